@@ -1,0 +1,200 @@
+//! Names, proven legal where they enter. Agent and provider names become NATS subject tokens; model names
+//! never do, so they may hold anything printable.
+
+use serde::{Deserialize, Serialize};
+use std::{fmt, str::FromStr, sync::Arc};
+use thiserror::Error;
+
+/// The longest agent or provider name, in bytes (a subject token, kept as short as a DNS label).
+pub const MAX_TOKEN_BYTES: usize = 63;
+/// The longest model name, in bytes.
+pub const MAX_MODEL_NAME_BYTES: usize = 256;
+
+/// Why a string isn't a legal name. Holds what is wrong, not the string.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum InvalidName {
+    /// Agent and provider names.
+    #[error("a name is 1 to {MAX_TOKEN_BYTES} of a-z, 0-9, '-' and '_', beginning with a letter or digit")]
+    Token,
+    /// Model names.
+    #[error("a model name is 1 to {MAX_MODEL_NAME_BYTES} bytes of printable text")]
+    Model,
+    /// `agent/provider`.
+    #[error("a provider's id is written agent/provider")]
+    ProviderId,
+}
+
+fn is_token(raw: &str) -> bool {
+    let legal = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit();
+    raw.len() <= MAX_TOKEN_BYTES
+        && raw.bytes().next().is_some_and(legal)
+        && raw.bytes().all(|b| legal(b) || b == b'-' || b == b'_')
+}
+
+fn is_model(raw: &str) -> bool {
+    (1..=MAX_MODEL_NAME_BYTES).contains(&raw.len()) && !raw.chars().any(char::is_control)
+}
+
+macro_rules! name {
+    ($(#[$doc:meta])* $name:ident, $legal:ident, $error:ident) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+        #[serde(try_from = "String", into = "String")]
+        pub struct $name(Arc<str>);
+
+        impl $name {
+            /// The proven name.
+            ///
+            /// # Errors
+            /// When `raw` isn't legal.
+            pub fn parse(raw: &str) -> Result<Self, InvalidName> {
+                if $legal(raw) { Ok(Self(raw.into())) } else { Err(InvalidName::$error) }
+            }
+
+            /// The name as text.
+            #[must_use]
+            pub fn as_str(&self) -> &str {
+                &self.0
+            }
+        }
+
+        impl TryFrom<String> for $name {
+            type Error = InvalidName;
+            fn try_from(raw: String) -> Result<Self, InvalidName> {
+                Self::parse(&raw)
+            }
+        }
+
+        impl From<$name> for String {
+            fn from(name: $name) -> Self {
+                name.0.as_ref().to_owned()
+            }
+        }
+
+        impl FromStr for $name {
+            type Err = InvalidName;
+            fn from_str(raw: &str) -> Result<Self, InvalidName> {
+                Self::parse(raw)
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(&self.0)
+            }
+        }
+    };
+}
+
+name! {
+    /// An agent's name: unique among the agents of one hub, one subject token.
+    AgentName, is_token, Token
+}
+name! {
+    /// A provider's name, unique within its agent, one subject token.
+    ProviderName, is_token, Token
+}
+name! {
+    /// The public name that clients put in `model`.
+    ModelName, is_model, Model
+}
+
+/// One provider of one agent; written `agent/provider`.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct ProviderId {
+    /// The agent that publishes it.
+    pub agent: AgentName,
+    /// Its name within the agent.
+    pub provider: ProviderName,
+}
+
+impl ProviderId {
+    /// The id of `provider` of `agent`.
+    #[must_use]
+    pub const fn new(agent: AgentName, provider: ProviderName) -> Self {
+        Self { agent, provider }
+    }
+}
+
+impl fmt::Display for ProviderId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.agent, self.provider)
+    }
+}
+
+impl FromStr for ProviderId {
+    type Err = InvalidName;
+    fn from_str(raw: &str) -> Result<Self, InvalidName> {
+        let (agent, provider) = raw.split_once('/').ok_or(InvalidName::ProviderId)?;
+        Ok(Self {
+            agent: AgentName::parse(agent)?,
+            provider: ProviderName::parse(provider)?,
+        })
+    }
+}
+
+impl TryFrom<String> for ProviderId {
+    type Error = InvalidName;
+    fn try_from(raw: String) -> Result<Self, InvalidName> {
+        raw.parse()
+    }
+}
+
+impl From<ProviderId> for String {
+    fn from(id: ProviderId) -> Self {
+        id.to_string()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn tokens_that_could_reach_other_subjects_are_refused() {
+        for raw in [
+            "",
+            "-a",
+            "_a",
+            "A",
+            "a.b",
+            "a*",
+            "a>",
+            "a b",
+            "ä",
+            "a/b",
+            &"a".repeat(64),
+        ] {
+            assert_eq!(AgentName::parse(raw), Err(InvalidName::Token), "{raw}");
+        }
+        for raw in ["a", "0", "gpu-box", "a_b-1", &"a".repeat(63)] {
+            assert_eq!(AgentName::parse(raw).map(|n| n.to_string()), Ok(raw.to_owned()));
+        }
+    }
+
+    #[test]
+    fn model_names_may_hold_anything_printable() {
+        for raw in [
+            "qwen2.5:7b",
+            "Qwen/Qwen3-8B",
+            "a > b *",
+            "モデル",
+            &"m".repeat(256),
+        ] {
+            assert!(ModelName::parse(raw).is_ok(), "{raw}");
+        }
+        for raw in ["", "a\nb", "a\u{0}", "\u{7f}", &"m".repeat(257)] {
+            assert_eq!(ModelName::parse(raw), Err(InvalidName::Model));
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn provider_ids_read_back_as_written(agent in "[a-z0-9][a-z0-9_-]{0,62}", provider in "[a-z0-9][a-z0-9_-]{0,62}") {
+            let id: ProviderId = format!("{agent}/{provider}").parse().expect("legal");
+            prop_assert_eq!(id.to_string().parse::<ProviderId>(), Ok(id));
+        }
+    }
+}

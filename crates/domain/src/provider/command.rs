@@ -1,0 +1,107 @@
+//! What can be asked of a provider. Every command brings its time, in NATS time.
+
+use crate::{
+    Availability, Epoch, ProviderId, ProviderSpec, ReportId, SleepReason, Timestamp, WakeCause, WakeId,
+    WakeOutcome,
+};
+use std::time::Duration;
+
+/// A command to a provider; the rules are at [`crate::Provider::decide`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ProviderCommand {
+    /// The agent publishes the provider, at its start or after its config changed.
+    Register {
+        /// The provider.
+        id: ProviderId,
+        /// The agent's epoch.
+        epoch: Epoch,
+        /// What it publishes.
+        spec: ProviderSpec,
+        /// What the probe found, when it was asked.
+        availability: Option<Availability>,
+        /// Now.
+        at: Timestamp,
+    },
+    /// Somebody needs the backend.
+    RequestWake {
+        /// The id of the wake, should one begin.
+        wake_id: WakeId,
+        /// Who needs it.
+        cause: WakeCause,
+        /// Now.
+        at: Timestamp,
+    },
+    /// The agent tells how a wake went.
+    ReportWake {
+        /// The wake.
+        wake_id: WakeId,
+        /// The report.
+        report: ReportId,
+        /// How it went.
+        outcome: WakeOutcome,
+        /// Now.
+        at: Timestamp,
+    },
+    /// The agent tells that the backend sleeps.
+    ReportAsleep {
+        /// The report.
+        report: ReportId,
+        /// Why it sleeps.
+        reason: SleepReason,
+        /// Now.
+        at: Timestamp,
+    },
+    /// The agent tells that the backend came up by itself.
+    ReportAwake {
+        /// The report.
+        report: ReportId,
+        /// Now.
+        at: Timestamp,
+    },
+    /// Time passed.
+    ExpireWake {
+        /// The wake that was seen past its deadline.
+        wake_id: WakeId,
+        /// Now.
+        at: Timestamp,
+    },
+    /// The agent went silent.
+    MarkInactive {
+        /// The epoch that went silent.
+        epoch: Epoch,
+        /// When it was last heard.
+        last_heartbeat: Timestamp,
+        /// Now.
+        at: Timestamp,
+    },
+    /// The agent stops cleanly.
+    AgentStopped {
+        /// Its epoch.
+        epoch: Epoch,
+        /// Now.
+        at: Timestamp,
+    },
+    /// The agent, itself, tells that it is there after all.
+    Resume {
+        /// The report.
+        report: ReportId,
+        /// What the probe found.
+        availability: Availability,
+        /// Now.
+        at: Timestamp,
+    },
+    /// The agent no longer publishes the provider.
+    Deregister {
+        /// Its epoch.
+        epoch: Epoch,
+        /// Now.
+        at: Timestamp,
+    },
+    /// It has been inactive for long.
+    Expire {
+        /// For how long it must have been inactive.
+        after: Duration,
+        /// Now.
+        at: Timestamp,
+    },
+}

@@ -1,0 +1,185 @@
+//! What happened to a provider. An event carries its results, so that folding needs no rules.
+
+use super::state::{InactiveReason, Resting};
+use crate::{
+    Epoch, Failures, ProviderId, ProviderSpec, ReportId, SleepReason, Stage, Timestamp, Wake, WakeFailure,
+    WakeId,
+};
+use cqrs_es::DomainEvent;
+use serde::{Deserialize, Serialize};
+
+/// The status that a registration gives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RegisteredAs {
+    /// Active.
+    Active,
+    /// Hibernating.
+    Hibernating,
+    /// Still waking: the wake in flight goes on under the new session.
+    Waking,
+}
+
+/// A fact about a provider.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "type", content = "data")]
+pub enum ProviderEvent {
+    /// Its agent published it.
+    ProviderRegistered {
+        /// The provider.
+        id: ProviderId,
+        /// The session that speaks for it from now on.
+        epoch: Epoch,
+        /// What it publishes.
+        spec: ProviderSpec,
+        /// The status it has now.
+        status: RegisteredAs,
+        /// When.
+        at_ms: Timestamp,
+    },
+    /// A wake began.
+    WakeRequested {
+        /// The wake.
+        wake: Wake,
+    },
+    /// The wake in flight ended with the backend available.
+    WakeSucceeded {
+        /// The wake.
+        wake_id: WakeId,
+        /// The report that said so; absent when a registration did.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        report: Option<ReportId>,
+        /// The recipe's stages.
+        stages: Vec<Stage>,
+        /// When.
+        at_ms: Timestamp,
+    },
+    /// The wake in flight ended otherwise.
+    WakeFailed {
+        /// The wake.
+        wake_id: WakeId,
+        /// The report that said so; absent when nobody reported.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        report: Option<ReportId>,
+        /// Why.
+        failure: WakeFailure,
+        /// The stages that ran.
+        stages: Vec<Stage>,
+        /// Failed wakes in a row, this one included when it counts.
+        failures: Failures,
+        /// When.
+        at_ms: Timestamp,
+    },
+    /// The wake in flight passed its deadline.
+    WakeTimedOut {
+        /// The wake.
+        wake_id: WakeId,
+        /// What is known of it.
+        failure: WakeFailure,
+        /// Failed wakes in a row, this one included.
+        failures: Failures,
+        /// When.
+        at_ms: Timestamp,
+    },
+    /// The backend sleeps.
+    BackendSlept {
+        /// The report that said so.
+        report: ReportId,
+        /// Why it sleeps.
+        reason: SleepReason,
+        /// Failed wakes in a row: begun anew after a while of being active, one more when it died soon after a wake.
+        failures: Failures,
+        /// When.
+        at_ms: Timestamp,
+    },
+    /// The backend came up by itself.
+    BackendAwoke {
+        /// The report that said so.
+        report: ReportId,
+        /// When.
+        at_ms: Timestamp,
+    },
+    /// Its agent is lost or stopped.
+    ProviderBecameInactive {
+        /// The epoch that fell silent or stopped.
+        epoch: Epoch,
+        /// Why.
+        reason: InactiveReason,
+        /// What it was before.
+        was: Resting,
+        /// When its agent was last heard, if it went silent.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        last_heartbeat_ms: Option<Timestamp>,
+        /// When.
+        at_ms: Timestamp,
+    },
+    /// Its agent is there after all.
+    ProviderResumed {
+        /// The report that said so.
+        report: ReportId,
+        /// The status it has now.
+        status: Resting,
+        /// When.
+        at_ms: Timestamp,
+    },
+    /// Its agent no longer publishes it.
+    ProviderDeregistered {
+        /// The session that said so.
+        epoch: Epoch,
+        /// When.
+        at_ms: Timestamp,
+    },
+    /// It was inactive for too long.
+    ProviderExpired {
+        /// When.
+        at_ms: Timestamp,
+    },
+}
+
+impl ProviderEvent {
+    /// The event's type: its name in the journal.
+    #[must_use]
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::ProviderRegistered { .. } => "ProviderRegistered",
+            Self::WakeRequested { .. } => "WakeRequested",
+            Self::WakeSucceeded { .. } => "WakeSucceeded",
+            Self::WakeFailed { .. } => "WakeFailed",
+            Self::WakeTimedOut { .. } => "WakeTimedOut",
+            Self::BackendSlept { .. } => "BackendSlept",
+            Self::BackendAwoke { .. } => "BackendAwoke",
+            Self::ProviderBecameInactive { .. } => "ProviderBecameInactive",
+            Self::ProviderResumed { .. } => "ProviderResumed",
+            Self::ProviderDeregistered { .. } => "ProviderDeregistered",
+            Self::ProviderExpired { .. } => "ProviderExpired",
+        }
+    }
+
+    /// When it happened.
+    #[must_use]
+    pub const fn at(&self) -> Timestamp {
+        match self {
+            Self::WakeRequested { wake } => wake.requested_at_ms,
+            Self::ProviderRegistered { at_ms, .. }
+            | Self::WakeSucceeded { at_ms, .. }
+            | Self::WakeFailed { at_ms, .. }
+            | Self::WakeTimedOut { at_ms, .. }
+            | Self::BackendSlept { at_ms, .. }
+            | Self::BackendAwoke { at_ms, .. }
+            | Self::ProviderBecameInactive { at_ms, .. }
+            | Self::ProviderResumed { at_ms, .. }
+            | Self::ProviderDeregistered { at_ms, .. }
+            | Self::ProviderExpired { at_ms } => *at_ms,
+        }
+    }
+}
+
+impl DomainEvent for ProviderEvent {
+    fn event_type(&self) -> String {
+        self.name().to_owned()
+    }
+
+    fn event_version(&self) -> String {
+        "1".to_owned()
+    }
+}

@@ -1,0 +1,196 @@
+//! Folding: what an event makes of a provider. Cannot fail and knows no rules.
+
+use super::{
+    event::{ProviderEvent, RegisteredAs},
+    state::{Gone, Provider, Registered, Resting, Status, WakeCounts},
+};
+use crate::{Failures, ReportId, ReportSeq, Timestamp, WakeFailure, WakeId, WakeRecord};
+
+/// How many ended wakes a provider remembers.
+const REMEMBERED_WAKES: usize = 8;
+
+impl Provider {
+    /// The state after `event`.
+    #[must_use]
+    pub fn evolve(self, event: &ProviderEvent) -> Self {
+        match (self, event) {
+            (before, ProviderEvent::ProviderRegistered { .. }) => before.registered_by(event),
+            (
+                Self::Registered(registered),
+                ProviderEvent::ProviderDeregistered { at_ms, .. } | ProviderEvent::ProviderExpired { at_ms },
+            ) => Self::Gone(registered.gone(*at_ms)),
+            (Self::Registered(registered), event) => Self::Registered(registered.evolve(event)),
+            (before @ (Self::Unregistered | Self::Gone(_)), _) => before,
+        }
+    }
+
+    fn registered_by(self, event: &ProviderEvent) -> Self {
+        let ProviderEvent::ProviderRegistered {
+            id,
+            epoch,
+            spec,
+            status,
+            at_ms,
+        } = event
+        else {
+            return self;
+        };
+        let (waking, failures, wakes, counts) = match self {
+            Self::Unregistered => (None, Failures::default(), vec![], WakeCounts::default()),
+            Self::Gone(gone) => (None, Failures::default(), gone.wakes, gone.counts),
+            Self::Registered(was) => (
+                Some(was.status).filter(|s| s.wake().is_some()),
+                was.failures,
+                was.wakes,
+                was.counts,
+            ),
+        };
+        let status = match (status, waking) {
+            (RegisteredAs::Waking, Some(waking)) => waking,
+            (RegisteredAs::Active, _) => Status::Active {
+                since_ms: *at_ms,
+                woken_by: None,
+            },
+            (RegisteredAs::Hibernating, _) | (RegisteredAs::Waking, None) => {
+                Status::Hibernating { since_ms: *at_ms }
+            }
+        };
+        Self::Registered(Registered {
+            id: id.clone(),
+            spec: spec.clone(),
+            epoch: *epoch,
+            last_seq: ReportSeq(0),
+            heard_at_ms: *at_ms,
+            status,
+            failures,
+            wakes,
+            counts,
+        })
+    }
+}
+
+impl Registered {
+    fn gone(self, since_ms: Timestamp) -> Gone {
+        Gone {
+            id: self.id,
+            epoch: self.epoch,
+            since_ms,
+            wakes: self.wakes,
+            counts: self.counts,
+        }
+    }
+
+    fn evolve(mut self, event: &ProviderEvent) -> Self {
+        match event {
+            ProviderEvent::ProviderRegistered { .. }
+            | ProviderEvent::ProviderDeregistered { .. }
+            | ProviderEvent::ProviderExpired { .. } => {}
+            ProviderEvent::WakeRequested { wake } => {
+                self.counts.requested = self.counts.requested.saturating_add(1);
+                self.status = Status::Waking { wake: wake.clone() };
+            }
+            ProviderEvent::WakeSucceeded {
+                wake_id,
+                report,
+                at_ms,
+                ..
+            } => {
+                self.end_wake(*wake_id, *at_ms, None);
+                self.heard(*report, *at_ms);
+                self.status = Status::Active {
+                    since_ms: *at_ms,
+                    woken_by: Some(*wake_id),
+                };
+            }
+            ProviderEvent::WakeFailed {
+                wake_id,
+                report,
+                failure,
+                failures,
+                at_ms,
+                ..
+            } => {
+                self.end_wake(*wake_id, *at_ms, Some(failure.clone()));
+                self.heard(*report, *at_ms);
+                self.failures = failures.clone();
+                self.status = Status::Hibernating { since_ms: *at_ms };
+            }
+            ProviderEvent::WakeTimedOut {
+                wake_id,
+                failure,
+                failures,
+                at_ms,
+            } => {
+                self.end_wake(*wake_id, *at_ms, Some(failure.clone()));
+                self.failures = failures.clone();
+                self.status = Status::Hibernating { since_ms: *at_ms };
+            }
+            ProviderEvent::BackendSlept {
+                report,
+                failures,
+                at_ms,
+                ..
+            } => {
+                self.heard(Some(*report), *at_ms);
+                self.failures = failures.clone();
+                self.status = Status::Hibernating { since_ms: *at_ms };
+            }
+            ProviderEvent::BackendAwoke { report, at_ms } => {
+                self.heard(Some(*report), *at_ms);
+                self.status = Status::Active {
+                    since_ms: *at_ms,
+                    woken_by: None,
+                };
+            }
+            ProviderEvent::ProviderBecameInactive {
+                reason, was, at_ms, ..
+            } => {
+                self.status = Status::Inactive {
+                    since_ms: *at_ms,
+                    reason: *reason,
+                    was: *was,
+                };
+            }
+            ProviderEvent::ProviderResumed {
+                report,
+                status,
+                at_ms,
+            } => {
+                self.heard(Some(*report), *at_ms);
+                self.status = match status {
+                    Resting::Active => Status::Active {
+                        since_ms: *at_ms,
+                        woken_by: None,
+                    },
+                    Resting::Hibernating => Status::Hibernating { since_ms: *at_ms },
+                };
+            }
+        }
+        self
+    }
+
+    fn heard(&mut self, report: Option<ReportId>, at: Timestamp) {
+        if let Some(report) = report {
+            self.last_seq = report.seq;
+            self.heard_at_ms = at;
+        }
+    }
+
+    fn end_wake(&mut self, id: WakeId, at: Timestamp, failure: Option<WakeFailure>) {
+        let ended = if failure.is_none() {
+            &mut self.counts.succeeded
+        } else {
+            &mut self.counts.failed
+        };
+        *ended = ended.saturating_add(1);
+        let requested_at_ms = self.status.wake().map_or(at, |wake| wake.requested_at_ms);
+        self.wakes.push(WakeRecord {
+            id,
+            requested_at_ms,
+            ended_at_ms: at,
+            failure,
+        });
+        let surplus = self.wakes.len().saturating_sub(REMEMBERED_WAKES);
+        self.wakes.drain(..surplus);
+    }
+}

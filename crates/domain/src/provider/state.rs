@@ -1,0 +1,236 @@
+//! What is known of a provider. Each status owns only the data that exists in it.
+
+use crate::{
+    Epoch, Failures, ProviderId, ProviderSpec, ReportId, ReportSeq, Timestamp, Wake, WakeId, WakeRecord,
+};
+use serde::{Deserialize, Serialize};
+use std::fmt;
+
+/// One backend that an agent publishes.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "state", rename_all = "snake_case")]
+#[expect(clippy::large_enum_variant, reason = "nearly every provider is registered")]
+pub enum Provider {
+    /// Never registered.
+    #[default]
+    Unregistered,
+    /// Published by its agent.
+    Registered(Registered),
+    /// Deregistered or expired. Its epoch is kept, so that nothing older is ever accepted.
+    Gone(Gone),
+}
+
+/// A published provider.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Registered {
+    /// Its id.
+    pub id: ProviderId,
+    /// What it publishes.
+    pub spec: ProviderSpec,
+    /// The session that speaks for it.
+    pub epoch: Epoch,
+    /// The last report of that session that changed something.
+    pub last_seq: ReportSeq,
+    /// When its agent was last heard in an event.
+    pub heard_at_ms: Timestamp,
+    /// Its status.
+    pub status: Status,
+    /// Failed wakes in a row.
+    pub failures: Failures,
+    /// The last few ended wakes, latest last.
+    pub wakes: Vec<WakeRecord>,
+    /// All its wakes, counted.
+    pub counts: WakeCounts,
+}
+
+/// A provider that isn't published any more.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Gone {
+    /// Its id.
+    pub id: ProviderId,
+    /// The last session that spoke for it.
+    pub epoch: Epoch,
+    /// Since when.
+    pub since_ms: Timestamp,
+    /// The last few ended wakes, latest last.
+    pub wakes: Vec<WakeRecord>,
+    /// All its wakes, counted.
+    pub counts: WakeCounts,
+}
+
+/// How many wakes were asked for and how they ended.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WakeCounts {
+    /// Asked for.
+    pub requested: u64,
+    /// Ended with the backend available.
+    pub succeeded: u64,
+    /// Ended otherwise.
+    pub failed: u64,
+}
+
+/// A published provider's status.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "status", rename_all = "snake_case")]
+pub enum Status {
+    /// Its backend answers, or is believed to.
+    Active {
+        /// Since when.
+        since_ms: Timestamp,
+        /// The wake that brought it up, when one did.
+        woken_by: Option<WakeId>,
+    },
+    /// Its backend sleeps; a request wakes it.
+    Hibernating {
+        /// Since when.
+        since_ms: Timestamp,
+    },
+    /// Hibernating with a wake in flight.
+    Waking {
+        /// The wake.
+        wake: Wake,
+    },
+    /// Its agent is lost or stopped.
+    Inactive {
+        /// Since when.
+        since_ms: Timestamp,
+        /// Why.
+        reason: InactiveReason,
+        /// What it was before.
+        was: Resting,
+    },
+}
+
+/// A status without a wake in flight or a lost agent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Resting {
+    /// The backend answers, or is believed to.
+    Active,
+    /// The backend sleeps.
+    Hibernating,
+}
+
+/// Why a provider is inactive.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum InactiveReason {
+    /// Its agent went silent.
+    AgentLost,
+    /// Its agent stopped.
+    AgentStopped,
+}
+
+/// A status without its data, as rows and answers name it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StatusName {
+    /// See [`Status::Active`].
+    Active,
+    /// See [`Status::Hibernating`].
+    Hibernating,
+    /// See [`Status::Waking`].
+    Waking,
+    /// See [`Status::Inactive`].
+    Inactive,
+}
+
+impl StatusName {
+    /// The name as it is written everywhere.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Active => "active",
+            Self::Hibernating => "hibernating",
+            Self::Waking => "waking",
+            Self::Inactive => "inactive",
+        }
+    }
+}
+
+impl fmt::Display for StatusName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl std::str::FromStr for StatusName {
+    type Err = String;
+    fn from_str(raw: &str) -> Result<Self, String> {
+        [Self::Active, Self::Hibernating, Self::Waking, Self::Inactive]
+            .into_iter()
+            .find(|status| status.as_str() == raw)
+            .ok_or_else(|| "a status is active, hibernating, waking or inactive".to_owned())
+    }
+}
+
+impl Status {
+    /// The status without its data.
+    #[must_use]
+    pub const fn name(&self) -> StatusName {
+        match self {
+            Self::Active { .. } => StatusName::Active,
+            Self::Hibernating { .. } => StatusName::Hibernating,
+            Self::Waking { .. } => StatusName::Waking,
+            Self::Inactive { .. } => StatusName::Inactive,
+        }
+    }
+
+    /// Since when it has this status.
+    #[must_use]
+    pub const fn since(&self) -> Timestamp {
+        match self {
+            Self::Active { since_ms, .. }
+            | Self::Hibernating { since_ms }
+            | Self::Inactive { since_ms, .. } => *since_ms,
+            Self::Waking { wake } => wake.requested_at_ms,
+        }
+    }
+
+    /// The wake in flight.
+    #[must_use]
+    pub const fn wake(&self) -> Option<&Wake> {
+        match self {
+            Self::Waking { wake } => Some(wake),
+            Self::Active { .. } | Self::Hibernating { .. } | Self::Inactive { .. } => None,
+        }
+    }
+}
+
+impl Registered {
+    /// How the wake `id` ended, while it is among the last few.
+    #[must_use]
+    pub fn ended_wake(&self, id: WakeId) -> Option<&WakeRecord> {
+        self.wakes.iter().rev().find(|wake| wake.id == id)
+    }
+
+    /// The last report that changed something.
+    #[must_use]
+    pub const fn last_report(&self) -> ReportId {
+        ReportId {
+            epoch: self.epoch,
+            seq: self.last_seq,
+        }
+    }
+}
+
+impl Provider {
+    /// The published provider, unless it was never registered or is gone.
+    #[must_use]
+    pub const fn registered(&self) -> Option<&Registered> {
+        match self {
+            Self::Registered(registered) => Some(registered),
+            Self::Unregistered | Self::Gone(_) => None,
+        }
+    }
+
+    /// The last session that spoke for it; `Epoch(0)` when none ever did.
+    #[must_use]
+    pub const fn epoch(&self) -> Epoch {
+        match self {
+            Self::Unregistered => Epoch(0),
+            Self::Registered(registered) => registered.epoch,
+            Self::Gone(gone) => gone.epoch,
+        }
+    }
+}

@@ -1,0 +1,134 @@
+//! What a provider publishes of itself. Recipes stay in the agent's own config: only their kind and budget are here.
+
+use crate::ModelName;
+use serde::{Deserialize, Serialize};
+use std::{collections::HashSet, time::Duration};
+use thiserror::Error;
+
+/// The most models one provider may publish.
+pub const MAX_MODELS: usize = 256;
+/// The longest wake budget: a day.
+pub const MAX_WAKE_BUDGET: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// Whether the agent's probe found the backend able to answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Availability {
+    /// The probe succeeded.
+    Available,
+    /// The probe failed or said that the backend sleeps.
+    Unavailable,
+}
+
+/// What kind of recipe wakes the backend; all that a wake recipe shows of itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RecipeKind {
+    /// One HTTP request.
+    Http,
+    /// One command that runs to its end.
+    Command,
+    /// A command that is the backend itself.
+    Serve,
+    /// Several steps.
+    Steps,
+}
+
+/// The public side of a wake recipe.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WakeSpec {
+    /// Its kind.
+    pub kind: RecipeKind,
+    /// How long a wake may take: the steps' time-outs, the wait for the backend and for its group, in milliseconds.
+    pub budget_ms: u64,
+}
+
+impl WakeSpec {
+    /// The budget as a duration.
+    #[must_use]
+    pub const fn budget(&self) -> Duration {
+        Duration::from_millis(self.budget_ms)
+    }
+}
+
+/// What a provider publishes: its models and, when it can be woken, how long that may take.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "RawSpec")]
+pub struct ProviderSpec {
+    models: Vec<ModelName>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    wake: Option<WakeSpec>,
+    can_sleep: bool,
+}
+
+#[derive(Deserialize)]
+struct RawSpec {
+    models: Vec<ModelName>,
+    #[serde(default)]
+    wake: Option<WakeSpec>,
+    #[serde(default)]
+    can_sleep: bool,
+}
+
+impl TryFrom<RawSpec> for ProviderSpec {
+    type Error = InvalidSpec;
+    fn try_from(raw: RawSpec) -> Result<Self, InvalidSpec> {
+        Self::new(raw.models, raw.wake, raw.can_sleep)
+    }
+}
+
+/// Why a provider's published spec is refused.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum InvalidSpec {
+    /// Too many models.
+    #[error("a provider publishes at most {MAX_MODELS} models")]
+    TooManyModels,
+    /// A model is named twice.
+    #[error("model {0} is published twice")]
+    DuplicateModel(ModelName),
+    /// The wake budget is zero or longer than a day.
+    #[error("a wake budget is more than zero and at most a day")]
+    Budget,
+}
+
+impl ProviderSpec {
+    /// A spec that publishes `models` (none is legal: they may be discovered later).
+    ///
+    /// # Errors
+    /// When a limit is passed or a model is named twice.
+    pub fn new(models: Vec<ModelName>, wake: Option<WakeSpec>, can_sleep: bool) -> Result<Self, InvalidSpec> {
+        if models.len() > MAX_MODELS {
+            return Err(InvalidSpec::TooManyModels);
+        }
+        let mut seen = HashSet::new();
+        if let Some(twice) = models.iter().find(|model| !seen.insert(*model)) {
+            return Err(InvalidSpec::DuplicateModel(twice.clone()));
+        }
+        if wake.is_some_and(|wake| wake.budget().is_zero() || wake.budget() > MAX_WAKE_BUDGET) {
+            return Err(InvalidSpec::Budget);
+        }
+        Ok(Self {
+            models,
+            wake,
+            can_sleep,
+        })
+    }
+
+    /// The public names of its models.
+    #[must_use]
+    pub fn models(&self) -> &[ModelName] {
+        &self.models
+    }
+
+    /// How it is woken; `None` when it has no wake recipe.
+    #[must_use]
+    pub const fn wake(&self) -> Option<&WakeSpec> {
+        self.wake.as_ref()
+    }
+
+    /// Whether it has a sleep recipe.
+    #[must_use]
+    pub const fn can_sleep(&self) -> bool {
+        self.can_sleep
+    }
+}

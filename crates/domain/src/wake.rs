@@ -1,0 +1,196 @@
+//! A wake: why it was asked for, how it went, and how failures hold back the next one.
+
+use crate::{ModelName, Timestamp, WakeId};
+use serde::{Deserialize, Serialize};
+use std::time::Duration;
+
+/// The longest reason that is kept, in characters; longer ones are cut.
+const MAX_REASON_CHARS: usize = 400;
+/// The longest pause after failed wakes.
+const MAX_HOLD: Duration = Duration::from_secs(60);
+
+/// A wake in flight.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Wake {
+    /// Its id.
+    pub id: WakeId,
+    /// Who asked for it.
+    pub cause: WakeCause,
+    /// When it was asked for.
+    pub requested_at_ms: Timestamp,
+    /// When it ends as timed out unless its outcome is known.
+    pub deadline_ms: Timestamp,
+}
+
+/// Who asked for a wake.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "by", rename_all = "snake_case")]
+pub enum WakeCause {
+    /// An inference request.
+    Request {
+        /// The request's id, as its client sees it in `x-request-id`.
+        request_id: String,
+        /// The model it named.
+        model: ModelName,
+    },
+    /// Somebody who asked for the wake itself.
+    Operator,
+}
+
+/// Why a wake ended without the backend being available.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WakeFailure {
+    /// What kind of end it was.
+    pub kind: WakeFailureKind,
+    /// The recipe's stage that failed, such as `step 1 http` or `probe`.
+    pub stage: String,
+    /// One sentence for people; never a recipe's output.
+    pub reason: String,
+}
+
+/// The kinds of failed wakes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum WakeFailureKind {
+    /// A step of the recipe failed.
+    Recipe,
+    /// The steps succeeded, but the backend did not become available in time.
+    Unavailable,
+    /// No outcome was known by the deadline.
+    TimedOut,
+    /// The agent went silent.
+    AgentLost,
+    /// The agent stopped.
+    AgentStopped,
+    /// The provider was taken out of its agent's config, or lost its recipe.
+    Withdrawn,
+    /// The backend died soon after a wake that had succeeded.
+    Died,
+}
+
+impl WakeFailure {
+    /// A failure with its texts cut to a bounded length and freed of control characters.
+    #[must_use]
+    pub fn new(kind: WakeFailureKind, stage: &str, reason: &str) -> Self {
+        let clean = |text: &str| {
+            text.chars()
+                .filter(|c| !c.is_control())
+                .take(MAX_REASON_CHARS)
+                .collect()
+        };
+        Self {
+            kind,
+            stage: clean(stage),
+            reason: clean(reason),
+        }
+    }
+}
+
+/// One stage of a recipe run, timed by the agent from the moment it took the wake.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stage {
+    /// Its name, such as `step 1 http` or `probe`.
+    pub name: String,
+    /// When it began, in milliseconds after the agent took the wake.
+    pub started_after_ms: u64,
+    /// How long it took.
+    pub took_ms: u64,
+}
+
+/// What an agent reports of a wake.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "outcome", rename_all = "snake_case")]
+pub enum WakeOutcome {
+    /// The backend is available.
+    Succeeded {
+        /// The recipe's stages, in order.
+        stages: Vec<Stage>,
+    },
+    /// It isn't, and why.
+    Failed {
+        /// Why.
+        failure: WakeFailure,
+        /// The stages that ran, in order.
+        stages: Vec<Stage>,
+    },
+}
+
+/// A wake that has ended, as the provider's state remembers it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WakeRecord {
+    /// Its id.
+    pub id: WakeId,
+    /// When it was asked for.
+    pub requested_at_ms: Timestamp,
+    /// When it ended.
+    pub ended_at_ms: Timestamp,
+    /// Why it failed; absent when it succeeded.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub failure: Option<WakeFailure>,
+}
+
+/// Why a backend is asleep.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SleepReason {
+    /// Put to sleep because it was idle.
+    Idle,
+    /// Put to sleep by somebody.
+    Operator,
+    /// Put to sleep to make room for another member of its group.
+    Group,
+    /// The probe was answered: the backend sleeps. Somebody else put it to sleep.
+    FoundAsleep,
+    /// The supervised backend process ended.
+    Exited,
+    /// The backend no longer answers.
+    Unreachable,
+}
+
+impl SleepReason {
+    /// Whether the backend died, rather than being put to sleep.
+    #[must_use]
+    pub const fn is_death(self) -> bool {
+        match self {
+            Self::Exited | Self::Unreachable => true,
+            Self::Idle | Self::Operator | Self::Group | Self::FoundAsleep => false,
+        }
+    }
+}
+
+/// Failed wakes in a row, and how long they hold back the next one.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Failures {
+    /// How many in a row.
+    pub count: u32,
+    /// No wake before this time.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub held_until_ms: Option<Timestamp>,
+    /// The last one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub last: Option<WakeFailure>,
+}
+
+impl Failures {
+    /// One more failure at `at`: no pause after the first, then 1, 2, 4 … 60 s.
+    #[must_use]
+    pub fn and(&self, failure: WakeFailure, at: Timestamp) -> Self {
+        let count = self.count.saturating_add(1);
+        let pause = count.checked_sub(2).map(|doublings| {
+            Duration::from_secs(1u64.checked_shl(doublings).unwrap_or(u64::MAX)).min(MAX_HOLD)
+        });
+        Self {
+            count,
+            held_until_ms: pause.map(|pause| at.plus(pause)),
+            last: Some(failure),
+        }
+    }
+
+    /// How long a wake at `at` is still held back; `None` when it isn't.
+    #[must_use]
+    pub fn hold_at(&self, at: Timestamp) -> Option<Duration> {
+        self.held_until_ms
+            .map(|until| until.since(at))
+            .filter(|left| !left.is_zero())
+    }
+}
