@@ -1,0 +1,90 @@
+//! Building the workspace, and running the programs that come out of it.
+
+use std::{
+    os::unix::process::CommandExt,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use anyhow::{Context, Result, bail};
+
+use crate::tools;
+
+/// The folder of the workspace.
+pub fn root() -> &'static Path {
+    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+    here.parent().unwrap_or(here)
+}
+
+/// `cargo` as the one that runs this program, in the workspace's folder.
+pub fn cargo() -> Command {
+    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    command.current_dir(root());
+    command
+}
+
+/// Builds every program of the workspace, dependencies included, with the features that the tests use.
+///
+/// `--examples` names no file of ours: it makes cargo take development dependencies into account when it unites
+/// features, as `cargo test` does. Without it a dependency whose features differ between the two compiles twice.
+pub fn programs(profile: &[&str]) -> Result<()> {
+    eprintln!("building (the first time takes a few minutes)");
+    run(cargo()
+        .args(["build", "--workspace", "--bins", "--examples"])
+        .args(profile))
+}
+
+/// Runs a command and makes a failure an error that names it.
+pub fn run(command: &mut Command) -> Result<()> {
+    let name = name_of(command);
+    let status = command.status().with_context(|| format!("cannot run `{name}`"))?;
+    if !status.success() {
+        bail!("`{name}` failed with {status}");
+    }
+    Ok(())
+}
+
+fn name_of(command: &Command) -> String {
+    let words = std::iter::once(command.get_program()).chain(command.get_args());
+    let words: Vec<_> = words.map(|word| word.to_string_lossy()).collect();
+    words.join(" ")
+}
+
+/// Builds and becomes the demo. It needs a NATS server only.
+pub fn demo(args: &[&str]) -> Result<()> {
+    let nats = tools::nats_server()?;
+    programs(&[])?;
+    become_program(&built("debug", "demo")?, args, &nats)
+}
+
+/// Builds for speed and becomes the named benchmark.
+pub fn bench(program: &str, args: &[&str]) -> Result<()> {
+    let nats = tools::nats_server()?;
+    programs(&["--release"])?;
+    become_program(&built("release", program)?, args, &nats)
+}
+
+/// Where cargo put a program: this one runs from `<target>/debug`.
+fn built(profile: &str, program: &str) -> Result<PathBuf> {
+    let this = std::env::current_exe().context("cannot tell where this program is")?;
+    let target = this
+        .ancestors()
+        .nth(2)
+        .context("this program is not in a target folder")?;
+    let path = target.join(profile).join(program);
+    if !path.exists() {
+        bail!("the build left no program at {}", path.display());
+    }
+    Ok(path)
+}
+
+/// Replaces this process, so that Ctrl-C reaches the program alone and nobody waits in between.
+fn become_program(program: &Path, args: &[&str], nats: &Path) -> Result<()> {
+    let mut command = Command::new(program);
+    command.args(args).env(tools::NATS_SERVER, nats);
+    if let Some(folder) = nats.parent() {
+        command.env("PATH", tools::path_with(folder));
+    }
+    let error = command.exec();
+    Err(error).with_context(|| format!("cannot run {}", program.display()))
+}

@@ -1,0 +1,112 @@
+//! `cargo xtask ci`: what must hold before a change lands. Every stage runs even when an earlier one failed, so that
+//! one run tells everything.
+
+use std::{
+    process::Command,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Result, bail};
+
+use crate::{
+    build::{self, cargo},
+    tests,
+    tools::{self, Tools},
+};
+
+/// One line of the closing table.
+struct Stage {
+    name: &'static str,
+    took: Duration,
+    passed: bool,
+}
+
+/// Runs all stages, prints how long each took and, last, how many tests passed.
+pub fn command() -> Result<()> {
+    let mut stages = Vec::new();
+    stage(&mut stages, "format", || {
+        build::run(cargo().args(["fmt", "--all", "--check"]))
+    });
+    stage(&mut stages, "clippy", || build::run(&mut clippy()));
+    stage(&mut stages, "licences", licences);
+    stage(&mut stages, "documentation", || build::run(&mut documentation()));
+    let tools = stage(&mut stages, "tools", Tools::installed);
+    stage(&mut stages, "build", || build::programs(&[]));
+    let mut counts = None;
+    stage(&mut stages, "tests", || {
+        let Some(tools) = &tools else {
+            bail!("without the tools no test can run")
+        };
+        let outcome = tests::everything(tools)?;
+        counts = Some(outcome.counts);
+        outcome.verdict()
+    });
+    print_table(&stages);
+    if let Some(counts) = counts {
+        println!("{counts}");
+    }
+    let failed: Vec<_> = stages
+        .iter()
+        .filter(|stage| !stage.passed)
+        .map(|stage| stage.name)
+        .collect();
+    if !failed.is_empty() {
+        bail!("failed: {}", failed.join(", "));
+    }
+    Ok(())
+}
+
+fn stage<T>(stages: &mut Vec<Stage>, name: &'static str, work: impl FnOnce() -> Result<T>) -> Option<T> {
+    eprintln!("\n── {name} ──");
+    let started = Instant::now();
+    let result = work();
+    if let Err(error) = &result {
+        eprintln!("{name} failed: {error:#}");
+    }
+    stages.push(Stage {
+        name,
+        took: started.elapsed(),
+        passed: result.is_ok(),
+    });
+    result.ok()
+}
+
+fn clippy() -> Command {
+    let mut command = cargo();
+    command.args(["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]);
+    command
+}
+
+/// `--examples` for the same reason as in [`build::programs`].
+fn documentation() -> Command {
+    let mut command = cargo();
+    command.args(["doc", "--workspace", "--no-deps", "--document-private-items"]);
+    command
+        .args(["--lib", "--bins", "--examples"])
+        .env("RUSTDOCFLAGS", "-D warnings");
+    command
+}
+
+fn licences() -> Result<()> {
+    let deny = tools::cargo_deny()?;
+    let mut command = Command::new(deny);
+    command.current_dir(build::root());
+    build::run(command.args([
+        "--locked",
+        "check",
+        "--hide-inclusion-graph",
+        "bans",
+        "licenses",
+        "sources",
+    ]))
+}
+
+fn print_table(stages: &[Stage]) {
+    let total: Duration = stages.iter().map(|stage| stage.took).sum();
+    println!();
+    for stage in stages {
+        let verdict = if stage.passed { "ok" } else { "FAILED" };
+        println!("{:<15}{:>8.1} s  {verdict}", stage.name, stage.took.as_secs_f64());
+    }
+    println!("{:<15}{:>8.1} s", "all of it", total.as_secs_f64());
+}

@@ -1,0 +1,88 @@
+//! Adds up the result lines of test binaries, because a workspace prints one for each of dozens.
+
+use std::fmt;
+
+/// How many tests passed, failed and were skipped.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub struct Counts {
+    /// Tests that ran and passed.
+    pub passed: u64,
+    /// Tests that ran and failed.
+    pub failed: u64,
+    /// Tests marked as ignored.
+    pub skipped: u64,
+}
+
+impl Counts {
+    /// Adds what one line of test output says, if it is a result line:
+    /// `test result: ok. 3 passed; 0 failed; 1 ignored; 0 measured; 0 filtered out; finished in 0.01s`.
+    pub fn add_line(&mut self, line: &str) {
+        let Some(result) = line.strip_prefix("test result: ") else {
+            return;
+        };
+        for part in result.split(['.', ';']) {
+            let mut words = part.split_whitespace();
+            let (Some(number), Some(what)) = (words.next(), words.next()) else {
+                continue;
+            };
+            let Ok(number) = number.parse::<u64>() else {
+                continue;
+            };
+            match what {
+                "passed" => self.passed += number,
+                "failed" => self.failed += number,
+                "ignored" => self.skipped += number,
+                _ => {}
+            }
+        }
+    }
+}
+
+/// `3 passed, 0 failed`, and `, 1 skipped` when some were.
+impl fmt::Display for Counts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} passed, {} failed", self.passed, self.failed)?;
+        if self.skipped > 0 {
+            write!(f, ", {} skipped", self.skipped)?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sum(lines: &[&str]) -> Counts {
+        let mut counts = Counts::default();
+        for line in lines {
+            counts.add_line(line);
+        }
+        counts
+    }
+
+    #[test]
+    fn result_lines_of_several_binaries_are_added_up() {
+        let counts = sum(&[
+            "running 4 tests",
+            "test result: ok. 3 passed; 0 failed; 1 ignored; 0 measured; 0 filtered out; finished in 0.01s",
+            "test a::b ... FAILED",
+            "test result: FAILED. 10 passed; 2 failed; 0 ignored; 0 measured; 7 filtered out; finished in 1.5s",
+        ]);
+        assert_eq!(
+            counts,
+            Counts {
+                passed: 13,
+                failed: 2,
+                skipped: 1
+            }
+        );
+        assert_eq!(counts.to_string(), "13 passed, 2 failed, 1 skipped");
+    }
+
+    #[test]
+    fn other_lines_that_speak_of_passing_do_not_count() {
+        let counts = sum(&["3 passed; 0 failed", "note: test result: ok. 3 passed; 0 failed"]);
+        assert_eq!(counts.to_string(), "0 passed, 0 failed");
+    }
+}

