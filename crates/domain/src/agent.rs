@@ -7,6 +7,8 @@ use thiserror::Error;
 
 /// How many earlier sessions are remembered, so that a late retry of one isn't taken for a new one.
 const REMEMBERED_SESSIONS: usize = 16;
+/// How much of an agent's version is kept, in characters; longer ones are cut.
+const MAX_VERSION_CHARS: usize = 64;
 
 /// Everything known of an agent: nothing, or its current session.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -126,7 +128,7 @@ impl Agent {
                 name: name.clone(),
                 session: *session,
                 epoch: self.epoch().next(),
-                version: version.clone(),
+                version: version.chars().take(MAX_VERSION_CHARS).collect(),
                 at_ms: *at,
             }]),
         }

@@ -4,8 +4,10 @@ use crate::{ModelName, Timestamp, WakeId};
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
-/// The longest reason that is kept, in characters; longer ones are cut.
-const MAX_REASON_CHARS: usize = 400;
+/// The longest text of a wake that is kept (a reason, a stage's name, a request's id), in characters; longer ones are cut.
+const MAX_TEXT_CHARS: usize = 400;
+/// The most stages of one wake that are kept; later ones are dropped.
+pub(crate) const MAX_STAGES: usize = 64;
 /// The longest pause after failed wakes.
 const MAX_HOLD: Duration = Duration::from_secs(60);
 
@@ -35,6 +37,27 @@ pub enum WakeCause {
     },
     /// Somebody who asked for the wake itself.
     Operator,
+}
+
+impl WakeCause {
+    /// The cause with its text cut to a bounded length: it becomes part of the provider's state.
+    pub(crate) fn bounded(&self) -> Self {
+        match self {
+            Self::Request { request_id, model } => Self::Request {
+                request_id: bounded_text(request_id),
+                model: model.clone(),
+            },
+            Self::Operator => Self::Operator,
+        }
+    }
+}
+
+/// `text` without control characters, cut to what a commit and a state may hold of it.
+fn bounded_text(text: &str) -> String {
+    text.chars()
+        .filter(|c| !c.is_control())
+        .take(MAX_TEXT_CHARS)
+        .collect()
 }
 
 /// Why a wake ended without the backend being available.
@@ -72,17 +95,16 @@ impl WakeFailure {
     /// A failure with its texts cut to a bounded length and freed of control characters.
     #[must_use]
     pub fn new(kind: WakeFailureKind, stage: &str, reason: &str) -> Self {
-        let clean = |text: &str| {
-            text.chars()
-                .filter(|c| !c.is_control())
-                .take(MAX_REASON_CHARS)
-                .collect()
-        };
         Self {
             kind,
-            stage: clean(stage),
-            reason: clean(reason),
+            stage: bounded_text(stage),
+            reason: bounded_text(reason),
         }
+    }
+
+    /// The failure as [`Self::new`] would have made it: one from the wire may hold anything.
+    pub(crate) fn bounded(&self) -> Self {
+        Self::new(self.kind, &self.stage, &self.reason)
     }
 }
 
@@ -95,6 +117,17 @@ pub struct Stage {
     pub started_after_ms: u64,
     /// How long it took.
     pub took_ms: u64,
+}
+
+impl Stage {
+    /// The first [`MAX_STAGES`] of `stages`, with their names cut to a bounded length.
+    pub(crate) fn bounded(stages: &[Self]) -> Vec<Self> {
+        let bounded = |stage: &Self| Self {
+            name: bounded_text(&stage.name),
+            ..*stage
+        };
+        stages.iter().take(MAX_STAGES).map(bounded).collect()
+    }
 }
 
 /// What an agent reports of a wake.
@@ -186,11 +219,12 @@ impl Failures {
         }
     }
 
-    /// How long a wake at `at` is still held back; `None` when it isn't.
+    /// How long a wake at `at` is still held back; `None` when it isn't. Never longer than the longest pause,
+    /// even when the clock went back.
     #[must_use]
     pub fn hold_at(&self, at: Timestamp) -> Option<Duration> {
         self.held_until_ms
-            .map(|until| until.since(at))
+            .map(|until| until.since(at).min(MAX_HOLD))
             .filter(|left| !left.is_zero())
     }
 }

@@ -3,69 +3,20 @@
 use super::{
     command::ProviderCommand,
     event::{ProviderEvent, RegisteredAs},
+    rejection::Rejection,
     state::{InactiveReason, Provider, Registered, Resting, Status},
 };
 use crate::{
-    Availability, Epoch, Failures, ProviderId, ProviderSpec, ReportId, SleepReason, Timestamp, Wake,
-    WakeCause, WakeFailure, WakeFailureKind, WakeId, WakeOutcome,
+    Availability, Epoch, Failures, ProviderId, ProviderSpec, ReportId, SleepReason, Timestamp, WakeFailure,
+    WakeFailureKind,
 };
 use std::time::Duration;
-use thiserror::Error;
 
-/// How long after its published budget a wake is still waited for: the agent's report needs time to arrive.
-pub const DEADLINE_MARGIN: Duration = Duration::from_secs(5);
 /// A provider active for this long has no failures in a row any more.
 pub const SETTLED_AFTER: Duration = Duration::from_secs(30);
 
-/// Why a provider's command is refused.
-#[derive(Debug, Clone, PartialEq, Eq, Error)]
-pub enum Rejection {
-    /// Never registered, or gone.
-    #[error("no such provider is published")]
-    NotRegistered,
-    /// A later session of its agent speaks for it.
-    #[error("this session was superseded: the provider's current epoch is {current}")]
-    SessionSuperseded {
-        /// The current epoch.
-        current: Epoch,
-    },
-    /// The session has not registered the provider yet.
-    #[error("this session has not registered the provider: its epoch there is {current}")]
-    RegisterFirst {
-        /// The epoch that is registered.
-        current: Epoch,
-    },
-    /// It is inactive: its agent must resume it before it reports on it.
-    #[error("the provider is inactive: resume it first")]
-    ResumeFirst,
-    /// Its agent is lost or stopped, so no wake is tried.
-    #[error("the provider's agent is not there")]
-    Inactive {
-        /// Why.
-        reason: InactiveReason,
-        /// Since when.
-        since: Timestamp,
-    },
-    /// It has no wake recipe.
-    #[error("the provider has no wake recipe")]
-    NoRecipe,
-    /// Its last wakes failed, so the next one waits.
-    #[error("the provider's last wakes failed")]
-    RecentlyFailed {
-        /// How long the next wake is held back.
-        retry_after: Duration,
-        /// The last failure.
-        failures: Failures,
-    },
-    /// It isn't silent: something newer was heard of its agent.
-    #[error("the agent was heard since")]
-    HeardSince,
-    /// It has not been inactive for long enough to expire.
-    #[error("the provider is not inactive, or not for long enough")]
-    NotExpired,
-}
-
-type Decision = Result<Vec<ProviderEvent>, Rejection>;
+/// What a command changes, or why it is refused.
+pub(super) type Decision = Result<Vec<ProviderEvent>, Rejection>;
 
 impl Provider {
     /// What `command` changes: no events when it was already so.
@@ -93,6 +44,7 @@ impl Provider {
                 *epoch,
                 spec,
                 initial_status(spec, *availability).into(),
+                Failures::default(),
                 *at,
             )]),
             (Self::Registered(provider), command) => provider.decide(command),
@@ -139,6 +91,7 @@ fn registered(
     epoch: Epoch,
     spec: &ProviderSpec,
     status: RegisteredAs,
+    failures: Failures,
     at: Timestamp,
 ) -> ProviderEvent {
     ProviderEvent::ProviderRegistered {
@@ -146,6 +99,7 @@ fn registered(
         epoch,
         spec: spec.clone(),
         status,
+        failures,
         at_ms: at,
     }
 }
@@ -200,11 +154,11 @@ impl Registered {
                 if self.heard_at_ms > *last_heartbeat {
                     return Err(Rejection::HeardSince);
                 }
-                Ok(self.become_inactive(InactiveReason::AgentLost, Some(*last_heartbeat), *at))
+                Ok(self.become_inactive(*epoch, InactiveReason::AgentLost, Some(*last_heartbeat), *at))
             }
             ProviderCommand::AgentStopped { epoch, at } => {
                 self.not_older(*epoch)?;
-                Ok(self.become_inactive(InactiveReason::AgentStopped, None, *at))
+                Ok(self.become_inactive(*epoch, InactiveReason::AgentStopped, None, *at))
             }
             ProviderCommand::Deregister { epoch, at } => {
                 self.not_older(*epoch)?;
@@ -256,7 +210,8 @@ impl Registered {
         at: Timestamp,
     ) -> Decision {
         let unchanged = epoch == self.epoch && *spec == self.spec;
-        let initial = initial_status(spec, availability);
+        let register = |status| registered(id, epoch, spec, status, self.failures_at(at), at);
+        let initial = initial_status(spec, availability).into();
         match &self.status {
             Status::Waking { wake } => {
                 let up = availability == Some(Availability::Available);
@@ -267,11 +222,11 @@ impl Registered {
                         "the wake recipe was removed",
                         at,
                     ));
-                    events.push(registered(id, epoch, spec, initial.into(), at));
+                    events.push(register(initial));
                     return Ok(events);
                 }
                 if !unchanged {
-                    events.push(registered(id, epoch, spec, RegisteredAs::Waking, at));
+                    events.push(register(RegisteredAs::Waking));
                 }
                 if up {
                     let (wake_id, stages) = (wake.id, vec![]);
@@ -286,94 +241,8 @@ impl Registered {
             }
             Status::Active { .. } | Status::Hibernating { .. } if unchanged => Ok(vec![]),
             Status::Active { .. } | Status::Hibernating { .. } | Status::Inactive { .. } => {
-                Ok(vec![registered(id, epoch, spec, initial.into(), at)])
+                Ok(vec![register(initial)])
             }
-        }
-    }
-
-    fn request_wake(&self, wake_id: WakeId, cause: &WakeCause, at: Timestamp) -> Decision {
-        let (ended, failures) = match &self.status {
-            Status::Active { .. } => return Ok(vec![]),
-            Status::Inactive { reason, since_ms, .. } => {
-                return Err(Rejection::Inactive {
-                    reason: *reason,
-                    since: *since_ms,
-                });
-            }
-            // Joined: whoever asks shares the wake in flight.
-            Status::Waking { wake } if at < wake.deadline_ms => return Ok(vec![]),
-            Status::Waking { wake } => (Some(self.timed_out(wake, at)), self.timed_out_failures(wake, at)),
-            Status::Hibernating { .. } => (None, self.failures.clone()),
-        };
-        let Some(recipe) = self.spec.wake() else {
-            return Err(Rejection::NoRecipe);
-        };
-        match (failures.hold_at(at), ended) {
-            // The hold that the time-out brings is told to whoever asks next.
-            (Some(_), Some(ended)) => Ok(vec![ended]),
-            (Some(retry_after), None) => Err(Rejection::RecentlyFailed {
-                retry_after,
-                failures,
-            }),
-            (None, ended) => {
-                let deadline_ms = at.plus(recipe.budget()).plus(DEADLINE_MARGIN);
-                let wake = Wake {
-                    id: wake_id,
-                    cause: cause.clone(),
-                    requested_at_ms: at,
-                    deadline_ms,
-                };
-                Ok(ended
-                    .into_iter()
-                    .chain([ProviderEvent::WakeRequested { wake }])
-                    .collect())
-            }
-        }
-    }
-
-    fn report_wake(
-        &self,
-        wake_id: WakeId,
-        report: ReportId,
-        outcome: &WakeOutcome,
-        at: Timestamp,
-    ) -> Decision {
-        let in_flight = |wake: &Wake| wake.id == wake_id;
-        match (&self.status, outcome) {
-            (Status::Waking { wake }, WakeOutcome::Succeeded { stages }) if in_flight(wake) => {
-                self.report_awake(report, stages.clone(), at)
-            }
-            (Status::Waking { wake }, WakeOutcome::Failed { failure, stages }) if in_flight(wake) => {
-                Ok(vec![ProviderEvent::WakeFailed {
-                    wake_id,
-                    report: Some(report),
-                    failures: self.failures.and(failure.clone(), at),
-                    failure: failure.clone(),
-                    stages: stages.clone(),
-                    at_ms: at,
-                }])
-            }
-            // Late, but true: the backend is up.
-            (Status::Hibernating { .. }, WakeOutcome::Succeeded { stages }) => {
-                self.report_awake(report, stages.clone(), at)
-            }
-            (Status::Inactive { .. }, _) => Err(Rejection::ResumeFirst),
-            (Status::Waking { .. } | Status::Active { .. }, _)
-            | (Status::Hibernating { .. }, WakeOutcome::Failed { .. }) => Ok(vec![]),
-        }
-    }
-
-    fn report_awake(&self, report: ReportId, stages: Vec<crate::Stage>, at: Timestamp) -> Decision {
-        match &self.status {
-            Status::Waking { wake } => Ok(vec![ProviderEvent::WakeSucceeded {
-                wake_id: wake.id,
-                report: Some(report),
-                stages,
-                at_ms: at,
-            }]),
-            Status::Hibernating { .. } => Ok(vec![ProviderEvent::BackendAwoke { report, at_ms: at }]),
-            Status::Active { .. } => Ok(vec![]),
-            Status::Inactive { .. } => Err(Rejection::ResumeFirst),
         }
     }
 
@@ -381,14 +250,12 @@ impl Registered {
         match &self.status {
             Status::Active { since_ms, woken_by } if self.spec.wake().is_some() => {
                 let settled = at.since(*since_ms) >= SETTLED_AFTER;
-                let failures = if settled {
-                    Failures::default()
-                } else if woken_by.is_some() && reason.is_death() {
+                let failures = if woken_by.is_some() && reason.is_death() && !settled {
                     let died = "the backend died soon after it was woken";
                     self.failures
                         .and(WakeFailure::new(WakeFailureKind::Died, "active", died), at)
                 } else {
-                    self.failures.clone()
+                    self.failures_at(at)
                 };
                 Ok(vec![ProviderEvent::BackendSlept {
                     report,
@@ -417,8 +284,20 @@ impl Registered {
         }
     }
 
+    /// The failed wakes in a row, which a while of being active ends.
+    fn failures_at(&self, at: Timestamp) -> Failures {
+        match &self.status {
+            Status::Active { since_ms, .. } if at.since(*since_ms) >= SETTLED_AFTER => Failures::default(),
+            Status::Active { .. }
+            | Status::Hibernating { .. }
+            | Status::Waking { .. }
+            | Status::Inactive { .. } => self.failures.clone(),
+        }
+    }
+
     fn become_inactive(
         &self,
+        epoch: Epoch,
         reason: InactiveReason,
         last_heartbeat_ms: Option<Timestamp>,
         at: Timestamp,
@@ -433,9 +312,10 @@ impl Registered {
             InactiveReason::AgentStopped => (WakeFailureKind::AgentStopped, "the agent stopped"),
         };
         let inactive = ProviderEvent::ProviderBecameInactive {
-            epoch: self.epoch,
+            epoch,
             reason,
             was,
+            failures: self.failures_at(at),
             last_heartbeat_ms,
             at_ms: at,
         };
@@ -443,38 +323,5 @@ impl Registered {
             .into_iter()
             .chain([inactive])
             .collect()
-    }
-
-    /// Ends a wake in flight for a reason that isn't the backend's, so that it doesn't count as its failure.
-    fn abandon_wake(&self, kind: WakeFailureKind, why: &str, at: Timestamp) -> Option<ProviderEvent> {
-        self.status.wake().map(|wake| ProviderEvent::WakeFailed {
-            wake_id: wake.id,
-            report: None,
-            failure: WakeFailure::new(kind, "agent", why),
-            stages: vec![],
-            failures: self.failures.clone(),
-            at_ms: at,
-        })
-    }
-
-    fn timed_out(&self, wake: &Wake, at: Timestamp) -> ProviderEvent {
-        let failures = self.timed_out_failures(wake, at);
-        let failure = Self::timed_out_failure(wake);
-        ProviderEvent::WakeTimedOut {
-            wake_id: wake.id,
-            failure,
-            failures,
-            at_ms: at,
-        }
-    }
-
-    fn timed_out_failures(&self, wake: &Wake, at: Timestamp) -> Failures {
-        self.failures.and(Self::timed_out_failure(wake), at)
-    }
-
-    fn timed_out_failure(wake: &Wake) -> WakeFailure {
-        let allowed = wake.deadline_ms.since(wake.requested_at_ms).as_millis();
-        let reason = format!("no outcome was reported within {allowed} ms");
-        WakeFailure::new(WakeFailureKind::TimedOut, "deadline", &reason)
     }
 }

@@ -32,8 +32,10 @@ pub enum ProviderEvent {
         epoch: Epoch,
         /// What it publishes.
         spec: ProviderSpec,
-        /// The status it has now.
+        /// The status it has now; one that it had before goes on since then.
         status: RegisteredAs,
+        /// Failed wakes in a row: begun anew after a while of being active.
+        failures: Failures,
         /// When.
         at_ms: Timestamp,
     },
@@ -101,12 +103,14 @@ pub enum ProviderEvent {
     },
     /// Its agent is lost or stopped.
     ProviderBecameInactive {
-        /// The epoch that fell silent or stopped.
+        /// The epoch that fell silent or stopped: the provider's from now on.
         epoch: Epoch,
         /// Why.
         reason: InactiveReason,
         /// What it was before.
         was: Resting,
+        /// Failed wakes in a row: begun anew after a while of being active.
+        failures: Failures,
         /// When its agent was last heard, if it went silent.
         #[serde(skip_serializing_if = "Option::is_none")]
         last_heartbeat_ms: Option<Timestamp>,
@@ -124,7 +128,7 @@ pub enum ProviderEvent {
     },
     /// Its agent no longer publishes it.
     ProviderDeregistered {
-        /// The session that said so.
+        /// The session that said so: the provider's from now on.
         epoch: Epoch,
         /// When.
         at_ms: Timestamp,

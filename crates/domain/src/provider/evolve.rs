@@ -4,7 +4,7 @@ use super::{
     event::{ProviderEvent, RegisteredAs},
     state::{Gone, Provider, Registered, Resting, Status, WakeCounts},
 };
-use crate::{Failures, ReportId, ReportSeq, Timestamp, WakeFailure, WakeId, WakeRecord};
+use crate::{Epoch, ReportId, ReportSeq, Timestamp, WakeFailure, WakeId, WakeRecord};
 
 /// How many ended wakes a provider remembers.
 const REMEMBERED_WAKES: usize = 8;
@@ -15,10 +15,12 @@ impl Provider {
     pub fn evolve(self, event: &ProviderEvent) -> Self {
         match (self, event) {
             (before, ProviderEvent::ProviderRegistered { .. }) => before.registered_by(event),
-            (
-                Self::Registered(registered),
-                ProviderEvent::ProviderDeregistered { at_ms, .. } | ProviderEvent::ProviderExpired { at_ms },
-            ) => Self::Gone(registered.gone(*at_ms)),
+            (Self::Registered(registered), ProviderEvent::ProviderDeregistered { epoch, at_ms }) => {
+                Self::Gone(registered.spoken_for_by(*epoch).gone(*at_ms))
+            }
+            (Self::Registered(registered), ProviderEvent::ProviderExpired { at_ms }) => {
+                Self::Gone(registered.gone(*at_ms))
+            }
             (Self::Registered(registered), event) => Self::Registered(registered.evolve(event)),
             (before @ (Self::Unregistered | Self::Gone(_)), _) => before,
         }
@@ -30,39 +32,40 @@ impl Provider {
             epoch,
             spec,
             status,
+            failures,
             at_ms,
         } = event
         else {
             return self;
         };
-        let (waking, failures, wakes, counts) = match self {
-            Self::Unregistered => (None, Failures::default(), vec![], WakeCounts::default()),
-            Self::Gone(gone) => (None, Failures::default(), gone.wakes, gone.counts),
-            Self::Registered(was) => (
-                Some(was.status).filter(|s| s.wake().is_some()),
-                was.failures,
-                was.wakes,
-                was.counts,
-            ),
+        let (last, was, wakes, counts) = match self {
+            Self::Unregistered => (None, None, vec![], WakeCounts::default()),
+            Self::Gone(gone) => (Some(gone.last_report()), None, gone.wakes, gone.counts),
+            Self::Registered(was) => (Some(was.last_report()), Some(was.status), was.wakes, was.counts),
         };
-        let status = match (status, waking) {
-            (RegisteredAs::Waking, Some(waking)) => waking,
+        // The same session goes on counting its reports: what it said before stays said.
+        let last_seq = last
+            .filter(|last| last.epoch == *epoch)
+            .map_or(ReportSeq(0), |last| last.seq);
+        // A status that stays keeps its data: since when, and the wake that a death soon after would count against.
+        let status = match (status, was) {
+            (RegisteredAs::Waking, Some(waking @ Status::Waking { .. })) => waking,
+            (RegisteredAs::Active, Some(active @ Status::Active { .. })) => active,
+            (RegisteredAs::Hibernating, Some(hibernating @ Status::Hibernating { .. })) => hibernating,
             (RegisteredAs::Active, _) => Status::Active {
                 since_ms: *at_ms,
                 woken_by: None,
             },
-            (RegisteredAs::Hibernating, _) | (RegisteredAs::Waking, None) => {
-                Status::Hibernating { since_ms: *at_ms }
-            }
+            (RegisteredAs::Hibernating | RegisteredAs::Waking, _) => Status::Hibernating { since_ms: *at_ms },
         };
         Self::Registered(Registered {
             id: id.clone(),
             spec: spec.clone(),
             epoch: *epoch,
-            last_seq: ReportSeq(0),
+            last_seq,
             heard_at_ms: *at_ms,
             status,
-            failures,
+            failures: failures.clone(),
             wakes,
             counts,
         })
@@ -70,10 +73,20 @@ impl Provider {
 }
 
 impl Registered {
+    /// A later session may stop or take back what it never registered; from then on nothing older speaks for it.
+    fn spoken_for_by(mut self, epoch: Epoch) -> Self {
+        if epoch > self.epoch {
+            self.epoch = epoch;
+            self.last_seq = ReportSeq(0);
+        }
+        self
+    }
+
     fn gone(self, since_ms: Timestamp) -> Gone {
         Gone {
             id: self.id,
             epoch: self.epoch,
+            last_seq: self.last_seq,
             since_ms,
             wakes: self.wakes,
             counts: self.counts,
@@ -97,6 +110,8 @@ impl Registered {
             } => {
                 self.end_wake(*wake_id, *at_ms, None);
                 self.heard(*report, *at_ms);
+                // Without a report a registration said so: the agent was heard all the same.
+                self.heard_at_ms = *at_ms;
                 self.status = Status::Active {
                     since_ms: *at_ms,
                     woken_by: Some(*wake_id),
@@ -143,8 +158,15 @@ impl Registered {
                 };
             }
             ProviderEvent::ProviderBecameInactive {
-                reason, was, at_ms, ..
+                epoch,
+                reason,
+                was,
+                failures,
+                at_ms,
+                ..
             } => {
+                self = self.spoken_for_by(*epoch);
+                self.failures = failures.clone();
                 self.status = Status::Inactive {
                     since_ms: *at_ms,
                     reason: *reason,

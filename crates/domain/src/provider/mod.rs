@@ -11,12 +11,19 @@ mod command;
 mod decide;
 mod event;
 mod evolve;
+mod rejection;
 mod state;
+mod waking;
+
+#[cfg(test)]
+mod tests;
 
 pub use command::ProviderCommand;
-pub use decide::{DEADLINE_MARGIN, Rejection, SETTLED_AFTER};
+pub use decide::SETTLED_AFTER;
 pub use event::{ProviderEvent, RegisteredAs};
+pub use rejection::Rejection;
 pub use state::{Gone, InactiveReason, Provider, Registered, Resting, Status, StatusName, WakeCounts};
+pub use waking::DEADLINE_MARGIN;
 
 use cqrs_es::{Aggregate, event_sink::EventSink};
 

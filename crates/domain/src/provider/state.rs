@@ -9,7 +9,6 @@ use std::fmt;
 /// One backend that an agent publishes.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "state", rename_all = "snake_case")]
-#[expect(clippy::large_enum_variant, reason = "nearly every provider is registered")]
 pub enum Provider {
     /// Never registered.
     #[default]
@@ -50,6 +49,8 @@ pub struct Gone {
     pub id: ProviderId,
     /// The last session that spoke for it.
     pub epoch: Epoch,
+    /// The last report of that session that changed something, should it publish the provider again.
+    pub last_seq: ReportSeq,
     /// Since when.
     pub since_ms: Timestamp,
     /// The last few ended wakes, latest last.
@@ -204,6 +205,17 @@ impl Registered {
         self.wakes.iter().rev().find(|wake| wake.id == id)
     }
 
+    /// The last report that changed something.
+    #[must_use]
+    pub const fn last_report(&self) -> ReportId {
+        ReportId {
+            epoch: self.epoch,
+            seq: self.last_seq,
+        }
+    }
+}
+
+impl Gone {
     /// The last report that changed something.
     #[must_use]
     pub const fn last_report(&self) -> ReportId {

@@ -1,0 +1,206 @@
+//! Failed wakes hold back the next one, longer each time, until the backend stays active.
+
+use super::*;
+
+fn died() -> WakeFailure {
+    WakeFailure::new(
+        WakeFailureKind::Died,
+        "active",
+        "the backend died soon after it was woken",
+    )
+}
+
+/// Hibernating after `count` failures, held until `held_until`.
+fn after_failures(count: u32, held_until: Option<u64>) -> Given {
+    given([
+        registered(1, recipe(), RegisteredAs::Hibernating, 0),
+        requested(1, 10),
+        failed(1, report(1, 1), failures(count, held_until, failure()), 20),
+    ])
+}
+
+/// Active since 30 by wake 2, after three failures.
+fn woken_after_failures() -> Given {
+    let mut given = after_failures(3, Some(22));
+    given.happened([requested(2, 25), succeeded(2, report(1, 2), 30)]);
+    given
+}
+
+#[test]
+fn the_pause_is_none_after_the_first_failure_then_doubles_from_one_second_to_sixty() {
+    let mut given = hibernating();
+    let mut now = 100;
+    for (failed_before, pause) in [0, 1, 2, 4, 8, 16, 32, 60, 60, 60].into_iter().enumerate() {
+        let count = u32::try_from(failed_before).expect("few") + 1;
+        let (wake, seq) = (u128::from(count), u64::from(count));
+        let held_until = (pause > 0).then_some(now + pause);
+        let failures = failures(count, held_until, failure());
+        given = given
+            .when(request_wake(wake, now))
+            .then([requested(wake, now)])
+            .when(report_failure(wake, report(1, seq), now))
+            .then([failed(wake, report(1, seq), failures.clone(), now)]);
+        if pause > 0 {
+            given = given
+                .when(request_wake(wake + 100, now))
+                .then_refused(&Rejection::RecentlyFailed {
+                    retry_after: Duration::from_secs(pause),
+                    failures: failures.clone(),
+                })
+                .when(request_wake(wake + 100, now + pause - 1))
+                .then_refused(&Rejection::RecentlyFailed {
+                    retry_after: Duration::from_secs(1),
+                    failures,
+                });
+        }
+        now += pause;
+    }
+}
+
+#[test]
+fn a_pause_survives_any_number_of_failures() {
+    let many = Failures {
+        count: u32::MAX,
+        ..none()
+    };
+    let more = many.and(failure(), at(0));
+    assert_eq!((more.count, more.held_until_ms), (u32::MAX, Some(at(60))));
+}
+
+#[test]
+fn a_clock_that_goes_back_never_asks_for_more_than_a_minute_of_patience() {
+    let three = failures(3, Some(5000), failure());
+    after_failures(3, Some(5000))
+        .when(request_wake(2, 25))
+        .then_refused(&Rejection::RecentlyFailed {
+            retry_after: Duration::from_secs(60),
+            failures: three,
+        });
+}
+
+#[test]
+fn a_time_out_counts_as_a_failure() {
+    let mut given = after_failures(1, None);
+    given.happened([requested(2, 30)]);
+    given
+        .when(expire_wake(2, 95))
+        .then([timed_out(2, failures(2, Some(96), late()), 95)]);
+}
+
+#[test]
+fn an_available_backend_ends_the_pause_but_not_the_count() {
+    after_failures(3, Some(22))
+        .when(report_awake(report(1, 2), 21))
+        .then([awoke(report(1, 2), 21)])
+        .when(request_wake(2, 21))
+        .then_nothing();
+}
+
+#[test]
+fn a_success_alone_does_not_reset_the_count() {
+    let four = failures(4, Some(35), failure());
+    woken_after_failures()
+        .when(report_asleep(report(1, 3), SleepReason::Idle, 31))
+        .then([slept(
+            report(1, 3),
+            SleepReason::Idle,
+            failures(3, Some(22), failure()),
+            31,
+        )])
+        .when(request_wake(3, 31))
+        .then([requested(3, 31)])
+        .when(report_failure(3, report(1, 4), 31))
+        .then([failed(3, report(1, 4), four, 31)]);
+}
+
+#[test]
+fn a_backend_that_dies_soon_after_a_wake_counts_as_a_failure() {
+    for reason in [SleepReason::Exited, SleepReason::Unreachable] {
+        let four = failures(4, Some(63), died());
+        woken_after_failures()
+            .when(report_asleep(report(1, 3), reason, 59))
+            .then([slept(report(1, 3), reason, four.clone(), 59)])
+            .when(request_wake(3, 60))
+            .then_refused(&Rejection::RecentlyFailed {
+                retry_after: Duration::from_secs(3),
+                failures: four,
+            });
+    }
+}
+
+#[test]
+fn a_backend_that_is_put_to_sleep_soon_after_a_wake_does_not_count_as_a_failure() {
+    for reason in [
+        SleepReason::Idle,
+        SleepReason::Operator,
+        SleepReason::Group,
+        SleepReason::FoundAsleep,
+    ] {
+        woken_after_failures()
+            .when(report_asleep(report(1, 3), reason, 31))
+            .then([slept(report(1, 3), reason, failures(3, Some(22), failure()), 31)])
+            .when(request_wake(3, 31))
+            .then([requested(3, 31)]);
+    }
+}
+
+#[test]
+fn a_backend_that_came_up_by_itself_may_die_without_blame() {
+    active()
+        .when(report_asleep(report(1, 1), SleepReason::Exited, 1))
+        .then([slept(report(1, 1), SleepReason::Exited, none(), 1)]);
+}
+
+#[test]
+fn thirty_seconds_of_being_active_reset_the_count_even_when_it_then_dies() {
+    for reason in [SleepReason::Idle, SleepReason::Exited] {
+        woken_after_failures()
+            .when(report_asleep(report(1, 3), reason, 60))
+            .then([slept(report(1, 3), reason, none(), 60)]);
+    }
+}
+
+#[test]
+fn the_count_is_reset_however_the_active_time_ends() {
+    woken_after_failures()
+        .when(mark_inactive(1, 60, 60))
+        .then([lost(1, Resting::Active, 60, 60)]);
+    woken_after_failures()
+        .when(register(2, recipe(), DOWN, 60))
+        .then([registered(2, recipe(), RegisteredAs::Hibernating, 60)]);
+}
+
+#[test]
+fn the_count_is_kept_when_the_active_time_was_too_short() {
+    let three = || failures(3, Some(22), failure());
+    woken_after_failures()
+        .when(register(2, recipe(), DOWN, 59))
+        .then([registered_after(
+            2,
+            recipe(),
+            RegisteredAs::Hibernating,
+            three(),
+            59,
+        )]);
+    let lost = ProviderEvent::ProviderBecameInactive {
+        epoch: Epoch(1),
+        reason: super::super::InactiveReason::AgentLost,
+        was: Resting::Active,
+        failures: three(),
+        last_heartbeat_ms: Some(at(59)),
+        at_ms: at(59),
+    };
+    woken_after_failures().when(mark_inactive(1, 59, 59)).then([lost]);
+}
+
+#[test]
+fn a_wake_that_ends_for_another_reason_than_the_backend_does_not_count() {
+    let mut given = after_failures(1, None);
+    given.happened([requested(2, 30)]);
+    let given = given.when(deregister(1, 31));
+    let events = given.decision.as_ref().expect("accepted");
+    let ProviderEvent::WakeFailed { failures, .. } = &events[0] else {
+        panic!("the wake ends first: {events:?}")
+    };
+    assert_eq!(failures.count, 1);
+}

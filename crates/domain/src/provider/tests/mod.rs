@@ -1,0 +1,164 @@
+//! The rules by example: given what happened, when a command comes, then these events or this refusal.
+
+mod cells;
+mod handle;
+mod hold;
+mod inactive;
+mod register;
+mod report;
+mod wake;
+mod words;
+
+use words::*;
+
+use super::{Provider, ProviderCommand, ProviderEvent, RegisteredAs, Rejection, Resting, Status};
+use crate::{
+    Availability, Epoch, Failures, ModelName, ProviderId, ProviderSpec, RecipeKind, ReportId, ReportSeq,
+    SleepReason, Stage, Timestamp, Wake, WakeCause, WakeFailure, WakeFailureKind, WakeId, WakeOutcome,
+    WakeSpec,
+};
+use std::time::Duration;
+use uuid::Uuid;
+
+/// What happened so far, and the state that it was folded into step by step.
+#[derive(Debug, Clone, Default)]
+struct Given {
+    events: Vec<ProviderEvent>,
+    provider: Provider,
+}
+
+fn given(events: impl IntoIterator<Item = ProviderEvent>) -> Given {
+    let mut given = Given::default();
+    given.happened(events);
+    given
+}
+
+impl Given {
+    fn when(self, command: ProviderCommand) -> When {
+        let decision = self.provider.decide(&command);
+        When {
+            given: self,
+            command,
+            decision,
+        }
+    }
+
+    /// Moves the state on; it must equal the fold from the beginning, after both went through JSON.
+    fn happened(&mut self, events: impl IntoIterator<Item = ProviderEvent>) {
+        for event in events {
+            self.provider = std::mem::take(&mut self.provider).evolve(&event);
+            self.events.push(event);
+        }
+        let refolded = self.events.iter().fold(Provider::default(), |provider, event| {
+            provider.evolve(&through_json(event))
+        });
+        assert_eq!(
+            refolded, self.provider,
+            "the fold of the events is the state: {:#?}",
+            self.events
+        );
+        assert_eq!(
+            through_json(&self.provider),
+            self.provider,
+            "the state reads back as written"
+        );
+    }
+
+    fn status(&self) -> &Status {
+        &self.provider.registered().expect("registered").status
+    }
+}
+
+fn through_json<T: serde::Serialize + serde::de::DeserializeOwned>(value: &T) -> T {
+    serde_json::from_str(&serde_json::to_string(value).expect("serializes")).expect("deserializes")
+}
+
+struct When {
+    given: Given,
+    command: ProviderCommand,
+    decision: Result<Vec<ProviderEvent>, Rejection>,
+}
+
+impl When {
+    /// Exactly these events; what comes next is given them.
+    #[track_caller]
+    fn then(self, expected: impl IntoIterator<Item = ProviderEvent>) -> Given {
+        let expected: Vec<_> = expected.into_iter().collect();
+        let Self {
+            mut given,
+            command,
+            decision,
+        } = self;
+        assert_eq!(
+            decision,
+            Ok(expected.clone()),
+            "{command:#?} on {:#?}",
+            given.provider
+        );
+        given.happened(expected);
+        given
+    }
+
+    /// No event: it was already so, or it doesn't matter any more.
+    #[track_caller]
+    fn then_nothing(self) -> Given {
+        self.then([])
+    }
+
+    #[track_caller]
+    fn then_refused(self, rejection: &Rejection) -> Given {
+        assert_eq!(
+            self.decision.as_ref(),
+            Err(rejection),
+            "{:#?} on {:#?}",
+            self.command,
+            self.given.provider
+        );
+        self.given
+    }
+}
+
+// Histories: epoch 1, the last report heard is (1, 0) unless said otherwise.
+
+/// Active since 0 by itself.
+fn active() -> Given {
+    given([registered(1, recipe(), RegisteredAs::Active, 0)])
+}
+
+/// Hibernating since 0.
+fn hibernating() -> Given {
+    given([registered(1, recipe(), RegisteredAs::Hibernating, 0)])
+}
+
+/// Wake 1 in flight since 10, deadline 75.
+fn waking() -> Given {
+    given([
+        registered(1, recipe(), RegisteredAs::Hibernating, 0),
+        requested(1, 10),
+    ])
+}
+
+/// Active since 20 by wake 1; report (1, 1) was heard.
+fn woken() -> Given {
+    given([
+        registered(1, recipe(), RegisteredAs::Hibernating, 0),
+        requested(1, 10),
+        succeeded(1, report(1, 1), 20),
+    ])
+}
+
+/// Inactive since 40, its agent lost, active before.
+fn inactive() -> Given {
+    given([
+        registered(1, recipe(), RegisteredAs::Active, 0),
+        lost(1, Resting::Active, 5, 40),
+    ])
+}
+
+/// Gone since 40.
+fn gone() -> Given {
+    given([
+        registered(1, recipe(), RegisteredAs::Active, 0),
+        deregistered(1, 40),
+    ])
+}

@@ -1,0 +1,147 @@
+//! The rules of the single wake in flight: when one begins, who joins it, how it ends.
+
+use super::{
+    decide::Decision,
+    event::ProviderEvent,
+    rejection::Rejection,
+    state::{Registered, Status},
+};
+use crate::{
+    Failures, ReportId, Stage, Timestamp, Wake, WakeCause, WakeFailure, WakeFailureKind, WakeId, WakeOutcome,
+};
+use std::time::Duration;
+
+/// How long after its published budget a wake is still waited for: the agent's report needs time to arrive.
+pub const DEADLINE_MARGIN: Duration = Duration::from_secs(5);
+
+impl Registered {
+    pub(super) fn request_wake(&self, wake_id: WakeId, cause: &WakeCause, at: Timestamp) -> Decision {
+        let (ended, failures) = match &self.status {
+            Status::Active { .. } => return Ok(vec![]),
+            Status::Inactive { reason, since_ms, .. } => {
+                return Err(Rejection::Inactive {
+                    reason: *reason,
+                    since: *since_ms,
+                });
+            }
+            // Joined: whoever asks shares the wake in flight.
+            Status::Waking { wake } if at < wake.deadline_ms => return Ok(vec![]),
+            Status::Waking { wake } => (Some(self.timed_out(wake, at)), self.timed_out_failures(wake, at)),
+            Status::Hibernating { .. } => (None, self.failures.clone()),
+        };
+        // A command that comes again after its wake: an id names one wake only.
+        let requested_before =
+            self.status.wake().is_some_and(|wake| wake.id == wake_id) || self.ended_wake(wake_id).is_some();
+        if requested_before {
+            return Ok(ended.into_iter().collect());
+        }
+        let Some(recipe) = self.spec.wake() else {
+            return Err(Rejection::NoRecipe);
+        };
+        match (failures.hold_at(at), ended) {
+            // The hold that the time-out brings is told to whoever asks next.
+            (Some(_), Some(ended)) => Ok(vec![ended]),
+            (Some(retry_after), None) => Err(Rejection::RecentlyFailed {
+                retry_after,
+                failures,
+            }),
+            (None, ended) => {
+                let deadline_ms = at.plus(recipe.budget()).plus(DEADLINE_MARGIN);
+                let wake = Wake {
+                    id: wake_id,
+                    cause: cause.bounded(),
+                    requested_at_ms: at,
+                    deadline_ms,
+                };
+                Ok(ended
+                    .into_iter()
+                    .chain([ProviderEvent::WakeRequested { wake }])
+                    .collect())
+            }
+        }
+    }
+
+    pub(super) fn report_wake(
+        &self,
+        wake_id: WakeId,
+        report: ReportId,
+        outcome: &WakeOutcome,
+        at: Timestamp,
+    ) -> Decision {
+        let in_flight = |wake: &Wake| wake.id == wake_id;
+        match (&self.status, outcome) {
+            (Status::Waking { wake }, WakeOutcome::Succeeded { stages }) if in_flight(wake) => {
+                self.report_awake(report, Stage::bounded(stages), at)
+            }
+            (Status::Waking { wake }, WakeOutcome::Failed { failure, stages }) if in_flight(wake) => {
+                Ok(vec![ProviderEvent::WakeFailed {
+                    wake_id,
+                    report: Some(report),
+                    failures: self.failures.and(failure.bounded(), at),
+                    failure: failure.bounded(),
+                    stages: Stage::bounded(stages),
+                    at_ms: at,
+                }])
+            }
+            // Late, but true: the backend is up.
+            (Status::Hibernating { .. }, WakeOutcome::Succeeded { .. }) => {
+                self.report_awake(report, vec![], at)
+            }
+            (Status::Inactive { .. }, _) => Err(Rejection::ResumeFirst),
+            (Status::Waking { .. } | Status::Active { .. }, _)
+            | (Status::Hibernating { .. }, WakeOutcome::Failed { .. }) => Ok(vec![]),
+        }
+    }
+
+    pub(super) fn report_awake(&self, report: ReportId, stages: Vec<Stage>, at: Timestamp) -> Decision {
+        match &self.status {
+            Status::Waking { wake } => Ok(vec![ProviderEvent::WakeSucceeded {
+                wake_id: wake.id,
+                report: Some(report),
+                stages,
+                at_ms: at,
+            }]),
+            Status::Hibernating { .. } => Ok(vec![ProviderEvent::BackendAwoke { report, at_ms: at }]),
+            Status::Active { .. } => Ok(vec![]),
+            Status::Inactive { .. } => Err(Rejection::ResumeFirst),
+        }
+    }
+
+    /// Ends a wake in flight for a reason that isn't the backend's, so that it doesn't count as its failure.
+    pub(super) fn abandon_wake(
+        &self,
+        kind: WakeFailureKind,
+        why: &str,
+        at: Timestamp,
+    ) -> Option<ProviderEvent> {
+        self.status.wake().map(|wake| ProviderEvent::WakeFailed {
+            wake_id: wake.id,
+            report: None,
+            failure: WakeFailure::new(kind, "agent", why),
+            stages: vec![],
+            failures: self.failures.clone(),
+            at_ms: at,
+        })
+    }
+
+    pub(super) fn timed_out(&self, wake: &Wake, at: Timestamp) -> ProviderEvent {
+        let failures = self.timed_out_failures(wake, at);
+        let failure = Self::timed_out_failure(wake);
+        ProviderEvent::WakeTimedOut {
+            wake_id: wake.id,
+            failure,
+            failures,
+            at_ms: at,
+        }
+    }
+
+    fn timed_out_failures(&self, wake: &Wake, at: Timestamp) -> Failures {
+        self.failures.and(Self::timed_out_failure(wake), at)
+    }
+
+    fn timed_out_failure(wake: &Wake) -> WakeFailure {
+        let allowed = wake.deadline_ms.since(wake.requested_at_ms).as_millis();
+        let reason = format!("no outcome was reported within {allowed} ms");
+        WakeFailure::new(WakeFailureKind::TimedOut, "deadline", &reason)
+    }
+}
