@@ -1,0 +1,279 @@
+//! The commit format: one journal message holds the events of one command and the state after them.
+//!
+//! ```json
+//! {"v":1,"aggregate_version":3,"first_event_seq":4,"prev":"<sha-256 of the subject's previous commit>",
+//!  "command_id":"…","at_ms":1700000000000,"cause":"request","recent_command_ids":["…"],
+//!  "events":[{"type":"WakeRequested","version":"1","data":{}}],"state_version":1,"state":{}}
+//! ```
+//!
+//! The state is the snapshot: a command loads one message, however long the history is.
+
+use crate::AggregateId;
+use bytes::Bytes;
+use cqrs_es::{Aggregate, DomainEvent};
+use reveille_domain::{Agent, CommandId, Provider, Timestamp};
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+use sha2::{Digest, Sha256};
+use std::fmt;
+use thiserror::Error;
+
+/// The commit format that is written, and the newest that is read.
+pub const COMMIT_VERSION: u32 = 1;
+/// The format of `state` that is written, and the newest that is read.
+pub const STATE_VERSION: u32 = 1;
+/// How many command ids a commit repeats from those before it, so that an append whose answer was lost is recognised.
+pub const RECENT_COMMANDS: usize = 16;
+
+/// The SHA-256 of a commit's bytes; chains the commits of one subject.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct CommitHash([u8; 32]);
+
+impl CommitHash {
+    /// The hash of a commit's payload.
+    #[must_use]
+    pub fn of(payload: &[u8]) -> Self {
+        Self(Sha256::digest(payload).into())
+    }
+}
+
+impl fmt::Display for CommitHash {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+impl From<CommitHash> for String {
+    fn from(hash: CommitHash) -> Self {
+        hash.to_string()
+    }
+}
+
+impl std::str::FromStr for CommitHash {
+    type Err = &'static str;
+    fn from_str(raw: &str) -> Result<Self, Self::Err> {
+        const EXPECTED: &str = "a commit hash is 64 hexadecimal digits";
+        let mut bytes = [0; 32];
+        if raw.len() != 64 || !raw.is_ascii() {
+            return Err(EXPECTED);
+        }
+        for (i, byte) in bytes.iter_mut().enumerate() {
+            *byte = u8::from_str_radix(&raw[2 * i..2 * i + 2], 16).map_err(|_| EXPECTED)?;
+        }
+        Ok(Self(bytes))
+    }
+}
+
+impl TryFrom<String> for CommitHash {
+    type Error = &'static str;
+    fn try_from(raw: String) -> Result<Self, Self::Error> {
+        raw.parse()
+    }
+}
+
+/// Why a journal message isn't a commit that this version reads.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum CommitError {
+    /// Written by a newer Reveille.
+    #[error("it was written by a newer version ({field} {found}, this one reads up to {known})")]
+    Newer {
+        /// `v` or `state_version`.
+        field: &'static str,
+        /// What the commit says.
+        found: u32,
+        /// The newest that is read.
+        known: u32,
+    },
+    /// Not a commit.
+    #[error("it is malformed: {0}")]
+    Malformed(String),
+    /// Its subject names no aggregate.
+    #[error("its subject names no aggregate")]
+    Subject,
+}
+
+/// The events of one command on an aggregate, and its state after them.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Commit<A: Aggregate> {
+    /// The aggregate's commits, this one included: 1 for the first.
+    pub aggregate_version: u64,
+    /// The number of its first event among the aggregate's events: 1 for the very first.
+    pub first_event_seq: u64,
+    /// The hash of the aggregate's previous commit.
+    pub prev: Option<CommitHash>,
+    /// The command.
+    pub command_id: CommandId,
+    /// When it was decided, in NATS time.
+    pub at: Timestamp,
+    /// What brought the command: a control verb, a sweep, a request.
+    pub cause: String,
+    /// The last few command ids before this one, latest last.
+    pub recent_command_ids: Vec<CommandId>,
+    /// What happened; never empty.
+    pub events: Vec<A::Event>,
+    /// The state after the events.
+    pub state: A,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Wire<'a> {
+    v: u32,
+    aggregate_version: u64,
+    first_event_seq: u64,
+    #[serde(default)]
+    prev: Option<CommitHash>,
+    command_id: CommandId,
+    at_ms: Timestamp,
+    cause: String,
+    #[serde(default)]
+    recent_command_ids: Vec<CommandId>,
+    #[serde(borrow)]
+    events: Vec<WireEvent<'a>>,
+    state_version: u32,
+    #[serde(borrow)]
+    state: std::borrow::Cow<'a, RawValue>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct WireEvent<'a> {
+    r#type: String,
+    version: String,
+    #[serde(borrow)]
+    data: std::borrow::Cow<'a, RawValue>,
+}
+
+/// Only the versions: read first, so that a newer commit is told from a malformed one.
+#[derive(Deserialize)]
+struct Versions {
+    v: u32,
+    state_version: u32,
+}
+
+/// How the domain's event enums are serialized.
+#[derive(Serialize, Deserialize)]
+struct Tagged {
+    r#type: String,
+    data: Box<RawValue>,
+}
+
+fn malformed(error: impl fmt::Display) -> CommitError {
+    CommitError::Malformed(error.to_string())
+}
+
+fn up_to(field: &'static str, found: u32, known: u32) -> Result<(), CommitError> {
+    if found > known {
+        Err(CommitError::Newer { field, found, known })
+    } else {
+        Ok(())
+    }
+}
+
+impl<A: Aggregate> Commit<A> {
+    /// The number of its last event among the aggregate's events.
+    #[must_use]
+    pub const fn last_event_seq(&self) -> u64 {
+        self.first_event_seq + self.events.len() as u64 - 1
+    }
+
+    /// Whether `command` is this commit's or one of the last few before it.
+    #[must_use]
+    pub fn knows(&self, command: CommandId) -> bool {
+        self.command_id == command || self.recent_command_ids.contains(&command)
+    }
+
+    /// The message's bytes.
+    ///
+    /// # Errors
+    /// When an event or the state can't be serialized.
+    pub fn encode(&self) -> Result<Bytes, CommitError> {
+        let mut events = Vec::with_capacity(self.events.len());
+        for event in &self.events {
+            let text = serde_json::to_string(event).map_err(malformed)?;
+            let Tagged { r#type, data } = serde_json::from_str(&text).map_err(malformed)?;
+            let data = std::borrow::Cow::Owned(data);
+            events.push(WireEvent {
+                r#type,
+                version: event.event_version(),
+                data,
+            });
+        }
+        let state = serde_json::value::to_raw_value(&self.state).map_err(malformed)?;
+        let wire = Wire {
+            v: COMMIT_VERSION,
+            aggregate_version: self.aggregate_version,
+            first_event_seq: self.first_event_seq,
+            prev: self.prev,
+            command_id: self.command_id,
+            at_ms: self.at,
+            cause: self.cause.clone(),
+            recent_command_ids: self.recent_command_ids.clone(),
+            events,
+            state_version: STATE_VERSION,
+            state: std::borrow::Cow::Owned(state),
+        };
+        serde_json::to_vec(&wire).map(Bytes::from).map_err(malformed)
+    }
+
+    /// Reads a message's bytes.
+    ///
+    /// # Errors
+    /// When they are no commit, or one that a newer version wrote.
+    pub fn decode(payload: &[u8]) -> Result<Self, CommitError> {
+        let versions: Versions = serde_json::from_slice(payload).map_err(malformed)?;
+        up_to("v", versions.v, COMMIT_VERSION)?;
+        up_to("state_version", versions.state_version, STATE_VERSION)?;
+        let wire: Wire<'_> = serde_json::from_slice(payload).map_err(malformed)?;
+        let events: Vec<A::Event> = wire
+            .events
+            .into_iter()
+            .map(decode_event::<A>)
+            .collect::<Result<_, _>>()?;
+        if events.is_empty() || wire.first_event_seq == 0 || wire.aggregate_version == 0 {
+            return Err(malformed("no events, or numbers that don't begin at 1"));
+        }
+        Ok(Self {
+            aggregate_version: wire.aggregate_version,
+            first_event_seq: wire.first_event_seq,
+            prev: wire.prev,
+            command_id: wire.command_id,
+            at: wire.at_ms,
+            cause: wire.cause,
+            recent_command_ids: wire.recent_command_ids,
+            events,
+            state: serde_json::from_str(wire.state.get()).map_err(malformed)?,
+        })
+    }
+}
+
+fn decode_event<A: Aggregate>(event: WireEvent<'_>) -> Result<A::Event, CommitError> {
+    let tagged = Tagged {
+        r#type: event.r#type,
+        data: event.data.into_owned(),
+    };
+    let text = serde_json::to_string(&tagged).map_err(malformed)?;
+    serde_json::from_str(&text).map_err(malformed)
+}
+
+/// A commit of either aggregate.
+#[derive(Debug, Clone, PartialEq)]
+#[expect(clippy::large_enum_variant, reason = "nearly every commit is a provider's")]
+pub enum AnyCommit {
+    /// An agent's.
+    Agent(Commit<Agent>),
+    /// A provider's.
+    Provider(Commit<Provider>),
+}
+
+impl AnyCommit {
+    /// Reads the commit of `aggregate`.
+    ///
+    /// # Errors
+    /// When the bytes are no commit, or one that a newer version wrote.
+    pub fn decode(aggregate: &AggregateId, payload: &[u8]) -> Result<Self, CommitError> {
+        match aggregate {
+            AggregateId::Agent(_) => Commit::decode(payload).map(Self::Agent),
+            AggregateId::Provider(_) => Commit::decode(payload).map(Self::Provider),
+        }
+    }
+}

@@ -1,0 +1,177 @@
+//! Connecting to NATS: with retries from the first attempt on, and a check that the server is new enough.
+
+use crate::BusError;
+use async_nats::{Client, ConnectOptions, Event};
+use backon::{BackoffBuilder, ExponentialBuilder};
+use std::time::Duration;
+use tokio::sync::watch;
+use tracing::{info, warn};
+
+/// The oldest nats-server that will do (message TTLs and the stream options that the journal forbids).
+pub const MIN_SERVER: (u64, u64, u64) = (2, 12, 0);
+
+const FIRST_RETRY: Duration = Duration::from_millis(100);
+const LONGEST_RETRY: Duration = Duration::from_secs(2);
+/// A peer that does not answer two pings is gone.
+const PING_INTERVAL: Duration = Duration::from_secs(5);
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
+/// Messages that a subscription holds before it drops some; frames are numbered, so a loss is seen.
+const SUBSCRIPTION_CAPACITY: usize = 65_536;
+
+/// Where NATS is.
+#[derive(Debug, Clone)]
+pub struct NatsOptions {
+    /// `nats://host:port`, or several with commas.
+    pub url: String,
+    /// The connection's name, as the server's monitoring shows it.
+    pub name: String,
+}
+
+/// A connection that comes back by itself.
+#[derive(Debug, Clone)]
+pub struct Connection {
+    client: Client,
+    generation: watch::Receiver<u64>,
+}
+
+impl Connection {
+    /// Connects, trying until it succeeds; says so in the log while it doesn't.
+    ///
+    /// # Errors
+    /// When the server is too old, or the URL isn't one.
+    pub async fn open(options: &NatsOptions) -> Result<Self, BusError> {
+        let mut pauses = ExponentialBuilder::default()
+            .with_min_delay(FIRST_RETRY)
+            .with_max_delay(LONGEST_RETRY)
+            .with_jitter()
+            .without_max_times()
+            .build();
+        loop {
+            match Self::try_open(options).await {
+                Err(BusError::Unavailable(reason)) => {
+                    let pause = pauses.next().unwrap_or(LONGEST_RETRY);
+                    let pause_ms = pause.as_millis();
+                    warn!(nats.url = %redacted(&options.url), %reason, pause_ms, "can't reach NATS, trying again");
+                    tokio::time::sleep(pause).await;
+                }
+                done => return done,
+            }
+        }
+    }
+
+    /// Connects, trying once.
+    ///
+    /// # Errors
+    /// When the server can't be reached or is too old, or the URL isn't one.
+    pub async fn try_open(options: &NatsOptions) -> Result<Self, BusError> {
+        let (changed, generation) = watch::channel(0);
+        let name = options.name.clone();
+        let client = ConnectOptions::new()
+            .name(&options.name)
+            .ping_interval(PING_INTERVAL)
+            .request_timeout(Some(REQUEST_TIMEOUT))
+            .subscription_capacity(SUBSCRIPTION_CAPACITY)
+            .max_reconnects(None)
+            .reconnect_delay_callback(reconnect_pause)
+            .event_callback(move |event| {
+                observe(&event, &changed, &name);
+                std::future::ready(())
+            })
+            .connect(options.url.as_str())
+            .await
+            .map_err(BusError::unavailable)?;
+        check_version(&client.server_info().version)?;
+        Ok(Self { client, generation })
+    }
+
+    /// The client.
+    #[must_use]
+    pub const fn client(&self) -> &Client {
+        &self.client
+    }
+
+    /// Counts the times that the connection was made: a change means that it was lost in between.
+    #[must_use]
+    pub fn generation(&self) -> watch::Receiver<u64> {
+        self.generation.clone()
+    }
+
+    /// Whether the server answers now.
+    #[must_use]
+    pub fn is_connected(&self) -> bool {
+        self.client.connection_state() == async_nats::connection::State::Connected
+    }
+}
+
+fn reconnect_pause(attempts: usize) -> Duration {
+    let doublings = u32::try_from(attempts.min(8)).unwrap_or(8);
+    let pause = (FIRST_RETRY * 2u32.saturating_pow(doublings.saturating_sub(1))).min(LONGEST_RETRY);
+    pause.mul_f64(rand::random_range(0.5..=1.0))
+}
+
+fn observe(event: &Event, generation: &watch::Sender<u64>, name: &str) {
+    match event {
+        Event::Connected => {
+            generation.send_modify(|generation| *generation += 1);
+            info!(nats.connection = name, "connected to NATS");
+        }
+        Event::Disconnected => warn!(nats.connection = name, "lost the connection to NATS"),
+        Event::SlowConsumer(subscription) => {
+            warn!(
+                nats.connection = name,
+                nats.subscription = subscription,
+                "NATS messages were dropped"
+            );
+        }
+        Event::LameDuckMode | Event::Draining | Event::Closed => {
+            info!(nats.connection = name, "NATS connection: {event}");
+        }
+        Event::ServerError(_) | Event::ClientError(_) => {
+            warn!(nats.connection = name, "NATS connection: {event}");
+        }
+    }
+}
+
+fn check_version(found: &str) -> Result<(), BusError> {
+    let mut numbers = found
+        .split(['.', '-'])
+        .map(|part| part.parse::<u64>().unwrap_or(0));
+    let mut number = || numbers.next().unwrap_or(0);
+    if (number(), number(), number()) >= MIN_SERVER {
+        return Ok(());
+    }
+    let (major, minor, patch) = MIN_SERVER;
+    Err(BusError::ServerTooOld {
+        found: found.to_owned(),
+        needed: format!("{major}.{minor}.{patch}"),
+    })
+}
+
+/// The URL without what stands before an `@`.
+fn redacted(url: &str) -> String {
+    url.split(',')
+        .map(|one| one.rsplit('@').next().unwrap_or(one))
+        .collect::<Vec<_>>()
+        .join(",")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn too_old_a_server_is_refused_with_both_versions() {
+        for found in ["2.9.10", "2.11.99", "1.99.0", "", "x"] {
+            let error = check_version(found).expect_err(found).to_string();
+            assert!(error.contains(found) && error.contains("2.12.0"), "{error}");
+        }
+        for found in ["2.12.0", "2.15.1", "2.12.0-beta.1", "3.0.0"] {
+            assert!(check_version(found).is_ok(), "{found}");
+        }
+    }
+
+    #[test]
+    fn credentials_in_a_url_are_not_logged() {
+        assert_eq!(redacted("nats://user:secret@a:1,nats://b:2"), "a:1,nats://b:2");
+    }
+}

@@ -1,0 +1,289 @@
+//! Following the journal: commits in order, each once, across reconnects. Notices when the journal isn't the one it
+//! was: a stream's sequences alone don't tell, so the last commit seen is compared by its hash.
+
+use crate::{
+    AggregateId, BusError, Connection,
+    commit::{AnyCommit, CommitError, CommitHash},
+    journal, streams,
+    streams::JOURNAL_STREAM,
+};
+use async_nats::{
+    HeaderMap,
+    jetstream::{
+        self, Context,
+        consumer::{DeliverPolicy, pull},
+        stream::{RawMessageErrorKind, Stream},
+    },
+};
+use bytes::Bytes;
+use futures::StreamExt;
+use reveille_domain::Timestamp;
+use std::time::Duration;
+use tokio::sync::watch;
+use tracing::{info, warn};
+
+/// The pause before the consumer is made again.
+const RESTART_PAUSE: Duration = Duration::from_millis(200);
+/// How often the stream's head is compared while nothing arrives: a consumer past the end stays silent.
+const CHECK_EVERY: Duration = Duration::from_secs(5);
+
+/// The last commit that somebody has dealt with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Checkpoint {
+    /// Its stream sequence.
+    pub sequence: u64,
+    /// Its hash.
+    pub hash: CommitHash,
+}
+
+/// Where to begin, and what to do when the journal was replaced.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Follow {
+    /// The latest commit of each aggregate, then everything new; all over again when the journal was replaced.
+    Latest,
+    /// Everything after the checkpoint (everything at all without one); an error when the journal was replaced.
+    After(Option<Checkpoint>),
+}
+
+/// What a follower tells.
+#[derive(Debug, Clone)]
+#[expect(clippy::large_enum_variant, reason = "nearly all are commits")]
+pub enum Followed {
+    /// Forget everything: the journal was replaced and is read anew.
+    Reset,
+    /// A commit.
+    Commit(Entry),
+    /// Everything that was in the journal at the start, or at the last reconnect, was told.
+    CaughtUp {
+        /// The sequence of the journal's last commit; 0 for an empty journal.
+        sequence: u64,
+    },
+}
+
+/// A message of the journal.
+#[derive(Debug, Clone)]
+pub struct Entry {
+    /// Its stream sequence.
+    pub sequence: u64,
+    /// Its subject.
+    pub subject: String,
+    /// Its headers.
+    pub headers: HeaderMap,
+    /// Its bytes.
+    pub payload: Bytes,
+    /// The hash of its bytes.
+    pub hash: CommitHash,
+    /// When the server stored it.
+    pub stored_at: Timestamp,
+    /// The commit, or why it can't be read.
+    pub commit: Result<(AggregateId, AnyCommit), CommitError>,
+}
+
+impl Entry {
+    /// The checkpoint of somebody who has dealt with it.
+    #[must_use]
+    pub const fn checkpoint(&self) -> Checkpoint {
+        Checkpoint {
+            sequence: self.sequence,
+            hash: self.hash,
+        }
+    }
+}
+
+/// Follows the journal; see [`Follower::next`].
+pub struct Follower {
+    js: Context,
+    generation: watch::Receiver<u64>,
+    follow: Follow,
+    seen: Option<Checkpoint>,
+    reading: Option<Reading>,
+    fresh: bool,
+}
+
+struct Reading {
+    stream: Stream,
+    messages: pull::Ordered,
+    /// The sequence to announce as caught up, until it is.
+    head: Option<u64>,
+    created: time_key::Created,
+}
+
+/// The stream's creation time, compared but never computed with.
+mod time_key {
+    use async_nats::jetstream::stream::Info;
+
+    #[derive(Debug, Clone, PartialEq, Eq)]
+    pub(super) struct Created(String);
+
+    impl From<&Info> for Created {
+        fn from(info: &Info) -> Self {
+            Self(format!("{:?}", info.created))
+        }
+    }
+}
+
+impl Follower {
+    /// A follower over `connection`.
+    #[must_use]
+    pub fn new(connection: &Connection, follow: Follow) -> Self {
+        let seen = match follow {
+            Follow::Latest => None,
+            Follow::After(checkpoint) => checkpoint,
+        };
+        Self {
+            js: jetstream::new(connection.client().clone()),
+            generation: connection.generation(),
+            follow,
+            seen,
+            reading: None,
+            fresh: true,
+        }
+    }
+
+    /// The next thing to know. Waits out every outage.
+    ///
+    /// # Errors
+    /// [`BusError::Diverged`] when the journal was replaced under a follower from a checkpoint;
+    /// [`BusError::StreamMismatch`] when it was made anew with other settings.
+    pub async fn next(&mut self) -> Result<Followed, BusError> {
+        loop {
+            let Some(reading) = &mut self.reading else {
+                match self.start().await {
+                    Ok(None) => {}
+                    Ok(Some(reset)) => return Ok(reset),
+                    Err(BusError::Unavailable(reason)) => {
+                        warn!(%reason, "can't read the journal, trying again");
+                        tokio::time::sleep(RESTART_PAUSE).await;
+                    }
+                    Err(error) => return Err(error),
+                }
+                continue;
+            };
+            let done = self.seen.map_or(0, |seen| seen.sequence);
+            if reading.head.is_some_and(|head| head <= done) {
+                reading.head = None;
+                return Ok(Followed::CaughtUp { sequence: done });
+            }
+            tokio::select! {
+                message = reading.messages.next() => match message {
+                    Some(Ok(message)) => match entry(&message) {
+                        Ok(entry) if entry.sequence <= done => {}
+                        Ok(entry) => {
+                            self.seen = Some(entry.checkpoint());
+                            return Ok(Followed::Commit(entry));
+                        }
+                        Err(error) => self.restart(&error.to_string()),
+                    },
+                    Some(Err(error)) => self.restart(&error.to_string()),
+                    None => self.restart("the consumer ended"),
+                },
+                changed = self.generation.changed() => match changed {
+                    Ok(()) => self.restart("the connection was lost in between"),
+                    Err(_) => return Err(BusError::Unavailable("the connection was closed".to_owned())),
+                },
+                () = tokio::time::sleep(CHECK_EVERY) => {
+                    if !reading.is_current(done).await {
+                        self.restart("the stream was replaced, or its consumer fell silent");
+                    }
+                }
+            }
+        }
+    }
+
+    fn restart(&mut self, reason: &str) {
+        info!(
+            reason,
+            journal.sequence = self.seen.map_or(0, |seen| seen.sequence),
+            "reading the journal again"
+        );
+        self.reading = None;
+    }
+
+    /// Makes a consumer behind what was seen, once the journal is known to still hold it.
+    async fn start(&mut self) -> Result<Option<Followed>, BusError> {
+        self.generation.borrow_and_update();
+        streams::ensure_streams(&self.js).await?;
+        let stream = self
+            .js
+            .get_stream(JOURNAL_STREAM)
+            .await
+            .map_err(BusError::unavailable)?;
+        if let Some(seen) = self.seen
+            && !holds(&stream, seen).await?
+        {
+            return match self.follow {
+                Follow::After(_) => Err(BusError::Diverged { seq: seen.sequence }),
+                Follow::Latest => {
+                    warn!(
+                        journal.sequence = seen.sequence,
+                        "the journal was replaced: forgetting what was read"
+                    );
+                    self.seen = None;
+                    Ok(Some(Followed::Reset))
+                }
+            };
+        }
+        let deliver_policy = match (self.seen, self.follow) {
+            (Some(seen), _) => DeliverPolicy::ByStartSequence {
+                start_sequence: seen.sequence + 1,
+            },
+            (None, Follow::Latest) => DeliverPolicy::LastPerSubject,
+            (None, Follow::After(_)) => DeliverPolicy::All,
+        };
+        let filter_subject = crate::subjects::EVENTS.to_owned();
+        let config = pull::OrderedConfig {
+            filter_subject,
+            deliver_policy,
+            ..pull::OrderedConfig::default()
+        };
+        let head = stream.cached_info().state.last_sequence;
+        let created = stream.cached_info().into();
+        let consumer = stream
+            .create_consumer(config)
+            .await
+            .map_err(BusError::unavailable)?;
+        let messages = consumer.messages().await.map_err(BusError::unavailable)?;
+        let reset = std::mem::take(&mut self.fresh) && self.follow == Follow::Latest;
+        self.reading = Some(Reading {
+            stream,
+            messages,
+            head: Some(head),
+            created,
+        });
+        Ok(reset.then_some(Followed::Reset))
+    }
+}
+
+impl Reading {
+    /// Whether the stream is the one that is read and holds nothing that should have arrived.
+    async fn is_current(&self, done: u64) -> bool {
+        match self.stream.get_info().await {
+            Ok(info) => info.state.last_sequence == done && time_key::Created::from(&info) == self.created,
+            // An outage: the connection's or the consumer's own signs tell when it is over.
+            Err(_) => true,
+        }
+    }
+}
+
+/// Whether the journal still holds the commit that was seen.
+async fn holds(stream: &Stream, seen: Checkpoint) -> Result<bool, BusError> {
+    match stream.get_raw_message(seen.sequence).await {
+        Ok(message) => Ok(CommitHash::of(&message.payload) == seen.hash),
+        Err(error) if error.kind() == RawMessageErrorKind::NoMessageFound => Ok(false),
+        Err(error) => Err(BusError::unavailable(error)),
+    }
+}
+
+fn entry(message: &jetstream::Message) -> Result<Entry, BusError> {
+    let info = message.info().map_err(BusError::unavailable)?;
+    let millis = info.published.unix_timestamp_nanos() / 1_000_000;
+    Ok(Entry {
+        sequence: info.stream_sequence,
+        subject: message.subject.to_string(),
+        headers: message.headers.clone().unwrap_or_default(),
+        hash: CommitHash::of(&message.payload),
+        stored_at: Timestamp::from_millis(u64::try_from(millis).unwrap_or(0)),
+        commit: journal::decode(&message.subject, &message.payload),
+        payload: message.payload.clone(),
+    })
+}

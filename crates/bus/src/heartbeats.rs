@@ -1,0 +1,208 @@
+//! Signs of life. Each agent's last heartbeat and each replica's last canary stand in a stream, so a replica that
+//! starts knows at once who was heard when; nothing is inferred while its own canary doesn't come back.
+
+use crate::{
+    BusError, Connection, NatsClock,
+    streams::{self, HEARTBEATS_STREAM},
+    subjects::{self, Sign},
+};
+use async_nats::{
+    Client,
+    jetstream::{
+        self,
+        consumer::{DeliverPolicy, pull},
+    },
+};
+use futures::StreamExt;
+use reveille_domain::{AgentName, Availability, Epoch, ProviderName, SessionId, Timestamp};
+use serde::{Deserialize, Serialize};
+use std::time::{Duration, Instant};
+use tokio::sync::watch;
+use tracing::{debug, warn};
+use uuid::Uuid;
+
+/// How often an agent sends one, unless told otherwise.
+pub const HEARTBEAT_EVERY: Duration = Duration::from_secs(10);
+/// How often a replica sends its canary.
+pub const CANARY_EVERY: Duration = Duration::from_secs(1);
+/// The pause before the consumer is made again.
+const RESTART_PAUSE: Duration = Duration::from_millis(200);
+/// After so long without its canary a watch is started again.
+const SILENT: Duration = Duration::from_secs(4);
+
+/// What an agent says of itself, over and over.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Heartbeat {
+    /// Who.
+    pub agent: AgentName,
+    /// Its session.
+    pub session: SessionId,
+    /// Its epoch.
+    pub epoch: Epoch,
+    /// Until when it should be heard again: three of its periods, in milliseconds.
+    pub silent_after_ms: u64,
+    /// Its providers.
+    pub providers: Vec<ProviderPulse>,
+}
+
+/// What a heartbeat says of one provider.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProviderPulse {
+    /// Which.
+    pub provider: ProviderName,
+    /// What the last probe found, once there was one.
+    #[serde(default)]
+    pub availability: Option<Availability>,
+    /// Requests that its backend works on.
+    pub in_flight: u32,
+    /// Requests that wait at the agent.
+    pub queued: u32,
+}
+
+/// Sends a heartbeat; it is stored, but not acknowledged.
+///
+/// # Errors
+/// When the connection is closed.
+pub async fn send(client: &Client, heartbeat: &Heartbeat) -> Result<(), BusError> {
+    let payload = serde_json::to_vec(heartbeat).map_err(BusError::unavailable)?;
+    client
+        .publish(subjects::heartbeat(&heartbeat.agent), payload.into())
+        .await
+        .map_err(BusError::unavailable)
+}
+
+/// A heartbeat as a replica hears it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Heard {
+    /// The heartbeat.
+    pub heartbeat: Heartbeat,
+    /// When the server stored it.
+    pub stored_at: Timestamp,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Canary {
+    nonce: Uuid,
+}
+
+/// A replica's ear: hears all heartbeats, sends its own canary and sets its clock by it.
+pub struct HeartbeatWatch {
+    client: Client,
+    js: jetstream::Context,
+    generation: watch::Receiver<u64>,
+    replica: String,
+    clock: NatsClock,
+    messages: Option<pull::Ordered>,
+    ticks: tokio::time::Interval,
+    sent: Option<(Uuid, Instant)>,
+    last_canary: Instant,
+}
+
+impl HeartbeatWatch {
+    /// The ear of `replica` (a subject token), which sets `clock`.
+    #[must_use]
+    pub fn new(connection: &Connection, replica: &str, clock: NatsClock) -> Self {
+        let mut ticks = tokio::time::interval(CANARY_EVERY);
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        Self {
+            client: connection.client().clone(),
+            js: jetstream::new(connection.client().clone()),
+            generation: connection.generation(),
+            replica: replica.to_owned(),
+            clock,
+            messages: None,
+            ticks,
+            sent: None,
+            last_canary: Instant::now(),
+        }
+    }
+
+    /// The next heartbeat. Waits out every outage; cancel-safe.
+    pub async fn next(&mut self) -> Heard {
+        loop {
+            let Some(messages) = &mut self.messages else {
+                if let Err(error) = self.start().await {
+                    debug!(%error, "can't read heartbeats, trying again");
+                    tokio::time::sleep(RESTART_PAUSE).await;
+                }
+                continue;
+            };
+            tokio::select! {
+                message = messages.next() => match message {
+                    Some(Ok(message)) => {
+                        if let Some(heard) = self.take(&message) {
+                            return heard;
+                        }
+                    }
+                    Some(Err(_)) | None => self.messages = None,
+                },
+                _ = self.generation.changed() => self.messages = None,
+                _ = self.ticks.tick() => self.send_canary().await,
+            }
+        }
+    }
+
+    async fn start(&mut self) -> Result<(), BusError> {
+        self.generation.borrow_and_update();
+        streams::ensure_streams(&self.js).await?;
+        let stream = self
+            .js
+            .get_stream_no_info(HEARTBEATS_STREAM)
+            .await
+            .map_err(BusError::unavailable)?;
+        let config = pull::OrderedConfig {
+            filter_subject: subjects::HEARTBEATS.to_owned(),
+            deliver_policy: DeliverPolicy::LastPerSubject,
+            ..pull::OrderedConfig::default()
+        };
+        let consumer = stream
+            .create_consumer(config)
+            .await
+            .map_err(BusError::unavailable)?;
+        self.messages = Some(consumer.messages().await.map_err(BusError::unavailable)?);
+        self.last_canary = Instant::now();
+        self.send_canary().await;
+        Ok(())
+    }
+
+    async fn send_canary(&mut self) {
+        if self.last_canary.elapsed() > SILENT {
+            self.messages = None;
+            return;
+        }
+        let nonce = Uuid::now_v7();
+        self.sent = Some((nonce, Instant::now()));
+        let payload = serde_json::to_vec(&Canary { nonce }).unwrap_or_default();
+        if let Err(error) = self
+            .client
+            .publish(subjects::canary(&self.replica), payload.into())
+            .await
+        {
+            debug!(%error, "can't send a canary");
+        }
+    }
+
+    /// A heartbeat, if it is one; a canary of our own sets the clock. Anything else is dropped.
+    fn take(&mut self, message: &jetstream::Message) -> Option<Heard> {
+        let millis = message.info().ok()?.published.unix_timestamp_nanos() / 1_000_000;
+        let stored_at = Timestamp::from_millis(u64::try_from(millis).unwrap_or(0));
+        match subjects::sign(&message.subject)? {
+            Sign::Canary(replica) if replica == self.replica => {
+                let canary: Canary = serde_json::from_slice(&message.payload).ok()?;
+                if let Some((_, at)) = self.sent.take_if(|(nonce, _)| *nonce == canary.nonce) {
+                    self.last_canary = Instant::now();
+                    self.clock.canary(at, stored_at);
+                }
+                None
+            }
+            Sign::Canary(_) => None,
+            Sign::Heartbeat(agent) => match serde_json::from_slice::<Heartbeat>(&message.payload) {
+                Ok(heartbeat) if heartbeat.agent == agent => Some(Heard { heartbeat, stored_at }),
+                Ok(_) | Err(_) => {
+                    warn!(agent.name = %agent, "dropped a heartbeat that isn't one of {agent}");
+                    None
+                }
+            },
+        }
+    }
+}

@@ -1,0 +1,29 @@
+//! Everything Reveille says over NATS. The only crate that knows a subject.
+//!
+//! - [`Journal`]: the event store on JetStream; [`Journal::execute`] runs one command, whatever the races.
+//! - [`Follower`]: the journal's commits in order, from the latest of each aggregate or from a checkpoint.
+//! - [`heartbeats`] and [`NatsClock`]: signs of life, and the time that all replicas share.
+//! - [`control`], [`wakes`], [`orders`]: what agents and control say to each other.
+//! - [`relay`]: inference requests and responses, frame by frame.
+
+mod clock;
+pub mod commit;
+mod connection;
+pub mod control;
+mod error;
+mod follow;
+pub mod heartbeats;
+mod journal;
+pub mod orders;
+pub mod relay;
+mod streams;
+mod subjects;
+pub mod wakes;
+
+pub use clock::NatsClock;
+pub use connection::{Connection, MIN_SERVER, NatsOptions};
+pub use error::{BusError, CommandError};
+pub use follow::{Checkpoint, Entry, Follow, Followed, Follower};
+pub use journal::{CommitMeta, Executed, Expected, Journal, JournalContext, JournalStore};
+pub use streams::{HEARTBEATS_STREAM, JOURNAL_STREAM, ensure_streams};
+pub use subjects::{AggregateId, FACTS};

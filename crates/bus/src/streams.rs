@@ -1,0 +1,127 @@
+//! The two streams: made when they are missing, checked when they exist.
+
+use crate::{BusError, subjects};
+use async_nats::jetstream::{
+    Context,
+    context::GetStreamErrorKind,
+    stream::{Config, DiscardPolicy, Republish, RetentionPolicy, StorageType},
+};
+use tracing::info;
+
+/// The journal: the only source of truth.
+pub const JOURNAL_STREAM: &str = "REVEILLE_EVENTS";
+/// The last heartbeat of each agent and replica.
+pub const HEARTBEATS_STREAM: &str = "REVEILLE_HEARTBEATS";
+
+fn journal() -> Config {
+    Config {
+        name: JOURNAL_STREAM.to_owned(),
+        description: Some("Reveille's journal: every commit, for ever".to_owned()),
+        subjects: vec![subjects::EVENTS.to_owned()],
+        storage: StorageType::File,
+        retention: RetentionPolicy::Limits,
+        // A full journal refuses writes; it never forgets.
+        discard: DiscardPolicy::New,
+        deny_delete: true,
+        deny_purge: true,
+        allow_direct: true,
+        republish: Some(Republish {
+            source: subjects::EVENTS.to_owned(),
+            destination: subjects::FACTS.to_owned(),
+            headers_only: false,
+        }),
+        ..Config::default()
+    }
+}
+
+fn heartbeats() -> Config {
+    Config {
+        name: HEARTBEATS_STREAM.to_owned(),
+        description: Some("Reveille's heartbeats: the last one of each agent and replica".to_owned()),
+        subjects: vec![subjects::HEARTBEATS.to_owned()],
+        // A memory stream would be deleted by a server's restart.
+        storage: StorageType::File,
+        retention: RetentionPolicy::Limits,
+        discard: DiscardPolicy::Old,
+        max_messages_per_subject: 1,
+        // An acknowledgement would go wherever the sender's reply subject says.
+        no_ack: true,
+        allow_direct: true,
+        ..Config::default()
+    }
+}
+
+/// Makes the streams that are missing and checks those that exist.
+///
+/// # Errors
+/// When NATS isn't available, or a stream's settings contradict ours.
+pub async fn ensure_streams(js: &Context) -> Result<(), BusError> {
+    ensure(js, JOURNAL_STREAM, journal()).await?;
+    ensure(js, HEARTBEATS_STREAM, heartbeats()).await
+}
+
+async fn ensure(js: &Context, name: &'static str, ours: Config) -> Result<(), BusError> {
+    match js.get_stream(name).await {
+        Ok(stream) => check(name, &ours, &stream.cached_info().config),
+        Err(error) => match error.kind() {
+            GetStreamErrorKind::JetStream(ref api) if is_not_found(api) => {
+                js.create_stream(ours).await.map_err(BusError::unavailable)?;
+                info!(nats.stream = name, "made the stream {name}");
+                Ok(())
+            }
+            _ => Err(BusError::unavailable(error)),
+        },
+    }
+}
+
+fn is_not_found(error: &async_nats::jetstream::Error) -> bool {
+    error.error_code() == async_nats::jetstream::ErrorCode::STREAM_NOT_FOUND
+}
+
+/// Replicas, placement, sizes and descriptions may differ; what the guarantees stand on may not.
+fn check(stream: &'static str, ours: &Config, theirs: &Config) -> Result<(), BusError> {
+    let mut differences = vec![];
+    let mut compare = |setting: &str, ours: String, theirs: String| {
+        if ours != theirs {
+            differences.push(format!("{setting} is {theirs}, should be {ours}"));
+        }
+    };
+    macro_rules! compare {
+        ($($setting:ident),*) => {
+            $(compare(stringify!($setting), format!("{:?}", ours.$setting), format!("{:?}", theirs.$setting));)*
+        };
+    }
+    compare!(
+        subjects,
+        storage,
+        retention,
+        discard,
+        deny_delete,
+        deny_purge,
+        no_ack,
+        max_age
+    );
+    compare!(
+        allow_rollup,
+        allow_message_ttl,
+        allow_message_schedules,
+        sealed,
+        republish,
+        mirror,
+        sources
+    );
+    compare!(subject_transform, allow_atomic_publish, allow_message_counter);
+    let unlimited = |limit: i64| if limit <= 0 { -1 } else { limit };
+    compare(
+        "max_messages_per_subject",
+        unlimited(ours.max_messages_per_subject).to_string(),
+        unlimited(theirs.max_messages_per_subject).to_string(),
+    );
+    if differences.is_empty() {
+        return Ok(());
+    }
+    Err(BusError::StreamMismatch {
+        stream,
+        difference: differences.join("; "),
+    })
+}

@@ -1,0 +1,160 @@
+//! The subjects. Names are proven tokens, so none of them can reach another's subject.
+
+use reveille_domain::{AgentName, ProviderId, ProviderName};
+use std::fmt;
+
+/// Every journal subject.
+pub(crate) const EVENTS: &str = "reveille.events.>";
+/// Every accepted commit, republished by the server: what subscribers follow.
+pub const FACTS: &str = "reveille.facts.>";
+/// Every heartbeat and canary.
+pub(crate) const HEARTBEATS: &str = "reveille.heartbeats.>";
+/// Every control request.
+pub(crate) const CONTROL: &str = "reveille.control.*.*";
+
+const EVENTS_PREFIX: &str = "reveille.events.";
+/// A token that no agent can be named, so that canaries never look like an agent's heartbeat.
+const CANARY: &str = "_canary";
+
+/// Which aggregate a commit belongs to.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum AggregateId {
+    /// An agent.
+    Agent(AgentName),
+    /// A provider.
+    Provider(ProviderId),
+}
+
+impl AggregateId {
+    /// `agent` or `provider`.
+    #[must_use]
+    pub const fn kind(&self) -> &'static str {
+        match self {
+            Self::Agent(_) => "agent",
+            Self::Provider(_) => "provider",
+        }
+    }
+
+    /// The id as it stands behind the kind in a subject: `gpu-box` or `gpu-box.vllm`.
+    #[must_use]
+    pub fn id(&self) -> String {
+        match self {
+            Self::Agent(agent) => agent.to_string(),
+            Self::Provider(id) => format!("{}.{}", id.agent, id.provider),
+        }
+    }
+
+    /// Its journal subject.
+    #[must_use]
+    pub fn subject(&self) -> String {
+        format!("{EVENTS_PREFIX}{}.{}", self.kind(), self.id())
+    }
+
+    /// The aggregate of `kind` with `id`; `None` when either isn't legal.
+    #[must_use]
+    pub fn parse(kind: &str, id: &str) -> Option<Self> {
+        match (kind, id.split_once('.')) {
+            ("agent", None) => AgentName::parse(id).ok().map(Self::Agent),
+            ("provider", Some((agent, provider))) => {
+                let agent = AgentName::parse(agent).ok()?;
+                Some(Self::Provider(ProviderId::new(
+                    agent,
+                    ProviderName::parse(provider).ok()?,
+                )))
+            }
+            _ => None,
+        }
+    }
+
+    /// The aggregate whose journal subject this is.
+    #[must_use]
+    pub fn of_subject(subject: &str) -> Option<Self> {
+        let (kind, id) = subject.strip_prefix(EVENTS_PREFIX)?.split_once('.')?;
+        Self::parse(kind, id)
+    }
+}
+
+impl fmt::Display for AggregateId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Agent(agent) => write!(f, "agent {agent}"),
+            Self::Provider(id) => write!(f, "provider {id}"),
+        }
+    }
+}
+
+pub(crate) fn heartbeat(agent: &AgentName) -> String {
+    format!("reveille.heartbeats.{agent}")
+}
+
+pub(crate) fn canary(replica: &str) -> String {
+    format!("reveille.heartbeats.{CANARY}.{replica}")
+}
+
+/// The agent whose heartbeat this is, or the replica whose canary.
+pub(crate) enum Sign<'a> {
+    Heartbeat(AgentName),
+    Canary(&'a str),
+}
+
+pub(crate) fn sign(subject: &str) -> Option<Sign<'_>> {
+    let rest = subject.strip_prefix("reveille.heartbeats.")?;
+    match rest.strip_prefix(CANARY).and_then(|rest| rest.strip_prefix('.')) {
+        Some(replica) => Some(Sign::Canary(replica)),
+        None => AgentName::parse(rest).ok().map(Sign::Heartbeat),
+    }
+}
+
+pub(crate) fn wakes_of(agent: &AgentName) -> String {
+    format!("reveille.wakes.{agent}.*")
+}
+
+pub(crate) fn wake(id: &ProviderId) -> String {
+    format!("reveille.wakes.{}.{}", id.agent, id.provider)
+}
+
+pub(crate) fn orders(agent: &AgentName) -> String {
+    format!("reveille.orders.{agent}")
+}
+
+pub(crate) fn control(agent: &AgentName, verb: &str) -> String {
+    format!("reveille.control.{agent}.{verb}")
+}
+
+/// The agent and the verb of a control subject.
+pub(crate) fn control_parts(subject: &str) -> Option<(AgentName, &str)> {
+    let (agent, verb) = subject.strip_prefix("reveille.control.")?.split_once('.')?;
+    Some((AgentName::parse(agent).ok()?, verb))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn aggregates_read_back_from_their_subjects() {
+        for subject in [
+            "reveille.events.agent.gpu-box",
+            "reveille.events.provider.gpu-box.vllm",
+        ] {
+            assert_eq!(
+                AggregateId::of_subject(subject).map(|id| id.subject()).as_deref(),
+                Some(subject)
+            );
+        }
+        for subject in [
+            "reveille.events.agent.a.b",
+            "reveille.events.provider.a",
+            "reveille.events.key.a",
+            "x",
+        ] {
+            assert_eq!(AggregateId::of_subject(subject), None, "{subject}");
+        }
+    }
+
+    #[test]
+    fn no_agent_can_be_named_like_a_canary() {
+        assert!(AgentName::parse(CANARY).is_err());
+        assert!(matches!(sign(&canary("r1")), Some(Sign::Canary("r1"))));
+    }
+}

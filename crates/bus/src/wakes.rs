@@ -1,0 +1,95 @@
+//! Wake messages: "provider P is to be woken". They carry ids and time left, nothing that chooses a program, a URL or an
+//! environment. Sent by whoever committed the wake and again by every sweep; the agent acknowledges each.
+
+use crate::{BusError, subjects};
+use async_nats::{Client, Subscriber, client::Request};
+use futures::StreamExt;
+use reveille_domain::{AgentName, Epoch, ProviderId, Timestamp, WakeId};
+use serde::{Deserialize, Serialize};
+use std::time::Duration;
+
+/// How long the sender waits for the agent's acknowledgement.
+const ACK_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// A wake in flight, as the agent hears of it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WakeMessage {
+    /// Whom to wake.
+    pub provider: ProviderId,
+    /// The wake.
+    pub wake_id: WakeId,
+    /// The epoch that the provider is registered under.
+    pub epoch: Epoch,
+    /// The journal sequence of the provider's last commit: an agent ignores a message older than one it has seen.
+    pub sequence: u64,
+    /// When the wake ends as timed out, in NATS time.
+    pub deadline_ms: Timestamp,
+    /// When the message was sent, in NATS time.
+    pub now_ms: Timestamp,
+}
+
+impl WakeMessage {
+    /// The time that was left when it was sent.
+    #[must_use]
+    pub fn time_left(&self) -> Duration {
+        self.deadline_ms.since(self.now_ms)
+    }
+}
+
+/// Sends a wake to its agent and waits for the acknowledgement.
+///
+/// # Errors
+/// When the agent isn't there or doesn't acknowledge in time: the next sweep sends again.
+pub async fn send(client: &Client, wake: &WakeMessage) -> Result<(), BusError> {
+    let payload = serde_json::to_vec(wake).map_err(BusError::unavailable)?;
+    let request = Request::new().payload(payload.into()).timeout(Some(ACK_TIMEOUT));
+    client
+        .send_request(subjects::wake(&wake.provider), request)
+        .await
+        .map_err(BusError::unavailable)?;
+    Ok(())
+}
+
+/// An agent's wakes.
+pub struct Wakes {
+    client: Client,
+    agent: AgentName,
+    subscription: Subscriber,
+}
+
+impl Wakes {
+    /// Listens for the wakes of `agent`.
+    ///
+    /// # Errors
+    /// When the connection is closed.
+    pub async fn subscribe(client: &Client, agent: &AgentName) -> Result<Self, BusError> {
+        let subscription = client
+            .subscribe(subjects::wakes_of(agent))
+            .await
+            .map_err(BusError::unavailable)?;
+        Ok(Self {
+            client: client.clone(),
+            agent: agent.clone(),
+            subscription,
+        })
+    }
+
+    /// The next wake, acknowledged; `None` at the end. Malformed ones and those of others are dropped.
+    pub async fn next(&mut self) -> Option<WakeMessage> {
+        loop {
+            let message = self.subscription.next().await?;
+            match serde_json::from_slice::<WakeMessage>(&message.payload) {
+                Ok(wake)
+                    if wake.provider.agent == self.agent
+                        && subjects::wake(&wake.provider) == message.subject.as_str() =>
+                {
+                    if let Some(reply) = message.reply {
+                        let _ = self.client.publish(reply, "{}".into()).await;
+                    }
+                    return Some(wake);
+                }
+                Ok(_) | Err(_) => tracing::warn!(nats.subject = %message.subject, "dropped a malformed wake"),
+            }
+        }
+    }
+}
