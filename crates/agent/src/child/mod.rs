@@ -1,0 +1,215 @@
+//! Children of the agent that can't outlive it: each runs below a [shim](shim_main) of its own.
+
+mod descendants;
+mod output;
+mod program;
+mod shim;
+
+pub use output::{OUTPUT_TAIL_BYTES, Output};
+pub use shim::shim_main;
+
+use crate::config::CommandAction;
+use rustix::process::{Pid, Signal, kill_process_group};
+use std::{ffi::OsString, fmt, io, path::PathBuf, process::Stdio, time::Duration};
+use tokio::{
+    io::{AsyncBufReadExt, BufReader, Lines},
+    process::{ChildStdin, ChildStdout, Command},
+    time::timeout,
+};
+
+/// How long the shim may take to say that the child has started.
+const START_LIMIT: Duration = Duration::from_secs(5);
+
+/// The program that is the shim: the running program itself, called with `shim`.
+#[derive(Debug, Clone)]
+pub struct ShimCommand {
+    program: PathBuf,
+    args: Vec<OsString>,
+}
+
+impl ShimCommand {
+    /// The running program's own `shim` subcommand.
+    ///
+    /// # Errors
+    /// When the program's file can't be found out.
+    pub fn of_this_program() -> io::Result<Self> {
+        Ok(Self {
+            program: std::env::current_exe()?,
+            args: vec!["shim".into()],
+        })
+    }
+}
+
+/// Why a child wasn't started; one sentence, without the program's name.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct NotStarted(String);
+
+/// How a child ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Exit {
+    /// With an exit code, having left so many descendants running (they are ended then).
+    Code {
+        /// The code.
+        code: i32,
+        /// How many descendants it left.
+        left: usize,
+    },
+    /// By a signal.
+    Signal(i32),
+    /// Its shim was killed; what could be reached of it was ended.
+    Lost,
+}
+
+impl fmt::Display for Exit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Code { code, .. } => write!(f, "exited with code {code}"),
+            Self::Signal(signal) => write!(f, "was ended by signal {signal}"),
+            Self::Lost => f.write_str("lost its supervisor"),
+        }
+    }
+}
+
+/// A running child. Dropping it ends it and its descendants, in the background; [`Child::stop`] waits for that.
+#[derive(Debug)]
+pub struct Child {
+    shim: tokio::process::Child,
+    lease: Option<ChildStdin>,
+    said: Lines<BufReader<ChildStdout>>,
+    pid: Pid,
+    exit: Option<Exit>,
+    output: Output,
+}
+
+impl Child {
+    /// Starts a command below a shim; it is running when this returns.
+    ///
+    /// # Errors
+    /// When the program can't be found or started.
+    pub async fn start(
+        shim: &ShimCommand,
+        action: &CommandAction,
+        grace: Duration,
+    ) -> Result<Self, NotStarted> {
+        let mut command = command(shim, action, grace).map_err(|reason| NotStarted(reason.to_owned()))?;
+        let broken = |what: &str| NotStarted(format!("the command's supervisor {what}"));
+        let mut process = command
+            .spawn()
+            .map_err(|error| broken(&format!("could not be started: {}", error.kind())))?;
+        let (Some(lease), Some(out), Some(err)) =
+            (process.stdin.take(), process.stdout.take(), process.stderr.take())
+        else {
+            return Err(broken("has no pipes"));
+        };
+        let output = Output::default();
+        tokio::spawn(output.clone().drain(err));
+        let mut said = BufReader::new(out).lines();
+        let line = timeout(START_LIMIT, said.next_line())
+            .await
+            .map_err(|_| broken("did not answer"))?;
+        let line = line
+            .ok()
+            .flatten()
+            .ok_or_else(|| broken("ended before it answered"))?;
+        match line.split_once(' ') {
+            Some(("started", pid)) => {
+                let pid = pid
+                    .parse()
+                    .ok()
+                    .and_then(Pid::from_raw)
+                    .ok_or_else(|| broken("spoke nonsense"))?;
+                Ok(Self {
+                    shim: process,
+                    lease: Some(lease),
+                    said,
+                    pid,
+                    exit: None,
+                    output,
+                })
+            }
+            Some(("failed", why)) => Err(NotStarted(format!("the program could not be started: {why}"))),
+            _ => Err(broken("spoke nonsense")),
+        }
+    }
+
+    /// The child's process id.
+    #[must_use]
+    pub fn id(&self) -> i32 {
+        self.pid.as_raw_pid()
+    }
+
+    /// What it prints.
+    #[must_use]
+    pub const fn output(&self) -> &Output {
+        &self.output
+    }
+
+    /// Waits until the child itself has ended; what it left running may still be being ended. May be dropped and
+    /// called again.
+    pub async fn exited(&mut self) -> Exit {
+        if let Some(exit) = self.exit {
+            return exit;
+        }
+        let said = self.said.next_line().await.ok().flatten();
+        let exit = said.as_deref().and_then(parse_exit).unwrap_or(Exit::Lost);
+        if exit == Exit::Lost {
+            // The group's leader is dead or still ours, so its number can't have gone to a stranger's group.
+            let _ = kill_process_group(self.pid, Signal::KILL);
+        }
+        self.exit = Some(exit);
+        exit
+    }
+
+    /// Waits until the child has ended and nothing of it is left. May be dropped and called again.
+    pub async fn ended(&mut self) -> Exit {
+        let exit = self.exited().await;
+        // An error means that it has been reaped already.
+        let _ = self.shim.wait().await;
+        exit
+    }
+
+    /// Ends the child and its descendants (TERM, its grace, KILL) and waits until none is left.
+    pub async fn stop(mut self) -> Exit {
+        self.lease = None;
+        self.ended().await
+    }
+}
+
+fn command(shim: &ShimCommand, action: &CommandAction, grace: Duration) -> Result<Command, &'static str> {
+    let path = action
+        .env
+        .iter()
+        .find(|(name, _)| name == "PATH")
+        .map(|(_, value)| value.reveal().as_ref());
+    let program = program::find(&action.program, path)?;
+    let mut command = Command::new(&shim.program);
+    command
+        .args(&shim.args)
+        .arg("--grace-ms")
+        .arg(grace.as_millis().to_string())
+        .arg("--")
+        .arg(program);
+    command.args(action.args.iter().map(crate::config::Secret::reveal));
+    command.envs(action.env.iter().map(|(name, value)| (name, value.reveal())));
+    command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    // A group of its own: Ctrl-C in the agent's terminal must not end the shim before its child.
+    command.process_group(0);
+    Ok(command)
+}
+
+fn parse_exit(line: &str) -> Option<Exit> {
+    let words: Vec<&str> = line.split(' ').collect();
+    let ["exited", kind, number, "left", left] = words[..] else {
+        return None;
+    };
+    let (number, left) = (number.parse().ok()?, left.parse().ok()?);
+    match kind {
+        "code" => Some(Exit::Code { code: number, left }),
+        "signal" => Some(Exit::Signal(number)),
+        _ => None,
+    }
+}

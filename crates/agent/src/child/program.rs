@@ -1,0 +1,48 @@
+//! Finding a program before it is started, so that a wrong one is told apart from one that fails.
+
+use std::{
+    env,
+    ffi::OsStr,
+    io,
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+};
+
+/// The file that `program` (an absolute path, or a bare name to look up in `path`) means.
+///
+/// # Errors
+/// Says what is wrong, without the program's name: it may go to others in a wake's outcome.
+pub(super) fn find(program: &str, path: Option<&OsStr>) -> Result<PathBuf, &'static str> {
+    if Path::new(program).is_absolute() {
+        return executable(Path::new(program)).map(|()| PathBuf::from(program));
+    }
+    let own = env::var_os("PATH");
+    let path = path.or(own.as_deref()).unwrap_or_default();
+    // Relative entries of PATH depend on the directory that the agent was started in: not looked at.
+    let candidates = env::split_paths(path).filter(|directory| directory.is_absolute());
+    let mut worst = "the program was not found in PATH";
+    for candidate in candidates.map(|directory| directory.join(program)) {
+        match executable(&candidate) {
+            Ok(()) => return Ok(candidate),
+            Err(MISSING) => {}
+            Err(reason) => worst = reason,
+        }
+    }
+    Err(worst)
+}
+
+const MISSING: &str = "the program does not exist";
+
+fn executable(file: &Path) -> Result<(), &'static str> {
+    let found = file.metadata().map_err(|error| match error.kind() {
+        io::ErrorKind::PermissionDenied => "the program's directory may not be entered",
+        _ => MISSING,
+    })?;
+    if !found.is_file() {
+        return Err("the program is not a file");
+    }
+    if found.permissions().mode() & 0o111 == 0 {
+        return Err("the program is not executable");
+    }
+    Ok(())
+}

@@ -1,0 +1,227 @@
+//! The small process between the agent and one of its children: `reveille shim --grace-ms N -- program args…`.
+//!
+//! The agent may be killed in a way that nothing can catch, and a child may detach its own children from itself.
+//! So the shim holds the other end of a pipe that only the agent has, and is the reaper of everything below it:
+//! when the pipe closes, it ends the child and all of its descendants, and goes only when none is left.
+//!
+//! Standard input is that pipe. On standard output it says, a line each, `started <pid>` or `failed <why>`, and then
+//! `exited code <n> left <m>` or `exited signal <n> left <m>`, `m` being how many descendants the child left running.
+//! The child's own output goes to the shim's standard error. Its exit code is the child's.
+
+use super::descendants::{descendants, signal_all};
+use rustix::process::{Pid, Signal, WaitOptions, WaitStatus, wait};
+use std::{
+    ffi::OsString,
+    io::{self, Write},
+    os::{fd::AsFd, unix::process::CommandExt},
+    process::{Command, ExitCode, Stdio},
+    time::Duration,
+};
+use tokio::{
+    io::AsyncReadExt,
+    net::unix::pipe,
+    signal::unix::{Signal as SignalStream, SignalKind, signal},
+    time::{Instant, sleep, timeout_at},
+};
+
+/// The exit code for a shim that was called wrongly or couldn't start its child.
+const FAILED: u8 = 125;
+/// What a shell adds to a signal's number to make it an exit code.
+const SIGNAL_BASE: i32 = 128;
+/// How often KILL is sent again while descendants are left: they may be forking.
+const KILL_INTERVAL: Duration = Duration::from_millis(20);
+
+/// The shim's whole life; `args` are those after `shim`.
+pub fn shim_main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let Some((grace, command)) = parse(args) else {
+        eprintln!("reveille shim: is started by the agent: shim --grace-ms N -- program args…");
+        return ExitCode::from(FAILED);
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    match runtime.and_then(|runtime| runtime.block_on(supervise(command, grace))) {
+        Ok(code) => ExitCode::from(code),
+        Err(error) => {
+            match error.kind() {
+                io::ErrorKind::NotFound => say("failed it or its interpreter was not found"),
+                kind => say(&format!("failed {kind}")),
+            }
+            ExitCode::from(FAILED)
+        }
+    }
+}
+
+fn parse(args: impl IntoIterator<Item = OsString>) -> Option<(Duration, Command)> {
+    let mut args = args.into_iter();
+    if args.next()? != "--grace-ms" {
+        return None;
+    }
+    let grace = Duration::from_millis(args.next()?.to_str()?.parse().ok()?);
+    if args.next()? != "--" {
+        return None;
+    }
+    let mut command = Command::new(args.next()?);
+    command.args(args);
+    Some((grace, command))
+}
+
+/// Says something to the agent. When nobody listens, the pipe's end will say so too.
+fn say(line: &str) {
+    let mut out = io::stdout().lock();
+    let _ = writeln!(out, "{line}").and_then(|()| out.flush());
+}
+
+async fn supervise(command: Command, grace: Duration) -> io::Result<u8> {
+    become_reaper()?;
+    // Signals are listened to before there is a child whose end could be missed.
+    let mut ends = signal(SignalKind::child())?;
+    let stop = Stop::new()?;
+    let child = start(command)?;
+    say(&format!("started {}", child.as_raw_pid()));
+
+    let mut family = Family { child, status: None };
+    tokio::select! {
+        () = family.child_ended(&mut ends) => {}
+        () = stop.asked() => {}
+    }
+    // The agent hears of the end at once; what the child left behind may take longer.
+    let told = family.report();
+    family.end_all(&mut ends, grace).await;
+    if !told {
+        family.report();
+    }
+    Ok(family.exit_code())
+}
+
+/// Orphans below us become our children instead of the first process's.
+fn become_reaper() -> io::Result<()> {
+    #[cfg(target_os = "linux")]
+    rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?;
+    Ok(())
+}
+
+fn start(mut command: Command) -> io::Result<Pid> {
+    let output = || io::stderr().as_fd().try_clone_to_owned().map(Stdio::from);
+    command
+        .stdin(Stdio::null())
+        .stdout(output()?)
+        .stderr(output()?)
+        .process_group(0);
+    let child = command.spawn()?;
+    i32::try_from(child.id())
+        .ok()
+        .and_then(Pid::from_raw)
+        .ok_or_else(|| io::ErrorKind::InvalidData.into())
+}
+
+/// Everything that can ask for the end: the agent's pipe, and the signals that end a process.
+struct Stop {
+    agent: pipe::Receiver,
+    signals: [SignalStream; 3],
+}
+
+impl Stop {
+    fn new() -> io::Result<Self> {
+        let agent = pipe::Receiver::from_owned_fd(io::stdin().as_fd().try_clone_to_owned()?)?;
+        let kinds = [
+            SignalKind::terminate(),
+            SignalKind::interrupt(),
+            SignalKind::hangup(),
+        ];
+        let [term, int, hup] = kinds.map(signal);
+        Ok(Self {
+            agent,
+            signals: [term?, int?, hup?],
+        })
+    }
+
+    async fn asked(mut self) {
+        let [term, int, hup] = &mut self.signals;
+        tokio::select! {
+            // The agent never writes: anything, the end included, means stop.
+            _ = self.agent.read_u8() => {}
+            _ = term.recv() => {}
+            _ = int.recv() => {}
+            _ = hup.recv() => {}
+        }
+    }
+}
+
+/// The child and all that descends from it.
+struct Family {
+    child: Pid,
+    status: Option<WaitStatus>,
+}
+
+impl Family {
+    /// Reaps whoever has ended; whether nobody is left. Everybody orphaned below us is our child, so none left to
+    /// wait for means no descendant left.
+    fn reap(&mut self) -> bool {
+        loop {
+            match wait(WaitOptions::NOHANG) {
+                Ok(Some((pid, status))) if pid == self.child => self.status = Some(status),
+                Ok(Some(_)) | Err(rustix::io::Errno::INTR) => {}
+                Ok(None) => return false,
+                Err(_) => return true,
+            }
+        }
+    }
+
+    async fn child_ended(&mut self, ends: &mut SignalStream) {
+        loop {
+            self.reap();
+            if self.status.is_some() {
+                return;
+            }
+            ends.recv().await;
+        }
+    }
+
+    async fn all_ended(&mut self, ends: &mut SignalStream) {
+        while !self.reap() {
+            ends.recv().await;
+        }
+    }
+
+    /// TERM, the grace, then KILL until nobody is left.
+    async fn end_all(&mut self, ends: &mut SignalStream, grace: Duration) {
+        if self.reap() {
+            return;
+        }
+        signal_all(self.child, Signal::TERM);
+        let patience = Instant::now() + grace;
+        if timeout_at(patience, self.all_ended(ends)).await.is_ok() {
+            return;
+        }
+        loop {
+            signal_all(self.child, Signal::KILL);
+            tokio::select! {
+                () = self.all_ended(ends) => return,
+                () = sleep(KILL_INTERVAL) => {}
+            }
+        }
+    }
+
+    /// Tells the agent how the child ended; whether it has.
+    fn report(&self) -> bool {
+        let left = descendants().len();
+        match self.status {
+            None => return false,
+            Some(status) => match (status.exit_status(), status.terminating_signal()) {
+                (Some(code), _) => say(&format!("exited code {code} left {left}")),
+                (None, signal) => say(&format!(
+                    "exited signal {} left {left}",
+                    signal.unwrap_or_default()
+                )),
+            },
+        }
+        true
+    }
+
+    fn exit_code(&self) -> u8 {
+        let Some(status) = self.status else { return FAILED };
+        let code = status
+            .exit_status()
+            .or(status.terminating_signal().map(|signal| SIGNAL_BASE + signal));
+        code.and_then(|code| u8::try_from(code).ok()).unwrap_or(FAILED)
+    }
+}

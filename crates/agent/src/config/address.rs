@@ -1,0 +1,176 @@
+//! Addresses in the config, proven usable and free of credentials.
+
+use std::{fmt, net::IpAddr};
+use url::Url;
+
+/// A backend's base URL, without the `/v1` that it may have been written with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BaseUrl {
+    root: String,
+    loopback: bool,
+}
+
+impl BaseUrl {
+    /// Reads a base URL, with or without `/v1`.
+    ///
+    /// # Errors
+    /// Says what is wrong, without the URL: not absolute, not HTTP, credentials, a query or a fragment in it.
+    pub fn parse(raw: &str) -> Result<Self, &'static str> {
+        let url = http_url(raw)?;
+        if url.query().is_some() {
+            return Err("a base URL has no query");
+        }
+        let loopback = is_loopback(&url);
+        let root = url.as_str().trim_end_matches('/');
+        let root = root
+            .strip_suffix("/v1")
+            .unwrap_or(root)
+            .trim_end_matches('/')
+            .to_owned();
+        Ok(Self { root, loopback })
+    }
+
+    /// The URL of `path` (which begins with `/`, and may have a query) below the base.
+    ///
+    /// # Errors
+    /// When `path` doesn't begin with `/` or the whole is no URL.
+    pub fn at(&self, path: &str) -> Result<Url, &'static str> {
+        if !path.starts_with('/') {
+            return Err("a path begins with /");
+        }
+        Url::parse(&format!("{}{path}", self.root)).map_err(|_| "is not a path that a URL may have")
+    }
+
+    /// Whether the backend is on this machine.
+    #[must_use]
+    pub const fn is_loopback(&self) -> bool {
+        self.loopback
+    }
+}
+
+impl fmt::Display for BaseUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.root)
+    }
+}
+
+/// Where the hub's NATS is; plaintext only on loopback unless it was allowed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NatsUrl(String);
+
+impl NatsUrl {
+    /// Reads a NATS URL from the config or the command line.
+    ///
+    /// # Errors
+    /// Says what is wrong, without the URL: another scheme than `nats` or `tls`, credentials or a path in it,
+    /// or plaintext to another machine without `allow_plaintext`.
+    pub fn parse(raw: &str, allow_plaintext: bool) -> Result<Self, &'static str> {
+        let url =
+            Url::parse(raw).map_err(|_| "is not a URL; write tls://host:4222 or nats://127.0.0.1:4222")?;
+        if !matches!(url.scheme(), "nats" | "tls") {
+            return Err("must begin with tls:// or nats://");
+        }
+        refuse_extras(&url)?;
+        if url.query().is_some() || !matches!(url.path(), "" | "/") {
+            return Err("has no path or query");
+        }
+        if url.scheme() == "nats" && !allow_plaintext && !is_loopback(&url) {
+            return Err(
+                "would send everything in plaintext to another machine; use tls://, \
+                        or set allow_plaintext = true in [agent]",
+            );
+        }
+        Ok(Self(url.as_str().trim_end_matches('/').to_owned()))
+    }
+
+    /// The URL as text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+/// An absolute `http` or `https` URL without credentials or fragment.
+pub(super) fn http_url(raw: &str) -> Result<Url, &'static str> {
+    let url = Url::parse(raw).map_err(|_| "is not a URL; write one such as http://127.0.0.1:8000")?;
+    if !matches!(url.scheme(), "http" | "https") {
+        return Err("must begin with http:// or https://");
+    }
+    refuse_extras(&url)?;
+    Ok(url)
+}
+
+fn refuse_extras(url: &Url) -> Result<(), &'static str> {
+    if !url.username().is_empty() || url.password().is_some() {
+        return Err("must not have a user or password in it");
+    }
+    if url.fragment().is_some() {
+        return Err("must not have a fragment (#…)");
+    }
+    if url.host_str().is_none_or(str::is_empty) {
+        return Err("names no host");
+    }
+    Ok(())
+}
+
+fn is_loopback(url: &Url) -> bool {
+    let host = url.host_str().unwrap_or_default().trim_matches(['[', ']']);
+    host == "localhost" || host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_base_url_is_the_same_with_and_without_v1() {
+        for raw in [
+            "http://127.0.0.1:8000",
+            "http://127.0.0.1:8000/",
+            "http://127.0.0.1:8000/v1",
+            "http://127.0.0.1:8000/v1/",
+        ] {
+            let base = BaseUrl::parse(raw).expect("legal");
+            assert_eq!(
+                base.at("/v1/models").expect("a path").as_str(),
+                "http://127.0.0.1:8000/v1/models"
+            );
+            assert!(base.is_loopback());
+        }
+        let prefixed = BaseUrl::parse("https://box.example/llm/v1").expect("legal");
+        assert_eq!(
+            prefixed.at("//x?y=1").expect("a path").as_str(),
+            "https://box.example/llm//x?y=1"
+        );
+        assert!(!prefixed.is_loopback());
+    }
+
+    #[test]
+    fn plaintext_nats_leaves_the_machine_only_when_allowed() {
+        for raw in [
+            "nats://127.0.0.1:4222",
+            "nats://localhost",
+            "nats://[::1]:4222",
+            "tls://hub.example:4222",
+        ] {
+            assert!(NatsUrl::parse(raw, false).is_ok(), "{raw}");
+        }
+        for raw in [
+            "nats://hub.example:4222",
+            "nats://10.0.0.1",
+            "nats://127.evil.example",
+        ] {
+            assert!(NatsUrl::parse(raw, false).is_err(), "{raw}");
+            assert!(NatsUrl::parse(raw, true).is_ok(), "{raw}");
+        }
+        for raw in [
+            "http://127.0.0.1",
+            "nats://u:p@127.0.0.1",
+            "nats://127.0.0.1/x",
+            "127.0.0.1:4222",
+            "nats://",
+        ] {
+            assert!(NatsUrl::parse(raw, true).is_err(), "{raw}");
+        }
+    }
+}

@@ -1,0 +1,338 @@
+//! The config of an agent: one TOML file, read and checked before anything is started.
+//!
+//! `reveille up` reads the same file. Unknown keys are errors; `${VAR}` in a string is the variable's value, and
+//! `$${` a literal `${`. Errors name file, line and key and never show a value.
+
+mod address;
+mod error;
+mod recipe;
+mod secret;
+mod table;
+
+pub use address::{BaseUrl, NatsUrl};
+pub use error::ConfigError;
+pub use recipe::{
+    Action, CommandAction, DEFAULT_MAX_WAIT, DEFAULT_STEP_TIMEOUT, DEFAULT_STOP_GRACE, HttpAction,
+    MAX_ENTRIES, MAX_STEPS, MAX_TEXT_BYTES, SERVE_START_TIMEOUT, SleepConfig, Step, WakeConfig,
+};
+pub use secret::Secret;
+pub use table::MAX_DURATION;
+
+use reveille_domain::{AgentName, MAX_MODELS, MAX_TOKEN_BYTES, ModelName, ProviderName, WakeSpec};
+use std::{collections::HashSet, fs::File, io::Read, path::Path, time::Duration};
+use table::{Source, Table, Value};
+
+/// The largest config file.
+pub const MAX_FILE_BYTES: u64 = 1024 * 1024;
+/// The most providers of one agent.
+pub const MAX_PROVIDERS: usize = 64;
+/// The probe unless the config has another: every OpenAI-compatible backend lists its models.
+pub const DEFAULT_PROBE_PATH: &str = "/v1/models";
+/// How often an idle backend is probed unless `interval` says otherwise.
+pub const DEFAULT_PROBE_INTERVAL: Duration = Duration::from_secs(10);
+/// How long one probe may take unless `timeout` says otherwise.
+pub const DEFAULT_PROBE_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// All that the file says.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Config {
+    /// `[agent]`.
+    pub agent: AgentConfig,
+    /// `[[provider]]`, in the file's order; their names and their models' public names are unique.
+    pub providers: Vec<ProviderConfig>,
+}
+
+/// `[agent]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AgentConfig {
+    /// The agent's name; this machine's unless the file says otherwise.
+    pub name: AgentName,
+    /// Where the hub's NATS is; absent when only the command line says it.
+    pub nats: Option<NatsUrl>,
+    /// Whether NATS may be spoken in plaintext to another machine.
+    pub allow_plaintext: bool,
+}
+
+/// One `[[provider]]`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ProviderConfig {
+    /// Its name, unique in the file.
+    pub name: ProviderName,
+    /// Where the backend answers.
+    pub base_url: BaseUrl,
+    /// Sent to the backend as a bearer token, and to nobody else.
+    pub api_key: Option<Secret>,
+    /// What it publishes; `None` when the backend is to be asked for its models.
+    pub models: Option<Vec<ModelConfig>>,
+    /// How its availability is found out.
+    pub probe: ProbeConfig,
+    /// How it is woken; without it, it is active whenever its agent is there.
+    pub wake: Option<WakeConfig>,
+    /// How it is put to sleep.
+    pub sleep: Option<SleepConfig>,
+}
+
+impl ProviderConfig {
+    /// What is published of its wake recipe: the kind, and the budget of a whole wake.
+    #[must_use]
+    pub fn wake_spec(&self) -> Option<WakeSpec> {
+        self.wake.as_ref().map(WakeConfig::spec)
+    }
+}
+
+/// A model and its public name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ModelConfig {
+    /// What the backend calls it.
+    pub id: ModelName,
+    /// What clients call it.
+    pub public: ModelName,
+}
+
+/// How a backend's availability is found out.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ProbeConfig {
+    /// A path below the base URL, which may have a query.
+    pub path: String,
+    /// What the answer's JSON must contain; any 2xx when absent.
+    pub expect: Option<serde_json::Value>,
+    /// How often an idle backend is probed.
+    pub interval: Duration,
+    /// How long one probe may take.
+    pub timeout: Duration,
+}
+
+impl Config {
+    /// Reads a file, with variables from this process's environment.
+    ///
+    /// # Errors
+    /// When the file can't be read or isn't a usable config.
+    pub fn load(path: &Path) -> Result<Self, ConfigError> {
+        let file = path.display().to_string();
+        let fail = |reason: String| ConfigError {
+            file: file.clone(),
+            line: None,
+            key: None,
+            reason,
+        };
+        let mut text = String::new();
+        File::open(path)
+            .and_then(|open| open.take(MAX_FILE_BYTES + 1).read_to_string(&mut text))
+            .map_err(|error| fail(format!("cannot be read: {error}")))?;
+        Self::parse(&text, &file, &|name| std::env::var(name).ok())
+    }
+
+    /// Reads a config's text; `file` is how errors call it, `env` gives the values of variables.
+    ///
+    /// # Errors
+    /// When it isn't a usable config; the error says where and why, and shows no value.
+    pub fn parse(text: &str, file: &str, env: &dyn Fn(&str) -> Option<String>) -> Result<Self, ConfigError> {
+        let source = Source { file, text, env };
+        if text.len() as u64 > MAX_FILE_BYTES {
+            let reason = format!("is larger than {MAX_FILE_BYTES} bytes");
+            return Err(ConfigError {
+                file: file.to_owned(),
+                line: None,
+                key: None,
+                reason,
+            });
+        }
+        let mut root = source.root()?;
+        let agent = agent(root.take("agent").map(Value::table).transpose()?)?;
+        let entries = root
+            .take("provider")
+            .map(|list| list.array(MAX_PROVIDERS))
+            .transpose()?;
+        root.finish()?;
+        let mut names = Names::default();
+        let providers = entries
+            .unwrap_or_default()
+            .into_iter()
+            .map(|entry| provider(entry.table()?, &mut names));
+        Ok(Self {
+            agent,
+            providers: providers.collect::<Result<_, _>>()?,
+        })
+    }
+}
+
+/// The names that are taken so far.
+#[derive(Default)]
+struct Names {
+    providers: HashSet<ProviderName>,
+    models: HashSet<ModelName>,
+}
+
+fn agent(table: Option<Table<'_>>) -> Result<AgentConfig, ConfigError> {
+    let Some(mut table) = table else {
+        return Ok(AgentConfig {
+            name: machine_name(),
+            nats: None,
+            allow_plaintext: false,
+        });
+    };
+    let name = table
+        .take("name")
+        .map(|value| value.parsed(AgentName::parse))
+        .transpose()?;
+    let allow_plaintext = table
+        .take("allow_plaintext")
+        .map(|value| value.bool())
+        .transpose()?
+        .unwrap_or(false);
+    let nats = table
+        .take("nats")
+        .map(|value| value.parsed(|raw| NatsUrl::parse(raw, allow_plaintext)))
+        .transpose()?;
+    table.finish()?;
+    Ok(AgentConfig {
+        name: name.unwrap_or_else(machine_name),
+        nats,
+        allow_plaintext,
+    })
+}
+
+fn provider(mut table: Table<'_>, names: &mut Names) -> Result<ProviderConfig, ConfigError> {
+    let name_value = table.require("name")?;
+    let name = name_value.parsed(ProviderName::parse)?;
+    if !names.providers.insert(name.clone()) {
+        return Err(name_value.error("another provider has the same name"));
+    }
+    let base_url = table.require("base_url")?.parsed(BaseUrl::parse)?;
+    let api_key = table.take("api_key").map(|value| api_key(&value)).transpose()?;
+    let models = table
+        .take("models")
+        .map(|value| models(value, &mut names.models))
+        .transpose()?;
+    let probe = probe(table.take("probe"), &base_url)?;
+    let wake = table
+        .take("wake")
+        .map(|value| recipe::wake(value.table()?))
+        .transpose()?;
+    let served = wake.as_ref().is_some_and(WakeConfig::serves);
+    let sleep = table
+        .take("sleep")
+        .map(|value| recipe::sleep(value.table()?, served))
+        .transpose()?;
+    table.finish()?;
+    Ok(ProviderConfig {
+        name,
+        base_url,
+        api_key,
+        models,
+        probe,
+        wake,
+        sleep,
+    })
+}
+
+fn api_key(value: &Value<'_>) -> Result<Secret, ConfigError> {
+    let key = value.bounded(MAX_TEXT_BYTES)?;
+    if key.is_empty() || http::HeaderValue::from_str(&key).is_err() {
+        return Err(value.error("is not a key that fits into a header"));
+    }
+    Ok(Secret::new(key))
+}
+
+fn models(value: Value<'_>, taken: &mut HashSet<ModelName>) -> Result<Vec<ModelConfig>, ConfigError> {
+    let empty = value.error("names no model; leave it out to publish what the backend lists");
+    let mut models = Vec::new();
+    for entry in value.array(MAX_MODELS)? {
+        let twice = entry.error("another model of this agent has the same public name");
+        let model = model(entry)?;
+        if !taken.insert(model.public.clone()) {
+            return Err(twice);
+        }
+        models.push(model);
+    }
+    if models.is_empty() { Err(empty) } else { Ok(models) }
+}
+
+fn model(entry: Value<'_>) -> Result<ModelConfig, ConfigError> {
+    if !entry.is_table() {
+        let id = entry.parsed(ModelName::parse)?;
+        return Ok(ModelConfig {
+            public: id.clone(),
+            id,
+        });
+    }
+    let mut table = entry.table()?;
+    let id = table.require("id")?.parsed(ModelName::parse)?;
+    let public = table
+        .take("as")
+        .map(|value| value.parsed(ModelName::parse))
+        .transpose()?;
+    table.finish()?;
+    Ok(ModelConfig {
+        public: public.unwrap_or_else(|| id.clone()),
+        id,
+    })
+}
+
+fn probe(value: Option<Value<'_>>, base_url: &BaseUrl) -> Result<ProbeConfig, ConfigError> {
+    let mut probe = ProbeConfig {
+        path: DEFAULT_PROBE_PATH.to_owned(),
+        expect: None,
+        interval: DEFAULT_PROBE_INTERVAL,
+        timeout: DEFAULT_PROBE_TIMEOUT,
+    };
+    let Some(value) = value else { return Ok(probe) };
+    let mut table = value.table()?;
+    if let Some(path) = table.take("path") {
+        probe.path = path.parsed(|raw| base_url.at(raw).map(|_| raw.to_owned()))?;
+    }
+    probe.expect = table.take("expect").map(Value::json).transpose()?;
+    if let Some(interval) = table.take("interval") {
+        probe.interval = interval.duration()?;
+    }
+    if let Some(timeout) = table.take("timeout") {
+        probe.timeout = timeout.duration()?;
+    }
+    table.finish()?;
+    Ok(probe)
+}
+
+/// This machine's name, made into a legal agent name.
+fn machine_name() -> AgentName {
+    let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    legal_name(&host)
+}
+
+fn legal_name(host: &str) -> AgentName {
+    let first_label = host.split('.').next().unwrap_or_default().to_ascii_lowercase();
+    let legal = |c: char| {
+        if c.is_ascii_alphanumeric() || c == '-' || c == '_' {
+            c
+        } else {
+            '-'
+        }
+    };
+    let name: String = first_label
+        .chars()
+        .map(legal)
+        .skip_while(|c| !c.is_ascii_alphanumeric())
+        .take(MAX_TOKEN_BYTES)
+        .collect();
+    AgentName::parse(&name)
+        .or_else(|_| AgentName::parse("agent"))
+        .expect("`agent` is a legal name")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn any_host_name_becomes_a_legal_agent_name() {
+        for (host, name) in [
+            ("gpu-box", "gpu-box"),
+            ("GPU Box.lan", "gpu-box"),
+            ("_x", "x"),
+            ("", "agent"),
+            ("...", "agent"),
+            ("日本", "agent"),
+        ] {
+            assert_eq!(legal_name(host).as_str(), name, "{host}");
+        }
+    }
+}

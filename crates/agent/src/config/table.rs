@@ -1,0 +1,299 @@
+//! Reading TOML by hand, so that every complaint names its line and key and none shows a value.
+//!
+//! A section takes the keys that it knows out of its [`Table`]; what is left at [`Table::finish`] is unknown.
+
+use super::ConfigError;
+use jiff::SignedDuration;
+use std::{fmt::Display, time::Duration};
+use toml::{
+    Spanned,
+    de::{DeTable, DeValue},
+};
+
+/// The longest duration of any key.
+pub const MAX_DURATION: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// The file that is read, and where `${VAR}` comes from.
+pub(super) struct Source<'a> {
+    pub(super) file: &'a str,
+    pub(super) text: &'a str,
+    pub(super) env: &'a dyn Fn(&str) -> Option<String>,
+}
+
+impl<'a> Source<'a> {
+    /// The top-level table.
+    pub(super) fn root(&'a self) -> Result<Table<'a>, ConfigError> {
+        let parsed = DeTable::parse(self.text).map_err(|error| ConfigError {
+            file: self.file.to_owned(),
+            line: error.span().map(|span| self.line_of(span.start)),
+            key: None,
+            // The parser's own rendering would print the line; its message only names what it expected.
+            reason: error.message().to_owned(),
+        })?;
+        Ok(Table::new(self, String::new(), 0, parsed.into_inner()))
+    }
+
+    fn line_of(&self, offset: usize) -> usize {
+        let before = self.text.as_bytes().get(..offset).unwrap_or(self.text.as_bytes());
+        before.iter().filter(|byte| **byte == b'\n').count() + 1
+    }
+}
+
+/// A table whose keys are taken one by one.
+pub(super) struct Table<'a> {
+    source: &'a Source<'a>,
+    path: String,
+    offset: usize,
+    left: Vec<(String, Value<'a>)>,
+    known: Vec<&'static str>,
+}
+
+impl<'a> Table<'a> {
+    fn new(source: &'a Source<'a>, path: String, offset: usize, entries: DeTable<'a>) -> Self {
+        let left = entries
+            .into_iter()
+            .map(|(key, value)| {
+                let key_offset = key.span().start;
+                let key = key.into_inner().into_owned();
+                let path = if path.is_empty() {
+                    key.clone()
+                } else {
+                    format!("{path}.{key}")
+                };
+                (
+                    key,
+                    Value {
+                        source,
+                        path,
+                        offset: key_offset,
+                        value: value.into_inner(),
+                    },
+                )
+            })
+            .collect();
+        Self {
+            source,
+            path,
+            offset,
+            left,
+            known: Vec::new(),
+        }
+    }
+
+    /// Takes a key, if it is there.
+    pub(super) fn take(&mut self, key: &'static str) -> Option<Value<'a>> {
+        self.known.push(key);
+        let index = self.left.iter().position(|(name, _)| name == key)?;
+        Some(self.left.swap_remove(index).1)
+    }
+
+    /// Takes a key that must be there.
+    pub(super) fn require(&mut self, key: &'static str) -> Result<Value<'a>, ConfigError> {
+        self.take(key)
+            .ok_or_else(|| self.error(format!("`{key}` is missing")))
+    }
+
+    /// Whether a key is there.
+    pub(super) fn has(&self, key: &str) -> bool {
+        self.left.iter().any(|(name, _)| name == key)
+    }
+
+    /// All the keys that are left, for tables whose keys are free.
+    pub(super) fn into_entries(self) -> Vec<(String, Value<'a>)> {
+        self.left
+    }
+
+    /// Complains about the first key that nobody took.
+    pub(super) fn finish(self) -> Result<(), ConfigError> {
+        match self.left.iter().min_by_key(|(_, value)| value.offset) {
+            None => Ok(()),
+            Some((_, value)) => {
+                Err(value.error(format!("unknown key; known here: {}", self.known.join(", "))))
+            }
+        }
+    }
+
+    /// A complaint about the table itself.
+    pub(super) fn error(&self, reason: impl Into<String>) -> ConfigError {
+        ConfigError {
+            file: self.source.file.to_owned(),
+            line: Some(self.source.line_of(self.offset)),
+            key: (!self.path.is_empty()).then(|| self.path.clone()),
+            reason: reason.into(),
+        }
+    }
+}
+
+/// A value, with its place.
+pub(super) struct Value<'a> {
+    source: &'a Source<'a>,
+    path: String,
+    offset: usize,
+    value: DeValue<'a>,
+}
+
+impl<'a> Value<'a> {
+    /// A complaint about this value.
+    pub(super) fn error(&self, reason: impl Into<String>) -> ConfigError {
+        ConfigError {
+            file: self.source.file.to_owned(),
+            line: Some(self.source.line_of(self.offset)),
+            key: Some(self.path.clone()),
+            reason: reason.into(),
+        }
+    }
+
+    fn wrong_type(&self, wanted: &str) -> ConfigError {
+        self.error(format!("must be {wanted}, not {}", self.value.type_str()))
+    }
+
+    /// Whether it is a table.
+    pub(super) fn is_table(&self) -> bool {
+        self.value.is_table()
+    }
+
+    /// A string, with its variables filled in.
+    pub(super) fn string(&self) -> Result<String, ConfigError> {
+        let raw = self.value.as_str().ok_or_else(|| self.wrong_type("a string"))?;
+        interpolate(raw, self.source.env).map_err(|reason| self.error(reason))
+    }
+
+    /// A string that `parse` accepts.
+    pub(super) fn parsed<T, E: Display>(
+        &self,
+        parse: impl FnOnce(&str) -> Result<T, E>,
+    ) -> Result<T, ConfigError> {
+        parse(&self.string()?).map_err(|error| self.error(error.to_string()))
+    }
+
+    /// A string of at most `max` bytes.
+    pub(super) fn bounded(&self, max: usize) -> Result<String, ConfigError> {
+        let text = self.string()?;
+        if text.len() > max {
+            return Err(self.error(format!("must be at most {max} bytes")));
+        }
+        Ok(text)
+    }
+
+    pub(super) fn bool(&self) -> Result<bool, ConfigError> {
+        self.value
+            .as_bool()
+            .ok_or_else(|| self.wrong_type("true or false"))
+    }
+
+    /// A duration such as `"60s"`, more than zero and at most a day.
+    pub(super) fn duration(&self) -> Result<Duration, ConfigError> {
+        if self.value.as_str().is_none() {
+            return Err(self.wrong_type("a duration in quotes, such as \"60s\" or \"15m\""));
+        }
+        let signed: SignedDuration = self
+            .string()?
+            .parse()
+            .map_err(|_| self.error("is not a duration; write one such as \"500ms\", \"60s\" or \"15m\""))?;
+        let duration = Duration::try_from(signed).unwrap_or(Duration::ZERO);
+        if duration.is_zero() {
+            return Err(self.error("must be more than zero"));
+        }
+        if duration > MAX_DURATION {
+            return Err(self.error("must be at most 24h"));
+        }
+        Ok(duration)
+    }
+
+    pub(super) fn table(self) -> Result<Table<'a>, ConfigError> {
+        match self.value {
+            DeValue::Table(table) => Ok(Table::new(self.source, self.path, self.offset, table)),
+            _ => Err(self.wrong_type("a table")),
+        }
+    }
+
+    /// An array of at most `max` items.
+    pub(super) fn array(self, max: usize) -> Result<Vec<Self>, ConfigError> {
+        let too_many = self.error(format!("must have at most {max} entries"));
+        let DeValue::Array(items) = self.value else {
+            return Err(self.wrong_type("an array"));
+        };
+        if items.len() > max {
+            return Err(too_many);
+        }
+        let item = |(index, item): (usize, Spanned<DeValue<'a>>)| Self {
+            source: self.source,
+            path: format!("{}[{index}]", self.path),
+            offset: item.span().start,
+            value: item.into_inner(),
+        };
+        Ok(items.into_iter().enumerate().map(item).collect())
+    }
+
+    /// The same value as JSON.
+    pub(super) fn json(self) -> Result<serde_json::Value, ConfigError> {
+        match &self.value {
+            DeValue::String(_) => Ok(self.string()?.into()),
+            DeValue::Boolean(flag) => Ok((*flag).into()),
+            DeValue::Integer(number) => i64::from_str_radix(number.as_str(), number.radix())
+                .map(Into::into)
+                .map_err(|_| self.error("is too large a number")),
+            DeValue::Float(number) => number
+                .as_str()
+                .parse()
+                .ok()
+                .and_then(serde_json::Number::from_f64)
+                .map(Into::into)
+                .ok_or_else(|| self.error("is not a number that JSON has")),
+            DeValue::Datetime(_) => Err(self.error("a date has no counterpart in JSON; write a string")),
+            DeValue::Array(_) => self.array(MAX_JSON_ITEMS)?.into_iter().map(Self::json).collect(),
+            DeValue::Table(_) => {
+                let entries = self.table()?.into_entries().into_iter();
+                entries.map(|(key, value)| Ok((key, value.json()?))).collect()
+            }
+        }
+    }
+}
+
+/// The longest array inside `expect`.
+const MAX_JSON_ITEMS: usize = 1024;
+
+/// Fills in `${NAME}`; `$${` stands for a literal `${`. What a variable holds is not read again.
+fn interpolate(raw: &str, env: &dyn Fn(&str) -> Option<String>) -> Result<String, String> {
+    let mut filled = String::with_capacity(raw.len());
+    let mut rest = raw;
+    while let Some(start) = rest.find("${") {
+        if let Some(before) = rest[..start].strip_suffix('$') {
+            filled.push_str(before);
+            filled.push_str("${");
+            rest = &rest[start + 2..];
+            continue;
+        }
+        filled.push_str(&rest[..start]);
+        let (name, after) = rest[start + 2..].split_once('}').ok_or("has `${` without `}`")?;
+        let legal = |c: char| c.is_ascii_alphanumeric() || c == '_';
+        if name.is_empty() || !name.chars().all(legal) {
+            return Err("has `${…}` around something that isn't a variable's name".to_owned());
+        }
+        filled.push_str(&env(name).ok_or_else(|| format!("the environment variable {name} is not set"))?);
+        rest = after;
+    }
+    filled.push_str(rest);
+    Ok(filled)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn variables_are_filled_in_once_and_can_be_escaped() {
+        let env = |name: &str| (name == "A").then(|| "1${A}".to_owned());
+        for (raw, filled) in [
+            ("plain $5 $", "plain $5 $"),
+            ("x${A}y${A}", "x1${A}y1${A}"),
+            ("$${A}", "${A}"),
+            ("a$${b ${A}", "a${b 1${A}"),
+        ] {
+            assert_eq!(interpolate(raw, &env).as_deref(), Ok(filled), "{raw}");
+        }
+        for raw in ["${B}", "${A", "${}", "${A B}"] {
+            assert!(interpolate(raw, &env).is_err(), "{raw}");
+        }
+    }
+}

@@ -1,0 +1,206 @@
+//! Finding out whether a backend is available: one GET, any 2xx, and optionally a part of its JSON.
+
+use crate::{config::ProviderConfig, fetch::reason};
+use reqwest::{
+    Client,
+    header::{AUTHORIZATION, HeaderValue},
+};
+use reveille_domain::SleepReason;
+use serde_json::Value;
+use std::time::Duration;
+use tokio::time::{Instant, sleep, timeout};
+use url::Url;
+
+/// The first pause between probes while a backend boots; it doubles up to a cap.
+const FIRST_PAUSE: Duration = Duration::from_millis(10);
+/// The longest pause for a backend on this machine: it should be noticed at once.
+const LOCAL_PAUSE_CAP: Duration = Duration::from_millis(40);
+/// The longest pause for a backend on another machine.
+const REMOTE_PAUSE_CAP: Duration = Duration::from_millis(500);
+/// The largest answer that is compared with `expect`.
+const MAX_ANSWER_BYTES: usize = 1024 * 1024;
+
+/// How one provider's backend is probed.
+#[derive(Debug, Clone)]
+pub struct Probe {
+    client: Client,
+    url: Url,
+    authorization: Option<HeaderValue>,
+    expect: Option<Value>,
+    timeout: Duration,
+    pause_cap: Duration,
+}
+
+/// What a probe found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Verdict {
+    /// The backend can answer requests.
+    Available,
+    /// It can't.
+    Unavailable(Unavailable),
+}
+
+/// Why a backend isn't available.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unavailable {
+    /// Whether the backend itself said that it sleeps, rather than not answering.
+    pub asleep: bool,
+    /// Why, for people; without URLs, headers or answers.
+    pub reason: String,
+}
+
+impl Unavailable {
+    fn because(reason: impl Into<String>) -> Self {
+        Self {
+            asleep: false,
+            reason: reason.into(),
+        }
+    }
+
+    /// What is reported of a backend that was available before.
+    #[must_use]
+    pub const fn sleep_reason(&self) -> SleepReason {
+        if self.asleep {
+            SleepReason::FoundAsleep
+        } else {
+            SleepReason::Unreachable
+        }
+    }
+}
+
+impl Probe {
+    /// The probe of a provider.
+    ///
+    /// # Panics
+    /// Never for a config that was read: its key and path are proven then.
+    #[must_use]
+    pub fn new(client: Client, provider: &ProviderConfig) -> Self {
+        let authorization = provider.api_key.as_ref().map(|key| {
+            let mut value = HeaderValue::from_str(&format!("Bearer {}", key.reveal())).expect("a proven key");
+            value.set_sensitive(true);
+            value
+        });
+        let local = provider.base_url.is_loopback();
+        Self {
+            client,
+            url: provider.base_url.at(&provider.probe.path).expect("a proven path"),
+            authorization,
+            expect: provider.probe.expect.clone(),
+            timeout: provider.probe.timeout,
+            pause_cap: if local { LOCAL_PAUSE_CAP } else { REMOTE_PAUSE_CAP },
+        }
+    }
+
+    /// Probes once, within the probe's time-out.
+    pub async fn check(&self) -> Verdict {
+        self.check_within(self.timeout).await
+    }
+
+    /// Probes until the backend is available or `deadline` has come.
+    ///
+    /// # Errors
+    /// What the last probe found.
+    pub async fn await_available(&self, deadline: Instant) -> Result<(), Unavailable> {
+        let mut pause = FIRST_PAUSE;
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let Verdict::Unavailable(why) = self.check_within(self.timeout.min(left)).await else {
+                return Ok(());
+            };
+            if Instant::now() + pause >= deadline {
+                return Err(why);
+            }
+            sleep(pause).await;
+            pause = (pause * 2).min(self.pause_cap);
+        }
+    }
+
+    async fn check_within(&self, limit: Duration) -> Verdict {
+        match timeout(limit, self.ask(limit)).await {
+            Ok(Ok(())) => Verdict::Available,
+            Ok(Err(why)) => Verdict::Unavailable(why),
+            Err(_) => Verdict::Unavailable(Unavailable::because(format!("no answer within {limit:?}"))),
+        }
+    }
+
+    async fn ask(&self, limit: Duration) -> Result<(), Unavailable> {
+        let mut request = self.client.get(self.url.clone());
+        if let Some(authorization) = &self.authorization {
+            request = request.header(AUTHORIZATION, authorization);
+        }
+        let broke = |error: reqwest::Error| Unavailable::because(reason(&error, limit));
+        let mut answer = request.send().await.map_err(broke)?;
+        if !answer.status().is_success() {
+            return Err(Unavailable::because(format!(
+                "HTTP status {}",
+                answer.status().as_u16()
+            )));
+        }
+        let Some(expect) = &self.expect else { return Ok(()) };
+        let mut body = Vec::new();
+        while let Some(chunk) = answer.chunk().await.map_err(broke)? {
+            if body.len() + chunk.len() > MAX_ANSWER_BYTES {
+                return Err(Unavailable::because("the probe's answer is larger than 1 MiB"));
+            }
+            body.extend_from_slice(&chunk);
+        }
+        let found: Value = serde_json::from_slice(&body)
+            .map_err(|_| Unavailable::because("the probe's answer is not JSON"))?;
+        if contains(&found, expect) {
+            return Ok(());
+        }
+        Err(Unavailable {
+            asleep: true,
+            reason: "the probe's answer is not what `expect` asks for".to_owned(),
+        })
+    }
+}
+
+/// Whether `found` has all that `expect` has: objects may have more keys, everything else is equal.
+fn contains(found: &Value, expect: &Value) -> bool {
+    match (found, expect) {
+        (Value::Object(found), Value::Object(expect)) => expect
+            .iter()
+            .all(|(key, expect)| found.get(key).is_some_and(|found| contains(found, expect))),
+        (Value::Array(found), Value::Array(expect)) => {
+            found.len() == expect.len()
+                && found
+                    .iter()
+                    .zip(expect)
+                    .all(|(found, expect)| contains(found, expect))
+        }
+        // 1 and 1.0 are the same number, whichever the config or the backend wrote.
+        (Value::Number(found), Value::Number(expect)) => found == expect || found.as_f64() == expect.as_f64(),
+        (found, expect) => found == expect,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn an_answer_may_say_more_than_is_expected_and_nothing_else() {
+        for (found, expect, fits) in [
+            (
+                json!({"is_sleeping": false, "x": 1}),
+                json!({"is_sleeping": false}),
+                true,
+            ),
+            (json!({"is_sleeping": true}), json!({"is_sleeping": false}), false),
+            (json!({}), json!({"is_sleeping": false}), false),
+            (json!({"a": {"b": 1, "c": 2}}), json!({"a": {"b": 1.0}}), true),
+            (
+                json!({"a": [1, {"b": 2, "c": 3}]}),
+                json!({"a": [1, {"b": 2}]}),
+                true,
+            ),
+            (json!({"a": [1, 2]}), json!({"a": [1]}), false),
+            (json!("ok"), json!("ok"), true),
+            (json!("1"), json!(1), false),
+        ] {
+            assert_eq!(contains(&found, &expect), fits, "{found} {expect}");
+        }
+    }
+}

@@ -1,0 +1,181 @@
+//! Running the recipes that wake a backend or put it to sleep.
+//!
+//! A [`Run`] is a task of its own, so that its owner keeps answering while it goes on. It tells its outcome once, as
+//! soon as it is known, and ends only when nothing that it started is left, except the served backend of a wake that
+//! succeeded: that goes to the owner. Whatever must be gone before a run may begin is handed to it as a future.
+
+mod step;
+mod timeline;
+
+pub use timeline::Outcome;
+
+use crate::{
+    child::{Child, Exit, ShimCommand},
+    config::{Step, WakeConfig},
+    probe::Probe,
+};
+use futures::future::BoxFuture;
+use reveille_domain::WakeFailureKind;
+use std::{sync::Arc, time::Duration};
+use step::stage_name;
+use timeline::Timeline;
+use tokio::{sync::oneshot, task::JoinHandle, time::Instant};
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+/// The stage after the steps.
+const PROBE_STAGE: &str = "probe";
+
+/// What recipes are run with.
+#[derive(Debug, Clone)]
+pub struct Runner {
+    /// The client of `http` steps.
+    pub client: reqwest::Client,
+    /// The shim of `command` steps.
+    pub shim: ShimCommand,
+}
+
+/// What must be gone before a run begins: an earlier run, or a served backend.
+pub type Before = BoxFuture<'static, ()>;
+
+/// A recipe that runs. Dropping it cancels it and ends what it started, in the background.
+#[derive(Debug)]
+pub struct Run {
+    outcome: Option<oneshot::Receiver<Outcome>>,
+    task: JoinHandle<Option<Child>>,
+    cancel: CancellationToken,
+    _cancel_on_drop: DropGuard,
+}
+
+impl Run {
+    /// Runs a wake recipe: its steps, then the probe for `max_wait`.
+    #[must_use]
+    pub fn wake(runner: Arc<Runner>, recipe: WakeConfig, probe: Probe, before: Before) -> Self {
+        Self::spawn(runner, Job::Wake(recipe, Box::new(probe)), before)
+    }
+
+    /// Runs the steps of a sleep recipe.
+    #[must_use]
+    pub fn sleep(runner: Arc<Runner>, steps: Vec<Step>, before: Before) -> Self {
+        Self::spawn(runner, Job::Sleep(steps), before)
+    }
+
+    fn spawn(runner: Arc<Runner>, job: Job, before: Before) -> Self {
+        let (tell, outcome) = oneshot::channel();
+        let cancel = CancellationToken::new();
+        let cancelled = cancel.clone();
+        let task = tokio::spawn(async move {
+            // Not cancellable: the next run relies on it that everything before is gone when this one is.
+            before.await;
+            let mut running = None;
+            let outcome = cancelled
+                .run_until_cancelled(job.run(&runner, &mut running))
+                .await;
+            let served = outcome.as_ref().is_some_and(|outcome| outcome.failure.is_none());
+            if let Some(outcome) = outcome {
+                // The owner may have lost interest; what was started is ended all the same.
+                let _ = tell.send(outcome);
+            }
+            let child = running?;
+            if served {
+                return Some(child);
+            }
+            child.stop().await;
+            None
+        });
+        Self {
+            outcome: Some(outcome),
+            task,
+            _cancel_on_drop: cancel.clone().drop_guard(),
+            cancel,
+        }
+    }
+
+    /// Waits for the outcome; `None` when the run was cancelled, or told its outcome before. May be dropped and called
+    /// again.
+    pub async fn outcome(&mut self) -> Option<Outcome> {
+        let told = self.outcome.as_mut()?.await.ok();
+        self.outcome = None;
+        told
+    }
+
+    /// Waits until nothing is left of the run but the served backend of a wake that succeeded.
+    pub async fn ended(self) -> Option<Child> {
+        self.task.await.ok().flatten()
+    }
+
+    /// Cancels the run and waits until nothing is left of it.
+    pub async fn stop(self) {
+        self.cancel.cancel();
+        if let Some(child) = self.ended().await {
+            child.stop().await;
+        }
+    }
+}
+
+/// What a run does.
+enum Job {
+    Wake(WakeConfig, Box<Probe>),
+    Sleep(Vec<Step>),
+}
+
+impl Job {
+    /// What is in `running` at the end, or when this is dropped, is what is still to be ended or, after success, kept.
+    async fn run(&self, runner: &Runner, running: &mut Option<Child>) -> Outcome {
+        let mut timeline = Timeline::begin();
+        let steps = match self {
+            Self::Wake(recipe, _) => &recipe.steps,
+            Self::Sleep(steps) => steps,
+        };
+        if let Err((stage, reason)) = run_steps(runner, steps, &mut timeline, running).await {
+            return timeline.failed(WakeFailureKind::Recipe, &stage, &reason);
+        }
+        let Self::Wake(recipe, probe) = self else {
+            return timeline.succeeded();
+        };
+        match timeline
+            .stage(PROBE_STAGE, await_boot(recipe.max_wait, probe, running))
+            .await
+        {
+            Ok(()) => timeline.succeeded(),
+            Err((kind, reason)) => timeline.failed(kind, PROBE_STAGE, &reason),
+        }
+    }
+}
+
+/// Probes for `max_wait`, or until the served backend ends: it will not become available then.
+async fn await_boot(
+    max_wait: Duration,
+    probe: &Probe,
+    running: &mut Option<Child>,
+) -> Result<(), (WakeFailureKind, String)> {
+    tokio::select! {
+        exit = exited(running) => Err((WakeFailureKind::Recipe, format!("the served command {exit}"))),
+        found = probe.await_available(Instant::now() + max_wait) => found.map_err(|why| {
+            let reason = format!("not available within {max_wait:?} (`max_wait`): {}", why.reason);
+            (WakeFailureKind::Unavailable, reason)
+        }),
+    }
+}
+
+/// The end of the served command; never when there is none.
+async fn exited(running: &mut Option<Child>) -> Exit {
+    match running {
+        Some(child) => child.exited().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Runs steps in order up to the first that fails: its stage and why.
+async fn run_steps(
+    runner: &Runner,
+    steps: &[Step],
+    timeline: &mut Timeline,
+    running: &mut Option<Child>,
+) -> Result<(), (String, String)> {
+    for (index, step) in steps.iter().enumerate() {
+        let stage = stage_name(index, step);
+        let done = timeline.stage(&stage, runner.run_step(step, running)).await;
+        done.map_err(|reason| (stage, reason))?;
+    }
+    Ok(())
+}

@@ -1,0 +1,71 @@
+//! How a recipe's run went: its stages with their times, and the failure that ended it.
+
+use reveille_domain::{Stage, WakeFailure, WakeFailureKind, WakeOutcome};
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// How a run ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Outcome {
+    /// The stages that ran, in order.
+    pub stages: Vec<Stage>,
+    /// What failed, if anything did.
+    pub failure: Option<WakeFailure>,
+}
+
+impl From<Outcome> for WakeOutcome {
+    fn from(outcome: Outcome) -> Self {
+        let stages = outcome.stages;
+        match outcome.failure {
+            None => Self::Succeeded { stages },
+            Some(failure) => Self::Failed { failure, stages },
+        }
+    }
+}
+
+/// Keeps the times of a run's stages.
+#[derive(Debug)]
+pub(super) struct Timeline {
+    began: Instant,
+    stages: Vec<Stage>,
+}
+
+impl Timeline {
+    pub(super) fn begin() -> Self {
+        Self {
+            began: Instant::now(),
+            stages: Vec::new(),
+        }
+    }
+
+    /// Runs a stage and notes its time, whether or not it succeeds.
+    pub(super) async fn stage<T>(&mut self, name: &str, stage: impl Future<Output = T>) -> T {
+        let started = self.began.elapsed();
+        let result = stage.await;
+        let took = self.began.elapsed().saturating_sub(started);
+        self.stages.push(Stage {
+            name: name.to_owned(),
+            started_after_ms: millis(started),
+            took_ms: millis(took),
+        });
+        result
+    }
+
+    pub(super) fn succeeded(self) -> Outcome {
+        Outcome {
+            stages: self.stages,
+            failure: None,
+        }
+    }
+
+    pub(super) fn failed(self, kind: WakeFailureKind, stage: &str, reason: &str) -> Outcome {
+        Outcome {
+            stages: self.stages,
+            failure: Some(WakeFailure::new(kind, stage, reason)),
+        }
+    }
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}

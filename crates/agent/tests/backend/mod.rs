@@ -1,0 +1,179 @@
+//! A server that stands for a backend and its wake controller, and the set-up that recipes are run with.
+
+use axum::{
+    Router,
+    body::{Body, Bytes},
+    extract::State,
+    http::{HeaderMap, HeaderValue, Method, StatusCode, header::AUTHORIZATION},
+    response::{Html, IntoResponse, Redirect},
+    routing::{any, get},
+};
+use reveille_agent::{
+    child::ShimCommand,
+    config::{Config, ProviderConfig},
+    fetch,
+    probe::Probe,
+    recipe::{Run, Runner},
+};
+use std::{
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+use tokio::{net::TcpListener, time::sleep};
+
+/// The key that `/v1/models` asks for.
+pub const KEY: &str = "backend-key";
+
+#[derive(Default)]
+pub struct Seen {
+    wakes: Mutex<Vec<String>>,
+    requests: AtomicUsize,
+    awake: AtomicBool,
+}
+
+/// A running server; it ends with the test's runtime.
+pub struct Backend {
+    pub url: String,
+    seen: Arc<Seen>,
+}
+
+impl Backend {
+    pub async fn start() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let url = format!("http://{}", listener.local_addr().expect("an address"));
+        let seen = Arc::new(Seen::default());
+        tokio::spawn(axum::serve(listener, routes(seen.clone())).into_future());
+        Self { url, seen }
+    }
+
+    /// A URL where nobody listens.
+    pub async fn closed_url() -> String {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        format!("http://{}", listener.local_addr().expect("an address"))
+    }
+
+    pub fn wake_up(&self) {
+        self.seen.awake.store(true, Ordering::SeqCst);
+    }
+
+    pub fn wakes(&self) -> Vec<String> {
+        self.seen.wakes.lock().expect("not poisoned").clone()
+    }
+
+    pub fn requests(&self) -> usize {
+        self.seen.requests.load(Ordering::SeqCst)
+    }
+
+    pub async fn await_requests(&self, count: usize) {
+        eventually("requests", || self.requests() >= count).await;
+    }
+}
+
+pub fn routes(seen: Arc<Seen>) -> Router {
+    let count = seen.clone();
+    Router::new()
+        .route("/v1/models", get(models))
+        .route("/wake", any(wake_route))
+        .route("/is_sleeping", get(is_sleeping))
+        .route("/html", get(|| async { Html("<h1>Sign in</h1>") }))
+        .route("/endless", get(|| async { vec![b' '; 2 * 1024 * 1024] }))
+        .route("/redirect", any(|| async { Redirect::temporary("/wake") }))
+        .route(
+            "/fail",
+            any(|| async { (StatusCode::INTERNAL_SERVER_ERROR, "canary-5ecr3t") }),
+        )
+        .route("/hang", any(|| async { std::future::pending::<()>().await }))
+        .route(
+            "/trickle",
+            get(|| async { Body::from_stream(futures::stream::pending::<Result<Bytes, std::io::Error>>()) }),
+        )
+        .route("/drop", any(drop_connection))
+        .layer(axum::middleware::map_request(
+            move |request: axum::extract::Request| {
+                count.requests.fetch_add(1, Ordering::SeqCst);
+                async { request }
+            },
+        ))
+        .with_state(seen)
+}
+
+async fn models(headers: HeaderMap) -> impl IntoResponse {
+    let key = headers.get(AUTHORIZATION).map(HeaderValue::as_bytes);
+    match key {
+        Some(value) if value != format!("Bearer {KEY}").as_bytes() => {
+            StatusCode::UNAUTHORIZED.into_response()
+        }
+        _ => r#"{"object":"list","data":[{"id":"m"}]}"#.into_response(),
+    }
+}
+
+async fn wake_route(State(seen): State<Arc<Seen>>, method: Method, headers: HeaderMap, body: String) {
+    let header = headers
+        .get("x-wake")
+        .and_then(|value| value.to_str().ok())
+        .unwrap_or_default();
+    seen.wakes
+        .lock()
+        .expect("not poisoned")
+        .push(format!("{method} {header} {body}"));
+    seen.awake.store(true, Ordering::SeqCst);
+}
+
+async fn is_sleeping(State(seen): State<Arc<Seen>>) -> String {
+    format!(
+        r#"{{"is_sleeping":{},"level":1}}"#,
+        !seen.awake.load(Ordering::SeqCst)
+    )
+}
+
+/// Ends the connection without an answer.
+async fn drop_connection() -> Body {
+    panic!("this connection is meant to break")
+}
+
+/// The one provider of a config that has only it; `rest` is all but its name.
+pub fn provider(rest: &str) -> ProviderConfig {
+    let text = format!("[[provider]]\nname = \"p\"\n{rest}");
+    let mut config =
+        Config::parse(&text, "test.toml", &|_| None).unwrap_or_else(|error| panic!("{error}\n{text}"));
+    config.providers.remove(0)
+}
+
+pub fn client() -> reqwest::Client {
+    // Another test of this process may have installed it.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    fetch::client().expect("a client")
+}
+
+pub fn runner() -> Arc<Runner> {
+    Arc::new(Runner {
+        client: client(),
+        shim: ShimCommand::of_this_program().expect("a program"),
+    })
+}
+
+/// Begins the wake of the provider that `rest` describes.
+pub fn wake(rest: &str, runner: Arc<Runner>) -> Run {
+    let provider = provider(rest);
+    let probe = Probe::new(runner.client.clone(), &provider);
+    Run::wake(
+        runner,
+        provider.wake.expect("a wake recipe"),
+        probe,
+        Box::pin(async {}),
+    )
+}
+
+/// Waits until `condition` holds, and fails when it doesn't within 20 seconds.
+pub async fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
+    for _ in 0..2000 {
+        if condition() {
+            return;
+        }
+        sleep(Duration::from_millis(10)).await;
+    }
+    panic!("never came: {what}");
+}

@@ -1,0 +1,465 @@
+//! Commands and their supervision, with real processes.
+//!
+//! This program is also the other processes of its tests: the shim, a backend, and an agent that can be killed.
+
+#[expect(dead_code, reason = "the other tests of recipes use the rest")]
+mod backend;
+
+use backend::{Backend, eventually, runner, wake};
+use libtest_mimic::{Arguments, Trial};
+use reveille_agent::{
+    child::{Child, Exit, OUTPUT_TAIL_BYTES, ShimCommand, shim_main},
+    config::{CommandAction, Secret},
+    recipe::Outcome,
+};
+use reveille_domain::WakeFailureKind;
+use rustix::process::{Pid, Signal, kill_process};
+use std::{
+    fs,
+    os::unix::fs::PermissionsExt,
+    path::Path,
+    process::{ExitCode, Stdio},
+    time::{Duration, Instant},
+};
+use tempfile::TempDir;
+
+fn main() -> ExitCode {
+    let mut args = std::env::args_os().skip(1);
+    let role = args
+        .next()
+        .and_then(|role| role.into_string().ok())
+        .unwrap_or_default();
+    match role.as_str() {
+        "shim" => return shim_main(args),
+        "serve-backend" => {
+            return block_on(serve_backend(
+                args.next().expect("an address").to_string_lossy().as_ref(),
+            ));
+        }
+        "be-an-agent" => return block_on(be_an_agent(Path::new(&args.next().expect("a directory")))),
+        _ => {}
+    }
+    libtest_mimic::run(&Arguments::from_args(), trials()).exit_code()
+}
+
+/// Names each test after its function.
+macro_rules! trials {
+    ($($name:ident),* $(,)?) => {
+        vec![$(Trial::test(stringify!($name), || { block_on($name()); Ok(()) })),*]
+    };
+}
+
+fn trials() -> Vec<Trial> {
+    trials![
+        everything_below_an_agent_that_is_killed_dies_too,
+        a_step_that_ignores_term_is_killed_after_its_time_out,
+        a_flood_of_output_is_drained_and_only_its_end_kept,
+        a_command_has_no_input_no_shell_and_its_own_variables,
+        a_program_that_cannot_be_started_has_a_reason,
+        a_command_that_fails_says_how_and_nothing_that_it_printed,
+        what_a_command_leaves_running_is_ended_before_the_next_step,
+        a_served_backend_is_kept_watched_and_stopped,
+        a_served_command_that_ends_while_booting_fails_the_wake_at_once,
+        a_served_command_that_never_answers_is_reported_first_and_then_ended,
+        a_cancelled_or_dropped_run_leaves_nothing_behind,
+        a_child_whose_shim_is_killed_is_ended,
+        ctrl_c_in_the_terminal_goes_past_the_child,
+    ]
+}
+
+fn block_on<T>(future: impl Future<Output = T>) -> T {
+    tokio::runtime::Runtime::new()
+        .expect("a runtime")
+        .block_on(future)
+}
+
+async fn serve_backend(address: &str) -> ExitCode {
+    let listener = tokio::net::TcpListener::bind(address).await.expect("the address");
+    axum::serve(listener, backend::routes(Default::default()))
+        .await
+        .expect("served");
+    ExitCode::SUCCESS
+}
+
+/// Starts the family of `script` as an agent would, and waits to be killed.
+async fn be_an_agent(directory: &Path) -> ExitCode {
+    let shim = ShimCommand::of_this_program().expect("a program");
+    let action = CommandAction {
+        program: family(directory),
+        args: Vec::new(),
+        env: Vec::new(),
+    };
+    let child = Child::start(&shim, &action, Duration::from_millis(200))
+        .await
+        .expect("started");
+    std::future::pending::<()>().await;
+    drop(child);
+    ExitCode::SUCCESS
+}
+
+/// A program whose child, background child and twice-forked grandchild in a session of its own all ignore TERM and
+/// write their process ids to `child`, `background` and `detached`.
+fn family(directory: &Path) -> String {
+    let own = |name: &str| {
+        format!(
+            "trap '' TERM; echo $$ > {0}/{name}.new; mv {0}/{name}.new {0}/{name}",
+            directory.display()
+        )
+    };
+    let member = |name: &str, rest: &str| script(directory, name, &format!("{}\n{rest}", own(name)));
+    let sleeping = "while :; do sleep 1000; done";
+    let background = member("background", sleeping);
+    let detached = member("detached", sleeping);
+    let between = script(directory, "between", &format!("{detached} &"));
+    member(
+        "child",
+        &format!("{background} &\nsetsid {between} &\n{sleeping}"),
+    )
+}
+
+const FAMILY: [&str; 3] = ["child", "background", "detached"];
+
+fn script(directory: &Path, name: &str, text: &str) -> String {
+    let path = directory.join(format!("{name}.sh"));
+    fs::write(&path, format!("#!/bin/sh\n{text}\n")).expect("written");
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).expect("made executable");
+    path.display().to_string()
+}
+
+fn directory() -> TempDir {
+    tempfile::tempdir().expect("a directory")
+}
+
+/// The process ids that the named scripts have written.
+async fn pids(directory: &Path, names: &[&str]) -> Vec<i32> {
+    let mut pids = Vec::new();
+    for name in names {
+        let file = directory.join(name);
+        eventually(name, || file.exists()).await;
+        pids.push(
+            fs::read_to_string(&file)
+                .expect("a pid")
+                .trim()
+                .parse()
+                .expect("a number"),
+        );
+    }
+    pids
+}
+
+fn alive(pid: i32) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit(')')
+        .next()
+        .is_some_and(|rest| !rest.trim().is_empty() && !rest.trim().starts_with('Z'))
+}
+
+fn kill(pid: i32, signal: Signal) {
+    kill_process(Pid::from_raw(pid).expect("a pid"), signal).expect("a process");
+}
+
+fn action(program: &str, args: &[&str]) -> CommandAction {
+    let args = args.iter().map(|arg| Secret::new((*arg).to_owned())).collect();
+    CommandAction {
+        program: program.to_owned(),
+        args,
+        env: Vec::new(),
+    }
+}
+
+async fn start(program: &str, args: &[&str]) -> Child {
+    let shim = ShimCommand::of_this_program().expect("a program");
+    Child::start(&shim, &action(program, args), Duration::from_millis(200))
+        .await
+        .expect("started")
+}
+
+/// Runs the recipe that `steps` (of a provider whose backend answers) describes.
+async fn run(steps: &str) -> Outcome {
+    let backend = Backend::start().await;
+    let mut run = wake(&format!("base_url = \"{}\"\n{steps}", backend.url), runner());
+    let outcome = run.outcome().await.expect("an outcome");
+    assert!(run.ended().await.is_none());
+    outcome
+}
+
+async fn everything_below_an_agent_that_is_killed_dies_too() {
+    let directory = directory();
+    let mut agent = tokio::process::Command::new(std::env::current_exe().expect("a program"));
+    let agent = agent
+        .arg("be-an-agent")
+        .arg(directory.path())
+        .stdin(Stdio::null());
+    let mut agent = agent.kill_on_drop(true).spawn().expect("an agent");
+    let family = pids(directory.path(), &FAMILY).await;
+    assert!(family.iter().all(|pid| alive(*pid)));
+    agent.kill().await.expect("killed");
+    eventually("the end of the family", || !family.iter().any(|pid| alive(*pid))).await;
+}
+
+async fn a_step_that_ignores_term_is_killed_after_its_time_out() {
+    let directory = directory();
+    let program = family(directory.path());
+    let backend = Backend::start().await;
+    let recipe =
+        format!("[provider.wake]\ntype = \"command\"\ncommand = \"{program}\"\ntimeout = \"1500ms\"");
+    let mut run = wake(&format!("base_url = \"{}\"\n{recipe}", backend.url), runner());
+    let family = pids(directory.path(), &FAMILY).await;
+    let failure = run
+        .outcome()
+        .await
+        .expect("an outcome")
+        .failure
+        .expect("a failure");
+    assert_eq!(
+        (failure.stage.as_str(), failure.reason.as_str()),
+        ("step 1 command", "not done within 1.5s (`timeout`)")
+    );
+    assert!(run.ended().await.is_none());
+    assert!(!family.iter().any(|pid| alive(*pid)), "left over");
+}
+
+async fn a_flood_of_output_is_drained_and_only_its_end_kept() {
+    let flood = "yes | head -c 50000000; yes | head -c 1000000 >&2; echo the end";
+    let mut child = start("sh", &["-c", flood]).await;
+    assert_eq!(child.ended().await, Exit::Code { code: 0, left: 0 });
+    let output = child.output().clone();
+    eventually("all of the output", || output.seen_bytes() == 51_000_008).await;
+    let tail = output.tail();
+    assert_eq!(tail.len(), OUTPUT_TAIL_BYTES);
+    assert!(tail.ends_with(b"the end\n"));
+}
+
+async fn a_command_has_no_input_no_shell_and_its_own_variables() {
+    let mut child = start("cat", &[]).await;
+    assert_eq!(
+        child.ended().await,
+        Exit::Code { code: 0, left: 0 },
+        "its input is empty"
+    );
+
+    let directory = directory();
+    let out = directory.path().join("out").display().to_string();
+    let program = script(
+        directory.path(),
+        "say",
+        &format!("printf '%s|' \"$@\" \"$WHO\" > {out}"),
+    );
+    let outcome = run(&format!(
+        r#"
+        [provider.wake]
+        type = "command"
+        command = "{program}"
+        args = ["a b", "$HOME; `id` *", ""]
+        env = {{ WHO = "me" }}
+        "#
+    ))
+    .await;
+    assert_eq!(outcome.failure, None);
+    assert_eq!(
+        fs::read_to_string(out).expect("written"),
+        "a b|$HOME; `id` *||me|"
+    );
+}
+
+async fn a_program_that_cannot_be_started_has_a_reason() {
+    let directory = directory();
+    let at = |name: &str| directory.path().join(name).display().to_string();
+    fs::write(at("plain"), "no program").expect("written");
+    let no_interpreter = script(directory.path(), "odd", "").replace("odd.sh", "odder");
+    fs::write(&no_interpreter, "#!/no/such/interpreter\n").expect("written");
+    fs::set_permissions(&no_interpreter, fs::Permissions::from_mode(0o755)).expect("made executable");
+    for (program, reason) in [
+        (at("none"), "the program does not exist"),
+        (at("plain"), "the program is not executable"),
+        (at(""), "the program is not a file"),
+        (
+            "no-such-program-anywhere".to_owned(),
+            "the program was not found in PATH",
+        ),
+        (
+            no_interpreter,
+            "the program could not be started: it or its interpreter was not found",
+        ),
+    ] {
+        for mode in ["once", "serve"] {
+            let recipe =
+                format!("[provider.wake]\ntype = \"command\"\ncommand = \"{program}\"\nrun = \"{mode}\"");
+            let failure = run(&recipe).await.failure.expect("a failure");
+            assert_eq!(failure.reason, reason, "{program}");
+            assert_eq!(failure.kind, WakeFailureKind::Recipe);
+        }
+    }
+}
+
+async fn a_command_that_fails_says_how_and_nothing_that_it_printed() {
+    for (text, reason) in [
+        ("echo canary; exit 3", "the command exited with code 3"),
+        ("echo canary; kill -9 $$", "the command was ended by signal 9"),
+    ] {
+        let recipe =
+            format!("[provider.wake]\ntype = \"command\"\ncommand = \"sh\"\nargs = [\"-c\", \"{text}\"]");
+        assert_eq!(run(&recipe).await.failure.expect("a failure").reason, reason);
+    }
+}
+
+async fn what_a_command_leaves_running_is_ended_before_the_next_step() {
+    let directory = directory();
+    let path = directory.path().display();
+    let left = script(
+        directory.path(),
+        "left",
+        &format!("trap '' TERM\necho $$ > {path}/left\nwhile :; do sleep 1000; done"),
+    );
+    let leaver = script(
+        directory.path(),
+        "leaver",
+        &format!("setsid {left} &\nwhile ! [ -s {path}/left ]; do sleep 0.01; done"),
+    );
+    let check = script(
+        directory.path(),
+        "check",
+        &format!("! kill -0 $(cat {path}/left) 2>/dev/null"),
+    );
+    let step =
+        |program: &str| format!("[[provider.wake.step]]\ntype = \"command\"\ncommand = \"{program}\"\n");
+    let outcome = run(&format!("{}{}", step(&leaver), step(&check))).await;
+    assert_eq!(outcome.failure, None);
+}
+
+/// A recipe that serves this program as a backend, and the backend's base URL.
+async fn serve_recipe(program: &str, args: &str, rest: &str) -> String {
+    let url = Backend::closed_url().await;
+    let address = url.trim_start_matches("http://");
+    let args = args.replace("ADDRESS", address);
+    format!(
+        "base_url = \"{url}\"\n[provider.wake]\ntype = \"command\"\ncommand = \"{program}\"\nargs = [{args}]\n\
+         run = \"serve\"\nstop_grace = \"500ms\"\n{rest}"
+    )
+}
+
+async fn a_served_backend_is_kept_watched_and_stopped() {
+    let program = std::env::current_exe().expect("a program").display().to_string();
+    let recipe = serve_recipe(&program, "\"serve-backend\", \"ADDRESS\"", "").await;
+    for stop in [true, false] {
+        let mut run = wake(&recipe, runner());
+        assert_eq!(run.outcome().await.expect("an outcome").failure, None);
+        let mut child = run.ended().await.expect("the backend");
+        let pid = child.id();
+        assert!(alive(pid));
+        assert!(
+            futures::FutureExt::now_or_never(child.exited()).is_none(),
+            "it still runs"
+        );
+        if stop {
+            assert_eq!(child.stop().await, Exit::Signal(15));
+        } else {
+            kill(pid, Signal::KILL);
+            assert_eq!(child.exited().await, Exit::Signal(9));
+        }
+        assert!(!alive(pid));
+    }
+}
+
+async fn a_served_command_that_ends_while_booting_fails_the_wake_at_once() {
+    let recipe = serve_recipe("sh", "\"-c\", \"echo canary; exit 7\"", "max_wait = \"1h\"").await;
+    let mut run = wake(&recipe, runner());
+    let outcome = run.outcome().await.expect("an outcome");
+    let failure = outcome.failure.expect("a failure");
+    assert_eq!(
+        (failure.stage.as_str(), failure.reason.as_str()),
+        ("probe", "the served command exited with code 7")
+    );
+    assert_eq!(failure.kind, WakeFailureKind::Recipe);
+    assert!(run.ended().await.is_none());
+}
+
+async fn a_served_command_that_never_answers_is_reported_first_and_then_ended() {
+    let directory = directory();
+    let recipe = serve_recipe(&family(directory.path()), "", "max_wait = \"1500ms\"").await;
+    let mut run = wake(&recipe.replace("500ms\"\nmax", "2s\"\nmax"), runner());
+    let family = pids(directory.path(), &FAMILY).await;
+    let failure = run
+        .outcome()
+        .await
+        .expect("an outcome")
+        .failure
+        .expect("a failure");
+    assert_eq!(failure.kind, WakeFailureKind::Unavailable);
+    assert!(
+        family.iter().all(|pid| alive(*pid)),
+        "the outcome waited for the grace"
+    );
+    assert!(run.ended().await.is_none());
+    assert!(!family.iter().any(|pid| alive(*pid)), "left over");
+}
+
+async fn a_cancelled_or_dropped_run_leaves_nothing_behind() {
+    for stop in [true, false] {
+        let directory = directory();
+        let program = family(directory.path());
+        let rest = format!(
+            "base_url = \"http://127.0.0.1:1\"\n[provider.wake]\ntype = \"command\"\ncommand = \"{program}\"\ntimeout = \"1h\""
+        );
+        let run = wake(&rest, runner());
+        let family = pids(directory.path(), &FAMILY).await;
+        if stop {
+            run.stop().await;
+            assert!(!family.iter().any(|pid| alive(*pid)), "left over");
+        } else {
+            drop(run);
+            eventually("the end of the family", || !family.iter().any(|pid| alive(*pid))).await;
+        }
+    }
+}
+
+async fn a_child_whose_shim_is_killed_is_ended() {
+    let directory = directory();
+    let program = family(directory.path());
+    let mut child = start(&program, &[]).await;
+    let family = pids(directory.path(), &FAMILY).await;
+    let stat = fs::read_to_string(format!("/proc/{}/stat", child.id())).expect("alive");
+    let shim = stat
+        .rsplit(')')
+        .next()
+        .and_then(|rest| rest.split_whitespace().nth(1))
+        .expect("a parent");
+    kill(shim.parse().expect("a pid"), Signal::KILL);
+    assert_eq!(child.exited().await, Exit::Lost);
+    eventually("the end of the group", || {
+        !family[..2].iter().any(|pid| alive(*pid))
+    })
+    .await;
+    // Out of reach of an agent that has lost the shim: the documented limit.
+    let session = rustix::process::getpgid(Pid::from_raw(family[2])).expect("alive");
+    rustix::process::kill_process_group(session, Signal::KILL).expect("ended");
+}
+
+async fn ctrl_c_in_the_terminal_goes_past_the_child() {
+    let child = start("sleep", &["1000"]).await;
+    let group = |pid: i32| {
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).expect("alive");
+        let fields: Vec<i32> = stat
+            .rsplit(')')
+            .next()
+            .expect("fields")
+            .split_whitespace()
+            .skip(1)
+            .take(2)
+            .map(|f| f.parse().expect("a number"))
+            .collect();
+        (fields[0], fields[1])
+    };
+    let (shim, child_group) = group(child.id());
+    let (_, shim_group) = group(shim);
+    let own = rustix::process::getpgrp().as_raw_pid();
+    assert!(own != child_group && own != shim_group && child_group != shim_group);
+    let began = Instant::now();
+    kill(shim, Signal::TERM);
+    assert_eq!(
+        child.stop().await,
+        Exit::Signal(15),
+        "a signal to the shim ends the child first"
+    );
+    assert!(began.elapsed() < Duration::from_secs(10));
+}

@@ -1,0 +1,436 @@
+//! The config file: what is understood, and what every mistake is answered with.
+
+use reveille_agent::config::{Action, Config, ConfigError, NatsUrl, Secret};
+use reveille_domain::RecipeKind;
+use std::time::Duration;
+
+/// A value that no error may show.
+const CANARY: &str = "canary-5ecr3t";
+
+fn parse(text: &str) -> Result<Config, ConfigError> {
+    Config::parse(text, "agent.toml", &|name| {
+        (name == "KEY").then(|| CANARY.to_owned())
+    })
+}
+
+#[test]
+fn the_example_of_the_documentation_is_understood() {
+    let config = parse(
+        r#"
+        [agent]
+        name = "gpu-box"
+        nats = "tls://hub.example:4222"
+
+        [[provider]]
+        name = "vllm"
+        base_url = "http://127.0.0.1:8000/v1"
+        api_key = "${KEY}"
+        models = [{ id = "Qwen/Qwen3-8B", as = "qwen3-8b" }, "plain"]
+        probe = { path = "/is_sleeping", expect = { is_sleeping = false } }
+
+        [provider.wake]
+        type = "http"
+        url = "http://127.0.0.1:8000/wake_up?key=${KEY}"
+        headers = { Authorization = "Bearer ${KEY}" }
+        timeout = "5s"
+        max_wait = "1m 30s"
+
+        [provider.sleep]
+        idle_after = "15m"
+        type = "http"
+        url = "http://127.0.0.1:8000/sleep?level=1"
+
+        [[provider]]
+        name = "llama"
+        base_url = "http://10.0.0.7:8080"
+        [provider.wake]
+        max_wait = "60s"
+        [[provider.wake.step]]
+        type = "command"
+        command = "wakeonlan"
+        args = ["00:11:22:33:44:55"]
+        timeout = "500ms"
+        [[provider.wake.step]]
+        type = "command"
+        command = "/opt/llama-server"
+        env = { TOKEN = "${KEY}" }
+        run = "serve"
+        stop_grace = "3s"
+        [provider.sleep]
+        idle_after = "1h"
+        "#,
+    )
+    .expect("a good config");
+    assert_eq!(config.agent.name.as_str(), "gpu-box");
+    assert_eq!(
+        config.agent.nats.as_ref().map(NatsUrl::as_str),
+        Some("tls://hub.example:4222")
+    );
+    let [vllm, llama] = &config.providers[..] else {
+        panic!("two providers")
+    };
+
+    let models = vllm.models.as_ref().expect("models");
+    let names: Vec<_> = models
+        .iter()
+        .map(|model| (model.id.as_str(), model.public.as_str()))
+        .collect();
+    assert_eq!(names, [("Qwen/Qwen3-8B", "qwen3-8b"), ("plain", "plain")]);
+    assert_eq!(vllm.api_key.as_ref().map(Secret::reveal), Some(CANARY));
+    assert_eq!(vllm.probe.expect, Some(serde_json::json!({"is_sleeping": false})));
+    let wake = vllm.wake_spec().expect("a wake recipe");
+    assert_eq!((wake.kind, wake.budget_ms), (RecipeKind::Http, 95_000));
+    let sleep = vllm.sleep.as_ref().expect("a sleep recipe");
+    assert_eq!(
+        (sleep.idle_after, sleep.steps.len()),
+        (Some(Duration::from_secs(900)), 1)
+    );
+
+    assert_eq!(llama.models, None, "discovered");
+    let wake = llama.wake_spec().expect("a wake recipe");
+    assert_eq!((wake.kind, wake.budget_ms), (RecipeKind::Steps, 65_500));
+    let serve = &llama.wake.as_ref().expect("a recipe").steps[1].action;
+    assert!(matches!(serve, Action::Serve { stop_grace, .. } if *stop_grace == Duration::from_secs(3)));
+    assert!(
+        !format!("{config:?}").contains(CANARY),
+        "a secret in Debug: {config:?}"
+    );
+}
+
+#[test]
+fn an_empty_file_is_an_agent_without_providers() {
+    let config = parse("").expect("nothing is required");
+    assert!(config.providers.is_empty());
+    assert!(!config.agent.name.as_str().is_empty(), "named after the machine");
+}
+
+const PROVIDER: &str = "[[provider]]\nname = \"p\"\nbase_url = \"http://127.0.0.1:1\"\n";
+
+/// A broken config, the line and key of its error, and a part of the reason.
+type Mistake = (String, usize, &'static str, &'static str);
+
+fn mistakes() -> Vec<Mistake> {
+    let provider = |rest: &str| format!("{PROVIDER}{rest}");
+    let wake = |rest: &str| format!("{PROVIDER}[provider.wake]\n{rest}");
+    let http = |rest: &str| {
+        wake(&format!(
+            "type = \"http\"\nurl = \"http://127.0.0.1:1/w\"\n{rest}"
+        ))
+    };
+    let command = |rest: &str| wake(&format!("type = \"command\"\ncommand = \"true\"\n{rest}"));
+    vec![
+        ("[agents]\n".into(), 1, "agents", "unknown key"),
+        ("[agent]\nname = \"Box\"".into(), 2, "agent.name", "a-z"),
+        (
+            "[agent]\nname = 7".into(),
+            2,
+            "agent.name",
+            "must be a string, not integer",
+        ),
+        (
+            "[agent]\nallow_plaintext = \"yes\"".into(),
+            2,
+            "agent.allow_plaintext",
+            "true or false",
+        ),
+        (
+            "[agent]\nnats = \"nats://hub.example\"".into(),
+            2,
+            "agent.nats",
+            "plaintext",
+        ),
+        (
+            "[agent]\nnats = \"tls://u:canary-5ecr3t@hub\"".into(),
+            2,
+            "agent.nats",
+            "user or password",
+        ),
+        (
+            "[[provider]]\nbase_url = \"http://127.0.0.1:1\"".into(),
+            1,
+            "provider[0]",
+            "`name` is missing",
+        ),
+        (
+            "[[provider]]\nname = \"p\"".into(),
+            1,
+            "provider[0]",
+            "`base_url` is missing",
+        ),
+        (
+            "\n[provider]\nname = \"p\"".into(),
+            2,
+            "provider",
+            "must be an array",
+        ),
+        (
+            provider("color = \"canary-5ecr3t\""),
+            4,
+            "provider[0].color",
+            "unknown key; known here: name, base_url",
+        ),
+        (provider(PROVIDER), 5, "provider[1].name", "same name"),
+        (
+            provider("api_key = \"${UNSET}\""),
+            4,
+            "provider[0].api_key",
+            "variable UNSET is not set",
+        ),
+        (
+            provider("api_key = \"${KEY}\\n\""),
+            4,
+            "provider[0].api_key",
+            "header",
+        ),
+        (provider("models = []"), 4, "provider[0].models", "names no model"),
+        (
+            provider("models = [\"a\",\n \"b\",\n \"a\"]"),
+            6,
+            "provider[0].models[2]",
+            "same public name",
+        ),
+        (
+            provider("models = [{ id = \"\" }]"),
+            4,
+            "provider[0].models[0].id",
+            "model name",
+        ),
+        (
+            provider("probe = { path = \"models\" }"),
+            4,
+            "provider[0].probe.path",
+            "begins with /",
+        ),
+        (
+            provider("probe = { interval = \"0s\" }"),
+            4,
+            "provider[0].probe.interval",
+            "more than zero",
+        ),
+        (
+            provider("probe = { timeout = \"-3s\" }"),
+            4,
+            "provider[0].probe.timeout",
+            "more than zero",
+        ),
+        (
+            provider("probe = { timeout = 3 }"),
+            4,
+            "provider[0].probe.timeout",
+            "in quotes",
+        ),
+        (
+            provider("probe = { timeout = \"25h\" }"),
+            4,
+            "provider[0].probe.timeout",
+            "at most 24h",
+        ),
+        (
+            provider("probe = { timeout = \"canary-5ecr3t\" }"),
+            4,
+            "provider[0].probe.timeout",
+            "not a duration",
+        ),
+        (
+            provider("probe = { expect = 2020-01-01 }"),
+            4,
+            "provider[0].probe.expect",
+            "JSON",
+        ),
+        (wake(""), 4, "provider[0].wake", "`type` is missing"),
+        (
+            wake("type = \"canary-5ecr3t\""),
+            5,
+            "provider[0].wake.type",
+            "\"http\" or \"command\"",
+        ),
+        (wake("type = \"http\""), 4, "provider[0].wake", "`url` is missing"),
+        (
+            wake("type = \"http\"\nurl = \"file:///canary-5ecr3t\""),
+            6,
+            "provider[0].wake.url",
+            "http://",
+        ),
+        (
+            wake("type = \"http\"\nurl = \"http://canary-5ecr3t@h/\""),
+            6,
+            "provider[0].wake.url",
+            "user or password",
+        ),
+        (
+            http("method = \"G T\""),
+            7,
+            "provider[0].wake.method",
+            "HTTP method",
+        ),
+        (
+            http("headers = { \"a b\" = \"canary-5ecr3t\" }"),
+            7,
+            "provider[0].wake.headers.a b",
+            "header's name",
+        ),
+        (
+            http("headers = { a = \"${KEY}\\u0000\" }"),
+            7,
+            "provider[0].wake.headers.a",
+            "header value",
+        ),
+        (http("run = \"once\""), 7, "provider[0].wake.run", "unknown key"),
+        (http("timeout = \"24h\""), 4, "provider[0].wake", "sum to more"),
+        (
+            wake("type = \"command\"\ncommand = \"./canary-5ecr3t\""),
+            6,
+            "provider[0].wake.command",
+            "absolute",
+        ),
+        (
+            wake("type = \"command\"\ncommand = \"bin/canary-5ecr3t\""),
+            6,
+            "provider[0].wake.command",
+            "absolute",
+        ),
+        (
+            wake("type = \"command\"\ncommand = \"\""),
+            6,
+            "provider[0].wake.command",
+            "no program",
+        ),
+        (
+            command("run = \"canary-5ecr3t\""),
+            7,
+            "provider[0].wake.run",
+            "\"once\" or \"serve\"",
+        ),
+        (
+            command("stop_grace = \"1s\""),
+            7,
+            "provider[0].wake.stop_grace",
+            "serve",
+        ),
+        (
+            command("run = \"serve\"\ntimeout = \"1s\""),
+            8,
+            "provider[0].wake.timeout",
+            "max_wait",
+        ),
+        (
+            command("args = \"-x\""),
+            7,
+            "provider[0].wake.args",
+            "must be an array",
+        ),
+        (
+            command("args = [\"a\\u0000b\"]"),
+            7,
+            "provider[0].wake.args[0]",
+            "NUL",
+        ),
+        (
+            command("env = { \"A=B\" = \"x\" }"),
+            7,
+            "provider[0].wake.env.A=B",
+            "variable's name",
+        ),
+        (
+            command("[[provider.wake.step]]\ntype = \"http\""),
+            4,
+            "provider[0].wake",
+            "both",
+        ),
+        (wake("step = []"), 5, "provider[0].wake.step", "no steps"),
+        (
+            wake(
+                "[[provider.wake.step]]\ntype = \"command\"\ncommand = \"a\"\nrun = \"serve\"\n\
+                  [[provider.wake.step]]\ntype = \"command\"\ncommand = \"a\"",
+            ),
+            4,
+            "provider[0].wake",
+            "only the last step",
+        ),
+        (
+            provider("[provider.sleep]\nidle_after = \"15m\""),
+            4,
+            "provider[0].sleep",
+            "`type` is missing",
+        ),
+        (
+            provider("[provider.sleep]\ntype = \"command\"\ncommand = \"a\"\nrun = \"serve\""),
+            4,
+            "provider[0].sleep",
+            "can't put",
+        ),
+    ]
+}
+
+#[test]
+fn every_mistake_names_its_line_key_and_reason_and_shows_no_value() {
+    for (text, line, key, reason) in mistakes() {
+        let error = parse(&text).expect_err(&text);
+        let shown = error.to_string();
+        assert_eq!(
+            (error.line, error.key.as_deref()),
+            (Some(line), Some(key)),
+            "{shown}\n{text}"
+        );
+        assert!(error.reason.contains(reason), "{shown}\n{text}");
+        assert!(
+            shown.starts_with(&format!("agent.toml:{line}: {key}: ")),
+            "{shown}"
+        );
+        assert!(!shown.contains(CANARY), "{shown}");
+    }
+}
+
+#[test]
+fn broken_toml_is_told_with_its_line_and_without_its_text() {
+    for text in [
+        "[agent]\nname = \"canary-5ecr3t",
+        "a = 1\nb = canary-5ecr3t\n",
+        "a = 1\na = \"canary-5ecr3t\"\n",
+    ] {
+        let error = parse(text).expect_err(text);
+        assert_eq!(error.line, Some(2), "{error}");
+        assert!(!error.to_string().contains(CANARY), "{error}");
+        assert!(!error.reason.is_empty());
+    }
+}
+
+#[test]
+fn limits_are_answered() {
+    let many = |count: usize, entry: &str| {
+        (0..count)
+            .map(|n| entry.replace('#', &n.to_string()))
+            .collect::<Vec<_>>()
+            .join("")
+    };
+    let provider = "[[provider]]\nname = \"p#\"\nbase_url = \"http://127.0.0.1:1\"\n";
+    assert_eq!(
+        parse(&many(64, provider)).expect("64 providers").providers.len(),
+        64
+    );
+    let step = "[[provider.wake.step]]\ntype = \"command\"\ncommand = \"true\"\n";
+    assert!(parse(&format!("{PROVIDER}{}", many(16, step))).is_ok());
+    for (text, reason) in [
+        (many(65, provider), "at most 64 entries"),
+        (format!("{PROVIDER}{}", many(17, step)), "at most 16 entries"),
+        (
+            format!("{PROVIDER}models = [{}]", many(257, "\"m#\",")),
+            "at most 256 entries",
+        ),
+        ("#".repeat(1024 * 1024 + 1), "larger than"),
+    ] {
+        let error = parse(&text).expect_err("too much");
+        assert!(error.reason.contains(reason), "{error}");
+    }
+}
+
+#[test]
+fn a_file_that_cannot_be_read_is_named() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path().join("none.toml");
+    let error = Config::load(&path).expect_err("no such file");
+    assert_eq!(error.file, path.display().to_string());
+    assert!(error.reason.contains("cannot be read"), "{error}");
+    std::fs::write(&path, "[agent]\nname = \"box\"\n").expect("written");
+    assert_eq!(Config::load(&path).expect("a file").agent.name.as_str(), "box");
+}
