@@ -1,0 +1,371 @@
+//! Events and states as they stand in journals: what was written once must be read for ever. A snapshot here changes
+//! only by addition; a change of meaning is a new version with snapshots of its own.
+
+use reveille_domain::{
+    Agent, AgentEvent, AgentName, Epoch, Failures, ModelName, Provider, ProviderEvent, ProviderId,
+    ProviderSpec, RecipeKind, ReportId, ReportSeq, SessionId, SleepReason, Stage, Timestamp, Wake, WakeCause,
+    WakeFailure, WakeFailureKind, WakeId, WakeOutcome, WakeSpec,
+    provider::{InactiveReason, RegisteredAs, Resting},
+};
+use serde::{Serialize, de::DeserializeOwned};
+use std::{collections::BTreeSet, fmt::Debug, fs, path::Path};
+use uuid::Uuid;
+
+const fn at(secs: u64) -> Timestamp {
+    Timestamp::from_millis(1_764_000_000_000 + secs * 1000)
+}
+
+const fn wake_id(wake: u128) -> WakeId {
+    WakeId(Uuid::from_u128(0x0199_0000_0000_7000_8000_0000_0000_0000 + wake))
+}
+
+const fn report(seq: u64) -> ReportId {
+    ReportId {
+        epoch: Epoch(3),
+        seq: ReportSeq(seq),
+    }
+}
+
+fn id() -> ProviderId {
+    "gpu-box/vllm".parse().expect("legal")
+}
+
+fn model() -> ModelName {
+    ModelName::parse("Qwen/Qwen3-8B").expect("legal")
+}
+
+fn spec() -> ProviderSpec {
+    let wake = WakeSpec {
+        kind: RecipeKind::Http,
+        budget_ms: 70_000,
+    };
+    ProviderSpec::new(vec![model()], Some(wake), true).expect("legal")
+}
+
+fn stages() -> Vec<Stage> {
+    vec![Stage {
+        name: "step 1 http".into(),
+        started_after_ms: 2,
+        took_ms: 31,
+    }]
+}
+
+fn failure() -> WakeFailure {
+    WakeFailure::new(
+        WakeFailureKind::Recipe,
+        "step 1 http",
+        "the controller answered 500",
+    )
+}
+
+fn failures(count: u32, held_until_ms: Option<Timestamp>) -> Failures {
+    Failures {
+        count,
+        held_until_ms,
+        last: Some(failure()),
+    }
+}
+
+fn registered(spec: ProviderSpec, status: RegisteredAs) -> ProviderEvent {
+    ProviderEvent::ProviderRegistered {
+        id: id(),
+        epoch: Epoch(3),
+        spec,
+        status,
+        failures: Failures::default(),
+        at_ms: at(0),
+    }
+}
+
+fn requested(wake: u128, secs: u64, cause: WakeCause) -> ProviderEvent {
+    let wake = Wake {
+        id: wake_id(wake),
+        cause,
+        requested_at_ms: at(secs),
+        deadline_ms: at(secs + 75),
+    };
+    ProviderEvent::WakeRequested { wake }
+}
+
+fn by_request() -> WakeCause {
+    WakeCause::Request {
+        request_id: "req-0199".into(),
+        model: model(),
+    }
+}
+
+fn succeeded(report: Option<ReportId>) -> ProviderEvent {
+    ProviderEvent::WakeSucceeded {
+        wake_id: wake_id(1),
+        report,
+        stages: stages(),
+        at_ms: at(20),
+    }
+}
+
+fn failed(report: Option<ReportId>) -> ProviderEvent {
+    ProviderEvent::WakeFailed {
+        wake_id: wake_id(1),
+        report,
+        failure: failure(),
+        stages: stages(),
+        failures: failures(2, Some(at(21))),
+        at_ms: at(20),
+    }
+}
+
+fn inactive(reason: InactiveReason, last_heartbeat_ms: Option<Timestamp>) -> ProviderEvent {
+    ProviderEvent::ProviderBecameInactive {
+        epoch: Epoch(3),
+        reason,
+        was: Resting::Active,
+        failures: Failures::default(),
+        last_heartbeat_ms,
+        at_ms: at(40),
+    }
+}
+
+fn connected(session: u128, epoch: u64) -> AgentEvent {
+    AgentEvent::AgentConnected {
+        name: AgentName::parse("gpu-box").expect("legal"),
+        session: SessionId(wake_id(session).0),
+        epoch: Epoch(epoch),
+        version: "0.1.0".into(),
+        at_ms: at(0),
+    }
+}
+
+fn provider_events() -> Vec<(&'static str, ProviderEvent)> {
+    let bare = ProviderSpec::new(vec![], None, false).expect("legal");
+    vec![
+        (
+            "provider_registered",
+            registered(spec(), RegisteredAs::Hibernating),
+        ),
+        (
+            "provider_registered_without_recipe",
+            registered(bare, RegisteredAs::Active),
+        ),
+        (
+            "provider_registered_waking",
+            registered(spec(), RegisteredAs::Waking),
+        ),
+        ("wake_requested", requested(1, 10, by_request())),
+        (
+            "wake_requested_by_operator",
+            requested(1, 10, WakeCause::Operator),
+        ),
+        ("wake_succeeded", succeeded(Some(report(1)))),
+        ("wake_succeeded_by_registration", succeeded(None)),
+        ("wake_failed", failed(Some(report(1)))),
+        ("wake_failed_unreported", failed(None)),
+        (
+            "wake_timed_out",
+            ProviderEvent::WakeTimedOut {
+                wake_id: wake_id(1),
+                failure: WakeFailure::new(
+                    WakeFailureKind::TimedOut,
+                    "deadline",
+                    "no outcome was reported within 75000 ms",
+                ),
+                failures: failures(1, None),
+                at_ms: at(85),
+            },
+        ),
+        (
+            "backend_slept",
+            ProviderEvent::BackendSlept {
+                report: report(2),
+                reason: SleepReason::FoundAsleep,
+                failures: Failures::default(),
+                at_ms: at(60),
+            },
+        ),
+        (
+            "backend_awoke",
+            ProviderEvent::BackendAwoke {
+                report: report(3),
+                at_ms: at(61),
+            },
+        ),
+        ("provider_lost", inactive(InactiveReason::AgentLost, Some(at(10)))),
+        ("provider_stopped", inactive(InactiveReason::AgentStopped, None)),
+        (
+            "provider_resumed",
+            ProviderEvent::ProviderResumed {
+                report: report(4),
+                status: Resting::Hibernating,
+                at_ms: at(62),
+            },
+        ),
+        (
+            "provider_deregistered",
+            ProviderEvent::ProviderDeregistered {
+                epoch: Epoch(3),
+                at_ms: at(63),
+            },
+        ),
+        (
+            "provider_expired",
+            ProviderEvent::ProviderExpired { at_ms: at(64) },
+        ),
+    ]
+}
+
+fn provider_states() -> Vec<(&'static str, Provider)> {
+    let after = |events: &[ProviderEvent]| events.iter().fold(Provider::default(), Provider::evolve);
+    let hibernating = || registered(spec(), RegisteredAs::Hibernating);
+    let expired = ProviderEvent::ProviderExpired { at_ms: at(64) };
+    vec![
+        ("provider_state_unregistered", Provider::default()),
+        (
+            "provider_state_active",
+            after(&[registered(spec(), RegisteredAs::Active)]),
+        ),
+        (
+            "provider_state_woken",
+            after(&[
+                hibernating(),
+                requested(1, 10, by_request()),
+                succeeded(Some(report(1))),
+            ]),
+        ),
+        (
+            "provider_state_hibernating_held",
+            after(&[
+                hibernating(),
+                requested(1, 10, by_request()),
+                failed(Some(report(1))),
+            ]),
+        ),
+        (
+            "provider_state_waking",
+            after(&[hibernating(), requested(1, 10, by_request())]),
+        ),
+        (
+            "provider_state_inactive",
+            after(&[
+                registered(spec(), RegisteredAs::Active),
+                inactive(InactiveReason::AgentLost, Some(at(10))),
+            ]),
+        ),
+        (
+            "provider_state_gone",
+            after(&[
+                hibernating(),
+                requested(1, 10, by_request()),
+                succeeded(Some(report(1))),
+                inactive(InactiveReason::AgentLost, Some(at(10))),
+                expired,
+            ]),
+        ),
+    ]
+}
+
+/// Compares with the committed snapshot, and reads the snapshot itself back.
+fn golden<T: Serialize + DeserializeOwned + PartialEq + Debug>(name: &str, value: &T) {
+    insta::assert_json_snapshot!(name, value);
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/snapshots/golden__{name}.snap"));
+    let snapshot = fs::read_to_string(path).expect("committed");
+    let (_, json) = snapshot
+        .trim_start_matches("---\n")
+        .split_once("---\n")
+        .expect("a header");
+    assert_eq!(
+        &serde_json::from_str::<T>(json).expect("reads back"),
+        value,
+        "{name}"
+    );
+}
+
+#[test]
+fn provider_events_are_written_and_read_as_ever() {
+    for (name, event) in provider_events() {
+        golden(name, &event);
+    }
+}
+
+#[test]
+fn provider_states_are_written_and_read_as_ever() {
+    for (name, state) in provider_states() {
+        golden(name, &state);
+    }
+}
+
+#[test]
+fn agent_events_and_states_are_written_and_read_as_ever() {
+    let (first, second) = (connected(1, 1), connected(2, 2));
+    golden("agent_connected", &second);
+    golden("agent_state_unknown", &Agent::default());
+    golden(
+        "agent_state_connected",
+        &Agent::default().evolve(&first).evolve(&second),
+    );
+}
+
+#[test]
+fn reported_outcomes_are_written_and_read_as_ever() {
+    golden("outcome_succeeded", &WakeOutcome::Succeeded { stages: stages() });
+    golden(
+        "outcome_failed",
+        &WakeOutcome::Failed {
+            failure: failure(),
+            stages: stages(),
+        },
+    );
+}
+
+#[test]
+fn the_words_inside_are_written_as_ever() {
+    let kinds = [
+        WakeFailureKind::Recipe,
+        WakeFailureKind::Unavailable,
+        WakeFailureKind::TimedOut,
+        WakeFailureKind::AgentLost,
+        WakeFailureKind::AgentStopped,
+        WakeFailureKind::Withdrawn,
+        WakeFailureKind::Died,
+    ];
+    golden("words_failure_kinds", &kinds.to_vec());
+    let reasons = [
+        SleepReason::Idle,
+        SleepReason::Operator,
+        SleepReason::Group,
+        SleepReason::FoundAsleep,
+        SleepReason::Exited,
+        SleepReason::Unreachable,
+    ];
+    golden("words_sleep_reasons", &reasons.to_vec());
+    let recipes = [
+        RecipeKind::Http,
+        RecipeKind::Command,
+        RecipeKind::Serve,
+        RecipeKind::Steps,
+    ];
+    golden("words_recipe_kinds", &recipes.to_vec());
+}
+
+#[test]
+fn every_event_has_a_snapshot() {
+    let written: BTreeSet<_> = provider_events().iter().map(|(_, event)| event.name()).collect();
+    assert_eq!(
+        written.len(),
+        11,
+        "a new event needs a snapshot, and this number: {written:?}"
+    );
+}
+
+#[test]
+fn an_absent_option_and_a_field_from_the_future_are_read() {
+    let json = r#"{"type":"WakeFailed","data":{"wake_id":"01990000-0000-7000-8000-000000000001",
+        "failure":{"kind":"agent_lost","stage":"agent","reason":"silent","hint":"new"},"stages":[],
+        "failures":{"count":0},"at_ms":1764000020000,"later":true}}"#;
+    let event: ProviderEvent = serde_json::from_str(json).expect("reads");
+    assert_eq!((event.name(), event.at()), ("WakeFailed", at(20)));
+}
+
+#[test]
+fn an_unknown_event_is_an_error_and_not_another_one() {
+    let json = r#"{"type":"BackendExploded","data":{"at_ms":1}}"#;
+    serde_json::from_str::<ProviderEvent>(json).expect_err("unknown");
+}

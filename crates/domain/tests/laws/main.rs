@@ -1,0 +1,197 @@
+//! What holds whatever is asked of an aggregate, in whatever order, by whatever session, at whatever time.
+
+mod journal;
+mod steps;
+
+use journal::Journal;
+use proptest::prelude::*;
+use reveille_domain::{
+    Agent, AgentCommand, AgentEvent, AgentName, Epoch, Provider, ProviderCommand, Rejection, SessionId,
+    Timestamp,
+};
+use std::{collections::HashSet, time::Duration};
+use steps::{Step, step};
+use uuid::Uuid;
+
+/// The most that a state may take in a commit, whatever was reported: its few models, eight ended wakes with two
+/// texts of 400 characters, the last failure, the wake in flight.
+const MAX_STATE_BYTES: usize = 40 * 1024;
+/// The longest hold after failed wakes.
+const MAX_HOLD: Duration = Duration::from_secs(60);
+fn through_json<T: serde::Serialize + serde::de::DeserializeOwned>(value: &T) -> T {
+    serde_json::from_str(&serde_json::to_string(value).expect("serializes")).expect("deserializes")
+}
+
+fn check_refusal(command: &ProviderCommand, rejection: &Rejection) {
+    match rejection {
+        Rejection::RecentlyFailed { retry_after, .. } => {
+            assert!(
+                !retry_after.is_zero() && *retry_after <= MAX_HOLD,
+                "{retry_after:?}"
+            );
+        }
+        Rejection::NoRecipe => panic!("what sleeps can be woken: {command:?}"),
+        Rejection::SessionSuperseded { .. }
+        | Rejection::RegisterFirst { .. }
+        | Rejection::NotRegistered
+        | Rejection::ResumeFirst
+        | Rejection::Inactive { .. }
+        | Rejection::HeardSince
+        | Rejection::NotExpired => {}
+    }
+}
+
+fn live(steps: &[Step]) {
+    let mut provider = Provider::default();
+    let mut journal = Journal::default();
+    let mut now = 1_700_000_000_000_u64;
+    for step in steps {
+        now = now.saturating_add_signed(step.clock);
+        let command = journal.command(step, Timestamp::from_millis(now));
+        let decision = provider.decide(&command);
+        let events = decision.unwrap_or_else(|rejection| {
+            check_refusal(&command, &rejection);
+            vec![]
+        });
+        assert!(
+            events.is_empty() || !journal.is_stale(&command),
+            "stale, and changed something: {command:#?} after {:?}",
+            journal.heard
+        );
+        for event in &events {
+            journal.append(event);
+            provider = provider.evolve(event);
+        }
+        let state = serde_json::to_string(&provider).expect("serializes");
+        assert_eq!(
+            serde_json::from_str::<Provider>(&state).expect("deserializes"),
+            provider
+        );
+        assert!(state.len() <= MAX_STATE_BYTES, "a state of {} bytes", state.len());
+        journal.agrees_with(&provider);
+        let again = provider.decide(&command).unwrap_or_default();
+        assert_eq!(
+            again,
+            [],
+            "{command:#?} repeated at once changed something: {provider:#?}"
+        );
+    }
+    let folded = journal
+        .events
+        .iter()
+        .fold(Provider::default(), |provider, event| {
+            provider.evolve(&through_json(event))
+        });
+    assert_eq!(folded, provider, "the fold of the events is the state");
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 256, ..ProptestConfig::default() })]
+
+    #[test]
+    fn a_provider_keeps_its_laws(steps in proptest::collection::vec(step(), 1..120)) {
+        live(&steps);
+    }
+
+    #[test]
+    fn an_agent_numbers_its_sessions_one_by_one(sessions in proptest::collection::vec(0..12_u128, 1..80)) {
+        let mut agent = Agent::default();
+        let (mut events, mut accepted) = (vec![], vec![]);
+        for session in sessions {
+            let session = SessionId(Uuid::from_u128(session));
+            let connect = AgentCommand::Connect {
+                name: AgentName::parse("gpu-box").expect("legal"),
+                session,
+                version: "v".repeat(1000),
+                at: Timestamp::from_millis(1),
+            };
+            // Whoever was accepted before is the current session or was superseded for good.
+            match agent.decide(&connect) {
+                Err(_) => prop_assert!(accepted.contains(&session) && accepted.last() != Some(&session)),
+                Ok(new) if new.is_empty() => prop_assert_eq!(accepted.last(), Some(&session)),
+                Ok(new) => {
+                    prop_assert!(!accepted.contains(&session));
+                    accepted.push(session);
+                    for event in new {
+                        let AgentEvent::AgentConnected { epoch, .. } = &event;
+                        prop_assert_eq!(*epoch, Epoch(accepted.len() as u64));
+                        agent = agent.evolve(&event);
+                        events.push(event);
+                    }
+                }
+            }
+            prop_assert_eq!(agent.epoch(), Epoch(accepted.len() as u64));
+            prop_assert_eq!(&through_json(&agent), &agent);
+            prop_assert!(serde_json::to_string(&agent).expect("serializes").len() < 2048);
+        }
+        let folded = events.iter().fold(Agent::default(), |agent, event| agent.evolve(&through_json(event)));
+        prop_assert_eq!(folded, agent);
+    }
+}
+
+/// Laws say nothing about what never happens: the generated lives reach every event and every status.
+#[test]
+fn the_generated_lives_reach_every_event_and_status() {
+    use proptest::{strategy::ValueTree, test_runner::TestRunner};
+    let mut runner = TestRunner::deterministic();
+    let mut reached = HashSet::new();
+    for _ in 0..200 {
+        let steps = proptest::collection::vec(step(), 1..120)
+            .new_tree(&mut runner)
+            .expect("generates");
+        let mut provider = Provider::default();
+        let mut journal = Journal::default();
+        let mut now = 1_700_000_000_000_u64;
+        for step in steps.current() {
+            now = now.saturating_add_signed(step.clock);
+            let command = journal.command(&step, Timestamp::from_millis(now));
+            match provider.decide(&command) {
+                Ok(events) => {
+                    for event in events {
+                        reached.insert(event.name().to_owned());
+                        journal.append(&event);
+                        provider = provider.evolve(&event);
+                    }
+                }
+                Err(rejection) => {
+                    let name = format!("{rejection:?}");
+                    let end = name.find([' ', '{']).unwrap_or(name.len());
+                    reached.insert(name[..end].to_owned());
+                }
+            }
+            if let Some(provider) = provider.registered() {
+                reached.insert(provider.status.name().to_string());
+            }
+        }
+    }
+    for expected in [
+        "ProviderRegistered",
+        "WakeRequested",
+        "WakeSucceeded",
+        "WakeFailed",
+        "WakeTimedOut",
+        "BackendSlept",
+        "BackendAwoke",
+        "ProviderBecameInactive",
+        "ProviderResumed",
+        "ProviderDeregistered",
+        "ProviderExpired",
+        "active",
+        "hibernating",
+        "waking",
+        "inactive",
+        "SessionSuperseded",
+        "RegisterFirst",
+        "RecentlyFailed",
+        "HeardSince",
+        "ResumeFirst",
+        "Inactive",
+        "NotExpired",
+        "NotRegistered",
+    ] {
+        assert!(
+            reached.contains(expected),
+            "{expected} never happened: {reached:?}"
+        );
+    }
+}
