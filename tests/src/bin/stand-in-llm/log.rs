@@ -1,0 +1,42 @@
+//! What happened, one JSON object a line, for tests to count.
+
+use std::{
+    fs::File,
+    io::Write,
+    path::Path,
+    sync::{Mutex, PoisonError},
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+use anyhow::{Context, Result};
+use serde_json::{Value, json};
+
+/// A file, or nothing when none is wanted.
+#[derive(Debug)]
+pub struct Log(Option<Mutex<File>>);
+
+impl Log {
+    /// Opens it for appending: several runs of one backend share a file.
+    pub fn open(path: Option<&Path>) -> Result<Self> {
+        let Some(path) = path else { return Ok(Self(None)) };
+        let file = File::options().create(true).append(true).open(path);
+        let file = file.with_context(|| format!("cannot open {}", path.display()))?;
+        Ok(Self(Some(Mutex::new(file))))
+    }
+
+    /// Adds a line, with the time.
+    pub fn write(&self, entry: &Value) {
+        let Some(file) = &self.0 else { return };
+        let mut entry = entry.clone();
+        entry["at_ms"] = json!(now_ms());
+        let line = format!("{entry}\n");
+        let mut file = file.lock().unwrap_or_else(PoisonError::into_inner);
+        // One write, so that lines of several processes don't mix. A test that misses a line fails by itself.
+        let _ = file.write_all(line.as_bytes());
+    }
+}
+
+fn now_ms() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}

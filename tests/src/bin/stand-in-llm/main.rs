@@ -1,0 +1,77 @@
+//! A stand-in for a model server. It holds no model: it answers every prompt with `token-0 token-1 …`.
+//!
+//! It speaks enough of the OpenAI API, and of vLLM's sleep mode, for tests and the demo to be run against something
+//! that boots late, fails to boot, hangs, sleeps, streams slowly or dies, and it writes down each start and each
+//! request, so that they can be counted.
+
+mod answers;
+mod log;
+mod options;
+mod routes;
+mod server;
+mod ticket;
+
+use std::{
+    process::{Command, ExitCode, Stdio},
+    sync::Arc,
+    time::Duration,
+};
+
+use anyhow::{Context, Result};
+use axum::serve::ListenerExt;
+use clap::Parser;
+use serde_json::json;
+use tokio::net::TcpListener;
+
+use crate::{log::Log, options::Options, server::Server};
+
+#[tokio::main]
+async fn main() -> Result<ExitCode> {
+    let options = Options::parse();
+    if options.only_sleep {
+        std::future::pending::<()>().await;
+    }
+    let log = Arc::new(Log::open(options.log.as_deref())?);
+    log.write(&json!({ "event": "start", "pid": std::process::id() }));
+    if options.fork_grandchild {
+        fork(&log)?;
+    }
+    tokio::time::sleep(Duration::from_millis(options.boot_delay_ms)).await;
+    if let Some(code) = options.fail_boot {
+        eprintln!("the stand-in LLM fails to boot, as it was told to");
+        return Ok(ExitCode::from(code));
+    }
+    serve(options, log).await?;
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn serve(options: Options, log: Arc<Log>) -> Result<()> {
+    let address = options.listen;
+    let listener = TcpListener::bind(address)
+        .await
+        .with_context(|| format!("cannot listen on {address}"))?;
+    println!(
+        "a stand-in LLM, which holds no model, listens on {}",
+        listener.local_addr()?
+    );
+    log.write(&json!({ "event": "listening" }));
+    let listener = listener.tap_io(|connection| {
+        // A token is a small packet that must not wait for another one. Refused only when the peer is gone.
+        let _ = connection.set_nodelay(true);
+    });
+    axum::serve(listener, routes::router(Server::new(options, log)))
+        .await
+        .context("cannot serve")
+}
+
+/// Starts a copy of this program that only exists: a model server's worker processes must not outlive it.
+fn fork(log: &Log) -> Result<()> {
+    let this = std::env::current_exe().context("cannot tell which program this is")?;
+    let child = Command::new(this)
+        .arg("--only-sleep")
+        .stdin(Stdio::null())
+        .spawn()
+        .context("cannot start a child process")?;
+    log.write(&json!({ "event": "grandchild", "pid": child.id() }));
+    Ok(())
+}

@@ -1,0 +1,65 @@
+//! How the stand-in behaves, from its command line.
+
+use std::{net::SocketAddr, path::PathBuf};
+
+use clap::{Parser, ValueEnum};
+
+/// A stand-in for a model server: it holds no model and answers `token-0 token-1 …`.
+#[derive(Debug, Parser)]
+#[command(name = "stand-in-llm")]
+pub struct Options {
+    /// Where it listens.
+    #[arg(long, default_value = "127.0.0.1:0")]
+    pub listen: SocketAddr,
+    /// A model that it claims to have; may be given several times.
+    #[arg(long = "model", default_value = "stand-in")]
+    pub models: Vec<String>,
+    /// Time from the start to listening.
+    #[arg(long, default_value_t = 0)]
+    pub boot_delay_ms: u64,
+    /// Ends with this code instead of listening.
+    #[arg(long)]
+    pub fail_boot: Option<u8>,
+    /// Starts asleep: answers 503 until `POST /wake_up`.
+    #[arg(long)]
+    pub asleep: bool,
+    /// How long `POST /wake_up` takes.
+    #[arg(long, default_value_t = 0)]
+    pub wake_delay_ms: u64,
+    /// Accepts requests and never answers them.
+    #[arg(long)]
+    pub hang: Option<Hang>,
+    /// How many tokens an answer has, unless the request asks for fewer.
+    #[arg(long, default_value_t = 8)]
+    pub tokens: usize,
+    /// Time before the first token.
+    #[arg(long, default_value_t = 0)]
+    pub first_token_delay_ms: u64,
+    /// Time before each further token.
+    #[arg(long, default_value_t = 0)]
+    pub token_delay_ms: u64,
+    /// Ends at once, in the middle of an answer, after this many tokens.
+    #[arg(long)]
+    pub die_after_tokens: Option<usize>,
+    /// Streams an event stream of exactly this many bytes instead of tokens.
+    #[arg(long)]
+    pub answer_bytes: Option<usize>,
+    /// Where starts and requests are written down, one JSON object a line.
+    #[arg(long)]
+    pub log: Option<PathBuf>,
+    /// Starts a child process of its own that only exists.
+    #[arg(long)]
+    pub fork_grandchild: bool,
+    /// What that child process is started with.
+    #[arg(long, hide = true)]
+    pub only_sleep: bool,
+}
+
+/// Which requests are never answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Hang {
+    /// Inference alone: probes find it well.
+    Inference,
+    /// All of them.
+    All,
+}

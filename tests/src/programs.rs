@@ -1,0 +1,61 @@
+//! Where the programs are: ours beside the test that runs, the others where `cargo xtask test` says or puts them.
+
+use std::{
+    env,
+    path::{Path, PathBuf},
+};
+
+/// The oldest PostgreSQL folder that is looked at when nobody says where the programs are.
+const DEBIAN_POSTGRES: &str = "/usr/lib/postgresql";
+
+/// One of the workspace's own programs, from the same build as the running test.
+pub fn program(name: &str) -> PathBuf {
+    let this = env::current_exe().expect("the running program has a path");
+    let mut folder = this
+        .parent()
+        .expect("the running program is in a folder")
+        .to_owned();
+    if folder.ends_with("deps") {
+        folder.pop();
+    }
+    let path = folder.join(name);
+    assert!(
+        path.exists(),
+        "{} is not built: run `cargo build --workspace --bins --examples`, or the tests by `cargo xtask test`",
+        path.display()
+    );
+    path
+}
+
+/// The NATS server to run.
+pub fn nats_server() -> PathBuf {
+    told("REVEILLE_TEST_NATS_SERVER")
+        .or_else(|| Some(tools().join("nats/bin/nats-server")).filter(|path| path.exists()))
+        .expect("no nats-server: run `cargo xtask test`, which installs it")
+}
+
+/// The folder of PostgreSQL's server programs.
+pub(crate) fn postgres_bin() -> PathBuf {
+    told("REVEILLE_TEST_POSTGRES_BIN")
+        .or_else(|| {
+            let versions = std::fs::read_dir(DEBIAN_POSTGRES).ok()?;
+            let folders = versions.filter_map(|entry| Some(entry.ok()?.path().join("bin")));
+            folders.filter(|folder| folder.join("initdb").exists()).max()
+        })
+        .expect("no PostgreSQL server: run `cargo xtask test`, which installs it")
+}
+
+/// The folder that makes `import openai` work.
+pub(crate) fn openai_path() -> PathBuf {
+    told("REVEILLE_TEST_OPENAI_PATH")
+        .or_else(|| Some(tools().join("openai")).filter(|path| path.exists()))
+        .expect("no openai package: run `cargo xtask test`, which installs it")
+}
+
+fn told(variable: &str) -> Option<PathBuf> {
+    env::var_os(variable).map(PathBuf::from)
+}
+
+fn tools() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../.tools")
+}
