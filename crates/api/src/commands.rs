@@ -1,0 +1,55 @@
+//! Commands to the aggregates, stamped with NATS time. Only control and wakes issue any.
+
+use reveille_bus::{AggregateId, BusError, CommandError, CommitMeta, Executed, Journal, NatsClock};
+use reveille_domain::{
+    Agent, AgentCommand, AgentName, AgentRejection, Provider, ProviderCommand, ProviderId, Rejection,
+    Timestamp,
+};
+use std::time::Duration;
+
+/// How long a command waits for NATS time to be known.
+const CLOCK_WAIT: Duration = Duration::from_secs(10);
+
+/// Appends to the journal.
+#[derive(Clone)]
+pub(crate) struct Commands {
+    pub(crate) journal: Journal,
+    pub(crate) clock: NatsClock,
+}
+
+impl Commands {
+    pub(crate) async fn now(&self) -> Result<Timestamp, BusError> {
+        let unknown = |_| BusError::Unavailable("NATS time is not known".to_owned());
+        tokio::time::timeout(CLOCK_WAIT, self.clock.now())
+            .await
+            .map_err(unknown)
+    }
+
+    /// Runs a provider's command; `cause` stands in the commit.
+    pub(crate) async fn provider(
+        &self,
+        id: &ProviderId,
+        cause: &str,
+        command: impl FnOnce(Timestamp) -> ProviderCommand,
+    ) -> Result<Executed<Provider>, CommandError<Rejection>> {
+        let at = self.now().await?;
+        let aggregate = AggregateId::Provider(id.clone());
+        self.journal
+            .execute(&aggregate, command(at), &CommitMeta::new(cause, at))
+            .await
+    }
+
+    /// Runs an agent's command.
+    pub(crate) async fn agent(
+        &self,
+        name: &AgentName,
+        cause: &str,
+        command: impl FnOnce(Timestamp) -> AgentCommand,
+    ) -> Result<Executed<Agent>, CommandError<AgentRejection>> {
+        let at = self.now().await?;
+        let aggregate = AggregateId::Agent(name.clone());
+        self.journal
+            .execute(&aggregate, command(at), &CommitMeta::new(cause, at))
+            .await
+    }
+}

@@ -1,0 +1,10 @@
+//! Control: turns what agents say, and passing time, into commands. Every replica runs it and none leads: the journal's
+//! compare-and-set decides, so doing a thing twice changes nothing.
+
+mod presence;
+mod requests;
+mod sweeps;
+
+pub(crate) use presence::Presence;
+pub(crate) use requests::serve;
+pub(crate) use sweeps::Sweeper;

@@ -1,0 +1,85 @@
+//! Who was heard when: the last heartbeat of each agent, by NATS time.
+
+use crate::registry::Registry;
+use reveille_bus::heartbeats::{Heard, HeartbeatWatch};
+use reveille_domain::{AgentName, Epoch, ProviderId, Timestamp};
+use std::{
+    collections::HashMap,
+    sync::{Arc, PoisonError, RwLock},
+    time::Duration,
+};
+use tokio_util::sync::CancellationToken;
+
+/// An agent that says nothing of its period is silent after this: three of the usual ten seconds.
+const DEFAULT_SILENT_AFTER: Duration = Duration::from_secs(30);
+/// What an agent may ask for.
+const SILENT_AFTER_BOUNDS: (Duration, Duration) = (Duration::from_millis(300), Duration::from_secs(600));
+
+/// The last heartbeats. Cheap to clone.
+#[derive(Clone, Default)]
+pub(crate) struct Presence {
+    last: Arc<RwLock<HashMap<AgentName, Heard>>>,
+}
+
+impl Presence {
+    /// Hears until `shutdown`.
+    pub(crate) async fn run(
+        &self,
+        mut watch: HeartbeatWatch,
+        registry: &Registry,
+        shutdown: &CancellationToken,
+    ) {
+        let rows = registry.rows();
+        loop {
+            let heard = tokio::select! {
+                heard = watch.next() => heard,
+                () = shutdown.cancelled() => return,
+            };
+            rows.set_last_heartbeat(&heard.heartbeat.agent, heard.stored_at);
+            let mut last = self.last.write().unwrap_or_else(PoisonError::into_inner);
+            last.insert(heard.heartbeat.agent.clone(), heard);
+        }
+    }
+
+    /// When the session `epoch` of an agent was last heard in a heartbeat.
+    pub(crate) fn heard(&self, agent: &AgentName, epoch: Epoch) -> Option<Timestamp> {
+        let last = self.last.read().unwrap_or_else(PoisonError::into_inner);
+        last.get(agent)
+            .filter(|heard| heard.heartbeat.epoch == epoch)
+            .map(|heard| heard.stored_at)
+    }
+
+    /// After how long without a sign of life an agent is silent.
+    pub(crate) fn silent_after(&self, agent: &AgentName) -> Duration {
+        let last = self.last.read().unwrap_or_else(PoisonError::into_inner);
+        let asked = last
+            .get(agent)
+            .map(|heard| Duration::from_millis(heard.heartbeat.silent_after_ms));
+        let (shortest, longest) = SILENT_AFTER_BOUNDS;
+        asked.unwrap_or(DEFAULT_SILENT_AFTER).clamp(shortest, longest)
+    }
+
+    /// Agents whose last heartbeat is of an epoch older than `current` says.
+    pub(crate) fn superseded(
+        &self,
+        current: impl Fn(&AgentName) -> Option<Epoch>,
+    ) -> Vec<(AgentName, Epoch)> {
+        let last = self.last.read().unwrap_or_else(PoisonError::into_inner);
+        let newer = |(agent, heard): (&AgentName, &Heard)| {
+            current(agent)
+                .filter(|epoch| *epoch > heard.heartbeat.epoch)
+                .map(|epoch| (agent.clone(), epoch))
+        };
+        last.iter().filter_map(newer).collect()
+    }
+
+    /// Requests that the provider's backend works on and that wait at its agent, as last heard.
+    pub(crate) fn load(&self, id: &ProviderId) -> Option<(u32, u32)> {
+        let last = self.last.read().unwrap_or_else(PoisonError::into_inner);
+        let pulses = &last.get(&id.agent)?.heartbeat.providers;
+        pulses
+            .iter()
+            .find(|pulse| pulse.provider == id.provider)
+            .map(|pulse| (pulse.in_flight, pulse.queued))
+    }
+}

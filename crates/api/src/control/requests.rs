@@ -1,0 +1,325 @@
+//! What agents ask, as commands, and the journal's answers.
+
+use crate::{commands::Commands, registry::Registry, wakes::wake_message};
+use async_nats::Client;
+use reveille_bus::{
+    AggregateId, BusError, CommandError, Executed,
+    control::{Asked, ControlAnswer, ControlRequest, ControlRequests, Refusal, Report},
+    orders,
+};
+use reveille_domain::{
+    Agent, AgentCommand, AgentName, AgentRejection, Availability, Epoch, Provider, ProviderCommand,
+    ProviderId, ProviderName, ProviderSpec, Rejection, ReportId, SessionId, Stage, Timestamp, WakeFailure,
+    WakeFailureKind, WakeOutcome,
+};
+use std::{sync::Arc, time::Duration};
+use tokio::{sync::Semaphore, time::Instant};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tracing::{debug, info};
+
+/// How many requests are worked on at once; the others wait in their subscription.
+const CONCURRENCY: usize = 256;
+/// How long a connect waits for the fold to know the agent's earlier providers.
+const FOLD_WAIT: Duration = Duration::from_secs(2);
+/// What is kept of a reported wake's stages.
+const MAX_STAGES: usize = 32;
+const MAX_STAGE_NAME_CHARS: usize = 64;
+/// What is kept of an agent's version.
+const MAX_VERSION_CHARS: usize = 64;
+
+#[derive(Clone)]
+struct Control {
+    registry: Registry,
+    commands: Commands,
+    client: Client,
+}
+
+/// Answers agents until `shutdown`.
+pub(crate) async fn serve(
+    mut requests: ControlRequests,
+    registry: Registry,
+    commands: Commands,
+    client: Client,
+    tasks: &TaskTracker,
+    shutdown: &CancellationToken,
+) {
+    let control = Control {
+        registry,
+        commands,
+        client,
+    };
+    let places = Arc::new(Semaphore::new(CONCURRENCY));
+    loop {
+        let Ok(place) = places.clone().acquire_owned().await else {
+            return;
+        };
+        let asked = tokio::select! {
+            asked = requests.next() => asked,
+            () = shutdown.cancelled() => return,
+        };
+        let Some(asked) = asked else { return };
+        let control = control.clone();
+        tasks.spawn(async move {
+            control.answer(asked).await;
+            drop(place);
+        });
+    }
+}
+
+impl Control {
+    async fn answer(&self, asked: Asked) {
+        let agent = asked.agent.clone();
+        let answer = match self.carry_out(&agent, asked.request.clone()).await {
+            Ok(answer) => answer,
+            Err(refusal) => {
+                debug!(agent.name = %agent, %refusal, "refused what {agent} asked");
+                ControlAnswer::Refused { refusal }
+            }
+        };
+        asked.answer(&answer).await;
+    }
+
+    async fn carry_out(&self, agent: &AgentName, request: ControlRequest) -> Result<ControlAnswer, Refusal> {
+        let provider = |provider| ProviderId::new(agent.clone(), provider);
+        match request {
+            ControlRequest::Connect { session, version } => self.connect(agent, session, &version).await,
+            ControlRequest::Register {
+                epoch,
+                provider: name,
+                spec,
+                availability,
+            } => self.register(provider(name), epoch, spec, availability).await,
+            ControlRequest::Report {
+                provider: name,
+                id,
+                report,
+            } => {
+                self.execute(provider(name), "report", |at| reported(id, report, at))
+                    .await
+            }
+            ControlRequest::Resume {
+                provider: name,
+                id,
+                availability,
+            } => {
+                let command = |at| ProviderCommand::Resume {
+                    report: id,
+                    availability,
+                    at,
+                };
+                self.execute(provider(name), "resume", command).await
+            }
+            ControlRequest::Stop { epoch } => self.stop(agent, epoch).await,
+            ControlRequest::Deregister {
+                epoch,
+                provider: name,
+            } => {
+                self.execute(provider(name), "deregister", |at| ProviderCommand::Deregister {
+                    epoch,
+                    at,
+                })
+                .await
+            }
+        }
+    }
+
+    async fn connect(
+        &self,
+        agent: &AgentName,
+        session: SessionId,
+        version: &str,
+    ) -> Result<ControlAnswer, Refusal> {
+        let (name, version) = (agent.clone(), version.chars().take(MAX_VERSION_CHARS).collect());
+        let command = |at| AgentCommand::Connect {
+            name,
+            session,
+            version,
+            at,
+        };
+        let done = self
+            .commands
+            .agent(agent, "connect", command)
+            .await
+            .map_err(refused_agent)?;
+        let epoch = done.state.epoch();
+        if !done.events.is_empty() {
+            info!(agent.name = %agent, agent.epoch = %epoch, "{agent} connected");
+        }
+        // Told again with every connect, in case the announcement before was lost.
+        orders::announce_session(&self.client, agent, epoch)
+            .await
+            .map_err(unavailable)?;
+        self.registry
+            .applied_to(done.sequence, Instant::now() + FOLD_WAIT)
+            .await;
+        let published = self.registry.of_agent(agent);
+        let providers = published
+            .iter()
+            .map(|known| known.provider.id.provider.clone())
+            .collect();
+        Ok(ControlAnswer::Connected { epoch, providers })
+    }
+
+    /// The agent's own aggregate says which session may register; the provider's says it of everything after.
+    async fn register(
+        &self,
+        id: ProviderId,
+        epoch: Epoch,
+        spec: ProviderSpec,
+        availability: Option<Availability>,
+    ) -> Result<ControlAnswer, Refusal> {
+        let aggregate = AggregateId::Agent(id.agent.clone());
+        let agent = self
+            .commands
+            .journal
+            .load::<Agent>(&aggregate)
+            .await
+            .map_err(unavailable)?;
+        let current = agent.state().epoch();
+        if epoch < current {
+            return Err(Refusal::Superseded { current });
+        }
+        if epoch > current {
+            return Err(Refusal::Invalid {
+                reason: format!("epoch {epoch} was never given: connect first"),
+            });
+        }
+        if let Some((model, other)) = self.taken_model(&id, &spec) {
+            let reason =
+                format!("model {model} belongs to {other}: within one agent a name belongs to one provider");
+            return Err(Refusal::Invalid { reason });
+        }
+        let provider = id.clone();
+        let command = |at| ProviderCommand::Register {
+            id: provider,
+            epoch,
+            spec,
+            availability,
+            at,
+        };
+        self.execute(id, "register", command).await
+    }
+
+    fn taken_model(&self, id: &ProviderId, spec: &ProviderSpec) -> Option<(String, ProviderName)> {
+        let others = self.registry.of_agent(&id.agent);
+        let others = others.iter().filter(|known| known.provider.id != *id);
+        others.into_iter().find_map(|other| {
+            let taken = other
+                .provider
+                .spec
+                .models()
+                .iter()
+                .find(|model| spec.models().contains(model))?;
+            Some((taken.to_string(), other.provider.id.provider.clone()))
+        })
+    }
+
+    async fn stop(&self, agent: &AgentName, epoch: Epoch) -> Result<ControlAnswer, Refusal> {
+        for known in self.registry.of_agent(agent) {
+            let id = known.provider.id.clone();
+            self.execute(id, "stop", |at| ProviderCommand::AgentStopped { epoch, at })
+                .await?;
+        }
+        info!(agent.name = %agent, agent.epoch = %epoch, "{agent} stopped");
+        Ok(ControlAnswer::Stopped)
+    }
+
+    async fn execute(
+        &self,
+        id: ProviderId,
+        cause: &str,
+        command: impl FnOnce(Timestamp) -> ProviderCommand,
+    ) -> Result<ControlAnswer, Refusal> {
+        let done = self
+            .commands
+            .provider(&id, cause, command)
+            .await
+            .map_err(refused)?;
+        for event in &done.events {
+            info!(provider.name = %id, journal.sequence = done.sequence, "{}: {id}", event.name());
+        }
+        Ok(self.done(&done))
+    }
+
+    fn done(&self, done: &Executed<Provider>) -> ControlAnswer {
+        let provider = done.state.registered();
+        let now = self.commands.clock.try_now().unwrap_or_default();
+        ControlAnswer::Done {
+            status: provider.map(|provider| provider.status.name()),
+            sequence: done.sequence,
+            last_seq: provider.map(|provider| provider.last_seq).unwrap_or_default(),
+            wake: provider.and_then(|provider| wake_message(provider, done.sequence, now)),
+        }
+    }
+}
+
+fn reported(report: ReportId, what: Report, at: Timestamp) -> ProviderCommand {
+    match what {
+        Report::Wake { wake_id, outcome } => ProviderCommand::ReportWake {
+            wake_id,
+            report,
+            outcome: bounded(outcome),
+            at,
+        },
+        Report::Asleep { reason } => ProviderCommand::ReportAsleep { report, reason, at },
+        Report::Awake => ProviderCommand::ReportAwake { report, at },
+    }
+}
+
+/// An agent's outcome with everything that it says cut to what the journal keeps.
+fn bounded(outcome: WakeOutcome) -> WakeOutcome {
+    let stage = |stage: Stage| Stage {
+        name: stage.name.chars().take(MAX_STAGE_NAME_CHARS).collect(),
+        ..stage
+    };
+    let cut = |stages: Vec<Stage>| stages.into_iter().take(MAX_STAGES).map(stage).collect();
+    match outcome {
+        WakeOutcome::Succeeded { stages } => WakeOutcome::Succeeded { stages: cut(stages) },
+        WakeOutcome::Failed { failure, stages } => {
+            let kind = match failure.kind {
+                WakeFailureKind::Unavailable => WakeFailureKind::Unavailable,
+                // The other kinds are for control to say.
+                WakeFailureKind::Recipe
+                | WakeFailureKind::TimedOut
+                | WakeFailureKind::AgentLost
+                | WakeFailureKind::AgentStopped
+                | WakeFailureKind::Withdrawn
+                | WakeFailureKind::Died => WakeFailureKind::Recipe,
+            };
+            let failure = WakeFailure::new(kind, &failure.stage, &failure.reason);
+            WakeOutcome::Failed {
+                failure,
+                stages: cut(stages),
+            }
+        }
+    }
+}
+
+fn unavailable(error: BusError) -> Refusal {
+    Refusal::Unavailable {
+        reason: error.to_string(),
+    }
+}
+
+fn refused_agent(error: CommandError<AgentRejection>) -> Refusal {
+    match error {
+        CommandError::Bus(error) => unavailable(error),
+        CommandError::Rejected(AgentRejection::SessionSuperseded { current }) => {
+            Refusal::Superseded { current }
+        }
+    }
+}
+
+fn refused(error: CommandError<Rejection>) -> Refusal {
+    match error {
+        CommandError::Bus(error) => unavailable(error),
+        CommandError::Rejected(Rejection::SessionSuperseded { current }) => Refusal::Superseded { current },
+        CommandError::Rejected(Rejection::NotRegistered | Rejection::RegisterFirst { .. }) => {
+            Refusal::RegisterFirst
+        }
+        CommandError::Rejected(Rejection::ResumeFirst) => Refusal::ResumeFirst,
+        CommandError::Rejected(rejection) => Refusal::Invalid {
+            reason: rejection.to_string(),
+        },
+    }
+}

@@ -1,0 +1,193 @@
+//! What passing time asks for: wakes past their deadline end, wakes in flight are sent again, silent agents become
+//! inactive, heard ones are ordered to resume. A NATS error never means any of it.
+
+use super::Presence;
+use crate::{
+    commands::Commands,
+    registry::{Known, Registry},
+    wakes::wake_message,
+};
+use async_nats::Client;
+use futures::{StreamExt, stream};
+use reveille_bus::{
+    CommandError, Connection,
+    orders::{self, Addressed, Order},
+    wakes,
+};
+use reveille_domain::{
+    ProviderCommand, ProviderId, Rejection, Status, Timestamp, Wake, provider::InactiveReason,
+};
+use std::{sync::Arc, time::Duration};
+use tokio::{sync::watch, time::Instant};
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+/// Sweeps come this often, with jitter so that replicas part.
+const EVERY: Duration = Duration::from_secs(1);
+/// Without its own canary for this long a replica is deaf and marks nobody inactive.
+const DEAF_AFTER: Duration = Duration::from_secs(4);
+/// How many time-outs a replica listens, after a start or a reconnect, before it calls anyone silent.
+const GRACE_TIMEOUTS: u32 = 2;
+/// An inactive provider is forgotten after this.
+const EXPIRE_AFTER: Duration = Duration::from_secs(30 * 24 * 60 * 60);
+/// How many providers are seen to at once.
+const CONCURRENCY: usize = 32;
+
+/// Sees to everything that passing time asks for.
+pub(crate) struct Sweeper {
+    pub(crate) registry: Registry,
+    pub(crate) presence: Presence,
+    pub(crate) commands: Commands,
+    pub(crate) client: Client,
+    generation: watch::Receiver<u64>,
+    /// Since when this replica has heard everything.
+    listening_since: Instant,
+}
+
+impl Sweeper {
+    pub(crate) fn new(
+        registry: Registry,
+        presence: Presence,
+        commands: Commands,
+        connection: &Connection,
+    ) -> Self {
+        Self {
+            registry,
+            presence,
+            commands,
+            client: connection.client().clone(),
+            generation: connection.generation(),
+            listening_since: Instant::now(),
+        }
+    }
+
+    /// Sweeps until `shutdown`.
+    pub(crate) async fn run(mut self, shutdown: &CancellationToken) {
+        loop {
+            let pause = EVERY.mul_f64(rand::random_range(0.75..1.25));
+            tokio::select! {
+                () = tokio::time::sleep(pause) => {}
+                () = shutdown.cancelled() => return,
+            }
+            self.sweep().await;
+        }
+    }
+
+    async fn sweep(&mut self) {
+        let deaf = self.commands.clock.age().is_none_or(|age| age > DEAF_AFTER);
+        if deaf || self.generation.has_changed().unwrap_or(true) {
+            self.generation.borrow_and_update();
+            self.listening_since = Instant::now();
+        }
+        let Some(now) = self.commands.clock.try_now() else {
+            return;
+        };
+        if !self.registry.is_ready() {
+            return;
+        }
+        let this = &*self;
+        stream::iter(this.registry.all())
+            .for_each_concurrent(CONCURRENCY, |known| async move { this.see_to(&known, now).await })
+            .await;
+        for (agent, epoch) in this.presence.superseded(|agent| this.registry.agent_epoch(agent)) {
+            let _ = orders::announce_session(&this.client, &agent, epoch).await;
+        }
+    }
+
+    async fn see_to(&self, known: &Arc<Known>, now: Timestamp) {
+        let id = &known.provider.id;
+        match &known.provider.status {
+            Status::Waking { wake } if now >= wake.deadline_ms => self.expire_wake(id, wake).await,
+            Status::Waking { .. } if self.is_silent(known, now) => self.mark_inactive(known).await,
+            Status::Waking { .. } => {
+                if let Some(message) = wake_message(&known.provider, known.sequence, now) {
+                    // Not acknowledged: the next sweep sends it again.
+                    let _ = wakes::send(&self.client, &message).await;
+                }
+            }
+            Status::Active { .. } | Status::Hibernating { .. } => {
+                if self.is_silent(known, now) {
+                    self.mark_inactive(known).await;
+                }
+            }
+            Status::Inactive { since_ms, .. } if now.since(*since_ms) >= EXPIRE_AFTER => {
+                self.execute(id, |at| ProviderCommand::Expire {
+                    after: EXPIRE_AFTER,
+                    at,
+                })
+                .await;
+            }
+            Status::Inactive {
+                reason: InactiveReason::AgentLost,
+                since_ms,
+                ..
+            } => {
+                let heard = self.presence.heard(&id.agent, known.provider.epoch);
+                if heard.is_some_and(|heard| heard > *since_ms) {
+                    self.order_resume(known).await;
+                }
+            }
+            Status::Inactive {
+                reason: InactiveReason::AgentStopped,
+                ..
+            } => {}
+        }
+    }
+
+    fn last_heard(&self, known: &Known) -> Timestamp {
+        let provider = &known.provider;
+        let heard = self.presence.heard(&provider.id.agent, provider.epoch);
+        heard.unwrap_or_default().max(provider.heard_at_ms)
+    }
+
+    fn is_silent(&self, known: &Known, now: Timestamp) -> bool {
+        let silent_after = self.presence.silent_after(&known.provider.id.agent);
+        self.listening_since.elapsed() >= silent_after * GRACE_TIMEOUTS
+            && now.since(self.last_heard(known)) > silent_after
+    }
+
+    async fn mark_inactive(&self, known: &Known) {
+        let (id, epoch, last_heartbeat) = (&known.provider.id, known.provider.epoch, self.last_heard(known));
+        info!(provider.name = %id, agent.epoch = %epoch, "the agent of {id} went silent");
+        self.execute(id, |at| ProviderCommand::MarkInactive {
+            epoch,
+            last_heartbeat,
+            at,
+        })
+        .await;
+    }
+
+    async fn expire_wake(&self, id: &ProviderId, wake: &Wake) {
+        warn!(provider.name = %id, wake.id = %wake.id, "the wake of {id} passed its deadline");
+        self.execute(id, |at| ProviderCommand::ExpireWake { wake_id: wake.id, at })
+            .await;
+    }
+
+    async fn order_resume(&self, known: &Known) {
+        let id = &known.provider.id;
+        let order = Order::Resume {
+            providers: vec![id.provider.clone()],
+        };
+        let order = Addressed {
+            epoch: known.provider.epoch,
+            order,
+        };
+        if let Err(error) = orders::send(&self.client, &id.agent, &order).await {
+            warn!(provider.name = %id, %error, "the agent of {id} was heard again but does not take orders");
+        }
+    }
+
+    async fn execute(&self, id: &ProviderId, command: impl FnOnce(Timestamp) -> ProviderCommand) {
+        match self.commands.provider(id, "sweep", command).await {
+            Ok(_) => {}
+            // Somebody else saw to it, or the agent was heard after all.
+            Err(CommandError::Rejected(
+                Rejection::HeardSince
+                | Rejection::NotRegistered
+                | Rejection::NotExpired
+                | Rejection::SessionSuperseded { .. },
+            )) => {}
+            Err(error) => warn!(provider.name = %id, %error, "a sweep could not see to {id}"),
+        }
+    }
+}

@@ -1,0 +1,12 @@
+//! The API process: the OpenAI-compatible surface, the queries, and control.
+//!
+//! [`Registry`] folds the journal in memory; [`Wakes`] brings providers up; `control` turns what agents say, and passing
+//! time, into commands. Inference never depends on Postgres: the row store is only asked by queries.
+
+mod commands;
+mod control;
+pub mod registry;
+pub mod wakes;
+
+pub use registry::{Known, Registry};
+pub use wakes::{WakeError, Wakes};

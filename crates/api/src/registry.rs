@@ -1,0 +1,312 @@
+//! The fold of the journal in memory: which provider serves a model, and what each one's status is. Requests read it
+//! without waiting; whoever waits for a change follows one provider's slot.
+
+use reveille_bus::{BusError, Entry, Followed, Follower, commit::AnyCommit};
+use reveille_domain::{
+    AgentName, Epoch, Provider, ProviderId,
+    provider::Registered,
+    rows::{Committed, MemoryRows},
+};
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
+};
+use tokio::{
+    sync::{broadcast, watch},
+    time::Instant,
+};
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+/// How many similar model names an answer suggests, and how similar they must be.
+const SUGGESTIONS: usize = 3;
+const SIMILAR: f64 = 0.7;
+/// Commits that a slow follower of events may lag behind before it has to read the journal again.
+const FEED_CAPACITY: usize = 4_096;
+
+/// A published provider and the journal sequence of the commit it comes from.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Known {
+    /// The provider.
+    pub provider: Registered,
+    /// The sequence of its last commit.
+    pub sequence: u64,
+}
+
+/// The fold of the journal in memory. Cheap to clone.
+#[derive(Clone)]
+pub struct Registry {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    table: RwLock<Table>,
+    /// The folded sequence; `None` before everything that was there at the start is folded.
+    applied: watch::Sender<Option<u64>>,
+    rows: Arc<MemoryRows>,
+    feed: broadcast::Sender<Arc<Committed>>,
+}
+
+#[derive(Default)]
+struct Table {
+    providers: BTreeMap<ProviderId, watch::Sender<Arc<Known>>>,
+    models: HashMap<String, Vec<ProviderId>>,
+    agents: HashMap<AgentName, Epoch>,
+    unreadable: HashSet<String>,
+}
+
+impl Default for Registry {
+    fn default() -> Self {
+        let inner = Inner {
+            table: RwLock::default(),
+            applied: watch::Sender::new(None),
+            rows: Arc::default(),
+            feed: broadcast::Sender::new(FEED_CAPACITY),
+        };
+        Self {
+            inner: Arc::new(inner),
+        }
+    }
+}
+
+impl Registry {
+    /// The providers that serve `model`: those that publish exactly this name (a pool), or the one meant by
+    /// `agent/model`. Empty for an unknown model.
+    #[must_use]
+    pub fn pool(&self, model: &str) -> Vec<Arc<Known>> {
+        let table = self.read();
+        if let Some(ids) = table.models.get(model) {
+            return ids.iter().filter_map(|id| table.known(id)).collect();
+        }
+        let Some((agent, model)) = model.split_once('/') else {
+            return vec![];
+        };
+        let ids = table
+            .models
+            .get(model)
+            .into_iter()
+            .flatten()
+            .filter(|id| id.agent.as_str() == agent);
+        ids.filter_map(|id| table.known(id)).collect()
+    }
+
+    /// One provider.
+    #[must_use]
+    pub fn get(&self, id: &ProviderId) -> Option<Arc<Known>> {
+        self.read().known(id)
+    }
+
+    /// All providers, by id.
+    #[must_use]
+    pub fn all(&self) -> Vec<Arc<Known>> {
+        self.read()
+            .providers
+            .values()
+            .map(|slot| slot.borrow().clone())
+            .collect()
+    }
+
+    /// The providers of one agent.
+    #[must_use]
+    pub fn of_agent(&self, agent: &AgentName) -> Vec<Arc<Known>> {
+        self.all()
+            .into_iter()
+            .filter(|known| known.provider.id.agent == *agent)
+            .collect()
+    }
+
+    /// The current epoch of an agent.
+    #[must_use]
+    pub fn agent_epoch(&self, agent: &AgentName) -> Option<Epoch> {
+        self.read().agents.get(agent).copied()
+    }
+
+    /// Follows one provider: the receiver sees every later state, and closes when the provider is gone.
+    #[must_use]
+    pub fn watch(&self, id: &ProviderId) -> Option<watch::Receiver<Arc<Known>>> {
+        self.read().providers.get(id).map(watch::Sender::subscribe)
+    }
+
+    /// Public model names similar to `model`, most similar first.
+    #[must_use]
+    pub fn nearest(&self, model: &str) -> Vec<String> {
+        let table = self.read();
+        let mut scored: Vec<(f64, &String)> = table
+            .models
+            .keys()
+            .map(|name| {
+                (
+                    strsim::jaro_winkler(&name.to_lowercase(), &model.to_lowercase()),
+                    name,
+                )
+            })
+            .filter(|(score, _)| *score >= SIMILAR)
+            .collect();
+        scored.sort_by(|a, b| b.0.total_cmp(&a.0).then_with(|| a.1.cmp(b.1)));
+        scored
+            .into_iter()
+            .take(SUGGESTIONS)
+            .map(|(_, name)| name.clone())
+            .collect()
+    }
+
+    /// The journal sequence that is folded.
+    #[must_use]
+    pub fn applied(&self) -> u64 {
+        self.inner.applied.borrow().unwrap_or(0)
+    }
+
+    /// Waits until `sequence` is folded; `false` when `until` came first.
+    pub async fn applied_to(&self, sequence: u64, until: Instant) -> bool {
+        let mut applied = self.inner.applied.subscribe();
+        let reached = applied.wait_for(|applied| applied.is_some_and(|applied| applied >= sequence));
+        matches!(tokio::time::timeout_at(until, reached).await, Ok(Ok(_)))
+    }
+
+    /// Whether everything that was in the journal at the start is folded.
+    #[must_use]
+    pub fn is_ready(&self) -> bool {
+        self.inner.applied.borrow().is_some()
+    }
+
+    /// The same fold as rows.
+    #[must_use]
+    pub fn rows(&self) -> Arc<MemoryRows> {
+        self.inner.rows.clone()
+    }
+
+    /// Every commit from now on, as it is folded.
+    #[must_use]
+    pub fn feed(&self) -> broadcast::Receiver<Arc<Committed>> {
+        self.inner.feed.subscribe()
+    }
+
+    /// Folds the journal until `shutdown`.
+    ///
+    /// # Errors
+    /// When the journal can't be followed by this version.
+    pub async fn run(&self, mut follower: Follower, shutdown: &CancellationToken) -> Result<(), BusError> {
+        loop {
+            let followed = tokio::select! {
+                followed = follower.next() => followed?,
+                () = shutdown.cancelled() => return Ok(()),
+            };
+            match followed {
+                Followed::Reset => self.reset(),
+                Followed::Commit(entry) => self.take(&entry),
+                Followed::CaughtUp { sequence } => self.caught_up(sequence),
+            }
+        }
+    }
+
+    fn reset(&self) {
+        *self.write() = Table::default();
+        self.inner.rows.reset();
+        self.inner.applied.send_replace(None);
+    }
+
+    fn caught_up(&self, sequence: u64) {
+        if !self.is_ready() {
+            self.inner.rows.loaded(sequence);
+            let providers = self.read().providers.len();
+            info!(
+                journal.sequence = sequence,
+                providers, "the journal is folded: {providers} providers"
+            );
+        }
+        self.inner.applied.send_replace(Some(sequence));
+    }
+
+    fn take(&self, entry: &Entry) {
+        let ready = self.is_ready();
+        let committed = entry.committed();
+        if ready {
+            self.inner.rows.apply(&committed);
+        } else {
+            self.inner.rows.load(&committed);
+        }
+        self.write().take(entry);
+        if ready {
+            self.inner.applied.send_replace(Some(entry.sequence));
+            // Nobody following is fine.
+            let _ = self.inner.feed.send(Arc::new(committed));
+        }
+    }
+
+    // A panic while the lock is held can't leave the table half changed: each change is one call on a map.
+    fn read(&self) -> RwLockReadGuard<'_, Table> {
+        self.inner.table.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self) -> RwLockWriteGuard<'_, Table> {
+        self.inner.table.write().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Table {
+    fn known(&self, id: &ProviderId) -> Option<Arc<Known>> {
+        self.providers.get(id).map(|slot| slot.borrow().clone())
+    }
+
+    fn take(&mut self, entry: &Entry) {
+        match &entry.commit {
+            Ok((_, AnyCommit::Agent(commit))) => {
+                if let reveille_domain::Agent::Connected(session) = &commit.state {
+                    self.agents.insert(session.name.clone(), session.epoch);
+                }
+            }
+            Ok((_, AnyCommit::Provider(commit))) => self.take_provider(&commit.state, entry.sequence),
+            Err(error) => {
+                if self.unreadable.insert(entry.subject.clone()) {
+                    let subject = &entry.subject;
+                    warn!(journal.sequence = entry.sequence, %error, "can't read a commit of {subject}");
+                }
+            }
+        }
+    }
+
+    fn take_provider(&mut self, provider: &Provider, sequence: u64) {
+        match provider {
+            Provider::Unregistered => {}
+            Provider::Gone(gone) => self.forget(&gone.id),
+            Provider::Registered(provider) => {
+                let known = Arc::new(Known {
+                    provider: provider.clone(),
+                    sequence,
+                });
+                let id = &provider.id;
+                let same_models = self
+                    .known(id)
+                    .is_some_and(|was| was.provider.spec.models() == provider.spec.models());
+                if !same_models {
+                    self.unlist(id);
+                    for model in provider.spec.models() {
+                        let pool = self.models.entry(model.to_string()).or_default();
+                        pool.push(id.clone());
+                        pool.sort();
+                    }
+                }
+                match self.providers.get(id) {
+                    Some(slot) => {
+                        slot.send_replace(known);
+                    }
+                    None => {
+                        self.providers.insert(id.clone(), watch::Sender::new(known));
+                    }
+                }
+            }
+        }
+    }
+
+    fn forget(&mut self, id: &ProviderId) {
+        self.unlist(id);
+        self.providers.remove(id);
+    }
+
+    fn unlist(&mut self, id: &ProviderId) {
+        self.models.retain(|_, pool| {
+            pool.retain(|other| other != id);
+            !pool.is_empty()
+        });
+    }
+}
