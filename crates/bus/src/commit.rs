@@ -255,6 +255,32 @@ fn decode_event<A: Aggregate>(event: WireEvent<'_>) -> Result<A::Event, CommitEr
     serde_json::from_str(&text).map_err(malformed)
 }
 
+/// What can be told of a commit whose events or state may be of a newer version.
+pub(crate) struct Outline {
+    pub(crate) first_event_seq: u64,
+    pub(crate) command_id: CommandId,
+    pub(crate) at: Timestamp,
+    /// Type, version and data of each event.
+    pub(crate) events: Vec<(String, String, serde_json::Value)>,
+}
+
+pub(crate) fn outline(payload: &[u8]) -> Option<Outline> {
+    let wire: Wire<'_> = serde_json::from_slice(payload).ok()?;
+    let event = |event: WireEvent<'_>| {
+        Some((
+            event.r#type,
+            event.version,
+            serde_json::from_str(event.data.get()).ok()?,
+        ))
+    };
+    Some(Outline {
+        first_event_seq: wire.first_event_seq,
+        command_id: wire.command_id,
+        at: wire.at_ms,
+        events: wire.events.into_iter().map(event).collect::<Option<_>>()?,
+    })
+}
+
 /// A commit of either aggregate.
 #[derive(Debug, Clone, PartialEq)]
 #[expect(clippy::large_enum_variant, reason = "nearly every commit is a provider's")]

@@ -8,6 +8,7 @@
 
 mod clock;
 pub mod commit;
+mod committed;
 mod connection;
 pub mod control;
 mod error;

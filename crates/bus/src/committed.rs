@@ -1,0 +1,82 @@
+//! A journal message in the words of [`reveille_domain::rows`]: what both row stores take in.
+
+use crate::{
+    AggregateId, Entry,
+    commit::{self, AnyCommit},
+};
+use reveille_domain::rows::{Committed, CommittedBody, RawMessage, RecordedEvent};
+
+impl Entry {
+    /// The commit as the row stores take it in, without the message's own bytes.
+    #[must_use]
+    pub fn committed(&self) -> Committed {
+        let (aggregate_type, aggregate_id) = self.aggregate();
+        let outline = commit::outline(&self.payload);
+        let events = outline.as_ref().map_or_else(Vec::new, |outline| {
+            let record = |(event_type, version, data)| RecordedEvent {
+                event_type,
+                version,
+                data,
+            };
+            outline.events.iter().cloned().map(record).collect()
+        });
+        Committed {
+            stream_seq: self.sequence,
+            hash: self.hash.to_string(),
+            subject: self.subject.clone(),
+            aggregate_type,
+            aggregate_id,
+            first_event_seq: outline.as_ref().map_or(1, |outline| outline.first_event_seq),
+            command_id: outline.as_ref().map(|outline| outline.command_id),
+            at_ms: outline.as_ref().map_or(self.stored_at, |outline| outline.at),
+            events,
+            body: self.body(),
+            raw: None,
+        }
+    }
+
+    /// The commit with the message's own bytes, for the archive.
+    #[must_use]
+    pub fn archived(&self) -> Committed {
+        let headers = self.headers.iter().flat_map(|(name, values)| {
+            values
+                .iter()
+                .map(move |value| (name.to_string(), value.as_str().to_owned()))
+        });
+        let raw = RawMessage {
+            headers: headers.collect(),
+            payload: self.payload.to_vec(),
+        };
+        Committed {
+            raw: Some(raw),
+            ..self.committed()
+        }
+    }
+
+    fn aggregate(&self) -> (String, String) {
+        match AggregateId::of_subject(&self.subject) {
+            Some(id) => (id.kind().to_owned(), id.id()),
+            None => (String::new(), String::new()),
+        }
+    }
+
+    fn body(&self) -> CommittedBody {
+        match &self.commit {
+            Ok((AggregateId::Provider(id), AnyCommit::Provider(commit))) => CommittedBody::Provider {
+                id: id.clone(),
+                events: commit.events.clone(),
+                state: commit.state.clone(),
+            },
+            Ok((_, AnyCommit::Agent(commit))) => CommittedBody::Agent {
+                events: commit.events.clone(),
+                state: commit.state.clone(),
+            },
+            Ok((AggregateId::Agent(_), AnyCommit::Provider(_))) => CommittedBody::Unreadable {
+                reason: "a provider's commit under an agent's subject".to_owned(),
+            },
+            Err(error) => CommittedBody::Unreadable {
+                reason: error.to_string(),
+            },
+        }
+    }
+}
