@@ -1,0 +1,244 @@
+//! One request as the API's side knows it. Synchronous: frames come from the one task that reads the
+//! subscription, and whoever waits is woken.
+
+use super::error::RelayError;
+use super::frame::{Content, Frame, Origin};
+use super::head::{RelayFault, ResponseHead, read_meta};
+use super::inbox::{Arrival, Inbox, Read};
+use super::link::lock;
+use super::outbox::{Outbox, wake};
+use super::window::{Pool, Window};
+use async_nats::Subject;
+use bytes::Bytes;
+use std::sync::Mutex;
+use std::task::{Context, Poll, Waker, ready};
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// Whether a request still waits for frames.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Standing {
+    Open,
+    /// The agent has said its last word.
+    Answered,
+    /// The response failed here while the agent may still be at work: it must be told.
+    Broken,
+}
+
+/// What a frame did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Effect {
+    Took(Standing),
+    Repeated,
+    Nonsense,
+}
+
+#[derive(Debug)]
+pub(super) struct Flight {
+    pub origin: Origin,
+    pub infer: Subject,
+    pub reply: Subject,
+    state: Mutex<State>,
+}
+
+#[derive(Debug)]
+struct State {
+    head: Option<ResponseHead>,
+    inbox: Inbox<RelayError>,
+    outbox: Outbox,
+    heard: Instant,
+    heard_any: bool,
+    kept_alive: bool,
+}
+
+impl State {
+    fn finish(&mut self, end: Result<(), RelayError>, pool: &Pool) -> Effect {
+        let standing = match &end {
+            Ok(()) | Err(RelayError::Fault(_) | RelayError::NoResponders) => Standing::Answered,
+            Err(_) => Standing::Broken,
+        };
+        self.inbox.finish(end, pool);
+        Effect::Took(standing)
+    }
+
+    fn take_data(&mut self, meta: Option<&Bytes>, chunk: Bytes, frame: &Frame, pool: &Pool) -> Effect {
+        let is_first = self.inbox.expected() == 0;
+        match self.inbox.arrive(frame.number, chunk.len()) {
+            Arrival::Due => {}
+            Arrival::Repeated => return Effect::Repeated,
+            Arrival::Gap(expected) => return self.finish(Err(RelayError::Gap { expected }), pool),
+            Arrival::Overdrawn => return self.finish(Err(RelayError::Overdrawn), pool),
+        }
+        match (is_first, meta.map(|meta| read_meta(meta))) {
+            (true, Some(Ok(head))) => self.head = Some(head),
+            (false, None) => {}
+            (true, Some(Err(bad))) => return self.finish(Err(bad.into()), pool),
+            (true, None) | (false, Some(_)) => {
+                return self.finish(Err(RelayError::Malformed(super::frame::BadFrame::Kind)), pool);
+            }
+        }
+        self.inbox.push(chunk);
+        if frame.last {
+            self.finish(Ok(()), pool)
+        } else {
+            Effect::Took(Standing::Open)
+        }
+    }
+
+    fn take(&mut self, frame: &Frame, pool: &Pool) -> Effect {
+        match &frame.content {
+            Content::Head { credit, meta, chunk } => {
+                self.outbox.allow(*credit);
+                self.take_data(Some(meta), chunk.clone(), frame, pool)
+            }
+            Content::Body(chunk) => self.take_data(None, chunk.clone(), frame, pool),
+            Content::Credit(credit) => {
+                self.outbox.allow(*credit);
+                Effect::Took(Standing::Open)
+            }
+            Content::KeepAlive(credit) => {
+                self.outbox.allow(*credit);
+                if self.inbox.misses(frame.number) {
+                    let expected = self.inbox.expected();
+                    return self.finish(Err(RelayError::Gap { expected }), pool);
+                }
+                Effect::Took(Standing::Open)
+            }
+            Content::Error(fault) => match read_meta::<RelayFault>(fault) {
+                Ok(fault) => self.finish(Err(fault.into()), pool),
+                Err(bad) => self.finish(Err(bad.into()), pool),
+            },
+            Content::Cancel => Effect::Nonsense,
+        }
+    }
+
+    fn wakers(&mut self) -> [Option<Waker>; 2] {
+        [self.inbox.waker(), self.outbox.waker()]
+    }
+}
+
+impl Flight {
+    /// A request whose first frame costs what `first` body bytes do.
+    pub fn new(origin: Origin, infer: Subject, reply: Subject, window: Window, first: usize) -> Self {
+        let now = Instant::now();
+        let mut outbox = Outbox::new(0, now);
+        outbox.sent(first, now);
+        let inbox = Inbox::new(window);
+        let state = State {
+            head: None,
+            inbox,
+            outbox,
+            heard: now,
+            heard_any: false,
+            kept_alive: false,
+        };
+        Self {
+            origin,
+            infer,
+            reply,
+            state: Mutex::new(state),
+        }
+    }
+
+    /// Takes a frame of this request and epoch.
+    pub fn accept(&self, frame: &Frame, pool: &Pool, now: Instant) -> Effect {
+        let mut state = lock(&self.state);
+        if state.inbox.has_ended() {
+            return Effect::Repeated;
+        }
+        state.heard = now;
+        state.heard_any = true;
+        let effect = state.take(frame, pool);
+        let wakers = state.wakers();
+        drop(state);
+        wake(wakers);
+        effect
+    }
+
+    /// The server says that nobody listens. It counts only as the answer to the head: later it may be about a
+    /// keep-alive, and the agent about to come back.
+    pub fn nobody_listens(&self, pool: &Pool) -> Standing {
+        {
+            let state = lock(&self.state);
+            if state.heard_any || state.kept_alive {
+                return Standing::Open;
+            }
+        }
+        self.fail(RelayError::NoResponders, pool);
+        Standing::Answered
+    }
+
+    /// Ends the response, unless it has ended. True when it hadn't.
+    pub fn fail(&self, error: RelayError, pool: &Pool) -> bool {
+        let mut state = lock(&self.state);
+        if state.inbox.has_ended() {
+            return false;
+        }
+        state.finish(Err(error), pool);
+        let wakers = state.wakers();
+        drop(state);
+        wake(wakers);
+        true
+    }
+
+    /// Fails a request whose agent has gone silent. True when it did.
+    pub fn lapse(&self, after: Duration, pool: &Pool, now: Instant) -> bool {
+        let silent = now.saturating_duration_since(lock(&self.state).heard);
+        let silent_ms = u64::try_from(silent.as_millis()).unwrap_or(u64::MAX);
+        silent >= after && self.fail(RelayError::Silent { silent_ms }, pool)
+    }
+
+    /// The keep-alive to send now, if one is due.
+    pub fn keep_alive(&self, period: Duration, now: Instant) -> Option<Bytes> {
+        let mut state = lock(&self.state);
+        if state.inbox.has_ended() {
+            return None;
+        }
+        let allowed = state.inbox.allowed();
+        let frame = state.outbox.keep_alive(self.origin, allowed, period, now)?;
+        state.kept_alive = true;
+        Some(frame)
+    }
+
+    pub fn poll_head(&self, cx: &mut Context<'_>) -> Poll<Result<ResponseHead, RelayError>> {
+        let mut state = lock(&self.state);
+        if let Some(head) = state.head.take() {
+            return Poll::Ready(Ok(head));
+        }
+        let failure = ready!(state.inbox.poll_failure(cx));
+        Poll::Ready(Err(failure.unwrap_or(RelayError::Gap { expected: 0 })))
+    }
+
+    pub fn poll_chunk(&self, pool: &Pool, cx: &mut Context<'_>) -> Poll<Read<RelayError>> {
+        lock(&self.state).inbox.poll_read(self.origin, pool, cx)
+    }
+
+    pub fn take_whole(&self, pool: &Pool) -> Option<Bytes> {
+        lock(&self.state).inbox.take_whole(pool)
+    }
+
+    /// The reader is gone. True when the agent must be told to stop.
+    pub fn abandon(&self, pool: &Pool) -> bool {
+        let mut state = lock(&self.state);
+        let was_open = !state.inbox.has_ended();
+        state.inbox.close(pool);
+        let wakers = state.wakers();
+        drop(state);
+        wake(wakers);
+        was_open
+    }
+
+    /// How much of the rest of the body may go into the next frame. None once nobody wants it.
+    pub fn poll_upload(&self, want: usize, cx: &mut Context<'_>) -> Poll<Option<usize>> {
+        let mut state = lock(&self.state);
+        if state.inbox.has_ended() {
+            return Poll::Ready(None);
+        }
+        state.outbox.poll_room(want, cx).map(Some)
+    }
+
+    /// Notes that the connection has taken a body frame.
+    pub fn uploaded(&self, body_bytes: usize, now: Instant) {
+        lock(&self.state).outbox.sent(body_bytes, now);
+    }
+}

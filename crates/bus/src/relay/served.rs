@@ -1,0 +1,244 @@
+//! One request as the agent knows it: the body that comes in, the credit for the response, and whether anybody
+//! still wants it. The mirror image of `flight`.
+
+use super::frame::{Content, Frame, Origin};
+use super::head::{FaultCode, RelayFault};
+use super::inbox::{Arrival, Inbox, Read};
+use super::link::lock;
+use super::outbox::{Outbox, wake};
+use super::window::{Pool, Window};
+use async_nats::Subject;
+use bytes::Bytes;
+use std::sync::Mutex;
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+/// The request was cancelled, or its API replica fell silent: nobody reads what is sent for it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the request was cancelled")]
+pub struct Cancelled;
+
+/// What a frame did.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Effect {
+    Took,
+    Repeated,
+    Nonsense,
+    /// Nobody wants the response any more.
+    Cancel,
+    /// The request can't be completed; the API must be told.
+    Refuse(RelayFault),
+}
+
+/// What a head's frame says besides its meta.
+#[derive(Debug)]
+pub(super) struct Opening {
+    pub credit: u64,
+    pub chunk: Bytes,
+    pub last: bool,
+    pub body_bytes: u64,
+}
+
+#[derive(Debug)]
+pub(super) struct Served {
+    pub origin: Origin,
+    pub reply: Subject,
+    pub cancelled: CancellationToken,
+    state: Mutex<State>,
+}
+
+#[derive(Debug)]
+struct State {
+    inbox: Inbox<RelayFault>,
+    outbox: Outbox,
+    /// Body bytes that are still to come.
+    missing: u64,
+    /// Answered in full, refused, or cancelled.
+    closed: bool,
+    heard: Instant,
+}
+
+impl State {
+    fn refuse(&mut self, what: &str, pool: &Pool) -> Effect {
+        let fault = RelayFault::new(FaultCode::BadFrame, what);
+        self.inbox.finish(Err(fault.clone()), pool);
+        self.closed = true;
+        Effect::Refuse(fault)
+    }
+
+    fn take_chunk(&mut self, chunk: Bytes, last: bool, pool: &Pool) -> Effect {
+        let Some(missing) = self.missing.checked_sub(chunk.len() as u64) else {
+            return self.refuse("the request's body is longer than announced", pool);
+        };
+        self.missing = missing;
+        self.inbox.push(chunk);
+        if last && missing > 0 {
+            return self.refuse("the request's body is shorter than announced", pool);
+        }
+        if last {
+            self.inbox.finish(Ok(()), pool);
+        }
+        Effect::Took
+    }
+
+    fn take(&mut self, frame: Frame, pool: &Pool) -> Effect {
+        const LOST: &str = "part of the request's body was lost on the way";
+        match frame.content {
+            Content::Body(chunk) => match self.inbox.arrive(frame.number, chunk.len()) {
+                Arrival::Due => self.take_chunk(chunk, frame.last, pool),
+                Arrival::Repeated => Effect::Repeated,
+                Arrival::Gap(_) => self.refuse(LOST, pool),
+                Arrival::Overdrawn => self.refuse("the request's body came faster than allowed", pool),
+            },
+            Content::Credit(total) => {
+                self.outbox.allow(total);
+                Effect::Took
+            }
+            Content::KeepAlive(total) => {
+                self.outbox.allow(total);
+                if self.inbox.misses(frame.number) {
+                    self.refuse(LOST, pool)
+                } else {
+                    Effect::Took
+                }
+            }
+            Content::Cancel => Effect::Cancel,
+            Content::Head { .. } => Effect::Repeated,
+            Content::Error(_) => Effect::Nonsense,
+        }
+    }
+
+    fn wakers(&mut self) -> [Option<Waker>; 2] {
+        [self.inbox.waker(), self.outbox.waker()]
+    }
+}
+
+impl Served {
+    /// Begins to serve a request, whose window was opened for its first chunk.
+    pub fn open(
+        origin: Origin,
+        reply: Subject,
+        opening: Opening,
+        window: Window,
+        pool: &Pool,
+    ) -> Result<Self, RelayFault> {
+        let now = Instant::now();
+        let mut state = State {
+            inbox: Inbox::new(window),
+            outbox: Outbox::new(opening.credit, now),
+            missing: opening.body_bytes,
+            closed: false,
+            heard: now,
+        };
+        state.inbox.arrived_first();
+        if let Effect::Refuse(fault) = state.take_chunk(opening.chunk, opening.last, pool) {
+            state.inbox.close(pool);
+            return Err(fault);
+        }
+        Ok(Self {
+            origin,
+            reply,
+            cancelled: CancellationToken::new(),
+            state: Mutex::new(state),
+        })
+    }
+
+    /// The credit to begin with, if the body didn't come whole with the head.
+    pub fn first_credit(&self) -> Option<Bytes> {
+        let state = lock(&self.state);
+        (!state.inbox.has_ended()).then(|| self.origin.credit(state.inbox.allowed()))
+    }
+
+    /// Takes a frame of this request and epoch.
+    pub fn accept(&self, frame: Frame, pool: &Pool, now: Instant) -> Effect {
+        let mut state = lock(&self.state);
+        if state.closed {
+            return Effect::Repeated;
+        }
+        state.heard = now;
+        let effect = state.take(frame, pool);
+        let wakers = state.wakers();
+        drop(state);
+        wake(wakers);
+        if matches!(effect, Effect::Refuse(_)) {
+            self.cancelled.cancel();
+        }
+        effect
+    }
+
+    /// Nobody wants the response any more.
+    pub fn cancel(&self, pool: &Pool) {
+        let mut state = lock(&self.state);
+        state.closed = true;
+        let gone = RelayFault::new(FaultCode::Cancelled, "the request was cancelled");
+        state.inbox.finish(Err(gone), pool);
+        let wakers = state.wakers();
+        drop(state);
+        wake(wakers);
+        self.cancelled.cancel();
+    }
+
+    /// True once nothing was heard from the API for so long.
+    pub fn lapsed(&self, after: Duration, now: Instant) -> bool {
+        now.saturating_duration_since(lock(&self.state).heard) >= after
+    }
+
+    /// The keep-alive to send now, if one is due.
+    pub fn keep_alive(&self, period: Duration, now: Instant) -> Option<Bytes> {
+        let mut state = lock(&self.state);
+        if state.closed {
+            return None;
+        }
+        let allowed = state.inbox.allowed();
+        state.outbox.keep_alive(self.origin, allowed, period, now)
+    }
+
+    pub fn poll_chunk(&self, pool: &Pool, cx: &mut Context<'_>) -> Poll<Read<RelayFault>> {
+        lock(&self.state).inbox.poll_read(self.origin, pool, cx)
+    }
+
+    pub fn take_whole(&self, pool: &Pool) -> Option<Bytes> {
+        lock(&self.state).inbox.take_whole(pool)
+    }
+
+    /// The body's reader is gone: what waits is let go, what still comes is dropped.
+    pub fn close_body(&self, pool: &Pool) {
+        lock(&self.state).inbox.close(pool);
+    }
+
+    /// How many body bytes may go into the next frame of the response, once a sensible fragment may.
+    pub fn poll_room(&self, want: usize, cx: &mut Context<'_>) -> Poll<Result<usize, Cancelled>> {
+        let mut state = lock(&self.state);
+        if state.closed {
+            return Poll::Ready(Err(Cancelled));
+        }
+        state.outbox.poll_room(want, cx).map(Ok)
+    }
+
+    /// True once nothing more may be sent.
+    pub fn is_closed(&self) -> bool {
+        lock(&self.state).closed
+    }
+
+    /// Resolves when the request is cancelled.
+    pub fn poll_cancelled(&self, cx: &mut Context<'_>) -> Poll<Cancelled> {
+        let mut state = lock(&self.state);
+        if state.closed {
+            return Poll::Ready(Cancelled);
+        }
+        state.outbox.register(cx);
+        Poll::Pending
+    }
+
+    /// Notes a frame that the connection has taken.
+    pub fn sent(&self, body_bytes: usize, now: Instant) {
+        lock(&self.state).outbox.sent(body_bytes, now);
+    }
+
+    /// Nothing more is sent. True when the API still waits, so that it was the first end.
+    pub fn close(&self) -> bool {
+        !std::mem::replace(&mut lock(&self.state).closed, true)
+    }
+}
