@@ -1,0 +1,119 @@
+//! Commits and events as columns: the archive.
+
+use crate::columns::{Columns, big, big_ms, json};
+use reveille_domain::{
+    CommandId, WakeId,
+    rows::{Committed, CommittedBody, EventQuery, EventRow, RowsError},
+};
+use serde_json::{Value, json};
+use sqlx::{PgConnection, Postgres, QueryBuilder, Row, postgres::PgRow};
+
+/// How many rows one statement inserts: 12 values each stay far under the 65,535 of a statement.
+const ROWS_A_STATEMENT: usize = 1_000;
+
+const EVENT_COLUMNS: &str = "aggregate_type, aggregate_id, sequence, event_type, event_version, payload, metadata, \
+     stream_seq, index_in_commit, at_ms, command_id, wake_id";
+
+/// Archives the commits' bytes. One that was archived before stays as it is.
+pub(crate) async fn insert_commits(db: &mut PgConnection, commits: &[Committed]) -> sqlx::Result<()> {
+    for commits in commits.chunks(ROWS_A_STATEMENT) {
+        let mut sql = QueryBuilder::<Postgres>::new(
+            "INSERT INTO commits (stream_seq, subject, headers, payload, hash, unreadable) ",
+        );
+        sql.push_values(commits, |mut values, commit| {
+            let raw = commit.raw.as_ref();
+            let headers = json(raw.map_or(&[][..], |raw| &raw.headers));
+            let unreadable = match &commit.body {
+                CommittedBody::Unreadable { reason } => Some(reason.as_str()),
+                CommittedBody::Provider { .. } | CommittedBody::Agent { .. } => None,
+            };
+            values.push_bind(big(commit.stream_seq));
+            values.push_bind(&commit.subject);
+            values.push_bind(headers).push_unseparated("::json");
+            values.push_bind(raw.map_or(&[][..], |raw| &raw.payload));
+            values.push_bind(&commit.hash);
+            values.push_bind(unreadable);
+        });
+        sql.push(" ON CONFLICT (stream_seq) DO NOTHING");
+        sql.build().persistent(false).execute(&mut *db).await?;
+    }
+    Ok(())
+}
+
+/// Archives events. Their payload has the shape that the event enums have in JSON, so that `get_events` reads them.
+pub(crate) async fn insert_events(db: &mut PgConnection, events: &[EventRow]) -> sqlx::Result<()> {
+    for events in events.chunks(ROWS_A_STATEMENT) {
+        let mut sql = QueryBuilder::<Postgres>::new(format!("INSERT INTO events ({EVENT_COLUMNS}) "));
+        sql.push_values(events, |mut values, event| {
+            values.push_bind(&event.aggregate_type);
+            values.push_bind(&event.aggregate_id);
+            values.push_bind(big(event.sequence));
+            values.push_bind(&event.event_type);
+            values.push_bind(&event.version);
+            values
+                .push_bind(json(&json!({ "type": event.event_type, "data": event.data })))
+                .push_unseparated("::json");
+            values
+                .push_bind(json(&metadata(event)))
+                .push_unseparated("::json");
+            values.push_bind(big(event.stream_seq));
+            values.push_bind(i32::try_from(event.index).unwrap_or(i32::MAX));
+            values.push_bind(big_ms(event.at_ms));
+            values.push_bind(event.command_id.map(|id| id.0));
+            values.push_bind(event.wake_id.map(|id| id.0));
+        });
+        sql.push(" ON CONFLICT (stream_seq, index_in_commit) DO NOTHING");
+        sql.build().persistent(false).execute(&mut *db).await?;
+    }
+    Ok(())
+}
+
+/// What `cqrs_es` keeps beside an event: texts only.
+fn metadata(event: &EventRow) -> Value {
+    json!({
+        "at_ms": event.at_ms.as_millis().to_string(),
+        "command_id": event.command_id.map(|id| id.to_string()).unwrap_or_default(),
+        "stream_seq": event.stream_seq.to_string(),
+    })
+}
+
+/// The statement that answers a query, with one row more than its page.
+pub(crate) fn select(query: &EventQuery) -> Result<QueryBuilder<'_, Postgres>, RowsError> {
+    let start = query.start()?;
+    let mut sql = QueryBuilder::new(format!("SELECT {EVENT_COLUMNS} FROM events"));
+    sql.push(" WHERE (stream_seq, index_in_commit) > (")
+        .push_bind(big(start.stream_seq));
+    sql.push(", ")
+        .push_bind(i32::try_from(start.index).unwrap_or(i32::MAX))
+        .push(")");
+    if let Some(kind) = &query.aggregate_type {
+        sql.push(" AND aggregate_type = ").push_bind(kind);
+    }
+    if let Some(id) = &query.aggregate_id {
+        sql.push(" AND aggregate_id = ").push_bind(id);
+    }
+    if let Some(kind) = &query.event_type {
+        sql.push(" AND event_type = ").push_bind(kind);
+    }
+    sql.push(" ORDER BY stream_seq, index_in_commit LIMIT ")
+        .push_bind(big(query.limit.rows() as u64 + 1));
+    Ok(sql)
+}
+
+/// Reads a row back.
+pub(crate) fn read(row: &PgRow) -> sqlx::Result<EventRow> {
+    let mut payload: Value = row.json("payload")?;
+    Ok(EventRow {
+        stream_seq: row.number("stream_seq")?,
+        index: u32::try_from(row.try_get::<i32, _>("index_in_commit")?).unwrap_or(0),
+        aggregate_type: row.text("aggregate_type")?,
+        aggregate_id: row.text("aggregate_id")?,
+        sequence: row.number("sequence")?,
+        event_type: row.text("event_type")?,
+        version: row.text("event_version")?,
+        at_ms: row.time("at_ms")?,
+        command_id: row.try_get::<Option<_>, _>("command_id")?.map(CommandId),
+        data: payload.get_mut("data").map(Value::take).unwrap_or_default(),
+        wake_id: row.try_get::<Option<_>, _>("wake_id")?.map(WakeId),
+    })
+}

@@ -1,0 +1,77 @@
+//! Numbers, ids and texts as columns hold them, and back.
+
+use reveille_domain::Timestamp;
+use serde::{Serialize, de::DeserializeOwned};
+use sqlx::{Row, postgres::PgRow};
+
+/// As `bigint` holds it. What is larger than that (a time after the year 292 million) becomes the largest.
+pub(crate) fn big(number: u64) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
+}
+
+pub(crate) fn big_ms(time: Timestamp) -> i64 {
+    big(time.as_millis())
+}
+
+/// As text that is cast to `json`: sqlx binds values as `jsonb`, which refuses `\u0000` and forgets how they were written.
+pub(crate) fn json<T: Serialize + ?Sized>(value: &T) -> String {
+    // Only maps with keys that aren't text fail; rows have none.
+    serde_json::to_string(value).unwrap_or_else(|_| "null".to_owned())
+}
+
+/// The name that serde writes for a variant without data.
+pub(crate) fn tag<T: Serialize>(value: T) -> String {
+    json(&value).trim_matches('"').to_owned()
+}
+
+fn broken(column: &str, error: impl std::error::Error + Send + Sync + 'static) -> sqlx::Error {
+    sqlx::Error::ColumnDecode {
+        index: column.to_owned(),
+        source: Box::new(error),
+    }
+}
+
+/// What a column holds, as the row's types want it.
+pub(crate) trait Columns {
+    fn number(&self, column: &str) -> sqlx::Result<u64>;
+    fn number_if_any(&self, column: &str) -> sqlx::Result<Option<u64>>;
+    fn text(&self, column: &str) -> sqlx::Result<String>;
+    /// A value from its JSON, or from a text that serde would write for it.
+    fn json<T: DeserializeOwned>(&self, column: &str) -> sqlx::Result<T>;
+    fn tagged<T: DeserializeOwned>(&self, column: &str) -> sqlx::Result<T>;
+
+    fn time(&self, column: &str) -> sqlx::Result<Timestamp> {
+        self.number(column).map(Timestamp::from_millis)
+    }
+
+    fn time_if_any(&self, column: &str) -> sqlx::Result<Option<Timestamp>> {
+        Ok(self.number_if_any(column)?.map(Timestamp::from_millis))
+    }
+}
+
+impl Columns for PgRow {
+    fn number(&self, column: &str) -> sqlx::Result<u64> {
+        u64::try_from(self.try_get::<i64, _>(column)?).map_err(|error| broken(column, error))
+    }
+
+    fn number_if_any(&self, column: &str) -> sqlx::Result<Option<u64>> {
+        let number = self.try_get::<Option<i64>, _>(column)?.map(u64::try_from);
+        number.transpose().map_err(|error| broken(column, error))
+    }
+
+    fn text(&self, column: &str) -> sqlx::Result<String> {
+        self.try_get(column)
+    }
+
+    fn json<T: DeserializeOwned>(&self, column: &str) -> sqlx::Result<T> {
+        let value = self
+            .try_get::<Option<serde_json::Value>, _>(column)?
+            .unwrap_or_default();
+        serde_json::from_value(value).map_err(|error| broken(column, error))
+    }
+
+    fn tagged<T: DeserializeOwned>(&self, column: &str) -> sqlx::Result<T> {
+        let value = serde_json::Value::String(self.text(column)?);
+        serde_json::from_value(value).map_err(|error| broken(column, error))
+    }
+}

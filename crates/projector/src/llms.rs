@@ -1,0 +1,191 @@
+//! LLM rows as columns.
+
+use crate::columns::{Columns, big, big_ms, json};
+use reveille_domain::{
+    AgentName, Epoch, Failures, WakeId,
+    provider::WakeCounts,
+    rows::{LastWake, LlmKey, LlmKind, LlmQuery, LlmRow, RowsError},
+};
+use sqlx::{PgConnection, Postgres, QueryBuilder, Row, postgres::PgRow};
+
+/// How many rows one statement inserts: 23 values each stay far under the 65,535 of a statement.
+const ROWS_A_STATEMENT: usize = 500;
+
+const COLUMNS: &str = "agent, model, provider, name, kind, status, since_ms, epoch, wake_id, wake_deadline_ms, \
+     can_wake, can_sleep, wakes_requested, wakes_succeeded, wakes_failed, last_wake_id, last_wake_took_ms, \
+     last_wake_failure, failures, held_until_ms, last_failure, updated_seq, unreadable_since_seq";
+
+/// Makes `rows` all the rows of one provider. Rows that stay keep their heartbeat; new ones take their agent's.
+pub(crate) async fn replace(
+    db: &mut PgConnection,
+    agent: &str,
+    provider: &str,
+    rows: &[LlmRow],
+) -> sqlx::Result<()> {
+    let models: Vec<&str> = rows.iter().map(|row| row.model.as_str()).collect();
+    sqlx::query("DELETE FROM llms WHERE agent = $1 AND provider = $2 AND model <> ALL($3)")
+        .bind(agent)
+        .bind(provider)
+        .bind(models)
+        .execute(&mut *db)
+        .await?;
+    for rows in rows.chunks(ROWS_A_STATEMENT) {
+        upsert(db, rows).await?;
+    }
+    sqlx::query(
+        "UPDATE llms SET last_heartbeat_ms = (SELECT max(last_heartbeat_ms) FROM llms WHERE agent = $1) \
+         WHERE agent = $1 AND provider = $2 AND last_heartbeat_ms IS NULL",
+    )
+    .bind(agent)
+    .bind(provider)
+    .execute(db)
+    .await?;
+    Ok(())
+}
+
+async fn upsert(db: &mut PgConnection, rows: &[LlmRow]) -> sqlx::Result<()> {
+    let mut sql = QueryBuilder::<Postgres>::new(format!("INSERT INTO llms ({COLUMNS}) "));
+    sql.push_values(rows, |mut values, row| {
+        let last_wake = row.last_wake.as_ref();
+        values.push_bind(row.agent.as_str());
+        values.push_bind(row.model.as_str());
+        values.push_bind(row.provider.as_str());
+        values.push_bind(&row.name);
+        values.push_bind(row.kind.as_str());
+        values.push_bind(row.status.as_str());
+        values.push_bind(big_ms(row.since_ms));
+        values.push_bind(big(row.epoch.0));
+        values.push_bind(row.wake_id.map(|id| id.0));
+        values.push_bind(row.wake_deadline_ms.map(big_ms));
+        values.push_bind(row.can_wake);
+        values.push_bind(row.can_sleep);
+        values.push_bind(big(row.wakes.requested));
+        values.push_bind(big(row.wakes.succeeded));
+        values.push_bind(big(row.wakes.failed));
+        values.push_bind(last_wake.map(|wake| wake.id.0));
+        values.push_bind(last_wake.map(|wake| big(wake.took_ms)));
+        values
+            .push_bind(last_wake.and_then(|wake| wake.failure.as_ref()).map(json))
+            .push_unseparated("::json");
+        values.push_bind(i64::from(row.failures.count));
+        values.push_bind(row.failures.held_until_ms.map(big_ms));
+        values
+            .push_bind(row.failures.last.as_ref().map(json))
+            .push_unseparated("::json");
+        values.push_bind(big(row.updated_seq));
+        values.push_bind(row.unreadable_since_seq.map(big));
+    });
+    sql.push(" ON CONFLICT (agent, model, provider) DO UPDATE SET ");
+    let updates = COLUMNS
+        .split(", ")
+        .skip(3)
+        .map(|column| format!("{column} = excluded.{column}"));
+    sql.push(updates.collect::<Vec<_>>().join(", "));
+    sql.build().persistent(false).execute(db).await?;
+    Ok(())
+}
+
+/// Marks the rows of a provider whose commit `seq` can't be read; an earlier mark stays.
+pub(crate) async fn mark_unreadable(
+    db: &mut PgConnection,
+    agent: &str,
+    provider: &str,
+    seq: u64,
+) -> sqlx::Result<()> {
+    sqlx::query(
+        "UPDATE llms SET unreadable_since_seq = $3 \
+         WHERE agent = $1 AND provider = $2 AND unreadable_since_seq IS NULL",
+    )
+    .bind(agent)
+    .bind(provider)
+    .bind(big(seq))
+    .execute(db)
+    .await?;
+    Ok(())
+}
+
+/// Notes when agents were last heard; earlier times change nothing.
+pub(crate) async fn heard(db: &mut PgConnection, agents: &[&str], at_ms: &[i64]) -> sqlx::Result<()> {
+    sqlx::query(
+        "UPDATE llms SET last_heartbeat_ms = heard.at_ms \
+         FROM unnest($1::text[], $2::bigint[]) AS heard (agent, at_ms) \
+         WHERE llms.agent = heard.agent \
+           AND (llms.last_heartbeat_ms IS NULL OR llms.last_heartbeat_ms < heard.at_ms)",
+    )
+    .bind(agents)
+    .bind(at_ms)
+    .execute(db)
+    .await?;
+    Ok(())
+}
+
+/// The statement that answers a query, with one row more than its page.
+pub(crate) fn select(query: &LlmQuery) -> Result<QueryBuilder<'_, Postgres>, RowsError> {
+    let mut sql = QueryBuilder::new(format!(
+        "SELECT {COLUMNS}, last_heartbeat_ms FROM llms WHERE true"
+    ));
+    if let Some(agent) = &query.agent {
+        sql.push(" AND agent = ").push_bind(agent.as_str());
+    }
+    if let Some(provider) = &query.provider {
+        sql.push(" AND provider = ").push_bind(provider.as_str());
+    }
+    if let Some(model) = &query.model {
+        sql.push(" AND model = ").push_bind(model.as_str());
+    }
+    if let Some(status) = query.status {
+        sql.push(" AND status = ").push_bind(status.as_str());
+    }
+    if let Some(after) = &query.after {
+        let after = LlmKey::parse(after)?;
+        sql.push(" AND (agent, model, provider) > (")
+            .push_bind(after.agent.to_string());
+        sql.push(", ").push_bind(after.model.to_string());
+        sql.push(", ").push_bind(after.provider.to_string()).push(")");
+    }
+    sql.push(" ORDER BY agent, model, provider LIMIT ")
+        .push_bind(big(query.limit.rows() as u64 + 1));
+    Ok(sql)
+}
+
+/// Reads a row back.
+pub(crate) fn read(row: &PgRow) -> sqlx::Result<LlmRow> {
+    let agent: AgentName = row.tagged("agent")?;
+    let last_wake = match row.try_get::<Option<_>, _>("last_wake_id")? {
+        Some(id) => Some(LastWake {
+            id: WakeId(id),
+            took_ms: row.number("last_wake_took_ms")?,
+            failure: row.json("last_wake_failure")?,
+        }),
+        None => None,
+    };
+    let LlmKind::Virtual = row.tagged("kind")?;
+    Ok(LlmRow {
+        name: row.text("name")?,
+        agent,
+        provider: row.tagged("provider")?,
+        model: row.tagged("model")?,
+        kind: LlmKind::Virtual,
+        status: row.tagged("status")?,
+        since_ms: row.time("since_ms")?,
+        epoch: Epoch(row.number("epoch")?),
+        wake_id: row.try_get::<Option<_>, _>("wake_id")?.map(WakeId),
+        wake_deadline_ms: row.time_if_any("wake_deadline_ms")?,
+        can_wake: row.try_get("can_wake")?,
+        can_sleep: row.try_get("can_sleep")?,
+        wakes: WakeCounts {
+            requested: row.number("wakes_requested")?,
+            succeeded: row.number("wakes_succeeded")?,
+            failed: row.number("wakes_failed")?,
+        },
+        last_wake,
+        failures: Failures {
+            count: u32::try_from(row.number("failures")?).unwrap_or(u32::MAX),
+            held_until_ms: row.time_if_any("held_until_ms")?,
+            last: row.json("last_failure")?,
+        },
+        last_heartbeat_ms: row.time_if_any("last_heartbeat_ms")?,
+        updated_seq: row.number("updated_seq")?,
+        unreadable_since_seq: row.number_if_any("unreadable_since_seq")?,
+    })
+}

@@ -1,0 +1,273 @@
+//! Taking commits in: one transaction moves the checkpoint and writes everything that follows from the commits.
+
+use crate::{
+    ProjectorError, archive,
+    columns::{Columns, big, big_ms},
+    llms, rows, wakes,
+};
+use reveille_domain::{
+    AgentName, ProviderId, Timestamp,
+    rows::{Committed, CommittedBody, LlmRow, event_rows, llm_rows, wake_changes},
+};
+use sqlx::{PgConnection, PgPool, migrate::MigrateError, postgres::PgDatabaseError};
+use std::collections::{BTreeMap, HashMap};
+use thiserror::Error;
+
+/// One for the fold, one for heartbeats, one to spare.
+const MAX_CONNECTIONS: u32 = 3;
+
+/// How far the rows have taken the journal in: a commit's sequence and hash; sequence 0 before the first.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Mark {
+    /// The sequence of the last commit taken in.
+    pub stream_seq: u64,
+    /// Its hash.
+    pub hash: String,
+}
+
+impl Mark {
+    /// The mark of rows that end with `commit`.
+    #[must_use]
+    pub fn after(commit: &Committed) -> Self {
+        Self {
+            stream_seq: commit.stream_seq,
+            hash: commit.hash.clone(),
+        }
+    }
+}
+
+/// What became of a batch.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Applied {
+    /// It is taken in, and the checkpoint stands behind it.
+    To(Mark),
+    /// The checkpoint was not where the batch begins: somebody else moved it, and this batch changed nothing.
+    Fenced,
+}
+
+/// The database did not do it.
+#[derive(Debug, Error)]
+pub enum ProjectionError {
+    /// It broke, or isn't there. Whether a batch was taken in is unknown until the checkpoint is read again.
+    #[error("the database is not available: {0}")]
+    Unavailable(sqlx::Error),
+    /// It will never take this data.
+    #[error("the database refuses it: {0}")]
+    Refused(sqlx::Error),
+}
+
+impl From<sqlx::Error> for ProjectionError {
+    fn from(error: sqlx::Error) -> Self {
+        // Classes of SQLSTATE: 21 cardinality, 22 data, 23 constraints, 54 limits.
+        let data = |error: &PgDatabaseError| matches!(error.code().get(..2), Some("21" | "22" | "23" | "54"));
+        let refused = match &error {
+            sqlx::Error::Database(inner) => inner.try_downcast_ref::<PgDatabaseError>().is_some_and(data),
+            sqlx::Error::Encode(_) => true,
+            _ => false,
+        };
+        if refused {
+            Self::Refused(error)
+        } else {
+            Self::Unavailable(error)
+        }
+    }
+}
+
+/// The projector's hold on its database. Any number of them may work on one: the checkpoint decides.
+#[derive(Debug, Clone)]
+pub struct Projection {
+    pool: PgPool,
+}
+
+impl Projection {
+    /// The projection in the database at `url`, connected to when it is used.
+    ///
+    /// # Errors
+    /// When it isn't a URL of a database.
+    pub fn new(url: &str) -> Result<Self, ProjectorError> {
+        Ok(Self {
+            pool: rows::pool(url, MAX_CONNECTIONS)?,
+        })
+    }
+
+    /// Brings the schema up to date. `Ok(Err(_))` is an outage.
+    ///
+    /// # Errors
+    /// When the schema isn't ours, or a newer Reveille's.
+    pub async fn migrate(&self) -> Result<Result<(), sqlx::Error>, ProjectorError> {
+        match sqlx::migrate!().run(&self.pool).await {
+            Ok(()) => Ok(Ok(())),
+            Err(MigrateError::Execute(error)) => match ProjectionError::from(error) {
+                ProjectionError::Unavailable(sqlx::Error::Database(error))
+                    if error.code().is_some_and(|code| code.starts_with("42")) =>
+                {
+                    Err(ProjectorError::Schema(error.to_string()))
+                }
+                ProjectionError::Unavailable(error) => Ok(Err(error)),
+                ProjectionError::Refused(error) => Err(ProjectorError::Schema(error.to_string())),
+            },
+            Err(error) => Err(ProjectorError::Schema(error.to_string())),
+        }
+    }
+
+    /// Where the checkpoint stands.
+    ///
+    /// # Errors
+    /// When the database isn't available.
+    pub async fn mark(&self) -> Result<Mark, ProjectionError> {
+        let row = sqlx::query("SELECT stream_seq, hash FROM checkpoint")
+            .fetch_one(&self.pool)
+            .await?;
+        Ok(Mark {
+            stream_seq: row.number("stream_seq")?,
+            hash: row.text("hash")?,
+        })
+    }
+
+    /// Takes in `batch`, which follows `from`. A commit that the database refuses is archived as unreadable; the others
+    /// are not held up by it.
+    ///
+    /// # Errors
+    /// When the database isn't available, or refuses even that.
+    pub async fn apply(&self, from: &Mark, batch: &[Committed]) -> Result<Applied, ProjectionError> {
+        match self.apply_at_once(from, batch).await {
+            Err(ProjectionError::Refused(_)) if batch.len() > 1 => {}
+            Err(ProjectionError::Refused(error)) => return self.apply_refused(from, batch, &error).await,
+            done => return done,
+        }
+        let mut at = from.clone();
+        for commit in batch {
+            let one = std::slice::from_ref(commit);
+            let applied = match self.apply_at_once(&at, one).await {
+                Err(ProjectionError::Refused(error)) => self.apply_refused(&at, one, &error).await?,
+                done => done?,
+            };
+            match applied {
+                Applied::To(mark) => at = mark,
+                Applied::Fenced => return Ok(Applied::Fenced),
+            }
+        }
+        Ok(Applied::To(at))
+    }
+
+    async fn apply_refused(
+        &self,
+        from: &Mark,
+        batch: &[Committed],
+        error: &sqlx::Error,
+    ) -> Result<Applied, ProjectionError> {
+        let reason = format!("the database refuses it: {error}");
+        let unreadable = batch.iter().map(|commit| Committed {
+            subject: commit.subject.replace('\0', ""),
+            events: vec![],
+            body: CommittedBody::Unreadable {
+                reason: reason.replace('\0', ""),
+            },
+            ..commit.clone()
+        });
+        for commit in batch {
+            tracing::error!(journal.sequence = commit.stream_seq, %error, "commit {} can't be shown in rows: archived as unreadable", commit.stream_seq);
+        }
+        self.apply_at_once(from, &unreadable.collect::<Vec<_>>()).await
+    }
+
+    async fn apply_at_once(&self, from: &Mark, batch: &[Committed]) -> Result<Applied, ProjectionError> {
+        let Some(last) = batch.last() else {
+            return Ok(Applied::To(from.clone()));
+        };
+        let mut tx = self.pool.begin().await?;
+        // First, so that a second projector waits here and then finds itself fenced.
+        let moved = sqlx::query(
+            "UPDATE checkpoint SET stream_seq = $1, hash = $2 WHERE stream_seq = $3 AND hash = $4",
+        )
+        .bind(big(last.stream_seq))
+        .bind(&last.hash)
+        .bind(big(from.stream_seq))
+        .bind(&from.hash)
+        .execute(&mut *tx)
+        .await?;
+        if moved.rows_affected() != 1 {
+            tx.rollback().await?;
+            return Ok(Applied::Fenced);
+        }
+        Changes::of(batch).write(&mut tx).await?;
+        archive::insert_commits(&mut tx, batch).await?;
+        tx.commit().await?;
+        Ok(Applied::To(Mark::after(last)))
+    }
+
+    /// Notes when agents were last heard.
+    ///
+    /// # Errors
+    /// When the database isn't available.
+    pub async fn heard(&self, agents: &HashMap<AgentName, Timestamp>) -> Result<(), ProjectionError> {
+        let mut db = self.pool.acquire().await?;
+        let (names, at_ms): (Vec<&str>, Vec<i64>) = agents
+            .iter()
+            .map(|(agent, at)| (agent.as_str(), big_ms(*at)))
+            .unzip();
+        Ok(llms::heard(&mut db, &names, &at_ms).await?)
+    }
+}
+
+/// What a batch does to the rows.
+struct Changes {
+    /// The last state of each provider in it, and the first unreadable commit after that.
+    providers: BTreeMap<ProviderId, ProviderChange>,
+    wakes: Vec<reveille_domain::rows::WakeChange>,
+    events: Vec<reveille_domain::rows::EventRow>,
+}
+
+#[derive(Default)]
+struct ProviderChange {
+    rows: Option<Vec<LlmRow>>,
+    unreadable_since_seq: Option<u64>,
+}
+
+impl Changes {
+    fn of(batch: &[Committed]) -> Self {
+        let mut changes = Self {
+            providers: BTreeMap::new(),
+            wakes: vec![],
+            events: batch.iter().flat_map(event_rows).collect(),
+        };
+        for commit in batch {
+            match (&commit.body, commit.provider()) {
+                (CommittedBody::Provider { id, events, state }, _) => {
+                    let rows = Some(llm_rows(state, commit.stream_seq));
+                    changes.providers.insert(
+                        id.clone(),
+                        ProviderChange {
+                            rows,
+                            unreadable_since_seq: None,
+                        },
+                    );
+                    changes.wakes.extend(wake_changes(id, events, commit.stream_seq));
+                }
+                (CommittedBody::Unreadable { .. }, Some(id)) => {
+                    let change = changes.providers.entry(id).or_default();
+                    change.unreadable_since_seq.get_or_insert(commit.stream_seq);
+                }
+                (CommittedBody::Unreadable { .. } | CommittedBody::Agent { .. }, _) => {}
+            }
+        }
+        changes
+    }
+
+    async fn write(self, db: &mut PgConnection) -> Result<(), ProjectionError> {
+        for (id, change) in &self.providers {
+            let (agent, provider) = (id.agent.as_str(), id.provider.as_str());
+            if let Some(rows) = &change.rows {
+                llms::replace(db, agent, provider, rows).await?;
+            }
+            if let Some(seq) = change.unreadable_since_seq {
+                llms::mark_unreadable(db, agent, provider, seq).await?;
+            }
+        }
+        if !self.wakes.is_empty() {
+            wakes::change(db, self.wakes).await?;
+        }
+        archive::insert_events(db, &self.events).await?;
+        Ok(())
+    }
+}

@@ -1,0 +1,159 @@
+//! The rows as Postgres answers them.
+
+use crate::{ProjectorError, archive, columns::Columns, llms, wakes};
+use async_trait::async_trait;
+use cqrs_es::{Aggregate, EventEnvelope, persist::PersistedEventRepository};
+use postgres_es::PostgresEventRepository;
+use reveille_domain::{
+    WakeId,
+    rows::{
+        Cursor, EventQuery, EventRow, LlmKey, LlmQuery, LlmRow, Page, PageLimit, Rows, RowsError, WakeQuery,
+        WakeRow,
+    },
+};
+use sqlx::{
+    PgPool, Postgres, QueryBuilder,
+    postgres::{PgConnectOptions, PgPoolOptions, PgRow},
+};
+use std::{str::FromStr, time::Duration};
+
+/// How many connections answer queries; further ones wait.
+const MAX_CONNECTIONS: u32 = 8;
+/// How long a query waits for a connection.
+const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(3);
+/// How long a query may take, the wait for a connection included.
+const QUERY_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// The query port on the projector's tables. Reads only.
+#[derive(Debug, Clone)]
+pub struct PostgresRows {
+    pool: PgPool,
+}
+
+/// A pool that connects when it is used: a database that is down at the start is an outage like any other.
+pub(crate) fn pool(url: &str, connections: u32) -> Result<PgPool, ProjectorError> {
+    let options = PgConnectOptions::from_str(url).map_err(|error| match error {
+        sqlx::Error::Configuration(reason) => ProjectorError::DatabaseUrl(reason.to_string()),
+        _ => ProjectorError::DatabaseUrl("it isn't a PostgreSQL URL".to_owned()),
+    })?;
+    let options = options.application_name("reveille");
+    Ok(PgPoolOptions::new()
+        .max_connections(connections)
+        .acquire_timeout(ACQUIRE_TIMEOUT)
+        .connect_lazy_with(options))
+}
+
+impl PostgresRows {
+    /// Rows in the database at `url`, connected to when they are asked.
+    ///
+    /// # Errors
+    /// When it isn't a URL of a database.
+    pub fn new(url: &str) -> Result<Self, ProjectorError> {
+        Ok(Self {
+            pool: pool(url, MAX_CONNECTIONS)?,
+        })
+    }
+
+    /// All events of one aggregate, first to last.
+    ///
+    /// # Errors
+    /// When the database isn't available, or an event is one that this program doesn't know.
+    pub async fn history<A: Aggregate>(
+        &self,
+        aggregate_id: &str,
+    ) -> Result<Vec<EventEnvelope<A>>, RowsError> {
+        let repository = PostgresEventRepository::new(self.pool.clone());
+        let events = repository
+            .get_events::<A>(aggregate_id)
+            .await
+            .map_err(unavailable)?;
+        events
+            .into_iter()
+            .map(|event| event.try_into().map_err(unavailable))
+            .collect()
+    }
+
+    async fn page<T>(
+        &self,
+        mut sql: QueryBuilder<'_, Postgres>,
+        min_seq: Option<u64>,
+        limit: PageLimit,
+        read: fn(&PgRow) -> sqlx::Result<T>,
+        cursor: fn(&T) -> Cursor,
+    ) -> Result<Page<T>, RowsError> {
+        // Read before the rows: they are as new as that, or newer.
+        let at = self.applied().await?;
+        if min_seq.is_some_and(|seq| seq > at) {
+            return Err(RowsError::Behind { at });
+        }
+        let rows = bounded(sql.build().persistent(false).fetch_all(&self.pool)).await?;
+        let rows = rows
+            .iter()
+            .map(read)
+            .collect::<sqlx::Result<_>>()
+            .map_err(unavailable)?;
+        Ok(Page::cut(rows, limit, at, cursor))
+    }
+}
+
+#[async_trait]
+impl Rows for PostgresRows {
+    async fn llms(&self, query: &LlmQuery) -> Result<Page<LlmRow>, RowsError> {
+        let cursor = |row: &LlmRow| LlmKey::of(row).cursor();
+        self.page(
+            llms::select(query)?,
+            query.min_seq,
+            query.limit,
+            llms::read,
+            cursor,
+        )
+        .await
+    }
+
+    async fn wakes(&self, query: &WakeQuery) -> Result<Page<WakeRow>, RowsError> {
+        let cursor = |row: &WakeRow| row.position().cursor();
+        self.page(
+            wakes::select(query)?,
+            query.min_seq,
+            query.limit,
+            wakes::read,
+            cursor,
+        )
+        .await
+    }
+
+    async fn wake(&self, id: WakeId) -> Result<Option<WakeRow>, RowsError> {
+        let row = bounded(wakes::select_one(id).build().fetch_optional(&self.pool)).await?;
+        row.as_ref().map(wakes::read).transpose().map_err(unavailable)
+    }
+
+    async fn events(&self, query: &EventQuery) -> Result<Page<EventRow>, RowsError> {
+        let cursor = |row: &EventRow| row.position().cursor();
+        self.page(
+            archive::select(query)?,
+            query.min_seq,
+            query.limit,
+            archive::read,
+            cursor,
+        )
+        .await
+    }
+
+    async fn applied(&self) -> Result<u64, RowsError> {
+        let row = sqlx::query("SELECT stream_seq FROM checkpoint").fetch_one(&self.pool);
+        bounded(row).await?.number("stream_seq").map_err(unavailable)
+    }
+}
+
+async fn bounded<T>(query: impl Future<Output = sqlx::Result<T>>) -> Result<T, RowsError> {
+    match tokio::time::timeout(QUERY_TIMEOUT, query).await {
+        Ok(done) => done.map_err(unavailable),
+        Err(_) => Err(RowsError::Unavailable(format!(
+            "no answer within {QUERY_TIMEOUT:?}"
+        ))),
+    }
+}
+
+fn unavailable(error: impl std::fmt::Display) -> RowsError {
+    RowsError::Unavailable(error.to_string())
+}

@@ -1,0 +1,275 @@
+//! The projector's life: read the checkpoint, follow the journal from there, take in what comes; over again whenever
+//! the checkpoint isn't where it was left or the database broke.
+
+use crate::{Applied, Mark, Projection, ProjectionError, ProjectorError, backoff::Backoff, heartbeats};
+use async_nats::jetstream;
+use futures::FutureExt;
+use reveille_bus::{
+    BusError, Checkpoint, Connection, Follow, Followed, Follower, JOURNAL_STREAM, NatsOptions,
+};
+use reveille_domain::rows::{Committed, CommittedBody};
+use std::{fmt, time::Duration};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, error, info};
+
+/// How many commits one transaction takes in at most.
+const MAX_BATCH_COMMITS: usize = 500;
+/// A batch ends with the commit that passes so many bytes.
+const MAX_BATCH_BYTES: usize = 4 * 1024 * 1024;
+/// How long one batch may take before its connection is given up.
+const APPLY_TIMEOUT: Duration = Duration::from_secs(60);
+/// How long a projector that was overtaken leaves the field to the one that overtook it.
+const FENCED_PAUSE: Duration = Duration::from_secs(1);
+/// How often the journal's head is compared.
+const LAG_EVERY: Duration = Duration::from_secs(2);
+
+/// Where the journal and the database are.
+#[derive(Clone)]
+pub struct ProjectorConfig {
+    /// `nats://host:port`.
+    pub nats_url: String,
+    /// `postgres://…`; it may hold a password, so it is never shown.
+    pub database_url: String,
+}
+
+impl fmt::Debug for ProjectorConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ProjectorConfig").finish_non_exhaustive()
+    }
+}
+
+/// How far the rows are.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct ProjectorStatus {
+    /// The last commit taken in.
+    pub applied: u64,
+    /// The journal's last commit, as of a moment ago.
+    pub last_seq: u64,
+}
+
+impl ProjectorStatus {
+    /// How many commits the rows are behind.
+    #[must_use]
+    pub const fn lag(&self) -> u64 {
+        self.last_seq.saturating_sub(self.applied)
+    }
+}
+
+/// A projector; see [`run`].
+#[derive(Debug)]
+pub struct Projector {
+    config: ProjectorConfig,
+    status: watch::Sender<ProjectorStatus>,
+}
+
+/// Runs a projector until `shutdown`. Waits out outages of NATS and of the database, and says so in the log.
+///
+/// # Errors
+/// When it can't go on: see [`ProjectorError`].
+pub async fn run(config: ProjectorConfig, shutdown: CancellationToken) -> Result<(), ProjectorError> {
+    Projector::new(config).run(shutdown).await
+}
+
+/// Why the journal is followed anew.
+enum Again {
+    /// The checkpoint was moved by somebody else.
+    Fenced,
+    /// The database broke.
+    Database(ProjectionError),
+}
+
+impl Projector {
+    /// A projector that doesn't run yet.
+    #[must_use]
+    pub fn new(config: ProjectorConfig) -> Self {
+        Self {
+            config,
+            status: watch::Sender::default(),
+        }
+    }
+
+    /// How far it is.
+    #[must_use]
+    pub fn status(&self) -> watch::Receiver<ProjectorStatus> {
+        self.status.subscribe()
+    }
+
+    /// See [`run`].
+    ///
+    /// # Errors
+    /// See [`run`].
+    pub async fn run(self, shutdown: CancellationToken) -> Result<(), ProjectorError> {
+        tokio::select! {
+            // A transaction that is cut off here is rolled back, or found at the next start.
+            () = shutdown.cancelled() => Ok(()),
+            done = self.work() => done,
+        }
+    }
+
+    async fn work(&self) -> Result<(), ProjectorError> {
+        let projection = Projection::new(&self.config.database_url)?;
+        let mut backoff = Backoff::new();
+        while let Err(error) = projection.migrate().await? {
+            backoff.wait(&error).await;
+        }
+        let options = NatsOptions {
+            url: self.config.nats_url.clone(),
+            name: "reveille-projector".to_owned(),
+        };
+        let connection = Connection::open(&options).await.map_err(ProjectorError::Bus)?;
+        tokio::select! {
+            done = self.fold(&projection, &connection) => done,
+            () = heartbeats::record(&projection, &connection) => Ok(()),
+            () = self.watch_lag(&connection) => Ok(()),
+        }
+    }
+
+    async fn fold(&self, projection: &Projection, connection: &Connection) -> Result<(), ProjectorError> {
+        let mut backoff = Backoff::new();
+        loop {
+            let mark = match projection.mark().await {
+                Ok(mark) => mark,
+                Err(error) => {
+                    backoff.wait(&error).await;
+                    continue;
+                }
+            };
+            info!(
+                journal.sequence = mark.stream_seq,
+                "the rows go on after commit {}", mark.stream_seq
+            );
+            self.applied(mark.stream_seq);
+            let mut follower = Follower::new(connection, Follow::After(checkpoint(&mark)?));
+            match self.follow(projection, &mut follower, mark, &mut backoff).await? {
+                Again::Fenced => {
+                    info!("another projector moved the checkpoint: going on from where it stands");
+                    tokio::time::sleep(FENCED_PAUSE).await;
+                }
+                Again::Database(error) => backoff.wait(&error).await,
+            }
+        }
+    }
+
+    async fn follow(
+        &self,
+        projection: &Projection,
+        follower: &mut Follower,
+        mut mark: Mark,
+        backoff: &mut Backoff,
+    ) -> Result<Again, ProjectorError> {
+        loop {
+            let batch = next_batch(follower).await?;
+            let applied = match tokio::time::timeout(APPLY_TIMEOUT, projection.apply(&mark, &batch)).await {
+                Ok(applied) => applied,
+                Err(_) => Err(sqlx::Error::PoolTimedOut.into()),
+            };
+            match applied {
+                Ok(Applied::To(next)) => mark = next,
+                Ok(Applied::Fenced) => return Ok(Again::Fenced),
+                Err(error) => return Ok(Again::Database(error)),
+            }
+            backoff.reset();
+            for commit in &batch {
+                report_unreadable(commit);
+            }
+            debug!(
+                journal.sequence = mark.stream_seq,
+                commits = batch.len(),
+                "took in {} commits",
+                batch.len()
+            );
+            self.applied(mark.stream_seq);
+        }
+    }
+
+    fn applied(&self, seq: u64) {
+        self.status.send_modify(|status| {
+            status.applied = seq;
+            status.last_seq = status.last_seq.max(seq);
+        });
+    }
+
+    /// Compares the rows with the journal's head, now and then. Never ends.
+    async fn watch_lag(&self, connection: &Connection) {
+        let js = jetstream::new(connection.client().clone());
+        let mut ticks = tokio::time::interval(LAG_EVERY);
+        let mut was_behind = 0;
+        loop {
+            ticks.tick().await;
+            let Ok(stream) = js.get_stream(JOURNAL_STREAM).await else {
+                continue;
+            };
+            let last_seq = stream.cached_info().state.last_sequence;
+            self.status
+                .send_modify(|status| status.last_seq = last_seq.max(status.applied));
+            let status = *self.status.borrow();
+            // Behind at two looks in a row: not just a commit that arrives now.
+            if status.lag() > 0 && was_behind > 0 {
+                info!(
+                    rows.lag = status.lag(),
+                    rows.applied = status.applied,
+                    "the rows are {} commits behind",
+                    status.lag()
+                );
+            } else if status.lag() == 0 && was_behind > 0 {
+                info!(
+                    rows.applied = status.applied,
+                    "the rows have caught up with commit {}", status.applied
+                );
+            }
+            was_behind = status.lag();
+        }
+    }
+}
+
+fn checkpoint(mark: &Mark) -> Result<Option<Checkpoint>, ProjectorError> {
+    if mark.stream_seq == 0 {
+        return Ok(None);
+    }
+    let hash = mark
+        .hash
+        .parse()
+        .map_err(|why: &str| ProjectorError::Schema(format!("its checkpoint is damaged: {why}")))?;
+    Ok(Some(Checkpoint {
+        sequence: mark.stream_seq,
+        hash,
+    }))
+}
+
+/// The next commit, and with it what has already arrived behind it, up to the limits of a batch.
+async fn next_batch(follower: &mut Follower) -> Result<Vec<Committed>, ProjectorError> {
+    let mut batch = vec![];
+    let mut bytes = 0;
+    while batch.len() < MAX_BATCH_COMMITS && bytes < MAX_BATCH_BYTES {
+        let next = if batch.is_empty() {
+            follower.next().await
+        } else {
+            match follower.next().now_or_never() {
+                Some(next) => next,
+                None => break,
+            }
+        };
+        match next {
+            Ok(Followed::Commit(entry)) => {
+                bytes += entry.payload.len();
+                batch.push(entry.archived());
+            }
+            Ok(Followed::CaughtUp { .. } | Followed::Reset) => {}
+            // What was read before stands in the batch; the error comes again.
+            Err(_) if !batch.is_empty() => break,
+            Err(BusError::Diverged { seq }) => return Err(ProjectorError::Diverged { seq }),
+            Err(error) => return Err(ProjectorError::Bus(error)),
+        }
+    }
+    Ok(batch)
+}
+
+fn report_unreadable(commit: &Committed) {
+    if let CommittedBody::Unreadable { reason } = &commit.body {
+        error!(
+            journal.sequence = commit.stream_seq, journal.subject = %commit.subject, %reason,
+            "commit {} can't be read: archived as it is, and the rows of its aggregate stay as they were", commit.stream_seq,
+        );
+    }
+}

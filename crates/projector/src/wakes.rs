@@ -1,0 +1,139 @@
+//! Wake rows as columns.
+
+use crate::columns::{Columns, big, big_ms, json, tag};
+use reveille_domain::{
+    ProviderId, WakeCause, WakeFailure, WakeId,
+    rows::{RowsError, WakeChange, WakePosition, WakeQuery, WakeRow},
+};
+use sqlx::{PgConnection, Postgres, QueryBuilder, Row, postgres::PgRow};
+use std::collections::BTreeMap;
+use uuid::Uuid;
+
+/// How many rows one statement inserts: 16 values each stay far under the 65,535 of a statement.
+const ROWS_A_STATEMENT: usize = 500;
+
+const COLUMNS: &str = "wake_id, agent, provider, cause_by, request_id, model, requested_at_ms, deadline_ms, \
+     ended_at_ms, outcome, failure_kind, failure_stage, failure_reason, stages, requested_seq, ended_seq";
+
+/// Folds `changes`, in order, into the wakes' rows.
+pub(crate) async fn change(db: &mut PgConnection, changes: Vec<WakeChange>) -> sqlx::Result<()> {
+    let ids: Vec<Uuid> = changes.iter().map(|change| change.wake_id().0).collect();
+    let mut rows = BTreeMap::new();
+    let held = format!("SELECT {COLUMNS} FROM wakes WHERE wake_id = ANY($1)");
+    for row in sqlx::query(&held).bind(ids).fetch_all(&mut *db).await? {
+        let row = read(&row)?;
+        rows.insert(row.wake_id, row);
+    }
+    for change in changes {
+        let id = change.wake_id();
+        let row = change.after(rows.remove(&id));
+        rows.insert(id, row);
+    }
+    let rows: Vec<WakeRow> = rows.into_values().collect();
+    for rows in rows.chunks(ROWS_A_STATEMENT) {
+        upsert(db, rows).await?;
+    }
+    Ok(())
+}
+
+async fn upsert(db: &mut PgConnection, rows: &[WakeRow]) -> sqlx::Result<()> {
+    let mut sql = QueryBuilder::<Postgres>::new(format!("INSERT INTO wakes ({COLUMNS}) "));
+    sql.push_values(rows, |mut values, row| {
+        let (by, request_id, model) = match &row.cause {
+            Some(WakeCause::Request { request_id, model }) => {
+                (Some("request"), Some(request_id.as_str()), Some(model.as_str()))
+            }
+            Some(WakeCause::Operator) => (Some("operator"), None, None),
+            None => (None, None, None),
+        };
+        let failure = row.failure.as_ref();
+        values.push_bind(row.wake_id.0);
+        values.push_bind(row.provider.agent.as_str());
+        values.push_bind(row.provider.provider.as_str());
+        values.push_bind(by);
+        values.push_bind(request_id);
+        values.push_bind(model);
+        values.push_bind(big_ms(row.requested_at_ms));
+        values.push_bind(row.deadline_ms.map(big_ms));
+        values.push_bind(row.ended_at_ms.map(big_ms));
+        values.push_bind(row.outcome.as_str());
+        values.push_bind(failure.map(|failure| tag(failure.kind)));
+        values.push_bind(failure.map(|failure| failure.stage.as_str()));
+        values.push_bind(failure.map(|failure| failure.reason.as_str()));
+        values.push_bind(json(&row.stages)).push_unseparated("::json");
+        values.push_bind(row.requested_seq.map(big));
+        values.push_bind(row.ended_seq.map(big));
+    });
+    sql.push(" ON CONFLICT (wake_id) DO UPDATE SET ");
+    let updates = COLUMNS
+        .split(", ")
+        .skip(1)
+        .map(|column| format!("{column} = excluded.{column}"));
+    sql.push(updates.collect::<Vec<_>>().join(", "));
+    sql.build().persistent(false).execute(db).await?;
+    Ok(())
+}
+
+/// The statement that answers a query, with one row more than its page.
+pub(crate) fn select(query: &WakeQuery) -> Result<QueryBuilder<'_, Postgres>, RowsError> {
+    let mut sql = QueryBuilder::new(format!("SELECT {COLUMNS} FROM wakes WHERE true"));
+    if let Some(id) = &query.provider {
+        sql.push(" AND agent = ").push_bind(id.agent.as_str());
+        sql.push(" AND provider = ").push_bind(id.provider.as_str());
+    }
+    if let Some(agent) = &query.agent {
+        sql.push(" AND agent = ").push_bind(agent.as_str());
+    }
+    if let Some(outcome) = query.outcome {
+        sql.push(" AND outcome = ").push_bind(outcome.as_str());
+    }
+    if let Some(before) = &query.before {
+        let before = WakePosition::parse(before)?;
+        sql.push(" AND (requested_at_ms, wake_id) < (")
+            .push_bind(big_ms(before.requested_at_ms));
+        sql.push(", ").push_bind(before.wake_id.0).push(")");
+    }
+    sql.push(" ORDER BY requested_at_ms DESC, wake_id DESC LIMIT ");
+    sql.push_bind(big(query.limit.rows() as u64 + 1));
+    Ok(sql)
+}
+
+/// The statement that reads one wake.
+pub(crate) fn select_one<'a>(id: WakeId) -> QueryBuilder<'a, Postgres> {
+    let mut sql = QueryBuilder::new(format!("SELECT {COLUMNS} FROM wakes WHERE wake_id = "));
+    sql.push_bind(id.0);
+    sql
+}
+
+/// Reads a row back.
+pub(crate) fn read(row: &PgRow) -> sqlx::Result<WakeRow> {
+    let cause = match row.try_get::<Option<String>, _>("cause_by")?.as_deref() {
+        Some("request") => Some(WakeCause::Request {
+            request_id: row.text("request_id")?,
+            model: row.tagged("model")?,
+        }),
+        Some(_) => Some(WakeCause::Operator),
+        None => None,
+    };
+    let failure = match row.try_get::<Option<String>, _>("failure_kind")? {
+        Some(_) => Some(WakeFailure {
+            kind: row.tagged("failure_kind")?,
+            stage: row.text("failure_stage")?,
+            reason: row.text("failure_reason")?,
+        }),
+        None => None,
+    };
+    Ok(WakeRow {
+        wake_id: WakeId(row.try_get("wake_id")?),
+        provider: ProviderId::new(row.tagged("agent")?, row.tagged("provider")?),
+        cause,
+        requested_at_ms: row.time("requested_at_ms")?,
+        deadline_ms: row.time_if_any("deadline_ms")?,
+        ended_at_ms: row.time_if_any("ended_at_ms")?,
+        outcome: row.tagged("outcome")?,
+        failure,
+        stages: row.json("stages")?,
+        requested_seq: row.number_if_any("requested_seq")?,
+        ended_seq: row.number_if_any("ended_seq")?,
+    })
+}
