@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use async_nats::jetstream;
+use async_nats::jetstream::{self, stream};
 
 use crate::{Folder, Launch, Port, Process, nats_server, wait_until};
 
@@ -31,7 +31,7 @@ impl Nats {
         Self::configured("solo", Port::claim(), "").await
     }
 
-    /// Starts three servers that form a JetStream cluster, and waits until they have agreed on a leader.
+    /// Starts three servers that form a JetStream cluster, and waits until they can replicate.
     pub async fn start_cluster() -> [Self; 3] {
         let routes = [Port::claim(), Port::claim(), Port::claim()];
         let urls: Vec<_> = routes
@@ -49,11 +49,24 @@ impl Nats {
             Self::configured("node-c", Port::claim(), c),
         );
         let nodes = <[Self; 3]>::from(nodes);
-        let context = jetstream::new(nodes[0].connect().await);
-        wait_until("the cluster had a leader", STARTS_WITHIN, async || {
-            jetstream::Context::query_account(&context).await.ok()
-        })
+        let mut context = jetstream::new(nodes[0].connect().await);
+        // A request that came too early is never answered.
+        context.set_timeout(Duration::from_millis(500));
+        let probe = || stream::Config {
+            name: "PROBE".to_owned(),
+            num_replicas: 3,
+            ..Default::default()
+        };
+        wait_until(
+            "all servers of the cluster took part",
+            STARTS_WITHIN,
+            async || context.create_stream(probe()).await.ok(),
+        )
         .await;
+        context
+            .delete_stream("PROBE")
+            .await
+            .expect("the probe can be removed");
         nodes
     }
 

@@ -23,15 +23,16 @@ pub fn cargo() -> Command {
     command
 }
 
-/// Builds every program of the workspace, dependencies included, with the features that the tests use.
+/// Builds every program of the workspace.
 ///
 /// `--examples` names no file of ours: it makes cargo take development dependencies into account when it unites
 /// features, as `cargo test` does. Without it a dependency whose features differ between the two compiles twice.
+const PROGRAMS: [&str; 4] = ["build", "--workspace", "--bins", "--examples"];
+
+/// Builds every program of the workspace, dependencies included, with the features that the tests use.
 pub fn programs(profile: &[&str]) -> Result<()> {
     eprintln!("building (the first time takes a few minutes)");
-    run(cargo()
-        .args(["build", "--workspace", "--bins", "--examples"])
-        .args(profile))
+    run(cargo().args(PROGRAMS).args(profile))
 }
 
 /// Runs a command and makes a failure an error that names it.
@@ -87,4 +88,63 @@ fn become_program(program: &Path, args: &[&str], nats: &Path) -> Result<()> {
     }
     let error = command.exec();
     Err(error).with_context(|| format!("cannot run {}", program.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::{BTreeMap, BTreeSet};
+
+    use serde_json::Value;
+
+    use super::*;
+
+    /// How a crate is compiled: everything that makes cargo compile it once more.
+    type Settings = BTreeSet<String>;
+
+    /// What cargo would compile for a command, of the crates that are not ours.
+    fn dependencies(args: &[&str]) -> BTreeMap<String, Settings> {
+        let mut command = cargo();
+        // The plan is printed by an option that is not stable; nothing is built with it.
+        command
+            .args(args)
+            .args(["--unit-graph", "-Zunstable-options"])
+            .env("RUSTC_BOOTSTRAP", "1");
+        let output = command.output().unwrap();
+        assert!(
+            output.status.success(),
+            "{}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+        let plan: Value = serde_json::from_slice(&output.stdout).unwrap();
+        let mut found = BTreeMap::<String, Settings>::new();
+        for unit in plan["units"].as_array().unwrap() {
+            let package = unit["pkg_id"].as_str().unwrap();
+            if package.starts_with("registry+") {
+                let mut profile = unit["profile"].clone();
+                profile.as_object_mut().unwrap().remove("name");
+                let target = (&unit["target"]["kind"], &unit["mode"], &unit["platform"]);
+                let settings = format!("{profile} {}", unit["features"]);
+                found
+                    .entry(format!("{package} {target:?}"))
+                    .or_default()
+                    .insert(settings);
+            }
+        }
+        assert!(!found.is_empty());
+        found
+    }
+
+    #[test]
+    fn dependencies_compile_once_for_the_demo_the_tests_and_these_commands() {
+        let tests = dependencies(&["test", "--workspace", "--no-run"]);
+        for args in [&PROGRAMS[..], &["build", "--package", "xtask"]] {
+            for (dependency, settings) in dependencies(args) {
+                assert_eq!(
+                    tests.get(&dependency),
+                    Some(&settings),
+                    "{dependency} differs for {args:?}"
+                );
+            }
+        }
+    }
 }
