@@ -22,7 +22,9 @@ pub enum ProviderCommand {
         /// Now.
         at: Timestamp,
     },
-    /// Somebody needs the backend.
+    /// Somebody needs the backend. Without an event the state tells why: active is already awake, waking is joined,
+    /// hibernating is that this very wake has ended ([`crate::provider::Registered::ended_wake`]). An overdue wake
+    /// may only be ended, when its failure brings a hold: then nothing is in flight afterwards.
     RequestWake {
         /// The id of the wake, should one begin.
         wake_id: WakeId,

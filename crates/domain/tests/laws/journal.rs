@@ -12,6 +12,9 @@ use uuid::Uuid;
 /// After how long an inactive provider expires here.
 const EXPIRE_AFTER: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 
+/// How many ended wakes a state remembers.
+const REMEMBERED_WAKES: usize = 8;
+
 /// What a reader of the journal alone knows of a provider.
 #[derive(Default)]
 pub struct Journal {
@@ -163,14 +166,23 @@ impl Journal {
 
     /// The state says what the events said.
     pub fn agrees_with(&self, provider: &Provider) {
-        let counts = match provider {
+        let (counts, remembered) = match provider {
             Provider::Unregistered => {
                 assert_eq!(self.events, []);
                 return;
             }
-            Provider::Registered(provider) => provider.counts,
-            Provider::Gone(gone) => gone.counts,
+            Provider::Registered(provider) => (provider.counts, &provider.wakes),
+            Provider::Gone(gone) => (gone.counts, &gone.wakes),
         };
+        assert_eq!(
+            remembered.len(),
+            self.ended.len().min(REMEMBERED_WAKES),
+            "the last few wakes are remembered"
+        );
+        assert!(
+            remembered.iter().all(|wake| self.ended.contains(&wake.id)),
+            "only what ended is remembered as ended"
+        );
         let wake = provider.registered().and_then(|provider| provider.status.wake());
         assert_eq!(
             wake.map(|wake| wake.id),

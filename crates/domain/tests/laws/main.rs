@@ -89,7 +89,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 256, ..ProptestConfig::default() })]
 
     #[test]
-    fn a_provider_keeps_its_laws(steps in proptest::collection::vec(step(), 1..120)) {
+    fn a_provider_keeps_its_laws(steps in proptest::collection::vec(step(), 1..250)) {
         live(&steps);
     }
 
@@ -102,7 +102,7 @@ proptest! {
             let connect = AgentCommand::Connect {
                 name: AgentName::parse("gpu-box").expect("legal"),
                 session,
-                version: "v".repeat(1000),
+                version: "v".repeat(10_000),
                 at: Timestamp::from_millis(1),
             };
             // Whoever was accepted before is the current session or was superseded for good.

@@ -172,6 +172,27 @@ fn expiring_an_earlier_wake_leaves_the_one_in_flight() {
 }
 
 #[test]
+fn the_last_eight_wakes_are_remembered_and_all_are_counted() {
+    let mut given = hibernating();
+    for wake in 1..=20_u32 {
+        let (id, secs) = (u128::from(wake), u64::from(wake) * 100);
+        given.happened([
+            requested(id, secs),
+            failed(
+                id,
+                report(1, u64::from(wake)),
+                failures(wake, None, failure()),
+                secs,
+            ),
+        ]);
+    }
+    let provider = given.provider.registered().expect("registered");
+    let remembered: Vec<_> = provider.wakes.iter().map(|wake| wake.id).collect();
+    assert_eq!(remembered, (13..=20).map(wake_id).collect::<Vec<_>>());
+    assert_eq!((provider.counts.requested, provider.counts.failed), (20, 20));
+}
+
+#[test]
 fn a_report_of_any_length_leaves_a_bounded_event_and_state() {
     let long = "x\n".repeat(1_000_000);
     let raw = WakeFailure {
