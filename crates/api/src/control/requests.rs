@@ -80,6 +80,11 @@ impl Control {
     }
 
     async fn carry_out(&self, agent: &AgentName, request: ControlRequest) -> Result<ControlAnswer, Refusal> {
+        // The providers' own epochs fence too, but only once the later session has registered them.
+        let current = self.registry.agent_epoch(agent).unwrap_or_default();
+        if request.epoch().is_some_and(|epoch| epoch < current) {
+            return Err(Refusal::Superseded { current });
+        }
         let provider = |provider| ProviderId::new(agent.clone(), provider);
         match request {
             ControlRequest::Connect { session, version } => self.connect(agent, session, &version).await,
