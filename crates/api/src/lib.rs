@@ -5,8 +5,13 @@
 
 mod commands;
 mod control;
+mod history;
+pub mod http;
+mod inference;
 pub mod registry;
+mod service;
 pub mod wakes;
 
 pub use registry::{Known, Registry};
+pub use service::{ApiFailure, Config, run};
 pub use wakes::{WakeError, Wakes};

@@ -2,27 +2,18 @@
 //! without waiting; whoever waits for a change follows one provider's slot.
 
 use reveille_bus::{BusError, Entry, Followed, Follower, commit::AnyCommit};
-use reveille_domain::{
-    AgentName, Epoch, Provider, ProviderId,
-    provider::Registered,
-    rows::{Committed, MemoryRows},
-};
+use reveille_domain::{AgentName, Epoch, Provider, ProviderId, provider::Registered, rows::MemoryRows};
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
     sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
 };
-use tokio::{
-    sync::{broadcast, watch},
-    time::Instant,
-};
+use tokio::{sync::watch, time::Instant};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 /// How many similar model names an answer suggests, and how similar they must be.
 const SUGGESTIONS: usize = 3;
 const SIMILAR: f64 = 0.7;
-/// Commits that a slow follower of events may lag behind before it has to read the journal again.
-const FEED_CAPACITY: usize = 4_096;
 
 /// A published provider and the journal sequence of the commit it comes from.
 #[derive(Debug, Clone, PartialEq)]
@@ -44,7 +35,6 @@ struct Inner {
     /// The folded sequence; `None` before everything that was there at the start is folded.
     applied: watch::Sender<Option<u64>>,
     rows: Arc<MemoryRows>,
-    feed: broadcast::Sender<Arc<Committed>>,
 }
 
 #[derive(Default)]
@@ -61,7 +51,6 @@ impl Default for Registry {
             table: RwLock::default(),
             applied: watch::Sender::new(None),
             rows: Arc::default(),
-            feed: broadcast::Sender::new(FEED_CAPACITY),
         };
         Self {
             inner: Arc::new(inner),
@@ -163,6 +152,12 @@ impl Registry {
         matches!(tokio::time::timeout_at(until, reached).await, Ok(Ok(_)))
     }
 
+    /// Waits until everything that was in the journal at the start is folded.
+    pub async fn ready(&self) {
+        // The sender lives as long as this registry.
+        let _ = self.inner.applied.subscribe().wait_for(Option::is_some).await;
+    }
+
     /// Whether everything that was in the journal at the start is folded.
     #[must_use]
     pub fn is_ready(&self) -> bool {
@@ -173,12 +168,6 @@ impl Registry {
     #[must_use]
     pub fn rows(&self) -> Arc<MemoryRows> {
         self.inner.rows.clone()
-    }
-
-    /// Every commit from now on, as it is folded.
-    #[must_use]
-    pub fn feed(&self) -> broadcast::Receiver<Arc<Committed>> {
-        self.inner.feed.subscribe()
     }
 
     /// Folds the journal until `shutdown`.
@@ -228,8 +217,6 @@ impl Registry {
         self.write().take(entry);
         if ready {
             self.inner.applied.send_replace(Some(entry.sequence));
-            // Nobody following is fine.
-            let _ = self.inner.feed.send(Arc::new(committed));
         }
     }
 

@@ -12,7 +12,7 @@ use futures::{
     future::{BoxFuture, Shared},
 };
 use reveille_bus::{
-    BusError, CommandError, Executed,
+    CommandError, Executed,
     orders::{self, Addressed, Order, OrderAnswer},
     wakes::{self, WakeMessage},
 };
@@ -88,7 +88,7 @@ pub enum WakeError {
         /// How long this caller waited.
         spent: Duration,
     },
-    /// The wake passed its deadline.
+    /// The backend did not become available in time, or no outcome was known by the deadline.
     #[error("{provider} did not wake in time: {}", failure.reason)]
     TimedOut {
         /// Which.

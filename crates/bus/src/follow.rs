@@ -4,28 +4,29 @@
 use crate::{
     AggregateId, BusError, Connection,
     commit::{AnyCommit, CommitError, CommitHash},
-    journal, streams,
-    streams::JOURNAL_STREAM,
+    in_order::InOrder,
+    journal,
+    streams::{self, JOURNAL_STREAM},
+    subjects,
 };
 use async_nats::{
     HeaderMap,
     jetstream::{
         self, Context,
-        consumer::{DeliverPolicy, pull},
+        consumer::DeliverPolicy,
         stream::{RawMessageErrorKind, Stream},
     },
 };
 use bytes::Bytes;
-use futures::StreamExt;
 use reveille_domain::Timestamp;
 use std::time::Duration;
-use tokio::sync::watch;
+use tokio::{sync::watch, time::Instant};
 use tracing::{info, warn};
 
 /// The pause before the consumer is made again.
 const RESTART_PAUSE: Duration = Duration::from_millis(200);
 /// How often the stream's head is compared while nothing arrives: a consumer past the end stays silent.
-const CHECK_EVERY: Duration = Duration::from_secs(5);
+const CHECK_EVERY: Duration = Duration::from_secs(2);
 
 /// The last commit that somebody has dealt with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -102,24 +103,13 @@ pub struct Follower {
 
 struct Reading {
     stream: Stream,
-    messages: pull::Ordered,
+    messages: InOrder,
     /// The sequence to announce as caught up, until it is.
     head: Option<u64>,
-    created: time_key::Created,
-}
-
-/// The stream's creation time, compared but never computed with.
-mod time_key {
-    use async_nats::jetstream::stream::Info;
-
-    #[derive(Debug, Clone, PartialEq, Eq)]
-    pub(super) struct Created(String);
-
-    impl From<&Info> for Created {
-        fn from(info: &Info) -> Self {
-            Self(format!("{:?}", info.created))
-        }
-    }
+    /// When the stream's head is compared next. It stands here because a caller may drop `next` at any time.
+    check_at: Instant,
+    /// Where the reader stood at the last look, if the stream held more by then.
+    behind_at: Option<u64>,
 }
 
 impl Follower {
@@ -131,7 +121,7 @@ impl Follower {
             Follow::After(checkpoint) => checkpoint,
         };
         Self {
-            js: jetstream::new(connection.client().clone()),
+            js: connection.jetstream(),
             generation: connection.generation(),
             follow,
             seen,
@@ -140,7 +130,7 @@ impl Follower {
         }
     }
 
-    /// The next thing to know. Waits out every outage.
+    /// The next thing to know. Waits out every outage. Cancel-safe: nothing is lost when it is dropped.
     ///
     /// # Errors
     /// [`BusError::Diverged`] when the journal was replaced under a follower from a checkpoint;
@@ -165,23 +155,19 @@ impl Follower {
                 return Ok(Followed::CaughtUp { sequence: done });
             }
             tokio::select! {
-                message = reading.messages.next() => match message {
-                    Some(Ok(message)) => match entry(&message) {
-                        Ok(entry) if entry.sequence <= done => {}
-                        Ok(entry) => {
-                            self.seen = Some(entry.checkpoint());
-                            return Ok(Followed::Commit(entry));
-                        }
-                        Err(error) => self.restart(&error.to_string()),
-                    },
-                    Some(Err(error)) => self.restart(&error.to_string()),
-                    None => self.restart("the consumer ended"),
+                message = reading.messages.next() => match message.and_then(|message| entry(&message)) {
+                    Ok(entry) if entry.sequence <= done => {}
+                    Ok(entry) => {
+                        self.seen = Some(entry.checkpoint());
+                        return Ok(Followed::Commit(entry));
+                    }
+                    Err(error) => self.restart(&error.to_string()),
                 },
                 changed = self.generation.changed() => match changed {
                     Ok(()) => self.restart("the connection was lost in between"),
                     Err(_) => return Err(BusError::Unavailable("the connection was closed".to_owned())),
                 },
-                () = tokio::time::sleep(CHECK_EVERY) => {
+                () = tokio::time::sleep_until(reading.check_at) => {
                     if !reading.is_current(done).await {
                         self.restart("the stream was replaced, or its consumer fell silent");
                     }
@@ -230,25 +216,14 @@ impl Follower {
             (None, Follow::Latest) => DeliverPolicy::LastPerSubject,
             (None, Follow::After(_)) => DeliverPolicy::All,
         };
-        let filter_subject = crate::subjects::EVENTS.to_owned();
-        let config = pull::OrderedConfig {
-            filter_subject,
-            deliver_policy,
-            ..pull::OrderedConfig::default()
-        };
-        let head = stream.cached_info().state.last_sequence;
-        let created = stream.cached_info().into();
-        let consumer = stream
-            .create_consumer(config)
-            .await
-            .map_err(BusError::unavailable)?;
-        let messages = consumer.messages().await.map_err(BusError::unavailable)?;
+        let messages = InOrder::read(&stream, subjects::EVENTS, deliver_policy).await?;
         let reset = std::mem::take(&mut self.fresh) && self.follow == Follow::Latest;
         self.reading = Some(Reading {
+            head: Some(stream.cached_info().state.last_sequence),
             stream,
             messages,
-            head: Some(head),
-            created,
+            check_at: Instant::now() + CHECK_EVERY,
+            behind_at: None,
         });
         Ok(reset.then_some(Followed::Reset))
     }
@@ -256,12 +231,19 @@ impl Follower {
 
 impl Reading {
     /// Whether the stream is the one that is read and holds nothing that should have arrived.
-    async fn is_current(&self, done: u64) -> bool {
-        match self.stream.get_info().await {
-            Ok(info) => info.state.last_sequence == done && time_key::Created::from(&info) == self.created,
-            // An outage: the connection's or the consumer's own signs tell when it is over.
-            Err(_) => true,
+    async fn is_current(&mut self, done: u64) -> bool {
+        let info = self.stream.get_info().await;
+        self.check_at = Instant::now() + CHECK_EVERY;
+        // An outage: the connection's or the reader's own signs tell when it is over.
+        let Ok(info) = info else { return true };
+        if info.created != self.stream.cached_info().created || info.state.last_sequence < done {
+            return false;
         }
+        // A commit may be on its way here; one that still is at the next look isn't.
+        let behind_at = (info.state.last_sequence > done).then_some(done);
+        let stuck = behind_at.is_some() && behind_at == self.behind_at;
+        self.behind_at = behind_at;
+        !stuck
     }
 }
 
@@ -274,7 +256,7 @@ async fn holds(stream: &Stream, seen: Checkpoint) -> Result<bool, BusError> {
     }
 }
 
-fn entry(message: &jetstream::Message) -> Result<Entry, BusError> {
+pub(crate) fn entry(message: &jetstream::Message) -> Result<Entry, BusError> {
     let info = message.info().map_err(BusError::unavailable)?;
     let millis = info.published.unix_timestamp_nanos() / 1_000_000;
     Ok(Entry {

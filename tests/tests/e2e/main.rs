@@ -2,5 +2,9 @@
 //!
 //! One binary, so that it is linked once.
 
+mod faults;
 mod harness;
+mod openai_sdk;
+mod relay;
 mod stand_in;
+mod wake;

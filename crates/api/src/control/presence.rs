@@ -2,7 +2,7 @@
 
 use crate::registry::Registry;
 use reveille_bus::heartbeats::{Heard, HeartbeatWatch};
-use reveille_domain::{AgentName, Epoch, ProviderId, Timestamp};
+use reveille_domain::{AgentName, Epoch, Timestamp};
 use std::{
     collections::HashMap,
     sync::{Arc, PoisonError, RwLock},
@@ -71,15 +71,5 @@ impl Presence {
                 .map(|epoch| (agent.clone(), epoch))
         };
         last.iter().filter_map(newer).collect()
-    }
-
-    /// Requests that the provider's backend works on and that wait at its agent, as last heard.
-    pub(crate) fn load(&self, id: &ProviderId) -> Option<(u32, u32)> {
-        let last = self.last.read().unwrap_or_else(PoisonError::into_inner);
-        let pulses = &last.get(&id.agent)?.heartbeat.providers;
-        pulses
-            .iter()
-            .find(|pulse| pulse.provider == id.provider)
-            .map(|pulse| (pulse.in_flight, pulse.queued))
     }
 }

@@ -1,0 +1,174 @@
+//! The past without Postgres: rows and recent wakes from memory, older events from the journal itself; and events as they
+//! are committed.
+
+use crate::http::EventFeed;
+use async_trait::async_trait;
+use futures::{
+    StreamExt,
+    stream::{self, BoxStream},
+};
+use reveille_bus::{AggregateId, BusError, Connection, Follow, Followed, Follower, Journal};
+use reveille_domain::{
+    WakeId,
+    rows::{
+        EventQuery, EventRow, LlmQuery, LlmRow, MemoryRows, Page, Rows, RowsError, WakeQuery, WakeRow,
+        event_rows,
+    },
+};
+use std::{collections::VecDeque, sync::Arc, time::Duration};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+/// How long one page of events may take to find in the journal.
+const READ_TIME: Duration = Duration::from_secs(5);
+/// How many may follow the events of one replica at once: each has a consumer of its own.
+const MAX_FOLLOWERS: usize = 256;
+
+/// [`Rows`] of a replica without Postgres.
+pub(crate) struct JournalRows {
+    pub(crate) memory: Arc<MemoryRows>,
+    pub(crate) journal: Journal,
+}
+
+#[async_trait]
+impl Rows for JournalRows {
+    async fn llms(&self, query: &LlmQuery) -> Result<Page<LlmRow>, RowsError> {
+        self.memory.llms(query).await
+    }
+
+    async fn wakes(&self, query: &WakeQuery) -> Result<Page<WakeRow>, RowsError> {
+        self.memory.wakes(query).await
+    }
+
+    async fn wake(&self, id: WakeId) -> Result<Option<WakeRow>, RowsError> {
+        self.memory.wake(id).await
+    }
+
+    async fn events(&self, query: &EventQuery) -> Result<Page<EventRow>, RowsError> {
+        match self.memory.events(query).await {
+            Err(RowsError::NotHeld { .. }) => {
+                let late = |_| RowsError::Unavailable("the journal took too long to search".to_owned());
+                tokio::time::timeout(READ_TIME, self.read(query))
+                    .await
+                    .map_err(late)?
+            }
+            answered => answered,
+        }
+    }
+
+    async fn applied(&self) -> Result<u64, RowsError> {
+        self.memory.applied().await
+    }
+}
+
+impl JournalRows {
+    async fn read(&self, query: &EventQuery) -> Result<Page<EventRow>, RowsError> {
+        let applied = self.applied().await?;
+        let cut = |rows| {
+            Page::cut(rows, query.limit, applied, |row: &EventRow| {
+                row.position().cursor()
+            })
+        };
+        let aggregate = match (&query.aggregate_type, &query.aggregate_id) {
+            (Some(kind), Some(id)) => match AggregateId::parse(kind, id) {
+                Some(aggregate) => Some(aggregate),
+                None => return Ok(cut(vec![])),
+            },
+            (None | Some(_), None) | (None, Some(_)) => None,
+        };
+        let start = query.start()?;
+        let entries = self
+            .journal
+            .read(start.stream_seq.saturating_sub(1), aggregate.as_ref())
+            .await;
+        let mut entries = std::pin::pin!(entries.map_err(unavailable)?);
+        let mut rows = vec![];
+        // One more than asked for tells the page whether there are more.
+        while rows.len() <= query.limit.rows() {
+            let Some(entry) = entries.next().await else { break };
+            let found = event_rows(&entry.map_err(unavailable)?.committed());
+            rows.extend(
+                found
+                    .into_iter()
+                    .filter(|row| row.position() > start && query.matches(row)),
+            );
+        }
+        Ok(cut(rows))
+    }
+}
+
+fn unavailable(error: BusError) -> RowsError {
+    RowsError::Unavailable(error.to_string())
+}
+
+/// Events as they are committed, each follower reading the journal for itself.
+pub(crate) struct JournalFeed {
+    connection: Connection,
+    journal: Journal,
+    places: Arc<Semaphore>,
+}
+
+impl JournalFeed {
+    pub(crate) fn new(connection: &Connection, journal: Journal) -> Self {
+        Self {
+            connection: connection.clone(),
+            journal,
+            places: Arc::new(Semaphore::new(MAX_FOLLOWERS)),
+        }
+    }
+}
+
+struct Following {
+    follower: Follower,
+    /// Only events after this commit are told.
+    after_seq: u64,
+    read: VecDeque<EventRow>,
+    _place: OwnedSemaphorePermit,
+}
+
+impl EventFeed for JournalFeed {
+    fn follow(&self, after_seq: Option<u64>) -> BoxStream<'static, Result<EventRow, RowsError>> {
+        let (connection, journal) = (self.connection.clone(), self.journal.clone());
+        let place = self.places.clone().try_acquire_owned();
+        let begun = async move {
+            let place =
+                place.map_err(|_| RowsError::Unavailable(format!("{MAX_FOLLOWERS} follow already")))?;
+            let after_seq = match after_seq {
+                Some(after_seq) => after_seq,
+                None => journal.last_sequence().await.map_err(unavailable)?,
+            };
+            let checkpoint = match after_seq {
+                0 => None,
+                after_seq => journal.checkpoint(after_seq).await.map_err(unavailable)?,
+            };
+            let follower = Follower::new(&connection, Follow::After(checkpoint));
+            Ok(Following {
+                follower,
+                after_seq,
+                read: VecDeque::new(),
+                _place: place,
+            })
+        };
+        stream::once(begun)
+            .flat_map(|begun| match begun {
+                Ok(following) => stream::unfold(Some(following), next).left_stream(),
+                Err(error) => stream::iter([Err(error)]).right_stream(),
+            })
+            .boxed()
+    }
+}
+
+async fn next(following: Option<Following>) -> Option<(Result<EventRow, RowsError>, Option<Following>)> {
+    let mut following = following?;
+    loop {
+        if let Some(row) = following.read.pop_front() {
+            return Some((Ok(row), Some(following)));
+        }
+        match following.follower.next().await {
+            Ok(Followed::Commit(entry)) if entry.sequence > following.after_seq => {
+                following.read.extend(event_rows(&entry.committed()));
+            }
+            Ok(Followed::Commit(_) | Followed::Reset | Followed::CaughtUp { .. }) => {}
+            Err(error) => return Some((Err(unavailable(error)), None)),
+        }
+    }
+}

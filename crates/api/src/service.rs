@@ -1,0 +1,245 @@
+//! Wires the process: connections, fold, control, HTTP. Everything that is spawned is waited for at the end.
+
+use crate::{
+    commands::Commands,
+    control::{self, Presence, Sweeper},
+    history::{JournalFeed, JournalRows},
+    http::{self, AppState, HttpLimits, Readiness},
+    registry::Registry,
+    wakes::{MAX_WAITING, Wakes},
+};
+use async_nats::jetstream;
+use axum::serve::ListenerExt;
+use reveille_bus::{
+    BusError, Connection, Follow, Follower, Journal, NatsClock, NatsOptions,
+    control::ControlRequests,
+    heartbeats::HeartbeatWatch,
+    relay::{RelayClient, RelayLimits, RelayStartError},
+};
+use reveille_domain::rows::Rows;
+use std::{sync::Arc, time::Duration};
+use thiserror::Error;
+use tokio::{net::TcpListener, sync::oneshot};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tracing::{error, info, warn};
+
+/// How long requests under way may take to end once the process is told to stop.
+const STOP_WAIT: Duration = Duration::from_secs(10);
+
+/// What an API process needs to know.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Where NATS is: `nats://host:port`.
+    pub nats_url: String,
+    /// The replica's name, unique among the replicas: one subject token.
+    pub replica: String,
+    /// How many requests may wait for one provider.
+    pub max_waiting: usize,
+}
+
+impl Config {
+    /// A replica named `replica` at `nats_url`, with the usual limits.
+    #[must_use]
+    pub fn new(nats_url: &str, replica: &str) -> Self {
+        Self {
+            nats_url: nats_url.to_owned(),
+            replica: replica.to_owned(),
+            max_waiting: MAX_WAITING,
+        }
+    }
+}
+
+/// Why an API process ended.
+#[derive(Debug, Error)]
+pub enum ApiFailure {
+    /// The bus can't be used by this version, or as it is set up.
+    #[error(transparent)]
+    Bus(#[from] BusError),
+    /// The relay could not begin.
+    #[error(transparent)]
+    Relay(#[from] RelayStartError),
+    /// The HTTP server broke.
+    #[error("the HTTP server broke: {0}")]
+    Http(#[from] std::io::Error),
+}
+
+/// Serves `listener` until `shutdown`; queries are answered from `rows`, or from memory without.
+///
+/// # Errors
+/// When the process can't go on.
+pub async fn run(
+    config: Config,
+    rows: Option<Arc<dyn Rows>>,
+    listener: TcpListener,
+    shutdown: CancellationToken,
+) -> Result<(), ApiFailure> {
+    let open = async { tokio::try_join!(connect(&config, "api"), connect(&config, "relay")) };
+    let (bus, relay) = tokio::select! {
+        opened = open => opened?,
+        () = shutdown.cancelled() => return Ok(()),
+    };
+    let tasks = TaskTracker::new();
+    let service = Service::start(&config, &bus, &relay, rows, &tasks, &shutdown).await?;
+    let stop = shutdown.clone();
+    let address = listener.local_addr()?;
+    info!(http.address = %address, replica.name = config.replica, "serving http://{address}");
+    let listener = listener.tap_io(|stream| {
+        if let Err(error) = stream.set_nodelay(true) {
+            warn!(%error, "can't turn off Nagle's algorithm");
+        }
+    });
+    let router = http::router(service.state);
+    let serving = axum::serve(listener, router).with_graceful_shutdown(async move { stop.cancelled().await });
+    let ended = tokio::select! {
+        served = async { serving.await } => served.map_err(ApiFailure::from),
+        Ok(error) = service.failed => Err(error.into()),
+        () = stopped_for_too_long(&shutdown) => {
+            warn!("requests under way were cut: they did not end in time");
+            Ok(())
+        }
+    };
+    shutdown.cancel();
+    tasks.close();
+    if tokio::time::timeout(STOP_WAIT, tasks.wait()).await.is_err() {
+        warn!("tasks were still running at the end");
+    }
+    ended
+}
+
+async fn connect(config: &Config, purpose: &str) -> Result<Connection, BusError> {
+    let name = format!("reveille {purpose} {}", config.replica);
+    Connection::open(&NatsOptions {
+        url: config.nats_url.clone(),
+        name,
+    })
+    .await
+}
+
+async fn stopped_for_too_long(shutdown: &CancellationToken) {
+    shutdown.cancelled().await;
+    tokio::time::sleep(STOP_WAIT).await;
+}
+
+/// The process's parts, each a task of its own.
+struct Service {
+    state: AppState,
+    /// Tells when the fold, on which everything stands, can't go on.
+    failed: oneshot::Receiver<BusError>,
+}
+
+impl Service {
+    async fn start(
+        config: &Config,
+        bus: &Connection,
+        relay: &Connection,
+        rows: Option<Arc<dyn Rows>>,
+        tasks: &TaskTracker,
+        shutdown: &CancellationToken,
+    ) -> Result<Self, ApiFailure> {
+        let journal = Journal::new(jetstream::new(bus.client().clone()));
+        let (registry, presence, clock) = (Registry::default(), Presence::default(), NatsClock::default());
+        let commands = Commands {
+            journal: journal.clone(),
+            clock: clock.clone(),
+        };
+
+        let failed = fold(&registry, bus, tasks, shutdown);
+        let heartbeats = HeartbeatWatch::new(bus, &config.replica, clock.clone());
+        let (ears, fold, stop) = (presence.clone(), registry.clone(), shutdown.clone());
+        tasks.spawn(async move { ears.run(heartbeats, &fold, &stop).await });
+        let sweeper = Sweeper::new(registry.clone(), presence, commands.clone(), bus);
+        let stop = shutdown.clone();
+        tasks.spawn(async move { sweeper.run(&stop).await });
+        answer_agents(&registry, &commands, bus, tasks, shutdown);
+
+        let client = bus.client().clone();
+        let wakes = Wakes::new(
+            registry.clone(),
+            commands,
+            client,
+            tasks.clone(),
+            config.max_waiting,
+        );
+        let relayed =
+            RelayClient::start(relay.client().clone(), &config.replica, RelayLimits::default()).await?;
+        let memory = JournalRows {
+            memory: registry.rows(),
+            journal: journal.clone(),
+        };
+        let rows = rows.unwrap_or_else(|| Arc::new(memory));
+        let feed = Arc::new(JournalFeed::new(bus, journal));
+        let readiness = readiness(registry.clone(), clock, [bus.clone(), relay.clone()]);
+        let state = AppState::new(
+            registry,
+            wakes,
+            relayed,
+            rows,
+            feed,
+            readiness,
+            HttpLimits::default(),
+        );
+        Ok(Self { state, failed })
+    }
+}
+
+fn fold(
+    registry: &Registry,
+    bus: &Connection,
+    tasks: &TaskTracker,
+    shutdown: &CancellationToken,
+) -> oneshot::Receiver<BusError> {
+    let (broken, failed) = oneshot::channel();
+    let (registry, stop, follower) = (
+        registry.clone(),
+        shutdown.clone(),
+        Follower::new(bus, Follow::Latest),
+    );
+    tasks.spawn(async move {
+        if let Err(error) = registry.run(follower, &stop).await {
+            let _ = broken.send(error);
+        } else {
+            // Only a failure is told; the end of the process isn't one.
+            stop.cancelled().await;
+        }
+    });
+    failed
+}
+
+/// Agents are answered once the fold knows what they published before.
+fn answer_agents(
+    registry: &Registry,
+    commands: &Commands,
+    bus: &Connection,
+    tasks: &TaskTracker,
+    shutdown: &CancellationToken,
+) {
+    let client = bus.client().clone();
+    let (registry, commands, tracker, stop) = (
+        registry.clone(),
+        commands.clone(),
+        tasks.clone(),
+        shutdown.clone(),
+    );
+    tasks.spawn(async move {
+        tokio::select! {
+            () = registry.ready() => {}
+            () = stop.cancelled() => return,
+        }
+        match ControlRequests::subscribe(&client).await {
+            Ok(requests) => control::serve(requests, registry, commands, client, &tracker, &stop).await,
+            Err(error) => error!(%error, "agents can't be answered"),
+        }
+    });
+}
+
+fn readiness(
+    registry: Registry,
+    clock: NatsClock,
+    connections: [Connection; 2],
+) -> impl Fn() -> Readiness + Send + Sync + 'static {
+    move || Readiness {
+        registry: registry.is_ready(),
+        nats: connections.iter().all(Connection::is_connected),
+        clock: clock.try_now().is_some(),
+    }
+}

@@ -1,0 +1,112 @@
+//! Reading the journal from some sequence up to its end as it is now: for queries that go further back than a fold.
+
+use crate::{
+    AggregateId, BusError, Checkpoint, Entry, Journal, commit::CommitHash, follow, streams::JOURNAL_STREAM,
+};
+use async_nats::jetstream::{
+    consumer::{DeliverPolicy, pull::OrderedConfig},
+    stream::RawMessageErrorKind,
+};
+use futures::{Stream, StreamExt, stream};
+
+impl Journal {
+    /// The commits after `after_seq`, of one aggregate or of all, up to what is the journal's end now.
+    ///
+    /// # Errors
+    /// When NATS isn't available.
+    pub async fn read(
+        &self,
+        after_seq: u64,
+        aggregate: Option<&AggregateId>,
+    ) -> Result<impl Stream<Item = Result<Entry, BusError>> + Send + use<>, BusError> {
+        let stream = self
+            .jetstream()
+            .get_stream(JOURNAL_STREAM)
+            .await
+            .map_err(BusError::unavailable)?;
+        let head = match aggregate {
+            None => stream.cached_info().state.last_sequence,
+            Some(id) => self.last_of(id).await?,
+        };
+        if head <= after_seq {
+            return Ok(stream::empty().left_stream());
+        }
+        let config = OrderedConfig {
+            filter_subject: aggregate
+                .map_or_else(|| crate::subjects::EVENTS.to_owned(), AggregateId::subject),
+            deliver_policy: DeliverPolicy::ByStartSequence {
+                start_sequence: after_seq + 1,
+            },
+            ..OrderedConfig::default()
+        };
+        let consumer = stream
+            .create_consumer(config)
+            .await
+            .map_err(BusError::unavailable)?;
+        let messages = consumer.messages().await.map_err(BusError::unavailable)?;
+        let entries = messages.map(|message| follow::entry(&message.map_err(BusError::unavailable)?));
+        // The consumer would wait for more after the last one.
+        let entries = stream::unfold(
+            (Box::pin(entries), false),
+            move |(mut entries, ended)| async move {
+                if ended {
+                    return None;
+                }
+                let entry = entries.next().await?;
+                let ended = entry.as_ref().map_or(true, |entry| entry.sequence >= head);
+                Some((entry, (entries, ended)))
+            },
+        );
+        Ok(entries.right_stream())
+    }
+
+    /// The commit at `sequence`, as a follower's starting point; `None` when the journal has none there.
+    ///
+    /// # Errors
+    /// When NATS isn't available.
+    pub async fn checkpoint(&self, sequence: u64) -> Result<Option<Checkpoint>, BusError> {
+        let stream = self
+            .jetstream()
+            .get_stream_no_info(JOURNAL_STREAM)
+            .await
+            .map_err(BusError::unavailable)?;
+        match stream.get_raw_message(sequence).await {
+            Ok(message) => Ok(Some(Checkpoint {
+                sequence,
+                hash: CommitHash::of(&message.payload),
+            })),
+            Err(error) if error.kind() == RawMessageErrorKind::NoMessageFound => Ok(None),
+            Err(error) => Err(BusError::unavailable(error)),
+        }
+    }
+
+    /// The sequence of the journal's last commit; 0 for an empty journal.
+    ///
+    /// # Errors
+    /// When NATS isn't available.
+    pub async fn last_sequence(&self) -> Result<u64, BusError> {
+        let stream = self
+            .jetstream()
+            .get_stream(JOURNAL_STREAM)
+            .await
+            .map_err(BusError::unavailable)?;
+        Ok(stream.cached_info().state.last_sequence)
+    }
+
+    async fn last_of(&self, id: &AggregateId) -> Result<u64, BusError> {
+        let stream = self
+            .jetstream()
+            .get_stream_no_info(JOURNAL_STREAM)
+            .await
+            .map_err(BusError::unavailable)?;
+        match stream.get_last_raw_message_by_subject(&id.subject()).await {
+            Ok(message) => Ok(message.sequence),
+            Err(error)
+                if error.kind() == async_nats::jetstream::stream::LastRawMessageErrorKind::NoMessageFound =>
+            {
+                Ok(0)
+            }
+            Err(error) => Err(BusError::unavailable(error)),
+        }
+    }
+}

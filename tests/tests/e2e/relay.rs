@@ -1,0 +1,90 @@
+//! What passes through arrives as it was sent.
+
+use std::time::Duration;
+
+use reveille_tests::{AgentConfig, World, long_answer, wait_until};
+use serde_json::json;
+use sha2::{Digest, Sha256};
+
+const SOON: Duration = Duration::from_secs(20);
+const LLM: &str = "gpu-box/stand-in";
+
+fn sha256(bytes: &[u8]) -> String {
+    long_answer::hex(&Sha256::digest(bytes))
+}
+
+fn same_name(url: &str) -> AgentConfig {
+    AgentConfig::new("gpu-box").lines(&format!(
+        "\n[[provider]]\nname = \"vllm\"\nbase_url = {url:?}\nmodels = [\"stand-in\"]\n"
+    ))
+}
+
+#[tokio::test]
+async fn a_body_of_five_mebibytes_arrives_intact() {
+    let world = World::new().await;
+    let backend = world.backend(&[]);
+    backend.start_and_wait().await;
+    let api = world.api().await;
+    let _agent = world.agent(&same_name(&backend.url()));
+    api.wait_for_status(LLM, "active", SOON).await;
+    let filler = "x".repeat(5 * 1024 * 1024);
+    let body = json!({ "model": "stand-in", "messages": [{ "role": "user", "content": filler }] });
+    let sent = serde_json::to_vec(&body).expect("JSON");
+    let answer = api.post("/v1/chat/completions", &body).await;
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    let seen = backend.log().requests();
+    let chat = seen
+        .iter()
+        .find(|request| request.path.contains("chat"))
+        .expect("the backend saw it");
+    assert_eq!(chat.body_sha256, sha256(&sent));
+}
+
+#[tokio::test]
+async fn a_streamed_answer_of_twenty_mebibytes_arrives_intact() {
+    const BYTES: usize = 20 * 1024 * 1024;
+    let world = World::new().await;
+    let backend = world.backend(&["--answer-bytes", &BYTES.to_string()]);
+    backend.start_and_wait().await;
+    let api = world.api().await;
+    let _agent = world.agent(&same_name(&backend.url()));
+    api.wait_for_status(LLM, "active", SOON).await;
+    let answer = api.stream("stand-in").await;
+    assert!(answer.status == 200 && answer.ended_well);
+    assert_eq!(answer.body.len(), BYTES);
+    assert_eq!(sha256(&answer.body), long_answer::sha256(BYTES));
+}
+
+#[tokio::test]
+async fn a_client_that_leaves_frees_its_backend_within_two_seconds() {
+    let world = World::new().await;
+    let backend = world.backend(&["--tokens", "1000", "--token-delay", "50"]);
+    backend.start_and_wait().await;
+    let api = world.api().await;
+    let _agent = world.agent(&same_name(&backend.url()));
+    api.wait_for_status(LLM, "active", SOON).await;
+    let mut response = api.open_stream("stand-in").await;
+    response.chunk().await.expect("a first piece");
+    drop(response);
+    wait_until(
+        "the backend saw its client leave",
+        Duration::from_secs(2),
+        async || (backend.log().aborted() == 1).then_some(()),
+    )
+    .await;
+}
+
+#[tokio::test]
+async fn a_stream_that_breaks_in_the_middle_ends_with_the_error_event_and_without_done() {
+    let world = World::new().await;
+    let backend = world.backend(&["--tokens", "50", "--die-after-tokens", "5"]);
+    backend.start_and_wait().await;
+    let api = world.api().await;
+    let _agent = world.agent(&same_name(&backend.url()));
+    api.wait_for_status(LLM, "active", SOON).await;
+    let answer = api.stream("stand-in").await;
+    assert_eq!(answer.status, 200);
+    assert!(answer.said().starts_with("token-0"), "{answer:?}");
+    assert!(answer.error_code().is_some(), "{answer:?}");
+    assert!(!answer.is_done(), "{answer:?}");
+}
