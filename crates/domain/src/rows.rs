@@ -21,3 +21,6 @@ pub use query::{
     RowsError, WakeQuery, reach,
 };
 pub use wake::{WakeChange, WakeEnd, WakeOutcomeName, WakePosition, WakeRow, wake_changes};
+
+#[cfg(test)]
+mod tests;

@@ -19,7 +19,7 @@ impl Backoff {
     }
 
     /// Says what is away and waits.
-    pub(crate) async fn wait(&mut self, reason: &dyn std::fmt::Display) {
+    pub(crate) async fn wait(&mut self, reason: &(dyn std::fmt::Display + Sync)) {
         let pause = self.0;
         self.0 = (pause * 2).min(LONGEST);
         let pause_ms = pause.as_millis();

@@ -64,9 +64,13 @@ impl MemoryRows {
         }
     }
 
-    /// Ends loading: every commit up to `seq` is reflected, and later ones are applied.
+    /// Ends loading: every commit up to `seq` is reflected, and later ones are applied. Saying it again, as after a
+    /// reconnect, changes nothing.
     pub fn loaded(&self, seq: u64) {
         let mut held = self.write();
+        if seq <= held.applied {
+            return;
+        }
         held.applied = seq;
         held.events_after_seq = seq;
         held.events.clear();

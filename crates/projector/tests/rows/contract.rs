@@ -1,0 +1,308 @@
+//! The contract of the query port. It holds for both implementations, or the answer would depend on where one asks.
+
+use crate::{
+    history::{commits, some_history, steps},
+    reference::{Expected, expected},
+    stores::{InMemory, InPostgres, Store},
+};
+use proptest::test_runner::{Config, TestRunner};
+use reveille_domain::{
+    AgentName, Timestamp, WakeId,
+    provider::StatusName,
+    rows::{
+        Committed, Cursor, EventQuery, LlmQuery, MAX_PAGE_ROWS, Page, PageLimit, Rows, RowsError,
+        WakeOutcomeName, WakeQuery, WakeRow,
+    },
+};
+use std::collections::BTreeSet;
+use uuid::Uuid;
+
+/// How many random histories each store takes in.
+const HISTORIES: u32 = 24;
+
+const STATUSES: [StatusName; 4] = [
+    StatusName::Active,
+    StatusName::Hibernating,
+    StatusName::Waking,
+    StatusName::Inactive,
+];
+const OUTCOMES: [WakeOutcomeName; 4] = [
+    WakeOutcomeName::InFlight,
+    WakeOutcomeName::Succeeded,
+    WakeOutcomeName::Failed,
+    WakeOutcomeName::TimedOut,
+];
+
+#[test]
+fn memory_answers_as_the_contract_says() {
+    for_random_histories(&async |history, batch| contract(InMemory::default(), history, batch).await);
+}
+
+#[test]
+fn postgres_answers_as_the_contract_says() {
+    for_random_histories(&async |history, batch| contract(InPostgres::create().await, history, batch).await);
+}
+
+fn for_random_histories(contract: &impl AsyncFn(&[Committed], usize)) {
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    let mut runner = TestRunner::new(Config {
+        cases: HISTORIES,
+        failure_persistence: None,
+        ..Config::default()
+    });
+    let run = runner.run(&(steps(), 1..20usize), |(steps, batch)| {
+        runtime.block_on(contract(&commits(&steps), batch));
+        Ok(())
+    });
+    run.expect("the contract holds for every history");
+    runtime.block_on(contract(&some_history(), 64));
+}
+
+async fn contract(mut store: impl Store, history: &[Committed], batch: usize) {
+    for batch in history.chunks(batch) {
+        store.take(batch).await;
+    }
+    holds(&store, history).await;
+    // The same again, as after a crash: nothing changes.
+    for batch in history.chunks(batch) {
+        store.take(batch).await;
+    }
+    holds(&store, history).await;
+    hears_agents(&mut store, &expected(history)).await;
+}
+
+async fn holds(store: &impl Store, history: &[Committed]) {
+    let rows = store.rows();
+    let expected = expected(history);
+    let applied = history.len() as u64;
+    assert_eq!(rows.applied().await, Ok(applied));
+    llms(rows, &expected).await;
+    wakes(rows, &expected).await;
+    events(rows, &expected).await;
+    reads_own_writes(rows, applied).await;
+    refuses_foreign_cursors(rows).await;
+}
+
+/// All rows of a query, page by page.
+macro_rules! all {
+    ($rows:expr, $method:ident, $query:expr, $cursor:ident) => {{
+        let mut query = $query;
+        let mut all = vec![];
+        loop {
+            let Page { items, next, .. } = $rows.$method(&query).await.expect("an answer");
+            assert!(items.len() <= query.limit.rows());
+            all.extend(items);
+            match next {
+                Some(next) => query.$cursor = Some(next),
+                None => break all,
+            }
+        }
+    }};
+}
+
+async fn llms(rows: &dyn Rows, expected: &Expected) {
+    let mut queries = vec![LlmQuery::default()];
+    let agents: BTreeSet<_> = expected.llms.iter().map(|row| row.agent.clone()).collect();
+    let providers: BTreeSet<_> = expected.llms.iter().map(|row| row.provider.clone()).collect();
+    let models: BTreeSet<_> = expected.llms.iter().map(|row| row.model.clone()).collect();
+    queries.extend(agents.into_iter().map(|agent| LlmQuery {
+        agent: Some(agent),
+        ..Default::default()
+    }));
+    queries.extend(models.into_iter().map(|model| LlmQuery {
+        model: Some(model),
+        ..Default::default()
+    }));
+    for provider in providers {
+        let of_status = |status| LlmQuery {
+            provider: Some(provider.clone()),
+            status,
+            ..Default::default()
+        };
+        queries.push(of_status(None));
+        queries.extend(STATUSES.map(|status| of_status(Some(status))));
+    }
+    for query in queries {
+        let matching: Vec<_> = expected
+            .llms
+            .iter()
+            .filter(|row| query.matches(row))
+            .cloned()
+            .collect();
+        for limit in [1, 2, 7, MAX_PAGE_ROWS] {
+            let query = LlmQuery {
+                limit: PageLimit::new(limit),
+                ..query.clone()
+            };
+            assert_eq!(all!(rows, llms, query.clone(), after), matching, "{query:?}");
+        }
+    }
+}
+
+async fn wakes(rows: &dyn Rows, expected: &Expected) {
+    let mut queries = vec![WakeQuery::default()];
+    let providers: BTreeSet<_> = expected.wakes.iter().map(|row| row.provider.clone()).collect();
+    for provider in providers {
+        queries.push(WakeQuery {
+            agent: Some(provider.agent.clone()),
+            ..Default::default()
+        });
+        queries.push(WakeQuery {
+            provider: Some(provider),
+            ..Default::default()
+        });
+    }
+    queries.extend(OUTCOMES.map(|outcome| WakeQuery {
+        outcome: Some(outcome),
+        ..Default::default()
+    }));
+    for query in queries {
+        let matching: Vec<_> = expected
+            .wakes
+            .iter()
+            .filter(|row| query.matches(row))
+            .cloned()
+            .collect();
+        for limit in [1, 3, MAX_PAGE_ROWS] {
+            let query = WakeQuery {
+                limit: PageLimit::new(limit),
+                ..query.clone()
+            };
+            assert_eq!(all!(rows, wakes, query.clone(), before), matching, "{query:?}");
+        }
+    }
+    for row in &expected.wakes {
+        assert_eq!(rows.wake(row.wake_id).await, Ok(Some(row.clone())));
+    }
+    assert_eq!(rows.wake(WakeId(Uuid::max())).await, Ok(None::<WakeRow>));
+}
+
+async fn events(rows: &dyn Rows, expected: &Expected) {
+    let mut queries = vec![EventQuery::default()];
+    let of = |pick: fn(&reveille_domain::rows::EventRow) -> String| -> BTreeSet<String> {
+        expected.events.iter().map(pick).collect()
+    };
+    for kind in of(|row| row.aggregate_type.clone()) {
+        queries.push(EventQuery {
+            aggregate_type: Some(kind),
+            ..Default::default()
+        });
+    }
+    for id in of(|row| row.aggregate_id.clone()) {
+        queries.push(EventQuery {
+            aggregate_id: Some(id),
+            ..Default::default()
+        });
+    }
+    for kind in of(|row| row.event_type.clone()) {
+        queries.push(EventQuery {
+            event_type: Some(kind),
+            ..Default::default()
+        });
+    }
+    let last = expected.events.last().map_or(0, |row| row.stream_seq);
+    queries.extend([0, 1, last / 2, last].map(|seq| EventQuery {
+        after_seq: Some(seq),
+        ..Default::default()
+    }));
+    for query in queries {
+        let after = query.after_seq.unwrap_or_default();
+        let matching = expected
+            .events
+            .iter()
+            .filter(|row| row.stream_seq > after && query.matches(row));
+        let matching: Vec<_> = matching.cloned().collect();
+        for limit in [1, 10, MAX_PAGE_ROWS] {
+            let query = EventQuery {
+                limit: PageLimit::new(limit),
+                ..query.clone()
+            };
+            assert_eq!(all!(rows, events, query.clone(), after), matching, "{query:?}");
+        }
+    }
+}
+
+async fn reads_own_writes(rows: &dyn Rows, applied: u64) {
+    let behind = RowsError::Behind { at: applied };
+    for (min_seq, error) in [(applied, None), (applied + 1, Some(behind))] {
+        let min_seq = Some(min_seq);
+        let llms = rows
+            .llms(&LlmQuery {
+                min_seq,
+                ..Default::default()
+            })
+            .await;
+        let wakes = rows
+            .wakes(&WakeQuery {
+                min_seq,
+                ..Default::default()
+            })
+            .await;
+        let events = rows
+            .events(&EventQuery {
+                min_seq,
+                ..Default::default()
+            })
+            .await;
+        assert_eq!(
+            [llms.err(), wakes.err(), events.err()],
+            [error.clone(), error.clone(), error]
+        );
+    }
+}
+
+async fn refuses_foreign_cursors(rows: &dyn Rows) {
+    for text in ["", "x", "5.", ".5", "é", "5.5.5", "6162", "'; DROP TABLE llms"] {
+        let cursor = Some(Cursor::new(text));
+        let llms = rows
+            .llms(&LlmQuery {
+                after: cursor.clone(),
+                ..Default::default()
+            })
+            .await;
+        let wakes = rows
+            .wakes(&WakeQuery {
+                before: cursor.clone(),
+                ..Default::default()
+            })
+            .await;
+        assert_eq!(
+            (llms.err(), wakes.err()),
+            (Some(RowsError::BadCursor), Some(RowsError::BadCursor)),
+            "{text}"
+        );
+        let events = rows
+            .events(&EventQuery {
+                after: cursor,
+                ..Default::default()
+            })
+            .await;
+        // A sequence alone is a place among events.
+        assert_eq!(
+            events.err(),
+            (text != "6162").then_some(RowsError::BadCursor),
+            "{text}"
+        );
+    }
+}
+
+async fn hears_agents(store: &mut impl Store, expected: &Expected) {
+    let agents: BTreeSet<AgentName> = expected.llms.iter().map(|row| row.agent.clone()).collect();
+    let Some(agent) = agents.first() else {
+        return;
+    };
+    for at in [7_000, 9_000, 8_000] {
+        store.heard(agent, Timestamp::from_millis(at)).await;
+    }
+    let page = store
+        .rows()
+        .llms(&LlmQuery {
+            limit: PageLimit::new(MAX_PAGE_ROWS),
+            ..Default::default()
+        })
+        .await;
+    for row in page.expect("an answer").items {
+        let heard = (row.agent == *agent).then_some(Timestamp::from_millis(9_000));
+        assert_eq!(row.last_heartbeat_ms, heard, "{}", row.name);
+    }
+}

@@ -1,0 +1,9 @@
+//! The two implementations of the query port against one contract, and the projector against a real journal and a
+//! real database.
+
+mod contract;
+mod fencing;
+mod history;
+mod journal;
+mod reference;
+mod stores;
