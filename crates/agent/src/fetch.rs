@@ -35,6 +35,11 @@ pub(crate) fn reason(error: &reqwest::Error, limit: Duration) -> String {
     }
 }
 
+/// Whether nobody listens where the request went.
+pub(crate) fn is_refused(error: &reqwest::Error) -> bool {
+    io_kind(error) == Some(io::ErrorKind::ConnectionRefused)
+}
+
 /// The I/O error at the bottom, when it is one that tells people something.
 fn io_kind(error: &reqwest::Error) -> Option<io::ErrorKind> {
     use io::ErrorKind::{ConnectionRefused, HostUnreachable, NetworkUnreachable};

@@ -1,6 +1,6 @@
 //! Finding out whether a backend is available: one GET, any 2xx, and optionally a part of its JSON.
 
-use crate::{config::ProviderConfig, fetch::reason};
+use crate::{config::ProviderConfig, fetch};
 use reqwest::{
     Client,
     header::{AUTHORIZATION, HeaderValue},
@@ -45,6 +45,8 @@ pub enum Verdict {
 pub struct Unavailable {
     /// Whether the backend itself said that it sleeps, rather than not answering.
     pub asleep: bool,
+    /// Whether nobody listens there.
+    pub refused: bool,
     /// Why, for people; without URLs, headers or answers.
     pub reason: String,
 }
@@ -53,6 +55,7 @@ impl Unavailable {
     fn because(reason: impl Into<String>) -> Self {
         Self {
             asleep: false,
+            refused: false,
             reason: reason.into(),
         }
     }
@@ -128,7 +131,11 @@ impl Probe {
         if let Some(authorization) = &self.authorization {
             request = request.header(AUTHORIZATION, authorization);
         }
-        let broke = |error: reqwest::Error| Unavailable::because(reason(&error, limit));
+        let broke = |error: reqwest::Error| Unavailable {
+            asleep: false,
+            refused: fetch::is_refused(&error),
+            reason: fetch::reason(&error, limit),
+        };
         let mut answer = request.send().await.map_err(broke)?;
         if !answer.status().is_success() {
             return Err(Unavailable::because(format!(
@@ -151,6 +158,7 @@ impl Probe {
         }
         Err(Unavailable {
             asleep: true,
+            refused: false,
             reason: "the probe's answer is not what `expect` asks for".to_owned(),
         })
     }

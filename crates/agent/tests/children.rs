@@ -5,7 +5,7 @@
 #[expect(dead_code, reason = "the other tests of recipes use the rest")]
 mod backend;
 
-use backend::{Backend, eventually, runner, wake};
+use backend::{Backend, eventually, outcome, runner, wake};
 use libtest_mimic::{Arguments, Trial};
 use reveille_agent::{
     child::{Child, Exit, OUTPUT_TAIL_BYTES, ShimCommand, shim_main},
@@ -178,7 +178,7 @@ async fn start(program: &str, args: &[&str]) -> Child {
 async fn run(steps: &str) -> Outcome {
     let backend = Backend::start().await;
     let mut run = wake(&format!("base_url = \"{}\"\n{steps}", backend.url), runner());
-    let outcome = run.outcome().await.expect("an outcome");
+    let outcome = outcome(&mut run).await;
     assert!(run.ended().await.is_none());
     outcome
 }
@@ -205,12 +205,7 @@ async fn a_step_that_ignores_term_is_killed_after_its_time_out() {
         format!("[provider.wake]\ntype = \"command\"\ncommand = \"{program}\"\ntimeout = \"1500ms\"");
     let mut run = wake(&format!("base_url = \"{}\"\n{recipe}", backend.url), runner());
     let family = pids(directory.path(), &FAMILY).await;
-    let failure = run
-        .outcome()
-        .await
-        .expect("an outcome")
-        .failure
-        .expect("a failure");
+    let failure = outcome(&mut run).await.failure.expect("a failure");
     assert_eq!(
         (failure.stage.as_str(), failure.reason.as_str()),
         ("step 1 command", "not done within 1.5s (`timeout`)")
@@ -343,7 +338,7 @@ async fn a_served_backend_is_kept_watched_and_stopped() {
     let recipe = serve_recipe(&program, "\"serve-backend\", \"ADDRESS\"", "").await;
     for stop in [true, false] {
         let mut run = wake(&recipe, runner());
-        assert_eq!(run.outcome().await.expect("an outcome").failure, None);
+        assert_eq!(outcome(&mut run).await.failure, None);
         let mut child = run.ended().await.expect("the backend");
         let pid = child.id();
         assert!(alive(pid));
@@ -364,7 +359,7 @@ async fn a_served_backend_is_kept_watched_and_stopped() {
 async fn a_served_command_that_ends_while_booting_fails_the_wake_at_once() {
     let recipe = serve_recipe("sh", "\"-c\", \"echo canary; exit 7\"", "max_wait = \"1h\"").await;
     let mut run = wake(&recipe, runner());
-    let outcome = run.outcome().await.expect("an outcome");
+    let outcome = outcome(&mut run).await;
     let failure = outcome.failure.expect("a failure");
     assert_eq!(
         (failure.stage.as_str(), failure.reason.as_str()),
@@ -379,12 +374,7 @@ async fn a_served_command_that_never_answers_is_reported_first_and_then_ended() 
     let recipe = serve_recipe(&family(directory.path()), "", "max_wait = \"1500ms\"").await;
     let mut run = wake(&recipe.replace("500ms\"\nmax", "2s\"\nmax"), runner());
     let family = pids(directory.path(), &FAMILY).await;
-    let failure = run
-        .outcome()
-        .await
-        .expect("an outcome")
-        .failure
-        .expect("a failure");
+    let failure = outcome(&mut run).await.failure.expect("a failure");
     assert_eq!(failure.kind, WakeFailureKind::Unavailable);
     assert!(
         family.iter().all(|pid| alive(*pid)),

@@ -2,7 +2,7 @@
 
 mod backend;
 
-use backend::{Backend, provider, runner, wake};
+use backend::{Backend, outcome, provider, runner, wake};
 use reveille_agent::{
     probe::{Probe, Verdict},
     recipe::{Outcome, Run},
@@ -16,7 +16,7 @@ const CANARY: &str = "canary-5ecr3t";
 
 async fn run(config: &str) -> Outcome {
     let mut run = wake(config, runner());
-    let outcome = run.outcome().await.expect("an outcome");
+    let outcome = outcome(&mut run).await;
     assert!(run.ended().await.is_none(), "http recipes leave nothing behind");
     outcome
 }
@@ -142,7 +142,7 @@ async fn a_cancelled_run_has_no_outcome_and_ends() {
     );
     backend.await_requests(1).await;
     assert!(
-        futures::FutureExt::now_or_never(run.outcome()).is_none(),
+        futures::FutureExt::now_or_never(run.next()).is_none(),
         "it still runs"
     );
     run.stop().await;
@@ -162,7 +162,7 @@ async fn a_run_begins_only_when_what_was_before_has_ended() {
     tokio::task::yield_now().await;
     assert!(backend.wakes().is_empty());
     end.send(()).expect("the run waits");
-    assert_eq!(run.outcome().await.expect("an outcome").failure, None);
+    assert_eq!(outcome(&mut run).await.failure, None);
     assert_eq!(backend.wakes().len(), 1);
 }
 

@@ -74,9 +74,10 @@ impl fmt::Display for Exit {
 /// A running child. Dropping it ends it and its descendants, in the background; [`Child::stop`] waits for that.
 #[derive(Debug)]
 pub struct Child {
-    shim: tokio::process::Child,
+    // Boxed, because a child is moved about a lot and these are large.
+    shim: Box<tokio::process::Child>,
     lease: Option<ChildStdin>,
-    said: Lines<BufReader<ChildStdout>>,
+    said: Box<Lines<BufReader<ChildStdout>>>,
     pid: Pid,
     exit: Option<Exit>,
     output: Output,
@@ -120,9 +121,9 @@ impl Child {
                     .and_then(Pid::from_raw)
                     .ok_or_else(|| broken("spoke nonsense"))?;
                 Ok(Self {
-                    shim: process,
+                    shim: Box::new(process),
                     lease: Some(lease),
-                    said,
+                    said: Box::new(said),
                     pid,
                     exit: None,
                     output,

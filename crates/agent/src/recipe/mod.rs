@@ -37,6 +37,15 @@ pub struct Runner {
 /// What must be gone before a run begins: an earlier run, or a served backend.
 pub type Before = BoxFuture<'static, ()>;
 
+/// What becomes of a run.
+#[derive(Debug)]
+pub enum Progress {
+    /// How it went; told at once, and not at all when it is cancelled.
+    Outcome(Outcome),
+    /// Nothing is left of it but the served backend of a wake that succeeded.
+    Ended(Option<Child>),
+}
+
 /// A recipe that runs. Dropping it cancels it and ends what it started, in the background.
 #[derive(Debug)]
 pub struct Run {
@@ -90,12 +99,16 @@ impl Run {
         }
     }
 
-    /// Waits for the outcome; `None` when the run was cancelled, or told its outcome before. May be dropped and called
-    /// again.
-    pub async fn outcome(&mut self) -> Option<Outcome> {
-        let told = self.outcome.as_mut()?.await.ok();
-        self.outcome = None;
-        told
+    /// What comes next: its outcome, then its end. May be dropped and called again, but not after the end.
+    pub async fn next(&mut self) -> Progress {
+        if let Some(outcome) = &mut self.outcome {
+            let told = outcome.await;
+            self.outcome = None;
+            if let Ok(outcome) = told {
+                return Progress::Outcome(outcome);
+            }
+        }
+        Progress::Ended((&mut self.task).await.ok().flatten())
     }
 
     /// Waits until nothing is left of the run but the served backend of a wake that succeeded.

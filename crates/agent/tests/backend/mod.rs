@@ -13,7 +13,7 @@ use reveille_agent::{
     config::{Config, ProviderConfig},
     fetch,
     probe::Probe,
-    recipe::{Run, Runner},
+    recipe::{Outcome, Progress, Run, Runner},
 };
 use std::{
     sync::{
@@ -165,6 +165,14 @@ pub fn wake(rest: &str, runner: Arc<Runner>) -> Run {
         probe,
         Box::pin(async {}),
     )
+}
+
+/// The outcome of a run that isn't cancelled.
+pub async fn outcome(run: &mut Run) -> Outcome {
+    match run.next().await {
+        Progress::Outcome(outcome) => outcome,
+        Progress::Ended(_) => panic!("the run ended without an outcome"),
+    }
 }
 
 /// Waits until `condition` holds, and fails when it doesn't within 20 seconds.

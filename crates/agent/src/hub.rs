@@ -1,0 +1,65 @@
+//! What the agent asks of control, until it is answered.
+
+use backon::{BackoffBuilder, ExponentialBuilder};
+use futures::{FutureExt, future::BoxFuture};
+use reveille_bus::{
+    Connection,
+    control::{self, ControlAnswer, ControlRequest, Refusal},
+};
+use reveille_domain::AgentName;
+use std::time::Duration;
+use tracing::debug;
+
+/// The first pause before a request is made again; it doubles up to a cap.
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+/// The longest pause.
+const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+
+/// Control, as the agent sees it.
+pub trait Hub: Send + Sync {
+    /// Asks until there is an answer: as often as it takes, with the same request, which is safe. The answer is
+    /// never [`Refusal::Unavailable`].
+    fn ask(&self, request: ControlRequest) -> BoxFuture<'static, ControlAnswer>;
+}
+
+/// Control behind NATS.
+#[derive(Debug, Clone)]
+pub struct NatsHub {
+    connection: Connection,
+    agent: AgentName,
+}
+
+impl NatsHub {
+    /// Control, for `agent`.
+    #[must_use]
+    pub const fn new(connection: Connection, agent: AgentName) -> Self {
+        Self { connection, agent }
+    }
+}
+
+impl Hub for NatsHub {
+    fn ask(&self, request: ControlRequest) -> BoxFuture<'static, ControlAnswer> {
+        let Self { connection, agent } = self.clone();
+        async move {
+            let mut pauses = ExponentialBuilder::default()
+                .with_min_delay(FIRST_PAUSE)
+                .with_max_delay(LONGEST_PAUSE)
+                .with_jitter()
+                .without_max_times()
+                .build();
+            loop {
+                match control::ask(connection.client(), &agent, &request).await {
+                    Ok(ControlAnswer::Refused {
+                        refusal: Refusal::Unavailable { reason },
+                    }) => {
+                        debug!(reason, "control can't answer now, asking again");
+                    }
+                    Ok(answer) => return answer,
+                    Err(error) => debug!(%error, "control doesn't answer, asking again"),
+                }
+                tokio::time::sleep(pauses.next().unwrap_or(LONGEST_PAUSE)).await;
+            }
+        }
+        .boxed()
+    }
+}

@@ -1,0 +1,166 @@
+//! Which models a provider publishes: those of its config, or those that its backend lists, remembered for the time
+//! that it sleeps.
+
+use crate::config::{ModelConfig, ProviderConfig};
+use reqwest::Client;
+use reveille_domain::{AgentName, MAX_MODELS, ModelName, ProviderName};
+use serde::Deserialize;
+use std::{
+    collections::{BTreeMap, HashSet},
+    fs, io,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+/// How long the backend may take to list its models.
+const LIST_TIMEOUT: Duration = Duration::from_secs(5);
+/// The largest list that is read.
+const MAX_LIST_BYTES: usize = 4 * 1024 * 1024;
+
+/// The file in which discovered models are remembered; without one they are forgotten with the process.
+#[derive(Debug, Clone, Default)]
+pub struct Memory {
+    path: Option<PathBuf>,
+    known: Arc<Mutex<BTreeMap<String, Vec<ModelName>>>>,
+}
+
+impl Memory {
+    /// What `directory` remembers. A file that can't be read is as good as none: the backends will tell.
+    #[must_use]
+    pub fn open(directory: Option<&Path>) -> Self {
+        let path = directory.map(|directory| directory.join("models.json"));
+        let read = path.as_ref().and_then(|path| fs::read(path).ok());
+        let known = read
+            .and_then(|text| serde_json::from_slice(&text).ok())
+            .unwrap_or_default();
+        Self {
+            path,
+            known: Arc::new(Mutex::new(known)),
+        }
+    }
+
+    /// The models of a provider, as they were last listed.
+    #[must_use]
+    pub fn recall(&self, provider: &ProviderName) -> Vec<ModelName> {
+        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        known.get(provider.as_str()).cloned().unwrap_or_default()
+    }
+
+    /// Remembers the models of a provider.
+    ///
+    /// # Errors
+    /// When the file can't be written; they are remembered until the end of the process then.
+    pub fn remember(&self, provider: &ProviderName, models: &[ModelName]) -> io::Result<()> {
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        known.insert(provider.to_string(), models.to_vec());
+        let Some(path) = &self.path else { return Ok(()) };
+        if let Some(directory) = path.parent() {
+            fs::create_dir_all(directory)?;
+        }
+        // Renamed into place, so that a crash leaves the old file or the new one.
+        let new = path.with_extension("json.new");
+        fs::write(&new, serde_json::to_vec_pretty(&*known)?)?;
+        fs::rename(new, path)
+    }
+}
+
+/// What the backend calls the model that a request names, by its public name or as `agent/model`. `None` for a
+/// model that isn't this provider's, and for discovered ones, whose names are the backend's own.
+#[must_use]
+pub fn backend_id<'a>(models: &'a [ModelConfig], agent: &AgentName, asked: &str) -> Option<&'a ModelName> {
+    let find = |name: &str| {
+        models
+            .iter()
+            .find(|model| model.public.as_str() == name)
+            .map(|model| &model.id)
+    };
+    find(asked).or_else(|| find(asked.strip_prefix(agent.as_str())?.strip_prefix('/')?))
+}
+
+#[derive(Deserialize)]
+struct Listing {
+    data: Vec<Listed>,
+}
+
+#[derive(Deserialize)]
+struct Listed {
+    id: String,
+}
+
+/// Asks the backend for its models: the legal names of the first [`MAX_MODELS`], each once. `None` when it doesn't
+/// list any.
+pub(crate) async fn discover(client: Client, provider: ProviderConfig) -> Option<Vec<ModelName>> {
+    let mut request = client
+        .get(provider.base_url.at("/v1/models").ok()?)
+        .timeout(LIST_TIMEOUT);
+    if let Some(key) = &provider.api_key {
+        request = request.bearer_auth(key.reveal());
+    }
+    let mut answer = request.send().await.ok()?.error_for_status().ok()?;
+    let mut body = Vec::new();
+    while let Some(chunk) = answer.chunk().await.ok()? {
+        if body.len() + chunk.len() > MAX_LIST_BYTES {
+            return None;
+        }
+        body.extend_from_slice(&chunk);
+    }
+    let listing: Listing = serde_json::from_slice(&body).ok()?;
+    let mut seen = HashSet::new();
+    let names = listing
+        .data
+        .iter()
+        .filter_map(|listed| ModelName::parse(&listed.id).ok());
+    let models: Vec<_> = names
+        .filter(|name| seen.insert(name.clone()))
+        .take(MAX_MODELS)
+        .collect();
+    (!models.is_empty()).then_some(models)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn name(raw: &str) -> ModelName {
+        ModelName::parse(raw).expect("legal")
+    }
+
+    #[test]
+    fn a_request_may_name_a_model_with_its_agent() {
+        let agent = AgentName::parse("box").expect("legal");
+        let models = [
+            ModelConfig {
+                id: name("Qwen/Qwen3-8B"),
+                public: name("qwen"),
+            },
+            ModelConfig {
+                id: name("odd"),
+                public: name("box/qwen"),
+            },
+        ];
+        let id = |asked: &str| backend_id(&models, &agent, asked).map(ModelName::as_str);
+        assert_eq!(id("qwen"), Some("Qwen/Qwen3-8B"));
+        assert_eq!(id("box/qwen"), Some("odd"), "the exact name first");
+        assert_eq!(id("box/box/qwen"), Some("odd"));
+        assert_eq!(id("Qwen/Qwen3-8B"), None);
+    }
+
+    #[test]
+    fn discovered_models_survive_a_restart() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let state = directory.path().join("state");
+        let provider = ProviderName::parse("p").expect("legal");
+        let memory = Memory::open(Some(&state));
+        assert!(memory.recall(&provider).is_empty());
+        memory
+            .remember(&provider, &[name("a"), name("b")])
+            .expect("written");
+        assert_eq!(
+            Memory::open(Some(&state)).recall(&provider),
+            [name("a"), name("b")]
+        );
+        fs::write(state.join("models.json"), "garbage").expect("written");
+        assert!(Memory::open(Some(&state)).recall(&provider).is_empty());
+    }
+}

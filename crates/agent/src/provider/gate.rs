@@ -1,0 +1,120 @@
+//! Who may pass to a backend, and who is there: shared by a provider's owner and the requests that it serves.
+
+use reveille_domain::Availability;
+use std::{
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+use tokio::time::Instant;
+
+/// Lets requests through to a backend while it is believed to be up, and counts them.
+#[derive(Debug, Clone)]
+pub struct Gate(Arc<Mutex<State>>);
+
+#[derive(Debug)]
+struct State {
+    open: bool,
+    in_flight: u32,
+    last_used: Instant,
+    availability: Option<Availability>,
+}
+
+/// A request's place at the backend; dropped when the request is over.
+#[derive(Debug)]
+pub struct Slot(Gate);
+
+impl Gate {
+    /// An open gate: until more is known, requests may try.
+    #[must_use]
+    pub fn open() -> Self {
+        let state = State {
+            open: true,
+            in_flight: 0,
+            last_used: Instant::now(),
+            availability: None,
+        };
+        Self(Arc::new(Mutex::new(state)))
+    }
+
+    /// A place at the backend, unless it sleeps.
+    #[must_use]
+    pub fn enter(&self) -> Option<Slot> {
+        let mut state = self.lock();
+        if !state.open {
+            return None;
+        }
+        state.in_flight = state.in_flight.saturating_add(1);
+        Some(Slot(self.clone()))
+    }
+
+    /// How many requests the backend works on.
+    #[must_use]
+    pub fn in_flight(&self) -> u32 {
+        self.lock().in_flight
+    }
+
+    /// What the owner last found out; `None` before its first probe.
+    #[must_use]
+    pub fn availability(&self) -> Option<Availability> {
+        self.lock().availability
+    }
+
+    /// Since when no request has been there; `None` while one is.
+    pub(super) fn idle_since(&self) -> Option<Instant> {
+        let state = self.lock();
+        (state.in_flight == 0).then_some(state.last_used)
+    }
+
+    /// Closes it if nobody is inside: from then on nobody gets in before it is opened again.
+    pub(super) fn close_if_idle(&self, for_at_least: Duration) -> bool {
+        let mut state = self.lock();
+        let idle = state.in_flight == 0 && state.last_used.elapsed() >= for_at_least;
+        if idle {
+            state.open = false;
+        }
+        idle
+    }
+
+    /// Tells what was found out; `open` says whether requests may try.
+    pub(super) fn set(&self, availability: Option<Availability>, open: bool) {
+        let mut state = self.lock();
+        if open && !state.open {
+            // A backend that has just come up isn't idle yet.
+            state.last_used = Instant::now();
+        }
+        (state.availability, state.open) = (availability, open);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        let mut state = self.0.lock();
+        state.in_flight = state.in_flight.saturating_sub(1);
+        state.last_used = Instant::now();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_gate_closes_only_when_nobody_is_inside_and_lets_nobody_in_then() {
+        let gate = Gate::open();
+        let slot = gate.enter().expect("open");
+        assert!(!gate.close_if_idle(Duration::ZERO));
+        assert_eq!((gate.in_flight(), gate.idle_since()), (1, None));
+        drop(slot);
+        assert!(!gate.close_if_idle(Duration::from_secs(1)), "used just now");
+        tokio::time::advance(Duration::from_secs(1)).await;
+        assert!(gate.close_if_idle(Duration::from_secs(1)));
+        assert!(gate.enter().is_none());
+        gate.set(Some(Availability::Available), true);
+        assert!(gate.enter().is_some());
+        assert!(!gate.close_if_idle(Duration::from_secs(1)), "came up just now");
+    }
+}

@@ -1,0 +1,72 @@
+//! The owner of one provider: one task that holds everything that is known of its backend, runs its recipes, and
+//! tells control what changes.
+
+mod activity;
+mod belief;
+mod gate;
+mod owner;
+
+pub use gate::{Gate, Slot};
+pub use owner::{Owner, Setup};
+
+use reveille_bus::wakes::WakeMessage;
+use reveille_domain::{ProviderName, ReportId};
+use tokio::sync::{mpsc, oneshot};
+use tracing::warn;
+
+/// How many inputs an owner may be behind. Wakes are sent again, so one too many may be dropped.
+const MAILBOX: usize = 1024;
+
+/// What an owner is told by others.
+#[derive(Debug)]
+pub(crate) enum Input {
+    /// A wake is in flight.
+    Wake(WakeMessage),
+    /// Put the backend to sleep; answered with why not, if so.
+    Sleep(oneshot::Sender<Result<(), &'static str>>),
+    /// Control takes the agent for lost.
+    Resume,
+    /// The connection was made again: whatever control knows may be old.
+    Reconnected,
+    /// A request found no backend. Answered with the report that says so, once it is settled; with `None` when the
+    /// backend is up after all or nothing can wake it.
+    Refused(oneshot::Sender<Option<ReportId>>),
+    /// A backend broke off in the middle of a request.
+    Suspect,
+}
+
+/// How others reach an owner.
+#[derive(Debug, Clone)]
+pub struct Handle {
+    /// The provider.
+    pub name: ProviderName,
+    /// Who may pass to its backend.
+    pub gate: Gate,
+    mailbox: mpsc::Sender<Input>,
+}
+
+impl Handle {
+    /// Tells the owner something that is told again if it gets lost.
+    pub(crate) fn tell(&self, input: Input) {
+        if let Err(mpsc::error::TrySendError::Full(_)) = self.mailbox.try_send(input) {
+            warn!(provider.name = %self.name, "{} is behind with its inputs, so one was dropped", self.name);
+        }
+    }
+
+    /// Asks the owner to put the backend to sleep.
+    ///
+    /// # Errors
+    /// Why it can't be.
+    pub async fn sleep(&self) -> Result<(), &'static str> {
+        let (reply, answer) = oneshot::channel();
+        self.tell(Input::Sleep(reply));
+        answer.await.unwrap_or(Err("the agent is stopping"))
+    }
+
+    /// Tells the owner that a request found no backend, and waits until it is settled what that means.
+    pub async fn refused(&self) -> Option<ReportId> {
+        let (reply, answer) = oneshot::channel();
+        self.tell(Input::Refused(reply));
+        answer.await.ok().flatten()
+    }
+}

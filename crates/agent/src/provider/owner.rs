@@ -1,0 +1,388 @@
+//! The owner's loop: [`Owner::next`] waits for whatever happens next, [`Owner::apply`] draws the conclusions.
+
+mod recipes;
+
+use super::{
+    Gate, Handle, Input, MAILBOX,
+    activity::{Activity, Advance},
+    belief::{Ask, Belief},
+};
+use crate::{
+    child::{Child, Exit},
+    config::ProviderConfig,
+    hub::Hub,
+    models::{self, Memory},
+    probe::{Probe, Verdict},
+    recipe::Runner,
+};
+use futures::{FutureExt, future::BoxFuture};
+use reveille_bus::{
+    control::{ControlAnswer, ControlRequest, Refusal},
+    relay::CurrentEpoch,
+};
+use reveille_domain::{AgentName, Epoch, ModelName, ProviderName, ProviderSpec, ReportId, SleepReason};
+use std::{sync::Arc, time::Duration};
+use tokio::{
+    sync::{mpsc, oneshot, watch},
+    time::{Instant, sleep_until},
+};
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info, warn};
+
+/// What an owner works with.
+#[derive(Clone)]
+pub struct Setup {
+    /// The agent's name.
+    pub agent: AgentName,
+    /// The provider.
+    pub config: ProviderConfig,
+    /// What its recipes are run with.
+    pub runner: Arc<Runner>,
+    /// Control.
+    pub hub: Arc<dyn Hub>,
+    /// The epoch of the agent's session.
+    pub epoch: CurrentEpoch,
+    /// The models that backends have listed.
+    pub memory: Memory,
+    /// Told when control says that a later session has taken the agent's name.
+    pub superseded: watch::Sender<Option<Epoch>>,
+}
+
+/// All that is known of one provider, and what is being done with it.
+pub struct Owner {
+    setup: Setup,
+    probe: Probe,
+    gate: Gate,
+    mailbox: mpsc::Receiver<Input>,
+    belief: Belief,
+    models: Vec<ModelName>,
+    activity: Activity,
+    /// The served backend; kept after its end until what it left behind is gone too.
+    child: Option<Child>,
+    child_ended: bool,
+    asking: Option<(Ask, BoxFuture<'static, ControlAnswer>)>,
+    probing: Option<BoxFuture<'static, Verdict>>,
+    discovering: Option<BoxFuture<'static, Option<Vec<ModelName>>>>,
+    next_probe: Instant,
+    /// Whether the last probe had no clear answer: the next one may take its whole time-out too.
+    slow_probe: bool,
+    /// The journal sequence of the latest wake that was heard of.
+    seen: u64,
+    /// Requests that found no backend: those that a probe must confirm first, and those that wait for the report.
+    unconfirmed: Vec<oneshot::Sender<Option<ReportId>>>,
+    refused: Vec<oneshot::Sender<Option<ReportId>>>,
+}
+
+enum Event {
+    Input(Input),
+    Answer(ControlAnswer),
+    Probed(Verdict),
+    ProbeDue,
+    Discovered(Option<Vec<ModelName>>),
+    Advance(Advance),
+    ChildEnded(Exit),
+    IdleFor(Duration),
+}
+
+impl Owner {
+    /// The owner of a provider, not running yet, and how it is reached.
+    #[must_use]
+    pub fn new(setup: Setup) -> (Self, Handle) {
+        let (sender, mailbox) = mpsc::channel(MAILBOX);
+        let gate = Gate::open();
+        let config = &setup.config;
+        let handle = Handle {
+            name: config.name.clone(),
+            gate: gate.clone(),
+            mailbox: sender,
+        };
+        let models = match &config.models {
+            Some(models) => models.iter().map(|model| model.public.clone()).collect(),
+            None => setup.memory.recall(&config.name),
+        };
+        let probe = Probe::new(setup.runner.client.clone(), config);
+        let owner = Self {
+            probe,
+            gate,
+            mailbox,
+            belief: Belief::new(config.wake.is_some()),
+            models,
+            activity: Activity::Idle,
+            child: None,
+            child_ended: false,
+            asking: None,
+            probing: None,
+            discovering: None,
+            next_probe: Instant::now(),
+            slow_probe: false,
+            seen: 0,
+            unconfirmed: Vec::new(),
+            refused: Vec::new(),
+            setup,
+        };
+        (owner, handle)
+    }
+
+    /// Runs until `stop`, and then ends all recipes and the served backend.
+    pub async fn run(mut self, stop: CancellationToken) {
+        loop {
+            let event = tokio::select! {
+                () = stop.cancelled() => break,
+                event = self.next() => event,
+            };
+            self.apply(event);
+            self.ask();
+            self.settle();
+        }
+        self.clear().await;
+    }
+
+    async fn next(&mut self) -> Event {
+        let idle = self.activity.is_idle();
+        let probe_due = idle && self.probing.is_none();
+        let idle_for = self.idle_limit().zip(self.gate.idle_since());
+        let idle_due = idle_for.map(|(limit, since)| (limit, since + limit));
+        let child = self.child.as_mut().filter(|_| !self.child_ended);
+        tokio::select! {
+            Some(input) = self.mailbox.recv() => Event::Input(input),
+            answer = ready(self.asking.as_mut().map(|(_, answer)| answer)) => Event::Answer(answer),
+            verdict = ready(self.probing.as_mut()) => Event::Probed(verdict),
+            () = sleep_until(self.next_probe), if probe_due => Event::ProbeDue,
+            models = ready(self.discovering.as_mut()) => Event::Discovered(models),
+            advance = self.activity.next() => Event::Advance(advance),
+            exit = exited(child) => Event::ChildEnded(exit),
+            limit = due(idle_due) => Event::IdleFor(limit),
+        }
+    }
+
+    fn apply(&mut self, event: Event) {
+        match event {
+            Event::Input(input) => self.take(input),
+            Event::Answer(answer) => self.answered(answer),
+            Event::Probed(verdict) => self.probed(&verdict),
+            Event::ProbeDue => self.start_probe(),
+            Event::Discovered(found) => self.discovered(found),
+            Event::Advance(advance) => self.advance(advance),
+            Event::ChildEnded(exit) => {
+                warn!(provider.name = %self.name(), "the backend of {} {exit}", self.name());
+                self.child_ended = true;
+                self.belief.down(SleepReason::Exited);
+            }
+            Event::IdleFor(limit) => {
+                if self.gate.close_if_idle(limit) {
+                    self.begin_sleep(SleepReason::Idle);
+                }
+            }
+        }
+    }
+
+    fn take(&mut self, input: Input) {
+        match input {
+            Input::Wake(wake) => self.wake(&wake),
+            Input::Sleep(reply) => {
+                // Whoever ordered it may have gone; it is done all the same.
+                let _ = reply.send(self.sleep_ordered());
+            }
+            Input::Resume => self.belief.inactive(),
+            Input::Reconnected => self.belief.unregistered(),
+            Input::Suspect => self.start_probe(),
+            Input::Refused(reply) if self.belief.is_up() => {
+                if self.unconfirmed.is_empty() {
+                    self.start_probe();
+                }
+                self.unconfirmed.push(reply);
+            }
+            Input::Refused(reply) => self.refused.push(reply),
+        }
+    }
+
+    fn name(&self) -> &ProviderName {
+        &self.setup.config.name
+    }
+
+    // ── Probes ──
+
+    fn start_probe(&mut self) {
+        if self.activity.is_idle() {
+            self.probing = Some(self.check());
+        }
+    }
+
+    fn check(&self) -> BoxFuture<'static, Verdict> {
+        let probe = self.probe.clone();
+        async move { probe.check().await }.boxed()
+    }
+
+    fn probed(&mut self, verdict: &Verdict) {
+        self.probing = None;
+        self.next_probe = Instant::now() + self.setup.config.probe.interval;
+        let was_up = self.belief.is_up();
+        self.found(verdict);
+        self.refused.append(&mut self.unconfirmed);
+        if self.belief.is_up() && (!was_up || self.models.is_empty()) {
+            self.discover();
+        }
+    }
+
+    /// Takes note of what a probe found.
+    fn found(&mut self, verdict: &Verdict) {
+        let was = self.belief.availability();
+        self.slow_probe = matches!(verdict, Verdict::Unavailable(why) if !why.asleep && !why.refused);
+        self.belief.probed(verdict, self.gate.in_flight() > 0);
+        if was != self.belief.availability() {
+            match verdict {
+                Verdict::Available => info!(provider.name = %self.name(), "{} is available", self.name()),
+                Verdict::Unavailable(why) => {
+                    info!(provider.name = %self.name(), "{} is not available: {}", self.name(), why.reason);
+                }
+            }
+        }
+    }
+
+    fn discover(&mut self) {
+        if self.setup.config.models.is_none() && self.discovering.is_none() {
+            let client = self.setup.runner.client.clone();
+            self.discovering = Some(models::discover(client, self.setup.config.clone()).boxed());
+        }
+    }
+
+    fn discovered(&mut self, found: Option<Vec<ModelName>>) {
+        self.discovering = None;
+        let Some(models) = found.filter(|models| *models != self.models) else {
+            return;
+        };
+        info!(provider.name = %self.name(), provider.models = models.len(), "{} lists other models", self.name());
+        if let Err(error) = self.setup.memory.remember(self.name(), &models) {
+            warn!(provider.name = %self.name(), %error, "can't remember the models of {}", self.name());
+        }
+        self.models = models;
+        self.belief.unregistered();
+    }
+
+    // ── Control ──
+
+    /// Asks control for the next thing that it is to know, unless it is being asked.
+    fn ask(&mut self) {
+        let undecided = self.models.is_empty() && self.discovering.is_some();
+        if self.asking.is_some() || undecided {
+            return;
+        }
+        let Some(epoch) = self.setup.epoch.get() else {
+            return;
+        };
+        let Some(ask) = self.belief.next_ask(epoch) else {
+            return;
+        };
+        let provider = self.name().clone();
+        let request = match ask.clone() {
+            Ask::Register(availability) => {
+                let Some(spec) = self.spec() else { return };
+                ControlRequest::Register {
+                    epoch,
+                    provider,
+                    spec,
+                    availability,
+                }
+            }
+            Ask::Resume(id, availability) => ControlRequest::Resume {
+                provider,
+                id,
+                availability,
+            },
+            Ask::Report(id, report) => ControlRequest::Report { provider, id, report },
+        };
+        self.asking = Some((ask, self.setup.hub.ask(request)));
+    }
+
+    fn spec(&self) -> Option<ProviderSpec> {
+        let config = &self.setup.config;
+        ProviderSpec::new(self.models.clone(), config.wake_spec(), config.sleep.is_some())
+            .map_err(
+                |error| error!(provider.name = %config.name, %error, "{} can't be published", config.name),
+            )
+            .ok()
+    }
+
+    fn answered(&mut self, answer: ControlAnswer) {
+        let Some((ask, _)) = self.asking.take() else {
+            return;
+        };
+        let name = self.name();
+        match answer {
+            ControlAnswer::Done {
+                status,
+                last_seq,
+                wake,
+                ..
+            } => {
+                if let (Ask::Register(_), Some(status)) = (&ask, status) {
+                    info!(provider.name = %name, "{name} is published and {status}");
+                }
+                self.belief.done(&ask, status, last_seq);
+                if let Some(wake) = wake {
+                    self.wake(&wake);
+                }
+            }
+            ControlAnswer::Refused { refusal } => match refusal {
+                Refusal::Superseded { current } => {
+                    self.belief.refused(&ask);
+                    self.setup.superseded.send_replace(Some(current));
+                }
+                Refusal::RegisterFirst => self.belief.unregistered(),
+                Refusal::ResumeFirst => self.belief.inactive(),
+                Refusal::Invalid { reason } | Refusal::Unavailable { reason } => {
+                    error!(provider.name = %name, "control refuses what it is told of {name}: {reason}");
+                    self.belief.refused(&ask);
+                }
+            },
+            ControlAnswer::Connected { .. } | ControlAnswer::Stopped => {
+                error!(provider.name = %name, "control's answer about {name} makes no sense");
+                self.belief.refused(&ask);
+            }
+        }
+    }
+
+    /// Answers the requests that found no backend, once it is settled what that means.
+    fn settle(&mut self) {
+        self.gate.set(self.belief.availability(), self.belief.is_open());
+        if self.refused.is_empty() {
+            return;
+        }
+        let epoch = self.setup.epoch.get().unwrap_or_default();
+        if let Ok(report) = self.belief.asleep(epoch) {
+            for reply in self.refused.drain(..) {
+                // A request whose client has left doesn't wait any more.
+                let _ = reply.send(report);
+            }
+        }
+    }
+
+    async fn clear(mut self) {
+        self.end_what_runs().await;
+    }
+}
+
+/// The future's result; never when there is none.
+async fn ready<T>(future: Option<&mut BoxFuture<'static, T>>) -> T {
+    match future {
+        Some(future) => future.await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn exited(child: Option<&mut Child>) -> Exit {
+    match child {
+        Some(child) => child.exited().await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn due(at: Option<(Duration, Instant)>) -> Duration {
+    match at {
+        Some((limit, at)) => {
+            sleep_until(at).await;
+            limit
+        }
+        None => std::future::pending().await,
+    }
+}

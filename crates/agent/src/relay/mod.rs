@@ -1,0 +1,328 @@
+//! Requests from the hub to the backends of this machine, and the answers back.
+//!
+//! What a request may reach and carry is a list: the paths that serve inference, a few headers. The hub names a
+//! provider of the config, never a URL; the backend's key is added here and goes nowhere else.
+
+mod rename;
+
+use crate::{
+    config::ProviderConfig,
+    fetch,
+    models::{self, Memory},
+    provider::{Handle, Input, Slot},
+};
+use bytes::{Bytes, BytesMut};
+use futures::{StreamExt, TryStreamExt};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, header};
+use reqwest::{Client, Response};
+use reveille_bus::relay::{FaultCode, Incoming, RelayFault, RequestBody, RequestHead, ResponseHead};
+use reveille_domain::{AgentName, ProviderName};
+use std::{collections::HashMap, time::Duration};
+use tokio::{
+    sync::{Semaphore, SemaphorePermit},
+    time::timeout,
+};
+use tracing::debug;
+
+/// What a request may ask of a backend. Everything else, such as a backend's own administration, is refused.
+const PATHS: [&str; 9] = [
+    "/v1/chat/completions",
+    "/v1/completions",
+    "/v1/embeddings",
+    "/v1/messages",
+    "/v1/messages/count_tokens",
+    "/v1/models",
+    "/v1/rerank",
+    "/v1/responses",
+    "/v1/score",
+];
+/// The headers of a request that go to the backend.
+const REQUEST_HEADERS: [HeaderName; 6] = [
+    header::ACCEPT,
+    header::CONTENT_TYPE,
+    HeaderName::from_static("anthropic-beta"),
+    HeaderName::from_static("anthropic-version"),
+    HeaderName::from_static("openai-beta"),
+    HeaderName::from_static("x-request-id"),
+];
+/// The headers of an answer that go back.
+const RESPONSE_HEADERS: [HeaderName; 4] = [
+    header::CONTENT_TYPE,
+    header::CONTENT_LENGTH,
+    header::CACHE_CONTROL,
+    header::RETRY_AFTER,
+];
+const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+
+/// The largest request body; the API's own limit is lower.
+const MAX_BODY_BYTES: u64 = 64 * 1024 * 1024;
+/// How much memory request bodies may hold at once, in KiB: more is answered `overloaded`.
+const MAX_HELD_KIB: u32 = 512 * 1024;
+/// How long a connection to a backend may take.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long an unused connection is kept. Common servers close theirs after 5 s, and a request that meets the end of
+/// its connection fails.
+const IDLE_CONNECTION: Duration = Duration::from_secs(2);
+/// How long a request that found no backend waits until it is settled what that means.
+const SETTLE_LIMIT: Duration = Duration::from_secs(10);
+
+/// Carries requests to the backends.
+pub struct Relay {
+    agent: AgentName,
+    client: Client,
+    memory: Memory,
+    backends: HashMap<ProviderName, Backend>,
+    held: Semaphore,
+}
+
+struct Backend {
+    config: ProviderConfig,
+    handle: Handle,
+}
+
+/// A backend's answer, and the request's place there until it is over.
+struct Answer {
+    response: Response,
+    slot: Slot,
+}
+
+impl Relay {
+    /// A relay to the backends of `providers`.
+    ///
+    /// # Errors
+    /// When no HTTP client can be made.
+    pub fn new(
+        agent: AgentName,
+        memory: Memory,
+        providers: impl IntoIterator<Item = (ProviderConfig, Handle)>,
+    ) -> Result<Self, reqwest::Error> {
+        let client = Client::builder()
+            .redirect(reqwest::redirect::Policy::none())
+            .no_proxy()
+            .connect_timeout(CONNECT_TIMEOUT)
+            .pool_idle_timeout(IDLE_CONNECTION)
+            .tcp_nodelay(true)
+            .build()?;
+        let backends = providers
+            .into_iter()
+            .map(|(config, handle)| (config.name.clone(), Backend { config, handle }));
+        let held = Semaphore::new(MAX_HELD_KIB as usize);
+        Ok(Self {
+            agent,
+            client,
+            memory,
+            backends: backends.collect(),
+            held,
+        })
+    }
+
+    /// Carries one request to its end, or to the moment that nobody wants it any more.
+    pub async fn serve(&self, incoming: Incoming) {
+        let Incoming {
+            id,
+            head,
+            body,
+            responder,
+            cancelled,
+            ..
+        } = incoming;
+        let Some(backend) = self.backends.get(&head.provider) else {
+            let fault = RelayFault::new(FaultCode::UnknownProvider, "the agent has no such provider");
+            return responder.error(&fault);
+        };
+        let forwarded = cancelled
+            .run_until_cancelled(self.forward(backend, &head, body))
+            .await;
+        let answer = match forwarded {
+            None => return debug!(request.id = %id, "the request was cancelled"),
+            Some(Err(fault)) => {
+                debug!(request.id = %id, provider.name = %head.provider, %fault, "the request failed");
+                return responder.error(&fault);
+            }
+            Some(Ok(answer)) => answer,
+        };
+        let head = response_head(&answer.response);
+        let body = answer.response.bytes_stream().map_err(|_| {
+            // The owner finds out whether the backend is still there.
+            backend.handle.tell(Input::Suspect);
+            RelayFault::new(
+                FaultCode::BackendFailed,
+                "the backend broke off in the middle of its answer",
+            )
+        });
+        if let Err(error) = responder.stream(&head, body).await {
+            debug!(request.id = %id, %error, "the answer was not sent to its end");
+        }
+        drop(answer.slot);
+    }
+
+    async fn forward(
+        &self,
+        backend: &Backend,
+        head: &RequestHead,
+        body: RequestBody,
+    ) -> Result<Answer, RelayFault> {
+        let path = head.path.split('?').next().unwrap_or_default();
+        if !PATHS.contains(&path) {
+            return Err(RelayFault::new(
+                FaultCode::BadFrame,
+                "the agent relays no such path",
+            ));
+        }
+        let method = Method::from_bytes(head.method.as_bytes())
+            .map_err(|_| RelayFault::new(FaultCode::BadFrame, "the agent relays no such method"))?;
+        let url = backend.config.base_url.at(&head.path);
+        let url = url.map_err(|_| RelayFault::new(FaultCode::BadFrame, "the request's path is no path"))?;
+        let Some(slot) = backend.handle.gate.enter() else {
+            return Err(self.asleep(backend, "the backend sleeps").await);
+        };
+        let (body, _held) = self.collect(head, body).await?;
+        let body = rename::rename(body, |asked| self.backend_id(&backend.config, asked));
+        let mut request = self
+            .client
+            .request(method, url)
+            .headers(request_headers(head))
+            .body(body);
+        if let Some(key) = &backend.config.api_key {
+            request = request.bearer_auth(key.reveal());
+        }
+        let limit = head.deadline_ms.map_or(Duration::MAX, Duration::from_millis);
+        let sent = timeout(limit, request.send()).await;
+        match sent {
+            Ok(Ok(response)) => Ok(Answer { response, slot }),
+            Ok(Err(error)) => {
+                drop(slot);
+                Err(self.failed(backend, &error).await)
+            }
+            Err(_) => Err(RelayFault::new(
+                FaultCode::BackendTimeout,
+                "the backend did not answer in time",
+            )),
+        }
+    }
+
+    async fn failed(&self, backend: &Backend, error: &reqwest::Error) -> RelayFault {
+        if error.is_connect() {
+            // Nothing was handed over, so the request may be tried again once the backend is awake.
+            let message = format!(
+                "the backend can't be reached: {}",
+                fetch::reason(error, CONNECT_TIMEOUT)
+            );
+            return self.asleep(backend, &message).await;
+        }
+        backend.handle.tell(Input::Suspect);
+        RelayFault::new(
+            FaultCode::BackendFailed,
+            "the backend broke off before its answer",
+        )
+    }
+
+    /// The fault for a request that found no backend: it names the report that says so, if there is one.
+    async fn asleep(&self, backend: &Backend, message: &str) -> RelayFault {
+        match timeout(SETTLE_LIMIT, backend.handle.refused()).await {
+            Ok(Some(report)) => RelayFault::asleep(message, report),
+            Ok(None) | Err(_) => RelayFault::new(FaultCode::BackendUnavailable, message),
+        }
+    }
+
+    /// The whole body, and the memory that it is allowed to hold.
+    async fn collect(
+        &self,
+        head: &RequestHead,
+        mut body: RequestBody,
+    ) -> Result<(Bytes, SemaphorePermit<'_>), RelayFault> {
+        let overloaded = |message| RelayFault::new(FaultCode::Overloaded, message);
+        let kib = u32::try_from(head.body_bytes.div_ceil(1024)).unwrap_or(u32::MAX);
+        if head.body_bytes > MAX_BODY_BYTES {
+            return Err(overloaded("the request's body is larger than the agent takes"));
+        }
+        let held = self.held.try_acquire_many(kib);
+        let held =
+            held.map_err(|_| overloaded("the agent holds as many request bodies as it has room for"))?;
+        if let Some(whole) = body.whole() {
+            return Ok((whole, held));
+        }
+        let mut collected = BytesMut::new();
+        while let Some(chunk) = body.next().await {
+            let chunk = chunk?;
+            if (collected.len() + chunk.len()) as u64 > head.body_bytes {
+                return Err(RelayFault::new(
+                    FaultCode::BadFrame,
+                    "the request's body is longer than announced",
+                ));
+            }
+            collected.extend_from_slice(&chunk);
+        }
+        Ok((collected.freeze(), held))
+    }
+
+    /// What the backend calls the model that a request names.
+    fn backend_id(&self, config: &ProviderConfig, asked: &str) -> Option<String> {
+        if let Some(models) = &config.models {
+            return models::backend_id(models, &self.agent, asked).map(ToString::to_string);
+        }
+        let listed = self.memory.recall(&config.name);
+        let lists = |name: &str| listed.iter().any(|model| model.as_str() == name);
+        let plain = asked.strip_prefix(self.agent.as_str())?.strip_prefix('/')?;
+        (!lists(asked) && lists(plain)).then(|| plain.to_owned())
+    }
+}
+
+fn request_headers(head: &RequestHead) -> HeaderMap {
+    let mut headers = HeaderMap::new();
+    for (name, value) in &head.headers {
+        let name = HeaderName::try_from(name.as_str())
+            .ok()
+            .filter(|name| REQUEST_HEADERS.contains(name));
+        if let (Some(name), Ok(value)) = (name, HeaderValue::from_str(value)) {
+            headers.append(name, value);
+        }
+    }
+    if let Some(Ok(trace)) = head.traceparent.as_deref().map(HeaderValue::from_str) {
+        headers.insert(TRACEPARENT, trace);
+    }
+    headers
+}
+
+fn response_head(response: &Response) -> ResponseHead {
+    let headers = RESPONSE_HEADERS.iter().filter_map(|name| {
+        let value = response.headers().get(name)?.to_str().ok()?;
+        Some((name.to_string(), value.to_owned()))
+    });
+    ResponseHead {
+        status: response.status().as_u16(),
+        headers: headers.collect(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn credentials_and_unknown_headers_never_reach_the_backend() {
+        let header = |name: &str| (name.to_owned(), "1".to_owned());
+        let names = [
+            "Content-Type",
+            "authorization",
+            "cookie",
+            "x-api-key",
+            "x-forwarded-for",
+            "Accept",
+            "a b",
+        ];
+        let head = RequestHead {
+            provider: ProviderName::parse("p").expect("legal"),
+            method: "POST".to_owned(),
+            path: "/v1/completions".to_owned(),
+            headers: names.map(header).to_vec(),
+            traceparent: Some("00-1-2-01".to_owned()),
+            deadline_ms: None,
+            body_bytes: 0,
+        };
+        let headers = request_headers(&head);
+        let mut sent: Vec<_> = headers.keys().map(HeaderName::as_str).collect();
+        sent.sort_unstable();
+        assert_eq!(sent, ["accept", "content-type", "traceparent"]);
+    }
+}

@@ -1,0 +1,387 @@
+//! One run of an agent: it connects with a session of its own, publishes its providers, sends signs of life, and hands
+//! wakes, orders and requests to whom they concern.
+
+use crate::{
+    AgentError,
+    child::ShimCommand,
+    config::{Config, NatsUrl, ProviderConfig},
+    fetch,
+    hub::{Hub, NatsHub},
+    models::Memory,
+    provider::{Handle, Input, Owner, Setup},
+    recipe::Runner,
+    relay::Relay,
+};
+use futures::future::BoxFuture;
+use reveille_bus::{
+    Connection, NatsOptions,
+    control::{ControlAnswer, ControlRequest, Refusal},
+    heartbeats::{self, HEARTBEAT_EVERY, Heartbeat, ProviderPulse},
+    orders::{Order, OrderAnswer, Ordered, Orders},
+    relay::{CurrentEpoch, RelayLimits, RelayServer, RelayServerHandle},
+    wakes::{WakeMessage, Wakes},
+};
+use reveille_domain::{AgentName, Epoch, ProviderName, SessionId};
+use std::{collections::HashSet, path::PathBuf, sync::Arc, time::Duration};
+use tokio::{
+    sync::watch,
+    time::{Instant, Interval, MissedTickBehavior, interval, sleep, timeout},
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tracing::{debug, info, warn};
+use uuid::Uuid;
+
+/// After so many missing heartbeats an agent counts as lost.
+const SILENT_HEARTBEATS: u32 = 3;
+/// How long requests in flight may take to finish when the agent stops.
+const DRAIN_LIMIT: Duration = Duration::from_secs(10);
+/// How often it is looked whether they have.
+const DRAIN_LOOK: Duration = Duration::from_millis(20);
+/// How long control may take to hear that the agent stops.
+const STOP_LIMIT: Duration = Duration::from_secs(5);
+
+/// What an agent runs with.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Its config.
+    pub config: Config,
+    /// Where NATS is: the command line's word, or the config's.
+    pub nats: NatsUrl,
+    /// Where it remembers what its backends have listed; nowhere when absent.
+    pub state_dir: Option<PathBuf>,
+}
+
+/// Runs an agent until `shutdown`, and then stops cleanly: requests in flight finish (for a while), recipes and served
+/// backends are ended, and control is told. The process must have installed a TLS provider.
+///
+/// # Errors
+/// When it can't run, or another process has taken its name.
+pub async fn run(options: Options, shutdown: CancellationToken) -> Result<(), AgentError> {
+    match shutdown.run_until_cancelled(Session::begin(options)).await {
+        None => Ok(()),
+        Some(session) => session?.run(&shutdown).await,
+    }
+}
+
+struct Session {
+    id: SessionId,
+    agent: AgentName,
+    connection: Connection,
+    generation: watch::Receiver<u64>,
+    hub: Arc<dyn Hub>,
+    epoch: CurrentEpoch,
+    superseded: watch::Receiver<Option<Epoch>>,
+    wakes: Wakes,
+    orders: Orders,
+    heartbeats: Interval,
+    providers: Vec<Handle>,
+    relay: RelayServerHandle,
+    reconnecting: Option<BoxFuture<'static, ControlAnswer>>,
+    tasks: TaskTracker,
+    /// Ends the owners, and then the relay.
+    stop_owners: CancellationToken,
+    stop_relay: CancellationToken,
+}
+
+impl Session {
+    async fn begin(options: Options) -> Result<Self, AgentError> {
+        let Options {
+            config,
+            nats,
+            state_dir,
+        } = options;
+        let agent = config.agent.name.clone();
+        let runner = Arc::new(Runner {
+            client: fetch::client()?,
+            shim: ShimCommand::of_this_program().map_err(AgentError::Program)?,
+        });
+        let connect = |name: String| NatsOptions {
+            url: nats.as_str().to_owned(),
+            name,
+        };
+        let connection = Connection::open(&connect(format!("agent {agent}"))).await?;
+        let relay_connection = Connection::open(&connect(format!("agent {agent} relay"))).await?;
+        let mut generation = connection.generation();
+        generation.borrow_and_update();
+        // Listened to before control knows of the session, so that nothing is missed.
+        let wakes = Wakes::subscribe(connection.client(), &agent).await?;
+        let orders = Orders::subscribe(connection.client(), &agent).await?;
+        let (superseded_sender, superseded) = watch::channel(None);
+        let epoch = CurrentEpoch::default();
+        let limits = RelayLimits::default();
+        let server = RelayServer::start(
+            relay_connection.client().clone(),
+            agent.clone(),
+            epoch.clone(),
+            limits,
+        )
+        .await?;
+
+        let hub: Arc<dyn Hub> = Arc::new(NatsHub::new(connection.clone(), agent.clone()));
+        let id = SessionId(Uuid::now_v7());
+        let (current, known) = connected(hub.ask(connect_request(id)).await)?;
+        info!(agent.name = %agent, agent.epoch = %current, "{agent} is connected");
+        withdraw(hub.as_ref(), current, known, &config.providers).await;
+        epoch.set(Some(current));
+
+        let memory = Memory::open(state_dir.as_deref());
+        let setup = |config: ProviderConfig| Setup {
+            agent: agent.clone(),
+            config,
+            runner: runner.clone(),
+            hub: hub.clone(),
+            epoch: epoch.clone(),
+            memory: memory.clone(),
+            superseded: superseded_sender.clone(),
+        };
+        let (tasks, stop_owners, stop_relay) = (
+            TaskTracker::new(),
+            CancellationToken::new(),
+            CancellationToken::new(),
+        );
+        let owners: Vec<_> = config
+            .providers
+            .iter()
+            .map(|config| Owner::new(setup(config.clone())))
+            .collect();
+        let providers: Vec<Handle> = owners.iter().map(|(_, handle)| handle.clone()).collect();
+        let backends = config.providers.into_iter().zip(providers.clone());
+        let relay = Relay::new(agent.clone(), memory.clone(), backends)?;
+        for (owner, _) in owners {
+            tasks.spawn(owner.run(stop_owners.clone()));
+        }
+        let handle = server.handle();
+        tasks.spawn(serve(server, Arc::new(relay), tasks.clone(), stop_relay.clone()));
+        let mut heartbeats = interval(HEARTBEAT_EVERY);
+        heartbeats.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        Ok(Self {
+            id,
+            agent,
+            connection,
+            generation,
+            hub,
+            epoch,
+            superseded,
+            wakes,
+            orders,
+            heartbeats,
+            providers,
+            relay: handle,
+            reconnecting: None,
+            tasks,
+            stop_owners,
+            stop_relay,
+        })
+    }
+
+    async fn run(mut self, shutdown: &CancellationToken) -> Result<(), AgentError> {
+        loop {
+            tokio::select! {
+                () = shutdown.cancelled() => {
+                    self.stop().await;
+                    return Ok(());
+                }
+                wake = self.wakes.next() => match wake {
+                    Some(wake) => self.wake(wake),
+                    None => return self.fail(AgentError::Closed).await,
+                },
+                order = self.orders.next() => match order {
+                    Some(order) => {
+                        if let Some(current) = self.order(order) {
+                            return self.fail(AgentError::Superseded { current }).await;
+                        }
+                    }
+                    None => return self.fail(AgentError::Closed).await,
+                },
+                _ = self.heartbeats.tick() => self.heartbeat().await,
+                Ok(()) = self.generation.changed() => {
+                    // The same session again: control may have taken it for lost, or have lost it.
+                    self.reconnecting = Some(self.hub.ask(connect_request(self.id)));
+                    self.heartbeats.reset_immediately();
+                }
+                answer = answered(&mut self.reconnecting) => {
+                    self.reconnecting = None;
+                    if let Err(error) = self.reconnected(answer) {
+                        return self.fail(error).await;
+                    }
+                }
+                Ok(()) = self.superseded.changed() => {
+                    let current = *self.superseded.borrow_and_update();
+                    if let Some(current) = current {
+                        return self.fail(AgentError::Superseded { current }).await;
+                    }
+                }
+            }
+        }
+    }
+
+    fn wake(&self, wake: WakeMessage) {
+        match self.find(&wake.provider.provider) {
+            Some(provider) => provider.tell(Input::Wake(wake)),
+            None => debug!(provider.name = %wake.provider, "ignored a wake of an unknown provider"),
+        }
+    }
+
+    /// Carries out an order; the epoch of a later session, if it says that there is one.
+    fn order(&self, ordered: Ordered) -> Option<Epoch> {
+        let (own, sent_to) = (self.epoch.get()?, ordered.order.epoch);
+        if ordered.order.order == Order::Superseded {
+            return (sent_to > own).then_some(sent_to);
+        }
+        let answer = match &ordered.order.order {
+            _ if sent_to != own => refused("the order is for another session"),
+            Order::Superseded => return None,
+            Order::Resume { providers } => {
+                for provider in providers.iter().filter_map(|name| self.find(name)) {
+                    provider.tell(Input::Resume);
+                }
+                OrderAnswer::Taken
+            }
+            Order::Sleep { provider } => match self.find(provider).cloned() {
+                Some(provider) => {
+                    self.tasks.spawn(async move {
+                        let answer = provider
+                            .sleep()
+                            .await
+                            .map_or_else(refused, |()| OrderAnswer::Taken);
+                        ordered.answer(&answer).await;
+                    });
+                    return None;
+                }
+                None => refused("the agent has no such provider"),
+            },
+        };
+        self.tasks.spawn(async move { ordered.answer(&answer).await });
+        None
+    }
+
+    fn find(&self, name: &ProviderName) -> Option<&Handle> {
+        self.providers.iter().find(|provider| provider.name == *name)
+    }
+
+    fn reconnected(&self, answer: ControlAnswer) -> Result<(), AgentError> {
+        let (current, _) = connected(answer)?;
+        info!(agent.name = %self.agent, agent.epoch = %current, "{} is connected again", self.agent);
+        self.epoch.set(Some(current));
+        for provider in &self.providers {
+            provider.tell(Input::Reconnected);
+        }
+        Ok(())
+    }
+
+    async fn heartbeat(&self) {
+        let Some(epoch) = self.epoch.get() else { return };
+        let silent_after = HEARTBEAT_EVERY * SILENT_HEARTBEATS;
+        let pulse = |provider: &Handle| ProviderPulse {
+            provider: provider.name.clone(),
+            availability: provider.gate.availability(),
+            in_flight: provider.gate.in_flight(),
+            queued: 0,
+        };
+        let heartbeat = Heartbeat {
+            agent: self.agent.clone(),
+            session: self.id,
+            epoch,
+            silent_after_ms: u64::try_from(silent_after.as_millis()).unwrap_or(u64::MAX),
+            providers: self.providers.iter().map(pulse).collect(),
+        };
+        if let Err(error) = heartbeats::send(self.connection.client(), &heartbeat).await {
+            debug!(%error, "can't send a heartbeat");
+        }
+    }
+
+    /// Stops cleanly.
+    async fn stop(self) {
+        info!(agent.name = %self.agent, "{} stops", self.agent);
+        self.relay.stop_accepting();
+        let patience = Instant::now() + DRAIN_LIMIT;
+        while self.relay.in_flight() > 0 && Instant::now() < patience {
+            sleep(DRAIN_LOOK).await;
+        }
+        self.stop_owners.cancel();
+        let told = async {
+            let Some(epoch) = self.epoch.get() else { return };
+            if timeout(STOP_LIMIT, self.hub.ask(ControlRequest::Stop { epoch }))
+                .await
+                .is_err()
+            {
+                warn!(agent.name = %self.agent, "nobody heard that {} stops", self.agent);
+            }
+        };
+        self.stop_relay.cancel();
+        self.tasks.close();
+        tokio::join!(told, self.tasks.wait());
+    }
+
+    /// Ends everything without a word to control, which speaks to somebody else now or can't be reached.
+    async fn fail(self, error: AgentError) -> Result<(), AgentError> {
+        self.epoch.set(None);
+        self.stop_owners.cancel();
+        self.stop_relay.cancel();
+        self.tasks.close();
+        self.tasks.wait().await;
+        Err(error)
+    }
+}
+
+fn connect_request(session: SessionId) -> ControlRequest {
+    ControlRequest::Connect {
+        session,
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+    }
+}
+
+fn connected(answer: ControlAnswer) -> Result<(Epoch, Vec<ProviderName>), AgentError> {
+    match answer {
+        ControlAnswer::Connected { epoch, providers } => Ok((epoch, providers)),
+        ControlAnswer::Refused {
+            refusal: Refusal::Superseded { current },
+        } => Err(AgentError::Superseded { current }),
+        ControlAnswer::Refused { refusal } => Err(AgentError::Refused(refusal)),
+        ControlAnswer::Done { .. } | ControlAnswer::Stopped => {
+            let reason = "its answer makes no sense".to_owned();
+            Err(AgentError::Refused(Refusal::Invalid { reason }))
+        }
+    }
+}
+
+/// Takes back the providers that are no longer in the config.
+async fn withdraw(hub: &dyn Hub, epoch: Epoch, known: Vec<ProviderName>, configured: &[ProviderConfig]) {
+    let configured: HashSet<_> = configured.iter().map(|provider| &provider.name).collect();
+    for provider in known.into_iter().filter(|name| !configured.contains(name)) {
+        match hub
+            .ask(ControlRequest::Deregister {
+                epoch,
+                provider: provider.clone(),
+            })
+            .await
+        {
+            ControlAnswer::Refused { refusal } => {
+                warn!(provider.name = %provider, %refusal, "{provider} could not be taken back");
+            }
+            _ => info!(provider.name = %provider, "{provider} is no longer published"),
+        }
+    }
+}
+
+/// Takes requests and has each carried out by a task of its own.
+async fn serve(mut server: RelayServer, relay: Arc<Relay>, tasks: TaskTracker, stop: CancellationToken) {
+    // Dropping the server at the end cancels what is open, so that its tasks end too.
+    while let Some(Some(incoming)) = stop.run_until_cancelled(server.next()).await {
+        let relay = relay.clone();
+        tasks.spawn(async move { relay.serve(incoming).await });
+    }
+}
+
+fn refused(reason: impl Into<String>) -> OrderAnswer {
+    OrderAnswer::Refused {
+        reason: reason.into(),
+    }
+}
+
+async fn answered(asking: &mut Option<BoxFuture<'static, ControlAnswer>>) -> ControlAnswer {
+    match asking {
+        Some(answer) => answer.await,
+        None => std::future::pending().await,
+    }
+}
