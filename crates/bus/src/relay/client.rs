@@ -103,10 +103,11 @@ impl RelayClient {
         }
         head.body_bytes = body.len() as u64;
         let meta = write_meta(&head).map_err(|_| RelayError::HeadTooLarge)?;
-        let first = hub
-            .link
-            .chunk_bytes(meta.len() + HEAD_FIELDS_BYTES)
-            .min(body.len());
+        let beside = HEAD_FIELDS_BYTES + meta.len();
+        if !hub.link.takes(beside) {
+            return Err(RelayError::HeadTooLarge);
+        }
+        let first = hub.link.chunk_bytes(beside).min(body.len());
         let window = Window::open(&hub.pool).ok_or(RelayError::Overloaded)?;
         let origin = Origin {
             id: RequestId::random(),
@@ -258,7 +259,7 @@ async fn tend(hub: Arc<Hub>) {
 async fn upload(hub: Arc<Hub>, flight: Arc<Flight>, mut rest: Bytes) {
     let mut number = 1;
     while !rest.is_empty() {
-        let most = rest.len().min(hub.link.chunk_bytes(0)).max(1);
+        let most = rest.len().min(hub.link.chunk_bytes(0));
         let Some(room) = poll_fn(|cx| flight.poll_upload(most, cx)).await else {
             return;
         };

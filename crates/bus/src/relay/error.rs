@@ -39,8 +39,8 @@ pub enum RelayError {
     /// A frame of this response makes no sense.
     #[error("the agent's response makes no sense: {0}")]
     Malformed(#[from] BadFrame),
-    /// The relay was stopped while the response was on its way.
-    #[error("the relay was stopped")]
+    /// The relay was stopped, or its connection lost for long, while the request was on its way.
+    #[error("the relay was stopped while the request was on its way")]
     Closed,
 }
 

@@ -89,10 +89,16 @@ impl Link {
         self.client.connection_state() == State::Connected
     }
 
-    /// How many body bytes fit into a frame that has `beside` other bytes in its content.
+    /// Whether the server takes a frame with so many bytes of content.
+    pub fn takes(&self, content_bytes: usize) -> bool {
+        PREFIX_BYTES + content_bytes <= self.client.max_payload()
+    }
+
+    /// How many body bytes go into a frame that has `beside` other bytes in its content; at least one, so that
+    /// a server whose limit is absurd makes publishing fail instead of never getting on.
     pub fn chunk_bytes(&self, beside: usize) -> usize {
         let fits = self.client.max_payload().saturating_sub(PREFIX_BYTES + beside);
-        self.chunk_bytes.min(fits)
+        self.chunk_bytes.min(fits).max(1)
     }
 
     /// Hands a frame to the connection's writer, which flushes by itself once nothing else waits.

@@ -135,18 +135,20 @@ impl Responder {
 
     /// The head's frame, and how many body bytes fit into it.
     fn begin_head(&self, head: &ResponseHead, expect: usize) -> Result<(Data, usize), RespondError> {
-        let Ok(meta) = write_meta(head) else {
-            self.fault(&RelayFault::new(
+        let meta = write_meta(head)
+            .ok()
+            .filter(|meta| self.desk.link.takes(HEAD_FIELDS_BYTES + meta.len()));
+        let Some(meta) = meta else {
+            let fault = RelayFault::new(
                 FaultCode::BackendFailed,
                 "the backend's response headers are too large",
-            ));
+            );
+            self.fault(&fault);
             return Err(RespondError::HeadTooLarge);
         };
         let most = self.desk.link.chunk_bytes(HEAD_FIELDS_BYTES + meta.len());
-        Ok((
-            self.served.origin.head(self.number, 0, &meta, expect.min(most)),
-            most,
-        ))
+        let frame = self.served.origin.head(self.number, 0, &meta, expect.min(most));
+        Ok((frame, most))
     }
 
     async fn send(&mut self, frame: Data, last: bool) -> Result<(), RespondError> {

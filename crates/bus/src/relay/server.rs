@@ -47,7 +47,7 @@ impl CurrentEpoch {
 }
 
 /// Receives the requests for one agent. Requests and everything about them move only while [`Self::next`] is
-/// polled; dropping the server cancels what is open.
+/// polled; dropping the server ends what is open, at both ends.
 #[derive(Debug)]
 pub struct RelayServer {
     desk: Arc<Desk>,
@@ -108,7 +108,8 @@ impl RelayServer {
     }
 
     /// The next request. Call it in a loop that does nothing but spawn what works on it: while nobody polls
-    /// this, credit and cancels wait too. None when the connection is closed for good.
+    /// this, credit and cancels wait too. It may be dropped and called again. None when the connection is closed
+    /// for good.
     pub async fn next(&mut self) -> Option<Incoming> {
         loop {
             let message = self.subscriber.next().await?;
@@ -129,8 +130,10 @@ impl Drop for RelayServer {
     fn drop(&mut self) {
         self.tending.abort();
         let open = std::mem::take(&mut *lock(&self.desk.served));
+        let fault = RelayFault::new(FaultCode::BackendFailed, "the agent stopped");
         for served in open.into_values() {
             served.cancel(&self.desk.pool);
+            self.desk.refuse(served.origin, served.reply.clone(), &fault);
         }
     }
 }

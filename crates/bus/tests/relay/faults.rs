@@ -289,6 +289,30 @@ async fn a_lost_upload_frame_refuses_the_request() {
 }
 
 #[tokio::test]
+async fn a_body_that_is_not_as_long_as_announced_is_refused() {
+    let nats = Nats::start().await;
+    let _agent = nats.serve(RelayLimits::default(), async |_| {}).await;
+    for (number, body) in [(5, "x"), (6, "xyz")] {
+        let (client, reply, mut replies) = play_api(&nats, [number; 16]).await;
+        let head = Raw::new(
+            HEAD,
+            0,
+            [number; 16],
+            raw::head(9999, REQUEST_META, body.as_bytes()),
+        )
+        .last();
+        client
+            .publish_with_reply("reveille.infer.gpu-box", reply, head.bytes())
+            .await
+            .unwrap();
+        let answer = soon("the answer", replies.next()).await.unwrap();
+        assert_eq!(raw::kind(&answer.payload), ERROR);
+        let fault: RelayFault = serde_json::from_slice(&answer.payload[32..]).unwrap();
+        assert_eq!(fault.code, FaultCode::BadFrame);
+    }
+}
+
+#[tokio::test]
 async fn whoever_keeps_an_unknown_request_alive_is_told_that_it_is_lost() {
     let nats = Nats::start().await;
     let _agent = nats.serve(RelayLimits::default(), async |_| {}).await;

@@ -66,6 +66,10 @@ pub fn kind(payload: &[u8]) -> u8 {
     payload[1]
 }
 
+pub fn is_last(payload: &[u8]) -> bool {
+    payload[2] & LAST != 0
+}
+
 pub fn id(payload: &[u8]) -> [u8; 16] {
     payload[ID].try_into().unwrap()
 }
