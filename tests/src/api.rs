@@ -15,7 +15,7 @@ use crate::{Port, Process, wait_until};
 const CLIENT_GIVES_UP_AFTER: Duration = Duration::from_secs(120);
 const READY_WITHIN: Duration = Duration::from_secs(30);
 
-/// A client without a pool, so that it shares no connection with another test's runtime.
+/// A client that opens a connection for each request, so that none is left over from a server that was killed.
 pub fn http_client() -> reqwest::Client {
     static CRYPTO: Once = Once::new();
     CRYPTO.call_once(|| {
@@ -25,7 +25,11 @@ pub fn http_client() -> reqwest::Client {
     let client = reqwest::Client::builder()
         .timeout(CLIENT_GIVES_UP_AFTER)
         .tcp_nodelay(true);
-    client.no_proxy().build().expect("an HTTP client")
+    client
+        .pool_max_idle_per_host(0)
+        .no_proxy()
+        .build()
+        .expect("an HTTP client")
 }
 
 /// One running API replica; dropping it kills it.
