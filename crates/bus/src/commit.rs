@@ -55,7 +55,7 @@ impl std::str::FromStr for CommitHash {
     fn from_str(raw: &str) -> Result<Self, Self::Err> {
         const EXPECTED: &str = "a commit hash is 64 hexadecimal digits";
         let mut bytes = [0; 32];
-        if raw.len() != 64 || !raw.is_ascii() {
+        if raw.len() != 64 || !raw.bytes().all(|digit| digit.is_ascii_hexdigit()) {
             return Err(EXPECTED);
         }
         for (i, byte) in bytes.iter_mut().enumerate() {
@@ -78,7 +78,7 @@ pub enum CommitError {
     /// Written by a newer Reveille.
     #[error("it was written by a newer version ({field} {found}, this one reads up to {known})")]
     Newer {
-        /// `v` or `state_version`.
+        /// `v`, `state_version` or `event version`.
         field: &'static str,
         /// What the commit says.
         found: u32,
@@ -162,10 +162,10 @@ fn malformed(error: impl fmt::Display) -> CommitError {
 }
 
 fn up_to(field: &'static str, found: u32, known: u32) -> Result<(), CommitError> {
-    if found > known {
-        Err(CommitError::Newer { field, found, known })
-    } else {
-        Ok(())
+    match found {
+        0 => Err(malformed(format!("{field} 0 never was"))),
+        _ if found > known => Err(CommitError::Newer { field, found, known }),
+        _ => Ok(()),
     }
 }
 
@@ -173,7 +173,9 @@ impl<A: Aggregate> Commit<A> {
     /// The number of its last event among the aggregate's events.
     #[must_use]
     pub const fn last_event_seq(&self) -> u64 {
-        self.first_event_seq + self.events.len() as u64 - 1
+        // A message of the journal may claim any number.
+        let further = (self.events.len() as u64).saturating_sub(1);
+        self.first_event_seq.saturating_add(further)
     }
 
     /// Whether `command` is this commit's or one of the last few before it.
@@ -247,12 +249,17 @@ impl<A: Aggregate> Commit<A> {
 }
 
 fn decode_event<A: Aggregate>(event: WireEvent<'_>) -> Result<A::Event, CommitError> {
+    let number = |version: &str| version.parse::<u32>().map_err(malformed);
+    let version = number(&event.version)?;
     let tagged = Tagged {
         r#type: event.r#type,
         data: event.data.into_owned(),
     };
     let text = serde_json::to_string(&tagged).map_err(malformed)?;
-    serde_json::from_str(&text).map_err(malformed)
+    let event: A::Event = serde_json::from_str(&text).map_err(malformed)?;
+    // One of a newer version may look like an older one and mean something else.
+    up_to("event version", version, number(&event.event_version())?)?;
+    Ok(event)
 }
 
 /// What can be told of a commit whose events or state may be of a newer version.

@@ -1,7 +1,7 @@
 //! Connecting to NATS: with retries from the first attempt on, and a check that the server is new enough.
 
 use crate::BusError;
-use async_nats::{Client, ConnectOptions, Event};
+use async_nats::{Client, ConnectOptions, Event, ServerAddr, jetstream};
 use backon::{BackoffBuilder, ExponentialBuilder};
 use std::time::Duration;
 use tokio::sync::watch;
@@ -15,6 +15,8 @@ const LONGEST_RETRY: Duration = Duration::from_secs(2);
 /// A peer that does not answer two pings is gone.
 const PING_INTERVAL: Duration = Duration::from_secs(5);
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long JetStream may take to answer: what isn't answered is asked again.
+const JETSTREAM_TIMEOUT: Duration = Duration::from_secs(2);
 /// Messages that a subscription holds before it drops some; frames are numbered, so a loss is seen.
 const SUBSCRIPTION_CAPACITY: usize = 65_536;
 
@@ -64,7 +66,8 @@ impl Connection {
     /// # Errors
     /// When the server can't be reached or is too old, or the URL isn't one.
     pub async fn try_open(options: &NatsOptions) -> Result<Self, BusError> {
-        let (changed, generation) = watch::channel(0);
+        let servers = servers(&options.url)?;
+        let (changed, mut generation) = watch::channel(0);
         let name = options.name.clone();
         let client = ConnectOptions::new()
             .name(&options.name)
@@ -77,10 +80,16 @@ impl Connection {
                 observe(&event, &changed, &name);
                 std::future::ready(())
             })
-            .connect(options.url.as_str())
+            .connect(servers)
             .await
             .map_err(BusError::unavailable)?;
         check_version(&client.server_info().version)?;
+        // The first connection is told apart from the ones after a loss.
+        let connected = generation.wait_for(|generation| *generation > 0);
+        let connected = tokio::time::timeout(REQUEST_TIMEOUT, connected).await;
+        connected
+            .map_err(BusError::unavailable)?
+            .map_err(BusError::unavailable)?;
         Ok(Self { client, generation })
     }
 
@@ -88,6 +97,14 @@ impl Connection {
     #[must_use]
     pub const fn client(&self) -> &Client {
         &self.client
+    }
+
+    /// JetStream over this connection, impatient enough that an outage is noticed.
+    #[must_use]
+    pub fn jetstream(&self) -> jetstream::Context {
+        let mut js = jetstream::new(self.client.clone());
+        js.set_timeout(JETSTREAM_TIMEOUT);
+        js
     }
 
     /// Counts the times that the connection was made: a change means that it was lost in between.
@@ -147,6 +164,16 @@ fn check_version(found: &str) -> Result<(), BusError> {
     })
 }
 
+fn servers(url: &str) -> Result<Vec<ServerAddr>, BusError> {
+    let parse = |one: &str| {
+        one.trim().parse().map_err(|error| BusError::Address {
+            url: redacted(one),
+            reason: format!("{error}"),
+        })
+    };
+    url.split(',').map(parse).collect()
+}
+
 /// The URL without what stands before an `@`.
 fn redacted(url: &str) -> String {
     url.split(',')
@@ -167,6 +194,30 @@ mod tests {
         }
         for found in ["2.12.0", "2.15.1", "2.12.0-beta.1", "3.0.0"] {
             assert!(check_version(found).is_ok(), "{found}");
+        }
+    }
+
+    #[test]
+    fn several_servers_stand_in_one_url() {
+        let servers = servers("nats://a:1, b,tls://c:2").expect("legal");
+        let hosts: Vec<_> = servers
+            .iter()
+            .map(|server| (server.host(), server.port()))
+            .collect();
+        assert_eq!(hosts, [("a", 1), ("b", 4222), ("c", 2)]);
+    }
+
+    #[tokio::test]
+    async fn an_illegal_url_is_an_error_at_once_and_shows_no_password() {
+        for url in ["", "http://x", "nats://user:secret@[x", "nats://a:1,:"] {
+            let options = NatsOptions {
+                url: url.to_owned(),
+                name: "test".to_owned(),
+            };
+            let opened = tokio::time::timeout(Duration::from_secs(5), Connection::open(&options)).await;
+            let error = opened.expect("at once").expect_err(url);
+            assert!(matches!(error, BusError::Address { .. }), "{error}");
+            assert!(!error.to_string().contains("secret"), "{error}");
         }
     }
 

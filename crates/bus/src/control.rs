@@ -187,6 +187,9 @@ struct Envelope<T> {
 }
 
 const VERSION: u32 = 1;
+/// Where answers may go. Anybody can name any reply subject, and control may publish to every one: only an inbox is
+/// never somebody else's heartbeat, wake or order.
+const INBOXES: &str = "_INBOX.";
 
 /// Asks control once.
 ///
@@ -239,6 +242,10 @@ impl Reply {
         let (Some(reply), Ok(payload)) = (self.message.reply, serde_json::to_vec(answer)) else {
             return;
         };
+        if !reply.starts_with(INBOXES) {
+            tracing::warn!(nats.subject = %self.message.subject, "didn't answer to a subject that is no inbox");
+            return;
+        }
         if let Err(error) = self.client.publish(reply, payload.into()).await {
             tracing::debug!(%error, "can't answer a control request");
         }

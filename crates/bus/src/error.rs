@@ -12,6 +12,14 @@ pub enum BusError {
     /// An append's outcome isn't known: it may or may not be in the journal.
     #[error("the outcome of an append is not known: {0}")]
     Unknown(String),
+    /// The URL of NATS isn't one.
+    #[error("{url:?} is no NATS URL: {reason}")]
+    Address {
+        /// The URL, without credentials.
+        url: String,
+        /// Why.
+        reason: String,
+    },
     /// The server is too old.
     #[error("nats-server {found} is too old: Reveille needs {needed} or newer with JetStream")]
     ServerTooOld {

@@ -3,17 +3,14 @@
 
 use crate::{
     BusError, Connection, NatsClock,
+    in_order::InOrder,
     streams::{self, HEARTBEATS_STREAM},
     subjects::{self, Sign},
 };
 use async_nats::{
     Client,
-    jetstream::{
-        self,
-        consumer::{DeliverPolicy, pull},
-    },
+    jetstream::{self, consumer::DeliverPolicy},
 };
-use futures::StreamExt;
 use reveille_domain::{AgentName, Availability, Epoch, ProviderName, SessionId, Timestamp};
 use serde::{Deserialize, Serialize};
 use std::time::{Duration, Instant};
@@ -92,7 +89,7 @@ pub struct HeartbeatWatch {
     generation: watch::Receiver<u64>,
     replica: String,
     clock: NatsClock,
-    messages: Option<pull::Ordered>,
+    messages: Option<InOrder>,
     ticks: tokio::time::Interval,
     sent: Option<(Uuid, Instant)>,
     last_canary: Instant,
@@ -106,7 +103,7 @@ impl HeartbeatWatch {
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         Self {
             client: connection.client().clone(),
-            js: jetstream::new(connection.client().clone()),
+            js: connection.jetstream(),
             generation: connection.generation(),
             replica: replica.to_owned(),
             clock,
@@ -129,12 +126,15 @@ impl HeartbeatWatch {
             };
             tokio::select! {
                 message = messages.next() => match message {
-                    Some(Ok(message)) => {
+                    Ok(message) => {
                         if let Some(heard) = self.take(&message) {
                             return heard;
                         }
                     }
-                    Some(Err(_)) | None => self.messages = None,
+                    Err(error) => {
+                        debug!(%error, "reading heartbeats again");
+                        self.messages = None;
+                    }
                 },
                 _ = self.generation.changed() => self.messages = None,
                 _ = self.ticks.tick() => self.send_canary().await,
@@ -150,16 +150,8 @@ impl HeartbeatWatch {
             .get_stream_no_info(HEARTBEATS_STREAM)
             .await
             .map_err(BusError::unavailable)?;
-        let config = pull::OrderedConfig {
-            filter_subject: subjects::HEARTBEATS.to_owned(),
-            deliver_policy: DeliverPolicy::LastPerSubject,
-            ..pull::OrderedConfig::default()
-        };
-        let consumer = stream
-            .create_consumer(config)
-            .await
-            .map_err(BusError::unavailable)?;
-        self.messages = Some(consumer.messages().await.map_err(BusError::unavailable)?);
+        let from = DeliverPolicy::LastPerSubject;
+        self.messages = Some(InOrder::read(&stream, subjects::HEARTBEATS, from).await?);
         self.last_canary = Instant::now();
         self.send_canary().await;
         Ok(())

@@ -4,32 +4,37 @@
 use crate::{
     AggregateId, BusError, CommandError,
     commit::{AnyCommit, Commit, CommitError, CommitHash, RECENT_COMMANDS},
-    streams::JOURNAL_STREAM,
+    in_order::InOrder,
+    streams::{self, JOURNAL_STREAM},
 };
 use async_nats::{
     HeaderMap,
-    client::Request,
-    jetstream::{
-        Context,
-        consumer::{DeliverPolicy, pull::OrderedConfig},
-        stream::LastRawMessageErrorKind,
-    },
+    client::{Request, RequestError, RequestErrorKind},
+    jetstream::{Context, consumer::DeliverPolicy, stream::LastRawMessageErrorKind},
 };
+use bytes::Bytes;
 use cqrs_es::{
     Aggregate, AggregateContext, AggregateError, DomainEvent, EventEnvelope, EventStore,
     event_sink::EventSink,
 };
-use futures::StreamExt;
 use reveille_domain::{CommandId, Timestamp};
 use serde::Deserialize;
-use std::{collections::HashMap, marker::PhantomData, time::Duration};
+use std::{
+    collections::HashMap,
+    marker::PhantomData,
+    time::{Duration, Instant},
+};
 use tracing::{debug, warn};
 use uuid::Uuid;
 
-/// How long one append waits for its acknowledgement.
-const ACK_TIMEOUT: Duration = Duration::from_secs(5);
-/// How often a command is decided anew after lost races, and an unanswered append tried again.
+/// How long one append waits for its acknowledgement; then the subject is read again.
+const ACK_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long a read waits for its answer.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
+/// How often a command is decided anew after lost races.
 const MAX_ATTEMPTS: u32 = 12;
+/// For how long an append is tried whose outcome isn't known, or that the server can't take now.
+const GIVE_UP_AFTER: Duration = Duration::from_secs(15);
 const FIRST_PAUSE: Duration = Duration::from_millis(2);
 const LONGEST_PAUSE: Duration = Duration::from_millis(500);
 /// A lost compare-and-set: the plain code, and the one that a clustered stream answers.
@@ -129,6 +134,15 @@ impl<A: Aggregate> AggregateContext<A> for JournalContext<A> {
 }
 
 impl<A: Aggregate> JournalContext<A> {
+    fn new(id: &AggregateId) -> Self {
+        Self {
+            id: id.clone(),
+            aggregate: A::default(),
+            expected: Expected::NoCommit,
+            last: None,
+        }
+    }
+
     /// The commit that an append stands on.
     #[must_use]
     pub const fn expected(&self) -> Expected {
@@ -174,6 +188,20 @@ enum Appended {
     Conflict,
 }
 
+/// What the server says to a message.
+enum Answer {
+    Stored(u64),
+    /// The expected commit isn't the last one. A copy of this message may be the reason.
+    Conflict,
+    /// A copy of this message came before.
+    Duplicate,
+    TooLarge,
+    /// This copy isn't in the journal and never will be.
+    Refused(String),
+    /// None, or none that can be understood: it may be in the journal.
+    None(String),
+}
+
 #[derive(Deserialize)]
 struct PubAck {
     #[serde(default)]
@@ -191,10 +219,35 @@ struct ApiError {
     description: String,
 }
 
+impl From<PubAck> for Answer {
+    fn from(ack: PubAck) -> Self {
+        match ack.error {
+            Some(error) if CONFLICT_CODES.contains(&error.err_code) => Self::Conflict,
+            Some(error) if error.err_code == TOO_LARGE_CODE => Self::TooLarge,
+            Some(error) => Self::Refused(format!("{} (code {})", error.description, error.err_code)),
+            None if ack.duplicate => Self::Duplicate,
+            None if ack.seq == 0 => Self::None("the acknowledgement names no sequence".to_owned()),
+            None => Self::Stored(ack.seq),
+        }
+    }
+}
+
+impl From<&RequestError> for Answer {
+    fn from(error: &RequestError) -> Self {
+        match error.kind() {
+            RequestErrorKind::MaxPayloadExceeded => Self::TooLarge,
+            RequestErrorKind::NoResponders => Self::Refused("nobody keeps the journal".to_owned()),
+            RequestErrorKind::InvalidSubject => Self::Refused(error.to_string()),
+            RequestErrorKind::TimedOut | RequestErrorKind::Other => Self::None(error.to_string()),
+        }
+    }
+}
+
 impl Journal {
     /// The journal behind `js`.
     #[must_use]
-    pub const fn new(js: Context) -> Self {
+    pub fn new(mut js: Context) -> Self {
+        js.set_timeout(ANSWER_TIMEOUT);
         Self { js }
     }
 
@@ -224,13 +277,14 @@ impl Journal {
                     last: Some((commit, CommitHash::of(&message.payload))),
                 })
             }
-            Err(error) if error.kind() == LastRawMessageErrorKind::NoMessageFound => Ok(JournalContext {
-                id: id.clone(),
-                aggregate: A::default(),
-                expected: Expected::NoCommit,
-                last: None,
-            }),
-            Err(error) => Err(BusError::unavailable(error)),
+            Err(error) => match error.kind() {
+                LastRawMessageErrorKind::NoMessageFound => Ok(JournalContext::new(id)),
+                LastRawMessageErrorKind::JetStream(api) if streams::is_not_found(&api) => {
+                    streams::ensure_streams(&self.js).await?;
+                    Ok(JournalContext::new(id))
+                }
+                _ => Err(BusError::unavailable(error)),
+            },
         }
     }
 
@@ -321,44 +375,27 @@ impl Journal {
             format!("{}-{}", meta.command_id, context.expected.sequence()),
         );
         headers.insert("Reveille-Event-Types", types);
-        for attempt in 0..MAX_ATTEMPTS {
-            let request = Request::new()
-                .payload(payload.clone())
-                .headers(headers.clone())
-                .timeout(Some(ACK_TIMEOUT));
-            let reason = match self.js.client().send_request(context.id.subject(), request).await {
-                Ok(answer) => match serde_json::from_slice::<PubAck>(&answer.payload) {
-                    Ok(PubAck {
-                        error: None,
-                        seq,
-                        duplicate: false,
-                    }) => return Ok(Appended::At(seq)),
-                    Ok(PubAck { error: None, .. }) => "duplicate".to_owned(),
-                    Ok(PubAck {
-                        error: Some(error), ..
-                    }) if CONFLICT_CODES.contains(&error.err_code) => {
-                        debug!(aggregate.id = %context.id, nats.code = error.err_code, "append refused: not the last commit");
-                        return self
-                            .resolve(context, meta)
-                            .await
-                            .map(|found| found.unwrap_or(Appended::Conflict));
-                    }
-                    Ok(PubAck {
-                        error: Some(error), ..
-                    }) if error.err_code == TOO_LARGE_CODE => {
-                        return Err(BusError::TooLarge { bytes: payload.len() });
-                    }
-                    Ok(PubAck {
-                        error: Some(error), ..
-                    }) => {
-                        format!("{} (code {})", error.description, error.err_code)
-                    }
-                    Err(error) => error.to_string(),
-                },
-                Err(error) => error.to_string(),
+        let give_up_at = Instant::now() + GIVE_UP_AFTER;
+        let mut ambiguous = false;
+        let mut attempt = 0;
+        loop {
+            let answer = self.publish(&context.id, payload.clone(), headers.clone()).await;
+            let reason = match answer {
+                Answer::Stored(sequence) => return Ok(Appended::At(sequence)),
+                Answer::TooLarge => return Err(BusError::TooLarge { bytes: payload.len() }),
+                Answer::Conflict => {
+                    let found = self.resolve(context, meta).await?;
+                    return Ok(found.unwrap_or(Appended::Conflict));
+                }
+                Answer::Duplicate => "a copy of it came before".to_owned(),
+                Answer::Refused(reason) => reason,
+                Answer::None(reason) => {
+                    ambiguous = true;
+                    reason
+                }
             };
-            // Unknown: it may be in the journal, or still on its way there. Trying the same message again is safe,
-            // since at most one of the copies stands on the expected commit.
+            // It may be in the journal, or still on its way there. Trying the same message again is safe, since at most
+            // one of the copies stands on the expected commit.
             match self.resolve(context, meta).await {
                 Ok(Some(found)) => return Ok(found),
                 Ok(None) => {}
@@ -366,13 +403,36 @@ impl Journal {
                     warn!(aggregate.id = %context.id, %error, "can't tell yet whether an append took effect");
                 }
             }
-            if attempt + 1 == MAX_ATTEMPTS {
-                return Err(BusError::Unknown(reason));
+            if Instant::now() >= give_up_at {
+                return Err(match ambiguous {
+                    true => BusError::Unknown(reason),
+                    false => BusError::Unavailable(reason),
+                });
             }
-            warn!(aggregate.id = %context.id, %reason, "an append was not acknowledged, trying again");
+            warn!(aggregate.id = %context.id, %reason, "an append did not succeed, trying again");
             tokio::time::sleep(pause(attempt)).await;
+            attempt += 1;
         }
-        Err(BusError::Busy(context.id.to_string()))
+    }
+
+    async fn publish(&self, id: &AggregateId, payload: Bytes, headers: HeaderMap) -> Answer {
+        let request = Request::new()
+            .payload(payload)
+            .headers(headers)
+            .timeout(Some(ACK_TIMEOUT));
+        let answer = match self.js.client().send_request(id.subject(), request).await {
+            Ok(answer) => answer,
+            Err(error) => return Answer::from(&error),
+        };
+        match serde_json::from_slice::<PubAck>(&answer.payload) {
+            Ok(ack) => {
+                if let Some(error) = &ack.error {
+                    debug!(aggregate.id = %id, nats.code = error.err_code, "an append was refused");
+                }
+                Answer::from(ack)
+            }
+            Err(error) => Answer::None(error.to_string()),
+        }
     }
 
     /// What became of an append: its command id in the subject's last commit says that it took effect, another commit
@@ -419,29 +479,19 @@ impl Journal {
             .get_stream_no_info(JOURNAL_STREAM)
             .await
             .map_err(BusError::unavailable)?;
-        let config = OrderedConfig {
-            filter_subject: id.subject(),
-            deliver_policy: DeliverPolicy::All,
-            ..OrderedConfig::default()
-        };
-        let consumer = stream
-            .create_consumer(config)
-            .await
-            .map_err(BusError::unavailable)?;
-        let mut messages = consumer.messages().await.map_err(BusError::unavailable)?;
+        let mut messages = InOrder::read(&stream, &id.subject(), DeliverPolicy::All).await?;
         let mut commits = vec![];
-        while let Some(message) = messages.next().await {
-            let message = message.map_err(BusError::unavailable)?;
+        loop {
+            let message = messages.next().await?;
             let sequence = message.info().map_err(BusError::unavailable)?.stream_sequence;
             commits.push((
                 sequence,
                 Commit::decode(&message.payload).map_err(|e| unreadable(id, &e))?,
             ));
             if sequence >= last {
-                break;
+                return Ok(commits);
             }
         }
-        Ok(commits)
     }
 }
 

@@ -51,7 +51,10 @@ fn heartbeats() -> Config {
     }
 }
 
-/// Makes the streams that are missing and checks those that exist.
+/// Copies of each stream in a cluster. Whoever wants another number makes the streams himself.
+const REPLICAS: usize = 3;
+
+/// Makes the streams that are missing (with three replicas in a cluster) and checks those that exist.
 ///
 /// # Errors
 /// When NATS isn't available, or a stream's settings contradict ours.
@@ -65,7 +68,10 @@ async fn ensure(js: &Context, name: &'static str, ours: Config) -> Result<(), Bu
         Ok(stream) => check(name, &ours, &stream.cached_info().config),
         Err(error) => match error.kind() {
             GetStreamErrorKind::JetStream(ref api) if is_not_found(api) => {
-                js.create_stream(ours).await.map_err(BusError::unavailable)?;
+                let clustered = js.client().server_info().cluster.is_some();
+                let num_replicas = if clustered { REPLICAS } else { 1 };
+                let config = Config { num_replicas, ..ours };
+                js.create_stream(config).await.map_err(BusError::unavailable)?;
                 info!(nats.stream = name, "made the stream {name}");
                 Ok(())
             }
@@ -74,7 +80,7 @@ async fn ensure(js: &Context, name: &'static str, ours: Config) -> Result<(), Bu
     }
 }
 
-fn is_not_found(error: &async_nats::jetstream::Error) -> bool {
+pub(crate) fn is_not_found(error: &async_nats::jetstream::Error) -> bool {
     error.error_code() == async_nats::jetstream::ErrorCode::STREAM_NOT_FOUND
 }
 
@@ -110,7 +116,12 @@ fn check(stream: &'static str, ours: &Config, theirs: &Config) -> Result<(), Bus
         mirror,
         sources
     );
-    compare!(subject_transform, allow_atomic_publish, allow_message_counter);
+    compare!(
+        subject_transform,
+        persist_mode,
+        allow_atomic_publish,
+        allow_message_counter
+    );
     let unlimited = |limit: i64| if limit <= 0 { -1 } else { limit };
     compare(
         "max_messages_per_subject",

@@ -1,0 +1,307 @@
+//! One writer and the journal: what a command leaves there, and what it never does.
+
+use crate::events::{
+    agent_key, check, commit, connect, journal, meta, named, open, provider_key, register, request_wake,
+    stored,
+};
+use futures::StreamExt;
+use reveille_bus::{
+    BusError, CommandError, CommitMeta, Expected, FACTS, JOURNAL_STREAM, Journal, commit::RECENT_COMMANDS,
+};
+use reveille_domain::{Agent, AgentCommand, Provider, Rejection};
+use std::time::Duration;
+
+#[tokio::test]
+async fn commits_chain_by_hash_and_number_their_events_without_a_gap() {
+    let (_nats, connection, journal) = journal().await;
+    let ids = [agent_key(), named("one"), named("two")];
+    for _ in 0..4 {
+        for id in &ids {
+            commit(&journal, id).await;
+        }
+    }
+    let all = stored(&connection).await;
+    assert_eq!(all.len(), 12);
+    check(&all);
+    for id in &ids {
+        let subject = id.subject();
+        let of_id: Vec<_> = all.iter().filter(|stored| stored.subject == subject).collect();
+        assert_eq!(of_id.len(), 4);
+    }
+    let history = journal.history::<Provider>(&ids[1]).await.unwrap();
+    let sequences: Vec<_> = history.iter().map(|(sequence, _)| *sequence).collect();
+    assert_eq!(sequences, [2, 5, 8, 11]);
+    assert!(
+        journal
+            .history::<Agent>(&named("three"))
+            .await
+            .unwrap()
+            .is_empty()
+    );
+}
+
+#[tokio::test]
+async fn a_refused_or_needless_command_leaves_nothing() {
+    let (_nats, connection, journal) = journal().await;
+    let id = provider_key();
+    let refused = journal.execute::<Provider>(&id, request_wake(), &meta(0)).await;
+    assert!(
+        matches!(refused, Err(CommandError::Rejected(Rejection::NotRegistered))),
+        "{refused:?}"
+    );
+    let first = journal
+        .execute::<Provider>(&id, register(&id), &meta(0))
+        .await
+        .unwrap();
+    let again = journal
+        .execute::<Provider>(&id, register(&id), &meta(1))
+        .await
+        .unwrap();
+    assert_eq!((again.events.len(), again.sequence), (0, first.sequence));
+    assert_eq!(again.state, first.state);
+    assert_eq!(stored(&connection).await.len(), 1);
+}
+
+#[tokio::test]
+async fn a_command_that_comes_again_takes_effect_once() {
+    let (_nats, connection, journal) = journal().await;
+    let id = agent_key();
+    let (command, meta_once) = (connect(), meta(0));
+    let first = journal
+        .execute::<Agent>(&id, command.clone(), &meta_once)
+        .await
+        .unwrap();
+    // As many other commands as are remembered come in between.
+    for _ in 0..RECENT_COMMANDS {
+        commit(&journal, &id).await;
+    }
+    let AgentCommand::Connect {
+        name, version, at, ..
+    } = connect();
+    // Another session, so that only the command's id can tell that it was there before.
+    let session = reveille_domain::SessionId(uuid::Uuid::now_v7());
+    let command = AgentCommand::Connect {
+        name,
+        session,
+        version,
+        at,
+    };
+    let again = journal.execute::<Agent>(&id, command, &meta_once).await.unwrap();
+    assert!(again.events.is_empty());
+    let all = stored(&connection).await;
+    assert_eq!(all.len(), 1 + RECENT_COMMANDS);
+    assert_eq!(again.sequence, all.len() as u64);
+    assert_eq!(first.sequence, 1);
+    assert!(
+        all.iter()
+            .all(|stored| stored.agent().recent_command_ids.len() <= RECENT_COMMANDS)
+    );
+    check(&all);
+}
+
+#[tokio::test]
+async fn subscribers_hear_accepted_commits_only_with_their_sequence() {
+    let (nats, _connection, journal) = journal().await;
+    let raw = nats.connect().await;
+    let mut facts = raw.subscribe(FACTS).await.unwrap();
+    raw.flush().await.unwrap();
+    let id = provider_key();
+    let sequence = commit(&journal, &id).await;
+    // A rival's append that stands on no commit: the server refuses it.
+    let mut headers = async_nats::HeaderMap::new();
+    headers.insert("Nats-Expected-Last-Subject-Sequence", "0");
+    let refused = raw
+        .request_with_headers(id.subject(), headers, "forged".into())
+        .await
+        .unwrap();
+    let refused = String::from_utf8_lossy(&refused.payload).into_owned();
+    assert!(refused.contains("10071"), "{refused}");
+    let last = commit(&journal, &id).await;
+
+    for expected in [sequence, last] {
+        let fact = tokio::time::timeout(Duration::from_secs(5), facts.next())
+            .await
+            .unwrap()
+            .unwrap();
+        assert_eq!(fact.subject.as_str(), "reveille.facts.provider.gpu-box.vllm");
+        let headers = fact.headers.unwrap();
+        assert_eq!(
+            headers.get("Nats-Sequence").unwrap().as_str(),
+            expected.to_string()
+        );
+        assert_eq!(
+            headers.get("Reveille-Event-Types").unwrap().as_str(),
+            "ProviderRegistered"
+        );
+    }
+    let more = tokio::time::timeout(Duration::from_millis(200), facts.next()).await;
+    assert!(more.is_err(), "{more:?}");
+}
+
+#[tokio::test]
+async fn a_commit_that_this_version_cannot_read_stops_its_aggregate_alone() {
+    let (nats, _connection, journal) = journal().await;
+    let raw = nats.connect().await;
+    for (name, poison) in [("newer", r#"{"v":2,"state_version":1}"#), ("broken", "poison")] {
+        let id = named(name);
+        raw.request(id.subject(), poison.into()).await.unwrap();
+        let error = journal
+            .execute::<Provider>(&id, register(&id), &meta(0))
+            .await
+            .unwrap_err();
+        let CommandError::Bus(BusError::Unreadable { aggregate, .. }) = &error else {
+            panic!("{error:?}")
+        };
+        assert_eq!(aggregate, &format!("provider gpu-box/{name}"));
+        assert!(
+            error.to_string().contains("newer version") == (name == "newer"),
+            "{error}"
+        );
+    }
+    commit(&journal, &named("fine")).await;
+}
+
+#[tokio::test]
+async fn a_commit_too_large_for_the_server_or_the_stream_is_refused_at_once() {
+    let (_nats, connection, journal) = journal().await;
+    let id = agent_key();
+    let cause = "x".repeat(connection.client().max_payload());
+    let large = CommitMeta::new(&cause, crate::events::at(0));
+    let started = std::time::Instant::now();
+    let error = journal
+        .execute::<Agent>(&id, connect(), &large)
+        .await
+        .unwrap_err();
+    assert!(
+        matches!(error, CommandError::Bus(BusError::TooLarge { bytes }) if bytes > cause.len()),
+        "{error:?}"
+    );
+
+    let js = connection.jetstream();
+    let mut config = js
+        .get_stream(JOURNAL_STREAM)
+        .await
+        .unwrap()
+        .cached_info()
+        .config
+        .clone();
+    config.max_message_size = 4096;
+    js.update_stream(config).await.unwrap();
+    let large = CommitMeta::new(&"x".repeat(5000), crate::events::at(0));
+    let error = journal
+        .execute::<Agent>(&id, connect(), &large)
+        .await
+        .unwrap_err();
+    assert!(
+        matches!(error, CommandError::Bus(BusError::TooLarge { bytes }) if bytes > 5000),
+        "{error:?}"
+    );
+    assert!(
+        started.elapsed() < Duration::from_secs(2),
+        "{:?}",
+        started.elapsed()
+    );
+    assert!(stored(&connection).await.is_empty());
+}
+
+#[tokio::test]
+async fn a_full_journal_refuses_commits_and_keeps_what_it_has() {
+    let (_nats, connection, journal) = journal().await;
+    let first = commit(&journal, &named("kept")).await;
+    let js = connection.jetstream();
+    let mut config = js
+        .get_stream(JOURNAL_STREAM)
+        .await
+        .unwrap()
+        .cached_info()
+        .config
+        .clone();
+    config.max_messages = 1;
+    js.update_stream(config.clone()).await.unwrap();
+    let id = named("refused");
+    let refused = tokio::spawn({
+        let (journal, id) = (journal.clone(), id.clone());
+        async move { journal.execute::<Provider>(&id, register(&id), &meta(0)).await }
+    });
+    let error = refused.await.unwrap().unwrap_err();
+    // It was refused: nobody needs to wonder whether it took effect.
+    assert!(
+        matches!(&error, CommandError::Bus(BusError::Unavailable(reason)) if reason.contains("maximum")),
+        "{error:?}"
+    );
+    let all = stored(&connection).await;
+    assert_eq!(
+        all.iter().map(|stored| stored.sequence).collect::<Vec<_>>(),
+        [first]
+    );
+    config.max_messages = -1;
+    js.update_stream(config).await.unwrap();
+    commit(&journal, &id).await;
+}
+
+#[tokio::test]
+async fn a_command_to_a_server_that_is_away_fails_within_seconds() {
+    let (nats, _connection, journal) = journal().await;
+    nats.process().sigstop();
+    let started = std::time::Instant::now();
+    let error = journal
+        .execute::<Agent>(&agent_key(), connect(), &meta(0))
+        .await
+        .unwrap_err();
+    assert!(
+        matches!(error, CommandError::Bus(BusError::Unavailable(_))),
+        "{error:?}"
+    );
+    assert!(
+        started.elapsed() < Duration::from_secs(4),
+        "{:?}",
+        started.elapsed()
+    );
+    nats.process().sigcont();
+    commit(&journal, &agent_key()).await;
+}
+
+#[tokio::test]
+async fn appends_name_the_commit_they_stand_on() {
+    let (_nats, connection, journal) = journal().await;
+    let id = provider_key();
+    assert_eq!(
+        journal.load::<Provider>(&id).await.unwrap().expected(),
+        Expected::NoCommit
+    );
+    let sequence = commit(&journal, &id).await;
+    assert_eq!(
+        journal.load::<Provider>(&id).await.unwrap().expected(),
+        Expected::After(sequence)
+    );
+    commit(&journal, &id).await;
+    let stream = connection.jetstream().get_stream(JOURNAL_STREAM).await.unwrap();
+    for (sequence, stands_on) in [(1, "0"), (2, "1")] {
+        let message = stream.get_raw_message(sequence).await.unwrap();
+        let header = message
+            .headers
+            .get("Nats-Expected-Last-Subject-Sequence")
+            .unwrap();
+        assert_eq!(header.as_str(), stands_on);
+    }
+}
+
+/// Power loss is another test's matter; a killed server alone must forget nothing that it acknowledged.
+#[tokio::test]
+async fn acknowledged_commits_survive_a_killed_server_byte_for_byte() {
+    let (mut nats, connection, journal) = journal().await;
+    for _ in 0..20 {
+        commit(&journal, &agent_key()).await;
+    }
+    let before = stored(&connection).await;
+    nats.restart().await;
+    let again = open(&nats.url()).await;
+    let after = stored(&again).await;
+    let bytes = |all: &[crate::events::Stored]| -> Vec<_> {
+        all.iter()
+            .map(|stored| (stored.sequence, stored.hash()))
+            .collect()
+    };
+    assert_eq!(bytes(&before), bytes(&after));
+    commit(&Journal::new(again.jetstream()), &agent_key()).await;
+}

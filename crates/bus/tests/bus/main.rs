@@ -1,0 +1,9 @@
+//! The journal and the messages around it, on real nats-servers of the tests' own.
+#![expect(clippy::unwrap_used, reason = "in a test, a panic is the way to fail")]
+
+mod commits;
+mod events;
+mod journal;
+mod races;
+mod store;
+mod streams;

@@ -1,0 +1,158 @@
+//! Many writers at once: one wins each commit, and nothing is decided twice.
+
+use crate::events::{
+    PATIENCE, agent_key, check, commit, connect, journal, meta, named, open, provider_key, register,
+    request_wake, stored,
+};
+use futures::future::join_all;
+use reveille_bus::{Journal, ensure_streams};
+use reveille_domain::{Agent, Provider, ProviderEvent, Status};
+use reveille_tests::{Nats, wait_until};
+use std::collections::HashSet;
+
+/// Journals over connections of their own, as replicas have them.
+async fn replicas(nats: &Nats, count: usize) -> Vec<Journal> {
+    let connections = (0..count).map(|_| async { Journal::new(open(&nats.url()).await.jetstream()) });
+    join_all(connections).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_sixteen_first_commits_one_is_the_first_and_all_are_decided() {
+    let (nats, connection, _) = journal().await;
+    let journals = replicas(&nats, 16).await;
+    let id = agent_key();
+    // Each is another session, so each ends as a commit of its own or not at all.
+    let executed = journals.iter().map(async |journal| {
+        let done = journal.execute::<Agent>(&id, connect(), &meta(0)).await;
+        done.unwrap()
+    });
+    let executed = tokio::time::timeout(PATIENCE, join_all(executed)).await.unwrap();
+    let sequences: HashSet<_> = executed.iter().map(|done| done.sequence).collect();
+    let epochs: HashSet<_> = executed.iter().map(|done| done.state.epoch()).collect();
+    assert_eq!(
+        (sequences.len(), epochs.len()),
+        (16, 16),
+        "each sequence has one winner"
+    );
+    let all = stored(&connection).await;
+    assert_eq!(all.len(), 16);
+    check(&all);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_thousand_requests_through_four_replicas_share_one_wake() {
+    let (nats, connection, journal) = journal().await;
+    let id = provider_key();
+    commit(&journal, &id).await;
+    let journals = replicas(&nats, 4).await;
+    let asked = (0..1000).map(|index| {
+        let (journal, id) = (journals[index % 4].clone(), id.clone());
+        tokio::spawn(async move { journal.execute::<Provider>(&id, request_wake(), &meta(10)).await })
+    });
+    let asked = tokio::time::timeout(PATIENCE, join_all(asked)).await.unwrap();
+    let mut wakes = HashSet::new();
+    let mut requested = 0;
+    for done in asked {
+        let done = done.unwrap().unwrap();
+        requested += done.events.len();
+        let Provider::Registered(provider) = done.state else {
+            panic!("{:?}", done.state)
+        };
+        let Status::Waking { wake, .. } = provider.status else {
+            panic!("{:?}", provider.status)
+        };
+        wakes.insert(wake.id);
+    }
+    assert_eq!((wakes.len(), requested), (1, 1), "everybody joins the same wake");
+    let all = stored(&connection).await;
+    let is_request = |event: &ProviderEvent| matches!(event, ProviderEvent::WakeRequested { .. });
+    let requests = all
+        .iter()
+        .flat_map(|stored| stored.provider().events)
+        .filter(is_request);
+    assert_eq!(requests.count(), 1);
+    check(&all);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cluster_decides_races_as_one_server_does() {
+    let nodes = Nats::start_cluster().await;
+    let connections = join_all(nodes.iter().map(|node| async { open(&node.url()).await })).await;
+    wait_until("the streams are there", PATIENCE, async || {
+        ensure_streams(&connections[0].jetstream()).await.ok()
+    })
+    .await;
+    for name in [reveille_bus::JOURNAL_STREAM, reveille_bus::HEARTBEATS_STREAM] {
+        let stream = connections[0].jetstream().get_stream(name).await.unwrap();
+        assert_eq!(stream.cached_info().config.num_replicas, 3, "{name}");
+    }
+    let journals: Vec<_> = connections.iter().map(|c| Journal::new(c.jetstream())).collect();
+    let agents = (0..24).map(async |index: usize| {
+        let id = agent_key();
+        journals[index % 3]
+            .execute::<Agent>(&id, connect(), &meta(0))
+            .await
+            .unwrap()
+    });
+    let agents = tokio::time::timeout(PATIENCE, join_all(agents)).await.unwrap();
+    let sequences: HashSet<_> = agents.iter().map(|done| done.sequence).collect();
+    assert_eq!(sequences.len(), 24);
+
+    let id = named("shared");
+    journals[0]
+        .execute::<Provider>(&id, register(&id), &meta(0))
+        .await
+        .unwrap();
+    let asked = (0..100).map(async |index: usize| {
+        journals[index % 3]
+            .execute::<Provider>(&id, request_wake(), &meta(10))
+            .await
+            .unwrap()
+    });
+    let asked = tokio::time::timeout(PATIENCE, join_all(asked)).await.unwrap();
+    assert_eq!(asked.iter().map(|done| done.events.len()).sum::<usize>(), 1);
+    let all = stored(&connections[0]).await;
+    assert_eq!(all.len(), 26);
+    check(&all);
+}
+
+/// Which codes a cluster gives to a lost race; the journal must know each of them.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cluster_has_two_codes_for_a_lost_race() {
+    let nodes = Nats::start_cluster().await;
+    let connection = open(&nodes[0].url()).await;
+    wait_until("the streams are there", PATIENCE, async || {
+        ensure_streams(&connection.jetstream()).await.ok()
+    })
+    .await;
+    let client = connection.client();
+    let mut codes = HashSet::new();
+    for round in 0..50 {
+        let subject = agent_key().subject() + &round.to_string();
+        let appends = (0..16).map(async |_| {
+            let mut headers = async_nats::HeaderMap::new();
+            headers.insert("Nats-Expected-Last-Subject-Sequence", "0");
+            let answer = client
+                .request_with_headers(subject.clone(), headers, "x".into())
+                .await;
+            String::from_utf8(answer.unwrap().payload.to_vec()).unwrap()
+        });
+        let answers = join_all(appends).await;
+        let won = answers
+            .iter()
+            .filter(|answer| !answer.contains("err_code"))
+            .count();
+        assert_eq!(won, 1, "{answers:?}");
+        for code in [10071, 10164] {
+            if answers.iter().any(|answer| answer.contains(&code.to_string())) {
+                codes.insert(code);
+            }
+        }
+        let lost = |answer: &&String| answer.contains("10071") || answer.contains("10164");
+        assert_eq!(answers.iter().filter(lost).count(), 15, "{answers:?}");
+        if codes.len() == 2 {
+            return;
+        }
+    }
+    panic!("only {codes:?} were seen");
+}

@@ -1,0 +1,195 @@
+//! The streams: made, checked, and made again when somebody took them away.
+
+use crate::events::{PATIENCE, agent_key, commit, journal, open, stored};
+use async_nats::jetstream::stream::{Config, StorageType};
+use reveille_bus::{
+    BusError, Connection, Follow, Followed, Follower, HEARTBEATS_STREAM, JOURNAL_STREAM, NatsOptions,
+    ensure_streams,
+};
+use reveille_tests::Nats;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpListener,
+};
+
+#[tokio::test]
+async fn streams_are_made_once_and_found_from_then_on() {
+    let nats = Nats::start().await;
+    let connection = open(&nats.url()).await;
+    let js = connection.jetstream();
+    // Several processes start at once.
+    let (a, b, c) = tokio::join!(ensure_streams(&js), ensure_streams(&js), ensure_streams(&js));
+    for made in [a, b, c, ensure_streams(&js).await] {
+        made.unwrap();
+    }
+    let config = |name| {
+        let js = js.clone();
+        async move { js.get_stream(name).await.unwrap().cached_info().config.clone() }
+    };
+    let (journal, heartbeats) = (config(JOURNAL_STREAM).await, config(HEARTBEATS_STREAM).await);
+    assert!(journal.deny_delete && journal.deny_purge && !journal.no_ack);
+    assert!(heartbeats.no_ack && heartbeats.max_messages_per_subject == 1);
+    assert_eq!(
+        (journal.storage, heartbeats.storage),
+        (StorageType::File, StorageType::File)
+    );
+}
+
+#[tokio::test]
+async fn a_stream_with_other_settings_is_refused_and_the_difference_named() {
+    let nats = Nats::start().await;
+    let connection = open(&nats.url()).await;
+    let js = connection.jetstream();
+    let theirs = || Config {
+        name: JOURNAL_STREAM.to_owned(),
+        subjects: vec!["reveille.events.>".to_owned()],
+        ..Config::default()
+    };
+    let cases = [
+        (
+            Config {
+                storage: StorageType::Memory,
+                ..theirs()
+            },
+            "storage is Memory, should be File",
+        ),
+        (
+            Config {
+                max_age: std::time::Duration::from_secs(60),
+                ..theirs()
+            },
+            "max_age is 60s, should be 0ns",
+        ),
+        (
+            Config {
+                max_messages_per_subject: 1,
+                ..theirs()
+            },
+            "max_messages_per_subject is 1, should be -1",
+        ),
+        (theirs(), "republish is None"),
+        (
+            Config {
+                subjects: vec!["reveille.events.*".to_owned()],
+                ..theirs()
+            },
+            r#"subjects is ["reveille.events.*"]"#,
+        ),
+    ];
+    for (config, difference) in cases {
+        js.create_stream(config).await.unwrap();
+        let error = ensure_streams(&js).await.unwrap_err();
+        assert!(
+            matches!(
+                error,
+                BusError::StreamMismatch {
+                    stream: JOURNAL_STREAM,
+                    ..
+                }
+            ),
+            "{error}"
+        );
+        assert!(error.to_string().contains(difference), "{error}");
+        let mut follower = Follower::new(&connection, Follow::Latest);
+        let told = tokio::time::timeout(PATIENCE, follower.next()).await.unwrap();
+        assert!(matches!(told, Err(BusError::StreamMismatch { .. })), "{told:?}");
+        js.delete_stream(JOURNAL_STREAM).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn sizes_and_descriptions_may_differ() {
+    let nats = Nats::start().await;
+    let connection = open(&nats.url()).await;
+    let js = connection.jetstream();
+    ensure_streams(&js).await.unwrap();
+    let mut config = js
+        .get_stream(JOURNAL_STREAM)
+        .await
+        .unwrap()
+        .cached_info()
+        .config
+        .clone();
+    config.max_bytes = 1 << 30;
+    config.description = Some("ours".to_owned());
+    js.update_stream(config).await.unwrap();
+    ensure_streams(&js).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_journal_that_is_deleted_under_us_is_made_again() {
+    let (_nats, connection, journal) = journal().await;
+    let js = connection.jetstream();
+    for _ in 0..3 {
+        commit(&journal, &agent_key()).await;
+    }
+    // By the writer, which had seen the aggregate, and one that hadn't.
+    js.delete_stream(JOURNAL_STREAM).await.unwrap();
+    assert_eq!(commit(&journal, &agent_key()).await, 1);
+    js.delete_stream(JOURNAL_STREAM).await.unwrap();
+    assert!(
+        journal
+            .history::<reveille_domain::Agent>(&agent_key())
+            .await
+            .unwrap()
+            .is_empty()
+    );
+    // By the follower alone.
+    let mut follower = Follower::new(&connection, Follow::Latest);
+    while !matches!(follower.next().await.unwrap(), Followed::CaughtUp { .. }) {}
+    js.delete_stream(JOURNAL_STREAM).await.unwrap();
+    let told = tokio::time::timeout(PATIENCE, follower.next())
+        .await
+        .unwrap()
+        .unwrap();
+    assert!(matches!(told, Followed::CaughtUp { sequence: 0 }), "{told:?}");
+    assert_eq!(commit(&journal, &agent_key()).await, 1);
+    assert_eq!(stored(&connection).await.len(), 1);
+}
+
+#[tokio::test]
+async fn too_old_a_server_is_refused() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("nats://{}", listener.local_addr().unwrap());
+    let server = tokio::spawn(async move {
+        let (mut socket, _) = listener.accept().await.unwrap();
+        let info = r#"{"server_id":"x","server_name":"old","version":"2.9.10","go":"go1.19","host":"127.0.0.1",
+            "port":4222,"headers":true,"max_payload":1048576,"proto":1,"client_id":1,"jetstream":true}"#;
+        let info = format!("INFO {}\r\n", info.replace('\n', ""));
+        socket.write_all(info.as_bytes()).await.unwrap();
+        let mut buffer = vec![0; 4096];
+        while socket.read(&mut buffer).await.is_ok_and(|read| read > 0) {
+            let _ = socket.write_all(b"PONG\r\n").await;
+        }
+    });
+    let options = NatsOptions {
+        url,
+        name: "test".to_owned(),
+    };
+    // Trying again would not help, so `open` ends too.
+    let opened = tokio::time::timeout(PATIENCE, Connection::open(&options))
+        .await
+        .unwrap();
+    let error = opened.unwrap_err();
+    assert!(
+        matches!(&error, BusError::ServerTooOld { found, .. } if found == "2.9.10"),
+        "{error}"
+    );
+    assert!(error.to_string().contains("2.12.0"), "{error}");
+    tokio::time::timeout(PATIENCE, server)
+        .await
+        .expect("the connection is closed")
+        .unwrap();
+}
+
+#[tokio::test]
+async fn a_server_that_comes_late_is_waited_for() {
+    let mut nats = Nats::start().await;
+    nats.kill9();
+    let url = nats.url();
+    let opened = tokio::spawn(async move { open(&url).await });
+    nats.restart().await;
+    let connection = opened.await.unwrap();
+    assert!(connection.is_connected());
+    assert_eq!(*connection.generation().borrow(), 1);
+}
