@@ -1,0 +1,149 @@
+//! Reading a request's body into memory: JSON only, up to a limit, counted against what all held bodies may take.
+
+use super::error::ApiError;
+use crate::inference::{BodyBudget, HeldBytes};
+use axum::{
+    body::{Body, BodyDataStream},
+    http::{HeaderMap, header},
+};
+use bytes::{Bytes, BytesMut};
+use futures::StreamExt;
+use std::time::Duration;
+
+/// What is set aside at once for a body whose length is known, in bytes: a client that announces much and sends
+/// nothing holds no more.
+const MAX_FIRST_ALLOCATION_BYTES: usize = 1024 * 1024;
+
+/// A refused body is read on and thrown away for this long and this far, so that a client that only reads when it has
+/// sent everything sees the refusal and not a broken connection.
+const LINGER: Duration = Duration::from_secs(1);
+const MAX_LINGER_BYTES: usize = 64 * 1024 * 1024;
+
+/// A request's body, and its share of the memory for bodies.
+#[derive(Debug)]
+pub(crate) struct HeldBody {
+    /// The bytes.
+    pub bytes: Bytes,
+    /// Gives the share back when it is dropped.
+    pub held: HeldBytes,
+}
+
+/// Refuses what doesn't say that it is plain JSON. No content type at all is taken as JSON.
+pub(crate) fn check_media_type(headers: &HeaderMap) -> Result<(), ApiError> {
+    let refuse = |what: &str, value: &[u8]| {
+        let value: String = String::from_utf8_lossy(value)
+            .chars()
+            .filter(|c| !c.is_control())
+            .take(100)
+            .collect();
+        Err(ApiError::UnsupportedMedia {
+            what: format!("{what} is {value:?}"),
+        })
+    };
+    if let Some(encoding) = headers.get(header::CONTENT_ENCODING)
+        && !encoding.as_bytes().eq_ignore_ascii_case(b"identity")
+    {
+        return refuse("content-encoding", encoding.as_bytes());
+    }
+    match headers.get(header::CONTENT_TYPE) {
+        Some(value) if !is_json(value.as_bytes()) => refuse("content-type", value.as_bytes()),
+        Some(_) | None => Ok(()),
+    }
+}
+
+fn is_json(content_type: &[u8]) -> bool {
+    let essence = content_type
+        .split(|byte| *byte == b';')
+        .next()
+        .unwrap_or_default()
+        .trim_ascii();
+    let essence = essence.to_ascii_lowercase();
+    essence == b"application/json" || (essence.starts_with(b"application/") && essence.ends_with(b"+json"))
+}
+
+/// Reads the whole body. `idle` is how long nothing may come.
+pub(crate) async fn read(
+    headers: &HeaderMap,
+    body: Body,
+    limit: usize,
+    idle: Duration,
+    budget: &BodyBudget,
+) -> Result<HeldBody, ApiError> {
+    let mut chunks = body.into_data_stream();
+    let waits_for_leave = headers.contains_key(header::EXPECT);
+    let announced = announced_bytes(headers);
+    if waits_for_leave && announced.is_some_and(|bytes| bytes > limit as u64) {
+        return Err(ApiError::TooLarge { limit });
+    }
+    let read = read_chunks(&mut chunks, announced, limit, idle, budget).await;
+    if let Err(ApiError::TooLarge { .. } | ApiError::MemoryFull { .. }) = &read {
+        linger(&mut chunks).await;
+    }
+    read
+}
+
+async fn linger(chunks: &mut BodyDataStream) {
+    let mut left = MAX_LINGER_BYTES;
+    let drain = async {
+        while let Some(Ok(chunk)) = chunks.next().await
+            && chunk.len() <= left
+        {
+            left -= chunk.len();
+        }
+    };
+    // What has not come by then doesn't matter.
+    let _ = tokio::time::timeout(LINGER, drain).await;
+}
+
+async fn read_chunks(
+    chunks: &mut BodyDataStream,
+    announced: Option<u64>,
+    limit: usize,
+    idle: Duration,
+    budget: &BodyBudget,
+) -> Result<HeldBody, ApiError> {
+    if announced.is_some_and(|bytes| bytes > limit as u64) {
+        return Err(ApiError::TooLarge { limit });
+    }
+    let mut held = budget.hold();
+    let mut next = async || match tokio::time::timeout(idle, chunks.next()).await {
+        Err(_) => Err(ApiError::BodyTimeout { idle }),
+        Ok(None) => Ok(None),
+        Ok(Some(Ok(chunk))) => Ok(Some(chunk)),
+        Ok(Some(Err(_))) => Err(ApiError::invalid("incomplete_body", None, "the body broke off")),
+    };
+    let mut take = |length: usize, chunk: &Bytes| {
+        if length + chunk.len() > limit {
+            return Err(ApiError::TooLarge { limit });
+        }
+        held.add(chunk.len())
+            .map_err(|limit| ApiError::MemoryFull { limit })
+    };
+    // Most bodies come in one piece, which needs no copy.
+    let first = next().await?.unwrap_or_default();
+    take(0, &first)?;
+    let Some(second) = next().await? else {
+        return Ok(HeldBody { bytes: first, held });
+    };
+    let capacity = announced
+        .and_then(|bytes| usize::try_from(bytes).ok())
+        .unwrap_or(0);
+    let mut whole = BytesMut::with_capacity(capacity.min(MAX_FIRST_ALLOCATION_BYTES));
+    whole.extend_from_slice(&first);
+    drop(first);
+    let mut chunk = Some(second);
+    while let Some(more) = chunk {
+        take(whole.len(), &more)?;
+        whole.extend_from_slice(&more);
+        drop(more);
+        chunk = next().await?;
+    }
+    Ok(HeldBody {
+        bytes: whole.freeze(),
+        held,
+    })
+}
+
+fn announced_bytes(headers: &HeaderMap) -> Option<u64> {
+    headers.get(header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
+}

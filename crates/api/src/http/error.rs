@@ -1,0 +1,153 @@
+//! Every refusal and failure that an HTTP client can see. What it sees of them is in [`super::answer`].
+
+use super::answer::Answer;
+use crate::wakes::{SleepError, WakeError};
+use axum::{
+    http::StatusCode,
+    response::{IntoResponse, Response},
+};
+use reveille_bus::relay::RelayError;
+use reveille_domain::{ModelName, ProviderId, WakeId, rows::RowsError};
+use std::time::Duration;
+use thiserror::Error;
+use tracing::{info, warn};
+
+/// Why a request isn't answered as asked.
+#[derive(Debug, Error)]
+pub(crate) enum ApiError {
+    /// The request makes no sense.
+    #[error("{message}")]
+    Invalid {
+        /// The error's code.
+        code: &'static str,
+        /// The field or header that is wrong.
+        param: Option<&'static str>,
+        /// What is wrong with it.
+        message: String,
+    },
+    #[error("there is nothing at this path")]
+    UnknownPath,
+    #[error("this path doesn't take that method")]
+    MethodNotAllowed,
+    #[error("the body is larger than {limit} bytes")]
+    TooLarge { limit: usize },
+    #[error("the body must be JSON without a content encoding: {what}")]
+    UnsupportedMedia { what: String },
+    #[error("the body did not arrive: nothing came for {} s", idle.as_secs())]
+    BodyTimeout { idle: Duration },
+    #[error("the request bodies that wait take up all the memory set aside for them ({limit} bytes)")]
+    MemoryFull { limit: usize },
+    #[error("the model `{model}` does not exist{}", suggestion(nearest))]
+    UnknownModel { model: ModelName, nearest: Vec<String> },
+    /// A row or provider that was asked for by its name.
+    #[error("there is no {what} {name}")]
+    NotFound { what: &'static str, name: String },
+    #[error("{provider} is asleep, and the request asks not to wake it")]
+    Asleep { provider: ProviderId },
+    #[error("{provider} is waking: ask again")]
+    Waking {
+        provider: ProviderId,
+        wake_id: WakeId,
+        left: Option<Duration>,
+    },
+    #[error(transparent)]
+    Wake(Box<WakeError>),
+    #[error(transparent)]
+    Sleep(#[from] SleepError),
+    #[error("{provider}: {error}")]
+    Relay {
+        provider: ProviderId,
+        wake_id: Option<WakeId>,
+        error: RelayError,
+    },
+    /// The backend's answer can't be passed on.
+    #[error("the backend of {provider} answered {what}")]
+    BadAnswer {
+        provider: ProviderId,
+        wake_id: Option<WakeId>,
+        what: String,
+    },
+    #[error(transparent)]
+    Rows(#[from] RowsError),
+    /// The fold of the journal isn't there yet.
+    #[error("this replica has not read the journal yet")]
+    NotReady,
+}
+
+fn suggestion(nearest: &[String]) -> String {
+    if nearest.is_empty() {
+        String::new()
+    } else {
+        format!("; similar names: {}", nearest.join(", "))
+    }
+}
+
+impl From<WakeError> for ApiError {
+    fn from(error: WakeError) -> Self {
+        Self::Wake(Box::new(error))
+    }
+}
+
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        let answer = self.answer();
+        self.log(&answer);
+        answer.into_response()
+    }
+}
+
+impl ApiError {
+    /// A request that makes no sense.
+    pub fn invalid(
+        code: &'static str,
+        param: impl Into<Option<&'static str>>,
+        message: impl Into<String>,
+    ) -> Self {
+        Self::Invalid {
+            code,
+            param: param.into(),
+            message: message.into(),
+        }
+    }
+
+    /// True when no backend can have seen the request.
+    pub fn never_handed_over(&self) -> bool {
+        match self {
+            Self::Relay { error, .. } => error.never_handed_over(),
+            Self::BadAnswer { .. } => false,
+            Self::Invalid { .. }
+            | Self::UnknownPath
+            | Self::MethodNotAllowed
+            | Self::TooLarge { .. }
+            | Self::UnsupportedMedia { .. }
+            | Self::BodyTimeout { .. }
+            | Self::MemoryFull { .. }
+            | Self::UnknownModel { .. }
+            | Self::NotFound { .. }
+            | Self::Asleep { .. }
+            | Self::Waking { .. }
+            | Self::Wake(_)
+            | Self::Sleep(_)
+            | Self::Rows(_)
+            | Self::NotReady => true,
+        }
+    }
+
+    /// Says it in the log, once: what isn't the caller's own mistake.
+    pub fn log(&self, answer: &Answer) {
+        let (status, code) = (answer.status.as_u16(), answer.object.code);
+        if answer.status.is_server_error() {
+            warn!(
+                http.status = status,
+                error.code = code,
+                "answered {status}: {self}"
+            );
+        } else if answer.status == StatusCode::TOO_MANY_REQUESTS {
+            info!(
+                http.status = status,
+                error.code = code,
+                "answered {status}: {self}"
+            );
+        }
+    }
+}

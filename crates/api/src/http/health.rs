@@ -1,0 +1,52 @@
+//! Whether the process lives, and whether it can answer.
+
+use super::AppState;
+use axum::{Json, extract::State, http::StatusCode, response::IntoResponse};
+use serde::Serialize;
+
+/// What must be so before requests are answered well.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Readiness {
+    /// Everything that was in the journal at the start is folded.
+    pub registry: bool,
+    /// The connection to NATS is up.
+    pub nats: bool,
+    /// The time that all replicas share is known.
+    pub clock: bool,
+}
+
+impl Readiness {
+    const fn is_ready(self) -> bool {
+        self.registry && self.nats && self.clock
+    }
+}
+
+#[derive(Serialize)]
+struct Health {
+    status: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    checks: Option<Readiness>,
+}
+
+pub(super) async fn livez() -> impl IntoResponse {
+    Json(Health {
+        status: "alive",
+        checks: None,
+    })
+}
+
+pub(super) async fn readyz(State(state): State<AppState>) -> impl IntoResponse {
+    let checks = (state.inner.readiness)();
+    let (code, status) = if checks.is_ready() {
+        (StatusCode::OK, "ready")
+    } else {
+        (StatusCode::SERVICE_UNAVAILABLE, "not_ready")
+    };
+    (
+        code,
+        Json(Health {
+            status,
+            checks: Some(checks),
+        }),
+    )
+}

@@ -1,0 +1,141 @@
+//! The HTTP surface: OpenAI's paths under `/v1`, Reveille's own under `/reveille/v1`, health at the root.
+//!
+//! Only inference POSTs and an explicit `wake` wake anything; a `GET` never does. Whatever goes wrong is answered with
+//! OpenAI's error object, with an `x-request-id`.
+
+mod answer;
+mod body;
+mod completions;
+mod error;
+mod extract;
+mod health;
+mod models;
+mod queries;
+mod request_id;
+
+#[cfg(test)]
+mod tests;
+
+pub(crate) use answer::name_provider;
+pub(crate) use error::ApiError;
+pub use health::Readiness;
+pub use queries::EventFeed;
+
+use crate::{
+    inference::{BodyBudget, Fleet, Inference, Live, Timings},
+    registry::Registry,
+    wakes::Wakes,
+};
+use axum::{
+    Router,
+    extract::DefaultBodyLimit,
+    middleware,
+    routing::{get, post},
+};
+use reveille_bus::relay::RelayClient;
+use reveille_domain::rows::Rows;
+use std::sync::Arc;
+
+/// What HTTP requests may take.
+#[derive(Debug, Clone)]
+pub struct HttpLimits {
+    /// The largest request body, in bytes.
+    pub body_bytes: usize,
+    /// What all held request bodies of the process may take, in bytes.
+    pub held_body_bytes: usize,
+    /// How long things take that a request waits for.
+    pub timings: Timings,
+}
+
+impl Default for HttpLimits {
+    fn default() -> Self {
+        Self {
+            body_bytes: 32 * 1024 * 1024,
+            held_body_bytes: 512 * 1024 * 1024,
+            timings: Timings::default(),
+        }
+    }
+}
+
+/// What the handlers share. Cheap to clone.
+#[derive(Clone)]
+pub struct AppState {
+    inner: Arc<Shared>,
+}
+
+struct Shared {
+    fleet: Arc<dyn Fleet>,
+    inference: Arc<Inference>,
+    rows: Arc<dyn Rows>,
+    feed: Arc<dyn EventFeed>,
+    readiness: Box<dyn Fn() -> Readiness + Send + Sync>,
+    bodies: BodyBudget,
+    limits: HttpLimits,
+}
+
+impl AppState {
+    /// Answers from `registry` and `rows`, wakes by `wakes`, sends requests over `relay`.
+    #[must_use]
+    pub fn new(
+        registry: Registry,
+        wakes: Wakes,
+        relay: RelayClient,
+        rows: Arc<dyn Rows>,
+        feed: Arc<dyn EventFeed>,
+        readiness: impl Fn() -> Readiness + Send + Sync + 'static,
+        limits: HttpLimits,
+    ) -> Self {
+        Self::over(
+            Arc::new(Live {
+                registry,
+                wakes,
+                relay,
+            }),
+            rows,
+            feed,
+            readiness,
+            limits,
+        )
+    }
+
+    fn over(
+        fleet: Arc<dyn Fleet>,
+        rows: Arc<dyn Rows>,
+        feed: Arc<dyn EventFeed>,
+        readiness: impl Fn() -> Readiness + Send + Sync + 'static,
+        limits: HttpLimits,
+    ) -> Self {
+        let inference = Arc::new(Inference::new(fleet.clone(), limits.timings.clone()));
+        let bodies = BodyBudget::new(limits.held_body_bytes);
+        let readiness = Box::new(readiness);
+        Self {
+            inner: Arc::new(Shared {
+                fleet,
+                inference,
+                rows,
+                feed,
+                readiness,
+                bodies,
+                limits,
+            }),
+        }
+    }
+}
+
+/// Every path that this process answers.
+pub fn router(state: AppState) -> Router {
+    Router::new()
+        .route("/v1/chat/completions", post(completions::chat_completions))
+        .route("/v1/completions", post(completions::completions))
+        .route("/v1/embeddings", post(completions::embeddings))
+        .route("/v1/models", get(models::list))
+        .route("/v1/models/{*id}", get(models::one))
+        .nest("/reveille/v1", queries::routes())
+        .route("/livez", get(health::livez))
+        .route("/readyz", get(health::readyz))
+        .fallback(async || ApiError::UnknownPath)
+        .method_not_allowed_fallback(async || ApiError::MethodNotAllowed)
+        .layer(DefaultBodyLimit::disable())
+        .layer(middleware::from_fn(request_id::name_requests))
+        .with_state(state)
+}

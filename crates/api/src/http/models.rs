@@ -1,0 +1,169 @@
+//! `/v1/models`, answered from memory: sleeping models are listed, and listing wakes none.
+
+use super::{ApiError, AppState, extract::Path};
+use crate::{
+    inference::{time_left, usual_wake},
+    registry::Known,
+};
+use axum::{Json, extract::State};
+use reveille_domain::{ModelName, ProviderId, Timestamp, WakeId, provider::StatusName};
+use serde::Serialize;
+use std::{collections::BTreeMap, sync::Arc};
+
+/// OpenAI's model object, with the state in llama.cpp's words and in ours.
+#[derive(Debug, Serialize)]
+pub(super) struct Model {
+    id: String,
+    object: &'static str,
+    /// Unix seconds; 0, because nobody knows when a model of somebody else's machine was made.
+    created: u64,
+    owned_by: &'static str,
+    status: ModelStatus,
+    reveille: Pool,
+}
+
+#[derive(Debug, Serialize)]
+struct ModelStatus {
+    value: &'static str,
+}
+
+/// Who publishes the model.
+#[derive(Debug, Serialize)]
+struct Pool {
+    status: StatusName,
+    providers: Vec<Member>,
+    /// The wake in flight that will end first, if no provider is awake.
+    wake: Option<Waking>,
+    /// How long a request would wait now; absent without earlier wakes to tell from.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    eta_ms: Option<u64>,
+}
+
+#[derive(Debug, Serialize)]
+struct Member {
+    id: ProviderId,
+    status: StatusName,
+    since_ms: Timestamp,
+    can_wake: bool,
+}
+
+#[derive(Debug, Serialize)]
+struct Waking {
+    wake_id: WakeId,
+    provider: ProviderId,
+    requested_at_ms: Timestamp,
+    deadline_ms: Timestamp,
+}
+
+/// OpenAI's list object.
+#[derive(Debug, Serialize)]
+pub(super) struct List {
+    object: &'static str,
+    data: Vec<Model>,
+}
+
+pub(super) async fn list(State(state): State<AppState>) -> Json<List> {
+    let providers = state.inner.fleet.all();
+    let mut pools: BTreeMap<&ModelName, Vec<&Known>> = BTreeMap::new();
+    for known in &providers {
+        for model in known.provider.spec.models() {
+            pools.entry(model).or_default().push(known);
+        }
+    }
+    let data = pools
+        .into_iter()
+        .map(|(model, pool)| Model::new(model.to_string(), &pool))
+        .collect();
+    Json(List { object: "list", data })
+}
+
+pub(super) async fn one(
+    State(state): State<AppState>,
+    Path(id): Path<String>,
+) -> Result<Json<Model>, ApiError> {
+    let model = ModelName::parse(&id)
+        .map_err(|error| ApiError::invalid("invalid_model", "model", error.to_string()))?;
+    let pool: Vec<Arc<Known>> = state.inner.fleet.pool(&id);
+    if pool.is_empty() {
+        let nearest = state.inner.fleet.nearest(&id);
+        return Err(ApiError::UnknownModel { model, nearest });
+    }
+    Ok(Json(Model::new(
+        id,
+        &pool.iter().map(Arc::as_ref).collect::<Vec<_>>(),
+    )))
+}
+
+impl Model {
+    fn new(id: String, pool: &[&Known]) -> Self {
+        let best = pool
+            .iter()
+            .map(|known| known.provider.status.name())
+            .min_by_key(|status| rank(*status));
+        let status = best.unwrap_or(StatusName::Inactive);
+        let waking = pool
+            .iter()
+            .filter_map(|known| Some((known, known.provider.status.wake()?)));
+        let first = waking
+            .min_by_key(|(_, wake)| wake.deadline_ms)
+            .filter(|_| status == StatusName::Waking);
+        let eta = match status {
+            StatusName::Active | StatusName::Inactive => None,
+            StatusName::Waking => first.and_then(|(known, wake)| time_left(known, wake)),
+            StatusName::Hibernating => pool.iter().filter_map(|known| usual_wake(known)).min(),
+        };
+        let reveille = Pool {
+            status,
+            providers: pool.iter().map(|known| Member::of(known)).collect(),
+            wake: first.map(|(known, wake)| Waking {
+                wake_id: wake.id,
+                provider: known.provider.id.clone(),
+                requested_at_ms: wake.requested_at_ms,
+                deadline_ms: wake.deadline_ms,
+            }),
+            eta_ms: eta.and_then(|eta| u64::try_from(eta.as_millis()).ok()),
+        };
+        let status = ModelStatus {
+            value: loaded(status),
+        };
+        Self {
+            id,
+            object: "model",
+            created: 0,
+            owned_by: "reveille",
+            status,
+            reveille,
+        }
+    }
+}
+
+impl Member {
+    fn of(known: &Known) -> Self {
+        let provider = &known.provider;
+        Self {
+            id: provider.id.clone(),
+            status: provider.status.name(),
+            since_ms: provider.status.since(),
+            can_wake: provider.spec.wake().is_some(),
+        }
+    }
+}
+
+/// A pool is as awake as the most awake of its members.
+const fn rank(status: StatusName) -> u8 {
+    match status {
+        StatusName::Active => 0,
+        StatusName::Waking => 1,
+        StatusName::Hibernating => 2,
+        StatusName::Inactive => 3,
+    }
+}
+
+const fn loaded(status: StatusName) -> &'static str {
+    match status {
+        StatusName::Active => "loaded",
+        StatusName::Waking => "loading",
+        StatusName::Hibernating => "sleeping",
+        StatusName::Inactive => "unloaded",
+    }
+}

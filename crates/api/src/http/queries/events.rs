@@ -1,0 +1,143 @@
+//! Events, oldest first: in pages, or as they happen.
+
+use super::{Page, limit, reach};
+use crate::http::{
+    ApiError, AppState,
+    extract::{Query, parsed},
+};
+use axum::{
+    Json,
+    body::Body,
+    extract::State,
+    http::{HeaderMap, HeaderValue, header},
+    response::{IntoResponse, Response},
+};
+use bytes::Bytes;
+use futures::stream::BoxStream;
+use reveille_domain::rows::{Cursor, EventPosition, EventQuery, EventRow, RowsError, parse_events_cursor};
+use serde::Deserialize;
+use std::{convert::Infallible, time::Duration};
+use tokio_stream::StreamExt as _;
+
+/// A comment is sent when nothing has happened for this long, so that nobody takes the stream for dead.
+const SIGN_OF_LIFE: Duration = Duration::from_secs(10);
+
+/// Where events come from as they are committed.
+pub trait EventFeed: Send + Sync {
+    /// Every event of the commits after `after_seq`, in order: first those that the journal holds, then each new one;
+    /// without it, the new ones only. The stream ends with an error when it can't go on; its reader then comes back
+    /// with the last event it has seen.
+    fn follow(&self, after_seq: Option<u64>) -> BoxStream<'static, Result<EventRow, RowsError>>;
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Filter {
+    #[serde(default)]
+    follow: bool,
+    #[serde(default)]
+    aggregate_type: Option<String>,
+    #[serde(default)]
+    aggregate_id: Option<String>,
+    #[serde(default)]
+    event_type: Option<String>,
+    #[serde(default, deserialize_with = "parsed")]
+    after_seq: Option<u64>,
+    after: Option<Cursor>,
+    #[serde(default, rename = "limit", deserialize_with = "parsed")]
+    rows: Option<u32>,
+    #[serde(default, deserialize_with = "parsed")]
+    min_seq: Option<u64>,
+}
+
+pub(super) async fn list_or_follow(
+    State(state): State<AppState>,
+    headers: HeaderMap,
+    Query(filter): Query<Filter>,
+) -> Result<Response, ApiError> {
+    let follow = filter.follow;
+    let query = filter.query();
+    if follow {
+        return Ok(follow_from(&state, start(&query, &headers)?, query));
+    }
+    reach(&*state.inner.rows, query.min_seq).await?;
+    let page: Page<EventRow> = state.inner.rows.events(&query).await?.into();
+    Ok(Json(page).into_response())
+}
+
+impl Filter {
+    fn query(self) -> EventQuery {
+        let Self {
+            follow: _,
+            aggregate_type,
+            aggregate_id,
+            event_type,
+            after_seq,
+            after,
+            rows,
+            min_seq,
+        } = self;
+        let limit = limit(rows);
+        EventQuery {
+            aggregate_type,
+            aggregate_id,
+            event_type,
+            after_seq,
+            after,
+            limit,
+            min_seq,
+        }
+    }
+}
+
+/// After what to begin; `Last-Event-ID`, which browsers send when they come back, goes before the query.
+fn start(query: &EventQuery, headers: &HeaderMap) -> Result<Option<EventPosition>, RowsError> {
+    if let Some(last) = headers.get("last-event-id").and_then(|id| id.to_str().ok()) {
+        return parse_events_cursor(&Cursor::new(last)).map(Some);
+    }
+    let given = query.after.is_some() || query.after_seq.is_some();
+    given.then(|| query.start()).transpose()
+}
+
+fn follow_from(state: &AppState, after: Option<EventPosition>, query: EventQuery) -> Response {
+    // The commit that was read last may have had more events.
+    let after_seq = after.map(|after| after.stream_seq.saturating_sub(1));
+    let events = state.inner.feed.follow(after_seq);
+    let wanted = move |row: &EventRow| after.is_none_or(|after| row.position() > after) && query.matches(row);
+    let events = futures::StreamExt::filter_map(events, move |event| {
+        let text = match event {
+            Ok(row) => wanted(&row).then(|| sse(&row)),
+            Err(error) => {
+                let answer = ApiError::from(error).answer();
+                Some(Bytes::from(
+                    [&b"event: error\ndata: "[..], &answer.json(), b"\n\n"].concat(),
+                ))
+            }
+        };
+        std::future::ready(text)
+    });
+    let signs = events.timeout_repeating(tokio::time::interval(SIGN_OF_LIFE));
+    let body = futures::StreamExt::map(signs, |text| {
+        Ok::<_, Infallible>(text.unwrap_or_else(|_| Bytes::from_static(b": nothing new\n\n")))
+    });
+    let mut response = Response::new(Body::from_stream(body));
+    let headers = response.headers_mut();
+    headers.insert(
+        header::CONTENT_TYPE,
+        HeaderValue::from_static("text/event-stream"),
+    );
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
+    headers.insert("x-accel-buffering", HeaderValue::from_static("no"));
+    response
+}
+
+/// An event as a server-sent one; its id is the cursor that stands after it.
+fn sse(row: &EventRow) -> Bytes {
+    let data = serde_json::to_string(row).unwrap_or_default();
+    // What a newer writer may call an event must not end the line.
+    let name: String = row.event_type.chars().filter(|c| !c.is_control()).collect();
+    Bytes::from(format!(
+        "id: {}\nevent: {name}\ndata: {data}\n\n",
+        row.position().cursor()
+    ))
+}

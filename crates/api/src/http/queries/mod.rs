@@ -1,0 +1,64 @@
+//! `/reveille/v1`: what is and what was, in pages, and waking and putting to sleep by hand.
+//!
+//! A page is `{"data": […], "next": cursor | null, "applied": sequence}`; `next` goes on from there, `applied` is the
+//! journal sequence that the page has taken in, and `min_seq` waits for one, to read one's own writes.
+
+mod events;
+mod llms;
+mod providers;
+mod wakes;
+
+pub use events::EventFeed;
+
+use super::{ApiError, AppState};
+use axum::{
+    Json, Router,
+    routing::{get, post},
+};
+use reveille_domain::rows::{self, Cursor, PageLimit, Rows};
+use serde::Serialize;
+
+pub(super) fn routes() -> Router<AppState> {
+    Router::new()
+        .route("/llms", get(llms::list))
+        .route("/llms/{agent}/{*model}", get(llms::one))
+        .route("/providers", get(providers::list))
+        .route("/providers/{agent}/{provider}", get(providers::one))
+        .route("/providers/{agent}/{provider}/wake", post(providers::wake))
+        .route("/providers/{agent}/{provider}/sleep", post(providers::sleep))
+        .route("/wakes", get(wakes::list))
+        .route("/wakes/{id}", get(wakes::one))
+        .route("/events", get(events::list_or_follow))
+}
+
+/// Part of a list.
+#[derive(Debug, Serialize)]
+pub(super) struct Page<T> {
+    data: Vec<T>,
+    next: Option<Cursor>,
+    applied: u64,
+}
+
+impl<T> From<rows::Page<T>> for Page<T> {
+    fn from(page: rows::Page<T>) -> Self {
+        Self {
+            data: page.items,
+            next: page.next,
+            applied: page.applied_seq,
+        }
+    }
+}
+
+/// Waits until the rows have taken in what the caller wants to see.
+async fn reach(rows: &dyn Rows, min_seq: Option<u64>) -> Result<(), ApiError> {
+    match min_seq {
+        Some(seq) => Ok(rows::reach(rows, seq, tokio::time::sleep).await?),
+        None => Ok(()),
+    }
+}
+
+fn limit(rows: Option<u32>) -> PageLimit {
+    rows.map_or_else(PageLimit::default, PageLimit::new)
+}
+
+type Answered<T> = Result<Json<T>, ApiError>;

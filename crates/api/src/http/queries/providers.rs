@@ -1,0 +1,246 @@
+//! Providers, from memory; and waking them or putting them to sleep by hand.
+
+use super::{Answered, Page};
+use crate::{
+    http::{
+        ApiError, AppState,
+        extract::{Path, Query, parsed},
+        name_provider,
+    },
+    registry::Known,
+};
+use axum::{
+    Json,
+    extract::State,
+    http::StatusCode,
+    response::{IntoResponse, Response},
+};
+use reveille_domain::{
+    AgentName, Epoch, Failures, ModelName, ProviderId, ProviderName, Status, Timestamp, Wake, WakeCause,
+    WakeId, WakeRecord, WakeSpec,
+    provider::{InactiveReason, StatusName, WakeCounts},
+    rows::{READ_WAIT, RowsError},
+};
+use serde::{Deserialize, Serialize};
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// A provider as this replica knows it.
+#[derive(Debug, Serialize)]
+pub(super) struct Provider {
+    id: ProviderId,
+    agent: AgentName,
+    provider: ProviderName,
+    status: StatusName,
+    since_ms: Timestamp,
+    /// Why it is inactive.
+    reason: Option<InactiveReason>,
+    models: Vec<ModelName>,
+    /// How it is woken, without what its recipe says.
+    recipe: Option<WakeSpec>,
+    can_sleep: bool,
+    epoch: Epoch,
+    /// The wake in flight.
+    wake: Option<Wake>,
+    /// How many requests wait for it in this replica.
+    waiting: usize,
+    failures: Failures,
+    wakes: WakeCounts,
+    /// The last few that ended, latest last.
+    last_wakes: Vec<WakeRecord>,
+    /// The journal sequence of its last commit.
+    updated_seq: u64,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Filter {
+    #[serde(default, deserialize_with = "parsed")]
+    agent: Option<AgentName>,
+    #[serde(default, deserialize_with = "parsed")]
+    status: Option<StatusName>,
+    #[serde(default, deserialize_with = "parsed")]
+    min_seq: Option<u64>,
+}
+
+pub(super) async fn list(
+    State(state): State<AppState>,
+    Query(filter): Query<Filter>,
+) -> Answered<Page<Provider>> {
+    let fleet = &state.inner.fleet;
+    reach(&state, filter.min_seq).await?;
+    let applied = fleet.applied();
+    let wanted = |known: &Known| {
+        let provider = &known.provider;
+        filter
+            .agent
+            .as_ref()
+            .is_none_or(|agent| *agent == provider.id.agent)
+            && filter
+                .status
+                .is_none_or(|status| status == provider.status.name())
+    };
+    let all = fleet.all();
+    let data = all
+        .iter()
+        .filter(|known| wanted(known))
+        .map(|known| Provider::of(&state, known))
+        .collect();
+    Ok(Json(Page {
+        data,
+        next: None,
+        applied,
+    }))
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct ReadAfter {
+    #[serde(default, deserialize_with = "parsed")]
+    min_seq: Option<u64>,
+}
+
+pub(super) async fn one(
+    State(state): State<AppState>,
+    Path((agent, provider)): Path<(AgentName, ProviderName)>,
+    Query(after): Query<ReadAfter>,
+) -> Answered<Provider> {
+    reach(&state, after.min_seq).await?;
+    let id = ProviderId::new(agent, provider);
+    let known = state.inner.fleet.get(&id);
+    known
+        .map(|known| Json(Provider::of(&state, &known)))
+        .ok_or_else(|| ApiError::NotFound {
+            what: "provider",
+            name: id.to_string(),
+        })
+}
+
+/// Waits until the fold has passed the sequence.
+async fn reach(state: &AppState, min_seq: Option<u64>) -> Result<(), ApiError> {
+    let fleet = &state.inner.fleet;
+    match min_seq {
+        Some(seq) if !fleet.applied_to(seq, Instant::now() + READ_WAIT).await => {
+            Err(RowsError::Behind { at: fleet.applied() }.into())
+        }
+        Some(_) | None => Ok(()),
+    }
+}
+
+impl Provider {
+    fn of(state: &AppState, known: &Known) -> Self {
+        let provider = &known.provider;
+        let reason = match &provider.status {
+            Status::Inactive { reason, .. } => Some(*reason),
+            Status::Active { .. } | Status::Hibernating { .. } | Status::Waking { .. } => None,
+        };
+        Self {
+            id: provider.id.clone(),
+            agent: provider.id.agent.clone(),
+            provider: provider.id.provider.clone(),
+            status: provider.status.name(),
+            since_ms: provider.status.since(),
+            reason,
+            models: provider.spec.models().to_vec(),
+            recipe: provider.spec.wake().copied(),
+            can_sleep: provider.spec.can_sleep(),
+            epoch: provider.epoch,
+            wake: provider.status.wake().cloned(),
+            waiting: state.inner.fleet.waiting(&provider.id),
+            failures: provider.failures.clone(),
+            wakes: provider.counts,
+            last_wakes: provider.wakes.clone(),
+            updated_seq: known.sequence,
+        }
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Wait {
+    #[serde(default)]
+    wait: bool,
+    /// In seconds; what a request would wait unless given.
+    #[serde(default, deserialize_with = "parsed")]
+    timeout: Option<u64>,
+}
+
+/// How a provider stands after an order by hand.
+#[derive(Debug, Serialize)]
+struct Standing {
+    provider: ProviderId,
+    status: StatusName,
+    /// The wake that was begun, joined or waited for.
+    wake_id: Option<WakeId>,
+    deadline_ms: Option<Timestamp>,
+}
+
+pub(super) async fn wake(
+    State(state): State<AppState>,
+    Path((agent, provider)): Path<(AgentName, ProviderName)>,
+    Query(wait): Query<Wait>,
+) -> Result<Response, ApiError> {
+    let id = ProviderId::new(agent, provider);
+    let fleet = &state.inner.fleet;
+    if wait.wait {
+        let longest = state.inner.limits.timings.wait;
+        let wait = wait
+            .timeout
+            .map_or(longest, |seconds| Duration::from_secs(seconds).min(longest));
+        let woken = fleet
+            .ensure_awake(&id, WakeCause::Operator, Instant::now() + wait)
+            .await?;
+        return Ok(standing(id, StatusName::Active, woken.wake_id, None));
+    }
+    let begun = fleet.begin(&id, WakeCause::Operator).await?;
+    Ok(match begun.wake {
+        None => standing(id, StatusName::Active, None, None),
+        Some(wake) => standing(id, StatusName::Waking, Some(wake.id), Some(wake.deadline_ms)),
+    })
+}
+
+pub(super) async fn sleep(
+    State(state): State<AppState>,
+    Path((agent, provider)): Path<(AgentName, ProviderName)>,
+) -> Result<Response, ApiError> {
+    let id = ProviderId::new(agent, provider);
+    state.inner.fleet.sleep(&id).await?;
+    let status = state
+        .inner
+        .fleet
+        .get(&id)
+        .map_or(StatusName::Active, |known| known.provider.status.name());
+    Ok((
+        StatusCode::ACCEPTED,
+        Json(Standing {
+            provider: id,
+            status,
+            wake_id: None,
+            deadline_ms: None,
+        }),
+    )
+        .into_response())
+}
+
+/// 200 when it is awake, 202 while it wakes.
+fn standing(
+    id: ProviderId,
+    status: StatusName,
+    wake_id: Option<WakeId>,
+    deadline_ms: Option<Timestamp>,
+) -> Response {
+    let code = if status == StatusName::Active {
+        StatusCode::OK
+    } else {
+        StatusCode::ACCEPTED
+    };
+    let standing = Standing {
+        provider: id,
+        status,
+        wake_id,
+        deadline_ms,
+    };
+    let mut response = (code, Json(&standing)).into_response();
+    name_provider(response.headers_mut(), Some(&standing.provider), wake_id);
+    response
+}

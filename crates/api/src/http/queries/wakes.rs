@@ -1,0 +1,61 @@
+//! Wakes, newest first.
+
+use super::{Answered, Page, limit, reach};
+use crate::http::{
+    ApiError, AppState,
+    extract::{Path, Query, parsed},
+};
+use axum::{Json, extract::State};
+use reveille_domain::{
+    AgentName, ProviderId, WakeId,
+    rows::{Cursor, WakeOutcomeName, WakeQuery, WakeRow},
+};
+use serde::Deserialize;
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Filter {
+    #[serde(default, deserialize_with = "parsed")]
+    provider: Option<ProviderId>,
+    #[serde(default, deserialize_with = "parsed")]
+    agent: Option<AgentName>,
+    #[serde(default, deserialize_with = "parsed")]
+    outcome: Option<WakeOutcomeName>,
+    before: Option<Cursor>,
+    #[serde(default, rename = "limit", deserialize_with = "parsed")]
+    rows: Option<u32>,
+    #[serde(default, deserialize_with = "parsed")]
+    min_seq: Option<u64>,
+}
+
+pub(super) async fn list(
+    State(state): State<AppState>,
+    Query(filter): Query<Filter>,
+) -> Answered<Page<WakeRow>> {
+    let Filter {
+        provider,
+        agent,
+        outcome,
+        before,
+        rows,
+        min_seq,
+    } = filter;
+    let query = WakeQuery {
+        provider,
+        agent,
+        outcome,
+        before,
+        limit: limit(rows),
+        min_seq,
+    };
+    reach(&*state.inner.rows, min_seq).await?;
+    Ok(Json(state.inner.rows.wakes(&query).await?.into()))
+}
+
+pub(super) async fn one(State(state): State<AppState>, Path(id): Path<WakeId>) -> Answered<WakeRow> {
+    let row = state.inner.rows.wake(id).await?;
+    row.map(Json).ok_or_else(|| ApiError::NotFound {
+        what: "wake",
+        name: id.to_string(),
+    })
+}

@@ -1,0 +1,52 @@
+//! Every answer carries an id that logs and events name too: the client's own when it is short and printable, else a
+//! UUIDv7 of ours.
+
+use axum::{
+    extract::Request,
+    http::{HeaderName, HeaderValue},
+    middleware::Next,
+    response::Response,
+};
+use uuid::Uuid;
+
+pub(crate) const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+/// A client's own id is kept up to this length.
+const MAX_ID_BYTES: usize = 128;
+
+/// The id of a request.
+#[derive(Debug, Clone)]
+pub(crate) struct RequestId(HeaderValue);
+
+impl RequestId {
+    fn of(request: &Request) -> Self {
+        let theirs = request
+            .headers()
+            .get(X_REQUEST_ID)
+            .filter(|id| is_legal(id.as_bytes()));
+        Self(theirs.cloned().unwrap_or_else(Self::fresh))
+    }
+
+    fn fresh() -> HeaderValue {
+        let mut text = Uuid::encode_buffer();
+        let text = Uuid::now_v7().hyphenated().encode_lower(&mut text);
+        HeaderValue::from_str(text).unwrap_or_else(|_| HeaderValue::from_static("none"))
+    }
+
+    /// Its text.
+    pub fn as_str(&self) -> &str {
+        self.0.to_str().unwrap_or_default()
+    }
+}
+
+fn is_legal(id: &[u8]) -> bool {
+    (1..=MAX_ID_BYTES).contains(&id.len()) && id.iter().all(u8::is_ascii_graphic)
+}
+
+/// Gives the request its id and the answer the same.
+pub(crate) async fn name_requests(mut request: Request, next: Next) -> Response {
+    let id = RequestId::of(&request);
+    request.extensions_mut().insert(id.clone());
+    let mut response = next.run(request).await;
+    response.headers_mut().insert(X_REQUEST_ID, id.0);
+    response
+}

@@ -1,0 +1,290 @@
+use super::{
+    Answer, Served,
+    fleet::{Reply, active, hibernating, inactive},
+};
+use bytes::Bytes;
+use reveille_bus::relay::{FaultCode, RelayError, RelayFault};
+use reveille_domain::{Epoch, ReportId, ReportSeq};
+use serde_json::json;
+use std::sync::atomic::Ordering;
+
+const JSON: &str = "application/json";
+
+fn whole(body: &'static str) -> Reply {
+    Reply::Whole(200, JSON, Bytes::from_static(body.as_bytes()))
+}
+
+fn fault(code: FaultCode) -> Reply {
+    Reply::Fails(RelayFault::new(code, "a sentence").into())
+}
+
+#[tokio::test]
+async fn bytes_pass_unchanged_and_only_the_headers_that_may() {
+    let served = Served::new().await;
+    served.fleet.publish("gpu-box/vllm", "m", active());
+    served.fleet.replies([whole("  {\"x\" : 1}\n")]);
+    let body = r#"{ "model":"m" , "messages":[{"role":"user"}], "unknown": 1e3 }"#;
+    let request = served
+        .client
+        .post(format!("{}/v1/chat/completions", served.url))
+        .header("content-type", "application/json")
+        .header("authorization", "Bearer secret")
+        .header("cookie", "secret")
+        .header("x-forwarded-for", "10.0.0.1")
+        .header("x-reveille-wake", "block")
+        .header("x-request-id", "r-1")
+        .header("user-agent", "test")
+        .body(body);
+    let answer = Answer::of(request).await;
+    assert_eq!((answer.status, answer.text().as_str()), (200, "  {\"x\" : 1}\n"));
+    assert_eq!(answer.header("x-reveille-provider"), Some("gpu-box/vllm"));
+    assert_eq!(answer.header("x-reveille-wake-id"), None);
+    assert_eq!(answer.header("x-ratelimit-limit-requests"), Some("9"));
+    assert_eq!(answer.header("retry-after"), Some("60"));
+    assert_eq!(
+        (answer.header("set-cookie"), answer.header("server")),
+        (None, None)
+    );
+
+    let sent = &served.fleet.sent()[0];
+    assert_eq!((sent.body.as_ref(), sent.epoch), (body.as_bytes(), Epoch(7)));
+    assert_eq!(
+        (sent.head.path.as_str(), sent.head.method.as_str()),
+        ("/v1/chat/completions", "POST")
+    );
+    let mut names: Vec<_> = sent.head.headers.iter().map(|(name, _)| name.as_str()).collect();
+    names.sort_unstable();
+    assert_eq!(names, ["accept", "content-type", "user-agent", "x-request-id"]);
+}
+
+#[tokio::test]
+async fn each_path_reaches_the_same_path() {
+    let served = Served::new().await;
+    served.fleet.publish("gpu-box/vllm", "m", active());
+    served.fleet.replies([whole("1"), whole("2")]);
+    for (path, field) in [("/v1/completions", "prompt"), ("/v1/embeddings", "input")] {
+        let answer = Answer::of(served.post(path, &json!({ "model": "gpu-box/m", field: "x" }))).await;
+        assert_eq!(answer.status, 200);
+        assert_eq!(served.fleet.sent().last().expect("sent").head.path, path);
+    }
+}
+
+#[tokio::test]
+async fn a_backends_refusal_keeps_its_status_and_words() {
+    let served = Served::new().await;
+    served.fleet.publish("gpu-box/vllm", "m", active());
+    served.fleet.replies([
+        Reply::Whole(422, JSON, Bytes::from_static(b"{\"detail\":1}")),
+        whole("x"),
+    ]);
+    let answer = Answer::of(served.chat("m", false)).await;
+    assert_eq!((answer.status, answer.text().as_str()), (422, "{\"detail\":1}"));
+    served.fleet.replies([]);
+    let redirect = Reply::Whole(302, JSON, Bytes::new());
+    served.fleet.replies([redirect]);
+    assert_eq!(Answer::of(served.chat("m", false)).await.status, 200);
+    let answer = Answer::of(served.chat("m", false)).await;
+    assert_eq!((answer.status, answer.error().as_str()), (502, "backend_failed"));
+}
+
+#[tokio::test]
+async fn a_backend_that_slept_under_the_request_is_woken_and_asked_once_more() {
+    let served = Served::new().await;
+    served.fleet.publish("gpu-box/vllm", "m", active());
+    let report = ReportId {
+        epoch: Epoch(7),
+        seq: ReportSeq(5),
+    };
+    served.fleet.replies([Reply::Asleep(report), whole("woken")]);
+    let asking = tokio::spawn(Answer::of(served.chat("m", false)));
+    served.fleet.until("a wake", |fleet| fleet.asked() == 1).await;
+    assert_eq!(served.fleet.sent().len(), 1);
+    served.fleet.change("gpu-box/vllm", |provider| {
+        provider.status = active();
+        provider.epoch = Epoch(8);
+    });
+    let answer = asking.await.expect("an answer");
+    assert_eq!((answer.status, answer.text().as_str()), (200, "woken"));
+    assert!(answer.header("x-reveille-wake-id").is_some());
+    assert_eq!(
+        served.fleet.sent()[1].epoch,
+        Epoch(8),
+        "the retry goes to the session that is current by then"
+    );
+}
+
+#[tokio::test]
+async fn a_request_is_sent_twice_at_most() {
+    let served = Served::new().await;
+    served.fleet.publish("gpu-box/vllm", "m", active());
+    let none = || Reply::Fails(RelayError::NoResponders);
+    served.fleet.replies([none(), none(), whole("never")]);
+    let answer = Answer::of(served.chat("m", false)).await;
+    assert_eq!(
+        (answer.status, answer.error().as_str()),
+        (503, "agent_unreachable")
+    );
+    assert!(answer.header("retry-after").is_some());
+    assert_eq!(served.fleet.sent().len(), 2);
+}
+
+#[tokio::test]
+async fn an_agent_that_comes_back_gets_the_held_request() {
+    let served = Served::with_timings(|timings| timings.absence = super::LONG).await;
+    served.fleet.publish("gpu-box/vllm", "m", active());
+    served
+        .fleet
+        .replies([Reply::Fails(RelayError::NoResponders), whole("back")]);
+    let asking = tokio::spawn(Answer::of(served.chat("m", false)));
+    served
+        .fleet
+        .until("the first attempt", |fleet| fleet.sent().len() == 1)
+        .await;
+    served
+        .fleet
+        .change("gpu-box/vllm", |provider| provider.epoch = Epoch(8));
+    assert_eq!(asking.await.expect("an answer").text(), "back");
+    assert_eq!(served.fleet.sent()[1].epoch, Epoch(8));
+}
+
+#[tokio::test]
+async fn what_a_backend_may_have_seen_is_never_sent_again() {
+    let served = Served::new().await;
+    served.fleet.publish("gpu-box/vllm", "m", active());
+    served.fleet.publish("other-box/vllm", "m", hibernating());
+    let cases = [
+        (fault(FaultCode::BackendFailed), 502, "backend_unavailable"),
+        (fault(FaultCode::BackendTimeout), 504, "backend_timeout"),
+        (fault(FaultCode::Lost), 502, "relay_failed"),
+        (Reply::Fails(RelayError::Gap { expected: 3 }), 502, "relay_failed"),
+        (
+            Reply::Fails(RelayError::Silent { silent_ms: 15_000 }),
+            502,
+            "relay_failed",
+        ),
+    ];
+    for (index, (reply, status, code)) in cases.into_iter().enumerate() {
+        served.fleet.replies([reply]);
+        let answer = Answer::of(served.chat("m", false)).await;
+        assert_eq!((answer.status, answer.error().as_str()), (status, code));
+        assert_eq!(served.fleet.sent().len(), index + 1);
+    }
+    assert_eq!(served.fleet.asked(), 0);
+}
+
+#[tokio::test]
+async fn a_dead_backend_without_a_recipe_is_a_bad_gateway() {
+    let served = Served::new().await;
+    served.fleet.publish("gpu-box/vllm", "m", active());
+    served.fleet.replies([fault(FaultCode::BackendUnavailable)]);
+    let answer = Answer::of(served.chat("m", false)).await;
+    assert_eq!(
+        (answer.status, answer.error().as_str()),
+        (502, "backend_unavailable")
+    );
+    assert_eq!(answer.header("x-reveille-provider"), Some("gpu-box/vllm"));
+    assert_eq!(served.fleet.sent().len(), 1);
+}
+
+#[tokio::test]
+async fn another_member_of_a_pool_takes_what_the_first_could_not() {
+    let served = Served::new().await;
+    served.fleet.publish("a/vllm", "m", active());
+    served.fleet.publish("b/vllm", "m", active());
+    served.fleet.publish("c/vllm", "m", hibernating());
+    served
+        .fleet
+        .replies([Reply::Fails(RelayError::NoResponders), whole("b")]);
+    let answer = Answer::of(served.chat("m", false)).await;
+    assert_eq!(answer.header("x-reveille-provider"), Some("b/vllm"));
+    assert_eq!(served.fleet.asked(), 0);
+}
+
+#[tokio::test]
+async fn a_pool_prefers_members_that_are_awake_and_idle() {
+    let served = Served::new().await;
+    served.fleet.publish("a/vllm", "m", inactive());
+    served.fleet.publish("b/vllm", "m", hibernating());
+    served.fleet.publish("c/vllm", "m", active());
+    served.fleet.publish("d/vllm", "m", active());
+    served.fleet.replies([Reply::Hangs, whole("d")]);
+    let hanging = tokio::spawn(Answer::of(served.chat("m", false)));
+    served
+        .fleet
+        .until("the first request", |fleet| fleet.sent().len() == 1)
+        .await;
+    let answer = Answer::of(served.chat("m", false)).await;
+    assert_eq!(answer.header("x-reveille-provider"), Some("d/vllm"));
+    let agents: Vec<_> = served
+        .fleet
+        .sent()
+        .iter()
+        .map(|sent| sent.agent.to_string())
+        .collect();
+    assert_eq!(agents, ["c", "d"]);
+    hanging.abort();
+}
+
+#[tokio::test]
+async fn a_client_that_leaves_cancels_its_request() {
+    let served = Served::new().await;
+    served.fleet.publish("gpu-box/vllm", "m", active());
+    for (reply, stream) in [
+        (Reply::Hangs, false),
+        (Reply::Hangs, true),
+        (Reply::Stalls(JSON, Bytes::from_static(b"{")), false),
+        (
+            Reply::Stalls("text/event-stream", Bytes::from_static(b"data: 1\n\n")),
+            true,
+        ),
+    ] {
+        served.fleet.replies([reply]);
+        let asking = tokio::spawn(Answer::of(served.chat("m", stream)));
+        served
+            .fleet
+            .until("the request", |fleet| fleet.open.load(Ordering::SeqCst) == 1)
+            .await;
+        asking.abort();
+        served
+            .fleet
+            .until("the cancellation", |fleet| fleet.open.load(Ordering::SeqCst) == 0)
+            .await;
+    }
+}
+
+#[tokio::test]
+async fn a_body_that_breaks_off_is_not_passed_off_as_whole() {
+    let served = Served::new().await;
+    served.fleet.publish("gpu-box/vllm", "m", active());
+    let pieces = vec![
+        Ok(Bytes::from_static(b"{\"a\":")),
+        Err(RelayError::Gap { expected: 2 }),
+    ];
+    served.fleet.replies([Reply::Pieces(200, JSON, pieces)]);
+    let answer = Answer::of(served.chat("m", false)).await;
+    assert_eq!(
+        (answer.status, answer.text().as_str(), answer.whole),
+        (200, "{\"a\":", false)
+    );
+}
+
+#[tokio::test]
+async fn memory_for_bodies_is_given_back_once_the_backend_answers() {
+    let served = Served::new().await;
+    served.fleet.publish("gpu-box/vllm", "m", active());
+    served
+        .fleet
+        .replies([Reply::Hangs, Reply::Stalls(JSON, Bytes::from_static(b"{"))]);
+    let held = || served.state.inner.bodies.used();
+    let hanging = tokio::spawn(Answer::of(served.chat("m", false)));
+    served
+        .fleet
+        .until("the request", |fleet| fleet.sent().len() == 1)
+        .await;
+    assert!(held() > 0);
+    hanging.abort();
+    served.fleet.until("the cancellation", |_| held() == 0).await;
+    let response = served.chat("m", false).send().await.expect("an answer");
+    assert_eq!(held(), 0);
+    drop(response);
+}

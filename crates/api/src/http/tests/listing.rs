@@ -1,0 +1,125 @@
+use super::{
+    Served,
+    fleet::{active, hibernating, inactive},
+};
+use serde_json::{Value, json};
+use std::sync::atomic::Ordering;
+
+#[tokio::test]
+async fn sleeping_models_are_listed_and_listing_wakes_none() {
+    let served = Served::new().await;
+    served.fleet.publish("a/vllm", "Qwen/Qwen3-8B", hibernating());
+    served.fleet.publish("b/vllm", "pooled", inactive());
+    served.fleet.publish("c/vllm", "pooled", active());
+    let answer = served.get("/v1/models").await;
+    let list = answer.json();
+    assert_eq!((answer.status, &list["object"]), (200, &json!("list")));
+    let ids: Vec<_> = list["data"]
+        .as_array()
+        .expect("a list")
+        .iter()
+        .map(|model| model["id"].clone())
+        .collect();
+    assert_eq!(ids, ["Qwen/Qwen3-8B", "pooled"]);
+    let one = served.get("/v1/models/Qwen/Qwen3-8B").await.json();
+    assert_eq!(one, list["data"][0]);
+    assert_eq!(
+        one,
+        json!({
+            "id": "Qwen/Qwen3-8B", "object": "model", "created": 0, "owned_by": "reveille",
+            "status": { "value": "sleeping" },
+            "reveille": {
+                "status": "hibernating", "wake": null,
+                "providers": [{ "id": "a/vllm", "status": "hibernating", "since_ms": 1000, "can_wake": true }],
+            },
+        })
+    );
+    let pooled = served.get("/v1/models/pooled").await.json();
+    assert_eq!(
+        (&pooled["status"]["value"], &pooled["reveille"]["status"]),
+        (&json!("loaded"), &json!("active"))
+    );
+    assert_eq!(
+        served.get("/v1/models/c/pooled").await.json()["reveille"]["providers"][0]["id"],
+        "c/vllm"
+    );
+    let missing = served.get("/v1/models/none").await;
+    assert_eq!(
+        (missing.status, missing.error().as_str()),
+        (404, "model_not_found")
+    );
+    assert_eq!(served.fleet.asked(), 0);
+}
+
+#[tokio::test]
+async fn readiness_says_what_is_missing() {
+    let served = Served::new().await;
+    let ready = served.get("/readyz").await;
+    assert_eq!((ready.status, &ready.json()["status"]), (200, &json!("ready")));
+    served.fleet.not_ready.store(true, Ordering::SeqCst);
+    let missing = served.get("/readyz").await;
+    let expected =
+        json!({ "status": "not_ready", "checks": { "registry": false, "nats": true, "clock": true } });
+    assert_eq!((missing.status, missing.json()), (503, expected));
+    assert_eq!(served.get("/livez").await.json(), json!({ "status": "alive" }));
+}
+
+#[tokio::test]
+async fn providers_are_shown_without_their_recipes() {
+    let served = Served::new().await;
+    served.fleet.publish("a/vllm", "m", hibernating());
+    served.fleet.publish("b/vllm", "m", active());
+    let page = served
+        .get("/reveille/v1/providers?status=hibernating")
+        .await
+        .json();
+    assert_eq!((&page["next"], &page["applied"]), (&Value::Null, &json!(41)));
+    assert_eq!(page["data"].as_array().map(Vec::len), Some(1));
+    let one = served.get("/reveille/v1/providers/a/vllm").await.json();
+    assert_eq!(one, page["data"][0]);
+    assert_eq!(one["recipe"], json!({ "kind": "http", "budget_ms": 60_000 }));
+    assert_eq!(
+        (&one["id"], &one["waiting"], &one["epoch"]),
+        (&json!("a/vllm"), &json!(3), &json!(7))
+    );
+    for (path, status, code) in [
+        ("/reveille/v1/providers/a/none", 404, "not_found"),
+        ("/reveille/v1/providers/A/none", 400, "invalid_path"),
+        ("/reveille/v1/providers?status=tired", 400, "invalid_query"),
+        ("/reveille/v1/providers?colour=red", 400, "invalid_query"),
+        ("/reveille/v1/providers?min_seq=42", 503, "rows_behind"),
+    ] {
+        let answer = served.get(path).await;
+        assert_eq!((answer.status, answer.error().as_str()), (status, code), "{path}");
+    }
+}
+
+#[tokio::test]
+async fn waking_by_hand_begins_once_and_may_wait() {
+    let served = Served::new().await;
+    served.fleet.publish("a/vllm", "m", hibernating());
+    let order = |what: &str| served.post(&format!("/reveille/v1/providers/a/vllm/{what}"), &json!({}));
+    let begun = super::Answer::of(order("wake")).await;
+    assert_eq!((begun.status, &begun.json()["status"]), (202, &json!("waking")));
+    let wake_id = begun.json()["wake_id"].as_str().expect("a wake").to_owned();
+    assert_eq!(begun.header("x-reveille-wake-id"), Some(wake_id.as_str()));
+    let waiting = tokio::spawn(super::Answer::of(order("wake?wait=true")));
+    served
+        .fleet
+        .until("the second order", |fleet| fleet.asked() == 2)
+        .await;
+    served
+        .fleet
+        .change("a/vllm", |provider| provider.status = active());
+    let woken = waiting.await.expect("an answer");
+    assert_eq!((woken.status, &woken.json()["wake_id"]), (200, &json!(wake_id)));
+    let again = super::Answer::of(order("wake")).await;
+    assert_eq!((again.status, &again.json()["status"]), (200, &json!("active")));
+    assert_eq!(super::Answer::of(order("sleep")).await.status, 202);
+    assert_eq!(served.fleet.slept.load(Ordering::SeqCst), 1);
+    let nobody = super::Answer::of(served.post("/reveille/v1/providers/a/none/wake", &json!({}))).await;
+    assert_eq!(
+        (nobody.status, nobody.error().as_str()),
+        (404, "provider_not_found")
+    );
+}

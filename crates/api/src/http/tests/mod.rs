@@ -1,0 +1,206 @@
+//! The surface over a real listener, with everything behind it scripted: no NATS, no backend.
+
+mod bad_input;
+mod fleet;
+mod inference;
+mod listing;
+mod queries;
+mod streams;
+mod waking;
+
+use super::{AppState, EventFeed, HttpLimits, Readiness, router};
+use crate::inference::Timings;
+use axum::http::HeaderMap;
+use bytes::Bytes;
+use fleet::ScriptedFleet;
+use futures::{StreamExt, stream::BoxStream};
+use reveille_domain::rows::{EventRow, MemoryRows, Rows, RowsError};
+use serde_json::{Value, json};
+use std::{
+    sync::{Arc, Mutex, Once},
+    time::Duration,
+};
+
+/// Far longer than anything here takes.
+const LONG: Duration = Duration::from_secs(20);
+
+/// Events that were given beforehand.
+#[derive(Default)]
+struct GivenFeed {
+    events: Mutex<Vec<Result<EventRow, RowsError>>>,
+    asked_after: Mutex<Option<u64>>,
+}
+
+impl EventFeed for GivenFeed {
+    fn follow(&self, after_seq: Option<u64>) -> BoxStream<'static, Result<EventRow, RowsError>> {
+        *self.asked_after.lock().expect("lock") = after_seq;
+        let events = std::mem::take(&mut *self.events.lock().expect("lock"));
+        futures::stream::iter(events).boxed()
+    }
+}
+
+/// The surface at work.
+struct Served {
+    fleet: Arc<ScriptedFleet>,
+    feed: Arc<GivenFeed>,
+    url: String,
+    client: reqwest::Client,
+    state: AppState,
+    server: tokio::task::JoinHandle<()>,
+}
+
+impl Drop for Served {
+    fn drop(&mut self) {
+        self.server.abort();
+    }
+}
+
+/// Limits with which tests are quick; waits that a test doesn't want stay long.
+fn limits() -> HttpLimits {
+    HttpLimits {
+        body_bytes: 64 * 1024,
+        held_body_bytes: 1024 * 1024,
+        timings: Timings {
+            quiet: LONG,
+            heartbeat: Duration::from_millis(20),
+            wait: LONG,
+            absence: Duration::from_millis(50),
+            report: LONG,
+            body_idle: LONG,
+        },
+    }
+}
+
+impl Served {
+    async fn new() -> Self {
+        Self::with(limits(), Arc::new(MemoryRows::new())).await
+    }
+
+    async fn with_timings(change: impl FnOnce(&mut Timings)) -> Self {
+        let mut limits = limits();
+        change(&mut limits.timings);
+        Self::with(limits, Arc::new(MemoryRows::new())).await
+    }
+
+    async fn with(limits: HttpLimits, rows: Arc<dyn Rows>) -> Self {
+        static CRYPTO: Once = Once::new();
+        CRYPTO.call_once(|| {
+            let _ = rustls::crypto::ring::default_provider().install_default();
+        });
+        let (fleet, feed) = (Arc::new(ScriptedFleet::default()), Arc::new(GivenFeed::default()));
+        let ready = fleet.clone();
+        let readiness = move || Readiness {
+            registry: crate::inference::Fleet::is_ready(&*ready),
+            nats: true,
+            clock: true,
+        };
+        let state = AppState::over(fleet.clone(), rows, feed.clone(), readiness, limits);
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0")
+            .await
+            .expect("a port");
+        let url = format!("http://{}", listener.local_addr().expect("an address"));
+        let app = router(state.clone());
+        let server = tokio::spawn(async move {
+            let _ = axum::serve(listener, app).await;
+        });
+        let client = reqwest::Client::builder()
+            .no_proxy()
+            .timeout(LONG)
+            .build()
+            .expect("a client");
+        Self {
+            fleet,
+            feed,
+            url,
+            client,
+            state,
+            server,
+        }
+    }
+
+    fn post(&self, path: &str, body: &Value) -> reqwest::RequestBuilder {
+        self.client.post(format!("{}{path}", self.url)).json(body)
+    }
+
+    fn chat(&self, model: &str, stream: bool) -> reqwest::RequestBuilder {
+        self.post("/v1/chat/completions", &chat_body(model, stream))
+    }
+
+    async fn get(&self, path: &str) -> Answer {
+        Answer::of(self.client.get(format!("{}{path}", self.url))).await
+    }
+
+    fn address(&self) -> &str {
+        self.url.trim_start_matches("http://")
+    }
+}
+
+fn chat_body(model: &str, stream: bool) -> Value {
+    json!({ "model": model, "stream": stream, "messages": [{ "role": "user", "content": "hi" }] })
+}
+
+/// A response, read as far as it goes.
+#[derive(Debug)]
+struct Answer {
+    status: u16,
+    headers: HeaderMap,
+    body: Bytes,
+    /// Whether the body ended as HTTP wants it.
+    whole: bool,
+}
+
+impl Answer {
+    async fn of(request: reqwest::RequestBuilder) -> Self {
+        let mut response = request.send().await.expect("an answer");
+        let (status, headers) = (response.status().as_u16(), response.headers().clone());
+        let mut body = Vec::new();
+        let whole = loop {
+            match response.chunk().await {
+                Ok(Some(piece)) => body.extend_from_slice(&piece),
+                Ok(None) => break true,
+                Err(_) => break false,
+            }
+        };
+        Self {
+            status,
+            headers,
+            body: body.into(),
+            whole,
+        }
+    }
+
+    fn header(&self, name: &str) -> Option<&str> {
+        self.headers.get(name).and_then(|value| value.to_str().ok())
+    }
+
+    fn text(&self) -> String {
+        String::from_utf8_lossy(&self.body).into_owned()
+    }
+
+    fn json(&self) -> Value {
+        serde_json::from_slice(&self.body).unwrap_or_else(|_| panic!("not JSON: {}", self.text()))
+    }
+
+    /// The code of an error, after checking that it is an error as all of them are.
+    fn error(&self) -> String {
+        assert_eq!(
+            self.header("content-type"),
+            Some("application/json"),
+            "{}",
+            self.text()
+        );
+        assert!(self.header("x-request-id").is_some_and(|id| !id.is_empty()));
+        let error = &self.json()["error"];
+        assert!(
+            error["message"]
+                .as_str()
+                .is_some_and(|message| !message.is_empty()),
+            "{error}"
+        );
+        assert!(
+            error["type"].is_string() && error.get("param").is_some(),
+            "{error}"
+        );
+        error["code"].as_str().unwrap_or_default().to_owned()
+    }
+}

@@ -1,0 +1,222 @@
+use super::{
+    Answer, Served,
+    fleet::{Reply, active, hibernating, id},
+};
+use crate::wakes::WakeError;
+use bytes::Bytes;
+use reveille_bus::relay::{FaultCode, RelayError, RelayFault};
+use reveille_domain::{WakeFailure, WakeFailureKind, WakeId};
+use serde_json::Value;
+use std::time::Duration;
+
+const EVENTS: &str = "text/event-stream; charset=utf-8";
+
+fn piece(text: &'static str) -> Result<Bytes, RelayError> {
+    Ok(Bytes::from_static(text.as_bytes()))
+}
+
+fn failed() -> WakeError {
+    WakeError::Failed {
+        provider: id("gpu-box/vllm"),
+        wake_id: Some(WakeId(uuid::Uuid::now_v7())),
+        failure: WakeFailure::new(
+            WakeFailureKind::Recipe,
+            "step 1 http",
+            "the controller answered 500",
+        ),
+        retry_after: None,
+        spent: Duration::from_secs(1),
+    }
+}
+
+/// What begins to talk almost at once.
+async fn impatient() -> Served {
+    let served = Served::with_timings(|timings| timings.quiet = Duration::from_millis(30)).await;
+    served.fleet.publish("gpu-box/vllm", "m", hibernating());
+    served
+}
+
+/// Begins a stream, and returns it once it has sent its first heartbeats.
+async fn waiting(served: &Served, progress: &str) -> (reqwest::Response, String) {
+    let request = served.chat("m", true).header("x-reveille-progress", progress);
+    let mut response = request.send().await.expect("an answer");
+    assert_eq!(response.status(), 200);
+    let mut text = String::new();
+    while text
+        .lines()
+        .filter(|line| line.starts_with(':') || line.starts_with("data:"))
+        .count()
+        < 2
+    {
+        let chunk = response.chunk().await.expect("a piece").expect("not the end");
+        text += std::str::from_utf8(&chunk).expect("text");
+    }
+    (response, text)
+}
+
+async fn rest(mut response: reqwest::Response) -> String {
+    let mut bytes = Vec::new();
+    while let Some(chunk) = response.chunk().await.expect("the stream ends well") {
+        bytes.extend_from_slice(&chunk);
+    }
+    // Heartbeats may have come before what the test waits for.
+    let text = String::from_utf8(bytes).expect("text");
+    text.split_inclusive('\n')
+        .filter(|line| !line.starts_with(':'))
+        .collect()
+}
+
+#[tokio::test]
+async fn a_stream_passes_byte_by_byte_with_headers_against_buffering() {
+    let served = Served::new().await;
+    served.fleet.publish("gpu-box/vllm", "m", active());
+    let pieces = vec![
+        piece("data: {\"a\""),
+        piece(":1}\r\n\r\ndata: [DO"),
+        piece("NE]\n\n"),
+    ];
+    served.fleet.replies([Reply::Pieces(200, EVENTS, pieces)]);
+    let answer = Answer::of(served.chat("m", true)).await;
+    assert_eq!(answer.text(), "data: {\"a\":1}\r\n\r\ndata: [DONE]\n\n");
+    assert!(answer.whole);
+    assert_eq!(answer.header("content-type"), Some(EVENTS));
+    assert_eq!(answer.header("cache-control"), Some("no-cache"));
+    assert_eq!(answer.header("x-accel-buffering"), Some("no"));
+}
+
+#[tokio::test]
+async fn a_stream_that_breaks_off_ends_with_an_error_and_never_with_done() {
+    let served = Served::new().await;
+    served.fleet.publish("gpu-box/vllm", "m", active());
+    for (begun, between) in [("data: 1\n\n", ""), ("data: {\"a", "\n\n")] {
+        let pieces = vec![piece(begun), Err(RelayError::Silent { silent_ms: 15_000 })];
+        served.fleet.replies([Reply::Pieces(200, EVENTS, pieces)]);
+        let answer = Answer::of(served.chat("m", true)).await;
+        let text = answer.text();
+        let error = text
+            .strip_prefix(&format!("{begun}{between}data: "))
+            .expect("what was sent stays");
+        let error: Value = serde_json::from_str(error.strip_suffix("\n\n").expect("an event")).expect("JSON");
+        assert_eq!(error["error"]["code"], "relay_failed");
+    }
+}
+
+#[tokio::test]
+async fn a_wake_that_fails_soon_keeps_its_status() {
+    let served = Served::new().await;
+    served.fleet.publish("gpu-box/vllm", "m", hibernating());
+    served.fleet.refuse(failed());
+    let answer = Answer::of(served.chat("m", true)).await;
+    assert_eq!((answer.status, answer.error().as_str()), (503, "wake_failed"));
+}
+
+#[tokio::test]
+async fn a_stream_that_waits_says_so_and_then_passes_the_answer() {
+    let served = impatient().await;
+    let (response, text) = waiting(&served, "comment").await;
+    assert_eq!(response.headers()["content-type"], "text/event-stream");
+    assert_eq!(response.headers()["x-reveille-provider"], "gpu-box/vllm");
+    assert!(response.headers().contains_key("x-reveille-wake-id"));
+    assert!(
+        text.split_inclusive('\n')
+            .all(|line| line == ": waking gpu-box/m elapsed=0s\n"),
+        "{text:?}"
+    );
+    served.fleet.replies([Reply::Pieces(
+        200,
+        EVENTS,
+        vec![piece("data: 1\n\n"), piece("data: [DONE]\n\n")],
+    )]);
+    served
+        .fleet
+        .change("gpu-box/vllm", |provider| provider.status = active());
+    assert_eq!(rest(response).await, "data: 1\n\ndata: [DONE]\n\n");
+}
+
+#[tokio::test]
+async fn a_wake_that_fails_later_is_an_error_event_and_the_end() {
+    let served = impatient().await;
+    let (response, _) = waiting(&served, "comment").await;
+    served.fleet.fail_wakes(failed());
+    let text = rest(response).await;
+    let error = text
+        .strip_prefix("data: ")
+        .and_then(|text| text.strip_suffix("\n\ndata: [DONE]\n\n"));
+    let error: Value = serde_json::from_str(error.expect("an error, then the end")).expect("JSON");
+    assert_eq!(error["error"]["code"], "wake_failed");
+    assert!(served.fleet.sent().is_empty());
+}
+
+#[tokio::test]
+async fn after_the_200_no_done_follows_what_the_backend_may_have_seen() {
+    for reply in [
+        Reply::Fails(RelayFault::new(FaultCode::BackendFailed, "a sentence").into()),
+        Reply::Whole(
+            500,
+            "application/json",
+            Bytes::from_static(b"{\"error\":{\"code\":\"theirs\",\"message\":\"x\"}}"),
+        ),
+        Reply::Whole(500, "text/html", Bytes::from_static(b"<html>secret</html>")),
+        Reply::Whole(200, "application/json", Bytes::from_static(b"{}")),
+    ] {
+        let expected = match &reply {
+            Reply::Whole(500, "application/json", _) => "theirs",
+            Reply::Whole(..) => "backend_failed",
+            _ => "backend_unavailable",
+        };
+        let served = impatient().await;
+        let (response, _) = waiting(&served, "comment").await;
+        served.fleet.replies([reply]);
+        served
+            .fleet
+            .change("gpu-box/vllm", |provider| provider.status = active());
+        let text = rest(response).await;
+        let event = text
+            .strip_prefix("data: ")
+            .and_then(|text| text.strip_suffix("\n\n"));
+        let event: Value = serde_json::from_str(event.expect("one event")).expect("JSON");
+        assert_eq!(event["error"]["code"], expected);
+        assert!(!text.contains("secret") && !text.contains("[DONE]"));
+    }
+}
+
+#[tokio::test]
+async fn a_caller_chooses_how_it_is_told() {
+    for (progress, field) in [("delta", "content"), ("reasoning", "reasoning_content")] {
+        let served = impatient().await;
+        let (_, text) = waiting(&served, progress).await;
+        let event = text
+            .lines()
+            .next()
+            .and_then(|line| line.strip_prefix("data: "))
+            .expect("an event");
+        let chunk: Value = serde_json::from_str(event).expect("JSON");
+        assert_eq!(chunk["object"], "chat.completion.chunk");
+        assert!(chunk["choices"][0]["delta"][field].is_string(), "{chunk}");
+    }
+}
+
+#[tokio::test]
+async fn a_caller_that_wants_no_progress_gets_the_status_however_late() {
+    let served = impatient().await;
+    let asking = tokio::spawn(Answer::of(
+        served.chat("m", true).header("x-reveille-progress", "off"),
+    ));
+    served.fleet.until("a wake", |fleet| fleet.asked() == 1).await;
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    served.fleet.fail_wakes(failed());
+    let answer = asking.await.expect("an answer");
+    assert_eq!((answer.status, answer.error().as_str()), (503, "wake_failed"));
+}
+
+#[tokio::test]
+async fn a_slow_backend_that_is_awake_keeps_its_status() {
+    let served = Served::with_timings(|timings| timings.quiet = Duration::from_millis(10)).await;
+    served.fleet.publish("gpu-box/vllm", "m", active());
+    served.fleet.replies([Reply::Hangs]);
+    let asking = tokio::time::timeout(Duration::from_millis(150), served.chat("m", true).send());
+    assert!(
+        asking.await.is_err(),
+        "nothing is answered before the backend answers"
+    );
+}

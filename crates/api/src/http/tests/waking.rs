@@ -1,0 +1,184 @@
+use super::{
+    Answer, Served,
+    fleet::{Reply, active, hibernating, id, inactive},
+};
+use crate::wakes::WakeError;
+use bytes::Bytes;
+use reveille_domain::{WakeFailure, WakeFailureKind, WakeId};
+use std::{sync::atomic::Ordering, time::Duration};
+
+fn whole(body: &'static str) -> Reply {
+    Reply::Whole(200, "application/json", Bytes::from_static(body.as_bytes()))
+}
+
+fn failed(kind: WakeFailureKind, wake_id: Option<WakeId>) -> WakeError {
+    WakeError::Failed {
+        provider: id("gpu-box/vllm"),
+        wake_id,
+        failure: WakeFailure::new(kind, "step 1 http", "the controller answered 500"),
+        retry_after: wake_id.is_none().then(|| Duration::from_millis(3_200)),
+        spent: Duration::from_millis(1_500),
+    }
+}
+
+fn some_wake() -> WakeId {
+    WakeId(uuid::Uuid::now_v7())
+}
+
+#[tokio::test]
+async fn a_request_to_a_sleeping_backend_wakes_it_and_is_answered() {
+    let served = Served::new().await;
+    served.fleet.publish("gpu-box/vllm", "m", hibernating());
+    served.fleet.replies([whole("hello")]);
+    let asking = tokio::spawn(Answer::of(served.chat("m", false)));
+    served.fleet.until("a wake", |fleet| fleet.asked() == 1).await;
+    assert!(
+        served.fleet.sent().is_empty(),
+        "nothing is sent to a backend that sleeps"
+    );
+    served
+        .fleet
+        .change("gpu-box/vllm", |provider| provider.status = active());
+    let answer = asking.await.expect("an answer");
+    assert_eq!((answer.status, answer.text().as_str()), (200, "hello"));
+    assert!(answer.header("x-reveille-wake-id").is_some());
+}
+
+#[tokio::test]
+async fn a_failed_wake_says_what_failed_where_and_what_to_do() {
+    let served = Served::new().await;
+    served.fleet.publish("gpu-box/vllm", "m", hibernating());
+    let wake = some_wake();
+    let late = WakeFailure::new(WakeFailureKind::TimedOut, "probe", "no outcome by the deadline");
+    let cases = [
+        (
+            failed(WakeFailureKind::Recipe, Some(wake)),
+            503,
+            "wake_failed",
+            "[provider.wake]",
+            "1",
+        ),
+        (
+            failed(WakeFailureKind::Unavailable, Some(wake)),
+            504,
+            "wake_timeout",
+            "provider.wake.max_wait",
+            "1",
+        ),
+        (
+            failed(WakeFailureKind::Unavailable, None),
+            503,
+            "wake_failed",
+            "no wake is tried for 4 s",
+            "4",
+        ),
+        (
+            WakeError::TimedOut {
+                provider: id("gpu-box/vllm"),
+                wake_id: wake,
+                failure: late,
+                spent: Duration::from_secs(65),
+            },
+            504,
+            "wake_timeout",
+            "provider.wake.max_wait",
+            "1",
+        ),
+    ];
+    for (error, status, code, says, retry) in cases {
+        served.fleet.refuse(error);
+        let answer = Answer::of(served.chat("m", false)).await;
+        assert_eq!((answer.status, answer.error().as_str()), (status, code));
+        let message = answer.json()["error"]["message"].to_string();
+        assert!(
+            message.contains("gpu-box/vllm") && message.contains(says),
+            "{message}"
+        );
+        assert_eq!(answer.header("retry-after"), Some(retry));
+        assert_eq!(answer.header("x-reveille-provider"), Some("gpu-box/vllm"));
+        let wake = (!message.contains("no wake is tried")).then(|| wake.to_string());
+        assert_eq!(answer.header("x-reveille-wake-id"), wake.as_deref());
+    }
+    assert!(served.fleet.sent().is_empty());
+}
+
+#[tokio::test]
+async fn a_caller_may_wait_less_and_the_wake_goes_on() {
+    let served = Served::new().await;
+    served.fleet.publish("gpu-box/vllm", "m", hibernating());
+    let answer = Answer::of(served.chat("m", false).header("x-reveille-wait", "0.05")).await;
+    assert_eq!((answer.status, answer.error().as_str()), (504, "wake_timeout"));
+    assert!(answer.header("x-reveille-wake-id").is_some() && answer.header("retry-after").is_some());
+}
+
+#[tokio::test]
+async fn a_caller_may_ask_not_to_be_held_or_not_to_wake() {
+    let served = Served::new().await;
+    served.fleet.publish("gpu-box/vllm", "m", hibernating());
+    let never = Answer::of(served.chat("m", true).header("x-reveille-wake", "never")).await;
+    assert_eq!((never.status, never.error().as_str()), (503, "model_asleep"));
+    assert_eq!(served.fleet.asked(), 0);
+    let waking = Answer::of(served.chat("m", true).header("x-reveille-wake", "async")).await;
+    assert_eq!((waking.status, waking.error().as_str()), (503, "waking"));
+    assert!(waking.header("retry-after").is_some() && waking.header("x-reveille-wake-id").is_some());
+    assert_eq!(served.fleet.asked(), 1);
+    served
+        .fleet
+        .change("gpu-box/vllm", |provider| provider.status = active());
+    for mode in ["async", "never"] {
+        served.fleet.replies([whole("awake")]);
+        assert_eq!(
+            Answer::of(served.chat("m", false).header("x-reveille-wake", mode))
+                .await
+                .text(),
+            "awake"
+        );
+    }
+}
+
+#[tokio::test]
+async fn an_inactive_provider_is_never_woken() {
+    let served = Served::new().await;
+    served.fleet.publish("gpu-box/vllm", "m", inactive());
+    let answer = Answer::of(served.chat("m", false)).await;
+    assert_eq!(
+        (answer.status, answer.error().as_str()),
+        (503, "provider_inactive")
+    );
+    assert!(answer.header("retry-after").is_some());
+    assert_eq!(served.fleet.asked(), 0);
+}
+
+#[tokio::test]
+async fn an_unknown_model_is_answered_with_similar_names_once_the_journal_is_read() {
+    let served = Served::new().await;
+    served.fleet.publish("gpu-box/vllm", "qwen3-8b", active());
+    let answer = Answer::of(served.chat("qwen3", false)).await;
+    assert_eq!((answer.status, answer.error().as_str()), (404, "model_not_found"));
+    assert!(answer.text().contains("qwen3-8b"));
+    served.fleet.not_ready.store(true, Ordering::SeqCst);
+    let answer = Answer::of(served.chat("qwen3", false)).await;
+    assert_eq!((answer.status, answer.error().as_str()), (503, "not_ready"));
+}
+
+#[tokio::test]
+async fn a_full_queue_is_told_to_come_back_and_a_lost_journal_says_no_more_than_that() {
+    let served = Served::new().await;
+    served.fleet.publish("gpu-box/vllm", "m", hibernating());
+    served.fleet.refuse(WakeError::QueueFull {
+        provider: id("gpu-box/vllm"),
+        limit: 1_024,
+    });
+    let answer = Answer::of(served.chat("m", false)).await;
+    assert_eq!((answer.status, answer.error().as_str()), (429, "queue_full"));
+    assert!(answer.header("retry-after").is_some());
+    served
+        .fleet
+        .refuse(WakeError::Unavailable("nats://user:secret@hub".to_owned()));
+    let answer = Answer::of(served.chat("m", false)).await;
+    assert_eq!(
+        (answer.status, answer.error().as_str()),
+        (503, "journal_unavailable")
+    );
+    assert!(!answer.text().contains("secret"));
+}

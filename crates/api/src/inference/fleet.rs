@@ -1,0 +1,152 @@
+//! What the request path needs of the rest of the process, so that it can be tested without NATS.
+
+use crate::{
+    registry::{Known, Registry},
+    wakes::{Begun, SleepError, WakeError, Wakes, Woken},
+};
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures::{StreamExt, stream::BoxStream};
+use reveille_bus::relay::{RelayClient, RelayError, RequestHead, ResponseHead};
+use reveille_domain::{AgentName, Epoch, ProviderId, WakeCause};
+use std::sync::Arc;
+use tokio::{sync::watch, time::Instant};
+
+/// A response as it came over the relay.
+pub(crate) struct Relayed {
+    /// Status and headers.
+    pub head: ResponseHead,
+    /// The body.
+    pub body: RelayedBody,
+}
+
+/// A response's body.
+pub(crate) enum RelayedBody {
+    /// All of it was there with the head.
+    Whole(Bytes),
+    /// It comes piece by piece; an error means that it broke off. Dropping it cancels the request.
+    Pieces(BoxStream<'static, Result<Bytes, RelayError>>),
+}
+
+/// The published providers, their wakes, and the way to their backends.
+#[async_trait]
+pub(crate) trait Fleet: Send + Sync {
+    /// See [`Registry::is_ready`].
+    fn is_ready(&self) -> bool;
+    /// See [`Registry::pool`].
+    fn pool(&self, model: &str) -> Vec<Arc<Known>>;
+    /// See [`Registry::get`].
+    fn get(&self, id: &ProviderId) -> Option<Arc<Known>>;
+    /// See [`Registry::all`].
+    fn all(&self) -> Vec<Arc<Known>>;
+    /// See [`Registry::nearest`].
+    fn nearest(&self, model: &str) -> Vec<String>;
+    /// See [`Registry::watch`].
+    fn watch(&self, id: &ProviderId) -> Option<watch::Receiver<Arc<Known>>>;
+    /// See [`Registry::applied`].
+    fn applied(&self) -> u64;
+    /// See [`Registry::applied_to`].
+    async fn applied_to(&self, sequence: u64, until: Instant) -> bool;
+    /// See [`Wakes::ensure_awake`].
+    async fn ensure_awake(
+        &self,
+        id: &ProviderId,
+        cause: WakeCause,
+        until: Instant,
+    ) -> Result<Woken, WakeError>;
+    /// See [`Wakes::begin`].
+    async fn begin(&self, id: &ProviderId, cause: WakeCause) -> Result<Begun, WakeError>;
+    /// See [`Wakes::sleep`].
+    async fn sleep(&self, id: &ProviderId) -> Result<(), SleepError>;
+    /// See [`Wakes::waiting`].
+    fn waiting(&self, id: &ProviderId) -> usize;
+    /// Sends a request and waits for the response's head. Dropping the future cancels the request.
+    async fn relay(
+        &self,
+        agent: &AgentName,
+        epoch: Epoch,
+        head: RequestHead,
+        body: Bytes,
+    ) -> Result<Relayed, RelayError>;
+}
+
+/// The real ones.
+pub(crate) struct Live {
+    /// The fold of the journal.
+    pub registry: Registry,
+    /// Wakes.
+    pub wakes: Wakes,
+    /// The way to the agents.
+    pub relay: RelayClient,
+}
+
+#[async_trait]
+impl Fleet for Live {
+    fn is_ready(&self) -> bool {
+        self.registry.is_ready()
+    }
+
+    fn pool(&self, model: &str) -> Vec<Arc<Known>> {
+        self.registry.pool(model)
+    }
+
+    fn get(&self, id: &ProviderId) -> Option<Arc<Known>> {
+        self.registry.get(id)
+    }
+
+    fn all(&self) -> Vec<Arc<Known>> {
+        self.registry.all()
+    }
+
+    fn nearest(&self, model: &str) -> Vec<String> {
+        self.registry.nearest(model)
+    }
+
+    fn watch(&self, id: &ProviderId) -> Option<watch::Receiver<Arc<Known>>> {
+        self.registry.watch(id)
+    }
+
+    fn applied(&self) -> u64 {
+        self.registry.applied()
+    }
+
+    async fn applied_to(&self, sequence: u64, until: Instant) -> bool {
+        self.registry.applied_to(sequence, until).await
+    }
+
+    async fn ensure_awake(
+        &self,
+        id: &ProviderId,
+        cause: WakeCause,
+        until: Instant,
+    ) -> Result<Woken, WakeError> {
+        self.wakes.ensure_awake(id, cause, until).await
+    }
+
+    async fn begin(&self, id: &ProviderId, cause: WakeCause) -> Result<Begun, WakeError> {
+        self.wakes.begin(id, cause).await
+    }
+
+    async fn sleep(&self, id: &ProviderId) -> Result<(), SleepError> {
+        self.wakes.sleep(id).await
+    }
+
+    fn waiting(&self, id: &ProviderId) -> usize {
+        self.wakes.waiting(id)
+    }
+
+    async fn relay(
+        &self,
+        agent: &AgentName,
+        epoch: Epoch,
+        head: RequestHead,
+        body: Bytes,
+    ) -> Result<Relayed, RelayError> {
+        let (head, mut body) = self.relay.send(agent, epoch, head, body).await?.head().await?;
+        let body = match body.whole() {
+            Some(whole) => RelayedBody::Whole(whole),
+            None => RelayedBody::Pieces(body.boxed()),
+        };
+        Ok(Relayed { head, body })
+    }
+}

@@ -1,0 +1,82 @@
+//! Which headers pass, each way. Lists of what is allowed, so that credentials, cookies, hop-by-hop headers and whatever
+//! is invented tomorrow stay out.
+
+use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
+use reveille_bus::relay::{Headers, ResponseHead};
+
+/// What backends may need of a caller's headers.
+const TO_BACKEND: [HeaderName; 6] = [
+    header::CONTENT_TYPE,
+    header::ACCEPT,
+    header::USER_AGENT,
+    HeaderName::from_static("openai-beta"),
+    HeaderName::from_static("anthropic-beta"),
+    HeaderName::from_static("anthropic-version"),
+];
+/// What callers may need of a backend's headers.
+const TO_CALLER: [HeaderName; 8] = [
+    header::CONTENT_TYPE,
+    header::CONTENT_LENGTH,
+    header::CONTENT_ENCODING,
+    HeaderName::from_static("retry-after-ms"),
+    HeaderName::from_static("x-should-retry"),
+    HeaderName::from_static("openai-model"),
+    HeaderName::from_static("openai-processing-ms"),
+    HeaderName::from_static("openai-version"),
+];
+const RATE_LIMITS: &str = "x-ratelimit-";
+/// The longest `Retry-After` that is passed on, in seconds: some clients sleep whatever it says.
+const MAX_RETRY_AFTER_SECONDS: u64 = 60;
+const X_ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
+const TRACEPARENT: &str = "traceparent";
+
+/// What the agent is told of the caller's headers.
+pub(crate) fn to_backend(headers: &HeaderMap, request_id: &str) -> Headers {
+    let mut allowed = Headers::with_capacity(4);
+    for name in &TO_BACKEND {
+        if let Some(value) = headers.get(name).and_then(|value| value.to_str().ok()) {
+            allowed.push((name.as_str().to_owned(), value.to_owned()));
+        }
+    }
+    allowed.push(("x-request-id".to_owned(), request_id.to_owned()));
+    allowed
+}
+
+/// The trace that the request belongs to.
+pub(crate) fn traceparent(headers: &HeaderMap) -> Option<String> {
+    let value = headers.get(TRACEPARENT)?.to_str().ok()?;
+    // 00-<32 hex>-<16 hex>-<2 hex>, and what later versions append.
+    (55..=128).contains(&value.len()).then(|| value.to_owned())
+}
+
+/// What the caller is told of the backend's headers.
+pub(crate) fn to_caller(head: &ResponseHead, headers: &mut HeaderMap) {
+    for (name, value) in &head.headers {
+        let Ok(name) = HeaderName::try_from(name.as_str()) else {
+            continue;
+        };
+        if name == header::RETRY_AFTER {
+            if let Ok(seconds) = value.trim().parse::<u64>() {
+                headers.insert(name, HeaderValue::from(seconds.clamp(1, MAX_RETRY_AFTER_SECONDS)));
+            }
+        } else if (TO_CALLER.contains(&name) || name.as_str().starts_with(RATE_LIMITS))
+            && let Ok(value) = HeaderValue::from_str(value)
+        {
+            headers.insert(name, value);
+        }
+    }
+}
+
+/// Whether the backend answers with a stream of events.
+pub(crate) fn is_event_stream(head: &ResponseHead) -> bool {
+    let essence = head
+        .header("content-type")
+        .and_then(|value| value.split(';').next());
+    essence.is_some_and(|essence| essence.trim().eq_ignore_ascii_case("text/event-stream"))
+}
+
+/// What keeps proxies from holding a stream back.
+pub(crate) fn unbuffered(headers: &mut HeaderMap) {
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
+    headers.insert(X_ACCEL_BUFFERING, HeaderValue::from_static("no"));
+}

@@ -1,0 +1,136 @@
+//! What a stream says while its request waits.
+//!
+//! The default is a comment line with a single newline: parsers skip it, while a blank line after a comment has broken
+//! some. Never `id:`, `event:` or `retry:`, on which clients of this surface fall over.
+
+use super::{Phase, Progress, Surface, now_ms};
+use bytes::Bytes;
+use reveille_domain::ModelName;
+use serde_json::json;
+use std::time::Duration;
+
+/// The end of a stream whose request no backend ever got.
+pub(crate) const DONE: &[u8] = b"data: [DONE]\n\n";
+
+/// One heartbeat of a request for `model` that has waited for `elapsed`.
+pub(crate) fn heartbeat(
+    progress: Progress,
+    surface: Surface,
+    request_id: &str,
+    model: &ModelName,
+    phase: &Phase,
+    elapsed: Duration,
+) -> Bytes {
+    let who = phase.provider().map_or_else(
+        || model.to_string(),
+        |provider| named(&provider.agent.to_string(), model),
+    );
+    let seconds = elapsed.as_secs();
+    let says = || format!("{} {who} elapsed={seconds}s", phase.word());
+    match (progress, surface) {
+        (Progress::Comment | Progress::Off, _) => Bytes::from(format!(": {}\n", says())),
+        (Progress::Reasoning, Surface::ChatCompletions) => chat_chunk(
+            request_id,
+            model,
+            &json!({ "reasoning_content": format!("{}\n", says()) }),
+        ),
+        (Progress::Delta, Surface::ChatCompletions) => {
+            chat_chunk(request_id, model, &json!({ "content": "" }))
+        }
+        (Progress::Delta | Progress::Reasoning, Surface::Completions | Surface::Embeddings) => {
+            event(&json!({
+                "id": format!("cmpl-{request_id}"),
+                "object": "text_completion",
+                "created": now_ms() / 1000,
+                "model": model,
+                "choices": [{ "index": 0, "text": "", "logprobs": null, "finish_reason": null }],
+            }))
+        }
+    }
+}
+
+/// `agent/model`, unless the caller named the model so.
+fn named(agent: &str, model: &ModelName) -> String {
+    let named = model
+        .as_str()
+        .strip_prefix(agent)
+        .is_some_and(|rest| rest.starts_with('/'));
+    if named {
+        model.to_string()
+    } else {
+        format!("{agent}/{model}")
+    }
+}
+
+fn chat_chunk(request_id: &str, model: &ModelName, delta: &serde_json::Value) -> Bytes {
+    event(&json!({
+        "id": format!("chatcmpl-{request_id}"),
+        "object": "chat.completion.chunk",
+        "created": now_ms() / 1000,
+        "model": model,
+        "choices": [{ "index": 0, "delta": delta, "logprobs": null, "finish_reason": null }],
+    }))
+}
+
+fn event(data: &serde_json::Value) -> Bytes {
+    Bytes::from(format!("data: {data}\n\n"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use reveille_domain::ProviderId;
+
+    fn beat(progress: Progress, surface: Surface, model: &str) -> String {
+        let provider: ProviderId = "gpu-box/vllm".parse().expect("legal");
+        let model = ModelName::parse(model).expect("legal");
+        let phase = Phase::Waking(provider);
+        let bytes = heartbeat(
+            progress,
+            surface,
+            "r1",
+            &model,
+            &phase,
+            Duration::from_millis(9_900),
+        );
+        String::from_utf8(bytes.to_vec()).expect("text")
+    }
+
+    #[test]
+    fn a_comment_is_one_line_with_a_single_newline() {
+        let expected = ": waking gpu-box/qwen3-8b elapsed=9s\n";
+        for name in ["qwen3-8b", "gpu-box/qwen3-8b"] {
+            assert_eq!(beat(Progress::Comment, Surface::ChatCompletions, name), expected);
+        }
+    }
+
+    #[test]
+    fn chunks_are_whole_events_that_add_no_text() {
+        for surface in [Surface::ChatCompletions, Surface::Completions] {
+            for progress in [Progress::Delta, Progress::Reasoning] {
+                let beat = beat(progress, surface, "m\"1");
+                let data = beat
+                    .strip_prefix("data: ")
+                    .and_then(|rest| rest.strip_suffix("\n\n"))
+                    .expect("an event");
+                assert!(!data.contains('\n'), "{data}");
+                let chunk: serde_json::Value = serde_json::from_str(data).expect("JSON");
+                let choice = &chunk["choices"][0];
+                assert!(choice["finish_reason"].is_null());
+                assert!(
+                    ["", "null"].contains(&choice["delta"]["content"].as_str().unwrap_or("null")),
+                    "{choice}"
+                );
+                assert!(
+                    ["", "null"].contains(&choice["text"].as_str().unwrap_or("null")),
+                    "{choice}"
+                );
+            }
+        }
+        let told = beat(Progress::Reasoning, Surface::ChatCompletions, "m");
+        assert!(
+            told.contains("\"reasoning_content\":\"waking gpu-box/m elapsed=9s\\n\""),
+            "{told}"
+        );
+    }
+}

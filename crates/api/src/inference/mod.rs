@@ -1,0 +1,332 @@
+//! One inference request: choose a provider, wake it when it sleeps, hand the request over once, and bring the answer
+//! back unchanged.
+//!
+//! A request is sent a second time only when no backend can have seen it, and once at most. Whoever leaves drops the
+//! future, which cancels the request at the agent; the wake goes on.
+
+mod ask;
+mod budget;
+mod eta;
+mod fleet;
+mod headers;
+mod heartbeat;
+mod in_flight;
+mod options;
+mod peek;
+mod respond;
+mod stage;
+mod waiting;
+
+pub use ask::Timings;
+pub(crate) use ask::{Answered, Ask};
+pub(crate) use budget::{BodyBudget, HeldBytes};
+pub(crate) use eta::{now_ms, time_left, usual_wake};
+pub(crate) use fleet::{Fleet, Live, Relayed, RelayedBody};
+pub(crate) use in_flight::Counted;
+pub(crate) use options::{BadOption, Options, Progress, WakeMode};
+pub(crate) use peek::{BadBody, Surface, peek};
+pub(crate) use respond::respond;
+pub(crate) use stage::{Phase, Stage};
+pub(crate) use waiting::respond_when_known;
+
+use crate::{http::ApiError, registry::Known, wakes::WakeError};
+use in_flight::InFlight;
+use reveille_bus::relay::{FaultCode, RelayError, RelayFault};
+use reveille_domain::{ProviderId, ReportId, Status, WakeId, provider::StatusName};
+use std::{sync::Arc, time::Duration};
+use tokio::time::Instant;
+
+/// Why an attempt brought no answer.
+enum NoAnswer {
+    /// Nothing was sent.
+    Refused(ApiError),
+    /// It was sent, or should have been.
+    Missed {
+        known: Arc<Known>,
+        wake_id: Option<WakeId>,
+        error: RelayError,
+    },
+}
+
+impl From<ApiError> for NoAnswer {
+    fn from(error: ApiError) -> Self {
+        Self::Refused(error)
+    }
+}
+
+impl From<WakeError> for NoAnswer {
+    fn from(error: WakeError) -> Self {
+        Self::Refused(error.into())
+    }
+}
+
+impl From<NoAnswer> for ApiError {
+    fn from(none: NoAnswer) -> Self {
+        match none {
+            NoAnswer::Refused(error) => error,
+            NoAnswer::Missed {
+                known,
+                wake_id,
+                error,
+            } => Self::Relay {
+                provider: known.provider.id.clone(),
+                wake_id,
+                error,
+            },
+        }
+    }
+}
+
+/// Answers inference requests.
+pub(crate) struct Inference {
+    fleet: Arc<dyn Fleet>,
+    in_flight: InFlight,
+    timings: Timings,
+}
+
+impl Inference {
+    /// Requests go to `fleet`.
+    pub fn new(fleet: Arc<dyn Fleet>, timings: Timings) -> Self {
+        Self {
+            fleet,
+            in_flight: InFlight::default(),
+            timings,
+        }
+    }
+
+    /// Waits for a backend's answer, waking it if need be.
+    pub async fn answer(&self, ask: &Ask, stage: &Stage) -> Result<Answered, ApiError> {
+        let until = Instant::now() + ask.options.wait;
+        let chosen = self.choose(ask)?;
+        match self.attempt(ask, chosen, until, stage).await {
+            Ok(answered) => Ok(answered),
+            Err(NoAnswer::Missed {
+                known,
+                wake_id,
+                error,
+            }) if error.never_handed_over() => {
+                let Some(next) = self.next(ask, &known, &error, until, stage).await else {
+                    return Err(NoAnswer::Missed {
+                        known,
+                        wake_id,
+                        error,
+                    }
+                    .into());
+                };
+                let mut answered = self.attempt(ask, next, until, stage).await?;
+                answered.wake_id = answered.wake_id.or(wake_id);
+                Ok(answered)
+            }
+            Err(none) => Err(none.into()),
+        }
+    }
+
+    fn choose(&self, ask: &Ask) -> Result<Arc<Known>, ApiError> {
+        let pool = self.fleet.pool(ask.model.as_str());
+        if pool.is_empty() {
+            if !self.fleet.is_ready() {
+                return Err(ApiError::NotReady);
+            }
+            let nearest = self.fleet.nearest(ask.model.as_str());
+            return Err(ApiError::UnknownModel {
+                model: ask.model.clone(),
+                nearest,
+            });
+        }
+        let chosen = if pool.len() == 1 {
+            pool.into_iter().next()
+        } else {
+            self.best(pool, None)
+        };
+        chosen.ok_or(ApiError::NotReady)
+    }
+
+    /// The best of `pool` but `not`: awake before waking before asleep; of those that are awake, the least busy; of those
+    /// asleep, one whose wakes don't fail.
+    fn best(&self, pool: Vec<Arc<Known>>, not: Option<&ProviderId>) -> Option<Arc<Known>> {
+        let others = pool.into_iter().filter(|known| not != Some(&known.provider.id));
+        others.min_by_key(|known| {
+            let provider = &known.provider;
+            let (rank, failures) = match provider.status.name() {
+                StatusName::Active => (0, 0),
+                StatusName::Waking => (1, 0),
+                StatusName::Hibernating => (2, provider.failures.count),
+                StatusName::Inactive => (3, 0),
+            };
+            (rank, failures, self.in_flight.of(&provider.id))
+        })
+    }
+
+    async fn attempt(
+        &self,
+        ask: &Ask,
+        chosen: Arc<Known>,
+        until: Instant,
+        stage: &Stage,
+    ) -> Result<Answered, NoAnswer> {
+        let (known, wake_id) = match &chosen.provider.status {
+            Status::Active { .. } => (chosen, None),
+            Status::Inactive { reason, since_ms, .. } => {
+                let provider = chosen.provider.id.clone();
+                return Err(WakeError::Inactive {
+                    provider,
+                    reason: *reason,
+                    since: *since_ms,
+                }
+                .into());
+            }
+            Status::Hibernating { .. } | Status::Waking { .. } => {
+                self.wake(ask, &chosen, until, stage).await?
+            }
+        };
+        let provider = known.provider.id.clone();
+        stage.enter(Phase::Answering(provider.clone()));
+        let counted = self.in_flight.enter(&provider);
+        let sent = self.fleet.relay(
+            &provider.agent,
+            known.provider.epoch,
+            ask.head(&known),
+            ask.body.clone(),
+        );
+        match sent.await {
+            Ok(Relayed { head, body }) => Ok(Answered {
+                provider,
+                wake_id,
+                head,
+                body,
+                counted,
+            }),
+            Err(error) => Err(NoAnswer::Missed {
+                known,
+                wake_id,
+                error,
+            }),
+        }
+    }
+
+    async fn wake(
+        &self,
+        ask: &Ask,
+        chosen: &Known,
+        until: Instant,
+        stage: &Stage,
+    ) -> Result<(Arc<Known>, Option<WakeId>), ApiError> {
+        let provider = &chosen.provider.id;
+        match ask.options.wake {
+            WakeMode::Never => Err(ApiError::Asleep {
+                provider: provider.clone(),
+            }),
+            WakeMode::Block => {
+                stage.enter(Phase::Waking(provider.clone()));
+                let woken = self.fleet.ensure_awake(provider, ask.cause(), until).await?;
+                Ok((woken.known, woken.wake_id))
+            }
+            WakeMode::Async => {
+                let begun = self.fleet.begin(provider, ask.cause()).await?;
+                if let Some(wake) = begun.wake {
+                    let left = time_left(chosen, &wake);
+                    return Err(ApiError::Waking {
+                        provider: provider.clone(),
+                        wake_id: wake.id,
+                        left,
+                    });
+                }
+                // It is awake, and this replica is about to see it.
+                self.fleet
+                    .applied_to(begun.sequence, Instant::now() + self.timings.report)
+                    .await;
+                let known = self.fleet.get(provider);
+                known.map(|known| (known, None)).ok_or_else(|| {
+                    WakeError::Unknown {
+                        provider: provider.clone(),
+                    }
+                    .into()
+                })
+            }
+        }
+    }
+
+    /// Whom to ask once more, after a request that no backend saw: another one that is awake, or the same one as soon as
+    /// there is a reason to.
+    async fn next(
+        &self,
+        ask: &Ask,
+        missed: &Known,
+        error: &RelayError,
+        until: Instant,
+        stage: &Stage,
+    ) -> Option<Arc<Known>> {
+        let id = &missed.provider.id;
+        let other = || {
+            let other = self.best(self.fleet.pool(ask.model.as_str()), Some(id));
+            other.filter(|known| known.provider.status.name() == StatusName::Active)
+        };
+        match error {
+            RelayError::Fault(RelayFault { code, report, .. }) => match code {
+                FaultCode::Asleep => match other() {
+                    Some(other) => Some(other),
+                    None => self.once_reported(id, *report, until).await,
+                },
+                FaultCode::UnknownProvider | FaultCode::ShuttingDown => match other() {
+                    Some(other) => Some(other),
+                    None => self.once_back(missed, until, stage).await,
+                },
+                FaultCode::BackendUnavailable | FaultCode::Overloaded => other(),
+                FaultCode::BackendFailed
+                | FaultCode::BackendTimeout
+                | FaultCode::Cancelled
+                | FaultCode::BadFrame
+                | FaultCode::Lost
+                | FaultCode::Unknown => None,
+            },
+            RelayError::NoResponders => match other() {
+                Some(other) => Some(other),
+                None => self.once_back(missed, until, stage).await,
+            },
+            RelayError::Disconnected => self.once_back(missed, until, stage).await,
+            RelayError::Overloaded
+            | RelayError::HeadTooLarge
+            | RelayError::Gap { .. }
+            | RelayError::Silent { .. }
+            | RelayError::Overdrawn
+            | RelayError::Malformed(_)
+            | RelayError::Closed => None,
+        }
+    }
+
+    /// The provider once the fold shows what its agent reported: that it sleeps.
+    async fn once_reported(
+        &self,
+        id: &ProviderId,
+        report: Option<ReportId>,
+        until: Instant,
+    ) -> Option<Arc<Known>> {
+        let told = |known: &Arc<Known>| {
+            let passed = report.is_some_and(|report| known.provider.last_report() >= report);
+            passed || known.provider.status.name() != StatusName::Active
+        };
+        self.changed(id, self.timings.report, until, told).await
+    }
+
+    /// The provider once its agent has said something new, or after as long as a reconnect takes.
+    async fn once_back(&self, missed: &Known, until: Instant, stage: &Stage) -> Option<Arc<Known>> {
+        let id = &missed.provider.id;
+        stage.enter(Phase::Reaching(id.clone()));
+        let told = |known: &Arc<Known>| known.sequence > missed.sequence;
+        self.changed(id, self.timings.absence, until, told).await
+    }
+
+    /// The provider when `told` is true of it, or after `most`; `None` when it is gone.
+    async fn changed(
+        &self,
+        id: &ProviderId,
+        most: Duration,
+        until: Instant,
+        told: impl FnMut(&Arc<Known>) -> bool,
+    ) -> Option<Arc<Known>> {
+        let mut states = self.fleet.watch(id)?;
+        // Whether it came or not, what the fold says now decides.
+        let _ = tokio::time::timeout_at(until.min(Instant::now() + most), states.wait_for(told)).await;
+        self.fleet.get(id)
+    }
+}

@@ -1,0 +1,146 @@
+//! What a caller may ask for in headers: how to treat a sleeping model, how long to wait, how to be told.
+
+use axum::http::HeaderMap;
+use std::time::Duration;
+
+const WAKE: &str = "x-reveille-wake";
+const WAIT: &str = "x-reveille-wait";
+const PROGRESS: &str = "x-reveille-progress";
+
+/// What happens when the model sleeps.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) enum WakeMode {
+    /// Wake it and hold the request.
+    #[default]
+    Block,
+    /// Wake it and answer `waking` at once.
+    Async,
+    /// Don't wake it.
+    Never,
+}
+
+/// How a stream that waits says so.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) enum Progress {
+    /// A comment line: every client skips it.
+    #[default]
+    Comment,
+    /// A chunk without text, for clients whose timers ignore comments.
+    Delta,
+    /// A text in `reasoning_content`, for clients that show it.
+    Reasoning,
+    /// Not at all: the status stays open until the outcome is known.
+    Off,
+}
+
+/// The caller's wishes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Options {
+    /// What happens when the model sleeps.
+    pub wake: WakeMode,
+    /// How long to wait for it.
+    pub wait: Duration,
+    /// How to be told meanwhile.
+    pub progress: Progress,
+}
+
+/// A header that makes no sense: its name and what it may say.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct BadOption {
+    /// The header.
+    pub header: &'static str,
+    /// What it may say.
+    pub expected: &'static str,
+}
+
+impl Options {
+    /// Reads the headers; `longest` is how long a caller waits who doesn't say, and at most.
+    pub fn read(headers: &HeaderMap, longest: Duration) -> Result<Self, BadOption> {
+        let wake = match text(headers, WAKE) {
+            None => WakeMode::default(),
+            Some("block") => WakeMode::Block,
+            Some("async") => WakeMode::Async,
+            Some("never") => WakeMode::Never,
+            Some(_) => {
+                return Err(BadOption {
+                    header: WAKE,
+                    expected: "block, async or never",
+                });
+            }
+        };
+        let progress = match text(headers, PROGRESS) {
+            None => Progress::default(),
+            Some("comment") => Progress::Comment,
+            Some("delta") => Progress::Delta,
+            Some("reasoning") => Progress::Reasoning,
+            Some("off") => Progress::Off,
+            Some(_) => {
+                return Err(BadOption {
+                    header: PROGRESS,
+                    expected: "comment, delta, reasoning or off",
+                });
+            }
+        };
+        let wait = match text(headers, WAIT) {
+            None => longest,
+            Some(seconds) => {
+                let seconds: f64 = seconds.parse().unwrap_or(-1.0);
+                let wait = Duration::try_from_secs_f64(seconds);
+                wait.map_err(|_| BadOption {
+                    header: WAIT,
+                    expected: "a number of seconds",
+                })?
+                .min(longest)
+            }
+        };
+        Ok(Self { wake, wait, progress })
+    }
+}
+
+/// The header's text; what isn't text is as wrong as any other nonsense.
+fn text<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
+    headers
+        .get(name)
+        .map(|value| value.to_str().unwrap_or("?").trim())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use axum::http::HeaderValue;
+
+    const LONGEST: Duration = Duration::from_secs(290);
+
+    fn read(name: &'static str, value: &'static str) -> Result<Options, BadOption> {
+        let headers =
+            HeaderMap::from_iter([(name.parse().expect("a name"), HeaderValue::from_static(value))]);
+        Options::read(&headers, LONGEST)
+    }
+
+    #[test]
+    fn a_caller_can_shorten_the_wait_and_never_lengthen_it() {
+        assert_eq!(read("x-other", "1").map(|o| o.wait), Ok(LONGEST));
+        assert_eq!(read(WAIT, "1.5").map(|o| o.wait), Ok(Duration::from_millis(1500)));
+        assert_eq!(read(WAIT, "0").map(|o| o.wait), Ok(Duration::ZERO));
+        for longer in ["291", "1e18"] {
+            assert_eq!(read(WAIT, longer).map(|o| o.wait), Ok(LONGEST), "{longer}");
+        }
+        for nonsense in ["", "-1", "soon", "NaN", "inf", "1e400", "1,5"] {
+            assert_eq!(
+                read(WAIT, nonsense).map_err(|e| e.header),
+                Err(WAIT),
+                "{nonsense}"
+            );
+        }
+    }
+
+    #[test]
+    fn modes_are_read_and_nonsense_is_refused() {
+        assert_eq!(read(WAKE, "async").map(|o| o.wake), Ok(WakeMode::Async));
+        assert_eq!(read(WAKE, " never ").map(|o| o.wake), Ok(WakeMode::Never));
+        assert_eq!(read(PROGRESS, "off").map(|o| o.progress), Ok(Progress::Off));
+        for (header, value) in [(WAKE, "Maybe"), (WAKE, ""), (PROGRESS, "yes")] {
+            assert_eq!(read(header, value).map_err(|e| e.header), Err(header));
+        }
+    }
+}

@@ -1,0 +1,321 @@
+//! Reads what Reveille must know of a request's body, `model` and `stream`, and leaves the rest alone: nothing is
+//! parsed into values, and the bytes go on as they came.
+//!
+//! What two parsers could read differently is refused here, because the backend reads the same bytes again: a key that
+//! decides something given twice, bytes that aren't UTF-8, nesting that a recursive parser could fall over.
+
+use reveille_domain::{MAX_MODEL_NAME_BYTES, ModelName};
+use serde::{
+    Deserialize, Deserializer,
+    de::{Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor},
+};
+use std::{borrow::Cow, fmt};
+
+#[cfg(test)]
+mod tests;
+
+/// How deep a body may nest: what recursive JSON parsers allow by default.
+pub(crate) const MAX_DEPTH: usize = 128;
+
+/// Where a request goes; each path wants other fields.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Surface {
+    /// `/v1/chat/completions`.
+    ChatCompletions,
+    /// `/v1/completions`.
+    Completions,
+    /// `/v1/embeddings`.
+    Embeddings,
+}
+
+impl Surface {
+    /// The path, which is the same at the backend.
+    pub const fn path(self) -> &'static str {
+        match self {
+            Self::ChatCompletions => "/v1/chat/completions",
+            Self::Completions => "/v1/completions",
+            Self::Embeddings => "/v1/embeddings",
+        }
+    }
+}
+
+/// What a body says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Peeked {
+    /// The public model name.
+    pub model: ModelName,
+    /// Whether the answer is asked for as a stream.
+    pub stream: bool,
+}
+
+/// Why a body is refused.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct BadBody {
+    /// The error's code.
+    pub code: &'static str,
+    /// The field.
+    pub param: Option<&'static str>,
+    /// What is wrong.
+    pub message: String,
+}
+
+impl BadBody {
+    fn new(code: &'static str, param: impl Into<Option<&'static str>>, message: impl Into<String>) -> Self {
+        Self {
+            code,
+            param: param.into(),
+            message: message.into(),
+        }
+    }
+}
+
+/// Reads `model` and `stream`, and checks what the surface wants of the rest.
+pub(crate) fn peek(body: &[u8], surface: Surface) -> Result<Peeked, BadBody> {
+    let invalid = |message: String| BadBody::new("invalid_json", None, message);
+    if body.trim_ascii().is_empty() {
+        return Err(invalid("the body is empty: a JSON object is needed".to_owned()));
+    }
+    let text = std::str::from_utf8(body).map_err(|_| invalid("the body is not UTF-8".to_owned()))?;
+    if nests_deeper_than(body, MAX_DEPTH) {
+        return Err(invalid(format!("the body nests deeper than {MAX_DEPTH} levels")));
+    }
+    let fields: Fields<'_> = serde_json::from_str(text)
+        .map_err(|error| invalid(format!("the body is not a JSON object: {error}")))?;
+    fields.check(surface)
+}
+
+/// Whether brackets outside of strings nest too deep. Looks at what isn't JSON too: the parser refuses that later.
+fn nests_deeper_than(body: &[u8], limit: usize) -> bool {
+    let (mut rest, mut depth) = (body, 0_usize);
+    while let Some(at) = rest
+        .iter()
+        .position(|byte| matches!(byte, b'"' | b'[' | b'{' | b']' | b'}'))
+    {
+        let found = rest[at];
+        rest = &rest[at + 1..];
+        match found {
+            b'"' => rest = after_string(rest),
+            b'[' | b'{' => depth += 1,
+            _ => depth = depth.saturating_sub(1),
+        }
+        if depth > limit {
+            return true;
+        }
+    }
+    false
+}
+
+/// What follows the string that `rest` begins in.
+fn after_string(mut rest: &[u8]) -> &[u8] {
+    while let Some(at) = memchr::memchr2(b'"', b'\\', rest) {
+        if rest[at] == b'"' {
+            return &rest[at + 1..];
+        }
+        rest = rest.get(at + 2..).unwrap_or_default();
+    }
+    &[]
+}
+
+/// A value's kind, and its text or truth where that is all there is to it.
+#[derive(Debug, PartialEq)]
+enum Shape<'a> {
+    Null,
+    Bool(bool),
+    Number,
+    Text(Cow<'a, str>),
+    Array,
+    Object,
+}
+
+/// The fields that matter, each as it was given, or twice.
+#[derive(Debug, Default)]
+struct Fields<'a> {
+    model: Option<Shape<'a>>,
+    stream: Option<Shape<'a>>,
+    messages: Option<Shape<'a>>,
+    prompt: bool,
+    input: bool,
+    twice: Option<&'static str>,
+    backend_address: Option<&'static str>,
+}
+
+/// Keys that decide something here.
+enum Key {
+    Model,
+    Stream,
+    Messages,
+    Prompt,
+    Input,
+    /// Other gateways take the backend's address from the body. Nobody who can only send requests chooses that here.
+    BackendAddress(&'static str),
+    Other,
+}
+
+impl<'de> Deserialize<'de> for Key {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct KeyVisitor;
+        impl Visitor<'_> for KeyVisitor {
+            type Value = Key;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a key")
+            }
+            fn visit_str<E>(self, key: &str) -> Result<Key, E> {
+                Ok(match key {
+                    "model" => Key::Model,
+                    "stream" => Key::Stream,
+                    "messages" => Key::Messages,
+                    "prompt" => Key::Prompt,
+                    "input" => Key::Input,
+                    "api_base" => Key::BackendAddress("api_base"),
+                    "base_url" => Key::BackendAddress("base_url"),
+                    _ => Key::Other,
+                })
+            }
+        }
+        deserializer.deserialize_identifier(KeyVisitor)
+    }
+}
+
+impl<'de> Deserialize<'de> for Fields<'de> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct FieldsVisitor;
+        impl<'de> Visitor<'de> for FieldsVisitor {
+            type Value = Fields<'de>;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a JSON object")
+            }
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Fields<'de>, A::Error> {
+                let mut fields = Fields::default();
+                while let Some(key) = map.next_key::<Key>()? {
+                    fields.take(&key, &mut map)?;
+                }
+                Ok(fields)
+            }
+        }
+        deserializer.deserialize_map(FieldsVisitor)
+    }
+}
+
+impl<'de> Fields<'de> {
+    fn take<A: MapAccess<'de>>(&mut self, key: &Key, map: &mut A) -> Result<(), A::Error> {
+        let (name, slot) = match key {
+            Key::Model => ("model", &mut self.model),
+            Key::Stream => ("stream", &mut self.stream),
+            Key::Messages => ("messages", &mut self.messages),
+            Key::Prompt | Key::Input | Key::BackendAddress(_) | Key::Other => {
+                match key {
+                    Key::Prompt => self.prompt = true,
+                    Key::Input => self.input = true,
+                    Key::BackendAddress(name) => self.backend_address = Some(name),
+                    Key::Model | Key::Stream | Key::Messages | Key::Other => {}
+                }
+                return map.next_value::<IgnoredAny>().map(|_| ());
+            }
+        };
+        if slot.replace(map.next_value()?).is_some() {
+            self.twice = Some(name);
+        }
+        Ok(())
+    }
+
+    fn check(self, surface: Surface) -> Result<Peeked, BadBody> {
+        if let Some(name) = self.twice {
+            return Err(BadBody::new(
+                "duplicate_field",
+                name,
+                format!("`{name}` is given twice"),
+            ));
+        }
+        if let Some(name) = self.backend_address {
+            return Err(BadBody::new(
+                "unsupported_field",
+                name,
+                format!("`{name}` is not taken: backends are chosen by `model` alone"),
+            ));
+        }
+        let model = check_model(self.model)?;
+        let stream = match self.stream {
+            None | Some(Shape::Null) => false,
+            Some(Shape::Bool(stream)) => stream,
+            Some(_) => {
+                return Err(BadBody::new(
+                    "invalid_type",
+                    "stream",
+                    "`stream` must be true or false",
+                ));
+            }
+        };
+        match surface {
+            Surface::ChatCompletions if self.messages != Some(Shape::Array) => {
+                let message = match self.messages {
+                    None => "`messages` is missing",
+                    Some(_) => "`messages` must be an array",
+                };
+                Err(BadBody::new("invalid_type", "messages", message))
+            }
+            Surface::Completions if !self.prompt => {
+                Err(BadBody::new("missing_field", "prompt", "`prompt` is missing"))
+            }
+            Surface::Embeddings if !self.input => {
+                Err(BadBody::new("missing_field", "input", "`input` is missing"))
+            }
+            Surface::Embeddings => Ok(Peeked { model, stream: false }),
+            Surface::ChatCompletions | Surface::Completions => Ok(Peeked { model, stream }),
+        }
+    }
+}
+
+fn check_model(model: Option<Shape<'_>>) -> Result<ModelName, BadBody> {
+    match model {
+        Some(Shape::Text(text)) => ModelName::parse(&text).map_err(|_| {
+            let message = format!("`model` must be 1 to {MAX_MODEL_NAME_BYTES} bytes of printable text");
+            BadBody::new("invalid_model", "model", message)
+        }),
+        Some(_) => Err(BadBody::new("invalid_type", "model", "`model` must be a string")),
+        None => Err(BadBody::new("missing_field", "model", "`model` is missing")),
+    }
+}
+
+impl<'de> Deserialize<'de> for Shape<'de> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct ShapeVisitor;
+        impl<'de> Visitor<'de> for ShapeVisitor {
+            type Value = Shape<'de>;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a JSON value")
+            }
+            fn visit_unit<E>(self) -> Result<Shape<'de>, E> {
+                Ok(Shape::Null)
+            }
+            fn visit_bool<E>(self, value: bool) -> Result<Shape<'de>, E> {
+                Ok(Shape::Bool(value))
+            }
+            fn visit_u64<E>(self, _: u64) -> Result<Shape<'de>, E> {
+                Ok(Shape::Number)
+            }
+            fn visit_i64<E>(self, _: i64) -> Result<Shape<'de>, E> {
+                Ok(Shape::Number)
+            }
+            fn visit_f64<E>(self, _: f64) -> Result<Shape<'de>, E> {
+                Ok(Shape::Number)
+            }
+            fn visit_borrowed_str<E>(self, text: &'de str) -> Result<Shape<'de>, E> {
+                Ok(Shape::Text(Cow::Borrowed(text)))
+            }
+            fn visit_str<E>(self, text: &str) -> Result<Shape<'de>, E> {
+                Ok(Shape::Text(Cow::Owned(text.to_owned())))
+            }
+            fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Shape<'de>, A::Error> {
+                while seq.next_element::<IgnoredAny>()?.is_some() {}
+                Ok(Shape::Array)
+            }
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Shape<'de>, A::Error> {
+                while map.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
+                Ok(Shape::Object)
+            }
+        }
+        deserializer
+            .deserialize_any(ShapeVisitor)
+            .map_err(D::Error::custom)
+    }
+}

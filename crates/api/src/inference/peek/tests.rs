@@ -1,0 +1,122 @@
+use super::*;
+use proptest::prelude::*;
+use serde_json::{Value, json};
+
+fn chat(body: &str) -> Result<Peeked, BadBody> {
+    peek(body.as_bytes(), Surface::ChatCompletions)
+}
+
+fn code(body: &str) -> &'static str {
+    chat(body).expect_err(body).code
+}
+
+#[test]
+fn model_and_stream_are_read_wherever_they_stand() {
+    let peeked =
+        chat(r#" {"messages":[{"content":"{\"model\":\"x\"}"}],"stream":true,"mod\u0065l":"a.b/*> c"} "#);
+    assert_eq!(
+        peeked,
+        Ok(Peeked {
+            model: ModelName::parse("a.b/*> c").expect("legal"),
+            stream: true
+        })
+    );
+    for silent in ["", r#","stream":null"#, r#","stream":false"#] {
+        assert_eq!(
+            chat(&format!(r#"{{"model":"m","messages":[]{silent}}}"#)).map(|p| p.stream),
+            Ok(false)
+        );
+    }
+}
+
+#[test]
+fn a_field_that_decides_something_is_refused_when_it_is_given_twice() {
+    assert_eq!(
+        code(r#"{"model":"a","messages":[],"model":"a"}"#),
+        "duplicate_field"
+    );
+    assert_eq!(
+        code(r#"{"model":"a","messages":[],"mod\u0065l":"b"}"#),
+        "duplicate_field"
+    );
+    assert_eq!(
+        code(r#"{"model":"a","messages":[],"stream":true,"stream":false}"#),
+        "duplicate_field"
+    );
+    assert_eq!(
+        code(r#"{"model":"a","messages":[],"messages":[]}"#),
+        "duplicate_field"
+    );
+    assert!(chat(r#"{"model":"a","messages":[],"stop":1,"stop":2,"x":{"model":1}}"#).is_ok());
+}
+
+#[test]
+fn nesting_is_bounded_and_brackets_in_strings_do_not_count() {
+    let nested = |depth: usize| {
+        let (open, close) = ("[".repeat(depth), "]".repeat(depth));
+        format!(r#"{{"model":"m","messages":[],"x":{open}{close}}}"#)
+    };
+    assert!(chat(&nested(MAX_DEPTH - 1)).is_ok());
+    assert_eq!(code(&nested(MAX_DEPTH)), "invalid_json");
+    let text = format!(r#"{{"model":"m","messages":["{}\"[[\\"]}}"#, "[{".repeat(500));
+    assert!(chat(&text).is_ok(), "{text}");
+    assert_eq!(code(&"[".repeat(1_000_000)), "invalid_json");
+}
+
+#[test]
+fn what_a_client_cut_in_the_middle_of_a_character_passes_untouched() {
+    assert!(chat(r#"{"model":"m","messages":[{"content":"\ud83d"}]}"#).is_ok());
+}
+
+fn value() -> impl Strategy<Value = Value> {
+    let leaf = prop_oneof![
+        Just(Value::Null),
+        any::<bool>().prop_map(Value::from),
+        any::<i64>().prop_map(Value::from),
+        any::<f64>().prop_map(Value::from),
+        ".{0,12}".prop_map(Value::from),
+    ];
+    leaf.prop_recursive(4, 24, 4, |inner| {
+        prop_oneof![
+            prop::collection::vec(inner.clone(), 0..4).prop_map(Value::from),
+            prop::collection::btree_map("[a-z\"\\\\\\[{]{0,6}", inner, 0..4)
+                .prop_map(|map| Value::Object(map.into_iter().collect())),
+        ]
+    })
+}
+
+proptest! {
+    #[test]
+    fn a_body_is_read_as_a_whole_parser_reads_it(
+        model in "[^\\p{Cc}]{1,40}",
+        stream in prop::option::of(any::<bool>()),
+        mut rest in prop::collection::btree_map("[a-z_]{0,8}", value(), 0..5),
+        pretty in any::<bool>(),
+    ) {
+        for key in ["model", "stream", "messages", "api_base", "base_url"] {
+            rest.remove(key);
+        }
+        let mut body: serde_json::Map<String, Value> = rest.into_iter().collect();
+        body.insert("model".to_owned(), json!(model));
+        body.insert("messages".to_owned(), json!([{ "role": "user" }]));
+        if let Some(stream) = stream {
+            body.insert("stream".to_owned(), json!(stream));
+        }
+        let bytes = if pretty { serde_json::to_vec_pretty(&body) } else { serde_json::to_vec(&body) };
+        let peeked = peek(&bytes.expect("JSON"), Surface::ChatCompletions);
+        let expected = Peeked { model: ModelName::parse(&model).expect("legal"), stream: stream.unwrap_or(false) };
+        prop_assert_eq!(peeked, Ok(expected));
+    }
+
+    #[test]
+    fn any_bytes_are_judged_without_a_panic(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+        let _ = peek(&bytes, Surface::ChatCompletions);
+    }
+
+    #[test]
+    fn a_body_cut_anywhere_is_refused(at in 0_usize..1_000) {
+        let body = br#"{"model":"m","messages":[{"role":"user","content":"a \"b\" \\ c"}],"x":[1,{"y":null}]}"#;
+        let at = at % body.len();
+        prop_assert!(peek(&body[..at], Surface::ChatCompletions).is_err());
+    }
+}
