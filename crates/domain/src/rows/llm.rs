@@ -86,7 +86,7 @@ impl From<&WakeRecord> for LastWake {
         Self {
             id: wake.id,
             took_ms: u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
-            failure: wake.failure.as_ref().map(WakeFailure::cleaned),
+            failure: wake.failure.as_ref().map(WakeFailure::bounded),
         }
     }
 }
@@ -113,7 +113,7 @@ pub fn llm_rows(provider: &Provider, seq: u64) -> Vec<LlmRow> {
         wakes: provider.counts,
         last_wake: provider.wakes.last().map(LastWake::from),
         failures: Failures {
-            last: provider.failures.last.as_ref().map(WakeFailure::cleaned),
+            last: provider.failures.last.as_ref().map(WakeFailure::bounded),
             ..provider.failures.clone()
         },
         last_heartbeat_ms: None,

@@ -3,9 +3,9 @@
 
 use super::*;
 use crate::{
-    Availability, Epoch, ModelName, Provider, ProviderCommand, ProviderId, ProviderSpec, RecipeKind,
-    ReportId, ReportSeq, Timestamp, WakeCause, WakeFailure, WakeFailureKind, WakeId, WakeOutcome, WakeSpec,
-    provider::StatusName,
+    Availability, Epoch, Failures, ModelName, Provider, ProviderCommand, ProviderEvent, ProviderId,
+    ProviderSpec, RecipeKind, ReportId, ReportSeq, Stage, Timestamp, Wake, WakeCause, WakeFailure,
+    WakeFailureKind, WakeId, WakeOutcome, WakeSpec, provider::StatusName,
 };
 use std::{
     pin::pin,
@@ -50,7 +50,7 @@ impl Journal {
         self.seq += 1;
         let first_event_seq = self.events + 1;
         self.events += events.len() as u64;
-        let recorded = |event: &crate::ProviderEvent| RecordedEvent {
+        let recorded = |event: &ProviderEvent| RecordedEvent {
             event_type: event.name().to_owned(),
             version: "1".to_owned(),
             data: serde_json::json!({}),
@@ -281,4 +281,48 @@ fn reading_ones_own_writes_waits_for_the_rows_but_not_for_ever() {
     assert!(Duration::from_millis(slept.load(Ordering::Relaxed)) >= READ_WAIT);
     rows.apply(&second);
     assert_eq!(now(reach(&rows, 2, sleep)), Ok(()));
+}
+
+#[test]
+fn texts_that_no_rule_has_cut_are_cut_in_rows() {
+    let dirty = "a\u{0}\u{1b}b".repeat(1_000);
+    let clean = |text: &str| !text.chars().any(char::is_control) && text.len() < dirty.len() / 2;
+    let cause = WakeCause::Request {
+        request_id: dirty.clone(),
+        model: ModelName::parse("a").expect("legal"),
+    };
+    let wake = Wake {
+        id: wake_id(1),
+        cause,
+        requested_at_ms: at(1),
+        deadline_ms: at(2),
+    };
+    let failed = ProviderEvent::WakeFailed {
+        wake_id: wake.id,
+        report: None,
+        failure: WakeFailure {
+            kind: WakeFailureKind::Recipe,
+            stage: dirty.clone(),
+            reason: dirty.clone(),
+        },
+        stages: vec![Stage {
+            name: dirty.clone(),
+            started_after_ms: 1,
+            took_ms: 2,
+        }],
+        failures: Failures::default(),
+        at_ms: at(2),
+    };
+    let changes = wake_changes(&id(), &[ProviderEvent::WakeRequested { wake }, failed], 7);
+    let row = changes
+        .into_iter()
+        .fold(None, |row, change| Some(change.after(row)));
+    let row = row.expect("a row");
+    let Some(WakeCause::Request { request_id, .. }) = row.cause else {
+        panic!("a request's")
+    };
+    let failure = row.failure.expect("failed");
+    for text in [&request_id, &failure.stage, &failure.reason, &row.stages[0].name] {
+        assert!(clean(text), "{text:?}");
+    }
 }

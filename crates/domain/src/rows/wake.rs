@@ -107,7 +107,8 @@ pub struct WakeEnd {
     pub seq: u64,
 }
 
-/// What `events` of the commit `seq` do to the wakes of `provider`, in order.
+/// What `events` of the commit `seq` do to the wakes of `provider`, in order. Their texts are cut and freed of control
+/// characters again, whoever wrote them: people read them, and a column of text holds no NUL.
 #[must_use]
 pub fn wake_changes(provider: &ProviderId, events: &[ProviderEvent], seq: u64) -> Vec<WakeChange> {
     let end =
@@ -117,8 +118,8 @@ pub fn wake_changes(provider: &ProviderId, events: &[ProviderEvent], seq: u64) -
                 provider: provider.clone(),
                 at_ms: *at_ms,
                 outcome,
-                failure: failure.map(WakeFailure::cleaned),
-                stages: stages.iter().map(Stage::cleaned).collect(),
+                failure: failure.map(WakeFailure::bounded),
+                stages: Stage::bounded(stages),
                 seq,
             })
         };
@@ -202,7 +203,7 @@ impl WakeRow {
         Self {
             wake_id: wake.id,
             provider: provider.clone(),
-            cause: Some(wake.cause.cleaned()),
+            cause: Some(wake.cause.bounded()),
             requested_at_ms: wake.requested_at_ms,
             deadline_ms: Some(wake.deadline_ms),
             ended_at_ms: None,
@@ -236,7 +237,7 @@ impl WakeRow {
                     | WakeFailureKind::Died,
                 ) => WakeOutcomeName::Failed,
             },
-            failure: wake.failure.as_ref().map(WakeFailure::cleaned),
+            failure: wake.failure.as_ref().map(WakeFailure::bounded),
             stages: vec![],
             requested_seq: None,
             ended_seq: None,
@@ -303,38 +304,4 @@ impl WakePosition {
         };
         read().ok_or(RowsError::BadCursor)
     }
-}
-
-// Rows are read by people and stored in columns that hold no NUL, so every text in them is cut and freed of control
-// characters again, whoever wrote the event.
-
-impl WakeFailure {
-    pub(super) fn cleaned(&self) -> Self {
-        Self::new(self.kind, &self.stage, &self.reason)
-    }
-}
-
-impl Stage {
-    fn cleaned(&self) -> Self {
-        Self {
-            name: cleaned(&self.name),
-            ..*self
-        }
-    }
-}
-
-impl WakeCause {
-    fn cleaned(&self) -> Self {
-        match self {
-            Self::Request { request_id, model } => Self::Request {
-                request_id: cleaned(request_id),
-                model: model.clone(),
-            },
-            Self::Operator => Self::Operator,
-        }
-    }
-}
-
-fn cleaned(text: &str) -> String {
-    WakeFailure::new(WakeFailureKind::Recipe, text, "").stage
 }
