@@ -1,0 +1,269 @@
+//! The command line. A flag wins over its variable, which wins over the config file, which wins over the default.
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use reveille_domain::ProviderId;
+use std::{net::SocketAddr, path::PathBuf};
+use url::Url;
+
+/// Where the API listens unless it is told otherwise: this machine only.
+const DEFAULT_LISTEN: &str = "127.0.0.1:8420";
+/// Where the API is looked for unless it is told otherwise.
+const DEFAULT_API: &str = "http://127.0.0.1:8420";
+/// How many wakes are listed unless it is told otherwise.
+const DEFAULT_WAKES: &str = "20";
+
+const EXAMPLES: &str = "\
+Examples:
+  reveille up --config reveille.toml        all of it on this machine; Ctrl-C stops it
+  reveille llms                             what can be asked, and what sleeps
+  reveille wake gpu-box/vllm --wait         wake a backend by hand
+  reveille events --follow                  what happens, as it happens
+
+Variables (a flag wins over its variable):
+  REVEILLE_CONFIG, REVEILLE_NATS_URL, REVEILLE_DATABASE_URL, REVEILLE_LISTEN, REVEILLE_DATA_DIR, REVEILLE_API_URL
+  REVEILLE_LOG          what services log, such as `info` or `reveille_agent=debug,warn`
+  REVEILLE_LOG_FORMAT   text or json
+  REVEILLE_NATS_SERVER  the nats-server program that `up` runs
+
+Exit codes: 0 done, 1 failed, 2 wrong usage or config, 3 another agent took this agent's name.";
+
+const UP_EXAMPLES: &str = "\
+Examples:
+  reveille up                               API, control and a NATS server of its own; agents may join
+  reveille up --config reveille.toml        the same, and the providers of the file
+  reveille up --listen 0.0.0.0:8420         reachable from other machines
+  reveille up --nats nats://127.0.0.1:4222  with a NATS server that runs already
+
+The journal is kept in the data directory, so that a second run goes on where the first one stopped.";
+
+const EVENTS_EXAMPLES: &str = "\
+Examples:
+  reveille events --follow
+  reveille events --after 120 --provider gpu-box/vllm -o jsonl";
+
+/// LLM backends that wake when a request arrives.
+#[derive(Debug, Parser)]
+#[command(name = "reveille", version, after_help = EXAMPLES)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The subcommands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run all of it on this machine: NATS, API and control, and the config's providers.
+    #[command(after_help = UP_EXAMPLES)]
+    Up(Up),
+    /// Run an API and control replica.
+    Api(Api),
+    /// Run the agent of this machine.
+    Agent(Agent),
+    /// Run the projector, which keeps the rows in Postgres.
+    Projector(Projector),
+    /// List the LLMs.
+    Llms(Listing),
+    /// List the providers.
+    Providers(Listing),
+    /// List the latest wakes.
+    Wakes(Wakes),
+    /// Wake a provider.
+    Wake(Wake),
+    /// Put a provider to sleep.
+    Sleep(Sleep),
+    /// Print the journal's events.
+    #[command(after_help = EVENTS_EXAMPLES)]
+    Events(Events),
+    /// Work with config files.
+    #[command(subcommand)]
+    Config(ConfigCommand),
+}
+
+/// `reveille up`.
+#[derive(Debug, Args)]
+pub struct Up {
+    /// The agent's config file; without it no provider of this machine is published.
+    #[arg(long, env = "REVEILLE_CONFIG", value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Where the journal is kept [default: reveille/ in the user's data directory].
+    #[arg(long, env = "REVEILLE_DATA_DIR", value_name = "DIR")]
+    pub data_dir: Option<PathBuf>,
+    /// Where the API listens.
+    #[arg(long, env = "REVEILLE_LISTEN", value_name = "ADDRESS", default_value = DEFAULT_LISTEN)]
+    pub listen: SocketAddr,
+    /// A NATS server that runs already, instead of one of our own.
+    #[arg(long, env = "REVEILLE_NATS_URL", value_name = "URL", hide_env_values = true)]
+    pub nats: Option<String>,
+    /// A Postgres database for the rows; without it they are kept in memory.
+    #[arg(
+        long,
+        env = "REVEILLE_DATABASE_URL",
+        value_name = "URL",
+        hide_env_values = true
+    )]
+    pub database_url: Option<String>,
+}
+
+/// `reveille api`.
+#[derive(Debug, Args)]
+pub struct Api {
+    /// The hub's NATS servers.
+    #[arg(long, env = "REVEILLE_NATS_URL", value_name = "URL", hide_env_values = true)]
+    pub nats: String,
+    /// Where the API listens.
+    #[arg(long, env = "REVEILLE_LISTEN", value_name = "ADDRESS", default_value = DEFAULT_LISTEN)]
+    pub listen: SocketAddr,
+    /// The Postgres database that a projector fills; without it rows are kept in memory.
+    #[arg(
+        long,
+        env = "REVEILLE_DATABASE_URL",
+        value_name = "URL",
+        hide_env_values = true
+    )]
+    pub database_url: Option<String>,
+    /// How many requests may wait for one provider; the next ones are answered 429.
+    #[arg(long, env = "REVEILLE_MAX_WAITING", value_name = "REQUESTS", default_value_t = reveille_api::wakes::MAX_WAITING)]
+    pub max_waiting: usize,
+}
+
+/// `reveille agent`.
+#[derive(Debug, Args)]
+pub struct Agent {
+    /// The config file.
+    #[arg(long, env = "REVEILLE_CONFIG", value_name = "FILE")]
+    pub config: PathBuf,
+    /// The hub's NATS servers, instead of the file's.
+    #[arg(long, env = "REVEILLE_NATS_URL", value_name = "URL", hide_env_values = true)]
+    pub nats: Option<String>,
+    /// Where it remembers its backends' models [default: reveille/ in the user's data directory].
+    #[arg(long, env = "REVEILLE_DATA_DIR", value_name = "DIR")]
+    pub data_dir: Option<PathBuf>,
+}
+
+/// `reveille projector`.
+#[derive(Debug, Args)]
+pub struct Projector {
+    /// The hub's NATS servers.
+    #[arg(long, env = "REVEILLE_NATS_URL", value_name = "URL", hide_env_values = true)]
+    pub nats: String,
+    /// The Postgres database to fill.
+    #[arg(
+        long,
+        env = "REVEILLE_DATABASE_URL",
+        value_name = "URL",
+        hide_env_values = true
+    )]
+    pub database_url: String,
+}
+
+/// Where the API is.
+#[derive(Debug, Args)]
+pub struct ApiAddress {
+    /// The API to ask.
+    #[arg(long, env = "REVEILLE_API_URL", value_name = "URL", default_value = DEFAULT_API)]
+    pub api: Url,
+}
+
+/// How rows are printed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    /// For people.
+    Table,
+    /// One JSON array.
+    Json,
+    /// One JSON object a line.
+    Jsonl,
+}
+
+/// A list without filters.
+#[derive(Debug, Args)]
+pub struct Listing {
+    #[command(flatten)]
+    pub api: ApiAddress,
+    /// How to print it.
+    #[arg(short, long, value_enum, default_value = "table")]
+    pub output: Format,
+}
+
+/// `reveille wakes`.
+#[derive(Debug, Args)]
+pub struct Wakes {
+    #[command(flatten)]
+    pub listing: Listing,
+    /// Of this provider only.
+    #[arg(long, value_name = "AGENT/PROVIDER")]
+    pub provider: Option<ProviderId>,
+    /// How many.
+    #[arg(long, value_name = "N", default_value = DEFAULT_WAKES, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub limit: u32,
+}
+
+/// `reveille wake`.
+#[derive(Debug, Args)]
+pub struct Wake {
+    /// The provider.
+    #[arg(value_name = "AGENT/PROVIDER")]
+    pub provider: ProviderId,
+    /// Wait until it is awake or the wake has failed.
+    #[arg(long)]
+    pub wait: bool,
+    #[command(flatten)]
+    pub api: ApiAddress,
+}
+
+/// `reveille sleep`.
+#[derive(Debug, Args)]
+pub struct Sleep {
+    /// The provider.
+    #[arg(value_name = "AGENT/PROVIDER")]
+    pub provider: ProviderId,
+    #[command(flatten)]
+    pub api: ApiAddress,
+}
+
+/// `reveille events`.
+#[derive(Debug, Args)]
+pub struct Events {
+    #[command(flatten)]
+    pub listing: Listing,
+    /// Go on with what happens from now on, until Ctrl-C.
+    #[arg(long)]
+    pub follow: bool,
+    /// Only after this commit of the journal.
+    #[arg(long, value_name = "SEQ")]
+    pub after: Option<u64>,
+    /// Of this provider only.
+    #[arg(long, value_name = "AGENT/PROVIDER")]
+    pub provider: Option<ProviderId>,
+}
+
+/// `reveille config …`.
+#[derive(Debug, Subcommand)]
+pub enum ConfigCommand {
+    /// Read a config file as the agent would, and say what is wrong with it.
+    Check {
+        /// The config file.
+        #[arg(env = "REVEILLE_CONFIG")]
+        file: PathBuf,
+    },
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_contradicts_itself_nowhere() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn a_provider_that_is_no_id_is_refused_before_anything_is_asked() {
+        for id in ["gpu-box", "gpu-box/", "GPU/vllm", "a/b/c", "a/*"] {
+            assert!(Cli::try_parse_from(["reveille", "wake", id]).is_err(), "{id}");
+        }
+        assert!(Cli::try_parse_from(["reveille", "wake", "gpu-box/vllm"]).is_ok());
+    }
+}

@@ -1,0 +1,180 @@
+//! Asking the API, and saying what is wrong when it can't be asked.
+
+use super::Row;
+use crate::{args::ApiAddress, failure::Failure};
+use anyhow::{Context, anyhow};
+use reqwest::{Method, RequestBuilder, Response, StatusCode};
+use serde::Deserialize;
+use serde_json::Value;
+use std::{error::Error as _, net::SocketAddr, time::Duration};
+use url::{Host, Url};
+
+const CONNECTS_WITHIN: Duration = Duration::from_secs(5);
+/// How long an answer may take that waits for nothing.
+pub const ANSWERS_WITHIN: Duration = Duration::from_secs(30);
+/// How many rows one request asks for.
+pub const PAGE_ROWS: usize = 500;
+/// The largest error body that is looked at.
+const MAX_ERROR_CHARS: usize = 2_000;
+
+/// A client of one API.
+#[derive(Debug, Clone)]
+pub struct ApiClient {
+    base: Url,
+    http: reqwest::Client,
+}
+
+/// One page of a list.
+#[derive(Debug, Deserialize)]
+pub struct Page {
+    pub data: Vec<Row>,
+    /// Where to go on; absent at the end.
+    #[serde(default)]
+    pub next: Option<String>,
+    /// The commit of the journal that the rows have taken in.
+    #[serde(default)]
+    pub applied: u64,
+}
+
+impl ApiClient {
+    pub fn new(address: &ApiAddress) -> Result<Self, Failure> {
+        let base = address.api.clone();
+        if !matches!(base.scheme(), "http" | "https") || base.host().is_none() {
+            return Err(Failure::Config(format!(
+                "--api: `{base}` is not the URL of an API, such as http://127.0.0.1:8420"
+            )));
+        }
+        let mut http = reqwest::Client::builder()
+            .connect_timeout(CONNECTS_WITHIN)
+            .user_agent(concat!("reveille/", env!("CARGO_PKG_VERSION")));
+        if is_loopback(&base) {
+            // A proxy would look for the API on its own machine.
+            http = http.no_proxy();
+        }
+        Ok(Self {
+            base,
+            http: http.build()?,
+        })
+    }
+
+    /// The API of this process.
+    pub fn local(address: SocketAddr) -> Result<Self, Failure> {
+        let api = Url::parse(&format!("http://{address}"))?;
+        Self::new(&ApiAddress { api })
+    }
+
+    /// Whether it is ready.
+    pub async fn is_ready(&self) -> bool {
+        let answer = self.request(Method::GET, "/readyz").timeout(ANSWERS_WITHIN);
+        answer
+            .send()
+            .await
+            .is_ok_and(|answer| answer.status().is_success())
+    }
+
+    /// All LLM rows.
+    pub async fn llms(&self) -> Result<Vec<Row>, Failure> {
+        self.rows("/reveille/v1/llms", &[], "after", usize::MAX).await
+    }
+
+    /// All providers: one page, because the API has them in memory.
+    pub async fn providers(&self) -> Result<Page, Failure> {
+        self.json(self.request(Method::GET, "/reveille/v1/providers"))
+            .await
+    }
+
+    /// The rows of a list, page after page, at most `most`; `cursor` is what the list calls the place to go on from.
+    pub async fn rows(
+        &self,
+        path: &str,
+        filters: &[(&str, String)],
+        cursor: &str,
+        most: usize,
+    ) -> Result<Vec<Row>, Failure> {
+        let mut rows = vec![];
+        let mut next = None;
+        loop {
+            let mut query = filters.to_vec();
+            query.push(("limit", PAGE_ROWS.min(most - rows.len()).to_string()));
+            query.extend(next.map(|next| (cursor, next)));
+            let page: Page = self.json(self.request(Method::GET, path).query(&query)).await?;
+            rows.extend(page.data);
+            next = page.next;
+            if next.is_none() || rows.len() >= most {
+                rows.truncate(most);
+                return Ok(rows);
+            }
+        }
+    }
+
+    /// Sends a request that is answered at once, and reads the answer.
+    pub async fn json<T: serde::de::DeserializeOwned>(&self, request: RequestBuilder) -> Result<T, Failure> {
+        let answer = self.send(request.timeout(ANSWERS_WITHIN)).await?;
+        let text = answer.text().await.map_err(|error| self.broken(&error))?;
+        Ok(serde_json::from_str(&text).with_context(|| {
+            format!("{} answered in words that this program does not understand: is it Reveille, and as new as this program?", self.base)
+        })?)
+    }
+
+    /// A request to a path of the API.
+    pub fn request(&self, method: Method, path: &str) -> RequestBuilder {
+        let base = self.base.as_str().trim_end_matches('/');
+        self.http.request(method, format!("{base}{path}"))
+    }
+
+    /// Sends a request; an answer that is an error is one here too, in the API's own words.
+    pub async fn send(&self, request: RequestBuilder) -> Result<Response, Failure> {
+        let answer = request.send().await.map_err(|error| self.broken(&error))?;
+        let status = answer.status();
+        if status.is_success() {
+            return Ok(answer);
+        }
+        let text = answer.text().await.unwrap_or_default();
+        Err(self.refused(status, &text).into())
+    }
+
+    fn broken(&self, error: &reqwest::Error) -> Failure {
+        let mut cause = error.source();
+        let mut reason = error.to_string();
+        while let Some(inner) = cause {
+            reason = inner.to_string();
+            cause = inner.source();
+        }
+        let base = self.base.as_str().trim_end_matches('/');
+        if error.is_connect() {
+            return anyhow!(
+                "cannot reach the API at {base}: {reason}\n\
+                 Is `reveille up` or `reveille api` running? Another address is given by --api URL or REVEILLE_API_URL."
+            )
+            .into();
+        }
+        if error.is_timeout() {
+            return anyhow!("the API at {base} did not answer in time").into();
+        }
+        anyhow!("the API at {base} broke off: {reason}").into()
+    }
+
+    fn refused(&self, status: StatusCode, text: &str) -> anyhow::Error {
+        let body: Value = serde_json::from_str(text).unwrap_or_default();
+        match body["error"]["message"].as_str() {
+            Some(message) => anyhow!("{}", super::words::printable(message)),
+            None => {
+                let text: String = text.chars().take(MAX_ERROR_CHARS).collect();
+                anyhow!(
+                    "the server at {} answered {status}: is it Reveille's API? {}",
+                    self.base,
+                    super::words::printable(text.trim())
+                )
+            }
+        }
+    }
+}
+
+fn is_loopback(url: &Url) -> bool {
+    match url.host() {
+        Some(Host::Domain(name)) => name == "localhost",
+        Some(Host::Ipv4(ip)) => ip.is_loopback(),
+        Some(Host::Ipv6(ip)) => ip.is_loopback(),
+        None => false,
+    }
+}

@@ -1,0 +1,199 @@
+//! `reveille events`: the journal's events, a line each, as they are or as they happen.
+
+use super::{
+    ApiClient,
+    api::{PAGE_ROWS, Page},
+    output::line,
+    sse::Blocks,
+    words::{Row, clock, field, printable, word},
+};
+use crate::{
+    args::{Events, Format},
+    failure::Failure,
+    signals::Signals,
+};
+use anyhow::{Context, anyhow};
+use jiff::tz::TimeZone;
+use reqwest::{Method, RequestBuilder};
+use std::time::Duration;
+use tokio::time::{sleep, timeout};
+
+const PATH: &str = "/reveille/v1/events";
+/// The API says that it lives more often than this.
+const SILENT_AT_MOST: Duration = Duration::from_secs(35);
+/// How long to wait before an API that has gone is asked again.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// `reveille events`.
+pub async fn events(args: &Events) -> Result<(), Failure> {
+    let client = ApiClient::new(&args.listing.api)?;
+    let mut reader = Reader {
+        client,
+        filters: filters(args),
+        format: args.listing.output,
+        zone: TimeZone::system(),
+        after: args.after.map(|seq| seq.to_string()),
+    };
+    if !args.follow {
+        return reader.list().await;
+    }
+    if reader.format == Format::Json {
+        return Err(Failure::Config(
+            "--follow never ends, and -o json prints one array: use -o jsonl".to_owned(),
+        ));
+    }
+    let signals = Signals::quiet()?;
+    tokio::select! {
+        done = reader.follow() => done,
+        () = signals.stop.cancelled() => Ok(()),
+    }
+}
+
+fn filters(args: &Events) -> Vec<(&'static str, String)> {
+    let Some(id) = &args.provider else { return vec![] };
+    vec![
+        ("aggregate_type", "provider".to_owned()),
+        ("aggregate_id", format!("{}.{}", id.agent, id.provider)),
+    ]
+}
+
+struct Reader {
+    client: ApiClient,
+    filters: Vec<(&'static str, String)>,
+    format: Format,
+    zone: TimeZone,
+    /// After which event to go on.
+    after: Option<String>,
+}
+
+impl Reader {
+    async fn list(&mut self) -> Result<(), Failure> {
+        let mut all = vec![];
+        loop {
+            let request = self.request().query(&[("limit", PAGE_ROWS)]);
+            let page: Page = self.client.json(request).await?;
+            if self.format == Format::Json {
+                all.extend(page.data);
+            } else {
+                page.data.iter().try_for_each(|row| self.print(row))?;
+            }
+            self.after = page.next;
+            if self.after.is_none() {
+                break;
+            }
+        }
+        if self.format == Format::Json {
+            line(&serde_json::to_string_pretty(&all)?)?;
+        }
+        Ok(())
+    }
+
+    /// Only the first attempt may fail: later ones mean that the API is away for a while.
+    async fn follow(&mut self) -> Result<(), Failure> {
+        let mut body = self.open().await?;
+        loop {
+            let ended = self.read(body).await?;
+            eprintln!("{ended}; trying again");
+            body = loop {
+                sleep(PAUSE).await;
+                if let Ok(body) = self.open().await {
+                    break body;
+                }
+            };
+        }
+    }
+
+    async fn open(&self) -> Result<reqwest::Response, Failure> {
+        let request = self.request().query(&[("follow", true)]);
+        timeout(SILENT_AT_MOST, self.client.send(request))
+            .await
+            .map_err(|_| anyhow!("the API did not answer in time"))?
+    }
+
+    /// Prints what comes; says why no more comes.
+    async fn read(&mut self, mut body: reqwest::Response) -> Result<&'static str, Failure> {
+        let mut blocks = Blocks::default();
+        loop {
+            let bytes = match timeout(SILENT_AT_MOST, body.chunk()).await {
+                Err(_) => return Ok("the API has fallen silent"),
+                Ok(Err(_) | Ok(None)) => return Ok("the API has ended the stream"),
+                Ok(Ok(Some(bytes))) => bytes,
+            };
+            let Ok(blocks) = blocks.take_in(&bytes) else {
+                return Ok("the API sent something that is no event");
+            };
+            for block in blocks {
+                let row: Row =
+                    serde_json::from_str(&block).context("the API sent an event that is not JSON")?;
+                if !row["error"].is_null() {
+                    return Ok("the API cannot read the journal now");
+                }
+                self.print(&row)?;
+                self.after = Some(format!("{}.{}", row["stream_seq"], row["index"]));
+            }
+        }
+    }
+
+    fn request(&self) -> RequestBuilder {
+        let request = self.client.request(Method::GET, PATH).query(&self.filters);
+        request.query(
+            &self
+                .after
+                .iter()
+                .map(|after| ("after", after))
+                .collect::<Vec<_>>(),
+        )
+    }
+
+    fn print(&self, row: &Row) -> Result<(), Failure> {
+        match self.format {
+            Format::Table => line(&text(row, &self.zone)),
+            Format::Json | Format::Jsonl => line(&row.to_string()),
+        }
+    }
+}
+
+/// An event as a line: when, where in the journal, of whom, what.
+fn text(row: &Row, zone: &TimeZone) -> String {
+    let of = field(row, "aggregate_id").replacen('.', "/", 1);
+    let mut text = format!(
+        "{}  {:>6}  {}  {}",
+        clock(&row["at_ms"], zone),
+        word(&row["stream_seq"]),
+        printable(&of),
+        word(&row["event_type"])
+    );
+    let data = &row["data"];
+    if let Some(wake) = row["wake_id"].as_str() {
+        text += &format!("  wake {}", printable(wake));
+    }
+    if let Some(reason) = data["failure"]["reason"].as_str().or(data["reason"].as_str()) {
+        text += &format!("  ({})", printable(reason));
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn a_line_says_when_where_who_what_and_why() {
+        let row = |event: &str, data: Row, wake: Option<&str>| {
+            json!({"stream_seq": 42, "index": 0, "aggregate_type": "provider", "aggregate_id": "gpu-box.vllm",
+                "event_type": event, "at_ms": 1_795_449_600_123_i64, "data": data, "wake_id": wake})
+        };
+        let lines = [
+            row("WakeRequested", json!({}), Some("019a")),
+            row(
+                "WakeFailed",
+                json!({"failure": {"reason": "exit code 1"}}),
+                Some("019a"),
+            ),
+            row("BackendSlept", json!({"reason": "idle"}), None),
+        ]
+        .map(|row| text(&row, &TimeZone::UTC));
+        insta::assert_snapshot!(lines.join("\n"));
+    }
+}

@@ -1,0 +1,16 @@
+//! What a person asks a running API: over HTTP, like everybody else.
+
+mod actions;
+mod api;
+mod events;
+mod listings;
+mod output;
+mod sse;
+pub mod table;
+mod words;
+
+pub use actions::{sleep, wake};
+pub use api::ApiClient;
+pub use events::events;
+pub use listings::{llms, providers, wakes};
+pub use words::{Row, field};

@@ -1,0 +1,23 @@
+//! Printing rows on standard output. A reader that has gone (`| head`) ends the command quietly.
+
+use super::{table::Table, words::Row};
+use crate::{args::Format, failure::Failure};
+use std::io::{self, ErrorKind, Write};
+
+/// Prints rows in the wanted form.
+pub fn print(rows: &[Row], format: Format, table: fn(&[Row]) -> Table) -> Result<(), Failure> {
+    match format {
+        Format::Table => line(&table(rows).to_string()),
+        Format::Json => line(&serde_json::to_string_pretty(rows)?),
+        Format::Jsonl => rows.iter().try_for_each(|row| line(&row.to_string())),
+    }
+}
+
+/// Prints a line at once, also into a pipe.
+pub fn line(text: &str) -> Result<(), Failure> {
+    let mut out = io::stdout().lock();
+    match writeln!(out, "{text}").and_then(|()| out.flush()) {
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => std::process::exit(0),
+        done => Ok(done?),
+    }
+}

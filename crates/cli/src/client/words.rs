@@ -1,0 +1,108 @@
+//! Reading rows as the API sent them: fields that this program doesn't know are printed as they are, never refused.
+
+use jiff::{Timestamp, tz::TimeZone};
+use serde_json::Value;
+use std::time::Duration;
+
+/// One row of a list.
+pub type Row = Value;
+
+/// What stands for nothing.
+const NOTHING: &str = "-";
+
+/// A field as text; nothing when it is absent.
+pub fn field<'a>(row: &'a Row, name: &str) -> &'a str {
+    row[name].as_str().unwrap_or_default()
+}
+
+/// A field as a word in a table, whatever its type.
+pub fn word(value: &Value) -> String {
+    match value {
+        Value::Null => NOTHING.to_owned(),
+        Value::String(text) if text.is_empty() => NOTHING.to_owned(),
+        Value::String(text) => printable(text),
+        Value::Array(items) => items.iter().map(word).collect::<Vec<_>>().join(", "),
+        other => other.to_string(),
+    }
+}
+
+/// A text without what would move the terminal's cursor or change its colours.
+pub fn printable(text: &str) -> String {
+    text.chars()
+        .map(|c| if c.is_control() { '\u{fffd}' } else { c })
+        .collect()
+}
+
+/// A moment in milliseconds as a local date and time.
+pub fn moment(value: &Value, zone: &TimeZone) -> String {
+    timestamp(value).map_or_else(
+        || NOTHING.to_owned(),
+        |at| {
+            at.to_zoned(zone.clone())
+                .strftime("%Y-%m-%d %H:%M:%S")
+                .to_string()
+        },
+    )
+}
+
+/// A moment in milliseconds as a local time with milliseconds, for lines that follow each other.
+pub fn clock(value: &Value, zone: &TimeZone) -> String {
+    timestamp(value).map_or_else(
+        || NOTHING.to_owned(),
+        |at| at.to_zoned(zone.clone()).strftime("%H:%M:%S.%3f").to_string(),
+    )
+}
+
+/// How long ago a moment in milliseconds was.
+pub fn age(value: &Value, now: Timestamp) -> String {
+    timestamp(value).map_or_else(
+        || NOTHING.to_owned(),
+        |at| {
+            let ms = now.as_millisecond().saturating_sub(at.as_millisecond());
+            span(Duration::from_millis(u64::try_from(ms).unwrap_or(0)))
+        },
+    )
+}
+
+/// A length of time in its two largest units.
+pub fn span(duration: Duration) -> String {
+    let seconds = duration.as_secs();
+    match seconds {
+        0..10 => format!("{:.1}s", duration.as_secs_f64()),
+        10..60 => format!("{seconds}s"),
+        60..3_600 => format!("{}m{:02}s", seconds / 60, seconds % 60),
+        3_600..86_400 => format!("{}h{:02}m", seconds / 3_600, seconds % 3_600 / 60),
+        _ => format!("{}d{:02}h", seconds / 86_400, seconds % 86_400 / 3_600),
+    }
+}
+
+fn timestamp(value: &Value) -> Option<Timestamp> {
+    Timestamp::from_millisecond(value.as_i64()?).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn spans_are_told_in_their_two_largest_units() {
+        for (ms, told) in [
+            (0, "0.0s"),
+            (1_240, "1.2s"),
+            (59_999, "59s"),
+            (61_000, "1m01s"),
+            (3_660_000, "1h01m"),
+            (90_000_000, "1d01h"),
+        ] {
+            assert_eq!(span(Duration::from_millis(ms)), told);
+        }
+    }
+
+    #[test]
+    fn nothing_that_a_row_says_reaches_the_terminal_as_a_command() {
+        assert_eq!(word(&json!("a\u{1b}[2Jb\n")), "a\u{fffd}[2Jb\u{fffd}");
+        assert_eq!(word(&json!(["a", "b"])), "a, b");
+        assert_eq!(word(&json!(null)), "-");
+    }
+}

@@ -1,0 +1,33 @@
+//! `reveille config check`: what the agent would say of a file, without an agent.
+
+use crate::failure::Failure;
+use reveille_agent::config::{Config, WakeConfig};
+use std::path::Path;
+
+/// Reads the file; says in a line what it publishes, or fails with where and why it can't be used.
+pub fn run(file: &Path) -> Result<(), Failure> {
+    let config = load(file)?;
+    println!(
+        "ok: agent {} with {} provider{}",
+        config.agent.name,
+        config.providers.len(),
+        if config.providers.len() == 1 { "" } else { "s" }
+    );
+    for provider in &config.providers {
+        let wake = provider.wake.as_ref().map_or_else(
+            || "never woken".to_owned(),
+            |wake| format!("woken within {}", budget(wake)),
+        );
+        println!("  {}  {}  {wake}", provider.name, provider.base_url);
+    }
+    Ok(())
+}
+
+/// A config file that is usable; anything else is exit code 2.
+pub fn load(file: &Path) -> Result<Config, Failure> {
+    Config::load(file).map_err(|error| Failure::Config(error.to_string()))
+}
+
+fn budget(wake: &WakeConfig) -> String {
+    format!("{} s", wake.budget().as_secs())
+}

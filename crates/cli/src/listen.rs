@@ -1,0 +1,66 @@
+//! Binding the API's port, before anything else is started.
+
+use anyhow::anyhow;
+use std::{
+    io::ErrorKind,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+};
+use tokio::net::TcpListener;
+
+/// Binds `address`; a taken port is named, with what to do about it.
+pub async fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
+    TcpListener::bind(address)
+        .await
+        .map_err(|error| match error.kind() {
+            ErrorKind::AddrInUse => anyhow!(
+                "port {} is taken by another process (is another `reveille` running?): \
+                 stop it, or use --listen {}:{} for another port",
+                address.port(),
+                address.ip(),
+                address.port().wrapping_add(1),
+            ),
+            ErrorKind::AddrNotAvailable => {
+                anyhow!("{} is no address of this machine; see --listen", address.ip())
+            }
+            ErrorKind::PermissionDenied => anyhow!("port {} needs more rights; see --listen", address.port()),
+            _ => anyhow!("cannot listen on {address}: {error}; see --listen"),
+        })
+}
+
+/// The address at which this machine reaches a listener, which may listen on all addresses.
+pub fn reachable(address: SocketAddr) -> SocketAddr {
+    let ip = match address.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => IpAddr::V4(Ipv4Addr::LOCALHOST),
+        IpAddr::V6(ip) if ip.is_unspecified() => IpAddr::V6(Ipv6Addr::LOCALHOST),
+        ip => ip,
+    };
+    SocketAddr::new(ip, address.port())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_taken_port_is_named_with_the_way_out() {
+        let taken = bind(SocketAddr::from(([127, 0, 0, 1], 0))).await.unwrap();
+        let address = taken.local_addr().unwrap();
+        let said = bind(address).await.unwrap_err().to_string();
+        assert!(
+            said.contains(&format!("port {} is taken by another process", address.port())),
+            "{said}"
+        );
+        assert!(said.contains("--listen"), "{said}");
+    }
+
+    #[test]
+    fn a_listener_on_all_addresses_is_reached_on_loopback() {
+        for (listens, reached) in [
+            ("0.0.0.0:80", "127.0.0.1:80"),
+            ("[::]:80", "[::1]:80"),
+            ("10.0.0.1:80", "10.0.0.1:80"),
+        ] {
+            assert_eq!(reachable(listens.parse().unwrap()).to_string(), reached);
+        }
+    }
+}

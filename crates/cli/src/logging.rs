@@ -1,0 +1,37 @@
+//! Where the services' log lines go: standard error, as text for people or as JSON for machines.
+
+use crate::failure::Failure;
+use std::io::IsTerminal;
+use tracing_subscriber::{EnvFilter, fmt};
+
+/// Which lines are logged.
+const FILTER: &str = "REVEILLE_LOG";
+/// How they look.
+const FORMAT: &str = "REVEILLE_LOG_FORMAT";
+/// Our own crates at `info`, the libraries below them only when something is wrong.
+const DEFAULT_FILTER: &str = "warn,reveille=info";
+
+/// Begins to log. Called by services only; what a person asks is answered on standard output without log lines.
+pub fn start() -> Result<(), Failure> {
+    let filter = read(FILTER).unwrap_or_else(|| DEFAULT_FILTER.to_owned());
+    let filter = EnvFilter::try_new(&filter)
+        .map_err(|error| Failure::Config(format!("{FILTER} is not a log filter: {error}")))?;
+    let lines = fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    match read(FORMAT).as_deref() {
+        None | Some("text") => {
+            let colours = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+            lines.with_ansi(colours).with_target(false).init();
+        }
+        Some("json") => lines.json().flatten_event(true).init(),
+        Some(other) => {
+            return Err(Failure::Config(format!(
+                "{FORMAT} is `{other}`; it may be text or json"
+            )));
+        }
+    }
+    Ok(())
+}
+
+fn read(variable: &str) -> Option<String> {
+    std::env::var(variable).ok().filter(|value| !value.is_empty())
+}

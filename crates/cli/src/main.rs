@@ -1,0 +1,62 @@
+//! The `reveille` program: everything on one machine (`up`), each service by itself, and what a person asks them.
+//!
+//! `main` only wires: it reads the command line, starts a runtime and turns the outcome into an exit code.
+
+mod args;
+mod client;
+mod config_check;
+mod failure;
+mod listen;
+mod logging;
+mod replica;
+mod services;
+mod signals;
+mod up;
+
+use crate::{
+    args::{Cli, Command, ConfigCommand},
+    failure::Failure,
+};
+use clap::Parser;
+use std::process::ExitCode;
+
+/// The subcommand that nobody types: its arguments are a child's own, so clap never sees them.
+const SHIM: &str = "shim";
+
+fn main() -> ExitCode {
+    let mut words = std::env::args_os().skip(1);
+    if words.next().is_some_and(|word| word == SHIM) {
+        return reveille_agent::child::shim_main(words);
+    }
+    let cli = Cli::parse();
+    // Only a library that was faster could have installed another one.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let done = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(Failure::from)
+        .and_then(|runtime| runtime.block_on(run(cli.command)));
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            eprintln!("error: {failure}");
+            failure.exit_code()
+        }
+    }
+}
+
+async fn run(command: Command) -> Result<(), Failure> {
+    match command {
+        Command::Up(args) => up::run(args).await,
+        Command::Api(args) => services::api(args).await,
+        Command::Agent(args) => services::agent(args).await,
+        Command::Projector(args) => services::projector(args).await,
+        Command::Llms(args) => client::llms(&args).await,
+        Command::Providers(args) => client::providers(&args).await,
+        Command::Wakes(args) => client::wakes(&args).await,
+        Command::Wake(args) => client::wake(&args).await,
+        Command::Sleep(args) => client::sleep(&args).await,
+        Command::Events(args) => client::events(&args).await,
+        Command::Config(ConfigCommand::Check { file }) => config_check::run(&file),
+    }
+}

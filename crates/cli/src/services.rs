@@ -1,0 +1,145 @@
+//! The services in the foreground, each until a signal ends it; and how the command line's words become their configs.
+
+use crate::{
+    args::{Agent, Api, Projector},
+    config_check,
+    failure::Failure,
+    listen, logging, replica,
+    signals::Signals,
+    up::data_dir,
+};
+use anyhow::anyhow;
+use reveille_agent::{
+    Options,
+    config::{Config, NatsUrl},
+};
+use reveille_domain::rows::Rows;
+use reveille_projector::{PostgresRows, ProjectorConfig, ProjectorError};
+use std::{future::Future, net::SocketAddr, path::PathBuf, sync::Arc};
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+/// Where an agent remembers what its backends have listed, below the data directory.
+pub const AGENT_STATE: &str = "agent";
+
+/// `reveille api`.
+pub async fn api(args: Api) -> Result<(), Failure> {
+    logging::start()?;
+    let rows = rows(args.database_url.as_deref())?;
+    let listener = listen::bind(args.listen).await?;
+    let address = listener.local_addr()?;
+    info!(api.listen = %address, "the API listens on http://{address}");
+    until_signalled(|stop| run_api(args.nats, rows, listener, stop)).await
+}
+
+/// `reveille agent`.
+pub async fn agent(args: Agent) -> Result<(), Failure> {
+    let config = config_check::load(&args.config)?;
+    let nats = match (&args.nats, &config.agent.nats) {
+        (Some(url), _) => nats_for_agent(url, &config)?,
+        (None, Some(url)) => url.clone(),
+        (None, None) => {
+            return Err(Failure::Config(format!(
+                "{}: agent.nats: is missing; write it there or give --nats",
+                args.config.display()
+            )));
+        }
+    };
+    let data_dir = args.data_dir.map_or_else(data_dir::default_path, Ok)?;
+    logging::start()?;
+    until_signalled(|stop| run_agent(config, nats, data_dir.join(AGENT_STATE), stop)).await
+}
+
+/// `reveille projector`.
+pub async fn projector(args: Projector) -> Result<(), Failure> {
+    logging::start()?;
+    until_signalled(|stop| run_projector(args.nats, args.database_url, stop)).await
+}
+
+/// The rows of a database, which doesn't have to be up; none without one, and then the API keeps them in memory.
+pub fn rows(database_url: Option<&str>) -> Result<Option<Arc<dyn Rows>>, Failure> {
+    let Some(url) = database_url else { return Ok(None) };
+    let rows = PostgresRows::new(url).map_err(|error| Failure::Config(format!("--database-url: {error}")))?;
+    Ok(Some(Arc::new(rows)))
+}
+
+/// The hub that the command line names; refused when the config's agent must not speak to it, such as in plaintext to
+/// another machine.
+pub fn nats_for_agent(url: &str, config: &Config) -> Result<NatsUrl, Failure> {
+    NatsUrl::parse(url, config.agent.allow_plaintext)
+        .map_err(|reason| Failure::Config(format!("--nats: {reason}")))
+}
+
+/// Runs the API and control until `stop`.
+pub async fn run_api(
+    nats_url: String,
+    rows: Option<Arc<dyn Rows>>,
+    listener: TcpListener,
+    stop: CancellationToken,
+) -> Result<(), Failure> {
+    warn_of_strangers(listener.local_addr()?);
+    let config = reveille_api::Config::new(&nats_url, &replica::name());
+    Ok(reveille_api::run(config, rows, listener, stop).await?)
+}
+
+/// Runs the agent until `stop`.
+pub async fn run_agent(
+    config: Config,
+    nats: NatsUrl,
+    state_dir: PathBuf,
+    stop: CancellationToken,
+) -> Result<(), Failure> {
+    let options = Options {
+        config,
+        nats,
+        state_dir: Some(state_dir),
+    };
+    reveille_agent::run(options, stop)
+        .await
+        .map_err(|error| match error {
+            reveille_agent::AgentError::Superseded { .. } => Failure::Superseded(error.to_string()),
+            error => error.into(),
+        })
+}
+
+/// Runs the projector until `stop`.
+pub async fn run_projector(
+    nats_url: String,
+    database_url: String,
+    stop: CancellationToken,
+) -> Result<(), Failure> {
+    let config = ProjectorConfig {
+        nats_url,
+        database_url,
+    };
+    reveille_projector::run(config, stop)
+        .await
+        .map_err(|error| match error {
+            ProjectorError::DatabaseUrl(_) => Failure::Config(format!("--database-url: {error}")),
+            ProjectorError::Schema(_) | ProjectorError::Diverged { .. } | ProjectorError::Bus(_) => {
+                error.into()
+            }
+        })
+}
+
+async fn until_signalled<F, S>(service: S) -> Result<(), Failure>
+where
+    F: Future<Output = Result<(), Failure>>,
+    S: FnOnce(CancellationToken) -> F,
+{
+    let signals = Signals::listen()?;
+    tokio::select! {
+        done = service(signals.stop.clone()) => done,
+        () = signals.hurry.cancelled() => Err(anyhow!("stopped before everything was finished").into()),
+    }
+}
+
+fn warn_of_strangers(address: SocketAddr) {
+    if !address.ip().is_loopback() {
+        warn!(
+            api.listen = %address,
+            "the API listens on {address}: whoever reaches it from another machine may use and wake everything"
+        );
+    }
+}

@@ -1,0 +1,198 @@
+//! What `reveille up` tells the person who started it.
+
+use super::Hub;
+use crate::{
+    client::{ApiClient, Row, field, table::Table},
+    failure::Failure,
+};
+use reveille_agent::config::Config;
+use serde_json::json;
+use std::{
+    fmt::Write as _,
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
+use tokio::time::sleep;
+
+/// How long the API may take to be ready before a line says that it isn't.
+const READY_WITHIN: Duration = Duration::from_secs(30);
+/// How long providers may take to be registered before they are shown as they are.
+const REGISTERED_WITHIN: Duration = Duration::from_secs(15);
+const LOOK_EVERY: Duration = Duration::from_millis(100);
+
+/// What runs where.
+#[derive(Debug)]
+pub struct Banner {
+    client: ApiClient,
+    api: SocketAddr,
+    nats: String,
+    rows: &'static str,
+    agent: Option<Agent>,
+    /// The journal's end before our agent had said anything.
+    before: u64,
+}
+
+/// The agent of this run.
+#[derive(Debug)]
+struct Agent {
+    name: String,
+    providers: usize,
+}
+
+impl Banner {
+    pub fn new(api: SocketAddr, hub: &Hub, database: bool) -> Result<Self, Failure> {
+        let nats = match hub {
+            Hub::Ours {
+                server,
+                version,
+                data,
+            } => format!(
+                "{}, our own nats-server {version}, its journal in {}",
+                server.url(),
+                data.path().display()
+            ),
+            // The URL may have a password in it.
+            Hub::Theirs(_) => "the server that was named".to_owned(),
+        };
+        Ok(Self {
+            client: ApiClient::local(api)?,
+            api,
+            nats,
+            rows: if database { "in the database" } else { "in memory" },
+            agent: None,
+            before: 0,
+        })
+    }
+
+    /// Waits until the API answers; says when that takes long.
+    pub async fn api_is_ready(&mut self) {
+        if !until(READY_WITHIN, async || self.client.is_ready().await).await {
+            eprintln!("the API is not ready yet: the log says why; it goes on trying");
+            until(Duration::MAX, async || self.client.is_ready().await).await;
+        }
+        if let Ok(page) = self.client.providers().await {
+            self.before = page.applied;
+        }
+    }
+
+    /// The config's providers are about to be registered.
+    pub fn expect(&mut self, config: &Config) {
+        self.agent = Some(Agent {
+            name: config.agent.name.to_string(),
+            providers: config.providers.len(),
+        });
+    }
+
+    /// Prints it once the config's providers are known to the API.
+    pub async fn show(&self) {
+        let mut providers = vec![];
+        until(REGISTERED_WITHIN, async || {
+            if let Ok(page) = self.client.providers().await {
+                providers = page.data;
+            }
+            self.is_complete(&providers)
+        })
+        .await;
+        eprint!("{}", self.text(&providers));
+    }
+
+    fn text(&self, providers: &[Row]) -> String {
+        let api = self.api;
+        let mut text = format!(
+            "\nreveille is up\n\n  \
+             API     http://{api}/v1   point OpenAI clients here; any API key will do\n  \
+             NATS    {}\n  \
+             rows    {}\n",
+            self.nats, self.rows
+        );
+        text += &match &self.agent {
+            None => "  agent   none: --config publishes this machine's providers\n".to_owned(),
+            Some(agent) => format!("  agent   {}\n", agent.name),
+        };
+        if !self.is_complete(providers) {
+            text += "          not all of its providers are registered yet: the log says why\n";
+        }
+        if !providers.is_empty() {
+            let _ = write!(text, "\n{}\n", indented(&Table::providers(providers).to_string()));
+        }
+        if let Some(model) = providers.iter().find_map(|row| row["models"][0].as_str()) {
+            let body = json!({"model": model, "messages": [{"role": "user", "content": "hello"}]});
+            let _ = write!(
+                text,
+                "\n  curl http://{api}/v1/chat/completions -H 'content-type: application/json' \\\n    -d '{body}'\n"
+            );
+        }
+        text += "\n  Ctrl-C stops all of it\n\n";
+        text
+    }
+
+    /// Whether this run's agent has registered all of its providers; what an earlier run left doesn't count.
+    fn is_complete(&self, providers: &[Row]) -> bool {
+        let Some(agent) = &self.agent else { return true };
+        let ours = providers
+            .iter()
+            .filter(|row| field(row, "agent") == agent.name)
+            .filter(|row| row["updated_seq"].as_u64() > Some(self.before));
+        ours.count() >= agent.providers
+    }
+}
+
+fn indented(lines: &str) -> String {
+    let lines: Vec<_> = lines.lines().map(|line| format!("  {line}")).collect();
+    lines.join("\n")
+}
+
+/// Whether the condition came true in time.
+async fn until(within: Duration, mut condition: impl AsyncFnMut() -> bool) -> bool {
+    let started = Instant::now();
+    loop {
+        if condition().await {
+            return true;
+        }
+        if started.elapsed() >= within {
+            return false;
+        }
+        sleep(LOOK_EVERY).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn banner() -> Banner {
+        // Another test may have installed it.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let api = SocketAddr::from(([127, 0, 0, 1], 8420));
+        let hub = Hub::Theirs("nats://user:secret@hub.example".to_owned());
+        let mut banner = Banner::new(api, &hub, false).unwrap();
+        let text =
+            "[agent]\nname = 'gpu-box'\n[[provider]]\nname = 'vllm'\nbase_url = 'http://127.0.0.1:8000'\n";
+        banner.expect(&Config::parse(text, "reveille.toml", &|_| None).unwrap());
+        banner.before = 7;
+        banner
+    }
+
+    fn provider(updated_seq: u64) -> Row {
+        json!({"id": "gpu-box/vllm", "agent": "gpu-box", "status": "hibernating", "models": ["qwen3-8b"],
+            "wakes": {"requested": 0}, "last_wakes": [], "updated_seq": updated_seq})
+    }
+
+    #[test]
+    fn the_banner_says_what_runs_where_and_what_to_try_without_a_password() {
+        insta::assert_snapshot!(banner().text(&[provider(8)]));
+    }
+
+    #[test]
+    fn what_an_earlier_run_left_is_not_taken_for_registered() {
+        let banner = banner();
+        assert!(!banner.is_complete(&[]));
+        assert!(!banner.is_complete(&[provider(7)]));
+        assert!(banner.is_complete(&[provider(8)]));
+        assert!(
+            banner
+                .text(&[provider(7)])
+                .contains("not all of its providers are registered yet")
+        );
+    }
+}

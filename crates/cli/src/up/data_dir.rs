@@ -1,0 +1,167 @@
+//! The folder that one `reveille up` has for itself: lock, journal, the server's log and port.
+
+use anyhow::{Context, Result, anyhow, bail};
+use rustix::{
+    io::{FdFlags, fcntl_setfd},
+    process::{Pid, test_kill_process},
+};
+use std::{
+    env,
+    fs::{self, DirBuilder, File, TryLockError},
+    io::Read,
+    os::unix::fs::DirBuilderExt,
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
+
+/// Whoever has this file locked has the folder.
+const LOCK_FILE: &str = "lock";
+/// The folder belongs to its owner: the journal tells what was asked of whom.
+const OWNER_ONLY: u32 = 0o700;
+/// How long the processes of a run that was killed may take to end: the longest grace that they have, and some.
+const LAST_RUN_ENDS_WITHIN: Duration = Duration::from_secs(30);
+const LOOK_EVERY: Duration = Duration::from_millis(50);
+
+/// A locked data folder.
+///
+/// The lock is one that children inherit, so that it is held until the last of them has ended: a run that comes after
+/// one that was killed never starts a second server on a journal that the first one still writes.
+#[derive(Debug)]
+pub struct DataDir {
+    path: PathBuf,
+    _lock: File,
+}
+
+impl DataDir {
+    /// Makes the folder if it is missing and locks it.
+    ///
+    /// # Errors
+    /// When another run has it.
+    pub async fn open(path: &Path) -> Result<Self> {
+        let cannot = || format!("cannot use {} as the data directory", path.display());
+        DirBuilder::new()
+            .recursive(true)
+            .mode(OWNER_ONLY)
+            .create(path)
+            .with_context(cannot)?;
+        let path = path.canonicalize().with_context(cannot)?;
+        let file = path.join(LOCK_FILE);
+        let mut lock = File::options()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(&file)
+            .with_context(cannot)?;
+        lock_for_us(&mut lock, &path, LAST_RUN_ENDS_WITHIN).await?;
+        lock.set_len(0).with_context(cannot)?;
+        fs::write(&file, std::process::id().to_string()).with_context(cannot)?;
+        fcntl_setfd(&lock, FdFlags::empty()).with_context(cannot)?;
+        Ok(Self { path, _lock: lock })
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// A file or folder in it.
+    pub fn join(&self, name: &str) -> PathBuf {
+        self.path.join(name)
+    }
+}
+
+async fn lock_for_us(lock: &mut File, path: &Path, patience: Duration) -> Result<()> {
+    let started = Instant::now();
+    let mut told = false;
+    loop {
+        match lock.try_lock() {
+            Ok(()) => return Ok(()),
+            Err(TryLockError::Error(error)) => {
+                return Err(error).with_context(|| format!("cannot lock {}", path.display()));
+            }
+            Err(TryLockError::WouldBlock) => {}
+        }
+        let mut holder = String::new();
+        // It may be being written: then it is read again.
+        let _ = File::open(path.join(LOCK_FILE)).and_then(|mut file| file.read_to_string(&mut holder));
+        let holder = holder.trim();
+        if is_alive(holder) || started.elapsed() >= patience {
+            return Err(refused(path, holder));
+        }
+        if !told {
+            eprintln!("the processes of the last run are still ending; waiting for them");
+            told = true;
+        }
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+}
+
+fn refused(path: &Path, holder: &str) -> anyhow::Error {
+    let path = path.display();
+    anyhow!(
+        "another `reveille up` (process {holder}) runs with the data directory {path}: \
+         stop it, or use --data-dir for another one"
+    )
+}
+
+fn is_alive(pid: &str) -> bool {
+    let pid = pid.parse().ok().and_then(Pid::from_raw);
+    // A process of another user may not be signalled, but it lives.
+    pid.is_some_and(|pid| test_kill_process(pid) != Err(rustix::io::Errno::SRCH))
+}
+
+/// Where the data is unless the command line says otherwise: the user's data folder, as the XDG specification has it.
+///
+/// # Errors
+/// When the user has no home.
+pub fn default_path() -> Result<PathBuf> {
+    let absolute = |variable: &str| {
+        env::var_os(variable)
+            .map(PathBuf::from)
+            .filter(|path| path.is_absolute())
+    };
+    if let Some(data) = absolute("XDG_DATA_HOME") {
+        return Ok(data.join("reveille"));
+    }
+    match absolute("HOME") {
+        Some(home) => Ok(home.join(".local/share/reveille")),
+        None => bail!("there is no home directory to keep the journal in: say where with --data-dir"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_folder_that_a_living_run_has_is_refused_and_free_again_after_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("data");
+        let first = DataDir::open(&path).await.unwrap();
+        let said = DataDir::open(&path).await.unwrap_err().to_string();
+        assert!(
+            said.contains(&format!("process {}", std::process::id())) && said.contains("--data-dir"),
+            "{said}"
+        );
+        drop(first);
+        DataDir::open(&path).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_lock_that_only_a_dead_runs_children_hold_is_waited_for() {
+        let folder = tempfile::tempdir().unwrap();
+        let first = DataDir::open(folder.path()).await.unwrap();
+        let mut child = std::process::Command::new("sleep").arg("1").spawn().unwrap();
+        let mut dead = std::process::Command::new("true").spawn().unwrap();
+        dead.wait().unwrap();
+        fs::write(first.join(LOCK_FILE), dead.id().to_string()).unwrap();
+        drop(first);
+        let second = DataDir::open(folder.path()).await.unwrap();
+        assert!(
+            child.try_wait().unwrap().is_some(),
+            "the lock was given while the child had it"
+        );
+        drop(second);
+    }
+}

@@ -1,0 +1,173 @@
+//! The parts of `reveille up` that run in this process, and the order in which they end.
+
+use crate::failure::Failure;
+use anyhow::anyhow;
+use std::{collections::BTreeMap, fmt, future::Future, time::Duration};
+use tokio::{
+    task::{Id, JoinError, JoinSet},
+    time::timeout,
+};
+use tokio_util::sync::CancellationToken;
+use tracing::{error, warn};
+
+/// How long a part may take to end in order; each has shorter limits of its own for what it finishes.
+const PART_ENDS_WITHIN: Duration = Duration::from_secs(60);
+
+/// A part, in the order in which they are asked to end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Role {
+    /// Says goodbye while control still hears it.
+    Agent,
+    /// Finishes the requests that it holds.
+    Api,
+    /// Takes in what the others did at their end.
+    Projector,
+}
+
+impl fmt::Display for Role {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Agent => "agent",
+            Self::Api => "API",
+            Self::Projector => "projector",
+        })
+    }
+}
+
+/// The parts that run.
+#[derive(Debug, Default)]
+pub struct Parts {
+    tasks: JoinSet<Result<(), Failure>>,
+    running: BTreeMap<Role, (CancellationToken, Id)>,
+}
+
+impl Parts {
+    /// Starts a part, which ends when its token is cancelled. It stays on this thread, since it is moved nowhere; what
+    /// it spawns itself goes to the runtime's others. So this needs a [`tokio::task::LocalSet`] around it.
+    pub fn start<F>(&mut self, role: Role, part: impl FnOnce(CancellationToken) -> F)
+    where
+        F: Future<Output = Result<(), Failure>> + 'static,
+    {
+        let stop = CancellationToken::new();
+        let id = self.tasks.spawn_local(part(stop.clone())).id();
+        self.running.insert(role, (stop, id));
+    }
+
+    /// Waits until `stop`, or until a part has ended that the others need: that is a failure.
+    pub async fn until_one_is_missed(&mut self, stop: &CancellationToken) -> Result<(), Failure> {
+        loop {
+            let (role, ended) = tokio::select! {
+                () = stop.cancelled() => return Ok(()),
+                ended = self.next_ended() => ended,
+            };
+            match (role, ended) {
+                // Inference never depends on the database.
+                (Role::Projector, Err(failure)) => error!(
+                    reason = %failure,
+                    "the projector has ended: rows in the database stay as they are, all else goes on"
+                ),
+                (Role::Agent | Role::Api | Role::Projector, Ok(())) => {
+                    return Err(anyhow!("the {role} has ended without being asked to").into());
+                }
+                (Role::Agent | Role::Api, Err(failure)) => return Err(failure),
+            }
+        }
+    }
+
+    /// Asks each part in turn to end and waits for it. Dropping this ends them at once.
+    pub async fn stop(&mut self) -> Result<(), Failure> {
+        let mut outcome = Ok(());
+        for role in [Role::Agent, Role::Api, Role::Projector] {
+            let Some((stop, _)) = self.running.get(&role) else {
+                continue;
+            };
+            stop.cancel();
+            let ended = timeout(PART_ENDS_WITHIN, async {
+                while self.running.contains_key(&role) {
+                    let (_, ended) = self.next_ended().await;
+                    if outcome.is_ok() {
+                        outcome = ended;
+                    }
+                }
+            });
+            if ended.await.is_err() {
+                warn!("the {role} did not end within {} s", PART_ENDS_WITHIN.as_secs());
+            }
+        }
+        outcome
+    }
+
+    /// The next part that ends; never, when none runs.
+    async fn next_ended(&mut self) -> (Role, Result<(), Failure>) {
+        let (id, ended) = match self.tasks.join_next_with_id().await {
+            None => std::future::pending().await,
+            Some(Ok((id, ended))) => (id, ended),
+            Some(Err(error)) => (error.id(), Err(broken(&error))),
+        };
+        let role = self.running.iter().find(|(_, (_, part))| *part == id);
+        let role = role.map_or(Role::Api, |(role, _)| *role);
+        self.running.remove(&role);
+        (role, ended)
+    }
+}
+
+fn broken(error: &JoinError) -> Failure {
+    anyhow!("a part of the program broke: {error}").into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::{Arc, Mutex};
+    use tokio::task::LocalSet;
+
+    type Order = Arc<Mutex<Vec<Role>>>;
+
+    fn part(parts: &mut Parts, role: Role, order: &Order) {
+        let order = order.clone();
+        parts.start(role, |stop| async move {
+            stop.cancelled().await;
+            order.lock().unwrap().push(role);
+            Ok(())
+        });
+    }
+
+    #[tokio::test]
+    async fn the_agent_ends_before_the_api_and_the_projector_last() {
+        let test = async {
+            let (mut parts, order) = (Parts::default(), Order::default());
+            for role in [Role::Projector, Role::Api, Role::Agent] {
+                part(&mut parts, role, &order);
+            }
+            parts.stop().await.unwrap();
+            assert_eq!(*order.lock().unwrap(), [Role::Agent, Role::Api, Role::Projector]);
+        };
+        LocalSet::new().run_until(test).await;
+    }
+
+    #[tokio::test]
+    async fn a_projector_that_fails_ends_nothing_else_and_an_agent_that_fails_does() {
+        let test = async {
+            let (mut parts, order) = (Parts::default(), Order::default());
+            part(&mut parts, Role::Api, &order);
+            parts.start(Role::Projector, |_| async {
+                Err(anyhow!("the rows are odd").into())
+            });
+            let agent = CancellationToken::new();
+            let fails = agent.clone();
+            parts.start(Role::Agent, |_| async move {
+                fails.cancelled().await;
+                Err(Failure::Superseded("superseded".to_owned()))
+            });
+            let never = CancellationToken::new();
+            let waited = timeout(Duration::from_millis(100), parts.until_one_is_missed(&never));
+            assert!(waited.await.is_err(), "the projector's end ended everything");
+            agent.cancel();
+            let ended = parts.until_one_is_missed(&never).await;
+            assert!(matches!(ended, Err(Failure::Superseded(_))), "{ended:?}");
+            parts.stop().await.unwrap();
+            assert_eq!(*order.lock().unwrap(), [Role::Api]);
+        };
+        LocalSet::new().run_until(test).await;
+    }
+}

@@ -1,0 +1,251 @@
+//! The NATS server that `reveille up` runs by itself: loopback only, its journal in the data folder, every message
+//! flushed to disk before it is acknowledged.
+//!
+//! It runs below a shim, so that it ends with us however we end. When it ends by itself it is started again, on the
+//! same port, with growing pauses.
+
+use super::{data_dir::DataDir, server_program::ServerProgram};
+use anyhow::{Context, Result, bail};
+use reveille_agent::{
+    child::{Child, ShimCommand},
+    config::{CommandAction, Secret},
+};
+use serde::Deserialize;
+use std::{
+    fs, io,
+    net::{Ipv4Addr, SocketAddr},
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
+use tokio::{
+    io::{AsyncBufReadExt, BufReader},
+    net::{TcpListener, TcpStream},
+    task::JoinHandle,
+    time::{sleep, timeout},
+};
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+use uuid::Uuid;
+
+const CONFIG_FILE: &str = "nats.conf";
+const LOG_FILE: &str = "nats.log";
+const PORT_FILE: &str = "nats-port";
+const STORE: &str = "nats";
+/// How long the server has between TERM and KILL: it flushes and closes its files.
+const GRACE: Duration = Duration::from_secs(10);
+/// How long it may take to answer: it first reads its journal.
+const STARTS_WITHIN: Duration = Duration::from_secs(120);
+const LOOK_EVERY: Duration = Duration::from_millis(20);
+/// How long one look may take.
+const LOOK_LIMIT: Duration = Duration::from_secs(1);
+const FIRST_PAUSE: Duration = Duration::from_millis(200);
+const LONGEST_PAUSE: Duration = Duration::from_secs(10);
+/// A server that ran for so long had no trouble starting.
+const RAN_WELL: Duration = Duration::from_secs(60);
+/// How many lines of the server's log are shown when it doesn't start.
+const LOG_LINES_SHOWN: usize = 8;
+
+/// A server that runs, and is kept running until [`Server::stop`].
+#[derive(Debug)]
+pub struct Server {
+    address: SocketAddr,
+    stop: CancellationToken,
+    keeper: JoinHandle<()>,
+}
+
+impl Server {
+    /// Starts a server and waits until it answers.
+    ///
+    /// # Errors
+    /// When it doesn't start; the error shows what it logged.
+    pub async fn start(program: &ServerProgram, data: &DataDir) -> Result<Self> {
+        let address = choose_address(data).await?;
+        let files = Files::write(program, data, address)?;
+        let mut child = files.start().await?;
+        let answers = files.answers(address);
+        tokio::select! {
+            answered = timeout(STARTS_WITHIN, answers) => {
+                if answered.is_err() {
+                    child.stop().await;
+                    bail!("nats-server did not answer within {} s{}", STARTS_WITHIN.as_secs(), files.log_tail());
+                }
+            }
+            exit = child.exited() => bail!("nats-server {exit} at its start{}", files.log_tail()),
+        }
+        let stop = CancellationToken::new();
+        let keeper = tokio::spawn(files.keep(child, stop.clone()));
+        Ok(Self {
+            address,
+            stop,
+            keeper,
+        })
+    }
+
+    /// `nats://127.0.0.1:<port>`.
+    pub fn url(&self) -> String {
+        format!("nats://{}", self.address)
+    }
+
+    /// Ends the server and waits until it is gone.
+    pub async fn stop(self) {
+        self.stop.cancel();
+        // A keeper that panicked has dropped its child, which ends it too.
+        let _ = self.keeper.await;
+    }
+}
+
+/// The port of the last run, so that agents find it again; another one when somebody else has it now.
+async fn choose_address(data: &DataDir) -> Result<SocketAddr> {
+    let at = |port: u16| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+    let file = data.join(PORT_FILE);
+    let remembered = fs::read_to_string(&file)
+        .ok()
+        .and_then(|text| text.trim().parse().ok());
+    let free = |address: SocketAddr| async move { TcpListener::bind(address).await?.local_addr() };
+    if let Some(port) = remembered {
+        if let Ok(address) = free(at(port)).await {
+            return Ok(address);
+        }
+        warn!(
+            nats.port = port,
+            "port {port}, which NATS had in the last run, is taken: choosing another"
+        );
+    }
+    let address = free(at(0)).await.context("there is no free port for NATS")?;
+    fs::write(&file, address.port().to_string())
+        .with_context(|| format!("cannot write {}", file.display()))?;
+    Ok(address)
+}
+
+/// What the server is started with.
+struct Files {
+    program: String,
+    config: String,
+    log: PathBuf,
+    name: String,
+    shim: ShimCommand,
+}
+
+/// The line with which a server greets whoever connects.
+#[derive(Debug, Deserialize)]
+struct Greeting {
+    server_name: String,
+    #[serde(default)]
+    jetstream: bool,
+}
+
+impl Files {
+    fn write(program: &ServerProgram, data: &DataDir, address: SocketAddr) -> Result<Self> {
+        // A name of this run's own: whoever else answers on the port is not taken for our server.
+        let name = format!("reveille-{}", Uuid::now_v7().simple());
+        let (config, log) = (data.join(CONFIG_FILE), data.join(LOG_FILE));
+        let text = format!(
+            "# Written by `reveille up` at each start.\n\
+             server_name: {name}\nlisten: \"{address}\"\n\
+             log_file: {}\nlog_size_limit: 10MB\nlogfile_max_num: 2\n\
+             jetstream {{ store_dir: {}, sync_interval: always }}\n",
+            quoted(&log)?,
+            quoted(&data.join(STORE))?,
+        );
+        fs::write(&config, text).with_context(|| format!("cannot write {}", config.display()))?;
+        Ok(Self {
+            program: text_of(&program.path)?,
+            config: text_of(&config)?,
+            log,
+            name,
+            shim: ShimCommand::of_this_program()?,
+        })
+    }
+
+    async fn start(&self) -> Result<Child> {
+        let action = CommandAction {
+            program: self.program.clone(),
+            args: vec![
+                Secret::new("--config".to_owned()),
+                Secret::new(self.config.clone()),
+            ],
+            env: vec![],
+        };
+        Child::start(&self.shim, &action, GRACE)
+            .await
+            .with_context(|| format!("cannot start {}", self.program))
+    }
+
+    /// Returns as soon as our server answers at `address`, with JetStream.
+    async fn answers(&self, address: SocketAddr) {
+        loop {
+            if let Ok(Ok(greeting)) = timeout(LOOK_LIMIT, greeting(address)).await
+                && greeting.server_name == self.name
+                && greeting.jetstream
+            {
+                return;
+            }
+            sleep(LOOK_EVERY).await;
+        }
+    }
+
+    /// Keeps a server running until `stop`.
+    async fn keep(self, mut child: Child, stop: CancellationToken) {
+        let mut pause = FIRST_PAUSE;
+        let mut started = Instant::now();
+        loop {
+            let exit = tokio::select! {
+                exit = child.ended() => exit,
+                () = stop.cancelled() => {
+                    child.stop().await;
+                    return;
+                }
+            };
+            if started.elapsed() >= RAN_WELL {
+                pause = FIRST_PAUSE;
+            }
+            warn!(%exit, nats.log = %self.log.display(), "nats-server {exit}: starting it again");
+            child = loop {
+                tokio::select! {
+                    () = sleep(pause) => {}
+                    () = stop.cancelled() => return,
+                }
+                pause = (pause * 2).min(LONGEST_PAUSE);
+                match self.start().await {
+                    Ok(child) => break child,
+                    Err(error) => warn!(reason = format!("{error:#}"), "nats-server doesn't start"),
+                }
+            };
+            started = Instant::now();
+            info!("nats-server was started again");
+        }
+    }
+
+    /// The end of the server's log, which holds no secret, for an error's text.
+    fn log_tail(&self) -> String {
+        let text = fs::read(&self.log).unwrap_or_default();
+        let text = String::from_utf8_lossy(&text);
+        let lines: Vec<_> = text.lines().collect();
+        let tail = &lines[lines.len().saturating_sub(LOG_LINES_SHOWN)..];
+        if tail.is_empty() {
+            return String::new();
+        }
+        format!("; the end of {}:\n  {}", self.log.display(), tail.join("\n  "))
+    }
+}
+
+async fn greeting(address: SocketAddr) -> io::Result<Greeting> {
+    let mut lines = BufReader::new(TcpStream::connect(address).await?).lines();
+    let line = lines.next_line().await?.unwrap_or_default();
+    serde_json::from_str(line.trim_start_matches("INFO ")).map_err(io::Error::from)
+}
+
+/// A path as a string of the server's config; its quoting is JSON's.
+fn quoted(path: &Path) -> Result<String> {
+    let text = text_of(path)?;
+    if text.chars().any(char::is_control) {
+        bail!("{} has control characters in it: use --data-dir", path.display());
+    }
+    Ok(serde_json::to_string(&text)?)
+}
+
+fn text_of(path: &Path) -> Result<String> {
+    path.to_str()
+        .map(str::to_owned)
+        .with_context(|| format!("{} is not text", path.display()))
+}

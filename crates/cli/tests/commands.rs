@@ -1,0 +1,177 @@
+//! The program as a person or a supervisor sees it: what it prints and the code it ends with.
+
+use std::{
+    net::TcpListener,
+    path::PathBuf,
+    process::{Command, Output},
+};
+use tempfile::TempDir;
+
+const GOOD: &str = "\
+[agent]
+name = \"gpu-box\"
+
+[[provider]]
+name = \"vllm\"
+base_url = \"http://127.0.0.1:8000\"
+models = [\"qwen3-8b\"]
+
+[provider.wake]
+type = \"http\"
+url = \"http://127.0.0.1:8000/wake_up\"
+max_wait = \"60s\"
+";
+
+/// Runs the program without the variables of whoever runs the tests.
+fn reveille(args: &[&str]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_reveille"));
+    for (name, _) in std::env::vars_os() {
+        if name.to_string_lossy().starts_with("REVEILLE_") {
+            command.env_remove(name);
+        }
+    }
+    command.args(args).output().expect("the program can be run")
+}
+
+fn code(output: &Output) -> i32 {
+    output.status.code().expect("it ended by itself")
+}
+
+fn out(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+fn err(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+fn config(folder: &TempDir, text: &str) -> String {
+    let path: PathBuf = folder.path().join("reveille.toml");
+    std::fs::write(&path, text).expect("a config can be written");
+    path.display().to_string()
+}
+
+/// A port on which nothing listens.
+fn closed_port() -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    listener.local_addr().expect("it has one").port()
+}
+
+#[test]
+fn help_names_every_command_and_the_exit_codes_but_not_what_nobody_types() {
+    let help = reveille(&["--help"]);
+    assert_eq!(code(&help), 0);
+    let said = out(&help);
+    for part in [
+        "up",
+        "api",
+        "agent",
+        "projector",
+        "llms",
+        "providers",
+        "wakes",
+        "wake",
+        "sleep",
+        "events",
+        "config",
+        "Examples:",
+        "REVEILLE_NATS_URL",
+        "Exit codes:",
+    ] {
+        assert!(said.contains(part), "{part} is not in:\n{said}");
+    }
+    assert!(!said.contains("shim"), "{said}");
+}
+
+#[test]
+fn a_command_that_is_none_is_a_usage_error() {
+    assert_eq!(code(&reveille(&["sing"])), 2);
+    assert_eq!(code(&reveille(&[])), 2);
+    assert_eq!(code(&reveille(&["api"])), 2, "without --nats");
+}
+
+#[test]
+fn a_good_config_is_ok_and_says_what_it_publishes() {
+    let folder = tempfile::tempdir().unwrap();
+    let checked = reveille(&["config", "check", &config(&folder, GOOD)]);
+    assert_eq!(code(&checked), 0, "{}", err(&checked));
+    assert!(
+        out(&checked).starts_with("ok: agent gpu-box with 1 provider\n"),
+        "{}",
+        out(&checked)
+    );
+}
+
+#[test]
+fn a_bad_config_is_answered_with_file_line_key_and_reason() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = config(&folder, &GOOD.replace("max_wait = \"60s\"", "max_wait = \"-1s\""));
+    for args in [&["config", "check", &file][..], &["up", "--config", &file]] {
+        let checked = reveille(args);
+        assert_eq!(code(&checked), 2, "{args:?}");
+        let said = err(&checked);
+        assert!(
+            said.contains(&format!("{file}:12: provider[0].wake.max_wait: ")),
+            "{said}"
+        );
+    }
+}
+
+#[test]
+fn an_api_that_is_not_there_is_named_with_the_flag_for_another() {
+    let url = format!("http://127.0.0.1:{}", closed_port());
+    for args in [
+        &["llms"][..],
+        &["providers"],
+        &["wakes"],
+        &["events"],
+        &["events", "--follow"],
+        &["wake", "a/b"],
+        &["sleep", "a/b"],
+    ] {
+        let asked = reveille(&[args, &["--api", &url]].concat());
+        assert_eq!(code(&asked), 1, "{args:?}");
+        let said = err(&asked);
+        assert!(said.contains(&url) && said.contains("--api"), "{args:?}: {said}");
+        assert_eq!(out(&asked), "");
+    }
+}
+
+#[test]
+fn a_taken_port_is_named_before_anything_is_started() {
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().join("data");
+    let up = reveille(&[
+        "up",
+        "--listen",
+        &address.to_string(),
+        "--data-dir",
+        &data.display().to_string(),
+    ]);
+    assert_eq!(code(&up), 1);
+    let said = err(&up);
+    assert!(
+        said.contains(&format!("port {} is taken by another process", address.port()))
+            && said.contains("--listen"),
+        "{said}"
+    );
+    assert!(!data.exists(), "something was started before");
+}
+
+#[test]
+fn plaintext_nats_on_another_machine_is_refused_for_an_agent() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = config(&folder, GOOD);
+    let agent = reveille(&["agent", "--config", &file, "--nats", "nats://hub.example:4222"]);
+    assert_eq!(code(&agent), 2);
+    assert!(
+        err(&agent).contains("--nats: would send everything in plaintext"),
+        "{}",
+        err(&agent)
+    );
+    let agent = reveille(&["agent", "--config", &file]);
+    assert_eq!(code(&agent), 2);
+    assert!(err(&agent).contains("agent.nats"), "{}", err(&agent));
+}
