@@ -48,6 +48,12 @@ impl NatsClock {
             .map(|reading| reading.stored_at.plus(reading.received.elapsed()))
     }
 
+    /// When the server stored the last canary that came back: up to then this replica has heard everything.
+    #[must_use]
+    pub fn heard_until(&self) -> Option<Timestamp> {
+        self.reading.borrow().map(|reading| reading.stored_at)
+    }
+
     /// How long ago the last canary came back; `None` before the first.
     #[must_use]
     pub fn age(&self) -> Option<Duration> {

@@ -98,7 +98,7 @@ impl Sweeper {
         let id = &known.provider.id;
         match &known.provider.status {
             Status::Waking { wake } if now >= wake.deadline_ms => self.expire_wake(id, wake).await,
-            Status::Waking { .. } if self.is_silent(known, now) => self.mark_inactive(known).await,
+            Status::Waking { .. } if self.is_silent(known) => self.mark_inactive(known).await,
             Status::Waking { .. } => {
                 if let Some(message) = wake_message(&known.provider, known.sequence, now) {
                     // Not acknowledged: the next sweep sends it again.
@@ -106,7 +106,7 @@ impl Sweeper {
                 }
             }
             Status::Active { .. } | Status::Hibernating { .. } => {
-                if self.is_silent(known, now) {
+                if self.is_silent(known) {
                     self.mark_inactive(known).await;
                 }
             }
@@ -140,10 +140,12 @@ impl Sweeper {
         heard.unwrap_or_default().max(provider.heard_at_ms)
     }
 
-    fn is_silent(&self, known: &Known, now: Timestamp) -> bool {
+    /// Silence counts up to the last canary only: an outage silences this replica's ears, not the agents.
+    fn is_silent(&self, known: &Known) -> bool {
         let silent_after = self.presence.silent_after(&known.provider.id.agent);
+        let heard_until = self.commands.clock.heard_until().unwrap_or_default();
         self.listening_since.elapsed() >= silent_after * GRACE_TIMEOUTS
-            && now.since(self.last_heard(known)) > silent_after
+            && heard_until.since(self.last_heard(known)) > silent_after
     }
 
     async fn mark_inactive(&self, known: &Known) {
