@@ -139,7 +139,7 @@ impl Api {
         let answer = self.get("/reveille/v1/llms").await;
         assert_eq!(answer.status, 200, "{}", answer.text());
         let body = answer.json();
-        let rows = body["data"].as_array().or_else(|| body.as_array());
+        let rows = body["data"].as_array();
         rows.unwrap_or_else(|| panic!("not a list of LLMs: {body}"))
             .clone()
     }
@@ -148,7 +148,10 @@ impl Api {
     pub async fn wait_for_status(&self, name: &str, status: &str, within: Duration) -> Value {
         let what = format!("{name} was {status} at {}", self.url());
         wait_until(&what, within, async || {
-            self.llm(name).await.filter(|row| row["status"] == status)
+            // Rows from Postgres are there once the projector has made its tables.
+            let answer = self.get("/reveille/v1/llms").await;
+            let rows = answer.json()["data"].as_array().cloned().unwrap_or_default();
+            rows.into_iter().find(|row| row["name"] == name && row["status"] == status)
         })
         .await
     }

@@ -54,7 +54,7 @@ async fn an_agent_killed_in_a_wake_and_restarted_answers_within_the_deadline_wit
 #[tokio::test]
 async fn a_served_child_of_a_killed_agent_is_gone_before_the_next_one_starts() {
     let world = World::new().await;
-    let backend = world.backend(&["--boot-delay", "2500", "--fork-grandchild"]);
+    let backend = world.backend(&["--boot-delay-ms", "2500", "--fork-grandchild"]);
     let api = world.api().await;
     let config = agent(&backend).woken_by_serving(&backend);
     let first = world.agent(&config);

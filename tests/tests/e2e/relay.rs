@@ -58,7 +58,7 @@ async fn a_streamed_answer_of_twenty_mebibytes_arrives_intact() {
 #[tokio::test]
 async fn a_client_that_leaves_frees_its_backend_within_two_seconds() {
     let world = World::new().await;
-    let backend = world.backend(&["--tokens", "1000", "--token-delay", "50"]);
+    let backend = world.backend(&["--tokens", "1000", "--token-delay-ms", "50"]);
     backend.start_and_wait().await;
     let api = world.api().await;
     let _agent = world.agent(&same_name(&backend.url()));

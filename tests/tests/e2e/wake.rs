@@ -49,7 +49,7 @@ async fn the_first_inference_wakes_a_virtual_llm_through_its_http_controller() {
     assert_eq!(controller.posts().len(), 1);
 
     let row = api.wait_for_status(LLM, "active", SOON).await;
-    assert_eq!(row["wake"], Value::Null);
+    assert_eq!(row["wake_id"], Value::Null);
     let again = api.chat(LLM).await;
     assert_eq!(again.status, 200, "{}", again.text());
     assert_eq!(controller.posts().len(), 1, "an active backend isn't woken");
@@ -119,7 +119,7 @@ async fn a_provider_with_a_recipe_is_active_when_its_backend_is_up() {
 async fn two_hundred_requests_through_two_replicas_share_one_wake() {
     let world = World::with_postgres().await;
     let facts = world.facts().await;
-    let backend = world.backend(&["--boot-delay", "1500"]);
+    let backend = world.backend(&["--boot-delay-ms", "1500"]);
     let controller = WakeController::starting(&backend, Duration::ZERO).await;
     let (first, second) = (world.api().await, world.api().await);
     let _projector = world.projector();
@@ -161,7 +161,7 @@ async fn two_hundred_requests_through_two_replicas_share_one_wake() {
         (row["status"] == "active" && row["last_wake"]["id"] == wakes[0].as_str()).then_some(row)
     })
     .await;
-    assert_eq!(row["wakes_succeeded"], 1, "{row}");
+    assert_eq!(row["wakes"]["succeeded"], 1, "{row}");
     let wake = first.get(&format!("/reveille/v1/wakes/{}", wakes[0])).await;
     assert_eq!(wake.json()["outcome"], "succeeded", "{}", wake.text());
 }

@@ -18,9 +18,13 @@ pub use recipe::{
 pub use secret::Secret;
 pub use table::MAX_DURATION;
 
+use reveille_bus::heartbeats::HEARTBEAT_EVERY;
 use reveille_domain::{AgentName, MAX_MODELS, MAX_TOKEN_BYTES, ModelName, ProviderName, WakeSpec};
-use std::{collections::HashSet, fs::File, io::Read, path::Path, time::Duration};
+use std::{collections::HashSet, fs::File, io::Read, ops::RangeInclusive, path::Path, time::Duration};
 use table::{Source, Table, Value};
+
+/// How often a heartbeat may be sent. Three missing ones must be less than ten minutes.
+const HEARTBEAT_BOUNDS: RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::from_secs(180);
 
 /// The largest config file.
 pub const MAX_FILE_BYTES: u64 = 1024 * 1024;
@@ -51,6 +55,8 @@ pub struct AgentConfig {
     pub nats: Option<NatsUrl>,
     /// Whether NATS may be spoken in plaintext to another machine.
     pub allow_plaintext: bool,
+    /// How often the agent says that it is there; after three missing ones it counts as lost.
+    pub heartbeat: Duration,
 }
 
 /// One `[[provider]]`.
@@ -169,6 +175,7 @@ fn agent(table: Option<Table<'_>>) -> Result<AgentConfig, ConfigError> {
             name: machine_name(),
             nats: None,
             allow_plaintext: false,
+            heartbeat: HEARTBEAT_EVERY,
         });
     };
     let name = table
@@ -184,12 +191,22 @@ fn agent(table: Option<Table<'_>>) -> Result<AgentConfig, ConfigError> {
         .take("nats")
         .map(|value| value.parsed(|raw| NatsUrl::parse(raw, allow_plaintext)))
         .transpose()?;
+    let heartbeat = table.take("heartbeat").map(|value| heartbeat(&value)).transpose()?;
     table.finish()?;
     Ok(AgentConfig {
         name: name.unwrap_or_else(machine_name),
         nats,
         allow_plaintext,
+        heartbeat: heartbeat.unwrap_or(HEARTBEAT_EVERY),
     })
+}
+
+fn heartbeat(value: &Value<'_>) -> Result<Duration, ConfigError> {
+    let every = value.duration()?;
+    if HEARTBEAT_BOUNDS.contains(&every) {
+        return Ok(every);
+    }
+    Err(value.error("must be between 100ms and 3m"))
 }
 
 fn provider(mut table: Table<'_>, names: &mut Names) -> Result<ProviderConfig, ConfigError> {
