@@ -8,7 +8,7 @@ use crate::{
     fetch,
     hub::{Hub, NatsHub},
     models::Memory,
-    provider::{Handle, Input, Owner, Setup},
+    provider::{Handle, Owner, Setup},
     recipe::Runner,
     relay::Relay,
 };
@@ -16,7 +16,7 @@ use futures::future::BoxFuture;
 use reveille_bus::{
     Connection, NatsOptions,
     control::{ControlAnswer, ControlRequest, Refusal},
-    heartbeats::{self, HEARTBEAT_EVERY, Heartbeat, ProviderPulse},
+    heartbeats::{self, Heartbeat, ProviderPulse},
     orders::{Order, OrderAnswer, Ordered, Orders},
     relay::{CurrentEpoch, RelayLimits, RelayServer, RelayServerHandle},
     wakes::{WakeMessage, Wakes},
@@ -73,6 +73,7 @@ struct Session {
     superseded: watch::Receiver<Option<Epoch>>,
     wakes: Wakes,
     orders: Orders,
+    heartbeat_every: Duration,
     heartbeats: Interval,
     providers: Vec<Handle>,
     relay: RelayServerHandle,
@@ -90,7 +91,7 @@ impl Session {
             nats,
             state_dir,
         } = options;
-        let agent = config.agent.name.clone();
+        let (agent, heartbeat_every) = (config.agent.name.clone(), config.agent.heartbeat);
         let runner = Arc::new(Runner {
             client: fetch::client()?,
             shim: ShimCommand::of_this_program().map_err(AgentError::Program)?,
@@ -152,7 +153,7 @@ impl Session {
         }
         let handle = server.handle();
         tasks.spawn(serve(server, Arc::new(relay), tasks.clone(), stop_relay.clone()));
-        let mut heartbeats = interval(HEARTBEAT_EVERY);
+        let mut heartbeats = interval(heartbeat_every);
         heartbeats.set_missed_tick_behavior(MissedTickBehavior::Delay);
         Ok(Self {
             id,
@@ -164,6 +165,7 @@ impl Session {
             superseded,
             wakes,
             orders,
+            heartbeat_every,
             heartbeats,
             providers,
             relay: handle,
@@ -193,7 +195,13 @@ impl Session {
                     }
                     None => return self.fail(AgentError::Closed).await,
                 },
-                _ = self.heartbeats.tick() => self.heartbeat().await,
+                _ = self.heartbeats.tick() => {
+                    if let Some(heartbeat) = self.heartbeat()
+                        && let Err(error) = heartbeats::send(self.connection.client(), &heartbeat).await
+                    {
+                        debug!(%error, "can't send a heartbeat");
+                    }
+                }
                 Ok(()) = self.generation.changed() => {
                     // The same session again: control may have taken it for lost, or have lost it.
                     self.reconnecting = Some(self.hub.ask(connect_request(self.id)));
@@ -217,7 +225,7 @@ impl Session {
 
     fn wake(&self, wake: WakeMessage) {
         match self.find(&wake.provider.provider) {
-            Some(provider) => provider.tell(Input::Wake(wake)),
+            Some(provider) => provider.wake(wake),
             None => debug!(provider.name = %wake.provider, "ignored a wake of an unknown provider"),
         }
     }
@@ -233,7 +241,7 @@ impl Session {
             Order::Superseded => return None,
             Order::Resume { providers } => {
                 for provider in providers.iter().filter_map(|name| self.find(name)) {
-                    provider.tell(Input::Resume);
+                    provider.resume();
                 }
                 OrderAnswer::Taken
             }
@@ -264,30 +272,26 @@ impl Session {
         info!(agent.name = %self.agent, agent.epoch = %current, "{} is connected again", self.agent);
         self.epoch.set(Some(current));
         for provider in &self.providers {
-            provider.tell(Input::Reconnected);
+            provider.reconnected();
         }
         Ok(())
     }
 
-    async fn heartbeat(&self) {
-        let Some(epoch) = self.epoch.get() else { return };
-        let silent_after = HEARTBEAT_EVERY * SILENT_HEARTBEATS;
+    fn heartbeat(&self) -> Option<Heartbeat> {
+        let silent_after = self.heartbeat_every * SILENT_HEARTBEATS;
         let pulse = |provider: &Handle| ProviderPulse {
             provider: provider.name.clone(),
             availability: provider.gate.availability(),
             in_flight: provider.gate.in_flight(),
             queued: 0,
         };
-        let heartbeat = Heartbeat {
+        Some(Heartbeat {
             agent: self.agent.clone(),
             session: self.id,
-            epoch,
+            epoch: self.epoch.get()?,
             silent_after_ms: u64::try_from(silent_after.as_millis()).unwrap_or(u64::MAX),
             providers: self.providers.iter().map(pulse).collect(),
-        };
-        if let Err(error) = heartbeats::send(self.connection.client(), &heartbeat).await {
-            debug!(%error, "can't send a heartbeat");
-        }
+        })
     }
 
     /// Stops cleanly.

@@ -4,15 +4,24 @@
 
 #[expect(dead_code, reason = "the other tests of recipes use the rest")]
 mod backend;
+#[expect(dead_code, reason = "the tests of owners use the rest")]
+mod control;
+#[path = "control/owned.rs"]
+#[expect(dead_code, reason = "the tests of owners use the rest")]
+mod owned;
 
 use backend::{Backend, eventually, outcome, runner, wake};
 use libtest_mimic::{Arguments, Trial};
+use owned::Owned;
 use reveille_agent::{
     child::{Child, Exit, OUTPUT_TAIL_BYTES, ShimCommand, shim_main},
     config::{CommandAction, Secret},
     recipe::Outcome,
 };
-use reveille_domain::WakeFailureKind;
+use reveille_domain::{
+    SleepReason, WakeFailureKind,
+    provider::StatusName::{Active, Hibernating},
+};
 use rustix::process::{Pid, Signal, kill_process};
 use std::{
     fs,
@@ -63,6 +72,8 @@ fn trials() -> Vec<Trial> {
         a_served_command_that_never_answers_is_reported_first_and_then_ended,
         a_cancelled_or_dropped_run_leaves_nothing_behind,
         a_child_whose_shim_is_killed_is_ended,
+        a_served_backend_that_dies_is_reported_and_started_again_by_the_next_wake,
+        a_served_backend_sleeps_by_ending_and_ends_with_its_agent,
         ctrl_c_in_the_terminal_goes_past_the_child,
     ]
 }
@@ -423,6 +434,67 @@ async fn a_child_whose_shim_is_killed_is_ended() {
     // Out of reach of an agent that has lost the shim: the documented limit.
     let session = rustix::process::getpgid(Pid::from_raw(family[2])).expect("alive");
     rustix::process::kill_process_group(session, Signal::KILL).expect("ended");
+}
+
+/// The owner of a backend that this program serves, awake, and the backend's address.
+async fn served() -> (Owned, String) {
+    let program = std::env::current_exe().expect("a program").display().to_string();
+    let rest = "[provider.sleep]\nidle_after = \"1h\"";
+    let recipe = serve_recipe(&program, "\"serve-backend\", \"ADDRESS\"", rest).await;
+    let address = recipe
+        .split('"')
+        .nth(1)
+        .expect("a URL")
+        .trim_start_matches("http://")
+        .to_owned();
+    let owned = Owned::start(&format!("models = [\"m\"]\n{recipe}"));
+    owned.until(Hibernating).await;
+    owned.handle.wake(owned.control.request_wake());
+    owned.until(Active).await;
+    (owned, address)
+}
+
+/// The one process that serves at `address`.
+fn server_at(address: &str) -> i32 {
+    let serves = |pid: &i32| {
+        let command = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        let mut words = command.split(|byte| *byte == 0).skip(1);
+        words.next() == Some(b"serve-backend") && words.next() == Some(address.as_bytes())
+    };
+    let all = fs::read_dir("/proc").expect("processes");
+    let pids = all.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
+    let found: Vec<i32> = pids.filter(serves).collect();
+    assert_eq!(found.len(), 1, "one at a time");
+    found[0]
+}
+
+async fn a_served_backend_that_dies_is_reported_and_started_again_by_the_next_wake() {
+    let (owned, address) = served().await;
+    let first = server_at(&address);
+    kill(first, Signal::KILL);
+    owned.until(Hibernating).await;
+    assert_eq!(owned.control.sleeps(), [SleepReason::Exited]);
+    owned.handle.wake(owned.control.request_wake());
+    owned.until(Active).await;
+    let second = server_at(&address);
+    assert_ne!(first, second);
+    owned.stop().await;
+    assert!(!alive(second));
+}
+
+async fn a_served_backend_sleeps_by_ending_and_ends_with_its_agent() {
+    let (owned, address) = served().await;
+    let first = server_at(&address);
+    assert_eq!(owned.handle.sleep().await, Ok(()));
+    owned.until(Hibernating).await;
+    assert_eq!(owned.control.sleeps(), [SleepReason::Operator]);
+    // The wake comes while the backend is still ending.
+    owned.handle.wake(owned.control.request_wake());
+    owned.until(Active).await;
+    assert!(!alive(first));
+    let second = server_at(&address);
+    owned.stop().await;
+    assert!(!alive(second));
 }
 
 async fn ctrl_c_in_the_terminal_goes_past_the_child() {

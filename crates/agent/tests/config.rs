@@ -128,6 +128,12 @@ fn mistakes() -> Vec<Mistake> {
             "must be a string, not integer",
         ),
         (
+            "[agent]\nheartbeat = \"5m\"".into(),
+            2,
+            "agent.heartbeat",
+            "between 100ms and 3m",
+        ),
+        (
             "[agent]\nallow_plaintext = \"yes\"".into(),
             2,
             "agent.allow_plaintext",

@@ -1,5 +1,6 @@
 //! Probes and `http` recipes against a real server.
 
+#[expect(dead_code, reason = "the tests of owners and sessions use the rest")]
 mod backend;
 
 use backend::{Backend, outcome, provider, runner, wake};

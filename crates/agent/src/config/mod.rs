@@ -191,7 +191,10 @@ fn agent(table: Option<Table<'_>>) -> Result<AgentConfig, ConfigError> {
         .take("nats")
         .map(|value| value.parsed(|raw| NatsUrl::parse(raw, allow_plaintext)))
         .transpose()?;
-    let heartbeat = table.take("heartbeat").map(|value| heartbeat(&value)).transpose()?;
+    let heartbeat = table
+        .take("heartbeat")
+        .map(|value| heartbeat(&value))
+        .transpose()?;
     table.finish()?;
     Ok(AgentConfig {
         name: name.unwrap_or_else(machine_name),

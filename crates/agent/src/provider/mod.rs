@@ -19,7 +19,7 @@ const MAILBOX: usize = 1024;
 
 /// What an owner is told by others.
 #[derive(Debug)]
-pub(crate) enum Input {
+enum Input {
     /// A wake is in flight.
     Wake(WakeMessage),
     /// Put the backend to sleep; answered with why not, if so.
@@ -46,11 +46,24 @@ pub struct Handle {
 }
 
 impl Handle {
-    /// Tells the owner something that is told again if it gets lost.
-    pub(crate) fn tell(&self, input: Input) {
-        if let Err(mpsc::error::TrySendError::Full(_)) = self.mailbox.try_send(input) {
-            warn!(provider.name = %self.name, "{} is behind with its inputs, so one was dropped", self.name);
-        }
+    /// Tells the owner of a wake in flight.
+    pub fn wake(&self, wake: WakeMessage) {
+        self.tell(Input::Wake(wake));
+    }
+
+    /// Tells the owner that control takes the agent for lost.
+    pub fn resume(&self) {
+        self.tell(Input::Resume);
+    }
+
+    /// Tells the owner that the connection was made again.
+    pub fn reconnected(&self) {
+        self.tell(Input::Reconnected);
+    }
+
+    /// Tells the owner that the backend broke off in the middle of a request.
+    pub fn suspect(&self) {
+        self.tell(Input::Suspect);
     }
 
     /// Asks the owner to put the backend to sleep.
@@ -68,5 +81,12 @@ impl Handle {
         let (reply, answer) = oneshot::channel();
         self.tell(Input::Refused(reply));
         answer.await.ok().flatten()
+    }
+
+    /// Whoever tells it tells it again, or learns that the answer got lost.
+    fn tell(&self, input: Input) {
+        if let Err(mpsc::error::TrySendError::Full(_)) = self.mailbox.try_send(input) {
+            warn!(provider.name = %self.name, "{} is behind with its inputs, so one was dropped", self.name);
+        }
     }
 }

@@ -9,7 +9,7 @@ use crate::{
     config::ProviderConfig,
     fetch,
     models::{self, Memory},
-    provider::{Handle, Input, Slot},
+    provider::{Handle, Slot},
 };
 use bytes::{Bytes, BytesMut};
 use futures::{StreamExt, TryStreamExt};
@@ -144,7 +144,7 @@ impl Relay {
         let head = response_head(&answer.response);
         let body = answer.response.bytes_stream().map_err(|_| {
             // The owner finds out whether the backend is still there.
-            backend.handle.tell(Input::Suspect);
+            backend.handle.suspect();
             RelayFault::new(
                 FaultCode::BackendFailed,
                 "the backend broke off in the middle of its answer",
@@ -210,7 +210,7 @@ impl Relay {
             );
             return self.asleep(backend, &message).await;
         }
-        backend.handle.tell(Input::Suspect);
+        backend.handle.suspect();
         RelayFault::new(
             FaultCode::BackendFailed,
             "the backend broke off before its answer",

@@ -6,7 +6,7 @@ use axum::{
     extract::State,
     http::{HeaderMap, HeaderValue, Method, StatusCode, header::AUTHORIZATION},
     response::{Html, IntoResponse, Redirect},
-    routing::{any, get},
+    routing::{any, get, post},
 };
 use reveille_agent::{
     child::ShimCommand,
@@ -18,11 +18,11 @@ use reveille_agent::{
 use std::{
     sync::{
         Arc, Mutex,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicIsize, AtomicUsize, Ordering},
     },
     time::Duration,
 };
-use tokio::{net::TcpListener, time::sleep};
+use tokio::{net::TcpListener, sync::Notify, task::JoinHandle, time::sleep};
 
 /// The key that `/v1/models` asks for.
 pub const KEY: &str = "backend-key";
@@ -31,6 +31,9 @@ pub const KEY: &str = "backend-key";
 pub struct Seen {
     wakes: Mutex<Vec<String>>,
     requests: AtomicUsize,
+    sleeps: AtomicUsize,
+    left: AtomicIsize,
+    release: Notify,
     awake: AtomicBool,
 }
 
@@ -38,6 +41,7 @@ pub struct Seen {
 pub struct Backend {
     pub url: String,
     seen: Arc<Seen>,
+    server: JoinHandle<std::io::Result<()>>,
 }
 
 impl Backend {
@@ -45,8 +49,8 @@ impl Backend {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let url = format!("http://{}", listener.local_addr().expect("an address"));
         let seen = Arc::new(Seen::default());
-        tokio::spawn(axum::serve(listener, routes(seen.clone())).into_future());
-        Self { url, seen }
+        let server = tokio::spawn(axum::serve(listener, routes(seen.clone())).into_future());
+        Self { url, seen, server }
     }
 
     /// A URL where nobody listens.
@@ -57,6 +61,29 @@ impl Backend {
 
     pub fn wake_up(&self) {
         self.seen.awake.store(true, Ordering::SeqCst);
+    }
+
+    pub fn fall_asleep(&self) {
+        self.seen.awake.store(false, Ordering::SeqCst);
+    }
+
+    /// Lets one slow wake end.
+    pub fn release(&self) {
+        self.seen.release.notify_one();
+    }
+
+    pub fn sleeps(&self) -> usize {
+        self.seen.sleeps.load(Ordering::SeqCst)
+    }
+
+    /// How many clients have left before the end of their answer.
+    pub fn left(&self) -> isize {
+        self.seen.left.load(Ordering::SeqCst)
+    }
+
+    /// Lets nobody in any more.
+    pub fn close(&self) {
+        self.server.abort();
     }
 
     pub fn wakes(&self) -> Vec<String> {
@@ -76,7 +103,11 @@ pub fn routes(seen: Arc<Seen>) -> Router {
     let count = seen.clone();
     Router::new()
         .route("/v1/models", get(models))
+        .route("/v1/chat/completions", post(chat))
+        .route("/v1/completions", post(complete))
         .route("/wake", any(wake_route))
+        .route("/slow-wake", any(slow_wake))
+        .route("/sleep", any(sleep_route))
         .route("/is_sleeping", get(is_sleeping))
         .route("/html", get(|| async { Html("<h1>Sign in</h1>") }))
         .route("/endless", get(|| async { vec![b' '; 2 * 1024 * 1024] }))
@@ -110,6 +141,39 @@ async fn models(headers: HeaderMap) -> impl IntoResponse {
     }
 }
 
+/// Says what has reached it.
+async fn chat(headers: HeaderMap, body: String) -> String {
+    let header = |name: &str| {
+        headers
+            .get(name)
+            .and_then(|value| value.to_str().ok())
+            .unwrap_or("-")
+            .to_owned()
+    };
+    format!("{}|{}|{body}", header("authorization"), header("content-type"))
+}
+
+/// Answers with `one`, and with `two` once it is released. Counts who leaves before that.
+async fn complete(State(seen): State<Arc<Seen>>) -> Body {
+    let leaves = Leaves(seen.clone());
+    let rest = async move {
+        seen.release.notified().await;
+        leaves.0.left.fetch_sub(1, Ordering::SeqCst);
+        drop(leaves);
+        Ok::<_, std::io::Error>(Bytes::from_static(b"two"))
+    };
+    let first = futures::stream::iter([Ok(Bytes::from_static(b"one"))]);
+    Body::from_stream(futures::StreamExt::chain(first, futures::stream::once(rest)))
+}
+
+struct Leaves(Arc<Seen>);
+
+impl Drop for Leaves {
+    fn drop(&mut self) {
+        self.0.left.fetch_add(1, Ordering::SeqCst);
+    }
+}
+
 async fn wake_route(State(seen): State<Arc<Seen>>, method: Method, headers: HeaderMap, body: String) {
     let header = headers
         .get("x-wake")
@@ -120,6 +184,22 @@ async fn wake_route(State(seen): State<Arc<Seen>>, method: Method, headers: Head
         .expect("not poisoned")
         .push(format!("{method} {header} {body}"));
     seen.awake.store(true, Ordering::SeqCst);
+}
+
+/// A wake that takes until it is released.
+async fn slow_wake(state: State<Arc<Seen>>, method: Method) {
+    state
+        .wakes
+        .lock()
+        .expect("not poisoned")
+        .push(format!("{method} slow"));
+    state.release.notified().await;
+    state.awake.store(true, Ordering::SeqCst);
+}
+
+async fn sleep_route(State(seen): State<Arc<Seen>>) {
+    seen.awake.store(false, Ordering::SeqCst);
+    seen.sleeps.fetch_add(1, Ordering::SeqCst);
 }
 
 async fn is_sleeping(State(seen): State<Arc<Seen>>) -> String {

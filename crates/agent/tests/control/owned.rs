@@ -1,0 +1,65 @@
+//! An owner that runs, with control and a config.
+
+use crate::{
+    backend::{eventually, provider, runner},
+    control::{Control, EPOCH},
+};
+use reveille_agent::{
+    models::Memory,
+    provider::{Handle, Owner, Setup},
+};
+use reveille_bus::relay::CurrentEpoch;
+use reveille_domain::{AgentName, Epoch, provider::StatusName};
+use std::path::Path;
+use tokio::{sync::watch, task::JoinHandle};
+use tokio_util::sync::CancellationToken;
+
+/// A running owner; it ends with the test's runtime.
+pub struct Owned {
+    pub control: Control,
+    pub handle: Handle,
+    pub superseded: watch::Receiver<Option<Epoch>>,
+    stop: CancellationToken,
+    task: JoinHandle<()>,
+}
+
+impl Owned {
+    /// Starts the owner of the provider that `rest` describes.
+    pub fn start(rest: &str) -> Self {
+        Self::with(Control::new(), rest, None)
+    }
+
+    pub fn with(control: Control, rest: &str, memory: Option<&Path>) -> Self {
+        let epoch = CurrentEpoch::default();
+        epoch.set(Some(EPOCH));
+        let (sender, superseded) = watch::channel(None);
+        let setup = Setup {
+            agent: AgentName::parse("box").expect("legal"),
+            config: provider(rest),
+            runner: runner(),
+            hub: std::sync::Arc::new(control.clone()),
+            epoch,
+            memory: Memory::open(memory),
+            superseded: sender,
+        };
+        let (owner, handle) = Owner::new(setup);
+        let stop = CancellationToken::new();
+        let task = tokio::spawn(owner.run(stop.clone()));
+        Self {
+            control,
+            handle,
+            superseded,
+            stop,
+            task,
+        }
+    }
+
+    pub async fn until(&self, status: StatusName) {
+        eventually(status.as_str(), || self.control.status() == Some(status)).await;
+    }
+
+    pub async fn stop(self) {
+        self.stop.cancel();
+        self.task.await.expect("no panic");
+    }
+}

@@ -1,0 +1,324 @@
+//! The owner of a provider, against the domain's own rules and a real backend.
+
+#[expect(dead_code, reason = "the tests of recipes use the rest")]
+mod backend;
+#[path = "control/mod.rs"]
+#[expect(dead_code, reason = "the tests of sessions use the rest")]
+mod control;
+#[path = "control/owned.rs"]
+mod owned;
+
+use backend::{Backend, eventually};
+use control::{Control, EPOCH, now};
+use owned::Owned;
+use reveille_domain::{
+    Epoch, ModelName, ProviderCommand, ReportSeq, SleepReason, WakeFailureKind,
+    provider::StatusName::{Active, Hibernating, Inactive, Waking},
+};
+use std::time::Duration;
+
+/// A provider that is probed often, and woken by a POST to `wake` at its backend.
+fn woken_by(backend: &Backend, wake: &str) -> String {
+    format!(
+        r#"
+        base_url = "{0}"
+        models = ["m"]
+        probe = {{ path = "/is_sleeping", expect = {{ is_sleeping = false }}, interval = "20ms" }}
+        [provider.wake]
+        type = "http"
+        url = "{0}{wake}"
+        "#,
+        backend.url
+    )
+}
+
+/// The same, probed only when there is a reason.
+fn seldom_probed(backend: &Backend, wake: &str) -> String {
+    woken_by(backend, wake).replace("20ms", "1h")
+}
+
+#[tokio::test]
+async fn a_provider_is_registered_as_its_backend_is_found() {
+    let backend = Backend::start().await;
+    Owned::start(&woken_by(&backend, "/wake"))
+        .until(Hibernating)
+        .await;
+    backend.wake_up();
+    Owned::start(&woken_by(&backend, "/wake")).until(Active).await;
+    let closed = Backend::closed_url().await;
+    Owned::start(&format!("base_url = \"{closed}\"\nmodels = [\"m\"]"))
+        .until(Active)
+        .await;
+}
+
+#[tokio::test]
+async fn a_wake_runs_the_recipe_once_however_often_it_is_sent() {
+    let backend = Backend::start().await;
+    let owned = Owned::start(&seldom_probed(&backend, "/slow-wake"));
+    owned.until(Hibernating).await;
+    let wake = owned.control.request_wake();
+    for _ in 0..5 {
+        owned.handle.wake(wake.clone());
+    }
+    eventually("the recipe", || !backend.wakes().is_empty()).await;
+    owned.handle.wake(wake.clone());
+    assert!(
+        owned.handle.gate.enter().is_none(),
+        "nobody gets in before it is awake"
+    );
+    backend.release();
+    owned.until(Active).await;
+    owned.handle.wake(wake.clone());
+    let ended = owned.control.last_wake().expect("a wake");
+    assert_eq!((ended.id, ended.failure), (wake.wake_id, None));
+    eventually("an open gate", || owned.handle.gate.enter().is_some()).await;
+    assert_eq!(backend.wakes(), ["POST slow"]);
+}
+
+#[tokio::test]
+async fn a_wake_that_came_before_the_agent_is_worked_on_when_it_registers() {
+    let backend = Backend::start().await;
+    let control = Control::new();
+    Owned::with(control.clone(), &seldom_probed(&backend, "/wake"), None)
+        .stop()
+        .await;
+    let first = Owned::with(control.clone(), &seldom_probed(&backend, "/wake"), None);
+    first.until(Hibernating).await;
+    first.stop().await;
+    control.request_wake();
+    Owned::with(control, &seldom_probed(&backend, "/wake"), None)
+        .until(Active)
+        .await;
+    assert_eq!(backend.wakes().len(), 1);
+}
+
+#[tokio::test]
+async fn a_backend_that_is_up_already_is_not_woken() {
+    let backend = Backend::start().await;
+    let owned = Owned::start(&seldom_probed(&backend, "/wake"));
+    owned.until(Hibernating).await;
+    backend.wake_up();
+    owned.handle.wake(owned.control.request_wake());
+    owned.until(Active).await;
+    assert!(backend.wakes().is_empty());
+}
+
+#[tokio::test]
+async fn a_failed_wake_is_reported_with_its_reason_and_the_next_one_tries_again() {
+    let backend = Backend::start().await;
+    let owned = Owned::start(&seldom_probed(&backend, "/fail"));
+    owned.until(Hibernating).await;
+    for _ in 0..2 {
+        let wake = owned.control.request_wake();
+        assert_eq!(owned.control.status(), Some(Waking));
+        owned.handle.wake(wake.clone());
+        owned.until(Hibernating).await;
+        let ended = owned.control.last_wake().expect("a wake");
+        let failure = ended.failure.expect("a failure");
+        assert_eq!(ended.id, wake.wake_id);
+        assert_eq!(
+            (failure.kind, failure.stage.as_str()),
+            (WakeFailureKind::Recipe, "step 1 http")
+        );
+        assert_eq!(failure.reason, "HTTP status 500");
+    }
+}
+
+#[tokio::test]
+async fn a_new_wake_adopts_the_recipe_that_still_runs() {
+    let backend = Backend::start().await;
+    let owned = Owned::start(&seldom_probed(&backend, "/slow-wake"));
+    owned.until(Hibernating).await;
+    let first = owned.control.request_wake();
+    owned.handle.wake(first.clone());
+    eventually("the recipe", || !backend.wakes().is_empty()).await;
+    owned.control.expire_wake(&first);
+    let second = owned.control.request_wake();
+    owned.handle.wake(second.clone());
+    owned.handle.wake(first);
+    // Both have been taken when a later order has.
+    assert_eq!(owned.handle.sleep().await, Err("it has no sleep recipe"));
+    backend.release();
+    owned.until(Active).await;
+    let ended = owned.control.last_wake().expect("a wake");
+    assert_eq!((ended.id, ended.failure), (second.wake_id, None));
+    assert_eq!(backend.wakes().len(), 1);
+}
+
+#[tokio::test]
+async fn wakes_of_other_sessions_are_ignored() {
+    let backend = Backend::start().await;
+    let owned = Owned::start(&seldom_probed(&backend, "/wake"));
+    owned.until(Hibernating).await;
+    let mut wake = owned.control.request_wake();
+    wake.epoch = Epoch(EPOCH.0 - 1);
+    owned.handle.wake(wake);
+    assert_eq!(owned.handle.sleep().await, Ok(()), "it sleeps");
+    assert!(backend.wakes().is_empty());
+    assert_eq!(owned.control.status(), Some(Waking));
+}
+
+#[tokio::test]
+async fn what_happens_to_the_backend_by_itself_is_reported() {
+    let backend = Backend::start().await;
+    let owned = Owned::start(&woken_by(&backend, "/wake"));
+    owned.until(Hibernating).await;
+    backend.wake_up();
+    owned.until(Active).await;
+    backend.fall_asleep();
+    owned.until(Hibernating).await;
+    assert_eq!(owned.control.sleeps(), [SleepReason::FoundAsleep]);
+    assert!(backend.wakes().is_empty());
+}
+
+#[tokio::test]
+async fn an_agent_taken_for_lost_resumes() {
+    let backend = Backend::start().await;
+    backend.wake_up();
+    let owned = Owned::start(&seldom_probed(&backend, "/wake"));
+    owned.until(Active).await;
+    let lost = ProviderCommand::MarkInactive {
+        epoch: EPOCH,
+        last_heartbeat: now(),
+        at: now(),
+    };
+    owned.control.execute(&lost);
+    assert_eq!(owned.control.status(), Some(Inactive));
+    owned.handle.resume();
+    owned.until(Active).await;
+    owned.control.execute(&lost);
+    owned.handle.reconnected();
+    owned.until(Active).await;
+}
+
+#[tokio::test]
+async fn a_request_that_found_nobody_is_told_the_report_that_says_so() {
+    let backend = Backend::start().await;
+    backend.wake_up();
+    let owned = Owned::start(&seldom_probed(&backend, "/wake"));
+    owned.until(Active).await;
+    assert_eq!(owned.handle.refused().await, None, "it is up after all");
+    backend.fall_asleep();
+    let reports = futures::future::join_all((0..20).map(|_| owned.handle.refused())).await;
+    let last = owned.control.provider().last_report();
+    assert_eq!((last.epoch, last.seq), (EPOCH, ReportSeq(1)));
+    assert!(reports.iter().all(|report| *report == Some(last)), "{reports:?}");
+    assert_eq!(owned.control.status(), Some(Hibernating));
+    assert!(owned.handle.gate.enter().is_none());
+    assert_eq!(
+        owned.handle.refused().await,
+        Some(last),
+        "once it is known, at once"
+    );
+}
+
+#[tokio::test]
+async fn an_idle_backend_is_put_to_sleep_but_not_under_a_request() {
+    let backend = Backend::start().await;
+    backend.wake_up();
+    let sleep = format!(
+        "[provider.sleep]\nidle_after = \"100ms\"\ntype = \"http\"\nurl = \"{}/sleep\"",
+        backend.url
+    );
+    let owned = Owned::start(&format!("{}{sleep}", woken_by(&backend, "/wake")));
+    let request = owned.handle.gate.enter().expect("open");
+    owned.until(Active).await;
+    assert_eq!(owned.handle.sleep().await, Err("requests are in flight"));
+    // Several times as long as it may be idle, in probes.
+    backend.await_requests(backend.requests() + 20).await;
+    assert_eq!(backend.sleeps(), 0);
+    drop(request);
+    owned.until(Hibernating).await;
+    eventually("the sleep recipe", || backend.sleeps() == 1).await;
+    assert_eq!(owned.control.sleeps(), [SleepReason::Idle]);
+    assert!(owned.handle.gate.enter().is_none());
+}
+
+#[tokio::test]
+async fn a_wake_cuts_a_sleep_short() {
+    let backend = Backend::start().await;
+    backend.wake_up();
+    let sleep = format!(
+        "[provider.sleep]\ntype = \"http\"\nurl = \"{}/hang\"",
+        backend.url
+    );
+    let owned = Owned::start(&format!("{}{sleep}", seldom_probed(&backend, "/wake")));
+    owned.until(Active).await;
+    assert_eq!(owned.handle.sleep().await, Ok(()));
+    owned.until(Hibernating).await;
+    assert_eq!(owned.control.sleeps(), [SleepReason::Operator]);
+    owned.handle.wake(owned.control.request_wake());
+    owned.until(Active).await;
+    assert_eq!(backend.wakes().len(), 1);
+}
+
+#[tokio::test]
+async fn a_sleep_that_fails_leaves_the_backend_in_use() {
+    let backend = Backend::start().await;
+    backend.wake_up();
+    let sleep = format!(
+        "[provider.sleep]\ntype = \"http\"\nurl = \"{}/fail\"",
+        backend.url
+    );
+    let owned = Owned::start(&format!("{}{sleep}", seldom_probed(&backend, "/wake")));
+    owned.until(Active).await;
+    assert_eq!(owned.handle.sleep().await, Ok(()));
+    eventually("the report", || !owned.control.sleeps().is_empty()).await;
+    owned.until(Active).await;
+    eventually("an open gate", || owned.handle.gate.enter().is_some()).await;
+}
+
+#[tokio::test]
+async fn a_superseded_session_is_told() {
+    let backend = Backend::start().await;
+    let control = Control::new();
+    let spec = reveille_domain::ProviderSpec::new(vec![], None, false).expect("legal");
+    control.execute(&ProviderCommand::Register {
+        id: "box/p".parse().expect("an id"),
+        epoch: Epoch(EPOCH.0 + 1),
+        spec,
+        availability: None,
+        at: now(),
+    });
+    let mut owned = Owned::with(control, &seldom_probed(&backend, "/wake"), None);
+    owned.superseded.changed().await.expect("told");
+    assert_eq!(*owned.superseded.borrow(), Some(Epoch(EPOCH.0 + 1)));
+}
+
+#[tokio::test]
+async fn models_are_discovered_and_remembered_while_the_backend_sleeps() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let backend = Backend::start().await;
+    let config =
+        |url: &str| format!("base_url = \"{url}\"\n[provider.wake]\ntype = \"http\"\nurl = \"{url}/wake\"");
+    let published = |owned: &Owned| owned.control.provider().spec.models().to_vec();
+    let expected = [ModelName::parse("m").expect("legal")];
+
+    let owned = Owned::with(Control::new(), &config(&backend.url), Some(directory.path()));
+    owned.until(Active).await;
+    assert_eq!(published(&owned), expected);
+
+    let closed = Backend::closed_url().await;
+    let owned = Owned::with(Control::new(), &config(&closed), Some(directory.path()));
+    owned.until(Hibernating).await;
+    assert_eq!(published(&owned), expected);
+}
+
+#[tokio::test]
+async fn a_stopped_owner_ends_its_recipe() {
+    let backend = Backend::start().await;
+    let owned = Owned::start(&seldom_probed(&backend, "/slow-wake"));
+    owned.until(Hibernating).await;
+    owned.handle.wake(owned.control.request_wake());
+    eventually("the recipe", || !backend.wakes().is_empty()).await;
+    let (handle, control) = (owned.handle.clone(), owned.control.clone());
+    tokio::time::timeout(Duration::from_secs(10), owned.stop())
+        .await
+        .expect("at once");
+    assert_eq!(
+        control.status(),
+        Some(Waking),
+        "nothing is said of it: control is told that the agent stops"
+    );
+    assert_eq!(handle.sleep().await, Err("the agent is stopping"));
+}

@@ -1,0 +1,379 @@
+//! A whole agent over a real NATS server: what reaches its backends, and how it ends.
+
+#[expect(dead_code, reason = "the tests of recipes use the rest")]
+mod backend;
+#[path = "control/mod.rs"]
+#[expect(dead_code, reason = "the tests of owners use the rest")]
+mod control;
+
+use backend::{Backend, KEY, eventually};
+use bytes::Bytes;
+use control::{Control, EPOCH};
+use futures::StreamExt;
+use reveille_agent::{
+    AgentError, Options,
+    config::{Config, NatsUrl},
+};
+use reveille_bus::{
+    heartbeats::Heartbeat,
+    orders::{self, Addressed, Order, OrderAnswer},
+    relay::{FaultCode, RelayClient, RelayError, RelayFault, RelayLimits, RequestHead, ResponseHead},
+    wakes,
+};
+use reveille_domain::{
+    AgentName, Availability, Epoch, ProviderName,
+    provider::StatusName::{Active, Hibernating},
+};
+use reveille_tests::Nats;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+/// An agent that runs, and what it talks to.
+struct World {
+    nats: Nats,
+    client: async_nats::Client,
+    relay: RelayClient,
+    control: Control,
+    agent: JoinHandle<Result<(), AgentError>>,
+    shutdown: CancellationToken,
+}
+
+fn agent_name() -> AgentName {
+    AgentName::parse("box").expect("legal")
+}
+
+impl World {
+    /// An agent with the provider that `rest` describes.
+    async fn start(rest: &str) -> Self {
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let nats = Nats::start().await;
+        let client = nats.connect().await;
+        let control = Control::new();
+        tokio::spawn(control.clone().serve(nats.connect().await));
+        let relay = RelayClient::start(nats.connect().await, "replica", RelayLimits::default()).await;
+        let text =
+            format!("[agent]\nname = \"box\"\nheartbeat = \"200ms\"\n[[provider]]\nname = \"p\"\n{rest}");
+        let config = Config::parse(&text, "test.toml", &|_| None).unwrap_or_else(|error| panic!("{error}"));
+        let nats_url = NatsUrl::parse(&nats.url(), false).expect("loopback");
+        let shutdown = CancellationToken::new();
+        let options = Options {
+            config,
+            nats: nats_url,
+            state_dir: None,
+        };
+        let agent = tokio::spawn(reveille_agent::run(options, shutdown.clone()));
+        Self {
+            nats,
+            client,
+            relay: relay.expect("a relay"),
+            control,
+            agent,
+            shutdown,
+        }
+    }
+
+    async fn until(&self, status: reveille_domain::provider::StatusName) {
+        eventually(status.as_str(), || self.control.status() == Some(status)).await;
+    }
+
+    async fn send(&self, path: &str, body: &str) -> Result<(ResponseHead, Bytes), RelayError> {
+        let (head, mut answer) = self.open(path, body).await?;
+        let mut whole = Vec::new();
+        while let Some(chunk) = answer.next().await {
+            whole.extend_from_slice(&chunk?);
+        }
+        Ok((head, whole.into()))
+    }
+
+    async fn open(
+        &self,
+        path: &str,
+        body: &str,
+    ) -> Result<(ResponseHead, reveille_bus::relay::ResponseBody), RelayError> {
+        let header = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+        let head = RequestHead {
+            provider: ProviderName::parse("p").expect("legal"),
+            method: "POST".to_owned(),
+            path: path.to_owned(),
+            headers: vec![
+                header("content-type", "application/json"),
+                header("authorization", "Bearer the caller's own"),
+            ],
+            traceparent: None,
+            deadline_ms: Some(60_000),
+            body_bytes: 0,
+        };
+        let body = Bytes::copy_from_slice(body.as_bytes());
+        self.relay
+            .send(&agent_name(), EPOCH, head, body)
+            .await?
+            .head()
+            .await
+    }
+
+    async fn fault(&self, path: &str) -> RelayFault {
+        match self.send(path, "{}").await {
+            Err(RelayError::Fault(fault)) => fault,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    async fn end(self) -> Result<(), AgentError> {
+        self.agent.await.expect("no panic")
+    }
+}
+
+fn config(backend: &Backend) -> String {
+    format!(
+        r#"
+        base_url = "{0}/v1"
+        api_key = "{KEY}"
+        models = [{{ id = "Org/Model", as = "m" }}]
+        probe = {{ path = "/is_sleeping", expect = {{ is_sleeping = false }}, interval = "1h" }}
+        [provider.wake]
+        type = "http"
+        url = "{0}/wake"
+        "#,
+        backend.url
+    )
+}
+
+async fn awake() -> (Backend, World) {
+    let backend = Backend::start().await;
+    backend.wake_up();
+    let world = World::start(&config(&backend)).await;
+    world.until(Active).await;
+    (backend, world)
+}
+
+#[tokio::test]
+async fn a_request_reaches_the_backend_with_its_own_key_and_model_name() {
+    let (_backend, world) = awake().await;
+    for model in ["m", "box/m"] {
+        let body = format!(r#"{{"messages":[], "model":"{model}","x":1.0}}"#);
+        let (head, answer) = world
+            .send("/v1/chat/completions?beta=1", &body)
+            .await
+            .expect("an answer");
+        assert_eq!(head.status, 200);
+        assert_eq!(head.header("content-type"), Some("text/plain; charset=utf-8"));
+        let reached =
+            format!(r#"Bearer {KEY}|application/json|{{"messages":[], "model":"Org/Model","x":1.0}}"#);
+        assert_eq!(answer, reached);
+    }
+}
+
+#[tokio::test]
+async fn a_large_body_arrives_whole() {
+    let (_backend, world) = awake().await;
+    let body = format!(r#"{{"model":"m","filler":"{}"}}"#, "x".repeat(1024 * 1024));
+    let (_, answer) = world
+        .send("/v1/chat/completions", &body)
+        .await
+        .expect("an answer");
+    assert!(answer.ends_with(body.replace("\"m\"", "\"Org/Model\"").as_bytes()));
+}
+
+#[tokio::test]
+async fn what_is_not_inference_is_refused() {
+    let (backend, world) = awake().await;
+    for path in [
+        "/wake",
+        "/v1/../wake",
+        "/v1/chat/completions/../../../wake",
+        "//v1/models",
+        "/v1/load_lora_adapter",
+    ] {
+        assert_eq!(world.fault(path).await.code, FaultCode::BadFrame, "{path}");
+    }
+    assert!(backend.wakes().is_empty());
+}
+
+#[tokio::test]
+async fn a_request_for_a_sleeping_backend_is_answered_with_the_report_and_passes_after_the_wake() {
+    let backend = Backend::start().await;
+    let world = World::start(&config(&backend)).await;
+    world.until(Hibernating).await;
+    let fault = world.fault("/v1/chat/completions").await;
+    assert_eq!(fault.code, FaultCode::Asleep);
+    assert_eq!(fault.report, Some(world.control.provider().last_report()));
+
+    wakes::send(&world.client, &world.control.request_wake())
+        .await
+        .expect("acknowledged");
+    world.until(Active).await;
+    assert!(world.send("/v1/chat/completions", "{}").await.is_ok());
+    assert_eq!(backend.wakes().len(), 1);
+}
+
+#[tokio::test]
+async fn a_backend_that_refuses_the_connection_is_reported_asleep() {
+    let (backend, world) = awake().await;
+    backend.close();
+    let fault = world.fault("/v1/chat/completions").await;
+    assert_eq!(
+        (fault.code, fault.message.as_str()),
+        (
+            FaultCode::Asleep,
+            "the backend can't be reached: connection refused"
+        )
+    );
+    let report = world.control.provider().last_report();
+    assert_eq!(
+        (fault.report, world.control.status()),
+        (Some(report), Some(Hibernating))
+    );
+}
+
+#[tokio::test]
+async fn without_a_recipe_a_backend_that_is_down_is_unavailable() {
+    let closed = Backend::closed_url().await;
+    let world = World::start(&format!("base_url = \"{closed}\"\nmodels = [\"m\"]")).await;
+    world.until(Active).await;
+    assert_eq!(
+        world.fault("/v1/chat/completions").await.code,
+        FaultCode::BackendUnavailable
+    );
+}
+
+#[tokio::test]
+async fn chunks_pass_as_they_come_and_a_client_that_leaves_closes_the_backends_connection() {
+    let (backend, world) = awake().await;
+    let (_, mut answer) = world.open("/v1/completions", "{}").await.expect("an answer");
+    assert_eq!(answer.next().await.expect("a chunk").expect("the first"), "one");
+    backend.release();
+    assert_eq!(answer.next().await.expect("a chunk").expect("the second"), "two");
+    assert!(answer.next().await.is_none());
+    assert_eq!(backend.left(), 0);
+
+    let (_, mut answer) = world.open("/v1/completions", "{}").await.expect("an answer");
+    assert_eq!(answer.next().await.expect("a chunk").expect("the first"), "one");
+    drop(answer);
+    eventually("the end of the backend's connection", || backend.left() == 1).await;
+}
+
+#[tokio::test]
+async fn heartbeats_tell_what_is_going_on() {
+    let (_backend, world) = awake().await;
+    let (_, _answer) = world.open("/v1/completions", "{}").await.expect("an answer");
+    let mut heard = world
+        .client
+        .subscribe("reveille.heartbeats.box")
+        .await
+        .expect("a subscription");
+    let message = heard.next().await.expect("a heartbeat");
+    let heartbeat: Heartbeat = serde_json::from_slice(&message.payload).expect("a heartbeat");
+    assert_eq!(
+        (heartbeat.agent, heartbeat.epoch, heartbeat.silent_after_ms),
+        (agent_name(), EPOCH, 600)
+    );
+    let [pulse] = &heartbeat.providers[..] else {
+        panic!("one provider")
+    };
+    assert_eq!(
+        (pulse.availability, pulse.in_flight),
+        (Some(Availability::Available), 1)
+    );
+}
+
+#[tokio::test]
+async fn an_agent_that_stops_finishes_its_requests_and_says_so() {
+    let (backend, world) = awake().await;
+    let (_, mut answer) = world.open("/v1/completions", "{}").await.expect("an answer");
+    assert_eq!(answer.next().await.expect("a chunk").expect("the first"), "one");
+    world.shutdown.cancel();
+    eventually_refused(&world).await;
+    assert!(!world.control.is_stopped(), "before its requests have finished");
+    backend.release();
+    assert_eq!(answer.next().await.expect("a chunk").expect("the second"), "two");
+    assert!(answer.next().await.is_none());
+    let control = world.control.clone();
+    world.end().await.expect("a clean end");
+    assert!(control.is_stopped());
+}
+
+/// Waits until the agent takes no new requests.
+async fn eventually_refused(world: &World) {
+    while world.send("/v1/chat/completions", "{}").await.is_ok() {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(
+        world.fault("/v1/chat/completions").await.code,
+        FaultCode::ShuttingDown
+    );
+}
+
+#[tokio::test]
+async fn a_later_session_of_the_same_name_ends_this_one_with_an_error_of_its_own() {
+    let (_backend, world) = awake().await;
+    orders::announce_session(&world.client, &agent_name(), EPOCH)
+        .await
+        .expect("sent");
+    let later = Epoch(EPOCH.0 + 1);
+    assert!(
+        world.send("/v1/chat/completions", "{}").await.is_ok(),
+        "its own session is no other"
+    );
+    orders::announce_session(&world.client, &agent_name(), later)
+        .await
+        .expect("sent");
+    match world.end().await {
+        Err(AgentError::Superseded { current }) => assert_eq!(current, later),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn orders_are_answered() {
+    let (_backend, world) = awake().await;
+    let provider = |name: &str| ProviderName::parse(name).expect("legal");
+    let order = |epoch, name| Addressed {
+        epoch,
+        order: Order::Sleep {
+            provider: provider(name),
+        },
+    };
+    for (order, why) in [
+        (order(EPOCH, "p"), "it has no sleep recipe"),
+        (order(EPOCH, "q"), "the agent has no such provider"),
+        (order(Epoch(1), "p"), "the order is for another session"),
+    ] {
+        let answer = orders::send(&world.client, &agent_name(), &order)
+            .await
+            .expect("an answer");
+        assert_eq!(
+            answer,
+            OrderAnswer::Refused {
+                reason: why.to_owned()
+            }
+        );
+    }
+    let resume = Addressed {
+        epoch: EPOCH,
+        order: Order::Resume {
+            providers: vec![provider("p")],
+        },
+    };
+    let answer = orders::send(&world.client, &agent_name(), &resume)
+        .await
+        .expect("an answer");
+    assert_eq!(answer, OrderAnswer::Taken);
+}
+
+#[tokio::test]
+async fn after_a_nats_restart_the_agent_is_published_again() {
+    let (_backend, mut world) = awake().await;
+    world.nats.kill9();
+    // As if control had taken it for lost meanwhile.
+    world
+        .control
+        .execute(&reveille_domain::ProviderCommand::AgentStopped {
+            epoch: EPOCH,
+            at: control::now(),
+        });
+    world.nats.restart().await;
+    world.until(Active).await;
+    while world.send("/v1/chat/completions", "{}").await.is_err() {
+        tokio::task::yield_now().await;
+    }
+}
