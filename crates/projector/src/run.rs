@@ -4,9 +4,7 @@
 use crate::{Applied, Mark, Projection, ProjectionError, ProjectorError, backoff::Backoff, heartbeats};
 use async_nats::jetstream;
 use futures::FutureExt;
-use reveille_bus::{
-    BusError, Checkpoint, Connection, Follow, Followed, Follower, JOURNAL_STREAM, NatsOptions,
-};
+use reveille_bus::{BusError, Checkpoint, Connection, Follow, Followed, Follower, Journal, NatsOptions};
 use reveille_domain::rows::{Committed, CommittedBody};
 use std::{fmt, time::Duration};
 use tokio::sync::watch;
@@ -192,15 +190,14 @@ impl Projector {
 
     /// Compares the rows with the journal's head, now and then. Never ends.
     async fn watch_lag(&self, connection: &Connection) {
-        let js = jetstream::new(connection.client().clone());
+        let journal = Journal::new(jetstream::new(connection.client().clone()));
         let mut ticks = tokio::time::interval(LAG_EVERY);
         let mut was_behind = 0;
         loop {
             ticks.tick().await;
-            let Ok(stream) = js.get_stream(JOURNAL_STREAM).await else {
+            let Ok(last_seq) = journal.last_sequence().await else {
                 continue;
             };
-            let last_seq = stream.cached_info().state.last_sequence;
             self.status
                 .send_modify(|status| status.last_seq = last_seq.max(status.applied));
             let status = *self.status.borrow();
