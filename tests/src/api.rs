@@ -151,7 +151,8 @@ impl Api {
             // Rows from Postgres are there once the projector has made its tables.
             let answer = self.get("/reveille/v1/llms").await;
             let rows = answer.json()["data"].as_array().cloned().unwrap_or_default();
-            rows.into_iter().find(|row| row["name"] == name && row["status"] == status)
+            rows.into_iter()
+                .find(|row| row["name"] == name && row["status"] == status)
         })
         .await
     }

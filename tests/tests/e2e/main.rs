@@ -5,6 +5,7 @@
 mod faults;
 mod harness;
 mod openai_sdk;
+mod operator;
 mod relay;
 mod stand_in;
 mod wake;

@@ -336,3 +336,33 @@ async fn a_served_backend_is_woken_streams_and_ends_with_its_agent() {
     })
     .await;
 }
+
+#[tokio::test]
+async fn a_stream_that_already_began_to_wait_is_told_of_the_failure_by_an_error_event() {
+    let world = World::new().await;
+    let backend = world.backend(&[]);
+    let controller = WakeController::answering(200).await;
+    let api = world.api().await;
+    let config = AgentConfig::new("gpu-box")
+        .provider("vllm", "qwen", &backend)
+        .lines(&format!(
+            "\n[provider.wake]\ntype = \"http\"\nurl = {:?}\nmax_wait = \"10s\"\n",
+            controller.url()
+        ));
+    let _agent = world.agent(&config);
+    hibernating(&api).await;
+    let answer = api.stream("qwen").await;
+    assert_eq!(answer.status, 200, "it had begun to say why it waits");
+    assert!(
+        answer
+            .comments()
+            .iter()
+            .any(|comment| comment.contains(LLM)),
+        "{answer:?}"
+    );
+    assert_eq!(answer.error_code().as_deref(), Some("wake_timeout"), "{answer:?}");
+    assert!(
+        answer.is_done(),
+        "no backend ever had it, so the stream ends as SDKs expect: {answer:?}"
+    );
+}
