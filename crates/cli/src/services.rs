@@ -30,7 +30,8 @@ pub async fn api(args: Api) -> Result<(), Failure> {
     let listener = listen::bind(args.listen).await?;
     let address = listener.local_addr()?;
     info!(api.listen = %address, "the API listens on http://{address}");
-    until_signalled(|stop| run_api(args.nats, rows, listener, stop)).await
+    let config = reveille_api::Config { max_waiting: args.max_waiting, ..api_config(&args.nats) };
+    until_signalled(|stop| run_api(config, rows, listener, stop)).await
 }
 
 /// `reveille agent`.
@@ -71,15 +72,19 @@ pub fn nats_for_agent(url: &str, config: &Config) -> Result<NatsUrl, Failure> {
         .map_err(|reason| Failure::Config(format!("--nats: {reason}")))
 }
 
+/// A replica of a name of its own, with the usual limits.
+pub fn api_config(nats_url: &str) -> reveille_api::Config {
+    reveille_api::Config::new(nats_url, &replica::name())
+}
+
 /// Runs the API and control until `stop`.
 pub async fn run_api(
-    nats_url: String,
+    config: reveille_api::Config,
     rows: Option<Arc<dyn Rows>>,
     listener: TcpListener,
     stop: CancellationToken,
 ) -> Result<(), Failure> {
     warn_of_strangers(listener.local_addr()?);
-    let config = reveille_api::Config::new(&nats_url, &replica::name());
     Ok(reveille_api::run(config, rows, listener, stop).await?)
 }
 

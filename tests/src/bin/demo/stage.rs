@@ -190,7 +190,7 @@ fn shortest(program: &Path) -> String {
     let here = std::env::current_dir().unwrap_or_default();
     program
         .strip_prefix(here)
-        .unwrap_or(&program)
+        .unwrap_or(program)
         .display()
         .to_string()
 }
