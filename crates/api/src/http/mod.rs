@@ -27,9 +27,7 @@ use crate::{
     wakes::Wakes,
 };
 use axum::{
-    Router,
-    extract::DefaultBodyLimit,
-    middleware,
+    Router, middleware,
     routing::{get, post},
 };
 use reveille_bus::relay::RelayClient;
@@ -135,7 +133,6 @@ pub fn router(state: AppState) -> Router {
         .route("/readyz", get(health::readyz))
         .fallback(async || ApiError::UnknownPath)
         .method_not_allowed_fallback(async || ApiError::MethodNotAllowed)
-        .layer(DefaultBodyLimit::disable())
         .layer(middleware::from_fn(request_id::name_requests))
         .with_state(state)
 }

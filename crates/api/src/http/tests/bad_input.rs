@@ -248,6 +248,22 @@ async fn a_body_over_the_limit_is_refused_announced_or_endless() {
 }
 
 #[tokio::test]
+async fn a_body_that_announces_too_much_is_refused_before_it_comes() {
+    let served = Served::new().await;
+    for expect in ["", "expect: 100-continue\r\n"] {
+        let mut stream = TcpStream::connect(served.address()).await.expect("a connection");
+        let head = format!(
+            "POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-length: 9999999\r\n{expect}\r\n"
+        );
+        stream.write_all(head.as_bytes()).await.expect("written");
+        let mut answer = vec![0; 12];
+        let read = tokio::time::timeout(Duration::from_secs(5), stream.read_exact(&mut answer)).await;
+        read.expect("an answer soon").expect("an answer");
+        assert_eq!(answer, b"HTTP/1.1 413");
+    }
+}
+
+#[tokio::test]
 async fn a_body_that_stands_still_ends_its_request() {
     let served = Served::with_timings(|timings| timings.body_idle = Duration::from_millis(50)).await;
     let mut stream = TcpStream::connect(served.address()).await.expect("a connection");

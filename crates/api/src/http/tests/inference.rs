@@ -223,6 +223,16 @@ async fn a_pool_prefers_members_that_are_awake_and_idle() {
         .collect();
     assert_eq!(agents, ["c", "d"]);
     hanging.abort();
+    served
+        .fleet
+        .until("the cancellation", |fleet| fleet.open.load(Ordering::SeqCst) == 0)
+        .await;
+    for _ in 0..2 {
+        served.fleet.replies([whole("c")]);
+        let answer = Answer::of(served.chat("m", false)).await;
+        let provider = answer.header("x-reveille-provider");
+        assert_eq!(provider, Some("c/vllm"), "what has ended counts no more");
+    }
 }
 
 #[tokio::test]
