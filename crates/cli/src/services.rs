@@ -30,7 +30,10 @@ pub async fn api(args: Api) -> Result<(), Failure> {
     let listener = listen::bind(args.listen).await?;
     let address = listener.local_addr()?;
     info!(api.listen = %address, "the API listens on http://{address}");
-    let config = reveille_api::Config { max_waiting: args.max_waiting, ..api_config(&args.nats) };
+    let config = reveille_api::Config {
+        max_waiting: args.max_waiting,
+        ..api_config(&args.nats)
+    };
     until_signalled(|stop| run_api(config, rows, listener, stop)).await
 }
 

@@ -1,0 +1,253 @@
+//! `reveille up` and the NATS server that it keeps: what becomes of one when the other dies.
+
+use rustix::process::{Pid, Signal, kill_process};
+use std::{
+    fs::{self, File},
+    io::{Read, Write},
+    net::{TcpListener, TcpStream},
+    path::{Path, PathBuf},
+    process::{Child, Command, Output, Stdio},
+    time::{Duration, Instant},
+};
+use tempfile::TempDir;
+
+/// Longer than anything here takes on a busy machine.
+const SOON: Duration = Duration::from_secs(30);
+
+/// A backend that nobody asks: it is published without a recipe.
+const CONFIG: &str = "\
+[agent]
+name = \"box\"
+
+[[provider]]
+name = \"idle\"
+base_url = \"http://127.0.0.1:9\"
+models = [\"m\"]
+";
+
+/// A running `reveille up` with a folder of its own.
+struct Up {
+    process: Child,
+    folder: TempDir,
+    port: u16,
+}
+
+impl Up {
+    /// Starts it and waits until it says that it is up.
+    fn start(folder: TempDir) -> Self {
+        fs::write(folder.path().join("reveille.toml"), CONFIG).expect("a config can be written");
+        let log = File::create(folder.path().join("up.log")).expect("a log can be made");
+        let port = free_port();
+        let process = up(folder.path(), port)
+            .stderr(log)
+            .spawn()
+            .expect("the program can be run");
+        let mut up = Self {
+            process,
+            folder,
+            port,
+        };
+        wait_until("it said that it is up", || {
+            assert!(
+                up.process.try_wait().is_ok_and(|exit| exit.is_none()),
+                "{}",
+                up.log()
+            );
+            up.log().contains("reveille is up")
+        });
+        up
+    }
+
+    fn log(&self) -> String {
+        fs::read_to_string(self.folder.path().join("up.log")).unwrap_or_default()
+    }
+
+    fn is_ready(&self) -> bool {
+        let ask = || -> std::io::Result<String> {
+            let mut connection = TcpStream::connect(("127.0.0.1", self.port))?;
+            connection.write_all(b"GET /readyz HTTP/1.0\r\n\r\n")?;
+            let mut answer = String::new();
+            connection.read_to_string(&mut answer)?;
+            Ok(answer)
+        };
+        ask().is_ok_and(|answer| answer.starts_with("HTTP/1.0 200"))
+    }
+
+    fn events(&self) -> String {
+        let api = format!("http://127.0.0.1:{}", self.port);
+        let listed = reveille(&["events", "-o", "jsonl", "--api", &api]).output();
+        let listed = listed.expect("the program can be run");
+        assert!(
+            listed.status.success(),
+            "{}",
+            String::from_utf8_lossy(&listed.stderr)
+        );
+        String::from_utf8_lossy(&listed.stdout).into_owned()
+    }
+
+    fn nats_server(&self) -> Option<i32> {
+        descendants(self.pid()).into_iter().find(|pid| {
+            fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name.trim() == "nats-server")
+        })
+    }
+
+    fn pid(&self) -> i32 {
+        i32::try_from(self.process.id()).expect("a process id")
+    }
+
+    /// Ends it by `signal`, waits, and gives its folder back.
+    fn end(mut self, signal: Signal) -> (Option<i32>, TempDir) {
+        kill(self.pid(), signal);
+        let exit = self.process.wait().expect("it ends").code();
+        let folder = std::mem::replace(&mut self.folder, tempfile::tempdir().expect("a folder"));
+        (exit, folder)
+    }
+}
+
+/// A test that fails must leave nothing; the server ends with its `up`.
+impl Drop for Up {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+/// The program without the variables of whoever runs the tests.
+fn reveille(args: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_reveille"));
+    for (name, _) in std::env::vars_os() {
+        if name.to_string_lossy().starts_with("REVEILLE_") {
+            command.env_remove(name);
+        }
+    }
+    command.args(args).env("REVEILLE_NATS_SERVER", nats_program());
+    command
+}
+
+fn up(folder: &Path, port: u16) -> Command {
+    let mut command = reveille(&["up", "--listen", &format!("127.0.0.1:{port}")]);
+    command
+        .arg("--config")
+        .arg(folder.join("reveille.toml"))
+        .arg("--data-dir")
+        .arg(folder.join("data"))
+        .stdin(Stdio::null());
+    command
+}
+
+fn nats_program() -> PathBuf {
+    let told = std::env::var_os("REVEILLE_TEST_NATS_SERVER").map(PathBuf::from);
+    let ours = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../.tools/nats/bin/nats-server");
+    let program = told.unwrap_or(ours);
+    assert!(
+        program.exists(),
+        "no nats-server: run `cargo xtask test`, which installs it"
+    );
+    program
+}
+
+fn free_port() -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    listener.local_addr().expect("it has one").port()
+}
+
+fn kill(pid: i32, signal: Signal) {
+    let pid = Pid::from_raw(pid).expect("a process id");
+    kill_process(pid, signal).expect("the process is there");
+}
+
+/// Whether it runs: one that has ended and that nobody has reaped yet doesn't.
+fn is_alive(pid: i32) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    let state = stat
+        .rsplit(')')
+        .next()
+        .and_then(|fields| fields.split_whitespace().next());
+    state.is_some_and(|state| state != "Z")
+}
+
+/// All processes below `pid`.
+fn descendants(pid: i32) -> Vec<i32> {
+    let processes = fs::read_dir("/proc").expect("Linux");
+    let parents: Vec<(i32, i32)> = processes
+        .filter_map(|entry| {
+            let child = entry.ok()?.file_name().to_str()?.parse().ok()?;
+            let stat = fs::read_to_string(format!("/proc/{child}/stat")).ok()?;
+            let parent = stat.rsplit(')').next()?.split_whitespace().nth(1)?.parse().ok()?;
+            Some((child, parent))
+        })
+        .collect();
+    let mut family = vec![pid];
+    let mut seen = 0;
+    while let Some(parent) = family.get(seen).copied() {
+        family.extend(
+            parents
+                .iter()
+                .filter(|(_, of)| *of == parent)
+                .map(|(child, _)| *child),
+        );
+        seen += 1;
+    }
+    family.split_off(1)
+}
+
+fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
+    let started = Instant::now();
+    while !condition() {
+        assert!(started.elapsed() < SOON, "in vain: {what}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+#[test]
+fn a_server_that_dies_is_started_again_on_its_port_with_its_journal() {
+    let up = Up::start(tempfile::tempdir().expect("a folder"));
+    let before = up.events();
+    assert!(before.contains("ProviderRegistered"), "{before}");
+    let first = up.nats_server().expect("a server");
+    kill(first, Signal::KILL);
+    wait_until("another server ran", || {
+        up.nats_server().is_some_and(|pid| pid != first)
+    });
+    wait_until("the API was ready again", || up.is_ready());
+    assert!(up.events().starts_with(&before), "the journal is another one");
+    assert_eq!(up.end(Signal::INT).0, Some(0));
+}
+
+#[test]
+fn a_second_run_on_the_same_data_is_refused_and_after_the_first_one_finds_its_journal() {
+    let first = Up::start(tempfile::tempdir().expect("a folder"));
+    let before = first.events();
+    let second: Output = up(first.folder.path(), free_port())
+        .output()
+        .expect("it can be run");
+    assert_eq!(second.status.code(), Some(1));
+    let said = String::from_utf8_lossy(&second.stderr);
+    assert!(
+        said.contains(&format!("process {}", first.pid())) && said.contains("--data-dir"),
+        "{said}"
+    );
+    assert!(first.is_ready(), "the first one was disturbed");
+    let (exit, folder) = first.end(Signal::TERM);
+    assert_eq!(exit, Some(0));
+    let again = Up::start(folder);
+    assert!(again.events().starts_with(&before), "the journal is another one");
+}
+
+#[test]
+fn killed_by_minus_nine_it_leaves_no_process_and_the_next_run_goes_on() {
+    let first = Up::start(tempfile::tempdir().expect("a folder"));
+    let before = first.events();
+    let below = descendants(first.pid());
+    assert!(below.len() >= 2, "a shim and a server at least: {below:?}");
+    let (exit, folder) = first.end(Signal::KILL);
+    assert_eq!(exit, None);
+    let again = Up::start(folder);
+    let left: Vec<_> = below.into_iter().filter(|pid| is_alive(*pid)).collect();
+    assert_eq!(
+        left,
+        [] as [i32; 0],
+        "the next run started beside what the first one left"
+    );
+    assert!(again.events().starts_with(&before), "the journal is another one");
+}
