@@ -98,7 +98,10 @@ pub struct Follower {
     follow: Follow,
     seen: Option<Checkpoint>,
     reading: Option<Reading>,
+    /// Whether nothing was told yet.
     fresh: bool,
+    /// Whether [`Followed::CaughtUp`] was told: from then on every commit is, not the latest of each aggregate only.
+    caught_up: bool,
 }
 
 struct Reading {
@@ -127,6 +130,7 @@ impl Follower {
             seen,
             reading: None,
             fresh: true,
+            caught_up: false,
         }
     }
 
@@ -152,6 +156,7 @@ impl Follower {
             let done = self.seen.map_or(0, |seen| seen.sequence);
             if reading.head.is_some_and(|head| head <= done) {
                 reading.head = None;
+                self.caught_up = true;
                 return Ok(Followed::CaughtUp { sequence: done });
             }
             tokio::select! {
@@ -205,6 +210,7 @@ impl Follower {
                         "the journal was replaced: forgetting what was read"
                     );
                     self.seen = None;
+                    self.caught_up = false;
                     Ok(Some(Followed::Reset))
                 }
             };
@@ -213,8 +219,8 @@ impl Follower {
             (Some(seen), _) => DeliverPolicy::ByStartSequence {
                 start_sequence: seen.sequence + 1,
             },
-            (None, Follow::Latest) => DeliverPolicy::LastPerSubject,
-            (None, Follow::After(_)) => DeliverPolicy::All,
+            (None, Follow::Latest) if !self.caught_up => DeliverPolicy::LastPerSubject,
+            (None, Follow::Latest | Follow::After(_)) => DeliverPolicy::All,
         };
         let messages = InOrder::read(&stream, subjects::EVENTS, deliver_policy).await?;
         let reset = std::mem::take(&mut self.fresh) && self.follow == Follow::Latest;

@@ -1,6 +1,7 @@
 //! Names, commands and connections that the tests share.
 
 use async_nats::jetstream::stream::RawMessageErrorKind;
+use futures::StreamExt;
 use reveille_bus::{
     AggregateId, CommitMeta, Connection, JOURNAL_STREAM, Journal, NatsOptions,
     commit::{AnyCommit, Commit, CommitHash},
@@ -95,6 +96,14 @@ pub async fn open(url: &str) -> Connection {
         .await
         .expect("a connection in time")
         .unwrap()
+}
+
+/// Waits until the server has dealt with everything that the client sent; a flush alone doesn't.
+pub async fn settled(client: &async_nats::Client) {
+    let inbox = client.new_inbox();
+    let mut echo = client.subscribe(inbox.clone()).await.unwrap();
+    client.publish(inbox, "".into()).await.unwrap();
+    echo.next().await.expect("an echo");
 }
 
 /// A server with the streams, a connection to it and the journal there.

@@ -2,7 +2,7 @@
 
 use crate::events::{
     agent_key, check, commit, connect, journal, meta, named, open, provider_key, register, request_wake,
-    stored,
+    settled, stored,
 };
 use futures::StreamExt;
 use reveille_bus::{
@@ -104,7 +104,7 @@ async fn subscribers_hear_accepted_commits_only_with_their_sequence() {
     let (nats, _connection, journal) = journal().await;
     let raw = nats.connect().await;
     let mut facts = raw.subscribe(FACTS).await.unwrap();
-    raw.flush().await.unwrap();
+    settled(&raw).await;
     let id = provider_key();
     let sequence = commit(&journal, &id).await;
     // A rival's append that stands on no commit: the server refuses it.
@@ -241,8 +241,8 @@ async fn a_full_journal_refuses_commits_and_keeps_what_it_has() {
 
 #[tokio::test]
 async fn a_command_to_a_server_that_is_away_fails_within_seconds() {
-    let (nats, _connection, journal) = journal().await;
-    nats.process().sigstop();
+    let (mut nats, _connection, journal) = journal().await;
+    nats.kill9();
     let started = std::time::Instant::now();
     let error = journal
         .execute::<Agent>(&agent_key(), connect(), &meta(0))
@@ -253,11 +253,11 @@ async fn a_command_to_a_server_that_is_away_fails_within_seconds() {
         "{error:?}"
     );
     assert!(
-        started.elapsed() < Duration::from_secs(4),
+        started.elapsed() < Duration::from_secs(6),
         "{:?}",
         started.elapsed()
     );
-    nats.process().sigcont();
+    nats.restart().await;
     commit(&journal, &agent_key()).await;
 }
 

@@ -3,7 +3,12 @@
 
 mod commits;
 mod events;
+mod follow;
+mod heartbeats;
 mod journal;
+mod lost_answers;
+mod messages;
+mod proxy;
 mod races;
 mod store;
 mod streams;

@@ -1,0 +1,236 @@
+//! Signs of life and NATS time: what a replica hears, and what it must not infer while it hears nothing.
+
+use crate::events::{PATIENCE, agent, open};
+use reveille_bus::{
+    HEARTBEATS_STREAM, NatsClock, ensure_streams,
+    heartbeats::{self, Heard, Heartbeat, HeartbeatWatch, ProviderPulse},
+};
+use reveille_domain::{AgentName, Availability, Epoch, ProviderName, SessionId, Timestamp};
+use reveille_tests::{Nats, wait_until};
+use std::time::{Duration, Instant, SystemTime};
+use tokio::{sync::mpsc, task::JoinHandle};
+use uuid::Uuid;
+
+fn heartbeat(agent: &AgentName) -> Heartbeat {
+    Heartbeat {
+        agent: agent.clone(),
+        session: SessionId(Uuid::now_v7()),
+        epoch: Epoch(2),
+        silent_after_ms: 30_000,
+        providers: vec![ProviderPulse {
+            provider: ProviderName::parse("vllm").unwrap(),
+            availability: Some(Availability::Available),
+            in_flight: 3,
+            queued: 1,
+        }],
+    }
+}
+
+/// A watch that runs by itself, and what it hears.
+struct Ear {
+    heard: mpsc::UnboundedReceiver<Heard>,
+    clock: NatsClock,
+    task: JoinHandle<()>,
+}
+
+impl Ear {
+    async fn open(nats: &Nats, replica: &str) -> Self {
+        let clock = NatsClock::default();
+        let mut watch = HeartbeatWatch::new(&open(&nats.url()).await, replica, clock.clone());
+        let (tell, heard) = mpsc::unbounded_channel();
+        let task = tokio::spawn(async move { while tell.send(watch.next().await).is_ok() {} });
+        Self { heard, clock, task }
+    }
+
+    async fn next(&mut self) -> Heard {
+        tokio::time::timeout(PATIENCE, self.heard.recv())
+            .await
+            .expect("a heartbeat in time")
+            .unwrap()
+    }
+
+    /// Waits for a canary that comes back from now on.
+    async fn fresh_clock(&self) -> Duration {
+        let since = Instant::now();
+        wait_until("a canary came back", PATIENCE, async || {
+            self.clock.age().filter(|age| *age < since.elapsed())
+        })
+        .await;
+        since.elapsed()
+    }
+}
+
+impl Drop for Ear {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+fn wall_clock() -> u64 {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap();
+    u64::try_from(since.as_millis()).unwrap()
+}
+
+#[tokio::test]
+async fn a_canary_sets_the_clock_late_and_never_early() {
+    let nats = Nats::start().await;
+    let ear = Ear::open(&nats, "r1").await;
+    let now = tokio::time::timeout(PATIENCE, ear.clock.now()).await.unwrap();
+    // The server runs on this machine: its time is ours.
+    let after = wall_clock();
+    assert!(
+        now.as_millis() <= after && now.as_millis() + 2000 > after,
+        "{now:?} at {after}"
+    );
+    let first = ear.clock.try_now().unwrap();
+    ear.fresh_clock().await;
+    assert!(ear.clock.try_now().unwrap() >= first);
+    assert!(ear.clock.try_now().unwrap().as_millis() <= wall_clock());
+}
+
+#[tokio::test]
+async fn heartbeats_are_heard_and_forged_ones_dropped() {
+    let nats = Nats::start().await;
+    let mut ear = Ear::open(&nats, "r1").await;
+    ear.fresh_clock().await;
+    let client = nats.connect().await;
+    let (ours, other) = (
+        heartbeat(&agent()),
+        heartbeat(&AgentName::parse("other").unwrap()),
+    );
+    let forged = serde_json::to_vec(&ours).unwrap();
+    for (subject, payload) in [
+        ("reveille.heartbeats.other", forged.clone()),
+        ("reveille.heartbeats.gpu-box", b"not JSON".to_vec()),
+        ("reveille.heartbeats.gpu-box", b"{}".to_vec()),
+        ("reveille.heartbeats.gpu-box.more", forged.clone()),
+        ("reveille.heartbeats.UPPER", forged),
+        (
+            "reveille.heartbeats._canary.r1",
+            br#"{"nonce":"00000000-0000-0000-0000-000000000000"}"#.to_vec(),
+        ),
+        ("reveille.heartbeats._canary.r1", b"nonsense".to_vec()),
+    ] {
+        client.publish(subject, payload.into()).await.unwrap();
+    }
+    heartbeats::send(&client, &ours).await.unwrap();
+    heartbeats::send(&client, &other).await.unwrap();
+    for expected in [ours, other] {
+        let heard = ear.next().await;
+        assert_eq!(heard.heartbeat, expected);
+        assert!(heard.stored_at <= Timestamp::from_millis(wall_clock()));
+    }
+    assert!(ear.heard.try_recv().is_err());
+    // A forged canary changes nothing: the clock goes on.
+    ear.fresh_clock().await;
+}
+
+#[tokio::test]
+async fn the_last_heartbeat_of_each_agent_is_heard_by_whoever_starts_later_even_after_a_restart() {
+    let mut nats = Nats::start().await;
+    let connection = open(&nats.url()).await;
+    ensure_streams(&connection.jetstream()).await.unwrap();
+    let client = nats.connect().await;
+    let last = heartbeat(&agent());
+    for heartbeat in [&heartbeat(&agent()), &last] {
+        heartbeats::send(&client, heartbeat).await.unwrap();
+    }
+    wait_until("both are stored", PATIENCE, async || {
+        let stream = connection.jetstream().get_stream(HEARTBEATS_STREAM).await.ok()?;
+        (stream.cached_info().state.last_sequence == 2).then_some(())
+    })
+    .await;
+    nats.restart().await;
+    let mut ear = Ear::open(&nats, "r2").await;
+    assert_eq!(ear.next().await.heartbeat, last);
+    ear.fresh_clock().await;
+    assert!(ear.heard.try_recv().is_err());
+}
+
+#[tokio::test]
+async fn while_nats_is_away_the_clock_ages_and_afterwards_it_is_set_again() {
+    let mut nats = Nats::start().await;
+    let mut ear = Ear::open(&nats, "r1").await;
+    ear.fresh_clock().await;
+    nats.kill9();
+    wait_until("the clock is old", PATIENCE, async || {
+        ear.clock.age().filter(|age| *age > Duration::from_secs(3))
+    })
+    .await;
+    // It still runs, by the monotonic clock.
+    let now = ear.clock.try_now().unwrap().as_millis();
+    assert!(now.abs_diff(wall_clock()) < 2000);
+    nats.restart().await;
+    println!(
+        "a canary came back {:?} after the server",
+        ear.fresh_clock().await
+    );
+    let again = heartbeat(&agent());
+    let client = nats.connect().await;
+    heartbeats::send(&client, &again).await.unwrap();
+    assert_eq!(ear.next().await.heartbeat, again);
+    assert!(!ear.task.is_finished());
+}
+
+/// A paused server answers nothing for a while, and then everything at once: old canaries must not set the clock.
+#[tokio::test]
+async fn a_canary_that_was_under_way_for_long_does_not_set_the_clock() {
+    let nats = Nats::start().await;
+    let ear = Ear::open(&nats, "r1").await;
+    ear.fresh_clock().await;
+    nats.process().sigstop();
+    wait_until("the clock is old", PATIENCE, async || {
+        ear.clock.age().filter(|age| *age > Duration::from_millis(2500))
+    })
+    .await;
+    nats.process().sigcont();
+    ear.fresh_clock().await;
+    let now = ear.clock.try_now().unwrap().as_millis();
+    let real = wall_clock();
+    assert!(now <= real && now + 1500 > real, "{now} at {real}");
+}
+
+#[tokio::test]
+async fn heartbeats_whose_stream_is_deleted_are_heard_again() {
+    let nats = Nats::start().await;
+    let connection = open(&nats.url()).await;
+    let mut ear = Ear::open(&nats, "r1").await;
+    ear.fresh_clock().await;
+    connection
+        .jetstream()
+        .delete_stream(HEARTBEATS_STREAM)
+        .await
+        .unwrap();
+    println!(
+        "a canary came back {:?} after its stream was deleted",
+        ear.fresh_clock().await
+    );
+    let heartbeat = heartbeat(&agent());
+    let client = nats.connect().await;
+    heartbeats::send(&client, &heartbeat).await.unwrap();
+    assert_eq!(ear.next().await.heartbeat, heartbeat);
+}
+
+#[tokio::test]
+async fn a_watch_that_is_dropped_all_the_time_loses_no_heartbeat() {
+    let nats = Nats::start().await;
+    let clock = NatsClock::default();
+    let mut watch = HeartbeatWatch::new(&open(&nats.url()).await, "r1", clock.clone());
+    let client = nats.connect().await;
+    let names: Vec<_> = (0..100)
+        .map(|index| AgentName::parse(&format!("agent-{index}")).unwrap())
+        .collect();
+    let (mut heard, started) = (vec![], Instant::now());
+    let mut sent = 0;
+    while heard.len() < names.len() || clock.age().is_none() {
+        assert!(started.elapsed() < PATIENCE, "only {} were heard", heard.len());
+        if let Some(name) = names.get(sent).filter(|_| clock.age().is_some()) {
+            heartbeats::send(&client, &heartbeat(name)).await.unwrap();
+            sent += 1;
+        }
+        if let Ok(told) = tokio::time::timeout(Duration::from_millis(1), watch.next()).await {
+            heard.push(told.heartbeat.agent);
+        }
+    }
+    assert_eq!(heard, names);
+}
