@@ -73,6 +73,7 @@ fn trials() -> Vec<Trial> {
         a_cancelled_or_dropped_run_leaves_nothing_behind,
         a_child_whose_shim_is_killed_is_ended,
         a_served_backend_that_dies_is_reported_and_started_again_by_the_next_wake,
+        a_new_wake_starts_nothing_before_the_last_one_is_gone,
         a_served_backend_sleeps_by_ending_and_ends_with_its_agent,
         ctrl_c_in_the_terminal_goes_past_the_child,
     ]
@@ -495,6 +496,36 @@ async fn a_served_backend_sleeps_by_ending_and_ends_with_its_agent() {
     let second = server_at(&address);
     owned.stop().await;
     assert!(!alive(second));
+}
+
+async fn a_new_wake_starts_nothing_before_the_last_one_is_gone() {
+    let directory = directory();
+    let path = directory.path().display();
+    // Never answers, ignores TERM, and notices when there are two of it.
+    let text = format!(
+        "trap '' TERM\nkill -0 $(cat {path}/pid) 2>/dev/null && touch {path}/doubled\n\
+         echo $$ > {path}/pid\necho x >> {path}/starts\nwhile :; do sleep 1000; done"
+    );
+    let recipe = serve_recipe(
+        &script(directory.path(), "solo", &text),
+        "",
+        "max_wait = \"300ms\"",
+    )
+    .await;
+    let owned = Owned::start(&format!("models = [\"m\"]\n{recipe}"));
+    let starts = || {
+        fs::read(directory.path().join("starts"))
+            .unwrap_or_default()
+            .len()
+            / 2
+    };
+    for run in 1..=2 {
+        owned.until(Hibernating).await;
+        owned.handle.wake(owned.control.request_wake());
+        eventually("the start", || starts() == run).await;
+    }
+    assert!(!directory.path().join("doubled").exists());
+    owned.stop().await;
 }
 
 async fn ctrl_c_in_the_terminal_goes_past_the_child() {
