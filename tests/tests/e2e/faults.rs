@@ -2,12 +2,12 @@
 
 use std::{path::Path, time::Duration};
 
-use reveille_tests::{AgentConfig, Backend, Exit, WakeController, World, hold_for, is_alive, wait_until};
+use reveille_tests::{
+    AgentConfig, Backend, Cluster, Exit, WakeController, World, hold_for, is_alive, wait_until,
+};
 
-const SOON: Duration = Duration::from_secs(30);
-const LLM: &str = "gpu-box/qwen";
-/// Heartbeats so quick that a lost agent is noticed within a test's patience: three missed ones are 1.5 s.
-const QUICK_HEARTBEAT: &str = "heartbeat = \"500ms\"\n";
+use crate::scene::{LLM, QUICK_HEARTBEAT, SOON, Scene, refused};
+
 /// The exit code of an agent whose name was taken by a later process.
 const SUPERSEDED: i32 = 3;
 
@@ -17,51 +17,39 @@ fn agent(backend: &Backend) -> AgentConfig {
         .provider("vllm", "qwen", backend)
 }
 
-#[tokio::test]
-async fn an_agent_killed_in_a_wake_and_restarted_finds_its_backend_and_posts_once() {
+/// A sleeping backend of an agent that is soon taken for lost, and a controller that starts nothing.
+async fn soon_lost() -> Scene {
     let world = World::new().await;
     let backend = world.backend(&[]);
-    let controller = WakeController::starting(&backend, Duration::from_secs(1)).await;
-    let api = world.api().await;
-    // The usual heartbeat: the agent is away for less than its lease.
-    let config = AgentConfig::new("gpu-box")
-        .provider("vllm", "qwen", &backend)
-        .woken_by_http(&controller.url());
-    let first = world.agent(&config);
-    api.wait_for_status(LLM, "hibernating", SOON).await;
+    let controller = WakeController::answering(200).await;
+    Scene::set(world, backend, controller, QUICK_HEARTBEAT, "", "hibernating").await
+}
 
-    let asked = async { api.chat("qwen").await };
+async fn recipe_ran(scene: &Scene) {
+    wait_until("the recipe ran", SOON, async || {
+        (scene.posts() == 1).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn an_agent_killed_in_a_wake_and_restarted_finds_its_backend_and_posts_once() {
+    let scene = Scene::asleep(Duration::from_secs(1)).await;
     let killed = async {
-        wait_until("the recipe ran", SOON, async || {
-            (controller.posts().len() == 1).then_some(())
-        })
-        .await;
-        first.kill9();
-        backend.wait_until_listening(SOON).await;
-        world.agent(&config)
+        recipe_ran(&scene).await;
+        scene.agent.kill9();
+        scene.backend.wait_until_listening(SOON).await;
+        scene.world.agent(&scene.config)
     };
-    let (answer, _second) = tokio::join!(asked, killed);
+    let (answer, _second) = tokio::join!(scene.chat(), killed);
     assert_eq!(answer.status, 200, "{}", answer.text());
     assert_eq!(
-        controller.posts().len(),
+        scene.posts(),
         1,
         "a restarted agent probes before it runs the recipe again"
     );
-    let journal = world.journal().await;
-    assert_eq!(
-        journal
-            .iter()
-            .filter(|commit| commit.data("WakeRequested").is_some())
-            .count(),
-        1
-    );
-    assert_eq!(
-        journal
-            .iter()
-            .filter(|commit| commit.data("WakeSucceeded").is_some())
-            .count(),
-        1
-    );
+    assert_eq!(scene.commits_with("WakeRequested").await.len(), 1);
+    assert_eq!(scene.commits_with("WakeSucceeded").await.len(), 1);
 }
 
 #[tokio::test]
@@ -110,110 +98,74 @@ async fn a_served_child_of_a_killed_agent_is_gone_before_the_next_one_starts() {
 
 #[tokio::test]
 async fn an_agent_killed_for_good_becomes_inactive_and_its_waiters_are_answered() {
-    let world = World::new().await;
-    let backend = world.backend(&[]);
-    let controller = WakeController::answering(200).await;
-    let api = world.api().await;
-    let agent = world.agent(&agent(&backend).woken_by_http(&controller.url()));
-    api.wait_for_status(LLM, "hibernating", SOON).await;
-    let asked = async { api.chat("qwen").await };
+    let scene = soon_lost().await;
     let killed = async {
-        wait_until("the recipe ran", SOON, async || {
-            (controller.posts().len() == 1).then_some(())
-        })
-        .await;
-        agent.kill9();
+        recipe_ran(&scene).await;
+        scene.agent.kill9();
     };
-    let (answer, ()) = tokio::join!(asked, killed);
+    let (answer, ()) = tokio::join!(scene.chat(), killed);
     assert_eq!(answer.status, 503, "{}", answer.text());
-    api.wait_for_status(LLM, "inactive", SOON).await;
-    let journal = world.journal().await;
-    let failed = journal
-        .iter()
-        .find_map(|commit| commit.data("WakeFailed"))
-        .expect("the wake ended");
-    assert_eq!(failed["failure"]["kind"], "agent_lost");
-
-    let refused = api.chat("qwen").await;
+    scene.is("inactive").await;
+    let failed = scene.commits_with("WakeFailed").await;
     assert_eq!(
-        (refused.status, refused.error_code().as_str()),
-        (503, "provider_inactive"),
-        "{}",
-        refused.text()
+        failed[0].data("WakeFailed").expect("it has one")["failure"]["kind"],
+        "agent_lost"
+    );
+    assert_eq!(
+        refused(&scene.chat().await),
+        (503, "provider_inactive".to_owned())
     );
 }
 
 #[tokio::test]
 async fn an_inactive_provider_gets_no_wake_message() {
-    let world = World::new().await;
-    let wire = world.nats.connect().await;
+    let scene = soon_lost().await;
+    let wire = scene.world.nats.connect().await;
     let mut wakes = wire.subscribe("reveille.wakes.>").await.expect("subscribed");
     wire.flush().await.expect("flushed");
-    let backend = world.backend(&[]);
-    let controller = WakeController::answering(200).await;
-    let api = world.api().await;
-    let agent = world.agent(&agent(&backend).woken_by_http(&controller.url()));
-    api.wait_for_status(LLM, "hibernating", SOON).await;
-    let exit = agent.stop(SOON).await;
-    assert_eq!(exit, Exit::Code(0), "SIGTERM is a clean stop: {}", agent.log());
-    api.wait_for_status(LLM, "inactive", SOON).await;
-    let refused = api.chat("qwen").await;
+    let exit = scene.agent.stop(SOON).await;
     assert_eq!(
-        (refused.status, refused.error_code().as_str()),
-        (503, "provider_inactive"),
-        "{}",
-        refused.text()
+        exit,
+        Exit::Code(0),
+        "SIGTERM is a clean stop: {}",
+        scene.agent.log()
+    );
+    scene.is("inactive").await;
+    assert_eq!(
+        refused(&scene.chat().await),
+        (503, "provider_inactive".to_owned())
     );
     let heard = tokio::time::timeout(Duration::from_secs(2), futures::StreamExt::next(&mut wakes)).await;
     assert!(heard.is_err(), "a wake message was sent: {heard:?}");
-    assert_eq!(controller.posts().len(), 0);
+    assert_eq!(scene.posts(), 0);
 }
 
 #[tokio::test]
 async fn an_agent_that_connects_after_the_wake_was_requested_gets_it() {
-    let world = World::new().await;
-    let backend = world.backend(&[]);
-    let controller = WakeController::starting(&backend, Duration::ZERO).await;
-    let api = world.api().await;
     // The usual heartbeat: the agent is away for less than its lease.
-    let config = AgentConfig::new("gpu-box")
-        .provider("vllm", "qwen", &backend)
-        .woken_by_http(&controller.url());
-    let first = world.agent(&config);
-    api.wait_for_status(LLM, "hibernating", SOON).await;
-    first.kill9();
-    let asked = async { api.chat("qwen").await };
+    let scene = Scene::asleep(Duration::ZERO).await;
+    scene.agent.kill9();
     let connects = async {
         wait_until("the wake was requested", SOON, async || {
-            let journal = world.journal().await;
-            journal
-                .iter()
-                .any(|commit| commit.data("WakeRequested").is_some())
-                .then_some(())
+            (!scene.commits_with("WakeRequested").await.is_empty()).then_some(())
         })
         .await;
-        world.agent(&config)
+        scene.world.agent(&scene.config)
     };
-    let (answer, _agent) = tokio::join!(asked, connects);
+    let (answer, _agent) = tokio::join!(scene.chat(), connects);
     assert_eq!(answer.status, 200, "{}", answer.text());
-    assert_eq!(controller.posts().len(), 1);
+    assert_eq!(scene.posts(), 1);
 }
 
 #[tokio::test]
 async fn a_paused_agent_that_goes_on_is_active_again_by_itself() {
-    let world = World::new().await;
-    let backend = world.backend(&[]);
-    backend.start_and_wait().await;
-    let controller = WakeController::answering(200).await;
-    let api = world.api().await;
-    let agent = world.agent(&agent(&backend).woken_by_http(&controller.url()));
-    api.wait_for_status(LLM, "active", SOON).await;
-    agent.sigstop();
-    api.wait_for_status(LLM, "inactive", SOON).await;
-    agent.sigcont();
-    api.wait_for_status(LLM, "active", SOON).await;
-    assert_eq!(api.chat("qwen").await.status, 200);
-    assert!(agent.is_running());
+    let scene = Scene::awake(QUICK_HEARTBEAT, "").await;
+    scene.agent.sigstop();
+    scene.is("inactive").await;
+    scene.agent.sigcont();
+    scene.is("active").await;
+    assert_eq!(scene.chat().await.status, 200);
+    assert!(scene.agent.is_running());
 }
 
 #[tokio::test]
@@ -241,93 +193,80 @@ async fn a_second_process_of_the_same_name_supersedes_the_first_which_exits_with
 
 #[tokio::test]
 async fn nats_killed_and_restarted_turns_nobody_inactive_and_requests_go_on() {
-    let mut world = World::new().await;
-    let backend = world.backend(&[]);
-    backend.start_and_wait().await;
-    let controller = WakeController::answering(200).await;
-    let api = world.api().await;
-    let _agent = world.agent(&agent(&backend).woken_by_http(&controller.url()));
-    api.wait_for_status(LLM, "active", SOON).await;
-    let before = world.journal().await.len();
-    world.nats.kill9();
+    let mut scene = Scene::awake(QUICK_HEARTBEAT, "").await;
+    scene.world.nats.kill9();
     // Longer than the agent's lease.
     hold_for("the row stayed active", Duration::from_secs(3), async || {
-        api.llm(LLM).await.is_some_and(|row| row["status"] == "active")
+        scene
+            .api
+            .llm(LLM)
+            .await
+            .is_some_and(|row| row["status"] == "active")
     })
     .await;
-    world.nats.restart().await;
+    scene.world.nats.restart().await;
     wait_until("requests go on", Duration::from_secs(10), async || {
-        (api.chat("qwen").await.status == 200).then_some(())
+        (scene.chat().await.status == 200).then_some(())
     })
     .await;
-    let journal = world.journal().await;
-    let inactive = journal
-        .iter()
-        .filter(|commit| commit.data("ProviderBecameInactive").is_some())
-        .count();
-    assert_eq!(inactive, 0, "{:?}", &journal[before..]);
+    assert_eq!(scene.commits_with("ProviderBecameInactive").await.len(), 0);
 
     // And the next sleep still wakes.
-    controller.change(200, Some(&backend), Duration::ZERO);
-    backend.kill9();
-    let answer = api.chat("qwen").await;
+    scene.backend.kill9();
+    let answer = scene.chat().await;
     assert_eq!(answer.status, 200, "{}", answer.text());
 }
 
 #[tokio::test]
 async fn postgres_stopped_leaves_inference_alone_and_started_catches_up() {
-    let mut cluster = reveille_tests::Cluster::start().await;
+    let mut cluster = Cluster::start().await;
     let world = World::with_database(cluster.database().await).await;
-    let backend = world.backend(&[]);
-    let controller = WakeController::starting(&backend, Duration::ZERO).await;
-    let api = world.api().await;
     let _projector = world.projector();
-    let _agent = world.agent(&agent(&backend).woken_by_http(&controller.url()));
-    api.wait_for_status(LLM, "hibernating", SOON).await;
+    let scene = Scene::asleep_in(world, Duration::ZERO).await;
 
     cluster.stop().await;
-    let answer = api.chat("qwen").await;
+    let answer = scene.chat().await;
     assert_eq!(answer.status, 200, "a wake needs no Postgres: {}", answer.text());
-    let query = api.get("/reveille/v1/llms").await;
+    let query = scene.api.get("/reveille/v1/llms").await;
     assert_eq!(query.status, 503, "{}", query.text());
 
     cluster.restart().await;
-    wait_until("the row caught up", SOON, async || {
-        let answer = api.get("/reveille/v1/llms").await;
-        (answer.status == 200 && answer.json()["data"][0]["status"] == "active").then_some(())
-    })
-    .await;
-    let last = world
-        .journal()
-        .await
-        .last()
-        .map(|commit| commit.sequence)
-        .expect("commits");
-    let row = api.llm(LLM).await.expect("the row");
+    scene.is("active").await;
+    let journal = scene.world.journal().await;
+    let last = journal.last().expect("commits");
+    let row = scene.api.llm(LLM).await.expect("the row");
     assert_eq!(
         row["updated_seq"].as_u64(),
-        Some(last),
+        Some(last.sequence),
         "rows equal the fold of the journal: {row}"
+    );
+    let folded = &last.body["state"];
+    assert_eq!(row["status"], folded["status"]["status"]);
+    assert_eq!(
+        (&row["wakes"], &row["epoch"]),
+        (&folded["counts"], &folded["epoch"])
     );
 }
 
 #[tokio::test]
 async fn an_api_replica_killed_in_a_wake_leaves_it_to_the_other() {
-    let world = World::new().await;
-    let backend = world.backend(&[]);
-    let controller = WakeController::starting(&backend, Duration::from_secs(2)).await;
-    let (first, second) = (world.api().await, world.api().await);
-    let _agent = world.agent(&agent(&backend).woken_by_http(&controller.url()));
-    first.wait_for_status(LLM, "hibernating", SOON).await;
+    let scene = Scene::asleep(Duration::from_secs(2)).await;
+    let second = scene.world.api().await;
     second.wait_for_status(LLM, "hibernating", SOON).await;
-    let asked = async { second.chat("qwen").await };
     let killed = async {
-        let _ = first.chat_with("qwen", "x-reveille-wake", "async").await;
-        first.process().kill9();
+        assert_eq!(
+            scene
+                .api
+                .chat_with("qwen", "x-reveille-wake", "async")
+                .await
+                .status,
+            503
+        );
+        scene.api.process().kill9();
     };
-    let (answer, ()) = tokio::join!(asked, killed);
+    let (answer, ()) = tokio::join!(second.chat("qwen"), killed);
     assert_eq!(answer.status, 200, "{}", answer.text());
-    assert_eq!(controller.posts().len(), 1);
+    assert_eq!(scene.posts(), 1);
 }
 
 #[tokio::test]

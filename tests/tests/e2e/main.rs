@@ -2,10 +2,12 @@
 //!
 //! One binary, so that it is linked once.
 
+mod docs;
 mod faults;
 mod harness;
 mod openai_sdk;
 mod operator;
 mod relay;
+mod scene;
 mod stand_in;
 mod wake;

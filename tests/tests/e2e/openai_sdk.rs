@@ -4,21 +4,11 @@ use std::time::Duration;
 
 use reveille_tests::{AgentConfig, WakeController, World, run_python};
 
-const SOON: Duration = Duration::from_secs(20);
-const LLM: &str = "gpu-box/qwen";
+use crate::scene::{LLM, SOON, Scene};
 
 #[tokio::test]
 async fn the_openai_package_lists_chats_streams_and_embeds_through_one_wake() {
-    let world = World::new().await;
-    let backend = world.backend(&[]);
-    let controller = WakeController::starting(&backend, Duration::from_millis(300)).await;
-    let api = world.api().await;
-    let _agent = world.agent(
-        &AgentConfig::new("gpu-box")
-            .provider("vllm", "qwen", &backend)
-            .woken_by_http(&controller.url()),
-    );
-    api.wait_for_status(LLM, "hibernating", SOON).await;
+    let scene = Scene::asleep(Duration::from_millis(300)).await;
     let script = r#"
 import openai
 client = openai.OpenAI(max_retries=0)
@@ -36,14 +26,14 @@ assert chunks[-1].usage is not None and chunks[-1].choices == [], chunks[-1]
 assert len(client.embeddings.create(model="qwen", input="hello").data[0].embedding) > 0
 print("fine")
 "#;
-    let run = run_python(script, &api.url()).await;
+    let run = run_python(script, &scene.api.url()).await;
     assert!(
         run.succeeded && run.stdout.contains("fine"),
         "{}\n{}",
         run.stdout,
         run.stderr
     );
-    assert_eq!(controller.posts().len(), 1);
+    assert_eq!(scene.posts(), 1);
 }
 
 #[tokio::test]

@@ -1,11 +1,10 @@
 //! What a person does by hand: waking, putting to sleep, looking at what happened.
 
-use std::time::Duration;
-
-use reveille_tests::{AgentConfig, Api, Exit, World, wait_until};
+use reveille_tests::{AgentConfig, Api, Backend, Exit, Process, World, wait_until};
 use serde_json::Value;
 
-const SOON: Duration = Duration::from_secs(20);
+use crate::scene::SOON;
+
 const LLM: &str = "gpu-box/stand-in";
 const PROVIDER: &str = "gpu-box/vllm";
 
@@ -17,6 +16,16 @@ fn sleeps_like_vllm(url: &str) -> AgentConfig {
          [provider.wake]\ntype = \"http\"\nurl = \"{url}/wake_up\"\n\
          [provider.sleep]\ntype = \"http\"\nurl = \"{url}/sleep?level=1\"\n"
     ))
+}
+
+async fn awake() -> (World, Backend, Api, Process) {
+    let world = World::new().await;
+    let backend = world.backend(&[]);
+    backend.start_and_wait().await;
+    let api = world.api().await;
+    let agent = world.agent(&sleeps_like_vllm(&backend.url()));
+    api.wait_for_status(LLM, "active", SOON).await;
+    (world, backend, api, agent)
 }
 
 /// Runs a client command against an API and returns what it printed.
@@ -33,12 +42,7 @@ async fn ask(world: &World, api: &Api, command: &str, args: &[&str]) -> String {
 
 #[tokio::test]
 async fn a_person_puts_a_backend_to_sleep_and_wakes_it_and_sees_both_in_the_journal() {
-    let world = World::new().await;
-    let backend = world.backend(&[]);
-    backend.start_and_wait().await;
-    let api = world.api().await;
-    let _agent = world.agent(&sleeps_like_vllm(&backend.url()));
-    api.wait_for_status(LLM, "active", SOON).await;
+    let (world, backend, api, _agent) = awake().await;
 
     ask(&world, &api, "sleep", &[PROVIDER]).await;
     api.wait_for_status(LLM, "hibernating", SOON).await;
@@ -74,12 +78,7 @@ async fn a_person_puts_a_backend_to_sleep_and_wakes_it_and_sees_both_in_the_jour
 
 #[tokio::test]
 async fn a_backend_put_to_sleep_by_somebody_else_is_found_asleep_and_woken_by_the_next_request() {
-    let world = World::new().await;
-    let backend = world.backend(&[]);
-    backend.start_and_wait().await;
-    let api = world.api().await;
-    let _agent = world.agent(&sleeps_like_vllm(&backend.url()));
-    api.wait_for_status(LLM, "active", SOON).await;
+    let (_world, backend, api, _agent) = awake().await;
     let slept = reveille_tests::http_client()
         .post(format!("{}/sleep", backend.url()))
         .send()
@@ -93,12 +92,7 @@ async fn a_backend_put_to_sleep_by_somebody_else_is_found_asleep_and_woken_by_th
 
 #[tokio::test]
 async fn events_are_followed_as_they_happen() {
-    let world = World::new().await;
-    let backend = world.backend(&[]);
-    backend.start_and_wait().await;
-    let api = world.api().await;
-    let _agent = world.agent(&sleeps_like_vllm(&backend.url()));
-    api.wait_for_status(LLM, "active", SOON).await;
+    let (world, _backend, api, _agent) = awake().await;
     let follower = world
         .reveille("events")
         .args(["--follow", "--after", "0", "-o", "jsonl", "--api", &api.url()])
@@ -123,12 +117,7 @@ async fn events_are_followed_as_they_happen() {
 
 #[tokio::test]
 async fn tables_and_json_name_what_is_there() {
-    let world = World::new().await;
-    let backend = world.backend(&[]);
-    backend.start_and_wait().await;
-    let api = world.api().await;
-    let _agent = world.agent(&sleeps_like_vllm(&backend.url()));
-    api.wait_for_status(LLM, "active", SOON).await;
+    let (world, _backend, api, _agent) = awake().await;
     let table = ask(&world, &api, "llms", &[]).await;
     assert!(table.contains(LLM) && table.contains("active"), "{table}");
     let json: Value = serde_json::from_str(&ask(&world, &api, "llms", &["-o", "json"]).await).expect("JSON");

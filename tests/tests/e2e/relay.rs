@@ -2,31 +2,32 @@
 
 use std::time::Duration;
 
-use reveille_tests::{AgentConfig, World, long_answer, wait_until};
+use reveille_tests::{AgentConfig, Api, Backend, Process, World, long_answer, wait_until};
 use serde_json::json;
 use sha2::{Digest, Sha256};
 
-const SOON: Duration = Duration::from_secs(20);
-const LLM: &str = "gpu-box/stand-in";
+use crate::scene::SOON;
 
 fn sha256(bytes: &[u8]) -> String {
     long_answer::hex(&Sha256::digest(bytes))
 }
 
-fn same_name(url: &str) -> AgentConfig {
-    AgentConfig::new("gpu-box").lines(&format!(
-        "\n[[provider]]\nname = \"vllm\"\nbase_url = {url:?}\nmodels = [\"stand-in\"]\n"
-    ))
+/// An active provider whose backend knows the model by its public name, so that bodies pass unchanged.
+async fn relayed(backend_args: &[&str]) -> (World, Backend, Api, Process) {
+    let world = World::new().await;
+    let backend = world.backend(backend_args);
+    backend.start_and_wait().await;
+    let api = world.api().await;
+    let url = backend.url();
+    let provider = format!("\n[[provider]]\nname = \"vllm\"\nbase_url = {url:?}\nmodels = [\"stand-in\"]\n");
+    let agent = world.agent(&AgentConfig::new("gpu-box").lines(&provider));
+    api.wait_for_status("gpu-box/stand-in", "active", SOON).await;
+    (world, backend, api, agent)
 }
 
 #[tokio::test]
 async fn a_body_of_five_mebibytes_arrives_intact() {
-    let world = World::new().await;
-    let backend = world.backend(&[]);
-    backend.start_and_wait().await;
-    let api = world.api().await;
-    let _agent = world.agent(&same_name(&backend.url()));
-    api.wait_for_status(LLM, "active", SOON).await;
+    let (_world, backend, api, _agent) = relayed(&[]).await;
     let filler = "x".repeat(5 * 1024 * 1024);
     let body = json!({ "model": "stand-in", "messages": [{ "role": "user", "content": filler }] });
     let sent = serde_json::to_vec(&body).expect("JSON");
@@ -43,12 +44,7 @@ async fn a_body_of_five_mebibytes_arrives_intact() {
 #[tokio::test]
 async fn a_streamed_answer_of_twenty_mebibytes_arrives_intact() {
     const BYTES: usize = 20 * 1024 * 1024;
-    let world = World::new().await;
-    let backend = world.backend(&["--answer-bytes", &BYTES.to_string()]);
-    backend.start_and_wait().await;
-    let api = world.api().await;
-    let _agent = world.agent(&same_name(&backend.url()));
-    api.wait_for_status(LLM, "active", SOON).await;
+    let (_world, _backend, api, _agent) = relayed(&["--answer-bytes", &BYTES.to_string()]).await;
     let answer = api.stream("stand-in").await;
     assert!(answer.status == 200 && answer.ended_well);
     assert_eq!(answer.body.len(), BYTES);
@@ -57,12 +53,7 @@ async fn a_streamed_answer_of_twenty_mebibytes_arrives_intact() {
 
 #[tokio::test]
 async fn a_client_that_leaves_frees_its_backend_within_two_seconds() {
-    let world = World::new().await;
-    let backend = world.backend(&["--tokens", "1000", "--token-delay-ms", "50"]);
-    backend.start_and_wait().await;
-    let api = world.api().await;
-    let _agent = world.agent(&same_name(&backend.url()));
-    api.wait_for_status(LLM, "active", SOON).await;
+    let (_world, backend, api, _agent) = relayed(&["--tokens", "1000", "--token-delay-ms", "50"]).await;
     let mut response = api.open_stream("stand-in").await;
     response.chunk().await.expect("a first piece");
     drop(response);
@@ -76,12 +67,7 @@ async fn a_client_that_leaves_frees_its_backend_within_two_seconds() {
 
 #[tokio::test]
 async fn a_stream_that_breaks_in_the_middle_ends_with_the_error_event_and_without_done() {
-    let world = World::new().await;
-    let backend = world.backend(&["--tokens", "50", "--die-after-tokens", "5"]);
-    backend.start_and_wait().await;
-    let api = world.api().await;
-    let _agent = world.agent(&same_name(&backend.url()));
-    api.wait_for_status(LLM, "active", SOON).await;
+    let (_world, _backend, api, _agent) = relayed(&["--tokens", "50", "--die-after-tokens", "5"]).await;
     let answer = api.stream("stand-in").await;
     assert_eq!(answer.status, 200);
     assert!(answer.said().starts_with("token-0"), "{answer:?}");
