@@ -50,6 +50,18 @@ pub async fn send(client: &Client, wake: &WakeMessage) -> Result<(), BusError> {
     Ok(())
 }
 
+/// Sends a wake to its agent again, without waiting for the acknowledgement: a sweep has others to see to.
+///
+/// # Errors
+/// When the connection is closed.
+pub async fn send_again(client: &Client, wake: &WakeMessage) -> Result<(), BusError> {
+    let payload = serde_json::to_vec(wake).map_err(BusError::unavailable)?;
+    client
+        .publish(subjects::wake(&wake.provider), payload.into())
+        .await
+        .map_err(BusError::unavailable)
+}
+
 /// An agent's wakes.
 pub struct Wakes {
     client: Client,

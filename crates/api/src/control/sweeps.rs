@@ -101,8 +101,8 @@ impl Sweeper {
             Status::Waking { .. } if self.is_silent(known) => self.mark_inactive(known).await,
             Status::Waking { .. } => {
                 if let Some(message) = wake_message(&known.provider, known.sequence, now) {
-                    // Not acknowledged: the next sweep sends it again.
-                    let _ = wakes::send(&self.client, &message).await;
+                    // Should it be lost, the next sweep sends it again.
+                    let _ = wakes::send_again(&self.client, &message).await;
                 }
             }
             Status::Active { .. } | Status::Hibernating { .. } => {
