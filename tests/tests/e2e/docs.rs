@@ -86,9 +86,17 @@ fn the_configs_in_the_compose_file_are_ones_that_their_programs_take() {
     let folder = Folder::new();
     let file = folder.path().join("nats.conf");
     fs::write(&file, compose_config("nats")).expect("the config is written");
-    let checked = Command::new(nats_server()).arg("-t").arg("--config").arg(&file).output();
+    let checked = Command::new(nats_server())
+        .arg("-t")
+        .arg("--config")
+        .arg(&file)
+        .output();
     let checked = checked.expect("the server runs");
-    assert!(checked.status.success(), "{}", String::from_utf8_lossy(&checked.stderr));
+    assert!(
+        checked.status.success(),
+        "{}",
+        String::from_utf8_lossy(&checked.stderr)
+    );
 }
 
 #[test]
@@ -101,7 +109,11 @@ fn every_relative_link_leads_to_a_file() {
             if file.is_empty() || file.contains("://") {
                 continue;
             }
-            assert!(folder.join(file).exists(), "{}: {link} leads nowhere", path.display());
+            assert!(
+                folder.join(file).exists(),
+                "{}: {link} leads nowhere",
+                path.display()
+            );
             followed += 1;
         }
     }
