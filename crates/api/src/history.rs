@@ -96,6 +96,7 @@ impl JournalRows {
     }
 }
 
+#[expect(clippy::needless_pass_by_value, reason = "it is what `map_err` hands over")]
 fn unavailable(error: BusError) -> RowsError {
     RowsError::Unavailable(error.to_string())
 }

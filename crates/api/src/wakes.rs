@@ -82,7 +82,7 @@ pub enum WakeError {
         /// The wake; `None` when none was tried.
         wake_id: Option<WakeId>,
         /// Why.
-        failure: WakeFailure,
+        failure: Box<WakeFailure>,
         /// When a next wake may be tried, if one is held back.
         retry_after: Option<Duration>,
         /// How long this caller waited.
@@ -96,7 +96,7 @@ pub enum WakeError {
         /// The wake.
         wake_id: WakeId,
         /// What is known of it.
-        failure: WakeFailure,
+        failure: Box<WakeFailure>,
         /// How long this caller waited.
         spent: Duration,
     },
@@ -397,7 +397,7 @@ fn held(id: &ProviderId, provider: &Registered, at: Timestamp) -> WakeError {
     WakeError::Failed {
         provider: id.clone(),
         wake_id: provider.wakes.last().map(|wake| wake.id),
-        failure: provider.failures.last.clone().unwrap_or_else(unknown),
+        failure: Box::new(provider.failures.last.clone().unwrap_or_else(unknown)),
         retry_after: provider.failures.hold_at(at),
         spent: Duration::ZERO,
     }
@@ -418,7 +418,7 @@ fn refused(id: &ProviderId, error: CommandError<Rejection>) -> WakeError {
             failures,
         }) => {
             let unknown = || WakeFailure::new(WakeFailureKind::Recipe, "wake", "earlier wakes failed");
-            let failure = failures.last.unwrap_or_else(unknown);
+            let failure = Box::new(failures.last.unwrap_or_else(unknown));
             let (wake_id, spent) = (None, Duration::ZERO);
             WakeError::Failed {
                 provider,
@@ -478,39 +478,40 @@ enum Seen {
 
 impl Waited {
     fn look(&mut self, known: &Known) -> Result<Seen, WakeError> {
-        match &known.provider.status {
+        let status = &known.provider.status;
+        let ours_goes_on = status
+            .wake()
+            .is_some_and(|wake| self.wake.is_none_or(|id| id == wake.id));
+        let awake = matches!(status, Status::Active { .. });
+        if !ours_goes_on
+            && !awake
+            && let Some(error) = self.outcome(known)
+        {
+            return Err(error);
+        }
+        match status {
             Status::Active { .. } => Ok(Seen::Awake),
-            Status::Inactive { reason, since_ms, .. } => match self.outcome(known) {
-                Some(error) => Err(error),
-                None => Err(WakeError::Inactive {
-                    provider: self.provider.clone(),
-                    reason: *reason,
-                    since: *since_ms,
-                }),
-            },
-            Status::Waking { wake } if self.wake.is_none_or(|id| id == wake.id) => {
+            // Should ours have succeeded and been lost again, the next one is joined.
+            Status::Waking { wake } => {
                 self.wake = Some(wake.id);
                 Ok(Seen::Waking)
             }
-            // Another wake is in flight: ours has ended. A success that was lost again joins the next.
-            Status::Waking { wake } => match self.outcome(known) {
-                Some(error) => Err(error),
-                None => {
-                    self.wake = Some(wake.id);
-                    Ok(Seen::Waking)
-                }
-            },
-            Status::Hibernating { .. } => match self.outcome(known) {
-                Some(error) => Err(error),
-                None => Ok(Seen::Asleep),
-            },
+            Status::Hibernating { .. } => Ok(Seen::Asleep),
+            Status::Inactive { reason, since_ms, .. } => {
+                let provider = self.provider.clone();
+                Err(WakeError::Inactive {
+                    provider,
+                    reason: *reason,
+                    since: *since_ms,
+                })
+            }
         }
     }
 
     /// Why the wake that was waited for failed, if it did.
     fn outcome(&self, known: &Known) -> Option<WakeError> {
         let wake_id = self.wake?;
-        let failure = known.provider.ended_wake(wake_id)?.failure.clone()?;
+        let failure = Box::new(known.provider.ended_wake(wake_id)?.failure.clone()?);
         let (provider, spent) = (self.provider.clone(), self.begun.elapsed());
         Some(match failure.kind {
             WakeFailureKind::TimedOut => WakeError::TimedOut {

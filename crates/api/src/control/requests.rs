@@ -300,6 +300,7 @@ fn bounded(outcome: WakeOutcome) -> WakeOutcome {
     }
 }
 
+#[expect(clippy::needless_pass_by_value, reason = "it is what `map_err` hands over")]
 fn unavailable(error: BusError) -> Refusal {
     Refusal::Unavailable {
         reason: error.to_string(),

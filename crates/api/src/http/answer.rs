@@ -208,7 +208,7 @@ fn of_wake(error: &WakeError) -> Answer {
         } => {
             let late = WakeFailure {
                 kind: WakeFailureKind::TimedOut,
-                ..failure.clone()
+                ..WakeFailure::clone(failure)
             };
             ended(provider, &late, *spent)
                 .retry_in(1)

@@ -19,11 +19,11 @@ fn failed() -> WakeError {
     WakeError::Failed {
         provider: id("gpu-box/vllm"),
         wake_id: Some(WakeId(uuid::Uuid::now_v7())),
-        failure: WakeFailure::new(
+        failure: Box::new(WakeFailure::new(
             WakeFailureKind::Recipe,
             "step 1 http",
             "the controller answered 500",
-        ),
+        )),
         retry_after: None,
         spent: Duration::from_secs(1),
     }

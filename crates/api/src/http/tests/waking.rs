@@ -15,7 +15,11 @@ fn failed(kind: WakeFailureKind, wake_id: Option<WakeId>) -> WakeError {
     WakeError::Failed {
         provider: id("gpu-box/vllm"),
         wake_id,
-        failure: WakeFailure::new(kind, "step 1 http", "the controller answered 500"),
+        failure: Box::new(WakeFailure::new(
+            kind,
+            "step 1 http",
+            "the controller answered 500",
+        )),
         retry_after: wake_id.is_none().then(|| Duration::from_millis(3_200)),
         spent: Duration::from_millis(1_500),
     }
@@ -76,7 +80,7 @@ async fn a_failed_wake_says_what_failed_where_and_what_to_do() {
             WakeError::TimedOut {
                 provider: id("gpu-box/vllm"),
                 wake_id: wake,
-                failure: late,
+                failure: Box::new(late),
                 spent: Duration::from_secs(65),
             },
             504,
