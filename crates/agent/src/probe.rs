@@ -105,14 +105,21 @@ impl Probe {
     /// What the last probe found.
     pub async fn await_available(&self, deadline: Instant) -> Result<(), Unavailable> {
         let mut pause = FIRST_PAUSE;
+        let mut seen = None;
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
             let Verdict::Unavailable(why) = self.check_within(self.timeout.min(left)).await else {
                 return Ok(());
             };
-            if Instant::now() + pause >= deadline {
+            let now = Instant::now();
+            if now >= deadline {
+                // Cut short by the deadline: the one before says more.
+                return Err(seen.unwrap_or(why));
+            }
+            if now + pause >= deadline {
                 return Err(why);
             }
+            seen = Some(why);
             sleep(pause).await;
             pause = (pause * 2).min(self.pause_cap);
         }

@@ -336,7 +336,7 @@ async fn what_a_command_leaves_running_is_ended_before_the_next_step() {
 
 /// A recipe that serves this program as a backend, and the backend's base URL.
 async fn serve_recipe(program: &str, args: &str, rest: &str) -> String {
-    let url = Backend::closed_url().await;
+    let url = Backend::free_url().await;
     let address = url.trim_start_matches("http://");
     let args = args.replace("ADDRESS", address);
     format!(

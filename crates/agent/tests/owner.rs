@@ -8,7 +8,7 @@ mod control;
 #[path = "control/owned.rs"]
 mod owned;
 
-use backend::{Backend, eventually};
+use backend::{Backend, Closed, eventually};
 use control::{Control, EPOCH, now};
 use owned::Owned;
 use reveille_domain::{
@@ -45,8 +45,8 @@ async fn a_provider_is_registered_as_its_backend_is_found() {
         .await;
     backend.wake_up();
     Owned::start(&woken_by(&backend, "/wake")).until(Active).await;
-    let closed = Backend::closed_url().await;
-    Owned::start(&format!("base_url = \"{closed}\"\nmodels = [\"m\"]"))
+    let closed = Closed::claim();
+    Owned::start(&format!("base_url = \"{}\"\nmodels = [\"m\"]", closed.url))
         .until(Active)
         .await;
 }
@@ -177,16 +177,19 @@ async fn an_agent_taken_for_lost_resumes() {
     backend.wake_up();
     let owned = Owned::start(&seldom_probed(&backend, "/wake"));
     owned.until(Active).await;
-    let lost = ProviderCommand::MarkInactive {
-        epoch: EPOCH,
-        last_heartbeat: now(),
-        at: now(),
+    let taken_for_lost = || {
+        let at = now();
+        owned.control.execute(&ProviderCommand::MarkInactive {
+            epoch: EPOCH,
+            last_heartbeat: at,
+            at,
+        });
+        assert_eq!(owned.control.status(), Some(Inactive));
     };
-    owned.control.execute(&lost);
-    assert_eq!(owned.control.status(), Some(Inactive));
+    taken_for_lost();
     owned.handle.resume();
     owned.until(Active).await;
-    owned.control.execute(&lost);
+    taken_for_lost();
     owned.handle.reconnected();
     owned.until(Active).await;
 }
@@ -298,8 +301,8 @@ async fn models_are_discovered_and_remembered_while_the_backend_sleeps() {
     owned.until(Active).await;
     assert_eq!(published(&owned), expected);
 
-    let closed = Backend::closed_url().await;
-    let owned = Owned::with(Control::new(), &config(&closed), Some(directory.path()));
+    let closed = Closed::claim();
+    let owned = Owned::with(Control::new(), &config(&closed.url), Some(directory.path()));
     owned.until(Hibernating).await;
     assert_eq!(published(&owned), expected);
 }

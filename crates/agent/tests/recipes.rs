@@ -3,7 +3,7 @@
 #[expect(dead_code, reason = "the tests of owners and sessions use the rest")]
 mod backend;
 
-use backend::{Backend, outcome, provider, runner, wake};
+use backend::{Backend, Closed, outcome, provider, runner, wake};
 use reveille_agent::{
     probe::{Probe, Verdict},
     recipe::{Outcome, Run},
@@ -79,21 +79,27 @@ async fn steps_run_in_order_and_stop_at_the_first_that_fails() {
 #[tokio::test]
 async fn failed_requests_have_short_reasons_without_urls() {
     let backend = Backend::start().await;
-    let closed = Backend::closed_url().await;
-    for (url, reason) in [
-        (format!("{}/redirect", backend.url), "HTTP status 307"),
+    let closed = Closed::claim();
+    for (url, timeout, reason) in [
+        (format!("{}/redirect", backend.url), "1m", "HTTP status 307"),
         (
             format!("{}/hang?key={CANARY}", backend.url),
+            "200ms",
             "no answer within 200ms",
         ),
-        (format!("{closed}/?key={CANARY}"), "connection refused"),
+        (
+            format!("{}/?key={CANARY}", closed.url),
+            "1m",
+            "connection refused",
+        ),
         (
             format!("{}/drop?key={CANARY}", backend.url),
+            "1m",
             "the connection broke",
         ),
     ] {
         let outcome = run(&format!(
-            "base_url = \"{}\"\n[provider.wake]\ntype = \"http\"\ntimeout = \"200ms\"\nurl = \"{url}\"",
+            "base_url = \"{}\"\n[provider.wake]\ntype = \"http\"\ntimeout = \"{timeout}\"\nurl = \"{url}\"",
             backend.url
         ))
         .await;
@@ -173,12 +179,15 @@ async fn verdict(rest: &str) -> Verdict {
 
 #[tokio::test]
 async fn a_probe_tells_asleep_from_unreachable() {
-    let backend = Backend::start().await;
+    let (backend, closed) = (Backend::start().await, Closed::claim());
     let at = |path: &str, expect: &str| {
-        format!(
-            "base_url = \"{}/v1/\"\nprobe = {{ path = \"{path}\", timeout = \"200ms\"{expect} }}",
-            backend.url
-        )
+        let timeout = if matches!(path, "/hang" | "/trickle") {
+            "200ms"
+        } else {
+            "1m"
+        };
+        let url = &backend.url;
+        format!("base_url = \"{url}/v1/\"\nprobe = {{ path = \"{path}\", timeout = \"{timeout}\"{expect} }}")
     };
     let awake = ", expect = { is_sleeping = false }";
     for (config, reason, sleep) in [
@@ -207,7 +216,7 @@ async fn a_probe_tells_asleep_from_unreachable() {
         (at("/fail", ""), "HTTP status 500", SleepReason::Unreachable),
         (at("/drop", ""), "the connection broke", SleepReason::Unreachable),
         (
-            format!("base_url = \"{}\"", Backend::closed_url().await),
+            format!("base_url = \"{}\"", closed.url),
             "connection refused",
             SleepReason::Unreachable,
         ),

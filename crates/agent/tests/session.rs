@@ -6,7 +6,7 @@ mod backend;
 #[expect(dead_code, reason = "the tests of owners use the rest")]
 mod control;
 
-use backend::{Backend, KEY, eventually};
+use backend::{Backend, Closed, KEY, eventually};
 use bytes::Bytes;
 use control::{Control, EPOCH};
 use futures::StreamExt;
@@ -227,8 +227,8 @@ async fn a_backend_that_refuses_the_connection_is_reported_asleep() {
 
 #[tokio::test]
 async fn without_a_recipe_a_backend_that_is_down_is_unavailable() {
-    let closed = Backend::closed_url().await;
-    let world = World::start(&format!("base_url = \"{closed}\"\nmodels = [\"m\"]")).await;
+    let closed = Closed::claim();
+    let world = World::start(&format!("base_url = \"{}\"\nmodels = [\"m\"]", closed.url)).await;
     world.until(Active).await;
     assert_eq!(
         world.fault("/v1/chat/completions").await.code,

@@ -54,33 +54,23 @@ impl fmt::Display for BaseUrl {
     }
 }
 
-/// Where the hub's NATS is; plaintext only on loopback unless it was allowed.
+/// Where the hub's NATS is: one URL, or those of a cluster's servers with commas between them. Plaintext only on loopback
+/// unless it was allowed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NatsUrl(String);
 
 impl NatsUrl {
-    /// Reads a NATS URL from the config or the command line.
+    /// Reads a NATS URL, or several, from the config or the command line.
     ///
     /// # Errors
     /// Says what is wrong, without the URL: another scheme than `nats` or `tls`, credentials or a path in it,
     /// or plaintext to another machine without `allow_plaintext`.
     pub fn parse(raw: &str, allow_plaintext: bool) -> Result<Self, &'static str> {
-        let url =
-            Url::parse(raw).map_err(|_| "is not a URL; write tls://host:4222 or nats://127.0.0.1:4222")?;
-        if !matches!(url.scheme(), "nats" | "tls") {
-            return Err("must begin with tls:// or nats://");
-        }
-        refuse_extras(&url)?;
-        if url.query().is_some() || !matches!(url.path(), "" | "/") {
-            return Err("has no path or query");
-        }
-        if url.scheme() == "nats" && !allow_plaintext && !is_loopback(&url) {
-            return Err(
-                "would send everything in plaintext to another machine; use tls://, \
-                        or set allow_plaintext = true in [agent]",
-            );
-        }
-        Ok(Self(url.as_str().trim_end_matches('/').to_owned()))
+        let urls: Result<Vec<_>, _> = raw
+            .split(',')
+            .map(|url| nats_url(url.trim(), allow_plaintext))
+            .collect();
+        Ok(Self(urls?.join(",")))
     }
 
     /// The URL as text.
@@ -88,6 +78,22 @@ impl NatsUrl {
     pub fn as_str(&self) -> &str {
         &self.0
     }
+}
+
+fn nats_url(raw: &str, allow_plaintext: bool) -> Result<String, &'static str> {
+    let url = Url::parse(raw).map_err(|_| "is not a URL; write tls://host:4222 or nats://127.0.0.1:4222")?;
+    if !matches!(url.scheme(), "nats" | "tls") {
+        return Err("must begin with tls:// or nats://");
+    }
+    refuse_extras(&url)?;
+    if url.query().is_some() || !matches!(url.path(), "" | "/") {
+        return Err("has no path or query");
+    }
+    if url.scheme() == "nats" && !allow_plaintext && !is_loopback(&url) {
+        return Err("would send everything in plaintext to another machine; use tls://, \
+                    or set allow_plaintext = true in [agent]");
+    }
+    Ok(url.as_str().trim_end_matches('/').to_owned())
 }
 
 /// An absolute `http` or `https` URL without credentials or fragment.
@@ -171,6 +177,23 @@ mod tests {
             "nats://",
         ] {
             assert!(NatsUrl::parse(raw, true).is_err(), "{raw}");
+        }
+    }
+
+    #[test]
+    fn the_servers_of_a_cluster_are_named_with_commas_and_each_is_looked_at() {
+        let cluster = NatsUrl::parse("tls://a.example:4222, tls://b.example:4222/,nats://localhost", false);
+        assert_eq!(
+            cluster.expect("legal").as_str(),
+            "tls://a.example:4222,tls://b.example:4222,nats://localhost"
+        );
+        for raw in [
+            "nats://localhost,nats://b.example",
+            "tls://a.example,tls://user:secret@b.example",
+            "tls://a.example,",
+            "tls://a.example;tls://b.example",
+        ] {
+            assert!(NatsUrl::parse(raw, false).is_err(), "{raw}");
         }
     }
 }

@@ -22,7 +22,12 @@ use std::{
     },
     time::Duration,
 };
-use tokio::{net::TcpListener, sync::Notify, task::JoinHandle, time::sleep};
+use tokio::{
+    net::{TcpListener, TcpSocket},
+    sync::Notify,
+    task::JoinHandle,
+    time::sleep,
+};
 
 /// The key that `/v1/models` asks for.
 pub const KEY: &str = "backend-key";
@@ -44,6 +49,21 @@ pub struct Backend {
     server: JoinHandle<std::io::Result<()>>,
 }
 
+/// A URL where nobody listens, nor can begin to while this lives.
+pub struct Closed {
+    pub url: String,
+    _socket: TcpSocket,
+}
+
+impl Closed {
+    pub fn claim() -> Self {
+        let socket = TcpSocket::new_v4().expect("a socket");
+        socket.bind(([127, 0, 0, 1], 0).into()).expect("a port");
+        let url = format!("http://{}", socket.local_addr().expect("an address"));
+        Self { url, _socket: socket }
+    }
+}
+
 impl Backend {
     pub async fn start() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
@@ -53,8 +73,8 @@ impl Backend {
         Self { url, seen, server }
     }
 
-    /// A URL where nobody listens.
-    pub async fn closed_url() -> String {
+    /// A URL where somebody may begin to listen.
+    pub async fn free_url() -> String {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         format!("http://{}", listener.local_addr().expect("an address"))
     }
