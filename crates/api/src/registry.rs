@@ -238,8 +238,8 @@ impl Table {
     fn take(&mut self, entry: &Entry) {
         match &entry.commit {
             Ok((_, AnyCommit::Agent(commit))) => {
-                if let reveille_domain::Agent::Connected(session) = &commit.state {
-                    self.agents.insert(session.name.clone(), session.epoch);
+                if let Some(name) = commit.state.name() {
+                    self.agents.insert(name.clone(), commit.state.epoch());
                 }
             }
             Ok((_, AnyCommit::Provider(commit))) => self.take_provider(&commit.state, entry.sequence),

@@ -13,7 +13,7 @@ mod spec;
 mod time;
 mod wake;
 
-pub use agent::{Agent, AgentCommand, AgentEvent, AgentRejection, Session};
+pub use agent::{AdvanceReason, Agent, AgentCommand, AgentEvent, AgentRejection, Fence, Session};
 pub use names::{
     AgentName, InvalidName, MAX_MODEL_NAME_BYTES, MAX_TOKEN_BYTES, ModelName, ProviderId, ProviderName,
 };

@@ -2,9 +2,9 @@
 //! only by addition; a change of meaning is a new version with snapshots of its own.
 
 use reveille_domain::{
-    Agent, AgentEvent, AgentName, Epoch, Failures, ModelName, Provider, ProviderEvent, ProviderId,
-    ProviderSpec, RecipeKind, ReportId, ReportSeq, SessionId, SleepReason, Stage, Timestamp, Wake, WakeCause,
-    WakeFailure, WakeFailureKind, WakeId, WakeOutcome, WakeSpec,
+    AdvanceReason, Agent, AgentEvent, AgentName, Epoch, Failures, ModelName, Provider, ProviderEvent,
+    ProviderId, ProviderSpec, RecipeKind, ReportId, ReportSeq, SessionId, SleepReason, Stage, Timestamp,
+    Wake, WakeCause, WakeFailure, WakeFailureKind, WakeId, WakeOutcome, WakeSpec,
     provider::{InactiveReason, RegisteredAs, Resting},
 };
 use serde::{Serialize, de::DeserializeOwned};
@@ -300,6 +300,17 @@ fn agent_events_and_states_are_written_and_read_as_ever() {
     golden(
         "agent_state_connected",
         &Agent::default().evolve(&first).evolve(&second),
+    );
+    let advanced = AgentEvent::AgentEpochAdvanced {
+        name: AgentName::parse("gpu-box").expect("legal"),
+        epoch: Epoch(1_000_002),
+        reason: AdvanceReason::JournalRestored,
+        at_ms: at(70),
+    };
+    golden("agent_epoch_advanced", &advanced);
+    golden(
+        "agent_state_fenced",
+        &Agent::default().evolve(&first).evolve(&second).evolve(&advanced),
     );
 }
 

@@ -77,7 +77,10 @@ async fn a_command_that_comes_again_takes_effect_once() {
     }
     let AgentCommand::Connect {
         name, version, at, ..
-    } = connect();
+    } = connect()
+    else {
+        panic!("not a connect")
+    };
     // Another session, so that only the command's id can tell that it was there before.
     let session = reveille_domain::SessionId(uuid::Uuid::now_v7());
     let command = AgentCommand::Connect {

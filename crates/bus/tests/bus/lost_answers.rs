@@ -106,7 +106,9 @@ async fn what_a_writer_is_told_through_a_servers_death_is_what_the_journal_holds
                 let mut told = vec![];
                 while !*stopped.borrow() {
                     let (meta, command) = (meta(0), connect());
-                    let AgentCommand::Connect { session, .. } = &command;
+                    let AgentCommand::Connect { session, .. } = &command else {
+                        panic!("not a connect")
+                    };
                     let session = *session;
                     let done = journal.execute::<Agent>(&agent_key(), command, &meta).await;
                     told.push((meta, session, done.map(|done| done.sequence)));

@@ -6,8 +6,8 @@ mod steps;
 use journal::Journal;
 use proptest::prelude::*;
 use reveille_domain::{
-    Agent, AgentCommand, AgentEvent, AgentName, Epoch, Provider, ProviderCommand, Rejection, SessionId,
-    Timestamp,
+    AdvanceReason, Agent, AgentCommand, AgentEvent, AgentName, Epoch, Provider, ProviderCommand, Rejection,
+    SessionId, Timestamp,
 };
 use std::{collections::HashSet, time::Duration};
 use steps::{Step, step};
@@ -94,33 +94,48 @@ proptest! {
     }
 
     #[test]
-    fn an_agent_numbers_its_sessions_one_by_one(sessions in proptest::collection::vec(0..12_u128, 1..80)) {
+    fn an_agents_epochs_rise_one_by_one_or_by_an_advance(
+        steps in proptest::collection::vec((0..12_u128, proptest::option::weighted(0.1, 0..50_u64)), 1..80),
+    ) {
         let mut agent = Agent::default();
-        let (mut events, mut accepted) = (vec![], vec![]);
-        for session in sessions {
-            let session = SessionId(Uuid::from_u128(session));
-            let connect = AgentCommand::Connect {
-                name: AgentName::parse("gpu-box").expect("legal"),
-                session,
-                version: "v".repeat(10_000),
-                at: Timestamp::from_millis(1),
+        let (mut events, mut accepted, mut current) = (vec![], vec![], None);
+        for (session, advance) in steps {
+            let (session, before) = (SessionId(Uuid::from_u128(session)), agent.epoch());
+            let at = Timestamp::from_millis(1);
+            let command = match advance {
+                Some(to) => AgentCommand::Advance { to: Epoch(to), reason: AdvanceReason::JournalRestored, at },
+                None => AgentCommand::Connect {
+                    name: AgentName::parse("gpu-box").expect("legal"),
+                    session,
+                    version: "v".repeat(10_000),
+                    at,
+                },
             };
-            // Whoever was accepted before is the current session or was superseded for good.
-            match agent.decide(&connect) {
-                Err(_) => prop_assert!(accepted.contains(&session) && accepted.last() != Some(&session)),
-                Ok(new) if new.is_empty() => prop_assert_eq!(accepted.last(), Some(&session)),
-                Ok(new) => {
-                    prop_assert!(!accepted.contains(&session));
-                    accepted.push(session);
+            match (agent.decide(&command), advance) {
+                // Whoever was accepted before is the current session or was superseded for good.
+                (Err(_), _) => prop_assert!(advance.is_none() && accepted.contains(&session) && current != Some(session)),
+                (Ok(new), None) if new.is_empty() => prop_assert_eq!(current, Some(session)),
+                (Ok(new), Some(to)) if new.is_empty() => prop_assert!(before >= Epoch(to) || accepted.is_empty()),
+                (Ok(new), _) => {
                     for event in new {
-                        let AgentEvent::AgentConnected { epoch, .. } = &event;
-                        prop_assert_eq!(*epoch, Epoch(accepted.len() as u64));
+                        match &event {
+                            AgentEvent::AgentConnected { epoch, .. } => {
+                                prop_assert!(!accepted.contains(&session));
+                                prop_assert_eq!(*epoch, before.next());
+                                accepted.push(session);
+                                current = Some(session);
+                            }
+                            AgentEvent::AgentEpochAdvanced { epoch, .. } => {
+                                prop_assert!(*epoch > before);
+                                current = None;
+                            }
+                        }
                         agent = agent.evolve(&event);
                         events.push(event);
                     }
                 }
             }
-            prop_assert_eq!(agent.epoch(), Epoch(accepted.len() as u64));
+            prop_assert!(agent.epoch() >= before);
             prop_assert_eq!(&through_json(&agent), &agent);
             prop_assert!(serde_json::to_string(&agent).expect("serializes").len() < 2048);
         }
