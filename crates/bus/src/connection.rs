@@ -165,11 +165,14 @@ fn check_version(found: &str) -> Result<(), BusError> {
 }
 
 fn servers(url: &str) -> Result<Vec<ServerAddr>, BusError> {
-    let parse = |one: &str| {
-        one.trim().parse().map_err(|error| BusError::Address {
-            url: redacted(one),
-            reason: format!("{error}"),
-        })
+    let illegal = |one: &str, reason: String| BusError::Address {
+        url: redacted(one),
+        reason,
+    };
+    let parse = |one: &str| match one.trim().parse::<ServerAddr>() {
+        Ok(server) if server.host().is_empty() => Err(illegal(one, "it names no host".to_owned())),
+        Ok(server) => Ok(server),
+        Err(error) => Err(illegal(one, error.to_string())),
     };
     url.split(',').map(parse).collect()
 }

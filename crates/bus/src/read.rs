@@ -1,16 +1,15 @@
 //! Reading the journal from some sequence up to its end as it is now: for queries that go further back than a fold.
 
 use crate::{
-    AggregateId, BusError, Checkpoint, Entry, Journal, commit::CommitHash, follow, streams::JOURNAL_STREAM,
+    AggregateId, BusError, Checkpoint, Entry, Journal, commit::CommitHash, follow, in_order::InOrder,
+    streams::JOURNAL_STREAM,
 };
-use async_nats::jetstream::{
-    consumer::{DeliverPolicy, pull::OrderedConfig},
-    stream::RawMessageErrorKind,
-};
+use async_nats::jetstream::{consumer::DeliverPolicy, stream::RawMessageErrorKind};
 use futures::{Stream, StreamExt, stream};
 
 impl Journal {
-    /// The commits after `after_seq`, of one aggregate or of all, up to what is the journal's end now.
+    /// The commits after `after_seq`, of one aggregate or of all, up to what is the journal's end now. When NATS is lost
+    /// on the way, the last thing is an error.
     ///
     /// # Errors
     /// When NATS isn't available.
@@ -31,32 +30,20 @@ impl Journal {
         if head <= after_seq {
             return Ok(stream::empty().left_stream());
         }
-        let config = OrderedConfig {
-            filter_subject: aggregate
-                .map_or_else(|| crate::subjects::EVENTS.to_owned(), AggregateId::subject),
-            deliver_policy: DeliverPolicy::ByStartSequence {
-                start_sequence: after_seq + 1,
-            },
-            ..OrderedConfig::default()
+        let subjects = aggregate.map_or_else(|| crate::subjects::EVENTS.to_owned(), AggregateId::subject);
+        let from = DeliverPolicy::ByStartSequence {
+            start_sequence: after_seq + 1,
         };
-        let consumer = stream
-            .create_consumer(config)
-            .await
-            .map_err(BusError::unavailable)?;
-        let messages = consumer.messages().await.map_err(BusError::unavailable)?;
-        let entries = messages.map(|message| follow::entry(&message.map_err(BusError::unavailable)?));
+        let messages = InOrder::read(&stream, &subjects, from).await?;
         // The consumer would wait for more after the last one.
-        let entries = stream::unfold(
-            (Box::pin(entries), false),
-            move |(mut entries, ended)| async move {
-                if ended {
-                    return None;
-                }
-                let entry = entries.next().await?;
-                let ended = entry.as_ref().map_or(true, |entry| entry.sequence >= head);
-                Some((entry, (entries, ended)))
-            },
-        );
+        let entries = stream::unfold(Some(messages), move |messages| async move {
+            let mut messages = messages?;
+            let message = messages.next().await;
+            let entry = message.and_then(|message| follow::entry(&message));
+            let ended = entry.as_ref().map_or(true, |entry| entry.sequence >= head);
+            Some((entry, (!ended).then_some(messages)))
+        });
+        let entries = Box::pin(entries);
         Ok(entries.right_stream())
     }
 

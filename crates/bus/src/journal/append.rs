@@ -226,3 +226,32 @@ pub(super) fn pause(attempt: u32) -> Duration {
         .min(LONGEST_PAUSE);
     pause.mul_f64(rand::random_range(0.5..=1.0))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn answer(ack: &str) -> Answer {
+        serde_json::from_str::<PubAck>(ack).expect("an answer").into()
+    }
+
+    fn refusal(code: u64) -> Answer {
+        answer(&format!(
+            r#"{{"error":{{"code":400,"err_code":{code},"description":"why"}},"stream":"S","seq":0}}"#
+        ))
+    }
+
+    #[test]
+    fn every_answer_of_a_server_is_understood() {
+        assert!(matches!(answer(r#"{"stream":"S","seq":7}"#), Answer::Stored(7)));
+        let duplicate = answer(r#"{"stream":"S","seq":7,"duplicate":true}"#);
+        assert!(matches!(duplicate, Answer::Duplicate));
+        // What one server and what a cluster say of a lost race.
+        assert!(matches!(refusal(10071), Answer::Conflict));
+        assert!(matches!(refusal(10164), Answer::Conflict));
+        assert!(matches!(refusal(10054), Answer::TooLarge));
+        assert!(matches!(refusal(10077), Answer::Refused(reason) if reason.contains("why")));
+        // Nothing that can be relied on.
+        assert!(matches!(answer("{}"), Answer::None(_)));
+    }
+}

@@ -8,7 +8,7 @@ use futures::StreamExt;
 use reveille_bus::{
     BusError, CommandError, CommitMeta, Expected, FACTS, JOURNAL_STREAM, Journal, commit::RECENT_COMMANDS,
 };
-use reveille_domain::{Agent, AgentCommand, Provider, Rejection};
+use reveille_domain::{Agent, Provider, Rejection};
 use std::time::Duration;
 
 #[tokio::test]
@@ -67,28 +67,13 @@ async fn a_command_that_comes_again_takes_effect_once() {
     let (_nats, connection, journal) = journal().await;
     let id = agent_key();
     let (command, meta_once) = (connect(), meta(0));
-    let first = journal
-        .execute::<Agent>(&id, command.clone(), &meta_once)
-        .await
-        .unwrap();
+    let first = journal.execute::<Agent>(&id, command, &meta_once).await.unwrap();
     // As many other commands as are remembered come in between.
     for _ in 0..RECENT_COMMANDS {
         commit(&journal, &id).await;
     }
-    let AgentCommand::Connect {
-        name, version, at, ..
-    } = connect()
-    else {
-        panic!("not a connect")
-    };
     // Another session, so that only the command's id can tell that it was there before.
-    let session = reveille_domain::SessionId(uuid::Uuid::now_v7());
-    let command = AgentCommand::Connect {
-        name,
-        session,
-        version,
-        at,
-    };
+    let command = connect();
     let again = journal.execute::<Agent>(&id, command, &meta_once).await.unwrap();
     assert!(again.events.is_empty());
     let all = stored(&connection).await;
@@ -307,4 +292,40 @@ async fn acknowledged_commits_survive_a_killed_server_byte_for_byte() {
     };
     assert_eq!(bytes(&before), bytes(&after));
     commit(&Journal::new(again.jetstream()), &agent_key()).await;
+}
+
+#[tokio::test]
+async fn a_part_of_the_journal_is_read_to_its_end_and_no_further() {
+    let (nats, _connection, journal) = journal().await;
+    let (one, two) = (named("one"), named("two"));
+    for id in [&one, &two, &one, &one] {
+        commit(&journal, id).await;
+    }
+    for (after, of, expected) in [
+        (0, None, vec![1, 2, 3, 4]),
+        (2, None, vec![3, 4]),
+        (4, None, vec![]),
+        (9, None, vec![]),
+        (0, Some(&one), vec![1, 3, 4]),
+        (1, Some(&two), vec![2]),
+        (2, Some(&two), vec![]),
+        (0, Some(&agent_key()), vec![]),
+    ] {
+        let entries = journal.read(after, of).await.unwrap();
+        let read = entries.map(|entry| entry.unwrap().sequence).collect::<Vec<_>>();
+        let read = tokio::time::timeout(Duration::from_secs(5), read)
+            .await
+            .expect("an end");
+        assert_eq!(read, expected, "after {after} of {of:?}");
+    }
+    assert_eq!(journal.last_sequence().await.unwrap(), 4);
+    // More than is on its way at once, so that a lost server is missed.
+    for _ in 0..600 {
+        commit(&journal, &agent_key()).await;
+    }
+    let entries = journal.read(0, None).await.unwrap();
+    nats.kill9();
+    let read = tokio::time::timeout(Duration::from_secs(15), entries.collect::<Vec<_>>()).await;
+    let read = read.expect("an end, not a wait for the server");
+    assert!(read.last().unwrap().is_err(), "{} were read", read.len());
 }

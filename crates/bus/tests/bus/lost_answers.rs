@@ -5,7 +5,7 @@ use crate::{
     proxy::{Lose, Proxy},
 };
 use reveille_bus::{BusError, CommandError, CommitMeta, Journal, commit::RECENT_COMMANDS};
-use reveille_domain::{Agent, AgentCommand, CommandId};
+use reveille_domain::{Agent, CommandId};
 use std::{collections::HashMap, time::Instant};
 
 #[tokio::test]
@@ -105,13 +105,9 @@ async fn what_a_writer_is_told_through_a_servers_death_is_what_the_journal_holds
             tokio::spawn(async move {
                 let mut told = vec![];
                 while !*stopped.borrow() {
-                    let (meta, command) = (meta(0), connect());
-                    let AgentCommand::Connect { session, .. } = &command else {
-                        panic!("not a connect")
-                    };
-                    let session = *session;
-                    let done = journal.execute::<Agent>(&agent_key(), command, &meta).await;
-                    told.push((meta, session, done.map(|done| done.sequence)));
+                    let meta = meta(0);
+                    let done = journal.execute::<Agent>(&agent_key(), connect(), &meta).await;
+                    told.push((meta, done.map(|done| done.sequence)));
                 }
                 told
             })
@@ -142,7 +138,7 @@ async fn what_a_writer_is_told_through_a_servers_death_is_what_the_journal_holds
     check(&all);
     let held: HashMap<CommandId, u64> = all.iter().map(|s| (s.agent().command_id, s.sequence)).collect();
     let (mut ok, mut unknown) = (0, 0);
-    for (CommitMeta { command_id, .. }, _, told) in &told {
+    for (CommitMeta { command_id, .. }, told) in &told {
         match told {
             Ok(sequence) => {
                 ok += 1;

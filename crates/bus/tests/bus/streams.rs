@@ -16,6 +16,7 @@ use tokio::{
 async fn streams_are_made_once_and_found_from_then_on() {
     let nats = Nats::start().await;
     let connection = open(&nats.url()).await;
+    assert_eq!(*connection.generation().borrow(), 1, "nothing was lost yet");
     let js = connection.jetstream();
     // Several processes start at once.
     let (a, b, c) = tokio::join!(ensure_streams(&js), ensure_streams(&js), ensure_streams(&js));
