@@ -20,7 +20,8 @@ use thiserror::Error;
 
 /// The commit format that is written, and the newest that is read.
 pub const COMMIT_VERSION: u32 = 1;
-/// The format of `state` that is written, and the newest that is read.
+/// The format of `state` that is written, and the only one that is read: a newer one is refused, and instead of an older
+/// one the events are folded again.
 pub const STATE_VERSION: u32 = 1;
 /// How many command ids a commit repeats from those before it, so that an append whose answer was lost is recognised.
 pub const RECENT_COMMANDS: usize = 16;
@@ -83,6 +84,14 @@ pub enum CommitError {
         /// What the commit says.
         found: u32,
         /// The newest that is read.
+        known: u32,
+    },
+    /// Its state has an older format: [`Commit::decode_onto`] folds the events instead.
+    #[error("its state has an older format (state_version {found}, this one reads {known})")]
+    OlderState {
+        /// What the commit says.
+        found: u32,
+        /// The format that is read.
         known: u32,
     },
     /// Not a commit.
@@ -163,9 +172,20 @@ fn malformed(error: impl fmt::Display) -> CommitError {
 
 fn up_to(field: &'static str, found: u32, known: u32) -> Result<(), CommitError> {
     match found {
-        0 => Err(malformed(format!("{field} 0 never was"))),
         _ if found > known => Err(CommitError::Newer { field, found, known }),
         _ => Ok(()),
+    }
+}
+
+impl<'a> Wire<'a> {
+    fn read(payload: &'a [u8]) -> Result<Self, CommitError> {
+        let versions: Versions = serde_json::from_slice(payload).map_err(malformed)?;
+        if versions.v == 0 {
+            return Err(malformed("v 0 never was"));
+        }
+        up_to("v", versions.v, COMMIT_VERSION)?;
+        up_to("state_version", versions.state_version, STATE_VERSION)?;
+        serde_json::from_slice(payload).map_err(malformed)
     }
 }
 
@@ -220,12 +240,33 @@ impl<A: Aggregate> Commit<A> {
     /// Reads a message's bytes.
     ///
     /// # Errors
-    /// When they are no commit, or one that a newer version wrote.
+    /// When they are no commit, or one that a newer version wrote, or one whose state has an older format.
     pub fn decode(payload: &[u8]) -> Result<Self, CommitError> {
-        let versions: Versions = serde_json::from_slice(payload).map_err(malformed)?;
-        up_to("v", versions.v, COMMIT_VERSION)?;
-        up_to("state_version", versions.state_version, STATE_VERSION)?;
-        let wire: Wire<'_> = serde_json::from_slice(payload).map_err(malformed)?;
+        let wire = Wire::read(payload)?;
+        if wire.state_version < STATE_VERSION {
+            return Err(CommitError::OlderState {
+                found: wire.state_version,
+                known: STATE_VERSION,
+            });
+        }
+        let state = serde_json::from_str(wire.state.get()).map_err(malformed)?;
+        Self::of(wire, |_| state)
+    }
+
+    /// Reads a message's bytes, but not its state: that becomes `before` with the events applied.
+    ///
+    /// # Errors
+    /// When they are no commit, or one that a newer version wrote.
+    pub fn decode_onto(payload: &[u8], mut before: A) -> Result<Self, CommitError> {
+        Self::of(Wire::read(payload)?, |events: &[A::Event]| {
+            for event in events {
+                before.apply(event.clone());
+            }
+            before
+        })
+    }
+
+    fn of(wire: Wire<'_>, state: impl FnOnce(&[A::Event]) -> A) -> Result<Self, CommitError> {
         let events: Vec<A::Event> = wire
             .events
             .into_iter()
@@ -242,8 +283,8 @@ impl<A: Aggregate> Commit<A> {
             at: wire.at_ms,
             cause: wire.cause,
             recent_command_ids: wire.recent_command_ids,
+            state: state(&events),
             events,
-            state: serde_json::from_str(wire.state.get()).map_err(malformed)?,
         })
     }
 }
@@ -257,6 +298,9 @@ fn decode_event<A: Aggregate>(event: WireEvent<'_>) -> Result<A::Event, CommitEr
     };
     let text = serde_json::to_string(&tagged).map_err(malformed)?;
     let event: A::Event = serde_json::from_str(&text).map_err(malformed)?;
+    if version == 0 {
+        return Err(malformed("event version 0 never was"));
+    }
     // One of a newer version may look like an older one and mean something else.
     up_to("event version", version, number(&event.event_version())?)?;
     Ok(event)
@@ -307,6 +351,24 @@ impl AnyCommit {
         match aggregate {
             AggregateId::Agent(_) => Commit::decode(payload).map(Self::Agent),
             AggregateId::Provider(_) => Commit::decode(payload).map(Self::Provider),
+        }
+    }
+
+    /// Reads the commit that follows this one, without its state: see [`Commit::decode_onto`].
+    ///
+    /// # Errors
+    /// When the bytes are no commit, or one that a newer version wrote.
+    pub(crate) fn decode_next(&self, payload: &[u8]) -> Result<Self, CommitError> {
+        match self {
+            Self::Agent(last) => Commit::decode_onto(payload, last.state.clone()).map(Self::Agent),
+            Self::Provider(last) => Commit::decode_onto(payload, last.state.clone()).map(Self::Provider),
+        }
+    }
+
+    pub(crate) const fn prev(&self) -> Option<CommitHash> {
+        match self {
+            Self::Agent(commit) => commit.prev,
+            Self::Provider(commit) => commit.prev,
         }
     }
 }

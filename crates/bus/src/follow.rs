@@ -6,6 +6,7 @@ use crate::{
     commit::{AnyCommit, CommitError, CommitHash},
     in_order::InOrder,
     journal,
+    refold::Refold,
     streams::{self, JOURNAL_STREAM},
     subjects,
 };
@@ -98,6 +99,9 @@ pub struct Follower {
     follow: Follow,
     seen: Option<Checkpoint>,
     reading: Option<Reading>,
+    /// A commit that has arrived and isn't told yet.
+    arrived: Option<Entry>,
+    refold: Refold,
     /// Whether nothing was told yet.
     fresh: bool,
     /// Whether [`Followed::CaughtUp`] was told: from then on every commit is, not the latest of each aggregate only.
@@ -129,6 +133,8 @@ impl Follower {
             follow,
             seen,
             reading: None,
+            arrived: None,
+            refold: Refold::default(),
             fresh: true,
             caught_up: false,
         }
@@ -153,6 +159,21 @@ impl Follower {
                 }
                 continue;
             };
+            if let Some(entry) = &mut self.arrived {
+                match self.refold.mend(&reading.stream, entry).await {
+                    Ok(()) => {
+                        self.seen = Some(entry.checkpoint());
+                        if let Some(entry) = self.arrived.take() {
+                            return Ok(Followed::Commit(entry));
+                        }
+                    }
+                    Err(error) => {
+                        self.restart(&error.to_string());
+                        tokio::time::sleep(RESTART_PAUSE).await;
+                    }
+                }
+                continue;
+            }
             let done = self.seen.map_or(0, |seen| seen.sequence);
             if reading.head.is_some_and(|head| head <= done) {
                 reading.head = None;
@@ -162,10 +183,7 @@ impl Follower {
             tokio::select! {
                 message = reading.messages.next() => match message.and_then(|message| entry(&message)) {
                     Ok(entry) if entry.sequence <= done => {}
-                    Ok(entry) => {
-                        self.seen = Some(entry.checkpoint());
-                        return Ok(Followed::Commit(entry));
-                    }
+                    Ok(entry) => self.arrived = Some(entry),
                     Err(error) => self.restart(&error.to_string()),
                 },
                 changed = self.generation.changed() => match changed {
@@ -188,6 +206,8 @@ impl Follower {
             "reading the journal again"
         );
         self.reading = None;
+        // It was not told, so it is read again.
+        self.arrived = None;
     }
 
     /// Makes a consumer behind what was seen, once the journal is known to still hold it.

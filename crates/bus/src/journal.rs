@@ -10,6 +10,7 @@ use crate::{
     AggregateId, BusError, CommandError,
     commit::{AnyCommit, Commit, CommitError, CommitHash, RECENT_COMMANDS},
     in_order::InOrder,
+    refold::{self, Chain},
     streams::{self, JOURNAL_STREAM},
 };
 use append::{Appended, pause};
@@ -188,7 +189,8 @@ impl Journal {
         stream.map_err(BusError::unavailable)
     }
 
-    /// Loads an aggregate from the stream's leader: one read of its last commit.
+    /// Loads an aggregate from the stream's leader: one read of its last commit. If that holds a state of an older
+    /// format, all of its commits are read and folded.
     ///
     /// # Errors
     /// When NATS isn't available, or the commit can't be read.
@@ -206,7 +208,13 @@ impl Journal {
         };
         match read {
             Ok(message) => {
-                let commit = Commit::<A>::decode(&message.payload).map_err(|e| unreadable(id, &e))?;
+                let commit = match Commit::<A>::decode(&message.payload) {
+                    Err(CommitError::OlderState { .. }) => {
+                        refold::refold(&stream, id, message.sequence).await?
+                    }
+                    decoded => decoded,
+                };
+                let commit = commit.map_err(|e| unreadable(id, &e))?;
                 Ok(JournalContext {
                     id: id.clone(),
                     aggregate: commit.state.clone(),
@@ -299,13 +307,13 @@ impl Journal {
         };
         let stream = self.stream().await?;
         let mut messages = InOrder::read(&stream, &id.subject(), DeliverPolicy::All).await?;
-        let mut commits = vec![];
+        let (mut commits, mut chain) = (vec![], Chain::new());
         loop {
             let message = messages.next().await?;
             let sequence = message.info().map_err(BusError::unavailable)?.stream_sequence;
             commits.push((
                 sequence,
-                Commit::decode(&message.payload).map_err(|e| unreadable(id, &e))?,
+                chain.next(&message.payload).map_err(|e| unreadable(id, &e))?,
             ));
             if sequence >= last {
                 return Ok(commits);

@@ -18,6 +18,7 @@ mod in_order;
 mod journal;
 pub mod orders;
 mod read;
+mod refold;
 pub mod relay;
 mod streams;
 mod subjects;

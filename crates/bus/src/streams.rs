@@ -6,7 +6,11 @@ use async_nats::jetstream::{
     context::GetStreamErrorKind,
     stream::{Config, DiscardPolicy, Republish, RetentionPolicy, StorageType},
 };
-use tracing::info;
+use std::{
+    collections::BTreeSet,
+    sync::{Mutex, PoisonError},
+};
+use tracing::{info, warn};
 
 /// The journal: the only source of truth.
 pub const JOURNAL_STREAM: &str = "REVEILLE_EVENTS";
@@ -51,7 +55,8 @@ fn heartbeats() -> Config {
     }
 }
 
-/// Copies of each stream in a cluster. Whoever wants another number makes the streams himself.
+/// Copies of each stream in a cluster. A server can't tell whether it has two peers or still waits for them, so none is
+/// made with fewer: whoever wants another number makes the streams himself.
 const REPLICAS: usize = 3;
 
 /// Makes the streams that are missing (with three replicas in a cluster) and checks those that exist.
@@ -64,19 +69,46 @@ pub async fn ensure_streams(js: &Context) -> Result<(), BusError> {
 }
 
 async fn ensure(js: &Context, name: &'static str, ours: Config) -> Result<(), BusError> {
+    let clustered = js.client().server_info().cluster.is_some();
+    let num_replicas = if clustered { REPLICAS } else { 1 };
     match js.get_stream(name).await {
-        Ok(stream) => check(name, &ours, &stream.cached_info().config),
+        Ok(stream) => {
+            let theirs = &stream.cached_info().config;
+            check(name, &ours, theirs)?;
+            report_replicas(name, theirs.num_replicas, num_replicas);
+            Ok(())
+        }
         Err(error) => match error.kind() {
             GetStreamErrorKind::JetStream(ref api) if is_not_found(api) => {
-                let clustered = js.client().server_info().cluster.is_some();
-                let num_replicas = if clustered { REPLICAS } else { 1 };
                 let config = Config { num_replicas, ..ours };
                 js.create_stream(config).await.map_err(BusError::unavailable)?;
-                info!(nats.stream = name, "made the stream {name}");
+                info!(
+                    nats.stream = name,
+                    stream.replicas = num_replicas,
+                    "made the stream {name}"
+                );
                 Ok(())
             }
             _ => Err(BusError::unavailable(error)),
         },
+    }
+}
+
+/// What was said of replicas: once a process is enough, and every follower ensures its streams.
+static REPORTED: Mutex<BTreeSet<(&str, usize)>> = Mutex::new(BTreeSet::new());
+
+/// Another number of replicas is for the operator to decide, but he may not know of it.
+fn report_replicas(name: &'static str, found: usize, usual: usize) {
+    if found == usual {
+        return;
+    }
+    let mut reported = REPORTED.lock().unwrap_or_else(PoisonError::into_inner);
+    if reported.insert((name, found)) {
+        warn!(
+            nats.stream = name,
+            stream.replicas = found,
+            "the stream {name} has {found} replicas where {usual} are usual: it is used as it is"
+        );
     }
 }
 

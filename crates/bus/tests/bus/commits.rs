@@ -142,6 +142,11 @@ fn a_commit_of_a_newer_reveille_is_told_from_a_malformed_one() {
     );
     let error = Commit::<Provider>::decode(state.as_bytes()).unwrap_err();
     assert_eq!(newer(error), ("state_version", 2));
+    let older = text.replace(r#""state_version":1"#, r#""state_version":0"#);
+    assert_eq!(
+        Commit::<Provider>::decode(older.as_bytes()),
+        Err(CommitError::OlderState { found: 0, known: 1 })
+    );
     let event = text.replacen(r#""version":"1""#, r#""version":"2""#, 1);
     let error = Commit::<Provider>::decode(event.as_bytes()).unwrap_err();
     assert_eq!(newer(error), ("event version", 2));
@@ -168,7 +173,6 @@ fn what_is_no_commit_is_malformed() {
         text.replacen(r#""v":1"#, r#""v":0"#, 1),
         text.replacen(r#""v":1"#, r#""v":-1"#, 1),
         text.replacen(r#""v":1"#, r#""v":1,"v":1"#, 1),
-        text.replace(r#""state_version":1"#, r#""state_version":0"#),
         text.replace(r#""first_event_seq":3"#, r#""first_event_seq":0"#),
         text.replace(r#""aggregate_version":3"#, r#""aggregate_version":0"#),
         text.replace(r#""type":"WakeTimedOut""#, r#""type":"WakeDreamt""#),

@@ -4,6 +4,7 @@
 mod commits;
 mod events;
 mod follow;
+mod golden;
 mod heartbeats;
 mod journal;
 mod lost_answers;
@@ -12,3 +13,4 @@ mod proxy;
 mod races;
 mod store;
 mod streams;
+mod versions;
