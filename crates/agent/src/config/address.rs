@@ -90,8 +90,10 @@ fn nats_url(raw: &str, allow_plaintext: bool) -> Result<String, &'static str> {
         return Err("has no path or query");
     }
     if url.scheme() == "nats" && !allow_plaintext && !is_loopback(&url) {
-        return Err("would send everything in plaintext to another machine; use tls://, \
-                    or set allow_plaintext = true in [agent]");
+        return Err(
+            "would send everything in plaintext to another machine; use tls://, \
+                    or set allow_plaintext = true in [agent]",
+        );
     }
     Ok(url.as_str().trim_end_matches('/').to_owned())
 }
@@ -182,7 +184,10 @@ mod tests {
 
     #[test]
     fn the_servers_of_a_cluster_are_named_with_commas_and_each_is_looked_at() {
-        let cluster = NatsUrl::parse("tls://a.example:4222, tls://b.example:4222/,nats://localhost", false);
+        let cluster = NatsUrl::parse(
+            "tls://a.example:4222, tls://b.example:4222/,nats://localhost",
+            false,
+        );
         assert_eq!(
             cluster.expect("legal").as_str(),
             "tls://a.example:4222,tls://b.example:4222,nats://localhost"
