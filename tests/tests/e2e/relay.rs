@@ -19,7 +19,9 @@ async fn relayed(backend_args: &[&str]) -> (World, Backend, Api, Process) {
     backend.start_and_wait().await;
     let api = world.api().await;
     let url = backend.url();
-    let provider = format!("\n[[provider]]\nname = \"vllm\"\nbase_url = {url:?}\nmodels = [\"stand-in\"]\n");
+    let provider = format!(
+        "\n[[provider]]\nname = \"vllm\"\nbase_url = {url:?}\nmodels = [\"stand-in\"]\nanswer_timeout = \"1s\"\n"
+    );
     let agent = world.agent(&AgentConfig::new("gpu-box").lines(&provider));
     api.wait_for_status("gpu-box/stand-in", "active", SOON).await;
     (world, backend, api, agent)
@@ -73,4 +75,17 @@ async fn a_stream_that_breaks_in_the_middle_ends_with_the_error_event_and_withou
     assert!(answer.said().starts_with("token-0"), "{answer:?}");
     assert!(answer.error_code().is_some(), "{answer:?}");
     assert!(!answer.is_done(), "{answer:?}");
+}
+
+#[tokio::test]
+async fn a_backend_that_takes_a_request_and_says_nothing_is_given_up_with_the_key_to_raise() {
+    let (_world, _backend, api, _agent) = relayed(&["--hang", "inference"]).await;
+    let answer = api.chat("stand-in").await;
+    assert_eq!(
+        (answer.status, answer.error_code().as_str()),
+        (504, "backend_timeout"),
+        "{}",
+        answer.text()
+    );
+    assert!(answer.text().contains("answer_timeout"), "{}", answer.text());
 }

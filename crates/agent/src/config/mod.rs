@@ -23,6 +23,8 @@ use reveille_domain::{AgentName, MAX_MODELS, MAX_TOKEN_BYTES, ModelName, Provide
 use std::{collections::HashSet, fs::File, io::Read, ops::RangeInclusive, path::Path, time::Duration};
 use table::{Source, Table, Value};
 
+/// How long a backend may say nothing to a request: what OpenAI's SDKs wait unless told otherwise.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(600);
 /// How often a heartbeat may be sent. Three missing ones must be less than ten minutes.
 const HEARTBEAT_BOUNDS: RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::from_secs(180);
 
@@ -70,6 +72,8 @@ pub struct ProviderConfig {
     pub api_key: Option<Secret>,
     /// What it publishes; `None` when the backend is to be asked for its models.
     pub models: Option<Vec<ModelConfig>>,
+    /// How long it may say nothing while it works on a request.
+    pub answer_timeout: Duration,
     /// How its availability is found out.
     pub probe: ProbeConfig,
     /// How it is woken; without it, it is active whenever its agent is there.
@@ -224,6 +228,10 @@ fn provider(mut table: Table<'_>, names: &mut Names) -> Result<ProviderConfig, C
         .take("models")
         .map(|value| models(value, &mut names.models))
         .transpose()?;
+    let answer_timeout = table
+        .take("answer_timeout")
+        .map(|value| value.duration())
+        .transpose()?;
     let probe = probe(table.take("probe"), &base_url)?;
     let wake = table
         .take("wake")
@@ -240,6 +248,7 @@ fn provider(mut table: Table<'_>, names: &mut Names) -> Result<ProviderConfig, C
         base_url,
         api_key,
         models,
+        answer_timeout: answer_timeout.unwrap_or(ANSWER_TIMEOUT),
         probe,
         wake,
         sleep,

@@ -13,9 +13,12 @@ use crate::{
 };
 use bytes::{Bytes, BytesMut};
 use futures::{StreamExt, TryStreamExt};
-use http::{HeaderMap, HeaderName, HeaderValue, Method, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use reqwest::{Client, Response};
-use reveille_bus::relay::{FaultCode, Incoming, RelayFault, RequestBody, RequestHead, ResponseHead};
+use reveille_bus::relay::{
+    FaultCode, Incoming, REQUEST_HEADERS, RESPONSE_HEADERS, RelayFault, RequestBody, RequestHead,
+    ResponseHead,
+};
 use reveille_domain::{AgentName, ProviderName};
 use std::{collections::HashMap, time::Duration};
 use tokio::{
@@ -36,22 +39,6 @@ const PATHS: [&str; 9] = [
     "/v1/responses",
     "/v1/score",
 ];
-/// The headers of a request that go to the backend.
-const REQUEST_HEADERS: [HeaderName; 6] = [
-    header::ACCEPT,
-    header::CONTENT_TYPE,
-    HeaderName::from_static("anthropic-beta"),
-    HeaderName::from_static("anthropic-version"),
-    HeaderName::from_static("openai-beta"),
-    HeaderName::from_static("x-request-id"),
-];
-/// The headers of an answer that go back.
-const RESPONSE_HEADERS: [HeaderName; 4] = [
-    header::CONTENT_TYPE,
-    header::CONTENT_LENGTH,
-    header::CACHE_CONTROL,
-    header::RETRY_AFTER,
-];
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 
 /// The largest request body; the API's own limit is lower.
@@ -69,7 +56,6 @@ const SETTLE_LIMIT: Duration = Duration::from_secs(10);
 /// Carries requests to the backends.
 pub struct Relay {
     agent: AgentName,
-    client: Client,
     memory: Memory,
     backends: HashMap<ProviderName, Backend>,
     held: Semaphore,
@@ -78,6 +64,7 @@ pub struct Relay {
 struct Backend {
     config: ProviderConfig,
     handle: Handle,
+    client: Client,
 }
 
 /// A backend's answer, and the request's place there until it is over.
@@ -96,22 +83,26 @@ impl Relay {
         memory: Memory,
         providers: impl IntoIterator<Item = (ProviderConfig, Handle)>,
     ) -> Result<Self, reqwest::Error> {
-        let client = Client::builder()
-            .redirect(reqwest::redirect::Policy::none())
-            .no_proxy()
-            .connect_timeout(CONNECT_TIMEOUT)
-            .pool_idle_timeout(IDLE_CONNECTION)
-            .tcp_nodelay(true)
-            .build()?;
+        let backend = |(config, handle): (ProviderConfig, Handle)| {
+            let client = client(config.answer_timeout)?;
+            Ok((
+                config.name.clone(),
+                Backend {
+                    config,
+                    handle,
+                    client,
+                },
+            ))
+        };
         let backends = providers
             .into_iter()
-            .map(|(config, handle)| (config.name.clone(), Backend { config, handle }));
+            .map(backend)
+            .collect::<Result<_, reqwest::Error>>()?;
         let held = Semaphore::new(MAX_HELD_KIB as usize);
         Ok(Self {
             agent,
-            client,
             memory,
-            backends: backends.collect(),
+            backends,
             held,
         })
     }
@@ -142,13 +133,9 @@ impl Relay {
             Some(Ok(answer)) => answer,
         };
         let head = response_head(&answer.response);
-        let body = answer.response.bytes_stream().map_err(|_| {
-            // The owner finds out whether the backend is still there.
-            backend.handle.suspect();
-            RelayFault::new(
-                FaultCode::BackendFailed,
-                "the backend broke off in the middle of its answer",
-            )
+        let body = answer.response.bytes_stream().map_err(|error| {
+            let broke_off = "the backend broke off in the middle of its answer";
+            broken(backend, &error, broke_off)
         });
         if let Err(error) = responder.stream(&head, body).await {
             debug!(request.id = %id, %error, "the answer was not sent to its end");
@@ -178,7 +165,7 @@ impl Relay {
         };
         let (body, _held) = self.collect(head, body).await?;
         let body = rename::rename(body, |asked| self.backend_id(&backend.config, asked));
-        let mut request = self
+        let mut request = backend
             .client
             .request(method, url)
             .headers(request_headers(head))
@@ -210,11 +197,7 @@ impl Relay {
             );
             return self.asleep(backend, &message).await;
         }
-        backend.handle.suspect();
-        RelayFault::new(
-            FaultCode::BackendFailed,
-            "the backend broke off before its answer",
-        )
+        broken(backend, error, "the backend broke off before its answer")
     }
 
     /// The fault for a request that found no backend: it names the report that says so, if there is one.
@@ -268,12 +251,35 @@ impl Relay {
     }
 }
 
+fn client(answer_timeout: Duration) -> Result<Client, reqwest::Error> {
+    Client::builder()
+        .redirect(reqwest::redirect::Policy::none())
+        .no_proxy()
+        .connect_timeout(CONNECT_TIMEOUT)
+        .read_timeout(answer_timeout)
+        .pool_idle_timeout(IDLE_CONNECTION)
+        .tcp_nodelay(true)
+        .build()
+}
+
+/// The fault for a request that the backend has seen and doesn't answer to its end. The owner finds out whether the
+/// backend is still there.
+fn broken(backend: &Backend, error: &reqwest::Error, broke_off: &str) -> RelayFault {
+    backend.handle.suspect();
+    if error.is_timeout() {
+        let silent = backend.config.answer_timeout.as_secs_f64();
+        let message = format!("the backend said nothing for {silent} s (`answer_timeout`)");
+        return RelayFault::new(FaultCode::BackendTimeout, &message);
+    }
+    RelayFault::new(FaultCode::BackendFailed, broke_off)
+}
+
 fn request_headers(head: &RequestHead) -> HeaderMap {
     let mut headers = HeaderMap::new();
     for (name, value) in &head.headers {
         let name = HeaderName::try_from(name.as_str())
             .ok()
-            .filter(|name| REQUEST_HEADERS.contains(name));
+            .filter(|name| REQUEST_HEADERS.contains(&name.as_str()));
         if let (Some(name), Ok(value)) = (name, HeaderValue::from_str(value)) {
             headers.append(name, value);
         }
@@ -286,8 +292,8 @@ fn request_headers(head: &RequestHead) -> HeaderMap {
 
 fn response_head(response: &Response) -> ResponseHead {
     let headers = RESPONSE_HEADERS.iter().filter_map(|name| {
-        let value = response.headers().get(name)?.to_str().ok()?;
-        Some((name.to_string(), value.to_owned()))
+        let value = response.headers().get(*name)?.to_str().ok()?;
+        Some(((*name).to_owned(), value.to_owned()))
     });
     ResponseHead {
         status: response.status().as_u16(),

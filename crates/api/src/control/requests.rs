@@ -9,7 +9,7 @@ use reveille_bus::{
 };
 use reveille_domain::{
     Agent, AgentCommand, AgentName, AgentRejection, Availability, Epoch, Provider, ProviderCommand,
-    ProviderId, ProviderName, ProviderSpec, Rejection, ReportId, SessionId, Stage, Timestamp, WakeFailure,
+    ProviderId, ProviderName, ProviderSpec, Rejection, ReportId, SessionId, Timestamp, WakeFailure,
     WakeFailureKind, WakeOutcome,
 };
 use std::{sync::Arc, time::Duration};
@@ -21,11 +21,6 @@ use tracing::{debug, info};
 const CONCURRENCY: usize = 256;
 /// How long a connect waits for the fold to know the agent's earlier providers.
 const FOLD_WAIT: Duration = Duration::from_secs(2);
-/// What is kept of a reported wake's stages.
-const MAX_STAGES: usize = 32;
-const MAX_STAGE_NAME_CHARS: usize = 64;
-/// What is kept of an agent's version.
-const MAX_VERSION_CHARS: usize = 64;
 
 #[derive(Clone)]
 struct Control {
@@ -134,7 +129,7 @@ impl Control {
         session: SessionId,
         version: &str,
     ) -> Result<ControlAnswer, Refusal> {
-        let (name, version) = (agent.clone(), version.chars().take(MAX_VERSION_CHARS).collect());
+        let (name, version) = (agent.clone(), version.to_owned());
         let command = |at| AgentCommand::Connect {
             name,
             session,
@@ -263,7 +258,7 @@ fn reported(report: ReportId, what: Report, at: Timestamp) -> ProviderCommand {
         Report::Wake { wake_id, outcome } => ProviderCommand::ReportWake {
             wake_id,
             report,
-            outcome: bounded(outcome),
+            outcome: told(outcome),
             at,
         },
         Report::Asleep { reason } => ProviderCommand::ReportAsleep { report, reason, at },
@@ -271,32 +266,17 @@ fn reported(report: ReportId, what: Report, at: Timestamp) -> ProviderCommand {
     }
 }
 
-/// An agent's outcome with everything that it says cut to what the journal keeps.
-fn bounded(outcome: WakeOutcome) -> WakeOutcome {
-    let stage = |stage: Stage| Stage {
-        name: stage.name.chars().take(MAX_STAGE_NAME_CHARS).collect(),
-        ..stage
-    };
-    let cut = |stages: Vec<Stage>| stages.into_iter().take(MAX_STAGES).map(stage).collect();
+/// An agent's outcome of the kinds that are an agent's to tell: the others are control's. The domain bounds its texts.
+fn told(outcome: WakeOutcome) -> WakeOutcome {
     match outcome {
-        WakeOutcome::Succeeded { stages } => WakeOutcome::Succeeded { stages: cut(stages) },
-        WakeOutcome::Failed { failure, stages } => {
-            let kind = match failure.kind {
-                WakeFailureKind::Unavailable => WakeFailureKind::Unavailable,
-                // The other kinds are for control to say.
-                WakeFailureKind::Recipe
-                | WakeFailureKind::TimedOut
-                | WakeFailureKind::AgentLost
-                | WakeFailureKind::AgentStopped
-                | WakeFailureKind::Withdrawn
-                | WakeFailureKind::Died => WakeFailureKind::Recipe,
+        WakeOutcome::Failed { failure, stages } if failure.kind != WakeFailureKind::Unavailable => {
+            let failure = WakeFailure {
+                kind: WakeFailureKind::Recipe,
+                ..failure
             };
-            let failure = WakeFailure::new(kind, &failure.stage, &failure.reason);
-            WakeOutcome::Failed {
-                failure,
-                stages: cut(stages),
-            }
+            WakeOutcome::Failed { failure, stages }
         }
+        outcome @ (WakeOutcome::Succeeded { .. } | WakeOutcome::Failed { .. }) => outcome,
     }
 }
 

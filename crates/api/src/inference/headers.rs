@@ -1,44 +1,24 @@
-//! Which headers pass, each way. Lists of what is allowed, so that credentials, cookies, hop-by-hop headers and whatever
-//! is invented tomorrow stay out.
+//! Which headers pass, each way: those that the relay's lists name, and of these only what makes sense to a caller.
 
 use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
-use reveille_bus::relay::{Headers, ResponseHead};
+use reveille_bus::relay::{Headers, REQUEST_HEADERS, RESPONSE_HEADERS, ResponseHead};
 
-/// What backends may need of a caller's headers.
-const TO_BACKEND: [HeaderName; 6] = [
-    header::CONTENT_TYPE,
-    header::ACCEPT,
-    header::USER_AGENT,
-    HeaderName::from_static("openai-beta"),
-    HeaderName::from_static("anthropic-beta"),
-    HeaderName::from_static("anthropic-version"),
-];
-/// What callers may need of a backend's headers.
-const TO_CALLER: [HeaderName; 8] = [
-    header::CONTENT_TYPE,
-    header::CONTENT_LENGTH,
-    header::CONTENT_ENCODING,
-    HeaderName::from_static("retry-after-ms"),
-    HeaderName::from_static("x-should-retry"),
-    HeaderName::from_static("openai-model"),
-    HeaderName::from_static("openai-processing-ms"),
-    HeaderName::from_static("openai-version"),
-];
-const RATE_LIMITS: &str = "x-ratelimit-";
 /// The longest `Retry-After` that is passed on, in seconds: some clients sleep whatever it says.
 const MAX_RETRY_AFTER_SECONDS: u64 = 60;
 const X_ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
 const TRACEPARENT: &str = "traceparent";
+/// The id is ours, or the caller's once it is checked.
+const REQUEST_ID: &str = "x-request-id";
 
 /// What the agent is told of the caller's headers.
 pub(crate) fn to_backend(headers: &HeaderMap, request_id: &str) -> Headers {
     let mut allowed = Headers::with_capacity(4);
-    for name in &TO_BACKEND {
-        if let Some(value) = headers.get(name).and_then(|value| value.to_str().ok()) {
-            allowed.push((name.as_str().to_owned(), value.to_owned()));
+    for name in REQUEST_HEADERS.iter().filter(|name| **name != REQUEST_ID) {
+        if let Some(value) = headers.get(*name).and_then(|value| value.to_str().ok()) {
+            allowed.push(((*name).to_owned(), value.to_owned()));
         }
     }
-    allowed.push(("x-request-id".to_owned(), request_id.to_owned()));
+    allowed.push((REQUEST_ID.to_owned(), request_id.to_owned()));
     allowed
 }
 
@@ -59,7 +39,7 @@ pub(crate) fn to_caller(head: &ResponseHead, headers: &mut HeaderMap) {
             if let Ok(seconds) = value.trim().parse::<u64>() {
                 headers.insert(name, HeaderValue::from(seconds.clamp(1, MAX_RETRY_AFTER_SECONDS)));
             }
-        } else if (TO_CALLER.contains(&name) || name.as_str().starts_with(RATE_LIMITS))
+        } else if RESPONSE_HEADERS.contains(&name.as_str())
             && let Ok(value) = HeaderValue::from_str(value)
         {
             headers.insert(name, value);

@@ -8,6 +8,29 @@ use serde::{Deserialize, Serialize};
 /// Header names and values as they travel: few, chosen by the caller, in order.
 pub type Headers = Vec<(String, String)>;
 
+/// The headers of a request that travel to the backend; both ends let no others pass, so that credentials, cookies,
+/// hop-by-hop headers and whatever is invented tomorrow stay out.
+pub const REQUEST_HEADERS: [&str; 6] = [
+    "accept",
+    "anthropic-beta",
+    "anthropic-version",
+    "content-type",
+    "openai-beta",
+    "x-request-id",
+];
+/// The headers of an answer that travel back.
+pub const RESPONSE_HEADERS: [&str; 9] = [
+    "content-encoding",
+    "content-length",
+    "content-type",
+    "openai-model",
+    "openai-processing-ms",
+    "openai-version",
+    "retry-after",
+    "retry-after-ms",
+    "x-should-retry",
+];
+
 /// What the agent must know to make the request to the backend.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RequestHead {

@@ -32,7 +32,9 @@ pub use client::RelayClient;
 pub use error::{RelayError, RelayStartError};
 pub use exchange::{Exchange, ResponseBody};
 pub use frame::{BadFrame, RequestId};
-pub use head::{FaultCode, Headers, RelayFault, RequestHead, ResponseHead};
+pub use head::{
+    FaultCode, Headers, REQUEST_HEADERS, RESPONSE_HEADERS, RelayFault, RequestHead, ResponseHead,
+};
 pub use incoming::{Incoming, RequestBody};
 pub use link::{DroppedFrames, RelayLimits};
 pub use responder::{RespondError, Responder};

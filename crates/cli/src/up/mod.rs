@@ -24,14 +24,9 @@ use parts::{Parts, Role};
 use reveille_agent::config::Config;
 use server::Server;
 use std::{future::pending, path::Path};
-use tokio::task::LocalSet;
 
 /// Runs until a signal, or until a part that the others need has ended.
 pub async fn run(args: Up) -> Result<(), Failure> {
-    LocalSet::new().run_until(run_here(args)).await
-}
-
-async fn run_here(args: Up) -> Result<(), Failure> {
     let config = args.config.as_deref().map(config_check::load).transpose()?;
     let theirs = their_nats(&args, config.as_ref())?;
     let data_dir = args.data_dir.map_or_else(data_dir::default_path, Ok)?;

@@ -42,14 +42,13 @@ pub struct Parts {
 }
 
 impl Parts {
-    /// Starts a part, which ends when its token is cancelled. It stays on this thread, since it is moved nowhere; what
-    /// it spawns itself goes to the runtime's others. So this needs a [`tokio::task::LocalSet`] around it.
+    /// Starts a part, which ends when its token is cancelled.
     pub fn start<F>(&mut self, role: Role, part: impl FnOnce(CancellationToken) -> F)
     where
-        F: Future<Output = Result<(), Failure>> + 'static,
+        F: Future<Output = Result<(), Failure>> + Send + 'static,
     {
         let stop = CancellationToken::new();
-        let id = self.tasks.spawn_local(part(stop.clone())).id();
+        let id = self.tasks.spawn(part(stop.clone())).id();
         self.running.insert(role, (stop, id));
     }
 
@@ -119,7 +118,6 @@ fn broken(error: &JoinError) -> Failure {
 mod tests {
     use super::*;
     use std::sync::{Arc, Mutex};
-    use tokio::task::LocalSet;
 
     type Order = Arc<Mutex<Vec<Role>>>;
 
@@ -134,40 +132,34 @@ mod tests {
 
     #[tokio::test]
     async fn the_agent_ends_before_the_api_and_the_projector_last() {
-        let test = async {
-            let (mut parts, order) = (Parts::default(), Order::default());
-            for role in [Role::Projector, Role::Api, Role::Agent] {
-                part(&mut parts, role, &order);
-            }
-            parts.stop().await.unwrap();
-            assert_eq!(*order.lock().unwrap(), [Role::Agent, Role::Api, Role::Projector]);
-        };
-        LocalSet::new().run_until(test).await;
+        let (mut parts, order) = (Parts::default(), Order::default());
+        for role in [Role::Projector, Role::Api, Role::Agent] {
+            part(&mut parts, role, &order);
+        }
+        parts.stop().await.unwrap();
+        assert_eq!(*order.lock().unwrap(), [Role::Agent, Role::Api, Role::Projector]);
     }
 
     #[tokio::test]
     async fn a_projector_that_fails_ends_nothing_else_and_an_agent_that_fails_does() {
-        let test = async {
-            let (mut parts, order) = (Parts::default(), Order::default());
-            part(&mut parts, Role::Api, &order);
-            parts.start(Role::Projector, |_| async {
-                Err(anyhow!("the rows are odd").into())
-            });
-            let agent = CancellationToken::new();
-            let fails = agent.clone();
-            parts.start(Role::Agent, |_| async move {
-                fails.cancelled().await;
-                Err(Failure::Superseded("superseded".to_owned()))
-            });
-            let never = CancellationToken::new();
-            let waited = timeout(Duration::from_millis(100), parts.until_one_is_missed(&never));
-            assert!(waited.await.is_err(), "the projector's end ended everything");
-            agent.cancel();
-            let ended = parts.until_one_is_missed(&never).await;
-            assert!(matches!(ended, Err(Failure::Superseded(_))), "{ended:?}");
-            parts.stop().await.unwrap();
-            assert_eq!(*order.lock().unwrap(), [Role::Api]);
-        };
-        LocalSet::new().run_until(test).await;
+        let (mut parts, order) = (Parts::default(), Order::default());
+        part(&mut parts, Role::Api, &order);
+        parts.start(Role::Projector, |_| async {
+            Err(anyhow!("the rows are odd").into())
+        });
+        let agent = CancellationToken::new();
+        let fails = agent.clone();
+        parts.start(Role::Agent, |_| async move {
+            fails.cancelled().await;
+            Err(Failure::Superseded("superseded".to_owned()))
+        });
+        let never = CancellationToken::new();
+        let waited = timeout(Duration::from_millis(100), parts.until_one_is_missed(&never));
+        assert!(waited.await.is_err(), "the projector's end ended everything");
+        agent.cancel();
+        let ended = parts.until_one_is_missed(&never).await;
+        assert!(matches!(ended, Err(Failure::Superseded(_))), "{ended:?}");
+        parts.stop().await.unwrap();
+        assert_eq!(*order.lock().unwrap(), [Role::Api]);
     }
 }
