@@ -1,6 +1,7 @@
 //! The journal and the messages around it, on real nats-servers of the tests' own.
 #![expect(clippy::unwrap_used, reason = "in a test, a panic is the way to fail")]
 
+mod cluster;
 mod commits;
 mod events;
 mod follow;
