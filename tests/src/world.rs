@@ -25,8 +25,10 @@ const LOG_LINES_SHOWN: usize = 120;
 /// Make it first, so that it is dropped last: when the test has failed, it then prints the logs.
 #[derive(Debug)]
 pub struct World {
-    /// The test's own NATS server.
+    /// The test's own NATS server, or the first node of its cluster.
     pub nats: Nats,
+    /// The other nodes of its cluster.
+    pub peers: Vec<Nats>,
     database: Option<Database>,
     logs: Mutex<Vec<PathBuf>>,
     names: AtomicU32,
@@ -39,9 +41,20 @@ impl World {
         Self::made_with(None).await
     }
 
+    /// A world without Postgres, on a NATS cluster of three nodes.
+    pub async fn on_cluster() -> Self {
+        let [nats, b, c] = Nats::start_cluster().await;
+        Self::around(nats, vec![b, c], None)
+    }
+
     async fn made_with(database: Option<Database>) -> Self {
+        Self::around(Nats::start().await, Vec::new(), database)
+    }
+
+    fn around(nats: Nats, peers: Vec<Nats>, database: Option<Database>) -> Self {
         Self {
-            nats: Nats::start().await,
+            nats,
+            peers,
             database,
             logs: Mutex::default(),
             names: AtomicU32::new(0),
@@ -64,6 +77,20 @@ impl World {
         self.folder.path()
     }
 
+    /// Where NATS is: all nodes of a cluster, with commas.
+    pub fn nats_url(&self) -> String {
+        let nodes = std::iter::once(&self.nats).chain(&self.peers);
+        nodes.map(Nats::url).collect::<Vec<_>>().join(",")
+    }
+
+    /// The nodes of the cluster, or the only server.
+    pub fn node(&mut self, index: usize) -> &mut Nats {
+        match index.checked_sub(1) {
+            None => &mut self.nats,
+            Some(index) => &mut self.peers[index],
+        }
+    }
+
     /// The database.
     pub fn database(&self) -> &Database {
         self.database
@@ -81,7 +108,7 @@ impl World {
     /// Starts an API replica with more arguments and doesn't wait.
     pub fn api_with(&self, args: &[&str]) -> Api {
         let port = Port::claim();
-        let launch = self.reveille("api").args(["--nats", &self.nats.url()]);
+        let launch = self.reveille("api").args(["--nats", &self.nats_url()]);
         let launch = launch
             .args(["--listen", &port.address().to_string()])
             .args(self.database_args())
@@ -98,7 +125,7 @@ impl World {
     pub fn agent_from(&self, toml: &str) -> Process {
         let file = self.write_config(toml);
         self.reveille("agent")
-            .args(["--nats", &self.nats.url()])
+            .args(["--nats", &self.nats_url()])
             .arg("--config")
             .arg(file)
             .start()
@@ -107,7 +134,7 @@ impl World {
     /// Starts a projector.
     pub fn projector(&self) -> Process {
         self.reveille("projector")
-            .args(["--nats", &self.nats.url()])
+            .args(["--nats", &self.nats_url()])
             .args(self.database_args())
             .start()
     }
