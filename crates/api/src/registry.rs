@@ -1,7 +1,7 @@
 //! The fold of the journal in memory: which provider serves a model, and what each one's status is. Requests read it
 //! without waiting; whoever waits for a change follows one provider's slot.
 
-use reveille_bus::{BusError, Entry, Followed, Follower, commit::AnyCommit};
+use reveille_bus::{AggregateId, BusError, Entry, Followed, Follower, commit::AnyCommit};
 use reveille_domain::{AgentName, Epoch, Provider, ProviderId, provider::Registered, rows::MemoryRows};
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
@@ -20,8 +20,11 @@ const SIMILAR: f64 = 0.7;
 pub struct Known {
     /// The provider.
     pub provider: Registered,
-    /// The sequence of its last commit.
+    /// The sequence of its last commit that this program reads.
     pub sequence: u64,
+    /// Why a later one can't be read, if one can't: what is known may be out of date, and no command is accepted until a
+    /// commit can be read again.
+    pub unreadable: Option<String>,
 }
 
 /// The fold of the journal in memory. Cheap to clone.
@@ -236,6 +239,9 @@ impl Table {
     }
 
     fn take(&mut self, entry: &Entry) {
+        if entry.commit.is_ok() {
+            self.unreadable.remove(&entry.subject);
+        }
         match &entry.commit {
             Ok((_, AnyCommit::Agent(commit))) => {
                 if let Some(name) = commit.state.name() {
@@ -246,7 +252,12 @@ impl Table {
             Err(error) => {
                 if self.unreadable.insert(entry.subject.clone()) {
                     let subject = &entry.subject;
-                    warn!(journal.sequence = entry.sequence, %error, "can't read a commit of {subject}");
+                    warn!(journal.sequence = entry.sequence, %error, "can't read a commit of {subject}: no command of it is accepted");
+                }
+                if let Some(AggregateId::Provider(id)) = AggregateId::of_subject(&entry.subject)
+                    && let Some(slot) = self.providers.get(&id)
+                {
+                    slot.send_modify(|known| Arc::make_mut(known).unreadable = Some(error.to_string()));
                 }
             }
         }
@@ -260,6 +271,7 @@ impl Table {
                 let known = Arc::new(Known {
                     provider: provider.clone(),
                     sequence,
+                    unreadable: None,
                 });
                 let id = &provider.id;
                 let same_models = self

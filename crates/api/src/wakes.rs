@@ -12,7 +12,7 @@ use futures::{
     future::{BoxFuture, Shared},
 };
 use reveille_bus::{
-    CommandError, Executed,
+    BusError, CommandError, Executed,
     orders::{self, Addressed, Order, OrderAnswer},
     wakes::{self, WakeMessage},
 };
@@ -119,6 +119,14 @@ pub enum WakeError {
         reason: InactiveReason,
         /// Since when.
         since: Timestamp,
+    },
+    /// Its last commit can't be read by this version, so no command is accepted.
+    #[error("a commit of {provider} can't be read: {reason}")]
+    Unreadable {
+        /// Which.
+        provider: ProviderId,
+        /// Why.
+        reason: String,
     },
     /// Nobody publishes it.
     #[error("{provider} is not published")]
@@ -406,6 +414,7 @@ fn held(id: &ProviderId, provider: &Registered, at: Timestamp) -> WakeError {
 fn refused(id: &ProviderId, error: CommandError<Rejection>) -> WakeError {
     let provider = id.clone();
     match error {
+        CommandError::Bus(BusError::Unreadable { reason, .. }) => WakeError::Unreadable { provider, reason },
         CommandError::Bus(error) => WakeError::Unavailable(error.to_string()),
         CommandError::Rejected(Rejection::Inactive { reason, since }) => WakeError::Inactive {
             provider,
@@ -488,6 +497,11 @@ impl Waited {
             && let Some(error) = self.outcome(known)
         {
             return Err(error);
+        }
+        // What it waits for may have come in a commit that this replica doesn't understand.
+        if !awake && let Some(reason) = &known.unreadable {
+            let (provider, reason) = (self.provider.clone(), reason.clone());
+            return Err(WakeError::Unreadable { provider, reason });
         }
         match status {
             Status::Active { .. } => Ok(Seen::Awake),

@@ -11,4 +11,5 @@ mod operator;
 mod relay;
 mod scene;
 mod stand_in;
+mod versions;
 mod wake;

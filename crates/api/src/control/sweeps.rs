@@ -96,6 +96,10 @@ impl Sweeper {
 
     async fn see_to(&self, known: &Arc<Known>, now: Timestamp) {
         let id = &known.provider.id;
+        if known.unreadable.is_some() {
+            // Another replica, which reads its last commit, sees to it.
+            return;
+        }
         match &known.provider.status {
             Status::Waking { wake } if now >= wake.deadline_ms => self.expire_wake(id, wake).await,
             Status::Waking { .. } if self.is_silent(known) => self.mark_inactive(known).await,

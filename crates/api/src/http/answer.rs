@@ -255,6 +255,13 @@ fn of_wake(error: &WakeError) -> Answer {
                 .retry_in(RETRY_SOON_SECONDS)
                 .about(provider, None)
         }
+        WakeError::Unreadable { provider, .. } => {
+            let message =
+                format!("{error}; no command of it is accepted here: upgrade this replica of the API");
+            Answer::new(unavailable, "provider_unreadable", message)
+                .retry_in(RETRY_LATER_SECONDS)
+                .about(provider, None)
+        }
         WakeError::Unavailable(_) => {
             let message = "no wake can be asked for now: the journal is not reached".to_owned();
             Answer::new(unavailable, "journal_unavailable", message).retry_in(RETRY_SOON_SECONDS)

@@ -119,6 +119,7 @@ impl ScriptedFleet {
         let known = Arc::new(Known {
             sequence: 1,
             provider,
+            unreadable: None,
         });
         let mut slots = self.slots.lock().expect("lock");
         slots.insert(known.provider.id.clone(), watch::Sender::new(known));
