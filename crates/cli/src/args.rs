@@ -75,6 +75,9 @@ pub enum Command {
     /// Print the journal's events.
     #[command(after_help = EVENTS_EXAMPLES)]
     Events(Events),
+    /// Work with the rows in Postgres.
+    #[command(subcommand)]
+    Rows(RowsCommand),
     /// Work with config files.
     #[command(subcommand)]
     Config(ConfigCommand),
@@ -236,6 +239,16 @@ pub struct Events {
     /// Of this provider only.
     #[arg(long, value_name = "AGENT/PROVIDER")]
     pub provider: Option<ProviderId>,
+}
+
+/// `reveille rows …`.
+#[derive(Debug, Subcommand)]
+pub enum RowsCommand {
+    /// Rebuild the rows from the journal while everything goes on, and put them in the place of the current ones.
+    ///
+    /// The current rows stay as they are until the switch, which is one transaction. A rebuild that is interrupted
+    /// changes nothing; the next one goes on from where it stopped.
+    Rebuild(Projector),
 }
 
 /// `reveille config …`.

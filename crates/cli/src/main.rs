@@ -9,12 +9,13 @@ mod failure;
 mod listen;
 mod logging;
 mod replica;
+mod rows_rebuild;
 mod services;
 mod signals;
 mod up;
 
 use crate::{
-    args::{Cli, Command, ConfigCommand},
+    args::{Cli, Command, ConfigCommand, RowsCommand},
     failure::Failure,
 };
 use clap::Parser;
@@ -57,6 +58,7 @@ async fn run(command: Command) -> Result<(), Failure> {
         Command::Wake(args) => client::wake(&args).await,
         Command::Sleep(args) => client::sleep(&args).await,
         Command::Events(args) => client::events(&args).await,
+        Command::Rows(RowsCommand::Rebuild(args)) => rows_rebuild::run(args).await,
         Command::Config(ConfigCommand::Check { file }) => config_check::run(&file),
     }
 }

@@ -125,9 +125,10 @@ pub async fn run_projector(
         .await
         .map_err(|error| match error {
             ProjectorError::DatabaseUrl(_) => Failure::Config(format!("--database-url: {error}")),
-            ProjectorError::Schema(_) | ProjectorError::Diverged { .. } | ProjectorError::Bus(_) => {
-                error.into()
-            }
+            ProjectorError::Schema(_)
+            | ProjectorError::Diverged { .. }
+            | ProjectorError::Rebuilding
+            | ProjectorError::Bus(_) => error.into(),
         })
 }
 

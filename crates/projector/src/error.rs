@@ -15,14 +15,28 @@ pub enum ProjectorError {
     /// The journal is not the one that the rows come from.
     #[error(
         "the journal no longer holds commit {seq} as the rows took it in: it was restored, truncated or replaced. \
-         To rebuild the rows from the journal that is there, give the projector an empty database \
-         (DROP SCHEMA public CASCADE; CREATE SCHEMA public;) and start it again"
+         To rebuild the rows from the journal that is there, run `reveille rows rebuild` and start the projector \
+         again; what the rows and the archive hold now is kept in a schema of its own"
     )]
     Diverged {
         /// The commit's sequence.
         seq: u64,
     },
+    /// Only one rebuild of a database's rows runs at a time.
+    #[error(
+        "another rebuild of these rows is running; if it was killed a moment ago, the database notices soon: try again"
+    )]
+    Rebuilding,
     /// NATS can't be used: the server is too old, or its streams have other settings.
     #[error(transparent)]
     Bus(BusError),
+}
+
+impl From<BusError> for ProjectorError {
+    fn from(error: BusError) -> Self {
+        match error {
+            BusError::Diverged { seq } => Self::Diverged { seq },
+            error => Self::Bus(error),
+        }
+    }
 }

@@ -86,7 +86,16 @@ impl Projection {
     /// When it isn't a URL of a database.
     pub fn new(url: &str) -> Result<Self, ProjectorError> {
         Ok(Self {
-            pool: rows::pool(url, MAX_CONNECTIONS)?,
+            pool: rows::pool(rows::options(url)?, MAX_CONNECTIONS),
+        })
+    }
+
+    /// The projection in a schema of its own. Its transactions don't wait for the disk: the checkpoint is lost with what
+    /// it stands for, and whoever reads the schema's rows commits something durable first.
+    pub(crate) fn in_schema(url: &str, schema: &str) -> Result<Self, ProjectorError> {
+        let settings = [("search_path", schema), ("synchronous_commit", "off")];
+        Ok(Self {
+            pool: rows::pool(rows::options(url)?.options(settings), MAX_CONNECTIONS),
         })
     }
 

@@ -30,17 +30,21 @@ pub struct PostgresRows {
     pool: PgPool,
 }
 
-/// A pool that connects when it is used: a database that is down at the start is an outage like any other.
-pub(crate) fn pool(url: &str, connections: u32) -> Result<PgPool, ProjectorError> {
+/// What the database's URL says.
+pub(crate) fn options(url: &str) -> Result<PgConnectOptions, ProjectorError> {
     let options = PgConnectOptions::from_str(url).map_err(|error| match error {
         sqlx::Error::Configuration(reason) => ProjectorError::DatabaseUrl(reason.to_string()),
         _ => ProjectorError::DatabaseUrl("it isn't a PostgreSQL URL".to_owned()),
     })?;
-    let options = options.application_name("reveille");
-    Ok(PgPoolOptions::new()
+    Ok(options.application_name("reveille"))
+}
+
+/// A pool that connects when it is used: a database that is down at the start is an outage like any other.
+pub(crate) fn pool(options: PgConnectOptions, connections: u32) -> PgPool {
+    PgPoolOptions::new()
         .max_connections(connections)
         .acquire_timeout(ACQUIRE_TIMEOUT)
-        .connect_lazy_with(options))
+        .connect_lazy_with(options)
 }
 
 impl PostgresRows {
@@ -50,7 +54,7 @@ impl PostgresRows {
     /// When it isn't a URL of a database.
     pub fn new(url: &str) -> Result<Self, ProjectorError> {
         Ok(Self {
-            pool: pool(url, MAX_CONNECTIONS)?,
+            pool: pool(options(url)?, MAX_CONNECTIONS),
         })
     }
 

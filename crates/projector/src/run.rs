@@ -4,7 +4,7 @@
 use crate::{Applied, Mark, Projection, ProjectionError, ProjectorError, backoff::Backoff, heartbeats};
 use async_nats::jetstream;
 use futures::FutureExt;
-use reveille_bus::{BusError, Checkpoint, Connection, Follow, Followed, Follower, Journal, NatsOptions};
+use reveille_bus::{Checkpoint, Connection, Follow, Followed, Follower, Journal, NatsOptions};
 use reveille_domain::rows::{Committed, CommittedBody};
 use std::{fmt, time::Duration};
 use tokio::sync::watch;
@@ -16,7 +16,7 @@ const MAX_BATCH_COMMITS: usize = 500;
 /// A batch ends with the commit that passes so many bytes.
 const MAX_BATCH_BYTES: usize = 4 * 1024 * 1024;
 /// How long one batch may take before its connection is given up.
-const APPLY_TIMEOUT: Duration = Duration::from_secs(60);
+pub(crate) const APPLY_TIMEOUT: Duration = Duration::from_secs(60);
 /// How long a projector that was overtaken leaves the field to the one that overtook it.
 const FENCED_PAUSE: Duration = Duration::from_secs(1);
 /// How often the journal's head is compared.
@@ -220,7 +220,7 @@ impl Projector {
     }
 }
 
-fn checkpoint(mark: &Mark) -> Result<Option<Checkpoint>, ProjectorError> {
+pub(crate) fn checkpoint(mark: &Mark) -> Result<Option<Checkpoint>, ProjectorError> {
     if mark.stream_seq == 0 {
         return Ok(None);
     }
@@ -235,7 +235,7 @@ fn checkpoint(mark: &Mark) -> Result<Option<Checkpoint>, ProjectorError> {
 }
 
 /// The next commit, and with it what has already arrived behind it, up to the limits of a batch.
-async fn next_batch(follower: &mut Follower) -> Result<Vec<Committed>, ProjectorError> {
+pub(crate) async fn next_batch(follower: &mut Follower) -> Result<Vec<Committed>, ProjectorError> {
     let mut batch = vec![];
     let mut bytes = 0;
     while batch.len() < MAX_BATCH_COMMITS && bytes < MAX_BATCH_BYTES {
@@ -255,14 +255,13 @@ async fn next_batch(follower: &mut Follower) -> Result<Vec<Committed>, Projector
             Ok(Followed::CaughtUp { .. } | Followed::Reset) => {}
             // What was read before stands in the batch; the error comes again.
             Err(_) if !batch.is_empty() => break,
-            Err(BusError::Diverged { seq }) => return Err(ProjectorError::Diverged { seq }),
-            Err(error) => return Err(ProjectorError::Bus(error)),
+            Err(error) => return Err(error.into()),
         }
     }
     Ok(batch)
 }
 
-fn report_unreadable(commit: &Committed) {
+pub(crate) fn report_unreadable(commit: &Committed) {
     if let CommittedBody::Unreadable { reason } = &commit.body {
         error!(
             journal.sequence = commit.stream_seq, journal.subject = %commit.subject, %reason,

@@ -77,10 +77,10 @@ impl ApiClient {
         self.rows("/reveille/v1/llms", &[], "after", usize::MAX).await
     }
 
-    /// All providers: one page, because the API has them in memory.
+    /// The first page of providers, as long as pages are.
     pub async fn providers(&self) -> Result<Page, Failure> {
-        self.json(self.request(Method::GET, "/reveille/v1/providers"))
-            .await
+        let request = self.request(Method::GET, "/reveille/v1/providers");
+        self.json(request.query(&[("limit", PAGE_ROWS)])).await
     }
 
     /// The rows of a list, page after page, at most `most`; `cursor` is what the list calls the place to go on from.

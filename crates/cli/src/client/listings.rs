@@ -14,8 +14,11 @@ pub async fn llms(args: &Listing) -> Result<(), Failure> {
 
 /// `reveille providers`.
 pub async fn providers(args: &Listing) -> Result<(), Failure> {
-    let page = ApiClient::new(&args.api)?.providers().await?;
-    print(&page.data, args.output, Table::providers)
+    let client = ApiClient::new(&args.api)?;
+    let rows = client
+        .rows("/reveille/v1/providers", &[], "after", usize::MAX)
+        .await?;
+    print(&rows, args.output, Table::providers)
 }
 
 /// `reveille wakes`.

@@ -19,17 +19,17 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 /// Everything here settles well within this, also on a busy machine.
-const SETTLES: Duration = Duration::from_secs(40);
+pub(crate) const SETTLES: Duration = Duration::from_secs(40);
 
 /// A journal that commands write to.
-struct Hub {
-    nats: Nats,
+pub(crate) struct Hub {
+    pub(crate) nats: Nats,
     connection: Connection,
-    journal: Journal,
+    pub(crate) journal: Journal,
 }
 
 impl Hub {
-    async fn start() -> Self {
+    pub(crate) async fn start() -> Self {
         let nats = Nats::start().await;
         let options = NatsOptions {
             url: nats.url(),
@@ -56,7 +56,7 @@ impl Hub {
     }
 
     /// A provider that is registered, woken, and asleep again: four commits. Tells the last one's sequence.
-    async fn wakes_once(&self, provider: &str) -> u64 {
+    pub(crate) async fn wakes_once(&self, provider: &str) -> u64 {
         let at = Timestamp::from_millis(5);
         let wake_id = WakeId(Uuid::now_v7());
         let report = |seq| ReportId {
@@ -92,7 +92,7 @@ impl Hub {
         self.execute(provider, asleep).await
     }
 
-    fn projector(&self, database_url: &str) -> Running {
+    pub(crate) fn projector(&self, database_url: &str) -> Running {
         let config = ProjectorConfig {
             nats_url: self.nats.url(),
             database_url: database_url.to_owned(),
@@ -119,7 +119,7 @@ impl Hub {
         }
     }
 
-    async fn rows_are_the_fold(&self, database_url: &str) {
+    pub(crate) async fn rows_are_the_fold(&self, database_url: &str) {
         let postgres = PostgresRows::new(database_url).expect("a URL");
         let memory = self.fold().await;
         let limit = PageLimit::new(MAX_PAGE_ROWS);
@@ -164,14 +164,14 @@ fn register(provider: &str) -> ProviderCommand {
 }
 
 /// A projector at work.
-struct Running {
+pub(crate) struct Running {
     task: JoinHandle<Result<(), ProjectorError>>,
     status: watch::Receiver<reveille_projector::ProjectorStatus>,
     shutdown: CancellationToken,
 }
 
 impl Running {
-    async fn reaches(&self, seq: u64) {
+    pub(crate) async fn reaches(&self, seq: u64) {
         let mut status = self.status.clone();
         let reached = status.wait_for(|status| status.applied >= seq && status.lag() == 0);
         let reached = tokio::time::timeout(SETTLES, reached).await;
@@ -180,12 +180,12 @@ impl Running {
             .expect("it runs");
     }
 
-    async fn stop(self) {
+    pub(crate) async fn stop(self) {
         self.shutdown.cancel();
         self.task.await.expect("no panic").expect("a clean end");
     }
 
-    async fn ends(self) -> ProjectorError {
+    pub(crate) async fn ends(self) -> ProjectorError {
         let done = tokio::time::timeout(SETTLES, self.task).await;
         done.expect("it ends").expect("no panic").expect_err("an error")
     }

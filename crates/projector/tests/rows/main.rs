@@ -5,5 +5,6 @@ mod contract;
 mod fencing;
 mod history;
 mod journal;
+mod rebuild;
 mod reference;
 mod stores;

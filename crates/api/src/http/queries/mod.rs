@@ -6,6 +6,7 @@
 mod events;
 mod llms;
 mod providers;
+mod status;
 mod wakes;
 
 pub use events::EventFeed;
@@ -29,6 +30,7 @@ pub(super) fn routes() -> Router<AppState> {
         .route("/wakes", get(wakes::list))
         .route("/wakes/{id}", get(wakes::one))
         .route("/events", get(events::list_or_follow))
+        .route("/status", get(status::status))
 }
 
 /// Part of a list.

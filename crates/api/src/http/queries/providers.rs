@@ -1,6 +1,6 @@
 //! Providers, from memory; and waking them or putting them to sleep by hand.
 
-use super::{Answered, Page};
+use super::{Answered, Page, limit};
 use crate::{
     http::{
         ApiError, AppState,
@@ -19,7 +19,7 @@ use reveille_domain::{
     AgentName, Epoch, Failures, ModelName, ProviderId, ProviderName, Status, Timestamp, Wake, WakeCause,
     WakeId, WakeRecord, WakeSpec,
     provider::{InactiveReason, StatusName, WakeCounts},
-    rows::{READ_WAIT, RowsError},
+    rows::{self, Cursor, READ_WAIT, RowsError},
 };
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
@@ -58,11 +58,33 @@ pub(super) struct Filter {
     #[serde(default, deserialize_with = "parsed")]
     agent: Option<AgentName>,
     #[serde(default, deserialize_with = "parsed")]
+    provider: Option<ProviderName>,
+    #[serde(default, deserialize_with = "parsed")]
+    model: Option<ModelName>,
+    #[serde(default, deserialize_with = "parsed")]
     status: Option<StatusName>,
+    after: Option<Cursor>,
+    #[serde(default, rename = "limit", deserialize_with = "parsed")]
+    rows: Option<u32>,
     #[serde(default, deserialize_with = "parsed")]
     min_seq: Option<u64>,
 }
 
+impl Filter {
+    fn matches(&self, known: &Known) -> bool {
+        let provider = &known.provider;
+        let id = &provider.id;
+        self.agent.as_ref().is_none_or(|agent| *agent == id.agent)
+            && self.provider.as_ref().is_none_or(|name| *name == id.provider)
+            && self
+                .model
+                .as_ref()
+                .is_none_or(|model| provider.spec.models().contains(model))
+            && self.status.is_none_or(|status| status == provider.status.name())
+    }
+}
+
+/// By id; the cursor is the id of the page's last.
 pub(super) async fn list(
     State(state): State<AppState>,
     Query(filter): Query<Filter>,
@@ -70,25 +92,32 @@ pub(super) async fn list(
     let fleet = &state.inner.fleet;
     reach(&state, filter.min_seq).await?;
     let applied = fleet.applied();
-    let wanted = |known: &Known| {
-        let provider = &known.provider;
-        filter
-            .agent
-            .as_ref()
-            .is_none_or(|agent| *agent == provider.id.agent)
-            && filter
-                .status
-                .is_none_or(|status| status == provider.status.name())
+    let after = match &filter.after {
+        Some(after) => Some(
+            after
+                .as_str()
+                .parse::<ProviderId>()
+                .map_err(|_| RowsError::BadCursor)?,
+        ),
+        None => None,
     };
-    let all = fleet.all();
-    let data = all
-        .iter()
-        .filter(|known| wanted(known))
-        .map(|known| Provider::of(&state, known))
-        .collect();
+    let limit = limit(filter.rows);
+    let mut known = fleet.all();
+    known.retain(|known| {
+        let id = &known.provider.id;
+        after.as_ref().is_none_or(|after| id > after) && filter.matches(known)
+    });
+    known.sort_by(|one, other| one.provider.id.cmp(&other.provider.id));
+    let page = rows::Page::cut(known, limit, applied, |known| {
+        Cursor::new(known.provider.id.to_string())
+    });
     Ok(Json(Page {
-        data,
-        next: None,
+        data: page
+            .items
+            .iter()
+            .map(|known| Provider::of(&state, known))
+            .collect(),
+        next: page.next,
         applied,
     }))
 }

@@ -123,3 +123,60 @@ async fn waking_by_hand_begins_once_and_may_wait() {
         (404, "provider_not_found")
     );
 }
+
+#[tokio::test]
+async fn providers_come_in_pages_that_leave_none_out() {
+    let served = Served::new().await;
+    let all = ["a/one", "a/two", "a-b/one", "b/one", "b/two"];
+    for id in all {
+        served.fleet.publish(id, "pooled", active());
+    }
+    let mut seen = vec![];
+    let mut after = String::new();
+    loop {
+        let page = served
+            .get(&format!("/reveille/v1/providers?limit=2{after}"))
+            .await
+            .json();
+        let ids: Vec<_> = page["data"]
+            .as_array()
+            .expect("a list")
+            .iter()
+            .map(|row| row["id"].clone())
+            .collect();
+        assert!(ids.len() <= 2);
+        seen.extend(ids);
+        match page["next"].as_str() {
+            Some(next) => after = format!("&after={next}"),
+            None => break,
+        }
+    }
+    assert_eq!(seen, ["a/one", "a/two", "a-b/one", "b/one", "b/two"]);
+    for (query, count) in [
+        ("agent=a", 2),
+        ("provider=one", 3),
+        ("model=pooled", 5),
+        ("model=other", 0),
+        ("limit=0", 1),
+    ] {
+        let page = served
+            .get(&format!("/reveille/v1/providers?{query}"))
+            .await
+            .json();
+        assert_eq!(page["data"].as_array().map(Vec::len), Some(count), "{query}");
+    }
+    let refused = served.get("/reveille/v1/providers?after=x").await;
+    assert_eq!(
+        (refused.status, refused.error().as_str()),
+        (400, "invalid_cursor")
+    );
+}
+
+#[tokio::test]
+async fn status_tells_how_far_the_rows_are_behind() {
+    let served = Served::new().await;
+    let status = served.get("/reveille/v1/status").await.json();
+    let journal = status["journal"].as_u64().expect("a sequence");
+    let applied = status["rows"]["applied"].as_u64().expect("a sequence");
+    assert_eq!(status["rows"]["lag"], journal.saturating_sub(applied));
+}

@@ -1,0 +1,34 @@
+//! How far this replica and the rows have taken the journal in.
+
+use super::Answered;
+use crate::http::AppState;
+use axum::{Json, extract::State};
+use serde::Serialize;
+
+/// How far everything is.
+#[derive(Debug, Serialize)]
+pub(super) struct Standing {
+    /// The last commit of the journal that this replica has folded.
+    journal: u64,
+    rows: Rows,
+}
+
+/// What the lists of LLMs, wakes and events are answered from.
+#[derive(Debug, Serialize)]
+struct Rows {
+    /// The last commit that they have taken in; null while they are not available.
+    applied: Option<u64>,
+    /// How many commits they are behind this replica.
+    lag: Option<u64>,
+}
+
+pub(super) async fn status(State(state): State<AppState>) -> Answered<Standing> {
+    // Read before the rows: what they take in meanwhile is no lag.
+    let journal = state.inner.fleet.applied();
+    let applied = state.inner.rows.applied().await.ok();
+    let lag = applied.map(|applied| journal.saturating_sub(applied));
+    Ok(Json(Standing {
+        journal,
+        rows: Rows { applied, lag },
+    }))
+}

@@ -1,0 +1,128 @@
+//! `reveille rows rebuild`: how far it is, on standard error, and what became of it.
+
+use crate::{args::Projector, failure::Failure, logging, signals::Signals};
+use anyhow::anyhow;
+use reveille_projector::{ProjectorConfig, ProjectorError, Rebuilding, rebuild};
+use std::{
+    io::{IsTerminal, Write, stderr},
+    time::{Duration, Instant},
+};
+use tokio::sync::watch;
+
+/// How often the line on a terminal changes.
+const LINE_EVERY: Duration = Duration::from_millis(250);
+/// How often a line is written elsewhere.
+const LINES_EVERY: Duration = Duration::from_secs(5);
+/// How much of a terminal's line the last text may have taken.
+const LINE_CHARS: usize = 79;
+
+/// `reveille rows rebuild`.
+pub async fn run(args: Projector) -> Result<(), Failure> {
+    logging::start()?;
+    let signals = Signals::listen()?;
+    let config = ProjectorConfig {
+        nats_url: args.nats,
+        database_url: args.database_url,
+    };
+    let (progress, seen) = watch::channel(Rebuilding::default());
+    let begun = Instant::now();
+    let done = tokio::select! {
+        biased;
+        done = rebuild(config, progress, signals.stop.clone()) => done,
+        () = show(&seen, begun) => Ok(None),
+    };
+    if stderr().is_terminal() {
+        eprint!("\r{:LINE_CHARS$}\r", "");
+    }
+    let done = done.map_err(|error| match error {
+        ProjectorError::DatabaseUrl(_) => Failure::Config(format!("--database-url: {error}")),
+        error => error.into(),
+    })?;
+    let Some(done) = done else {
+        return Err(anyhow!(
+            "stopped at commit {}: the rows are as they were, and the next rebuild goes on from there",
+            seen.borrow().applied
+        )
+        .into());
+    };
+    let took = begun.elapsed().as_secs_f64();
+    println!("rebuilt the rows up to commit {} in {took:.1} s", done.applied);
+    if let Some(schema) = done.old_kept_in {
+        println!(
+            "the journal no longer held what the old rows came from, so they are kept in the schema {schema}; \
+             when nobody needs them: DROP SCHEMA {schema} CASCADE"
+        );
+    }
+    Ok(())
+}
+
+/// Never ends.
+async fn show(seen: &watch::Receiver<Rebuilding>, begun: Instant) {
+    let terminal = stderr().is_terminal();
+    let mut ticks = tokio::time::interval(if terminal { LINE_EVERY } else { LINES_EVERY });
+    loop {
+        ticks.tick().await;
+        let seen = *seen.borrow();
+        // Before the first look at the journal there is nothing to say.
+        if seen.last_seq == 0 {
+            continue;
+        }
+        let line = line(seen, begun.elapsed());
+        if terminal {
+            eprint!("\r{line:LINE_CHARS$}");
+            let _ = stderr().flush();
+        } else {
+            eprintln!("{line}");
+        }
+    }
+}
+
+fn line(seen: Rebuilding, elapsed: Duration) -> String {
+    let Rebuilding {
+        began_after,
+        applied,
+        last_seq,
+    } = seen;
+    let left = last_seq.saturating_sub(applied);
+    let percent = applied * 100 / last_seq.max(1);
+    let done = applied.saturating_sub(began_after);
+    let millis = u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX).max(1);
+    let rate = done.saturating_mul(1_000) / millis;
+    let mut line = format!("rebuilding the rows: {applied} of {last_seq} commits ({percent} %), {rate}/s");
+    if left == 0 {
+        line += ", about to switch";
+    } else if let Some(seconds) = left.checked_div(rate) {
+        line += &format!(", {seconds} s left");
+    }
+    line
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn progress_counts_what_this_run_did_and_never_divides_by_nothing() {
+        let at = |began_after, applied, last_seq| Rebuilding {
+            began_after,
+            applied,
+            last_seq,
+        };
+        let second = Duration::from_secs(1);
+        let cases = [
+            (at(0, 0, 10), "rebuilding the rows: 0 of 10 commits (0 %), 0/s"),
+            (
+                at(500, 1_500, 3_500),
+                "rebuilding the rows: 1500 of 3500 commits (42 %), 1000/s, 2 s left",
+            ),
+            (
+                at(5, 10, 10),
+                "rebuilding the rows: 10 of 10 commits (100 %), 5/s, about to switch",
+            ),
+        ];
+        for (seen, expected) in cases {
+            assert_eq!(line(seen, second), expected);
+        }
+        assert!(line(at(0, 5, 10), Duration::ZERO).contains("50 %"));
+    }
+}

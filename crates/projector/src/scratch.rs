@@ -1,0 +1,363 @@
+//! The schema in which rows are rebuilt, and how its tables take the place of the current ones.
+//!
+//! Readers and projectors name tables without a schema, so whatever stands under those names when a statement gets its
+//! lock is what it reads: the switch is one transaction that moves tables, and nobody has to be told.
+
+use crate::{
+    Mark, Projection, ProjectionError, ProjectorError,
+    columns::{Columns, big},
+    rows,
+};
+use sqlx::{Connection, PgConnection};
+use std::{borrow::Cow, time::Duration};
+use tokio::time::Instant;
+
+/// Where rows are rebuilt.
+pub(crate) const SCHEMA: &str = "reveille_rebuild";
+/// What the schema's comment says: another version may fold otherwise, so it begins anew.
+const COMMENT: &str = concat!("rows being rebuilt by reveille ", env!("CARGO_PKG_VERSION"));
+/// What the comment of every version begins with; a schema without it isn't ours.
+const COMMENT_BEGINS: &str = "rows being rebuilt by reveille ";
+/// The advisory lock of whoever rebuilds: the word "reveille" as a number.
+const LOCK: i64 = 0x7265_7665_696c_6c65;
+/// How long the switch waits for a table that somebody reads; meanwhile others wait behind it, so it is short.
+const LOCK_TIMEOUT: &str = "SET LOCAL lock_timeout = '2s'";
+/// How long a rebuild that was killed may hold the lock, until the database notices.
+const RIVAL_GONE_WITHIN: Duration = Duration::from_secs(5);
+const LOCK_POLL: Duration = Duration::from_millis(200);
+/// How long a connection may take.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Why the work on the schema stops.
+#[derive(Debug)]
+pub(crate) enum Stop {
+    /// The database or NATS broke: what is written stays, and the work is taken up again from there.
+    Again(String),
+    /// It can't go on.
+    Never(ProjectorError),
+}
+
+impl From<ProjectorError> for Stop {
+    fn from(error: ProjectorError) -> Self {
+        Self::Never(error)
+    }
+}
+
+impl From<ProjectionError> for Stop {
+    fn from(error: ProjectionError) -> Self {
+        match error {
+            ProjectionError::Unavailable(error) => error.into(),
+            ProjectionError::Refused(_) => Self::Never(ProjectorError::Schema(error.to_string())),
+        }
+    }
+}
+
+impl From<sqlx::Error> for Stop {
+    fn from(error: sqlx::Error) -> Self {
+        // Classes of SQLSTATE: 2B dependent objects still exist, 42 access rules and names.
+        match code(&error).get(..2) {
+            Some("2B" | "42") => Self::Never(ProjectorError::Schema(error.to_string())),
+            _ => Self::Again(error.to_string()),
+        }
+    }
+}
+
+fn code(error: &sqlx::Error) -> String {
+    let database = error.as_database_error();
+    let code = database.and_then(sqlx::error::DatabaseError::code);
+    code.map(Cow::into_owned).unwrap_or_default()
+}
+
+/// What became of the old rows.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Old {
+    /// The new ones hold all that they held.
+    Dropped,
+    /// The journal no longer holds what they came from, so they may be all that is left of it.
+    KeptIn(String),
+}
+
+/// The schema, and the lock that keeps other rebuilds out of it. Both end with the connection.
+pub(crate) struct Scratch {
+    db: PgConnection,
+    /// The schema of the current tables.
+    current: String,
+    /// Writes to the schema.
+    pub(crate) projection: Projection,
+}
+
+impl Scratch {
+    /// Takes the lock, and makes the schema with empty tables unless an earlier rebuild has left it.
+    pub(crate) async fn open(url: &str) -> Result<Self, Stop> {
+        let options = rows::options(url)?;
+        let connected = tokio::time::timeout(CONNECT_TIMEOUT, PgConnection::connect_with(&options)).await;
+        let mut db = connected.map_err(|_| Stop::Again("the database doesn't answer".to_owned()))??;
+        lock(&mut db).await?;
+        let current: Option<String> = sqlx::query_scalar("SELECT current_schema()::text")
+            .fetch_one(&mut db)
+            .await?;
+        let current =
+            current.ok_or_else(|| ProjectorError::Schema("the search path names none".to_owned()))?;
+        let mut scratch = Self {
+            db,
+            current,
+            projection: Projection::in_schema(url, SCHEMA)?,
+        };
+        scratch.create().await?;
+        Ok(scratch)
+    }
+
+    /// Throws away what was rebuilt so far and begins anew.
+    pub(crate) async fn begin_anew(&mut self) -> Result<(), Stop> {
+        sqlx::raw_sql(&format!("DROP SCHEMA {SCHEMA} CASCADE"))
+            .execute(&mut self.db)
+            .await?;
+        Box::pin(self.create()).await
+    }
+
+    async fn create(&mut self) -> Result<(), Stop> {
+        let comment: Option<(Option<String>,)> = sqlx::query_as(
+            "SELECT obj_description(oid, 'pg_namespace') FROM pg_namespace WHERE nspname = $1",
+        )
+        .bind(SCHEMA)
+        .fetch_optional(&mut self.db)
+        .await?;
+        let left_over = comment.is_some();
+        match comment {
+            None => {
+                let mut tx = self.db.begin().await?;
+                let create = format!("CREATE SCHEMA {SCHEMA}; COMMENT ON SCHEMA {SCHEMA} IS '{COMMENT}'");
+                sqlx::raw_sql(&create).execute(&mut *tx).await?;
+                tx.commit().await?;
+            }
+            Some((Some(comment),)) if comment == COMMENT => {}
+            Some((Some(comment),)) if comment.starts_with(COMMENT_BEGINS) => return self.begin_anew().await,
+            Some(_) => {
+                let text = format!("there is a schema {SCHEMA} that no rebuild has made; rename it");
+                return Err(ProjectorError::Schema(text).into());
+            }
+        }
+        match self.projection.migrate().await {
+            Ok(done) => Ok(done?),
+            // Another build of this version has left it. A schema that was made just now can't be better.
+            Err(ProjectorError::Schema(_)) if left_over => self.begin_anew().await,
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Gives the planner an idea of the new tables before anybody asks them.
+    pub(crate) async fn analyze(&mut self) -> Result<(), Stop> {
+        let tables = self.tables().await?;
+        let names: Vec<_> = tables.iter().map(|table| format!("{SCHEMA}.{table}")).collect();
+        sqlx::raw_sql(&format!("ANALYZE {}", names.join(", ")))
+            .execute(&mut self.db)
+            .await?;
+        Ok(())
+    }
+
+    /// Holds projectors off the current rows, until [`Self::put_in_place`] or [`Self::release`]. Readers go on.
+    /// None when somebody uses the tables in a way that bars it.
+    pub(crate) async fn hold(&mut self) -> Result<Option<Mark>, Stop> {
+        let locked = async {
+            sqlx::raw_sql("BEGIN").execute(&mut self.db).await?;
+            sqlx::raw_sql(LOCK_TIMEOUT).execute(&mut self.db).await?;
+            sqlx::raw_sql("LOCK TABLE checkpoint IN SHARE ROW EXCLUSIVE MODE")
+                .execute(&mut self.db)
+                .await?;
+            sqlx::query("SELECT stream_seq, hash FROM checkpoint")
+                .fetch_one(&mut self.db)
+                .await
+        };
+        match locked.await {
+            Ok(row) => Ok(Some(Mark {
+                stream_seq: row.number("stream_seq")?,
+                hash: row.text("hash")?,
+            })),
+            Err(error) if is_barred(&error) => {
+                self.release().await?;
+                Ok(None)
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Lets projectors go on with the current rows.
+    pub(crate) async fn release(&mut self) -> Result<(), Stop> {
+        sqlx::raw_sql("ROLLBACK").execute(&mut self.db).await?;
+        Ok(())
+    }
+
+    /// Puts the new tables in the place of the current ones, whose checkpoint is held at `old`. None when somebody uses
+    /// the tables for longer than the switch may wait; then they are released.
+    pub(crate) async fn put_in_place(&mut self, old: &Mark) -> Result<Option<Old>, Stop> {
+        match self.replace(old).await {
+            Ok(done) => {
+                sqlx::raw_sql(&format!("DROP SCHEMA {SCHEMA} CASCADE; COMMIT"))
+                    .execute(&mut self.db)
+                    .await?;
+                Ok(Some(done))
+            }
+            Err(Replace::Barred) => {
+                self.release().await?;
+                Ok(None)
+            }
+            Err(Replace::Stop(stop)) => Err(stop),
+        }
+    }
+
+    async fn replace(&mut self, old: &Mark) -> Result<Old, Replace> {
+        self.check_migrations().await?;
+        let tables = self.tables().await?;
+        let schema = identifier(&self.current);
+        let current: Vec<_> = tables.iter().map(|table| format!("{schema}.{table}")).collect();
+        let current = current.join(", ");
+        let mut sql = vec![format!("LOCK TABLE {current} IN ACCESS EXCLUSIVE MODE")];
+        // Heartbeats aren't in the journal.
+        sql.push(format!(
+            "UPDATE {SCHEMA}.llms SET last_heartbeat_ms = heard.at_ms FROM \
+             (SELECT agent, max(last_heartbeat_ms) AS at_ms FROM {schema}.llms GROUP BY agent) AS heard \
+             WHERE llms.agent = heard.agent"
+        ));
+        sql.extend(self.grants().await?);
+        let done = if self.holds(old).await? {
+            sql.push(format!("DROP TABLE {current}"));
+            Old::Dropped
+        } else {
+            let kept = self.name_for_kept().await?;
+            sql.push(format!("CREATE SCHEMA {kept}"));
+            let moves = tables
+                .iter()
+                .map(|table| format!("ALTER TABLE {schema}.{table} SET SCHEMA {kept}"));
+            sql.extend(moves);
+            Old::KeptIn(kept)
+        };
+        let moves = tables
+            .iter()
+            .map(|table| format!("ALTER TABLE {SCHEMA}.{table} SET SCHEMA {schema}"));
+        sql.extend(moves);
+        for statement in sql {
+            sqlx::raw_sql(&statement).execute(&mut self.db).await?;
+        }
+        Ok(done)
+    }
+
+    /// The tables of the rows, as the migrations made them.
+    async fn tables(&mut self) -> Result<Vec<String>, sqlx::Error> {
+        sqlx::query_scalar(
+            "SELECT quote_ident(tablename) FROM pg_tables \
+             WHERE schemaname = $1 AND tablename <> '_sqlx_migrations' ORDER BY tablename",
+        )
+        .bind(SCHEMA)
+        .fetch_all(&mut self.db)
+        .await
+    }
+
+    /// Refuses tables of another shape than the current ones: another version has changed those in between.
+    async fn check_migrations(&mut self) -> Result<(), Replace> {
+        let schema = identifier(&self.current);
+        let differences: i64 = sqlx::query_scalar(&format!(
+            "SELECT count(*) FROM {SCHEMA}._sqlx_migrations AS new \
+             FULL JOIN {schema}._sqlx_migrations AS old USING (version, checksum) \
+             WHERE new.success IS DISTINCT FROM old.success"
+        ))
+        .fetch_one(&mut self.db)
+        .await?;
+        if differences == 0 {
+            return Ok(());
+        }
+        let text = "another version has migrated it since this rebuild began; run that version's rebuild";
+        Err(Replace::Stop(ProjectorError::Schema(text.to_owned()).into()))
+    }
+
+    /// Whether the new archive holds the commit that the current rows end with.
+    async fn holds(&mut self, old: &Mark) -> Result<bool, sqlx::Error> {
+        if old.stream_seq == 0 {
+            return Ok(true);
+        }
+        let sql = format!("SELECT 1 FROM {SCHEMA}.commits WHERE stream_seq = $1 AND hash = $2");
+        let held = sqlx::query(&sql)
+            .bind(big(old.stream_seq))
+            .bind(&old.hash)
+            .fetch_optional(&mut self.db);
+        Ok(held.await?.is_some())
+    }
+
+    async fn name_for_kept(&mut self) -> Result<String, sqlx::Error> {
+        sqlx::query_scalar(
+            "SELECT 'reveille_before_' || to_char(clock_timestamp() AT TIME ZONE 'UTC', 'YYYYMMDD_HH24MISS')",
+        )
+        .fetch_one(&mut self.db)
+        .await
+    }
+
+    /// Statements that give the new tables the owner and the readers of the current ones.
+    async fn grants(&mut self) -> Result<Vec<String>, sqlx::Error> {
+        let tables = "FROM pg_class AS old JOIN pg_class AS new USING (relname, relkind) \
+             WHERE old.relnamespace = $1::regnamespace AND new.relnamespace = $2::regnamespace AND relkind = 'r'";
+        let owners = format!(
+            "SELECT format('ALTER TABLE %s OWNER TO %s', new.oid::regclass, old.relowner::regrole) {tables} \
+             AND relname <> '_sqlx_migrations' AND old.relowner <> new.relowner"
+        );
+        let (from, filter) = tables.split_once(" WHERE ").unwrap_or((tables, "true"));
+        let grants = format!(
+            "SELECT format('GRANT %s ON %s TO %s', acl.privilege_type, new.oid::regclass, \
+             CASE acl.grantee WHEN 0 THEN 'PUBLIC' ELSE acl.grantee::regrole::text END) \
+             {from} CROSS JOIN LATERAL aclexplode(old.relacl) AS acl WHERE {filter} \
+             AND relname <> '_sqlx_migrations' AND acl.grantee <> old.relowner"
+        );
+        let mut statements = vec![];
+        for sql in [owners, grants] {
+            let found: Vec<String> = sqlx::query_scalar(&sql)
+                .bind(identifier(&self.current))
+                .bind(SCHEMA)
+                .fetch_all(&mut self.db)
+                .await?;
+            statements.extend(found);
+        }
+        Ok(statements)
+    }
+}
+
+/// Why tables were not replaced.
+enum Replace {
+    /// Somebody holds them for longer than the switch may wait.
+    Barred,
+    Stop(Stop),
+}
+
+impl From<sqlx::Error> for Replace {
+    fn from(error: sqlx::Error) -> Self {
+        if is_barred(&error) {
+            Self::Barred
+        } else {
+            Self::Stop(error.into())
+        }
+    }
+}
+
+/// Takes the lock, also when the connection that held it was cut off a moment ago.
+async fn lock(db: &mut PgConnection) -> Result<(), Stop> {
+    let until = Instant::now() + RIVAL_GONE_WITHIN;
+    loop {
+        let taken: bool = sqlx::query_scalar("SELECT pg_try_advisory_lock($1)")
+            .bind(LOCK)
+            .fetch_one(&mut *db)
+            .await?;
+        if taken {
+            return Ok(());
+        }
+        if Instant::now() >= until {
+            return Err(ProjectorError::Rebuilding.into());
+        }
+        tokio::time::sleep(LOCK_POLL).await;
+    }
+}
+
+/// A lock that wasn't given: the time-out, or a deadlock.
+fn is_barred(error: &sqlx::Error) -> bool {
+    matches!(code(error).as_str(), "55P03" | "40P01")
+}
+
+fn identifier(name: &str) -> String {
+    format!("\"{}\"", name.replace('"', "\"\""))
+}
