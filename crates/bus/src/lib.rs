@@ -2,10 +2,12 @@
 //!
 //! - [`Journal`]: the event store on JetStream; [`Journal::execute`] runs one command, whatever the races.
 //! - [`Follower`]: the journal's commits in order, from the latest of each aggregate or from a checkpoint.
+//! - [`archive`]: the journal as a file, and back; whether it is sound.
 //! - [`heartbeats`] and [`NatsClock`]: signs of life, and the time that all replicas share.
 //! - [`control`], [`wakes`], [`orders`]: what agents and control say to each other.
 //! - [`relay`]: inference requests and responses, frame by frame.
 
+pub mod archive;
 mod clock;
 pub mod commit;
 mod committed;

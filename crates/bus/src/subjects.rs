@@ -13,6 +13,8 @@ pub(crate) const HEARTBEATS: &str = "reveille.heartbeats.>";
 pub(crate) const CONTROL: &str = "reveille.control.*.*";
 
 const EVENTS_PREFIX: &str = "reveille.events.";
+/// Every canary.
+pub(crate) const CANARIES: &str = "reveille.heartbeats._canary.>";
 /// A token that no agent can be named, so that canaries never look like an agent's heartbeat.
 const CANARY: &str = "_canary";
 

@@ -1,5 +1,6 @@
 //! The command line. A flag wins over its variable, which wins over the config file, which wins over the default.
 
+use crate::journal::JournalCommand;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use reveille_domain::ProviderId;
 use std::{net::SocketAddr, path::PathBuf};
@@ -78,6 +79,9 @@ pub enum Command {
     /// Work with the rows in Postgres.
     #[command(subcommand)]
     Rows(RowsCommand),
+    /// Export, restore and check the journal.
+    #[command(subcommand)]
+    Journal(JournalCommand),
     /// Work with config files.
     #[command(subcommand)]
     Config(ConfigCommand),

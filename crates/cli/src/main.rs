@@ -6,6 +6,7 @@ mod args;
 mod client;
 mod config_check;
 mod failure;
+mod journal;
 mod listen;
 mod logging;
 mod replica;
@@ -59,6 +60,7 @@ async fn run(command: Command) -> Result<(), Failure> {
         Command::Sleep(args) => client::sleep(&args).await,
         Command::Events(args) => client::events(&args).await,
         Command::Rows(RowsCommand::Rebuild(args)) => rows_rebuild::run(args).await,
+        Command::Journal(command) => journal::run(command).await,
         Command::Config(ConfigCommand::Check { file }) => config_check::run(&file),
     }
 }

@@ -9,6 +9,7 @@
 mod archive;
 mod backoff;
 mod columns;
+mod commits;
 mod error;
 mod heartbeats;
 mod llms;
@@ -19,6 +20,7 @@ mod run;
 mod scratch;
 mod wakes;
 
+pub use commits::ArchivedCommits;
 pub use error::ProjectorError;
 pub use projection::{Applied, Mark, Projection, ProjectionError};
 pub use rebuild::{Rebuilding, Rebuilt, rebuild};

@@ -2,6 +2,7 @@
 //!
 //! One binary, so that it is linked once.
 
+mod archive;
 mod cluster;
 mod docs;
 mod faults;

@@ -1,0 +1,80 @@
+//! The commits of a running journal, from the first to what is its last when the reading begins.
+
+use super::{ArchiveError, ArchivedCommit};
+use crate::{
+    BusError, Entry, Journal, follow,
+    in_order::InOrder,
+    streams::{self, JOURNAL_STREAM},
+    subjects,
+};
+use async_nats::jetstream::{consumer::DeliverPolicy, context::GetStreamErrorKind};
+
+/// Reads a journal once.
+pub struct LiveCommits {
+    messages: Option<InOrder>,
+    last: u64,
+}
+
+impl LiveCommits {
+    /// Begins to read.
+    ///
+    /// # Errors
+    /// When there is no journal, or NATS isn't available.
+    pub async fn read(journal: &Journal) -> Result<Self, ArchiveError> {
+        let stream = match journal.jetstream().get_stream(JOURNAL_STREAM).await {
+            Ok(stream) => stream,
+            Err(error) => {
+                return Err(match error.kind() {
+                    GetStreamErrorKind::JetStream(api) if streams::is_not_found(&api) => {
+                        ArchiveError::NoJournal
+                    }
+                    _ => BusError::unavailable(error).into(),
+                });
+            }
+        };
+        let last = stream.cached_info().state.last_sequence;
+        let messages = match last {
+            0 => None,
+            _ => Some(InOrder::read(&stream, subjects::EVENTS, DeliverPolicy::All).await?),
+        };
+        Ok(Self { messages, last })
+    }
+
+    /// The sequence of the last commit; 0 when there is none.
+    #[must_use]
+    pub const fn last_sequence(&self) -> u64 {
+        self.last
+    }
+
+    /// The next commit; `None` behind the last one.
+    ///
+    /// # Errors
+    /// When NATS isn't available.
+    pub async fn next_commit(&mut self) -> Result<Option<ArchivedCommit>, ArchiveError> {
+        let Some(messages) = &mut self.messages else {
+            return Ok(None);
+        };
+        let entry = follow::entry(&messages.next().await?)?;
+        if entry.sequence >= self.last {
+            self.messages = None;
+        }
+        Ok(Some((&entry).into()))
+    }
+}
+
+impl From<&Entry> for ArchivedCommit {
+    fn from(entry: &Entry) -> Self {
+        let headers = entry.headers.iter().flat_map(|(name, values)| {
+            values
+                .iter()
+                .map(move |value| (name.to_string(), value.as_str().to_owned()))
+        });
+        Self::new(
+            entry.sequence,
+            entry.subject.clone(),
+            headers.collect(),
+            entry.payload.clone(),
+            Some(entry.stored_at),
+        )
+    }
+}

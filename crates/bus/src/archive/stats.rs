@@ -1,0 +1,63 @@
+//! What a journal consists of, in numbers.
+
+use super::ArchivedCommit;
+use crate::{AggregateId, commit};
+use reveille_domain::Timestamp;
+use std::collections::{BTreeMap, HashSet};
+
+/// Counts over the commits of a journal.
+#[derive(Debug, Default)]
+pub struct Stats {
+    /// How many commits.
+    pub commits: u64,
+    /// The bytes of their payloads.
+    pub bytes: u64,
+    /// When the first one was decided.
+    pub first_at: Option<Timestamp>,
+    /// When the last one was.
+    pub last_at: Option<Timestamp>,
+    /// By the aggregate's type.
+    pub aggregates: BTreeMap<&'static str, AggregateStats>,
+    /// How many events of each type.
+    pub events: BTreeMap<String, u64>,
+    /// Messages that aren't commits of ours.
+    pub unreadable: u64,
+    seen: HashSet<String>,
+}
+
+/// Counts over one type of aggregate.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub struct AggregateStats {
+    /// How many aggregates.
+    pub aggregates: u64,
+    /// How many commits they have.
+    pub commits: u64,
+    /// The bytes of those.
+    pub bytes: u64,
+}
+
+impl Stats {
+    /// Counts one more.
+    pub fn take(&mut self, commit: &ArchivedCommit) {
+        let bytes = commit.payload.len() as u64;
+        self.commits += 1;
+        self.bytes += bytes;
+        let id = AggregateId::of_subject(&commit.subject);
+        let (Some(id), Some(outline)) = (id, commit::outline(&commit.payload)) else {
+            self.unreadable += 1;
+            return;
+        };
+        self.first_at = self.first_at.or(Some(outline.at));
+        self.last_at = Some(outline.at);
+        let of_kind = self.aggregates.entry(id.kind()).or_default();
+        of_kind.commits += 1;
+        of_kind.bytes += bytes;
+        if !self.seen.contains(&commit.subject) {
+            self.seen.insert(commit.subject.clone());
+            of_kind.aggregates += 1;
+        }
+        for (event_type, _, _) in outline.events {
+            *self.events.entry(event_type).or_default() += 1;
+        }
+    }
+}

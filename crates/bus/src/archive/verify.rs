@@ -1,0 +1,203 @@
+//! Whether a journal is sound: nothing missing, nothing changed, and every state what its events make of the one before.
+
+use super::ArchivedCommit;
+use crate::{
+    AggregateId,
+    commit::{Commit, CommitError, CommitHash},
+};
+use cqrs_es::Aggregate;
+use reveille_domain::{Agent, Provider};
+use std::{collections::HashMap, fmt};
+use thiserror::Error;
+
+/// The first thing that is wrong with a journal.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[error("commit {sequence} ({subject}): {fault}")]
+pub struct Breach {
+    /// The commit at which it shows.
+    pub sequence: u64,
+    /// Its subject.
+    pub subject: String,
+    /// What is wrong.
+    pub fault: Fault,
+}
+
+/// What can be wrong with a commit.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Fault {
+    /// Commits before it are missing.
+    Missing {
+        /// The first of them.
+        first: u64,
+    },
+    /// It stands where another one belongs.
+    OutOfOrder {
+        /// That one's sequence.
+        expected: u64,
+    },
+    /// Its bytes aren't what the hash beside them says.
+    Bytes,
+    /// It can't be read.
+    Unreadable(CommitError),
+    /// Its `prev` isn't the hash of the commit before it on its subject.
+    Chain {
+        /// That commit's sequence; `None` when there is none.
+        previous: Option<u64>,
+    },
+    /// Its `aggregate_version` isn't the next.
+    Version {
+        /// What it says.
+        found: u64,
+        /// The next.
+        expected: u64,
+    },
+    /// Its `first_event_seq` isn't the next.
+    EventSeq {
+        /// What it says.
+        found: u64,
+        /// The next.
+        expected: u64,
+    },
+    /// Its events don't lead to its state.
+    State,
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Missing { first } => write!(f, "commit {first} is missing before it"),
+            Self::OutOfOrder { expected } => write!(f, "it stands where commit {expected} belongs"),
+            Self::Bytes => f.write_str("its bytes aren't what the hash beside them says"),
+            Self::Unreadable(error) => error.fmt(f),
+            Self::Chain { previous: None } => {
+                f.write_str("it names a commit before it, but is the first of its subject")
+            }
+            Self::Chain {
+                previous: Some(previous),
+            } => write!(
+                f,
+                "prev is not the hash of commit {previous}: that one or this one was changed, or one between is missing"
+            ),
+            Self::Version { found, expected } => {
+                write!(f, "aggregate_version is {found}, should be {expected}")
+            }
+            Self::EventSeq { found, expected } => {
+                write!(f, "first_event_seq is {found}, should be {expected}")
+            }
+            Self::State => f.write_str("its events don't lead from the state before it to its state"),
+        }
+    }
+}
+
+impl Breach {
+    fn at(commit: &ArchivedCommit, fault: Fault) -> Self {
+        Self {
+            sequence: commit.sequence,
+            subject: commit.subject.clone(),
+            fault,
+        }
+    }
+
+    pub(super) fn unless_next(next: u64, commit: &ArchivedCommit) -> Result<(), Self> {
+        match commit.sequence.cmp(&next) {
+            std::cmp::Ordering::Equal => Ok(()),
+            std::cmp::Ordering::Greater => Err(Self::at(commit, Fault::Missing { first: next })),
+            std::cmp::Ordering::Less => Err(Self::at(commit, Fault::OutOfOrder { expected: next })),
+        }
+    }
+}
+
+/// Takes the commits of a journal in order and says which is the first that can't be so.
+#[derive(Debug, Default)]
+pub struct Verifier {
+    taken: u64,
+    agents: HashMap<String, Last<Agent>>,
+    providers: HashMap<String, Last<Provider>>,
+}
+
+/// What an aggregate's next commit stands on.
+#[derive(Debug)]
+struct Last<A> {
+    sequence: u64,
+    hash: CommitHash,
+    version: u64,
+    event_seq: u64,
+    state: A,
+}
+
+impl Verifier {
+    /// How many commits were taken.
+    #[must_use]
+    pub const fn taken(&self) -> u64 {
+        self.taken
+    }
+
+    /// How many aggregates they belong to.
+    #[must_use]
+    pub fn aggregates(&self) -> usize {
+        self.agents.len() + self.providers.len()
+    }
+
+    /// Takes the next commit.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn take(&mut self, commit: &ArchivedCommit) -> Result<(), Breach> {
+        Breach::unless_next(self.taken + 1, commit)?;
+        match AggregateId::of_subject(&commit.subject) {
+            Some(AggregateId::Agent(_)) => take(&mut self.agents, commit)?,
+            Some(AggregateId::Provider(_)) => take(&mut self.providers, commit)?,
+            None => return Err(Breach::at(commit, Fault::Unreadable(CommitError::Subject))),
+        }
+        self.taken += 1;
+        Ok(())
+    }
+}
+
+fn take<A: Aggregate + Clone + PartialEq>(
+    known: &mut HashMap<String, Last<A>>,
+    archived: &ArchivedCommit,
+) -> Result<(), Breach> {
+    let last = known.remove(&archived.subject);
+    let fault = |fault| Err(Breach::at(archived, fault));
+    let before = last.as_ref().map(|last| last.state.clone()).unwrap_or_default();
+    let commit = match Commit::<A>::decode(&archived.payload) {
+        // This version has no state to compare: what the events make of the one before is the only one.
+        Err(CommitError::OlderState { .. }) => Commit::decode_onto(&archived.payload, before.clone()),
+        decoded => decoded,
+    };
+    let commit = match commit {
+        Ok(commit) => commit,
+        Err(error) => return fault(Fault::Unreadable(error)),
+    };
+    if commit.prev != last.as_ref().map(|last| last.hash) {
+        let previous = last.map(|last| last.sequence);
+        return fault(Fault::Chain { previous });
+    }
+    let expected = last.as_ref().map_or(1, |last| last.version.saturating_add(1));
+    if commit.aggregate_version != expected {
+        let found = commit.aggregate_version;
+        return fault(Fault::Version { found, expected });
+    }
+    let expected = last.as_ref().map_or(1, |last| last.event_seq.saturating_add(1));
+    if commit.first_event_seq != expected {
+        let found = commit.first_event_seq;
+        return fault(Fault::EventSeq { found, expected });
+    }
+    let (event_seq, mut state) = (commit.last_event_seq(), before);
+    for event in commit.events {
+        state.apply(event);
+    }
+    if state != commit.state {
+        return fault(Fault::State);
+    }
+    let last = Last {
+        sequence: archived.sequence,
+        hash: CommitHash::of(&archived.payload),
+        version: commit.aggregate_version,
+        event_seq,
+        state,
+    };
+    known.insert(archived.subject.clone(), last);
+    Ok(())
+}

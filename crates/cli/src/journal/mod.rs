@@ -1,0 +1,143 @@
+//! `reveille journal`: the journal as a file, and back; whether it is sound, and what it consists of.
+
+mod args;
+mod commits;
+mod output;
+
+pub use args::JournalCommand;
+
+use crate::{failure::Failure, replica};
+use anyhow::Context;
+use args::{Export, Import, Source};
+use commits::Commits;
+use jiff::{Timestamp, tz::TimeZone};
+use output::Output;
+use reveille_bus::{
+    Connection, NatsOptions,
+    archive::{self, ArchiveError, ArchiveWriter, EPOCHS_LEFT_FREE, Epochs, Stats, Verifier},
+};
+
+/// Runs one of its commands.
+pub async fn run(command: JournalCommand) -> Result<(), Failure> {
+    match command {
+        JournalCommand::Export(args) => export(args).await,
+        JournalCommand::Import(args) => import(args).await,
+        JournalCommand::Verify(source) => verify(source).await,
+        JournalCommand::Stats(source) => stats(source).await,
+    }
+}
+
+async fn export(args: Export) -> Result<(), Failure> {
+    let mut commits = match (&args.from_postgres, &args.nats) {
+        (Some(url), _) => Commits::postgres(url).await?,
+        (None, Some(url)) => Commits::live(url).await?,
+        (None, None) => return Err(Failure::Config("give --nats or --from-postgres".to_owned())),
+    };
+    let output = Output::open(args.file.as_deref())?;
+    let mut archive = ArchiveWriter::new(output, commits.last_sequence())?;
+    while let Some(commit) = commits.next().await? {
+        archive.write(&commit)?;
+    }
+    archive.finish()?.finish()?;
+    let last = commits.last_sequence();
+    eprintln!("exported {last} commits");
+    Ok(())
+}
+
+async fn import(args: Import) -> Result<(), Failure> {
+    let connection = connect(&args.nats).await?;
+    let epochs = if args.exact { Epochs::Keep } else { Epochs::Advance };
+    let told = |progress: archive::Progress| {
+        let archive::Progress { done, of } = progress;
+        eprintln!("{done} of {of} commits are in the journal");
+    };
+    let done = archive::import(&connection, &args.file, epochs, told)
+        .await
+        .map_err(|error| about(error, &args.file))?;
+    let (commits, found, advanced) = (done.commits, done.found, done.advanced);
+    if found > 0 {
+        eprintln!("{found} of them were there from an import that was broken off");
+    }
+    if advanced > 0 {
+        eprintln!("agents: {advanced}; the epoch of each was raised by {EPOCHS_LEFT_FREE}: start them again");
+    }
+    println!("imported {commits} commits");
+    Ok(())
+}
+
+async fn verify(source: Source) -> Result<(), Failure> {
+    let mut commits = source.open().await?;
+    let mut verifier = Verifier::default();
+    while let Some(commit) = commits.next().await? {
+        verifier.take(&commit)?;
+    }
+    let (taken, aggregates) = (verifier.taken(), verifier.aggregates());
+    println!("sound: {taken} commits of {aggregates} aggregates");
+    Ok(())
+}
+
+async fn stats(source: Source) -> Result<(), Failure> {
+    let mut commits = source.open().await?;
+    let mut stats = Stats::default();
+    while let Some(commit) = commits.next().await? {
+        stats.take(&commit);
+    }
+    println!("commits     {}", stats.commits);
+    println!("bytes       {}", stats.bytes);
+    println!("first       {}", moment(stats.first_at));
+    println!("last        {}", moment(stats.last_at));
+    println!("unreadable  {}", stats.unreadable);
+    println!(
+        "\n{:<10} {:>10} {:>10} {:>14}",
+        "type", "aggregates", "commits", "bytes"
+    );
+    for (kind, of_kind) in &stats.aggregates {
+        let (aggregates, commits, bytes) = (of_kind.aggregates, of_kind.commits, of_kind.bytes);
+        println!("{kind:<10} {aggregates:>10} {commits:>10} {bytes:>14}");
+    }
+    println!("\n{:<28} {:>10}", "event", "count");
+    for (event, count) in &stats.events {
+        println!("{event:<28} {count:>10}");
+    }
+    Ok(())
+}
+
+impl Source {
+    async fn open(&self) -> Result<Commits, Failure> {
+        match (&self.file, &self.nats) {
+            (Some(file), _) => Ok(Commits::file(file).map_err(|error| about(error, file))?),
+            (None, Some(url)) => Commits::live(url).await,
+            (None, None) => Err(Failure::Config("give a FILE or --nats".to_owned())),
+        }
+    }
+}
+
+fn about(error: ArchiveError, file: &std::path::Path) -> anyhow::Error {
+    match error {
+        ArchiveError::Io(_) | ArchiveError::NotAnArchive(_) | ArchiveError::Newer { .. } => {
+            anyhow::Error::new(error).context(file.display().to_string())
+        }
+        error => error.into(),
+    }
+}
+
+async fn connect(url: &str) -> Result<Connection, Failure> {
+    let options = NatsOptions {
+        url: url.to_owned(),
+        name: format!("journal {}", replica::name()),
+    };
+    Ok(Connection::try_open(&options)
+        .await
+        .context("can't reach the journal")?)
+}
+
+fn moment(at: Option<reveille_domain::Timestamp>) -> String {
+    at.and_then(|at| Timestamp::from_millisecond(i64::try_from(at.as_millis()).ok()?).ok())
+        .map_or_else(
+            || "-".to_owned(),
+            |at| {
+                let at = at.to_zoned(TimeZone::system());
+                at.strftime("%Y-%m-%d %H:%M:%S %z").to_string()
+            },
+        )
+}
