@@ -18,6 +18,7 @@ use serde_json::{Value, json};
 
 use crate::scene::{LLM, QUICK_HEARTBEAT, SOON, Scene};
 
+const HEARTBEATS: &str = "REVEILLE_HEARTBEATS";
 /// After a node died, requests are answered again within this.
 const GOES_ON_WITHIN: Duration = Duration::from_secs(15);
 /// How many answers in a row show that they are.
@@ -31,7 +32,7 @@ async fn each_of_three_nodes_may_die_under_requests_and_wakes() {
     let mut scene = Scene::set(world, backend, controller, QUICK_HEARTBEAT, "", "hibernating").await;
     let second = scene.world.api().await;
     let client = cluster_client(&scene.world).await;
-    for stream in [JOURNAL, "REVEILLE_HEARTBEATS"] {
+    for stream in [JOURNAL, HEARTBEATS] {
         let stream = jetstream::new(client.clone()).get_stream(stream).await;
         let config = stream.expect("the stream").cached_info().config.clone();
         assert_eq!(config.num_replicas, 3, "{}", config.name);
@@ -44,7 +45,8 @@ async fn each_of_three_nodes_may_die_under_requests_and_wakes() {
     for victim in 0..3 {
         scene.world.node(victim).kill9();
         load.goes_on(&format!("with node {victim} dead")).await;
-        // Somebody has to wake it, whatever of the cluster is left.
+        // Somebody has to wake it, whatever of the cluster is left. That it dies so soon after a wake counts as a failure,
+        // so some requests are refused for as long as the hold lasts.
         let posts = scene.posts();
         scene.backend.kill9();
         load.goes_on("after the backend died too").await;
@@ -87,7 +89,7 @@ async fn each_of_three_nodes_may_die_under_requests_and_wakes() {
 
 /// The files in `nats/cluster`, as a person runs them.
 #[tokio::test]
-async fn three_servers_with_our_own_configs_form_a_cluster() {
+async fn three_servers_with_our_own_configs_form_a_cluster_and_other_replica_counts_are_told() {
     let world = World::new().await;
     let configs = Path::new(env!("CARGO_MANIFEST_DIR")).join("../nats/cluster");
     let clients = [Port::claim(), Port::claim(), Port::claim()];
@@ -112,6 +114,25 @@ async fn three_servers_with_our_own_configs_form_a_cluster() {
     let urls = clients
         .each_ref()
         .map(|port| format!("nats://{}", port.address()));
+    let addresses: Vec<async_nats::ServerAddr> = urls.iter().map(|url| url.parse().expect("a URL")).collect();
+    let client = wait_until("a node answered", SOON, async || {
+        async_nats::connect(addresses.clone()).await.ok()
+    })
+    .await;
+    let mut context = jetstream::new(client);
+    context.set_timeout(Duration::from_secs(1));
+    wait_until("an operator's own stream was made", SOON, async || {
+        let single = jetstream::stream::Config {
+            name: HEARTBEATS.to_owned(),
+            subjects: vec!["reveille.heartbeats.>".to_owned()],
+            max_messages_per_subject: 1,
+            no_ack: true,
+            num_replicas: 1,
+            ..Default::default()
+        };
+        context.create_stream(single).await.ok()
+    })
+    .await;
     let api = Port::claim();
     let api_process = world
         .reveille("api")
@@ -129,12 +150,17 @@ async fn three_servers_with_our_own_configs_form_a_cluster() {
             .then_some(())
     })
     .await;
-    let client = async_nats::connect(&urls[1]).await.expect("a connection");
-    let stream = jetstream::new(client)
-        .get_stream(JOURNAL)
-        .await
-        .expect("the journal");
-    assert_eq!(stream.cached_info().config.num_replicas, 3);
+    for (stream, replicas) in [(JOURNAL, 3), (HEARTBEATS, 1)] {
+        let stream = context.get_stream(stream).await.expect("the stream");
+        assert_eq!(stream.cached_info().config.num_replicas, replicas);
+    }
+    let reported = format!("the stream {HEARTBEATS} has 1 replicas where 3 are usual");
+    assert_eq!(
+        api_process.log().matches(&reported).count(),
+        1,
+        "{}",
+        api_process.log()
+    );
 }
 
 async fn cluster_client(world: &World) -> async_nats::Client {
