@@ -2,35 +2,39 @@
 //! passed the command's sequence and its wake is no longer in flight, so no outcome is missed. Whoever leaves takes
 //! nothing with him: the wake goes on.
 
+mod error;
+mod waited;
+
+pub use error::{SleepError, WakeError};
+
 use crate::{
     commands::Commands,
     registry::{Known, Registry},
 };
 use async_nats::Client;
+use error::{held, refused};
 use futures::{
     FutureExt,
     future::{BoxFuture, Shared},
 };
 use reveille_bus::{
-    BusError, CommandError, Executed,
+    Executed,
     orders::{self, Addressed, Order, OrderAnswer},
     wakes::{self, WakeMessage},
 };
 use reveille_domain::{
-    Provider, ProviderCommand, ProviderEvent, ProviderId, Rejection, Status, Timestamp, Wake, WakeCause,
-    WakeFailure, WakeFailureKind, WakeId,
-    provider::{InactiveReason, Registered},
+    Provider, ProviderCommand, ProviderEvent, ProviderId, Status, Timestamp, Wake, WakeCause, WakeId,
+    provider::Registered,
 };
 use std::{
     collections::HashMap,
     sync::{Arc, Mutex, PoisonError},
-    time::Duration,
 };
-use thiserror::Error;
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 use tracing::{debug, info};
 use uuid::Uuid;
+use waited::{Seen, Waited};
 
 /// How many requests may wait for one provider in one replica, unless told otherwise.
 pub const MAX_WAITING: usize = 1_024;
@@ -69,102 +73,6 @@ pub struct Woken {
     pub known: Arc<Known>,
     /// The wake that was waited for; `None` when it was awake already.
     pub wake_id: Option<WakeId>,
-}
-
-/// Why a provider isn't active.
-#[derive(Debug, Clone, Error)]
-pub enum WakeError {
-    /// The wake failed, or an earlier one did and the next is held back.
-    #[error("{provider} did not wake: {} ({})", failure.reason, failure.stage)]
-    Failed {
-        /// Which.
-        provider: ProviderId,
-        /// The wake; `None` when none was tried.
-        wake_id: Option<WakeId>,
-        /// Why.
-        failure: Box<WakeFailure>,
-        /// When a next wake may be tried, if one is held back.
-        retry_after: Option<Duration>,
-        /// How long this caller waited.
-        spent: Duration,
-    },
-    /// The backend did not become available in time, or no outcome was known by the deadline.
-    #[error("{provider} did not wake in time: {}", failure.reason)]
-    TimedOut {
-        /// Which.
-        provider: ProviderId,
-        /// The wake.
-        wake_id: WakeId,
-        /// What is known of it.
-        failure: Box<WakeFailure>,
-        /// How long this caller waited.
-        spent: Duration,
-    },
-    /// The caller's own wait ended; the wake goes on.
-    #[error("{provider} is still waking")]
-    CallerTimedOut {
-        /// Which.
-        provider: ProviderId,
-        /// The wake, once it is known.
-        wake_id: Option<WakeId>,
-        /// How long this caller waited.
-        spent: Duration,
-    },
-    /// Its agent is lost or stopped; no wake was tried.
-    #[error("{provider} is inactive")]
-    Inactive {
-        /// Which.
-        provider: ProviderId,
-        /// Why.
-        reason: InactiveReason,
-        /// Since when.
-        since: Timestamp,
-    },
-    /// Its last commit can't be read by this version, so no command is accepted.
-    #[error("a commit of {provider} can't be read: {reason}")]
-    Unreadable {
-        /// Which.
-        provider: ProviderId,
-        /// Why.
-        reason: String,
-    },
-    /// Nobody publishes it.
-    #[error("{provider} is not published")]
-    Unknown {
-        /// Which.
-        provider: ProviderId,
-    },
-    /// It can't be woken.
-    #[error("{provider} has no wake recipe")]
-    NoRecipe {
-        /// Which.
-        provider: ProviderId,
-    },
-    /// Too many requests wait for it.
-    #[error("{limit} requests wait for {provider} already")]
-    QueueFull {
-        /// Which.
-        provider: ProviderId,
-        /// How many may wait.
-        limit: usize,
-    },
-    /// The journal can't be reached, or not in time.
-    #[error("the wake can't be asked for: {0}")]
-    Unavailable(String),
-}
-
-/// Why a provider isn't put to sleep.
-#[derive(Debug, Clone, Error)]
-pub enum SleepError {
-    /// Nobody publishes it.
-    #[error("{0} is not published")]
-    Unknown(ProviderId),
-    /// Its agent can't do it.
-    #[error("{0}")]
-    Refused(String),
-    /// Its agent can't be reached.
-    #[error("the agent can't be reached: {0}")]
-    Unavailable(String),
 }
 
 impl Wakes {
@@ -400,57 +308,6 @@ pub(crate) fn wake_message(provider: &Registered, sequence: u64, now: Timestamp)
     })
 }
 
-fn held(id: &ProviderId, provider: &Registered, at: Timestamp) -> WakeError {
-    let unknown = || WakeFailure::new(WakeFailureKind::TimedOut, "deadline", "the wake timed out");
-    WakeError::Failed {
-        provider: id.clone(),
-        wake_id: provider.wakes.last().map(|wake| wake.id),
-        failure: Box::new(provider.failures.last.clone().unwrap_or_else(unknown)),
-        retry_after: provider.failures.hold_at(at),
-        spent: Duration::ZERO,
-    }
-}
-
-fn refused(id: &ProviderId, error: CommandError<Rejection>) -> WakeError {
-    let provider = id.clone();
-    match error {
-        CommandError::Bus(BusError::Unreadable { reason, .. }) => WakeError::Unreadable { provider, reason },
-        CommandError::Bus(error) => WakeError::Unavailable(error.to_string()),
-        CommandError::Rejected(Rejection::Inactive { reason, since }) => WakeError::Inactive {
-            provider,
-            reason,
-            since,
-        },
-        CommandError::Rejected(Rejection::NoRecipe) => WakeError::NoRecipe { provider },
-        CommandError::Rejected(Rejection::RecentlyFailed {
-            retry_after,
-            failures,
-        }) => {
-            let unknown = || WakeFailure::new(WakeFailureKind::Recipe, "wake", "earlier wakes failed");
-            let failure = Box::new(failures.last.unwrap_or_else(unknown));
-            let (wake_id, spent) = (None, Duration::ZERO);
-            WakeError::Failed {
-                provider,
-                wake_id,
-                failure,
-                retry_after: Some(retry_after),
-                spent,
-            }
-        }
-        CommandError::Rejected(_) => WakeError::Unknown { provider },
-    }
-}
-
-impl WakeError {
-    /// The same, told to somebody who has waited for `time`.
-    fn after(mut self, time: Duration) -> Self {
-        if let Self::Failed { spent, .. } | Self::TimedOut { spent, .. } = &mut self {
-            *spent = time;
-        }
-        self
-    }
-}
-
 /// A place among the waiting, given back when its holder leaves.
 struct Place {
     wakes: Wakes,
@@ -465,101 +322,6 @@ impl Drop for Place {
             if *count == 0 {
                 waiting.remove(&self.id);
             }
-        }
-    }
-}
-
-/// One caller's wait.
-struct Waited {
-    provider: ProviderId,
-    begun: Instant,
-    /// The wake that is waited for.
-    wake: Option<WakeId>,
-    /// Nothing older than this sequence tells anything any more.
-    past: u64,
-}
-
-enum Seen {
-    Awake,
-    Waking,
-    Asleep,
-}
-
-impl Waited {
-    fn look(&mut self, known: &Known) -> Result<Seen, WakeError> {
-        let status = &known.provider.status;
-        let ours_goes_on = status
-            .wake()
-            .is_some_and(|wake| self.wake.is_none_or(|id| id == wake.id));
-        let awake = matches!(status, Status::Active { .. });
-        if !ours_goes_on
-            && !awake
-            && let Some(error) = self.outcome(known)
-        {
-            return Err(error);
-        }
-        // What it waits for may have come in a commit that this replica doesn't understand.
-        if !awake && let Some(reason) = &known.unreadable {
-            let (provider, reason) = (self.provider.clone(), reason.clone());
-            return Err(WakeError::Unreadable { provider, reason });
-        }
-        match status {
-            Status::Active { .. } => Ok(Seen::Awake),
-            // Should ours have succeeded and been lost again, the next one is joined.
-            Status::Waking { wake } => {
-                self.wake = Some(wake.id);
-                Ok(Seen::Waking)
-            }
-            Status::Hibernating { .. } => Ok(Seen::Asleep),
-            Status::Inactive { reason, since_ms, .. } => {
-                let provider = self.provider.clone();
-                Err(WakeError::Inactive {
-                    provider,
-                    reason: *reason,
-                    since: *since_ms,
-                })
-            }
-        }
-    }
-
-    /// Why the wake that was waited for failed, if it did.
-    fn outcome(&self, known: &Known) -> Option<WakeError> {
-        let wake_id = self.wake?;
-        let failure = Box::new(known.provider.ended_wake(wake_id)?.failure.clone()?);
-        let (provider, spent) = (self.provider.clone(), self.begun.elapsed());
-        Some(match failure.kind {
-            WakeFailureKind::TimedOut => WakeError::TimedOut {
-                provider,
-                wake_id,
-                failure,
-                spent,
-            },
-            WakeFailureKind::Recipe
-            | WakeFailureKind::Unavailable
-            | WakeFailureKind::AgentLost
-            | WakeFailureKind::AgentStopped
-            | WakeFailureKind::Withdrawn
-            | WakeFailureKind::Died => WakeError::Failed {
-                provider,
-                wake_id: Some(wake_id),
-                failure,
-                retry_after: None,
-                spent,
-            },
-        })
-    }
-
-    fn began(&mut self, begun: &Begun) {
-        self.past = begun.sequence;
-        self.wake = begun.wake.as_ref().map(|wake| wake.id);
-    }
-
-    fn timed_out(&self) -> WakeError {
-        let (provider, wake_id) = (self.provider.clone(), self.wake);
-        WakeError::CallerTimedOut {
-            provider,
-            wake_id,
-            spent: self.begun.elapsed(),
         }
     }
 }

@@ -1,0 +1,103 @@
+//! One caller's wait: what it makes of each state of its provider.
+
+use super::{Begun, WakeError};
+use crate::registry::Known;
+use reveille_domain::{ProviderId, Status, WakeFailureKind, WakeId};
+use tokio::time::Instant;
+
+/// One caller's wait.
+pub(super) struct Waited {
+    pub(super) provider: ProviderId,
+    pub(super) begun: Instant,
+    /// The wake that is waited for.
+    pub(super) wake: Option<WakeId>,
+    /// Nothing older than this sequence tells anything any more.
+    pub(super) past: u64,
+}
+
+pub(super) enum Seen {
+    Awake,
+    Waking,
+    Asleep,
+}
+
+impl Waited {
+    pub(super) fn look(&mut self, known: &Known) -> Result<Seen, WakeError> {
+        let status = &known.provider.status;
+        let ours_goes_on = status
+            .wake()
+            .is_some_and(|wake| self.wake.is_none_or(|id| id == wake.id));
+        let awake = matches!(status, Status::Active { .. });
+        if !ours_goes_on
+            && !awake
+            && let Some(error) = self.outcome(known)
+        {
+            return Err(error);
+        }
+        // What it waits for may have come in a commit that this replica doesn't understand.
+        if !awake && let Some(reason) = &known.unreadable {
+            let (provider, reason) = (self.provider.clone(), reason.clone());
+            return Err(WakeError::Unreadable { provider, reason });
+        }
+        match status {
+            Status::Active { .. } => Ok(Seen::Awake),
+            // Should ours have succeeded and been lost again, the next one is joined.
+            Status::Waking { wake } => {
+                self.wake = Some(wake.id);
+                Ok(Seen::Waking)
+            }
+            Status::Hibernating { .. } => Ok(Seen::Asleep),
+            Status::Inactive { reason, since_ms, .. } => {
+                let provider = self.provider.clone();
+                Err(WakeError::Inactive {
+                    provider,
+                    reason: *reason,
+                    since: *since_ms,
+                })
+            }
+        }
+    }
+
+    /// Why the wake that was waited for failed, if it did.
+    fn outcome(&self, known: &Known) -> Option<WakeError> {
+        let wake_id = self.wake?;
+        let record = known.provider.ended_wake(wake_id)?;
+        let failure = Box::new(record.failure.clone()?);
+        let retry_after = known.provider.failures.hold_at(record.ended_at_ms);
+        let (provider, spent) = (self.provider.clone(), self.begun.elapsed());
+        Some(match failure.kind {
+            WakeFailureKind::TimedOut => WakeError::TimedOut {
+                provider,
+                wake_id,
+                failure,
+                spent,
+            },
+            WakeFailureKind::Recipe
+            | WakeFailureKind::Unavailable
+            | WakeFailureKind::AgentLost
+            | WakeFailureKind::AgentStopped
+            | WakeFailureKind::Withdrawn
+            | WakeFailureKind::Died => WakeError::Failed {
+                provider,
+                wake_id: Some(wake_id),
+                failure,
+                retry_after,
+                spent,
+            },
+        })
+    }
+
+    pub(super) fn began(&mut self, begun: &Begun) {
+        self.past = begun.sequence;
+        self.wake = begun.wake.as_ref().map(|wake| wake.id);
+    }
+
+    pub(super) fn timed_out(&self) -> WakeError {
+        let (provider, wake_id) = (self.provider.clone(), self.wake);
+        WakeError::CallerTimedOut {
+            provider,
+            wake_id,
+            spent: self.begun.elapsed(),
+        }
+    }
+}
