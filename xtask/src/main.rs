@@ -27,6 +27,7 @@ Usage: cargo xtask <command>
                         `--no-run` only builds
   ci                    formatting, clippy, licences and bans, documentation, every test
   bench relay [args…]   release build, then requests and streams per second through the relay
+  bench rebuild [args…] release build, then a rebuild of the rows from 100,000 commits while requests go on
 ";
 
 /// Exit code for a command line that is not understood.
@@ -40,6 +41,7 @@ fn main() -> ExitCode {
         ["test", rest @ ..] => tests::command(rest),
         ["ci"] => ci::command(),
         ["bench", "relay", rest @ ..] => build::bench("bench-relay", rest),
+        ["bench", "rebuild", rest @ ..] => build::bench("bench-rebuild", rest),
         [] | ["help" | "-h" | "--help"] => {
             print!("{HELP}");
             Ok(())

@@ -10,6 +10,7 @@ mod harness;
 mod openai_sdk;
 mod operator;
 mod relay;
+mod rows;
 mod scene;
 mod stand_in;
 mod versions;

@@ -396,7 +396,7 @@ async fn a_schema_that_is_somebody_elses_is_left_alone() {
         .expect("still there");
 }
 
-/// A statement that a connection has prepared reads the new tables after the switch, also when it waited through it.
+/// Its connections have prepared their statements against the old tables.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_projector_whose_batch_comes_after_the_switch_is_fenced() {
     let (hub, mut store) = (Hub::start().await, InPostgres::create().await);

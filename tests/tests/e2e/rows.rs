@@ -1,0 +1,80 @@
+//! Rebuilding rows by the command line, while requests are answered.
+
+use std::time::Duration;
+
+use reveille_tests::{Exit, Process, World, wait_until};
+use serde_json::Value;
+
+use crate::scene::{LLM, SOON, Scene};
+
+fn rebuild(world: &World) -> Process {
+    let database = world.database().url();
+    world
+        .reveille("rows")
+        .args(["rebuild", "--nats", &world.nats_url(), "--database-url", database])
+        .start()
+}
+
+/// What the lists answer from Postgres, but for when agents were heard.
+async fn lists(scene: &Scene) -> Vec<Value> {
+    let mut lists = vec![];
+    for path in ["llms", "wakes", "events"] {
+        let mut list = scene
+            .api
+            .get(&format!("/reveille/v1/{path}?min_seq=1"))
+            .await
+            .json();
+        for row in list["data"].as_array_mut().expect("rows") {
+            row["last_heartbeat_ms"] = Value::Null;
+        }
+        lists.push(list);
+    }
+    lists
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_are_rebuilt_by_a_command_while_the_api_and_the_projector_go_on() {
+    let world = World::with_postgres().await;
+    let _projector = world.projector();
+    let scene = Scene::asleep_in(world, Duration::ZERO).await;
+    let answer = scene.api.chat("qwen").await;
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    scene.api.wait_for_status(LLM, "active", SOON).await;
+    let last = scene.world.journal().await.len();
+    let applied = || async {
+        let page = scene.api.get("/reveille/v1/llms").await;
+        (page.status == 200 && page.json()["applied"].as_u64() == Some(last as u64)).then_some(())
+    };
+    wait_until("the rows had taken everything in", SOON, applied).await;
+    let before = lists(&scene).await;
+
+    // One that is killed, wherever it is then.
+    let killed = rebuild(&scene.world);
+    tokio::time::sleep(Duration::from_millis(30)).await;
+    killed.kill9();
+    assert_eq!(lists(&scene).await, before);
+
+    let process = rebuild(&scene.world);
+    let exit = process.wait_for_exit(SOON).await;
+    assert_eq!(exit, Exit::Code(0), "{}", process.log());
+    assert!(
+        process
+            .log()
+            .contains(&format!("rebuilt the rows up to commit {last}")),
+        "{}",
+        process.log()
+    );
+    assert_eq!(lists(&scene).await, before);
+
+    // Nobody was told, and both go on.
+    scene.backend.kill9();
+    let newest = wait_until("the projector wrote the new tables", SOON, async || {
+        let page = scene
+            .api
+            .get(&format!("/reveille/v1/events?after_seq={last}"))
+            .await;
+        page.json()["data"].get(0).cloned()
+    })
+    .await;
+    assert_eq!(newest["event_type"], "BackendSlept", "{newest}");
+}
