@@ -20,4 +20,4 @@ pub mod relay;
 pub mod session;
 
 pub use error::AgentError;
-pub use session::{Options, run};
+pub use session::{Options, run, run_and_tell};

@@ -57,9 +57,25 @@ pub struct Options {
 /// # Errors
 /// When it can't run, or another process has taken its name.
 pub async fn run(options: Options, shutdown: CancellationToken) -> Result<(), AgentError> {
+    run_and_tell(options, || (), shutdown).await
+}
+
+/// The same; calls `connected` once, when control has accepted the session and wakes are carried out.
+///
+/// # Errors
+/// See [`run`].
+pub async fn run_and_tell(
+    options: Options,
+    connected: impl FnOnce(),
+    shutdown: CancellationToken,
+) -> Result<(), AgentError> {
     match shutdown.run_until_cancelled(Session::begin(options)).await {
         None => Ok(()),
-        Some(session) => session?.run(&shutdown).await,
+        Some(session) => {
+            let session = session?;
+            connected();
+            session.run(&shutdown).await
+        }
     }
 }
 

@@ -63,6 +63,8 @@ pub enum Command {
     Agent(Agent),
     /// Run the projector, which keeps the rows in Postgres.
     Projector(Projector),
+    /// Say by the exit code whether an API is ready.
+    Health(ApiAddress),
     /// List the LLMs.
     Llms(Listing),
     /// List the providers.

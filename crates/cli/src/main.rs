@@ -13,6 +13,7 @@ mod replica;
 mod rows_rebuild;
 mod services;
 mod signals;
+mod supervisor;
 mod up;
 
 use crate::{
@@ -53,6 +54,7 @@ async fn run(command: Command) -> Result<(), Failure> {
         Command::Api(args) => services::api(args).await,
         Command::Agent(args) => services::agent(args).await,
         Command::Projector(args) => services::projector(args).await,
+        Command::Health(args) => client::health(&args).await,
         Command::Llms(args) => client::llms(&args).await,
         Command::Providers(args) => client::providers(&args).await,
         Command::Wakes(args) => client::wakes(&args).await,

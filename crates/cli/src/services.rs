@@ -2,10 +2,12 @@
 
 use crate::{
     args::{Agent, Api, Projector},
+    client::ApiClient,
     config_check,
     failure::Failure,
     listen, logging, replica,
     signals::Signals,
+    supervisor::{self, Phase},
     up::data_dir,
 };
 use anyhow::anyhow;
@@ -15,13 +17,21 @@ use reveille_agent::{
 };
 use reveille_domain::rows::Rows;
 use reveille_projector::{PostgresRows, ProjectorConfig, ProjectorError};
-use std::{future::Future, net::SocketAddr, path::PathBuf, sync::Arc};
-use tokio::net::TcpListener;
+use std::{
+    future::{Future, pending},
+    net::SocketAddr,
+    path::PathBuf,
+    sync::Arc,
+    time::Duration,
+};
+use tokio::{net::TcpListener, time::sleep};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 /// Where an agent remembers what its backends have listed, below the data directory.
 pub const AGENT_STATE: &str = "agent";
+/// How often a starting API is asked whether it is ready.
+const READY_LOOK: Duration = Duration::from_millis(100);
 
 /// `reveille api`.
 pub async fn api(args: Api) -> Result<(), Failure> {
@@ -34,7 +44,21 @@ pub async fn api(args: Api) -> Result<(), Failure> {
         max_waiting: args.max_waiting,
         ..api_config(&args.nats)
     };
-    until_signalled(|stop| run_api(config, rows, listener, stop)).await
+    let client = ApiClient::local(listen::reachable(address))?;
+    until_signalled(|stop| async move {
+        let told = async {
+            while !client.is_ready().await {
+                sleep(READY_LOOK).await;
+            }
+            supervisor::tell(Phase::Ready);
+            pending().await
+        };
+        tokio::select! {
+            done = run_api(config, rows, listener, stop) => done,
+            never = told => never,
+        }
+    })
+    .await
 }
 
 /// `reveille agent`.
@@ -52,13 +76,14 @@ pub async fn agent(args: Agent) -> Result<(), Failure> {
     };
     let data_dir = args.data_dir.map_or_else(data_dir::default_path, Ok)?;
     logging::start()?;
-    until_signalled(|stop| run_agent(config, nats, data_dir.join(AGENT_STATE), stop)).await
+    let remembers = data_dir.join(AGENT_STATE);
+    until_signalled(|stop| run_agent(config, nats, remembers, ready, stop)).await
 }
 
 /// `reveille projector`.
 pub async fn projector(args: Projector) -> Result<(), Failure> {
     logging::start()?;
-    until_signalled(|stop| run_projector(args.nats, args.database_url, stop)).await
+    until_signalled(|stop| run_projector(args.nats, args.database_url, ready, stop)).await
 }
 
 /// The rows of a database, which doesn't have to be up; none without one, and then the API keeps them in memory.
@@ -91,11 +116,12 @@ pub async fn run_api(
     Ok(reveille_api::run(config, rows, listener, stop).await?)
 }
 
-/// Runs the agent until `stop`.
+/// Runs the agent until `stop`; calls `connected` once control has accepted its session.
 pub async fn run_agent(
     config: Config,
     nats: NatsUrl,
     state_dir: PathBuf,
+    connected: impl FnOnce(),
     stop: CancellationToken,
 ) -> Result<(), Failure> {
     let options = Options {
@@ -103,7 +129,7 @@ pub async fn run_agent(
         nats,
         state_dir: Some(state_dir),
     };
-    reveille_agent::run(options, stop)
+    reveille_agent::run_and_tell(options, connected, stop)
         .await
         .map_err(|error| match error {
             reveille_agent::AgentError::Superseded { .. } => Failure::Superseded(error.to_string()),
@@ -111,25 +137,36 @@ pub async fn run_agent(
         })
 }
 
-/// Runs the projector until `stop`.
+/// Runs the projector until `stop`; calls `follows` once it goes on from its checkpoint.
 pub async fn run_projector(
     nats_url: String,
     database_url: String,
+    follows: impl FnOnce(),
     stop: CancellationToken,
 ) -> Result<(), Failure> {
     let config = ProjectorConfig {
         nats_url,
         database_url,
     };
-    reveille_projector::run(config, stop)
-        .await
-        .map_err(|error| match error {
-            ProjectorError::DatabaseUrl(_) => Failure::Config(format!("--database-url: {error}")),
-            ProjectorError::Schema(_)
-            | ProjectorError::Diverged { .. }
-            | ProjectorError::Rebuilding
-            | ProjectorError::Bus(_) => error.into(),
-        })
+    let projector = reveille_projector::Projector::new(config);
+    let mut status = projector.status();
+    let told = async {
+        if status.changed().await.is_ok() {
+            follows();
+        }
+        pending().await
+    };
+    let done = tokio::select! {
+        done = projector.run(stop) => done,
+        never = told => never,
+    };
+    done.map_err(|error| match error {
+        ProjectorError::DatabaseUrl(_) => Failure::Config(format!("--database-url: {error}")),
+        ProjectorError::Schema(_)
+        | ProjectorError::Diverged { .. }
+        | ProjectorError::Rebuilding
+        | ProjectorError::Bus(_) => error.into(),
+    })
 }
 
 async fn until_signalled<F, S>(service: S) -> Result<(), Failure>
@@ -138,10 +175,22 @@ where
     S: FnOnce(CancellationToken) -> F,
 {
     let signals = Signals::listen()?;
+    let told = async {
+        signals.stop.cancelled().await;
+        supervisor::tell(Phase::Stopping);
+        pending().await
+    };
     tokio::select! {
+        // In this order, so that it is told also when the service ends at once.
+        biased;
+        never = told => never,
         done = service(signals.stop.clone()) => done,
         () = signals.hurry.cancelled() => Err(anyhow!("stopped before everything was finished").into()),
     }
+}
+
+fn ready() {
+    supervisor::tell(Phase::Ready);
 }
 
 fn warn_of_strangers(address: SocketAddr) {

@@ -1,6 +1,6 @@
 //! The documentation says what is so: its configs are legal, and its links lead somewhere.
 
-use reveille_tests::{Folder, nats_server, program};
+use reveille_tests::{Folder, program};
 use std::{
     fs,
     path::{Path, PathBuf},
@@ -42,20 +42,6 @@ fn blocks<'a>(page: &'a str, language: &str) -> Vec<&'a str> {
         .collect()
 }
 
-/// What stands behind `content: |` of a config in the compose file.
-fn compose_config(name: &str) -> String {
-    const INDENT: &str = "      ";
-    let text = fs::read_to_string(root().join("docker-compose.yml")).expect("the compose file");
-    let head = format!("\n  {name}:\n    content: |\n");
-    let (_, rest) = text.split_once(&head).expect("a config with its content");
-    let lines = rest
-        .lines()
-        .take_while(|line| line.is_empty() || line.starts_with(INDENT));
-    lines
-        .map(|line| format!("{}\n", line.strip_prefix(INDENT).unwrap_or(line)))
-        .collect()
-}
-
 fn assert_agent_takes(what: &str, config: &str) {
     let folder = Folder::new();
     let file = folder.path().join("reveille.toml");
@@ -78,25 +64,6 @@ fn every_config_in_the_documentation_is_one_that_the_agent_takes() {
         }
     }
     assert!(checked >= 8, "only {checked} configs were found");
-}
-
-#[test]
-fn the_configs_in_the_compose_file_are_ones_that_their_programs_take() {
-    assert_agent_takes("docker-compose.yml", &compose_config("agent"));
-    let folder = Folder::new();
-    let file = folder.path().join("nats.conf");
-    fs::write(&file, compose_config("nats")).expect("the config is written");
-    let checked = Command::new(nats_server())
-        .arg("-t")
-        .arg("--config")
-        .arg(&file)
-        .output();
-    let checked = checked.expect("the server runs");
-    assert!(
-        checked.status.success(),
-        "{}",
-        String::from_utf8_lossy(&checked.stderr)
-    );
 }
 
 #[test]

@@ -4,6 +4,7 @@
 
 mod archive;
 mod cluster;
+mod compose;
 mod docs;
 mod faults;
 mod harness;
@@ -13,5 +14,7 @@ mod relay;
 mod rows;
 mod scene;
 mod stand_in;
+mod systemd;
+mod two_machines;
 mod versions;
 mod wake;

@@ -116,6 +116,17 @@ impl ApiClient {
         })?)
     }
 
+    /// The body of an answer, whatever its status; empty when it isn't JSON.
+    pub async fn body(&self, request: RequestBuilder) -> Result<Value, Failure> {
+        let answer = request.timeout(ANSWERS_WITHIN).send().await;
+        let text = match answer {
+            Ok(answer) => answer.text().await,
+            Err(error) => Err(error),
+        };
+        let text = text.map_err(|error| self.broken(&error))?;
+        Ok(serde_json::from_str(&text).unwrap_or_default())
+    }
+
     /// A request to a path of the API.
     pub fn request(&self, method: Method, path: &str) -> RequestBuilder {
         let base = self.base.as_str().trim_end_matches('/');

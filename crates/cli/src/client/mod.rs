@@ -3,6 +3,7 @@
 mod actions;
 mod api;
 mod events;
+mod health;
 mod listings;
 mod output;
 mod sse;
@@ -12,5 +13,6 @@ mod words;
 pub use actions::{sleep, wake};
 pub use api::ApiClient;
 pub use events::events;
+pub use health::health;
 pub use listings::{llms, providers, wakes};
 pub use words::{Row, field};

@@ -16,6 +16,7 @@ use crate::{
     listen, logging,
     services::{AGENT_STATE, api_config, nats_for_agent, rows, run_agent, run_api, run_projector},
     signals::Signals,
+    supervisor::{self, Phase},
 };
 use anyhow::anyhow;
 use banner::Banner;
@@ -45,7 +46,7 @@ pub async fn run(args: Up) -> Result<(), Failure> {
     parts.start(Role::Api, |stop| run_api(api_config(&nats), rows, listener, stop));
     if let Some(database) = args.database_url.clone() {
         parts.start(Role::Projector, |stop| {
-            run_projector(nats.clone(), database, stop)
+            run_projector(nats.clone(), database, || (), stop)
         });
     }
     let mut banner = Banner::new(listen::reachable(address), &hub, args.database_url.is_some())?;
@@ -60,14 +61,19 @@ pub async fn run(args: Up) -> Result<(), Failure> {
                 banner.expect(&config);
                 let url = nats_for_agent(&nats, &config)?;
                 let remembers = data_dir.join(AGENT_STATE);
-                parts.start(Role::Agent, |stop| run_agent(config, url, remembers, stop));
+                parts.start(Role::Agent, |stop| run_agent(config, url, remembers, || (), stop));
             }
             tokio::select! {
                 ended = parts.until_one_is_missed(&signals.stop) => ended,
-                never = async { banner.show().await; pending().await } => never,
+                never = async {
+                    banner.show().await;
+                    supervisor::tell(Phase::Ready);
+                    pending().await
+                } => never,
             }
         }
     };
+    supervisor::tell(Phase::Stopping);
     let stopped = tokio::select! {
         stopped = parts.stop() => stopped,
         () = signals.hurry.cancelled() => Err(anyhow!("stopped before everything was finished").into()),
