@@ -78,12 +78,12 @@ pub enum Command {
     /// Print the journal's events.
     #[command(after_help = EVENTS_EXAMPLES)]
     Events(Events),
-    /// Work with the rows in Postgres.
-    #[command(subcommand)]
-    Rows(RowsCommand),
     /// Export, restore and check the journal.
     #[command(subcommand)]
     Journal(JournalCommand),
+    /// Work with the rows in Postgres.
+    #[command(subcommand)]
+    Rows(RowsCommand),
     /// Work with config files.
     #[command(subcommand)]
     Config(ConfigCommand),

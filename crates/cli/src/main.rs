@@ -61,8 +61,8 @@ async fn run(command: Command) -> Result<(), Failure> {
         Command::Wake(args) => client::wake(&args).await,
         Command::Sleep(args) => client::sleep(&args).await,
         Command::Events(args) => client::events(&args).await,
-        Command::Rows(RowsCommand::Rebuild(args)) => rows_rebuild::run(args).await,
         Command::Journal(command) => journal::run(command).await,
+        Command::Rows(RowsCommand::Rebuild(args)) => rows_rebuild::run(args).await,
         Command::Config(ConfigCommand::Check { file }) => config_check::run(&file),
     }
 }
