@@ -261,3 +261,6 @@ fn read_line(input: &mut impl BufRead) -> Result<Option<Vec<u8>>, ArchiveError> 
     }
     Ok((bytes.pop() == Some(b'\n')).then_some(bytes))
 }
+
+#[cfg(test)]
+mod tests;
