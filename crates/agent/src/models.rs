@@ -90,7 +90,7 @@ struct Listed {
 
 /// Asks the backend for its models: the legal names of the first [`MAX_MODELS`], each once. `None` when it doesn't
 /// list any.
-pub(crate) async fn discover(client: Client, provider: ProviderConfig) -> Option<Vec<ModelName>> {
+pub async fn discover(client: Client, provider: ProviderConfig) -> Option<Vec<ModelName>> {
     let mut request = client
         .get(provider.base_url.at("/v1/models").ok()?)
         .timeout(LIST_TIMEOUT);

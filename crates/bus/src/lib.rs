@@ -31,5 +31,5 @@ pub use connection::{Connection, MIN_SERVER, NatsOptions};
 pub use error::{BusError, CommandError};
 pub use follow::{Checkpoint, Entry, Follow, Followed, Follower};
 pub use journal::{CommitMeta, Executed, Expected, Journal, JournalContext, JournalStore};
-pub use streams::{HEARTBEATS_STREAM, JOURNAL_STREAM, ensure_streams};
+pub use streams::{HEARTBEATS_STREAM, JOURNAL_STREAM, StreamLook, ensure_streams, look_at_streams};
 pub use subjects::{AggregateId, FACTS};

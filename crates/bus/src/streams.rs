@@ -68,6 +68,61 @@ pub async fn ensure_streams(js: &Context) -> Result<(), BusError> {
     ensure(js, HEARTBEATS_STREAM, heartbeats()).await
 }
 
+/// How a stream is, for those who only look.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum StreamLook {
+    /// Nobody has made it yet.
+    Missing,
+    /// It has the settings that the guarantees stand on.
+    Sound {
+        /// Its copies.
+        replicas: usize,
+        /// How many there usually are on this server or cluster.
+        usual: usize,
+        /// Its last message, 0 before the first.
+        last_sequence: u64,
+    },
+    /// Settings that contradict ours.
+    Differs(String),
+}
+
+/// Looks at both streams, and makes none.
+///
+/// # Errors
+/// When NATS isn't available.
+pub async fn look_at_streams(js: &Context) -> Result<[(&'static str, StreamLook); 2], BusError> {
+    Ok([
+        (JOURNAL_STREAM, look(js, JOURNAL_STREAM, &journal()).await?),
+        (
+            HEARTBEATS_STREAM,
+            look(js, HEARTBEATS_STREAM, &heartbeats()).await?,
+        ),
+    ])
+}
+
+async fn look(js: &Context, name: &'static str, ours: &Config) -> Result<StreamLook, BusError> {
+    let stream = match js.get_stream(name).await {
+        Ok(stream) => stream,
+        Err(error) => {
+            return match error.kind() {
+                GetStreamErrorKind::JetStream(ref api) if is_not_found(api) => Ok(StreamLook::Missing),
+                _ => Err(BusError::unavailable(error)),
+            };
+        }
+    };
+    let info = stream.cached_info();
+    let clustered = js.client().server_info().cluster.is_some();
+    Ok(match check(name, ours, &info.config) {
+        Err(BusError::StreamMismatch { difference, .. }) => StreamLook::Differs(difference),
+        Err(error) => return Err(error),
+        Ok(()) => StreamLook::Sound {
+            replicas: info.config.num_replicas,
+            usual: if clustered { REPLICAS } else { 1 },
+            last_sequence: info.state.last_sequence,
+        },
+    })
+}
+
 async fn ensure(js: &Context, name: &'static str, ours: Config) -> Result<(), BusError> {
     let clustered = js.client().server_info().cluster.is_some();
     let num_replicas = if clustered { REPLICAS } else { 1 };

@@ -9,7 +9,7 @@ use url::Url;
 /// Where the API listens unless it is told otherwise: this machine only.
 const DEFAULT_LISTEN: &str = "127.0.0.1:8420";
 /// Where the API is looked for unless it is told otherwise.
-const DEFAULT_API: &str = "http://127.0.0.1:8420";
+pub const DEFAULT_API: &str = "http://127.0.0.1:8420";
 /// How many wakes are listed unless it is told otherwise.
 const DEFAULT_WAKES: &str = "20";
 
@@ -36,6 +36,11 @@ Examples:
   reveille up --nats nats://127.0.0.1:4222  with a NATS server that runs already
 
 The journal is kept in the data directory, so that a second run goes on where the first one stopped.";
+
+const INIT_EXAMPLES: &str = "\
+Examples:
+  reveille init                             looks for Ollama, vLLM, llama.cpp and LM Studio, and writes reveille.toml
+  reveille init --ports 8000,8001           looks at these ports";
 
 const EVENTS_EXAMPLES: &str = "\
 Examples:
@@ -84,6 +89,14 @@ pub enum Command {
     /// Work with the rows in Postgres.
     #[command(subcommand)]
     Rows(RowsCommand),
+    /// Look for backends on this machine and write a config for them.
+    #[command(after_help = INIT_EXAMPLES)]
+    Init(Init),
+    /// Try recipes.
+    #[command(subcommand)]
+    Recipe(RecipeCommand),
+    /// Look at everything that Reveille needs, and say what is wrong and what to do about it.
+    Doctor(Doctor),
     /// Work with config files.
     #[command(subcommand)]
     Config(ConfigCommand),
@@ -257,6 +270,77 @@ pub enum RowsCommand {
     Rebuild(Projector),
 }
 
+/// `reveille init`.
+#[derive(Debug, Args)]
+pub struct Init {
+    /// The file to write.
+    #[arg(long, value_name = "FILE", default_value = "reveille.toml")]
+    pub output: PathBuf,
+    /// Replace the file if it exists.
+    #[arg(long)]
+    pub force: bool,
+    /// The ports of this machine to look at: those of Ollama, vLLM, llama.cpp and LM Studio.
+    #[arg(
+        long,
+        value_name = "PORT,…",
+        value_delimiter = ',',
+        default_value = "11434,8000,8080,1234"
+    )]
+    pub ports: Vec<u16>,
+}
+
+/// `reveille recipe …`.
+#[derive(Debug, Subcommand)]
+pub enum RecipeCommand {
+    /// Put a backend to sleep and wake it, without any hub, and say how long each step took.
+    Test(RecipeTest),
+}
+
+/// `reveille recipe test`.
+#[derive(Debug, Args)]
+pub struct RecipeTest {
+    /// The provider, as the file names it.
+    #[arg(value_name = "PROVIDER")]
+    pub provider: String,
+    /// The config file.
+    #[arg(long, env = "REVEILLE_CONFIG", value_name = "FILE")]
+    pub config: PathBuf,
+    /// Don't run the sleep recipe first.
+    #[arg(long)]
+    pub no_sleep: bool,
+    /// Run the wake although the backend is available and nothing puts it to sleep first.
+    #[arg(long)]
+    pub yes: bool,
+}
+
+/// `reveille doctor`.
+#[derive(Debug, Args)]
+pub struct Doctor {
+    /// The agent's config file; without it no backend is looked at.
+    #[arg(long, env = "REVEILLE_CONFIG", value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// The hub's NATS servers [default: the file's, else the one that `up` runs].
+    #[arg(long, env = "REVEILLE_NATS_URL", value_name = "URL", hide_env_values = true)]
+    pub nats: Option<String>,
+    /// The Postgres database of the rows; without it none is looked at.
+    #[arg(
+        long,
+        env = "REVEILLE_DATABASE_URL",
+        value_name = "URL",
+        hide_env_values = true
+    )]
+    pub database_url: Option<String>,
+    /// Where `up` keeps its journal [default: reveille/ in the user's data directory].
+    #[arg(long, env = "REVEILLE_DATA_DIR", value_name = "DIR")]
+    pub data_dir: Option<PathBuf>,
+    /// The API [default: http://127.0.0.1:8420, which need not run].
+    #[arg(long, env = "REVEILLE_API_URL", value_name = "URL")]
+    pub api: Option<Url>,
+    /// How to print it.
+    #[arg(short, long, value_enum, default_value = "table")]
+    pub output: Format,
+}
+
 /// `reveille config …`.
 #[derive(Debug, Subcommand)]
 pub enum ConfigCommand {
@@ -266,6 +350,24 @@ pub enum ConfigCommand {
         #[arg(env = "REVEILLE_CONFIG")]
         file: PathBuf,
     },
+    /// Print what a config file comes to, with the defaults; secrets are not shown.
+    Show(ConfigShow),
+    /// Print the JSON Schema of config files, for editors.
+    Schema,
+}
+
+/// `reveille config show`.
+#[derive(Debug, Args)]
+pub struct ConfigShow {
+    /// The config file.
+    #[arg(env = "REVEILLE_CONFIG")]
+    pub file: PathBuf,
+    /// Say where each value comes from.
+    #[arg(long)]
+    pub origin: bool,
+    /// The hub's NATS servers, instead of the file's.
+    #[arg(long, env = "REVEILLE_NATS_URL", value_name = "URL", hide_env_values = true)]
+    pub nats: Option<String>,
 }
 
 #[cfg(test)]

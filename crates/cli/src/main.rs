@@ -5,10 +5,15 @@
 mod args;
 mod client;
 mod config_check;
+mod config_schema;
+mod config_show;
+mod doctor;
 mod failure;
+mod init;
 mod journal;
 mod listen;
 mod logging;
+mod recipe_test;
 mod replica;
 mod rows_rebuild;
 mod services;
@@ -17,7 +22,7 @@ mod supervisor;
 mod up;
 
 use crate::{
-    args::{Cli, Command, ConfigCommand, RowsCommand},
+    args::{Cli, Command, ConfigCommand, RecipeCommand, RowsCommand},
     failure::Failure,
 };
 use clap::Parser;
@@ -63,6 +68,11 @@ async fn run(command: Command) -> Result<(), Failure> {
         Command::Events(args) => client::events(&args).await,
         Command::Journal(command) => journal::run(command).await,
         Command::Rows(RowsCommand::Rebuild(args)) => rows_rebuild::run(args).await,
+        Command::Init(args) => init::run(args).await,
+        Command::Recipe(RecipeCommand::Test(args)) => recipe_test::run(args).await,
+        Command::Doctor(args) => doctor::run(args).await,
         Command::Config(ConfigCommand::Check { file }) => config_check::run(&file),
+        Command::Config(ConfigCommand::Show(args)) => config_show::run(&args),
+        Command::Config(ConfigCommand::Schema) => config_schema::run(),
     }
 }

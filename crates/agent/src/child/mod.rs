@@ -6,6 +6,7 @@ mod program;
 mod shim;
 
 pub use output::{OUTPUT_TAIL_BYTES, Output};
+pub use program::find as find_program;
 pub use shim::shim_main;
 
 use crate::config::CommandAction;

@@ -12,7 +12,7 @@ use std::{
 ///
 /// # Errors
 /// Says what is wrong, without the program's name: it may go to others in a wake's outcome.
-pub(super) fn find(program: &str, path: Option<&OsStr>) -> Result<PathBuf, &'static str> {
+pub fn find(program: &str, path: Option<&OsStr>) -> Result<PathBuf, &'static str> {
     if Path::new(program).is_absolute() {
         return executable(Path::new(program)).map(|()| PathBuf::from(program));
     }

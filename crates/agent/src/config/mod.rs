@@ -5,12 +5,14 @@
 
 mod address;
 mod error;
+mod places;
 mod recipe;
 mod secret;
 mod table;
 
 pub use address::{BaseUrl, NatsUrl};
 pub use error::ConfigError;
+pub use places::{Place, places};
 pub use recipe::{
     Action, CommandAction, DEFAULT_MAX_WAIT, DEFAULT_STEP_TIMEOUT, DEFAULT_STOP_GRACE, HttpAction,
     MAX_ENTRIES, MAX_STEPS, MAX_TEXT_BYTES, SERVE_START_TIMEOUT, SleepConfig, Step, WakeConfig,

@@ -15,4 +15,5 @@ pub use api::ApiClient;
 pub use events::events;
 pub use health::health;
 pub use listings::{llms, providers, wakes};
+pub use output::line;
 pub use words::{Row, field};

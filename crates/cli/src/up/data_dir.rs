@@ -105,7 +105,20 @@ fn refused(path: &Path, holder: &str) -> anyhow::Error {
     )
 }
 
-fn is_alive(pid: &str) -> bool {
+/// Whether a run has this folder, for those who only look. The lock is tried for an instant, and given back.
+pub fn is_locked(path: &Path) -> bool {
+    let file = File::open(path.join(LOCK_FILE));
+    file.is_ok_and(|file| matches!(file.try_lock_shared(), Err(TryLockError::WouldBlock)))
+}
+
+/// The process that last had this folder.
+pub fn holder(path: &Path) -> Option<String> {
+    let text = fs::read_to_string(path.join(LOCK_FILE)).ok()?;
+    Some(text.trim().to_owned()).filter(|pid| !pid.is_empty())
+}
+
+/// Whether this is the id of a living process.
+pub fn is_alive(pid: &str) -> bool {
     let pid = pid.parse().ok().and_then(Pid::from_raw);
     // A process of another user may not be signalled, but it lives.
     pid.is_some_and(|pid| test_kill_process(pid) != Err(rustix::io::Errno::SRCH))

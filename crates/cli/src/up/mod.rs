@@ -7,7 +7,7 @@ mod banner;
 pub mod data_dir;
 mod parts;
 mod server;
-mod server_program;
+pub mod server_program;
 
 use crate::{
     args::Up,

@@ -1,0 +1,211 @@
+//! `reveille config show`: what a config file comes to, with the defaults, and where each value comes from.
+//!
+//! Keys, headers, bodies, arguments and variables of recipes are never shown, nor a URL's query: it often holds a key.
+
+use crate::{args::ConfigShow, client::line, config_check, failure::Failure, services::nats_for_agent};
+use anyhow::Context;
+use reveille_agent::config::{
+    Action, CommandAction, Config, HttpAction, ModelConfig, Place, ProviderConfig, SleepConfig, Step,
+    WakeConfig, places,
+};
+use std::{collections::BTreeMap, env, fmt, fs, time::Duration};
+
+/// Stands for a value that is not shown.
+const REDACTED: &str = "[redacted]";
+/// The flag that wins over the file, and its variable.
+const NATS_FLAG: &str = "--nats";
+const NATS_VARIABLE: &str = "REVEILLE_NATS_URL";
+
+/// Prints each value on a line of its own.
+pub fn run(args: &ConfigShow) -> Result<(), Failure> {
+    let config = config_check::load(&args.file)?;
+    let text =
+        fs::read_to_string(&args.file).with_context(|| format!("cannot read {}", args.file.display()))?;
+    let mut shown = Shown {
+        file: args.file.display().to_string(),
+        places: places(&text),
+        lines: vec![],
+    };
+    shown.agent(&config, args.nats.as_deref())?;
+    for (index, provider) in config.providers.iter().enumerate() {
+        shown.provider(&format!("provider[{index}]"), provider);
+    }
+    let width = shown
+        .lines
+        .iter()
+        .map(|(setting, _)| setting.chars().count())
+        .max();
+    let width = width.unwrap_or_default();
+    for (setting, origin) in shown.lines {
+        if args.origin {
+            line(&format!("{setting:<width$}  # {origin}"))?;
+        } else {
+            line(&setting)?;
+        }
+    }
+    Ok(())
+}
+
+struct Shown {
+    file: String,
+    places: BTreeMap<String, Place>,
+    lines: Vec<(String, String)>,
+}
+
+impl Shown {
+    fn agent(&mut self, config: &Config, nats: Option<&str>) -> Result<(), Failure> {
+        let agent = &config.agent;
+        self.add("agent.name", quoted(agent.name.as_str()));
+        match (nats, &agent.nats) {
+            (Some(url), _) => {
+                let url = nats_for_agent(url, config)?;
+                let flag = |arg: String| arg == NATS_FLAG || arg.starts_with("--nats=");
+                let by_flag = env::args_os().any(|arg| arg.into_string().is_ok_and(flag));
+                let origin = if by_flag {
+                    format!("flag {NATS_FLAG}")
+                } else {
+                    format!("variable {NATS_VARIABLE}")
+                };
+                self.lines
+                    .push((format!("agent.nats = {}", quoted(url.as_str())), origin));
+            }
+            (None, Some(url)) => self.add("agent.nats", quoted(url.as_str())),
+            (None, None) => {}
+        }
+        self.add("agent.allow_plaintext", agent.allow_plaintext);
+        self.add("agent.heartbeat", duration(agent.heartbeat));
+        Ok(())
+    }
+
+    fn provider(&mut self, path: &str, provider: &ProviderConfig) {
+        self.add(&format!("{path}.name"), quoted(provider.name.as_str()));
+        self.add(
+            &format!("{path}.base_url"),
+            quoted(&provider.base_url.to_string()),
+        );
+        if provider.api_key.is_some() {
+            self.add(&format!("{path}.api_key"), quoted(REDACTED));
+        }
+        if let Some(models) = &provider.models {
+            let models: Vec<_> = models.iter().map(model).collect();
+            self.add(&format!("{path}.models"), format!("[{}]", models.join(", ")));
+        }
+        let probe = &provider.probe;
+        self.add(&format!("{path}.probe.path"), quoted(&probe.path));
+        if let Some(expect) = &probe.expect {
+            self.add(&format!("{path}.probe.expect"), expect);
+        }
+        self.add(&format!("{path}.probe.interval"), duration(probe.interval));
+        self.add(&format!("{path}.probe.timeout"), duration(probe.timeout));
+        if let Some(WakeConfig { steps, max_wait }) = &provider.wake {
+            let path = format!("{path}.wake");
+            self.add(&format!("{path}.max_wait"), duration(*max_wait));
+            self.steps(&path, steps);
+        }
+        if let Some(SleepConfig { steps, idle_after }) = &provider.sleep {
+            let path = format!("{path}.sleep");
+            if let Some(idle_after) = idle_after {
+                self.add(&format!("{path}.idle_after"), duration(*idle_after));
+            }
+            self.steps(&path, steps);
+        }
+    }
+
+    /// The steps, in the form that the file has them in.
+    fn steps(&mut self, path: &str, steps: &[Step]) {
+        let listed = self.places.contains_key(&format!("{path}.step"));
+        for (index, step) in steps.iter().enumerate() {
+            if listed {
+                self.step(&format!("{path}.step[{index}]"), step);
+            } else {
+                self.step(path, step);
+            }
+        }
+    }
+
+    fn step(&mut self, path: &str, step: &Step) {
+        match &step.action {
+            Action::Http(HttpAction {
+                method,
+                url,
+                headers,
+                body,
+            }) => {
+                self.add(&format!("{path}.type"), quoted("http"));
+                self.add(&format!("{path}.method"), quoted(method.as_str()));
+                let mut url = url.clone();
+                if url.query().is_some() {
+                    url.set_query(Some(REDACTED));
+                }
+                self.add(&format!("{path}.url"), quoted(url.as_str()));
+                for (name, _) in headers {
+                    self.add(&format!("{path}.headers.{name}"), quoted(REDACTED));
+                }
+                if body.is_some() {
+                    self.add(&format!("{path}.body"), quoted(REDACTED));
+                }
+                self.add(&format!("{path}.timeout"), duration(step.timeout));
+            }
+            Action::Once(command) => {
+                self.command(path, command, "once");
+                self.add(&format!("{path}.timeout"), duration(step.timeout));
+            }
+            Action::Serve { command, stop_grace } => {
+                self.command(path, command, "serve");
+                self.add(&format!("{path}.stop_grace"), duration(*stop_grace));
+            }
+        }
+    }
+
+    fn command(&mut self, path: &str, command: &CommandAction, run: &str) {
+        self.add(&format!("{path}.type"), quoted("command"));
+        self.add(&format!("{path}.command"), quoted(&command.program));
+        for index in 0..command.args.len() {
+            self.add(&format!("{path}.args[{index}]"), quoted(REDACTED));
+        }
+        for (name, _) in &command.env {
+            self.add(&format!("{path}.env.{name}"), quoted(REDACTED));
+        }
+        self.add(&format!("{path}.run"), quoted(run));
+    }
+
+    fn add(&mut self, path: &str, value: impl fmt::Display) {
+        let place = self.places.get(path).or_else(|| {
+            // A header's name is written in any case.
+            let same = |(key, _): &(&String, &Place)| key.eq_ignore_ascii_case(path);
+            self.places.iter().find(same).map(|(_, place)| place)
+        });
+        let origin = match place {
+            None => "default".to_owned(),
+            Some(place) if place.variables.is_empty() => format!("{}:{}", self.file, place.line),
+            Some(place) => format!(
+                "{}:{}, with the variable {}",
+                self.file,
+                place.line,
+                place.variables.join(", ")
+            ),
+        };
+        self.lines.push((format!("{path} = {value}"), origin));
+    }
+}
+
+fn model(model: &ModelConfig) -> String {
+    let id = quoted(model.id.as_str());
+    if model.id == model.public {
+        return id;
+    }
+    format!("{{ id = {id}, as = {} }}", quoted(model.public.as_str()))
+}
+
+fn quoted(text: &str) -> String {
+    serde_json::Value::from(text).to_string()
+}
+
+fn duration(duration: Duration) -> String {
+    let millis = duration.as_millis();
+    if millis.is_multiple_of(1000) {
+        format!("\"{}s\"", millis / 1000)
+    } else {
+        format!("\"{millis}ms\"")
+    }
+}

@@ -1,0 +1,142 @@
+//! The backends of a config: whether they answer, what they list, and whether the programs that wake them are there.
+
+use super::{Findings, counted};
+use crate::services::AGENT_STATE;
+use reqwest::Client;
+use reveille_agent::{
+    child::find_program,
+    config::{Action, CommandAction, ProviderConfig, Step},
+    models::{Memory, discover},
+    probe::{Probe, Unavailable, Verdict},
+};
+use std::{ffi::OsStr, path::Path};
+
+/// Looks at one provider.
+pub async fn look(client: &Client, provider: &ProviderConfig, data_dir: &Path, findings: &mut Findings) {
+    let check = format!("provider {}", provider.name);
+    match Probe::new(client.clone(), provider).check().await {
+        Verdict::Available => models(client, provider, &check, findings).await,
+        Verdict::Unavailable(why) => {
+            unavailable(provider, &why, &check, findings);
+            let memory = Memory::open(Some(&data_dir.join(AGENT_STATE)));
+            if provider.models.is_none() && memory.recall(&provider.name).is_empty() {
+                findings.warning(
+                    check.as_str(),
+                    "its models are not known: the file names none, and it has never been up while its agent ran",
+                    "name its `models` in the config, or start it once: what it lists is remembered",
+                );
+            }
+        }
+    }
+    let wake = provider.wake.iter().flat_map(|wake| &wake.steps);
+    programs("wake", wake, &check, findings);
+    let sleep = provider.sleep.iter().flat_map(|sleep| &sleep.steps);
+    programs("sleep", sleep, &check, findings);
+}
+
+async fn models(client: &Client, provider: &ProviderConfig, check: &str, findings: &mut Findings) {
+    let listed = discover(client.clone(), provider.clone()).await;
+    match (&provider.models, listed) {
+        (None, None) => findings.problem(
+            check,
+            format!("it is available at {}, but lists no models", provider.base_url),
+            "load a model there, or name its `models` in the config",
+        ),
+        (None, Some(listed)) => findings.ok(
+            check,
+            format!(
+                "it is available at {} and lists {}",
+                provider.base_url,
+                counted(listed.len(), "model")
+            ),
+        ),
+        (Some(named), None) => findings.ok(
+            check,
+            format!(
+                "it is available at {}, and the file names {}",
+                provider.base_url,
+                counted(named.len(), "model")
+            ),
+        ),
+        (Some(named), Some(listed)) => {
+            let unknown = named.iter().find(|model| !listed.contains(&model.id));
+            match unknown {
+                None => findings.ok(
+                    check,
+                    format!(
+                        "it is available at {} and has what the file names: {}",
+                        provider.base_url,
+                        counted(named.len(), "model")
+                    ),
+                ),
+                Some(model) => findings.warning(
+                    check,
+                    format!(
+                        "it is available at {}, but doesn't list `{}`",
+                        provider.base_url, model.id
+                    ),
+                    "correct `models` in the config, or load the model there",
+                ),
+            }
+        }
+    }
+}
+
+fn unavailable(provider: &ProviderConfig, why: &Unavailable, check: &str, findings: &mut Findings) {
+    let url = &provider.base_url;
+    if why.asleep {
+        findings.ok(check, format!("it sleeps at {url}: its probe says so"));
+    } else if why.refused && provider.wake.is_some() {
+        findings.ok(
+            check,
+            format!("it sleeps: nothing listens at {url}, and a request wakes it"),
+        );
+    } else if why.refused {
+        findings.problem(
+            check,
+            format!("nothing listens at {url}, and there is no [provider.wake] to start it"),
+            "start the backend there, correct base_url, or give it a [provider.wake]",
+        );
+    } else {
+        let remedy = match why.reason.as_str() {
+            "HTTP status 401" | "HTTP status 403" => "set its api_key in the config",
+            "HTTP status 404" => "correct base_url, or give it a `probe` with a path that it has",
+            _ => "see the backend's own log, and correct base_url if it is not this one",
+        };
+        let found = format!("the probe at {url} fails: {}", why.reason);
+        if provider.wake.is_some() {
+            findings.warning(check, found, remedy);
+        } else {
+            findings.problem(check, found, remedy);
+        }
+    }
+}
+
+fn programs<'a>(recipe: &str, steps: impl Iterator<Item = &'a Step>, check: &str, findings: &mut Findings) {
+    for (index, step) in steps.enumerate() {
+        let (Action::Once(command) | Action::Serve { command, .. }) = &step.action else {
+            continue;
+        };
+        let program = &command.program;
+        if let Err(reason) = find_program(program, path_of(command).map(OsStr::new)) {
+            findings.problem(
+                check,
+                format!("step {} of [provider.{recipe}] can't run `{program}`: {reason}", index + 1),
+                format!(
+                    "install `{program}`, put its folder into the agent's PATH, or write its absolute path as `command`"
+                ),
+            );
+        } else {
+            findings.ok(
+                check,
+                format!("`{program}` of [provider.{recipe}] is there and may be run"),
+            );
+        }
+    }
+}
+
+/// The `PATH` that the step itself sets.
+fn path_of(command: &CommandAction) -> Option<&str> {
+    let path = command.env.iter().find(|(name, _)| name == "PATH");
+    path.map(|(_, value)| value.reveal())
+}

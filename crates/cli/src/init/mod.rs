@@ -1,0 +1,100 @@
+//! `reveille init`: looks for backends on this machine's usual ports and writes a config for them, saying why it chose
+//! what it wrote.
+
+mod found;
+mod text;
+
+use crate::{args::Init, failure::Failure};
+use anyhow::Context;
+use found::Found;
+use reveille_agent::{config::Config, fetch};
+use std::{
+    fs::{self, File},
+    io::{ErrorKind, Write},
+    os::unix::fs::OpenOptionsExt,
+    path::Path,
+};
+
+/// A config may come to hold keys: its owner alone reads it.
+const OWNER_ONLY: u32 = 0o600;
+
+/// Looks, explains on standard error, and writes the file.
+pub async fn run(args: Init) -> Result<(), Failure> {
+    let output = &args.output;
+    if !args.force && output.exists() {
+        return Err(exists(output));
+    }
+    let client = fetch::client()?;
+    let mut backends: Vec<Found> = vec![];
+    for port in args.ports {
+        let usual = found::usual_at(port).map(|server| format!(" ({}'s usual port)", server.label()));
+        let usual = usual.unwrap_or_default();
+        match found::look(&client, port).await {
+            Ok(mut backend) => {
+                let taken = |name: &str| backends.iter().any(|other| other.name == name);
+                if taken(&backend.name) {
+                    backend.name = format!("{}-{port}", backend.name);
+                }
+                eprintln!("127.0.0.1:{port}{usual}: {}", backend.described());
+                backends.push(backend);
+            }
+            Err(reason) => eprintln!("127.0.0.1:{port}{usual}: {reason}"),
+        }
+    }
+    let written = text::config(&text::machine_name(), &backends);
+    // Whatever a backend is called or lists: what is written is legal, or nothing is.
+    Config::parse(&written.text, &output.display().to_string(), &|_| None)
+        .map_err(|error| anyhow::anyhow!("what was found makes no legal config: {error}"))?;
+    write(output, &written.text, args.force)?;
+    for reason in &written.reasons {
+        eprintln!("{reason}");
+    }
+    eprintln!("wrote {}", output.display());
+    if backends.is_empty() {
+        eprintln!(
+            "No backend was found, so the file is a template. Start your backend and run `reveille init --force` again \
+             (--ports PORT for another port), or fill in the template and run `reveille config check {}`.",
+            output.display()
+        );
+    } else {
+        eprintln!(
+            "Next: reveille recipe test {} --config {file}, then reveille up --config {file}",
+            backends[0].name,
+            file = output.display()
+        );
+    }
+    Ok(())
+}
+
+fn exists(output: &Path) -> Failure {
+    Failure::Config(format!(
+        "{} exists already: give --force to replace it, or --output FILE for another one",
+        output.display()
+    ))
+}
+
+/// Writes the file for its owner alone; an existing one is replaced as a whole, or kept as a whole.
+fn write(output: &Path, text: &str, force: bool) -> Result<(), Failure> {
+    let cannot = || format!("cannot write {}", output.display());
+    let target = if force {
+        output.with_extension("toml.new")
+    } else {
+        output.to_owned()
+    };
+    let mut options = File::options();
+    options.write(true).mode(OWNER_ONLY);
+    if force {
+        options.create(true).truncate(true);
+    } else {
+        options.create_new(true);
+    }
+    let mut file = match options.open(&target) {
+        Err(error) if !force && error.kind() == ErrorKind::AlreadyExists => return Err(exists(output)),
+        opened => opened.with_context(cannot)?,
+    };
+    file.write_all(text.as_bytes()).with_context(cannot)?;
+    if force {
+        fs::rename(&target, output).with_context(cannot)?;
+    }
+    Ok(())
+}

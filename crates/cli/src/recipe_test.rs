@@ -1,0 +1,232 @@
+//! `reveille recipe test`: a provider's recipes run outside any hub, with the time of each step, so that a wrong one is
+//! found before a request waits for it.
+
+use crate::{args::RecipeTest, client::line, config_check, failure::Failure, signals::Signals};
+use anyhow::anyhow;
+use reveille_agent::{
+    child::{Child, ShimCommand},
+    config::{Config, ProviderConfig, WakeConfig},
+    fetch,
+    probe::{Probe, Verdict},
+    recipe::{Outcome, Progress, Run, Runner},
+};
+use std::{
+    future::ready,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+use tokio_util::sync::CancellationToken;
+
+/// How long a backend may go on answering its probe after its sleep recipe has ended.
+const ASLEEP_WITHIN: Duration = Duration::from_secs(10);
+const LOOK_EVERY: Duration = Duration::from_millis(100);
+
+/// Puts the backend to sleep if that can be done, wakes it, and says how long what took.
+pub async fn run(args: RecipeTest) -> Result<(), Failure> {
+    let config = config_check::load(&args.config)?;
+    let provider = provider(&config, &args)?;
+    let Some(wake) = provider.wake.clone() else {
+        return Err(Failure::Config(format!(
+            "provider `{}` has no [provider.wake], so Reveille never wakes it and there is nothing to test",
+            provider.name
+        )));
+    };
+    let client = fetch::client()?;
+    let signals = Signals::listen()?;
+    let test = Test {
+        probe: Probe::new(client.clone(), provider),
+        runner: Arc::new(Runner {
+            client,
+            shim: ShimCommand::of_this_program()?,
+        }),
+        stop: signals.stop,
+    };
+    test.prepare(provider, &args).await?;
+    test.wake(wake, provider).await
+}
+
+fn provider<'a>(config: &'a Config, args: &RecipeTest) -> Result<&'a ProviderConfig, Failure> {
+    let named = config
+        .providers
+        .iter()
+        .find(|provider| provider.name.as_str() == args.provider);
+    named.ok_or_else(|| {
+        let names: Vec<_> = config
+            .providers
+            .iter()
+            .map(|provider| provider.name.as_str())
+            .collect();
+        Failure::Config(format!(
+            "{} has no provider `{}`; it has: {}",
+            args.config.display(),
+            args.provider,
+            if names.is_empty() {
+                "none".to_owned()
+            } else {
+                names.join(", ")
+            }
+        ))
+    })
+}
+
+struct Test {
+    probe: Probe,
+    runner: Arc<Runner>,
+    stop: CancellationToken,
+}
+
+impl Test {
+    /// Finds the backend asleep, or puts it to sleep; refuses a wake that would prove nothing.
+    async fn prepare(&self, provider: &ProviderConfig, args: &RecipeTest) -> Result<(), Failure> {
+        let began = Instant::now();
+        let verdict = self.probe.check().await;
+        let steps = provider.sleep.as_ref().map(|sleep| sleep.steps.clone());
+        let steps = steps.filter(|steps| !steps.is_empty() && !args.no_sleep);
+        heading()?;
+        match verdict {
+            Verdict::Unavailable(why) => {
+                row(
+                    "before",
+                    "probe",
+                    began.elapsed(),
+                    &format!("not available: {}", why.reason),
+                )?;
+                if steps.is_some() {
+                    row_without_time("sleep", "-", "left out, because the backend isn't available")?;
+                }
+                return Ok(());
+            }
+            Verdict::Available => row("before", "probe", began.elapsed(), "available")?,
+        }
+        let Some(steps) = steps else {
+            if args.yes {
+                return row_without_time(
+                    "sleep",
+                    "-",
+                    "left out: the wake finds the backend available already",
+                );
+            }
+            return Err(anyhow!(
+                "the backend is available and {}, so a wake would prove nothing{}. Stop it first, or give --yes to run \
+                 the wake all the same",
+                if args.no_sleep { "--no-sleep leaves it so" } else { "no sleep recipe puts it to sleep" },
+                if provider.wake.as_ref().is_some_and(WakeConfig::serves) {
+                    ", and a second one might be started beside it"
+                } else {
+                    ""
+                }
+            )
+            .into());
+        };
+        let run = Run::sleep(self.runner.clone(), steps, Box::pin(ready(())));
+        let (outcome, _) = self.outcome(run).await?;
+        report("sleep", &outcome)?;
+        self.is_asleep().await
+    }
+
+    async fn is_asleep(&self) -> Result<(), Failure> {
+        let began = Instant::now();
+        while let Verdict::Available = self.probe.check().await {
+            if began.elapsed() >= ASLEEP_WITHIN {
+                let reason = format!(
+                    "the probe still finds the backend available {} s after the sleep recipe",
+                    ASLEEP_WITHIN.as_secs()
+                );
+                row("sleep", "probe", began.elapsed(), &format!("FAILED: {reason}"))?;
+                return Err(anyhow!(
+                    "sleep: probe: {reason}; a server that answers while it sleeps needs a `probe` with `expect`"
+                )
+                .into());
+            }
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+        row(
+            "sleep",
+            "probe",
+            began.elapsed(),
+            "not available, as it should be",
+        )
+    }
+
+    async fn wake(&self, wake: WakeConfig, provider: &ProviderConfig) -> Result<(), Failure> {
+        let budget = wake.budget();
+        let began = Instant::now();
+        let run = Run::wake(self.runner.clone(), wake, self.probe.clone(), Box::pin(ready(())));
+        let (outcome, served) = self.outcome(run).await?;
+        let took = began.elapsed();
+        let reported = report("wake", &outcome);
+        let left = match served {
+            Some(child) => {
+                let began = Instant::now();
+                child.stop().await;
+                row("after", "stop", began.elapsed(), "the served backend was ended")?;
+                "nothing was left running"
+            }
+            None => "the backend was left awake",
+        };
+        reported?;
+        line(&format!(
+            "ok: {} was awake after {} (its budget is {}); {left}",
+            provider.name,
+            seconds(took),
+            seconds(budget)
+        ))
+    }
+
+    /// Runs to the end; Ctrl-C ends what was started.
+    async fn outcome(&self, mut run: Run) -> Result<(Outcome, Option<Child>), Failure> {
+        let mut outcome = None;
+        loop {
+            let progress = tokio::select! {
+                progress = run.next() => progress,
+                () = self.stop.cancelled() => {
+                    run.stop().await;
+                    return Err(anyhow!("stopped; what the recipe had started was ended").into());
+                }
+            };
+            match (progress, outcome.take()) {
+                (Progress::Outcome(told), _) => outcome = Some(told),
+                (Progress::Ended(child), Some(outcome)) => return Ok((outcome, child)),
+                (Progress::Ended(_), None) => return Err(anyhow!("the recipe's run broke off").into()),
+            }
+        }
+    }
+}
+
+/// Prints the stages of a run, and fails as the run did.
+fn report(phase: &str, outcome: &Outcome) -> Result<(), Failure> {
+    let mut failure = outcome.failure.as_ref();
+    for (index, stage) in outcome.stages.iter().enumerate() {
+        let last = index + 1 == outcome.stages.len();
+        let said = match failure.filter(|_| last) {
+            Some(failure) => format!("FAILED: {}", failure.reason),
+            None if stage.name == "probe" => "available".to_owned(),
+            None => "ok".to_owned(),
+        };
+        row(phase, &stage.name, Duration::from_millis(stage.took_ms), &said)?;
+    }
+    match failure.take() {
+        None => Ok(()),
+        Some(failure) => Err(anyhow!("{phase}: {}: {}", failure.stage, failure.reason).into()),
+    }
+}
+
+fn heading() -> Result<(), Failure> {
+    print("PHASE", "STAGE", "TOOK", "RESULT")
+}
+
+fn row(phase: &str, stage: &str, took: Duration, said: &str) -> Result<(), Failure> {
+    print(phase, stage, &seconds(took), said)
+}
+
+fn row_without_time(phase: &str, stage: &str, said: &str) -> Result<(), Failure> {
+    print(phase, stage, "-", said)
+}
+
+fn print(phase: &str, stage: &str, took: &str, said: &str) -> Result<(), Failure> {
+    line(&format!("{phase:<8}{stage:<18}{took:>10}   {said}"))
+}
+
+fn seconds(duration: Duration) -> String {
+    format!("{:.3} s", duration.as_secs_f64())
+}
