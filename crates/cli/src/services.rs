@@ -175,16 +175,17 @@ where
     S: FnOnce(CancellationToken) -> F,
 {
     let signals = Signals::listen()?;
+    let stop = CancellationToken::new();
     let told = async {
         signals.stop.cancelled().await;
         supervisor::tell(Phase::Stopping);
+        // Only now, or a service that ends at once would end before it is told.
+        stop.cancel();
         pending().await
     };
     tokio::select! {
-        // In this order, so that it is told also when the service ends at once.
-        biased;
+        done = service(stop.clone()) => done,
         never = told => never,
-        done = service(signals.stop.clone()) => done,
         () = signals.hurry.cancelled() => Err(anyhow!("stopped before everything was finished").into()),
     }
 }
