@@ -3,7 +3,7 @@
 //! A transaction moves the checkpoint by compare-and-set and writes the rows and the archive that follow from the
 //! commits ([`Projection`]). So a crash anywhere, an outcome that was never learned, or a second projector changes
 //! nothing: whoever finds the checkpoint moved reads it again and goes on from there. [`PostgresRows`] only reads.
-//! [`rebuild`] folds the journal anew beside the rows and then puts the new tables in their place.
+//! [`rebuild()`] folds the journal anew beside the rows and then puts the new tables in their place.
 //! What rows are is decided in [`reveille_domain::rows`]; nothing here knows a rule.
 
 mod archive;
