@@ -40,7 +40,10 @@ async fn bytes_pass_unchanged_and_only_the_headers_that_may() {
     assert_eq!(answer.header("x-reveille-provider"), Some("gpu-box/vllm"));
     assert_eq!(answer.header("x-reveille-wake-id"), None);
     let limits = answer.header("x-ratelimit-limit-requests");
-    assert_eq!(limits, None, "what a backend allows its agent is not the caller's");
+    assert_eq!(
+        limits, None,
+        "what a backend allows its agent is not the caller's"
+    );
     assert_eq!(answer.header("retry-after"), Some("60"));
     assert_eq!(
         (answer.header("set-cookie"), answer.header("server")),
