@@ -139,7 +139,7 @@ async fn send(answer: Answer, ticket: Ticket) -> Response {
             (headers, Body::from_stream(pieces.stream(ticket))).into_response()
         }
         Answer::Whole { after, body, dies } => {
-            tokio::time::sleep(after).await;
+            answers::pause(after).await;
             if dies {
                 answers::die();
             }
