@@ -276,6 +276,12 @@ impl Process {
     /// Stops it, as a machine that sleeps does to its processes.
     pub fn sigstop(&self) {
         self.signal(Signal::STOP);
+        // The signal only asks: each thread stops at its own next step.
+        let asked = std::time::Instant::now();
+        while !is_stopped(self.pid) {
+            assert!(asked.elapsed() < STOPS_WITHIN, "{} did not stop", self.name);
+            std::thread::sleep(Duration::from_millis(1));
+        }
     }
 
     /// Lets a stopped one go on.
@@ -339,6 +345,23 @@ impl Drop for Process {
         // The guard ends by itself, in bounded time, once its pipe is closed.
         let _ = self.guard.wait();
     }
+}
+
+/// How long a process may take to stop.
+const STOPS_WITHIN: Duration = Duration::from_secs(5);
+
+/// Whether all threads of a process are stopped.
+fn is_stopped(pid: u32) -> bool {
+    let Ok(threads) = fs::read_dir(format!("/proc/{pid}/task")) else {
+        return false;
+    };
+    threads.flatten().all(|thread| {
+        let stat = fs::read_to_string(thread.path().join("stat")).unwrap_or_default();
+        // The state stands behind the name, which ends with the last parenthesis. A thread that has ended has none.
+        stat.rsplit(')')
+            .next()
+            .is_none_or(|rest| rest.trim_start().is_empty() || rest.trim_start().starts_with('T'))
+    })
 }
 
 /// Whether a process with this id exists, for looking after descendants whose ids a log told.
