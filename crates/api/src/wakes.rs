@@ -212,18 +212,13 @@ impl Wakes {
         if let Some(asking) = asking.get(id) {
             return asking.clone();
         }
-        let (wakes, provider) = (self.clone(), id.clone());
+        let (wakes, id_asked) = (self.clone(), id.clone());
         let task = self.inner.tasks.spawn(async move {
-            let asked = wakes.request(&provider, cause).await;
-            wakes
-                .inner
-                .asking
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .remove(&provider);
-            asked
+            // Made here, so that a task that never runs does not take the lock that is held outside.
+            let question = Question { wakes, id: id_asked };
+            question.wakes.request(&question.id, cause).await
         });
-        let ended = |_| Err(WakeError::Unavailable("the service is stopping".to_owned()));
+        let ended = |_| Err(WakeError::Unavailable("the question broke off".to_owned()));
         let shared = task
             .map(move |joined| joined.unwrap_or_else(ended))
             .boxed()
@@ -306,6 +301,24 @@ pub(crate) fn wake_message(provider: &Registered, sequence: u64, now: Timestamp)
         deadline_ms: wake.deadline_ms,
         now_ms: now,
     })
+}
+
+/// A question that is being asked; whatever ends it, a panic included, the next one may be asked.
+struct Question {
+    wakes: Wakes,
+    id: ProviderId,
+}
+
+impl Drop for Question {
+    fn drop(&mut self) {
+        let mut asking = self
+            .wakes
+            .inner
+            .asking
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        asking.remove(&self.id);
+    }
 }
 
 /// A place among the waiting, given back when its holder leaves.
