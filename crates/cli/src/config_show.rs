@@ -90,6 +90,10 @@ impl Shown {
             let models: Vec<_> = models.iter().map(model).collect();
             self.add(&format!("{path}.models"), format!("[{}]", models.join(", ")));
         }
+        self.add(
+            &format!("{path}.answer_timeout"),
+            duration(provider.answer_timeout),
+        );
         let probe = &provider.probe;
         self.add(&format!("{path}.probe.path"), quoted(&probe.path));
         if let Some(expect) = &probe.expect {
