@@ -299,7 +299,6 @@ impl Session {
             provider: provider.name.clone(),
             availability: provider.gate.availability(),
             in_flight: provider.gate.in_flight(),
-            queued: 0,
         };
         Some(Heartbeat {
             agent: self.agent.clone(),

@@ -38,19 +38,26 @@ impl Entry {
     /// The commit with the message's own bytes, for the archive.
     #[must_use]
     pub fn archived(&self) -> Committed {
-        let headers = self.headers.iter().flat_map(|(name, values)| {
-            values
-                .iter()
-                .map(move |value| (name.to_string(), value.as_str().to_owned()))
-        });
         let raw = RawMessage {
-            headers: headers.collect(),
+            headers: self.headers_by_name(),
             payload: self.payload.to_vec(),
         };
         Committed {
             raw: Some(raw),
             ..self.committed()
         }
+    }
+
+    /// The headers by name, so that a message is written alike each time; the values of one name keep their order.
+    pub(crate) fn headers_by_name(&self) -> Vec<(String, String)> {
+        let headers = self.headers.iter().flat_map(|(name, values)| {
+            values
+                .iter()
+                .map(move |value| (name.to_string(), value.as_str().to_owned()))
+        });
+        let mut headers: Vec<_> = headers.collect();
+        headers.sort_by(|(one, _), (other, _)| one.cmp(other));
+        headers
     }
 
     fn aggregate(&self) -> (String, String) {

@@ -52,8 +52,6 @@ pub struct ProviderPulse {
     pub availability: Option<Availability>,
     /// Requests that its backend works on.
     pub in_flight: u32,
-    /// Requests that wait at the agent.
-    pub queued: u32,
 }
 
 /// Sends a heartbeat; it is stored, but not acknowledged.

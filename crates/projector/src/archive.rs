@@ -22,7 +22,7 @@ pub(crate) async fn insert_commits(db: &mut PgConnection, commits: &[Committed])
         );
         sql.push_values(commits, |mut values, commit| {
             let raw = commit.raw.as_ref();
-            let headers = json(&headers(raw.map_or(&[][..], |raw| &raw.headers)));
+            let headers = json(&raw.map_or(&[][..], |raw| &raw.headers));
             let unreadable = match &commit.body {
                 CommittedBody::Unreadable { reason } => Some(reason.as_str()),
                 CommittedBody::Provider { .. } | CommittedBody::Agent { .. } => None,
@@ -38,13 +38,6 @@ pub(crate) async fn insert_commits(db: &mut PgConnection, commits: &[Committed])
         sql.build().persistent(false).execute(&mut *db).await?;
     }
     Ok(())
-}
-
-/// Headers by name, so that a message is archived alike each time; the values of one name keep their order.
-fn headers(headers: &[(String, String)]) -> Vec<&(String, String)> {
-    let mut sorted: Vec<_> = headers.iter().collect();
-    sorted.sort_by(|(one, _), (other, _)| one.cmp(other));
-    sorted
 }
 
 /// Archives events. Their payload has the shape that the event enums have in JSON, so that `get_events` reads them.

@@ -64,15 +64,10 @@ impl LiveCommits {
 
 impl From<&Entry> for ArchivedCommit {
     fn from(entry: &Entry) -> Self {
-        let headers = entry.headers.iter().flat_map(|(name, values)| {
-            values
-                .iter()
-                .map(move |value| (name.to_string(), value.as_str().to_owned()))
-        });
         Self::new(
             entry.sequence,
             entry.subject.clone(),
-            headers.collect(),
+            entry.headers_by_name(),
             entry.payload.clone(),
             Some(entry.stored_at),
         )

@@ -21,7 +21,6 @@ fn heartbeat(agent: &AgentName) -> Heartbeat {
             provider: ProviderName::parse("vllm").unwrap(),
             availability: Some(Availability::Available),
             in_flight: 3,
-            queued: 1,
         }],
     }
 }

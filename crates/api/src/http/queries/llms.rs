@@ -1,41 +1,21 @@
 //! LLM rows.
 
-use super::{Answered, Page, limit, reach};
+use super::{Answered, Page, Published, limit, reach};
 use crate::http::{
     ApiError, AppState,
-    extract::{Path, Query, parsed},
+    extract::{Path, Query},
 };
 use axum::{Json, extract::State};
 use reveille_domain::{
-    AgentName, ModelName, ProviderName,
-    provider::StatusName,
-    rows::{Cursor, LlmQuery, LlmRow, PageLimit},
+    AgentName, ModelName,
+    rows::{LlmQuery, LlmRow, PageLimit},
 };
-use serde::Deserialize;
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct Filter {
-    #[serde(default, deserialize_with = "parsed")]
-    agent: Option<AgentName>,
-    #[serde(default, deserialize_with = "parsed")]
-    provider: Option<ProviderName>,
-    #[serde(default, deserialize_with = "parsed")]
-    model: Option<ModelName>,
-    #[serde(default, deserialize_with = "parsed")]
-    status: Option<StatusName>,
-    after: Option<Cursor>,
-    #[serde(default, rename = "limit", deserialize_with = "parsed")]
-    rows: Option<u32>,
-    #[serde(default, deserialize_with = "parsed")]
-    min_seq: Option<u64>,
-}
 
 pub(super) async fn list(
     State(state): State<AppState>,
-    Query(filter): Query<Filter>,
+    Query(filter): Query<Published>,
 ) -> Answered<Page<LlmRow>> {
-    let Filter {
+    let Published {
         agent,
         provider,
         model,

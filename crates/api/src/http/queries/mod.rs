@@ -11,13 +11,17 @@ mod wakes;
 
 pub use events::EventFeed;
 
-use super::{ApiError, AppState};
+use super::{ApiError, AppState, extract::parsed};
 use axum::{
     Json, Router,
     routing::{get, post},
 };
-use reveille_domain::rows::{self, Cursor, PageLimit, Rows};
-use serde::Serialize;
+use reveille_domain::{
+    AgentName, ModelName, ProviderName,
+    provider::StatusName,
+    rows::{self, Cursor, PageLimit, Rows},
+};
+use serde::{Deserialize, Serialize};
 
 pub(super) fn routes() -> Router<AppState> {
     Router::new()
@@ -49,6 +53,25 @@ impl<T> From<rows::Page<T>> for Page<T> {
             applied: page.applied_seq,
         }
     }
+}
+
+/// Which of what agents publish is asked for: LLMs and providers alike.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Published {
+    #[serde(default, deserialize_with = "parsed")]
+    agent: Option<AgentName>,
+    #[serde(default, deserialize_with = "parsed")]
+    provider: Option<ProviderName>,
+    #[serde(default, deserialize_with = "parsed")]
+    model: Option<ModelName>,
+    #[serde(default, deserialize_with = "parsed")]
+    status: Option<StatusName>,
+    after: Option<Cursor>,
+    #[serde(default, rename = "limit", deserialize_with = "parsed")]
+    rows: Option<u32>,
+    #[serde(default, deserialize_with = "parsed")]
+    min_seq: Option<u64>,
 }
 
 /// Waits until the rows have taken in what the caller wants to see.

@@ -1,6 +1,6 @@
 //! Providers, from memory; and waking them or putting them to sleep by hand.
 
-use super::{Answered, Page, limit};
+use super::{Answered, Page, Published, limit};
 use crate::{
     http::{
         ApiError, AppState,
@@ -52,25 +52,7 @@ pub(super) struct Provider {
     updated_seq: u64,
 }
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct Filter {
-    #[serde(default, deserialize_with = "parsed")]
-    agent: Option<AgentName>,
-    #[serde(default, deserialize_with = "parsed")]
-    provider: Option<ProviderName>,
-    #[serde(default, deserialize_with = "parsed")]
-    model: Option<ModelName>,
-    #[serde(default, deserialize_with = "parsed")]
-    status: Option<StatusName>,
-    after: Option<Cursor>,
-    #[serde(default, rename = "limit", deserialize_with = "parsed")]
-    rows: Option<u32>,
-    #[serde(default, deserialize_with = "parsed")]
-    min_seq: Option<u64>,
-}
-
-impl Filter {
+impl Published {
     fn matches(&self, known: &Known) -> bool {
         let provider = &known.provider;
         let id = &provider.id;
@@ -87,7 +69,7 @@ impl Filter {
 /// By id; the cursor is the id of the page's last.
 pub(super) async fn list(
     State(state): State<AppState>,
-    Query(filter): Query<Filter>,
+    Query(filter): Query<Published>,
 ) -> Answered<Page<Provider>> {
     let fleet = &state.inner.fleet;
     reach(&state, filter.min_seq).await?;
