@@ -248,6 +248,7 @@ impl Table {
                     self.agents.insert(name.clone(), commit.state.epoch());
                 }
             }
+            Ok((_, AnyCommit::Key(_))) => {}
             Ok((_, AnyCommit::Provider(commit))) => self.take_provider(&commit.state, entry.sequence),
             Err(error) => {
                 if self.unreadable.insert(entry.subject.clone()) {

@@ -231,7 +231,7 @@ impl Wakes {
         let wake_id = WakeId(Uuid::now_v7());
         let by = match &cause {
             WakeCause::Request { .. } => "request",
-            WakeCause::Operator => "operator",
+            WakeCause::Operator { .. } => "operator",
         };
         let command = |at| ProviderCommand::RequestWake { wake_id, cause, at };
         let done = self

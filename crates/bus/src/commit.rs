@@ -11,7 +11,7 @@
 use crate::AggregateId;
 use bytes::Bytes;
 use cqrs_es::{Aggregate, DomainEvent};
-use reveille_domain::{Agent, CommandId, Provider, Timestamp};
+use reveille_domain::{Agent, CommandId, Key, Provider, Timestamp};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use sha2::{Digest, Sha256};
@@ -332,14 +332,15 @@ pub(crate) fn outline(payload: &[u8]) -> Option<Outline> {
     })
 }
 
-/// A commit of either aggregate.
+/// A commit of any aggregate.
 #[derive(Debug, Clone, PartialEq)]
-#[expect(clippy::large_enum_variant, reason = "nearly every commit is a provider's")]
 pub enum AnyCommit {
     /// An agent's.
     Agent(Commit<Agent>),
     /// A provider's.
     Provider(Commit<Provider>),
+    /// A key's.
+    Key(Commit<Key>),
 }
 
 impl AnyCommit {
@@ -351,6 +352,7 @@ impl AnyCommit {
         match aggregate {
             AggregateId::Agent(_) => Commit::decode(payload).map(Self::Agent),
             AggregateId::Provider(_) => Commit::decode(payload).map(Self::Provider),
+            AggregateId::Key(_) => Commit::decode(payload).map(Self::Key),
         }
     }
 
@@ -362,6 +364,7 @@ impl AnyCommit {
         match self {
             Self::Agent(last) => Commit::decode_onto(payload, last.state.clone()).map(Self::Agent),
             Self::Provider(last) => Commit::decode_onto(payload, last.state.clone()).map(Self::Provider),
+            Self::Key(last) => Commit::decode_onto(payload, last.state.clone()).map(Self::Key),
         }
     }
 
@@ -369,6 +372,7 @@ impl AnyCommit {
         match self {
             Self::Agent(commit) => commit.prev,
             Self::Provider(commit) => commit.prev,
+            Self::Key(commit) => commit.prev,
         }
     }
 }

@@ -4,7 +4,16 @@ use crate::{
     AggregateId, Entry,
     commit::{self, AnyCommit},
 };
-use reveille_domain::rows::{Committed, CommittedBody, RawMessage, RecordedEvent};
+use cqrs_es::Aggregate;
+use reveille_domain::{
+    Key,
+    rows::{Committed, CommittedBody, RawMessage, RecordedEvent},
+};
+use serde_json::Value;
+
+/// What rows and queries show of a key's event. Whatever else is in it, the hash of its secret or what a newer version
+/// writes, stays in the journal and in its archive.
+const SHOWN_OF_KEYS: [&str; 4] = ["id", "terms", "previous_valid_until_ms", "at_ms"];
 
 impl Entry {
     /// The commit as the row stores take it in, without the message's own bytes.
@@ -16,7 +25,7 @@ impl Entry {
             let record = |(event_type, version, data)| RecordedEvent {
                 event_type,
                 version,
-                data,
+                data: shown(&aggregate_type, data),
             };
             outline.events.iter().cloned().map(record).collect()
         });
@@ -78,12 +87,27 @@ impl Entry {
                 events: commit.events.clone(),
                 state: commit.state.clone(),
             },
-            Ok((AggregateId::Agent(_), AnyCommit::Provider(_))) => CommittedBody::Unreadable {
-                reason: "a provider's commit under an agent's subject".to_owned(),
-            },
+            Ok((_, AnyCommit::Key(_))) => CommittedBody::Key,
+            Ok((AggregateId::Agent(_) | AggregateId::Key(_), AnyCommit::Provider(_))) => {
+                CommittedBody::Unreadable {
+                    reason: "a provider's commit under another's subject".to_owned(),
+                }
+            }
             Err(error) => CommittedBody::Unreadable {
                 reason: error.to_string(),
             },
         }
+    }
+}
+
+/// An event's data as rows show it.
+fn shown(aggregate_type: &str, data: Value) -> Value {
+    match data {
+        Value::Object(mut fields) if aggregate_type == Key::TYPE => {
+            fields.retain(|name, _| SHOWN_OF_KEYS.contains(&name.as_str()));
+            Value::Object(fields)
+        }
+        _ if aggregate_type == Key::TYPE => Value::Null,
+        data => data,
     }
 }

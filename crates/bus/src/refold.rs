@@ -8,7 +8,7 @@ use crate::{
 };
 use async_nats::jetstream::{consumer::DeliverPolicy, stream::Stream};
 use cqrs_es::Aggregate;
-use reveille_domain::{Agent, Provider};
+use reveille_domain::{Agent, Key, Provider};
 use std::collections::HashMap;
 use tracing::info;
 
@@ -85,6 +85,10 @@ impl Refold {
             (None, AggregateId::Provider(_)) => {
                 let commit = refold::<Provider, _>(stream, &id, entry.sequence).await?;
                 commit.map(AnyCommit::Provider)
+            }
+            (None, AggregateId::Key(_)) => {
+                let commit = refold::<Key, _>(stream, &id, entry.sequence).await?;
+                commit.map(AnyCommit::Key)
             }
         };
         match &commit {

@@ -1,6 +1,6 @@
 //! The subjects. Names are proven tokens, so none of them can reach another's subject.
 
-use reveille_domain::{AgentName, ProviderId, ProviderName};
+use reveille_domain::{AgentName, KeyId, ProviderId, ProviderName};
 use std::fmt;
 
 /// Every journal subject.
@@ -25,24 +25,28 @@ pub enum AggregateId {
     Agent(AgentName),
     /// A provider.
     Provider(ProviderId),
+    /// A key.
+    Key(KeyId),
 }
 
 impl AggregateId {
-    /// `agent` or `provider`.
+    /// `agent`, `provider` or `key`.
     #[must_use]
     pub const fn kind(&self) -> &'static str {
         match self {
             Self::Agent(_) => "agent",
             Self::Provider(_) => "provider",
+            Self::Key(_) => "key",
         }
     }
 
-    /// The id as it stands behind the kind in a subject: `gpu-box` or `gpu-box.vllm`.
+    /// The id as it stands behind the kind in a subject: `gpu-box`, `gpu-box.vllm` or `k7mq2v9x`.
     #[must_use]
     pub fn id(&self) -> String {
         match self {
             Self::Agent(agent) => agent.to_string(),
             Self::Provider(id) => format!("{}.{}", id.agent, id.provider),
+            Self::Key(key) => key.to_string(),
         }
     }
 
@@ -64,6 +68,7 @@ impl AggregateId {
                     ProviderName::parse(provider).ok()?,
                 )))
             }
+            ("key", None) => KeyId::parse(id).ok().map(Self::Key),
             _ => None,
         }
     }
@@ -81,6 +86,7 @@ impl fmt::Display for AggregateId {
         match self {
             Self::Agent(agent) => write!(f, "agent {agent}"),
             Self::Provider(id) => write!(f, "provider {id}"),
+            Self::Key(key) => write!(f, "key {key}"),
         }
     }
 }
@@ -138,6 +144,7 @@ mod tests {
         for subject in [
             "reveille.events.agent.gpu-box",
             "reveille.events.provider.gpu-box.vllm",
+            "reveille.events.key.k7mq2v9x",
         ] {
             assert_eq!(
                 AggregateId::of_subject(subject).map(|id| id.subject()).as_deref(),
@@ -148,6 +155,8 @@ mod tests {
             "reveille.events.agent.a.b",
             "reveille.events.provider.a",
             "reveille.events.key.a",
+            "reveille.events.key.k7mq2v9x.b",
+            "reveille.events.lock.k7mq2v9x",
             "x",
         ] {
             assert_eq!(AggregateId::of_subject(subject), None, "{subject}");

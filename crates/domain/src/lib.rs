@@ -1,11 +1,12 @@
 //! What Reveille knows about agents, providers and wakes, as pure data and rules.
 //!
-//! Two aggregates: [`Agent`] accepts sessions and numbers them with epochs; [`Provider`] owns the status
-//! transitions and the single wake in flight. Each has a pure `decide(&self, command) -> events` and
+//! Three aggregates: [`Agent`] accepts sessions and numbers them with epochs; [`Provider`] owns the status
+//! transitions and the single wake in flight; [`Key`] says who may ask for what. Each has a pure `decide(&self, command) -> events` and
 //! `evolve(self, event) -> self`; time and ids come in with the command. [`rows`] derives what the query API
 //! shows from that state. This crate knows nothing of NATS, Postgres, tokio or clocks.
 
 mod agent;
+pub mod key;
 mod names;
 pub mod provider;
 pub mod rows;
@@ -14,8 +15,10 @@ mod time;
 mod wake;
 
 pub use agent::{AdvanceReason, Agent, AgentCommand, AgentEvent, AgentRejection, Fence, Session};
+pub use key::{Key, KeyCommand, KeyEvent, KeyRejection, Scope, Scopes, SecretHash};
 pub use names::{
-    AgentName, InvalidName, MAX_MODEL_NAME_BYTES, MAX_TOKEN_BYTES, ModelName, ProviderId, ProviderName,
+    AgentName, InvalidName, KeyId, KeyName, MAX_KEY_NAME_BYTES, MAX_MODEL_NAME_BYTES, MAX_TOKEN_BYTES,
+    ModelName, ProviderId, ProviderName,
 };
 pub use provider::{Provider, ProviderCommand, ProviderEvent, Rejection, Status};
 pub use spec::{Availability, InvalidSpec, MAX_MODELS, MAX_WAKE_BUDGET, ProviderSpec, RecipeKind, WakeSpec};

@@ -10,6 +10,11 @@ pub const MAX_TOKEN_BYTES: usize = 63;
 /// The longest model name, in bytes.
 pub const MAX_MODEL_NAME_BYTES: usize = 256;
 
+/// The shortest and the longest key id, in bytes.
+const KEY_ID_BYTES: std::ops::RangeInclusive<usize> = 8..=16;
+/// The longest name of a key, in bytes.
+pub const MAX_KEY_NAME_BYTES: usize = 128;
+
 /// Why a string isn't a legal name. Holds what is wrong, not the string.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum InvalidName {
@@ -19,6 +24,12 @@ pub enum InvalidName {
     /// Model names.
     #[error("a model name is 1 to {MAX_MODEL_NAME_BYTES} bytes of printable text")]
     Model,
+    /// Ids of keys.
+    #[error("a key's id is {} to {} of a-z and 0-9", KEY_ID_BYTES.start(), KEY_ID_BYTES.end())]
+    KeyId,
+    /// Names of keys.
+    #[error("a key's name is 1 to {MAX_KEY_NAME_BYTES} bytes of printable text")]
+    KeyName,
     /// `agent/provider`.
     #[error("a provider's id is written agent/provider")]
     ProviderId,
@@ -33,6 +44,15 @@ fn is_token(raw: &str) -> bool {
 
 fn is_model(raw: &str) -> bool {
     (1..=MAX_MODEL_NAME_BYTES).contains(&raw.len()) && !raw.chars().any(char::is_control)
+}
+
+fn is_key_id(raw: &str) -> bool {
+    let legal = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit();
+    KEY_ID_BYTES.contains(&raw.len()) && raw.bytes().all(legal)
+}
+
+fn is_key_name(raw: &str) -> bool {
+    (1..=MAX_KEY_NAME_BYTES).contains(&raw.len()) && !raw.chars().any(char::is_control)
 }
 
 macro_rules! name {
@@ -97,6 +117,15 @@ name! {
 name! {
     /// The public name that clients put in `model`.
     ModelName, is_model, Model
+}
+
+name! {
+    /// A key's id: its public half, one subject token. Logs, events and wakes name a key by it.
+    KeyId, is_key_id, KeyId
+}
+name! {
+    /// What people call a key.
+    KeyName, is_key_name, KeyName
 }
 
 /// One provider of one agent; written `agent/provider`.

@@ -1,6 +1,6 @@
 //! A wake: why it was asked for, how it went, and how failures hold back the next one.
 
-use crate::{ModelName, Timestamp, WakeId};
+use crate::{KeyId, ModelName, Timestamp, WakeId};
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
@@ -34,20 +34,40 @@ pub enum WakeCause {
         request_id: String,
         /// The model it named.
         model: ModelName,
+        /// The key it came with, if it came with one.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        key: Option<KeyId>,
     },
     /// Somebody who asked for the wake itself.
-    Operator,
+    Operator {
+        /// The key he asked with, if he asked with one.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        key: Option<KeyId>,
+    },
 }
 
 impl WakeCause {
     /// The cause with its text cut to a bounded length: it becomes part of the provider's state.
     pub(crate) fn bounded(&self) -> Self {
         match self {
-            Self::Request { request_id, model } => Self::Request {
+            Self::Request {
+                request_id,
+                model,
+                key,
+            } => Self::Request {
                 request_id: bounded_text(request_id),
                 model: model.clone(),
+                key: key.clone(),
             },
-            Self::Operator => Self::Operator,
+            Self::Operator { key } => Self::Operator { key: key.clone() },
+        }
+    }
+
+    /// The key that the wake is counted for.
+    #[must_use]
+    pub const fn key(&self) -> Option<&KeyId> {
+        match self {
+            Self::Request { key, .. } | Self::Operator { key } => key.as_ref(),
         }
     }
 }

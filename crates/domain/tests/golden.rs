@@ -2,9 +2,11 @@
 //! only by addition; a change of meaning is a new version with snapshots of its own.
 
 use reveille_domain::{
-    AdvanceReason, Agent, AgentEvent, AgentName, Epoch, Failures, ModelName, Provider, ProviderEvent,
-    ProviderId, ProviderSpec, RecipeKind, ReportId, ReportSeq, SessionId, SleepReason, Stage, Timestamp,
-    Wake, WakeCause, WakeFailure, WakeFailureKind, WakeId, WakeOutcome, WakeSpec,
+    AdvanceReason, Agent, AgentEvent, AgentName, Epoch, Failures, Key, KeyEvent, KeyId, KeyName, ModelName,
+    Provider, ProviderEvent, ProviderId, ProviderSpec, RecipeKind, ReportId, ReportSeq, SecretHash,
+    SessionId, SleepReason, Stage, Timestamp, Wake, WakeCause, WakeFailure, WakeFailureKind, WakeId,
+    WakeOutcome, WakeSpec,
+    key::{KeyLimits, KeyTerms},
     provider::{InactiveReason, RegisteredAs, Resting},
 };
 use serde::{Serialize, de::DeserializeOwned};
@@ -91,6 +93,7 @@ fn by_request() -> WakeCause {
     WakeCause::Request {
         request_id: "req-0199".into(),
         model: model(),
+        key: None,
     }
 }
 
@@ -135,6 +138,38 @@ fn connected(session: u128, epoch: u64) -> AgentEvent {
     }
 }
 
+fn key_id() -> KeyId {
+    KeyId::parse("k7mq2v9x").expect("legal")
+}
+
+fn key_events() -> Vec<(&'static str, KeyEvent)> {
+    let scopes = ["infer:Qwen/Qwen3-8B", "infer:*", "query", "admin"].map(|it| it.parse().expect("legal"));
+    let created = |expires_at_ms, limits| KeyEvent::KeyCreated {
+        id: key_id(),
+        terms: KeyTerms {
+            name: KeyName::parse("the laptop").expect("legal"),
+            scopes: BTreeSet::from(scopes.clone()).try_into().expect("some"),
+            expires_at_ms,
+            limits,
+        },
+        secret: SecretHash::new([0x0a; 32]),
+        at_ms: at(0),
+    };
+    let limits = KeyLimits::new(Some(600), Some(8), Some(0)).expect("legal");
+    let rotated = |previous_valid_until_ms| KeyEvent::KeyRotated {
+        secret: SecretHash::new([0xb0; 32]),
+        previous_valid_until_ms,
+        at_ms: at(10),
+    };
+    vec![
+        ("key_created", created(Some(at(1_000)), limits)),
+        ("key_created_without_limits", created(None, KeyLimits::default())),
+        ("key_rotated", rotated(Some(at(70)))),
+        ("key_rotated_at_once", rotated(None)),
+        ("key_revoked", KeyEvent::KeyRevoked { at_ms: at(20) }),
+    ]
+}
+
 fn provider_events() -> Vec<(&'static str, ProviderEvent)> {
     let bare = ProviderSpec::new(vec![], None, false).expect("legal");
     vec![
@@ -153,7 +188,23 @@ fn provider_events() -> Vec<(&'static str, ProviderEvent)> {
         ("wake_requested", requested(1, 10, by_request())),
         (
             "wake_requested_by_operator",
-            requested(1, 10, WakeCause::Operator),
+            requested(1, 10, WakeCause::Operator { key: None }),
+        ),
+        (
+            "wake_requested_with_key",
+            requested(
+                1,
+                10,
+                WakeCause::Request {
+                    request_id: "req-0199".into(),
+                    model: model(),
+                    key: Some(key_id()),
+                },
+            ),
+        ),
+        (
+            "wake_requested_by_operator_with_key",
+            requested(1, 10, WakeCause::Operator { key: Some(key_id()) }),
         ),
         ("wake_succeeded", succeeded(Some(report(1)))),
         ("wake_succeeded_by_registration", succeeded(None)),
@@ -312,6 +363,29 @@ fn agent_events_and_states_are_written_and_read_as_ever() {
         "agent_state_fenced",
         &Agent::default().evolve(&first).evolve(&second).evolve(&advanced),
     );
+}
+
+#[test]
+fn key_events_and_states_are_written_and_read_as_ever() {
+    let events = key_events();
+    for (name, event) in &events {
+        golden(name, event);
+    }
+    let after = |names: &[&str]| {
+        let of = |name| &events.iter().find(|(other, _)| other == name).expect("there").1;
+        names
+            .iter()
+            .fold(Key::default(), |key, name| key.evolve(of(name)))
+    };
+    golden("key_state_unknown", &Key::default());
+    golden("key_state_issued", &after(&["key_created_without_limits"]));
+    golden("key_state_rotated", &after(&["key_created", "key_rotated"]));
+    golden(
+        "key_state_revoked",
+        &after(&["key_created", "key_rotated", "key_revoked"]),
+    );
+    let written: BTreeSet<_> = events.iter().map(|(_, event)| event.name()).collect();
+    assert_eq!(written.len(), 3, "a new event needs a snapshot, and this number");
 }
 
 #[test]

@@ -25,7 +25,7 @@ pub(crate) async fn insert_commits(db: &mut PgConnection, commits: &[Committed])
             let headers = json(&raw.map_or(&[][..], |raw| &raw.headers));
             let unreadable = match &commit.body {
                 CommittedBody::Unreadable { reason } => Some(reason.as_str()),
-                CommittedBody::Provider { .. } | CommittedBody::Agent { .. } => None,
+                CommittedBody::Provider { .. } | CommittedBody::Agent { .. } | CommittedBody::Key => None,
             };
             values.push_bind(big(commit.stream_seq));
             values.push_bind(&commit.subject);

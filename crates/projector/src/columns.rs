@@ -39,6 +39,7 @@ pub(crate) trait Columns {
     /// A value from its JSON, or from a text that serde would write for it.
     fn json<T: DeserializeOwned>(&self, column: &str) -> sqlx::Result<T>;
     fn tagged<T: DeserializeOwned>(&self, column: &str) -> sqlx::Result<T>;
+    fn tagged_if_any<T: DeserializeOwned>(&self, column: &str) -> sqlx::Result<Option<T>>;
 
     fn time(&self, column: &str) -> sqlx::Result<Timestamp> {
         self.number(column).map(Timestamp::from_millis)
@@ -73,5 +74,10 @@ impl Columns for PgRow {
     fn tagged<T: DeserializeOwned>(&self, column: &str) -> sqlx::Result<T> {
         let value = serde_json::Value::String(self.text(column)?);
         serde_json::from_value(value).map_err(|error| broken(column, error))
+    }
+
+    fn tagged_if_any<T: DeserializeOwned>(&self, column: &str) -> sqlx::Result<Option<T>> {
+        let tag = self.try_get::<Option<String>, _>(column)?;
+        tag.map(|_| self.tagged(column)).transpose()
     }
 }

@@ -257,7 +257,7 @@ impl Changes {
                     let change = changes.providers.entry(id).or_default();
                     change.unreadable_since_seq.get_or_insert(commit.stream_seq);
                 }
-                (CommittedBody::Unreadable { .. } | CommittedBody::Agent { .. }, _) => {}
+                (CommittedBody::Unreadable { .. } | CommittedBody::Agent { .. } | CommittedBody::Key, _) => {}
             }
         }
         changes

@@ -2,17 +2,17 @@
 
 use crate::columns::{Columns, big, big_ms, json, tag};
 use reveille_domain::{
-    ProviderId, WakeCause, WakeFailure, WakeId,
+    KeyId, ProviderId, WakeCause, WakeFailure, WakeId,
     rows::{RowsError, WakeChange, WakePosition, WakeQuery, WakeRow},
 };
 use sqlx::{PgConnection, Postgres, QueryBuilder, Row, postgres::PgRow};
 use std::collections::BTreeMap;
 use uuid::Uuid;
 
-/// How many rows one statement inserts: 16 values each stay far under the 65,535 of a statement.
+/// How many rows one statement inserts: 17 values each stay far under the 65,535 of a statement.
 const ROWS_A_STATEMENT: usize = 500;
 
-const COLUMNS: &str = "wake_id, agent, provider, cause_by, request_id, model, requested_at_ms, deadline_ms, \
+const COLUMNS: &str = "wake_id, agent, provider, cause_by, request_id, model, key_id, requested_at_ms, deadline_ms, \
      ended_at_ms, outcome, failure_kind, failure_stage, failure_reason, stages, requested_seq, ended_seq";
 
 /// Folds `changes`, in order, into the wakes' rows.
@@ -40,12 +40,13 @@ async fn upsert(db: &mut PgConnection, rows: &[WakeRow]) -> sqlx::Result<()> {
     let mut sql = QueryBuilder::<Postgres>::new(format!("INSERT INTO wakes ({COLUMNS}) "));
     sql.push_values(rows, |mut values, row| {
         let (by, request_id, model) = match &row.cause {
-            Some(WakeCause::Request { request_id, model }) => {
-                (Some("request"), Some(request_id.as_str()), Some(model.as_str()))
-            }
-            Some(WakeCause::Operator) => (Some("operator"), None, None),
+            Some(WakeCause::Request {
+                request_id, model, ..
+            }) => (Some("request"), Some(request_id.as_str()), Some(model.as_str())),
+            Some(WakeCause::Operator { .. }) => (Some("operator"), None, None),
             None => (None, None, None),
         };
+        let key = row.cause.as_ref().and_then(WakeCause::key);
         let failure = row.failure.as_ref();
         values.push_bind(row.wake_id.0);
         values.push_bind(row.provider.agent.as_str());
@@ -53,6 +54,7 @@ async fn upsert(db: &mut PgConnection, rows: &[WakeRow]) -> sqlx::Result<()> {
         values.push_bind(by);
         values.push_bind(request_id);
         values.push_bind(model);
+        values.push_bind(key.map(KeyId::as_str));
         values.push_bind(big_ms(row.requested_at_ms));
         values.push_bind(row.deadline_ms.map(big_ms));
         values.push_bind(row.ended_at_ms.map(big_ms));
@@ -107,12 +109,14 @@ pub(crate) fn select_one<'a>(id: WakeId) -> QueryBuilder<'a, Postgres> {
 
 /// Reads a row back.
 pub(crate) fn read(row: &PgRow) -> sqlx::Result<WakeRow> {
+    let key = row.tagged_if_any("key_id")?;
     let cause = match row.try_get::<Option<String>, _>("cause_by")?.as_deref() {
         Some("request") => Some(WakeCause::Request {
             request_id: row.text("request_id")?,
             model: row.tagged("model")?,
+            key,
         }),
-        Some(_) => Some(WakeCause::Operator),
+        Some(_) => Some(WakeCause::Operator { key }),
         None => None,
     };
     let failure = match row.try_get::<Option<String>, _>("failure_kind")? {

@@ -76,7 +76,7 @@ impl Control {
     pub fn request_wake(&self) -> WakeMessage {
         let command = ProviderCommand::RequestWake {
             wake_id: WakeId(Uuid::now_v7()),
-            cause: WakeCause::Operator,
+            cause: WakeCause::Operator { key: None },
             at: now(),
         };
         self.execute(&command);

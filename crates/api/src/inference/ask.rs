@@ -64,6 +64,7 @@ impl Ask {
         WakeCause::Request {
             request_id: self.request_id.clone(),
             model: self.model.clone(),
+            key: None,
         }
     }
 

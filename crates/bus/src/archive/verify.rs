@@ -6,7 +6,7 @@ use crate::{
     commit::{Commit, CommitError, CommitHash},
 };
 use cqrs_es::Aggregate;
-use reveille_domain::{Agent, Provider};
+use reveille_domain::{Agent, Key, Provider};
 use std::{collections::HashMap, fmt};
 use thiserror::Error;
 
@@ -113,6 +113,7 @@ pub struct Verifier {
     taken: u64,
     agents: HashMap<String, Last<Agent>>,
     providers: HashMap<String, Last<Provider>>,
+    keys: HashMap<String, Last<Key>>,
 }
 
 /// What an aggregate's next commit stands on.
@@ -135,7 +136,7 @@ impl Verifier {
     /// How many aggregates they belong to.
     #[must_use]
     pub fn aggregates(&self) -> usize {
-        self.agents.len() + self.providers.len()
+        self.agents.len() + self.providers.len() + self.keys.len()
     }
 
     /// Takes the next commit.
@@ -147,6 +148,7 @@ impl Verifier {
         match AggregateId::of_subject(&commit.subject) {
             Some(AggregateId::Agent(_)) => take(&mut self.agents, commit)?,
             Some(AggregateId::Provider(_)) => take(&mut self.providers, commit)?,
+            Some(AggregateId::Key(_)) => take(&mut self.keys, commit)?,
             None => return Err(Breach::at(commit, Fault::Unreadable(CommitError::Subject))),
         }
         self.taken += 1;

@@ -60,7 +60,7 @@ fn requested(wake: u128) -> ProviderEvent {
     ProviderEvent::WakeRequested {
         wake: Wake {
             id: WakeId(uuid(wake)),
-            cause: WakeCause::Operator,
+            cause: WakeCause::Operator { key: None },
             requested_at_ms: at(10),
             deadline_ms: at(85),
         },

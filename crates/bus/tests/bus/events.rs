@@ -8,8 +8,10 @@ use reveille_bus::{
     ensure_streams,
 };
 use reveille_domain::{
-    Agent, AgentCommand, AgentName, Availability, Epoch, ModelName, Provider, ProviderCommand, ProviderId,
-    ProviderName, ProviderSpec, RecipeKind, SessionId, Timestamp, WakeCause, WakeId, WakeSpec,
+    Agent, AgentCommand, AgentName, Availability, Epoch, Key, KeyCommand, KeyId, KeyName, ModelName,
+    Provider, ProviderCommand, ProviderId, ProviderName, ProviderSpec, RecipeKind, Scopes, SecretHash,
+    SessionId, Timestamp, WakeCause, WakeId, WakeSpec,
+    key::{KeyLimits, KeyTerms},
 };
 use reveille_tests::Nats;
 use std::time::Duration;
@@ -36,6 +38,41 @@ pub fn agent_key() -> AggregateId {
 
 pub fn provider_key() -> AggregateId {
     AggregateId::Provider(provider())
+}
+
+/// The journal's key of a key that clients have.
+pub fn client_key() -> AggregateId {
+    AggregateId::Key(KeyId::parse("k7mq2v9x").unwrap())
+}
+
+/// Makes the key, with everything that it may have.
+pub fn create_key(id: &AggregateId) -> KeyCommand {
+    let AggregateId::Key(id) = id else {
+        panic!("{id} is no key")
+    };
+    let scopes = ["infer:qwen3-8b", "query"].map(|scope| scope.parse().unwrap());
+    KeyCommand::Create {
+        id: id.clone(),
+        terms: KeyTerms {
+            name: KeyName::parse("the laptop").unwrap(),
+            scopes: Scopes::try_from(std::collections::BTreeSet::from(scopes)).unwrap(),
+            expires_at_ms: Some(at(1_000)),
+            limits: KeyLimits::new(Some(600), Some(8), Some(20)).unwrap(),
+        },
+        secret: SecretHash::new([0xaa; 32]),
+        at: at(0),
+    }
+}
+
+/// Rotates a key to a secret that nobody had before.
+pub fn rotate_key() -> KeyCommand {
+    let mut secret = [0xbb; 32];
+    secret[..16].copy_from_slice(Uuid::now_v7().as_bytes());
+    KeyCommand::Rotate {
+        secret: SecretHash::new(secret),
+        grace: Duration::from_secs(60),
+        at: at(10),
+    }
 }
 
 /// The key of a provider of this name.
@@ -82,7 +119,7 @@ pub fn register(id: &AggregateId) -> ProviderCommand {
 pub fn request_wake() -> ProviderCommand {
     ProviderCommand::RequestWake {
         wake_id: WakeId(Uuid::now_v7()),
-        cause: WakeCause::Operator,
+        cause: WakeCause::Operator { key: None },
         at: at(10),
     }
 }
@@ -135,6 +172,12 @@ pub async fn commit(journal: &Journal, id: &AggregateId) -> u64 {
             assert_eq!(done.events.len(), 1);
             done.sequence
         }
+        AggregateId::Key(_) => {
+            let made = journal.load::<Key>(id).await.unwrap().state().id().is_some();
+            let command = if made { rotate_key() } else { create_key(id) };
+            let done = journal.execute::<Key>(id, command, &meta(0)).await.unwrap();
+            done.sequence
+        }
     };
     assert!(sequence > 0);
     sequence
@@ -156,14 +199,21 @@ impl Stored {
     pub fn agent(&self) -> Commit<Agent> {
         match AnyCommit::decode(&self.id(), &self.payload).unwrap() {
             AnyCommit::Agent(commit) => commit,
-            AnyCommit::Provider(_) => panic!("{} is no agent's", self.subject),
+            AnyCommit::Provider(_) | AnyCommit::Key(_) => panic!("{} is no agent's", self.subject),
         }
     }
 
     pub fn provider(&self) -> Commit<Provider> {
         match AnyCommit::decode(&self.id(), &self.payload).unwrap() {
             AnyCommit::Provider(commit) => commit,
-            AnyCommit::Agent(_) => panic!("{} is no provider's", self.subject),
+            AnyCommit::Agent(_) | AnyCommit::Key(_) => panic!("{} is no provider's", self.subject),
+        }
+    }
+
+    pub fn key(&self) -> Commit<Key> {
+        match AnyCommit::decode(&self.id(), &self.payload).unwrap() {
+            AnyCommit::Key(commit) => commit,
+            AnyCommit::Agent(_) | AnyCommit::Provider(_) => panic!("{} is no key's", self.subject),
         }
     }
 
@@ -221,6 +271,7 @@ pub fn check(all: &[Stored]) {
             AggregateId::Provider(_) => {
                 chain(&of_subject().map(|s| (s.provider(), s.hash())).collect::<Vec<_>>());
             }
+            AggregateId::Key(_) => chain(&of_subject().map(|s| (s.key(), s.hash())).collect::<Vec<_>>()),
         }
     }
 }

@@ -1,15 +1,18 @@
 //! The journals that releases have written: kept as files, and read for ever. `tests/golden/<release>` has a file for each
 //! aggregate, named by its subject, with one commit a line. Once a release is out, its files stay as they are.
 
-use crate::events::{Stored, agent, agent_key, at, check, provider, provider_key, spec};
+use crate::events::{
+    Stored, agent, agent_key, at, check, client_key, create_key, provider, provider_key, spec,
+};
 use cqrs_es::{Aggregate, event_sink::EventSink};
 use reveille_bus::{
     AggregateId,
     commit::{Commit, CommitHash},
 };
 use reveille_domain::{
-    Agent, AgentCommand, Availability, CommandId, Epoch, Provider, ProviderCommand, ReportId, ReportSeq,
-    SessionId, SleepReason, Stage, Timestamp, WakeCause, WakeFailure, WakeFailureKind, WakeId, WakeOutcome,
+    Agent, AgentCommand, Availability, CommandId, Epoch, Key, KeyCommand, Provider, ProviderCommand,
+    ReportId, ReportSeq, SecretHash, SessionId, SleepReason, Stage, Timestamp, WakeCause, WakeFailure,
+    WakeFailureKind, WakeId, WakeOutcome,
 };
 use std::{fs, path::PathBuf, time::Duration};
 use uuid::Uuid;
@@ -54,6 +57,7 @@ fn what_is_written_today_is_what_this_release_writes() {
     };
     written(&agent_key(), lines::<Agent>(&agent_commands()));
     written(&provider_key(), lines::<Provider>(&provider_commands()));
+    written(&client_key(), lines::<Key>(&key_commands()));
 }
 
 #[test]
@@ -74,6 +78,7 @@ fn write_the_golden_journal() {
     for (id, lines) in [
         (agent_key(), lines::<Agent>(&agent_commands())),
         (provider_key(), lines::<Provider>(&provider_commands())),
+        (client_key(), lines::<Key>(&key_commands())),
     ] {
         let text: String = lines.into_iter().map(|line| line + "\n").collect();
         fs::write(folder.join(id.subject() + ".jsonl"), text).unwrap();
@@ -149,6 +154,21 @@ fn agent_commands() -> Vec<AgentCommand> {
     vec![connect(1), connect(2)]
 }
 
+/// Everything that can happen to a key.
+fn key_commands() -> Vec<KeyCommand> {
+    let rotate = |secret, grace, at| KeyCommand::Rotate {
+        secret: SecretHash::new([secret; 32]),
+        grace: Duration::from_secs(grace),
+        at,
+    };
+    vec![
+        create_key(&client_key()),
+        rotate(1, 60, at(10)),
+        rotate(2, 0, at(20)),
+        KeyCommand::Revoke { at: at(30) },
+    ]
+}
+
 fn register(epoch: u64, availability: Availability, at: Timestamp) -> ProviderCommand {
     ProviderCommand::Register {
         id: provider(),
@@ -200,11 +220,11 @@ fn provider_commands() -> Vec<ProviderCommand> {
     let succeeded = WakeOutcome::Succeeded { stages: stages() };
     vec![
         register(1, Availability::Unavailable, at(0)),
-        wake(1, WakeCause::Operator, at(10)),
+        wake(1, WakeCause::Operator { key: None }, at(10)),
         // Past the deadline: the overdue one ends and the next begins in one commit.
-        wake(2, WakeCause::Operator, at(300)),
+        wake(2, WakeCause::Operator { key: None }, at(300)),
         ended(2, 1, failed, at(310)),
-        wake(3, WakeCause::Operator, at(400)),
+        wake(3, WakeCause::Operator { key: None }, at(400)),
         ended(3, 2, succeeded, at(410)),
         ProviderCommand::ReportAsleep {
             report: report(1, 3),

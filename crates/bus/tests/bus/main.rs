@@ -8,6 +8,7 @@ mod follow;
 mod golden;
 mod heartbeats;
 mod journal;
+mod keys;
 mod lost_answers;
 mod messages;
 mod proxy;

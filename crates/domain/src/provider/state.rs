@@ -9,6 +9,7 @@ use std::fmt;
 /// One backend that an agent publishes.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "state", rename_all = "snake_case")]
+#[expect(clippy::large_enum_variant, reason = "nearly every provider is registered")]
 pub enum Provider {
     /// Never registered.
     #[default]

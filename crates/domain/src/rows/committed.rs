@@ -50,6 +50,8 @@ pub enum CommittedBody {
         /// Its state after them.
         state: Agent,
     },
+    /// A commit of a key. No row but those of its events comes from it.
+    Key,
     /// This program can't read it: damaged, or written by a newer one. Rows of its aggregate stay as they were and
     /// say so.
     Unreadable {
@@ -93,7 +95,7 @@ impl Committed {
             CommittedBody::Unreadable { .. } if self.aggregate_type == "provider" => {
                 self.aggregate_id.replacen('.', "/", 1).parse().ok()
             }
-            CommittedBody::Unreadable { .. } | CommittedBody::Agent { .. } => None,
+            CommittedBody::Unreadable { .. } | CommittedBody::Agent { .. } | CommittedBody::Key => None,
         }
     }
 }

@@ -12,7 +12,7 @@ pub struct EventRow {
     pub stream_seq: u64,
     /// Its place in the commit; 0 for the first.
     pub index: u32,
-    /// Its aggregate's type, `agent` or `provider`.
+    /// Its aggregate's type, `agent`, `provider` or `key`.
     pub aggregate_type: String,
     /// Its aggregate's id, such as `gpu-box.vllm`.
     pub aggregate_id: String,
@@ -26,7 +26,7 @@ pub struct EventRow {
     pub at_ms: Timestamp,
     /// The command that it comes from.
     pub command_id: Option<CommandId>,
-    /// Its data.
+    /// Its data; without the hash of a key's secret.
     pub data: Value,
     /// The wake it is about.
     pub wake_id: Option<WakeId>,
@@ -37,7 +37,7 @@ pub struct EventRow {
 pub fn event_rows(commit: &Committed) -> Vec<EventRow> {
     let wake_of = |index: usize| match &commit.body {
         CommittedBody::Provider { events, .. } => events.get(index).and_then(wake_of),
-        CommittedBody::Agent { .. } | CommittedBody::Unreadable { .. } => None,
+        CommittedBody::Agent { .. } | CommittedBody::Key | CommittedBody::Unreadable { .. } => None,
     };
     let row = |(index, event): (usize, &super::RecordedEvent)| EventRow {
         stream_seq: commit.stream_seq,

@@ -130,7 +130,7 @@ impl Held {
                     row.unreadable_since_seq.get_or_insert(commit.stream_seq);
                 }
             }
-            (CommittedBody::Unreadable { .. } | CommittedBody::Agent { .. }, _) => {}
+            (CommittedBody::Unreadable { .. } | CommittedBody::Agent { .. } | CommittedBody::Key, _) => {}
         }
     }
 

@@ -97,7 +97,7 @@ impl Journal {
         let (wake_id, at) = (wake_id(self.wakes), at(self.seq));
         self.commit(&ProviderCommand::RequestWake {
             wake_id,
-            cause: WakeCause::Operator,
+            cause: WakeCause::Operator { key: None },
             at,
         })
     }
@@ -212,7 +212,11 @@ fn rows_that_begin_with_last_commits_know_states_and_remembered_wakes_but_no_eve
     let ended = now(rows.wake(wake_id(2))).expect("an answer").expect("held");
     assert_eq!(
         (ended.outcome, ended.cause, ended.ended_seq),
-        (WakeOutcomeName::Failed, Some(WakeCause::Operator), Some(10))
+        (
+            WakeOutcomeName::Failed,
+            Some(WakeCause::Operator { key: None }),
+            Some(10)
+        )
     );
     rows.loaded(10);
     assert_eq!(events_after(&rows, 9).expect("held").items.len(), 1);
@@ -290,6 +294,7 @@ fn texts_that_no_rule_has_cut_are_cut_in_rows() {
     let cause = WakeCause::Request {
         request_id: dirty.clone(),
         model: ModelName::parse("a").expect("legal"),
+        key: None,
     };
     let wake = Wake {
         id: wake_id(1),

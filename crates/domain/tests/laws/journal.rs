@@ -126,6 +126,7 @@ impl Journal {
                 cause: WakeCause::Request {
                     request_id: request_id.clone(),
                     model: ModelName::parse("a").expect("legal"),
+                    key: None,
                 },
                 at,
             },

@@ -1,6 +1,7 @@
 //! What holds whatever is asked of an aggregate, in whatever order, by whatever session, at whatever time.
 
 mod journal;
+mod keys;
 mod steps;
 
 use journal::Journal;

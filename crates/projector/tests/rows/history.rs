@@ -2,9 +2,9 @@
 
 use proptest::{collection::vec, prelude::*};
 use reveille_domain::{
-    Agent, AgentCommand, AgentName, Availability, CommandId, Epoch, ModelName, Provider, ProviderCommand,
-    ProviderId, ProviderSpec, RecipeKind, ReportId, SessionId, SleepReason, Stage, Timestamp, WakeCause,
-    WakeFailure, WakeFailureKind, WakeId, WakeOutcome, WakeSpec,
+    Agent, AgentCommand, AgentName, Availability, CommandId, Epoch, KeyId, ModelName, Provider,
+    ProviderCommand, ProviderId, ProviderSpec, RecipeKind, ReportId, SessionId, SleepReason, Stage,
+    Timestamp, WakeCause, WakeFailure, WakeFailureKind, WakeId, WakeOutcome, WakeSpec,
     rows::{Committed, CommittedBody, RawMessage, RecordedEvent, provider_aggregate_id},
 };
 use serde::Serialize;
@@ -283,11 +283,12 @@ fn command(
         Action::RequestWake { operator } => ProviderCommand::RequestWake {
             wake_id: WakeId(uuid(number)),
             cause: if operator {
-                WakeCause::Operator
+                WakeCause::Operator { key: key(number) }
             } else {
                 WakeCause::Request {
                     request_id: DIRTY.into(),
                     model: model(0),
+                    key: key(number),
                 }
             },
             at,
@@ -325,6 +326,12 @@ fn command(
             at,
         },
     })
+}
+
+/// Every second wake is asked for with a key.
+fn key(number: u64) -> Option<KeyId> {
+    let id = KeyId::parse(&format!("key{number:05}"));
+    number.is_multiple_of(2).then(|| id.expect("legal"))
 }
 
 fn model(index: usize) -> ModelName {

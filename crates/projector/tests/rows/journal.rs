@@ -68,7 +68,7 @@ impl Hub {
             provider,
             ProviderCommand::RequestWake {
                 wake_id,
-                cause: WakeCause::Operator,
+                cause: WakeCause::Operator { key: None },
                 at,
             },
         )

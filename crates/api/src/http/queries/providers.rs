@@ -199,11 +199,11 @@ pub(super) async fn wake(
             .timeout
             .map_or(longest, |seconds| Duration::from_secs(seconds).min(longest));
         let woken = fleet
-            .ensure_awake(&id, WakeCause::Operator, Instant::now() + wait)
+            .ensure_awake(&id, WakeCause::Operator { key: None }, Instant::now() + wait)
             .await?;
         return Ok(standing(id, StatusName::Active, woken.wake_id, None));
     }
-    let begun = fleet.begin(&id, WakeCause::Operator).await?;
+    let begun = fleet.begin(&id, WakeCause::Operator { key: None }).await?;
     Ok(match begun.wake {
         None => standing(id, StatusName::Active, None, None),
         Some(wake) => standing(id, StatusName::Waking, Some(wake.id), Some(wake.deadline_ms)),

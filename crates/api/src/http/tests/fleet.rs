@@ -90,7 +90,7 @@ pub(super) fn inactive() -> Status {
 fn waking() -> Status {
     let wake = Wake {
         id: WakeId(uuid::Uuid::now_v7()),
-        cause: WakeCause::Operator,
+        cause: WakeCause::Operator { key: None },
         requested_at_ms: Timestamp::from_millis(2_000),
         deadline_ms: Timestamp::from_millis(67_000),
     };

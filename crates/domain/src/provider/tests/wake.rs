@@ -237,6 +237,7 @@ fn a_request_id_of_any_length_leaves_a_bounded_event() {
     let cause = WakeCause::Request {
         request_id: "r".repeat(100_000),
         model: ModelName::parse("qwen3-8b").expect("legal"),
+        key: None,
     };
     let request = ProviderCommand::RequestWake {
         wake_id: wake_id(1),

@@ -53,6 +53,7 @@ pub(super) fn cause() -> WakeCause {
     WakeCause::Request {
         request_id: "req-1".into(),
         model: ModelName::parse("qwen3-8b").expect("legal"),
+        key: None,
     }
 }
 
