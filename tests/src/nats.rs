@@ -31,6 +31,11 @@ impl Nats {
         Self::configured("solo", Port::claim(), "").await
     }
 
+    /// Starts one server with more settings, such as who may connect, and waits until it answers.
+    pub async fn start_with(settings: &str) -> Self {
+        Self::configured("solo", Port::claim(), settings).await
+    }
+
     /// Starts three servers that form a JetStream cluster, and waits until they can replicate.
     pub async fn start_cluster() -> [Self; 3] {
         let routes = [Port::claim(), Port::claim(), Port::claim()];

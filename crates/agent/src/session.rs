@@ -4,7 +4,7 @@
 use crate::{
     AgentError,
     child::ShimCommand,
-    config::{Config, NatsUrl, ProviderConfig},
+    config::{Config, ProviderConfig},
     fetch,
     hub::{Hub, NatsHub},
     models::Memory,
@@ -14,7 +14,8 @@ use crate::{
 };
 use futures::future::BoxFuture;
 use reveille_bus::{
-    Connection, NatsOptions,
+    Connection, NatsAccess, NatsServer,
+    access::{NatsKey, Role},
     control::{ControlAnswer, ControlRequest, Refusal},
     heartbeats::{self, Heartbeat, ProviderPulse},
     orders::{Order, OrderAnswer, Ordered, Orders},
@@ -46,7 +47,9 @@ pub struct Options {
     /// Its config.
     pub config: Config,
     /// Where NATS is: the command line's word, or the config's.
-    pub nats: NatsUrl,
+    pub nats: NatsServer,
+    /// What proves that this agent speaks; `None` for a hub that asks for no key.
+    pub key: Option<NatsKey>,
     /// Where it remembers what its backends have listed; nowhere when absent.
     pub state_dir: Option<PathBuf>,
 }
@@ -105,6 +108,7 @@ impl Session {
         let Options {
             config,
             nats,
+            key,
             state_dir,
         } = options;
         let (agent, heartbeat_every) = (config.agent.name.clone(), config.agent.heartbeat);
@@ -112,12 +116,13 @@ impl Session {
             client: fetch::client()?,
             shim: ShimCommand::of_this_program().map_err(AgentError::Program)?,
         });
-        let connect = |name: String| NatsOptions {
-            url: nats.as_str().to_owned(),
-            name,
+        let nats = NatsAccess {
+            server: nats,
+            role: Role::Agent(agent.clone()),
+            key,
         };
-        let connection = Connection::open(&connect(format!("agent {agent}"))).await?;
-        let relay_connection = Connection::open(&connect(format!("agent {agent} relay"))).await?;
+        let connection = Connection::open(&nats.named(&format!("agent {agent}"))).await?;
+        let relay_connection = Connection::open(&nats.named(&format!("agent {agent} relay"))).await?;
         let mut generation = connection.generation();
         generation.borrow_and_update();
         // Listened to before control knows of the session, so that nothing is missed.

@@ -10,11 +10,9 @@ use backend::{Backend, Closed, KEY, eventually};
 use bytes::Bytes;
 use control::{Control, EPOCH};
 use futures::StreamExt;
-use reveille_agent::{
-    AgentError, Options,
-    config::{Config, NatsUrl},
-};
+use reveille_agent::{AgentError, Options, config::Config};
 use reveille_bus::{
+    NatsServer,
     heartbeats::Heartbeat,
     orders::{self, Addressed, Order, OrderAnswer},
     relay::{FaultCode, RelayClient, RelayError, RelayFault, RelayLimits, RequestHead, ResponseHead},
@@ -54,11 +52,11 @@ impl World {
         let text =
             format!("[agent]\nname = \"box\"\nheartbeat = \"200ms\"\n[[provider]]\nname = \"p\"\n{rest}");
         let config = Config::parse(&text, "test.toml", &|_| None).unwrap_or_else(|error| panic!("{error}"));
-        let nats_url = NatsUrl::parse(&nats.url(), false).expect("loopback");
         let shutdown = CancellationToken::new();
         let options = Options {
             config,
-            nats: nats_url,
+            nats: NatsServer::at(&nats.url()),
+            key: None,
             state_dir: None,
         };
         let agent = tokio::spawn(reveille_agent::run(options, shutdown.clone()));

@@ -7,11 +7,12 @@ mod commands;
 mod control;
 mod history;
 pub mod http;
+pub mod identities;
 mod inference;
 pub mod registry;
 mod service;
 pub mod wakes;
 
 pub use registry::{Known, Registry};
-pub use service::{ApiFailure, Config, run};
+pub use service::{ApiFailure, Config, Doors, run};
 pub use wakes::{WakeError, Wakes};

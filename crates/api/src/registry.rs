@@ -1,6 +1,7 @@
 //! The fold of the journal in memory: which provider serves a model, and what each one's status is. Requests read it
 //! without waiting; whoever waits for a change follows one provider's slot.
 
+use crate::identities::Identities;
 use reveille_bus::{AggregateId, BusError, Entry, Followed, Follower, commit::AnyCommit};
 use reveille_domain::{AgentName, Epoch, Provider, ProviderId, provider::Registered, rows::MemoryRows};
 use std::{
@@ -38,13 +39,13 @@ struct Inner {
     /// The folded sequence; `None` before everything that was there at the start is folded.
     applied: watch::Sender<Option<u64>>,
     rows: Arc<MemoryRows>,
+    identities: Identities,
 }
 
 #[derive(Default)]
 struct Table {
     providers: BTreeMap<ProviderId, watch::Sender<Arc<Known>>>,
     models: HashMap<String, Vec<ProviderId>>,
-    agents: HashMap<AgentName, Epoch>,
     unreadable: HashSet<String>,
 }
 
@@ -54,6 +55,7 @@ impl Default for Registry {
             table: RwLock::default(),
             applied: watch::Sender::new(None),
             rows: Arc::default(),
+            identities: Identities::default(),
         };
         Self {
             inner: Arc::new(inner),
@@ -110,7 +112,7 @@ impl Registry {
     /// The current epoch of an agent.
     #[must_use]
     pub fn agent_epoch(&self, agent: &AgentName) -> Option<Epoch> {
-        self.read().agents.get(agent).copied()
+        self.identities().get(agent).map(|known| known.epoch)
     }
 
     /// Follows one provider: the receiver sees every later state, and closes when the provider is gone.
@@ -173,6 +175,12 @@ impl Registry {
         self.inner.rows.clone()
     }
 
+    /// The same fold as agents and their keys.
+    #[must_use]
+    pub fn identities(&self) -> &Identities {
+        &self.inner.identities
+    }
+
     /// Folds the journal until `shutdown`.
     ///
     /// # Errors
@@ -194,6 +202,7 @@ impl Registry {
     fn reset(&self) {
         *self.write() = Table::default();
         self.inner.rows.reset();
+        self.inner.identities.reset();
         self.inner.applied.send_replace(None);
     }
 
@@ -216,6 +225,9 @@ impl Registry {
             self.inner.rows.apply(&committed);
         } else {
             self.inner.rows.load(&committed);
+        }
+        if let Ok((AggregateId::Agent(name), AnyCommit::Agent(commit))) = &entry.commit {
+            self.inner.identities.take(name, &commit.state, entry.sequence);
         }
         self.write().take(entry);
         if ready {
@@ -243,12 +255,7 @@ impl Table {
             self.unreadable.remove(&entry.subject);
         }
         match &entry.commit {
-            Ok((_, AnyCommit::Agent(commit))) => {
-                if let Some(name) = commit.state.name() {
-                    self.agents.insert(name.clone(), commit.state.epoch());
-                }
-            }
-            Ok((_, AnyCommit::Key(_))) => {}
+            Ok((_, AnyCommit::Agent(_) | AnyCommit::Key(_))) => {}
             Ok((_, AnyCommit::Provider(commit))) => self.take_provider(&commit.state, entry.sequence),
             Err(error) => {
                 if self.unreadable.insert(entry.subject.clone()) {

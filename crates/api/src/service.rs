@@ -2,7 +2,7 @@
 
 use crate::{
     commands::Commands,
-    control::{self, Presence, Sweeper},
+    control::{self, Presence, Sweeper, doors},
     history::{JournalFeed, JournalRows},
     http::{self, AppState, HttpLimits, Readiness},
     registry::Registry,
@@ -11,26 +11,44 @@ use crate::{
 use async_nats::jetstream;
 use axum::serve::ListenerExt;
 use reveille_bus::{
-    BusError, Connection, Follow, Follower, Journal, NatsClock, NatsOptions,
+    BusError, Connection, Follow, Follower, Journal, NatsAccess, NatsClock,
+    access::{Callout, NatsKey},
     control::ControlRequests,
     heartbeats::HeartbeatWatch,
     relay::{RelayClient, RelayLimits, RelayStartError},
 };
-use reveille_domain::rows::Rows;
+use reveille_domain::{AgentKey, AgentName, rows::Rows};
 use std::{sync::Arc, time::Duration};
 use thiserror::Error;
-use tokio::{net::TcpListener, sync::oneshot};
+use tokio::{
+    net::TcpListener,
+    sync::{oneshot, watch},
+};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{error, info, warn};
 
 /// How long requests under way may take to end once the process is told to stop.
 const STOP_WAIT: Duration = Duration::from_secs(10);
 
+/// How agents are let in and shown out, where the hub's servers ask for keys.
+#[derive(Debug, Clone)]
+pub struct Doors {
+    /// Signs who may come in. The servers' configs name its public half.
+    pub issuer: NatsKey,
+    /// Speaks to the servers themselves. Without it an agent whose key was revoked stays connected until its connection
+    /// ends by itself: nothing that it says is believed, but it hears what is said to it.
+    pub system: Option<NatsAccess>,
+    /// Agents of this machine, which are let in without a token.
+    pub trusted: Vec<(AgentName, AgentKey)>,
+}
+
 /// What an API process needs to know.
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// Where NATS is: `nats://host:port`.
-    pub nats_url: String,
+    /// Where NATS is, and what proves that a replica speaks.
+    pub nats: NatsAccess,
+    /// How agents are let in, where this replica does that.
+    pub doors: Option<Doors>,
     /// The replica's name, unique among the replicas: one subject token.
     pub replica: String,
     /// How many requests may wait for one provider.
@@ -38,11 +56,12 @@ pub struct Config {
 }
 
 impl Config {
-    /// A replica named `replica` at `nats_url`, with the usual limits.
+    /// A replica named `replica`, with the usual limits.
     #[must_use]
-    pub fn new(nats_url: &str, replica: &str) -> Self {
+    pub fn new(nats: NatsAccess, replica: &str) -> Self {
         Self {
-            nats_url: nats_url.to_owned(),
+            nats,
+            doors: None,
             replica: replica.to_owned(),
             max_waiting: MAX_WAITING,
         }
@@ -108,11 +127,7 @@ pub async fn run(
 
 async fn connect(config: &Config, purpose: &str) -> Result<Connection, BusError> {
     let name = format!("reveille {purpose} {}", config.replica);
-    Connection::open(&NatsOptions {
-        url: config.nats_url.clone(),
-        name,
-    })
-    .await
+    Connection::open(&config.nats.named(&name)).await
 }
 
 async fn stopped_for_too_long(shutdown: &CancellationToken) {
@@ -151,6 +166,10 @@ impl Service {
         let stop = shutdown.clone();
         tasks.spawn(async move { sweeper.run(&stop).await });
         answer_agents(&registry, &commands, bus, tasks, shutdown);
+        let doors_open = watch::Sender::new(config.doors.is_none());
+        if let Some(doors) = config.doors.clone() {
+            open_doors(doors, &registry, &commands, bus, &doors_open, tasks, shutdown);
+        }
 
         let client = bus.client().clone();
         let wakes = Wakes::new(
@@ -168,7 +187,12 @@ impl Service {
         };
         let rows = rows.unwrap_or_else(|| Arc::new(memory));
         let feed = Arc::new(JournalFeed::new(bus, journal));
-        let readiness = readiness(registry.clone(), clock, [bus.clone(), relay.clone()]);
+        let readiness = readiness(
+            registry.clone(),
+            clock,
+            [bus.clone(), relay.clone()],
+            doors_open.subscribe(),
+        );
         let state = AppState::new(
             registry,
             wakes,
@@ -232,14 +256,68 @@ fn answer_agents(
     });
 }
 
+/// Lets agents in as soon as it is known who they are; says so in `open`.
+fn open_doors(
+    doors: Doors,
+    registry: &Registry,
+    commands: &Commands,
+    bus: &Connection,
+    open: &watch::Sender<bool>,
+    tasks: &TaskTracker,
+    shutdown: &CancellationToken,
+) {
+    let Doors {
+        issuer,
+        system,
+        trusted,
+    } = doors;
+    let (fold, commands, bus, open, stop) = (
+        registry.clone(),
+        commands.clone(),
+        bus.clone(),
+        open.clone(),
+        shutdown.clone(),
+    );
+    tasks.spawn(async move {
+        let opened = async {
+            fold.ready().await;
+            doors::trust(&commands, trusted).await;
+            Callout::subscribe(bus.client(), issuer).await
+        };
+        match stop.run_until_cancelled(opened).await {
+            Some(Ok(callout)) => {
+                open.send_replace(true);
+                doors::answer(callout, &fold, &stop).await;
+            }
+            Some(Err(error)) => error!(%error, "no agent can be let in"),
+            None => {}
+        }
+    });
+    let Some(system) = system else {
+        warn!("this replica has no system key: an agent that is revoked stays connected until it leaves");
+        return;
+    };
+    let (fold, stop) = (registry.clone(), shutdown.clone());
+    tasks.spawn(async move {
+        let options = system.named("reveille doorkeeper");
+        match stop.run_until_cancelled(Connection::open(&options)).await {
+            Some(Ok(connection)) => doors::keep(&connection, &fold, &stop).await,
+            Some(Err(error)) => error!(%error, "an agent that is revoked stays connected until it leaves"),
+            None => {}
+        }
+    });
+}
+
 fn readiness(
     registry: Registry,
     clock: NatsClock,
     connections: [Connection; 2],
+    doors: watch::Receiver<bool>,
 ) -> impl Fn() -> Readiness + Send + Sync + 'static {
     move || Readiness {
         registry: registry.is_ready(),
         nats: connections.iter().all(Connection::is_connected),
         clock: clock.try_now().is_some(),
+        doors: *doors.borrow(),
     }
 }

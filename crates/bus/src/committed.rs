@@ -6,7 +6,7 @@ use crate::{
 };
 use cqrs_es::Aggregate;
 use reveille_domain::{
-    Key,
+    Agent, Key,
     rows::{Committed, CommittedBody, RawMessage, RecordedEvent},
 };
 use serde_json::Value;
@@ -14,6 +14,8 @@ use serde_json::Value;
 /// What rows and queries show of a key's event. Whatever else is in it, the hash of its secret or what a newer version
 /// writes, stays in the journal and in its archive.
 const SHOWN_OF_KEYS: [&str; 4] = ["id", "terms", "previous_valid_until_ms", "at_ms"];
+/// What they don't show of an agent's: the hash of a token's secret.
+const HIDDEN_OF_AGENTS: &str = "secret";
 
 impl Entry {
     /// The commit as the row stores take it in, without the message's own bytes.
@@ -100,11 +102,15 @@ impl Entry {
     }
 }
 
-/// An event's data as rows show it.
+/// An event's data as rows show it: without the hashes of secrets.
 fn shown(aggregate_type: &str, data: Value) -> Value {
     match data {
         Value::Object(mut fields) if aggregate_type == Key::TYPE => {
             fields.retain(|name, _| SHOWN_OF_KEYS.contains(&name.as_str()));
+            Value::Object(fields)
+        }
+        Value::Object(mut fields) if aggregate_type == Agent::TYPE => {
+            fields.remove(HIDDEN_OF_AGENTS);
             Value::Object(fields)
         }
         _ if aggregate_type == Key::TYPE => Value::Null,

@@ -1,9 +1,12 @@
 //! Connecting to NATS: with retries from the first attempt on, and a check that the server is new enough.
 
-use crate::BusError;
+use crate::{
+    BusError,
+    access::{NatsKey, Role},
+};
 use async_nats::{Client, ConnectOptions, Event, ServerAddr, jetstream};
 use backon::{BackoffBuilder, ExponentialBuilder};
-use std::time::Duration;
+use std::{path::PathBuf, time::Duration};
 use tokio::sync::watch;
 use tracing::{info, warn};
 
@@ -22,11 +25,62 @@ const SUBSCRIPTION_CAPACITY: usize = 65_536;
 
 /// Where NATS is.
 #[derive(Debug, Clone)]
-pub struct NatsOptions {
+pub struct NatsServer {
     /// `nats://host:port`, or several with commas.
     pub url: String,
+    /// Whose certificates are trusted for `tls://`: a PEM file, beside the system's own roots.
+    pub ca: Option<PathBuf>,
+}
+
+impl NatsServer {
+    /// The server at `url`, with certificates that the system trusts.
+    #[must_use]
+    pub fn at(url: &str) -> Self {
+        Self {
+            url: url.to_owned(),
+            ca: None,
+        }
+    }
+}
+
+/// Where NATS is, and as whom to speak there.
+#[derive(Debug, Clone)]
+pub struct NatsAccess {
+    /// Where.
+    pub server: NatsServer,
+    /// As whom.
+    pub role: Role,
+    /// What proves it; `None` for a server that asks for no key.
+    pub key: Option<NatsKey>,
+}
+
+impl NatsAccess {
+    /// To a server that asks for no key.
+    #[must_use]
+    pub fn open(url: &str, role: Role) -> Self {
+        Self {
+            server: NatsServer::at(url),
+            role,
+            key: None,
+        }
+    }
+
+    /// A connection under this name.
+    #[must_use]
+    pub fn named(&self, name: &str) -> NatsOptions {
+        NatsOptions {
+            access: self.clone(),
+            name: name.to_owned(),
+        }
+    }
+}
+
+/// How to connect.
+#[derive(Debug, Clone)]
+pub struct NatsOptions {
+    access: NatsAccess,
     /// The connection's name, as the server's monitoring shows it.
-    pub name: String,
+    name: String,
 }
 
 /// A connection that comes back by itself.
@@ -53,7 +107,7 @@ impl Connection {
                 Err(BusError::Unavailable(reason)) => {
                     let pause = pauses.next().unwrap_or(LONGEST_RETRY);
                     let pause_ms = pause.as_millis();
-                    warn!(nats.url = %redacted(&options.url), %reason, pause_ms, "can't reach NATS, trying again");
+                    warn!(nats.url = %redacted(&options.access.server.url), %reason, pause_ms, "can't reach NATS, trying again");
                     tokio::time::sleep(pause).await;
                 }
                 done => return done,
@@ -66,11 +120,12 @@ impl Connection {
     /// # Errors
     /// When the server can't be reached or is too old, or the URL isn't one.
     pub async fn try_open(options: &NatsOptions) -> Result<Self, BusError> {
-        let servers = servers(&options.url)?;
+        let servers = servers(&options.access.server.url)?;
         let (changed, mut generation) = watch::channel(0);
         let name = options.name.clone();
-        let client = ConnectOptions::new()
+        let client = authenticated(options)
             .name(&options.name)
+            .custom_inbox_prefix(options.access.role.inbox_prefix())
             .ping_interval(PING_INTERVAL)
             .request_timeout(Some(REQUEST_TIMEOUT))
             .subscription_capacity(SUBSCRIPTION_CAPACITY)
@@ -118,6 +173,17 @@ impl Connection {
     pub fn is_connected(&self) -> bool {
         self.client.connection_state() == async_nats::connection::State::Connected
     }
+}
+
+fn authenticated(options: &NatsOptions) -> ConnectOptions {
+    let mut connect = ConnectOptions::new();
+    if let Some(seed) = options.access.key.as_ref().and_then(NatsKey::seed) {
+        connect = connect.nkey(seed);
+    }
+    if let Some(ca) = &options.access.server.ca {
+        connect = connect.add_root_certificates(ca.clone());
+    }
+    connect
 }
 
 fn reconnect_pause(attempts: usize) -> Duration {
@@ -213,10 +279,7 @@ mod tests {
     #[tokio::test]
     async fn an_illegal_url_is_an_error_at_once_and_shows_no_password() {
         for url in ["", "http://x", "nats://user:secret@[x", "nats://a:1,:"] {
-            let options = NatsOptions {
-                url: url.to_owned(),
-                name: "test".to_owned(),
-            };
+            let options = NatsAccess::open(url, Role::Admin).named("test");
             let opened = tokio::time::timeout(Duration::from_secs(5), Connection::open(&options)).await;
             let error = opened.expect("at once").expect_err(url);
             assert!(matches!(error, BusError::Address { .. }), "{error}");

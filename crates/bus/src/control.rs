@@ -11,6 +11,7 @@ use reveille_domain::{
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
 use thiserror::Error;
+use uuid::Uuid;
 
 /// All API replicas share the requests.
 const QUEUE_GROUP: &str = "reveille-control";
@@ -187,9 +188,6 @@ struct Envelope<T> {
 }
 
 const VERSION: u32 = 1;
-/// Where answers may go. Anybody can name any reply subject, and control may publish to every one: only an inbox is
-/// never somebody else's heartbeat, wake or order.
-const INBOXES: &str = "_INBOX.";
 
 /// Asks control once.
 ///
@@ -209,6 +207,11 @@ pub async fn ask(
     let subject = subjects::control(agent, request.verb());
     let request = Request::new()
         .payload(payload.into())
+        .inbox(format!(
+            "{}.{}",
+            subjects::agent_inbox(agent),
+            Uuid::now_v7().simple()
+        ))
         .timeout(Some(ANSWER_TIMEOUT));
     let answer = client
         .send_request(subject, request)
@@ -242,8 +245,12 @@ impl Reply {
         let (Some(reply), Ok(payload)) = (self.message.reply, serde_json::to_vec(answer)) else {
             return;
         };
-        if !reply.starts_with(INBOXES) {
-            tracing::warn!(nats.subject = %self.message.subject, "didn't answer to a subject that is no inbox");
+        // Anybody can name any reply subject, and control may publish to every agent's inbox: an answer goes to the
+        // asking agent's own only.
+        let asking = subjects::control_parts(&self.message.subject);
+        let own = asking.map(|(agent, _)| format!("{}.", subjects::agent_inbox(&agent)));
+        if !own.is_some_and(|own| reply.starts_with(&own)) {
+            tracing::warn!(nats.subject = %self.message.subject, "didn't answer to a subject that is not the agent's inbox");
             return;
         }
         if let Err(error) = self.client.publish(reply, payload.into()).await {

@@ -2,11 +2,13 @@
 //!
 //! - [`Journal`]: the event store on JetStream; [`Journal::execute`] runs one command, whatever the races.
 //! - [`Follower`]: the journal's commits in order, from the latest of each aggregate or from a checkpoint.
+//! - [`access`]: who may say what, and the keys by which parties are known.
 //! - [`archive`]: the journal as a file, and back; whether it is sound.
 //! - [`heartbeats`] and [`NatsClock`]: signs of life, and the time that all replicas share.
 //! - [`control`], [`wakes`], [`orders`]: what agents and control say to each other.
 //! - [`relay`]: inference requests and responses, frame by frame.
 
+pub mod access;
 pub mod archive;
 mod clock;
 pub mod commit;
@@ -27,7 +29,7 @@ mod subjects;
 pub mod wakes;
 
 pub use clock::NatsClock;
-pub use connection::{Connection, MIN_SERVER, NatsOptions};
+pub use connection::{Connection, MIN_SERVER, NatsAccess, NatsOptions, NatsServer};
 pub use error::{BusError, CommandError};
 pub use follow::{Checkpoint, Entry, Follow, Followed, Follower};
 pub use journal::{CommitMeta, Executed, Expected, Journal, JournalContext, JournalStore};

@@ -6,6 +6,7 @@ use futures::StreamExt;
 use reveille_domain::{AgentName, Epoch, ProviderName};
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
+use uuid::Uuid;
 
 /// How long the sender waits for the agent's answer: an order is taken at once, then carried out.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
@@ -59,6 +60,7 @@ pub async fn send(client: &Client, agent: &AgentName, order: &Addressed) -> Resu
     let payload = serde_json::to_vec(order).map_err(BusError::unavailable)?;
     let request = Request::new()
         .payload(payload.into())
+        .inbox(subjects::ack(agent, &Uuid::now_v7().simple().to_string()))
         .timeout(Some(ANSWER_TIMEOUT));
     let answer = client
         .send_request(subjects::orders(agent), request)

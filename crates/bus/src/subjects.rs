@@ -11,6 +11,8 @@ pub const FACTS: &str = "reveille.facts.>";
 pub(crate) const HEARTBEATS: &str = "reveille.heartbeats.>";
 /// Every control request.
 pub(crate) const CONTROL: &str = "reveille.control.*.*";
+/// What a server asks about a connection that its config doesn't know.
+pub(crate) const CALLOUT: &str = "$SYS.REQ.USER.AUTH";
 
 const EVENTS_PREFIX: &str = "reveille.events.";
 /// Every canary.
@@ -123,6 +125,20 @@ pub(crate) fn wake(id: &ProviderId) -> String {
 
 pub(crate) fn orders(agent: &AgentName) -> String {
     format!("reveille.orders.{agent}")
+}
+
+pub(crate) fn infer(agent: &AgentName) -> String {
+    format!("reveille.infer.{agent}")
+}
+
+/// Where an agent acknowledges a wake or an order: nobody else may publish there.
+pub(crate) fn ack(agent: &AgentName, question: &str) -> String {
+    format!("reveille.acks.{agent}.{question}")
+}
+
+/// What the subjects begin with to which an agent is answered: nobody else may subscribe there.
+pub(crate) fn agent_inbox(agent: &AgentName) -> String {
+    format!("_INBOX.agent.{agent}")
 }
 
 pub(crate) fn control(agent: &AgentName, verb: &str) -> String {

@@ -7,6 +7,7 @@ use futures::StreamExt;
 use reveille_domain::{AgentName, Epoch, ProviderId, Timestamp, WakeId};
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
+use uuid::Uuid;
 
 /// How long the sender waits for the agent's acknowledgement.
 const ACK_TIMEOUT: Duration = Duration::from_secs(2);
@@ -42,7 +43,13 @@ impl WakeMessage {
 /// When the agent isn't there or doesn't acknowledge in time: the next sweep sends again.
 pub async fn send(client: &Client, wake: &WakeMessage) -> Result<(), BusError> {
     let payload = serde_json::to_vec(wake).map_err(BusError::unavailable)?;
-    let request = Request::new().payload(payload.into()).timeout(Some(ACK_TIMEOUT));
+    let request = Request::new()
+        .payload(payload.into())
+        .inbox(subjects::ack(
+            &wake.provider.agent,
+            &Uuid::now_v7().simple().to_string(),
+        ))
+        .timeout(Some(ACK_TIMEOUT));
     client
         .send_request(subjects::wake(&wake.provider), request)
         .await

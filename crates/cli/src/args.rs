@@ -42,6 +42,13 @@ Examples:
   reveille init                             looks for Ollama, vLLM, llama.cpp and LM Studio, and writes reveille.toml
   reveille init --ports 8000,8001           looks at these ports";
 
+const HUB_INIT_EXAMPLES: &str = "\
+Examples:
+  reveille hub init hub                                     keys only: for servers on loopback
+  reveille hub init hub --host hub.example --host 192.0.2.1  keys, an authority, and a certificate of the servers
+
+`up` with a NATS server of its own needs none of it.";
+
 const EVENTS_EXAMPLES: &str = "\
 Examples:
   reveille events --follow
@@ -66,6 +73,9 @@ pub enum Command {
     Api(Api),
     /// Run the agent of this machine.
     Agent(Agent),
+    /// Set up the keys and certificates of a hub.
+    #[command(subcommand)]
+    Hub(HubCommand),
     /// Run the projector, which keeps the rows in Postgres.
     Projector(Projector),
     /// Say by the exit code whether an API is ready.
@@ -102,6 +112,17 @@ pub enum Command {
     Config(ConfigCommand),
 }
 
+/// What the hub's NATS servers are shown, and whom they are believed to be.
+#[derive(Debug, Clone, Default, Args)]
+pub struct HubKeyArgs {
+    /// The folder of the hub's keys, as `reveille hub init` makes it; only this process's own are read.
+    #[arg(long, env = "REVEILLE_NATS_KEYS", value_name = "DIR")]
+    pub nats_keys: Option<PathBuf>,
+    /// A PEM file of the certificate authorities that are trusted for tls://, beside the system's own.
+    #[arg(long, env = "REVEILLE_NATS_CA", value_name = "FILE")]
+    pub nats_ca: Option<PathBuf>,
+}
+
 /// `reveille up`.
 #[derive(Debug, Args)]
 pub struct Up {
@@ -117,6 +138,8 @@ pub struct Up {
     /// A NATS server that runs already, instead of one of our own.
     #[arg(long, env = "REVEILLE_NATS_URL", value_name = "URL", hide_env_values = true)]
     pub nats: Option<String>,
+    #[command(flatten)]
+    pub keys: HubKeyArgs,
     /// A Postgres database for the rows; without it they are kept in memory.
     #[arg(
         long,
@@ -133,6 +156,8 @@ pub struct Api {
     /// The hub's NATS servers.
     #[arg(long, env = "REVEILLE_NATS_URL", value_name = "URL", hide_env_values = true)]
     pub nats: String,
+    #[command(flatten)]
+    pub keys: HubKeyArgs,
     /// Where the API listens.
     #[arg(long, env = "REVEILLE_LISTEN", value_name = "ADDRESS", default_value = DEFAULT_LISTEN)]
     pub listen: SocketAddr,
@@ -163,12 +188,33 @@ pub struct Agent {
     pub data_dir: Option<PathBuf>,
 }
 
+/// `reveille hub …`.
+#[derive(Debug, Subcommand)]
+pub enum HubCommand {
+    /// Make the keys of a hub, and what its NATS servers' configs include; make what is missing when it is run again.
+    #[command(after_help = HUB_INIT_EXAMPLES)]
+    Init(HubInit),
+}
+
+/// `reveille hub init`.
+#[derive(Debug, Args)]
+pub struct HubInit {
+    /// The folder to make them in.
+    #[arg(value_name = "DIR")]
+    pub folder: PathBuf,
+    /// A name or an address by which the servers are reached: makes certificates for TLS. May be given several times.
+    #[arg(long = "host", value_name = "HOST")]
+    pub hosts: Vec<String>,
+}
+
 /// `reveille projector`.
 #[derive(Debug, Args)]
 pub struct Projector {
     /// The hub's NATS servers.
     #[arg(long, env = "REVEILLE_NATS_URL", value_name = "URL", hide_env_values = true)]
     pub nats: String,
+    #[command(flatten)]
+    pub keys: HubKeyArgs,
     /// The Postgres database to fill.
     #[arg(
         long,
@@ -322,6 +368,8 @@ pub struct Doctor {
     /// The hub's NATS servers [default: the file's, else the one that `up` runs].
     #[arg(long, env = "REVEILLE_NATS_URL", value_name = "URL", hide_env_values = true)]
     pub nats: Option<String>,
+    #[command(flatten)]
+    pub keys: HubKeyArgs,
     /// The Postgres database of the rows; without it none is looked at.
     #[arg(
         long,

@@ -67,12 +67,17 @@ impl Shown {
                     format!("variable {NATS_VARIABLE}")
                 };
                 self.lines
-                    .push((format!("agent.nats = {}", quoted(url.as_str())), origin));
+                    .push((format!("agent.nats = {}", quoted(&url.url)), origin));
             }
             (None, Some(url)) => self.add("agent.nats", quoted(url.as_str())),
             (None, None) => {}
         }
         self.add("agent.allow_plaintext", agent.allow_plaintext);
+        for (key, file) in [("credentials", &agent.credentials), ("ca", &agent.ca)] {
+            if let Some(file) = file {
+                self.add(&format!("agent.{key}"), quoted(&file.display().to_string()));
+            }
+        }
         self.add("agent.heartbeat", duration(agent.heartbeat));
         Ok(())
     }

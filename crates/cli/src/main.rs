@@ -9,6 +9,8 @@ mod config_schema;
 mod config_show;
 mod doctor;
 mod failure;
+mod hub;
+mod hub_init;
 mod init;
 mod journal;
 mod listen;
@@ -22,7 +24,7 @@ mod supervisor;
 mod up;
 
 use crate::{
-    args::{Cli, Command, ConfigCommand, RecipeCommand, RowsCommand},
+    args::{Cli, Command, ConfigCommand, HubCommand, RecipeCommand, RowsCommand},
     failure::Failure,
 };
 use clap::Parser;
@@ -58,6 +60,7 @@ async fn run(command: Command) -> Result<(), Failure> {
         Command::Up(args) => up::run(args).await,
         Command::Api(args) => services::api(args).await,
         Command::Agent(args) => services::agent(args).await,
+        Command::Hub(HubCommand::Init(args)) => hub_init::run(&args),
         Command::Projector(args) => services::projector(args).await,
         Command::Health(args) => client::health(&args).await,
         Command::Llms(args) => client::llms(&args).await,

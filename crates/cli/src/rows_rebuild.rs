@@ -1,7 +1,8 @@
 //! `reveille rows rebuild`: how far it is, on standard error, and what became of it.
 
-use crate::{args::Projector, failure::Failure, logging, signals::Signals};
+use crate::{args::Projector, failure::Failure, hub::HubNats, logging, signals::Signals};
 use anyhow::anyhow;
+use reveille_bus::access::Role;
 use reveille_projector::{ProjectorConfig, ProjectorError, Rebuilding, rebuild};
 use std::{
     io::{IsTerminal, Write, stderr},
@@ -21,7 +22,7 @@ pub async fn run(args: Projector) -> Result<(), Failure> {
     logging::start()?;
     let signals = Signals::listen()?;
     let config = ProjectorConfig {
-        nats_url: args.nats,
+        nats: HubNats::named(&args.nats, &args.keys).access(Role::Projector)?,
         database_url: args.database_url,
     };
     let (progress, seen) = watch::channel(Rebuilding::default());

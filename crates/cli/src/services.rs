@@ -5,6 +5,7 @@ use crate::{
     client::ApiClient,
     config_check,
     failure::Failure,
+    hub::HubNats,
     listen, logging, replica,
     signals::Signals,
     supervisor::{self, Phase},
@@ -15,12 +16,15 @@ use reveille_agent::{
     Options,
     config::{Config, NatsUrl},
 };
+use reveille_bus::{
+    NatsAccess, NatsServer,
+    access::{NatsKey, Role},
+};
 use reveille_domain::rows::Rows;
 use reveille_projector::{PostgresRows, ProjectorConfig, ProjectorError};
 use std::{
     future::{Future, pending},
     net::SocketAddr,
-    path::PathBuf,
     sync::Arc,
     time::Duration,
 };
@@ -42,7 +46,7 @@ pub async fn api(args: Api) -> Result<(), Failure> {
     info!(api.listen = %address, "the API listens on http://{address}");
     let config = reveille_api::Config {
         max_waiting: args.max_waiting,
-        ..api_config(&args.nats)
+        ..api_config(&HubNats::named(&args.nats, &args.keys))?
     };
     let client = ApiClient::local(listen::reachable(address))?;
     until_signalled(|stop| async move {
@@ -66,7 +70,7 @@ pub async fn agent(args: Agent) -> Result<(), Failure> {
     let config = config_check::load(&args.config)?;
     let nats = match (&args.nats, &config.agent.nats) {
         (Some(url), _) => nats_for_agent(url, &config)?,
-        (None, Some(url)) => url.clone(),
+        (None, Some(url)) => server_of(url, &config),
         (None, None) => {
             return Err(Failure::Config(format!(
                 "{}: agent.nats: is missing; write it there or give --nats",
@@ -74,16 +78,23 @@ pub async fn agent(args: Agent) -> Result<(), Failure> {
             )));
         }
     };
+    let key = agent_key(&config)?;
     let data_dir = args.data_dir.map_or_else(data_dir::default_path, Ok)?;
     logging::start()?;
-    let remembers = data_dir.join(AGENT_STATE);
-    until_signalled(|stop| run_agent(config, nats, remembers, ready, stop)).await
+    let options = Options {
+        config,
+        nats,
+        key,
+        state_dir: Some(data_dir.join(AGENT_STATE)),
+    };
+    until_signalled(|stop| run_agent(options, ready, stop)).await
 }
 
 /// `reveille projector`.
 pub async fn projector(args: Projector) -> Result<(), Failure> {
+    let nats = HubNats::named(&args.nats, &args.keys).access(Role::Projector)?;
     logging::start()?;
-    until_signalled(|stop| run_projector(args.nats, args.database_url, ready, stop)).await
+    until_signalled(|stop| run_projector(nats, args.database_url, ready, stop)).await
 }
 
 /// The rows of a database, which doesn't have to be up; none without one, and then the API keeps them in memory.
@@ -95,14 +106,32 @@ pub fn rows(database_url: Option<&str>) -> Result<Option<Arc<dyn Rows>>, Failure
 
 /// The hub that the command line names; refused when the config's agent must not speak to it, such as in plaintext to
 /// another machine.
-pub fn nats_for_agent(url: &str, config: &Config) -> Result<NatsUrl, Failure> {
+pub fn nats_for_agent(url: &str, config: &Config) -> Result<NatsServer, Failure> {
     NatsUrl::parse(url, config.agent.allow_plaintext)
+        .map(|url| server_of(&url, config))
         .map_err(|reason| Failure::Config(format!("--nats: {reason}")))
 }
 
+fn server_of(url: &NatsUrl, config: &Config) -> NatsServer {
+    NatsServer {
+        url: url.as_str().to_owned(),
+        ca: config.agent.ca.clone(),
+    }
+}
+
+/// The key that the config names, if it names one.
+pub fn agent_key(config: &Config) -> Result<Option<NatsKey>, Failure> {
+    let read = config.agent.credentials.as_deref().map(NatsKey::read);
+    read.transpose()
+        .map_err(|error| Failure::Config(format!("agent.credentials: {error}")))
+}
+
 /// A replica of a name of its own, with the usual limits.
-pub fn api_config(nats_url: &str) -> reveille_api::Config {
-    reveille_api::Config::new(nats_url, &replica::name())
+pub fn api_config(hub: &HubNats) -> Result<reveille_api::Config, Failure> {
+    Ok(reveille_api::Config {
+        doors: hub.doors()?,
+        ..reveille_api::Config::new(hub.access(Role::Api)?, &replica::name())
+    })
 }
 
 /// Runs the API and control until `stop`.
@@ -118,17 +147,10 @@ pub async fn run_api(
 
 /// Runs the agent until `stop`; calls `connected` once control has accepted its session.
 pub async fn run_agent(
-    config: Config,
-    nats: NatsUrl,
-    state_dir: PathBuf,
+    options: Options,
     connected: impl FnOnce(),
     stop: CancellationToken,
 ) -> Result<(), Failure> {
-    let options = Options {
-        config,
-        nats,
-        state_dir: Some(state_dir),
-    };
     reveille_agent::run_and_tell(options, connected, stop)
         .await
         .map_err(|error| match error {
@@ -139,15 +161,12 @@ pub async fn run_agent(
 
 /// Runs the projector until `stop`; calls `follows` once it goes on from its checkpoint.
 pub async fn run_projector(
-    nats_url: String,
+    nats: NatsAccess,
     database_url: String,
     follows: impl FnOnce(),
     stop: CancellationToken,
 ) -> Result<(), Failure> {
-    let config = ProjectorConfig {
-        nats_url,
-        database_url,
-    };
+    let config = ProjectorConfig { nats, database_url };
     let projector = reveille_projector::Projector::new(config);
     let mut status = projector.status();
     let told = async {

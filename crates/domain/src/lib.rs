@@ -1,6 +1,7 @@
 //! What Reveille knows about agents, providers and wakes, as pure data and rules.
 //!
-//! Three aggregates: [`Agent`] accepts sessions and numbers them with epochs; [`Provider`] owns the status
+//! Three aggregates: [`Agent`] accepts sessions and numbers them with epochs, and knows by which key an agent
+//! proves who it is; [`Provider`] owns the status
 //! transitions and the single wake in flight; [`Key`] says who may ask for what. Each has a pure `decide(&self, command) -> events` and
 //! `evolve(self, event) -> self`; time and ids come in with the command. [`rows`] derives what the query API
 //! shows from that state. This crate knows nothing of NATS, Postgres, tokio or clocks.
@@ -14,7 +15,10 @@ mod spec;
 mod time;
 mod wake;
 
-pub use agent::{AdvanceReason, Agent, AgentCommand, AgentEvent, AgentRejection, Fence, Session};
+pub use agent::{
+    Access, AdvanceReason, Agent, AgentCommand, AgentEvent, AgentKey, AgentRejection, EnrolledKey,
+    EnrolmentToken, Fence, InvalidAgentKey, MAX_TOKEN_LIFETIME, Session, Sessions,
+};
 pub use key::{Key, KeyCommand, KeyEvent, KeyRejection, Scope, Scopes, SecretHash};
 pub use names::{
     AgentName, InvalidName, KeyId, KeyName, MAX_KEY_NAME_BYTES, MAX_MODEL_NAME_BYTES, MAX_TOKEN_BYTES,
@@ -53,6 +57,10 @@ id! {
 id! {
     /// One attempt to bring a provider up: a UUIDv7.
     WakeId
+}
+id! {
+    /// What lets an agent's key in, once: a UUIDv7.
+    TokenId
 }
 id! {
     /// One command, however often its append is tried: how an ambiguous append is recognised as ours.

@@ -2,10 +2,10 @@
 //! only by addition; a change of meaning is a new version with snapshots of its own.
 
 use reveille_domain::{
-    AdvanceReason, Agent, AgentEvent, AgentName, Epoch, Failures, Key, KeyEvent, KeyId, KeyName, ModelName,
-    Provider, ProviderEvent, ProviderId, ProviderSpec, RecipeKind, ReportId, ReportSeq, SecretHash,
-    SessionId, SleepReason, Stage, Timestamp, Wake, WakeCause, WakeFailure, WakeFailureKind, WakeId,
-    WakeOutcome, WakeSpec,
+    AdvanceReason, Agent, AgentEvent, AgentKey, AgentName, Epoch, Failures, Key, KeyEvent, KeyId, KeyName,
+    ModelName, Provider, ProviderEvent, ProviderId, ProviderSpec, RecipeKind, ReportId, ReportSeq,
+    SecretHash, SessionId, SleepReason, Stage, Timestamp, TokenId, Wake, WakeCause, WakeFailure,
+    WakeFailureKind, WakeId, WakeOutcome, WakeSpec,
     key::{KeyLimits, KeyTerms},
     provider::{InactiveReason, RegisteredAs, Resting},
 };
@@ -362,6 +362,42 @@ fn agent_events_and_states_are_written_and_read_as_ever() {
     golden(
         "agent_state_fenced",
         &Agent::default().evolve(&first).evolve(&second).evolve(&advanced),
+    );
+}
+
+#[test]
+fn agent_keys_are_written_and_read_as_ever() {
+    let name = AgentName::parse("gpu-box").expect("legal");
+    let token = TokenId(Uuid::from_u128(0x0199_0000_0000_7000_8000_0000_0000_0301));
+    let key = "UDXU4RCSJNZOIQHZNWXHXORDPRTGNJAHAHFRGZNEEJCPQTT2M7NLCNF4";
+    let key = AgentKey::parse(key).expect("legal");
+    let issued = AgentEvent::AgentTokenIssued {
+        name: name.clone(),
+        token,
+        secret: SecretHash::new([7; 32]),
+        expires_at_ms: at(970),
+        at_ms: at(70),
+    };
+    let enrolled = |token| AgentEvent::AgentEnrolled {
+        name: name.clone(),
+        key: key.clone(),
+        token,
+        at_ms: at(80),
+    };
+    let by_token = enrolled(Some(token));
+    let revoked = AgentEvent::AgentRevoked {
+        name: name.clone(),
+        at_ms: at(90),
+    };
+    golden("agent_token_issued", &issued);
+    golden("agent_enrolled_by_token", &by_token);
+    golden("agent_enrolled_by_its_hub", &enrolled(None));
+    golden("agent_revoked", &revoked);
+    let known = Agent::default().evolve(&issued).evolve(&by_token);
+    golden("agent_state_enrolled", &known);
+    golden(
+        "agent_state_revoked",
+        &known.evolve(&connected(1, 1)).evolve(&revoked),
     );
 }
 

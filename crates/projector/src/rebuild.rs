@@ -7,7 +7,7 @@ use crate::{
     run::{APPLY_TIMEOUT, checkpoint, next_batch, report_unreadable},
     scratch::{Old, Scratch, Stop},
 };
-use reveille_bus::{Connection, Follow, Follower, Journal, NatsOptions};
+use reveille_bus::{Connection, Follow, Follower, Journal};
 use std::time::Duration;
 use tokio::{
     sync::watch,
@@ -73,10 +73,7 @@ impl Rebuild {
         while let Err(error) = current.migrate().await? {
             backoff.wait(&error).await;
         }
-        let options = NatsOptions {
-            url: self.config.nats_url.clone(),
-            name: "reveille-rebuild".to_owned(),
-        };
+        let options = self.config.nats.named("reveille-rebuild");
         let connection = Connection::open(&options).await.map_err(ProjectorError::Bus)?;
         loop {
             let before = self.progress.borrow().applied;

@@ -4,7 +4,7 @@
 use crate::{Applied, Mark, Projection, ProjectionError, ProjectorError, backoff::Backoff, heartbeats};
 use async_nats::jetstream;
 use futures::FutureExt;
-use reveille_bus::{Checkpoint, Connection, Follow, Followed, Follower, Journal, NatsOptions};
+use reveille_bus::{Checkpoint, Connection, Follow, Followed, Follower, Journal, NatsAccess};
 use reveille_domain::rows::{Committed, CommittedBody};
 use std::{fmt, time::Duration};
 use tokio::sync::watch;
@@ -25,8 +25,8 @@ const LAG_EVERY: Duration = Duration::from_secs(2);
 /// Where the journal and the database are.
 #[derive(Clone)]
 pub struct ProjectorConfig {
-    /// `nats://host:port`.
-    pub nats_url: String,
+    /// Where NATS is, and what proves that a projector speaks.
+    pub nats: NatsAccess,
     /// `postgres://…`; it may hold a password, so it is never shown.
     pub database_url: String,
 }
@@ -111,10 +111,7 @@ impl Projector {
         while let Err(error) = projection.migrate().await? {
             backoff.wait(&error).await;
         }
-        let options = NatsOptions {
-            url: self.config.nats_url.clone(),
-            name: "reveille-projector".to_owned(),
-        };
+        let options = self.config.nats.named("reveille-projector");
         let connection = Connection::open(&options).await.map_err(ProjectorError::Bus)?;
         tokio::select! {
             done = self.fold(&projection, &connection) => done,

@@ -22,7 +22,14 @@ pub use table::MAX_DURATION;
 
 use reveille_bus::heartbeats::HEARTBEAT_EVERY;
 use reveille_domain::{AgentName, MAX_MODELS, MAX_TOKEN_BYTES, ModelName, ProviderName, WakeSpec};
-use std::{collections::HashSet, fs::File, io::Read, ops::RangeInclusive, path::Path, time::Duration};
+use std::{
+    collections::HashSet,
+    fs::File,
+    io::Read,
+    ops::RangeInclusive,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 use table::{Source, Table, Value};
 
 /// How long a backend may say nothing to a request: what OpenAI's SDKs wait unless told otherwise.
@@ -59,6 +66,10 @@ pub struct AgentConfig {
     pub nats: Option<NatsUrl>,
     /// Whether NATS may be spoken in plaintext to another machine.
     pub allow_plaintext: bool,
+    /// The file with the key that proves to the hub who this agent is; absent when the hub asks for none.
+    pub credentials: Option<PathBuf>,
+    /// Whose certificates are trusted for `tls://`: a PEM file, beside the system's own roots.
+    pub ca: Option<PathBuf>,
     /// How often the agent says that it is there; after three missing ones it counts as lost.
     pub heartbeat: Duration,
 }
@@ -181,6 +192,8 @@ fn agent(table: Option<Table<'_>>) -> Result<AgentConfig, ConfigError> {
             name: machine_name(),
             nats: None,
             allow_plaintext: false,
+            credentials: None,
+            ca: None,
             heartbeat: HEARTBEAT_EVERY,
         });
     };
@@ -197,6 +210,8 @@ fn agent(table: Option<Table<'_>>) -> Result<AgentConfig, ConfigError> {
         .take("nats")
         .map(|value| value.parsed(|raw| NatsUrl::parse(raw, allow_plaintext)))
         .transpose()?;
+    let mut file = |key| table.take(key).map(|value| value.parsed(absolute)).transpose();
+    let (credentials, ca) = (file("credentials")?, file("ca")?);
     let heartbeat = table
         .take("heartbeat")
         .map(|value| heartbeat(&value))
@@ -206,8 +221,18 @@ fn agent(table: Option<Table<'_>>) -> Result<AgentConfig, ConfigError> {
         name: name.unwrap_or_else(machine_name),
         nats,
         allow_plaintext,
+        credentials,
+        ca,
         heartbeat: heartbeat.unwrap_or(HEARTBEAT_EVERY),
     })
+}
+
+/// A file's path. A relative one would depend on the folder that the agent was started in.
+fn absolute(raw: &str) -> Result<PathBuf, &'static str> {
+    let path = PathBuf::from(raw);
+    path.is_absolute()
+        .then_some(path)
+        .ok_or("must be an absolute path")
 }
 
 fn heartbeat(value: &Value<'_>) -> Result<Duration, ConfigError> {

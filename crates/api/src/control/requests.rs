@@ -293,6 +293,14 @@ fn refused_agent(error: CommandError<AgentRejection>) -> Refusal {
         CommandError::Rejected(AgentRejection::SessionSuperseded { current }) => {
             Refusal::Superseded { current }
         }
+        CommandError::Rejected(
+            rejection @ (AgentRejection::TokenUnknown
+            | AgentRejection::TokenUsed
+            | AgentRejection::TokenExpired
+            | AgentRejection::TokenTooLong),
+        ) => Refusal::Invalid {
+            reason: rejection.to_string(),
+        },
     }
 }
 

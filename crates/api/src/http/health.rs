@@ -13,11 +13,13 @@ pub struct Readiness {
     pub nats: bool,
     /// The time that all replicas share is known.
     pub clock: bool,
+    /// Agents are let in, if that is this replica's to do.
+    pub doors: bool,
 }
 
 impl Readiness {
     const fn is_ready(self) -> bool {
-        self.registry && self.nats && self.clock
+        self.registry && self.nats && self.clock && self.doors
     }
 }
 

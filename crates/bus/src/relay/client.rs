@@ -8,6 +8,7 @@ use super::frame::{Frame, HEAD_FIELDS_BYTES, Origin, RequestId};
 use super::head::{RequestHead, write_meta};
 use super::link::{Counters, DroppedFrames, Link, RelayLimits, lock};
 use super::window::{Pool, Window};
+use crate::subjects;
 use async_nats::{Client, Message, StatusCode, Subject, Subscriber};
 use bytes::Bytes;
 use futures::StreamExt;
@@ -117,7 +118,7 @@ impl RelayClient {
         frame.push(&body[..first]);
         let flight = Arc::new(Flight::new(
             origin,
-            Subject::from(format!("reveille.infer.{agent}")),
+            Subject::from(subjects::infer(agent)),
             Subject::from(format!("{}.{agent}.{}", hub.replies, origin.id)),
             window,
             first,

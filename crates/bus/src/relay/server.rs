@@ -9,6 +9,7 @@ use super::link::{Counters, DroppedFrames, Link, RelayLimits, lock};
 use super::responder::Responder;
 use super::served::{Effect, Opening, Served};
 use super::window::{Pool, Window};
+use crate::subjects;
 use async_nats::{Client, Message, Subject, Subscriber};
 use bytes::Bytes;
 use futures::StreamExt;
@@ -86,7 +87,7 @@ impl RelayServer {
         limits: RelayLimits,
     ) -> Result<Self, RelayStartError> {
         let link = Link::new(client, &limits);
-        let subscriber = link.subscribe(format!("reveille.infer.{agent}")).await?;
+        let subscriber = link.subscribe(subjects::infer(&agent)).await?;
         let desk = Arc::new(Desk {
             link,
             agent,

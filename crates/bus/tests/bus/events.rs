@@ -3,7 +3,8 @@
 use async_nats::jetstream::stream::RawMessageErrorKind;
 use futures::StreamExt;
 use reveille_bus::{
-    AggregateId, CommitMeta, Connection, JOURNAL_STREAM, Journal, NatsOptions,
+    AggregateId, CommitMeta, Connection, JOURNAL_STREAM, Journal, NatsAccess,
+    access::Role,
     commit::{AnyCommit, Commit, CommitHash},
     ensure_streams,
 };
@@ -125,10 +126,7 @@ pub fn request_wake() -> ProviderCommand {
 }
 
 pub async fn open(url: &str) -> Connection {
-    let options = NatsOptions {
-        url: url.to_owned(),
-        name: "test".to_owned(),
-    };
+    let options = NatsAccess::open(url, Role::Api).named("test");
     tokio::time::timeout(PATIENCE, Connection::open(&options))
         .await
         .expect("a connection in time")

@@ -1,6 +1,7 @@
 //! The journal and the messages around it, on real nats-servers of the tests' own.
 #![expect(clippy::unwrap_used, reason = "in a test, a panic is the way to fail")]
 
+mod access;
 mod cluster;
 mod commits;
 mod events;
@@ -13,6 +14,7 @@ mod lost_answers;
 mod messages;
 mod proxy;
 mod races;
+mod raw_client;
 mod store;
 mod streams;
 mod versions;

@@ -3,8 +3,8 @@
 use crate::events::{PATIENCE, agent_key, commit, journal, open, stored};
 use async_nats::jetstream::stream::{Config, StorageType};
 use reveille_bus::{
-    BusError, Connection, Follow, Followed, Follower, HEARTBEATS_STREAM, JOURNAL_STREAM, NatsOptions,
-    ensure_streams,
+    BusError, Connection, Follow, Followed, Follower, HEARTBEATS_STREAM, JOURNAL_STREAM, NatsAccess,
+    access::Role, ensure_streams,
 };
 use reveille_tests::Nats;
 use tokio::{
@@ -163,10 +163,7 @@ async fn too_old_a_server_is_refused() {
             let _ = socket.write_all(b"PONG\r\n").await;
         }
     });
-    let options = NatsOptions {
-        url,
-        name: "test".to_owned(),
-    };
+    let options = NatsAccess::open(&url, Role::Admin).named("test");
     // Trying again would not help, so `open` ends too.
     let opened = tokio::time::timeout(PATIENCE, Connection::open(&options))
         .await

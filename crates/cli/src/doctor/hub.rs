@@ -1,9 +1,18 @@
 //! The hub: NATS, its streams, whether it flushes what it acknowledges, and its time.
 
 use super::Findings;
-use crate::{services::nats_for_agent, up::data_dir};
+use crate::{
+    args::Doctor,
+    hub::HubNats,
+    services::nats_for_agent,
+    up::{HUB_KEYS, data_dir},
+};
 use reveille_agent::config::{Config, NatsUrl};
-use reveille_bus::{BusError, Connection, JOURNAL_STREAM, NatsOptions, StreamLook, look_at_streams};
+use reveille_bus::{
+    BusError, Connection, JOURNAL_STREAM, StreamLook,
+    access::{HubKeys, Role},
+    look_at_streams,
+};
 use serde_json::Value;
 use std::{
     fs,
@@ -22,11 +31,11 @@ const FLUSHES: &str = "sync_interval: always";
 /// Where the hub is.
 pub enum Place {
     /// Somebody's server, named by the command line or the config.
-    Named(String),
+    Named(HubNats),
     /// The server of an `up` with this data directory, which runs.
     Ours {
-        /// Its URL.
-        url: String,
+        /// Where it is, and its keys.
+        nats: HubNats,
         /// Its config.
         config: PathBuf,
     },
@@ -35,15 +44,18 @@ pub enum Place {
 }
 
 /// Where the hub is: as the command line says, else the config, else the data directory.
-pub fn place(named: Option<&str>, config: Option<&Config>, data_dir: &Path) -> Place {
+pub fn place(args: &Doctor, config: Option<&Config>, data_dir: &Path) -> Place {
     let configured = config.and_then(|config| config.agent.nats.as_ref());
-    if let Some(url) = named.or(configured.map(NatsUrl::as_str)) {
-        return Place::Named(url.to_owned());
+    if let Some(url) = args.nats.as_deref().or(configured.map(NatsUrl::as_str)) {
+        return Place::Named(HubNats::named(url, &args.keys));
     }
     let port = fs::read_to_string(data_dir.join("nats-port")).ok();
     match port.and_then(|text| text.trim().parse::<u16>().ok()) {
         Some(port) if data_dir::is_locked(data_dir) => Place::Ours {
-            url: format!("nats://127.0.0.1:{port}"),
+            nats: HubNats::ours(
+                format!("nats://127.0.0.1:{port}"),
+                HubKeys::of(&data_dir.join(HUB_KEYS)),
+            ),
             config: data_dir.join("nats.conf"),
         },
         _ => Place::None,
@@ -52,8 +64,8 @@ pub fn place(named: Option<&str>, config: Option<&Config>, data_dir: &Path) -> P
 
 /// Looks at the hub; tells the journal's last commit, if it could be seen.
 pub async fn look(place: &Place, config: Option<&Config>, findings: &mut Findings) -> Option<u64> {
-    let url = match place {
-        Place::Named(url) | Place::Ours { url, .. } => url,
+    let hub = match place {
+        Place::Named(nats) | Place::Ours { nats, .. } => nats,
         Place::None => {
             findings.warning(
                 "NATS",
@@ -64,7 +76,7 @@ pub async fn look(place: &Place, config: Option<&Config>, findings: &mut Finding
         }
     };
     if let Some(config) = config
-        && let Err(failure) = nats_for_agent(url, config)
+        && let Err(failure) = nats_for_agent(&hub.server().url, config)
     {
         findings.problem(
             "NATS address",
@@ -72,17 +84,22 @@ pub async fn look(place: &Place, config: Option<&Config>, findings: &mut Finding
             "use a tls:// address without user and password, or set allow_plaintext = true for a network that you trust",
         );
     }
-    let connection = connect(url, findings).await?;
+    let connection = connect(hub, findings).await?;
     durability(place, findings);
     streams(&connection, findings).await
 }
 
-async fn connect(url: &str, findings: &mut Findings) -> Option<Connection> {
-    let options = NatsOptions {
-        url: url.to_owned(),
-        name: "reveille doctor".to_owned(),
+async fn connect(hub: &HubNats, findings: &mut Findings) -> Option<Connection> {
+    let shown = without_credentials(&hub.server().url);
+    let access = match hub.access(Role::Admin) {
+        Ok(access) => access,
+        Err(failure) => {
+            let remedy = "name the hub's folder of keys with --nats-keys DIR, as its owner";
+            findings.problem("NATS keys", failure.to_string(), remedy);
+            return None;
+        }
     };
-    let shown = without_credentials(url);
+    let options = access.named("reveille doctor");
     let opened = timeout(REACHED_WITHIN, Connection::try_open(&options)).await;
     let connection = match opened {
         Ok(Ok(connection)) => connection,

@@ -1,5 +1,6 @@
 //! The words of `reveille journal`.
 
+use crate::args::HubKeyArgs;
 use clap::{Args, Subcommand};
 use std::path::PathBuf;
 
@@ -42,6 +43,8 @@ pub struct Export {
     /// The hub's NATS servers.
     #[arg(long, env = "REVEILLE_NATS_URL", value_name = "URL", hide_env_values = true)]
     pub nats: Option<String>,
+    #[command(flatten)]
+    pub keys: HubKeyArgs,
     /// The archive in a projector's database, instead of the journal: for when NATS has lost it.
     #[arg(long, value_name = "URL")]
     pub from_postgres: Option<String>,
@@ -56,6 +59,8 @@ pub struct Import {
     /// The NATS servers whose journal is restored.
     #[arg(long, env = "REVEILLE_NATS_URL", value_name = "URL", hide_env_values = true)]
     pub nats: String,
+    #[command(flatten)]
+    pub keys: HubKeyArgs,
     /// The file holds every commit that was ever acknowledged: agents go on with their sessions and epochs.
     #[arg(long)]
     pub exact: bool,
@@ -70,4 +75,6 @@ pub struct Source {
     /// The hub's NATS servers.
     #[arg(long, env = "REVEILLE_NATS_URL", value_name = "URL", hide_env_values = true)]
     pub nats: Option<String>,
+    #[command(flatten)]
+    pub keys: HubKeyArgs,
 }

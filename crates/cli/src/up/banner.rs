@@ -46,6 +46,7 @@ impl Banner {
                 server,
                 version,
                 data,
+                ..
             } => format!(
                 "{}, our own nats-server {version}, its journal in {}",
                 server.url(),
@@ -159,12 +160,16 @@ async fn until(within: Duration, mut condition: impl AsyncFnMut() -> bool) -> bo
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{args::HubKeyArgs, hub::HubNats};
 
     fn banner() -> Banner {
         // Another test may have installed it.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let api = SocketAddr::from(([127, 0, 0, 1], 8420));
-        let hub = Hub::Theirs("nats://user:secret@hub.example".to_owned());
+        let hub = Hub::Theirs(HubNats::named(
+            "nats://user:secret@hub.example",
+            &HubKeyArgs::default(),
+        ));
         let mut banner = Banner::new(api, &hub, false).unwrap();
         let text =
             "[agent]\nname = 'gpu-box'\n[[provider]]\nname = 'vllm'\nbase_url = 'http://127.0.0.1:8000'\n";

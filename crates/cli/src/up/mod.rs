@@ -13,8 +13,9 @@ use crate::{
     args::Up,
     config_check,
     failure::Failure,
+    hub::HubNats,
     listen, logging,
-    services::{AGENT_STATE, api_config, nats_for_agent, rows, run_agent, run_api, run_projector},
+    services::{AGENT_STATE, agent_key, api_config, nats_for_agent, rows, run_agent, run_api, run_projector},
     signals::Signals,
     supervisor::{self, Phase},
 };
@@ -22,14 +23,25 @@ use anyhow::anyhow;
 use banner::Banner;
 use data_dir::DataDir;
 use parts::{Parts, Role};
-use reveille_agent::config::Config;
+use reveille_agent::{Options, config::Config};
+use reveille_api::Doors;
+use reveille_bus::access::{self, HubKeys, NatsKey};
+use reveille_domain::AgentKey;
 use server::Server;
-use std::{future::pending, path::Path};
+use std::{fs::DirBuilder, future::pending, path::Path};
+
+/// The keys of our own NATS server, below the data directory.
+pub const HUB_KEYS: &str = "hub-keys";
 
 /// Runs until a signal, or until a part that the others need has ended.
 pub async fn run(args: Up) -> Result<(), Failure> {
     let config = args.config.as_deref().map(config_check::load).transpose()?;
     let theirs = their_nats(&args, config.as_ref())?;
+    // Before anything is started, as everything that can be refused.
+    let theirs = theirs.map(|url| HubNats::named(&url, &args.keys));
+    if let Some(theirs) = &theirs {
+        api_config(theirs)?;
+    }
     let data_dir = args.data_dir.map_or_else(data_dir::default_path, Ok)?;
     let rows = rows(args.database_url.as_deref())?;
     logging::start()?;
@@ -42,12 +54,16 @@ pub async fn run(args: Up) -> Result<(), Failure> {
     };
 
     let mut parts = Parts::default();
-    let nats = hub.url();
-    parts.start(Role::Api, |stop| run_api(api_config(&nats), rows, listener, stop));
+    let nats = hub.nats();
+    let mut api = api_config(nats)?;
+    let agent = match config.filter(|config| !config.providers.is_empty()) {
+        Some(config) => Some(local_agent(config, nats, &data_dir, api.doors.as_mut())?),
+        None => None,
+    };
+    parts.start(Role::Api, |stop| run_api(api, rows, listener, stop));
     if let Some(database) = args.database_url.clone() {
-        parts.start(Role::Projector, |stop| {
-            run_projector(nats.clone(), database, || (), stop)
-        });
+        let nats = nats.access(access::Role::Projector)?;
+        parts.start(Role::Projector, |stop| run_projector(nats, database, || (), stop));
     }
     let mut banner = Banner::new(listen::reachable(address), &hub, args.database_url.is_some())?;
     let ended = tokio::select! {
@@ -57,11 +73,9 @@ pub async fn run(args: Up) -> Result<(), Failure> {
     let ended = match ended {
         Some(ended) => ended,
         None => {
-            if let Some(config) = config.filter(|config| !config.providers.is_empty()) {
-                banner.expect(&config);
-                let url = nats_for_agent(&nats, &config)?;
-                let remembers = data_dir.join(AGENT_STATE);
-                parts.start(Role::Agent, |stop| run_agent(config, url, remembers, || (), stop));
+            if let Some(agent) = agent {
+                banner.expect(&agent.config);
+                parts.start(Role::Agent, |stop| run_agent(agent, || (), stop));
             }
             tokio::select! {
                 ended = parts.until_one_is_missed(&signals.stop) => ended,
@@ -94,6 +108,35 @@ fn their_nats(args: &Up, config: Option<&Config>) -> Result<Option<String>, Fail
         .or_else(|| configured.map(|url| url.as_str().to_owned())))
 }
 
+/// The agent of this machine. Where the hub asks for keys it has one of its own, which our API lets in.
+fn local_agent(
+    config: Config,
+    hub: &HubNats,
+    data_dir: &Path,
+    doors: Option<&mut Doors>,
+) -> Result<Options, Failure> {
+    let nats = nats_for_agent(&hub.server().url, &config)?;
+    let state_dir = data_dir.join(AGENT_STATE);
+    let key = match (agent_key(&config)?, doors) {
+        (None, Some(doors)) => {
+            let name = &config.agent.name;
+            DirBuilder::new().recursive(true).create(&state_dir)?;
+            let key = NatsKey::read_or_make(&state_dir.join(format!("{name}.nk")), NatsKey::fresh_user)?;
+            doors
+                .trusted
+                .push((name.clone(), AgentKey::parse(&key.public())?));
+            Some(key)
+        }
+        (key, _) => key,
+    };
+    Ok(Options {
+        config,
+        nats,
+        key,
+        state_dir: Some(state_dir),
+    })
+}
+
 /// Where NATS is.
 enum Hub {
     /// Our own server, and the folder that is locked for it.
@@ -101,30 +144,32 @@ enum Hub {
         server: Server,
         version: String,
         data: DataDir,
+        nats: HubNats,
     },
     /// Somebody else's.
-    Theirs(String),
+    Theirs(HubNats),
 }
 
 impl Hub {
-    async fn ready(theirs: Option<String>, data_dir: &Path) -> Result<Self, Failure> {
-        if let Some(url) = theirs {
-            return Ok(Self::Theirs(url));
+    async fn ready(theirs: Option<HubNats>, data_dir: &Path) -> Result<Self, Failure> {
+        if let Some(theirs) = theirs {
+            return Ok(Self::Theirs(theirs));
         }
         let program = server_program::find().await?;
         let data = DataDir::open(data_dir).await?;
-        let server = Server::start(&program, &data).await?;
+        let keys = HubKeys::make(&data.join(HUB_KEYS))?;
+        let server = Server::start(&program, &data, &keys).await?;
         Ok(Self::Ours {
+            nats: HubNats::ours(server.url(), keys),
             server,
             version: program.version,
             data,
         })
     }
 
-    fn url(&self) -> String {
+    const fn nats(&self) -> &HubNats {
         match self {
-            Self::Ours { server, .. } => server.url(),
-            Self::Theirs(url) => url.clone(),
+            Self::Ours { nats, .. } | Self::Theirs(nats) => nats,
         }
     }
 

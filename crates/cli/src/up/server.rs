@@ -10,6 +10,7 @@ use reveille_agent::{
     child::{Child, ShimCommand},
     config::{CommandAction, Secret},
 };
+use reveille_bus::access::HubKeys;
 use serde::Deserialize;
 use std::{
     fs, io,
@@ -58,9 +59,9 @@ impl Server {
     ///
     /// # Errors
     /// When it doesn't start; the error shows what it logged.
-    pub async fn start(program: &ServerProgram, data: &DataDir) -> Result<Self> {
+    pub async fn start(program: &ServerProgram, data: &DataDir, keys: &HubKeys) -> Result<Self> {
         let address = choose_address(data).await?;
-        let files = Files::write(program, data, address)?;
+        let files = Files::write(program, data, keys, address)?;
         let mut child = files.start().await?;
         let answers = files.answers(address);
         tokio::select! {
@@ -135,7 +136,7 @@ struct Greeting {
 }
 
 impl Files {
-    fn write(program: &ServerProgram, data: &DataDir, address: SocketAddr) -> Result<Self> {
+    fn write(program: &ServerProgram, data: &DataDir, keys: &HubKeys, address: SocketAddr) -> Result<Self> {
         // A name of this run's own: whoever else answers on the port is not taken for our server.
         let name = format!("reveille-{}", Uuid::now_v7().simple());
         let (config, log) = (data.join(CONFIG_FILE), data.join(LOG_FILE));
@@ -143,9 +144,10 @@ impl Files {
             "# Written by `reveille up` at each start.\n\
              server_name: {name}\nlisten: \"{address}\"\n\
              log_file: {}\nlog_size_limit: 10MB\nlogfile_max_num: 2\n\
-             jetstream {{ store_dir: {}, sync_interval: always }}\n",
+             jetstream {{ store_dir: {}, sync_interval: always }}\n{}",
             quoted(&log)?,
             quoted(&data.join(STORE))?,
+            keys.server_config()?,
         );
         fs::write(&config, text).with_context(|| format!("cannot write {}", config.display()))?;
         Ok(Self {

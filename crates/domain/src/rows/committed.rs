@@ -32,7 +32,6 @@ pub struct Committed {
 
 /// What a commit means to this program.
 #[derive(Debug, Clone, PartialEq)]
-#[expect(clippy::large_enum_variant, reason = "nearly every commit is a provider's")]
 pub enum CommittedBody {
     /// A commit of a provider.
     Provider {

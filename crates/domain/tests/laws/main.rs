@@ -1,5 +1,6 @@
 //! What holds whatever is asked of an aggregate, in whatever order, by whatever session, at whatever time.
 
+mod access;
 mod journal;
 mod keys;
 mod steps;
@@ -130,6 +131,9 @@ proptest! {
                                 prop_assert!(*epoch > before);
                                 current = None;
                             }
+                            AgentEvent::AgentTokenIssued { .. }
+                            | AgentEvent::AgentEnrolled { .. }
+                            | AgentEvent::AgentRevoked { .. } => prop_assert!(false, "nobody asked for it"),
                         }
                         agent = agent.evolve(&event);
                         events.push(event);

@@ -2,7 +2,9 @@
 
 use async_nats::jetstream;
 use reveille_bus::{
-    AggregateId, CommitMeta, Connection, Follow, Followed, Follower, Journal, NatsOptions, ensure_streams,
+    AggregateId, CommitMeta, Connection, Follow, Followed, Follower, Journal, NatsAccess,
+    access::Role,
+    ensure_streams,
     heartbeats::{self, Heartbeat},
 };
 use reveille_domain::{
@@ -31,10 +33,7 @@ pub(crate) struct Hub {
 impl Hub {
     pub(crate) async fn start() -> Self {
         let nats = Nats::start().await;
-        let options = NatsOptions {
-            url: nats.url(),
-            name: "test".into(),
-        };
+        let options = NatsAccess::open(&nats.url(), Role::Api).named("test");
         let connection = Connection::open(&options).await.expect("a new enough server");
         let js = jetstream::new(connection.client().clone());
         ensure_streams(&js).await.expect("streams");
@@ -94,7 +93,7 @@ impl Hub {
 
     pub(crate) fn projector(&self, database_url: &str) -> Running {
         let config = ProjectorConfig {
-            nats_url: self.nats.url(),
+            nats: NatsAccess::open(&self.nats.url(), Role::Projector),
             database_url: database_url.to_owned(),
         };
         let projector = Projector::new(config);
@@ -343,7 +342,7 @@ async fn heartbeats_reach_the_rows() {
 #[tokio::test]
 async fn what_can_never_work_is_said_at_once() {
     let config = ProjectorConfig {
-        nats_url: "nats://127.0.0.1:1".into(),
+        nats: NatsAccess::open("nats://127.0.0.1:1", Role::Projector),
         database_url: "postgres://user:secret@[".into(),
     };
     let error = reveille_projector::run(config.clone(), CancellationToken::new())

@@ -5,6 +5,7 @@ use crate::{
     journal::{Hub, SETTLES},
     stores::{InPostgres, Store},
 };
+use reveille_bus::{NatsAccess, access::Role};
 use reveille_domain::{
     AgentName, Timestamp,
     rows::{EventQuery, LlmQuery, MAX_PAGE_ROWS, PageLimit, Rows, WakeQuery},
@@ -41,7 +42,7 @@ struct Rebuild {
 
 fn start(hub: &Hub, database: &Database) -> Rebuild {
     let config = ProjectorConfig {
-        nats_url: hub.nats.url(),
+        nats: NatsAccess::open(&hub.nats.url(), Role::Projector),
         database_url: database.url().to_owned(),
     };
     let (progress, seen) = watch::channel(Rebuilding::default());

@@ -110,11 +110,14 @@ impl Stage {
         }
     }
 
-    /// Subscribes to the accepted commits, as anybody can, at the server that `reveille up` runs.
+    /// Subscribes to the accepted commits at the server that `reveille up` runs, with the key that it has made for
+    /// subscribers.
     pub async fn listen_to_facts(&self) -> Result<Facts> {
         let port = fs::read_to_string(self.folder.path().join("data/nats-port"))?;
         let url = format!("nats://127.0.0.1:{}", port.trim());
-        let client = async_nats::connect(&url)
+        let seed = fs::read_to_string(self.folder.path().join("data/hub-keys/subscriber.nk"))?;
+        let client = async_nats::ConnectOptions::with_nkey(seed.trim().to_owned())
+            .connect(&url)
             .await
             .with_context(|| format!("cannot subscribe at {url}"))?;
         Ok(Facts::listen(client).await)

@@ -93,6 +93,7 @@ impl Served {
             registry: crate::inference::Fleet::is_ready(&*ready),
             nats: true,
             clock: true,
+            doors: true,
         };
         let state = AppState::over(fleet.clone(), rows, feed.clone(), readiness, limits);
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0")

@@ -1,0 +1,127 @@
+//! Showing agents out: finds connections on all servers of the hub and ends those whose key is no longer good. It speaks
+//! from the servers' system account; from any other one the servers don't answer.
+
+use super::callout::agent_of_user;
+use crate::{BusError, Connection};
+use async_nats::{Client, Message};
+use futures::StreamExt;
+use reveille_domain::AgentName;
+use serde::Deserialize;
+use serde_json::json;
+use std::time::Duration;
+use tokio::time::{Instant, timeout_at};
+
+/// For how long answers of servers are waited for: there is no telling how many there are.
+const ANSWERS_WITHIN: Duration = Duration::from_millis(500);
+/// How many connections a server lists at once.
+const PAGE: usize = 1024;
+/// How many pages are looked at; what lies behind them is looked at when others have gone.
+const MAX_PAGES: usize = 64;
+
+/// Ends connections.
+#[derive(Debug, Clone)]
+pub struct Doorkeeper {
+    client: Client,
+}
+
+#[derive(Deserialize)]
+struct Listing {
+    server: ServerId,
+    data: Connections,
+}
+
+#[derive(Deserialize)]
+struct ServerId {
+    id: String,
+}
+
+#[derive(Deserialize)]
+struct Connections {
+    #[serde(default)]
+    connections: Vec<Guest>,
+}
+
+#[derive(Deserialize)]
+struct Guest {
+    cid: u64,
+    #[serde(default)]
+    authorized_user: String,
+}
+
+impl Doorkeeper {
+    /// Over a connection with the hub's system key.
+    #[must_use]
+    pub fn new(connection: &Connection) -> Self {
+        Self {
+            client: connection.client().clone(),
+        }
+    }
+
+    /// Ends every agent's connection that is not `welcome`, by the agent's name and its public key. Returns how many.
+    ///
+    /// # Errors
+    /// When NATS isn't available; some may have been ended.
+    pub async fn sweep(&self, welcome: impl Fn(&AgentName, &str) -> bool) -> Result<usize, BusError> {
+        let mut ended = 0;
+        for page in 0..MAX_PAGES {
+            let listed = self.page(page * PAGE, &welcome, &mut ended).await?;
+            if listed < PAGE {
+                break;
+            }
+        }
+        Ok(ended)
+    }
+
+    /// Asks all servers for a page of their connections and ends what isn't welcome, as each server answers. Returns how
+    /// many connections the longest page has.
+    async fn page(
+        &self,
+        offset: usize,
+        welcome: impl Fn(&AgentName, &str) -> bool,
+        ended: &mut usize,
+    ) -> Result<usize, BusError> {
+        let page = json!({"auth": true, "sort": "cid", "limit": PAGE, "offset": offset});
+        let inbox = self.client.new_inbox();
+        let mut answers = self
+            .client
+            .subscribe(inbox.clone())
+            .await
+            .map_err(BusError::unavailable)?;
+        self.client
+            .publish_with_reply("$SYS.REQ.SERVER.PING.CONNZ", inbox, page.to_string().into())
+            .await
+            .map_err(BusError::unavailable)?;
+        let until = Instant::now() + ANSWERS_WITHIN;
+        let mut longest = 0;
+        while let Ok(Some(answer)) = timeout_at(until, answers.next()).await {
+            let Some((server, guests)) = listed(&answer) else {
+                continue;
+            };
+            longest = longest.max(guests.len());
+            for guest in guests {
+                let unwelcome =
+                    agent_of_user(&guest.authorized_user).filter(|(agent, key)| !welcome(agent, key));
+                if unwelcome.is_some() {
+                    self.end(&server, guest.cid).await?;
+                    *ended += 1;
+                }
+            }
+        }
+        Ok(longest)
+    }
+
+    async fn end(&self, server: &str, cid: u64) -> Result<(), BusError> {
+        let which = json!({"cid": cid}).to_string();
+        // A server does nothing for whoever names no place for its answer.
+        let inbox = self.client.new_inbox();
+        self.client
+            .publish_with_reply(format!("$SYS.REQ.SERVER.{server}.KICK"), inbox, which.into())
+            .await
+            .map_err(BusError::unavailable)
+    }
+}
+
+fn listed(answer: &Message) -> Option<(String, Vec<Guest>)> {
+    let listing: Listing = serde_json::from_slice(&answer.payload).ok()?;
+    Some((listing.server.id, listing.data.connections))
+}

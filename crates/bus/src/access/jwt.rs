@@ -1,0 +1,266 @@
+//! NATS's JSON web tokens, as far as letting somebody in needs them: a server's question, the answer to it, and the token
+//! in the answer that says what the newcomer may do. They are signed with nkeys (`alg: ed25519-nkey`).
+//!
+//! Shapes: <https://github.com/nats-io/jwt>, version 2.
+
+use super::{
+    nats_key::{NatsKey, has_signed},
+    role::Permissions,
+};
+use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD as BASE64};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use std::time::{SystemTime, UNIX_EPOCH};
+use uuid::Uuid;
+
+const HEADER: &str = r#"{"typ":"JWT","alg":"ed25519-nkey"}"#;
+const VERSION: u8 = 2;
+/// The audience of a server's question.
+const QUESTION_AUDIENCE: &str = "nats-authorization-request";
+/// The account that everybody of Reveille is in: the server's own default one.
+pub(super) const ACCOUNT: &str = "$G";
+
+#[derive(Debug, Serialize, Deserialize)]
+struct Claims<T> {
+    jti: String,
+    /// When it was made, in Unix seconds. It only informs.
+    iat: u64,
+    /// Who signed it.
+    iss: String,
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    name: String,
+    sub: String,
+    aud: String,
+    nats: T,
+}
+
+/// A server's question: may this connection come in?
+#[derive(Debug, Deserialize)]
+pub(super) struct Question {
+    server_id: ServerId,
+    /// The name under which the server knows the connection for now.
+    pub user_nkey: String,
+    client_info: ClientInfo,
+    connect_opts: ConnectOptions,
+}
+
+#[derive(Debug, Deserialize)]
+struct ServerId {
+    id: String,
+}
+
+#[derive(Debug, Deserialize)]
+struct ClientInfo {
+    #[serde(default)]
+    nonce: String,
+    #[serde(default)]
+    host: String,
+}
+
+#[derive(Debug, Deserialize)]
+struct ConnectOptions {
+    #[serde(default)]
+    nkey: String,
+    #[serde(default)]
+    sig: String,
+}
+
+#[derive(Debug, Serialize)]
+struct Answer<'a> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    jwt: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<&'a str>,
+    r#type: &'static str,
+    version: u8,
+}
+
+#[derive(Debug, Serialize)]
+struct User {
+    r#pub: Rule,
+    sub: Rule,
+    /// How many subscriptions, how much data, how large messages: -1 for what the server allows.
+    subs: i8,
+    data: i8,
+    payload: i8,
+    r#type: &'static str,
+    version: u8,
+}
+
+/// What may be published or subscribed to. Two empty lists would allow everything.
+#[derive(Debug, Serialize)]
+pub(super) struct Rule {
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    allow: Vec<String>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    deny: Vec<String>,
+}
+
+impl From<Vec<String>> for Rule {
+    fn from(allow: Vec<String>) -> Self {
+        let deny = if allow.is_empty() {
+            vec![">".to_owned()]
+        } else {
+            vec![]
+        };
+        Self { allow, deny }
+    }
+}
+
+impl Question {
+    /// Reads a server's question, if it is one.
+    pub fn read(token: &[u8]) -> Option<Self> {
+        let claims: Claims<Self> = read(token)?;
+        (claims.aud == QUESTION_AUDIENCE).then_some(claims.nats)
+    }
+
+    /// The public key that the newcomer has proven to be his: he has signed what this server gave to this connection
+    /// to sign. The server itself does not look at that signature.
+    pub fn proven_key(&self) -> Option<&str> {
+        let key = self.connect_opts.nkey.as_str();
+        let nonce = self.client_info.nonce.as_bytes();
+        let signature = BASE64.decode(&self.connect_opts.sig).ok()?;
+        let proven =
+            NatsKey::is_public_user_key(key) && !nonce.is_empty() && has_signed(key, nonce, &signature);
+        proven.then_some(key)
+    }
+
+    /// The address that the newcomer connects from.
+    pub fn host(&self) -> &str {
+        &self.client_info.host
+    }
+
+    /// The answer that lets him in as `name` with these rights; signed by `issuer`.
+    pub fn admit(&self, issuer: &NatsKey, name: &str, rights: Permissions) -> Option<String> {
+        let user = User {
+            r#pub: rights.publish.into(),
+            sub: rights.subscribe.into(),
+            subs: -1,
+            data: -1,
+            payload: -1,
+            r#type: "user",
+            version: VERSION,
+        };
+        let user = signed(issuer, name, &self.user_nkey, ACCOUNT, user)?;
+        self.answer(issuer, Some(&user), None)
+    }
+
+    /// The answer that refuses him. The server logs the reason; the newcomer learns only that he is refused.
+    pub fn refuse(&self, issuer: &NatsKey, reason: &str) -> Option<String> {
+        self.answer(issuer, None, Some(reason))
+    }
+
+    fn answer(&self, issuer: &NatsKey, jwt: Option<&str>, error: Option<&str>) -> Option<String> {
+        let answer = Answer {
+            jwt,
+            error,
+            r#type: "authorization_response",
+            version: VERSION,
+        };
+        signed(issuer, "", &self.user_nkey, &self.server_id.id, answer)
+    }
+}
+
+fn signed<T: Serialize>(
+    issuer: &NatsKey,
+    name: &str,
+    subject: &str,
+    audience: &str,
+    nats: T,
+) -> Option<String> {
+    let claims = Claims {
+        jti: Uuid::now_v7().to_string(),
+        iat: SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .map_or(0, |since| since.as_secs()),
+        iss: issuer.public(),
+        name: name.to_owned(),
+        sub: subject.to_owned(),
+        aud: audience.to_owned(),
+        nats,
+    };
+    let body = serde_json::to_vec(&claims).ok()?;
+    let text = format!("{}.{}", BASE64.encode(HEADER), BASE64.encode(body));
+    let signature = issuer.sign(text.as_bytes())?;
+    Some(format!("{text}.{}", BASE64.encode(signature)))
+}
+
+/// The claims of a token that was signed by whom it names.
+fn read<T: DeserializeOwned>(token: &[u8]) -> Option<Claims<T>> {
+    let token = std::str::from_utf8(token).ok()?.trim();
+    let (text, signature) = token.rsplit_once('.')?;
+    let (_, body) = text.split_once('.')?;
+    let claims: Claims<T> = serde_json::from_slice(&BASE64.decode(body).ok()?).ok()?;
+    let signature = BASE64.decode(signature).ok()?;
+    has_signed(&claims.iss, text.as_bytes(), &signature).then_some(claims)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::{Value, json};
+
+    /// What a server would ask about a newcomer who signs `signs` with `key` while the server gave him `nonce`.
+    fn question(key: &NatsKey, signs: &str, nonce: &str) -> Vec<u8> {
+        let server = NatsKey::fresh_account();
+        let nats = json!({
+            "server_id": {"id": "NSERVER", "name": "n"},
+            "user_nkey": "UNOBODY",
+            "client_info": {"nonce": nonce, "host": "127.0.0.1"},
+            "connect_opts": {
+                "nkey": key.public(),
+                "sig": BASE64.encode(key.sign(signs.as_bytes()).expect("signed")),
+            },
+        });
+        let token = signed(&server, "", "A", QUESTION_AUDIENCE, nats);
+        token.expect("signed").into_bytes()
+    }
+
+    #[test]
+    fn a_key_is_proven_by_a_signature_of_this_connections_nonce_only() {
+        let key = NatsKey::fresh_user();
+        let asked = Question::read(&question(&key, "nonce-1", "nonce-1")).expect("a question");
+        assert_eq!(asked.proven_key(), Some(key.public().as_str()));
+        for (signs, nonce) in [("nonce-1", "nonce-2"), ("", ""), ("nonce-1", "")] {
+            let replayed = Question::read(&question(&key, signs, nonce)).expect("a question");
+            assert_eq!(replayed.proven_key(), None, "{signs} for {nonce}");
+        }
+        let issuer = NatsKey::fresh_account();
+        let no_user = Question::read(&question(&issuer, "n", "n")).expect("a question");
+        assert_eq!(no_user.proven_key(), None, "an account's key is no user's");
+    }
+
+    #[test]
+    fn a_changed_question_is_none() {
+        let token = question(&NatsKey::fresh_user(), "n", "n");
+        let text = String::from_utf8(token.clone()).expect("text");
+        let body = text.split('.').nth(1).expect("three parts");
+        let other = BASE64.encode(
+            String::from_utf8(BASE64.decode(body).expect("base64"))
+                .expect("text")
+                .replace("NSERVER", "NOTHERS"),
+        );
+        assert!(Question::read(&token).is_some());
+        assert!(Question::read(text.replace(body, &other).as_bytes()).is_none());
+        for nonsense in ["", ".", "..", "a.b.c", "e30.e30.e30"] {
+            assert!(Question::read(nonsense.as_bytes()).is_none(), "{nonsense}");
+        }
+    }
+
+    #[test]
+    fn an_answer_is_for_one_connection_of_one_server_and_holds_the_rights() {
+        let asked = Question::read(&question(&NatsKey::fresh_user(), "n", "n")).expect("a question");
+        let issuer = NatsKey::fresh_account();
+        let rights = Permissions {
+            publish: vec![],
+            subscribe: vec!["a".to_owned()],
+        };
+        let answer = asked.admit(&issuer, "who", rights).expect("an answer");
+        let answer: Claims<Value> = read(answer.as_bytes()).expect("signed");
+        assert_eq!((answer.sub.as_str(), answer.aud.as_str()), ("UNOBODY", "NSERVER"));
+        let user = answer.nats["jwt"].as_str().expect("a token");
+        let user: Claims<Value> = read(user.as_bytes()).expect("signed");
+        assert_eq!((user.iss, user.name.as_str()), (issuer.public(), "who"));
+        assert_eq!(user.nats["pub"], json!({"deny": [">"]}));
+        assert_eq!(user.nats["sub"], json!({"allow": ["a"]}));
+    }
+}

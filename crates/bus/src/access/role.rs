@@ -1,0 +1,194 @@
+//! The parties on NATS, and what each may publish and subscribe to. Server configs and the tokens of agents are both made
+//! from this list, so that nothing else says it.
+//!
+//! Agents have no right to anything of JetStream: with any, a reply subject or a consumer's target reaches others'
+//! subjects. Nobody has `allow_responses`: answers go to subjects that name who may answer.
+
+use crate::{
+    streams::{HEARTBEATS_STREAM, JOURNAL_STREAM},
+    subjects,
+};
+use reveille_domain::AgentName;
+use std::fmt;
+
+/// Who speaks.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Role {
+    /// An API replica: appends to the journal, speaks to agents, lets them in.
+    Api,
+    /// A projector: reads the journal and the heartbeats.
+    Projector,
+    /// Whoever follows the facts.
+    Subscriber,
+    /// An operator's command, such as an export or an import of the journal.
+    Admin,
+    /// Who speaks to the servers themselves, from their system account, to end connections.
+    System,
+    /// One agent.
+    Agent(AgentName),
+}
+
+/// Subjects, with NATS's wildcards.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Permissions {
+    /// What may be published; nothing else. Empty: nothing at all.
+    pub publish: Vec<String>,
+    /// What may be subscribed to; nothing else.
+    pub subscribe: Vec<String>,
+}
+
+impl fmt::Display for Role {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Api => f.write_str("api"),
+            Self::Projector => f.write_str("projector"),
+            Self::Subscriber => f.write_str("subscriber"),
+            Self::Admin => f.write_str("admin"),
+            Self::System => f.write_str("system"),
+            Self::Agent(name) => write!(f, "agent {name}"),
+        }
+    }
+}
+
+impl Role {
+    /// The roles whose keys stand in the server's config, in the account that everybody is in. Agents come and go
+    /// without it.
+    pub const OF_THE_HUB: [Self; 4] = [Self::Api, Self::Projector, Self::Subscriber, Self::Admin];
+
+    /// What answers to this party's questions begin with: no other party may subscribe there.
+    #[must_use]
+    pub fn inbox_prefix(&self) -> String {
+        match self {
+            Self::Api | Self::Projector | Self::Subscriber | Self::Admin | Self::System => {
+                format!("_INBOX.{self}")
+            }
+            Self::Agent(name) => subjects::agent_inbox(name),
+        }
+    }
+
+    /// What it may say and hear.
+    #[must_use]
+    pub fn permissions(&self) -> Permissions {
+        let inbox = format!("{}.>", self.inbox_prefix());
+        match self {
+            Self::Api => Permissions {
+                publish: [
+                    texts(&[
+                        subjects::EVENTS,
+                        "reveille.heartbeats._canary.*",
+                        "reveille.wakes.*.*",
+                        "reveille.orders.*",
+                        "reveille.infer.*",
+                        "_INBOX.agent.>",
+                        // Where a server waits to be told whether to let somebody in.
+                        "$SYS._INBOX.>",
+                    ]),
+                    texts(&["$JS.API.INFO"]),
+                    reading(JOURNAL_STREAM),
+                    reading(HEARTBEATS_STREAM),
+                    making(JOURNAL_STREAM),
+                    making(HEARTBEATS_STREAM),
+                ]
+                .concat(),
+                subscribe: texts(&[
+                    &inbox,
+                    subjects::CONTROL,
+                    "reveille.replies.>",
+                    "reveille.acks.>",
+                    subjects::CALLOUT,
+                ]),
+            },
+            Self::Projector => Permissions {
+                publish: [
+                    texts(&["$JS.API.INFO"]),
+                    reading(JOURNAL_STREAM),
+                    reading(HEARTBEATS_STREAM),
+                ]
+                .concat(),
+                subscribe: texts(&[&inbox]),
+            },
+            Self::Subscriber => Permissions {
+                publish: vec![],
+                subscribe: texts(&[subjects::FACTS]),
+            },
+            Self::Admin => Permissions {
+                publish: texts(&[subjects::EVENTS, "$JS.API.>"]),
+                subscribe: texts(&[&inbox, subjects::FACTS, subjects::HEARTBEATS]),
+            },
+            Self::System => Permissions {
+                publish: texts(&["$SYS.REQ.SERVER.PING.CONNZ", "$SYS.REQ.SERVER.*.KICK"]),
+                subscribe: texts(&[&inbox]),
+            },
+            Self::Agent(name) => Permissions {
+                publish: vec![
+                    subjects::control(name, "*"),
+                    subjects::heartbeat(name),
+                    format!("reveille.replies.*.{name}.*"),
+                    subjects::ack(name, "*"),
+                ],
+                subscribe: vec![
+                    subjects::wakes_of(name),
+                    subjects::orders(name),
+                    subjects::infer(name),
+                    inbox,
+                ],
+            },
+        }
+    }
+}
+
+fn texts(subjects: &[&str]) -> Vec<String> {
+    subjects.iter().map(|&subject| subject.to_owned()).collect()
+}
+
+/// What reading a stream takes: looking at it, single messages, and consumers of one's own.
+fn reading(stream: &str) -> Vec<String> {
+    [
+        "STREAM.INFO.{}",
+        "STREAM.MSG.GET.{}",
+        "DIRECT.GET.{}",
+        "DIRECT.GET.{}.>",
+        "CONSUMER.CREATE.{}",
+        "CONSUMER.CREATE.{}.>",
+        "CONSUMER.INFO.{}.*",
+        "CONSUMER.DELETE.{}.*",
+        "CONSUMER.MSG.NEXT.{}.*",
+    ]
+    .map(|call| format!("$JS.API.{}", call.replace("{}", stream)))
+    .into()
+}
+
+fn making(stream: &str) -> Vec<String> {
+    vec![format!("$JS.API.STREAM.CREATE.{stream}")]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_agent_has_no_right_to_anything_that_does_not_name_it() {
+        let name = AgentName::parse("gpu-box").expect("legal");
+        let Permissions { publish, subscribe } = Role::Agent(name).permissions();
+        for subject in publish.iter().chain(&subscribe) {
+            assert!(subject.split('.').any(|token| token == "gpu-box"), "{subject}");
+            assert!(!subject.starts_with('$'), "{subject}");
+        }
+    }
+
+    #[test]
+    fn no_role_hears_anothers_answers() {
+        let name = AgentName::parse("api").expect("legal");
+        let roles = [Role::OF_THE_HUB.to_vec(), vec![Role::Agent(name)]].concat();
+        for one in &roles {
+            for other in roles.iter().filter(|other| *other != one) {
+                let inbox = format!("{}.", other.inbox_prefix());
+                let heard = one.permissions().subscribe;
+                assert!(
+                    heard.iter().all(|subject| !subject.starts_with(&inbox)),
+                    "{one} hears what is answered to {other}"
+                );
+            }
+        }
+    }
+}

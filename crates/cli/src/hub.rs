@@ -1,0 +1,80 @@
+//! How the processes of a hub reach its NATS servers: the address, the keys, and who speaks.
+
+use crate::{args::HubKeyArgs, failure::Failure};
+use reveille_api::Doors;
+use reveille_bus::{
+    NatsAccess, NatsServer,
+    access::{HubKeys, NatsKeyError, Role},
+};
+
+/// Where the hub's NATS is, and the folder of keys that it asks for.
+#[derive(Debug, Clone)]
+pub struct HubNats {
+    server: NatsServer,
+    keys: Option<HubKeys>,
+}
+
+impl HubNats {
+    /// The servers that the command line names.
+    pub fn named(url: &str, args: &HubKeyArgs) -> Self {
+        Self {
+            server: NatsServer {
+                url: url.to_owned(),
+                ca: args.nats_ca.clone(),
+            },
+            keys: args.nats_keys.as_deref().map(HubKeys::of),
+        }
+    }
+
+    /// A server of our own, which lets in whoever has one of these keys.
+    pub fn ours(url: String, keys: HubKeys) -> Self {
+        Self {
+            server: NatsServer { url, ca: None },
+            keys: Some(keys),
+        }
+    }
+
+    /// Its address, and whose certificates it may show.
+    pub const fn server(&self) -> &NatsServer {
+        &self.server
+    }
+
+    /// How `role` reaches it; with the role's key, if there is a folder of keys.
+    ///
+    /// # Errors
+    /// When the key is missing or can't be used.
+    pub fn access(&self, role: Role) -> Result<NatsAccess, Failure> {
+        let key = self.keys.as_ref().map(|keys| keys.role(&role));
+        Ok(NatsAccess {
+            server: self.server.clone(),
+            role,
+            key: key.transpose().map_err(|error| unusable(&error))?,
+        })
+    }
+
+    /// What an API replica lets agents in and shows them out with; `None` when the folder has no issuer's key.
+    ///
+    /// # Errors
+    /// When a key is there that can't be used.
+    pub fn doors(&self) -> Result<Option<Doors>, Failure> {
+        let Some(keys) = &self.keys else { return Ok(None) };
+        let Some(issuer) = keys.issuer().map_err(|error| unusable(&error))? else {
+            return Ok(None);
+        };
+        let system = keys.system().map_err(|error| unusable(&error))?;
+        let system = system.map(|key| NatsAccess {
+            server: self.server.clone(),
+            role: Role::System,
+            key: Some(key),
+        });
+        Ok(Some(Doors {
+            issuer,
+            system,
+            trusted: vec![],
+        }))
+    }
+}
+
+fn unusable(error: &NatsKeyError) -> Failure {
+    Failure::Config(format!("--nats-keys: {error}"))
+}

@@ -1,0 +1,119 @@
+//! An authority of the hub's own, and a certificate of its servers by it.
+
+use crate::failure::Failure;
+use anyhow::{Context, anyhow};
+use jiff::{Span, Timestamp, civil::Date, tz::TimeZone};
+use rcgen::{
+    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
+    KeyUsagePurpose, date_time_ymd,
+};
+use std::{
+    fs::{self, File},
+    io::{ErrorKind, Write},
+    os::unix::fs::OpenOptionsExt,
+    path::Path,
+};
+use time::OffsetDateTime;
+
+/// For how many days the authority is good: about ten years. Whoever trusts it has to be told of a later one.
+const AUTHORITY_DAYS: i32 = 3652;
+/// For how many days a server's certificate is good: about thirteen months, the longest that every client takes.
+const SERVER_DAYS: i32 = 397;
+/// Read and written by the owner only.
+const OWNER_ONLY: u32 = 0o600;
+
+/// Makes the authority if there is none, and a new certificate for servers that are reached as `hosts`. Returns the part
+/// of a server's config that names it.
+pub fn make(folder: &Path, hosts: &[String]) -> Result<String, Failure> {
+    let today = Timestamp::now().to_zoned(TimeZone::UTC).date();
+    let authority_params = authority(today)?;
+    let key_file = folder.join("ca.key");
+    let key = match fs::read_to_string(&key_file) {
+        Ok(pem) => KeyPair::from_pem(&pem).with_context(|| format!("{} is no key", key_file.display()))?,
+        Err(error) if error.kind() == ErrorKind::NotFound => {
+            let key = KeyPair::generate()?;
+            private(&key_file, &key.serialize_pem())?;
+            let certificate = authority_params.self_signed(&key)?;
+            public(&folder.join("ca.pem"), &certificate.pem())?;
+            key
+        }
+        Err(error) => return Err(anyhow!("{}: {error}", key_file.display()).into()),
+    };
+    // The authority's certificate stays the one that was made first: an issuer is its name and its key.
+    let issuer = Issuer::new(authority_params, key);
+    let server_key = KeyPair::generate()?;
+    let certificate = server(hosts, today)?.signed_by(&server_key, &issuer)?;
+    private(&folder.join("server.key"), &server_key.serialize_pem())?;
+    public(&folder.join("server.pem"), &certificate.pem())?;
+    Ok(format!(
+        "tls {{\n  cert_file: {}\n  key_file: {}\n}}\n",
+        quoted(&folder.join("server.pem"))?,
+        quoted(&folder.join("server.key"))?
+    ))
+}
+
+fn authority(today: Date) -> Result<CertificateParams, Failure> {
+    let mut params = CertificateParams::new(Vec::<String>::new())?;
+    params.distinguished_name.push(DnType::CommonName, "Reveille hub");
+    params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+    (params.not_before, params.not_after) = validity(today, AUTHORITY_DAYS)?;
+    Ok(params)
+}
+
+fn server(hosts: &[String], today: Date) -> Result<CertificateParams, Failure> {
+    let mut params = CertificateParams::new(hosts)
+        .map_err(|_| Failure::Config("--host: takes a name or an address, such as hub.example".to_owned()))?;
+    params
+        .distinguished_name
+        .push(DnType::CommonName, "Reveille NATS server");
+    // Servers of a cluster connect to each other, too.
+    params.extended_key_usages = vec![
+        ExtendedKeyUsagePurpose::ServerAuth,
+        ExtendedKeyUsagePurpose::ClientAuth,
+    ];
+    params.use_authority_key_identifier_extension = true;
+    (params.not_before, params.not_after) = validity(today, SERVER_DAYS)?;
+    Ok(params)
+}
+
+/// From yesterday on, because clocks differ.
+fn validity(today: Date, days: i32) -> Result<(OffsetDateTime, OffsetDateTime), Failure> {
+    let at = |date: Date| -> Result<OffsetDateTime, Failure> {
+        let (month, day) = (u8::try_from(date.month())?, u8::try_from(date.day())?);
+        Ok(date_time_ymd(i32::from(date.year()), month, day))
+    };
+    let day = |days: i32| today.checked_add(Span::new().days(days));
+    Ok((at(day(-1)?)?, at(day(days)?)?))
+}
+
+fn private(path: &Path, text: &str) -> Result<(), Failure> {
+    write(path, text, OWNER_ONLY)
+}
+
+fn public(path: &Path, text: &str) -> Result<(), Failure> {
+    write(path, text, 0o644)
+}
+
+/// Puts a whole file in its place, whoever reads it meanwhile.
+fn write(path: &Path, text: &str, mode: u32) -> Result<(), Failure> {
+    let cannot = || format!("cannot write {}", path.display());
+    let new = path.with_extension("new");
+    let _ = fs::remove_file(&new);
+    let mut file = File::options()
+        .write(true)
+        .create_new(true)
+        .mode(mode)
+        .open(&new)
+        .with_context(cannot)?;
+    file.write_all(text.as_bytes()).with_context(cannot)?;
+    fs::rename(&new, path).with_context(cannot)?;
+    Ok(())
+}
+
+fn quoted(path: &Path) -> Result<String, Failure> {
+    let text = path
+        .to_str()
+        .with_context(|| format!("{} is not text", path.display()))?;
+    Ok(serde_json::to_string(text)?)
+}

@@ -1,0 +1,233 @@
+//! By which key an agent is known, and the tokens that let one in. Of a token only the hash of its secret is kept; of a key
+//! only the public half was ever seen.
+
+use super::{AgentEvent, AgentRejection};
+use crate::{AgentName, SecretHash, Timestamp, TokenId};
+use serde::{Deserialize, Serialize};
+use std::{fmt, time::Duration};
+use thiserror::Error;
+
+/// The longest time for which a token lets a key in.
+pub const MAX_TOKEN_LIFETIME: Duration = Duration::from_secs(15 * 60);
+/// How many tokens are remembered, used ones included; the oldest is forgotten first.
+const REMEMBERED_TOKENS: usize = 8;
+/// How long a public key is: its kind, 32 bytes and a checksum, in base32.
+const KEY_CHARS: usize = 56;
+
+/// The public half of an agent's key pair: an nkey of a NATS user, such as `UDXU4RCSJNZOIQHZNWXHXORDPRTGNJAHAHFRGZNEEJCPQTT2M7NLCNF4`.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct AgentKey(String);
+
+/// A text that is no agent's key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+#[error("an agent's public key is {KEY_CHARS} characters of A-Z and 2-7, beginning with U")]
+pub struct InvalidAgentKey;
+
+impl AgentKey {
+    /// Reads a public key by its shape; whether its checksum is right is for whoever verifies with it.
+    ///
+    /// # Errors
+    /// When it doesn't have that shape.
+    pub fn parse(raw: &str) -> Result<Self, InvalidAgentKey> {
+        let base32 = |byte: u8| byte.is_ascii_uppercase() || (b'2'..=b'7').contains(&byte);
+        let legal = raw.len() == KEY_CHARS && raw.starts_with('U') && raw.bytes().all(base32);
+        legal.then(|| Self(raw.to_owned())).ok_or(InvalidAgentKey)
+    }
+
+    /// Its text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for AgentKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl From<AgentKey> for String {
+    fn from(key: AgentKey) -> Self {
+        key.0
+    }
+}
+
+impl TryFrom<String> for AgentKey {
+    type Error = InvalidAgentKey;
+    fn try_from(raw: String) -> Result<Self, Self::Error> {
+        Self::parse(&raw)
+    }
+}
+
+/// By which key an agent is known, and the latest tokens.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Access {
+    /// The key; none before an enrolment and after a revocation.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    key: Option<EnrolledKey>,
+    /// Tokens that were issued since the last revocation, latest last.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    tokens: Vec<EnrolmentToken>,
+    /// When it was last revoked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    revoked_at_ms: Option<Timestamp>,
+}
+
+/// A key that is let in.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EnrolledKey {
+    /// Its public half.
+    pub public: AgentKey,
+    /// Since when.
+    pub since_ms: Timestamp,
+}
+
+/// What lets a key in, once.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EnrolmentToken {
+    /// Its id.
+    pub id: TokenId,
+    /// The hash of its secret.
+    pub secret: SecretHash,
+    /// The first moment at which it lets nobody in.
+    pub expires_at_ms: Timestamp,
+    /// The key that it has let in.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub used_by: Option<AgentKey>,
+}
+
+impl Access {
+    /// The key by which the agent is known.
+    #[must_use]
+    pub fn key(&self) -> Option<&AgentKey> {
+        self.key.as_ref().map(|key| &key.public)
+    }
+
+    /// Since when it is known by that key.
+    #[must_use]
+    pub fn enrolled_at(&self) -> Option<Timestamp> {
+        self.key.as_ref().map(|key| key.since_ms)
+    }
+
+    /// When it was last revoked.
+    #[must_use]
+    pub const fn revoked_at(&self) -> Option<Timestamp> {
+        self.revoked_at_ms
+    }
+
+    pub(super) const fn is_empty(&self) -> bool {
+        self.key.is_none() && self.tokens.is_empty() && self.revoked_at_ms.is_none()
+    }
+
+    pub(super) fn issue(
+        &self,
+        name: &AgentName,
+        token: TokenId,
+        secret: SecretHash,
+        expires_at: Timestamp,
+        at: Timestamp,
+    ) -> Result<Vec<AgentEvent>, AgentRejection> {
+        if expires_at.since(at) > MAX_TOKEN_LIFETIME {
+            return Err(AgentRejection::TokenTooLong);
+        }
+        if self.tokens.iter().any(|it| it.id == token) {
+            return Ok(vec![]);
+        }
+        Ok(vec![AgentEvent::AgentTokenIssued {
+            name: name.clone(),
+            token,
+            secret,
+            expires_at_ms: expires_at,
+            at_ms: at,
+        }])
+    }
+
+    pub(super) fn enroll(
+        &self,
+        name: &AgentName,
+        token: TokenId,
+        secret: &SecretHash,
+        key: &AgentKey,
+        at: Timestamp,
+    ) -> Result<Vec<AgentEvent>, AgentRejection> {
+        // Whoever guesses learns nothing from how long two hashes are compared.
+        let known = self
+            .tokens
+            .iter()
+            .find(|it| it.id == token && it.secret == *secret);
+        let known = known.ok_or(AgentRejection::TokenUnknown)?;
+        match &known.used_by {
+            // The answer to the first request was lost.
+            Some(used_by) if used_by == key && self.key() == Some(key) => Ok(vec![]),
+            Some(_) => Err(AgentRejection::TokenUsed),
+            None if at >= known.expires_at_ms => Err(AgentRejection::TokenExpired),
+            None => Ok(vec![AgentEvent::AgentEnrolled {
+                name: name.clone(),
+                key: key.clone(),
+                token: Some(token),
+                at_ms: at,
+            }]),
+        }
+    }
+
+    pub(super) fn trust(&self, name: &AgentName, key: &AgentKey, at: Timestamp) -> Vec<AgentEvent> {
+        if self.key() == Some(key) {
+            return vec![];
+        }
+        vec![AgentEvent::AgentEnrolled {
+            name: name.clone(),
+            key: key.clone(),
+            token: None,
+            at_ms: at,
+        }]
+    }
+
+    pub(super) fn revoke(&self, name: &AgentName, at: Timestamp) -> Option<AgentEvent> {
+        let something = self.key.is_some() || !self.tokens.is_empty();
+        something.then(|| AgentEvent::AgentRevoked {
+            name: name.clone(),
+            at_ms: at,
+        })
+    }
+
+    pub(super) fn evolve(mut self, event: &AgentEvent) -> Self {
+        match event {
+            AgentEvent::AgentConnected { .. } | AgentEvent::AgentEpochAdvanced { .. } => {}
+            AgentEvent::AgentTokenIssued {
+                token,
+                secret,
+                expires_at_ms,
+                ..
+            } => {
+                self.tokens.push(EnrolmentToken {
+                    id: *token,
+                    secret: *secret,
+                    expires_at_ms: *expires_at_ms,
+                    used_by: None,
+                });
+                self.tokens
+                    .drain(..self.tokens.len().saturating_sub(REMEMBERED_TOKENS));
+            }
+            AgentEvent::AgentEnrolled {
+                key, token, at_ms, ..
+            } => {
+                for used in self.tokens.iter_mut().filter(|it| Some(it.id) == *token) {
+                    used.used_by = Some(key.clone());
+                }
+                self.key = Some(EnrolledKey {
+                    public: key.clone(),
+                    since_ms: *at_ms,
+                });
+            }
+            AgentEvent::AgentRevoked { at_ms, .. } => {
+                self = Self {
+                    revoked_at_ms: Some(*at_ms),
+                    ..Self::default()
+                };
+            }
+        }
+        self
+    }
+}
