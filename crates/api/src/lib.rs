@@ -14,5 +14,5 @@ mod service;
 pub mod wakes;
 
 pub use registry::{Known, Registry};
-pub use service::{ApiFailure, Config, Doors, run};
+pub use service::{AgentHub, ApiFailure, Config, Doors, run};
 pub use wakes::{WakeError, Wakes};

@@ -42,6 +42,15 @@ pub struct Doors {
     pub trusted: Vec<(AgentName, AgentKey)>,
 }
 
+/// Where agents that join find the hub's NATS servers.
+#[derive(Debug, Clone)]
+pub struct AgentHub {
+    /// `tls://host:port` or `nats://host:port`, or several with commas.
+    pub nats_url: String,
+    /// The certificate authorities that they have to trust beside the usual ones, in PEM.
+    pub ca_pem: Option<String>,
+}
+
 /// What an API process needs to know.
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -49,6 +58,8 @@ pub struct Config {
     pub nats: NatsAccess,
     /// How agents are let in, where this replica does that.
     pub doors: Option<Doors>,
+    /// Where agents that join find NATS.
+    pub agent_hub: AgentHub,
     /// The replica's name, unique among the replicas: one subject token.
     pub replica: String,
     /// How many requests may wait for one provider.
@@ -60,6 +71,10 @@ impl Config {
     #[must_use]
     pub fn new(nats: NatsAccess, replica: &str) -> Self {
         Self {
+            agent_hub: AgentHub {
+                nats_url: nats.server.url.clone(),
+                ca_pem: None,
+            },
             nats,
             doors: None,
             replica: replica.to_owned(),

@@ -1,9 +1,10 @@
 //! The command line. A flag wins over its variable, which wins over the config file, which wins over the default.
 
-use crate::journal::JournalCommand;
+use crate::{enrol::Token, journal::JournalCommand};
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use reveille_domain::ProviderId;
-use std::{net::SocketAddr, path::PathBuf};
+use jiff::SignedDuration;
+use reveille_domain::{AgentName, MAX_TOKEN_LIFETIME, ProviderId};
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
 use url::Url;
 
 /// Where the API listens unless it is told otherwise: this machine only.
@@ -49,6 +50,13 @@ Examples:
 
 `up` with a NATS server of its own needs none of it.";
 
+const JOIN_EXAMPLES: &str = "\
+Examples:
+  reveille agent-token create gpu-box     on the hub: prints the command for the machine
+  reveille join rvt_…                     on the machine: makes a key that never leaves it, and writes agent.toml
+
+If it is broken off, run it again: the key that it has made is kept.";
+
 const EVENTS_EXAMPLES: &str = "\
 Examples:
   reveille events --follow
@@ -71,8 +79,16 @@ pub enum Command {
     Up(Up),
     /// Run an API and control replica.
     Api(Api),
-    /// Run the agent of this machine.
+    /// Run the agent of this machine; or revoke one.
     Agent(Agent),
+    /// List the agents.
+    Agents(Listing),
+    /// Work with the tokens by which agents join.
+    #[command(subcommand)]
+    AgentToken(AgentTokenCommand),
+    /// Join a hub as the agent that a token is for.
+    #[command(after_help = JOIN_EXAMPLES)]
+    Join(Join),
     /// Set up the keys and certificates of a hub.
     #[command(subcommand)]
     Hub(HubCommand),
@@ -140,6 +156,9 @@ pub struct Up {
     pub nats: Option<String>,
     #[command(flatten)]
     pub keys: HubKeyArgs,
+    /// Where agents reach the hub's NATS servers, for those that join [default: as this process does].
+    #[arg(long, env = "REVEILLE_AGENTS_NATS_URL", value_name = "URL")]
+    pub agents_nats: Option<String>,
     /// A Postgres database for the rows; without it they are kept in memory.
     #[arg(
         long,
@@ -169,6 +188,9 @@ pub struct Api {
         hide_env_values = true
     )]
     pub database_url: Option<String>,
+    /// Where agents reach the hub's NATS servers, for those that join [default: as this replica does].
+    #[arg(long, env = "REVEILLE_AGENTS_NATS_URL", value_name = "URL")]
+    pub agents_nats: Option<String>,
     /// How many requests may wait for one provider; the next ones are answered 429.
     #[arg(long, env = "REVEILLE_MAX_WAITING", value_name = "REQUESTS", default_value_t = reveille_api::wakes::MAX_WAITING)]
     pub max_waiting: usize,
@@ -176,16 +198,103 @@ pub struct Api {
 
 /// `reveille agent`.
 #[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
 pub struct Agent {
+    /// Something else than running it.
+    #[command(subcommand)]
+    pub command: Option<AgentCommand>,
     /// The config file.
-    #[arg(long, env = "REVEILLE_CONFIG", value_name = "FILE")]
-    pub config: PathBuf,
+    #[arg(long, env = "REVEILLE_CONFIG", value_name = "FILE", required = true)]
+    pub config: Option<PathBuf>,
     /// The hub's NATS servers, instead of the file's.
     #[arg(long, env = "REVEILLE_NATS_URL", value_name = "URL", hide_env_values = true)]
     pub nats: Option<String>,
     /// Where it remembers its backends' models [default: reveille/ in the user's data directory].
     #[arg(long, env = "REVEILLE_DATA_DIR", value_name = "DIR")]
     pub data_dir: Option<PathBuf>,
+}
+
+/// `reveille agent …`.
+#[derive(Debug, Subcommand)]
+pub enum AgentCommand {
+    /// Let an agent in no more: its key and its tokens are good for nothing, and its connections are ended.
+    Revoke(AgentRevoke),
+}
+
+/// `reveille agent revoke`.
+#[derive(Debug, Args)]
+pub struct AgentRevoke {
+    /// The agent.
+    #[arg(value_name = "AGENT")]
+    pub agent: AgentName,
+    #[command(flatten)]
+    pub api: ApiAddress,
+}
+
+/// `reveille agent-token …`.
+#[derive(Debug, Subcommand)]
+pub enum AgentTokenCommand {
+    /// Make a token by which one machine joins as this agent, once; it is shown once.
+    Create(AgentTokenCreate),
+}
+
+/// `reveille agent-token create`.
+#[derive(Debug, Args)]
+pub struct AgentTokenCreate {
+    /// The agent.
+    #[arg(value_name = "AGENT")]
+    pub agent: AgentName,
+    /// How long it is good, 15 minutes at most.
+    #[arg(long, value_name = "DURATION", default_value = "15m", value_parser = token_lifetime)]
+    pub expires: Duration,
+    /// Where the machine reaches the API [default: where this command does].
+    #[arg(long, env = "REVEILLE_HUB_URL", value_name = "URL")]
+    pub hub: Option<Url>,
+    #[command(flatten)]
+    pub api: ApiAddress,
+    /// How to print it.
+    #[arg(short, long, value_enum, default_value = "table")]
+    pub output: Format,
+}
+
+/// `reveille join`.
+#[derive(Debug, Args)]
+pub struct Join {
+    /// What `reveille agent-token create` has printed.
+    #[arg(env = "REVEILLE_AGENT_TOKEN", value_name = "TOKEN", hide_env_values = true)]
+    pub token: Token,
+    /// The agent that this machine is meant to be; another one's token is refused then.
+    #[arg(long, value_name = "AGENT")]
+    pub name: Option<AgentName>,
+    /// The config to write; the key is written beside it.
+    #[arg(long, value_name = "FILE", default_value = "agent.toml")]
+    pub config: PathBuf,
+    /// Replace the config if it exists.
+    #[arg(long)]
+    pub force: bool,
+    /// Where this machine reaches the hub's NATS servers [default: what the hub says].
+    #[arg(long, env = "REVEILLE_NATS_URL", value_name = "URL", hide_env_values = true)]
+    pub nats: Option<String>,
+    /// Speak to the hub without TLS: for a network that you trust.
+    #[arg(long)]
+    pub allow_plaintext: bool,
+    /// The ports of this machine to look for backends at: those of Ollama, vLLM, llama.cpp and LM Studio.
+    #[arg(
+        long,
+        value_name = "PORT,…",
+        value_delimiter = ',',
+        default_value = "11434,8000,8080,1234"
+    )]
+    pub ports: Vec<u16>,
+}
+
+fn token_lifetime(raw: &str) -> Result<Duration, String> {
+    let span: SignedDuration = raw.parse().map_err(|error| format!("{error}"))?;
+    let lifetime = Duration::try_from(span).map_err(|_| "must be more than zero".to_owned())?;
+    if lifetime < Duration::from_secs(1) || lifetime > MAX_TOKEN_LIFETIME {
+        return Err("must be between 1 second and 15 minutes".to_owned());
+    }
+    Ok(lifetime)
 }
 
 /// `reveille hub …`.

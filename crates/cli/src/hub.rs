@@ -6,6 +6,7 @@ use reveille_bus::{
     NatsAccess, NatsServer,
     access::{HubKeys, NatsKeyError, Role},
 };
+use std::{fs, path::PathBuf};
 
 /// Where the hub's NATS is, and the folder of keys that it asks for.
 #[derive(Debug, Clone)]
@@ -50,6 +51,18 @@ impl HubNats {
             role,
             key: key.transpose().map_err(|error| unusable(&error))?,
         })
+    }
+
+    /// The authorities that are trusted for it beside the usual ones, in PEM.
+    ///
+    /// # Errors
+    /// When the file can't be read.
+    pub fn ca_pem(&self) -> Result<Option<String>, Failure> {
+        let read = |file: &PathBuf| {
+            fs::read_to_string(file)
+                .map_err(|error| Failure::Config(format!("--nats-ca: {}: {error}", file.display())))
+        };
+        self.server.ca.as_ref().map(read).transpose()
     }
 
     /// What an API replica lets agents in and shows them out with; `None` when the folder has no issuer's key.

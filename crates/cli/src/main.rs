@@ -8,6 +8,7 @@ mod config_check;
 mod config_schema;
 mod config_show;
 mod doctor;
+mod enrol;
 mod failure;
 mod hub;
 mod hub_init;
@@ -24,7 +25,9 @@ mod supervisor;
 mod up;
 
 use crate::{
-    args::{Cli, Command, ConfigCommand, HubCommand, RecipeCommand, RowsCommand},
+    args::{
+        AgentCommand, AgentTokenCommand, Cli, Command, ConfigCommand, HubCommand, RecipeCommand, RowsCommand,
+    },
     failure::Failure,
 };
 use clap::Parser;
@@ -59,7 +62,13 @@ async fn run(command: Command) -> Result<(), Failure> {
     match command {
         Command::Up(args) => up::run(args).await,
         Command::Api(args) => services::api(args).await,
-        Command::Agent(args) => services::agent(args).await,
+        Command::Agent(args) => match args.command {
+            Some(AgentCommand::Revoke(args)) => enrol::revoke(&args).await,
+            None => services::agent(args).await,
+        },
+        Command::Agents(args) => enrol::list(&args).await,
+        Command::AgentToken(AgentTokenCommand::Create(args)) => enrol::create_token(&args).await,
+        Command::Join(args) => enrol::join(args).await,
         Command::Hub(HubCommand::Init(args)) => hub_init::run(&args),
         Command::Projector(args) => services::projector(args).await,
         Command::Health(args) => client::health(&args).await,

@@ -16,6 +16,7 @@ use reveille_agent::{
     Options,
     config::{Config, NatsUrl},
 };
+use reveille_api::AgentHub;
 use reveille_bus::{
     NatsAccess, NatsServer,
     access::{NatsKey, Role},
@@ -46,7 +47,7 @@ pub async fn api(args: Api) -> Result<(), Failure> {
     info!(api.listen = %address, "the API listens on http://{address}");
     let config = reveille_api::Config {
         max_waiting: args.max_waiting,
-        ..api_config(&HubNats::named(&args.nats, &args.keys))?
+        ..api_config(&HubNats::named(&args.nats, &args.keys), args.agents_nats)?
     };
     let client = ApiClient::local(listen::reachable(address))?;
     until_signalled(|stop| async move {
@@ -67,14 +68,15 @@ pub async fn api(args: Api) -> Result<(), Failure> {
 
 /// `reveille agent`.
 pub async fn agent(args: Agent) -> Result<(), Failure> {
-    let config = config_check::load(&args.config)?;
+    let file = args.config.unwrap_or_default();
+    let config = config_check::load(&file)?;
     let nats = match (&args.nats, &config.agent.nats) {
         (Some(url), _) => nats_for_agent(url, &config)?,
         (None, Some(url)) => server_of(url, &config),
         (None, None) => {
             return Err(Failure::Config(format!(
                 "{}: agent.nats: is missing; write it there or give --nats",
-                args.config.display()
+                file.display()
             )));
         }
     };
@@ -127,9 +129,13 @@ pub fn agent_key(config: &Config) -> Result<Option<NatsKey>, Failure> {
 }
 
 /// A replica of a name of its own, with the usual limits.
-pub fn api_config(hub: &HubNats) -> Result<reveille_api::Config, Failure> {
+pub fn api_config(hub: &HubNats, agents_nats: Option<String>) -> Result<reveille_api::Config, Failure> {
     Ok(reveille_api::Config {
         doors: hub.doors()?,
+        agent_hub: AgentHub {
+            nats_url: agents_nats.unwrap_or_else(|| hub.server().url.clone()),
+            ca_pem: hub.ca_pem()?,
+        },
         ..reveille_api::Config::new(hub.access(Role::Api)?, &replica::name())
     })
 }

@@ -11,9 +11,9 @@ pub mod table;
 mod words;
 
 pub use actions::{sleep, wake};
-pub use api::ApiClient;
+pub use api::{ApiClient, is_loopback};
 pub use events::events;
 pub use health::health;
 pub use listings::{llms, providers, wakes};
-pub use output::line;
+pub use output::{line, print};
 pub use words::{Row, field};

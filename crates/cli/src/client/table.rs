@@ -26,6 +26,24 @@ impl Table {
         Self::providers_at(rows, Timestamp::now())
     }
 
+    /// Agent rows, with the time that each has had its session.
+    pub fn agents(rows: &[Row]) -> Self {
+        let now = Timestamp::now();
+        let row = |row: &Row| {
+            vec![
+                word(&row["agent"]),
+                age(&row["connected_at_ms"], now),
+                word(&row["version"]),
+                word(&row["providers"]),
+                word(&row["key"]),
+            ]
+        };
+        Self {
+            headings: &["AGENT", "SESSION", "VERSION", "PROVIDERS", "KEY"],
+            rows: rows.iter().map(row).collect(),
+        }
+    }
+
     /// Wake rows, in this machine's time zone.
     pub fn wakes(rows: &[Row]) -> Self {
         Self::wakes_in(rows, &TimeZone::system())

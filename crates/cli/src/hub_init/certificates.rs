@@ -22,9 +22,16 @@ const SERVER_DAYS: i32 = 397;
 /// Read and written by the owner only.
 const OWNER_ONLY: u32 = 0o600;
 
-/// Makes the authority if there is none, and a new certificate for servers that are reached as `hosts`. Returns the part
-/// of a server's config that names it.
-pub fn make(folder: &Path, hosts: &[String]) -> Result<String, Failure> {
+/// The parts of a server's config that name its certificate.
+pub struct TlsBlocks {
+    /// For whoever connects.
+    pub for_clients: String,
+    /// For the servers of a cluster among themselves: each has to show a certificate of the same authority.
+    pub for_routes: String,
+}
+
+/// Makes the authority if there is none, and a new certificate for servers that are reached as `hosts`.
+pub fn make(folder: &Path, hosts: &[String]) -> Result<TlsBlocks, Failure> {
     let today = Timestamp::now().to_zoned(TimeZone::UTC).date();
     let authority_params = authority(today)?;
     let key_file = folder.join("ca.key");
@@ -45,11 +52,19 @@ pub fn make(folder: &Path, hosts: &[String]) -> Result<String, Failure> {
     let certificate = server(hosts, today)?.signed_by(&server_key, &issuer)?;
     private(&folder.join("server.key"), &server_key.serialize_pem())?;
     public(&folder.join("server.pem"), &certificate.pem())?;
-    Ok(format!(
-        "tls {{\n  cert_file: {}\n  key_file: {}\n}}\n",
-        quoted(&folder.join("server.pem"))?,
-        quoted(&folder.join("server.key"))?
-    ))
+    let file = |name: &str| quoted(&folder.join(name));
+    let files = format!(
+        "  cert_file: {}\n  key_file: {}\n",
+        file("server.pem")?,
+        file("server.key")?
+    );
+    Ok(TlsBlocks {
+        for_clients: format!("tls {{\n{files}}}\n"),
+        for_routes: format!(
+            "tls {{\n{files}  ca_file: {}\n  verify: true\n}}\n",
+            file("ca.pem")?
+        ),
+    })
 }
 
 fn authority(today: Date) -> Result<CertificateParams, Failure> {

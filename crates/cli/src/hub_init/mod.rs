@@ -13,6 +13,9 @@ use std::{
 
 /// What a server's config includes.
 const SERVER_CONFIG: &str = "nats-hub.conf";
+/// What the `cluster` block of a server's config includes.
+const ROUTES_CONFIG: &str = "nats-routes.conf";
+const WRITTEN: &str = "# Written by `reveille hub init`, for NATS servers' configs to include.\n";
 /// The folder of the keys.
 const KEYS: &str = "keys";
 /// The folder belongs to its owner.
@@ -30,14 +33,21 @@ pub fn run(args: &HubInit) -> Result<(), Failure> {
     let folder = folder.canonicalize().with_context(cannot)?;
     let keys = HubKeys::make(&folder.join(KEYS))?;
     let mut config = format!(
-        "# Written by `reveille hub init`. It holds public keys only. A server's config includes it:\n#\n#   include \"{SERVER_CONFIG}\"\n\n{}",
+        "{WRITTEN}# It holds public keys only.\n\n{}",
         keys.server_config()?
     );
-    if !args.hosts.is_empty() {
-        config += &certificates::make(&folder, &args.hosts)?;
+    let mut routes = WRITTEN.to_owned();
+    if args.hosts.is_empty() {
+        routes += "# There is no certificate, so routes are in plaintext and let anybody in: keep them on loopback.\n";
+    } else {
+        let tls = certificates::make(&folder, &args.hosts)?;
+        config += &tls.for_clients;
+        routes += &tls.for_routes;
     }
-    let file = folder.join(SERVER_CONFIG);
-    fs::write(&file, config).with_context(|| format!("cannot write {}", file.display()))?;
+    for (name, text) in [(SERVER_CONFIG, config), (ROUTES_CONFIG, routes)] {
+        let file = folder.join(name);
+        fs::write(&file, text).with_context(|| format!("cannot write {}", file.display()))?;
+    }
     tell(&folder, !args.hosts.is_empty())
 }
 
@@ -45,6 +55,9 @@ fn tell(folder: &Path, tls: bool) -> Result<(), Failure> {
     let shown = folder.display();
     line(&format!(
         "{shown}/{SERVER_CONFIG}    for the NATS servers: include it in their configs"
+    ))?;
+    line(&format!(
+        "{shown}/{ROUTES_CONFIG}  for a cluster: include it in the cluster block"
     ))?;
     line(&format!(
         "{shown}/{KEYS}/            for --nats-keys; a process needs its own files only:"

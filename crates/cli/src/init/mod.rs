@@ -6,7 +6,7 @@ mod text;
 
 use crate::{args::Init, failure::Failure};
 use anyhow::Context;
-use found::Found;
+pub use found::Found;
 use reveille_agent::{config::Config, fetch};
 use std::{
     fs::{self, File},
@@ -24,32 +24,8 @@ pub async fn run(args: Init) -> Result<(), Failure> {
     if !args.force && output.exists() {
         return Err(exists(output));
     }
-    let client = fetch::client()?;
-    let mut backends: Vec<Found> = vec![];
-    for port in args.ports {
-        let usual = found::usual_at(port).map(|server| format!(" ({}'s usual port)", server.label()));
-        let usual = usual.unwrap_or_default();
-        match found::look(&client, port).await {
-            Ok(mut backend) => {
-                let taken = |name: &str| backends.iter().any(|other| other.name == name);
-                if taken(&backend.name) {
-                    backend.name = format!("{}-{port}", backend.name);
-                }
-                eprintln!("127.0.0.1:{port}{usual}: {}", backend.described());
-                backends.push(backend);
-            }
-            Err(reason) => eprintln!("127.0.0.1:{port}{usual}: {reason}"),
-        }
-    }
-    let written = text::config(&text::machine_name(), &backends);
-    // Whatever a backend is called or lists: what is written is legal, or nothing is.
-    Config::parse(&written.text, &output.display().to_string(), &|_| None)
-        .map_err(|error| anyhow::anyhow!("what was found makes no legal config: {error}"))?;
-    write(output, &written.text, args.force)?;
-    for reason in &written.reasons {
-        eprintln!("{reason}");
-    }
-    eprintln!("wrote {}", output.display());
+    let backends = look(&args.ports).await?;
+    write_config(output, &text::machine_name(), None, &backends, args.force)?;
     if backends.is_empty() {
         eprintln!(
             "No backend was found, so the file is a template. Start your backend and run `reveille init --force` again \
@@ -66,7 +42,51 @@ pub async fn run(args: Init) -> Result<(), Failure> {
     Ok(())
 }
 
-fn exists(output: &Path) -> Failure {
+/// Looks for backends on these ports of this machine; says what it finds.
+pub async fn look(ports: &[u16]) -> Result<Vec<Found>, Failure> {
+    let client = fetch::client()?;
+    let mut backends: Vec<Found> = vec![];
+    for port in ports.iter().copied() {
+        let usual = found::usual_at(port).map(|server| format!(" ({}'s usual port)", server.label()));
+        let usual = usual.unwrap_or_default();
+        match found::look(&client, port).await {
+            Ok(mut backend) => {
+                let taken = |name: &str| backends.iter().any(|other| other.name == name);
+                if taken(&backend.name) {
+                    backend.name = format!("{}-{port}", backend.name);
+                }
+                eprintln!("127.0.0.1:{port}{usual}: {}", backend.described());
+                backends.push(backend);
+            }
+            Err(reason) => eprintln!("127.0.0.1:{port}{usual}: {reason}"),
+        }
+    }
+    Ok(backends)
+}
+
+/// Writes the config of this machine as `agent`, with these backends; `hub` is what `[agent]` says of the hub. Says why
+/// it is as it is, and returns its text.
+pub fn write_config(
+    output: &Path,
+    agent: &str,
+    hub: Option<&str>,
+    backends: &[Found],
+    force: bool,
+) -> Result<String, Failure> {
+    let written = text::config(agent, hub, backends);
+    // Whatever a backend is called or lists: what is written is legal, or nothing is.
+    Config::parse(&written.text, &output.display().to_string(), &|_| None)
+        .map_err(|error| anyhow::anyhow!("what was found makes no legal config: {error}"))?;
+    write(output, &written.text, force)?;
+    for reason in &written.reasons {
+        eprintln!("{reason}");
+    }
+    eprintln!("wrote {}", output.display());
+    Ok(written.text)
+}
+
+/// Says that there is a file already, and what to do.
+pub fn exists(output: &Path) -> Failure {
     Failure::Config(format!(
         "{} exists already: give --force to replace it, or --output FILE for another one",
         output.display()

@@ -52,9 +52,9 @@ pub fn machine_name() -> String {
         .map_or_else(|_| "agent".to_owned(), |config| config.agent.name.to_string())
 }
 
-/// The config of a machine with these backends.
-pub fn config(agent: &str, backends: &[Found]) -> Written {
-    let mut text = format!("{HEAD}name = {agent:?}\n{NATS}");
+/// The config of a machine with these backends; `hub` is what it says of the hub.
+pub fn config(agent: &str, hub: Option<&str>, backends: &[Found]) -> Written {
+    let mut text = format!("{HEAD}name = {agent:?}\n{}", hub.unwrap_or(NATS));
     let mut reasons = vec![];
     let mut taken = HashSet::new();
     for backend in backends {
@@ -257,7 +257,11 @@ mod tests {
             Server::LmStudio,
             Server::Other,
         ] {
-            let written = config("gpu-box", &[found(server, 4000, &["Qwen/Qwen3-8B", "${HOME}"])]);
+            let written = config(
+                "gpu-box",
+                None,
+                &[found(server, 4000, &["Qwen/Qwen3-8B", "${HOME}"])],
+            );
             assert_eq!(read(&written.text).providers.len(), 1);
             if written.text.contains("# [provider.wake]") {
                 let whole = uncommented(&written.text);
@@ -270,7 +274,7 @@ mod tests {
     fn a_backend_with_the_sleep_mode_is_woken_and_put_to_sleep_over_http() {
         let mut backend = found(Server::Vllm, 8000, &["m"]);
         backend.sleep_mode = true;
-        let config = read(&config("gpu-box", &[backend]).text);
+        let config = read(&config("gpu-box", None, &[backend]).text);
         let provider = &config.providers[0];
         assert!(provider.wake.is_some() && provider.sleep.is_some() && provider.probe.expect.is_some());
     }
@@ -278,7 +282,7 @@ mod tests {
     #[test]
     fn two_backends_with_the_same_model_publish_it_under_two_names() {
         let two = [found(Server::Other, 1, &["m"]), found(Server::Other, 2, &["m"])];
-        let config = read(&config("gpu-box", &two).text);
+        let config = read(&config("gpu-box", None, &two).text);
         let models: Vec<_> = config
             .providers
             .iter()
@@ -291,6 +295,6 @@ mod tests {
 
     #[test]
     fn a_machine_without_backends_gets_a_template_that_is_legal() {
-        assert!(read(&config("gpu-box", &[]).text).providers.is_empty());
+        assert!(read(&config("gpu-box", None, &[]).text).providers.is_empty());
     }
 }

@@ -40,7 +40,7 @@ pub async fn run(args: Up) -> Result<(), Failure> {
     // Before anything is started, as everything that can be refused.
     let theirs = theirs.map(|url| HubNats::named(&url, &args.keys));
     if let Some(theirs) = &theirs {
-        api_config(theirs)?;
+        api_config(theirs, None)?;
     }
     let data_dir = args.data_dir.map_or_else(data_dir::default_path, Ok)?;
     let rows = rows(args.database_url.as_deref())?;
@@ -55,7 +55,7 @@ pub async fn run(args: Up) -> Result<(), Failure> {
 
     let mut parts = Parts::default();
     let nats = hub.nats();
-    let mut api = api_config(nats)?;
+    let mut api = api_config(nats, args.agents_nats)?;
     let agent = match config.filter(|config| !config.providers.is_empty()) {
         Some(config) => Some(local_agent(config, nats, &data_dir, api.doors.as_mut())?),
         None => None,

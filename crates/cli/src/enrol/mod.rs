@@ -1,0 +1,73 @@
+//! Letting a machine's agent in: a token on the hub, `reveille join` on the machine, and showing the agent out again.
+
+mod join;
+mod token;
+
+pub use join::join;
+pub use token::Token;
+
+use crate::{
+    args::{AgentRevoke, AgentTokenCreate, Format, Listing},
+    client::{ApiClient, Row, field, line, print, table::Table},
+    failure::Failure,
+};
+use jiff::{Timestamp, tz::TimeZone};
+use reqwest::Method;
+use serde_json::json;
+
+/// `reveille agent-token create`.
+pub async fn create_token(args: &AgentTokenCreate) -> Result<(), Failure> {
+    let client = ApiClient::new(&args.api)?;
+    let path = format!("/reveille/v1/agents/{}/tokens", args.agent);
+    let request = client.request(Method::POST, &path);
+    let issued: Row = client
+        .json(request.json(&json!({"expires_in_s": args.expires.as_secs()})))
+        .await?;
+    let hub = args.hub.as_ref().unwrap_or(&args.api.api);
+    let token = Token::of(hub, &issued)?;
+    if args.output != Format::Table {
+        let expires_at_ms = &issued["expires_at_ms"];
+        return line(
+            &json!({"agent": args.agent, "token": token.to_string(), "expires_at_ms": expires_at_ms})
+                .to_string(),
+        );
+    }
+    let expires = issued["expires_at_ms"]
+        .as_i64()
+        .and_then(|at| Timestamp::from_millisecond(at).ok());
+    let until = expires.map_or_else(String::new, |at| {
+        format!(" until {}", at.to_zoned(TimeZone::system()).strftime("%H:%M:%S"))
+    });
+    eprintln!("Good once{until}. On the machine of {}:\n", args.agent);
+    line(&format!("reveille join {token}"))
+}
+
+/// `reveille agent revoke`.
+pub async fn revoke(args: &AgentRevoke) -> Result<(), Failure> {
+    let client = ApiClient::new(&args.api)?;
+    let path = format!("/reveille/v1/agents/{}", args.agent);
+    let answer: Row = client.json(client.request(Method::DELETE, &path)).await?;
+    match answer["revoked"].as_bool() {
+        Some(true) => line(&format!(
+            "{} is revoked: its key and its tokens are good for nothing",
+            args.agent
+        )),
+        _ => line(&format!("{} had no key and no token", args.agent)),
+    }
+}
+
+/// `reveille agents`.
+pub async fn list(args: &Listing) -> Result<(), Failure> {
+    let client = ApiClient::new(&args.api)?;
+    let rows = client
+        .rows("/reveille/v1/agents", &[], "after", usize::MAX)
+        .await?;
+    print(&rows, args.output, Table::agents)
+}
+
+fn text(row: &Row, name: &str) -> Result<String, Failure> {
+    match field(row, name) {
+        "" => Err(anyhow::anyhow!("the API's answer has no {name}").into()),
+        text => Ok(text.to_owned()),
+    }
+}
