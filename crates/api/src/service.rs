@@ -6,10 +6,10 @@ use crate::{
     history::{JournalFeed, JournalRows},
     http::{self, AppState, HttpLimits, Readiness},
     registry::Registry,
+    server::{self, ServerLimits, tls::Tls},
     wakes::{MAX_WAITING, Wakes},
 };
 use async_nats::jetstream;
-use axum::serve::ListenerExt;
 use reveille_bus::{
     BusError, Connection, Follow, Follower, Journal, NatsAccess, NatsClock,
     access::{Callout, NatsKey},
@@ -18,7 +18,7 @@ use reveille_bus::{
     relay::{RelayClient, RelayLimits, RelayStartError},
 };
 use reveille_domain::{AgentKey, AgentName, rows::Rows};
-use std::{sync::Arc, time::Duration};
+use std::{future::pending, sync::Arc, time::Duration};
 use thiserror::Error;
 use tokio::{
     net::TcpListener,
@@ -64,6 +64,10 @@ pub struct Config {
     pub replica: String,
     /// How many requests may wait for one provider.
     pub max_waiting: usize,
+    /// With what the API is served over TLS; without it, in plaintext.
+    pub tls: Option<Tls>,
+    /// What connections may take.
+    pub server: ServerLimits,
 }
 
 impl Config {
@@ -79,6 +83,8 @@ impl Config {
             doors: None,
             replica: replica.to_owned(),
             max_waiting: MAX_WAITING,
+            tls: None,
+            server: ServerLimits::default(),
         }
     }
 }
@@ -114,18 +120,20 @@ pub async fn run(
     };
     let tasks = TaskTracker::new();
     let service = Service::start(&config, &bus, &relay, rows, &tasks, &shutdown).await?;
-    let stop = shutdown.clone();
     let address = listener.local_addr()?;
-    info!(http.address = %address, replica.name = config.replica, "serving http://{address}");
-    let listener = listener.tap_io(|stream| {
-        if let Err(error) = stream.set_nodelay(true) {
-            warn!(%error, "can't turn off Nagle's algorithm");
+    let scheme = if config.tls.is_some() { "https" } else { "http" };
+    info!(http.address = %address, replica.name = config.replica, "serving {scheme}://{address}");
+    let (tls, router) = (config.tls.clone(), http::router(service.state));
+    let serving = server::serve(listener, tls, router, config.server.clone(), shutdown.clone());
+    let current = async {
+        match &config.tls {
+            Some(tls) => tls.keep_current().await,
+            None => pending().await,
         }
-    });
-    let router = http::router(service.state);
-    let serving = axum::serve(listener, router).with_graceful_shutdown(async move { stop.cancelled().await });
+    };
     let ended = tokio::select! {
-        served = async { serving.await } => served.map_err(ApiFailure::from),
+        served = serving => served.map_err(ApiFailure::from),
+        never = current => match never {},
         Ok(error) = service.failed => Err(error.into()),
         () = stopped_for_too_long(&shutdown) => {
             warn!("requests under way were cut: they did not end in time");

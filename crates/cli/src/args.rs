@@ -1,7 +1,7 @@
 //! The command line. A flag wins over its variable, which wins over the config file, which wins over the default.
 
 use crate::{enrol::Token, journal::JournalCommand};
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, Parser, Subcommand, ValueEnum, builder::FalseyValueParser};
 use jiff::SignedDuration;
 use reveille_domain::{AgentName, MAX_TOKEN_LIFETIME, ProviderId};
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
@@ -22,7 +22,8 @@ Examples:
   reveille events --follow                  what happens, as it happens
 
 Variables (a flag wins over its variable):
-  REVEILLE_CONFIG, REVEILLE_NATS_URL, REVEILLE_DATABASE_URL, REVEILLE_LISTEN, REVEILLE_DATA_DIR, REVEILLE_API_URL
+  REVEILLE_CONFIG, REVEILLE_NATS_URL, REVEILLE_DATABASE_URL, REVEILLE_LISTEN, REVEILLE_DATA_DIR, REVEILLE_API_URL,
+  REVEILLE_TLS_CERT, REVEILLE_TLS_KEY, REVEILLE_ALLOW_PLAINTEXT, REVEILLE_CA_FILE
   REVEILLE_LOG          what services log, such as `info` or `reveille_agent=debug,warn`
   REVEILLE_LOG_FORMAT   text or json
   REVEILLE_NATS_SERVER  the nats-server program that `up` runs
@@ -33,7 +34,8 @@ const UP_EXAMPLES: &str = "\
 Examples:
   reveille up                               API, control and a NATS server of its own; agents may join
   reveille up --config reveille.toml        the same, and the providers of the file
-  reveille up --listen 0.0.0.0:8420         reachable from other machines
+  reveille up --listen 0.0.0.0:8420 --tls-cert cert.pem --tls-key key.pem
+                                            reachable from other machines
   reveille up --nats nats://127.0.0.1:4222  with a NATS server that runs already
 
 The journal is kept in the data directory, so that a second run goes on where the first one stopped.";
@@ -151,6 +153,8 @@ pub struct Up {
     /// Where the API listens.
     #[arg(long, env = "REVEILLE_LISTEN", value_name = "ADDRESS", default_value = DEFAULT_LISTEN)]
     pub listen: SocketAddr,
+    #[command(flatten)]
+    pub tls: TlsArgs,
     /// A NATS server that runs already, instead of one of our own.
     #[arg(long, env = "REVEILLE_NATS_URL", value_name = "URL", hide_env_values = true)]
     pub nats: Option<String>,
@@ -180,6 +184,8 @@ pub struct Api {
     /// Where the API listens.
     #[arg(long, env = "REVEILLE_LISTEN", value_name = "ADDRESS", default_value = DEFAULT_LISTEN)]
     pub listen: SocketAddr,
+    #[command(flatten)]
+    pub tls: TlsArgs,
     /// The Postgres database that a projector fills; without it rows are kept in memory.
     #[arg(
         long,
@@ -194,6 +200,25 @@ pub struct Api {
     /// How many requests may wait for one provider; the next ones are answered 429.
     #[arg(long, env = "REVEILLE_MAX_WAITING", value_name = "REQUESTS", default_value_t = reveille_api::wakes::MAX_WAITING)]
     pub max_waiting: usize,
+}
+
+/// How the API is protected on its way.
+#[derive(Debug, Args)]
+pub struct TlsArgs {
+    /// Serve HTTPS with this certificate and its chain, in PEM; taken up again when it changes.
+    #[arg(long, env = "REVEILLE_TLS_CERT", value_name = "FILE", requires = "tls_key")]
+    pub tls_cert: Option<PathBuf>,
+    /// The certificate's private key, in PEM.
+    #[arg(long, env = "REVEILLE_TLS_KEY", value_name = "FILE", requires = "tls_cert")]
+    pub tls_key: Option<PathBuf>,
+    /// Serve other machines without TLS: for a proxy in front that speaks it, or a network that you trust.
+    #[arg(
+        long,
+        env = "REVEILLE_ALLOW_PLAINTEXT",
+        value_parser = FalseyValueParser::new(),
+        conflicts_with = "tls_cert"
+    )]
+    pub allow_plaintext: bool,
 }
 
 /// `reveille agent`.
@@ -275,6 +300,9 @@ pub struct Join {
     /// Where this machine reaches the hub's NATS servers [default: what the hub says].
     #[arg(long, env = "REVEILLE_NATS_URL", value_name = "URL", hide_env_values = true)]
     pub nats: Option<String>,
+    /// For the hub's API, trust the certificates in this file, in PEM, instead of the system's.
+    #[arg(long, env = "REVEILLE_CA_FILE", value_name = "FILE")]
+    pub ca: Option<PathBuf>,
     /// Speak to the hub without TLS: for a network that you trust.
     #[arg(long)]
     pub allow_plaintext: bool,
@@ -340,6 +368,9 @@ pub struct ApiAddress {
     /// The API to ask.
     #[arg(long, env = "REVEILLE_API_URL", value_name = "URL", default_value = DEFAULT_API)]
     pub api: Url,
+    /// Trust the certificates in this file, in PEM, instead of the system's.
+    #[arg(long, env = "REVEILLE_CA_FILE", value_name = "FILE")]
+    pub ca: Option<PathBuf>,
 }
 
 /// How rows are printed.
@@ -493,6 +524,9 @@ pub struct Doctor {
     /// The API [default: http://127.0.0.1:8420, which need not run].
     #[arg(long, env = "REVEILLE_API_URL", value_name = "URL")]
     pub api: Option<Url>,
+    /// For the API, trust the certificates in this file, in PEM, instead of the system's.
+    #[arg(long, env = "REVEILLE_CA_FILE", value_name = "FILE")]
+    pub ca: Option<PathBuf>,
     /// How to print it.
     #[arg(short, long, value_enum, default_value = "table")]
     pub output: Format,

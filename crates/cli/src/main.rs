@@ -22,6 +22,7 @@ mod rows_rebuild;
 mod services;
 mod signals;
 mod supervisor;
+mod tls;
 mod up;
 
 use crate::{

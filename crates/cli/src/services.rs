@@ -9,6 +9,7 @@ use crate::{
     listen, logging, replica,
     signals::Signals,
     supervisor::{self, Phase},
+    tls,
     up::data_dir,
 };
 use anyhow::anyhow;
@@ -42,14 +43,17 @@ const READY_LOOK: Duration = Duration::from_millis(100);
 pub async fn api(args: Api) -> Result<(), Failure> {
     logging::start()?;
     let rows = rows(args.database_url.as_deref())?;
+    let tls = tls::load(&args.tls, args.listen)?;
     let listener = listen::bind(args.listen).await?;
     let address = listener.local_addr()?;
-    info!(api.listen = %address, "the API listens on http://{address}");
+    let url = listen::url(address, tls.is_some());
+    info!(api.listen = %address, "the API listens on {address}: {url}");
     let config = reveille_api::Config {
         max_waiting: args.max_waiting,
+        tls,
         ..api_config(&HubNats::named(&args.nats, &args.keys), args.agents_nats)?
     };
-    let client = ApiClient::local(listen::reachable(address))?;
+    let client = ApiClient::local(&url)?;
     until_signalled(|stop| async move {
         let told = async {
             while !client.is_ready().await {
@@ -148,7 +152,11 @@ pub async fn run_api(
     stop: CancellationToken,
 ) -> Result<(), Failure> {
     warn_of_strangers(listener.local_addr()?);
-    Ok(reveille_api::run(config, rows, listener, stop).await?)
+    let hangups = tls::reload_on_hangup(config.tls.clone());
+    tokio::select! {
+        done = reveille_api::run(config, rows, listener, stop) => Ok(done?),
+        never = hangups => match never? {},
+    }
 }
 
 /// Runs the agent until `stop`; calls `connected` once control has accepted its session.
@@ -220,7 +228,7 @@ fn ready() {
 }
 
 fn warn_of_strangers(address: SocketAddr) {
-    if !address.ip().is_loopback() {
+    if !listen::is_loopback(address) {
         warn!(
             api.listen = %address,
             "the API listens on {address}: whoever reaches it from another machine may use and wake everything"

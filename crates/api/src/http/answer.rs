@@ -3,7 +3,10 @@
 //! wrote for people.
 
 use super::ApiError;
-use crate::wakes::{SleepError, WakeError};
+use crate::{
+    server::Refusal,
+    wakes::{SleepError, WakeError},
+};
 use axum::{
     body::Body,
     http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header},
@@ -133,6 +136,7 @@ impl ApiError {
             Self::Invalid { code, param, message } => {
                 Answer::new(StatusCode::BAD_REQUEST, code, message.clone()).param(*param)
             }
+            Self::Refused(refusal) => of_refusal(*refusal),
             Self::UnknownPath => Answer::new(StatusCode::NOT_FOUND, "not_found", said()),
             Self::MethodNotAllowed => {
                 Answer::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", said())
@@ -175,6 +179,20 @@ impl ApiError {
             Self::NotReady => Answer::new(StatusCode::SERVICE_UNAVAILABLE, "not_ready", said()).retry_in(1),
         }
     }
+}
+
+fn of_refusal(refusal: Refusal) -> Answer {
+    let (status, code) = match refusal {
+        Refusal::WithoutTls => (StatusCode::BAD_REQUEST, "https_required"),
+        Refusal::NotHttp => (StatusCode::BAD_REQUEST, "invalid_http"),
+        Refusal::UnclearLength => (StatusCode::BAD_REQUEST, "unclear_length"),
+        Refusal::SlowHead { .. } => (StatusCode::REQUEST_TIMEOUT, "request_timeout"),
+        Refusal::LongLine { .. } => (StatusCode::URI_TOO_LONG, "uri_too_long"),
+        Refusal::LargeHead { .. } | Refusal::ManyFields { .. } => {
+            (StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "headers_too_large")
+        }
+    };
+    Answer::new(status, code, refusal.to_string())
 }
 
 fn of_wake(error: &WakeError) -> Answer {

@@ -1,7 +1,10 @@
 //! Every refusal and failure that an HTTP client can see. What it sees of them is in [`super::answer`].
 
 use super::answer::Answer;
-use crate::wakes::{SleepError, WakeError};
+use crate::{
+    server::Refusal,
+    wakes::{SleepError, WakeError},
+};
 use axum::{
     http::StatusCode,
     response::{IntoResponse, Response},
@@ -25,6 +28,9 @@ pub(crate) enum ApiError {
         /// What is wrong with it.
         message: String,
     },
+    /// No request at all.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
     #[error("there is nothing at this path")]
     UnknownPath,
     #[error("this path doesn't take that method")]
@@ -116,6 +122,7 @@ impl ApiError {
             Self::Relay { error, .. } => error.never_handed_over(),
             Self::BadAnswer { .. } => false,
             Self::Invalid { .. }
+            | Self::Refused(_)
             | Self::UnknownPath
             | Self::MethodNotAllowed
             | Self::TooLarge { .. }

@@ -24,10 +24,12 @@ pub use queries::EventFeed;
 use crate::{
     inference::{BodyBudget, Fleet, Inference, Live, Timings},
     registry::Registry,
+    server::Refusal,
     wakes::Wakes,
 };
 use axum::{
     Router, middleware,
+    response::{IntoResponse, Response},
     routing::{get, post},
 };
 use reveille_bus::relay::RelayClient;
@@ -135,4 +137,11 @@ pub fn router(state: AppState) -> Router {
         .method_not_allowed_fallback(async || ApiError::MethodNotAllowed)
         .layer(middleware::from_fn(request_id::name_requests))
         .with_state(state)
+}
+
+/// The answer to what is refused before there is a request.
+pub(crate) fn refused(refusal: Refusal) -> Response {
+    let mut answer = ApiError::from(refusal).into_response();
+    request_id::name_answer(&mut answer);
+    answer
 }

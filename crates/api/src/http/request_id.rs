@@ -50,3 +50,8 @@ pub(crate) async fn name_requests(mut request: Request, next: Next) -> Response 
     response.headers_mut().insert(X_REQUEST_ID, id.0);
     response
 }
+
+/// Gives an answer without a request an id of its own.
+pub(crate) fn name_answer(answer: &mut Response) {
+    answer.headers_mut().insert(X_REQUEST_ID, RequestId::fresh());
+}

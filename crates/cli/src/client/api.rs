@@ -6,7 +6,7 @@ use anyhow::{Context, anyhow};
 use reqwest::{Method, RequestBuilder, Response, StatusCode};
 use serde::Deserialize;
 use serde_json::Value;
-use std::{error::Error as _, net::SocketAddr, time::Duration};
+use std::{error::Error as _, fmt, fs, io, path::Path, time::Duration};
 use url::{Host, Url};
 
 const CONNECTS_WITHIN: Duration = Duration::from_secs(5);
@@ -44,12 +44,13 @@ impl ApiClient {
                 "--api: `{base}` is not the URL of an API, such as http://127.0.0.1:8420"
             )));
         }
-        let mut http = reqwest::Client::builder()
-            .connect_timeout(CONNECTS_WITHIN)
-            .user_agent(concat!("reveille/", env!("CARGO_PKG_VERSION")));
+        let mut http = builder();
         if is_loopback(&base) {
             // A proxy would look for the API on its own machine.
             http = http.no_proxy();
+        }
+        if let Some(file) = &address.ca {
+            http = http.tls_certs_only(authorities(file)?);
         }
         Ok(Self {
             base,
@@ -57,10 +58,14 @@ impl ApiClient {
         })
     }
 
-    /// The API of this process.
-    pub fn local(address: SocketAddr) -> Result<Self, Failure> {
-        let api = Url::parse(&format!("http://{address}"))?;
-        Self::new(&ApiAddress { api })
+    /// The API of this process, at a URL without a path.
+    pub fn local(url: &str) -> Result<Self, Failure> {
+        // It asks itself, by an address that no certificate names.
+        let http = builder().no_proxy().tls_danger_accept_invalid_certs(true);
+        Ok(Self {
+            base: Url::parse(url)?,
+            http: http.build()?,
+        })
     }
 
     /// Whether it is ready.
@@ -135,7 +140,17 @@ impl ApiClient {
 
     /// Sends a request; an answer that is an error is one here too, in the API's own words.
     pub async fn send(&self, request: RequestBuilder) -> Result<Response, Failure> {
-        let answer = request.send().await.map_err(|error| self.broken(&error))?;
+        let answer = self.ask(request).await?;
+        self.accept(answer).await
+    }
+
+    /// Sends a request, and returns any answer.
+    pub async fn ask(&self, request: RequestBuilder) -> Result<Response, Failure> {
+        request.send().await.map_err(|error| self.broken(&error))
+    }
+
+    /// An answer that isn't an error.
+    pub async fn accept(&self, answer: Response) -> Result<Response, Failure> {
         let status = answer.status();
         if status.is_success() {
             return Ok(answer);
@@ -152,6 +167,14 @@ impl ApiClient {
             cause = inner.source();
         }
         let base = self.base.as_str().trim_end_matches('/');
+        if let Some(refused) = certificate_error(error) {
+            return anyhow!(
+                "the API at {base} can't be trusted: {refused}\n\
+                 {}",
+                remedy(&refused)
+            )
+            .into();
+        }
         if error.is_connect() {
             return anyhow!(
                 "cannot reach the API at {base}: {reason}\n\
@@ -178,6 +201,59 @@ impl ApiClient {
                 )
             }
         }
+    }
+}
+
+fn builder() -> reqwest::ClientBuilder {
+    reqwest::Client::builder()
+        .connect_timeout(CONNECTS_WITHIN)
+        .tls_info(true)
+        .user_agent(concat!("reveille/", env!("CARGO_PKG_VERSION")))
+}
+
+/// The certificates of a file that is trusted instead of the system's.
+fn authorities(file: &Path) -> Result<Vec<reqwest::Certificate>, Failure> {
+    let unusable = |what: &dyn fmt::Display| Failure::Config(format!("--ca: {}: {what}", file.display()));
+    let pem = fs::read(file).map_err(|error| unusable(&error))?;
+    let authorities = reqwest::Certificate::from_pem_bundle(&pem).map_err(|error| unusable(&error))?;
+    if authorities.is_empty() {
+        return Err(unusable(
+            &"there is no certificate in it (-----BEGIN CERTIFICATE-----)",
+        ));
+    }
+    Ok(authorities)
+}
+
+/// Why the server's certificate was refused, if that is what happened.
+fn certificate_error(error: &reqwest::Error) -> Option<rustls::Error> {
+    let mut cause = error.source();
+    while let Some(inner) = cause {
+        // An I/O error is not among its own causes, and TLS speaks through one.
+        let io = inner.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
+        let tls = inner
+            .downcast_ref()
+            .or(io.and_then(|inner| inner.downcast_ref::<rustls::Error>()));
+        if let Some(refused @ rustls::Error::InvalidCertificate(_)) = tls {
+            return Some(refused.clone());
+        }
+        cause = inner.source();
+    }
+    None
+}
+
+fn remedy(refused: &rustls::Error) -> &'static str {
+    use rustls::CertificateError as Certificate;
+    match refused {
+        rustls::Error::InvalidCertificate(
+            Certificate::NotValidForName | Certificate::NotValidForNameContext { .. },
+        ) => "Ask it by a name that its certificate has, or give it a certificate with this name.",
+        rustls::Error::InvalidCertificate(
+            Certificate::Expired
+            | Certificate::ExpiredContext { .. }
+            | Certificate::NotValidYet
+            | Certificate::NotValidYetContext { .. },
+        ) => "Renew the certificate, if this machine's clock is right.",
+        _ => "A private authority is named by --ca FILE or REVEILLE_CA_FILE.",
     }
 }
 

@@ -1,26 +1,22 @@
 //! `reveille doctor`: looks at everything that Reveille needs, changes nothing, and says of each thing how it is and, when
 //! it isn't well, what to do.
 
+mod api;
 mod backends;
 mod database;
 mod hub;
 mod machine;
 
 use crate::{
-    args::{self, DEFAULT_API, Format},
-    client::{self, ApiClient},
+    args::{self, Format},
+    client,
     failure::Failure,
     up::data_dir,
 };
 use anyhow::anyhow;
-use reqwest::Method;
 use reveille_agent::config::Config;
 use serde::Serialize;
-use std::{fmt, path::Path, time::Duration};
-use url::Url;
-
-/// How long the API may take to say whether it is ready.
-const API_ANSWERS_WITHIN: Duration = Duration::from_secs(5);
+use std::{fmt, path::Path};
 
 /// How a thing is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -109,7 +105,7 @@ pub async fn run(args: args::Doctor) -> Result<(), Failure> {
     if let Some(config) = &config {
         providers(config, &data_dir, &mut findings).await?;
     }
-    api(args.api.as_ref(), &mut findings).await?;
+    api::look(args.api.as_ref(), args.ca, &mut findings).await?;
     print(&findings, args.output)?;
     match findings.count(Level::Problem) {
         0 => Ok(()),
@@ -121,29 +117,6 @@ async fn providers(config: &Config, data_dir: &Path, findings: &mut Findings) ->
     let client = reveille_agent::fetch::client()?;
     for provider in &config.providers {
         backends::look(&client, provider, data_dir, findings).await;
-    }
-    Ok(())
-}
-
-/// The API that was named must answer; the usual one may.
-async fn api(named: Option<&Url>, findings: &mut Findings) -> Result<(), Failure> {
-    let usual = Url::parse(DEFAULT_API)?;
-    let url = named.unwrap_or(&usual);
-    let shown = url.as_str().trim_end_matches('/');
-    let api = ApiClient::new(&args::ApiAddress { api: url.clone() })?;
-    let asked = api.request(Method::GET, "/readyz").timeout(API_ANSWERS_WITHIN);
-    let Err(failure) = api.send(asked).await else {
-        findings.ok("API", format!("it is ready at {shown}"));
-        return Ok(());
-    };
-    let failure = failure.to_string();
-    let found = failure.lines().next().unwrap_or_default();
-    let remedy = "start `reveille up` or `reveille api`, or name another address with --api URL; one that runs but is \
-                  not ready says why in its log";
-    if named.is_some() {
-        findings.problem("API", found, remedy);
-    } else {
-        findings.warning("API", found, remedy);
     }
     Ok(())
 }

@@ -132,6 +132,7 @@ async fn enroll(args: &Join, key: &NatsKey) -> Result<Row, Failure> {
     let token = &args.token;
     let client = ApiClient::new(&ApiAddress {
         api: token.hub.clone(),
+        ca: args.ca.clone(),
     })?;
     let asked = json!({
         "agent": token.agent,

@@ -9,7 +9,6 @@ use reveille_agent::config::Config;
 use serde_json::json;
 use std::{
     fmt::Write as _,
-    net::SocketAddr,
     time::{Duration, Instant},
 };
 use tokio::time::sleep;
@@ -24,7 +23,8 @@ const LOOK_EVERY: Duration = Duration::from_millis(100);
 #[derive(Debug)]
 pub struct Banner {
     client: ApiClient,
-    api: SocketAddr,
+    /// Where the API is, without a path.
+    api: String,
     nats: String,
     rows: &'static str,
     agent: Option<Agent>,
@@ -40,7 +40,7 @@ struct Agent {
 }
 
 impl Banner {
-    pub fn new(api: SocketAddr, hub: &Hub, database: bool) -> Result<Self, Failure> {
+    pub fn new(api: String, hub: &Hub, database: bool) -> Result<Self, Failure> {
         let nats = match hub {
             Hub::Ours {
                 server,
@@ -56,7 +56,7 @@ impl Banner {
             Hub::Theirs(_) => "the server that was named".to_owned(),
         };
         Ok(Self {
-            client: ApiClient::local(api)?,
+            client: ApiClient::local(&api)?,
             api,
             nats,
             rows: if database { "in the database" } else { "in memory" },
@@ -98,10 +98,10 @@ impl Banner {
     }
 
     fn text(&self, providers: &[Row]) -> String {
-        let api = self.api;
+        let api = &self.api;
         let mut text = format!(
             "\nreveille is up\n\n  \
-             API     http://{api}/v1   point OpenAI clients here; any API key will do\n  \
+             API     {api}/v1   point OpenAI clients here; any API key will do\n  \
              NATS    {}\n  \
              rows    {}\n",
             self.nats, self.rows
@@ -120,7 +120,7 @@ impl Banner {
             let body = json!({"model": model, "messages": [{"role": "user", "content": "hello"}]});
             let _ = write!(
                 text,
-                "\n  curl http://{api}/v1/chat/completions -H 'content-type: application/json' \\\n    -d '{body}'\n"
+                "\n  curl {api}/v1/chat/completions -H 'content-type: application/json' \\\n    -d '{body}'\n"
             );
         }
         text += "\n  Ctrl-C stops all of it\n\n";
@@ -165,7 +165,7 @@ mod tests {
     fn banner() -> Banner {
         // Another test may have installed it.
         let _ = rustls::crypto::ring::default_provider().install_default();
-        let api = SocketAddr::from(([127, 0, 0, 1], 8420));
+        let api = "http://127.0.0.1:8420".to_owned();
         let hub = Hub::Theirs(HubNats::named(
             "nats://user:secret@hub.example",
             &HubKeyArgs::default(),

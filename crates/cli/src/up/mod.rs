@@ -18,6 +18,7 @@ use crate::{
     services::{AGENT_STATE, agent_key, api_config, nats_for_agent, rows, run_agent, run_api, run_projector},
     signals::Signals,
     supervisor::{self, Phase},
+    tls,
 };
 use anyhow::anyhow;
 use banner::Banner;
@@ -45,8 +46,9 @@ pub async fn run(args: Up) -> Result<(), Failure> {
     let data_dir = args.data_dir.map_or_else(data_dir::default_path, Ok)?;
     let rows = rows(args.database_url.as_deref())?;
     logging::start()?;
+    let tls = tls::load(&args.tls, args.listen)?;
     let listener = listen::bind(args.listen).await?;
-    let address = listener.local_addr()?;
+    let url = listen::url(listener.local_addr()?, tls.is_some());
     let signals = Signals::listen()?;
     let hub = tokio::select! {
         hub = Hub::ready(theirs, &data_dir) => hub?,
@@ -55,7 +57,10 @@ pub async fn run(args: Up) -> Result<(), Failure> {
 
     let mut parts = Parts::default();
     let nats = hub.nats();
-    let mut api = api_config(nats, args.agents_nats)?;
+    let mut api = reveille_api::Config {
+        tls,
+        ..api_config(nats, args.agents_nats)?
+    };
     let agent = match config.filter(|config| !config.providers.is_empty()) {
         Some(config) => Some(local_agent(config, nats, &data_dir, api.doors.as_mut())?),
         None => None,
@@ -65,7 +70,7 @@ pub async fn run(args: Up) -> Result<(), Failure> {
         let nats = nats.access(access::Role::Projector)?;
         parts.start(Role::Projector, |stop| run_projector(nats, database, || (), stop));
     }
-    let mut banner = Banner::new(listen::reachable(address), &hub, args.database_url.is_some())?;
+    let mut banner = Banner::new(url, &hub, args.database_url.is_some())?;
     let ended = tokio::select! {
         ended = parts.until_one_is_missed(&signals.stop) => Some(ended),
         () = banner.api_is_ready() => None,

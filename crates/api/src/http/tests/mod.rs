@@ -9,7 +9,10 @@ mod streams;
 mod waking;
 
 use super::{AppState, EventFeed, HttpLimits, Readiness, router};
-use crate::inference::Timings;
+use crate::{
+    inference::Timings,
+    server::{ServerLimits, serve},
+};
 use axum::http::HeaderMap;
 use bytes::Bytes;
 use fleet::ScriptedFleet;
@@ -20,6 +23,7 @@ use std::{
     sync::{Arc, Mutex, Once},
     time::Duration,
 };
+use tokio_util::sync::CancellationToken;
 
 /// Far longer than anything here takes.
 const LONG: Duration = Duration::from_secs(20);
@@ -102,7 +106,14 @@ impl Served {
         let url = format!("http://{}", listener.local_addr().expect("an address"));
         let app = router(state.clone());
         let server = tokio::spawn(async move {
-            let _ = axum::serve(listener, app).await;
+            let _ = serve(
+                listener,
+                None,
+                app,
+                ServerLimits::default(),
+                CancellationToken::new(),
+            )
+            .await;
         });
         let client = reqwest::Client::builder()
             .no_proxy()

@@ -1,0 +1,99 @@
+//! How a connection stands: what the three who look after it know of each other. They are the watch on its bytes, the
+//! service that is called with its requests, and the task that closes it when it is silent.
+
+use super::Refusal;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use tokio::time::Instant;
+
+/// How a connection stands. Cheap to clone.
+#[derive(Debug, Clone)]
+pub(super) struct Exchange(Arc<Mutex<State>>);
+
+#[derive(Debug)]
+struct State {
+    /// Requests whose answers have not ended.
+    under_way: usize,
+    /// Whether there ever was one.
+    served: bool,
+    /// Whether a head has begun to arrive.
+    head_begun: bool,
+    /// Since when no request is under way, if none is.
+    quiet_since: Instant,
+    refusal: Option<Refusal>,
+}
+
+/// The silence of a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Quiet {
+    pub since: Instant,
+    /// Whether a request came before it.
+    pub served: bool,
+}
+
+impl Exchange {
+    pub fn new() -> Self {
+        Self(Arc::new(Mutex::new(State {
+            under_way: 0,
+            served: false,
+            head_begun: false,
+            quiet_since: Instant::now(),
+            refusal: None,
+        })))
+    }
+
+    /// A request has come; it is under way until the guard is dropped.
+    pub fn begin(&self) -> UnderWay {
+        let mut state = self.state();
+        state.under_way += 1;
+        state.served = true;
+        UnderWay(self.clone())
+    }
+
+    /// Since when no request is under way; none while one is.
+    pub fn without_request_since(&self) -> Option<Instant> {
+        let state = self.state();
+        (state.under_way == 0).then_some(state.quiet_since)
+    }
+
+    /// The silence, if nothing is under way and nothing has begun to arrive.
+    pub fn quiet(&self) -> Option<Quiet> {
+        let state = self.state();
+        (state.under_way == 0 && !state.head_begun).then_some(Quiet {
+            since: state.quiet_since,
+            served: state.served,
+        })
+    }
+
+    /// Whether a head has begun to arrive and has not ended.
+    pub fn set_head_begun(&self, begun: bool) {
+        self.state().head_begun = begun;
+    }
+
+    /// The connection's last request is the answer to this.
+    pub fn refuse(&self, refusal: Refusal) {
+        self.state().refusal = Some(refusal);
+    }
+
+    /// What is to be refused.
+    pub fn take_refusal(&self) -> Option<Refusal> {
+        self.state().refusal.take()
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A request under way.
+#[derive(Debug)]
+pub(super) struct UnderWay(Exchange);
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        let mut state = self.0.state();
+        state.under_way -= 1;
+        if state.under_way == 0 {
+            state.quiet_since = Instant::now();
+        }
+    }
+}

@@ -1,0 +1,181 @@
+//! One head: where it ends, and how long the body after it is.
+
+use crate::server::Refusal;
+
+/// How many headers a request may have; hyper's own limit.
+const MAX_FIELDS: usize = 100;
+
+/// What the beginning of `bytes` is.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Head {
+    /// A whole head of so many bytes.
+    Whole {
+        bytes: usize,
+        body: Body,
+    },
+    /// Not a whole one yet.
+    Partial,
+    Refused(Refusal),
+}
+
+/// The body after a head.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Body {
+    Bytes(u64),
+    Chunked,
+}
+
+impl Head {
+    /// Looks at bytes where a request begins. A head is no larger than `limit`.
+    pub fn look(bytes: &[u8], limit: usize) -> Self {
+        let mut fields = [httparse::EMPTY_HEADER; MAX_FIELDS];
+        let mut request = httparse::Request::new(&mut fields);
+        match request.parse(bytes) {
+            Ok(httparse::Status::Complete(whole)) if whole <= limit => match body(&request) {
+                Ok(body) => Self::Whole { bytes: whole, body },
+                Err(refusal) => Self::Refused(refusal),
+            },
+            Ok(httparse::Status::Partial) if bytes.len() < limit => Self::Partial,
+            Ok(_) => Self::Refused(too_large(bytes, limit)),
+            Err(httparse::Error::TooManyHeaders) => Self::Refused(Refusal::ManyFields { limit: MAX_FIELDS }),
+            Err(_) => Self::Refused(Refusal::NotHttp),
+        }
+    }
+
+    /// Whether a head can have ended within `bytes`, of which those from `new` on are new. Cheaper than looking at it.
+    pub fn may_end(bytes: &[u8], new: usize) -> bool {
+        // An end that began before is at most this much longer.
+        let around = &bytes[new.saturating_sub(3)..];
+        memchr::memmem::find(around, b"\n\r\n").is_some() || memchr::memmem::find(around, b"\n\n").is_some()
+    }
+}
+
+fn too_large(bytes: &[u8], limit: usize) -> Refusal {
+    let line = memchr::memchr(b'\n', &bytes[..limit.min(bytes.len())]);
+    match line {
+        Some(_) => Refusal::LargeHead { limit },
+        None => Refusal::LongLine { limit },
+    }
+}
+
+fn body(request: &httparse::Request<'_, '_>) -> Result<Body, Refusal> {
+    let (mut length, mut chunked) = (None, false);
+    for field in &*request.headers {
+        if field.name.eq_ignore_ascii_case("content-length") {
+            if length.is_some() {
+                return Err(Refusal::UnclearLength);
+            }
+            length = Some(decimal(field.value).ok_or(Refusal::UnclearLength)?);
+        } else if field.name.eq_ignore_ascii_case("transfer-encoding") {
+            let is_known = field.value.trim_ascii().eq_ignore_ascii_case(b"chunked");
+            // HTTP/1.0 knows no chunks.
+            if chunked || !is_known || request.version != Some(1) {
+                return Err(Refusal::UnclearLength);
+            }
+            chunked = true;
+        }
+    }
+    match (length, chunked) {
+        (Some(_), true) => Err(Refusal::UnclearLength),
+        (None, true) => Ok(Body::Chunked),
+        (length, false) => Ok(Body::Bytes(length.unwrap_or(0))),
+    }
+}
+
+/// Digits only: no sign, no list, no spaces within.
+fn decimal(value: &[u8]) -> Option<u64> {
+    let digits = value.trim_ascii();
+    if digits.is_empty() || !digits.iter().all(u8::is_ascii_digit) {
+        return None;
+    }
+    std::str::from_utf8(digits).ok()?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LIMIT: usize = 1_000;
+
+    fn look(text: &str) -> Head {
+        Head::look(text.as_bytes(), LIMIT)
+    }
+
+    fn post(fields: &str) -> Head {
+        look(&format!("POST / HTTP/1.1\r\n{fields}\r\n"))
+    }
+
+    #[test]
+    fn the_length_of_a_body_is_said_once() {
+        let body = |fields: &str| match post(fields) {
+            Head::Whole { body, .. } => Some(body),
+            Head::Refused(Refusal::UnclearLength) => None,
+            other => panic!("{fields:?}: {other:?}"),
+        };
+        assert_eq!(body(""), Some(Body::Bytes(0)));
+        assert_eq!(body("Content-Length: 12\r\n"), Some(Body::Bytes(12)));
+        assert_eq!(body("TRANSFER-ENCODING: Chunked \r\n"), Some(Body::Chunked));
+        for unclear in [
+            "content-length: 1\r\ntransfer-encoding: chunked\r\n",
+            "transfer-encoding: chunked\r\ncontent-length: 1\r\n",
+            "content-length: 1\r\ncontent-length: 1\r\n",
+            "content-length: 1\r\ncontent-length: 2\r\n",
+            "content-length: 1, 1\r\n",
+            "content-length: +1\r\n",
+            "content-length: -1\r\n",
+            "content-length: 0x1\r\n",
+            "content-length:\r\n",
+            "content-length: 99999999999999999999\r\n",
+            "transfer-encoding: chunked\r\ntransfer-encoding: chunked\r\n",
+            "transfer-encoding: gzip, chunked\r\n",
+            "transfer-encoding: xchunked\r\n",
+            "transfer-encoding: identity\r\n",
+        ] {
+            assert_eq!(body(unclear), None, "{unclear:?}");
+        }
+        assert_eq!(
+            look("POST / HTTP/1.0\r\ntransfer-encoding: chunked\r\n\r\n"),
+            Head::Refused(Refusal::UnclearLength)
+        );
+    }
+
+    #[test]
+    fn a_head_ends_where_it_ends_or_is_refused_for_its_size() {
+        let text = "GET /a HTTP/1.1\r\nhost: a\r\n\r\nrest";
+        assert_eq!(
+            look(text),
+            Head::Whole {
+                bytes: text.len() - 4,
+                body: Body::Bytes(0)
+            }
+        );
+        assert_eq!(look("GET /a HTTP/1.1\r\nhost"), Head::Partial);
+        assert_eq!(look("hello\r\n\r\n"), Head::Refused(Refusal::NotHttp));
+        assert_eq!(look("GET / HTTP/3.0\r\n\r\n"), Head::Refused(Refusal::NotHttp));
+        let large = format!("a: {}\r\n", "x".repeat(LIMIT));
+        let limit = LIMIT;
+        assert_eq!(post(&large), Head::Refused(Refusal::LargeHead { limit }));
+        assert_eq!(
+            look(&format!("GET /{}", "x".repeat(LIMIT))),
+            Head::Refused(Refusal::LongLine { limit })
+        );
+        assert_eq!(
+            Head::look(
+                format!("GET / HTTP/1.1\r\n{}\r\n", "a:b\r\n".repeat(101)).as_bytes(),
+                10_000
+            ),
+            Head::Refused(Refusal::ManyFields { limit: MAX_FIELDS })
+        );
+    }
+
+    #[test]
+    fn an_end_is_seen_wherever_it_is_cut() {
+        for end in ["\r\n\r\n", "\n\n", "\n\r\n"] {
+            let text = format!("GET / HTTP/1.1{end}");
+            for cut in 0..text.len() {
+                assert!(Head::may_end(text.as_bytes(), cut), "{end:?} cut at {cut}");
+            }
+            assert!(!Head::may_end(&text.as_bytes()[..text.len() - 1], 0));
+        }
+    }
+}

@@ -1,0 +1,264 @@
+//! The bytes of a connection on their way to hyper and back.
+
+use super::{
+    framing::{Framing, Seen},
+    head::Head,
+};
+use crate::server::{Refusal, ServerLimits, exchange::Exchange};
+use bytes::{Buf, Bytes, BytesMut};
+use std::{
+    io,
+    pin::Pin,
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    time::{Instant, Sleep, sleep_until},
+};
+use tokio_util::io::poll_read_buf;
+
+/// The method of the request that stands for a refused one. A client that uses it gains nothing: there is a refusal to
+/// take only when there was one.
+pub(in crate::server) const REFUSED_METHOD: &str = "REFUSED";
+/// That request.
+const REFUSED: &[u8] = b"REFUSED / HTTP/1.1\r\nconnection: close\r\n\r\n";
+
+/// What a client still sends is read and thrown away for this long, so that it sees the answer and not a broken
+/// connection: closing with unread bytes resets the connection, and the answer may be lost with it.
+const LINGER: Duration = Duration::from_secs(1);
+/// How much of that is read at a time, in bytes.
+const LINGER_PIECE_BYTES: usize = 8 * 1024;
+
+/// A connection that is watched.
+#[derive(Debug)]
+pub(in crate::server) struct Watched<S> {
+    stream: S,
+    exchange: Exchange,
+    framing: Framing,
+    head_within: Duration,
+    write_stalls_for: Duration,
+    /// The beginning of a head, held until the whole of it is there.
+    held: BytesMut,
+    /// What hyper gets next.
+    next: Bytes,
+    /// Nothing more is read for hyper.
+    refused: bool,
+    head_began: Option<Instant>,
+    head_timer: Timer,
+    write_timer: Timer,
+    linger_timer: Timer,
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Watched<S> {
+    /// A connection whose state is told to `exchange`, and learned from it.
+    pub fn new(stream: S, exchange: Exchange, limits: &ServerLimits) -> Self {
+        Self {
+            stream,
+            exchange,
+            framing: Framing::new(limits.head_bytes),
+            head_within: limits.head_within,
+            write_stalls_for: limits.write_stalls_for,
+            held: BytesMut::new(),
+            next: Bytes::new(),
+            refused: false,
+            head_began: None,
+            head_timer: Timer::default(),
+            write_timer: Timer::default(),
+            linger_timer: Timer::default(),
+        }
+    }
+
+    /// Answers the next request with `refusal`, whatever it is, and then closes.
+    pub fn refuse(&mut self, refusal: Refusal) {
+        self.exchange.refuse(refusal);
+        self.refused = true;
+        self.held = BytesMut::new();
+        self.next = Bytes::from([&self.next, REFUSED].concat());
+    }
+
+    /// Reads into `buf`, and leaves there what may go on to hyper.
+    fn read_through(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<Progress>> {
+        let before = buf.filled().len();
+        ready!(Pin::new(&mut self.stream).poll_read(cx, buf))?;
+        let new = &buf.filled()[before..];
+        if new.is_empty() {
+            return Poll::Ready(Ok(Progress::Passed));
+        }
+        let Seen { passed, refusal } = self.framing.look(new);
+        if refusal.is_none() && passed < new.len() {
+            self.held.extend_from_slice(&new[passed..]);
+            self.set_head_began(Some(Instant::now()));
+        }
+        buf.set_filled(before + passed);
+        if let Some(refusal) = refusal {
+            self.refuse(refusal);
+        }
+        Poll::Ready(Ok(if passed > 0 {
+            Progress::Passed
+        } else {
+            Progress::Held
+        }))
+    }
+
+    /// Reads on where a head has begun.
+    fn read_held(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Progress>> {
+        let before = self.held.len();
+        let Poll::Ready(read) = poll_read_buf(Pin::new(&mut self.stream), cx, &mut self.held) else {
+            ready!(self.head_is_late(cx));
+            let within = self.head_within;
+            self.refuse(Refusal::SlowHead { within });
+            return Poll::Ready(Ok(Progress::Held));
+        };
+        if read? == 0 {
+            // The client has left in the middle of a head.
+            return Poll::Ready(Ok(Progress::Passed));
+        }
+        if Head::may_end(&self.held, before) || self.held.len() >= self.framing.head_bytes() {
+            let Seen { passed, refusal } = self.framing.look(&self.held);
+            if passed > 0 {
+                self.next = self.held.split_to(passed).freeze();
+                self.set_head_began((!self.held.is_empty()).then(Instant::now));
+            }
+            if let Some(refusal) = refusal {
+                self.refuse(refusal);
+            }
+        }
+        Poll::Ready(Ok(Progress::Held))
+    }
+
+    /// Ready when the head that has begun takes too long. While an earlier request is under way it may take its time.
+    fn head_is_late(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let (Some(began), Some(free)) = (self.head_began, self.exchange.without_request_since()) else {
+            return Poll::Pending;
+        };
+        self.head_timer.poll(cx, began.max(free) + self.head_within)
+    }
+
+    fn set_head_began(&mut self, began: Option<Instant>) {
+        self.head_began = began;
+        self.exchange.set_head_begun(began.is_some());
+    }
+
+    /// Passes on what became of a write; an error when the client has taken nothing for too long.
+    fn written<T>(&mut self, cx: &mut Context<'_>, written: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+        if written.is_ready() {
+            self.write_timer.stop();
+            return written;
+        }
+        ready!(self.write_timer.poll_after(cx, self.write_stalls_for));
+        Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
+    }
+}
+
+/// What became of a read.
+enum Progress {
+    /// Something may go on to hyper, or it was the end.
+    Passed,
+    /// There is something to hold, or to be taken from what is held.
+    Held,
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Watched<S> {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        loop {
+            if !this.next.is_empty() {
+                let length = this.next.len().min(buf.remaining());
+                buf.put_slice(&this.next[..length]);
+                this.next.advance(length);
+                return Poll::Ready(Ok(()));
+            }
+            if this.refused {
+                // The end would say that the client has left, and its answer would not be written.
+                return Poll::Pending;
+            }
+            let progress = if this.held.is_empty() {
+                ready!(this.read_through(cx, buf))?
+            } else {
+                ready!(this.read_held(cx))?
+            };
+            match progress {
+                Progress::Passed => return Poll::Ready(Ok(())),
+                Progress::Held => {}
+            }
+        }
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Watched<S> {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        let written = Pin::new(&mut this.stream).poll_write(cx, bytes);
+        this.written(cx, written)
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        let written = Pin::new(&mut this.stream).poll_write_vectored(cx, slices);
+        this.written(cx, written)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        let flushed = Pin::new(&mut this.stream).poll_flush(cx);
+        this.written(cx, flushed)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        ready!(Pin::new(&mut this.stream).poll_shutdown(cx))?;
+        if !this.refused && !this.framing.is_in_body() {
+            return Poll::Ready(Ok(()));
+        }
+        let mut piece = [0; LINGER_PIECE_BYTES];
+        loop {
+            if this.linger_timer.poll_after(cx, LINGER).is_ready() {
+                return Poll::Ready(Ok(()));
+            }
+            let mut piece = ReadBuf::new(&mut piece);
+            let read = ready!(Pin::new(&mut this.stream).poll_read(cx, &mut piece));
+            if read.is_err() || piece.filled().is_empty() {
+                return Poll::Ready(Ok(()));
+            }
+        }
+    }
+}
+
+/// A timer that is made when it is needed first.
+#[derive(Debug, Default)]
+struct Timer {
+    sleep: Option<Pin<Box<Sleep>>>,
+    runs: bool,
+}
+
+impl Timer {
+    /// Ready at `deadline`.
+    fn poll(&mut self, cx: &mut Context<'_>, deadline: Instant) -> Poll<()> {
+        let sleep = self.sleep.get_or_insert_with(|| Box::pin(sleep_until(deadline)));
+        if sleep.deadline() != deadline {
+            sleep.as_mut().reset(deadline);
+        }
+        self.runs = true;
+        sleep.as_mut().poll(cx)
+    }
+
+    /// Ready `after` the first call since the last [`stop`](Self::stop).
+    fn poll_after(&mut self, cx: &mut Context<'_>, after: Duration) -> Poll<()> {
+        let running = self.sleep.as_ref().filter(|_| self.runs);
+        let deadline = running.map_or_else(|| Instant::now() + after, |sleep| sleep.deadline());
+        self.poll(cx, deadline)
+    }
+
+    fn stop(&mut self) {
+        self.runs = false;
+    }
+}

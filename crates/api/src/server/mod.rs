@@ -1,0 +1,166 @@
+//! Serving HTTP: connections are taken in, up to a number; each speaks HTTP/1.1 or HTTP/2, over TLS or not, within limits
+//! of time and size. What is refused before there is a request is answered as everything else is.
+//!
+//! The loop is our own, over hyper: a server that axum brings along has none of these limits, and the crates that wrap
+//! hyper with TLS limit neither connections nor silence.
+
+mod connection;
+mod exchange;
+mod http1;
+mod open_files;
+mod refusal;
+#[cfg(test)]
+mod tests;
+pub mod tls;
+
+pub(crate) use refusal::Refusal;
+
+use axum::Router;
+use connection::Serving;
+use std::{io, sync::Arc, time::Duration};
+use tls::Tls;
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::{OwnedSemaphorePermit, Semaphore},
+    time::{Instant, sleep},
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tracing::{error, warn};
+
+/// How long nothing is accepted when the system has no more of something, such as open files.
+const ACCEPT_AGAIN_AFTER: Duration = Duration::from_secs(1);
+/// How often it is said that all connections are taken.
+const SAY_FULL_EVERY: Duration = Duration::from_secs(60);
+
+/// What connections may take.
+#[derive(Debug, Clone)]
+pub struct ServerLimits {
+    /// How many connections there may be at a time. Further ones wait in the kernel's backlog, since a place is soon free:
+    /// silent connections are closed.
+    pub connections: usize,
+    /// How long a TLS handshake may take.
+    pub handshake_within: Duration,
+    /// How long a request's head may take from its first byte on, and how long the first request of a connection.
+    pub head_within: Duration,
+    /// The largest head of a request, in bytes: its line and its headers.
+    pub head_bytes: usize,
+    /// How long a connection is kept without a request. Longer than the 60 s of the usual proxies in front, so that they
+    /// let go first and never send a request into a connection that is being closed.
+    pub idle_for: Duration,
+    /// How long a client may take no byte of an answer.
+    pub write_stalls_for: Duration,
+    /// How long a connection may take to close, from the moment that it has no request any more.
+    pub closes_within: Duration,
+    /// How many requests one HTTP/2 connection may have under way.
+    pub h2_streams: u32,
+    /// How many streams of an HTTP/2 connection a client may reset before we have looked at them; more end the
+    /// connection (CVE-2023-44487).
+    pub h2_pending_resets: usize,
+    /// How many streams of an HTTP/2 connection we reset for its client's mistakes before we end it.
+    pub h2_faulty_streams: usize,
+    /// How often a client of an HTTP/2 connection is asked whether it is still there, and how long it has to answer.
+    pub h2_ping: Duration,
+}
+
+impl Default for ServerLimits {
+    fn default() -> Self {
+        Self {
+            connections: 10_000,
+            handshake_within: Duration::from_secs(10),
+            head_within: Duration::from_secs(10),
+            head_bytes: 64 * 1024,
+            idle_for: Duration::from_secs(75),
+            write_stalls_for: Duration::from_secs(120),
+            closes_within: Duration::from_secs(10),
+            h2_streams: 128,
+            h2_pending_resets: 20,
+            h2_faulty_streams: 1_024,
+            h2_ping: Duration::from_secs(20),
+        }
+    }
+}
+
+/// Serves `router` on `listener`, over TLS if there is a certificate, until `stop`, and then until the requests under way
+/// have ended. Dropping it cuts them.
+///
+/// # Errors
+/// When the listener is no listener.
+pub async fn serve(
+    listener: TcpListener,
+    tls: Option<Tls>,
+    router: Router,
+    limits: ServerLimits,
+    stop: CancellationToken,
+) -> io::Result<()> {
+    listener.local_addr()?;
+    let places = Arc::new(Semaphore::new(open_files::room_for(limits.connections)));
+    let serving = Arc::new(Serving::new(router, tls, limits, stop.clone()));
+    let connections = TaskTracker::new();
+    let _cuts = serving.cut.clone().drop_guard();
+    let mut full = Full::default();
+    loop {
+        let place = tokio::select! {
+            place = full.place(&places) => place,
+            () = stop.cancelled() => break,
+        };
+        let stream = tokio::select! {
+            stream = accept(&listener) => stream,
+            () = stop.cancelled() => break,
+        };
+        let serving = serving.clone();
+        connections.spawn(async move {
+            serving.connection(stream).await;
+            drop(place);
+        });
+    }
+    // Whoever comes now is sent elsewhere at once.
+    drop(listener);
+    connections.close();
+    connections.wait().await;
+    Ok(())
+}
+
+/// Says now and then that all places are taken.
+#[derive(Default)]
+struct Full {
+    said: Option<Instant>,
+}
+
+impl Full {
+    async fn place(&mut self, places: &Arc<Semaphore>) -> Option<OwnedSemaphorePermit> {
+        if let Ok(place) = places.clone().try_acquire_owned() {
+            return Some(place);
+        }
+        if self.said.is_none_or(|said| said.elapsed() >= SAY_FULL_EVERY) {
+            self.said = Some(Instant::now());
+            warn!("all places for connections are taken: new ones wait until one is free");
+        }
+        places.clone().acquire_owned().await.ok()
+    }
+}
+
+async fn accept(listener: &TcpListener) -> TcpStream {
+    loop {
+        match listener.accept().await {
+            Ok((stream, _)) => {
+                if let Err(error) = stream.set_nodelay(true) {
+                    warn!(%error, "can't turn off Nagle's algorithm");
+                }
+                return stream;
+            }
+            Err(error) if is_the_clients(&error) => {}
+            Err(error) => {
+                error!(%error, "no connection can be accepted; trying again");
+                sleep(ACCEPT_AGAIN_AFTER).await;
+            }
+        }
+    }
+}
+
+/// True when the connection was gone before it was accepted.
+fn is_the_clients(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::ConnectionRefused | io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset
+    )
+}

@@ -1,0 +1,135 @@
+//! The certificate of the API, and its renewal while connections go on.
+
+mod files;
+mod validity;
+
+pub use files::{EXPIRES_SOON, TlsError, TlsFiles, TlsWarning};
+pub use validity::Validity;
+
+use files::Pair;
+use rustls::{
+    ServerConfig,
+    crypto::ring,
+    server::{ClientHello, ResolvesServerCert},
+    sign::CertifiedKey,
+};
+use std::{
+    convert::Infallible,
+    fmt,
+    sync::{Arc, PoisonError, RwLock},
+    time::Duration,
+};
+use tokio::{sync::Notify, time::sleep};
+use tokio_rustls::TlsAcceptor;
+use tracing::{error, info, warn};
+
+/// How often the files are looked at for a change.
+const LOOK_EVERY: Duration = Duration::from_secs(5);
+
+/// A certificate with its key, as they are now. Cheap to clone.
+#[derive(Clone)]
+pub struct Tls {
+    inner: Arc<Inner>,
+    acceptor: TlsAcceptor,
+}
+
+struct Inner {
+    files: TlsFiles,
+    current: Arc<Current>,
+    asked: Notify,
+}
+
+impl Tls {
+    /// Reads and checks the files; nothing is served yet. What is not well but no reason to refuse is told too.
+    ///
+    /// # Errors
+    /// When a file can't be read, is not what it should be or may be read by others, or when the key isn't the
+    /// certificate's.
+    pub fn load(files: TlsFiles) -> Result<(Self, Vec<TlsWarning>), TlsError> {
+        let Pair { key, warnings } = files.read()?;
+        let current = Arc::new(Current(RwLock::new(Arc::new(key))));
+        let provider = Arc::new(ring::default_provider());
+        let mut config = ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .map_err(TlsError::Provider)?
+            .with_no_client_auth()
+            .with_cert_resolver(current.clone());
+        config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+        let tls = Self {
+            inner: Arc::new(Inner {
+                files,
+                current,
+                asked: Notify::new(),
+            }),
+            acceptor: TlsAcceptor::from(Arc::new(config)),
+        };
+        Ok((tls, warnings))
+    }
+
+    /// Reads the files again soon, whether they seem to have changed or not.
+    pub fn reload(&self) {
+        self.inner.asked.notify_one();
+    }
+
+    /// What shakes hands.
+    pub(super) fn acceptor(&self) -> &TlsAcceptor {
+        &self.acceptor
+    }
+
+    /// Takes up what changes in the files, for as long as this is polled. New handshakes get the new certificate;
+    /// connections go on with what they have. A pair that can't be used changes nothing.
+    pub(crate) async fn keep_current(&self) -> Infallible {
+        let mut seen = self.inner.files.stamps();
+        loop {
+            let asked = tokio::select! {
+                () = sleep(LOOK_EVERY) => false,
+                () = self.inner.asked.notified() => true,
+            };
+            let now = self.inner.files.stamps();
+            if asked || now != seen {
+                seen = now;
+                // A pair is replaced one file after the other. If this falls in between, the next look finds a change.
+                self.read_again();
+            }
+        }
+    }
+
+    fn read_again(&self) {
+        match self.inner.files.read() {
+            Ok(Pair { key, warnings }) => {
+                for warning in warnings {
+                    warn!("{warning}");
+                }
+                self.inner.current.replace(key);
+                info!(tls.certificate = %self.inner.files.certificate.display(), "took up the certificate again");
+            }
+            Err(reason) => {
+                error!(%reason, "the new certificate can't be used: the one from before is kept");
+            }
+        }
+    }
+}
+
+impl fmt::Debug for Tls {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Tls")
+            .field("files", &self.inner.files)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The certificate that new handshakes get.
+#[derive(Debug)]
+struct Current(RwLock<Arc<CertifiedKey>>);
+
+impl Current {
+    fn replace(&self, key: CertifiedKey) {
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(key);
+    }
+}
+
+impl ResolvesServerCert for Current {
+    fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        Some(self.0.read().unwrap_or_else(PoisonError::into_inner).clone())
+    }
+}

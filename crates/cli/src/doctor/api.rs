@@ -1,0 +1,99 @@
+//! The API: whether it is ready, and how long its certificate is valid.
+
+use super::Findings;
+use crate::{
+    args::{ApiAddress, DEFAULT_API},
+    client::ApiClient,
+    failure::Failure,
+};
+use reqwest::{Method, tls::TlsInfo};
+use reveille_api::server::tls::{EXPIRES_SOON, Validity};
+use std::{
+    path::PathBuf,
+    time::{Duration, SystemTime},
+};
+use url::Url;
+
+/// How long the API may take to say whether it is ready.
+const ANSWERS_WITHIN: Duration = Duration::from_secs(5);
+
+/// The API that was named must answer; the usual one may.
+pub async fn look(named: Option<&Url>, ca: Option<PathBuf>, findings: &mut Findings) -> Result<(), Failure> {
+    let usual = Url::parse(DEFAULT_API)?;
+    let url = named.unwrap_or(&usual);
+    let shown = url.as_str().trim_end_matches('/');
+    let api = ApiClient::new(&ApiAddress { api: url.clone(), ca })?;
+    let asked = api.request(Method::GET, "/readyz").timeout(ANSWERS_WITHIN);
+    let failure = match api.ask(asked).await {
+        Ok(answer) => {
+            let certificate = answer
+                .extensions()
+                .get::<TlsInfo>()
+                .and_then(TlsInfo::peer_certificate);
+            if let Some(validity) = certificate.and_then(Validity::of) {
+                expiry(&validity, SystemTime::now(), findings);
+            }
+            match api.accept(answer).await {
+                Ok(_) => {
+                    findings.ok("API", format!("it is ready at {shown}"));
+                    return Ok(());
+                }
+                Err(failure) => failure,
+            }
+        }
+        Err(failure) => failure,
+    };
+    let failure = failure.to_string();
+    let mut lines = failure.lines();
+    let found = lines.next().unwrap_or_default();
+    let remedy = match lines.next() {
+        Some(remedy) if url.scheme() == "https" => remedy,
+        _ => {
+            "start `reveille up` or `reveille api`, or name another address with --api URL; one that runs but is not ready \
+             says why in its log"
+        }
+    };
+    if named.is_some() {
+        findings.problem("API", found, remedy);
+    } else {
+        findings.warning("API", found, remedy);
+    }
+    Ok(())
+}
+
+/// What an expired one is need not be said here: nothing was asked over it.
+fn expiry(validity: &Validity, now: SystemTime, findings: &mut Findings) {
+    let last = validity.last_second();
+    if now + EXPIRES_SOON > validity.not_after {
+        findings.warning(
+            "certificate",
+            format!("it expires at {last}"),
+            "renew it, and put it where --tls-cert and --tls-key say: the API takes it up by itself",
+        );
+    } else {
+        findings.ok("certificate", format!("it is valid until {last}"));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::doctor::Level;
+
+    #[test]
+    fn a_certificate_is_worth_a_word_a_fortnight_before_its_end() {
+        let now = SystemTime::now();
+        let days = |days: u64| Duration::from_secs(days * 24 * 60 * 60);
+        let level = |left: u64| {
+            let mut findings = Findings::default();
+            let validity = Validity {
+                not_before: now - days(1),
+                not_after: now + days(left),
+            };
+            expiry(&validity, now, &mut findings);
+            findings.0[0].level
+        };
+        assert_eq!(level(15), Level::Ok);
+        assert_eq!(level(13), Level::Warning);
+    }
+}

@@ -1,0 +1,97 @@
+//! The certificate of the API, and what is refused without one.
+
+use crate::{args::TlsArgs, failure::Failure, listen};
+use reveille_api::server::tls::{Tls, TlsFiles};
+use std::{
+    convert::Infallible,
+    future::pending,
+    io::{self, IsTerminal},
+    net::SocketAddr,
+};
+use tokio::signal::unix::{SignalKind, signal};
+use tracing::warn;
+
+/// Reads the certificate that the command line names, if any, and refuses to serve other machines without one. Nothing is
+/// bound yet.
+pub fn load(args: &TlsArgs, listens: SocketAddr) -> Result<Option<Tls>, Failure> {
+    let (Some(certificate), Some(key)) = (&args.tls_cert, &args.tls_key) else {
+        plaintext(args.allow_plaintext, listens)?;
+        return Ok(None);
+    };
+    let files = TlsFiles {
+        certificate: certificate.clone(),
+        key: key.clone(),
+    };
+    let (tls, warnings) =
+        Tls::load(files).map_err(|error| Failure::Config(format!("--tls-cert, --tls-key: {error}")))?;
+    for warning in warnings {
+        warn!("{warning}");
+    }
+    Ok(Some(tls))
+}
+
+fn plaintext(allowed: bool, listens: SocketAddr) -> Result<(), Failure> {
+    if listen::is_loopback(listens) {
+        return Ok(());
+    }
+    if !allowed {
+        return Err(Failure::Config(format!(
+            "--listen {listens}: without TLS other machines are not served, since everything would cross the network \
+             readable. Give --tls-cert FILE and --tls-key FILE; or --allow-plaintext, if a proxy on this network speaks \
+             TLS in front, or if you trust the network"
+        )));
+    }
+    warn!(
+        api.listen = %listens,
+        "the API is served without TLS on {listens} (--allow-plaintext): whoever is on the way reads and changes prompts, \
+         answers and keys, unless something in front encrypts them"
+    );
+    Ok(())
+}
+
+/// Reads the certificate again at each SIGHUP. In a terminal that signal says that the terminal is gone, and ends the
+/// program as ever; so it does without a certificate.
+pub async fn reload_on_hangup(tls: Option<Tls>) -> io::Result<Infallible> {
+    let Some(tls) = tls.filter(|_| !io::stderr().is_terminal()) else {
+        return pending().await;
+    };
+    let mut hangups = signal(SignalKind::hangup())?;
+    loop {
+        if hangups.recv().await.is_none() {
+            return pending().await;
+        }
+        tls.reload();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn plaintext_leaves_loopback_only_with_the_flag() {
+        let refused = |listens: &str, allowed| match plaintext(allowed, listens.parse().unwrap()) {
+            Ok(()) => false,
+            Err(Failure::Config(said)) => {
+                for flag in ["--tls-cert", "--tls-key", "--allow-plaintext", listens] {
+                    assert!(said.contains(flag), "{said}");
+                }
+                true
+            }
+            Err(other) => panic!("{other}"),
+        };
+        for loopback in ["127.0.0.1:1", "127.9.9.9:1", "[::1]:1", "[::ffff:127.0.0.1]:1"] {
+            assert!(!refused(loopback, false), "{loopback}");
+        }
+        for beyond in [
+            "0.0.0.0:1",
+            "[::]:1",
+            "192.0.2.1:1",
+            "[2001:db8::1]:1",
+            "[::ffff:192.0.2.1]:1",
+        ] {
+            assert!(refused(beyond, false), "{beyond}");
+            assert!(!refused(beyond, true), "{beyond}");
+        }
+    }
+}
