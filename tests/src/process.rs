@@ -294,6 +294,11 @@ impl Process {
         self.signal(Signal::TERM);
     }
 
+    /// What asks a service to read its files again.
+    pub fn sighup(&self) {
+        self.signal(Signal::HUP);
+    }
+
     /// What Ctrl-C sends.
     pub fn sigint(&self) {
         self.signal(Signal::INT);

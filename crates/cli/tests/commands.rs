@@ -164,6 +164,49 @@ fn a_taken_port_is_named_before_anything_is_started() {
 }
 
 #[test]
+fn other_machines_are_served_over_tls_or_by_a_flag_that_says_so() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().join("data");
+    let data = data.display().to_string();
+    let services: [&[&str]; 2] = [
+        &["api", "--nats", "nats://127.0.0.1:1"],
+        &["up", "--data-dir", &data],
+    ];
+    for service in services {
+        let refused = reveille(&[service, &["--listen", "0.0.0.0:0"]].concat());
+        assert_eq!(code(&refused), 2, "{service:?}");
+        for flag in [
+            "--listen 0.0.0.0:0",
+            "--tls-cert",
+            "--tls-key",
+            "--allow-plaintext",
+        ] {
+            assert!(err(&refused).contains(flag), "{service:?}: {}", err(&refused));
+        }
+        let half = reveille(&[service, &["--tls-cert", "cert.pem"]].concat());
+        assert_eq!(code(&half), 2);
+        assert!(err(&half).contains("--tls-key"), "{}", err(&half));
+        let missing = reveille(
+            &[
+                service,
+                &["--tls-cert", "/no/cert.pem", "--tls-key", "/no/key.pem"],
+            ]
+            .concat(),
+        );
+        assert_eq!(code(&missing), 2);
+        assert!(
+            err(&missing).contains("--tls-cert, --tls-key: /no/cert.pem: No such file"),
+            "{}",
+            err(&missing)
+        );
+    }
+    assert!(
+        !folder.path().join("data").exists(),
+        "something was started before"
+    );
+}
+
+#[test]
 fn plaintext_nats_on_another_machine_is_refused_for_an_agent() {
     let folder = tempfile::tempdir().unwrap();
     let file = config(&folder, GOOD);

@@ -9,6 +9,8 @@ mod docs;
 mod faults;
 mod first_use;
 mod harness;
+mod http_limits;
+mod https;
 mod openai_sdk;
 mod operator;
 mod relay;

@@ -7,7 +7,13 @@ use super::{
     tls::Tls,
 };
 use crate::http;
-use axum::{Router, body::Body, extract::Request, response::Response};
+use axum::{
+    Router,
+    body::Body,
+    extract::Request,
+    http::{HeaderValue, header::CONNECTION},
+    response::Response,
+};
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use http_body::{Body as HttpBody, Frame, SizeHint};
@@ -180,9 +186,15 @@ impl HyperService<Request<Incoming>> for Requests {
                 }))
             });
         }
-        let answer = self.router.clone().call(request);
-        Box::pin(async {
-            let Ok(answer) = answer.await;
+        let (answer, exchange) = (self.router.clone().call(request), self.exchange.clone());
+        Box::pin(async move {
+            let Ok(mut answer) = answer.await;
+            if exchange.is_body_open() {
+                // The rest of the body would be read as the next request, so there is none.
+                answer
+                    .headers_mut()
+                    .insert(CONNECTION, HeaderValue::from_static("close"));
+            }
             Ok(answer.map(|body| Answering {
                 body,
                 _under_way: under_way,

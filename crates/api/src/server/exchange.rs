@@ -17,6 +17,8 @@ struct State {
     served: bool,
     /// Whether a head has begun to arrive.
     head_begun: bool,
+    /// Whether the body of the last request has not come whole.
+    body_open: bool,
     /// Since when no request is under way, if none is.
     quiet_since: Instant,
     refusal: Option<Refusal>,
@@ -36,6 +38,7 @@ impl Exchange {
             under_way: 0,
             served: false,
             head_begun: false,
+            body_open: false,
             quiet_since: Instant::now(),
             refusal: None,
         })))
@@ -67,6 +70,16 @@ impl Exchange {
     /// Whether a head has begun to arrive and has not ended.
     pub fn set_head_begun(&self, begun: bool) {
         self.state().head_begun = begun;
+    }
+
+    /// Whether the body of the last request has not come whole.
+    pub fn set_body_open(&self, open: bool) {
+        self.state().body_open = open;
+    }
+
+    /// Whether the body of the last request has not come whole.
+    pub fn is_body_open(&self) -> bool {
+        self.state().body_open
     }
 
     /// The connection's last request is the answer to this.

@@ -6,7 +6,7 @@ use anyhow::{Context, anyhow};
 use reqwest::{Method, RequestBuilder, Response, StatusCode};
 use serde::Deserialize;
 use serde_json::Value;
-use std::{error::Error as _, fmt, fs, io, path::Path, time::Duration};
+use std::{error::Error, fmt, fs, io, path::Path, time::Duration};
 use url::{Host, Url};
 
 const CONNECTS_WITHIN: Duration = Duration::from_secs(5);
@@ -171,7 +171,7 @@ impl ApiClient {
             return anyhow!(
                 "the API at {base} can't be trusted: {refused}\n\
                  {}",
-                remedy(&refused)
+                remedy(refused)
             )
             .into();
         }
@@ -225,20 +225,17 @@ fn authorities(file: &Path) -> Result<Vec<reqwest::Certificate>, Failure> {
 }
 
 /// Why the server's certificate was refused, if that is what happened.
-fn certificate_error(error: &reqwest::Error) -> Option<rustls::Error> {
-    let mut cause = error.source();
-    while let Some(inner) = cause {
-        // An I/O error is not among its own causes, and TLS speaks through one.
-        let io = inner.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
-        let tls = inner
-            .downcast_ref()
-            .or(io.and_then(|inner| inner.downcast_ref::<rustls::Error>()));
-        if let Some(refused @ rustls::Error::InvalidCertificate(_)) = tls {
-            return Some(refused.clone());
-        }
-        cause = inner.source();
+fn certificate_error<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a rustls::Error> {
+    match error.downcast_ref() {
+        Some(refused @ rustls::Error::InvalidCertificate(_)) => return Some(refused),
+        Some(_) => return None,
+        None => {}
     }
-    None
+    // An I/O error is not among its own causes, and TLS speaks through one.
+    match error.downcast_ref::<io::Error>().and_then(io::Error::get_ref) {
+        Some(inner) => certificate_error(inner),
+        None => certificate_error(error.source()?),
+    }
 }
 
 fn remedy(refused: &rustls::Error) -> &'static str {

@@ -22,14 +22,16 @@ enum Place {
     Head,
     Body(u64),
     Chunks(Chunks),
-    /// Nothing is looked at any more: it is HTTP/2, or something that hyper is going to refuse.
-    Unwatched,
+    /// In a body that is none. Nothing more is a request.
+    BrokenBody,
+    /// It is HTTP/2.
+    Http2,
 }
 
 /// What was found in some bytes.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Seen {
-    /// So many of them may go on to hyper. What is left is the beginning of a head, or refused.
+    /// So many of them may go on to hyper. What is left is the beginning of a head, or refused, or broken.
     pub passed: usize,
     pub refusal: Option<Refusal>,
 }
@@ -51,7 +53,12 @@ impl Framing {
 
     /// Whether a body has begun and not ended.
     pub fn is_in_body(&self) -> bool {
-        matches!(self.place, Place::Body(_) | Place::Chunks(_))
+        matches!(self.place, Place::Body(_) | Place::Chunks(_) | Place::BrokenBody)
+    }
+
+    /// Whether a body has broken off. hyper is to see the end there, and ends the connection with it.
+    pub fn is_broken(&self) -> bool {
+        matches!(self.place, Place::BrokenBody)
     }
 
     /// Goes on over `bytes`.
@@ -60,7 +67,8 @@ impl Framing {
         while passed < bytes.len() {
             let rest = &bytes[passed..];
             match &mut self.place {
-                Place::Unwatched => passed = bytes.len(),
+                Place::BrokenBody => break,
+                Place::Http2 => passed = bytes.len(),
                 Place::Body(left) => {
                     let here = (*left).min(rest.len() as u64);
                     *left -= here;
@@ -76,8 +84,10 @@ impl Framing {
                         passed += at;
                         self.place = Place::Head;
                     }
-                    // hyper sees the same, and ends the body and the connection.
-                    Passed::Broken => self.place = Place::Unwatched,
+                    Passed::Broken(at) => {
+                        passed += at;
+                        self.place = Place::BrokenBody;
+                    }
                 },
                 Place::Head => match self.head(rest) {
                     Ok(0) => break,
@@ -103,7 +113,7 @@ impl Framing {
             if bytes.len() < H2_PREFACE.len() {
                 return Ok(0);
             }
-            self.place = Place::Unwatched;
+            self.place = Place::Http2;
             return Ok(bytes.len());
         }
         // Empty lines before a request are ignored (RFC 9112, section 2.2), and begin none.
@@ -171,10 +181,12 @@ mod tests {
     }
 
     #[test]
-    fn a_broken_chunk_is_left_to_hyper() {
-        let broken = b"POST / HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\nzz\r\nmore";
-        let mut framing = Framing::new(1_000);
-        assert_eq!(framing.look(broken).passed, broken.len());
-        assert!(!framing.is_in_body());
+    fn nothing_passes_behind_a_broken_chunk() {
+        let broken =
+            b"POST / HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\nzz\r\n0\r\n\r\nGET / HTTP/1.1\r\n\r\n";
+        let begins = broken.len() - b"zz\r\n0\r\n\r\nGET / HTTP/1.1\r\n\r\n".len();
+        for cut in 0..=broken.len() {
+            assert_eq!(look_in_two(broken, cut), (begins, None), "cut at {cut}");
+        }
     }
 }

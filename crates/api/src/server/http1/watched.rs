@@ -45,6 +45,8 @@ pub(in crate::server) struct Watched<S> {
     /// Nothing more is read for hyper.
     refused: bool,
     head_began: Option<Instant>,
+    /// What was told of the last request's body.
+    body_open: bool,
     head_timer: Timer,
     write_timer: Timer,
     linger_timer: Timer,
@@ -63,6 +65,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Watched<S> {
             next: Bytes::new(),
             refused: false,
             head_began: None,
+            body_open: false,
             head_timer: Timer::default(),
             write_timer: Timer::default(),
             linger_timer: Timer::default(),
@@ -86,7 +89,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Watched<S> {
             return Poll::Ready(Ok(Progress::Passed));
         }
         let Seen { passed, refusal } = self.framing.look(new);
-        if refusal.is_none() && passed < new.len() {
+        self.tell_of_body();
+        if refusal.is_none() && passed < new.len() && !self.framing.is_broken() {
             self.held.extend_from_slice(&new[passed..]);
             self.set_head_began(Some(Instant::now()));
         }
@@ -116,8 +120,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Watched<S> {
         }
         if Head::may_end(&self.held, before) || self.held.len() >= self.framing.head_bytes() {
             let Seen { passed, refusal } = self.framing.look(&self.held);
+            self.tell_of_body();
             if passed > 0 {
                 self.next = self.held.split_to(passed).freeze();
+                if self.framing.is_broken() {
+                    self.held.clear();
+                }
                 self.set_head_began((!self.held.is_empty()).then(Instant::now));
             }
             if let Some(refusal) = refusal {
@@ -138,6 +146,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Watched<S> {
     fn set_head_began(&mut self, began: Option<Instant>) {
         self.head_began = began;
         self.exchange.set_head_begun(began.is_some());
+    }
+
+    fn tell_of_body(&mut self) {
+        let open = self.framing.is_in_body();
+        if self.body_open != open {
+            self.body_open = open;
+            self.exchange.set_body_open(open);
+        }
     }
 
     /// Passes on what became of a write; an error when the client has taken nothing for too long.
@@ -167,6 +183,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Watched<S> {
                 let length = this.next.len().min(buf.remaining());
                 buf.put_slice(&this.next[..length]);
                 this.next.advance(length);
+                return Poll::Ready(Ok(()));
+            }
+            if this.framing.is_broken() {
                 return Poll::Ready(Ok(()));
             }
             if this.refused {
@@ -216,7 +235,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Watched<S> {
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         ready!(Pin::new(&mut this.stream).poll_shutdown(cx))?;
-        if !this.refused && !this.framing.is_in_body() {
+        if !this.refused && !this.body_open {
             return Poll::Ready(Ok(()));
         }
         let mut piece = [0; LINGER_PIECE_BYTES];

@@ -220,6 +220,34 @@ async fn requests_in_one_piece_are_answered_in_their_order_up_to_the_refused_one
 }
 
 #[tokio::test]
+async fn a_body_that_breaks_off_ends_the_connection() {
+    let served = Served::with(limits(), None).await;
+    for broken in ["zz\r\n", "5\r\nhelloo", "0\r\na: b\n\r\n"] {
+        let mut talk = served.connect().await;
+        talk.send(format!(
+            "POST /echo HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n{broken}{GET}"
+        ))
+        .await;
+        let answer = talk.answer().await;
+        assert_eq!(answer.status, 400, "{broken:?}");
+        assert!(answer.head.contains("connection: close"), "{}", answer.head);
+        assert_eq!(talk.rest_of_it().await, b"", "{broken:?}");
+    }
+}
+
+#[tokio::test]
+async fn an_answer_before_the_end_of_the_body_is_the_last_one_and_says_so() {
+    let served = Served::with(limits(), None).await;
+    let mut talk = served.connect().await;
+    let post = "GET / HTTP/1.1\r\ncontent-length: 4\r\n\r\n";
+    talk.send(format!("{post}four")).await;
+    assert!(!talk.answer().await.head.contains("connection: close"));
+    talk.send(post).await;
+    assert!(talk.answer().await.head.contains("connection: close"));
+    assert_eq!(talk.rest_of_it().await, b"");
+}
+
+#[tokio::test]
 async fn a_client_can_not_ask_for_a_refusal() {
     let served = Served::with(limits(), None).await;
     let mut talk = served.connect().await;
