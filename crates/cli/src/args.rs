@@ -212,12 +212,7 @@ pub struct TlsArgs {
     #[arg(long, env = "REVEILLE_TLS_KEY", value_name = "FILE", requires = "tls_cert")]
     pub tls_key: Option<PathBuf>,
     /// Serve other machines without TLS: for a proxy in front that speaks it, or a network that you trust.
-    #[arg(
-        long,
-        env = "REVEILLE_ALLOW_PLAINTEXT",
-        value_parser = FalseyValueParser::new(),
-        conflicts_with = "tls_cert"
-    )]
+    #[arg(long, env = "REVEILLE_ALLOW_PLAINTEXT", value_parser = FalseyValueParser::new())]
     pub allow_plaintext: bool,
 }
 

@@ -2,7 +2,10 @@
 //! service that is called with its requests, and the task that closes it when it is silent.
 
 use super::Refusal;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::{
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    task::{Context, Poll, Waker},
+};
 use tokio::time::Instant;
 
 /// How a connection stands. Cheap to clone.
@@ -22,6 +25,7 @@ struct State {
     /// Since when no request is under way, if none is.
     quiet_since: Instant,
     refusal: Option<Refusal>,
+    waits_for_end: Option<Waker>,
 }
 
 /// The silence of a connection.
@@ -41,6 +45,7 @@ impl Exchange {
             body_open: false,
             quiet_since: Instant::now(),
             refusal: None,
+            waits_for_end: None,
         })))
     }
 
@@ -52,10 +57,15 @@ impl Exchange {
         UnderWay(self.clone())
     }
 
-    /// Since when no request is under way; none while one is.
-    pub fn without_request_since(&self) -> Option<Instant> {
-        let state = self.state();
-        (state.under_way == 0).then_some(state.quiet_since)
+    /// Ready when no request is under way, with since when. hyper doesn't ask its connection for more because a request
+    /// has ended, so whoever waits for that is woken here.
+    pub fn poll_free(&self, cx: &Context<'_>) -> Poll<Instant> {
+        let mut state = self.state();
+        if state.under_way == 0 {
+            return Poll::Ready(state.quiet_since);
+        }
+        state.waits_for_end = Some(cx.waker().clone());
+        Poll::Pending
     }
 
     /// The silence, if nothing is under way and nothing has begun to arrive.
@@ -105,8 +115,14 @@ impl Drop for UnderWay {
     fn drop(&mut self) {
         let mut state = self.0.state();
         state.under_way -= 1;
-        if state.under_way == 0 {
-            state.quiet_since = Instant::now();
+        if state.under_way > 0 {
+            return;
+        }
+        state.quiet_since = Instant::now();
+        let waits = state.waits_for_end.take();
+        drop(state);
+        if let Some(waits) = waits {
+            waits.wake();
         }
     }
 }

@@ -106,6 +106,9 @@ impl Banner {
              rows    {}\n",
             self.nats, self.rows
         );
+        if api.starts_with("https:") {
+            text += "          by a name that its certificate has, in the place of the address\n";
+        }
         text += &match &self.agent {
             None => "  agent   none: --config publishes this machine's providers\n".to_owned(),
             Some(agent) => format!("  agent   {}\n", agent.name),
@@ -186,6 +189,14 @@ mod tests {
     #[test]
     fn the_banner_says_what_runs_where_and_what_to_try_without_a_password() {
         insta::assert_snapshot!(banner().text(&[provider(8)]));
+    }
+
+    #[test]
+    fn an_address_that_no_certificate_names_is_not_left_without_a_word() {
+        let mut banner = banner();
+        assert!(!banner.text(&[]).contains("certificate"));
+        banner.api = "https://127.0.0.1:8420".to_owned();
+        assert!(banner.text(&[]).contains("by a name that its certificate has"));
     }
 
     #[test]

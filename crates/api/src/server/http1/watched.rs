@@ -28,7 +28,7 @@ const REFUSED: &[u8] = b"REFUSED / HTTP/1.1\r\nconnection: close\r\n\r\n";
 /// connection: closing with unread bytes resets the connection, and the answer may be lost with it.
 const LINGER: Duration = Duration::from_secs(1);
 /// How much of that is read at a time, in bytes.
-const LINGER_PIECE_BYTES: usize = 8 * 1024;
+const DISCARDED_PIECE_BYTES: usize = 8 * 1024;
 
 /// A connection that is watched.
 #[derive(Debug)]
@@ -42,8 +42,8 @@ pub(in crate::server) struct Watched<S> {
     held: BytesMut,
     /// What hyper gets next.
     next: Bytes,
-    /// Nothing more is read for hyper.
-    refused: bool,
+    /// What hyper gets in the place of a refused head; then nothing more is read for it.
+    refused: Option<&'static [u8]>,
     head_began: Option<Instant>,
     /// What was told of the last request's body.
     body_open: bool,
@@ -63,7 +63,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Watched<S> {
             write_stalls_for: limits.write_stalls_for,
             held: BytesMut::new(),
             next: Bytes::new(),
-            refused: false,
+            refused: None,
             head_began: None,
             body_open: false,
             head_timer: Timer::default(),
@@ -75,9 +75,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Watched<S> {
     /// Answers the next request with `refusal`, whatever it is, and then closes.
     pub fn refuse(&mut self, refusal: Refusal) {
         self.exchange.refuse(refusal);
-        self.refused = true;
+        self.refused = Some(REFUSED);
         self.held = BytesMut::new();
-        self.next = Bytes::from([&self.next, REFUSED].concat());
     }
 
     /// Reads into `buf`, and leaves there what may go on to hyper.
@@ -135,11 +134,22 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Watched<S> {
         Poll::Ready(Ok(Progress::Held))
     }
 
+    /// Reads and throws away what comes, to the end.
+    fn discard(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let mut piece = [0; DISCARDED_PIECE_BYTES];
+        loop {
+            let mut piece = ReadBuf::new(&mut piece);
+            ready!(Pin::new(&mut self.stream).poll_read(cx, &mut piece))?;
+            if piece.filled().is_empty() {
+                return Poll::Ready(Ok(()));
+            }
+        }
+    }
+
     /// Ready when the head that has begun takes too long. While an earlier request is under way it may take its time.
     fn head_is_late(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let (Some(began), Some(free)) = (self.head_began, self.exchange.without_request_since()) else {
-            return Poll::Pending;
-        };
+        let free = ready!(self.exchange.poll_free(cx));
+        let began = self.head_began.unwrap_or(free);
         self.head_timer.poll(cx, began.max(free) + self.head_within)
     }
 
@@ -188,9 +198,16 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Watched<S> {
             if this.framing.is_broken() {
                 return Poll::Ready(Ok(()));
             }
-            if this.refused {
-                // The end would say that the client has left, and its answer would not be written.
-                return Poll::Pending;
+            if let Some(rest) = &mut this.refused {
+                // hyper doesn't notice that a client leaves while something of it waits to be parsed.
+                if !rest.is_empty() && this.exchange.poll_free(cx).is_ready() {
+                    let (now, later) = rest.split_at(rest.len().min(buf.remaining()));
+                    buf.put_slice(now);
+                    *rest = later;
+                    return Poll::Ready(Ok(()));
+                }
+                ready!(this.discard(cx))?;
+                return Poll::Ready(Ok(()));
             }
             let progress = if this.held.is_empty() {
                 ready!(this.read_through(cx, buf))?
@@ -235,20 +252,15 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Watched<S> {
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         ready!(Pin::new(&mut this.stream).poll_shutdown(cx))?;
-        if !this.refused && !this.body_open {
+        if this.refused.is_none() && !this.body_open {
             return Poll::Ready(Ok(()));
         }
-        let mut piece = [0; LINGER_PIECE_BYTES];
-        loop {
-            if this.linger_timer.poll_after(cx, LINGER).is_ready() {
-                return Poll::Ready(Ok(()));
-            }
-            let mut piece = ReadBuf::new(&mut piece);
-            let read = ready!(Pin::new(&mut this.stream).poll_read(cx, &mut piece));
-            if read.is_err() || piece.filled().is_empty() {
-                return Poll::Ready(Ok(()));
-            }
+        if this.linger_timer.poll_after(cx, LINGER).is_ready() {
+            return Poll::Ready(Ok(()));
         }
+        // Whatever ends it.
+        let _ = ready!(this.discard(cx));
+        Poll::Ready(Ok(()))
     }
 }
 

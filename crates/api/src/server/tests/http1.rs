@@ -172,6 +172,19 @@ async fn a_slow_head_waits_while_an_earlier_request_is_answered() {
 }
 
 #[tokio::test]
+async fn a_slow_head_has_its_time_from_the_end_of_the_request_before_it() {
+    let mut limits = limits();
+    limits.head_within = SHORT;
+    let served = Served::with(limits, None).await;
+    let mut talk = served.connect().await;
+    talk.send("GET /held HTTP/1.1\r\n\r\nGET / HT").await;
+    assert!(timeout(SHORT * 2, talk.read()).await.is_err(), "it was answered");
+    served.go_on.notify_one();
+    assert_eq!(talk.answer().await.body, "held");
+    assert_eq!(talk.answer().await.error_code(), "request_timeout");
+}
+
+#[tokio::test]
 async fn silent_connections_are_closed_without_a_word_and_others_are_not() {
     let mut limits = limits();
     limits.head_within = SHORT;
@@ -217,6 +230,19 @@ async fn requests_in_one_piece_are_answered_in_their_order_up_to_the_refused_one
         b"",
         "nothing behind a refused request is one"
     );
+}
+
+#[tokio::test]
+async fn a_client_that_leaves_is_noticed_whatever_it_has_sent_behind_its_request() {
+    let served = Served::with(limits(), None).await;
+    for behind in ["", "GET / HT", "nonsense\r\n\r\n"] {
+        served.given_up.store(false, Ordering::SeqCst);
+        let mut talk = served.connect().await;
+        talk.send(format!("GET /held HTTP/1.1\r\n\r\n{behind}")).await;
+        assert!(timeout(SHORT, talk.read()).await.is_err(), "it was answered");
+        drop(talk);
+        until(async || served.given_up.load(Ordering::SeqCst)).await;
+    }
 }
 
 #[tokio::test]

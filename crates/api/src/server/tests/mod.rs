@@ -53,7 +53,7 @@ struct Served {
     stop: CancellationToken,
     /// Lets `/held` answer.
     go_on: Arc<Notify>,
-    /// Whether the body of `/endless` was given up.
+    /// Whether `/held`, or the body of `/endless`, was given up or has ended.
     given_up: Arc<AtomicBool>,
     server: JoinHandle<()>,
 }
@@ -77,13 +77,14 @@ impl Served {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = listener.local_addr().expect("an address");
         let (go_on, given_up) = (Arc::new(Notify::new()), Arc::new(AtomicBool::new(false)));
-        let (held, endless) = (go_on.clone(), given_up.clone());
+        let (held, waiting, endless) = (go_on.clone(), given_up.clone(), given_up.clone());
         let router = Router::new()
             .route("/", get(async || "hello"))
             .route("/echo", post(async |body: Bytes| body))
             .route(
                 "/held",
                 get(async move || {
+                    let _gone = GivenUp(waiting);
                     held.notified().await;
                     "held"
                 }),

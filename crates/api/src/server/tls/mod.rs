@@ -6,7 +6,7 @@ mod validity;
 pub use files::{EXPIRES_SOON, TlsError, TlsFiles, TlsWarning};
 pub use validity::Validity;
 
-use files::Pair;
+use files::{Pair, Stamps};
 use rustls::{
     ServerConfig,
     crypto::ring,
@@ -35,6 +35,8 @@ pub struct Tls {
 
 struct Inner {
     files: TlsFiles,
+    /// How the files were when they were read first, which may be long before anybody looks again.
+    loaded: Stamps,
     current: Arc<Current>,
     asked: Notify,
 }
@@ -46,6 +48,7 @@ impl Tls {
     /// When a file can't be read, is not what it should be or may be read by others, or when the key isn't the
     /// certificate's.
     pub fn load(files: TlsFiles) -> Result<(Self, Vec<TlsWarning>), TlsError> {
+        let loaded = files.stamps();
         let Pair { key, warnings } = files.read()?;
         let current = Arc::new(Current(RwLock::new(Arc::new(key))));
         let provider = Arc::new(ring::default_provider());
@@ -58,6 +61,7 @@ impl Tls {
         let tls = Self {
             inner: Arc::new(Inner {
                 files,
+                loaded,
                 current,
                 asked: Notify::new(),
             }),
@@ -79,7 +83,7 @@ impl Tls {
     /// Takes up what changes in the files, for as long as this is polled. New handshakes get the new certificate;
     /// connections go on with what they have. A pair that can't be used changes nothing.
     pub(crate) async fn keep_current(&self) -> Infallible {
-        let mut seen = self.inner.files.stamps();
+        let mut seen = self.inner.loaded;
         loop {
             let asked = tokio::select! {
                 () = sleep(LOOK_EVERY) => false,
