@@ -8,7 +8,7 @@ use std::{
     io::{Read, Write},
     net::TcpStream,
     path::{Path, PathBuf},
-    process::Command,
+    process::{Command, Output},
     time::{Duration, Instant},
 };
 
@@ -61,32 +61,28 @@ impl Transcript {
     }
 }
 
-/// What curl prints of the answer to a request with these arguments; the last one is a path.
-fn curl(api: &Api, args: &[&str]) -> String {
-    let (path, args) = args.split_last().expect("a path");
-    let url = format!("{}{path}", api.url());
-    let output = Command::new("curl")
-        .args([
-            "--disable",
-            "--noproxy",
-            "*",
-            "--silent",
-            "--show-error",
-            "--include",
-            "--globoff",
-        ])
+/// Runs curl, without the config and the proxy of whoever runs the tests.
+pub fn curl(args: &[&str]) -> Output {
+    Command::new("curl")
+        .args(["--disable", "--noproxy", "*", "--silent", "--show-error"])
         .args(["--max-time", CURL_WAITS_S])
         .args(args)
-        .arg(&url)
         .output()
-        .expect("curl runs");
-    let printed = String::from_utf8_lossy(&output.stdout);
+        .expect("curl runs")
+}
+
+/// What curl prints of the answer to a request with these arguments; the last one is a path.
+fn asked(api: &Api, args: &[&str]) -> String {
+    let (path, args) = args.split_last().expect("a path");
+    let url = format!("{}{path}", api.url());
+    let output = curl(&[&["--include", "--globoff"], args, &[&url]].concat());
     format!(
-        "$ curl -i {} {url}\n{printed}{}",
+        "$ curl -i {} {url}\n{}{}",
         args.iter()
             .map(|arg| shortened(arg))
             .collect::<Vec<_>>()
             .join(" "),
+        String::from_utf8_lossy(&output.stdout),
         String::from_utf8_lossy(&output.stderr)
     )
 }
@@ -201,27 +197,27 @@ async fn every_status_is_an_error_object_for_curl() {
     for (status, code, args) in rows {
         let typed = args.iter().any(|arg| arg.starts_with("content-type"));
         let json = if typed { &[][..] } else { &JSON[..] };
-        let said = Transcript::of(code, &curl(&api, &[json, args].concat()));
+        let said = Transcript::of(code, &asked(&api, &[json, args].concat()));
         assert_eq!((said.status, said.error_code().as_str()), (*status, *code));
     }
 
     // One request waits for the wake, which fails, and another is one too many.
     std::thread::scope(|scope| {
-        let first = scope.spawn(|| curl(&api, &[&JSON[..], &["-d", &hello, CHAT]].concat()));
+        let first = scope.spawn(|| asked(&api, &[&JSON[..], &["-d", &hello, CHAT]].concat()));
         let begun = Instant::now();
         while controller.posts().is_empty() && begun.elapsed() < SOON {
             std::thread::sleep(Duration::from_millis(10));
         }
         let second = Transcript::of(
             "one too many",
-            &curl(&api, &[&JSON[..], &["-d", &hello, CHAT]].concat()),
+            &asked(&api, &[&JSON[..], &["-d", &hello, CHAT]].concat()),
         );
         assert_eq!((second.status, second.error_code().as_str()), (429, "queue_full"));
         assert!(second.head.contains("retry-after: "), "{}", second.head);
         let first = Transcript::of("never awake", &first.join().expect("curl ran"));
         assert_eq!((first.status, first.error_code().as_str()), (504, "wake_timeout"));
     });
-    assert_eq!(Transcript::of("alive", &curl(&api, &["/livez"])).status, 200);
+    assert_eq!(Transcript::of("alive", &asked(&api, &["/livez"])).status, 200);
 }
 
 #[tokio::test]

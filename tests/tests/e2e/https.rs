@@ -7,10 +7,10 @@ use std::{
     fs,
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
-    process::{Command, Output},
+    process::Output,
 };
 
-use crate::scene::SOON;
+use crate::{http_limits::curl, scene::SOON};
 
 /// A private authority, its file `ca.pem`, and the certificate `cert.pem` with `key.pem` that it has given last.
 struct Authority {
@@ -66,22 +66,6 @@ async fn run(launch: Launch) -> (Exit, String) {
     let process: Process = launch.start();
     let exit = process.wait_for_exit(SOON).await;
     (exit, process.log())
-}
-
-fn curl(args: &[&str]) -> Output {
-    Command::new("curl")
-        .args([
-            "--disable",
-            "--noproxy",
-            "*",
-            "--silent",
-            "--show-error",
-            "--max-time",
-            "60",
-        ])
-        .args(args)
-        .output()
-        .expect("curl runs")
 }
 
 fn stdout(output: &Output) -> String {
