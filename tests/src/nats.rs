@@ -117,6 +117,16 @@ impl Nats {
             .expect("a connection to the test's own server")
     }
 
+    /// A new connection whose answers come below `inbox`.
+    pub async fn connect_hearing(&self, inbox: &str) -> async_nats::Client {
+        let options = async_nats::ConnectOptions::new().name("test");
+        options
+            .custom_inbox_prefix(inbox)
+            .connect(self.url())
+            .await
+            .expect("a connection to the test's own server")
+    }
+
     /// The server process: to stop it, let it go on, or kill it.
     pub fn process(&self) -> &Process {
         &self.process

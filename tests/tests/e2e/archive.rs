@@ -351,7 +351,7 @@ async fn an_import_that_was_broken_off_is_gone_on_with_and_nothing_starts_before
 
 /// What control answers to an agent.
 async fn ask(world: &World, request: &Value) -> Value {
-    let client = world.nats.connect().await;
+    let client = world.nats.connect_hearing("_INBOX.agent.gpu-box").await;
     let verb = request["verb"].as_str().expect("a verb");
     let body = request.to_string().into();
     let answer = client

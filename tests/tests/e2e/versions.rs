@@ -59,7 +59,7 @@ async fn a_newer_commit_makes_its_provider_unavailable_and_leaves_the_others_alo
     assert_eq!(refused(&answer), (503, "provider_unreadable".to_owned()));
     assert!(answer.text().contains("newer version"), "{}", answer.text());
     assert_eq!(scene.posts(), 0, "nothing was woken");
-    let client = scene.world.nats.connect().await;
+    let client = scene.world.nats.connect_hearing("_INBOX.agent.gpu-box").await;
     let ask = json!({ "v": 1, "agent": "gpu-box", "verb": "deregister", "epoch": 1, "provider": "vllm" });
     let told = client
         .request("reveille.control.gpu-box.deregister", ask.to_string().into())

@@ -113,8 +113,10 @@ async fn no_commit_is_lost_or_doubled_while_the_leader_moves_and_nodes_die() {
         codes.seen(),
         race.longest_pause,
     );
-    let codes: Vec<_> = codes.seen().into_keys().collect();
-    assert_eq!(codes, [10071, 10164], "both of a cluster's codes were met");
+    // Other tests of this process may meet others.
+    let codes = codes.seen();
+    let both = [10071, 10164].iter().all(|code| codes.contains_key(code));
+    assert!(both, "not both of a cluster's codes were met: {codes:?}");
 }
 
 async fn info(connection: &Connection) -> Option<jetstream::stream::ClusterInfo> {

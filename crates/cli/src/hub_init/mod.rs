@@ -52,30 +52,27 @@ pub fn run(args: &HubInit) -> Result<(), Failure> {
 }
 
 fn tell(folder: &Path, tls: bool) -> Result<(), Failure> {
-    let shown = folder.display();
-    line(&format!(
-        "{shown}/{SERVER_CONFIG}    for the NATS servers: include it in their configs"
-    ))?;
-    line(&format!(
-        "{shown}/{ROUTES_CONFIG}  for a cluster: include it in the cluster block"
-    ))?;
-    line(&format!(
-        "{shown}/{KEYS}/            for --nats-keys; a process needs its own files only:"
-    ))?;
-    line("    api.nk, issuer.nk, system.nk   an API replica")?;
-    line("    projector.nk                   a projector, and `reveille rows rebuild`")?;
-    line("    admin.nk                       `reveille journal` and `reveille doctor`")?;
-    line("    subscriber.nk                  whoever follows reveille.facts.>")?;
-    if tls {
-        line(&format!(
-            "{shown}/ca.pem             for --nats-ca, and for whoever connects by TLS"
-        ))?;
-        line(&format!(
-            "{shown}/server.pem, server.key   the servers' certificate: good for --tls-cert and --tls-key too"
-        ))?;
-        line(&format!(
-            "{shown}/ca.key             signs such certificates: keep it to yourself"
-        ))?;
+    let files = [
+        (SERVER_CONFIG, "included by the configs of the NATS servers"),
+        (ROUTES_CONFIG, "included by their cluster blocks, in a cluster"),
+        ("keys/", "for --nats-keys; a process needs its own files only:"),
+        ("  api.nk, issuer.nk, system.nk", "an API replica"),
+        ("  projector.nk", "a projector, and `reveille rows rebuild`"),
+        ("  admin.nk", "`reveille journal` and `reveille doctor`"),
+        ("  subscriber.nk", "whoever follows reveille.facts.>"),
+    ];
+    let certificates = [
+        ("ca.pem", "for --nats-ca, and for whoever connects by TLS"),
+        (
+            "server.pem, server.key",
+            "the servers' certificate; for --tls-cert and --tls-key too",
+        ),
+        ("ca.key", "signs such certificates: keep it to yourself"),
+    ];
+    line(&format!("{}:", folder.display()))?;
+    let certificates = if tls { &certificates[..] } else { &[] };
+    for (file, what) in files.iter().chain(certificates) {
+        line(&format!("  {file:<32} {what}"))?;
     }
     Ok(())
 }

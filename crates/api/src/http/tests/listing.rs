@@ -58,8 +58,7 @@ async fn readiness_says_what_is_missing() {
     assert_eq!((ready.status, &ready.json()["status"]), (200, &json!("ready")));
     served.fleet.not_ready.store(true, Ordering::SeqCst);
     let missing = served.get("/readyz").await;
-    let expected =
-        json!({ "status": "not_ready", "checks": { "registry": false, "nats": true, "clock": true } });
+    let expected = json!({ "status": "not_ready", "checks": { "registry": false, "nats": true, "clock": true, "doors": true } });
     assert_eq!((missing.status, missing.json()), (503, expected));
     assert_eq!(served.get("/livez").await.json(), json!({ "status": "alive" }));
 }
