@@ -10,15 +10,16 @@ use reveille_bus::{
     commit::{Commit, CommitHash},
 };
 use reveille_domain::{
-    Agent, AgentCommand, Availability, CommandId, Epoch, Key, KeyCommand, Provider, ProviderCommand,
+    AdvanceReason, Agent, AgentCommand, Availability, CommandId, Epoch, Key, KeyCommand, Provider, ProviderCommand,
     ReportId, ReportSeq, SecretHash, SessionId, SleepReason, Stage, Timestamp, WakeCause, WakeFailure,
     WakeFailureKind, WakeId, WakeOutcome,
 };
-use std::{fs, path::PathBuf, time::Duration};
+use std::{collections::BTreeSet, fs, path::PathBuf, time::Duration};
 use uuid::Uuid;
 
 /// What this program writes.
 const RELEASE: &str = "0.1.0";
+const AGENT_EVENTS: [&str; 2] = ["AgentConnected", "AgentEpochAdvanced"];
 const PROVIDER_EVENTS: [&str; 11] = [
     "ProviderRegistered",
     "WakeRequested",
@@ -61,12 +62,25 @@ fn what_is_written_today_is_what_this_release_writes() {
 }
 
 #[test]
-fn every_event_of_a_provider_stands_in_the_golden_journal() {
+fn every_event_stands_in_the_golden_journal() {
     let all = kept(RELEASE);
-    let providers = all.iter().filter(|stored| stored.id() == provider_key());
-    let events: Vec<_> = providers.flat_map(|stored| stored.provider().events).collect();
-    for name in PROVIDER_EVENTS {
-        assert!(events.iter().any(|event| event.name() == name), "{name}");
+    for (id, names) in [
+        (agent_key(), &AGENT_EVENTS[..]),
+        (provider_key(), &PROVIDER_EVENTS),
+    ] {
+        let commits = all.iter().filter(|stored| stored.id() == id);
+        let mut written = BTreeSet::new();
+        for stored in commits {
+            let commit: serde_json::Value = serde_json::from_slice(&stored.payload).unwrap();
+            let events = commit["events"].as_array().unwrap();
+            written.extend(
+                events
+                    .iter()
+                    .map(|event| event["type"].as_str().unwrap().to_owned()),
+            );
+        }
+        let names: BTreeSet<_> = names.iter().map(|name| (*name).to_owned()).collect();
+        assert_eq!(written, names, "{id}");
     }
 }
 
@@ -144,6 +158,7 @@ where
     lines
 }
 
+/// Everything that can happen to an agent, once at least.
 fn agent_commands() -> Vec<AgentCommand> {
     let connect = |session| AgentCommand::Connect {
         name: agent(),
@@ -151,7 +166,12 @@ fn agent_commands() -> Vec<AgentCommand> {
         version: RELEASE.to_owned(),
         at: at(session as u64 * 10),
     };
-    vec![connect(1), connect(2)]
+    let advance = AgentCommand::Advance {
+        to: Epoch(1_000),
+        reason: AdvanceReason::JournalRestored,
+        at: at(25),
+    };
+    vec![connect(1), connect(2), advance, connect(3)]
 }
 
 /// Everything that can happen to a key.
