@@ -7,12 +7,12 @@ use futures::{
     StreamExt,
     stream::{self, BoxStream},
 };
-use reveille_bus::{AggregateId, BusError, Connection, Follow, Followed, Follower, Journal};
+use reveille_bus::{AggregateId, BusError, Connection, Entry, Follow, Followed, Follower, Journal};
 use reveille_domain::{
     WakeId,
     rows::{
-        EventQuery, EventRow, LlmQuery, LlmRow, MemoryRows, Page, Rows, RowsError, WakeQuery, WakeRow,
-        event_rows,
+        EventQuery, EventRange, EventRow, LlmQuery, LlmRow, MemoryRows, Page, Rows, RowsError, WakeQuery,
+        WakeRow, event_rows,
     },
 };
 use std::{collections::VecDeque, sync::Arc, time::Duration};
@@ -20,6 +20,8 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// How long one page of events may take to find in the journal.
 const READ_TIME: Duration = Duration::from_secs(5);
+/// How many commits are read first when the newest are asked for.
+const STRETCH: u64 = 1_000;
 /// How many may follow the events of one replica at once: each has a consumer of its own.
 const MAX_FOLLOWERS: usize = 256;
 
@@ -75,25 +77,67 @@ impl JournalRows {
             },
             (None | Some(_), None) | (None, Some(_)) => None,
         };
-        let start = query.start()?;
-        let entries = self
-            .journal
-            .read(start.stream_seq.saturating_sub(1), aggregate.as_ref())
-            .await;
-        let mut entries = std::pin::pin!(entries.map_err(unavailable)?);
-        let mut rows = vec![];
-        // One more than asked for tells the page whether there are more.
-        while rows.len() <= query.limit.rows() {
-            let Some(entry) = entries.next().await else { break };
-            let found = event_rows(&entry.map_err(unavailable)?.committed());
-            rows.extend(
-                found
-                    .into_iter()
-                    .filter(|row| row.position() > start && query.matches(row)),
-            );
-        }
+        let rows = if query.sort.descending {
+            self.newest(query, aggregate.as_ref()).await?
+        } else {
+            self.oldest(query, aggregate.as_ref()).await?
+        };
         Ok(cut(rows))
     }
+
+    /// The first of what a query asks for. One more than its page holds tells whether there are more.
+    async fn oldest(
+        &self,
+        query: &EventQuery,
+        aggregate: Option<&AggregateId>,
+    ) -> Result<Vec<EventRow>, RowsError> {
+        let range = query.range()?;
+        let after_seq = range.after.stream_seq.saturating_sub(1);
+        let entries = self.journal.read(after_seq, aggregate).await;
+        let mut entries = std::pin::pin!(entries.map_err(unavailable)?);
+        let mut rows = vec![];
+        while rows.len() <= query.limit.rows() {
+            let Some(entry) = entries.next().await else { break };
+            rows.extend(wanted(&entry.map_err(unavailable)?, query, range));
+        }
+        Ok(rows)
+    }
+
+    /// The last of what a query asks for, newest first. The journal is read forwards only: in stretches, each before the
+    /// one that was read last, and twice as long.
+    async fn newest(
+        &self,
+        query: &EventQuery,
+        aggregate: Option<&AggregateId>,
+    ) -> Result<Vec<EventRow>, RowsError> {
+        let range = query.range()?;
+        let floor = range.after.stream_seq.saturating_sub(1);
+        let last = self.journal.last_sequence().await.map_err(unavailable)?;
+        let mut end = range.before.map_or(last, |before| before.stream_seq.min(last));
+        let mut stretch = STRETCH;
+        let mut rows = vec![];
+        while end > floor && rows.len() <= query.limit.rows() {
+            let begin = end.saturating_sub(stretch).max(floor);
+            let entries = self.journal.read(begin, aggregate).await;
+            let mut entries = std::pin::pin!(entries.map_err(unavailable)?);
+            let mut found = vec![];
+            while let Some(entry) = entries.next().await {
+                let entry = entry.map_err(unavailable)?;
+                if entry.sequence > end {
+                    break;
+                }
+                found.extend(wanted(&entry, query, range));
+            }
+            rows.extend(found.into_iter().rev());
+            (end, stretch) = (begin, stretch.saturating_mul(2));
+        }
+        Ok(rows)
+    }
+}
+
+fn wanted(entry: &Entry, query: &EventQuery, range: EventRange) -> impl Iterator<Item = EventRow> {
+    let rows = event_rows(&entry.committed()).into_iter();
+    rows.filter(move |row| range.contains(row.position()) && query.matches(row))
 }
 
 #[expect(clippy::needless_pass_by_value, reason = "it is what `map_err` hands over")]

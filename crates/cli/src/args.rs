@@ -3,7 +3,10 @@
 use crate::{enrol::Token, journal::JournalCommand};
 use clap::{Args, Parser, Subcommand, ValueEnum, builder::FalseyValueParser};
 use jiff::SignedDuration;
-use reveille_domain::{AgentName, MAX_TOKEN_LIFETIME, ProviderId};
+use reveille_domain::{
+    AgentName, MAX_TOKEN_LIFETIME, ProviderId,
+    rows::{EventSort, LlmSort, Sort, WakeSort},
+};
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 use url::Url;
 
@@ -99,9 +102,9 @@ pub enum Command {
     /// Say by the exit code whether an API is ready.
     Health(ApiAddress),
     /// List the LLMs.
-    Llms(Listing),
+    Llms(Published),
     /// List the providers.
-    Providers(Listing),
+    Providers(Published),
     /// List the latest wakes.
     Wakes(Wakes),
     /// Wake a provider.
@@ -379,7 +382,7 @@ pub enum Format {
     Jsonl,
 }
 
-/// A list without filters.
+/// A list.
 #[derive(Debug, Args)]
 pub struct Listing {
     #[command(flatten)]
@@ -389,11 +392,24 @@ pub struct Listing {
     pub output: Format,
 }
 
+/// `reveille llms` and `reveille providers`.
+#[derive(Debug, Args)]
+pub struct Published {
+    #[command(flatten)]
+    pub listing: Listing,
+    /// In which order: name, status or since, and with - in front the other way round [default: name].
+    #[arg(long, allow_hyphen_values = true)]
+    pub sort: Option<Sort<LlmSort>>,
+}
+
 /// `reveille wakes`.
 #[derive(Debug, Args)]
 pub struct Wakes {
     #[command(flatten)]
     pub listing: Listing,
+    /// In which order: requested or took, and with - in front the other way round [default: -requested].
+    #[arg(long, allow_hyphen_values = true)]
+    pub sort: Option<Sort<WakeSort>>,
     /// Of this provider only.
     #[arg(long, value_name = "AGENT/PROVIDER")]
     pub provider: Option<ProviderId>,
@@ -433,6 +449,9 @@ pub struct Events {
     /// Go on with what happens from now on, until Ctrl-C.
     #[arg(long)]
     pub follow: bool,
+    /// In which order: seq, or -seq for the newest first [default: seq].
+    #[arg(long, allow_hyphen_values = true, conflicts_with = "follow")]
+    pub sort: Option<Sort<EventSort>>,
     /// Only after this commit of the journal.
     #[arg(long, value_name = "SEQ")]
     pub after: Option<u64>,

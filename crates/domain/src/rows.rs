@@ -10,6 +10,7 @@ mod event;
 mod llm;
 mod memory;
 mod query;
+mod sort;
 mod wake;
 
 pub use committed::{Committed, CommittedBody, RawMessage, RecordedEvent, provider_aggregate_id};
@@ -20,6 +21,7 @@ pub use query::{
     Cursor, DEFAULT_PAGE_ROWS, EventQuery, LlmQuery, MAX_PAGE_ROWS, Page, PageLimit, READ_WAIT, Rows,
     RowsError, WakeQuery, reach,
 };
+pub use sort::{EventRange, EventSort, LlmSort, Place, RowKey, Sort, SortBy, SortKind, SortValue, WakeSort};
 pub use wake::{WakeChange, WakeEnd, WakeOutcomeName, WakePosition, WakeRow, wake_changes};
 
 #[cfg(test)]

@@ -1,9 +1,12 @@
 //! Commits and events as columns: the archive.
 
-use crate::columns::{Columns, big, big_ms, json};
+use crate::{
+    columns::{Columns, big, big_ms, json},
+    order::Order,
+};
 use reveille_domain::{
     CommandId, WakeId,
-    rows::{Committed, CommittedBody, EventQuery, EventRow, RowsError},
+    rows::{Committed, CommittedBody, EventPosition, EventQuery, EventRow, RowsError},
 };
 use serde_json::{Value, json};
 use sqlx::{PgConnection, Postgres, QueryBuilder, Row, postgres::PgRow};
@@ -79,13 +82,21 @@ fn metadata(event: &EventRow) -> Value {
 
 /// The statement that answers a query, with one row more than its page.
 pub(crate) fn select(query: &EventQuery) -> Result<QueryBuilder<'_, Postgres>, RowsError> {
-    let start = query.start()?;
+    let range = query.range()?;
+    let place = |position: EventPosition| {
+        let index = i32::try_from(position.index).unwrap_or(i32::MAX);
+        (big(position.stream_seq), index)
+    };
+    let (seq, index) = place(range.after);
     let mut sql = QueryBuilder::new(format!("SELECT {EVENT_COLUMNS} FROM events"));
     sql.push(" WHERE (stream_seq, index_in_commit) > (")
-        .push_bind(big(start.stream_seq));
-    sql.push(", ")
-        .push_bind(i32::try_from(start.index).unwrap_or(i32::MAX))
-        .push(")");
+        .push_bind(seq);
+    sql.push(", ").push_bind(index).push(")");
+    if let Some(before) = range.before {
+        let (seq, index) = place(before);
+        sql.push(" AND (stream_seq, index_in_commit) < (").push_bind(seq);
+        sql.push(", ").push_bind(index).push(")");
+    }
     if let Some(kind) = &query.aggregate_type {
         sql.push(" AND aggregate_type = ").push_bind(kind);
     }
@@ -95,8 +106,12 @@ pub(crate) fn select(query: &EventQuery) -> Result<QueryBuilder<'_, Postgres>, R
     if let Some(kind) = &query.event_type {
         sql.push(" AND event_type = ").push_bind(kind);
     }
-    sql.push(" ORDER BY stream_seq, index_in_commit LIMIT ")
-        .push_bind(big(query.limit.rows() as u64 + 1));
+    let order = Order {
+        column: None,
+        key: &["stream_seq", "index_in_commit"],
+        descending: query.sort.descending,
+    };
+    order.by(&mut sql, query.limit);
     Ok(sql)
 }
 

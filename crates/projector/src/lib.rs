@@ -13,6 +13,7 @@ mod commits;
 mod error;
 mod heartbeats;
 mod llms;
+mod order;
 mod projection;
 mod rebuild;
 mod rows;

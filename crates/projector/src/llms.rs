@@ -1,10 +1,13 @@
 //! LLM rows as columns.
 
-use crate::columns::{Columns, big, big_ms, json};
+use crate::{
+    columns::{Columns, big, big_ms, json},
+    order::Order,
+};
 use reveille_domain::{
     AgentName, Epoch, Failures, WakeId,
     provider::WakeCounts,
-    rows::{LastWake, LlmKey, LlmKind, LlmQuery, LlmRow, RowsError},
+    rows::{LastWake, LlmKey, LlmKind, LlmQuery, LlmRow, LlmSort, Place, RowsError},
 };
 use sqlx::{PgConnection, Postgres, QueryBuilder, Row, postgres::PgRow};
 
@@ -136,15 +139,25 @@ pub(crate) fn select(query: &LlmQuery) -> Result<QueryBuilder<'_, Postgres>, Row
     if let Some(status) = query.status {
         sql.push(" AND status = ").push_bind(status.as_str());
     }
+    let column = match query.sort.by {
+        LlmSort::Name => None,
+        LlmSort::Status => Some("status COLLATE \"C\""),
+        LlmSort::Since => Some("since_ms"),
+    };
+    let order = Order {
+        column,
+        key: &["agent", "model", "provider"],
+        descending: query.sort.descending,
+    };
     if let Some(after) = &query.after {
-        let after = LlmKey::parse(after)?;
-        sql.push(" AND (agent, model, provider) > (")
-            .push_bind(after.agent.to_string());
-        sql.push(", ").push_bind(after.model.to_string());
-        sql.push(", ").push_bind(after.provider.to_string()).push(")");
+        let Place { value, key } = Place::<LlmKey>::parse(after, query.sort.by)?;
+        order.after(&mut sql, value, |sql| {
+            sql.push_bind(key.agent.to_string());
+            sql.push_bind(key.model.to_string());
+            sql.push_bind(key.provider.to_string());
+        });
     }
-    sql.push(" ORDER BY agent, model, provider LIMIT ")
-        .push_bind(big(query.limit.rows() as u64 + 1));
+    order.by(&mut sql, query.limit);
     Ok(sql)
 }
 

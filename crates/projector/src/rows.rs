@@ -7,8 +7,7 @@ use postgres_es::PostgresEventRepository;
 use reveille_domain::{
     WakeId,
     rows::{
-        Cursor, EventQuery, EventRow, LlmKey, LlmQuery, LlmRow, Page, PageLimit, Rows, RowsError, WakeQuery,
-        WakeRow,
+        Cursor, EventQuery, EventRow, LlmQuery, LlmRow, Page, PageLimit, Rows, RowsError, WakeQuery, WakeRow,
     },
 };
 use sqlx::{
@@ -83,7 +82,7 @@ impl PostgresRows {
         min_seq: Option<u64>,
         limit: PageLimit,
         read: fn(&PgRow) -> sqlx::Result<T>,
-        cursor: fn(&T) -> Cursor,
+        cursor: impl Fn(&T) -> Cursor,
     ) -> Result<Page<T>, RowsError> {
         // Read before the rows: they are as new as that, or newer.
         let at = self.applied().await?;
@@ -103,7 +102,7 @@ impl PostgresRows {
 #[async_trait]
 impl Rows for PostgresRows {
     async fn llms(&self, query: &LlmQuery) -> Result<Page<LlmRow>, RowsError> {
-        let cursor = |row: &LlmRow| LlmKey::of(row).cursor();
+        let cursor = |row: &LlmRow| row.place(query.sort.by).cursor();
         self.page(
             llms::select(query)?,
             query.min_seq,
@@ -115,7 +114,7 @@ impl Rows for PostgresRows {
     }
 
     async fn wakes(&self, query: &WakeQuery) -> Result<Page<WakeRow>, RowsError> {
-        let cursor = |row: &WakeRow| row.position().cursor();
+        let cursor = |row: &WakeRow| row.place(query.sort.by).cursor();
         self.page(
             wakes::select(query)?,
             query.min_seq,

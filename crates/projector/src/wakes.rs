@@ -1,9 +1,12 @@
 //! Wake rows as columns.
 
-use crate::columns::{Columns, big, big_ms, json, tag};
+use crate::{
+    columns::{Columns, big, big_ms, json, tag},
+    order::Order,
+};
 use reveille_domain::{
     KeyId, ProviderId, WakeCause, WakeFailure, WakeId,
-    rows::{RowsError, WakeChange, WakePosition, WakeQuery, WakeRow},
+    rows::{Place, RowsError, WakeChange, WakePosition, WakeQuery, WakeRow, WakeSort},
 };
 use sqlx::{PgConnection, Postgres, QueryBuilder, Row, postgres::PgRow};
 use std::collections::BTreeMap;
@@ -14,6 +17,9 @@ const ROWS_A_STATEMENT: usize = 500;
 
 const COLUMNS: &str = "wake_id, agent, provider, cause_by, request_id, model, key_id, requested_at_ms, deadline_ms, \
      ended_at_ms, outcome, failure_kind, failure_stage, failure_reason, stages, requested_seq, ended_seq";
+
+/// How long a wake took, as [`WakeRow::place`] has it; an index has the same expression.
+const TOOK: &str = "greatest(coalesce(ended_at_ms - requested_at_ms, 9223372036854775807), 0)";
 
 /// Folds `changes`, in order, into the wakes' rows.
 pub(crate) async fn change(db: &mut PgConnection, changes: Vec<WakeChange>) -> sqlx::Result<()> {
@@ -89,14 +95,22 @@ pub(crate) fn select(query: &WakeQuery) -> Result<QueryBuilder<'_, Postgres>, Ro
     if let Some(outcome) = query.outcome {
         sql.push(" AND outcome = ").push_bind(outcome.as_str());
     }
-    if let Some(before) = &query.before {
-        let before = WakePosition::parse(before)?;
-        sql.push(" AND (requested_at_ms, wake_id) < (")
-            .push_bind(big_ms(before.requested_at_ms));
-        sql.push(", ").push_bind(before.wake_id.0).push(")");
+    let order = Order {
+        column: match query.sort.by {
+            WakeSort::Requested => None,
+            WakeSort::Took => Some(TOOK),
+        },
+        key: &["requested_at_ms", "wake_id"],
+        descending: query.sort.descending,
+    };
+    if let Some(after) = &query.after {
+        let Place { value, key } = Place::<WakePosition>::parse(after, query.sort.by)?;
+        order.after(&mut sql, value, |sql| {
+            sql.push_bind(big_ms(key.requested_at_ms));
+            sql.push_bind(key.wake_id.0);
+        });
     }
-    sql.push(" ORDER BY requested_at_ms DESC, wake_id DESC LIMIT ");
-    sql.push_bind(big(query.limit.rows() as u64 + 1));
+    order.by(&mut sql, query.limit);
     Ok(sql)
 }
 

@@ -77,6 +77,46 @@ async fn a_person_puts_a_backend_to_sleep_and_wakes_it_and_sees_both_in_the_jour
 }
 
 #[tokio::test]
+async fn the_newest_events_are_listed_first_however_far_back_they_are() {
+    let (world, _backend, api, _agent) = awake().await;
+    ask(&world, &api, "sleep", &[PROVIDER]).await;
+    api.wait_for_status(LLM, "hibernating", SOON).await;
+    // More than are read from the journal at once.
+    let jetstream = async_nats::jetstream::new(world.nats.connect().await);
+    for _ in 0..1_200 {
+        let published = jetstream.publish("reveille.events.stray", "no commit".into());
+        published.await.expect("sent").await.expect("stored");
+    }
+    // One replica has them in memory. The other one has begun after all of them, and reads the journal.
+    let late = world.api().await;
+    for api in [&api, &late] {
+        let order = ["events", "--sort", "-seq", "--provider", PROVIDER, "-o", "jsonl"];
+        let printed = ask(&world, api, order[0], &order[1..]).await;
+        let types: Vec<_> = printed
+            .lines()
+            .filter_map(|line| serde_json::from_str::<Value>(line).ok())
+            .filter_map(|event| event["event_type"].as_str().map(str::to_owned))
+            .collect();
+        assert_eq!(types, ["BackendSlept", "ProviderRegistered"], "{printed}");
+        let mut path = "/reveille/v1/events?sort=-seq&limit=1".to_owned();
+        let mut sequences = vec![];
+        loop {
+            let page = api.get(&path).await.json();
+            sequences.extend(
+                page["data"]
+                    .as_array()
+                    .expect("rows")
+                    .iter()
+                    .map(|row| row["stream_seq"].clone()),
+            );
+            let Some(next) = page["next"].as_str() else { break };
+            path = format!("/reveille/v1/events?sort=-seq&limit=1&after={next}");
+        }
+        assert_eq!(sequences, [3, 2, 1]);
+    }
+}
+
+#[tokio::test]
 async fn a_backend_put_to_sleep_by_somebody_else_is_found_asleep_and_woken_by_the_next_request() {
     let (_world, backend, api, _agent) = awake().await;
     let slept = reveille_tests::http_client()
@@ -122,6 +162,8 @@ async fn tables_and_json_name_what_is_there() {
     assert!(table.contains(LLM) && table.contains("active"), "{table}");
     let json: Value = serde_json::from_str(&ask(&world, &api, "llms", &["-o", "json"]).await).expect("JSON");
     assert_eq!(json[0]["name"], LLM);
-    let providers = ask(&world, &api, "providers", &[]).await;
+    let sorted = ask(&world, &api, "llms", &["--sort", "-since", "-o", "json"]).await;
+    assert_eq!(serde_json::from_str::<Value>(&sorted).expect("JSON"), json);
+    let providers = ask(&world, &api, "providers", &["--sort=status"]).await;
     assert!(providers.contains(PROVIDER), "{providers}");
 }

@@ -77,23 +77,17 @@ impl ApiClient {
             .is_ok_and(|answer| answer.status().is_success())
     }
 
-    /// All LLM rows.
-    pub async fn llms(&self) -> Result<Vec<Row>, Failure> {
-        self.rows("/reveille/v1/llms", &[], "after", usize::MAX).await
-    }
-
     /// The first page of providers, as long as pages are.
     pub async fn providers(&self) -> Result<Page, Failure> {
         let request = self.request(Method::GET, "/reveille/v1/providers");
         self.json(request.query(&[("limit", PAGE_ROWS)])).await
     }
 
-    /// The rows of a list, page after page, at most `most`; `cursor` is what the list calls the place to go on from.
+    /// The rows of a list, page after page, at most `most`.
     pub async fn rows(
         &self,
         path: &str,
         filters: &[(&str, String)],
-        cursor: &str,
         most: usize,
     ) -> Result<Vec<Row>, Failure> {
         let mut rows = vec![];
@@ -101,7 +95,7 @@ impl ApiClient {
         loop {
             let mut query = filters.to_vec();
             query.push(("limit", PAGE_ROWS.min(most - rows.len()).to_string()));
-            query.extend(next.map(|next| (cursor, next)));
+            query.extend(next.map(|next| ("after", next)));
             let page: Page = self.json(self.request(Method::GET, path).query(&query)).await?;
             rows.extend(page.data);
             next = page.next;

@@ -32,7 +32,7 @@ pub async fn events(args: &Events) -> Result<(), Failure> {
         filters: filters(args),
         format: args.listing.output,
         zone: TimeZone::system(),
-        after: args.after.map(|seq| seq.to_string()),
+        after: None,
     };
     if !args.follow {
         return reader.list().await;
@@ -50,11 +50,14 @@ pub async fn events(args: &Events) -> Result<(), Failure> {
 }
 
 fn filters(args: &Events) -> Vec<(&'static str, String)> {
-    let Some(id) = &args.provider else { return vec![] };
-    vec![
-        ("aggregate_type", "provider".to_owned()),
-        ("aggregate_id", format!("{}.{}", id.agent, id.provider)),
-    ]
+    let mut filters = vec![];
+    if let Some(id) = &args.provider {
+        filters.push(("aggregate_type", "provider".to_owned()));
+        filters.push(("aggregate_id", format!("{}.{}", id.agent, id.provider)));
+    }
+    filters.extend(args.after.map(|seq| ("after_seq", seq.to_string())));
+    filters.extend(args.sort.map(|sort| ("sort", sort.to_string())));
+    filters
 }
 
 struct Reader {

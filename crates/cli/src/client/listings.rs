@@ -1,24 +1,28 @@
 //! `llms`, `providers` and `wakes`.
 
-use super::{ApiClient, output::print, table::Table};
+use super::{ApiClient, Row, output::print, table::Table};
 use crate::{
-    args::{Listing, Wakes},
+    args::{Published, Wakes},
     failure::Failure,
 };
 
 /// `reveille llms`.
-pub async fn llms(args: &Listing) -> Result<(), Failure> {
-    let rows = ApiClient::new(&args.api)?.llms().await?;
-    print(&rows, args.output, Table::llms)
+pub async fn llms(args: &Published) -> Result<(), Failure> {
+    let rows = published("/reveille/v1/llms", args).await?;
+    print(&rows, args.listing.output, Table::llms)
 }
 
 /// `reveille providers`.
-pub async fn providers(args: &Listing) -> Result<(), Failure> {
-    let client = ApiClient::new(&args.api)?;
-    let rows = client
-        .rows("/reveille/v1/providers", &[], "after", usize::MAX)
-        .await?;
-    print(&rows, args.output, Table::providers)
+pub async fn providers(args: &Published) -> Result<(), Failure> {
+    let rows = published("/reveille/v1/providers", args).await?;
+    print(&rows, args.listing.output, Table::providers)
+}
+
+async fn published(path: &str, args: &Published) -> Result<Vec<Row>, Failure> {
+    let sort = args.sort.map(|sort| ("sort", sort.to_string()));
+    let query: Vec<_> = sort.into_iter().collect();
+    let client = ApiClient::new(&args.listing.api)?;
+    client.rows(path, &query, usize::MAX).await
 }
 
 /// `reveille wakes`.
@@ -26,7 +30,8 @@ pub async fn wakes(args: &Wakes) -> Result<(), Failure> {
     let client = ApiClient::new(&args.listing.api)?;
     let mut query = vec![];
     query.extend(args.provider.as_ref().map(|id| ("provider", id.to_string())));
+    query.extend(args.sort.map(|sort| ("sort", sort.to_string())));
     let most = usize::try_from(args.limit)?;
-    let rows = client.rows("/reveille/v1/wakes", &query, "before", most).await?;
+    let rows = client.rows("/reveille/v1/wakes", &query, most).await?;
     print(&rows, args.listing.output, Table::wakes)
 }

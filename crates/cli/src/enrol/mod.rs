@@ -59,9 +59,7 @@ pub async fn revoke(args: &AgentRevoke) -> Result<(), Failure> {
 /// `reveille agents`.
 pub async fn list(args: &Listing) -> Result<(), Failure> {
     let client = ApiClient::new(&args.api)?;
-    let rows = client
-        .rows("/reveille/v1/agents", &[], "after", usize::MAX)
-        .await?;
+    let rows = client.rows("/reveille/v1/agents", &[], usize::MAX).await?;
     print(&rows, args.output, Table::agents)
 }
 

@@ -90,7 +90,13 @@ impl EventPosition {
         }
     }
 
-    /// The cursor that stands after this event, such as `120.0`.
+    /// Before every event of the commit, when this place stands after every event of it; else the same.
+    pub(super) const fn other_end(self) -> Self {
+        let index = if self.index == u32::MAX { 0 } else { self.index };
+        Self { index, ..self }
+    }
+
+    /// The cursor that stands at this event, such as `120.0`.
     #[must_use]
     pub fn cursor(&self) -> Cursor {
         Cursor::new(format!("{}.{}", self.stream_seq, self.index))
@@ -108,7 +114,7 @@ impl EventRow {
     }
 }
 
-/// Reads a cursor of events: `120.0`, or `120` for all that comes after that commit.
+/// Reads a cursor of events: `120.0`, or `120` for the end of that commit.
 ///
 /// # Errors
 /// [`RowsError::BadCursor`] when it is neither.

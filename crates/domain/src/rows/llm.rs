@@ -1,6 +1,6 @@
 //! One row for each model that a provider publishes.
 
-use super::{Cursor, RowsError};
+use super::{Cursor, RowKey, RowsError};
 use crate::{
     AgentName, Epoch, Failures, ModelName, Provider, ProviderName, Timestamp, WakeFailure, WakeId,
     WakeRecord,
@@ -145,19 +145,16 @@ impl LlmKey {
             provider: row.provider.clone(),
         }
     }
+}
 
-    /// The cursor that stands after this row. Model names hold anything printable, so the text is written as hex.
-    #[must_use]
-    pub fn cursor(&self) -> Cursor {
+impl RowKey for LlmKey {
+    /// Model names hold anything printable, so the text is written as hex.
+    fn cursor(&self) -> Cursor {
         let text = format!("{}/{}/{}", self.agent, self.provider, self.model);
         Cursor::new(text.bytes().map(|byte| format!("{byte:02x}")).collect::<String>())
     }
 
-    /// Reads a cursor back.
-    ///
-    /// # Errors
-    /// [`RowsError::BadCursor`] when it isn't one of these.
-    pub fn parse(cursor: &Cursor) -> Result<Self, RowsError> {
+    fn parse(cursor: &Cursor) -> Result<Self, RowsError> {
         let read = || {
             let bytes = cursor.as_str().as_bytes().chunks(2).map(|pair| {
                 let pair = std::str::from_utf8(pair).ok().filter(|pair| pair.len() == 2)?;

@@ -1,14 +1,14 @@
 //! The rows in memory: all LLM rows, and the wakes and events that are recent.
 
 use super::{
-    Committed, CommittedBody, EventPosition, EventQuery, EventRow, LlmKey, LlmQuery, LlmRow, Page, Rows,
-    RowsError, WakePosition, WakeQuery, WakeRow, event_rows, llm_rows, wake_changes,
+    Committed, CommittedBody, EventPosition, EventQuery, EventRow, LlmKey, LlmQuery, LlmRow, Page, PageLimit,
+    Place, RowKey, Rows, RowsError, Sort, SortBy, WakePosition, WakeQuery, WakeRow, event_rows, llm_rows,
+    wake_changes,
 };
 use crate::{AgentName, Provider, ProviderId, Timestamp, WakeId};
 use async_trait::async_trait;
 use std::{
     collections::{BTreeMap, HashMap, VecDeque},
-    ops::Bound,
     sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
 };
 
@@ -184,6 +184,19 @@ impl Held {
     }
 }
 
+/// The rows after a place in an order, as many as a page can hold and one more.
+fn after_place<'a, K: RowKey, R>(
+    mut rows: Vec<(Place<K>, &'a R)>,
+    sort: Sort<impl SortBy>,
+    after: Option<&Place<K>>,
+    limit: PageLimit,
+) -> Vec<&'a R> {
+    rows.retain(|(place, _)| after.is_none_or(|after| sort.order(place, after).is_gt()));
+    rows.sort_by(|(one, _), (other, _)| sort.order(one, other));
+    let rows = rows.into_iter().take(limit.rows() + 1);
+    rows.map(|(_, row)| row).collect()
+}
+
 fn belongs(row: &LlmRow, id: &ProviderId) -> bool {
     row.agent == id.agent && row.provider == id.provider
 }
@@ -191,29 +204,34 @@ fn belongs(row: &LlmRow, id: &ProviderId) -> bool {
 #[async_trait]
 impl Rows for MemoryRows {
     async fn llms(&self, query: &LlmQuery) -> Result<Page<LlmRow>, RowsError> {
-        let after = query.after.as_ref().map(LlmKey::parse).transpose()?;
+        let after = query.after.as_ref();
+        let after = after
+            .map(|after| Place::parse(after, query.sort.by))
+            .transpose()?;
         let held = self.read();
         held.has_taken_in(query.min_seq)?;
-        let start = after.map_or(Bound::Unbounded, Bound::Excluded);
-        let rows = held.llms.range((start, Bound::Unbounded)).map(|(_, row)| row);
-        let rows = rows.filter(|row| query.matches(row)).take(query.limit.rows() + 1);
-        let rows = rows.map(|row| held.heard(row)).collect();
-        Ok(Page::cut(rows, query.limit, held.applied, |row| {
-            LlmKey::of(row).cursor()
+        let rows = held.llms.values().filter(|row| query.matches(row));
+        let rows = rows.map(|row| (row.place(query.sort.by), row)).collect();
+        let rows = after_place(rows, query.sort, after.as_ref(), query.limit);
+        let rows = rows.into_iter().map(|row| held.heard(row)).collect();
+        Ok(Page::cut(rows, query.limit, held.applied, |row: &LlmRow| {
+            row.place(query.sort.by).cursor()
         }))
     }
 
     async fn wakes(&self, query: &WakeQuery) -> Result<Page<WakeRow>, RowsError> {
-        let before = query.before.as_ref().map(WakePosition::parse).transpose()?;
+        let after = query.after.as_ref();
+        let after = after
+            .map(|after| Place::parse(after, query.sort.by))
+            .transpose()?;
         let held = self.read();
         held.has_taken_in(query.min_seq)?;
-        let end = before.map_or(Bound::Unbounded, Bound::Excluded);
-        let newest_first = held.wakes_in_order.range((Bound::Unbounded, end)).rev();
-        let rows = newest_first.filter_map(|(position, ())| held.wakes.get(&position.wake_id));
-        let rows = rows.filter(|row| query.matches(row)).take(query.limit.rows() + 1);
-        let rows = rows.cloned().collect();
+        let rows = held.wakes.values().filter(|row| query.matches(row));
+        let rows = rows.map(|row| (row.place(query.sort.by), row)).collect();
+        let rows = after_place(rows, query.sort, after.as_ref(), query.limit);
+        let rows = rows.into_iter().cloned().collect();
         Ok(Page::cut(rows, query.limit, held.applied, |row: &WakeRow| {
-            row.position().cursor()
+            row.place(query.sort.by).cursor()
         }))
     }
 
@@ -222,17 +240,35 @@ impl Rows for MemoryRows {
     }
 
     async fn events(&self, query: &EventQuery) -> Result<Page<EventRow>, RowsError> {
-        let start = query.start()?;
+        let range = query.range()?;
         let held = self.read();
         held.has_taken_in(query.min_seq)?;
-        if start < EventPosition::after_commit(held.events_after_seq) && held.events_after_seq > 0 {
+        let wanted = |row: &&EventRow| range.contains(row.position()) && query.matches(row);
+        let most = query.limit.rows() + 1;
+        let rows: Vec<_> = if query.sort.descending {
+            held.events
+                .iter()
+                .rev()
+                .filter(wanted)
+                .take(most)
+                .cloned()
+                .collect()
+        } else {
+            let first = held.events.partition_point(|row| row.position() <= range.after);
+            held.events
+                .range(first..)
+                .filter(wanted)
+                .take(most)
+                .cloned()
+                .collect()
+        };
+        let begins_before = range.after < EventPosition::after_commit(held.events_after_seq);
+        let reaches_back = begins_before && (!query.sort.descending || rows.len() < most);
+        if reaches_back && held.events_after_seq > 0 {
             return Err(RowsError::NotHeld {
                 from_seq: held.events_after_seq.saturating_add(1),
             });
         }
-        let first = held.events.partition_point(|row| row.position() <= start);
-        let rows = held.events.range(first..).filter(|row| query.matches(row));
-        let rows = rows.take(query.limit.rows() + 1).cloned().collect();
         Ok(Page::cut(rows, query.limit, held.applied, |row: &EventRow| {
             row.position().cursor()
         }))

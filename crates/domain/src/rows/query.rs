@@ -1,6 +1,6 @@
 //! The query port: what can be asked of the rows, in pages of bounded length.
 
-use super::{EventPosition, EventRow, LlmRow, WakeOutcomeName, WakeRow, parse_events_cursor};
+use super::{EventRange, EventRow, EventSort, LlmRow, LlmSort, Sort, WakeOutcomeName, WakeRow, WakeSort};
 use crate::{AgentName, ModelName, ProviderId, ProviderName, WakeId, provider::StatusName};
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
@@ -23,13 +23,13 @@ const READ_POLL: Duration = Duration::from_millis(25);
 /// implementations behave alike and neither needs a clock.
 #[async_trait]
 pub trait Rows: Send + Sync {
-    /// LLM rows, ordered by agent, model and provider.
+    /// LLM rows, by their names unless the query says.
     async fn llms(&self, query: &LlmQuery) -> Result<Page<LlmRow>, RowsError>;
-    /// Wakes, newest first.
+    /// Wakes, newest first unless the query says.
     async fn wakes(&self, query: &WakeQuery) -> Result<Page<WakeRow>, RowsError>;
     /// One wake.
     async fn wake(&self, id: WakeId) -> Result<Option<WakeRow>, RowsError>;
-    /// Events, oldest first.
+    /// Events, oldest first unless the query says.
     async fn events(&self, query: &EventQuery) -> Result<Page<EventRow>, RowsError>;
     /// The journal sequence of the last commit that the rows have taken in; 0 before the first.
     async fn applied(&self) -> Result<u64, RowsError>;
@@ -168,7 +168,9 @@ pub struct LlmQuery {
     pub model: Option<ModelName>,
     /// With this status.
     pub status: Option<StatusName>,
-    /// After this row.
+    /// In this order.
+    pub sort: Sort<LlmSort>,
+    /// After this row, in that order.
     pub after: Option<Cursor>,
     /// How many.
     pub limit: PageLimit,
@@ -185,8 +187,10 @@ pub struct WakeQuery {
     pub agent: Option<AgentName>,
     /// That stand or ended so.
     pub outcome: Option<WakeOutcomeName>,
-    /// Older than this one.
-    pub before: Option<Cursor>,
+    /// In this order.
+    pub sort: Sort<WakeSort>,
+    /// After this one, in that order.
+    pub after: Option<Cursor>,
     /// How many.
     pub limit: PageLimit,
     /// Not before this commit is taken in.
@@ -204,7 +208,9 @@ pub struct EventQuery {
     pub event_type: Option<String>,
     /// Of commits after this one.
     pub after_seq: Option<u64>,
-    /// After this event: a page's cursor. When a sequence is given too, the later of both.
+    /// In this order.
+    pub sort: Sort<EventSort>,
+    /// After this event, in that order: a page's cursor.
     pub after: Option<Cursor>,
     /// How many.
     pub limit: PageLimit,
@@ -258,14 +264,11 @@ impl EventQuery {
                 .is_none_or(|kind| *kind == row.event_type)
     }
 
-    /// The place after which events are asked for.
+    /// Which part of the journal is asked for.
     ///
     /// # Errors
     /// [`RowsError::BadCursor`] when the cursor isn't one of events.
-    pub fn start(&self) -> Result<EventPosition, RowsError> {
-        let cursor = self.after.as_ref().map(parse_events_cursor).transpose()?;
-        let seq = self.after_seq.map(EventPosition::after_commit);
-        // The sequences of streams begin at 1.
-        Ok(cursor.max(seq).unwrap_or_default())
+    pub fn range(&self) -> Result<EventRange, RowsError> {
+        EventRange::of(self.sort, self.after_seq, self.after.as_ref())
     }
 }

@@ -1,6 +1,6 @@
 //! One row for each wake, folded from its provider's events.
 
-use super::{Cursor, RowsError};
+use super::{Cursor, RowKey, RowsError};
 use crate::{
     ProviderEvent, ProviderId, Stage, Timestamp, Wake, WakeCause, WakeFailure, WakeFailureKind, WakeId,
     provider::Registered,
@@ -283,18 +283,12 @@ pub struct WakePosition {
     pub wake_id: WakeId,
 }
 
-impl WakePosition {
-    /// The cursor that stands at this wake.
-    #[must_use]
-    pub fn cursor(&self) -> Cursor {
+impl RowKey for WakePosition {
+    fn cursor(&self) -> Cursor {
         Cursor::new(format!("{}.{}", self.requested_at_ms.as_millis(), self.wake_id))
     }
 
-    /// Reads a cursor back.
-    ///
-    /// # Errors
-    /// [`RowsError::BadCursor`] when it isn't one of these.
-    pub fn parse(cursor: &Cursor) -> Result<Self, RowsError> {
+    fn parse(cursor: &Cursor) -> Result<Self, RowsError> {
         let read = || {
             let (at, id) = cursor.as_str().split_once('.')?;
             Some(Self {

@@ -2,7 +2,7 @@
 
 use crate::{
     history::{commits, some_history, steps},
-    reference::{Expected, expected},
+    reference::{Expected, expected, llms_sorted, wakes_sorted},
     stores::{InMemory, InPostgres, Store},
 };
 use proptest::test_runner::{Config, TestRunner};
@@ -10,8 +10,8 @@ use reveille_domain::{
     AgentName, Timestamp, WakeId,
     provider::StatusName,
     rows::{
-        Committed, Cursor, EventQuery, LlmQuery, MAX_PAGE_ROWS, Page, PageLimit, Rows, RowsError,
-        WakeOutcomeName, WakeQuery, WakeRow,
+        Committed, Cursor, EventQuery, LlmQuery, LlmSort, MAX_PAGE_ROWS, Page, PageLimit, Rows, RowsError,
+        Sort, SortBy, WakeOutcomeName, WakeQuery, WakeRow, WakeSort,
     },
 };
 use std::collections::BTreeSet;
@@ -81,11 +81,12 @@ async fn holds(store: &impl Store, history: &[Committed]) {
     events(rows, &expected).await;
     reads_own_writes(rows, applied).await;
     refuses_foreign_cursors(rows).await;
+    refuses_cursors_of_other_orders(rows).await;
 }
 
 /// All rows of a query, page by page.
 macro_rules! all {
-    ($rows:expr, $method:ident, $query:expr, $cursor:ident) => {{
+    ($rows:expr, $method:ident, $query:expr) => {{
         let mut query = $query;
         let mut all = vec![];
         loop {
@@ -93,11 +94,20 @@ macro_rules! all {
             assert!(items.len() <= query.limit.rows());
             all.extend(items);
             match next {
-                Some(next) => query.$cursor = Some(next),
+                Some(next) => query.after = Some(next),
                 None => break all,
             }
         }
     }};
+}
+
+/// Each size of a page with each order of its list.
+fn pages<By: SortBy, const N: usize>(limits: [u32; N]) -> impl Iterator<Item = (u32, Sort<By>)> {
+    let sorts = |by: &By| [Sort::ascending(*by), Sort::descending(*by)];
+    let sorts: Vec<_> = By::ALL.iter().flat_map(sorts).collect();
+    limits
+        .into_iter()
+        .flat_map(move |limit| sorts.clone().into_iter().map(move |sort| (limit, sort)))
 }
 
 async fn llms(rows: &dyn Rows, expected: &Expected) {
@@ -129,12 +139,14 @@ async fn llms(rows: &dyn Rows, expected: &Expected) {
             .filter(|row| query.matches(row))
             .cloned()
             .collect();
-        for limit in [1, 2, 7, MAX_PAGE_ROWS] {
+        for (limit, sort) in pages([1, 2, 7, MAX_PAGE_ROWS]) {
             let query = LlmQuery {
                 limit: PageLimit::new(limit),
+                sort,
                 ..query.clone()
             };
-            assert_eq!(all!(rows, llms, query.clone(), after), matching, "{query:?}");
+            let sorted = llms_sorted(matching.clone(), sort);
+            assert_eq!(all!(rows, llms, query.clone()), sorted, "{query:?}");
         }
     }
 }
@@ -163,12 +175,14 @@ async fn wakes(rows: &dyn Rows, expected: &Expected) {
             .filter(|row| query.matches(row))
             .cloned()
             .collect();
-        for limit in [1, 3, MAX_PAGE_ROWS] {
+        for (limit, sort) in pages([1, 3, MAX_PAGE_ROWS]) {
             let query = WakeQuery {
                 limit: PageLimit::new(limit),
+                sort,
                 ..query.clone()
             };
-            assert_eq!(all!(rows, wakes, query.clone(), before), matching, "{query:?}");
+            let sorted = wakes_sorted(matching.clone(), sort);
+            assert_eq!(all!(rows, wakes, query.clone()), sorted, "{query:?}");
         }
     }
     for row in &expected.wakes {
@@ -212,12 +226,17 @@ async fn events(rows: &dyn Rows, expected: &Expected) {
             .iter()
             .filter(|row| row.stream_seq > after && query.matches(row));
         let matching: Vec<_> = matching.cloned().collect();
-        for limit in [1, 10, MAX_PAGE_ROWS] {
+        for (limit, sort) in pages([1, 10, MAX_PAGE_ROWS]) {
             let query = EventQuery {
                 limit: PageLimit::new(limit),
+                sort,
                 ..query.clone()
             };
-            assert_eq!(all!(rows, events, query.clone(), after), matching, "{query:?}");
+            let mut sorted = matching.clone();
+            if sort.descending {
+                sorted.reverse();
+            }
+            assert_eq!(all!(rows, events, query.clone()), sorted, "{query:?}");
         }
     }
 }
@@ -262,7 +281,7 @@ async fn refuses_foreign_cursors(rows: &dyn Rows) {
             .await;
         let wakes = rows
             .wakes(&WakeQuery {
-                before: cursor.clone(),
+                after: cursor.clone(),
                 ..Default::default()
             })
             .await;
@@ -282,6 +301,47 @@ async fn refuses_foreign_cursors(rows: &dyn Rows) {
             events.err(),
             (text != "6162").then_some(RowsError::BadCursor),
             "{text}"
+        );
+    }
+}
+
+/// A cursor belongs to what its list is sorted by: in a list that is sorted by something else it would mean some other place.
+async fn refuses_cursors_of_other_orders(rows: &dyn Rows) {
+    for (of, sort) in pages::<LlmSort, 1>([1]).flat_map(|(_, of)| pages([1]).map(move |(_, sort)| (of, sort)))
+    {
+        let query = |sort, after| LlmQuery {
+            sort,
+            after,
+            limit: PageLimit::new(1),
+            ..Default::default()
+        };
+        let Some(cursor) = rows.llms(&query(of, None)).await.expect("an answer").next else {
+            return;
+        };
+        let answer = rows.llms(&query(sort, Some(cursor))).await.err();
+        assert_eq!(
+            answer,
+            (of.by != sort.by).then_some(RowsError::BadCursor),
+            "{of} {sort}"
+        );
+    }
+    for (of, sort) in
+        pages::<WakeSort, 1>([1]).flat_map(|(_, of)| pages([1]).map(move |(_, sort)| (of, sort)))
+    {
+        let query = |sort, after| WakeQuery {
+            sort,
+            after,
+            limit: PageLimit::new(1),
+            ..Default::default()
+        };
+        let Some(cursor) = rows.wakes(&query(of, None)).await.expect("an answer").next else {
+            return;
+        };
+        let answer = rows.wakes(&query(sort, Some(cursor))).await.err();
+        assert_eq!(
+            answer,
+            (of.by != sort.by).then_some(RowsError::BadCursor),
+            "{of} {sort}"
         );
     }
 }

@@ -2,7 +2,10 @@
 
 use reveille_domain::{
     ProviderEvent, WakeFailure,
-    rows::{Committed, CommittedBody, EventRow, LlmRow, WakeOutcomeName, WakeRow, event_rows, llm_rows},
+    rows::{
+        Committed, CommittedBody, EventRow, LlmRow, LlmSort, Sort, WakeOutcomeName, WakeRow, WakeSort,
+        event_rows, llm_rows,
+    },
 };
 
 /// The rows of a history, each kind in its order.
@@ -114,5 +117,35 @@ fn wakes(history: &[Committed]) -> Vec<WakeRow> {
         }
     }
     rows.sort_by_key(|row| std::cmp::Reverse((row.requested_at_ms, row.wake_id)));
+    rows
+}
+
+/// LLM rows that are in the order of their names, in another one.
+pub(crate) fn llms_sorted(mut rows: Vec<LlmRow>, sort: Sort<LlmSort>) -> Vec<LlmRow> {
+    // A stable sort leaves equals in the order of their names.
+    match sort.by {
+        LlmSort::Name => {}
+        LlmSort::Status => rows.sort_by_key(|row| row.status.as_str()),
+        LlmSort::Since => rows.sort_by_key(|row| row.since_ms),
+    }
+    if sort.descending {
+        rows.reverse();
+    }
+    rows
+}
+
+/// Wakes that are newest first, in another order.
+pub(crate) fn wakes_sorted(mut rows: Vec<WakeRow>, sort: Sort<WakeSort>) -> Vec<WakeRow> {
+    rows.reverse();
+    match sort.by {
+        WakeSort::Requested => {}
+        WakeSort::Took => rows.sort_by_key(|row| {
+            let ended = row.ended_at_ms.map(|ended| ended.since(row.requested_at_ms));
+            (ended.is_none(), ended)
+        }),
+    }
+    if sort.descending {
+        rows.reverse();
+    }
     rows
 }

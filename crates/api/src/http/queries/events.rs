@@ -1,4 +1,4 @@
-//! Events, oldest first: in pages, or as they happen.
+//! Events: in pages, oldest first unless they are asked for otherwise; or as they happen.
 
 use super::{Page, limit, reach};
 use crate::http::{
@@ -14,7 +14,9 @@ use axum::{
 };
 use bytes::Bytes;
 use futures::stream::BoxStream;
-use reveille_domain::rows::{Cursor, EventPosition, EventQuery, EventRow, RowsError, parse_events_cursor};
+use reveille_domain::rows::{
+    Cursor, EventPosition, EventQuery, EventRow, EventSort, RowsError, Sort, parse_events_cursor,
+};
 use serde::Deserialize;
 use std::{convert::Infallible, time::Duration};
 use tokio_stream::StreamExt as _;
@@ -43,6 +45,8 @@ pub(super) struct Filter {
     event_type: Option<String>,
     #[serde(default, deserialize_with = "parsed")]
     after_seq: Option<u64>,
+    #[serde(default, deserialize_with = "parsed")]
+    sort: Option<Sort<EventSort>>,
     after: Option<Cursor>,
     #[serde(default, rename = "limit", deserialize_with = "parsed")]
     rows: Option<u32>,
@@ -57,6 +61,10 @@ pub(super) async fn list_or_follow(
 ) -> Result<Response, ApiError> {
     let follow = filter.follow;
     let query = filter.query();
+    if follow && query.sort.descending {
+        let reason = "what is followed comes in the order of the journal: `sort` is `seq` or left out";
+        return Err(ApiError::invalid("invalid_query", "sort", reason));
+    }
     if follow {
         return Ok(follow_from(&state, start(&query, &headers)?, query));
     }
@@ -73,6 +81,7 @@ impl Filter {
             aggregate_id,
             event_type,
             after_seq,
+            sort,
             after,
             rows,
             min_seq,
@@ -83,6 +92,7 @@ impl Filter {
             aggregate_id,
             event_type,
             after_seq,
+            sort: sort.unwrap_or_default(),
             after,
             limit,
             min_seq,
@@ -96,7 +106,7 @@ fn start(query: &EventQuery, headers: &HeaderMap) -> Result<Option<EventPosition
         return parse_events_cursor(&Cursor::new(last)).map(Some);
     }
     let given = query.after.is_some() || query.after_seq.is_some();
-    given.then(|| query.start()).transpose()
+    given.then(|| query.range().map(|range| range.after)).transpose()
 }
 
 fn follow_from(state: &AppState, after: Option<EventPosition>, query: EventQuery) -> Response {

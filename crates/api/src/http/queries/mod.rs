@@ -1,7 +1,8 @@
 //! `/reveille/v1`: what is and what was, in pages, and waking and putting to sleep by hand.
 //!
 //! A page is `{"data": […], "next": cursor | null, "applied": sequence}`; `next` goes on from there, `applied` is the
-//! journal sequence that the page has taken in, and `min_seq` waits for one, to read one's own writes.
+//! journal sequence that the page has taken in, and `min_seq` waits for one, to read one's own writes. `sort` orders a list,
+//! and `after` goes on from a cursor in that order.
 
 mod events;
 mod llms;
@@ -19,7 +20,7 @@ use axum::{
 use reveille_domain::{
     AgentName, ModelName, ProviderName,
     provider::StatusName,
-    rows::{self, Cursor, PageLimit, Rows},
+    rows::{self, Cursor, LlmSort, PageLimit, Rows, Sort},
 };
 use serde::{Deserialize, Serialize};
 
@@ -67,6 +68,8 @@ struct Published {
     model: Option<ModelName>,
     #[serde(default, deserialize_with = "parsed")]
     status: Option<StatusName>,
+    #[serde(default, deserialize_with = "parsed")]
+    sort: Option<Sort<LlmSort>>,
     after: Option<Cursor>,
     #[serde(default, rename = "limit", deserialize_with = "parsed")]
     rows: Option<u32>,

@@ -19,7 +19,7 @@ use reveille_domain::{
     AgentName, Epoch, Failures, ModelName, ProviderId, ProviderName, Status, Timestamp, Wake, WakeCause,
     WakeId, WakeRecord, WakeSpec,
     provider::{InactiveReason, StatusName, WakeCounts},
-    rows::{self, Cursor, READ_WAIT, RowsError},
+    rows::{self, LlmSort, Place, READ_WAIT, RowsError},
 };
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
@@ -66,7 +66,6 @@ impl Published {
     }
 }
 
-/// By id; the cursor is the id of the page's last.
 pub(super) async fn list(
     State(state): State<AppState>,
     Query(filter): Query<Published>,
@@ -74,25 +73,17 @@ pub(super) async fn list(
     let fleet = &state.inner.fleet;
     reach(&state, filter.min_seq).await?;
     let applied = fleet.applied();
-    let after = match &filter.after {
-        Some(after) => Some(
-            after
-                .as_str()
-                .parse::<ProviderId>()
-                .map_err(|_| RowsError::BadCursor)?,
-        ),
-        None => None,
-    };
+    let sort = filter.sort.unwrap_or_default();
+    let after = filter.after.as_ref();
+    let after = after.map(|after| Place::parse(after, sort.by)).transpose()?;
     let limit = limit(filter.rows);
     let mut known = fleet.all();
     known.retain(|known| {
-        let id = &known.provider.id;
-        after.as_ref().is_none_or(|after| id > after) && filter.matches(known)
+        let is_after = |after| sort.order(&place(known, sort.by), after).is_gt();
+        after.as_ref().is_none_or(is_after) && filter.matches(known)
     });
-    known.sort_by(|one, other| one.provider.id.cmp(&other.provider.id));
-    let page = rows::Page::cut(known, limit, applied, |known| {
-        Cursor::new(known.provider.id.to_string())
-    });
+    known.sort_by(|one, other| sort.order(&place(one, sort.by), &place(other, sort.by)));
+    let page = rows::Page::cut(known, limit, applied, |known| place(known, sort.by).cursor());
     Ok(Json(Page {
         data: page
             .items
@@ -102,6 +93,15 @@ pub(super) async fn list(
         next: page.next,
         applied,
     }))
+}
+
+fn place(known: &Known, by: LlmSort) -> Place<ProviderId> {
+    let provider = &known.provider;
+    let (status, since) = (provider.status.name(), provider.status.since());
+    Place {
+        value: by.value(status, since),
+        key: provider.id.clone(),
+    }
 }
 
 #[derive(Deserialize)]

@@ -1,4 +1,4 @@
-//! Wakes, newest first.
+//! Wakes, newest first unless they are asked for otherwise.
 
 use super::{Answered, Page, limit, reach};
 use crate::http::{
@@ -8,7 +8,7 @@ use crate::http::{
 use axum::{Json, extract::State};
 use reveille_domain::{
     AgentName, ProviderId, WakeId,
-    rows::{Cursor, WakeOutcomeName, WakeQuery, WakeRow},
+    rows::{Cursor, Sort, WakeOutcomeName, WakeQuery, WakeRow, WakeSort},
 };
 use serde::Deserialize;
 
@@ -21,7 +21,11 @@ pub(super) struct Filter {
     agent: Option<AgentName>,
     #[serde(default, deserialize_with = "parsed")]
     outcome: Option<WakeOutcomeName>,
-    before: Option<Cursor>,
+    #[serde(default, deserialize_with = "parsed")]
+    sort: Option<Sort<WakeSort>>,
+    /// It was called `before` when there was but one order.
+    #[serde(alias = "before")]
+    after: Option<Cursor>,
     #[serde(default, rename = "limit", deserialize_with = "parsed")]
     rows: Option<u32>,
     #[serde(default, deserialize_with = "parsed")]
@@ -36,7 +40,8 @@ pub(super) async fn list(
         provider,
         agent,
         outcome,
-        before,
+        sort,
+        after,
         rows,
         min_seq,
     } = filter;
@@ -44,7 +49,8 @@ pub(super) async fn list(
         provider,
         agent,
         outcome,
-        before,
+        sort: sort.unwrap_or_default(),
+        after,
         limit: limit(rows),
         min_seq,
     };

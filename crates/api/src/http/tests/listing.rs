@@ -52,6 +52,89 @@ async fn sleeping_models_are_listed_and_listing_wakes_none() {
 }
 
 #[tokio::test]
+async fn providers_are_listed_in_the_order_that_is_asked_for() {
+    let served = Served::new().await;
+    served.fleet.publish("a/vllm", "one", inactive());
+    served.fleet.publish("b/vllm", "two", hibernating());
+    served.fleet.publish("c/vllm", "three", active());
+    served.fleet.publish("d/vllm", "two", active());
+    served.fleet.change("b/vllm", |provider| {
+        provider.status = reveille_domain::Status::Hibernating {
+            since_ms: reveille_domain::Timestamp::from_millis(500),
+        };
+    });
+    for (query, ids) in [
+        ("", "abcd"),
+        ("sort=name", "abcd"),
+        ("sort=-name", "dcba"),
+        ("sort=status", "cdba"),
+        ("sort=-status", "abdc"),
+        ("sort=since", "bacd"),
+        ("sort=-since", "dcab"),
+        ("sort=-since&model=two", "db"),
+        ("sort=since&status=active", "cd"),
+    ] {
+        for limit in [1, 3, 1000] {
+            let mut listed = String::new();
+            let mut next = Some(String::new());
+            while let Some(after) = next {
+                let path = format!("/reveille/v1/providers?{query}&limit={limit}{after}");
+                let page = served.get(&path).await.json();
+                let rows = page["data"].as_array().expect("a list");
+                listed.extend(
+                    rows.iter()
+                        .map(|row| row["agent"].as_str().expect("a name").to_owned()),
+                );
+                next = page["next"].as_str().map(|next| format!("&after={next}"));
+            }
+            assert_eq!(listed, ids, "{query} by {limit}");
+        }
+    }
+    let cursor = served
+        .get("/reveille/v1/providers?sort=since&limit=1")
+        .await
+        .json()["next"]
+        .clone();
+    let path = format!(
+        "/reveille/v1/providers?after={}",
+        cursor.as_str().expect("a cursor")
+    );
+    assert_eq!(served.get(&path).await.error(), "invalid_cursor");
+}
+
+#[tokio::test]
+async fn a_sort_that_a_list_does_not_know_is_refused_and_the_known_ones_are_named() {
+    let served = Served::new().await;
+    for (list, legal) in [
+        ("llms", "name, -name, status, -status, since, -since"),
+        ("providers", "name, -name, status, -status, since, -since"),
+        ("wakes", "requested, -requested, took, -took"),
+        ("events", "seq, -seq"),
+    ] {
+        for sort in ["", "-", "--name", "nonsense", "NAME", "model", "name,since"] {
+            let answer = served.get(&format!("/reveille/v1/{list}?sort={sort}")).await;
+            assert_eq!(
+                (answer.status, answer.error().as_str()),
+                (400, "invalid_query"),
+                "{list} {sort}"
+            );
+            assert!(
+                answer
+                    .text()
+                    .contains(&format!("sort: the sort of this list is one of {legal}")),
+                "{}",
+                answer.text()
+            );
+        }
+    }
+    let both = served.get("/reveille/v1/events?follow=true&sort=-seq").await;
+    assert_eq!(
+        (both.status, both.json()["error"]["param"].clone()),
+        (400, json!("sort"))
+    );
+}
+
+#[tokio::test]
 async fn readiness_says_what_is_missing() {
     let served = Served::new().await;
     let ready = served.get("/readyz").await;

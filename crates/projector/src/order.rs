@@ -1,0 +1,51 @@
+//! The order of a list, and where in it a page begins, in SQL.
+
+use crate::columns::big;
+use reveille_domain::rows::{PageLimit, SortValue};
+use sqlx::{Postgres, QueryBuilder, query_builder::Separated};
+
+/// An order: by an expression if there is one, then by the key, all in one direction.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Order {
+    pub(crate) column: Option<&'static str>,
+    pub(crate) key: &'static [&'static str],
+    pub(crate) descending: bool,
+}
+
+impl Order {
+    /// Leaves only rows after a place; `key` binds the place's own key, column by column.
+    pub(crate) fn after<'a>(
+        self,
+        sql: &mut QueryBuilder<'a, Postgres>,
+        value: SortValue,
+        key: impl FnOnce(&mut Separated<'_, 'a, Postgres, &str>),
+    ) {
+        sql.push(" AND (").push(self.columns("")).push(") ");
+        sql.push(if self.descending { "< (" } else { "> (" });
+        let mut values = sql.separated(", ");
+        match value {
+            SortValue::None => {}
+            SortValue::Word(word) => {
+                values.push_bind(word);
+            }
+            SortValue::Number(number) => {
+                values.push_bind(big(number));
+            }
+        }
+        key(&mut values);
+        sql.push(")");
+    }
+
+    /// Orders the rows, and takes one more than a page holds.
+    pub(crate) fn by(self, sql: &mut QueryBuilder<'_, Postgres>, limit: PageLimit) {
+        sql.push(" ORDER BY ");
+        sql.push(self.columns(if self.descending { " DESC" } else { "" }));
+        sql.push(" LIMIT ").push_bind(big(limit.rows() as u64 + 1));
+    }
+
+    fn columns(self, direction: &str) -> String {
+        let columns = self.column.iter().chain(self.key);
+        let columns = columns.map(|column| format!("{column}{direction}"));
+        columns.collect::<Vec<_>>().join(", ")
+    }
+}
