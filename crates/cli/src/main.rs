@@ -8,6 +8,8 @@ mod config_check;
 mod config_schema;
 mod config_show;
 mod doctor;
+#[cfg(test)]
+mod documented;
 mod enrol;
 mod failure;
 mod hub;

@@ -10,9 +10,9 @@ use reveille_bus::{
     commit::{Commit, CommitHash},
 };
 use reveille_domain::{
-    AdvanceReason, Agent, AgentCommand, Availability, CommandId, Epoch, Key, KeyCommand, Provider, ProviderCommand,
-    ReportId, ReportSeq, SecretHash, SessionId, SleepReason, Stage, Timestamp, WakeCause, WakeFailure,
-    WakeFailureKind, WakeId, WakeOutcome,
+    AdvanceReason, Agent, AgentCommand, Availability, CommandId, Epoch, Key, KeyCommand, Provider,
+    ProviderCommand, ReportId, ReportSeq, SecretHash, SessionId, SleepReason, Stage, Timestamp, WakeCause,
+    WakeFailure, WakeFailureKind, WakeId, WakeOutcome,
 };
 use std::{collections::BTreeSet, fs, path::PathBuf, time::Duration};
 use uuid::Uuid;

@@ -1,0 +1,73 @@
+//! The tables of docs/configuration.md that are written by this program: keys from the schema of config files, flags and
+//! variables from the command line. What the schema says of defaults and bounds is held against the agent's reader.
+
+mod flags;
+mod keys;
+mod reader;
+
+use std::{fmt::Write as _, fs, path::PathBuf};
+
+/// Between this and [`END`] a table is written; its name stands in between.
+const BEGIN: &str = "<!-- generated: ";
+const END: &str = "<!-- end of generated -->";
+
+fn page() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../docs/configuration.md")
+}
+
+/// The table of that name.
+fn table(name: &str) -> String {
+    match name {
+        "flags" => flags::table(),
+        section => keys::table(section),
+    }
+}
+
+/// The page with each table as it is to be.
+fn written(page: &str) -> String {
+    let mut parts = page.split(BEGIN);
+    let mut text = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        let (name, rest) = part.split_once(" -->\n").expect("the marker's end");
+        let (_, after) = rest.split_once(END).expect("the table's end");
+        write!(text, "{BEGIN}{name} -->\n\n{}\n{END}{after}", table(name)).expect("a string takes it");
+    }
+    text
+}
+
+/// A table's rows below its heading, in Markdown.
+fn markdown(heading: &[&str], rows: impl IntoIterator<Item = Vec<String>>) -> String {
+    let line = |cells: &[String]| format!("| {} |\n", cells.join(" | "));
+    let heading: Vec<_> = heading.iter().map(|&cell| cell.to_owned()).collect();
+    let mut text = line(&heading) + &"|---".repeat(heading.len()) + "|\n";
+    for row in rows {
+        let cells: Vec<_> = row.iter().map(|cell| cell.replace('|', "\\|")).collect();
+        text += &line(&cells);
+    }
+    text
+}
+
+#[test]
+fn the_tables_of_the_documentation_are_those_of_this_program() {
+    let page = fs::read_to_string(page()).unwrap();
+    let names: Vec<_> = page
+        .split(BEGIN)
+        .skip(1)
+        .filter_map(|part| part.split(" -->").next())
+        .collect();
+    let mut expected: Vec<_> = keys::SECTIONS.iter().map(|section| section.name).collect();
+    expected.push("flags");
+    assert_eq!(names, expected, "each table once, in this order");
+    assert!(
+        page == written(&page),
+        "docs/configuration.md is not what this program would write. Write it anew:\n  \
+         cargo test -p reveille --bins write_the_tables -- --ignored"
+    );
+}
+
+#[test]
+#[ignore = "writes the file: when keys, flags or what is said of them have changed"]
+fn write_the_tables_of_the_documentation() {
+    let text = fs::read_to_string(page()).unwrap();
+    fs::write(page(), written(&text)).unwrap();
+}
