@@ -52,6 +52,13 @@ pub(crate) fn openai_path() -> PathBuf {
         .expect("no openai package: run `cargo xtask test`, which installs it")
 }
 
+/// The folder that makes Python's `import nats` work.
+pub(crate) fn nats_py_path() -> PathBuf {
+    told("REVEILLE_TEST_NATS_PY_PATH")
+        .or_else(|| Some(tools().join("nats-py")).filter(|path| path.exists()))
+        .expect("no nats-py package: run `cargo xtask test`, which installs it")
+}
+
 fn told(variable: &str) -> Option<PathBuf> {
     env::var_os(variable).map(PathBuf::from)
 }

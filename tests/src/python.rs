@@ -1,12 +1,17 @@
-//! Runs Python with the `openai` package: a client that real people use.
+//! Runs Python with the packages that real people use: `openai`, and `nats` for subscribers.
 
 use std::{process::Stdio, time::Duration};
 
 use tokio::{process::Command, time::timeout};
 
-use crate::programs::openai_path;
+use crate::programs::{nats_py_path, openai_path};
 
 const ENDS_WITHIN: Duration = Duration::from_secs(120);
+
+/// What `PYTHONPATH` has to be for `import openai` and `import nats`.
+pub fn python_path() -> String {
+    format!("{}:{}", openai_path().display(), nats_py_path().display())
+}
 
 /// A script and how it ended.
 #[derive(Debug, Clone)]
@@ -28,7 +33,7 @@ pub async fn run_python(script: &str, api_url: &str) -> Script {
         .kill_on_drop(true)
         .stdin(Stdio::null());
     python
-        .env("PYTHONPATH", openai_path())
+        .env("PYTHONPATH", python_path())
         .env("PYTHONDONTWRITEBYTECODE", "1");
     python
         .env("OPENAI_BASE_URL", format!("{api_url}/v1"))

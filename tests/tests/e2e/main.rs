@@ -11,6 +11,7 @@ mod first_use;
 mod harness;
 mod http_limits;
 mod https;
+mod machine;
 mod openai_sdk;
 mod operator;
 mod relay;

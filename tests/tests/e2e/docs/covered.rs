@@ -1,0 +1,128 @@
+//! Which test covers which snippet. A snippet that stands in no line here fails a test, and so does a line whose snippet is gone.
+
+use super::{
+    blocks::{Block, blocks, pages},
+    root,
+};
+use std::{fs, path::Path};
+
+/// A snippet, by its page and how it begins, and the test that takes it from there by [`blocks_of`].
+type Covered = (&'static str, &'static str, &'static str);
+
+#[rustfmt::skip]
+const COVERED: &[Covered] = &[
+    ("README.md", "cargo xtask demo", "the_first_two_commands_are_ones_that_xtask_knows"),
+    ("README.md", "0.000 s  request sent", "the_demo_tells_what_the_readme_shows"),
+    ("README.md", "export PATH=", "the_readme_leads_from_a_config_to_an_answer"),
+    ("README.md", "from openai import OpenAI", "the_readme_leads_from_a_config_to_an_answer"),
+    ("README.md", "reveille wakes ", "the_readme_leads_from_a_config_to_an_answer"),
+    ("docs/operations.md", "reveille journal export --nats", "the_journal_is_archived_restored_and_folded_by_the_documented_commands"),
+    ("docs/operations.md", "reveille journal export --from-postgres", "the_journal_is_archived_restored_and_folded_by_the_documented_commands"),
+    ("docs/operations.md", "reveille journal verify journal.jsonl\nreveille journal import", "the_journal_is_archived_restored_and_folded_by_the_documented_commands"),
+    ("docs/operations.md", "error: commit 3", "the_journal_is_archived_restored_and_folded_by_the_documented_commands"),
+    ("docs/operations.md", "{\"format\":\"reveille-journal\"", "the_journal_is_archived_restored_and_folded_by_the_documented_commands"),
+    ("docs/operations.md", "reveille rows rebuild", "the_journal_is_archived_restored_and_folded_by_the_documented_commands"),
+    ("docs/subscribers.md", "{\n  \"v\": 1,", "the_journal_is_archived_restored_and_folded_by_the_documented_commands"),
+    ("docs/operations.md", "REVEILLE_NATS_LISTEN=", "a_hub_wakes_a_backend_on_another_machine_by_the_documented_commands"),
+    ("docs/operations.md", "reveille agent --config agent.toml", "a_hub_wakes_a_backend_on_another_machine_by_the_documented_commands"),
+    ("docs/operations.md", "reveille llms --api http://192.0.2.1:8420", "a_hub_wakes_a_backend_on_another_machine_by_the_documented_commands"),
+    // No container engine and no service manager run here. What the commands name is looked at; what the files say runs as
+    // processes in `compose.rs`, and is looked at by systemd-analyze in `systemd.rs`.
+    ("docs/operations.md", "echo \"REVEILLE_POSTGRES_PASSWORD=", "commands_that_no_test_can_run_name_what_is_there"),
+    ("docs/operations.md", "install -m 644", "commands_that_no_test_can_run_name_what_is_there"),
+    ("nats/cluster/README.md", "export REVEILLE_NATS_LISTEN=", "three_nodes_and_a_replica_start_by_the_documented_commands"),
+    ("docs/operations.md", "reveille api --nats", "three_nodes_and_a_replica_start_by_the_documented_commands"),
+    ("docs/subscribers.md", "nats --server", "subscribers_are_told_by_the_documented_commands"),
+    ("nats/README.md", "nats subscribe", "subscribers_are_told_by_the_documented_commands"),
+    ("docs/subscribers.md", "import asyncio", "subscribers_are_told_by_the_documented_commands"),
+    ("docs/subscribers.md", "9 reveille.facts", "subscribers_are_told_by_the_documented_commands"),
+    ("docs/subscribers.md", "reveille events --follow", "subscribers_are_told_by_the_documented_commands"),
+    ("docs/wake-on-demand.md", "(none) ──published, up", "pictures_use_the_names_of_what_they_show"),
+    ("ARCHITECTURE.md", "OpenAI clients ──HTTP──", "pictures_use_the_names_of_what_they_show"),
+];
+
+/// The snippets that a test covers, in the table's order.
+pub fn blocks_of<const N: usize>(test: &str) -> [String; N] {
+    let blocks = blocks();
+    let mine = COVERED.iter().filter(|(.., by)| *by == test);
+    let mine = mine.map(|covered| {
+        blocks
+            .iter()
+            .find(|block| is(block, covered))
+            .expect("a snippet")
+            .text
+            .clone()
+    });
+    let mine: Vec<_> = mine.collect();
+    mine.try_into()
+        .unwrap_or_else(|mine: Vec<_>| panic!("{test} has {} snippets: {mine:?}", mine.len()))
+}
+
+fn is(block: &Block, (page, begins, _): &Covered) -> bool {
+    block.page == *page && block.text.starts_with(begins)
+}
+
+/// The text of this crate's tests.
+fn sources(folder: &Path) -> String {
+    let entries = fs::read_dir(folder).expect("a folder of tests");
+    let text = |path: &Path| {
+        if path.is_dir() {
+            sources(path)
+        } else {
+            fs::read_to_string(path).expect("a test")
+        }
+    };
+    entries
+        .map(|entry| text(&entry.expect("a file").path()))
+        .collect()
+}
+
+#[test]
+fn every_snippet_of_the_documentation_is_covered_by_a_test() {
+    let blocks = blocks();
+    let sources = sources(&root().join("tests/tests/e2e"));
+    for block in &blocks {
+        let by = COVERED.iter().filter(|covered| is(block, covered)).count();
+        let expected = usize::from(block.language != "toml");
+        assert_eq!(
+            by,
+            expected,
+            "{}: covered by {by} tests:\n{}",
+            block.place(),
+            block.text
+        );
+    }
+    for covered in COVERED {
+        let (page, begins, test) = covered;
+        let found = blocks.iter().filter(|block| is(block, covered)).count();
+        assert_eq!(found, 1, "{page}: {begins:?} begins {found} snippets");
+        assert!(
+            sources.contains(&format!("fn {test}()")),
+            "there is no test {test}"
+        );
+    }
+    assert!(
+        blocks.len() >= 30 && pages().len() >= 20,
+        "only {} snippets were found",
+        blocks.len()
+    );
+}
+
+#[test]
+fn pictures_use_the_names_of_what_they_show() {
+    let [lifecycle, parts] = blocks_of("pictures_use_the_names_of_what_they_show");
+    for status in ["active", "hibernating", "waking", "inactive"] {
+        assert!(lifecycle.contains(status), "{status}");
+    }
+    for name in [
+        "api",
+        "agent",
+        "projector",
+        "journal",
+        "facts",
+        "Postgres",
+        "backend",
+    ] {
+        assert!(parts.contains(name), "{name}");
+    }
+}

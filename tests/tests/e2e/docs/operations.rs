@@ -1,0 +1,201 @@
+//! What docs/operations.md says: archives, rows, clusters; containers and units as far as they can be looked at here.
+
+use super::{blocks_of, root};
+use crate::{
+    machine::{Machine, link, obstacle},
+    scene::{LLM, SOON, Scene},
+};
+use reveille_tests::{Nats, World, nats_server, program, wait_until};
+use serde_json::Value;
+use std::{
+    fs,
+    process::{Command, Output},
+    time::Duration,
+};
+
+/// What the commands call the hub's NATS server and the rows' database.
+const NATS: &str = "nats://127.0.0.1:4222";
+const DATABASE: &str = "postgres://reveille@127.0.0.1/reveille";
+
+/// Runs a documented line in the world's folder, with the world's addresses for the documented ones.
+fn run(world: &World, nats: &Nats, line: &str) -> Output {
+    let line = line
+        .replace(NATS, &nats.url())
+        .replace(DATABASE, world.database().url());
+    let [reveille, server] = [program("reveille"), nats_server()];
+    let [reveille, server] = [&reveille, &server].map(|file| file.parent().expect("a folder").display());
+    let path = format!(
+        "{reveille}:{server}:{}",
+        std::env::var("PATH").unwrap_or_default()
+    );
+    let mut command = Command::new("sh");
+    command
+        .args(["-c", &line])
+        .env("PATH", path)
+        .current_dir(world.folder());
+    command.output().expect("a shell runs")
+}
+
+fn do_all(world: &World, nats: &Nats, lines: &str) {
+    for line in lines.lines() {
+        let output = run(world, nats, line);
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{line}: {said}");
+    }
+}
+
+/// What a JSON value consists of: names and types, not values; of a list, its first item.
+fn shape(value: &Value) -> Value {
+    match value {
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {
+            let kind = match value {
+                Value::Null => "null",
+                Value::Bool(_) => "true or false",
+                Value::Number(_) => "a number",
+                _ => "a text",
+            };
+            kind.into()
+        }
+        Value::Array(items) => items.iter().take(1).map(shape).collect(),
+        Value::Object(entries) => {
+            let entries = entries.iter().map(|(key, value)| (key.clone(), shape(value)));
+            Value::Object(entries.collect())
+        }
+    }
+}
+
+fn json(text: &str) -> Value {
+    serde_json::from_str(text).unwrap_or_else(|error| panic!("{error}: {text}"))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_journal_is_archived_restored_and_folded_by_the_documented_commands() {
+    let [taken, from_postgres, restored, breach, file, rebuilt, commit] =
+        blocks_of("the_journal_is_archived_restored_and_folded_by_the_documented_commands");
+    let world = World::with_postgres().await;
+    let projector = world.projector();
+    let scene = Scene::asleep_in(world, Duration::ZERO).await;
+    assert_eq!(scene.chat().await.status, 200);
+    scene.api.wait_for_status(LLM, "active", SOON).await;
+    let Scene {
+        world, api, agent, ..
+    } = scene;
+    let last = world.journal().await.len();
+    wait_until("the rows had taken everything in", SOON, async || {
+        let page = api.get("/reveille/v1/llms").await;
+        (page.json()["applied"].as_u64() == Some(last as u64)).then_some(())
+    })
+    .await;
+
+    // The documented commit has what the journal's has.
+    let journal = world.journal().await;
+    let succeeded = journal
+        .iter()
+        .find(|commit| commit.data("WakeSucceeded").is_some());
+    let succeeded = succeeded.expect("a wake succeeded");
+    assert_eq!(shape(&json(&commit)), shape(&succeeded.body));
+
+    do_all(&world, &world.nats, &taken);
+    let archive = || fs::read_to_string(world.folder().join("journal.jsonl")).expect("an archive");
+    let lines = archive();
+    let lines: Vec<_> = lines.lines().collect();
+    let first_last = [lines[0], lines[1], lines[lines.len() - 1]];
+    for (documented, real) in file.lines().zip(first_last) {
+        assert_eq!(shape(&json(documented)), shape(&json(real)), "{documented}");
+    }
+
+    fs::remove_file(world.folder().join("journal.jsonl")).expect("it was there");
+    do_all(&world, &world.nats, &from_postgres);
+    assert_eq!(
+        archive().lines().count(),
+        last + 2,
+        "first line, commits, last line"
+    );
+    do_all(&world, &world.nats, &rebuilt);
+
+    // As the page says: everything is stopped, and NATS is empty.
+    for process in [agent, projector] {
+        process.stop(SOON).await;
+    }
+    let empty = Nats::start().await;
+    do_all(&world, &empty, &restored);
+
+    // A commit that stands where it doesn't belong.
+    let jetstream = async_nats::jetstream::new(empty.connect().await);
+    let published = jetstream
+        .publish(succeeded.subject.clone(), succeeded.payload.clone())
+        .await;
+    published.expect("sent").await.expect("stored");
+    let verified = run(&world, &empty, &format!("reveille journal verify --nats {NATS}"));
+    assert_eq!(verified.status.code(), Some(1));
+    let figures = |text: &str| text.chars().filter(|c| !c.is_ascii_digit()).collect::<String>();
+    let said = String::from_utf8_lossy(&verified.stderr);
+    assert!(figures(&said).contains(&figures(&breach)), "{said}");
+}
+
+#[tokio::test]
+async fn three_nodes_and_a_replica_start_by_the_documented_commands() {
+    if let Some(why) = obstacle() {
+        eprintln!("skipped: {why}");
+        return;
+    }
+    let [node, api] = blocks_of("three_nodes_and_a_replica_start_by_the_documented_commands");
+    let machine = Machine::new().await;
+    link(&machine, "nats");
+    let mut nodes = vec![];
+    for (number, name) in [(1, "a"), (2, "b"), (3, "c")] {
+        machine.set_up(&format!("ip addr add 10.0.0.{number}/32 dev lo"));
+        // Likewise on the other two, as the page says; and no test writes to /var/lib.
+        let store = machine.folder.path().join(name).display().to_string();
+        let own = node
+            .replace("LISTEN=10.0.0.1", &format!("LISTEN=10.0.0.{number}"))
+            .replace("CLUSTER=10.0.0.1", &format!("CLUSTER=10.0.0.{number}"))
+            .replace("cluster/a.conf", &format!("cluster/{name}.conf"))
+            .replace("/var/lib/reveille/nats", &store);
+        nodes.push(machine.start(name, &own));
+    }
+    let api = machine.start("api", &api);
+    machine.api_is_ready(&api).await;
+    for node in &nodes {
+        assert!(node.is_running(), "{}", node.log());
+    }
+}
+
+#[test]
+fn commands_that_no_test_can_run_name_what_is_there() {
+    let [containers, units] = blocks_of("commands_that_no_test_can_run_name_what_is_there");
+    let (password, up) = containers.split_once('\n').expect("two commands");
+    let folder = reveille_tests::Folder::new();
+    let shell = Command::new("sh")
+        .args(["-c", password])
+        .current_dir(folder.path())
+        .status();
+    assert!(shell.expect("a shell runs").success());
+    let env = fs::read_to_string(folder.path().join(".env")).expect("the file of the password");
+    let (variable, password) = env.trim().split_once('=').expect("a variable");
+    assert_eq!(password.len(), 32, "{env}");
+    let compose = fs::read_to_string(root().join("docker-compose.yml")).expect("the compose file");
+    assert!(
+        compose.contains(variable) && compose.contains("build:"),
+        "{variable}"
+    );
+    assert_eq!(up, "docker compose up --build");
+
+    let [install, reload, enable]: [&str; 3] = units
+        .lines()
+        .collect::<Vec<_>>()
+        .try_into()
+        .expect("three commands");
+    let [.., unit, folder] = install.split(' ').collect::<Vec<_>>()[..] else {
+        panic!("{install}")
+    };
+    assert!(
+        root().join(unit).is_file() && folder == "/etc/systemd/system/",
+        "{install}"
+    );
+    assert_eq!(reload, "systemctl daemon-reload");
+    let name = enable
+        .strip_prefix("systemctl enable --now ")
+        .expect("a unit is enabled");
+    assert!(unit.ends_with(&format!("/{name}.service")), "{enable}");
+}
