@@ -1,6 +1,7 @@
 //! Commands and their supervision, with real processes.
 //!
-//! This program is also the other processes of its tests: the shim, a backend, and an agent that can be killed.
+//! This program is also the other processes of its tests: the shim, a backend, and agents that can be killed or that have an
+//! environment of their own.
 
 #[expect(dead_code, reason = "the other tests of recipes use the rest")]
 mod backend;
@@ -45,6 +46,7 @@ fn main() -> ExitCode {
                 args.next().expect("an address").to_string_lossy().as_ref(),
             ));
         }
+        "run-a-recipe" => return block_on(run_a_recipe(Path::new(&args.next().expect("a file")))),
         "be-an-agent" => return block_on(be_an_agent(Path::new(&args.next().expect("a directory")))),
         _ => {}
     }
@@ -64,6 +66,8 @@ fn trials() -> Vec<Trial> {
         a_step_that_ignores_term_is_killed_after_its_time_out,
         a_flood_of_output_is_drained_and_only_its_end_kept,
         a_command_has_no_input_no_shell_and_its_own_variables,
+        what_an_agent_knows_reaches_a_command_only_by_name,
+        an_http_step_asks_no_proxy,
         a_program_that_cannot_be_started_has_a_reason,
         a_command_that_fails_says_how_and_nothing_that_it_printed,
         what_a_command_leaves_running_is_ended_before_the_next_step,
@@ -93,6 +97,15 @@ async fn serve_backend(address: &str) -> ExitCode {
     ExitCode::SUCCESS
 }
 
+/// Runs the wake of the provider that a file describes, as an agent would, and says how it went.
+async fn run_a_recipe(file: &Path) -> ExitCode {
+    let config = fs::read_to_string(file).expect("a provider");
+    let mut run = wake(&config, runner());
+    println!("{:?}", outcome(&mut run).await.failure);
+    run.stop().await;
+    ExitCode::SUCCESS
+}
+
 /// Starts the family of `script` as an agent would, and waits to be killed.
 async fn be_an_agent(directory: &Path) -> ExitCode {
     let shim = ShimCommand::of_this_program().expect("a program");
@@ -100,6 +113,7 @@ async fn be_an_agent(directory: &Path) -> ExitCode {
         program: family(directory),
         args: Vec::new(),
         env: Vec::new(),
+        env_pass: Vec::new(),
     };
     let child = Child::start(&shim, &action, Duration::from_millis(200))
         .await
@@ -176,6 +190,7 @@ fn action(program: &str, args: &[&str]) -> CommandAction {
         program: program.to_owned(),
         args,
         env: Vec::new(),
+        env_pass: Vec::new(),
     }
 }
 
@@ -267,6 +282,109 @@ async fn a_command_has_no_input_no_shell_and_its_own_variables() {
         fs::read_to_string(out).expect("written"),
         "a b|$HOME; `id` *||me|"
     );
+}
+
+/// What `run-a-recipe` says, with these variables in its environment.
+async fn run_in(directory: &Path, config: &str, variables: &[(&str, &str)]) -> String {
+    let file = directory.join("provider.toml");
+    fs::write(&file, config).expect("written");
+    let mut agent = tokio::process::Command::new(std::env::current_exe().expect("a program"));
+    agent
+        .arg("run-a-recipe")
+        .arg(&file)
+        .envs(variables.iter().copied());
+    let agent = agent.stdin(Stdio::null()).kill_on_drop(true).output();
+    let output = agent.await.expect("an agent");
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+async fn what_an_agent_knows_reaches_a_command_only_by_name() {
+    const SECRET: &str = "canary-5ecr3t";
+    let hidden = [
+        "REVEILLE_NATS_URL",
+        "REVEILLE_DATABASE_URL",
+        "REVEILLE_CONFIG",
+        "VLLM_KEY",
+        "AWS_SECRET_ACCESS_KEY",
+        "HF_TOKEN",
+        "https_proxy",
+        "NOTIFY_SOCKET",
+        "CREDENTIALS_DIRECTORY",
+    ];
+    let mut variables: Vec<_> = hidden.map(|name| (name, SECRET)).to_vec();
+    let passed = [
+        ("CUDA_VISIBLE_DEVICES", "1"),
+        ("LC_ALL", "C.UTF-8"),
+        ("XDG_RUNTIME_DIR", "/run/user/0"),
+        ("NAMED", "by env_pass"),
+        ("REPLACED", "not this"),
+    ];
+    variables.extend(passed);
+    let directory = directory();
+    let (child, shim) = (directory.path().join("child"), directory.path().join("shim"));
+    // A command sees its own environment, and that of the process that supervises it.
+    let look = format!(
+        "env > {}; tr '\\0' '\\n' < /proc/$PPID/environ > {}",
+        child.display(),
+        shim.display()
+    );
+    let program = script(directory.path(), "look", &look);
+    let serves = script(
+        directory.path(),
+        "serve",
+        &format!("env >> {}; sleep 60", child.display()),
+    );
+    let backend = Backend::start().await;
+    let config = format!(
+        r#"
+        base_url = "{}"
+        [[provider.wake.step]]
+        type = "command"
+        command = "{program}"
+        env = {{ OWN = "given", REPLACED = "this" }}
+        env_pass = ["NAMED", "REPLACED", "NOT_SET"]
+        [[provider.wake.step]]
+        type = "command"
+        command = "{serves}"
+        run = "serve"
+        "#,
+        backend.url
+    );
+    assert_eq!(run_in(directory.path(), &config, &variables).await, "None\n");
+    let [child, shim] = [child, shim].map(|file| fs::read_to_string(file).expect("it looked"));
+    for seen in [&child, &shim] {
+        assert!(
+            !seen.contains(SECRET) && !seen.contains("REVEILLE_") && !seen.contains("NOT_SET"),
+            "{seen}"
+        );
+        for variable in [
+            "OWN=given",
+            "REPLACED=this",
+            "NAMED=by env_pass",
+            "CUDA_VISIBLE_DEVICES=1",
+            "LC_ALL=C.UTF-8",
+        ] {
+            assert!(seen.lines().any(|line| line == variable), "{variable}: {seen}");
+        }
+        assert!(seen.lines().any(|line| line.starts_with("PATH=/")), "{seen}");
+    }
+}
+
+async fn an_http_step_asks_no_proxy() {
+    let (directory, backend, closed) = (directory(), Backend::start().await, backend::Closed::claim());
+    let proxies =
+        ["http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"].map(|name| (name, closed.url.as_str()));
+    let config = format!(
+        "base_url = \"{0}\"\n[provider.wake]\ntype = \"http\"\nurl = \"{0}/wake\"\n",
+        backend.url
+    );
+    assert_eq!(run_in(directory.path(), &config, &proxies).await, "None\n");
+    assert_eq!(backend.wakes().len(), 1);
 }
 
 async fn a_program_that_cannot_be_started_has_a_reason() {

@@ -76,6 +76,48 @@ async fn a_wake_runs_the_recipe_once_however_often_it_is_sent() {
 }
 
 #[tokio::test]
+async fn no_more_wakes_run_in_a_day_than_the_config_allows() {
+    let backend = Backend::start().await;
+    let owned = Owned::start(&(seldom_probed(&backend, "/wake") + "max_per_day = 2\n"));
+    owned.until(Hibernating).await;
+    for _ in 0..2 {
+        owned.handle.wake(owned.control.request_wake());
+        owned.until(Active).await;
+        backend.fall_asleep();
+        owned.handle.suspect();
+        owned.until(Hibernating).await;
+    }
+    owned.handle.wake(owned.control.request_wake());
+    eventually("the refusal", || {
+        owned
+            .control
+            .last_wake()
+            .is_some_and(|wake| wake.failure.is_some())
+    })
+    .await;
+    let failure = owned
+        .control
+        .last_wake()
+        .and_then(|wake| wake.failure)
+        .expect("a failure");
+    assert_eq!(
+        (failure.kind, failure.stage.as_str()),
+        (WakeFailureKind::NotAllowed, "max_per_day")
+    );
+    assert!(
+        failure.reason.contains("no more than 2 in 24 hours"),
+        "{}",
+        failure.reason
+    );
+    assert_eq!(backend.wakes().len(), 2, "nothing was run for the third");
+
+    // A backend that comes up by itself is let in all the same.
+    backend.wake_up();
+    owned.handle.suspect();
+    owned.until(Active).await;
+}
+
+#[tokio::test]
 async fn a_wake_that_came_before_the_agent_is_worked_on_when_it_registers() {
     let backend = Backend::start().await;
     let control = Control::new();

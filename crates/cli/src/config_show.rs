@@ -106,9 +106,17 @@ impl Shown {
         }
         self.add(&format!("{path}.probe.interval"), duration(probe.interval));
         self.add(&format!("{path}.probe.timeout"), duration(probe.timeout));
-        if let Some(WakeConfig { steps, max_wait }) = &provider.wake {
+        if let Some(WakeConfig {
+            steps,
+            max_wait,
+            max_per_day,
+        }) = &provider.wake
+        {
             let path = format!("{path}.wake");
             self.add(&format!("{path}.max_wait"), duration(*max_wait));
+            if let Some(most) = max_per_day {
+                self.add(&format!("{path}.max_per_day"), most);
+            }
             self.steps(&path, steps);
         }
         if let Some(SleepConfig { steps, idle_after }) = &provider.sleep {
@@ -174,6 +182,10 @@ impl Shown {
         }
         for (name, _) in &command.env {
             self.add(&format!("{path}.env.{name}"), quoted(REDACTED));
+        }
+        if !command.env_pass.is_empty() {
+            let names: Vec<_> = command.env_pass.iter().map(|name| quoted(name)).collect();
+            self.add(&format!("{path}.env_pass"), format!("[{}]", names.join(", ")));
         }
         self.add(&format!("{path}.run"), quoted(run));
     }

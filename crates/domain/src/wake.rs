@@ -109,6 +109,8 @@ pub enum WakeFailureKind {
     Withdrawn,
     /// The backend died soon after a wake that had succeeded.
     Died,
+    /// The agent's config allows no more wakes for now.
+    NotAllowed,
 }
 
 impl WakeFailure {

@@ -3,6 +3,7 @@
 //! One binary, so that it is linked once.
 
 mod archive;
+mod attacks;
 mod cluster;
 mod compose;
 mod docs;

@@ -1,10 +1,12 @@
 //! Children of the agent that can't outlive it: each runs below a [shim](shim_main) of its own.
 
 mod descendants;
+mod environment;
 mod output;
 mod program;
 mod shim;
 
+pub(crate) use environment::OWN as OWN_VARIABLES;
 pub use output::{OUTPUT_TAIL_BYTES, Output};
 pub use program::find as find_program;
 pub use shim::shim_main;
@@ -193,6 +195,8 @@ fn command(shim: &ShimCommand, action: &CommandAction, grace: Duration) -> Resul
         .arg("--")
         .arg(program);
     command.args(action.args.iter().map(crate::config::Secret::reveal));
+    command.env_clear();
+    command.envs(environment::passed(std::env::vars_os(), &action.env_pass));
     command.envs(action.env.iter().map(|(name, value)| (name, value.reveal())));
     command
         .stdin(Stdio::piped())

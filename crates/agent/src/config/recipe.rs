@@ -5,9 +5,10 @@ use super::{
     address::http_url,
     table::{Table, Value},
 };
+use crate::child::OWN_VARIABLES;
 use http::{HeaderName, HeaderValue, Method};
 use reveille_domain::{MAX_WAKE_BUDGET, RecipeKind, WakeSpec};
-use std::{fmt, path::Path, time::Duration};
+use std::{fmt, ops::RangeInclusive, path::Path, time::Duration};
 use url::Url;
 
 /// The most steps of one recipe.
@@ -25,6 +26,9 @@ pub const SERVE_START_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a served command has between TERM and KILL unless `stop_grace` says otherwise.
 pub const DEFAULT_STOP_GRACE: Duration = Duration::from_secs(10);
 
+/// What `max_per_day` may be. More than one wake in eight seconds is no limit.
+const MAX_PER_DAY_BOUNDS: RangeInclusive<u32> = 1..=10_000;
+
 /// How a backend is woken.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct WakeConfig {
@@ -32,6 +36,8 @@ pub struct WakeConfig {
     pub steps: Vec<Step>,
     /// How long the probe may then take to succeed.
     pub max_wait: Duration,
+    /// How many times in 24 hours it is run at most; as often as it is asked for when absent.
+    pub max_per_day: Option<u32>,
 }
 
 impl WakeConfig {
@@ -143,8 +149,10 @@ pub struct CommandAction {
     pub program: String,
     /// Its arguments.
     pub args: Vec<Secret>,
-    /// Variables added to the agent's own environment.
+    /// Its variables, beside what a list of the agent's own passes to every command.
     pub env: Vec<(String, Secret)>,
+    /// The names of more variables of the agent that are passed to it.
+    pub env_pass: Vec<String>,
 }
 
 impl fmt::Debug for CommandAction {
@@ -161,6 +169,10 @@ impl fmt::Debug for CommandAction {
 /// Reads `[provider.wake]`.
 pub(super) fn wake(mut table: Table<'_>) -> Result<WakeConfig, ConfigError> {
     let max_wait = table.take("max_wait").map(|value| value.duration()).transpose()?;
+    let max_per_day = table
+        .take("max_per_day")
+        .map(|value| value.integer(MAX_PER_DAY_BOUNDS))
+        .transpose()?;
     let whole = table.error(format!(
         "the steps' time-outs and max_wait sum to more than {MAX_WAKE_BUDGET:?}"
     ));
@@ -177,6 +189,7 @@ pub(super) fn wake(mut table: Table<'_>) -> Result<WakeConfig, ConfigError> {
     let wake = WakeConfig {
         steps,
         max_wait: max_wait.unwrap_or(DEFAULT_MAX_WAIT),
+        max_per_day,
     };
     if wake.budget() > MAX_WAKE_BUDGET {
         Err(whole)
@@ -331,12 +344,39 @@ fn command_action(table: &mut Table<'_>) -> Result<CommandAction, ConfigError> {
     };
     let mut env = Vec::new();
     for (name, value) in entries(table, "env")? {
-        if name.is_empty() || name.contains(['=', '\0']) {
-            return Err(value.error("is not a variable's name"));
-        }
+        legal_variable(&name).map_err(|reason| value.error(reason))?;
         env.push((name, text_for_exec(&value)?));
     }
-    Ok(CommandAction { program, args, env })
+    let env_pass = match table.take("env_pass") {
+        None => Vec::new(),
+        Some(value) => value
+            .array(MAX_ENTRIES)?
+            .iter()
+            .map(passed_variable)
+            .collect::<Result<_, _>>()?,
+    };
+    Ok(CommandAction {
+        program,
+        args,
+        env,
+        env_pass,
+    })
+}
+
+fn legal_variable(name: &str) -> Result<(), &'static str> {
+    if name.is_empty() || name.contains(['=', '\0']) {
+        return Err("is not a variable's name");
+    }
+    Ok(())
+}
+
+fn passed_variable(value: &Value<'_>) -> Result<String, ConfigError> {
+    let name = value.string()?;
+    legal_variable(&name).map_err(|reason| value.error(reason))?;
+    if name.starts_with(OWN_VARIABLES) {
+        return Err(value.error("is one of Reveille's own variables: they reach no command"));
+    }
+    Ok(name)
 }
 
 /// The entries of a sub-table with free keys, in the order of their names.

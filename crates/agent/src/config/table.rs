@@ -4,7 +4,7 @@
 
 use super::ConfigError;
 use jiff::SignedDuration;
-use std::{fmt::Display, time::Duration};
+use std::{fmt::Display, ops::RangeInclusive, time::Duration};
 use toml::{
     Spanned,
     de::{DeTable, DeValue},
@@ -179,6 +179,17 @@ impl<'a> Value<'a> {
         self.value
             .as_bool()
             .ok_or_else(|| self.wrong_type("true or false"))
+    }
+
+    /// A whole number within bounds.
+    pub(super) fn integer(&self, bounds: RangeInclusive<u32>) -> Result<u32, ConfigError> {
+        let DeValue::Integer(number) = &self.value else {
+            return Err(self.wrong_type("a whole number"));
+        };
+        let number = u32::from_str_radix(number.as_str(), number.radix()).ok();
+        number
+            .filter(|number| bounds.contains(number))
+            .ok_or_else(|| self.error(format!("must be between {} and {}", bounds.start(), bounds.end())))
     }
 
     /// A duration such as `"60s"`, more than zero and at most a day.

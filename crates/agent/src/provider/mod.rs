@@ -2,6 +2,7 @@
 //! tells control what changes.
 
 mod activity;
+mod allowance;
 mod belief;
 mod gate;
 mod owner;

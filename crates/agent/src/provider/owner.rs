@@ -5,6 +5,7 @@ mod recipes;
 use super::{
     Gate, Handle, Input, MAILBOX,
     activity::{Activity, Advance},
+    allowance::Allowance,
     belief::{Ask, Belief},
 };
 use crate::{
@@ -57,6 +58,7 @@ pub struct Owner {
     belief: Belief,
     models: Vec<ModelName>,
     activity: Activity,
+    allowance: Allowance,
     /// The served backend; kept after its end until what it left behind is gone too.
     child: Option<Child>,
     child_ended: bool,
@@ -108,6 +110,7 @@ impl Owner {
             belief: Belief::new(config.wake.is_some()),
             models,
             activity: Activity::Idle,
+            allowance: Allowance::new(config.wake.as_ref().and_then(|wake| wake.max_per_day)),
             child: None,
             child_ended: false,
             asking: None,

@@ -39,6 +39,7 @@ const PATHS: [&str; 9] = [
     "/v1/responses",
     "/v1/score",
 ];
+const METHODS: [Method; 2] = [Method::GET, Method::POST];
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 
 /// The largest request body; the API's own limit is lower.
@@ -156,8 +157,10 @@ impl Relay {
                 "the agent relays no such path",
             ));
         }
-        let method = Method::from_bytes(head.method.as_bytes())
-            .map_err(|_| RelayFault::new(FaultCode::BadFrame, "the agent relays no such method"))?;
+        let method = METHODS.iter().find(|method| method.as_str() == head.method);
+        let method = method
+            .ok_or_else(|| RelayFault::new(FaultCode::BadFrame, "the agent relays no such method"))?
+            .clone();
         let url = backend.config.base_url.at(&head.path);
         let url = url.map_err(|_| RelayFault::new(FaultCode::BadFrame, "the request's path is no path"))?;
         let Some(slot) = backend.handle.gate.enter() else {

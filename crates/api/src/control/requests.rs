@@ -269,14 +269,21 @@ fn reported(report: ReportId, what: Report, at: Timestamp) -> ProviderCommand {
 /// An agent's outcome of the kinds that are an agent's to tell: the others are control's. The domain bounds its texts.
 fn told(outcome: WakeOutcome) -> WakeOutcome {
     match outcome {
-        WakeOutcome::Failed { failure, stages } if failure.kind != WakeFailureKind::Unavailable => {
-            let failure = WakeFailure {
-                kind: WakeFailureKind::Recipe,
-                ..failure
+        WakeOutcome::Succeeded { .. } => outcome,
+        WakeOutcome::Failed { failure, stages } => {
+            let kind = match failure.kind {
+                kind @ (WakeFailureKind::Recipe
+                | WakeFailureKind::Unavailable
+                | WakeFailureKind::NotAllowed) => kind,
+                WakeFailureKind::TimedOut
+                | WakeFailureKind::AgentLost
+                | WakeFailureKind::AgentStopped
+                | WakeFailureKind::Withdrawn
+                | WakeFailureKind::Died => WakeFailureKind::Recipe,
             };
+            let failure = WakeFailure { kind, ..failure };
             WakeOutcome::Failed { failure, stages }
         }
-        outcome @ (WakeOutcome::Succeeded { .. } | WakeOutcome::Failed { .. }) => outcome,
     }
 }
 

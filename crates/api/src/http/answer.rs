@@ -312,6 +312,9 @@ fn ended(provider: &ProviderId, failure: &WakeFailure, spent: Duration) -> Answe
         WakeFailureKind::AgentLost | WakeFailureKind::AgentStopped => {
             failed(&format!("start the agent {agent}, then ask again"))
         }
+        WakeFailureKind::NotAllowed => failed(&format!(
+            "provider.wake.max_per_day in the configuration of the agent {agent} says how many"
+        )),
         WakeFailureKind::Withdrawn => failed("its agent doesn't publish it so any more"),
     }
 }

@@ -77,7 +77,8 @@ impl Waited {
             | WakeFailureKind::AgentLost
             | WakeFailureKind::AgentStopped
             | WakeFailureKind::Withdrawn
-            | WakeFailureKind::Died => WakeError::Failed {
+            | WakeFailureKind::Died
+            | WakeFailureKind::NotAllowed => WakeError::Failed {
                 provider,
                 wake_id: Some(wake_id),
                 failure,

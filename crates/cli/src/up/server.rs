@@ -167,6 +167,7 @@ impl Files {
                 Secret::new(self.config.clone()),
             ],
             env: vec![],
+            env_pass: vec![],
         };
         Child::start(&self.shim, &action, GRACE)
             .await

@@ -234,7 +234,8 @@ impl WakeRow {
                     | WakeFailureKind::AgentLost
                     | WakeFailureKind::AgentStopped
                     | WakeFailureKind::Withdrawn
-                    | WakeFailureKind::Died,
+                    | WakeFailureKind::Died
+                    | WakeFailureKind::NotAllowed,
                 ) => WakeOutcomeName::Failed,
             },
             failure: wake.failure.as_ref().map(WakeFailure::bounded),

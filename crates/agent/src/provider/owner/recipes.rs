@@ -59,6 +59,13 @@ impl Owner {
         let Some(recipe) = self.setup.config.wake.clone() else {
             return;
         };
+        if let Err(failure) = self.allowance.take(Instant::now()) {
+            let refused = Outcome {
+                stages: vec![],
+                failure: Some(failure),
+            };
+            return self.woken(wake, refused);
+        }
         info!(provider.name = %self.name(), wake.id = %wake, "waking {}", self.name());
         let before = self.end_what_runs();
         let run = Run::wake(self.setup.runner.clone(), recipe, self.probe.clone(), before);
