@@ -23,11 +23,11 @@ pub fn cargo() -> Command {
     command
 }
 
-/// Builds every program of the workspace.
+/// Builds every program of the workspace, from exactly what the lock file names.
 ///
 /// `--examples` names no file of ours: it makes cargo take development dependencies into account when it unites
 /// features, as `cargo test` does. Without it a dependency whose features differ between the two compiles twice.
-const PROGRAMS: [&str; 4] = ["build", "--workspace", "--bins", "--examples"];
+const PROGRAMS: [&str; 5] = ["build", "--locked", "--workspace", "--bins", "--examples"];
 
 /// Builds every program of the workspace, dependencies included, with the features that the tests use.
 pub fn programs(profile: &[&str]) -> Result<()> {
@@ -63,6 +63,18 @@ pub fn bench(program: &str, args: &[&str]) -> Result<()> {
     let nats = tools::nats_server()?;
     programs(&["--release"])?;
     become_program(&built("release", program)?, args, &nats)
+}
+
+/// Builds everything and writes the bill of materials.
+pub fn sbom(args: &[&str]) -> Result<()> {
+    programs(&[])?;
+    run(bill_of_materials()?.args(args))
+}
+
+/// The program that writes the bill of materials. It isn't part of this one: what it needs to read JSON would be compiled
+/// before the first command of the README begins.
+pub fn bill_of_materials() -> Result<Command> {
+    Ok(Command::new(built("debug", "sbom")?))
 }
 
 /// Where cargo put a program: this one runs from `<target>/debug`.
@@ -136,8 +148,8 @@ mod tests {
 
     #[test]
     fn dependencies_compile_once_for_the_demo_the_tests_and_these_commands() {
-        let tests = dependencies(&["test", "--workspace", "--no-run"]);
-        for args in [&PROGRAMS[..], &["build", "--package", "xtask"]] {
+        let tests = dependencies(&["test", "--locked", "--workspace", "--no-run"]);
+        for args in [&PROGRAMS[..], &["build", "--locked", "--package", "xtask"]] {
             for (dependency, settings) in dependencies(args) {
                 assert_eq!(
                     tests.get(&dependency),

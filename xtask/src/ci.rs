@@ -32,6 +32,9 @@ pub fn command() -> Result<()> {
     stage(&mut stages, "documentation", || build::run(&mut documentation()));
     let tools = stage(&mut stages, "tools", Tools::installed);
     stage(&mut stages, "build", || build::programs(&[]));
+    stage(&mut stages, "materials", || {
+        build::run(&mut build::bill_of_materials()?)
+    });
     let mut counts = None;
     stage(&mut stages, "tests", || {
         let Some(tools) = &tools else {
@@ -73,14 +76,16 @@ fn stage<T>(stages: &mut Vec<Stage>, name: &'static str, work: impl FnOnce() -> 
 
 fn clippy() -> Command {
     let mut command = cargo();
-    command.args(["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]);
+    command.args(["clippy", "--locked", "--workspace", "--all-targets"]);
+    command.args(["--", "-D", "warnings"]);
     command
 }
 
 /// `--examples` for the same reason as in [`build::programs`].
 fn documentation() -> Command {
     let mut command = cargo();
-    command.args(["doc", "--workspace", "--no-deps", "--document-private-items"]);
+    command.args(["doc", "--locked", "--workspace", "--no-deps"]);
+    command.arg("--document-private-items");
     command
         .args(["--lib", "--bins", "--examples"])
         .env("RUSTDOCFLAGS", "-D warnings");

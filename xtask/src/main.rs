@@ -25,9 +25,10 @@ Usage: cargo xtask <command>
                         and print how it was woken; stays up until Ctrl-C, or ends after that with --once
   test [filter…]        every test, or those whose name contains a filter; `-- <args>` go to the test runner,
                         `--no-run` only builds
-  ci                    formatting, clippy, licences and bans, documentation, every test
+  ci                    formatting, clippy, licences and bans, the bill of materials, documentation, every test
   bench relay [args…]   release build, then requests and streams per second through the relay
   bench rebuild [args…] release build, then a rebuild of the rows from 100,000 commits while requests go on
+  sbom [FILE]           what the programs consist of, as CycloneDX [default: target/reveille.cdx.json]
 ";
 
 /// Exit code for a command line that is not understood.
@@ -40,6 +41,7 @@ fn main() -> ExitCode {
         ["demo", rest @ ..] => build::demo(rest),
         ["test", rest @ ..] => tests::command(rest),
         ["ci"] => ci::command(),
+        ["sbom", rest @ ..] => build::sbom(rest),
         ["bench", "relay", rest @ ..] => build::bench("bench-relay", rest),
         ["bench", "rebuild", rest @ ..] => build::bench("bench-rebuild", rest),
         [] | ["help" | "-h" | "--help"] => {

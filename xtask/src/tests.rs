@@ -21,7 +21,7 @@ pub fn command(args: &[&str]) -> Result<()> {
     let asked = Asked::parse(args);
     build::programs(&[])?;
     if asked.only_build {
-        return build::run(cargo().args(["test", "--workspace", "--no-run"]));
+        return build::run(cargo().args(["test", "--locked", "--workspace", "--no-run"]));
     }
     let outcome = run(&tools, &asked)?;
     println!("\nall of it took {:.1} s", started.elapsed().as_secs_f64());
@@ -82,7 +82,7 @@ impl Asked {
 fn run(tools: &Tools, asked: &Asked) -> Result<Outcome> {
     let mut command = cargo();
     command
-        .args(["test", "--workspace", "--no-fail-fast", "--"])
+        .args(["test", "--locked", "--workspace", "--no-fail-fast", "--"])
         .args(&asked.for_the_runner);
     tools.tell(&mut command);
     let mut child = command
