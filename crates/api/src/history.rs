@@ -115,18 +115,22 @@ impl JournalRows {
         let last = self.journal.last_sequence().await.map_err(unavailable)?;
         let mut end = range.before.map_or(last, |before| before.stream_seq.min(last));
         let mut stretch = STRETCH;
+        let most = query.limit.rows() + 1;
         let mut rows = vec![];
-        while end > floor && rows.len() <= query.limit.rows() {
+        while end > floor && rows.len() < most {
             let begin = end.saturating_sub(stretch).max(floor);
             let entries = self.journal.read(begin, aggregate).await;
             let mut entries = std::pin::pin!(entries.map_err(unavailable)?);
-            let mut found = vec![];
+            let mut found = VecDeque::new();
             while let Some(entry) = entries.next().await {
                 let entry = entry.map_err(unavailable)?;
                 if entry.sequence > end {
                     break;
                 }
                 found.extend(wanted(&entry, query, range));
+                while found.len() > most {
+                    found.pop_front();
+                }
             }
             rows.extend(found.into_iter().rev());
             (end, stretch) = (begin, stretch.saturating_mul(2));

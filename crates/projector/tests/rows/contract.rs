@@ -306,44 +306,30 @@ async fn refuses_foreign_cursors(rows: &dyn Rows) {
 }
 
 /// A cursor belongs to what its list is sorted by: in a list that is sorted by something else it would mean some other place.
+macro_rules! refuses_other_orders {
+    ($rows:expr, $method:ident, $query:ident, $by:ident) => {
+        for (limit, of) in pages::<$by, 1>([1]) {
+            let limit = PageLimit::new(limit);
+            let query = |sort, after| $query {
+                sort,
+                after,
+                limit,
+                ..Default::default()
+            };
+            let page = $rows.$method(&query(of, None)).await.expect("an answer");
+            let Some(cursor) = page.next else { continue };
+            for (_, sort) in pages::<$by, 1>([1]) {
+                let answer = $rows.$method(&query(sort, Some(cursor.clone()))).await.err();
+                let refused = (of.by != sort.by).then_some(RowsError::BadCursor);
+                assert_eq!(answer, refused, "a cursor of {of} in {sort}");
+            }
+        }
+    };
+}
+
 async fn refuses_cursors_of_other_orders(rows: &dyn Rows) {
-    for (of, sort) in pages::<LlmSort, 1>([1]).flat_map(|(_, of)| pages([1]).map(move |(_, sort)| (of, sort)))
-    {
-        let query = |sort, after| LlmQuery {
-            sort,
-            after,
-            limit: PageLimit::new(1),
-            ..Default::default()
-        };
-        let Some(cursor) = rows.llms(&query(of, None)).await.expect("an answer").next else {
-            return;
-        };
-        let answer = rows.llms(&query(sort, Some(cursor))).await.err();
-        assert_eq!(
-            answer,
-            (of.by != sort.by).then_some(RowsError::BadCursor),
-            "{of} {sort}"
-        );
-    }
-    for (of, sort) in
-        pages::<WakeSort, 1>([1]).flat_map(|(_, of)| pages([1]).map(move |(_, sort)| (of, sort)))
-    {
-        let query = |sort, after| WakeQuery {
-            sort,
-            after,
-            limit: PageLimit::new(1),
-            ..Default::default()
-        };
-        let Some(cursor) = rows.wakes(&query(of, None)).await.expect("an answer").next else {
-            return;
-        };
-        let answer = rows.wakes(&query(sort, Some(cursor))).await.err();
-        assert_eq!(
-            answer,
-            (of.by != sort.by).then_some(RowsError::BadCursor),
-            "{of} {sort}"
-        );
-    }
+    refuses_other_orders!(rows, llms, LlmQuery, LlmSort);
+    refuses_other_orders!(rows, wakes, WakeQuery, WakeSort);
 }
 
 async fn hears_agents(store: &mut impl Store, expected: &Expected) {

@@ -127,6 +127,15 @@ async fn a_sort_that_a_list_does_not_know_is_refused_and_the_known_ones_are_name
             );
         }
     }
+    // The cursor of wakes had another name when there was but one order.
+    assert_eq!(
+        served.get("/reveille/v1/wakes?before=x").await.error(),
+        "invalid_cursor"
+    );
+    assert_eq!(
+        served.get("/reveille/v1/wakes?before=x&after=x").await.error(),
+        "invalid_query"
+    );
     let both = served.get("/reveille/v1/events?follow=true&sort=-seq").await;
     assert_eq!(
         (both.status, both.json()["error"]["param"].clone()),
