@@ -13,13 +13,13 @@ use std::{
 use crate::{http_limits::curl, scene::SOON};
 
 /// A private authority, its file `ca.pem`, and the certificate `cert.pem` with `key.pem` that it has given last.
-struct Authority {
+pub struct Authority {
     issuer: Issuer<'static, KeyPair>,
     folder: PathBuf,
 }
 
 impl Authority {
-    fn new(folder: &Path) -> Self {
+    pub fn new(folder: &Path) -> Self {
         let mut params = CertificateParams::new([]).expect("parameters");
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         params
@@ -35,7 +35,7 @@ impl Authority {
     }
 
     /// Gives a certificate for a name that is valid for so many days from now.
-    fn give(&self, name: &str, days: u64) {
+    pub fn give(&self, name: &str, days: u64) {
         let mut params = CertificateParams::new([name.to_owned()]).expect("parameters");
         params.not_after =
             (std::time::SystemTime::now() + std::time::Duration::from_secs(days * 24 * 60 * 60)).into();

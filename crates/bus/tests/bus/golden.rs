@@ -10,16 +10,25 @@ use reveille_bus::{
     commit::{Commit, CommitHash},
 };
 use reveille_domain::{
-    AdvanceReason, Agent, AgentCommand, Availability, CommandId, Epoch, Key, KeyCommand, Provider,
-    ProviderCommand, ReportId, ReportSeq, SecretHash, SessionId, SleepReason, Stage, Timestamp, WakeCause,
-    WakeFailure, WakeFailureKind, WakeId, WakeOutcome,
+    AdvanceReason, Agent, AgentCommand, AgentKey, Availability, CommandId, Epoch, Key, KeyCommand, Provider,
+    ProviderCommand, ReportId, ReportSeq, SecretHash, SessionId, SleepReason, Stage, Timestamp, TokenId,
+    WakeCause, WakeFailure, WakeFailureKind, WakeId, WakeOutcome,
 };
 use std::{collections::BTreeSet, fs, path::PathBuf, time::Duration};
 use uuid::Uuid;
 
 /// What this program writes.
 const RELEASE: &str = "0.1.0";
-const AGENT_EVENTS: [&str; 2] = ["AgentConnected", "AgentEpochAdvanced"];
+const AGENT_EVENTS: [&str; 5] = [
+    "AgentConnected",
+    "AgentEpochAdvanced",
+    "AgentTokenIssued",
+    "AgentEnrolled",
+    "AgentRevoked",
+];
+const KEY_EVENTS: [&str; 3] = ["KeyCreated", "KeyRotated", "KeyRevoked"];
+/// The public half of no one's key.
+const AGENT_KEY: &str = "UDXU4RCSJNZOIQHZNWXHXORDPRTGNJAHAHFRGZNEEJCPQTT2M7NLCNF4";
 const PROVIDER_EVENTS: [&str; 11] = [
     "ProviderRegistered",
     "WakeRequested",
@@ -67,6 +76,7 @@ fn every_event_stands_in_the_golden_journal() {
     for (id, names) in [
         (agent_key(), &AGENT_EVENTS[..]),
         (provider_key(), &PROVIDER_EVENTS),
+        (client_key(), &KEY_EVENTS),
     ] {
         let commits = all.iter().filter(|stored| stored.id() == id);
         let mut written = BTreeSet::new();
@@ -171,7 +181,26 @@ fn agent_commands() -> Vec<AgentCommand> {
         reason: AdvanceReason::JournalRestored,
         at: at(25),
     };
-    vec![connect(1), connect(2), advance, connect(3)]
+    let (token, secret) = (TokenId(uuid(500)), SecretHash::new([3; 32]));
+    let issue = AgentCommand::IssueToken {
+        name: agent(),
+        token,
+        secret,
+        expires_at: at(100),
+        at: at(40),
+    };
+    let enroll = AgentCommand::Enroll {
+        name: agent(),
+        token,
+        secret,
+        key: AgentKey::parse(AGENT_KEY).unwrap(),
+        at: at(50),
+    };
+    let revoke = AgentCommand::Revoke {
+        name: agent(),
+        at: at(60),
+    };
+    vec![connect(1), connect(2), advance, connect(3), issue, enroll, revoke]
 }
 
 /// Everything that can happen to a key.

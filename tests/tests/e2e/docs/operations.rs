@@ -2,6 +2,7 @@
 
 use super::{blocks_of, root};
 use crate::{
+    https::Authority,
     machine::{Machine, link, obstacle},
     scene::{LLM, SOON, Scene},
 };
@@ -159,6 +160,47 @@ async fn three_nodes_and_a_replica_start_by_the_documented_commands() {
     for node in &nodes {
         assert!(node.is_running(), "{}", node.log());
     }
+}
+
+#[tokio::test]
+async fn the_api_is_served_over_tls_by_the_documented_commands() {
+    if let Some(why) = obstacle() {
+        eprintln!("skipped: {why}");
+        return;
+    }
+    let [commands, unit] = blocks_of("the_api_is_served_over_tls_by_the_documented_commands");
+    let machine = Machine::new().await;
+    // No name is looked up here, so the certificate is for an address.
+    Authority::new(machine.folder.path()).give("127.0.0.1", 90);
+    let (up, llms) = commands.split_once('\n').expect("two commands");
+    let up = machine.start("up", up);
+    let llms = format!(
+        "REVEILLE_CA_FILE=ca.pem {}",
+        llms.trim().replace("hub.example", "127.0.0.1")
+    );
+    machine.prints(&llms, "STATUS").await;
+    assert!(up.is_running(), "{}", up.log());
+
+    // The unit's drop-in hands over files that it names, by variables that `up` knows.
+    let help = machine.does("reveille up --help");
+    let credentials: Vec<_> = unit
+        .lines()
+        .filter_map(|line| line.strip_prefix("LoadCredential="))
+        .collect();
+    let credentials: Vec<_> = credentials
+        .iter()
+        .filter_map(|line| line.split_once(':'))
+        .collect();
+    let variables = unit
+        .lines()
+        .filter_map(|line| line.strip_prefix("Environment=")?.split_once('='));
+    for (name, value) in variables {
+        assert!(help.contains(&format!("[env: {name}")), "{name}: {help}");
+        let handed = value.strip_prefix("%d/");
+        let known = handed.is_none_or(|handed| credentials.iter().any(|(name, _)| *name == handed));
+        assert!(known, "{value} is not handed over");
+    }
+    assert_eq!(credentials.len(), 2);
 }
 
 #[test]
