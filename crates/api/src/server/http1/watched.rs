@@ -27,8 +27,8 @@ const REFUSED: &[u8] = b"REFUSED / HTTP/1.1\r\nconnection: close\r\n\r\n";
 /// What a client still sends is read and thrown away for this long, so that it sees the answer and not a broken
 /// connection: closing with unread bytes resets the connection, and the answer may be lost with it.
 const LINGER: Duration = Duration::from_secs(1);
-/// How much of that is read at a time, in bytes.
-const DISCARDED_PIECE_BYTES: usize = 8 * 1024;
+/// How much is read at a time of a head that comes in pieces, and of what is thrown away, in bytes.
+const PIECE_BYTES: usize = 4 * 1024;
 
 /// A connection that is watched.
 #[derive(Debug)]
@@ -77,6 +77,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Watched<S> {
         self.exchange.refuse(refusal);
         self.refused = Some(REFUSED);
         self.held = BytesMut::new();
+        self.set_head_began(None);
     }
 
     /// Reads into `buf`, and leaves there what may go on to hyper.
@@ -107,6 +108,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Watched<S> {
     /// Reads on where a head has begun.
     fn read_held(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Progress>> {
         let before = self.held.len();
+        self.held.reserve(PIECE_BYTES);
         let Poll::Ready(read) = poll_read_buf(Pin::new(&mut self.stream), cx, &mut self.held) else {
             ready!(self.head_is_late(cx));
             let within = self.head_within;
@@ -136,7 +138,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Watched<S> {
 
     /// Reads and throws away what comes, to the end.
     fn discard(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let mut piece = [0; DISCARDED_PIECE_BYTES];
+        let mut piece = [0; PIECE_BYTES];
         loop {
             let mut piece = ReadBuf::new(&mut piece);
             ready!(Pin::new(&mut self.stream).poll_read(cx, &mut piece))?;
@@ -251,7 +253,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Watched<S> {
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        ready!(Pin::new(&mut this.stream).poll_shutdown(cx))?;
+        let shut = Pin::new(&mut this.stream).poll_shutdown(cx);
+        ready!(this.written(cx, shut))?;
         if this.refused.is_none() && !this.body_open {
             return Poll::Ready(Ok(()));
         }
