@@ -2,8 +2,8 @@
 
 use reveille_bus::{AggregateId, BusError, CommandError, CommitMeta, Executed, Journal, NatsClock};
 use reveille_domain::{
-    Agent, AgentCommand, AgentName, AgentRejection, Provider, ProviderCommand, ProviderId, Rejection,
-    Timestamp,
+    Agent, AgentCommand, AgentName, AgentRejection, Key, KeyCommand, KeyId, KeyRejection, Provider,
+    ProviderCommand, ProviderId, Rejection, Timestamp,
 };
 use std::time::Duration;
 
@@ -34,6 +34,20 @@ impl Commands {
     ) -> Result<Executed<Provider>, CommandError<Rejection>> {
         let at = self.now().await?;
         let aggregate = AggregateId::Provider(id.clone());
+        self.journal
+            .execute(&aggregate, command(at), &CommitMeta::new(cause, at))
+            .await
+    }
+
+    /// Runs a key's command.
+    pub(crate) async fn key(
+        &self,
+        id: &KeyId,
+        cause: &str,
+        command: impl FnOnce(Timestamp) -> KeyCommand,
+    ) -> Result<Executed<Key>, CommandError<KeyRejection>> {
+        let at = self.now().await?;
+        let aggregate = AggregateId::Key(id.clone());
         self.journal
             .execute(&aggregate, command(at), &CommitMeta::new(cause, at))
             .await

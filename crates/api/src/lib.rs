@@ -1,6 +1,6 @@
 //! The API process: the OpenAI-compatible surface, the queries, and control.
 //!
-//! [`Registry`] folds the journal in memory; [`Wakes`] brings providers up; `control` turns what agents say, and passing
+//! [`Registry`] folds the journal in memory, [`keys`] included; [`Wakes`] brings providers up; `control` turns what agents say, and passing
 //! time, into commands. Inference never depends on Postgres: the row store is only asked by queries.
 
 mod commands;
@@ -9,6 +9,7 @@ mod history;
 pub mod http;
 pub mod identities;
 mod inference;
+pub mod keys;
 pub mod registry;
 pub mod server;
 mod service;

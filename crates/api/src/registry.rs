@@ -2,6 +2,7 @@
 //! without waiting; whoever waits for a change follows one provider's slot.
 
 use crate::identities::Identities;
+use crate::keys::Keys;
 use reveille_bus::{AggregateId, BusError, Entry, Followed, Follower, commit::AnyCommit};
 use reveille_domain::{AgentName, Epoch, Provider, ProviderId, provider::Registered, rows::MemoryRows};
 use std::{
@@ -40,6 +41,7 @@ struct Inner {
     applied: watch::Sender<Option<u64>>,
     rows: Arc<MemoryRows>,
     identities: Identities,
+    keys: Keys,
 }
 
 #[derive(Default)]
@@ -56,6 +58,7 @@ impl Default for Registry {
             applied: watch::Sender::new(None),
             rows: Arc::default(),
             identities: Identities::default(),
+            keys: Keys::default(),
         };
         Self {
             inner: Arc::new(inner),
@@ -121,13 +124,14 @@ impl Registry {
         self.read().providers.get(id).map(watch::Sender::subscribe)
     }
 
-    /// Public model names similar to `model`, most similar first.
+    /// Public model names similar to `model` that are `allowed`, most similar first.
     #[must_use]
-    pub fn nearest(&self, model: &str) -> Vec<String> {
+    pub fn nearest(&self, model: &str, allowed: &dyn Fn(&str) -> bool) -> Vec<String> {
         let table = self.read();
         let mut scored: Vec<(f64, &String)> = table
             .models
             .keys()
+            .filter(|name| allowed(name))
             .map(|name| {
                 (
                     strsim::jaro_winkler(&name.to_lowercase(), &model.to_lowercase()),
@@ -181,6 +185,12 @@ impl Registry {
         &self.inner.identities
     }
 
+    /// The same fold as keys.
+    #[must_use]
+    pub fn keys(&self) -> &Keys {
+        &self.inner.keys
+    }
+
     /// Folds the journal until `shutdown`.
     ///
     /// # Errors
@@ -203,6 +213,7 @@ impl Registry {
         *self.write() = Table::default();
         self.inner.rows.reset();
         self.inner.identities.reset();
+        self.inner.keys.reset();
         self.inner.applied.send_replace(None);
     }
 
@@ -229,9 +240,24 @@ impl Registry {
         if let Ok((AggregateId::Agent(name), AnyCommit::Agent(commit))) = &entry.commit {
             self.inner.identities.take(name, &commit.state, entry.sequence);
         }
+        self.take_key(entry);
         self.write().take(entry);
         if ready {
             self.inner.applied.send_replace(Some(entry.sequence));
+        }
+    }
+
+    fn take_key(&self, entry: &Entry) {
+        let keys = &self.inner.keys;
+        match &entry.commit {
+            Ok((_, AnyCommit::Key(commit))) => keys.take(&commit.state, entry.sequence),
+            Ok((_, AnyCommit::Provider(commit))) => keys.quota().take(&commit.events),
+            Ok((_, AnyCommit::Agent(_))) => {}
+            Err(_) => {
+                if let Some(AggregateId::Key(id)) = AggregateId::of_subject(&entry.subject) {
+                    keys.take_unreadable(id, entry.sequence);
+                }
+            }
         }
     }
 

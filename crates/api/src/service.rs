@@ -5,6 +5,8 @@ use crate::{
     control::{self, Presence, Sweeper, doors},
     history::{JournalFeed, JournalRows},
     http::{self, AppState, HttpLimits, Readiness},
+    inference::Live,
+    keys::{AuthMode, Authenticator, SecretKey},
     registry::Registry,
     server::{self, ServerLimits, tls::Tls},
     wakes::{MAX_WAITING, Wakes},
@@ -29,6 +31,8 @@ use tracing::{error, info, warn};
 
 /// How long requests under way may take to end once the process is told to stop.
 const STOP_WAIT: Duration = Duration::from_secs(10);
+/// When the wakes of the last hour are counted again, after that failed.
+const COUNT_AGAIN: Duration = Duration::from_secs(1);
 
 /// How agents are let in and shown out, where the hub's servers ask for keys.
 #[derive(Debug, Clone)]
@@ -68,10 +72,14 @@ pub struct Config {
     pub tls: Option<Tls>,
     /// What connections may take.
     pub server: ServerLimits,
+    /// Whether a key is needed.
+    pub auth: AuthMode,
+    /// A key that may do everything and stands in no journal: the one that makes the others.
+    pub root_key: Option<SecretKey>,
 }
 
 impl Config {
-    /// A replica named `replica`, with the usual limits.
+    /// A replica named `replica`, with the usual limits, open to whoever reaches it.
     #[must_use]
     pub fn new(nats: NatsAccess, replica: &str) -> Self {
         Self {
@@ -85,6 +93,8 @@ impl Config {
             max_waiting: MAX_WAITING,
             tls: None,
             server: ServerLimits::default(),
+            auth: AuthMode::Open,
+            root_key: None,
         }
     }
 }
@@ -182,6 +192,7 @@ impl Service {
         };
 
         let failed = fold(&registry, bus, tasks, shutdown);
+        count_wakes(&registry, &commands, tasks, shutdown);
         let heartbeats = HeartbeatWatch::new(bus, &config.replica, clock.clone());
         let (ears, fold, stop) = (presence.clone(), registry.clone(), shutdown.clone());
         tasks.spawn(async move { ears.run(heartbeats, &fold, &stop).await });
@@ -197,7 +208,7 @@ impl Service {
         let client = bus.client().clone();
         let wakes = Wakes::new(
             registry.clone(),
-            commands,
+            commands.clone(),
             client,
             tasks.clone(),
             config.max_waiting,
@@ -212,19 +223,26 @@ impl Service {
         let feed = Arc::new(JournalFeed::new(bus, journal));
         let readiness = readiness(
             registry.clone(),
-            clock,
+            clock.clone(),
             [bus.clone(), relay.clone()],
             doors_open.subscribe(),
         );
-        let state = AppState::new(
+        let folded = registry.clone();
+        let authenticator = Authenticator::new(
+            config.auth,
+            config.root_key.as_ref(),
+            registry.keys().clone(),
+            move || folded.is_ready(),
+            move || clock.try_now(),
+        );
+        let fleet = Live {
             registry,
             wakes,
-            relayed,
-            rows,
-            feed,
-            readiness,
-            HttpLimits::default(),
-        );
+            commands,
+            relay: relayed,
+        };
+        let limits = HttpLimits::default();
+        let state = AppState::new(fleet, rows, feed, readiness, authenticator, limits);
         Ok(Self { state, failed })
     }
 }
@@ -250,6 +268,26 @@ fn fold(
         }
     });
     failed
+}
+
+/// Counts the wakes that keys have started before the fold began, which begins with the last commit of each aggregate.
+fn count_wakes(registry: &Registry, commands: &Commands, tasks: &TaskTracker, shutdown: &CancellationToken) {
+    let (keys, commands, stop) = (registry.keys().clone(), commands.clone(), shutdown.clone());
+    tasks.spawn(async move {
+        let counting = async {
+            loop {
+                keys.quota().uncounted().await;
+                if let Err(error) = keys.quota().count(&commands).await {
+                    warn!(%error, "can't count the wakes of the last hour yet: keys that have a limit start none");
+                    tokio::time::sleep(COUNT_AGAIN).await;
+                }
+            }
+        };
+        tokio::select! {
+            () = counting => {}
+            () = stop.cancelled() => {}
+        }
+    });
 }
 
 /// Agents are answered once the fold knows what they published before.

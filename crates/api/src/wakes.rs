@@ -9,6 +9,7 @@ pub use error::{SleepError, WakeError};
 
 use crate::{
     commands::Commands,
+    keys::Reservation,
     registry::{Known, Registry},
 };
 use async_nats::Client;
@@ -129,7 +130,8 @@ impl Wakes {
                     }
                     Seen::Waking => {}
                     Seen::Asleep => {
-                        let asked = tokio::time::timeout_at(until, self.ask(id, cause.clone())).await;
+                        let asking = self.ask(id, cause.clone())?;
+                        let asked = tokio::time::timeout_at(until, asking).await;
                         let begun = asked.map_err(|_| waited.timed_out())?;
                         waited.began(&begun.map_err(|error| error.after(waited.begun.elapsed()))?);
                         continue;
@@ -151,7 +153,7 @@ impl Wakes {
         if self.inner.registry.get(id).is_none() {
             return Err(WakeError::Unknown { provider: id.clone() });
         }
-        self.ask(id, cause).await
+        self.ask(id, cause)?.await
     }
 
     /// Orders the provider's agent to put its backend to sleep.
@@ -206,17 +208,20 @@ impl Wakes {
     }
 
     /// One question at a time per provider and replica: whoever asks meanwhile gets the same answer. It is asked to
-    /// its end even when everybody has left.
-    fn ask(&self, id: &ProviderId, cause: WakeCause) -> Asking {
+    /// its end even when everybody has left. Only whoever would start a wake needs leave to: joining one is free.
+    fn ask(&self, id: &ProviderId, cause: WakeCause) -> Result<Asking, WakeError> {
         let mut asking = self.inner.asking.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(asking) = asking.get(id) {
-            return asking.clone();
+            return Ok(asking.clone());
         }
+        let leave = self.leave_to_start(id, &cause)?;
         let (wakes, id_asked) = (self.clone(), id.clone());
         let task = self.inner.tasks.spawn(async move {
             // Made here, so that a task that never runs does not take the lock that is held outside.
             let question = Question { wakes, id: id_asked };
-            question.wakes.request(&question.id, cause).await
+            let begun = question.wakes.request(&question.id, cause).await;
+            drop(leave);
+            begun
         });
         let ended = |_| Err(WakeError::Unavailable("the question broke off".to_owned()));
         let shared = task
@@ -224,7 +229,22 @@ impl Wakes {
             .boxed()
             .shared();
         asking.insert(id.clone(), shared.clone());
-        shared
+        Ok(shared)
+    }
+
+    fn leave_to_start(&self, id: &ProviderId, cause: &WakeCause) -> Result<Option<Reservation>, WakeError> {
+        let known = self.inner.registry.get(id);
+        let sleeps = known.is_some_and(|known| matches!(known.provider.status, Status::Hibernating { .. }));
+        let Some(key) = cause.key().filter(|_| sleeps) else {
+            return Ok(None);
+        };
+        // Before the time is known, every wake that is remembered counts.
+        let now = self.inner.commands.clock.try_now().unwrap_or_default();
+        let leave = self.inner.registry.keys().start_wake(key, now);
+        leave.map_err(|denied| WakeError::Quota {
+            provider: id.clone(),
+            denied,
+        })
     }
 
     async fn request(&self, id: &ProviderId, cause: WakeCause) -> Result<Begun, WakeError> {
@@ -240,6 +260,8 @@ impl Wakes {
             .provider(id, by, command)
             .await
             .map_err(|e| refused(id, e))?;
+        // Now, and not when the fold has come so far: until then nobody else would count it.
+        self.inner.registry.keys().quota().take(&done.events);
         if done
             .events
             .iter()

@@ -4,8 +4,12 @@ use crate::{
     AggregateId, BusError, Checkpoint, Entry, Journal, commit::CommitHash, follow, in_order::InOrder,
     streams::JOURNAL_STREAM,
 };
-use async_nats::jetstream::{consumer::DeliverPolicy, stream::RawMessageErrorKind};
+use async_nats::jetstream::{
+    consumer::DeliverPolicy,
+    stream::{RawMessageErrorKind, Stream as JournalStream},
+};
 use futures::{Stream, StreamExt, stream};
+use reveille_domain::Timestamp;
 
 impl Journal {
     /// The commits after `after_seq`, of one aggregate or of all, up to what is the journal's end now. When NATS is lost
@@ -18,11 +22,7 @@ impl Journal {
         after_seq: u64,
         aggregate: Option<&AggregateId>,
     ) -> Result<impl Stream<Item = Result<Entry, BusError>> + Send + use<>, BusError> {
-        let stream = self
-            .jetstream()
-            .get_stream(JOURNAL_STREAM)
-            .await
-            .map_err(BusError::unavailable)?;
+        let stream = self.stream_now().await?;
         let head = match aggregate {
             None => stream.cached_info().state.last_sequence,
             Some(id) => self.last_of(id).await?,
@@ -34,17 +34,30 @@ impl Journal {
         let from = DeliverPolicy::ByStartSequence {
             start_sequence: after_seq + 1,
         };
-        let messages = InOrder::read(&stream, &subjects, from).await?;
-        // The consumer would wait for more after the last one.
-        let entries = stream::unfold(Some(messages), move |messages| async move {
-            let mut messages = messages?;
-            let message = messages.next().await;
-            let entry = message.and_then(|message| follow::entry(&message));
-            let ended = entry.as_ref().map_or(true, |entry| entry.sequence >= head);
-            Some((entry, (!ended).then_some(messages)))
-        });
-        let entries = Box::pin(entries);
+        let entries = up_to(head, InOrder::read(&stream, &subjects, from).await?);
         Ok(entries.right_stream())
+    }
+
+    /// The commits that were stored at `since` or later, up to what is the journal's end now. When NATS is lost on the
+    /// way, the last thing is an error.
+    ///
+    /// # Errors
+    /// When NATS isn't available.
+    pub async fn read_since(
+        &self,
+        since: Timestamp,
+    ) -> Result<impl Stream<Item = Result<Entry, BusError>> + Send + use<>, BusError> {
+        let stream = self.stream_now().await?;
+        let state = &stream.cached_info().state;
+        let nanos = i128::from(since.as_millis()) * 1_000_000;
+        // A consumer from behind the end would wait for what comes next.
+        if state.last_sequence == 0 || state.last_timestamp.unix_timestamp_nanos() < nanos {
+            return Ok(stream::empty().left_stream());
+        }
+        let start_time = async_nats::datetime::from_nanos(nanos).map_err(BusError::unavailable)?;
+        let from = DeliverPolicy::ByStartTime { start_time };
+        let messages = InOrder::read(&stream, crate::subjects::EVENTS, from).await?;
+        Ok(up_to(state.last_sequence, messages).right_stream())
     }
 
     /// The commit at `sequence`, as a follower's starting point; `None` when the journal has none there.
@@ -72,12 +85,14 @@ impl Journal {
     /// # Errors
     /// When NATS isn't available.
     pub async fn last_sequence(&self) -> Result<u64, BusError> {
-        let stream = self
-            .jetstream()
-            .get_stream(JOURNAL_STREAM)
-            .await
-            .map_err(BusError::unavailable)?;
+        let stream = self.stream_now().await?;
         Ok(stream.cached_info().state.last_sequence)
+    }
+
+    /// The stream, and how it stands now.
+    async fn stream_now(&self) -> Result<JournalStream, BusError> {
+        let stream = self.jetstream().get_stream(JOURNAL_STREAM).await;
+        stream.map_err(BusError::unavailable)
     }
 
     async fn last_of(&self, id: &AggregateId) -> Result<u64, BusError> {
@@ -96,4 +111,16 @@ impl Journal {
             Err(error) => Err(BusError::unavailable(error)),
         }
     }
+}
+
+/// The entries up to the sequence `head`: the consumer would wait for more after the last one.
+fn up_to(head: u64, messages: InOrder) -> impl Stream<Item = Result<Entry, BusError>> + Send {
+    let entries = stream::unfold(Some(messages), move |messages| async move {
+        let mut messages = messages?;
+        let message = messages.next().await;
+        let entry = message.and_then(|message| follow::entry(&message));
+        let ended = entry.as_ref().map_or(true, |entry| entry.sequence >= head);
+        Some((entry, (!ended).then_some(messages)))
+    });
+    Box::pin(entries)
 }

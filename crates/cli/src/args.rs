@@ -1,6 +1,6 @@
 //! The command line. A flag wins over its variable, which wins over the config file, which wins over the default.
 
-use crate::{enrol::Token, journal::JournalCommand};
+use crate::{enrol::Token, journal::JournalCommand, keys::KeyCommand};
 use clap::{Args, Parser, Subcommand, ValueEnum, builder::FalseyValueParser};
 use jiff::SignedDuration;
 use reveille_domain::{
@@ -27,6 +27,8 @@ Examples:
 Variables (a flag wins over its variable):
   REVEILLE_CONFIG, REVEILLE_NATS_URL, REVEILLE_DATABASE_URL, REVEILLE_LISTEN, REVEILLE_DATA_DIR, REVEILLE_API_URL,
   REVEILLE_TLS_CERT, REVEILLE_TLS_KEY, REVEILLE_ALLOW_PLAINTEXT, REVEILLE_CA_FILE
+  REVEILLE_API_KEY      the key with which the API is asked
+  REVEILLE_REQUIRE_KEYS, REVEILLE_INSECURE_NO_KEYS, REVEILLE_ROOT_KEY_FILE
   REVEILLE_LOG          what services log, such as `info` or `reveille_agent=debug,warn`
   REVEILLE_LOG_FORMAT   text or json
   REVEILLE_NATS_SERVER  the nats-server program that `up` runs
@@ -38,7 +40,7 @@ Examples:
   reveille up                               API, control and a NATS server of its own; agents may join
   reveille up --config reveille.toml        the same, and the providers of the file
   reveille up --listen 0.0.0.0:8420 --tls-cert cert.pem --tls-key key.pem
-                                            reachable from other machines
+                                            reachable from other machines, for those who have a key
   reveille up --nats nats://127.0.0.1:4222  with a NATS server that runs already
 
 The journal is kept in the data directory, so that a second run goes on where the first one stopped.";
@@ -114,6 +116,9 @@ pub enum Command {
     /// Print the journal's events.
     #[command(after_help = EVENTS_EXAMPLES)]
     Events(Events),
+    /// Make, list, rotate and revoke the keys with which the API is used.
+    #[command(subcommand)]
+    Key(KeyCommand),
     /// Export, restore and check the journal.
     #[command(subcommand)]
     Journal(JournalCommand),
@@ -158,6 +163,8 @@ pub struct Up {
     pub listen: SocketAddr,
     #[command(flatten)]
     pub tls: TlsArgs,
+    #[command(flatten)]
+    pub admission: Admission,
     /// A NATS server that runs already, instead of one of our own.
     #[arg(long, env = "REVEILLE_NATS_URL", value_name = "URL", hide_env_values = true)]
     pub nats: Option<String>,
@@ -176,6 +183,17 @@ pub struct Up {
     pub database_url: Option<String>,
 }
 
+/// Whom the API answers. On loopback everybody, anywhere else those who have a key, unless it is told otherwise.
+#[derive(Debug, Clone, Copy, Args)]
+pub struct Admission {
+    /// Answer nobody without a key, not on loopback either.
+    #[arg(long, env = "REVEILLE_REQUIRE_KEYS", value_parser = FalseyValueParser::new())]
+    pub require_keys: bool,
+    /// Answer everybody although the API listens beyond loopback: whoever reaches it may use and wake everything.
+    #[arg(long, env = "REVEILLE_INSECURE_NO_KEYS", value_parser = FalseyValueParser::new())]
+    pub insecure_no_keys: bool,
+}
+
 /// `reveille api`.
 #[derive(Debug, Args)]
 pub struct Api {
@@ -189,6 +207,11 @@ pub struct Api {
     pub listen: SocketAddr,
     #[command(flatten)]
     pub tls: TlsArgs,
+    #[command(flatten)]
+    pub admission: Admission,
+    /// The file of a key that may do everything, the one that makes the others; made with a new key when it is missing.
+    #[arg(long, env = "REVEILLE_ROOT_KEY_FILE", value_name = "FILE")]
+    pub root_key_file: Option<PathBuf>,
     /// The Postgres database that a projector fills; without it rows are kept in memory.
     #[arg(
         long,
@@ -369,6 +392,24 @@ pub struct ApiAddress {
     /// Trust the certificates in this file, in PEM, instead of the system's.
     #[arg(long, env = "REVEILLE_CA_FILE", value_name = "FILE")]
     pub ca: Option<PathBuf>,
+    /// The key to ask with [default: `up`'s root key, when an API on this machine wants one].
+    #[arg(long, env = "REVEILLE_API_KEY", value_name = "KEY", hide_env_values = true)]
+    pub key: Option<String>,
+    /// Where `up` keeps its root key [default: reveille/ in the user's data directory].
+    #[arg(long, env = "REVEILLE_DATA_DIR", value_name = "DIR")]
+    pub data_dir: Option<PathBuf>,
+}
+
+impl ApiAddress {
+    /// An API that is asked without a key.
+    pub const fn keyless(api: Url) -> Self {
+        Self {
+            api,
+            ca: None,
+            key: None,
+            data_dir: None,
+        }
+    }
 }
 
 /// How rows are printed.

@@ -2,6 +2,7 @@
 //!
 //! `main` only wires: it reads the command line, starts a runtime and turns the outcome into an exit code.
 
+mod admission;
 mod args;
 mod client;
 mod config_check;
@@ -16,6 +17,7 @@ mod hub;
 mod hub_init;
 mod init;
 mod journal;
+mod keys;
 mod listen;
 mod logging;
 mod recipe_test;
@@ -81,6 +83,7 @@ async fn run(command: Command) -> Result<(), Failure> {
         Command::Wake(args) => client::wake(&args).await,
         Command::Sleep(args) => client::sleep(&args).await,
         Command::Events(args) => client::events(&args).await,
+        Command::Key(command) => keys::run(command).await,
         Command::Journal(command) => journal::run(command).await,
         Command::Rows(RowsCommand::Rebuild(args)) => rows_rebuild::run(args).await,
         Command::Init(args) => init::run(args).await,

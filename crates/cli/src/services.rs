@@ -1,6 +1,7 @@
 //! The services in the foreground, each until a signal ends it; and how the command line's words become their configs.
 
 use crate::{
+    admission,
     args::{Agent, Api, Projector},
     client::ApiClient,
     config_check,
@@ -17,7 +18,7 @@ use reveille_agent::{
     Options,
     config::{Config, NatsUrl},
 };
-use reveille_api::AgentHub;
+use reveille_api::{AgentHub, keys::AuthMode};
 use reveille_bus::{
     NatsAccess, NatsServer,
     access::{NatsKey, Role},
@@ -26,7 +27,6 @@ use reveille_domain::rows::Rows;
 use reveille_projector::{PostgresRows, ProjectorConfig, ProjectorError};
 use std::{
     future::{Future, pending},
-    net::SocketAddr,
     sync::Arc,
     time::Duration,
 };
@@ -48,12 +48,22 @@ pub async fn api(args: Api) -> Result<(), Failure> {
     let address = listener.local_addr()?;
     let url = listen::url(address, tls.is_some());
     info!(api.listen = %address, "the API listens on {address}: {url}");
+    let root_key = args
+        .root_key_file
+        .as_deref()
+        .map(admission::root_key)
+        .transpose()?;
     let config = reveille_api::Config {
         max_waiting: args.max_waiting,
         tls,
+        auth: admission::mode(address, args.admission),
+        root_key,
         ..api_config(&HubNats::named(&args.nats, &args.keys), args.agents_nats)?
     };
-    let client = ApiClient::local(&url)?;
+    if config.auth == AuthMode::Required && config.root_key.is_none() {
+        warn!("there is no root key (--root-key-file): only a key with the scope admin can make others");
+    }
+    let client = ApiClient::local(&url, None)?;
     until_signalled(|stop| async move {
         let told = async {
             while !client.is_ready().await {
@@ -151,7 +161,6 @@ pub async fn run_api(
     listener: TcpListener,
     stop: CancellationToken,
 ) -> Result<(), Failure> {
-    warn_of_strangers(listener.local_addr()?);
     let hangups = tls::reload_on_hangup(config.tls.clone());
     tokio::select! {
         done = reveille_api::run(config, rows, listener, stop) => Ok(done?),
@@ -225,13 +234,4 @@ where
 
 fn ready() {
     supervisor::tell(Phase::Ready);
-}
-
-fn warn_of_strangers(address: SocketAddr) {
-    if !listen::is_loopback(address) {
-        warn!(
-            api.listen = %address,
-            "the API listens on {address}: whoever reaches it from another machine may use and wake everything"
-        );
-    }
 }

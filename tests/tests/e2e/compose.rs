@@ -150,6 +150,19 @@ impl Engine {
         started.push((name.to_owned(), process));
     }
 
+    /// Makes a key as the file's first lines say, in the container of an API.
+    async fn make_key(&self, name: &str, api: &Port) -> String {
+        let words = ["key", "create", "--name", "me", "--scope", "infer:*,query"].map(str::to_owned);
+        let made = self
+            .command(name, &words, &[])
+            .env("REVEILLE_API_URL", api.http_url());
+        let made = made.start();
+        assert_eq!(made.wait_for_exit(SOON).await, Exit::Code(0), "{}", made.log());
+        let log = made.log();
+        let key = log.lines().find(|line| line.starts_with("rv_"));
+        key.expect("a key").to_owned()
+    }
+
     /// Runs the health check of an API once.
     async fn is_healthy(&self, name: &str, api: &Port) -> bool {
         let check = self.service(name).healthcheck.as_ref();
@@ -208,19 +221,20 @@ async fn postgres(service: &Service) -> (Cluster, String) {
     (cluster, address.to_owned())
 }
 
-async fn get(api: &Port, path: &str) -> Answer {
-    Answer::of(http_client().get(format!("{}{path}", api.http_url()))).await
+async fn get(api: &Port, key: &str, path: &str) -> Answer {
+    let request = http_client().get(format!("{}{path}", api.http_url()));
+    Answer::of(request.bearer_auth(key)).await
 }
 
-async fn chat(api: &Port) -> Answer {
+async fn chat(api: &Port, key: &str) -> Answer {
     let body = json!({"model": "demo", "messages": [{"role": "user", "content": "hello"}]});
     let url = format!("{}/v1/chat/completions", api.http_url());
-    Answer::of(http_client().post(url).json(&body)).await
+    Answer::of(http_client().post(url).bearer_auth(key).json(&body)).await
 }
 
-async fn wait_for_row(api: &Port, status: &str) {
+async fn wait_for_row(api: &Port, key: &str, status: &str) {
     wait_until(&format!("the row was {status}"), SOON, async || {
-        let rows = get(api, "/reveille/v1/llms").await.json();
+        let rows = get(api, key, "/reveille/v1/llms").await.json();
         let mut rows = rows["data"].as_array()?.iter();
         rows.find(|row| row["name"] == LLM && row["status"] == status)
             .map(drop)
@@ -269,20 +283,22 @@ async fn the_services_of_the_compose_file_wake_the_demo_backend_and_answer_from_
         .await;
     }
 
-    wait_for_row(&api_1, "hibernating").await;
-    let answer = chat(&api_1).await;
+    let key = &engine.make_key("api-1", &api_1).await;
+    assert_eq!(chat(&api_1, "unused").await.status, 401);
+    wait_for_row(&api_1, key, "hibernating").await;
+    let answer = chat(&api_1, key).await;
     assert_eq!(answer.status, 200, "{}", answer.text());
     assert!(answer.said().contains("token-0"), "{}", answer.text());
-    wait_for_row(&api_2, "active").await;
-    assert_eq!(chat(&api_2).await.status, 200);
-    let wakes = get(&api_2, "/reveille/v1/wakes").await.json();
+    wait_for_row(&api_2, key, "active").await;
+    assert_eq!(chat(&api_2, key).await.status, 200);
+    let wakes = get(&api_2, key, "/reveille/v1/wakes").await.json();
     assert_eq!(wakes["data"].as_array().map(Vec::len), Some(1), "{wakes}");
 
     // The rows were Postgres's: without it there are none, and inference goes on.
     database.stop().await;
     for (_, port) in apis {
-        assert_eq!(get(port, "/reveille/v1/llms").await.status, 503);
-        assert_eq!(chat(port).await.status, 200);
+        assert_eq!(get(port, key, "/reveille/v1/llms").await.status, 503);
+        assert_eq!(chat(port, key).await.status, 200);
     }
 }
 

@@ -12,6 +12,7 @@ mod first_use;
 mod harness;
 mod http_limits;
 mod https;
+mod keys;
 mod machine;
 mod openai_sdk;
 mod operator;

@@ -48,7 +48,7 @@ async fn a_hub_wakes_a_backend_on_another_machine_by_the_documented_commands() {
         eprintln!("skipped: {why}");
         return;
     }
-    let [on_hub, on_gpu_box, anywhere] =
+    let [on_hub, make_key, on_gpu_box, anywhere] =
         blocks_of("a_hub_wakes_a_backend_on_another_machine_by_the_documented_commands");
     let config = config();
     let (hub, gpu_box) = (Machine::new().await, Machine::new().await);
@@ -61,7 +61,11 @@ async fn a_hub_wakes_a_backend_on_another_machine_by_the_documented_commands() {
     let _nats = hub.start("nats", nats);
     let up = hub.start("up", up);
     let agent = gpu_box.start("agent", &on_gpu_box);
-    let [llms, curl] = lines(&anywhere);
+    let key = hub.prints(&make_key, "rv_").await;
+    let with_key = |line: &str| format!("export REVEILLE_API_KEY={}; {line}", key.trim());
+    let [llms, curl] = &lines(&anywhere).map(with_key);
+    let refused = gpu_box.run("reveille llms --api http://192.0.2.1:8420");
+    assert!(!refused.status.success(), "nobody without a key");
     let printed = gpu_box.prints(llms, "hibernating").await;
     assert!(printed.contains(&format!("gpu-box/{MODEL}")), "{printed}");
 
@@ -69,7 +73,7 @@ async fn a_hub_wakes_a_backend_on_another_machine_by_the_documented_commands() {
     let said = String::from_utf8_lossy(&answer.stdout).into_owned();
     assert!(said.contains("token-0"), "{said}\n{}\n{}", up.log(), agent.log());
     hub.prints(llms, "active").await;
-    let events = hub.run("reveille events --api http://192.0.2.1:8420 -o jsonl");
+    let events = hub.run(&with_key("reveille events --api http://192.0.2.1:8420 -o jsonl"));
     let events = String::from_utf8_lossy(&events.stdout).into_owned();
     assert!(
         events.contains("WakeRequested") && events.contains("WakeSucceeded"),

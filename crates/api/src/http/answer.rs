@@ -2,6 +2,8 @@
 //! that says what to do. No text of an error underneath reaches a client, except the reason of a wake, which its agent
 //! wrote for people.
 
+mod denied;
+
 use super::ApiError;
 use crate::{
     server::Refusal,
@@ -61,6 +63,8 @@ pub(crate) struct Answer {
 impl Answer {
     fn new(status: StatusCode, code: &'static str, message: String) -> Self {
         let kind = match status.as_u16() {
+            401 => "authentication_error",
+            403 => "permission_error",
             404 => "not_found_error",
             429 => "rate_limit_error",
             400..500 => "invalid_request_error",
@@ -111,6 +115,9 @@ impl IntoResponse for Answer {
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
         if let Some(seconds) = self.retry_after_s {
             headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+        }
+        if self.status == StatusCode::UNAUTHORIZED {
+            headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }
         name_provider(headers, self.provider.as_ref(), self.wake_id);
         response
@@ -176,6 +183,9 @@ impl ApiError {
                 provider, wake_id, ..
             } => Answer::new(StatusCode::BAD_GATEWAY, "backend_failed", said()).about(provider, *wake_id),
             Self::Rows(error) => of_rows(error),
+            Self::Denied(denied) => denied::of_denied(denied),
+            Self::Conflict { code, message } => Answer::new(StatusCode::CONFLICT, code, message.clone()),
+            Self::Journal(_) => of_journal(),
             Self::NotReady => Answer::new(StatusCode::SERVICE_UNAVAILABLE, "not_ready", said()).retry_in(1),
         }
     }
@@ -280,10 +290,8 @@ fn of_wake(error: &WakeError) -> Answer {
                 .retry_in(RETRY_LATER_SECONDS)
                 .about(provider, None)
         }
-        WakeError::Unavailable(_) => {
-            let message = "no wake can be asked for now: the journal is not reached".to_owned();
-            Answer::new(unavailable, "journal_unavailable", message).retry_in(RETRY_SOON_SECONDS)
-        }
+        WakeError::Unavailable(_) => of_journal(),
+        WakeError::Quota { provider, denied } => denied::of_denied(denied).about(provider, None),
     }
 }
 
@@ -401,6 +409,11 @@ fn of_fault(provider: &ProviderId, code: FaultCode, message: &str) -> Answer {
             "the answer was lost on its way from",
         ),
     }
+}
+
+fn of_journal() -> Answer {
+    let message = "nothing can be changed now: the journal is not reached".to_owned();
+    Answer::new(StatusCode::SERVICE_UNAVAILABLE, "journal_unavailable", message).retry_in(RETRY_SOON_SECONDS)
 }
 
 fn of_rows(error: &RowsError) -> Answer {

@@ -6,6 +6,7 @@ use super::{
     request_id::RequestId,
 };
 use crate::inference::{Ask, BadBody, BadOption, Options, Stage, Surface, peek, respond, respond_when_known};
+use crate::keys::Caller;
 use axum::{
     Extension,
     extract::{Request, State},
@@ -43,7 +44,8 @@ async fn infer(
     request: Request,
 ) -> Result<Response, ApiError> {
     let shared = &state.inner;
-    let (parts, body) = request.into_parts();
+    let (mut parts, body) = request.into_parts();
+    let caller = parts.extensions.remove::<Caller>().ok_or(ApiError::NotReady)?;
     let options = Options::read(&parts.headers, shared.limits.timings.wait)?;
     check_media_type(&parts.headers)?;
     let (limit, idle) = (shared.limits.body_bytes, shared.limits.timings.body_idle);
@@ -52,6 +54,7 @@ async fn infer(
     let ask = Ask {
         surface,
         model: peeked.model,
+        caller,
         request_id: id.as_str().to_owned(),
         options,
         headers: parts.headers,

@@ -2,6 +2,7 @@
 
 use super::answer::Answer;
 use crate::{
+    keys::Denied,
     server::Refusal,
     wakes::{SleepError, WakeError},
 };
@@ -9,7 +10,7 @@ use axum::{
     http::StatusCode,
     response::{IntoResponse, Response},
 };
-use reveille_bus::relay::RelayError;
+use reveille_bus::{BusError, relay::RelayError};
 use reveille_domain::{ModelName, ProviderId, WakeId, rows::RowsError};
 use std::time::Duration;
 use thiserror::Error;
@@ -75,6 +76,15 @@ pub(crate) enum ApiError {
     },
     #[error(transparent)]
     Rows(#[from] RowsError),
+    /// Because of who asks, or how much.
+    #[error(transparent)]
+    Denied(#[from] Denied),
+    /// It contradicts what is.
+    #[error("{message}")]
+    Conflict { code: &'static str, message: String },
+    /// The journal can't be appended to, or not for sure.
+    #[error("the journal: {0}")]
+    Journal(BusError),
     /// The fold of the journal isn't there yet.
     #[error("this replica has not read the journal yet")]
     NotReady,
@@ -136,6 +146,9 @@ impl ApiError {
             | Self::Wake(_)
             | Self::Sleep(_)
             | Self::Rows(_)
+            | Self::Denied(_)
+            | Self::Conflict { .. }
+            | Self::Journal(_)
             | Self::NotReady => true,
         }
     }

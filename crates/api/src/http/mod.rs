@@ -4,11 +4,13 @@
 //! OpenAI's error object, with an `x-request-id`.
 
 mod answer;
+mod auth;
 mod body;
 mod completions;
 mod error;
 mod extract;
 mod health;
+mod keys;
 mod models;
 mod queries;
 mod request_id;
@@ -23,16 +25,14 @@ pub use queries::EventFeed;
 
 use crate::{
     inference::{BodyBudget, Fleet, Inference, Live, Timings},
-    registry::Registry,
+    keys::Authenticator,
     server::Refusal,
-    wakes::Wakes,
 };
 use axum::{
     Router, middleware,
     response::{IntoResponse, Response},
     routing::{get, post},
 };
-use reveille_bus::relay::RelayClient;
 use reveille_domain::rows::Rows;
 use std::sync::Arc;
 
@@ -70,32 +70,22 @@ struct Shared {
     feed: Arc<dyn EventFeed>,
     readiness: Box<dyn Fn() -> Readiness + Send + Sync>,
     bodies: BodyBudget,
+    authenticator: Authenticator,
     limits: HttpLimits,
 }
 
 impl AppState {
-    /// Answers from `registry` and `rows`, wakes by `wakes`, sends requests over `relay`.
+    /// Answers those whom `authenticator` knows from the fleet and from `rows`.
     #[must_use]
-    pub fn new(
-        registry: Registry,
-        wakes: Wakes,
-        relay: RelayClient,
+    pub(crate) fn new(
+        fleet: Live,
         rows: Arc<dyn Rows>,
         feed: Arc<dyn EventFeed>,
         readiness: impl Fn() -> Readiness + Send + Sync + 'static,
+        authenticator: Authenticator,
         limits: HttpLimits,
     ) -> Self {
-        Self::over(
-            Arc::new(Live {
-                registry,
-                wakes,
-                relay,
-            }),
-            rows,
-            feed,
-            readiness,
-            limits,
-        )
+        Self::over(Arc::new(fleet), rows, feed, readiness, authenticator, limits)
     }
 
     fn over(
@@ -103,6 +93,7 @@ impl AppState {
         rows: Arc<dyn Rows>,
         feed: Arc<dyn EventFeed>,
         readiness: impl Fn() -> Readiness + Send + Sync + 'static,
+        authenticator: Authenticator,
         limits: HttpLimits,
     ) -> Self {
         let inference = Arc::new(Inference::new(fleet.clone(), limits.timings.clone()));
@@ -116,6 +107,7 @@ impl AppState {
                 feed,
                 readiness,
                 bodies,
+                authenticator,
                 limits,
             }),
         }
@@ -124,13 +116,17 @@ impl AppState {
 
 /// Every path that this process answers.
 pub fn router(state: AppState) -> Router {
-    Router::new()
+    let authenticate = middleware::from_fn_with_state(state.clone(), auth::authenticate);
+    let inference = Router::new()
         .route("/v1/chat/completions", post(completions::chat_completions))
         .route("/v1/completions", post(completions::completions))
         .route("/v1/embeddings", post(completions::embeddings))
         .route("/v1/models", get(models::list))
         .route("/v1/models/{*id}", get(models::one))
+        .route_layer(middleware::from_fn(auth::may_infer));
+    inference
         .nest("/reveille/v1", queries::routes())
+        .route_layer(authenticate)
         .route("/livez", get(health::livez))
         .route("/readyz", get(health::readyz))
         .fallback(async || ApiError::UnknownPath)

@@ -2,13 +2,14 @@
 
 use super::{ApiError, AppState, extract::Path};
 use crate::{
-    inference::{time_left, usual_wake},
+    inference::{pool_for, pools_for, time_left, usual_wake},
+    keys::Caller,
     registry::Known,
 };
-use axum::{Json, extract::State};
+use axum::{Extension, Json, extract::State};
 use reveille_domain::{ModelName, ProviderId, Timestamp, WakeId, provider::StatusName};
 use serde::Serialize;
-use std::{collections::BTreeMap, sync::Arc};
+use std::sync::Arc;
 
 /// OpenAI's model object, with the state in llama.cpp's words and in ours.
 #[derive(Debug, Serialize)]
@@ -62,40 +63,28 @@ pub(super) struct List {
     data: Vec<Model>,
 }
 
-pub(super) async fn list(State(state): State<AppState>) -> Json<List> {
-    let providers = state.inner.fleet.all();
-    let mut pools: BTreeMap<&ModelName, Vec<&Known>> = BTreeMap::new();
-    for known in &providers {
-        for model in known.provider.spec.models() {
-            pools.entry(model).or_default().push(known);
-        }
-    }
-    let data = pools
-        .into_iter()
-        .map(|(model, pool)| Model::new(model.to_string(), &pool))
-        .collect();
-    Json(List { object: "list", data })
+pub(super) async fn list(State(state): State<AppState>, Extension(caller): Extension<Caller>) -> Json<List> {
+    let pools = pools_for(&*state.inner.fleet, &caller);
+    let data = pools.into_iter().map(|(model, pool)| Model::new(model, &pool));
+    Json(List {
+        object: "list",
+        data: data.collect(),
+    })
 }
 
 pub(super) async fn one(
     State(state): State<AppState>,
+    Extension(caller): Extension<Caller>,
     Path(id): Path<String>,
 ) -> Result<Json<Model>, ApiError> {
     let model = ModelName::parse(&id)
         .map_err(|error| ApiError::invalid("invalid_model", "model", error.to_string()))?;
-    let pool: Vec<Arc<Known>> = state.inner.fleet.pool(&id);
-    if pool.is_empty() {
-        let nearest = state.inner.fleet.nearest(&id);
-        return Err(ApiError::UnknownModel { model, nearest });
-    }
-    Ok(Json(Model::new(
-        id,
-        &pool.iter().map(Arc::as_ref).collect::<Vec<_>>(),
-    )))
+    let pool = pool_for(&*state.inner.fleet, &caller, &model)?;
+    Ok(Json(Model::new(id, &pool)))
 }
 
 impl Model {
-    fn new(id: String, pool: &[&Known]) -> Self {
+    fn new(id: String, pool: &[Arc<Known>]) -> Self {
         let best = pool
             .iter()
             .map(|known| known.provider.status.name())

@@ -1,7 +1,7 @@
 //! One inference request and its answer, and how long it may wait for what.
 
 use super::{Counted, HeldBytes, Options, RelayedBody, Surface, headers};
-use crate::registry::Known;
+use crate::{keys::Caller, registry::Known};
 use axum::http::HeaderMap;
 use bytes::Bytes;
 use reveille_bus::relay::{RequestHead, ResponseHead};
@@ -45,6 +45,8 @@ pub(crate) struct Ask {
     pub surface: Surface,
     /// The model it names.
     pub model: ModelName,
+    /// Who asks.
+    pub caller: Caller,
     /// Its id.
     pub request_id: String,
     /// The caller's wishes.
@@ -64,7 +66,7 @@ impl Ask {
         WakeCause::Request {
             request_id: self.request_id.clone(),
             model: self.model.clone(),
-            key: None,
+            key: self.caller.key().cloned(),
         }
     }
 

@@ -1,14 +1,20 @@
 //! What the request path needs of the rest of the process, so that it can be tested without NATS.
 
 use crate::{
+    commands::Commands,
     registry::{Known, Registry},
     wakes::{Begun, SleepError, WakeError, Wakes, Woken},
 };
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::{StreamExt, stream::BoxStream};
-use reveille_bus::relay::{RelayClient, RelayError, RequestHead, ResponseHead};
-use reveille_domain::{AgentName, Epoch, ProviderId, WakeCause};
+use reveille_bus::{
+    CommandError, Executed,
+    relay::{RelayClient, RelayError, RequestHead, ResponseHead},
+};
+use reveille_domain::{
+    AgentName, Epoch, Key, KeyCommand, KeyId, KeyRejection, ProviderId, Timestamp, WakeCause,
+};
 use std::sync::Arc;
 use tokio::{sync::watch, time::Instant};
 
@@ -28,6 +34,9 @@ pub(crate) enum RelayedBody {
     Pieces(BoxStream<'static, Result<Bytes, RelayError>>),
 }
 
+/// A key's command, once the time is known.
+pub(crate) type KeyCommandAt = Box<dyn FnOnce(Timestamp) -> KeyCommand + Send>;
+
 /// The published providers, their wakes, and the way to their backends.
 #[async_trait]
 pub(crate) trait Fleet: Send + Sync {
@@ -40,7 +49,7 @@ pub(crate) trait Fleet: Send + Sync {
     /// See [`Registry::all`].
     fn all(&self) -> Vec<Arc<Known>>;
     /// See [`Registry::nearest`].
-    fn nearest(&self, model: &str) -> Vec<String>;
+    fn nearest(&self, model: &str, allowed: &dyn Fn(&str) -> bool) -> Vec<String>;
     /// See [`Registry::watch`].
     fn watch(&self, id: &ProviderId) -> Option<watch::Receiver<Arc<Known>>>;
     /// See [`Registry::applied`].
@@ -60,6 +69,13 @@ pub(crate) trait Fleet: Send + Sync {
     async fn sleep(&self, id: &ProviderId) -> Result<(), SleepError>;
     /// See [`Wakes::waiting`].
     fn waiting(&self, id: &ProviderId) -> usize;
+    /// Runs a key's command; `cause` stands in the commit.
+    async fn key(
+        &self,
+        id: &KeyId,
+        cause: &'static str,
+        command: KeyCommandAt,
+    ) -> Result<Executed<Key>, CommandError<KeyRejection>>;
     /// Sends a request and waits for the response's head. Dropping the future cancels the request.
     async fn relay(
         &self,
@@ -76,6 +92,8 @@ pub(crate) struct Live {
     pub registry: Registry,
     /// Wakes.
     pub wakes: Wakes,
+    /// The way into the journal.
+    pub commands: Commands,
     /// The way to the agents.
     pub relay: RelayClient,
 }
@@ -98,8 +116,8 @@ impl Fleet for Live {
         self.registry.all()
     }
 
-    fn nearest(&self, model: &str) -> Vec<String> {
-        self.registry.nearest(model)
+    fn nearest(&self, model: &str, allowed: &dyn Fn(&str) -> bool) -> Vec<String> {
+        self.registry.nearest(model, allowed)
     }
 
     fn watch(&self, id: &ProviderId) -> Option<watch::Receiver<Arc<Known>>> {
@@ -133,6 +151,15 @@ impl Fleet for Live {
 
     fn waiting(&self, id: &ProviderId) -> usize {
         self.wakes.waiting(id)
+    }
+
+    async fn key(
+        &self,
+        id: &KeyId,
+        cause: &'static str,
+        command: KeyCommandAt,
+    ) -> Result<Executed<Key>, CommandError<KeyRejection>> {
+        self.commands.key(id, cause, command).await
     }
 
     async fn relay(

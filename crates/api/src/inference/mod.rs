@@ -15,18 +15,22 @@ mod options;
 mod peek;
 mod respond;
 mod stage;
+mod visible;
 mod waiting;
 
 pub use ask::Timings;
 pub(crate) use ask::{Answered, Ask};
 pub(crate) use budget::{BodyBudget, HeldBytes};
 pub(crate) use eta::{now_ms, time_left, usual_wake};
+#[cfg(test)]
+pub(crate) use fleet::KeyCommandAt;
 pub(crate) use fleet::{Fleet, Live, Relayed, RelayedBody};
 pub(crate) use in_flight::Counted;
 pub(crate) use options::{BadOption, Options, Progress, WakeMode};
 pub(crate) use peek::{BadBody, Surface, peek};
 pub(crate) use respond::respond;
 pub(crate) use stage::{Phase, Stage};
+pub(crate) use visible::{pool_for, pools_for};
 pub(crate) use waiting::respond_when_known;
 
 use crate::{http::ApiError, registry::Known, wakes::WakeError};
@@ -122,17 +126,7 @@ impl Inference {
     }
 
     fn choose(&self, ask: &Ask) -> Result<Arc<Known>, ApiError> {
-        let pool = self.fleet.pool(ask.model.as_str());
-        if pool.is_empty() {
-            if !self.fleet.is_ready() {
-                return Err(ApiError::NotReady);
-            }
-            let nearest = self.fleet.nearest(ask.model.as_str());
-            return Err(ApiError::UnknownModel {
-                model: ask.model.clone(),
-                nearest,
-            });
-        }
+        let pool = pool_for(&*self.fleet, &ask.caller, &ask.model)?;
         let chosen = if pool.len() == 1 {
             pool.into_iter().next()
         } else {

@@ -1,5 +1,6 @@
 //! Why a provider isn't active, or isn't put to sleep.
 
+use crate::keys::Denied;
 use reveille_bus::{BusError, CommandError};
 use reveille_domain::{
     ProviderId, Rejection, Timestamp, WakeFailure, WakeFailureKind, WakeId,
@@ -84,6 +85,14 @@ pub enum WakeError {
         provider: ProviderId,
         /// How many may wait.
         limit: usize,
+    },
+    /// The key of whoever asks has started as many wakes as it may, or it isn't known yet how many.
+    #[error("{denied}")]
+    Quota {
+        /// Which.
+        provider: ProviderId,
+        /// Why.
+        denied: Denied,
     },
     /// The journal can't be reached, or not in time.
     #[error("the wake can't be asked for: {0}")]

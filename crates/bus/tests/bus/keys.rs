@@ -1,13 +1,14 @@
 //! Keys in the journal: chained and folded like the other aggregates, and no row shows the hash of a secret.
 
-use crate::events::{at, check, client_key, commit, create_key, journal, meta, stored};
+use crate::events::{PATIENCE, at, check, client_key, commit, create_key, journal, meta, stored};
 use futures::StreamExt;
-use reveille_bus::{BusError, CommandError, Entry, Journal};
+use reveille_bus::{AggregateId, BusError, CommandError, Entry, Journal};
 use reveille_domain::{
-    Key, KeyCommand,
+    Key, KeyCommand, Timestamp,
     rows::{CommittedBody, event_rows},
 };
 use serde_json::json;
+use std::time::Duration;
 
 async fn entries(journal: &Journal) -> Vec<Entry> {
     let read = journal.read(0, None).await.unwrap();
@@ -67,6 +68,32 @@ async fn no_row_shows_a_hash_and_the_archive_keeps_every_byte() {
 }
 
 #[tokio::test]
+async fn what_was_stored_since_a_time_is_read_up_to_the_end_and_no_further() {
+    let (_nats, _connection, journal) = journal().await;
+    let since = async |time| {
+        let read = journal.read_since(time).await.unwrap();
+        let read = read.map(|entry| entry.unwrap().sequence).collect::<Vec<_>>();
+        tokio::time::timeout(PATIENCE, read).await.expect("an end")
+    };
+    assert_eq!(since(Timestamp::default()).await, [0; 0], "an empty journal");
+    let ids = ["key00001", "key00002", "key00003"].map(|id| AggregateId::parse("key", id).unwrap());
+    for id in &ids {
+        commit(&journal, id).await;
+        // Stored times are milliseconds: the next commit gets a later one.
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+    let stored: Vec<_> = entries(&journal)
+        .await
+        .iter()
+        .map(|entry| entry.stored_at)
+        .collect();
+    assert_eq!(since(Timestamp::default()).await, [1, 2, 3]);
+    assert_eq!(since(stored[1]).await, [2, 3]);
+    let later = stored[2].plus(Duration::from_millis(1));
+    assert_eq!(since(later).await, [0; 0], "nothing is waited for");
+}
+
+#[tokio::test]
 async fn what_a_newer_version_writes_of_a_key_is_not_shown_and_closes_that_key_alone() {
     let (nats, _connection, journal) = journal().await;
     let raw = nats.connect().await;
@@ -84,6 +111,6 @@ async fn what_a_newer_version_writes_of_a_key_is_not_shown_and_closes_that_key_a
     );
     let refused = journal.load::<Key>(&id).await.map(|_| ());
     assert!(matches!(refused, Err(BusError::Unreadable { .. })), "{refused:?}");
-    let other = reveille_bus::AggregateId::parse("key", "another1").unwrap();
+    let other = AggregateId::parse("key", "another1").unwrap();
     commit(&journal, &other).await;
 }

@@ -1,12 +1,26 @@
 //! Asking the API, and saying what is wrong when it can't be asked.
 
 use super::Row;
-use crate::{args::ApiAddress, failure::Failure};
+use crate::{
+    admission::{self, ROOT_KEY},
+    args::ApiAddress,
+    failure::Failure,
+    up::data_dir,
+};
 use anyhow::{Context, anyhow};
-use reqwest::{Method, RequestBuilder, Response, StatusCode};
+use reqwest::{
+    Method, RequestBuilder, Response, StatusCode,
+    header::{AUTHORIZATION, HeaderValue},
+};
+use reveille_api::keys::SecretKey;
 use serde::Deserialize;
 use serde_json::Value;
-use std::{error::Error, fmt, fs, io, path::Path, time::Duration};
+use std::{
+    error::Error,
+    fmt, fs, io,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 use url::{Host, Url};
 
 const CONNECTS_WITHIN: Duration = Duration::from_secs(5);
@@ -22,6 +36,10 @@ const MAX_ERROR_CHARS: usize = 2_000;
 pub struct ApiClient {
     base: Url,
     http: reqwest::Client,
+    /// The key that every request has.
+    key: Option<HeaderValue>,
+    /// Where the root key of this machine is: for an API here that wants a key, and none was given.
+    root_key: Option<PathBuf>,
 }
 
 /// One page of a list.
@@ -44,6 +62,9 @@ impl ApiClient {
                 "--api: `{base}` is not the URL of an API, such as http://127.0.0.1:8420"
             )));
         }
+        let key = address.key.as_deref().map(bearer).transpose()?;
+        let data_dir = address.data_dir.clone().or_else(|| data_dir::default_path().ok());
+        let root_key = data_dir.filter(|_| key.is_none() && is_loopback(&base));
         let mut http = builder();
         if is_loopback(&base) {
             // A proxy would look for the API on its own machine.
@@ -55,16 +76,20 @@ impl ApiClient {
         Ok(Self {
             base,
             http: http.build()?,
+            key,
+            root_key: root_key.map(|folder| folder.join(ROOT_KEY)),
         })
     }
 
-    /// The API of this process, at a URL without a path.
-    pub fn local(url: &str) -> Result<Self, Failure> {
+    /// The API of this process, at a URL without a path; asked with its root key if it has one.
+    pub fn local(url: &str, root: Option<&SecretKey>) -> Result<Self, Failure> {
         // It asks itself, by an address that no certificate names.
         let http = builder().no_proxy().tls_danger_accept_invalid_certs(true);
         Ok(Self {
             base: Url::parse(url)?,
             http: http.build()?,
+            key: root.map(|key| bearer(key.expose())).transpose()?,
+            root_key: None,
         })
     }
 
@@ -129,12 +154,28 @@ impl ApiClient {
     /// A request to a path of the API.
     pub fn request(&self, method: Method, path: &str) -> RequestBuilder {
         let base = self.base.as_str().trim_end_matches('/');
-        self.http.request(method, format!("{base}{path}"))
+        let request = self.http.request(method, format!("{base}{path}"));
+        match &self.key {
+            Some(key) => request.header(AUTHORIZATION, key.clone()),
+            None => request,
+        }
     }
 
     /// Sends a request; an answer that is an error is one here too, in the API's own words.
     pub async fn send(&self, request: RequestBuilder) -> Result<Response, Failure> {
+        let again = self
+            .root_key
+            .as_ref()
+            .and_then(|file| Some((request.try_clone()?, file)));
         let answer = self.ask(request).await?;
+        // Only an API of this machine that asks for a key is shown the root key.
+        if answer.status() == StatusCode::UNAUTHORIZED
+            && let Some((again, file)) = again
+            && let Some(key) = admission::read(file)?
+        {
+            let again = again.header(AUTHORIZATION, bearer(key.expose())?);
+            return self.accept(self.ask(again).await?).await;
+        }
         self.accept(answer).await
     }
 
@@ -185,6 +226,10 @@ impl ApiClient {
     fn refused(&self, status: StatusCode, text: &str) -> anyhow::Error {
         let body: Value = serde_json::from_str(text).unwrap_or_default();
         match body["error"]["message"].as_str() {
+            Some(message) if status == StatusCode::UNAUTHORIZED => anyhow!(
+                "{}\nGive a key with --key or REVEILLE_API_KEY; `reveille key create` makes one.",
+                super::words::printable(message)
+            ),
             Some(message) => anyhow!("{}", super::words::printable(message)),
             None => {
                 let text: String = text.chars().take(MAX_ERROR_CHARS).collect();
@@ -196,6 +241,15 @@ impl ApiClient {
             }
         }
     }
+}
+
+/// A key as a header that no log prints.
+fn bearer(key: &str) -> Result<HeaderValue, Failure> {
+    let value = HeaderValue::from_str(&format!("Bearer {key}"));
+    let mut value =
+        value.map_err(|_| Failure::Config("--key: it has characters that no key has".to_owned()))?;
+    value.set_sensitive(true);
+    Ok(value)
 }
 
 fn builder() -> reqwest::ClientBuilder {

@@ -49,6 +49,41 @@ impl Table {
         Self::wakes_in(rows, &TimeZone::system())
     }
 
+    /// Key rows, in this machine's time zone.
+    pub fn keys(rows: &[Row]) -> Self {
+        Self::keys_in(rows, &TimeZone::system())
+    }
+
+    fn keys_in(rows: &[Row], zone: &TimeZone) -> Self {
+        let row = |row: &Row| {
+            vec![
+                word(&row["id"]),
+                word(&row["name"]),
+                word(&row["status"]),
+                word(&row["scopes"]),
+                moment(&row["expires_at_ms"], zone),
+                word(&row["rate"]),
+                word(&row["concurrency"]),
+                word(&row["wakes_per_hour"]),
+                moment(&row["last_used_ms"], zone),
+            ]
+        };
+        Self {
+            headings: &[
+                "KEY",
+                "NAME",
+                "STATUS",
+                "SCOPES",
+                "EXPIRES",
+                "RATE/MIN",
+                "AT ONCE",
+                "WAKES/H",
+                "LAST USED HERE",
+            ],
+            rows: rows.iter().map(row).collect(),
+        }
+    }
+
     fn llms_at(rows: &[Row], now: Timestamp) -> Self {
         let row = |row: &Row| {
             vec![
@@ -207,6 +242,16 @@ mod tests {
                 "outcome": "failed", "cause": {"by": "operator"}, "failure": {"reason": "no route"}, "wake_id": id}),
         ];
         insta::assert_snapshot!(Table::wakes_in(&rows, &TimeZone::UTC));
+    }
+
+    #[test]
+    fn keys_are_listed_with_what_they_permit() {
+        let rows = [
+            json!({"id": "k7mq2v9x4a1b", "name": "the laptop\n", "status": "issued", "scopes": ["query", "infer:*"],
+                "expires_at_ms": NOW_MS, "rate": 600, "concurrency": 8, "wakes_per_hour": 0, "last_used_ms": NOW_MS}),
+            json!({"id": "zz00zz00zz00", "name": null, "status": "unreadable", "scopes": [], "last_used_ms": null}),
+        ];
+        insta::assert_snapshot!(Table::keys_in(&rows, &TimeZone::UTC));
     }
 
     #[test]

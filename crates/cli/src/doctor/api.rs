@@ -22,7 +22,10 @@ pub async fn look(named: Option<&Url>, ca: Option<PathBuf>, findings: &mut Findi
     let usual = Url::parse(DEFAULT_API)?;
     let url = named.unwrap_or(&usual);
     let shown = url.as_str().trim_end_matches('/');
-    let api = ApiClient::new(&ApiAddress { api: url.clone(), ca })?;
+    let api = ApiClient::new(&ApiAddress {
+        ca,
+        ..ApiAddress::keyless(url.clone())
+    })?;
     let asked = api.request(Method::GET, "/readyz").timeout(ANSWERS_WITHIN);
     let failure = match api.ask(asked).await {
         Ok(answer) => {

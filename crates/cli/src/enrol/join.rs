@@ -131,8 +131,8 @@ pub async fn join(args: Join) -> Result<(), Failure> {
 async fn enroll(args: &Join, key: &NatsKey) -> Result<Row, Failure> {
     let token = &args.token;
     let client = ApiClient::new(&ApiAddress {
-        api: token.hub.clone(),
         ca: args.ca.clone(),
+        ..ApiAddress::keyless(token.hub.clone())
     })?;
     let asked = json!({
         "agent": token.agent,

@@ -6,9 +6,11 @@ use crate::{
     failure::Failure,
 };
 use reveille_agent::config::Config;
+use reveille_api::keys::SecretKey;
 use serde_json::json;
 use std::{
     fmt::Write as _,
+    path::PathBuf,
     time::{Duration, Instant},
 };
 use tokio::time::sleep;
@@ -25,6 +27,8 @@ pub struct Banner {
     client: ApiClient,
     /// Where the API is, without a path.
     api: String,
+    /// Where the root key is, if keys are needed.
+    root_key: Option<PathBuf>,
     nats: String,
     rows: &'static str,
     agent: Option<Agent>,
@@ -39,8 +43,19 @@ struct Agent {
     providers: usize,
 }
 
+/// Who is answered.
+#[derive(Debug)]
+pub struct Keys<'a> {
+    /// Whether nobody is without a key.
+    pub required: bool,
+    /// The key that makes the others.
+    pub root: &'a SecretKey,
+    /// Where it is.
+    pub file: PathBuf,
+}
+
 impl Banner {
-    pub fn new(api: String, hub: &Hub, database: bool) -> Result<Self, Failure> {
+    pub fn new(api: String, hub: &Hub, database: bool, keys: &Keys<'_>) -> Result<Self, Failure> {
         let nats = match hub {
             Hub::Ours {
                 server,
@@ -56,8 +71,9 @@ impl Banner {
             Hub::Theirs(_) => "the server that was named".to_owned(),
         };
         Ok(Self {
-            client: ApiClient::local(&api)?,
+            client: ApiClient::local(&api, Some(keys.root))?,
             api,
+            root_key: keys.required.then(|| keys.file.clone()),
             nats,
             rows: if database { "in the database" } else { "in memory" },
             agent: None,
@@ -99,9 +115,16 @@ impl Banner {
 
     fn text(&self, providers: &[Row]) -> String {
         let api = &self.api;
+        let keys = match &self.root_key {
+            None => "any API key will do".to_owned(),
+            Some(file) => format!(
+                "each with a key that `reveille key create` makes\n          (the root key is in {})",
+                file.display()
+            ),
+        };
         let mut text = format!(
             "\nreveille is up\n\n  \
-             API     {api}/v1   point OpenAI clients here; any API key will do\n  \
+             API     {api}/v1   point OpenAI clients here; {keys}\n  \
              NATS    {}\n  \
              rows    {}\n",
             self.nats, self.rows
@@ -121,9 +144,13 @@ impl Banner {
         }
         if let Some(model) = providers.iter().find_map(|row| row["models"][0].as_str()) {
             let body = json!({"model": model, "messages": [{"role": "user", "content": "hello"}]});
+            let key = match &self.root_key {
+                None => "",
+                Some(_) => " -H \"authorization: Bearer $KEY\"",
+            };
             let _ = write!(
                 text,
-                "\n  curl {api}/v1/chat/completions -H 'content-type: application/json' \\\n    -d '{body}'\n"
+                "\n  curl {api}/v1/chat/completions{key} -H 'content-type: application/json' \\\n    -d '{body}'\n"
             );
         }
         text += "\n  Ctrl-C stops all of it\n\n";
@@ -165,7 +192,7 @@ mod tests {
     use super::*;
     use crate::{args::HubKeyArgs, hub::HubNats};
 
-    fn banner() -> Banner {
+    fn banner(required: bool) -> Banner {
         // Another test may have installed it.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let api = "http://127.0.0.1:8420".to_owned();
@@ -173,7 +200,12 @@ mod tests {
             "nats://user:secret@hub.example",
             &HubKeyArgs::default(),
         ));
-        let mut banner = Banner::new(api, &hub, false).unwrap();
+        let keys = Keys {
+            required,
+            root: &SecretKey::generate().unwrap(),
+            file: "/data/root.key".into(),
+        };
+        let mut banner = Banner::new(api, &hub, false, &keys).unwrap();
         let text =
             "[agent]\nname = 'gpu-box'\n[[provider]]\nname = 'vllm'\nbase_url = 'http://127.0.0.1:8000'\n";
         banner.expect(&Config::parse(text, "reveille.toml", &|_| None).unwrap());
@@ -188,12 +220,19 @@ mod tests {
 
     #[test]
     fn the_banner_says_what_runs_where_and_what_to_try_without_a_password() {
-        insta::assert_snapshot!(banner().text(&[provider(8)]));
+        insta::assert_snapshot!(banner(false).text(&[provider(8)]));
+    }
+
+    #[test]
+    fn where_keys_are_needed_the_banner_says_how_to_make_one_and_shows_none() {
+        let text = banner(true).text(&[provider(8)]);
+        assert!(!text.contains("rv_"), "{text}");
+        insta::assert_snapshot!(text);
     }
 
     #[test]
     fn an_address_that_no_certificate_names_is_not_left_without_a_word() {
-        let mut banner = banner();
+        let mut banner = banner(false);
         assert!(!banner.text(&[]).contains("certificate"));
         banner.api = "https://127.0.0.1:8420".to_owned();
         assert!(banner.text(&[]).contains("by a name that its certificate has"));
@@ -201,7 +240,7 @@ mod tests {
 
     #[test]
     fn what_an_earlier_run_left_is_not_taken_for_registered() {
-        let banner = banner();
+        let banner = banner(false);
         assert!(!banner.is_complete(&[]));
         assert!(!banner.is_complete(&[provider(7)]));
         assert!(banner.is_complete(&[provider(8)]));

@@ -10,6 +10,7 @@ mod server;
 pub mod server_program;
 
 use crate::{
+    admission::{self, ROOT_KEY},
     args::Up,
     config_check,
     failure::Failure,
@@ -21,11 +22,11 @@ use crate::{
     tls,
 };
 use anyhow::anyhow;
-use banner::Banner;
+use banner::{Banner, Keys};
 use data_dir::DataDir;
 use parts::{Parts, Role};
 use reveille_agent::{Options, config::Config};
-use reveille_api::Doors;
+use reveille_api::{Doors, keys::AuthMode};
 use reveille_bus::access::{self, HubKeys, NatsKey};
 use reveille_domain::AgentKey;
 use server::Server;
@@ -48,7 +49,9 @@ pub async fn run(args: Up) -> Result<(), Failure> {
     logging::start()?;
     let tls = tls::load(&args.tls, args.listen)?;
     let listener = listen::bind(args.listen).await?;
-    let url = listen::url(listener.local_addr()?, tls.is_some());
+    let address = listener.local_addr()?;
+    let url = listen::url(address, tls.is_some());
+    let root_key = admission::root_key(&data_dir.join(ROOT_KEY))?;
     let signals = Signals::listen()?;
     let hub = tokio::select! {
         hub = Hub::ready(theirs, &data_dir) => hub?,
@@ -59,7 +62,14 @@ pub async fn run(args: Up) -> Result<(), Failure> {
     let nats = hub.nats();
     let mut api = reveille_api::Config {
         tls,
+        auth: admission::mode(address, args.admission),
+        root_key: Some(root_key.clone()),
         ..api_config(nats, args.agents_nats)?
+    };
+    let keys = Keys {
+        required: api.auth == AuthMode::Required,
+        root: &root_key,
+        file: data_dir.join(ROOT_KEY),
     };
     let agent = match config.filter(|config| !config.providers.is_empty()) {
         Some(config) => Some(local_agent(config, nats, &data_dir, api.doors.as_mut())?),
@@ -70,7 +80,7 @@ pub async fn run(args: Up) -> Result<(), Failure> {
         let nats = nats.access(access::Role::Projector)?;
         parts.start(Role::Projector, |stop| run_projector(nats, database, || (), stop));
     }
-    let mut banner = Banner::new(url, &hub, args.database_url.is_some())?;
+    let mut banner = Banner::new(url, &hub, args.database_url.is_some(), &keys)?;
     let ended = tokio::select! {
         ended = parts.until_one_is_missed(&signals.stop) => Some(ended),
         () = banner.api_is_ready() => None,

@@ -18,6 +18,8 @@ pub struct Target {
     address: String,
     request: Bytes,
     stream: Bytes,
+    /// What every request says of who sends it.
+    authorization: Option<String>,
 }
 
 /// Percentiles of one round.
@@ -42,7 +44,16 @@ impl Target {
             address,
             request: body(false),
             stream: body(true),
+            authorization: None,
         })
+    }
+
+    /// The same, asked with a key.
+    pub fn with_key(self, key: &str) -> Self {
+        Self {
+            authorization: Some(format!("Bearer {key}")),
+            ..self
+        }
     }
 }
 
@@ -59,10 +70,13 @@ async fn connect(target: &Target) -> Result<Connection> {
 /// One request to its end; the time to its first byte for a stream, to its last one otherwise.
 async fn request(connection: &mut Connection, target: &Target, stream: bool) -> Result<Duration> {
     let body = if stream { &target.stream } else { &target.request };
-    let request = Request::post("/v1/chat/completions")
+    let mut request = Request::post("/v1/chat/completions")
         .header("host", &target.address)
-        .header("content-type", "application/json")
-        .body(Full::new(body.clone()))?;
+        .header("content-type", "application/json");
+    if let Some(authorization) = &target.authorization {
+        request = request.header("authorization", authorization);
+    }
+    let request = request.body(Full::new(body.clone()))?;
     connection.ready().await?;
     let begun = Instant::now();
     let mut response = connection.send_request(request).await?;

@@ -6,9 +6,9 @@
 mod bare;
 mod load;
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use load::{Latencies, Target};
-use reveille_tests::{AgentConfig, Launch, Port, Process, World, wait_until};
+use reveille_tests::{AgentConfig, Api, Launch, Port, Process, World, wait_until};
 use std::time::Duration;
 
 const MODEL: &str = "stand-in";
@@ -91,6 +91,10 @@ async fn compare() -> Result<()> {
         Path::new("direct", Target::of(&backend.url(), MODEL)?),
         Path::new("bare", Target::of(&bare_port.http_url(), MODEL)?),
         Path::new("reveille", Target::of(&api.url(), MODEL)?),
+        Path::new(
+            "with a key",
+            Target::of(&api.url(), MODEL)?.with_key(&key(&api).await?),
+        ),
     ];
     for path in &paths {
         let target = &path.target;
@@ -109,6 +113,15 @@ async fn compare() -> Result<()> {
     print(&paths);
     println!("load average after: {}", load_average());
     Ok(())
+}
+
+/// A key with every limit that a key can have, none of them ever reached.
+async fn key(api: &Api) -> Result<String> {
+    let terms = serde_json::json!({"name": "bench", "scopes": [format!("infer:{MODEL}")], "expires_in_s": 86_400,
+        "rate": 1_000_000, "concurrency": 10_000, "wakes_per_hour": 1_000});
+    let made = api.post("/reveille/v1/keys", &terms).await;
+    let key = made.json()["key"].as_str().map(str::to_owned);
+    key.with_context(|| format!("no key was made: {}", made.text()))
 }
 
 fn bare_process(world: &World, role: &str, address: &str) -> Result<Process> {
@@ -138,7 +151,7 @@ fn print(paths: &[Path]) {
         ROUNDS as u64 * STREAM_TIME.as_secs(),
     );
     println!(
-        "{:<10}{:>14}{:>12}{:>12}{:>14}{:>14}{:>14}",
+        "{:<12}{:>14}{:>12}{:>12}{:>14}{:>14}{:>14}",
         "path", "req/s c=32", "p50 µs c=1", "p99 µs c=1", "streams/s", "TTFT p50 µs", "TTFT p99 µs"
     );
     let row = |path: &Path| {
@@ -154,12 +167,19 @@ fn print(paths: &[Path]) {
     for path in paths {
         let [requests, p50, p99, streams, ttft, ttft99] = row(path);
         println!(
-            "{:<10}{requests:>14.0}{p50:>12.0}{p99:>12.0}{streams:>14.0}{ttft:>14.0}{ttft99:>14.0}",
+            "{:<12}{requests:>14.0}{p50:>12.0}{p99:>12.0}{streams:>14.0}{ttft:>14.0}{ttft99:>14.0}",
             path.name
         );
     }
-    if let [direct, bare, ours] = paths {
-        let ([d, b, o], at) = ([row(direct), row(bare), row(ours)], |x: f64, y: f64| x / y);
+    if let [direct, bare, ours, keyed] = paths {
+        let [d, b, o, k] = [row(direct), row(bare), row(ours), row(keyed)];
+        let at = |x: f64, y: f64| x / y;
+        println!(
+            "with a key / without: req/s ×{:.2}, p50 ×{:.2} ({:+.0} µs at c=1)",
+            at(k[0], o[0]),
+            at(k[1], o[1]),
+            k[1] - o[1],
+        );
         println!(
             "reveille / bare: req/s ×{:.2}, p50 ×{:.2}, streams/s ×{:.2}, TTFT ×{:.2}; added to direct at c=1: \
              reveille {:+.0} µs, bare {:+.0} µs",

@@ -24,13 +24,16 @@ const COVERED: &[Covered] = &[
     ("docs/operations.md", "reveille rows rebuild", "the_journal_is_archived_restored_and_folded_by_the_documented_commands"),
     ("docs/subscribers.md", "{\n  \"v\": 1,", "the_journal_is_archived_restored_and_folded_by_the_documented_commands"),
     ("docs/operations.md", "REVEILLE_NATS_LISTEN=", "a_hub_wakes_a_backend_on_another_machine_by_the_documented_commands"),
+    ("docs/operations.md", "reveille key create --api", "a_hub_wakes_a_backend_on_another_machine_by_the_documented_commands"),
     ("docs/operations.md", "reveille agent --config agent.toml", "a_hub_wakes_a_backend_on_another_machine_by_the_documented_commands"),
     ("docs/operations.md", "reveille llms --api http://192.0.2.1:8420", "a_hub_wakes_a_backend_on_another_machine_by_the_documented_commands"),
     ("docs/operations.md", "reveille up --listen 0.0.0.0:8420", "the_api_is_served_over_tls_by_the_documented_commands"),
     ("docs/operations.md", "[Service]", "the_api_is_served_over_tls_by_the_documented_commands"),
+    ("docs/keys.md", "reveille key create --name ci", "keys_are_made_rotated_and_revoked_by_the_documented_commands"),
     // No container engine and no service manager run here. What the commands name is looked at; what the files say runs as
     // processes in `compose.rs`, and is looked at by systemd-analyze in `systemd.rs`.
     ("docs/operations.md", "echo \"REVEILLE_POSTGRES_PASSWORD=", "commands_that_no_test_can_run_name_what_is_there"),
+    ("docs/operations.md", "docker compose exec api-1 reveille key create", "commands_that_no_test_can_run_name_what_is_there"),
     ("docs/operations.md", "install -m 644", "commands_that_no_test_can_run_name_what_is_there"),
     ("nats/cluster/README.md", "export REVEILLE_NATS_LISTEN=", "three_nodes_and_a_replica_start_by_the_documented_commands"),
     ("docs/operations.md", "reveille api --nats", "three_nodes_and_a_replica_start_by_the_documented_commands"),

@@ -205,7 +205,7 @@ async fn the_api_is_served_over_tls_by_the_documented_commands() {
 
 #[test]
 fn commands_that_no_test_can_run_name_what_is_there() {
-    let [containers, units] = blocks_of("commands_that_no_test_can_run_name_what_is_there");
+    let [containers, make_key, units] = blocks_of("commands_that_no_test_can_run_name_what_is_there");
     let (password, up) = containers.split_once('\n').expect("two commands");
     let folder = reveille_tests::Folder::new();
     let shell = Command::new("sh")
@@ -222,6 +222,10 @@ fn commands_that_no_test_can_run_name_what_is_there() {
         "{variable}"
     );
     assert_eq!(up, "docker compose up --build");
+    let service = make_key
+        .strip_prefix("docker compose exec ")
+        .and_then(|rest| rest.split(' ').next());
+    assert!(compose.contains(&format!("\n  {}:\n", service.expect("a service"))));
 
     let [install, reload, enable]: [&str; 3] = units
         .lines()

@@ -1,4 +1,4 @@
-//! `/reveille/v1`: what is and what was, in pages, and waking and putting to sleep by hand.
+//! `/reveille/v1`: what is and what was, in pages, waking and putting to sleep by hand, and keys.
 //!
 //! A page is `{"data": […], "next": cursor | null, "applied": sequence}`; `next` goes on from there, `applied` is the
 //! journal sequence that the page has taken in, and `min_seq` waits for one, to read one's own writes. `sort` orders a list,
@@ -12,10 +12,10 @@ mod wakes;
 
 pub use events::EventFeed;
 
-use super::{ApiError, AppState, extract::parsed};
+use super::{ApiError, AppState, auth, extract::parsed, keys};
 use axum::{
-    Json, Router,
-    routing::{get, post},
+    Json, Router, middleware,
+    routing::{delete, get, post},
 };
 use reveille_domain::{
     AgentName, ModelName, ProviderName,
@@ -25,25 +25,38 @@ use reveille_domain::{
 use serde::{Deserialize, Serialize};
 
 pub(super) fn routes() -> Router<AppState> {
-    Router::new()
+    let queries = Router::new()
         .route("/llms", get(llms::list))
         .route("/llms/{agent}/{*model}", get(llms::one))
         .route("/providers", get(providers::list))
         .route("/providers/{agent}/{provider}", get(providers::one))
-        .route("/providers/{agent}/{provider}/wake", post(providers::wake))
-        .route("/providers/{agent}/{provider}/sleep", post(providers::sleep))
         .route("/wakes", get(wakes::list))
         .route("/wakes/{id}", get(wakes::one))
         .route("/events", get(events::list_or_follow))
         .route("/status", get(status::status))
+        .route_layer(middleware::from_fn(auth::may_query));
+    let orders = Router::new()
+        .route("/providers/{agent}/{provider}/wake", post(providers::wake))
+        .route("/providers/{agent}/{provider}/sleep", post(providers::sleep))
+        .route("/keys", get(keys::list).post(keys::create))
+        .route("/keys/{id}", delete(keys::revoke))
+        .route("/keys/{id}/rotate", post(keys::rotate))
+        .route_layer(middleware::from_fn(auth::may_admin));
+    queries.merge(orders)
 }
 
 /// Part of a list.
 #[derive(Debug, Serialize)]
-pub(super) struct Page<T> {
+pub(in crate::http) struct Page<T> {
     data: Vec<T>,
     next: Option<Cursor>,
     applied: u64,
+}
+
+impl<T> Page<T> {
+    pub(in crate::http) const fn new(data: Vec<T>, next: Option<Cursor>, applied: u64) -> Self {
+        Self { data, next, applied }
+    }
 }
 
 impl<T> From<rows::Page<T>> for Page<T> {
@@ -85,7 +98,7 @@ async fn reach(rows: &dyn Rows, min_seq: Option<u64>) -> Result<(), ApiError> {
     }
 }
 
-fn limit(rows: Option<u32>) -> PageLimit {
+pub(in crate::http) fn limit(rows: Option<u32>) -> PageLimit {
     rows.map_or_else(PageLimit::default, PageLimit::new)
 }
 

@@ -7,10 +7,11 @@ use crate::{
         extract::{Path, Query, parsed},
         name_provider,
     },
+    keys::Caller,
     registry::Known,
 };
 use axum::{
-    Json,
+    Extension, Json,
     extract::State,
     http::StatusCode,
     response::{IntoResponse, Response},
@@ -188,22 +189,24 @@ struct Standing {
 
 pub(super) async fn wake(
     State(state): State<AppState>,
+    Extension(caller): Extension<Caller>,
     Path((agent, provider)): Path<(AgentName, ProviderName)>,
     Query(wait): Query<Wait>,
 ) -> Result<Response, ApiError> {
     let id = ProviderId::new(agent, provider);
     let fleet = &state.inner.fleet;
+    let cause = WakeCause::Operator {
+        key: caller.key().cloned(),
+    };
     if wait.wait {
         let longest = state.inner.limits.timings.wait;
         let wait = wait
             .timeout
             .map_or(longest, |seconds| Duration::from_secs(seconds).min(longest));
-        let woken = fleet
-            .ensure_awake(&id, WakeCause::Operator { key: None }, Instant::now() + wait)
-            .await?;
+        let woken = fleet.ensure_awake(&id, cause, Instant::now() + wait).await?;
         return Ok(standing(id, StatusName::Active, woken.wake_id, None));
     }
-    let begun = fleet.begin(&id, WakeCause::Operator { key: None }).await?;
+    let begun = fleet.begin(&id, cause).await?;
     Ok(match begun.wake {
         None => standing(id, StatusName::Active, None, None),
         Some(wake) => standing(id, StatusName::Waking, Some(wake.id), Some(wake.deadline_ms)),

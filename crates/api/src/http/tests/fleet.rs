@@ -1,24 +1,28 @@
 //! Providers that do what a test says.
 
 use crate::{
-    inference::{Fleet, Relayed, RelayedBody},
+    inference::{Fleet, KeyCommandAt, Relayed, RelayedBody},
+    keys::Keys,
     registry::Known,
     wakes::{Begun, SleepError, WakeError, Woken},
 };
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::{StreamExt, stream};
-use reveille_bus::relay::{RelayError, RequestHead, ResponseHead};
+use reveille_bus::{
+    CommandError, Executed,
+    relay::{RelayError, RequestHead, ResponseHead},
+};
 use reveille_domain::{
-    AgentName, Epoch, Failures, ModelName, ProviderId, ProviderSpec, RecipeKind, ReportId, ReportSeq, Status,
-    Timestamp, Wake, WakeCause, WakeId, WakeSpec,
+    AgentName, Epoch, Failures, Key, KeyId, KeyRejection, ModelName, ProviderId, ProviderSpec, RecipeKind,
+    ReportId, ReportSeq, Status, Timestamp, Wake, WakeCause, WakeId, WakeSpec,
     provider::{InactiveReason, Registered, Resting, WakeCounts},
 };
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::{BTreeMap, HashMap, VecDeque},
     sync::{
         Arc, Mutex,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
 };
 use tokio::{sync::watch, time::Instant};
@@ -55,6 +59,11 @@ pub(super) struct ScriptedFleet {
     sent: Mutex<Vec<Sent>>,
     refuses: Mutex<Option<WakeError>>,
     failures: watch::Sender<Option<WakeError>>,
+    causes: Mutex<Vec<WakeCause>>,
+    made: Mutex<HashMap<KeyId, Key>>,
+    pub keys: Keys,
+    /// How many seconds have passed.
+    pub secs: AtomicU64,
     pub not_ready: AtomicBool,
     pub asked: AtomicUsize,
     pub slept: AtomicUsize,
@@ -98,6 +107,11 @@ fn waking() -> Status {
 }
 
 impl ScriptedFleet {
+    /// NATS time.
+    pub fn now(&self) -> Timestamp {
+        Timestamp::from_millis((1_764_000_000 + self.secs.load(Ordering::SeqCst)) * 1000)
+    }
+
     /// Publishes a provider of one model.
     pub fn publish(&self, provider: &str, model: &str, status: Status) {
         let wake = Some(WakeSpec {
@@ -153,6 +167,11 @@ impl ScriptedFleet {
         self.sent.lock().expect("lock").clone()
     }
 
+    /// Why each wake was asked for.
+    pub fn causes(&self) -> Vec<WakeCause> {
+        self.causes.lock().expect("lock").clone()
+    }
+
     pub fn asked(&self) -> usize {
         self.asked.load(Ordering::SeqCst)
     }
@@ -174,8 +193,9 @@ impl ScriptedFleet {
             .map(watch::Sender::subscribe)
     }
 
-    async fn begin_wake(&self, id: &ProviderId) -> Result<(), WakeError> {
+    async fn begin_wake(&self, id: &ProviderId, cause: WakeCause) -> Result<(), WakeError> {
         self.asked.fetch_add(1, Ordering::SeqCst);
+        self.causes.lock().expect("lock").push(cause);
         if let Some(error) = self.refuses.lock().expect("lock").clone() {
             return Err(error);
         }
@@ -235,11 +255,12 @@ impl Fleet for ScriptedFleet {
             .collect()
     }
 
-    fn nearest(&self, _: &str) -> Vec<String> {
+    fn nearest(&self, _: &str, allowed: &dyn Fn(&str) -> bool) -> Vec<String> {
         self.all()
             .iter()
             .flat_map(|known| known.provider.spec.models())
             .map(ToString::to_string)
+            .filter(|name| allowed(name))
             .collect()
     }
 
@@ -255,8 +276,13 @@ impl Fleet for ScriptedFleet {
         sequence <= self.applied()
     }
 
-    async fn ensure_awake(&self, id: &ProviderId, _: WakeCause, until: Instant) -> Result<Woken, WakeError> {
-        self.begin_wake(id).await?;
+    async fn ensure_awake(
+        &self,
+        id: &ProviderId,
+        cause: WakeCause,
+        until: Instant,
+    ) -> Result<Woken, WakeError> {
+        self.begin_wake(id, cause).await?;
         let mut slot = self.slot(id).expect("published");
         let wake_id = slot.borrow().provider.status.wake().map(|wake| wake.id);
         let mut failures = self.failures.subscribe();
@@ -273,8 +299,8 @@ impl Fleet for ScriptedFleet {
         }
     }
 
-    async fn begin(&self, id: &ProviderId, _: WakeCause) -> Result<Begun, WakeError> {
-        self.begin_wake(id).await?;
+    async fn begin(&self, id: &ProviderId, cause: WakeCause) -> Result<Begun, WakeError> {
+        self.begin_wake(id, cause).await?;
         let known = self.get(id).expect("published");
         Ok(Begun {
             wake: known.provider.status.wake().cloned(),
@@ -291,6 +317,24 @@ impl Fleet for ScriptedFleet {
 
     fn waiting(&self, _: &ProviderId) -> usize {
         3
+    }
+
+    async fn key(
+        &self,
+        id: &KeyId,
+        _: &'static str,
+        command: KeyCommandAt,
+    ) -> Result<Executed<Key>, CommandError<KeyRejection>> {
+        let mut made = self.made.lock().expect("lock");
+        let key = made.entry(id.clone()).or_default();
+        let events = key.decide(&command(self.now())).map_err(CommandError::Rejected)?;
+        *key = events.iter().fold(std::mem::take(key), Key::evolve);
+        self.keys.take(key, self.applied());
+        Ok(Executed {
+            state: key.clone(),
+            events,
+            sequence: self.applied(),
+        })
     }
 
     async fn relay(

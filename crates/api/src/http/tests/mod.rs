@@ -3,6 +3,8 @@
 mod bad_input;
 mod fleet;
 mod inference;
+mod key_life;
+mod keys;
 mod listing;
 mod queries;
 mod streams;
@@ -11,6 +13,7 @@ mod waking;
 use super::{AppState, EventFeed, HttpLimits, Readiness, router};
 use crate::{
     inference::Timings,
+    keys::{AuthMode, Authenticator, SecretKey},
     server::{ServerLimits, serve},
 };
 use axum::http::HeaderMap;
@@ -87,6 +90,15 @@ impl Served {
     }
 
     async fn with(limits: HttpLimits, rows: Arc<dyn Rows>) -> Self {
+        Self::guarded(limits, rows, AuthMode::Open, None).await
+    }
+
+    async fn guarded(
+        limits: HttpLimits,
+        rows: Arc<dyn Rows>,
+        mode: AuthMode,
+        root: Option<&SecretKey>,
+    ) -> Self {
         static CRYPTO: Once = Once::new();
         CRYPTO.call_once(|| {
             let _ = rustls::crypto::ring::default_provider().install_default();
@@ -99,7 +111,22 @@ impl Served {
             clock: true,
             doors: true,
         };
-        let state = AppState::over(fleet.clone(), rows, feed.clone(), readiness, limits);
+        let (folded, clock) = (fleet.clone(), fleet.clone());
+        let authenticator = Authenticator::new(
+            mode,
+            root,
+            fleet.keys.clone(),
+            move || crate::inference::Fleet::is_ready(&*folded),
+            move || Some(clock.now()),
+        );
+        let state = AppState::over(
+            fleet.clone(),
+            rows,
+            feed.clone(),
+            readiness,
+            authenticator,
+            limits,
+        );
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0")
             .await
             .expect("a port");

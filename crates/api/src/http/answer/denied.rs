@@ -1,0 +1,29 @@
+//! What a client sees when he is refused because of who he is, or of how much he has asked.
+
+use super::{Answer, whole_seconds};
+use crate::keys::Denied;
+use axum::http::StatusCode;
+
+/// How soon a place among a key's requests may be free, in seconds.
+const PLACE_FREE_SECONDS: u64 = 1;
+
+pub(super) fn of_denied(denied: &Denied) -> Answer {
+    let say = |status, code| Answer::new(status, code, denied.to_string());
+    match denied {
+        Denied::Missing => say(StatusCode::UNAUTHORIZED, "missing_api_key"),
+        Denied::Invalid(_) => say(StatusCode::UNAUTHORIZED, "invalid_api_key"),
+        Denied::Expired { .. } => say(StatusCode::UNAUTHORIZED, "expired_api_key"),
+        Denied::Unreadable { .. } => say(StatusCode::SERVICE_UNAVAILABLE, "key_unreadable").retry_in(10),
+        Denied::NotReady => say(StatusCode::SERVICE_UNAVAILABLE, "not_ready").retry_in(1),
+        Denied::Scope { .. } => say(StatusCode::FORBIDDEN, "insufficient_scope"),
+        Denied::Rate { retry_after, .. } => {
+            say(StatusCode::TOO_MANY_REQUESTS, "rate_limit_exceeded").retry_in(whole_seconds(*retry_after))
+        }
+        Denied::Concurrency { .. } => {
+            say(StatusCode::TOO_MANY_REQUESTS, "concurrency_exceeded").retry_in(PLACE_FREE_SECONDS)
+        }
+        Denied::Wakes { retry_after, .. } => {
+            say(StatusCode::TOO_MANY_REQUESTS, "wake_quota_exceeded").retry_in(whole_seconds(*retry_after))
+        }
+    }
+}

@@ -1,0 +1,301 @@
+//! Keys, made, rotated, revoked and listed by whoever has the scope `admin`. A key itself is in an answer once: when it is
+//! made or rotated.
+
+use super::{
+    ApiError, AppState,
+    body::{self, check_media_type},
+    extract::{Path, Query, parsed},
+    queries::{Page, limit},
+};
+use crate::keys::{Denied, KnownKey, MAX_KEYS, SecretKey, Standing};
+use axum::{
+    Json,
+    extract::{Request, State},
+    http::StatusCode,
+    response::{IntoResponse, Response},
+};
+use reveille_bus::{BusError, CommandError, Executed};
+use reveille_domain::{
+    Key, KeyCommand, KeyId, KeyName, KeyRejection, Scope, Scopes, Timestamp,
+    key::{KeyLimits, KeyTerms, MAX_SCOPES},
+    rows::{self, Cursor, READ_WAIT, RowsError},
+};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// The largest body of a request about keys, in bytes: all scopes with the longest names.
+const MAX_BODY_BYTES: usize = 64 * 1024;
+
+/// A key without its secret, and what it has used in this replica.
+#[derive(Debug, Serialize)]
+pub(super) struct KeyRow {
+    id: KeyId,
+    /// `issued`, `expired`, `revoked` or `unreadable`.
+    status: &'static str,
+    name: Option<KeyName>,
+    scopes: Vec<Scope>,
+    expires_at_ms: Option<Timestamp>,
+    #[serde(flatten)]
+    limits: Option<KeyLimits>,
+    created_at_ms: Option<Timestamp>,
+    rotated_at_ms: Option<Timestamp>,
+    /// Until when the secret before the last rotation is good.
+    previous_valid_until_ms: Option<Timestamp>,
+    revoked_at_ms: Option<Timestamp>,
+    /// When it was last used in this replica.
+    last_used_ms: Option<Timestamp>,
+    /// How many requests came with it in this replica since it started.
+    requests: u64,
+    /// The journal sequence of its last commit.
+    updated_seq: u64,
+}
+
+/// A key that was just made: the only time that it is told.
+#[derive(Debug, Serialize)]
+struct Made {
+    key: String,
+    #[serde(flatten)]
+    row: KeyRow,
+}
+
+impl KeyRow {
+    fn of(known: &KnownKey, now: Option<Timestamp>) -> Self {
+        let (terms, created_at_ms) = match &known.standing {
+            Standing::Issued(key) => (Some(&key.terms), Some(key.created_at_ms)),
+            Standing::Revoked(key) => (Some(&key.terms), Some(key.created_at_ms)),
+            Standing::Unreadable(_) => (None, None),
+        };
+        let status = match &known.standing {
+            Standing::Issued(key) if now.is_some_and(|now| key.terms.expired_at(now)) => "expired",
+            Standing::Issued(_) => "issued",
+            Standing::Revoked(_) => "revoked",
+            Standing::Unreadable(_) => "unreadable",
+        };
+        let mut row = Self {
+            id: known.id().clone(),
+            status,
+            name: terms.map(|terms| terms.name.clone()),
+            scopes: terms.map_or_else(Vec::new, |terms| terms.scopes.iter().cloned().collect()),
+            expires_at_ms: terms.and_then(|terms| terms.expires_at_ms),
+            limits: terms.map(|terms| terms.limits),
+            created_at_ms,
+            rotated_at_ms: None,
+            previous_valid_until_ms: None,
+            revoked_at_ms: None,
+            last_used_ms: known.limits.last_used(),
+            requests: known.limits.requests(),
+            updated_seq: known.sequence,
+        };
+        match &known.standing {
+            Standing::Issued(key) => {
+                row.rotated_at_ms = key.rotated_at_ms;
+                row.previous_valid_until_ms = key.previous.map(|previous| previous.valid_until_ms);
+            }
+            Standing::Revoked(key) => row.revoked_at_ms = Some(key.revoked_at_ms),
+            Standing::Unreadable(_) => {}
+        }
+        row
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Create {
+    name: KeyName,
+    scopes: Vec<Scope>,
+    /// How long it is good, in seconds; without it, until it is revoked.
+    expires_in_s: Option<u64>,
+    rate: Option<u32>,
+    concurrency: Option<u32>,
+    wakes_per_hour: Option<u32>,
+}
+
+impl Create {
+    fn terms(self) -> Result<impl FnOnce(Timestamp) -> KeyTerms, ApiError> {
+        let invalid = |message: String| ApiError::invalid("invalid_key", None, message);
+        if self.scopes.len() > MAX_SCOPES {
+            return Err(invalid(reveille_domain::key::InvalidScope::Count.to_string()));
+        }
+        let scopes: std::collections::BTreeSet<_> = self.scopes.into_iter().collect();
+        let scopes = Scopes::try_from(scopes).map_err(|error| invalid(error.to_string()))?;
+        let limits = KeyLimits::new(self.rate, self.concurrency, self.wakes_per_hour)
+            .map_err(|error| invalid(error.to_string()))?;
+        let expires_in = self.expires_in_s.map(Duration::from_secs);
+        Ok(move |at: Timestamp| KeyTerms {
+            name: self.name,
+            scopes,
+            expires_at_ms: expires_in.map(|time| at.plus(time)),
+            limits,
+        })
+    }
+}
+
+pub(super) async fn create(State(state): State<AppState>, request: Request) -> Result<Response, ApiError> {
+    let terms = read::<Create>(&state, request).await?.terms()?;
+    if state.inner.authenticator.keys().count() >= MAX_KEYS {
+        return Err(ApiError::Conflict {
+            code: "too_many_keys",
+            message: format!("there are {MAX_KEYS} keys, revoked ones included: no more can be made"),
+        });
+    }
+    let secret = SecretKey::generate().map_err(no_randomness)?;
+    let (id, hash) = (secret.id().clone(), secret.hash());
+    let command = move |at| KeyCommand::Create {
+        id,
+        terms: terms(at),
+        secret: hash,
+        at,
+    };
+    let done = state
+        .inner
+        .fleet
+        .key(secret.id(), "create", Box::new(command))
+        .await;
+    let row = row_after(&state, secret.id(), done).await?;
+    Ok((StatusCode::CREATED, Json(Made::of(&secret, row))).into_response())
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields)]
+struct Rotate {
+    /// How long the secret before stays good, in seconds.
+    #[serde(default)]
+    grace_s: u64,
+}
+
+pub(super) async fn rotate(
+    State(state): State<AppState>,
+    Path(id): Path<KeyId>,
+    request: Request,
+) -> Result<Response, ApiError> {
+    let Rotate { grace_s } = read(&state, request).await?;
+    let secret = SecretKey::generate_for(id).map_err(no_randomness)?;
+    let hash = secret.hash();
+    let command = move |at| KeyCommand::Rotate {
+        secret: hash,
+        grace: Duration::from_secs(grace_s),
+        at,
+    };
+    let done = state
+        .inner
+        .fleet
+        .key(secret.id(), "rotate", Box::new(command))
+        .await;
+    let row = row_after(&state, secret.id(), done).await?;
+    Ok(Json(Made::of(&secret, row)).into_response())
+}
+
+pub(super) async fn revoke(
+    State(state): State<AppState>,
+    Path(id): Path<KeyId>,
+) -> Result<Json<KeyRow>, ApiError> {
+    let command = Box::new(|at| KeyCommand::Revoke { at });
+    let done = state.inner.fleet.key(&id, "revoke", command).await;
+    row_after(&state, &id, done).await.map(Json)
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Listed {
+    after: Option<Cursor>,
+    #[serde(default, rename = "limit", deserialize_with = "parsed")]
+    rows: Option<u32>,
+    #[serde(default, deserialize_with = "parsed")]
+    min_seq: Option<u64>,
+}
+
+/// By id; the cursor is the id of the page's last.
+pub(super) async fn list(
+    State(state): State<AppState>,
+    Query(filter): Query<Listed>,
+) -> Result<Json<Page<KeyRow>>, ApiError> {
+    if let Some(seq) = filter.min_seq {
+        reach(&state, seq).await?;
+    }
+    let after = match &filter.after {
+        Some(after) => Some(KeyId::parse(after.as_str()).map_err(|_| RowsError::BadCursor)?),
+        None => None,
+    };
+    let (limit, applied) = (limit(filter.rows), state.inner.fleet.applied());
+    let keys = state.inner.authenticator.keys();
+    let known = keys.page(after.as_ref().map(KeyId::as_str), limit.rows() + 1);
+    let page = rows::Page::cut(known, limit, applied, |known| Cursor::new(known.id().to_string()));
+    let now = state.inner.authenticator.now();
+    let rows = page.items.iter().map(|known| KeyRow::of(known, now)).collect();
+    Ok(Json(Page::new(rows, page.next, applied)))
+}
+
+/// The key's row once this replica knows what the command has changed.
+async fn row_after(
+    state: &AppState,
+    id: &KeyId,
+    done: Result<Executed<Key>, CommandError<KeyRejection>>,
+) -> Result<KeyRow, ApiError> {
+    let done = done.map_err(|error| refused(id, error))?;
+    reach(state, done.sequence).await?;
+    let known = state.inner.authenticator.keys().get(id.as_str());
+    let known = known.ok_or_else(|| unknown(id))?;
+    Ok(KeyRow::of(&known, state.inner.authenticator.now()))
+}
+
+async fn reach(state: &AppState, sequence: u64) -> Result<(), ApiError> {
+    let fleet = &state.inner.fleet;
+    if fleet.applied_to(sequence, Instant::now() + READ_WAIT).await {
+        return Ok(());
+    }
+    Err(RowsError::Behind { at: fleet.applied() }.into())
+}
+
+/// Reads a small body; none at all is an empty object.
+async fn read<T: DeserializeOwned>(state: &AppState, request: Request) -> Result<T, ApiError> {
+    let (parts, body) = request.into_parts();
+    check_media_type(&parts.headers)?;
+    let (idle, bodies) = (state.inner.limits.timings.body_idle, &state.inner.bodies);
+    let body = body::read(&parts.headers, body, MAX_BODY_BYTES, idle, bodies).await?;
+    let json: &[u8] = match &*body.bytes {
+        [] => b"{}",
+        bytes => bytes,
+    };
+    serde_json::from_slice(json)
+        .map_err(|error| ApiError::invalid("invalid_body", None, format!("the body is wrong: {error}")))
+}
+
+impl Made {
+    fn of(secret: &SecretKey, row: KeyRow) -> Self {
+        let key = secret.expose().to_owned();
+        Self { key, row }
+    }
+}
+
+fn unknown(id: &KeyId) -> ApiError {
+    ApiError::NotFound {
+        what: "key",
+        name: id.to_string(),
+    }
+}
+
+fn refused(id: &KeyId, error: CommandError<KeyRejection>) -> ApiError {
+    match error {
+        CommandError::Rejected(KeyRejection::NotFound) => unknown(id),
+        CommandError::Rejected(rejection @ (KeyRejection::IdTaken | KeyRejection::Revoked)) => {
+            ApiError::Conflict {
+                code: "key_conflict",
+                message: rejection.to_string(),
+            }
+        }
+        CommandError::Rejected(
+            rejection @ (KeyRejection::Expired
+            | KeyRejection::ExpiresBeforeItBegins
+            | KeyRejection::GraceTooLong),
+        ) => ApiError::invalid("invalid_key", None, rejection.to_string()),
+        CommandError::Bus(BusError::Unreadable { .. }) => Denied::Unreadable { key: id.clone() }.into(),
+        CommandError::Bus(error) => ApiError::Journal(error),
+    }
+}
+
+fn no_randomness(error: impl std::fmt::Display) -> ApiError {
+    ApiError::Journal(BusError::Unavailable(format!(
+        "the system has no randomness: {error}"
+    )))
+}

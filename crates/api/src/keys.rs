@@ -1,0 +1,172 @@
+//! Who may ask for what: the fold of the keys in memory, and what each key's limits have left in this replica.
+//!
+//! The journal's follower feeds it with the rest of the fold, so that a revocation acts in every replica as soon as the
+//! commit is there. A request reads it without waiting.
+
+mod authenticator;
+mod caller;
+mod denied;
+mod limits;
+mod quota;
+mod secret;
+
+pub use authenticator::{AuthMode, Authenticator};
+pub(crate) use caller::Caller;
+pub use denied::{Denied, NeededScope};
+pub(crate) use limits::Permit;
+pub use quota::{Quota, Reservation};
+pub use secret::{InvalidSecretKey, SecretKey};
+
+use limits::Limits;
+use reveille_domain::{
+    Key, KeyId, Timestamp,
+    key::{IssuedKey, RevokedKey},
+};
+use std::{
+    collections::BTreeMap,
+    ops::Bound,
+    sync::{Arc, PoisonError, RwLock},
+};
+
+/// The most keys that can be made, revoked ones included: each replica holds them all.
+pub(crate) const MAX_KEYS: usize = 10_000;
+
+/// The keys of the journal. Cheap to clone.
+#[derive(Debug, Clone, Default)]
+pub struct Keys {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    /// By the id's text, so that a lookup needs no id of its own.
+    table: RwLock<BTreeMap<String, Arc<KnownKey>>>,
+    quota: Quota,
+}
+
+/// A key as this replica knows it.
+#[derive(Debug)]
+pub(crate) struct KnownKey {
+    /// What the journal says of it.
+    pub standing: Standing,
+    /// The journal sequence of its last commit.
+    pub sequence: u64,
+    /// What it has used here.
+    pub limits: Arc<Limits>,
+}
+
+/// Whether a key is good.
+#[derive(Debug)]
+pub(crate) enum Standing {
+    /// Until it expires.
+    Issued(IssuedKey),
+    /// Never again.
+    Revoked(RevokedKey),
+    /// Its last commit can't be read by this version: it may say anything, so the key is refused.
+    Unreadable(KeyId),
+}
+
+impl KnownKey {
+    pub(crate) const fn id(&self) -> &KeyId {
+        match &self.standing {
+            Standing::Issued(key) => &key.id,
+            Standing::Revoked(key) => &key.id,
+            Standing::Unreadable(id) => id,
+        }
+    }
+}
+
+impl Keys {
+    /// Takes in the state after a commit.
+    pub(crate) fn take(&self, key: &Key, sequence: u64) {
+        let standing = match key {
+            Key::Unknown => return,
+            Key::Issued(key) => Standing::Issued(key.clone()),
+            Key::Revoked(key) => Standing::Revoked(key.clone()),
+        };
+        self.put(standing, sequence);
+    }
+
+    /// Takes note of a commit that can't be read.
+    pub(crate) fn take_unreadable(&self, id: KeyId, sequence: u64) {
+        self.put(Standing::Unreadable(id), sequence);
+    }
+
+    fn put(&self, standing: Standing, sequence: u64) {
+        let id = match &standing {
+            Standing::Issued(key) => &key.id,
+            Standing::Revoked(key) => &key.id,
+            Standing::Unreadable(id) => id,
+        };
+        let id = id.as_str().to_owned();
+        let mut table = self.inner.table.write().unwrap_or_else(PoisonError::into_inner);
+        // What a key may use never changes, and what it has used stays used.
+        let kept = table.get(&id).map(|known| known.limits.clone());
+        let limits = kept.unwrap_or_else(|| match &standing {
+            Standing::Issued(key) => Arc::new(Limits::of(&key.terms.limits)),
+            Standing::Revoked(_) | Standing::Unreadable(_) => Arc::default(),
+        });
+        let known = KnownKey {
+            standing,
+            sequence,
+            limits,
+        };
+        table.insert(id, Arc::new(known));
+    }
+
+    /// Forgets everything: the journal is another one than was read before.
+    pub(crate) fn reset(&self) {
+        self.inner
+            .table
+            .write()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clear();
+        self.inner.quota.reset();
+    }
+
+    /// One key, by its id.
+    pub(crate) fn get(&self, id: &str) -> Option<Arc<KnownKey>> {
+        let table = self.inner.table.read().unwrap_or_else(PoisonError::into_inner);
+        table.get(id).cloned()
+    }
+
+    /// How many there are.
+    pub(crate) fn count(&self) -> usize {
+        self.inner
+            .table
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .len()
+    }
+
+    /// At most `most` keys behind `after`, by id.
+    pub(crate) fn page(&self, after: Option<&str>, most: usize) -> Vec<Arc<KnownKey>> {
+        let table = self.inner.table.read().unwrap_or_else(PoisonError::into_inner);
+        let start = after.map_or(Bound::Unbounded, Bound::Excluded);
+        let found = table.range::<str, _>((start, Bound::Unbounded));
+        found.take(most).map(|(_, known)| known.clone()).collect()
+    }
+
+    /// The wakes that keys have started.
+    #[must_use]
+    pub fn quota(&self) -> &Quota {
+        &self.inner.quota
+    }
+
+    /// Leave for `key` to start a wake at `now`; for a key without such a limit, always.
+    ///
+    /// # Errors
+    /// When it has started as many as it may, or as long as it isn't known how many that were.
+    pub(crate) fn start_wake(&self, key: &KeyId, now: Timestamp) -> Result<Option<Reservation>, Denied> {
+        let Some(known) = self.get(key.as_str()) else {
+            return Ok(None);
+        };
+        let Standing::Issued(issued) = &known.standing else {
+            return Ok(None);
+        };
+        match issued.terms.limits.wakes_per_hour {
+            None => Ok(None),
+            Some(limit) => self.inner.quota.reserve(key, limit, now).map(Some),
+        }
+    }
+}

@@ -1,0 +1,273 @@
+//! How many wakes each key has started within the last hour, in the whole cluster: counted from the journal, where every
+//! wake's cause names its key.
+//!
+//! What two replicas decide in the same moment, neither has read of the other: a key may then start one wake more in each
+//! than it may. The next one is refused by both.
+
+use super::Denied;
+use crate::commands::Commands;
+use futures::StreamExt;
+use reveille_bus::{BusError, commit::AnyCommit};
+use reveille_domain::{KeyId, ProviderEvent, Timestamp, WakeId, key::MAX_WAKES_PER_HOUR};
+use std::{
+    collections::{HashMap, HashSet, VecDeque},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+use tokio::sync::watch;
+
+/// The time in which a key's wakes are counted.
+const WINDOW: Duration = Duration::from_secs(60 * 60);
+
+/// The wakes of all keys. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Quota {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    counts: Mutex<Counts>,
+    /// Whether the last hour of the journal was read since the fold began.
+    counted: watch::Sender<bool>,
+}
+
+#[derive(Debug, Default)]
+struct Counts {
+    /// The wakes that each key has started, oldest first.
+    started: HashMap<KeyId, VecDeque<(Timestamp, WakeId)>>,
+    /// Those that are being asked for.
+    reserved: HashMap<KeyId, u32>,
+    /// How often everything was forgotten.
+    resets: u64,
+}
+
+impl Default for Quota {
+    fn default() -> Self {
+        Self {
+            inner: Arc::new(Inner {
+                counts: Mutex::default(),
+                counted: watch::Sender::new(false),
+            }),
+        }
+    }
+}
+
+impl Quota {
+    /// Counts the wakes that a commit began; one that was counted before changes nothing.
+    pub(crate) fn take(&self, events: &[ProviderEvent]) {
+        for event in events {
+            if let ProviderEvent::WakeRequested { wake } = event
+                && let Some(key) = wake.cause.key()
+            {
+                self.lock().note(key, wake.requested_at_ms, wake.id);
+            }
+        }
+    }
+
+    /// Counts the journal's last hour. If it is another journal meanwhile, it has to be counted again.
+    ///
+    /// # Errors
+    /// When it can't be read.
+    pub(crate) async fn count(&self, commands: &Commands) -> Result<(), BusError> {
+        let resets = self.lock().resets;
+        let now = commands.now().await?;
+        let window = u64::try_from(WINDOW.as_millis()).unwrap_or(u64::MAX);
+        let since = Timestamp::from_millis(now.as_millis().saturating_sub(window));
+        let mut entries = std::pin::pin!(commands.journal.read_since(since).await?);
+        while let Some(entry) = entries.next().await {
+            if let Ok((_, AnyCommit::Provider(commit))) = entry?.commit {
+                self.take(&commit.events);
+            }
+        }
+        self.counted(resets);
+        Ok(())
+    }
+
+    fn counted(&self, resets: u64) {
+        let counts = self.lock();
+        if counts.resets == resets {
+            self.inner.counted.send_replace(true);
+        }
+    }
+
+    /// Waits until the journal's last hour has to be counted.
+    pub(crate) async fn uncounted(&self) {
+        // The sender lives as long as this.
+        let _ = self.inner.counted.subscribe().wait_for(|counted| !counted).await;
+    }
+
+    pub(super) fn reset(&self) {
+        let mut counts = self.lock();
+        counts.started.clear();
+        counts.resets += 1;
+        self.inner.counted.send_replace(false);
+    }
+
+    /// Leave to start one wake, if `key` has started fewer than `limit` within the hour before `now`.
+    pub(super) fn reserve(&self, key: &KeyId, limit: u32, now: Timestamp) -> Result<Reservation, Denied> {
+        let denied = |retry_after| Denied::Wakes {
+            key: key.clone(),
+            limit,
+            retry_after,
+        };
+        if !*self.inner.counted.borrow() {
+            return Err(Denied::NotReady);
+        }
+        let mut counts = self.lock();
+        let reserved = counts.reserved.get(key).copied().unwrap_or(0);
+        let started = counts.started.entry(key.clone()).or_default();
+        started.retain(|(at, _)| now.since(*at) < WINDOW);
+        let taken = started.len().saturating_add(reserved as usize);
+        if taken >= limit as usize {
+            let oldest = started.front();
+            let left = oldest.map(|(at, _)| WINDOW.saturating_sub(now.since(*at)));
+            return Err(denied(left.unwrap_or(WINDOW)));
+        }
+        *counts.reserved.entry(key.clone()).or_default() += 1;
+        Ok(Reservation {
+            quota: self.clone(),
+            key: key.clone(),
+        })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Counts> {
+        self.inner.counts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Counts {
+    fn note(&mut self, key: &KeyId, at: Timestamp, wake: WakeId) {
+        let started = self.started.entry(key.clone()).or_default();
+        let known: HashSet<&WakeId> = started.iter().map(|(_, wake)| wake).collect();
+        if known.contains(&wake) {
+            return;
+        }
+        let place = started.partition_point(|(other, _)| *other <= at);
+        started.insert(place, (at, wake));
+        if started.len() > MAX_WAKES_PER_HOUR as usize {
+            started.pop_front();
+        }
+    }
+}
+
+/// Leave to start one wake, taken back when it is dropped: by then the wake is counted, or there was none.
+#[derive(Debug)]
+pub struct Reservation {
+    quota: Quota,
+    key: KeyId,
+}
+
+impl Drop for Reservation {
+    fn drop(&mut self) {
+        let mut counts = self.quota.lock();
+        if let Some(reserved) = counts.reserved.get_mut(&self.key) {
+            *reserved -= 1;
+            if *reserved == 0 {
+                counts.reserved.remove(&self.key);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use reveille_domain::{Wake, WakeCause};
+    use uuid::Uuid;
+
+    fn key() -> KeyId {
+        KeyId::parse("k7mq2v9x").expect("legal")
+    }
+
+    fn at(secs: u64) -> Timestamp {
+        Timestamp::from_millis(1_764_000_000_000 + secs * 1000)
+    }
+
+    fn started(number: u128, secs: u64) -> [ProviderEvent; 1] {
+        let wake = Wake {
+            id: WakeId(Uuid::from_u128(number)),
+            cause: WakeCause::Operator { key: Some(key()) },
+            requested_at_ms: at(secs),
+            deadline_ms: at(secs + 60),
+        };
+        [ProviderEvent::WakeRequested { wake }]
+    }
+
+    fn counted() -> Quota {
+        let quota = Quota::default();
+        quota.counted(0);
+        quota
+    }
+
+    fn refused(quota: &Quota, limit: u32, secs: u64) -> Option<Duration> {
+        match quota.reserve(&key(), limit, at(secs)) {
+            Ok(_) => None,
+            Err(Denied::Wakes { retry_after, .. }) => Some(retry_after),
+            Err(other) => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn wakes_count_for_an_hour() {
+        let quota = counted();
+        quota.take(&started(1, 0));
+        quota.take(&started(2, 600));
+        assert_eq!(refused(&quota, 3, 700), None);
+        assert_eq!(refused(&quota, 2, 700), Some(Duration::from_secs(2_900)));
+        assert_eq!(refused(&quota, 2, 3_599), Some(Duration::from_secs(1)));
+        assert_eq!(refused(&quota, 2, 3_600), None);
+    }
+
+    #[test]
+    fn a_wake_that_is_read_twice_counts_once() {
+        let quota = counted();
+        for _ in 0..3 {
+            quota.take(&started(1, 0));
+        }
+        assert_eq!(refused(&quota, 2, 1), None);
+    }
+
+    #[test]
+    fn what_is_being_asked_for_counts_until_it_is_known() {
+        let quota = counted();
+        let asked = quota.reserve(&key(), 1, at(0)).expect("leave");
+        assert!(refused(&quota, 1, 0).is_some());
+        drop(asked);
+        assert_eq!(refused(&quota, 1, 0), None, "no wake came of it");
+        let asked = quota.reserve(&key(), 1, at(0)).expect("leave");
+        quota.take(&started(1, 0));
+        drop(asked);
+        assert!(refused(&quota, 1, 0).is_some());
+    }
+
+    #[test]
+    fn a_key_that_may_start_none_starts_none() {
+        assert!(refused(&counted(), 0, 0).is_some());
+    }
+
+    #[test]
+    fn nothing_is_started_before_the_last_hour_is_counted_nor_after_it_is_forgotten() {
+        let quota = Quota::default();
+        let not_yet = |quota: &Quota| matches!(quota.reserve(&key(), 5, at(0)), Err(Denied::NotReady));
+        assert!(not_yet(&quota));
+        quota.counted(0);
+        assert_eq!(refused(&quota, 5, 0), None);
+        quota.reset();
+        assert!(not_yet(&quota));
+        quota.counted(0);
+        assert!(not_yet(&quota), "what was counted of another journal");
+        quota.counted(1);
+        assert_eq!(refused(&quota, 5, 0), None);
+    }
+
+    #[test]
+    fn what_is_remembered_of_a_key_is_bounded() {
+        let quota = counted();
+        for number in 0..u128::from(MAX_WAKES_PER_HOUR) * 2 {
+            quota.take(&started(number, 0));
+        }
+        let held = quota.lock().started[&key()].len();
+        assert_eq!(held, MAX_WAKES_PER_HOUR as usize);
+    }
+}

@@ -1,0 +1,181 @@
+//! Whom the API answers, and the root key: the one that makes the others.
+
+use crate::{args::Admission, failure::Failure, listen};
+use anyhow::anyhow;
+use reveille_api::keys::{AuthMode, SecretKey};
+use std::{
+    fs::{self, DirBuilder, Permissions},
+    io::{ErrorKind, Write},
+    net::SocketAddr,
+    os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt},
+    path::Path,
+};
+use tempfile::NamedTempFile;
+use tracing::{info, warn};
+
+/// The root key's file in the data directory of `up`.
+pub const ROOT_KEY: &str = "root.key";
+/// What others than the owner may do with a file.
+const OTHERS: u32 = 0o077;
+const OWNER_ONLY_FILE: u32 = 0o600;
+const OWNER_ONLY_FOLDER: u32 = 0o700;
+/// A root key's file is shorter.
+const MAX_BYTES: u64 = 1024;
+
+/// Whether an API on `address` wants keys; says so, if that isn't what one expects.
+pub fn mode(address: SocketAddr, admission: Admission) -> AuthMode {
+    let beyond = !listen::is_loopback(address);
+    match admission {
+        Admission {
+            require_keys: true, ..
+        } => AuthMode::Required,
+        Admission {
+            insecure_no_keys: true,
+            ..
+        } if beyond => {
+            warn!(
+                api.listen = %address,
+                "--insecure-no-keys: whoever reaches {address} may ask and wake every model, read all events, and make keys"
+            );
+            AuthMode::Open
+        }
+        _ if beyond => {
+            info!(api.listen = %address, "the API listens beyond loopback, so it answers only those who have a key");
+            AuthMode::Required
+        }
+        _ => AuthMode::Open,
+    }
+}
+
+/// The key in `file`; made, readable by its owner alone, when the file is missing.
+///
+/// # Errors
+/// When others may read it, or it holds no key.
+pub fn root_key(file: &Path) -> Result<SecretKey, Failure> {
+    if let Some(key) = read(file)? {
+        return Ok(key);
+    }
+    let key = SecretKey::generate().map_err(|error| anyhow!("cannot make a root key: {error}"))?;
+    match write(file, &key) {
+        Ok(()) => {
+            info!(key.id = %key.id(), "made the root key {} in {}", key.id(), file.display());
+            Ok(key)
+        }
+        // Another replica was faster.
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => {
+            read(file)?.ok_or_else(|| anyhow!("{} comes and goes", file.display()).into())
+        }
+        Err(error) => Err(anyhow!("cannot write the root key to {}: {error}", file.display()).into()),
+    }
+}
+
+/// The key in `file`; `None` when there is no such file.
+///
+/// # Errors
+/// When others may read it, or it holds no key.
+pub fn read(file: &Path) -> Result<Option<SecretKey>, Failure> {
+    let shown = file.display();
+    let unusable = |why: &str| Err(Failure::Config(format!("the root key file {shown} {why}")));
+    let found = match fs::metadata(file) {
+        Ok(found) => found,
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+        Err(error) => return unusable(&format!("can't be read: {error}")),
+    };
+    if found.mode() & OTHERS != 0 {
+        return unusable(
+            "may be read by others: `chmod 600` it, or remove it for a new one if others have read it",
+        );
+    }
+    if !found.is_file() || found.len() > MAX_BYTES {
+        return unusable("is no key file");
+    }
+    let text = match fs::read_to_string(file) {
+        Ok(text) => text,
+        Err(error) => return unusable(&format!("can't be read: {error}")),
+    };
+    match SecretKey::parse(text.trim()) {
+        Ok(key) => Ok(Some(key)),
+        Err(error) => unusable(&format!("holds no key: {error}")),
+    }
+}
+
+/// Writes it whole or not at all, and over nothing.
+fn write(file: &Path, key: &SecretKey) -> std::io::Result<()> {
+    let folder = match file.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() => folder,
+        _ => Path::new("."),
+    };
+    DirBuilder::new()
+        .recursive(true)
+        .mode(OWNER_ONLY_FOLDER)
+        .create(folder)?;
+    let mut whole = NamedTempFile::new_in(folder)?;
+    whole
+        .as_file()
+        .set_permissions(Permissions::from_mode(OWNER_ONLY_FILE))?;
+    writeln!(whole, "{}", key.expose())?;
+    whole.as_file().sync_all()?;
+    whole
+        .persist_noclobber(file)
+        .map(|_| ())
+        .map_err(|error| error.error)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_missing_root_key_is_made_once_for_its_owner_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("new/root.key");
+        assert!(read(&file).unwrap().is_none());
+        let made = root_key(&file).unwrap();
+        assert_eq!(root_key(&file).unwrap().expose(), made.expose());
+        assert_eq!(fs::metadata(&file).unwrap().mode() & 0o777, 0o600);
+    }
+
+    #[test]
+    fn a_root_key_that_others_may_read_or_that_is_none_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("root.key");
+        let key = root_key(&file).unwrap();
+        for mode in [0o640, 0o604, 0o620] {
+            fs::set_permissions(&file, Permissions::from_mode(mode)).unwrap();
+            let said = root_key(&file).unwrap_err().to_string();
+            assert!(
+                said.contains("chmod 600") && !said.contains(key.expose()),
+                "{said}"
+            );
+        }
+        fs::set_permissions(&file, Permissions::from_mode(0o600)).unwrap();
+        for text in ["", "hello", &key.expose()[1..], &"a".repeat(5_000)] {
+            fs::write(&file, text).unwrap();
+            let said = root_key(&file).unwrap_err().to_string();
+            assert!(
+                said.contains("root.key") && (text.is_empty() || !said.contains(text)),
+                "{said}"
+            );
+        }
+    }
+
+    #[test]
+    fn beyond_loopback_keys_are_needed_unless_somebody_gives_that_up() {
+        let mode_of = |address: &str, require_keys, insecure_no_keys| {
+            let admission = Admission {
+                require_keys,
+                insecure_no_keys,
+            };
+            mode(address.parse().unwrap(), admission)
+        };
+        for address in ["127.0.0.1:1", "[::1]:1"] {
+            assert_eq!(mode_of(address, false, false), AuthMode::Open);
+            assert_eq!(mode_of(address, true, false), AuthMode::Required);
+        }
+        for address in ["0.0.0.0:1", "[::]:1", "10.0.0.7:1"] {
+            assert_eq!(mode_of(address, false, false), AuthMode::Required);
+            assert_eq!(mode_of(address, false, true), AuthMode::Open);
+            assert_eq!(mode_of(address, true, true), AuthMode::Required);
+        }
+    }
+}
