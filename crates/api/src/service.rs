@@ -242,7 +242,15 @@ impl Service {
             relay: relayed,
         };
         let limits = HttpLimits::default();
-        let state = AppState::new(fleet, rows, feed, readiness, authenticator, limits);
+        let state = AppState::new(
+            fleet,
+            rows,
+            feed,
+            readiness,
+            authenticator,
+            config.agent_hub.clone(),
+            limits,
+        );
         Ok(Self { state, failed })
     }
 }

@@ -4,7 +4,7 @@ use crate::{
     BusError,
     access::{NatsKey, Role},
 };
-use async_nats::{Client, ConnectOptions, Event, ServerAddr, jetstream};
+use async_nats::{Client, ConnectError, ConnectErrorKind, ConnectOptions, Event, ServerAddr, jetstream};
 use backon::{BackoffBuilder, ExponentialBuilder};
 use std::{path::PathBuf, time::Duration};
 use tokio::sync::watch;
@@ -137,7 +137,7 @@ impl Connection {
             })
             .connect(servers)
             .await
-            .map_err(BusError::unavailable)?;
+            .map_err(|error| refused(&error))?;
         check_version(&client.server_info().version)?;
         // The first connection is told apart from the ones after a loss.
         let connected = generation.wait_for(|generation| *generation > 0);
@@ -172,6 +172,17 @@ impl Connection {
     #[must_use]
     pub fn is_connected(&self) -> bool {
         self.client.connection_state() == async_nats::connection::State::Connected
+    }
+}
+
+fn refused(error: &ConnectError) -> BusError {
+    match error.kind() {
+        ConnectErrorKind::AuthorizationViolation | ConnectErrorKind::Authentication => BusError::Unavailable(
+            "the server refuses this key (authorization violation): it is unknown or revoked, or no API replica runs that \
+             could let it in"
+                .to_owned(),
+        ),
+        _ => BusError::unavailable(error),
     }
 }
 

@@ -7,6 +7,7 @@ mod attacks;
 mod cluster;
 mod compose;
 mod docs;
+mod enrolment;
 mod faults;
 mod first_use;
 mod harness;

@@ -184,6 +184,7 @@ impl ApiError {
             } => Answer::new(StatusCode::BAD_GATEWAY, "backend_failed", said()).about(provider, *wake_id),
             Self::Rows(error) => of_rows(error),
             Self::Denied(denied) => denied::of_denied(denied),
+            Self::TokenRefused(_) => Answer::new(StatusCode::FORBIDDEN, "token_refused", said()),
             Self::Conflict { code, message } => Answer::new(StatusCode::CONFLICT, code, message.clone()),
             Self::Journal(_) => of_journal(),
             Self::NotReady => Answer::new(StatusCode::SERVICE_UNAVAILABLE, "not_ready", said()).retry_in(1),

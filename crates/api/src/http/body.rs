@@ -1,13 +1,15 @@
 //! Reading a request's body into memory: JSON only, up to a limit, counted against what all held bodies may take.
 
-use super::error::ApiError;
+use super::{AppState, error::ApiError};
 use crate::inference::{BodyBudget, HeldBytes};
 use axum::{
     body::{Body, BodyDataStream},
+    extract::Request,
     http::{HeaderMap, header},
 };
 use bytes::{Bytes, BytesMut};
 use futures::StreamExt;
+use serde::de::DeserializeOwned;
 use std::time::Duration;
 
 /// What is set aside at once for a body whose length is known, in bytes: a client that announces much and sends
@@ -18,6 +20,9 @@ const MAX_FIRST_ALLOCATION_BYTES: usize = 1024 * 1024;
 /// sent everything sees the refusal and not a broken connection.
 const LINGER: Duration = Duration::from_secs(1);
 const MAX_LINGER_BYTES: usize = 64 * 1024 * 1024;
+
+/// The largest body of a request about keys or agents, in bytes: all scopes with the longest names.
+const MAX_SMALL_BYTES: usize = 64 * 1024;
 
 /// A request's body, and its share of the memory for bodies.
 #[derive(Debug)]
@@ -59,6 +64,23 @@ fn is_json(content_type: &[u8]) -> bool {
         .trim_ascii();
     let essence = essence.to_ascii_lowercase();
     essence == b"application/json" || (essence.starts_with(b"application/") && essence.ends_with(b"+json"))
+}
+
+/// Reads a small body; none at all is an empty object.
+pub(super) async fn read_small<T: DeserializeOwned>(
+    state: &AppState,
+    request: Request,
+) -> Result<T, ApiError> {
+    let (parts, body) = request.into_parts();
+    check_media_type(&parts.headers)?;
+    let (idle, bodies) = (state.inner.limits.timings.body_idle, &state.inner.bodies);
+    let body = read(&parts.headers, body, MAX_SMALL_BYTES, idle, bodies).await?;
+    let json: &[u8] = match &*body.bytes {
+        [] => b"{}",
+        bytes => bytes,
+    };
+    serde_json::from_slice(json)
+        .map_err(|error| ApiError::invalid("invalid_body", None, format!("the body is wrong: {error}")))
 }
 
 /// Reads the whole body. `idle` is how long nothing may come.

@@ -11,7 +11,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use reveille_bus::{BusError, relay::RelayError};
-use reveille_domain::{ModelName, ProviderId, WakeId, rows::RowsError};
+use reveille_domain::{AgentRejection, ModelName, ProviderId, WakeId, rows::RowsError};
 use std::time::Duration;
 use thiserror::Error;
 use tracing::{info, warn};
@@ -79,6 +79,9 @@ pub(crate) enum ApiError {
     /// Because of who asks, or how much.
     #[error(transparent)]
     Denied(#[from] Denied),
+    /// What should let a machine in as an agent doesn't.
+    #[error(transparent)]
+    TokenRefused(AgentRejection),
     /// It contradicts what is.
     #[error("{message}")]
     Conflict { code: &'static str, message: String },
@@ -147,6 +150,7 @@ impl ApiError {
             | Self::Sleep(_)
             | Self::Rows(_)
             | Self::Denied(_)
+            | Self::TokenRefused(_)
             | Self::Conflict { .. }
             | Self::Journal(_)
             | Self::NotReady => true,

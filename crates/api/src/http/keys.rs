@@ -3,7 +3,7 @@
 
 use super::{
     ApiError, AppState,
-    body::{self, check_media_type},
+    body::read_small,
     extract::{Path, Query, parsed},
     queries::{Page, limit},
 };
@@ -20,12 +20,9 @@ use reveille_domain::{
     key::{KeyLimits, KeyTerms, MAX_SCOPES},
     rows::{self, Cursor, READ_WAIT, RowsError},
 };
-use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use serde::{Deserialize, Serialize};
 use std::time::Duration;
 use tokio::time::Instant;
-
-/// The largest body of a request about keys, in bytes: all scopes with the longest names.
-const MAX_BODY_BYTES: usize = 64 * 1024;
 
 /// A key without its secret, and what it has used in this replica.
 #[derive(Debug, Serialize)]
@@ -132,7 +129,7 @@ impl Create {
 }
 
 pub(super) async fn create(State(state): State<AppState>, request: Request) -> Result<Response, ApiError> {
-    let terms = read::<Create>(&state, request).await?.terms()?;
+    let terms = read_small::<Create>(&state, request).await?.terms()?;
     if state.inner.authenticator.keys().count() >= MAX_KEYS {
         return Err(ApiError::Conflict {
             code: "too_many_keys",
@@ -169,7 +166,7 @@ pub(super) async fn rotate(
     Path(id): Path<KeyId>,
     request: Request,
 ) -> Result<Response, ApiError> {
-    let Rotate { grace_s } = read(&state, request).await?;
+    let Rotate { grace_s } = read_small(&state, request).await?;
     let secret = SecretKey::generate_for(id).map_err(no_randomness)?;
     let hash = secret.hash();
     let command = move |at| KeyCommand::Rotate {
@@ -245,20 +242,6 @@ async fn reach(state: &AppState, sequence: u64) -> Result<(), ApiError> {
         return Ok(());
     }
     Err(RowsError::Behind { at: fleet.applied() }.into())
-}
-
-/// Reads a small body; none at all is an empty object.
-async fn read<T: DeserializeOwned>(state: &AppState, request: Request) -> Result<T, ApiError> {
-    let (parts, body) = request.into_parts();
-    check_media_type(&parts.headers)?;
-    let (idle, bodies) = (state.inner.limits.timings.body_idle, &state.inner.bodies);
-    let body = body::read(&parts.headers, body, MAX_BODY_BYTES, idle, bodies).await?;
-    let json: &[u8] = match &*body.bytes {
-        [] => b"{}",
-        bytes => bytes,
-    };
-    serde_json::from_slice(json)
-        .map_err(|error| ApiError::invalid("invalid_body", None, format!("the body is wrong: {error}")))
 }
 
 impl Made {

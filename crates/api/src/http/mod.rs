@@ -3,6 +3,7 @@
 //! Only inference POSTs and an explicit `wake` wake anything; a `GET` never does. Whatever goes wrong is answered with
 //! OpenAI's error object, with an `x-request-id`.
 
+mod agents;
 mod answer;
 mod auth;
 mod body;
@@ -27,6 +28,7 @@ use crate::{
     inference::{BodyBudget, Fleet, Inference, Live, Timings},
     keys::Authenticator,
     server::Refusal,
+    service::AgentHub,
 };
 use axum::{
     Router, middleware,
@@ -71,6 +73,7 @@ struct Shared {
     readiness: Box<dyn Fn() -> Readiness + Send + Sync>,
     bodies: BodyBudget,
     authenticator: Authenticator,
+    agent_hub: AgentHub,
     limits: HttpLimits,
 }
 
@@ -83,9 +86,11 @@ impl AppState {
         feed: Arc<dyn EventFeed>,
         readiness: impl Fn() -> Readiness + Send + Sync + 'static,
         authenticator: Authenticator,
+        agent_hub: AgentHub,
         limits: HttpLimits,
     ) -> Self {
-        Self::over(Arc::new(fleet), rows, feed, readiness, authenticator, limits)
+        let fleet = Arc::new(fleet);
+        Self::over(fleet, rows, feed, readiness, authenticator, agent_hub, limits)
     }
 
     fn over(
@@ -94,6 +99,7 @@ impl AppState {
         feed: Arc<dyn EventFeed>,
         readiness: impl Fn() -> Readiness + Send + Sync + 'static,
         authenticator: Authenticator,
+        agent_hub: AgentHub,
         limits: HttpLimits,
     ) -> Self {
         let inference = Arc::new(Inference::new(fleet.clone(), limits.timings.clone()));
@@ -108,6 +114,7 @@ impl AppState {
                 readiness,
                 bodies,
                 authenticator,
+                agent_hub,
                 limits,
             }),
         }
@@ -127,6 +134,8 @@ pub fn router(state: AppState) -> Router {
     inference
         .nest("/reveille/v1", queries::routes())
         .route_layer(authenticate)
+        // The token is what lets in.
+        .route("/reveille/v1/enroll", post(agents::enroll))
         .route("/livez", get(health::livez))
         .route("/readyz", get(health::readyz))
         .fallback(async || ApiError::UnknownPath)

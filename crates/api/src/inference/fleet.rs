@@ -2,6 +2,7 @@
 
 use crate::{
     commands::Commands,
+    identities::KnownAgent,
     registry::{Known, Registry},
     wakes::{Begun, SleepError, WakeError, Wakes, Woken},
 };
@@ -13,10 +14,12 @@ use reveille_bus::{
     relay::{RelayClient, RelayError, RequestHead, ResponseHead},
 };
 use reveille_domain::{
-    AgentName, Epoch, Key, KeyCommand, KeyId, KeyRejection, ProviderId, Timestamp, WakeCause,
+    Agent, AgentCommand, AgentName, AgentRejection, Epoch, Key, KeyCommand, KeyId, KeyRejection,
+    ProviderCommand, ProviderId, Timestamp, WakeCause,
 };
 use std::sync::Arc;
 use tokio::{sync::watch, time::Instant};
+use tracing::warn;
 
 /// A response as it came over the relay.
 pub(crate) struct Relayed {
@@ -36,6 +39,9 @@ pub(crate) enum RelayedBody {
 
 /// A key's command, once the time is known.
 pub(crate) type KeyCommandAt = Box<dyn FnOnce(Timestamp) -> KeyCommand + Send>;
+
+/// An agent's command, once the time is known.
+pub(crate) type AgentCommandAt = Box<dyn FnOnce(Timestamp) -> AgentCommand + Send>;
 
 /// The published providers, their wakes, and the way to their backends.
 #[async_trait]
@@ -76,6 +82,17 @@ pub(crate) trait Fleet: Send + Sync {
         cause: &'static str,
         command: KeyCommandAt,
     ) -> Result<Executed<Key>, CommandError<KeyRejection>>;
+    /// See [`Identities::all`](crate::identities::Identities::all).
+    fn agents(&self) -> Vec<(AgentName, Arc<KnownAgent>)>;
+    /// Runs an agent's command; `cause` stands in the commit.
+    async fn agent(
+        &self,
+        agent: &AgentName,
+        cause: &'static str,
+        command: AgentCommandAt,
+    ) -> Result<Executed<Agent>, CommandError<AgentRejection>>;
+    /// The agent's session is over: its providers are inactive. What isn't done at once is done when it counts as lost.
+    async fn stop_providers(&self, agent: &AgentName, cause: &'static str, epoch: Epoch);
     /// Sends a request and waits for the response's head. Dropping the future cancels the request.
     async fn relay(
         &self,
@@ -160,6 +177,29 @@ impl Fleet for Live {
         command: KeyCommandAt,
     ) -> Result<Executed<Key>, CommandError<KeyRejection>> {
         self.commands.key(id, cause, command).await
+    }
+
+    fn agents(&self) -> Vec<(AgentName, Arc<KnownAgent>)> {
+        self.registry.identities().all()
+    }
+
+    async fn agent(
+        &self,
+        agent: &AgentName,
+        cause: &'static str,
+        command: AgentCommandAt,
+    ) -> Result<Executed<Agent>, CommandError<AgentRejection>> {
+        self.commands.agent(agent, cause, command).await
+    }
+
+    async fn stop_providers(&self, agent: &AgentName, cause: &'static str, epoch: Epoch) {
+        for known in self.registry.of_agent(agent) {
+            let id = &known.provider.id;
+            let stopped = |at| ProviderCommand::AgentStopped { epoch, at };
+            if let Err(error) = self.commands.provider(id, cause, stopped).await {
+                warn!(provider.name = %id, %error, "{id} is not inactive yet");
+            }
+        }
     }
 
     async fn relay(

@@ -24,7 +24,7 @@ pub(crate) use budget::{BodyBudget, HeldBytes};
 pub(crate) use eta::{now_ms, time_left, usual_wake};
 #[cfg(test)]
 pub(crate) use fleet::KeyCommandAt;
-pub(crate) use fleet::{Fleet, Live, Relayed, RelayedBody};
+pub(crate) use fleet::{AgentCommandAt, Fleet, Live, Relayed, RelayedBody};
 pub(crate) use in_flight::Counted;
 pub(crate) use options::{BadOption, Options, Progress, WakeMode};
 pub(crate) use peek::{BadBody, Surface, peek};

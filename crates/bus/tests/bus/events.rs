@@ -14,7 +14,7 @@ use reveille_domain::{
     SessionId, Timestamp, WakeCause, WakeId, WakeSpec,
     key::{KeyLimits, KeyTerms},
 };
-use reveille_tests::Nats;
+use reveille_tests::{Nats, wait_until};
 use std::time::Duration;
 use uuid::Uuid;
 
@@ -226,7 +226,14 @@ pub async fn stored(connection: &Connection) -> Vec<Stored> {
     let last = stream.cached_info().state.last_sequence;
     let mut all = vec![];
     for sequence in 1..=last {
-        match stream.get_raw_message(sequence).await {
+        // A cluster that has only just got a node back may not answer yet.
+        let read = wait_until("the commit could be read", PATIENCE, async || {
+            match stream.get_raw_message(sequence).await {
+                Err(error) if error.kind() != RawMessageErrorKind::NoMessageFound => None,
+                read => Some(read),
+            }
+        });
+        match read.await {
             Ok(message) => all.push(Stored {
                 sequence,
                 subject: message.subject.to_string(),

@@ -1,4 +1,4 @@
-//! `/reveille/v1`: what is and what was, in pages, waking and putting to sleep by hand, and keys.
+//! `/reveille/v1`: what is and what was, in pages, waking and putting to sleep by hand, keys and agents.
 //!
 //! A page is `{"data": […], "next": cursor | null, "applied": sequence}`; `next` goes on from there, `applied` is the
 //! journal sequence that the page has taken in, and `min_seq` waits for one, to read one's own writes. `sort` orders a list,
@@ -12,7 +12,7 @@ mod wakes;
 
 pub use events::EventFeed;
 
-use super::{ApiError, AppState, auth, extract::parsed, keys};
+use super::{ApiError, AppState, agents, auth, extract::parsed, keys};
 use axum::{
     Json, Router, middleware,
     routing::{delete, get, post},
@@ -33,11 +33,14 @@ pub(super) fn routes() -> Router<AppState> {
         .route("/wakes", get(wakes::list))
         .route("/wakes/{id}", get(wakes::one))
         .route("/events", get(events::list_or_follow))
+        .route("/agents", get(agents::list))
         .route("/status", get(status::status))
         .route_layer(middleware::from_fn(auth::may_query));
     let orders = Router::new()
         .route("/providers/{agent}/{provider}/wake", post(providers::wake))
         .route("/providers/{agent}/{provider}/sleep", post(providers::sleep))
+        .route("/agents/{agent}", delete(agents::revoke))
+        .route("/agents/{agent}/tokens", post(agents::issue_token))
         .route("/keys", get(keys::list).post(keys::create))
         .route("/keys/{id}", delete(keys::revoke))
         .route("/keys/{id}/rotate", post(keys::rotate))

@@ -1,7 +1,8 @@
 //! Providers that do what a test says.
 
 use crate::{
-    inference::{Fleet, KeyCommandAt, Relayed, RelayedBody},
+    identities::{Identities, KnownAgent},
+    inference::{AgentCommandAt, Fleet, KeyCommandAt, Relayed, RelayedBody},
     keys::Keys,
     registry::Known,
     wakes::{Begun, SleepError, WakeError, Woken},
@@ -14,8 +15,8 @@ use reveille_bus::{
     relay::{RelayError, RequestHead, ResponseHead},
 };
 use reveille_domain::{
-    AgentName, Epoch, Failures, Key, KeyId, KeyRejection, ModelName, ProviderId, ProviderSpec, RecipeKind,
-    ReportId, ReportSeq, Status, Timestamp, Wake, WakeCause, WakeId, WakeSpec,
+    Agent, AgentName, AgentRejection, Epoch, Failures, Key, KeyId, KeyRejection, ModelName, ProviderId,
+    ProviderSpec, RecipeKind, ReportId, ReportSeq, Status, Timestamp, Wake, WakeCause, WakeId, WakeSpec,
     provider::{InactiveReason, Registered, Resting, WakeCounts},
 };
 use std::{
@@ -62,6 +63,9 @@ pub(super) struct ScriptedFleet {
     causes: Mutex<Vec<WakeCause>>,
     made: Mutex<HashMap<KeyId, Key>>,
     pub keys: Keys,
+    enrolled: Mutex<HashMap<AgentName, Agent>>,
+    pub identities: Identities,
+    pub stopped: AtomicUsize,
     /// How many seconds have passed.
     pub secs: AtomicU64,
     pub not_ready: AtomicBool,
@@ -335,6 +339,34 @@ impl Fleet for ScriptedFleet {
             events,
             sequence: self.applied(),
         })
+    }
+
+    fn agents(&self) -> Vec<(AgentName, Arc<KnownAgent>)> {
+        self.identities.all()
+    }
+
+    async fn agent(
+        &self,
+        agent: &AgentName,
+        _: &'static str,
+        command: AgentCommandAt,
+    ) -> Result<Executed<Agent>, CommandError<AgentRejection>> {
+        let mut enrolled = self.enrolled.lock().expect("lock");
+        let state = enrolled.entry(agent.clone()).or_default();
+        let events = state
+            .decide(&command(self.now()))
+            .map_err(CommandError::Rejected)?;
+        *state = events.iter().fold(std::mem::take(state), Agent::evolve);
+        self.identities.take(agent, state, self.applied());
+        Ok(Executed {
+            state: state.clone(),
+            events,
+            sequence: self.applied(),
+        })
+    }
+
+    async fn stop_providers(&self, _: &AgentName, _: &'static str, _: Epoch) {
+        self.stopped.fetch_add(1, Ordering::SeqCst);
     }
 
     async fn relay(

@@ -11,6 +11,7 @@ mod streams;
 mod waking;
 
 use super::{AppState, EventFeed, HttpLimits, Readiness, router};
+use crate::service::AgentHub;
 use crate::{
     inference::Timings,
     keys::{AuthMode, Authenticator, SecretKey},
@@ -125,6 +126,10 @@ impl Served {
             feed.clone(),
             readiness,
             authenticator,
+            AgentHub {
+                nats_url: "tls://hub.example:4222".to_owned(),
+                ca_pem: None,
+            },
             limits,
         );
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0")

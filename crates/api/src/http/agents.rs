@@ -1,0 +1,282 @@
+//! Agents: which there are, letting a machine's key in by a token, and revoking.
+//!
+//! A token's secret is in an answer once. A machine that enrols sends the public half of its key; nobody ever sees the
+//! other half.
+
+use super::{
+    ApiError, AppState,
+    body::read_small,
+    extract::{Path, Query, parsed},
+    queries::{Page, limit},
+};
+use crate::{identities::KnownAgent, inference::AgentCommandAt};
+use axum::{
+    Json,
+    extract::{Request, State},
+    http::StatusCode,
+};
+use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD as BASE64};
+use reveille_bus::{CommandError, Executed, access::NatsKey};
+use reveille_domain::{
+    Agent, AgentCommand, AgentEvent, AgentKey, AgentName, AgentRejection, Epoch, MAX_TOKEN_LIFETIME,
+    SecretHash, Timestamp, TokenId,
+    rows::{self, Cursor, READ_WAIT, RowsError},
+};
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+use std::time::Duration;
+use tokio::time::Instant;
+use tracing::info;
+use uuid::Uuid;
+
+/// What stands in the commits that this brings.
+const CAUSE: &str = "operator";
+/// What stands in the commit of an enrolment.
+const ENROLS: &str = "enroll";
+/// A token's secret is this many random bytes.
+const SECRET_BYTES: usize = 32;
+
+/// An agent as this replica knows it.
+#[derive(Debug, Serialize)]
+pub(super) struct AgentRow {
+    agent: AgentName,
+    epoch: Epoch,
+    /// When its current session began, and the version of its program.
+    connected_at_ms: Option<Timestamp>,
+    version: Option<String>,
+    /// The public half of the key by which it is known.
+    key: Option<AgentKey>,
+    enrolled_at_ms: Option<Timestamp>,
+    revoked_at_ms: Option<Timestamp>,
+    /// How many providers it publishes.
+    providers: usize,
+    /// The journal sequence of its last commit.
+    updated_seq: u64,
+}
+
+impl AgentRow {
+    fn of(agent: AgentName, known: &KnownAgent, providers: usize) -> Self {
+        let session = known.session.as_ref();
+        Self {
+            epoch: known.epoch,
+            connected_at_ms: session.map(|(since, _)| *since),
+            version: session.map(|(_, version)| version.clone()),
+            key: known.access.key().cloned(),
+            enrolled_at_ms: known.access.enrolled_at(),
+            revoked_at_ms: known.access.revoked_at(),
+            providers,
+            updated_seq: known.sequence,
+            agent,
+        }
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Paging {
+    after: Option<Cursor>,
+    #[serde(default, rename = "limit", deserialize_with = "parsed")]
+    rows: Option<u32>,
+}
+
+/// By name; the cursor is the name of the page's last.
+pub(super) async fn list(
+    State(state): State<AppState>,
+    Query(paging): Query<Paging>,
+) -> Result<Json<Page<AgentRow>>, ApiError> {
+    let fleet = &state.inner.fleet;
+    if !fleet.is_ready() {
+        return Err(ApiError::NotReady);
+    }
+    let after = paging.after.map(|after| AgentName::parse(after.as_str()));
+    let after = after.transpose().map_err(|_| RowsError::BadCursor)?;
+    let (limit, applied) = (limit(paging.rows), fleet.applied());
+    let mut agents = fleet.agents();
+    agents.retain(|(name, _)| after.as_ref().is_none_or(|after| name > after));
+    agents.truncate(limit.rows() + 1);
+    let page = rows::Page::cut(agents, limit, applied, |(name, _)| Cursor::new(name.to_string()));
+    let published = fleet.all();
+    let of = |agent: &AgentName| {
+        published
+            .iter()
+            .filter(|known| known.provider.id.agent == *agent)
+            .count()
+    };
+    let rows = page.items.into_iter().map(|(name, known)| {
+        let providers = of(&name);
+        AgentRow::of(name, &known, providers)
+    });
+    Ok(Json(Page::new(rows.collect(), page.next, applied)))
+}
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct IssueToken {
+    /// How long it lets somebody in, in seconds.
+    expires_in_s: Option<u64>,
+}
+
+/// A token: the only time that its secret is told.
+#[derive(Serialize)]
+pub(super) struct IssuedToken {
+    agent: AgentName,
+    token_id: TokenId,
+    secret: String,
+    expires_at_ms: Timestamp,
+}
+
+pub(super) async fn issue_token(
+    State(state): State<AppState>,
+    Path(agent): Path<AgentName>,
+    request: Request,
+) -> Result<(StatusCode, Json<IssuedToken>), ApiError> {
+    let IssueToken { expires_in_s } = read_small(&state, request).await?;
+    let lifetime = expires_in_s.map_or(MAX_TOKEN_LIFETIME, Duration::from_secs);
+    if lifetime.is_zero() {
+        return Err(ApiError::invalid(
+            "invalid_token",
+            "expires_in_s",
+            "it must be more than 0",
+        ));
+    }
+    let token = TokenId(Uuid::now_v7());
+    let secret: [u8; SECRET_BYTES] = rand::random();
+    let hash = SecretHash::new(Sha256::digest(secret).into());
+    let name = agent.clone();
+    let command = Box::new(move |at: Timestamp| AgentCommand::IssueToken {
+        name,
+        token,
+        secret: hash,
+        expires_at: at.plus(lifetime),
+        at,
+    });
+    let done = run(&state, &agent, CAUSE, command).await?;
+    info!(agent.name = %agent, token.id = %token, journal.sequence = done.sequence, "gave out a token for {agent}");
+    let expires_at_ms = done.events.iter().find_map(|event| match event {
+        AgentEvent::AgentTokenIssued { expires_at_ms, .. } => Some(*expires_at_ms),
+        _ => None,
+    });
+    let issued = IssuedToken {
+        agent,
+        token_id: token,
+        secret: BASE64.encode(secret),
+        expires_at_ms: expires_at_ms.unwrap_or_default(),
+    };
+    Ok((StatusCode::CREATED, Json(issued)))
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Enroll {
+    agent: AgentName,
+    token_id: TokenId,
+    secret: String,
+    /// The public half of the machine's key.
+    key: String,
+}
+
+/// Where the machine finds the hub.
+#[derive(Serialize)]
+pub(super) struct Enrolled {
+    agent: AgentName,
+    nats_url: String,
+    ca_pem: Option<String>,
+}
+
+pub(super) async fn enroll(
+    State(state): State<AppState>,
+    request: Request,
+) -> Result<Json<Enrolled>, ApiError> {
+    let Enroll {
+        agent,
+        token_id: token,
+        secret,
+        key,
+    } = read_small(&state, request).await?;
+    let key = Some(key).filter(|key| NatsKey::is_public_user_key(key));
+    let key = key.and_then(|key| AgentKey::parse(&key).ok());
+    let key =
+        key.ok_or_else(|| ApiError::invalid("invalid_key", "key", "it is no public key of a NATS user"))?;
+    let secret = SecretHash::new(Sha256::digest(BASE64.decode(&secret).unwrap_or_default()).into());
+    let name = agent.clone();
+    let command = Box::new(move |at| AgentCommand::Enroll {
+        name,
+        token,
+        secret,
+        key,
+        at,
+    });
+    let done = run(&state, &agent, ENROLS, command).await?;
+    info!(agent.name = %agent, token.id = %token, journal.sequence = done.sequence, "{agent} was enrolled");
+    let hub = &state.inner.agent_hub;
+    Ok(Json(Enrolled {
+        agent,
+        nats_url: hub.nats_url.clone(),
+        ca_pem: hub.ca_pem.clone(),
+    }))
+}
+
+#[derive(Serialize)]
+pub(super) struct Revoked {
+    agent: AgentName,
+    /// False when there was nothing to revoke.
+    revoked: bool,
+    /// The journal sequence of its last commit.
+    sequence: u64,
+}
+
+pub(super) async fn revoke(
+    State(state): State<AppState>,
+    Path(agent): Path<AgentName>,
+) -> Result<Json<Revoked>, ApiError> {
+    let fleet = &state.inner.fleet;
+    if !fleet.agents().iter().any(|(name, _)| *name == agent) {
+        return Err(ApiError::NotFound {
+            what: "agent",
+            name: agent.to_string(),
+        });
+    }
+    let name = agent.clone();
+    let command = Box::new(move |at| AgentCommand::Revoke { name, at });
+    let done = run(&state, &agent, CAUSE, command).await?;
+    info!(agent.name = %agent, journal.sequence = done.sequence, "{agent} was revoked");
+    fleet.stop_providers(&agent, CAUSE, done.state.epoch()).await;
+    Ok(Json(Revoked {
+        agent,
+        revoked: !done.events.is_empty(),
+        sequence: done.sequence,
+    }))
+}
+
+/// Runs a command, and waits until this replica has folded what it has changed: whoever joins is let in then.
+async fn run(
+    state: &AppState,
+    agent: &AgentName,
+    cause: &'static str,
+    command: AgentCommandAt,
+) -> Result<Executed<Agent>, ApiError> {
+    let fleet = &state.inner.fleet;
+    let done = fleet.agent(agent, cause, command).await.map_err(refused)?;
+    fleet.applied_to(done.sequence, Instant::now() + READ_WAIT).await;
+    Ok(done)
+}
+
+fn refused(error: CommandError<AgentRejection>) -> ApiError {
+    match error {
+        CommandError::Rejected(AgentRejection::TokenTooLong) => ApiError::invalid(
+            "invalid_token",
+            "expires_in_s",
+            AgentRejection::TokenTooLong.to_string(),
+        ),
+        CommandError::Rejected(
+            rejection @ (AgentRejection::TokenUnknown
+            | AgentRejection::TokenUsed
+            | AgentRejection::TokenExpired),
+        ) => ApiError::TokenRefused(rejection),
+        CommandError::Rejected(rejection @ AgentRejection::SessionSuperseded { .. }) => ApiError::Conflict {
+            code: "agent_conflict",
+            message: rejection.to_string(),
+        },
+        CommandError::Bus(error) => ApiError::Journal(error),
+    }
+}

@@ -1,0 +1,194 @@
+//! A machine joins by a token, serves, and is shown out: by the commands that people type, on the hub that `reveille up`
+//! runs by itself.
+
+use reveille_tests::{Api, Exit, Process, World, wait_until};
+use serde_json::{Value, json};
+use std::{
+    fs,
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+    time::{Instant, SystemTime, UNIX_EPOCH},
+};
+
+use crate::scene::SOON;
+
+struct Hub {
+    api: Api,
+    world: World,
+}
+
+impl Hub {
+    async fn new() -> Self {
+        let world = World::new().await;
+        let api = world.up(&world.folder().join("hub"), "", &[]);
+        api.wait_until_ready().await;
+        Self { api, world }
+    }
+
+    async fn run(&self, words: &[&str]) -> Process {
+        let command = self.world.reveille(words[0]).args(&words[1..]);
+        let process = command.env("REVEILLE_API_URL", self.api.url()).start();
+        process.wait_for_exit(SOON).await;
+        process
+    }
+
+    async fn token(&self, agent: &str, expires: &str) -> (String, u64) {
+        let made = self
+            .run(&["agent-token", "create", agent, "--expires", expires, "-o", "json"])
+            .await;
+        let made: Value = serde_json::from_str(&made.log()).unwrap_or_else(|_| panic!("{}", made.log()));
+        let token = made["token"].as_str().expect("a token").to_owned();
+        (token, made["expires_at_ms"].as_u64().expect("a time"))
+    }
+
+    /// Joins on a machine of which only a folder is seen.
+    async fn join(&self, machine: &Path, token: &str, more: &[&str]) -> Process {
+        let config = machine.join("agent.toml").display().to_string();
+        let words = [&["join", token, "--config", &config, "--ports", "1"], more].concat();
+        self.run(&words).await
+    }
+
+    fn machine(&self, name: &str) -> PathBuf {
+        self.world.folder().join(name)
+    }
+
+    fn agent(&self, machine: &Path) -> Process {
+        let command = self
+            .world
+            .reveille("agent")
+            .arg("--config")
+            .arg(machine.join("agent.toml"));
+        command.arg("--data-dir").arg(machine.join("data")).start()
+    }
+}
+
+#[tokio::test]
+async fn a_machine_joins_by_a_token_serves_and_is_shown_out_when_it_is_revoked() {
+    let hub = Hub::new().await;
+    let backend = hub.world.backend(&[]);
+    backend.start_and_wait().await;
+    let (token, _) = hub.token("gpu-box", "15m").await;
+    let machine = hub.machine("machine");
+    let joined = hub.join(&machine, &token, &[]).await;
+    assert_eq!(joined.exit(), Some(Exit::Code(0)), "{}", joined.log());
+    let mode = |name: &str| {
+        fs::metadata(machine.join(name))
+            .expect("a file")
+            .permissions()
+            .mode()
+            & 0o777
+    };
+    assert_eq!((mode("gpu-box.nk"), mode("agent.toml")), (0o600, 0o600));
+
+    let config = machine.join("agent.toml");
+    let provider = format!(
+        "\n[[provider]]\nname = \"vllm\"\nbase_url = \"{}\"\nmodels = [{{ id = \"stand-in\", as = \"qwen\" }}]\n",
+        backend.url()
+    );
+    fs::write(
+        &config,
+        fs::read_to_string(&config).expect("a config") + &provider,
+    )
+    .expect("written");
+    let agent = hub.agent(&machine);
+    hub.api.wait_for_status("gpu-box/qwen", "active", SOON).await;
+    let answer = hub.api.chat("qwen").await;
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    let agents = hub.run(&["agents"]).await.log();
+    assert!(agents.contains("gpu-box"), "{agents}");
+
+    let revoked = hub.run(&["agent", "revoke", "gpu-box"]).await;
+    let since = Instant::now();
+    assert_eq!(revoked.exit(), Some(Exit::Code(0)), "{}", revoked.log());
+    wait_until("its connections were ended", SOON, async || {
+        agent.log().contains("lost the connection to NATS").then_some(())
+    })
+    .await;
+    println!("cut {:?} after the command had ended", since.elapsed());
+    hub.api.wait_for_status("gpu-box/qwen", "inactive", SOON).await;
+    assert_eq!(hub.api.chat("qwen").await.error_code(), "provider_inactive");
+    agent.kill9();
+
+    // Whoever has only the old key is told so, and is not let in.
+    let again = hub.agent(&machine);
+    wait_until("the agent said why it isn't let in", SOON, async || {
+        again.log().contains("refuses this key").then_some(())
+    })
+    .await;
+    assert_eq!(hub.api.chat("qwen").await.error_code(), "provider_inactive");
+    again.kill9();
+
+    // The machine's old key is good again once a new token lets it in.
+    let (token, _) = hub.token("gpu-box", "15m").await;
+    let kept = fs::read_to_string(&config).expect("a config");
+    let joined = hub.join(&machine, &token, &["--force"]).await;
+    assert_eq!(joined.exit(), Some(Exit::Code(0)), "{}", joined.log());
+    fs::write(&config, kept).expect("written");
+    let _agent = hub.agent(&machine);
+    hub.api.wait_for_status("gpu-box/qwen", "active", SOON).await;
+}
+
+#[tokio::test]
+async fn a_token_that_is_used_expired_or_for_somebody_else_lets_nobody_in_and_says_why() {
+    let hub = Hub::new().await;
+    let (used, _) = hub.token("gpu-box", "15m").await;
+    let first = hub.machine("first");
+    assert_eq!(hub.join(&first, &used, &[]).await.exit(), Some(Exit::Code(0)));
+    // The same machine again is the retry of one whose answer was lost.
+    let retried = hub.join(&first, &used, &["--force"]).await;
+    assert_eq!(retried.exit(), Some(Exit::Code(0)), "{}", retried.log());
+
+    let refused = async |name: &str, token: &str, more: &[&str], code: i32, says: &str| {
+        let joined = hub.join(&hub.machine(name), token, more).await;
+        let log = joined.log();
+        assert_eq!(joined.exit(), Some(Exit::Code(code)), "{log}");
+        assert!(log.contains(says), "{log}");
+        assert!(
+            !hub.machine(name).join("agent.toml").exists(),
+            "{name} has a config"
+        );
+    };
+    refused("thief", &used, &[], 1, "the token was used").await;
+    let (other, _) = hub.token("other-box", "15m").await;
+    refused(
+        "misnamed",
+        &other,
+        &["--name", "gpu-box"],
+        2,
+        "the token is for other-box",
+    )
+    .await;
+    refused("mangled", &other[..other.len() - 4], &[], 2, "it is no token").await;
+    let (late, expires_at_ms) = hub.token("late-box", "1s").await;
+    wait_until("the token had expired", SOON, async || {
+        let now = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .expect("a time")
+            .as_millis();
+        (now > u128::from(expires_at_ms) + 1_500).then_some(())
+    })
+    .await;
+    refused("late", &late, &[], 1, "the token has expired").await;
+
+    // What no token is for answers alike, whether the agent is known or not, and tells no more.
+    for agent in ["gpu-box", "unknown-box"] {
+        let guess = json!({
+            "agent": agent,
+            "token_id": "01990000-0000-7000-8000-000000000001",
+            "secret": "AAAA",
+            "key": "UDXU4RCSJNZOIQHZNWXHXORDPRTGNJAHAHFRGZNEEJCPQTT2M7NLCNF4",
+        });
+        let answer = hub.api.post("/reveille/v1/enroll", &guess).await;
+        assert_eq!(
+            (answer.status, answer.error_code()),
+            (403, "token_refused".to_owned()),
+            "{}",
+            answer.text()
+        );
+    }
+    let journal = hub.api.get("/reveille/v1/events?limit=1000").await.text();
+    assert!(
+        journal.contains("AgentTokenIssued") && !journal.contains("\"secret\""),
+        "{journal}"
+    );
+}
