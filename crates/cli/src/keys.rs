@@ -42,7 +42,7 @@ pub struct Create {
     /// What to call it.
     #[arg(long)]
     pub name: KeyName,
-    /// What it may do: infer:*, infer:<model>, infer:<agent>/<model>, query, admin.
+    /// What it may do: infer:*, infer:MODEL, infer:AGENT/MODEL, query, admin.
     #[arg(
         long = "scope",
         value_name = "SCOPE,…",

@@ -160,6 +160,7 @@ async fn an_agent_that_connects_after_the_wake_was_requested_gets_it() {
 #[tokio::test]
 async fn a_paused_agent_that_goes_on_is_active_again_by_itself() {
     let scene = Scene::awake(QUICK_HEARTBEAT, "").await;
+    scene.is_heard().await;
     scene.agent.sigstop();
     scene.is("inactive").await;
     scene.agent.sigcont();

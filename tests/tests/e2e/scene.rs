@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use reveille_tests::{AgentConfig, Answer, Api, Backend, Commit, Process, WakeController, World};
+use reveille_tests::{AgentConfig, Answer, Api, Backend, Commit, Process, WakeController, World, wait_until};
 
 /// Long enough for anything that isn't broken, on a machine that is busy with other tests.
 pub const SOON: Duration = Duration::from_secs(30);
@@ -82,6 +82,15 @@ impl Scene {
     /// Waits until the row has this status.
     pub async fn is(&self, status: &str) {
         self.api.wait_for_status(LLM, status, SOON).await;
+    }
+
+    /// Waits until the agent's heartbeat was heard, which says how often there will be one: before that, an agent may be
+    /// silent for as long as one of the usual period.
+    pub async fn is_heard(&self) {
+        wait_until("the agent was heard", SOON, async || {
+            self.api.llm(LLM).await?["last_heartbeat_ms"].as_u64()
+        })
+        .await;
     }
 
     /// Sends a chat completion.
