@@ -95,3 +95,86 @@ async fn an_agent_refuses_plaintext_to_another_machine_unless_its_config_allows_
     assert_eq!(agent.wait_for_exit(SOON).await, Exit::Code(2), "{}", agent.log());
     assert!(agent.log().contains("allow_plaintext"), "{}", agent.log());
 }
+
+/// Copies the configs of the servers, which `hub init` writes beside.
+fn copy_server_configs(hub: &Machine) {
+    let (from, to) = (
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("../nats"),
+        hub.folder.path().join("nats"),
+    );
+    fs::create_dir(&to).expect("a folder");
+    for name in ["single.conf", "locked.conf"] {
+        fs::copy(from.join(name), to.join(name)).expect("a config");
+    }
+}
+
+#[tokio::test]
+async fn a_machine_joins_a_locked_hub_over_a_network_by_the_documented_commands() {
+    if let Some(why) = obstacle() {
+        eprintln!("skipped: {why}");
+        return;
+    }
+    let [on_hub, token, on_gpu_box, revoke] =
+        blocks_of("a_machine_joins_a_locked_hub_over_a_network_by_the_documented_commands");
+    let (hub, gpu_box) = (Machine::new().await, Machine::new().await);
+    join(&hub, &gpu_box);
+    copy_server_configs(&hub);
+    install_ollama(&gpu_box);
+    let [init, nats, up]: [&str; 3] = on_hub
+        .lines()
+        .collect::<Vec<_>>()
+        .try_into()
+        .expect("three commands");
+    hub.does(init);
+    let _nats = hub.start("nats", nats);
+    let up = hub.start("up", up);
+    let printed = hub.prints(&token, "rvt_").await;
+    let ca = hub.folder.path().join("nats/hub/ca.pem");
+    fs::copy(ca, gpu_box.folder.path().join("ca.pem")).expect("the authority");
+
+    // The network between sees no token, and a stranger on it gets nowhere.
+    let stranger = gpu_box.run("reveille journal verify --nats tls://192.0.2.1:4222 --nats-ca ca.pem");
+    assert!(!stranger.status.success());
+    let said = String::from_utf8_lossy(&stranger.stderr).into_owned();
+    assert!(said.contains("refuses this key"), "{said}");
+
+    let [join_line, agent_line] = lines(&on_gpu_box);
+    let printed = printed
+        .lines()
+        .find(|line| line.contains("rvt_"))
+        .expect("a command")
+        .trim();
+    gpu_box.does(&join_line.replace("reveille join rvt_…", printed));
+    let config = gpu_box.folder.path().join("agent.toml");
+    let provider = "\n[[provider]]\nname = \"ollama\"\nbase_url = \"http://127.0.0.1:11434\"\nmodels = [\"qwen2.5:7b\"]\n\
+         [provider.wake]\ntype = \"command\"\ncommand = \"ollama\"\nargs = [\"serve\"]\nrun = \"serve\"\n";
+    fs::write(&config, fs::read_to_string(&config).expect("a config") + provider).expect("written");
+    let agent = gpu_box.start("agent", agent_line);
+
+    let root = fs::read_to_string(hub.folder.path().join(".local/share/reveille/root.key")).expect("a key");
+    let root = root.trim();
+    let llms = format!("reveille llms --api https://192.0.2.1:8420 --ca ca.pem --key {root}");
+    gpu_box.prints(&llms, "hibernating").await;
+    let ask = format!(
+        "curl --silent --show-error --max-time 30 --cacert ca.pem https://192.0.2.1:8420/v1/chat/completions \
+         -H 'authorization: Bearer {root}' -H 'content-type: application/json' \
+         -d '{{\"model\": \"{MODEL}\", \"messages\": [{{\"role\": \"user\", \"content\": \"hello\"}}]}}'"
+    );
+    let answer = gpu_box.does(&ask);
+    assert!(
+        answer.contains("token-0"),
+        "{answer}\n{}\n{}",
+        up.log(),
+        agent.log()
+    );
+
+    hub.does(&revoke);
+    gpu_box.prints(&llms, "inactive").await;
+    let refused = gpu_box.does(&ask);
+    assert!(refused.contains("provider_inactive"), "{refused}");
+    assert!(
+        agent.log().contains("lost the connection to NATS"),
+        "{}",
+        agent.log()
+    );
+}
