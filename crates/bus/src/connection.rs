@@ -6,7 +6,7 @@ use crate::{
 };
 use async_nats::{Client, ConnectError, ConnectErrorKind, ConnectOptions, Event, ServerAddr, jetstream};
 use backon::{BackoffBuilder, ExponentialBuilder};
-use std::{path::PathBuf, time::Duration};
+use std::{net::IpAddr, path::PathBuf, time::Duration};
 use tokio::sync::watch;
 use tracing::{info, warn};
 
@@ -41,6 +41,33 @@ impl NatsServer {
             ca: None,
         }
     }
+
+    /// Whether each of its addresses begins with `tls://`.
+    fn is_tls(&self) -> bool {
+        self.url.split(',').all(|one| one.trim().starts_with("tls://"))
+    }
+
+    /// Host and port of the first of its addresses that leads to another machine without TLS; `None` when each is on this
+    /// machine or begins with `tls://`. What is no address leads nowhere.
+    #[must_use]
+    pub fn plaintext_beyond_loopback(&self) -> Option<String> {
+        let servers = self
+            .url
+            .split(',')
+            .filter_map(|one| one.trim().parse::<ServerAddr>().ok());
+        let mut hosts = servers.filter(|server| !server.host().is_empty());
+        let open = hosts.find(|server| !server.tls_required() && !is_loopback(server.host()))?;
+        let host = match open.host() {
+            ipv6 if ipv6.contains(':') => format!("[{ipv6}]"),
+            host => host.to_owned(),
+        };
+        Some(format!("{host}:{}", open.port()))
+    }
+}
+
+fn is_loopback(host: &str) -> bool {
+    let address = host.parse::<IpAddr>();
+    host == "localhost" || address.is_ok_and(|ip| ip.to_canonical().is_loopback())
 }
 
 /// Where NATS is, and as whom to speak there.
@@ -191,8 +218,13 @@ fn authenticated(options: &NatsOptions) -> ConnectOptions {
     if let Some(seed) = options.access.key.as_ref().and_then(NatsKey::seed) {
         connect = connect.nkey(seed);
     }
-    if let Some(ca) = &options.access.server.ca {
+    let server = &options.access.server;
+    if let Some(ca) = &server.ca {
         connect = connect.add_root_certificates(ca.clone());
+    }
+    if server.is_tls() {
+        // What a server says before the handshake may come from anybody on the way: other servers to go to, for one.
+        connect = connect.require_tls(true).ignore_discovered_servers();
     }
     connect
 }
@@ -274,6 +306,31 @@ mod tests {
         }
         for found in ["2.12.0", "2.15.1", "2.12.0-beta.1", "3.0.0"] {
             assert!(check_version(found).is_ok(), "{found}");
+        }
+    }
+
+    #[test]
+    fn every_address_off_this_machine_needs_tls() {
+        let beyond = |url: &str| NatsServer::at(url).plaintext_beyond_loopback();
+        for url in [
+            "nats://127.0.0.1:4222",
+            "127.9.9.9",
+            "nats://localhost",
+            "nats://[::1]:4222,nats://[::ffff:127.0.0.1]",
+            "tls://hub.example,nats://127.0.0.1",
+            "",
+            "http://hub.example",
+        ] {
+            assert_eq!(beyond(url), None, "{url}");
+        }
+        for (url, open) in [
+            ("nats://nats:4222", "nats:4222"),
+            ("hub.example", "hub.example:4222"),
+            ("nats://127.evil.example", "127.evil.example:4222"),
+            ("tls://a:1, nats://user:secret@10.0.0.2:2", "10.0.0.2:2"),
+            ("nats://127.0.0.1,nats://[2001:db8::1]:3", "[2001:db8::1]:3"),
+        ] {
+            assert_eq!(beyond(url).as_deref(), Some(open), "{url}");
         }
     }
 

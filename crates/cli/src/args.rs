@@ -3,6 +3,7 @@
 use crate::{enrol::Token, journal::JournalCommand, keys::KeyCommand};
 use clap::{Args, Parser, Subcommand, ValueEnum, builder::FalseyValueParser};
 use jiff::SignedDuration;
+use reveille_agent::config::Config;
 use reveille_domain::{
     AgentName, MAX_TOKEN_LIFETIME, ProviderId,
     rows::{EventSort, LlmSort, Sort, WakeSort},
@@ -138,15 +139,29 @@ pub enum Command {
     Config(ConfigCommand),
 }
 
-/// What the hub's NATS servers are shown, and whom they are believed to be.
+/// How the hub's processes speak to its NATS servers and to other machines.
 #[derive(Debug, Clone, Default, Args)]
-pub struct HubKeyArgs {
+pub struct HubArgs {
     /// The folder of the hub's keys, as `reveille hub init` makes it; only this process's own are read.
     #[arg(long, env = "REVEILLE_NATS_KEYS", value_name = "DIR")]
     pub nats_keys: Option<PathBuf>,
     /// A PEM file of the certificate authorities that are trusted for tls://, beside the system's own.
     #[arg(long, env = "REVEILLE_NATS_CA", value_name = "FILE")]
     pub nats_ca: Option<PathBuf>,
+    /// Serve and reach other machines without TLS: for a network that you trust, or behind a proxy that speaks it.
+    #[arg(long, env = "REVEILLE_ALLOW_PLAINTEXT", value_parser = FalseyValueParser::new())]
+    pub allow_plaintext: bool,
+}
+
+impl HubArgs {
+    /// The same, and plaintext also where the agent's config allows it.
+    pub fn allowed_by(&self, config: Option<&Config>) -> Self {
+        let configured = config.is_some_and(|config| config.agent.allow_plaintext);
+        Self {
+            allow_plaintext: self.allow_plaintext || configured,
+            ..self.clone()
+        }
+    }
 }
 
 /// `reveille up`.
@@ -169,7 +184,7 @@ pub struct Up {
     #[arg(long, env = "REVEILLE_NATS_URL", value_name = "URL", hide_env_values = true)]
     pub nats: Option<String>,
     #[command(flatten)]
-    pub keys: HubKeyArgs,
+    pub hub: HubArgs,
     /// Where agents reach the hub's NATS servers, for those that join [default: as this process does].
     #[arg(long, env = "REVEILLE_AGENTS_NATS_URL", value_name = "URL")]
     pub agents_nats: Option<String>,
@@ -201,7 +216,7 @@ pub struct Api {
     #[arg(long, env = "REVEILLE_NATS_URL", value_name = "URL", hide_env_values = true)]
     pub nats: String,
     #[command(flatten)]
-    pub keys: HubKeyArgs,
+    pub hub: HubArgs,
     /// Where the API listens.
     #[arg(long, env = "REVEILLE_LISTEN", value_name = "ADDRESS", default_value = DEFAULT_LISTEN)]
     pub listen: SocketAddr,
@@ -237,9 +252,6 @@ pub struct TlsArgs {
     /// The certificate's private key, in PEM.
     #[arg(long, env = "REVEILLE_TLS_KEY", value_name = "FILE", requires = "tls_cert")]
     pub tls_key: Option<PathBuf>,
-    /// Serve other machines without TLS: for a proxy in front that speaks it, or a network that you trust.
-    #[arg(long, env = "REVEILLE_ALLOW_PLAINTEXT", value_parser = FalseyValueParser::new())]
-    pub allow_plaintext: bool,
 }
 
 /// `reveille agent`.
@@ -372,7 +384,7 @@ pub struct Projector {
     #[arg(long, env = "REVEILLE_NATS_URL", value_name = "URL", hide_env_values = true)]
     pub nats: String,
     #[command(flatten)]
-    pub keys: HubKeyArgs,
+    pub hub: HubArgs,
     /// The Postgres database to fill.
     #[arg(
         long,
@@ -564,7 +576,7 @@ pub struct Doctor {
     #[arg(long, env = "REVEILLE_NATS_URL", value_name = "URL", hide_env_values = true)]
     pub nats: Option<String>,
     #[command(flatten)]
-    pub keys: HubKeyArgs,
+    pub hub: HubArgs,
     /// The Postgres database of the rows; without it none is looked at.
     #[arg(
         long,

@@ -1,12 +1,13 @@
 //! How the processes of a hub reach its NATS servers: the address, the keys, and who speaks.
 
-use crate::{args::HubKeyArgs, failure::Failure};
+use crate::{args::HubArgs, failure::Failure};
 use reveille_api::Doors;
 use reveille_bus::{
     NatsAccess, NatsServer,
     access::{HubKeys, NatsKeyError, Role},
 };
 use std::{fs, path::PathBuf};
+use tracing::warn;
 
 /// Where the hub's NATS is, and the folder of keys that it asks for.
 #[derive(Debug, Clone)]
@@ -17,14 +18,27 @@ pub struct HubNats {
 
 impl HubNats {
     /// The servers that the command line names.
-    pub fn named(url: &str, args: &HubKeyArgs) -> Self {
-        Self {
-            server: NatsServer {
-                url: url.to_owned(),
-                ca: args.nats_ca.clone(),
-            },
-            keys: args.nats_keys.as_deref().map(HubKeys::of),
+    ///
+    /// # Errors
+    /// When one of them is another machine, would be spoken to in plaintext, and nobody has allowed that.
+    pub fn named(url: &str, args: &HubArgs) -> Result<Self, Failure> {
+        let server = NatsServer {
+            url: url.to_owned(),
+            ca: args.nats_ca.clone(),
+        };
+        if let Some(open) = server.plaintext_beyond_loopback()
+            && !args.allow_plaintext
+        {
+            return Err(Failure::Config(format!(
+                "--nats: {open} is not on this machine and would be spoken to without TLS: whoever is on the way could read \
+                 prompts and answers, and act in this process's name. Write tls://{open} (and --nats-ca FILE for an authority \
+                 of the hub's own); or give --allow-plaintext, if you trust the network"
+            )));
         }
+        Ok(Self {
+            server,
+            keys: args.nats_keys.as_deref().map(HubKeys::of),
+        })
     }
 
     /// A server of our own, which lets in whoever has one of these keys.
@@ -38,6 +52,17 @@ impl HubNats {
     /// Its address, and whose certificates it may show.
     pub const fn server(&self) -> &NatsServer {
         &self.server
+    }
+
+    /// Says so in the log, if it is spoken to in plaintext on another machine.
+    pub fn warn_of_plaintext(&self) {
+        if let Some(open) = self.server.plaintext_beyond_loopback() {
+            warn!(
+                nats.server = open,
+                "NATS at {open} is spoken to without TLS (--allow-plaintext): whoever is on the way reads prompts and \
+                 answers, and may act in this process's name"
+            );
+        }
     }
 
     /// How `role` reaches it; with the role's key, if there is a folder of keys.

@@ -22,7 +22,7 @@ pub async fn run(args: Projector) -> Result<(), Failure> {
     logging::start()?;
     let signals = Signals::listen()?;
     let config = ProjectorConfig {
-        nats: HubNats::named(&args.nats, &args.keys).access(Role::Projector)?,
+        nats: HubNats::named(&args.nats, &args.hub)?.access(Role::Projector)?,
         database_url: args.database_url,
     };
     let (progress, seen) = watch::channel(Rebuilding::default());

@@ -43,7 +43,9 @@ const READY_LOOK: Duration = Duration::from_millis(100);
 pub async fn api(args: Api) -> Result<(), Failure> {
     logging::start()?;
     let rows = rows(args.database_url.as_deref())?;
-    let tls = tls::load(&args.tls, args.listen)?;
+    let hub = HubNats::named(&args.nats, &args.hub)?;
+    hub.warn_of_plaintext();
+    let tls = tls::load(&args.tls, args.listen, args.hub.allow_plaintext)?;
     let listener = listen::bind(args.listen).await?;
     let address = listener.local_addr()?;
     let url = listen::url(address, tls.is_some());
@@ -58,7 +60,7 @@ pub async fn api(args: Api) -> Result<(), Failure> {
         tls,
         auth: admission::mode(address, args.admission),
         root_key,
-        ..api_config(&HubNats::named(&args.nats, &args.keys), args.agents_nats)?
+        ..api_config(&hub, args.agents_nats)?
     };
     if config.auth == AuthMode::Required && config.root_key.is_none() {
         warn!("there is no root key (--root-key-file): only a key with the scope admin can make others");
@@ -108,8 +110,10 @@ pub async fn agent(args: Agent) -> Result<(), Failure> {
 
 /// `reveille projector`.
 pub async fn projector(args: Projector) -> Result<(), Failure> {
-    let nats = HubNats::named(&args.nats, &args.keys).access(Role::Projector)?;
     logging::start()?;
+    let hub = HubNats::named(&args.nats, &args.hub)?;
+    hub.warn_of_plaintext();
+    let nats = hub.access(Role::Projector)?;
     until_signalled(|stop| run_projector(nats, args.database_url, ready, stop)).await
 }
 

@@ -13,9 +13,9 @@ use tracing::warn;
 
 /// Reads the certificate that the command line names, if any, and refuses to serve other machines without one. Nothing is
 /// bound yet.
-pub fn load(args: &TlsArgs, listens: SocketAddr) -> Result<Option<Tls>, Failure> {
+pub fn load(args: &TlsArgs, listens: SocketAddr, allow_plaintext: bool) -> Result<Option<Tls>, Failure> {
     let (Some(certificate), Some(key)) = (&args.tls_cert, &args.tls_key) else {
-        plaintext(args.allow_plaintext, listens)?;
+        plaintext(allow_plaintext, listens)?;
         return Ok(None);
     };
     let files = TlsFiles {

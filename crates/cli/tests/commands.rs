@@ -24,13 +24,17 @@ max_wait = \"60s\"
 
 /// Runs the program without the variables of whoever runs the tests.
 fn reveille(args: &[&str]) -> Output {
+    clean().args(args).output().expect("the program can be run")
+}
+
+fn clean() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_reveille"));
     for (name, _) in std::env::vars_os() {
         if name.to_string_lossy().starts_with("REVEILLE_") {
             command.env_remove(name);
         }
     }
-    command.args(args).output().expect("the program can be run")
+    command
 }
 
 fn code(output: &Output) -> i32 {
@@ -204,6 +208,67 @@ fn other_machines_are_served_over_tls_or_by_a_flag_that_says_so() {
         !folder.path().join("data").exists(),
         "something was started before"
     );
+}
+
+#[test]
+fn plaintext_nats_on_another_machine_is_refused_for_every_process_of_a_hub() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().join("data").display().to_string();
+    let database = "postgres://127.0.0.1:1/reveille";
+    let archive = folder.path().join("journal.jsonl").display().to_string();
+    let commands: [&[&str]; 9] = [
+        &["api"],
+        &["up", "--data-dir", &data],
+        &["projector", "--database-url", database],
+        &["rows", "rebuild", "--database-url", database],
+        &["journal", "export"],
+        &["journal", "import", &archive],
+        &["journal", "verify"],
+        &["journal", "stats"],
+        &["doctor", "--data-dir", &data],
+    ];
+    for command in commands {
+        // The name of a container's neighbour is no more loopback than any other.
+        for url in ["nats://user:secret@nats:4222", "nats://127.0.0.1:1,nats:4222"] {
+            let refused = reveille(&[command, &["--nats", url]].concat());
+            assert_eq!(code(&refused), 2, "{command:?}: {}", err(&refused));
+            let said = err(&refused);
+            for word in [
+                "--nats: nats:4222",
+                "tls://nats:4222",
+                "--allow-plaintext",
+                "read prompts",
+            ] {
+                assert!(said.contains(word), "{command:?}: {said}");
+            }
+            assert!(!said.contains("secret"), "{said}");
+        }
+    }
+    assert!(
+        !folder.path().join("data").exists(),
+        "something was started before"
+    );
+
+    // The flag or its variable gives that up; what is refused next is the folder of keys.
+    for given in [&["--allow-plaintext"][..], &[]] {
+        let url = [
+            "projector",
+            "--nats",
+            "nats://192.0.2.1:1",
+            "--nats-keys",
+            "/no/keys",
+        ];
+        let mut projector = clean();
+        projector.args(url).args(["--database-url", database]).args(given);
+        if given.is_empty() {
+            projector.env("REVEILLE_ALLOW_PLAINTEXT", "true");
+        }
+        let refused = projector.output().expect("the program can be run");
+        assert_eq!(code(&refused), 2);
+        let said = err(&refused);
+        assert!(said.contains("--nats-keys: /no/keys"), "{said}");
+        assert!(said.contains("192.0.2.1:1 is spoken to without TLS"), "{said}");
+    }
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! Addresses in the config, proven usable and free of credentials.
 
+use reveille_bus::NatsServer;
 use std::{fmt, net::IpAddr};
 use url::Url;
 
@@ -89,7 +90,7 @@ fn nats_url(raw: &str, allow_plaintext: bool) -> Result<String, &'static str> {
     if url.query().is_some() || !matches!(url.path(), "" | "/") {
         return Err("has no path or query");
     }
-    if url.scheme() == "nats" && !allow_plaintext && !is_loopback(&url) {
+    if !allow_plaintext && NatsServer::at(raw).plaintext_beyond_loopback().is_some() {
         return Err(
             "would send everything in plaintext to another machine; use tls://, \
                     or set allow_plaintext = true in [agent]",

@@ -3,6 +3,7 @@
 use super::Findings;
 use crate::{
     args::Doctor,
+    failure::Failure,
     hub::HubNats,
     services::nats_for_agent,
     up::{HUB_KEYS, data_dir},
@@ -44,13 +45,16 @@ pub enum Place {
 }
 
 /// Where the hub is: as the command line says, else the config, else the data directory.
-pub fn place(args: &Doctor, config: Option<&Config>, data_dir: &Path) -> Place {
+///
+/// # Errors
+/// When it would be spoken to in plaintext, and neither of the two allows that.
+pub fn place(args: &Doctor, config: Option<&Config>, data_dir: &Path) -> Result<Place, Failure> {
     let configured = config.and_then(|config| config.agent.nats.as_ref());
     if let Some(url) = args.nats.as_deref().or(configured.map(NatsUrl::as_str)) {
-        return Place::Named(HubNats::named(url, &args.keys));
+        return Ok(Place::Named(HubNats::named(url, &args.hub.allowed_by(config))?));
     }
     let port = fs::read_to_string(data_dir.join("nats-port")).ok();
-    match port.and_then(|text| text.trim().parse::<u16>().ok()) {
+    Ok(match port.and_then(|text| text.trim().parse::<u16>().ok()) {
         Some(port) if data_dir::is_locked(data_dir) => Place::Ours {
             nats: HubNats::ours(
                 format!("nats://127.0.0.1:{port}"),
@@ -59,7 +63,7 @@ pub fn place(args: &Doctor, config: Option<&Config>, data_dir: &Path) -> Place {
             config: data_dir.join("nats.conf"),
         },
         _ => Place::None,
-    }
+    })
 }
 
 /// Looks at the hub; tells the journal's last commit, if it could be seen.

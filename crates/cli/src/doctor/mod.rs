@@ -96,7 +96,7 @@ pub async fn run(args: args::Doctor) -> Result<(), Failure> {
         .config
         .as_deref()
         .and_then(|file| machine::config(file, &mut findings));
-    let place = hub::place(&args, config.as_ref(), &data_dir);
+    let place = hub::place(&args, config.as_ref(), &data_dir)?;
     machine::data_dir(&data_dir, &place, &mut findings).await;
     let journal = hub::look(&place, config.as_ref(), &mut findings).await;
     if let Some(url) = &args.database_url {

@@ -1,6 +1,6 @@
 //! The words of `reveille journal`.
 
-use crate::args::HubKeyArgs;
+use crate::args::HubArgs;
 use clap::{Args, Subcommand};
 use std::path::PathBuf;
 
@@ -44,7 +44,7 @@ pub struct Export {
     #[arg(long, env = "REVEILLE_NATS_URL", value_name = "URL", hide_env_values = true)]
     pub nats: Option<String>,
     #[command(flatten)]
-    pub keys: HubKeyArgs,
+    pub hub: HubArgs,
     /// The archive in a projector's database, instead of the journal: for when NATS has lost it.
     #[arg(long, value_name = "URL")]
     pub from_postgres: Option<String>,
@@ -60,7 +60,7 @@ pub struct Import {
     #[arg(long, env = "REVEILLE_NATS_URL", value_name = "URL", hide_env_values = true)]
     pub nats: String,
     #[command(flatten)]
-    pub keys: HubKeyArgs,
+    pub hub: HubArgs,
     /// The file holds every commit that was ever acknowledged: agents go on with their sessions and epochs.
     #[arg(long)]
     pub exact: bool,
@@ -76,5 +76,5 @@ pub struct Source {
     #[arg(long, env = "REVEILLE_NATS_URL", value_name = "URL", hide_env_values = true)]
     pub nats: Option<String>,
     #[command(flatten)]
-    pub keys: HubKeyArgs,
+    pub hub: HubArgs,
 }

@@ -6,7 +6,7 @@ mod output;
 
 pub use args::JournalCommand;
 
-use crate::{args::HubKeyArgs, failure::Failure, hub::HubNats, replica};
+use crate::{args::HubArgs, failure::Failure, hub::HubNats, replica};
 use anyhow::Context;
 use args::{Export, Import, Source};
 use commits::Commits;
@@ -31,7 +31,7 @@ pub async fn run(command: JournalCommand) -> Result<(), Failure> {
 async fn export(args: Export) -> Result<(), Failure> {
     let mut commits = match (&args.from_postgres, &args.nats) {
         (Some(url), _) => Commits::postgres(url).await?,
-        (None, Some(url)) => Commits::live(url, &args.keys).await?,
+        (None, Some(url)) => Commits::live(url, &args.hub).await?,
         (None, None) => return Err(Failure::Config("give --nats or --from-postgres".to_owned())),
     };
     let output = Output::open(args.file.as_deref())?;
@@ -46,7 +46,7 @@ async fn export(args: Export) -> Result<(), Failure> {
 }
 
 async fn import(args: Import) -> Result<(), Failure> {
-    let connection = connect(&args.nats, &args.keys).await?;
+    let connection = connect(&args.nats, &args.hub).await?;
     let epochs = if args.exact { Epochs::Keep } else { Epochs::Advance };
     let told = |progress: archive::Progress| {
         let archive::Progress { done, of } = progress;
@@ -107,7 +107,7 @@ impl Source {
     async fn open(&self) -> Result<Commits, Failure> {
         match (&self.file, &self.nats) {
             (Some(file), _) => Ok(Commits::file(file).map_err(|error| about(error, file))?),
-            (None, Some(url)) => Commits::live(url, &self.keys).await,
+            (None, Some(url)) => Commits::live(url, &self.hub).await,
             (None, None) => Err(Failure::Config("give a FILE or --nats".to_owned())),
         }
     }
@@ -122,8 +122,8 @@ fn about(error: ArchiveError, file: &std::path::Path) -> anyhow::Error {
     }
 }
 
-async fn connect(url: &str, keys: &HubKeyArgs) -> Result<Connection, Failure> {
-    let access = HubNats::named(url, keys).access(Role::Admin)?;
+async fn connect(url: &str, hub: &HubArgs) -> Result<Connection, Failure> {
+    let access = HubNats::named(url, hub)?.access(Role::Admin)?;
     let options = access.named(&format!("journal {}", replica::name()));
     Ok(Connection::try_open(&options)
         .await

@@ -190,16 +190,17 @@ async fn until(within: Duration, mut condition: impl AsyncFnMut() -> bool) -> bo
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{args::HubKeyArgs, hub::HubNats};
+    use crate::{args::HubArgs, hub::HubNats};
 
     fn banner(required: bool) -> Banner {
         // Another test may have installed it.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let api = "http://127.0.0.1:8420".to_owned();
-        let hub = Hub::Theirs(HubNats::named(
-            "nats://user:secret@hub.example",
-            &HubKeyArgs::default(),
-        ));
+        let allowed = HubArgs {
+            allow_plaintext: true,
+            ..HubArgs::default()
+        };
+        let hub = Hub::Theirs(HubNats::named("nats://user:secret@hub.example", &allowed).unwrap());
         let keys = Keys {
             required,
             root: &SecretKey::generate().unwrap(),

@@ -25,7 +25,10 @@ use anyhow::anyhow;
 use banner::{Banner, Keys};
 use data_dir::DataDir;
 use parts::{Parts, Role};
-use reveille_agent::{Options, config::Config};
+use reveille_agent::{
+    Options,
+    config::{Config, NatsUrl},
+};
 use reveille_api::{Doors, keys::AuthMode};
 use reveille_bus::access::{self, HubKeys, NatsKey};
 use reveille_domain::AgentKey;
@@ -37,17 +40,23 @@ pub const HUB_KEYS: &str = "hub-keys";
 
 /// Runs until a signal, or until a part that the others need has ended.
 pub async fn run(args: Up) -> Result<(), Failure> {
-    let config = args.config.as_deref().map(config_check::load).transpose()?;
-    let theirs = their_nats(&args, config.as_ref())?;
+    let mut config = args.config.as_deref().map(config_check::load).transpose()?;
+    if let Some(config) = &mut config {
+        // A flag wins over the file.
+        config.agent.allow_plaintext |= args.hub.allow_plaintext;
+    }
     // Before anything is started, as everything that can be refused.
-    let theirs = theirs.map(|url| HubNats::named(&url, &args.keys));
+    let theirs = their_nats(&args, config.as_ref())?;
     if let Some(theirs) = &theirs {
         api_config(theirs, None)?;
     }
     let data_dir = args.data_dir.map_or_else(data_dir::default_path, Ok)?;
     let rows = rows(args.database_url.as_deref())?;
     logging::start()?;
-    let tls = tls::load(&args.tls, args.listen)?;
+    if let Some(theirs) = &theirs {
+        theirs.warn_of_plaintext();
+    }
+    let tls = tls::load(&args.tls, args.listen, args.hub.allow_plaintext)?;
     let listener = listen::bind(args.listen).await?;
     let address = listener.local_addr()?;
     let url = listen::url(address, tls.is_some());
@@ -112,15 +121,16 @@ pub async fn run(args: Up) -> Result<(), Failure> {
 }
 
 /// The NATS server that runs already, if the command line or the config names one.
-fn their_nats(args: &Up, config: Option<&Config>) -> Result<Option<String>, Failure> {
-    if let (Some(url), Some(config)) = (&args.nats, config) {
+fn their_nats(args: &Up, config: Option<&Config>) -> Result<Option<HubNats>, Failure> {
+    let configured = config.and_then(|config| config.agent.nats.as_ref());
+    let Some(url) = args.nats.as_deref().or(configured.map(NatsUrl::as_str)) else {
+        return Ok(None);
+    };
+    let nats = HubNats::named(url, &args.hub.allowed_by(config))?;
+    if let Some(config) = config {
         nats_for_agent(url, config)?;
     }
-    let configured = config.and_then(|config| config.agent.nats.as_ref());
-    Ok(args
-        .nats
-        .clone()
-        .or_else(|| configured.map(|url| url.as_str().to_owned())))
+    Ok(Some(nats))
 }
 
 /// The agent of this machine. Where the hub asks for keys it has one of its own, which our API lets in.
