@@ -107,12 +107,14 @@ impl World {
 
     /// Starts an API replica with more arguments and doesn't wait.
     pub fn api_with(&self, args: &[&str]) -> Api {
-        let port = Port::claim();
         let launch = self.reveille("api").args(["--nats", &self.nats_url()]);
-        let launch = launch
-            .args(["--listen", &port.address().to_string()])
-            .args(self.database_args())
-            .args(args);
+        self.api_of(launch.args(self.database_args()).args(args))
+    }
+
+    /// Starts an API replica by a command of the test's own, on a port of its own, and doesn't wait.
+    pub fn api_of(&self, launch: Launch) -> Api {
+        let port = Port::claim();
+        let launch = launch.args(["--listen", &port.address().to_string()]);
         Api::new(launch.start(), port)
     }
 

@@ -115,6 +115,7 @@ pub struct NatsOptions {
 pub struct Connection {
     client: Client,
     generation: watch::Receiver<u64>,
+    makes_streams: bool,
 }
 
 impl Connection {
@@ -172,7 +173,11 @@ impl Connection {
         connected
             .map_err(BusError::unavailable)?
             .map_err(BusError::unavailable)?;
-        Ok(Self { client, generation })
+        Ok(Self {
+            client,
+            generation,
+            makes_streams: options.access.role.makes_streams(),
+        })
     }
 
     /// The client.
@@ -187,6 +192,11 @@ impl Connection {
         let mut js = jetstream::new(self.client.clone());
         js.set_timeout(JETSTREAM_TIMEOUT);
         js
+    }
+
+    /// See [`Role::makes_streams`].
+    pub(crate) const fn makes_streams(&self) -> bool {
+        self.makes_streams
     }
 
     /// Counts the times that the connection was made: a change means that it was lost in between.

@@ -28,6 +28,12 @@ pub enum BusError {
         /// The oldest that will do.
         needed: String,
     },
+    /// A stream isn't there, and whoever asks doesn't make it.
+    #[error("there is no stream {stream} yet: an API replica makes it")]
+    NoStream {
+        /// The stream.
+        stream: &'static str,
+    },
     /// A stream exists with settings that contradict ours.
     #[error("stream {stream} exists with other settings: {difference}")]
     StreamMismatch {

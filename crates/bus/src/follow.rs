@@ -26,6 +26,8 @@ use tracing::{info, warn};
 
 /// The pause before the consumer is made again.
 const RESTART_PAUSE: Duration = Duration::from_millis(200);
+/// The pause before a stream that somebody else makes is looked for again.
+const MISSING_PAUSE: Duration = Duration::from_secs(1);
 /// How often the stream's head is compared while nothing arrives: a consumer past the end stays silent.
 const CHECK_EVERY: Duration = Duration::from_secs(2);
 
@@ -96,6 +98,9 @@ impl Entry {
 pub struct Follower {
     js: Context,
     generation: watch::Receiver<u64>,
+    makes_streams: bool,
+    /// Whether it was told that there is no journal yet.
+    told_missing: bool,
     follow: Follow,
     seen: Option<Checkpoint>,
     reading: Option<Reading>,
@@ -130,6 +135,8 @@ impl Follower {
         Self {
             js: connection.jetstream(),
             generation: connection.generation(),
+            makes_streams: connection.makes_streams(),
+            told_missing: false,
             follow,
             seen,
             reading: None,
@@ -154,6 +161,12 @@ impl Follower {
                     Err(BusError::Unavailable(reason)) => {
                         warn!(%reason, "can't read the journal, trying again");
                         tokio::time::sleep(RESTART_PAUSE).await;
+                    }
+                    Err(error @ BusError::NoStream { .. }) => {
+                        if !std::mem::replace(&mut self.told_missing, true) {
+                            warn!("{error}; waiting for it");
+                        }
+                        tokio::time::sleep(MISSING_PAUSE).await;
                     }
                     Err(error) => return Err(error),
                 }
@@ -213,7 +226,8 @@ impl Follower {
     /// Makes a consumer behind what was seen, once the journal is known to still hold it.
     async fn start(&mut self) -> Result<Option<Followed>, BusError> {
         self.generation.borrow_and_update();
-        streams::ensure_streams(&self.js).await?;
+        streams::ready_streams(&self.js, self.makes_streams).await?;
+        self.told_missing = false;
         let stream = self
             .js
             .get_stream(JOURNAL_STREAM)

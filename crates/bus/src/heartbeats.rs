@@ -80,12 +80,14 @@ struct Canary {
     nonce: Uuid,
 }
 
-/// A replica's ear: hears all heartbeats, sends its own canary and sets its clock by it.
+/// A replica's ear: hears all heartbeats, sends its own canary and sets its clock by it. Whoever only listens has neither.
 pub struct HeartbeatWatch {
     client: Client,
     js: jetstream::Context,
     generation: watch::Receiver<u64>,
-    replica: String,
+    makes_streams: bool,
+    /// Who sends canaries, if they are sent.
+    replica: Option<String>,
     clock: NatsClock,
     messages: Option<InOrder>,
     ticks: tokio::time::Interval,
@@ -97,13 +99,24 @@ impl HeartbeatWatch {
     /// The ear of `replica` (a subject token), which sets `clock`.
     #[must_use]
     pub fn new(connection: &Connection, replica: &str, clock: NatsClock) -> Self {
+        Self::of(connection, Some(replica.to_owned()), clock)
+    }
+
+    /// An ear that only listens: for those who conclude nothing from silence.
+    #[must_use]
+    pub fn listening(connection: &Connection) -> Self {
+        Self::of(connection, None, NatsClock::default())
+    }
+
+    fn of(connection: &Connection, replica: Option<String>, clock: NatsClock) -> Self {
         let mut ticks = tokio::time::interval(CANARY_EVERY);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         Self {
             client: connection.client().clone(),
             js: connection.jetstream(),
             generation: connection.generation(),
-            replica: replica.to_owned(),
+            makes_streams: connection.makes_streams(),
+            replica,
             clock,
             messages: None,
             ticks,
@@ -142,7 +155,7 @@ impl HeartbeatWatch {
 
     async fn start(&mut self) -> Result<(), BusError> {
         self.generation.borrow_and_update();
-        streams::ensure_streams(&self.js).await?;
+        streams::ready_streams(&self.js, self.makes_streams).await?;
         let stream = self
             .js
             .get_stream_no_info(HEARTBEATS_STREAM)
@@ -156,6 +169,7 @@ impl HeartbeatWatch {
     }
 
     async fn send_canary(&mut self) {
+        let Some(replica) = &self.replica else { return };
         if self.last_canary.elapsed() > SILENT {
             self.messages = None;
             return;
@@ -165,7 +179,7 @@ impl HeartbeatWatch {
         let payload = serde_json::to_vec(&Canary { nonce }).unwrap_or_default();
         if let Err(error) = self
             .client
-            .publish(subjects::canary(&self.replica), payload.into())
+            .publish(subjects::canary(replica), payload.into())
             .await
         {
             debug!(%error, "can't send a canary");
@@ -177,7 +191,7 @@ impl HeartbeatWatch {
         let millis = message.info().ok()?.published.unix_timestamp_nanos() / 1_000_000;
         let stored_at = Timestamp::from_millis(u64::try_from(millis).unwrap_or(0));
         match subjects::sign(&message.subject)? {
-            Sign::Canary(replica) if replica == self.replica => {
+            Sign::Canary(replica) if Some(replica) == self.replica.as_deref() => {
                 let canary: Canary = serde_json::from_slice(&message.payload).ok()?;
                 if let Some((_, at)) = self.sent.take_if(|(nonce, _)| *nonce == canary.nonce) {
                     self.last_canary = Instant::now();

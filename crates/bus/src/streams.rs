@@ -68,6 +68,21 @@ pub async fn ensure_streams(js: &Context) -> Result<(), BusError> {
     ensure(js, HEARTBEATS_STREAM, heartbeats()).await
 }
 
+/// Makes the streams that are missing, or looks whether they are there, for somebody who doesn't make them.
+pub(crate) async fn ready_streams(js: &Context, makes_streams: bool) -> Result<(), BusError> {
+    if makes_streams {
+        return ensure_streams(js).await;
+    }
+    for (stream, look) in look_at_streams(js).await? {
+        match look {
+            StreamLook::Missing => return Err(BusError::NoStream { stream }),
+            StreamLook::Differs(difference) => return Err(BusError::StreamMismatch { stream, difference }),
+            StreamLook::Sound { .. } => {}
+        }
+    }
+    Ok(())
+}
+
 /// How a stream is, for those who only look.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum StreamLook {

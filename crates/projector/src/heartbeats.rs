@@ -1,7 +1,7 @@
 //! When agents were last heard: written now and then, apart from the fold, because heartbeats are not in the journal.
 
 use crate::Projection;
-use reveille_bus::{Connection, NatsClock, heartbeats::HeartbeatWatch};
+use reveille_bus::{Connection, heartbeats::HeartbeatWatch};
 use reveille_domain::{AgentName, Timestamp};
 use std::{collections::HashMap, time::Duration};
 use tokio::time::MissedTickBehavior;
@@ -11,12 +11,10 @@ use tracing::debug;
 const WRITE_EVERY: Duration = Duration::from_secs(2);
 /// How many agents wait to be written; while the database is away, further ones are forgotten until they are heard again.
 const MAX_WAITING: usize = 10_000;
-/// The subject token of the canary that shows whether heartbeats still come through. Projectors share it.
-const REPLICA: &str = "projector";
 
 /// Hears heartbeats and writes them down. Never ends.
 pub(crate) async fn record(projection: &Projection, connection: &Connection) {
-    let mut watch = HeartbeatWatch::new(connection, REPLICA, NatsClock::default());
+    let mut watch = HeartbeatWatch::listening(connection);
     let mut ticks = tokio::time::interval(WRITE_EVERY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut waiting: HashMap<AgentName, Timestamp> = HashMap::new();

@@ -3,7 +3,6 @@
 
 use std::{
     collections::BTreeMap,
-    path::Path,
     sync::{
         Arc, Mutex,
         atomic::{AtomicBool, Ordering},
@@ -13,10 +12,13 @@ use std::{
 
 use async_nats::jetstream;
 use futures::future::join_all;
-use reveille_tests::{Api, Facts, JOURNAL, Launch, Port, World, http_client, nats_server, wait_until};
+use reveille_tests::{AgentConfig, Api, Facts, JOURNAL, WakeController, World, http_client, wait_until};
 use serde_json::{Value, json};
 
-use crate::scene::{LLM, QUICK_HEARTBEAT, SOON, Scene};
+use crate::{
+    locked::{self, LockedServers},
+    scene::{LLM, QUICK_HEARTBEAT, SOON, Scene},
+};
 
 const HEARTBEATS: &str = "REVEILLE_HEARTBEATS";
 /// After a node died, requests are answered again within this.
@@ -28,7 +30,7 @@ const ANSWERS: usize = 10;
 async fn each_of_three_nodes_may_die_under_requests_and_wakes() {
     let world = World::on_cluster().await;
     let backend = world.backend(&[]);
-    let controller = reveille_tests::WakeController::starting(&backend, Duration::ZERO).await;
+    let controller = WakeController::starting(&backend, Duration::ZERO).await;
     let mut scene = Scene::set(world, backend, controller, QUICK_HEARTBEAT, "", "hibernating").await;
     let second = scene.world.api().await;
     let client = cluster_client(&scene.world).await;
@@ -81,42 +83,21 @@ async fn each_of_three_nodes_may_die_under_requests_and_wakes() {
         ended.iter().map(|event| count(event)).sum::<usize>(),
         "every wake ends once"
     );
-    assert_eq!(
-        scene.api.llm(LLM).await.expect("the row"),
-        second.llm(LLM).await.expect("the row")
-    );
+    wait_until("both replicas tell the same", SOON, async || {
+        let rows = [&scene.api, &second].map(async |replica| replica.llm(LLM).await);
+        let [one, other] = <[_; 2]>::try_from(join_all(rows).await).expect("two");
+        (one.is_some() && one == other).then_some(())
+    })
+    .await;
 }
 
-/// The files in `nats/cluster`, as a person runs them.
+/// The files in `nats/cluster`, as a person runs them, with the keys and certificates that they include.
 #[tokio::test]
-async fn three_servers_with_our_own_configs_form_a_cluster_and_other_replica_counts_are_told() {
+async fn three_locked_servers_with_our_own_configs_survive_one_and_other_replica_counts_are_told() {
     let world = World::new().await;
-    let configs = Path::new(env!("CARGO_MANIFEST_DIR")).join("../nats/cluster");
-    let clients = [Port::claim(), Port::claim(), Port::claim()];
-    let routes = [Port::claim(), Port::claim(), Port::claim()];
-    let nodes: Vec<_> = (0..3)
-        .map(|index| {
-            let name = ["a", "b", "c"][index];
-            let folder = world.folder().join(name);
-            let mut launch = Launch::new(nats_server(), world.folder().join(format!("{name}.log")))
-                .arg("--config")
-                .arg(configs.join(format!("{name}.conf")))
-                .env("REVEILLE_NATS_LISTEN", clients[index].address().to_string())
-                .env("REVEILLE_NATS_CLUSTER", routes[index].address().to_string())
-                .env("REVEILLE_NATS_STORE", folder);
-            for (route, variable) in routes.iter().zip(["A", "B", "C"]) {
-                let url = format!("nats-route://{}", route.address());
-                launch = launch.env(format!("REVEILLE_NATS_ROUTE_{variable}"), url);
-            }
-            launch.start()
-        })
-        .collect();
-    let urls = clients
-        .each_ref()
-        .map(|port| format!("nats://{}", port.address()));
-    let addresses: Vec<async_nats::ServerAddr> = urls.iter().map(|url| url.parse().expect("a URL")).collect();
+    let servers = LockedServers::three(&world).await;
     let client = wait_until("a node answered", SOON, async || {
-        async_nats::connect(addresses.clone()).await.ok()
+        servers.connect("admin").await.ok()
     })
     .await;
     let mut context = jetstream::new(client);
@@ -133,34 +114,49 @@ async fn three_servers_with_our_own_configs_form_a_cluster_and_other_replica_cou
         context.create_stream(single).await.ok()
     })
     .await;
-    let api = Port::claim();
-    let api_process = world
-        .reveille("api")
-        .args(["--nats", &urls.join(","), "--listen", &api.address().to_string()])
-        .start();
-    wait_until("the API was ready", SOON, async || {
-        let nodes_run = nodes.iter().all(reveille_tests::Process::is_running);
-        assert!(nodes_run && api_process.is_running(), "{}", api_process.log());
-        let ready = http_client()
-            .get(format!("{}/readyz", api.http_url()))
-            .send()
-            .await;
-        ready
-            .is_ok_and(|answer| answer.status().is_success())
-            .then_some(())
-    })
-    .await;
+    let api = servers.api(&world, &[]);
+    api.wait_until_ready().await;
     for (stream, replicas) in [(JOURNAL, 3), (HEARTBEATS, 1)] {
         let stream = context.get_stream(stream).await.expect("the stream");
         assert_eq!(stream.cached_info().config.num_replicas, replicas);
     }
+    let log = api.process().log();
     let reported = format!("the stream {HEARTBEATS} has 1 replicas where 3 are usual");
-    assert_eq!(
-        api_process.log().matches(&reported).count(),
-        1,
-        "{}",
-        api_process.log()
-    );
+    assert_eq!(log.matches(&reported).count(), 1, "{log}");
+
+    let backend = world.backend(&[]);
+    let controller = WakeController::starting(&backend, Duration::ZERO).await;
+    let config = AgentConfig::new("gpu-box")
+        .provider("vllm", "qwen", &backend)
+        .woken_by_http(&controller.url());
+    let agent = locked::join(&world, &api, &config).await;
+    api.wait_for_status(LLM, "hibernating", SOON).await;
+    assert_eq!(api.chat("qwen").await.status, 200);
+    api.wait_for_status(LLM, "active", SOON).await;
+
+    // The one that nobody would miss in the heartbeats' stream, which has no copies here.
+    let stream = context.get_stream(HEARTBEATS).await.expect("the stream");
+    let kept_by = stream
+        .cached_info()
+        .cluster
+        .clone()
+        .and_then(|cluster| cluster.leader);
+    let kept_by = kept_by.expect("a leader");
+    let victim = ["reveille-a", "reveille-b", "reveille-c"]
+        .iter()
+        .position(|name| *name != kept_by);
+    servers.nodes[victim.expect("two others")].kill9();
+    backend.kill9();
+    wait_until("somebody woke it by a commit of two nodes", SOON, async || {
+        (api.chat("qwen").await.status == 200).then_some(())
+    })
+    .await;
+    assert!(controller.posts().len() >= 2, "it was woken");
+    for process in [&agent, api.process()] {
+        let log = process.log();
+        assert!(process.is_running(), "{log}");
+        assert!(!log.to_lowercase().contains("permissions violation"), "{log}");
+    }
 }
 
 async fn cluster_client(world: &World) -> async_nats::Client {

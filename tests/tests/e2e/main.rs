@@ -14,6 +14,7 @@ mod harness;
 mod http_limits;
 mod https;
 mod keys;
+mod locked;
 mod machine;
 mod openai_sdk;
 mod operator;

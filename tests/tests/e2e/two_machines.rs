@@ -6,6 +6,7 @@ use std::{fs, path::Path};
 
 use crate::{
     docs::blocks_of,
+    locked::copy_configs,
     machine::{MODEL, Machine, install_ollama, link, obstacle},
     scene::SOON,
 };
@@ -96,18 +97,6 @@ async fn an_agent_refuses_plaintext_to_another_machine_unless_its_config_allows_
     assert!(agent.log().contains("allow_plaintext"), "{}", agent.log());
 }
 
-/// Copies the configs of the servers, which `hub init` writes beside.
-fn copy_server_configs(hub: &Machine) {
-    let (from, to) = (
-        Path::new(env!("CARGO_MANIFEST_DIR")).join("../nats"),
-        hub.folder.path().join("nats"),
-    );
-    fs::create_dir(&to).expect("a folder");
-    for name in ["single.conf", "locked.conf"] {
-        fs::copy(from.join(name), to.join(name)).expect("a config");
-    }
-}
-
 #[tokio::test]
 async fn a_machine_joins_a_locked_hub_over_a_network_by_the_documented_commands() {
     if let Some(why) = obstacle() {
@@ -118,7 +107,7 @@ async fn a_machine_joins_a_locked_hub_over_a_network_by_the_documented_commands(
         blocks_of("a_machine_joins_a_locked_hub_over_a_network_by_the_documented_commands");
     let (hub, gpu_box) = (Machine::new().await, Machine::new().await);
     join(&hub, &gpu_box);
-    copy_server_configs(&hub);
+    copy_configs(&hub.folder.path().join("nats"));
     install_ollama(&gpu_box);
     let [init, nats, up]: [&str; 3] = on_hub
         .lines()

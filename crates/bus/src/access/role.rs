@@ -66,6 +66,15 @@ impl Role {
         }
     }
 
+    /// Whether it makes the two streams when they are missing; everybody else waits for them.
+    #[must_use]
+    pub const fn makes_streams(&self) -> bool {
+        match self {
+            Self::Api | Self::Admin => true,
+            Self::Projector | Self::Subscriber | Self::System | Self::Agent(_) => false,
+        }
+    }
+
     /// What it may say and hear.
     #[must_use]
     pub fn permissions(&self) -> Permissions {

@@ -39,6 +39,7 @@ const COVERED: &[Covered] = &[
     ("docs/operations.md", "echo \"REVEILLE_POSTGRES_PASSWORD=", "commands_that_no_test_can_run_name_what_is_there"),
     ("docs/operations.md", "docker compose exec api-1 reveille key create", "commands_that_no_test_can_run_name_what_is_there"),
     ("docs/operations.md", "install -m 644", "commands_that_no_test_can_run_name_what_is_there"),
+    ("nats/cluster/README.md", "reveille hub init", "three_nodes_and_a_replica_start_by_the_documented_commands"),
     ("nats/cluster/README.md", "export REVEILLE_NATS_LISTEN=", "three_nodes_and_a_replica_start_by_the_documented_commands"),
     ("docs/operations.md", "reveille api --nats", "three_nodes_and_a_replica_start_by_the_documented_commands"),
     ("docs/subscribers.md", "nats --server", "subscribers_are_told_by_the_documented_commands"),

@@ -3,7 +3,8 @@
 use super::{blocks_of, root};
 use crate::{
     https::Authority,
-    machine::{Machine, link, obstacle},
+    locked::copy_configs,
+    machine::{Machine, obstacle},
     scene::{LLM, SOON, Scene},
 };
 use reveille_tests::{Nats, World, nats_server, program, wait_until};
@@ -140,9 +141,10 @@ async fn three_nodes_and_a_replica_start_by_the_documented_commands() {
         eprintln!("skipped: {why}");
         return;
     }
-    let [node, api] = blocks_of("three_nodes_and_a_replica_start_by_the_documented_commands");
+    let [init, node, api] = blocks_of("three_nodes_and_a_replica_start_by_the_documented_commands");
     let machine = Machine::new().await;
-    link(&machine, "nats");
+    copy_configs(&machine.folder.path().join("nats"));
+    machine.does(&init);
     let mut nodes = vec![];
     for (number, name) in [(1, "a"), (2, "b"), (3, "c")] {
         machine.set_up(&format!("ip addr add 10.0.0.{number}/32 dev lo"));

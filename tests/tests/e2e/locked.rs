@@ -1,0 +1,280 @@
+//! A hub on servers that ask for keys: each of its processes works with the files that are its own, and with no others.
+
+use reveille_tests::{
+    AgentConfig, Api, Exit, Facts, Folder, Launch, Port, Process, World, http_client, nats_server, wait_until,
+};
+use serde_json::Value;
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+use crate::scene::{LLM, SOON};
+
+/// One server or a cluster of three, with the configs in `nats/` and what `reveille hub init` has written for them.
+pub struct LockedServers {
+    /// The running servers, in order.
+    pub nodes: Vec<Process>,
+    /// Where clients connect: all of them, with commas.
+    pub url: String,
+    hub: PathBuf,
+    _ports: Vec<Port>,
+    _folder: Folder,
+}
+
+impl LockedServers {
+    /// One server.
+    pub async fn one(world: &World) -> Self {
+        Self::start(world, &["locked.conf"]).await
+    }
+
+    /// Three that are a cluster.
+    pub async fn three(world: &World) -> Self {
+        Self::start(world, &["cluster/a.conf", "cluster/b.conf", "cluster/c.conf"]).await
+    }
+
+    async fn start(world: &World, configs: &[&str]) -> Self {
+        let folder = Folder::new();
+        let nats = folder.path().join("nats");
+        copy_configs(&nats);
+        let hub = nats.join("hub");
+        let init = world.reveille("hub").arg("init").arg(&hub);
+        let init = init.args(["--host", "127.0.0.1"]).start();
+        assert_eq!(init.wait_for_exit(SOON).await, Exit::Code(0), "{}", init.log());
+
+        let ports: Vec<_> = configs.iter().map(|_| [Port::claim(), Port::claim()]).collect();
+        let nodes = configs.iter().zip(&ports).map(|(config, [clients, routes])| {
+            let name = config.replace('/', "-");
+            let mut launch = Launch::new(nats_server(), folder.path().join(format!("{name}.log")))
+                .arg("--config")
+                .arg(nats.join(config))
+                .env("REVEILLE_NATS_LISTEN", clients.address().to_string())
+                .env("REVEILLE_NATS_CLUSTER", routes.address().to_string())
+                .env("REVEILLE_NATS_STORE", folder.path().join(format!("{name}.store")));
+            for ([_, route], variable) in ports.iter().zip(["A", "B", "C"]) {
+                let url = format!("nats-route://{}", route.address());
+                launch = launch.env(format!("REVEILLE_NATS_ROUTE_{variable}"), url);
+            }
+            launch.start()
+        });
+        let nodes = nodes.collect();
+        let urls: Vec<_> = ports
+            .iter()
+            .map(|[clients, _]| format!("tls://{}", clients.address()))
+            .collect();
+        Self {
+            nodes,
+            url: urls.join(","),
+            hub,
+            _ports: ports.into_iter().flatten().collect(),
+            _folder: folder,
+        }
+    }
+
+    /// `reveille <subcommand>` with the keys of these names and no others, not started yet.
+    pub fn reveille(&self, world: &World, subcommand: &str, keys: &[&str]) -> Launch {
+        let folder = self.hub.join(format!("of-{}", keys.join("-")));
+        fs::create_dir_all(&folder).expect("a folder");
+        for key in keys {
+            let file = format!("{key}.nk");
+            fs::copy(self.hub.join("keys").join(&file), folder.join(&file)).expect("a key");
+        }
+        world
+            .reveille(subcommand)
+            .env("REVEILLE_NATS_URL", &self.url)
+            .env("REVEILLE_NATS_CA", self.hub.join("ca.pem"))
+            .env("REVEILLE_NATS_KEYS", folder)
+    }
+
+    /// Starts an API replica, with these words more.
+    pub fn api(&self, world: &World, words: &[&str]) -> Api {
+        world.api_of(
+            self.reveille(world, "api", &["api", "issuer", "system"])
+                .args(words),
+        )
+    }
+
+    /// A raw connection with the key of a role.
+    pub async fn connect(&self, role: &str) -> Result<async_nats::Client, async_nats::ConnectError> {
+        // Installs what TLS needs.
+        let _ = http_client();
+        let seed = fs::read_to_string(self.hub.join(format!("keys/{role}.nk"))).expect("a key");
+        let options = async_nats::ConnectOptions::with_nkey(seed.trim().to_owned())
+            .custom_inbox_prefix(format!("_INBOX.{role}"))
+            .add_root_certificates(self.hub.join("ca.pem"));
+        let urls: Vec<async_nats::ServerAddr> = self
+            .url
+            .split(',')
+            .map(|url| url.parse().expect("a URL"))
+            .collect();
+        options.connect(urls).await
+    }
+}
+
+/// Copies the servers' configs, for `hub init` to write beside.
+pub fn copy_configs(to: &Path) {
+    let from = Path::new(env!("CARGO_MANIFEST_DIR")).join("../nats");
+    fs::create_dir_all(to.join("cluster")).expect("a folder");
+    for name in [
+        "single.conf",
+        "locked.conf",
+        "cluster/a.conf",
+        "cluster/b.conf",
+        "cluster/c.conf",
+        "cluster/common.conf",
+    ] {
+        fs::copy(from.join(name), to.join(name)).expect("a config");
+    }
+}
+
+/// Has a machine join by a token, and starts its agent with `config`'s provider; its folder is in the world's.
+pub async fn join(world: &World, api: &Api, config: &AgentConfig) -> Process {
+    let at_api = |subcommand: &str| world.reveille(subcommand).env("REVEILLE_API_URL", api.url());
+    let made = at_api("agent-token")
+        .args(["create", "gpu-box", "-o", "json"])
+        .start();
+    assert_eq!(made.wait_for_exit(SOON).await, Exit::Code(0), "{}", made.log());
+    let made: Value = serde_json::from_str(&made.log()).expect("JSON");
+    let file = world.folder().join("machine/agent.toml");
+    let joined = at_api("join").arg(made["token"].as_str().expect("a token"));
+    let joined = joined.args(["--ports", "1", "--config"]).arg(&file).start();
+    assert_eq!(
+        joined.wait_for_exit(SOON).await,
+        Exit::Code(0),
+        "{}",
+        joined.log()
+    );
+    let written = fs::read_to_string(&file).expect("a config");
+    let (_, provider) = config.to_toml().split_once("\n[[provider]]").map_or_else(
+        || panic!("the config has a provider"),
+        |(agent, provider)| (agent.to_owned(), provider.to_owned()),
+    );
+    fs::write(&file, format!("{written}\n[[provider]]{provider}")).expect("written");
+    let agent = world.reveille("agent").arg("--config").arg(&file);
+    agent
+        .arg("--data-dir")
+        .arg(world.folder().join("machine/data"))
+        .start()
+}
+
+/// Runs a command to its end, which must be a good one; what it printed.
+async fn does(command: Launch) -> String {
+    let process = command.start();
+    let exit = process.wait_for_exit(SOON).await;
+    assert_eq!(exit, Exit::Code(0), "{}", process.log());
+    process.log()
+}
+
+async fn applied(api: &Api) -> Option<u64> {
+    let status = api.get("/reveille/v1/status").await;
+    (status.json()["rows"]["lag"].as_u64() == Some(0)).then_some(())?;
+    status.json()["rows"]["applied"].as_u64()
+}
+
+#[tokio::test]
+async fn every_process_of_a_locked_hub_works_with_its_own_keys_alone() {
+    let world = World::with_postgres().await;
+    let servers = LockedServers::one(&world).await;
+    let database = world.database().url().to_owned();
+    let database = ["--database-url", &database];
+
+    // Nobody has made the journal yet, and a projector may not.
+    let projector = servers.reveille(&world, "projector", &["projector"]);
+    let projector = projector.args(database).start();
+    let waits = "there is no stream REVEILLE_EVENTS yet: an API replica makes it; waiting for it";
+    wait_until("the projector said what it waits for", SOON, async || {
+        projector.log().contains(waits).then_some(())
+    })
+    .await;
+    let api = servers.api(&world, &database);
+    api.wait_until_ready().await;
+    let facts = Facts::listen(servers.connect("subscriber").await.expect("it is let in")).await;
+
+    let backend = world.backend(&[]);
+    let controller = reveille_tests::WakeController::starting(&backend, std::time::Duration::ZERO).await;
+    let config = AgentConfig::new("gpu-box")
+        .provider("vllm", "qwen", &backend)
+        .woken_by_http(&controller.url());
+    let agent = join(&world, &api, &config).await;
+    api.wait_for_status(LLM, "hibernating", SOON).await;
+    assert_eq!(api.chat("qwen").await.status, 200);
+    facts.wait_for("WakeSucceeded", SOON).await;
+    api.wait_for_status(LLM, "active", SOON).await;
+    wait_until("a heartbeat is in the rows", SOON, async || {
+        api.llm(LLM).await?["last_heartbeat_ms"].as_u64()
+    })
+    .await;
+    let last = wait_until("the rows have everything", SOON, async || applied(&api).await).await;
+    assert_eq!(projector.log().matches(waits).count(), 1, "{}", projector.log());
+
+    let admin = |subcommand: &str| servers.reveille(&world, subcommand, &["admin"]);
+    let archive = world.folder().join("journal.jsonl").display().to_string();
+    does(admin("journal").args(["export", &archive])).await;
+    for sound in [
+        does(admin("journal").arg("verify")).await,
+        does(admin("journal").args(["verify", &archive])).await,
+    ] {
+        assert!(sound.contains(&format!("sound: {last} commits")), "{sound}");
+    }
+    does(admin("journal").arg("stats")).await;
+    let doctor = admin("doctor").args(["--api", &api.url()]).args(database);
+    let found: Value = serde_json::from_str(&does(doctor.args(["-o", "json"])).await).expect("JSON");
+    let is_ok = |check: &str| {
+        let mut found = found.as_array().into_iter().flatten();
+        found.any(|finding| finding["check"] == check && finding["level"] == "ok")
+    };
+    for check in [
+        "NATS",
+        "stream REVEILLE_EVENTS",
+        "stream REVEILLE_HEARTBEATS",
+        "clock",
+    ] {
+        assert!(is_ok(check), "{check}: {found}");
+    }
+    let rebuild = servers.reveille(&world, "rows", &["projector"]).arg("rebuild");
+    let rebuilt = does(rebuild.args(database)).await;
+    assert!(
+        rebuilt.contains(&format!("rebuilt the rows up to commit {last}")),
+        "{rebuilt}"
+    );
+    api.wait_for_status(LLM, "active", SOON).await;
+
+    // Another hub's keys open nothing here, and its empty journal takes the archive in.
+    let others = LockedServers::one(&world).await;
+    let other_admin = || others.reveille(&world, "journal", &["admin"]);
+    let stranger = other_admin()
+        .arg("verify")
+        .env("REVEILLE_NATS_URL", &servers.url)
+        .env("REVEILLE_NATS_CA", servers.hub.join("ca.pem"))
+        .start();
+    assert_eq!(stranger.wait_for_exit(SOON).await, Exit::Code(1));
+    assert!(stranger.log().contains("refuses this key"), "{}", stranger.log());
+    let imported = does(other_admin().args(["import", &archive])).await;
+    assert!(
+        imported.contains(&format!("imported {last} commits")),
+        "{imported}"
+    );
+    let restored = does(other_admin().arg("verify")).await;
+    assert!(restored.contains("sound:"), "{restored}");
+
+    // Nobody has ever asked for what he may not.
+    for process in [&projector, &agent, api.process()] {
+        let log = process.log();
+        assert!(!log.to_lowercase().contains("permissions violation"), "{log}");
+    }
+}
+
+#[tokio::test]
+async fn a_projector_without_its_key_or_with_anothers_says_what_is_missing() {
+    let world = World::with_postgres().await;
+    let servers = LockedServers::one(&world).await;
+    let database = world.database().url().to_owned();
+    let with = |keys: &[&str]| {
+        let projector = servers.reveille(&world, "projector", keys);
+        projector.args(["--database-url", &database]).start()
+    };
+    let without = with(&["subscriber"]);
+    assert_eq!(without.wait_for_exit(SOON).await, Exit::Code(2));
+    assert!(without.log().contains("--nats-keys: "), "{}", without.log());
+    assert!(without.log().contains("projector.nk"), "{}", without.log());
+}
