@@ -18,10 +18,12 @@ RUN --mount=type=cache,target=/usr/local/cargo/registry \
     && cp target/release/reveille target/release/stand-in-llm /out/
 
 FROM debian:12.12-slim AS base
+# An empty volume becomes its user's whose folder it is mounted over: so /etc/reveille/hub, where the keys of a hub go.
 RUN apt-get update \
     && apt-get install --yes --no-install-recommends ca-certificates \
     && rm -rf /var/lib/apt/lists/* \
-    && useradd --system --uid 8420 --create-home --home-dir /var/lib/reveille reveille
+    && useradd --system --uid 8420 --create-home --home-dir /var/lib/reveille reveille \
+    && install --directory --owner=8420 --mode=0700 /etc/reveille/hub
 COPY --from=build /out/reveille /usr/local/bin/
 # By number, so that an engine that forbids root can tell that this isn't root.
 USER 8420:8420

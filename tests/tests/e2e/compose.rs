@@ -12,8 +12,9 @@ use std::{
     collections::BTreeMap,
     fs,
     net::TcpStream,
+    os::unix::fs::symlink,
     path::{Path, PathBuf},
-    sync::Mutex,
+    sync::{Mutex, MutexGuard},
 };
 
 use crate::scene::SOON;
@@ -31,6 +32,7 @@ struct Compose {
 #[derive(Deserialize)]
 struct Service {
     image: String,
+    entrypoint: Option<Vec<String>>,
     #[serde(default)]
     command: Vec<String>,
     #[serde(default)]
@@ -41,6 +43,7 @@ struct Service {
     ports: Vec<String>,
     #[serde(default)]
     depends_on: BTreeMap<String, Value>,
+    restart: Option<String>,
     healthcheck: Option<Healthcheck>,
 }
 
@@ -101,31 +104,48 @@ impl Engine {
         let here = self.here(name, own);
         let ours = service.image.starts_with("reveille");
         let log = self.folder.path().join(format!("{name}.log"));
-        let (program, mut environment) = if ours {
+        let (image_program, mut environment) = if ours {
             (program("reveille"), image_environment())
         } else {
             (nats_server(), vec![])
         };
+        let entrypoint = service.entrypoint.as_deref().filter(|_| words == service.command);
+        let program = entrypoint.map_or_else(
+            || image_program.clone(),
+            |entrypoint| PathBuf::from(&entrypoint[0]),
+        );
         environment.extend(service.environment.clone());
         let environment = environment
             .into_iter()
             .map(|(name, value)| (name, translated(&value, &here)));
-        let mut launch = Launch::new(program.clone(), log).env("PATH", path_with(&program));
+        let mut launch = Launch::new(program, log).env("PATH", path_with(&image_program));
         for (name, value) in environment {
             launch = launch.env(name, value);
         }
         launch.args(words.iter().map(|word| translated(word, &here)))
     }
 
-    /// What texts of the service are here: its mounts, its own addresses, and what all have.
+    /// What texts of the service are here: its own addresses, its mounts, and what all have.
     fn here(&self, name: &str, own: &[(&str, String)]) -> Vec<(String, String)> {
         let own = own.iter().map(|(text, here)| ((*text).to_owned(), here.clone()));
         let mounts = self.service(name).volumes.iter().map(|mount| {
             let (source, target) = mount.split_once(':').expect("a mount has two sides");
             let target = target.trim_end_matches(":ro").to_owned();
-            (target, self.source(source).display().to_string())
+            let here = self.mounted(name, source, &target).display().to_string();
+            (target, here)
         });
         own.chain(mounts).chain(self.names.clone()).collect()
+    }
+
+    /// Mounts it for this service, so that what lies beside each other there does so here.
+    fn mounted(&self, name: &str, source: &str, target: &str) -> PathBuf {
+        let roots = self.folder.path().join("roots");
+        let here = roots.join(name).join(target.trim_start_matches('/'));
+        if !here.exists() {
+            fs::create_dir_all(here.parent().expect("it is in the service's folder")).expect("a folder");
+            symlink(self.source(source), &here).expect("a link");
+        }
+        here
     }
 
     fn source(&self, source: &str) -> PathBuf {
@@ -134,13 +154,13 @@ impl Engine {
             assert!(file.exists(), "{source} is mounted and doesn't exist");
             return file;
         }
-        let volume = self.folder.path().join(source);
+        let volume = self.folder.path().join("volumes").join(source);
         fs::create_dir_all(&volume).expect("a volume's folder");
         volume
     }
 
     fn start(&self, name: &str, own: &[(&str, String)]) {
-        let mut started = self.started.lock().expect("no test panics here");
+        let mut started = self.started();
         for needed in self.service(name).depends_on.keys() {
             let running = needed == "postgres" || started.iter().any(|(name, _)| name == needed);
             assert!(running, "{name} is started before {needed}");
@@ -148,6 +168,44 @@ impl Engine {
         let words = self.service(name).command.clone();
         let process = self.command(name, &words, own).start();
         started.push((name.to_owned(), process));
+    }
+
+    /// Runs a service that others wait for to have done its work; what it printed.
+    async fn completes(&self, name: &str, own: &[(&str, String)], more: &[(&str, String)]) -> String {
+        let words = self.service(name).command.clone();
+        let mut launch = self.command(name, &words, own);
+        for (variable, value) in more {
+            launch = launch.env(variable, value);
+        }
+        let process = launch.start();
+        assert_eq!(
+            process.wait_for_exit(SOON).await,
+            Exit::Code(0),
+            "{name}: {}",
+            process.log()
+        );
+        let printed = process.log();
+        self.started().push((name.to_owned(), process));
+        printed
+    }
+
+    fn started(&self) -> MutexGuard<'_, Vec<(String, Process)>> {
+        self.started.lock().expect("no test panics here")
+    }
+
+    /// `docker compose stop`: the volumes stay.
+    async fn stop(&self) {
+        let mut started = std::mem::take(&mut *self.started());
+        while let Some((name, process)) = started.pop() {
+            if process.is_running() {
+                assert_eq!(
+                    process.stop(SOON).await,
+                    Exit::Code(0),
+                    "{name}: {}",
+                    process.log()
+                );
+            }
+        }
     }
 
     /// Makes a key as the file's first lines say, in the container of an API.
@@ -242,63 +300,134 @@ async fn wait_for_row(api: &Port, key: &str, status: &str) {
     .await;
 }
 
+/// The ports of one test.
+struct Ports {
+    nats: Port,
+    monitor: Port,
+    apis: [Port; 2],
+    stand_in: Port,
+}
+
+impl Engine {
+    /// `docker compose up` without the agent: everything in its order, each as soon as what it needs is there.
+    async fn up(&self, ports: &Ports) {
+        let Ports {
+            nats, monitor, apis, ..
+        } = ports;
+        // The certificate is for what the server is called.
+        self.completes("hub", &[("nats", nats.address().ip().to_string())], &[])
+            .await;
+        let own = [
+            ("0.0.0.0:4222", nats.address().to_string()),
+            ("127.0.0.1:8222", monitor.address().to_string()),
+        ];
+        self.start("nats", &own);
+        wait_until("NATS was healthy", SOON, async || {
+            TcpStream::connect(nats.address()).ok()?;
+            let health = http_client().get(format!("{}/healthz", monitor.http_url()));
+            let health = health.send().await.ok()?;
+            health.status().is_success().then_some(())
+        })
+        .await;
+        let apis = [("api-1", &apis[0]), ("api-2", &apis[1])];
+        for (name, port) in apis {
+            assert!(
+                !self.is_healthy(name, port).await,
+                "{name} is healthy before it runs"
+            );
+            self.start(name, &[("0.0.0.0:8420", port.address().to_string())]);
+        }
+        self.start("projector", &[]);
+        for (name, port) in apis {
+            wait_until(&format!("{name} was healthy"), SOON, async || {
+                self.is_healthy(name, port).await.then_some(())
+            })
+            .await;
+        }
+    }
+
+    /// The rest of it: the agent joins in the network of the first API, and runs. What its joining has printed, ever.
+    async fn up_agent(&self, ports: &Ports) -> String {
+        let loopback = [("REVEILLE_API_URL", ports.apis[0].http_url())];
+        let printed = self.completes("join", &[], &loopback).await;
+        self.start(
+            "agent",
+            &[("127.0.0.1:9000", ports.stand_in.address().to_string())],
+        );
+        printed
+    }
+}
+
 #[tokio::test]
 async fn the_services_of_the_compose_file_wake_the_demo_backend_and_answer_from_postgres() {
-    let [nats, monitor, api_1, api_2, stand_in] = std::array::from_fn(|_| Port::claim());
+    let ports = Ports {
+        nats: Port::claim(),
+        monitor: Port::claim(),
+        apis: [Port::claim(), Port::claim()],
+        stand_in: Port::claim(),
+    };
+    let [api_1, api_2] = &ports.apis;
     let (database, database_address) = postgres(&compose().services["postgres"]).await;
     let engine = Engine::new(vec![
-        ("nats:4222".to_owned(), nats.address().to_string()),
+        ("nats:4222".to_owned(), ports.nats.address().to_string()),
         ("postgres:5432".to_owned(), database_address),
         (PASSWORD_VARIABLE.to_owned(), PASSWORD.to_owned()),
     ]);
+    engine.up(&ports).await;
+    let joined = engine.up_agent(&ports).await;
+    assert!(joined.contains("demo-box has joined"), "{joined}");
 
-    engine.start(
-        "nats",
-        &[
-            ("0.0.0.0:4222", nats.address().to_string()),
-            ("8222", monitor.number().to_string()),
-        ],
-    );
-    wait_until("NATS was healthy", SOON, async || {
-        TcpStream::connect(nats.address()).ok()?;
-        let health = http_client().get(format!("{}/healthz", monitor.http_url()));
-        let health = health.send().await.ok()?;
-        health.status().is_success().then_some(())
-    })
-    .await;
-    let apis = [("api-1", &api_1), ("api-2", &api_2)];
-    for (name, port) in apis {
-        assert!(
-            !engine.is_healthy(name, port).await,
-            "{name} is healthy before it runs"
-        );
-        engine.start(name, &[("0.0.0.0:8420", port.address().to_string())]);
-    }
-    engine.start("projector", &[]);
-    engine.start("agent", &[("127.0.0.1:9000", stand_in.address().to_string())]);
-    for (name, port) in apis {
-        wait_until(&format!("{name} was healthy"), SOON, async || {
-            engine.is_healthy(name, port).await.then_some(())
-        })
-        .await;
-    }
-
-    let key = &engine.make_key("api-1", &api_1).await;
-    assert_eq!(chat(&api_1, "unused").await.status, 401);
-    wait_for_row(&api_1, key, "hibernating").await;
-    let answer = chat(&api_1, key).await;
+    let key = &engine.make_key("api-1", api_1).await;
+    assert_eq!(chat(api_1, "unused").await.status, 401);
+    wait_for_row(api_1, key, "hibernating").await;
+    let answer = chat(api_1, key).await;
     assert_eq!(answer.status, 200, "{}", answer.text());
     assert!(answer.said().contains("token-0"), "{}", answer.text());
-    wait_for_row(&api_2, key, "active").await;
-    assert_eq!(chat(&api_2, key).await.status, 200);
-    let wakes = get(&api_2, key, "/reveille/v1/wakes").await.json();
+    wait_for_row(api_2, key, "active").await;
+    assert_eq!(chat(api_2, key).await.status, 200);
+    let wakes = get(api_2, key, "/reveille/v1/wakes").await.json();
     assert_eq!(wakes["data"].as_array().map(Vec::len), Some(1), "{wakes}");
+
+    // Stopped and started again, everybody finds what he had.
+    engine.stop().await;
+    engine.up(&ports).await;
+    let joined = engine.up_agent(&ports).await;
+    // The log has what it said the first time, too.
+    assert!(
+        joined.trim().ends_with("\ndemo-box has joined before"),
+        "{joined}"
+    );
+    assert_eq!(joined.matches("demo-box has joined http").count(), 1, "{joined}");
+    wait_for_row(api_2, key, "hibernating").await;
+    assert_eq!(chat(api_1, key).await.status, 200);
 
     // The rows were Postgres's: without it there are none, and inference goes on.
     database.stop().await;
-    for (_, port) in apis {
+    for port in &ports.apis {
         assert_eq!(get(port, key, "/reveille/v1/llms").await.status, 503);
         assert_eq!(chat(port, key).await.status, 200);
+    }
+}
+
+#[test]
+fn nobody_in_the_compose_file_speaks_nats_in_plaintext_and_the_agent_sees_no_key_of_the_hub() {
+    for (name, service) in &compose().services {
+        let mounts = |volume: &str| {
+            service
+                .volumes
+                .iter()
+                .any(|mount| mount.starts_with(&format!("{volume}:")))
+        };
+        let expected = ["hub", "nats", "api-1", "api-2", "projector"].contains(&name.as_str());
+        assert_eq!(mounts("hub"), expected, "{name} and the keys of the hub");
+        let expected = ["api-1", "api-2", "join"].contains(&name.as_str());
+        assert_eq!(mounts("keys"), expected, "{name} and the root key");
+        if let Some(url) = service.environment.get("REVEILLE_NATS_URL") {
+            assert!(url.starts_with("tls://"), "{name} speaks to {url}");
+        }
+        // The flag is for the APIs' HTTP, which is published on loopback only.
+        let allowed = service.environment.contains_key("REVEILLE_ALLOW_PLAINTEXT");
+        assert_eq!(allowed, name.starts_with("api-"), "{name}");
     }
 }
 
@@ -312,11 +441,24 @@ fn the_compose_file_publishes_nothing_beyond_this_machine_and_waits_for_who_is_h
             published += 1;
         }
         for (needed, how) in &service.depends_on {
-            assert_eq!(how["condition"], "service_healthy", "{name} needs {needed}");
-            assert!(
-                services[needed].healthcheck.is_some(),
-                "{needed} has no health check"
-            );
+            let needed_service = &services[needed];
+            match how["condition"].as_str() {
+                Some("service_healthy") => {
+                    assert!(
+                        needed_service.healthcheck.is_some(),
+                        "{needed} has no health check"
+                    );
+                }
+                // It ends, and isn't started again for that.
+                Some("service_completed_successfully") => {
+                    assert!(
+                        ["hub", "join"].contains(&needed.as_str()),
+                        "{name} waits for {needed}'s end"
+                    );
+                    assert!(needed_service.restart.is_none(), "{needed} is started again");
+                }
+                other => panic!("{name} needs {needed} to be {other:?}"),
+            }
         }
     }
     assert_eq!(published, 2, "the two replicas are published");
