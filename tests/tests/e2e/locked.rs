@@ -7,6 +7,16 @@ use serde_json::Value;
 use std::{
     fs,
     path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
+use tokio::{
+    io::{AsyncBufReadExt, AsyncWriteExt, BufReader, copy_bidirectional},
+    net::{TcpListener, TcpStream},
+    sync::watch,
+    task::JoinSet,
 };
 
 use crate::scene::{LLM, SOON};
@@ -277,4 +287,86 @@ async fn a_projector_without_its_key_or_with_anothers_says_what_is_missing() {
     assert_eq!(without.wait_for_exit(SOON).await, Exit::Code(2));
     assert!(without.log().contains("--nats-keys: "), "{}", without.log());
     assert!(without.log().contains("projector.nk"), "{}", without.log());
+}
+
+/// Somebody on the way, who adds a server of his own to what the real one says before the handshake, and cuts connections.
+struct OnTheWay {
+    url: String,
+    /// How often he was dialled.
+    dialled: Arc<AtomicUsize>,
+    /// How often the server of his own was.
+    lured: Arc<AtomicUsize>,
+    cut: watch::Sender<bool>,
+    tasks: JoinSet<()>,
+}
+
+impl OnTheWay {
+    async fn to(server: &str) -> Self {
+        let own = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let way = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let url = format!("tls://{}", way.local_addr().expect("an address"));
+        let lure = format!(
+            r#"{{"connect_urls":["{}"],"#,
+            own.local_addr().expect("an address")
+        );
+        let [dialled, lured]: [Arc<AtomicUsize>; 2] = Default::default();
+        let server = server.trim_start_matches("tls://").to_owned();
+        let (cut, mut cuts) = watch::channel(false);
+        let mut tasks = JoinSet::new();
+        let lures = lured.clone();
+        tasks.spawn(async move {
+            while own.accept().await.is_ok() {
+                lures.fetch_add(1, Ordering::SeqCst);
+            }
+        });
+        let dials = dialled.clone();
+        tasks.spawn(async move {
+            while let Ok((client, _)) = way.accept().await {
+                dials.fetch_add(1, Ordering::SeqCst);
+                // One connection after the other; none any more once they were cut.
+                tokio::select! {
+                    biased;
+                    _ = cuts.wait_for(|cut| *cut) => {}
+                    _ = carry(client, &server, &lure) => {}
+                }
+            }
+        });
+        Self {
+            url,
+            dialled,
+            lured,
+            cut,
+            tasks,
+        }
+    }
+}
+
+async fn carry(client: TcpStream, server: &str, lure: &str) -> std::io::Result<()> {
+    let server = TcpStream::connect(server).await?;
+    let (mut client, mut server) = (client, BufReader::new(server));
+    let mut info = String::new();
+    server.read_line(&mut info).await?;
+    client.write_all(info.replacen('{', lure, 1).as_bytes()).await?;
+    copy_bidirectional(&mut client, &mut server).await.map(drop)
+}
+
+#[tokio::test]
+async fn nobody_on_the_way_leads_a_process_to_a_server_of_his_own() {
+    let world = World::with_postgres().await;
+    let servers = LockedServers::one(&world).await;
+    let way = OnTheWay::to(&servers.url).await;
+    let projector = servers.reveille(&world, "projector", &["projector"]);
+    let projector = projector.args(["--nats", &way.url, "--database-url", world.database().url()]);
+    let projector = projector.start();
+    wait_until("the projector was connected", SOON, async || {
+        projector.log().contains("connected to NATS").then_some(())
+    })
+    .await;
+    way.cut.send_replace(true);
+    wait_until("it came back several times", SOON, async || {
+        (way.dialled.load(Ordering::SeqCst) + way.lured.load(Ordering::SeqCst) > 5).then_some(())
+    })
+    .await;
+    assert_eq!(way.lured.load(Ordering::SeqCst), 0, "{}", projector.log());
+    drop(way.tasks);
 }
