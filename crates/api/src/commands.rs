@@ -1,5 +1,6 @@
 //! Commands to the aggregates, stamped with NATS time. Only control and wakes issue any.
 
+use crate::metrics::Metrics;
 use reveille_bus::{AggregateId, BusError, CommandError, CommitMeta, Executed, Journal, NatsClock};
 use reveille_domain::{
     Agent, AgentCommand, AgentName, AgentRejection, Key, KeyCommand, KeyId, KeyRejection, Provider,
@@ -15,6 +16,7 @@ const CLOCK_WAIT: Duration = Duration::from_secs(10);
 pub(crate) struct Commands {
     pub(crate) journal: Journal,
     pub(crate) clock: NatsClock,
+    pub(crate) metrics: Metrics,
 }
 
 impl Commands {
@@ -34,9 +36,10 @@ impl Commands {
     ) -> Result<Executed<Provider>, CommandError<Rejection>> {
         let at = self.now().await?;
         let aggregate = AggregateId::Provider(id.clone());
-        self.journal
-            .execute(&aggregate, command(at), &CommitMeta::new(cause, at))
-            .await
+        let meta = CommitMeta::new(cause, at);
+        let done = self.journal.execute(&aggregate, command(at), &meta).await?;
+        self.metrics.committed(&done.events);
+        Ok(done)
     }
 
     /// Runs a key's command.

@@ -10,6 +10,7 @@ pub mod http;
 pub mod identities;
 mod inference;
 pub mod keys;
+mod metrics;
 pub mod registry;
 pub mod server;
 mod service;

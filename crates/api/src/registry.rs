@@ -148,6 +148,12 @@ impl Registry {
             .collect()
     }
 
+    /// Of how many aggregates the last commit can't be read.
+    #[must_use]
+    pub fn unreadable(&self) -> usize {
+        self.read().unreadable.len()
+    }
+
     /// The journal sequence that is folded.
     #[must_use]
     pub fn applied(&self) -> u64 {

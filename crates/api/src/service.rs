@@ -7,6 +7,7 @@ use crate::{
     http::{self, AppState, HttpLimits, Readiness},
     inference::Live,
     keys::{AuthMode, Authenticator, SecretKey},
+    metrics::Metrics,
     registry::Registry,
     server::{self, ServerLimits, tls::Tls},
     wakes::{MAX_WAITING, Wakes},
@@ -189,11 +190,13 @@ impl Service {
         let commands = Commands {
             journal: journal.clone(),
             clock: clock.clone(),
+            metrics: Metrics::default(),
         };
 
         let failed = fold(&registry, bus, tasks, shutdown);
         count_wakes(&registry, &commands, tasks, shutdown);
         let heartbeats = HeartbeatWatch::new(bus, &config.replica, clock.clone());
+        let heartbeats = heartbeats.counting(&commands.metrics.refusals);
         let (ears, fold, stop) = (presence.clone(), registry.clone(), shutdown.clone());
         tasks.spawn(async move { ears.run(heartbeats, &fold, &stop).await });
         let sweeper = Sweeper::new(registry.clone(), presence, commands.clone(), bus);
@@ -319,7 +322,10 @@ fn answer_agents(
             () = stop.cancelled() => return,
         }
         match ControlRequests::subscribe(&client).await {
-            Ok(requests) => control::serve(requests, registry, commands, client, &tracker, &stop).await,
+            Ok(requests) => {
+                let requests = requests.counting(&commands.metrics.refusals);
+                control::serve(requests, registry, commands, client, &tracker, &stop).await;
+            }
             Err(error) => error!(%error, "agents can't be answered"),
         }
     });
@@ -356,7 +362,8 @@ fn open_doors(
         match stop.run_until_cancelled(opened).await {
             Some(Ok(callout)) => {
                 open.send_replace(true);
-                doors::answer(callout, &fold, &stop).await;
+                let refusals = &commands.metrics.refusals;
+                doors::answer(callout.counting(refusals), &fold, refusals, &stop).await;
             }
             Some(Err(error)) => error!(%error, "no agent can be let in"),
             None => {}

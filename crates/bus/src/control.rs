@@ -1,7 +1,7 @@
 //! What agents tell control, and its answers: JSON over request and reply on `reveille.control.<agent>.<verb>`.
 //! Every request names the agent's epoch; one whose payload names another agent than its subject is refused.
 
-use crate::{BusError, subjects, wakes::WakeMessage};
+use crate::{BusError, Reason, Refusals, SubjectKind, subjects, wakes::WakeMessage};
 use async_nats::{Client, Message, Subscriber, client::Request};
 use futures::StreamExt;
 use reveille_domain::{
@@ -224,6 +224,7 @@ pub async fn ask(
 pub struct ControlRequests {
     client: Client,
     subscription: Subscriber,
+    refusals: Refusals,
 }
 
 /// A request that waits for its answer.
@@ -238,6 +239,7 @@ pub struct Asked {
 struct Reply {
     client: Client,
     message: Message,
+    refusals: Refusals,
 }
 
 impl Reply {
@@ -250,6 +252,7 @@ impl Reply {
         let asking = subjects::control_parts(&self.message.subject);
         let own = asking.map(|(agent, _)| format!("{}.", subjects::agent_inbox(&agent)));
         if !own.is_some_and(|own| reply.starts_with(&own)) {
+            self.refusals.count(SubjectKind::Control, Reason::ReplySubject);
             tracing::warn!(nats.subject = %self.message.subject, "didn't answer to a subject that is not the agent's inbox");
             return;
         }
@@ -279,7 +282,15 @@ impl ControlRequests {
         Ok(Self {
             client: client.clone(),
             subscription,
+            refusals: Refusals::default(),
         })
+    }
+
+    /// Counts in `refusals` what it doesn't take.
+    #[must_use]
+    pub fn counting(mut self, refusals: &Refusals) -> Self {
+        self.refusals = refusals.clone();
+        self
     }
 
     /// The next legal request; others are refused, with the reason on the sender's own inbox. `None` at the end.
@@ -290,6 +301,7 @@ impl ControlRequests {
             let reply = Reply {
                 client: self.client.clone(),
                 message,
+                refusals: self.refusals.clone(),
             };
             match parsed {
                 Ok((agent, request)) => {
@@ -299,8 +311,9 @@ impl ControlRequests {
                         reply,
                     });
                 }
-                Err(reason) => {
+                Err((why, reason)) => {
                     tracing::warn!(nats.subject = %reply.message.subject, reason, "refused a control request");
+                    self.refusals.count(SubjectKind::Control, why);
                     let refusal = Refusal::Invalid { reason };
                     reply.send(&ControlAnswer::Refused { refusal }).await;
                 }
@@ -309,16 +322,19 @@ impl ControlRequests {
     }
 }
 
-fn parse(message: &Message) -> Result<(AgentName, ControlRequest), String> {
-    let (agent, verb) =
-        subjects::control_parts(&message.subject).ok_or("the subject names no agent and verb")?;
+fn parse(message: &Message) -> Result<(AgentName, ControlRequest), (Reason, String)> {
+    let malformed = |text: String| (Reason::Malformed, text);
+    let (agent, verb) = subjects::control_parts(&message.subject)
+        .ok_or_else(|| malformed("the subject names no agent and verb".to_owned()))?;
     let envelope: Envelope<ControlRequest> = serde_json::from_slice(&message.payload)
-        .map_err(|error| format!("not a control request: {error}"))?;
+        .map_err(|error| malformed(format!("not a control request: {error}")))?;
     if envelope.v != VERSION {
-        return Err(format!("version {} is not known, {VERSION} is", envelope.v));
+        let text = format!("version {} is not known, {VERSION} is", envelope.v);
+        return Err((Reason::UnknownVersion, text));
     }
     if envelope.agent != agent || envelope.body.verb() != verb {
-        return Err("the payload names another agent or verb than the subject".to_owned());
+        let text = "the payload names another agent or verb than the subject".to_owned();
+        return Err((Reason::OtherName, text));
     }
     Ok((agent, envelope.body))
 }

@@ -2,7 +2,7 @@
 //! starts knows at once who was heard when; nothing is inferred while its own canary doesn't come back.
 
 use crate::{
-    BusError, Connection, NatsClock,
+    BusError, Connection, NatsClock, Reason, Refusals, SubjectKind,
     in_order::InOrder,
     streams::{self, HEARTBEATS_STREAM},
     subjects::{self, Sign},
@@ -93,6 +93,7 @@ pub struct HeartbeatWatch {
     ticks: tokio::time::Interval,
     sent: Option<(Uuid, Instant)>,
     last_canary: Instant,
+    refusals: Refusals,
 }
 
 impl HeartbeatWatch {
@@ -122,7 +123,15 @@ impl HeartbeatWatch {
             ticks,
             sent: None,
             last_canary: Instant::now(),
+            refusals: Refusals::default(),
         }
+    }
+
+    /// Counts in `refusals` what it doesn't take.
+    #[must_use]
+    pub fn counting(mut self, refusals: &Refusals) -> Self {
+        self.refusals = refusals.clone();
+        self
     }
 
     /// The next heartbeat. Waits out every outage; cancel-safe.
@@ -202,7 +211,9 @@ impl HeartbeatWatch {
             Sign::Canary(_) => None,
             Sign::Heartbeat(agent) => match serde_json::from_slice::<Heartbeat>(&message.payload) {
                 Ok(heartbeat) if heartbeat.agent == agent => Some(Heard { heartbeat, stored_at }),
-                Ok(_) | Err(_) => {
+                heard => {
+                    let why = heard.map_or(Reason::Malformed, |_| Reason::OtherName);
+                    self.refusals.count(SubjectKind::Heartbeats, why);
                     warn!(agent.name = %agent, "dropped a heartbeat that isn't one of {agent}");
                     None
                 }

@@ -7,6 +7,7 @@
 //! - [`heartbeats`] and [`NatsClock`]: signs of life, and the time that all replicas share.
 //! - [`control`], [`wakes`], [`orders`]: what agents and control say to each other.
 //! - [`relay`]: inference requests and responses, frame by frame.
+//! - [`Refusals`]: what is said and isn't taken, counted.
 
 pub mod access;
 pub mod archive;
@@ -23,6 +24,7 @@ mod journal;
 pub mod orders;
 mod read;
 mod refold;
+mod refusals;
 pub mod relay;
 mod streams;
 mod subjects;
@@ -33,5 +35,6 @@ pub use connection::{Connection, MIN_SERVER, NatsAccess, NatsOptions, NatsServer
 pub use error::{BusError, CommandError};
 pub use follow::{Checkpoint, Entry, Follow, Followed, Follower};
 pub use journal::{CommitMeta, Executed, Expected, Journal, JournalContext, JournalStore};
+pub use refusals::{Reason, Refusals, SubjectKind};
 pub use streams::{HEARTBEATS_STREAM, JOURNAL_STREAM, StreamLook, ensure_streams, look_at_streams};
 pub use subjects::{AggregateId, FACTS};

@@ -10,6 +10,7 @@ mod docs;
 mod enrolment;
 mod faults;
 mod first_use;
+mod forgeries;
 mod harness;
 mod http_limits;
 mod https;

@@ -3,7 +3,7 @@
 
 use crate::{commands::Commands, registry::Registry};
 use reveille_bus::{
-    Connection,
+    Connection, Reason, Refusals, SubjectKind,
     access::{Callout, Doorkeeper},
 };
 use reveille_domain::{AgentCommand, AgentKey, AgentName};
@@ -35,7 +35,12 @@ pub(crate) async fn trust(commands: &Commands, trusted: Vec<(AgentName, AgentKey
 }
 
 /// Answers the hub's servers until `shutdown`.
-pub(crate) async fn answer(mut callout: Callout, registry: &Registry, shutdown: &CancellationToken) {
+pub(crate) async fn answer(
+    mut callout: Callout,
+    registry: &Registry,
+    refusals: &Refusals,
+    shutdown: &CancellationToken,
+) {
     while let Some(Some(knock)) = shutdown.run_until_cancelled(callout.next()).await {
         let (key, host) = (knock.key().to_owned(), knock.host().to_owned());
         if !registry.is_ready() {
@@ -44,6 +49,7 @@ pub(crate) async fn answer(mut callout: Callout, registry: &Registry, shutdown: 
             debug!(agent.name = %agent, client.host = host, "let {agent} in");
             knock.admit(&agent).await;
         } else {
+            refusals.count(SubjectKind::Connections, Reason::UnknownKey);
             info!(
                 client.host = host,
                 nats.key = key,

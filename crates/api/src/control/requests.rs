@@ -3,7 +3,7 @@
 use crate::{commands::Commands, registry::Registry, wakes::wake_message};
 use async_nats::Client;
 use reveille_bus::{
-    AggregateId, BusError, CommandError, Executed,
+    AggregateId, BusError, CommandError, Executed, Reason, SubjectKind,
     control::{Asked, ControlAnswer, ControlRequest, ControlRequests, Refusal, Report},
     orders,
 };
@@ -68,6 +68,9 @@ impl Control {
             Ok(answer) => answer,
             Err(refusal) => {
                 debug!(agent.name = %agent, %refusal, "refused what {agent} asked");
+                if let Some(reason) = counted(&refusal) {
+                    self.commands.metrics.refusals.count(SubjectKind::Control, reason);
+                }
                 ControlAnswer::Refused { refusal }
             }
         };
@@ -250,6 +253,16 @@ impl Control {
             last_seq: provider.map(|provider| provider.last_seq).unwrap_or_default(),
             wake: provider.and_then(|provider| wake_message(provider, done.sequence, now)),
         }
+    }
+}
+
+/// What a refusal counts as. One that only asks for something else first, or for patience, isn't counted.
+const fn counted(refusal: &Refusal) -> Option<Reason> {
+    match refusal {
+        Refusal::Superseded { .. } => Some(Reason::OtherEpoch),
+        Refusal::RegisterFirst => Some(Reason::Undeclared),
+        Refusal::Invalid { .. } => Some(Reason::Invalid),
+        Refusal::ResumeFirst | Refusal::Unavailable { .. } => None,
     }
 }
 

@@ -12,6 +12,7 @@ mod error;
 mod extract;
 mod health;
 mod keys;
+mod metrics;
 mod models;
 mod queries;
 mod request_id;
@@ -131,8 +132,12 @@ pub fn router(state: AppState) -> Router {
         .route("/v1/models", get(models::list))
         .route("/v1/models/{*id}", get(models::one))
         .route_layer(middleware::from_fn(auth::may_infer));
+    let metrics = Router::new()
+        .route("/metrics", get(metrics::page))
+        .route_layer(middleware::from_fn(auth::may_query));
     inference
         .nest("/reveille/v1", queries::routes())
+        .merge(metrics)
         .route_layer(authenticate)
         // The token is what lets in.
         .route("/reveille/v1/enroll", post(agents::enroll))
@@ -140,6 +145,7 @@ pub fn router(state: AppState) -> Router {
         .route("/readyz", get(health::readyz))
         .fallback(async || ApiError::UnknownPath)
         .method_not_allowed_fallback(async || ApiError::MethodNotAllowed)
+        .layer(middleware::from_fn_with_state(state.clone(), metrics::count))
         .layer(middleware::from_fn(request_id::name_requests))
         .with_state(state)
 }

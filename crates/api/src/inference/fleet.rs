@@ -3,6 +3,7 @@
 use crate::{
     commands::Commands,
     identities::KnownAgent,
+    metrics::Metrics,
     registry::{Known, Registry},
     wakes::{Begun, SleepError, WakeError, Wakes, Woken},
 };
@@ -11,7 +12,7 @@ use bytes::Bytes;
 use futures::{StreamExt, stream::BoxStream};
 use reveille_bus::{
     CommandError, Executed,
-    relay::{RelayClient, RelayError, RequestHead, ResponseHead},
+    relay::{RelayClient, RelayError, RelayLook, RequestHead, ResponseHead},
 };
 use reveille_domain::{
     Agent, AgentCommand, AgentName, AgentRejection, Epoch, Key, KeyCommand, KeyId, KeyRejection,
@@ -93,6 +94,12 @@ pub(crate) trait Fleet: Send + Sync {
     ) -> Result<Executed<Agent>, CommandError<AgentRejection>>;
     /// The agent's session is over: its providers are inactive. What isn't done at once is done when it counts as lost.
     async fn stop_providers(&self, agent: &AgentName, cause: &'static str, epoch: Epoch);
+    /// See [`Registry::unreadable`].
+    fn unreadable(&self) -> usize;
+    /// See [`RelayClient::look`].
+    fn relay_look(&self) -> RelayLook;
+    /// What is counted.
+    fn metrics(&self) -> &Metrics;
     /// Sends a request and waits for the response's head. Dropping the future cancels the request.
     async fn relay(
         &self,
@@ -200,6 +207,18 @@ impl Fleet for Live {
                 warn!(provider.name = %id, %error, "{id} is not inactive yet");
             }
         }
+    }
+
+    fn unreadable(&self) -> usize {
+        self.registry.unreadable()
+    }
+
+    fn relay_look(&self) -> RelayLook {
+        self.relay.look()
+    }
+
+    fn metrics(&self) -> &Metrics {
+        &self.commands.metrics
     }
 
     async fn relay(

@@ -2,7 +2,7 @@
 //! and an API replica answers by what the journal says of that key. So agents come and go without a change of any server.
 
 use super::{jwt::Question, nats_key::NatsKey, role::Role};
-use crate::{BusError, subjects};
+use crate::{BusError, Reason, Refusals, SubjectKind, subjects};
 use async_nats::{Client, Subject, Subscriber};
 use futures::StreamExt;
 use reveille_domain::AgentName;
@@ -18,6 +18,7 @@ pub struct Callout {
     client: Client,
     subscription: Subscriber,
     issuer: NatsKey,
+    refusals: Refusals,
 }
 
 /// Somebody who wants in, and has proven to hold a key.
@@ -43,7 +44,15 @@ impl Callout {
             client: client.clone(),
             subscription,
             issuer,
+            refusals: Refusals::default(),
         })
+    }
+
+    /// Counts in `refusals` whom it doesn't let in.
+    #[must_use]
+    pub fn counting(mut self, refusals: &Refusals) -> Self {
+        self.refusals = refusals.clone();
+        self
     }
 
     /// The next who has proven to hold a key; the others are refused here. `None` at the end.
@@ -51,10 +60,12 @@ impl Callout {
         loop {
             let message = self.subscription.next().await?;
             let (Some(question), Some(reply)) = (Question::read(&message.payload), message.reply) else {
+                self.refusals.count(SubjectKind::Connections, Reason::Malformed);
                 warn!("dropped a malformed question of a NATS server");
                 continue;
             };
             let Some(key) = question.proven_key().map(str::to_owned) else {
+                self.refusals.count(SubjectKind::Connections, Reason::Unproven);
                 debug!(
                     client.host = question.host(),
                     "refused a connection without a proven key"

@@ -6,7 +6,7 @@ use super::exchange::Exchange;
 use super::flight::{Effect, Flight, Standing};
 use super::frame::{Frame, HEAD_FIELDS_BYTES, Origin, RequestId};
 use super::head::{RequestHead, write_meta};
-use super::link::{Counters, DroppedFrames, Link, RelayLimits, lock};
+use super::link::{Counters, DroppedFrames, Link, RelayLimits, RelayLook, lock};
 use super::window::{Pool, Window};
 use crate::subjects;
 use async_nats::{Client, Message, StatusCode, Subject, Subscriber};
@@ -149,6 +149,15 @@ impl RelayClient {
         self.hub.pool.free()
     }
 
+    /// How it stands: for metrics.
+    #[must_use]
+    pub fn look(&self) -> RelayLook {
+        RelayLook {
+            in_flight: self.in_flight(),
+            dropped: self.dropped_frames(),
+        }
+    }
+
     /// Frames that were dropped since the start.
     #[must_use]
     pub fn dropped_frames(&self) -> DroppedFrames {
@@ -189,7 +198,7 @@ impl Hub {
         };
         // The subject says who may have published it: an agent must not answer for another.
         if flight.reply != message.subject {
-            return self.counters.malformed();
+            return self.counters.other_agent();
         }
         if flight.origin.epoch != frame.epoch {
             return self.counters.other_epoch();

@@ -2,6 +2,7 @@
 
 use super::error::RelayStartError;
 use super::frame::PREFIX_BYTES;
+use crate::Reason;
 use async_nats::{Client, Subject, Subscriber, connection::State};
 use bytes::Bytes;
 use futures::FutureExt;
@@ -148,6 +149,7 @@ pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 #[derive(Debug, Default)]
 pub(super) struct Counters {
     malformed: AtomicU64,
+    other_agent: AtomicU64,
     other_epoch: AtomicU64,
     unknown_request: AtomicU64,
     repeated: AtomicU64,
@@ -156,6 +158,10 @@ pub(super) struct Counters {
 impl Counters {
     pub fn malformed(&self) {
         self.malformed.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub fn other_agent(&self) {
+        self.other_agent.fetch_add(1, Ordering::Relaxed);
     }
 
     pub fn other_epoch(&self) {
@@ -173,6 +179,7 @@ impl Counters {
     pub fn read(&self) -> DroppedFrames {
         DroppedFrames {
             malformed: self.malformed.load(Ordering::Relaxed),
+            other_agent: self.other_agent.load(Ordering::Relaxed),
             other_epoch: self.other_epoch.load(Ordering::Relaxed),
             unknown_request: self.unknown_request.load(Ordering::Relaxed),
             repeated: self.repeated.load(Ordering::Relaxed),
@@ -181,14 +188,39 @@ impl Counters {
 }
 
 /// How many frames were dropped since the start, by why: for metrics.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct DroppedFrames {
     /// They make no sense.
     pub malformed: u64,
+    /// They are about a request that another agent was asked.
+    pub other_agent: u64,
     /// They are of another epoch than the request, or than the agent.
     pub other_epoch: u64,
     /// Their request is over, or was never known.
     pub unknown_request: u64,
     /// Their number or request was seen before.
     pub repeated: u64,
+}
+
+impl DroppedFrames {
+    /// The same, each with its reason.
+    #[must_use]
+    pub const fn by_reason(&self) -> [(Reason, u64); 5] {
+        [
+            (Reason::Malformed, self.malformed),
+            (Reason::OtherName, self.other_agent),
+            (Reason::OtherEpoch, self.other_epoch),
+            (Reason::UnknownRequest, self.unknown_request),
+            (Reason::Repeated, self.repeated),
+        ]
+    }
+}
+
+/// How one end of the relay stands.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct RelayLook {
+    /// How many requests are open.
+    pub in_flight: usize,
+    /// Frames that were dropped since the start.
+    pub dropped: DroppedFrames,
 }

@@ -36,7 +36,7 @@ pub use head::{
     FaultCode, Headers, REQUEST_HEADERS, RESPONSE_HEADERS, RelayFault, RequestHead, ResponseHead,
 };
 pub use incoming::{Incoming, RequestBody};
-pub use link::{DroppedFrames, RelayLimits};
+pub use link::{DroppedFrames, RelayLimits, RelayLook};
 pub use responder::{RespondError, Responder};
 pub use served::Cancelled;
 pub use server::{CurrentEpoch, RelayServer, RelayServerHandle};

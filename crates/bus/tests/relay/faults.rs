@@ -139,7 +139,10 @@ async fn frames_of_another_epoch_or_agent_are_ignored() {
     let mut body = soon("the head", answer).await.unwrap().unwrap();
     assert_eq!(body.whole().as_deref(), Some(b"true".as_slice()));
     let dropped = agent.api.dropped_frames();
-    assert_eq!((dropped.other_epoch, dropped.malformed), (2, 1));
+    assert_eq!(
+        (dropped.other_epoch, dropped.other_agent, dropped.malformed),
+        (2, 1, 0)
+    );
 }
 
 #[tokio::test]

@@ -4,6 +4,7 @@ use crate::{
     identities::{Identities, KnownAgent},
     inference::{AgentCommandAt, Fleet, KeyCommandAt, Relayed, RelayedBody},
     keys::Keys,
+    metrics::Metrics,
     registry::Known,
     wakes::{Begun, SleepError, WakeError, Woken},
 };
@@ -12,7 +13,7 @@ use bytes::Bytes;
 use futures::{StreamExt, stream};
 use reveille_bus::{
     CommandError, Executed,
-    relay::{RelayError, RequestHead, ResponseHead},
+    relay::{DroppedFrames, RelayError, RelayLook, RequestHead, ResponseHead},
 };
 use reveille_domain::{
     Agent, AgentName, AgentRejection, Epoch, Failures, Key, KeyId, KeyRejection, ModelName, ProviderId,
@@ -55,6 +56,7 @@ pub(super) struct Sent {
 
 #[derive(Default)]
 pub(super) struct ScriptedFleet {
+    pub metrics: Metrics,
     slots: Mutex<BTreeMap<ProviderId, watch::Sender<Arc<Known>>>>,
     replies: Mutex<VecDeque<Reply>>,
     sent: Mutex<Vec<Sent>>,
@@ -367,6 +369,25 @@ impl Fleet for ScriptedFleet {
 
     async fn stop_providers(&self, _: &AgentName, _: &'static str, _: Epoch) {
         self.stopped.fetch_add(1, Ordering::SeqCst);
+    }
+
+    fn unreadable(&self) -> usize {
+        2
+    }
+
+    fn relay_look(&self) -> RelayLook {
+        let dropped = DroppedFrames {
+            other_agent: 3,
+            ..DroppedFrames::default()
+        };
+        RelayLook {
+            in_flight: 4,
+            dropped,
+        }
+    }
+
+    fn metrics(&self) -> &Metrics {
+        &self.metrics
     }
 
     async fn relay(

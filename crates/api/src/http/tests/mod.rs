@@ -6,6 +6,7 @@ mod inference;
 mod key_life;
 mod keys;
 mod listing;
+mod metrics;
 mod queries;
 mod streams;
 mod waking;
