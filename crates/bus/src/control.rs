@@ -312,7 +312,8 @@ impl ControlRequests {
                     });
                 }
                 Err((why, reason)) => {
-                    tracing::warn!(nats.subject = %reply.message.subject, reason, "refused a control request");
+                    // The text may quote the message, and is for its sender alone.
+                    tracing::warn!(nats.subject = %reply.message.subject, reason = why.name(), "refused a control request");
                     self.refusals.count(SubjectKind::Control, why);
                     let refusal = Refusal::Invalid { reason };
                     reply.send(&ControlAnswer::Refused { refusal }).await;

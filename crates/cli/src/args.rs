@@ -1,6 +1,6 @@
 //! The command line. A flag wins over its variable, which wins over the config file, which wins over the default.
 
-use crate::{enrol::Token, journal::JournalCommand, keys::KeyCommand};
+use crate::{journal::JournalCommand, keys::KeyCommand};
 use clap::{Args, Parser, Subcommand, ValueEnum, builder::FalseyValueParser};
 use jiff::SignedDuration;
 use reveille_agent::config::Config;
@@ -320,7 +320,7 @@ pub struct AgentTokenCreate {
 pub struct Join {
     /// What `reveille agent-token create` has printed.
     #[arg(env = "REVEILLE_AGENT_TOKEN", value_name = "TOKEN", hide_env_values = true)]
-    pub token: Token,
+    pub token: String,
     /// The agent that this machine is meant to be; another one's token is refused then.
     #[arg(long, value_name = "AGENT")]
     pub name: Option<AgentName>,

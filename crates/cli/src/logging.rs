@@ -2,7 +2,10 @@
 
 use crate::failure::Failure;
 use std::io::IsTerminal;
-use tracing_subscriber::{EnvFilter, fmt};
+use tracing::{Level, Metadata};
+use tracing_subscriber::{
+    EnvFilter, Layer, filter::filter_fn, fmt, layer::SubscriberExt, registry, util::SubscriberInitExt,
+};
 
 /// Which lines are logged.
 const FILTER: &str = "REVEILLE_LOG";
@@ -11,25 +14,41 @@ const FORMAT: &str = "REVEILLE_LOG_FORMAT";
 /// Our own crates at `info`, the libraries below them only when something is wrong.
 const DEFAULT_FILTER: &str = "warn,reveille=info";
 
+/// Libraries whose finer lines hold what passes through them: whole messages, and passwords in addresses.
+const INDISCREET: [&str; 1] = ["async_nats"];
+
 /// Begins to log. Called by services only; what a person asks is answered on standard output without log lines.
 pub fn start() -> Result<(), Failure> {
     let filter = read(FILTER).unwrap_or_else(|| DEFAULT_FILTER.to_owned());
     let filter = EnvFilter::try_new(&filter)
         .map_err(|error| Failure::Config(format!("{FILTER} is not a log filter: {error}")))?;
-    let lines = fmt().with_env_filter(filter).with_writer(std::io::stderr);
-    match read(FORMAT).as_deref() {
+    let lines = fmt::layer().with_writer(std::io::stderr);
+    let lines = match read(FORMAT).as_deref() {
         None | Some("text") => {
             let colours = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
-            lines.with_ansi(colours).with_target(false).init();
+            lines.with_ansi(colours).with_target(false).boxed()
         }
-        Some("json") => lines.json().flatten_event(true).init(),
+        Some("json") => lines.json().flatten_event(true).boxed(),
         Some(other) => {
             return Err(Failure::Config(format!(
                 "{FORMAT} is `{other}`; it may be text or json"
             )));
         }
-    }
+    };
+    registry()
+        .with(filter)
+        .with(filter_fn(is_discreet))
+        .with(lines)
+        .init();
     Ok(())
+}
+
+/// Whether a line may be logged, whatever is asked for.
+fn is_discreet(line: &Metadata<'_>) -> bool {
+    let indiscreet = INDISCREET
+        .iter()
+        .any(|library| line.target().starts_with(library));
+    !indiscreet || *line.level() <= Level::INFO
 }
 
 fn read(variable: &str) -> Option<String> {

@@ -4,6 +4,7 @@
 
 mod archive;
 mod attacks;
+mod canaries;
 mod cluster;
 mod compose;
 mod docs;

@@ -2,7 +2,7 @@
 //!
 //! The key is made first and kept: should the hub's answer be lost, the same command finishes what it has begun.
 
-use super::text;
+use super::{Token, text};
 use crate::{
     args::{ApiAddress, Join},
     client::{ApiClient, Row, is_loopback, line},
@@ -54,7 +54,12 @@ impl HubLines {
 
 /// Joins the hub that the token names.
 pub async fn join(args: Join) -> Result<(), Failure> {
-    let Join { token, name, .. } = &args;
+    // Read here, and not with the other arguments: a complaint about one of those shows it.
+    let token: Token = args
+        .token
+        .parse()
+        .map_err(|reason| Failure::Config(format!("the token can't be used: {reason}")))?;
+    let Join { name, .. } = &args;
     if let Some(name) = name.as_ref().filter(|name| **name != token.agent) {
         return Err(Failure::Config(format!(
             "the token is for {}, not for {name}: make one by `reveille agent-token create {name}`",
@@ -81,7 +86,7 @@ pub async fn join(args: Join) -> Result<(), Failure> {
     let credentials = folder.join(format!("{}.nk", token.agent));
     let key = NatsKey::read_or_make(&credentials, NatsKey::fresh_user)?;
 
-    let enrolled = enroll(&args, &key).await?;
+    let enrolled = enroll(&args, &token, &key).await?;
     let nats = args
         .nats
         .clone()
@@ -128,8 +133,7 @@ pub async fn join(args: Join) -> Result<(), Failure> {
     ))
 }
 
-async fn enroll(args: &Join, key: &NatsKey) -> Result<Row, Failure> {
-    let token = &args.token;
+async fn enroll(args: &Join, token: &Token, key: &NatsKey) -> Result<Row, Failure> {
     let client = ApiClient::new(&ApiAddress {
         ca: args.ca.clone(),
         ..ApiAddress::keyless(token.hub.clone())
