@@ -11,10 +11,15 @@ use bytes::{Bytes, BytesMut};
 use futures::StreamExt;
 use serde::de::DeserializeOwned;
 use std::time::Duration;
+use tokio::time::{Instant, timeout, timeout_at};
 
 /// What is set aside at once for a body whose length is known, in bytes: a client that announces much and sends
 /// nothing holds no more.
 const MAX_FIRST_ALLOCATION_BYTES: usize = 1024 * 1024;
+
+/// A body that takes longer than it may stand still must come at this rate on average, in bytes a second: whoever drips has an
+/// end. It is a modem's pace, with which 32 MiB take a little over an hour.
+pub(super) const MIN_BYTES_PER_SECOND: u64 = 8 * 1024;
 
 /// A refused body is read on and thrown away for this long and this far, so that a client that only reads when it has
 /// sent everything sees the refusal and not a broken connection.
@@ -83,7 +88,8 @@ pub(super) async fn read_small<T: DeserializeOwned>(
         .map_err(|error| ApiError::invalid("invalid_body", None, format!("the body is wrong: {error}")))
 }
 
-/// Reads the whole body. `idle` is how long nothing may come.
+/// Reads the whole body. `idle` is how long nothing may come, and how long it may take beyond what
+/// [`MIN_BYTES_PER_SECOND`] allows.
 pub(crate) async fn read(
     headers: &HeaderMap,
     body: Body,
@@ -114,7 +120,7 @@ async fn linger(chunks: &mut BodyDataStream) {
         }
     };
     // What has not come by then doesn't matter.
-    let _ = tokio::time::timeout(LINGER, drain).await;
+    let _ = timeout(LINGER, drain).await;
 }
 
 async fn read_chunks(
@@ -128,10 +134,14 @@ async fn read_chunks(
         return Err(ApiError::TooLarge { limit });
     }
     let mut held = budget.hold();
-    let mut next = async || match tokio::time::timeout(idle, chunks.next()).await {
+    let mut latest = Instant::now() + idle;
+    let mut next = async || match timeout_at(latest.min(Instant::now() + idle), chunks.next()).await {
         Err(_) => Err(ApiError::BodyTimeout { idle }),
         Ok(None) => Ok(None),
-        Ok(Some(Ok(chunk))) => Ok(Some(chunk)),
+        Ok(Some(Ok(chunk))) => {
+            latest += time_for(chunk.len());
+            Ok(Some(chunk))
+        }
         Ok(Some(Err(_))) => Err(ApiError::invalid("incomplete_body", None, "the body broke off")),
     };
     let mut take = |length: usize, chunk: &Bytes| {
@@ -166,6 +176,50 @@ async fn read_chunks(
     })
 }
 
+/// How long so many bytes may take.
+fn time_for(bytes: usize) -> Duration {
+    Duration::from_micros(bytes as u64 * 1_000_000 / MIN_BYTES_PER_SECOND)
+}
+
 fn announced_bytes(headers: &HeaderMap) -> Option<u64> {
     headers.get(header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::convert::Infallible;
+
+    const IDLE: Duration = Duration::from_secs(30);
+    const LIMIT: usize = 32 * 1024 * 1024;
+
+    /// Reads a body that comes in so many pieces of so many bytes, a second apart; what came of it, and after how long.
+    async fn dripped(pieces: usize, bytes: usize) -> (Result<usize, ApiError>, Duration) {
+        let pieces = futures::stream::iter(0..pieces).then(move |_| async move {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            Ok::<_, Infallible>(Bytes::from(vec![b' '; bytes]))
+        });
+        let (begun, budget) = (Instant::now(), BodyBudget::new(LIMIT));
+        let body = Body::from_stream(pieces);
+        let read = read(&HeaderMap::new(), body, LIMIT, IDLE, &budget).await;
+        (read.map(|body| body.bytes.len()), begun.elapsed())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_body_that_drips_has_an_end() {
+        let (read, took) = dripped(1_000_000, 1).await;
+        assert!(matches!(read, Err(ApiError::BodyTimeout { .. })), "{read:?}");
+        assert_eq!(took.as_secs(), 30);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_body_that_is_slow_comes_whole_as_long_as_it_keeps_its_pace() {
+        let pace = MIN_BYTES_PER_SECOND as usize;
+        let (read, took) = dripped(1_000, pace).await;
+        assert_eq!((read.expect("a body"), took.as_secs()), (1_000 * pace, 1_000));
+        let (read, took) = dripped(1_000, pace / 2).await;
+        assert!(matches!(read, Err(ApiError::BodyTimeout { .. })), "{read:?}");
+        // 59 pieces have come, and what they allow for is over before the next one.
+        assert_eq!(took.as_secs(), 59);
+    }
 }

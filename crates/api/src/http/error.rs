@@ -1,6 +1,6 @@
 //! Every refusal and failure that an HTTP client can see. What it sees of them is in [`super::answer`].
 
-use super::answer::Answer;
+use super::{answer::Answer, body::MIN_BYTES_PER_SECOND};
 use crate::{
     keys::Denied,
     server::Refusal,
@@ -40,7 +40,11 @@ pub(crate) enum ApiError {
     TooLarge { limit: usize },
     #[error("the body must be JSON without a content encoding: {what}")]
     UnsupportedMedia { what: String },
-    #[error("the body did not arrive: nothing came for {} s", idle.as_secs())]
+    #[error(
+        "the body did not arrive: nothing came for {} s, or in all that time less than {} KiB a second",
+        idle.as_secs(),
+        MIN_BYTES_PER_SECOND / 1024
+    )]
     BodyTimeout { idle: Duration },
     #[error("the request bodies that wait take up all the memory set aside for them ({limit} bytes)")]
     MemoryFull { limit: usize },

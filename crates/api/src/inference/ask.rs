@@ -21,7 +21,7 @@ pub struct Timings {
     pub absence: Duration,
     /// How long an agent's report may take to come back through the journal.
     pub report: Duration,
-    /// How long a request's body may stand still.
+    /// How long a request's body may stand still, and how much longer it may take than its slowest pace allows.
     pub body_idle: Duration,
 }
 
