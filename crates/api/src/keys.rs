@@ -24,7 +24,6 @@ use reveille_domain::{
 };
 use std::{
     collections::BTreeMap,
-    ops::Bound,
     sync::{Arc, PoisonError, RwLock},
 };
 
@@ -72,6 +71,15 @@ impl KnownKey {
             Standing::Issued(key) => &key.id,
             Standing::Revoked(key) => &key.id,
             Standing::Unreadable(id) => id,
+        }
+    }
+
+    /// When it was made, if that can be read.
+    pub(crate) const fn created_at(&self) -> Option<Timestamp> {
+        match &self.standing {
+            Standing::Issued(key) => Some(key.created_at_ms),
+            Standing::Revoked(key) => Some(key.created_at_ms),
+            Standing::Unreadable(_) => None,
         }
     }
 }
@@ -139,12 +147,10 @@ impl Keys {
             .len()
     }
 
-    /// At most `most` keys behind `after`, by id.
-    pub(crate) fn page(&self, after: Option<&str>, most: usize) -> Vec<Arc<KnownKey>> {
+    /// All of them, by id.
+    pub(crate) fn all(&self) -> Vec<Arc<KnownKey>> {
         let table = self.inner.table.read().unwrap_or_else(PoisonError::into_inner);
-        let start = after.map_or(Bound::Unbounded, Bound::Excluded);
-        let found = table.range::<str, _>((start, Bound::Unbounded));
-        found.take(most).map(|(_, known)| known.clone()).collect()
+        table.values().cloned().collect()
     }
 
     /// The wakes that keys have started.

@@ -6,8 +6,8 @@
 use super::{
     ApiError, AppState,
     body::read_small,
-    extract::{Path, Query, parsed},
-    queries::{Page, limit},
+    extract::{Path, Query},
+    queries::{Listed, Page},
 };
 use crate::{identities::KnownAgent, inference::AgentCommandAt};
 use axum::{
@@ -20,11 +20,11 @@ use reveille_bus::{CommandError, Executed, access::NatsKey};
 use reveille_domain::{
     Agent, AgentCommand, AgentEvent, AgentKey, AgentName, AgentRejection, Epoch, MAX_TOKEN_LIFETIME,
     SecretHash, Timestamp, TokenId,
-    rows::{self, Cursor, READ_WAIT, RowsError},
+    rows::{Place, READ_WAIT, Sort, SortBy, SortKind, SortValue},
 };
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 use tokio::time::Instant;
 use tracing::info;
 use uuid::Uuid;
@@ -71,42 +71,63 @@ impl AgentRow {
     }
 }
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct Paging {
-    after: Option<Cursor>,
-    #[serde(default, rename = "limit", deserialize_with = "parsed")]
-    rows: Option<u32>,
+/// What agents can be sorted by. Those that are equal in it are sorted by their names.
+#[derive(Clone, Copy)]
+pub(super) enum AgentSort {
+    Name,
+    /// When their current session began; those without one come first.
+    Connected,
 }
 
-/// By name; the cursor is the name of the page's last.
+impl SortBy for AgentSort {
+    const ALL: &'static [Self] = &[Self::Name, Self::Connected];
+    const DEFAULT: Sort<Self> = Sort::ascending(Self::Name);
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Name => "name",
+            Self::Connected => "connected",
+        }
+    }
+    fn kind(self) -> SortKind {
+        match self {
+            Self::Name => SortKind::Key,
+            Self::Connected => SortKind::Number,
+        }
+    }
+}
+
+fn place((name, known): &(AgentName, Arc<KnownAgent>), by: AgentSort) -> Place<AgentName> {
+    let connected = known.session.as_ref().map(|(since, _)| *since);
+    let value = match by {
+        AgentSort::Name => SortValue::None,
+        AgentSort::Connected => SortValue::Number(connected.unwrap_or_default().as_millis()),
+    };
+    Place {
+        value,
+        key: name.clone(),
+    }
+}
+
 pub(super) async fn list(
     State(state): State<AppState>,
-    Query(paging): Query<Paging>,
+    Query(listed): Query<Listed<AgentSort>>,
 ) -> Result<Json<Page<AgentRow>>, ApiError> {
     let fleet = &state.inner.fleet;
     if !fleet.is_ready() {
         return Err(ApiError::NotReady);
     }
-    let after = paging.after.map(|after| AgentName::parse(after.as_str()));
-    let after = after.transpose().map_err(|_| RowsError::BadCursor)?;
-    let (limit, applied) = (limit(paging.rows), fleet.applied());
-    let mut agents = fleet.agents();
-    agents.retain(|(name, _)| after.as_ref().is_none_or(|after| name > after));
-    agents.truncate(limit.rows() + 1);
-    let page = rows::Page::cut(agents, limit, applied, |(name, _)| Cursor::new(name.to_string()));
+    let page = listed.page(&state, || fleet.agents(), place).await?;
     let published = fleet.all();
-    let of = |agent: &AgentName| {
+    let providers = |agent: &AgentName| {
         published
             .iter()
             .filter(|known| known.provider.id.agent == *agent)
             .count()
     };
-    let rows = page.items.into_iter().map(|(name, known)| {
-        let providers = of(&name);
+    Ok(Json(Page::of(page, |(name, known)| {
+        let providers = providers(&name);
         AgentRow::of(name, &known, providers)
-    });
-    Ok(Json(Page::new(rows.collect(), page.next, applied)))
+    })))
 }
 
 #[derive(Default, Deserialize)]

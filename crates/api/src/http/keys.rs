@@ -4,8 +4,8 @@
 use super::{
     ApiError, AppState,
     body::read_small,
-    extract::{Path, Query, parsed},
-    queries::{Page, limit},
+    extract::{Path, Query},
+    queries::{Listed, Page, folded},
 };
 use crate::keys::{Denied, KnownKey, MAX_KEYS, SecretKey, Standing};
 use axum::{
@@ -18,11 +18,10 @@ use reveille_bus::{BusError, CommandError, Executed};
 use reveille_domain::{
     Key, KeyCommand, KeyId, KeyName, KeyRejection, Scope, Scopes, Timestamp,
     key::{KeyLimits, KeyTerms, MAX_SCOPES},
-    rows::{self, Cursor, READ_WAIT, RowsError},
+    rows::{Place, Sort, SortBy, SortKind, SortValue},
 };
 use serde::{Deserialize, Serialize};
-use std::time::Duration;
-use tokio::time::Instant;
+use std::{sync::Arc, time::Duration};
 
 /// A key without its secret, and what it has used in this replica.
 #[derive(Debug, Serialize)]
@@ -58,10 +57,10 @@ struct Made {
 
 impl KeyRow {
     fn of(known: &KnownKey, now: Option<Timestamp>) -> Self {
-        let (terms, created_at_ms) = match &known.standing {
-            Standing::Issued(key) => (Some(&key.terms), Some(key.created_at_ms)),
-            Standing::Revoked(key) => (Some(&key.terms), Some(key.created_at_ms)),
-            Standing::Unreadable(_) => (None, None),
+        let terms = match &known.standing {
+            Standing::Issued(key) => Some(&key.terms),
+            Standing::Revoked(key) => Some(&key.terms),
+            Standing::Unreadable(_) => None,
         };
         let status = match &known.standing {
             Standing::Issued(key) if now.is_some_and(|now| key.terms.expired_at(now)) => "expired",
@@ -76,7 +75,7 @@ impl KeyRow {
             scopes: terms.map_or_else(Vec::new, |terms| terms.scopes.iter().cloned().collect()),
             expires_at_ms: terms.and_then(|terms| terms.expires_at_ms),
             limits: terms.map(|terms| terms.limits),
-            created_at_ms,
+            created_at_ms: known.created_at(),
             rotated_at_ms: None,
             previous_valid_until_ms: None,
             revoked_at_ms: None,
@@ -192,35 +191,50 @@ pub(super) async fn revoke(
     row_after(&state, &id, done).await.map(Json)
 }
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct Listed {
-    after: Option<Cursor>,
-    #[serde(default, rename = "limit", deserialize_with = "parsed")]
-    rows: Option<u32>,
-    #[serde(default, deserialize_with = "parsed")]
-    min_seq: Option<u64>,
+/// What keys can be sorted by. Those that are equal in it are sorted by their ids.
+#[derive(Clone, Copy)]
+pub(super) enum KeySort {
+    Id,
+    /// When they were made; those that can't be read come first.
+    Created,
 }
 
-/// By id; the cursor is the id of the page's last.
+impl SortBy for KeySort {
+    const ALL: &'static [Self] = &[Self::Id, Self::Created];
+    const DEFAULT: Sort<Self> = Sort::ascending(Self::Id);
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Id => "id",
+            Self::Created => "created",
+        }
+    }
+    fn kind(self) -> SortKind {
+        match self {
+            Self::Id => SortKind::Key,
+            Self::Created => SortKind::Number,
+        }
+    }
+}
+
+fn place(known: &Arc<KnownKey>, by: KeySort) -> Place<KeyId> {
+    let value = match by {
+        KeySort::Id => SortValue::None,
+        KeySort::Created => SortValue::Number(known.created_at().unwrap_or_default().as_millis()),
+    };
+    Place {
+        value,
+        key: known.id().clone(),
+    }
+}
+
 pub(super) async fn list(
     State(state): State<AppState>,
-    Query(filter): Query<Listed>,
+    Query(listed): Query<Listed<KeySort>>,
 ) -> Result<Json<Page<KeyRow>>, ApiError> {
-    if let Some(seq) = filter.min_seq {
-        reach(&state, seq).await?;
-    }
-    let after = match &filter.after {
-        Some(after) => Some(KeyId::parse(after.as_str()).map_err(|_| RowsError::BadCursor)?),
-        None => None,
-    };
-    let (limit, applied) = (limit(filter.rows), state.inner.fleet.applied());
-    let keys = state.inner.authenticator.keys();
-    let known = keys.page(after.as_ref().map(KeyId::as_str), limit.rows() + 1);
-    let page = rows::Page::cut(known, limit, applied, |known| Cursor::new(known.id().to_string()));
-    let now = state.inner.authenticator.now();
-    let rows = page.items.iter().map(|known| KeyRow::of(known, now)).collect();
-    Ok(Json(Page::new(rows, page.next, applied)))
+    let authenticator = &state.inner.authenticator;
+    let page = listed.page(&state, || authenticator.keys().all(), place).await?;
+    let now = authenticator.now();
+    Ok(Json(Page::of(page, |known| KeyRow::of(&known, now))))
 }
 
 /// The key's row once this replica knows what the command has changed.
@@ -230,18 +244,10 @@ async fn row_after(
     done: Result<Executed<Key>, CommandError<KeyRejection>>,
 ) -> Result<KeyRow, ApiError> {
     let done = done.map_err(|error| refused(id, error))?;
-    reach(state, done.sequence).await?;
+    folded(state, Some(done.sequence)).await?;
     let known = state.inner.authenticator.keys().get(id.as_str());
     let known = known.ok_or_else(|| unknown(id))?;
     Ok(KeyRow::of(&known, state.inner.authenticator.now()))
-}
-
-async fn reach(state: &AppState, sequence: u64) -> Result<(), ApiError> {
-    let fleet = &state.inner.fleet;
-    if fleet.applied_to(sequence, Instant::now() + READ_WAIT).await {
-        return Ok(());
-    }
-    Err(RowsError::Behind { at: fleet.applied() }.into())
 }
 
 impl Made {

@@ -1,6 +1,9 @@
 //! The query port: what can be asked of the rows, in pages of bounded length.
 
-use super::{EventRange, EventRow, EventSort, LlmRow, LlmSort, Sort, WakeOutcomeName, WakeRow, WakeSort};
+use super::{
+    EventRange, EventRow, EventSort, LlmRow, LlmSort, Place, RowKey, Sort, SortBy, WakeOutcomeName, WakeRow,
+    WakeSort,
+};
 use crate::{AgentName, ModelName, ProviderId, ProviderName, WakeId, provider::StatusName};
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
@@ -154,6 +157,27 @@ impl<T> Page<T> {
             next,
             applied_seq,
         }
+    }
+
+    /// The page of `rows` that follows `after` in an order.
+    ///
+    /// # Errors
+    /// [`RowsError::BadCursor`] when the cursor isn't one of that order.
+    pub fn sorted<By: SortBy, K: RowKey>(
+        mut rows: Vec<T>,
+        sort: Sort<By>,
+        after: Option<&Cursor>,
+        limit: PageLimit,
+        applied_seq: u64,
+        place: impl Fn(&T, By) -> Place<K>,
+    ) -> Result<Self, RowsError> {
+        let place = |row: &T| place(row, sort.by);
+        if let Some(after) = after {
+            let after = Place::parse(after, sort.by)?;
+            rows.retain(|row| sort.order(&place(row), &after).is_gt());
+        }
+        rows.sort_by(|one, other| sort.order(&place(one), &place(other)));
+        Ok(Self::cut(rows, limit, applied_seq, |row| place(row).cursor()))
     }
 }
 

@@ -1,7 +1,7 @@
 //! The orders in which lists can be read, and where a row stands in one.
 
 use super::{Cursor, EventPosition, LlmKey, LlmRow, RowsError, WakePosition, WakeRow, parse_events_cursor};
-use crate::{ProviderId, Timestamp, provider::StatusName};
+use crate::{AgentName, KeyId, ProviderId, Timestamp, provider::StatusName};
 use std::{cmp::Ordering, fmt, str::FromStr};
 
 /// What a list can be sorted by.
@@ -210,15 +210,21 @@ pub trait RowKey: Ord + Sized {
     fn parse(cursor: &Cursor) -> Result<Self, RowsError>;
 }
 
-impl RowKey for ProviderId {
-    fn cursor(&self) -> Cursor {
-        Cursor::new(self.to_string())
-    }
+macro_rules! named_by_its_text {
+    ($($key:ty),+) => {$(
+        impl RowKey for $key {
+            fn cursor(&self) -> Cursor {
+                Cursor::new(self.to_string())
+            }
 
-    fn parse(cursor: &Cursor) -> Result<Self, RowsError> {
-        cursor.as_str().parse().map_err(|_| RowsError::BadCursor)
-    }
+            fn parse(cursor: &Cursor) -> Result<Self, RowsError> {
+                cursor.as_str().parse().map_err(|_| RowsError::BadCursor)
+            }
+        }
+    )+};
 }
+
+named_by_its_text!(ProviderId, AgentName, KeyId);
 
 /// Where a row stands in a sorted list.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]

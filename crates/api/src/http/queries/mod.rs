@@ -20,9 +20,10 @@ use axum::{
 use reveille_domain::{
     AgentName, ModelName, ProviderName,
     provider::StatusName,
-    rows::{self, Cursor, LlmSort, PageLimit, Rows, Sort},
+    rows::{self, Cursor, LlmSort, PageLimit, Place, READ_WAIT, RowKey, Rows, RowsError, Sort, SortBy},
 };
 use serde::{Deserialize, Serialize};
+use tokio::time::Instant;
 
 pub(super) fn routes() -> Router<AppState> {
     let queries = Router::new()
@@ -57,18 +58,19 @@ pub(in crate::http) struct Page<T> {
 }
 
 impl<T> Page<T> {
-    pub(in crate::http) const fn new(data: Vec<T>, next: Option<Cursor>, applied: u64) -> Self {
-        Self { data, next, applied }
+    /// What is shown of the rows of a page.
+    pub(in crate::http) fn of<R>(page: rows::Page<R>, shown: impl FnMut(R) -> T) -> Self {
+        Self {
+            data: page.items.into_iter().map(shown).collect(),
+            next: page.next,
+            applied: page.applied_seq,
+        }
     }
 }
 
 impl<T> From<rows::Page<T>> for Page<T> {
     fn from(page: rows::Page<T>) -> Self {
-        Self {
-            data: page.items,
-            next: page.next,
-            applied: page.applied_seq,
-        }
+        Self::of(page, |row| row)
     }
 }
 
@@ -93,6 +95,38 @@ struct Published {
     min_seq: Option<u64>,
 }
 
+/// Which part of a list without filters is asked for.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, bound = "By: SortBy")]
+pub(in crate::http) struct Listed<By> {
+    #[serde(default, deserialize_with = "parsed")]
+    sort: Option<Sort<By>>,
+    after: Option<Cursor>,
+    #[serde(default, rename = "limit", deserialize_with = "parsed")]
+    rows: Option<u32>,
+    #[serde(default, deserialize_with = "parsed")]
+    min_seq: Option<u64>,
+}
+
+impl<By: SortBy> Listed<By> {
+    /// That part of `list`, whose rows are in the fold in memory.
+    pub async fn page<T, K: RowKey>(
+        self,
+        state: &AppState,
+        list: impl FnOnce() -> Vec<T>,
+        place: impl Fn(&T, By) -> Place<K>,
+    ) -> Result<rows::Page<T>, ApiError> {
+        folded(state, self.min_seq).await?;
+        let (sort, limit, applied) = (
+            self.sort.unwrap_or_default(),
+            limit(self.rows),
+            state.inner.fleet.applied(),
+        );
+        let after = self.after.as_ref();
+        Ok(rows::Page::sorted(list(), sort, after, limit, applied, place)?)
+    }
+}
+
 /// Waits until the rows have taken in what the caller wants to see.
 async fn reach(rows: &dyn Rows, min_seq: Option<u64>) -> Result<(), ApiError> {
     match min_seq {
@@ -101,7 +135,18 @@ async fn reach(rows: &dyn Rows, min_seq: Option<u64>) -> Result<(), ApiError> {
     }
 }
 
-pub(in crate::http) fn limit(rows: Option<u32>) -> PageLimit {
+/// Waits until the fold in memory has taken in what the caller wants to see.
+pub(in crate::http) async fn folded(state: &AppState, min_seq: Option<u64>) -> Result<(), ApiError> {
+    let fleet = &state.inner.fleet;
+    match min_seq {
+        Some(seq) if !fleet.applied_to(seq, Instant::now() + READ_WAIT).await => {
+            Err(RowsError::Behind { at: fleet.applied() }.into())
+        }
+        Some(_) | None => Ok(()),
+    }
+}
+
+fn limit(rows: Option<u32>) -> PageLimit {
     rows.map_or_else(PageLimit::default, PageLimit::new)
 }
 

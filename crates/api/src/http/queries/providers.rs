@@ -1,6 +1,6 @@
 //! Providers, from memory; and waking them or putting them to sleep by hand.
 
-use super::{Answered, Page, Published, limit};
+use super::{Answered, Page, Published, folded, limit};
 use crate::{
     http::{
         ApiError, AppState,
@@ -20,10 +20,10 @@ use reveille_domain::{
     AgentName, Epoch, Failures, ModelName, ProviderId, ProviderName, Status, Timestamp, Wake, WakeCause,
     WakeId, WakeRecord, WakeSpec,
     provider::{InactiveReason, StatusName, WakeCounts},
-    rows::{self, LlmSort, Place, READ_WAIT, RowsError},
+    rows::{self, LlmSort, Place},
 };
 use serde::{Deserialize, Serialize};
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 use tokio::time::Instant;
 
 /// A provider as this replica knows it.
@@ -72,31 +72,16 @@ pub(super) async fn list(
     Query(filter): Query<Published>,
 ) -> Answered<Page<Provider>> {
     let fleet = &state.inner.fleet;
-    reach(&state, filter.min_seq).await?;
+    folded(&state, filter.min_seq).await?;
     let applied = fleet.applied();
-    let sort = filter.sort.unwrap_or_default();
-    let after = filter.after.as_ref();
-    let after = after.map(|after| Place::parse(after, sort.by)).transpose()?;
-    let limit = limit(filter.rows);
     let mut known = fleet.all();
-    known.retain(|known| {
-        let is_after = |after| sort.order(&place(known, sort.by), after).is_gt();
-        after.as_ref().is_none_or(is_after) && filter.matches(known)
-    });
-    known.sort_by(|one, other| sort.order(&place(one, sort.by), &place(other, sort.by)));
-    let page = rows::Page::cut(known, limit, applied, |known| place(known, sort.by).cursor());
-    Ok(Json(Page {
-        data: page
-            .items
-            .iter()
-            .map(|known| Provider::of(&state, known))
-            .collect(),
-        next: page.next,
-        applied,
-    }))
+    known.retain(|known| filter.matches(known));
+    let (sort, limit) = (filter.sort.unwrap_or_default(), limit(filter.rows));
+    let page = rows::Page::sorted(known, sort, filter.after.as_ref(), limit, applied, place)?;
+    Ok(Json(Page::of(page, |known| Provider::of(&state, &known))))
 }
 
-fn place(known: &Known, by: LlmSort) -> Place<ProviderId> {
+fn place(known: &Arc<Known>, by: LlmSort) -> Place<ProviderId> {
     let provider = &known.provider;
     let (status, since) = (provider.status.name(), provider.status.since());
     Place {
@@ -117,7 +102,7 @@ pub(super) async fn one(
     Path((agent, provider)): Path<(AgentName, ProviderName)>,
     Query(after): Query<ReadAfter>,
 ) -> Answered<Provider> {
-    reach(&state, after.min_seq).await?;
+    folded(&state, after.min_seq).await?;
     let id = ProviderId::new(agent, provider);
     let known = state.inner.fleet.get(&id);
     known
@@ -126,17 +111,6 @@ pub(super) async fn one(
             what: "provider",
             name: id.to_string(),
         })
-}
-
-/// Waits until the fold has passed the sequence.
-async fn reach(state: &AppState, min_seq: Option<u64>) -> Result<(), ApiError> {
-    let fleet = &state.inner.fleet;
-    match min_seq {
-        Some(seq) if !fleet.applied_to(seq, Instant::now() + READ_WAIT).await => {
-            Err(RowsError::Behind { at: fleet.applied() }.into())
-        }
-        Some(_) | None => Ok(()),
-    }
 }
 
 impl Provider {

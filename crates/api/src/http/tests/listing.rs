@@ -2,8 +2,11 @@ use super::{
     Served,
     fleet::{active, hibernating, inactive},
 };
+use crate::inference::Fleet;
+use reveille_domain::{AgentCommand, AgentName, SecretHash, SessionId, Timestamp, TokenId};
 use serde_json::{Value, json};
 use std::sync::atomic::Ordering;
+use uuid::Uuid;
 
 #[tokio::test]
 async fn sleeping_models_are_listed_and_listing_wakes_none() {
@@ -51,6 +54,25 @@ async fn sleeping_models_are_listed_and_listing_wakes_none() {
     assert_eq!(served.fleet.asked(), 0);
 }
 
+/// What a list has in one of its fields, read in pages.
+async fn in_pages(served: &Served, list: &str, query: &str, limit: u32, field: &str) -> Vec<String> {
+    let (mut listed, mut after) = (vec![], String::new());
+    loop {
+        let path = format!("/reveille/v1/{list}?{query}&limit={limit}{after}");
+        let page = served.get(&path).await.json();
+        let rows = page["data"].as_array().expect("a list");
+        assert!(rows.len() <= limit as usize);
+        listed.extend(
+            rows.iter()
+                .map(|row| row[field].as_str().expect("text").to_owned()),
+        );
+        match page["next"].as_str() {
+            Some(next) => after = format!("&after={next}"),
+            None => return listed,
+        }
+    }
+}
+
 #[tokio::test]
 async fn providers_are_listed_in_the_order_that_is_asked_for() {
     let served = Served::new().await;
@@ -60,7 +82,7 @@ async fn providers_are_listed_in_the_order_that_is_asked_for() {
     served.fleet.publish("d/vllm", "two", active());
     served.fleet.change("b/vllm", |provider| {
         provider.status = reveille_domain::Status::Hibernating {
-            since_ms: reveille_domain::Timestamp::from_millis(500),
+            since_ms: Timestamp::from_millis(500),
         };
     });
     for (query, ids) in [
@@ -75,19 +97,8 @@ async fn providers_are_listed_in_the_order_that_is_asked_for() {
         ("sort=since&status=active", "cd"),
     ] {
         for limit in [1, 3, 1000] {
-            let mut listed = String::new();
-            let mut next = Some(String::new());
-            while let Some(after) = next {
-                let path = format!("/reveille/v1/providers?{query}&limit={limit}{after}");
-                let page = served.get(&path).await.json();
-                let rows = page["data"].as_array().expect("a list");
-                listed.extend(
-                    rows.iter()
-                        .map(|row| row["agent"].as_str().expect("a name").to_owned()),
-                );
-                next = page["next"].as_str().map(|next| format!("&after={next}"));
-            }
-            assert_eq!(listed, ids, "{query} by {limit}");
+            let listed = in_pages(&served, "providers", query, limit, "agent").await;
+            assert_eq!(listed.concat(), ids, "{query} by {limit}");
         }
     }
     let cursor = served
@@ -103,6 +114,76 @@ async fn providers_are_listed_in_the_order_that_is_asked_for() {
 }
 
 #[tokio::test]
+async fn agents_and_keys_are_listed_in_the_order_that_is_asked_for() {
+    let served = Served::new().await;
+    for (agent, connected_ms) in [("a", Some(30)), ("b", None), ("c", Some(10)), ("d", Some(20))] {
+        let agent = AgentName::parse(agent).expect("legal");
+        let name = agent.clone();
+        let command = move |at| match connected_ms {
+            Some(at_ms) => AgentCommand::Connect {
+                name,
+                session: SessionId(Uuid::from_u128(1)),
+                version: "1".to_owned(),
+                at: Timestamp::from_millis(at_ms),
+            },
+            None => AgentCommand::IssueToken {
+                name,
+                token: TokenId(Uuid::from_u128(1)),
+                secret: SecretHash::new([0; 32]),
+                expires_at: at,
+                at,
+            },
+        };
+        let done = served.fleet.agent(&agent, "test", Box::new(command)).await;
+        assert_eq!(done.expect("accepted").events.len(), 1);
+    }
+    for (query, agents) in [
+        ("", "abcd"),
+        ("sort=-name", "dcba"),
+        ("sort=connected", "bcda"),
+        ("sort=-connected", "adcb"),
+    ] {
+        for limit in [1, 3, 1000] {
+            let listed = in_pages(&served, "agents", query, limit, "agent").await;
+            assert_eq!(listed.concat(), agents, "{query} by {limit}");
+        }
+    }
+    let mut made = vec![];
+    for secs in [0, 10, 20, 30] {
+        served.fleet.secs.store(secs, Ordering::SeqCst);
+        let terms = json!({ "name": "n", "scopes": ["query"] });
+        made.push(served.make("unused", terms).await.0);
+    }
+    let turned = |ids: &[String]| ids.iter().rev().cloned().collect::<Vec<_>>();
+    let mut by_id = made.clone();
+    by_id.sort();
+    for (query, ids) in [
+        ("", by_id.clone()),
+        ("sort=-id", turned(&by_id)),
+        ("sort=created", made.clone()),
+        ("sort=-created", turned(&made)),
+    ] {
+        for limit in [1, 3, 1000] {
+            let listed = in_pages(&served, "keys", query, limit, "id").await;
+            assert_eq!(listed, ids, "{query} by {limit}");
+        }
+    }
+    for path in [
+        "agents?sort=connected&after=a",
+        "keys?sort=created&after=abcdefgh",
+    ] {
+        let answer = served.get(&format!("/reveille/v1/{path}")).await;
+        assert_eq!(
+            (answer.status, answer.error().as_str()),
+            (400, "invalid_cursor"),
+            "{path}"
+        );
+    }
+    let ahead = served.get("/reveille/v1/agents?min_seq=1000000").await;
+    assert_eq!((ahead.status, ahead.error().as_str()), (503, "rows_behind"));
+}
+
+#[tokio::test]
 async fn a_sort_that_a_list_does_not_know_is_refused_and_the_known_ones_are_named() {
     let served = Served::new().await;
     for (list, legal) in [
@@ -110,6 +191,8 @@ async fn a_sort_that_a_list_does_not_know_is_refused_and_the_known_ones_are_name
         ("providers", "name, -name, status, -status, since, -since"),
         ("wakes", "requested, -requested, took, -took"),
         ("events", "seq, -seq"),
+        ("agents", "name, -name, connected, -connected"),
+        ("keys", "id, -id, created, -created"),
     ] {
         for sort in ["", "-", "--name", "nonsense", "NAME", "model", "name,since"] {
             let answer = served.get(&format!("/reveille/v1/{list}?sort={sort}")).await;
