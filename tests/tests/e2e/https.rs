@@ -10,7 +10,7 @@ use std::{
     process::Output,
 };
 
-use crate::{http_limits::curl, scene::SOON};
+use crate::{scene::SOON, transcript::curl};
 
 /// A private authority, its file `ca.pem`, and the certificate `cert.pem` with `key.pem` that it has given last.
 pub struct Authority {

@@ -13,19 +13,19 @@ const REVOKED_WITHIN: Duration = Duration::from_secs(1);
 
 /// Replicas with one root key. On loopback they answer whoever has no key, which is how a test looks at them; what comes
 /// with a key is checked.
-struct Hub {
-    world: World,
+pub struct Hub {
+    pub world: World,
     root_file: PathBuf,
 }
 
 impl Hub {
-    async fn new() -> Self {
+    pub async fn new() -> Self {
         let world = World::new().await;
         let root_file = world.folder().join("root.key");
         Self { world, root_file }
     }
 
-    async fn replica(&self, args: &[&str]) -> Api {
+    pub async fn replica(&self, args: &[&str]) -> Api {
         let file = self.root_file.display().to_string();
         let api = self.world.api_with(&[&["--root-key-file", &file], args].concat());
         api.wait_until_ready().await;
@@ -38,7 +38,7 @@ impl Hub {
     }
 
     /// Runs `reveille key …` with the root key; what it printed.
-    async fn key(&self, api: &Api, words: &[&str]) -> String {
+    pub async fn key(&self, api: &Api, words: &[&str]) -> String {
         let process = self.command(api, words).await;
         assert_eq!(process.exit(), Some(Exit::Code(0)), "{}", process.log());
         process.log()
@@ -55,7 +55,7 @@ impl Hub {
     }
 
     /// Makes a key; its id and the key.
-    async fn make(&self, api: &Api, words: &[&str]) -> (String, String) {
+    pub async fn make(&self, api: &Api, words: &[&str]) -> (String, String) {
         let words = [&["create", "--name", "test", "-o", "json"], words].concat();
         let made: Value = serde_json::from_str(&self.key(api, &words).await).expect("JSON");
         let text = |name: &str| made[name].as_str().expect("text").to_owned();

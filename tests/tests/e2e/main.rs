@@ -4,6 +4,7 @@
 
 mod archive;
 mod attacks;
+mod bad_input_transcripts;
 mod canaries;
 mod cluster;
 mod compose;
@@ -13,7 +14,6 @@ mod faults;
 mod first_use;
 mod forgeries;
 mod harness;
-mod http_limits;
 mod https;
 mod keys;
 mod locked;
@@ -26,6 +26,7 @@ mod rows;
 mod scene;
 mod stand_in;
 mod systemd;
+mod transcript;
 mod two_machines;
 mod versions;
 mod wake;
