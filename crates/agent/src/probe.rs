@@ -125,6 +125,21 @@ impl Probe {
         }
     }
 
+    /// Probes until the backend isn't available or `deadline` has come; whether it isn't.
+    pub async fn await_unavailable(&self, deadline: Instant) -> bool {
+        let mut pause = FIRST_PAUSE;
+        loop {
+            if let Verdict::Unavailable(_) = self.check().await {
+                return true;
+            }
+            if Instant::now() + pause >= deadline {
+                return false;
+            }
+            sleep(pause).await;
+            pause = (pause * 2).min(self.pause_cap);
+        }
+    }
+
     async fn check_within(&self, limit: Duration) -> Verdict {
         match timeout(limit, self.ask(limit)).await {
             Ok(Ok(())) => Verdict::Available,

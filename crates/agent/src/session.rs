@@ -8,7 +8,7 @@ use crate::{
     fetch,
     hub::{Hub, NatsHub},
     models::Memory,
-    provider::{Handle, Owner, Setup},
+    provider::{Groups, Handle, Owner, Setup},
     recipe::Runner,
     relay::Relay,
 };
@@ -147,6 +147,7 @@ impl Session {
         epoch.set(Some(current));
 
         let memory = Memory::open(state_dir.as_deref());
+        let groups = Groups::default();
         let setup = |config: ProviderConfig| Setup {
             agent: agent.clone(),
             config,
@@ -154,6 +155,7 @@ impl Session {
             hub: hub.clone(),
             epoch: epoch.clone(),
             memory: memory.clone(),
+            groups: groups.clone(),
             superseded: superseded_sender.clone(),
         };
         let (tasks, stop_owners, stop_relay) = (

@@ -86,6 +86,11 @@ fn the_example_of_the_documentation_is_understood() {
         (Some(Duration::from_secs(900)), 1)
     );
 
+    assert_eq!(
+        (sleep.min_awake, vllm.min_awake()),
+        (Duration::from_secs(5), Duration::from_secs(5))
+    );
+
     assert_eq!(llama.models, None, "discovered");
     let wake = llama.wake_spec().expect("a wake recipe");
     assert_eq!((wake.kind, wake.budget_ms), (RecipeKind::Steps, 65_500));
@@ -118,6 +123,10 @@ fn mistakes() -> Vec<Mistake> {
         ))
     };
     let command = |rest: &str| wake(&format!("type = \"command\"\ncommand = \"true\"\n{rest}"));
+    let member = |terms: &str| {
+        let served = "[provider.wake]\ntype = \"command\"\ncommand = \"true\"\nrun = \"serve\"";
+        provider(&format!("{terms}\n{served}"))
+    };
     vec![
         ("[agents]\n".into(), 1, "agents", "unknown key"),
         ("[agent]\nname = \"Box\"".into(), 2, "agent.name", "a-z"),
@@ -352,6 +361,43 @@ fn mistakes() -> Vec<Mistake> {
             4,
             "provider[0].wake",
             "only the last step",
+        ),
+        (
+            provider("exclusive = \"gpu0\""),
+            4,
+            "provider[0].exclusive",
+            "can be woken",
+        ),
+        (
+            member("exclusive = \"GPU 0\""),
+            4,
+            "provider[0].exclusive",
+            "a name is",
+        ),
+        (member("exclusive = []"), 4, "provider[0].exclusive", "no group"),
+        (
+            member("exclusive = [\"gpu0\", \"gpu0\"]"),
+            4,
+            "provider[0].exclusive[1]",
+            "twice",
+        ),
+        (
+            member("persistent = true"),
+            4,
+            "provider[0].persistent",
+            "`exclusive`",
+        ),
+        (
+            member("max_group_wait = \"1s\""),
+            4,
+            "provider[0].max_group_wait",
+            "`exclusive`",
+        ),
+        (
+            member("exclusive = \"gpu0\"\nmax_group_wait = \"24h\""),
+            1,
+            "provider[0]",
+            "more than",
         ),
         (
             provider("[provider.sleep]\nidle_after = \"15m\""),

@@ -6,6 +6,7 @@ mod backend;
 #[expect(dead_code, reason = "the tests of sessions use the rest")]
 mod control;
 #[path = "control/owned.rs"]
+#[expect(dead_code, reason = "the tests of groups use the rest")]
 mod owned;
 
 use backend::{Backend, Closed, eventually};
@@ -105,7 +106,7 @@ async fn no_more_wakes_run_in_a_day_than_the_config_allows() {
         (WakeFailureKind::NotAllowed, "max_per_day")
     );
     assert!(
-        failure.reason.contains("no more than 2 in 24 hours"),
+        failure.reason.contains("no more than 2 wakes in 24 hours"),
         "{}",
         failure.reason
     );
@@ -262,13 +263,12 @@ async fn an_idle_backend_is_put_to_sleep_but_not_under_a_request() {
     let backend = Backend::start().await;
     backend.wake_up();
     let sleep = format!(
-        "[provider.sleep]\nidle_after = \"100ms\"\ntype = \"http\"\nurl = \"{}/sleep\"",
+        "[provider.sleep]\nidle_after = \"100ms\"\nmin_awake = \"1ms\"\ntype = \"http\"\nurl = \"{}/sleep\"",
         backend.url
     );
     let owned = Owned::start(&format!("{}{sleep}", woken_by(&backend, "/wake")));
     let request = owned.handle.gate.enter().expect("open");
     owned.until(Active).await;
-    assert_eq!(owned.handle.sleep().await, Err("requests are in flight"));
     // Several times as long as it may be idle, in probes.
     backend.await_requests(backend.requests() + 20).await;
     assert_eq!(backend.sleeps(), 0);
@@ -279,38 +279,130 @@ async fn an_idle_backend_is_put_to_sleep_but_not_under_a_request() {
     assert!(owned.handle.gate.enter().is_none());
 }
 
-#[tokio::test]
-async fn a_wake_cuts_a_sleep_short() {
-    let backend = Backend::start().await;
-    backend.wake_up();
-    let sleep = format!(
-        "[provider.sleep]\ntype = \"http\"\nurl = \"{}/hang\"",
+/// The same as [`seldom_probed`], put to sleep by a POST to `sleep`.
+fn put_to_sleep_by(backend: &Backend, sleep: &str) -> String {
+    format!(
+        "{}[provider.sleep]\ntype = \"http\"\nurl = \"{}{sleep}\"",
+        seldom_probed(backend, "/wake"),
         backend.url
-    );
-    let owned = Owned::start(&format!("{}{sleep}", seldom_probed(&backend, "/wake")));
-    owned.until(Active).await;
-    assert_eq!(owned.handle.sleep().await, Ok(()));
+    )
+}
+
+#[tokio::test]
+async fn a_backend_that_was_just_woken_stays_for_those_who_wait_for_it() {
+    let backend = Backend::start().await;
+    let sleep = put_to_sleep_by(&backend, "/sleep") + "\nidle_after = \"1ms\"\nmin_awake = \"1h\"";
+    let owned = Owned::start(&sleep);
     owned.until(Hibernating).await;
-    assert_eq!(owned.control.sleeps(), [SleepReason::Operator]);
     owned.handle.wake(owned.control.request_wake());
     owned.until(Active).await;
-    assert_eq!(backend.wakes().len(), 1);
+    let asked = backend.requests();
+    for _ in 0..20 {
+        owned.handle.suspect();
+    }
+    backend.await_requests(asked + 1).await;
+    assert_eq!(backend.sleeps(), 0);
+    assert_eq!(
+        owned.handle.sleep().await,
+        Ok(()),
+        "unless somebody puts it to sleep"
+    );
+    owned.until(Hibernating).await;
+}
+
+#[tokio::test]
+async fn a_backend_is_put_to_sleep_when_the_last_request_has_left_and_nobody_gets_in_meanwhile() {
+    let backend = Backend::start().await;
+    backend.wake_up();
+    let owned = Owned::start(&put_to_sleep_by(&backend, "/sleep"));
+    owned.until(Active).await;
+    let request = owned.handle.gate.enter().expect("open");
+    assert_eq!(owned.handle.sleep().await, Ok(()));
+    assert_eq!(owned.handle.sleep().await, Ok(()), "it is being done");
+    eventually("a closed gate", || owned.handle.gate.enter().is_none()).await;
+    let late = tokio::spawn({
+        let handle = owned.handle.clone();
+        async move { handle.refused().await }
+    });
+    tokio::task::yield_now().await;
+    assert_eq!((backend.sleeps(), owned.control.sleeps()), (0, vec![]));
+    assert!(!late.is_finished());
+
+    drop(request);
+    owned.until(Hibernating).await;
+    assert_eq!(
+        (backend.sleeps(), owned.control.sleeps()),
+        (1, vec![SleepReason::Operator])
+    );
+    let told = late.await.expect("no panic");
+    assert_eq!(
+        told,
+        Some(owned.control.provider().last_report()),
+        "it wakes the backend"
+    );
+    owned.handle.wake(owned.control.request_wake());
+    owned.until(Active).await;
+    eventually("an open gate", || owned.handle.gate.enter().is_some()).await;
+}
+
+#[tokio::test]
+async fn a_wake_waits_for_the_end_of_a_sleep() {
+    let backend = Backend::start().await;
+    backend.wake_up();
+    let owned = Owned::start(&put_to_sleep_by(&backend, "/slow-sleep"));
+    owned.until(Active).await;
+    assert_eq!(owned.handle.sleep().await, Ok(()));
+    eventually("the sleep recipe", || backend.sleeps() == 1).await;
+    // Control may have lost the provider and think that it sleeps.
+    let wake = owned.control.wake_asleep();
+    owned.handle.wake(wake.clone());
+    let asked = backend.requests();
+    owned.handle.suspect();
+    tokio::task::yield_now().await;
+    assert_eq!((backend.requests(), backend.wakes().len()), (asked, 0));
+    backend.release();
+    eventually("the wake", || !backend.wakes().is_empty()).await;
+    owned.until(Active).await;
+    assert_eq!(owned.control.last_wake().expect("a wake").failure, None);
+}
+
+#[tokio::test]
+async fn a_sleep_after_which_the_backend_still_answers_is_none() {
+    let backend = Backend::start().await;
+    backend.wake_up();
+    let owned = Owned::start(&put_to_sleep_by(&backend, "/ok"));
+    owned.until(Active).await;
+    let asked = backend.requests();
+    assert_eq!(owned.handle.sleep().await, Ok(()));
+    // The recipe, and a few probes.
+    backend.await_requests(asked + 5).await;
+    assert_eq!(
+        (owned.control.sleeps(), owned.control.status()),
+        (vec![], Some(Active))
+    );
 }
 
 #[tokio::test]
 async fn a_sleep_that_fails_leaves_the_backend_in_use() {
     let backend = Backend::start().await;
     backend.wake_up();
-    let sleep = format!(
-        "[provider.sleep]\ntype = \"http\"\nurl = \"{}/fail\"",
-        backend.url
-    );
-    let owned = Owned::start(&format!("{}{sleep}", seldom_probed(&backend, "/wake")));
+    let owned = Owned::start(&put_to_sleep_by(&backend, "/fail"));
     owned.until(Active).await;
+    let asked = backend.requests();
     assert_eq!(owned.handle.sleep().await, Ok(()));
-    eventually("the report", || !owned.control.sleeps().is_empty()).await;
-    owned.until(Active).await;
+    eventually("a closed gate", || owned.handle.gate.enter().is_none()).await;
+    let refused = tokio::spawn({
+        let handle = owned.handle.clone();
+        async move { handle.refused().await }
+    });
+    // The recipe, and the probe that finds it up.
+    backend.await_requests(asked + 2).await;
     eventually("an open gate", || owned.handle.gate.enter().is_some()).await;
+    assert_eq!(refused.await.expect("no panic"), None, "it may try again");
+    assert_eq!(
+        (owned.control.sleeps(), owned.control.status()),
+        (vec![], Some(Active))
+    );
 }
 
 #[tokio::test]

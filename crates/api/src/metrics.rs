@@ -116,6 +116,7 @@ fn outcome(event: &ProviderEvent) -> Option<&'static str> {
             WakeFailureKind::Withdrawn => "withdrawn",
             WakeFailureKind::Died => "died",
             WakeFailureKind::NotAllowed => "not_allowed",
+            WakeFailureKind::GroupBlocked => "group_blocked",
         }),
         ProviderEvent::ProviderRegistered { .. }
         | ProviderEvent::WakeRequested { .. }

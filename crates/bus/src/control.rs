@@ -88,6 +88,9 @@ pub enum Report {
     Asleep {
         /// Why.
         reason: SleepReason,
+        /// The wake of another member of its group that it makes room for.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        for_wake: Option<WakeId>,
     },
     /// The backend came up by itself.
     Awake,

@@ -119,12 +119,31 @@ impl Shown {
             }
             self.steps(&path, steps);
         }
-        if let Some(SleepConfig { steps, idle_after }) = &provider.sleep {
+        if let Some(SleepConfig {
+            steps,
+            idle_after,
+            min_awake,
+        }) = &provider.sleep
+        {
             let path = format!("{path}.sleep");
             if let Some(idle_after) = idle_after {
                 self.add(&format!("{path}.idle_after"), duration(*idle_after));
             }
+            self.add(&format!("{path}.min_awake"), duration(*min_awake));
             self.steps(&path, steps);
+        }
+        if !provider.exclusive.is_empty() {
+            let groups: Vec<_> = provider
+                .exclusive
+                .iter()
+                .map(|group| quoted(group.as_str()))
+                .collect();
+            self.add(&format!("{path}.exclusive"), format!("[{}]", groups.join(", ")));
+            self.add(&format!("{path}.persistent"), provider.persistent);
+            self.add(
+                &format!("{path}.max_group_wait"),
+                duration(provider.max_group_wait),
+            );
         }
     }
 

@@ -21,8 +21,8 @@ pub use agent::{
 };
 pub use key::{Key, KeyCommand, KeyEvent, KeyRejection, Scope, Scopes, SecretHash};
 pub use names::{
-    AgentName, InvalidName, KeyId, KeyName, MAX_KEY_NAME_BYTES, MAX_MODEL_NAME_BYTES, MAX_TOKEN_BYTES,
-    ModelName, ProviderId, ProviderName,
+    AgentName, GroupName, InvalidName, KeyId, KeyName, MAX_KEY_NAME_BYTES, MAX_MODEL_NAME_BYTES,
+    MAX_TOKEN_BYTES, ModelName, ProviderId, ProviderName,
 };
 pub use provider::{Provider, ProviderCommand, ProviderEvent, Rejection, Status};
 pub use spec::{Availability, InvalidSpec, MAX_MODELS, MAX_WAKE_BUDGET, ProviderSpec, RecipeKind, WakeSpec};

@@ -115,6 +115,10 @@ name! {
     ProviderName, is_token, Token
 }
 name! {
+    /// A group's name: providers of one agent that name the same group are never awake together.
+    GroupName, is_token, Token
+}
+name! {
     /// The public name that clients put in `model`.
     ModelName, is_model, Model
 }

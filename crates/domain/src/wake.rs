@@ -10,6 +10,9 @@ const MAX_TEXT_CHARS: usize = 400;
 pub(crate) const MAX_STAGES: usize = 64;
 /// The longest pause after failed wakes.
 const MAX_HOLD: Duration = Duration::from_secs(60);
+/// The pause after a wake that the machine's owner did not allow: it bounds what a crowd of callers writes to the
+/// journal, and soon notices that he has changed his mind.
+const NOT_ALLOWED_HOLD: Duration = Duration::from_secs(5);
 
 /// A wake in flight.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -109,8 +112,10 @@ pub enum WakeFailureKind {
     Withdrawn,
     /// The backend died soon after a wake that had succeeded.
     Died,
-    /// The agent's config allows no more wakes for now.
+    /// The owner of the machine allows no wake now: his limit, his quiet hours, or a pause.
     NotAllowed,
+    /// Another member of its group did not make room in time.
+    GroupBlocked,
 }
 
 impl WakeFailure {
@@ -200,17 +205,8 @@ pub enum SleepReason {
     Exited,
     /// The backend no longer answers.
     Unreachable,
-}
-
-impl SleepReason {
-    /// Whether the backend died, rather than being put to sleep.
-    #[must_use]
-    pub const fn is_death(self) -> bool {
-        match self {
-            Self::Exited | Self::Unreachable => true,
-            Self::Idle | Self::Operator | Self::Group | Self::FoundAsleep => false,
-        }
-    }
+    /// The backend ended while it worked on requests.
+    Crashed,
 }
 
 /// Failed wakes in a row, and how long they hold back the next one.
@@ -238,6 +234,27 @@ impl Failures {
             count,
             held_until_ms: pause.map(|pause| at.plus(pause)),
             last: Some(failure),
+        }
+    }
+
+    /// What a failed wake at `at` makes of them. Only the backend's own failures count: that its owner said no is
+    /// remembered for a moment, and a group that made no room says nothing of this backend.
+    #[must_use]
+    pub fn after(&self, failure: &WakeFailure, at: Timestamp) -> Self {
+        match failure.kind {
+            WakeFailureKind::Recipe
+            | WakeFailureKind::Unavailable
+            | WakeFailureKind::TimedOut
+            | WakeFailureKind::Died => self.and(failure.clone(), at),
+            WakeFailureKind::NotAllowed => Self {
+                count: self.count,
+                held_until_ms: Some(at.plus(NOT_ALLOWED_HOLD)),
+                last: Some(failure.clone()),
+            },
+            WakeFailureKind::GroupBlocked
+            | WakeFailureKind::AgentLost
+            | WakeFailureKind::AgentStopped
+            | WakeFailureKind::Withdrawn => self.clone(),
         }
     }
 

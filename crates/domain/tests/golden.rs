@@ -228,6 +228,17 @@ fn provider_events() -> Vec<(&'static str, ProviderEvent)> {
             ProviderEvent::BackendSlept {
                 report: report(2),
                 reason: SleepReason::FoundAsleep,
+                for_wake: None,
+                failures: Failures::default(),
+                at_ms: at(60),
+            },
+        ),
+        (
+            "backend_slept_for_its_group",
+            ProviderEvent::BackendSlept {
+                report: report(2),
+                reason: SleepReason::Group,
+                for_wake: Some(wake_id(7)),
                 failures: Failures::default(),
                 at_ms: at(60),
             },
@@ -446,6 +457,8 @@ fn the_words_inside_are_written_as_ever() {
         WakeFailureKind::AgentStopped,
         WakeFailureKind::Withdrawn,
         WakeFailureKind::Died,
+        WakeFailureKind::NotAllowed,
+        WakeFailureKind::GroupBlocked,
     ];
     golden("words_failure_kinds", &kinds.to_vec());
     let reasons = [
@@ -455,6 +468,7 @@ fn the_words_inside_are_written_as_ever() {
         SleepReason::FoundAsleep,
         SleepReason::Exited,
         SleepReason::Unreachable,
+        SleepReason::Crashed,
     ];
     golden("words_sleep_reasons", &reasons.to_vec());
     let recipes = [

@@ -70,7 +70,7 @@ async fn a_wake_beyond_what_the_owner_allows_fails_with_a_reason_and_runs_nothin
         answer.text()
     );
     for said in [
-        "no more than 1 in 24 hours",
+        "no more than 1 wakes in 24 hours",
         "the next one is possible in 2",
         "provider.wake.max_per_day",
         "gpu-box",

@@ -14,14 +14,16 @@ pub use address::{BaseUrl, NatsUrl};
 pub use error::ConfigError;
 pub use places::{Place, places};
 pub use recipe::{
-    Action, CommandAction, DEFAULT_MAX_WAIT, DEFAULT_STEP_TIMEOUT, DEFAULT_STOP_GRACE, HttpAction,
-    MAX_ENTRIES, MAX_STEPS, MAX_TEXT_BYTES, SERVE_START_TIMEOUT, SleepConfig, Step, WakeConfig,
+    Action, CommandAction, DEFAULT_MAX_WAIT, DEFAULT_MIN_AWAKE, DEFAULT_STEP_TIMEOUT, DEFAULT_STOP_GRACE,
+    HttpAction, MAX_ENTRIES, MAX_STEPS, MAX_TEXT_BYTES, SERVE_START_TIMEOUT, SleepConfig, Step, WakeConfig,
 };
 pub use secret::Secret;
 pub use table::MAX_DURATION;
 
 use reveille_bus::heartbeats::HEARTBEAT_EVERY;
-use reveille_domain::{AgentName, MAX_MODELS, MAX_TOKEN_BYTES, ModelName, ProviderName, WakeSpec};
+use reveille_domain::{
+    AgentName, GroupName, MAX_MODELS, MAX_TOKEN_BYTES, MAX_WAKE_BUDGET, ModelName, ProviderName, WakeSpec,
+};
 use std::{
     collections::HashSet,
     fs::File,
@@ -41,6 +43,11 @@ const HEARTBEAT_BOUNDS: RangeInclusive<Duration> = Duration::from_millis(100)..=
 pub const MAX_FILE_BYTES: u64 = 1024 * 1024;
 /// The most providers of one agent.
 pub const MAX_PROVIDERS: usize = 64;
+/// The most groups of one provider.
+pub const MAX_GROUPS: usize = 16;
+/// How long a wake waits for its groups unless `max_group_wait` says otherwise: an answer of a large model may take
+/// minutes, and callers wait less than five.
+pub const DEFAULT_MAX_GROUP_WAIT: Duration = Duration::from_secs(120);
 /// The probe unless the config has another: every OpenAI-compatible backend lists its models.
 pub const DEFAULT_PROBE_PATH: &str = "/v1/models";
 /// How often an idle backend is probed unless `interval` says otherwise.
@@ -93,13 +100,36 @@ pub struct ProviderConfig {
     pub wake: Option<WakeConfig>,
     /// How it is put to sleep.
     pub sleep: Option<SleepConfig>,
+    /// The groups that it belongs to: of each, one provider is awake at a time.
+    pub exclusive: Vec<GroupName>,
+    /// Whether it is never put to sleep to make room for another of its group.
+    pub persistent: bool,
+    /// How long its wake waits for room in its groups.
+    pub max_group_wait: Duration,
 }
 
 impl ProviderConfig {
-    /// What is published of its wake recipe: the kind, and the budget of a whole wake.
+    /// What is published of its wake recipe: the kind, and the budget of a whole wake, the wait for its groups included.
     #[must_use]
     pub fn wake_spec(&self) -> Option<WakeSpec> {
-        self.wake.as_ref().map(WakeConfig::spec)
+        let spec = self.wake.as_ref().map(WakeConfig::spec)?;
+        let group_wait = if self.exclusive.is_empty() {
+            Duration::ZERO
+        } else {
+            self.max_group_wait
+        };
+        let budget = spec.budget().saturating_add(group_wait);
+        Some(WakeSpec {
+            budget_ms: u64::try_from(budget.as_millis()).unwrap_or(u64::MAX),
+            ..spec
+        })
+    }
+
+    /// How long it stays awake at least, unless somebody puts it to sleep.
+    #[must_use]
+    pub fn min_awake(&self) -> Duration {
+        let sleep = self.sleep.as_ref();
+        sleep.map_or(DEFAULT_MIN_AWAKE, |sleep| sleep.min_awake)
     }
 }
 
@@ -269,8 +299,18 @@ fn provider(mut table: Table<'_>, names: &mut Names) -> Result<ProviderConfig, C
         .take("sleep")
         .map(|value| recipe::sleep(value.table()?, served))
         .transpose()?;
+    let can_sleep = served || sleep.as_ref().is_some_and(|sleep| !sleep.steps.is_empty());
+    let exclusive = table
+        .take("exclusive")
+        .map(|value| exclusive(value, wake.is_some() && can_sleep))
+        .transpose()?
+        .unwrap_or_default();
+    let (persistent, max_group_wait) = group_terms(&mut table, &exclusive)?;
+    let over_budget = table.error(format!(
+        "the wake's budget and max_group_wait sum to more than {MAX_WAKE_BUDGET:?}"
+    ));
     table.finish()?;
-    Ok(ProviderConfig {
+    let provider = ProviderConfig {
         name,
         base_url,
         api_key,
@@ -279,7 +319,53 @@ fn provider(mut table: Table<'_>, names: &mut Names) -> Result<ProviderConfig, C
         probe,
         wake,
         sleep,
-    })
+        exclusive,
+        persistent,
+        max_group_wait,
+    };
+    match provider.wake_spec() {
+        Some(spec) if spec.budget() > MAX_WAKE_BUDGET => Err(over_budget),
+        Some(_) | None => Ok(provider),
+    }
+}
+
+/// `exclusive`: the name of a group, or a list of them.
+fn exclusive(value: Value<'_>, comes_and_goes: bool) -> Result<Vec<GroupName>, ConfigError> {
+    if !comes_and_goes {
+        return Err(value.error(
+            "is for a provider that can be woken and put to sleep: it needs [provider.wake], and a sleep recipe unless \
+             its backend is served by the agent",
+        ));
+    }
+    if !value.is_array() {
+        return Ok(vec![value.parsed(GroupName::parse)?]);
+    }
+    let empty = value.error("names no group");
+    let mut groups = Vec::new();
+    for entry in value.array(MAX_GROUPS)? {
+        let group = entry.parsed(GroupName::parse)?;
+        if groups.contains(&group) {
+            return Err(entry.error("names a group twice"));
+        }
+        groups.push(group);
+    }
+    if groups.is_empty() { Err(empty) } else { Ok(groups) }
+}
+
+/// `persistent` and `max_group_wait`, which say nothing outside of a group.
+fn group_terms(table: &mut Table<'_>, groups: &[GroupName]) -> Result<(bool, Duration), ConfigError> {
+    let (persistent, wait) = (table.take("persistent"), table.take("max_group_wait"));
+    if groups.is_empty()
+        && let Some(value) = persistent.as_ref().or(wait.as_ref())
+    {
+        return Err(value.error("is for a provider with `exclusive`"));
+    }
+    let persistent = persistent.map(|value| value.bool()).transpose()?;
+    let wait = wait.map(|value| value.duration()).transpose()?;
+    Ok((
+        persistent.unwrap_or(false),
+        wait.unwrap_or(DEFAULT_MAX_GROUP_WAIT),
+    ))
 }
 
 fn api_key(value: &Value<'_>) -> Result<Secret, ConfigError> {

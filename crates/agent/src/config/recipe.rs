@@ -23,6 +23,9 @@ pub const DEFAULT_STEP_TIMEOUT: Duration = Duration::from_secs(30);
 pub const DEFAULT_MAX_WAIT: Duration = Duration::from_secs(60);
 /// How long the start of a served command may take; its boot is waited for by `max_wait`.
 pub const SERVE_START_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a backend stays awake at least unless `min_awake` says otherwise: long enough for those who waited for it to
+/// reach it.
+pub const DEFAULT_MIN_AWAKE: Duration = Duration::from_secs(5);
 /// How long a served command has between TERM and KILL unless `stop_grace` says otherwise.
 pub const DEFAULT_STOP_GRACE: Duration = Duration::from_secs(10);
 
@@ -77,6 +80,16 @@ impl WakeConfig {
         }
     }
 
+    /// How long the backend may take to end when it is a child of the agent.
+    #[must_use]
+    pub fn stop_grace(&self) -> Duration {
+        let grace = |step: &Step| match &step.action {
+            Action::Serve { stop_grace, .. } => Some(*stop_grace),
+            Action::Http(_) | Action::Once(_) => None,
+        };
+        self.steps.iter().find_map(grace).unwrap_or_default()
+    }
+
     /// Whether the backend is a child of the agent.
     #[must_use]
     pub fn serves(&self) -> bool {
@@ -93,6 +106,8 @@ pub struct SleepConfig {
     pub steps: Vec<Step>,
     /// After how long without requests; only on demand when absent.
     pub idle_after: Option<Duration>,
+    /// How long it stays awake at least, unless somebody puts it to sleep.
+    pub min_awake: Duration,
 }
 
 /// One step of a recipe.
@@ -204,6 +219,10 @@ pub(super) fn sleep(mut table: Table<'_>, served: bool) -> Result<SleepConfig, C
         .take("idle_after")
         .map(|value| value.duration())
         .transpose()?;
+    let min_awake = table
+        .take("min_awake")
+        .map(|value| value.duration())
+        .transpose()?;
     let no_serve = table.error("a `serve` command can't put a backend to sleep; use run = \"once\"");
     let steps = steps(table, !served)?.unwrap_or_default();
     if steps
@@ -212,7 +231,11 @@ pub(super) fn sleep(mut table: Table<'_>, served: bool) -> Result<SleepConfig, C
     {
         return Err(no_serve);
     }
-    Ok(SleepConfig { steps, idle_after })
+    Ok(SleepConfig {
+        steps,
+        idle_after,
+        min_awake: min_awake.unwrap_or(DEFAULT_MIN_AWAKE),
+    })
 }
 
 /// The steps of a recipe in either form; `None` when there are none and none are needed.

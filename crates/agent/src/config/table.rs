@@ -152,6 +152,11 @@ impl<'a> Value<'a> {
         self.value.is_table()
     }
 
+    /// Whether it is a list.
+    pub(super) fn is_array(&self) -> bool {
+        self.value.is_array()
+    }
+
     /// A string, with its variables filled in.
     pub(super) fn string(&self) -> Result<String, ConfigError> {
         let raw = self.value.as_str().ok_or_else(|| self.wrong_type("a string"))?;

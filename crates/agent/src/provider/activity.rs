@@ -1,13 +1,17 @@
 //! What an owner is doing with its backend: nothing, or one thing.
 
+use super::{Gate, belief::Departure};
 use crate::{
     probe::Verdict,
     recipe::{Outcome, Progress, Run},
 };
 use futures::future::BoxFuture;
-use reveille_domain::{SleepReason, Stage, WakeId};
+use reveille_domain::{Stage, WakeId};
 use std::fmt;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout_at};
+
+/// The stage of a wake that waits for its group.
+pub(super) const GROUP_STAGE: &str = "group";
 
 /// What the owner is doing.
 pub(super) enum Activity {
@@ -19,10 +23,26 @@ pub(super) enum Activity {
         began: Instant,
         check: BoxFuture<'static, Verdict>,
     },
-    /// Running a wake recipe.
-    Waking { wake: WakeId, run: Run },
+    /// Waiting until its group has room.
+    Queued {
+        wake: WakeId,
+        began: Instant,
+        turn: BoxFuture<'static, Result<(), String>>,
+    },
+    /// Running a wake recipe, after a wait for its group.
+    Waking {
+        wake: WakeId,
+        waited: Option<Stage>,
+        run: Run,
+    },
+    /// Letting the requests that are there finish, and nobody in, before it is put to sleep.
+    Draining {
+        departure: Departure,
+        gate: Gate,
+        until: Instant,
+    },
     /// Running a sleep recipe.
-    Sleeping { reason: SleepReason, run: Run },
+    Sleeping { departure: Departure, run: Run },
     /// Ending what a recipe has left; its outcome is known.
     Ending { run: Run },
 }
@@ -30,8 +50,14 @@ pub(super) enum Activity {
 /// What becomes of it.
 pub(super) enum Advance {
     Checked(WakeId, Verdict, Stage),
+    /// Its turn has come, or who doesn't make room.
+    Turn(WakeId, Stage, Result<(), String>),
     Woken(WakeId, Outcome),
-    Slept(SleepReason, Outcome),
+    /// Nobody is there any more.
+    Drained(Departure),
+    /// Somebody still is.
+    NotDrained(Departure),
+    Slept(Departure, Outcome),
     Ended(Option<crate::child::Child>),
 }
 
@@ -40,26 +66,37 @@ impl Activity {
         matches!(self, Self::Idle)
     }
 
+    /// Whether it is being put to sleep: nobody is let in then.
+    pub(super) const fn is_leaving(&self) -> bool {
+        matches!(self, Self::Draining { .. } | Self::Sleeping { .. })
+    }
+
     /// Waits for what comes next; forever when idle. May be dropped and called again.
     pub(super) async fn next(&mut self) -> Advance {
         match self {
             Self::Idle => std::future::pending().await,
             Self::Checking { wake, began, check } => {
                 let verdict = check.await;
-                let took_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
-                let stage = Stage {
-                    name: "check".to_owned(),
-                    started_after_ms: 0,
-                    took_ms,
-                };
-                Advance::Checked(*wake, verdict, stage)
+                Advance::Checked(*wake, verdict, stage("check", *began))
             }
-            Self::Waking { wake, run } => match run.next().await {
-                Progress::Outcome(outcome) => Advance::Woken(*wake, outcome),
+            Self::Queued { wake, began, turn } => {
+                let come = turn.await;
+                Advance::Turn(*wake, stage(GROUP_STAGE, *began), come)
+            }
+            Self::Waking { wake, waited, run } => match run.next().await {
+                Progress::Outcome(outcome) => Advance::Woken(*wake, outcome.after(waited.take())),
                 Progress::Ended(child) => Advance::Ended(child),
             },
-            Self::Sleeping { reason, run } => match run.next().await {
-                Progress::Outcome(outcome) => Advance::Slept(*reason, outcome),
+            Self::Draining {
+                departure,
+                gate,
+                until,
+            } => match timeout_at(*until, gate.emptied()).await {
+                Ok(()) => Advance::Drained(*departure),
+                Err(_) => Advance::NotDrained(*departure),
+            },
+            Self::Sleeping { departure, run } => match run.next().await {
+                Progress::Outcome(outcome) => Advance::Slept(*departure, outcome),
                 Progress::Ended(child) => Advance::Ended(child),
             },
             Self::Ending { run } => loop {
@@ -73,7 +110,7 @@ impl Activity {
     /// The run, if there is one.
     pub(super) fn into_run(self) -> Option<Run> {
         match self {
-            Self::Idle | Self::Checking { .. } => None,
+            Self::Idle | Self::Checking { .. } | Self::Queued { .. } | Self::Draining { .. } => None,
             Self::Waking { run, .. } | Self::Sleeping { run, .. } | Self::Ending { run } => Some(run),
         }
     }
@@ -84,9 +121,20 @@ impl fmt::Debug for Activity {
         f.write_str(match self {
             Self::Idle => "Idle",
             Self::Checking { .. } => "Checking",
+            Self::Queued { .. } => "Queued",
             Self::Waking { .. } => "Waking",
+            Self::Draining { .. } => "Draining",
             Self::Sleeping { .. } => "Sleeping",
             Self::Ending { .. } => "Ending",
         })
+    }
+}
+
+/// The first stage of a wake, which began then and ends now.
+fn stage(name: &str, began: Instant) -> Stage {
+    Stage {
+        name: name.to_owned(),
+        started_after_ms: 0,
+        took_ms: u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX),
     }
 }

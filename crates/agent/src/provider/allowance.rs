@@ -26,8 +26,8 @@ impl Allowance {
         }
     }
 
-    /// Takes one wake from the allowance, if there is one left.
-    pub(super) fn take(&mut self, now: Instant) -> Result<(), WakeFailure> {
+    /// Whether one more wake is allowed.
+    pub(super) fn check(&mut self, now: Instant) -> Result<(), WakeFailure> {
         let Some(most) = self.most else { return Ok(()) };
         while self
             .begun
@@ -40,16 +40,21 @@ impl Allowance {
             Some(oldest) if self.begun.len() >= most as usize => {
                 let minutes = (DAY - now.duration_since(*oldest)).as_secs().div_ceil(60);
                 let reason = format!(
-                    "its owner allows no more than {most} in 24 hours; the next one is possible in {} h {} min",
+                    "its owner allows no more than {most} wakes in 24 hours (provider.wake.max_per_day); the next one is \
+                     possible in {} h {} min",
                     minutes / 60,
                     minutes % 60
                 );
                 Err(WakeFailure::new(WakeFailureKind::NotAllowed, STAGE, &reason))
             }
-            Some(_) | None => {
-                self.begun.push_back(now);
-                Ok(())
-            }
+            Some(_) | None => Ok(()),
+        }
+    }
+
+    /// One wake begins.
+    pub(super) fn take(&mut self, now: Instant) {
+        if self.most.is_some() {
+            self.begun.push_back(now);
         }
     }
 }
@@ -63,9 +68,9 @@ mod tests {
         let (start, hour) = (Instant::now(), Duration::from_secs(3_600));
         let mut allowance = Allowance::new(Some(2));
         let mut taken = |hours: u32| {
-            allowance
-                .take(start + hour * hours)
-                .map_err(|failure| failure.reason)
+            let now = start + hour * hours;
+            let checked = allowance.check(now).map_err(|failure| failure.reason);
+            checked.map(|()| allowance.take(now))
         };
         assert_eq!((taken(0), taken(10)), (Ok(()), Ok(())));
         let refused = taken(11).unwrap_err();
@@ -77,7 +82,10 @@ mod tests {
         assert_eq!((taken(24), taken(34)), (Ok(()), Ok(())));
         assert!(taken(35).is_err());
         let mut unbounded = Allowance::new(None);
-        assert!((0..10_000).all(|_| unbounded.take(start).is_ok()));
+        assert!((0..10_000).all(|_| {
+            unbounded.take(start);
+            unbounded.check(start).is_ok()
+        }));
         assert!(unbounded.begun.is_empty(), "what isn't bounded isn't counted");
     }
 }

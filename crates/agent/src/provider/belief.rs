@@ -16,7 +16,24 @@ const UNCLEAR_PROBES: u32 = 3;
 enum Backend {
     Unknown,
     Up,
-    Down(SleepReason),
+    Down(Departure),
+}
+
+/// Why a backend sleeps.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Departure {
+    pub reason: SleepReason,
+    /// The wake that it makes room for.
+    pub for_wake: Option<WakeId>,
+}
+
+impl From<SleepReason> for Departure {
+    fn from(reason: SleepReason) -> Self {
+        Self {
+            reason,
+            for_wake: None,
+        }
+    }
 }
 
 /// Something to ask of control.
@@ -62,14 +79,16 @@ impl Belief {
         }
     }
 
-    /// What a probe found. A busy backend may be slow to answer probes, so an unclear answer says nothing then.
-    pub(super) fn probed(&mut self, verdict: &Verdict, busy: bool) {
+    /// What a probe found. A busy backend may be slow to answer probes, so an unclear answer says nothing then. One that
+    /// broke off in the middle of a request and isn't there any more has crashed.
+    pub(super) fn probed(&mut self, verdict: &Verdict, busy: bool, broke_off: bool) {
         self.quiet = false;
         match verdict {
             Verdict::Available => {
                 self.unclear = 0;
                 self.backend = Backend::Up;
             }
+            Verdict::Unavailable(why) if why.refused && broke_off => self.down(SleepReason::Crashed),
             Verdict::Unavailable(why) if why.is_clear() => self.down(why.sleep_reason()),
             Verdict::Unavailable(why) => {
                 self.unclear = if busy { 0 } else { self.unclear.saturating_add(1) };
@@ -81,11 +100,11 @@ impl Belief {
     }
 
     /// The backend is down; the first reason stays.
-    pub(super) fn down(&mut self, reason: SleepReason) {
+    pub(super) fn down(&mut self, departure: impl Into<Departure>) {
         self.quiet = false;
         self.unclear = 0;
         if !matches!(self.backend, Backend::Down(_)) {
-            self.backend = Backend::Down(reason);
+            self.backend = Backend::Down(departure.into());
         }
     }
 
@@ -96,6 +115,12 @@ impl Belief {
 
     pub(super) fn is_up(&self) -> bool {
         self.backend == Backend::Up
+    }
+
+    /// Whether control knows that the backend sleeps.
+    pub(super) fn is_told_asleep(&self) -> bool {
+        matches!(self.backend, Backend::Down(_))
+            && self.status.is_some_and(|status| status != StatusName::Active)
     }
 
     /// Whether requests may try the backend. Without a recipe there is nothing else to do for them.
@@ -163,7 +188,9 @@ impl Belief {
             });
         }
         match (status, self.backend) {
-            (StatusName::Active, Backend::Down(reason)) if self.wakeable => Some(Report::Asleep { reason }),
+            (StatusName::Active, Backend::Down(Departure { reason, for_wake })) if self.wakeable => {
+                Some(Report::Asleep { reason, for_wake })
+            }
             (StatusName::Hibernating | StatusName::Waking, Backend::Up) => Some(Report::Awake),
             (
                 StatusName::Active | StatusName::Hibernating | StatusName::Waking | StatusName::Inactive,
@@ -265,7 +292,7 @@ mod tests {
     fn registered(verdict: &Verdict, status: StatusName) -> Belief {
         let mut belief = Belief::new(true);
         assert_eq!(belief.next_ask(EPOCH), None, "nothing is known yet");
-        belief.probed(verdict, false);
+        belief.probed(verdict, false, false);
         let ask = belief.next_ask(EPOCH).expect("a registration");
         assert!(matches!(ask, Ask::Register(_)));
         belief.done(&ask, Some(status), ReportSeq(0));
@@ -291,7 +318,7 @@ mod tests {
     fn only_differences_are_reported_and_each_once() {
         let mut belief = registered(&Verdict::Available, StatusName::Active);
         assert_eq!(report(&mut belief), None);
-        belief.probed(&refused(), false);
+        belief.probed(&refused(), false, false);
         let ask = belief.next_ask(EPOCH).expect("a report");
         assert_eq!(
             ask,
@@ -301,13 +328,14 @@ mod tests {
                     seq: ReportSeq(1)
                 },
                 Report::Asleep {
-                    reason: SleepReason::Unreachable
+                    reason: SleepReason::Unreachable,
+                    for_wake: None,
                 }
             )
         );
         belief.done(&ask, Some(StatusName::Hibernating), ReportSeq(1));
         assert_eq!(report(&mut belief), None);
-        belief.probed(&Verdict::Available, false);
+        belief.probed(&Verdict::Available, false, false);
         assert_eq!(report(&mut belief), Some((2, Report::Awake)));
     }
 
@@ -315,19 +343,20 @@ mod tests {
     fn a_slow_backend_is_given_time_and_a_busy_one_more() {
         let mut belief = registered(&Verdict::Available, StatusName::Active);
         for _ in 0..10 {
-            belief.probed(&unclear(), true);
+            belief.probed(&unclear(), true, false);
         }
-        belief.probed(&unclear(), false);
-        belief.probed(&unclear(), false);
+        belief.probed(&unclear(), false, false);
+        belief.probed(&unclear(), false, false);
         assert!(belief.is_open() && report(&mut belief).is_none());
-        belief.probed(&unclear(), false);
+        belief.probed(&unclear(), false, false);
         assert!(!belief.is_open());
         assert_eq!(
             report(&mut belief),
             Some((
                 1,
                 Report::Asleep {
-                    reason: SleepReason::Unreachable
+                    reason: SleepReason::Unreachable,
+                    for_wake: None,
                 }
             ))
         );
@@ -336,7 +365,7 @@ mod tests {
     #[test]
     fn without_a_recipe_nothing_is_reported_and_requests_may_always_try() {
         let mut belief = Belief::new(false);
-        belief.probed(&refused(), false);
+        belief.probed(&refused(), false, false);
         let ask = belief.next_ask(EPOCH).expect("a registration");
         belief.done(&ask, Some(StatusName::Active), ReportSeq(0));
         assert_eq!(belief.next_ask(EPOCH), None);
@@ -389,7 +418,7 @@ mod tests {
     fn a_request_that_found_nobody_waits_for_the_report() {
         let mut belief = registered(&Verdict::Available, StatusName::Active);
         assert_eq!(belief.asleep(EPOCH), Ok(None), "it is up: try again");
-        belief.probed(&refused(), false);
+        belief.probed(&refused(), false, false);
         assert_eq!(belief.asleep(EPOCH), Err(()));
         let ask = belief.next_ask(EPOCH).expect("a report");
         belief.done(&ask, Some(StatusName::Hibernating), ReportSeq(1));

@@ -5,11 +5,18 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
-use tokio::time::Instant;
+use tokio::{sync::Notify, time::Instant};
 
 /// Lets requests through to a backend while it is believed to be up, and counts them.
 #[derive(Debug, Clone)]
-pub struct Gate(Arc<Mutex<State>>);
+pub struct Gate(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    state: Mutex<State>,
+    /// Told whenever the last request has left.
+    emptied: Notify,
+}
 
 #[derive(Debug)]
 struct State {
@@ -33,7 +40,10 @@ impl Gate {
             last_used: Instant::now(),
             availability: None,
         };
-        Self(Arc::new(Mutex::new(state)))
+        Self(Arc::new(Shared {
+            state: Mutex::new(state),
+            emptied: Notify::new(),
+        }))
     }
 
     /// A place at the backend, unless it sleeps.
@@ -75,6 +85,22 @@ impl Gate {
         idle
     }
 
+    /// Closes it: whoever is inside may finish, and nobody gets in before it is opened again.
+    pub(super) fn close(&self) {
+        self.lock().open = false;
+    }
+
+    /// Waits until nobody is inside. May be dropped and called again.
+    pub(super) async fn emptied(&self) {
+        loop {
+            let emptied = self.0.emptied.notified();
+            if self.in_flight() == 0 {
+                return;
+            }
+            emptied.await;
+        }
+    }
+
     /// Tells what was found out; `open` says whether requests may try.
     pub(super) fn set(&self, availability: Option<Availability>, open: bool) {
         let mut state = self.lock();
@@ -86,7 +112,7 @@ impl Gate {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -95,6 +121,12 @@ impl Drop for Slot {
         let mut state = self.0.lock();
         state.in_flight = state.in_flight.saturating_sub(1);
         state.last_used = Instant::now();
+        let empty = state.in_flight == 0;
+        drop(state);
+        if empty {
+            // Only the owner waits. Should it look just now, the permit is there when it waits.
+            self.0.0.emptied.notify_one();
+        }
     }
 }
 
@@ -116,5 +148,24 @@ mod tests {
         gate.set(Some(Availability::Available), true);
         assert!(gate.enter().is_some());
         assert!(!gate.close_if_idle(Duration::from_secs(1)), "came up just now");
+    }
+
+    #[tokio::test]
+    async fn a_closed_gate_empties_when_the_last_one_has_left() {
+        let gate = Gate::open();
+        let slots = [gate.enter(), gate.enter()];
+        gate.close();
+        assert!(gate.enter().is_none());
+        let waiting = tokio::spawn({
+            let gate = gate.clone();
+            async move { gate.emptied().await }
+        });
+        let [first, second] = slots;
+        drop(first);
+        tokio::task::yield_now().await;
+        assert!(!waiting.is_finished());
+        drop(second);
+        waiting.await.expect("no panic");
+        gate.emptied().await;
     }
 }

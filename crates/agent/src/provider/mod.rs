@@ -5,9 +5,12 @@ mod activity;
 mod allowance;
 mod belief;
 mod gate;
+mod groups;
 mod owner;
 
 pub use gate::{Gate, Slot};
+pub use groups::{Groups, Terms};
+pub(crate) use owner::leaving_limit;
 pub use owner::{Owner, Setup};
 
 use reveille_bus::wakes::WakeMessage;

@@ -1,12 +1,16 @@
 //! The owner's loop: [`Owner::next`] waits for whatever happens next, [`Owner::apply`] draws the conclusions.
 
 mod recipes;
+mod sleeping;
+
+pub(crate) use sleeping::leaving_limit;
 
 use super::{
     Gate, Handle, Input, MAILBOX,
     activity::{Activity, Advance},
     allowance::Allowance,
     belief::{Ask, Belief},
+    groups::{Groups, Membership, Room, Terms},
 };
 use crate::{
     child::{Child, Exit},
@@ -21,7 +25,9 @@ use reveille_bus::{
     control::{ControlAnswer, ControlRequest, Refusal},
     relay::CurrentEpoch,
 };
-use reveille_domain::{AgentName, Epoch, ModelName, ProviderName, ProviderSpec, ReportId, SleepReason};
+use reveille_domain::{
+    AgentName, Epoch, ModelName, ProviderName, ProviderSpec, ReportId, SleepReason, WakeId,
+};
 use std::{sync::Arc, time::Duration};
 use tokio::{
     sync::{mpsc, oneshot, watch},
@@ -45,6 +51,8 @@ pub struct Setup {
     pub epoch: CurrentEpoch,
     /// The models that backends have listed.
     pub memory: Memory,
+    /// The groups of the agent's providers.
+    pub groups: Groups,
     /// Told when control says that a later session has taken the agent's name.
     pub superseded: watch::Sender<Option<Epoch>>,
 }
@@ -59,6 +67,16 @@ pub struct Owner {
     models: Vec<ModelName>,
     activity: Activity,
     allowance: Allowance,
+    group: Option<Membership>,
+    vacancy: Vacancy,
+    /// The room that it could not make, and why: told when it is clear that the backend is still there.
+    no_room: Option<(Room, String)>,
+    /// A wake that came while it was being put to sleep.
+    pending: Option<WakeId>,
+    /// Since when the backend is awake.
+    awake_since: Option<Instant>,
+    /// Whether the backend broke off in the middle of a request since it was last found available.
+    broke_off: bool,
     /// The served backend; kept after its end until what it left behind is gone too.
     child: Option<Child>,
     child_ended: bool,
@@ -75,6 +93,17 @@ pub struct Owner {
     refused: Vec<oneshot::Sender<Option<ReportId>>>,
 }
 
+/// Whether the backend has what its group shares.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Vacancy {
+    /// Nobody has looked.
+    Unknown,
+    /// It may: it was found awake, or its recipe was run.
+    Held,
+    /// It is known not to.
+    Vacant,
+}
+
 enum Event {
     Input(Input),
     Answer(ControlAnswer),
@@ -83,6 +112,8 @@ enum Event {
     Discovered(Option<Vec<ModelName>>),
     Advance(Advance),
     ChildEnded(Exit),
+    /// Room is asked for, or no longer is.
+    RoomAsked,
     IdleFor(Duration),
 }
 
@@ -103,6 +134,13 @@ impl Owner {
             None => setup.memory.recall(&config.name),
         };
         let probe = Probe::new(setup.runner.client.clone(), config);
+        let terms = Terms {
+            groups: config.exclusive.clone(),
+            min_awake: config.min_awake(),
+            persistent: config.persistent,
+            max_wait: config.max_group_wait,
+        };
+        let group = setup.groups.join(&config.name, terms);
         let owner = Self {
             probe,
             gate,
@@ -111,6 +149,12 @@ impl Owner {
             models,
             activity: Activity::Idle,
             allowance: Allowance::new(config.wake.as_ref().and_then(|wake| wake.max_per_day)),
+            group,
+            vacancy: Vacancy::Unknown,
+            no_room: None,
+            pending: None,
+            awake_since: None,
+            broke_off: false,
             child: None,
             child_ended: false,
             asking: None,
@@ -134,6 +178,7 @@ impl Owner {
                 event = self.next() => event,
             };
             self.apply(event);
+            self.go_on();
             self.ask();
             self.settle();
         }
@@ -143,10 +188,11 @@ impl Owner {
     async fn next(&mut self) -> Event {
         let idle = self.activity.is_idle();
         let probe_due = idle && self.probing.is_none();
-        let idle_for = self.idle_limit().zip(self.gate.idle_since());
-        let idle_due = idle_for.map(|(limit, since)| (limit, since + limit));
+        let idle_due = self.idle_due();
         let child = self.child.as_mut().filter(|_| !self.child_ended);
         tokio::select! {
+            biased;
+            // First, so that a backend which ended under a request is known to have: the request's word comes first.
             Some(input) = self.mailbox.recv() => Event::Input(input),
             answer = ready(self.asking.as_mut().map(|(_, answer)| answer)) => Event::Answer(answer),
             verdict = ready(self.probing.as_mut()) => Event::Probed(verdict),
@@ -154,6 +200,7 @@ impl Owner {
             models = ready(self.discovering.as_mut()) => Event::Discovered(models),
             advance = self.activity.next() => Event::Advance(advance),
             exit = exited(child) => Event::ChildEnded(exit),
+            () = room_asked(self.group.as_mut()) => Event::RoomAsked,
             limit = due(idle_due) => Event::IdleFor(limit),
         }
     }
@@ -169,11 +216,17 @@ impl Owner {
             Event::ChildEnded(exit) => {
                 warn!(provider.name = %self.name(), "the backend of {} {exit}", self.name());
                 self.child_ended = true;
-                self.belief.down(SleepReason::Exited);
+                let crashed = self.broke_off || self.gate.in_flight() > 0;
+                self.belief.down(if crashed {
+                    SleepReason::Crashed
+                } else {
+                    SleepReason::Exited
+                });
             }
+            Event::RoomAsked => self.room_asked(),
             Event::IdleFor(limit) => {
                 if self.gate.close_if_idle(limit) {
-                    self.begin_sleep(SleepReason::Idle);
+                    self.begin_sleep(SleepReason::Idle.into());
                 }
             }
         }
@@ -188,7 +241,12 @@ impl Owner {
             }
             Input::Resume => self.belief.inactive(),
             Input::Reconnected => self.belief.unregistered(),
-            Input::Suspect => self.start_probe(),
+            Input::Suspect => {
+                self.broke_off = true;
+                self.start_probe();
+            }
+            // Settled when it sleeps, or doesn't.
+            Input::Refused(reply) if self.activity.is_leaving() => self.unconfirmed.push(reply),
             Input::Refused(reply) if self.belief.is_up() => {
                 if self.unconfirmed.is_empty() {
                     self.start_probe();
@@ -231,7 +289,12 @@ impl Owner {
     fn found(&mut self, verdict: &Verdict) {
         let was = self.belief.availability();
         self.slow_probe = matches!(verdict, Verdict::Unavailable(why) if !why.asleep && !why.refused);
-        self.belief.probed(verdict, self.gate.in_flight() > 0);
+        self.belief
+            .probed(verdict, self.gate.in_flight() > 0, self.broke_off);
+        self.look_for_room(verdict);
+        if *verdict == Verdict::Available {
+            self.broke_off = false;
+        }
         if was != self.belief.availability() {
             match verdict {
                 Verdict::Available => info!(provider.name = %self.name(), "{} is available", self.name()),
@@ -345,10 +408,21 @@ impl Owner {
         }
     }
 
-    /// Answers the requests that found no backend, once it is settled what that means.
+    /// Makes known what follows from what is known now: who may pass, who has the group's room, and what it means for the
+    /// requests that found no backend.
     fn settle(&mut self) {
-        self.gate.set(self.belief.availability(), self.belief.is_open());
-        if self.refused.is_empty() {
+        let leaving = self.activity.is_leaving();
+        self.gate
+            .set(self.belief.availability(), self.belief.is_open() && !leaving);
+        self.awake_since = self
+            .belief
+            .is_up()
+            .then(|| self.awake_since.unwrap_or_else(Instant::now));
+        self.settle_group();
+        if !leaving && self.probing.is_none() {
+            self.refused.append(&mut self.unconfirmed);
+        }
+        if self.refused.is_empty() || leaving {
             return;
         }
         let epoch = self.setup.epoch.get().unwrap_or_default();
@@ -376,6 +450,13 @@ async fn ready<T>(future: Option<&mut BoxFuture<'static, T>>) -> T {
 async fn exited(child: Option<&mut Child>) -> Exit {
     match child {
         Some(child) => child.exited().await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn room_asked(group: Option<&mut Membership>) {
+    match group {
+        Some(group) => group.asked().await,
         None => std::future::pending().await,
     }
 }

@@ -24,6 +24,8 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 /// The stage after the steps.
 const PROBE_STAGE: &str = "probe";
+/// How soon after a sleep recipe the probe must find that the backend sleeps.
+pub const ASLEEP_WITHIN: Duration = Duration::from_secs(10);
 
 /// What recipes are run with.
 #[derive(Debug, Clone)]
@@ -62,10 +64,10 @@ impl Run {
         Self::spawn(runner, Job::Wake(recipe, Box::new(probe)), before)
     }
 
-    /// Runs the steps of a sleep recipe.
+    /// Runs the steps of a sleep recipe, then the probe until it no longer finds the backend available.
     #[must_use]
-    pub fn sleep(runner: Arc<Runner>, steps: Vec<Step>, before: Before) -> Self {
-        Self::spawn(runner, Job::Sleep(steps), before)
+    pub fn sleep(runner: Arc<Runner>, steps: Vec<Step>, probe: Probe, before: Before) -> Self {
+        Self::spawn(runner, Job::Sleep(steps, Box::new(probe)), before)
     }
 
     fn spawn(runner: Arc<Runner>, job: Job, before: Before) -> Self {
@@ -128,7 +130,7 @@ impl Run {
 /// What a run does.
 enum Job {
     Wake(WakeConfig, Box<Probe>),
-    Sleep(Vec<Step>),
+    Sleep(Vec<Step>, Box<Probe>),
 }
 
 impl Job {
@@ -137,22 +139,36 @@ impl Job {
         let mut timeline = Timeline::begin();
         let steps = match self {
             Self::Wake(recipe, _) => &recipe.steps,
-            Self::Sleep(steps) => steps,
+            Self::Sleep(steps, _) => steps,
         };
         if let Err((stage, reason)) = run_steps(runner, steps, &mut timeline, running).await {
             return timeline.failed(WakeFailureKind::Recipe, &stage, &reason);
         }
-        let Self::Wake(recipe, probe) = self else {
-            return timeline.succeeded();
+        let proven = match self {
+            Self::Wake(recipe, probe) => {
+                let boot = await_boot(recipe.max_wait, probe, running);
+                timeline.stage(PROBE_STAGE, boot).await
+            }
+            Self::Sleep(_, probe) => timeline.stage(PROBE_STAGE, await_end(probe)).await,
         };
-        match timeline
-            .stage(PROBE_STAGE, await_boot(recipe.max_wait, probe, running))
-            .await
-        {
+        match proven {
             Ok(()) => timeline.succeeded(),
             Err((kind, reason)) => timeline.failed(kind, PROBE_STAGE, &reason),
         }
     }
+}
+
+/// Probes until the backend is no longer available: it can't be told apart from one that is awake before.
+async fn await_end(probe: &Probe) -> Result<(), (WakeFailureKind, String)> {
+    if probe.await_unavailable(Instant::now() + ASLEEP_WITHIN).await {
+        return Ok(());
+    }
+    let reason = format!(
+        "the probe still finds the backend available {} s after the sleep recipe; a server that answers while it \
+         sleeps needs a `probe` with `expect`",
+        ASLEEP_WITHIN.as_secs()
+    );
+    Err((WakeFailureKind::Recipe, reason))
 }
 
 /// Probes for `max_wait`, or until the served backend ends: it will not become available then.

@@ -13,6 +13,28 @@ pub struct Outcome {
     pub failure: Option<WakeFailure>,
 }
 
+impl Outcome {
+    /// The outcome of a run that wasn't begun.
+    #[must_use]
+    pub const fn of(failure: WakeFailure) -> Self {
+        Self {
+            stages: vec![],
+            failure: Some(failure),
+        }
+    }
+
+    /// The same of a run that something was waited for before.
+    #[must_use]
+    pub fn after(mut self, waited: Option<Stage>) -> Self {
+        let Some(waited) = waited else { return self };
+        for stage in &mut self.stages {
+            stage.started_after_ms = stage.started_after_ms.saturating_add(waited.took_ms);
+        }
+        self.stages.insert(0, waited);
+        self
+    }
+}
+
 impl From<Outcome> for WakeOutcome {
     fn from(outcome: Outcome) -> Self {
         let stages = outcome.stages;

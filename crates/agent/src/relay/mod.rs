@@ -9,7 +9,7 @@ use crate::{
     config::ProviderConfig,
     fetch,
     models::{self, Memory},
-    provider::{Handle, Slot},
+    provider::{Handle, Slot, leaving_limit},
 };
 use bytes::{Bytes, BytesMut};
 use futures::{StreamExt, TryStreamExt};
@@ -19,7 +19,7 @@ use reveille_bus::relay::{
     FaultCode, Incoming, REQUEST_HEADERS, RESPONSE_HEADERS, RelayFault, RequestBody, RequestHead,
     ResponseHead,
 };
-use reveille_domain::{AgentName, ProviderName};
+use reveille_domain::{AgentName, ProviderName, ReportId};
 use std::{collections::HashMap, time::Duration};
 use tokio::{
     sync::{Semaphore, SemaphorePermit},
@@ -51,8 +51,12 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long an unused connection is kept. Common servers close theirs after 5 s, and a request that meets the end of
 /// its connection fails.
 const IDLE_CONNECTION: Duration = Duration::from_secs(2);
-/// How long a request that found no backend waits until it is settled what that means.
+/// How long a request that found no backend waits until it is settled what that means, beside the time that the backend
+/// may take to be put to sleep.
 const SETTLE_LIMIT: Duration = Duration::from_secs(10);
+/// How often a request asks to be let in before it is given up: a backend that is put to sleep again and again, and
+/// never is, lets nobody in.
+const ENTRIES: usize = 3;
 
 /// Carries requests to the backends.
 pub struct Relay {
@@ -163,9 +167,7 @@ impl Relay {
             .clone();
         let url = backend.config.base_url.at(&head.path);
         let url = url.map_err(|_| RelayFault::new(FaultCode::BadFrame, "the request's path is no path"))?;
-        let Some(slot) = backend.handle.gate.enter() else {
-            return Err(self.asleep(backend, "the backend sleeps").await);
-        };
+        let slot = self.enter(backend).await?;
         let (body, _held) = self.collect(head, body).await?;
         let body = rename::rename(body, |asked| self.backend_id(&backend.config, asked));
         let mut request = backend
@@ -191,6 +193,29 @@ impl Relay {
         }
     }
 
+    /// A place at the backend. One that was to be put to sleep and wasn't lets in who has waited for it.
+    async fn enter(&self, backend: &Backend) -> Result<Slot, RelayFault> {
+        for _ in 0..ENTRIES {
+            if let Some(slot) = backend.handle.gate.enter() {
+                return Ok(slot);
+            }
+            match self.settled(backend).await {
+                Some(Some(report)) => return Err(RelayFault::asleep("the backend sleeps", report)),
+                Some(None) => {}
+                None => break,
+            }
+        }
+        let closed = "the backend lets nobody in";
+        Err(RelayFault::new(FaultCode::BackendUnavailable, closed))
+    }
+
+    /// The report that says that the backend sleeps, or that there is none to wait for; `None` when it isn't settled
+    /// in time.
+    async fn settled(&self, backend: &Backend) -> Option<Option<ReportId>> {
+        let limit = leaving_limit(&backend.config) + SETTLE_LIMIT;
+        timeout(limit, backend.handle.refused()).await.ok()
+    }
+
     async fn failed(&self, backend: &Backend, error: &reqwest::Error) -> RelayFault {
         if error.is_connect() {
             // Nothing was handed over, so the request may be tried again once the backend is awake.
@@ -205,9 +230,9 @@ impl Relay {
 
     /// The fault for a request that found no backend: it names the report that says so, if there is one.
     async fn asleep(&self, backend: &Backend, message: &str) -> RelayFault {
-        match timeout(SETTLE_LIMIT, backend.handle.refused()).await {
-            Ok(Some(report)) => RelayFault::asleep(message, report),
-            Ok(None) | Err(_) => RelayFault::new(FaultCode::BackendUnavailable, message),
+        match self.settled(backend).await.flatten() {
+            Some(report) => RelayFault::asleep(message, report),
+            None => RelayFault::new(FaultCode::BackendUnavailable, message),
         }
     }
 

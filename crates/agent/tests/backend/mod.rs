@@ -87,7 +87,7 @@ impl Backend {
         self.seen.awake.store(false, Ordering::SeqCst);
     }
 
-    /// Lets one slow wake end.
+    /// Lets one slow wake or sleep end.
     pub fn release(&self) {
         self.seen.release.notify_one();
     }
@@ -128,6 +128,8 @@ pub fn routes(seen: Arc<Seen>) -> Router {
         .route("/wake", any(wake_route))
         .route("/slow-wake", any(slow_wake))
         .route("/sleep", any(sleep_route))
+        .route("/slow-sleep", any(slow_sleep))
+        .route("/ok", any(|| async {}))
         .route("/is_sleeping", get(is_sleeping))
         .route("/html", get(|| async { Html("<h1>Sign in</h1>") }))
         .route("/endless", get(|| async { vec![b' '; 2 * 1024 * 1024] }))
@@ -222,6 +224,13 @@ async fn sleep_route(State(seen): State<Arc<Seen>>) {
     seen.sleeps.fetch_add(1, Ordering::SeqCst);
 }
 
+/// A sleep that takes until it is released.
+async fn slow_sleep(state: State<Arc<Seen>>) {
+    state.sleeps.fetch_add(1, Ordering::SeqCst);
+    state.release.notified().await;
+    state.awake.store(false, Ordering::SeqCst);
+}
+
 async fn is_sleeping(State(seen): State<Arc<Seen>>) -> String {
     format!(
         r#"{{"is_sleeping":{},"level":1}}"#,
@@ -236,7 +245,11 @@ async fn drop_connection() -> Body {
 
 /// The one provider of a config that has only it; `rest` is all but its name.
 pub fn provider(rest: &str) -> ProviderConfig {
-    let text = format!("[[provider]]\nname = \"p\"\n{rest}");
+    named_provider("p", rest)
+}
+
+pub fn named_provider(name: &str, rest: &str) -> ProviderConfig {
+    let text = format!("[[provider]]\nname = \"{name}\"\n{rest}");
     let mut config =
         Config::parse(&text, "test.toml", &|_| None).unwrap_or_else(|error| panic!("{error}\n{text}"));
     config.providers.remove(0)

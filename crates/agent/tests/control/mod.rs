@@ -7,14 +7,15 @@ use reveille_bus::{
     wakes::WakeMessage,
 };
 use reveille_domain::{
-    Epoch, Provider, ProviderCommand, ProviderId, Rejection, SleepReason, Timestamp, WakeCause, WakeId,
-    WakeRecord,
+    Epoch, Provider, ProviderCommand, ProviderId, Rejection, SleepReason, Stage, Timestamp, WakeCause,
+    WakeId, WakeOutcome, WakeRecord,
     provider::{Registered, StatusName},
 };
 use std::{
     sync::{Arc, Mutex, MutexGuard},
     time::{SystemTime, UNIX_EPOCH},
 };
+use tokio::sync::watch;
 use uuid::Uuid;
 
 /// The epoch of the agent's session.
@@ -22,7 +23,7 @@ pub const EPOCH: Epoch = Epoch(3);
 
 /// One provider, as control has it.
 #[derive(Clone)]
-pub struct Control(Arc<Mutex<State>>);
+pub struct Control(Arc<Mutex<State>>, Arc<watch::Sender<bool>>);
 
 struct State {
     id: ProviderId,
@@ -30,18 +31,26 @@ struct State {
     sequence: u64,
     asked: Vec<ControlRequest>,
     stopped: bool,
+    kept_waiting: usize,
 }
 
 impl Control {
     pub fn new() -> Self {
-        let id = "box/p".parse().expect("an id");
-        Self(Arc::new(Mutex::new(State {
+        Self::of("p")
+    }
+
+    /// Control of the provider of that name.
+    pub fn of(name: &str) -> Self {
+        let id = format!("box/{name}").parse().expect("an id");
+        let state = State {
             id,
             provider: Provider::default(),
             sequence: 0,
             asked: Vec::new(),
             stopped: false,
-        })))
+            kept_waiting: 0,
+        };
+        Self(Arc::new(Mutex::new(state)), Arc::new(watch::Sender::new(false)))
     }
 
     /// Answers an agent over NATS.
@@ -83,6 +92,21 @@ impl Control {
         self.state().wake().expect("in flight")
     }
 
+    /// Asks for a wake though the agent has not said that the backend sleeps.
+    pub fn wake_asleep(&self) -> WakeMessage {
+        let last = self.provider().last_report();
+        self.execute(&ProviderCommand::ReportAsleep {
+            report: reveille_domain::ReportId {
+                seq: last.seq.next(),
+                ..last
+            },
+            reason: SleepReason::FoundAsleep,
+            for_wake: None,
+            at: now(),
+        });
+        self.request_wake()
+    }
+
     /// The wake in flight is given up.
     pub fn expire_wake(&self, wake: &WakeMessage) {
         self.execute(&ProviderCommand::ExpireWake {
@@ -107,11 +131,53 @@ impl Control {
         self.provider().wakes.last().cloned()
     }
 
+    /// Answers nothing until it is released.
+    pub fn hold(&self) {
+        self.1.send_replace(true);
+    }
+
+    pub fn release(&self) {
+        self.1.send_replace(false);
+    }
+
+    /// Whether somebody waits for an answer.
+    pub fn is_asked(&self) -> bool {
+        self.state().kept_waiting > 0
+    }
+
+    /// The stages of the last wake that the agent has reported.
+    pub fn last_stages(&self) -> Vec<Stage> {
+        let stages = |asked: &ControlRequest| match asked {
+            ControlRequest::Report {
+                report:
+                    Report::Wake {
+                        outcome: WakeOutcome::Succeeded { stages } | WakeOutcome::Failed { stages, .. },
+                        ..
+                    },
+                ..
+            } => Some(stages.clone()),
+            _ => None,
+        };
+        self.state().asked.iter().rev().find_map(stages).expect("a wake")
+    }
+
+    /// For which wakes of its group the backend slept.
+    pub fn sleeps_for(&self) -> Vec<WakeId> {
+        let for_wake = |asked: &ControlRequest| match asked {
+            ControlRequest::Report {
+                report: Report::Asleep { for_wake, .. },
+                ..
+            } => *for_wake,
+            _ => None,
+        };
+        self.state().asked.iter().filter_map(for_wake).collect()
+    }
+
     /// Why the backend slept, each time.
     pub fn sleeps(&self) -> Vec<SleepReason> {
         let reason = |asked: &ControlRequest| match asked {
             ControlRequest::Report {
-                report: Report::Asleep { reason },
+                report: Report::Asleep { reason, .. },
                 ..
             } => Some(*reason),
             _ => None,
@@ -129,6 +195,10 @@ impl Hub for Control {
         let this = self.clone();
         async move {
             tokio::task::yield_now().await;
+            this.state().kept_waiting += 1;
+            let mut held = this.1.subscribe();
+            held.wait_for(|held| !held).await.expect("control lives");
+            this.state().kept_waiting -= 1;
             this.state().answer(request)
         }
         .boxed()
@@ -164,9 +234,14 @@ impl State {
             },
             ControlRequest::Report {
                 id: report,
-                report: Report::Asleep { reason },
+                report: Report::Asleep { reason, for_wake },
                 ..
-            } => ProviderCommand::ReportAsleep { report, reason, at },
+            } => ProviderCommand::ReportAsleep {
+                report,
+                reason,
+                for_wake,
+                at,
+            },
             ControlRequest::Report {
                 id: report,
                 report: Report::Awake,

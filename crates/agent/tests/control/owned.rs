@@ -1,12 +1,13 @@
 //! An owner that runs, with control and a config.
 
 use crate::{
-    backend::{eventually, provider, runner},
+    backend::{eventually, named_provider, provider, runner},
     control::{Control, EPOCH},
 };
 use reveille_agent::{
+    config::ProviderConfig,
     models::Memory,
-    provider::{Handle, Owner, Setup},
+    provider::{Groups, Handle, Owner, Setup},
 };
 use reveille_bus::relay::CurrentEpoch;
 use reveille_domain::{AgentName, Epoch, provider::StatusName};
@@ -30,16 +31,31 @@ impl Owned {
     }
 
     pub fn with(control: Control, rest: &str, memory: Option<&Path>) -> Self {
+        Self::run(control, provider(rest), memory, Groups::default())
+    }
+
+    /// Starts the owner of a member of `groups`.
+    pub fn member(groups: &Groups, name: &str, rest: &str) -> Self {
+        Self::run(
+            Control::of(name),
+            named_provider(name, rest),
+            None,
+            groups.clone(),
+        )
+    }
+
+    fn run(control: Control, config: ProviderConfig, memory: Option<&Path>, groups: Groups) -> Self {
         let epoch = CurrentEpoch::default();
         epoch.set(Some(EPOCH));
         let (sender, superseded) = watch::channel(None);
         let setup = Setup {
             agent: AgentName::parse("box").expect("legal"),
-            config: provider(rest),
+            config,
             runner: runner(),
             hub: std::sync::Arc::new(control.clone()),
             epoch,
             memory: Memory::open(memory),
+            groups,
             superseded: sender,
         };
         let (owner, handle) = Owner::new(setup);

@@ -274,7 +274,12 @@ fn reported(report: ReportId, what: Report, at: Timestamp) -> ProviderCommand {
             outcome: told(outcome),
             at,
         },
-        Report::Asleep { reason } => ProviderCommand::ReportAsleep { report, reason, at },
+        Report::Asleep { reason, for_wake } => ProviderCommand::ReportAsleep {
+            report,
+            reason,
+            for_wake,
+            at,
+        },
         Report::Awake => ProviderCommand::ReportAwake { report, at },
     }
 }
@@ -287,7 +292,8 @@ fn told(outcome: WakeOutcome) -> WakeOutcome {
             let kind = match failure.kind {
                 kind @ (WakeFailureKind::Recipe
                 | WakeFailureKind::Unavailable
-                | WakeFailureKind::NotAllowed) => kind,
+                | WakeFailureKind::NotAllowed
+                | WakeFailureKind::GroupBlocked) => kind,
                 WakeFailureKind::TimedOut
                 | WakeFailureKind::AgentLost
                 | WakeFailureKind::AgentStopped

@@ -218,6 +218,7 @@ fn of_wake(error: &WakeError) -> Answer {
         } => {
             let retry = retry_after.as_ref().map_or(1, |after| whole_seconds(*after));
             let answer = match wake_id {
+                None if failure.kind == WakeFailureKind::NotAllowed => declined(provider, failure),
                 None => {
                     let message = format!(
                         "{provider} failed to wake a short while ago, in stage `{}`: {}; no wake is tried for {retry} s",
@@ -321,11 +322,21 @@ fn ended(provider: &ProviderId, failure: &WakeFailure, spent: Duration) -> Answe
         WakeFailureKind::AgentLost | WakeFailureKind::AgentStopped => {
             failed(&format!("start the agent {agent}, then ask again"))
         }
-        WakeFailureKind::NotAllowed => failed(&format!(
-            "provider.wake.max_per_day in the configuration of the agent {agent} says how many"
-        )),
+        WakeFailureKind::NotAllowed => declined(provider, failure),
+        WakeFailureKind::GroupBlocked => {
+            let message = format!(
+                "{provider} was not woken: {reason} (after {spent}); nothing is wrong with it, and it may be asked again"
+            );
+            Answer::new(StatusCode::SERVICE_UNAVAILABLE, "group_blocked", message)
+        }
         WakeFailureKind::Withdrawn => failed("its agent doesn't publish it so any more"),
     }
+}
+
+/// The owner of the machine allows no wake now.
+fn declined(provider: &ProviderId, failure: &WakeFailure) -> Answer {
+    let message = format!("{provider} is not woken now: {}", failure.reason);
+    Answer::new(StatusCode::SERVICE_UNAVAILABLE, "provider_declined", message)
 }
 
 fn of_sleep(error: &SleepError) -> Answer {

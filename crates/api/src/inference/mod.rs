@@ -1,8 +1,8 @@
 //! One inference request: choose a provider, wake it when it sleeps, hand the request over once, and bring the answer
 //! back unchanged.
 //!
-//! A request is sent a second time only when no backend can have seen it, and once at most. Whoever leaves drops the
-//! future, which cancels the request at the agent; the wake goes on.
+//! A request is sent again only when no backend can have seen it, and once at most, unless its backend was put to sleep
+//! each time. Whoever leaves drops the future, which cancels the request at the agent; the wake goes on.
 
 mod ask;
 mod budget;
@@ -40,6 +40,12 @@ use reveille_domain::{ProviderId, ReportId, Status, WakeId, provider::StatusName
 use std::{sync::Arc, time::Duration};
 use tokio::time::Instant;
 
+/// How often a request finds its backend put to sleep before it is given up. Once is common; more happens where backends
+/// stay awake for moments only.
+const MAX_ASLEEP: u32 = 5;
+/// How often it is sent again for any other reason.
+const MAX_MISSED: u32 = 1;
+
 /// Why an attempt brought no answer.
 enum NoAnswer {
     /// Nothing was sent.
@@ -64,23 +70,6 @@ impl From<WakeError> for NoAnswer {
     }
 }
 
-impl From<NoAnswer> for ApiError {
-    fn from(none: NoAnswer) -> Self {
-        match none {
-            NoAnswer::Refused(error) => error,
-            NoAnswer::Missed {
-                known,
-                wake_id,
-                error,
-            } => Self::Relay {
-                provider: known.provider.id.clone(),
-                wake_id,
-                error,
-            },
-        }
-    }
-}
-
 /// Answers inference requests.
 pub(crate) struct Inference {
     fleet: Arc<dyn Fleet>,
@@ -101,27 +90,43 @@ impl Inference {
     /// Waits for a backend's answer, waking it if need be.
     pub async fn answer(&self, ask: &Ask, stage: &Stage) -> Result<Answered, ApiError> {
         let until = Instant::now() + ask.options.wait;
-        let chosen = self.choose(ask)?;
-        match self.attempt(ask, chosen, until, stage).await {
-            Ok(answered) => Ok(answered),
-            Err(NoAnswer::Missed {
-                known,
-                wake_id,
-                error,
-            }) if error.never_handed_over() => {
-                let Some(next) = self.next(ask, &known, &error, until, stage).await else {
-                    return Err(NoAnswer::Missed {
-                        known,
-                        wake_id,
-                        error,
-                    }
-                    .into());
-                };
-                let mut answered = self.attempt(ask, next, until, stage).await?;
-                answered.wake_id = answered.wake_id.or(wake_id);
-                Ok(answered)
-            }
-            Err(none) => Err(none.into()),
+        let mut chosen = self.choose(ask)?;
+        let mut woken_by = None;
+        let (mut asleep, mut missed) = (0, 0);
+        loop {
+            let (known, wake_id, error) = match self.attempt(ask, chosen, until, stage).await {
+                Ok(mut answered) => {
+                    answered.wake_id = answered.wake_id.or(woken_by);
+                    return Ok(answered);
+                }
+                Err(NoAnswer::Refused(error)) => return Err(error),
+                Err(NoAnswer::Missed {
+                    known,
+                    wake_id,
+                    error,
+                }) => (known, wake_id, error),
+            };
+            woken_by = woken_by.or(wake_id);
+            let (times, most) = if error.is_asleep() {
+                (&mut asleep, MAX_ASLEEP)
+            } else {
+                (&mut missed, MAX_MISSED)
+            };
+            *times += 1;
+            let may_go_on = error.never_handed_over() && *times <= most;
+            let next = if may_go_on {
+                self.next(ask, &known, &error, until, stage).await
+            } else {
+                None
+            };
+            let Some(next) = next else {
+                return Err(ApiError::Relay {
+                    provider: known.provider.id.clone(),
+                    wake_id,
+                    error,
+                });
+            };
+            chosen = next;
         }
     }
 

@@ -78,7 +78,8 @@ impl Waited {
             | WakeFailureKind::AgentStopped
             | WakeFailureKind::Withdrawn
             | WakeFailureKind::Died
-            | WakeFailureKind::NotAllowed => WakeError::Failed {
+            | WakeFailureKind::NotAllowed
+            | WakeFailureKind::GroupBlocked => WakeError::Failed {
                 provider,
                 wake_id: Some(wake_id),
                 failure,

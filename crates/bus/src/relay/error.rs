@@ -1,6 +1,9 @@
 //! How relaying a request fails on the API's side, and whether it may be tried again.
 
-use super::{frame::BadFrame, head::RelayFault};
+use super::{
+    frame::BadFrame,
+    head::{FaultCode, RelayFault},
+};
 use thiserror::Error;
 
 /// Why there is no (whole) response.
@@ -45,6 +48,18 @@ pub enum RelayError {
 }
 
 impl RelayError {
+    /// True when the agent said that the backend sleeps.
+    #[must_use]
+    pub const fn is_asleep(&self) -> bool {
+        matches!(
+            self,
+            Self::Fault(RelayFault {
+                code: FaultCode::Asleep,
+                ..
+            })
+        )
+    }
+
     /// True when no backend can have seen the request, so that waking or waiting and sending it again is safe.
     #[must_use]
     pub const fn never_handed_over(&self) -> bool {

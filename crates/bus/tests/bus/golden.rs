@@ -278,6 +278,7 @@ fn provider_commands() -> Vec<ProviderCommand> {
         ProviderCommand::ReportAsleep {
             report: report(1, 3),
             reason: SleepReason::Idle,
+            for_wake: None,
             at: at(1_000),
         },
         ProviderCommand::ReportAwake {

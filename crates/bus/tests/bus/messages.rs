@@ -73,6 +73,7 @@ fn requests() -> Vec<ControlRequest> {
         }),
         report(Report::Asleep {
             reason: SleepReason::Idle,
+            for_wake: None,
         }),
         report(Report::Awake),
         ControlRequest::Resume {

@@ -9,6 +9,10 @@ fn around(section: &Section, key: &Key) -> String {
     let sleeps = "[provider.sleep]\ntype";
     let serves = ["stop_grace"].contains(&key.name.as_str());
     match section.name {
+        "provider" if in_a_group(key) => {
+            let served = "wake = { type = \"command\", command = \"true\", run = \"serve\" }";
+            format!("{provider}{served}\nexclusive = \"gpu0\"\n")
+        }
         "agent" => "[agent]\n".to_owned(),
         "provider" => provider.to_owned(),
         "models" => format!("{provider}[[provider.models]]\nid = \"m\"\n"),
@@ -23,6 +27,11 @@ fn around(section: &Section, key: &Key) -> String {
         "command" => format!("{provider}{sleeps} = \"command\"\ncommand = \"true\"\n"),
         other => panic!("no config for {other}"),
     }
+}
+
+/// Whether the key says something in a group only.
+fn in_a_group(key: &Key) -> bool {
+    ["persistent", "max_group_wait"].contains(&key.name.as_str())
 }
 
 fn read(section: &Section, key: &Key, value: &str) -> Result<Config, String> {
@@ -93,8 +102,8 @@ fn each_bound_that_the_schema_names_is_the_last_value_that_the_agent_takes() {
             seen += 1;
             match &bound {
                 Bound::Duration { min, max } => {
-                    // Of a wake, the time-outs of its steps are taken off.
-                    if section.name != "wake" {
+                    // Of a wake, the time-outs of its steps are taken off; of a wait for its group, the whole wake.
+                    if section.name != "wake" && !in_a_group(&key) {
                         takes(&section, &key, &format!("\"{max}\""));
                     }
                     refuses(&section, &key, &format!("\"{max} 1ms\""), &bound);

@@ -50,6 +50,8 @@ pub enum ProviderCommand {
         report: ReportId,
         /// Why it sleeps.
         reason: SleepReason,
+        /// The wake of another member of its group that it made room for.
+        for_wake: Option<WakeId>,
         /// Now.
         at: Timestamp,
     },

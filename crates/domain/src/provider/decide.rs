@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{
     Availability, Epoch, Failures, ProviderId, ProviderSpec, ReportId, SleepReason, Timestamp, WakeFailure,
-    WakeFailureKind,
+    WakeFailureKind, WakeId,
 };
 use std::time::Duration;
 
@@ -123,9 +123,14 @@ impl Registered {
             } => self
                 .fresh(*report)?
                 .map_or(Ok(vec![]), |()| self.report_wake(*wake_id, *report, outcome, *at)),
-            ProviderCommand::ReportAsleep { report, reason, at } => self
-                .fresh(*report)?
-                .map_or(Ok(vec![]), |()| self.report_asleep(*report, *reason, *at)),
+            ProviderCommand::ReportAsleep {
+                report,
+                reason,
+                for_wake,
+                at,
+            } => self.fresh(*report)?.map_or(Ok(vec![]), |()| {
+                self.report_asleep(*report, *reason, *for_wake, *at)
+            }),
             ProviderCommand::ReportAwake { report, at } => self
                 .fresh(*report)?
                 .map_or(Ok(vec![]), |()| self.report_awake(*report, vec![], *at)),
@@ -246,20 +251,39 @@ impl Registered {
         }
     }
 
-    fn report_asleep(&self, report: ReportId, reason: SleepReason, at: Timestamp) -> Decision {
+    fn report_asleep(
+        &self,
+        report: ReportId,
+        reason: SleepReason,
+        for_wake: Option<WakeId>,
+        at: Timestamp,
+    ) -> Decision {
         match &self.status {
             Status::Active { since_ms, woken_by } if self.spec.wake().is_some() => {
                 let settled = at.since(*since_ms) >= SETTLED_AFTER;
-                let failures = if woken_by.is_some() && reason.is_death() && !settled {
-                    let died = "the backend died soon after it was woken";
-                    self.failures
-                        .and(WakeFailure::new(WakeFailureKind::Died, "active", died), at)
-                } else {
-                    self.failures_at(at)
+                let died = match reason {
+                    SleepReason::Crashed => Some("the backend ended while it worked on requests"),
+                    SleepReason::Exited | SleepReason::Unreachable if woken_by.is_some() && !settled => {
+                        Some("the backend died soon after it was woken")
+                    }
+                    SleepReason::Exited
+                    | SleepReason::Unreachable
+                    | SleepReason::Idle
+                    | SleepReason::Operator
+                    | SleepReason::Group
+                    | SleepReason::FoundAsleep => None,
+                };
+                let failures = match died {
+                    Some(why) => {
+                        let failure = WakeFailure::new(WakeFailureKind::Died, "active", why);
+                        self.failures.and(failure, at)
+                    }
+                    None => self.failures_at(at),
                 };
                 Ok(vec![ProviderEvent::BackendSlept {
                     report,
                     reason,
+                    for_wake,
                     failures,
                     at_ms: at,
                 }])

@@ -89,6 +89,9 @@ pub enum ProviderEvent {
         report: ReportId,
         /// Why it sleeps.
         reason: SleepReason,
+        /// The wake of another member of its group that it made room for.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        for_wake: Option<WakeId>,
         /// Failed wakes in a row: begun anew after a while of being active, one more when it died soon after a wake.
         failures: Failures,
         /// When.

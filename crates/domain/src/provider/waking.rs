@@ -74,11 +74,12 @@ impl Registered {
                 self.report_awake(report, Stage::bounded(stages), at)
             }
             (Status::Waking { wake }, WakeOutcome::Failed { failure, stages }) if in_flight(wake) => {
+                let failure = failure.bounded();
                 Ok(vec![ProviderEvent::WakeFailed {
                     wake_id,
                     report: Some(report),
-                    failures: self.failures.and(failure.bounded(), at),
-                    failure: failure.bounded(),
+                    failures: self.failures.after(&failure, at),
+                    failure,
                     stages: Stage::bounded(stages),
                     at_ms: at,
                 }])

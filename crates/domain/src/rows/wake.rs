@@ -235,7 +235,8 @@ impl WakeRow {
                     | WakeFailureKind::AgentStopped
                     | WakeFailureKind::Withdrawn
                     | WakeFailureKind::Died
-                    | WakeFailureKind::NotAllowed,
+                    | WakeFailureKind::NotAllowed
+                    | WakeFailureKind::GroupBlocked,
                 ) => WakeOutcomeName::Failed,
             },
             failure: wake.failure.as_ref().map(WakeFailure::bounded),

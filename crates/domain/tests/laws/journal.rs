@@ -139,6 +139,7 @@ impl Journal {
             Ask::ReportAsleep(reason) => ProviderCommand::ReportAsleep {
                 report,
                 reason: *reason,
+                for_wake: None,
                 at,
             },
             Ask::ReportAwake => ProviderCommand::ReportAwake { report, at },

@@ -75,6 +75,7 @@ fn sleep_reason() -> impl Strategy<Value = SleepReason> {
         Just(SleepReason::FoundAsleep),
         Just(SleepReason::Exited),
         Just(SleepReason::Unreachable),
+        Just(SleepReason::Crashed),
     ]
 }
 

@@ -302,6 +302,7 @@ fn command(
         Action::ReportAsleep(reason) => ProviderCommand::ReportAsleep {
             report: report?,
             reason,
+            for_wake: None,
             at,
         },
         Action::ReportAwake => ProviderCommand::ReportAwake { report: report?, at },

@@ -86,6 +86,7 @@ impl Hub {
         let asleep = ProviderCommand::ReportAsleep {
             report: report(2),
             reason: SleepReason::Idle,
+            for_wake: None,
             at,
         };
         self.execute(provider, asleep).await

@@ -1,16 +1,15 @@
 //! What the owner does with recipes: when one begins, what must be gone before it, and what follows from its end.
 
-use super::Owner;
+use super::{Owner, Vacancy};
 use crate::{
     config::WakeConfig,
     probe::Verdict,
-    provider::activity::{Activity, Advance},
+    provider::activity::{Activity, Advance, GROUP_STAGE},
     recipe::{Before, Outcome, Run},
 };
 use futures::FutureExt;
 use reveille_bus::wakes::WakeMessage;
-use reveille_domain::{SleepReason, Stage, WakeFailure, WakeFailureKind, WakeId, WakeOutcome};
-use std::time::Duration;
+use reveille_domain::{Stage, WakeFailure, WakeFailureKind, WakeId, WakeOutcome};
 use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
@@ -29,24 +28,26 @@ impl Owner {
         if !self.belief.wake_asked(wake.wake_id) {
             return;
         }
-        let worth_a_check = self.worth_a_check();
         match &mut self.activity {
             // What runs already serves this wake too.
-            Activity::Checking { wake: id, .. } | Activity::Waking { wake: id, .. } => *id = wake.wake_id,
-            Activity::Idle if worth_a_check => {
-                info!(provider.name = %self.setup.config.name, wake.id = %wake.wake_id, "asked to wake");
-                let (began, check) = (Instant::now(), self.check());
-                self.probing = None;
-                self.activity = Activity::Checking {
-                    wake: wake.wake_id,
-                    began,
-                    check,
-                };
-            }
-            Activity::Idle | Activity::Sleeping { .. } | Activity::Ending { .. } => {
-                self.begin_wake(wake.wake_id);
-            }
+            Activity::Checking { wake: id, .. }
+            | Activity::Queued { wake: id, .. }
+            | Activity::Waking { wake: id, .. } => *id = wake.wake_id,
+            // A backend that is told to sleep and to wake at once may do either.
+            Activity::Draining { .. } | Activity::Sleeping { .. } => self.pending = Some(wake.wake_id),
+            Activity::Idle => self.look_or_wake(wake.wake_id),
+            Activity::Ending { .. } => self.begin_wake(wake.wake_id),
         }
+    }
+
+    pub(super) fn look_or_wake(&mut self, wake: WakeId) {
+        if !self.worth_a_check() {
+            return self.begin_wake(wake);
+        }
+        info!(provider.name = %self.name(), wake.id = %wake, "asked to wake");
+        let (began, check) = (Instant::now(), self.check());
+        self.probing = None;
+        self.activity = Activity::Checking { wake, began, check };
     }
 
     /// Whether to look first if the backend is up, rather than run the recipe at once. A machine that is off may
@@ -55,21 +56,37 @@ impl Owner {
         !self.slow_probe || self.child.is_some()
     }
 
+    /// Begins a wake, as soon as its owner allows it and its group has room.
     fn begin_wake(&mut self, wake: WakeId) {
+        if let Err(failure) = self.allowance.check(Instant::now()) {
+            return self.woken(wake, Outcome::of(failure));
+        }
+        let Some(group) = &self.group else {
+            return self.run_wake(wake, None);
+        };
+        let turn = group.take_turn(wake).boxed();
+        let earlier = self.end_what_runs();
+        let turn = async move {
+            earlier.await;
+            turn.await
+        };
+        self.activity = Activity::Queued {
+            wake,
+            began: Instant::now(),
+            turn: turn.boxed(),
+        };
+    }
+
+    fn run_wake(&mut self, wake: WakeId, waited: Option<Stage>) {
         let Some(recipe) = self.setup.config.wake.clone() else {
             return;
         };
-        if let Err(failure) = self.allowance.take(Instant::now()) {
-            let refused = Outcome {
-                stages: vec![],
-                failure: Some(failure),
-            };
-            return self.woken(wake, refused);
-        }
         info!(provider.name = %self.name(), wake.id = %wake, "waking {}", self.name());
+        self.allowance.take(Instant::now());
+        self.vacancy = Vacancy::Held;
         let before = self.end_what_runs();
         let run = Run::wake(self.setup.runner.clone(), recipe, self.probe.clone(), before);
-        self.activity = Activity::Waking { wake, run };
+        self.activity = Activity::Waking { wake, waited, run };
     }
 
     /// Takes what runs, and ends it when awaited.
@@ -105,29 +122,40 @@ impl Owner {
                     Verdict::Unavailable(_) => self.begin_wake(wake),
                 }
             }
+            Advance::Turn(wake, waited, come) => {
+                self.activity = Activity::Idle;
+                match come {
+                    Ok(()) => self.run_wake(wake, Some(waited)),
+                    Err(why) => {
+                        let failure = WakeFailure::new(WakeFailureKind::GroupBlocked, GROUP_STAGE, &why);
+                        self.woken(wake, Outcome::of(failure).after(Some(waited)));
+                    }
+                }
+            }
             Advance::Woken(wake, outcome) => {
                 self.ending();
                 self.woken(wake, outcome);
             }
-            Advance::Slept(reason, outcome) => {
+            Advance::Drained(departure) => self.begin_sleep(departure),
+            Advance::NotDrained(departure) => {
+                self.activity = Activity::Idle;
+                self.not_drained(departure);
+            }
+            Advance::Slept(departure, outcome) => {
                 self.ending();
-                self.slept(reason, &outcome);
+                self.slept(departure, &outcome);
             }
             Advance::Ended(child) => {
                 let was = std::mem::replace(&mut self.activity, Activity::Idle);
                 if let Activity::Waking { wake, .. } = was {
                     let failure =
                         WakeFailure::new(WakeFailureKind::Recipe, "recipe", "the recipe's run broke off");
-                    self.woken(
-                        wake,
-                        Outcome {
-                            stages: vec![],
-                            failure: Some(failure),
-                        },
-                    );
+                    self.woken(wake, Outcome::of(failure));
                 }
-                if child.is_some() {
-                    (self.child, self.child_ended) = (child, false);
+                match child {
+                    Some(child) => (self.child, self.child_ended) = (Some(child), false),
+                    None if self.serves() && self.child.is_none() => self.vacancy = Vacancy::Vacant,
+                    None => {}
                 }
                 self.next_probe = Instant::now() + self.setup.config.probe.interval;
                 if self.belief.availability().is_none() {
@@ -164,76 +192,7 @@ impl Owner {
         }
     }
 
-    /// After how long without requests the backend is put to sleep; `None` while it can't be.
-    pub(super) fn idle_limit(&self) -> Option<Duration> {
-        let limit = self.setup.config.sleep.as_ref()?.idle_after?;
-        self.can_sleep().ok().filter(|()| self.belief.is_up())?;
-        Some(limit)
-    }
-
-    fn can_sleep(&self) -> Result<(), &'static str> {
-        let config = &self.setup.config;
-        let steps = config.sleep.as_ref().is_some_and(|sleep| !sleep.steps.is_empty());
-        let served = self.child.is_some() && !self.child_ended;
-        if !steps && !served {
-            return Err(if config.wake.as_ref().is_some_and(WakeConfig::serves) {
-                "its backend was not started by this agent"
-            } else {
-                "it has no sleep recipe"
-            });
-        }
-        if config.wake.is_none() {
-            return Err("it has no wake recipe, so nothing would wake it again");
-        }
-        if self.activity.is_idle() {
-            Ok(())
-        } else {
-            Err("one of its recipes is running")
-        }
-    }
-
-    pub(super) fn sleep_ordered(&mut self) -> Result<(), &'static str> {
-        if !self.belief.is_up() && self.belief.availability().is_some() && self.activity.is_idle() {
-            return Ok(());
-        }
-        self.can_sleep()?;
-        if !self.gate.close_if_idle(Duration::ZERO) {
-            return Err("requests are in flight");
-        }
-        self.begin_sleep(SleepReason::Operator);
-        Ok(())
-    }
-
-    /// Control hears of it before the recipe has ended: a request that comes meanwhile cancels it by a wake.
-    pub(super) fn begin_sleep(&mut self, reason: SleepReason) {
-        info!(provider.name = %self.name(), "putting {} to sleep", self.name());
-        self.belief.down(reason);
-        let steps = self
-            .setup
-            .config
-            .sleep
-            .as_ref()
-            .map(|sleep| sleep.steps.clone())
-            .unwrap_or_default();
-        // Without steps its served backend is ended; with them it sleeps in its process.
-        let before = if steps.is_empty() {
-            self.end_what_runs()
-        } else {
-            async {}.boxed()
-        };
-        self.probing = None;
-        let run = Run::sleep(self.setup.runner.clone(), steps, before);
-        self.activity = Activity::Sleeping { reason, run };
-    }
-
-    fn slept(&mut self, reason: SleepReason, outcome: &Outcome) {
-        let name = self.name();
-        match &outcome.failure {
-            None => info!(provider.name = %name, "{name} sleeps ({reason:?})"),
-            Some(failure) => {
-                warn!(provider.name = %name, "{name} could not be put to sleep: {}: {}", failure.stage, failure.reason);
-                self.belief.doubt();
-            }
-        }
+    pub(super) fn serves(&self) -> bool {
+        self.setup.config.wake.as_ref().is_some_and(WakeConfig::serves)
     }
 }

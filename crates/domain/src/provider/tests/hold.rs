@@ -204,3 +204,86 @@ fn a_wake_that_ends_for_another_reason_than_the_backend_does_not_count() {
     };
     assert_eq!(failures.count, 1);
 }
+
+#[test]
+fn a_backend_that_ends_under_its_requests_counts_as_a_failure_however_long_it_was_active() {
+    let crashed = WakeFailure::new(
+        WakeFailureKind::Died,
+        "active",
+        "the backend ended while it worked on requests",
+    );
+    for given in [active(), after_failures(0, None)] {
+        let one = failures(1, None, crashed.clone());
+        let mut given = given;
+        given.happened([awoke(report(1, 2), 25)]);
+        given
+            .when(report_asleep(report(1, 3), SleepReason::Crashed, 1000))
+            .then([slept(report(1, 3), SleepReason::Crashed, one, 1000)]);
+    }
+    let four = failures(4, Some(1004), crashed);
+    woken_after_failures()
+        .when(report_asleep(report(1, 3), SleepReason::Crashed, 1000))
+        .then([slept(report(1, 3), SleepReason::Crashed, four.clone(), 1000)])
+        .when(request_wake(3, 1001))
+        .then_refused(&Rejection::RecentlyFailed {
+            retry_after: Duration::from_secs(3),
+            failures: four,
+        });
+}
+
+/// The end of wake 2 as `failure`, which leaves `failures`.
+fn failed_by(failure: &WakeFailure, failures: Failures) -> ProviderEvent {
+    ProviderEvent::WakeFailed {
+        wake_id: wake_id(2),
+        report: Some(report(1, 2)),
+        failure: failure.clone(),
+        stages: vec![],
+        failures,
+        at_ms: at(40),
+    }
+}
+
+/// The report that wake 2 failed so.
+fn failed_as(kind: WakeFailureKind) -> (ProviderCommand, WakeFailure) {
+    let failure = WakeFailure::new(kind, "stage", "a reason");
+    let command = ProviderCommand::ReportWake {
+        wake_id: wake_id(2),
+        report: report(1, 2),
+        outcome: WakeOutcome::Failed {
+            failure: failure.clone(),
+            stages: vec![],
+        },
+        at: at(40),
+    };
+    (command, failure)
+}
+
+#[test]
+fn a_wake_that_the_owner_did_not_allow_is_remembered_for_a_moment_and_does_not_count() {
+    let (not_allowed, failure) = failed_as(WakeFailureKind::NotAllowed);
+    let mut given = after_failures(1, None);
+    given.happened([requested(2, 30)]);
+    let remembered = failures(1, Some(45), failure.clone());
+    given
+        .when(not_allowed)
+        .then([failed_by(&failure, remembered.clone())])
+        .when(request_wake(3, 41))
+        .then_refused(&Rejection::RecentlyFailed {
+            retry_after: Duration::from_secs(4),
+            failures: remembered,
+        })
+        .when(request_wake(3, 45))
+        .then([requested(3, 45)]);
+}
+
+#[test]
+fn a_group_that_made_no_room_holds_nothing_back() {
+    let (blocked, failure_of_the_group) = failed_as(WakeFailureKind::GroupBlocked);
+    let mut given = after_failures(1, None);
+    given.happened([requested(2, 30)]);
+    given
+        .when(blocked)
+        .then([failed_by(&failure_of_the_group, failures(1, None, failure()))])
+        .when(request_wake(3, 41))
+        .then([requested(3, 41)]);
+}

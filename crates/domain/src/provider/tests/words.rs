@@ -156,6 +156,7 @@ pub(super) fn report_asleep(report: ReportId, reason: SleepReason, secs: u64) ->
     ProviderCommand::ReportAsleep {
         report,
         reason,
+        for_wake: None,
         at: at(secs),
     }
 }
@@ -301,6 +302,7 @@ pub(super) fn slept(report: ReportId, reason: SleepReason, failures: Failures, s
     ProviderEvent::BackendSlept {
         report,
         reason,
+        for_wake: None,
         failures,
         at_ms: at(secs),
     }

@@ -1,0 +1,224 @@
+//! How a backend is put to sleep: when it may be, whom it waits for, and what its group makes of it.
+
+use super::{Owner, Vacancy};
+use crate::{
+    config::{ProviderConfig, WakeConfig},
+    probe::Verdict,
+    provider::{activity::Activity, belief::Departure, groups::Membership},
+    recipe::{ASLEEP_WITHIN, Outcome, Run},
+};
+use futures::FutureExt;
+use reveille_domain::SleepReason;
+use std::time::Duration;
+use tokio::time::Instant;
+use tracing::{info, warn};
+
+/// How long requests that are there may take to finish when somebody puts the backend to sleep. Nobody is let in
+/// meanwhile.
+const DRAIN_LIMIT: Duration = Duration::from_secs(30);
+
+/// How long it may take to put a provider to sleep: the requests that are there, and its recipe.
+pub(crate) fn leaving_limit(config: &ProviderConfig) -> Duration {
+    let steps = config.sleep.iter().flat_map(|sleep| &sleep.steps);
+    let recipe: Duration = steps.map(|step| step.timeout).sum();
+    let stop = config
+        .wake
+        .as_ref()
+        .map_or(Duration::ZERO, WakeConfig::stop_grace);
+    DRAIN_LIMIT.max(config.max_group_wait) + recipe.max(stop) + ASLEEP_WITHIN
+}
+
+impl Owner {
+    // ── When ──
+
+    /// When the backend is put to sleep because nobody uses it, and how long nobody must have; `None` while it can't be.
+    pub(super) fn idle_due(&self) -> Option<(Duration, Instant)> {
+        let sleep = self.setup.config.sleep.as_ref()?;
+        let limit = sleep.idle_after?;
+        self.can_sleep().ok().filter(|()| self.belief.is_up())?;
+        let idle_since = self.gate.idle_since()?;
+        let stays_until = self.awake_since? + self.setup.config.min_awake();
+        Some((limit, stays_until.max(idle_since + limit)))
+    }
+
+    fn can_sleep(&self) -> Result<(), &'static str> {
+        let config = &self.setup.config;
+        let steps = config.sleep.as_ref().is_some_and(|sleep| !sleep.steps.is_empty());
+        if !steps && self.child.is_none() {
+            return Err(if self.serves() {
+                "its backend was not started by this agent"
+            } else {
+                "it has no sleep recipe"
+            });
+        }
+        if config.wake.is_none() {
+            return Err("it has no wake recipe, so nothing would wake it again");
+        }
+        if self.activity.is_idle() {
+            Ok(())
+        } else {
+            Err("one of its recipes is running")
+        }
+    }
+
+    pub(super) fn sleep_ordered(&mut self) -> Result<(), &'static str> {
+        let asleep = !self.belief.is_up() && self.belief.availability().is_some() && self.activity.is_idle();
+        if asleep || self.activity.is_leaving() {
+            return Ok(());
+        }
+        self.can_sleep()?;
+        self.drain(SleepReason::Operator.into(), Instant::now() + DRAIN_LIMIT);
+        Ok(())
+    }
+
+    // ── How ──
+
+    /// Lets nobody in any more, and puts the backend to sleep when those who are there have left.
+    fn drain(&mut self, departure: Departure, until: Instant) {
+        self.gate.close();
+        self.probing = None;
+        let waits_for = self.gate.in_flight();
+        if waits_for > 0 {
+            info!(
+                provider.name = %self.name(), provider.in_flight = waits_for,
+                "{} is put to sleep when {waits_for} requests have finished", self.name()
+            );
+        }
+        self.activity = Activity::Draining {
+            departure,
+            gate: self.gate.clone(),
+            until,
+        };
+    }
+
+    pub(super) fn not_drained(&mut self, departure: Departure) {
+        warn!(
+            provider.name = %self.name(), provider.in_flight = self.gate.in_flight(),
+            "{} stays awake: requests were still there when it was to be put to sleep", self.name()
+        );
+        if departure.reason == SleepReason::Group
+            && let Some(group) = &self.group
+            && let Some(room) = group.wanted()
+        {
+            group.stays(&room, "still worked on requests");
+        }
+    }
+
+    /// Runs the sleep recipe. The gate is closed, and nobody is inside.
+    pub(super) fn begin_sleep(&mut self, departure: Departure) {
+        info!(provider.name = %self.name(), "putting {} to sleep", self.name());
+        let sleep = self.setup.config.sleep.as_ref();
+        let steps = sleep.map(|sleep| sleep.steps.clone()).unwrap_or_default();
+        // Without steps its served backend is ended; with them it sleeps in its process.
+        let before = if steps.is_empty() {
+            self.end_what_runs()
+        } else {
+            async {}.boxed()
+        };
+        self.probing = None;
+        let run = Run::sleep(self.setup.runner.clone(), steps, self.probe.clone(), before);
+        self.activity = Activity::Sleeping { departure, run };
+    }
+
+    /// Control hears of it only now: what it is told has happened.
+    pub(super) fn slept(&mut self, departure: Departure, outcome: &Outcome) {
+        let name = self.name();
+        let Some(failure) = &outcome.failure else {
+            info!(provider.name = %name, "{name} sleeps ({:?})", departure.reason);
+            self.vacancy = Vacancy::Vacant;
+            return self.belief.down(departure);
+        };
+        warn!(provider.name = %name, "{name} could not be put to sleep: {}: {}", failure.stage, failure.reason);
+        if departure.reason == SleepReason::Group {
+            let why = format!("could not be put to sleep: {}: {}", failure.stage, failure.reason);
+            let room = self.group.as_ref().and_then(Membership::wanted);
+            self.no_room = room.map(|room| (room, why));
+        }
+        self.belief.doubt();
+    }
+
+    // ── For its group ──
+
+    /// Goes on with what had to wait for something else: makes the room that is asked for, and then wakes.
+    pub(super) fn go_on(&mut self) {
+        self.make_room();
+        if self.activity.is_idle()
+            && let Some(wake) = self.pending.take()
+        {
+            self.look_or_wake(wake);
+        }
+    }
+
+    /// Room is asked for, or no longer is, or for another wake.
+    pub(super) fn room_asked(&mut self) {
+        let wanted = self.group.as_ref().and_then(Membership::wanted);
+        if let Activity::Draining { departure, .. } = &self.activity
+            && departure.reason == SleepReason::Group
+            && departure.for_wake != wanted.map(|room| room.for_wake)
+        {
+            self.activity = Activity::Idle;
+        }
+    }
+
+    /// Begins to make the room that is asked for, once it is known how the backend stands.
+    fn make_room(&mut self) {
+        let Some(group) = &self.group else { return };
+        let Some(room) = group.wanted() else { return };
+        let tried = self.no_room.as_ref().is_some_and(|(tried, _)| *tried == room);
+        let unknown = self.belief.availability().is_none() || self.probing.is_some();
+        if self.vacancy == Vacancy::Vacant || tried || unknown || group.has_answered(&room) {
+            return;
+        }
+        if let Activity::Queued { wake, .. } = self.activity {
+            // It waits for its own turn, and may have something all the same: it gives that up first.
+            self.pending = Some(wake);
+            self.activity = Activity::Idle;
+        }
+        if !self.activity.is_idle() {
+            return;
+        }
+        if let Err(why) = self.can_sleep() {
+            return group.stays(&room, &format!("can't be put to sleep: {why}"));
+        }
+        let departure = Departure {
+            reason: SleepReason::Group,
+            for_wake: Some(room.for_wake),
+        };
+        self.drain(departure, room.until);
+    }
+
+    /// What a probe says of the room that the backend takes. Only a backend that says so itself sleeps; where nobody
+    /// listens, something may still be starting, unless it was ended or its sleep recipe has been run.
+    pub(super) fn look_for_room(&mut self, verdict: &Verdict) {
+        let tried = self.no_room.take();
+        match verdict {
+            Verdict::Available => self.vacancy = Vacancy::Held,
+            Verdict::Unavailable(why) if why.asleep => self.vacancy = Vacancy::Vacant,
+            Verdict::Unavailable(why) if why.refused => {
+                let nothing_started =
+                    self.vacancy == Vacancy::Unknown || self.serves() && self.child.is_none();
+                if nothing_started || tried.is_some() {
+                    self.vacancy = Vacancy::Vacant;
+                }
+            }
+            Verdict::Unavailable(_) => {}
+        }
+        if let (Some(group), Some((room, why))) = (&self.group, tried)
+            && self.vacancy != Vacancy::Vacant
+        {
+            group.stays(&room, &why);
+        }
+    }
+
+    /// Tells the group how the backend stands. It has room only when control knows that this backend sleeps.
+    pub(super) fn settle_group(&self) {
+        let Some(group) = &self.group else { return };
+        if self.belief.is_up() {
+            group.is_awake();
+        } else if self.vacancy == Vacancy::Vacant && self.belief.is_told_asleep() {
+            group.sleeps();
+        } else if !matches!(self.activity, Activity::Waking { .. } | Activity::Sleeping { .. }) {
+            group.is_doubtful();
+        }
+    }
+}

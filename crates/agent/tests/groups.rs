@@ -1,0 +1,281 @@
+//! Providers that share what only one of them can have, each with its owner, its control and a real backend.
+
+#[expect(dead_code, reason = "the tests of recipes use the rest")]
+mod backend;
+#[path = "control/mod.rs"]
+#[expect(dead_code, reason = "the tests of sessions use the rest")]
+mod control;
+#[path = "control/owned.rs"]
+#[expect(dead_code, reason = "the tests of owners use the rest")]
+mod owned;
+
+use backend::{Backend, Closed, eventually};
+use owned::Owned;
+use reveille_agent::provider::Groups;
+use reveille_bus::wakes::WakeMessage;
+use reveille_domain::{
+    SleepReason, WakeFailure, WakeFailureKind,
+    provider::StatusName::{Active, Hibernating, Waking},
+};
+
+/// A member of `gpu0` with a backend of its own, which is put to sleep by a POST to `sleep`.
+fn member(backend: &Backend, sleep: &str, terms: &str) -> String {
+    format!(
+        r#"
+        base_url = "{0}"
+        models = ["m"]
+        exclusive = "gpu0"
+        {terms}
+        probe = {{ path = "/is_sleeping", expect = {{ is_sleeping = false }}, interval = "1h" }}
+        [provider.wake]
+        type = "http"
+        url = "{0}/wake"
+        [provider.sleep]
+        min_awake = "1ms"
+        type = "http"
+        url = "{0}{sleep}"
+        "#,
+        backend.url
+    )
+}
+
+impl Owned {
+    /// Asks for a wake, and sends it.
+    fn wake(&self) -> WakeMessage {
+        let wake = self.control.request_wake();
+        self.handle.wake(wake.clone());
+        wake
+    }
+
+    /// Why its last wake failed, as soon as it has.
+    async fn blocked(&self) -> WakeFailure {
+        self.until(Hibernating).await;
+        let wake = self.control.last_wake().expect("a wake");
+        let failure = wake.failure.expect("a failure");
+        assert_eq!(
+            (failure.kind, failure.stage.as_str()),
+            (WakeFailureKind::GroupBlocked, "group")
+        );
+        failure
+    }
+}
+
+#[tokio::test]
+async fn the_awake_one_is_put_to_sleep_and_that_is_known_before_the_other_wakes() {
+    let (a, b) = (Backend::start().await, Backend::start().await);
+    a.wake_up();
+    let groups = Groups::default();
+    let first = Owned::member(&groups, "a", &member(&a, "/slow-sleep", ""));
+    let second = Owned::member(&groups, "b", &member(&b, "/sleep", ""));
+    first.until(Active).await;
+    second.until(Hibernating).await;
+
+    let request = first.handle.gate.enter().expect("open");
+    let wake = second.wake();
+    eventually("a closed gate", || first.handle.gate.enter().is_none()).await;
+    assert_eq!((a.sleeps(), b.wakes().len()), (0, 0), "a request is still there");
+    drop(request);
+    eventually("the sleep recipe", || a.sleeps() == 1).await;
+    assert_eq!(b.wakes().len(), 0, "nothing is begun before it has ended");
+    first.control.hold();
+    a.release();
+    eventually("the report", || first.control.is_asked()).await;
+    assert_eq!(b.wakes().len(), 0, "nor before it is known");
+    first.control.release();
+    second.until(Active).await;
+
+    assert_eq!(first.control.sleeps(), [SleepReason::Group]);
+    assert_eq!(first.control.sleeps_for(), [wake.wake_id]);
+    assert_eq!((first.control.status(), b.wakes().len()), (Some(Hibernating), 1));
+    let stages = second.control.last_stages();
+    let names: Vec<_> = stages.iter().map(|stage| stage.name.as_str()).collect();
+    assert_eq!(names, ["group", "step 1 http", "probe"]);
+    assert!(stages[1].started_after_ms >= stages[0].took_ms, "{stages:?}");
+
+    // And back again.
+    first.wake();
+    first.until(Active).await;
+    assert_eq!((second.control.status(), b.sleeps()), (Some(Hibernating), 1));
+}
+
+#[tokio::test]
+async fn one_whose_request_outlasts_the_wait_goes_on_and_the_wake_is_blocked() {
+    let (a, b) = (Backend::start().await, Backend::start().await);
+    a.wake_up();
+    let groups = Groups::default();
+    let first = Owned::member(&groups, "a", &member(&a, "/sleep", ""));
+    let second = Owned::member(&groups, "b", &member(&b, "/sleep", "max_group_wait = \"100ms\""));
+    first.until(Active).await;
+    second.until(Hibernating).await;
+    let request = first.handle.gate.enter().expect("open");
+    second.wake();
+    second.until(Waking).await;
+    let failure = second.blocked().await;
+    assert!(failure.reason.starts_with("a "), "{}", failure.reason);
+    assert_eq!(second.control.provider().failures.count, 0, "it isn't its fault");
+    eventually("an open gate", || first.handle.gate.enter().is_some()).await;
+    assert_eq!(
+        (a.sleeps(), first.control.sleeps(), b.wakes().len()),
+        (0, vec![], 0)
+    );
+
+    drop(request);
+    second.wake();
+    second.until(Active).await;
+    assert_eq!(a.sleeps(), 1);
+}
+
+#[tokio::test]
+async fn one_that_can_not_be_put_to_sleep_goes_on_and_the_wake_is_blocked() {
+    for (sleep, why) in [
+        (
+            "/fail",
+            "a could not be put to sleep: step 1 http: HTTP status 500",
+        ),
+        (
+            "/ok",
+            "a could not be put to sleep: probe: the probe still finds the backend available",
+        ),
+    ] {
+        let (a, b) = (Backend::start().await, Backend::start().await);
+        a.wake_up();
+        let groups = Groups::default();
+        let first = Owned::member(&groups, "a", &member(&a, sleep, ""));
+        let second = Owned::member(&groups, "b", &member(&b, "/sleep", ""));
+        first.until(Active).await;
+        second.until(Hibernating).await;
+        second.wake();
+        let failure = second.blocked().await;
+        assert!(failure.reason.starts_with(why), "{}", failure.reason);
+        eventually("an open gate", || first.handle.gate.enter().is_some()).await;
+        assert_eq!((first.control.status(), b.wakes().len()), (Some(Active), 0));
+    }
+}
+
+#[tokio::test]
+async fn what_did_not_come_up_may_have_the_memory_all_the_same_and_is_stopped_first() {
+    let (a, b) = (Backend::start().await, Backend::start().await);
+    let groups = Groups::default();
+    // Its wake starts something that doesn't become available.
+    let silent = member(&a, "/sleep", "")
+        .replace("/wake", "/ok")
+        .replace("[provider.sleep]", "max_wait = \"20ms\"\n[provider.sleep]")
+        .replace(
+            "path = \"/is_sleeping\", expect = { is_sleeping = false }",
+            "path = \"/hang\", timeout = \"20ms\"",
+        );
+    let first = Owned::member(&groups, "a", &silent);
+    let second = Owned::member(&groups, "b", &member(&b, "/sleep", ""));
+    first.until(Hibernating).await;
+    second.until(Hibernating).await;
+    first.wake();
+    eventually("the failure", || first.control.last_wake().is_some()).await;
+    second.wake();
+    second.until(Active).await;
+    assert_eq!((a.sleeps(), b.wakes().len()), (1, 1));
+}
+
+#[tokio::test]
+async fn a_backend_that_is_gone_keeps_nobody_waiting() {
+    let b = Backend::start().await;
+    let gone = Backend::start().await;
+    gone.wake_up();
+    let groups = Groups::default();
+    let first = Owned::member(&groups, "a", &member(&gone, "/sleep", ""));
+    let second = Owned::member(&groups, "b", &member(&b, "/sleep", ""));
+    first.until(Active).await;
+    second.until(Hibernating).await;
+    let closed = Closed::claim();
+    let never = member(&b, "/sleep", "").replace(&b.url, &closed.url);
+    let third = Owned::member(&groups, "c", &never);
+    third.until(Hibernating).await;
+    gone.close();
+    first.handle.suspect();
+    first.until(Hibernating).await;
+    second.wake();
+    second.until(Active).await;
+}
+
+#[tokio::test]
+async fn the_oldest_wake_is_first() {
+    let backends = [
+        Backend::start().await,
+        Backend::start().await,
+        Backend::start().await,
+    ];
+    let groups = Groups::default();
+    let stays = |backend: &Backend| member(backend, "/sleep", "").replace("1ms", "100ms");
+    let members: Vec<_> = ["a", "b", "c"]
+        .iter()
+        .zip(&backends)
+        .map(|(name, backend)| Owned::member(&groups, name, &stays(backend)))
+        .collect();
+    for member in &members {
+        member.until(Hibernating).await;
+    }
+    members[0].wake();
+    members[0].until(Active).await;
+    members[1].wake();
+    members[1].until(Waking).await;
+    eventually("its turn", || members[0].handle.gate.enter().is_none()).await;
+    members[2].wake();
+    members[1].until(Active).await;
+    assert_eq!(members[2].control.status(), Some(Waking));
+    members[2].until(Active).await;
+    let awake = |index: usize| members[index].control.status() == Some(Active);
+    assert!(!awake(0) && !awake(1) && awake(2));
+    assert!(backends.iter().all(|backend| backend.wakes().len() == 1));
+}
+
+#[tokio::test]
+async fn a_persistent_member_is_waited_for() {
+    let (a, b) = (Backend::start().await, Backend::start().await);
+    a.wake_up();
+    let groups = Groups::default();
+    let first = Owned::member(&groups, "a", &member(&a, "/sleep", "persistent = true"));
+    let second = Owned::member(&groups, "b", &member(&b, "/sleep", "max_group_wait = \"50ms\""));
+    first.until(Active).await;
+    second.until(Hibernating).await;
+    second.wake();
+    let failure = second.blocked().await;
+    assert!(
+        failure.reason.contains("not put to sleep for others"),
+        "{}",
+        failure.reason
+    );
+    assert_eq!(a.sleeps(), 0);
+    assert_eq!(first.handle.sleep().await, Ok(()));
+    first.until(Hibernating).await;
+    second.wake();
+    second.until(Active).await;
+}
+
+#[tokio::test]
+async fn groups_that_have_nothing_in_common_do_not_wait_for_each_other() {
+    let backends = [
+        Backend::start().await,
+        Backend::start().await,
+        Backend::start().await,
+    ];
+    let groups = Groups::default();
+    let of = |backend: &Backend, list: &str| member(backend, "/sleep", "").replace("\"gpu0\"", list);
+    let one = Owned::member(&groups, "one", &of(&backends[0], "\"gpu0\""));
+    let other = Owned::member(&groups, "other", &of(&backends[1], "\"gpu1\""));
+    let both = Owned::member(&groups, "both", &of(&backends[2], "[\"gpu0\", \"gpu1\"]"));
+    for member in [&one, &other, &both] {
+        member.until(Hibernating).await;
+    }
+    one.wake();
+    other.wake();
+    one.until(Active).await;
+    other.until(Active).await;
+    both.wake();
+    both.until(Active).await;
+    assert_eq!(
+        (one.control.status(), other.control.status()),
+        (Some(Hibernating), Some(Hibernating))
+    );
+    one.wake();
+    one.until(Active).await;
+    assert_eq!(both.control.status(), Some(Hibernating));
+}
