@@ -179,7 +179,7 @@ impl BackendLog {
         self.of("wake_up").count()
     }
 
-    /// The lines of one kind: `start`, `listening`, `grandchild`, `request`, `answered`, `aborted`, `sleep`, `wake_up`.
+    /// The lines of one kind: `start`, `out_of_memory`, `listening`, `grandchild`, `request`, `answered`, `aborted`, `sleep`, `wake_up`.
     pub fn of(&self, event: &str) -> impl Iterator<Item = &Value> {
         self.0.iter().filter(move |line| line["event"] == event)
     }

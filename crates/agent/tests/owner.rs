@@ -346,6 +346,19 @@ async fn a_backend_is_put_to_sleep_when_the_last_request_has_left_and_nobody_get
 }
 
 #[tokio::test]
+async fn the_end_of_the_last_request_is_noticed_without_a_probe() {
+    let backend = Backend::start().await;
+    backend.wake_up();
+    let idle = "\nidle_after = \"10ms\"\nmin_awake = \"1ms\"";
+    let owned = Owned::start(&(put_to_sleep_by(&backend, "/sleep") + idle));
+    let request = owned.handle.gate.enter().expect("open");
+    owned.until(Active).await;
+    drop(request);
+    owned.until(Hibernating).await;
+    assert_eq!(owned.control.sleeps(), [SleepReason::Idle]);
+}
+
+#[tokio::test]
 async fn a_wake_waits_for_the_end_of_a_sleep() {
     let backend = Backend::start().await;
     backend.wake_up();

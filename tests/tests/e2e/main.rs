@@ -24,6 +24,7 @@ mod relay;
 mod remembered_models;
 mod rows;
 mod scene;
+mod sleeping;
 mod stand_in;
 mod systemd;
 mod transcript;

@@ -65,7 +65,7 @@ async fn a_wake_beyond_what_the_owner_allows_fails_with_a_reason_and_runs_nothin
     let answer = scene.chat().await;
     assert_eq!(
         refused(&answer),
-        (503, "wake_failed".to_owned()),
+        (503, "provider_declined".to_owned()),
         "{}",
         answer.text()
     );

@@ -188,7 +188,7 @@ impl Owner {
     async fn next(&mut self) -> Event {
         let idle = self.activity.is_idle();
         let probe_due = idle && self.probing.is_none();
-        let idle_due = self.idle_due();
+        let idle_limit = self.idle_limit();
         let child = self.child.as_mut().filter(|_| !self.child_ended);
         tokio::select! {
             biased;
@@ -201,7 +201,7 @@ impl Owner {
             advance = self.activity.next() => Event::Advance(advance),
             exit = exited(child) => Event::ChildEnded(exit),
             () = room_asked(self.group.as_mut()) => Event::RoomAsked,
-            limit = due(idle_due) => Event::IdleFor(limit),
+            limit = idle_for(&self.gate, idle_limit) => Event::IdleFor(limit),
         }
     }
 
@@ -461,12 +461,21 @@ async fn room_asked(group: Option<&mut Membership>) {
     }
 }
 
-async fn due(at: Option<(Duration, Instant)>) -> Duration {
-    match at {
-        Some((limit, at)) => {
-            sleep_until(at).await;
-            limit
+/// Waits until nobody has been at the gate for as long as the limit says, and until the time before which that means
+/// nothing; forever without a limit.
+async fn idle_for(gate: &Gate, limit: Option<(Duration, Instant)>) -> Duration {
+    let Some((limit, not_before)) = limit else {
+        return std::future::pending().await;
+    };
+    loop {
+        let Some(since) = gate.idle_since() else {
+            gate.emptied().await;
+            continue;
+        };
+        let due = not_before.max(since + limit);
+        if due <= Instant::now() {
+            return limit;
         }
-        None => std::future::pending().await,
+        sleep_until(due).await;
     }
 }

@@ -12,12 +12,14 @@ mod server;
 mod ticket;
 
 use std::{
+    fs::File,
+    path::Path,
     process::{Command, ExitCode, Stdio},
     sync::Arc,
     time::Duration,
 };
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use axum::serve::ListenerExt;
 use clap::Parser;
 use serde_json::json;
@@ -36,6 +38,11 @@ async fn main() -> Result<ExitCode> {
     if options.fork_grandchild {
         fork(&log)?;
     }
+    // Held until this process is gone, however it ends.
+    let _memory = match &options.gpu {
+        Some(gpu) => Some(allocate(gpu, &log)?),
+        None => None,
+    };
     tokio::time::sleep(Duration::from_millis(options.boot_delay_ms)).await;
     if let Some(code) = options.fail_boot {
         eprintln!("the stand-in LLM fails to boot, as it was told to");
@@ -62,6 +69,16 @@ async fn serve(options: Options, log: Arc<Log>) -> Result<()> {
     axum::serve(listener, routes::router(Server::new(options, log)))
         .await
         .context("cannot serve")
+}
+
+/// Takes the memory of a GPU that only one process fits into.
+fn allocate(gpu: &Path, log: &Log) -> Result<File> {
+    let memory = File::create(gpu).with_context(|| format!("cannot open {}", gpu.display()))?;
+    if memory.try_lock().is_err() {
+        log.write(&json!({ "event": "out_of_memory" }));
+        bail!("out of memory: another model is in {}", gpu.display());
+    }
+    Ok(memory)
 }
 
 /// Starts a copy of this program that only exists: a model server's worker processes must not outlive it.

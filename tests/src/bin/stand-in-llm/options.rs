@@ -20,6 +20,9 @@ pub struct Options {
     /// Ends with this code instead of listening.
     #[arg(long)]
     pub fail_boot: Option<u8>,
+    /// A file that stands for the memory of a GPU: whoever runs holds it, and whoever finds it held ends at once.
+    #[arg(long)]
+    pub gpu: Option<PathBuf>,
     /// Starts asleep: answers 503 until `POST /wake_up`.
     #[arg(long)]
     pub asleep: bool,

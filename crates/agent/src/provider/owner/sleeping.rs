@@ -31,14 +31,12 @@ pub(crate) fn leaving_limit(config: &ProviderConfig) -> Duration {
 impl Owner {
     // ── When ──
 
-    /// When the backend is put to sleep because nobody uses it, and how long nobody must have; `None` while it can't be.
-    pub(super) fn idle_due(&self) -> Option<(Duration, Instant)> {
-        let sleep = self.setup.config.sleep.as_ref()?;
-        let limit = sleep.idle_after?;
+    /// For how long nobody must have used the backend for it to be put to sleep, and not before when; `None` while it
+    /// can't be.
+    pub(super) fn idle_limit(&self) -> Option<(Duration, Instant)> {
+        let limit = self.setup.config.sleep.as_ref()?.idle_after?;
         self.can_sleep().ok().filter(|()| self.belief.is_up())?;
-        let idle_since = self.gate.idle_since()?;
-        let stays_until = self.awake_since? + self.setup.config.min_awake();
-        Some((limit, stays_until.max(idle_since + limit)))
+        Some((limit, self.awake_since? + self.setup.config.min_awake()))
     }
 
     fn can_sleep(&self) -> Result<(), &'static str> {

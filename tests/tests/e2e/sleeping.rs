@@ -1,0 +1,261 @@
+//! Backends that are put to sleep while requests come: because nobody uses them, and because others need their memory.
+
+use std::{collections::HashSet, time::Duration};
+
+use futures::future::join_all;
+use reveille_tests::{AgentConfig, Api, Backend, BackendLog, Commit, Process, World, wait_until};
+use tokio::time::{Instant, sleep};
+
+use crate::scene::{LLM, SOON, refused};
+
+/// How often a request races the idle sleep.
+const RACES: u64 = 500;
+const IDLE_MS: u64 = 20;
+
+/// Numbers that look random and are the same in each run.
+struct Dice(u64);
+
+impl Dice {
+    /// One of `0..sides`.
+    fn roll(&mut self, sides: u64) -> u64 {
+        // Knuth's MMIX generator; its high bits are the good ones.
+        self.0 = self
+            .0
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 33) % sides
+    }
+}
+
+#[tokio::test]
+async fn five_hundred_requests_race_the_idle_sleep_and_none_is_lost_or_cut() {
+    let world = World::new().await;
+    let backend = world.backend(&["--asleep"]);
+    backend.start_and_wait().await;
+    let url = backend.url();
+    let config = AgentConfig::new("gpu-box")
+        .provider("vllm", "qwen", &backend)
+        .lines("probe = { path = \"/is_sleeping\", expect = { is_sleeping = false } }\n")
+        .woken_by_http(&format!("{url}/wake_up"))
+        .lines(&format!(
+            "[provider.sleep]\ntype = \"http\"\nurl = \"{url}/sleep\"\nidle_after = \"{IDLE_MS}ms\"\nmin_awake = \"1ms\"\n"
+        ));
+    let api = world.api().await;
+    let _agent = world.agent(&config);
+    api.wait_for_status(LLM, "hibernating", SOON).await;
+
+    let mut dice = Dice(1);
+    for race in 0..RACES {
+        // Around the moment at which it is put to sleep: the race is what this is about.
+        sleep(Duration::from_millis(dice.roll(2 * IDLE_MS))).await;
+        if race % 2 == 0 {
+            let answer = api.chat("qwen").await;
+            assert_eq!(answer.status, 200, "{race}: {}", answer.text());
+            assert!(answer.said().ends_with("token-7"), "{race}: {}", answer.text());
+        } else {
+            let answer = api.stream("qwen").await;
+            assert!(
+                answer.is_done() && answer.said().ends_with("token-7"),
+                "{race}: {answer:?}"
+            );
+        }
+    }
+    api.wait_for_status(LLM, "hibernating", SOON).await;
+
+    let log = backend.log();
+    let requests = log.requests();
+    let ids: HashSet<_> = requests.iter().map(|request| &request.request_id).collect();
+    assert_eq!(
+        (requests.len(), ids.len()),
+        (RACES as usize, RACES as usize),
+        "each once"
+    );
+    assert_eq!((log.answered(), log.aborted()), (RACES as usize, 0));
+
+    let journal = world.journal().await;
+    let turns = turns(&journal, "vllm");
+    let alternate = turns
+        .chunks(2)
+        .all(|turn| turn == ["WakeSucceeded", "BackendSlept"]);
+    assert!(alternate, "{turns:?}");
+    let sleeps = turns.len() / 2;
+    println!("{RACES} requests, {sleeps} sleeps");
+    assert!(sleeps >= 50, "it was a race: {sleeps}");
+    assert_eq!(sleeps, log.wake_ups());
+}
+
+/// What the journal has of a provider's falling asleep and waking, in order; a wake that failed is one that shouldn't be.
+fn turns(journal: &[Commit], provider: &str) -> Vec<String> {
+    let subject = format!("reveille.events.provider.gpu-box.{provider}");
+    let commits = journal.iter().filter(|commit| commit.subject == subject);
+    let types = commits.flat_map(|commit| commit.types().into_iter().map(str::to_owned).collect::<Vec<_>>());
+    types
+        .filter(|name| !["ProviderRegistered", "WakeRequested"].contains(&name.as_str()))
+        .collect()
+}
+
+/// An agent whose providers share one GPU, each a backend that it serves.
+struct Shared {
+    api: Api,
+    agent: Process,
+    backends: Vec<Backend>,
+    config: AgentConfig,
+    world: World,
+}
+
+impl Shared {
+    /// Providers of those names, each with the model of the same name. `terms` are lines of each `[[provider]]`,
+    /// `sleep` of each `[provider.sleep]`.
+    async fn start(names: &[&str], args: &[&str], terms: &str, sleep: &str) -> Self {
+        let world = World::new().await;
+        let gpu = world.folder().join("gpu0").display().to_string();
+        let args: Vec<_> = args.iter().copied().chain(["--gpu", &gpu]).collect();
+        let mut config = AgentConfig::new("gpu-box");
+        let mut backends = vec![];
+        for name in names {
+            let backend = world.backend(&args);
+            config = config
+                .provider(name, name, &backend)
+                .lines(&format!("exclusive = \"gpu0\"\n{terms}"))
+                .woken_by_serving(&backend)
+                .lines(&format!("[provider.sleep]\n{sleep}"));
+            backends.push(backend);
+        }
+        let api = world.api().await;
+        let agent = world.agent(&config);
+        for name in names {
+            api.wait_for_status(&format!("gpu-box/{name}"), "hibernating", SOON)
+                .await;
+        }
+        Self {
+            api,
+            agent,
+            backends,
+            config,
+            world,
+        }
+    }
+
+    /// How often each was started, and how often one was while another had the memory.
+    fn starts(&self) -> (Vec<usize>, usize) {
+        let logs: Vec<_> = self.backends.iter().map(Backend::log).collect();
+        let collisions = logs.iter().map(|log| log.of("out_of_memory").count()).sum();
+        (logs.iter().map(BackendLog::starts).collect(), collisions)
+    }
+}
+
+#[tokio::test]
+async fn three_models_share_one_gpu_and_three_hundred_requests_are_answered() {
+    const MIN_AWAKE: Duration = Duration::from_millis(100);
+    const CLIENTS: u64 = 12;
+    const EACH: u64 = 25;
+    let names = ["a", "b", "c"];
+    let args = ["--boot-delay-ms", "30", "--token-delay-ms", "2"];
+    let shared = Shared::start(&names, &args, "", "min_awake = \"100ms\"\n").await;
+
+    let began = Instant::now();
+    let clients = (0..CLIENTS).map(|client| {
+        let api = &shared.api;
+        async move {
+            let mut dice = Dice(client);
+            for request in 0..EACH {
+                let model = names[dice.roll(3) as usize];
+                let answer = api.stream(model).await;
+                let whole = answer.is_done() && answer.said().ends_with("token-7");
+                assert!(whole, "{client}.{request} of {model}: {answer:?}");
+            }
+        }
+    });
+    join_all(clients).await;
+    let took = began.elapsed();
+
+    let (starts, collisions) = shared.starts();
+    assert_eq!(collisions, 0, "never two at once");
+    let starts: usize = starts.iter().sum();
+    let bound = took.as_millis() / MIN_AWAKE.as_millis() + 1;
+    println!("300 requests in {took:?}: {starts} starts, at most {bound} by `min_awake`");
+    assert!(starts as u128 <= bound, "{starts} starts, not more than {bound}");
+    let answered: usize = shared
+        .backends
+        .iter()
+        .map(|backend| backend.log().answered())
+        .sum();
+    assert_eq!(answered, (CLIENTS * EACH) as usize);
+    // Each that slept made room for the wake of another.
+    let journal = shared.world.journal().await;
+    let slept: Vec<_> = journal
+        .iter()
+        .filter_map(|commit| commit.data("BackendSlept"))
+        .collect();
+    assert_eq!(slept.len(), starts - 1);
+    assert!(
+        slept
+            .iter()
+            .all(|slept| slept["reason"] == "group" && slept["for_wake"].is_string()),
+        "{slept:?}"
+    );
+    assert!(journal.iter().all(|commit| commit.data("WakeFailed").is_none()));
+}
+
+#[tokio::test]
+async fn a_stream_that_outlasts_the_wait_is_not_cut_and_the_other_is_told_why() {
+    let args = ["--tokens", "100", "--token-delay-ms", "30"];
+    let terms = "max_group_wait = \"500ms\"\n";
+    let shared = Shared::start(&["a", "b"], &args, terms, "min_awake = \"1ms\"\n").await;
+    let api = &shared.api;
+    let stream = api.stream("a");
+    let other = async {
+        wait_until("the stream", SOON, async || {
+            (!shared.backends[0].log().requests().is_empty()).then_some(())
+        })
+        .await;
+        let blocked = api.chat("b").await;
+        assert_eq!(
+            refused(&blocked),
+            (503, "group_blocked".to_owned()),
+            "{}",
+            blocked.text()
+        );
+        assert!(
+            blocked.text().contains("gpu-box/b was not woken: a "),
+            "{}",
+            blocked.text()
+        );
+        assert!(blocked.header("retry-after").is_some());
+        // Nothing is held against it: what is in its way is.
+        let again = api.chat("b").await;
+        assert_eq!(
+            refused(&again),
+            (503, "group_blocked".to_owned()),
+            "{}",
+            again.text()
+        );
+    };
+    let (stream, ()) = tokio::join!(stream, other);
+    assert!(
+        stream.is_done() && stream.said().ends_with("token-99"),
+        "{stream:?}"
+    );
+    assert_eq!(api.chat("a").await.status, 200, "it went on");
+    assert_eq!(shared.starts(), (vec![1, 0], 0));
+    assert_eq!(api.chat("b").await.status, 200);
+    assert_eq!(shared.starts(), (vec![1, 1], 0));
+}
+
+#[tokio::test]
+async fn a_member_and_an_agent_that_die_leave_the_memory_to_the_others() {
+    let shared = Shared::start(&["a", "b"], &[], "", "min_awake = \"1ms\"\n").await;
+    let api = &shared.api;
+    assert_eq!(api.chat("a").await.status, 200);
+    let pid = shared.backends[0].log().pids()[0];
+    let pid = i32::try_from(pid)
+        .ok()
+        .and_then(rustix::process::Pid::from_raw)
+        .expect("a pid");
+    rustix::process::kill_process(pid, rustix::process::Signal::KILL).expect("it runs");
+    assert_eq!(api.chat("b").await.status, 200);
+    shared.agent.kill9();
+    let again = shared.world.agent(&shared.config);
+    assert_eq!(api.chat("a").await.status, 200, "{}", again.log());
+    assert_eq!(shared.starts().1, 0);
+}
