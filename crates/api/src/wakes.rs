@@ -3,9 +3,12 @@
 //! nothing with him: the wake goes on.
 
 mod error;
+mod times;
 mod waited;
 
 pub use error::{SleepError, WakeError};
+pub use times::WakeTimes;
+pub(crate) use times::{now_ms, time_left, time_until_awake};
 
 use crate::{
     commands::Commands,
@@ -132,7 +135,7 @@ impl Wakes {
                     Seen::Asleep => {
                         let asking = self.ask(id, cause.clone())?;
                         let asked = tokio::time::timeout_at(until, asking).await;
-                        let begun = asked.map_err(|_| waited.timed_out())?;
+                        let begun = asked.map_err(|_| waited.timed_out(&known))?;
                         waited.began(&begun.map_err(|error| error.after(waited.begun.elapsed()))?);
                         continue;
                     }
@@ -140,7 +143,7 @@ impl Wakes {
             }
             tokio::select! {
                 changed = states.changed() => changed.map_err(|_| unknown())?,
-                () = tokio::time::sleep_until(until) => return Err(waited.timed_out()),
+                () = tokio::time::sleep_until(until) => return Err(waited.timed_out(&known)),
             }
         }
     }

@@ -172,6 +172,14 @@ impl ApiError {
             } => Answer::new(StatusCode::SERVICE_UNAVAILABLE, "waking", said())
                 .retry_in(left.map_or(RETRY_SOON_SECONDS, whole_seconds))
                 .about(provider, Some(*wake_id)),
+            Self::TooLate {
+                provider,
+                wake_id,
+                left,
+                ..
+            } => Answer::new(StatusCode::GATEWAY_TIMEOUT, "wake_timeout", said())
+                .retry_in(whole_seconds(*left))
+                .about(provider, *wake_id),
             Self::Wake(error) => of_wake(error),
             Self::Sleep(error) => of_sleep(error),
             Self::Relay {
@@ -248,13 +256,14 @@ fn of_wake(error: &WakeError) -> Answer {
             provider,
             wake_id,
             spent,
+            left,
         } => {
             let message = format!(
                 "{provider} is still waking after {}, as long as this request waits (X-Reveille-Wait); the wake goes on",
                 seconds(*spent)
             );
             Answer::new(StatusCode::GATEWAY_TIMEOUT, "wake_timeout", message)
-                .retry_in(RETRY_SOON_SECONDS)
+                .retry_in(left.map_or(RETRY_SOON_SECONDS, whole_seconds))
                 .about(provider, *wake_id)
         }
         WakeError::Inactive { provider, reason, .. } => {

@@ -61,6 +61,18 @@ pub(crate) enum ApiError {
         wake_id: WakeId,
         left: Option<Duration>,
     },
+    /// The caller waits for less than the wake usually takes, so it isn't kept waiting in vain; the wake goes on.
+    #[error(
+        "{provider} usually takes {:.1} s more to wake, and this request waits {:.1} s (X-Reveille-Wait); the wake goes on",
+        left.as_secs_f64(),
+        waits.as_secs_f64()
+    )]
+    TooLate {
+        provider: ProviderId,
+        wake_id: Option<WakeId>,
+        left: Duration,
+        waits: Duration,
+    },
     #[error(transparent)]
     Wake(Box<WakeError>),
     #[error(transparent)]
@@ -150,6 +162,7 @@ impl ApiError {
             | Self::NotFound { .. }
             | Self::Asleep { .. }
             | Self::Waking { .. }
+            | Self::TooLate { .. }
             | Self::Wake(_)
             | Self::Sleep(_)
             | Self::Rows(_)

@@ -2,14 +2,15 @@
 
 use super::{ApiError, AppState, extract::Path};
 use crate::{
-    inference::{pool_for, pools_for, time_left, usual_wake},
+    inference::{pool_for, pools_for},
     keys::Caller,
     registry::Known,
+    wakes::{WakeTimes, time_until_awake},
 };
 use axum::{Extension, Json, extract::State};
 use reveille_domain::{ModelName, ProviderId, Timestamp, WakeId, provider::StatusName};
 use serde::Serialize;
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 /// OpenAI's model object, with the state in llama.cpp's words and in ours.
 #[derive(Debug, Serialize)]
@@ -38,6 +39,9 @@ struct Pool {
     /// How long a request would wait now; absent without earlier wakes to tell from.
     #[serde(skip_serializing_if = "Option::is_none")]
     eta_ms: Option<u64>,
+    /// How long the wakes of its providers take, where there have been some.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    wake_times: Vec<Times>,
 }
 
 #[derive(Debug, Serialize)]
@@ -46,6 +50,14 @@ struct Member {
     status: StatusName,
     since_ms: Timestamp,
     can_wake: bool,
+}
+
+/// How long a provider's last few wakes took.
+#[derive(Debug, Serialize)]
+struct Times {
+    provider: ProviderId,
+    p50_ms: u64,
+    p95_ms: u64,
 }
 
 #[derive(Debug, Serialize)]
@@ -98,8 +110,17 @@ impl Model {
             .filter(|_| status == StatusName::Waking);
         let eta = match status {
             StatusName::Active | StatusName::Inactive => None,
-            StatusName::Waking => first.and_then(|(known, wake)| time_left(known, wake)),
-            StatusName::Hibernating => pool.iter().filter_map(|known| usual_wake(known)).min(),
+            StatusName::Waking | StatusName::Hibernating => {
+                pool.iter().filter_map(|known| time_until_awake(known)).min()
+            }
+        };
+        let times = |known: &Arc<Known>| {
+            let times = WakeTimes::of(known)?;
+            Some(Times {
+                provider: known.provider.id.clone(),
+                p50_ms: millis(times.p50),
+                p95_ms: millis(times.p95),
+            })
         };
         let reveille = Pool {
             status,
@@ -110,7 +131,8 @@ impl Model {
                 requested_at_ms: wake.requested_at_ms,
                 deadline_ms: wake.deadline_ms,
             }),
-            eta_ms: eta.and_then(|eta| u64::try_from(eta.as_millis()).ok()),
+            eta_ms: eta.map(millis),
+            wake_times: pool.iter().filter_map(times).collect(),
         };
         let status = ModelStatus {
             value: loaded(status),
@@ -155,4 +177,8 @@ const fn loaded(status: StatusName) -> &'static str {
         StatusName::Hibernating => "sleeping",
         StatusName::Inactive => "unloaded",
     }
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }

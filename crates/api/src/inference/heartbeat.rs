@@ -3,7 +3,8 @@
 //! The default is a comment line with a single newline: parsers skip it, while a blank line after a comment has broken
 //! some. Never `id:`, `event:` or `retry:`, on which clients of this surface fall over.
 
-use super::{Phase, Progress, Surface, now_ms};
+use super::{Phase, Progress, Surface};
+use crate::wakes::now_ms;
 use bytes::Bytes;
 use reveille_domain::ModelName;
 use serde_json::json;
@@ -12,21 +13,26 @@ use std::time::Duration;
 /// The end of a stream whose request no backend ever got.
 pub(crate) const DONE: &[u8] = b"data: [DONE]\n\n";
 
-/// One heartbeat of a request for `model` that has waited for `elapsed`.
+/// One heartbeat of a request for `model` that has waited for `elapsed` and, as far as earlier wakes tell, still waits for
+/// `left`.
 pub(crate) fn heartbeat(
     progress: Progress,
     surface: Surface,
     request_id: &str,
     model: &ModelName,
     phase: &Phase,
-    elapsed: Duration,
+    (elapsed, left): (Duration, Option<Duration>),
 ) -> Bytes {
     let who = phase.provider().map_or_else(
         || model.to_string(),
         |provider| named(&provider.agent.to_string(), model),
     );
     let seconds = elapsed.as_secs();
-    let says = || format!("{} {who} elapsed={seconds}s", phase.word());
+    // Rounded up: it isn't there sooner.
+    let eta = left.map_or_else(String::new, |left| {
+        format!(" eta={}s", left.as_millis().div_ceil(1000))
+    });
+    let says = || format!("{} {who} elapsed={seconds}s{eta}", phase.word());
     match (progress, surface) {
         (Progress::Comment | Progress::Off, _) => Bytes::from(format!(": {}\n", says())),
         (Progress::Reasoning, Surface::ChatCompletions) => chat_chunk(
@@ -82,6 +88,10 @@ mod tests {
     use reveille_domain::ProviderId;
 
     fn beat(progress: Progress, surface: Surface, model: &str) -> String {
+        beat_with(progress, surface, model, None)
+    }
+
+    fn beat_with(progress: Progress, surface: Surface, model: &str, left: Option<Duration>) -> String {
         let provider: ProviderId = "gpu-box/vllm".parse().expect("legal");
         let model = ModelName::parse(model).expect("legal");
         let phase = Phase::Waking(provider);
@@ -91,7 +101,7 @@ mod tests {
             "r1",
             &model,
             &phase,
-            Duration::from_millis(9_900),
+            (Duration::from_millis(9_900), left),
         );
         String::from_utf8(bytes.to_vec()).expect("text")
     }
@@ -102,6 +112,15 @@ mod tests {
         for name in ["qwen3-8b", "gpu-box/qwen3-8b"] {
             assert_eq!(beat(Progress::Comment, Surface::ChatCompletions, name), expected);
         }
+    }
+
+    #[test]
+    fn what_is_left_is_told_when_earlier_wakes_tell_it() {
+        let left = Some(Duration::from_millis(20_100));
+        assert_eq!(
+            beat_with(Progress::Comment, Surface::ChatCompletions, "m", left),
+            ": waking gpu-box/m elapsed=9s eta=21s\n"
+        );
     }
 
     #[test]

@@ -6,7 +6,6 @@
 
 mod ask;
 mod budget;
-mod eta;
 mod fleet;
 mod headers;
 mod heartbeat;
@@ -21,7 +20,6 @@ mod waiting;
 pub use ask::Timings;
 pub(crate) use ask::{Answered, Ask};
 pub(crate) use budget::{BodyBudget, HeldBytes};
-pub(crate) use eta::{now_ms, time_left, usual_wake};
 #[cfg(test)]
 pub(crate) use fleet::KeyCommandAt;
 pub(crate) use fleet::{AgentCommandAt, Fleet, Live, Relayed, RelayedBody};
@@ -33,7 +31,11 @@ pub(crate) use stage::{Phase, Stage};
 pub(crate) use visible::{pool_for, pools_for};
 pub(crate) use waiting::respond_when_known;
 
-use crate::{http::ApiError, registry::Known, wakes::WakeError};
+use crate::{
+    http::ApiError,
+    registry::Known,
+    wakes::{WakeError, time_left, time_until_awake},
+};
 use in_flight::InFlight;
 use reveille_bus::relay::{FaultCode, RelayError, RelayFault};
 use reveille_domain::{ProviderId, ReportId, Status, WakeId, provider::StatusName};
@@ -217,6 +219,7 @@ impl Inference {
             }),
             WakeMode::Block => {
                 stage.enter(Phase::Waking(provider.clone()));
+                self.in_time(ask, chosen, until).await?;
                 let woken = self.fleet.ensure_awake(provider, ask.cause(), until).await?;
                 Ok((woken.known, woken.wake_id))
             }
@@ -243,6 +246,25 @@ impl Inference {
                 })
             }
         }
+    }
+
+    /// Refuses at once whom the wake would keep waiting in vain, as far as earlier ones tell; it is begun all the same.
+    async fn in_time(&self, ask: &Ask, chosen: &Known, until: Instant) -> Result<(), ApiError> {
+        let waits = until.saturating_duration_since(Instant::now());
+        let Some(left) = time_until_awake(chosen).filter(|left| *left > waits) else {
+            return Ok(());
+        };
+        let provider = chosen.provider.id.clone();
+        let begun = self.fleet.begin(&provider, ask.cause()).await?;
+        let Some(wake) = begun.wake else {
+            return Ok(());
+        };
+        Err(ApiError::TooLate {
+            provider,
+            wake_id: Some(wake.id),
+            left,
+            waits,
+        })
     }
 
     /// Whom to ask once more, after a request that no backend saw: another one that is awake, or the same one as soon as

@@ -2,12 +2,15 @@
 //! the backend answers, and every failure from then on as an event.
 
 use super::{
-    Answered, Ask, Inference, Phase, Progress, RelayedBody, Stage, Surface, headers,
+    Answered, Ask, Fleet, Inference, Phase, Progress, RelayedBody, Stage, Surface, headers,
     heartbeat::{DONE, heartbeat},
     respond,
     respond::{EventBody, error_event},
 };
-use crate::http::{ApiError, name_provider};
+use crate::{
+    http::{ApiError, name_provider},
+    wakes::time_until_awake,
+};
 use axum::{
     body::Body,
     http::{HeaderValue, header},
@@ -40,6 +43,7 @@ pub(crate) async fn respond_when_known(inference: Arc<Inference>, ask: Ask) -> R
         request_id: ask.request_id.clone(),
         model: ask.model.clone(),
         stage: stage.clone(),
+        fleet: inference.fleet.clone(),
         begun,
     };
     let timings = inference.timings.clone();
@@ -67,6 +71,7 @@ struct Told {
     request_id: String,
     model: ModelName,
     stage: Arc<Stage>,
+    fleet: Arc<dyn Fleet>,
     begun: Instant,
 }
 
@@ -97,13 +102,15 @@ impl Told {
     fn heartbeat(&self) -> Bytes {
         let phase: Phase = self.stage.phase();
         let elapsed = self.begun.elapsed();
+        let known = phase.provider().and_then(|provider| self.fleet.get(provider));
+        let left = known.and_then(|known| time_until_awake(&known));
         heartbeat(
             self.progress,
             self.surface,
             &self.request_id,
             &self.model,
             &phase,
-            elapsed,
+            (elapsed, left),
         )
     }
 }

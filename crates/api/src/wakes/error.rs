@@ -47,6 +47,8 @@ pub enum WakeError {
         wake_id: Option<WakeId>,
         /// How long this caller waited.
         spent: Duration,
+        /// How long it still takes, as far as earlier wakes tell.
+        left: Option<Duration>,
     },
     /// Its agent is lost or stopped; no wake was tried.
     #[error("{provider} is inactive")]

@@ -1,6 +1,6 @@
 //! One caller's wait: what it makes of each state of its provider.
 
-use super::{Begun, WakeError};
+use super::{Begun, WakeError, time_until_awake};
 use crate::registry::Known;
 use reveille_domain::{ProviderId, Status, WakeFailureKind, WakeId};
 use tokio::time::Instant;
@@ -94,12 +94,13 @@ impl Waited {
         self.wake = begun.wake.as_ref().map(|wake| wake.id);
     }
 
-    pub(super) fn timed_out(&self) -> WakeError {
+    pub(super) fn timed_out(&self, known: &Known) -> WakeError {
         let (provider, wake_id) = (self.provider.clone(), self.wake);
         WakeError::CallerTimedOut {
             provider,
             wake_id,
             spent: self.begun.elapsed(),
+            left: time_until_awake(known),
         }
     }
 }

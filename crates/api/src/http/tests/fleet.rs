@@ -300,7 +300,7 @@ impl Fleet for ScriptedFleet {
                 Err(failure.expect("a failure").clone().expect("a failure"))
             }
             () = tokio::time::sleep_until(until) => {
-                Err(WakeError::CallerTimedOut { provider: id.clone(), wake_id, spent: super::LONG })
+                Err(WakeError::CallerTimedOut { provider: id.clone(), wake_id, spent: super::LONG, left: None })
             }
         }
     }

@@ -118,6 +118,29 @@ async fn a_backend_that_slept_under_the_request_is_woken_and_asked_once_more() {
 }
 
 #[tokio::test]
+async fn a_backend_that_is_put_to_sleep_each_time_is_given_up_after_the_fifth() {
+    let served = Served::new().await;
+    served.fleet.publish("gpu-box/vllm", "m", active());
+    let asleep = |seq| {
+        Reply::Asleep(ReportId {
+            epoch: Epoch(7),
+            seq: ReportSeq(seq),
+        })
+    };
+    served.fleet.replies((5..=10).map(asleep));
+    let asking = tokio::spawn(Answer::of(served.chat("m", false)));
+    for wakes in 1..=5 {
+        served.fleet.until("a wake", |fleet| fleet.asked() == wakes).await;
+        served
+            .fleet
+            .change("gpu-box/vllm", |provider| provider.status = active());
+    }
+    let answer = asking.await.expect("an answer");
+    assert_eq!((answer.status, answer.error().as_str()), (503, "wake_failed"));
+    assert_eq!(served.fleet.sent().len(), 6);
+}
+
+#[tokio::test]
 async fn a_request_is_sent_twice_at_most() {
     let served = Served::new().await;
     served.fleet.publish("gpu-box/vllm", "m", active());

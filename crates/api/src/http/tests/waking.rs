@@ -4,7 +4,7 @@ use super::{
 };
 use crate::wakes::WakeError;
 use bytes::Bytes;
-use reveille_domain::{WakeFailure, WakeFailureKind, WakeId};
+use reveille_domain::{Timestamp, WakeFailure, WakeFailureKind, WakeId, WakeRecord};
 use std::{sync::atomic::Ordering, time::Duration};
 
 fn whole(body: &'static str) -> Reply {
@@ -185,4 +185,70 @@ async fn a_full_queue_is_told_to_come_back_and_a_lost_journal_says_no_more_than_
         (503, "journal_unavailable")
     );
     assert!(!answer.text().contains("secret"));
+}
+
+/// The wakes that a provider remembers: each took so many seconds.
+fn remembered(seconds: &[u64]) -> Vec<WakeRecord> {
+    let record = |took: &u64| WakeRecord {
+        id: some_wake(),
+        requested_at_ms: Timestamp::from_millis(1_000),
+        ended_at_ms: Timestamp::from_millis(1_000 + took * 1_000),
+        failure: None,
+    };
+    seconds.iter().map(record).collect()
+}
+
+#[tokio::test]
+async fn a_request_that_waits_for_less_than_a_wake_takes_is_told_at_once_and_the_wake_goes_on() {
+    let served = Served::new().await;
+    served.fleet.publish("gpu-box/vllm", "m", hibernating());
+    served.fleet.change("gpu-box/vllm", |provider| {
+        provider.wakes = remembered(&[20, 10, 30]);
+    });
+    let hurried = || served.chat("m", false).header("x-reveille-wait", "5");
+    let answer = Answer::of(hurried()).await;
+    assert_eq!((answer.status, answer.error().as_str()), (504, "wake_timeout"));
+    assert_eq!(answer.header("retry-after"), Some("20"));
+    assert!(answer.header("x-reveille-wake-id").is_some());
+    assert!(
+        answer.text().contains("usually takes 20.0 s more to wake"),
+        "{}",
+        answer.text()
+    );
+    assert_eq!((served.fleet.asked(), served.fleet.sent().len()), (1, 0));
+
+    let models = Answer::of(served.client.get(format!("{}/v1/models", served.url)))
+        .await
+        .json();
+    let told = &models["data"][0]["reveille"];
+    assert_eq!(
+        told["wake_times"],
+        serde_json::json!([{ "provider": "gpu-box/vllm", "p50_ms": 20_000, "p95_ms": 30_000 }])
+    );
+}
+
+#[tokio::test]
+async fn without_earlier_wakes_nothing_is_told_of_their_time_and_nobody_is_sent_away() {
+    let served = Served::new().await;
+    served.fleet.publish("gpu-box/vllm", "m", hibernating());
+    served.fleet.replies([whole("hello")]);
+    let models = Answer::of(served.client.get(format!("{}/v1/models", served.url)))
+        .await
+        .json();
+    let told = models["data"][0]["reveille"]
+        .as_object()
+        .expect("an object")
+        .clone();
+    assert!(
+        !told.contains_key("eta_ms") && !told.contains_key("wake_times"),
+        "{told:?}"
+    );
+    let asking = tokio::spawn(Answer::of(
+        served.chat("m", false).header("x-reveille-wait", "20"),
+    ));
+    served.fleet.until("a wake", |fleet| fleet.asked() == 1).await;
+    served
+        .fleet
+        .change("gpu-box/vllm", |provider| provider.status = active());
+    assert_eq!(asking.await.expect("an answer").status, 200);
 }

@@ -1,0 +1,89 @@
+//! How long a provider's wakes take, as far as those tell that it remembers: the last few, and of them those that
+//! succeeded. Without any, nothing is said.
+
+use crate::registry::Known;
+use reveille_domain::{Status, Wake};
+use std::time::Duration;
+
+/// How long a provider's wakes take, from the request to the available backend.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct WakeTimes {
+    /// Half of them took no longer.
+    pub p50: Duration,
+    /// 95 % of them took no longer; of the few that are remembered, that is the longest.
+    pub p95: Duration,
+}
+
+impl WakeTimes {
+    /// What the wakes of `known` tell; `None` when none has succeeded.
+    pub fn of(known: &Known) -> Option<Self> {
+        let succeeded = known.provider.wakes.iter().filter(|wake| wake.failure.is_none());
+        let mut took: Vec<_> = succeeded
+            .map(|wake| wake.ended_at_ms.since(wake.requested_at_ms))
+            .collect();
+        took.sort_unstable();
+        // The nearest rank: the smallest that so many are not longer than.
+        let percentile = |percent: usize| {
+            took.get((took.len() * percent).div_ceil(100).checked_sub(1)?)
+                .copied()
+        };
+        Some(Self {
+            p50: percentile(50)?,
+            p95: percentile(95)?,
+        })
+    }
+
+    /// How long a wake still takes that began `elapsed` ago: as half of them do, and once it takes longer, as nearly
+    /// all do. `None` when it takes longer than that: then nothing is known of it.
+    pub fn left_after(&self, elapsed: Duration) -> Option<Duration> {
+        [self.p50, self.p95]
+            .into_iter()
+            .find_map(|usual| usual.checked_sub(elapsed).filter(|left| !left.is_zero()))
+    }
+}
+
+/// How long the wake will still take.
+pub(crate) fn time_left(known: &Known, wake: &Wake) -> Option<Duration> {
+    let elapsed = now_ms().saturating_sub(wake.requested_at_ms.as_millis());
+    WakeTimes::of(known)?.left_after(Duration::from_millis(elapsed))
+}
+
+/// How long it takes until the provider answers: nothing to say of one that is awake or can't be woken now.
+pub(crate) fn time_until_awake(known: &Known) -> Option<Duration> {
+    match &known.provider.status {
+        Status::Hibernating { .. } => WakeTimes::of(known).map(|times| times.p50),
+        Status::Waking { wake } => time_left(known, wake),
+        Status::Active { .. } | Status::Inactive { .. } => None,
+    }
+}
+
+/// The wall clock, for figures that only inform.
+pub(crate) fn now_ms() -> u64 {
+    let now = std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .unwrap_or_default();
+    u64::try_from(now.as_millis()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_left_is_told_from_the_usual_time_and_then_from_the_longest() {
+        let seconds = Duration::from_secs;
+        let times = WakeTimes {
+            p50: seconds(20),
+            p95: seconds(60),
+        };
+        for (elapsed, left) in [
+            (0, Some(20)),
+            (15, Some(5)),
+            (20, Some(40)),
+            (59, Some(1)),
+            (60, None),
+        ] {
+            assert_eq!(times.left_after(seconds(elapsed)), left.map(seconds), "{elapsed}");
+        }
+    }
+}
