@@ -59,6 +59,13 @@ pub(crate) fn nats_py_path() -> PathBuf {
         .expect("no nats-py package: run `cargo xtask test`, which installs it")
 }
 
+/// The folder that makes `import llama_cpp` and `import gguf` work. It isn't among what the tests need.
+pub fn llama_cpp_path() -> PathBuf {
+    told("REVEILLE_TEST_LLAMA_CPP_PATH")
+        .or_else(|| Some(tools().join("llama-cpp")).filter(|path| path.exists()))
+        .expect("no llama.cpp: run `cargo xtask backends`, which installs it")
+}
+
 fn told(variable: &str) -> Option<PathBuf> {
     env::var_os(variable).map(PathBuf::from)
 }

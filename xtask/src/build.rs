@@ -55,14 +55,22 @@ fn name_of(command: &Command) -> String {
 pub fn demo(args: &[&str]) -> Result<()> {
     let nats = tools::nats_server()?;
     programs(&[])?;
-    become_program(&built("debug", "demo")?, args, &nats)
+    become_program(&mut Command::new(built("debug", "demo")?), args, &nats)
+}
+
+/// Builds and becomes the scenarios with a real llama.cpp server.
+pub fn backends() -> Result<()> {
+    let (nats, llama_cpp) = (tools::nats_server()?, tools::llama_cpp()?);
+    programs(&[])?;
+    let mut command = Command::new(built("debug", "backends")?);
+    become_program(command.env(tools::LLAMA_CPP_PATH, llama_cpp), &[], &nats)
 }
 
 /// Builds for speed and becomes the named benchmark.
 pub fn bench(program: &str, args: &[&str]) -> Result<()> {
     let nats = tools::nats_server()?;
     programs(&["--release"])?;
-    become_program(&built("release", program)?, args, &nats)
+    become_program(&mut Command::new(built("release", program)?), args, &nats)
 }
 
 /// Builds everything and writes the bill of materials.
@@ -92,14 +100,13 @@ fn built(profile: &str, program: &str) -> Result<PathBuf> {
 }
 
 /// Replaces this process, so that Ctrl-C reaches the program alone and nobody waits in between.
-fn become_program(program: &Path, args: &[&str], nats: &Path) -> Result<()> {
-    let mut command = Command::new(program);
+fn become_program(command: &mut Command, args: &[&str], nats: &Path) -> Result<()> {
     command.args(args).env(tools::NATS_SERVER, nats);
     if let Some(folder) = nats.parent() {
         command.env("PATH", tools::path_with(folder));
     }
     let error = command.exec();
-    Err(error).with_context(|| format!("cannot run {}", program.display()))
+    Err(error).with_context(|| format!("cannot run `{}`", name_of(command)))
 }
 
 #[cfg(test)]

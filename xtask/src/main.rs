@@ -26,6 +26,8 @@ Usage: cargo xtask <command>
   test [filter…]        every test, or those whose name contains a filter; `-- <args>` go to the test runner,
                         `--no-run` only builds
   ci                    formatting, clippy, licences and bans, the bill of materials, documentation, every test
+  backends              build, then wakes, sleeps and deaths of a real llama.cpp server, which is compiled for it the
+                        first time (about 4 minutes); not part of `ci`
   bench relay [args…]   release build, then requests and streams per second through the relay
   bench rebuild [args…] release build, then a rebuild of the rows from 100,000 commits while requests go on
   sbom [FILE]           what the programs consist of, as CycloneDX [default: target/reveille.cdx.json]
@@ -41,6 +43,7 @@ fn main() -> ExitCode {
         ["demo", rest @ ..] => build::demo(rest),
         ["test", rest @ ..] => tests::command(rest),
         ["ci"] => ci::command(),
+        ["backends"] => build::backends(),
         ["sbom", rest @ ..] => build::sbom(rest),
         ["bench", "relay", rest @ ..] => build::bench("bench-relay", rest),
         ["bench", "rebuild", rest @ ..] => build::bench("bench-rebuild", rest),

