@@ -29,6 +29,7 @@ Usage: cargo xtask <command>
   backends              build, then wakes, sleeps and deaths of a real llama.cpp server, which is compiled for it the
                         first time (about 4 minutes); not part of `ci`
   bench relay [args…]   release build, then requests and streams per second through the relay
+  bench wake [args…]    release build, then how long 20 wakes (or `--wakes N`) take beside the backend's own boot
   bench rebuild [args…] release build, then a rebuild of the rows from 100,000 commits while requests go on
   sbom [FILE]           what the programs consist of, as CycloneDX [default: target/reveille.cdx.json]
 ";
@@ -47,6 +48,7 @@ fn main() -> ExitCode {
         ["sbom", rest @ ..] => build::sbom(rest),
         ["bench", "relay", rest @ ..] => build::bench("bench-relay", rest),
         ["bench", "rebuild", rest @ ..] => build::bench("bench-rebuild", rest),
+        ["bench", "wake", rest @ ..] => build::bench("bench-wake", rest),
         [] | ["help" | "-h" | "--help"] => {
             print!("{HELP}");
             Ok(())

@@ -5,6 +5,7 @@
 mod archive;
 mod attacks;
 mod bad_input_transcripts;
+mod benchmarks;
 mod canaries;
 mod cluster;
 mod compose;

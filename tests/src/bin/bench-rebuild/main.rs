@@ -7,7 +7,7 @@ use anyhow::{Context, Result, ensure};
 use async_nats::{Client, HeaderMap, jetstream};
 use clap::Parser;
 use futures::{StreamExt, future::join_all, stream};
-use reveille_tests::{AgentConfig, Api, Exit, World, wait_until};
+use reveille_tests::{AgentConfig, Api, Exit, World, load_average, wait_until};
 use std::{
     sync::{
         Arc,
@@ -273,9 +273,4 @@ async fn lists(api: Arc<Api>, counts: Arc<Counts>, stop: Arc<AtomicBool>) {
 
 fn micros(since: Instant) -> u64 {
     u64::try_from(since.elapsed().as_micros()).unwrap_or(u64::MAX)
-}
-
-fn load_average() -> String {
-    let text = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
-    text.split_whitespace().take(3).collect::<Vec<_>>().join(" ")
 }

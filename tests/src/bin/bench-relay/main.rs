@@ -8,7 +8,7 @@ mod load;
 
 use anyhow::{Context, Result, bail};
 use load::{Latencies, Target};
-use reveille_tests::{AgentConfig, Api, Launch, Port, Process, World, wait_until};
+use reveille_tests::{AgentConfig, Api, Launch, Port, Process, World, load_average, wait_until};
 use std::time::Duration;
 
 const MODEL: &str = "stand-in";
@@ -129,11 +129,6 @@ fn bare_process(world: &World, role: &str, address: &str) -> Result<Process> {
     Ok(Launch::new(std::env::current_exe()?, log)
         .args([role, address, &world.nats.url()])
         .start())
-}
-
-fn load_average() -> String {
-    let text = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
-    text.split_whitespace().take(3).collect::<Vec<_>>().join(" ")
 }
 
 fn median(values: impl IntoIterator<Item = f64>) -> f64 {

@@ -9,6 +9,7 @@ use std::{
 };
 
 use anyhow::{Context, Result};
+use reveille_tests::monotonic_us;
 use serde_json::{Value, json};
 
 /// A file, or nothing when none is wanted.
@@ -24,10 +25,11 @@ impl Log {
         Ok(Self(Some(Mutex::new(file))))
     }
 
-    /// Adds a line, with the time.
+    /// Adds a line, with the time of day and the time that is comparable to the microsecond between processes.
     pub fn write(&self, entry: &Value) {
         let Some(file) = &self.0 else { return };
         let mut entry = entry.clone();
+        entry["monotonic_us"] = json!(monotonic_us());
         entry["at_ms"] = json!(now_ms());
         let line = format!("{entry}\n");
         let mut file = file.lock().unwrap_or_else(PoisonError::into_inner);

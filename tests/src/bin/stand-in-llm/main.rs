@@ -16,7 +16,6 @@ use std::{
     path::Path,
     process::{Command, ExitCode, Stdio},
     sync::Arc,
-    time::Duration,
 };
 
 use anyhow::{Context, Result, bail};
@@ -43,7 +42,7 @@ async fn main() -> Result<ExitCode> {
         Some(gpu) => Some(allocate(gpu, &log)?),
         None => None,
     };
-    tokio::time::sleep(Duration::from_millis(options.boot_delay_ms)).await;
+    tokio::time::sleep(options.boot_delay()).await;
     if let Some(code) = options.fail_boot {
         eprintln!("the stand-in LLM fails to boot, as it was told to");
         return Ok(ExitCode::from(code));
@@ -57,11 +56,11 @@ async fn serve(options: Options, log: Arc<Log>) -> Result<()> {
     let listener = TcpListener::bind(address)
         .await
         .with_context(|| format!("cannot listen on {address}"))?;
+    log.write(&json!({ "event": "listening", "pid": std::process::id() }));
     println!(
         "a stand-in LLM, which holds no model, listens on {}",
         listener.local_addr()?
     );
-    log.write(&json!({ "event": "listening" }));
     let listener = listener.tap_io(|connection| {
         // A token is a small packet that must not wait for another one. Refused only when the peer is gone.
         let _ = connection.set_nodelay(true);

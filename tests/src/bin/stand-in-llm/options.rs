@@ -1,8 +1,9 @@
 //! How the stand-in behaves, from its command line.
 
-use std::{net::SocketAddr, path::PathBuf};
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use clap::{Parser, ValueEnum};
+use rand::Rng;
 
 /// A stand-in for a model server: it holds no model and answers `token-0 token-1 …`.
 #[derive(Debug, Parser)]
@@ -17,6 +18,9 @@ pub struct Options {
     /// Time from the start to listening.
     #[arg(long, default_value_t = 0)]
     pub boot_delay_ms: u64,
+    /// With it the time from the start to listening is drawn anew at each start, from the other one up to this one.
+    #[arg(long)]
+    pub boot_delay_max_ms: Option<u64>,
     /// Ends with this code instead of listening.
     #[arg(long)]
     pub fail_boot: Option<u8>,
@@ -56,6 +60,15 @@ pub struct Options {
     /// What that child process is started with.
     #[arg(long, hide = true)]
     pub only_sleep: bool,
+}
+
+impl Options {
+    /// How long this start takes until it listens.
+    pub fn boot_delay(&self) -> Duration {
+        let shortest = self.boot_delay_ms;
+        let longest = self.boot_delay_max_ms.unwrap_or(shortest).max(shortest);
+        Duration::from_millis(rand::rng().random_range(shortest..=longest))
+    }
 }
 
 /// Which requests are never answered.

@@ -1,0 +1,40 @@
+//! The benchmarks that are quick enough to see whether they still measure. Their figures are nobody's promise here.
+
+use reveille_tests::{Exit, Launch, World, nats_server, program};
+use std::time::Duration;
+
+const PATIENCE: Duration = Duration::from_secs(120);
+
+#[tokio::test]
+async fn the_benchmark_of_wakes_measures_every_part_of_one() {
+    let world = World::new().await;
+    let bench = Launch::new(program("bench-wake"), world.folder().join("bench.log"))
+        .args(["--wakes", "3"])
+        .env("REVEILLE_TEST_NATS_SERVER", nats_server())
+        .start();
+    let exit = bench.wait_for_exit(PATIENCE).await;
+    let printed = bench.log();
+    assert_eq!(exit, Exit::Code(0), "{printed}");
+    let figures = |part: &str| -> Vec<f64> {
+        let mut lines = printed.lines().map(str::trim);
+        let line = lines.find_map(|line| line.strip_prefix(part));
+        let line = line.unwrap_or_else(|| panic!("no {part}: {printed}"));
+        line.split_whitespace()
+            .filter_map(|figure| figure.parse().ok())
+            .collect()
+    };
+    for part in [
+        "request → recipe started",
+        "backend ready → first byte",
+        "backend ready → request at the backend",
+        "request at the backend → first byte",
+        "recipe started → backend ready (its boot)",
+        "request → first byte (all of it)",
+    ] {
+        let figures = figures(part);
+        assert_eq!(figures.len(), 3, "{part}: {printed}");
+        assert!(figures.is_sorted() && figures[0] > 0.0, "{part}: {printed}");
+    }
+    let boot = figures("recipe started → backend ready (its boot)");
+    assert!(boot[0] >= 50.0, "a boot takes 50 ms at least: {printed}");
+}
