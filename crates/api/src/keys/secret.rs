@@ -131,6 +131,15 @@ mod tests {
     }
 
     #[test]
+    fn a_hash_is_of_the_whole_secret() {
+        let (secret, other) = (
+            "A".repeat(SECRET_CHARS),
+            format!("{}B", "A".repeat(SECRET_CHARS - 1)),
+        );
+        assert!(!same(&hash(&secret), &hash(&other)));
+    }
+
+    #[test]
     fn what_is_no_key_is_refused_and_no_key_is_printed() {
         let key = SecretKey::generate().unwrap();
         let text = key.expose();

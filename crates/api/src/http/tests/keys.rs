@@ -80,6 +80,10 @@ async fn who_has_no_good_key_is_refused_everywhere_but_at_the_health_paths() {
         .await;
     let wrong = SecretKey::generate_for(reveille_domain::KeyId::parse(&id).expect("an id"));
     let wrong = wrong.expect("randomness").expose().to_owned();
+    let (_, another) = served
+        .make(&root, json!({ "name": "n", "scopes": ["infer:*"] }))
+        .await;
+    let borrowed = format!("rv_{id}_{}", &another[another.len() - 43..]);
     let stranger = SecretKey::generate().expect("randomness").expose().to_owned();
     let root_id = root.split('_').nth(1).expect("an id");
     let root_wrong = format!("rv_{root_id}_{}", "A".repeat(43));
@@ -104,6 +108,11 @@ async fn who_has_no_good_key_is_refused_everywhere_but_at_the_health_paths() {
         (
             "another secret",
             &[("authorization", &wrong_bearer)],
+            "invalid_api_key",
+        ),
+        (
+            "another key's secret",
+            &[("x-api-key", &borrowed)],
             "invalid_api_key",
         ),
         (
