@@ -18,6 +18,8 @@ pub mod provider;
 pub mod recipe;
 pub mod relay;
 pub mod session;
+pub mod verify;
+pub mod wol;
 
 pub use error::AgentError;
 pub use session::{Options, run, run_and_tell};

@@ -1,6 +1,6 @@
 //! Finding out whether a backend is available: one GET, any 2xx, and optionally a part of its JSON.
 
-use crate::{config::ProviderConfig, fetch};
+use crate::{config::ProviderConfig, fetch, verify::Verify};
 use reqwest::{
     Client,
     header::{AUTHORIZATION, HeaderValue},
@@ -29,6 +29,7 @@ pub struct Probe {
     expect: Option<Value>,
     timeout: Duration,
     pause_cap: Duration,
+    verify: Option<Verify>,
 }
 
 /// What a probe found.
@@ -84,6 +85,9 @@ impl Probe {
             value
         });
         let local = provider.base_url.is_loopback();
+        let verify = provider.wake.as_ref().and_then(|wake| wake.verify.as_ref());
+        let verify =
+            verify.map(|config| Verify::new(client.clone(), provider, config, authorization.clone()));
         Self {
             client,
             url: provider.base_url.at(&provider.probe.path).expect("a proven path"),
@@ -91,12 +95,29 @@ impl Probe {
             expect: provider.probe.expect.clone(),
             timeout: provider.probe.timeout,
             pause_cap: if local { LOCAL_PAUSE_CAP } else { REMOTE_PAUSE_CAP },
+            verify,
         }
     }
 
     /// Probes once, within the probe's time-out.
     pub async fn check(&self) -> Verdict {
         self.check_within(self.timeout).await
+    }
+
+    /// Probes a backend that isn't known to be available: it must be verified too, if the config says so.
+    pub async fn check_anew(&self) -> Verdict {
+        match (self.check().await, &self.verify) {
+            (Verdict::Available, Some(verify)) => match verify.check().await {
+                Ok(()) => Verdict::Available,
+                Err(reason) => Verdict::Unavailable(Unavailable::because(format!("verify: {reason}"))),
+            },
+            (verdict, _) => verdict,
+        }
+    }
+
+    /// What a backend must answer before it counts as awake, beside the probe.
+    pub(crate) const fn verification(&self) -> Option<&Verify> {
+        self.verify.as_ref()
     }
 
     /// Probes until the backend is available or `deadline` has come.
@@ -186,19 +207,16 @@ impl Probe {
     }
 }
 
-/// Whether `found` has all that `expect` has: objects may have more keys, everything else is equal.
-fn contains(found: &Value, expect: &Value) -> bool {
+/// Whether `found` has all that `expect` has: objects may have more keys, and lists more entries, in any order; everything else
+/// is equal.
+pub(crate) fn contains(found: &Value, expect: &Value) -> bool {
     match (found, expect) {
         (Value::Object(found), Value::Object(expect)) => expect
             .iter()
             .all(|(key, expect)| found.get(key).is_some_and(|found| contains(found, expect))),
-        (Value::Array(found), Value::Array(expect)) => {
-            found.len() == expect.len()
-                && found
-                    .iter()
-                    .zip(expect)
-                    .all(|(found, expect)| contains(found, expect))
-        }
+        (Value::Array(found), Value::Array(expect)) => expect
+            .iter()
+            .all(|expect| found.iter().any(|found| contains(found, expect))),
         // 1 and 1.0 are the same number, whichever the config or the backend wrote.
         (Value::Number(found), Value::Number(expect)) => found == expect || found.as_f64() == expect.as_f64(),
         (found, expect) => found == expect,
@@ -226,7 +244,16 @@ mod tests {
                 json!({"a": [1, {"b": 2}]}),
                 true,
             ),
-            (json!({"a": [1, 2]}), json!({"a": [1]}), false),
+            (json!({"a": [1, 2]}), json!({"a": [2]}), true),
+            (json!({"a": [1, 2]}), json!({"a": [2, 1]}), true),
+            (json!({"a": [1, 2]}), json!({"a": [1, 3]}), false),
+            (json!({"a": []}), json!({"a": [1]}), false),
+            (
+                json!({"data": [{"id": "a", "on": true}, {"id": "b", "on": false}]}),
+                json!({"data": [{"id": "b", "on": true}]}),
+                false,
+            ),
+            (json!({"a": {"b": 1}}), json!({"a": [1]}), false),
             (json!("ok"), json!("ok"), true),
             (json!("1"), json!(1), false),
         ] {

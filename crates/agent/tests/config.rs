@@ -103,6 +103,42 @@ fn the_example_of_the_documentation_is_understood() {
 }
 
 #[test]
+fn a_budget_holds_the_time_of_every_step_and_of_the_verification() {
+    let text = r#"
+        [[provider]]
+        name = "pc"
+        base_url = "http://192.168.1.20:8000"
+        models = [{ id = "Qwen/Qwen3-8B", as = "qwen3-8b" }]
+        [provider.wake]
+        max_wait = "20s"
+        verify = { timeout = "7s" }
+        [[provider.wake.step]]
+        type = "wol"
+        mac = "00-11-22-33-44-55"
+        [[provider.wake.step]]
+        type = "tcp"
+        address = "[::1]:22"
+        timeout = "2m"
+        "#;
+    let config = parse(text).expect("a good config");
+    let spec = config.providers[0].wake_spec().expect("a recipe");
+    assert_eq!(
+        (spec.kind, spec.budget_ms),
+        (RecipeKind::Steps, 5_000 + 120_000 + 20_000 + 7_000)
+    );
+    let verify = config.providers[0]
+        .wake
+        .as_ref()
+        .and_then(|wake| wake.verify.as_ref());
+    let verify = verify.expect("a verification");
+    assert_eq!(verify.path, "/v1/chat/completions");
+    assert_eq!(
+        (&verify.body["model"], &verify.body["max_tokens"]),
+        (&"Qwen/Qwen3-8B".into(), &1.into())
+    );
+}
+
+#[test]
 fn an_empty_file_is_an_agent_without_providers() {
     let config = parse("").expect("nothing is required");
     assert!(config.providers.is_empty());
@@ -122,6 +158,8 @@ fn mistakes() -> Vec<Mistake> {
             "type = \"http\"\nurl = \"http://127.0.0.1:1/w\"\n{rest}"
         ))
     };
+    let wol = |rest: &str| wake(&format!("type = \"wol\"\nmac = \"00:11:22:33:44:55\"\n{rest}"));
+    let tcp = |address: &str| wake(&format!("type = \"tcp\"\naddress = {address:?}"));
     let command = |rest: &str| wake(&format!("type = \"command\"\ncommand = \"true\"\n{rest}"));
     let member = |terms: &str| {
         let served = "[provider.wake]\ntype = \"command\"\ncommand = \"true\"\nrun = \"serve\"";
@@ -257,7 +295,7 @@ fn mistakes() -> Vec<Mistake> {
             wake("type = \"canary-5ecr3t\""),
             5,
             "provider[0].wake.type",
-            "\"http\" or \"command\"",
+            "\"wol\" or \"tcp\"",
         ),
         (wake("type = \"http\""), 4, "provider[0].wake", "`url` is missing"),
         (
@@ -289,6 +327,102 @@ fn mistakes() -> Vec<Mistake> {
             7,
             "provider[0].wake.headers.a",
             "header value",
+        ),
+        (
+            http("accept = [200]"),
+            7,
+            "provider[0].wake.accept[0]",
+            "between 300 and 599",
+        ),
+        (
+            http("verify = {}"),
+            7,
+            "provider[0].wake.verify",
+            "`model` is missing",
+        ),
+        (
+            http("verify = { model = \"m\", path = \"v1\" }"),
+            7,
+            "provider[0].wake.verify.path",
+            "begins with /",
+        ),
+        (
+            http("verify = { model = \"m\", body = { stream = true } }"),
+            7,
+            "provider[0].wake.verify.body",
+            "stream",
+        ),
+        (
+            http("verify = { model = \"m\", timeout = \"24h\" }"),
+            4,
+            "provider[0].wake",
+            "sum to more",
+        ),
+        (wake("type = \"wol\""), 4, "provider[0].wake", "`mac` is missing"),
+        (
+            wake("type = \"wol\"\nmac = \"canary-5ecr3t\""),
+            6,
+            "provider[0].wake.mac",
+            "no MAC address",
+        ),
+        (
+            wake("type = \"wol\"\nmac = \"ff:ff:ff:ff:ff:ff\""),
+            6,
+            "provider[0].wake.mac",
+            "no single network card",
+        ),
+        (
+            wol("address = \"pc.lan\""),
+            7,
+            "provider[0].wake.address",
+            "not an IP address",
+        ),
+        (wol("port = 0"), 7, "provider[0].wake.port", "between 1 and 65535"),
+        (
+            wol("repeats = 0"),
+            7,
+            "provider[0].wake.repeats",
+            "between 1 and 100",
+        ),
+        (
+            wol("interval = \"0s\""),
+            7,
+            "provider[0].wake.interval",
+            "more than zero",
+        ),
+        (
+            wol("interface = \"nosuch0\""),
+            7,
+            "provider[0].wake.interface",
+            "not to be sent from",
+        ),
+        // An address of a network for documentation (RFC 5737): no machine has it.
+        (
+            wol("source = \"192.0.2.1\""),
+            7,
+            "provider[0].wake.source",
+            "not to be sent from",
+        ),
+        (
+            wol("source = \"::1\""),
+            7,
+            "provider[0].wake.source",
+            "another version of IP",
+        ),
+        (
+            wol("repeats = 6\ninterval = \"1s\""),
+            4,
+            "provider[0].wake",
+            "longer than the step's `timeout`",
+        ),
+        (tcp("pc.lan"), 6, "provider[0].wake.address", "host:port"),
+        (tcp("pc.lan:0"), 6, "provider[0].wake.address", "port"),
+        (tcp(":80"), 6, "provider[0].wake.address", "no host"),
+        (
+            provider("[provider.sleep]\ntype = \"wol\"\nmac = \"00:11:22:33:44:55\""),
+            4,
+            "provider[0].sleep",
+            "put nothing to sleep",
         ),
         (http("run = \"once\""), 7, "provider[0].wake.run", "unknown key"),
         (http("timeout = \"24h\""), 4, "provider[0].wake", "sum to more"),

@@ -1,16 +1,29 @@
-//! Probes and `http` recipes against a real server.
+//! Probes, verifications and all steps but `command`, against real servers and sockets.
 
 #[expect(dead_code, reason = "the tests of owners and sessions use the rest")]
 mod backend;
 
+use axum::{
+    Router,
+    extract::State,
+    http::StatusCode,
+    routing::{get, post},
+};
 use backend::{Backend, Closed, outcome, provider, runner, wake};
 use reveille_agent::{
     probe::{Probe, Verdict},
     recipe::{Outcome, Run},
 };
 use reveille_domain::{SleepReason, WakeFailureKind};
-use std::time::Duration;
-use tokio::time::Instant;
+use std::{
+    collections::VecDeque,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+use tokio::{
+    net::{TcpListener, UdpSocket},
+    time::Instant,
+};
 
 /// A value that no reason may show.
 const CANARY: &str = "canary-5ecr3t";
@@ -171,6 +184,217 @@ async fn a_run_begins_only_when_what_was_before_has_ended() {
     end.send(()).expect("the run waits");
     assert_eq!(outcome(&mut run).await.failure, None);
     assert_eq!(backend.wakes().len(), 1);
+}
+
+#[tokio::test]
+async fn a_status_that_is_accepted_is_success() {
+    let backend = Backend::start().await;
+    let outcome = run(&format!(
+        "base_url = \"{0}\"\n[provider.wake]\ntype = \"http\"\nurl = \"{0}/fail\"\naccept = [500]",
+        backend.url
+    ))
+    .await;
+    assert_eq!(outcome.failure, None);
+}
+
+#[tokio::test]
+async fn a_magic_packet_is_sent_as_often_and_from_where_the_step_says() {
+    let backend = Backend::start().await;
+    let card = UdpSocket::bind("127.0.0.1:0").await.expect("a socket");
+    let port = card.local_addr().expect("an address").port();
+    let outcome = run(&format!(
+        r#"
+        base_url = "{}"
+        [provider.wake]
+        type = "wol"
+        mac = "0A:1b:2c:3d:4e:5f"
+        address = "127.0.0.1"
+        port = {port}
+        interface = "lo"
+        source = "127.0.0.2"
+        repeats = 3
+        interval = "10ms"
+        "#,
+        backend.url
+    ))
+    .await;
+    assert_eq!(outcome.failure, None);
+    assert_eq!(stages(&outcome), ["step 1 wol", "probe"]);
+    assert!(outcome.stages[0].took_ms >= 20, "{:?}", outcome.stages);
+    let mac = [0x0a, 0x1b, 0x2c, 0x3d, 0x4e, 0x5f];
+    let expected = [&[0xff; 6][..], &mac.repeat(16)].concat();
+    for _ in 0..3 {
+        let mut packet = [0; 200];
+        // All have been sent before the run ended.
+        let (bytes, from) = card.try_recv_from(&mut packet).expect("a packet");
+        assert_eq!(packet[..bytes], expected);
+        assert_eq!(from.ip().to_string(), "127.0.0.2");
+    }
+    assert!(card.try_recv_from(&mut [0; 200]).is_err(), "three, and no more");
+}
+
+#[tokio::test]
+async fn a_tcp_step_waits_until_somebody_listens() {
+    let (backend, url) = (Backend::start().await, Backend::free_url().await);
+    let address = url.trim_start_matches("http://").to_owned();
+    let config = format!(
+        "base_url = \"{}\"\n[provider.wake]\ntype = \"tcp\"\naddress = \"{address}\"",
+        backend.url
+    );
+    let mut waiting = wake(&config, runner());
+    assert!(
+        futures::FutureExt::now_or_never(waiting.next()).is_none(),
+        "nobody listens yet"
+    );
+    let _listener = TcpListener::bind(&address).await.expect("the port");
+    let outcome = outcome(&mut waiting).await;
+    assert_eq!(outcome.failure, None);
+    assert_eq!(stages(&outcome), ["step 1 tcp", "probe"]);
+
+    let closed = Closed::claim();
+    let address = closed.url.trim_start_matches("http://");
+    let outcome = run(&format!(
+        "base_url = \"{}\"\n[provider.wake]\ntype = \"tcp\"\naddress = \"{address}\"\ntimeout = \"200ms\"",
+        backend.url
+    ))
+    .await;
+    let failure = outcome.failure.expect("a failure");
+    assert_eq!(
+        (failure.kind, failure.stage.as_str(), failure.reason.as_str()),
+        (
+            WakeFailureKind::Recipe,
+            "step 1 tcp",
+            "not reachable within 200ms (`timeout`): connection refused"
+        )
+    );
+}
+
+/// A backend that answers its probe, and completions one after the other with these; the last one again and again.
+#[derive(Clone)]
+struct Completes {
+    answers: Arc<Mutex<VecDeque<(u16, &'static str)>>>,
+    asked: Arc<Mutex<Vec<String>>>,
+}
+
+const COMPLETION: &str = r#"{"choices":[{"index":0,"message":{"role":"assistant","content":""}}]}"#;
+
+impl Completes {
+    /// The answers, and where they are given.
+    async fn with(answers: &[(u16, &'static str)]) -> (Self, String) {
+        let this = Self {
+            answers: Arc::new(Mutex::new(answers.iter().copied().collect())),
+            asked: Arc::default(),
+        };
+        let router = Router::new()
+            .route("/v1/models", get(|| async { "{}" }))
+            .route("/v1/chat/completions", post(Self::answer))
+            .with_state(this.clone());
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let url = format!("http://{}", listener.local_addr().expect("an address"));
+        tokio::spawn(axum::serve(listener, router).into_future());
+        (this, url)
+    }
+
+    async fn answer(State(this): State<Self>, body: String) -> (StatusCode, &'static str) {
+        this.asked.lock().expect("lock").push(body);
+        let (status, body) = {
+            let mut answers = this.answers.lock().expect("lock");
+            let last = answers.len() == 1;
+            if last {
+                answers[0]
+            } else {
+                answers.pop_front().expect("an answer")
+            }
+        };
+        if body == "hang" {
+            std::future::pending::<()>().await;
+        }
+        (StatusCode::from_u16(status).expect("a status"), body)
+    }
+
+    fn asked(&self) -> Vec<String> {
+        self.asked.lock().expect("lock").clone()
+    }
+}
+
+fn verified(url: &str, timeout: &str) -> String {
+    format!(
+        "base_url = \"{url}\"\nmodels = [{{ id = \"the/model\", as = \"m\" }}]\n[provider.wake]\ntype = \"tcp\"\n\
+         address = \"{}\"\nverify = {{ timeout = \"{timeout}\" }}",
+        url.trim_start_matches("http://")
+    )
+}
+
+#[tokio::test]
+async fn a_wake_succeeds_when_a_completion_does_and_waits_for_a_backend_that_is_not_ready() {
+    let (backend, url) = Completes::with(&[(503, "loading"), (429, "busy"), (200, COMPLETION)]).await;
+    let outcome = run(&verified(&url, "1m")).await;
+    assert_eq!(outcome.failure, None);
+    assert_eq!(stages(&outcome), ["step 1 tcp", "probe", "verify"]);
+    let asked = backend.asked();
+    assert_eq!(asked.len(), 3);
+    let body: serde_json::Value = serde_json::from_str(&asked[0]).expect("JSON");
+    assert_eq!(
+        (&body["model"], &body["max_tokens"]),
+        (&"the/model".into(), &1.into())
+    );
+}
+
+#[tokio::test]
+async fn a_completion_must_have_what_is_expected_of_it() {
+    let expecting = |url: &str, content: &str| {
+        let expect = format!("expect = {{ choices = [{{ message = {{ content = {content:?} }} }}] }}");
+        verified(url, "1m").replace("verify = { ", &format!("verify = {{ {expect}, "))
+    };
+    let answer = r#"{"choices":[{"message":{"content":"4"}},{"message":{"content":"5"}}]}"#;
+    let (_, url) = Completes::with(&[(200, answer)]).await;
+    assert_eq!(run(&expecting(&url, "4")).await.failure, None);
+    let failure = run(&expecting(&url, "!")).await.failure.expect("a failure");
+    assert_eq!(failure.reason, "the answer is not what `expect` asks for");
+}
+
+#[tokio::test]
+async fn a_wake_whose_completion_is_none_fails_and_the_backend_is_not_available() {
+    for (answer, timeout, reason, asked) in [
+        ((500, CANARY), "1m", "HTTP status 500", 1),
+        ((404, CANARY), "1m", "HTTP status 404", 1),
+        ((200, CANARY), "1m", "the answer is not JSON", 1),
+        ((200, r#"{"choices":[]}"#), "1m", "the answer is no completion", 1),
+        (
+            (200, r#"{"error":"canary-5ecr3t"}"#),
+            "1m",
+            "the answer is no completion",
+            1,
+        ),
+        (
+            (200, "hang"),
+            "200ms",
+            "no completion within 200ms (`timeout`)",
+            1,
+        ),
+    ] {
+        let (backend, url) = Completes::with(&[answer]).await;
+        let config = verified(&url, timeout);
+        let failure = run(&config).await.failure.expect("a failure");
+        assert_eq!(
+            (failure.kind, failure.stage.as_str(), failure.reason.as_str()),
+            (WakeFailureKind::Recipe, "verify", reason)
+        );
+        assert_eq!(backend.asked().len(), asked, "{answer:?}");
+        // Its probe says yes all the same.
+        let probe = Probe::new(backend::client(), &provider(&config));
+        assert_eq!(probe.check().await, Verdict::Available);
+        let Verdict::Unavailable(why) = probe.check_anew().await else {
+            panic!("{answer:?} is called available")
+        };
+        assert_eq!(why.reason, format!("verify: {reason}"));
+    }
+    let (_, url) = Completes::with(&[(503, "")]).await;
+    let failure = run(&verified(&url, "500ms")).await.failure.expect("a failure");
+    assert_eq!(
+        failure.reason,
+        "no completion within 500ms (`timeout`): HTTP status 503"
+    );
 }
 
 async fn verdict(rest: &str) -> Verdict {

@@ -8,6 +8,7 @@ use reveille_agent::config::{
     Action, CommandAction, Config, HttpAction, ModelConfig, Place, ProviderConfig, SleepConfig, Step,
     WakeConfig, places,
 };
+use reveille_agent::wol::WakeOnLan;
 use std::{collections::BTreeMap, env, fmt, fs, time::Duration};
 
 /// Stands for a value that is not shown.
@@ -109,6 +110,7 @@ impl Shown {
         if let Some(WakeConfig {
             steps,
             max_wait,
+            verify,
             max_per_day,
         }) = &provider.wake
         {
@@ -116,6 +118,15 @@ impl Shown {
             self.add(&format!("{path}.max_wait"), duration(*max_wait));
             if let Some(most) = max_per_day {
                 self.add(&format!("{path}.max_per_day"), most);
+            }
+            if let Some(verify) = verify {
+                let path = format!("{path}.verify");
+                self.add(&format!("{path}.path"), quoted(&verify.path));
+                self.add(&format!("{path}.model"), &verify.body["model"]);
+                if let Some(expect) = &verify.expect {
+                    self.add(&format!("{path}.expect"), expect);
+                }
+                self.add(&format!("{path}.timeout"), duration(verify.timeout));
             }
             self.steps(&path, steps);
         }
@@ -166,6 +177,7 @@ impl Shown {
                 url,
                 headers,
                 body,
+                accept,
             }) => {
                 self.add(&format!("{path}.type"), quoted("http"));
                 self.add(&format!("{path}.method"), quoted(method.as_str()));
@@ -180,6 +192,18 @@ impl Shown {
                 if body.is_some() {
                     self.add(&format!("{path}.body"), quoted(REDACTED));
                 }
+                if !accept.is_empty() {
+                    self.add(&format!("{path}.accept"), format!("{accept:?}"));
+                }
+                self.add(&format!("{path}.timeout"), duration(step.timeout));
+            }
+            Action::Wol(wol) => {
+                self.wol(path, wol);
+                self.add(&format!("{path}.timeout"), duration(step.timeout));
+            }
+            Action::Tcp(address) => {
+                self.add(&format!("{path}.type"), quoted("tcp"));
+                self.add(&format!("{path}.address"), quoted(address));
                 self.add(&format!("{path}.timeout"), duration(step.timeout));
             }
             Action::Once(command) => {
@@ -191,6 +215,21 @@ impl Shown {
                 self.add(&format!("{path}.stop_grace"), duration(*stop_grace));
             }
         }
+    }
+
+    fn wol(&mut self, path: &str, wol: &WakeOnLan) {
+        self.add(&format!("{path}.type"), quoted("wol"));
+        self.add(&format!("{path}.mac"), quoted(&wol.mac.to_string()));
+        self.add(&format!("{path}.address"), quoted(&wol.address.to_string()));
+        self.add(&format!("{path}.port"), wol.port);
+        if let Some(interface) = &wol.interface {
+            self.add(&format!("{path}.interface"), quoted(interface));
+        }
+        if let Some(source) = wol.source {
+            self.add(&format!("{path}.source"), quoted(&source.to_string()));
+        }
+        self.add(&format!("{path}.repeats"), wol.repeats);
+        self.add(&format!("{path}.interval"), duration(wol.interval));
     }
 
     fn command(&mut self, path: &str, command: &CommandAction, run: &str) {

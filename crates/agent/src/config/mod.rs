@@ -5,13 +5,16 @@
 
 mod address;
 mod error;
+mod network;
 mod places;
 mod recipe;
 mod secret;
 mod table;
+mod verify;
 
 pub use address::{BaseUrl, NatsUrl};
 pub use error::ConfigError;
+pub use network::DEFAULT_WOL_TIMEOUT;
 pub use places::{Place, places};
 pub use recipe::{
     Action, CommandAction, DEFAULT_MAX_WAIT, DEFAULT_MIN_AWAKE, DEFAULT_STEP_TIMEOUT, DEFAULT_STOP_GRACE,
@@ -19,6 +22,7 @@ pub use recipe::{
 };
 pub use secret::Secret;
 pub use table::MAX_DURATION;
+pub use verify::{DEFAULT_VERIFY_TIMEOUT, VerifyConfig};
 
 use reveille_bus::heartbeats::HEARTBEAT_EVERY;
 use reveille_domain::{
@@ -290,9 +294,13 @@ fn provider(mut table: Table<'_>, names: &mut Names) -> Result<ProviderConfig, C
         .map(|value| value.duration())
         .transpose()?;
     let probe = probe(table.take("probe"), &base_url)?;
+    let verified = verify::Verified {
+        base_url: &base_url,
+        models: models.as_deref(),
+    };
     let wake = table
         .take("wake")
-        .map(|value| recipe::wake(value.table()?))
+        .map(|value| recipe::wake(value.table()?, verified))
         .transpose()?;
     let served = wake.as_ref().is_some_and(WakeConfig::serves);
     let sleep = table

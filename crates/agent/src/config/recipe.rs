@@ -1,11 +1,13 @@
 //! `[provider.wake]` and `[provider.sleep]`: what is run, in the flat form or as a list of steps.
 
 use super::{
-    ConfigError, Secret,
+    ConfigError, DEFAULT_WOL_TIMEOUT, Secret, VerifyConfig,
     address::http_url,
+    network,
     table::{Table, Value},
+    verify::{self, Verified},
 };
-use crate::child::OWN_VARIABLES;
+use crate::{child::OWN_VARIABLES, wol::WakeOnLan};
 use http::{HeaderName, HeaderValue, Method};
 use reveille_domain::{MAX_WAKE_BUDGET, RecipeKind, WakeSpec};
 use std::{fmt, ops::RangeInclusive, path::Path, time::Duration};
@@ -29,25 +31,37 @@ pub const DEFAULT_MIN_AWAKE: Duration = Duration::from_secs(5);
 /// How long a served command has between TERM and KILL unless `stop_grace` says otherwise.
 pub const DEFAULT_STOP_GRACE: Duration = Duration::from_secs(10);
 
+/// The most statuses that an `http` step accepts beside 2xx, and which they may be: what a service answers that is asked for
+/// what it does already.
+const MAX_ACCEPTED: usize = 16;
+const ACCEPTED: RangeInclusive<u32> = 300..=599;
+
 /// What `max_per_day` may be. More than one wake in eight seconds is no limit.
 const MAX_PER_DAY_BOUNDS: RangeInclusive<u32> = 1..=10_000;
 
 /// How a backend is woken.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct WakeConfig {
     /// What is done, in order; at least one.
     pub steps: Vec<Step>,
     /// How long the probe may then take to succeed.
     pub max_wait: Duration,
+    /// The completion that must then succeed, if any.
+    pub verify: Option<VerifyConfig>,
     /// How many times in 24 hours it is run at most; as often as it is asked for when absent.
     pub max_per_day: Option<u32>,
 }
 
 impl WakeConfig {
-    /// The longest that a wake takes: the steps' time-outs and `max_wait`.
+    /// The longest that a wake takes: the time-outs of its steps and of its verification, and `max_wait`.
     #[must_use]
     pub fn budget(&self) -> Duration {
-        self.steps.iter().map(|step| step.timeout).sum::<Duration>() + self.max_wait
+        let steps: Duration = self.steps.iter().map(|step| step.timeout).sum();
+        let verify = self
+            .verify
+            .as_ref()
+            .map_or(Duration::ZERO, |verify| verify.timeout);
+        steps + self.max_wait + verify
     }
 
     /// What is published of the recipe.
@@ -85,7 +99,7 @@ impl WakeConfig {
     pub fn stop_grace(&self) -> Duration {
         let grace = |step: &Step| match &step.action {
             Action::Serve { stop_grace, .. } => Some(*stop_grace),
-            Action::Http(_) | Action::Once(_) => None,
+            Action::Http(_) | Action::Once(_) | Action::Wol(_) | Action::Tcp(_) => None,
         };
         self.steps.iter().find_map(grace).unwrap_or_default()
     }
@@ -122,8 +136,12 @@ pub struct Step {
 /// What a step does.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Action {
-    /// Sends a request; any 2xx is success.
+    /// Sends a request; any 2xx is success, and what else it accepts.
     Http(HttpAction),
+    /// Sends magic packets to a machine that is off or sleeps.
+    Wol(WakeOnLan),
+    /// Waits until a host accepts connections at a port: `host:port`.
+    Tcp(String),
     /// Runs a command to its end; exit code 0 is success. What it leaves running is ended.
     Once(CommandAction),
     /// Starts the command that is the backend, and keeps it.
@@ -146,6 +164,8 @@ pub struct HttpAction {
     pub headers: Vec<(HeaderName, HeaderValue)>,
     /// Its body.
     pub body: Option<Secret>,
+    /// What statuses are success beside 2xx.
+    pub accept: Vec<u16>,
 }
 
 impl fmt::Debug for HttpAction {
@@ -182,14 +202,18 @@ impl fmt::Debug for CommandAction {
 }
 
 /// Reads `[provider.wake]`.
-pub(super) fn wake(mut table: Table<'_>) -> Result<WakeConfig, ConfigError> {
+pub(super) fn wake(mut table: Table<'_>, verified: Verified<'_>) -> Result<WakeConfig, ConfigError> {
     let max_wait = table.take("max_wait").map(|value| value.duration()).transpose()?;
     let max_per_day = table
         .take("max_per_day")
         .map(|value| value.integer(MAX_PER_DAY_BOUNDS))
         .transpose()?;
+    let verify = table
+        .take("verify")
+        .map(|value| verify::verify(value, verified))
+        .transpose()?;
     let whole = table.error(format!(
-        "the steps' time-outs and max_wait sum to more than {MAX_WAKE_BUDGET:?}"
+        "the time-outs of steps and verify and max_wait sum to more than {MAX_WAKE_BUDGET:?}"
     ));
     let misplaced = table.error("a `serve` command is the backend: only the last step can be one");
     let steps = steps(table, true)?.unwrap_or_default();
@@ -204,6 +228,7 @@ pub(super) fn wake(mut table: Table<'_>) -> Result<WakeConfig, ConfigError> {
     let wake = WakeConfig {
         steps,
         max_wait: max_wait.unwrap_or(DEFAULT_MAX_WAIT),
+        verify,
         max_per_day,
     };
     if wake.budget() > MAX_WAKE_BUDGET {
@@ -224,12 +249,14 @@ pub(super) fn sleep(mut table: Table<'_>, served: bool) -> Result<SleepConfig, C
         .map(|value| value.duration())
         .transpose()?;
     let no_serve = table.error("a `serve` command can't put a backend to sleep; use run = \"once\"");
+    let no_wake = table.error("`wol` and `tcp` wake, and put nothing to sleep");
     let steps = steps(table, !served)?.unwrap_or_default();
-    if steps
-        .iter()
-        .any(|step| matches!(step.action, Action::Serve { .. }))
-    {
-        return Err(no_serve);
+    for step in &steps {
+        match step.action {
+            Action::Http(_) | Action::Once(_) => {}
+            Action::Serve { .. } => return Err(no_serve),
+            Action::Wol(_) | Action::Tcp(_) => return Err(no_wake),
+        }
     }
     Ok(SleepConfig {
         steps,
@@ -314,7 +341,18 @@ fn step(mut table: Table<'_>) -> Result<Step, ConfigError> {
                 }
             }
         }
-        _ => return Err(kind.error("must be \"http\" or \"command\"")),
+        "wol" => {
+            let timeout = timeout.map_or(DEFAULT_WOL_TIMEOUT, |_| given);
+            Step {
+                timeout,
+                action: Action::Wol(network::wol(&mut table, timeout)?),
+            }
+        }
+        "tcp" => Step {
+            timeout: given,
+            action: Action::Tcp(network::tcp(&mut table)?),
+        },
+        _ => return Err(kind.error("must be \"http\", \"command\", \"wol\" or \"tcp\"")),
     };
     table.finish()?;
     Ok(step)
@@ -345,11 +383,20 @@ fn http_action(table: &mut Table<'_>) -> Result<HttpAction, ConfigError> {
         .map(|value| value.bounded(MAX_TEXT_BYTES))
         .transpose()?
         .map(Secret::new);
+    let accept = match table.take("accept") {
+        None => Vec::new(),
+        Some(value) => value
+            .array(MAX_ACCEPTED)?
+            .iter()
+            .map(|status| status.integer(ACCEPTED).map(|status| status as u16))
+            .collect::<Result<_, _>>()?,
+    };
     Ok(HttpAction {
         method,
         url,
         headers,
         body,
+        accept,
     })
 }
 

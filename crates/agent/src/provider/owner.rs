@@ -270,8 +270,15 @@ impl Owner {
     }
 
     fn check(&self) -> BoxFuture<'static, Verdict> {
-        let probe = self.probe.clone();
-        async move { probe.check().await }.boxed()
+        let (probe, anew) = (self.probe.clone(), !self.belief.is_up());
+        async move {
+            if anew {
+                probe.check_anew().await
+            } else {
+                probe.check().await
+            }
+        }
+        .boxed()
     }
 
     fn probed(&mut self, verdict: &Verdict) {

@@ -13,6 +13,7 @@ use crate::{
     child::{Child, Exit, ShimCommand},
     config::{Step, WakeConfig},
     probe::Probe,
+    verify::Verify,
 };
 use futures::future::BoxFuture;
 use reveille_domain::WakeFailureKind;
@@ -26,6 +27,8 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 const PROBE_STAGE: &str = "probe";
 /// How soon after a sleep recipe the probe must find that the backend sleeps.
 pub const ASLEEP_WITHIN: Duration = Duration::from_secs(10);
+/// The stage after the probe.
+const VERIFY_STAGE: &str = "verify";
 
 /// What recipes are run with.
 #[derive(Debug, Clone)]
@@ -58,7 +61,7 @@ pub struct Run {
 }
 
 impl Run {
-    /// Runs a wake recipe: its steps, then the probe for `max_wait`.
+    /// Runs a wake recipe: its steps, then the probe for `max_wait`, then the verification if there is one.
     #[must_use]
     pub fn wake(runner: Arc<Runner>, recipe: WakeConfig, probe: Probe, before: Before) -> Self {
         Self::spawn(runner, Job::Wake(recipe, Box::new(probe)), before)
@@ -137,38 +140,42 @@ impl Job {
     /// What is in `running` at the end, or when this is dropped, is what is still to be ended or, after success, kept.
     async fn run(&self, runner: &Runner, running: &mut Option<Child>) -> Outcome {
         let mut timeline = Timeline::begin();
-        let steps = match self {
-            Self::Wake(recipe, _) => &recipe.steps,
-            Self::Sleep(steps, _) => steps,
+        let (steps, probe) = match self {
+            Self::Wake(recipe, probe) => (&recipe.steps, probe),
+            Self::Sleep(steps, probe) => (steps, probe),
         };
         if let Err((stage, reason)) = run_steps(runner, steps, &mut timeline, running).await {
             return timeline.failed(WakeFailureKind::Recipe, &stage, &reason);
         }
-        let proven = match self {
-            Self::Wake(recipe, probe) => {
-                let boot = await_boot(recipe.max_wait, probe, running);
-                timeline.stage(PROBE_STAGE, boot).await
-            }
-            Self::Sleep(_, probe) => timeline.stage(PROBE_STAGE, await_end(probe)).await,
+        let Self::Wake(recipe, _) = self else {
+            return match timeline.stage(PROBE_STAGE, await_end(probe)).await {
+                Ok(()) => timeline.succeeded(),
+                Err(reason) => timeline.failed(WakeFailureKind::Recipe, PROBE_STAGE, &reason),
+            };
         };
-        match proven {
-            Ok(()) => timeline.succeeded(),
-            Err((kind, reason)) => timeline.failed(kind, PROBE_STAGE, &reason),
+        let booted = await_boot(recipe.max_wait, probe, running);
+        if let Err((kind, reason)) = timeline.stage(PROBE_STAGE, booted).await {
+            return timeline.failed(kind, PROBE_STAGE, &reason);
         }
+        if let Some(verify) = probe.verification()
+            && let Err(reason) = timeline.stage(VERIFY_STAGE, answers(verify, running)).await
+        {
+            return timeline.failed(WakeFailureKind::Recipe, VERIFY_STAGE, &reason);
+        }
+        timeline.succeeded()
     }
 }
 
 /// Probes until the backend is no longer available: it can't be told apart from one that is awake before.
-async fn await_end(probe: &Probe) -> Result<(), (WakeFailureKind, String)> {
+async fn await_end(probe: &Probe) -> Result<(), String> {
     if probe.await_unavailable(Instant::now() + ASLEEP_WITHIN).await {
         return Ok(());
     }
-    let reason = format!(
+    Err(format!(
         "the probe still finds the backend available {} s after the sleep recipe; a server that answers while it \
          sleeps needs a `probe` with `expect`",
         ASLEEP_WITHIN.as_secs()
-    );
-    Err((WakeFailureKind::Recipe, reason))
+    ))
 }
 
 /// Probes for `max_wait`, or until the served backend ends: it will not become available then.
@@ -183,6 +190,14 @@ async fn await_boot(
             let reason = format!("not available within {max_wait:?} (`max_wait`): {}", why.reason);
             (WakeFailureKind::Unavailable, reason)
         }),
+    }
+}
+
+/// Verifies the backend, or finds that the served one has ended.
+async fn answers(verify: &Verify, running: &mut Option<Child>) -> Result<(), String> {
+    tokio::select! {
+        exit = exited(running) => Err(format!("the served command {exit}")),
+        checked = verify.check() => checked,
     }
 }
 

@@ -7,15 +7,25 @@ use crate::{
     fetch::reason,
 };
 use std::time::Duration;
-use tokio::time::timeout;
+use tokio::{
+    net::TcpStream,
+    time::{Instant, sleep, timeout, timeout_at},
+};
 
 /// How long a command that overran its time-out has between TERM and KILL, and what it left running likewise.
 const ONCE_GRACE: Duration = Duration::from_secs(1);
+
+/// How long one attempt to connect may take: a machine that is off answers nothing, and the kernel would go on asking with
+/// ever longer pauses.
+const TCP_ATTEMPT: Duration = Duration::from_secs(2);
+const TCP_PAUSE: Duration = Duration::from_millis(50);
 
 /// The name of a step's stage, such as `step 1 http`.
 pub(super) fn stage_name(index: usize, step: &Step) -> String {
     let kind = match step.action {
         Action::Http(_) => "http",
+        Action::Wol(_) => "wol",
+        Action::Tcp(_) => "tcp",
         Action::Once(_) => "command",
         Action::Serve { .. } => "serve",
     };
@@ -28,6 +38,11 @@ impl Runner {
     pub(super) async fn run_step(&self, step: &Step, running: &mut Option<Child>) -> Result<(), String> {
         match &step.action {
             Action::Http(action) => self.request(action, step.timeout).await,
+            Action::Wol(action) => timeout(step.timeout, action.send())
+                .await
+                .map_err(|_| overran(step.timeout))?
+                .map_err(|error| format!("the packet was not sent: {}", error.kind())),
+            Action::Tcp(address) => reachable(address, step.timeout).await,
             Action::Once(action) => self.run_once(action, step.timeout, running).await,
             Action::Serve { command, stop_grace } => {
                 let start = Child::start(&self.shim, command, *stop_grace);
@@ -53,7 +68,7 @@ impl Runner {
         }
         let answer = request.send().await.map_err(|error| reason(&error, limit))?;
         let status = answer.status();
-        if status.is_success() {
+        if status.is_success() || action.accept.contains(&status.as_u16()) {
             Ok(())
         } else {
             Err(format!("HTTP status {}", status.as_u16()))
@@ -85,6 +100,25 @@ impl Runner {
             }
             Exit::Code { .. } | Exit::Signal(_) | Exit::Lost => Err(format!("the command {exit}")),
         }
+    }
+}
+
+/// Waits until somebody accepts connections at `address`.
+async fn reachable(address: &str, limit: Duration) -> Result<(), String> {
+    let deadline = Instant::now() + limit;
+    let mut seen = None;
+    loop {
+        let attempt = timeout(TCP_ATTEMPT, TcpStream::connect(address));
+        match timeout_at(deadline, attempt).await {
+            Ok(Ok(Ok(_))) => return Ok(()),
+            Ok(Ok(Err(error))) => seen = Some(error.kind().to_string()),
+            Ok(Err(_)) => seen = Some("no answer".to_owned()),
+            Err(_) => {
+                let last = seen.map(|kind| format!(": {kind}")).unwrap_or_default();
+                return Err(format!("not reachable within {limit:?} (`timeout`){last}"));
+            }
+        }
+        sleep(TCP_PAUSE).await;
     }
 }
 

@@ -73,6 +73,7 @@ fn holds_secrets(file: &Path, config: &Config) -> bool {
         let secretive = steps.into_iter().any(|step| match &step.action {
             Action::Http(http) => !http.headers.is_empty() || http.body.is_some(),
             Action::Once(command) | Action::Serve { command, .. } => !command.env.is_empty(),
+            Action::Wol(_) | Action::Tcp(_) => false,
         });
         let named = |key: &str| {
             [".headers.", ".env.", ".body"]

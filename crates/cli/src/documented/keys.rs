@@ -16,7 +16,7 @@ pub(super) struct Section {
     elsewhere: &'static [&'static str],
 }
 
-pub(super) const SECTIONS: [Section; 8] = [
+pub(super) const SECTIONS: [Section; 11] = [
     Section::at("agent", "/$defs/agent"),
     Section::at("provider", "/$defs/provider"),
     Section::at("models", "/$defs/model"),
@@ -31,6 +31,15 @@ pub(super) const SECTIONS: [Section; 8] = [
         elsewhere: &["type"],
         ..Section::at("command", "/$defs/command")
     },
+    Section {
+        elsewhere: &["type"],
+        ..Section::at("wol", "/$defs/wol")
+    },
+    Section {
+        elsewhere: &["type"],
+        ..Section::at("tcp", "/$defs/tcp")
+    },
+    Section::at("verify", "/$defs/verify"),
 ];
 
 impl Section {

@@ -6,7 +6,7 @@ use reveille_agent::config::Config;
 /// The least config in which a key of a section may stand: the key is written below it.
 fn around(section: &Section, key: &Key) -> String {
     let provider = "[[provider]]\nname = \"p\"\nbase_url = \"http://127.0.0.1:1\"\n";
-    let sleeps = "[provider.sleep]\ntype";
+    let (wakes, sleeps) = ("[provider.wake]\ntype", "[provider.sleep]\ntype");
     let serves = ["stop_grace"].contains(&key.name.as_str());
     match section.name {
         "provider" if in_a_group(key) => {
@@ -25,6 +25,14 @@ fn around(section: &Section, key: &Key) -> String {
             format!("{provider}[provider.wake]\ntype = \"command\"\ncommand = \"true\"\nrun = \"serve\"\n")
         }
         "command" => format!("{provider}{sleeps} = \"command\"\ncommand = \"true\"\n"),
+        "wol" if key.name == "repeats" => {
+            format!("{provider}{wakes} = \"wol\"\nmac = \"00:11:22:33:44:55\"\ninterval = \"1ms\"\n")
+        }
+        "wol" => format!("{provider}{wakes} = \"wol\"\nmac = \"00:11:22:33:44:55\"\n"),
+        "tcp" => format!("{provider}{wakes} = \"tcp\"\naddress = \"127.0.0.1:1\"\n"),
+        "verify" => format!(
+            "{provider}{wakes} = \"tcp\"\naddress = \"127.0.0.1:1\"\n[provider.wake.verify]\nmodel = \"m\"\n"
+        ),
         other => panic!("no config for {other}"),
     }
 }
@@ -73,6 +81,7 @@ fn takes(section: &Section, key: &Key, value: &str) {
 fn entries(key: &Key, many: u64) -> String {
     let items = |item: fn(u64) -> String| (0..many).map(item).collect::<Vec<_>>().join(", ");
     match key.name.as_str() {
+        "accept" => format!("[{}]", items(|n| (300 + n).to_string())),
         "headers" | "env" => format!("{{ {} }}", items(|n| format!("a{n} = \"x\""))),
         _ => format!("[{}]", items(|n| format!("\"A{n}\""))),
     }
@@ -102,8 +111,8 @@ fn each_bound_that_the_schema_names_is_the_last_value_that_the_agent_takes() {
             seen += 1;
             match &bound {
                 Bound::Duration { min, max } => {
-                    // Of a wake, the time-outs of its steps are taken off; of a wait for its group, the whole wake.
-                    if section.name != "wake" && !in_a_group(&key) {
+                    // Of a wake, all the time-outs of its parts are counted together, the wait for its group included.
+                    if !["wake", "wol", "tcp", "verify"].contains(&section.name) && !in_a_group(&key) {
                         takes(&section, &key, &format!("\"{max}\""));
                     }
                     refuses(&section, &key, &format!("\"{max} 1ms\""), &bound);

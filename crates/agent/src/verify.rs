@@ -1,0 +1,164 @@
+//! Whether a backend really answers: one token of a completion, asked and read as a client would.
+//!
+//! A health path may say yes while the weights are gone, still on their way, or of no use. This is asked when a backend comes
+//! up, and never of one that is up: it is work, and would keep it awake.
+
+use crate::{
+    config::{ProviderConfig, VerifyConfig},
+    fetch,
+    probe::contains,
+};
+use reqwest::{
+    Client, StatusCode,
+    header::{AUTHORIZATION, CONTENT_TYPE, HeaderValue},
+};
+use serde_json::Value;
+use std::time::Duration;
+use tokio::time::{Instant, sleep, timeout_at};
+use url::Url;
+
+/// The pause before a backend that says that it isn't ready is asked again.
+const PAUSE: Duration = Duration::from_millis(100);
+/// The largest answer that is read.
+const MAX_ANSWER_BYTES: usize = 1024 * 1024;
+
+/// How one provider's backend is verified.
+#[derive(Debug, Clone)]
+pub struct Verify {
+    client: Client,
+    url: Url,
+    authorization: Option<HeaderValue>,
+    body: String,
+    expect: Option<Value>,
+    timeout: Duration,
+}
+
+/// Why a completion failed.
+enum Failed {
+    /// The backend isn't ready, as it says, or isn't there: that may change.
+    NotYet(String),
+    /// It is ready, and this is what it answers.
+    Wrong(String),
+}
+
+impl Verify {
+    /// The verification of a provider.
+    ///
+    /// # Panics
+    /// Never for a config that was read: its path is proven then.
+    #[must_use]
+    pub fn new(
+        client: Client,
+        provider: &ProviderConfig,
+        config: &VerifyConfig,
+        authorization: Option<HeaderValue>,
+    ) -> Self {
+        Self {
+            client,
+            url: provider.base_url.at(&config.path).expect("a proven path"),
+            authorization,
+            body: config.body.to_string(),
+            expect: config.expect.clone(),
+            timeout: config.timeout,
+        }
+    }
+
+    /// Asks for the completion, again while the backend isn't ready, within the time-out.
+    ///
+    /// # Errors
+    /// Why there was none; without URLs, headers or answers.
+    pub async fn check(&self) -> Result<(), String> {
+        let deadline = Instant::now() + self.timeout;
+        let mut seen = None;
+        loop {
+            match timeout_at(deadline, self.ask()).await {
+                Ok(Ok(())) => return Ok(()),
+                Ok(Err(Failed::Wrong(reason))) => return Err(reason),
+                Ok(Err(Failed::NotYet(reason))) => seen = Some(reason),
+                Err(_) => {
+                    let last = seen.map(|reason| format!(": {reason}")).unwrap_or_default();
+                    return Err(format!(
+                        "no completion within {:?} (`timeout`){last}",
+                        self.timeout
+                    ));
+                }
+            }
+            sleep(PAUSE).await;
+        }
+    }
+
+    async fn ask(&self) -> Result<(), Failed> {
+        let mut request = self.client.post(self.url.clone()).body(self.body.clone());
+        request = request.header(CONTENT_TYPE, "application/json");
+        if let Some(authorization) = &self.authorization {
+            request = request.header(AUTHORIZATION, authorization);
+        }
+        let broke = |error: reqwest::Error| Failed::NotYet(fetch::reason(&error, self.timeout));
+        let mut answer = request.send().await.map_err(broke)?;
+        let status = answer.status();
+        if !status.is_success() {
+            let reason = format!("HTTP status {}", status.as_u16());
+            let not_yet = [
+                StatusCode::TOO_MANY_REQUESTS,
+                StatusCode::BAD_GATEWAY,
+                StatusCode::SERVICE_UNAVAILABLE,
+            ];
+            return Err(if not_yet.contains(&status) {
+                Failed::NotYet(reason)
+            } else {
+                Failed::Wrong(reason)
+            });
+        }
+        let mut body = Vec::new();
+        while let Some(chunk) = answer.chunk().await.map_err(broke)? {
+            if body.len() + chunk.len() > MAX_ANSWER_BYTES {
+                return Err(Failed::Wrong("the answer is larger than 1 MiB".to_owned()));
+            }
+            body.extend_from_slice(&chunk);
+        }
+        match serde_json::from_slice::<Value>(&body) {
+            Err(_) => Err(Failed::Wrong("the answer is not JSON".to_owned())),
+            Ok(answer) if !is_completion(&answer) => {
+                Err(Failed::Wrong("the answer is no completion".to_owned()))
+            }
+            Ok(answer) => match &self.expect {
+                Some(expect) if !contains(&answer, expect) => Err(Failed::Wrong(
+                    "the answer is not what `expect` asks for".to_owned(),
+                )),
+                Some(_) | None => Ok(()),
+            },
+        }
+    }
+}
+
+/// Whether there is a choice with something in it: a message, or a text. Models that think say nothing yet in one token.
+fn is_completion(answer: &Value) -> bool {
+    let choice = answer.get("choices").and_then(|choices| choices.get(0));
+    choice.is_some_and(|choice| choice["message"].is_object() || choice["text"].is_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn a_completion_has_a_choice_with_a_message_or_a_text() {
+        for (answer, is) in [
+            (
+                json!({"choices": [{"message": {"role": "assistant", "content": null}}]}),
+                true,
+            ),
+            (json!({"choices": [{"text": ""}]}), true),
+            (json!({"choices": []}), false),
+            (json!({"choices": [{}]}), false),
+            (json!({"choices": [{"message": "hello"}]}), false),
+            (json!({"choices": {"message": {}}}), false),
+            (json!({"error": {"message": "no"}}), false),
+            (json!([{"choices": [{"text": ""}]}]), false),
+            (json!("hello"), false),
+        ] {
+            assert_eq!(is_completion(&answer), is, "{answer}");
+        }
+    }
+}
