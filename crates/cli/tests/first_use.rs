@@ -165,6 +165,11 @@ fn as_json(text: &str) -> serde_json::Value {
     serde_json::to_value(table).expect("JSON")
 }
 
+fn examples() -> Vec<PathBuf> {
+    let files = fs::read_dir(root().join("docs/recipes")).expect("examples");
+    files.map(|file| file.expect("a file").path()).collect()
+}
+
 fn pages() -> Vec<PathBuf> {
     let folders = [root().to_owned(), root().join("docs")];
     let files = folders
@@ -199,6 +204,9 @@ fn the_schema_takes_every_config_that_the_documentation_and_these_tests_have() {
         }
     }
     assert!(checked >= 8, "only {checked} configs were found");
+    for path in examples() {
+        assert_takes(&path.display().to_string(), &fs::read_to_string(&path).unwrap());
+    }
 }
 
 #[test]
@@ -220,6 +228,12 @@ fn what_the_schema_refuses_the_agent_refuses_too() {
         format!("{head}[provider.wake]\ntype = \"ssh\"\n"),
         format!("{head}[provider.wake]\nstep = []\n"),
         format!("{wake}url = \"http://127.0.0.1:1\"\n"),
+        format!("{wake}verify = {{ every = \"1s\" }}\n"),
+        format!("{head}[provider.wake]\ntype = \"wol\"\n"),
+        format!("{head}[provider.wake]\ntype = \"wol\"\nmac = \"00:11\"\n"),
+        format!("{head}[provider.wake]\ntype = \"wol\"\nmac = \"00:11:22:33:44:55\"\nrepeats = 0\n"),
+        format!("{head}[provider.wake]\ntype = \"tcp\"\n"),
+        format!("{head}[provider.wake]\ntype = \"http\"\nurl = \"http://127.0.0.1:1\"\naccept = [200]\n"),
         format!("{wake}stop_grace = \"1s\"\n"),
         format!("{wake}run = \"serve\"\ntimeout = \"1s\"\n"),
         format!("{wake}run = \"twice\"\n"),

@@ -15,7 +15,7 @@ use std::{fs, path::Path, process::Command};
 /// Variables that the documented configs fill in.
 const VARIABLES: [&str; 2] = ["VLLM_KEY", "START_KEY"];
 
-fn root() -> &'static Path {
+pub fn root() -> &'static Path {
     let tests = Path::new(env!("CARGO_MANIFEST_DIR"));
     tests.parent().expect("the tests are in the workspace's folder")
 }

@@ -41,6 +41,13 @@ enum Piece {
 
 /// Decides on the answer; the request's `model` is one that the stand-in has.
 pub fn answer(options: &Options, path: &str, request: &Value, ticket: &Ticket) -> Answer {
+    if request["nonsense"] == json!(true) {
+        return Answer::Whole {
+            after: Duration::ZERO,
+            body: nonsense(request),
+            dies: false,
+        };
+    }
     if path == "/v1/embeddings" {
         return Answer::Whole {
             after: Duration::ZERO,
@@ -61,6 +68,13 @@ pub fn answer(options: &Options, path: &str, request: &Value, ticket: &Ticket) -
     } else {
         reply.whole()
     }
+}
+
+/// What comes of weights that are all the same: the first token, again and again.
+fn nonsense(request: &Value) -> Value {
+    let message = json!({ "role": "assistant", "content": "!!!!!!!!" });
+    let choice = json!({ "index": 0, "message": message, "finish_reason": "length" });
+    json!({ "id": "stand-in", "object": "chat.completion", "created": 0, "model": request["model"], "choices": [choice] })
 }
 
 /// Ends the process in the way of a crash: connections are cut.

@@ -5,6 +5,8 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 use clap::{Parser, ValueEnum};
 use rand::Rng;
 
+use crate::imitated::Name;
+
 /// A stand-in for a model server: it holds no model and answers `token-0 token-1 …`.
 #[derive(Debug, Parser)]
 #[command(name = "stand-in-llm")]
@@ -27,6 +29,12 @@ pub struct Options {
     /// A file that stands for the memory of a GPU: whoever runs holds it, and whoever finds it held ends at once.
     #[arg(long)]
     pub gpu: Option<PathBuf>,
+    /// Whose own paths and traps it has; without it, a little of vLLM's.
+    #[arg(long)]
+    pub imitates: Option<Name>,
+    /// How long what is imitated takes to load a model.
+    #[arg(long, default_value_t = 0)]
+    pub load_delay_ms: u64,
     /// Starts asleep: answers 503 until `POST /wake_up`.
     #[arg(long)]
     pub asleep: bool,

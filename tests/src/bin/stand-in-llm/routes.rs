@@ -15,6 +15,7 @@ use serde_json::{Value, json};
 
 use crate::{
     answers::{self, Answer},
+    imitated::{self, Completion},
     options::Hang,
     server::Server,
     ticket::Ticket,
@@ -25,15 +26,17 @@ const BODY_LIMIT_BYTES: usize = 64 * 1024 * 1024;
 
 /// All routes.
 pub fn router(server: Arc<Server>) -> Router {
-    Router::new()
-        .route("/v1/models", get(models))
-        .route("/v1/chat/completions", post(infer))
+    let own = imitated::routes(&server).unwrap_or_else(|| {
+        Router::new()
+            .route("/v1/models", get(models))
+            .route("/health", get(health))
+            .route("/is_sleeping", get(is_sleeping))
+            .route("/sleep", post(sleep))
+            .route("/wake_up", post(wake_up))
+    });
+    own.route("/v1/chat/completions", post(infer))
         .route("/v1/completions", post(infer))
         .route("/v1/embeddings", post(infer))
-        .route("/health", get(health))
-        .route("/is_sleeping", get(is_sleeping))
-        .route("/sleep", post(sleep))
-        .route("/wake_up", post(wake_up))
         .fallback(async || {
             refusal(
                 StatusCode::NOT_FOUND,
@@ -57,7 +60,8 @@ async fn health() -> StatusCode {
     StatusCode::OK
 }
 
-async fn models(State(server): State<Arc<Server>>) -> Json<Value> {
+/// Every model that it has, loaded or not.
+pub async fn models(State(server): State<Arc<Server>>) -> Json<Value> {
     let models = server.options.models.iter();
     let models: Vec<_> = models
         .map(|id| json!({ "id": id, "object": "model", "owned_by": "stand-in" }))
@@ -126,7 +130,18 @@ fn checked(server: &Server, body: &[u8]) -> Result<Value, Refusal> {
             "the stand-in LLM has no such model",
         ));
     }
-    Ok(request)
+    match server.imitated.completion(server, model) {
+        Completion::Answered => Ok(request),
+        Completion::Nonsense => {
+            server.log.write(&json!({ "event": "nonsense" }));
+            Ok(json!({ "model": model, "nonsense": true }))
+        }
+        Completion::Refused(status, message) => Err(refusal(status, "not_loaded", message)),
+        Completion::Crash(why) => {
+            server.log.write(&json!({ "event": "crash", "why": why }));
+            answers::die()
+        }
+    }
 }
 
 async fn send(answer: Answer, ticket: Ticket) -> Response {

@@ -2,10 +2,10 @@
 
 use std::sync::{
     Arc,
-    atomic::{AtomicBool, AtomicU64, Ordering},
+    atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
 };
 
-use crate::{log::Log, options::Options};
+use crate::{imitated::Imitated, log::Log, options::Options};
 
 /// One running stand-in.
 #[derive(Debug)]
@@ -14,6 +14,9 @@ pub struct Server {
     pub options: Options,
     /// Where it writes down what happens.
     pub log: Arc<Log>,
+    /// The server that it imitates.
+    pub imitated: Imitated,
+    under_way: Arc<AtomicUsize>,
     asleep: AtomicBool,
     requests: AtomicU64,
 }
@@ -22,7 +25,10 @@ impl Server {
     /// A server in the state in which the options want it to start.
     pub fn new(options: Options, log: Arc<Log>) -> Arc<Self> {
         let asleep = AtomicBool::new(options.asleep);
+        let imitated = Imitated::new(&options);
         Arc::new(Self {
+            imitated,
+            under_way: Arc::default(),
             options,
             log,
             asleep,
@@ -40,8 +46,29 @@ impl Server {
         self.asleep.store(asleep, Ordering::SeqCst);
     }
 
+    /// How many requests are being answered.
+    pub fn under_way(&self) -> usize {
+        self.under_way.load(Ordering::SeqCst)
+    }
+
+    /// One more, until it is dropped.
+    pub fn begin(&self) -> UnderWay {
+        self.under_way.fetch_add(1, Ordering::SeqCst);
+        UnderWay(self.under_way.clone())
+    }
+
     /// Counts requests from 1, within this process.
     pub fn next_number(&self) -> u64 {
         self.requests.fetch_add(1, Ordering::SeqCst) + 1
+    }
+}
+
+/// A request that is being answered.
+#[derive(Debug)]
+pub struct UnderWay(Arc<AtomicUsize>);
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
     }
 }

@@ -7,7 +7,10 @@ use reveille_tests::long_answer::hex;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
-use crate::{log::Log, server::Server};
+use crate::{
+    log::Log,
+    server::{Server, UnderWay},
+};
 
 /// Writes a `request` line when made and one more at the end: `answered`, or `aborted` when it is dropped before,
 /// which is what happens when the client closes its connection.
@@ -21,6 +24,7 @@ pub struct Ticket {
     sent: Sha256,
     sent_bytes: usize,
     ended: bool,
+    _under_way: UnderWay,
 }
 
 impl Ticket {
@@ -37,6 +41,7 @@ impl Ticket {
             sent: Sha256::new(),
             sent_bytes: 0,
             ended: false,
+            _under_way: server.begin(),
         };
         ticket.write(json!({
             "event": "request",
