@@ -259,3 +259,41 @@ async fn a_member_and_an_agent_that_die_leave_the_memory_to_the_others() {
     assert_eq!(api.chat("a").await.status, 200, "{}", again.log());
     assert_eq!(shared.starts().1, 0);
 }
+
+#[tokio::test]
+async fn a_backend_that_ends_under_its_requests_is_held_back_with_its_reason_and_never_loops() {
+    let world = World::new().await;
+    let backend = world.backend(&["--die-after-tokens", "3"]);
+    let config = AgentConfig::new("gpu-box")
+        .provider("vllm", "qwen", &backend)
+        .woken_by_serving(&backend);
+    let api = world.api().await;
+    let _agent = world.agent(&config);
+    for run in 1..=2 {
+        api.wait_for_status(LLM, "hibernating", SOON).await;
+        let answer = api.stream("qwen").await;
+        assert!(
+            answer.said().ends_with("token-2") && !answer.is_done(),
+            "{answer:?}"
+        );
+        assert!(answer.error_code().is_some(), "it is told: {answer:?}");
+        api.wait_for_status(LLM, "hibernating", SOON).await;
+        assert_eq!(backend.log().starts(), run);
+    }
+    let held = api.chat("qwen").await;
+    assert_eq!(refused(&held), (503, "wake_failed".to_owned()), "{}", held.text());
+    assert!(
+        held.text()
+            .contains("the backend ended while it worked on requests"),
+        "{}",
+        held.text()
+    );
+    assert_eq!(backend.log().starts(), 2, "nothing is tried in the hold");
+    let journal = world.journal().await;
+    let slept: Vec<_> = journal
+        .iter()
+        .filter_map(|commit| commit.data("BackendSlept"))
+        .collect();
+    let reasons: Vec<_> = slept.iter().map(|slept| slept["reason"].as_str()).collect();
+    assert_eq!(reasons, [Some("crashed"); 2]);
+}

@@ -124,13 +124,16 @@ impl<'a> Scene<'a> {
         Ok(events.len())
     }
 
-    /// Wants one event since `first`, which says that the backend died: by its end, or because nobody listened any more,
-    /// whichever was noticed first. Returns which.
-    pub async fn died_since(&self, first: usize) -> Result<String> {
+    /// Wants one event since `first`, which says that the backend died for one of these reasons. Returns the event.
+    pub async fn died_since(&self, first: usize, reasons: &[&str]) -> Result<String> {
         let events = self.events().await;
         let told: Vec<_> = events.iter().skip(first).map(tell).collect();
         match &told[..] {
-            [only] if ["BackendSlept(exited)", "BackendSlept(unreachable)"].contains(&only.as_str()) => {
+            [only]
+                if reasons
+                    .iter()
+                    .any(|reason| *only == format!("BackendSlept({reason})")) =>
+            {
                 Ok(only.clone())
             }
             _ => bail!("the journal has {told:?} instead of the backend's death"),
