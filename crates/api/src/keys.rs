@@ -176,3 +176,46 @@ impl Keys {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use reveille_domain::{
+        KeyName, Scope, SecretHash,
+        key::{KeyLimits, KeyTerms},
+    };
+    use std::collections::BTreeSet;
+
+    #[test]
+    fn a_key_starts_no_more_wakes_than_its_terms_allow() {
+        let at = Timestamp::from_millis(1_764_000_000_000);
+        let keys = Keys::default();
+        keys.quota().counted(0);
+        let issued = |id: &str, wakes_per_hour| {
+            let scopes = BTreeSet::from([Scope::InferAny]);
+            let key = IssuedKey {
+                id: id.parse().expect("legal"),
+                terms: KeyTerms {
+                    name: KeyName::parse("n").expect("legal"),
+                    scopes: scopes.try_into().expect("one"),
+                    expires_at_ms: None,
+                    limits: KeyLimits::new(None, None, wakes_per_hour).expect("legal"),
+                },
+                secret: SecretHash::new([1; 32]),
+                previous: None,
+                created_at_ms: at,
+                rotated_at_ms: None,
+            };
+            keys.take(&Key::Issued(key.clone()), 1);
+            key.id
+        };
+        let (limited, free) = (issued("limited1", Some(1)), issued("without1", None));
+        let first = keys.start_wake(&limited, at);
+        assert!(matches!(first, Ok(Some(_))), "{first:?}");
+        assert!(matches!(
+            keys.start_wake(&limited, at),
+            Err(Denied::Wakes { limit: 1, .. })
+        ));
+        assert!(matches!(keys.start_wake(&free, at), Ok(None)));
+    }
+}

@@ -84,7 +84,7 @@ impl Quota {
         Ok(())
     }
 
-    fn counted(&self, resets: u64) {
+    pub(super) fn counted(&self, resets: u64) {
         let counts = self.lock();
         if counts.resets == resets {
             self.inner.counted.send_replace(true);

@@ -5,6 +5,7 @@ use super::{
     fleet::{Reply, active, hibernating},
     keys::{locked, refused},
 };
+use crate::keys::MAX_KEYS;
 use bytes::Bytes;
 use serde_json::json;
 use std::sync::atomic::Ordering;
@@ -145,6 +146,32 @@ async fn a_key_beyond_its_rate_waits() {
         200,
         "others don't"
     );
+}
+
+#[tokio::test]
+async fn a_rotation_gives_nothing_back_of_what_a_key_has_used() {
+    let (served, root) = locked().await;
+    let terms = json!({ "name": "n", "scopes": ["infer:*"], "rate": 1 });
+    let (id, key) = served.make(&root, terms).await;
+    assert_eq!(served.get_with(&key, "/v1/models").await.status, 200);
+    let rotate = served.post(&format!("/reveille/v1/keys/{id}/rotate"), &json!({}));
+    let rotated = Answer::of(rotate.bearer_auth(&root)).await.json();
+    let refusal = served
+        .get_with(rotated["key"].as_str().expect("a key"), "/v1/models")
+        .await;
+    assert_eq!(refused(&refusal, 429), "rate_limit_exceeded");
+}
+
+#[tokio::test]
+async fn there_are_so_many_keys_and_no_more() {
+    let (served, root) = locked().await;
+    for number in 0..MAX_KEYS {
+        let id = format!("k{number:09}").parse().expect("legal");
+        served.fleet.keys.take_unreadable(id, 1);
+    }
+    let terms = json!({ "name": "n", "scopes": ["query"] });
+    let more = Answer::of(served.post("/reveille/v1/keys", &terms).bearer_auth(&root)).await;
+    assert_eq!(refused(&more, 409), "too_many_keys");
 }
 
 #[tokio::test]
