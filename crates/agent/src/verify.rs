@@ -4,7 +4,7 @@
 //! up, and never of one that is up: it is work, and would keep it awake.
 
 use crate::{
-    config::{ProviderConfig, VerifyConfig},
+    config::{ProviderConfig, Secret, VerifyConfig},
     fetch,
     probe::contains,
 };
@@ -28,7 +28,7 @@ pub struct Verify {
     client: Client,
     url: Url,
     authorization: Option<HeaderValue>,
-    body: String,
+    body: Secret,
     expect: Option<Value>,
     timeout: Duration,
 }
@@ -57,7 +57,7 @@ impl Verify {
             client,
             url: provider.base_url.at(&config.path).expect("a proven path"),
             authorization,
-            body: config.body.to_string(),
+            body: Secret::new(config.body.to_string()),
             expect: config.expect.clone(),
             timeout: config.timeout,
         }
@@ -88,7 +88,8 @@ impl Verify {
     }
 
     async fn ask(&self) -> Result<(), Failed> {
-        let mut request = self.client.post(self.url.clone()).body(self.body.clone());
+        let body = self.body.reveal().to_owned();
+        let mut request = self.client.post(self.url.clone()).body(body);
         request = request.header(CONTENT_TYPE, "application/json");
         if let Some(authorization) = &self.authorization {
             request = request.header(AUTHORIZATION, authorization);

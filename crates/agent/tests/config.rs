@@ -32,6 +32,7 @@ fn the_example_of_the_documentation_is_understood() {
         type = "http"
         url = "http://127.0.0.1:8000/wake_up?key=${KEY}"
         headers = { Authorization = "Bearer ${KEY}" }
+        verify = { body = { prompt = "${KEY}" }, path = "/v1/completions", timeout = "10s" }
         timeout = "5s"
         max_wait = "1m 30s"
 
@@ -79,7 +80,7 @@ fn the_example_of_the_documentation_is_understood() {
     assert_eq!(vllm.api_key.as_ref().map(Secret::reveal), Some(CANARY));
     assert_eq!(vllm.probe.expect, Some(serde_json::json!({"is_sleeping": false})));
     let wake = vllm.wake_spec().expect("a wake recipe");
-    assert_eq!((wake.kind, wake.budget_ms), (RecipeKind::Http, 95_000));
+    assert_eq!((wake.kind, wake.budget_ms), (RecipeKind::Http, 105_000));
     let sleep = vllm.sleep.as_ref().expect("a sleep recipe");
     assert_eq!(
         (sleep.idle_after, sleep.steps.len()),

@@ -375,7 +375,9 @@ async fn a_wake_whose_completion_is_none_fails_and_the_backend_is_not_available(
     ] {
         let (backend, url) = Completes::with(&[answer]).await;
         let config = verified(&url, timeout);
+        let began = Instant::now();
         let failure = run(&config).await.failure.expect("a failure");
+        assert!(began.elapsed() < Duration::from_secs(20), "{answer:?}");
         assert_eq!(
             (failure.kind, failure.stage.as_str(), failure.reason.as_str()),
             (WakeFailureKind::Recipe, "verify", reason)
