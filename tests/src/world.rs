@@ -168,7 +168,13 @@ impl World {
             .env("REVEILLE_LOG", LOG_FILTER)
             .env("NO_COLOR", "1")
             .env("PATH", path)
+            .env("XDG_DATA_HOME", self.data_home())
             .folder(self.folder())
+    }
+
+    /// Where its processes keep their data unless they are told otherwise.
+    pub fn data_home(&self) -> PathBuf {
+        self.folder().join("home")
     }
 
     /// A backend that doesn't run yet, with more arguments of `stand-in-llm`.

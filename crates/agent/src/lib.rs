@@ -17,7 +17,9 @@ pub mod probe;
 pub mod provider;
 pub mod recipe;
 pub mod relay;
+pub mod rights;
 pub mod session;
+pub mod state_dir;
 pub mod verify;
 pub mod wol;
 

@@ -1,27 +1,31 @@
 //! Which models a provider publishes: those of its config, or those that its backend lists, remembered for the time
 //! that it sleeps.
 
-use crate::config::{ModelConfig, ProviderConfig};
+use crate::{
+    config::{ModelConfig, ProviderConfig},
+    state_dir::StateDir,
+};
 use reqwest::Client;
 use reveille_domain::{AgentName, MAX_MODELS, ModelName, ProviderName};
 use serde::Deserialize;
 use std::{
     collections::{BTreeMap, HashSet},
-    fs, io,
-    path::{Path, PathBuf},
+    io,
+    path::Path,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
+const FILE: &str = "models.json";
 /// How long the backend may take to list its models.
 const LIST_TIMEOUT: Duration = Duration::from_secs(5);
 /// The largest list that is read.
 const MAX_LIST_BYTES: usize = 4 * 1024 * 1024;
 
-/// The file in which discovered models are remembered; without one they are forgotten with the process.
+/// The models that backends have listed, remembered in the state directory; without one they are forgotten with the process.
 #[derive(Debug, Clone, Default)]
 pub struct Memory {
-    path: Option<PathBuf>,
+    state: Option<StateDir>,
     known: Arc<Mutex<BTreeMap<String, Vec<ModelName>>>>,
 }
 
@@ -29,13 +33,13 @@ impl Memory {
     /// What `directory` remembers. A file that can't be read is as good as none: the backends will tell.
     #[must_use]
     pub fn open(directory: Option<&Path>) -> Self {
-        let path = directory.map(|directory| directory.join("models.json"));
-        let read = path.as_ref().and_then(|path| fs::read(path).ok());
+        let state = directory.map(|directory| StateDir::new(directory.to_owned()));
+        let read = state.as_ref().and_then(|state| state.read(FILE).ok()?);
         let known = read
             .and_then(|text| serde_json::from_slice(&text).ok())
             .unwrap_or_default();
         Self {
-            path,
+            state,
             known: Arc::new(Mutex::new(known)),
         }
     }
@@ -54,14 +58,8 @@ impl Memory {
     pub fn remember(&self, provider: &ProviderName, models: &[ModelName]) -> io::Result<()> {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         known.insert(provider.to_string(), models.to_vec());
-        let Some(path) = &self.path else { return Ok(()) };
-        if let Some(directory) = path.parent() {
-            fs::create_dir_all(directory)?;
-        }
-        // Renamed into place, so that a crash leaves the old file or the new one.
-        let new = path.with_extension("json.new");
-        fs::write(&new, serde_json::to_vec_pretty(&*known)?)?;
-        fs::rename(new, path)
+        let Some(state) = &self.state else { return Ok(()) };
+        state.write(FILE, &serde_json::to_vec_pretty(&*known)?)
     }
 }
 
@@ -160,7 +158,7 @@ mod tests {
             Memory::open(Some(&state)).recall(&provider),
             [name("a"), name("b")]
         );
-        fs::write(state.join("models.json"), "garbage").expect("written");
+        std::fs::write(state.join("models.json"), "garbage").expect("written");
         assert!(Memory::open(Some(&state)).recall(&provider).is_empty());
     }
 }

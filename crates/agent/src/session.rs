@@ -11,6 +11,8 @@ use crate::{
     provider::{Groups, Handle, Owner, Setup},
     recipe::Runner,
     relay::Relay,
+    rights::{PauseWatch, Rights},
+    state_dir::{InUse, StateDir},
 };
 use futures::future::BoxFuture;
 use reveille_bus::{
@@ -50,7 +52,7 @@ pub struct Options {
     pub nats: NatsServer,
     /// What proves that this agent speaks; `None` for a hub that asks for no key.
     pub key: Option<NatsKey>,
-    /// Where it remembers what its backends have listed; nowhere when absent.
+    /// Where it keeps what it must know after a restart; nowhere when absent, and then nobody can pause it.
     pub state_dir: Option<PathBuf>,
 }
 
@@ -95,12 +97,14 @@ struct Session {
     heartbeat_every: Duration,
     heartbeats: Interval,
     providers: Vec<Handle>,
+    pauses: PauseWatch,
     relay: RelayServerHandle,
     reconnecting: Option<BoxFuture<'static, ControlAnswer>>,
     tasks: TaskTracker,
     /// Ends the owners, and then the relay.
     stop_owners: CancellationToken,
     stop_relay: CancellationToken,
+    _in_use: Option<InUse>,
 }
 
 impl Session {
@@ -112,6 +116,8 @@ impl Session {
             state_dir,
         } = options;
         let (agent, heartbeat_every) = (config.agent.name.clone(), config.agent.heartbeat);
+        let state = state_dir.clone().map(StateDir::new);
+        let in_use = state.as_ref().and_then(in_use);
         let runner = Arc::new(Runner {
             client: fetch::client()?,
             shim: ShimCommand::of_this_program().map_err(AgentError::Program)?,
@@ -148,6 +154,7 @@ impl Session {
 
         let memory = Memory::open(state_dir.as_deref());
         let groups = Groups::default();
+        let rights = Rights::new(state, config.agent.quiet_hours.clone());
         let setup = |config: ProviderConfig| Setup {
             agent: agent.clone(),
             config,
@@ -156,6 +163,7 @@ impl Session {
             epoch: epoch.clone(),
             memory: memory.clone(),
             groups: groups.clone(),
+            rights: rights.clone(),
             superseded: superseded_sender.clone(),
         };
         let (tasks, stop_owners, stop_relay) = (
@@ -191,11 +199,13 @@ impl Session {
             heartbeat_every,
             heartbeats,
             providers,
+            pauses: PauseWatch::new(rights),
             relay: handle,
             reconnecting: None,
             tasks,
             stop_owners,
             stop_relay,
+            _in_use: in_use,
         })
     }
 
@@ -223,6 +233,11 @@ impl Session {
                         && let Err(error) = heartbeats::send(self.connection.client(), &heartbeat).await
                     {
                         debug!(%error, "can't send a heartbeat");
+                    }
+                }
+                wanted = self.pauses.sleep_wanted() => {
+                    for provider in &self.providers {
+                        provider.rest(wanted);
                     }
                 }
                 Ok(()) = self.generation.changed() => {
@@ -348,6 +363,15 @@ impl Session {
         self.tasks.wait().await;
         Err(error)
     }
+}
+
+/// Lets `reveille agent pause` see that this agent runs.
+fn in_use(state: &StateDir) -> Option<InUse> {
+    let used = state.use_it();
+    used.inspect_err(
+        |error| warn!(%error, "can't use {}: nothing is kept for the next start", state.path().display()),
+    )
+    .ok()
 }
 
 fn connect_request(session: SessionId) -> ControlRequest {

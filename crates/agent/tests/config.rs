@@ -182,6 +182,26 @@ fn mistakes() -> Vec<Mistake> {
             "between 100ms and 3m",
         ),
         (
+            "[agent]\nquiet_hours = \"23:00-07:00\"".into(),
+            2,
+            "agent.quiet_hours",
+            "must be an array, not string",
+        ),
+        (
+            "[agent]\nquiet_hours = [\n \"23:00-07:00\",\n \"canary-5ecr3t\"]".into(),
+            4,
+            "agent.quiet_hours[1]",
+            "is not a window of hours",
+        ),
+        (
+            provider(
+                "sleep = { type = \"http\", url = \"http://127.0.0.1:1\", keep_warm = [\"08:00-18:00\"] }",
+            ),
+            4,
+            "provider[0].sleep.keep_warm",
+            "with `idle_after`",
+        ),
+        (
             "[agent]\nallow_plaintext = \"yes\"".into(),
             2,
             "agent.allow_plaintext",

@@ -11,7 +11,7 @@ mod owned;
 
 use backend::{Backend, Closed, eventually};
 use owned::Owned;
-use reveille_agent::provider::Groups;
+use reveille_agent::{provider::Groups, rights::Pause, state_dir::StateDir};
 use reveille_bus::wakes::WakeMessage;
 use reveille_domain::{
     SleepReason, WakeFailure, WakeFailureKind,
@@ -96,6 +96,41 @@ async fn the_awake_one_is_put_to_sleep_and_that_is_known_before_the_other_wakes(
     first.wake();
     first.until(Active).await;
     assert_eq!((second.control.status(), b.sleeps()), (Some(Hibernating), 1));
+}
+
+#[tokio::test]
+async fn a_pause_while_a_wake_waits_for_its_group_ends_it_before_its_recipe() {
+    let (a, b) = (Backend::start().await, Backend::start().await);
+    a.wake_up();
+    let folder = tempfile::tempdir().expect("a directory");
+    let state = StateDir::new(folder.path().to_owned());
+    let groups = Groups::default();
+    let first = Owned::member(&groups, "a", &member(&a, "/sleep", ""));
+    let second = Owned::member_with(&groups, "b", &member(&b, "/sleep", ""), Some(folder.path()));
+    first.until(Active).await;
+    second.until(Hibernating).await;
+    let request = first.handle.gate.enter().expect("open");
+    second.wake();
+    eventually("a closed gate", || first.handle.gate.enter().is_none()).await;
+    let now = jiff::Timestamp::now();
+    Pause::begin(now, None, false).write(&state).expect("written");
+    drop(request);
+    eventually("the refusal", || second.control.last_wake().is_some()).await;
+    let failure = second
+        .control
+        .last_wake()
+        .and_then(|wake| wake.failure)
+        .expect("a failure");
+    assert_eq!(
+        (failure.kind, failure.stage.as_str()),
+        (WakeFailureKind::NotAllowed, "paused")
+    );
+    assert_eq!((a.sleeps(), b.wakes().len()), (1, 0));
+
+    // It has left no trace in the group: either can wake.
+    Pause::lift(&state, now).expect("removed");
+    first.wake();
+    first.until(Active).await;
 }
 
 #[tokio::test]

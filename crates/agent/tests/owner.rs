@@ -311,6 +311,65 @@ async fn a_backend_that_was_just_woken_stays_for_those_who_wait_for_it() {
 }
 
 #[tokio::test]
+async fn a_backend_that_is_kept_warm_is_put_to_sleep_by_somebody_and_not_for_being_idle() {
+    let backend = Backend::start().await;
+    backend.wake_up();
+    let warm = |hours: &str| {
+        let often = put_to_sleep_by(&backend, "/sleep").replace("\"1h\"", "\"20ms\"");
+        format!("{often}\nidle_after = \"1ms\"\nmin_awake = \"1ms\"\nkeep_warm = [{hours}]")
+    };
+    let owned = Owned::start(&warm("\"00:00-12:00\", \"12:00-24:00\""));
+    owned.until(Active).await;
+    backend.await_requests(backend.requests() + 20).await;
+    assert_eq!(backend.sleeps(), 0);
+    assert_eq!(owned.handle.sleep().await, Ok(()));
+    owned.until(Hibernating).await;
+    owned.stop().await;
+
+    backend.wake_up();
+    let owned = Owned::start(&warm(""));
+    eventually("an idle one's sleep", || {
+        owned.control.sleeps() == [SleepReason::Idle]
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn when_its_machine_is_paused_a_backend_is_put_to_sleep_after_whatever_is_under_way() {
+    let backend = Backend::start().await;
+    let owned = Owned::start(&put_to_sleep_by(&backend, "/sleep").replace("/wake\"", "/slow-wake\""));
+    owned.until(Hibernating).await;
+    owned.handle.rest(true);
+    assert_eq!(owned.handle.sleep().await, Ok(()), "it sleeps");
+    assert_eq!(backend.sleeps(), 0, "and nothing is done to it");
+
+    for wanted in [false, true] {
+        let wakes = backend.wakes().len();
+        owned.handle.wake(owned.control.request_wake());
+        eventually("the recipe", || backend.wakes().len() > wakes).await;
+        owned.handle.rest(true);
+        owned.handle.rest(wanted);
+        backend.release();
+        if !wanted {
+            owned.until(Active).await;
+            // Once more round the loop, in which it could have been put to sleep.
+            assert_eq!(owned.handle.refused().await, None, "the pause was over before");
+            assert_eq!(backend.sleeps(), 0);
+            assert_eq!(owned.handle.sleep().await, Ok(()));
+        }
+        eventually("the sleep", || {
+            owned.control.sleeps().len() == 1 + usize::from(wanted)
+        })
+        .await;
+    }
+    let operator = SleepReason::Operator;
+    assert_eq!(
+        (backend.sleeps(), owned.control.sleeps()),
+        (2, vec![operator, operator])
+    );
+}
+
+#[tokio::test]
 async fn a_backend_is_put_to_sleep_when_the_last_request_has_left_and_nobody_gets_in_meanwhile() {
     let backend = Backend::start().await;
     backend.wake_up();

@@ -1,6 +1,9 @@
 //! The command line. A flag wins over its variable, which wins over the config file, which wins over the default.
 
-use crate::{journal::JournalCommand, keys::KeyCommand};
+use crate::{
+    journal::JournalCommand,
+    keys::{KeyCommand, length},
+};
 use clap::{Args, Parser, Subcommand, ValueEnum, builder::FalseyValueParser};
 use jiff::SignedDuration;
 use reveille_agent::config::Config;
@@ -65,6 +68,13 @@ Examples:
 
 If it is broken off, run it again: the key that it has made is kept.";
 
+const PAUSE_EXAMPLES: &str = "\
+Examples:
+  reveille agent pause                      until `reveille agent resume`
+  reveille agent pause --for 2h --sleep     for two hours, and the GPU is freed now
+
+It holds over restarts of the agent and of the machine.";
+
 const EVENTS_EXAMPLES: &str = "\
 Examples:
   reveille events --follow
@@ -87,7 +97,7 @@ pub enum Command {
     Up(Up),
     /// Run an API and control replica.
     Api(Api),
-    /// Run the agent of this machine; or revoke one.
+    /// Run the agent of this machine, pause and resume it; or revoke any.
     Agent(Agent),
     /// List the agents.
     Agents(Listing),
@@ -267,7 +277,7 @@ pub struct Agent {
     /// The hub's NATS servers, instead of the file's.
     #[arg(long, env = "REVEILLE_NATS_URL", value_name = "URL", hide_env_values = true)]
     pub nats: Option<String>,
-    /// Where it remembers its backends' models [default: reveille/ in the user's data directory].
+    /// Where it keeps what it must know after a restart [default: reveille/ in the user's data directory].
     #[arg(long, env = "REVEILLE_DATA_DIR", value_name = "DIR")]
     pub data_dir: Option<PathBuf>,
 }
@@ -277,6 +287,32 @@ pub struct Agent {
 pub enum AgentCommand {
     /// Let an agent in no more: its key and its tokens are good for nothing, and its connections are ended.
     Revoke(AgentRevoke),
+    /// Begin no more wakes on this machine, whoever asks for them; what is awake goes on. Needs no hub and no key.
+    #[command(after_help = PAUSE_EXAMPLES)]
+    Pause(AgentPause),
+    /// Let wakes begin again on this machine.
+    Resume(AgentDir),
+}
+
+/// `reveille agent pause`.
+#[derive(Debug, Args)]
+pub struct AgentPause {
+    /// For how long, such as 2h or 3d; without it, until `reveille agent resume`.
+    #[arg(long = "for", value_name = "TIME", value_parser = length)]
+    pub lasts: Option<Duration>,
+    /// Put to sleep what is awake, as `reveille sleep` does: requests that are there have 30 s to finish.
+    #[arg(long)]
+    pub sleep: bool,
+    #[command(flatten)]
+    pub agent: AgentDir,
+}
+
+/// The agent of this machine, running or not.
+#[derive(Debug, Args)]
+pub struct AgentDir {
+    /// The data directory of the agent, or of `up` [default: reveille/ in the user's data directory].
+    #[arg(long, env = "REVEILLE_DATA_DIR", value_name = "DIR")]
+    pub data_dir: Option<PathBuf>,
 }
 
 /// `reveille agent revoke`.

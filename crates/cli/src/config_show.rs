@@ -5,7 +5,7 @@
 use crate::{args::ConfigShow, client::line, config_check, failure::Failure, services::nats_for_agent};
 use anyhow::Context;
 use reveille_agent::config::{
-    Action, CommandAction, Config, HttpAction, ModelConfig, Place, ProviderConfig, SleepConfig, Step,
+    Action, CommandAction, Config, Hours, HttpAction, ModelConfig, Place, ProviderConfig, SleepConfig, Step,
     WakeConfig, places,
 };
 use reveille_agent::wol::WakeOnLan;
@@ -80,6 +80,7 @@ impl Shown {
             }
         }
         self.add("agent.heartbeat", duration(agent.heartbeat));
+        self.hours("agent.quiet_hours", &agent.quiet_hours);
         Ok(())
     }
 
@@ -134,6 +135,7 @@ impl Shown {
             steps,
             idle_after,
             min_awake,
+            keep_warm,
         }) = &provider.sleep
         {
             let path = format!("{path}.sleep");
@@ -141,6 +143,7 @@ impl Shown {
                 self.add(&format!("{path}.idle_after"), duration(*idle_after));
             }
             self.add(&format!("{path}.min_awake"), duration(*min_awake));
+            self.hours(&format!("{path}.keep_warm"), keep_warm);
             self.steps(&path, steps);
         }
         if !provider.exclusive.is_empty() {
@@ -155,6 +158,16 @@ impl Shown {
                 &format!("{path}.max_group_wait"),
                 duration(provider.max_group_wait),
             );
+        }
+    }
+
+    fn hours(&mut self, path: &str, hours: &Hours) {
+        let windows: Vec<_> = hours
+            .windows()
+            .map(|window| quoted(&window.to_string()))
+            .collect();
+        if !windows.is_empty() {
+            self.add(path, format!("[{}]", windows.join(", ")));
         }
     }
 

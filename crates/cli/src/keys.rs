@@ -148,7 +148,7 @@ fn show(made: &Row, format: Format) -> Result<(), Failure> {
 }
 
 /// A length of time such as `30d`, `12h` or `90s`.
-fn length(raw: &str) -> Result<Duration, String> {
+pub fn length(raw: &str) -> Result<Duration, String> {
     let span: Result<Span, _> = raw.parse();
     let length = span.and_then(|span| span.to_duration(SpanRelativeTo::days_are_24_hours()));
     let length = length.ok().and_then(|length| Duration::try_from(length).ok());

@@ -20,6 +20,7 @@ mod journal;
 mod keys;
 mod listen;
 mod logging;
+mod pause;
 mod recipe_test;
 mod replica;
 mod rows_rebuild;
@@ -69,6 +70,8 @@ async fn run(command: Command) -> Result<(), Failure> {
         Command::Api(args) => services::api(args).await,
         Command::Agent(args) => match args.command {
             Some(AgentCommand::Revoke(args)) => enrol::revoke(&args).await,
+            Some(AgentCommand::Pause(args)) => pause::pause(&args),
+            Some(AgentCommand::Resume(args)) => pause::resume(&args),
             None => services::agent(args).await,
         },
         Command::Agents(args) => enrol::list(&args).await,

@@ -34,7 +34,7 @@ use tokio::{net::TcpListener, time::sleep};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-/// Where an agent remembers what its backends have listed, below the data directory.
+/// Where an agent keeps what it must know after a restart, below the data directory.
 pub const AGENT_STATE: &str = "agent";
 /// How often a starting API is asked whether it is ready.
 const READY_LOOK: Duration = Duration::from_millis(100);

@@ -9,6 +9,7 @@ use crate::{first_use::write, scene::SOON};
 async fn asleep_at_the_second_start(backend: &Backend, start: impl Fn() -> Started) {
     backend.start_and_wait().await;
     let first = start();
+    first.api.wait_until_ready().await;
     first
         .api
         .wait_for_status("gpu-box/stand-in", "active", SOON)
@@ -18,6 +19,7 @@ async fn asleep_at_the_second_start(backend: &Backend, start: impl Fn() -> Start
     }
     backend.kill9();
     let second = start();
+    second.api.wait_until_ready().await;
     second
         .api
         .wait_for_status("gpu-box/stand-in", "hibernating", SOON)
@@ -58,7 +60,6 @@ async fn an_agent_remembers_by_default_what_a_backend_lists_that_sleeps_at_the_n
     let world = World::new().await;
     let backend = world.backend(&[]);
     let api = Arc::new(world.api().await);
-    let home = world.folder().join("home");
     let file = write(&world, "reveille.toml", &asks_its_backend(&backend));
     asleep_at_the_second_start(&backend, || Started {
         api: api.clone(),
@@ -66,13 +67,12 @@ async fn an_agent_remembers_by_default_what_a_backend_lists_that_sleeps_at_the_n
             world
                 .reveille("agent")
                 .args(["--nats", &world.nats.url(), "--config", &file])
-                .env("XDG_DATA_HOME", &home)
                 .start(),
         ),
     })
     .await;
     assert!(
-        home.join("reveille/agent/models.json").exists(),
+        world.data_home().join("reveille/agent/models.json").exists(),
         "not where it is documented"
     );
 }

@@ -52,44 +52,6 @@ async fn listing_and_queries_never_wake() {
 }
 
 #[tokio::test]
-async fn a_wake_beyond_what_the_owner_allows_fails_with_a_reason_and_runs_nothing() {
-    let world = World::new().await;
-    let backend = world.backend(&[]);
-    let controller = WakeController::starting(&backend, Duration::ZERO).await;
-    let scene = Scene::set(world, backend, controller, "", "max_per_day = 1\n", "hibernating").await;
-    assert_eq!(scene.chat().await.status, 200);
-    scene.is("active").await;
-    scene.backend.kill9();
-    scene.is("hibernating").await;
-
-    let answer = scene.chat().await;
-    assert_eq!(
-        refused(&answer),
-        (503, "provider_declined".to_owned()),
-        "{}",
-        answer.text()
-    );
-    for said in [
-        "no more than 1 wakes in 24 hours",
-        "the next one is possible in 2",
-        "provider.wake.max_per_day",
-        "gpu-box",
-    ] {
-        assert!(answer.text().contains(said), "{said}: {}", answer.text());
-    }
-    assert_eq!(scene.posts(), 1);
-    let failed = scene.commits_with("WakeFailed").await;
-    let failure = &failed
-        .last()
-        .and_then(|commit| commit.data("WakeFailed"))
-        .expect("it is in the journal")["failure"];
-    assert_eq!(
-        (&failure["kind"], &failure["stage"]),
-        (&"not_allowed".into(), &"max_per_day".into())
-    );
-}
-
-#[tokio::test]
 async fn a_provider_without_a_recipe_is_active_even_if_unavailable() {
     let world = World::new().await;
     let backend = world.backend(&[]);

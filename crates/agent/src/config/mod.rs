@@ -5,6 +5,7 @@
 
 mod address;
 mod error;
+mod hours;
 mod network;
 mod places;
 mod recipe;
@@ -14,6 +15,7 @@ mod verify;
 
 pub use address::{BaseUrl, NatsUrl};
 pub use error::ConfigError;
+pub use hours::{Hours, Window};
 pub use network::DEFAULT_WOL_TIMEOUT;
 pub use places::{Place, places};
 pub use recipe::{
@@ -47,6 +49,8 @@ const HEARTBEAT_BOUNDS: RangeInclusive<Duration> = Duration::from_millis(100)..=
 pub const MAX_FILE_BYTES: u64 = 1024 * 1024;
 /// The most providers of one agent.
 pub const MAX_PROVIDERS: usize = 64;
+/// The most windows of `quiet_hours` or `keep_warm`.
+pub const MAX_WINDOWS: usize = 64;
 /// The most groups of one provider.
 pub const MAX_GROUPS: usize = 16;
 /// How long a wake waits for its groups unless `max_group_wait` says otherwise: an answer of a large model may take
@@ -83,6 +87,8 @@ pub struct AgentConfig {
     pub ca: Option<PathBuf>,
     /// How often the agent says that it is there; after three missing ones it counts as lost.
     pub heartbeat: Duration,
+    /// When no wake of any of its providers begins.
+    pub quiet_hours: Hours,
 }
 
 /// One `[[provider]]`.
@@ -229,6 +235,7 @@ fn agent(table: Option<Table<'_>>) -> Result<AgentConfig, ConfigError> {
             credentials: None,
             ca: None,
             heartbeat: HEARTBEAT_EVERY,
+            quiet_hours: Hours::default(),
         });
     };
     let name = table
@@ -250,6 +257,7 @@ fn agent(table: Option<Table<'_>>) -> Result<AgentConfig, ConfigError> {
         .take("heartbeat")
         .map(|value| heartbeat(&value))
         .transpose()?;
+    let quiet_hours = table.take("quiet_hours").map(windows).transpose()?;
     table.finish()?;
     Ok(AgentConfig {
         name: name.unwrap_or_else(machine_name),
@@ -258,7 +266,14 @@ fn agent(table: Option<Table<'_>>) -> Result<AgentConfig, ConfigError> {
         credentials,
         ca,
         heartbeat: heartbeat.unwrap_or(HEARTBEAT_EVERY),
+        quiet_hours: quiet_hours.unwrap_or_default(),
     })
+}
+
+/// Windows of a week.
+fn windows(value: Value<'_>) -> Result<Hours, ConfigError> {
+    let entries = value.array(MAX_WINDOWS)?.into_iter();
+    entries.map(|entry| entry.parsed(str::parse)).collect()
 }
 
 /// A file's path. A relative one would depend on the folder that the agent was started in.

@@ -1,11 +1,12 @@
 //! `[provider.wake]` and `[provider.sleep]`: what is run, in the flat form or as a list of steps.
 
 use super::{
-    ConfigError, DEFAULT_WOL_TIMEOUT, Secret, VerifyConfig,
+    ConfigError, DEFAULT_WOL_TIMEOUT, Hours, Secret, VerifyConfig,
     address::http_url,
     network,
     table::{Table, Value},
     verify::{self, Verified},
+    windows,
 };
 use crate::{child::OWN_VARIABLES, wol::WakeOnLan};
 use http::{HeaderName, HeaderValue, Method};
@@ -122,6 +123,8 @@ pub struct SleepConfig {
     pub idle_after: Option<Duration>,
     /// How long it stays awake at least, unless somebody puts it to sleep.
     pub min_awake: Duration,
+    /// When it isn't put to sleep for having nothing to do.
+    pub keep_warm: Hours,
 }
 
 /// One step of a recipe.
@@ -248,6 +251,14 @@ pub(super) fn sleep(mut table: Table<'_>, served: bool) -> Result<SleepConfig, C
         .take("min_awake")
         .map(|value| value.duration())
         .transpose()?;
+    let keep_warm = match table.take("keep_warm") {
+        Some(value) if idle_after.is_none() => {
+            return Err(
+                value.error("is for a provider with `idle_after`: no other is put to sleep for being idle")
+            );
+        }
+        value => value.map(windows).transpose()?.unwrap_or_default(),
+    };
     let no_serve = table.error("a `serve` command can't put a backend to sleep; use run = \"once\"");
     let no_wake = table.error("`wol` and `tcp` wake, and put nothing to sleep");
     let steps = steps(table, !served)?.unwrap_or_default();
@@ -262,6 +273,7 @@ pub(super) fn sleep(mut table: Table<'_>, served: bool) -> Result<SleepConfig, C
         steps,
         idle_after,
         min_awake: min_awake.unwrap_or(DEFAULT_MIN_AWAKE),
+        keep_warm,
     })
 }
 

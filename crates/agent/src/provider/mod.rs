@@ -2,7 +2,6 @@
 //! tells control what changes.
 
 mod activity;
-mod allowance;
 mod belief;
 mod gate;
 mod groups;
@@ -28,6 +27,8 @@ enum Input {
     Wake(WakeMessage),
     /// Put the backend to sleep; answered with why not, if so.
     Sleep(oneshot::Sender<Result<(), &'static str>>),
+    /// The owner of the machine has paused the agent, and wants the backend to sleep; or no longer does.
+    Rest(bool),
     /// Control takes the agent for lost.
     Resume,
     /// The connection was made again: whatever control knows may be old.
@@ -78,6 +79,11 @@ impl Handle {
         let (reply, answer) = oneshot::channel();
         self.tell(Input::Sleep(reply));
         answer.await.unwrap_or(Err("the agent is stopping"))
+    }
+
+    /// Tells the owner that the backend is to be put to sleep, as soon as nothing else is done with it; or no longer.
+    pub fn rest(&self, wanted: bool) {
+        self.tell(Input::Rest(wanted));
     }
 
     /// Tells the owner that a request found no backend, and waits until it is settled what that means.

@@ -8,7 +8,6 @@ pub(crate) use sleeping::leaving_limit;
 use super::{
     Gate, Handle, Input, MAILBOX,
     activity::{Activity, Advance},
-    allowance::Allowance,
     belief::{Ask, Belief},
     groups::{Groups, Membership, Room, Terms},
 };
@@ -19,6 +18,7 @@ use crate::{
     models::{self, Memory},
     probe::{Probe, Verdict},
     recipe::Runner,
+    rights::{Allowance, Rights},
 };
 use futures::{FutureExt, future::BoxFuture};
 use reveille_bus::{
@@ -53,6 +53,8 @@ pub struct Setup {
     pub memory: Memory,
     /// The groups of the agent's providers.
     pub groups: Groups,
+    /// What the owner of the machine decides.
+    pub rights: Rights,
     /// Told when control says that a later session has taken the agent's name.
     pub superseded: watch::Sender<Option<Epoch>>,
 }
@@ -73,6 +75,8 @@ pub struct Owner {
     no_room: Option<(Room, String)>,
     /// A wake that came while it was being put to sleep.
     pending: Option<WakeId>,
+    /// Whether it is to be put to sleep as soon as nothing else is done with it.
+    rest_wanted: bool,
     /// Since when the backend is awake.
     awake_since: Option<Instant>,
     /// Whether the backend broke off in the middle of a request since it was last found available.
@@ -141,6 +145,8 @@ impl Owner {
             max_wait: config.max_group_wait,
         };
         let group = setup.groups.join(&config.name, terms);
+        let max_per_day = config.wake.as_ref().and_then(|wake| wake.max_per_day);
+        let allowance = setup.rights.of(&config.name, max_per_day);
         let owner = Self {
             probe,
             gate,
@@ -148,11 +154,12 @@ impl Owner {
             belief: Belief::new(config.wake.is_some()),
             models,
             activity: Activity::Idle,
-            allowance: Allowance::new(config.wake.as_ref().and_then(|wake| wake.max_per_day)),
+            allowance,
             group,
             vacancy: Vacancy::Unknown,
             no_room: None,
             pending: None,
+            rest_wanted: false,
             awake_since: None,
             broke_off: false,
             child: None,
@@ -225,7 +232,7 @@ impl Owner {
             }
             Event::RoomAsked => self.room_asked(),
             Event::IdleFor(limit) => {
-                if self.gate.close_if_idle(limit) {
+                if self.kept_warm().is_none() && self.gate.close_if_idle(limit) {
                     self.begin_sleep(SleepReason::Idle.into());
                 }
             }
@@ -239,6 +246,7 @@ impl Owner {
                 // Whoever ordered it may have gone; it is done all the same.
                 let _ = reply.send(self.sleep_ordered());
             }
+            Input::Rest(wanted) => self.rest_wanted = wanted,
             Input::Resume => self.belief.inactive(),
             Input::Reconnected => self.belief.unregistered(),
             Input::Suspect => {

@@ -5,9 +5,11 @@ use crate::{
     control::{Control, EPOCH},
 };
 use reveille_agent::{
-    config::ProviderConfig,
+    config::{Hours, ProviderConfig},
     models::Memory,
     provider::{Groups, Handle, Owner, Setup},
+    rights::Rights,
+    state_dir::StateDir,
 };
 use reveille_bus::relay::CurrentEpoch;
 use reveille_domain::{AgentName, Epoch, provider::StatusName};
@@ -36,10 +38,15 @@ impl Owned {
 
     /// Starts the owner of a member of `groups`.
     pub fn member(groups: &Groups, name: &str, rest: &str) -> Self {
+        Self::member_with(groups, name, rest, None)
+    }
+
+    /// The same, with a state directory.
+    pub fn member_with(groups: &Groups, name: &str, rest: &str, memory: Option<&Path>) -> Self {
         Self::run(
             Control::of(name),
             named_provider(name, rest),
-            None,
+            memory,
             groups.clone(),
         )
     }
@@ -56,6 +63,10 @@ impl Owned {
             epoch,
             memory: Memory::open(memory),
             groups,
+            rights: Rights::new(
+                memory.map(|path| StateDir::new(path.to_owned())),
+                Hours::default(),
+            ),
             superseded: sender,
         };
         let (owner, handle) = Owner::new(setup);

@@ -20,6 +20,10 @@ fn around(section: &Section, key: &Key) -> String {
         "wake" => format!(
             "{provider}[provider.wake]\ntype = \"http\"\nurl = \"http://127.0.0.1:1\"\ntimeout = \"1ms\"\n"
         ),
+        "sleep" if key.name == "keep_warm" => format!(
+            "{provider}[provider.sleep]\nidle_after = \"1m\"\n{}",
+            "type = \"http\"\nurl = \"http://127.0.0.1:1\"\n"
+        ),
         "sleep" | "http" => format!("{provider}{sleeps} = \"http\"\nurl = \"http://127.0.0.1:1\"\n"),
         "command" if serves => {
             format!("{provider}[provider.wake]\ntype = \"command\"\ncommand = \"true\"\nrun = \"serve\"\n")
@@ -82,6 +86,10 @@ fn entries(key: &Key, many: u64) -> String {
     let items = |item: fn(u64) -> String| (0..many).map(item).collect::<Vec<_>>().join(", ");
     match key.name.as_str() {
         "accept" => format!("[{}]", items(|n| (300 + n).to_string())),
+        "quiet_hours" | "keep_warm" => format!(
+            "[{}]",
+            items(|n| format!("\"{:02}:{:02}-24:00\"", n / 60, n % 60))
+        ),
         "headers" | "env" => format!("{{ {} }}", items(|n| format!("a{n} = \"x\""))),
         _ => format!("[{}]", items(|n| format!("\"A{n}\""))),
     }

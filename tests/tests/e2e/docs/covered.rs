@@ -48,6 +48,7 @@ const COVERED: &[Covered] = &[
     ("docs/subscribers.md", "9 reveille.facts", "subscribers_are_told_by_the_documented_commands"),
     ("docs/subscribers.md", "reveille events --follow", "subscribers_are_told_by_the_documented_commands"),
     ("docs/wake-on-demand.md", "(none) ──published, up", "pictures_use_the_names_of_what_they_show"),
+    ("docs/wake-on-demand.md", "reveille agent pause", "the_owner_of_a_machine_pauses_and_resumes_its_agent_by_the_documented_commands"),
     ("ARCHITECTURE.md", "OpenAI clients ──HTTP──", "pictures_use_the_names_of_what_they_show"),
 ];
 

@@ -58,7 +58,7 @@ impl Owner {
 
     /// Begins a wake, as soon as its owner allows it and its group has room.
     fn begin_wake(&mut self, wake: WakeId) {
-        if let Err(failure) = self.allowance.check(Instant::now()) {
+        if let Err(failure) = self.allowance.check() {
             return self.woken(wake, Outcome::of(failure));
         }
         let Some(group) = &self.group else {
@@ -82,7 +82,7 @@ impl Owner {
             return;
         };
         info!(provider.name = %self.name(), wake.id = %wake, "waking {}", self.name());
-        self.allowance.take(Instant::now());
+        self.allowance.take();
         self.vacancy = Vacancy::Held;
         let before = self.end_what_runs();
         let run = Run::wake(self.setup.runner.clone(), recipe, self.probe.clone(), before);
@@ -124,12 +124,13 @@ impl Owner {
             }
             Advance::Turn(wake, waited, come) => {
                 self.activity = Activity::Idle;
+                let come = come
+                    .map_err(|why| WakeFailure::new(WakeFailureKind::GroupBlocked, GROUP_STAGE, &why))
+                    // Its owner may have changed his mind meanwhile.
+                    .and_then(|()| self.allowance.check());
                 match come {
                     Ok(()) => self.run_wake(wake, Some(waited)),
-                    Err(why) => {
-                        let failure = WakeFailure::new(WakeFailureKind::GroupBlocked, GROUP_STAGE, &why);
-                        self.woken(wake, Outcome::of(failure).after(Some(waited)));
-                    }
+                    Err(failure) => self.woken(wake, Outcome::of(failure).after(Some(waited))),
                 }
             }
             Advance::Woken(wake, outcome) => {

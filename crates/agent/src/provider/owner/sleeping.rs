@@ -8,6 +8,7 @@ use crate::{
     recipe::{ASLEEP_WITHIN, Outcome, Run},
 };
 use futures::FutureExt;
+use jiff::Zoned;
 use reveille_domain::SleepReason;
 use std::time::Duration;
 use tokio::time::Instant;
@@ -36,7 +37,15 @@ impl Owner {
     pub(super) fn idle_limit(&self) -> Option<(Duration, Instant)> {
         let limit = self.setup.config.sleep.as_ref()?.idle_after?;
         self.can_sleep().ok().filter(|()| self.belief.is_up())?;
-        Some((limit, self.awake_since? + self.setup.config.min_awake()))
+        let not_before = self.awake_since? + self.setup.config.min_awake();
+        let not_before = self.kept_warm().map_or(not_before, |until| not_before.max(until));
+        Some((limit, not_before))
+    }
+
+    /// Until when it isn't put to sleep for being idle, because its config wants it warm now.
+    pub(super) fn kept_warm(&self) -> Option<Instant> {
+        let hours = &self.setup.config.sleep.as_ref()?.keep_warm;
+        Some(Instant::now() + hours.left(&Zoned::now())?)
     }
 
     fn can_sleep(&self) -> Result<(), &'static str> {
@@ -67,6 +76,21 @@ impl Owner {
         self.can_sleep()?;
         self.drain(SleepReason::Operator.into(), Instant::now() + DRAIN_LIMIT);
         Ok(())
+    }
+
+    /// Puts it to sleep if the owner of the machine wants that, it is awake, and nothing else is done with it.
+    fn rest(&mut self) {
+        if !self.rest_wanted || !self.activity.is_idle() || self.belief.availability().is_none() {
+            return;
+        }
+        self.rest_wanted = false;
+        if !self.belief.is_up() {
+            return;
+        }
+        match self.can_sleep() {
+            Ok(()) => self.drain(SleepReason::Operator.into(), Instant::now() + DRAIN_LIMIT),
+            Err(why) => info!(provider.name = %self.name(), "{} stays awake: {why}", self.name()),
+        }
     }
 
     // ── How ──
@@ -140,6 +164,7 @@ impl Owner {
     /// Goes on with what had to wait for something else: makes the room that is asked for, and then wakes.
     pub(super) fn go_on(&mut self) {
         self.make_room();
+        self.rest();
         if self.activity.is_idle()
             && let Some(wake) = self.pending.take()
         {
