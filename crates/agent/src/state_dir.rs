@@ -96,11 +96,14 @@ impl StateDir {
     /// When it can't be written; it is as it was then.
     pub fn write(&self, name: &str, content: &[u8]) -> io::Result<()> {
         self.make()?;
-        let new = self.0.join(format!("{name}.new"));
+        // What a crash has left goes first. Only a file of our own making is written: the folder may be another's, and
+        // a link in it would lead root anywhere.
+        let temporary = format!("{name}.new");
+        self.remove(&temporary)?;
+        let new = self.0.join(temporary);
         let mut file = File::options()
             .write(true)
-            .create(true)
-            .truncate(true)
+            .create_new(true)
             .mode(OWNER_ONLY)
             .open(&new)?;
         let folder = fs::metadata(&self.0)?;
@@ -160,6 +163,34 @@ mod tests {
         let large = vec![b'x'; usize::try_from(MAX_FILE_BYTES).unwrap() + 1];
         fs::write(state.path().join("f"), large).unwrap();
         assert!(state.read("f").is_err());
+    }
+
+    #[test]
+    fn what_a_crash_or_a_stranger_has_left_in_the_way_is_not_written_to() {
+        let folder = tempfile::tempdir().unwrap();
+        let state = StateDir::new(folder.path().to_owned());
+        let elsewhere = folder.path().join("elsewhere");
+        fs::write(&elsewhere, "precious").unwrap();
+        std::os::unix::fs::symlink(&elsewhere, folder.path().join("f.new")).unwrap();
+        for content in [&b"ours"[..], b"left behind"] {
+            state.write("f", content).unwrap();
+            fs::write(folder.path().join("f.new"), "half").unwrap();
+        }
+        assert_eq!(state.read("f").unwrap().as_deref(), Some(&b"left behind"[..]));
+        assert_eq!(fs::read_to_string(elsewhere).unwrap(), "precious");
+    }
+
+    #[test]
+    fn what_root_writes_belongs_to_whom_the_folder_belongs_to() {
+        let folder = tempfile::tempdir().unwrap();
+        let own = fs::metadata(folder.path()).unwrap().uid();
+        if own != 0 {
+            eprintln!("skipped: only root can give a folder away");
+            return;
+        }
+        std::os::unix::fs::chown(folder.path(), Some(65_534), Some(65_534)).unwrap();
+        StateDir::new(folder.path().to_owned()).write("f", b"x").unwrap();
+        assert_eq!(fs::metadata(folder.path().join("f")).unwrap().uid(), 65_534);
     }
 
     #[test]
