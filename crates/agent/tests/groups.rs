@@ -48,10 +48,15 @@ impl Owned {
     }
 
     /// Why its last wake failed, as soon as it has.
-    async fn blocked(&self) -> WakeFailure {
+    async fn failed(&self) -> WakeFailure {
         self.until(Hibernating).await;
         let wake = self.control.last_wake().expect("a wake");
-        let failure = wake.failure.expect("a failure");
+        wake.failure.expect("a failure")
+    }
+
+    /// The same, of one that its group gave no room.
+    async fn blocked(&self) -> WakeFailure {
+        let failure = self.failed().await;
         assert_eq!(
             (failure.kind, failure.stage.as_str()),
             (WakeFailureKind::GroupBlocked, "group")
@@ -115,12 +120,7 @@ async fn a_pause_while_a_wake_waits_for_its_group_ends_it_before_its_recipe() {
     let now = jiff::Timestamp::now();
     Pause::begin(now, None, false).write(&state).expect("written");
     drop(request);
-    eventually("the refusal", || second.control.last_wake().is_some()).await;
-    let failure = second
-        .control
-        .last_wake()
-        .and_then(|wake| wake.failure)
-        .expect("a failure");
+    let failure = second.failed().await;
     assert_eq!(
         (failure.kind, failure.stage.as_str()),
         (WakeFailureKind::NotAllowed, "paused")
