@@ -272,13 +272,20 @@ async fn wakes_are_counted_for_a_key_in_all_replicas_and_joining_one_is_free() {
     // A replica that begins now counts what the journal's last hour says.
     let third = hub.replica(&[]).await;
     third.wait_for_status("gpu-box/b", "hibernating", SOON).await;
-    let refused = ask(&third, &key, "b").await;
+    let refused = wait_until("it has counted them", SOON, async || {
+        let answer = ask(&third, &key, "b").await;
+        (code(&answer) != "not_ready").then_some(answer)
+    })
+    .await;
     assert_eq!(code(&refused), "wake_quota_exceeded", "{}", refused.text());
     let (_, unlimited) = hub.make(&third, &["--scope", "infer:*"]).await;
     assert_eq!(code(&ask(&third, &unlimited, "b").await), "waking");
-    let wakes = third.get("/reveille/v1/wakes").await.json();
-    let wakes = wakes["data"].as_array().expect("wakes").clone();
-    assert_eq!(wakes.len(), 2, "{wakes:?}");
+    let wakes = wait_until("both wakes are listed", SOON, async || {
+        let wakes = third.get("/reveille/v1/wakes").await.json();
+        let wakes = wakes["data"].as_array().expect("wakes").clone();
+        (wakes.len() == 2).then_some(wakes)
+    })
+    .await;
     assert!(
         wakes.iter().any(|wake| wake["cause"]["key"] == json!(id)),
         "{wakes:?}"
