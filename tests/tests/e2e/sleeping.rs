@@ -4,6 +4,7 @@ use std::{collections::HashSet, time::Duration};
 
 use futures::future::join_all;
 use reveille_tests::{AgentConfig, Api, Backend, BackendLog, Commit, Process, World, wait_until};
+use serde_json::json;
 use tokio::time::{Instant, sleep};
 
 use crate::scene::{LLM, SOON, refused};
@@ -240,6 +241,45 @@ async fn a_stream_that_outlasts_the_wait_is_not_cut_and_the_other_is_told_why() 
     assert_eq!(shared.starts(), (vec![1, 0], 0));
     assert_eq!(api.chat("b").await.status, 200);
     assert_eq!(shared.starts(), (vec![1, 1], 0));
+}
+
+#[tokio::test]
+async fn who_comes_while_a_backend_finishes_others_requests_hears_that_he_waits_and_is_answered() {
+    let args = ["--tokens", "70", "--token-delay-ms", "200"];
+    let shared = Shared::start(&["a", "b"], &args, "", "min_awake = \"1ms\"\n").await;
+    let api = &shared.api;
+    let first = api.stream("a");
+    let others = async {
+        wait_until("the stream", SOON, async || {
+            (!shared.backends[0].log().requests().is_empty()).then_some(())
+        })
+        .await;
+        // What makes it leave, and who comes meanwhile.
+        let short = |model: &str| {
+            let messages = json!([{ "role": "user", "content": "hello" }]);
+            json!({ "model": model, "stream": true, "max_tokens": 2, "messages": messages })
+        };
+        let (short_a, short_b) = (short("a"), short("b"));
+        let (other, late) = tokio::join!(api.stream_body(&short_b), async {
+            wait_until("the other's wake", SOON, async || {
+                (api.llm("gpu-box/b").await?["status"] == "waking").then_some(())
+            })
+            .await;
+            api.stream_body(&short_a).await
+        });
+        assert!(other.is_done() && other.said().ends_with("token-1"), "{other:?}");
+        late
+    };
+    let (first, late) = tokio::join!(first, others);
+    assert!(first.is_done() && first.said().ends_with("token-69"), "{first:?}");
+    assert!(late.is_done() && late.said().ends_with("token-1"), "{late:?}");
+    let said = late.comments();
+    assert!(
+        said.iter()
+            .any(|said| said.contains("waiting gpu-box/a elapsed=")),
+        "{said:?}"
+    );
+    assert_eq!(shared.starts(), (vec![2, 1], 0));
 }
 
 #[tokio::test]

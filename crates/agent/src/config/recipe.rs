@@ -95,16 +95,6 @@ impl WakeConfig {
         }
     }
 
-    /// How long the backend may take to end when it is a child of the agent.
-    #[must_use]
-    pub fn stop_grace(&self) -> Duration {
-        let grace = |step: &Step| match &step.action {
-            Action::Serve { stop_grace, .. } => Some(*stop_grace),
-            Action::Http(_) | Action::Once(_) | Action::Wol(_) | Action::Tcp(_) => None,
-        };
-        self.steps.iter().find_map(grace).unwrap_or_default()
-    }
-
     /// Whether the backend is a child of the agent.
     #[must_use]
     pub fn serves(&self) -> bool {

@@ -23,6 +23,8 @@ struct State {
     open: bool,
     in_flight: u32,
     last_used: Instant,
+    /// Whether anybody has been in since it was opened.
+    used: bool,
     availability: Option<Availability>,
 }
 
@@ -38,6 +40,7 @@ impl Gate {
             open: true,
             in_flight: 0,
             last_used: Instant::now(),
+            used: false,
             availability: None,
         };
         Self(Arc::new(Shared {
@@ -54,6 +57,7 @@ impl Gate {
             return None;
         }
         state.in_flight = state.in_flight.saturating_add(1);
+        state.used = true;
         Some(Slot(self.clone()))
     }
 
@@ -67,6 +71,11 @@ impl Gate {
     #[must_use]
     pub fn availability(&self) -> Option<Availability> {
         self.lock().availability
+    }
+
+    /// Whether anybody has been in since it was opened.
+    pub(super) fn is_used(&self) -> bool {
+        self.lock().used
     }
 
     /// Since when no request has been there; `None` while one is.
@@ -107,6 +116,7 @@ impl Gate {
         if open && !state.open {
             // A backend that has just come up isn't idle yet.
             state.last_used = Instant::now();
+            state.used = false;
         }
         (state.availability, state.open) = (availability, open);
     }

@@ -9,7 +9,6 @@ mod owner;
 
 pub use gate::{Gate, Slot};
 pub use groups::{Groups, Terms};
-pub(crate) use owner::leaving_limit;
 pub use owner::{Owner, Setup};
 
 use reveille_bus::wakes::WakeMessage;

@@ -3,8 +3,6 @@
 mod recipes;
 mod sleeping;
 
-pub(crate) use sleeping::leaving_limit;
-
 use super::{
     Gate, Handle, Input, MAILBOX,
     activity::{Activity, Advance},
@@ -31,10 +29,13 @@ use reveille_domain::{
 use std::{sync::Arc, time::Duration};
 use tokio::{
     sync::{mpsc, oneshot, watch},
-    time::{Instant, sleep_until},
+    time::{Instant, sleep, sleep_until},
 };
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
+
+/// How often it is looked whether those who waited for a wake have come, when others want the room.
+const LOOK_FOR_USE: Duration = Duration::from_millis(10);
 
 /// What an owner works with.
 #[derive(Clone)]
@@ -77,6 +78,8 @@ pub struct Owner {
     pending: Option<WakeId>,
     /// Whether it is to be put to sleep as soon as nothing else is done with it.
     rest_wanted: bool,
+    /// Until when those who waited for the last wake are expected.
+    expected_until: Option<Instant>,
     /// Since when the backend is awake.
     awake_since: Option<Instant>,
     /// Whether the backend broke off in the middle of a request since it was last found available.
@@ -118,6 +121,8 @@ enum Event {
     ChildEnded(Exit),
     /// Room is asked for, or no longer is.
     RoomAsked,
+    /// It is time to look again.
+    Again,
     IdleFor(Duration),
 }
 
@@ -160,6 +165,7 @@ impl Owner {
             no_room: None,
             pending: None,
             rest_wanted: false,
+            expected_until: None,
             awake_since: None,
             broke_off: false,
             child: None,
@@ -196,6 +202,7 @@ impl Owner {
         let idle = self.activity.is_idle();
         let probe_due = idle && self.probing.is_none();
         let idle_limit = self.idle_limit();
+        let keeps_room = self.keeps_room_for_waiters();
         let child = self.child.as_mut().filter(|_| !self.child_ended);
         tokio::select! {
             biased;
@@ -207,6 +214,7 @@ impl Owner {
             models = ready(self.discovering.as_mut()) => Event::Discovered(models),
             advance = self.activity.next() => Event::Advance(advance),
             exit = exited(child) => Event::ChildEnded(exit),
+            () = sleep(LOOK_FOR_USE), if keeps_room => Event::Again,
             () = room_asked(self.group.as_mut()) => Event::RoomAsked,
             limit = idle_for(&self.gate, idle_limit) => Event::IdleFor(limit),
         }
@@ -231,6 +239,7 @@ impl Owner {
                 });
             }
             Event::RoomAsked => self.room_asked(),
+            Event::Again => {}
             Event::IdleFor(limit) => {
                 if self.kept_warm().is_none() && self.gate.close_if_idle(limit) {
                     self.begin_sleep(SleepReason::Idle.into());

@@ -26,7 +26,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 /// The stage after the steps.
 const PROBE_STAGE: &str = "probe";
 /// How soon after a sleep recipe the probe must find that the backend sleeps.
-pub const ASLEEP_WITHIN: Duration = Duration::from_secs(10);
+const ASLEEP_WITHIN: Duration = Duration::from_secs(10);
 /// The stage after the probe.
 const VERIFY_STAGE: &str = "verify";
 

@@ -9,7 +9,7 @@ use crate::{
     config::ProviderConfig,
     fetch,
     models::{self, Memory},
-    provider::{Handle, Slot, leaving_limit},
+    provider::{Handle, Slot},
 };
 use bytes::{Bytes, BytesMut};
 use futures::{StreamExt, TryStreamExt};
@@ -19,7 +19,7 @@ use reveille_bus::relay::{
     FaultCode, Incoming, REQUEST_HEADERS, RESPONSE_HEADERS, RelayFault, RequestBody, RequestHead,
     ResponseHead,
 };
-use reveille_domain::{AgentName, ProviderName, ReportId};
+use reveille_domain::{AgentName, ProviderName};
 use std::{collections::HashMap, time::Duration};
 use tokio::{
     sync::{Semaphore, SemaphorePermit},
@@ -51,9 +51,11 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long an unused connection is kept. Common servers close theirs after 5 s, and a request that meets the end of
 /// its connection fails.
 const IDLE_CONNECTION: Duration = Duration::from_secs(2);
-/// How long a request that found no backend waits until it is settled what that means, beside the time that the backend
-/// may take to be put to sleep.
+/// How long a request that found no backend waits until it is settled what that means.
 const SETTLE_LIMIT: Duration = Duration::from_secs(10);
+/// How long a request is held here while its backend is put to sleep, before the hub is told: from then on its client
+/// hears that it waits.
+const HELD_LIMIT: Duration = Duration::from_secs(5);
 /// How often a request asks to be let in before it is given up: a backend that is put to sleep again and again, and
 /// never is, lets nobody in.
 const ENTRIES: usize = 3;
@@ -199,21 +201,18 @@ impl Relay {
             if let Some(slot) = backend.handle.gate.enter() {
                 return Ok(slot);
             }
-            match self.settled(backend).await {
-                Some(Some(report)) => return Err(RelayFault::asleep("the backend sleeps", report)),
-                Some(None) => {}
-                None => break,
+            match timeout(HELD_LIMIT, backend.handle.refused()).await {
+                Ok(Some(report)) => return Err(RelayFault::asleep("the backend sleeps", report)),
+                Ok(None) => {}
+                // It works on others' requests first. Who waits is told so, and asks again.
+                Err(_) => {
+                    let held = "the backend is being put to sleep";
+                    return Err(RelayFault::new(FaultCode::Asleep, held));
+                }
             }
         }
         let closed = "the backend lets nobody in";
         Err(RelayFault::new(FaultCode::BackendUnavailable, closed))
-    }
-
-    /// The report that says that the backend sleeps, or that there is none to wait for; `None` when it isn't settled
-    /// in time.
-    async fn settled(&self, backend: &Backend) -> Option<Option<ReportId>> {
-        let limit = leaving_limit(&backend.config) + SETTLE_LIMIT;
-        timeout(limit, backend.handle.refused()).await.ok()
     }
 
     async fn failed(&self, backend: &Backend, error: &reqwest::Error) -> RelayFault {
@@ -230,9 +229,9 @@ impl Relay {
 
     /// The fault for a request that found no backend: it names the report that says so, if there is one.
     async fn asleep(&self, backend: &Backend, message: &str) -> RelayFault {
-        match self.settled(backend).await.flatten() {
-            Some(report) => RelayFault::asleep(message, report),
-            None => RelayFault::new(FaultCode::BackendUnavailable, message),
+        match timeout(SETTLE_LIMIT, backend.handle.refused()).await {
+            Ok(Some(report)) => RelayFault::asleep(message, report),
+            Ok(None) | Err(_) => RelayFault::new(FaultCode::BackendUnavailable, message),
         }
     }
 

@@ -109,13 +109,17 @@ impl Inference {
                 }) => (known, wake_id, error),
             };
             woken_by = woken_by.or(wake_id);
-            let (times, most) = if error.is_asleep() {
-                (&mut asleep, MAX_ASLEEP)
+            let may_go_on = if error.is_leaving() {
+                Instant::now() < until
             } else {
-                (&mut missed, MAX_MISSED)
+                let (times, most) = if error.is_asleep() {
+                    (&mut asleep, MAX_ASLEEP)
+                } else {
+                    (&mut missed, MAX_MISSED)
+                };
+                *times += 1;
+                error.never_handed_over() && *times <= most
             };
-            *times += 1;
-            let may_go_on = error.never_handed_over() && *times <= most;
             let next = if may_go_on {
                 self.next(ask, &known, &error, until, stage).await
             } else {
@@ -286,7 +290,12 @@ impl Inference {
             RelayError::Fault(RelayFault { code, report, .. }) => match code {
                 FaultCode::Asleep => match other() {
                     Some(other) => Some(other),
-                    None => self.once_reported(id, *report, until).await,
+                    None => {
+                        if report.is_none() {
+                            stage.enter(Phase::Leaving(id.clone()));
+                        }
+                        self.once_reported(id, *report, until).await
+                    }
                 },
                 FaultCode::UnknownProvider | FaultCode::ShuttingDown => match other() {
                     Some(other) => Some(other),

@@ -10,6 +10,8 @@ pub(crate) enum Phase {
     Begun,
     /// The provider wakes.
     Waking(ProviderId),
+    /// The provider is put to sleep, and can be woken only then.
+    Leaving(ProviderId),
     /// The provider's agent isn't reached.
     Reaching(ProviderId),
     /// The backend has the request, or is about to get it.
@@ -43,14 +45,17 @@ impl Phase {
     pub const fn provider(&self) -> Option<&ProviderId> {
         match self {
             Self::Begun => None,
-            Self::Waking(provider) | Self::Reaching(provider) | Self::Answering(provider) => Some(provider),
+            Self::Waking(provider)
+            | Self::Leaving(provider)
+            | Self::Reaching(provider)
+            | Self::Answering(provider) => Some(provider),
         }
     }
 
     /// Whether the wait is ours and not the backend's.
     pub const fn is_ours(&self) -> bool {
         match self {
-            Self::Waking(_) | Self::Reaching(_) => true,
+            Self::Waking(_) | Self::Leaving(_) | Self::Reaching(_) => true,
             Self::Begun | Self::Answering(_) => false,
         }
     }
@@ -58,7 +63,7 @@ impl Phase {
     /// What is going on, in a word.
     pub const fn word(&self) -> &'static str {
         match self {
-            Self::Begun | Self::Answering(_) => "waiting",
+            Self::Begun | Self::Leaving(_) | Self::Answering(_) => "waiting",
             Self::Waking(_) => "waking",
             Self::Reaching(_) => "reaching",
         }

@@ -48,6 +48,19 @@ pub enum RelayError {
 }
 
 impl RelayError {
+    /// True when the agent said that the backend is being put to sleep, and so can be woken only later.
+    #[must_use]
+    pub const fn is_leaving(&self) -> bool {
+        matches!(
+            self,
+            Self::Fault(RelayFault {
+                code: FaultCode::Asleep,
+                report: None,
+                ..
+            })
+        )
+    }
+
     /// True when the agent said that the backend sleeps.
     #[must_use]
     pub const fn is_asleep(&self) -> bool {

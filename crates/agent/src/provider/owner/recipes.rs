@@ -10,8 +10,13 @@ use crate::{
 use futures::FutureExt;
 use reveille_bus::wakes::WakeMessage;
 use reveille_domain::{Stage, WakeFailure, WakeFailureKind, WakeId, WakeOutcome};
+use std::time::Duration;
 use tokio::time::Instant;
 use tracing::{debug, info, warn};
+
+/// How long after a wake those who waited for it are expected: with a `min_awake` that is shorter than their way, the
+/// members of a group would drive each other out before anybody was answered.
+const EXPECTED_WITHIN: Duration = Duration::from_secs(2);
 
 impl Owner {
     pub(super) fn wake(&mut self, wake: &WakeMessage) {
@@ -189,6 +194,7 @@ impl Owner {
         let was_up = self.belief.is_up();
         self.belief.wake_ended(wake, WakeOutcome::from(outcome));
         if self.belief.is_up() && !was_up {
+            self.expected_until = Some(Instant::now() + EXPECTED_WITHIN);
             self.discover();
         }
     }

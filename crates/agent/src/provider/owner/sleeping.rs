@@ -2,10 +2,9 @@
 
 use super::{Owner, Vacancy};
 use crate::{
-    config::{ProviderConfig, WakeConfig},
     probe::Verdict,
     provider::{activity::Activity, belief::Departure, groups::Membership},
-    recipe::{ASLEEP_WITHIN, Outcome, Run},
+    recipe::{Outcome, Run},
 };
 use futures::FutureExt;
 use jiff::Zoned;
@@ -17,17 +16,6 @@ use tracing::{info, warn};
 /// How long requests that are there may take to finish when somebody puts the backend to sleep. Nobody is let in
 /// meanwhile.
 const DRAIN_LIMIT: Duration = Duration::from_secs(30);
-
-/// How long it may take to put a provider to sleep: the requests that are there, and its recipe.
-pub(crate) fn leaving_limit(config: &ProviderConfig) -> Duration {
-    let steps = config.sleep.iter().flat_map(|sleep| &sleep.steps);
-    let recipe: Duration = steps.map(|step| step.timeout).sum();
-    let stop = config
-        .wake
-        .as_ref()
-        .map_or(Duration::ZERO, WakeConfig::stop_grace);
-    DRAIN_LIMIT.max(config.max_group_wait) + recipe.max(stop) + ASLEEP_WITHIN
-}
 
 impl Owner {
     // ── When ──
@@ -192,6 +180,9 @@ impl Owner {
         if self.vacancy == Vacancy::Vacant || tried || unknown || group.has_answered(&room) {
             return;
         }
+        if self.keeps_room_for_waiters() {
+            return;
+        }
         if let Activity::Queued { wake, .. } = self.activity {
             // It waits for its own turn, and may have something all the same: it gives that up first.
             self.pending = Some(wake);
@@ -208,6 +199,13 @@ impl Owner {
             for_wake: Some(room.for_wake),
         };
         self.drain(departure, room.until);
+    }
+
+    /// Whether its room is wanted, but those who waited for its wake haven't come yet.
+    pub(super) fn keeps_room_for_waiters(&self) -> bool {
+        let wanted = self.group.as_ref().is_some_and(|group| group.wanted().is_some());
+        let expected = self.expected_until.is_some_and(|until| Instant::now() < until);
+        wanted && expected && self.belief.is_up() && self.activity.is_idle() && !self.gate.is_used()
     }
 
     /// What a probe says of the room that the backend takes. Only a backend that says so itself sleeps; where nobody

@@ -141,6 +141,30 @@ async fn a_backend_that_is_put_to_sleep_each_time_is_given_up_after_the_fifth() 
 }
 
 #[tokio::test]
+async fn a_backend_that_is_being_put_to_sleep_is_waited_for_and_woken_then() {
+    let served = Served::new().await;
+    served.fleet.publish("gpu-box/vllm", "m", active());
+    let leaving = || {
+        let fault = RelayFault::new(FaultCode::Asleep, "the backend is being put to sleep");
+        Reply::Fails(RelayError::Fault(fault))
+    };
+    served.fleet.replies([leaving(), whole("woken")]);
+    let asking = tokio::spawn(Answer::of(served.chat("m", false)));
+    served.fleet.until("a try", |fleet| fleet.sent().len() == 1).await;
+    assert_eq!(served.fleet.asked(), 0, "it isn't asleep yet");
+    served.fleet.change("gpu-box/vllm", |provider| {
+        provider.status = hibernating();
+    });
+    served.fleet.until("a wake", |fleet| fleet.asked() == 1).await;
+    served
+        .fleet
+        .change("gpu-box/vllm", |provider| provider.status = active());
+    let answer = asking.await.expect("an answer");
+    assert_eq!((answer.status, answer.text().as_str()), (200, "woken"));
+    assert_eq!(served.fleet.sent().len(), 2);
+}
+
+#[tokio::test]
 async fn a_request_is_sent_twice_at_most() {
     let served = Served::new().await;
     served.fleet.publish("gpu-box/vllm", "m", active());
