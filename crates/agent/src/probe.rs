@@ -13,10 +13,18 @@ use url::Url;
 
 /// The first pause between probes while a backend boots; it doubles up to a cap.
 const FIRST_PAUSE: Duration = Duration::from_millis(10);
-/// The longest pause for a backend on this machine: it should be noticed at once.
-const LOCAL_PAUSE_CAP: Duration = Duration::from_millis(40);
-/// The longest pause for a backend on another machine.
-const REMOTE_PAUSE_CAP: Duration = Duration::from_millis(500);
+/// The longest pauses for a backend on this machine: it should be noticed at once.
+const LOCAL_PAUSES: Pauses = Pauses {
+    // Until somebody listens there, asking again costs nobody anything.
+    refused: FIRST_PAUSE,
+    // A backend that answers, but isn't ready, has better things to do.
+    unready: Duration::from_millis(40),
+};
+/// The longest pauses for a backend on another machine.
+const REMOTE_PAUSES: Pauses = Pauses {
+    refused: Duration::from_millis(500),
+    unready: Duration::from_millis(500),
+};
 /// The largest answer that is compared with `expect`.
 const MAX_ANSWER_BYTES: usize = 1024 * 1024;
 
@@ -28,8 +36,17 @@ pub struct Probe {
     authorization: Option<HeaderValue>,
     expect: Option<Value>,
     timeout: Duration,
-    pause_cap: Duration,
+    pauses: Pauses,
     verify: Option<Verify>,
+}
+
+/// The longest pauses between probes.
+#[derive(Debug, Clone, Copy)]
+struct Pauses {
+    /// While nobody listens.
+    refused: Duration,
+    /// Otherwise.
+    unready: Duration,
 }
 
 /// What a probe found.
@@ -94,7 +111,7 @@ impl Probe {
             authorization,
             expect: provider.probe.expect.clone(),
             timeout: provider.probe.timeout,
-            pause_cap: if local { LOCAL_PAUSE_CAP } else { REMOTE_PAUSE_CAP },
+            pauses: if local { LOCAL_PAUSES } else { REMOTE_PAUSES },
             verify,
         }
     }
@@ -125,7 +142,7 @@ impl Probe {
     /// # Errors
     /// What the last probe found.
     pub async fn await_available(&self, deadline: Instant) -> Result<(), Unavailable> {
-        let mut pause = FIRST_PAUSE;
+        let mut pause = Duration::ZERO;
         let mut seen = None;
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
@@ -137,12 +154,12 @@ impl Probe {
                 // Cut short by the deadline: the one before says more.
                 return Err(seen.unwrap_or(why));
             }
+            pause = self.pauses.after(&why, pause);
             if now + pause >= deadline {
                 return Err(why);
             }
             seen = Some(why);
             sleep(pause).await;
-            pause = (pause * 2).min(self.pause_cap);
         }
     }
 
@@ -157,7 +174,7 @@ impl Probe {
                 return false;
             }
             sleep(pause).await;
-            pause = (pause * 2).min(self.pause_cap);
+            pause = (pause * 2).min(self.pauses.unready);
         }
     }
 
@@ -207,6 +224,14 @@ impl Probe {
     }
 }
 
+impl Pauses {
+    /// How long to wait after a probe that found this, `pause` having been waited before it: twice as long, within bounds.
+    fn after(self, found: &Unavailable, pause: Duration) -> Duration {
+        let longest = if found.refused { self.refused } else { self.unready };
+        (pause * 2).clamp(FIRST_PAUSE, longest)
+    }
+}
+
 /// Whether `found` has all that `expect` has: objects may have more keys, and lists more entries, in any order; everything else
 /// is equal.
 pub(crate) fn contains(found: &Value, expect: &Value) -> bool {
@@ -227,6 +252,31 @@ pub(crate) fn contains(found: &Value, expect: &Value) -> bool {
 mod tests {
     use super::*;
     use serde_json::json;
+
+    #[test]
+    fn a_backend_of_this_machine_is_asked_again_at_once_until_somebody_listens_and_then_ever_less_often() {
+        let refused = Unavailable {
+            refused: true,
+            ..Unavailable::because("connection refused")
+        };
+        let unready = Unavailable::because("HTTP status 503");
+        let mut pause = Duration::ZERO;
+        for (found, wanted_ms) in [
+            (&refused, 10),
+            (&refused, 10),
+            (&unready, 20),
+            (&unready, 40),
+            (&unready, 40),
+            (&refused, 10),
+        ] {
+            pause = LOCAL_PAUSES.after(found, pause);
+            assert_eq!(pause, Duration::from_millis(wanted_ms));
+        }
+        for wanted_ms in [20, 40, 80, 160, 320, 500, 500] {
+            pause = REMOTE_PAUSES.after(&refused, pause);
+            assert_eq!(pause, Duration::from_millis(wanted_ms));
+        }
+    }
 
     #[test]
     fn an_answer_may_say_more_than_is_expected_and_nothing_else() {
