@@ -395,12 +395,7 @@ fn of_relay(provider: &ProviderId, error: &RelayError) -> Answer {
 fn of_fault(provider: &ProviderId, code: FaultCode, message: &str) -> Answer {
     let say = |status, code, what: &str| Answer::new(status, code, format!("{what} {provider}: {message}"));
     match code {
-        FaultCode::Asleep => say(
-            StatusCode::SERVICE_UNAVAILABLE,
-            "wake_failed",
-            "asleep again at once,",
-        )
-        .retry_in(1),
+        FaultCode::Asleep => say(StatusCode::SERVICE_UNAVAILABLE, "wake_failed", "no place at").retry_in(1),
         FaultCode::BackendUnavailable => say(StatusCode::BAD_GATEWAY, "backend_unavailable", "no backend at"),
         FaultCode::BackendFailed => say(
             StatusCode::BAD_GATEWAY,
