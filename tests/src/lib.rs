@@ -11,6 +11,7 @@
 
 mod api;
 mod backend;
+mod descendants;
 mod journal;
 pub mod long_answer;
 mod measuring;
@@ -26,6 +27,7 @@ mod world;
 
 pub use api::{Answer, Api, StreamedAnswer, http_client};
 pub use backend::{Backend, BackendLog, BackendRequest};
+pub use descendants::descendants;
 pub use journal::{Commit, FACTS, Facts, JOURNAL, read_journal};
 pub use measuring::{load_average, monotonic_us};
 pub use nats::Nats;

@@ -3,7 +3,7 @@
 
 use crate::{
     AgentError,
-    child::ShimCommand,
+    child::Shims,
     config::{Config, ProviderConfig},
     fetch,
     hub::{Hub, NatsHub},
@@ -118,9 +118,13 @@ impl Session {
         let (agent, heartbeat_every) = (config.agent.name.clone(), config.agent.heartbeat);
         let state = state_dir.clone().map(StateDir::new);
         let in_use = state.as_ref().and_then(in_use);
+        let mut shims = Shims::of_this_program().map_err(AgentError::Program)?;
+        if config.providers.iter().any(ProviderConfig::runs_commands) {
+            shims = shims.with_one_ready();
+        }
         let runner = Arc::new(Runner {
             client: fetch::client()?,
-            shim: ShimCommand::of_this_program().map_err(AgentError::Program)?,
+            shims,
         });
         let nats = NatsAccess {
             server: nats,

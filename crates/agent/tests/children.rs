@@ -15,7 +15,7 @@ use backend::{Backend, eventually, outcome, runner, wake};
 use libtest_mimic::{Arguments, Trial};
 use owned::Owned;
 use reveille_agent::{
-    child::{Child, Exit, OUTPUT_TAIL_BYTES, ShimCommand, shim_main},
+    child::{Child, Exit, OUTPUT_TAIL_BYTES, Shims, shim_main},
     config::{CommandAction, Secret},
     recipe::Outcome,
 };
@@ -23,6 +23,7 @@ use reveille_domain::{
     SleepReason, WakeFailureKind,
     provider::StatusName::{Active, Hibernating},
 };
+use reveille_tests::descendants;
 use rustix::process::{Pid, Signal, kill_process};
 use std::{
     fs,
@@ -32,6 +33,7 @@ use std::{
     time::{Duration, Instant},
 };
 use tempfile::TempDir;
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 
 fn main() -> ExitCode {
     let mut args = std::env::args_os().skip(1);
@@ -40,13 +42,14 @@ fn main() -> ExitCode {
         .and_then(|role| role.into_string().ok())
         .unwrap_or_default();
     match role.as_str() {
-        "shim" => return shim_main(args),
+        "shim" => return shim_main(),
         "serve-backend" => {
             return block_on(serve_backend(
                 args.next().expect("an address").to_string_lossy().as_ref(),
             ));
         }
         "run-a-recipe" => return block_on(run_a_recipe(Path::new(&args.next().expect("a file")))),
+        "keep-a-shim-ready" => return block_on(keep_a_shim_ready()),
         "be-an-agent" => return block_on(be_an_agent(Path::new(&args.next().expect("a directory")))),
         _ => {}
     }
@@ -76,6 +79,7 @@ fn trials() -> Vec<Trial> {
         a_served_command_that_never_answers_is_reported_first_and_then_ended,
         a_cancelled_or_dropped_run_leaves_nothing_behind,
         a_child_whose_shim_is_killed_is_ended,
+        the_next_command_gets_the_shim_that_waits_or_another_if_it_was_killed,
         a_served_backend_that_dies_is_reported_and_started_again_by_the_next_wake,
         a_new_wake_starts_nothing_before_the_last_one_is_gone,
         a_served_backend_sleeps_by_ending_and_ends_with_its_agent,
@@ -108,18 +112,35 @@ async fn run_a_recipe(file: &Path) -> ExitCode {
 
 /// Starts the family of `script` as an agent would, and waits to be killed.
 async fn be_an_agent(directory: &Path) -> ExitCode {
-    let shim = ShimCommand::of_this_program().expect("a program");
+    let shims = Shims::of_this_program().expect("a program");
     let action = CommandAction {
         program: family(directory),
         args: Vec::new(),
         env: Vec::new(),
         env_pass: Vec::new(),
     };
-    let child = Child::start(&shim, &action, Duration::from_millis(200))
+    let child = Child::start(&shims, &action, Duration::from_millis(200))
         .await
         .expect("started");
     std::future::pending::<()>().await;
     drop(child);
+    ExitCode::SUCCESS
+}
+
+/// For each line that it reads, starts a command with a shim that waited, and says what the command's parent was.
+async fn keep_a_shim_ready() -> ExitCode {
+    let shims = Shims::of_this_program().expect("a program").with_one_ready();
+    let mut lines = BufReader::new(tokio::io::stdin()).lines();
+    while let Ok(Some(_)) = lines.next_line().await {
+        let action = action("sh", &["-c", "echo $PPID"]);
+        let mut child = Child::start(&shims, &action, Duration::from_millis(200))
+            .await
+            .expect("started");
+        assert_eq!(child.ended().await, Exit::Code { code: 0, left: 0 });
+        let output = child.output().clone();
+        eventually("its output", || output.tail().ends_with(b"\n")).await;
+        print!("{}", String::from_utf8_lossy(&output.tail()));
+    }
     ExitCode::SUCCESS
 }
 
@@ -195,8 +216,8 @@ fn action(program: &str, args: &[&str]) -> CommandAction {
 }
 
 async fn start(program: &str, args: &[&str]) -> Child {
-    let shim = ShimCommand::of_this_program().expect("a program");
-    Child::start(&shim, &action(program, args), Duration::from_millis(200))
+    let shims = Shims::of_this_program().expect("a program");
+    Child::start(&shims, &action(program, args), Duration::from_millis(200))
         .await
         .expect("started")
 }
@@ -357,22 +378,21 @@ async fn what_an_agent_knows_reaches_a_command_only_by_name() {
     );
     assert_eq!(run_in(directory.path(), &config, &variables).await, "None\n");
     let [child, shim] = [child, shim].map(|file| fs::read_to_string(file).expect("it looked"));
-    for seen in [&child, &shim] {
-        assert!(
-            !seen.contains(SECRET) && !seen.contains("REVEILLE_") && !seen.contains("NOT_SET"),
-            "{seen}"
-        );
-        for variable in [
-            "OWN=given",
-            "REPLACED=this",
-            "NAMED=by env_pass",
-            "CUDA_VISIBLE_DEVICES=1",
-            "LC_ALL=C.UTF-8",
-        ] {
-            assert!(seen.lines().any(|line| line == variable), "{variable}: {seen}");
-        }
-        assert!(seen.lines().any(|line| line.starts_with("PATH=/")), "{seen}");
+    assert!(
+        !child.contains(SECRET) && !child.contains("REVEILLE_") && !child.contains("NOT_SET"),
+        "{child}"
+    );
+    for variable in [
+        "OWN=given",
+        "REPLACED=this",
+        "NAMED=by env_pass",
+        "CUDA_VISIBLE_DEVICES=1",
+        "LC_ALL=C.UTF-8",
+    ] {
+        assert!(child.lines().any(|line| line == variable), "{variable}: {child}");
     }
+    assert!(child.lines().any(|line| line.starts_with("PATH=/")), "{child}");
+    assert_eq!(shim.trim(), "", "the supervisor needs none");
 }
 
 async fn an_http_step_asks_no_proxy() {
@@ -553,6 +573,43 @@ async fn a_child_whose_shim_is_killed_is_ended() {
     // Out of reach of an agent that has lost the shim: the documented limit.
     let session = rustix::process::getpgid(Pid::from_raw(family[2])).expect("alive");
     rustix::process::kill_process_group(session, Signal::KILL).expect("ended");
+}
+
+async fn the_next_command_gets_the_shim_that_waits_or_another_if_it_was_killed() {
+    let mut agent = tokio::process::Command::new(std::env::current_exe().expect("a program"));
+    let agent = agent.arg("keep-a-shim-ready");
+    let agent = agent.stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut agent = agent.kill_on_drop(true).spawn().expect("an agent");
+    let mut input = agent.stdin.take().expect("a pipe");
+    let mut said = BufReader::new(agent.stdout.take().expect("a pipe")).lines();
+    let pid = agent.id().expect("alive");
+    let waiting = async |not: i32| {
+        let mut found = None;
+        eventually("a shim that waits", || {
+            found = match descendants(pid)[..] {
+                [only] => i32::try_from(only).ok().filter(|only| *only != not),
+                _ => None,
+            };
+            found.is_some()
+        })
+        .await;
+        found.expect("found")
+    };
+    let mut parent = async || {
+        input.write_all(b"next\n").await.expect("told");
+        let line = said.next_line().await.expect("said").expect("a line");
+        line.parse::<i32>().expect("a pid")
+    };
+
+    let first = waiting(0).await;
+    assert_eq!(parent().await, first);
+    let second = waiting(first).await;
+    kill(second, Signal::KILL);
+    eventually("its end", || !alive(second)).await;
+    assert_ne!(parent().await, second);
+    let third = waiting(second).await;
+    agent.kill().await.expect("killed");
+    eventually("the end of the one that waits", || !alive(third)).await;
 }
 
 /// The owner of a backend that this program serves, awake, and the backend's address.

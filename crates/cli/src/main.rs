@@ -39,13 +39,13 @@ use crate::{
 use clap::Parser;
 use std::process::ExitCode;
 
-/// The subcommand that nobody types: its arguments are a child's own, so clap never sees them.
+/// The subcommand that nobody types: the agent starts it.
 const SHIM: &str = "shim";
 
 fn main() -> ExitCode {
     let mut words = std::env::args_os().skip(1);
     if words.next().is_some_and(|word| word == SHIM) {
-        return reveille_agent::child::shim_main(words);
+        return reveille_agent::child::shim_main();
     }
     let cli = Cli::parse();
     // Only a library that was faster could have installed another one.

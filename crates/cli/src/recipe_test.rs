@@ -4,7 +4,7 @@
 use crate::{args::RecipeTest, client::line, config_check, failure::Failure, signals::Signals};
 use anyhow::anyhow;
 use reveille_agent::{
-    child::{Child, ShimCommand},
+    child::{Child, Shims},
     config::{Config, ProviderConfig, WakeConfig},
     fetch,
     probe::{Probe, Verdict},
@@ -33,7 +33,7 @@ pub async fn run(args: RecipeTest) -> Result<(), Failure> {
         probe: Probe::new(client.clone(), provider),
         runner: Arc::new(Runner {
             client,
-            shim: ShimCommand::of_this_program()?,
+            shims: Shims::of_this_program()?,
         }),
         stop: signals.stop,
     };

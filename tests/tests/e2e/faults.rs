@@ -1,9 +1,9 @@
 //! Killing things: whatever dies, everything recovers by itself, and nobody waits for ever.
 
-use std::{path::Path, time::Duration};
+use std::time::Duration;
 
 use reveille_tests::{
-    AgentConfig, Backend, Cluster, Exit, WakeController, World, hold_for, is_alive, wait_until,
+    AgentConfig, Backend, Cluster, Exit, WakeController, World, descendants, hold_for, is_alive, wait_until,
 };
 
 use crate::scene::{LLM, QUICK_HEARTBEAT, SOON, Scene, refused};
@@ -331,30 +331,4 @@ async fn a_taken_port_is_named() {
                 .log()
                 .contains(&taken.local_addr().expect("an address").port().to_string())
     );
-}
-
-/// The processes below `pid`, read from /proc.
-fn descendants(pid: u32) -> Vec<u32> {
-    let parent_of = |child: u32| -> Option<u32> {
-        let stat = std::fs::read_to_string(Path::new("/proc").join(child.to_string()).join("stat")).ok()?;
-        stat.rsplit(')').next()?.split_whitespace().nth(1)?.parse().ok()
-    };
-    let all: Vec<u32> = std::fs::read_dir("/proc")
-        .expect("a Linux")
-        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
-        .collect();
-    let mut found = vec![pid];
-    loop {
-        let more: Vec<u32> = all
-            .iter()
-            .copied()
-            .filter(|one| {
-                !found.contains(one) && parent_of(*one).is_some_and(|parent| found.contains(&parent))
-            })
-            .collect();
-        if more.is_empty() {
-            return found.into_iter().filter(|one| *one != pid).collect();
-        }
-        found.extend(more);
-    }
 }

@@ -2,46 +2,30 @@
 
 mod descendants;
 mod environment;
+mod launch;
 mod output;
 mod program;
 mod shim;
+mod shims;
 
 pub(crate) use environment::OWN as OWN_VARIABLES;
 pub use output::{OUTPUT_TAIL_BYTES, Output};
 pub use program::find as find_program;
 pub use shim::shim_main;
+pub use shims::Shims;
 
-use crate::config::CommandAction;
+use crate::config::{CommandAction, Secret};
+use launch::Launch;
 use rustix::process::{Pid, Signal, kill_process_group};
-use std::{ffi::OsString, fmt, io, path::PathBuf, process::Stdio, time::Duration};
+use std::{fmt, time::Duration};
 use tokio::{
     io::{AsyncBufReadExt, BufReader, Lines},
-    process::{ChildStdin, ChildStdout, Command},
+    process::{ChildStdin, ChildStdout},
     time::timeout,
 };
 
 /// How long the shim may take to say that the child has started.
 const START_LIMIT: Duration = Duration::from_secs(5);
-
-/// The program that is the shim: the running program itself, called with `shim`.
-#[derive(Debug, Clone)]
-pub struct ShimCommand {
-    program: PathBuf,
-    args: Vec<OsString>,
-}
-
-impl ShimCommand {
-    /// The running program's own `shim` subcommand.
-    ///
-    /// # Errors
-    /// When the program's file can't be found out.
-    pub fn of_this_program() -> io::Result<Self> {
-        Ok(Self {
-            program: std::env::current_exe()?,
-            args: vec!["shim".into()],
-        })
-    }
-}
 
 /// Why a child wasn't started; one sentence, without the program's name.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -91,27 +75,20 @@ impl Child {
     ///
     /// # Errors
     /// When the program can't be found or started.
-    pub async fn start(
-        shim: &ShimCommand,
-        action: &CommandAction,
-        grace: Duration,
-    ) -> Result<Self, NotStarted> {
-        let mut command = command(shim, action, grace).map_err(|reason| NotStarted(reason.to_owned()))?;
+    pub async fn start(shims: &Shims, action: &CommandAction, grace: Duration) -> Result<Self, NotStarted> {
+        let launch = launch(action, grace).map_err(|reason| NotStarted(reason.to_owned()))?;
         let broken = |what: &str| NotStarted(format!("the command's supervisor {what}"));
-        let mut process = command
-            .spawn()
+        let shim = shims
+            .give(&launch)
+            .await
             .map_err(|error| broken(&format!("could not be started: {}", error.kind())))?;
-        let (Some(lease), Some(out), Some(err)) =
-            (process.stdin.take(), process.stdout.take(), process.stderr.take())
-        else {
-            return Err(broken("has no pipes"));
-        };
         let output = Output::default();
-        tokio::spawn(output.clone().drain(err));
-        let mut said = BufReader::new(out).lines();
+        tokio::spawn(output.clone().drain(shim.printed));
+        let mut said = shim.said.lines();
         let line = timeout(START_LIMIT, said.next_line())
             .await
             .map_err(|_| broken("did not answer"))?;
+        shims.prepare();
         let line = line
             .ok()
             .flatten()
@@ -124,8 +101,8 @@ impl Child {
                     .and_then(Pid::from_raw)
                     .ok_or_else(|| broken("spoke nonsense"))?;
                 Ok(Self {
-                    shim: Box::new(process),
-                    lease: Some(lease),
+                    shim: Box::new(shim.process),
+                    lease: Some(shim.lease),
                     said: Box::new(said),
                     pid,
                     exit: None,
@@ -180,31 +157,18 @@ impl Child {
     }
 }
 
-fn command(shim: &ShimCommand, action: &CommandAction, grace: Duration) -> Result<Command, &'static str> {
-    let path = action
-        .env
-        .iter()
-        .find(|(name, _)| name == "PATH")
-        .map(|(_, value)| value.reveal().as_ref());
+fn launch(action: &CommandAction, grace: Duration) -> Result<Launch, &'static str> {
+    let own = action.env.iter().map(|(name, value)| (name, value.reveal()));
+    let path = own
+        .clone()
+        .find(|(name, _)| *name == "PATH")
+        .map(|(_, value)| value.as_ref());
     let program = program::find(&action.program, path)?;
-    let mut command = Command::new(&shim.program);
-    command
-        .args(&shim.args)
-        .arg("--grace-ms")
-        .arg(grace.as_millis().to_string())
-        .arg("--")
-        .arg(program);
-    command.args(action.args.iter().map(crate::config::Secret::reveal));
-    command.env_clear();
-    command.envs(environment::passed(std::env::vars_os(), &action.env_pass));
-    command.envs(action.env.iter().map(|(name, value)| (name, value.reveal())));
-    command
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped());
-    // A group of its own: Ctrl-C in the agent's terminal must not end the shim before its child.
-    command.process_group(0);
-    Ok(command)
+    let args = action.args.iter().map(Secret::reveal).map(Into::into);
+    // The later one of the same name counts.
+    let variables = environment::passed(std::env::vars_os(), &action.env_pass)
+        .chain(own.map(|(name, value)| (name.into(), value.into())));
+    Ok(Launch::new(grace, program, args.collect(), variables.collect()))
 }
 
 fn parse_exit(line: &str) -> Option<Exit> {

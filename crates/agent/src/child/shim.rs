@@ -1,24 +1,27 @@
-//! The small process between the agent and one of its children: `reveille shim --grace-ms N -- program args…`.
+//! The small process between the agent and one of its children: `reveille shim`.
 //!
 //! The agent may be killed in a way that nothing can catch, and a child may detach its own children from itself.
 //! So the shim holds the other end of a pipe that only the agent has, and is the reaper of everything below it:
 //! when the pipe closes, it ends the child and all of its descendants, and goes only when none is left.
 //!
-//! Standard input is that pipe. On standard output it says, a line each, `started <pid>` or `failed <why>`, and then
-//! `exited code <n> left <m>` or `exited signal <n> left <m>`, `m` being how many descendants the child left running.
-//! The child's own output goes to the shim's standard error. Its exit code is the child's.
+//! Standard input is that pipe. One line comes through it, the [`Launch`], and until it comes the shim waits. On standard
+//! output it says, a line each, `started <pid>` or `failed <why>`, and then `exited code <n> left <m>` or
+//! `exited signal <n> left <m>`, `m` being how many descendants the child left running. The child's own output goes to
+//! the shim's standard error. Its exit code is the child's.
 
-use super::descendants::{descendants, signal_all};
+use super::{
+    descendants::{descendants, signal_all},
+    launch::Launch,
+};
 use rustix::process::{Pid, Signal, WaitOptions, WaitStatus, wait};
 use std::{
-    ffi::OsString,
     io::{self, Write},
     os::{fd::AsFd, unix::process::CommandExt},
     process::{Command, ExitCode, Stdio},
     time::Duration,
 };
 use tokio::{
-    io::AsyncReadExt,
+    io::{AsyncBufReadExt, AsyncReadExt, BufReader},
     net::unix::pipe,
     signal::unix::{Signal as SignalStream, SignalKind, signal},
     time::{Instant, sleep, timeout_at},
@@ -31,37 +34,19 @@ const SIGNAL_BASE: i32 = 128;
 /// How often KILL is sent again while descendants are left: they may be forking.
 const KILL_INTERVAL: Duration = Duration::from_millis(20);
 
-/// The shim's whole life; `args` are those after `shim`.
-pub fn shim_main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
-    let Some((grace, command)) = parse(args) else {
-        eprintln!("reveille shim: is started by the agent: shim --grace-ms N -- program args…");
-        return ExitCode::from(FAILED);
-    };
+/// The shim's whole life.
+pub fn shim_main() -> ExitCode {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    match runtime.and_then(|runtime| runtime.block_on(supervise(command, grace))) {
+    match runtime.and_then(|runtime| runtime.block_on(live())) {
         Ok(code) => ExitCode::from(code),
         Err(error) => {
-            match error.kind() {
-                io::ErrorKind::NotFound => say("failed it or its interpreter was not found"),
-                kind => say(&format!("failed {kind}")),
-            }
+            eprintln!(
+                "reveille shim: is started by the agent, through a pipe: {}",
+                error.kind()
+            );
             ExitCode::from(FAILED)
         }
     }
-}
-
-fn parse(args: impl IntoIterator<Item = OsString>) -> Option<(Duration, Command)> {
-    let mut args = args.into_iter();
-    if args.next()? != "--grace-ms" {
-        return None;
-    }
-    let grace = Duration::from_millis(args.next()?.to_str()?.parse().ok()?);
-    if args.next()? != "--" {
-        return None;
-    }
-    let mut command = Command::new(args.next()?);
-    command.args(args);
-    Some((grace, command))
 }
 
 /// Says something to the agent. When nobody listens, the pipe's end will say so too.
@@ -70,18 +55,31 @@ fn say(line: &str) {
     let _ = writeln!(out, "{line}").and_then(|()| out.flush());
 }
 
-async fn supervise(command: Command, grace: Duration) -> io::Result<u8> {
+async fn live() -> io::Result<u8> {
     become_reaper()?;
     // Signals are listened to before there is a child whose end could be missed.
     let mut ends = signal(SignalKind::child())?;
-    let stop = Stop::new()?;
-    let child = start(command)?;
+    let mut agent = Agent::new()?;
+    let Some(launch) = agent.launch().await? else {
+        return Ok(0);
+    };
+    let grace = launch.grace;
+    let child = match start(launch.command()) {
+        Ok(child) => child,
+        Err(error) => {
+            match error.kind() {
+                io::ErrorKind::NotFound => say("failed it or its interpreter was not found"),
+                kind => say(&format!("failed {kind}")),
+            }
+            return Ok(FAILED);
+        }
+    };
     say(&format!("started {}", child.as_raw_pid()));
 
     let mut family = Family { child, status: None };
     tokio::select! {
         () = family.child_ended(&mut ends) => {}
-        () = stop.asked() => {}
+        () = agent.stop() => {}
     }
     // The agent hears of the end at once; what the child left behind may take longer.
     let told = family.report();
@@ -101,11 +99,7 @@ fn become_reaper() -> io::Result<()> {
 
 fn start(mut command: Command) -> io::Result<Pid> {
     let output = || io::stderr().as_fd().try_clone_to_owned().map(Stdio::from);
-    command
-        .stdin(Stdio::null())
-        .stdout(output()?)
-        .stderr(output()?)
-        .process_group(0);
+    command.stdout(output()?).stderr(output()?).process_group(0);
     let child = command.spawn()?;
     i32::try_from(child.id())
         .ok()
@@ -113,15 +107,15 @@ fn start(mut command: Command) -> io::Result<Pid> {
         .ok_or_else(|| io::ErrorKind::InvalidData.into())
 }
 
-/// Everything that can ask for the end: the agent's pipe, and the signals that end a process.
-struct Stop {
-    agent: pipe::Receiver,
+/// What comes from outside: the agent's pipe, and the signals that end a process.
+struct Agent {
+    pipe: BufReader<pipe::Receiver>,
     signals: [SignalStream; 3],
 }
 
-impl Stop {
+impl Agent {
     fn new() -> io::Result<Self> {
-        let agent = pipe::Receiver::from_owned_fd(io::stdin().as_fd().try_clone_to_owned()?)?;
+        let pipe = pipe::Receiver::from_owned_fd(io::stdin().as_fd().try_clone_to_owned()?)?;
         let kinds = [
             SignalKind::terminate(),
             SignalKind::interrupt(),
@@ -129,20 +123,39 @@ impl Stop {
         ];
         let [term, int, hup] = kinds.map(signal);
         Ok(Self {
-            agent,
+            pipe: BufReader::new(pipe),
             signals: [term?, int?, hup?],
         })
     }
 
-    async fn asked(mut self) {
-        let [term, int, hup] = &mut self.signals;
+    /// What to start; nothing when the end comes before.
+    async fn launch(&mut self) -> io::Result<Option<Launch>> {
+        let mut line = Vec::new();
         tokio::select! {
-            // The agent never writes: anything, the end included, means stop.
-            _ = self.agent.read_u8() => {}
-            _ = term.recv() => {}
-            _ = int.recv() => {}
-            _ = hup.recv() => {}
+            read = self.pipe.read_until(b'\n', &mut line) => read?,
+            () = signalled(&mut self.signals) => return Ok(None),
+        };
+        if line.is_empty() {
+            return Ok(None);
         }
+        Ok(Some(serde_json::from_slice(&line)?))
+    }
+
+    /// Waits until the end is asked for.
+    async fn stop(mut self) {
+        tokio::select! {
+            // The agent writes nothing but the launch: anything, the end included, means stop.
+            _ = self.pipe.read_u8() => {}
+            () = signalled(&mut self.signals) => {}
+        }
+    }
+}
+
+async fn signalled([term, int, hup]: &mut [SignalStream; 3]) {
+    tokio::select! {
+        _ = term.recv() => {}
+        _ = int.recv() => {}
+        _ = hup.recv() => {}
     }
 }
 

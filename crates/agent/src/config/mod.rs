@@ -135,6 +135,14 @@ impl ProviderConfig {
         })
     }
 
+    /// Whether its recipes start programs of this machine.
+    #[must_use]
+    pub fn runs_commands(&self) -> bool {
+        let wake = self.wake.iter().flat_map(|wake| &wake.steps);
+        let sleep = self.sleep.iter().flat_map(|sleep| &sleep.steps);
+        wake.chain(sleep).any(Step::runs_command)
+    }
+
     /// How long it stays awake at least, unless somebody puts it to sleep.
     #[must_use]
     pub fn min_awake(&self) -> Duration {

@@ -126,6 +126,14 @@ pub struct Step {
     pub action: Action,
 }
 
+impl Step {
+    /// Whether it starts a program of this machine.
+    #[must_use]
+    pub const fn runs_command(&self) -> bool {
+        matches!(self.action, Action::Once(_) | Action::Serve { .. })
+    }
+}
+
 /// What a step does.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Action {

@@ -10,7 +10,7 @@ mod timeline;
 pub use timeline::Outcome;
 
 use crate::{
-    child::{Child, Exit, ShimCommand},
+    child::{Child, Exit, Shims},
     config::{Step, WakeConfig},
     probe::Probe,
     verify::Verify,
@@ -35,8 +35,8 @@ const VERIFY_STAGE: &str = "verify";
 pub struct Runner {
     /// The client of `http` steps.
     pub client: reqwest::Client,
-    /// The shim of `command` steps.
-    pub shim: ShimCommand,
+    /// Where the shims of `command` steps come from.
+    pub shims: Shims,
 }
 
 /// What must be gone before a run begins: an earlier run, or a served backend.

@@ -45,7 +45,7 @@ impl Runner {
             Action::Tcp(address) => reachable(address, step.timeout).await,
             Action::Once(action) => self.run_once(action, step.timeout, running).await,
             Action::Serve { command, stop_grace } => {
-                let start = Child::start(&self.shim, command, *stop_grace);
+                let start = Child::start(&self.shims, command, *stop_grace);
                 let child = timeout(step.timeout, start)
                     .await
                     .map_err(|_| overran(step.timeout))?;
@@ -82,7 +82,7 @@ impl Runner {
         running: &mut Option<Child>,
     ) -> Result<(), String> {
         let to_its_end = async {
-            let child = Child::start(&self.shim, action, ONCE_GRACE)
+            let child = Child::start(&self.shims, action, ONCE_GRACE)
                 .await
                 .map_err(|error| error.to_string())?;
             Ok::<Exit, String>(running.insert(child).ended().await)

@@ -9,7 +9,7 @@ use axum::{
     routing::{any, get, post},
 };
 use reveille_agent::{
-    child::ShimCommand,
+    child::Shims,
     config::{Config, ProviderConfig},
     fetch,
     probe::Probe,
@@ -264,7 +264,7 @@ pub fn client() -> reqwest::Client {
 pub fn runner() -> Arc<Runner> {
     Arc::new(Runner {
         client: client(),
-        shim: ShimCommand::of_this_program().expect("a program"),
+        shims: Shims::of_this_program().expect("a program"),
     })
 }
 

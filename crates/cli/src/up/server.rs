@@ -7,7 +7,7 @@
 use super::{data_dir::DataDir, server_program::ServerProgram};
 use anyhow::{Context, Result, bail};
 use reveille_agent::{
-    child::{Child, ShimCommand},
+    child::{Child, Shims},
     config::{CommandAction, Secret},
 };
 use reveille_bus::access::HubKeys;
@@ -124,7 +124,7 @@ struct Files {
     config: String,
     log: PathBuf,
     name: String,
-    shim: ShimCommand,
+    shims: Shims,
 }
 
 /// The line with which a server greets whoever connects.
@@ -155,7 +155,7 @@ impl Files {
             config: text_of(&config)?,
             log,
             name,
-            shim: ShimCommand::of_this_program()?,
+            shims: Shims::of_this_program()?,
         })
     }
 
@@ -169,7 +169,7 @@ impl Files {
             env: vec![],
             env_pass: vec![],
         };
-        Child::start(&self.shim, &action, GRACE)
+        Child::start(&self.shims, &action, GRACE)
             .await
             .with_context(|| format!("cannot start {}", self.program))
     }

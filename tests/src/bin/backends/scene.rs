@@ -51,10 +51,7 @@ impl<'a> Scene<'a> {
         };
         scene.is("hibernating").await;
         let found = scene.server.processes();
-        ensure!(
-            found.servers.is_empty(),
-            "a server runs before anybody asked: {found:?}"
-        );
+        ensure!(found.is_empty(), "a server runs before anybody asked: {found:?}");
         Ok(scene)
     }
 

@@ -1,6 +1,7 @@
 //! A llama.cpp server: how an agent starts it, and what `/proc` shows of it.
 
 use std::{
+    cell::RefCell,
     fmt::Write as _,
     fs,
     path::{Path, PathBuf},
@@ -8,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use reveille_tests::{Port, llama_cpp_path, wait_until};
 
 /// The name of its one model.
@@ -24,15 +25,8 @@ pub struct Server {
     port: Port,
     model: PathBuf,
     program: Vec<String>,
-}
-
-/// The processes of a server.
-#[derive(Debug, PartialEq, Eq)]
-pub struct Processes {
-    /// The server itself.
-    pub servers: Vec<u32>,
-    /// Those that stand between it and its agent.
-    pub shims: Vec<u32>,
+    /// The processes that were seen between it and its agent.
+    shims: RefCell<Vec<u32>>,
 }
 
 impl Server {
@@ -48,7 +42,12 @@ impl Server {
 
     fn started_by(program: Vec<String>, model: PathBuf) -> Self {
         let port = Port::claim();
-        Self { port, model, program }
+        Self {
+            port,
+            model,
+            program,
+            shims: RefCell::default(),
+        }
     }
 
     /// Where it answers, if it runs.
@@ -80,56 +79,63 @@ impl Server {
         text
     }
 
-    /// Every process whose command line has its port.
-    pub fn processes(&self) -> Processes {
-        let (mut servers, mut shims) = (Vec::new(), Vec::new());
-        for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
-            let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else {
-                continue;
-            };
-            let line = fs::read(entry.path().join("cmdline")).unwrap_or_default();
-            let words: Vec<_> = line
-                .split(|byte| *byte == 0)
-                .map(String::from_utf8_lossy)
-                .collect();
-            let port = self.port.number().to_string();
-            if !words
-                .windows(2)
-                .any(|pair| pair[0] == "--port" && pair[1] == port)
-            {
-                continue;
-            }
-            let kind = if words[1] == "shim" {
-                &mut shims
-            } else {
-                &mut servers
-            };
-            kind.push(pid);
-        }
-        Processes { servers, shims }
+    /// Every process that is this server: its command line has its port.
+    pub fn processes(&self) -> Vec<u32> {
+        let port = self.port.number().to_string();
+        let is_ours = |pid: &u32| {
+            let line = command_line(*pid);
+            line.windows(2).any(|pair| pair[0] == "--port" && pair[1] == port)
+        };
+        let all = fs::read_dir("/proc").into_iter().flatten().flatten();
+        let pids = all.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+        pids.filter(is_ours).collect()
     }
 
-    /// The one process that is the server, below one shim.
+    /// The one process that is the server, below a shim.
     pub fn only_process(&self) -> Result<u32> {
         let found = self.processes();
+        let [server] = found[..] else {
+            bail!("not one server: {found:?}");
+        };
+        let shim = parent(server)?;
+        let line = command_line(shim);
         ensure!(
-            found.servers.len() == 1 && found.shims.len() == 1,
-            "not one server below one shim: {found:?}"
+            line.get(1).is_some_and(|word| word == "shim"),
+            "process {server} runs below {line:?}"
         );
-        Ok(found.servers[0])
+        self.shims.borrow_mut().push(shim);
+        Ok(server)
     }
 
     /// Waits until neither the server nor what started it is left.
     pub async fn is_gone(&self) {
-        let nobody = Processes {
-            servers: vec![],
-            shims: vec![],
-        };
         wait_until("nothing of the server was left", GONE_WITHIN, async || {
-            (self.processes() == nobody).then_some(())
+            let shims = self.shims.borrow();
+            // What has ended has no command line any more.
+            let nobody = self.processes().is_empty() && shims.iter().all(|pid| command_line(*pid).is_empty());
+            nobody.then_some(())
         })
         .await;
     }
+}
+
+/// The words of a running process's command line.
+fn command_line(pid: u32) -> Vec<String> {
+    let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    let words = line.split(|byte| *byte == 0).filter(|word| !word.is_empty());
+    words
+        .map(|word| String::from_utf8_lossy(word).into_owned())
+        .collect()
+}
+
+fn parent(of: u32) -> Result<u32> {
+    let stat = fs::read_to_string(format!("/proc/{of}/stat"))?;
+    let (_, after_name) = stat.rsplit_once(')').context("no stat line")?;
+    let parent = after_name
+        .split_whitespace()
+        .nth(1)
+        .context("a short stat line")?;
+    Ok(parent.parse()?)
 }
 
 /// Writes a model that the server can load.

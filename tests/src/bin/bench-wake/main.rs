@@ -2,7 +2,7 @@
 //! the request that waits for it is answered.
 //!
 //! The backend is a stand-in that the agent serves, with a boot drawn anew for each wake; nothing tells the agent when it
-//! will be over. The stand-in writes down when it was started, when it listened and when it got the request, by the clock
+//! will be over. The stand-in writes down when its `main` began, when it listened and when it got the request, by the clock
 //! that all processes of a machine share. Figures depend on the machine; its load stands beside them.
 
 use anyhow::{Context, Result, ensure};

@@ -27,9 +27,14 @@ impl Log {
 
     /// Adds a line, with the time of day and the time that is comparable to the microsecond between processes.
     pub fn write(&self, entry: &Value) {
+        self.write_at(entry, monotonic_us());
+    }
+
+    /// The same, for what happened a little earlier.
+    pub fn write_at(&self, entry: &Value, at_us: u64) {
         let Some(file) = &self.0 else { return };
         let mut entry = entry.clone();
-        entry["monotonic_us"] = json!(monotonic_us());
+        entry["monotonic_us"] = json!(at_us);
         entry["at_ms"] = json!(now_ms());
         let line = format!("{entry}\n");
         let mut file = file.lock().unwrap_or_else(PoisonError::into_inner);

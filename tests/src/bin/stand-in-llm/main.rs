@@ -22,19 +22,27 @@ use std::{
 use anyhow::{Context, Result, bail};
 use axum::serve::ListenerExt;
 use clap::Parser;
+use reveille_tests::monotonic_us;
 use serde_json::json;
 use tokio::net::TcpListener;
 
 use crate::{log::Log, options::Options, server::Server};
 
-#[tokio::main]
-async fn main() -> Result<ExitCode> {
-    let options = Options::parse();
+fn main() -> Result<ExitCode> {
+    let started_us = monotonic_us();
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    runtime.block_on(run(Options::parse(), started_us))
+}
+
+async fn run(options: Options, started_us: u64) -> Result<ExitCode> {
     if options.only_sleep {
         std::future::pending::<()>().await;
     }
     let log = Arc::new(Log::open(options.log.as_deref())?);
-    log.write(&json!({ "event": "start", "pid": std::process::id() }));
+    log.write_at(
+        &json!({ "event": "start", "pid": std::process::id() }),
+        started_us,
+    );
     if options.fork_grandchild {
         fork(&log)?;
     }

@@ -1,7 +1,7 @@
 //! Everything that came out of a hub, by where it came out.
 
 use super::{hub::Hub, may_be_said, reaches_a_backend, scanner::Channel};
-use reveille_tests::wait_until;
+use reveille_tests::{descendants, wait_until};
 use std::{collections::BTreeMap, fs, os::unix::fs::PermissionsExt};
 
 use crate::scene::SOON;
@@ -200,27 +200,4 @@ impl Hub {
         }
         bytes
     }
-}
-
-fn descendants(of: u32) -> Vec<u32> {
-    let children = |pid: u32| -> Vec<u32> {
-        let tasks = fs::read_dir(format!("/proc/{pid}/task"))
-            .into_iter()
-            .flatten()
-            .flatten();
-        let lists = tasks.map(|task| fs::read_to_string(task.path().join("children")).unwrap_or_default());
-        lists
-            .flat_map(|list| {
-                list.split_whitespace()
-                    .filter_map(|pid| pid.parse().ok())
-                    .collect::<Vec<_>>()
-            })
-            .collect()
-    };
-    let (mut all, mut next) = (vec![], children(of));
-    while let Some(pid) = next.pop() {
-        all.push(pid);
-        next.extend(children(pid));
-    }
-    all
 }

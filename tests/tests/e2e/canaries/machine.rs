@@ -107,7 +107,7 @@ impl Hub {
         let plant = |place| self.planted.plant(place);
         let (marker, nowhere) = (&self.marker, Port::claim().http_url());
         let (program, args) = self.served.command();
-        let serve = format!("exec {} {}", program.display(), args.join(" "));
+        let serve = format!("{} {}", program.display(), args.join(" "));
         let script = self.failing_script();
         let provider = |name: &str, base_url: &str, more: &str| {
             format!(
@@ -138,7 +138,7 @@ impl Hub {
                 "[provider.wake]\ntype = \"command\"\ncommand = \"/nowhere/{}\"\n", plant("path of a program"),
             )),
             provider("served", &self.served.url(), &format!(
-                "[provider.wake]\ntype = \"command\"\nrun = \"serve\"\ncommand = \"/bin/sh\"\nargs = [\"-c\", \"echo {}; {serve}\", \"{}\"]\n\
+                "[provider.wake]\ntype = \"command\"\nrun = \"serve\"\ncommand = \"/bin/sh\"\nargs = [\"-c\", \"echo {}; {serve}; exit $?\", \"{}\"]\n\
                  env = {{ GIVEN = \"{}\", MARKER = \"{marker}\" }}\nmax_wait = \"30s\"\n",
                 plant("output of a served command"), plant("argument of a served command"), plant("variable of a served command"),
             )),
