@@ -1,6 +1,6 @@
 //! Commands to the aggregates, stamped with NATS time. Only control and wakes issue any.
 
-use crate::metrics::Metrics;
+use crate::{metrics::Metrics, registry::Registry};
 use reveille_bus::{AggregateId, BusError, CommandError, CommitMeta, Executed, Journal, NatsClock};
 use reveille_domain::{
     Agent, AgentCommand, AgentName, AgentRejection, Key, KeyCommand, KeyId, KeyRejection, Provider,
@@ -17,6 +17,8 @@ pub(crate) struct Commands {
     pub(crate) journal: Journal,
     pub(crate) clock: NatsClock,
     pub(crate) metrics: Metrics,
+    /// The fold, which is nearly always up to date.
+    pub(crate) registry: Registry,
 }
 
 impl Commands {
@@ -37,7 +39,11 @@ impl Commands {
         let at = self.now().await?;
         let aggregate = AggregateId::Provider(id.clone());
         let meta = CommitMeta::new(cause, at);
-        let done = self.journal.execute(&aggregate, command(at), &meta).await?;
+        let known = self.registry.last_commit(id);
+        let done = self
+            .journal
+            .execute_on(known, &aggregate, command(at), &meta)
+            .await?;
         self.metrics.committed(&done.events);
         Ok(done)
     }

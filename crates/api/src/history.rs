@@ -216,7 +216,8 @@ async fn next(following: Option<Following>) -> Option<(Result<EventRow, RowsErro
             Ok(Followed::Commit(entry)) if entry.sequence > following.after_seq => {
                 following.read.extend(event_rows(&entry.committed()));
             }
-            Ok(Followed::Commit(_) | Followed::Reset | Followed::CaughtUp { .. }) => {}
+            Ok(Followed::Commit(_) | Followed::Interrupted | Followed::Reset | Followed::CaughtUp { .. }) => {
+            }
             Err(error) => return Some((Err(unavailable(error)), None)),
         }
     }

@@ -3,7 +3,7 @@
 
 use crate::identities::Identities;
 use crate::keys::Keys;
-use reveille_bus::{AggregateId, BusError, Entry, Followed, Follower, commit::AnyCommit};
+use reveille_bus::{AggregateId, BusError, Entry, Followed, Follower, JournalContext, commit::AnyCommit};
 use reveille_domain::{AgentName, Epoch, Provider, ProviderId, provider::Registered, rows::MemoryRows};
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
@@ -49,6 +49,10 @@ struct Table {
     providers: BTreeMap<ProviderId, watch::Sender<Arc<Known>>>,
     models: HashMap<String, Vec<ProviderId>>,
     unreadable: HashSet<String>,
+    /// What a command of each provider stands on.
+    last_commits: HashMap<ProviderId, JournalContext<Provider>>,
+    /// Whether the journal is being followed and is known to be the one that was folded.
+    current: bool,
 }
 
 impl Default for Registry {
@@ -101,6 +105,16 @@ impl Registry {
             .values()
             .map(|slot| slot.borrow().clone())
             .collect()
+    }
+
+    /// What is known of a provider, for a command to be decided on; `None` while that may not be of this journal.
+    #[must_use]
+    pub fn last_commit(&self, id: &ProviderId) -> Option<JournalContext<Provider>> {
+        let table = self.read();
+        table
+            .current
+            .then(|| table.last_commits.get(id).cloned())
+            .flatten()
     }
 
     /// The providers of one agent.
@@ -210,6 +224,7 @@ impl Registry {
             match followed {
                 Followed::Reset => self.reset(),
                 Followed::Commit(entry) => self.take(&entry),
+                Followed::Interrupted => self.write().current = false,
                 Followed::CaughtUp { sequence } => self.caught_up(sequence),
             }
         }
@@ -232,6 +247,7 @@ impl Registry {
                 providers, "the journal is folded: {providers} providers"
             );
         }
+        self.write().current = true;
         self.inner.applied.send_replace(Some(sequence));
     }
 
@@ -285,6 +301,12 @@ impl Table {
     fn take(&mut self, entry: &Entry) {
         if entry.commit.is_ok() {
             self.unreadable.remove(&entry.subject);
+        }
+        if let Some(AggregateId::Provider(id)) = AggregateId::of_subject(&entry.subject) {
+            match JournalContext::after(entry) {
+                Some(last) => self.last_commits.insert(id, last),
+                None => self.last_commits.remove(&id),
+            };
         }
         match &entry.commit {
             Ok((_, AnyCommit::Agent(_) | AnyCommit::Key(_))) => {}
@@ -340,6 +362,7 @@ impl Table {
     fn forget(&mut self, id: &ProviderId) {
         self.unlist(id);
         self.providers.remove(id);
+        self.last_commits.remove(id);
     }
 
     fn unlist(&mut self, id: &ProviderId) {

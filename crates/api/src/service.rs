@@ -191,6 +191,7 @@ impl Service {
             journal: journal.clone(),
             clock: clock.clone(),
             metrics: Metrics::default(),
+            registry: registry.clone(),
         };
 
         let failed = fold(&registry, bus, tasks, shutdown);

@@ -57,6 +57,9 @@ pub enum Followed {
     Reset,
     /// A commit.
     Commit(Entry),
+    /// The connection or the reader was lost, so commits may be missing, and the journal may not be the one it was, until
+    /// the next [`Followed::CaughtUp`].
+    Interrupted,
     /// Everything that was in the journal at the start, or at the last reconnect, was told.
     CaughtUp {
         /// The sequence of the journal's last commit; 0 for an empty journal.
@@ -107,6 +110,8 @@ pub struct Follower {
     /// A commit that has arrived and isn't told yet.
     arrived: Option<Entry>,
     refold: Refold,
+    /// Whether the reader was lost and that isn't told yet.
+    interrupted: bool,
     /// Whether nothing was told yet.
     fresh: bool,
     /// Whether [`Followed::CaughtUp`] was told: from then on every commit is, not the latest of each aggregate only.
@@ -142,6 +147,7 @@ impl Follower {
             reading: None,
             arrived: None,
             refold: Refold::default(),
+            interrupted: false,
             fresh: true,
             caught_up: false,
         }
@@ -154,6 +160,9 @@ impl Follower {
     /// [`BusError::StreamMismatch`] when it was made anew with other settings.
     pub async fn next(&mut self) -> Result<Followed, BusError> {
         loop {
+            if std::mem::take(&mut self.interrupted) {
+                return Ok(Followed::Interrupted);
+            }
             let Some(reading) = &mut self.reading else {
                 match self.start().await {
                     Ok(None) => {}
@@ -219,6 +228,7 @@ impl Follower {
             "reading the journal again"
         );
         self.reading = None;
+        self.interrupted = true;
         // It was not told, so it is read again.
         self.arrived = None;
     }

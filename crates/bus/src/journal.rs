@@ -7,7 +7,7 @@ mod store;
 pub use store::JournalStore;
 
 use crate::{
-    AggregateId, BusError, CommandError,
+    AggregateId, BusError, CommandError, Entry,
     commit::{AnyCommit, Commit, CommitError, CommitHash, RECENT_COMMANDS},
     in_order::InOrder,
     refold::{self, Chain},
@@ -20,7 +20,7 @@ use async_nats::jetstream::{
     stream::{LastRawMessageErrorKind, Stream},
 };
 use cqrs_es::{Aggregate, AggregateContext, event_sink::EventSink};
-use reveille_domain::{CommandId, Timestamp};
+use reveille_domain::{CommandId, Provider, Timestamp};
 use std::{collections::HashMap, time::Duration};
 use tracing::debug;
 use uuid::Uuid;
@@ -170,6 +170,22 @@ impl<A: Aggregate> JournalContext<A> {
     }
 }
 
+impl JournalContext<Provider> {
+    /// What is known of a provider after `entry`; `None` if that isn't a commit of one that can be read.
+    #[must_use]
+    pub fn after(entry: &Entry) -> Option<Self> {
+        let Ok((id, AnyCommit::Provider(commit))) = &entry.commit else {
+            return None;
+        };
+        Some(Self {
+            id: id.clone(),
+            aggregate: commit.state.clone(),
+            expected: Expected::After(entry.sequence),
+            last: Some((commit.clone(), entry.hash)),
+        })
+    }
+}
+
 impl Journal {
     /// The journal behind `js`.
     #[must_use]
@@ -248,8 +264,34 @@ impl Journal {
         A::Command: Clone + Sync + Send,
         A::Error: Send,
     {
+        self.execute_on(None, id, command, meta).await
+    }
+
+    /// The same, but lets the aggregate decide first on what is `known` of it, which spares a read when that is its last
+    /// commit. Whether it is, the server says to the append; a decision that appends nothing is made again on what is
+    /// loaded.
+    ///
+    /// # Errors
+    /// As [`Journal::execute`].
+    pub async fn execute_on<A>(
+        &self,
+        mut known: Option<JournalContext<A>>,
+        id: &AggregateId,
+        command: A::Command,
+        meta: &CommitMeta,
+    ) -> Result<Executed<A>, CommandError<A::Error>>
+    where
+        A: Aggregate<Services = ()> + Clone,
+        A::Command: Clone + Sync + Send,
+        A::Error: Send,
+    {
         for attempt in 0..MAX_ATTEMPTS {
-            let mut context = self.load::<A>(id).await?;
+            let known = known.take();
+            let may_be_old = known.is_some();
+            let mut context = match known {
+                Some(known) => known,
+                None => self.load::<A>(id).await?,
+            };
             if context
                 .last
                 .as_ref()
@@ -263,12 +305,12 @@ impl Journal {
                 });
             }
             let sink = EventSink::default();
-            context
-                .aggregate
-                .handle(command.clone(), &(), &sink)
-                .await
-                .map_err(CommandError::Rejected)?;
+            let handled = context.aggregate.handle(command.clone(), &(), &sink).await;
             let events = sink.collect().await;
+            if may_be_old && (handled.is_err() || events.is_empty()) {
+                continue;
+            }
+            handled.map_err(CommandError::Rejected)?;
             if events.is_empty() {
                 let (sequence, state) = (context.expected.sequence(), context.aggregate);
                 return Ok(Executed {
@@ -285,6 +327,7 @@ impl Journal {
                         sequence,
                     });
                 }
+                Appended::Conflict if may_be_old => {}
                 Appended::Conflict => {
                     debug!(aggregate.id = %id, attempt, "lost a race for {id}, deciding again");
                     tokio::time::sleep(pause(attempt)).await;

@@ -249,7 +249,7 @@ pub(crate) async fn next_batch(follower: &mut Follower) -> Result<Vec<Committed>
                 bytes += entry.payload.len();
                 batch.push(entry.archived());
             }
-            Ok(Followed::CaughtUp { .. } | Followed::Reset) => {}
+            Ok(Followed::CaughtUp { .. } | Followed::Interrupted | Followed::Reset) => {}
             // What was read before stands in the batch; the error comes again.
             Err(_) if !batch.is_empty() => break,
             Err(error) => return Err(error.into()),

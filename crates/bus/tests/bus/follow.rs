@@ -20,7 +20,7 @@ async fn next_commit(follower: &mut Follower) -> Entry {
     loop {
         match next(follower).await {
             Followed::Commit(entry) => return entry,
-            Followed::CaughtUp { .. } => {}
+            Followed::CaughtUp { .. } | Followed::Interrupted => {}
             Followed::Reset => panic!("the journal is the one it was"),
         }
     }
@@ -39,6 +39,7 @@ async fn caught_up(follower: &mut Follower) -> (bool, Vec<u64>, u64) {
                 reset = true;
             }
             Followed::Commit(entry) => sequences.push(entry.sequence),
+            Followed::Interrupted => {}
             Followed::CaughtUp { sequence } => return (reset, sequences, sequence),
         }
     }
@@ -184,8 +185,10 @@ async fn a_replaced_journal_begins_anew_or_diverges_although_it_reuses_sequences
         caught_up(&mut after).await;
         replace(&connection, &journal, commits).await;
         let replaced = Instant::now();
+        assert!(matches!(next(&mut latest).await, Followed::Interrupted));
         assert!(matches!(next(&mut latest).await, Followed::Reset));
         assert_eq!(next_commit(&mut latest).await.sequence, commits as u64);
+        assert!(matches!(next(&mut after).await, Followed::Interrupted));
         let told = timeout(PATIENCE, after.next()).await.unwrap();
         assert!(
             matches!(told, Err(BusError::Diverged { seq }) if seq == last.sequence),

@@ -6,9 +6,10 @@ use crate::events::{
 };
 use futures::StreamExt;
 use reveille_bus::{
-    BusError, CommandError, CommitMeta, Expected, FACTS, JOURNAL_STREAM, Journal, commit::RECENT_COMMANDS,
+    BusError, CommandError, CommitMeta, Expected, FACTS, Follow, Followed, Follower, JOURNAL_STREAM, Journal,
+    JournalContext, commit::RECENT_COMMANDS,
 };
-use reveille_domain::{Agent, Provider, Rejection};
+use reveille_domain::{Agent, Epoch, Provider, ProviderCommand, Rejection, Timestamp};
 use std::time::Duration;
 
 #[tokio::test]
@@ -60,6 +61,66 @@ async fn a_refused_or_needless_command_leaves_nothing() {
     assert_eq!((again.events.len(), again.sequence), (0, first.sequence));
     assert_eq!(again.state, first.state);
     assert_eq!(stored(&connection).await.len(), 1);
+}
+
+#[tokio::test]
+async fn a_decision_on_what_is_known_is_made_again_when_that_is_not_the_last_commit() {
+    let (_nats, connection, journal) = journal().await;
+    let mut follower = Follower::new(&connection, Follow::Latest);
+    let id = provider_key();
+    let mut known = vec![];
+    for command in [register(&id), request_wake()] {
+        journal.execute::<Provider>(&id, command, &meta(0)).await.unwrap();
+        known.push(last_commit(&mut follower).await);
+    }
+    let [registered, waking] = known.try_into().unwrap();
+
+    // Its next commit is refused, and on the last one there is nothing to do.
+    let joined = journal
+        .execute_on(Some(registered), &id, request_wake(), &meta(0))
+        .await
+        .unwrap();
+    assert_eq!((joined.events.len(), joined.sequence), (0, 2));
+    assert_eq!(joined.state, *waking.state());
+
+    let deregister = ProviderCommand::Deregister {
+        epoch: Epoch(1),
+        at: Timestamp::from_millis(1),
+    };
+    let gone = journal
+        .execute_on(Some(waking.clone()), &id, deregister, &meta(0))
+        .await
+        .unwrap();
+    assert_eq!(gone.sequence, 3);
+    // Known to be waking, so that there is nothing to do, which isn't so.
+    let refused = journal
+        .execute_on(Some(waking), &id, request_wake(), &meta(0))
+        .await;
+    assert!(
+        matches!(refused, Err(CommandError::Rejected(_))),
+        "the provider is gone: {refused:?}"
+    );
+    // Known to be gone, so that it is refused, which isn't so.
+    let known = last_commit(&mut follower).await;
+    journal
+        .execute::<Provider>(&id, register(&id), &meta(0))
+        .await
+        .unwrap();
+    let woken = journal
+        .execute_on(Some(known), &id, request_wake(), &meta(0))
+        .await
+        .unwrap();
+    assert_eq!((woken.events.len(), woken.sequence), (1, 5));
+    check(&stored(&connection).await);
+}
+
+/// What a command can be decided on after the next commit.
+async fn last_commit(follower: &mut Follower) -> JournalContext<Provider> {
+    loop {
+        if let Followed::Commit(entry) = follower.next().await.unwrap() {
+            return JournalContext::after(&entry).expect("a provider's");
+        }
+    }
 }
 
 #[tokio::test]

@@ -139,10 +139,14 @@ async fn a_journal_that_is_deleted_under_us_is_made_again() {
     let mut follower = Follower::new(&connection, Follow::Latest);
     while !matches!(follower.next().await.unwrap(), Followed::CaughtUp { .. }) {}
     js.delete_stream(JOURNAL_STREAM).await.unwrap();
-    let told = tokio::time::timeout(PATIENCE, follower.next())
-        .await
-        .unwrap()
-        .unwrap();
+    let mut told = async || {
+        tokio::time::timeout(PATIENCE, follower.next())
+            .await
+            .unwrap()
+            .unwrap()
+    };
+    assert!(matches!(told().await, Followed::Interrupted));
+    let told = told().await;
     assert!(matches!(told, Followed::CaughtUp { sequence: 0 }), "{told:?}");
     assert_eq!(commit(&journal, &agent_key()).await, 1);
     assert_eq!(stored(&connection).await.len(), 1);

@@ -114,7 +114,7 @@ impl Hub {
             match follower.next().await.expect("the journal") {
                 Followed::Commit(entry) => rows.apply(&entry.committed()),
                 Followed::CaughtUp { .. } => return rows,
-                Followed::Reset => {}
+                Followed::Reset | Followed::Interrupted => {}
             }
         }
     }
