@@ -3,7 +3,9 @@
 //!
 //! The backend is a stand-in that the agent serves, with a boot drawn anew for each wake; nothing tells the agent when it
 //! will be over. The stand-in writes down when its `main` began, when it listened and when it got the request, by the clock
-//! that all processes of a machine share. Figures depend on the machine; its load stands beside them.
+//! that all processes of a machine share. Figures depend on the machine; its load stands beside them, and so does how
+//! long the same program takes to its `main` when nothing is done but starting it, and how long an idle process takes to
+//! answer the smallest question.
 
 use anyhow::{Context, Result, ensure};
 use bytes::Bytes;
@@ -14,8 +16,8 @@ use hyper_util::rt::TokioIo;
 use rand::Rng;
 use reveille_tests::{AgentConfig, Api, Backend, World, is_alive, load_average, monotonic_us, wait_until};
 use serde_json::json;
-use std::time::Duration;
-use tokio::net::TcpStream;
+use std::{process::Stdio, time::Duration};
+use tokio::{net::TcpStream, process::Command};
 
 const AGENT: &str = "bench";
 const PROVIDER: &str = "stand-in";
@@ -42,23 +44,29 @@ async fn main() -> Result<()> {
     let world = World::new().await;
     let backend = world.backend(&["--boot-delay-ms", BOOT_MS.0, "--boot-delay-max-ms", BOOT_MS.1]);
     let api = world.api().await;
+    let bare = world.backend(&["--fail-boot", "0"]);
+    let idle = world.backend(&[]);
+    idle.start_and_wait().await;
     let config = AgentConfig::new(AGENT)
         .provider(PROVIDER, MODEL, &backend)
         .woken_by_serving(&backend);
     let _agent = world.agent(&config);
     api.wait_for_status(&llm(), "hibernating", PATIENCE).await;
 
-    let mut connection = connect(&api).await?;
+    let mut connection = connect(&api.url()).await?;
+    let mut idle_connection = connect(&idle.url()).await?;
     println!("load average before: {}", load_average());
-    let mut wakes = Vec::new();
+    let (mut wakes, mut bare_starts, mut bare_answers) = (Vec::new(), Vec::new(), Vec::new());
     for number in 1..=options.wakes {
-        let pause = rand::rng().random_range(PAUSE_MS.0..=PAUSE_MS.1);
-        tokio::time::sleep(Duration::from_millis(pause)).await;
+        pause().await;
         let (sent, first_byte) = request(&mut connection, &api).await?;
         wakes.push(Wake::of(sent, first_byte, &backend).with_context(|| format!("wake {number}"))?);
         put_to_sleep(&api, &backend).await;
+        bare_starts.push(bare_start(&bare).await?);
+        pause().await;
+        bare_answers.push(bare_answer(&mut idle_connection, &idle).await?);
     }
-    print(&wakes);
+    print(&wakes, bare_starts, bare_answers);
     println!("load average after: {}", load_average());
     Ok(())
 }
@@ -110,8 +118,12 @@ impl Wake {
     }
 }
 
-async fn connect(api: &Api) -> Result<SendRequest<Full<Bytes>>> {
-    let url = api.url();
+async fn pause() {
+    let pause = rand::rng().random_range(PAUSE_MS.0..=PAUSE_MS.1);
+    tokio::time::sleep(Duration::from_millis(pause)).await;
+}
+
+async fn connect(url: &str) -> Result<SendRequest<Full<Bytes>>> {
     let stream = TcpStream::connect(url.trim_start_matches("http://")).await?;
     stream.set_nodelay(true)?;
     let (sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
@@ -142,6 +154,39 @@ async fn request(connection: &mut SendRequest<Full<Bytes>>, api: &Api) -> Result
     Ok((sent, first_byte.context("an empty answer")?))
 }
 
+/// Starts a program that ends at once, and tells how long it took to its `main`, in microseconds.
+async fn bare_start(backend: &Backend) -> Result<u64> {
+    let (program, args) = backend.command();
+    let began = monotonic_us();
+    let ended = Command::new(program)
+        .args(args)
+        .stderr(Stdio::null())
+        .status()
+        .await?;
+    ensure!(ended.success(), "the program {ended}");
+    let log = backend.log();
+    let started = log
+        .of("start")
+        .last()
+        .and_then(|line| line["monotonic_us"].as_u64());
+    Ok(started.context("the program wrote nothing down")? - began)
+}
+
+/// How long a process that has been idle takes to answer the smallest question, in microseconds. A request passes several
+/// such processes on its way to a recipe, and on some machines whoever was idle is slow for a while.
+async fn bare_answer(connection: &mut SendRequest<Full<Bytes>>, backend: &Backend) -> Result<u64> {
+    let request = Request::get("/health")
+        .header("host", backend.url().trim_start_matches("http://"))
+        .body(Full::default())?;
+    connection.ready().await?;
+    let sent = monotonic_us();
+    let response = connection.send_request(request).await?;
+    let took = monotonic_us() - sent;
+    ensure!(response.status() == 200, "answered {}", response.status());
+    response.into_body().collect().await?;
+    Ok(took)
+}
+
 /// Until it sleeps and nothing of it is left.
 async fn put_to_sleep(api: &Api, backend: &Backend) {
     let order = format!("/reveille/v1/providers/{AGENT}/{PROVIDER}/sleep");
@@ -162,7 +207,7 @@ async fn put_to_sleep(api: &Api, backend: &Backend) {
     .await;
 }
 
-fn print(wakes: &[Wake]) {
+fn print(wakes: &[Wake], bare_starts: Vec<u64>, bare_answers: Vec<u64>) {
     println!(
         "{} wakes, boots of {} to {} ms; times in ms",
         wakes.len(),
@@ -170,16 +215,12 @@ fn print(wakes: &[Wake]) {
         BOOT_MS.1
     );
     println!("{:<44}{:>10}{:>10}{:>10}", "", "median", "p99", "max");
-    let row = |name: &str, part: fn(&Wake) -> u64| {
-        let mut times: Vec<f64> = wakes.iter().map(|wake| part(wake) as f64 / 1e3).collect();
-        times.sort_by(f64::total_cmp);
-        let last = times.len() - 1;
-        let at = |percent: usize| times[(times.len() * percent).div_ceil(100).saturating_sub(1).min(last)];
-        println!("{name:<44}{:>10.1}{:>10.1}{:>10.1}", at(50), at(99), times[last]);
-    };
+    let row = |name: &str, part: fn(&Wake) -> u64| print_row(name, wakes.iter().map(part).collect());
     row("request → recipe started", |wake| {
         wake.recipe_started - wake.sent
     });
+    print_row("  the same program started by itself", bare_starts);
+    print_row("  one idle process asked for its health", bare_answers);
     row("backend ready → first byte", |wake| {
         wake.first_byte - wake.ready
     });
@@ -195,4 +236,18 @@ fn print(wakes: &[Wake]) {
     row("request → first byte (all of it)", |wake| {
         wake.first_byte - wake.sent
     });
+}
+
+/// A line of the table, from microseconds.
+fn print_row(name: &str, mut times: Vec<u64>) {
+    times.sort_unstable();
+    let last = times.len() - 1;
+    let rank = |percent: usize| (times.len() * percent).div_ceil(100).saturating_sub(1).min(last);
+    let at = |index: usize| times[index] as f64 / 1e3;
+    println!(
+        "{name:<44}{:>10.1}{:>10.1}{:>10.1}",
+        at(rank(50)),
+        at(rank(99)),
+        at(last)
+    );
 }
