@@ -3,7 +3,7 @@
 
 use crate::{
     AgentError,
-    child::Shims,
+    child::{ChildrenLock, Leftovers, Shims},
     config::{Config, ProviderConfig},
     fetch,
     hub::{Hub, NatsHub},
@@ -118,7 +118,11 @@ impl Session {
         let (agent, heartbeat_every) = (config.agent.name.clone(), config.agent.heartbeat);
         let state = state_dir.clone().map(StateDir::new);
         let in_use = state.as_ref().and_then(in_use);
+        let children = state.as_ref().and_then(|state| children_lock(state, &agent));
         let mut shims = Shims::of_this_program().map_err(AgentError::Program)?;
+        if let Some(lock) = children.clone() {
+            shims = shims.sharing(lock);
+        }
         if config.providers.iter().any(ProviderConfig::runs_commands) {
             shims = shims.with_one_ready();
         }
@@ -156,6 +160,10 @@ impl Session {
         withdraw(hub.as_ref(), current, known, &config.providers).await;
         epoch.set(Some(current));
 
+        let stop_owners = CancellationToken::new();
+        // An earlier session with this name has been told to end by now.
+        let leftovers =
+            children.map_or_else(Leftovers::none, |lock| Leftovers::of(lock, stop_owners.clone()));
         let memory = Memory::open(state_dir.as_deref());
         let groups = Groups::default();
         let rights = Rights::new(state, config.agent.quiet_hours.clone());
@@ -168,13 +176,10 @@ impl Session {
             memory: memory.clone(),
             groups: groups.clone(),
             rights: rights.clone(),
+            leftovers: leftovers.clone(),
             superseded: superseded_sender.clone(),
         };
-        let (tasks, stop_owners, stop_relay) = (
-            TaskTracker::new(),
-            CancellationToken::new(),
-            CancellationToken::new(),
-        );
+        let (tasks, stop_relay) = (TaskTracker::new(), CancellationToken::new());
         let owners: Vec<_> = config
             .providers
             .iter()
@@ -376,6 +381,14 @@ fn in_use(state: &StateDir) -> Option<InUse> {
         |error| warn!(%error, "can't use {}: nothing is kept for the next start", state.path().display()),
     )
     .ok()
+}
+
+/// The lock that the shims of this agent share: of this one alone, since agents may share the folder.
+fn children_lock(state: &StateDir, agent: &AgentName) -> Option<ChildrenLock> {
+    let file = state.lock_file(&format!("{agent}.children"));
+    file.inspect_err(|error| warn!(%error, "the next run can't tell what this one leaves running"))
+        .ok()
+        .map(ChildrenLock::new)
 }
 
 fn connect_request(session: SessionId) -> ControlRequest {

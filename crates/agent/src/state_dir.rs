@@ -44,13 +44,7 @@ impl StateDir {
     /// When it can't be made, or nothing can be written in it.
     pub fn use_it(&self) -> io::Result<InUse> {
         self.make()?;
-        let file = File::options()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .mode(OWNER_ONLY)
-            .open(self.0.join(IN_USE))?;
+        let file = self.open_lock(IN_USE)?;
         // Somebody who looks has it for an instant.
         file.lock_shared()?;
         Ok(InUse(file))
@@ -70,6 +64,16 @@ impl StateDir {
             Err(TryLockError::WouldBlock) => Ok(Some(true)),
             Err(TryLockError::Error(error)) => Err(error),
         }
+    }
+
+    /// A file of the folder that is there for its lock alone; made if it is missing.
+    ///
+    /// # Errors
+    /// When it can't be made.
+    pub fn lock_file(&self, name: &str) -> io::Result<PathBuf> {
+        self.make()?;
+        self.open_lock(name)?;
+        Ok(self.0.join(name))
     }
 
     /// What a file of the folder holds; `None` when there is none.
@@ -124,6 +128,16 @@ impl StateDir {
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
             done => done,
         }
+    }
+
+    fn open_lock(&self, name: &str) -> io::Result<File> {
+        File::options()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(OWNER_ONLY)
+            .open(self.0.join(name))
     }
 
     fn make(&self) -> io::Result<()> {

@@ -284,7 +284,9 @@ async fn who_comes_while_a_backend_finishes_others_requests_hears_that_he_waits_
 
 #[tokio::test]
 async fn a_member_and_an_agent_that_die_leave_the_memory_to_the_others() {
-    let shared = Shared::start(&["a", "b"], &[], "", "min_awake = \"1ms\"\n").await;
+    // Whoever is told to end gives the memory back later than the port.
+    let slow = ["--end-delay-ms", "1500"];
+    let shared = Shared::start(&["a", "b"], &slow, "", "min_awake = \"1ms\"\n").await;
     let api = &shared.api;
     assert_eq!(api.chat("a").await.status, 200);
     let pid = shared.backends[0].log().pids()[0];

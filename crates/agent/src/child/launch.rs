@@ -1,6 +1,7 @@
 //! What a shim is told to start: one line of JSON in its pipe, so that arguments and variables, which may be secrets, stand
 //! neither on its command line nor in its environment.
 
+use super::leftovers::ChildrenLock;
 use serde::{Deserialize, Serialize};
 use std::{
     ffi::OsString,
@@ -13,27 +14,15 @@ use std::{
 #[derive(Serialize, Deserialize)]
 pub(super) struct Launch {
     pub(super) grace: Duration,
-    program: PathBuf,
-    args: Vec<OsString>,
+    /// What tells a later run of the agent that it still runs.
+    pub(super) lock: Option<ChildrenLock>,
+    pub(super) program: PathBuf,
+    pub(super) args: Vec<OsString>,
     /// All that it sees.
-    variables: Vec<(OsString, OsString)>,
+    pub(super) variables: Vec<(OsString, OsString)>,
 }
 
 impl Launch {
-    pub(super) const fn new(
-        grace: Duration,
-        program: PathBuf,
-        args: Vec<OsString>,
-        variables: Vec<(OsString, OsString)>,
-    ) -> Self {
-        Self {
-            grace,
-            program,
-            args,
-            variables,
-        }
-    }
-
     /// As it is sent, its end included.
     pub(super) fn line(&self) -> serde_json::Result<Vec<u8>> {
         let mut line = serde_json::to_vec(self)?;

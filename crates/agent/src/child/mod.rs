@@ -3,12 +3,14 @@
 mod descendants;
 mod environment;
 mod launch;
+mod leftovers;
 mod output;
 mod program;
 mod shim;
 mod shims;
 
 pub(crate) use environment::OWN as OWN_VARIABLES;
+pub use leftovers::{ChildrenLock, Leftovers};
 pub use output::{OUTPUT_TAIL_BYTES, Output};
 pub use program::find as find_program;
 pub use shim::shim_main;
@@ -76,7 +78,7 @@ impl Child {
     /// # Errors
     /// When the program can't be found or started.
     pub async fn start(shims: &Shims, action: &CommandAction, grace: Duration) -> Result<Self, NotStarted> {
-        let launch = launch(action, grace).map_err(|reason| NotStarted(reason.to_owned()))?;
+        let launch = launch(shims, action, grace).map_err(|reason| NotStarted(reason.to_owned()))?;
         let broken = |what: &str| NotStarted(format!("the command's supervisor {what}"));
         let shim = shims
             .give(&launch)
@@ -157,7 +159,7 @@ impl Child {
     }
 }
 
-fn launch(action: &CommandAction, grace: Duration) -> Result<Launch, &'static str> {
+fn launch(shims: &Shims, action: &CommandAction, grace: Duration) -> Result<Launch, &'static str> {
     let own = action.env.iter().map(|(name, value)| (name, value.reveal()));
     let path = own
         .clone()
@@ -168,7 +170,13 @@ fn launch(action: &CommandAction, grace: Duration) -> Result<Launch, &'static st
     // The later one of the same name counts.
     let variables = environment::passed(std::env::vars_os(), &action.env_pass)
         .chain(own.map(|(name, value)| (name.into(), value.into())));
-    Ok(Launch::new(grace, program, args.collect(), variables.collect()))
+    Ok(Launch {
+        grace,
+        lock: shims.lock().cloned(),
+        program,
+        args: args.collect(),
+        variables: variables.collect(),
+    })
 }
 
 fn parse_exit(line: &str) -> Option<Exit> {

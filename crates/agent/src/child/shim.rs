@@ -64,6 +64,8 @@ async fn live() -> io::Result<u8> {
         return Ok(0);
     };
     let grace = launch.grace;
+    // Given back by the end of this process. If it can't be had, the child runs all the same.
+    let _lock = launch.lock.as_ref().and_then(|lock| lock.share().ok());
     let child = match start(launch.command()) {
         Ok(child) => child,
         Err(error) => {

@@ -1,6 +1,6 @@
 //! The agent's side of shims: one is started for each child, or was started before and waits to be told what to launch.
 
-use super::launch::Launch;
+use super::{launch::Launch, leftovers::ChildrenLock};
 use std::{
     fmt, io,
     path::PathBuf,
@@ -19,6 +19,7 @@ const SUBCOMMAND: &str = "shim";
 #[derive(Clone)]
 pub struct Shims {
     program: PathBuf,
+    lock: Option<ChildrenLock>,
     /// The one that waits; a place for it only where one is kept ready.
     ready: Option<Arc<Mutex<Option<Shim>>>>,
 }
@@ -42,8 +43,20 @@ impl Shims {
     pub fn of_this_program() -> io::Result<Self> {
         Ok(Self {
             program: std::env::current_exe()?,
+            lock: None,
             ready: None,
         })
+    }
+
+    /// Has all of them share `lock`, so that a later run of this agent knows of them.
+    #[must_use]
+    pub fn sharing(mut self, lock: ChildrenLock) -> Self {
+        self.lock = Some(lock);
+        self
+    }
+
+    pub(super) const fn lock(&self) -> Option<&ChildrenLock> {
+        self.lock.as_ref()
     }
 
     /// Keeps one waiting, from now on: starting this program takes longer than starting most commands.

@@ -17,6 +17,7 @@ use std::{
     path::Path,
     process::{Command, ExitCode, Stdio},
     sync::Arc,
+    time::Duration,
 };
 
 use anyhow::{Context, Result, bail};
@@ -24,7 +25,10 @@ use axum::serve::ListenerExt;
 use clap::Parser;
 use reveille_tests::monotonic_us;
 use serde_json::json;
-use tokio::net::TcpListener;
+use tokio::{
+    net::TcpListener,
+    signal::unix::{SignalKind, signal},
+};
 
 use crate::{log::Log, options::Options, server::Server};
 
@@ -56,7 +60,17 @@ async fn run(options: Options, started_us: u64) -> Result<ExitCode> {
         eprintln!("the stand-in LLM fails to boot, as it was told to");
         return Ok(ExitCode::from(code));
     }
-    serve(options, log).await?;
+    let end_delay = Duration::from_millis(options.end_delay_ms);
+    if end_delay.is_zero() {
+        serve(options, log).await?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let mut told = signal(SignalKind::terminate())?;
+    tokio::select! {
+        served = serve(options, log) => served?,
+        _ = told.recv() => {}
+    }
+    tokio::time::sleep(end_delay).await;
     Ok(ExitCode::SUCCESS)
 }
 

@@ -26,6 +26,9 @@ pub struct Options {
     /// Ends with this code instead of listening.
     #[arg(long)]
     pub fail_boot: Option<u8>,
+    /// How long it takes to end once it is told to; it doesn't listen any more then.
+    #[arg(long, default_value_t = 0)]
+    pub end_delay_ms: u64,
     /// A file that stands for the memory of a GPU: whoever runs holds it, and whoever finds it held ends at once.
     #[arg(long)]
     pub gpu: Option<PathBuf>,

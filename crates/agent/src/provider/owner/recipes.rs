@@ -89,8 +89,13 @@ impl Owner {
         info!(provider.name = %self.name(), wake.id = %wake, "waking {}", self.name());
         self.allowance.take();
         self.vacancy = Vacancy::Held;
-        let before = self.end_what_runs();
-        let run = Run::wake(self.setup.runner.clone(), recipe, self.probe.clone(), before);
+        let (leftovers, ended) = (self.setup.leftovers.clone(), self.end_what_runs());
+        let before = async move {
+            ended.await;
+            leftovers.gone().await;
+        };
+        let runner = self.setup.runner.clone();
+        let run = Run::wake(runner, recipe, self.probe.clone(), before.boxed());
         self.activity = Activity::Waking { wake, waited, run };
     }
 
