@@ -28,13 +28,16 @@ const BOOT_MS: (&str, &str) = ("50", "1500");
 /// The bounds of the pause before a request, so that it meets no timer in step.
 const PAUSE_MS: (u64, u64) = (50, 550);
 
-/// How many wakes are measured.
+/// What is measured.
 #[derive(Debug, Parser)]
 #[command(name = "bench-wake")]
 struct Options {
     /// How many wakes.
     #[arg(long, default_value_t = 20)]
     wakes: u32,
+    /// All of it in one process, beside a NATS server, as `reveille up` runs it; an API and an agent of their own without.
+    #[arg(long)]
+    up: bool,
 }
 
 #[tokio::main]
@@ -43,14 +46,19 @@ async fn main() -> Result<()> {
     ensure!(options.wakes > 0, "without a wake there is nothing to measure");
     let world = World::new().await;
     let backend = world.backend(&["--boot-delay-ms", BOOT_MS.0, "--boot-delay-max-ms", BOOT_MS.1]);
-    let api = world.api().await;
     let bare = world.backend(&["--fail-boot", "0"]);
     let idle = world.backend(&[]);
     idle.start_and_wait().await;
     let config = AgentConfig::new(AGENT)
         .provider(PROVIDER, MODEL, &backend)
         .woken_by_serving(&backend);
-    let _agent = world.agent(&config);
+    let (api, _agent) = if options.up {
+        let api = world.up(&world.folder().join("data"), &config.to_toml(), &[]);
+        api.wait_until_ready().await;
+        (api, None)
+    } else {
+        (world.api().await, Some(world.agent(&config)))
+    };
     api.wait_for_status(&llm(), "hibernating", PATIENCE).await;
 
     let mut connection = connect(&api.url()).await?;
