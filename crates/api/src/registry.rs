@@ -1,6 +1,9 @@
 //! The fold of the journal in memory: which provider serves a model, and what each one's status is. Requests read it
 //! without waiting; whoever waits for a change follows one provider's slot.
 
+#[cfg(test)]
+mod tests;
+
 use crate::identities::Identities;
 use crate::keys::Keys;
 use reveille_bus::{AggregateId, BusError, Entry, Followed, Follower, JournalContext, commit::AnyCommit};
@@ -221,12 +224,16 @@ impl Registry {
                 followed = follower.next() => followed?,
                 () = shutdown.cancelled() => return Ok(()),
             };
-            match followed {
-                Followed::Reset => self.reset(),
-                Followed::Commit(entry) => self.take(&entry),
-                Followed::Interrupted => self.write().current = false,
-                Followed::CaughtUp { sequence } => self.caught_up(sequence),
-            }
+            self.follow(&followed);
+        }
+    }
+
+    fn follow(&self, followed: &Followed) {
+        match followed {
+            Followed::Reset => self.reset(),
+            Followed::Commit(entry) => self.take(entry),
+            Followed::Interrupted => self.write().current = false,
+            Followed::CaughtUp { sequence } => self.caught_up(*sequence),
         }
     }
 

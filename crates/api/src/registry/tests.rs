@@ -1,0 +1,85 @@
+use super::*;
+use reveille_bus::commit::{Commit, CommitHash};
+use reveille_domain::{
+    Availability, CommandId, ModelName, ProviderCommand, ProviderSpec, RecipeKind, Timestamp, WakeSpec,
+};
+use uuid::Uuid;
+
+fn id() -> ProviderId {
+    "gpu-box/vllm".parse().unwrap()
+}
+
+/// The commit that publishes the provider, as it stands in the journal at `sequence`.
+fn registration(sequence: u64) -> Entry {
+    let wake = WakeSpec {
+        kind: RecipeKind::Http,
+        budget_ms: 70_000,
+    };
+    let models = vec![ModelName::parse("qwen").unwrap()];
+    let register = ProviderCommand::Register {
+        id: id(),
+        epoch: Epoch(1),
+        spec: ProviderSpec::new(models, Some(wake), false).unwrap(),
+        availability: Some(Availability::Unavailable),
+        at: Timestamp::from_millis(1),
+    };
+    let events = Provider::default().decide(&register).unwrap();
+    let commit = Commit {
+        aggregate_version: 1,
+        first_event_seq: 1,
+        prev: None,
+        command_id: CommandId(Uuid::nil()),
+        at: Timestamp::from_millis(1),
+        cause: "test".to_owned(),
+        recent_command_ids: vec![],
+        state: events.iter().fold(Provider::default(), Provider::evolve),
+        events,
+    };
+    let (payload, aggregate) = (commit.encode().unwrap(), AggregateId::Provider(id()));
+    Entry {
+        sequence,
+        subject: aggregate.subject(),
+        headers: async_nats::HeaderMap::new(),
+        hash: CommitHash::of(&payload),
+        payload,
+        stored_at: Timestamp::from_millis(1),
+        commit: Ok((aggregate, AnyCommit::Provider(commit))),
+    }
+}
+
+fn expected(registry: &Registry) -> Option<u64> {
+    registry.last_commit(&id()).map(|last| match last.expected() {
+        reveille_bus::Expected::NoCommit => 0,
+        reveille_bus::Expected::After(sequence) => sequence,
+    })
+}
+
+#[test]
+fn commands_are_decided_on_the_fold_only_while_it_is_known_to_be_of_this_journal() {
+    let registry = Registry::default();
+    registry.follow(&Followed::Commit(registration(7)));
+    assert_eq!(expected(&registry), None, "more may follow at once");
+    registry.follow(&Followed::CaughtUp { sequence: 7 });
+    assert_eq!(expected(&registry), Some(7));
+    registry.follow(&Followed::Interrupted);
+    assert_eq!(expected(&registry), None, "it may have been replaced");
+    registry.follow(&Followed::CaughtUp { sequence: 7 });
+    registry.follow(&Followed::Commit(registration(9)));
+    assert_eq!(expected(&registry), Some(9));
+    registry.follow(&Followed::Reset);
+    registry.follow(&Followed::CaughtUp { sequence: 0 });
+    assert_eq!(expected(&registry), None);
+}
+
+#[test]
+fn nothing_is_decided_on_a_commit_before_one_that_cannot_be_read() {
+    let registry = Registry::default();
+    registry.follow(&Followed::Commit(registration(7)));
+    registry.follow(&Followed::CaughtUp { sequence: 7 });
+    let unreadable = Entry {
+        commit: Err(reveille_bus::commit::CommitError::Subject),
+        ..registration(8)
+    };
+    registry.follow(&Followed::Commit(unreadable));
+    assert_eq!(expected(&registry), None);
+}
