@@ -252,11 +252,21 @@ async fn a_forged_report_wake_heartbeat_reply_and_commit_are_refused_and_counted
         said(&stop).into(),
     );
     steered.await.expect("sent");
-    for payload in [said(&heartbeat("gpu-box")), b"not JSON".to_vec()] {
+    let label = |kind: &str, reason: &str| format!("{{subject_kind=\"{kind}\",reason=\"{reason}\"}}");
+    for (payload, reason) in [
+        (said(&heartbeat("gpu-box")), "other_name"),
+        (b"not JSON".to_vec(), "malformed"),
+    ] {
         thief
             .publish("reveille.heartbeats.thief", payload.into())
             .await
             .expect("sent");
+        // The stream keeps the last one of each agent only: the next would take its place.
+        wait_until("it was counted", SOON, async || {
+            let counted = hub.refused().await;
+            counted.contains_key(&label("heartbeats", reason)).then_some(())
+        })
+        .await;
     }
     let own = format!("reveille.replies.{replica}.thief.{id:032x}");
     for payload in [
@@ -266,7 +276,6 @@ async fn a_forged_report_wake_heartbeat_reply_and_commit_are_refused_and_counted
     ] {
         thief.publish(own.clone(), payload.into()).await.expect("sent");
     }
-    let label = |kind: &str, reason: &str| format!("{{subject_kind=\"{kind}\",reason=\"{reason}\"}}");
     let expected: BTreeMap<_, _> = [
         (label("control", "other_name"), 1),
         (label("control", "other_epoch"), 1),
