@@ -119,17 +119,6 @@ impl Session {
         let state = state_dir.clone().map(StateDir::new);
         let in_use = state.as_ref().and_then(in_use);
         let children = state.as_ref().and_then(|state| children_lock(state, &agent));
-        let mut shims = Shims::of_this_program().map_err(AgentError::Program)?;
-        if let Some(lock) = children.clone() {
-            shims = shims.sharing(lock);
-        }
-        if config.providers.iter().any(ProviderConfig::runs_commands) {
-            shims = shims.with_one_ready();
-        }
-        let runner = Arc::new(Runner {
-            client: fetch::client()?,
-            shims,
-        });
         let nats = NatsAccess {
             server: nats,
             role: Role::Agent(agent.clone()),
@@ -160,10 +149,9 @@ impl Session {
         withdraw(hub.as_ref(), current, known, &config.providers).await;
         epoch.set(Some(current));
 
-        let stop_owners = CancellationToken::new();
         // An earlier session with this name has been told to end by now.
-        let leftovers =
-            children.map_or_else(Leftovers::none, |lock| Leftovers::of(lock, stop_owners.clone()));
+        let runner = Arc::new(runner(&config.providers, children)?);
+        let stop_owners = CancellationToken::new();
         let memory = Memory::open(state_dir.as_deref());
         let groups = Groups::default();
         let rights = Rights::new(state, config.agent.quiet_hours.clone());
@@ -176,7 +164,6 @@ impl Session {
             memory: memory.clone(),
             groups: groups.clone(),
             rights: rights.clone(),
-            leftovers: leftovers.clone(),
             superseded: superseded_sender.clone(),
         };
         let (tasks, stop_relay) = (TaskTracker::new(), CancellationToken::new());
@@ -389,6 +376,23 @@ fn children_lock(state: &StateDir, agent: &AgentName) -> Option<ChildrenLock> {
     file.inspect_err(|error| warn!(%error, "the next run can't tell what this one leaves running"))
         .ok()
         .map(ChildrenLock::new)
+}
+
+/// What the recipes of `providers` are run with.
+fn runner(providers: &[ProviderConfig], children: Option<ChildrenLock>) -> Result<Runner, AgentError> {
+    let leftovers = children.clone().map_or_else(Leftovers::none, Leftovers::of);
+    let mut shims = Shims::of_this_program().map_err(AgentError::Program)?;
+    if let Some(lock) = children {
+        shims = shims.sharing(lock);
+    }
+    if providers.iter().any(ProviderConfig::runs_commands) {
+        shims = shims.with_one_ready();
+    }
+    Ok(Runner {
+        client: fetch::client()?,
+        shims,
+        leftovers,
+    })
 }
 
 fn connect_request(session: SessionId) -> ControlRequest {

@@ -15,7 +15,7 @@ use backend::{Backend, eventually, outcome, runner, wake};
 use libtest_mimic::{Arguments, Trial};
 use owned::Owned;
 use reveille_agent::{
-    child::{Child, Exit, OUTPUT_TAIL_BYTES, Shims, shim_main},
+    child::{Child, Exit, OUTPUT_TAIL_BYTES, SHIM, Shims, shim_main},
     config::{CommandAction, Secret},
     recipe::Outcome,
 };
@@ -42,7 +42,7 @@ fn main() -> ExitCode {
         .and_then(|role| role.into_string().ok())
         .unwrap_or_default();
     match role.as_str() {
-        "shim" => return shim_main(),
+        SHIM => return shim_main(),
         "serve-backend" => {
             return block_on(serve_backend(
                 args.next().expect("an address").to_string_lossy().as_ref(),

@@ -11,8 +11,9 @@ use axum::{
 };
 use backend::{Backend, Closed, outcome, provider, runner, wake};
 use reveille_agent::{
+    child::{ChildrenLock, Leftovers},
     probe::{Probe, Verdict},
-    recipe::{Outcome, Run},
+    recipe::{Outcome, Run, Runner},
 };
 use reveille_domain::{SleepReason, WakeFailureKind};
 use std::{
@@ -22,9 +23,11 @@ use std::{
 };
 use tokio::{
     net::{TcpListener, UdpSocket},
-    time::Instant,
+    time::{Instant, timeout},
 };
 
+const SOON: Duration = Duration::from_secs(10);
+const A_WHILE: Duration = Duration::from_millis(100);
 /// A value that no reason may show.
 const CANARY: &str = "canary-5ecr3t";
 
@@ -182,6 +185,30 @@ async fn a_run_begins_only_when_what_was_before_has_ended() {
     tokio::task::yield_now().await;
     assert!(backend.wakes().is_empty());
     end.send(()).expect("the run waits");
+    assert_eq!(outcome(&mut run).await.failure, None);
+    assert_eq!(backend.wakes().len(), 1);
+}
+
+#[tokio::test]
+async fn a_wake_waits_for_what_an_earlier_run_of_the_agent_has_left_and_can_be_cancelled_meanwhile() {
+    let backend = Backend::start().await;
+    let wakes = format!(
+        "base_url = \"{0}\"\n[provider.wake]\ntype = \"http\"\nurl = \"{0}/wake\"",
+        backend.url
+    );
+    let left = tempfile::NamedTempFile::new().expect("a file");
+    left.as_file().lock_shared().expect("locked");
+    let runner = Arc::new(Runner {
+        leftovers: Leftovers::of(ChildrenLock::new(left.path().to_owned())),
+        ..(*runner()).clone()
+    });
+    timeout(SOON, wake(&wakes, runner.clone()).stop())
+        .await
+        .expect("what is left doesn't hold its end up");
+    let mut run = wake(&wakes, runner);
+    timeout(A_WHILE, run.next()).await.expect_err("something is left");
+    assert!(backend.wakes().is_empty());
+    left.as_file().unlock().expect("unlocked");
     assert_eq!(outcome(&mut run).await.failure, None);
     assert_eq!(backend.wakes().len(), 1);
 }

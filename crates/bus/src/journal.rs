@@ -327,6 +327,7 @@ impl Journal {
                         sequence,
                     });
                 }
+                // Nobody to give way to: what was known was old.
                 Appended::Conflict if may_be_old => {}
                 Appended::Conflict => {
                     debug!(aggregate.id = %id, attempt, "lost a race for {id}, deciding again");

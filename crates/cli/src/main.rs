@@ -37,15 +37,14 @@ use crate::{
     failure::Failure,
 };
 use clap::Parser;
+use reveille_agent::child::{SHIM, shim_main};
 use std::process::ExitCode;
-
-/// The subcommand that nobody types: the agent starts it.
-const SHIM: &str = "shim";
 
 fn main() -> ExitCode {
     let mut words = std::env::args_os().skip(1);
+    // Nobody types it: the agent starts it.
     if words.next().is_some_and(|word| word == SHIM) {
-        return reveille_agent::child::shim_main();
+        return shim_main();
     }
     let cli = Cli::parse();
     // Only a library that was faster could have installed another one.

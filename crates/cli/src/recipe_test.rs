@@ -4,7 +4,7 @@
 use crate::{args::RecipeTest, client::line, config_check, failure::Failure, signals::Signals};
 use anyhow::anyhow;
 use reveille_agent::{
-    child::{Child, Shims},
+    child::{Child, Leftovers, Shims},
     config::{Config, ProviderConfig, WakeConfig},
     fetch,
     probe::{Probe, Verdict},
@@ -34,6 +34,7 @@ pub async fn run(args: RecipeTest) -> Result<(), Failure> {
         runner: Arc::new(Runner {
             client,
             shims: Shims::of_this_program()?,
+            leftovers: Leftovers::none(),
         }),
         stop: signals.stop,
     };

@@ -14,7 +14,6 @@ use std::{
     time::Duration,
 };
 use tokio::time::sleep;
-use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 /// How often it is looked whether something is left.
@@ -49,7 +48,7 @@ impl ChildrenLock {
 }
 
 /// The end of what an earlier run has left. Cheap to clone.
-#[derive(Clone)]
+#[derive(Debug, Clone)]
 pub struct Leftovers(Shared<BoxFuture<'static, ()>>);
 
 impl Leftovers {
@@ -59,22 +58,19 @@ impl Leftovers {
         Self(std::future::ready(()).boxed().shared())
     }
 
-    /// What shares `lock` now. Nobody waits for it any longer once `stop` says so.
+    /// What shares `lock` now.
     #[must_use]
-    pub fn of(lock: ChildrenLock, stop: CancellationToken) -> Self {
+    pub fn of(lock: ChildrenLock) -> Self {
         // Looked for at once: later the agent's own children have the lock too.
         let gone = if is_left(&lock) {
             info!(
-                "an earlier run of this agent has left processes that are being ended; no recipe runs before"
+                "an earlier run of this agent has left processes that are being ended; nothing is woken before"
             );
-            let ended = async move {
+            async move {
                 while is_left(&lock) {
                     sleep(LOOK_EVERY).await;
                 }
                 info!("nothing of an earlier run is left");
-            };
-            async move {
-                stop.run_until_cancelled(ended).await;
             }
             .boxed()
         } else {
@@ -115,7 +111,7 @@ mod tests {
     async fn they_are_gone_when_the_last_of_them_has_given_the_lock_back() {
         let (_folder, lock) = lock();
         let [first, second] = [lock.share().unwrap(), lock.share().unwrap()];
-        let leftovers = Leftovers::of(lock.clone(), CancellationToken::new());
+        let leftovers = Leftovers::of(lock.clone());
         drop(first);
         assert!(timeout(A_WHILE, leftovers.clone().gone()).await.is_err());
         drop(second);
@@ -125,20 +121,10 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn nobody_waits_for_them_any_longer_than_the_agent_runs() {
-        let (_folder, lock) = lock();
-        let _left = lock.share().unwrap();
-        let stop = CancellationToken::new();
-        let leftovers = Leftovers::of(lock, stop.clone());
-        stop.cancel();
-        timeout(SOON, leftovers.gone()).await.unwrap();
-    }
-
-    #[tokio::test]
     async fn a_lock_that_cannot_be_looked_at_holds_nobody_up() {
         let (folder, lock) = lock();
         drop(folder);
-        let leftovers = Leftovers::of(lock, CancellationToken::new());
+        let leftovers = Leftovers::of(lock);
         timeout(SOON, leftovers.gone()).await.unwrap();
     }
 }

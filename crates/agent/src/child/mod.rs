@@ -14,7 +14,7 @@ pub use leftovers::{ChildrenLock, Leftovers};
 pub use output::{OUTPUT_TAIL_BYTES, Output};
 pub use program::find as find_program;
 pub use shim::shim_main;
-pub use shims::Shims;
+pub use shims::{SHIM, Shims};
 
 use crate::config::{CommandAction, Secret};
 use launch::Launch;
@@ -26,7 +26,7 @@ use tokio::{
     time::timeout,
 };
 
-/// How long the shim may take to say that the child has started.
+/// How long the shim may take to be told what to start, and then to say that it has.
 const START_LIMIT: Duration = Duration::from_secs(5);
 
 /// Why a child wasn't started; one sentence, without the program's name.
@@ -80,9 +80,9 @@ impl Child {
     pub async fn start(shims: &Shims, action: &CommandAction, grace: Duration) -> Result<Self, NotStarted> {
         let launch = launch(shims, action, grace).map_err(|reason| NotStarted(reason.to_owned()))?;
         let broken = |what: &str| NotStarted(format!("the command's supervisor {what}"));
-        let shim = shims
-            .give(&launch)
+        let shim = timeout(START_LIMIT, shims.give(&launch))
             .await
+            .map_err(|_| broken("did not listen"))?
             .map_err(|error| broken(&format!("could not be started: {}", error.kind())))?;
         let output = Output::default();
         tokio::spawn(output.clone().drain(shim.printed));

@@ -13,7 +13,7 @@ use tokio::{
 };
 
 /// The subcommand of the running program that is the shim.
-const SUBCOMMAND: &str = "shim";
+pub const SHIM: &str = "shim";
 
 /// Where shims come from: the running program itself, called with `shim`.
 #[derive(Clone)]
@@ -98,7 +98,7 @@ impl Shims {
 
     fn start(&self) -> io::Result<Shim> {
         let mut process = Command::new(&self.program)
-            .arg(SUBCOMMAND)
+            .arg(SHIM)
             .env_clear()
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())

@@ -10,7 +10,7 @@ use super::{
     groups::{Groups, Membership, Room, Terms},
 };
 use crate::{
-    child::{Child, Exit, Leftovers},
+    child::{Child, Exit},
     config::ProviderConfig,
     hub::Hub,
     models::{self, Memory},
@@ -56,8 +56,6 @@ pub struct Setup {
     pub groups: Groups,
     /// What the owner of the machine decides.
     pub rights: Rights,
-    /// What an earlier run of the agent has left running.
-    pub leftovers: Leftovers,
     /// Told when control says that a later session has taken the agent's name.
     pub superseded: watch::Sender<Option<Epoch>>,
 }

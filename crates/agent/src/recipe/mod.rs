@@ -10,7 +10,7 @@ mod timeline;
 pub use timeline::Outcome;
 
 use crate::{
-    child::{Child, Exit, Shims},
+    child::{Child, Exit, Leftovers, Shims},
     config::{Step, WakeConfig},
     probe::Probe,
     verify::Verify,
@@ -37,6 +37,8 @@ pub struct Runner {
     pub client: reqwest::Client,
     /// Where the shims of `command` steps come from.
     pub shims: Shims,
+    /// What no wake recipe runs beside.
+    pub leftovers: Leftovers,
 }
 
 /// What must be gone before a run begins: an earlier run, or a served backend.
@@ -139,6 +141,9 @@ enum Job {
 impl Job {
     /// What is in `running` at the end, or when this is dropped, is what is still to be ended or, after success, kept.
     async fn run(&self, runner: &Runner, running: &mut Option<Child>) -> Outcome {
+        if let Self::Wake(..) = self {
+            runner.leftovers.clone().gone().await;
+        }
         let mut timeline = Timeline::begin();
         let (steps, probe) = match self {
             Self::Wake(recipe, probe) => (&recipe.steps, probe),

@@ -5,7 +5,6 @@ use crate::{
     control::{Control, EPOCH},
 };
 use reveille_agent::{
-    child::Leftovers,
     config::{Hours, ProviderConfig},
     models::Memory,
     provider::{Groups, Handle, Owner, Setup},
@@ -68,7 +67,6 @@ impl Owned {
                 memory.map(|path| StateDir::new(path.to_owned())),
                 Hours::default(),
             ),
-            leftovers: Leftovers::none(),
             superseded: sender,
         };
         let (owner, handle) = Owner::new(setup);

@@ -89,13 +89,8 @@ impl Owner {
         info!(provider.name = %self.name(), wake.id = %wake, "waking {}", self.name());
         self.allowance.take();
         self.vacancy = Vacancy::Held;
-        let (leftovers, ended) = (self.setup.leftovers.clone(), self.end_what_runs());
-        let before = async move {
-            ended.await;
-            leftovers.gone().await;
-        };
-        let runner = self.setup.runner.clone();
-        let run = Run::wake(runner, recipe, self.probe.clone(), before.boxed());
+        let before = self.end_what_runs();
+        let run = Run::wake(self.setup.runner.clone(), recipe, self.probe.clone(), before);
         self.activity = Activity::Waking { wake, waited, run };
     }
 
