@@ -44,7 +44,7 @@ impl Commands {
             .journal
             .execute_on(known, &aggregate, command(at), &meta)
             .await?;
-        self.metrics.committed(&done.events);
+        self.metrics.committed(&done.state, &done.events);
         Ok(done)
     }
 

@@ -4,33 +4,65 @@
 use crate::{inference::Fleet, registry::Known};
 use prometheus_client::{
     encoding::text::encode,
-    metrics::{counter::Counter, family::Family, gauge::Gauge},
-    registry::Registry,
+    metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
+    registry::{Registry, Unit},
 };
 use reveille_bus::{
     Refusals, SubjectKind,
     relay::{DroppedFrames, RelayLook},
 };
-use reveille_domain::{ProviderEvent, Status, WakeFailureKind};
+use reveille_domain::{Provider, ProviderEvent, Status, WakeFailureKind, WakeId, WakeRecord};
 use std::{collections::HashSet, fmt};
+use tokio::time::Instant;
 
 /// What a page of metrics is.
 pub(crate) const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 /// The path of what no route matches.
 const NO_ROUTE: &str = "none";
+/// The bounds of histograms, in seconds: from an answer that waited for nothing to the longest boot.
+const SECONDS: [f64; 16] = [
+    0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 900.0,
+];
 
 /// A label's value for each of its names.
 type Labels<const N: usize> = [(&'static str, String); N];
 type Counters<const N: usize> = Family<Labels<N>, Counter>;
 type Gauges<const N: usize> = Family<Labels<N>, Gauge>;
+type Times = Family<Labels<1>, Histogram, fn() -> Histogram>;
 
 /// The counts since the process began. Clones count together.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub(crate) struct Metrics {
     /// What was said over NATS and wasn't taken.
     pub(crate) refusals: Refusals,
     answers: Counters<2>,
-    wakes: Counters<1>,
+    wakes: Times,
+    first_bytes: Times,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        let times = || Times::new_with_constructor(|| Histogram::new(SECONDS));
+        Self {
+            refusals: Refusals::default(),
+            answers: Counters::default(),
+            wakes: times(),
+            first_bytes: times(),
+        }
+    }
+}
+
+/// The time to the first byte of an answer, unless nobody wants to know.
+#[derive(Default)]
+pub(crate) struct FirstByte(Option<(Instant, Histogram)>);
+
+impl FirstByte {
+    /// A byte of the answer is there.
+    pub(crate) fn seen(&mut self) {
+        if let Some((begun, times)) = self.0.take() {
+            times.observe(begun.elapsed().as_secs_f64());
+        }
+    }
 }
 
 impl Metrics {
@@ -43,11 +75,22 @@ impl Metrics {
         self.answers.get_or_create(&labels).inc();
     }
 
-    /// Counts the ends of wakes among what this replica has committed.
-    pub(crate) fn committed(&self, events: &[ProviderEvent]) {
-        for outcome in events.iter().filter_map(outcome) {
-            self.wakes.get_or_create(&[("outcome", outcome.to_owned())]).inc();
+    /// Notes the ends of wakes among `events`, which this replica has committed and which led to `provider`.
+    pub(crate) fn committed(&self, provider: &Provider, events: &[ProviderEvent]) {
+        let ended = events.iter().filter_map(ended_wake);
+        for wake in ended.filter_map(|id| provider.ended_wake(id)) {
+            let took = wake.ended_at_ms.since(wake.requested_at_ms);
+            self.wakes
+                .get_or_create(&[("outcome", outcome(wake).to_owned())])
+                .observe(took.as_secs_f64());
         }
+    }
+
+    /// Of a request that came at `begun` and that a backend answers, after a wake that it waited for or at once.
+    pub(crate) fn first_byte(&self, begun: Instant, waited_for_wake: bool) -> FirstByte {
+        let wake = if waited_for_wake { "cold" } else { "warm" };
+        let times = self.first_bytes.get_or_create(&[("wake", wake.to_owned())]);
+        FirstByte(Some((begun, times.clone())))
     }
 
     /// All counts, and how `fleet` stands now, in the text format of `OpenMetrics`.
@@ -58,10 +101,17 @@ impl Metrics {
             "Answers, by route and status; a stream counts when it begins",
             self.answers.clone(),
         );
-        page.register(
-            "wakes",
-            "Wakes that ended, in the commits of this replica",
+        page.register_with_unit(
+            "wake_duration",
+            "From the request for a wake to its end, in the commits of this replica",
+            Unit::Seconds,
             self.wakes.clone(),
+        );
+        page.register_with_unit(
+            "request_ttft",
+            "From an inference request to the first byte of its backend's answer",
+            Unit::Seconds,
+            self.first_bytes.clone(),
         );
         self.register_refusals(&mut page, fleet.relay_look().dropped);
         register_fleet(&mut page, fleet);
@@ -103,21 +153,12 @@ impl Metrics {
     }
 }
 
-fn outcome(event: &ProviderEvent) -> Option<&'static str> {
+/// The wake that an event ends.
+const fn ended_wake(event: &ProviderEvent) -> Option<WakeId> {
     match event {
-        ProviderEvent::WakeSucceeded { .. } => Some("succeeded"),
-        ProviderEvent::WakeTimedOut { .. } => Some("timed_out"),
-        ProviderEvent::WakeFailed { failure, .. } => Some(match failure.kind {
-            WakeFailureKind::Recipe => "recipe",
-            WakeFailureKind::Unavailable => "unavailable",
-            WakeFailureKind::TimedOut => "timed_out",
-            WakeFailureKind::AgentLost => "agent_lost",
-            WakeFailureKind::AgentStopped => "agent_stopped",
-            WakeFailureKind::Withdrawn => "withdrawn",
-            WakeFailureKind::Died => "died",
-            WakeFailureKind::NotAllowed => "not_allowed",
-            WakeFailureKind::GroupBlocked => "group_blocked",
-        }),
+        ProviderEvent::WakeSucceeded { wake_id, .. }
+        | ProviderEvent::WakeFailed { wake_id, .. }
+        | ProviderEvent::WakeTimedOut { wake_id, .. } => Some(*wake_id),
         ProviderEvent::ProviderRegistered { .. }
         | ProviderEvent::WakeRequested { .. }
         | ProviderEvent::BackendSlept { .. }
@@ -127,6 +168,22 @@ fn outcome(event: &ProviderEvent) -> Option<&'static str> {
         | ProviderEvent::ProviderDeregistered { .. }
         | ProviderEvent::ProviderExpired { .. } => None,
     }
+}
+
+fn outcome(wake: &WakeRecord) -> &'static str {
+    wake.failure
+        .as_ref()
+        .map_or("succeeded", |failure| match failure.kind {
+            WakeFailureKind::Recipe => "recipe",
+            WakeFailureKind::Unavailable => "unavailable",
+            WakeFailureKind::TimedOut => "timed_out",
+            WakeFailureKind::AgentLost => "agent_lost",
+            WakeFailureKind::AgentStopped => "agent_stopped",
+            WakeFailureKind::Withdrawn => "withdrawn",
+            WakeFailureKind::Died => "died",
+            WakeFailureKind::NotAllowed => "not_allowed",
+            WakeFailureKind::GroupBlocked => "group_blocked",
+        })
 }
 
 fn register_fleet(page: &mut Registry, fleet: &dyn Fleet) {
@@ -159,6 +216,12 @@ fn register_fleet(page: &mut Registry, fleet: &dyn Fleet) {
         "relayed_requests",
         "Requests of this replica that agents work on",
         in_flight,
+    );
+    gauge(
+        page,
+        "wake_waiters",
+        "Requests of this replica that wait for a wake",
+        all.iter().map(|known| fleet.waiting(&known.provider.id)).sum(),
     );
     gauge(
         page,

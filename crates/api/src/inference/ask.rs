@@ -1,7 +1,7 @@
 //! One inference request and its answer, and how long it may wait for what.
 
 use super::{Counted, HeldBytes, Options, RelayedBody, Surface, headers};
-use crate::{keys::Caller, registry::Known};
+use crate::{keys::Caller, metrics::FirstByte, registry::Known};
 use axum::http::HeaderMap;
 use bytes::Bytes;
 use reveille_bus::relay::{RequestHead, ResponseHead};
@@ -96,4 +96,13 @@ pub(crate) struct Answered {
     pub body: RelayedBody,
     /// The request counts until the body is over.
     pub counted: Counted,
+    /// Wants to know when the body begins.
+    pub first_byte: FirstByte,
+}
+
+impl Answered {
+    /// Whether the backend did what it was asked.
+    pub(super) const fn is_success(&self) -> bool {
+        matches!(self.head.status, 200..300)
+    }
 }

@@ -33,6 +33,7 @@ pub(crate) use waiting::respond_when_known;
 
 use crate::{
     http::ApiError,
+    metrics::FirstByte,
     registry::Known,
     wakes::{WakeError, time_left, time_until_awake},
 };
@@ -91,7 +92,8 @@ impl Inference {
 
     /// Waits for a backend's answer, waking it if need be.
     pub async fn answer(&self, ask: &Ask, stage: &Stage) -> Result<Answered, ApiError> {
-        let until = Instant::now() + ask.options.wait;
+        let begun = Instant::now();
+        let until = begun + ask.options.wait;
         let mut chosen = self.choose(ask)?;
         let mut woken_by = None;
         let (mut asleep, mut missed) = (0, 0);
@@ -99,6 +101,10 @@ impl Inference {
             let (known, wake_id, error) = match self.attempt(ask, chosen, until, stage).await {
                 Ok(mut answered) => {
                     answered.wake_id = answered.wake_id.or(woken_by);
+                    if answered.is_success() {
+                        let metrics = self.fleet.metrics();
+                        answered.first_byte = metrics.first_byte(begun, answered.wake_id.is_some());
+                    }
                     return Ok(answered);
                 }
                 Err(NoAnswer::Refused(error)) => return Err(error),
@@ -200,6 +206,7 @@ impl Inference {
                 head,
                 body,
                 counted,
+                first_byte: FirstByte::default(),
             }),
             Err(error) => Err(NoAnswer::Missed {
                 known,

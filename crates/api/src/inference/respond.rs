@@ -1,7 +1,10 @@
 //! From a backend's answer to the response: its bytes unchanged, and a visible end when they break off.
 
 use super::{Answered, Counted, RelayedBody, headers};
-use crate::http::{ApiError, name_provider};
+use crate::{
+    http::{ApiError, name_provider},
+    metrics::FirstByte,
+};
 use axum::{body::Body, http::StatusCode, response::Response};
 use bytes::{Bytes, BytesMut};
 use futures::{Stream, StreamExt, stream::BoxStream};
@@ -22,6 +25,7 @@ pub(crate) fn respond(answered: Answered) -> Result<Response, ApiError> {
         head,
         body,
         counted,
+        mut first_byte,
     } = answered;
     let status = match StatusCode::from_u16(head.status) {
         // Nobody could follow a redirect to a place behind the agent.
@@ -39,11 +43,17 @@ pub(crate) fn respond(answered: Answered) -> Result<Response, ApiError> {
     let streams = headers::is_event_stream(&head);
     let about = (provider.clone(), wake_id);
     let body = match body {
-        RelayedBody::Whole(bytes) => Body::from(bytes),
-        RelayedBody::Pieces(pieces) if streams => Body::from_stream(EventBody::new(pieces, about, counted)),
+        RelayedBody::Whole(bytes) => {
+            first_byte.seen();
+            Body::from(bytes)
+        }
+        RelayedBody::Pieces(pieces) if streams => {
+            Body::from_stream(EventBody::new(pieces, about, counted, first_byte))
+        }
         RelayedBody::Pieces(pieces) => Body::from_stream(PlainBody {
             pieces,
             about,
+            first_byte,
             _counted: counted,
         }),
     };
@@ -80,6 +90,7 @@ fn broke_off((provider, wake_id): &About, error: RelayError) -> ApiError {
 struct PlainBody {
     pieces: BoxStream<'static, Result<Bytes, RelayError>>,
     about: About,
+    first_byte: FirstByte,
     _counted: Counted,
 }
 
@@ -87,7 +98,9 @@ impl Stream for PlainBody {
     type Item = Result<Bytes, ApiError>;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        Poll::Ready(ready!(self.pieces.poll_next_unpin(cx)).map(|piece| {
+        let piece = ready!(self.pieces.poll_next_unpin(cx));
+        self.first_byte.seen();
+        Poll::Ready(piece.map(|piece| {
             piece.map_err(|error| {
                 let error = broke_off(&self.about, error);
                 error.log(&error.answer());
@@ -102,6 +115,7 @@ pub(super) struct EventBody {
     pieces: Option<BoxStream<'static, Result<Bytes, RelayError>>>,
     about: About,
     ending: Ending,
+    first_byte: FirstByte,
     counted: Option<Counted>,
 }
 
@@ -110,11 +124,13 @@ impl EventBody {
         pieces: BoxStream<'static, Result<Bytes, RelayError>>,
         about: About,
         counted: Counted,
+        first_byte: FirstByte,
     ) -> Self {
         Self {
             pieces: Some(pieces),
             about,
             ending: Ending::default(),
+            first_byte,
             counted: Some(counted),
         }
     }
@@ -134,6 +150,7 @@ impl Stream for EventBody {
         };
         match ready!(pieces.poll_next_unpin(cx)) {
             Some(Ok(piece)) => {
+                self.first_byte.seen();
                 self.ending.see(&piece);
                 Poll::Ready(Some(Ok(piece)))
             }

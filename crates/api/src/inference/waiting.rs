@@ -166,20 +166,21 @@ fn last_words(error: &ApiError) -> Bytes {
 
 /// The backend's events; or, when it answers with something else, an error event that says so.
 async fn pass(answered: Answered) -> Result<EventBody, Bytes> {
+    let is_success = answered.is_success();
     let Answered {
         provider,
         wake_id,
         head,
         body,
         counted,
+        first_byte,
     } = answered;
-    let is_success = (200..300).contains(&head.status);
     if is_success && headers::is_event_stream(&head) {
         let pieces = match body {
             RelayedBody::Whole(bytes) => stream::iter([Ok(bytes)]).boxed(),
             RelayedBody::Pieces(pieces) => pieces,
         };
-        return Ok(EventBody::new(pieces, (provider, wake_id), counted));
+        return Ok(EventBody::new(pieces, (provider, wake_id), counted, first_byte));
     }
     if !is_success && let Ok(Some(event)) = tokio::time::timeout(ERROR_WITHIN, backends_error(body)).await {
         return Err(event);

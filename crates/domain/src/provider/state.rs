@@ -203,7 +203,7 @@ impl Registered {
     /// How the wake `id` ended, while it is among the last few.
     #[must_use]
     pub fn ended_wake(&self, id: WakeId) -> Option<&WakeRecord> {
-        self.wakes.iter().rev().find(|wake| wake.id == id)
+        ended_wake(&self.wakes, id)
     }
 
     /// The last report that changed something.
@@ -227,7 +227,21 @@ impl Gone {
     }
 }
 
+fn ended_wake(wakes: &[WakeRecord], id: WakeId) -> Option<&WakeRecord> {
+    wakes.iter().rev().find(|wake| wake.id == id)
+}
+
 impl Provider {
+    /// How the wake `id` ended, while it is among the last few.
+    #[must_use]
+    pub fn ended_wake(&self, id: WakeId) -> Option<&WakeRecord> {
+        match self {
+            Self::Unregistered => None,
+            Self::Registered(registered) => registered.ended_wake(id),
+            Self::Gone(gone) => ended_wake(&gone.wakes, id),
+        }
+    }
+
     /// The published provider, unless it was never registered or is gone.
     #[must_use]
     pub const fn registered(&self) -> Option<&Registered> {
