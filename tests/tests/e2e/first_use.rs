@@ -2,7 +2,7 @@
 //! wrong and what to do.
 
 use reveille_tests::{AgentConfig, Cluster, Exit, Port, Process, World, is_alive, wait_until};
-use serde_json::Value;
+use serde_json::{Value, json};
 use std::{fs, net::TcpListener, os::unix::fs::PermissionsExt, path::PathBuf};
 
 use crate::scene::SOON;
@@ -199,6 +199,7 @@ async fn a_healthy_hub_has_no_problem_and_no_warning() {
         "clock",
         "Postgres",
         "rows",
+        "owner",
         "provider vllm",
         "API",
     ] {
@@ -305,6 +306,24 @@ async fn a_missing_program_and_a_closed_port_are_problems_with_remedies() {
         "provider alone",
         "and there is no [provider.wake] to start it",
         "start the backend there, correct base_url, or give it a [provider.wake]",
+    );
+}
+
+#[tokio::test]
+async fn a_pause_is_a_warning_that_says_until_when() {
+    let world = World::new().await;
+    let backend = world.backend(&[]);
+    let config = AgentConfig::new("gpu-box").provider("vllm", "qwen", &backend);
+    let file = write(&world, "reveille.toml", &config);
+    let data = world.folder().join("data");
+    fs::create_dir_all(data.join("agent")).expect("a folder");
+    let paused = json!({ "since": "2026-01-01T00:00:00Z" }).to_string();
+    fs::write(data.join("agent/paused.json"), paused).expect("as `reveille agent pause` does");
+    let data = data.display().to_string();
+    let paused = Diagnosis::make(&world, &["--config", &file, "--data-dir", &data]).await;
+    assert_eq!(
+        paused.of("owner", "warning")["found"],
+        "nothing is woken: its owner has paused this agent until `reveille agent resume`"
     );
 }
 

@@ -43,6 +43,34 @@ impl Rights {
         }
     }
 
+    /// Why nothing at all may be woken now, in a sentence; `None` when something may.
+    #[must_use]
+    pub fn refusal(&self) -> Option<String> {
+        self.check_at(&Zoned::now()).err().map(|failure| failure.reason)
+    }
+
+    fn check_at(&self, now: &Zoned) -> Result<(), WakeFailure> {
+        match self.paused(now.timestamp()) {
+            Paused::No => {}
+            Paused::Yes(pause) => return refused(PAUSED_STAGE, &format!("has paused this agent {pause}")),
+            Paused::Unreadable(_) => {
+                return refused(
+                    PAUSED_STAGE,
+                    "has paused this agent, and until when can't be read",
+                );
+            }
+        }
+        let Some(left) = self.quiet_hours.left(now) else {
+            return Ok(());
+        };
+        let until = now.timestamp().saturating_add(left).unwrap_or(Timestamp::MAX);
+        let until = local(until, now.time_zone());
+        refused(
+            QUIET_HOURS_STAGE,
+            &format!("lets nothing wake until {until} (agent.quiet_hours)"),
+        )
+    }
+
     fn paused(&self, now: Timestamp) -> Paused {
         self.state
             .as_ref()
@@ -71,31 +99,17 @@ impl Allowance {
     }
 
     fn check_at(&mut self, now: &Zoned) -> Result<(), WakeFailure> {
-        let refused = |stage: &str, why: String| {
-            let reason = format!("its owner {why}");
-            Err(WakeFailure::new(WakeFailureKind::NotAllowed, stage, &reason))
-        };
-        match self.rights.paused(now.timestamp()) {
-            Paused::No => {}
-            Paused::Yes(pause) => return refused(PAUSED_STAGE, format!("has paused this agent {pause}")),
-            Paused::Unreadable(_) => {
-                let why = "has paused this agent, and until when can't be read".to_owned();
-                return refused(PAUSED_STAGE, why);
-            }
-        }
-        if let Some(left) = self.rights.quiet_hours.left(now) {
-            let until = now.timestamp().saturating_add(left).unwrap_or(Timestamp::MAX);
-            let until = local(until, now.time_zone());
-            return refused(
-                QUIET_HOURS_STAGE,
-                format!("lets nothing wake until {until} (agent.quiet_hours)"),
-            );
-        }
+        self.rights.check_at(now)?;
         let begun = self.begun.as_mut();
         begun
             .map_or(Ok(()), |begun| begun.check(now.timestamp()))
-            .or_else(|why| refused(MAX_PER_DAY_STAGE, why))
+            .or_else(|why| refused(MAX_PER_DAY_STAGE, &why))
     }
+}
+
+fn refused(stage: &str, why: &str) -> Result<(), WakeFailure> {
+    let reason = format!("its owner {why}");
+    Err(WakeFailure::new(WakeFailureKind::NotAllowed, stage, &reason))
 }
 
 /// A time as the clock on the wall of that zone shows it, and how far that is from UTC: who reads it may be elsewhere.

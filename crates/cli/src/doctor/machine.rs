@@ -3,9 +3,14 @@
 use super::{Findings, counted, hub::Place};
 use crate::{
     config_check,
+    services::AGENT_STATE,
     up::{data_dir, server_program},
 };
-use reveille_agent::config::{Action, Config, places};
+use reveille_agent::{
+    config::{Action, Config, places},
+    rights::Rights,
+    state_dir::StateDir,
+};
 use rustix::fs::statvfs;
 use std::{
     fs,
@@ -158,6 +163,21 @@ fn stale(path: &Path, findings: &mut Findings) {
             ),
             _ => findings.ok("data directory", format!("{shown} is free for the next `reveille up`")),
         },
+    }
+}
+
+/// Whether the agent may wake anything now.
+pub fn owner(config: &Config, data_dir: &Path, findings: &mut Findings) {
+    let state = StateDir::new(data_dir.join(AGENT_STATE));
+    let rights = Rights::new(Some(state), config.agent.quiet_hours.clone());
+    match rights.refusal() {
+        None => findings.ok("owner", "the machine's owner lets backends be woken now"),
+        Some(refusal) => findings.warning(
+            "owner",
+            format!("nothing is woken: {refusal}"),
+            "nothing, if that is meant; `reveille agent resume` ends a pause, and agent.quiet_hours in the config says when \
+             the quiet hours are",
+        ),
     }
 }
 

@@ -103,6 +103,7 @@ pub async fn run(args: args::Doctor) -> Result<(), Failure> {
         database::look(url, journal, &mut findings).await;
     }
     if let Some(config) = &config {
+        machine::owner(config, &data_dir, &mut findings);
         providers(config, &data_dir, &mut findings).await?;
     }
     api::look(args.api.as_ref(), args.ca, &mut findings).await?;
