@@ -255,8 +255,12 @@ impl Reply {
         let asking = subjects::control_parts(&self.message.subject);
         let own = asking.map(|(agent, _)| format!("{}.", subjects::agent_inbox(&agent)));
         if !own.is_some_and(|own| reply.starts_with(&own)) {
-            self.refusals.count(SubjectKind::Control, Reason::ReplySubject);
-            tracing::warn!(nats.subject = %self.message.subject, "didn't answer to a subject that is not the agent's inbox");
+            if let Some(so_far) = self.refusals.count(SubjectKind::Control, Reason::ReplySubject) {
+                tracing::warn!(
+                    nats.subject = %self.message.subject, refused.so_far = so_far,
+                    "didn't answer to a subject that is not the agent's inbox"
+                );
+            }
             return;
         }
         if let Err(error) = self.client.publish(reply, payload.into()).await {
@@ -316,8 +320,12 @@ impl ControlRequests {
                 }
                 Err((why, reason)) => {
                     // The text may quote the message, and is for its sender alone.
-                    tracing::warn!(nats.subject = %reply.message.subject, reason = why.name(), "refused a control request");
-                    self.refusals.count(SubjectKind::Control, why);
+                    if let Some(so_far) = self.refusals.count(SubjectKind::Control, why) {
+                        tracing::warn!(
+                            nats.subject = %reply.message.subject, reason = why.name(), refused.so_far = so_far,
+                            "refused a control request"
+                        );
+                    }
                     let refusal = Refusal::Invalid { reason };
                     reply.send(&ControlAnswer::Refused { refusal }).await;
                 }

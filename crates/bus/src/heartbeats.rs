@@ -213,8 +213,12 @@ impl HeartbeatWatch {
                 Ok(heartbeat) if heartbeat.agent == agent => Some(Heard { heartbeat, stored_at }),
                 heard => {
                     let why = heard.map_or(Reason::Malformed, |_| Reason::OtherName);
-                    self.refusals.count(SubjectKind::Heartbeats, why);
-                    warn!(agent.name = %agent, "dropped a heartbeat that isn't one of {agent}");
+                    if let Some(so_far) = self.refusals.count(SubjectKind::Heartbeats, why) {
+                        warn!(
+                            agent.name = %agent, reason = why.name(), refused.so_far = so_far,
+                            "dropped a heartbeat that isn't one of {agent}"
+                        );
+                    }
                     None
                 }
             },

@@ -1,10 +1,18 @@
 //! What is said over NATS and isn't taken, counted by the kind of subject and by why. The server's permissions stand before
 //! all of it: what they refuse never comes here, and is seen in the server's log alone.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicU64, Ordering},
+use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
+use std::{
+    array, fmt,
+    num::NonZeroU32,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
 };
+
+/// How often a second the log tells of the same kind and reason: whoever is refused decides how often he asks.
+const TOLD_PER_SECOND: NonZeroU32 = NonZeroU32::MIN;
 
 /// What kind of subject a message came on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -96,15 +104,40 @@ impl Reason {
 }
 
 /// The counts since the process began. Clones count together.
-#[derive(Debug, Clone, Default)]
+#[derive(Clone)]
 pub struct Refusals {
-    counts: Arc<[[AtomicU64; Reason::ALL.len()]; SubjectKind::ALL.len()]>,
+    counts: Arc<[[Counted; Reason::ALL.len()]; SubjectKind::ALL.len()]>,
+}
+
+struct Counted {
+    count: AtomicU64,
+    told: DefaultDirectRateLimiter,
+}
+
+impl Default for Refusals {
+    fn default() -> Self {
+        let counted = || Counted {
+            count: AtomicU64::new(0),
+            told: RateLimiter::direct(Quota::per_second(TOLD_PER_SECOND)),
+        };
+        Self {
+            counts: Arc::new(array::from_fn(|_| array::from_fn(|_| counted()))),
+        }
+    }
+}
+
+impl fmt::Debug for Refusals {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(self.all()).finish()
+    }
 }
 
 impl Refusals {
-    /// One more.
-    pub fn count(&self, kind: SubjectKind, reason: Reason) {
-        self.counts[kind as usize][reason as usize].fetch_add(1, Ordering::Relaxed);
+    /// One more. How many that makes, if the log is to tell of it now.
+    pub fn count(&self, kind: SubjectKind, reason: Reason) -> Option<u64> {
+        let counted = &self.counts[kind as usize][reason as usize];
+        let count = counted.count.fetch_add(1, Ordering::Relaxed) + 1;
+        counted.told.check().is_ok().then_some(count)
     }
 
     /// How often each has happened that has happened at all.
@@ -113,7 +146,9 @@ impl Refusals {
             .into_iter()
             .flat_map(|kind| Reason::ALL.map(|reason| (kind, reason)));
         each.filter_map(|(kind, reason)| {
-            let count = self.counts[kind as usize][reason as usize].load(Ordering::Relaxed);
+            let count = self.counts[kind as usize][reason as usize]
+                .count
+                .load(Ordering::Relaxed);
             (count > 0).then_some((kind, reason, count))
         })
     }
@@ -130,7 +165,7 @@ mod tests {
         let shared = clone.clone();
         for kind in SubjectKind::ALL {
             for reason in Reason::ALL {
-                shared.count(kind, reason);
+                assert_eq!(shared.count(kind, reason), Some(1), "the log tells of the first");
             }
         }
         let all: Vec<_> = clone.all().collect();
@@ -143,5 +178,16 @@ mod tests {
         names.sort_unstable();
         names.dedup();
         assert_eq!(names.len(), all.len());
+    }
+
+    #[test]
+    fn the_log_is_told_of_a_flood_now_and_then_only() {
+        let refusals = Refusals::default();
+        let flood = || refusals.count(SubjectKind::Control, Reason::Malformed);
+        let told = (0..10_000).filter_map(|_| flood()).count();
+        assert!((1..100).contains(&told), "told {told} times");
+        assert_eq!(refusals.all().map(|(_, _, count)| count).sum::<u64>(), 10_000);
+        let other = refusals.count(SubjectKind::Control, Reason::OtherName);
+        assert_eq!(other, Some(1), "one flood hides no other reason");
     }
 }

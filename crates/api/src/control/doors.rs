@@ -49,12 +49,14 @@ pub(crate) async fn answer(
             debug!(agent.name = %agent, client.host = host, "let {agent} in");
             knock.admit(&agent).await;
         } else {
-            refusals.count(SubjectKind::Connections, Reason::UnknownKey);
-            info!(
-                client.host = host,
-                nats.key = key,
-                "refused a connection from {host}: no agent is known by its key"
-            );
+            if let Some(so_far) = refusals.count(SubjectKind::Connections, Reason::UnknownKey) {
+                info!(
+                    client.host = host,
+                    nats.key = key,
+                    refused.so_far = so_far,
+                    "refused a connection from {host}: no agent is known by its key"
+                );
+            }
             knock.refuse("no agent is known by this key").await;
         }
     }

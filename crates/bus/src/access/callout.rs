@@ -60,8 +60,12 @@ impl Callout {
         loop {
             let message = self.subscription.next().await?;
             let (Some(question), Some(reply)) = (Question::read(&message.payload), message.reply) else {
-                self.refusals.count(SubjectKind::Connections, Reason::Malformed);
-                warn!("dropped a malformed question of a NATS server");
+                if let Some(so_far) = self.refusals.count(SubjectKind::Connections, Reason::Malformed) {
+                    warn!(
+                        refused.so_far = so_far,
+                        "dropped a malformed question of a NATS server"
+                    );
+                }
                 continue;
             };
             let Some(key) = question.proven_key().map(str::to_owned) else {
