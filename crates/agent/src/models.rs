@@ -3,7 +3,7 @@
 
 use crate::{
     config::{ModelConfig, ProviderConfig},
-    state_dir::StateDir,
+    state_dir::{StateDir, agent_file},
 };
 use reqwest::Client;
 use reveille_domain::{AgentName, MAX_MODELS, ModelName, ProviderName};
@@ -11,7 +11,6 @@ use serde::Deserialize;
 use std::{
     collections::{BTreeMap, HashSet},
     io,
-    path::Path,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -25,21 +24,22 @@ const MAX_LIST_BYTES: usize = 4 * 1024 * 1024;
 /// The models that backends have listed, remembered in the state directory; without one they are forgotten with the process.
 #[derive(Debug, Clone, Default)]
 pub struct Memory {
-    state: Option<StateDir>,
+    kept: Option<(StateDir, String)>,
     known: Arc<Mutex<BTreeMap<String, Vec<ModelName>>>>,
 }
 
 impl Memory {
-    /// What `directory` remembers. A file that can't be read is as good as none: the backends will tell.
+    /// What the state directory remembers of an agent's providers. A file that can't be read is as good as none: the
+    /// backends will tell.
     #[must_use]
-    pub fn open(directory: Option<&Path>) -> Self {
-        let state = directory.map(|directory| StateDir::new(directory.to_owned()));
-        let read = state.as_ref().and_then(|state| state.read(FILE).ok()?);
+    pub fn open(state: Option<StateDir>, agent: &AgentName) -> Self {
+        let kept = state.map(|state| (state, agent_file(agent, FILE)));
+        let read = kept.as_ref().and_then(|(state, file)| state.read(file).ok()?);
         let known = read
             .and_then(|text| serde_json::from_slice(&text).ok())
             .unwrap_or_default();
         Self {
-            state,
+            kept,
             known: Arc::new(Mutex::new(known)),
         }
     }
@@ -58,8 +58,10 @@ impl Memory {
     pub fn remember(&self, provider: &ProviderName, models: &[ModelName]) -> io::Result<()> {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         known.insert(provider.to_string(), models.to_vec());
-        let Some(state) = &self.state else { return Ok(()) };
-        state.write(FILE, &serde_json::to_vec_pretty(&*known)?)
+        let Some((state, file)) = &self.kept else {
+            return Ok(());
+        };
+        state.write(file, &serde_json::to_vec_pretty(&*known)?)
     }
 }
 
@@ -147,18 +149,21 @@ mod tests {
     #[test]
     fn discovered_models_survive_a_restart() {
         let directory = tempfile::tempdir().expect("a directory");
-        let state = directory.path().join("state");
+        let state = StateDir::new(directory.path().join("state"));
+        let [agent, other] = ["box", "other"].map(|name| AgentName::parse(name).expect("legal"));
         let provider = ProviderName::parse("p").expect("legal");
-        let memory = Memory::open(Some(&state));
+        let open = |agent| Memory::open(Some(state.clone()), agent);
+        let memory = open(&agent);
         assert!(memory.recall(&provider).is_empty());
         memory
             .remember(&provider, &[name("a"), name("b")])
             .expect("written");
-        assert_eq!(
-            Memory::open(Some(&state)).recall(&provider),
-            [name("a"), name("b")]
+        assert_eq!(open(&agent).recall(&provider), [name("a"), name("b")]);
+        assert!(
+            open(&other).recall(&provider).is_empty(),
+            "another agent's provider"
         );
-        std::fs::write(state.join("models.json"), "garbage").expect("written");
-        assert!(Memory::open(Some(&state)).recall(&provider).is_empty());
+        state.write("box.models.json", b"garbage").expect("written");
+        assert!(open(&agent).recall(&provider).is_empty());
     }
 }

@@ -12,7 +12,7 @@ use crate::{
     recipe::Runner,
     relay::Relay,
     rights::{PauseWatch, Rights},
-    state_dir::{InUse, StateDir},
+    state_dir::{InUse, StateDir, agent_file},
 };
 use futures::future::BoxFuture;
 use reveille_bus::{
@@ -116,7 +116,7 @@ impl Session {
             state_dir,
         } = options;
         let (agent, heartbeat_every) = (config.agent.name.clone(), config.agent.heartbeat);
-        let state = state_dir.clone().map(StateDir::new);
+        let state = state_dir.map(StateDir::new);
         let in_use = state.as_ref().and_then(in_use);
         let children = state.as_ref().and_then(|state| children_lock(state, &agent));
         let nats = NatsAccess {
@@ -152,9 +152,9 @@ impl Session {
         // An earlier session with this name has been told to end by now.
         let runner = Arc::new(runner(&config.providers, children)?);
         let stop_owners = CancellationToken::new();
-        let memory = Memory::open(state_dir.as_deref());
+        let memory = Memory::open(state.clone(), &agent);
         let groups = Groups::default();
-        let rights = Rights::new(state, config.agent.quiet_hours.clone());
+        let rights = Rights::new(state.clone(), config.agent.quiet_hours.clone());
         let setup = |config: ProviderConfig| Setup {
             agent: agent.clone(),
             config,
@@ -164,6 +164,7 @@ impl Session {
             memory: memory.clone(),
             groups: groups.clone(),
             rights: rights.clone(),
+            state: state.clone(),
             superseded: superseded_sender.clone(),
         };
         let (tasks, stop_relay) = (TaskTracker::new(), CancellationToken::new());
@@ -372,7 +373,7 @@ fn in_use(state: &StateDir) -> Option<InUse> {
 
 /// The lock that the shims of this agent share: of this one alone, since agents may share the folder.
 fn children_lock(state: &StateDir, agent: &AgentName) -> Option<ChildrenLock> {
-    let file = state.lock_file(&format!("{agent}.children"));
+    let file = state.mark(&agent_file(agent, "children"));
     file.inspect_err(|error| warn!(%error, "the next run can't tell what this one leaves running"))
         .ok()
         .map(ChildrenLock::new)

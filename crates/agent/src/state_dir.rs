@@ -2,6 +2,7 @@
 //!
 //! Its files are for their owner alone, and each is replaced as a whole: a crash leaves the old one or the new one.
 
+use reveille_domain::{AgentName, ProviderId};
 use std::{
     fs::{self, DirBuilder, File, TryLockError},
     io::{self, ErrorKind, Read, Write},
@@ -17,7 +18,17 @@ const IN_USE: &str = "in-use";
 /// No file is larger: the largest lists the models of 64 providers.
 const MAX_FILE_BYTES: u64 = 8 * 1024 * 1024;
 
-/// The folder of one agent, which need not exist.
+/// The name of a file about one provider: agents may share the folder, and their providers may have the same name.
+pub(crate) fn provider_file(id: &ProviderId, what: &str) -> String {
+    format!("{}.{}.{what}", id.agent, id.provider)
+}
+
+/// The name of a file of one agent.
+pub(crate) fn agent_file(agent: &AgentName, what: &str) -> String {
+    format!("{agent}.{what}")
+}
+
+/// The folder of one agent, or of several, which need not exist.
 #[derive(Debug, Clone)]
 pub struct StateDir(PathBuf);
 
@@ -44,7 +55,7 @@ impl StateDir {
     /// When it can't be made, or nothing can be written in it.
     pub fn use_it(&self) -> io::Result<InUse> {
         self.make()?;
-        let file = self.open_lock(IN_USE)?;
+        let file = self.open_empty(IN_USE)?;
         // Somebody who looks has it for an instant.
         file.lock_shared()?;
         Ok(InUse(file))
@@ -66,14 +77,23 @@ impl StateDir {
         }
     }
 
-    /// A file of the folder that is there for its lock alone; made if it is missing.
+    /// Makes an empty file of the folder if it is missing, which is there for its lock, or to be there. It may be lost when
+    /// the machine itself stops.
     ///
     /// # Errors
     /// When it can't be made.
-    pub fn lock_file(&self, name: &str) -> io::Result<PathBuf> {
+    pub fn mark(&self, name: &str) -> io::Result<PathBuf> {
         self.make()?;
-        self.open_lock(name)?;
+        self.open_empty(name)?;
         Ok(self.0.join(name))
+    }
+
+    /// Whether the folder has a file.
+    ///
+    /// # Errors
+    /// When that can't be found out.
+    pub fn has(&self, name: &str) -> io::Result<bool> {
+        self.0.join(name).try_exists()
     }
 
     /// What a file of the folder holds; `None` when there is none.
@@ -130,7 +150,7 @@ impl StateDir {
         }
     }
 
-    fn open_lock(&self, name: &str) -> io::Result<File> {
+    fn open_empty(&self, name: &str) -> io::Result<File> {
         File::options()
             .read(true)
             .write(true)

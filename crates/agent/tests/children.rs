@@ -83,6 +83,7 @@ fn trials() -> Vec<Trial> {
         a_served_backend_that_dies_is_reported_and_started_again_by_the_next_wake,
         a_new_wake_starts_nothing_before_the_last_one_is_gone,
         a_served_backend_sleeps_by_ending_and_ends_with_its_agent,
+        a_sleep_step_may_end_the_served_backend,
         ctrl_c_in_the_terminal_goes_past_the_child,
     ]
 }
@@ -671,6 +672,37 @@ async fn a_served_backend_sleeps_by_ending_and_ends_with_its_agent() {
     let second = server_at(&address);
     owned.stop().await;
     assert!(!alive(second));
+}
+
+async fn a_sleep_step_may_end_the_served_backend() {
+    let directory = directory();
+    let path = directory.path().display();
+    let program = std::env::current_exe().expect("a program").display().to_string();
+    let serve = script(
+        directory.path(),
+        "serve",
+        &format!("echo $$ > {path}/pid\nexec {program} \"$@\""),
+    );
+    // It goes on for a moment after the backend has ended.
+    let end = script(
+        directory.path(),
+        "end",
+        &format!(
+            "kill $(cat {path}/pid)\nwhile kill -0 $(cat {path}/pid) 2>/dev/null; do :; done\nsleep 0.1"
+        ),
+    );
+    let sleep = format!("[provider.sleep]\ntype = \"command\"\ncommand = \"{end}\"");
+    let recipe = serve_recipe(&serve, "\"serve-backend\", \"ADDRESS\"", &sleep).await;
+    let owned = Owned::start(&format!("models = [\"m\"]\n{recipe}"));
+    owned.until(Hibernating).await;
+    for sleeps in 1..=3 {
+        owned.handle.wake(owned.control.request_wake());
+        owned.until(Active).await;
+        assert_eq!(owned.handle.sleep().await, Ok(()));
+        owned.until(Hibernating).await;
+        assert_eq!(owned.control.sleeps(), vec![SleepReason::Operator; sleeps]);
+    }
+    assert_eq!(owned.control.provider().failures.count, 0);
 }
 
 async fn a_new_wake_starts_nothing_before_the_last_one_is_gone() {

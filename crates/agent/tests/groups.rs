@@ -314,3 +314,112 @@ async fn groups_that_have_nothing_in_common_do_not_wait_for_each_other() {
     one.until(Active).await;
     assert_eq!(both.control.status(), Some(Hibernating));
 }
+
+#[tokio::test]
+async fn a_persistent_member_that_is_found_awake_makes_no_room_for_who_asked_before() {
+    let (a, b) = (Backend::start().await, Backend::start().await);
+    let groups = Groups::default();
+    // Its first probe takes as long as the test wants.
+    let slow = member(&a, "/sleep", "persistent = true").replace(
+        "path = \"/is_sleeping\", expect = { is_sleeping = false }",
+        "path = \"/slow-wake\", timeout = \"10s\"",
+    );
+    let first = Owned::member(&groups, "a", &slow);
+    let second = Owned::member(&groups, "b", &member(&b, "/sleep", "max_group_wait = \"500ms\""));
+    second.until(Hibernating).await;
+    second.wake();
+    // The look before the wake; then it waits for its turn.
+    b.await_requests(2).await;
+    a.release();
+    first.until(Active).await;
+    let failure = second.blocked().await;
+    assert!(
+        failure.reason.contains("is not put to sleep for others"),
+        "{failure:?}"
+    );
+    assert_eq!((a.sleeps(), first.control.status()), (0, Some(Active)));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_next_wake_is_not_refused_with_the_one_that_has_waited_long_enough() {
+    for _ in 0..8 {
+        let backends = [
+            Backend::start().await,
+            Backend::start().await,
+            Backend::start().await,
+        ];
+        backends[0].wake_up();
+        let groups = Groups::default();
+        let awake = Owned::member(&groups, "a", &member(&backends[0], "/sleep", ""));
+        let impatient = member(&backends[1], "/sleep", "max_group_wait = \"50ms\"");
+        let impatient = Owned::member(&groups, "b", &impatient);
+        let next = Owned::member(&groups, "c", &member(&backends[2], "/sleep", ""));
+        awake.until(Active).await;
+        impatient.until(Hibernating).await;
+        next.until(Hibernating).await;
+        let request = awake.handle.gate.enter().expect("open");
+        impatient.wake();
+        eventually("a closed gate", || awake.handle.gate.enter().is_none()).await;
+        next.wake();
+        impatient.blocked().await;
+        drop(request);
+        next.until(Active).await;
+    }
+}
+
+#[tokio::test]
+async fn what_a_recipe_has_started_is_put_to_sleep_after_a_restart_though_nobody_listens_there_yet() {
+    let (controller, b) = (Backend::start().await, Backend::start().await);
+    let folder = tempfile::tempdir().expect("a directory");
+    let state = Some(folder.path());
+    // Something that loads for long before it listens, as what `systemctl start` has started.
+    let loading = Closed::claim();
+    let slow = member(&controller, "/sleep", "")
+        .replace("/wake\"", "/ok\"")
+        .replace(
+            &format!("base_url = \"{}\"", controller.url),
+            &format!("base_url = \"{}\"", loading.url),
+        );
+    let before = Owned::member_with(&Groups::default(), "a", &slow, state);
+    before.until(Hibernating).await;
+    before.wake();
+    controller.await_requests(1).await;
+    before.stop().await;
+
+    for sleeps in [1, 1] {
+        let groups = Groups::default();
+        let first = Owned::member_with(&groups, "a", &slow, state);
+        let second = Owned::member_with(&groups, "b", &member(&b, "/sleep", ""), state);
+        first.until(Hibernating).await;
+        second.until(Hibernating).await;
+        second.wake();
+        second.until(Active).await;
+        assert_eq!(
+            controller.sleeps(),
+            sleeps,
+            "once, and from then on it is known to sleep"
+        );
+        b.fall_asleep();
+        first.stop().await;
+        second.stop().await;
+    }
+}
+
+#[tokio::test]
+async fn an_order_to_sleep_outlasts_the_wish_of_its_group() {
+    let (a, b) = (Backend::start().await, Backend::start().await);
+    a.wake_up();
+    let groups = Groups::default();
+    let first = Owned::member(&groups, "a", &member(&a, "/sleep", ""));
+    let second = Owned::member(&groups, "b", &member(&b, "/sleep", "max_group_wait = \"100ms\""));
+    first.until(Active).await;
+    second.until(Hibernating).await;
+    let request = first.handle.gate.enter().expect("open");
+    second.wake();
+    eventually("a closed gate", || first.handle.gate.enter().is_none()).await;
+    assert_eq!(first.handle.sleep().await, Ok(()));
+    second.blocked().await;
+    drop(request);
+    first.until(Hibernating).await;
+    assert_eq!(first.control.sleeps(), [SleepReason::Operator]);
+}

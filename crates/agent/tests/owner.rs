@@ -531,3 +531,54 @@ async fn a_stopped_owner_ends_its_recipe() {
     );
     assert_eq!(handle.sleep().await, Err("the agent is stopping"));
 }
+
+#[tokio::test]
+async fn a_wake_message_that_comes_late_changes_nothing() {
+    let backend = Backend::start().await;
+    let owned = Owned::start(&seldom_probed(&backend, "/wake"));
+    owned.until(Hibernating).await;
+    let wake = owned.control.request_wake();
+    owned.handle.wake(wake.clone());
+    owned.until(Active).await;
+    backend.fall_asleep();
+    owned.handle.suspect();
+    owned.until(Hibernating).await;
+    owned.control.hold();
+    owned.handle.wake(wake);
+    // With what comes after it in the owner's mailbox it has been dealt with too.
+    for _ in 0..3 {
+        assert_eq!(owned.handle.sleep().await, Ok(()));
+    }
+    assert!(!owned.control.is_asked(), "there is nothing to tell");
+    owned.control.release();
+    owned.handle.wake(owned.control.request_wake());
+    owned.until(Active).await;
+    assert_eq!(backend.wakes().len(), 2);
+}
+
+#[tokio::test]
+async fn after_a_failed_sleep_nobody_is_let_in_before_it_is_known_how_the_backend_stands() {
+    let backend = Backend::start().await;
+    backend.wake_up();
+    let owned = Owned::start(&format!(
+        r#"
+        {0}
+        [provider.sleep]
+        [[provider.sleep.step]]
+        type = "http"
+        url = "{1}/sleep"
+        [[provider.sleep.step]]
+        type = "http"
+        url = "{1}/fail"
+        "#,
+        seldom_probed(&backend, "/wake"),
+        backend.url
+    ));
+    owned.until(Active).await;
+    assert_eq!(owned.handle.sleep().await, Ok(()));
+    while owned.control.status() == Some(Active) {
+        assert!(owned.handle.gate.enter().is_none(), "let in to what sleeps");
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(owned.control.sleeps(), [SleepReason::FoundAsleep]);
+}

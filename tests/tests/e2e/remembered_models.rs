@@ -72,7 +72,10 @@ async fn an_agent_remembers_by_default_what_a_backend_lists_that_sleeps_at_the_n
     })
     .await;
     assert!(
-        world.data_home().join("reveille/agent/models.json").exists(),
+        world
+            .data_home()
+            .join("reveille/agent/gpu-box.models.json")
+            .exists(),
         "not where it is documented"
     );
 }
@@ -88,7 +91,7 @@ async fn up_remembers_in_its_data_directory_what_a_backend_lists_that_sleeps_at_
     })
     .await;
     assert!(
-        data.join("agent/models.json").exists(),
+        data.join("agent/gpu-box.models.json").exists(),
         "not where it is documented"
     );
 }

@@ -15,6 +15,8 @@ const UNCLEAR_PROBES: u32 = 3;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Backend {
     Unknown,
+    /// Its sleep recipe has failed, and it may sleep all the same.
+    Doubted,
     Up,
     Down(Departure),
 }
@@ -92,7 +94,8 @@ impl Belief {
             Verdict::Unavailable(why) if why.is_clear() => self.down(why.sleep_reason()),
             Verdict::Unavailable(why) => {
                 self.unclear = if busy { 0 } else { self.unclear.saturating_add(1) };
-                if self.backend == Backend::Unknown || self.unclear >= UNCLEAR_PROBES {
+                let known = matches!(self.backend, Backend::Up | Backend::Down(_));
+                if !known || self.unclear >= UNCLEAR_PROBES {
                     self.down(why.sleep_reason());
                 }
             }
@@ -108,9 +111,9 @@ impl Belief {
         }
     }
 
-    /// Nothing is known of the backend until the next probe.
+    /// The backend may sleep, until the next probe tells: one that half sleeps may not take a request well.
     pub(super) fn doubt(&mut self) {
-        self.backend = Backend::Unknown;
+        self.backend = Backend::Doubted;
     }
 
     pub(super) fn is_up(&self) -> bool {
@@ -125,12 +128,12 @@ impl Belief {
 
     /// Whether requests may try the backend. Without a recipe there is nothing else to do for them.
     pub(super) fn is_open(&self) -> bool {
-        !self.wakeable || !matches!(self.backend, Backend::Down(_))
+        !self.wakeable || matches!(self.backend, Backend::Unknown | Backend::Up)
     }
 
     pub(super) const fn availability(&self) -> Option<Availability> {
         match self.backend {
-            Backend::Unknown => None,
+            Backend::Unknown | Backend::Doubted => None,
             Backend::Up => Some(Availability::Available),
             Backend::Down(_) => Some(Availability::Unavailable),
         }
@@ -194,7 +197,7 @@ impl Belief {
             (StatusName::Hibernating | StatusName::Waking, Backend::Up) => Some(Report::Awake),
             (
                 StatusName::Active | StatusName::Hibernating | StatusName::Waking | StatusName::Inactive,
-                Backend::Unknown | Backend::Up | Backend::Down(_),
+                Backend::Unknown | Backend::Doubted | Backend::Up | Backend::Down(_),
             ) => None,
         }
     }
@@ -247,7 +250,7 @@ impl Belief {
     pub(super) fn asleep(&self, epoch: Epoch) -> Result<Option<ReportId>, ()> {
         match (self.status, self.backend) {
             (_, Backend::Up) => Ok(None),
-            (_, Backend::Unknown) => Err(()),
+            (_, Backend::Unknown | Backend::Doubted) => Err(()),
             _ if !self.wakeable => Ok(None),
             (Some(StatusName::Hibernating | StatusName::Waking), Backend::Down(_)) => Ok(Some(ReportId {
                 epoch,

@@ -209,7 +209,7 @@ impl Membership {
         stays.is_some_and(|(turn, _)| *turn == room.turn)
     }
 
-    /// Its backend answers.
+    /// Its backend answers. What was asked of it while that wasn't known is asked again, if it still may be.
     pub fn is_awake(&self) {
         self.place(|place| match place {
             Place::Awake { .. } => place,
@@ -250,6 +250,9 @@ impl Membership {
         let was = member.place;
         member.place = next(was);
         let changed = member.place != was;
+        if changed && matches!(member.place, Place::Awake { .. }) {
+            member.room.send_replace(None);
+        }
         drop(state);
         if changed {
             self.groups.0.changed.send_replace(());

@@ -2,6 +2,7 @@
 
 mod recipes;
 mod sleeping;
+mod vacancy;
 
 use super::{
     Gate, Handle, Input, MAILBOX,
@@ -17,6 +18,7 @@ use crate::{
     probe::{Probe, Verdict},
     recipe::Runner,
     rights::{Allowance, Rights},
+    state_dir::StateDir,
 };
 use futures::{FutureExt, future::BoxFuture};
 use reveille_bus::{
@@ -24,7 +26,7 @@ use reveille_bus::{
     relay::CurrentEpoch,
 };
 use reveille_domain::{
-    AgentName, Epoch, ModelName, ProviderName, ProviderSpec, ReportId, SleepReason, WakeId,
+    AgentName, Epoch, ModelName, ProviderId, ProviderName, ProviderSpec, ReportId, SleepReason, WakeId,
 };
 use std::{sync::Arc, time::Duration};
 use tokio::{
@@ -33,6 +35,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
+use vacancy::Vacancy;
 
 /// How often it is looked whether those who waited for a wake have come, when others want the room.
 const LOOK_FOR_USE: Duration = Duration::from_millis(10);
@@ -56,6 +59,8 @@ pub struct Setup {
     pub groups: Groups,
     /// What the owner of the machine decides.
     pub rights: Rights,
+    /// Where it is kept what must be known after a restart.
+    pub state: Option<StateDir>,
     /// Told when control says that a later session has taken the agent's name.
     pub superseded: watch::Sender<Option<Epoch>>,
 }
@@ -93,22 +98,11 @@ pub struct Owner {
     next_probe: Instant,
     /// Whether the last probe had no clear answer: the next one may take its whole time-out too.
     slow_probe: bool,
-    /// The journal sequence of the latest wake that was heard of.
+    /// The provider's latest commit that was heard of, by its journal sequence: older wakes are over.
     seen: u64,
     /// Requests that found no backend: those that a probe must confirm first, and those that wait for the report.
     unconfirmed: Vec<oneshot::Sender<Option<ReportId>>>,
     refused: Vec<oneshot::Sender<Option<ReportId>>>,
-}
-
-/// Whether the backend has what its group shares.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Vacancy {
-    /// Nobody has looked.
-    Unknown,
-    /// It may: it was found awake, or its recipe was run.
-    Held,
-    /// It is known not to.
-    Vacant,
 }
 
 enum Event {
@@ -151,7 +145,9 @@ impl Owner {
         };
         let group = setup.groups.join(&config.name, terms);
         let max_per_day = config.wake.as_ref().and_then(|wake| wake.max_per_day);
-        let allowance = setup.rights.of(&config.name, max_per_day);
+        let id = ProviderId::new(setup.agent.clone(), config.name.clone());
+        let allowance = setup.rights.of(&id, max_per_day);
+        let vacancy = Vacancy::open(&id, setup.state.clone().filter(|_| group.is_some()));
         let owner = Self {
             probe,
             gate,
@@ -161,7 +157,7 @@ impl Owner {
             activity: Activity::Idle,
             allowance,
             group,
-            vacancy: Vacancy::Unknown,
+            vacancy,
             no_room: None,
             pending: None,
             rest_wanted: false,
@@ -231,6 +227,10 @@ impl Owner {
             Event::ChildEnded(exit) => {
                 warn!(provider.name = %self.name(), "the backend of {} {exit}", self.name());
                 self.child_ended = true;
+                if let Activity::Sleeping { .. } = self.activity {
+                    // Its sleep recipe may have meant that, and says how it went.
+                    return;
+                }
                 let crashed = self.broke_off || self.gate.in_flight() > 0;
                 self.belief.down(if crashed {
                     SleepReason::Crashed
@@ -257,20 +257,23 @@ impl Owner {
             }
             Input::Rest(wanted) => self.rest_wanted = wanted,
             Input::Resume => self.belief.inactive(),
-            Input::Reconnected => self.belief.unregistered(),
+            Input::Reconnected => {
+                self.seen = 0;
+                self.belief.unregistered();
+            }
             Input::Suspect => {
                 self.broke_off = true;
                 self.start_probe();
             }
             // Settled when it sleeps, or doesn't.
-            Input::Refused(reply) if self.activity.is_leaving() => self.unconfirmed.push(reply),
+            Input::Refused(reply) if self.activity.is_leaving() => wait(&mut self.unconfirmed, reply),
             Input::Refused(reply) if self.belief.is_up() => {
                 if self.unconfirmed.is_empty() {
                     self.start_probe();
                 }
-                self.unconfirmed.push(reply);
+                wait(&mut self.unconfirmed, reply);
             }
-            Input::Refused(reply) => self.refused.push(reply),
+            Input::Refused(reply) => wait(&mut self.refused, reply),
         }
     }
 
@@ -401,14 +404,16 @@ impl Owner {
         match answer {
             ControlAnswer::Done {
                 status,
+                sequence,
                 last_seq,
                 wake,
-                ..
             } => {
                 if let (Ask::Register(_), Some(status)) = (&ask, status) {
                     info!(provider.name = %name, "{name} is published and {status}");
                 }
                 self.belief.done(&ask, status, last_seq);
+                // A wake message that was sent before this may still be on its way, or come from a replica that is late.
+                self.seen = self.seen.max(sequence);
                 if let Some(wake) = wake {
                     self.wake(&wake);
                 }
@@ -461,6 +466,12 @@ impl Owner {
     async fn clear(mut self) {
         self.end_what_runs().await;
     }
+}
+
+/// One more waits. Those who have given up go: they may ask again for as long as this takes.
+fn wait(waiting: &mut Vec<oneshot::Sender<Option<ReportId>>>, reply: oneshot::Sender<Option<ReportId>>) {
+    waiting.retain(|reply| !reply.is_closed());
+    waiting.push(reply);
 }
 
 /// The future's result; never when there is none.

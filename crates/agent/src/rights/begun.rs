@@ -5,12 +5,13 @@
 //! own clock: no other one goes on while it is off. A clock that was put back has begun wakes in the future. They count
 //! as having begun just now, so that none is forgotten, and none is held against anybody for more than 24 hours.
 
-use crate::state_dir::StateDir;
+use crate::state_dir::{StateDir, provider_file};
 use jiff::Timestamp;
-use reveille_domain::ProviderName;
+use reveille_domain::ProviderId;
 use std::{collections::VecDeque, time::Duration};
 use tracing::warn;
 
+const FILE: &str = "wakes.json";
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// The wakes of the last 24 hours, as far as they are counted.
@@ -25,8 +26,8 @@ pub(super) struct Begun {
 
 impl Begun {
     /// Those that were begun before; without a state directory there are none.
-    pub(super) fn open(most: u32, provider: &ProviderName, state: Option<StateDir>) -> Self {
-        let file = format!("wakes-{provider}.json");
+    pub(super) fn open(most: u32, provider: &ProviderId, state: Option<StateDir>) -> Self {
+        let file = provider_file(provider, FILE);
         let read = state.as_ref().map(|state| {
             let content = state.read(&file)?.unwrap_or_else(|| b"[]".to_vec());
             Ok::<_, std::io::Error>(serde_json::from_slice(&content)?)
@@ -106,8 +107,8 @@ mod tests {
         Timestamp::from_second(hours * 3_600).unwrap()
     }
 
-    fn provider() -> ProviderName {
-        ProviderName::parse("p").unwrap()
+    fn provider() -> ProviderId {
+        "box/p".parse().unwrap()
     }
 
     fn take(begun: &mut Begun, hours: i64) -> Result<(), String> {
@@ -138,15 +139,16 @@ mod tests {
             assert_eq!(take(&mut open(3), hours), Ok(()));
         }
         assert!(take(&mut open(3), 3).is_err());
-        let other = ProviderName::parse("other").unwrap();
-        assert_eq!(take(&mut Begun::open(1, &other, Some(state.clone())), 3), Ok(()));
+        for other in ["box/other", "other/p"].map(|id| id.parse().unwrap()) {
+            assert_eq!(take(&mut Begun::open(1, &other, Some(state.clone())), 3), Ok(()));
+        }
 
         // Fewer are allowed now: the two latest decide.
         let refused = take(&mut open(2), 24).unwrap_err();
         assert!(refused.ends_with("in 1 h 0 min"), "{refused}");
         assert_eq!(take(&mut open(2), 25), Ok(()));
         assert!(take(&mut open(2), 25).is_err());
-        let kept = state.read("wakes-p.json").unwrap().unwrap();
+        let kept = state.read("box.p.wakes.json").unwrap().unwrap();
         let kept: Vec<Timestamp> = serde_json::from_slice(&kept).unwrap();
         assert_eq!(kept, [hour(2), hour(25)], "no more than are allowed");
     }
@@ -175,7 +177,7 @@ mod tests {
     fn a_damaged_file_counts_for_nothing_and_is_replaced() {
         let folder = tempfile::tempdir().unwrap();
         let state = StateDir::new(folder.path().to_owned());
-        state.write("wakes-p.json", b"{").unwrap();
+        state.write("box.p.wakes.json", b"{").unwrap();
         let open = || Begun::open(1, &provider(), Some(state.clone()));
         assert_eq!(take(&mut open(), 0), Ok(()));
         assert!(take(&mut open(), 1).is_err());

@@ -13,7 +13,7 @@ use crate::{config::Hours, state_dir::StateDir};
 use begun::Begun;
 use jiff::{Timestamp, Zoned, tz::TimeZone};
 use pause::Paused;
-use reveille_domain::{ProviderName, WakeFailure, WakeFailureKind};
+use reveille_domain::{ProviderId, WakeFailure, WakeFailureKind};
 
 /// What refused wakes give as their stages.
 const PAUSED_STAGE: &str = "paused";
@@ -35,7 +35,7 @@ impl Rights {
     }
 
     /// What is allowed of one provider, which may begin `max_per_day` wakes in 24 hours.
-    pub(crate) fn of(&self, provider: &ProviderName, max_per_day: Option<u32>) -> Allowance {
+    pub(crate) fn of(&self, provider: &ProviderId, max_per_day: Option<u32>) -> Allowance {
         let begun = max_per_day.map(|most| Begun::open(most, provider, self.state.clone()));
         Allowance {
             rights: self.clone(),
@@ -138,7 +138,7 @@ mod tests {
     fn in_quiet_hours_a_refusal_says_until_when_by_the_clock_of_the_machine() {
         let hours = ["23:00-07:00", "06:30-07:15"].map(|window| window.parse().unwrap());
         let rights = Rights::new(None, hours.into_iter().collect());
-        let mut allowance = rights.of(&ProviderName::parse("p").unwrap(), None);
+        let mut allowance = rights.of(&"box/p".parse().unwrap(), None);
         assert_eq!(refusal(&mut allowance, "2026-11-23T22:59:59"), None);
         let (stage, reason) = refusal(&mut allowance, "2026-11-23T23:00:01").unwrap();
         assert_eq!(stage, "quiet_hours");
@@ -154,7 +154,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let state = StateDir::new(folder.path().to_owned());
         let rights = Rights::new(Some(state.clone()), Hours::default());
-        let mut allowance = rights.of(&ProviderName::parse("p").unwrap(), Some(1));
+        let mut allowance = rights.of(&"box/p".parse().unwrap(), Some(1));
         assert_eq!(refusal(&mut allowance, "2026-11-23T12:00"), None);
         let since = at("2026-11-23T12:00").timestamp();
         let pause = Pause::begin(since, Some(Duration::from_secs(3600)), false);
@@ -180,7 +180,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let state = StateDir::new(folder.path().to_owned());
         let mut allowance =
-            Rights::new(Some(state.clone()), Hours::default()).of(&ProviderName::parse("p").unwrap(), None);
+            Rights::new(Some(state.clone()), Hours::default()).of(&"box/p".parse().unwrap(), None);
         for content in ["", "{", "{}", "{\"since\":\"soon\"}"] {
             state.write("paused.json", content.as_bytes()).unwrap();
             let (stage, _) = refusal(&mut allowance, "2026-11-23T12:00").unwrap();

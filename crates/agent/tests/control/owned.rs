@@ -55,18 +55,18 @@ impl Owned {
         let epoch = CurrentEpoch::default();
         epoch.set(Some(EPOCH));
         let (sender, superseded) = watch::channel(None);
+        let agent = AgentName::parse("box").expect("legal");
+        let state = memory.map(|path| StateDir::new(path.to_owned()));
         let setup = Setup {
-            agent: AgentName::parse("box").expect("legal"),
             config,
             runner: runner(),
             hub: std::sync::Arc::new(control.clone()),
             epoch,
-            memory: Memory::open(memory),
+            memory: Memory::open(state.clone(), &agent),
+            agent,
             groups,
-            rights: Rights::new(
-                memory.map(|path| StateDir::new(path.to_owned())),
-                Hours::default(),
-            ),
+            rights: Rights::new(state.clone(), Hours::default()),
+            state,
             superseded: sender,
         };
         let (owner, handle) = Owner::new(setup);

@@ -1,7 +1,6 @@
 //! The backends of a config: whether they answer, what they list, and whether the programs that wake them are there.
 
 use super::{Findings, counted};
-use crate::services::AGENT_STATE;
 use reqwest::Client;
 use reveille_agent::{
     child::find_program,
@@ -9,16 +8,15 @@ use reveille_agent::{
     models::{Memory, discover},
     probe::{Probe, Unavailable, Verdict},
 };
-use std::{ffi::OsStr, path::Path};
+use std::ffi::OsStr;
 
 /// Looks at one provider.
-pub async fn look(client: &Client, provider: &ProviderConfig, data_dir: &Path, findings: &mut Findings) {
+pub async fn look(client: &Client, provider: &ProviderConfig, memory: &Memory, findings: &mut Findings) {
     let check = format!("provider {}", provider.name);
     match Probe::new(client.clone(), provider).check().await {
         Verdict::Available => models(client, provider, &check, findings).await,
         Verdict::Unavailable(why) => {
             unavailable(provider, &why, &check, findings);
-            let memory = Memory::open(Some(&data_dir.join(AGENT_STATE)));
             if provider.models.is_none() && memory.recall(&provider.name).is_empty() {
                 findings.warning(
                     check.as_str(),

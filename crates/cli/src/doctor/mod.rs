@@ -11,10 +11,11 @@ use crate::{
     args::{self, Format},
     client,
     failure::Failure,
+    services::AGENT_STATE,
     up::data_dir,
 };
 use anyhow::anyhow;
-use reveille_agent::config::Config;
+use reveille_agent::{config::Config, models::Memory, state_dir::StateDir};
 use serde::Serialize;
 use std::{fmt, path::Path};
 
@@ -116,8 +117,10 @@ pub async fn run(args: args::Doctor) -> Result<(), Failure> {
 
 async fn providers(config: &Config, data_dir: &Path, findings: &mut Findings) -> Result<(), Failure> {
     let client = reveille_agent::fetch::client()?;
+    let state = StateDir::new(data_dir.join(AGENT_STATE));
+    let memory = Memory::open(Some(state), &config.agent.name);
     for provider in &config.providers {
-        backends::look(&client, provider, data_dir, findings).await;
+        backends::look(&client, provider, &memory, findings).await;
     }
     Ok(())
 }

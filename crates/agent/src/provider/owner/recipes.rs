@@ -1,6 +1,6 @@
 //! What the owner does with recipes: when one begins, what must be gone before it, and what follows from its end.
 
-use super::{Owner, Vacancy};
+use super::Owner;
 use crate::{
     config::WakeConfig,
     probe::Verdict,
@@ -88,7 +88,7 @@ impl Owner {
         };
         info!(provider.name = %self.name(), wake.id = %wake, "waking {}", self.name());
         self.allowance.take();
-        self.vacancy = Vacancy::Held;
+        self.vacancy.hold();
         let before = self.end_what_runs();
         let run = Run::wake(self.setup.runner.clone(), recipe, self.probe.clone(), before);
         self.activity = Activity::Waking { wake, waited, run };
@@ -160,7 +160,7 @@ impl Owner {
                 }
                 match child {
                     Some(child) => (self.child, self.child_ended) = (Some(child), false),
-                    None if self.serves() && self.child.is_none() => self.vacancy = Vacancy::Vacant,
+                    None if self.serves() && self.child.is_none() => self.vacancy.vacate(),
                     None => {}
                 }
                 self.next_probe = Instant::now() + self.setup.config.probe.interval;

@@ -1,9 +1,13 @@
 //! How a backend is put to sleep: when it may be, whom it waits for, and what its group makes of it.
 
-use super::{Owner, Vacancy};
+use super::Owner;
 use crate::{
     probe::Verdict,
-    provider::{activity::Activity, belief::Departure, groups::Membership},
+    provider::{
+        activity::Activity,
+        belief::Departure,
+        groups::{Membership, Room},
+    },
     recipe::{Outcome, Run},
 };
 use futures::FutureExt;
@@ -58,7 +62,12 @@ impl Owner {
 
     pub(super) fn sleep_ordered(&mut self) -> Result<(), &'static str> {
         let asleep = !self.belief.is_up() && self.belief.availability().is_some() && self.activity.is_idle();
-        if asleep || self.activity.is_leaving() {
+        if asleep {
+            return Ok(());
+        }
+        if let Activity::Draining { departure, .. } | Activity::Sleeping { departure, .. } = &self.activity {
+            // Its group may no longer want it; whoever ordered this does.
+            self.rest_wanted |= departure.reason == SleepReason::Group;
             return Ok(());
         }
         self.can_sleep()?;
@@ -106,12 +115,15 @@ impl Owner {
             provider.name = %self.name(), provider.in_flight = self.gate.in_flight(),
             "{} stays awake: requests were still there when it was to be put to sleep", self.name()
         );
-        if departure.reason == SleepReason::Group
-            && let Some(group) = &self.group
-            && let Some(room) = group.wanted()
-        {
+        if let (Some(group), Some(room)) = (&self.group, self.room_of(departure)) {
             group.stays(&room, "still worked on requests");
         }
+    }
+
+    /// The room that it was to be put to sleep for, while that one is wanted: another wake's turn may have come.
+    fn room_of(&self, departure: Departure) -> Option<Room> {
+        let wanted = self.group.as_ref().and_then(Membership::wanted);
+        wanted.filter(|room| departure.for_wake == Some(room.for_wake))
     }
 
     /// Runs the sleep recipe. The gate is closed, and nobody is inside.
@@ -135,15 +147,14 @@ impl Owner {
         let name = self.name();
         let Some(failure) = &outcome.failure else {
             info!(provider.name = %name, "{name} sleeps ({:?})", departure.reason);
-            self.vacancy = Vacancy::Vacant;
+            self.vacancy.vacate();
             return self.belief.down(departure);
         };
         warn!(provider.name = %name, "{name} could not be put to sleep: {}: {}", failure.stage, failure.reason);
-        if departure.reason == SleepReason::Group {
+        self.no_room = self.room_of(departure).map(|room| {
             let why = format!("could not be put to sleep: {}: {}", failure.stage, failure.reason);
-            let room = self.group.as_ref().and_then(Membership::wanted);
-            self.no_room = room.map(|room| (room, why));
-        }
+            (room, why)
+        });
         self.belief.doubt();
     }
 
@@ -151,6 +162,8 @@ impl Owner {
 
     /// Goes on with what had to wait for something else: makes the room that is asked for, and then wakes.
     pub(super) fn go_on(&mut self) {
+        // First, since what may be asked of it goes by how it stands.
+        self.settle_group();
         self.make_room();
         self.rest();
         if self.activity.is_idle()
@@ -177,7 +190,7 @@ impl Owner {
         let Some(room) = group.wanted() else { return };
         let tried = self.no_room.as_ref().is_some_and(|(tried, _)| *tried == room);
         let unknown = self.belief.availability().is_none() || self.probing.is_some();
-        if self.vacancy == Vacancy::Vacant || tried || unknown || group.has_answered(&room) {
+        if self.vacancy.is_vacant() || tried || unknown || group.has_answered(&room) {
             return;
         }
         if self.keeps_room_for_waiters() {
@@ -213,19 +226,18 @@ impl Owner {
     pub(super) fn look_for_room(&mut self, verdict: &Verdict) {
         let tried = self.no_room.take();
         match verdict {
-            Verdict::Available => self.vacancy = Vacancy::Held,
-            Verdict::Unavailable(why) if why.asleep => self.vacancy = Vacancy::Vacant,
+            Verdict::Available => self.vacancy.hold(),
+            Verdict::Unavailable(why) if why.asleep => self.vacancy.vacate(),
             Verdict::Unavailable(why) if why.refused => {
-                let nothing_started =
-                    self.vacancy == Vacancy::Unknown || self.serves() && self.child.is_none();
+                let nothing_started = self.vacancy.is_unknown() || self.serves() && self.child.is_none();
                 if nothing_started || tried.is_some() {
-                    self.vacancy = Vacancy::Vacant;
+                    self.vacancy.vacate();
                 }
             }
             Verdict::Unavailable(_) => {}
         }
         if let (Some(group), Some((room, why))) = (&self.group, tried)
-            && self.vacancy != Vacancy::Vacant
+            && !self.vacancy.is_vacant()
         {
             group.stays(&room, &why);
         }
@@ -236,7 +248,7 @@ impl Owner {
         let Some(group) = &self.group else { return };
         if self.belief.is_up() {
             group.is_awake();
-        } else if self.vacancy == Vacancy::Vacant && self.belief.is_told_asleep() {
+        } else if self.vacancy.is_vacant() && self.belief.is_told_asleep() {
             group.sleeps();
         } else if !matches!(self.activity, Activity::Waking { .. } | Activity::Sleeping { .. }) {
             group.is_doubtful();
