@@ -238,11 +238,12 @@ impl Registry {
     }
 
     fn reset(&self) {
+        // First, so that whoever loses a provider that he follows can tell why.
+        self.inner.applied.send_replace(None);
         *self.write() = Table::default();
         self.inner.rows.reset();
         self.inner.identities.reset();
         self.inner.keys.reset();
-        self.inner.applied.send_replace(None);
     }
 
     fn caught_up(&self, sequence: u64) {

@@ -142,7 +142,9 @@ impl Wakes {
                 }
             }
             tokio::select! {
-                changed = states.changed() => changed.map_err(|_| unknown())?,
+                changed = states.changed() => {
+                    changed.map_err(|_| waited.withdrawn(self.inner.registry.is_ready()))?;
+                }
                 () = tokio::time::sleep_until(until) => return Err(waited.timed_out(&known)),
             }
         }

@@ -118,6 +118,30 @@ async fn an_agent_killed_for_good_becomes_inactive_and_its_waiters_are_answered(
 }
 
 #[tokio::test]
+async fn who_waits_for_a_provider_that_is_taken_out_of_the_config_is_told_so() {
+    let scene = soon_lost().await;
+    let other = AgentConfig::new("gpu-box").provider("other", "other", &scene.backend);
+    let restarted = async {
+        recipe_ran(&scene).await;
+        scene.agent.kill9();
+        scene.world.agent(&other)
+    };
+    let (answer, _second) = tokio::join!(scene.chat(), restarted);
+    assert_eq!(refused(&answer), (503, "wake_failed".to_owned()));
+    assert!(
+        answer.text().contains("no longer publishes it"),
+        "{}",
+        answer.text()
+    );
+    let failed = scene.commits_with("WakeFailed").await;
+    assert_eq!(
+        failed[0].data("WakeFailed").expect("it has one")["failure"]["kind"],
+        "withdrawn"
+    );
+    assert_eq!(refused(&scene.chat().await), (404, "model_not_found".to_owned()));
+}
+
+#[tokio::test]
 async fn an_inactive_provider_gets_no_wake_message() {
     let scene = soon_lost().await;
     let wire = scene.world.nats.connect().await;

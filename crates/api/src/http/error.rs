@@ -145,6 +145,11 @@ impl ApiError {
         }
     }
 
+    /// Whether another provider of the same model may do better, to which the request wasn't handed over yet.
+    pub fn is_about_one_provider(&self) -> bool {
+        matches!(self, Self::Wake(error) if error.is_about_one_provider())
+    }
+
     /// True when no backend can have seen the request.
     pub fn never_handed_over(&self) -> bool {
         match self {

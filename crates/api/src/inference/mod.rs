@@ -2,7 +2,8 @@
 //! back unchanged.
 //!
 //! A request is sent again only when no backend can have seen it, and once at most, unless its backend was put to sleep
-//! each time. Whoever leaves drops the future, which cancels the request at the agent; the wake goes on.
+//! each time. One that a provider can't be woken for goes to another one of its pool. Whoever leaves drops the future, which
+//! cancels the request at the agent; the wake goes on.
 
 mod ask;
 mod budget;
@@ -39,7 +40,7 @@ use crate::{
 };
 use in_flight::InFlight;
 use reveille_bus::relay::{FaultCode, RelayError, RelayFault};
-use reveille_domain::{ProviderId, ReportId, Status, WakeId, provider::StatusName};
+use reveille_domain::{ProviderId, ReportId, Status, WakeFailureKind, WakeId, provider::StatusName};
 use std::{sync::Arc, time::Duration};
 use tokio::time::Instant;
 
@@ -97,7 +98,9 @@ impl Inference {
         let mut chosen = self.choose(ask)?;
         let mut woken_by = None;
         let (mut asleep, mut missed) = (0, 0);
+        let (mut unwoken, mut first_refusal) = (vec![], None);
         loop {
+            let asked = chosen.provider.id.clone();
             let (known, wake_id, error) = match self.attempt(ask, chosen, until, stage).await {
                 Ok(mut answered) => {
                     answered.wake_id = answered.wake_id.or(woken_by);
@@ -106,6 +109,16 @@ impl Inference {
                         answered.first_byte = metrics.first_byte(begun, answered.wake_id.is_some());
                     }
                     return Ok(answered);
+                }
+                Err(NoAnswer::Refused(error)) if error.is_about_one_provider() => {
+                    unwoken.push(asked);
+                    let error = first_refusal.unwrap_or(error);
+                    chosen = match self.best(self.fleet.pool(ask.model.as_str()), &unwoken) {
+                        Some(other) => other,
+                        None => return Err(error),
+                    };
+                    first_refusal = Some(error);
+                    continue;
                 }
                 Err(NoAnswer::Refused(error)) => return Err(error),
                 Err(NoAnswer::Missed {
@@ -147,24 +160,29 @@ impl Inference {
         let chosen = if pool.len() == 1 {
             pool.into_iter().next()
         } else {
-            self.best(pool, None)
+            self.best(pool, &[])
         };
         chosen.ok_or(ApiError::NotReady)
     }
 
     /// The best of `pool` but `not`: awake before waking before asleep; of those that are awake, the least busy; of those
-    /// asleep, one whose wakes don't fail.
-    fn best(&self, pool: Vec<Arc<Known>>, not: Option<&ProviderId>) -> Option<Arc<Known>> {
-        let others = pool.into_iter().filter(|known| not != Some(&known.provider.id));
+    /// asleep, one whose owner didn't say no at the last wake, and whose wakes don't fail.
+    fn best(&self, pool: Vec<Arc<Known>>, not: &[ProviderId]) -> Option<Arc<Known>> {
+        let others = pool.into_iter().filter(|known| !not.contains(&known.provider.id));
         others.min_by_key(|known| {
             let provider = &known.provider;
-            let (rank, failures) = match provider.status.name() {
-                StatusName::Active => (0, 0),
-                StatusName::Waking => (1, 0),
-                StatusName::Hibernating => (2, provider.failures.count),
-                StatusName::Inactive => (3, 0),
+            let asleep = || {
+                let last = provider.failures.last.as_ref();
+                let declined = last.is_some_and(|failure| failure.kind == WakeFailureKind::NotAllowed);
+                (2, declined, provider.failures.count)
             };
-            (rank, failures, self.in_flight.of(&provider.id))
+            let rank = match provider.status.name() {
+                StatusName::Active => (0, false, 0),
+                StatusName::Waking => (1, false, 0),
+                StatusName::Hibernating => asleep(),
+                StatusName::Inactive => (3, false, 0),
+            };
+            (rank, self.in_flight.of(&provider.id))
         })
     }
 
@@ -290,7 +308,7 @@ impl Inference {
     ) -> Option<Arc<Known>> {
         let id = &missed.provider.id;
         let other = || {
-            let other = self.best(self.fleet.pool(ask.model.as_str()), Some(id));
+            let other = self.best(self.fleet.pool(ask.model.as_str()), std::slice::from_ref(id));
             other.filter(|known| known.provider.status.name() == StatusName::Active)
         };
         match error {

@@ -157,6 +157,20 @@ pub(super) fn refused(id: &ProviderId, error: CommandError<Rejection>) -> WakeEr
 }
 
 impl WakeError {
+    /// Whether it says something of the provider alone, not of whoever asks or of the journal.
+    pub(crate) const fn is_about_one_provider(&self) -> bool {
+        match self {
+            Self::Failed { .. }
+            | Self::TimedOut { .. }
+            | Self::Inactive { .. }
+            | Self::Unreadable { .. }
+            | Self::Unknown { .. }
+            | Self::NoRecipe { .. }
+            | Self::QueueFull { .. } => true,
+            Self::CallerTimedOut { .. } | Self::Quota { .. } | Self::Unavailable(_) => false,
+        }
+    }
+
     /// The same, told to somebody who has waited for `time`.
     pub(super) fn after(mut self, time: Duration) -> Self {
         if let Self::Failed { spent, .. } | Self::TimedOut { spent, .. } = &mut self {

@@ -2,7 +2,7 @@
 
 use super::{Begun, WakeError, time_until_awake};
 use crate::registry::Known;
-use reveille_domain::{ProviderId, Status, WakeFailureKind, WakeId};
+use reveille_domain::{ProviderId, Status, WakeFailure, WakeFailureKind, WakeId};
 use tokio::time::Instant;
 
 /// One caller's wait.
@@ -92,6 +92,26 @@ impl Waited {
     pub(super) fn began(&mut self, begun: &Begun) {
         self.past = begun.sequence;
         self.wake = begun.wake.as_ref().map(|wake| wake.id);
+    }
+
+    /// Nobody publishes the provider any more, or the journal is being read anew and nothing is known of anybody.
+    pub(super) fn withdrawn(&self, journal_is_read: bool) -> WakeError {
+        let provider = self.provider.clone();
+        match self.wake {
+            _ if !journal_is_read => WakeError::Unavailable("the journal is being read anew".to_owned()),
+            None => WakeError::Unknown { provider },
+            wake_id @ Some(_) => WakeError::Failed {
+                failure: Box::new(WakeFailure::new(
+                    WakeFailureKind::Withdrawn,
+                    "wake",
+                    "its agent no longer publishes it",
+                )),
+                provider,
+                wake_id,
+                retry_after: None,
+                spent: self.begun.elapsed(),
+            },
+        }
     }
 
     pub(super) fn timed_out(&self, known: &Known) -> WakeError {

@@ -61,8 +61,10 @@ pub(super) struct ScriptedFleet {
     replies: Mutex<VecDeque<Reply>>,
     sent: Mutex<Vec<Sent>>,
     refuses: Mutex<Option<WakeError>>,
+    refuses_one: Mutex<HashMap<ProviderId, WakeError>>,
     failures: watch::Sender<Option<WakeError>>,
     causes: Mutex<Vec<WakeCause>>,
+    asked_of: Mutex<Vec<ProviderId>>,
     made: Mutex<HashMap<KeyId, Key>>,
     pub keys: Keys,
     enrolled: Mutex<HashMap<AgentName, Agent>>,
@@ -164,6 +166,12 @@ impl ScriptedFleet {
         *self.refuses.lock().expect("lock") = Some(error);
     }
 
+    /// Every wake of one provider from now on is refused so.
+    pub fn refuse_one(&self, provider: &str, error: WakeError) {
+        let mut refuses = self.refuses_one.lock().expect("lock");
+        refuses.insert(id(provider), error);
+    }
+
     /// Every wake in flight fails so.
     pub fn fail_wakes(&self, error: WakeError) {
         self.failures.send_replace(Some(error));
@@ -176,6 +184,11 @@ impl ScriptedFleet {
     /// Why each wake was asked for.
     pub fn causes(&self) -> Vec<WakeCause> {
         self.causes.lock().expect("lock").clone()
+    }
+
+    /// Whose wakes were asked for, in order.
+    pub fn asked_of(&self) -> Vec<ProviderId> {
+        self.asked_of.lock().expect("lock").clone()
     }
 
     pub fn asked(&self) -> usize {
@@ -202,8 +215,12 @@ impl ScriptedFleet {
     async fn begin_wake(&self, id: &ProviderId, cause: WakeCause) -> Result<(), WakeError> {
         self.asked.fetch_add(1, Ordering::SeqCst);
         self.causes.lock().expect("lock").push(cause);
+        self.asked_of.lock().expect("lock").push(id.clone());
         if let Some(error) = self.refuses.lock().expect("lock").clone() {
             return Err(error);
+        }
+        if let Some(error) = self.refuses_one.lock().expect("lock").get(id) {
+            return Err(error.clone());
         }
         let known = self
             .get(id)

@@ -1,12 +1,13 @@
 use super::{
     Answer, Served,
-    fleet::{Reply, active, hibernating, inactive},
+    fleet::{Reply, active, hibernating, id, inactive},
 };
+use crate::wakes::WakeError;
 use bytes::Bytes;
 use reveille_bus::relay::{FaultCode, RelayError, RelayFault};
-use reveille_domain::{Epoch, ReportId, ReportSeq};
+use reveille_domain::{Epoch, ReportId, ReportSeq, Timestamp, WakeFailure, WakeFailureKind};
 use serde_json::json;
-use std::sync::atomic::Ordering;
+use std::{sync::atomic::Ordering, time::Duration};
 
 const JSON: &str = "application/json";
 
@@ -284,6 +285,77 @@ async fn a_pool_prefers_members_that_are_awake_and_idle() {
         let provider = answer.header("x-reveille-provider");
         assert_eq!(provider, Some("c/vllm"), "what has ended counts no more");
     }
+}
+
+/// The owner of the provider's machine said no.
+fn declined(provider: &str) -> WakeError {
+    let why = format!("its owner has paused {provider}");
+    WakeError::Failed {
+        provider: id(provider),
+        wake_id: None,
+        failure: Box::new(WakeFailure::new(WakeFailureKind::NotAllowed, "paused", &why)),
+        retry_after: None,
+        spent: Duration::ZERO,
+    }
+}
+
+#[tokio::test]
+async fn a_pool_wakes_another_member_for_a_request_that_the_first_is_not_woken_for() {
+    let served = Served::new().await;
+    for provider in ["a/vllm", "b/vllm", "c/vllm"] {
+        served.fleet.publish(provider, "m", hibernating());
+    }
+    served.fleet.refuse_one("a/vllm", declined("a/vllm"));
+    served.fleet.refuse_one("b/vllm", declined("b/vllm"));
+    served.fleet.replies([whole("c")]);
+    let asking = tokio::spawn(Answer::of(served.chat("m", false)));
+    served
+        .fleet
+        .until("a wake of each", |fleet| fleet.asked() == 3)
+        .await;
+    served
+        .fleet
+        .change("c/vllm", |provider| provider.status = active());
+    let answer = asking.await.expect("an answer");
+    assert_eq!(answer.header("x-reveille-provider"), Some("c/vllm"));
+
+    // When none can be woken, the caller is told of the first; of what concerns all of them, at once.
+    served
+        .fleet
+        .change("c/vllm", |provider| provider.status = hibernating());
+    served.fleet.refuse_one("c/vllm", declined("c/vllm"));
+    let answer = Answer::of(served.chat("m", false)).await;
+    assert_eq!(
+        (answer.status, answer.error().as_str()),
+        (503, "provider_declined")
+    );
+    assert!(answer.text().contains("has paused a/vllm"), "{}", answer.text());
+    assert_eq!(served.fleet.asked(), 6);
+    served.fleet.refuse(WakeError::Unavailable("down".to_owned()));
+    let answer = Answer::of(served.chat("m", false)).await;
+    assert_eq!(answer.error(), "journal_unavailable");
+    assert_eq!(served.fleet.asked(), 7);
+}
+
+#[tokio::test]
+async fn a_pool_asks_last_whose_owner_has_said_no() {
+    let served = Served::new().await;
+    for provider in ["a/vllm", "b/vllm", "c/vllm"] {
+        served.fleet.publish(provider, "m", hibernating());
+    }
+    served.fleet.change("a/vllm", |provider| {
+        let no = WakeFailure::new(WakeFailureKind::NotAllowed, "paused", "its owner said no");
+        provider.failures = provider.failures.after(&no, Timestamp::from_millis(1));
+    });
+    served
+        .fleet
+        .change("b/vllm", |provider| provider.failures.count = 1);
+    for provider in ["a/vllm", "b/vllm", "c/vllm"] {
+        served.fleet.refuse_one(provider, declined(provider));
+    }
+    let answer = Answer::of(served.chat("m", false)).await;
+    assert!(answer.text().contains("has paused c/vllm"), "{}", answer.text());
+    assert_eq!(served.fleet.asked_of(), ["c/vllm", "b/vllm", "a/vllm"].map(id));
 }
 
 #[tokio::test]
