@@ -28,7 +28,8 @@ pub use provider::{Provider, ProviderCommand, ProviderEvent, Rejection, Status};
 pub use spec::{Availability, InvalidSpec, MAX_MODELS, MAX_WAKE_BUDGET, ProviderSpec, RecipeKind, WakeSpec};
 pub use time::Timestamp;
 pub use wake::{
-    Failures, SleepReason, Stage, Wake, WakeCause, WakeFailure, WakeFailureKind, WakeOutcome, WakeRecord,
+    Failures, GROUP_STAGE, SleepReason, Stage, Wake, WakeCause, WakeFailure, WakeFailureKind, WakeOutcome,
+    WakeRecord,
 };
 
 use serde::{Deserialize, Serialize};

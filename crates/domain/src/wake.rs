@@ -146,7 +146,16 @@ pub struct Stage {
     pub took_ms: u64,
 }
 
+/// The stage of a wake that waits until its groups have room, in the reports of agents.
+pub const GROUP_STAGE: &str = "group";
+
 impl Stage {
+    /// How long a wake with these stages waited for its groups, in milliseconds.
+    pub(crate) fn group_wait_ms(stages: &[Self]) -> u64 {
+        let waits = stages.iter().filter(|stage| stage.name == GROUP_STAGE);
+        waits.fold(0, |sum, stage| sum.saturating_add(stage.took_ms))
+    }
+
     /// The first [`MAX_STAGES`] of `stages`, with their names cut to a bounded length.
     pub(crate) fn bounded(stages: &[Self]) -> Vec<Self> {
         let bounded = |stage: &Self| Self {
@@ -184,9 +193,26 @@ pub struct WakeRecord {
     pub requested_at_ms: Timestamp,
     /// When it ended.
     pub ended_at_ms: Timestamp,
+    /// How long of that, in milliseconds, it waited until its groups had room.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub group_wait_ms: u64,
     /// Why it failed; absent when it succeeded.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub failure: Option<WakeFailure>,
+}
+
+impl WakeRecord {
+    /// How long it took by itself: what it waited for its groups says nothing of the next one.
+    #[must_use]
+    pub const fn took_by_itself(&self) -> Duration {
+        let took = self.ended_at_ms.since(self.requested_at_ms);
+        took.saturating_sub(Duration::from_millis(self.group_wait_ms))
+    }
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands it over so")]
+const fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 /// Why a backend is asleep.

@@ -6,12 +6,9 @@ use crate::{
     recipe::{Outcome, Progress, Run},
 };
 use futures::future::BoxFuture;
-use reveille_domain::{Stage, WakeId};
+use reveille_domain::{GROUP_STAGE, Stage, WakeId};
 use std::fmt;
 use tokio::time::{Instant, timeout_at};
-
-/// The stage of a wake that waits for its group.
-pub(super) const GROUP_STAGE: &str = "group";
 
 /// What the owner is doing.
 pub(super) enum Activity {

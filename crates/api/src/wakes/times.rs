@@ -2,10 +2,10 @@
 //! succeeded. Without any, nothing is said.
 
 use crate::registry::Known;
-use reveille_domain::{Status, Wake};
+use reveille_domain::{Status, Wake, WakeRecord};
 use std::time::Duration;
 
-/// How long a provider's wakes take, from the request to the available backend.
+/// How long a provider's wakes take, from the request to the available backend, without what they waited for their groups.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct WakeTimes {
     /// Half of them took no longer.
@@ -18,9 +18,7 @@ impl WakeTimes {
     /// What the wakes of `known` tell; `None` when none has succeeded.
     pub fn of(known: &Known) -> Option<Self> {
         let succeeded = known.provider.wakes.iter().filter(|wake| wake.failure.is_none());
-        let mut took: Vec<_> = succeeded
-            .map(|wake| wake.ended_at_ms.since(wake.requested_at_ms))
-            .collect();
+        let mut took: Vec<_> = succeeded.map(WakeRecord::took_by_itself).collect();
         took.sort_unstable();
         // The nearest rank: the smallest that so many are not longer than.
         let percentile = |percent: usize| {

@@ -36,6 +36,8 @@ const STORE: &str = "nats";
 const GRACE: Duration = Duration::from_secs(10);
 /// How long it may take to answer: it first reads its journal.
 const STARTS_WITHIN: Duration = Duration::from_secs(120);
+/// How many ports are tried: between the choice and the start another program may take one.
+const MOST_PORTS: u32 = 4;
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 /// How long one look may take.
 const LOOK_LIMIT: Duration = Duration::from_secs(1);
@@ -60,19 +62,24 @@ impl Server {
     /// # Errors
     /// When it doesn't start; the error shows what it logged.
     pub async fn start(program: &ServerProgram, data: &DataDir, keys: &HubKeys) -> Result<Self> {
-        let address = choose_address(data).await?;
-        let files = Files::write(program, data, keys, address)?;
-        let mut child = files.start().await?;
-        let answers = files.answers(address);
-        tokio::select! {
-            answered = timeout(STARTS_WITHIN, answers) => {
-                if answered.is_err() {
-                    child.stop().await;
-                    bail!("nats-server did not answer within {} s{}", STARTS_WITHIN.as_secs(), files.log_tail());
+        let mut ports = 1;
+        let (address, files, child) = loop {
+            let address = choose_address(data).await?;
+            let files = Files::write(program, data, keys, address)?;
+            match files.start_at(address).await {
+                Ok(child) => break (address, files, child),
+                // Somebody was quicker. The next choice is another port.
+                Err(error) if ports < MOST_PORTS && TcpListener::bind(address).await.is_err() => {
+                    info!(
+                        reason = format!("{error:#}"),
+                        "port {} was taken at that moment",
+                        address.port()
+                    );
                 }
+                Err(error) => return Err(error),
             }
-            exit = child.exited() => bail!("nats-server {exit} at its start{}", files.log_tail()),
-        }
+            ports += 1;
+        };
         let stop = CancellationToken::new();
         let keeper = tokio::spawn(files.keep(child, stop.clone()));
         Ok(Self {
@@ -157,6 +164,21 @@ impl Files {
             name,
             shims: Shims::of_this_program()?,
         })
+    }
+
+    /// Starts a server and waits until it answers.
+    async fn start_at(&self, address: SocketAddr) -> Result<Child> {
+        let mut child = self.start().await?;
+        tokio::select! {
+            answered = timeout(STARTS_WITHIN, self.answers(address)) => {
+                if answered.is_err() {
+                    child.stop().await;
+                    bail!("nats-server did not answer within {} s{}", STARTS_WITHIN.as_secs(), self.log_tail());
+                }
+            }
+            exit = child.exited() => bail!("nats-server {exit} at its start{}", self.log_tail()),
+        }
+        Ok(child)
     }
 
     async fn start(&self) -> Result<Child> {

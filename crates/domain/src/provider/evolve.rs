@@ -4,7 +4,7 @@ use super::{
     event::{ProviderEvent, RegisteredAs},
     state::{Gone, Provider, Registered, Resting, Status, WakeCounts},
 };
-use crate::{Epoch, ReportId, ReportSeq, Timestamp, WakeFailure, WakeId, WakeRecord};
+use crate::{Epoch, ReportId, ReportSeq, Stage, Timestamp, WakeFailure, WakeId, WakeRecord};
 
 /// How many ended wakes a provider remembers.
 const REMEMBERED_WAKES: usize = 8;
@@ -105,10 +105,10 @@ impl Registered {
             ProviderEvent::WakeSucceeded {
                 wake_id,
                 report,
+                stages,
                 at_ms,
-                ..
             } => {
-                self.end_wake(*wake_id, *at_ms, None);
+                self.end_wake(*wake_id, *at_ms, stages, None);
                 self.heard(*report, *at_ms);
                 // Without a report a registration said so: the agent was heard all the same.
                 self.heard_at_ms = *at_ms;
@@ -122,10 +122,10 @@ impl Registered {
                 report,
                 failure,
                 failures,
+                stages,
                 at_ms,
-                ..
             } => {
-                self.end_wake(*wake_id, *at_ms, Some(failure.clone()));
+                self.end_wake(*wake_id, *at_ms, stages, Some(failure.clone()));
                 self.heard(*report, *at_ms);
                 self.failures = failures.clone();
                 self.status = Status::Hibernating { since_ms: *at_ms };
@@ -136,7 +136,7 @@ impl Registered {
                 failures,
                 at_ms,
             } => {
-                self.end_wake(*wake_id, *at_ms, Some(failure.clone()));
+                self.end_wake(*wake_id, *at_ms, &[], Some(failure.clone()));
                 self.failures = failures.clone();
                 self.status = Status::Hibernating { since_ms: *at_ms };
             }
@@ -198,7 +198,7 @@ impl Registered {
         }
     }
 
-    fn end_wake(&mut self, id: WakeId, at: Timestamp, failure: Option<WakeFailure>) {
+    fn end_wake(&mut self, id: WakeId, at: Timestamp, stages: &[Stage], failure: Option<WakeFailure>) {
         let ended = if failure.is_none() {
             &mut self.counts.succeeded
         } else {
@@ -210,6 +210,7 @@ impl Registered {
             id,
             requested_at_ms,
             ended_at_ms: at,
+            group_wait_ms: Stage::group_wait_ms(stages),
             failure,
         });
         let surplus = self.wakes.len().saturating_sub(REMEMBERED_WAKES);

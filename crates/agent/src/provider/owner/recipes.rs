@@ -4,12 +4,12 @@ use super::Owner;
 use crate::{
     config::WakeConfig,
     probe::Verdict,
-    provider::activity::{Activity, Advance, GROUP_STAGE},
+    provider::activity::{Activity, Advance},
     recipe::{Before, Outcome, Run},
 };
 use futures::FutureExt;
 use reveille_bus::wakes::WakeMessage;
-use reveille_domain::{Stage, WakeFailure, WakeFailureKind, WakeId, WakeOutcome};
+use reveille_domain::{GROUP_STAGE, Stage, WakeFailure, WakeFailureKind, WakeId, WakeOutcome};
 use std::time::Duration;
 use tokio::time::Instant;
 use tracing::{debug, info, warn};

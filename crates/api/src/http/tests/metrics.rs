@@ -17,6 +17,7 @@ fn ended(took_ms: u64, failure: Option<WakeFailure>) -> WakeRecord {
         id: WakeId(Uuid::now_v7()),
         requested_at_ms: Timestamp::from_millis(1_000),
         ended_at_ms: Timestamp::from_millis(1_000 + took_ms),
+        group_wait_ms: 0,
         failure,
     }
 }

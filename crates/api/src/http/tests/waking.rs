@@ -187,12 +187,14 @@ async fn a_full_queue_is_told_to_come_back_and_a_lost_journal_says_no_more_than_
     assert!(!answer.text().contains("secret"));
 }
 
-/// The wakes that a provider remembers: each took so many seconds.
+/// The wakes that a provider remembers: each took so many seconds by itself.
 fn remembered(seconds: &[u64]) -> Vec<WakeRecord> {
     let record = |took: &u64| WakeRecord {
         id: some_wake(),
         requested_at_ms: Timestamp::from_millis(1_000),
-        ended_at_ms: Timestamp::from_millis(1_000 + took * 1_000),
+        // Longer than that, since others had the memory.
+        ended_at_ms: Timestamp::from_millis(61_000 + took * 1_000),
+        group_wait_ms: 60_000,
         failure: None,
     };
     seconds.iter().map(record).collect()

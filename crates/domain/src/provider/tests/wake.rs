@@ -1,7 +1,7 @@
 //! RequestWake, ReportWake and ExpireWake.
 
 use super::*;
-use crate::wake::MAX_STAGES;
+use crate::wake::{GROUP_STAGE, MAX_STAGES};
 
 #[test]
 fn a_hibernating_provider_is_woken_with_a_deadline_of_its_own_budget() {
@@ -93,6 +93,30 @@ fn success_makes_the_provider_active() {
         provider.ended_wake(wake_id(1)).map(|wake| &wake.failure),
         Some(&None)
     );
+}
+
+#[test]
+fn what_a_wake_waited_for_its_group_is_remembered_apart_from_what_it_took_itself() {
+    let waited = Stage {
+        name: GROUP_STAGE.to_owned(),
+        started_after_ms: 0,
+        took_ms: 4_000,
+    };
+    let mut told = report_success(1, report(1, 1), 20);
+    if let ProviderCommand::ReportWake {
+        outcome: WakeOutcome::Succeeded { stages },
+        ..
+    } = &mut told
+    {
+        stages.insert(0, waited);
+    }
+    let given = waking();
+    let events = given.provider.decide(&told).expect("legal");
+    let provider = events.iter().fold(given.provider, Provider::evolve);
+    let wake = &provider.registered().expect("registered").wakes[0];
+    let all = wake.ended_at_ms.since(wake.requested_at_ms);
+    assert_eq!(wake.group_wait_ms, 4_000);
+    assert_eq!(all - wake.took_by_itself(), Duration::from_secs(4));
 }
 
 #[test]
