@@ -15,7 +15,10 @@ use reveille_bus::{
     NatsServer,
     heartbeats::Heartbeat,
     orders::{self, Addressed, Order, OrderAnswer},
-    relay::{FaultCode, RelayClient, RelayError, RelayFault, RelayLimits, RequestHead, ResponseHead},
+    relay::{
+        FaultCode, HOLD_LIMIT, RelayClient, RelayError, RelayFault, RelayLimits, RequestHead, ResponseBody,
+        ResponseHead,
+    },
     wakes,
 };
 use reveille_domain::{
@@ -23,6 +26,7 @@ use reveille_domain::{
     provider::StatusName::{Active, Hibernating},
 };
 use reveille_tests::Nats;
+use std::time::Instant;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
@@ -83,11 +87,17 @@ impl World {
         Ok((head, whole.into()))
     }
 
-    async fn open(
+    async fn open(&self, path: &str, body: &str) -> Result<(ResponseHead, ResponseBody), RelayError> {
+        self.open_held(path, body, None).await
+    }
+
+    /// The same for a request that may be held for so long.
+    async fn open_held(
         &self,
         path: &str,
         body: &str,
-    ) -> Result<(ResponseHead, reveille_bus::relay::ResponseBody), RelayError> {
+        hold_ms: Option<u64>,
+    ) -> Result<(ResponseHead, ResponseBody), RelayError> {
         let header = |name: &str, value: &str| (name.to_owned(), value.to_owned());
         let head = RequestHead {
             provider: ProviderName::parse("p").expect("legal"),
@@ -99,6 +109,7 @@ impl World {
             ],
             traceparent: None,
             deadline_ms: Some(60_000),
+            hold_ms,
             body_bytes: 0,
         };
         let body = Bytes::copy_from_slice(body.as_bytes());
@@ -374,4 +385,39 @@ async fn after_a_nats_restart_the_agent_is_published_again() {
     while world.send("/v1/chat/completions", "{}").await.is_err() {
         tokio::task::yield_now().await;
     }
+}
+
+#[tokio::test]
+async fn a_request_is_held_as_long_as_it_may_be_while_its_backend_is_being_put_to_sleep() {
+    let backend = Backend::start().await;
+    backend.wake_up();
+    let sleeps = format!(
+        "{}[provider.sleep]\ntype = \"http\"\nurl = \"{}/sleep\"\n",
+        config(&backend),
+        backend.url
+    );
+    let world = World::start(&sleeps).await;
+    world.until(Active).await;
+    let (_, mut works) = world.open("/v1/completions", "{}").await.expect("a stream");
+    works.next().await.expect("its first piece").expect("sound");
+    let order = Addressed {
+        epoch: EPOCH,
+        order: Order::Sleep {
+            provider: ProviderName::parse("p").expect("legal"),
+        },
+    };
+    let answer = orders::send(&world.client, &agent_name(), &order).await;
+    assert_eq!(answer.expect("an answer"), OrderAnswer::Taken);
+    let began = Instant::now();
+    for hold_ms in [0, 100] {
+        let refused = world.open_held("/v1/completions", "{}", Some(hold_ms)).await;
+        let error = refused.map(drop).expect_err("nobody is let in");
+        assert!(error.is_leaving(), "{error}");
+    }
+    assert!(began.elapsed() < HOLD_LIMIT, "held for as long as usual");
+    backend.release();
+    while works.next().await.is_some() {}
+    world.until(Hibernating).await;
+    world.shutdown.cancel();
+    world.end().await.expect("a clean end");
 }

@@ -53,9 +53,6 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const IDLE_CONNECTION: Duration = Duration::from_secs(2);
 /// How long a request that found no backend waits until it is settled what that means.
 const SETTLE_LIMIT: Duration = Duration::from_secs(10);
-/// How long a request is held here while its backend is put to sleep, before the hub is told: from then on its client
-/// hears that it waits.
-const HELD_LIMIT: Duration = Duration::from_secs(5);
 /// How often a request asks to be let in before it is given up: a backend that is put to sleep again and again, and
 /// never is, lets nobody in.
 const ENTRIES: usize = 3;
@@ -169,7 +166,7 @@ impl Relay {
             .clone();
         let url = backend.config.base_url.at(&head.path);
         let url = url.map_err(|_| RelayFault::new(FaultCode::BadFrame, "the request's path is no path"))?;
-        let slot = self.enter(backend).await?;
+        let slot = self.enter(backend, head.hold()).await?;
         let (body, _held) = self.collect(head, body).await?;
         let body = rename::rename(body, |asked| self.backend_id(&backend.config, asked));
         let mut request = backend
@@ -196,12 +193,12 @@ impl Relay {
     }
 
     /// A place at the backend. One that was to be put to sleep and wasn't lets in who has waited for it.
-    async fn enter(&self, backend: &Backend) -> Result<Slot, RelayFault> {
+    async fn enter(&self, backend: &Backend, hold: Duration) -> Result<Slot, RelayFault> {
         for _ in 0..ENTRIES {
             if let Some(slot) = backend.handle.gate.enter() {
                 return Ok(slot);
             }
-            match timeout(HELD_LIMIT, backend.handle.refused()).await {
+            match timeout(hold, backend.handle.refused()).await {
                 Ok(Some(report)) => return Err(RelayFault::asleep("the backend sleeps", report)),
                 Ok(None) => {}
                 // It works on others' requests first. Who waits is told so, and asks again.
@@ -351,6 +348,7 @@ mod tests {
             headers: names.map(header).to_vec(),
             traceparent: Some("00-1-2-01".to_owned()),
             deadline_ms: None,
+            hold_ms: None,
             body_bytes: 0,
         };
         let headers = request_headers(&head);

@@ -165,6 +165,15 @@ impl ApiError {
             Self::Asleep { provider } => {
                 Answer::new(StatusCode::SERVICE_UNAVAILABLE, "model_asleep", said()).about(provider, None)
             }
+            Self::Leaving { provider, waited } => {
+                let (status, code) = match waited {
+                    None => (StatusCode::SERVICE_UNAVAILABLE, "model_asleep"),
+                    Some(_) => (StatusCode::GATEWAY_TIMEOUT, "wake_timeout"),
+                };
+                Answer::new(status, code, said())
+                    .retry_in(RETRY_SOON_SECONDS)
+                    .about(provider, None)
+            }
             Self::Waking {
                 provider,
                 wake_id,

@@ -55,6 +55,12 @@ pub(crate) enum ApiError {
     NotFound { what: &'static str, name: String },
     #[error("{provider} is asleep, and the request asks not to wake it")]
     Asleep { provider: ProviderId },
+    /// It works on others' requests first. `waited`: for how long, by a request that waits.
+    #[error("{provider} is being put to sleep{}", told(*waited))]
+    Leaving {
+        provider: ProviderId,
+        waited: Option<Duration>,
+    },
     #[error("{provider} is waking: ask again")]
     Waking {
         provider: ProviderId,
@@ -117,6 +123,17 @@ fn suggestion(nearest: &[String]) -> String {
     }
 }
 
+/// What comes of a request that met a backend which was being put to sleep.
+fn told(waited: Option<Duration>) -> String {
+    match waited {
+        None => ", and the request asks not to wait for it: ask again, and it is woken".to_owned(),
+        Some(waited) => format!(
+            ", and still was after {:.1} s, as long as this request waits (X-Reveille-Wait): ask again, and it is woken",
+            waited.as_secs_f64()
+        ),
+    }
+}
+
 impl From<WakeError> for ApiError {
     fn from(error: WakeError) -> Self {
         Self::Wake(Box::new(error))
@@ -166,6 +183,7 @@ impl ApiError {
             | Self::UnknownModel { .. }
             | Self::NotFound { .. }
             | Self::Asleep { .. }
+            | Self::Leaving { .. }
             | Self::Waking { .. }
             | Self::TooLate { .. }
             | Self::Wake(_)

@@ -1,12 +1,13 @@
 //! One inference request and its answer, and how long it may wait for what.
 
-use super::{Counted, HeldBytes, Options, RelayedBody, Surface, headers};
+use super::{Counted, HeldBytes, Options, RelayedBody, Surface, WakeMode, headers};
 use crate::{keys::Caller, metrics::FirstByte, registry::Known};
 use axum::http::HeaderMap;
 use bytes::Bytes;
-use reveille_bus::relay::{RequestHead, ResponseHead};
+use reveille_bus::relay::{HOLD_LIMIT, RequestHead, ResponseHead};
 use reveille_domain::{ModelName, ProviderId, WakeCause, WakeId};
 use std::time::Duration;
+use tokio::time::Instant;
 
 /// How long things take that a request waits for. Tests make them shorter.
 #[derive(Debug, Clone)]
@@ -70,8 +71,18 @@ impl Ask {
         }
     }
 
+    /// Whether it still waits for a backend to be put to sleep and woken again.
+    pub(super) fn waits(&self, until: Instant) -> bool {
+        self.options.wake == WakeMode::Block && Instant::now() < until
+    }
+
     /// What the agent of `known` is told of it.
-    pub(super) fn head(&self, known: &Known) -> RequestHead {
+    pub(super) fn head(&self, known: &Known, until: Instant) -> RequestHead {
+        let left = match self.options.wake {
+            WakeMode::Block => until.saturating_duration_since(Instant::now()),
+            WakeMode::Never | WakeMode::Async => Duration::ZERO,
+        };
+        let hold_ms = (left < HOLD_LIMIT).then_some(left.as_millis().try_into().unwrap_or(0));
         RequestHead {
             provider: known.provider.id.provider.clone(),
             method: "POST".to_owned(),
@@ -79,6 +90,7 @@ impl Ask {
             headers: headers::to_backend(&self.headers, &self.request_id),
             traceparent: headers::traceparent(&self.headers),
             deadline_ms: None,
+            hold_ms,
             body_bytes: self.body.len() as u64,
         }
     }

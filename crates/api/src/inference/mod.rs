@@ -128,8 +128,8 @@ impl Inference {
                 }) => (known, wake_id, error),
             };
             woken_by = woken_by.or(wake_id);
-            let may_go_on = if error.is_leaving() {
-                Instant::now() < until
+            let may_go_on = if error.is_leaving() && ask.waits(until) {
+                true
             } else {
                 let (times, most) = if error.is_asleep() {
                     (&mut asleep, MAX_ASLEEP)
@@ -145,10 +145,17 @@ impl Inference {
                 None
             };
             let Some(next) = next else {
-                return Err(ApiError::Relay {
-                    provider: known.provider.id.clone(),
-                    wake_id,
-                    error,
+                let provider = known.provider.id.clone();
+                return Err(match error.is_leaving() {
+                    true => ApiError::Leaving {
+                        provider,
+                        waited: (ask.options.wake == WakeMode::Block).then(|| begun.elapsed()),
+                    },
+                    false => ApiError::Relay {
+                        provider,
+                        wake_id,
+                        error,
+                    },
                 });
             };
             chosen = next;
@@ -214,7 +221,7 @@ impl Inference {
         let sent = self.fleet.relay(
             &provider.agent,
             known.provider.epoch,
-            ask.head(&known),
+            ask.head(&known, until),
             ask.body.clone(),
         );
         match sent.await {
@@ -315,6 +322,7 @@ impl Inference {
             RelayError::Fault(RelayFault { code, report, .. }) => match code {
                 FaultCode::Asleep => match other() {
                     Some(other) => Some(other),
+                    None if report.is_none() && !ask.waits(until) => None,
                     None => {
                         if report.is_none() {
                             stage.enter(Phase::Leaving(id.clone()));

@@ -4,6 +4,11 @@
 use super::frame::{BadFrame, MAX_META_BYTES};
 use reveille_domain::{ProviderName, ReportId};
 use serde::{Deserialize, Serialize};
+use std::time::Duration;
+
+/// How long an agent holds a request whose backend is being put to sleep, unless it is to be told sooner: from then on its
+/// client hears that it waits.
+pub const HOLD_LIMIT: Duration = Duration::from_secs(5);
 
 /// Header names and values as they travel: few, chosen by the caller, in order.
 pub type Headers = Vec<(String, String)>;
@@ -49,6 +54,9 @@ pub struct RequestHead {
     /// How long the caller still waits, in milliseconds from the sending of this head.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub deadline_ms: Option<u64>,
+    /// How long it may be held, in milliseconds, while the backend is being put to sleep; [`HOLD_LIMIT`] when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hold_ms: Option<u64>,
     /// The whole body's length in bytes. [`RelayClient::send`](super::RelayClient::send) sets it.
     #[serde(default)]
     pub body_bytes: u64,
@@ -62,6 +70,15 @@ pub struct ResponseHead {
     /// The headers that the agent lets through.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub headers: Headers,
+}
+
+impl RequestHead {
+    /// How long it may be held while the backend is being put to sleep.
+    #[must_use]
+    pub fn hold(&self) -> Duration {
+        self.hold_ms
+            .map_or(HOLD_LIMIT, |hold| HOLD_LIMIT.min(Duration::from_millis(hold)))
+    }
 }
 
 impl ResponseHead {

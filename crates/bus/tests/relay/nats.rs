@@ -140,6 +140,7 @@ pub fn request() -> RequestHead {
         headers: vec![("content-type".into(), "application/json".into())],
         traceparent: None,
         deadline_ms: Some(290_000),
+        hold_ms: None,
         body_bytes: 0,
     }
 }

@@ -145,11 +145,7 @@ async fn a_backend_that_is_put_to_sleep_each_time_is_given_up_after_the_fifth() 
 async fn a_backend_that_is_being_put_to_sleep_is_waited_for_and_woken_then() {
     let served = Served::new().await;
     served.fleet.publish("gpu-box/vllm", "m", active());
-    let leaving = || {
-        let fault = RelayFault::new(FaultCode::Asleep, "the backend is being put to sleep");
-        Reply::Fails(RelayError::Fault(fault))
-    };
-    served.fleet.replies([leaving(), whole("woken")]);
+    served.fleet.replies([fault(FaultCode::Asleep), whole("woken")]);
     let asking = tokio::spawn(Answer::of(served.chat("m", false)));
     served.fleet.until("a try", |fleet| fleet.sent().len() == 1).await;
     assert_eq!(served.fleet.asked(), 0, "it isn't asleep yet");
@@ -163,6 +159,48 @@ async fn a_backend_that_is_being_put_to_sleep_is_waited_for_and_woken_then() {
     let answer = asking.await.expect("an answer");
     assert_eq!((answer.status, answer.text().as_str()), (200, "woken"));
     assert_eq!(served.fleet.sent().len(), 2);
+}
+
+#[tokio::test]
+async fn whoever_does_not_wait_is_told_at_once_that_the_backend_is_being_put_to_sleep() {
+    let served = Served::new().await;
+    served.fleet.publish("gpu-box/vllm", "m", active());
+    for wake in ["never", "async"] {
+        served.fleet.replies([fault(FaultCode::Asleep)]);
+        let request = served.chat("m", false).header("x-reveille-wake", wake);
+        let answer = Answer::of(request).await;
+        assert_eq!((answer.status, answer.error().as_str()), (503, "model_asleep"));
+        assert!(
+            answer.text().contains("is being put to sleep"),
+            "{}",
+            answer.text()
+        );
+        assert!(answer.header("retry-after").is_some());
+    }
+    let holds: Vec<_> = served.fleet.sent().iter().map(|sent| sent.head.hold_ms).collect();
+    assert_eq!(holds, [Some(0), Some(0)], "nor does the agent hold it");
+}
+
+#[tokio::test]
+async fn a_request_waits_no_longer_than_it_says_for_a_backend_that_is_being_put_to_sleep() {
+    let served = Served::new().await;
+    served.fleet.publish("gpu-box/vllm", "m", active());
+    served
+        .fleet
+        .replies([fault(FaultCode::Asleep), fault(FaultCode::Asleep)]);
+    let request = served.chat("m", false).header("x-reveille-wait", "0.2");
+    let answer = Answer::of(request).await;
+    assert_eq!((answer.status, answer.error().as_str()), (504, "wake_timeout"));
+    assert!(
+        answer.text().contains("still was after 0.2 s"),
+        "{}",
+        answer.text()
+    );
+    let holds: Vec<_> = served.fleet.sent().iter().map(|sent| sent.head.hold_ms).collect();
+    assert!(
+        matches!(holds[..], [Some(first), Some(0)] if first <= 200),
+        "{holds:?}"
+    );
 }
 
 #[tokio::test]
