@@ -225,13 +225,7 @@ impl Session {
                     }
                     None => return self.fail(AgentError::Closed).await,
                 },
-                _ = self.heartbeats.tick() => {
-                    if let Some(heartbeat) = self.heartbeat()
-                        && let Err(error) = heartbeats::send(self.connection.client(), &heartbeat).await
-                    {
-                        debug!(%error, "can't send a heartbeat");
-                    }
-                }
+                _ = self.heartbeats.tick() => self.send_heartbeat().await,
                 wanted = self.pauses.sleep_wanted() => {
                     for provider in &self.providers {
                         provider.rest(wanted);
@@ -312,6 +306,14 @@ impl Session {
         Ok(())
     }
 
+    async fn send_heartbeat(&mut self) {
+        if let Some(heartbeat) = self.heartbeat()
+            && let Err(error) = heartbeats::send(self.connection.client(), &heartbeat).await
+        {
+            debug!(%error, "can't send a heartbeat");
+        }
+    }
+
     fn heartbeat(&self) -> Option<Heartbeat> {
         let silent_after = self.heartbeat_every * SILENT_HEARTBEATS;
         let pulse = |provider: &Handle| ProviderPulse {
@@ -329,12 +331,16 @@ impl Session {
     }
 
     /// Stops cleanly.
-    async fn stop(self) {
+    async fn stop(mut self) {
         info!(agent.name = %self.agent, "{} stops", self.agent);
         self.relay.stop_accepting();
         let patience = Instant::now() + DRAIN_LIMIT;
         while self.relay.in_flight() > 0 && Instant::now() < patience {
-            sleep(DRAIN_LOOK).await;
+            tokio::select! {
+                () = sleep(DRAIN_LOOK) => {}
+                // It isn't lost before it has said that it stops.
+                _ = self.heartbeats.tick() => self.send_heartbeat().await,
+            }
         }
         self.stop_owners.cancel();
         let told = async {

@@ -423,3 +423,37 @@ async fn an_order_to_sleep_outlasts_the_wish_of_its_group() {
     first.until(Hibernating).await;
     assert_eq!(first.control.sleeps(), [SleepReason::Operator]);
 }
+
+#[tokio::test]
+async fn a_backend_that_somebody_else_has_started_is_in_the_way_until_he_ends_it() {
+    let (a, b) = (Backend::start().await, Backend::start().await);
+    let groups = Groups::default();
+    let served = format!(
+        r#"
+        base_url = "{}"
+        models = ["m"]
+        exclusive = "gpu0"
+        probe = {{ path = "/ok", interval = "1h" }}
+        [provider.wake]
+        type = "command"
+        command = "true"
+        run = "serve"
+        [provider.sleep]
+        min_awake = "1ms"
+        "#,
+        a.url
+    );
+    let first = Owned::member(&groups, "a", &served);
+    let second = Owned::member(&groups, "b", &member(&b, "/sleep", ""));
+    first.until(Active).await;
+    second.until(Hibernating).await;
+    second.wake();
+    let failure = second.blocked().await;
+    assert!(failure.reason.contains("whoever did must end it"), "{failure:?}");
+    a.close();
+    let address = a.url.trim_start_matches("http://").to_owned();
+    eventually("its end", || std::net::TcpStream::connect(&address).is_err()).await;
+    // Nobody has looked since.
+    second.wake();
+    second.until(Active).await;
+}

@@ -582,3 +582,43 @@ async fn after_a_failed_sleep_nobody_is_let_in_before_it_is_known_how_the_backen
     }
     assert_eq!(owned.control.sleeps(), [SleepReason::FoundAsleep]);
 }
+
+#[tokio::test]
+async fn a_backend_that_cannot_be_put_to_sleep_is_not_tried_again_at_once() {
+    let backend = Backend::start().await;
+    backend.wake_up();
+    let idle = "idle_after = \"1ms\"\nmin_awake = \"1ms\"";
+    let owned = Owned::start(&format!(
+        r#"
+        {0}
+        [provider.sleep]
+        {idle}
+        [[provider.sleep.step]]
+        type = "http"
+        url = "{1}/wake"
+        [[provider.sleep.step]]
+        type = "http"
+        url = "{1}/fail"
+        "#,
+        woken_by(&backend, "/wake"),
+        backend.url
+    ));
+    owned.until(Active).await;
+    eventually("a try", || backend.wakes().len() == 1).await;
+    // Many times as long as it may be idle, in probes.
+    backend.await_requests(backend.requests() + 20).await;
+    assert_eq!(backend.wakes().len(), 1);
+    assert!(owned.handle.gate.enter().is_some(), "it goes on meanwhile");
+}
+
+#[tokio::test]
+async fn an_order_to_sleep_during_a_wake_is_refused_for_what_it_is() {
+    let backend = Backend::start().await;
+    let owned = Owned::start(&put_to_sleep_by(&backend, "/sleep").replace("/wake\"", "/slow-wake\""));
+    owned.until(Hibernating).await;
+    owned.handle.wake(owned.control.request_wake());
+    eventually("the recipe", || backend.wakes().len() == 1).await;
+    assert_eq!(owned.handle.sleep().await, Err("it is being woken"));
+    backend.release();
+    owned.until(Active).await;
+}

@@ -26,8 +26,8 @@ use reveille_domain::{
     provider::StatusName::{Active, Hibernating},
 };
 use reveille_tests::Nats;
-use std::time::Instant;
-use tokio::task::JoinHandle;
+use std::time::{Duration, Instant};
+use tokio::{task::JoinHandle, time::timeout};
 use tokio_util::sync::CancellationToken;
 
 /// An agent that runs, and what it talks to.
@@ -419,5 +419,29 @@ async fn a_request_is_held_as_long_as_it_may_be_while_its_backend_is_being_put_t
     while works.next().await.is_some() {}
     world.until(Hibernating).await;
     world.shutdown.cancel();
+    world.end().await.expect("a clean end");
+}
+
+#[tokio::test]
+async fn an_agent_that_stops_gives_signs_of_life_until_its_requests_have_finished() {
+    let backend = Backend::start().await;
+    backend.wake_up();
+    let world = World::start(&config(&backend)).await;
+    world.until(Active).await;
+    let (_, mut works) = world.open("/v1/completions", "{}").await.expect("a stream");
+    works.next().await.expect("its first piece").expect("sound");
+    world.shutdown.cancel();
+    let mut signs = world
+        .client
+        .subscribe("reveille.heartbeats.box")
+        .await
+        .expect("subscribed");
+    for _ in 0..3 {
+        let sign = timeout(Duration::from_secs(5), signs.next()).await;
+        sign.expect("it is still there").expect("a heartbeat");
+    }
+    assert!(!world.control.is_stopped());
+    backend.release();
+    while works.next().await.is_some() {}
     world.end().await.expect("a clean end");
 }

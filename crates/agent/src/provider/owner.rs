@@ -87,6 +87,9 @@ pub struct Owner {
     expected_until: Option<Instant>,
     /// Since when the backend is awake.
     awake_since: Option<Instant>,
+    /// How often in a row it couldn't be put to sleep, and until when it isn't tried again for being idle.
+    failed_sleeps: u32,
+    no_sleep_before: Option<Instant>,
     /// Whether the backend broke off in the middle of a request since it was last found available.
     broke_off: bool,
     /// The served backend; kept after its end until what it left behind is gone too.
@@ -163,6 +166,8 @@ impl Owner {
             rest_wanted: false,
             expected_until: None,
             awake_since: None,
+            failed_sleeps: 0,
+            no_sleep_before: None,
             broke_off: false,
             child: None,
             child_ended: false,

@@ -193,6 +193,7 @@ impl Owner {
         }
         let was_up = self.belief.is_up();
         self.belief.wake_ended(wake, WakeOutcome::from(outcome));
+        self.broke_off &= !self.belief.is_up();
         if self.belief.is_up() && !was_up {
             self.expected_until = Some(Instant::now() + EXPECTED_WITHIN);
             self.discover();

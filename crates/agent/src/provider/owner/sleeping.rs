@@ -20,6 +20,10 @@ use tracing::{info, warn};
 /// How long requests that are there may take to finish when somebody puts the backend to sleep. Nobody is let in
 /// meanwhile.
 const DRAIN_LIMIT: Duration = Duration::from_secs(30);
+/// How long an idle backend that couldn't be put to sleep is left alone, doubling up to the longest: it is no use to lock
+/// out requests again and again.
+const FIRST_SLEEP_PAUSE: Duration = Duration::from_secs(5);
+const LONGEST_SLEEP_PAUSE: Duration = Duration::from_secs(600);
 
 impl Owner {
     // ── When ──
@@ -29,8 +33,9 @@ impl Owner {
     pub(super) fn idle_limit(&self) -> Option<(Duration, Instant)> {
         let limit = self.setup.config.sleep.as_ref()?.idle_after?;
         self.can_sleep().ok().filter(|()| self.belief.is_up())?;
-        let not_before = self.awake_since? + self.setup.config.min_awake();
-        let not_before = self.kept_warm().map_or(not_before, |until| not_before.max(until));
+        let awake_until = self.awake_since? + self.setup.config.min_awake();
+        let others = [self.kept_warm(), self.no_sleep_before];
+        let not_before = others.into_iter().flatten().fold(awake_until, Instant::max);
         Some((limit, not_before))
     }
 
@@ -43,20 +48,21 @@ impl Owner {
     fn can_sleep(&self) -> Result<(), &'static str> {
         let config = &self.setup.config;
         let steps = config.sleep.as_ref().is_some_and(|sleep| !sleep.steps.is_empty());
-        if !steps && self.child.is_none() {
-            return Err(if self.serves() {
-                "its backend was not started by this agent"
-            } else {
-                "it has no sleep recipe"
-            });
+        if !steps && !self.serves() {
+            return Err("it has no sleep recipe");
         }
         if config.wake.is_none() {
             return Err("it has no wake recipe, so nothing would wake it again");
         }
-        if self.activity.is_idle() {
-            Ok(())
-        } else {
-            Err("one of its recipes is running")
+        match &self.activity {
+            Activity::Idle if steps || self.child.is_some() => Ok(()),
+            Activity::Idle => Err("its backend was not started by this agent, so whoever did must end it"),
+            Activity::Checking { .. } | Activity::Queued { .. } | Activity::Waking { .. } => {
+                Err("it is being woken")
+            }
+            Activity::Draining { .. } | Activity::Sleeping { .. } | Activity::Ending { .. } => {
+                Err("one of its recipes is running")
+            }
         }
     }
 
@@ -148,9 +154,13 @@ impl Owner {
         let Some(failure) = &outcome.failure else {
             info!(provider.name = %name, "{name} sleeps ({:?})", departure.reason);
             self.vacancy.vacate();
+            (self.failed_sleeps, self.no_sleep_before) = (0, None);
             return self.belief.down(departure);
         };
         warn!(provider.name = %name, "{name} could not be put to sleep: {}: {}", failure.stage, failure.reason);
+        let doubled = FIRST_SLEEP_PAUSE.saturating_mul(2u32.saturating_pow(self.failed_sleeps));
+        self.failed_sleeps = self.failed_sleeps.saturating_add(1);
+        self.no_sleep_before = Some(Instant::now() + doubled.min(LONGEST_SLEEP_PAUSE));
         self.no_room = self.room_of(departure).map(|room| {
             let why = format!("could not be put to sleep: {}: {}", failure.stage, failure.reason);
             (room, why)
@@ -205,7 +215,9 @@ impl Owner {
             return;
         }
         if let Err(why) = self.can_sleep() {
-            return group.stays(&room, &format!("can't be put to sleep: {why}"));
+            // It may have ended since somebody looked.
+            self.no_room = Some((room, format!("can't be put to sleep: {why}")));
+            return self.start_probe();
         }
         let departure = Departure {
             reason: SleepReason::Group,
