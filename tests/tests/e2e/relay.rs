@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use reqwest::header::HeaderMap;
 use reveille_tests::{AgentConfig, Api, Backend, Process, World, long_answer, wait_until};
 use serde_json::json;
 use sha2::{Digest, Sha256};
@@ -75,6 +76,18 @@ async fn a_stream_that_breaks_in_the_middle_ends_with_the_error_event_and_withou
     assert!(answer.said().starts_with("token-0"), "{answer:?}");
     assert!(answer.error_code().is_some(), "{answer:?}");
     assert!(!answer.is_done(), "{answer:?}");
+    assert_logged_with_its_id(&api, &answer.headers);
+}
+
+/// The log tells of a failed request by the id that its client was told.
+fn assert_logged_with_its_id(api: &Api, headers: &HeaderMap) {
+    let id = headers["x-request-id"].to_str().expect("text");
+    let id = format!("request.id=\"{id}\"");
+    let log = api.process().log();
+    let told = log
+        .lines()
+        .any(|line| line.contains("WARN") && line.contains(&id));
+    assert!(told, "no warning with {id}:\n{log}");
 }
 
 #[tokio::test]
@@ -88,4 +101,5 @@ async fn a_backend_that_takes_a_request_and_says_nothing_is_given_up_with_the_ke
         answer.text()
     );
     assert!(answer.text().contains("answer_timeout"), "{}", answer.text());
+    assert_logged_with_its_id(&api, &answer.headers);
 }

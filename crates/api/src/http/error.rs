@@ -167,6 +167,15 @@ impl ApiError {
         matches!(self, Self::Wake(error) if error.is_about_one_provider())
     }
 
+    /// Whether the caller wanted it so: not to wait, or not for longer.
+    fn is_as_asked(&self) -> bool {
+        match self {
+            Self::Asleep { .. } | Self::Leaving { .. } | Self::Waking { .. } | Self::TooLate { .. } => true,
+            Self::Wake(error) => matches!(**error, WakeError::CallerTimedOut { .. }),
+            _ => false,
+        }
+    }
+
     /// True when no backend can have seen the request.
     pub fn never_handed_over(&self) -> bool {
         match self {
@@ -200,13 +209,13 @@ impl ApiError {
     /// Says it in the log, once: what isn't the caller's own mistake.
     pub fn log(&self, answer: &Answer) {
         let (status, code) = (answer.status.as_u16(), answer.object.code);
-        if answer.status.is_server_error() {
+        if answer.status.is_server_error() && !self.is_as_asked() {
             warn!(
                 http.status = status,
                 error.code = code,
                 "answered {status}: {self}"
             );
-        } else if answer.status == StatusCode::TOO_MANY_REQUESTS {
+        } else if answer.status.is_server_error() || answer.status == StatusCode::TOO_MANY_REQUESTS {
             info!(
                 http.status = status,
                 error.code = code,

@@ -15,7 +15,7 @@ use std::{
     pin::Pin,
     task::{Context, Poll, ready},
 };
-use tracing::{debug, info};
+use tracing::{Span, debug, info};
 
 /// The backend's answer as a response.
 pub(crate) fn respond(answered: Answered) -> Result<Response, ApiError> {
@@ -54,6 +54,7 @@ pub(crate) fn respond(answered: Answered) -> Result<Response, ApiError> {
             pieces,
             about,
             first_byte,
+            span: Span::current(),
             _counted: counted,
         }),
     };
@@ -91,6 +92,7 @@ struct PlainBody {
     pieces: BoxStream<'static, Result<Bytes, RelayError>>,
     about: About,
     first_byte: FirstByte,
+    span: Span,
     _counted: Counted,
 }
 
@@ -103,7 +105,7 @@ impl Stream for PlainBody {
         Poll::Ready(piece.map(|piece| {
             piece.map_err(|error| {
                 let error = broke_off(&self.about, error);
-                error.log(&error.answer());
+                self.span.in_scope(|| error.log(&error.answer()));
                 error
             })
         }))
@@ -116,6 +118,7 @@ pub(super) struct EventBody {
     about: About,
     ending: Ending,
     first_byte: FirstByte,
+    span: Span,
     counted: Option<Counted>,
 }
 
@@ -131,6 +134,7 @@ impl EventBody {
             about,
             ending: Ending::default(),
             first_byte,
+            span: Span::current(),
             counted: Some(counted),
         }
     }
@@ -156,7 +160,8 @@ impl Stream for EventBody {
             }
             Some(Err(error)) => {
                 let error = broke_off(&self.about, error);
-                let event = error_event(&error, self.ending.is_between_events());
+                let between_events = self.ending.is_between_events();
+                let event = self.span.in_scope(|| error_event(&error, between_events));
                 self.end();
                 Poll::Ready(Some(Ok(event)))
             }

@@ -21,6 +21,7 @@ use futures::{FutureExt, StreamExt, future::BoxFuture, stream};
 use reveille_domain::ModelName;
 use std::{convert::Infallible, sync::Arc, time::Duration};
 use tokio::time::{Instant, Interval, MissedTickBehavior};
+use tracing::{Instrument, Span};
 
 /// How often a request is looked at again that was with its backend when its quiet time was over: it may come back to
 /// wait.
@@ -88,7 +89,9 @@ impl Told {
             answering,
             beats,
         }));
-        let mut response = Response::new(Body::from_stream(stream::unfold(waiting, Waiting::next)));
+        let span = Span::current();
+        let pieces = stream::unfold(waiting, move |waiting| waiting.next().instrument(span.clone()));
+        let mut response = Response::new(Body::from_stream(pieces));
         let headers = response.headers_mut();
         headers.insert(
             header::CONTENT_TYPE,
