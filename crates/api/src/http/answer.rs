@@ -236,6 +236,13 @@ fn of_wake(error: &WakeError) -> Answer {
             let retry = retry_after.as_ref().map_or(1, |after| whole_seconds(*after));
             let answer = match wake_id {
                 None if failure.kind == WakeFailureKind::NotAllowed => declined(provider, failure),
+                None if failure.kind == WakeFailureKind::Died => {
+                    let message = format!(
+                        "{provider} is not woken again yet, since a short while ago {}; no wake is tried for {retry} s",
+                        failure.reason
+                    );
+                    Answer::new(unavailable, "wake_failed", message)
+                }
                 None => {
                     let message = format!(
                         "{provider} failed to wake a short while ago, in stage `{}`: {}; no wake is tried for {retry} s",

@@ -109,7 +109,7 @@ impl Table {
                 age(&row["since_ms"], now),
                 word(&row["models"]),
                 word(&row["wakes"]["requested"]),
-                last_of(&row["last_wakes"]),
+                held(&row["failures"], now).unwrap_or_else(|| last_of(&row["last_wakes"])),
             ]
         };
         Self {
@@ -151,6 +151,19 @@ fn last_wake(row: &Row) -> String {
         None => word(&Row::Null),
         Some(ms) => ended(Duration::from_millis(ms), &wake["failure"]),
     }
+}
+
+/// That no wake is tried yet, and why; nothing when one may be.
+fn held(failures: &Row, now: Timestamp) -> Option<String> {
+    let until = failures["held_until_ms"].as_i64()?;
+    let left = u64::try_from(until.saturating_sub(now.as_millisecond()))
+        .ok()
+        .filter(|left| *left > 0)?;
+    let (left, reason) = (
+        span(Duration::from_millis(left)),
+        word(&failures["last"]["reason"]),
+    );
+    Some(format!("held for {left}: {reason}"))
 }
 
 fn last_of(wakes: &Row) -> String {
@@ -227,7 +240,11 @@ mod tests {
             json!({"id": "gpu-box/vllm", "status": "active", "since_ms": NOW_MS - 90_000_000,
             "models": ["a", "b"], "wakes": {"requested": 2}, "last_wakes": [
                 {"requested_at_ms": NOW_MS - 9_000, "ended_at_ms": NOW_MS - 8_000, "failure": {"reason": "old"}},
-                {"requested_at_ms": NOW_MS - 5_000, "ended_at_ms": NOW_MS - 2_000}]}),
+                {"requested_at_ms": NOW_MS - 5_000, "ended_at_ms": NOW_MS - 2_000}],
+            "failures": {"count": 2, "held_until_ms": NOW_MS - 1, "last": {"reason": "old"}}}),
+            json!({"id": "gpu-box/llama", "status": "hibernating", "since_ms": NOW_MS - 1_000, "models": ["c"],
+            "wakes": {"requested": 2}, "last_wakes": [{"requested_at_ms": NOW_MS - 5_000, "ended_at_ms": NOW_MS - 2_000}],
+            "failures": {"count": 3, "held_until_ms": NOW_MS + 3_500, "last": {"reason": "the backend ended"}}}),
         ];
         insta::assert_snapshot!(Table::providers_at(&rows, now()));
     }

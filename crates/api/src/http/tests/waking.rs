@@ -77,6 +77,13 @@ async fn a_failed_wake_says_what_failed_where_and_what_to_do() {
             "4",
         ),
         (
+            failed(WakeFailureKind::Died, None),
+            503,
+            "wake_failed",
+            "is not woken again yet",
+            "4",
+        ),
+        (
             WakeError::TimedOut {
                 provider: id("gpu-box/vllm"),
                 wake_id: wake,
