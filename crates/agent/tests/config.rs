@@ -556,6 +556,12 @@ fn mistakes() -> Vec<Mistake> {
         ),
         (
             provider("[provider.sleep]\nidle_after = \"15m\""),
+            5,
+            "provider[0].sleep.idle_after",
+            "with [provider.wake]",
+        ),
+        (
+            provider("[provider.sleep]\nmin_awake = \"15m\""),
             4,
             "provider[0].sleep",
             "`type` is missing",

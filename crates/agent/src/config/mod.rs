@@ -328,7 +328,7 @@ fn provider(mut table: Table<'_>, names: &mut Names) -> Result<ProviderConfig, C
     let served = wake.as_ref().is_some_and(WakeConfig::serves);
     let sleep = table
         .take("sleep")
-        .map(|value| recipe::sleep(value.table()?, served))
+        .map(|value| recipe::sleep(value.table()?, wake.as_ref()))
         .transpose()?;
     let can_sleep = served || sleep.as_ref().is_some_and(|sleep| !sleep.steps.is_empty());
     let exclusive = table

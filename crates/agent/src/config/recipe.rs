@@ -239,12 +239,14 @@ pub(super) fn wake(mut table: Table<'_>, verified: Verified<'_>) -> Result<WakeC
     }
 }
 
-/// Reads `[provider.sleep]`; `served` tells whether there is a child to stop without any step.
-pub(super) fn sleep(mut table: Table<'_>, served: bool) -> Result<SleepConfig, ConfigError> {
-    let idle_after = table
-        .take("idle_after")
-        .map(|value| value.duration())
-        .transpose()?;
+/// Reads `[provider.sleep]` of a provider that is woken by `wake`.
+pub(super) fn sleep(mut table: Table<'_>, wake: Option<&WakeConfig>) -> Result<SleepConfig, ConfigError> {
+    let idle_after = match table.take("idle_after") {
+        Some(value) if wake.is_none() => {
+            return Err(value.error("is for a provider with [provider.wake]: nothing would wake it again"));
+        }
+        value => value.map(|value| value.duration()).transpose()?,
+    };
     let min_awake = table
         .take("min_awake")
         .map(|value| value.duration())
@@ -259,6 +261,8 @@ pub(super) fn sleep(mut table: Table<'_>, served: bool) -> Result<SleepConfig, C
     };
     let no_serve = table.error("a `serve` command can't put a backend to sleep; use run = \"once\"");
     let no_wake = table.error("`wol` and `tcp` wake, and put nothing to sleep");
+    // One that is served is put to sleep by ending its child.
+    let served = wake.is_some_and(WakeConfig::serves);
     let steps = steps(table, !served)?.unwrap_or_default();
     for step in &steps {
         match step.action {

@@ -106,7 +106,7 @@ impl Owner {
         if waits_for > 0 {
             info!(
                 provider.name = %self.name(), provider.in_flight = waits_for,
-                "{} is put to sleep when {waits_for} requests have finished", self.name()
+                "{} is put to sleep when the requests that it works on ({waits_for}) have finished", self.name()
             );
         }
         self.activity = Activity::Draining {
