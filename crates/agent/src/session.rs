@@ -3,16 +3,15 @@
 
 use crate::{
     AgentError,
-    child::{ChildrenLock, Leftovers, Shims},
+    child::ChildrenLock,
     config::{Config, ProviderConfig},
-    fetch,
     hub::{Hub, NatsHub},
     models::Memory,
     provider::{Groups, Handle, Owner, Setup},
     recipe::Runner,
     relay::Relay,
     rights::{PauseWatch, Rights},
-    state_dir::{InUse, StateDir, agent_file},
+    state_dir::{InUse, StateDir},
 };
 use futures::future::BoxFuture;
 use reveille_bus::{
@@ -118,7 +117,7 @@ impl Session {
         let (agent, heartbeat_every) = (config.agent.name.clone(), config.agent.heartbeat);
         let state = state_dir.map(StateDir::new);
         let in_use = state.as_ref().and_then(in_use);
-        let children = state.as_ref().and_then(|state| children_lock(state, &agent));
+        let children = state.as_ref().and_then(|state| ChildrenLock::of(state, &agent));
         let nats = NatsAccess {
             server: nats,
             role: Role::Agent(agent.clone()),
@@ -150,7 +149,7 @@ impl Session {
         epoch.set(Some(current));
 
         // An earlier session with this name has been told to end by now.
-        let runner = Arc::new(runner(&config.providers, children)?);
+        let runner = Arc::new(Runner::new(&config.providers, children)?);
         let stop_owners = CancellationToken::new();
         let memory = Memory::open(state.clone(), &agent);
         let groups = Groups::default();
@@ -375,31 +374,6 @@ fn in_use(state: &StateDir) -> Option<InUse> {
         |error| warn!(%error, "can't use {}: nothing is kept for the next start", state.path().display()),
     )
     .ok()
-}
-
-/// The lock that the shims of this agent share: of this one alone, since agents may share the folder.
-fn children_lock(state: &StateDir, agent: &AgentName) -> Option<ChildrenLock> {
-    let file = state.mark(&agent_file(agent, "children"));
-    file.inspect_err(|error| warn!(%error, "the next run can't tell what this one leaves running"))
-        .ok()
-        .map(ChildrenLock::new)
-}
-
-/// What the recipes of `providers` are run with.
-fn runner(providers: &[ProviderConfig], children: Option<ChildrenLock>) -> Result<Runner, AgentError> {
-    let leftovers = children.clone().map_or_else(Leftovers::none, Leftovers::of);
-    let mut shims = Shims::of_this_program().map_err(AgentError::Program)?;
-    if let Some(lock) = children {
-        shims = shims.sharing(lock);
-    }
-    if providers.iter().any(ProviderConfig::runs_commands) {
-        shims = shims.with_one_ready();
-    }
-    Ok(Runner {
-        client: fetch::client()?,
-        shims,
-        leftovers,
-    })
 }
 
 fn connect_request(session: SessionId) -> ControlRequest {

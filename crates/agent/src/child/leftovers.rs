@@ -2,10 +2,12 @@
 //!
 //! Each shim has a share of a file's lock for as long as anything runs below it, so a later run can tell when nothing does.
 
+use crate::state_dir::{StateDir, agent_file};
 use futures::{
     FutureExt,
     future::{BoxFuture, Shared},
 };
+use reveille_domain::AgentName;
 use serde::{Deserialize, Serialize};
 use std::{
     fs::{File, TryLockError},
@@ -28,6 +30,14 @@ impl ChildrenLock {
     #[must_use]
     pub const fn new(path: PathBuf) -> Self {
         Self(path)
+    }
+
+    /// That of one agent: others may share its state directory.
+    pub(crate) fn of(state: &StateDir, agent: &AgentName) -> Option<Self> {
+        let file = state.mark(&agent_file(agent, "children"));
+        file.inspect_err(|error| warn!(%error, "the next run can't tell what this one leaves running"))
+            .ok()
+            .map(Self::new)
     }
 
     /// Shares it until the file is dropped.

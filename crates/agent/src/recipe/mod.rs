@@ -10,8 +10,10 @@ mod timeline;
 pub use timeline::Outcome;
 
 use crate::{
-    child::{Child, Exit, Leftovers, Shims},
-    config::{Step, WakeConfig},
+    AgentError,
+    child::{Child, ChildrenLock, Exit, Leftovers, Shims},
+    config::{ProviderConfig, Step, WakeConfig},
+    fetch,
     probe::Probe,
     verify::Verify,
 };
@@ -39,6 +41,28 @@ pub struct Runner {
     pub shims: Shims,
     /// What no wake recipe runs beside.
     pub leftovers: Leftovers,
+}
+
+impl Runner {
+    /// For the recipes of `providers`. Their children share `lock`, and what has it now is left of an earlier run.
+    ///
+    /// # Errors
+    /// When the program's own file can't be found out, or TLS can't be set up.
+    pub fn new(providers: &[ProviderConfig], lock: Option<ChildrenLock>) -> Result<Self, AgentError> {
+        let leftovers = lock.clone().map_or_else(Leftovers::none, Leftovers::of);
+        let mut shims = Shims::of_this_program().map_err(AgentError::Program)?;
+        if let Some(lock) = lock {
+            shims = shims.sharing(lock);
+        }
+        if providers.iter().any(ProviderConfig::runs_commands) {
+            shims = shims.with_one_ready();
+        }
+        Ok(Self {
+            client: fetch::client()?,
+            shims,
+            leftovers,
+        })
+    }
 }
 
 /// What must be gone before a run begins: an earlier run, or a served backend.
