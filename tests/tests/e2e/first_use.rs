@@ -310,21 +310,32 @@ async fn a_missing_program_and_a_closed_port_are_problems_with_remedies() {
 }
 
 #[tokio::test]
-async fn a_pause_is_a_warning_that_says_until_when() {
+async fn what_the_owner_of_the_machine_does_not_allow_is_a_warning_that_says_until_when() {
     let world = World::new().await;
     let backend = world.backend(&[]);
-    let config = AgentConfig::new("gpu-box").provider("vllm", "qwen", &backend);
+    let config = AgentConfig::new("gpu-box")
+        .provider("vllm", "qwen", &backend)
+        .lines("[provider.wake]\ntype = \"command\"\ncommand = \"true\"\nmax_per_day = 1\n");
     let file = write(&world, "reveille.toml", &config);
     let data = world.folder().join("data");
     fs::create_dir_all(data.join("agent")).expect("a folder");
     let paused = json!({ "since": "2026-01-01T00:00:00Z" }).to_string();
     fs::write(data.join("agent/paused.json"), paused).expect("as `reveille agent pause` does");
+    // A clock that was put back: it counts as now, and what only looks leaves it so.
+    let (wakes, begun) = (
+        data.join("agent/gpu-box.vllm.wakes.json"),
+        "[\"2999-01-01T00:00:00Z\"]",
+    );
+    fs::write(&wakes, begun).expect("as the agent does");
     let data = data.display().to_string();
     let paused = Diagnosis::make(&world, &["--config", &file, "--data-dir", &data]).await;
     assert_eq!(
         paused.of("owner", "warning")["found"],
         "nothing is woken: its owner has paused this agent until `reveille agent resume`"
     );
+    let used_up = paused.of("provider vllm", "warning")["found"].to_string();
+    assert!(used_up.contains("no more than 1 wakes in 24 hours"), "{used_up}");
+    assert_eq!(fs::read_to_string(wakes).expect("it is there"), begun);
 }
 
 #[tokio::test]

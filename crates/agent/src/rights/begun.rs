@@ -44,6 +44,11 @@ impl Begun {
         }
     }
 
+    /// The same, from which nothing is written any more.
+    pub(super) fn apart(self) -> Self {
+        Self { state: None, ..self }
+    }
+
     /// Whether one more wake is allowed; else why not.
     pub(super) fn check(&mut self, now: Timestamp) -> Result<(), String> {
         self.tidy(now);

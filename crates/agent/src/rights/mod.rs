@@ -49,6 +49,17 @@ impl Rights {
         self.check_at(&Zoned::now()).err().map(|failure| failure.reason)
     }
 
+    /// Why no wake of this provider may begin now, in a sentence: it has begun `max_per_day`.
+    #[must_use]
+    pub fn used_up(&self, provider: &ProviderId, max_per_day: Option<u32>) -> Option<String> {
+        let checked = self
+            .of(provider, max_per_day)
+            .begun?
+            .apart()
+            .check(Timestamp::now());
+        checked.err().map(|why| format!("its owner {why}"))
+    }
+
     fn check_at(&self, now: &Zoned) -> Result<(), WakeFailure> {
         match self.paused(now.timestamp()) {
             Paused::No => {}

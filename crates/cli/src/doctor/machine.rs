@@ -3,13 +3,11 @@
 use super::{Findings, counted, hub::Place};
 use crate::{
     config_check,
-    services::AGENT_STATE,
     up::{data_dir, server_program},
 };
 use reveille_agent::{
     config::{Action, Config, places},
     rights::Rights,
-    state_dir::StateDir,
 };
 use rustix::fs::statvfs;
 use std::{
@@ -167,9 +165,7 @@ fn stale(path: &Path, findings: &mut Findings) {
 }
 
 /// Whether the agent may wake anything now.
-pub fn owner(config: &Config, data_dir: &Path, findings: &mut Findings) {
-    let state = StateDir::new(data_dir.join(AGENT_STATE));
-    let rights = Rights::new(Some(state), config.agent.quiet_hours.clone());
+pub fn owner(rights: &Rights, findings: &mut Findings) {
     match rights.refusal() {
         None => findings.ok("owner", "the machine's owner lets backends be woken now"),
         Some(refusal) => findings.warning(

@@ -15,7 +15,8 @@ use crate::{
     up::data_dir,
 };
 use anyhow::anyhow;
-use reveille_agent::{config::Config, models::Memory, state_dir::StateDir};
+use reveille_agent::{config::Config, models::Memory, rights::Rights, state_dir::StateDir};
+use reveille_domain::ProviderId;
 use serde::Serialize;
 use std::{fmt, path::Path};
 
@@ -104,7 +105,6 @@ pub async fn run(args: args::Doctor) -> Result<(), Failure> {
         database::look(url, journal, &mut findings).await;
     }
     if let Some(config) = &config {
-        machine::owner(config, &data_dir, &mut findings);
         providers(config, &data_dir, &mut findings).await?;
     }
     api::look(args.api.as_ref(), args.ca, &mut findings).await?;
@@ -118,9 +118,20 @@ pub async fn run(args: args::Doctor) -> Result<(), Failure> {
 async fn providers(config: &Config, data_dir: &Path, findings: &mut Findings) -> Result<(), Failure> {
     let client = reveille_agent::fetch::client()?;
     let state = StateDir::new(data_dir.join(AGENT_STATE));
+    let rights = Rights::new(Some(state.clone()), config.agent.quiet_hours.clone());
+    machine::owner(&rights, findings);
     let memory = Memory::open(Some(state), &config.agent.name);
     for provider in &config.providers {
         backends::look(&client, provider, &memory, findings).await;
+        let id = ProviderId::new(config.agent.name.clone(), provider.name.clone());
+        let most = provider.wake.as_ref().and_then(|wake| wake.max_per_day);
+        if let Some(used_up) = rights.used_up(&id, most) {
+            findings.warning(
+                format!("provider {}", provider.name),
+                format!("it isn't woken: {used_up}"),
+                "nothing, if that is meant; else raise provider.wake.max_per_day",
+            );
+        }
     }
     Ok(())
 }
