@@ -10,9 +10,9 @@ use reveille_bus::{
     commit::{Commit, CommitHash},
 };
 use reveille_domain::{
-    AdvanceReason, Agent, AgentCommand, AgentKey, Availability, CommandId, Epoch, Key, KeyCommand, Provider,
-    ProviderCommand, ReportId, ReportSeq, SecretHash, SessionId, SleepReason, Stage, Timestamp, TokenId,
-    WakeCause, WakeFailure, WakeFailureKind, WakeId, WakeOutcome,
+    AdvanceReason, Agent, AgentCommand, AgentKey, Availability, CommandId, Epoch, GROUP_STAGE, Key,
+    KeyCommand, Provider, ProviderCommand, ReportId, ReportSeq, SecretHash, SessionId, SleepReason, Stage,
+    Timestamp, TokenId, WakeCause, WakeFailure, WakeFailureKind, WakeId, WakeOutcome,
 };
 use std::{collections::BTreeSet, fs, path::PathBuf, time::Duration};
 use uuid::Uuid;
@@ -252,11 +252,12 @@ fn provider_commands() -> Vec<ProviderCommand> {
         at,
     };
     let stages = || {
-        vec![Stage {
-            name: "step 1 http".to_owned(),
-            started_after_ms: 1,
-            took_ms: 20,
-        }]
+        let stage = |name: &str, started_after_ms, took_ms| Stage {
+            name: name.to_owned(),
+            started_after_ms,
+            took_ms,
+        };
+        vec![stage(GROUP_STAGE, 0, 3_000), stage("step 1 http", 3_001, 20)]
     };
     let failed = WakeOutcome::Failed {
         failure: WakeFailure::new(
