@@ -325,7 +325,7 @@ async fn a_persistent_member_that_is_found_awake_makes_no_room_for_who_asked_bef
         "path = \"/slow-wake\", timeout = \"10s\"",
     );
     let first = Owned::member(&groups, "a", &slow);
-    let second = Owned::member(&groups, "b", &member(&b, "/sleep", "max_group_wait = \"500ms\""));
+    let second = Owned::member(&groups, "b", &member(&b, "/sleep", "max_group_wait = \"5s\""));
     second.until(Hibernating).await;
     second.wake();
     // The look before the wake; then it waits for its turn.
@@ -359,7 +359,6 @@ async fn the_next_wake_is_not_refused_with_the_one_that_has_waited_long_enough()
         next.until(Hibernating).await;
         let request = awake.handle.gate.enter().expect("open");
         impatient.wake();
-        eventually("a closed gate", || awake.handle.gate.enter().is_none()).await;
         next.wake();
         impatient.blocked().await;
         drop(request);
@@ -411,7 +410,7 @@ async fn an_order_to_sleep_outlasts_the_wish_of_its_group() {
     a.wake_up();
     let groups = Groups::default();
     let first = Owned::member(&groups, "a", &member(&a, "/sleep", ""));
-    let second = Owned::member(&groups, "b", &member(&b, "/sleep", "max_group_wait = \"100ms\""));
+    let second = Owned::member(&groups, "b", &member(&b, "/sleep", "max_group_wait = \"2s\""));
     first.until(Active).await;
     second.until(Hibernating).await;
     let request = first.handle.gate.enter().expect("open");
@@ -424,16 +423,14 @@ async fn an_order_to_sleep_outlasts_the_wish_of_its_group() {
     assert_eq!(first.control.sleeps(), [SleepReason::Operator]);
 }
 
-#[tokio::test]
-async fn a_backend_that_somebody_else_has_started_is_in_the_way_until_he_ends_it() {
-    let (a, b) = (Backend::start().await, Backend::start().await);
-    let groups = Groups::default();
-    let served = format!(
+/// A member of `gpu0` whose backend it would serve, but somebody else has started one there.
+fn served(backend: &Backend, probe: &str) -> String {
+    format!(
         r#"
         base_url = "{}"
         models = ["m"]
         exclusive = "gpu0"
-        probe = {{ path = "/ok", interval = "1h" }}
+        probe = {{ {probe}, interval = "1h" }}
         [provider.wake]
         type = "command"
         command = "true"
@@ -441,9 +438,15 @@ async fn a_backend_that_somebody_else_has_started_is_in_the_way_until_he_ends_it
         [provider.sleep]
         min_awake = "1ms"
         "#,
-        a.url
-    );
-    let first = Owned::member(&groups, "a", &served);
+        backend.url
+    )
+}
+
+#[tokio::test]
+async fn a_backend_that_somebody_else_has_started_is_in_the_way_until_he_ends_it() {
+    let (a, b) = (Backend::start().await, Backend::start().await);
+    let groups = Groups::default();
+    let first = Owned::member(&groups, "a", &served(&a, "path = \"/ok\""));
     let second = Owned::member(&groups, "b", &member(&b, "/sleep", ""));
     first.until(Active).await;
     second.until(Hibernating).await;
@@ -456,4 +459,21 @@ async fn a_backend_that_somebody_else_has_started_is_in_the_way_until_he_ends_it
     // Nobody has looked since.
     second.wake();
     second.until(Active).await;
+}
+
+#[tokio::test]
+async fn who_cannot_make_room_says_so_though_it_is_to_wake_itself() {
+    let (a, b) = (Backend::start().await, Backend::start().await);
+    let groups = Groups::default();
+    let silent = served(&a, "path = \"/hang\", timeout = \"500ms\"");
+    let first = Owned::member(&groups, "a", &silent);
+    let second = Owned::member(&groups, "b", &member(&b, "/sleep", "max_group_wait = \"15s\""));
+    first.until(Hibernating).await;
+    second.until(Hibernating).await;
+    second.wake();
+    // It has been asked for room, and looks how its backend stands.
+    a.await_requests(2).await;
+    first.wake();
+    let failure = second.blocked().await;
+    assert!(failure.reason.contains("whoever did must end it"), "{failure:?}");
 }

@@ -606,7 +606,7 @@ async fn a_backend_that_cannot_be_put_to_sleep_is_not_tried_again_at_once() {
     owned.until(Active).await;
     eventually("a try", || backend.wakes().len() == 1).await;
     // Many times as long as it may be idle, in probes.
-    backend.await_requests(backend.requests() + 20).await;
+    backend.await_requests(backend.requests() + 5).await;
     assert_eq!(backend.wakes().len(), 1);
     assert!(owned.handle.gate.enter().is_some(), "it goes on meanwhile");
 }

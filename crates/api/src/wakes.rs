@@ -36,7 +36,7 @@ use std::{
 };
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
-use tracing::{debug, info};
+use tracing::{Instrument, debug, info};
 use uuid::Uuid;
 use waited::{Seen, Waited};
 
@@ -221,13 +221,14 @@ impl Wakes {
         }
         let leave = self.leave_to_start(id, &cause)?;
         let (wakes, id_asked) = (self.clone(), id.clone());
-        let task = self.inner.tasks.spawn(async move {
+        let asked = async move {
             // Made here, so that a task that never runs does not take the lock that is held outside.
             let question = Question { wakes, id: id_asked };
             let begun = question.wakes.request(&question.id, cause).await;
             drop(leave);
             begun
-        });
+        };
+        let task = self.inner.tasks.spawn(asked.in_current_span());
         let ended = |_| Err(WakeError::Unavailable("the question broke off".to_owned()));
         let shared = task
             .map(move |joined| joined.unwrap_or_else(ended))

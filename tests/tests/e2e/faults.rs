@@ -119,7 +119,8 @@ async fn an_agent_killed_for_good_becomes_inactive_and_its_waiters_are_answered(
 
 #[tokio::test]
 async fn who_waits_for_a_provider_that_is_taken_out_of_the_config_is_told_so() {
-    let scene = soon_lost().await;
+    // The usual heartbeat: it isn't taken for lost meanwhile.
+    let scene = Scene::asleep_for_good(200, "").await;
     let other = AgentConfig::new("gpu-box").provider("other", "other", &scene.backend);
     let restarted = async {
         recipe_ran(&scene).await;

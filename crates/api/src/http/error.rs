@@ -167,6 +167,19 @@ impl ApiError {
         matches!(self, Self::Wake(error) if error.is_about_one_provider())
     }
 
+    /// Whether it says that the caller's key may not start another wake.
+    pub fn is_quota(&self) -> bool {
+        matches!(self, Self::Wake(error) if matches!(**error, WakeError::Quota { .. }))
+    }
+
+    /// The same, told to somebody who has waited for `time`.
+    pub fn after(self, time: Duration) -> Self {
+        match self {
+            Self::Wake(error) => error.after(time).into(),
+            other => other,
+        }
+    }
+
     /// Whether the caller wanted it so: not to wait, or not for longer.
     fn is_as_asked(&self) -> bool {
         match self {

@@ -7,7 +7,7 @@ use axum::{
     middleware::Next,
     response::Response,
 };
-use tracing::{Instrument, info_span};
+use tracing::{Instrument, error_span};
 use uuid::Uuid;
 
 pub(crate) const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -47,7 +47,8 @@ fn is_legal(id: &[u8]) -> bool {
 pub(crate) async fn name_requests(mut request: Request, next: Next) -> Response {
     let id = RequestId::of(&request);
     request.extensions_mut().insert(id.clone());
-    let span = info_span!("request", request.id = id.as_str());
+    // Of the highest level, so that it stands with whatever is logged.
+    let span = error_span!("request", request.id = id.as_str());
     let mut response = next.run(request).instrument(span).await;
     response.headers_mut().insert(X_REQUEST_ID, id.0);
     response

@@ -120,7 +120,11 @@ impl Inference {
                     first_refusal = Some(error);
                     continue;
                 }
-                Err(NoAnswer::Refused(error)) => return Err(error),
+                // Another one may be out of this key's reach, which says less than why the first wasn't woken.
+                Err(NoAnswer::Refused(error)) if error.is_quota() => {
+                    return Err(first_refusal.unwrap_or(error));
+                }
+                Err(NoAnswer::Refused(error)) => return Err(error.after(begun.elapsed())),
                 Err(NoAnswer::Missed {
                     known,
                     wake_id,
@@ -147,6 +151,7 @@ impl Inference {
             let Some(next) = next else {
                 let provider = known.provider.id.clone();
                 return Err(match error.is_leaving() {
+                    true if ask.waits(until) => self.gone(provider),
                     true => ApiError::Leaving {
                         provider,
                         waited: (ask.options.wake == WakeMode::Block).then(|| begun.elapsed()),
@@ -159,6 +164,15 @@ impl Inference {
                 });
             };
             chosen = next;
+        }
+    }
+
+    /// Nobody publishes it any more, as far as is known.
+    fn gone(&self, provider: ProviderId) -> ApiError {
+        if self.fleet.is_ready() {
+            WakeError::Unknown { provider }.into()
+        } else {
+            ApiError::NotReady
         }
     }
 

@@ -172,8 +172,11 @@ impl WakeError {
     }
 
     /// The same, told to somebody who has waited for `time`.
-    pub(super) fn after(mut self, time: Duration) -> Self {
-        if let Self::Failed { spent, .. } | Self::TimedOut { spent, .. } = &mut self {
+    pub(crate) fn after(mut self, time: Duration) -> Self {
+        if let Self::Failed { spent, .. }
+        | Self::TimedOut { spent, .. }
+        | Self::CallerTimedOut { spent, .. } = &mut self
+        {
             *spent = time;
         }
         self

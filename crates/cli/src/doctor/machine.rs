@@ -8,10 +8,12 @@ use crate::{
 use reveille_agent::{
     config::{Action, Config, places},
     rights::Rights,
+    state_dir::StateDir,
 };
 use rustix::fs::statvfs;
 use std::{
     fs,
+    io::ErrorKind,
     net::{Ipv4Addr, TcpListener},
     os::unix::fs::PermissionsExt,
     path::Path,
@@ -165,7 +167,19 @@ fn stale(path: &Path, findings: &mut Findings) {
 }
 
 /// Whether the agent may wake anything now.
-pub fn owner(rights: &Rights, findings: &mut Findings) {
+pub fn owner(rights: &Rights, state: &StateDir, findings: &mut Findings) {
+    if let Err(error) = fs::read_dir(state.path())
+        && error.kind() == ErrorKind::PermissionDenied
+    {
+        return findings.warning(
+            "owner",
+            format!(
+                "whether its owner has paused the agent can't be told: {} is another user's",
+                state.path().display()
+            ),
+            "run `reveille doctor` as the user that the agent runs as",
+        );
+    }
     match rights.refusal() {
         None => findings.ok("owner", "the machine's owner lets backends be woken now"),
         Some(refusal) => findings.warning(

@@ -119,7 +119,7 @@ async fn providers(config: &Config, data_dir: &Path, findings: &mut Findings) ->
     let client = reveille_agent::fetch::client()?;
     let state = StateDir::new(data_dir.join(AGENT_STATE));
     let rights = Rights::new(Some(state.clone()), config.agent.quiet_hours.clone());
-    machine::owner(&rights, findings);
+    machine::owner(&rights, &state, findings);
     let memory = Memory::open(Some(state), &config.agent.name);
     for provider in &config.providers {
         backends::look(&client, provider, &memory, findings).await;

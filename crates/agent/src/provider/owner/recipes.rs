@@ -56,9 +56,10 @@ impl Owner {
     }
 
     /// Whether to look first if the backend is up, rather than run the recipe at once. A machine that is off may
-    /// take the probe's whole time-out to say nothing; a served backend that runs isn't ended without a look.
+    /// take the probe's whole time-out to say nothing; a served backend that runs isn't ended without a look, and somebody
+    /// may wait to hear whether room can be made.
     fn worth_a_check(&self) -> bool {
-        !self.slow_probe || self.child.is_some()
+        !self.slow_probe || self.child.is_some() || self.no_room.is_some()
     }
 
     /// Begins a wake, as soon as its owner allows it and its group has room.

@@ -157,6 +157,11 @@ impl ScriptedFleet {
         });
     }
 
+    /// Nobody publishes the provider any more.
+    pub fn withdraw(&self, provider: &str) {
+        self.slots.lock().expect("lock").remove(&id(provider));
+    }
+
     pub fn replies(&self, replies: impl IntoIterator<Item = Reply>) {
         self.replies.lock().expect("lock").extend(replies);
     }
