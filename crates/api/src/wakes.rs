@@ -33,6 +33,7 @@ use reveille_domain::{
 use std::{
     collections::HashMap,
     sync::{Arc, Mutex, PoisonError},
+    time::Duration,
 };
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
@@ -42,6 +43,8 @@ use waited::{Seen, Waited};
 
 /// How many requests may wait for one provider in one replica, unless told otherwise.
 pub const MAX_WAITING: usize = 1_024;
+/// How long a question that is answered stays for others, while the fold doesn't show its answer.
+const FOLD_WAIT: Duration = Duration::from_secs(1);
 
 /// Brings providers up. Cheap to clone.
 #[derive(Clone)]
@@ -212,8 +215,9 @@ impl Wakes {
         })
     }
 
-    /// One question at a time per provider and replica: whoever asks meanwhile gets the same answer. It is asked to
-    /// its end even when everybody has left. Only whoever would start a wake needs leave to: joining one is free.
+    /// One question at a time per provider and replica: whoever asks meanwhile, and until the fold shows what came of it,
+    /// gets the same answer. It is asked to its end even when everybody has left. Only whoever would start a wake needs
+    /// leave to: joining one is free.
     fn ask(&self, id: &ProviderId, cause: WakeCause) -> Result<Asking, WakeError> {
         let mut asking = self.inner.asking.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(asking) = asking.get(id) {
@@ -225,6 +229,12 @@ impl Wakes {
             // Made here, so that a task that never runs does not take the lock that is held outside.
             let question = Question { wakes, id: id_asked };
             let begun = question.wakes.request(&question.id, cause).await;
+            if let Ok(begun) = &begun {
+                let registry = &question.wakes.inner.registry;
+                registry
+                    .applied_to(begun.sequence, Instant::now() + FOLD_WAIT)
+                    .await;
+            }
             drop(leave);
             begun
         };

@@ -7,6 +7,7 @@ use reveille_agent::config::Config;
 fn around(section: &Section, key: &Key) -> String {
     let provider = "[[provider]]\nname = \"p\"\nbase_url = \"http://127.0.0.1:1\"\n";
     let (wakes, sleeps) = ("[provider.wake]\ntype", "[provider.sleep]\ntype");
+    let woken = format!("{provider}wake = {{ type = \"http\", url = \"http://127.0.0.1:1\" }}\n");
     let serves = ["stop_grace"].contains(&key.name.as_str());
     match section.name {
         "provider" if in_a_group(key) => {
@@ -21,10 +22,11 @@ fn around(section: &Section, key: &Key) -> String {
             "{provider}[provider.wake]\ntype = \"http\"\nurl = \"http://127.0.0.1:1\"\ntimeout = \"1ms\"\n"
         ),
         "sleep" if key.name == "keep_warm" => format!(
-            "{provider}[provider.sleep]\nidle_after = \"1m\"\n{}",
+            "{woken}[provider.sleep]\nidle_after = \"1m\"\n{}",
             "type = \"http\"\nurl = \"http://127.0.0.1:1\"\n"
         ),
-        "sleep" | "http" => format!("{provider}{sleeps} = \"http\"\nurl = \"http://127.0.0.1:1\"\n"),
+        "sleep" => format!("{woken}{sleeps} = \"http\"\nurl = \"http://127.0.0.1:1\"\n"),
+        "http" => format!("{provider}{sleeps} = \"http\"\nurl = \"http://127.0.0.1:1\"\n"),
         "command" if serves => {
             format!("{provider}[provider.wake]\ntype = \"command\"\ncommand = \"true\"\nrun = \"serve\"\n")
         }
