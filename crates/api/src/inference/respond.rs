@@ -101,7 +101,9 @@ impl Stream for PlainBody {
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         let piece = ready!(self.pieces.poll_next_unpin(cx));
-        self.first_byte.seen();
+        if let Some(Ok(_)) = piece {
+            self.first_byte.seen();
+        }
         Poll::Ready(piece.map(|piece| {
             piece.map_err(|error| {
                 let error = broke_off(&self.about, error);

@@ -7,7 +7,7 @@ use super::{
 };
 use crate::inference::Fleet;
 use bytes::Bytes;
-use reveille_bus::{Reason, SubjectKind};
+use reveille_bus::{Reason, SubjectKind, relay::RelayError};
 use reveille_domain::{Provider, ProviderEvent, Timestamp, WakeFailure, WakeFailureKind, WakeId, WakeRecord};
 use uuid::Uuid;
 
@@ -150,8 +150,9 @@ async fn metrics_tell_how_long_requests_waited_for_their_first_byte() {
             "text/event-stream",
             vec![Ok(piece.clone()), Ok(piece.clone())],
         ),
-        // One that did nothing tells nothing.
+        // One that did nothing tells nothing, nor does one that broke off before its first byte.
         Reply::Whole(500, "application/json", piece),
+        Reply::Pieces(200, "application/json", vec![Err(RelayError::Closed)]),
     ]);
     let cold = tokio::spawn(Answer::of(served.chat("m", false)));
     served.fleet.until("a wake", |fleet| fleet.asked() == 1).await;
@@ -162,6 +163,10 @@ async fn metrics_tell_how_long_requests_waited_for_their_first_byte() {
     for (stream, status) in [(false, 200), (true, 200), (false, 500)] {
         let answer = Answer::of(served.chat("m", stream)).await;
         assert_eq!(answer.status, status, "{}", answer.text());
+    }
+    let broken = served.chat("m", false).send().await;
+    if let Ok(broken) = broken {
+        assert!(broken.bytes().await.is_err(), "it is cut");
     }
     served
         .metrics_show(&[
