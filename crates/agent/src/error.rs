@@ -1,6 +1,6 @@
 //! Why an agent ends by itself.
 
-use reveille_bus::{BusError, control::Refusal, relay::RelayStartError};
+use reveille_bus::{BusError, control::ControlError, relay::RelayStartError};
 use reveille_domain::Epoch;
 use std::io;
 use thiserror::Error;
@@ -17,7 +17,7 @@ pub enum AgentError {
     },
     /// Control refuses the agent.
     #[error("control refuses this agent: {0}")]
-    Refused(Refusal),
+    Refused(ControlError),
     /// NATS can't be used.
     #[error(transparent)]
     Bus(#[from] BusError),

@@ -4,7 +4,7 @@ use backon::{BackoffBuilder, ExponentialBuilder};
 use futures::{FutureExt, future::BoxFuture};
 use reveille_bus::{
     Connection,
-    control::{self, ControlAnswer, ControlRequest, Refusal},
+    control::{self, ControlAnswer, ControlError, ControlRequest},
 };
 use reveille_domain::AgentName;
 use std::time::Duration;
@@ -18,7 +18,7 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 /// Control, as the agent sees it.
 pub trait Hub: Send + Sync {
     /// Asks until there is an answer: as often as it takes, with the same request, which is safe. The answer is
-    /// never [`Refusal::Unavailable`].
+    /// never [`ControlError::Unavailable`].
     fn ask(&self, request: ControlRequest) -> BoxFuture<'static, ControlAnswer>;
 }
 
@@ -50,7 +50,7 @@ impl Hub for NatsHub {
             loop {
                 match control::ask(connection.client(), &agent, &request).await {
                     Ok(ControlAnswer::Refused {
-                        refusal: Refusal::Unavailable { reason },
+                        refusal: ControlError::Unavailable { reason },
                     }) => {
                         debug!(reason, "control can't answer now, asking again");
                     }

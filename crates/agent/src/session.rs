@@ -17,7 +17,7 @@ use futures::future::BoxFuture;
 use reveille_bus::{
     Connection, NatsAccess, NatsServer,
     access::{NatsKey, Role},
-    control::{ControlAnswer, ControlRequest, Refusal},
+    control::{ControlAnswer, ControlError, ControlRequest},
     heartbeats::{self, Heartbeat, ProviderPulse},
     orders::{Order, OrderAnswer, Ordered, Orders},
     relay::{CurrentEpoch, RelayLimits, RelayServer, RelayServerHandle},
@@ -387,12 +387,12 @@ fn connected(answer: ControlAnswer) -> Result<(Epoch, Vec<ProviderName>), AgentE
     match answer {
         ControlAnswer::Connected { epoch, providers } => Ok((epoch, providers)),
         ControlAnswer::Refused {
-            refusal: Refusal::Superseded { current },
+            refusal: ControlError::Superseded { current },
         } => Err(AgentError::Superseded { current }),
         ControlAnswer::Refused { refusal } => Err(AgentError::Refused(refusal)),
         ControlAnswer::Done { .. } | ControlAnswer::Stopped => {
             let reason = "its answer makes no sense".to_owned();
-            Err(AgentError::Refused(Refusal::Invalid { reason }))
+            Err(AgentError::Refused(ControlError::Invalid { reason }))
         }
     }
 }

@@ -7,7 +7,7 @@ use futures::{
     StreamExt,
     stream::{self, BoxStream},
 };
-use reveille_bus::{AggregateId, BusError, Connection, Entry, Follow, Followed, Follower, Journal};
+use reveille_bus::{AggregateId, BusError, Connection, Follow, Followed, Follower, Journal, JournalEntry};
 use reveille_domain::{
     WakeId,
     rows::{
@@ -139,7 +139,7 @@ impl JournalRows {
     }
 }
 
-fn wanted(entry: &Entry, query: &EventQuery, range: EventRange) -> impl Iterator<Item = EventRow> {
+fn wanted(entry: &JournalEntry, query: &EventQuery, range: EventRange) -> impl Iterator<Item = EventRow> {
     let rows = event_rows(&entry.committed()).into_iter();
     rows.filter(move |row| range.contains(row.position()) && query.matches(row))
 }

@@ -9,7 +9,7 @@ use prometheus_client::{
 };
 use reveille_bus::{
     Refusals, SubjectKind,
-    relay::{DroppedFrames, RelayLook},
+    relay::{DroppedFrames, RelayStats},
 };
 use reveille_domain::{Provider, ProviderEvent, Status, WakeFailureKind, WakeId, WakeRecord};
 use std::{collections::HashSet, fmt};
@@ -113,7 +113,7 @@ impl Metrics {
             Unit::Seconds,
             self.first_bytes.clone(),
         );
-        self.register_refusals(&mut page, fleet.relay_look().dropped);
+        self.register_refusals(&mut page, fleet.relay_stats().dropped);
         register_fleet(&mut page, fleet);
         let mut text = String::new();
         encode(&mut text, &page)?;
@@ -204,7 +204,7 @@ fn register_fleet(page: &mut Registry, fleet: &dyn Fleet) {
         gauge.set(i64::try_from(value).unwrap_or(i64::MAX));
         page.register(name, help, gauge);
     };
-    let RelayLook { in_flight, .. } = fleet.relay_look();
+    let RelayStats { in_flight, .. } = fleet.relay_stats();
     gauge(
         page,
         "connected_agents",

@@ -6,7 +6,9 @@ mod tests;
 
 use crate::identities::Identities;
 use crate::keys::Keys;
-use reveille_bus::{AggregateId, BusError, Entry, Followed, Follower, JournalContext, commit::AnyCommit};
+use reveille_bus::{
+    AggregateId, BusError, Followed, Follower, JournalContext, JournalEntry, commit::AnyCommit,
+};
 use reveille_domain::{AgentName, Epoch, Provider, ProviderId, provider::Registered, rows::MemoryRows};
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
@@ -259,7 +261,7 @@ impl Registry {
         self.inner.applied.send_replace(Some(sequence));
     }
 
-    fn take(&self, entry: &Entry) {
+    fn take(&self, entry: &JournalEntry) {
         let ready = self.is_ready();
         let committed = entry.committed();
         if ready {
@@ -277,7 +279,7 @@ impl Registry {
         }
     }
 
-    fn take_key(&self, entry: &Entry) {
+    fn take_key(&self, entry: &JournalEntry) {
         let keys = &self.inner.keys;
         match &entry.commit {
             Ok((_, AnyCommit::Key(commit))) => keys.take(&commit.state, entry.sequence),
@@ -306,7 +308,7 @@ impl Table {
         self.providers.get(id).map(|slot| slot.borrow().clone())
     }
 
-    fn take(&mut self, entry: &Entry) {
+    fn take(&mut self, entry: &JournalEntry) {
         if entry.commit.is_ok() {
             self.unreadable.remove(&entry.subject);
         }

@@ -376,7 +376,7 @@ fn open_doors(
     };
     let (fold, stop) = (registry.clone(), shutdown.clone());
     tasks.spawn(async move {
-        let options = system.named("reveille doorkeeper");
+        let options = system.named("reveille revoker");
         match stop.run_until_cancelled(Connection::open(&options)).await {
             Some(Ok(connection)) => doors::keep(&connection, &fold, &stop).await,
             Some(Err(error)) => error!(%error, "an agent that is revoked stays connected until it leaves"),

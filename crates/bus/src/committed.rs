@@ -1,7 +1,7 @@
 //! A journal message in the words of [`reveille_domain::rows`]: what both row stores take in.
 
 use crate::{
-    AggregateId, Entry,
+    AggregateId, JournalEntry,
     commit::{self, AnyCommit},
 };
 use cqrs_es::Aggregate;
@@ -17,7 +17,7 @@ const SHOWN_OF_KEYS: [&str; 4] = ["id", "terms", "previous_valid_until_ms", "at_
 /// What they don't show of an agent's: the hash of a token's secret.
 const HIDDEN_OF_AGENTS: &str = "secret";
 
-impl Entry {
+impl JournalEntry {
     /// The commit as the row stores take it in, without the message's own bytes.
     #[must_use]
     pub fn committed(&self) -> Committed {

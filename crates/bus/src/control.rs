@@ -148,14 +148,14 @@ pub enum ControlAnswer {
     /// It is refused.
     Refused {
         /// Why.
-        refusal: Refusal,
+        refusal: ControlError,
     },
 }
 
 /// Why control refuses a request.
 #[derive(Debug, Clone, PartialEq, Eq, Error, Serialize, Deserialize)]
 #[serde(tag = "code", rename_all = "snake_case")]
-pub enum Refusal {
+pub enum ControlError {
     /// A later session took the name: this process must exit.
     #[error("superseded by a later session of the same agent (epoch {current})")]
     Superseded {
@@ -326,7 +326,7 @@ impl ControlRequests {
                             "refused a control request"
                         );
                     }
-                    let refusal = Refusal::Invalid { reason };
+                    let refusal = ControlError::Invalid { reason };
                     reply.send(&ControlAnswer::Refused { refusal }).await;
                 }
             }

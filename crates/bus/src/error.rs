@@ -1,4 +1,4 @@
-//! What can go wrong on the bus. Refusal by the domain is not breakage, so it is a variant of its own.
+//! What can go wrong on the bus. ControlError by the domain is not breakage, so it is a variant of its own.
 
 use reveille_domain::{AgentRejection, Rejection};
 use thiserror::Error;

@@ -56,7 +56,7 @@ pub enum Followed {
     /// Forget everything: the journal was replaced and is read anew.
     Reset,
     /// A commit.
-    Commit(Entry),
+    Commit(JournalEntry),
     /// The connection or the reader was lost, so commits may be missing, and the journal may not be the one it was, until
     /// the next [`Followed::CaughtUp`].
     Interrupted,
@@ -69,7 +69,7 @@ pub enum Followed {
 
 /// A message of the journal.
 #[derive(Debug, Clone)]
-pub struct Entry {
+pub struct JournalEntry {
     /// Its stream sequence.
     pub sequence: u64,
     /// Its subject.
@@ -86,7 +86,7 @@ pub struct Entry {
     pub commit: Result<(AggregateId, AnyCommit), CommitError>,
 }
 
-impl Entry {
+impl JournalEntry {
     /// The checkpoint of somebody who has dealt with it.
     #[must_use]
     pub const fn checkpoint(&self) -> Checkpoint {
@@ -108,7 +108,7 @@ pub struct Follower {
     seen: Option<Checkpoint>,
     reading: Option<Reading>,
     /// A commit that has arrived and isn't told yet.
-    arrived: Option<Entry>,
+    arrived: Option<JournalEntry>,
     refold: Refold,
     /// Whether the reader was lost and that isn't told yet.
     interrupted: bool,
@@ -306,10 +306,10 @@ async fn holds(stream: &Stream, seen: Checkpoint) -> Result<bool, BusError> {
     }
 }
 
-pub(crate) fn entry(message: &jetstream::Message) -> Result<Entry, BusError> {
+pub(crate) fn entry(message: &jetstream::Message) -> Result<JournalEntry, BusError> {
     let info = message.info().map_err(BusError::unavailable)?;
     let millis = info.published.unix_timestamp_nanos() / 1_000_000;
-    Ok(Entry {
+    Ok(JournalEntry {
         sequence: info.stream_sequence,
         subject: message.subject.to_string(),
         headers: message.headers.clone().unwrap_or_default(),

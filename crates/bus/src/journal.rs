@@ -7,7 +7,7 @@ mod store;
 pub use store::JournalStore;
 
 use crate::{
-    AggregateId, BusError, CommandError, Entry,
+    AggregateId, BusError, CommandError, JournalEntry,
     commit::{AnyCommit, Commit, CommitError, CommitHash, RECENT_COMMANDS},
     in_order::InOrder,
     refold::{self, Chain},
@@ -173,7 +173,7 @@ impl<A: Aggregate> JournalContext<A> {
 impl JournalContext<Provider> {
     /// What is known of a provider after `entry`; `None` if that isn't a commit of one that can be read.
     #[must_use]
-    pub fn after(entry: &Entry) -> Option<Self> {
+    pub fn after(entry: &JournalEntry) -> Option<Self> {
         let Ok((id, AnyCommit::Provider(commit))) = &entry.commit else {
             return None;
         };

@@ -1,7 +1,7 @@
 //! Reading the journal from some sequence up to its end as it is now: for queries that go further back than a fold.
 
 use crate::{
-    AggregateId, BusError, Checkpoint, Entry, Journal, commit::CommitHash, follow, in_order::InOrder,
+    AggregateId, BusError, Checkpoint, Journal, JournalEntry, commit::CommitHash, follow, in_order::InOrder,
     streams::JOURNAL_STREAM,
 };
 use async_nats::jetstream::{
@@ -21,7 +21,7 @@ impl Journal {
         &self,
         after_seq: u64,
         aggregate: Option<&AggregateId>,
-    ) -> Result<impl Stream<Item = Result<Entry, BusError>> + Send + use<>, BusError> {
+    ) -> Result<impl Stream<Item = Result<JournalEntry, BusError>> + Send + use<>, BusError> {
         let stream = self.stream_now().await?;
         let head = match aggregate {
             None => stream.cached_info().state.last_sequence,
@@ -46,7 +46,7 @@ impl Journal {
     pub async fn read_since(
         &self,
         since: Timestamp,
-    ) -> Result<impl Stream<Item = Result<Entry, BusError>> + Send + use<>, BusError> {
+    ) -> Result<impl Stream<Item = Result<JournalEntry, BusError>> + Send + use<>, BusError> {
         let stream = self.stream_now().await?;
         let state = &stream.cached_info().state;
         let nanos = i128::from(since.as_millis()) * 1_000_000;
@@ -114,7 +114,7 @@ impl Journal {
 }
 
 /// The entries up to the sequence `head`: the consumer would wait for more after the last one.
-fn up_to(head: u64, messages: InOrder) -> impl Stream<Item = Result<Entry, BusError>> + Send {
+fn up_to(head: u64, messages: InOrder) -> impl Stream<Item = Result<JournalEntry, BusError>> + Send {
     let entries = stream::unfold(Some(messages), move |messages| async move {
         let mut messages = messages?;
         let message = messages.next().await;

@@ -2,7 +2,7 @@
 //! aggregate's events are folded again. The next commit of that aggregate carries the state as it is written today.
 
 use crate::{
-    AggregateId, BusError, Entry,
+    AggregateId, BusError, JournalEntry,
     commit::{AnyCommit, Commit, CommitError, CommitHash},
     in_order::InOrder,
 };
@@ -69,7 +69,7 @@ pub(crate) struct Refold {
 
 impl Refold {
     /// Puts the right state into `entry` if what it holds has an older format. Cancel-safe: it changes all or nothing.
-    pub(crate) async fn mend(&mut self, stream: &Stream, entry: &mut Entry) -> Result<(), BusError> {
+    pub(crate) async fn mend(&mut self, stream: &Stream, entry: &mut JournalEntry) -> Result<(), BusError> {
         let (Err(CommitError::OlderState { .. }), Some(id)) =
             (&entry.commit, AggregateId::of_subject(&entry.subject))
         else {
@@ -105,7 +105,7 @@ impl Refold {
     }
 
     /// The commit folded onto the one before it, if that one was the last to be folded.
-    fn next_of(&self, entry: &Entry) -> Option<AnyCommit> {
+    fn next_of(&self, entry: &JournalEntry) -> Option<AnyCommit> {
         let (hash, last) = self.last.get(&entry.subject)?;
         let next = last.decode_next(&entry.payload).ok()?;
         (next.prev() == Some(*hash)).then_some(next)

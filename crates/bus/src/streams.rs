@@ -73,11 +73,11 @@ pub(crate) async fn ready_streams(js: &Context, makes_streams: bool) -> Result<(
     if makes_streams {
         return ensure_streams(js).await;
     }
-    for (stream, look) in look_at_streams(js).await? {
+    for (stream, look) in inspect_streams(js).await? {
         match look {
-            StreamLook::Missing => return Err(BusError::NoStream { stream }),
-            StreamLook::Differs(difference) => return Err(BusError::StreamMismatch { stream, difference }),
-            StreamLook::Sound { .. } => {}
+            StreamHealth::Missing => return Err(BusError::NoStream { stream }),
+            StreamHealth::Differs(difference) => return Err(BusError::StreamMismatch { stream, difference }),
+            StreamHealth::Sound { .. } => {}
         }
     }
     Ok(())
@@ -85,7 +85,7 @@ pub(crate) async fn ready_streams(js: &Context, makes_streams: bool) -> Result<(
 
 /// How a stream is, for those who only look.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum StreamLook {
+pub enum StreamHealth {
     /// Nobody has made it yet.
     Missing,
     /// It has the settings that the guarantees stand on.
@@ -105,7 +105,7 @@ pub enum StreamLook {
 ///
 /// # Errors
 /// When NATS isn't available.
-pub async fn look_at_streams(js: &Context) -> Result<[(&'static str, StreamLook); 2], BusError> {
+pub async fn inspect_streams(js: &Context) -> Result<[(&'static str, StreamHealth); 2], BusError> {
     Ok([
         (JOURNAL_STREAM, look(js, JOURNAL_STREAM, &journal()).await?),
         (
@@ -115,12 +115,12 @@ pub async fn look_at_streams(js: &Context) -> Result<[(&'static str, StreamLook)
     ])
 }
 
-async fn look(js: &Context, name: &'static str, ours: &Config) -> Result<StreamLook, BusError> {
+async fn look(js: &Context, name: &'static str, ours: &Config) -> Result<StreamHealth, BusError> {
     let stream = match js.get_stream(name).await {
         Ok(stream) => stream,
         Err(error) => {
             return match error.kind() {
-                GetStreamErrorKind::JetStream(ref api) if is_not_found(api) => Ok(StreamLook::Missing),
+                GetStreamErrorKind::JetStream(ref api) if is_not_found(api) => Ok(StreamHealth::Missing),
                 _ => Err(BusError::unavailable(error)),
             };
         }
@@ -128,9 +128,9 @@ async fn look(js: &Context, name: &'static str, ours: &Config) -> Result<StreamL
     let info = stream.cached_info();
     let clustered = js.client().server_info().cluster.is_some();
     Ok(match check(name, ours, &info.config) {
-        Err(BusError::StreamMismatch { difference, .. }) => StreamLook::Differs(difference),
+        Err(BusError::StreamMismatch { difference, .. }) => StreamHealth::Differs(difference),
         Err(error) => return Err(error),
-        Ok(()) => StreamLook::Sound {
+        Ok(()) => StreamHealth::Sound {
             replicas: info.config.num_replicas,
             usual: if clustered { REPLICAS } else { 1 },
             last_sequence: info.state.last_sequence,

@@ -22,7 +22,7 @@ use crate::{
 };
 use futures::{FutureExt, future::BoxFuture};
 use reveille_bus::{
-    control::{ControlAnswer, ControlRequest, Refusal},
+    control::{ControlAnswer, ControlError, ControlRequest},
     relay::CurrentEpoch,
 };
 use reveille_domain::{
@@ -424,13 +424,13 @@ impl Owner {
                 }
             }
             ControlAnswer::Refused { refusal } => match refusal {
-                Refusal::Superseded { current } => {
+                ControlError::Superseded { current } => {
                     self.belief.refused(&ask);
                     self.setup.superseded.send_replace(Some(current));
                 }
-                Refusal::RegisterFirst => self.belief.unregistered(),
-                Refusal::ResumeFirst => self.belief.inactive(),
-                Refusal::Invalid { reason } | Refusal::Unavailable { reason } => {
+                ControlError::RegisterFirst => self.belief.unregistered(),
+                ControlError::ResumeFirst => self.belief.inactive(),
+                ControlError::Invalid { reason } | ControlError::Unavailable { reason } => {
                     error!(provider.name = %name, "control refuses what it is told of {name}: {reason}");
                     self.belief.refused(&ask);
                 }

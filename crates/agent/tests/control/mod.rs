@@ -3,7 +3,7 @@
 use futures::{FutureExt, future::BoxFuture};
 use reveille_agent::hub::Hub;
 use reveille_bus::{
-    control::{ControlAnswer, ControlRequest, ControlRequests, Refusal, Report},
+    control::{ControlAnswer, ControlError, ControlRequest, ControlRequests, Report},
     wakes::WakeMessage,
 };
 use reveille_domain::{
@@ -271,9 +271,9 @@ impl State {
             },
             Err(rejection) => ControlAnswer::Refused {
                 refusal: match rejection {
-                    Rejection::SessionSuperseded { current } => Refusal::Superseded { current },
-                    Rejection::NotRegistered | Rejection::RegisterFirst { .. } => Refusal::RegisterFirst,
-                    Rejection::ResumeFirst => Refusal::ResumeFirst,
+                    Rejection::SessionSuperseded { current } => ControlError::Superseded { current },
+                    Rejection::NotRegistered | Rejection::RegisterFirst { .. } => ControlError::RegisterFirst,
+                    Rejection::ResumeFirst => ControlError::ResumeFirst,
                     other => panic!("{other}"),
                 },
             },

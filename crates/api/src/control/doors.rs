@@ -4,7 +4,7 @@
 use crate::{commands::Commands, registry::Registry};
 use reveille_bus::{
     Connection, Reason, Refusals, SubjectKind,
-    access::{Callout, Doorkeeper},
+    access::{Callout, ConnectionRevoker},
 };
 use reveille_domain::{AgentCommand, AgentKey, AgentName};
 use std::time::Duration;
@@ -41,13 +41,13 @@ pub(crate) async fn answer(
     refusals: &Refusals,
     shutdown: &CancellationToken,
 ) {
-    while let Some(Some(knock)) = shutdown.run_until_cancelled(callout.next()).await {
-        let (key, host) = (knock.key().to_owned(), knock.host().to_owned());
+    while let Some(Some(request)) = shutdown.run_until_cancelled(callout.next()).await {
+        let (key, host) = (request.key().to_owned(), request.host().to_owned());
         if !registry.is_ready() {
-            knock.refuse("the journal is being read").await;
+            request.refuse("the journal is being read").await;
         } else if let Some(agent) = registry.identities().of_key(&key) {
             debug!(agent.name = %agent, client.host = host, "let {agent} in");
-            knock.admit(&agent).await;
+            request.admit(&agent).await;
         } else {
             if let Some(so_far) = refusals.count(SubjectKind::Connections, Reason::UnknownKey) {
                 info!(
@@ -57,7 +57,7 @@ pub(crate) async fn answer(
                     "refused a connection from {host}: no agent is known by its key"
                 );
             }
-            knock.refuse("no agent is known by this key").await;
+            request.refuse("no agent is known by this key").await;
         }
     }
 }
@@ -65,7 +65,7 @@ pub(crate) async fn answer(
 /// Ends the connections of agents whose keys are no longer good, until `shutdown`; `system` is a connection with the
 /// hub's system key.
 pub(crate) async fn keep(system: &Connection, registry: &Registry, shutdown: &CancellationToken) {
-    let doorkeeper = Doorkeeper::new(system);
+    let revoker = ConnectionRevoker::new(system.client());
     let mut dropped = registry.identities().dropped();
     let mut pause = LOOK_EVERY;
     loop {
@@ -78,7 +78,7 @@ pub(crate) async fn keep(system: &Connection, registry: &Registry, shutdown: &Ca
             continue;
         }
         let known = |agent: &_, key: &str| registry.identities().of_key(key).as_ref() == Some(agent);
-        pause = match doorkeeper.sweep(known).await {
+        pause = match revoker.sweep(known).await {
             Ok(0) => LOOK_EVERY,
             Ok(ended) => {
                 info!(

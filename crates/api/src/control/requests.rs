@@ -4,7 +4,7 @@ use crate::{commands::Commands, registry::Registry, wakes::wake_message};
 use async_nats::Client;
 use reveille_bus::{
     AggregateId, BusError, CommandError, Executed, Reason, SubjectKind,
-    control::{Asked, ControlAnswer, ControlRequest, ControlRequests, Refusal, Report},
+    control::{Asked, ControlAnswer, ControlError, ControlRequest, ControlRequests, Report},
     orders,
 };
 use reveille_domain::{
@@ -77,11 +77,15 @@ impl Control {
         asked.answer(&answer).await;
     }
 
-    async fn carry_out(&self, agent: &AgentName, request: ControlRequest) -> Result<ControlAnswer, Refusal> {
+    async fn carry_out(
+        &self,
+        agent: &AgentName,
+        request: ControlRequest,
+    ) -> Result<ControlAnswer, ControlError> {
         // The providers' own epochs fence too, but only once the later session has registered them.
         let current = self.registry.agent_epoch(agent).unwrap_or_default();
         if request.epoch().is_some_and(|epoch| epoch < current) {
-            return Err(Refusal::Superseded { current });
+            return Err(ControlError::Superseded { current });
         }
         let provider = |provider| ProviderId::new(agent.clone(), provider);
         match request {
@@ -131,7 +135,7 @@ impl Control {
         agent: &AgentName,
         session: SessionId,
         version: &str,
-    ) -> Result<ControlAnswer, Refusal> {
+    ) -> Result<ControlAnswer, ControlError> {
         let (name, version) = (agent.clone(), version.to_owned());
         let command = |at| AgentCommand::Connect {
             name,
@@ -170,7 +174,7 @@ impl Control {
         epoch: Epoch,
         spec: ProviderSpec,
         availability: Option<Availability>,
-    ) -> Result<ControlAnswer, Refusal> {
+    ) -> Result<ControlAnswer, ControlError> {
         let aggregate = AggregateId::Agent(id.agent.clone());
         let agent = self
             .commands
@@ -180,17 +184,17 @@ impl Control {
             .map_err(unavailable)?;
         let current = agent.state().epoch();
         if epoch < current {
-            return Err(Refusal::Superseded { current });
+            return Err(ControlError::Superseded { current });
         }
         if epoch > current {
-            return Err(Refusal::Invalid {
+            return Err(ControlError::Invalid {
                 reason: format!("epoch {epoch} was never given: connect first"),
             });
         }
         if let Some((model, other)) = self.taken_model(&id, &spec) {
             let reason =
                 format!("model {model} belongs to {other}: within one agent a name belongs to one provider");
-            return Err(Refusal::Invalid { reason });
+            return Err(ControlError::Invalid { reason });
         }
         let provider = id.clone();
         let command = |at| ProviderCommand::Register {
@@ -217,7 +221,7 @@ impl Control {
         })
     }
 
-    async fn stop(&self, agent: &AgentName, epoch: Epoch) -> Result<ControlAnswer, Refusal> {
+    async fn stop(&self, agent: &AgentName, epoch: Epoch) -> Result<ControlAnswer, ControlError> {
         for known in self.registry.of_agent(agent) {
             let id = known.provider.id.clone();
             self.execute(id, "stop", |at| ProviderCommand::AgentStopped { epoch, at })
@@ -232,7 +236,7 @@ impl Control {
         id: ProviderId,
         cause: &str,
         command: impl FnOnce(Timestamp) -> ProviderCommand,
-    ) -> Result<ControlAnswer, Refusal> {
+    ) -> Result<ControlAnswer, ControlError> {
         let done = self
             .commands
             .provider(&id, cause, command)
@@ -257,12 +261,12 @@ impl Control {
 }
 
 /// What a refusal counts as. One that only asks for something else first, or for patience, isn't counted.
-const fn counted(refusal: &Refusal) -> Option<Reason> {
+const fn counted(refusal: &ControlError) -> Option<Reason> {
     match refusal {
-        Refusal::Superseded { .. } => Some(Reason::OtherEpoch),
-        Refusal::RegisterFirst => Some(Reason::Undeclared),
-        Refusal::Invalid { .. } => Some(Reason::Invalid),
-        Refusal::ResumeFirst | Refusal::Unavailable { .. } => None,
+        ControlError::Superseded { .. } => Some(Reason::OtherEpoch),
+        ControlError::RegisterFirst => Some(Reason::Undeclared),
+        ControlError::Invalid { .. } => Some(Reason::Invalid),
+        ControlError::ResumeFirst | ControlError::Unavailable { .. } => None,
     }
 }
 
@@ -307,38 +311,40 @@ fn told(outcome: WakeOutcome) -> WakeOutcome {
 }
 
 #[expect(clippy::needless_pass_by_value, reason = "it is what `map_err` hands over")]
-fn unavailable(error: BusError) -> Refusal {
-    Refusal::Unavailable {
+fn unavailable(error: BusError) -> ControlError {
+    ControlError::Unavailable {
         reason: error.to_string(),
     }
 }
 
-fn refused_agent(error: CommandError<AgentRejection>) -> Refusal {
+fn refused_agent(error: CommandError<AgentRejection>) -> ControlError {
     match error {
         CommandError::Bus(error) => unavailable(error),
         CommandError::Rejected(AgentRejection::SessionSuperseded { current }) => {
-            Refusal::Superseded { current }
+            ControlError::Superseded { current }
         }
         CommandError::Rejected(
             rejection @ (AgentRejection::TokenUnknown
             | AgentRejection::TokenUsed
             | AgentRejection::TokenExpired
             | AgentRejection::TokenTooLong),
-        ) => Refusal::Invalid {
+        ) => ControlError::Invalid {
             reason: rejection.to_string(),
         },
     }
 }
 
-fn refused(error: CommandError<Rejection>) -> Refusal {
+fn refused(error: CommandError<Rejection>) -> ControlError {
     match error {
         CommandError::Bus(error) => unavailable(error),
-        CommandError::Rejected(Rejection::SessionSuperseded { current }) => Refusal::Superseded { current },
-        CommandError::Rejected(Rejection::NotRegistered | Rejection::RegisterFirst { .. }) => {
-            Refusal::RegisterFirst
+        CommandError::Rejected(Rejection::SessionSuperseded { current }) => {
+            ControlError::Superseded { current }
         }
-        CommandError::Rejected(Rejection::ResumeFirst) => Refusal::ResumeFirst,
-        CommandError::Rejected(rejection) => Refusal::Invalid {
+        CommandError::Rejected(Rejection::NotRegistered | Rejection::RegisterFirst { .. }) => {
+            ControlError::RegisterFirst
+        }
+        CommandError::Rejected(Rejection::ResumeFirst) => ControlError::ResumeFirst,
+        CommandError::Rejected(rejection) => ControlError::Invalid {
             reason: rejection.to_string(),
         },
     }

@@ -12,7 +12,7 @@ use bytes::Bytes;
 use futures::{StreamExt, stream::BoxStream};
 use reveille_bus::{
     CommandError, Executed,
-    relay::{RelayClient, RelayError, RelayLook, RequestHead, ResponseHead},
+    relay::{RelayClient, RelayError, RelayStats, RequestHead, ResponseHead},
 };
 use reveille_domain::{
     Agent, AgentCommand, AgentName, AgentRejection, Epoch, Key, KeyCommand, KeyId, KeyRejection,
@@ -97,7 +97,7 @@ pub(crate) trait Fleet: Send + Sync {
     /// See [`Registry::unreadable`].
     fn unreadable(&self) -> usize;
     /// See [`RelayClient::look`].
-    fn relay_look(&self) -> RelayLook;
+    fn relay_stats(&self) -> RelayStats;
     /// What is counted.
     fn metrics(&self) -> &Metrics;
     /// Sends a request and waits for the response's head. Dropping the future cancels the request.
@@ -213,8 +213,8 @@ impl Fleet for Live {
         self.registry.unreadable()
     }
 
-    fn relay_look(&self) -> RelayLook {
-        self.relay.look()
+    fn relay_stats(&self) -> RelayStats {
+        self.relay.stats()
     }
 
     fn metrics(&self) -> &Metrics {

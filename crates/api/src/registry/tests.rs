@@ -10,7 +10,7 @@ fn id() -> ProviderId {
 }
 
 /// The commit that publishes the provider, as it stands in the journal at `sequence`.
-fn registration(sequence: u64) -> Entry {
+fn registration(sequence: u64) -> JournalEntry {
     let wake = WakeSpec {
         kind: RecipeKind::Http,
         budget_ms: 70_000,
@@ -36,7 +36,7 @@ fn registration(sequence: u64) -> Entry {
         events,
     };
     let (payload, aggregate) = (commit.encode().unwrap(), AggregateId::Provider(id()));
-    Entry {
+    JournalEntry {
         sequence,
         subject: aggregate.subject(),
         headers: async_nats::HeaderMap::new(),
@@ -76,7 +76,7 @@ fn nothing_is_decided_on_a_commit_before_one_that_cannot_be_read() {
     let registry = Registry::default();
     registry.follow(&Followed::Commit(registration(7)));
     registry.follow(&Followed::CaughtUp { sequence: 7 });
-    let unreadable = Entry {
+    let unreadable = JournalEntry {
         commit: Err(reveille_bus::commit::CommitError::Subject),
         ..registration(8)
     };

@@ -1,7 +1,7 @@
 //! Letting agents in. A server of the hub asks about every connection that its config doesn't know (NATS's auth callout),
 //! and an API replica answers by what the journal says of that key. So agents come and go without a change of any server.
 
-use super::{jwt::Question, nats_key::NatsKey, role::Role};
+use super::{jwt::AuthRequestClaims, nats_key::NatsKey, role::Role};
 use crate::{BusError, Reason, Refusals, SubjectKind, subjects};
 use async_nats::{Client, Subject, Subscriber};
 use futures::StreamExt;
@@ -22,10 +22,10 @@ pub struct Callout {
 }
 
 /// Somebody who wants in, and has proven to hold a key.
-pub struct Knock {
+pub struct AuthRequest {
     client: Client,
     issuer: NatsKey,
-    question: Question,
+    claims: AuthRequestClaims,
     key: String,
     reply: Subject,
 }
@@ -56,32 +56,33 @@ impl Callout {
     }
 
     /// The next who has proven to hold a key; the others are refused here. `None` at the end.
-    pub async fn next(&mut self) -> Option<Knock> {
+    pub async fn next(&mut self) -> Option<AuthRequest> {
         loop {
             let message = self.subscription.next().await?;
-            let (Some(question), Some(reply)) = (Question::read(&message.payload), message.reply) else {
+            let (Some(claims), Some(reply)) = (AuthRequestClaims::read(&message.payload), message.reply)
+            else {
                 if let Some(so_far) = self.refusals.count(SubjectKind::Connections, Reason::Malformed) {
                     warn!(
                         refused.so_far = so_far,
-                        "dropped a malformed question of a NATS server"
+                        "dropped a malformed authorization request of a NATS server"
                     );
                 }
                 continue;
             };
-            let Some(key) = question.proven_key().map(str::to_owned) else {
+            let Some(key) = claims.proven_key().map(str::to_owned) else {
                 self.refusals.count(SubjectKind::Connections, Reason::Unproven);
                 debug!(
-                    client.host = question.host(),
+                    client.host = claims.host(),
                     "refused a connection without a proven key"
                 );
-                let answer = question.refuse(&self.issuer, "it has not proven to hold a key");
+                let answer = claims.refuse(&self.issuer, "it has not proven to hold a key");
                 send(&self.client, reply, answer).await;
                 continue;
             };
-            return Some(Knock {
+            return Some(AuthRequest {
                 client: self.client.clone(),
                 issuer: self.issuer.clone(),
-                question,
+                claims,
                 key,
                 reply,
             });
@@ -89,7 +90,7 @@ impl Callout {
     }
 }
 
-impl Knock {
+impl AuthRequest {
     /// The public key that the newcomer has proven to hold.
     #[must_use]
     pub fn key(&self) -> &str {
@@ -99,21 +100,21 @@ impl Knock {
     /// The address that he connects from.
     #[must_use]
     pub fn host(&self) -> &str {
-        self.question.host()
+        self.claims.host()
     }
 
     /// Lets him in as this agent, with an agent's rights.
     pub async fn admit(self, agent: &AgentName) {
         let rights = Role::Agent(agent.clone()).permissions();
         let answer = self
-            .question
+            .claims
             .admit(&self.issuer, &agent_user(agent, &self.key), rights);
         send(&self.client, self.reply, answer).await;
     }
 
     /// Refuses him. The server logs the reason; he learns only that he is refused.
     pub async fn refuse(self, reason: &str) {
-        let answer = self.question.refuse(&self.issuer, reason);
+        let answer = self.claims.refuse(&self.issuer, reason);
         send(&self.client, self.reply, answer).await;
     }
 }

@@ -15,7 +15,7 @@ use uuid::Uuid;
 const HEADER: &str = r#"{"typ":"JWT","alg":"ed25519-nkey"}"#;
 const VERSION: u8 = 2;
 /// The audience of a server's question.
-const QUESTION_AUDIENCE: &str = "nats-authorization-request";
+const REQUEST_AUDIENCE: &str = "nats-authorization-request";
 /// The account that everybody of Reveille is in: the server's own default one.
 pub(super) const ACCOUNT: &str = "$G";
 
@@ -35,7 +35,7 @@ struct Claims<T> {
 
 /// A server's question: may this connection come in?
 #[derive(Debug, Deserialize)]
-pub(super) struct Question {
+pub(super) struct AuthRequestClaims {
     server_id: ServerId,
     /// The name under which the server knows the connection for now.
     pub user_nkey: String,
@@ -65,7 +65,7 @@ struct ConnectOptions {
 }
 
 #[derive(Debug, Serialize)]
-struct Answer<'a> {
+struct AuthResponse<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     jwt: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -106,11 +106,11 @@ impl From<Vec<String>> for Rule {
     }
 }
 
-impl Question {
+impl AuthRequestClaims {
     /// Reads a server's question, if it is one.
     pub fn read(token: &[u8]) -> Option<Self> {
         let claims: Claims<Self> = read(token)?;
-        (claims.aud == QUESTION_AUDIENCE).then_some(claims.nats)
+        (claims.aud == REQUEST_AUDIENCE).then_some(claims.nats)
     }
 
     /// The public key that the newcomer has proven to be his: he has signed what this server gave to this connection
@@ -150,7 +150,7 @@ impl Question {
     }
 
     fn answer(&self, issuer: &NatsKey, jwt: Option<&str>, error: Option<&str>) -> Option<String> {
-        let answer = Answer {
+        let answer = AuthResponse {
             jwt,
             error,
             r#type: "authorization_response",
@@ -211,21 +211,21 @@ mod tests {
                 "sig": BASE64.encode(key.sign(signs.as_bytes()).expect("signed")),
             },
         });
-        let token = signed(&server, "", "A", QUESTION_AUDIENCE, nats);
+        let token = signed(&server, "", "A", REQUEST_AUDIENCE, nats);
         token.expect("signed").into_bytes()
     }
 
     #[test]
     fn a_key_is_proven_by_a_signature_of_this_connections_nonce_only() {
         let key = NatsKey::fresh_user();
-        let asked = Question::read(&question(&key, "nonce-1", "nonce-1")).expect("a question");
+        let asked = AuthRequestClaims::read(&question(&key, "nonce-1", "nonce-1")).expect("a question");
         assert_eq!(asked.proven_key(), Some(key.public().as_str()));
         for (signs, nonce) in [("nonce-1", "nonce-2"), ("", ""), ("nonce-1", "")] {
-            let replayed = Question::read(&question(&key, signs, nonce)).expect("a question");
+            let replayed = AuthRequestClaims::read(&question(&key, signs, nonce)).expect("a question");
             assert_eq!(replayed.proven_key(), None, "{signs} for {nonce}");
         }
         let issuer = NatsKey::fresh_account();
-        let no_user = Question::read(&question(&issuer, "n", "n")).expect("a question");
+        let no_user = AuthRequestClaims::read(&question(&issuer, "n", "n")).expect("a question");
         assert_eq!(no_user.proven_key(), None, "an account's key is no user's");
     }
 
@@ -239,16 +239,19 @@ mod tests {
                 .expect("text")
                 .replace("NSERVER", "NOTHERS"),
         );
-        assert!(Question::read(&token).is_some());
-        assert!(Question::read(text.replace(body, &other).as_bytes()).is_none());
+        assert!(AuthRequestClaims::read(&token).is_some());
+        assert!(AuthRequestClaims::read(text.replace(body, &other).as_bytes()).is_none());
         for nonsense in ["", ".", "..", "a.b.c", "e30.e30.e30"] {
-            assert!(Question::read(nonsense.as_bytes()).is_none(), "{nonsense}");
+            assert!(
+                AuthRequestClaims::read(nonsense.as_bytes()).is_none(),
+                "{nonsense}"
+            );
         }
     }
 
     #[test]
     fn an_answer_is_for_one_connection_of_one_server_and_holds_the_rights() {
-        let asked = Question::read(&question(&NatsKey::fresh_user(), "n", "n")).expect("a question");
+        let asked = AuthRequestClaims::read(&question(&NatsKey::fresh_user(), "n", "n")).expect("a question");
         let issuer = NatsKey::fresh_account();
         let rights = Permissions {
             publish: vec![],

@@ -40,7 +40,7 @@ pub enum Epochs {
 
 /// How far an import is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Progress {
+pub struct ImportProgress {
     /// Commits that are in the journal.
     pub done: u64,
     /// Commits of the archive.
@@ -67,7 +67,7 @@ pub async fn import(
     connection: &Connection,
     path: &Path,
     epochs: Epochs,
-    mut progress: impl FnMut(Progress),
+    mut progress: impl FnMut(ImportProgress),
 ) -> Result<Imported, ArchiveError> {
     let agents = agents(path)?;
     no_replica_runs(connection).await?;
@@ -86,7 +86,7 @@ pub async fn import(
         }
         if told.elapsed() >= TELL_EVERY {
             told = Instant::now();
-            progress(Progress {
+            progress(ImportProgress {
                 done: commit.sequence,
                 of,
             });
@@ -97,7 +97,7 @@ pub async fn import(
             return Err(other(&there));
         }
     }
-    progress(Progress { done: of, of });
+    progress(ImportProgress { done: of, of });
     let advanced = match epochs {
         Epochs::Advance => advance(&journal, &agents, of).await?,
         Epochs::Keep => 0,

@@ -2,7 +2,7 @@
 
 use super::{ArchiveError, ArchivedCommit};
 use crate::{
-    BusError, Entry, Journal, follow,
+    BusError, Journal, JournalEntry, follow,
     in_order::InOrder,
     streams::{self, JOURNAL_STREAM},
     subjects,
@@ -62,8 +62,8 @@ impl LiveCommits {
     }
 }
 
-impl From<&Entry> for ArchivedCommit {
-    fn from(entry: &Entry) -> Self {
+impl From<&JournalEntry> for ArchivedCommit {
+    fn from(entry: &JournalEntry) -> Self {
         Self::new(
             entry.sequence,
             entry.subject.clone(),

@@ -14,7 +14,7 @@ mod verify;
 
 pub use error::ArchiveError;
 pub use file::{ARCHIVE_VERSION, ArchiveReader, ArchiveWriter};
-pub use import::{EPOCHS_LEFT_FREE, Epochs, Imported, Progress, import};
+pub use import::{EPOCHS_LEFT_FREE, Epochs, ImportProgress, Imported, import};
 pub use live::LiveCommits;
 pub use stats::{AggregateStats, Stats};
 pub use verify::{Breach, Fault, Verifier};

@@ -6,7 +6,7 @@ use super::exchange::Exchange;
 use super::flight::{Effect, Flight, Standing};
 use super::frame::{Frame, HEAD_FIELDS_BYTES, Origin, RequestId};
 use super::head::{RequestHead, write_meta};
-use super::link::{Counters, DroppedFrames, Link, RelayLimits, RelayLook, lock};
+use super::link::{Counters, DroppedFrames, Link, RelayLimits, RelayStats, lock};
 use super::window::{Pool, Window};
 use crate::subjects;
 use async_nats::{Client, Message, StatusCode, Subject, Subscriber};
@@ -151,8 +151,8 @@ impl RelayClient {
 
     /// How it stands: for metrics.
     #[must_use]
-    pub fn look(&self) -> RelayLook {
-        RelayLook {
+    pub fn stats(&self) -> RelayStats {
+        RelayStats {
             in_flight: self.in_flight(),
             dropped: self.dropped_frames(),
         }

@@ -218,7 +218,7 @@ impl DroppedFrames {
 
 /// How one end of the relay stands.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct RelayLook {
+pub struct RelayStats {
     /// How many requests are open.
     pub in_flight: usize,
     /// Frames that were dropped since the start.

@@ -36,7 +36,7 @@ pub use head::{
     FaultCode, HOLD_LIMIT, Headers, REQUEST_HEADERS, RESPONSE_HEADERS, RelayFault, RequestHead, ResponseHead,
 };
 pub use incoming::{Incoming, RequestBody};
-pub use link::{DroppedFrames, RelayLimits, RelayLook};
+pub use link::{DroppedFrames, RelayLimits, RelayStats};
 pub use responder::{RespondError, Responder};
 pub use served::Cancelled;
 pub use server::{CurrentEpoch, RelayServer, RelayServerHandle};

@@ -4,7 +4,7 @@ use crate::events::PATIENCE;
 use crate::raw_client::RawClient;
 use reveille_bus::{
     BusError, Connection, NatsAccess, NatsServer,
-    access::{Callout, Doorkeeper, HubKeys, NatsKey, Role},
+    access::{Callout, ConnectionRevoker, HubKeys, NatsKey, Role},
 };
 use reveille_domain::AgentName;
 use reveille_tests::{Nats, wait_until};
@@ -49,11 +49,11 @@ impl Locked {
         api.client().flush().await.unwrap();
         let known = agents.clone();
         let answering = tokio::spawn(async move {
-            while let Some(knock) = callout.next().await {
-                let agent = known.lock().unwrap().get(knock.key()).cloned();
+            while let Some(request) = callout.next().await {
+                let agent = known.lock().unwrap().get(request.key()).cloned();
                 match agent {
-                    Some(agent) => knock.admit(&agent).await,
-                    None => knock.refuse("nobody knows it").await,
+                    Some(agent) => request.admit(&agent).await,
+                    None => request.refuse("nobody knows it").await,
                 }
             }
             drop(api);
@@ -208,7 +208,7 @@ async fn an_agent_that_is_shown_out_is_gone_at_once_and_stays_out() {
     let generation = *other.generation().borrow();
 
     locked.agents.lock().unwrap().remove(&gone.public());
-    let ended = Doorkeeper::new(&system)
+    let ended = ConnectionRevoker::new(system.client())
         .sweep(|_, key| locked.agents.lock().unwrap().contains_key(key))
         .await
         .unwrap();

@@ -3,7 +3,7 @@
 use crate::events::{PATIENCE, Stored, agent_key, commit, journal, named, stored};
 use futures::FutureExt;
 use reveille_bus::{
-    BusError, Checkpoint, Connection, Entry, Follow, Followed, Follower, JOURNAL_STREAM, Journal,
+    BusError, Checkpoint, Connection, Follow, Followed, Follower, JOURNAL_STREAM, Journal, JournalEntry,
     commit::CommitHash, ensure_streams,
 };
 use std::time::{Duration, Instant};
@@ -16,7 +16,7 @@ async fn next(follower: &mut Follower) -> Followed {
         .unwrap()
 }
 
-async fn next_commit(follower: &mut Follower) -> Entry {
+async fn next_commit(follower: &mut Follower) -> JournalEntry {
     loop {
         match next(follower).await {
             Followed::Commit(entry) => return entry,

@@ -2,7 +2,7 @@
 
 use crate::events::{PATIENCE, at, check, client_key, commit, create_key, journal, meta, stored};
 use futures::StreamExt;
-use reveille_bus::{AggregateId, BusError, CommandError, Entry, Journal};
+use reveille_bus::{AggregateId, BusError, CommandError, Journal, JournalEntry};
 use reveille_domain::{
     Key, KeyCommand, Timestamp,
     rows::{CommittedBody, event_rows},
@@ -10,7 +10,7 @@ use reveille_domain::{
 use serde_json::json;
 use std::time::Duration;
 
-async fn entries(journal: &Journal) -> Vec<Entry> {
+async fn entries(journal: &Journal) -> Vec<JournalEntry> {
     let read = journal.read(0, None).await.unwrap();
     read.map(Result::unwrap).collect().await
 }

@@ -5,7 +5,7 @@ use async_nats::Client;
 use futures::{FutureExt, StreamExt, future::join};
 use reveille_bus::{
     BusError,
-    control::{self, ControlAnswer, ControlRequest, ControlRequests, Refusal, Report},
+    control::{self, ControlAnswer, ControlError, ControlRequest, ControlRequests, Report},
     orders::{self, Addressed, Order, OrderAnswer, Orders},
     wakes::{self, WakeMessage, Wakes},
 };
@@ -124,11 +124,11 @@ fn answers() -> Vec<ControlAnswer> {
             wake: None,
         },
         ControlAnswer::Stopped,
-        refused(Refusal::Superseded { current: Epoch(3) }),
-        refused(Refusal::RegisterFirst),
-        refused(Refusal::ResumeFirst),
-        refused(Refusal::Invalid { reason: reason() }),
-        refused(Refusal::Unavailable { reason: reason() }),
+        refused(ControlError::Superseded { current: Epoch(3) }),
+        refused(ControlError::RegisterFirst),
+        refused(ControlError::ResumeFirst),
+        refused(ControlError::Invalid { reason: reason() }),
+        refused(ControlError::Unavailable { reason: reason() }),
     ]
 }
 
@@ -217,7 +217,7 @@ async fn an_illegal_control_request_is_refused_on_its_senders_inbox() {
         };
         match serde_json::from_slice(&answer.payload).unwrap() {
             ControlAnswer::Refused {
-                refusal: Refusal::Invalid { reason: told },
+                refusal: ControlError::Invalid { reason: told },
             } => assert!(told.contains(reason), "{subject}: {told}"),
             other => panic!("{subject}: {other:?}"),
         }

@@ -4,7 +4,8 @@
 use crate::events::{PATIENCE, commit, journal, meta, named, register, request_wake, stored};
 use cqrs_es::Aggregate;
 use reveille_bus::{
-    AggregateId, BusError, CommandError, Connection, Entry, Executed, Follow, Followed, Follower, Journal,
+    AggregateId, BusError, CommandError, Connection, Executed, Follow, Followed, Follower, Journal,
+    JournalEntry,
     commit::{AnyCommit, CommitError},
 };
 use reveille_domain::{Provider, Rejection, Status, rows::CommittedBody};
@@ -49,7 +50,7 @@ async fn asleep(journal: &Journal, name: &str) -> AggregateId {
     id
 }
 
-async fn next_commit(follower: &mut Follower) -> Entry {
+async fn next_commit(follower: &mut Follower) -> JournalEntry {
     loop {
         let told = tokio::time::timeout(PATIENCE, follower.next()).await.unwrap();
         if let Followed::Commit(entry) = told.unwrap() {
@@ -58,7 +59,7 @@ async fn next_commit(follower: &mut Follower) -> Entry {
     }
 }
 
-fn provider_state(entry: &Entry) -> Provider {
+fn provider_state(entry: &JournalEntry) -> Provider {
     match &entry.commit {
         Ok((_, AnyCommit::Provider(commit))) => commit.state.clone(),
         other => panic!("{other:?}"),

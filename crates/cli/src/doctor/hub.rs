@@ -10,9 +10,9 @@ use crate::{
 };
 use reveille_agent::config::{Config, NatsUrl};
 use reveille_bus::{
-    BusError, Connection, JOURNAL_STREAM, StreamLook,
+    BusError, Connection, JOURNAL_STREAM, StreamHealth,
     access::{HubKeys, Role},
-    look_at_streams,
+    inspect_streams,
 };
 use serde_json::Value;
 use std::{
@@ -175,7 +175,7 @@ fn durability(place: &Place, findings: &mut Findings) {
 }
 
 async fn streams(connection: &Connection, findings: &mut Findings) -> Option<u64> {
-    let looks = match look_at_streams(&connection.jetstream()).await {
+    let looks = match inspect_streams(&connection.jetstream()).await {
         Ok(looks) => looks,
         Err(error) => {
             findings.problem(
@@ -190,12 +190,12 @@ async fn streams(connection: &Connection, findings: &mut Findings) -> Option<u64
     for (name, look) in looks {
         let check = format!("stream {name}");
         match look {
-            StreamLook::Missing => findings.warning(
+            StreamHealth::Missing => findings.warning(
                 check,
                 "it isn't there yet",
                 "none is needed: the first `reveille up` or `reveille api` on this server makes it",
             ),
-            StreamLook::Differs(difference) => findings.problem(
+            StreamHealth::Differs(difference) => findings.problem(
                 check,
                 format!("it has settings that Reveille can't rely on: {difference}"),
                 format!(
@@ -203,7 +203,7 @@ async fn streams(connection: &Connection, findings: &mut Findings) -> Option<u64
                      (`nats stream rm {name}`) and the next start makes it anew"
                 ),
             ),
-            StreamLook::Sound {
+            StreamHealth::Sound {
                 replicas,
                 usual,
                 last_sequence,

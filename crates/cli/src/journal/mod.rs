@@ -48,8 +48,8 @@ async fn export(args: Export) -> Result<(), Failure> {
 async fn import(args: Import) -> Result<(), Failure> {
     let connection = connect(&args.nats, &args.hub).await?;
     let epochs = if args.exact { Epochs::Keep } else { Epochs::Advance };
-    let told = |progress: archive::Progress| {
-        let archive::Progress { done, of } = progress;
+    let told = |progress: archive::ImportProgress| {
+        let archive::ImportProgress { done, of } = progress;
         eprintln!("{done} of {of} commits are in the journal");
     };
     let done = archive::import(&connection, &args.file, epochs, told)

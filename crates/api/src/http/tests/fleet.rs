@@ -13,7 +13,7 @@ use bytes::Bytes;
 use futures::{StreamExt, stream};
 use reveille_bus::{
     CommandError, Executed,
-    relay::{DroppedFrames, RelayError, RelayLook, RequestHead, ResponseHead},
+    relay::{DroppedFrames, RelayError, RelayStats, RequestHead, ResponseHead},
 };
 use reveille_domain::{
     Agent, AgentName, AgentRejection, Epoch, Failures, Key, KeyId, KeyRejection, ModelName, ProviderId,
@@ -397,12 +397,12 @@ impl Fleet for ScriptedFleet {
         2
     }
 
-    fn relay_look(&self) -> RelayLook {
+    fn relay_stats(&self) -> RelayStats {
         let dropped = DroppedFrames {
             other_agent: 3,
             ..DroppedFrames::default()
         };
-        RelayLook {
+        RelayStats {
             in_flight: 4,
             dropped,
         }

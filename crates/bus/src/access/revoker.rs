@@ -2,7 +2,7 @@
 //! from the servers' system account; from any other one the servers don't answer.
 
 use super::callout::agent_of_user;
-use crate::{BusError, Connection};
+use crate::BusError;
 use async_nats::{Client, Message};
 use futures::StreamExt;
 use reveille_domain::AgentName;
@@ -20,7 +20,7 @@ const MAX_PAGES: usize = 64;
 
 /// Ends connections.
 #[derive(Debug, Clone)]
-pub struct Doorkeeper {
+pub struct ConnectionRevoker {
     client: Client,
 }
 
@@ -38,22 +38,22 @@ struct ServerId {
 #[derive(Deserialize)]
 struct Connections {
     #[serde(default)]
-    connections: Vec<Guest>,
+    connections: Vec<ConnectionInfo>,
 }
 
 #[derive(Deserialize)]
-struct Guest {
+struct ConnectionInfo {
     cid: u64,
     #[serde(default)]
     authorized_user: String,
 }
 
-impl Doorkeeper {
-    /// Over a connection with the hub's system key.
+impl ConnectionRevoker {
+    /// Works over a connection that was made with the hub's system key.
     #[must_use]
-    pub fn new(connection: &Connection) -> Self {
+    pub fn new(client: &Client) -> Self {
         Self {
-            client: connection.client().clone(),
+            client: client.clone(),
         }
     }
 
@@ -94,15 +94,15 @@ impl Doorkeeper {
         let until = Instant::now() + ANSWERS_WITHIN;
         let mut longest = 0;
         while let Ok(Some(answer)) = timeout_at(until, answers.next()).await {
-            let Some((server, guests)) = listed(&answer) else {
+            let Some((server, connections)) = listed(&answer) else {
                 continue;
             };
-            longest = longest.max(guests.len());
-            for guest in guests {
+            longest = longest.max(connections.len());
+            for connection in connections {
                 let unwelcome =
-                    agent_of_user(&guest.authorized_user).filter(|(agent, key)| !welcome(agent, key));
+                    agent_of_user(&connection.authorized_user).filter(|(agent, key)| !welcome(agent, key));
                 if unwelcome.is_some() {
-                    self.end(&server, guest.cid).await?;
+                    self.end(&server, connection.cid).await?;
                     *ended += 1;
                 }
             }
@@ -121,7 +121,7 @@ impl Doorkeeper {
     }
 }
 
-fn listed(answer: &Message) -> Option<(String, Vec<Guest>)> {
+fn listed(answer: &Message) -> Option<(String, Vec<ConnectionInfo>)> {
     let listing: Listing = serde_json::from_slice(&answer.payload).ok()?;
     Some((listing.server.id, listing.data.connections))
 }
