@@ -6,10 +6,8 @@ use async_nats::jetstream::{
     context::GetStreamErrorKind,
     stream::{Config, DiscardPolicy, Republish, RetentionPolicy, StorageType},
 };
-use std::{
-    collections::BTreeSet,
-    sync::{Mutex, PoisonError},
-};
+use parking_lot::Mutex;
+use std::collections::BTreeSet;
 use tracing::{info, warn};
 
 /// The journal: the only source of truth.
@@ -172,7 +170,7 @@ fn report_replicas(name: &'static str, found: usize, usual: usize) {
     if found == usual {
         return;
     }
-    let mut reported = REPORTED.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut reported = REPORTED.lock();
     if reported.insert((name, found)) {
         warn!(
             nats.stream = name,

@@ -1,11 +1,11 @@
 //! One request on its way, and its response.
 
-use super::client::Hub;
 use super::error::RelayError;
-use super::flight::Flight;
 use super::frame::RequestId;
 use super::head::ResponseHead;
 use super::inbox::Read;
+use super::pending_request::PendingRequest;
+use super::shared::ClientShared;
 use bytes::Bytes;
 use futures::Stream;
 use std::future::poll_fn;
@@ -16,19 +16,19 @@ use std::task::{Context, Poll, ready};
 /// A request that was sent. Dropping it cancels the request.
 #[derive(Debug)]
 pub struct Exchange {
-    hub: Arc<Hub>,
-    flight: Arc<Flight>,
+    shared: Arc<ClientShared>,
+    request: Arc<PendingRequest>,
 }
 
 impl Exchange {
-    pub(super) fn new(hub: Arc<Hub>, flight: Arc<Flight>) -> Self {
-        Self { hub, flight }
+    pub(super) fn new(shared: Arc<ClientShared>, request: Arc<PendingRequest>) -> Self {
+        Self { shared, request }
     }
 
     /// The id of this attempt, as it appears on the wire.
     #[must_use]
     pub fn id(&self) -> RequestId {
-        self.flight.origin.id
+        self.request.origin.id
     }
 
     /// Waits for the response's head. Keep-alives hold the wait open for as long as the agent lives: the caller
@@ -37,7 +37,7 @@ impl Exchange {
     /// # Errors
     /// Why there is no response; [`RelayError::never_handed_over`] says whether it may be tried again.
     pub async fn head(self) -> Result<(ResponseHead, ResponseBody), RelayError> {
-        let head = poll_fn(|cx| self.flight.poll_head(cx)).await?;
+        let head = poll_fn(|cx| self.request.poll_head(cx)).await?;
         Ok((
             head,
             ResponseBody {
@@ -50,7 +50,7 @@ impl Exchange {
 
 impl Drop for Exchange {
     fn drop(&mut self) {
-        self.hub.leave(&self.flight);
+        self.shared.leave(&self.request);
     }
 }
 
@@ -69,7 +69,7 @@ impl ResponseBody {
         if self.over {
             return None;
         }
-        let whole = self.exchange.flight.take_whole(self.exchange.hub.pool());
+        let whole = self.exchange.request.take_whole(&self.exchange.shared.pool);
         self.over = whole.is_some();
         whole
     }
@@ -82,10 +82,10 @@ impl Stream for ResponseBody {
         if self.over {
             return Poll::Ready(None);
         }
-        let Exchange { hub, flight } = &self.exchange;
-        let Read { item, credit } = ready!(flight.poll_chunk(hub.pool(), cx));
+        let Exchange { shared, request } = &self.exchange;
+        let Read { item, credit } = ready!(request.poll_chunk(&shared.pool, cx));
         if let Some(credit) = credit {
-            hub.tell(flight, credit);
+            shared.tell(request, credit);
         }
         self.over = !matches!(item, Some(Ok(_)));
         Poll::Ready(item)

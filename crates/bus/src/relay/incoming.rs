@@ -4,8 +4,8 @@ use super::frame::RequestId;
 use super::head::{RelayFault, RequestHead};
 use super::inbox::Read;
 use super::responder::Responder;
-use super::served::Served;
-use super::server::Desk;
+use super::server_stream::ServerStream;
+use super::shared::ServerShared;
 use bytes::Bytes;
 use futures::Stream;
 use reveille_domain::Epoch;
@@ -34,16 +34,16 @@ pub struct Incoming {
 /// The body of a request, as chunks. It ends with `None` only if every byte came.
 #[derive(Debug)]
 pub struct RequestBody {
-    desk: Arc<Desk>,
-    served: Arc<Served>,
+    shared: Arc<ServerShared>,
+    stream: Arc<ServerStream>,
     over: bool,
 }
 
 impl RequestBody {
-    pub(super) fn new(desk: Arc<Desk>, served: Arc<Served>) -> Self {
+    pub(super) fn new(shared: Arc<ServerShared>, stream: Arc<ServerStream>) -> Self {
         Self {
-            desk,
-            served,
+            shared,
+            stream,
             over: false,
         }
     }
@@ -54,7 +54,7 @@ impl RequestBody {
         if self.over {
             return None;
         }
-        let whole = self.served.take_whole(&self.desk.pool);
+        let whole = self.stream.take_whole(&self.shared.pool);
         self.over = whole.is_some();
         whole
     }
@@ -67,9 +67,9 @@ impl Stream for RequestBody {
         if self.over {
             return Poll::Ready(None);
         }
-        let Read { item, credit } = ready!(self.served.poll_chunk(&self.desk.pool, cx));
+        let Read { item, credit } = ready!(self.stream.poll_chunk(&self.shared.pool, cx));
         if let Some(credit) = credit {
-            self.desk.tell(&self.served, credit);
+            self.shared.tell(&self.stream, credit);
         }
         self.over = !matches!(item, Some(Ok(_)));
         Poll::Ready(item)
@@ -78,6 +78,6 @@ impl Stream for RequestBody {
 
 impl Drop for RequestBody {
     fn drop(&mut self) {
-        self.served.close_body(&self.desk.pool);
+        self.stream.close_body(&self.shared.pool);
     }
 }

@@ -7,13 +7,12 @@ use async_nats::{Client, Subject, Subscriber, connection::State};
 use bytes::Bytes;
 use futures::FutureExt;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 /// How long a publisher is held back before the request fails as disconnected.
 const PUBLISH_WAIT: Duration = Duration::from_secs(5);
 /// How many keep-alive periods without any frame end a request.
-pub(super) const LAPSE_PERIODS: u32 = 3;
+pub(super) const TIMEOUT_PERIODS: u32 = 3;
 /// How often a keep-alive period is looked at.
 const TICKS_PER_PERIOD: u32 = 5;
 
@@ -43,8 +42,8 @@ impl Default for RelayLimits {
 }
 
 impl RelayLimits {
-    pub(super) fn lapse(&self) -> Duration {
-        self.keep_alive * LAPSE_PERIODS
+    pub(super) fn timeout(&self) -> Duration {
+        self.keep_alive * TIMEOUT_PERIODS
     }
 
     pub(super) fn tick(&self) -> Duration {
@@ -138,11 +137,6 @@ impl Link {
     pub fn publish_asking(&self, to: Subject, reply: Subject, frame: Bytes) {
         self.client.publish_with_reply(to, reply, frame).now_or_never();
     }
-}
-
-/// Locks; a panic elsewhere must not take every other request down with it.
-pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Frames that changed nothing, by why.

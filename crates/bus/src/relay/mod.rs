@@ -16,16 +16,17 @@
 mod client;
 mod error;
 mod exchange;
-mod flight;
 mod frame;
 mod head;
 mod inbox;
 mod incoming;
 mod link;
 mod outbox;
+mod pending_request;
 mod responder;
-mod served;
 mod server;
+mod server_stream;
+mod shared;
 mod window;
 
 pub use client::RelayClient;
@@ -38,5 +39,6 @@ pub use head::{
 pub use incoming::{Incoming, RequestBody};
 pub use link::{DroppedFrames, RelayLimits, RelayStats};
 pub use responder::{RespondError, Responder};
-pub use served::Cancelled;
-pub use server::{CurrentEpoch, RelayServer, RelayServerHandle};
+pub use server::{RelayServer, RelayServerHandle};
+pub use server_stream::Cancelled;
+pub use shared::CurrentEpoch;

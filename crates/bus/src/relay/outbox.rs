@@ -2,7 +2,7 @@
 //! anything was last said to the other side.
 
 use super::frame::{Origin, cost};
-use super::window::Purse;
+use super::window::SendCredit;
 use bytes::Bytes;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
@@ -13,7 +13,7 @@ const MIN_FRAGMENT_BYTES: usize = 1024;
 
 #[derive(Debug)]
 pub(super) struct Outbox {
-    purse: Purse,
+    credit: SendCredit,
     sent_frames: u32,
     said: Instant,
     sender: Option<Waker>,
@@ -22,7 +22,7 @@ pub(super) struct Outbox {
 impl Outbox {
     pub fn new(allowed: u64, now: Instant) -> Self {
         Self {
-            purse: Purse::new(allowed),
+            credit: SendCredit::new(allowed),
             sent_frames: 0,
             said: now,
             sender: None,
@@ -30,12 +30,12 @@ impl Outbox {
     }
 
     pub fn allow(&mut self, total: u64) {
-        self.purse.allow(total);
+        self.credit.allow(total);
     }
 
     /// How many body bytes the next frame may carry, once a sensible fragment may be sent.
     pub fn poll_room(&mut self, want: usize, cx: &mut Context<'_>) -> Poll<usize> {
-        let room = self.purse.room();
+        let room = self.credit.room();
         if room >= want.min(MIN_FRAGMENT_BYTES) {
             return Poll::Ready(room);
         }
@@ -50,7 +50,7 @@ impl Outbox {
 
     /// Notes a numbered frame that the connection has taken.
     pub fn sent(&mut self, body_bytes: usize, now: Instant) {
-        self.purse.spend(cost(body_bytes));
+        self.credit.spend(cost(body_bytes));
         self.sent_frames = self.sent_frames.saturating_add(1);
         self.said = now;
     }

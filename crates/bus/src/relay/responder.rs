@@ -2,8 +2,8 @@
 
 use super::frame::{Data, HEAD_FIELDS_BYTES};
 use super::head::{FaultCode, RelayFault, ResponseHead, write_meta};
-use super::served::{Cancelled, Served};
-use super::server::Desk;
+use super::server_stream::{Cancelled, ServerStream};
+use super::shared::ServerShared;
 use bytes::Bytes;
 use futures::{FutureExt, Stream};
 use std::future::poll_fn;
@@ -36,19 +36,19 @@ pub enum RespondError {
 }
 
 /// Answers one request, once. Dropped before it has, it says `backend_failed`. While it lives, the request
-/// counts as in flight.
+/// counts as in request.
 #[derive(Debug)]
 pub struct Responder {
-    desk: Arc<Desk>,
-    served: Arc<Served>,
+    shared: Arc<ServerShared>,
+    stream: Arc<ServerStream>,
     number: u32,
 }
 
 impl Responder {
-    pub(super) fn new(desk: Arc<Desk>, served: Arc<Served>) -> Self {
+    pub(super) fn new(shared: Arc<ServerShared>, stream: Arc<ServerStream>) -> Self {
         Self {
-            desk,
-            served,
+            shared,
+            stream,
             number: 0,
         }
     }
@@ -69,9 +69,9 @@ impl Responder {
     pub async fn chunk(&mut self, mut bytes: Bytes) -> Result<(), RespondError> {
         while !bytes.is_empty() {
             let want = bytes.len();
-            let room = poll_fn(|cx| self.served.poll_room(want, cx)).await?;
-            let part = bytes.split_to(want.min(room).min(self.desk.link.chunk_bytes(0)));
-            let mut frame = self.served.origin.body(self.number, part.len());
+            let room = poll_fn(|cx| self.stream.poll_room(want, cx)).await?;
+            let part = bytes.split_to(want.min(room).min(self.shared.link.chunk_bytes(0)));
+            let mut frame = self.stream.origin.body(self.number, part.len());
             frame.push(&part);
             self.send(frame, false).await?;
         }
@@ -83,7 +83,7 @@ impl Responder {
     /// # Errors
     /// When nobody wants it, or the connection is down.
     pub async fn finish(mut self) -> Result<(), RespondError> {
-        let frame = self.served.origin.body(self.number, 0);
+        let frame = self.stream.origin.body(self.number, 0);
         self.send(frame, true).await
     }
 
@@ -103,15 +103,15 @@ impl Responder {
         E: Into<RelayFault>,
     {
         let length = head.content_length();
-        let served = Arc::clone(&self.served);
+        let stream = Arc::clone(&self.stream);
         let body = pin!(body);
-        let mut source = Source::new(body, &served, length);
+        let mut source = Source::new(body, &stream, length);
         source.open(length).await?;
         let (mut frame, mut most) = self.begin_head(head, source.waiting())?;
         let mut total = 0;
         loop {
             if source.waiting() > 0 {
-                let room = poll_fn(|cx| served.poll_room(source.waiting(), cx)).await?;
+                let room = poll_fn(|cx| stream.poll_room(source.waiting(), cx)).await?;
                 source.fill(&mut frame, most.min(room)).await;
             }
             total += frame.body_bytes() as u64;
@@ -128,8 +128,8 @@ impl Responder {
                 return Ok(total);
             }
             source.ready().await?;
-            most = self.desk.link.chunk_bytes(0);
-            frame = served.origin.body(self.number, source.waiting().min(most));
+            most = self.shared.link.chunk_bytes(0);
+            frame = stream.origin.body(self.number, source.waiting().min(most));
         }
     }
 
@@ -137,7 +137,7 @@ impl Responder {
     fn begin_head(&self, head: &ResponseHead, expect: usize) -> Result<(Data, usize), RespondError> {
         let meta = write_meta(head)
             .ok()
-            .filter(|meta| self.desk.link.takes(HEAD_FIELDS_BYTES + meta.len()));
+            .filter(|meta| self.shared.link.takes(HEAD_FIELDS_BYTES + meta.len()));
         let Some(meta) = meta else {
             let fault = RelayFault::new(
                 FaultCode::BackendFailed,
@@ -146,33 +146,33 @@ impl Responder {
             self.fault(&fault);
             return Err(RespondError::HeadTooLarge);
         };
-        let most = self.desk.link.chunk_bytes(HEAD_FIELDS_BYTES + meta.len());
-        let frame = self.served.origin.head(self.number, 0, &meta, expect.min(most));
+        let most = self.shared.link.chunk_bytes(HEAD_FIELDS_BYTES + meta.len());
+        let frame = self.stream.origin.head(self.number, 0, &meta, expect.min(most));
         Ok((frame, most))
     }
 
     async fn send(&mut self, frame: Data, last: bool) -> Result<(), RespondError> {
-        if self.served.is_closed() {
+        if self.stream.is_closed() {
             return Err(Cancelled.into());
         }
         let body_bytes = frame.body_bytes();
-        let to = self.served.reply.clone();
-        let sent = self.desk.link.publish(to, None, frame.finish(last)).await;
+        let to = self.stream.reply.clone();
+        let sent = self.shared.link.publish(to, None, frame.finish(last)).await;
         sent.map_err(|_| RespondError::Disconnected)?;
         self.number = self.number.saturating_add(1);
-        self.served.sent(body_bytes, Instant::now());
+        self.stream.sent(body_bytes, Instant::now());
         if last {
-            self.served.close();
-            self.desk.forget(&self.served.origin.id);
+            self.stream.close();
+            self.shared.forget(&self.stream.origin.id);
         }
         Ok(())
     }
 
     fn fault(&self, fault: &RelayFault) {
-        if self.served.close() {
-            self.desk.forget(&self.served.origin.id);
-            self.desk
-                .refuse(self.served.origin, self.served.reply.clone(), fault);
+        if self.stream.close() {
+            self.shared.forget(&self.stream.origin.id);
+            self.shared
+                .refuse(self.stream.origin, self.stream.reply.clone(), fault);
         }
     }
 }
@@ -183,14 +183,14 @@ impl Drop for Responder {
             FaultCode::BackendFailed,
             "the agent gave the request up",
         ));
-        self.desk.release_slot();
+        self.shared.release_slot();
     }
 }
 
 /// A backend's response stream, and what of it waits to be sent.
 struct Source<'a, S> {
     body: Pin<&'a mut S>,
-    served: &'a Served,
+    stream: &'a ServerStream,
     carry: Bytes,
     /// Announced bytes that are still to come.
     left: Option<u64>,
@@ -202,11 +202,11 @@ where
     S: Stream<Item = Result<Bytes, E>>,
     E: Into<RelayFault>,
 {
-    fn new(body: Pin<&'a mut S>, served: &'a Served, left: Option<u64>) -> Self {
+    fn new(body: Pin<&'a mut S>, stream: &'a ServerStream, left: Option<u64>) -> Self {
         let end = (left == Some(0)).then_some(Ok(()));
         Self {
             body,
-            served,
+            stream,
             carry: Bytes::new(),
             left,
             end,
@@ -258,7 +258,7 @@ where
     }
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Cancelled>> {
-        if self.served.poll_cancelled(cx).is_ready() {
+        if self.stream.poll_cancelled(cx).is_ready() {
             return Poll::Ready(Err(Cancelled));
         }
         self.poll_pull(cx).map(Ok)

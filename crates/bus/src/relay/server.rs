@@ -3,77 +3,35 @@
 
 use super::error::RelayStartError;
 use super::frame::{Content, Frame, Origin, RequestId, cost};
-use super::head::{FaultCode, RelayFault, RequestHead, read_meta, write_meta};
+use super::head::{FaultCode, RelayFault, RequestHead, read_meta};
 use super::incoming::{Incoming, RequestBody};
-use super::link::{Counters, DroppedFrames, Link, RelayLimits, lock};
+use super::link::{Counters, DroppedFrames, Link, RelayLimits};
 use super::responder::Responder;
-use super::served::{Effect, Opening, Served};
+use super::server_stream::{Effect, Opening, ServerStream};
+use super::shared::{CurrentEpoch, ServerShared};
 use super::window::{Pool, Window};
 use crate::subjects;
 use async_nats::{Client, Message, Subject, Subscriber};
-use bytes::Bytes;
 use futures::StreamExt;
+use parking_lot::Mutex;
 use reveille_domain::{AgentName, Epoch};
-use std::collections::{HashMap, HashSet, VecDeque};
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, MissedTickBehavior};
-
-/// How many request ids are remembered, so that no backend sees one twice.
-const REMEMBERED_IDS: usize = 64 * 1024;
-
-/// The epoch of the agent's accepted session; shared with whoever connects. Requests for another are dropped.
-#[derive(Debug, Clone, Default)]
-pub struct CurrentEpoch(Arc<AtomicU64>);
-
-impl CurrentEpoch {
-    /// Epochs begin at 1, so 0 stands for none.
-    const NONE: u64 = 0;
-
-    /// Says which epoch is served from now on; None while no session is accepted.
-    pub fn set(&self, epoch: Option<Epoch>) {
-        self.0
-            .store(epoch.map_or(Self::NONE, |epoch| epoch.0), Ordering::Release);
-    }
-
-    /// The epoch that is served.
-    #[must_use]
-    pub fn get(&self) -> Option<Epoch> {
-        match self.0.load(Ordering::Acquire) {
-            Self::NONE => None,
-            epoch => Some(Epoch(epoch)),
-        }
-    }
-}
 
 /// Receives the requests for one agent. Requests and everything about them move only while [`Self::next`] is
 /// polled; dropping the server ends what is open, at both ends.
 #[derive(Debug)]
 pub struct RelayServer {
-    desk: Arc<Desk>,
+    shared: Arc<ServerShared>,
     subscriber: Subscriber,
     tending: JoinHandle<()>,
 }
 
 /// Watches and stops a [`RelayServer`] from elsewhere.
 #[derive(Debug, Clone)]
-pub struct RelayServerHandle(Arc<Desk>);
-
-/// What the server, its requests and its handle share.
-#[derive(Debug)]
-pub(super) struct Desk {
-    pub link: Link,
-    limits: RelayLimits,
-    agent: AgentName,
-    epoch: CurrentEpoch,
-    pub pool: Pool,
-    served: Mutex<HashMap<RequestId, Arc<Served>>>,
-    seen: Mutex<Seen>,
-    in_flight: AtomicUsize,
-    stopping: AtomicBool,
-    counters: Counters,
-}
+pub struct RelayServerHandle(Arc<ServerShared>);
 
 impl RelayServer {
     /// Subscribes to the agent's requests. `client` should be a connection of the relay's own.
@@ -88,21 +46,21 @@ impl RelayServer {
     ) -> Result<Self, RelayStartError> {
         let link = Link::new(client, &limits);
         let subscriber = link.subscribe(subjects::infer(&agent)).await?;
-        let desk = Arc::new(Desk {
+        let shared = Arc::new(ServerShared {
             link,
             agent,
             epoch,
             pool: Pool::new(limits.pool_bytes),
             limits,
-            served: Mutex::default(),
+            streams: Mutex::default(),
             seen: Mutex::default(),
             in_flight: AtomicUsize::new(0),
             stopping: AtomicBool::new(false),
             counters: Counters::default(),
         });
-        let tending = tokio::spawn(tend(Arc::clone(&desk)));
+        let tending = tokio::spawn(tend(Arc::clone(&shared)));
         Ok(Self {
-            desk,
+            shared,
             subscriber,
             tending,
         })
@@ -114,7 +72,7 @@ impl RelayServer {
     pub async fn next(&mut self) -> Option<Incoming> {
         loop {
             let message = self.subscriber.next().await?;
-            if let Some(incoming) = self.desk.take(message) {
+            if let Some(incoming) = self.shared.take(message) {
                 return Some(incoming);
             }
         }
@@ -123,24 +81,24 @@ impl RelayServer {
     /// A handle that outlives the borrow of [`Self::next`].
     #[must_use]
     pub fn handle(&self) -> RelayServerHandle {
-        RelayServerHandle(Arc::clone(&self.desk))
+        RelayServerHandle(Arc::clone(&self.shared))
     }
 }
 
 impl Drop for RelayServer {
     fn drop(&mut self) {
         self.tending.abort();
-        let open = std::mem::take(&mut *lock(&self.desk.served));
+        let open = std::mem::take(&mut *self.shared.streams.lock());
         let fault = RelayFault::new(FaultCode::BackendFailed, "the agent stopped");
-        for served in open.into_values() {
-            served.cancel(&self.desk.pool);
-            self.desk.refuse(served.origin, served.reply.clone(), &fault);
+        for stream in open.into_values() {
+            stream.cancel(&self.shared.pool);
+            self.shared.refuse(stream.origin, stream.reply.clone(), &fault);
         }
     }
 }
 
 impl RelayServerHandle {
-    /// From now on new requests are answered `shutting_down`; those in flight go on.
+    /// From now on new requests are answered `shutting_down`; those in request go on.
     pub fn stop_accepting(&self) {
         self.0.stopping.store(true, Ordering::Relaxed);
     }
@@ -164,7 +122,7 @@ impl RelayServerHandle {
     }
 }
 
-impl Desk {
+impl ServerShared {
     fn take(self: &Arc<Self>, message: Message) -> Option<Incoming> {
         let Ok(frame) = Frame::decode(message.payload) else {
             self.counters.malformed();
@@ -173,24 +131,24 @@ impl Desk {
         if matches!(frame.content, Content::Head { .. }) {
             return self.take_head(frame, message.reply);
         }
-        let found = lock(&self.served).get(&frame.id).cloned();
+        let found = self.streams.lock().get(&frame.id).cloned();
         match found {
-            Some(served) if served.origin.epoch == frame.epoch => self.take_other(&served, frame),
+            Some(stream) if stream.origin.epoch == frame.epoch => self.take_other(&stream, frame),
             Some(_) => self.counters.other_epoch(),
             None => self.take_unknown(&frame, message.reply),
         }
         None
     }
 
-    fn take_other(&self, served: &Served, frame: Frame) {
-        match served.accept(frame, &self.pool, Instant::now()) {
-            Effect::Took => {}
+    fn take_other(&self, stream: &ServerStream, frame: Frame) {
+        match stream.accept(frame, &self.pool, Instant::now()) {
+            Effect::Accepted => {}
             Effect::Repeated => self.counters.repeated(),
-            Effect::Nonsense => self.counters.malformed(),
-            Effect::Cancel => self.cancel(served),
+            Effect::Malformed => self.counters.malformed(),
+            Effect::Cancel => self.cancel(stream),
             Effect::Refuse(fault) => {
-                self.forget(&served.origin.id);
-                self.refuse(served.origin, served.reply.clone(), &fault);
+                self.forget(&stream.origin.id);
+                self.refuse(stream.origin, stream.reply.clone(), &fault);
             }
         }
     }
@@ -225,7 +183,7 @@ impl Desk {
             self.counters.malformed();
             return None;
         };
-        if !lock(&self.seen).is_new(frame.id) {
+        if !self.seen.lock().is_new(frame.id) {
             self.counters.repeated();
             return None;
         }
@@ -271,19 +229,19 @@ impl Desk {
             last: frame.last,
             body_bytes: head.body_bytes,
         };
-        let served = Arc::new(Served::open(origin, reply, opening, window, &self.pool)?);
-        lock(&self.served).insert(origin.id, Arc::clone(&served));
+        let stream = Arc::new(ServerStream::open(origin, reply, opening, window, &self.pool)?);
+        self.streams.lock().insert(origin.id, Arc::clone(&stream));
         self.in_flight.fetch_add(1, Ordering::Relaxed);
-        if let Some(credit) = served.first_credit() {
-            self.link.publish_soon(served.reply.clone(), credit);
+        if let Some(credit) = stream.first_credit() {
+            self.link.publish_soon(stream.reply.clone(), credit);
         }
         Ok(Incoming {
             id: origin.id,
             epoch: Epoch(origin.epoch),
             head,
-            cancelled: served.cancelled.clone(),
-            body: RequestBody::new(Arc::clone(self), Arc::clone(&served)),
-            responder: Responder::new(Arc::clone(self), served),
+            cancelled: stream.cancelled.clone(),
+            body: RequestBody::new(Arc::clone(self), Arc::clone(&stream)),
+            responder: Responder::new(Arc::clone(self), stream),
         })
     }
 
@@ -299,69 +257,28 @@ impl Desk {
             && tokens.next().is_none()
     }
 
-    /// Sends a fault in place of (the rest of) a response.
-    pub(super) fn refuse(&self, origin: Origin, reply: Subject, fault: &RelayFault) {
-        if let Ok(fault) = write_meta(fault) {
-            self.link.publish_soon(reply, origin.error(&fault));
-        }
-    }
-
-    pub(super) fn tell(&self, served: &Served, frame: Bytes) {
-        self.link.publish_soon(served.reply.clone(), frame);
-    }
-
-    pub(super) fn forget(&self, id: &RequestId) {
-        lock(&self.served).remove(id);
-    }
-
-    pub(super) fn release_slot(&self) {
-        self.in_flight.fetch_sub(1, Ordering::Relaxed);
-    }
-
-    fn cancel(&self, served: &Served) {
-        self.forget(&served.origin.id);
-        served.cancel(&self.pool);
+    fn cancel(&self, stream: &ServerStream) {
+        self.forget(&stream.origin.id);
+        stream.cancel(&self.pool);
     }
 
     fn tend(&self, now: Instant) {
-        let open: Vec<_> = lock(&self.served).values().cloned().collect();
-        for served in open {
-            if served.lapsed(self.limits.lapse(), now) {
-                self.cancel(&served);
-            } else if let Some(frame) = served.keep_alive(self.limits.keep_alive, now) {
-                self.tell(&served, frame);
+        let open: Vec<_> = self.streams.lock().values().cloned().collect();
+        for stream in open {
+            if stream.timed_out(self.limits.timeout(), now) {
+                self.cancel(&stream);
+            } else if let Some(frame) = stream.keep_alive(self.limits.keep_alive, now) {
+                self.tell(&stream, frame);
             }
         }
     }
 }
 
 /// Sends what keep-alives are due and cancels requests whose API replica fell silent.
-async fn tend(desk: Arc<Desk>) {
-    let mut ticks = tokio::time::interval(desk.limits.tick());
+async fn tend(shared: Arc<ServerShared>) {
+    let mut ticks = tokio::time::interval(shared.limits.tick());
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
-        desk.tend(ticks.tick().await);
-    }
-}
-
-/// The ids of the latest requests.
-#[derive(Debug, Default)]
-struct Seen {
-    ids: HashSet<RequestId>,
-    order: VecDeque<RequestId>,
-}
-
-impl Seen {
-    fn is_new(&mut self, id: RequestId) -> bool {
-        if !self.ids.insert(id) {
-            return false;
-        }
-        self.order.push_back(id);
-        if self.order.len() > REMEMBERED_IDS
-            && let Some(oldest) = self.order.pop_front()
-        {
-            self.ids.remove(&oldest);
-        }
-        true
+        shared.tend(ticks.tick().await);
     }
 }

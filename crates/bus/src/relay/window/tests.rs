@@ -59,12 +59,12 @@ fn an_ended_body_holds_only_what_waits_for_its_reader() {
 
 #[test]
 fn credit_totals_only_grow() {
-    let mut purse = Purse::new(2000);
-    purse.allow(1000);
-    assert_eq!(purse.room(), 2000 - FRAME_OVERHEAD_BYTES as usize);
-    purse.spend(cost(1000));
-    purse.allow(2000);
-    assert_eq!(purse.room(), 0);
+    let mut credit = SendCredit::new(2000);
+    credit.allow(1000);
+    assert_eq!(credit.room(), 2000 - FRAME_OVERHEAD_BYTES as usize);
+    credit.spend(cost(1000));
+    credit.allow(2000);
+    assert_eq!(credit.room(), 0);
 }
 
 /// One step of a request's life, for whichever of the open windows.
@@ -91,25 +91,25 @@ proptest! {
     fn windows_stay_within_their_pool_and_never_stall(steps in proptest::collection::vec(step(), 1..400)) {
         let total = 1024 * 1024;
         let pool = Pool::new(total);
-        let mut open: Vec<(Window, Purse, Vec<u64>)> = Vec::new();
+        let mut open: Vec<(Window, SendCredit, Vec<u64>)> = Vec::new();
         for step in steps {
             let count = open.len().max(1);
             match step {
                 Step::Open => open.extend(Window::open(&pool).map(|window| {
-                    let purse = Purse::new(window.allowed());
-                    (window, purse, Vec::new())
+                    let credit = SendCredit::new(window.allowed());
+                    (window, credit, Vec::new())
                 })),
-                Step::Send { window, bytes } => if let Some((window, purse, waiting)) = open.get_mut(window % count) {
-                    let sent = cost(bytes.min(purse.room()));
-                    purse.spend(sent);
+                Step::Send { window, bytes } => if let Some((window, credit, waiting)) = open.get_mut(window % count) {
+                    let sent = cost(bytes.min(credit.room()));
+                    credit.spend(sent);
                     prop_assert!(window.receive(sent));
                     waiting.push(sent);
                 },
-                Step::Read { window } => if let Some((window, purse, waiting)) = open.get_mut(window % count) {
+                Step::Read { window } => if let Some((window, credit, waiting)) = open.get_mut(window % count) {
                     for sent in waiting.drain(..) {
-                        window.consume(sent, &pool).into_iter().for_each(|total| purse.allow(total));
+                        window.consume(sent, &pool).into_iter().for_each(|total| credit.allow(total));
                     }
-                    prop_assert!(purse.room() >= 1024, "a read-out window has {} bytes of room", purse.room());
+                    prop_assert!(credit.room() >= 1024, "a read-out window has {} bytes of room", credit.room());
                 },
                 Step::Close { window } => if window % count < open.len() {
                     open.swap_remove(window % count).0.close(&pool);

@@ -5,19 +5,18 @@ use super::error::RelayError;
 use super::frame::{Content, Frame, Origin};
 use super::head::{RelayFault, ResponseHead, read_meta};
 use super::inbox::{Arrival, Inbox, Read};
-use super::link::lock;
 use super::outbox::{Outbox, wake};
 use super::window::{Pool, Window};
 use async_nats::Subject;
 use bytes::Bytes;
-use std::sync::Mutex;
+use parking_lot::Mutex;
 use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 use tokio::time::Instant;
 
 /// Whether a request still waits for frames.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Standing {
+pub(super) enum RequestState {
     Open,
     /// The agent has said its last word.
     Answered,
@@ -28,13 +27,13 @@ pub(super) enum Standing {
 /// What a frame did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Effect {
-    Took(Standing),
+    Accepted(RequestState),
     Repeated,
-    Nonsense,
+    Malformed,
 }
 
 #[derive(Debug)]
-pub(super) struct Flight {
+pub(super) struct PendingRequest {
     pub origin: Origin,
     pub infer: Subject,
     pub reply: Subject,
@@ -53,12 +52,12 @@ struct State {
 
 impl State {
     fn finish(&mut self, end: Result<(), RelayError>, pool: &Pool) -> Effect {
-        let standing = match &end {
-            Ok(()) | Err(RelayError::Fault(_) | RelayError::NoResponders) => Standing::Answered,
-            Err(_) => Standing::Broken,
+        let state = match &end {
+            Ok(()) | Err(RelayError::Fault(_) | RelayError::NoResponders) => RequestState::Answered,
+            Err(_) => RequestState::Broken,
         };
         self.inbox.finish(end, pool);
-        Effect::Took(standing)
+        Effect::Accepted(state)
     }
 
     fn take_data(&mut self, meta: Option<&Bytes>, chunk: Bytes, frame: &Frame, pool: &Pool) -> Effect {
@@ -81,7 +80,7 @@ impl State {
         if frame.last {
             self.finish(Ok(()), pool)
         } else {
-            Effect::Took(Standing::Open)
+            Effect::Accepted(RequestState::Open)
         }
     }
 
@@ -94,7 +93,7 @@ impl State {
             Content::Body(chunk) => self.take_data(None, chunk.clone(), frame, pool),
             Content::Credit(credit) => {
                 self.outbox.allow(*credit);
-                Effect::Took(Standing::Open)
+                Effect::Accepted(RequestState::Open)
             }
             Content::KeepAlive(credit) => {
                 self.outbox.allow(*credit);
@@ -102,13 +101,13 @@ impl State {
                     let expected = self.inbox.expected();
                     return self.finish(Err(RelayError::Gap { expected }), pool);
                 }
-                Effect::Took(Standing::Open)
+                Effect::Accepted(RequestState::Open)
             }
             Content::Error(fault) => match read_meta::<RelayFault>(fault) {
                 Ok(fault) => self.finish(Err(fault.into()), pool),
                 Err(bad) => self.finish(Err(bad.into()), pool),
             },
-            Content::Cancel => Effect::Nonsense,
+            Content::Cancel => Effect::Malformed,
         }
     }
 
@@ -117,7 +116,7 @@ impl State {
     }
 }
 
-impl Flight {
+impl PendingRequest {
     /// A request whose first frame costs what `first` body bytes do.
     pub fn new(origin: Origin, infer: Subject, reply: Subject, window: Window, first: usize) -> Self {
         let now = Instant::now();
@@ -142,7 +141,7 @@ impl Flight {
 
     /// Takes a frame of this request and epoch.
     pub fn accept(&self, frame: &Frame, pool: &Pool, now: Instant) -> Effect {
-        let mut state = lock(&self.state);
+        let mut state = self.state.lock();
         if state.inbox.has_ended() {
             return Effect::Repeated;
         }
@@ -157,20 +156,20 @@ impl Flight {
 
     /// The server says that nobody listens. It counts only as the answer to the head: later it may be about a
     /// keep-alive, and the agent about to come back.
-    pub fn nobody_listens(&self, pool: &Pool) -> Standing {
+    pub fn nobody_listens(&self, pool: &Pool) -> RequestState {
         {
-            let state = lock(&self.state);
+            let state = self.state.lock();
             if state.heard_any || state.kept_alive {
-                return Standing::Open;
+                return RequestState::Open;
             }
         }
         self.fail(RelayError::NoResponders, pool);
-        Standing::Answered
+        RequestState::Answered
     }
 
     /// Ends the response, unless it has ended. True when it hadn't.
     pub fn fail(&self, error: RelayError, pool: &Pool) -> bool {
-        let mut state = lock(&self.state);
+        let mut state = self.state.lock();
         if state.inbox.has_ended() {
             return false;
         }
@@ -182,15 +181,15 @@ impl Flight {
     }
 
     /// Fails a request whose agent has gone silent. True when it did.
-    pub fn lapse(&self, after: Duration, pool: &Pool, now: Instant) -> bool {
-        let silent = now.saturating_duration_since(lock(&self.state).heard);
+    pub fn time_out(&self, after: Duration, pool: &Pool, now: Instant) -> bool {
+        let silent = now.saturating_duration_since(self.state.lock().heard);
         let silent_ms = u64::try_from(silent.as_millis()).unwrap_or(u64::MAX);
         silent >= after && self.fail(RelayError::Silent { silent_ms }, pool)
     }
 
     /// The keep-alive to send now, if one is due.
     pub fn keep_alive(&self, period: Duration, now: Instant) -> Option<Bytes> {
-        let mut state = lock(&self.state);
+        let mut state = self.state.lock();
         if state.inbox.has_ended() {
             return None;
         }
@@ -201,7 +200,7 @@ impl Flight {
     }
 
     pub fn poll_head(&self, cx: &mut Context<'_>) -> Poll<Result<ResponseHead, RelayError>> {
-        let mut state = lock(&self.state);
+        let mut state = self.state.lock();
         if let Some(head) = state.head.take() {
             return Poll::Ready(Ok(head));
         }
@@ -210,16 +209,16 @@ impl Flight {
     }
 
     pub fn poll_chunk(&self, pool: &Pool, cx: &mut Context<'_>) -> Poll<Read<RelayError>> {
-        lock(&self.state).inbox.poll_read(self.origin, pool, cx)
+        self.state.lock().inbox.poll_read(self.origin, pool, cx)
     }
 
     pub fn take_whole(&self, pool: &Pool) -> Option<Bytes> {
-        lock(&self.state).inbox.take_whole(pool)
+        self.state.lock().inbox.take_whole(pool)
     }
 
     /// The reader is gone. True when the agent must be told to stop.
     pub fn abandon(&self, pool: &Pool) -> bool {
-        let mut state = lock(&self.state);
+        let mut state = self.state.lock();
         let was_open = !state.inbox.has_ended();
         state.inbox.close(pool);
         let wakers = state.wakers();
@@ -230,7 +229,7 @@ impl Flight {
 
     /// How much of the rest of the body may go into the next frame. None once nobody wants it.
     pub fn poll_upload(&self, want: usize, cx: &mut Context<'_>) -> Poll<Option<usize>> {
-        let mut state = lock(&self.state);
+        let mut state = self.state.lock();
         if state.inbox.has_ended() {
             return Poll::Ready(None);
         }
@@ -239,6 +238,6 @@ impl Flight {
 
     /// Notes that the connection has taken a body frame.
     pub fn uploaded(&self, body_bytes: usize, now: Instant) {
-        lock(&self.state).outbox.sent(body_bytes, now);
+        self.state.lock().outbox.sent(body_bytes, now);
     }
 }

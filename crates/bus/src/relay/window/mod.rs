@@ -172,12 +172,12 @@ impl Window {
 
 /// The sending end: what the other side has allowed, and how much of it is spent.
 #[derive(Debug, Default)]
-pub(super) struct Purse {
+pub(super) struct SendCredit {
     allowed: u64,
     spent: u64,
 }
 
-impl Purse {
+impl SendCredit {
     pub fn new(allowed: u64) -> Self {
         Self { allowed, spent: 0 }
     }

@@ -1,15 +1,14 @@
 //! One request as the agent knows it: the body that comes in, the credit for the response, and whether anybody
-//! still wants it. The mirror image of `flight`.
+//! still wants it. The mirror image of `request`.
 
 use super::frame::{Content, Frame, Origin};
 use super::head::{FaultCode, RelayFault};
 use super::inbox::{Arrival, Inbox, Read};
-use super::link::lock;
 use super::outbox::{Outbox, wake};
 use super::window::{Pool, Window};
 use async_nats::Subject;
 use bytes::Bytes;
-use std::sync::Mutex;
+use parking_lot::Mutex;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 use tokio::time::Instant;
@@ -23,9 +22,9 @@ pub struct Cancelled;
 /// What a frame did.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Effect {
-    Took,
+    Accepted,
     Repeated,
-    Nonsense,
+    Malformed,
     /// Nobody wants the response any more.
     Cancel,
     /// The request can't be completed; the API must be told.
@@ -42,7 +41,7 @@ pub(super) struct Opening {
 }
 
 #[derive(Debug)]
-pub(super) struct Served {
+pub(super) struct ServerStream {
     pub origin: Origin,
     pub reply: Subject,
     pub cancelled: CancellationToken,
@@ -80,7 +79,7 @@ impl State {
         if last {
             self.inbox.finish(Ok(()), pool);
         }
-        Effect::Took
+        Effect::Accepted
     }
 
     fn take(&mut self, frame: Frame, pool: &Pool) -> Effect {
@@ -94,19 +93,19 @@ impl State {
             },
             Content::Credit(total) => {
                 self.outbox.allow(total);
-                Effect::Took
+                Effect::Accepted
             }
             Content::KeepAlive(total) => {
                 self.outbox.allow(total);
                 if self.inbox.misses(frame.number) {
                     self.refuse(LOST, pool)
                 } else {
-                    Effect::Took
+                    Effect::Accepted
                 }
             }
             Content::Cancel => Effect::Cancel,
             Content::Head { .. } => Effect::Repeated,
-            Content::Error(_) => Effect::Nonsense,
+            Content::Error(_) => Effect::Malformed,
         }
     }
 
@@ -115,7 +114,7 @@ impl State {
     }
 }
 
-impl Served {
+impl ServerStream {
     /// Begins to serve a request, whose window was opened for its first chunk.
     pub fn open(
         origin: Origin,
@@ -147,13 +146,13 @@ impl Served {
 
     /// The credit to begin with, if the body didn't come whole with the head.
     pub fn first_credit(&self) -> Option<Bytes> {
-        let state = lock(&self.state);
+        let state = self.state.lock();
         (!state.inbox.has_ended()).then(|| self.origin.credit(state.inbox.allowed()))
     }
 
     /// Takes a frame of this request and epoch.
     pub fn accept(&self, frame: Frame, pool: &Pool, now: Instant) -> Effect {
-        let mut state = lock(&self.state);
+        let mut state = self.state.lock();
         if state.closed {
             return Effect::Repeated;
         }
@@ -170,7 +169,7 @@ impl Served {
 
     /// Nobody wants the response any more.
     pub fn cancel(&self, pool: &Pool) {
-        let mut state = lock(&self.state);
+        let mut state = self.state.lock();
         state.closed = true;
         let gone = RelayFault::new(FaultCode::Cancelled, "the request was cancelled");
         state.inbox.finish(Err(gone), pool);
@@ -181,13 +180,13 @@ impl Served {
     }
 
     /// True once nothing was heard from the API for so long.
-    pub fn lapsed(&self, after: Duration, now: Instant) -> bool {
-        now.saturating_duration_since(lock(&self.state).heard) >= after
+    pub fn timed_out(&self, after: Duration, now: Instant) -> bool {
+        now.saturating_duration_since(self.state.lock().heard) >= after
     }
 
     /// The keep-alive to send now, if one is due.
     pub fn keep_alive(&self, period: Duration, now: Instant) -> Option<Bytes> {
-        let mut state = lock(&self.state);
+        let mut state = self.state.lock();
         if state.closed {
             return None;
         }
@@ -196,21 +195,21 @@ impl Served {
     }
 
     pub fn poll_chunk(&self, pool: &Pool, cx: &mut Context<'_>) -> Poll<Read<RelayFault>> {
-        lock(&self.state).inbox.poll_read(self.origin, pool, cx)
+        self.state.lock().inbox.poll_read(self.origin, pool, cx)
     }
 
     pub fn take_whole(&self, pool: &Pool) -> Option<Bytes> {
-        lock(&self.state).inbox.take_whole(pool)
+        self.state.lock().inbox.take_whole(pool)
     }
 
     /// The body's reader is gone: what waits is let go, what still comes is dropped.
     pub fn close_body(&self, pool: &Pool) {
-        lock(&self.state).inbox.close(pool);
+        self.state.lock().inbox.close(pool);
     }
 
     /// How many body bytes may go into the next frame of the response, once a sensible fragment may.
     pub fn poll_room(&self, want: usize, cx: &mut Context<'_>) -> Poll<Result<usize, Cancelled>> {
-        let mut state = lock(&self.state);
+        let mut state = self.state.lock();
         if state.closed {
             return Poll::Ready(Err(Cancelled));
         }
@@ -219,12 +218,12 @@ impl Served {
 
     /// True once nothing more may be sent.
     pub fn is_closed(&self) -> bool {
-        lock(&self.state).closed
+        self.state.lock().closed
     }
 
     /// Resolves when the request is cancelled.
     pub fn poll_cancelled(&self, cx: &mut Context<'_>) -> Poll<Cancelled> {
-        let mut state = lock(&self.state);
+        let mut state = self.state.lock();
         if state.closed {
             return Poll::Ready(Cancelled);
         }
@@ -234,11 +233,11 @@ impl Served {
 
     /// Notes a frame that the connection has taken.
     pub fn sent(&self, body_bytes: usize, now: Instant) {
-        lock(&self.state).outbox.sent(body_bytes, now);
+        self.state.lock().outbox.sent(body_bytes, now);
     }
 
     /// Nothing more is sent. True when the API still waits, so that it was the first end.
     pub fn close(&self) -> bool {
-        !std::mem::replace(&mut lock(&self.state).closed, true)
+        !std::mem::replace(&mut self.state.lock().closed, true)
     }
 }
