@@ -140,7 +140,7 @@ impl JournalRows {
 }
 
 fn wanted(entry: &JournalEntry, query: &EventQuery, range: EventRange) -> impl Iterator<Item = EventRow> {
-    let rows = event_rows(&entry.committed()).into_iter();
+    let rows = event_rows(&entry.row_source()).into_iter();
     rows.filter(move |row| range.contains(row.position()) && query.matches(row))
 }
 
@@ -214,7 +214,7 @@ async fn next(following: Option<Following>) -> Option<(Result<EventRow, RowsErro
         }
         match following.follower.next().await {
             Ok(Followed::Commit(entry)) if entry.sequence > following.after_seq => {
-                following.read.extend(event_rows(&entry.committed()));
+                following.read.extend(event_rows(&entry.row_source()));
             }
             Ok(Followed::Commit(_) | Followed::Interrupted | Followed::Reset | Followed::CaughtUp { .. }) => {
             }

@@ -111,7 +111,7 @@ impl Keys {
         // What a key may use never changes, and what it has used stays used.
         let kept = table.get(&id).map(|known| known.limits.clone());
         let limits = kept.unwrap_or_else(|| match &standing {
-            Standing::Issued(key) => Arc::new(Limits::of(&key.terms.limits)),
+            Standing::Issued(key) => Arc::new(Limits::of(&key.policy.limits)),
             Standing::Revoked(_) | Standing::Unreadable(_) => Arc::default(),
         });
         let known = KnownKey {
@@ -170,7 +170,7 @@ impl Keys {
         let Standing::Issued(issued) = &known.standing else {
             return Ok(None);
         };
-        match issued.terms.limits.wakes_per_hour {
+        match issued.policy.limits.wakes_per_hour {
             None => Ok(None),
             Some(limit) => self.inner.quota.reserve(key, limit, now).map(Some),
         }
@@ -182,7 +182,7 @@ mod tests {
     use super::*;
     use reveille_domain::{
         KeyName, Scope, SecretHash,
-        key::{KeyLimits, KeyTerms},
+        key::{KeyLimits, KeyPolicy},
     };
     use std::collections::BTreeSet;
 
@@ -195,7 +195,7 @@ mod tests {
             let scopes = BTreeSet::from([Scope::InferAny]);
             let key = IssuedKey {
                 id: id.parse().expect("legal"),
-                terms: KeyTerms {
+                policy: KeyPolicy {
                     name: KeyName::parse("n").expect("legal"),
                     scopes: scopes.try_into().expect("one"),
                     expires_at_ms: None,

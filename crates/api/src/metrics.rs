@@ -11,7 +11,7 @@ use reveille_bus::{
     Refusals, SubjectKind,
     relay::{DroppedFrames, RelayStats},
 };
-use reveille_domain::{Provider, ProviderEvent, Status, WakeFailureKind, WakeId, WakeRecord};
+use reveille_domain::{Provider, ProviderEvent, Status, WakeFailureKind, WakeRecord};
 use std::{collections::HashSet, fmt};
 use tokio::time::Instant;
 
@@ -77,7 +77,8 @@ impl Metrics {
 
     /// Notes the ends of wakes among `events`, which this replica has committed and which led to `provider`.
     pub(crate) fn committed(&self, provider: &Provider, events: &[ProviderEvent]) {
-        let ended = events.iter().filter_map(ended_wake);
+        // A wake that was only requested hasn't ended.
+        let ended = events.iter().filter_map(ProviderEvent::wake_id);
         for wake in ended.filter_map(|id| provider.ended_wake(id)) {
             let took = wake.ended_at_ms.since(wake.requested_at_ms);
             self.wakes
@@ -150,23 +151,6 @@ impl Metrics {
             "Connections of agents that were not let in",
             connections,
         );
-    }
-}
-
-/// The wake that an event ends.
-const fn ended_wake(event: &ProviderEvent) -> Option<WakeId> {
-    match event {
-        ProviderEvent::WakeSucceeded { wake_id, .. }
-        | ProviderEvent::WakeFailed { wake_id, .. }
-        | ProviderEvent::WakeTimedOut { wake_id, .. } => Some(*wake_id),
-        ProviderEvent::ProviderRegistered { .. }
-        | ProviderEvent::WakeRequested { .. }
-        | ProviderEvent::BackendSlept { .. }
-        | ProviderEvent::BackendAwoke { .. }
-        | ProviderEvent::ProviderBecameInactive { .. }
-        | ProviderEvent::ProviderResumed { .. }
-        | ProviderEvent::ProviderDeregistered { .. }
-        | ProviderEvent::ProviderExpired { .. } => None,
     }
 }
 

@@ -263,7 +263,7 @@ impl Registry {
 
     fn take(&self, entry: &JournalEntry) {
         let ready = self.is_ready();
-        let committed = entry.committed();
+        let committed = entry.row_source();
         if ready {
             self.inner.rows.apply(&committed);
         } else {

@@ -7,7 +7,7 @@ use crate::{
 use cqrs_es::Aggregate;
 use reveille_domain::{
     Agent, Key,
-    rows::{Committed, CommittedBody, RawMessage, RecordedEvent},
+    rows::{RawMessage, RecordedEvent, RowSource, SourceBody},
 };
 use serde_json::Value;
 
@@ -20,7 +20,7 @@ const HIDDEN_OF_AGENTS: &str = "secret";
 impl JournalEntry {
     /// The commit as the row stores take it in, without the message's own bytes.
     #[must_use]
-    pub fn committed(&self) -> Committed {
+    pub fn row_source(&self) -> RowSource {
         let (aggregate_type, aggregate_id) = self.aggregate();
         let outline = commit::outline(&self.payload);
         let events = outline.as_ref().map_or_else(Vec::new, |outline| {
@@ -31,7 +31,7 @@ impl JournalEntry {
             };
             outline.events.iter().cloned().map(record).collect()
         });
-        Committed {
+        RowSource {
             stream_seq: self.sequence,
             hash: self.hash.to_string(),
             subject: self.subject.clone(),
@@ -48,14 +48,14 @@ impl JournalEntry {
 
     /// The commit with the message's own bytes, for the archive.
     #[must_use]
-    pub fn archived(&self) -> Committed {
+    pub fn archived(&self) -> RowSource {
         let raw = RawMessage {
             headers: self.headers_by_name(),
             payload: self.payload.to_vec(),
         };
-        Committed {
+        RowSource {
             raw: Some(raw),
-            ..self.committed()
+            ..self.row_source()
         }
     }
 
@@ -78,24 +78,20 @@ impl JournalEntry {
         }
     }
 
-    fn body(&self) -> CommittedBody {
+    fn body(&self) -> SourceBody {
         match &self.commit {
-            Ok((AggregateId::Provider(id), AnyCommit::Provider(commit))) => CommittedBody::Provider {
+            Ok((AggregateId::Provider(id), AnyCommit::Provider(commit))) => SourceBody::Provider {
                 id: id.clone(),
                 events: commit.events.clone(),
                 state: commit.state.clone(),
             },
-            Ok((_, AnyCommit::Agent(commit))) => CommittedBody::Agent {
-                events: commit.events.clone(),
-                state: commit.state.clone(),
-            },
-            Ok((_, AnyCommit::Key(_))) => CommittedBody::Key,
+            Ok((_, AnyCommit::Agent(_) | AnyCommit::Key(_))) => SourceBody::EventsOnly,
             Ok((AggregateId::Agent(_) | AggregateId::Key(_), AnyCommit::Provider(_))) => {
-                CommittedBody::Unreadable {
+                SourceBody::Unreadable {
                     reason: "a provider's commit under another's subject".to_owned(),
                 }
             }
-            Err(error) => CommittedBody::Unreadable {
+            Err(error) => SourceBody::Unreadable {
                 reason: error.to_string(),
             },
         }

@@ -1,6 +1,6 @@
 //! What a provider publishes of itself. Recipes stay in the agent's own config: only their kind and budget are here.
 
-use crate::ModelName;
+use crate::names::ModelName;
 use serde::{Deserialize, Serialize};
 use std::{collections::HashSet, time::Duration};
 use thiserror::Error;

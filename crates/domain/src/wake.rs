@@ -1,6 +1,10 @@
 //! A wake: why it was asked for, how it went, and how failures hold back the next one.
 
-use crate::{KeyId, ModelName, Timestamp, WakeId};
+use crate::{
+    ids::WakeId,
+    names::{KeyId, ModelName},
+    time::Timestamp,
+};
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
@@ -9,10 +13,10 @@ const MAX_TEXT_CHARS: usize = 400;
 /// The most stages of one wake that are kept; later ones are dropped.
 pub(crate) const MAX_STAGES: usize = 64;
 /// The longest pause after failed wakes.
-const MAX_HOLD: Duration = Duration::from_secs(60);
+const MAX_BACKOFF: Duration = Duration::from_secs(60);
 /// The pause after a wake that the machine's owner did not allow: it bounds what a crowd of callers writes to the
 /// journal, and soon notices that he has changed his mind.
-const NOT_ALLOWED_HOLD: Duration = Duration::from_secs(5);
+const NOT_ALLOWED_BACKOFF: Duration = Duration::from_secs(5);
 
 /// A wake in flight.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -254,7 +258,7 @@ impl Failures {
     pub fn and(&self, failure: WakeFailure, at: Timestamp) -> Self {
         let count = self.count.saturating_add(1);
         let pause = count.checked_sub(2).map(|doublings| {
-            Duration::from_secs(1u64.checked_shl(doublings).unwrap_or(u64::MAX)).min(MAX_HOLD)
+            Duration::from_secs(1u64.checked_shl(doublings).unwrap_or(u64::MAX)).min(MAX_BACKOFF)
         });
         Self {
             count,
@@ -274,7 +278,7 @@ impl Failures {
             | WakeFailureKind::Died => self.and(failure.clone(), at),
             WakeFailureKind::NotAllowed => Self {
                 count: self.count,
-                held_until_ms: Some(at.plus(NOT_ALLOWED_HOLD)),
+                held_until_ms: Some(at.plus(NOT_ALLOWED_BACKOFF)),
                 last: Some(failure.clone()),
             },
             WakeFailureKind::GroupBlocked
@@ -287,9 +291,9 @@ impl Failures {
     /// How long a wake at `at` is still held back; `None` when it isn't. Never longer than the longest pause,
     /// even when the clock went back.
     #[must_use]
-    pub fn hold_at(&self, at: Timestamp) -> Option<Duration> {
+    pub fn backoff_at(&self, at: Timestamp) -> Option<Duration> {
         self.held_until_ms
-            .map(|until| until.since(at).min(MAX_HOLD))
+            .map(|until| until.since(at).min(MAX_BACKOFF))
             .filter(|left| !left.is_zero())
     }
 }

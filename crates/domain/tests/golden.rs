@@ -6,8 +6,8 @@ use reveille_domain::{
     ModelName, Provider, ProviderEvent, ProviderId, ProviderSpec, RecipeKind, ReportId, ReportSeq,
     SecretHash, SessionId, SleepReason, Stage, Timestamp, TokenId, Wake, WakeCause, WakeFailure,
     WakeFailureKind, WakeId, WakeOutcome, WakeSpec,
-    key::{KeyLimits, KeyTerms},
-    provider::{InactiveReason, RegisteredAs, Resting},
+    key::{KeyLimits, KeyPolicy},
+    provider::{InactiveReason, RegisteredAs, StableStatus},
 };
 use serde::{Serialize, de::DeserializeOwned};
 use std::{collections::BTreeSet, fmt::Debug, fs, path::Path};
@@ -121,7 +121,7 @@ fn inactive(reason: InactiveReason, last_heartbeat_ms: Option<Timestamp>) -> Pro
     ProviderEvent::ProviderBecameInactive {
         epoch: Epoch(3),
         reason,
-        was: Resting::Active,
+        was: StableStatus::Active,
         failures: Failures::default(),
         last_heartbeat_ms,
         at_ms: at(40),
@@ -146,7 +146,7 @@ fn key_events() -> Vec<(&'static str, KeyEvent)> {
     let scopes = ["infer:Qwen/Qwen3-8B", "infer:*", "query", "admin"].map(|it| it.parse().expect("legal"));
     let created = |expires_at_ms, limits| KeyEvent::KeyCreated {
         id: key_id(),
-        terms: KeyTerms {
+        policy: KeyPolicy {
             name: KeyName::parse("the laptop").expect("legal"),
             scopes: BTreeSet::from(scopes.clone()).try_into().expect("some"),
             expires_at_ms,
@@ -256,7 +256,7 @@ fn provider_events() -> Vec<(&'static str, ProviderEvent)> {
             "provider_resumed",
             ProviderEvent::ProviderResumed {
                 report: report(4),
-                status: Resting::Hibernating,
+                status: StableStatus::Hibernating,
                 at_ms: at(62),
             },
         ),

@@ -6,7 +6,7 @@ use crate::{
 };
 use reveille_domain::{
     CommandId, WakeId,
-    rows::{Committed, CommittedBody, EventPosition, EventQuery, EventRow, RowsError},
+    rows::{EventPosition, EventQuery, EventRow, RowSource, RowsError, SourceBody},
 };
 use serde_json::{Value, json};
 use sqlx::{PgConnection, Postgres, QueryBuilder, Row, postgres::PgRow};
@@ -18,7 +18,7 @@ const EVENT_COLUMNS: &str = "aggregate_type, aggregate_id, sequence, event_type,
      stream_seq, index_in_commit, at_ms, command_id, wake_id";
 
 /// Archives the commits' bytes. One that was archived before stays as it is.
-pub(crate) async fn insert_commits(db: &mut PgConnection, commits: &[Committed]) -> sqlx::Result<()> {
+pub(crate) async fn insert_commits(db: &mut PgConnection, commits: &[RowSource]) -> sqlx::Result<()> {
     for commits in commits.chunks(ROWS_A_STATEMENT) {
         let mut sql = QueryBuilder::<Postgres>::new(
             "INSERT INTO commits (stream_seq, subject, headers, payload, hash, unreadable) ",
@@ -27,8 +27,8 @@ pub(crate) async fn insert_commits(db: &mut PgConnection, commits: &[Committed])
             let raw = commit.raw.as_ref();
             let headers = json(&raw.map_or(&[][..], |raw| &raw.headers));
             let unreadable = match &commit.body {
-                CommittedBody::Unreadable { reason } => Some(reason.as_str()),
-                CommittedBody::Provider { .. } | CommittedBody::Agent { .. } | CommittedBody::Key => None,
+                SourceBody::Unreadable { reason } => Some(reason.as_str()),
+                SourceBody::Provider { .. } | SourceBody::EventsOnly => None,
             };
             values.push_bind(big(commit.stream_seq));
             values.push_bind(&commit.subject);

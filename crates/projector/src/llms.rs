@@ -7,7 +7,7 @@ use crate::{
 use reveille_domain::{
     AgentName, Epoch, Failures, WakeId,
     provider::WakeCounts,
-    rows::{LastWake, LlmKey, LlmKind, LlmQuery, LlmRow, LlmSort, Place, RowsError},
+    rows::{LastWake, LlmKey, LlmKind, LlmQuery, LlmRow, LlmSort, RowsError, SortKey},
 };
 use sqlx::{PgConnection, Postgres, QueryBuilder, Row, postgres::PgRow};
 
@@ -150,7 +150,7 @@ pub(crate) fn select(query: &LlmQuery) -> Result<QueryBuilder<'_, Postgres>, Row
         descending: query.sort.descending,
     };
     if let Some(after) = &query.after {
-        let Place { value, key } = Place::<LlmKey>::parse(after, query.sort.by)?;
+        let SortKey { value, key } = SortKey::<LlmKey>::parse(after, query.sort.by)?;
         order.after(&mut sql, value, |sql| {
             sql.push_bind(key.agent.to_string());
             sql.push_bind(key.model.to_string());

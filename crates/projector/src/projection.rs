@@ -7,7 +7,7 @@ use crate::{
 };
 use reveille_domain::{
     AgentName, ProviderId, Timestamp,
-    rows::{Committed, CommittedBody, LlmRow, event_rows, llm_rows, wake_changes},
+    rows::{LlmRow, RowSource, SourceBody, event_rows, llm_rows, wake_changes},
 };
 use sqlx::{PgConnection, PgPool, migrate::MigrateError, postgres::PgDatabaseError};
 use std::collections::{BTreeMap, HashMap};
@@ -28,7 +28,7 @@ pub struct Mark {
 impl Mark {
     /// The mark of rows that end with `commit`.
     #[must_use]
-    pub fn after(commit: &Committed) -> Self {
+    pub fn after(commit: &RowSource) -> Self {
         Self {
             stream_seq: commit.stream_seq,
             hash: commit.hash.clone(),
@@ -138,7 +138,7 @@ impl Projection {
     ///
     /// # Errors
     /// When the database isn't available, or refuses even that.
-    pub async fn apply(&self, from: &Mark, batch: &[Committed]) -> Result<Applied, ProjectionError> {
+    pub async fn apply(&self, from: &Mark, batch: &[RowSource]) -> Result<Applied, ProjectionError> {
         match self.apply_at_once(from, batch).await {
             Err(ProjectionError::Refused(_)) if batch.len() > 1 => {}
             Err(ProjectionError::Refused(error)) => return self.apply_refused(from, batch, &error).await,
@@ -162,14 +162,14 @@ impl Projection {
     async fn apply_refused(
         &self,
         from: &Mark,
-        batch: &[Committed],
+        batch: &[RowSource],
         error: &sqlx::Error,
     ) -> Result<Applied, ProjectionError> {
         let reason = format!("the database refuses it: {error}");
-        let unreadable = batch.iter().map(|commit| Committed {
+        let unreadable = batch.iter().map(|commit| RowSource {
             subject: commit.subject.replace('\0', ""),
             events: vec![],
-            body: CommittedBody::Unreadable {
+            body: SourceBody::Unreadable {
                 reason: reason.replace('\0', ""),
             },
             ..commit.clone()
@@ -180,7 +180,7 @@ impl Projection {
         self.apply_at_once(from, &unreadable.collect::<Vec<_>>()).await
     }
 
-    async fn apply_at_once(&self, from: &Mark, batch: &[Committed]) -> Result<Applied, ProjectionError> {
+    async fn apply_at_once(&self, from: &Mark, batch: &[RowSource]) -> Result<Applied, ProjectionError> {
         let Some(last) = batch.last() else {
             return Ok(Applied::To(from.clone()));
         };
@@ -234,7 +234,7 @@ struct ProviderChange {
 }
 
 impl Changes {
-    fn of(batch: &[Committed]) -> Self {
+    fn of(batch: &[RowSource]) -> Self {
         let mut changes = Self {
             providers: BTreeMap::new(),
             wakes: vec![],
@@ -242,7 +242,7 @@ impl Changes {
         };
         for commit in batch {
             match (&commit.body, commit.provider()) {
-                (CommittedBody::Provider { id, events, state }, _) => {
+                (SourceBody::Provider { id, events, state }, _) => {
                     let rows = Some(llm_rows(state, commit.stream_seq));
                     changes.providers.insert(
                         id.clone(),
@@ -253,11 +253,11 @@ impl Changes {
                     );
                     changes.wakes.extend(wake_changes(id, events, commit.stream_seq));
                 }
-                (CommittedBody::Unreadable { .. }, Some(id)) => {
+                (SourceBody::Unreadable { .. }, Some(id)) => {
                     let change = changes.providers.entry(id).or_default();
                     change.unreadable_since_seq.get_or_insert(commit.stream_seq);
                 }
-                (CommittedBody::Unreadable { .. } | CommittedBody::Agent { .. } | CommittedBody::Key, _) => {}
+                (SourceBody::Unreadable { .. } | SourceBody::EventsOnly, _) => {}
             }
         }
         changes

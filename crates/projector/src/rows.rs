@@ -102,7 +102,7 @@ impl PostgresRows {
 #[async_trait]
 impl Rows for PostgresRows {
     async fn llms(&self, query: &LlmQuery) -> Result<Page<LlmRow>, RowsError> {
-        let cursor = |row: &LlmRow| row.place(query.sort.by).cursor();
+        let cursor = |row: &LlmRow| row.sort_key(query.sort.by).cursor();
         self.page(
             llms::select(query)?,
             query.min_seq,
@@ -114,7 +114,7 @@ impl Rows for PostgresRows {
     }
 
     async fn wakes(&self, query: &WakeQuery) -> Result<Page<WakeRow>, RowsError> {
-        let cursor = |row: &WakeRow| row.place(query.sort.by).cursor();
+        let cursor = |row: &WakeRow| row.sort_key(query.sort.by).cursor();
         self.page(
             wakes::select(query)?,
             query.min_seq,

@@ -5,7 +5,7 @@ use crate::{Applied, Mark, Projection, ProjectionError, ProjectorError, backoff:
 use async_nats::jetstream;
 use futures::FutureExt;
 use reveille_bus::{Checkpoint, Connection, Follow, Followed, Follower, Journal, NatsAccess};
-use reveille_domain::rows::{Committed, CommittedBody};
+use reveille_domain::rows::{RowSource, SourceBody};
 use std::{fmt, time::Duration};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -232,7 +232,7 @@ pub(crate) fn checkpoint(mark: &Mark) -> Result<Option<Checkpoint>, ProjectorErr
 }
 
 /// The next commit, and with it what has already arrived behind it, up to the limits of a batch.
-pub(crate) async fn next_batch(follower: &mut Follower) -> Result<Vec<Committed>, ProjectorError> {
+pub(crate) async fn next_batch(follower: &mut Follower) -> Result<Vec<RowSource>, ProjectorError> {
     let mut batch = vec![];
     let mut bytes = 0;
     while batch.len() < MAX_BATCH_COMMITS && bytes < MAX_BATCH_BYTES {
@@ -258,8 +258,8 @@ pub(crate) async fn next_batch(follower: &mut Follower) -> Result<Vec<Committed>
     Ok(batch)
 }
 
-pub(crate) fn report_unreadable(commit: &Committed) {
-    if let CommittedBody::Unreadable { reason } = &commit.body {
+pub(crate) fn report_unreadable(commit: &RowSource) {
+    if let SourceBody::Unreadable { reason } = &commit.body {
         error!(
             journal.sequence = commit.stream_seq, journal.subject = %commit.subject, %reason,
             "commit {} can't be read: archived as it is, and the rows of its aggregate stay as they were", commit.stream_seq,

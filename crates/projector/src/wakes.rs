@@ -6,7 +6,7 @@ use crate::{
 };
 use reveille_domain::{
     KeyId, ProviderId, WakeCause, WakeFailure, WakeId,
-    rows::{Place, RowsError, WakeChange, WakePosition, WakeQuery, WakeRow, WakeSort},
+    rows::{RowsError, SortKey, WakeChange, WakePosition, WakeQuery, WakeRow, WakeSort},
 };
 use sqlx::{PgConnection, Postgres, QueryBuilder, Row, postgres::PgRow};
 use std::collections::BTreeMap;
@@ -18,7 +18,7 @@ const ROWS_A_STATEMENT: usize = 500;
 const COLUMNS: &str = "wake_id, agent, provider, cause_by, request_id, model, key_id, requested_at_ms, deadline_ms, \
      ended_at_ms, outcome, failure_kind, failure_stage, failure_reason, stages, requested_seq, ended_seq";
 
-/// How long a wake took, as [`WakeRow::place`] has it; an index has the same expression.
+/// How long a wake took, as [`WakeRow::sort_key`] has it; an index has the same expression.
 const TOOK: &str = "greatest(coalesce(ended_at_ms - requested_at_ms, 9223372036854775807), 0)";
 
 /// Folds `changes`, in order, into the wakes' rows.
@@ -104,7 +104,7 @@ pub(crate) fn select(query: &WakeQuery) -> Result<QueryBuilder<'_, Postgres>, Ro
         descending: query.sort.descending,
     };
     if let Some(after) = &query.after {
-        let Place { value, key } = Place::<WakePosition>::parse(after, query.sort.by)?;
+        let SortKey { value, key } = SortKey::<WakePosition>::parse(after, query.sort.by)?;
         order.after(&mut sql, value, |sql| {
             sql.push_bind(big_ms(key.requested_at_ms));
             sql.push_bind(key.wake_id.0);

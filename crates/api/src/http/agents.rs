@@ -20,7 +20,7 @@ use reveille_bus::{CommandError, Executed, access::NatsKey};
 use reveille_domain::{
     Agent, AgentCommand, AgentEvent, AgentKey, AgentName, AgentRejection, Epoch, MAX_TOKEN_LIFETIME,
     SecretHash, Timestamp, TokenId,
-    rows::{Place, READ_WAIT, Sort, SortBy, SortKind, SortValue},
+    rows::{READ_WAIT, Sort, SortBy, SortKey, SortKind, SortValue},
 };
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -96,13 +96,13 @@ impl SortBy for AgentSort {
     }
 }
 
-fn place((name, known): &(AgentName, Arc<KnownAgent>), by: AgentSort) -> Place<AgentName> {
+fn sort_key((name, known): &(AgentName, Arc<KnownAgent>), by: AgentSort) -> SortKey<AgentName> {
     let connected = known.session.as_ref().map(|(since, _)| *since);
     let value = match by {
         AgentSort::Name => SortValue::None,
         AgentSort::Connected => SortValue::Number(connected.unwrap_or_default().as_millis()),
     };
-    Place {
+    SortKey {
         value,
         key: name.clone(),
     }
@@ -116,7 +116,7 @@ pub(super) async fn list(
     if !fleet.is_ready() {
         return Err(ApiError::NotReady);
     }
-    let page = listed.page(&state, || fleet.agents(), place).await?;
+    let page = listed.page(&state, || fleet.agents(), sort_key).await?;
     let published = fleet.all();
     let providers = |agent: &AgentName| {
         published

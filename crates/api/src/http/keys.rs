@@ -17,8 +17,8 @@ use axum::{
 use reveille_bus::{BusError, CommandError, Executed};
 use reveille_domain::{
     Key, KeyCommand, KeyId, KeyName, KeyRejection, Scope, Scopes, Timestamp,
-    key::{KeyLimits, KeyTerms, MAX_SCOPES},
-    rows::{Place, Sort, SortBy, SortKind, SortValue},
+    key::{KeyLimits, KeyPolicy, MAX_SCOPES},
+    rows::{Sort, SortBy, SortKey, SortKind, SortValue},
 };
 use serde::{Deserialize, Serialize};
 use std::{sync::Arc, time::Duration};
@@ -57,13 +57,13 @@ struct Made {
 
 impl KeyRow {
     fn of(known: &KnownKey, now: Option<Timestamp>) -> Self {
-        let terms = match &known.standing {
-            Standing::Issued(key) => Some(&key.terms),
-            Standing::Revoked(key) => Some(&key.terms),
+        let policy = match &known.standing {
+            Standing::Issued(key) => Some(&key.policy),
+            Standing::Revoked(key) => Some(&key.policy),
             Standing::Unreadable(_) => None,
         };
         let status = match &known.standing {
-            Standing::Issued(key) if now.is_some_and(|now| key.terms.expired_at(now)) => "expired",
+            Standing::Issued(key) if now.is_some_and(|now| key.policy.expired_at(now)) => "expired",
             Standing::Issued(_) => "issued",
             Standing::Revoked(_) => "revoked",
             Standing::Unreadable(_) => "unreadable",
@@ -71,10 +71,10 @@ impl KeyRow {
         let mut row = Self {
             id: known.id().clone(),
             status,
-            name: terms.map(|terms| terms.name.clone()),
-            scopes: terms.map_or_else(Vec::new, |terms| terms.scopes.iter().cloned().collect()),
-            expires_at_ms: terms.and_then(|terms| terms.expires_at_ms),
-            limits: terms.map(|terms| terms.limits),
+            name: policy.map(|policy| policy.name.clone()),
+            scopes: policy.map_or_else(Vec::new, |policy| policy.scopes.iter().cloned().collect()),
+            expires_at_ms: policy.and_then(|policy| policy.expires_at_ms),
+            limits: policy.map(|policy| policy.limits),
             created_at_ms: known.created_at(),
             rotated_at_ms: None,
             previous_valid_until_ms: None,
@@ -108,7 +108,7 @@ struct Create {
 }
 
 impl Create {
-    fn terms(self) -> Result<impl FnOnce(Timestamp) -> KeyTerms, ApiError> {
+    fn policy(self) -> Result<impl FnOnce(Timestamp) -> KeyPolicy, ApiError> {
         let invalid = |message: String| ApiError::invalid("invalid_key", None, message);
         if self.scopes.len() > MAX_SCOPES {
             return Err(invalid(reveille_domain::key::InvalidScope::Count.to_string()));
@@ -118,7 +118,7 @@ impl Create {
         let limits = KeyLimits::new(self.rate, self.concurrency, self.wakes_per_hour)
             .map_err(|error| invalid(error.to_string()))?;
         let expires_in = self.expires_in_s.map(Duration::from_secs);
-        Ok(move |at: Timestamp| KeyTerms {
+        Ok(move |at: Timestamp| KeyPolicy {
             name: self.name,
             scopes,
             expires_at_ms: expires_in.map(|time| at.plus(time)),
@@ -128,7 +128,7 @@ impl Create {
 }
 
 pub(super) async fn create(State(state): State<AppState>, request: Request) -> Result<Response, ApiError> {
-    let terms = read_small::<Create>(&state, request).await?.terms()?;
+    let policy = read_small::<Create>(&state, request).await?.policy()?;
     if state.inner.authenticator.keys().count() >= MAX_KEYS {
         return Err(ApiError::Conflict {
             code: "too_many_keys",
@@ -139,7 +139,7 @@ pub(super) async fn create(State(state): State<AppState>, request: Request) -> R
     let (id, hash) = (secret.id().clone(), secret.hash());
     let command = move |at| KeyCommand::Create {
         id,
-        terms: terms(at),
+        policy: policy(at),
         secret: hash,
         at,
     };
@@ -216,12 +216,12 @@ impl SortBy for KeySort {
     }
 }
 
-fn place(known: &Arc<KnownKey>, by: KeySort) -> Place<KeyId> {
+fn sort_key(known: &Arc<KnownKey>, by: KeySort) -> SortKey<KeyId> {
     let value = match by {
         KeySort::Id => SortValue::None,
         KeySort::Created => SortValue::Number(known.created_at().unwrap_or_default().as_millis()),
     };
-    Place {
+    SortKey {
         value,
         key: known.id().clone(),
     }
@@ -232,7 +232,9 @@ pub(super) async fn list(
     Query(listed): Query<Listed<KeySort>>,
 ) -> Result<Json<Page<KeyRow>>, ApiError> {
     let authenticator = &state.inner.authenticator;
-    let page = listed.page(&state, || authenticator.keys().all(), place).await?;
+    let page = listed
+        .page(&state, || authenticator.keys().all(), sort_key)
+        .await?;
     let now = authenticator.now();
     Ok(Json(Page::of(page, |known| KeyRow::of(&known, now))))
 }

@@ -120,7 +120,7 @@ impl Authenticator {
             Standing::Unreadable(key) => return Err(Denied::Unreadable { key: key.clone() }),
         };
         let now = self.now();
-        let timeless = key.terms.expires_at_ms.is_none() && key.previous.is_none();
+        let timeless = key.policy.expires_at_ms.is_none() && key.previous.is_none();
         // Without an end, any time will do.
         let at = match now {
             Some(now) => now,
@@ -128,7 +128,7 @@ impl Authenticator {
             None => return Err(Denied::NotReady),
         };
         if !key.secrets_at(at).any(|valid| secret::same(valid, &hash)) {
-            let late = key.terms.expired_at(at) && secret::same(&key.secret, &hash);
+            let late = key.policy.expired_at(at) && secret::same(&key.secret, &hash);
             let expired = || Denied::Expired { key: key.id.clone() };
             return Err(if late { expired() } else { WRONG });
         }

@@ -48,7 +48,7 @@ impl Caller {
         match &self.who {
             Who::Operator | Who::Root(_) => None,
             Who::Key(known) => match &known.standing {
-                Standing::Issued(key) => Some(&key.terms.scopes),
+                Standing::Issued(key) => Some(&key.policy.scopes),
                 // Never authenticated.
                 Standing::Revoked(_) | Standing::Unreadable(_) => None,
             },

@@ -121,7 +121,7 @@ pub(super) fn held(id: &ProviderId, provider: &Registered, at: Timestamp) -> Wak
         provider: id.clone(),
         wake_id: provider.wakes.last().map(|wake| wake.id),
         failure: Box::new(provider.failures.last.clone().unwrap_or_else(unknown)),
-        retry_after: provider.failures.hold_at(at),
+        retry_after: provider.failures.backoff_at(at),
         spent: Duration::ZERO,
     }
 }

@@ -63,7 +63,7 @@ impl Waited {
         let wake_id = self.wake?;
         let record = known.provider.ended_wake(wake_id)?;
         let failure = Box::new(record.failure.clone()?);
-        let retry_after = known.provider.failures.hold_at(record.ended_at_ms);
+        let retry_after = known.provider.failures.backoff_at(record.ended_at_ms);
         let (provider, spent) = (self.provider.clone(), self.begun.elapsed());
         Some(match failure.kind {
             WakeFailureKind::TimedOut => WakeError::TimedOut {

@@ -12,7 +12,7 @@ use reveille_domain::{
     Agent, AgentCommand, AgentName, Availability, Epoch, Key, KeyCommand, KeyId, KeyName, ModelName,
     Provider, ProviderCommand, ProviderId, ProviderName, ProviderSpec, RecipeKind, Scopes, SecretHash,
     SessionId, Timestamp, WakeCause, WakeId, WakeSpec,
-    key::{KeyLimits, KeyTerms},
+    key::{KeyLimits, KeyPolicy},
 };
 use reveille_tests::{Nats, wait_until};
 use std::time::Duration;
@@ -54,7 +54,7 @@ pub fn create_key(id: &AggregateId) -> KeyCommand {
     let scopes = ["infer:qwen3-8b", "query"].map(|scope| scope.parse().unwrap());
     KeyCommand::Create {
         id: id.clone(),
-        terms: KeyTerms {
+        policy: KeyPolicy {
             name: KeyName::parse("the laptop").unwrap(),
             scopes: Scopes::try_from(std::collections::BTreeSet::from(scopes)).unwrap(),
             expires_at_ms: Some(at(1_000)),

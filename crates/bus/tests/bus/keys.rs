@@ -5,7 +5,7 @@ use futures::StreamExt;
 use reveille_bus::{AggregateId, BusError, CommandError, Journal, JournalEntry};
 use reveille_domain::{
     Key, KeyCommand, Timestamp,
-    rows::{CommittedBody, event_rows},
+    rows::{SourceBody, event_rows},
 };
 use serde_json::json;
 use std::time::Duration;
@@ -43,7 +43,7 @@ async fn no_row_shows_a_hash_and_the_archive_keeps_every_byte() {
         };
         let hash = String::from(key.secret);
         let committed = entry.archived();
-        assert_eq!(committed.body, CommittedBody::Key);
+        assert_eq!(committed.body, SourceBody::EventsOnly);
         let rows = event_rows(&committed);
         assert_eq!(
             (
@@ -59,7 +59,7 @@ async fn no_row_shows_a_hash_and_the_archive_keeps_every_byte() {
         assert_eq!(raw, stored.payload);
         assert!(String::from_utf8(raw).unwrap().contains(&hash));
     }
-    let rows = event_rows(&entries(&journal).await[0].committed());
+    let rows = event_rows(&entries(&journal).await[0].row_source());
     assert_eq!(
         rows[0].data["terms"]["scopes"],
         json!(["query", "infer:qwen3-8b"]),
@@ -104,7 +104,7 @@ async fn what_a_newer_version_writes_of_a_key_is_not_shown_and_closes_that_key_a
     let sent = raw.request(id.subject(), newer.to_string().into()).await;
     sent.unwrap();
     let entry = &entries(&journal).await[0];
-    let rows = event_rows(&entry.committed());
+    let rows = event_rows(&entry.row_source());
     assert_eq!(
         (rows[0].event_type.as_str(), &rows[0].data),
         ("KeySplit", &json!({"at_ms": 1}))

@@ -8,7 +8,7 @@ use reveille_bus::{
     JournalEntry,
     commit::{AnyCommit, CommitError},
 };
-use reveille_domain::{Provider, Rejection, Status, rows::CommittedBody};
+use reveille_domain::{Provider, Rejection, Status, rows::SourceBody};
 use reveille_tests::Nats;
 
 type Change = fn(&mut serde_json::Value);
@@ -104,7 +104,7 @@ async fn a_newer_commit_closes_its_aggregate_to_commands_and_no_other() {
             "{:?}",
             entry.commit
         );
-        assert!(matches!(entry.committed().body, CommittedBody::Unreadable { .. }));
+        assert!(matches!(entry.row_source().body, SourceBody::Unreadable { .. }));
     }
     let woken = wake(&journal, &other).await.unwrap();
     assert_eq!(woken.events.len(), 1, "other aggregates go on");

@@ -1,66 +1,16 @@
 //! By which key an agent is known, and the tokens that let one in. Of a token only the hash of its secret is kept; of a key
 //! only the public half was ever seen.
 
-use super::{AgentEvent, AgentRejection};
-use crate::{AgentName, SecretHash, Timestamp, TokenId};
+use super::{
+    agent_key::AgentKey,
+    event::AgentEvent,
+    rejection::{AgentRejection, MAX_TOKEN_LIFETIME},
+};
+use crate::{ids::TokenId, names::AgentName, secret::SecretHash, time::Timestamp};
 use serde::{Deserialize, Serialize};
-use std::{fmt, time::Duration};
-use thiserror::Error;
 
-/// The longest time for which a token lets a key in.
-pub const MAX_TOKEN_LIFETIME: Duration = Duration::from_secs(15 * 60);
 /// How many tokens are remembered, used ones included; the oldest is forgotten first.
 const REMEMBERED_TOKENS: usize = 8;
-/// How long a public key is: its kind, 32 bytes and a checksum, in base32.
-const KEY_CHARS: usize = 56;
-
-/// The public half of an agent's key pair: an nkey of a NATS user, such as `UDXU4RCSJNZOIQHZNWXHXORDPRTGNJAHAHFRGZNEEJCPQTT2M7NLCNF4`.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
-pub struct AgentKey(String);
-
-/// A text that is no agent's key.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
-#[error("an agent's public key is {KEY_CHARS} characters of A-Z and 2-7, beginning with U")]
-pub struct InvalidAgentKey;
-
-impl AgentKey {
-    /// Reads a public key by its shape; whether its checksum is right is for whoever verifies with it.
-    ///
-    /// # Errors
-    /// When it doesn't have that shape.
-    pub fn parse(raw: &str) -> Result<Self, InvalidAgentKey> {
-        let base32 = |byte: u8| byte.is_ascii_uppercase() || (b'2'..=b'7').contains(&byte);
-        let legal = raw.len() == KEY_CHARS && raw.starts_with('U') && raw.bytes().all(base32);
-        legal.then(|| Self(raw.to_owned())).ok_or(InvalidAgentKey)
-    }
-
-    /// Its text.
-    #[must_use]
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-}
-
-impl fmt::Display for AgentKey {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-impl From<AgentKey> for String {
-    fn from(key: AgentKey) -> Self {
-        key.0
-    }
-}
-
-impl TryFrom<String> for AgentKey {
-    type Error = InvalidAgentKey;
-    fn try_from(raw: String) -> Result<Self, Self::Error> {
-        Self::parse(&raw)
-    }
-}
-
 /// By which key an agent is known, and the latest tokens.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Access {

@@ -2,17 +2,25 @@
 //! which key an agent proves who it is, from the token that let the key in to its revocation.
 
 mod access;
+mod agent_key;
+mod command;
+mod event;
+mod rejection;
 mod sessions;
+
 #[cfg(test)]
 mod tests;
 
-pub use access::{Access, AgentKey, EnrolledKey, EnrolmentToken, InvalidAgentKey, MAX_TOKEN_LIFETIME};
-pub use sessions::{AdvanceReason, Fence, Session, Sessions};
+pub use access::{Access, EnrolledKey, EnrolmentToken};
+pub use agent_key::{AgentKey, InvalidAgentKey};
+pub use command::AgentCommand;
+pub use event::{AdvanceReason, AgentEvent};
+pub use rejection::{AgentRejection, MAX_TOKEN_LIFETIME};
+pub use sessions::{Fence, Session, Sessions};
 
-use crate::{AgentName, Epoch, SecretHash, SessionId, Timestamp, TokenId};
-use cqrs_es::{Aggregate, DomainEvent, event_sink::EventSink};
+use crate::{ids::Epoch, names::AgentName};
+use cqrs_es::{Aggregate, event_sink::EventSink};
 use serde::{Deserialize, Serialize};
-use thiserror::Error;
 
 /// Everything known of an agent.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -23,175 +31,6 @@ pub struct Agent {
     /// By which key it is known.
     #[serde(default, skip_serializing_if = "Access::is_empty")]
     pub access: Access,
-}
-
-/// What can be asked of an agent aggregate.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum AgentCommand {
-    /// An agent process asks to be *the* process of its name.
-    Connect {
-        /// The agent's name.
-        name: AgentName,
-        /// The process's session; repeated as it is when the request is retried.
-        session: SessionId,
-        /// The version of the agent program.
-        version: String,
-        /// Now.
-        at: Timestamp,
-    },
-    /// Supersede every session up to an epoch, those that this journal never saw included.
-    Advance {
-        /// The first epoch that may still be accepted.
-        to: Epoch,
-        /// Why.
-        reason: AdvanceReason,
-        /// Now.
-        at: Timestamp,
-    },
-    /// Give out a token by which a machine makes its key this agent's.
-    IssueToken {
-        /// The agent's name.
-        name: AgentName,
-        /// The token.
-        token: TokenId,
-        /// The hash of its secret.
-        secret: SecretHash,
-        /// The first moment at which it lets nobody in; [`MAX_TOKEN_LIFETIME`] from now at most.
-        expires_at: Timestamp,
-        /// Now.
-        at: Timestamp,
-    },
-    /// A machine that holds a token shows the public half of its key.
-    Enroll {
-        /// The agent's name.
-        name: AgentName,
-        /// The token.
-        token: TokenId,
-        /// The hash of the secret that it showed.
-        secret: SecretHash,
-        /// Its key.
-        key: AgentKey,
-        /// Now.
-        at: Timestamp,
-    },
-    /// Know the agent by this key, without a token: said by whoever runs the hub on the agent's own machine.
-    Trust {
-        /// The agent's name.
-        name: AgentName,
-        /// Its key.
-        key: AgentKey,
-        /// Now.
-        at: Timestamp,
-    },
-    /// Know the agent no more: neither by its key nor by a token that was given out. Its session ends.
-    Revoke {
-        /// The agent's name.
-        name: AgentName,
-        /// Now.
-        at: Timestamp,
-    },
-}
-
-/// What happened to an agent.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "type", content = "data")]
-pub enum AgentEvent {
-    /// A session was accepted; every earlier one is superseded.
-    AgentConnected {
-        /// The agent's name.
-        name: AgentName,
-        /// The session.
-        session: SessionId,
-        /// Its number.
-        epoch: Epoch,
-        /// The version of the agent program.
-        version: String,
-        /// When.
-        at_ms: Timestamp,
-    },
-    /// Every session up to now is superseded, and the next one gets an epoch above this.
-    AgentEpochAdvanced {
-        /// The agent's name.
-        name: AgentName,
-        /// The epoch that is reached.
-        epoch: Epoch,
-        /// Why.
-        reason: AdvanceReason,
-        /// When.
-        at_ms: Timestamp,
-    },
-    /// A token was given out.
-    AgentTokenIssued {
-        /// The agent's name.
-        name: AgentName,
-        /// The token.
-        token: TokenId,
-        /// The hash of its secret.
-        secret: SecretHash,
-        /// The first moment at which it lets nobody in.
-        expires_at_ms: Timestamp,
-        /// When.
-        at_ms: Timestamp,
-    },
-    /// From now on the agent is known by this key, and by no earlier one.
-    AgentEnrolled {
-        /// The agent's name.
-        name: AgentName,
-        /// The public half.
-        key: AgentKey,
-        /// The token that let it in; none when the hub's own machine did.
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        token: Option<TokenId>,
-        /// When.
-        at_ms: Timestamp,
-    },
-    /// The agent is known by no key and no token any more.
-    AgentRevoked {
-        /// The agent's name.
-        name: AgentName,
-        /// When.
-        at_ms: Timestamp,
-    },
-}
-
-impl DomainEvent for AgentEvent {
-    fn event_type(&self) -> String {
-        match self {
-            Self::AgentConnected { .. } => "AgentConnected",
-            Self::AgentEpochAdvanced { .. } => "AgentEpochAdvanced",
-            Self::AgentTokenIssued { .. } => "AgentTokenIssued",
-            Self::AgentEnrolled { .. } => "AgentEnrolled",
-            Self::AgentRevoked { .. } => "AgentRevoked",
-        }
-        .to_owned()
-    }
-
-    fn event_version(&self) -> String {
-        "1".to_owned()
-    }
-}
-
-/// Why an agent's command is refused.
-#[derive(Debug, Clone, PartialEq, Eq, Error)]
-pub enum AgentRejection {
-    /// A later session of the same name was accepted.
-    #[error("this session was superseded: the agent's current epoch is {current}")]
-    SessionSuperseded {
-        /// The current epoch.
-        current: Epoch,
-    },
-    /// No such token, or it has another secret, or later ones and a revocation have replaced it.
-    #[error("the token is not known: make a new one")]
-    TokenUnknown,
-    /// Another key was let in by it.
-    #[error("the token was used: make a new one")]
-    TokenUsed,
-    /// It came too late.
-    #[error("the token has expired: make a new one")]
-    TokenExpired,
-    /// It would live for too long.
-    #[error("a token lives for at most {} minutes", MAX_TOKEN_LIFETIME.as_secs() / 60)]
-    TokenTooLong,
 }
 
 impl Agent {

@@ -1,7 +1,14 @@
 //! Sessions of an agent, and the epochs that number them.
 
-use super::{AgentEvent, AgentRejection};
-use crate::{AgentName, Epoch, SessionId, Timestamp};
+use super::{
+    event::{AdvanceReason, AgentEvent},
+    rejection::AgentRejection,
+};
+use crate::{
+    ids::{Epoch, SessionId},
+    names::AgentName,
+    time::Timestamp,
+};
 use serde::{Deserialize, Serialize};
 
 /// How many earlier sessions are remembered, so that a late retry of one isn't taken for a new one.
@@ -33,16 +40,6 @@ pub struct Fence {
     pub fenced_at_ms: Timestamp,
     /// The sessions before, latest last.
     pub earlier: Vec<SessionId>,
-}
-
-/// Why an epoch is advanced without a session that takes it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum AdvanceReason {
-    /// The journal was restored and may lack the latest sessions: their epochs must not be given again.
-    JournalRestored,
-    /// The agent's key was revoked.
-    Revoked,
 }
 
 /// An agent's current session.

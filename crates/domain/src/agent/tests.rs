@@ -1,5 +1,5 @@
 use super::{sessions::REMEMBERED_SESSIONS, *};
-use crate::SecretHash;
+use crate::{SecretHash, SessionId, Timestamp, TokenId};
 use std::time::Duration;
 use uuid::Uuid;
 

@@ -1,13 +1,16 @@
-//! The rules of a key, and the state after an event.
+//! The rules of a key, and how an event changes its state.
 
 use super::{
-    IssuedKey, Key, KeyCommand, KeyEvent, KeyRejection, MAX_GRACE, PreviousSecret, RevokedKey, SecretHash,
+    command::{KeyCommand, MAX_GRACE},
+    event::KeyEvent,
+    rejection::KeyRejection,
+    state::{IssuedKey, Key, PreviousSecret, RevokedKey},
 };
-use crate::{KeyId, Timestamp};
+use crate::{names::KeyId, secret::SecretHash, time::Timestamp};
 use std::time::Duration;
 
 impl Key {
-    /// Its id; `None` when it was never made.
+    /// Its id; `None` when it was never created.
     #[must_use]
     pub const fn id(&self) -> Option<&KeyId> {
         match self {
@@ -17,7 +20,7 @@ impl Key {
         }
     }
 
-    /// What `command` changes. A command that is repeated changes nothing.
+    /// What `command` changes. A repeated command changes nothing.
     ///
     /// # Errors
     /// When it is refused.
@@ -27,17 +30,17 @@ impl Key {
                 Self::Unknown,
                 KeyCommand::Create {
                     id,
-                    terms,
+                    policy,
                     secret,
                     at,
                 },
             ) => {
-                if terms.expired_at(*at) {
+                if policy.expired_at(*at) {
                     return Err(KeyRejection::ExpiresBeforeItBegins);
                 }
                 Ok(vec![KeyEvent::KeyCreated {
                     id: id.clone(),
-                    terms: terms.clone(),
+                    policy: policy.clone(),
                     secret: *secret,
                     at_ms: *at,
                 }])
@@ -62,13 +65,13 @@ impl Key {
                 Self::Unknown | Self::Issued(_) | Self::Revoked(_),
                 KeyEvent::KeyCreated {
                     id,
-                    terms,
+                    policy,
                     secret,
                     at_ms,
                 },
             ) => Self::Issued(IssuedKey {
                 id: id.clone(),
-                terms: terms.clone(),
+                policy: policy.clone(),
                 secret: *secret,
                 previous: None,
                 created_at_ms: *at_ms,
@@ -92,11 +95,11 @@ impl Key {
             }),
             (Self::Issued(key), KeyEvent::KeyRevoked { at_ms }) => Self::Revoked(RevokedKey {
                 id: key.id,
-                terms: key.terms,
+                policy: key.policy,
                 created_at_ms: key.created_at_ms,
                 revoked_at_ms: *at_ms,
             }),
-            // Never decided; there is nothing to change.
+            // Never decided, so nothing changes.
             (
                 it @ (Self::Unknown | Self::Revoked(_)),
                 KeyEvent::KeyRotated { .. } | KeyEvent::KeyRevoked { .. },
@@ -115,7 +118,7 @@ impl IssuedKey {
         if self.secret == secret {
             return Ok(vec![]);
         }
-        if self.terms.expired_at(at) {
+        if self.policy.expired_at(at) {
             return Err(KeyRejection::Expired);
         }
         if grace > MAX_GRACE {

@@ -1,6 +1,6 @@
-//! What a key may ask for.
+//! What a key may be used for.
 
-use crate::{InvalidName, ModelName};
+use crate::names::{InvalidName, ModelName};
 use serde::{Deserialize, Serialize};
 use std::{collections::BTreeSet, fmt, str::FromStr};
 use thiserror::Error;
@@ -8,30 +8,30 @@ use thiserror::Error;
 /// The most scopes of one key.
 pub const MAX_SCOPES: usize = 64;
 
-/// One thing that a key may do; written `admin`, `query`, `infer:*` or `infer:<model>`. None includes another.
+/// One permission: `admin`, `query`, `infer:*` or `infer:<model>`. No scope includes another.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub enum Scope {
-    /// Make, rotate and revoke keys; wake and put to sleep by hand.
+    /// Create, rotate and revoke keys; wake providers and put them to sleep by hand.
     Admin,
     /// Read llms, providers, wakes and events.
     Query,
-    /// Ask every model.
+    /// Use every model.
     InferAny,
-    /// Ask this model: by its public name, wherever it is served, or by `agent/model`, on that agent alone.
+    /// Use this model: named by its public name on any agent, named `agent/model` on that agent only.
     Infer(ModelName),
 }
 
-/// Why a text isn't a scope, or a list of them isn't what a key may have.
+/// Why a text isn't a scope, or a list of scopes isn't one that a key can have.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum InvalidScope {
     /// Not the name of a scope.
     #[error("a scope is admin, query, infer:* or infer:<model>")]
     Unknown,
-    /// What it names can't be a model.
+    /// It names no legal model.
     #[error("infer:<model>: {0}")]
     Model(InvalidName),
-    /// A key that permits nothing, or a list without an end.
+    /// No scope, or too many.
     #[error("a key has 1 to {MAX_SCOPES} scopes")]
     Count,
 }
@@ -75,7 +75,7 @@ impl From<Scope> for String {
     }
 }
 
-/// A key's scopes: one at least, [`MAX_SCOPES`] at most, each once.
+/// A key's scopes: 1 to [`MAX_SCOPES`], each once.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "BTreeSet<Scope>")]
 pub struct Scopes(BTreeSet<Scope>);
@@ -91,27 +91,27 @@ impl TryFrom<BTreeSet<Scope>> for Scopes {
 }
 
 impl Scopes {
-    /// Everything: what the root key has.
+    /// Every permission: the scopes of the root key.
     #[must_use]
     pub fn all() -> Self {
         Self([Scope::Admin, Scope::Query, Scope::InferAny].into())
     }
 
-    /// Whether this scope is among them. What [`Scope::InferAny`] includes is asked with [`may_ask`](Self::may_ask).
+    /// Whether this very scope is among them. For models ask [`may_ask`](Self::may_ask).
     #[must_use]
     pub fn contains(&self, scope: &Scope) -> bool {
         self.0.contains(scope)
     }
 
-    /// Whether any model may be asked.
+    /// Whether any model may be used.
     #[must_use]
     pub fn may_infer(&self) -> bool {
         let infers = |scope: &Scope| matches!(scope, Scope::InferAny | Scope::Infer(_));
         self.0.iter().any(infers)
     }
 
-    /// Whether a request that says `asked` may be served by the model whose public name is `model`: the same text, or
-    /// the part of `agent/model` behind the agent.
+    /// Whether a request for `asked` may be served by the model whose public name is `model`: `asked` is that name, or
+    /// that name after `agent/`.
     #[must_use]
     pub fn may_ask(&self, asked: &str, model: &str) -> bool {
         self.0.iter().any(|scope| match scope {

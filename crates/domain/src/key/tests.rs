@@ -1,7 +1,8 @@
 //! Given what happened, when something is asked, then this happens.
 
 use super::*;
-use crate::KeyName;
+use crate::{KeyId, KeyName, SecretHash, Timestamp};
+use std::time::Duration;
 
 const GRACE: Duration = Duration::from_secs(60);
 
@@ -17,8 +18,8 @@ fn secret(number: u8) -> SecretHash {
     SecretHash::new([number; 32])
 }
 
-fn terms(expires_at_ms: Option<Timestamp>) -> KeyTerms {
-    KeyTerms {
+fn policy(expires_at_ms: Option<Timestamp>) -> KeyPolicy {
+    KeyPolicy {
         name: KeyName::parse("the laptop").expect("legal"),
         scopes: scopes(&["infer:*"]),
         expires_at_ms,
@@ -34,7 +35,7 @@ fn scopes(raw: &[&str]) -> Scopes {
 fn create(number: u8, expires: Option<Timestamp>) -> KeyCommand {
     KeyCommand::Create {
         id: id(),
-        terms: terms(expires),
+        policy: policy(expires),
         secret: secret(number),
         at: at(0),
     }

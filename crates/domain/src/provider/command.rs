@@ -1,8 +1,11 @@
 //! What can be asked of a provider. Every command brings its time, in NATS time.
 
 use crate::{
-    Availability, Epoch, ProviderId, ProviderSpec, ReportId, SleepReason, Timestamp, WakeCause, WakeId,
-    WakeOutcome,
+    ids::{Epoch, ReportId, WakeId},
+    names::ProviderId,
+    spec::{Availability, ProviderSpec},
+    time::Timestamp,
+    wake::{SleepReason, WakeCause, WakeOutcome},
 };
 use std::time::Duration;
 

@@ -4,16 +4,19 @@ use super::{
     command::ProviderCommand,
     event::{ProviderEvent, RegisteredAs},
     rejection::Rejection,
-    state::{InactiveReason, Provider, Registered, Resting, Status},
+    state::{InactiveReason, Provider, Registered, StableStatus, Status},
 };
 use crate::{
-    Availability, Epoch, Failures, ProviderId, ProviderSpec, ReportId, SleepReason, Timestamp, WakeFailure,
-    WakeFailureKind, WakeId,
+    ids::{Epoch, ReportId, WakeId},
+    names::ProviderId,
+    spec::{Availability, ProviderSpec},
+    time::Timestamp,
+    wake::{Failures, SleepReason, WakeFailure, WakeFailureKind},
 };
 use std::time::Duration;
 
 /// A provider active for this long has no failures in a row any more.
-pub const SETTLED_AFTER: Duration = Duration::from_secs(30);
+pub const STABLE_AFTER: Duration = Duration::from_secs(30);
 
 /// What a command changes, or why it is refused.
 pub(super) type Decision = Result<Vec<ProviderEvent>, Rejection>;
@@ -70,18 +73,18 @@ impl Provider {
 }
 
 /// Hibernating when there is a wake recipe **and** the backend is unavailable; else active.
-const fn initial_status(spec: &ProviderSpec, availability: Option<Availability>) -> Resting {
+const fn initial_status(spec: &ProviderSpec, availability: Option<Availability>) -> StableStatus {
     match (spec.wake(), availability) {
-        (Some(_), Some(Availability::Unavailable)) => Resting::Hibernating,
-        (Some(_), Some(Availability::Available) | None) | (None, _) => Resting::Active,
+        (Some(_), Some(Availability::Unavailable)) => StableStatus::Hibernating,
+        (Some(_), Some(Availability::Available) | None) | (None, _) => StableStatus::Active,
     }
 }
 
-impl From<Resting> for RegisteredAs {
-    fn from(status: Resting) -> Self {
+impl From<StableStatus> for RegisteredAs {
+    fn from(status: StableStatus) -> Self {
         match status {
-            Resting::Active => Self::Active,
-            Resting::Hibernating => Self::Hibernating,
+            StableStatus::Active => Self::Active,
+            StableStatus::Hibernating => Self::Hibernating,
         }
     }
 }
@@ -260,7 +263,7 @@ impl Registered {
     ) -> Decision {
         match &self.status {
             Status::Active { since_ms, woken_by } if self.spec.wake().is_some() => {
-                let settled = at.since(*since_ms) >= SETTLED_AFTER;
+                let settled = at.since(*since_ms) >= STABLE_AFTER;
                 let died = match reason {
                     SleepReason::Crashed => Some("the backend ended while it worked on requests"),
                     SleepReason::Exited | SleepReason::Unreachable if woken_by.is_some() && !settled => {
@@ -311,7 +314,7 @@ impl Registered {
     /// The failed wakes in a row, which a while of being active ends.
     fn failures_at(&self, at: Timestamp) -> Failures {
         match &self.status {
-            Status::Active { since_ms, .. } if at.since(*since_ms) >= SETTLED_AFTER => Failures::default(),
+            Status::Active { since_ms, .. } if at.since(*since_ms) >= STABLE_AFTER => Failures::default(),
             Status::Active { .. }
             | Status::Hibernating { .. }
             | Status::Waking { .. }
@@ -328,8 +331,8 @@ impl Registered {
     ) -> Vec<ProviderEvent> {
         let was = match &self.status {
             Status::Inactive { .. } => return vec![],
-            Status::Active { .. } => Resting::Active,
-            Status::Hibernating { .. } | Status::Waking { .. } => Resting::Hibernating,
+            Status::Active { .. } => StableStatus::Active,
+            Status::Hibernating { .. } | Status::Waking { .. } => StableStatus::Hibernating,
         };
         let (kind, why) = match reason {
             InactiveReason::AgentLost => (WakeFailureKind::AgentLost, "the agent went silent"),

@@ -1,9 +1,12 @@
 //! What happened to a provider. An event carries its results, so that folding needs no rules.
 
-use super::state::{InactiveReason, Resting};
+use super::state::{InactiveReason, StableStatus};
 use crate::{
-    Epoch, Failures, ProviderId, ProviderSpec, ReportId, SleepReason, Stage, Timestamp, Wake, WakeFailure,
-    WakeId,
+    ids::{Epoch, ReportId, WakeId},
+    names::ProviderId,
+    spec::ProviderSpec,
+    time::Timestamp,
+    wake::{Failures, SleepReason, Stage, Wake, WakeFailure},
 };
 use cqrs_es::DomainEvent;
 use serde::{Deserialize, Serialize};
@@ -111,7 +114,7 @@ pub enum ProviderEvent {
         /// Why.
         reason: InactiveReason,
         /// What it was before.
-        was: Resting,
+        was: StableStatus,
         /// Failed wakes in a row: begun anew after a while of being active.
         failures: Failures,
         /// When its agent was last heard, if it went silent.
@@ -125,7 +128,7 @@ pub enum ProviderEvent {
         /// The report that said so.
         report: ReportId,
         /// The status it has now.
-        status: Resting,
+        status: StableStatus,
         /// When.
         at_ms: Timestamp,
     },
@@ -159,6 +162,24 @@ impl ProviderEvent {
             Self::ProviderResumed { .. } => "ProviderResumed",
             Self::ProviderDeregistered { .. } => "ProviderDeregistered",
             Self::ProviderExpired { .. } => "ProviderExpired",
+        }
+    }
+
+    /// The wake that it is about.
+    #[must_use]
+    pub const fn wake_id(&self) -> Option<WakeId> {
+        match self {
+            Self::WakeRequested { wake } => Some(wake.id),
+            Self::WakeSucceeded { wake_id, .. }
+            | Self::WakeFailed { wake_id, .. }
+            | Self::WakeTimedOut { wake_id, .. } => Some(*wake_id),
+            Self::ProviderRegistered { .. }
+            | Self::BackendSlept { .. }
+            | Self::BackendAwoke { .. }
+            | Self::ProviderBecameInactive { .. }
+            | Self::ProviderResumed { .. }
+            | Self::ProviderDeregistered { .. }
+            | Self::ProviderExpired { .. } => None,
         }
     }
 

@@ -2,9 +2,13 @@
 
 use super::{
     event::{ProviderEvent, RegisteredAs},
-    state::{Gone, Provider, Registered, Resting, Status, WakeCounts},
+    state::{Gone, Provider, Registered, StableStatus, Status, WakeCounts},
 };
-use crate::{Epoch, ReportId, ReportSeq, Stage, Timestamp, WakeFailure, WakeId, WakeRecord};
+use crate::{
+    ids::{Epoch, ReportId, ReportSeq, WakeId},
+    time::Timestamp,
+    wake::{Stage, WakeFailure, WakeRecord},
+};
 
 /// How many ended wakes a provider remembers.
 const REMEMBERED_WAKES: usize = 8;
@@ -180,11 +184,11 @@ impl Registered {
             } => {
                 self.heard(Some(*report), *at_ms);
                 self.status = match status {
-                    Resting::Active => Status::Active {
+                    StableStatus::Active => Status::Active {
                         since_ms: *at_ms,
                         woken_by: None,
                     },
-                    Resting::Hibernating => Status::Hibernating { since_ms: *at_ms },
+                    StableStatus::Hibernating => Status::Hibernating { since_ms: *at_ms },
                 };
             }
         }

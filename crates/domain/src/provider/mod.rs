@@ -19,10 +19,10 @@ mod waking;
 mod tests;
 
 pub use command::ProviderCommand;
-pub use decide::SETTLED_AFTER;
+pub use decide::STABLE_AFTER;
 pub use event::{ProviderEvent, RegisteredAs};
 pub use rejection::Rejection;
-pub use state::{Gone, InactiveReason, Provider, Registered, Resting, Status, StatusName, WakeCounts};
+pub use state::{Gone, InactiveReason, Provider, Registered, StableStatus, Status, StatusName, WakeCounts};
 pub use waking::DEADLINE_MARGIN;
 
 use cqrs_es::{Aggregate, event_sink::EventSink};

@@ -1,7 +1,7 @@
 //! Why a command to a provider is refused.
 
 use super::state::InactiveReason;
-use crate::{Epoch, Failures, Timestamp};
+use crate::{ids::Epoch, time::Timestamp, wake::Failures};
 use std::time::Duration;
 use thiserror::Error;
 

@@ -1,7 +1,11 @@
 //! What is known of a provider. Each status owns only the data that exists in it.
 
 use crate::{
-    Epoch, Failures, ProviderId, ProviderSpec, ReportId, ReportSeq, Timestamp, Wake, WakeId, WakeRecord,
+    ids::{Epoch, ReportId, ReportSeq, WakeId},
+    names::ProviderId,
+    spec::ProviderSpec,
+    time::Timestamp,
+    wake::{Failures, Wake, WakeRecord},
 };
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -99,14 +103,14 @@ pub enum Status {
         /// Why.
         reason: InactiveReason,
         /// What it was before.
-        was: Resting,
+        was: StableStatus,
     },
 }
 
 /// A status without a wake in flight or a lost agent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Resting {
+pub enum StableStatus {
     /// The backend answers, or is believed to.
     Active,
     /// The backend sleeps.

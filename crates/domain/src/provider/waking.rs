@@ -7,7 +7,9 @@ use super::{
     state::{Registered, Status},
 };
 use crate::{
-    Failures, ReportId, Stage, Timestamp, Wake, WakeCause, WakeFailure, WakeFailureKind, WakeId, WakeOutcome,
+    ids::{ReportId, WakeId},
+    time::Timestamp,
+    wake::{Failures, Stage, Wake, WakeCause, WakeFailure, WakeFailureKind, WakeOutcome},
 };
 use std::time::Duration;
 
@@ -38,7 +40,7 @@ impl Registered {
         let Some(recipe) = self.spec.wake() else {
             return Err(Rejection::NoRecipe);
         };
-        match (failures.hold_at(at), ended) {
+        match (failures.backoff_at(at), ended) {
             // The hold that the time-out brings is told to whoever asks next.
             (Some(_), Some(ended)) => Ok(vec![ended]),
             (Some(retry_after), None) => Err(Rejection::RecentlyFailed {

@@ -1,22 +1,30 @@
 //! One row for each event of the journal.
 
-use super::{Committed, CommittedBody, Cursor, RowsError};
-use crate::{CommandId, ProviderEvent, Timestamp, WakeId};
+use super::{
+    page::{Cursor, RowsError},
+    row_source::{RecordedEvent, RowSource, SourceBody},
+    sort::{Sort, SortBy, SortKind},
+};
+use crate::{
+    ids::{CommandId, WakeId},
+    provider::ProviderEvent,
+    time::Timestamp,
+};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-/// One event, where it stands in the journal and in its aggregate.
+/// One event, with its position in the journal and in its aggregate.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct EventRow {
     /// The journal sequence of its commit.
     pub stream_seq: u64,
-    /// Its place in the commit; 0 for the first.
+    /// Its index in the commit, counted from 0.
     pub index: u32,
-    /// Its aggregate's type, `agent`, `provider` or `key`.
+    /// Its aggregate's type: `agent`, `provider` or `key`.
     pub aggregate_type: String,
     /// Its aggregate's id, such as `gpu-box.vllm`.
     pub aggregate_id: String,
-    /// Its place among its aggregate's events; 1 for the first.
+    /// Its number among its aggregate's events, counted from 1.
     pub sequence: u64,
     /// Its type, such as `WakeRequested`.
     pub event_type: String,
@@ -24,22 +32,22 @@ pub struct EventRow {
     pub version: String,
     /// When it was committed.
     pub at_ms: Timestamp,
-    /// The command that it comes from.
+    /// The command that caused it.
     pub command_id: Option<CommandId>,
-    /// Its data; without the hash of a key's secret.
+    /// Its data, without any hash of a secret.
     pub data: Value,
-    /// The wake it is about.
+    /// The wake that it is about.
     pub wake_id: Option<WakeId>,
 }
 
-/// The rows of a commit's events, of unreadable commits too as far as their events can be told apart.
+/// The rows of a commit's events. Those of unreadable commits are included as far as they can be told apart.
 #[must_use]
-pub fn event_rows(commit: &Committed) -> Vec<EventRow> {
-    let wake_of = |index: usize| match &commit.body {
-        CommittedBody::Provider { events, .. } => events.get(index).and_then(wake_of),
-        CommittedBody::Agent { .. } | CommittedBody::Key | CommittedBody::Unreadable { .. } => None,
+pub fn event_rows(commit: &RowSource) -> Vec<EventRow> {
+    let wake_id = |index: usize| match &commit.body {
+        SourceBody::Provider { events, .. } => events.get(index).and_then(ProviderEvent::wake_id),
+        SourceBody::EventsOnly | SourceBody::Unreadable { .. } => None,
     };
-    let row = |(index, event): (usize, &super::RecordedEvent)| EventRow {
+    let row = |(index, event): (usize, &RecordedEvent)| EventRow {
         stream_seq: commit.stream_seq,
         index: u32::try_from(index).unwrap_or(u32::MAX),
         aggregate_type: commit.aggregate_type.clone(),
@@ -50,33 +58,17 @@ pub fn event_rows(commit: &Committed) -> Vec<EventRow> {
         at_ms: commit.at_ms,
         command_id: commit.command_id,
         data: event.data.clone(),
-        wake_id: wake_of(index),
+        wake_id: wake_id(index),
     };
     commit.events.iter().enumerate().map(row).collect()
 }
 
-const fn wake_of(event: &ProviderEvent) -> Option<WakeId> {
-    match event {
-        ProviderEvent::WakeRequested { wake } => Some(wake.id),
-        ProviderEvent::WakeSucceeded { wake_id, .. }
-        | ProviderEvent::WakeFailed { wake_id, .. }
-        | ProviderEvent::WakeTimedOut { wake_id, .. } => Some(*wake_id),
-        ProviderEvent::ProviderRegistered { .. }
-        | ProviderEvent::BackendSlept { .. }
-        | ProviderEvent::BackendAwoke { .. }
-        | ProviderEvent::ProviderBecameInactive { .. }
-        | ProviderEvent::ProviderResumed { .. }
-        | ProviderEvent::ProviderDeregistered { .. }
-        | ProviderEvent::ProviderExpired { .. } => None,
-    }
-}
-
-/// Where an event stands in the journal.
+/// An event's position in the journal.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct EventPosition {
     /// The journal sequence of its commit.
     pub stream_seq: u64,
-    /// Its place in the commit.
+    /// Its index in the commit.
     pub index: u32,
 }
 
@@ -90,13 +82,7 @@ impl EventPosition {
         }
     }
 
-    /// Before every event of the commit, when this place stands after every event of it; else the same.
-    pub(super) const fn other_end(self) -> Self {
-        let index = if self.index == u32::MAX { 0 } else { self.index };
-        Self { index, ..self }
-    }
-
-    /// The cursor that stands at this event, such as `120.0`.
+    /// The cursor that points at this event, such as `120.0`.
     #[must_use]
     pub fn cursor(&self) -> Cursor {
         Cursor::new(format!("{}.{}", self.stream_seq, self.index))
@@ -104,7 +90,7 @@ impl EventPosition {
 }
 
 impl EventRow {
-    /// Where it stands.
+    /// Its position in the journal.
     #[must_use]
     pub const fn position(&self) -> EventPosition {
         EventPosition {
@@ -114,17 +100,73 @@ impl EventRow {
     }
 }
 
-/// Reads a cursor of events: `120.0`, or `120` for the end of that commit.
+/// Parses a cursor of events: `120.0`, or `120` for the end of that commit.
 ///
 /// # Errors
 /// [`RowsError::BadCursor`] when it is neither.
 pub fn parse_events_cursor(cursor: &Cursor) -> Result<EventPosition, RowsError> {
-    let read = || match cursor.as_str().split_once('.') {
+    let parse = || match cursor.as_str().split_once('.') {
         None => Some(EventPosition::after_commit(cursor.as_str().parse().ok()?)),
         Some((seq, index)) => Some(EventPosition {
             stream_seq: seq.parse().ok()?,
             index: index.parse().ok()?,
         }),
     };
-    read().ok_or(RowsError::BadCursor)
+    parse().ok_or(RowsError::BadCursor)
+}
+
+/// What events are sorted by: their position in the journal, `seq`, and nothing else.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct EventSort;
+
+impl SortBy for EventSort {
+    const ALL: &'static [Self] = &[Self];
+    const DEFAULT: Sort<Self> = Sort::ascending(Self);
+    fn as_str(self) -> &'static str {
+        "seq"
+    }
+    fn kind(self) -> SortKind {
+        SortKind::Key
+    }
+}
+
+/// The part of the journal between two positions, both excluded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct EventRange {
+    /// After this one.
+    pub after: EventPosition,
+    /// Before this one.
+    pub before: Option<EventPosition>,
+}
+
+impl EventRange {
+    /// What remains of the journal after a page's cursor, read in the direction of `sort`, and after a commit.
+    ///
+    /// # Errors
+    /// [`RowsError::BadCursor`] when the cursor doesn't belong to events.
+    pub fn of(
+        sort: Sort<EventSort>,
+        after_seq: Option<u64>,
+        cursor: Option<&Cursor>,
+    ) -> Result<Self, RowsError> {
+        let cursor = cursor.map(parse_events_cursor).transpose()?;
+        // The sequences of streams begin at 1.
+        let after = after_seq.map(EventPosition::after_commit).unwrap_or_default();
+        if !sort.descending {
+            let after = cursor.unwrap_or_default().max(after);
+            return Ok(Self { after, before: None });
+        }
+        // Read backwards, a cursor that means a whole commit leaves out all of its events.
+        let before = cursor.map(|cursor| match cursor.index {
+            u32::MAX => EventPosition { index: 0, ..cursor },
+            _ => cursor,
+        });
+        Ok(Self { after, before })
+    }
+
+    /// Whether an event at `position` is in this part.
+    #[must_use]
+    pub fn contains(&self, position: EventPosition) -> bool {
+        position > self.after && self.before.is_none_or(|before| position < before)
+    }
 }

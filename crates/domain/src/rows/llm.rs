@@ -1,10 +1,15 @@
 //! One row for each model that a provider publishes.
 
-use super::{Cursor, RowKey, RowsError};
+use super::{
+    page::{Cursor, RowsError},
+    sort::{RowKey, Sort, SortBy, SortKey, SortKind, SortValue},
+};
 use crate::{
-    AgentName, Epoch, Failures, ModelName, Provider, ProviderName, Timestamp, WakeFailure, WakeId,
-    WakeRecord,
-    provider::{StatusName, WakeCounts},
+    ids::{Epoch, WakeId},
+    names::{AgentName, ModelName, ProviderName},
+    provider::{Provider, StatusName, WakeCounts},
+    time::Timestamp,
+    wake::{Failures, WakeFailure, WakeRecord},
 };
 use serde::{Deserialize, Serialize};
 
@@ -25,7 +30,7 @@ pub struct LlmRow {
     pub status: StatusName,
     /// Since when it has that status.
     pub since_ms: Timestamp,
-    /// The session that speaks for its provider.
+    /// The session that its provider belongs to.
     pub epoch: Epoch,
     /// The wake in flight.
     pub wake_id: Option<WakeId>,
@@ -35,17 +40,17 @@ pub struct LlmRow {
     pub can_wake: bool,
     /// Whether its provider has a sleep recipe.
     pub can_sleep: bool,
-    /// All its provider's wakes, counted.
+    /// How many wakes its provider has had.
     pub wakes: WakeCounts,
     /// The wake that ended last.
     pub last_wake: Option<LastWake>,
-    /// Failed wakes in a row and the hold they bring.
+    /// Failed wakes in a row, and the backoff that follows from them.
     pub failures: Failures,
-    /// When its agent was last heard; no part of the journal, so it is always a little late.
+    /// The last heartbeat of its agent. It isn't in the journal, so it always lags a little.
     pub last_heartbeat_ms: Option<Timestamp>,
     /// The journal sequence of the commit that the row comes from.
     pub updated_seq: u64,
-    /// The first later commit of its provider that this program could not read; the row shows what was before it.
+    /// The first later commit of its provider that this program can't read. The row shows the state before it.
     pub unreadable_since_seq: Option<u64>,
 }
 
@@ -59,7 +64,7 @@ pub enum LlmKind {
 }
 
 impl LlmKind {
-    /// The kind as it is written everywhere.
+    /// Its name in JSON and in queries.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -91,7 +96,7 @@ impl From<&WakeRecord> for LastWake {
     }
 }
 
-/// The rows of a provider as the commit `seq` left it: one for each model, none when it isn't published.
+/// The rows of a provider after the commit `seq`: one for each model, none when it isn't published.
 #[must_use]
 pub fn llm_rows(provider: &Provider, seq: u64) -> Vec<LlmRow> {
     let Some(provider) = provider.registered() else {
@@ -123,8 +128,8 @@ pub fn llm_rows(provider: &Provider, seq: u64) -> Vec<LlmRow> {
     provider.spec.models().iter().map(row).collect()
 }
 
-/// What orders LLM rows: agent, model, provider, each by its bytes. The provider stands in it because the journal
-/// doesn't forbid that two providers of an agent name the same model.
+/// Identifies and orders LLM rows: by agent, model and provider, each by its bytes. The provider is needed because two
+/// providers of one agent may publish the same model.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct LlmKey {
     /// The agent.
@@ -148,14 +153,14 @@ impl LlmKey {
 }
 
 impl RowKey for LlmKey {
-    /// Model names hold anything printable, so the text is written as hex.
+    /// As hexadecimal digits, because model names contain any printable text.
     fn cursor(&self) -> Cursor {
         let text = format!("{}/{}/{}", self.agent, self.provider, self.model);
         Cursor::new(text.bytes().map(|byte| format!("{byte:02x}")).collect::<String>())
     }
 
     fn parse(cursor: &Cursor) -> Result<Self, RowsError> {
-        let read = || {
+        let parse = || {
             let bytes = cursor.as_str().as_bytes().chunks(2).map(|pair| {
                 let pair = std::str::from_utf8(pair).ok().filter(|pair| pair.len() == 2)?;
                 u8::from_str_radix(pair, 16).ok()
@@ -168,6 +173,59 @@ impl RowKey for LlmKey {
                 model: ModelName::parse(parts.next()?).ok()?,
             })
         };
-        read().ok_or(RowsError::BadCursor)
+        parse().ok_or(RowsError::BadCursor)
+    }
+}
+
+/// What LLM rows and providers can be sorted by. Their keys break ties.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LlmSort {
+    /// Their keys: an LLM's agent, model and provider; a provider's id.
+    Name,
+    /// The status, as a word.
+    Status,
+    /// Since when they have that status.
+    Since,
+}
+
+impl SortBy for LlmSort {
+    const ALL: &'static [Self] = &[Self::Name, Self::Status, Self::Since];
+    const DEFAULT: Sort<Self> = Sort::ascending(Self::Name);
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Name => "name",
+            Self::Status => "status",
+            Self::Since => "since",
+        }
+    }
+    fn kind(self) -> SortKind {
+        match self {
+            Self::Name => SortKind::Key,
+            Self::Status => SortKind::Word,
+            Self::Since => SortKind::Number,
+        }
+    }
+}
+
+impl LlmSort {
+    /// The value that decides.
+    #[must_use]
+    pub fn value(self, status: StatusName, since: Timestamp) -> SortValue {
+        match self {
+            Self::Name => SortValue::None,
+            Self::Status => SortValue::Word(status.as_str().to_owned()),
+            Self::Since => SortValue::Number(since.as_millis()),
+        }
+    }
+}
+
+impl LlmRow {
+    /// Its position among LLM rows.
+    #[must_use]
+    pub fn sort_key(&self, by: LlmSort) -> SortKey<LlmKey> {
+        SortKey {
+            value: by.value(self.status, self.since_ms),
+            key: LlmKey::of(self),
+        }
     }
 }

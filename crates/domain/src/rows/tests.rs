@@ -41,7 +41,7 @@ struct Journal {
 }
 
 impl Journal {
-    fn commit(&mut self, command: &ProviderCommand) -> Committed {
+    fn commit(&mut self, command: &ProviderCommand) -> RowSource {
         let events = self.state.decide(command).expect("accepted");
         assert!(!events.is_empty(), "{command:?}");
         self.state = events
@@ -55,7 +55,7 @@ impl Journal {
             version: "1".to_owned(),
             data: serde_json::json!({}),
         };
-        Committed {
+        RowSource {
             stream_seq: self.seq,
             hash: String::new(),
             subject: "reveille.events.provider.gpu-box.vllm".into(),
@@ -65,7 +65,7 @@ impl Journal {
             command_id: None,
             at_ms: at(self.seq),
             events: events.iter().map(recorded).collect(),
-            body: CommittedBody::Provider {
+            body: SourceBody::Provider {
                 id: id(),
                 events,
                 state: self.state.clone(),
@@ -74,7 +74,7 @@ impl Journal {
         }
     }
 
-    fn register(&mut self, models: &[&str]) -> Committed {
+    fn register(&mut self, models: &[&str]) -> RowSource {
         let models = models
             .iter()
             .map(|model| ModelName::parse(model).expect("legal"))
@@ -92,7 +92,7 @@ impl Journal {
         })
     }
 
-    fn request_wake(&mut self) -> Committed {
+    fn request_wake(&mut self) -> RowSource {
         self.wakes += 1;
         let (wake_id, at) = (wake_id(self.wakes), at(self.seq));
         self.commit(&ProviderCommand::RequestWake {
@@ -102,7 +102,7 @@ impl Journal {
         })
     }
 
-    fn fail_wake(&mut self) -> Committed {
+    fn fail_wake(&mut self) -> RowSource {
         let seq = ReportSeq(self.state.registered().expect("registered").last_seq.0 + 1);
         let failure = WakeFailure::new(WakeFailureKind::Recipe, "step 1 http", "refused");
         self.commit(&ProviderCommand::ReportWake {
@@ -116,11 +116,11 @@ impl Journal {
         })
     }
 
-    fn unreadable(&mut self) -> Committed {
+    fn unreadable(&mut self) -> RowSource {
         self.seq += 1;
-        Committed {
+        RowSource {
             stream_seq: self.seq,
-            body: CommittedBody::Unreadable {
+            body: SourceBody::Unreadable {
                 reason: "newer".into(),
             },
             ..Journal::default().register(&["a"])

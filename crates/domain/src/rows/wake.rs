@@ -1,30 +1,36 @@
 //! One row for each wake, folded from its provider's events.
 
-use super::{Cursor, RowKey, RowsError};
+use super::{
+    page::{Cursor, RowsError},
+    sort::{RowKey, Sort, SortBy, SortKey, SortKind, SortValue},
+};
 use crate::{
-    ProviderEvent, ProviderId, Stage, Timestamp, Wake, WakeCause, WakeFailure, WakeFailureKind, WakeId,
-    provider::Registered,
+    ids::WakeId,
+    names::ProviderId,
+    provider::{ProviderEvent, Registered},
+    time::Timestamp,
+    wake::{Stage, Wake, WakeCause, WakeFailure, WakeFailureKind},
 };
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
-/// One wake. What its request would tell (cause, deadline, sequence) is absent when only its end is known: memory
-/// that began with a provider's last commit knows of earlier wakes what the provider's state remembers.
+/// One wake. The data of its request (cause, deadline, sequence) is absent when only its end is known: rows in memory
+/// that began with a provider's last commit know of earlier wakes only what the provider's state remembers.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WakeRow {
     /// Its id.
     pub wake_id: WakeId,
     /// The provider.
     pub provider: ProviderId,
-    /// Who asked for it.
+    /// What caused it.
     pub cause: Option<WakeCause>,
-    /// When it was asked for.
+    /// When it was requested.
     pub requested_at_ms: Timestamp,
-    /// When it ends as timed out unless its outcome is known.
+    /// When it times out.
     pub deadline_ms: Option<Timestamp>,
     /// When it ended.
     pub ended_at_ms: Option<Timestamp>,
-    /// How it stands or ended.
+    /// How it ended, or that it hasn't.
     pub outcome: WakeOutcomeName,
     /// Why it failed or timed out.
     pub failure: Option<WakeFailure>,
@@ -36,22 +42,22 @@ pub struct WakeRow {
     pub ended_seq: Option<u64>,
 }
 
-/// How a wake stands or ended.
+/// How a wake ended, or that it hasn't.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum WakeOutcomeName {
-    /// Not ended.
+    /// It has not ended.
     InFlight,
     /// The backend became available.
     Succeeded,
-    /// It didn't.
+    /// The backend did not become available.
     Failed,
     /// No outcome was known by the deadline.
     TimedOut,
 }
 
 impl WakeOutcomeName {
-    /// The name as it is written everywhere.
+    /// Its name in JSON and in queries.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -79,7 +85,7 @@ impl std::str::FromStr for WakeOutcomeName {
     }
 }
 
-/// What one event does to the wakes of its provider.
+/// How one event changes its provider's wakes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum WakeChange {
     /// A wake began.
@@ -103,12 +109,12 @@ pub struct WakeEnd {
     pub failure: Option<WakeFailure>,
     /// The stages that ran.
     pub stages: Vec<Stage>,
-    /// The journal sequence of the commit that says so.
+    /// The journal sequence of the commit that ended it.
     pub seq: u64,
 }
 
-/// What `events` of the commit `seq` do to the wakes of `provider`, in order. Their texts are cut and freed of control
-/// characters again, whoever wrote them: people read them, and a column of text holds no NUL.
+/// How the `events` of the commit `seq` change the wakes of `provider`, in order. Texts are cut and stripped of control
+/// characters once more, because people read them and a text column holds no NUL.
 #[must_use]
 pub fn wake_changes(provider: &ProviderId, events: &[ProviderEvent], seq: u64) -> Vec<WakeChange> {
     let end =
@@ -166,7 +172,7 @@ pub fn wake_changes(provider: &ProviderId, events: &[ProviderEvent], seq: u64) -
 }
 
 impl WakeChange {
-    /// The wake that changes.
+    /// The wake that is changed.
     #[must_use]
     pub const fn wake_id(&self) -> WakeId {
         match self {
@@ -175,14 +181,15 @@ impl WakeChange {
         }
     }
 
-    /// The wake's row after the change. Repeating a change gives the same row.
+    /// The wake's row after the change. Applying a change twice gives the same row.
     #[must_use]
     pub fn after(self, before: Option<WakeRow>) -> WakeRow {
         match (self, before) {
             (Self::Requested(row), None) => row,
             (Self::Requested(_), Some(before)) => before,
             (Self::Ended(end), before) => {
-                let row = before.unwrap_or_else(|| WakeRow::unknown(&end));
+                let row =
+                    before.unwrap_or_else(|| WakeRow::bare(end.wake_id, end.provider.clone(), end.at_ms));
                 WakeRow {
                     ended_at_ms: Some(end.at_ms),
                     outcome: end.outcome,
@@ -197,21 +204,34 @@ impl WakeChange {
 }
 
 impl WakeRow {
-    /// A wake in flight, begun by the commit `seq` when that is known.
-    #[must_use]
-    pub fn requested(provider: &ProviderId, wake: &Wake, seq: Option<u64>) -> Self {
+    /// What a wake in flight counts as when wakes are sorted by their duration: the longest that Postgres can store.
+    pub const IN_FLIGHT_MS: u64 = i64::MAX.unsigned_abs();
+
+    /// A wake of which nothing else is known.
+    const fn bare(wake_id: WakeId, provider: ProviderId, requested_at_ms: Timestamp) -> Self {
         Self {
-            wake_id: wake.id,
-            provider: provider.clone(),
-            cause: Some(wake.cause.bounded()),
-            requested_at_ms: wake.requested_at_ms,
-            deadline_ms: Some(wake.deadline_ms),
+            wake_id,
+            provider,
+            cause: None,
+            requested_at_ms,
+            deadline_ms: None,
             ended_at_ms: None,
             outcome: WakeOutcomeName::InFlight,
             failure: None,
             stages: vec![],
-            requested_seq: seq,
+            requested_seq: None,
             ended_seq: None,
+        }
+    }
+
+    /// A wake in flight, with the sequence of the commit that began it when that is known.
+    #[must_use]
+    pub fn requested(provider: &ProviderId, wake: &Wake, seq: Option<u64>) -> Self {
+        Self {
+            cause: Some(wake.cause.bounded()),
+            deadline_ms: Some(wake.deadline_ms),
+            requested_seq: seq,
+            ..Self::bare(wake.id, provider.clone(), wake.requested_at_ms)
         }
     }
 
@@ -219,11 +239,6 @@ impl WakeRow {
     #[must_use]
     pub fn remembered(provider: &Registered) -> Vec<Self> {
         let ended = provider.wakes.iter().map(|wake| Self {
-            wake_id: wake.id,
-            provider: provider.id.clone(),
-            cause: None,
-            requested_at_ms: wake.requested_at_ms,
-            deadline_ms: None,
             ended_at_ms: Some(wake.ended_at_ms),
             outcome: match wake.failure.as_ref().map(|failure| failure.kind) {
                 None => WakeOutcomeName::Succeeded,
@@ -240,9 +255,7 @@ impl WakeRow {
                 ) => WakeOutcomeName::Failed,
             },
             failure: wake.failure.as_ref().map(WakeFailure::bounded),
-            stages: vec![],
-            requested_seq: None,
-            ended_seq: None,
+            ..Self::bare(wake.id, provider.id.clone(), wake.requested_at_ms)
         });
         let in_flight = provider.status.wake();
         ended
@@ -250,23 +263,7 @@ impl WakeRow {
             .collect()
     }
 
-    fn unknown(end: &WakeEnd) -> Self {
-        Self {
-            wake_id: end.wake_id,
-            provider: end.provider.clone(),
-            cause: None,
-            requested_at_ms: end.at_ms,
-            deadline_ms: None,
-            ended_at_ms: None,
-            outcome: WakeOutcomeName::InFlight,
-            failure: None,
-            stages: vec![],
-            requested_seq: None,
-            ended_seq: None,
-        }
-    }
-
-    /// Where it stands among the wakes.
+    /// Its position among wakes in the order in which they were requested.
     #[must_use]
     pub const fn position(&self) -> WakePosition {
         WakePosition {
@@ -274,12 +271,26 @@ impl WakeRow {
             wake_id: self.wake_id,
         }
     }
+
+    /// Its position among wakes.
+    #[must_use]
+    pub fn sort_key(&self, by: WakeSort) -> SortKey<WakePosition> {
+        let took = |ended: Timestamp| ended.as_millis().saturating_sub(self.requested_at_ms.as_millis());
+        let value = match by {
+            WakeSort::Requested => SortValue::None,
+            WakeSort::Took => SortValue::Number(self.ended_at_ms.map_or(Self::IN_FLIGHT_MS, took)),
+        };
+        SortKey {
+            value,
+            key: self.position(),
+        }
+    }
 }
 
-/// What orders wakes: when they were asked for, then their ids.
+/// Identifies wakes, and orders them by the time of their request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct WakePosition {
-    /// When it was asked for.
+    /// When it was requested.
     pub requested_at_ms: Timestamp,
     /// Its id.
     pub wake_id: WakeId,
@@ -291,13 +302,39 @@ impl RowKey for WakePosition {
     }
 
     fn parse(cursor: &Cursor) -> Result<Self, RowsError> {
-        let read = || {
+        let parse = || {
             let (at, id) = cursor.as_str().split_once('.')?;
             Some(Self {
                 requested_at_ms: Timestamp::from_millis(at.parse().ok()?),
                 wake_id: WakeId(id.parse().ok()?),
             })
         };
-        read().ok_or(RowsError::BadCursor)
+        parse().ok_or(RowsError::BadCursor)
+    }
+}
+
+/// What wakes can be sorted by. The time of their request breaks ties.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WakeSort {
+    /// When they were requested.
+    Requested,
+    /// How long they took. A wake in flight counts as the longest.
+    Took,
+}
+
+impl SortBy for WakeSort {
+    const ALL: &'static [Self] = &[Self::Requested, Self::Took];
+    const DEFAULT: Sort<Self> = Sort::descending(Self::Requested);
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Requested => "requested",
+            Self::Took => "took",
+        }
+    }
+    fn kind(self) -> SortKind {
+        match self {
+            Self::Requested => SortKind::Key,
+            Self::Took => SortKind::Number,
+        }
     }
 }

@@ -10,7 +10,7 @@ use reveille_domain::{
     AgentName, Timestamp, WakeId,
     provider::StatusName,
     rows::{
-        Committed, Cursor, EventQuery, LlmQuery, LlmSort, MAX_PAGE_ROWS, Page, PageLimit, Rows, RowsError,
+        Cursor, EventQuery, LlmQuery, LlmSort, MAX_PAGE_ROWS, Page, PageLimit, RowSource, Rows, RowsError,
         Sort, SortBy, WakeOutcomeName, WakeQuery, WakeRow, WakeSort,
     },
 };
@@ -43,7 +43,7 @@ fn postgres_answers_as_the_contract_says() {
     for_random_histories(&async |history, batch| contract(InPostgres::create().await, history, batch).await);
 }
 
-fn for_random_histories(contract: &impl AsyncFn(&[Committed], usize)) {
+fn for_random_histories(contract: &impl AsyncFn(&[RowSource], usize)) {
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");
     let mut runner = TestRunner::new(Config {
         cases: HISTORIES,
@@ -58,7 +58,7 @@ fn for_random_histories(contract: &impl AsyncFn(&[Committed], usize)) {
     runtime.block_on(contract(&some_history(), 64));
 }
 
-async fn contract(mut store: impl Store, history: &[Committed], batch: usize) {
+async fn contract(mut store: impl Store, history: &[RowSource], batch: usize) {
     for batch in history.chunks(batch) {
         store.take(batch).await;
     }
@@ -71,7 +71,7 @@ async fn contract(mut store: impl Store, history: &[Committed], batch: usize) {
     hears_agents(&mut store, &expected(history)).await;
 }
 
-async fn holds(store: &impl Store, history: &[Committed]) {
+async fn holds(store: &impl Store, history: &[RowSource]) {
     let rows = store.rows();
     let expected = expected(history);
     let applied = history.len() as u64;

@@ -9,7 +9,7 @@ use futures::future::join_all;
 use reveille_domain::{
     Provider,
     rows::{
-        Committed, CommittedBody, EventQuery, LlmQuery, MAX_PAGE_ROWS, PageLimit, Rows, provider_aggregate_id,
+        EventQuery, LlmQuery, MAX_PAGE_ROWS, PageLimit, RowSource, Rows, SourceBody, provider_aggregate_id,
     },
 };
 use reveille_projector::{Applied, Mark};
@@ -102,7 +102,7 @@ async fn a_commit_that_the_database_refuses_is_archived_and_holds_nothing_up() {
     let mut history = some_history();
     let poison = history
         .iter()
-        .position(|commit| matches!(&commit.body, CommittedBody::Agent { .. }))
+        .position(|commit| commit.body == SourceBody::EventsOnly)
         .expect("one");
     // A column of text holds no NUL.
     history[poison].events[0].event_type = "Agent\0Connected".into();
@@ -149,7 +149,7 @@ async fn the_archive_holds_every_message_byte_for_byte() {
         assert_eq!(row.get::<String, _>("hash"), commit.hash);
         assert_eq!(
             unreadable.is_some(),
-            matches!(commit.body, CommittedBody::Unreadable { .. })
+            matches!(commit.body, SourceBody::Unreadable { .. })
         );
     }
 }
@@ -157,17 +157,17 @@ async fn the_archive_holds_every_message_byte_for_byte() {
 #[tokio::test]
 async fn a_provider_folds_from_its_events_in_the_event_table() {
     let mut store = InPostgres::create().await;
-    let readable = |commit: &Committed| !matches!(commit.body, CommittedBody::Unreadable { .. });
+    let readable = |commit: &RowSource| !matches!(commit.body, SourceBody::Unreadable { .. });
     let history: Vec<_> = some_history().into_iter().filter(readable).collect();
     // Sequences without gaps, as a journal has them.
     let history: Vec<_> = (1..)
         .zip(history)
-        .map(|(stream_seq, commit)| Committed { stream_seq, ..commit })
+        .map(|(stream_seq, commit)| RowSource { stream_seq, ..commit })
         .collect();
     store.take(&history).await;
     let mut folded = 0;
     for commit in &history {
-        let CommittedBody::Provider { id, state, .. } = &commit.body else {
+        let SourceBody::Provider { id, state, .. } = &commit.body else {
             continue;
         };
         let last = history

@@ -5,7 +5,7 @@ use reveille_domain::{
     Agent, AgentCommand, AgentName, Availability, CommandId, Epoch, KeyId, ModelName, Provider,
     ProviderCommand, ProviderId, ProviderSpec, RecipeKind, ReportId, SessionId, SleepReason, Stage,
     Timestamp, WakeCause, WakeFailure, WakeFailureKind, WakeId, WakeOutcome, WakeSpec,
-    rows::{Committed, CommittedBody, RawMessage, RecordedEvent, provider_aggregate_id},
+    rows::{RawMessage, RecordedEvent, RowSource, SourceBody, provider_aggregate_id},
 };
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -96,7 +96,7 @@ pub(crate) fn steps() -> impl Strategy<Value = Vec<Step>> {
 }
 
 /// Runs the steps: each that changes something becomes a commit.
-pub(crate) fn commits(steps: &[Step]) -> Vec<Committed> {
+pub(crate) fn commits(steps: &[Step]) -> Vec<RowSource> {
     let mut history = History::default();
     for (number, step) in steps.iter().enumerate() {
         history.run(number as u64, step);
@@ -105,7 +105,7 @@ pub(crate) fn commits(steps: &[Step]) -> Vec<Committed> {
 }
 
 /// A long history, the same each time.
-pub(crate) fn some_history() -> Vec<Committed> {
+pub(crate) fn some_history() -> Vec<RowSource> {
     use proptest::{strategy::ValueTree, test_runner::TestRunner};
     let mut runner = TestRunner::deterministic();
     let steps = vec(steps(), 5)
@@ -122,7 +122,7 @@ struct History {
     agents: HashMap<AgentName, Agent>,
     /// The number of the next event of each aggregate, less one.
     events: HashMap<String, u64>,
-    commits: Vec<Committed>,
+    commits: Vec<RowSource>,
 }
 
 impl History {
@@ -133,13 +133,13 @@ impl History {
             Action::Connect => self.connect(number, &id.agent),
             Action::Unreadable => {
                 let event = json!({ "type": "ProviderTeleported", "data": { "to": "mars" } });
-                let body = CommittedBody::Unreadable {
+                let body = SourceBody::Unreadable {
                     reason: "it was written by a newer version".into(),
                 };
                 self.commit(number, "provider", provider_aggregate_id(&id), &[event], body);
             }
             Action::Foreign => {
-                let body = CommittedBody::Unreadable {
+                let body = SourceBody::Unreadable {
                     reason: "its subject names no aggregate".into(),
                 };
                 self.commit::<Value>(number, "", String::new(), &[], body);
@@ -158,7 +158,7 @@ impl History {
                     return;
                 }
                 *state = events.iter().fold(std::mem::take(state), Provider::evolve);
-                let body = CommittedBody::Provider {
+                let body = SourceBody::Provider {
                     id: id.clone(),
                     events: events.clone(),
                     state: state.clone(),
@@ -178,21 +178,10 @@ impl History {
         };
         let events = agent.decide(&command).expect("a new session");
         *agent = events.iter().fold(std::mem::take(agent), Agent::evolve);
-        let body = CommittedBody::Agent {
-            events: events.clone(),
-            state: agent.clone(),
-        };
-        self.commit(number, "agent", name.to_string(), &events, body);
+        self.commit(number, "agent", name.to_string(), &events, SourceBody::EventsOnly);
     }
 
-    fn commit<E: Serialize>(
-        &mut self,
-        number: u64,
-        kind: &str,
-        id: String,
-        events: &[E],
-        body: CommittedBody,
-    ) {
+    fn commit<E: Serialize>(&mut self, number: u64, kind: &str, id: String, events: &[E], body: SourceBody) {
         let stream_seq = self.commits.len() as u64 + 1;
         let events: Vec<RecordedEvent> = events.iter().map(recorded).collect();
         let subject = if kind.is_empty() {
@@ -203,7 +192,7 @@ impl History {
         let so_far = self.events.entry(subject.clone()).or_default();
         let first_event_seq = *so_far + 1;
         *so_far += events.len() as u64;
-        self.commits.push(Committed {
+        self.commits.push(RowSource {
             stream_seq,
             hash: format!("hash of {stream_seq}"),
             subject,

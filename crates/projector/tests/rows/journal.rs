@@ -112,7 +112,7 @@ impl Hub {
         let mut follower = Follower::new(&self.connection, Follow::After(None));
         loop {
             match follower.next().await.expect("the journal") {
-                Followed::Commit(entry) => rows.apply(&entry.committed()),
+                Followed::Commit(entry) => rows.apply(&entry.row_source()),
                 Followed::CaughtUp { .. } => return rows,
                 Followed::Reset | Followed::Interrupted => {}
             }

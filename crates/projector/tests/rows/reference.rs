@@ -3,7 +3,7 @@
 use reveille_domain::{
     ProviderEvent, WakeFailure,
     rows::{
-        Committed, CommittedBody, EventRow, LlmRow, LlmSort, Sort, WakeOutcomeName, WakeRow, WakeSort,
+        EventRow, LlmRow, LlmSort, RowSource, Sort, SourceBody, WakeOutcomeName, WakeRow, WakeSort,
         event_rows, llm_rows,
     },
 };
@@ -16,7 +16,7 @@ pub(crate) struct Expected {
     pub(crate) events: Vec<EventRow>,
 }
 
-pub(crate) fn expected(history: &[Committed]) -> Expected {
+pub(crate) fn expected(history: &[RowSource]) -> Expected {
     Expected {
         llms: llms(history),
         wakes: wakes(history),
@@ -24,10 +24,10 @@ pub(crate) fn expected(history: &[Committed]) -> Expected {
     }
 }
 
-fn llms(history: &[Committed]) -> Vec<LlmRow> {
+fn llms(history: &[RowSource]) -> Vec<LlmRow> {
     let mut rows = vec![];
     for (at, commit) in history.iter().enumerate() {
-        let CommittedBody::Provider { id, state, .. } = &commit.body else {
+        let SourceBody::Provider { id, state, .. } = &commit.body else {
             continue;
         };
         let mut later = history[at + 1..]
@@ -35,7 +35,7 @@ fn llms(history: &[Committed]) -> Vec<LlmRow> {
             .filter(|later| later.subject == commit.subject);
         if later
             .clone()
-            .any(|later| matches!(later.body, CommittedBody::Provider { .. }))
+            .any(|later| matches!(later.body, SourceBody::Provider { .. }))
         {
             continue;
         }
@@ -57,10 +57,10 @@ fn llms(history: &[Committed]) -> Vec<LlmRow> {
     rows
 }
 
-fn wakes(history: &[Committed]) -> Vec<WakeRow> {
+fn wakes(history: &[RowSource]) -> Vec<WakeRow> {
     let mut rows: Vec<WakeRow> = vec![];
     for commit in history {
-        let CommittedBody::Provider { id, events, .. } = &commit.body else {
+        let SourceBody::Provider { id, events, .. } = &commit.body else {
             continue;
         };
         for event in events {

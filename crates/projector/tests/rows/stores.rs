@@ -2,7 +2,7 @@
 
 use reveille_domain::{
     AgentName, Timestamp,
-    rows::{Committed, MemoryRows, Rows},
+    rows::{MemoryRows, RowSource, Rows},
 };
 use reveille_projector::{Applied, Mark, PostgresRows, Projection};
 use reveille_tests::Database;
@@ -12,7 +12,7 @@ use std::collections::HashMap;
 pub(crate) trait Store {
     fn rows(&self) -> &dyn Rows;
     /// Takes in a batch that comes after what was taken in, or that was taken in before.
-    async fn take(&mut self, batch: &[Committed]);
+    async fn take(&mut self, batch: &[RowSource]);
     async fn heard(&mut self, agent: &AgentName, at: Timestamp);
 }
 
@@ -24,7 +24,7 @@ impl Store for InMemory {
         &self.0
     }
 
-    async fn take(&mut self, batch: &[Committed]) {
+    async fn take(&mut self, batch: &[RowSource]) {
         batch.iter().for_each(|commit| self.0.apply(commit));
     }
 
@@ -66,7 +66,7 @@ impl Store for InPostgres {
         &self.rows
     }
 
-    async fn take(&mut self, batch: &[Committed]) {
+    async fn take(&mut self, batch: &[RowSource]) {
         let (Some(first), Some(last)) = (batch.first(), batch.last()) else {
             return;
         };

@@ -20,7 +20,7 @@ use axum::{
 use reveille_domain::{
     AgentName, ModelName, ProviderName,
     provider::StatusName,
-    rows::{self, Cursor, LlmSort, PageLimit, Place, READ_WAIT, RowKey, Rows, RowsError, Sort, SortBy},
+    rows::{self, Cursor, LlmSort, PageLimit, READ_WAIT, RowKey, Rows, RowsError, Sort, SortBy, SortKey},
 };
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
@@ -114,7 +114,7 @@ impl<By: SortBy> Listed<By> {
         self,
         state: &AppState,
         list: impl FnOnce() -> Vec<T>,
-        place: impl Fn(&T, By) -> Place<K>,
+        sort_key: impl Fn(&T, By) -> SortKey<K>,
     ) -> Result<rows::Page<T>, ApiError> {
         folded(state, self.min_seq).await?;
         let (sort, limit, applied) = (
@@ -123,7 +123,7 @@ impl<By: SortBy> Listed<By> {
             state.inner.fleet.applied(),
         );
         let after = self.after.as_ref();
-        Ok(rows::Page::sorted(list(), sort, after, limit, applied, place)?)
+        Ok(rows::Page::sorted(list(), sort, after, limit, applied, sort_key)?)
     }
 }
 

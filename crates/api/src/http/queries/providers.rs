@@ -20,7 +20,7 @@ use reveille_domain::{
     AgentName, Epoch, Failures, ModelName, ProviderId, ProviderName, Status, Timestamp, Wake, WakeCause,
     WakeId, WakeRecord, WakeSpec,
     provider::{InactiveReason, StatusName, WakeCounts},
-    rows::{self, LlmSort, Place},
+    rows::{self, LlmSort, SortKey},
 };
 use serde::{Deserialize, Serialize};
 use std::{sync::Arc, time::Duration};
@@ -77,14 +77,14 @@ pub(super) async fn list(
     let mut known = fleet.all();
     known.retain(|known| filter.matches(known));
     let (sort, limit) = (filter.sort.unwrap_or_default(), limit(filter.rows));
-    let page = rows::Page::sorted(known, sort, filter.after.as_ref(), limit, applied, place)?;
+    let page = rows::Page::sorted(known, sort, filter.after.as_ref(), limit, applied, sort_key)?;
     Ok(Json(Page::of(page, |known| Provider::of(&state, &known))))
 }
 
-fn place(known: &Arc<Known>, by: LlmSort) -> Place<ProviderId> {
+fn sort_key(known: &Arc<Known>, by: LlmSort) -> SortKey<ProviderId> {
     let provider = &known.provider;
     let (status, since) = (provider.status.name(), provider.status.since());
-    Place {
+    SortKey {
         value: by.value(status, since),
         key: provider.id.clone(),
     }

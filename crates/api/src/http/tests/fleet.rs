@@ -18,7 +18,7 @@ use reveille_bus::{
 use reveille_domain::{
     Agent, AgentName, AgentRejection, Epoch, Failures, Key, KeyId, KeyRejection, ModelName, ProviderId,
     ProviderSpec, RecipeKind, ReportId, ReportSeq, Status, Timestamp, Wake, WakeCause, WakeId, WakeSpec,
-    provider::{InactiveReason, Registered, Resting, WakeCounts},
+    provider::{InactiveReason, Registered, StableStatus, WakeCounts},
 };
 use std::{
     collections::{BTreeMap, HashMap, VecDeque},
@@ -100,7 +100,7 @@ pub(super) fn inactive() -> Status {
     Status::Inactive {
         since_ms: Timestamp::from_millis(1_000),
         reason,
-        was: Resting::Active,
+        was: StableStatus::Active,
     }
 }
 

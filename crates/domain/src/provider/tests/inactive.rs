@@ -6,10 +6,10 @@ use super::*;
 fn a_silent_agent_makes_its_provider_inactive() {
     active()
         .when(mark_inactive(1, 5, 40))
-        .then([lost(1, Resting::Active, 5, 40)]);
+        .then([lost(1, StableStatus::Active, 5, 40)]);
     hibernating()
         .when(mark_inactive(1, 5, 40))
-        .then([lost(1, Resting::Hibernating, 5, 40)]);
+        .then([lost(1, StableStatus::Hibernating, 5, 40)]);
 }
 
 #[test]
@@ -17,7 +17,7 @@ fn losing_the_agent_ends_its_wake_without_blame() {
     let lost_agent = abandoned(WakeFailureKind::AgentLost, "the agent went silent");
     waking().when(mark_inactive(1, 9, 40)).then([
         wake_abandoned(1, lost_agent, none(), 40),
-        lost(1, Resting::Hibernating, 9, 40),
+        lost(1, StableStatus::Hibernating, 9, 40),
     ]);
 }
 
@@ -27,7 +27,7 @@ fn an_agent_that_was_heard_since_is_not_marked_inactive() {
         .when(mark_inactive(1, 19, 60))
         .then_refused(&Rejection::HeardSince)
         .when(mark_inactive(1, 20, 60))
-        .then([lost(1, Resting::Active, 20, 60)]);
+        .then([lost(1, StableStatus::Active, 20, 60)]);
 }
 
 #[test]
@@ -59,10 +59,10 @@ fn a_clean_stop_makes_the_provider_inactive_and_ends_its_wake() {
     let stop = abandoned(WakeFailureKind::AgentStopped, "the agent stopped");
     active()
         .when(agent_stopped(1, 5))
-        .then([stopped(1, Resting::Active, 5)]);
+        .then([stopped(1, StableStatus::Active, 5)]);
     waking().when(agent_stopped(1, 12)).then([
         wake_abandoned(1, stop, none(), 12),
-        stopped(1, Resting::Hibernating, 12),
+        stopped(1, StableStatus::Hibernating, 12),
     ]);
 }
 
@@ -70,7 +70,7 @@ fn a_clean_stop_makes_the_provider_inactive_and_ends_its_wake() {
 fn a_session_that_stops_before_it_registered_still_supersedes_the_earlier_one() {
     active()
         .when(agent_stopped(2, 5))
-        .then([stopped(2, Resting::Active, 5)])
+        .then([stopped(2, StableStatus::Active, 5)])
         .when(resume(report(1, 9), Availability::Available, 6))
         .then_refused(&Rejection::SessionSuperseded { current: Epoch(2) });
 }
@@ -79,11 +79,11 @@ fn a_session_that_stops_before_it_registered_still_supersedes_the_earlier_one() 
 fn a_lost_agent_can_come_back_and_be_lost_again() {
     inactive()
         .when(resume(report(1, 1), Availability::Available, 50))
-        .then([resumed(report(1, 1), Resting::Active, 50)])
+        .then([resumed(report(1, 1), StableStatus::Active, 50)])
         .when(mark_inactive(1, 49, 90))
         .then_refused(&Rejection::HeardSince)
         .when(mark_inactive(1, 50, 90))
-        .then([lost(1, Resting::Active, 50, 90)]);
+        .then([lost(1, StableStatus::Active, 50, 90)]);
 }
 
 #[test]
@@ -110,7 +110,7 @@ fn an_expired_provider_keeps_its_epoch() {
     let expired_at = 40 + MONTH.as_secs();
     let expired = given([
         registered(3, recipe(), RegisteredAs::Active, 0),
-        lost(3, Resting::Active, 5, 40),
+        lost(3, StableStatus::Active, 5, 40),
         expired(expired_at),
     ]);
     expired

@@ -1,17 +1,17 @@
 //! The rules by example: given what happened, when a command comes, then these events or this refusal.
 
-mod cells;
+mod backoff;
+mod fixtures;
 mod handle;
-mod hold;
 mod inactive;
 mod register;
 mod report;
+mod transition_table;
 mod wake;
-mod words;
 
-use words::*;
+use fixtures::*;
 
-use super::{Provider, ProviderCommand, ProviderEvent, RegisteredAs, Rejection, Resting, Status};
+use super::{Provider, ProviderCommand, ProviderEvent, RegisteredAs, Rejection, StableStatus, Status};
 use crate::{
     Availability, Epoch, Failures, ModelName, ProviderId, ProviderSpec, RecipeKind, ReportId, ReportSeq,
     SleepReason, Stage, Timestamp, Wake, WakeCause, WakeFailure, WakeFailureKind, WakeId, WakeOutcome,
@@ -151,7 +151,7 @@ fn woken() -> Given {
 fn inactive() -> Given {
     given([
         registered(1, recipe(), RegisteredAs::Active, 0),
-        lost(1, Resting::Active, 5, 40),
+        lost(1, StableStatus::Active, 5, 40),
     ])
 }
 

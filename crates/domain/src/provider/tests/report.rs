@@ -73,16 +73,16 @@ fn on_an_inactive_provider_the_answer_is_resume_first() {
 fn the_agent_itself_resumes_with_what_its_probe_finds() {
     inactive()
         .when(resume(report(1, 1), Availability::Available, 50))
-        .then([resumed(report(1, 1), Resting::Active, 50)]);
+        .then([resumed(report(1, 1), StableStatus::Active, 50)]);
     inactive()
         .when(resume(report(1, 1), Availability::Unavailable, 50))
-        .then([resumed(report(1, 1), Resting::Hibernating, 50)]);
+        .then([resumed(report(1, 1), StableStatus::Hibernating, 50)]);
     given([
         registered(1, no_recipe(), RegisteredAs::Active, 0),
-        lost(1, Resting::Active, 5, 40),
+        lost(1, StableStatus::Active, 5, 40),
     ])
     .when(resume(report(1, 1), Availability::Unavailable, 50))
-    .then([resumed(report(1, 1), Resting::Active, 50)]);
+    .then([resumed(report(1, 1), StableStatus::Active, 50)]);
 }
 
 #[test]
@@ -136,7 +136,7 @@ fn second_session() -> [Given; 4] {
             .then([requested(1, 10)]),
         registered_as(RegisteredAs::Active)
             .when(agent_stopped(2, 10))
-            .then([stopped(2, Resting::Active, 10)]),
+            .then([stopped(2, StableStatus::Active, 10)]),
     ]
 }
 

@@ -4,7 +4,7 @@ use super::through_json;
 use proptest::prelude::*;
 use reveille_domain::{
     Key, KeyCommand, KeyEvent, KeyId, KeyName, Scopes, SecretHash, Timestamp,
-    key::{KeyLimits, KeyTerms},
+    key::{KeyLimits, KeyPolicy},
 };
 use std::time::Duration;
 
@@ -20,7 +20,7 @@ fn command(kind: u8, number: u8, secs: u64, life: Option<u64>) -> KeyCommand {
     match kind {
         0 => KeyCommand::Create {
             id: KeyId::parse("k7mq2v9x").expect("legal"),
-            terms: KeyTerms {
+            policy: KeyPolicy {
                 name: KeyName::parse("a key").expect("legal"),
                 scopes: Scopes::all(),
                 expires_at_ms: life.map(|secs| at.plus(Duration::from_secs(secs))),

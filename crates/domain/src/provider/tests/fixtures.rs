@@ -315,7 +315,7 @@ pub(super) fn awoke(report: ReportId, secs: u64) -> ProviderEvent {
     }
 }
 
-pub(super) fn lost(epoch: u64, was: Resting, last_heartbeat: u64, secs: u64) -> ProviderEvent {
+pub(super) fn lost(epoch: u64, was: StableStatus, last_heartbeat: u64, secs: u64) -> ProviderEvent {
     ProviderEvent::ProviderBecameInactive {
         epoch: Epoch(epoch),
         reason: InactiveReason::AgentLost,
@@ -326,7 +326,7 @@ pub(super) fn lost(epoch: u64, was: Resting, last_heartbeat: u64, secs: u64) -> 
     }
 }
 
-pub(super) fn stopped(epoch: u64, was: Resting, secs: u64) -> ProviderEvent {
+pub(super) fn stopped(epoch: u64, was: StableStatus, secs: u64) -> ProviderEvent {
     ProviderEvent::ProviderBecameInactive {
         epoch: Epoch(epoch),
         reason: InactiveReason::AgentStopped,
@@ -337,7 +337,7 @@ pub(super) fn stopped(epoch: u64, was: Resting, secs: u64) -> ProviderEvent {
     }
 }
 
-pub(super) fn resumed(report: ReportId, status: Resting, secs: u64) -> ProviderEvent {
+pub(super) fn resumed(report: ReportId, status: StableStatus, secs: u64) -> ProviderEvent {
     ProviderEvent::ProviderResumed {
         report,
         status,

@@ -1,38 +1,44 @@
-//! One commit of the journal, free of how the journal encodes it: what both implementations of the port take in.
+//! What rows are derived from: one commit of the journal, free of how the journal encodes it.
 
-use crate::{Agent, AgentEvent, CommandId, Provider, ProviderEvent, ProviderId, Timestamp};
+use crate::{
+    ids::CommandId,
+    names::ProviderId,
+    provider::{Provider, ProviderEvent},
+    time::Timestamp,
+};
 use serde_json::Value;
 
 /// One message of the journal: the events of one command and the state after them.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Committed {
+pub struct RowSource {
     /// Its sequence in the journal.
     pub stream_seq: u64,
-    /// The hash of its bytes; with the sequence it tells whether a journal is the one that was read before.
+    /// The hash of its bytes. With the sequence it identifies the journal.
     pub hash: String,
-    /// The subject it stands under.
+    /// Its subject.
     pub subject: String,
     /// The aggregate's type, such as `provider`; empty when the subject names none.
     pub aggregate_type: String,
     /// The aggregate's id as the subject spells it, such as `gpu-box.vllm`.
     pub aggregate_id: String,
-    /// The aggregate's own sequence of the first event; 1 for the first it ever had.
+    /// The number of the first event among the aggregate's events, counted from 1.
     pub first_event_seq: u64,
     /// The command; unknown when the commit can't be read.
     pub command_id: Option<CommandId>,
     /// When it was committed.
     pub at_ms: Timestamp,
-    /// Its events as they were written, of unknown types too; none when the commit can't be read at all.
+    /// Its events as they were written, unknown types included; none when the commit can't be read at all.
     pub events: Vec<RecordedEvent>,
     /// What it means.
-    pub body: CommittedBody,
-    /// The message's own bytes, for whoever archives them.
+    pub body: SourceBody,
+    /// The message's own bytes, for the archive.
     pub raw: Option<RawMessage>,
 }
 
 /// What a commit means to this program.
 #[derive(Debug, Clone, PartialEq)]
-pub enum CommittedBody {
+#[expect(clippy::large_enum_variant, reason = "nearly every commit is a provider's")]
+pub enum SourceBody {
     /// A commit of a provider.
     Provider {
         /// The provider.
@@ -42,17 +48,10 @@ pub enum CommittedBody {
         /// Its state after them.
         state: Provider,
     },
-    /// A commit of an agent.
-    Agent {
-        /// Its events.
-        events: Vec<AgentEvent>,
-        /// Its state after them.
-        state: Agent,
-    },
-    /// A commit of a key. No row but those of its events comes from it.
-    Key,
-    /// This program can't read it: damaged, or written by a newer one. Rows of its aggregate stay as they were and
-    /// say so.
+    /// A commit of an agent or a key: it has event rows only.
+    EventsOnly,
+    /// A commit that this program can't read, damaged or written by a newer one. The rows of its aggregate stay as they
+    /// were, and are marked.
     Unreadable {
         /// Why.
         reason: String,
@@ -85,16 +84,16 @@ pub fn provider_aggregate_id(id: &ProviderId) -> String {
     format!("{}.{}", id.agent, id.provider)
 }
 
-impl Committed {
+impl RowSource {
     /// The provider that the commit belongs to, readable or not.
     #[must_use]
     pub fn provider(&self) -> Option<ProviderId> {
         match &self.body {
-            CommittedBody::Provider { id, .. } => Some(id.clone()),
-            CommittedBody::Unreadable { .. } if self.aggregate_type == "provider" => {
+            SourceBody::Provider { id, .. } => Some(id.clone()),
+            SourceBody::Unreadable { .. } if self.aggregate_type == "provider" => {
                 self.aggregate_id.replacen('.', "/", 1).parse().ok()
             }
-            CommittedBody::Unreadable { .. } | CommittedBody::Agent { .. } | CommittedBody::Key => None,
+            SourceBody::Unreadable { .. } | SourceBody::EventsOnly => None,
         }
     }
 }

@@ -164,7 +164,7 @@ fn thirty_seconds_of_being_active_reset_the_count_even_when_it_then_dies() {
 fn the_count_is_reset_however_the_active_time_ends() {
     woken_after_failures()
         .when(mark_inactive(1, 60, 60))
-        .then([lost(1, Resting::Active, 60, 60)]);
+        .then([lost(1, StableStatus::Active, 60, 60)]);
     woken_after_failures()
         .when(register(2, recipe(), DOWN, 60))
         .then([registered(2, recipe(), RegisteredAs::Hibernating, 60)]);
@@ -185,7 +185,7 @@ fn the_count_is_kept_when_the_active_time_was_too_short() {
     let lost = ProviderEvent::ProviderBecameInactive {
         epoch: Epoch(1),
         reason: super::super::InactiveReason::AgentLost,
-        was: Resting::Active,
+        was: StableStatus::Active,
         failures: three(),
         last_heartbeat_ms: Some(at(59)),
         at_ms: at(59),

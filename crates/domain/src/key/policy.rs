@@ -1,64 +1,64 @@
-//! What a key permits: its scopes, how long and how much.
+//! What a key permits: which scopes, until when and how much.
 
-use super::Scopes;
-use crate::{KeyName, Timestamp};
+use super::scope::Scopes;
+use crate::{names::KeyName, time::Timestamp};
 use serde::{Deserialize, Serialize};
 use std::num::NonZeroU32;
 use thiserror::Error;
 
-/// The highest rate that a key may be given, in requests a minute.
+/// The highest rate of a key, in requests per minute.
 pub const MAX_RATE: u32 = 1_000_000;
-/// The most requests under way at once that a key may be given.
+/// The highest concurrency of a key, in requests at once.
 pub const MAX_CONCURRENCY: u32 = 10_000;
-/// The most wakes an hour that a key may be given: each replica remembers as many of them.
+/// The most wakes per hour of a key: each replica remembers that many.
 pub const MAX_WAKES_PER_HOUR: u32 = 1_000;
 
-/// What a key permits. It never changes: another key is made instead.
+/// What a key permits. It never changes: a key with another policy is another key. The journal calls it `terms`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct KeyTerms {
-    /// What people call it.
+pub struct KeyPolicy {
+    /// Its name, for people.
     pub name: KeyName,
-    /// What it may ask for.
+    /// What it may be used for.
     pub scopes: Scopes,
-    /// The first moment at which it is refused; absent when there is none.
+    /// When it expires; absent when it never does.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub expires_at_ms: Option<Timestamp>,
-    /// How much it may ask for.
+    /// How much it may be used.
     pub limits: KeyLimits,
 }
 
-impl KeyTerms {
-    /// Whether the key is refused at `now` because it is too old.
+impl KeyPolicy {
+    /// Whether the key has expired at `now`.
     #[must_use]
     pub fn expired_at(&self, now: Timestamp) -> bool {
         self.expires_at_ms.is_some_and(|expires| expires <= now)
     }
 }
 
-/// How much a key may ask for. What is absent has no limit of its own.
+/// How much a key may be used. An absent limit is no limit.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct KeyLimits {
-    /// Requests a minute, in each replica.
+    /// Requests per minute, in each replica.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rate: Option<NonZeroU32>,
-    /// Requests under way at once, in each replica.
+    /// Requests at once, in each replica.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub concurrency: Option<NonZeroU32>,
-    /// Wakes that it starts within an hour, in the whole cluster; 0 for a key that only asks what is awake.
+    /// Wakes that it starts per hour, in the whole cluster; 0 for a key that may use only what is awake.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub wakes_per_hour: Option<u32>,
 }
 
-/// A limit that a key can't be given.
+/// A limit out of its range.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 pub enum InvalidLimit {
     /// The rate.
-    #[error("a rate is 1 to {MAX_RATE} requests a minute")]
+    #[error("a rate is 1 to {MAX_RATE} requests per minute")]
     Rate,
     /// The concurrency.
     #[error("a concurrency is 1 to {MAX_CONCURRENCY} requests at once")]
     Concurrency,
-    /// The wakes an hour.
+    /// The wakes per hour.
     #[error("wakes per hour are 0 to {MAX_WAKES_PER_HOUR}")]
     WakesPerHour,
 }

@@ -19,7 +19,7 @@ use uuid::Uuid;
 /// texts of 400 characters, the last failure, the wake in flight.
 const MAX_STATE_BYTES: usize = 40 * 1024;
 /// The longest hold after failed wakes.
-const MAX_HOLD: Duration = Duration::from_secs(60);
+const MAX_BACKOFF: Duration = Duration::from_secs(60);
 fn through_json<T: serde::Serialize + serde::de::DeserializeOwned>(value: &T) -> T {
     serde_json::from_str(&serde_json::to_string(value).expect("serializes")).expect("deserializes")
 }
@@ -28,7 +28,7 @@ fn check_refusal(command: &ProviderCommand, rejection: &Rejection) {
     match rejection {
         Rejection::RecentlyFailed { retry_after, .. } => {
             assert!(
-                !retry_after.is_zero() && *retry_after <= MAX_HOLD,
+                !retry_after.is_zero() && *retry_after <= MAX_BACKOFF,
                 "{retry_after:?}"
             );
         }
@@ -91,7 +91,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 256, ..ProptestConfig::default() })]
 
     #[test]
-    fn a_provider_keeps_its_laws(steps in proptest::collection::vec(step(), 1..250)) {
+    fn a_provider_keeps_its_invariants(steps in proptest::collection::vec(step(), 1..250)) {
         live(&steps);
     }
 

@@ -1,0 +1,100 @@
+//! The events of an agent.
+
+use super::agent_key::AgentKey;
+use crate::{
+    ids::{Epoch, SessionId, TokenId},
+    names::AgentName,
+    secret::SecretHash,
+    time::Timestamp,
+};
+use cqrs_es::DomainEvent;
+use serde::{Deserialize, Serialize};
+
+/// Why an epoch is advanced without a session that takes it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum AdvanceReason {
+    /// The journal was restored and may lack the latest sessions: their epochs must not be given again.
+    JournalRestored,
+    /// The agent's key was revoked.
+    Revoked,
+}
+
+/// What happened to an agent.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "type", content = "data")]
+pub enum AgentEvent {
+    /// A session was accepted; every earlier one is superseded.
+    AgentConnected {
+        /// The agent's name.
+        name: AgentName,
+        /// The session.
+        session: SessionId,
+        /// Its number.
+        epoch: Epoch,
+        /// The version of the agent program.
+        version: String,
+        /// When.
+        at_ms: Timestamp,
+    },
+    /// Every session up to now is superseded, and the next one gets an epoch above this.
+    AgentEpochAdvanced {
+        /// The agent's name.
+        name: AgentName,
+        /// The epoch that is reached.
+        epoch: Epoch,
+        /// Why.
+        reason: AdvanceReason,
+        /// When.
+        at_ms: Timestamp,
+    },
+    /// A token was given out.
+    AgentTokenIssued {
+        /// The agent's name.
+        name: AgentName,
+        /// The token.
+        token: TokenId,
+        /// The hash of its secret.
+        secret: SecretHash,
+        /// The first moment at which it lets nobody in.
+        expires_at_ms: Timestamp,
+        /// When.
+        at_ms: Timestamp,
+    },
+    /// From now on the agent is known by this key, and by no earlier one.
+    AgentEnrolled {
+        /// The agent's name.
+        name: AgentName,
+        /// The public half.
+        key: AgentKey,
+        /// The token that let it in; none when the hub's own machine did.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        token: Option<TokenId>,
+        /// When.
+        at_ms: Timestamp,
+    },
+    /// The agent is known by no key and no token any more.
+    AgentRevoked {
+        /// The agent's name.
+        name: AgentName,
+        /// When.
+        at_ms: Timestamp,
+    },
+}
+
+impl DomainEvent for AgentEvent {
+    fn event_type(&self) -> String {
+        match self {
+            Self::AgentConnected { .. } => "AgentConnected",
+            Self::AgentEpochAdvanced { .. } => "AgentEpochAdvanced",
+            Self::AgentTokenIssued { .. } => "AgentTokenIssued",
+            Self::AgentEnrolled { .. } => "AgentEnrolled",
+            Self::AgentRevoked { .. } => "AgentRevoked",
+        }
+        .to_owned()
+    }
+
+    fn event_version(&self) -> String {
+        "1".to_owned()
+    }
+}

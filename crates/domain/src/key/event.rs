@@ -1,0 +1,61 @@
+//! The events of a key.
+
+use super::policy::KeyPolicy;
+use crate::{names::KeyId, secret::SecretHash, time::Timestamp};
+use cqrs_es::DomainEvent;
+use serde::{Deserialize, Serialize};
+
+/// What happened to a key.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "type", content = "data")]
+pub enum KeyEvent {
+    /// It was created.
+    KeyCreated {
+        /// Its id.
+        id: KeyId,
+        /// What it permits.
+        #[serde(rename = "terms")]
+        policy: KeyPolicy,
+        /// The hash of its secret.
+        secret: SecretHash,
+        /// When.
+        at_ms: Timestamp,
+    },
+    /// It got a new secret.
+    KeyRotated {
+        /// The hash of the new secret.
+        secret: SecretHash,
+        /// The moment from which the previous secret is refused; absent when that is now.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        previous_valid_until_ms: Option<Timestamp>,
+        /// When.
+        at_ms: Timestamp,
+    },
+    /// It was revoked.
+    KeyRevoked {
+        /// When.
+        at_ms: Timestamp,
+    },
+}
+
+impl KeyEvent {
+    /// The event's type: its name in the journal.
+    #[must_use]
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::KeyCreated { .. } => "KeyCreated",
+            Self::KeyRotated { .. } => "KeyRotated",
+            Self::KeyRevoked { .. } => "KeyRevoked",
+        }
+    }
+}
+
+impl DomainEvent for KeyEvent {
+    fn event_type(&self) -> String {
+        self.name().to_owned()
+    }
+
+    fn event_version(&self) -> String {
+        "1".to_owned()
+    }
+}
