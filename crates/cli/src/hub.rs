@@ -1,6 +1,7 @@
 //! How the processes of a hub reach its NATS servers: the address, the keys, and who speaks.
 
 use crate::{args::HubArgs, failure::Failure};
+use reveille_agent::config::{Config, NatsUrl};
 use reveille_api::Doors;
 use reveille_bus::{
     NatsAccess, NatsServer,
@@ -115,4 +116,20 @@ impl HubNats {
 
 fn unusable(error: &NatsKeyError) -> Failure {
     Failure::Config(format!("--nats-keys: {error}"))
+}
+
+/// The hub that the command line names; refused when the config's agent must not speak to it, such as in plaintext to
+/// another machine.
+pub fn nats_for_agent(url: &str, config: &Config) -> Result<NatsServer, Failure> {
+    NatsUrl::parse(url, config.agent.allow_plaintext)
+        .map(|url| server_of(&url, config))
+        .map_err(|reason| Failure::Config(format!("--nats: {reason}")))
+}
+
+/// The hub that the config names.
+pub fn server_of(url: &NatsUrl, config: &Config) -> NatsServer {
+    NatsServer {
+        url: url.as_str().to_owned(),
+        ca: config.agent.ca.clone(),
+    }
 }

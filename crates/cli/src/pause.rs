@@ -1,20 +1,37 @@
 //! `reveille agent pause` and `reveille agent resume`: what the owner of a machine says to its agent, by a file in its
 //! state directory. Neither needs a hub, a key, or an agent that runs.
 
-use crate::{
-    args::{AgentDir, AgentPause},
-    client::line,
-    failure::Failure,
-    services::AGENT_STATE,
-    up::data_dir,
-};
+use crate::{args::DataDirArg, client::line, data_dir::AGENT_STATE, failure::Failure, keys::length};
 use anyhow::Context;
+use clap::Args;
 use jiff::Timestamp;
 use reveille_agent::{rights::Pause, state_dir::StateDir};
+use std::time::Duration;
+
+const EXAMPLES: &str = "\
+Examples:
+  reveille agent pause                      until `reveille agent resume`
+  reveille agent pause --for 2h --sleep     for two hours, and the GPU is freed now
+
+It holds over restarts of the agent and of the machine.";
 
 /// `reveille agent pause`.
+#[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
+pub struct AgentPause {
+    /// For how long, such as 2h or 3d; without it, until `reveille agent resume`.
+    #[arg(long = "for", value_name = "TIME", value_parser = length)]
+    pub lasts: Option<Duration>,
+    /// Put to sleep what is awake, as `reveille sleep` does: requests that are there have 30 s to finish.
+    #[arg(long)]
+    pub sleep: bool,
+    #[command(flatten)]
+    pub data_dir: DataDirArg,
+}
+
+/// Pauses the agent.
 pub fn pause(args: &AgentPause) -> Result<(), Failure> {
-    let (state, runs) = agent(&args.agent)?;
+    let (state, runs) = agent(&args.data_dir)?;
     let pause = Pause::begin(Timestamp::now(), args.lasts, args.sleep);
     let written = pause.write(&state);
     written.with_context(|| format!("cannot pause the agent of {}", state.path().display()))?;
@@ -31,9 +48,9 @@ pub fn pause(args: &AgentPause) -> Result<(), Failure> {
     ))
 }
 
-/// `reveille agent resume`.
-pub fn resume(args: &AgentDir) -> Result<(), Failure> {
-    let (state, runs) = agent(args)?;
+/// Resumes the agent.
+pub fn resume(data_dir: &DataDirArg) -> Result<(), Failure> {
+    let (state, runs) = agent(data_dir)?;
     let lifted = Pause::lift(&state, Timestamp::now());
     let lifted = lifted.with_context(|| format!("cannot resume the agent of {}", state.path().display()))?;
     let runs = if runs { "" } else { ", though no agent runs now" };
@@ -47,8 +64,8 @@ pub fn resume(args: &AgentDir) -> Result<(), Failure> {
 }
 
 /// The state directory that is meant, and whether an agent runs with it.
-fn agent(args: &AgentDir) -> Result<(StateDir, bool), Failure> {
-    let data_dir = args.data_dir.clone().map_or_else(data_dir::default_path, Ok)?;
+fn agent(data_dir: &DataDirArg) -> Result<(StateDir, bool), Failure> {
+    let data_dir = data_dir.path()?;
     let state = StateDir::new(data_dir.join(AGENT_STATE));
     let used = state.is_in_use();
     match used.with_context(|| format!("cannot look at {}", state.path().display()))? {

@@ -1,8 +1,9 @@
 //! `reveille recipe test`: a provider's recipes run outside any hub, with the time of each step, so that a wrong one is
 //! found before a request waits for it.
 
-use crate::{args::RecipeTest, client::line, config_check, failure::Failure, signals::Signals};
+use crate::{client::line, config, failure::Failure, signals::Signals};
 use anyhow::anyhow;
+use clap::{Args, Subcommand};
 use reveille_agent::{
     child::{Child, Leftovers, Shims},
     config::{Config, ProviderConfig, WakeConfig},
@@ -12,14 +13,39 @@ use reveille_agent::{
 };
 use std::{
     future::ready,
+    path::PathBuf,
     sync::Arc,
     time::{Duration, Instant},
 };
 use tokio_util::sync::CancellationToken;
 
+/// `reveille recipe …`.
+#[derive(Debug, Subcommand)]
+pub enum RecipeCommand {
+    /// Put a backend to sleep and wake it, without any hub, and say how long each step took.
+    Test(RecipeTest),
+}
+
+/// `reveille recipe test`.
+#[derive(Debug, Args)]
+pub struct RecipeTest {
+    /// The provider, as the file names it.
+    #[arg(value_name = "PROVIDER")]
+    pub provider: String,
+    /// The config file.
+    #[arg(long, env = "REVEILLE_CONFIG", value_name = "FILE")]
+    pub config: PathBuf,
+    /// Don't run the sleep recipe first.
+    #[arg(long)]
+    pub no_sleep: bool,
+    /// Run the wake although the backend is available and nothing puts it to sleep first.
+    #[arg(long)]
+    pub yes: bool,
+}
+
 /// Puts the backend to sleep if that can be done, wakes it, and says how long what took.
 pub async fn run(args: RecipeTest) -> Result<(), Failure> {
-    let config = config_check::load(&args.config)?;
+    let config = config::load(&args.config)?;
     let provider = provider(&config, &args)?;
     let Some(wake) = provider.wake.clone() else {
         return Err(Failure::Config(format!(

@@ -1,9 +1,14 @@
 //! `reveille rows rebuild`: how far it is, on standard error, and what became of it.
 
-use crate::{args::Projector, failure::Failure, hub::HubNats, logging, signals::Signals};
+use crate::{
+    failure::Failure,
+    logging,
+    services::projector::{self, Projector},
+    signals::Signals,
+};
 use anyhow::anyhow;
-use reveille_bus::access::Role;
-use reveille_projector::{ProjectorConfig, ProjectorError, Rebuilding, rebuild};
+use clap::Subcommand;
+use reveille_projector::{Rebuilding, rebuild};
 use std::{
     io::{IsTerminal, Write, stderr},
     time::{Duration, Instant},
@@ -17,14 +22,21 @@ const LINES_EVERY: Duration = Duration::from_secs(5);
 /// How much of a terminal's line the last text may have taken.
 const LINE_CHARS: usize = 79;
 
-/// `reveille rows rebuild`.
+/// `reveille rows …`.
+#[derive(Debug, Subcommand)]
+pub enum RowsCommand {
+    /// Rebuild the rows from the journal while everything goes on, and put them in the place of the current ones.
+    ///
+    /// The current rows stay as they are until the switch, which is one transaction. A rebuild that is interrupted
+    /// changes nothing; the next one goes on from where it stopped.
+    Rebuild(Projector),
+}
+
+/// Rebuilds the rows, and shows how far it is.
 pub async fn run(args: Projector) -> Result<(), Failure> {
     logging::start()?;
     let signals = Signals::listen()?;
-    let config = ProjectorConfig {
-        nats: HubNats::named(&args.nats, &args.hub)?.access(Role::Projector)?,
-        database_url: args.database_url,
-    };
+    let config = args.config()?;
     let (progress, seen) = watch::channel(Rebuilding::default());
     let begun = Instant::now();
     let done = tokio::select! {
@@ -35,11 +47,7 @@ pub async fn run(args: Projector) -> Result<(), Failure> {
     if stderr().is_terminal() {
         eprint!("\r{:LINE_CHARS$}\r", "");
     }
-    let done = done.map_err(|error| match error {
-        ProjectorError::DatabaseUrl(_) => Failure::Config(format!("--database-url: {error}")),
-        error => error.into(),
-    })?;
-    let Some(done) = done else {
+    let Some(done) = done.map_err(projector::failure)? else {
         return Err(anyhow!(
             "stopped at commit {}: the rows are as they were, and the next rebuild goes on from there",
             seen.borrow().applied

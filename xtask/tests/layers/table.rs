@@ -11,7 +11,30 @@ pub struct Layers {
     pub from_top: &'static [&'static [&'static str]],
 }
 
-pub const CRATES: &[Layers] = &[PROJECTOR];
+pub const CRATES: &[Layers] = &[CLI, PROJECTOR];
+
+/// Gone: `up/banner` took the enum `Hub` from `up`, which shows the banner; it is in `up/nats` now. `args` held every
+/// command's arguments and parsed them with functions of `keys` and `journal`; each command has its own now, and `args`
+/// what they share. `client` took the data directory from `up`, which is a client of its own API.
+const CLI: Layers = Layers {
+    name: "cli",
+    from_top: &[
+        &["cli"],
+        &["doctor"],
+        &["rows_rebuild", "up"],
+        &["up/banner"],
+        &["up/nats"],
+        &["up/parts", "up/server"],
+        &["up/server_program"],
+        &["services"],
+        &["pause", "recipe_test"],
+        &["config", "enroll", "hub_init", "keys"],
+        &["client", "init", "journal"],
+        &["api_auth", "hub", "tls"],
+        &["args", "logging"],
+        &["data_dir", "failure", "listen", "replica", "sd_notify", "signals"],
+    ],
+};
 
 const PROJECTOR: Layers = Layers {
     name: "projector",

@@ -2,14 +2,12 @@
 
 use super::{
     ApiClient,
+    format::{Row, field, printable, span},
     output::line,
-    words::{Row, field, printable, span},
 };
-use crate::{
-    args::{Sleep, Wake},
-    failure::Failure,
-};
+use crate::{args::ApiAddress, failure::Failure};
 use anyhow::anyhow;
+use clap::Args;
 use reqwest::Method;
 use reveille_domain::{MAX_WAKE_BUDGET, ProviderId};
 use std::time::{Duration, Instant};
@@ -20,6 +18,29 @@ const LOOK_EVERY: Duration = Duration::from_millis(250);
 const WAIT_AT_MOST: Duration = MAX_WAKE_BUDGET.saturating_add(Duration::from_secs(60));
 
 /// `reveille wake`.
+#[derive(Debug, Args)]
+pub struct Wake {
+    /// The provider.
+    #[arg(value_name = "AGENT/PROVIDER")]
+    pub provider: ProviderId,
+    /// Wait until it is awake or the wake has failed.
+    #[arg(long)]
+    pub wait: bool,
+    #[command(flatten)]
+    pub api: ApiAddress,
+}
+
+/// `reveille sleep`.
+#[derive(Debug, Args)]
+pub struct Sleep {
+    /// The provider.
+    #[arg(value_name = "AGENT/PROVIDER")]
+    pub provider: ProviderId,
+    #[command(flatten)]
+    pub api: ApiAddress,
+}
+
+/// Wakes a provider, and waits for the end of the wake if that is asked for.
 pub async fn wake(args: &Wake) -> Result<(), Failure> {
     let client = ApiClient::new(&args.api)?;
     let provider = &args.provider;
@@ -47,7 +68,7 @@ pub async fn wake(args: &Wake) -> Result<(), Failure> {
     Err(anyhow!("{provider}: the end of wake {wake} did not become known").into())
 }
 
-/// `reveille sleep`.
+/// Puts a provider to sleep.
 pub async fn sleep(args: &Sleep) -> Result<(), Failure> {
     let client = ApiClient::new(&args.api)?;
     let answer: Row = client

@@ -1,12 +1,7 @@
 //! Asking the API, and saying what is wrong when it can't be asked.
 
 use super::Row;
-use crate::{
-    admission::{self, ROOT_KEY},
-    args::ApiAddress,
-    failure::Failure,
-    up::data_dir,
-};
+use crate::{api_auth, args::ApiAddress, data_dir::ROOT_KEY, failure::Failure};
 use anyhow::{Context, anyhow};
 use reqwest::{
     Method, RequestBuilder, Response, StatusCode,
@@ -63,7 +58,7 @@ impl ApiClient {
             )));
         }
         let key = address.key.as_deref().map(bearer).transpose()?;
-        let data_dir = address.data_dir.clone().or_else(|| data_dir::default_path().ok());
+        let data_dir = address.data_dir.path().ok();
         let root_key = data_dir.filter(|_| key.is_none() && is_loopback(&base));
         let mut http = builder();
         if is_loopback(&base) {
@@ -171,7 +166,7 @@ impl ApiClient {
         // Only an API of this machine that asks for a key is shown the root key.
         if answer.status() == StatusCode::UNAUTHORIZED
             && let Some((again, file)) = again
-            && let Some(key) = admission::read(file)?
+            && let Some(key) = api_auth::read(file)?
         {
             let again = again.header(AUTHORIZATION, bearer(key.expose())?);
             return self.accept(self.ask(again).await?).await;
@@ -228,15 +223,15 @@ impl ApiClient {
         match body["error"]["message"].as_str() {
             Some(message) if status == StatusCode::UNAUTHORIZED => anyhow!(
                 "{}\nGive a key with --key or REVEILLE_API_KEY; `reveille key create` makes one.",
-                super::words::printable(message)
+                super::format::printable(message)
             ),
-            Some(message) => anyhow!("{}", super::words::printable(message)),
+            Some(message) => anyhow!("{}", super::format::printable(message)),
             None => {
                 let text: String = text.chars().take(MAX_ERROR_CHARS).collect();
                 anyhow!(
                     "the server at {} answered {status}: is it Reveille's API? {}",
                     self.base,
-                    super::words::printable(text.trim())
+                    super::format::printable(text.trim())
                 )
             }
         }

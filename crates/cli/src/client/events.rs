@@ -3,18 +3,23 @@
 use super::{
     ApiClient,
     api::{PAGE_ROWS, Page},
+    format::{Row, clock, field, printable, word},
     output::line,
     sse::Blocks,
-    words::{Row, clock, field, printable, word},
 };
 use crate::{
-    args::{Events, Format},
+    args::{Format, Listing},
     failure::Failure,
     signals::Signals,
 };
 use anyhow::{Context, anyhow};
+use clap::Args;
 use jiff::tz::TimeZone;
 use reqwest::{Method, RequestBuilder};
+use reveille_domain::{
+    ProviderId,
+    rows::{EventSort, Sort},
+};
 use std::time::Duration;
 use tokio::time::{sleep, timeout};
 
@@ -24,7 +29,32 @@ const SILENT_AT_MOST: Duration = Duration::from_secs(35);
 /// How long to wait before an API that has gone is asked again.
 const PAUSE: Duration = Duration::from_secs(1);
 
+const EXAMPLES: &str = "\
+Examples:
+  reveille events --follow
+  reveille events --after 120 --provider gpu-box/vllm -o jsonl";
+
 /// `reveille events`.
+#[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
+pub struct Events {
+    #[command(flatten)]
+    pub listing: Listing,
+    /// Go on with what happens from now on, until Ctrl-C.
+    #[arg(long)]
+    pub follow: bool,
+    /// In which order: seq, or -seq for the newest first [default: seq].
+    #[arg(long, allow_hyphen_values = true, conflicts_with = "follow")]
+    pub sort: Option<Sort<EventSort>>,
+    /// Only after this commit of the journal.
+    #[arg(long, value_name = "SEQ")]
+    pub after: Option<u64>,
+    /// Of this provider only.
+    #[arg(long, value_name = "AGENT/PROVIDER")]
+    pub provider: Option<ProviderId>,
+}
+
+/// Prints the events.
 pub async fn events(args: &Events) -> Result<(), Failure> {
     let client = ApiClient::new(&args.listing.api)?;
     let mut reader = Reader {

@@ -25,7 +25,7 @@ fn missing(answer: &Value) -> String {
     let checks = answer["checks"].as_object().into_iter().flatten();
     let failing: Vec<_> = checks
         .filter(|(_, passed)| **passed == Value::Bool(false))
-        .map(|(check, _)| super::words::printable(check))
+        .map(|(check, _)| super::format::printable(check))
         .collect();
     if failing.is_empty() {
         return "it doesn't say why".to_owned();

@@ -1,18 +1,49 @@
 //! `llms`, `providers` and `wakes`.
 
 use super::{ApiClient, Row, output::print, table::Table};
-use crate::{
-    args::{Published, Wakes},
-    failure::Failure,
+use crate::{args::Listing, failure::Failure};
+use clap::Args;
+use reveille_domain::{
+    ProviderId,
+    rows::{LlmSort, Sort, WakeSort},
 };
 
-/// `reveille llms`.
+/// How many wakes are listed unless it is told otherwise.
+const DEFAULT_WAKES: &str = "20";
+
+/// `reveille llms` and `reveille providers`.
+#[derive(Debug, Args)]
+pub struct Published {
+    #[command(flatten)]
+    pub listing: Listing,
+    /// In which order: name, status or since, and with - in front the other way round [default: name].
+    #[arg(long, allow_hyphen_values = true)]
+    pub sort: Option<Sort<LlmSort>>,
+}
+
+/// `reveille wakes`.
+#[derive(Debug, Args)]
+pub struct Wakes {
+    #[command(flatten)]
+    pub listing: Listing,
+    /// In which order: requested or took, and with - in front the other way round [default: -requested].
+    #[arg(long, allow_hyphen_values = true)]
+    pub sort: Option<Sort<WakeSort>>,
+    /// Of this provider only.
+    #[arg(long, value_name = "AGENT/PROVIDER")]
+    pub provider: Option<ProviderId>,
+    /// How many.
+    #[arg(long, value_name = "N", default_value = DEFAULT_WAKES, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub limit: u32,
+}
+
+/// Lists the LLMs.
 pub async fn llms(args: &Published) -> Result<(), Failure> {
     let rows = published("/reveille/v1/llms", args).await?;
     print(&rows, args.listing.output, Table::llms)
 }
 
-/// `reveille providers`.
+/// Lists the providers.
 pub async fn providers(args: &Published) -> Result<(), Failure> {
     let rows = published("/reveille/v1/providers", args).await?;
     print(&rows, args.listing.output, Table::providers)
@@ -25,7 +56,7 @@ async fn published(path: &str, args: &Published) -> Result<Vec<Row>, Failure> {
     client.rows(path, &query, usize::MAX).await
 }
 
-/// `reveille wakes`.
+/// Lists the latest wakes.
 pub async fn wakes(args: &Wakes) -> Result<(), Failure> {
     let client = ApiClient::new(&args.listing.api)?;
     let mut query = vec![];

@@ -3,17 +3,17 @@
 mod actions;
 mod api;
 mod events;
+mod format;
 mod health;
 mod listings;
 mod output;
 mod sse;
 pub mod table;
-mod words;
 
-pub use actions::{sleep, wake};
+pub use actions::{Sleep, Wake, sleep, wake};
 pub use api::{ApiClient, is_loopback};
-pub use events::events;
+pub use events::{Events, events};
+pub use format::{Row, field};
 pub use health::health;
-pub use listings::{llms, providers, wakes};
+pub use listings::{Published, Wakes, llms, providers, wakes};
 pub use output::{line, print};
-pub use words::{Row, field};

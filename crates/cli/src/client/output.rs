@@ -1,6 +1,6 @@
 //! Printing rows on standard output. A reader that has gone (`| head`) ends the command quietly.
 
-use super::{table::Table, words::Row};
+use super::{format::Row, table::Table};
 use crate::{args::Format, failure::Failure};
 use std::io::{self, ErrorKind, Write};
 

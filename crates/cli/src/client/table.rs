@@ -1,6 +1,6 @@
 //! Lists for people: aligned columns without frames, so that they can be cut and searched too.
 
-use super::words::{Row, age, moment, printable, span, word};
+use super::format::{Row, age, moment, printable, span, word};
 use comfy_table::presets::NOTHING;
 use jiff::{Timestamp, tz::TimeZone};
 use std::{fmt, time::Duration};

@@ -1,12 +1,10 @@
 //! The hub: NATS, its streams, whether it flushes what it acknowledges, and its time.
 
-use super::Findings;
+use super::{Doctor, Findings};
 use crate::{
-    args::Doctor,
+    data_dir::{self, HUB_KEYS},
     failure::Failure,
-    hub::HubNats,
-    services::nats_for_agent,
-    up::{HUB_KEYS, data_dir},
+    hub::{HubNats, nats_for_agent},
 };
 use reveille_agent::config::{Config, NatsUrl};
 use reveille_bus::{

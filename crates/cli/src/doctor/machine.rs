@@ -1,10 +1,7 @@
 //! This machine: the config file, the data directory, the nats-server program.
 
 use super::{Findings, counted, hub::Place};
-use crate::{
-    config_check,
-    up::{data_dir, server_program},
-};
+use crate::{config, data_dir, up::server_program};
 use reveille_agent::{
     config::{Action, Config, places},
     rights::Rights,
@@ -29,7 +26,7 @@ const OTHERS: u32 = 0o077;
 /// The config, if it can be used.
 pub fn config(file: &Path, findings: &mut Findings) -> Option<Config> {
     let shown = file.display();
-    let config = match config_check::load(file) {
+    let config = match config::load(file) {
         Ok(config) => config,
         Err(failure) => {
             findings.problem(

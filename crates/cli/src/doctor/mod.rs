@@ -8,17 +8,47 @@ mod hub;
 mod machine;
 
 use crate::{
-    args::{self, Format},
+    args::{DataDirArg, DatabaseUrl, Format, HubArgs},
     client,
+    data_dir::AGENT_STATE,
     failure::Failure,
-    services::AGENT_STATE,
-    up::data_dir,
 };
 use anyhow::anyhow;
+use clap::Args;
 use reveille_agent::{config::Config, models::Memory, rights::Rights, state_dir::StateDir};
 use reveille_domain::ProviderId;
 use serde::Serialize;
-use std::{fmt, path::Path};
+use std::{
+    fmt,
+    path::{Path, PathBuf},
+};
+use url::Url;
+
+/// `reveille doctor`.
+#[derive(Debug, Args)]
+pub struct Doctor {
+    /// The agent's config file; without it no backend is looked at.
+    #[arg(long, env = "REVEILLE_CONFIG", value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// The hub's NATS servers [default: the file's, else the one that `up` runs].
+    #[arg(long, env = "REVEILLE_NATS_URL", value_name = "URL", hide_env_values = true)]
+    pub nats: Option<String>,
+    #[command(flatten)]
+    pub hub: HubArgs,
+    #[command(flatten)]
+    pub database: DatabaseUrl,
+    #[command(flatten)]
+    pub data_dir: DataDirArg,
+    /// The API [default: http://127.0.0.1:8420, which need not run].
+    #[arg(long, env = "REVEILLE_API_URL", value_name = "URL")]
+    pub api: Option<Url>,
+    /// For the API, trust the certificates in this file, in PEM, instead of the system's.
+    #[arg(long, env = "REVEILLE_CA_FILE", value_name = "FILE")]
+    pub ca: Option<PathBuf>,
+    /// How to print it.
+    #[arg(short, long, value_enum, default_value = "table")]
+    pub output: Format,
+}
 
 /// How a thing is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -91,8 +121,8 @@ impl Findings {
 }
 
 /// Looks at all of it, prints what was found, and fails when there is a problem.
-pub async fn run(args: args::Doctor) -> Result<(), Failure> {
-    let data_dir = args.data_dir.clone().map_or_else(data_dir::default_path, Ok)?;
+pub async fn run(args: Doctor) -> Result<(), Failure> {
+    let data_dir = args.data_dir.path()?;
     let mut findings = Findings::default();
     let config = args
         .config
@@ -101,7 +131,7 @@ pub async fn run(args: args::Doctor) -> Result<(), Failure> {
     let place = hub::place(&args, config.as_ref(), &data_dir)?;
     machine::data_dir(&data_dir, &place, &mut findings).await;
     let journal = hub::look(&place, config.as_ref(), &mut findings).await;
-    if let Some(url) = &args.database_url {
+    if let Some(url) = &args.database.database_url {
         database::look(url, journal, &mut findings).await;
     }
     if let Some(config) = &config {

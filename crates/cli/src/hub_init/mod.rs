@@ -2,14 +2,41 @@
 
 mod certificates;
 
-use crate::{args::HubInit, client::line, failure::Failure};
+use crate::{client::line, failure::Failure};
 use anyhow::Context;
+use clap::{Args, Subcommand};
 use reveille_bus::access::HubKeys;
 use std::{
     fs::{self, DirBuilder},
     os::unix::fs::DirBuilderExt,
-    path::Path,
+    path::{Path, PathBuf},
 };
+
+const EXAMPLES: &str = "\
+Examples:
+  reveille hub init hub                                     keys only: for servers on loopback
+  reveille hub init hub --host hub.example --host 192.0.2.1  keys, an authority, and a certificate of the servers
+
+`up` with a NATS server of its own needs none of it.";
+
+/// `reveille hub …`.
+#[derive(Debug, Subcommand)]
+pub enum HubCommand {
+    /// Make the keys of a hub, and what its NATS servers' configs include; make what is missing when it is run again.
+    Init(HubInit),
+}
+
+/// `reveille hub init`.
+#[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
+pub struct HubInit {
+    /// The folder to make them in.
+    #[arg(value_name = "DIR")]
+    pub folder: PathBuf,
+    /// A name or an address by which the servers are reached: makes certificates for TLS. May be given several times.
+    #[arg(long = "host", value_name = "HOST")]
+    pub hosts: Vec<String>,
+}
 
 /// What a server's config includes.
 const SERVER_CONFIG: &str = "nats-hub.conf";

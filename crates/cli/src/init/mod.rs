@@ -4,27 +4,60 @@
 mod found;
 mod text;
 
-use crate::{args::Init, failure::Failure};
+use crate::failure::Failure;
 use anyhow::Context;
+use clap::Args;
 pub use found::Found;
 use reveille_agent::{config::Config, fetch};
 use std::{
     fs::{self, File},
     io::{ErrorKind, Write},
     os::unix::fs::OpenOptionsExt,
-    path::Path,
+    path::{Path, PathBuf},
 };
+
+const EXAMPLES: &str = "\
+Examples:
+  reveille init                             looks for Ollama, vLLM, llama.cpp and LM Studio, and writes reveille.toml
+  reveille init --ports 8000,8001           looks at these ports";
+
+/// `reveille init`.
+#[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
+pub struct Init {
+    /// The file to write.
+    #[arg(long, value_name = "FILE", default_value = "reveille.toml")]
+    pub output: PathBuf,
+    /// Replace the file if it exists.
+    #[arg(long)]
+    pub force: bool,
+    #[command(flatten)]
+    pub ports: Ports,
+}
+
+/// Where backends are looked for.
+#[derive(Debug, Args)]
+pub struct Ports {
+    /// The ports of this machine to look for backends at: those of Ollama, vLLM, llama.cpp and LM Studio.
+    #[arg(
+        long,
+        value_name = "PORT,…",
+        value_delimiter = ',',
+        default_value = "11434,8000,8080,1234"
+    )]
+    pub ports: Vec<u16>,
+}
 
 /// A config may come to hold keys: its owner alone reads it.
 const OWNER_ONLY: u32 = 0o600;
 
 /// Looks, explains on standard error, and writes the file.
-pub async fn run(args: Init) -> Result<(), Failure> {
+pub async fn run(args: &Init) -> Result<(), Failure> {
     let output = &args.output;
     if !args.force && output.exists() {
         return Err(exists(output));
     }
-    let backends = look(&args.ports).await?;
+    let backends = look(&args.ports.ports).await?;
     write_config(output, &text::machine_name(), None, &backends, args.force)?;
     if backends.is_empty() {
         eprintln!(

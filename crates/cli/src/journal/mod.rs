@@ -1,14 +1,16 @@
 //! `reveille journal`: the journal as a file, and back; whether it is sound, and what it consists of.
 
-mod args;
 mod commits;
 mod output;
 
-pub use args::JournalCommand;
-
-use crate::{args::HubArgs, failure::Failure, hub::HubNats, replica};
+use crate::{
+    args::{HubArgs, NatsUrl},
+    failure::Failure,
+    hub::HubNats,
+    replica,
+};
 use anyhow::Context;
-use args::{Export, Import, Source};
+use clap::{Args, Subcommand};
 use commits::Commits;
 use jiff::{Timestamp, tz::TimeZone};
 use output::Output;
@@ -17,6 +19,79 @@ use reveille_bus::{
     access::Role,
     archive::{self, ArchiveError, ArchiveWriter, EPOCHS_LEFT_FREE, Epochs, Stats, Verifier},
 };
+use std::path::{Path, PathBuf};
+
+const EXPORT_EXAMPLES: &str = "\
+Examples:
+  reveille journal export --nats nats://127.0.0.1:4222 journal.jsonl
+  reveille journal export --from-postgres postgres://reveille@127.0.0.1/reveille journal.jsonl
+  reveille journal export --nats nats://127.0.0.1:4222 | zstd > journal.jsonl.zst
+
+A file is written beside its place and then moved there, so that it is whole or not there at all.";
+
+const IMPORT_EXAMPLES: &str = "\
+Examples:
+  reveille journal import --nats nats://127.0.0.1:4222 journal.jsonl
+
+Stop every API replica before. Run it again if it was broken off: it goes on where it stopped. Agents have to be started
+again afterwards, because their epochs are raised above those of all sessions that were.";
+
+/// `reveille journal …`.
+#[derive(Debug, Subcommand)]
+pub enum JournalCommand {
+    /// Write the journal into a file that restores it.
+    #[command(after_help = EXPORT_EXAMPLES)]
+    Export(Export),
+    /// Restore an empty journal from such a file, with the same sequences and bytes.
+    #[command(after_help = IMPORT_EXAMPLES)]
+    Import(Import),
+    /// Look whether a journal is sound; name the first commit that isn't, with exit code 1.
+    Verify(Source),
+    /// Say in numbers what a journal consists of.
+    Stats(Source),
+}
+
+/// `reveille journal export`.
+#[derive(Debug, Args)]
+pub struct Export {
+    /// Where to write it [default: standard output].
+    #[arg(value_name = "FILE")]
+    pub file: Option<PathBuf>,
+    /// The hub's NATS servers.
+    #[arg(long, env = "REVEILLE_NATS_URL", value_name = "URL", hide_env_values = true)]
+    pub nats: Option<String>,
+    #[command(flatten)]
+    pub hub: HubArgs,
+    /// The archive in a projector's database, instead of the journal: for when NATS has lost it.
+    #[arg(long, value_name = "URL")]
+    pub from_postgres: Option<String>,
+}
+
+/// `reveille journal import`.
+#[derive(Debug, Args)]
+pub struct Import {
+    /// The file that `export` wrote.
+    #[arg(value_name = "FILE")]
+    pub file: PathBuf,
+    #[command(flatten)]
+    pub nats: NatsUrl,
+    /// The file holds every commit that was ever acknowledged: agents go on with their sessions and epochs.
+    #[arg(long)]
+    pub exact: bool,
+}
+
+/// A file or a running journal.
+#[derive(Debug, Args)]
+pub struct Source {
+    /// A file that `export` wrote, instead of a running journal.
+    #[arg(value_name = "FILE")]
+    pub file: Option<PathBuf>,
+    /// The hub's NATS servers.
+    #[arg(long, env = "REVEILLE_NATS_URL", value_name = "URL", hide_env_values = true)]
+    pub nats: Option<String>,
+    #[command(flatten)]
+    pub hub: HubArgs,
+}
 
 /// Runs one of its commands.
 pub async fn run(command: JournalCommand) -> Result<(), Failure> {
@@ -46,7 +121,7 @@ async fn export(args: Export) -> Result<(), Failure> {
 }
 
 async fn import(args: Import) -> Result<(), Failure> {
-    let connection = connect(&args.nats, &args.hub).await?;
+    let connection = connect(&args.nats.nats, &args.nats.hub).await?;
     let epochs = if args.exact { Epochs::Keep } else { Epochs::Advance };
     let told = |progress: archive::ImportProgress| {
         let archive::ImportProgress { done, of } = progress;
@@ -113,7 +188,7 @@ impl Source {
     }
 }
 
-fn about(error: ArchiveError, file: &std::path::Path) -> anyhow::Error {
+fn about(error: ArchiveError, file: &Path) -> anyhow::Error {
     match error {
         ArchiveError::Io(_) | ArchiveError::NotAnArchive(_) | ArchiveError::Newer { .. } => {
             anyhow::Error::new(error).context(file.display().to_string())

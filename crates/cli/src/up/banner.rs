@@ -1,6 +1,6 @@
 //! What `reveille up` tells the person who started it.
 
-use super::Hub;
+use super::nats::Hub;
 use crate::{
     client::{ApiClient, Row, field, table::Table},
     failure::Failure,

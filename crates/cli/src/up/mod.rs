@@ -4,43 +4,78 @@
 //! control still hears it, then the API finishes what it holds, then the projector, and NATS last.
 
 mod banner;
-pub mod data_dir;
+mod nats;
 mod parts;
 mod server;
 pub mod server_program;
 
 use crate::{
-    admission::{self, ROOT_KEY},
-    args::Up,
-    config_check,
+    api_auth,
+    args::{DataDirArg, HubArgs, ServeArgs},
+    config,
+    data_dir::{AGENT_STATE, ROOT_KEY},
     failure::Failure,
-    hub::HubNats,
+    hub::{HubNats, nats_for_agent},
     listen, logging,
-    services::{AGENT_STATE, agent_key, api_config, nats_for_agent, rows, run_agent, run_api, run_projector},
+    sd_notify::{self, Phase},
+    services::{
+        agent::{agent_key, serve_agent},
+        api::{self, rows, serve_api},
+        projector::serve_projector,
+    },
     signals::Signals,
-    supervisor::{self, Phase},
     tls,
 };
 use anyhow::anyhow;
 use banner::{Banner, Keys};
-use data_dir::DataDir;
+use clap::Args;
+use nats::Hub;
 use parts::{Parts, Role};
 use reveille_agent::{
     Options,
     config::{Config, NatsUrl},
 };
 use reveille_api::{Doors, keys::AuthMode};
-use reveille_bus::access::{self, HubKeys, NatsKey};
+use reveille_bus::access::{self, NatsKey};
 use reveille_domain::AgentKey;
-use server::Server;
-use std::{fs::DirBuilder, future::pending, path::Path};
+use reveille_projector::ProjectorConfig;
+use std::{
+    fs::DirBuilder,
+    future::pending,
+    path::{Path, PathBuf},
+};
 
-/// The keys of our own NATS server, below the data directory.
-pub const HUB_KEYS: &str = "hub-keys";
+const EXAMPLES: &str = "\
+Examples:
+  reveille up                               API, control and a NATS server of its own; agents may join
+  reveille up --config reveille.toml        the same, and the providers of the file
+  reveille up --listen 0.0.0.0:8420 --tls-cert cert.pem --tls-key key.pem
+                                            reachable from other machines, for those who have a key
+  reveille up --nats nats://127.0.0.1:4222  with a NATS server that runs already
+
+The journal is kept in the data directory, so that a second run goes on where the first one stopped.";
+
+/// `reveille up`.
+#[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
+pub struct Up {
+    /// The agent's config file; without it no provider of this machine is published.
+    #[arg(long, env = "REVEILLE_CONFIG", value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    #[command(flatten)]
+    pub data_dir: DataDirArg,
+    #[command(flatten)]
+    pub serve: ServeArgs,
+    /// A NATS server that runs already, instead of one of our own.
+    #[arg(long, env = "REVEILLE_NATS_URL", value_name = "URL", hide_env_values = true)]
+    pub nats: Option<String>,
+    #[command(flatten)]
+    pub hub: HubArgs,
+}
 
 /// Runs until a signal, or until a part that the others need has ended.
 pub async fn run(args: Up) -> Result<(), Failure> {
-    let mut config = args.config.as_deref().map(config_check::load).transpose()?;
+    let mut config = args.config.as_deref().map(config::load).transpose()?;
     if let Some(config) = &mut config {
         // A flag wins over the file.
         config.agent.allow_plaintext |= args.hub.allow_plaintext;
@@ -48,19 +83,21 @@ pub async fn run(args: Up) -> Result<(), Failure> {
     // Before anything is started, as everything that can be refused.
     let theirs = their_nats(&args, config.as_ref())?;
     if let Some(theirs) = &theirs {
-        api_config(theirs, None)?;
+        api::config(theirs, None)?;
     }
-    let data_dir = args.data_dir.map_or_else(data_dir::default_path, Ok)?;
-    let rows = rows(args.database_url.as_deref())?;
+    let data_dir = args.data_dir.path()?;
+    let serve = args.serve;
+    let database_url = serve.database.database_url;
+    let rows = rows(database_url.as_deref())?;
     logging::start()?;
     if let Some(theirs) = &theirs {
         theirs.warn_of_plaintext();
     }
-    let tls = tls::load(&args.tls, args.listen, args.hub.allow_plaintext)?;
-    let listener = listen::bind(args.listen).await?;
+    let tls = tls::load(&serve.tls, serve.listen, args.hub.allow_plaintext)?;
+    let listener = listen::bind(serve.listen).await?;
     let address = listener.local_addr()?;
     let url = listen::url(address, tls.is_some());
-    let root_key = admission::root_key(&data_dir.join(ROOT_KEY))?;
+    let root_key = api_auth::root_key(&data_dir.join(ROOT_KEY))?;
     let signals = Signals::listen()?;
     let hub = tokio::select! {
         hub = Hub::ready(theirs, &data_dir) => hub?,
@@ -71,9 +108,9 @@ pub async fn run(args: Up) -> Result<(), Failure> {
     let nats = hub.nats();
     let mut api = reveille_api::Config {
         tls,
-        auth: admission::mode(address, args.admission),
+        auth: api_auth::mode(address, serve.auth),
         root_key: Some(root_key.clone()),
-        ..api_config(nats, args.agents_nats)?
+        ..api::config(nats, serve.agents_nats)?
     };
     let keys = Keys {
         required: api.auth == AuthMode::Required,
@@ -84,12 +121,14 @@ pub async fn run(args: Up) -> Result<(), Failure> {
         Some(config) => Some(local_agent(config, nats, &data_dir, api.doors.as_mut())?),
         None => None,
     };
-    parts.start(Role::Api, |stop| run_api(api, rows, listener, stop));
-    if let Some(database) = args.database_url.clone() {
+    parts.start(Role::Api, |stop| serve_api(api, rows, listener, stop));
+    let has_database = database_url.is_some();
+    if let Some(database_url) = database_url {
         let nats = nats.access(access::Role::Projector)?;
-        parts.start(Role::Projector, |stop| run_projector(nats, database, || (), stop));
+        let config = ProjectorConfig { nats, database_url };
+        parts.start(Role::Projector, |stop| serve_projector(config, || (), stop));
     }
-    let mut banner = Banner::new(url, &hub, args.database_url.is_some(), &keys)?;
+    let mut banner = Banner::new(url, &hub, has_database, &keys)?;
     let ended = tokio::select! {
         ended = parts.until_one_is_missed(&signals.stop) => Some(ended),
         () = banner.api_is_ready() => None,
@@ -99,19 +138,19 @@ pub async fn run(args: Up) -> Result<(), Failure> {
         None => {
             if let Some(agent) = agent {
                 banner.expect(&agent.config);
-                parts.start(Role::Agent, |stop| run_agent(agent, || (), stop));
+                parts.start(Role::Agent, |stop| serve_agent(agent, || (), stop));
             }
             tokio::select! {
                 ended = parts.until_one_is_missed(&signals.stop) => ended,
                 never = async {
                     banner.show().await;
-                    supervisor::tell(Phase::Ready);
+                    sd_notify::tell(Phase::Ready);
                     pending().await
                 } => never,
             }
         }
     };
-    supervisor::tell(Phase::Stopping);
+    sd_notify::tell(Phase::Stopping);
     let stopped = tokio::select! {
         stopped = parts.stop() => stopped,
         () = signals.hurry.cancelled() => Err(anyhow!("stopped before everything was finished").into()),
@@ -160,51 +199,4 @@ fn local_agent(
         key,
         state_dir: Some(state_dir),
     })
-}
-
-/// Where NATS is.
-enum Hub {
-    /// Our own server, and the folder that is locked for it.
-    Ours {
-        server: Server,
-        version: String,
-        data: DataDir,
-        nats: HubNats,
-    },
-    /// Somebody else's.
-    Theirs(HubNats),
-}
-
-impl Hub {
-    async fn ready(theirs: Option<HubNats>, data_dir: &Path) -> Result<Self, Failure> {
-        if let Some(theirs) = theirs {
-            return Ok(Self::Theirs(theirs));
-        }
-        let program = server_program::find().await?;
-        let data = DataDir::open(data_dir).await?;
-        let keys = HubKeys::make(&data.join(HUB_KEYS))?;
-        let server = Server::start(&program, &data, &keys).await?;
-        Ok(Self::Ours {
-            nats: HubNats::ours(server.url(), keys),
-            server,
-            version: program.version,
-            data,
-        })
-    }
-
-    const fn nats(&self) -> &HubNats {
-        match self {
-            Self::Ours { nats, .. } | Self::Theirs(nats) => nats,
-        }
-    }
-
-    async fn stop(self) {
-        match self {
-            Self::Ours { server, data, .. } => {
-                server.stop().await;
-                drop(data);
-            }
-            Self::Theirs(_) => {}
-        }
-    }
 }

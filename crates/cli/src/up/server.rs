@@ -4,7 +4,8 @@
 //! It runs below a shim, so that it ends with us however we end. When it ends by itself it is started again, on the
 //! same port, with growing pauses.
 
-use super::{data_dir::DataDir, server_program::ServerProgram};
+use super::server_program::ServerProgram;
+use crate::data_dir::DataDir;
 use anyhow::{Context, Result, bail};
 use reveille_agent::{
     child::{Child, Shims},

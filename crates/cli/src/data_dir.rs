@@ -14,6 +14,12 @@ use std::{
     time::{Duration, Instant},
 };
 
+/// Where an agent keeps what it must know after a restart.
+pub const AGENT_STATE: &str = "agent";
+/// The keys of `up`'s own NATS server.
+pub const HUB_KEYS: &str = "hub-keys";
+/// The root key of `up`'s API.
+pub const ROOT_KEY: &str = "root.key";
 /// Whoever has this file locked has the folder.
 const LOCK_FILE: &str = "lock";
 /// The folder belongs to its owner: the journal tells what was asked of whom.

@@ -2,14 +2,16 @@
 //!
 //! Keys, headers, bodies, arguments and variables of recipes are never shown, nor a URL's query: it often holds a key.
 
-use crate::{args::ConfigShow, client::line, config_check, failure::Failure, services::nats_for_agent};
+use super::load;
+use crate::{client::line, failure::Failure, hub::nats_for_agent};
 use anyhow::Context;
+use clap::Args;
 use reveille_agent::config::{
     Action, CommandAction, Config, Hours, HttpAction, ModelConfig, Place, ProviderConfig, SleepConfig, Step,
     WakeConfig, places,
 };
 use reveille_agent::wol::WakeOnLan;
-use std::{collections::BTreeMap, env, fmt, fs, time::Duration};
+use std::{collections::BTreeMap, env, fmt, fs, path::PathBuf, time::Duration};
 
 /// Stands for a value that is not shown.
 const REDACTED: &str = "[redacted]";
@@ -17,9 +19,23 @@ const REDACTED: &str = "[redacted]";
 const NATS_FLAG: &str = "--nats";
 const NATS_VARIABLE: &str = "REVEILLE_NATS_URL";
 
+/// `reveille config show`.
+#[derive(Debug, Args)]
+pub struct ConfigShow {
+    /// The config file.
+    #[arg(env = "REVEILLE_CONFIG")]
+    pub file: PathBuf,
+    /// Say where each value comes from.
+    #[arg(long)]
+    pub origin: bool,
+    /// The hub's NATS servers, instead of the file's.
+    #[arg(long, env = "REVEILLE_NATS_URL", value_name = "URL", hide_env_values = true)]
+    pub nats: Option<String>,
+}
+
 /// Prints each value on a line of its own.
 pub fn run(args: &ConfigShow) -> Result<(), Failure> {
-    let config = config_check::load(&args.file)?;
+    let config = load(&args.file)?;
     let text =
         fs::read_to_string(&args.file).with_context(|| format!("cannot read {}", args.file.display()))?;
     let mut shown = Shown {

@@ -1,6 +1,6 @@
 //! Whom the API answers, and the root key: the one that makes the others.
 
-use crate::{args::Admission, failure::Failure, listen};
+use crate::{args::AuthArgs, failure::Failure, listen};
 use anyhow::anyhow;
 use reveille_api::keys::{AuthMode, SecretKey};
 use std::{
@@ -13,8 +13,6 @@ use std::{
 use tempfile::NamedTempFile;
 use tracing::{info, warn};
 
-/// The root key's file in the data directory of `up`.
-pub const ROOT_KEY: &str = "root.key";
 /// What others than the owner may do with a file.
 const OTHERS: u32 = 0o077;
 const OWNER_ONLY_FILE: u32 = 0o600;
@@ -23,13 +21,13 @@ const OWNER_ONLY_FOLDER: u32 = 0o700;
 const MAX_BYTES: u64 = 1024;
 
 /// Whether an API on `address` wants keys; says so, if that isn't what one expects.
-pub fn mode(address: SocketAddr, admission: Admission) -> AuthMode {
+pub fn mode(address: SocketAddr, args: AuthArgs) -> AuthMode {
     let beyond = !listen::is_loopback(address);
-    match admission {
-        Admission {
+    match args {
+        AuthArgs {
             require_keys: true, ..
         } => AuthMode::Required,
-        Admission {
+        AuthArgs {
             insecure_no_keys: true,
             ..
         } if beyond => {
@@ -162,11 +160,11 @@ mod tests {
     #[test]
     fn beyond_loopback_keys_are_needed_unless_somebody_gives_that_up() {
         let mode_of = |address: &str, require_keys, insecure_no_keys| {
-            let admission = Admission {
+            let args = AuthArgs {
                 require_keys,
                 insecure_no_keys,
             };
-            mode(address.parse().unwrap(), admission)
+            mode(address.parse().unwrap(), args)
         };
         for address in ["127.0.0.1:1", "[::1]:1"] {
             assert_eq!(mode_of(address, false, false), AuthMode::Open);

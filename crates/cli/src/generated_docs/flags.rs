@@ -1,7 +1,7 @@
 //! The table of flags and variables, from the command line.
 
 use super::markdown;
-use crate::args::Cli;
+use crate::cli::Cli;
 use clap::{Arg, Command, CommandFactory};
 
 /// How help says a default that is no text of clap's.

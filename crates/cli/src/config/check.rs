@@ -1,7 +1,8 @@
 //! `reveille config check`: what the agent would say of a file, without an agent.
 
+use super::load;
 use crate::failure::Failure;
-use reveille_agent::config::{Config, WakeConfig};
+use reveille_agent::config::WakeConfig;
 use std::path::Path;
 
 /// Reads the file; says in a line what it publishes, or fails with where and why it can't be used.
@@ -21,11 +22,6 @@ pub fn run(file: &Path) -> Result<(), Failure> {
         println!("  {}  {}  {wake}", provider.name, provider.base_url);
     }
     Ok(())
-}
-
-/// A config file that is usable; anything else is exit code 2.
-pub fn load(file: &Path) -> Result<Config, Failure> {
-    Config::load(file).map_err(|error| Failure::Config(error.to_string()))
 }
 
 fn budget(wake: &WakeConfig) -> String {

@@ -53,7 +53,7 @@ impl Section {
 
     /// Its keys, each with all that is said of it: those that must be there, then the others by their names.
     pub(super) fn keys(&self) -> Vec<Key> {
-        let schema: Value = serde_json::from_str(crate::config_schema::SCHEMA).expect("the schema is JSON");
+        let schema: Value = serde_json::from_str(crate::config::SCHEMA).expect("the schema is JSON");
         let section = schema.pointer(self.at).expect("the section is in the schema");
         let required = section["required"].as_array().cloned().unwrap_or_default();
         let properties = section["properties"].as_object().expect("it has keys");

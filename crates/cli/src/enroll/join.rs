@@ -4,21 +4,59 @@
 
 use super::{Token, text};
 use crate::{
-    args::{ApiAddress, Join},
+    args::ApiAddress,
     client::{ApiClient, Row, is_loopback, line},
     failure::Failure,
-    init,
+    init::{self, Ports},
 };
 use anyhow::{Context, anyhow};
+use clap::Args;
 use reqwest::Method;
 use reveille_agent::config::{Config, NatsUrl};
 use reveille_bus::access::NatsKey;
+use reveille_domain::AgentName;
 use serde_json::json;
 use std::{
     fs::{self, DirBuilder},
     os::unix::fs::DirBuilderExt,
     path::{Path, PathBuf},
 };
+
+const EXAMPLES: &str = "\
+Examples:
+  reveille agent-token create gpu-box     on the hub: prints the command for the machine
+  reveille join rvt_…                     on the machine: makes a key that never leaves it, and writes agent.toml
+
+If it is broken off, run it again: the key that it has made is kept.";
+
+/// `reveille join`.
+#[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
+pub struct Join {
+    /// What `reveille agent-token create` has printed.
+    #[arg(env = "REVEILLE_AGENT_TOKEN", value_name = "TOKEN", hide_env_values = true)]
+    pub token: String,
+    /// The agent that this machine is meant to be; another one's token is refused then.
+    #[arg(long, value_name = "AGENT")]
+    pub name: Option<AgentName>,
+    /// The config to write; the key is written beside it.
+    #[arg(long, value_name = "FILE", default_value = "agent.toml")]
+    pub config: PathBuf,
+    /// Replace the config if it exists.
+    #[arg(long)]
+    pub force: bool,
+    /// Where this machine reaches the hub's NATS servers [default: what the hub says].
+    #[arg(long, env = "REVEILLE_NATS_URL", value_name = "URL", hide_env_values = true)]
+    pub nats: Option<String>,
+    /// For the hub's API, trust the certificates in this file, in PEM, instead of the system's.
+    #[arg(long, env = "REVEILLE_CA_FILE", value_name = "FILE")]
+    pub ca: Option<PathBuf>,
+    /// Speak to the hub without TLS: for a network that you trust.
+    #[arg(long)]
+    pub allow_plaintext: bool,
+    #[command(flatten)]
+    pub ports: Ports,
+}
 
 /// What the config says of the hub.
 pub struct HubLines {
@@ -112,7 +150,7 @@ pub async fn join(args: Join) -> Result<(), Failure> {
         credentials,
         ca,
     };
-    let backends = init::look(&args.ports).await?;
+    let backends = init::look(&args.ports.ports).await?;
     let text = init::write_config(
         &args.config,
         token.agent.as_str(),

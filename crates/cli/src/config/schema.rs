@@ -4,7 +4,7 @@
 use crate::{client::line, failure::Failure};
 
 /// The schema, kept by hand beside this: the agent's reader is written by hand too, for the sake of its complaints.
-pub(crate) const SCHEMA: &str = include_str!("config_schema.json");
+pub(crate) const SCHEMA: &str = include_str!("schema.json");
 
 /// Prints the schema.
 pub fn run() -> Result<(), Failure> {

@@ -3,29 +3,75 @@
 mod join;
 mod token;
 
-pub use join::join;
+pub use join::{Join, join};
 pub use token::Token;
 
 use crate::{
-    args::{AgentRevoke, AgentTokenCreate, Format, Listing},
+    args::{ApiAddress, Format, Listing},
     client::{ApiClient, Row, field, line, print, table::Table},
     failure::Failure,
 };
-use jiff::{Timestamp, tz::TimeZone};
+use clap::{Args, Subcommand};
+use jiff::{SignedDuration, Timestamp, tz::TimeZone};
 use reqwest::Method;
+use reveille_domain::{AgentName, MAX_TOKEN_LIFETIME};
 use serde_json::json;
+use std::time::Duration;
+use url::Url;
+
+/// `reveille agent revoke`.
+#[derive(Debug, Args)]
+pub struct AgentRevoke {
+    /// The agent.
+    #[arg(value_name = "AGENT")]
+    pub agent: AgentName,
+    #[command(flatten)]
+    pub api: ApiAddress,
+}
+
+/// `reveille agent-token …`.
+#[derive(Debug, Subcommand)]
+pub enum AgentTokenCommand {
+    /// Make a token by which one machine joins as this agent, once; it is shown once.
+    Create(AgentTokenCreate),
+}
 
 /// `reveille agent-token create`.
+#[derive(Debug, Args)]
+pub struct AgentTokenCreate {
+    /// The agent.
+    #[arg(value_name = "AGENT")]
+    pub agent: AgentName,
+    /// How long it is good, 15 minutes at most.
+    #[arg(long, value_name = "DURATION", default_value = "15m", value_parser = token_lifetime)]
+    pub expires: Duration,
+    /// Where the machine reaches the API [default: where this command does].
+    #[arg(long, env = "REVEILLE_HUB_URL", value_name = "URL")]
+    pub hub: Option<Url>,
+    #[command(flatten)]
+    pub listing: Listing,
+}
+
+fn token_lifetime(raw: &str) -> Result<Duration, String> {
+    let span: SignedDuration = raw.parse().map_err(|error| format!("{error}"))?;
+    let lifetime = Duration::try_from(span).map_err(|_| "must be more than zero".to_owned())?;
+    if lifetime < Duration::from_secs(1) || lifetime > MAX_TOKEN_LIFETIME {
+        return Err("must be between 1 second and 15 minutes".to_owned());
+    }
+    Ok(lifetime)
+}
+
+/// Makes a token.
 pub async fn create_token(args: &AgentTokenCreate) -> Result<(), Failure> {
-    let client = ApiClient::new(&args.api)?;
+    let client = ApiClient::new(&args.listing.api)?;
     let path = format!("/reveille/v1/agents/{}/tokens", args.agent);
     let request = client.request(Method::POST, &path);
     let issued: Row = client
         .json(request.json(&json!({"expires_in_s": args.expires.as_secs()})))
         .await?;
-    let hub = args.hub.as_ref().unwrap_or(&args.api.api);
+    let hub = args.hub.as_ref().unwrap_or(&args.listing.api.api);
     let token = Token::of(hub, &issued)?;
-    if args.output != Format::Table {
+    if args.listing.output != Format::Table {
         let expires_at_ms = &issued["expires_at_ms"];
         return line(
             &json!({"agent": args.agent, "token": token.to_string(), "expires_at_ms": expires_at_ms})
@@ -42,7 +88,7 @@ pub async fn create_token(args: &AgentTokenCreate) -> Result<(), Failure> {
     line(&format!("reveille join {token}"))
 }
 
-/// `reveille agent revoke`.
+/// Revokes an agent.
 pub async fn revoke(args: &AgentRevoke) -> Result<(), Failure> {
     let client = ApiClient::new(&args.api)?;
     let path = format!("/reveille/v1/agents/{}", args.agent);
@@ -56,7 +102,7 @@ pub async fn revoke(args: &AgentRevoke) -> Result<(), Failure> {
     }
 }
 
-/// `reveille agents`.
+/// Lists the agents.
 pub async fn list(args: &Listing) -> Result<(), Failure> {
     let client = ApiClient::new(&args.api)?;
     let rows = client.rows("/reveille/v1/agents", &[], usize::MAX).await?;

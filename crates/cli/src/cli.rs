@@ -1,0 +1,154 @@
+//! The command line: every command, and where it is run.
+
+use crate::{
+    args::{ApiAddress, Listing},
+    client::{self, Events, Published, Sleep, Wake, Wakes},
+    config::{self, ConfigCommand},
+    doctor::{self, Doctor},
+    enroll::{self, AgentTokenCommand, Join},
+    failure::Failure,
+    hub_init::{self, HubCommand},
+    init::{self, Init},
+    journal::{self, JournalCommand},
+    keys::{self, KeyCommand},
+    recipe_test::{self, RecipeCommand},
+    rows_rebuild::{self, RowsCommand},
+    services::{
+        agent::{self, Agent},
+        api::{self, Api},
+        projector::{self, Projector},
+    },
+    up::{self, Up},
+};
+use clap::{Parser, Subcommand};
+
+const EXAMPLES: &str = "\
+Examples:
+  reveille up --config reveille.toml        all of it on this machine; Ctrl-C stops it
+  reveille llms                             what can be asked, and what sleeps
+  reveille wake gpu-box/vllm --wait         wake a backend by hand
+  reveille events --follow                  what happens, as it happens
+
+Variables (a flag wins over its variable):
+  REVEILLE_CONFIG, REVEILLE_NATS_URL, REVEILLE_DATABASE_URL, REVEILLE_LISTEN, REVEILLE_DATA_DIR, REVEILLE_API_URL,
+  REVEILLE_TLS_CERT, REVEILLE_TLS_KEY, REVEILLE_ALLOW_PLAINTEXT, REVEILLE_CA_FILE
+  REVEILLE_API_KEY      the key with which the API is asked
+  REVEILLE_REQUIRE_KEYS, REVEILLE_INSECURE_NO_KEYS, REVEILLE_ROOT_KEY_FILE
+  REVEILLE_LOG          what services log, such as `info` or `reveille_agent=debug,warn`
+  REVEILLE_LOG_FORMAT   text or json
+  REVEILLE_NATS_SERVER  the nats-server program that `up` runs
+
+Exit codes: 0 done, 1 failed, 2 wrong usage or config, 3 another agent took this agent's name.";
+
+/// LLM backends that wake when a request arrives.
+#[derive(Debug, Parser)]
+#[command(name = "reveille", version, after_help = EXAMPLES)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run all of it on this machine: NATS, API and control, and the config's providers.
+    Up(Up),
+    /// Run an API and control replica.
+    Api(Api),
+    /// Run the agent of this machine, pause and resume it; or revoke any.
+    Agent(Agent),
+    /// List the agents.
+    Agents(Listing),
+    /// Work with the tokens by which agents join.
+    #[command(subcommand)]
+    AgentToken(AgentTokenCommand),
+    /// Join a hub as the agent that a token is for.
+    Join(Join),
+    /// Set up the keys and certificates of a hub.
+    #[command(subcommand)]
+    Hub(HubCommand),
+    /// Run the projector, which keeps the rows in Postgres.
+    Projector(Projector),
+    /// Say by the exit code whether an API is ready.
+    Health(ApiAddress),
+    /// List the LLMs.
+    Llms(Published),
+    /// List the providers.
+    Providers(Published),
+    /// List the latest wakes.
+    Wakes(Wakes),
+    /// Wake a provider.
+    Wake(Wake),
+    /// Put a provider to sleep.
+    Sleep(Sleep),
+    /// Print the journal's events.
+    Events(Events),
+    /// Make, list, rotate and revoke the keys with which the API is used.
+    #[command(subcommand)]
+    Key(KeyCommand),
+    /// Export, restore and check the journal.
+    #[command(subcommand)]
+    Journal(JournalCommand),
+    /// Work with the rows in Postgres.
+    #[command(subcommand)]
+    Rows(RowsCommand),
+    /// Look for backends on this machine and write a config for them.
+    Init(Init),
+    /// Try recipes.
+    #[command(subcommand)]
+    Recipe(RecipeCommand),
+    /// Look at everything that Reveille needs, and say what is wrong and what to do about it.
+    Doctor(Doctor),
+    /// Work with config files.
+    #[command(subcommand)]
+    Config(ConfigCommand),
+}
+
+impl Cli {
+    /// Runs the command.
+    pub async fn run(self) -> Result<(), Failure> {
+        match self.command {
+            Command::Up(args) => up::run(args).await,
+            Command::Api(args) => api::run(args).await,
+            Command::Agent(args) => agent::run(args).await,
+            Command::Agents(args) => enroll::list(&args).await,
+            Command::AgentToken(AgentTokenCommand::Create(args)) => enroll::create_token(&args).await,
+            Command::Join(args) => enroll::join(args).await,
+            Command::Hub(HubCommand::Init(args)) => hub_init::run(&args),
+            Command::Projector(args) => projector::run(args).await,
+            Command::Health(args) => client::health(&args).await,
+            Command::Llms(args) => client::llms(&args).await,
+            Command::Providers(args) => client::providers(&args).await,
+            Command::Wakes(args) => client::wakes(&args).await,
+            Command::Wake(args) => client::wake(&args).await,
+            Command::Sleep(args) => client::sleep(&args).await,
+            Command::Events(args) => client::events(&args).await,
+            Command::Key(command) => keys::run(command).await,
+            Command::Journal(command) => journal::run(command).await,
+            Command::Rows(RowsCommand::Rebuild(args)) => rows_rebuild::run(args).await,
+            Command::Init(args) => init::run(&args).await,
+            Command::Recipe(RecipeCommand::Test(args)) => recipe_test::run(args).await,
+            Command::Doctor(args) => doctor::run(args).await,
+            Command::Config(command) => config::run(&command),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_contradicts_itself_nowhere() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn a_provider_that_is_no_id_is_refused_before_anything_is_asked() {
+        for id in ["gpu-box", "gpu-box/", "GPU/vllm", "a/b/c", "a/*"] {
+            assert!(Cli::try_parse_from(["reveille", "wake", id]).is_err(), "{id}");
+        }
+        assert!(Cli::try_parse_from(["reveille", "wake", "gpu-box/vllm"]).is_ok());
+    }
+}

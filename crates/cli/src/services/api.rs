@@ -1,0 +1,115 @@
+//! `reveille api`: an API and control replica.
+
+use super::{ready, until_signalled};
+use crate::{
+    api_auth,
+    args::{NatsUrl, ServeArgs},
+    client::ApiClient,
+    failure::Failure,
+    hub::HubNats,
+    listen, logging, replica, tls,
+};
+use clap::Args;
+use reveille_api::{AgentHub, Config, keys::AuthMode};
+use reveille_bus::access::Role;
+use reveille_domain::rows::Rows;
+use reveille_projector::PostgresRows;
+use std::{future::pending, path::PathBuf, sync::Arc, time::Duration};
+use tokio::{net::TcpListener, time::sleep};
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+/// How often a starting API is asked whether it is ready.
+const READY_LOOK: Duration = Duration::from_millis(100);
+
+/// `reveille api`.
+#[derive(Debug, Args)]
+pub struct Api {
+    #[command(flatten)]
+    pub nats: NatsUrl,
+    #[command(flatten)]
+    pub serve: ServeArgs,
+    /// The file of a key that may do everything, the one that makes the others; made with a new key when it is missing.
+    #[arg(long, env = "REVEILLE_ROOT_KEY_FILE", value_name = "FILE")]
+    pub root_key_file: Option<PathBuf>,
+    /// How many requests may wait for one provider; the next ones are answered 429.
+    #[arg(long, env = "REVEILLE_MAX_WAITING", value_name = "REQUESTS", default_value_t = reveille_api::wakes::MAX_WAITING)]
+    pub max_waiting: usize,
+}
+
+/// Runs a replica until a signal.
+pub async fn run(args: Api) -> Result<(), Failure> {
+    logging::start()?;
+    let serve = args.serve;
+    let rows = rows(serve.database.database_url.as_deref())?;
+    let hub = HubNats::named(&args.nats.nats, &args.nats.hub)?;
+    hub.warn_of_plaintext();
+    let tls = tls::load(&serve.tls, serve.listen, args.nats.hub.allow_plaintext)?;
+    let listener = listen::bind(serve.listen).await?;
+    let address = listener.local_addr()?;
+    let url = listen::url(address, tls.is_some());
+    info!(api.listen = %address, "the API listens on {address}: {url}");
+    let root_key = args
+        .root_key_file
+        .as_deref()
+        .map(api_auth::root_key)
+        .transpose()?;
+    let config = Config {
+        max_waiting: args.max_waiting,
+        tls,
+        auth: api_auth::mode(address, serve.auth),
+        root_key,
+        ..config(&hub, serve.agents_nats)?
+    };
+    if config.auth == AuthMode::Required && config.root_key.is_none() {
+        warn!("there is no root key (--root-key-file): only a key with the scope admin can make others");
+    }
+    let client = ApiClient::local(&url, None)?;
+    until_signalled(|stop| async move {
+        let told = async {
+            while !client.is_ready().await {
+                sleep(READY_LOOK).await;
+            }
+            ready();
+            pending().await
+        };
+        tokio::select! {
+            done = serve_api(config, rows, listener, stop) => done,
+            never = told => never,
+        }
+    })
+    .await
+}
+
+/// The rows of a database, which doesn't have to be up; none without one, and then the API keeps them in memory.
+pub fn rows(database_url: Option<&str>) -> Result<Option<Arc<dyn Rows>>, Failure> {
+    let Some(url) = database_url else { return Ok(None) };
+    let rows = PostgresRows::new(url).map_err(|error| Failure::Config(format!("--database-url: {error}")))?;
+    Ok(Some(Arc::new(rows)))
+}
+
+/// A replica of a name of its own, with the usual limits.
+pub fn config(hub: &HubNats, agents_nats: Option<String>) -> Result<Config, Failure> {
+    Ok(Config {
+        doors: hub.doors()?,
+        agent_hub: AgentHub {
+            nats_url: agents_nats.unwrap_or_else(|| hub.server().url.clone()),
+            ca_pem: hub.ca_pem()?,
+        },
+        ..Config::new(hub.access(Role::Api)?, &replica::name())
+    })
+}
+
+/// Runs the API and control until `stop`.
+pub async fn serve_api(
+    config: Config,
+    rows: Option<Arc<dyn Rows>>,
+    listener: TcpListener,
+    stop: CancellationToken,
+) -> Result<(), Failure> {
+    let hangups = tls::reload_on_hangup(config.tls.clone());
+    tokio::select! {
+        done = reveille_api::run(config, rows, listener, stop) => Ok(done?),
+        never = hangups => match never? {},
+    }
+}

@@ -1,0 +1,75 @@
+//! `reveille projector`: keeps the rows in Postgres.
+
+use super::{ready, until_signalled};
+use crate::{args::NatsUrl, failure::Failure, hub::HubNats, logging};
+use clap::Args;
+use reveille_bus::access::Role;
+use reveille_projector::{ProjectorConfig, ProjectorError};
+use std::future::pending;
+use tokio_util::sync::CancellationToken;
+
+/// `reveille projector`.
+#[derive(Debug, Args)]
+pub struct Projector {
+    #[command(flatten)]
+    pub nats: NatsUrl,
+    /// The Postgres database to fill.
+    #[arg(
+        long,
+        env = "REVEILLE_DATABASE_URL",
+        value_name = "URL",
+        hide_env_values = true
+    )]
+    pub database_url: String,
+}
+
+impl Projector {
+    /// Where the projector reads from, and where it writes to.
+    pub fn config(self) -> Result<ProjectorConfig, Failure> {
+        let hub = HubNats::named(&self.nats.nats, &self.nats.hub)?;
+        hub.warn_of_plaintext();
+        Ok(ProjectorConfig {
+            nats: hub.access(Role::Projector)?,
+            database_url: self.database_url,
+        })
+    }
+}
+
+/// Runs the projector until a signal.
+pub async fn run(args: Projector) -> Result<(), Failure> {
+    logging::start()?;
+    let config = args.config()?;
+    until_signalled(|stop| serve_projector(config, ready, stop)).await
+}
+
+/// Runs the projector until `stop`; calls `follows` once it goes on from its checkpoint.
+pub async fn serve_projector(
+    config: ProjectorConfig,
+    follows: impl FnOnce(),
+    stop: CancellationToken,
+) -> Result<(), Failure> {
+    let projector = reveille_projector::Projector::new(config);
+    let mut status = projector.status();
+    let told = async {
+        if status.changed().await.is_ok() {
+            follows();
+        }
+        pending().await
+    };
+    let done = tokio::select! {
+        done = projector.run(stop) => done,
+        never = told => never,
+    };
+    done.map_err(failure)
+}
+
+/// What a projector's error is to a person.
+pub fn failure(error: ProjectorError) -> Failure {
+    match error {
+        ProjectorError::DatabaseUrl(_) => Failure::Config(format!("--database-url: {error}")),
+        ProjectorError::Schema(_)
+        | ProjectorError::Diverged { .. }
+        | ProjectorError::Rebuilding
+        | ProjectorError::Bus(_) => error.into(),
+    }
+}
