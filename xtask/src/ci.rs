@@ -1,5 +1,5 @@
 //! `cargo xtask ci`: what must hold before a change lands. Every stage runs even when an earlier one failed, so that
-//! one run tells everything.
+//! one run shows every problem.
 
 use std::{
     process::Command,
@@ -9,9 +9,10 @@ use std::{
 use anyhow::{Result, bail};
 
 use crate::{
-    build::{self, cargo},
-    tests,
-    tools::{self, Tools},
+    build,
+    command::{cargo, root, run},
+    test,
+    tools::{self, TestSet, Tools},
 };
 
 /// One line of the closing table.
@@ -25,22 +26,20 @@ struct Stage {
 pub fn command() -> Result<()> {
     let mut stages = Vec::new();
     stage(&mut stages, "format", || {
-        build::run(cargo().args(["fmt", "--all", "--check"]))
+        run(cargo().args(["fmt", "--all", "--check"]))
     });
-    stage(&mut stages, "clippy", || build::run(&mut clippy()));
+    stage(&mut stages, "clippy", || run(&mut clippy()));
     stage(&mut stages, "licences", licences);
-    stage(&mut stages, "documentation", || build::run(&mut documentation()));
-    let tools = stage(&mut stages, "tools", Tools::installed);
-    stage(&mut stages, "build", || build::programs(&[]));
-    stage(&mut stages, "materials", || {
-        build::run(&mut build::bill_of_materials()?)
-    });
+    stage(&mut stages, "documentation", || run(&mut documentation()));
+    let tools = stage(&mut stages, "tools", || Tools::installed(TestSet::All));
+    stage(&mut stages, "build", build::programs);
+    stage(&mut stages, "materials", || run(&mut build::bill_of_materials()?));
     let mut counts = None;
     stage(&mut stages, "tests", || {
         let Some(tools) = &tools else {
-            bail!("without the tools no test can run")
+            bail!("the tests need the tools")
         };
-        let outcome = tests::everything(tools)?;
+        let outcome = test::all(tools)?;
         counts = Some(outcome.counts);
         outcome.verdict()
     });
@@ -95,8 +94,8 @@ fn documentation() -> Command {
 fn licences() -> Result<()> {
     let deny = tools::cargo_deny()?;
     let mut command = Command::new(deny);
-    command.current_dir(build::root());
-    build::run(command.args([
+    command.current_dir(root());
+    run(command.args([
         "--locked",
         "check",
         "--hide-inclusion-graph",

@@ -1,19 +1,10 @@
-//! Asking Debian for what only it has.
+//! Installing Debian packages.
 
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
 
-use crate::build::run;
-
-/// What a command prints on its standard output, if it can be run and succeeds.
-pub fn output_of(command: &mut Command) -> Option<String> {
-    let output = command.stdin(Stdio::null()).output().ok()?;
-    output
-        .status
-        .success()
-        .then(|| String::from_utf8_lossy(&output.stdout).into_owned())
-}
+use crate::command::{output_of, run};
 
 /// A command that runs as root: as it is when we are root already, else through `sudo`.
 pub fn as_root(program: &str) -> Command {

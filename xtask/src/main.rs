@@ -5,11 +5,11 @@
 
 mod build;
 mod ci;
-mod counts;
+mod command;
 mod install;
 mod pip;
 mod postgres;
-mod tests;
+mod test;
 mod tools;
 
 use std::process::ExitCode;
@@ -23,9 +23,9 @@ Usage: cargo xtask <command>
 
   demo [--once]         build, start everything on this machine with a sleeping stand-in LLM, send it a request
                         and print how it was woken; stays up until Ctrl-C, or ends after that with --once
-  test [filter…]        every test, or those whose name contains a filter; `-- <args>` go to the test runner,
-                        `--no-run` only builds
-  ci                    formatting, clippy, licences and bans, the bill of materials, documentation, every test
+  test [filter…]        the tests, or those whose name contains a filter; `--all` adds the slow ones and those that
+                        need a browser, `--no-run` only builds, `-- <args>` go to the test programs
+  ci                    formatting, clippy, licences and bans, the bill of materials, documentation, all tests
   backends              build, then wakes, sleeps and deaths of a real llama.cpp server, which is compiled for it the
                         first time (about 4 minutes); not part of `ci`
   bench relay [args…]   release build, then requests and streams per second through the relay
@@ -42,7 +42,7 @@ fn main() -> ExitCode {
     let words: Vec<&str> = args.iter().map(String::as_str).collect();
     let done = match words.as_slice() {
         ["demo", rest @ ..] => build::demo(rest),
-        ["test", rest @ ..] => tests::command(rest),
+        ["test", rest @ ..] => test::command(rest),
         ["ci"] => ci::command(),
         ["backends"] => build::backends(),
         ["sbom", rest @ ..] => build::sbom(rest),

@@ -10,8 +10,8 @@ use std::{
 use anyhow::{Context, Result};
 
 use crate::{
-    build::{root, run},
-    install::{apt_install, output_of},
+    command::{output_of, root, run},
+    install::apt_install,
 };
 
 /// The folder of everything that these commands install.

@@ -10,8 +10,8 @@ use std::{
 use anyhow::{Context, Result};
 
 use crate::{
-    build::run,
-    install::{apt_install, as_root, output_of},
+    command::{output_of, run},
+    install::{apt_install, as_root},
 };
 
 /// Where Debian keeps the server programs of each major version.

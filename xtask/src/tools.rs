@@ -11,7 +11,8 @@ use std::{
 use anyhow::{Context, Result, bail};
 
 use crate::{
-    install::output_of,
+    command::output_of,
+    install::apt_install,
     pip::{self, Package},
     postgres,
 };
@@ -26,6 +27,8 @@ pub const OPENAI_PATH: &str = "REVEILLE_TEST_OPENAI_PATH";
 pub const NATS_PY_PATH: &str = "REVEILLE_TEST_NATS_PY_PATH";
 /// The same for `import llama_cpp.server` and `import gguf`.
 pub const LLAMA_CPP_PATH: &str = "REVEILLE_TEST_LLAMA_CPP_PATH";
+/// Tells the tests which Chromium to run.
+pub const CHROMIUM: &str = "REVEILLE_TEST_CHROMIUM";
 
 /// The journal needs this server or a newer one.
 const OLDEST_NATS: (u32, u32) = (2, 12);
@@ -58,23 +61,35 @@ const CARGO_DENY: Package = Package {
     version: "0.20.2",
 };
 
-/// Everything that the tests need.
+/// Which tests run, and so which tools they need.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub enum TestSet {
+    /// All but the tests marked as ignored: slow ones, and those that need a browser.
+    #[default]
+    Light,
+    /// Every test.
+    All,
+}
+
+/// The tools that the tests need.
 #[derive(Debug)]
 pub struct Tools {
     nats_server: PathBuf,
     postgres_bin: PathBuf,
     openai: PathBuf,
     nats_py: PathBuf,
+    chromium: Option<PathBuf>,
 }
 
 impl Tools {
-    /// Finds each tool, or installs it.
-    pub fn installed() -> Result<Self> {
+    /// Finds each tool, or installs it. Chromium is for [`TestSet::All`] only.
+    pub fn installed(set: TestSet) -> Result<Self> {
         Ok(Self {
             nats_server: nats_server()?,
             postgres_bin: postgres::programs()?,
             openai: python_packages("openai", &[OPENAI], "")?,
             nats_py: python_packages("nats-py", &[NATS_PY], "")?,
+            chromium: (set == TestSet::All).then(chromium).transpose()?,
         })
     }
 
@@ -84,6 +99,9 @@ impl Tools {
         command.env(POSTGRES_BIN, &self.postgres_bin);
         command.env(OPENAI_PATH, &self.openai);
         command.env(NATS_PY_PATH, &self.nats_py);
+        if let Some(chromium) = &self.chromium {
+            command.env(CHROMIUM, chromium);
+        }
     }
 }
 
@@ -117,6 +135,21 @@ fn major_minor(said: &str) -> Option<(u32, u32)> {
     let version = said.split_whitespace().last()?.trim_start_matches('v');
     let mut numbers = version.split('.');
     Some((numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?))
+}
+
+/// Chromium, from Debian's package when there is none.
+fn chromium() -> Result<PathBuf> {
+    let find = || {
+        let folders = folders_of_path().into_iter();
+        folders
+            .map(|folder| folder.join("chromium"))
+            .find(|path| path.exists())
+    };
+    if let Some(found) = find() {
+        return Ok(found);
+    }
+    apt_install("Chromium", &["chromium"])?;
+    find().context("Chromium was installed, but `chromium` is not on PATH")
 }
 
 /// The folder that makes `import llama_cpp.server` and `import gguf` work.

@@ -5,16 +5,13 @@ use crate::events::{
     Stored, agent, agent_key, at, check, client_key, create_key, provider, provider_key, spec,
 };
 use cqrs_es::{Aggregate, event_sink::EventSink};
-use reveille_bus::{
-    AggregateId,
-    commit::{Commit, CommitHash},
-};
+use reveille_bus::commit::{Commit, CommitHash};
 use reveille_domain::{
     AdvanceReason, Agent, AgentCommand, AgentKey, Availability, CommandId, Epoch, GROUP_STAGE, Key,
     KeyCommand, Provider, ProviderCommand, ReportId, ReportSeq, SecretHash, SessionId, SleepReason, Stage,
     Timestamp, TokenId, WakeCause, WakeFailure, WakeFailureKind, WakeId, WakeOutcome,
 };
-use std::{collections::BTreeSet, fs, path::PathBuf, time::Duration};
+use std::{collections::BTreeSet, env, fs, path::PathBuf, time::Duration};
 use uuid::Uuid;
 
 /// What this program writes.
@@ -55,19 +52,28 @@ fn the_journals_of_all_releases_are_read_and_fold_to_the_states_in_them() {
     }
 }
 
+/// With `REVEILLE_TEST_UPDATE` set it writes the files: only for a release that isn't out.
 #[test]
 fn what_is_written_today_is_what_this_release_writes() {
+    let written = [
+        (agent_key(), lines::<Agent>(&agent_commands())),
+        (provider_key(), lines::<Provider>(&provider_commands())),
+        (client_key(), lines::<Key>(&key_commands())),
+    ];
+    if env::var_os("REVEILLE_TEST_UPDATE").is_some() {
+        for (id, lines) in &written {
+            let text = lines.join("\n") + "\n";
+            fs::write(folder().join(RELEASE).join(id.subject() + ".jsonl"), text).unwrap();
+        }
+    }
     let all = kept(RELEASE);
-    let written = |id: &AggregateId, now: Vec<String>| {
-        let of_id = all.iter().filter(|stored| stored.id() == *id);
+    for (id, now) in written {
+        let of_id = all.iter().filter(|stored| stored.id() == id);
         let then: Vec<_> = of_id
             .map(|stored| String::from_utf8(stored.payload.clone()).unwrap())
             .collect();
         assert_eq!(then, now, "{id}");
-    };
-    written(&agent_key(), lines::<Agent>(&agent_commands()));
-    written(&provider_key(), lines::<Provider>(&provider_commands()));
-    written(&client_key(), lines::<Key>(&key_commands()));
+    }
 }
 
 #[test]
@@ -91,21 +97,6 @@ fn every_event_stands_in_the_golden_journal() {
         }
         let names: BTreeSet<_> = names.iter().map(|name| (*name).to_owned()).collect();
         assert_eq!(written, names, "{id}");
-    }
-}
-
-#[test]
-#[ignore = "writes the files: only for a release that isn't out"]
-fn write_the_golden_journal() {
-    let folder = folder().join(RELEASE);
-    fs::create_dir_all(&folder).unwrap();
-    for (id, lines) in [
-        (agent_key(), lines::<Agent>(&agent_commands())),
-        (provider_key(), lines::<Provider>(&provider_commands())),
-        (client_key(), lines::<Key>(&key_commands())),
-    ] {
-        let text: String = lines.into_iter().map(|line| line + "\n").collect();
-        fs::write(folder.join(id.subject() + ".jsonl"), text).unwrap();
     }
 }
 

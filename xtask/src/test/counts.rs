@@ -1,6 +1,6 @@
-//! Adds up the result lines of test binaries, because a workspace prints one for each of dozens.
+//! Adds up the result lines of the test programs.
 
-use std::fmt;
+use std::{fmt, ops::AddAssign};
 
 /// How many tests passed, failed and were skipped.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
@@ -14,7 +14,7 @@ pub struct Counts {
 }
 
 impl Counts {
-    /// Adds what one line of test output says, if it is a result line:
+    /// Adds the numbers of a result line; other lines count nothing.
     /// `test result: ok. 3 passed; 0 failed; 1 ignored; 0 measured; 0 filtered out; finished in 0.01s`.
     pub fn add_line(&mut self, line: &str) {
         let Some(result) = line.strip_prefix("test result: ") else {
@@ -35,6 +35,14 @@ impl Counts {
                 _ => {}
             }
         }
+    }
+}
+
+impl AddAssign for Counts {
+    fn add_assign(&mut self, other: Self) {
+        self.passed += other.passed;
+        self.failed += other.failed;
+        self.skipped += other.skipped;
     }
 }
 
