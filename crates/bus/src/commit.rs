@@ -8,7 +8,7 @@
 //!
 //! The state is the snapshot: a command loads one message, however long the history is.
 
-use crate::AggregateId;
+use crate::subjects::AggregateId;
 use bytes::Bytes;
 use cqrs_es::{Aggregate, DomainEvent};
 use reveille_domain::{Agent, CommandId, Key, Provider, Timestamp};
@@ -344,6 +344,13 @@ pub enum AnyCommit {
 }
 
 impl AnyCommit {
+    /// Reads a message of the journal.
+    pub(crate) fn of_message(subject: &str, payload: &[u8]) -> Result<(AggregateId, Self), CommitError> {
+        let id = AggregateId::of_subject(subject).ok_or(CommitError::Subject)?;
+        let commit = Self::decode(&id, payload)?;
+        Ok((id, commit))
+    }
+
     /// Reads the commit of `aggregate`.
     ///
     /// # Errors

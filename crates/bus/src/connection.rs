@@ -1,8 +1,8 @@
 //! Connecting to NATS: with retries from the first attempt on, and a check that the server is new enough.
 
 use crate::{
-    BusError,
     access::{NatsKey, Role},
+    error::BusError,
 };
 use async_nats::{Client, ConnectError, ConnectErrorKind, ConnectOptions, Event, ServerAddr, jetstream};
 use backon::{BackoffBuilder, ExponentialBuilder};

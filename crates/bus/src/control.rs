@@ -1,7 +1,12 @@
 //! What agents tell control, and its answers: JSON over request and reply on `reveille.control.<agent>.<verb>`.
 //! Every request names the agent's epoch; one whose payload names another agent than its subject is refused.
 
-use crate::{BusError, Reason, Refusals, SubjectKind, subjects, wakes::WakeMessage};
+use crate::{
+    error::BusError,
+    refusals::{Reason, Refusals, SubjectKind},
+    subjects,
+    wakes::WakeMessage,
+};
 use async_nats::{Client, Message, Subscriber, client::Request};
 use futures::StreamExt;
 use reveille_domain::{

@@ -2,24 +2,20 @@
 //! was: a stream's sequences alone don't tell, so the last commit seen is compared by its hash.
 
 use crate::{
-    AggregateId, BusError, Connection,
-    commit::{AnyCommit, CommitError, CommitHash},
-    in_order::InOrder,
-    journal,
-    refold::Refold,
+    commit::CommitHash,
+    connection::Connection,
+    entry::{Checkpoint, JournalEntry},
+    error::BusError,
+    ordered_reader::OrderedReader,
     streams::{self, JOURNAL_STREAM},
     subjects,
+    upcast::Upcaster,
 };
-use async_nats::{
-    HeaderMap,
-    jetstream::{
-        self, Context,
-        consumer::DeliverPolicy,
-        stream::{RawMessageErrorKind, Stream},
-    },
+use async_nats::jetstream::{
+    Context,
+    consumer::DeliverPolicy,
+    stream::{RawMessageErrorKind, Stream},
 };
-use bytes::Bytes;
-use reveille_domain::Timestamp;
 use std::time::Duration;
 use tokio::{sync::watch, time::Instant};
 use tracing::{info, warn};
@@ -30,15 +26,6 @@ const RESTART_PAUSE: Duration = Duration::from_millis(200);
 const MISSING_PAUSE: Duration = Duration::from_secs(1);
 /// How often the stream's head is compared while nothing arrives: a consumer past the end stays silent.
 const CHECK_EVERY: Duration = Duration::from_secs(2);
-
-/// The last commit that somebody has dealt with.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Checkpoint {
-    /// Its stream sequence.
-    pub sequence: u64,
-    /// Its hash.
-    pub hash: CommitHash,
-}
 
 /// Where to begin, and what to do when the journal was replaced.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -67,36 +54,6 @@ pub enum Followed {
     },
 }
 
-/// A message of the journal.
-#[derive(Debug, Clone)]
-pub struct JournalEntry {
-    /// Its stream sequence.
-    pub sequence: u64,
-    /// Its subject.
-    pub subject: String,
-    /// Its headers.
-    pub headers: HeaderMap,
-    /// Its bytes.
-    pub payload: Bytes,
-    /// The hash of its bytes.
-    pub hash: CommitHash,
-    /// When the server stored it.
-    pub stored_at: Timestamp,
-    /// The commit, or why it can't be read.
-    pub commit: Result<(AggregateId, AnyCommit), CommitError>,
-}
-
-impl JournalEntry {
-    /// The checkpoint of somebody who has dealt with it.
-    #[must_use]
-    pub const fn checkpoint(&self) -> Checkpoint {
-        Checkpoint {
-            sequence: self.sequence,
-            hash: self.hash,
-        }
-    }
-}
-
 /// Follows the journal; see [`Follower::next`].
 pub struct Follower {
     js: Context,
@@ -109,7 +66,7 @@ pub struct Follower {
     reading: Option<Reading>,
     /// A commit that has arrived and isn't told yet.
     arrived: Option<JournalEntry>,
-    refold: Refold,
+    upcaster: Upcaster,
     /// Whether the reader was lost and that isn't told yet.
     interrupted: bool,
     /// Whether nothing was told yet.
@@ -120,7 +77,7 @@ pub struct Follower {
 
 struct Reading {
     stream: Stream,
-    messages: InOrder,
+    messages: OrderedReader,
     /// The sequence to announce as caught up, until it is.
     head: Option<u64>,
     /// When the stream's head is compared next. It stands here because a caller may drop `next` at any time.
@@ -146,7 +103,7 @@ impl Follower {
             seen,
             reading: None,
             arrived: None,
-            refold: Refold::default(),
+            upcaster: Upcaster::default(),
             interrupted: false,
             fresh: true,
             caught_up: false,
@@ -182,7 +139,7 @@ impl Follower {
                 continue;
             };
             if let Some(entry) = &mut self.arrived {
-                match self.refold.mend(&reading.stream, entry).await {
+                match self.upcaster.upcast(&reading.stream, entry).await {
                     Ok(()) => {
                         self.seen = Some(entry.checkpoint());
                         if let Some(entry) = self.arrived.take() {
@@ -203,7 +160,7 @@ impl Follower {
                 return Ok(Followed::CaughtUp { sequence: done });
             }
             tokio::select! {
-                message = reading.messages.next() => match message.and_then(|message| entry(&message)) {
+                message = reading.messages.next() => match message.and_then(|message| JournalEntry::of_message(&message)) {
                     Ok(entry) if entry.sequence <= done => {}
                     Ok(entry) => self.arrived = Some(entry),
                     Err(error) => self.restart(&error.to_string()),
@@ -266,7 +223,7 @@ impl Follower {
             (None, Follow::Latest) if !self.caught_up => DeliverPolicy::LastPerSubject,
             (None, Follow::Latest | Follow::After(_)) => DeliverPolicy::All,
         };
-        let messages = InOrder::read(&stream, subjects::EVENTS, deliver_policy).await?;
+        let messages = OrderedReader::new(&stream, subjects::EVENTS, deliver_policy).await?;
         let reset = std::mem::take(&mut self.fresh) && self.follow == Follow::Latest;
         self.reading = Some(Reading {
             head: Some(stream.cached_info().state.last_sequence),
@@ -304,18 +261,4 @@ async fn holds(stream: &Stream, seen: Checkpoint) -> Result<bool, BusError> {
         Err(error) if error.kind() == RawMessageErrorKind::NoMessageFound => Ok(false),
         Err(error) => Err(BusError::unavailable(error)),
     }
-}
-
-pub(crate) fn entry(message: &jetstream::Message) -> Result<JournalEntry, BusError> {
-    let info = message.info().map_err(BusError::unavailable)?;
-    let millis = info.published.unix_timestamp_nanos() / 1_000_000;
-    Ok(JournalEntry {
-        sequence: info.stream_sequence,
-        subject: message.subject.to_string(),
-        headers: message.headers.clone().unwrap_or_default(),
-        hash: CommitHash::of(&message.payload),
-        stored_at: Timestamp::from_millis(u64::try_from(millis).unwrap_or(0)),
-        commit: journal::decode(&message.subject, &message.payload),
-        payload: message.payload.clone(),
-    })
 }

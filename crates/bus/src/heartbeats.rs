@@ -2,8 +2,11 @@
 //! starts knows at once who was heard when; nothing is inferred while its own canary doesn't come back.
 
 use crate::{
-    BusError, Connection, NatsClock, Reason, Refusals, SubjectKind,
-    in_order::InOrder,
+    clock::NatsClock,
+    connection::Connection,
+    error::BusError,
+    ordered_reader::OrderedReader,
+    refusals::{Reason, Refusals, SubjectKind},
     streams::{self, HEARTBEATS_STREAM},
     subjects::{self, Sign},
 };
@@ -89,7 +92,7 @@ pub struct HeartbeatWatch {
     /// Who sends canaries, if they are sent.
     replica: Option<String>,
     clock: NatsClock,
-    messages: Option<InOrder>,
+    messages: Option<OrderedReader>,
     ticks: tokio::time::Interval,
     sent: Option<(Uuid, Instant)>,
     last_canary: Instant,
@@ -171,7 +174,7 @@ impl HeartbeatWatch {
             .await
             .map_err(BusError::unavailable)?;
         let from = DeliverPolicy::LastPerSubject;
-        self.messages = Some(InOrder::read(&stream, subjects::HEARTBEATS, from).await?);
+        self.messages = Some(OrderedReader::new(&stream, subjects::HEARTBEATS, from).await?);
         self.last_canary = Instant::now();
         self.send_canary().await;
         Ok(())

@@ -1,6 +1,6 @@
 //! Orders to an agent: request and reply on `reveille.orders.<agent>`. Each names the epoch it is meant for.
 
-use crate::{BusError, subjects};
+use crate::{error::BusError, subjects};
 use async_nats::{Client, Subscriber, client::Request, subject::Subject};
 use futures::StreamExt;
 use reveille_domain::{AgentName, Epoch, ProviderName};

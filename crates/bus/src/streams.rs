@@ -1,6 +1,6 @@
 //! The two streams: made when they are missing, checked when they exist.
 
-use crate::{BusError, archive::ArchiveError, subjects};
+use crate::{error::BusError, subjects};
 use async_nats::jetstream::{
     Context,
     context::GetStreamErrorKind,
@@ -15,7 +15,8 @@ pub const JOURNAL_STREAM: &str = "REVEILLE_EVENTS";
 /// The last heartbeat of each agent and replica.
 pub const HEARTBEATS_STREAM: &str = "REVEILLE_HEARTBEATS";
 
-fn journal() -> Config {
+/// The settings of the journal.
+pub(crate) fn journal() -> Config {
     Config {
         name: JOURNAL_STREAM.to_owned(),
         description: Some("Reveille's journal: every commit, for ever".to_owned()),
@@ -181,50 +182,10 @@ fn report_replicas(name: &'static str, found: usize, usual: usize) {
 }
 
 /// Marks a journal that is being restored.
-const IMPORTING: &str = "reveille.importing";
+pub(crate) const IMPORTING: &str = "reveille.importing";
 
-/// Makes an empty journal ready to be restored: marked, and telling no facts. One that is marked already stays so.
-pub(crate) async fn begin_import(js: &Context) -> Result<(), ArchiveError> {
-    if let Ok(stream) = js.get_stream(JOURNAL_STREAM).await
-        && is_importing(&stream.cached_info().config)
-    {
-        return Ok(());
-    }
-    ensure_streams(js).await?;
-    let stream = js
-        .get_stream(JOURNAL_STREAM)
-        .await
-        .map_err(BusError::unavailable)?;
-    let info = stream.cached_info();
-    if info.state.last_sequence > 0 {
-        let last = stream.get_raw_message(info.state.last_sequence).await;
-        return Err(ArchiveError::NotEmpty {
-            commits: info.state.messages,
-            last: info.state.last_sequence,
-            subject: last.map_or_else(|error| error.to_string(), |last| last.subject.to_string()),
-        });
-    }
-    let mut config = info.config.clone();
-    config.republish = None;
-    config.metadata.insert(IMPORTING.to_owned(), "true".to_owned());
-    js.update_stream(config).await.map_err(BusError::unavailable)?;
-    Ok(())
-}
-
-/// Makes a restored journal one like any other.
-pub(crate) async fn end_import(js: &Context) -> Result<(), BusError> {
-    let stream = js
-        .get_stream(JOURNAL_STREAM)
-        .await
-        .map_err(BusError::unavailable)?;
-    let mut config = stream.cached_info().config.clone();
-    config.republish = journal().republish;
-    config.metadata.remove(IMPORTING);
-    js.update_stream(config).await.map_err(BusError::unavailable)?;
-    ensure_streams(js).await
-}
-
-fn is_importing(config: &Config) -> bool {
+/// Whether an import into this stream was started and hasn't finished.
+pub(crate) fn is_importing(config: &Config) -> bool {
     config.metadata.contains_key(IMPORTING)
 }
 

@@ -1,7 +1,7 @@
 //! Wake messages: "provider P is to be woken". They carry ids and time left, nothing that chooses a program, a URL or an
 //! environment. Sent by whoever committed the wake and again by every sweep; the agent acknowledges each.
 
-use crate::{BusError, subjects};
+use crate::{error::BusError, subjects};
 use async_nats::{Client, Subscriber, client::Request};
 use futures::StreamExt;
 use reveille_domain::{AgentName, Epoch, ProviderId, Timestamp, WakeId};

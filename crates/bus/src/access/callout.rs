@@ -2,7 +2,11 @@
 //! and an API replica answers by what the journal says of that key. So agents come and go without a change of any server.
 
 use super::{jwt::AuthRequestClaims, nats_key::NatsKey, role::Role};
-use crate::{BusError, Reason, Refusals, SubjectKind, subjects};
+use crate::{
+    error::BusError,
+    refusals::{Reason, Refusals, SubjectKind},
+    subjects,
+};
 use async_nats::{Client, Subject, Subscriber};
 use futures::StreamExt;
 use reveille_domain::AgentName;

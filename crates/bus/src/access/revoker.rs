@@ -2,7 +2,7 @@
 //! from the servers' system account; from any other one the servers don't answer.
 
 use super::callout::agent_of_user;
-use crate::BusError;
+use crate::error::BusError;
 use async_nats::{Client, Message};
 use futures::StreamExt;
 use reveille_domain::AgentName;

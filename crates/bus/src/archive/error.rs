@@ -1,7 +1,7 @@
 //! Why an archive can't be written, read or restored; each text names the place.
 
-use super::Breach;
-use crate::BusError;
+use super::verify::Breach;
+use crate::error::BusError;
 use thiserror::Error;
 
 /// What can go wrong with an archive.

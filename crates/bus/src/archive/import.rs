@@ -3,14 +3,17 @@
 //! While it lasts the stream is marked, and tells no facts: what happened long ago must not look like news. A replica
 //! that finds the mark doesn't start. An import that was broken off is gone on with by running it again.
 
-use super::{ArchiveError, ArchiveReader, ArchivedCommit, LiveCommits};
+use super::{commit::ArchivedCommit, error::ArchiveError, file::ArchiveReader, live::LiveCommits};
 use crate::{
-    AggregateId, BusError, CommandError, CommitMeta, Connection, Expected, Journal,
     commit::AnyCommit,
+    connection::Connection,
+    error::{BusError, CommandError},
     heartbeats::CANARY_EVERY,
+    journal::{CommitMeta, Expected, Journal},
     streams::{self, JOURNAL_STREAM},
-    subjects::{self, Sign},
+    subjects::{self, AggregateId, Sign},
 };
+use async_nats::jetstream::Context;
 use futures::StreamExt;
 use reveille_domain::{AdvanceReason, Agent, AgentCommand, Epoch, Timestamp};
 use std::{
@@ -72,7 +75,7 @@ pub async fn import(
     let agents = agents(path)?;
     no_replica_runs(connection).await?;
     let js = connection.jetstream();
-    streams::begin_import(&js).await?;
+    begin_import(&js).await?;
     let journal = Journal::new(js.clone());
     let mut stored = LiveCommits::read(&journal).await?;
     let mut archive = open(path)?;
@@ -102,12 +105,56 @@ pub async fn import(
         Epochs::Advance => advance(&journal, &agents, of).await?,
         Epochs::Keep => 0,
     };
-    streams::end_import(&js).await?;
+    end_import(&js).await?;
     Ok(Imported {
         commits: of,
         found,
         advanced,
     })
+}
+
+/// Makes an empty journal ready for an import: marks it and stops publishing facts. A journal that is marked already stays
+/// as it is.
+async fn begin_import(js: &Context) -> Result<(), ArchiveError> {
+    if let Ok(stream) = js.get_stream(JOURNAL_STREAM).await
+        && streams::is_importing(&stream.cached_info().config)
+    {
+        return Ok(());
+    }
+    streams::ensure_streams(js).await?;
+    let stream = js
+        .get_stream(JOURNAL_STREAM)
+        .await
+        .map_err(BusError::unavailable)?;
+    let info = stream.cached_info();
+    if info.state.last_sequence > 0 {
+        let last = stream.get_raw_message(info.state.last_sequence).await;
+        return Err(ArchiveError::NotEmpty {
+            commits: info.state.messages,
+            last: info.state.last_sequence,
+            subject: last.map_or_else(|error| error.to_string(), |last| last.subject.to_string()),
+        });
+    }
+    let mut config = info.config.clone();
+    config.republish = None;
+    config
+        .metadata
+        .insert(streams::IMPORTING.to_owned(), "true".to_owned());
+    js.update_stream(config).await.map_err(BusError::unavailable)?;
+    Ok(())
+}
+
+/// Turns the restored journal into an ordinary one.
+async fn end_import(js: &Context) -> Result<(), BusError> {
+    let stream = js
+        .get_stream(JOURNAL_STREAM)
+        .await
+        .map_err(BusError::unavailable)?;
+    let mut config = stream.cached_info().config.clone();
+    config.republish = streams::journal().republish;
+    config.metadata.remove(streams::IMPORTING);
+    js.update_stream(config).await.map_err(BusError::unavailable)?;
+    streams::ensure_streams(js).await
 }
 
 fn open(path: &Path) -> Result<ArchiveReader<BufReader<File>>, ArchiveError> {

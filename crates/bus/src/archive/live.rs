@@ -1,9 +1,11 @@
 //! The commits of a running journal, from the first to what is its last when the reading begins.
 
-use super::{ArchiveError, ArchivedCommit};
+use super::{commit::ArchivedCommit, error::ArchiveError};
 use crate::{
-    BusError, Journal, JournalEntry, follow,
-    in_order::InOrder,
+    entry::JournalEntry,
+    error::BusError,
+    journal::Journal,
+    ordered_reader::OrderedReader,
     streams::{self, JOURNAL_STREAM},
     subjects,
 };
@@ -11,7 +13,7 @@ use async_nats::jetstream::{consumer::DeliverPolicy, context::GetStreamErrorKind
 
 /// Reads a journal once.
 pub struct LiveCommits {
-    messages: Option<InOrder>,
+    messages: Option<OrderedReader>,
     last: u64,
 }
 
@@ -35,7 +37,7 @@ impl LiveCommits {
         let last = stream.cached_info().state.last_sequence;
         let messages = match last {
             0 => None,
-            _ => Some(InOrder::read(&stream, subjects::EVENTS, DeliverPolicy::All).await?),
+            _ => Some(OrderedReader::new(&stream, subjects::EVENTS, DeliverPolicy::All).await?),
         };
         Ok(Self { messages, last })
     }
@@ -54,7 +56,7 @@ impl LiveCommits {
         let Some(messages) = &mut self.messages else {
             return Ok(None);
         };
-        let entry = follow::entry(&messages.next().await?)?;
+        let entry = JournalEntry::of_message(&messages.next().await?)?;
         if entry.sequence >= self.last {
             self.messages = None;
         }

@@ -1,7 +1,7 @@
 //! What a journal consists of, in numbers.
 
-use super::ArchivedCommit;
-use crate::{AggregateId, commit};
+use super::commit::ArchivedCommit;
+use crate::{commit, subjects::AggregateId};
 use reveille_domain::Timestamp;
 use std::collections::{BTreeMap, HashSet};
 

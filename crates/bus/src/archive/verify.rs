@@ -1,9 +1,9 @@
 //! Whether a journal is sound: nothing missing, nothing changed, and every state what its events make of the one before.
 
-use super::ArchivedCommit;
+use super::commit::ArchivedCommit;
 use crate::{
-    AggregateId,
     commit::{Commit, CommitError, CommitHash},
+    subjects::AggregateId,
 };
 use cqrs_es::Aggregate;
 use reveille_domain::{Agent, Key, Provider};

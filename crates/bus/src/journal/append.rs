@@ -1,25 +1,29 @@
-//! Appending: of two commits that stand on the same one the server takes one, and the writer learns which, even when the
-//! answer is lost.
+//! Appending: of two commits that build on the same one, the server stores one, and each writer learns which, even when
+//! the answer is lost.
 
-use super::{CommitMeta, Journal, JournalContext, unreadable};
-use crate::{AggregateId, BusError, commit::Commit, streams};
+use super::{
+    context::{CommitMeta, JournalContext, unreadable},
+    load::Journal,
+};
+use crate::{commit::Commit, error::BusError, streams, subjects::AggregateId};
 use async_nats::{
     HeaderMap,
     client::{Request, RequestError, RequestErrorKind},
     jetstream::stream::RawMessageErrorKind,
 };
+use backon::{BackoffBuilder, ExponentialBuilder};
 use bytes::Bytes;
 use cqrs_es::{Aggregate, DomainEvent};
 use serde::Deserialize;
 use std::time::{Duration, Instant};
 use tracing::{debug, warn};
 
-/// How long one append waits for its acknowledgement; then the subject is read again.
+/// How long one append waits for its acknowledgement before the subject is read again.
 const ACK_TIMEOUT: Duration = Duration::from_secs(2);
-/// For how long an append is tried whose outcome isn't known, or that the server can't take now.
+/// How long an append is retried while its outcome is unknown, or while the server can't take it.
 const GIVE_UP_AFTER: Duration = Duration::from_secs(15);
-const FIRST_PAUSE: Duration = Duration::from_millis(2);
-const LONGEST_PAUSE: Duration = Duration::from_millis(500);
+const FIRST_PAUSE: Duration = Duration::from_millis(1);
+const LONGEST_PAUSE: Duration = Duration::from_millis(250);
 /// A lost compare-and-set: the plain code, and the one that a clustered stream answers.
 const CONFLICT_CODES: [u64; 2] = [10071, 10164];
 /// The message is larger than the stream takes.
@@ -27,14 +31,14 @@ const TOO_LARGE_CODE: u64 = 10054;
 
 /// How an append ended.
 pub(super) enum Appended {
-    /// It is in the journal at this sequence, or the command was before.
+    /// The commit is in the journal at this sequence.
     At(u64),
     /// Another commit came first.
     Conflict,
 }
 
-/// What the server says to a message.
-enum Answer {
+/// What the server answers to a published commit.
+enum PublishOutcome {
     Stored(u64),
     /// The expected commit isn't the last one. A copy of this message may be the reason.
     Conflict,
@@ -43,8 +47,8 @@ enum Answer {
     TooLarge,
     /// This copy isn't in the journal and never will be.
     Refused(String),
-    /// None, or none that can be understood: it may be in the journal.
-    None(String),
+    /// There was no answer, or none that makes sense: the message may be in the journal.
+    Unknown(String),
 }
 
 #[derive(Deserialize)]
@@ -64,32 +68,34 @@ struct ApiError {
     description: String,
 }
 
-impl From<PubAck> for Answer {
+impl From<PubAck> for PublishOutcome {
     fn from(ack: PubAck) -> Self {
         match ack.error {
             Some(error) if CONFLICT_CODES.contains(&error.err_code) => Self::Conflict,
             Some(error) if error.err_code == TOO_LARGE_CODE => Self::TooLarge,
             Some(error) => Self::Refused(format!("{} (code {})", error.description, error.err_code)),
             None if ack.duplicate => Self::Duplicate,
-            None if ack.seq == 0 => Self::None("the acknowledgement names no sequence".to_owned()),
+            None if ack.seq == 0 => Self::Unknown("the acknowledgement names no sequence".to_owned()),
             None => Self::Stored(ack.seq),
         }
     }
 }
 
-impl From<&RequestError> for Answer {
+impl From<&RequestError> for PublishOutcome {
     fn from(error: &RequestError) -> Self {
         match error.kind() {
             RequestErrorKind::MaxPayloadExceeded => Self::TooLarge,
-            RequestErrorKind::NoResponders => Self::Refused("nobody keeps the journal".to_owned()),
+            RequestErrorKind::NoResponders => {
+                Self::Refused("no stream takes the journal's subjects".to_owned())
+            }
             RequestErrorKind::InvalidSubject => Self::Refused(error.to_string()),
-            RequestErrorKind::TimedOut | RequestErrorKind::Other => Self::None(error.to_string()),
+            RequestErrorKind::TimedOut | RequestErrorKind::Other => Self::Unknown(error.to_string()),
         }
     }
 }
 
 impl Journal {
-    /// Appends the events that `context.aggregate()` has already applied.
+    /// Appends the events that the context's aggregate has already applied.
     pub(super) async fn append<A: Aggregate + Clone>(
         &self,
         context: &JournalContext<A>,
@@ -101,28 +107,28 @@ impl Journal {
         let headers = headers(&commit, context, meta);
         let give_up_at = Instant::now() + GIVE_UP_AFTER;
         let mut ambiguous = false;
-        let mut attempt = 0;
+        let mut pauses = backoff().build();
         loop {
-            let answer = self.publish(&context.id, payload.clone(), headers.clone()).await;
-            let reason = match answer {
-                Answer::Stored(sequence) => return Ok(Appended::At(sequence)),
-                Answer::TooLarge => return Err(BusError::TooLarge { bytes: payload.len() }),
-                Answer::Conflict => match self.resolve(context, meta).await {
+            let outcome = self.publish(&context.id, payload.clone(), headers.clone()).await;
+            let reason = match outcome {
+                PublishOutcome::Stored(sequence) => return Ok(Appended::At(sequence)),
+                PublishOutcome::TooLarge => return Err(BusError::TooLarge { bytes: payload.len() }),
+                PublishOutcome::Conflict => match self.find(context, meta).await {
                     Ok(found) => return Ok(found.unwrap_or(Appended::Conflict)),
-                    // An earlier copy may be what this one stumbled over.
+                    // An earlier copy of this message may have caused the conflict.
                     Err(error) if ambiguous => error.to_string(),
                     Err(error) => return Err(error),
                 },
-                Answer::Duplicate => "a copy of it came before".to_owned(),
-                Answer::Refused(reason) => reason,
-                Answer::None(reason) => {
+                PublishOutcome::Duplicate => "a copy of the commit came before".to_owned(),
+                PublishOutcome::Refused(reason) => reason,
+                PublishOutcome::Unknown(reason) => {
                     ambiguous = true;
                     reason
                 }
             };
-            // It may be in the journal, or still on its way there. Trying the same message again is safe, since at most
-            // one of the copies stands on the expected commit.
-            match self.resolve(context, meta).await {
+            // The commit may be in the journal, or still on its way there. Sending the same message again is safe: at
+            // most one of the copies builds on the expected commit.
+            match self.find(context, meta).await {
                 Ok(Some(found)) => return Ok(found),
                 Ok(None) => {}
                 Err(error) => {
@@ -135,36 +141,35 @@ impl Journal {
                     false => BusError::Unavailable(reason),
                 });
             }
-            warn!(aggregate.id = %context.id, %reason, "an append did not succeed, trying again");
-            tokio::time::sleep(pause(attempt)).await;
-            attempt += 1;
+            warn!(aggregate.id = %context.id, %reason, "an append failed, trying again");
+            tokio::time::sleep(pauses.next().unwrap_or(LONGEST_PAUSE)).await;
         }
     }
 
-    async fn publish(&self, id: &AggregateId, payload: Bytes, headers: HeaderMap) -> Answer {
+    async fn publish(&self, id: &AggregateId, payload: Bytes, headers: HeaderMap) -> PublishOutcome {
         let request = Request::new()
             .payload(payload)
             .headers(headers)
             .timeout(Some(ACK_TIMEOUT));
         let answer = match self.js.client().send_request(id.subject(), request).await {
             Ok(answer) => answer,
-            Err(error) => return Answer::from(&error),
+            Err(error) => return PublishOutcome::from(&error),
         };
         match serde_json::from_slice::<PubAck>(&answer.payload) {
             Ok(ack) => {
                 if let Some(error) = &ack.error {
-                    debug!(aggregate.id = %id, nats.code = error.err_code, "an append was refused");
+                    debug!(aggregate.id = %id, nats.code = error.err_code, "the server refused an append");
                 }
-                Answer::from(ack)
+                PublishOutcome::from(ack)
             }
-            Err(error) => Answer::None(error.to_string()),
+            Err(error) => PublishOutcome::Unknown(error.to_string()),
         }
     }
 
-    /// What became of an append: it can stand in one place only, directly behind the commit that it expects. `None` when
-    /// nothing stands there. (The ids that commits remember would not do: while an answer is waited for, others may
-    /// append more commits than those reach back.)
-    async fn resolve<A: Aggregate>(
+    /// Finds out what became of an append. Its commit can be in one place only, directly behind the one that it builds
+    /// on; `None` when that place is empty. (The command ids in later commits wouldn't do: while an answer is missing,
+    /// other writers may append more commits than those ids reach back.)
+    async fn find<A: Aggregate>(
         &self,
         context: &JournalContext<A>,
         meta: &CommitMeta,
@@ -210,7 +215,7 @@ fn headers<A: Aggregate>(commit: &Commit<A>, context: &JournalContext<A>, meta: 
         "Nats-Expected-Last-Subject-Sequence",
         context.expected.sequence().to_string(),
     );
-    // The sequence belongs to the id: a command decided anew after a conflict is another message.
+    // The sequence is part of the id: a command that is decided again after a conflict is another message.
     headers.insert(
         "Nats-Msg-Id",
         format!("{}-{}", meta.command_id, context.expected.sequence()),
@@ -219,39 +224,43 @@ fn headers<A: Aggregate>(commit: &Commit<A>, context: &JournalContext<A>, meta: 
     headers
 }
 
-/// The pause before a further attempt: doubling, half of it random, so that rivals part.
-pub(super) fn pause(attempt: u32) -> Duration {
-    let pause = FIRST_PAUSE
-        .saturating_mul(2u32.saturating_pow(attempt))
-        .min(LONGEST_PAUSE);
-    pause.mul_f64(rand::random_range(0.5..=1.0))
+/// The pauses between attempts: each one doubles, and part of it is random, so that rivals fall out of step.
+pub(super) fn backoff() -> ExponentialBuilder {
+    ExponentialBuilder::default()
+        .with_min_delay(FIRST_PAUSE)
+        .with_max_delay(LONGEST_PAUSE)
+        .with_jitter()
+        .without_max_times()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn answer(ack: &str) -> Answer {
+    fn outcome(ack: &str) -> PublishOutcome {
         serde_json::from_str::<PubAck>(ack).expect("an answer").into()
     }
 
-    fn refusal(code: u64) -> Answer {
-        answer(&format!(
+    fn refusal(code: u64) -> PublishOutcome {
+        outcome(&format!(
             r#"{{"error":{{"code":400,"err_code":{code},"description":"why"}},"stream":"S","seq":0}}"#
         ))
     }
 
     #[test]
     fn every_answer_of_a_server_is_understood() {
-        assert!(matches!(answer(r#"{"stream":"S","seq":7}"#), Answer::Stored(7)));
-        let duplicate = answer(r#"{"stream":"S","seq":7,"duplicate":true}"#);
-        assert!(matches!(duplicate, Answer::Duplicate));
-        // What one server and what a cluster say of a lost race.
-        assert!(matches!(refusal(10071), Answer::Conflict));
-        assert!(matches!(refusal(10164), Answer::Conflict));
-        assert!(matches!(refusal(10054), Answer::TooLarge));
-        assert!(matches!(refusal(10077), Answer::Refused(reason) if reason.contains("why")));
-        // Nothing that can be relied on.
-        assert!(matches!(answer("{}"), Answer::None(_)));
+        assert!(matches!(
+            outcome(r#"{"stream":"S","seq":7}"#),
+            PublishOutcome::Stored(7)
+        ));
+        let duplicate = outcome(r#"{"stream":"S","seq":7,"duplicate":true}"#);
+        assert!(matches!(duplicate, PublishOutcome::Duplicate));
+        // What a single server and a cluster answer to a lost race.
+        assert!(matches!(refusal(10071), PublishOutcome::Conflict));
+        assert!(matches!(refusal(10164), PublishOutcome::Conflict));
+        assert!(matches!(refusal(10054), PublishOutcome::TooLarge));
+        assert!(matches!(refusal(10077), PublishOutcome::Refused(reason) if reason.contains("why")));
+        // An answer that can't be relied on.
+        assert!(matches!(outcome("{}"), PublishOutcome::Unknown(_)));
     }
 }

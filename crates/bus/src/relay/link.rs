@@ -2,7 +2,7 @@
 
 use super::error::RelayStartError;
 use super::frame::PREFIX_BYTES;
-use crate::Reason;
+use crate::refusals::Reason;
 use async_nats::{Client, Subject, Subscriber, connection::State};
 use bytes::Bytes;
 use futures::FutureExt;

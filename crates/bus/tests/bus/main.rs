@@ -15,6 +15,5 @@ mod messages;
 mod proxy;
 mod races;
 mod raw_client;
-mod store;
 mod streams;
 mod versions;

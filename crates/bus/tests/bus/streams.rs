@@ -3,8 +3,8 @@
 use crate::events::{PATIENCE, agent_key, commit, journal, open, stored};
 use async_nats::jetstream::stream::{Config, StorageType};
 use reveille_bus::{
-    BusError, Connection, Follow, Followed, Follower, HEARTBEATS_STREAM, JOURNAL_STREAM, NatsAccess,
-    access::Role, ensure_streams,
+    BusError, Connection, Expected, Follow, Followed, Follower, HEARTBEATS_STREAM, JOURNAL_STREAM,
+    NatsAccess, access::Role, ensure_streams,
 };
 use reveille_tests::Nats;
 use tokio::{
@@ -128,13 +128,11 @@ async fn a_journal_that_is_deleted_under_us_is_made_again() {
     js.delete_stream(JOURNAL_STREAM).await.unwrap();
     assert_eq!(commit(&journal, &agent_key()).await, 1);
     js.delete_stream(JOURNAL_STREAM).await.unwrap();
-    assert!(
-        journal
-            .history::<reveille_domain::Agent>(&agent_key())
-            .await
-            .unwrap()
-            .is_empty()
-    );
+    let loaded = journal
+        .load::<reveille_domain::Agent>(&agent_key())
+        .await
+        .unwrap();
+    assert_eq!(loaded.expected(), Expected::NoCommit);
     // By the follower alone.
     let mut follower = Follower::new(&connection, Follow::Latest);
     while !matches!(follower.next().await.unwrap(), Followed::CaughtUp { .. }) {}

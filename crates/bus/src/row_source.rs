@@ -1,8 +1,9 @@
 //! A journal message in the words of [`reveille_domain::rows`]: what both row stores take in.
 
 use crate::{
-    AggregateId, JournalEntry,
     commit::{self, AnyCommit},
+    entry::JournalEntry,
+    subjects::AggregateId,
 };
 use cqrs_es::Aggregate;
 use reveille_domain::{

@@ -1,10 +1,12 @@
-//! States of an older format. A commit's state is only a snapshot: where this version no longer reads the snapshot, the
-//! aggregate's events are folded again. The next commit of that aggregate carries the state as it is written today.
+//! States of an older format. A commit's state is only a snapshot: where this version no longer reads it, the
+//! aggregate's events are folded instead. The aggregate's next commit carries the state in the current format.
 
 use crate::{
-    AggregateId, BusError, JournalEntry,
     commit::{AnyCommit, Commit, CommitError, CommitHash},
-    in_order::InOrder,
+    entry::JournalEntry,
+    error::BusError,
+    ordered_reader::OrderedReader,
+    subjects::AggregateId,
 };
 use async_nats::jetstream::{consumer::DeliverPolicy, stream::Stream};
 use cqrs_es::Aggregate;
@@ -12,44 +14,25 @@ use reveille_domain::{Agent, Key, Provider};
 use std::collections::HashMap;
 use tracing::info;
 
-/// The commits of one aggregate, from its first one on, each with its state: as the journal has it, or folded anew.
-pub(crate) struct Chain<A> {
-    /// The state after the last commit; `None` behind one that can't be read, until one whose state can.
-    state: Option<A>,
-}
-
-impl<A: Aggregate + Clone> Chain<A> {
-    /// Before the first commit.
-    pub(crate) fn new() -> Self {
-        Self {
-            state: Some(A::default()),
-        }
-    }
-
-    /// The next commit.
-    pub(crate) fn next(&mut self, payload: &[u8]) -> Result<Commit<A>, CommitError> {
-        let before = self.state.take();
-        let commit = match (Commit::decode(payload), before) {
-            (Err(CommitError::OlderState { .. }), Some(before)) => Commit::decode_onto(payload, before)?,
-            (decoded, _) => decoded?,
-        };
-        self.state = Some(commit.state.clone());
-        Ok(commit)
-    }
-}
-
-/// The commit `sequence` of an aggregate with its state folded from the events up to there.
-pub(crate) async fn refold<A: Aggregate + Clone, I: Send + Sync>(
+/// The commit at `sequence` of an aggregate, its state folded from the events up to there.
+pub(crate) async fn commit_at<A: Aggregate + Clone, I: Send + Sync>(
     stream: &Stream<I>,
     id: &AggregateId,
     sequence: u64,
 ) -> Result<Result<Commit<A>, CommitError>, BusError> {
-    let mut messages = InOrder::read(stream, &id.subject(), DeliverPolicy::All).await?;
-    let mut chain = Chain::new();
+    let mut messages = OrderedReader::new(stream, &id.subject(), DeliverPolicy::All).await?;
+    // Unknown behind a commit that can't be read, until one whose state can.
+    let mut state = Some(A::default());
     loop {
         let message = messages.next().await?;
-        let commit = chain.next(&message.payload);
+        let commit = match (Commit::decode(&message.payload), state.take()) {
+            (Err(CommitError::OlderState { .. }), Some(before)) => {
+                Commit::decode_onto(&message.payload, before)
+            }
+            (decoded, _) => decoded,
+        };
         if message.info().map_err(BusError::unavailable)?.stream_sequence < sequence {
+            state = commit.ok().map(|commit| commit.state);
             continue;
         }
         if let Ok(commit) = &commit {
@@ -60,16 +43,16 @@ pub(crate) async fn refold<A: Aggregate + Clone, I: Send + Sync>(
     }
 }
 
-/// Gives the commits of a follower the states that this version reads.
+/// Gives a follower's entries the states that this version reads.
 #[derive(Default)]
-pub(crate) struct Refold {
+pub(crate) struct Upcaster {
     /// The last commit, and its hash, of each aggregate whose last state has an older format.
     last: HashMap<String, (CommitHash, AnyCommit)>,
 }
 
-impl Refold {
-    /// Puts the right state into `entry` if what it holds has an older format. Cancel-safe: it changes all or nothing.
-    pub(crate) async fn mend(&mut self, stream: &Stream, entry: &mut JournalEntry) -> Result<(), BusError> {
+impl Upcaster {
+    /// Replaces the state in `entry` if it has an older format. Cancel-safe: it changes all or nothing.
+    pub(crate) async fn upcast(&mut self, stream: &Stream, entry: &mut JournalEntry) -> Result<(), BusError> {
         let (Err(CommitError::OlderState { .. }), Some(id)) =
             (&entry.commit, AggregateId::of_subject(&entry.subject))
         else {
@@ -79,15 +62,15 @@ impl Refold {
         let commit = match (self.next_of(entry), &id) {
             (Some(commit), _) => Ok(commit),
             (None, AggregateId::Agent(_)) => {
-                let commit = refold::<Agent, _>(stream, &id, entry.sequence).await?;
+                let commit = commit_at::<Agent, _>(stream, &id, entry.sequence).await?;
                 commit.map(AnyCommit::Agent)
             }
             (None, AggregateId::Provider(_)) => {
-                let commit = refold::<Provider, _>(stream, &id, entry.sequence).await?;
+                let commit = commit_at::<Provider, _>(stream, &id, entry.sequence).await?;
                 commit.map(AnyCommit::Provider)
             }
             (None, AggregateId::Key(_)) => {
-                let commit = refold::<Key, _>(stream, &id, entry.sequence).await?;
+                let commit = commit_at::<Key, _>(stream, &id, entry.sequence).await?;
                 commit.map(AnyCommit::Key)
             }
         };
@@ -104,7 +87,7 @@ impl Refold {
         Ok(())
     }
 
-    /// The commit folded onto the one before it, if that one was the last to be folded.
+    /// The commit folded onto the one before it, if that was folded last.
     fn next_of(&self, entry: &JournalEntry) -> Option<AnyCommit> {
         let (hash, last) = self.last.get(&entry.subject)?;
         let next = last.decode_next(&entry.payload).ok()?;

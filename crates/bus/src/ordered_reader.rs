@@ -1,8 +1,8 @@
-//! Reading a stream in order, by a consumer of our own. It never mends itself: a lost message, a silent server, a deleted
-//! consumer or stream is an error, and whoever reads begins again behind what he has seen. (A consumer that mended
-//! itself would go on in a stream that was replaced in between as if nothing had happened.)
+//! Reading a stream in order, through a consumer that never repairs itself: a lost message, a silent server, a deleted
+//! consumer or stream ends it with an error, and its user starts again behind the last message it has seen. (A consumer
+//! that repaired itself would carry on in a stream that was replaced in between, as if nothing had happened.)
 
-use crate::BusError;
+use crate::error::BusError;
 use async_nats::jetstream::{
     Message,
     consumer::{AckPolicy, DeliverPolicy, pull},
@@ -11,7 +11,7 @@ use async_nats::jetstream::{
 use futures::StreamExt;
 use std::time::Duration;
 
-/// How often the server shows that it is there while nothing arrives; it is given up after two.
+/// How often the server shows that it is there while nothing arrives; two missing signs end the reader.
 const IDLE_HEARTBEAT: Duration = Duration::from_secs(1);
 /// How long the server keeps one request for messages.
 const PULL_EXPIRES: Duration = Duration::from_secs(20);
@@ -23,13 +23,13 @@ const BATCH_BYTES: usize = 8 * 1024 * 1024;
 const FORGOTTEN_AFTER: Duration = Duration::from_secs(30);
 
 /// Messages of a stream in the stream's order, none missing between the first and the last.
-pub(crate) struct InOrder {
+pub(crate) struct OrderedReader {
     messages: pull::Stream,
     received: u64,
 }
 
-impl InOrder {
-    pub(crate) async fn read<I>(
+impl OrderedReader {
+    pub(crate) async fn new<I>(
         stream: &Stream<I>,
         subjects: &str,
         from: DeliverPolicy,
@@ -62,7 +62,7 @@ impl InOrder {
         })
     }
 
-    /// The next message. After an error nothing more is to be had from this reader. Cancel-safe.
+    /// The next message. After an error this reader yields nothing more. Cancel-safe.
     pub(crate) async fn next(&mut self) -> Result<Message, BusError> {
         let message = match self.messages.next().await {
             Some(message) => message.map_err(BusError::unavailable)?,

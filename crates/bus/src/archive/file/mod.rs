@@ -10,7 +10,7 @@
 //! A digest is the SHA-256 of the digest before it and of the commit, so that the first line that isn't as it was
 //! written is known. It leaves out `stored_ms`: an archive has the same digests wherever it was taken from.
 
-use super::{ArchiveError, ArchivedCommit, Breach};
+use super::{commit::ArchivedCommit, error::ArchiveError, verify::Breach};
 use crate::{commit::CommitHash, streams::JOURNAL_STREAM};
 use base64::{Engine, engine::general_purpose::STANDARD};
 use reveille_domain::Timestamp;

@@ -1,19 +1,24 @@
-//! Reading the journal from some sequence up to its end as it is now: for queries that go further back than a fold.
+//! Reading the journal from a sequence to its current end: for queries that go further back than a fold.
 
+use super::load::Journal;
 use crate::{
-    AggregateId, BusError, Checkpoint, Journal, JournalEntry, commit::CommitHash, follow, in_order::InOrder,
+    commit::CommitHash,
+    entry::{Checkpoint, JournalEntry},
+    error::BusError,
+    ordered_reader::OrderedReader,
     streams::JOURNAL_STREAM,
+    subjects::{self, AggregateId},
 };
 use async_nats::jetstream::{
     consumer::DeliverPolicy,
-    stream::{RawMessageErrorKind, Stream as JournalStream},
+    stream::{LastRawMessageErrorKind, RawMessageErrorKind, Stream as JournalStream},
 };
 use futures::{Stream, StreamExt, stream};
 use reveille_domain::Timestamp;
 
 impl Journal {
-    /// The commits after `after_seq`, of one aggregate or of all, up to what is the journal's end now. When NATS is lost
-    /// on the way, the last thing is an error.
+    /// The commits after `after_seq`, of one aggregate or of all, up to the journal's current end. If NATS is lost on the
+    /// way, the last item is an error.
     ///
     /// # Errors
     /// When NATS isn't available.
@@ -22,7 +27,7 @@ impl Journal {
         after_seq: u64,
         aggregate: Option<&AggregateId>,
     ) -> Result<impl Stream<Item = Result<JournalEntry, BusError>> + Send + use<>, BusError> {
-        let stream = self.stream_now().await?;
+        let stream = self.stream_info().await?;
         let head = match aggregate {
             None => stream.cached_info().state.last_sequence,
             Some(id) => self.last_of(id).await?,
@@ -30,16 +35,16 @@ impl Journal {
         if head <= after_seq {
             return Ok(stream::empty().left_stream());
         }
-        let subjects = aggregate.map_or_else(|| crate::subjects::EVENTS.to_owned(), AggregateId::subject);
+        let subjects = aggregate.map_or_else(|| subjects::EVENTS.to_owned(), AggregateId::subject);
         let from = DeliverPolicy::ByStartSequence {
             start_sequence: after_seq + 1,
         };
-        let entries = up_to(head, InOrder::read(&stream, &subjects, from).await?);
+        let entries = up_to(head, OrderedReader::new(&stream, &subjects, from).await?);
         Ok(entries.right_stream())
     }
 
-    /// The commits that were stored at `since` or later, up to what is the journal's end now. When NATS is lost on the
-    /// way, the last thing is an error.
+    /// The commits that were stored at `since` or later, up to the journal's current end. If NATS is lost on the way, the
+    /// last item is an error.
     ///
     /// # Errors
     /// When NATS isn't available.
@@ -47,16 +52,16 @@ impl Journal {
         &self,
         since: Timestamp,
     ) -> Result<impl Stream<Item = Result<JournalEntry, BusError>> + Send + use<>, BusError> {
-        let stream = self.stream_now().await?;
+        let stream = self.stream_info().await?;
         let state = &stream.cached_info().state;
         let nanos = i128::from(since.as_millis()) * 1_000_000;
-        // A consumer from behind the end would wait for what comes next.
+        // A consumer that starts behind the end would wait for the next commit.
         if state.last_sequence == 0 || state.last_timestamp.unix_timestamp_nanos() < nanos {
             return Ok(stream::empty().left_stream());
         }
         let start_time = async_nats::datetime::from_nanos(nanos).map_err(BusError::unavailable)?;
         let from = DeliverPolicy::ByStartTime { start_time };
-        let messages = InOrder::read(&stream, crate::subjects::EVENTS, from).await?;
+        let messages = OrderedReader::new(&stream, subjects::EVENTS, from).await?;
         Ok(up_to(state.last_sequence, messages).right_stream())
     }
 
@@ -65,12 +70,7 @@ impl Journal {
     /// # Errors
     /// When NATS isn't available.
     pub async fn checkpoint(&self, sequence: u64) -> Result<Option<Checkpoint>, BusError> {
-        let stream = self
-            .jetstream()
-            .get_stream_no_info(JOURNAL_STREAM)
-            .await
-            .map_err(BusError::unavailable)?;
-        match stream.get_raw_message(sequence).await {
+        match self.stream().await?.get_raw_message(sequence).await {
             Ok(message) => Ok(Some(Checkpoint {
                 sequence,
                 hash: CommitHash::of(&message.payload),
@@ -85,40 +85,31 @@ impl Journal {
     /// # Errors
     /// When NATS isn't available.
     pub async fn last_sequence(&self) -> Result<u64, BusError> {
-        let stream = self.stream_now().await?;
-        Ok(stream.cached_info().state.last_sequence)
+        Ok(self.stream_info().await?.cached_info().state.last_sequence)
     }
 
-    /// The stream, and how it stands now.
-    async fn stream_now(&self) -> Result<JournalStream, BusError> {
-        let stream = self.jetstream().get_stream(JOURNAL_STREAM).await;
+    /// The stream with its current state.
+    async fn stream_info(&self) -> Result<JournalStream, BusError> {
+        let stream = self.js.get_stream(JOURNAL_STREAM).await;
         stream.map_err(BusError::unavailable)
     }
 
     async fn last_of(&self, id: &AggregateId) -> Result<u64, BusError> {
-        let stream = self
-            .jetstream()
-            .get_stream_no_info(JOURNAL_STREAM)
-            .await
-            .map_err(BusError::unavailable)?;
+        let stream = self.stream().await?;
         match stream.get_last_raw_message_by_subject(&id.subject()).await {
             Ok(message) => Ok(message.sequence),
-            Err(error)
-                if error.kind() == async_nats::jetstream::stream::LastRawMessageErrorKind::NoMessageFound =>
-            {
-                Ok(0)
-            }
+            Err(error) if error.kind() == LastRawMessageErrorKind::NoMessageFound => Ok(0),
             Err(error) => Err(BusError::unavailable(error)),
         }
     }
 }
 
-/// The entries up to the sequence `head`: the consumer would wait for more after the last one.
-fn up_to(head: u64, messages: InOrder) -> impl Stream<Item = Result<JournalEntry, BusError>> + Send {
+/// The entries up to the sequence `head`. The stream ends there; its consumer would wait for more.
+fn up_to(head: u64, messages: OrderedReader) -> impl Stream<Item = Result<JournalEntry, BusError>> + Send {
     let entries = stream::unfold(Some(messages), move |messages| async move {
         let mut messages = messages?;
         let message = messages.next().await;
-        let entry = message.and_then(|message| follow::entry(&message));
+        let entry = message.and_then(|message| JournalEntry::of_message(&message));
         let ended = entry.as_ref().map_or(true, |entry| entry.sequence >= head);
         Some((entry, (!ended).then_some(messages)))
     });
