@@ -3,16 +3,23 @@
 use crate::{
     access::{NatsKey, Role},
     error::BusError,
+    loopback::is_loopback_host,
 };
 use async_nats::{Client, ConnectError, ConnectErrorKind, ConnectOptions, Event, ServerAddr, jetstream};
 use backon::{BackoffBuilder, ExponentialBuilder};
-use std::{net::IpAddr, path::PathBuf, time::Duration};
+use std::{path::PathBuf, time::Duration};
 use tokio::sync::watch;
 use tracing::{info, warn};
 
 /// The oldest nats-server that will do (message TTLs and the stream options that the journal forbids).
 pub const MIN_SERVER: (u64, u64, u64) = (2, 12, 0);
 
+/// The pauses between attempts to connect.
+const RETRIES: ExponentialBuilder = ExponentialBuilder::new()
+    .with_min_delay(FIRST_RETRY)
+    .with_max_delay(LONGEST_RETRY)
+    .with_jitter()
+    .without_max_times();
 const FIRST_RETRY: Duration = Duration::from_millis(100);
 const LONGEST_RETRY: Duration = Duration::from_secs(2);
 /// A peer that does not answer two pings is gone.
@@ -56,18 +63,13 @@ impl NatsServer {
             .split(',')
             .filter_map(|one| one.trim().parse::<ServerAddr>().ok());
         let mut hosts = servers.filter(|server| !server.host().is_empty());
-        let open = hosts.find(|server| !server.tls_required() && !is_loopback(server.host()))?;
+        let open = hosts.find(|server| !server.tls_required() && !is_loopback_host(server.host()))?;
         let host = match open.host() {
             ipv6 if ipv6.contains(':') => format!("[{ipv6}]"),
             host => host.to_owned(),
         };
         Some(format!("{host}:{}", open.port()))
     }
-}
-
-fn is_loopback(host: &str) -> bool {
-    let address = host.parse::<IpAddr>();
-    host == "localhost" || address.is_ok_and(|ip| ip.to_canonical().is_loopback())
 }
 
 /// Where NATS is, and as whom to speak there.
@@ -124,12 +126,7 @@ impl Connection {
     /// # Errors
     /// When the server is too old, or the URL isn't one.
     pub async fn open(options: &NatsOptions) -> Result<Self, BusError> {
-        let mut pauses = ExponentialBuilder::default()
-            .with_min_delay(FIRST_RETRY)
-            .with_max_delay(LONGEST_RETRY)
-            .with_jitter()
-            .without_max_times()
-            .build();
+        let mut pauses = RETRIES.build();
         loop {
             match Self::try_open(options).await {
                 Err(BusError::Unavailable(reason)) => {
@@ -240,9 +237,8 @@ fn authenticated(options: &NatsOptions) -> ConnectOptions {
 }
 
 fn reconnect_pause(attempts: usize) -> Duration {
-    let doublings = u32::try_from(attempts.min(8)).unwrap_or(8);
-    let pause = (FIRST_RETRY * 2u32.saturating_pow(doublings.saturating_sub(1))).min(LONGEST_RETRY);
-    pause.mul_f64(rand::random_range(0.5..=1.0))
+    // The pauses grow no more after the first few.
+    RETRIES.build().nth(attempts.min(8)).unwrap_or(LONGEST_RETRY)
 }
 
 fn observe(event: &Event, generation: &watch::Sender<u64>, name: &str) {

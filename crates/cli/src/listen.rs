@@ -1,6 +1,7 @@
 //! Binding the API's port, before anything else is started.
 
 use anyhow::anyhow;
+use reveille_bus::is_loopback_ip;
 use std::{
     io::ErrorKind,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
@@ -39,7 +40,7 @@ fn reachable(address: SocketAddr) -> SocketAddr {
 
 /// Whether only this machine reaches a listener.
 pub fn is_loopback(address: SocketAddr) -> bool {
-    address.ip().to_canonical().is_loopback()
+    is_loopback_ip(address.ip())
 }
 
 /// The URL at which this machine reaches a listener.

@@ -1,7 +1,7 @@
 //! Addresses in the config, proven usable and free of credentials.
 
-use reveille_bus::NatsServer;
-use std::{fmt, net::IpAddr};
+use reveille_bus::{NatsServer, is_loopback_host};
+use std::fmt;
 use url::Url;
 
 /// A backend's base URL, without the `/v1` that it may have been written with.
@@ -21,7 +21,7 @@ impl BaseUrl {
         if url.query().is_some() {
             return Err("a base URL has no query");
         }
-        let loopback = is_loopback(&url);
+        let loopback = url.host_str().is_some_and(is_loopback_host);
         let root = url.as_str().trim_end_matches('/');
         let root = root
             .strip_suffix("/v1")
@@ -120,11 +120,6 @@ fn refuse_extras(url: &Url) -> Result<(), &'static str> {
         return Err("names no host");
     }
     Ok(())
-}
-
-fn is_loopback(url: &Url) -> bool {
-    let host = url.host_str().unwrap_or_default().trim_matches(['[', ']']);
-    host == "localhost" || host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
 }
 
 #[cfg(test)]

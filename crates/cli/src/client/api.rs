@@ -8,6 +8,7 @@ use reqwest::{
     header::{AUTHORIZATION, HeaderValue},
 };
 use reveille_api::keys::SecretKey;
+use reveille_bus::is_loopback_host;
 use serde::Deserialize;
 use serde_json::Value;
 use std::{
@@ -16,7 +17,7 @@ use std::{
     path::{Path, PathBuf},
     time::Duration,
 };
-use url::{Host, Url};
+use url::Url;
 
 const CONNECTS_WITHIN: Duration = Duration::from_secs(5);
 /// How long an answer may take that waits for nothing.
@@ -299,10 +300,5 @@ fn remedy(refused: &rustls::Error) -> &'static str {
 
 /// Whether a URL names this machine.
 pub fn is_loopback(url: &Url) -> bool {
-    match url.host() {
-        Some(Host::Domain(name)) => name == "localhost",
-        Some(Host::Ipv4(ip)) => ip.is_loopback(),
-        Some(Host::Ipv6(ip)) => ip.is_loopback(),
-        None => false,
-    }
+    url.host_str().is_some_and(is_loopback_host)
 }
