@@ -108,7 +108,6 @@ impl World {
                 header("authorization", "Bearer the caller's own"),
             ],
             traceparent: None,
-            deadline_ms: Some(60_000),
             hold_ms,
             body_bytes: 0,
         };

@@ -28,18 +28,7 @@ use tokio::{
 use tracing::debug;
 
 /// What a request may ask of a backend. Everything else, such as a backend's own administration, is refused.
-const PATHS: [&str; 9] = [
-    "/v1/chat/completions",
-    "/v1/completions",
-    "/v1/embeddings",
-    "/v1/messages",
-    "/v1/messages/count_tokens",
-    "/v1/models",
-    "/v1/rerank",
-    "/v1/responses",
-    "/v1/score",
-];
-const METHODS: [Method; 2] = [Method::GET, Method::POST];
+const PATHS: [&str; 3] = ["/v1/chat/completions", "/v1/completions", "/v1/embeddings"];
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 
 /// The largest request body; the API's own limit is lower.
@@ -160,35 +149,27 @@ impl Relay {
                 "the agent relays no such path",
             ));
         }
-        let method = METHODS.iter().find(|method| method.as_str() == head.method);
-        let method = method
-            .ok_or_else(|| RelayFault::new(FaultCode::BadFrame, "the agent relays no such method"))?
-            .clone();
+        if head.method != Method::POST.as_str() {
+            return Err(RelayFault::new(
+                FaultCode::BadFrame,
+                "the agent relays no such method",
+            ));
+        }
         let url = backend.config.base_url.at(&head.path);
         let url = url.map_err(|_| RelayFault::new(FaultCode::BadFrame, "the request's path is no path"))?;
         let slot = self.enter(backend, head.hold()).await?;
         let (body, _held) = self.collect(head, body).await?;
         let body = rename::rename(body, |asked| self.backend_id(&backend.config, asked));
-        let mut request = backend
-            .client
-            .request(method, url)
-            .headers(request_headers(head))
-            .body(body);
+        let mut request = backend.client.post(url).headers(request_headers(head)).body(body);
         if let Some(key) = &backend.config.api_key {
             request = request.bearer_auth(key.reveal());
         }
-        let limit = head.deadline_ms.map_or(Duration::MAX, Duration::from_millis);
-        let sent = timeout(limit, request.send()).await;
-        match sent {
-            Ok(Ok(response)) => Ok(Answer { response, slot }),
-            Ok(Err(error)) => {
+        match request.send().await {
+            Ok(response) => Ok(Answer { response, slot }),
+            Err(error) => {
                 drop(slot);
                 Err(self.failed(backend, &error).await)
             }
-            Err(_) => Err(RelayFault::new(
-                FaultCode::BackendTimeout,
-                "the backend did not answer in time",
-            )),
         }
     }
 
@@ -347,7 +328,6 @@ mod tests {
             path: "/v1/completions".to_owned(),
             headers: names.map(header).to_vec(),
             traceparent: Some("00-1-2-01".to_owned()),
-            deadline_ms: None,
             hold_ms: None,
             body_bytes: 0,
         };

@@ -89,7 +89,6 @@ impl Ask {
             path: self.surface.path().to_owned(),
             headers: headers::to_backend(&self.headers, &self.request_id),
             traceparent: headers::traceparent(&self.headers),
-            deadline_ms: None,
             hold_ms,
             body_bytes: self.body.len() as u64,
         }

@@ -51,9 +51,6 @@ pub struct RequestHead {
     /// W3C trace context, so that the agent's spans join the request's trace.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub traceparent: Option<String>,
-    /// How long the caller still waits, in milliseconds from the sending of this head.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub deadline_ms: Option<u64>,
     /// How long it may be held, in milliseconds, while the backend is being put to sleep; [`HOLD_LIMIT`] when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hold_ms: Option<u64>,

@@ -139,7 +139,6 @@ pub fn request() -> RequestHead {
         path: "/v1/chat/completions".into(),
         headers: vec![("content-type".into(), "application/json".into())],
         traceparent: None,
-        deadline_ms: Some(290_000),
         hold_ms: None,
         body_bytes: 0,
     }

@@ -54,7 +54,6 @@ fn what_heads_and_faults_say_stays_as_it_is() {
         path: "/v1/embeddings".into(),
         headers: vec![("accept".into(), "*/*".into())],
         traceparent: Some("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01".into()),
-        deadline_ms: Some(290_000),
         hold_ms: None,
         body_bytes: 12,
     };
@@ -71,7 +70,7 @@ fn what_heads_and_faults_say_stays_as_it_is() {
         RelayFault::new(FaultCode::BackendFailed, "it died"),
     ];
     let text = |meta: Vec<u8>| String::from_utf8(meta).unwrap();
-    insta::assert_snapshot!(text(write_meta(&request).unwrap()), @r#"{"provider":"vllm","method":"POST","path":"/v1/embeddings","headers":[["accept","*/*"]],"traceparent":"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01","deadline_ms":290000,"body_bytes":12}"#);
+    insta::assert_snapshot!(text(write_meta(&request).unwrap()), @r#"{"provider":"vllm","method":"POST","path":"/v1/embeddings","headers":[["accept","*/*"]],"traceparent":"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01","body_bytes":12}"#);
     insta::assert_snapshot!(text(write_meta(&response).unwrap()), @r#"{"status":200,"headers":[["content-type","text/plain"]]}"#);
     insta::assert_snapshot!(text(write_meta(&faults).unwrap()), @r#"[{"code":"asleep","message":"it sleeps","report":{"epoch":2,"seq":3}},{"code":"backend_failed","message":"it died"}]"#);
     assert_eq!(read_meta(&write_meta(&request).unwrap()), Ok(request));
