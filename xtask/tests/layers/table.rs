@@ -11,7 +11,46 @@ pub struct Layers {
     pub from_top: &'static [&'static [&'static str]],
 }
 
-pub const CRATES: &[Layers] = &[CLI, PROJECTOR];
+pub const CRATES: &[Layers] = &[BUS, CLI, PROJECTOR];
+
+/// Gone: `journal` and `follow` (entries and their decoding), `streams` and `archive` (the marks of an
+/// import), `connection` and `access` (ending connections), and in the relay `client` and `exchange`, `server` and
+/// `incoming`, `server` and `responder` (what each end shares).
+const BUS: Layers = Layers {
+    name: "bus",
+    from_top: &[
+        &["archive"],
+        &["archive/import"],
+        &["archive/file", "archive/live"],
+        &["archive/error", "archive/stats"],
+        &["archive/verify"],
+        &["archive/commit"],
+        &["control", "follow", "heartbeats", "orders", "relay"],
+        &["relay/client", "relay/server"],
+        &["relay/exchange", "relay/incoming"],
+        &["relay/responder"],
+        &["relay/shared"],
+        &["relay/pending_request", "relay/server_stream"],
+        &["relay/inbox", "relay/link", "relay/outbox"],
+        &["relay/error", "relay/window"],
+        &["relay/head"],
+        &["relay/frame"],
+        &["connection", "journal", "wakes"],
+        &["journal/execute"],
+        &["journal/append", "journal/read"],
+        &["journal/load"],
+        &["journal/context"],
+        &["access", "upcast"],
+        &["access/revoker"],
+        &["access/callout", "access/hub_keys"],
+        &["access/jwt"],
+        &["access/nats_key", "access/role"],
+        &["ordered_reader", "row_source"],
+        &["entry", "streams"],
+        &["commit"],
+        &["clock", "error", "loopback", "refusals", "subjects"],
+    ],
+};
 
 /// Gone: `up/banner` took the enum `Hub` from `up`, which shows the banner; it is in `up/nats` now. `args` held every
 /// command's arguments and parsed them with functions of `keys` and `journal`; each command has its own now, and `args`
