@@ -47,6 +47,13 @@ impl Owned {
         wake
     }
 
+    /// The same, for a request that waits for it.
+    fn wake_for_request(&self) -> WakeMessage {
+        let wake = self.control.wake_for_request();
+        self.handle.wake(wake.clone());
+        wake
+    }
+
     /// Why its last wake failed, as soon as it has.
     async fn failed(&self) -> WakeFailure {
         self.until(Hibernating).await;
@@ -101,6 +108,32 @@ async fn the_awake_one_is_put_to_sleep_and_that_is_known_before_the_other_wakes(
     first.wake();
     first.until(Active).await;
     assert_eq!((second.control.status(), b.sleeps()), (Some(Hibernating), 1));
+}
+
+#[tokio::test]
+async fn one_that_a_request_has_woken_makes_room_only_after_the_request_has_come() {
+    let (a, b) = (Backend::start().await, Backend::start().await);
+    let groups = Groups::default();
+    let first = Owned::member(&groups, "a", &member(&a, "/sleep", ""));
+    let second = Owned::member(&groups, "b", &member(&b, "/sleep", ""));
+    first.until(Hibernating).await;
+    second.until(Hibernating).await;
+    first.wake_for_request();
+    first.until(Active).await;
+    second.wake_for_request();
+    second.until(Waking).await;
+    // Asked for the room by then, and looked at several times.
+    let asked = a.requests();
+    for _ in 0..5 {
+        assert_eq!(first.handle.refused().await, None);
+    }
+    assert!(a.requests() > asked);
+    assert_eq!((a.sleeps(), b.wakes().len()), (0, 0));
+    let request = first.handle.gate.enter().expect("open");
+    eventually("a closed gate", || first.handle.gate.enter().is_none()).await;
+    drop(request);
+    second.until(Active).await;
+    assert_eq!((a.sleeps(), b.wakes().len()), (1, 1));
 }
 
 #[tokio::test]

@@ -288,8 +288,80 @@ fn put_to_sleep_by(backend: &Backend, sleep: &str) -> String {
     )
 }
 
+/// A backend that is put to sleep as soon as it is awake and nobody is there, unless somebody is expected.
+fn hardly_awake(backend: &Backend) -> String {
+    let often = put_to_sleep_by(backend, "/sleep").replace("\"1h\"", "\"20ms\"");
+    often + "\nidle_after = \"1ms\"\nmin_awake = \"1ms\""
+}
+
 #[tokio::test]
-async fn a_backend_that_was_just_woken_stays_for_those_who_wait_for_it() {
+async fn a_backend_that_a_request_has_woken_stays_awake_until_the_request_has_come() {
+    let backend = Backend::start().await;
+    let owned = Owned::start(&hardly_awake(&backend));
+    owned.until(Hibernating).await;
+    owned.handle.wake(owned.control.wake_for_request());
+    owned.until(Active).await;
+    // The request is slow on its way: many times as long as the backend may be idle, in probes.
+    backend.await_requests(backend.requests() + 20).await;
+    assert_eq!((backend.sleeps(), owned.control.status()), (0, Some(Active)));
+    drop(owned.handle.gate.enter().expect("open"));
+    owned.until(Hibernating).await;
+    assert_eq!(owned.control.sleeps(), [SleepReason::Idle]);
+
+    owned.handle.wake(owned.control.wake_for_request());
+    owned.until(Active).await;
+    assert_eq!(
+        owned.handle.sleep().await,
+        Ok(()),
+        "unless somebody puts it to sleep"
+    );
+    owned.until(Hibernating).await;
+    assert_eq!(owned.control.sleeps()[1..], [SleepReason::Operator]);
+}
+
+#[tokio::test]
+async fn an_operators_wake_holds_nothing_unless_a_request_joins_it() {
+    let backend = Backend::start().await;
+    let owned = Owned::start(&hardly_awake(&backend).replace("/wake\"", "/slow-wake\""));
+    owned.until(Hibernating).await;
+    for joined in [false, true] {
+        let mut wake = owned.control.request_wake();
+        owned.handle.wake(wake.clone());
+        eventually("the recipe", || backend.wakes().len() == 1 + usize::from(joined)).await;
+        wake.awaited = joined;
+        owned.handle.wake(wake);
+        backend.release();
+        if joined {
+            owned.until(Active).await;
+            backend.await_requests(backend.requests() + 20).await;
+            assert_eq!(owned.control.status(), Some(Active));
+        } else {
+            eventually("the sleep", || owned.control.sleeps() == [SleepReason::Idle]).await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_request_that_joins_a_wake_as_it_ends_is_waited_for_until_somebody_has_come() {
+    let backend = Backend::start().await;
+    let owned = Owned::start(&hardly_awake(&backend).replace("idle_after = \"1ms\"", "idle_after = \"1s\""));
+    owned.until(Hibernating).await;
+    let mut wake = owned.control.request_wake();
+    owned.handle.wake(wake.clone());
+    owned.until(Active).await;
+    wake.awaited = true;
+    owned.handle.wake(wake.clone());
+    // Longer than it may be idle, in probes.
+    backend.await_requests(backend.requests() + 75).await;
+    assert_eq!(owned.control.status(), Some(Active));
+    drop(owned.handle.gate.enter().expect("open"));
+    // Sent again by a replica that is late, the wake holds nothing any more.
+    owned.handle.wake(wake);
+    owned.until(Hibernating).await;
+}
+
+#[tokio::test]
+async fn a_backend_that_an_operator_has_woken_stays_for_its_least_time() {
     let backend = Backend::start().await;
     let sleep = put_to_sleep_by(&backend, "/sleep") + "\nidle_after = \"1ms\"\nmin_awake = \"1h\"";
     let owned = Owned::start(&sleep);

@@ -113,7 +113,7 @@ impl World {
         };
         let body = Bytes::copy_from_slice(body.as_bytes());
         self.relay
-            .send(&agent_name(), EPOCH, head, body)
+            .send(&agent_name(), EPOCH, head, body, tokio::time::Instant::now())
             .await?
             .head()
             .await

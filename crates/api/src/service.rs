@@ -194,29 +194,29 @@ impl Service {
             registry: registry.clone(),
         };
 
+        let wakes = Wakes::new(
+            registry.clone(),
+            commands.clone(),
+            bus.client().clone(),
+            tasks.clone(),
+            config.max_waiting,
+        );
+
         let failed = fold(&registry, bus, tasks, shutdown);
         count_wakes(&registry, &commands, tasks, shutdown);
         let heartbeats = HeartbeatWatch::new(bus, &config.replica, clock.clone());
         let heartbeats = heartbeats.counting(&commands.metrics.refusals);
         let (ears, fold, stop) = (presence.clone(), registry.clone(), shutdown.clone());
         tasks.spawn(async move { ears.run(heartbeats, &fold, &stop).await });
-        let sweeper = Sweeper::new(registry.clone(), presence, commands.clone(), bus);
+        let sweeper = Sweeper::new(registry.clone(), presence, commands.clone(), wakes.clone(), bus);
         let stop = shutdown.clone();
         tasks.spawn(async move { sweeper.run(&stop).await });
-        answer_agents(&registry, &commands, bus, tasks, shutdown);
+        answer_agents(&registry, &commands, &wakes, bus, tasks, shutdown);
         let doors_open = watch::Sender::new(config.doors.is_none());
         if let Some(doors) = config.doors.clone() {
             open_doors(doors, &registry, &commands, bus, &doors_open, tasks, shutdown);
         }
 
-        let client = bus.client().clone();
-        let wakes = Wakes::new(
-            registry.clone(),
-            commands.clone(),
-            client,
-            tasks.clone(),
-            config.max_waiting,
-        );
         let relayed =
             RelayClient::start(relay.client().clone(), &config.replica, RelayLimits::default()).await?;
         let memory = JournalRows {
@@ -306,14 +306,16 @@ fn count_wakes(registry: &Registry, commands: &Commands, tasks: &TaskTracker, sh
 fn answer_agents(
     registry: &Registry,
     commands: &Commands,
+    wakes: &Wakes,
     bus: &Connection,
     tasks: &TaskTracker,
     shutdown: &CancellationToken,
 ) {
     let client = bus.client().clone();
-    let (registry, commands, tracker, stop) = (
+    let (registry, commands, wakes, tracker, stop) = (
         registry.clone(),
         commands.clone(),
+        wakes.clone(),
         tasks.clone(),
         shutdown.clone(),
     );
@@ -325,7 +327,7 @@ fn answer_agents(
         match ControlRequests::subscribe(&client).await {
             Ok(requests) => {
                 let requests = requests.counting(&commands.metrics.refusals);
-                control::serve(requests, registry, commands, client, &tracker, &stop).await;
+                control::serve(requests, registry, commands, wakes, client, &tracker, &stop).await;
             }
             Err(error) => error!(%error, "agents can't be answered"),
         }

@@ -58,8 +58,16 @@ struct Inner {
     client: Client,
     tasks: TaskTracker,
     max_waiting: usize,
-    waiting: Mutex<HashMap<ProviderId, usize>>,
+    waiting: Mutex<HashMap<ProviderId, Waiting>>,
     asking: Mutex<HashMap<ProviderId, Asking>>,
+}
+
+/// The requests of this replica that wait for one provider.
+#[derive(Default)]
+struct Waiting {
+    count: usize,
+    /// The wake that its agent was told they wait for.
+    told: Option<WakeId>,
 }
 
 type Asking = Shared<BoxFuture<'static, Result<Begun, WakeError>>>;
@@ -134,7 +142,7 @@ impl Wakes {
                             known,
                         });
                     }
-                    Seen::Waking => {}
+                    Seen::Waking => self.tell_of_waiter(&known),
                     Seen::Asleep => {
                         let asking = self.ask(id, cause.clone())?;
                         let asked = tokio::time::timeout_at(until, asking).await;
@@ -188,20 +196,40 @@ impl Wakes {
         }
     }
 
+    /// The wake in flight of `provider` as its agent hears of it.
+    pub(crate) fn message(
+        &self,
+        provider: &Registered,
+        sequence: u64,
+        now: Timestamp,
+    ) -> Option<WakeMessage> {
+        let wake = provider.status.wake()?;
+        let by_request = matches!(wake.cause, WakeCause::Request { .. });
+        Some(WakeMessage {
+            provider: provider.id.clone(),
+            wake_id: wake.id,
+            epoch: provider.epoch,
+            sequence,
+            deadline_ms: wake.deadline_ms,
+            now_ms: now,
+            awaited: by_request || self.waiting(&provider.id) > 0,
+        })
+    }
+
     /// How many requests wait for the provider in this replica.
     #[must_use]
     pub fn waiting(&self, id: &ProviderId) -> usize {
-        self.lock_waiting().get(id).copied().unwrap_or(0)
+        self.lock_waiting().get(id).map_or(0, |waiting| waiting.count)
     }
 
-    fn lock_waiting(&self) -> std::sync::MutexGuard<'_, HashMap<ProviderId, usize>> {
+    fn lock_waiting(&self) -> std::sync::MutexGuard<'_, HashMap<ProviderId, Waiting>> {
         self.inner.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn take_place(&self, id: &ProviderId) -> Result<Place, WakeError> {
         let limit = self.inner.max_waiting;
         let mut waiting = self.lock_waiting();
-        let count = waiting.entry(id.clone()).or_insert(0);
+        let count = &mut waiting.entry(id.clone()).or_default().count;
         if *count >= limit {
             return Err(WakeError::QueueFull {
                 provider: id.clone(),
@@ -284,7 +312,7 @@ impl Wakes {
             .any(|event| matches!(event, ProviderEvent::WakeRequested { .. }))
         {
             info!(provider.name = %id, wake.id = %wake_id, "waking {id}");
-            self.send_wake(&done).await;
+            self.send_wake(&done);
         }
         let Some(provider) = done.state.registered() else {
             return Err(WakeError::Unknown { provider: id.clone() });
@@ -309,15 +337,33 @@ impl Wakes {
     }
 
     /// The replica that committed a wake sends it at once; every sweep sends it again, should this be lost.
-    async fn send_wake(&self, done: &Executed<Provider>) {
+    fn send_wake(&self, done: &Executed<Provider>) {
+        if let Some(provider) = done.state.registered() {
+            self.send(provider, done.sequence);
+        }
+    }
+
+    /// A request waits for a wake that an operator asked for: its agent hears of it, once from each replica.
+    fn tell_of_waiter(&self, known: &Known) {
+        let joined = known.provider.status.wake();
+        let Some(wake) = joined.filter(|wake| matches!(wake.cause, WakeCause::Operator { .. })) else {
+            return;
+        };
+        let mut waiting = self.lock_waiting();
+        let told = waiting
+            .get_mut(&known.provider.id)
+            .is_none_or(|waiting| waiting.told.replace(wake.id) == Some(wake.id));
+        drop(waiting);
+        if !told {
+            self.send(&known.provider, known.sequence);
+        }
+    }
+
+    fn send(&self, provider: &Registered, sequence: u64) {
         let Some(now) = self.inner.commands.clock.try_now() else {
             return;
         };
-        let Some(message) = done
-            .state
-            .registered()
-            .and_then(|p| wake_message(p, done.sequence, now))
-        else {
+        let Some(message) = self.message(provider, sequence, now) else {
             return;
         };
         let client = self.inner.client.clone();
@@ -327,18 +373,6 @@ impl Wakes {
             }
         });
     }
-}
-
-/// The wake in flight of `provider` as its agent hears of it.
-pub(crate) fn wake_message(provider: &Registered, sequence: u64, now: Timestamp) -> Option<WakeMessage> {
-    provider.status.wake().map(|wake| WakeMessage {
-        provider: provider.id.clone(),
-        wake_id: wake.id,
-        epoch: provider.epoch,
-        sequence,
-        deadline_ms: wake.deadline_ms,
-        now_ms: now,
-    })
 }
 
 /// A question that is being asked; whatever ends it, a panic included, the next one may be asked.
@@ -368,7 +402,7 @@ struct Place {
 impl Drop for Place {
     fn drop(&mut self) {
         let mut waiting = self.wakes.lock_waiting();
-        if let Some(count) = waiting.get_mut(&self.id) {
+        if let Some(Waiting { count, .. }) = waiting.get_mut(&self.id) {
             *count -= 1;
             if *count == 0 {
                 waiting.remove(&self.id);

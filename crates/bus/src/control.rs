@@ -147,6 +147,10 @@ pub enum ControlAnswer {
         last_seq: ReportSeq,
         /// The wake in flight, which the agent may not have heard of.
         wake: Option<WakeMessage>,
+        /// Whether this ended a wake of an earlier session that requests may wait for: the backend then stays awake
+        /// until the first of them has come.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        awaited: bool,
     },
     /// The agent's providers are inactive.
     Stopped,

@@ -27,6 +27,19 @@ pub struct WakeMessage {
     pub deadline_ms: Timestamp,
     /// When the message was sent, in NATS time.
     pub now_ms: Timestamp,
+    /// Whether requests wait for this wake: the backend then stays awake until the first of them has come. True when
+    /// absent; an operator's wake is nobody's until a request joins it.
+    #[serde(default = "yes", skip_serializing_if = "is_true")]
+    pub awaited: bool,
+}
+
+const fn yes() -> bool {
+    true
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands over a reference")]
+const fn is_true(awaited: &bool) -> bool {
+    *awaited
 }
 
 impl WakeMessage {

@@ -1,11 +1,15 @@
-//! Who may pass to a backend, and who is there: shared by a provider's owner and the requests that it serves.
+//! Who may pass to a backend, who is there, and who is still expected: shared by a provider's owner and the requests
+//! that it serves.
 
 use reveille_domain::Availability;
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
-use tokio::{sync::Notify, time::Instant};
+use tokio::{
+    sync::Notify,
+    time::{Instant, sleep_until},
+};
 
 /// Lets requests through to a backend while it is believed to be up, and counts them.
 #[derive(Debug, Clone)]
@@ -16,6 +20,8 @@ struct Shared {
     state: Mutex<State>,
     /// Told whenever the last request has left.
     emptied: Notify,
+    /// Told when the first of those who waited for a wake has come.
+    arrived: Notify,
 }
 
 #[derive(Debug)]
@@ -23,8 +29,10 @@ struct State {
     open: bool,
     in_flight: u32,
     last_used: Instant,
-    /// Whether anybody has been in since it was opened.
-    used: bool,
+    /// How many requests have passed since the agent started.
+    entries: u64,
+    /// Until when the first of those who waited for a wake is expected.
+    expected_until: Option<Instant>,
     availability: Option<Availability>,
 }
 
@@ -40,12 +48,14 @@ impl Gate {
             open: true,
             in_flight: 0,
             last_used: Instant::now(),
-            used: false,
+            entries: 0,
+            expected_until: None,
             availability: None,
         };
         Self(Arc::new(Shared {
             state: Mutex::new(state),
             emptied: Notify::new(),
+            arrived: Notify::new(),
         }))
     }
 
@@ -57,7 +67,10 @@ impl Gate {
             return None;
         }
         state.in_flight = state.in_flight.saturating_add(1);
-        state.used = true;
+        state.entries = state.entries.wrapping_add(1);
+        if state.expected_until.take().is_some() {
+            self.0.arrived.notify_one();
+        }
         Some(Slot(self.clone()))
     }
 
@@ -73,30 +86,75 @@ impl Gate {
         self.lock().availability
     }
 
-    /// Whether anybody has been in since it was opened.
-    pub(super) fn is_used(&self) -> bool {
-        self.lock().used
+    /// How many requests have passed since the agent started.
+    pub(super) fn entries(&self) -> u64 {
+        self.lock().entries
     }
 
-    /// Since when no request has been there; `None` while one is.
-    pub(super) fn idle_since(&self) -> Option<Instant> {
+    /// Expects somebody until then: the backend was woken for requests that are still on their way.
+    pub(super) fn expect(&self, until: Instant) {
+        self.lock().expected_until = Some(until);
+    }
+
+    /// Whether somebody is expected who hasn't come.
+    pub(super) fn is_expecting(&self) -> bool {
+        self.lock().is_expecting()
+    }
+
+    /// Waits until nobody is expected any more: the first has come, or it took too long. May be dropped and called again.
+    pub(super) async fn arrived(&self) {
+        loop {
+            let arrived = self.0.arrived.notified();
+            let Some(until) = self.lock().expected_until.filter(|until| *until > Instant::now()) else {
+                return;
+            };
+            tokio::select! {
+                () = arrived => {}
+                () = sleep_until(until) => {}
+            }
+        }
+    }
+
+    /// When nobody will have been there, or been expected, for `limit`, unless somebody comes; `None` while a request is
+    /// there.
+    fn idle_at(&self, limit: Duration) -> Option<Instant> {
         let state = self.lock();
-        (state.in_flight == 0).then_some(state.last_used)
+        let idle = state.last_used + limit;
+        let due = state.expected_until.map_or(idle, |expected| idle.max(expected));
+        (state.in_flight == 0).then_some(due)
     }
 
-    /// Closes it if nobody is inside: from then on nobody gets in before it is opened again.
+    /// Waits until nobody has been there, or been expected, for `limit`, and until `not_before`.
+    pub(super) async fn idle_for(&self, limit: Duration, not_before: Instant) {
+        loop {
+            let left = self.0.emptied.notified();
+            match self.idle_at(limit).map(|due| due.max(not_before)) {
+                Some(due) if due <= Instant::now() => return,
+                // Whoever was expected may come and go long before that.
+                Some(due) => tokio::select! {
+                    () = sleep_until(due) => {}
+                    () = left => {}
+                },
+                None => left.await,
+            }
+        }
+    }
+
+    /// Closes it if nobody is inside or expected: from then on nobody gets in before it is opened again.
     pub(super) fn close_if_idle(&self, for_at_least: Duration) -> bool {
         let mut state = self.lock();
-        let idle = state.in_flight == 0 && state.last_used.elapsed() >= for_at_least;
+        let unused = state.in_flight == 0 && state.last_used.elapsed() >= for_at_least;
+        let idle = unused && !state.is_expecting();
         if idle {
             state.open = false;
         }
         idle
     }
 
-    /// Closes it: whoever is inside may finish, and nobody gets in before it is opened again.
+    /// Closes it: whoever is inside may finish, and nobody gets in, or is expected, before it is opened again.
     pub(super) fn close(&self) {
-        self.lock().open = false;
+        let mut state = self.lock();
+        (state.open, state.expected_until) = (false, None);
     }
 
     /// Waits until nobody is inside. May be dropped and called again.
@@ -116,13 +174,21 @@ impl Gate {
         if open && !state.open {
             // A backend that has just come up isn't idle yet.
             state.last_used = Instant::now();
-            state.used = false;
+        }
+        if !open {
+            state.expected_until = None;
         }
         (state.availability, state.open) = (availability, open);
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
         self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn is_expecting(&self) -> bool {
+        self.expected_until.is_some_and(|until| Instant::now() < until)
     }
 }
 
@@ -149,7 +215,7 @@ mod tests {
         let gate = Gate::open();
         let slot = gate.enter().expect("open");
         assert!(!gate.close_if_idle(Duration::ZERO));
-        assert_eq!((gate.in_flight(), gate.idle_since()), (1, None));
+        assert_eq!((gate.in_flight(), gate.idle_at(Duration::ZERO)), (1, None));
         drop(slot);
         assert!(!gate.close_if_idle(Duration::from_secs(1)), "used just now");
         tokio::time::advance(Duration::from_secs(1)).await;
@@ -158,6 +224,35 @@ mod tests {
         gate.set(Some(Availability::Available), true);
         assert!(gate.enter().is_some());
         assert!(!gate.close_if_idle(Duration::from_secs(1)), "came up just now");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_gate_that_expects_somebody_is_not_idle_until_he_has_come_or_took_too_long() {
+        let (gate, limit) = (Gate::open(), Duration::from_millis(1));
+        let long = Duration::from_secs(30);
+        gate.expect(Instant::now() + long);
+        tokio::time::advance(long - limit).await;
+        assert!(gate.is_expecting() && !gate.close_if_idle(limit));
+        tokio::time::advance(limit).await;
+        assert!(!gate.is_expecting() && gate.close_if_idle(limit));
+
+        gate.set(Some(Availability::Available), true);
+        let began = Instant::now();
+        gate.expect(began + long);
+        let idle = tokio::spawn({
+            let gate = gate.clone();
+            async move { gate.idle_for(limit, began).await }
+        });
+        tokio::time::advance(Duration::from_secs(10)).await;
+        drop(gate.enter().expect("open"));
+        gate.arrived().await;
+        idle.await.expect("no panic");
+        let took = began.elapsed();
+        assert!(
+            (10..11).contains(&took.as_secs()),
+            "at once after the first: {took:?}"
+        );
+        assert!(gate.close_if_idle(limit));
     }
 
     #[tokio::test]

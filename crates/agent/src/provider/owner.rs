@@ -21,6 +21,7 @@ use crate::{
     state_dir::StateDir,
 };
 use futures::{FutureExt, future::BoxFuture};
+use recipes::EXPECTED_WITHIN;
 use reveille_bus::{
     control::{ControlAnswer, ControlError, ControlRequest},
     relay::CurrentEpoch,
@@ -31,14 +32,11 @@ use reveille_domain::{
 use std::{sync::Arc, time::Duration};
 use tokio::{
     sync::{mpsc, oneshot, watch},
-    time::{Instant, sleep, sleep_until},
+    time::{Instant, sleep_until},
 };
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 use vacancy::Vacancy;
-
-/// How often it is looked whether those who waited for a wake have come, when others want the room.
-const LOOK_FOR_USE: Duration = Duration::from_millis(10);
 
 /// What an owner works with.
 #[derive(Clone)]
@@ -83,8 +81,10 @@ pub struct Owner {
     pending: Option<WakeId>,
     /// Whether it is to be put to sleep as soon as nothing else is done with it.
     rest_wanted: bool,
-    /// Until when those who waited for the last wake are expected.
-    expected_until: Option<Instant>,
+    /// The latest wake that requests wait for.
+    awaited: Option<WakeId>,
+    /// The last wake that found or made the backend available.
+    last_woken: Option<Woken>,
     /// Since when the backend is awake.
     awake_since: Option<Instant>,
     /// How often in a row it couldn't be put to sleep, and until when it isn't tried again for being idle.
@@ -106,6 +106,15 @@ pub struct Owner {
     /// Requests that found no backend: those that a probe must confirm first, and those that wait for the report.
     unconfirmed: Vec<oneshot::Sender<Option<ReportId>>>,
     refused: Vec<oneshot::Sender<Option<ReportId>>>,
+}
+
+/// A wake that found or made the backend available.
+#[derive(Debug, Clone, Copy)]
+struct Woken {
+    wake: WakeId,
+    at: Instant,
+    /// How many requests had passed the gate by then.
+    entries: u64,
 }
 
 enum Event {
@@ -164,7 +173,8 @@ impl Owner {
             no_room: None,
             pending: None,
             rest_wanted: false,
-            expected_until: None,
+            awaited: None,
+            last_woken: None,
             awake_since: None,
             failed_sleeps: 0,
             no_sleep_before: None,
@@ -203,7 +213,7 @@ impl Owner {
         let idle = self.activity.is_idle();
         let probe_due = idle && self.probing.is_none();
         let idle_limit = self.idle_limit();
-        let keeps_room = self.keeps_room_for_waiters();
+        let room_kept = self.keeps_room_for_waiters();
         let child = self.child.as_mut().filter(|_| !self.child_ended);
         tokio::select! {
             biased;
@@ -215,7 +225,7 @@ impl Owner {
             models = ready(self.discovering.as_mut()) => Event::Discovered(models),
             advance = self.activity.next() => Event::Advance(advance),
             exit = exited(child) => Event::ChildEnded(exit),
-            () = sleep(LOOK_FOR_USE), if keeps_room => Event::Again,
+            () = self.gate.arrived(), if room_kept => Event::Again,
             () = room_asked(self.group.as_mut()) => Event::RoomAsked,
             limit = idle_for(&self.gate, idle_limit) => Event::IdleFor(limit),
         }
@@ -412,6 +422,7 @@ impl Owner {
                 sequence,
                 last_seq,
                 wake,
+                awaited,
             } => {
                 if let (Ask::Register(_), Some(status)) = (&ask, status) {
                     info!(provider.name = %name, "{name} is published and {status}");
@@ -421,6 +432,10 @@ impl Owner {
                 self.seen = self.seen.max(sequence);
                 if let Some(wake) = wake {
                     self.wake(&wake);
+                }
+                if awaited && self.belief.is_up() {
+                    // The wake of an earlier session, which ended with this registration.
+                    self.gate.expect(Instant::now() + EXPECTED_WITHIN);
                 }
             }
             ControlAnswer::Refused { refusal } => match refusal {
@@ -507,15 +522,6 @@ async fn idle_for(gate: &Gate, limit: Option<(Duration, Instant)>) -> Duration {
     let Some((limit, not_before)) = limit else {
         return std::future::pending().await;
     };
-    loop {
-        let Some(since) = gate.idle_since() else {
-            gate.emptied().await;
-            continue;
-        };
-        let due = not_before.max(since + limit);
-        if due <= Instant::now() {
-            return limit;
-        }
-        sleep_until(due).await;
-    }
+    gate.idle_for(limit, not_before).await;
+    limit
 }

@@ -23,7 +23,7 @@ use reveille_domain::{AgentName, ProviderName};
 use std::{collections::HashMap, time::Duration};
 use tokio::{
     sync::{Semaphore, SemaphorePermit},
-    time::timeout,
+    time::{sleep, timeout},
 };
 use tracing::debug;
 
@@ -42,9 +42,8 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const IDLE_CONNECTION: Duration = Duration::from_secs(2);
 /// How long a request that found no backend waits until it is settled what that means.
 const SETTLE_LIMIT: Duration = Duration::from_secs(10);
-/// How often a request asks to be let in before it is given up: a backend that is put to sleep again and again, and
-/// never is, lets nobody in.
-const ENTRIES: usize = 3;
+/// How long a request pauses before it asks again to be let in.
+const ENTRY_PAUSE: Duration = Duration::from_millis(10);
 
 /// Carries requests to the backends.
 pub struct Relay {
@@ -175,22 +174,25 @@ impl Relay {
 
     /// A place at the backend. One that was to be put to sleep and wasn't lets in who has waited for it.
     async fn enter(&self, backend: &Backend, hold: Duration) -> Result<Slot, RelayFault> {
-        for _ in 0..ENTRIES {
-            if let Some(slot) = backend.handle.gate.enter() {
-                return Ok(slot);
-            }
-            match timeout(hold, backend.handle.refused()).await {
-                Ok(Some(report)) => return Err(RelayFault::asleep("the backend sleeps", report)),
-                Ok(None) => {}
-                // It works on others' requests first. Who waits is told so, and asks again.
-                Err(_) => {
-                    let held = "the backend is being put to sleep";
-                    return Err(RelayFault::new(FaultCode::Asleep, held));
+        let entered = async {
+            loop {
+                if let Some(slot) = backend.handle.gate.enter() {
+                    return Ok(slot);
                 }
+                if let Some(report) = backend.handle.refused().await {
+                    return Err(RelayFault::asleep("the backend sleeps", report));
+                }
+                sleep(ENTRY_PAUSE).await;
             }
-        }
-        let closed = "the backend lets nobody in";
-        Err(RelayFault::new(FaultCode::BackendUnavailable, closed))
+        };
+        // It works on others' requests first. Who waits is told so, and asks again.
+        let held = |_| {
+            Err(RelayFault::new(
+                FaultCode::Asleep,
+                "the backend is being put to sleep",
+            ))
+        };
+        timeout(hold, entered).await.unwrap_or_else(held)
     }
 
     async fn failed(&self, backend: &Backend, error: &reqwest::Error) -> RelayFault {
@@ -224,9 +226,12 @@ impl Relay {
         if head.body_bytes > MAX_BODY_BYTES {
             return Err(overloaded("the request's body is larger than the agent takes"));
         }
-        let held = self.held.try_acquire_many(kib);
-        let held =
-            held.map_err(|_| overloaded("the agent holds as many request bodies as it has room for"))?;
+        // First come, first served.
+        let held = timeout(head.hold(), self.held.acquire_many(kib)).await;
+        let held = held
+            .ok()
+            .and_then(Result::ok)
+            .ok_or_else(|| overloaded("the agent holds as many request bodies as it has room for"))?;
         if let Some(whole) = body.whole() {
             return Ok((whole, held));
         }

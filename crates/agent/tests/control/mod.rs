@@ -7,8 +7,8 @@ use reveille_bus::{
     wakes::WakeMessage,
 };
 use reveille_domain::{
-    Epoch, Provider, ProviderCommand, ProviderId, Rejection, SleepReason, Stage, Timestamp, WakeCause,
-    WakeId, WakeOutcome, WakeRecord,
+    Epoch, ModelName, Provider, ProviderCommand, ProviderId, Rejection, SleepReason, Stage, Timestamp,
+    WakeCause, WakeId, WakeOutcome, WakeRecord,
     provider::{Registered, StatusName},
 };
 use std::{
@@ -81,11 +81,24 @@ impl Control {
         self.state().execute(command).expect("legal");
     }
 
-    /// Asks for a wake: the message to the agent.
+    /// An operator asks for a wake: the message to the agent.
     pub fn request_wake(&self) -> WakeMessage {
+        self.wake_for(WakeCause::Operator { key: None })
+    }
+
+    /// A request asks for a wake, and waits for it.
+    pub fn wake_for_request(&self) -> WakeMessage {
+        self.wake_for(WakeCause::Request {
+            request_id: "r".to_owned(),
+            model: ModelName::parse("m").expect("legal"),
+            key: None,
+        })
+    }
+
+    fn wake_for(&self, cause: WakeCause) -> WakeMessage {
         let command = ProviderCommand::RequestWake {
             wake_id: WakeId(Uuid::now_v7()),
-            cause: WakeCause::Operator { key: None },
+            cause,
             at: now(),
         };
         self.execute(&command);
@@ -268,6 +281,7 @@ impl State {
                     .map(|provider| provider.last_seq)
                     .unwrap_or_default(),
                 wake: self.wake(),
+                awaited: false,
             },
             Err(rejection) => ControlAnswer::Refused {
                 refusal: match rejection {
@@ -299,6 +313,7 @@ impl State {
             sequence: self.sequence,
             deadline_ms: wake.deadline_ms,
             now_ms: now(),
+            awaited: matches!(wake.cause, WakeCause::Request { .. }),
         })
     }
 }

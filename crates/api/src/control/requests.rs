@@ -1,6 +1,6 @@
 //! What agents ask, as commands, and the journal's answers.
 
-use crate::{commands::Commands, registry::Registry, wakes::wake_message};
+use crate::{commands::Commands, registry::Registry, wakes::Wakes};
 use async_nats::Client;
 use reveille_bus::{
     AggregateId, BusError, CommandError, Executed, Reason, SubjectKind,
@@ -9,8 +9,8 @@ use reveille_bus::{
 };
 use reveille_domain::{
     Agent, AgentCommand, AgentName, AgentRejection, Availability, Epoch, Provider, ProviderCommand,
-    ProviderId, ProviderName, ProviderSpec, Rejection, ReportId, SessionId, Timestamp, WakeFailure,
-    WakeFailureKind, WakeOutcome,
+    ProviderEvent, ProviderId, ProviderName, ProviderSpec, Rejection, ReportId, SessionId, Timestamp,
+    WakeFailure, WakeFailureKind, WakeOutcome,
 };
 use std::{sync::Arc, time::Duration};
 use tokio::{sync::Semaphore, time::Instant};
@@ -26,6 +26,7 @@ const FOLD_WAIT: Duration = Duration::from_secs(2);
 struct Control {
     registry: Registry,
     commands: Commands,
+    wakes: Wakes,
     client: Client,
 }
 
@@ -34,6 +35,7 @@ pub(crate) async fn serve(
     mut requests: ControlRequests,
     registry: Registry,
     commands: Commands,
+    wakes: Wakes,
     client: Client,
     tasks: &TaskTracker,
     shutdown: &CancellationToken,
@@ -41,6 +43,7 @@ pub(crate) async fn serve(
     let control = Control {
         registry,
         commands,
+        wakes,
         client,
     };
     let places = Arc::new(Semaphore::new(CONCURRENCY));
@@ -251,11 +254,14 @@ impl Control {
     fn done(&self, done: &Executed<Provider>) -> ControlAnswer {
         let provider = done.state.registered();
         let now = self.commands.clock.try_now().unwrap_or_default();
+        let by_registering =
+            |event: &ProviderEvent| matches!(event, ProviderEvent::WakeSucceeded { report: None, .. });
         ControlAnswer::Done {
             status: provider.map(|provider| provider.status.name()),
             sequence: done.sequence,
             last_seq: provider.map(|provider| provider.last_seq).unwrap_or_default(),
-            wake: provider.and_then(|provider| wake_message(provider, done.sequence, now)),
+            wake: provider.and_then(|provider| self.wakes.message(provider, done.sequence, now)),
+            awaited: done.events.iter().any(by_registering),
         }
     }
 }

@@ -5,7 +5,7 @@ use super::Presence;
 use crate::{
     commands::Commands,
     registry::{Known, Registry},
-    wakes::wake_message,
+    wakes::Wakes,
 };
 use async_nats::Client;
 use futures::{StreamExt, stream};
@@ -38,6 +38,7 @@ pub(crate) struct Sweeper {
     pub(crate) registry: Registry,
     pub(crate) presence: Presence,
     pub(crate) commands: Commands,
+    pub(crate) wakes: Wakes,
     pub(crate) client: Client,
     generation: watch::Receiver<u64>,
     /// Since when this replica has heard everything.
@@ -49,12 +50,14 @@ impl Sweeper {
         registry: Registry,
         presence: Presence,
         commands: Commands,
+        wakes: Wakes,
         connection: &Connection,
     ) -> Self {
         Self {
             registry,
             presence,
             commands,
+            wakes,
             client: connection.client().clone(),
             generation: connection.generation(),
             listening_since: Instant::now(),
@@ -104,7 +107,7 @@ impl Sweeper {
             Status::Waking { wake } if now >= wake.deadline_ms => self.expire_wake(id, wake).await,
             Status::Waking { .. } if self.is_silent(known) => self.mark_inactive(known).await,
             Status::Waking { .. } => {
-                if let Some(message) = wake_message(&known.provider, known.sequence, now) {
+                if let Some(message) = self.wakes.message(&known.provider, known.sequence, now) {
                     // Should it be lost, the next sweep sends it again.
                     let _ = wakes::send_again(&self.client, &message).await;
                 }

@@ -76,6 +76,14 @@ impl Ask {
         self.options.wake == WakeMode::Block && Instant::now() < until
     }
 
+    /// Until when it waits for memory or a place that others have.
+    pub(super) fn room_by(&self, until: Instant) -> Instant {
+        match self.options.wake {
+            WakeMode::Block => until,
+            WakeMode::Never | WakeMode::Async => Instant::now(),
+        }
+    }
+
     /// What the agent of `known` is told of it.
     pub(super) fn head(&self, known: &Known, until: Instant) -> RequestHead {
         let left = match self.options.wake {

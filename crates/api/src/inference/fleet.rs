@@ -100,13 +100,15 @@ pub(crate) trait Fleet: Send + Sync {
     fn relay_stats(&self) -> RelayStats;
     /// What is counted.
     fn metrics(&self) -> &Metrics;
-    /// Sends a request and waits for the response's head. Dropping the future cancels the request.
+    /// Sends a request, as soon as this replica has memory for its response and by `room_by`, and waits for the
+    /// response's head. Dropping the future cancels the request.
     async fn relay(
         &self,
         agent: &AgentName,
         epoch: Epoch,
         head: RequestHead,
         body: Bytes,
+        room_by: Instant,
     ) -> Result<Relayed, RelayError>;
 }
 
@@ -227,8 +229,10 @@ impl Fleet for Live {
         epoch: Epoch,
         head: RequestHead,
         body: Bytes,
+        room_by: Instant,
     ) -> Result<Relayed, RelayError> {
-        let (head, mut body) = self.relay.send(agent, epoch, head, body).await?.head().await?;
+        let sent = self.relay.send(agent, epoch, head, body, room_by).await?;
+        let (head, mut body) = sent.head().await?;
         let body = match body.whole() {
             Some(whole) => RelayedBody::Whole(whole),
             None => RelayedBody::Pieces(body.boxed()),

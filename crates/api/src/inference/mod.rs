@@ -1,8 +1,8 @@
 //! One inference request: choose a provider, wake it when it sleeps, hand the request over once, and bring the answer
 //! back unchanged.
 //!
-//! A request is sent again only when no backend can have seen it, and once at most, unless its backend was put to sleep
-//! each time. One that a provider can't be woken for goes to another one of its pool. Whoever leaves drops the future, which
+//! A request is sent again only when no backend can have seen it: once at most, or for as long as its caller waits when its
+//! backend fell asleep again, is being put to sleep, or its agent is at a limit. One that a provider can't be woken for goes to another one of its pool. Whoever leaves drops the future, which
 //! cancels the request at the agent; the wake goes on.
 
 mod ask;
@@ -38,15 +38,18 @@ use crate::{
     registry::Known,
     wakes::{WakeError, time_left, time_until_awake},
 };
+use backon::{BackoffBuilder, ExponentialBuilder};
 use in_flight::InFlight;
 use reveille_bus::relay::{FaultCode, RelayError, RelayFault};
 use reveille_domain::{ProviderId, ReportId, Status, WakeFailureKind, WakeId, provider::StatusName};
 use std::{sync::Arc, time::Duration};
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep_until};
 
-/// How often a request finds its backend put to sleep before it is given up. Once is common; more happens where backends
-/// stay awake for moments only.
+/// How often a request is told that its backend sleeps, though the journal says nothing new of it, before it is given up.
 const MAX_ASLEEP: u32 = 5;
+/// How long a request whose agent is at a limit pauses before it asks again, doubling up to the longest.
+const FIRST_FULL_PAUSE: Duration = Duration::from_millis(50);
+const LONGEST_FULL_PAUSE: Duration = Duration::from_secs(2);
 /// How often it is sent again for any other reason.
 const MAX_MISSED: u32 = 1;
 
@@ -97,7 +100,13 @@ impl Inference {
         let until = begun + ask.options.wait;
         let mut chosen = self.choose(ask)?;
         let mut woken_by = None;
-        let (mut asleep, mut missed) = (0, 0);
+        let (mut asleep, mut asleep_at, mut missed) = (0, 0, 0);
+        let mut full_pauses = ExponentialBuilder::default()
+            .with_min_delay(FIRST_FULL_PAUSE)
+            .with_max_delay(LONGEST_FULL_PAUSE)
+            .with_jitter()
+            .without_max_times()
+            .build();
         let (mut unwoken, mut first_refusal) = (vec![], None);
         loop {
             let asked = chosen.provider.id.clone();
@@ -132,7 +141,15 @@ impl Inference {
                 }) => (known, wake_id, error),
             };
             woken_by = woken_by.or(wake_id);
-            let may_go_on = if error.is_leaving() && ask.waits(until) {
+            if known.sequence > asleep_at {
+                // It was awake in between: another wake is another try.
+                (asleep, asleep_at) = (0, known.sequence);
+            }
+            let may_go_on = if error.is_agent_full() && ask.waits(until) {
+                let pause = full_pauses.next().unwrap_or(LONGEST_FULL_PAUSE);
+                sleep_until(until.min(Instant::now() + pause)).await;
+                true
+            } else if error.is_leaving() && ask.waits(until) {
                 true
             } else {
                 let (times, most) = if error.is_asleep() {
@@ -237,6 +254,7 @@ impl Inference {
             known.provider.epoch,
             ask.head(&known, until),
             ask.body.clone(),
+            ask.room_by(until),
         );
         match sent.await {
             Ok(Relayed { head, body }) => Ok(Answered {
@@ -348,7 +366,11 @@ impl Inference {
                     Some(other) => Some(other),
                     None => self.once_back(missed, until, stage).await,
                 },
-                FaultCode::BackendUnavailable | FaultCode::Overloaded => other(),
+                FaultCode::BackendUnavailable => other(),
+                FaultCode::Overloaded if ask.options.wake == WakeMode::Block => {
+                    other().or_else(|| self.fleet.get(id))
+                }
+                FaultCode::Overloaded => other(),
                 FaultCode::BackendFailed
                 | FaultCode::BackendTimeout
                 | FaultCode::Cancelled

@@ -18,7 +18,7 @@ use reveille_domain::{AgentName, Epoch};
 use std::future::poll_fn;
 use std::sync::Arc;
 use tokio::task::JoinHandle;
-use tokio::time::{Instant, MissedTickBehavior};
+use tokio::time::{Instant, MissedTickBehavior, timeout_at};
 
 /// Relays requests for one API replica. Clones share the connection; when the last is dropped, what is still
 /// open fails with [`RelayError::Closed`].
@@ -80,7 +80,8 @@ impl RelayClient {
 
     /// Sends a request to the session `epoch` of `agent`. Returns when the first frame is on its way; what
     /// doesn't fit into it follows by itself, as the agent allows. Dropping the exchange, or its body before the
-    /// end, cancels the request at the agent.
+    /// end, cancels the request at the agent. While this replica has no memory for another response, it waits its turn
+    /// until `room_by`.
     ///
     /// # Errors
     /// All of them mean that nothing was handed over.
@@ -90,6 +91,7 @@ impl RelayClient {
         epoch: Epoch,
         mut head: RequestHead,
         body: Bytes,
+        room_by: Instant,
     ) -> Result<Exchange, RelayError> {
         let shared = &self.shared;
         if !shared.link.is_up() {
@@ -102,7 +104,8 @@ impl RelayClient {
             return Err(RelayError::HeadTooLarge);
         }
         let first = shared.link.chunk_bytes(beside).min(body.len());
-        let window = Window::open(&shared.pool).ok_or(RelayError::Overloaded)?;
+        let window = timeout_at(room_by, Window::open_in_turn(&shared.pool));
+        let window = window.await.map_err(|_| RelayError::Overloaded)?;
         let origin = Origin {
             id: RequestId::random(),
             epoch: epoch.0,

@@ -73,6 +73,18 @@ impl RelayError {
         )
     }
 
+    /// True when the agent is at one of its limits, and takes more when others have ended.
+    #[must_use]
+    pub const fn is_agent_full(&self) -> bool {
+        matches!(
+            self,
+            Self::Fault(RelayFault {
+                code: FaultCode::Overloaded,
+                ..
+            })
+        )
+    }
+
     /// True when no backend can have seen the request, so that waking or waiting and sending it again is safe.
     #[must_use]
     pub const fn never_handed_over(&self) -> bool {

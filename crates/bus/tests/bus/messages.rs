@@ -100,6 +100,7 @@ fn wake() -> WakeMessage {
         sequence: 12,
         deadline_ms: at(75),
         now_ms: at(5),
+        awaited: true,
     }
 }
 
@@ -116,12 +117,14 @@ fn answers() -> Vec<ControlAnswer> {
             sequence: 9,
             last_seq: ReportSeq(7),
             wake: Some(wake()),
+            awaited: false,
         },
         ControlAnswer::Done {
             status: None,
             sequence: 0,
             last_seq: ReportSeq(0),
             wake: None,
+            awaited: true,
         },
         ControlAnswer::Stopped,
         refused(ControlError::Superseded { current: Epoch(3) }),

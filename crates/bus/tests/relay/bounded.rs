@@ -7,6 +7,8 @@ use futures::{StreamExt, stream};
 use reveille_bus::relay::{FaultCode, RelayError, RelayFault, RelayLimits};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+use tokio::time::Instant;
 
 #[tokio::test]
 async fn a_stalled_reader_bounds_what_is_sent_and_holds_up_nobody_else() {
@@ -33,7 +35,7 @@ async fn a_stalled_reader_bounds_what_is_sent_and_holds_up_nobody_else() {
     let mut endless = request();
     endless.path = "/endless".into();
     let exchange = api
-        .send(&agent_name(), EPOCH, endless, Bytes::new())
+        .send(&agent_name(), EPOCH, endless, Bytes::new(), Instant::now())
         .await
         .unwrap();
     let (_, mut stalled) = soon("the head", exchange.head()).await.unwrap();
@@ -42,7 +44,7 @@ async fn a_stalled_reader_bounds_what_is_sent_and_holds_up_nobody_else() {
     // Each of these passes the stalled one; by the last it has had every chance to send.
     for _ in 0..200 {
         let exchange = api
-            .send(&agent_name(), EPOCH, request(), Bytes::new())
+            .send(&agent_name(), EPOCH, request(), Bytes::new(), Instant::now())
             .await
             .unwrap();
         let (_, body) = soon("the head", exchange.head()).await.unwrap();
@@ -74,7 +76,7 @@ async fn an_answer_that_nobody_reads_gives_its_window_back() {
     .await;
     let api = nats.api(RelayLimits::default()).await;
     let exchange = api
-        .send(&agent_name(), EPOCH, request(), Bytes::new())
+        .send(&agent_name(), EPOCH, request(), Bytes::new(), Instant::now())
         .await
         .unwrap();
     until("it is answered", || api.in_flight() == 0).await;
@@ -87,7 +89,7 @@ async fn an_answer_that_nobody_reads_gives_its_window_back() {
 }
 
 #[tokio::test]
-async fn a_full_pool_refuses_new_requests_before_they_are_sent() {
+async fn whoever_waits_for_a_full_pool_gets_room_in_turn_and_whoever_does_not_is_refused_before_it_is_sent() {
     let nats = Nats::start().await;
     let _agent = nats.agent(RelayLimits::default()).await;
     let small = RelayLimits {
@@ -96,24 +98,47 @@ async fn a_full_pool_refuses_new_requests_before_they_are_sent() {
     };
     let api = nats.api(small).await;
     let first = api
-        .send(&agent_name(), EPOCH, request(), Bytes::new())
+        .send(&agent_name(), EPOCH, request(), Bytes::new(), Instant::now())
         .await
         .unwrap();
     let _second = api
-        .send(&agent_name(), EPOCH, request(), Bytes::new())
+        .send(&agent_name(), EPOCH, request(), Bytes::new(), Instant::now())
         .await
         .unwrap();
     let third = api
-        .send(&agent_name(), EPOCH, request(), Bytes::new())
+        .send(&agent_name(), EPOCH, request(), Bytes::new(), Instant::now())
         .await
         .map(|_| ());
     assert_eq!(third, Err(RelayError::Overloaded));
+
+    let waits = || {
+        let api = api.clone();
+        let room_by = Instant::now() + Duration::from_secs(60);
+        tokio::spawn(async move {
+            api.send(&agent_name(), EPOCH, request(), Bytes::new(), room_by)
+                .await
+        })
+    };
+    let fourth = waits();
+    tokio::task::yield_now().await;
+    let fifth = waits();
+    let leaves = waits();
+    tokio::task::yield_now().await;
+    leaves.abort();
+    assert_eq!(api.in_flight(), 2);
     drop(first);
-    assert!(
-        api.send(&agent_name(), EPOCH, request(), Bytes::new())
-            .await
-            .is_ok()
+    let fourth = soon("the first in the queue", fourth).await.unwrap().unwrap();
+    assert!(!fifth.is_finished(), "one place, one request");
+    let late = api
+        .send(&agent_name(), EPOCH, request(), Bytes::new(), Instant::now())
+        .await;
+    assert_eq!(
+        late.map(|_| ()),
+        Err(RelayError::Overloaded),
+        "nobody jumps the queue"
     );
+    drop(fourth);
+    soon("the second", fifth).await.unwrap().unwrap();
 }
 
 #[tokio::test]
@@ -132,7 +157,7 @@ async fn an_agent_at_its_limit_or_stopping_says_so() {
     let api = nats.api(RelayLimits::default()).await;
     let ask = async || {
         let exchange = api
-            .send(&agent_name(), EPOCH, request(), Bytes::new())
+            .send(&agent_name(), EPOCH, request(), Bytes::new(), Instant::now())
             .await
             .unwrap();
         soon("the head", exchange.head()).await
@@ -160,7 +185,9 @@ async fn headers_that_fit_no_frame_are_refused_before_anything_is_sent() {
     for bytes in [20_000, 40_000] {
         let mut head = request();
         head.headers.push(("x-long".into(), "x".repeat(bytes)));
-        let sent = api.send(&agent_name(), EPOCH, head, Bytes::new()).await;
+        let sent = api
+            .send(&agent_name(), EPOCH, head, Bytes::new(), Instant::now())
+            .await;
         assert_eq!(sent.map(|_| ()), Err(RelayError::HeadTooLarge));
     }
     assert_eq!(

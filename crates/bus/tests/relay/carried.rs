@@ -7,6 +7,7 @@ use futures::{StreamExt, stream};
 use reveille_bus::relay::{RelayFault, RelayLimits};
 use sha2::{Digest, Sha256};
 use std::sync::Arc;
+use tokio::time::Instant;
 
 #[tokio::test]
 async fn a_small_request_is_one_message_each_way() {
@@ -27,7 +28,13 @@ async fn a_small_request_is_one_message_each_way() {
     let api = nats.api(RelayLimits::default()).await;
 
     let exchange = api
-        .send(&agent_name(), EPOCH, request(), Bytes::from_static(b"question"))
+        .send(
+            &agent_name(),
+            EPOCH,
+            request(),
+            Bytes::from_static(b"question"),
+            Instant::now(),
+        )
         .await
         .unwrap();
     let (head, mut answer) = soon("the answer", exchange.head()).await.unwrap();
@@ -93,7 +100,7 @@ async fn a_big_upload_and_a_big_answer_arrive_intact() {
     let api = nats.api(RelayLimits::default()).await;
     let upload = pattern(5 * MIB);
     let exchange = api
-        .send(&agent_name(), EPOCH, request(), upload.clone())
+        .send(&agent_name(), EPOCH, request(), upload.clone(), Instant::now())
         .await
         .unwrap();
     let (bytes, hash) = soon("the upload", uploads.recv()).await.unwrap();
@@ -122,7 +129,7 @@ async fn chunks_fit_a_server_with_a_small_max_payload() {
     let api = nats.api(RelayLimits::default()).await;
     let upload = pattern(MIB);
     let exchange = api
-        .send(&agent_name(), EPOCH, request(), upload.clone())
+        .send(&agent_name(), EPOCH, request(), upload.clone(), Instant::now())
         .await
         .unwrap();
     let (_, body) = soon("the head", exchange.head()).await.unwrap();
@@ -139,7 +146,7 @@ async fn the_head_of_a_stream_does_not_wait_for_its_body() {
     .await;
     let api = nats.api(RelayLimits::default()).await;
     let exchange = api
-        .send(&agent_name(), EPOCH, request(), Bytes::new())
+        .send(&agent_name(), EPOCH, request(), Bytes::new(), Instant::now())
         .await
         .unwrap();
     let (head, _body) = soon("the head", exchange.head()).await.unwrap();
@@ -169,7 +176,7 @@ async fn an_announced_body_that_comes_a_moment_later_is_still_one_message() {
     .await;
     let api = nats.api(RelayLimits::default()).await;
     let exchange = api
-        .send(&agent_name(), EPOCH, request(), Bytes::new())
+        .send(&agent_name(), EPOCH, request(), Bytes::new(), Instant::now())
         .await
         .unwrap();
     let (_, answer) = soon("the answer", exchange.head()).await.unwrap();
@@ -192,7 +199,7 @@ async fn a_long_silence_of_the_backend_is_not_death() {
     .await;
     let api = nats.api(brisk()).await;
     let exchange = api
-        .send(&agent_name(), EPOCH, request(), Bytes::new())
+        .send(&agent_name(), EPOCH, request(), Bytes::new(), Instant::now())
         .await
         .unwrap();
     let (_, late) = soon("the head", exchange.head()).await.unwrap();
@@ -223,7 +230,7 @@ async fn two_thousand_requests_at_once_are_all_answered() {
         tokio::spawn(async move {
             let question = Bytes::from(format!("question {number}"));
             let exchange = api
-                .send(&agent_name(), EPOCH, request(), question.clone())
+                .send(&agent_name(), EPOCH, request(), question.clone(), Instant::now())
                 .await
                 .unwrap();
             let (_, body) = exchange.head().await.unwrap();

@@ -6,6 +6,7 @@ use futures::{StreamExt, stream};
 use reveille_bus::relay::{FaultCode, RelayError, RelayFault, RelayLimits, RespondError};
 use reveille_domain::{Epoch, ReportId, ReportSeq};
 use std::time::Duration;
+use tokio::time::Instant;
 
 #[tokio::test]
 async fn a_caller_who_leaves_cancels_the_request_at_the_agent() {
@@ -25,7 +26,7 @@ async fn a_caller_who_leaves_cancels_the_request_at_the_agent() {
     let api = nats.api(RelayLimits::default()).await;
 
     let exchange = api
-        .send(&agent_name(), EPOCH, request(), Bytes::new())
+        .send(&agent_name(), EPOCH, request(), Bytes::new(), Instant::now())
         .await
         .unwrap();
     let (_, mut body) = soon("the head", exchange.head()).await.unwrap();
@@ -35,7 +36,7 @@ async fn a_caller_who_leaves_cancels_the_request_at_the_agent() {
     assert!(matches!(end, Err(RespondError::Cancelled(_))), "{end:?}");
 
     drop(
-        api.send(&agent_name(), EPOCH, request(), Bytes::new())
+        api.send(&agent_name(), EPOCH, request(), Bytes::new(), Instant::now())
             .await
             .unwrap(),
     );
@@ -81,7 +82,10 @@ async fn faults_arrive_typed_and_asleep_carries_its_report() {
     let ask = async |path: &str| {
         let mut head = request();
         head.path = path.into();
-        let exchange = api.send(&agent_name(), EPOCH, head, Bytes::new()).await.unwrap();
+        let exchange = api
+            .send(&agent_name(), EPOCH, head, Bytes::new(), Instant::now())
+            .await
+            .unwrap();
         soon("the fault", exchange.head()).await
     };
     let asleep = ask("/asleep").await.unwrap_err();
@@ -111,7 +115,7 @@ async fn an_agent_that_goes_ends_its_requests_at_both_ends() {
     let mut agent = nats.agent(RelayLimits::default()).await;
     let api = nats.api(RelayLimits::default()).await;
     let exchange = api
-        .send(&agent_name(), EPOCH, request(), Bytes::new())
+        .send(&agent_name(), EPOCH, request(), Bytes::new(), Instant::now())
         .await
         .unwrap();
     let incoming = soon("the request", agent.next()).await.unwrap();
@@ -128,9 +132,15 @@ async fn a_request_to_another_epoch_is_dropped_by_the_agent() {
     let api = nats.api(brisk()).await;
     for epoch in [EPOCH.0 - 1, EPOCH.0 + 1] {
         drop(
-            api.send(&agent_name(), Epoch(epoch), request(), Bytes::new())
-                .await
-                .unwrap(),
+            api.send(
+                &agent_name(),
+                Epoch(epoch),
+                request(),
+                Bytes::new(),
+                Instant::now(),
+            )
+            .await
+            .unwrap(),
         );
     }
     until("both are dropped", || agent.dropped_frames().other_epoch == 2).await;
@@ -141,7 +151,7 @@ async fn without_an_agent_nothing_is_handed_over() {
     let nats = Nats::start().await;
     let api = nats.api(RelayLimits::default()).await;
     let exchange = api
-        .send(&agent_name(), EPOCH, request(), Bytes::new())
+        .send(&agent_name(), EPOCH, request(), Bytes::new(), Instant::now())
         .await
         .unwrap();
     let began = std::time::Instant::now();

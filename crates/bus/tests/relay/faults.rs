@@ -6,6 +6,7 @@ use async_nats::{Client, Message, Subscriber};
 use bytes::Bytes;
 use futures::StreamExt;
 use reveille_bus::relay::{FaultCode, RelayClient, RelayError, RelayFault, RelayLimits, ResponseBody};
+use tokio::time::Instant;
 
 const OK_META: &str = r#"{"status":200}"#;
 const REQUEST_META: &str = r#"{"provider":"vllm","method":"POST","path":"/v1/embeddings","body_bytes":2}"#;
@@ -27,7 +28,7 @@ impl Played {
         client.flush().await.unwrap();
         let api = nats.api(limits).await;
         let exchange = api
-            .send(&agent_name(), EPOCH, request(), Bytes::new())
+            .send(&agent_name(), EPOCH, request(), Bytes::new(), Instant::now())
             .await
             .unwrap();
         let answer = tokio::spawn(async { exchange.head().await.map(|(_, body)| body) });
@@ -199,7 +200,7 @@ async fn garbage_is_dropped_and_counted_at_both_ends() {
     })
     .await;
     let exchange = api
-        .send(&agent_name(), EPOCH, request(), Bytes::new())
+        .send(&agent_name(), EPOCH, request(), Bytes::new(), Instant::now())
         .await
         .unwrap();
     assert_eq!(soon("the answer", exchange.head()).await.unwrap().0.status, 200);

@@ -1,6 +1,6 @@
 //! What the owner does with recipes: when one begins, what must be gone before it, and what follows from its end.
 
-use super::Owner;
+use super::{Owner, Woken};
 use crate::{
     config::WakeConfig,
     probe::Verdict,
@@ -14,13 +14,16 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
-/// How long after a wake those who waited for it are expected: with a `min_awake` that is shorter than their way, the
-/// members of a group would drive each other out before anybody was answered.
-const EXPECTED_WITHIN: Duration = Duration::from_secs(2);
+/// How long a backend that was woken for requests waits for the first of them, whatever `idle_after`, `min_awake` and its
+/// group say. Without that, a backend that may sleep sooner than a request arrives would never answer anybody.
+pub(super) const EXPECTED_WITHIN: Duration = Duration::from_secs(30);
 
 impl Owner {
     pub(super) fn wake(&mut self, wake: &WakeMessage) {
         let current = self.setup.epoch.get() == Some(wake.epoch) && wake.provider.provider == *self.name();
+        if current && wake.awaited {
+            self.await_requests(wake.wake_id);
+        }
         if !current || wake.sequence < self.seen {
             debug!(wake.id = %wake.wake_id, "ignored an old wake");
             return;
@@ -42,6 +45,17 @@ impl Owner {
             Activity::Draining { .. } | Activity::Sleeping { .. } => self.pending = Some(wake.wake_id),
             Activity::Idle => self.look_or_wake(wake.wake_id),
             Activity::Ending { .. } => self.begin_wake(wake.wake_id),
+        }
+    }
+
+    /// Requests wait for a wake. One of them may have joined when it had just ended, so this may come after its end.
+    fn await_requests(&mut self, wake: WakeId) {
+        self.awaited = Some(wake);
+        let Some(woken) = self.last_woken.filter(|woken| woken.wake == wake) else {
+            return;
+        };
+        if self.belief.is_up() && self.gate.entries() == woken.entries {
+            self.gate.expect(woken.at + EXPECTED_WITHIN);
         }
     }
 
@@ -195,8 +209,18 @@ impl Owner {
         let was_up = self.belief.is_up();
         self.belief.wake_ended(wake, WakeOutcome::from(outcome));
         self.broke_off &= !self.belief.is_up();
-        if self.belief.is_up() && !was_up {
-            self.expected_until = Some(Instant::now() + EXPECTED_WITHIN);
+        if !self.belief.is_up() {
+            return;
+        }
+        self.last_woken = Some(Woken {
+            wake,
+            at: Instant::now(),
+            entries: self.gate.entries(),
+        });
+        if self.awaited == Some(wake) {
+            self.await_requests(wake);
+        }
+        if !was_up {
             self.discover();
         }
     }

@@ -77,6 +77,7 @@ impl Owner {
             return Ok(());
         }
         self.can_sleep()?;
+        // Requests that are on their way don't hold it: whoever orders this knows what for, and they may wake it again.
         self.drain(SleepReason::Operator.into(), Instant::now() + DRAIN_LIMIT);
         Ok(())
     }
@@ -226,11 +227,10 @@ impl Owner {
         self.drain(departure, room.until);
     }
 
-    /// Whether its room is wanted, but those who waited for its wake haven't come yet.
+    /// Whether its room is wanted, but none of those who waited for its wake has come yet.
     pub(super) fn keeps_room_for_waiters(&self) -> bool {
         let wanted = self.group.as_ref().is_some_and(|group| group.wanted().is_some());
-        let expected = self.expected_until.is_some_and(|until| Instant::now() < until);
-        wanted && expected && self.belief.is_up() && self.activity.is_idle() && !self.gate.is_used()
+        wanted && self.belief.is_up() && self.gate.is_expecting()
     }
 
     /// What a probe says of the room that the backend takes. Only a backend that says so itself sleeps; where nobody

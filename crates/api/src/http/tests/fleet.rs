@@ -418,6 +418,7 @@ impl Fleet for ScriptedFleet {
         epoch: Epoch,
         head: RequestHead,
         body: Bytes,
+        _: Instant,
     ) -> Result<Relayed, RelayError> {
         let provider = ProviderId::new(agent.clone(), head.provider.clone());
         self.sent.lock().expect("lock").push(Sent {

@@ -119,7 +119,7 @@ async fn a_backend_that_slept_under_the_request_is_woken_and_asked_once_more() {
 }
 
 #[tokio::test]
-async fn a_backend_that_is_put_to_sleep_each_time_is_given_up_after_the_fifth() {
+async fn a_backend_that_is_put_to_sleep_each_time_is_woken_for_as_long_as_the_request_waits() {
     let served = Served::new().await;
     served.fleet.publish("gpu-box/vllm", "m", active());
     let asleep = |seq| {
@@ -128,17 +128,64 @@ async fn a_backend_that_is_put_to_sleep_each_time_is_given_up_after_the_fifth() 
             seq: ReportSeq(seq),
         })
     };
-    served.fleet.replies((5..=10).map(asleep));
+    served.fleet.replies((5..25).map(asleep));
+    served.fleet.replies([whole("at last")]);
     let asking = tokio::spawn(Answer::of(served.chat("m", false)));
-    for wakes in 1..=5 {
+    for wakes in 1..=20 {
         served.fleet.until("a wake", |fleet| fleet.asked() == wakes).await;
         served
             .fleet
             .change("gpu-box/vllm", |provider| provider.status = active());
     }
     let answer = asking.await.expect("an answer");
+    assert_eq!((answer.status, answer.text().as_str()), (200, "at last"));
+    assert_eq!(served.fleet.sent().len(), 21);
+}
+
+#[tokio::test]
+async fn an_agent_that_says_asleep_of_what_the_journal_calls_awake_is_given_up() {
+    let served = Served::new().await;
+    served.fleet.publish("gpu-box/vllm", "m", active());
+    // A report that the fold has passed long ago.
+    let report = ReportId {
+        epoch: Epoch(7),
+        seq: ReportSeq(1),
+    };
+    let asleep = || Reply::Fails(RelayFault::asleep("it sleeps", report).into());
+    served.fleet.replies((0..6).map(|_| asleep()));
+    let answer = Answer::of(served.chat("m", false)).await;
     assert_eq!((answer.status, answer.error().as_str()), (503, "wake_failed"));
     assert_eq!(served.fleet.sent().len(), 6);
+}
+
+#[tokio::test]
+async fn a_request_waits_its_turn_at_an_agent_that_is_at_its_limit_and_no_longer_than_it_says() {
+    let served = Served::new().await;
+    served.fleet.publish("gpu-box/vllm", "m", active());
+    let full = || fault(FaultCode::Overloaded);
+    served.fleet.replies([full(), full(), full(), whole("in turn")]);
+    let answer = Answer::of(served.chat("m", false)).await;
+    assert_eq!((answer.status, answer.text().as_str()), (200, "in turn"));
+
+    served.fleet.replies((0..100).map(|_| full()));
+    let request = served.chat("m", false).header("x-reveille-wait", "1");
+    let answer = Answer::of(request).await;
+    assert_eq!((answer.status, answer.error().as_str()), (429, "agent_full"));
+    assert!(
+        answer.text().contains("a sentence"),
+        "what it waited for: {}",
+        answer.text()
+    );
+    let tries = served.fleet.sent().len();
+    assert!((8..30).contains(&tries), "paced: {tries}");
+
+    let request = served.chat("m", false).header("x-reveille-wake", "never");
+    let answer = Answer::of(request).await;
+    assert_eq!(
+        (answer.status, served.fleet.sent().len()),
+        (429, tries + 1),
+        "at once"
+    );
 }
 
 #[tokio::test]

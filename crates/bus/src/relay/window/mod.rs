@@ -3,6 +3,7 @@
 //! tolerates, and memory is bounded even when every reader stalls.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
+use tokio::sync::{Mutex, Notify};
 
 /// The smallest window, in bytes: enough for a few frames. Also what a request must find free to be let in.
 pub(super) const MIN_WINDOW_BYTES: usize = 4 * 1024;
@@ -20,6 +21,10 @@ pub(super) struct Pool {
     total: usize,
     free: AtomicUsize,
     users: AtomicUsize,
+    /// Held by the request that waits for room; the others queue for it, in the order in which they came.
+    turn: Mutex<()>,
+    /// Told when bytes come back.
+    freed: Notify,
 }
 
 impl Pool {
@@ -28,6 +33,8 @@ impl Pool {
             total,
             free: AtomicUsize::new(total),
             users: AtomicUsize::new(0),
+            turn: Mutex::default(),
+            freed: Notify::new(),
         }
     }
 
@@ -45,6 +52,8 @@ impl Pool {
 
     fn put(&self, bytes: usize) {
         self.free.fetch_add(bytes, Ordering::Relaxed);
+        // Only the one whose turn it is waits. Should it look just now, the permit is there when it waits.
+        self.freed.notify_one();
     }
 
     fn first_window(&self) -> usize {
@@ -71,6 +80,18 @@ impl Window {
     /// Opens a window for a request that hasn't sent anything. None when the pool has nothing left.
     pub fn open(pool: &Pool) -> Option<Self> {
         Self::open_after(pool, 0, true)
+    }
+
+    /// The same, as soon as the pool has room: first come, first served. Whoever stops waiting drops this.
+    pub async fn open_in_turn(pool: &Pool) -> Self {
+        let _turn = pool.turn.lock().await;
+        loop {
+            let freed = pool.freed.notified();
+            if let Some(window) = Self::open(pool) {
+                return window;
+            }
+            freed.await;
+        }
     }
 
     /// Opens a window for a sender whose first frame came unasked and cost `received`; with `more`, it is
