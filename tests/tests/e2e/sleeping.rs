@@ -2,9 +2,10 @@
 
 use std::{collections::HashSet, time::Duration};
 
-use futures::future::join_all;
+use async_nats::Subscriber;
+use futures::{StreamExt, future::join_all};
 use reveille_tests::{AgentConfig, Api, Backend, BackendLog, Commit, Process, World, wait_until};
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
 
 use crate::scene::{LLM, SOON, refused};
@@ -83,6 +84,50 @@ async fn five_hundred_requests_race_the_idle_sleep_and_none_is_lost_or_cut() {
     println!("{RACES} requests, {sleeps} sleeps");
     assert!(sleeps >= 50, "it was a race: {sleeps}");
     assert_eq!(sleeps, log.wake_ups());
+}
+
+#[tokio::test]
+async fn a_backend_that_may_hardly_be_idle_answers_those_who_woke_it_and_one_who_joined_an_operator() {
+    let world = World::new().await;
+    let backend = world.backend(&["--asleep", "--wake-delay-ms", "300"]);
+    backend.start_and_wait().await;
+    let url = backend.url();
+    let config = AgentConfig::new("gpu-box")
+        .provider("vllm", "qwen", &backend)
+        .lines("probe = { path = \"/is_sleeping\", expect = { is_sleeping = false } }\n")
+        .woken_by_http(&format!("{url}/wake_up"))
+        .lines(&format!(
+            "[provider.sleep]\ntype = \"http\"\nurl = \"{url}/sleep\"\nidle_after = \"1ms\"\nmin_awake = \"1ms\"\n"
+        ));
+    let api = world.api().await;
+    let _agent = world.agent(&config);
+    api.wait_for_status(LLM, "hibernating", SOON).await;
+    for answer in join_all((0..20).map(|_| api.chat("qwen"))).await {
+        assert_eq!(answer.status, 200, "{}", answer.text());
+    }
+    api.wait_for_status(LLM, "hibernating", SOON).await;
+
+    let before = backend.log().wake_ups();
+    let wire = world.nats.connect().await;
+    let mut told = wire.subscribe("reveille.wakes.>").await.expect("subscribed");
+    wire.flush().await.expect("flushed");
+    let path = "/reveille/v1/providers/gpu-box/vllm/wake";
+    assert_eq!(api.post(path, &json!({})).await.status, 202);
+    api.wait_for_status(LLM, "waking", SOON).await;
+    let answer = api.chat("qwen").await;
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    assert_eq!(
+        backend.log().wake_ups(),
+        before + 1,
+        "it was there for the one who joined"
+    );
+    let awaited = async |told: &mut Subscriber| {
+        let message = told.next().await.expect("a wake message");
+        let wake: Value = serde_json::from_slice(&message.payload).expect("JSON");
+        wake.get("awaited").is_none_or(|awaited| awaited == true)
+    };
+    assert!(!awaited(&mut told).await, "an operator waits for nothing");
+    while !awaited(&mut told).await {}
 }
 
 /// What the journal has of a provider's falling asleep and waking, in order; a wake that failed is one that shouldn't be.
