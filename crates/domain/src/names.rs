@@ -1,5 +1,5 @@
-//! Names, proven legal where they enter. Agent and provider names become NATS subject tokens; model names
-//! never do, so they may hold anything printable.
+//! Names, validated where they enter. Agent and provider names become NATS subject tokens. Model names never do, so they
+//! may contain any printable text.
 
 use serde::{Deserialize, Serialize};
 use std::{fmt, str::FromStr, sync::Arc};
@@ -15,7 +15,7 @@ const KEY_ID_BYTES: std::ops::RangeInclusive<usize> = 8..=16;
 /// The longest name of a key, in bytes.
 pub const MAX_KEY_NAME_BYTES: usize = 128;
 
-/// Why a string isn't a legal name. Holds what is wrong, not the string.
+/// Why a string isn't a legal name. The error never contains the string.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum InvalidName {
     /// Agent and provider names.
@@ -63,7 +63,7 @@ macro_rules! name {
         pub struct $name(Arc<str>);
 
         impl $name {
-            /// The proven name.
+            /// Validates a name.
             ///
             /// # Errors
             /// When `raw` isn't legal.
@@ -107,38 +107,38 @@ macro_rules! name {
 }
 
 name! {
-    /// An agent's name: unique among the agents of one hub, one subject token.
+    /// An agent's name: a subject token, unique in its hub.
     AgentName, is_token, Token
 }
 name! {
-    /// A provider's name, unique within its agent, one subject token.
+    /// A provider's name: a subject token, unique in its agent.
     ProviderName, is_token, Token
 }
 name! {
-    /// A group's name: providers of one agent that name the same group are never awake together.
+    /// A group's name. Providers of one agent that name the same group are never awake together.
     GroupName, is_token, Token
 }
 name! {
-    /// The public name that clients put in `model`.
+    /// A model's public name, which clients send as `model`.
     ModelName, is_model, Model
 }
 
 name! {
-    /// A key's id: its public half, one subject token. Logs, events and wakes name a key by it.
+    /// A key's id: its public half, a subject token. Logs, events and wakes identify a key by it.
     KeyId, is_key_id, KeyId
 }
 name! {
-    /// What people call a key.
+    /// A key's name, for people.
     KeyName, is_key_name, KeyName
 }
 
-/// One provider of one agent; written `agent/provider`.
+/// A provider and its agent, written `agent/provider`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct ProviderId {
     /// The agent that publishes it.
     pub agent: AgentName,
-    /// Its name within the agent.
+    /// Its name.
     pub provider: ProviderName,
 }
 

@@ -1,4 +1,4 @@
-//! What a provider publishes of itself. Recipes stay in the agent's own config: only their kind and budget are here.
+//! What a provider publishes. Its recipes stay in the agent's config; only their kind and budget are published.
 
 use crate::names::ModelName;
 use serde::{Deserialize, Serialize};
@@ -10,17 +10,17 @@ pub const MAX_MODELS: usize = 256;
 /// The longest wake budget: a day.
 pub const MAX_WAKE_BUDGET: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// Whether the agent's probe found the backend able to answer.
+/// What the agent's probe found out about the backend.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Availability {
     /// The probe succeeded.
     Available,
-    /// The probe failed or said that the backend sleeps.
+    /// The probe failed, or found the backend asleep.
     Unavailable,
 }
 
-/// What kind of recipe wakes the backend; all that a wake recipe shows of itself.
+/// The kind of a wake recipe.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum RecipeKind {
@@ -28,18 +28,18 @@ pub enum RecipeKind {
     Http,
     /// One command that runs to its end.
     Command,
-    /// A command that is the backend itself.
+    /// A command that is itself the backend.
     Serve,
     /// Several steps.
     Steps,
 }
 
-/// The public side of a wake recipe.
+/// What is published of a wake recipe.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WakeSpec {
     /// Its kind.
     pub kind: RecipeKind,
-    /// How long a wake may take: the steps' time-outs, the wait for the backend and for its group, in milliseconds.
+    /// The longest wake in milliseconds: the steps' timeouts and the waits for the backend and for its group.
     pub budget_ms: u64,
 }
 
@@ -51,7 +51,7 @@ impl WakeSpec {
     }
 }
 
-/// What a provider publishes: its models and, when it can be woken, how long that may take.
+/// What a provider publishes: its models, and how long a wake may take if it can be woken.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "RawSpec")]
 pub struct ProviderSpec {
@@ -77,13 +77,13 @@ impl TryFrom<RawSpec> for ProviderSpec {
     }
 }
 
-/// Why a provider's published spec is refused.
+/// Why a provider's spec is refused.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum InvalidSpec {
     /// Too many models.
     #[error("a provider publishes at most {MAX_MODELS} models")]
     TooManyModels,
-    /// A model is named twice.
+    /// A model is listed twice.
     #[error("model {0} is published twice")]
     DuplicateModel(ModelName),
     /// The wake budget is zero or longer than a day.
@@ -92,10 +92,10 @@ pub enum InvalidSpec {
 }
 
 impl ProviderSpec {
-    /// A spec that publishes `models` (none is legal: they may be discovered later).
+    /// A spec with these models. It may have none, because they may be discovered later.
     ///
     /// # Errors
-    /// When a limit is passed or a model is named twice.
+    /// When a limit is exceeded or a model is listed twice.
     pub fn new(models: Vec<ModelName>, wake: Option<WakeSpec>, can_sleep: bool) -> Result<Self, InvalidSpec> {
         if models.len() > MAX_MODELS {
             return Err(InvalidSpec::TooManyModels);
@@ -120,7 +120,7 @@ impl ProviderSpec {
         &self.models
     }
 
-    /// How it is woken; `None` when it has no wake recipe.
+    /// Its wake recipe, if it has one.
     #[must_use]
     pub const fn wake(&self) -> Option<&WakeSpec> {
         self.wake.as_ref()

@@ -1,4 +1,4 @@
-//! Time as it stands in events: integer milliseconds, read by whoever has a clock.
+//! Time in events: integer milliseconds. This crate never reads a clock.
 
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
@@ -30,7 +30,7 @@ impl Timestamp {
         )
     }
 
-    /// How long after `earlier` this is; zero when it isn't.
+    /// The time since `earlier`; zero when that is later.
     #[must_use]
     pub const fn since(self, earlier: Self) -> Duration {
         Duration::from_millis(self.0.saturating_sub(earlier.0))

@@ -1,4 +1,4 @@
-//! A wake: why it was asked for, how it went, and how failures hold back the next one.
+//! A wake: what caused it, how it went, and how failures delay the next one.
 
 use crate::{
     ids::WakeId,
@@ -8,14 +8,14 @@ use crate::{
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
-/// The longest text of a wake that is kept (a reason, a stage's name, a request's id), in characters; longer ones are cut.
+/// The longest text of a wake that is kept, in characters: a reason, a stage's name or a request's id. Longer ones are cut.
 const MAX_TEXT_CHARS: usize = 400;
-/// The most stages of one wake that are kept; later ones are dropped.
+/// The most stages of a wake that are kept. Later ones are dropped.
 pub(crate) const MAX_STAGES: usize = 64;
-/// The longest pause after failed wakes.
+/// The longest backoff after failed wakes.
 const MAX_BACKOFF: Duration = Duration::from_secs(60);
-/// The pause after a wake that the machine's owner did not allow: it bounds what a crowd of callers writes to the
-/// journal, and soon notices that he has changed his mind.
+/// The backoff after a wake that the machine's owner did not allow. It bounds what many callers write to the journal, and is
+/// short because owners change their minds.
 const NOT_ALLOWED_BACKOFF: Duration = Duration::from_secs(5);
 
 /// A wake in flight.
@@ -23,38 +23,38 @@ const NOT_ALLOWED_BACKOFF: Duration = Duration::from_secs(5);
 pub struct Wake {
     /// Its id.
     pub id: WakeId,
-    /// Who asked for it.
+    /// What caused it.
     pub cause: WakeCause,
-    /// When it was asked for.
+    /// When it was requested.
     pub requested_at_ms: Timestamp,
-    /// When it ends as timed out unless its outcome is known.
+    /// When it times out.
     pub deadline_ms: Timestamp,
 }
 
-/// Who asked for a wake.
+/// What caused a wake.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "by", rename_all = "snake_case")]
 pub enum WakeCause {
     /// An inference request.
     Request {
-        /// The request's id, as its client sees it in `x-request-id`.
+        /// The request's id, which its client sees in `x-request-id`.
         request_id: String,
         /// The model it named.
         model: ModelName,
-        /// The key it came with, if it came with one.
+        /// The request's key, if it had one.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         key: Option<KeyId>,
     },
-    /// Somebody who asked for the wake itself.
+    /// A request for the wake itself.
     Operator {
-        /// The key he asked with, if he asked with one.
+        /// The request's key, if it had one.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         key: Option<KeyId>,
     },
 }
 
 impl WakeCause {
-    /// The cause with its text cut to a bounded length: it becomes part of the provider's state.
+    /// The cause with its text cut, because it becomes part of the provider's state.
     pub(crate) fn bounded(&self) -> Self {
         match self {
             Self::Request {
@@ -70,7 +70,7 @@ impl WakeCause {
         }
     }
 
-    /// The key that the wake is counted for.
+    /// The key whose quota the wake uses.
     #[must_use]
     pub const fn key(&self) -> Option<&KeyId> {
         match self {
@@ -79,7 +79,7 @@ impl WakeCause {
     }
 }
 
-/// `text` without control characters, cut to what a commit and a state may hold of it.
+/// `text` without control characters, cut to the length that commits and states keep.
 fn bounded_text(text: &str) -> String {
     text.chars()
         .filter(|c| !c.is_control())
@@ -90,11 +90,11 @@ fn bounded_text(text: &str) -> String {
 /// Why a wake ended without the backend being available.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WakeFailure {
-    /// What kind of end it was.
+    /// Its kind.
     pub kind: WakeFailureKind,
     /// The recipe's stage that failed, such as `step 1 http` or `probe`.
     pub stage: String,
-    /// One sentence for people; never a recipe's output.
+    /// A sentence for people; never a recipe's output.
     pub reason: String,
 }
 
@@ -112,18 +112,18 @@ pub enum WakeFailureKind {
     AgentLost,
     /// The agent stopped.
     AgentStopped,
-    /// The provider was taken out of its agent's config, or lost its recipe.
+    /// The provider or its recipe was removed from the agent's config.
     Withdrawn,
-    /// The backend died soon after a wake that had succeeded.
+    /// The backend died soon after a successful wake.
     Died,
-    /// The owner of the machine allows no wake now: his limit, his quiet hours, or a pause.
+    /// The machine's owner allows no wake now, because of a pause, quiet hours or a daily limit.
     NotAllowed,
     /// Another member of its group did not make room in time.
     GroupBlocked,
 }
 
 impl WakeFailure {
-    /// A failure with its texts cut to a bounded length and freed of control characters.
+    /// A failure with its texts cut and stripped of control characters.
     #[must_use]
     pub fn new(kind: WakeFailureKind, stage: &str, reason: &str) -> Self {
         Self {
@@ -133,24 +133,24 @@ impl WakeFailure {
         }
     }
 
-    /// The failure as [`Self::new`] would have made it: one from the wire may hold anything.
+    /// The failure as [`Self::new`] makes it: one from the wire may contain anything.
     pub(crate) fn bounded(&self) -> Self {
         Self::new(self.kind, &self.stage, &self.reason)
     }
 }
 
-/// One stage of a recipe run, timed by the agent from the moment it took the wake.
+/// One stage of a recipe's run, timed by the agent from the moment it accepted the wake.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Stage {
     /// Its name, such as `step 1 http` or `probe`.
     pub name: String,
-    /// When it began, in milliseconds after the agent took the wake.
+    /// When it began, in milliseconds after the agent accepted the wake.
     pub started_after_ms: u64,
     /// How long it took.
     pub took_ms: u64,
 }
 
-/// The stage of a wake that waits until its groups have room, in the reports of agents.
+/// The stage in which a wake waits until its groups have room, as agents report it.
 pub const GROUP_STAGE: &str = "group";
 
 impl Stage {
@@ -160,7 +160,7 @@ impl Stage {
         waits.fold(0, |sum, stage| sum.saturating_add(stage.took_ms))
     }
 
-    /// The first [`MAX_STAGES`] of `stages`, with their names cut to a bounded length.
+    /// The first [`MAX_STAGES`] of `stages`, with their names cut.
     pub(crate) fn bounded(stages: &[Self]) -> Vec<Self> {
         let bounded = |stage: &Self| Self {
             name: bounded_text(&stage.name),
@@ -170,7 +170,7 @@ impl Stage {
     }
 }
 
-/// What an agent reports of a wake.
+/// An agent's report of how a wake ended.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "outcome", rename_all = "snake_case")]
 pub enum WakeOutcome {
@@ -179,7 +179,7 @@ pub enum WakeOutcome {
         /// The recipe's stages, in order.
         stages: Vec<Stage>,
     },
-    /// It isn't, and why.
+    /// The backend is not available.
     Failed {
         /// Why.
         failure: WakeFailure,
@@ -188,16 +188,16 @@ pub enum WakeOutcome {
     },
 }
 
-/// A wake that has ended, as the provider's state remembers it.
+/// An ended wake in the provider's state.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WakeRecord {
     /// Its id.
     pub id: WakeId,
-    /// When it was asked for.
+    /// When it was requested.
     pub requested_at_ms: Timestamp,
     /// When it ended.
     pub ended_at_ms: Timestamp,
-    /// How long of that, in milliseconds, it waited until its groups had room.
+    /// How long it waited until its groups had room, in milliseconds.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub group_wait_ms: u64,
     /// Why it failed; absent when it succeeded.
@@ -206,7 +206,7 @@ pub struct WakeRecord {
 }
 
 impl WakeRecord {
-    /// How long it took by itself: what it waited for its groups says nothing of the next one.
+    /// How long it took without the wait for its groups, which says nothing about the next wake.
     #[must_use]
     pub const fn took_by_itself(&self) -> Duration {
         let took = self.ended_at_ms.since(self.requested_at_ms);
@@ -223,13 +223,13 @@ const fn is_zero(number: &u64) -> bool {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum SleepReason {
-    /// Put to sleep because it was idle.
+    /// It was put to sleep because it was idle.
     Idle,
-    /// Put to sleep by somebody.
+    /// It was put to sleep by hand.
     Operator,
-    /// Put to sleep to make room for another member of its group.
+    /// It was put to sleep to make room for another member of its group.
     Group,
-    /// The probe was answered: the backend sleeps. Somebody else put it to sleep.
+    /// The probe found it asleep. Reveille did not put it to sleep.
     FoundAsleep,
     /// The supervised backend process ended.
     Exited,
@@ -239,7 +239,7 @@ pub enum SleepReason {
     Crashed,
 }
 
-/// Failed wakes in a row, and how long they hold back the next one.
+/// Failed wakes in a row, and how long they delay the next one.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Failures {
     /// How many in a row.
@@ -253,7 +253,7 @@ pub struct Failures {
 }
 
 impl Failures {
-    /// One more failure at `at`: no pause after the first, then 1, 2, 4 … 60 s.
+    /// One more failure at `at`: no backoff after the first, then 1, 2, 4 … 60 s.
     #[must_use]
     pub fn and(&self, failure: WakeFailure, at: Timestamp) -> Self {
         let count = self.count.saturating_add(1);
@@ -267,8 +267,8 @@ impl Failures {
         }
     }
 
-    /// What a failed wake at `at` makes of them. Only the backend's own failures count: that its owner said no is
-    /// remembered for a moment, and a group that made no room says nothing of this backend.
+    /// The failures after a failed wake at `at`. Only the backend's own failures count. An owner's refusal delays the next
+    /// wake for a moment, and a group without room says nothing about this backend.
     #[must_use]
     pub fn after(&self, failure: &WakeFailure, at: Timestamp) -> Self {
         match failure.kind {
@@ -288,8 +288,7 @@ impl Failures {
         }
     }
 
-    /// How long a wake at `at` is still held back; `None` when it isn't. Never longer than the longest pause,
-    /// even when the clock went back.
+    /// The backoff that remains at `at`, if any. Never longer than [`MAX_BACKOFF`], even after the clock went back.
     #[must_use]
     pub fn backoff_at(&self, at: Timestamp) -> Option<Duration> {
         self.held_until_ms

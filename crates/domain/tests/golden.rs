@@ -1,5 +1,5 @@
-//! Events and states as they stand in journals: what was written once must be read for ever. A snapshot here changes
-//! only by addition; a change of meaning is a new version with snapshots of its own.
+//! Events and states as journals contain them. What was written once must be readable for ever, so a snapshot here changes
+//! only by addition, and a change of meaning is a new version with its own snapshots.
 
 use reveille_domain::{
     AdvanceReason, Agent, AgentEvent, AgentKey, AgentName, Epoch, Failures, Key, KeyEvent, KeyId, KeyName,

@@ -1,4 +1,4 @@
-//! Commits and events as columns: the archive.
+//! The archive: commits and events as columns.
 
 use crate::{
     columns::{Columns, big, big_ms, json},
@@ -11,13 +11,13 @@ use reveille_domain::{
 use serde_json::{Value, json};
 use sqlx::{PgConnection, Postgres, QueryBuilder, Row, postgres::PgRow};
 
-/// How many rows one statement inserts: 12 values each stay far under the 65,535 of a statement.
+/// How many rows a statement inserts. At 12 values each they are far below a statement's limit of 65,535.
 const ROWS_A_STATEMENT: usize = 1_000;
 
 const EVENT_COLUMNS: &str = "aggregate_type, aggregate_id, sequence, event_type, event_version, payload, metadata, \
      stream_seq, index_in_commit, at_ms, command_id, wake_id";
 
-/// Archives the commits' bytes. One that was archived before stays as it is.
+/// Archives the bytes of commits. An archived commit is never changed.
 pub(crate) async fn insert_commits(db: &mut PgConnection, commits: &[RowSource]) -> sqlx::Result<()> {
     for commits in commits.chunks(ROWS_A_STATEMENT) {
         let mut sql = QueryBuilder::<Postgres>::new(
@@ -43,7 +43,7 @@ pub(crate) async fn insert_commits(db: &mut PgConnection, commits: &[RowSource])
     Ok(())
 }
 
-/// Archives events. Their payload has the shape that the event enums have in JSON, so that `get_events` reads them.
+/// Archives events. Their payload is the JSON of the event enums, so that `get_events` can read them.
 pub(crate) async fn insert_events(db: &mut PgConnection, events: &[EventRow]) -> sqlx::Result<()> {
     for events in events.chunks(ROWS_A_STATEMENT) {
         let mut sql = QueryBuilder::<Postgres>::new(format!("INSERT INTO events ({EVENT_COLUMNS}) "));
@@ -71,7 +71,7 @@ pub(crate) async fn insert_events(db: &mut PgConnection, events: &[EventRow]) ->
     Ok(())
 }
 
-/// What `cqrs_es` keeps beside an event: texts only.
+/// The metadata of `cqrs_es`, which holds only texts.
 fn metadata(event: &EventRow) -> Value {
     json!({
         "at_ms": event.at_ms.as_millis().to_string(),
@@ -80,20 +80,20 @@ fn metadata(event: &EventRow) -> Value {
     })
 }
 
-/// The statement that answers a query, with one row more than its page.
+/// The statement for a query. It selects one row more than the page holds.
 pub(crate) fn select(query: &EventQuery) -> Result<QueryBuilder<'_, Postgres>, RowsError> {
     let range = query.range()?;
-    let place = |position: EventPosition| {
+    let columns = |position: EventPosition| {
         let index = i32::try_from(position.index).unwrap_or(i32::MAX);
         (big(position.stream_seq), index)
     };
-    let (seq, index) = place(range.after);
+    let (seq, index) = columns(range.after);
     let mut sql = QueryBuilder::new(format!("SELECT {EVENT_COLUMNS} FROM events"));
     sql.push(" WHERE (stream_seq, index_in_commit) > (")
         .push_bind(seq);
     sql.push(", ").push_bind(index).push(")");
     if let Some(before) = range.before {
-        let (seq, index) = place(before);
+        let (seq, index) = columns(before);
         sql.push(" AND (stream_seq, index_in_commit) < (").push_bind(seq);
         sql.push(", ").push_bind(index).push(")");
     }
@@ -115,7 +115,7 @@ pub(crate) fn select(query: &EventQuery) -> Result<QueryBuilder<'_, Postgres>, R
     Ok(sql)
 }
 
-/// Reads a row back.
+/// Reads a row.
 pub(crate) fn read(row: &PgRow) -> sqlx::Result<EventRow> {
     let mut payload: Value = row.json("payload")?;
     Ok(EventRow {

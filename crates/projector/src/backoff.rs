@@ -1,29 +1,26 @@
-//! Pauses between attempts, while the database or the journal is away.
+//! The pauses between attempts while the database or the journal is unavailable.
 
-use std::time::Duration;
+use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
+use std::{fmt::Display, time::Duration};
 
-const FIRST: Duration = Duration::from_millis(100);
 const LONGEST: Duration = Duration::from_secs(5);
+const DOUBLING: ExponentialBuilder = ExponentialBuilder::new()
+    .with_min_delay(Duration::from_millis(100))
+    .with_max_delay(LONGEST)
+    .without_max_times();
 
 /// Doubling pauses, from 100 ms to 5 s.
-#[derive(Debug)]
-pub(crate) struct Backoff(Duration);
+pub(crate) struct Backoff(ExponentialBackoff);
 
 impl Backoff {
-    pub(crate) const fn new() -> Self {
-        Self(FIRST)
+    pub(crate) fn new() -> Self {
+        Self(DOUBLING.build())
     }
 
-    pub(crate) const fn reset(&mut self) {
-        self.0 = FIRST;
-    }
-
-    /// Says what is away and waits.
-    pub(crate) async fn wait(&mut self, reason: &(dyn std::fmt::Display + Sync)) {
-        let pause = self.0;
-        self.0 = (pause * 2).min(LONGEST);
-        let pause_ms = pause.as_millis();
-        tracing::warn!(%reason, pause_ms, "the rows wait for the database, trying again");
+    /// Logs the reason and waits.
+    pub(crate) async fn wait(&mut self, reason: &(dyn Display + Sync)) {
+        let pause = self.0.next().unwrap_or(LONGEST);
+        tracing::warn!(%reason, pause_ms = pause.as_millis(), "the database or the journal is unavailable, trying again");
         tokio::time::sleep(pause).await;
     }
 }

@@ -1,10 +1,10 @@
-//! Numbers, ids and texts as columns hold them, and back.
+//! Conversions between values and columns.
 
 use reveille_domain::Timestamp;
 use serde::{Serialize, de::DeserializeOwned};
 use sqlx::{Row, postgres::PgRow};
 
-/// As `bigint` holds it. What is larger than that (a time after the year 292 million) becomes the largest.
+/// The number as a `bigint`, clamped to its maximum (as a time, the year 292 million).
 pub(crate) fn big(number: u64) -> i64 {
     i64::try_from(number).unwrap_or(i64::MAX)
 }
@@ -13,13 +13,13 @@ pub(crate) fn big_ms(time: Timestamp) -> i64 {
     big(time.as_millis())
 }
 
-/// As text that is cast to `json`: sqlx binds values as `jsonb`, which refuses `\u0000` and forgets how they were written.
+/// JSON text, to be cast to `json`. sqlx would bind a value as `jsonb`, which refuses `\u0000` and reformats it.
 pub(crate) fn json<T: Serialize + ?Sized>(value: &T) -> String {
-    // Only maps with keys that aren't text fail; rows have none.
+    // Only maps with keys that aren't text fail, and rows have none.
     serde_json::to_string(value).unwrap_or_else(|_| "null".to_owned())
 }
 
-/// The name that serde writes for a variant without data.
+/// The name of a variant without data, as serde writes it.
 pub(crate) fn tag<T: Serialize>(value: T) -> String {
     json(&value).trim_matches('"').to_owned()
 }
@@ -31,12 +31,12 @@ fn broken(column: &str, error: impl std::error::Error + Send + Sync + 'static) -
     }
 }
 
-/// What a column holds, as the row's types want it.
+/// Reads columns into the types of rows.
 pub(crate) trait Columns {
     fn number(&self, column: &str) -> sqlx::Result<u64>;
     fn number_if_any(&self, column: &str) -> sqlx::Result<Option<u64>>;
     fn text(&self, column: &str) -> sqlx::Result<String>;
-    /// A value from its JSON, or from a text that serde would write for it.
+    /// A value from its JSON. `tagged` reads one from serde's text instead.
     fn json<T: DeserializeOwned>(&self, column: &str) -> sqlx::Result<T>;
     fn tagged<T: DeserializeOwned>(&self, column: &str) -> sqlx::Result<T>;
     fn tagged_if_any<T: DeserializeOwned>(&self, column: &str) -> sqlx::Result<Option<T>>;

@@ -1,4 +1,4 @@
-//! The archive in Postgres, read back as what restores the journal.
+//! Reads the archive in Postgres to restore the journal from it.
 
 use crate::columns::{Columns, big};
 use reveille_bus::{
@@ -14,11 +14,11 @@ use std::{collections::VecDeque, str::FromStr};
 /// How many commits are read at once.
 const PAGE_COMMITS: u64 = 500;
 
-/// Reads the archived commits once, first to last, as they are when the reading begins.
+/// Reads the archived commits once, first to last, from a snapshot.
 pub struct ArchivedCommits {
     db: PgConnection,
     page: VecDeque<ArchivedCommit>,
-    /// Behind which sequence the next page begins.
+    /// The next page begins after this sequence.
     after: u64,
     last: u64,
 }
@@ -27,13 +27,13 @@ impl ArchivedCommits {
     /// Begins to read the archive in the database at `url`.
     ///
     /// # Errors
-    /// When the database isn't available, or has no archive. No text holds the URL.
+    /// When the database is unavailable or has no archive. The text never contains the URL.
     pub async fn read(url: &str) -> Result<Self, ArchiveError> {
         let options = PgConnectOptions::from_str(url)
             .map_err(|_| ArchiveError::Postgres("it isn't a PostgreSQL URL".to_owned()))?;
         let options = options.application_name("reveille");
         let mut db = PgConnection::connect_with(&options).await.map_err(postgres)?;
-        // One snapshot for all pages, so that no rebuild of the rows comes between them.
+        // One snapshot for all pages, so that a rebuild of the rows can't come between them.
         sqlx::raw_sql("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
             .execute(&mut db)
             .await
@@ -57,10 +57,10 @@ impl ArchivedCommits {
         self.last
     }
 
-    /// The next commit; `None` behind the last one.
+    /// The next commit; `None` after the last one.
     ///
     /// # Errors
-    /// When the database isn't available, or a commit's bytes were changed.
+    /// When the database is unavailable, or a commit's bytes were changed.
     pub async fn next_commit(&mut self) -> Result<Option<ArchivedCommit>, ArchiveError> {
         if self.page.is_empty() && self.after < self.last {
             let rows = sqlx::query(

@@ -1,4 +1,4 @@
-//! When agents were last heard: written now and then, apart from the fold, because heartbeats are not in the journal.
+//! Writes the last heartbeats of agents, apart from the fold because heartbeats are not in the journal.
 
 use crate::Projection;
 use reveille_bus::{Connection, heartbeats::HeartbeatWatch};
@@ -9,10 +9,10 @@ use tracing::debug;
 
 /// How often they are written.
 const WRITE_EVERY: Duration = Duration::from_secs(2);
-/// How many agents wait to be written; while the database is away, further ones are forgotten until they are heard again.
+/// The most agents whose heartbeats wait for the database. Those of further agents are dropped until their next one.
 const MAX_WAITING: usize = 10_000;
 
-/// Hears heartbeats and writes them down. Never ends.
+/// Receives heartbeats and writes them. Never ends.
 pub(crate) async fn record(projection: &Projection, connection: &Connection) {
     let mut watch = HeartbeatWatch::listening(connection);
     let mut ticks = tokio::time::interval(WRITE_EVERY);
@@ -29,8 +29,8 @@ pub(crate) async fn record(projection: &Projection, connection: &Connection) {
             _ = ticks.tick() => if !waiting.is_empty() {
                 match projection.heard(&waiting).await {
                     Ok(()) => waiting.clear(),
-                    // The fold says in the log that the database is away.
-                    Err(error) => debug!(%error, "can't write down heartbeats, trying again"),
+                    // The fold already logs that the database is unavailable.
+                    Err(error) => debug!(%error, "heartbeats can't be written, trying again"),
                 }
             },
         }

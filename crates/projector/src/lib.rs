@@ -1,10 +1,9 @@
-//! The projector: the journal taken into Postgres, and the query port answered from there.
+//! The projector: it writes the journal's rows and archive to Postgres, and answers the query port from there.
 //!
-//! A transaction moves the checkpoint by compare-and-set and writes the rows and the archive that follow from the
-//! commits ([`Projection`]). So a crash anywhere, an outcome that was never learned, or a second projector changes
-//! nothing: whoever finds the checkpoint moved reads it again and goes on from there. [`PostgresRows`] only reads.
-//! [`rebuild()`] folds the journal anew beside the rows and then puts the new tables in their place.
-//! What rows are is decided in [`reveille_domain::rows`]; nothing here knows a rule.
+//! One transaction moves the checkpoint by compare-and-set and writes everything that follows from a batch of commits
+//! ([`Projection`]). A crash, a lost answer or a second projector therefore does no harm: a projector that finds the
+//! checkpoint moved reads it again and continues from there. [`PostgresRows`] only reads. [`rebuild()`] folds the whole
+//! journal into new tables and then swaps them in. [`reveille_domain::rows`] derives the rows; there are no rules here.
 
 mod archive;
 mod backoff;

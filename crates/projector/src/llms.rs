@@ -11,14 +11,14 @@ use reveille_domain::{
 };
 use sqlx::{PgConnection, Postgres, QueryBuilder, Row, postgres::PgRow};
 
-/// How many rows one statement inserts: 23 values each stay far under the 65,535 of a statement.
+/// How many rows a statement inserts. At 23 values each they are far below a statement's limit of 65,535.
 const ROWS_A_STATEMENT: usize = 500;
 
 const COLUMNS: &str = "agent, model, provider, name, kind, status, since_ms, epoch, wake_id, wake_deadline_ms, \
      can_wake, can_sleep, wakes_requested, wakes_succeeded, wakes_failed, last_wake_id, last_wake_took_ms, \
      last_wake_failure, failures, held_until_ms, last_failure, updated_seq, unreadable_since_seq";
 
-/// Makes `rows` all the rows of one provider. Rows that stay keep their heartbeat; new ones take their agent's.
+/// Replaces the rows of a provider. Remaining rows keep their heartbeat, and new ones take their agent's.
 pub(crate) async fn replace(
     db: &mut PgConnection,
     agent: &str,
@@ -88,7 +88,7 @@ async fn upsert(db: &mut PgConnection, rows: &[LlmRow]) -> sqlx::Result<()> {
     Ok(())
 }
 
-/// Marks the rows of a provider whose commit `seq` can't be read; an earlier mark stays.
+/// Marks the rows of a provider whose commit `seq` can't be read. An earlier mark stays.
 pub(crate) async fn mark_unreadable(
     db: &mut PgConnection,
     agent: &str,
@@ -107,7 +107,7 @@ pub(crate) async fn mark_unreadable(
     Ok(())
 }
 
-/// Notes when agents were last heard; earlier times change nothing.
+/// Records the last heartbeats of agents. Earlier times change nothing.
 pub(crate) async fn heard(db: &mut PgConnection, agents: &[&str], at_ms: &[i64]) -> sqlx::Result<()> {
     sqlx::query(
         "UPDATE llms SET last_heartbeat_ms = heard.at_ms \
@@ -122,7 +122,7 @@ pub(crate) async fn heard(db: &mut PgConnection, agents: &[&str], at_ms: &[i64])
     Ok(())
 }
 
-/// The statement that answers a query, with one row more than its page.
+/// The statement for a query. It selects one row more than the page holds.
 pub(crate) fn select(query: &LlmQuery) -> Result<QueryBuilder<'_, Postgres>, RowsError> {
     let mut sql = QueryBuilder::new(format!(
         "SELECT {COLUMNS}, last_heartbeat_ms FROM llms WHERE true"
@@ -161,7 +161,7 @@ pub(crate) fn select(query: &LlmQuery) -> Result<QueryBuilder<'_, Postgres>, Row
     Ok(sql)
 }
 
-/// Reads a row back.
+/// Reads a row.
 pub(crate) fn read(row: &PgRow) -> sqlx::Result<LlmRow> {
     let agent: AgentName = row.tagged("agent")?;
     let last_wake = match row.try_get::<Option<_>, _>("last_wake_id")? {

@@ -1,10 +1,10 @@
-//! The order of a list, and where in it a page begins, in SQL.
+//! The order of a list and the beginning of a page, in SQL.
 
 use crate::columns::big;
 use reveille_domain::rows::{PageLimit, SortValue};
 use sqlx::{Postgres, QueryBuilder, query_builder::Separated};
 
-/// An order: by an expression if there is one, then by the key, all in one direction.
+/// An order: by an expression, if any, then by the key, all in one direction.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Order {
     pub(crate) column: Option<&'static str>,
@@ -13,7 +13,7 @@ pub(crate) struct Order {
 }
 
 impl Order {
-    /// Leaves only rows after a place; `key` binds the place's own key, column by column.
+    /// Selects only rows after a position; `key` binds the position's key, column by column.
     pub(crate) fn after<'a>(
         self,
         sql: &mut QueryBuilder<'a, Postgres>,
@@ -36,7 +36,7 @@ impl Order {
         sql.push(")");
     }
 
-    /// Orders the rows, and takes one more than a page holds.
+    /// Orders the rows, and selects one more than the page holds.
     pub(crate) fn by(self, sql: &mut QueryBuilder<'_, Postgres>, limit: PageLimit) {
         sql.push(" ORDER BY ");
         sql.push(self.columns(if self.descending { " DESC" } else { "" }));

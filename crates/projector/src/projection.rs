@@ -1,4 +1,4 @@
-//! Taking commits in: one transaction moves the checkpoint and writes everything that follows from the commits.
+//! The projection: one transaction moves the checkpoint and writes everything that follows from a batch of commits.
 
 use crate::{
     ProjectorError, archive,
@@ -13,13 +13,13 @@ use sqlx::{PgConnection, PgPool, migrate::MigrateError, postgres::PgDatabaseErro
 use std::collections::{BTreeMap, HashMap};
 use thiserror::Error;
 
-/// One for the fold, one for heartbeats, one to spare.
+/// One for the fold, one for heartbeats and a spare.
 const MAX_CONNECTIONS: u32 = 3;
 
-/// How far the rows have taken the journal in: a commit's sequence and hash; sequence 0 before the first.
+/// How far the rows are: the sequence and hash of a commit, or sequence 0 before the first.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Mark {
-    /// The sequence of the last commit taken in.
+    /// The sequence of the last commit in the rows.
     pub stream_seq: u64,
     /// Its hash.
     pub hash: String,
@@ -36,22 +36,22 @@ impl Mark {
     }
 }
 
-/// What became of a batch.
+/// The outcome of a batch.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Applied {
-    /// It is taken in, and the checkpoint stands behind it.
+    /// It was written, and this is the new checkpoint.
     To(Mark),
-    /// The checkpoint was not where the batch begins: somebody else moved it, and this batch changed nothing.
+    /// Another projector had moved the checkpoint, so the batch changed nothing.
     Fenced,
 }
 
-/// The database did not do it.
+/// Why a batch was not written.
 #[derive(Debug, Error)]
 pub enum ProjectionError {
-    /// It broke, or isn't there. Whether a batch was taken in is unknown until the checkpoint is read again.
-    #[error("the database is not available: {0}")]
+    /// The database is unavailable. Whether the batch was written is unknown until the checkpoint is read again.
+    #[error("the database is unavailable: {0}")]
     Unavailable(sqlx::Error),
-    /// It will never take this data.
+    /// The database will never accept this data.
     #[error("the database refuses it: {0}")]
     Refused(sqlx::Error),
 }
@@ -73,25 +73,25 @@ impl From<sqlx::Error> for ProjectionError {
     }
 }
 
-/// The projector's hold on its database. Any number of them may work on one: the checkpoint decides.
+/// Writes to the database. Several projectors may share one: the checkpoint decides between them.
 #[derive(Debug, Clone)]
 pub struct Projection {
     pool: PgPool,
 }
 
 impl Projection {
-    /// The projection in the database at `url`, connected to when it is used.
+    /// The projection in the database at `url`. It connects when it is used.
     ///
     /// # Errors
-    /// When it isn't a URL of a database.
+    /// When it isn't a database URL.
     pub fn new(url: &str) -> Result<Self, ProjectorError> {
         Ok(Self {
             pool: rows::pool(rows::options(url)?, MAX_CONNECTIONS),
         })
     }
 
-    /// The projection in a schema of its own. Its transactions don't wait for the disk: the checkpoint is lost with what
-    /// it stands for, and whoever reads the schema's rows commits something durable first.
+    /// The projection in a separate schema. Its transactions don't wait for the disk: a crash loses the checkpoint together
+    /// with its rows, and the switch to that schema is a durable commit.
     pub(crate) fn in_schema(url: &str, schema: &str) -> Result<Self, ProjectorError> {
         let settings = [("search_path", schema), ("synchronous_commit", "off")];
         Ok(Self {
@@ -102,7 +102,7 @@ impl Projection {
     /// Brings the schema up to date. `Ok(Err(_))` is an outage.
     ///
     /// # Errors
-    /// When the schema isn't ours, or a newer Reveille's.
+    /// When the schema belongs to another program or to a newer Reveille.
     pub async fn migrate(&self) -> Result<Result<(), sqlx::Error>, ProjectorError> {
         match sqlx::migrate!().run(&self.pool).await {
             Ok(()) => Ok(Ok(())),
@@ -119,10 +119,10 @@ impl Projection {
         }
     }
 
-    /// Where the checkpoint stands.
+    /// The checkpoint.
     ///
     /// # Errors
-    /// When the database isn't available.
+    /// When the database is unavailable.
     pub async fn mark(&self) -> Result<Mark, ProjectionError> {
         let row = sqlx::query("SELECT stream_seq, hash FROM checkpoint")
             .fetch_one(&self.pool)
@@ -133,11 +133,11 @@ impl Projection {
         })
     }
 
-    /// Takes in `batch`, which follows `from`. A commit that the database refuses is archived as unreadable; the others
-    /// are not held up by it.
+    /// Writes `batch`, which follows `from`. A commit that the database refuses is archived as unreadable, so that it
+    /// doesn't block the others.
     ///
     /// # Errors
-    /// When the database isn't available, or refuses even that.
+    /// When the database is unavailable, or refuses even that.
     pub async fn apply(&self, from: &Mark, batch: &[RowSource]) -> Result<Applied, ProjectionError> {
         match self.apply_at_once(from, batch).await {
             Err(ProjectionError::Refused(_)) if batch.len() > 1 => {}
@@ -175,7 +175,7 @@ impl Projection {
             ..commit.clone()
         });
         for commit in batch {
-            tracing::error!(journal.sequence = commit.stream_seq, %error, "commit {} can't be shown in rows: archived as unreadable", commit.stream_seq);
+            tracing::error!(journal.sequence = commit.stream_seq, %error, "the database refuses commit {}: archived it as unreadable", commit.stream_seq);
         }
         self.apply_at_once(from, &unreadable.collect::<Vec<_>>()).await
     }
@@ -185,7 +185,7 @@ impl Projection {
             return Ok(Applied::To(from.clone()));
         };
         let mut tx = self.pool.begin().await?;
-        // First, so that a second projector waits here and then finds itself fenced.
+        // First, so that a second projector waits here and is then fenced.
         let moved = sqlx::query(
             "UPDATE checkpoint SET stream_seq = $1, hash = $2 WHERE stream_seq = $3 AND hash = $4",
         )
@@ -205,10 +205,10 @@ impl Projection {
         Ok(Applied::To(Mark::after(last)))
     }
 
-    /// Notes when agents were last heard.
+    /// Records the last heartbeats of agents.
     ///
     /// # Errors
-    /// When the database isn't available.
+    /// When the database is unavailable.
     pub async fn heard(&self, agents: &HashMap<AgentName, Timestamp>) -> Result<(), ProjectionError> {
         let mut db = self.pool.acquire().await?;
         let (names, at_ms): (Vec<&str>, Vec<i64>) = agents
@@ -219,9 +219,9 @@ impl Projection {
     }
 }
 
-/// What a batch does to the rows.
+/// How a batch changes the rows.
 struct Changes {
-    /// The last state of each provider in it, and the first unreadable commit after that.
+    /// Each provider's last state in the batch, and the first unreadable commit after it.
     providers: BTreeMap<ProviderId, ProviderChange>,
     wakes: Vec<reveille_domain::rows::WakeChange>,
     events: Vec<reveille_domain::rows::EventRow>,

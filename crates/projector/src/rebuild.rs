@@ -1,5 +1,5 @@
-//! Rows from the start: the journal is folded anew into a schema of its own, which then takes the place of the current
-//! rows. Meanwhile the projector goes on, and at the switch it finds its checkpoint moved and goes on from the new one.
+//! The rebuild: it folds the whole journal into a separate schema, whose tables then replace the current ones. The projector
+//! keeps running meanwhile; at the switch it finds the checkpoint moved and continues from the new one.
 
 use crate::{
     Applied, Mark, Projection, ProjectorConfig, ProjectorError,
@@ -16,38 +16,38 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
-/// How often the journal's head is looked at while there is something to read.
+/// How often the journal's head is checked while there is something to read.
 const HEAD_EVERY: Duration = Duration::from_secs(1);
-/// How long projectors are held off while the last commits are taken in.
+/// How long projectors are blocked while the last commits are written.
 const HELD_OFF: Duration = Duration::from_secs(10);
-/// The pause before the tables are asked for again that somebody else used.
+/// The pause before the next attempt when the tables are in use.
 const BARRED_PAUSE: Duration = Duration::from_secs(1);
 
-/// How far a rebuild is.
+/// The progress of a rebuild.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Rebuilding {
-    /// Where this run began: behind what an interrupted one had taken in.
+    /// Where this run began: after the last commit of an interrupted one.
     pub began_after: u64,
-    /// The last commit taken in.
+    /// The last commit in the new rows.
     pub applied: u64,
     /// The journal's last commit, as of a moment ago.
     pub last_seq: u64,
 }
 
-/// A rebuild that is done.
+/// A completed rebuild.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rebuilt {
-    /// The last commit that the new rows had taken in at the switch.
+    /// The last commit in the new rows at the switch.
     pub applied: u64,
-    /// The schema that holds the old rows, when the journal no longer held what they came from.
+    /// The schema that holds the old rows, if the journal no longer holds what they came from.
     pub old_kept_in: Option<String>,
 }
 
-/// Rebuilds the rows, and tells how far it is. Waits out outages of NATS and of the database; none when `shutdown` ended
-/// it before it was done, and then the next one goes on from there.
+/// Rebuilds the rows and reports its progress. It waits out outages of NATS and the database. `None` when `shutdown`
+/// interrupted it; the next rebuild continues from there.
 ///
 /// # Errors
-/// When it can't go on: see [`ProjectorError`].
+/// When it can't continue: see [`ProjectorError`].
 pub async fn rebuild(
     config: ProjectorConfig,
     progress: watch::Sender<Rebuilding>,
@@ -69,7 +69,7 @@ impl Rebuild {
     async fn work(&self) -> Result<Rebuilt, ProjectorError> {
         let current = Projection::new(&self.config.database_url)?;
         let mut backoff = Backoff::new();
-        // An empty database has rows to replace, too.
+        // Even an empty database needs tables that can be replaced.
         while let Err(error) = current.migrate().await? {
             backoff.wait(&error).await;
         }
@@ -82,7 +82,7 @@ impl Rebuild {
                 Err(Stop::Never(error)) => return Err(error),
                 Err(Stop::Again(reason)) => {
                     if self.progress.borrow().applied > before {
-                        backoff.reset();
+                        backoff = Backoff::new();
                     }
                     backoff.wait(&reason).await;
                 }
@@ -90,16 +90,16 @@ impl Rebuild {
         }
     }
 
-    /// Goes on from what the schema holds, until the switch or an outage.
+    /// Continues from what the schema holds, until the switch or an outage.
     async fn attempt(&self, connection: &Connection) -> Result<Rebuilt, Stop> {
         let mut scratch = Scratch::open(&self.config.database_url).await?;
         match self.fold(&mut scratch, connection).await {
             Err(Stop::Never(ProjectorError::Diverged { seq })) => {
                 info!(
                     journal.sequence = seq,
-                    "an earlier rebuild came from another journal: beginning anew"
+                    "an earlier rebuild came from another journal: starting over"
                 );
-                scratch.begin_anew().await?;
+                scratch.start_over().await?;
                 self.fold(&mut scratch, connection).await
             }
             done => done,
@@ -109,7 +109,7 @@ impl Rebuild {
     async fn fold(&self, scratch: &mut Scratch, connection: &Connection) -> Result<Rebuilt, Stop> {
         let journal = Journal::new(connection.jetstream());
         let mark = scratch.projection.mark().await?;
-        // Behind its last commit there may be nothing to read that would show whether the journal is still the same.
+        // Only a read shows whether the journal is still the same, and there may be nothing after its last commit.
         let mut probe = Follower::new(connection, Follow::After(checkpoint(&mark)?));
         probe.next().await.map_err(ProjectorError::from)?;
         let mut fold = Fold {
@@ -127,7 +127,7 @@ impl Rebuild {
         loop {
             let head = head(&journal).await?;
             fold.saw(head);
-            if fold.take_in(head, Instant::now() + HEAD_EVERY).await? {
+            if fold.write_up_to(head, Instant::now() + HEAD_EVERY).await? {
                 if !std::mem::replace(&mut analyzed, true) {
                     scratch.analyze().await?;
                     continue;
@@ -135,34 +135,34 @@ impl Rebuild {
                 if let Some(done) = switch(scratch, &mut fold, &journal).await? {
                     return Ok(done);
                 }
-                info!("the tables are in use, such as by a dump: trying the switch again");
+                info!("the tables are in use, for example by a dump: trying the switch again");
                 tokio::time::sleep(BARRED_PAUSE).await;
             }
         }
     }
 }
 
-/// Holds the projector off, takes in what is left, and puts the new tables in place. None when the tables are in use.
+/// Blocks the projector, writes what remains, and swaps in the new tables. `None` when the tables are in use.
 async fn switch(
     scratch: &mut Scratch,
     fold: &mut Fold<'_>,
     journal: &Journal,
 ) -> Result<Option<Rebuilt>, Stop> {
-    let Some(old) = scratch.hold().await? else {
+    let Some(old) = scratch.block_projectors().await? else {
         return Ok(None);
     };
     let rest = async {
         let head = head(journal).await?;
         fold.saw(head);
-        while !fold.take_in(head, Instant::now() + HELD_OFF).await? {}
+        while !fold.write_up_to(head, Instant::now() + HELD_OFF).await? {}
         Ok::<_, Stop>(())
     };
-    // A connection that is dropped here lets the projector go on.
+    // Dropping the connection here unblocks the projector.
     match timeout(HELD_OFF, rest).await {
         Ok(done) => done?,
         Err(_) => return Err(Stop::Again("the last commits took too long".to_owned())),
     }
-    let done = scratch.put_in_place(&old).await?;
+    let done = scratch.swap_in(&old).await?;
     Ok(done.map(|old| Rebuilt {
         applied: fold.mark.stream_seq,
         old_kept_in: match old {
@@ -191,8 +191,8 @@ impl Fold<'_> {
             .send_modify(|progress| progress.last_seq = head.max(progress.applied));
     }
 
-    /// Takes in the journal up to `head`, and tells whether it got there; else the time is over.
-    async fn take_in(&mut self, head: u64, until: Instant) -> Result<bool, Stop> {
+    /// Writes the journal up to `head`; false when the time ran out first.
+    async fn write_up_to(&mut self, head: u64, until: Instant) -> Result<bool, Stop> {
         while self.mark.stream_seq < head {
             if Instant::now() >= until {
                 return Ok(false);
@@ -202,7 +202,7 @@ impl Fold<'_> {
             let applied = applied.map_err(|_| Stop::Again("the database is too slow".to_owned()))??;
             let Applied::To(mark) = applied else {
                 return Err(Stop::Again(
-                    "its checkpoint was moved by somebody else".to_owned(),
+                    "another process moved its checkpoint".to_owned(),
                 ));
             };
             batch.iter().for_each(report_unreadable);

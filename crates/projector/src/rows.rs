@@ -1,4 +1,4 @@
-//! The rows as Postgres answers them.
+//! The query port on Postgres.
 
 use crate::{ProjectorError, archive, columns::Columns, llms, wakes};
 use async_trait::async_trait;
@@ -16,20 +16,20 @@ use sqlx::{
 };
 use std::{str::FromStr, time::Duration};
 
-/// How many connections answer queries; further ones wait.
+/// The most connections for queries. Further queries wait.
 const MAX_CONNECTIONS: u32 = 8;
 /// How long a query waits for a connection.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(3);
-/// How long a query may take, the wait for a connection included.
+/// How long a query may take, including the wait for a connection.
 const QUERY_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// The query port on the projector's tables. Reads only.
+/// The query port on the projector's tables. It only reads.
 #[derive(Debug, Clone)]
 pub struct PostgresRows {
     pool: PgPool,
 }
 
-/// What the database's URL says.
+/// Parses the database URL.
 pub(crate) fn options(url: &str) -> Result<PgConnectOptions, ProjectorError> {
     let options = PgConnectOptions::from_str(url).map_err(|error| match error {
         sqlx::Error::Configuration(reason) => ProjectorError::DatabaseUrl(reason.to_string()),
@@ -38,7 +38,7 @@ pub(crate) fn options(url: &str) -> Result<PgConnectOptions, ProjectorError> {
     Ok(options.application_name("reveille"))
 }
 
-/// A pool that connects when it is used: a database that is down at the start is an outage like any other.
+/// A pool that connects when it is used, so that a database that is down at the start is an outage like any other.
 pub(crate) fn pool(options: PgConnectOptions, connections: u32) -> PgPool {
     PgPoolOptions::new()
         .max_connections(connections)
@@ -47,20 +47,21 @@ pub(crate) fn pool(options: PgConnectOptions, connections: u32) -> PgPool {
 }
 
 impl PostgresRows {
-    /// Rows in the database at `url`, connected to when they are asked.
+    /// The rows in the database at `url`. They connect when they are queried.
     ///
     /// # Errors
-    /// When it isn't a URL of a database.
+    /// When it isn't a database URL.
     pub fn new(url: &str) -> Result<Self, ProjectorError> {
         Ok(Self {
             pool: pool(options(url)?, MAX_CONNECTIONS),
         })
     }
 
-    /// All events of one aggregate, first to last.
+    /// All events of an aggregate, first to last, read by the `cqrs-es` repository: an audit replays an aggregate from its
+    /// archive through this. Until there is one, tests replay through it.
     ///
     /// # Errors
-    /// When the database isn't available, or an event is one that this program doesn't know.
+    /// When the database is unavailable, or an event is of an unknown type.
     pub async fn history<A: Aggregate>(
         &self,
         aggregate_id: &str,
@@ -84,7 +85,7 @@ impl PostgresRows {
         read: fn(&PgRow) -> sqlx::Result<T>,
         cursor: impl Fn(&T) -> Cursor,
     ) -> Result<Page<T>, RowsError> {
-        // Read before the rows: they are as new as that, or newer.
+        // Read before the rows, which are therefore at least that new.
         let at = self.applied().await?;
         if min_seq.is_some_and(|seq| seq > at) {
             return Err(RowsError::Behind { at });

@@ -1,5 +1,5 @@
-//! The projector's life: read the checkpoint, follow the journal from there, take in what comes; over again whenever
-//! the checkpoint isn't where it was left or the database broke.
+//! The projector's loop: read the checkpoint, follow the journal from there and write what comes. It starts again when
+//! another projector moved the checkpoint or the database failed.
 
 use crate::{Applied, Mark, Projection, ProjectionError, ProjectorError, backoff::Backoff, heartbeats};
 use async_nats::jetstream;
@@ -11,23 +11,23 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info};
 
-/// How many commits one transaction takes in at most.
+/// The most commits of a transaction.
 const MAX_BATCH_COMMITS: usize = 500;
-/// A batch ends with the commit that passes so many bytes.
+/// A batch ends with the commit that exceeds this many bytes.
 const MAX_BATCH_BYTES: usize = 4 * 1024 * 1024;
-/// How long one batch may take before its connection is given up.
+/// How long a batch may take before its connection is dropped.
 pub(crate) const APPLY_TIMEOUT: Duration = Duration::from_secs(60);
-/// How long a projector that was overtaken leaves the field to the one that overtook it.
+/// How long a fenced projector pauses, so that the other one can proceed.
 const FENCED_PAUSE: Duration = Duration::from_secs(1);
-/// How often the journal's head is compared.
+/// How often the rows are compared with the journal's head.
 const LAG_EVERY: Duration = Duration::from_secs(2);
 
-/// Where the journal and the database are.
+/// The journal and the database of a projector.
 #[derive(Clone)]
 pub struct ProjectorConfig {
-    /// Where NATS is, and what proves that a projector speaks.
+    /// The NATS server and the projector's credentials.
     pub nats: NatsAccess,
-    /// `postgres://…`; it may hold a password, so it is never shown.
+    /// `postgres://…`. It may contain a password, so it is never shown.
     pub database_url: String,
 }
 
@@ -37,10 +37,10 @@ impl fmt::Debug for ProjectorConfig {
     }
 }
 
-/// How far the rows are.
+/// The progress of the rows.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct ProjectorStatus {
-    /// The last commit taken in.
+    /// The last commit in the rows.
     pub applied: u64,
     /// The journal's last commit, as of a moment ago.
     pub last_seq: u64,
@@ -61,24 +61,24 @@ pub struct Projector {
     status: watch::Sender<ProjectorStatus>,
 }
 
-/// Runs a projector until `shutdown`. Waits out outages of NATS and of the database, and says so in the log.
+/// Runs a projector until `shutdown`. It waits out outages of NATS and the database, and logs them.
 ///
 /// # Errors
-/// When it can't go on: see [`ProjectorError`].
+/// When it can't continue: see [`ProjectorError`].
 pub async fn run(config: ProjectorConfig, shutdown: CancellationToken) -> Result<(), ProjectorError> {
     Projector::new(config).run(shutdown).await
 }
 
-/// Why the journal is followed anew.
-enum Again {
-    /// The checkpoint was moved by somebody else.
+/// Why the loop starts again.
+enum Restart {
+    /// Another projector moved the checkpoint.
     Fenced,
-    /// The database broke.
+    /// The database failed.
     Database(ProjectionError),
 }
 
 impl Projector {
-    /// A projector that doesn't run yet.
+    /// A projector that is not running yet.
     #[must_use]
     pub fn new(config: ProjectorConfig) -> Self {
         Self {
@@ -87,7 +87,7 @@ impl Projector {
         }
     }
 
-    /// How far it is.
+    /// Its progress.
     #[must_use]
     pub fn status(&self) -> watch::Receiver<ProjectorStatus> {
         self.status.subscribe()
@@ -99,7 +99,7 @@ impl Projector {
     /// See [`run`].
     pub async fn run(self, shutdown: CancellationToken) -> Result<(), ProjectorError> {
         tokio::select! {
-            // A transaction that is cut off here is rolled back, or found at the next start.
+            // A transaction that is interrupted here is rolled back, or found at the next start.
             () = shutdown.cancelled() => Ok(()),
             done = self.work() => done,
         }
@@ -132,16 +132,16 @@ impl Projector {
             };
             info!(
                 journal.sequence = mark.stream_seq,
-                "the rows go on after commit {}", mark.stream_seq
+                "projection resumes after commit {}", mark.stream_seq
             );
             self.applied(mark.stream_seq);
             let mut follower = Follower::new(connection, Follow::After(checkpoint(&mark)?));
             match self.follow(projection, &mut follower, mark, &mut backoff).await? {
-                Again::Fenced => {
-                    info!("another projector moved the checkpoint: going on from where it stands");
+                Restart::Fenced => {
+                    info!("another projector moved the checkpoint: continuing from there");
                     tokio::time::sleep(FENCED_PAUSE).await;
                 }
-                Again::Database(error) => backoff.wait(&error).await,
+                Restart::Database(error) => backoff.wait(&error).await,
             }
         }
     }
@@ -152,7 +152,7 @@ impl Projector {
         follower: &mut Follower,
         mut mark: Mark,
         backoff: &mut Backoff,
-    ) -> Result<Again, ProjectorError> {
+    ) -> Result<Restart, ProjectorError> {
         loop {
             let batch = next_batch(follower).await?;
             let applied = match tokio::time::timeout(APPLY_TIMEOUT, projection.apply(&mark, &batch)).await {
@@ -161,17 +161,17 @@ impl Projector {
             };
             match applied {
                 Ok(Applied::To(next)) => mark = next,
-                Ok(Applied::Fenced) => return Ok(Again::Fenced),
-                Err(error) => return Ok(Again::Database(error)),
+                Ok(Applied::Fenced) => return Ok(Restart::Fenced),
+                Err(error) => return Ok(Restart::Database(error)),
             }
-            backoff.reset();
+            *backoff = Backoff::new();
             for commit in &batch {
                 report_unreadable(commit);
             }
             debug!(
                 journal.sequence = mark.stream_seq,
                 commits = batch.len(),
-                "took in {} commits",
+                "wrote {} commits",
                 batch.len()
             );
             self.applied(mark.stream_seq);
@@ -185,7 +185,7 @@ impl Projector {
         });
     }
 
-    /// Compares the rows with the journal's head, now and then. Never ends.
+    /// Compares the rows with the journal's head. Never ends.
     async fn watch_lag(&self, connection: &Connection) {
         let journal = Journal::new(jetstream::new(connection.client().clone()));
         let mut ticks = tokio::time::interval(LAG_EVERY);
@@ -198,7 +198,7 @@ impl Projector {
             self.status
                 .send_modify(|status| status.last_seq = last_seq.max(status.applied));
             let status = *self.status.borrow();
-            // Behind at two looks in a row: not just a commit that arrives now.
+            // Behind twice in a row, so it isn't just a commit that arrives now.
             if status.lag() > 0 && was_behind > 0 {
                 info!(
                     rows.lag = status.lag(),
@@ -209,7 +209,7 @@ impl Projector {
             } else if status.lag() == 0 && was_behind > 0 {
                 info!(
                     rows.applied = status.applied,
-                    "the rows have caught up with commit {}", status.applied
+                    "the rows have caught up at commit {}", status.applied
                 );
             }
             was_behind = status.lag();
@@ -231,7 +231,7 @@ pub(crate) fn checkpoint(mark: &Mark) -> Result<Option<Checkpoint>, ProjectorErr
     }))
 }
 
-/// The next commit, and with it what has already arrived behind it, up to the limits of a batch.
+/// The next commit and those that have already arrived after it, up to the limits of a batch.
 pub(crate) async fn next_batch(follower: &mut Follower) -> Result<Vec<RowSource>, ProjectorError> {
     let mut batch = vec![];
     let mut bytes = 0;
@@ -250,7 +250,7 @@ pub(crate) async fn next_batch(follower: &mut Follower) -> Result<Vec<RowSource>
                 batch.push(entry.archived());
             }
             Ok(Followed::CaughtUp { .. } | Followed::Interrupted | Followed::Reset) => {}
-            // What was read before stands in the batch; the error comes again.
+            // The batch keeps what was read before; the next read returns the error again.
             Err(_) if !batch.is_empty() => break,
             Err(error) => return Err(error.into()),
         }
@@ -262,7 +262,7 @@ pub(crate) fn report_unreadable(commit: &RowSource) {
     if let SourceBody::Unreadable { reason } = &commit.body {
         error!(
             journal.sequence = commit.stream_seq, journal.subject = %commit.subject, %reason,
-            "commit {} can't be read: archived as it is, and the rows of its aggregate stay as they were", commit.stream_seq,
+            "commit {} can't be read: archived it, and the rows of its aggregate stay as they were", commit.stream_seq,
         );
     }
 }

@@ -1,7 +1,7 @@
-//! The schema in which rows are rebuilt, and how its tables take the place of the current ones.
+//! The schema in which rows are rebuilt, and the switch to its tables.
 //!
-//! Readers and projectors name tables without a schema, so whatever stands under those names when a statement gets its
-//! lock is what it reads: the switch is one transaction that moves tables, and nobody has to be told.
+//! Readers and projectors name tables without a schema, and a statement uses the table that has the name when it gets its
+//! lock. So the switch is one transaction that moves tables, and no reader needs to know about it.
 
 use crate::{
     Mark, Projection, ProjectionError, ProjectorError,
@@ -14,26 +14,26 @@ use tokio::time::Instant;
 
 /// Where rows are rebuilt.
 pub(crate) const SCHEMA: &str = "reveille_rebuild";
-/// What the schema's comment says: another version may fold otherwise, so it begins anew.
+/// The schema's comment. Another version may fold differently, so it starts over.
 const COMMENT: &str = concat!("rows being rebuilt by reveille ", env!("CARGO_PKG_VERSION"));
-/// What the comment of every version begins with; a schema without it isn't ours.
+/// How the comment of every version begins. A schema without it isn't Reveille's.
 const COMMENT_BEGINS: &str = "rows being rebuilt by reveille ";
-/// The advisory lock of whoever rebuilds: the word "reveille" as a number.
+/// The advisory lock of a rebuild: the word "reveille" as a number.
 const LOCK: i64 = 0x7265_7665_696c_6c65;
-/// How long the switch waits for a table that somebody reads; meanwhile others wait behind it, so it is short.
+/// How long the switch waits for a table that is being read. It is short because other statements queue behind it.
 const LOCK_TIMEOUT: &str = "SET LOCAL lock_timeout = '2s'";
-/// How long a rebuild that was killed may hold the lock, until the database notices.
+/// How long the lock of a killed rebuild may last, until the database notices.
 const RIVAL_GONE_WITHIN: Duration = Duration::from_secs(5);
 const LOCK_POLL: Duration = Duration::from_millis(200);
-/// How long a connection may take.
+/// How long connecting may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Why the work on the schema stops.
 #[derive(Debug)]
 pub(crate) enum Stop {
-    /// The database or NATS broke: what is written stays, and the work is taken up again from there.
+    /// The database or NATS failed. What is written stays, and the work resumes from there.
     Again(String),
-    /// It can't go on.
+    /// It can't continue.
     Never(ProjectorError),
 }
 
@@ -68,16 +68,16 @@ fn code(error: &sqlx::Error) -> String {
     code.map(Cow::into_owned).unwrap_or_default()
 }
 
-/// What became of the old rows.
+/// What happened to the old rows.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Old {
-    /// The new ones hold all that they held.
+    /// They were dropped, because the new rows contain everything in them.
     Dropped,
-    /// The journal no longer holds what they came from, so they may be all that is left of it.
+    /// They were kept in this schema, because the journal no longer holds what they came from.
     KeptIn(String),
 }
 
-/// The schema, and the lock that keeps other rebuilds out of it. Both end with the connection.
+/// The schema, and the lock that keeps other rebuilds out of it. The lock ends with the connection.
 pub(crate) struct Scratch {
     db: PgConnection,
     /// The schema of the current tables.
@@ -87,7 +87,7 @@ pub(crate) struct Scratch {
 }
 
 impl Scratch {
-    /// Takes the lock, and makes the schema with empty tables unless an earlier rebuild has left it.
+    /// Takes the lock, and creates the schema with empty tables unless an earlier rebuild has left one.
     pub(crate) async fn open(url: &str) -> Result<Self, Stop> {
         let options = rows::options(url)?;
         let connected = tokio::time::timeout(CONNECT_TIMEOUT, PgConnection::connect_with(&options)).await;
@@ -107,8 +107,8 @@ impl Scratch {
         Ok(scratch)
     }
 
-    /// Throws away what was rebuilt so far and begins anew.
-    pub(crate) async fn begin_anew(&mut self) -> Result<(), Stop> {
+    /// Discards what was rebuilt so far and starts over.
+    pub(crate) async fn start_over(&mut self) -> Result<(), Stop> {
         sqlx::raw_sql(&format!("DROP SCHEMA {SCHEMA} CASCADE"))
             .execute(&mut self.db)
             .await?;
@@ -131,21 +131,21 @@ impl Scratch {
                 tx.commit().await?;
             }
             Some((Some(comment),)) if comment == COMMENT => {}
-            Some((Some(comment),)) if comment.starts_with(COMMENT_BEGINS) => return self.begin_anew().await,
+            Some((Some(comment),)) if comment.starts_with(COMMENT_BEGINS) => return self.start_over().await,
             Some(_) => {
-                let text = format!("there is a schema {SCHEMA} that no rebuild has made; rename it");
+                let text = format!("the schema {SCHEMA} was not created by a rebuild; rename it");
                 return Err(ProjectorError::Schema(text).into());
             }
         }
         match self.projection.migrate().await {
             Ok(done) => Ok(done?),
-            // Another build of this version has left it. A schema that was made just now can't be better.
-            Err(ProjectorError::Schema(_)) if left_over => self.begin_anew().await,
+            // Another build of this version has left it. A new schema has the same fault, so only an old one is replaced.
+            Err(ProjectorError::Schema(_)) if left_over => self.start_over().await,
             Err(error) => Err(error.into()),
         }
     }
 
-    /// Gives the planner an idea of the new tables before anybody asks them.
+    /// Collects statistics on the new tables before the first query.
     pub(crate) async fn analyze(&mut self) -> Result<(), Stop> {
         let tables = self.tables().await?;
         let names: Vec<_> = tables.iter().map(|table| format!("{SCHEMA}.{table}")).collect();
@@ -155,9 +155,9 @@ impl Scratch {
         Ok(())
     }
 
-    /// Holds projectors off the current rows, until [`Self::put_in_place`] or [`Self::release`]. Readers go on.
-    /// None when somebody uses the tables in a way that bars it.
-    pub(crate) async fn hold(&mut self) -> Result<Option<Mark>, Stop> {
+    /// Blocks writes to the current rows until [`Self::swap_in`] or [`Self::release`]. Reads continue. `None` when another
+    /// lock prevents it.
+    pub(crate) async fn block_projectors(&mut self) -> Result<Option<Mark>, Stop> {
         let locked = async {
             sqlx::raw_sql("BEGIN").execute(&mut self.db).await?;
             sqlx::raw_sql(LOCK_TIMEOUT).execute(&mut self.db).await?;
@@ -181,15 +181,15 @@ impl Scratch {
         }
     }
 
-    /// Lets projectors go on with the current rows.
+    /// Unblocks the projectors, which continue with the current rows.
     pub(crate) async fn release(&mut self) -> Result<(), Stop> {
         sqlx::raw_sql("ROLLBACK").execute(&mut self.db).await?;
         Ok(())
     }
 
-    /// Puts the new tables in the place of the current ones, whose checkpoint is held at `old`. None when somebody uses
-    /// the tables for longer than the switch may wait; then they are released.
-    pub(crate) async fn put_in_place(&mut self, old: &Mark) -> Result<Option<Old>, Stop> {
+    /// Replaces the current tables, whose checkpoint is blocked at `old`, with the new ones. `None` when another lock lasts
+    /// longer than the switch may wait; then the projectors are released.
+    pub(crate) async fn swap_in(&mut self, old: &Mark) -> Result<Option<Old>, Stop> {
         match self.replace(old).await {
             Ok(done) => {
                 sqlx::raw_sql(&format!("DROP SCHEMA {SCHEMA} CASCADE; COMMIT"))
@@ -241,7 +241,7 @@ impl Scratch {
         Ok(done)
     }
 
-    /// The tables of the rows, as the migrations made them.
+    /// The tables that the migrations created.
     async fn tables(&mut self) -> Result<Vec<String>, sqlx::Error> {
         sqlx::query_scalar(
             "SELECT quote_ident(tablename) FROM pg_tables \
@@ -252,7 +252,7 @@ impl Scratch {
         .await
     }
 
-    /// Refuses tables of another shape than the current ones: another version has changed those in between.
+    /// Refuses a schema that another version has migrated since the rebuild began.
     async fn check_migrations(&mut self) -> Result<(), Replace> {
         let schema = identifier(&self.current);
         let differences: i64 = sqlx::query_scalar(&format!(
@@ -265,11 +265,11 @@ impl Scratch {
         if differences == 0 {
             return Ok(());
         }
-        let text = "another version has migrated it since this rebuild began; run that version's rebuild";
+        let text = "another version has migrated it since this rebuild began; run the rebuild of that version";
         Err(Replace::Stop(ProjectorError::Schema(text.to_owned()).into()))
     }
 
-    /// Whether the new archive holds the commit that the current rows end with.
+    /// Whether the new archive contains the last commit of the current rows.
     async fn holds(&mut self, old: &Mark) -> Result<bool, sqlx::Error> {
         if old.stream_seq == 0 {
             return Ok(true);
@@ -290,7 +290,7 @@ impl Scratch {
         .await
     }
 
-    /// Statements that give the new tables the owner and the readers of the current ones.
+    /// Statements that copy the owner and the grants of the current tables.
     async fn grants(&mut self) -> Result<Vec<String>, sqlx::Error> {
         let tables = "FROM pg_class AS old JOIN pg_class AS new USING (relname, relkind) \
              WHERE old.relnamespace = $1::regnamespace AND new.relnamespace = $2::regnamespace AND relkind = 'r'";
@@ -318,9 +318,9 @@ impl Scratch {
     }
 }
 
-/// Why tables were not replaced.
+/// Why the tables were not replaced.
 enum Replace {
-    /// Somebody holds them for longer than the switch may wait.
+    /// Another lock lasts longer than the switch may wait.
     Barred,
     Stop(Stop),
 }
@@ -335,7 +335,7 @@ impl From<sqlx::Error> for Replace {
     }
 }
 
-/// Takes the lock, also when the connection that held it was cut off a moment ago.
+/// Takes the lock, and waits for that of a connection that was just cut.
 async fn lock(db: &mut PgConnection) -> Result<(), Stop> {
     let until = Instant::now() + RIVAL_GONE_WITHIN;
     loop {
@@ -353,7 +353,7 @@ async fn lock(db: &mut PgConnection) -> Result<(), Stop> {
     }
 }
 
-/// A lock that wasn't given: the time-out, or a deadlock.
+/// Whether a lock was not granted: a time-out or a deadlock.
 fn is_barred(error: &sqlx::Error) -> bool {
     matches!(code(error).as_str(), "55P03" | "40P01")
 }

@@ -12,16 +12,16 @@ use sqlx::{PgConnection, Postgres, QueryBuilder, Row, postgres::PgRow};
 use std::collections::BTreeMap;
 use uuid::Uuid;
 
-/// How many rows one statement inserts: 17 values each stay far under the 65,535 of a statement.
+/// How many rows a statement inserts. At 17 values each they are far below a statement's limit of 65,535.
 const ROWS_A_STATEMENT: usize = 500;
 
 const COLUMNS: &str = "wake_id, agent, provider, cause_by, request_id, model, key_id, requested_at_ms, deadline_ms, \
      ended_at_ms, outcome, failure_kind, failure_stage, failure_reason, stages, requested_seq, ended_seq";
 
-/// How long a wake took, as [`WakeRow::sort_key`] has it; an index has the same expression.
+/// How long a wake took, as in [`WakeRow::sort_key`]. An index uses the same expression.
 const TOOK: &str = "greatest(coalesce(ended_at_ms - requested_at_ms, 9223372036854775807), 0)";
 
-/// Folds `changes`, in order, into the wakes' rows.
+/// Applies `changes` to the rows of wakes, in order.
 pub(crate) async fn change(db: &mut PgConnection, changes: Vec<WakeChange>) -> sqlx::Result<()> {
     let ids: Vec<Uuid> = changes.iter().map(|change| change.wake_id().0).collect();
     let mut rows = BTreeMap::new();
@@ -82,7 +82,7 @@ async fn upsert(db: &mut PgConnection, rows: &[WakeRow]) -> sqlx::Result<()> {
     Ok(())
 }
 
-/// The statement that answers a query, with one row more than its page.
+/// The statement for a query. It selects one row more than the page holds.
 pub(crate) fn select(query: &WakeQuery) -> Result<QueryBuilder<'_, Postgres>, RowsError> {
     let mut sql = QueryBuilder::new(format!("SELECT {COLUMNS} FROM wakes WHERE true"));
     if let Some(id) = &query.provider {
@@ -121,7 +121,7 @@ pub(crate) fn select_one<'a>(id: WakeId) -> QueryBuilder<'a, Postgres> {
     sql
 }
 
-/// Reads a row back.
+/// Reads a row.
 pub(crate) fn read(row: &PgRow) -> sqlx::Result<WakeRow> {
     let key = row.tagged_if_any("key_id")?;
     let cause = match row.try_get::<Option<String>, _>("cause_by")?.as_deref() {

@@ -1,5 +1,5 @@
-//! By which key an agent is known, and the tokens that let one in. Of a token only the hash of its secret is kept; of a key
-//! only the public half was ever seen.
+//! The key that authenticates an agent, and the tokens that enrol one. Only the hash of a token's secret is stored, and
+//! only the public half of a key ever leaves the agent.
 
 use super::{
     agent_key::AgentKey,
@@ -9,15 +9,16 @@ use super::{
 use crate::{ids::TokenId, names::AgentName, secret::SecretHash, time::Timestamp};
 use serde::{Deserialize, Serialize};
 
-/// How many tokens are remembered, used ones included; the oldest is forgotten first.
+/// How many tokens are remembered, used ones included. The oldest is forgotten first.
 const REMEMBERED_TOKENS: usize = 8;
-/// By which key an agent is known, and the latest tokens.
+
+/// The key that authenticates an agent, and its latest tokens.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Access {
-    /// The key; none before an enrolment and after a revocation.
+    /// The key; none before the enrolment and after a revocation.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     key: Option<EnrolledKey>,
-    /// Tokens that were issued since the last revocation, latest last.
+    /// The tokens issued since the last revocation, latest last.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     tokens: Vec<EnrolmentToken>,
     /// When it was last revoked.
@@ -25,37 +26,37 @@ pub struct Access {
     revoked_at_ms: Option<Timestamp>,
 }
 
-/// A key that is let in.
+/// The key of an enrolled agent.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EnrolledKey {
     /// Its public half.
     pub public: AgentKey,
-    /// Since when.
+    /// When it was enrolled.
     pub since_ms: Timestamp,
 }
 
-/// What lets a key in, once.
+/// A token that enrols one key, once.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EnrolmentToken {
     /// Its id.
     pub id: TokenId,
     /// The hash of its secret.
     pub secret: SecretHash,
-    /// The first moment at which it lets nobody in.
+    /// When it expires.
     pub expires_at_ms: Timestamp,
-    /// The key that it has let in.
+    /// The key that it has enrolled.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub used_by: Option<AgentKey>,
 }
 
 impl Access {
-    /// The key by which the agent is known.
+    /// The key that authenticates the agent.
     #[must_use]
     pub fn key(&self) -> Option<&AgentKey> {
         self.key.as_ref().map(|key| &key.public)
     }
 
-    /// Since when it is known by that key.
+    /// When that key was enrolled.
     #[must_use]
     pub fn enrolled_at(&self) -> Option<Timestamp> {
         self.key.as_ref().map(|key| key.since_ms)
@@ -102,14 +103,14 @@ impl Access {
         key: &AgentKey,
         at: Timestamp,
     ) -> Result<Vec<AgentEvent>, AgentRejection> {
-        // Whoever guesses learns nothing from how long two hashes are compared.
+        // The hashes need no comparison in constant time: its duration tells a guesser nothing about the secret.
         let known = self
             .tokens
             .iter()
             .find(|it| it.id == token && it.secret == *secret);
         let known = known.ok_or(AgentRejection::TokenUnknown)?;
         match &known.used_by {
-            // The answer to the first request was lost.
+            // A retry, because the answer to the first request was lost.
             Some(used_by) if used_by == key && self.key() == Some(key) => Ok(vec![]),
             Some(_) => Err(AgentRejection::TokenUsed),
             None if at >= known.expires_at_ms => Err(AgentRejection::TokenExpired),

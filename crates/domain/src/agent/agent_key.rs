@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 use std::fmt;
 use thiserror::Error;
 
-/// How long a public key is: its kind, 32 bytes and a checksum, in base32.
+/// The length of a public key: its kind, 32 bytes and a checksum, in base32.
 const KEY_CHARS: usize = 56;
 
 /// The public half of an agent's key pair: an nkey of a NATS user, such as `UDXU4RCSJNZOIQHZNWXHXORDPRTGNJAHAHFRGZNEEJCPQTT2M7NLCNF4`.
@@ -12,16 +12,16 @@ const KEY_CHARS: usize = 56;
 #[serde(try_from = "String", into = "String")]
 pub struct AgentKey(String);
 
-/// A text that is no agent's key.
+/// The text isn't an agent's public key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 #[error("an agent's public key is {KEY_CHARS} characters of A-Z and 2-7, beginning with U")]
 pub struct InvalidAgentKey;
 
 impl AgentKey {
-    /// Reads a public key by its shape; whether its checksum is right is for whoever verifies with it.
+    /// Parses a public key by its shape. The checksum is left to the verification of a signature.
     ///
     /// # Errors
-    /// When it doesn't have that shape.
+    /// When it has another shape.
     pub fn parse(raw: &str) -> Result<Self, InvalidAgentKey> {
         let base32 = |byte: u8| byte.is_ascii_uppercase() || (b'2'..=b'7').contains(&byte);
         let legal = raw.len() == KEY_CHARS && raw.starts_with('U') && raw.bytes().all(base32);

@@ -8,30 +8,30 @@ use crate::{
     time::Timestamp,
 };
 
-/// What can be asked of an agent aggregate.
+/// A command to an agent.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum AgentCommand {
-    /// An agent process asks to be *the* process of its name.
+    /// An agent process asks to be the only process of its name.
     Connect {
         /// The agent's name.
         name: AgentName,
-        /// The process's session; repeated as it is when the request is retried.
+        /// The process's session; the same in every retry.
         session: SessionId,
         /// The version of the agent program.
         version: String,
         /// Now.
         at: Timestamp,
     },
-    /// Supersede every session up to an epoch, those that this journal never saw included.
+    /// Supersede every session up to an epoch, including those that this journal never saw.
     Advance {
-        /// The first epoch that may still be accepted.
+        /// The first epoch that remains acceptable.
         to: Epoch,
         /// Why.
         reason: AdvanceReason,
         /// Now.
         at: Timestamp,
     },
-    /// Give out a token by which a machine makes its key this agent's.
+    /// Issue a token with which a machine enrols its key as this agent's.
     IssueToken {
         /// The agent's name.
         name: AgentName,
@@ -39,25 +39,25 @@ pub enum AgentCommand {
         token: TokenId,
         /// The hash of its secret.
         secret: SecretHash,
-        /// The first moment at which it lets nobody in; [`MAX_TOKEN_LIFETIME`] from now at most.
+        /// When it expires; at most [`MAX_TOKEN_LIFETIME`](super::MAX_TOKEN_LIFETIME) from now.
         expires_at: Timestamp,
         /// Now.
         at: Timestamp,
     },
-    /// A machine that holds a token shows the public half of its key.
+    /// Enrol the public key of a machine that presents a token.
     Enroll {
         /// The agent's name.
         name: AgentName,
         /// The token.
         token: TokenId,
-        /// The hash of the secret that it showed.
+        /// The hash of the secret that it presents.
         secret: SecretHash,
         /// Its key.
         key: AgentKey,
         /// Now.
         at: Timestamp,
     },
-    /// Know the agent by this key, without a token: said by whoever runs the hub on the agent's own machine.
+    /// Enrol a key without a token: the hub runs on the agent's own machine.
     Trust {
         /// The agent's name.
         name: AgentName,
@@ -66,7 +66,7 @@ pub enum AgentCommand {
         /// Now.
         at: Timestamp,
     },
-    /// Know the agent no more: neither by its key nor by a token that was given out. Its session ends.
+    /// Revoke the agent's key and its tokens, and end its session.
     Revoke {
         /// The agent's name.
         name: AgentName,

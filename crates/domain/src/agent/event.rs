@@ -10,17 +10,17 @@ use crate::{
 use cqrs_es::DomainEvent;
 use serde::{Deserialize, Serialize};
 
-/// Why an epoch is advanced without a session that takes it.
+/// Why an epoch is advanced without a new session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum AdvanceReason {
-    /// The journal was restored and may lack the latest sessions: their epochs must not be given again.
+    /// The journal was restored and may lack the latest sessions, whose epochs must not be used again.
     JournalRestored,
     /// The agent's key was revoked.
     Revoked,
 }
 
-/// What happened to an agent.
+/// A fact about an agent.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "type", content = "data")]
 pub enum AgentEvent {
@@ -30,25 +30,25 @@ pub enum AgentEvent {
         name: AgentName,
         /// The session.
         session: SessionId,
-        /// Its number.
+        /// Its epoch.
         epoch: Epoch,
         /// The version of the agent program.
         version: String,
         /// When.
         at_ms: Timestamp,
     },
-    /// Every session up to now is superseded, and the next one gets an epoch above this.
+    /// Every earlier session is superseded, and the next one gets an epoch above this.
     AgentEpochAdvanced {
         /// The agent's name.
         name: AgentName,
-        /// The epoch that is reached.
+        /// The new epoch.
         epoch: Epoch,
         /// Why.
         reason: AdvanceReason,
         /// When.
         at_ms: Timestamp,
     },
-    /// A token was given out.
+    /// A token was issued.
     AgentTokenIssued {
         /// The agent's name.
         name: AgentName,
@@ -56,24 +56,24 @@ pub enum AgentEvent {
         token: TokenId,
         /// The hash of its secret.
         secret: SecretHash,
-        /// The first moment at which it lets nobody in.
+        /// When it expires.
         expires_at_ms: Timestamp,
         /// When.
         at_ms: Timestamp,
     },
-    /// From now on the agent is known by this key, and by no earlier one.
+    /// A key was enrolled. It replaces any earlier one.
     AgentEnrolled {
         /// The agent's name.
         name: AgentName,
-        /// The public half.
+        /// Its public half.
         key: AgentKey,
-        /// The token that let it in; none when the hub's own machine did.
+        /// The token that was presented; none for an agent on the hub's own machine.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         token: Option<TokenId>,
         /// When.
         at_ms: Timestamp,
     },
-    /// The agent is known by no key and no token any more.
+    /// The agent's key and tokens were revoked.
     AgentRevoked {
         /// The agent's name.
         name: AgentName,

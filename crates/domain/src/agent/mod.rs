@@ -1,5 +1,5 @@
-//! The agent aggregate. It accepts sessions and numbers them: the number, the epoch, fences everything else. And it knows by
-//! which key an agent proves who it is, from the token that let the key in to its revocation.
+//! The agent aggregate. It accepts sessions and numbers them with epochs, which fence everything that an agent sends. It also
+//! knows the key that authenticates the agent, from its enrolment with a token to its revocation.
 
 mod access;
 mod agent_key;
@@ -25,22 +25,22 @@ use serde::{Deserialize, Serialize};
 /// Everything known of an agent.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Agent {
-    /// Which session is the current one.
+    /// Its sessions.
     #[serde(flatten)]
     pub sessions: Sessions,
-    /// By which key it is known.
+    /// Its key and tokens.
     #[serde(default, skip_serializing_if = "Access::is_empty")]
     pub access: Access,
 }
 
 impl Agent {
-    /// The number that everything the agent says must have or exceed; `Epoch(0)` when there never was a session.
+    /// The lowest epoch that is accepted from the agent; `Epoch(0)` before its first session.
     #[must_use]
     pub const fn epoch(&self) -> Epoch {
         self.sessions.epoch()
     }
 
-    /// The agent's name; `None` when there never was a session.
+    /// The agent's name; `None` before its first session.
     #[must_use]
     pub const fn name(&self) -> Option<&AgentName> {
         self.sessions.name()

@@ -11,12 +11,12 @@ use crate::{
 };
 use serde::{Deserialize, Serialize};
 
-/// How many earlier sessions are remembered, so that a late retry of one isn't taken for a new one.
+/// How many earlier sessions are remembered, so that a late retry of one isn't taken for a new session.
 pub(super) const REMEMBERED_SESSIONS: usize = 16;
-/// How much of an agent's version is kept, in characters; longer ones are cut.
+/// The longest version that is kept, in characters. Longer ones are cut.
 const MAX_VERSION_CHARS: usize = 64;
 
-/// Nothing, the current session, or that there is none because all were fenced off.
+/// Whether an agent has a current session.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "state", rename_all = "snake_case")]
 pub enum Sessions {
@@ -25,20 +25,20 @@ pub enum Sessions {
     Unknown,
     /// The current session.
     Connected(Session),
-    /// Every session that was is superseded, and none came since.
+    /// Every session is superseded, and no new one has come.
     Fenced(Fence),
 }
 
-/// What is left of an agent whose epoch was advanced.
+/// What is known of an agent without a current session after its epoch was advanced.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Fence {
     /// The agent's name.
     pub name: AgentName,
-    /// The lowest epoch that is not refused; no session has it.
+    /// The lowest epoch that is accepted. No session has it.
     pub epoch: Epoch,
     /// When it was advanced.
     pub fenced_at_ms: Timestamp,
-    /// The sessions before, latest last.
+    /// The earlier sessions, latest last.
     pub earlier: Vec<SessionId>,
 }
 
@@ -49,18 +49,18 @@ pub struct Session {
     pub name: AgentName,
     /// The session's id.
     pub id: SessionId,
-    /// Its number.
+    /// Its epoch.
     pub epoch: Epoch,
     /// When it was accepted.
     pub connected_at_ms: Timestamp,
     /// The version of the agent program.
     pub version: String,
-    /// The sessions before it, latest last.
+    /// The earlier sessions, latest last.
     pub earlier: Vec<SessionId>,
 }
 
 impl Sessions {
-    /// The number that everything the agent says must have or exceed; `Epoch(0)` when there never was a session.
+    /// The lowest epoch that is accepted from the agent; `Epoch(0)` before its first session.
     #[must_use]
     pub const fn epoch(&self) -> Epoch {
         match self {
@@ -106,7 +106,7 @@ impl Sessions {
 
     pub(super) fn advance(&self, to: Epoch, reason: AdvanceReason, at: Timestamp) -> Vec<AgentEvent> {
         match self {
-            // There is nobody to supersede.
+            // There is no session to supersede.
             Self::Unknown => vec![],
             Self::Connected(Session { name, epoch, .. }) | Self::Fenced(Fence { name, epoch, .. }) => (to
                 > *epoch)

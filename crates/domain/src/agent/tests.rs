@@ -204,7 +204,7 @@ fn a_later_enrolment_replaces_the_key_and_trusting_the_same_key_changes_nothing(
 }
 
 #[test]
-fn a_revocation_ends_key_tokens_and_session_and_a_new_token_begins_anew() {
+fn a_revocation_ends_key_tokens_and_session_and_a_new_token_starts_over() {
     let revoked = [
         connect(1),
         issue(1),

@@ -7,7 +7,7 @@ use std::time::Duration;
 /// The longest that a rotated key's old secret stays valid: 30 days.
 pub const MAX_GRACE: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 
-/// What can be asked of a key aggregate.
+/// A command to a key.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum KeyCommand {
     /// Create the key.

@@ -5,7 +5,7 @@ use crate::{names::KeyId, secret::SecretHash, time::Timestamp};
 use cqrs_es::DomainEvent;
 use serde::{Deserialize, Serialize};
 
-/// What happened to a key.
+/// A fact about a key.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "type", content = "data")]
 pub enum KeyEvent {

@@ -2,7 +2,7 @@
 
 use thiserror::Error;
 
-/// Why a key's command is refused.
+/// Why a command to a key is refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 pub enum KeyRejection {
     /// Another key has this id.

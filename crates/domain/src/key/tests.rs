@@ -1,4 +1,4 @@
-//! Given what happened, when something is asked, then this happens.
+//! The rules by example: given these events, when a command comes, then these events or this refusal.
 
 use super::*;
 use crate::{KeyId, KeyName, SecretHash, Timestamp};

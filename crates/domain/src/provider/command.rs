@@ -1,4 +1,4 @@
-//! What can be asked of a provider. Every command brings its time, in NATS time.
+//! The commands of a provider. Each brings its time, in NATS time.
 
 use crate::{
     ids::{Epoch, ReportId, WakeId},
@@ -9,10 +9,10 @@ use crate::{
 };
 use std::time::Duration;
 
-/// A command to a provider; the rules are at [`crate::Provider::decide`].
+/// A command to a provider. [`Provider::decide`](crate::Provider::decide) has the rules.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ProviderCommand {
-    /// The agent publishes the provider, at its start or after its config changed.
+    /// The agent publishes the provider, when it starts or when its config has changed.
     Register {
         /// The provider.
         id: ProviderId,
@@ -20,54 +20,55 @@ pub enum ProviderCommand {
         epoch: Epoch,
         /// What it publishes.
         spec: ProviderSpec,
-        /// What the probe found, when it was asked.
+        /// What the probe found, if it ran.
         availability: Option<Availability>,
         /// Now.
         at: Timestamp,
     },
-    /// Somebody needs the backend. Without an event the state tells why: active is already awake, waking is joined,
-    /// hibernating is that this very wake has ended ([`crate::provider::Registered::ended_wake`]). An overdue wake
-    /// may only be ended, when its failure brings a hold: then nothing is in flight afterwards.
+    /// Wake the backend. When there is no event, the state tells why: an active backend is awake already, a waking one is
+    /// joined, and a hibernating one means that this very wake has ended
+    /// ([`Registered::ended_wake`](crate::provider::Registered::ended_wake)). An overdue wake is ended first; if its
+    /// failure brings a backoff, no new wake begins.
     RequestWake {
-        /// The id of the wake, should one begin.
+        /// The id of the wake that may begin.
         wake_id: WakeId,
-        /// Who needs it.
+        /// What causes it.
         cause: WakeCause,
         /// Now.
         at: Timestamp,
     },
-    /// The agent tells how a wake went.
+    /// The agent reports how a wake ended.
     ReportWake {
         /// The wake.
         wake_id: WakeId,
         /// The report.
         report: ReportId,
-        /// How it went.
+        /// How it ended.
         outcome: WakeOutcome,
         /// Now.
         at: Timestamp,
     },
-    /// The agent tells that the backend sleeps.
+    /// The agent reports that the backend is asleep.
     ReportAsleep {
         /// The report.
         report: ReportId,
-        /// Why it sleeps.
+        /// Why it is asleep.
         reason: SleepReason,
         /// The wake of another member of its group that it made room for.
         for_wake: Option<WakeId>,
         /// Now.
         at: Timestamp,
     },
-    /// The agent tells that the backend came up by itself.
+    /// The agent reports that the backend came up by itself.
     ReportAwake {
         /// The report.
         report: ReportId,
         /// Now.
         at: Timestamp,
     },
-    /// Time passed.
+    /// A wake's deadline has passed.
     ExpireWake {
-        /// The wake that was seen past its deadline.
+        /// The wake.
         wake_id: WakeId,
         /// Now.
         at: Timestamp,
@@ -76,7 +77,7 @@ pub enum ProviderCommand {
     MarkInactive {
         /// The epoch that went silent.
         epoch: Epoch,
-        /// When it was last heard.
+        /// Its last heartbeat.
         last_heartbeat: Timestamp,
         /// Now.
         at: Timestamp,
@@ -88,7 +89,7 @@ pub enum ProviderCommand {
         /// Now.
         at: Timestamp,
     },
-    /// The agent, itself, tells that it is there after all.
+    /// The agent reports that it is still there.
     Resume {
         /// The report.
         report: ReportId,
@@ -104,9 +105,9 @@ pub enum ProviderCommand {
         /// Now.
         at: Timestamp,
     },
-    /// It has been inactive for long.
+    /// Remove a provider that has been inactive for long.
     Expire {
-        /// For how long it must have been inactive.
+        /// How long it must have been inactive.
         after: Duration,
         /// Now.
         at: Timestamp,

@@ -1,9 +1,9 @@
-//! The rules: what a command changes, or why it is refused. Pure; a repeated command changes nothing.
+//! The rules: what a command changes, or why it is refused. A repeated command changes nothing.
 
 use super::{
     command::ProviderCommand,
     event::{ProviderEvent, RegisteredAs},
-    rejection::Rejection,
+    rejection::{Decision, Rejection},
     state::{InactiveReason, Provider, Registered, StableStatus, Status},
 };
 use crate::{
@@ -15,14 +15,11 @@ use crate::{
 };
 use std::time::Duration;
 
-/// A provider active for this long has no failures in a row any more.
+/// How long a provider must be active until its failures in a row are forgotten.
 pub const STABLE_AFTER: Duration = Duration::from_secs(30);
 
-/// What a command changes, or why it is refused.
-pub(super) type Decision = Result<Vec<ProviderEvent>, Rejection>;
-
 impl Provider {
-    /// What `command` changes: no events when it was already so.
+    /// What `command` changes; nothing when that was already so.
     ///
     /// # Errors
     /// When it is refused.
@@ -51,7 +48,7 @@ impl Provider {
                 *at,
             )]),
             (Self::Registered(provider), command) => provider.decide(command),
-            // Taken back or expired before: done.
+            // Withdrawn or expired already.
             (Self::Gone(_), ProviderCommand::Deregister { .. } | ProviderCommand::Expire { .. }) => {
                 Ok(vec![])
             }
@@ -72,7 +69,7 @@ impl Provider {
     }
 }
 
-/// Hibernating when there is a wake recipe **and** the backend is unavailable; else active.
+/// Hibernating when the backend is unavailable **and** can be woken, else active.
 const fn initial_status(spec: &ProviderSpec, availability: Option<Availability>) -> StableStatus {
     match (spec.wake(), availability) {
         (Some(_), Some(Availability::Unavailable)) => StableStatus::Hibernating,
@@ -189,7 +186,7 @@ impl Registered {
         }
     }
 
-    /// Refuses what doesn't come from the current session.
+    /// Refuses every session but the current one.
     fn current(&self, epoch: Epoch) -> Result<(), Rejection> {
         match epoch.cmp(&self.epoch) {
             std::cmp::Ordering::Less => Err(Rejection::SessionSuperseded { current: self.epoch }),
@@ -198,12 +195,12 @@ impl Registered {
         }
     }
 
-    /// Refuses what comes from an earlier session. A later one may take back what it never registered.
+    /// Refuses earlier sessions. A later one may withdraw what it never registered.
     fn not_older(&self, epoch: Epoch) -> Result<(), Rejection> {
         self.current(epoch.min(self.epoch))
     }
 
-    /// `None` for a report that was heard before: its repetition changes nothing.
+    /// `None` for a repeated report, which changes nothing.
     fn fresh(&self, report: ReportId) -> Result<Option<()>, Rejection> {
         self.current(report.epoch)?;
         Ok((report.seq > self.last_seq).then_some(()))
@@ -263,10 +260,10 @@ impl Registered {
     ) -> Decision {
         match &self.status {
             Status::Active { since_ms, woken_by } if self.spec.wake().is_some() => {
-                let settled = at.since(*since_ms) >= STABLE_AFTER;
+                let stable = at.since(*since_ms) >= STABLE_AFTER;
                 let died = match reason {
                     SleepReason::Crashed => Some("the backend ended while it worked on requests"),
-                    SleepReason::Exited | SleepReason::Unreachable if woken_by.is_some() && !settled => {
+                    SleepReason::Exited | SleepReason::Unreachable if woken_by.is_some() && !stable => {
                         Some("the backend died soon after it was woken")
                     }
                     SleepReason::Exited
@@ -291,7 +288,7 @@ impl Registered {
                     at_ms: at,
                 }])
             }
-            // Without a recipe nothing could wake it again; a wake in flight ends by its own outcome.
+            // Without a recipe nothing could wake it again, and a wake in flight ends with its own outcome.
             Status::Active { .. } | Status::Waking { .. } | Status::Hibernating { .. } => Ok(vec![]),
             Status::Inactive { .. } => Err(Rejection::ResumeFirst),
         }
@@ -311,7 +308,7 @@ impl Registered {
         }
     }
 
-    /// The failed wakes in a row, which a while of being active ends.
+    /// The failed wakes in a row, which are forgotten after [`STABLE_AFTER`].
     fn failures_at(&self, at: Timestamp) -> Failures {
         match &self.status {
             Status::Active { since_ms, .. } if at.since(*since_ms) >= STABLE_AFTER => Failures::default(),

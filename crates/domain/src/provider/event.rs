@@ -1,4 +1,4 @@
-//! What happened to a provider. An event carries its results, so that folding needs no rules.
+//! The events of a provider. An event carries its results, so that folding needs no rules.
 
 use super::state::{InactiveReason, StableStatus};
 use crate::{
@@ -11,7 +11,7 @@ use crate::{
 use cqrs_es::DomainEvent;
 use serde::{Deserialize, Serialize};
 
-/// The status that a registration gives.
+/// The status after a registration.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum RegisteredAs {
@@ -19,7 +19,7 @@ pub enum RegisteredAs {
     Active,
     /// Hibernating.
     Hibernating,
-    /// Still waking: the wake in flight goes on under the new session.
+    /// Still waking: the wake in flight continues under the new session.
     Waking,
 }
 
@@ -31,13 +31,13 @@ pub enum ProviderEvent {
     ProviderRegistered {
         /// The provider.
         id: ProviderId,
-        /// The session that speaks for it from now on.
+        /// The session that it belongs to from now on.
         epoch: Epoch,
         /// What it publishes.
         spec: ProviderSpec,
-        /// The status it has now; one that it had before goes on since then.
+        /// Its status. A status that it had before keeps its beginning.
         status: RegisteredAs,
-        /// Failed wakes in a row: begun anew after a while of being active.
+        /// Failed wakes in a row, reset once it was active for a while.
         failures: Failures,
         /// When.
         at_ms: Timestamp,
@@ -51,7 +51,7 @@ pub enum ProviderEvent {
     WakeSucceeded {
         /// The wake.
         wake_id: WakeId,
-        /// The report that said so; absent when a registration did.
+        /// The report; absent when a registration showed it.
         #[serde(skip_serializing_if = "Option::is_none")]
         report: Option<ReportId>,
         /// The recipe's stages.
@@ -59,18 +59,18 @@ pub enum ProviderEvent {
         /// When.
         at_ms: Timestamp,
     },
-    /// The wake in flight ended otherwise.
+    /// The wake in flight ended without the backend being available.
     WakeFailed {
         /// The wake.
         wake_id: WakeId,
-        /// The report that said so; absent when nobody reported.
+        /// The report; absent when there was none.
         #[serde(skip_serializing_if = "Option::is_none")]
         report: Option<ReportId>,
         /// Why.
         failure: WakeFailure,
         /// The stages that ran.
         stages: Vec<Stage>,
-        /// Failed wakes in a row, this one included when it counts.
+        /// Failed wakes in a row, including this one if it counts.
         failures: Failures,
         /// When.
         at_ms: Timestamp,
@@ -79,62 +79,62 @@ pub enum ProviderEvent {
     WakeTimedOut {
         /// The wake.
         wake_id: WakeId,
-        /// What is known of it.
+        /// What is known about it.
         failure: WakeFailure,
-        /// Failed wakes in a row, this one included.
+        /// Failed wakes in a row, including this one.
         failures: Failures,
         /// When.
         at_ms: Timestamp,
     },
-    /// The backend sleeps.
+    /// The backend fell asleep.
     BackendSlept {
-        /// The report that said so.
+        /// The report.
         report: ReportId,
-        /// Why it sleeps.
+        /// Why it is asleep.
         reason: SleepReason,
         /// The wake of another member of its group that it made room for.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         for_wake: Option<WakeId>,
-        /// Failed wakes in a row: begun anew after a while of being active, one more when it died soon after a wake.
+        /// Failed wakes in a row, reset once it was active for a while, and one more if it died soon after a wake.
         failures: Failures,
         /// When.
         at_ms: Timestamp,
     },
     /// The backend came up by itself.
     BackendAwoke {
-        /// The report that said so.
+        /// The report.
         report: ReportId,
         /// When.
         at_ms: Timestamp,
     },
-    /// Its agent is lost or stopped.
+    /// Its agent was lost or stopped.
     ProviderBecameInactive {
-        /// The epoch that fell silent or stopped: the provider's from now on.
+        /// The epoch that went silent or stopped: the provider's from now on.
         epoch: Epoch,
         /// Why.
         reason: InactiveReason,
         /// What it was before.
         was: StableStatus,
-        /// Failed wakes in a row: begun anew after a while of being active.
+        /// Failed wakes in a row, reset once it was active for a while.
         failures: Failures,
-        /// When its agent was last heard, if it went silent.
+        /// Its agent's last heartbeat, if it went silent.
         #[serde(skip_serializing_if = "Option::is_none")]
         last_heartbeat_ms: Option<Timestamp>,
         /// When.
         at_ms: Timestamp,
     },
-    /// Its agent is there after all.
+    /// Its agent is still there.
     ProviderResumed {
-        /// The report that said so.
+        /// The report.
         report: ReportId,
-        /// The status it has now.
+        /// Its status.
         status: StableStatus,
         /// When.
         at_ms: Timestamp,
     },
     /// Its agent no longer publishes it.
     ProviderDeregistered {
-        /// The session that said so: the provider's from now on.
+        /// The session that withdrew it: the provider's from now on.
         epoch: Epoch,
         /// When.
         at_ms: Timestamp,

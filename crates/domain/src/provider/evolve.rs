@@ -1,4 +1,4 @@
-//! Folding: what an event makes of a provider. Cannot fail and knows no rules.
+//! The fold: a provider's state after an event. It cannot fail and has no rules.
 
 use super::{
     event::{ProviderEvent, RegisteredAs},
@@ -20,7 +20,7 @@ impl Provider {
         match (self, event) {
             (before, ProviderEvent::ProviderRegistered { .. }) => before.registered_by(event),
             (Self::Registered(registered), ProviderEvent::ProviderDeregistered { epoch, at_ms }) => {
-                Self::Gone(registered.spoken_for_by(*epoch).gone(*at_ms))
+                Self::Gone(registered.owned_by(*epoch).gone(*at_ms))
             }
             (Self::Registered(registered), ProviderEvent::ProviderExpired { at_ms }) => {
                 Self::Gone(registered.gone(*at_ms))
@@ -47,11 +47,11 @@ impl Provider {
             Self::Gone(gone) => (Some(gone.last_report()), None, gone.wakes, gone.counts),
             Self::Registered(was) => (Some(was.last_report()), Some(was.status), was.wakes, was.counts),
         };
-        // The same session goes on counting its reports: what it said before stays said.
+        // The same session continues to count its reports.
         let last_seq = last
             .filter(|last| last.epoch == *epoch)
             .map_or(ReportSeq(0), |last| last.seq);
-        // A status that stays keeps its data: since when, and the wake that a death soon after would count against.
+        // An unchanged status keeps its data: its beginning, and the wake that a death soon after it counts against.
         let status = match (status, was) {
             (RegisteredAs::Waking, Some(waking @ Status::Waking { .. })) => waking,
             (RegisteredAs::Active, Some(active @ Status::Active { .. })) => active,
@@ -77,8 +77,8 @@ impl Provider {
 }
 
 impl Registered {
-    /// A later session may stop or take back what it never registered; from then on nothing older speaks for it.
-    fn spoken_for_by(mut self, epoch: Epoch) -> Self {
+    /// A later session may stop or withdraw what it never registered, and the provider then belongs to that session.
+    fn owned_by(mut self, epoch: Epoch) -> Self {
         if epoch > self.epoch {
             self.epoch = epoch;
             self.last_seq = ReportSeq(0);
@@ -114,7 +114,7 @@ impl Registered {
             } => {
                 self.end_wake(*wake_id, *at_ms, stages, None);
                 self.heard(*report, *at_ms);
-                // Without a report a registration said so: the agent was heard all the same.
+                // Without a report it was a registration that showed it, so the agent was heard from.
                 self.heard_at_ms = *at_ms;
                 self.status = Status::Active {
                     since_ms: *at_ms,
@@ -169,7 +169,7 @@ impl Registered {
                 at_ms,
                 ..
             } => {
-                self = self.spoken_for_by(*epoch);
+                self = self.owned_by(*epoch);
                 self.failures = failures.clone();
                 self.status = Status::Inactive {
                     since_ms: *at_ms,

@@ -40,7 +40,7 @@ impl Aggregate for Provider {
         (): &(),
         sink: &EventSink<Self>,
     ) -> Result<(), Rejection> {
-        // The sink applies each event to `self`, so whoever commits them must not apply them again.
+        // The sink applies each event to `self`, so a committer must not apply them again.
         for event in self.decide(&command)? {
             sink.write(event, self).await;
         }

@@ -1,17 +1,20 @@
 //! Why a command to a provider is refused.
 
-use super::state::InactiveReason;
+use super::{event::ProviderEvent, state::InactiveReason};
 use crate::{ids::Epoch, time::Timestamp, wake::Failures};
 use std::time::Duration;
 use thiserror::Error;
 
-/// Why a provider's command is refused.
+/// What a command changes, or why it is refused.
+pub(super) type Decision = Result<Vec<ProviderEvent>, Rejection>;
+
+/// Why a command to a provider is refused.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum Rejection {
     /// Never registered, or gone.
     #[error("no such provider is published")]
     NotRegistered,
-    /// A later session of its agent speaks for it.
+    /// It belongs to a later session of its agent.
     #[error("this session was superseded: the provider's current epoch is {current}")]
     SessionSuperseded {
         /// The current epoch.
@@ -23,7 +26,7 @@ pub enum Rejection {
         /// The epoch that is registered.
         current: Epoch,
     },
-    /// It is inactive: its agent must resume it before it reports on it.
+    /// It is inactive, so its agent must resume it before reporting on it.
     #[error("the provider is inactive: resume it first")]
     ResumeFirst,
     /// Its agent is lost or stopped, so no wake is tried.
@@ -37,18 +40,18 @@ pub enum Rejection {
     /// It has no wake recipe.
     #[error("the provider has no wake recipe")]
     NoRecipe,
-    /// Its last wakes failed, so the next one waits.
+    /// Its last wakes failed, so the next one is delayed.
     #[error("the provider's last wakes failed")]
     RecentlyFailed {
-        /// How long the next wake is held back.
+        /// When the next wake may begin, from now.
         retry_after: Duration,
         /// The last failure.
         failures: Failures,
     },
-    /// It isn't silent: something newer was heard of its agent.
-    #[error("the agent was heard since")]
+    /// Its agent was heard from since.
+    #[error("the agent was heard from since")]
     HeardSince,
-    /// It has not been inactive for long enough to expire.
+    /// It has not been inactive for long enough.
     #[error("the provider is not inactive, or not for long enough")]
     NotExpired,
 }

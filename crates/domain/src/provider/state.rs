@@ -1,4 +1,4 @@
-//! What is known of a provider. Each status owns only the data that exists in it.
+//! The state of a provider. Each status owns only the data that exists in it.
 
 use crate::{
     ids::{Epoch, ReportId, ReportSeq, WakeId},
@@ -20,7 +20,7 @@ pub enum Provider {
     Unregistered,
     /// Published by its agent.
     Registered(Registered),
-    /// Deregistered or expired. Its epoch is kept, so that nothing older is ever accepted.
+    /// Deregistered or expired. Its epoch is kept, so that nothing older is accepted.
     Gone(Gone),
 }
 
@@ -31,11 +31,11 @@ pub struct Registered {
     pub id: ProviderId,
     /// What it publishes.
     pub spec: ProviderSpec,
-    /// The session that speaks for it.
+    /// The session that it belongs to.
     pub epoch: Epoch,
-    /// The last report of that session that changed something.
+    /// The last report of that session that changed it.
     pub last_seq: ReportSeq,
-    /// When its agent was last heard in an event.
+    /// The latest event in which its agent was heard from.
     pub heard_at_ms: Timestamp,
     /// Its status.
     pub status: Status,
@@ -43,35 +43,35 @@ pub struct Registered {
     pub failures: Failures,
     /// The last few ended wakes, latest last.
     pub wakes: Vec<WakeRecord>,
-    /// All its wakes, counted.
+    /// How many wakes it has had.
     pub counts: WakeCounts,
 }
 
-/// A provider that isn't published any more.
+/// A provider that is no longer published.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Gone {
     /// Its id.
     pub id: ProviderId,
-    /// The last session that spoke for it.
+    /// The last session that it belonged to.
     pub epoch: Epoch,
-    /// The last report of that session that changed something, should it publish the provider again.
+    /// The last report of that session that changed it, in case that session publishes it again.
     pub last_seq: ReportSeq,
     /// Since when.
     pub since_ms: Timestamp,
     /// The last few ended wakes, latest last.
     pub wakes: Vec<WakeRecord>,
-    /// All its wakes, counted.
+    /// How many wakes it has had.
     pub counts: WakeCounts,
 }
 
-/// How many wakes were asked for and how they ended.
+/// How many wakes were requested, and how they ended.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WakeCounts {
-    /// Asked for.
+    /// Requested.
     pub requested: u64,
     /// Ended with the backend available.
     pub succeeded: u64,
-    /// Ended otherwise.
+    /// Ended without it.
     pub failed: u64,
 }
 
@@ -79,14 +79,14 @@ pub struct WakeCounts {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "status", rename_all = "snake_case")]
 pub enum Status {
-    /// Its backend answers, or is believed to.
+    /// Its backend answers, as far as is known.
     Active {
         /// Since when.
         since_ms: Timestamp,
-        /// The wake that brought it up, when one did.
+        /// The wake that brought it up, if one did.
         woken_by: Option<WakeId>,
     },
-    /// Its backend sleeps; a request wakes it.
+    /// Its backend is asleep, and a request wakes it.
     Hibernating {
         /// Since when.
         since_ms: Timestamp,
@@ -107,13 +107,13 @@ pub enum Status {
     },
 }
 
-/// A status without a wake in flight or a lost agent.
+/// A status with a present agent and no wake in flight.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum StableStatus {
-    /// The backend answers, or is believed to.
+    /// The backend answers, as far as is known.
     Active,
-    /// The backend sleeps.
+    /// The backend is asleep.
     Hibernating,
 }
 
@@ -127,7 +127,7 @@ pub enum InactiveReason {
     AgentStopped,
 }
 
-/// A status without its data, as rows and answers name it.
+/// A status without its data.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum StatusName {
@@ -142,7 +142,7 @@ pub enum StatusName {
 }
 
 impl StatusName {
-    /// The name as it is written everywhere.
+    /// Its name in JSON and in queries.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -204,13 +204,13 @@ impl Status {
 }
 
 impl Registered {
-    /// How the wake `id` ended, while it is among the last few.
+    /// How the wake `id` ended, if it is among the last few.
     #[must_use]
     pub fn ended_wake(&self, id: WakeId) -> Option<&WakeRecord> {
         ended_wake(&self.wakes, id)
     }
 
-    /// The last report that changed something.
+    /// The last report that changed it.
     #[must_use]
     pub const fn last_report(&self) -> ReportId {
         ReportId {
@@ -221,7 +221,7 @@ impl Registered {
 }
 
 impl Gone {
-    /// The last report that changed something.
+    /// The last report that changed it.
     #[must_use]
     pub const fn last_report(&self) -> ReportId {
         ReportId {
@@ -236,7 +236,7 @@ fn ended_wake(wakes: &[WakeRecord], id: WakeId) -> Option<&WakeRecord> {
 }
 
 impl Provider {
-    /// How the wake `id` ended, while it is among the last few.
+    /// How the wake `id` ended, if it is among the last few.
     #[must_use]
     pub fn ended_wake(&self, id: WakeId) -> Option<&WakeRecord> {
         match self {
@@ -255,7 +255,7 @@ impl Provider {
         }
     }
 
-    /// The last session that spoke for it; `Epoch(0)` when none ever did.
+    /// The last session that it belonged to; `Epoch(0)` when it was never published.
     #[must_use]
     pub const fn epoch(&self) -> Epoch {
         match self {

@@ -1,9 +1,8 @@
 //! The rules of the single wake in flight: when one begins, who joins it, how it ends.
 
 use super::{
-    decide::Decision,
     event::ProviderEvent,
-    rejection::Rejection,
+    rejection::{Decision, Rejection},
     state::{Registered, Status},
 };
 use crate::{
@@ -13,7 +12,7 @@ use crate::{
 };
 use std::time::Duration;
 
-/// How long after its published budget a wake is still waited for: the agent's report needs time to arrive.
+/// How long a wake's deadline is after its budget: the agent's report needs time to arrive.
 pub const DEADLINE_MARGIN: Duration = Duration::from_secs(5);
 
 impl Registered {
@@ -26,12 +25,12 @@ impl Registered {
                     since: *since_ms,
                 });
             }
-            // Joined: whoever asks shares the wake in flight.
+            // Joins the wake in flight.
             Status::Waking { wake } if at < wake.deadline_ms => return Ok(vec![]),
             Status::Waking { wake } => (Some(self.timed_out(wake, at)), self.timed_out_failures(wake, at)),
             Status::Hibernating { .. } => (None, self.failures.clone()),
         };
-        // A command that comes again after its wake: an id names one wake only.
+        // A command repeated after its wake: an id names only one wake.
         let requested_before =
             self.status.wake().is_some_and(|wake| wake.id == wake_id) || self.ended_wake(wake_id).is_some();
         if requested_before {
@@ -41,7 +40,7 @@ impl Registered {
             return Err(Rejection::NoRecipe);
         };
         match (failures.backoff_at(at), ended) {
-            // The hold that the time-out brings is told to whoever asks next.
+            // Only the time-out, which brings the backoff; the next request is refused with it.
             (Some(_), Some(ended)) => Ok(vec![ended]),
             (Some(retry_after), None) => Err(Rejection::RecentlyFailed {
                 retry_after,
@@ -86,7 +85,7 @@ impl Registered {
                     at_ms: at,
                 }])
             }
-            // Late, but true: the backend is up.
+            // Late, but the backend is up.
             (Status::Hibernating { .. }, WakeOutcome::Succeeded { .. }) => {
                 self.report_awake(report, vec![], at)
             }
@@ -110,7 +109,7 @@ impl Registered {
         }
     }
 
-    /// Ends a wake in flight for a reason that isn't the backend's, so that it doesn't count as its failure.
+    /// Ends a wake in flight for a reason outside the backend, so that it doesn't count as its failure.
     pub(super) fn abandon_wake(
         &self,
         kind: WakeFailureKind,

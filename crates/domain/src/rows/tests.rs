@@ -1,5 +1,5 @@
-//! What is memory's own: its bounds, its start from each aggregate's last commit, and what it says it doesn't hold.
-//! That it answers as Postgres does is shown where both are, by the projector's contract suite.
+//! What only memory does: its bounds, its start from each aggregate's last commit, and its answer for events that it doesn't
+//! hold. The projector's contract suite compares the rest with Postgres.
 
 use super::*;
 use crate::{
@@ -128,7 +128,7 @@ impl Journal {
     }
 }
 
-/// A minute a commit, so that no hold after failed wakes stands in the way.
+/// A minute apart, so that no backoff after failed wakes interferes.
 fn at(seq: u64) -> Timestamp {
     Timestamp::from_millis((seq + 1) * 61_000)
 }
@@ -145,7 +145,7 @@ fn events_after(rows: &MemoryRows, seq: u64) -> Result<Page<EventRow>, RowsError
 }
 
 #[test]
-fn events_and_ended_wakes_are_held_up_to_a_bound_and_older_events_are_said_to_be_missing() {
+fn events_and_ended_wakes_are_held_up_to_a_bound_and_older_events_are_reported_missing() {
     let (rows, mut journal) = (MemoryRows::new(), Journal::default());
     rows.apply(&journal.register(&["a"]));
     for _ in 0..MAX_HELD_EVENTS {
@@ -266,7 +266,7 @@ fn a_replaced_journal_leaves_nothing_behind() {
 }
 
 #[test]
-fn reading_ones_own_writes_waits_for_the_rows_but_not_for_ever() {
+fn reading_your_own_writes_waits_for_the_rows_but_not_for_ever() {
     let rows = MemoryRows::new();
     let mut journal = Journal::default();
     let (first, second) = (journal.register(&["a"]), journal.request_wake());

@@ -72,7 +72,7 @@ proptest! {
         asks in proptest::collection::vec((ask(), 0..400_u64), 1..120),
     ) {
         let (mut agent, mut events, mut now) = (Agent::default(), vec![], 1_000_000);
-        // What may still be used, as somebody would keep count who only hears the events.
+        // The tokens and keys that are still usable, judged from the events alone.
         let mut open: HashMap<TokenId, Timestamp> = HashMap::new();
         let mut spent: HashSet<TokenId> = HashSet::new();
         for (ask, secs) in asks {

@@ -75,7 +75,7 @@ impl Journal {
         self.heard = report;
     }
 
-    /// What the session `epoch` says, or the report that it numbers, was said or superseded before.
+    /// Whether this session, or this report, came before or was superseded.
     pub fn is_stale(&self, command: &ProviderCommand) -> bool {
         match command {
             ProviderCommand::Register { epoch, .. }
@@ -166,7 +166,7 @@ impl Journal {
         }
     }
 
-    /// The state says what the events said.
+    /// The state agrees with the events.
     pub fn agrees_with(&self, provider: &Provider) {
         let (counts, remembered) = match provider {
             Provider::Unregistered => {

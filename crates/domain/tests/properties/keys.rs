@@ -1,4 +1,4 @@
-//! What holds of a key whatever is asked of it.
+//! Invariants of keys.
 
 use super::through_json;
 use proptest::prelude::*;

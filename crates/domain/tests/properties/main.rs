@@ -1,4 +1,4 @@
-//! What holds whatever is asked of an aggregate, in whatever order, by whatever session, at whatever time.
+//! Invariants of the aggregates: they hold for any commands, in any order, from any session, at any time.
 
 mod access;
 mod journal;
@@ -114,7 +114,7 @@ proptest! {
                 },
             };
             match (agent.decide(&command), advance) {
-                // Whoever was accepted before is the current session or was superseded for good.
+                // A session that was accepted before is the current one, or superseded for good.
                 (Err(_), _) => prop_assert!(advance.is_none() && accepted.contains(&session) && current != Some(session)),
                 (Ok(new), None) if new.is_empty() => prop_assert_eq!(current, Some(session)),
                 (Ok(new), Some(to)) if new.is_empty() => prop_assert!(before >= Epoch(to) || accepted.is_empty()),

@@ -102,14 +102,14 @@ pub async fn commands(hub: &Hub, key: &str) {
     let there = hub.database.url();
     for (says, words, database, nats) in [
         (
-            "the rows wait for the database",
+            "the database or the journal is unavailable",
             &["projector"][..],
             nowhere.as_str(),
             hub.nats_url.as_str(),
         ),
         ("can't reach NATS", &["projector"], there, &nats),
         (
-            "the rows wait for the database",
+            "the database or the journal is unavailable",
             &["rows", "rebuild"],
             &nowhere,
             &hub.nats_url,

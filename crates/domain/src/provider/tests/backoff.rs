@@ -1,4 +1,4 @@
-//! Failed wakes hold back the next one, longer each time, until the backend stays active.
+//! Failed wakes delay the next one, longer each time, until the backend stays active.
 
 use super::*;
 

@@ -1,4 +1,4 @@
-//! The words that the examples are written in: names, times, commands and events with what doesn't matter left out.
+//! Names, times, commands and events for the examples, without what doesn't matter.
 
 use super::super::InactiveReason;
 use super::*;

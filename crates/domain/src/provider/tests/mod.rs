@@ -1,4 +1,4 @@
-//! The rules by example: given what happened, when a command comes, then these events or this refusal.
+//! The rules by example: given these events, when a command comes, then these events or this refusal.
 
 mod backoff;
 mod fixtures;
@@ -20,7 +20,7 @@ use crate::{
 use std::time::Duration;
 use uuid::Uuid;
 
-/// What happened so far, and the state that it was folded into step by step.
+/// The events so far, and the state that they were folded into step by step.
 #[derive(Debug, Clone, Default)]
 struct Given {
     events: Vec<ProviderEvent>,
@@ -80,7 +80,7 @@ struct When {
 }
 
 impl When {
-    /// Exactly these events; what comes next is given them.
+    /// Exactly these events, on which the next command builds.
     #[track_caller]
     fn then(self, expected: impl IntoIterator<Item = ProviderEvent>) -> Given {
         let expected: Vec<_> = expected.into_iter().collect();
@@ -99,7 +99,7 @@ impl When {
         given
     }
 
-    /// No event: it was already so, or it doesn't matter any more.
+    /// No event: it was so already, or no longer matters.
     #[track_caller]
     fn then_nothing(self) -> Given {
         self.then([])
@@ -118,7 +118,7 @@ impl When {
     }
 }
 
-// Histories: epoch 1, the last report heard is (1, 0) unless said otherwise.
+// Histories: in epoch 1, with (1, 0) as the last report unless noted.
 
 /// Active since 0 by itself.
 fn active() -> Given {

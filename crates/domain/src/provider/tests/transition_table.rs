@@ -1,8 +1,8 @@
 //! Every status with every command: the whole table on one page.
 //!
-//! Each row is a command; its columns are what becomes of it when the provider is unregistered, gone, active,
-//! hibernating, waking (before and past its deadline) and inactive. `=` is no event, a word starting lower case
-//! is a refusal, else the events by name and the status they lead to.
+//! Each row is a command, and its columns show the outcome when the provider is unregistered, gone, active, hibernating,
+//! waking (before and past its deadline) and inactive. `=` is no event, lower-case words are a refusal, and anything else is
+//! the events and the status after them.
 
 use super::*;
 
@@ -27,7 +27,7 @@ Deregister         | not registered | = | ProviderDeregistered>gone | ProviderDe
 Expire             | not registered | = | not expired | not expired | not expired | not expired | ProviderExpired>gone
 ";
 
-/// Past wake 1's deadline, before anybody noticed.
+/// Past wake 1's deadline.
 const PAST: u64 = 80;
 
 fn command(name: &str, secs: u64) -> ProviderCommand {

@@ -14,7 +14,7 @@ fn a_hibernating_provider_is_woken_with_a_deadline_of_its_own_budget() {
 }
 
 #[test]
-fn whoever_asks_during_a_wake_joins_it() {
+fn a_request_during_a_wake_joins_it() {
     waking().when(request_wake(2, 74)).then_nothing();
 }
 
@@ -102,16 +102,16 @@ fn what_a_wake_waited_for_its_group_is_remembered_apart_from_what_it_took_itself
         started_after_ms: 0,
         took_ms: 4_000,
     };
-    let mut told = report_success(1, report(1, 1), 20);
+    let mut reported = report_success(1, report(1, 1), 20);
     if let ProviderCommand::ReportWake {
         outcome: WakeOutcome::Succeeded { stages },
         ..
-    } = &mut told
+    } = &mut reported
     {
         stages.insert(0, waited);
     }
     let given = waking();
-    let events = given.provider.decide(&told).expect("legal");
+    let events = given.provider.decide(&reported).expect("legal");
     let provider = events.iter().fold(given.provider, Provider::evolve);
     let wake = &provider.registered().expect("registered").wakes[0];
     let all = wake.ended_at_ms.since(wake.requested_at_ms);
