@@ -23,9 +23,7 @@ pub enum ProjectorError {
         seq: u64,
     },
     /// Only one rebuild can run at a time.
-    #[error(
-        "another rebuild of these rows is running; if it was just killed, try again in a few seconds"
-    )]
+    #[error("another rebuild of these rows is running; if it was just killed, try again in a few seconds")]
     Rebuilding,
     /// NATS can't be used: the server is too old, or its streams have the wrong settings.
     #[error(transparent)]

@@ -201,9 +201,7 @@ impl Fold<'_> {
             let applied = timeout(APPLY_TIMEOUT, self.projection.apply(&self.mark, &batch)).await;
             let applied = applied.map_err(|_| Stop::Again("the database is too slow".to_owned()))??;
             let Applied::To(mark) = applied else {
-                return Err(Stop::Again(
-                    "another process moved its checkpoint".to_owned(),
-                ));
+                return Err(Stop::Again("another process moved its checkpoint".to_owned()));
             };
             batch.iter().for_each(report_unreadable);
             self.mark = mark;

@@ -265,7 +265,8 @@ impl Scratch {
         if differences == 0 {
             return Ok(());
         }
-        let text = "another version has migrated it since this rebuild began; run the rebuild of that version";
+        let text =
+            "another version has migrated it since this rebuild began; run the rebuild of that version";
         Err(Replace::Stop(ProjectorError::Schema(text.to_owned()).into()))
     }
 

@@ -11,7 +11,7 @@ pub struct Layers {
     pub from_top: &'static [&'static [&'static str]],
 }
 
-pub const CRATES: &[Layers] = &[BUS, CLI, PROJECTOR];
+pub const CRATES: &[Layers] = &[BUS, CLI, DOMAIN, PROJECTOR];
 
 /// Gone: `journal` and `follow` (entries and their decoding), `streams` and `archive` (the marks of an
 /// import), `connection` and `access` (ending connections), and in the relay `client` and `exchange`, `server` and
@@ -72,6 +72,43 @@ const CLI: Layers = Layers {
         &["api_auth", "hub", "tls"],
         &["args", "logging"],
         &["data_dir", "failure", "listen", "replica", "sd_notify", "signals"],
+    ],
+};
+
+/// Gone: the parts of an agent and of a key took their events and rejections from the file that had them as parts; the hash
+/// of a secret belonged to keys, and agents took it from there; pages sorted rows, and rows were cut into pages.
+const DOMAIN: Layers = Layers {
+    name: "domain",
+    from_top: &[
+        &["rows"],
+        &["rows/memory"],
+        &["rows/query"],
+        &["rows/event", "rows/llm", "rows/wake"],
+        &["rows/row_source", "rows/sort"],
+        &["rows/page"],
+        &["agent", "key", "provider"],
+        &[
+            "agent/access",
+            "agent/sessions",
+            "key/decide",
+            "provider/decide",
+            "provider/waking",
+        ],
+        &[
+            "agent/command",
+            "agent/rejection",
+            "key/command",
+            "key/rejection",
+            "key/state",
+            "provider/command",
+            "provider/rejection",
+            "provider/evolve",
+        ],
+        &["agent/event", "key/event", "provider/event"],
+        &["agent/agent_key", "key/policy", "provider/state"],
+        &["key/scope"],
+        &["spec", "wake"],
+        &["ids", "names", "secret", "time"],
     ],
 };
 
