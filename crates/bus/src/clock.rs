@@ -1,5 +1,5 @@
-//! The time that all replicas share: NATS time, taken from the stored time of a replica's own canary plus the
-//! monotonic time since its receipt. Late by at most the canary's way, never early; a wrong wall clock changes nothing.
+//! The time that all replicas share: NATS time, which is the stored time of a replica's own canary plus the monotonic
+//! time since its receipt. It is late by at most the canary's travel time and never early; wall clocks play no part.
 
 use reveille_domain::Timestamp;
 use std::{
@@ -8,7 +8,7 @@ use std::{
 };
 use tokio::sync::watch;
 
-/// A canary whose round trip took longer says too little about the time.
+/// A canary with a longer round trip is too inaccurate to set the clock.
 const MAX_ROUND_TRIP: Duration = Duration::from_secs(1);
 
 #[derive(Debug, Clone, Copy)]
@@ -17,7 +17,7 @@ struct Reading {
     received: Instant,
 }
 
-/// NATS time, once the first canary has come back.
+/// A clock that shows NATS time once the first canary has come back.
 #[derive(Debug, Clone)]
 pub struct NatsClock {
     reading: Arc<watch::Sender<Option<Reading>>>,
@@ -32,7 +32,7 @@ impl Default for NatsClock {
 }
 
 impl NatsClock {
-    /// Takes a canary: when it was sent, when the server stored it, and that it is received now.
+    /// Sets the clock by a canary that arrives now: `sent` is when it left, `stored_at` when the server stored it.
     pub(crate) fn canary(&self, sent: Instant, stored_at: Timestamp) {
         let received = Instant::now();
         if received.duration_since(sent) <= MAX_ROUND_TRIP {
@@ -40,7 +40,7 @@ impl NatsClock {
         }
     }
 
-    /// Now; `None` before the first canary.
+    /// The current time; `None` before the first canary.
     #[must_use]
     pub fn try_now(&self) -> Option<Timestamp> {
         self.reading
@@ -48,19 +48,19 @@ impl NatsClock {
             .map(|reading| reading.stored_at.plus(reading.received.elapsed()))
     }
 
-    /// When the server stored the last canary that came back: up to then this replica has heard everything.
+    /// When the server stored the last canary that came back. Up to then, this replica has received every heartbeat.
     #[must_use]
     pub fn heard_until(&self) -> Option<Timestamp> {
         self.reading.borrow().map(|reading| reading.stored_at)
     }
 
-    /// How long ago the last canary came back; `None` before the first.
+    /// The time since the last canary came back; `None` before the first.
     #[must_use]
     pub fn age(&self) -> Option<Duration> {
         self.reading.borrow().map(|reading| reading.received.elapsed())
     }
 
-    /// Now, as soon as it is known.
+    /// The current time, as soon as it is known.
     pub async fn now(&self) -> Timestamp {
         let mut readings = self.reading.subscribe();
         loop {
@@ -79,7 +79,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_slow_canary_says_nothing() {
+    fn a_slow_canary_leaves_the_clock_alone() {
         let clock = NatsClock::default();
         let long_ago = Instant::now()
             .checked_sub(Duration::from_secs(2))

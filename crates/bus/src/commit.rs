@@ -6,7 +6,7 @@
 //!  "events":[{"type":"WakeRequested","version":"1","data":{}}],"state_version":1,"state":{}}
 //! ```
 //!
-//! The state is the snapshot: a command loads one message, however long the history is.
+//! The state is a snapshot, so a command loads one message, however long the history is.
 
 use crate::subjects::AggregateId;
 use bytes::Bytes;
@@ -20,19 +20,19 @@ use thiserror::Error;
 
 /// The commit format that is written, and the newest that is read.
 pub const COMMIT_VERSION: u32 = 1;
-/// The format of `state` that is written, and the only one that is read: a newer one is refused, and instead of an older
-/// one the events are folded again.
+/// The format of `state` that is written, and the only one that is read. A newer one is refused; for an older one the
+/// events are folded instead.
 pub const STATE_VERSION: u32 = 1;
-/// How many command ids a commit repeats from those before it, so that an append whose answer was lost is recognised.
+/// How many earlier command ids a commit repeats, so that a retried command is recognised.
 pub const RECENT_COMMANDS: usize = 16;
 
-/// The SHA-256 of a commit's bytes; chains the commits of one subject.
+/// The SHA-256 of a commit's bytes. It chains the commits of one subject.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct CommitHash([u8; 32]);
 
 impl CommitHash {
-    /// The hash of a commit's payload.
+    /// Hashes a commit's payload.
     #[must_use]
     pub fn of(payload: &[u8]) -> Self {
         Self(Sha256::digest(payload).into())
@@ -73,31 +73,31 @@ impl TryFrom<String> for CommitHash {
     }
 }
 
-/// Why a journal message isn't a commit that this version reads.
+/// Why this version can't read a journal message as a commit.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum CommitError {
-    /// Written by a newer Reveille.
+    /// A newer Reveille wrote it.
     #[error("it was written by a newer version ({field} {found}, this one reads up to {known})")]
     Newer {
         /// `v`, `state_version` or `event version`.
         field: &'static str,
-        /// What the commit says.
+        /// The version in the commit.
         found: u32,
-        /// The newest that is read.
+        /// The newest version that is read.
         known: u32,
     },
-    /// Its state has an older format: [`Commit::decode_onto`] folds the events instead.
+    /// The state has an older format: [`Commit::decode_onto`] folds the events instead.
     #[error("its state has an older format (state_version {found}, this one reads {known})")]
     OlderState {
-        /// What the commit says.
+        /// The version in the commit.
         found: u32,
         /// The format that is read.
         known: u32,
     },
-    /// Not a commit.
+    /// The bytes are no commit.
     #[error("it is malformed: {0}")]
     Malformed(String),
-    /// Its subject names no aggregate.
+    /// The message's subject names no aggregate.
     #[error("its subject names no aggregate")]
     Subject,
 }
@@ -105,19 +105,19 @@ pub enum CommitError {
 /// The events of one command on an aggregate, and its state after them.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Commit<A: Aggregate> {
-    /// The aggregate's commits, this one included: 1 for the first.
+    /// The number of this commit among the aggregate's commits, from 1.
     pub aggregate_version: u64,
-    /// The number of its first event among the aggregate's events: 1 for the very first.
+    /// The number of its first event among the aggregate's events, from 1.
     pub first_event_seq: u64,
     /// The hash of the aggregate's previous commit.
     pub prev: Option<CommitHash>,
-    /// The command.
+    /// The command that led to the events.
     pub command_id: CommandId,
     /// When it was decided, in NATS time.
     pub at: Timestamp,
-    /// What brought the command: a control verb, a sweep, a request.
+    /// What led to the command: a control verb, a sweep, a request.
     pub cause: String,
-    /// The last few command ids before this one, latest last.
+    /// The ids of the last few commands before this one, latest last.
     pub recent_command_ids: Vec<CommandId>,
     /// What happened; never empty.
     pub events: Vec<A::Event>,
@@ -152,7 +152,7 @@ struct WireEvent<'a> {
     data: std::borrow::Cow<'a, RawValue>,
 }
 
-/// Only the versions: read first, so that a newer commit is told from a malformed one.
+/// The versions alone. They are read first, to distinguish a newer commit from a malformed one.
 #[derive(Deserialize)]
 struct Versions {
     v: u32,
@@ -181,7 +181,7 @@ impl<'a> Wire<'a> {
     fn read(payload: &'a [u8]) -> Result<Self, CommitError> {
         let versions: Versions = serde_json::from_slice(payload).map_err(malformed)?;
         if versions.v == 0 {
-            return Err(malformed("v 0 never was"));
+            return Err(malformed("v 0 never existed"));
         }
         up_to("v", versions.v, COMMIT_VERSION)?;
         up_to("state_version", versions.state_version, STATE_VERSION)?;
@@ -193,18 +193,18 @@ impl<A: Aggregate> Commit<A> {
     /// The number of its last event among the aggregate's events.
     #[must_use]
     pub const fn last_event_seq(&self) -> u64 {
-        // A message of the journal may claim any number.
+        // A malformed message may claim any number.
         let further = (self.events.len() as u64).saturating_sub(1);
         self.first_event_seq.saturating_add(further)
     }
 
-    /// Whether `command` is this commit's or one of the last few before it.
+    /// Whether `command` led to this commit or to one of the last few before it.
     #[must_use]
     pub fn knows(&self, command: CommandId) -> bool {
         self.command_id == command || self.recent_command_ids.contains(&command)
     }
 
-    /// The message's bytes.
+    /// Writes the message's bytes.
     ///
     /// # Errors
     /// When an event or the state can't be serialized.
@@ -240,7 +240,7 @@ impl<A: Aggregate> Commit<A> {
     /// Reads a message's bytes.
     ///
     /// # Errors
-    /// When they are no commit, or one that a newer version wrote, or one whose state has an older format.
+    /// When they are no commit, a newer version wrote it, or its state has an older format.
     pub fn decode(payload: &[u8]) -> Result<Self, CommitError> {
         let wire = Wire::read(payload)?;
         if wire.state_version < STATE_VERSION {
@@ -253,10 +253,10 @@ impl<A: Aggregate> Commit<A> {
         Self::of(wire, |_| state)
     }
 
-    /// Reads a message's bytes, but not its state: that becomes `before` with the events applied.
+    /// Reads a message's bytes without its state, which becomes `before` with the events applied.
     ///
     /// # Errors
-    /// When they are no commit, or one that a newer version wrote.
+    /// When they are no commit, or a newer version wrote it.
     pub fn decode_onto(payload: &[u8], mut before: A) -> Result<Self, CommitError> {
         Self::of(Wire::read(payload)?, |events: &[A::Event]| {
             for event in events {
@@ -299,19 +299,19 @@ fn decode_event<A: Aggregate>(event: WireEvent<'_>) -> Result<A::Event, CommitEr
     let text = serde_json::to_string(&tagged).map_err(malformed)?;
     let event: A::Event = serde_json::from_str(&text).map_err(malformed)?;
     if version == 0 {
-        return Err(malformed("event version 0 never was"));
+        return Err(malformed("event version 0 never existed"));
     }
-    // One of a newer version may look like an older one and mean something else.
+    // An event of a newer version may look like an older one and mean something else.
     up_to("event version", version, number(&event.event_version())?)?;
     Ok(event)
 }
 
-/// What can be told of a commit whose events or state may be of a newer version.
+/// What is known of any commit, even one whose events or state come from a newer version.
 pub(crate) struct Outline {
     pub(crate) first_event_seq: u64,
     pub(crate) command_id: CommandId,
     pub(crate) at: Timestamp,
-    /// Type, version and data of each event.
+    /// The type, version and data of each event.
     pub(crate) events: Vec<(String, String, serde_json::Value)>,
 }
 
@@ -332,14 +332,14 @@ pub(crate) fn outline(payload: &[u8]) -> Option<Outline> {
     })
 }
 
-/// A commit of any aggregate.
+/// A commit of any kind of aggregate.
 #[derive(Debug, Clone, PartialEq)]
 pub enum AnyCommit {
-    /// An agent's.
+    /// A commit of an agent.
     Agent(Commit<Agent>),
-    /// A provider's.
+    /// A commit of a provider.
     Provider(Commit<Provider>),
-    /// A key's.
+    /// A commit of a key.
     Key(Commit<Key>),
 }
 
@@ -354,7 +354,7 @@ impl AnyCommit {
     /// Reads the commit of `aggregate`.
     ///
     /// # Errors
-    /// When the bytes are no commit, or one that a newer version wrote.
+    /// When the bytes are no commit, or a newer version wrote it.
     pub fn decode(aggregate: &AggregateId, payload: &[u8]) -> Result<Self, CommitError> {
         match aggregate {
             AggregateId::Agent(_) => Commit::decode(payload).map(Self::Agent),
@@ -366,7 +366,7 @@ impl AnyCommit {
     /// Reads the commit that follows this one, without its state: see [`Commit::decode_onto`].
     ///
     /// # Errors
-    /// When the bytes are no commit, or one that a newer version wrote.
+    /// When the bytes are no commit, or a newer version wrote it.
     pub(crate) fn decode_next(&self, payload: &[u8]) -> Result<Self, CommitError> {
         match self {
             Self::Agent(last) => Commit::decode_onto(payload, last.state.clone()).map(Self::Agent),

@@ -1,4 +1,4 @@
-//! Connecting to NATS: with retries from the first attempt on, and a check that the server is new enough.
+//! Connecting to NATS: with retries from the first attempt on, and only to a server that is new enough.
 
 use crate::{
     access::{NatsKey, Role},
@@ -11,7 +11,7 @@ use std::{path::PathBuf, time::Duration};
 use tokio::sync::watch;
 use tracing::{info, warn};
 
-/// The oldest nats-server that will do (message TTLs and the stream options that the journal forbids).
+/// The oldest nats-server that is supported: its streams know message TTLs and the options that the journal forbids.
 pub const MIN_SERVER: (u64, u64, u64) = (2, 12, 0);
 
 /// The pauses between attempts to connect.
@@ -22,12 +22,12 @@ const RETRIES: ExponentialBuilder = ExponentialBuilder::new()
     .without_max_times();
 const FIRST_RETRY: Duration = Duration::from_millis(100);
 const LONGEST_RETRY: Duration = Duration::from_secs(2);
-/// A peer that does not answer two pings is gone.
+/// A peer that leaves two pings unanswered counts as gone.
 const PING_INTERVAL: Duration = Duration::from_secs(5);
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long JetStream may take to answer: what isn't answered is asked again.
+/// How long JetStream may take to answer before the request is sent again.
 const JETSTREAM_TIMEOUT: Duration = Duration::from_secs(2);
-/// Messages that a subscription holds before it drops some; frames are numbered, so a loss is seen.
+/// How many messages a subscription holds before it drops some. Frames are numbered, so a loss is noticed.
 const SUBSCRIPTION_CAPACITY: usize = 65_536;
 
 /// Where NATS is.
@@ -35,12 +35,12 @@ const SUBSCRIPTION_CAPACITY: usize = 65_536;
 pub struct NatsServer {
     /// `nats://host:port`, or several with commas.
     pub url: String,
-    /// Whose certificates are trusted for `tls://`: a PEM file, beside the system's own roots.
+    /// A PEM file of authorities to trust for `tls://`, beside the system's roots.
     pub ca: Option<PathBuf>,
 }
 
 impl NatsServer {
-    /// The server at `url`, with certificates that the system trusts.
+    /// The server at `url`; for TLS, the system's roots are trusted.
     #[must_use]
     pub fn at(url: &str) -> Self {
         Self {
@@ -54,8 +54,8 @@ impl NatsServer {
         self.url.split(',').all(|one| one.trim().starts_with("tls://"))
     }
 
-    /// Host and port of the first of its addresses that leads to another machine without TLS; `None` when each is on this
-    /// machine or begins with `tls://`. What is no address leads nowhere.
+    /// Host and port of the first address that leads to another machine without TLS; `None` when every address is on this
+    /// machine or begins with `tls://`. Malformed addresses are skipped.
     #[must_use]
     pub fn plaintext_beyond_loopback(&self) -> Option<String> {
         let servers = self
@@ -72,19 +72,19 @@ impl NatsServer {
     }
 }
 
-/// Where NATS is, and as whom to speak there.
+/// Where NATS is, and the role and key to connect with.
 #[derive(Debug, Clone)]
 pub struct NatsAccess {
-    /// Where.
+    /// The server or servers.
     pub server: NatsServer,
-    /// As whom.
+    /// The role, which decides what may be published and subscribed to.
     pub role: Role,
-    /// What proves it; `None` for a server that asks for no key.
+    /// The key that proves the role; `None` for a server that asks for none.
     pub key: Option<NatsKey>,
 }
 
 impl NatsAccess {
-    /// To a server that asks for no key.
+    /// Access to a server that asks for no key.
     #[must_use]
     pub fn open(url: &str, role: Role) -> Self {
         Self {
@@ -94,7 +94,7 @@ impl NatsAccess {
         }
     }
 
-    /// A connection under this name.
+    /// Options for a connection of this name.
     #[must_use]
     pub fn named(&self, name: &str) -> NatsOptions {
         NatsOptions {
@@ -104,15 +104,15 @@ impl NatsAccess {
     }
 }
 
-/// How to connect.
+/// What a connection is made with.
 #[derive(Debug, Clone)]
 pub struct NatsOptions {
     access: NatsAccess,
-    /// The connection's name, as the server's monitoring shows it.
+    /// The connection's name in the server's monitoring.
     name: String,
 }
 
-/// A connection that comes back by itself.
+/// A connection that reconnects by itself.
 #[derive(Debug, Clone)]
 pub struct Connection {
     client: Client,
@@ -121,10 +121,10 @@ pub struct Connection {
 }
 
 impl Connection {
-    /// Connects, trying until it succeeds; says so in the log while it doesn't.
+    /// Connects, retrying until it succeeds, and logs every failed attempt.
     ///
     /// # Errors
-    /// When the server is too old, or the URL isn't one.
+    /// When the server is too old, or the URL is malformed.
     pub async fn open(options: &NatsOptions) -> Result<Self, BusError> {
         let mut pauses = RETRIES.build();
         loop {
@@ -140,10 +140,10 @@ impl Connection {
         }
     }
 
-    /// Connects, trying once.
+    /// Connects, or fails after one attempt.
     ///
     /// # Errors
-    /// When the server can't be reached or is too old, or the URL isn't one.
+    /// When the server can't be reached or is too old, or the URL is malformed.
     pub async fn try_open(options: &NatsOptions) -> Result<Self, BusError> {
         let servers = servers(&options.access.server.url)?;
         let (changed, mut generation) = watch::channel(0);
@@ -164,7 +164,7 @@ impl Connection {
             .await
             .map_err(|error| refused(&error))?;
         check_version(&client.server_info().version)?;
-        // The first connection is told apart from the ones after a loss.
+        // Wait for the first connection to be counted, so that later changes of the count mean reconnects.
         let connected = generation.wait_for(|generation| *generation > 0);
         let connected = tokio::time::timeout(REQUEST_TIMEOUT, connected).await;
         connected
@@ -177,13 +177,13 @@ impl Connection {
         })
     }
 
-    /// The client.
+    /// The NATS client of this connection.
     #[must_use]
     pub const fn client(&self) -> &Client {
         &self.client
     }
 
-    /// JetStream over this connection, impatient enough that an outage is noticed.
+    /// JetStream over this connection, with a timeout short enough to notice an outage.
     #[must_use]
     pub fn jetstream(&self) -> jetstream::Context {
         let mut js = jetstream::new(self.client.clone());
@@ -196,13 +196,13 @@ impl Connection {
         self.makes_streams
     }
 
-    /// Counts the times that the connection was made: a change means that it was lost in between.
+    /// How often the connection was established. A change means that it was lost in between.
     #[must_use]
     pub fn generation(&self) -> watch::Receiver<u64> {
         self.generation.clone()
     }
 
-    /// Whether the server answers now.
+    /// Whether the connection is up.
     #[must_use]
     pub fn is_connected(&self) -> bool {
         self.client.connection_state() == async_nats::connection::State::Connected
@@ -212,8 +212,8 @@ impl Connection {
 fn refused(error: &ConnectError) -> BusError {
     match error.kind() {
         ConnectErrorKind::AuthorizationViolation | ConnectErrorKind::Authentication => BusError::Unavailable(
-            "the server refuses this key (authorization violation): it is unknown or revoked, or no API replica runs that \
-             could let it in"
+            "the server refuses this key (authorization violation): it is unknown or revoked, or no API replica is \
+             running to admit it"
                 .to_owned(),
         ),
         _ => BusError::unavailable(error),
@@ -230,7 +230,7 @@ fn authenticated(options: &NatsOptions) -> ConnectOptions {
         connect = connect.add_root_certificates(ca.clone());
     }
     if server.is_tls() {
-        // What a server says before the handshake may come from anybody on the way: other servers to go to, for one.
+        // Before the handshake, anybody on the way can speak for the server, and name other servers to connect to.
         connect = connect.require_tls(true).ignore_discovered_servers();
     }
     connect
@@ -280,19 +280,19 @@ fn check_version(found: &str) -> Result<(), BusError> {
 }
 
 fn servers(url: &str) -> Result<Vec<ServerAddr>, BusError> {
-    let illegal = |one: &str, reason: String| BusError::Address {
+    let malformed = |one: &str, reason: String| BusError::Address {
         url: redacted(one),
         reason,
     };
     let parse = |one: &str| match one.trim().parse::<ServerAddr>() {
-        Ok(server) if server.host().is_empty() => Err(illegal(one, "it names no host".to_owned())),
+        Ok(server) if server.host().is_empty() => Err(malformed(one, "it names no host".to_owned())),
         Ok(server) => Ok(server),
-        Err(error) => Err(illegal(one, error.to_string())),
+        Err(error) => Err(malformed(one, error.to_string())),
     };
     url.split(',').map(parse).collect()
 }
 
-/// The URL without what stands before an `@`.
+/// The URL without its credentials.
 fn redacted(url: &str) -> String {
     url.split(',')
         .map(|one| one.rsplit('@').next().unwrap_or(one))

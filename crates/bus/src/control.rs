@@ -1,5 +1,5 @@
-//! What agents tell control, and its answers: JSON over request and reply on `reveille.control.<agent>.<verb>`.
-//! Every request names the agent's epoch; one whose payload names another agent than its subject is refused.
+//! Requests of agents to control, and the answers: JSON over request and reply on `reveille.control.<agent>.<verb>`.
+//! Every request names the agent's epoch. A request whose payload and subject name different agents is refused.
 
 use crate::{
     error::BusError,
@@ -18,61 +18,61 @@ use std::time::Duration;
 use thiserror::Error;
 use uuid::Uuid;
 
-/// All API replicas share the requests.
+/// The queue group in which all API replicas share the requests.
 const QUEUE_GROUP: &str = "reveille-control";
-/// How long an agent waits for an answer before it asks again.
+/// How long an agent waits for an answer before it sends the request again.
 pub const ANSWER_TIMEOUT: Duration = Duration::from_secs(8);
 
 /// A request of an agent.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "verb", rename_all = "snake_case")]
 pub enum ControlRequest {
-    /// I am the process of my name from now on. Answered with [`ControlAnswer::Connected`].
+    /// This process takes the agent's name. Answered with [`ControlAnswer::Connected`].
     Connect {
-        /// The session; the same when asked again.
+        /// The session; a retry keeps it.
         session: SessionId,
         /// The version of the agent program.
         version: String,
     },
-    /// This is a provider of mine. Answered with [`ControlAnswer::Done`].
+    /// The agent publishes a provider. Answered with [`ControlAnswer::Done`].
     Register {
         /// The agent's epoch.
         epoch: Epoch,
-        /// The provider.
+        /// The provider's name.
         provider: ProviderName,
-        /// What it publishes.
+        /// What the provider offers, and how it can be woken.
         spec: ProviderSpec,
-        /// What the probe found.
+        /// What the probe found; `None` before the first.
         availability: Option<Availability>,
     },
-    /// Something happened to a provider. Answered with [`ControlAnswer::Done`], also when it changed nothing.
+    /// Something happened to a provider. Answered with [`ControlAnswer::Done`], even when it changed nothing.
     Report {
-        /// The provider.
+        /// The provider's name.
         provider: ProviderName,
-        /// The report's number: one outstanding per provider, the same when told again.
+        /// The report's number; a retry keeps it. A provider has one report outstanding at a time.
         id: ReportId,
         /// What happened.
         report: Report,
     },
-    /// I am there after all. Answered with [`ControlAnswer::Done`].
+    /// A provider that counted as lost is back. Answered with [`ControlAnswer::Done`].
     Resume {
-        /// The provider.
+        /// The provider's name.
         provider: ProviderName,
         /// The report's number.
         id: ReportId,
         /// What the probe found.
         availability: Availability,
     },
-    /// I stop cleanly: all my providers become inactive. Answered with [`ControlAnswer::Stopped`].
+    /// The agent stops cleanly, and all its providers become inactive. Answered with [`ControlAnswer::Stopped`].
     Stop {
         /// The agent's epoch.
         epoch: Epoch,
     },
-    /// I no longer publish this provider. Answered with [`ControlAnswer::Done`].
+    /// The agent no longer publishes a provider. Answered with [`ControlAnswer::Done`].
     Deregister {
         /// The agent's epoch.
         epoch: Epoch,
-        /// The provider.
+        /// The provider's name.
         provider: ProviderName,
     },
 }
@@ -83,21 +83,21 @@ pub enum ControlRequest {
 pub enum Report {
     /// A wake ended.
     Wake {
-        /// Which.
+        /// The id of the wake.
         wake_id: WakeId,
-        /// How.
+        /// Whether it succeeded, and if not, why.
         #[serde(flatten)]
         outcome: WakeOutcome,
     },
-    /// The backend sleeps.
+    /// The backend fell asleep.
     Asleep {
-        /// Why.
+        /// What put it to sleep.
         reason: SleepReason,
-        /// The wake of another member of its group that it makes room for.
+        /// The wake of another member of its group that needs the room.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         for_wake: Option<WakeId>,
     },
-    /// The backend came up by itself.
+    /// The backend woke without a wake of ours.
     Awake,
 }
 
@@ -113,7 +113,7 @@ impl ControlRequest {
         }
     }
 
-    /// The epoch that the request is made under; `None` for `connect`, which asks for one.
+    /// The epoch of the session that sends the request; `None` for `connect`, which asks for one.
     #[must_use]
     pub const fn epoch(&self) -> Option<Epoch> {
         match self {
@@ -126,37 +126,37 @@ impl ControlRequest {
     }
 }
 
-/// Control's answer.
+/// Control's answer to a request.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "answer", rename_all = "snake_case")]
 pub enum ControlAnswer {
     /// The session is accepted.
     Connected {
-        /// Its epoch.
+        /// The session's epoch.
         epoch: Epoch,
-        /// The providers that the agent published before: what isn't in its config any more it deregisters.
+        /// The providers that the agent published before; it deregisters those that are no longer in its config.
         providers: Vec<ProviderName>,
     },
-    /// It is so now.
+    /// The request has taken effect.
     Done {
-        /// The provider's status.
+        /// The provider's status after it.
         status: Option<StatusName>,
-        /// The journal sequence of its last commit.
+        /// The journal sequence of the provider's last commit.
         sequence: u64,
-        /// The last report of this session that changed something: the next one has a higher number.
+        /// The last report of this session that changed something. The next one needs a higher number.
         last_seq: ReportSeq,
-        /// The wake in flight, which the agent may not have heard of.
+        /// The wake in flight, which the agent may not know yet.
         wake: Option<WakeMessage>,
-        /// Whether this ended a wake of an earlier session that requests may wait for: the backend then stays awake
-        /// until the first of them has come.
+        /// Whether this ended a wake of an earlier session that requests may wait for. The backend then stays awake until
+        /// the first of them arrives.
         #[serde(default, skip_serializing_if = "std::ops::Not::not")]
         awaited: bool,
     },
     /// The agent's providers are inactive.
     Stopped,
-    /// It is refused.
+    /// Control refuses the request.
     Refused {
-        /// Why.
+        /// Control's reason.
         refusal: ControlError,
     },
 }
@@ -165,28 +165,28 @@ pub enum ControlAnswer {
 #[derive(Debug, Clone, PartialEq, Eq, Error, Serialize, Deserialize)]
 #[serde(tag = "code", rename_all = "snake_case")]
 pub enum ControlError {
-    /// A later session took the name: this process must exit.
+    /// A later session took the agent's name: this process must exit.
     #[error("superseded by a later session of the same agent (epoch {current})")]
     Superseded {
         /// The current epoch.
         current: Epoch,
     },
-    /// The session has not registered the provider.
+    /// This session hasn't registered the provider.
     #[error("register the provider first")]
     RegisterFirst,
     /// The provider is inactive.
     #[error("resume the provider first")]
     ResumeFirst,
-    /// The request isn't legal; asking again won't help.
+    /// The request is illegal; a retry won't help.
     #[error("{reason}")]
     Invalid {
-        /// Why.
+        /// What is wrong with it.
         reason: String,
     },
-    /// Control can't do it now; ask again.
+    /// Control can't carry the request out now; a retry may succeed.
     #[error("not now: {reason}")]
     Unavailable {
-        /// Why.
+        /// What is in the way.
         reason: String,
     },
 }
@@ -201,10 +201,10 @@ struct Envelope<T> {
 
 const VERSION: u32 = 1;
 
-/// Asks control once.
+/// Sends a request to control once, without a retry.
 ///
 /// # Errors
-/// When nobody answers in time; it may have taken effect all the same, and asking again is safe.
+/// When no answer comes in time. The request may have taken effect all the same; a retry is safe.
 pub async fn ask(
     client: &Client,
     agent: &AgentName,
@@ -232,18 +232,18 @@ pub async fn ask(
     serde_json::from_slice(&answer.payload).map_err(BusError::unavailable)
 }
 
-/// Control's side: the requests of all agents, shared among the replicas.
+/// The requests of all agents, shared among the replicas.
 pub struct ControlRequests {
     client: Client,
     subscription: Subscriber,
     refusals: Refusals,
 }
 
-/// A request that waits for its answer.
+/// A request that awaits its answer.
 pub struct Asked {
-    /// Who asks, by the subject: the server's permissions stand behind it.
+    /// The agent by the request's subject, which the server's permissions guarantee.
     pub agent: AgentName,
-    /// What.
+    /// What the agent asks for.
     pub request: ControlRequest,
     reply: Reply,
 }
@@ -259,15 +259,15 @@ impl Reply {
         let (Some(reply), Ok(payload)) = (self.message.reply, serde_json::to_vec(answer)) else {
             return;
         };
-        // Anybody can name any reply subject, and control may publish to every agent's inbox: an answer goes to the
-        // asking agent's own only.
+        // A sender can name any reply subject, and control may publish to every agent's inbox, so an answer goes only to
+        // the inbox of the agent that asked.
         let asking = subjects::control_parts(&self.message.subject);
         let own = asking.map(|(agent, _)| format!("{}.", subjects::agent_inbox(&agent)));
         if !own.is_some_and(|own| reply.starts_with(&own)) {
             if let Some(so_far) = self.refusals.count(SubjectKind::Control, Reason::ReplySubject) {
                 tracing::warn!(
                     nats.subject = %self.message.subject, refused.so_far = so_far,
-                    "didn't answer to a subject that is not the agent's inbox"
+                    "dropped an answer: its reply subject is not in the agent's inbox"
                 );
             }
             return;
@@ -279,14 +279,14 @@ impl Reply {
 }
 
 impl Asked {
-    /// Answers.
+    /// Answers the request.
     pub async fn answer(self, answer: &ControlAnswer) {
         self.reply.send(answer).await;
     }
 }
 
 impl ControlRequests {
-    /// Joins the replicas that answer.
+    /// Joins the replicas that answer requests.
     ///
     /// # Errors
     /// When the connection is closed.
@@ -302,14 +302,14 @@ impl ControlRequests {
         })
     }
 
-    /// Counts in `refusals` what it doesn't take.
+    /// Counts the requests it refuses in `refusals`.
     #[must_use]
     pub fn counting(mut self, refusals: &Refusals) -> Self {
         self.refusals = refusals.clone();
         self
     }
 
-    /// The next legal request; others are refused, with the reason on the sender's own inbox. `None` at the end.
+    /// The next well-formed request; malformed ones are answered with the reason. `None` when the connection is closed.
     pub async fn next(&mut self) -> Option<Asked> {
         loop {
             let message = self.subscription.next().await?;
@@ -328,7 +328,7 @@ impl ControlRequests {
                     });
                 }
                 Err((why, reason)) => {
-                    // The text may quote the message, and is for its sender alone.
+                    // The text may quote the message, so only its sender gets it.
                     if let Some(so_far) = self.refusals.count(SubjectKind::Control, why) {
                         tracing::warn!(
                             nats.subject = %reply.message.subject, reason = why.name(), refused.so_far = so_far,

@@ -1,70 +1,70 @@
-//! What can go wrong on the bus. ControlError by the domain is not breakage, so it is a variant of its own.
+//! What can go wrong on the bus. A command that the domain refuses is no fault of the bus, so it has a variant of its own.
 
 use reveille_domain::{AgentRejection, Rejection};
 use thiserror::Error;
 
-/// The bus could not do it. None of these says anything about agents, providers or wakes.
+/// Why the bus failed. None of these says anything about agents, providers or wakes.
 #[derive(Debug, Clone, Error)]
 pub enum BusError {
     /// NATS can't be reached, or doesn't answer in time.
     #[error("NATS is not available: {0}")]
     Unavailable(String),
-    /// An append's outcome isn't known: it may or may not be in the journal.
-    #[error("the outcome of an append is not known: {0}")]
+    /// The commit may or may not be in the journal.
+    #[error("the outcome of an append is unknown: {0}")]
     Unknown(String),
-    /// The URL of NATS isn't one.
-    #[error("{url:?} is no NATS URL: {reason}")]
+    /// The URL of NATS is malformed.
+    #[error("{url:?} is not a NATS URL: {reason}")]
     Address {
         /// The URL, without credentials.
         url: String,
-        /// Why.
+        /// What is wrong with it.
         reason: String,
     },
-    /// The server is too old.
+    /// The server is older than [`MIN_SERVER`](crate::MIN_SERVER).
     #[error("nats-server {found} is too old: Reveille needs {needed} or newer with JetStream")]
     ServerTooOld {
-        /// What it says it is.
+        /// The version that the server reports.
         found: String,
-        /// The oldest that will do.
+        /// The oldest version that is supported.
         needed: String,
     },
-    /// A stream isn't there, and whoever asks doesn't make it.
-    #[error("there is no stream {stream} yet: an API replica makes it")]
+    /// A stream is missing, and this role may not create it.
+    #[error("the stream {stream} is missing: an API replica creates it")]
     NoStream {
-        /// The stream.
+        /// The stream's name.
         stream: &'static str,
     },
-    /// A stream exists with settings that contradict ours.
+    /// A stream exists with settings that Reveille can't work with.
     #[error("stream {stream} exists with other settings: {difference}")]
     StreamMismatch {
-        /// The stream.
+        /// The stream's name.
         stream: &'static str,
-        /// What differs.
+        /// Which settings differ, and how.
         difference: String,
     },
     /// A commit of this aggregate can't be read by this version of Reveille.
     #[error("a commit of {aggregate} can't be read: {reason}")]
     Unreadable {
-        /// The aggregate.
+        /// The aggregate that the commit belongs to.
         aggregate: String,
-        /// Why.
+        /// What is wrong with the commit.
         reason: String,
     },
     /// Other writers won every race for this aggregate.
     #[error("{0} is too busy: every append lost its race")]
     Busy(String),
-    /// The journal no longer holds what the follower had seen: it was restored, truncated or replaced.
+    /// The journal no longer holds a commit that the follower has seen: it was restored, truncated or replaced.
     #[error(
         "the journal no longer holds commit {seq} as it was seen: it was restored, truncated or replaced"
     )]
     Diverged {
-        /// The commit's sequence.
+        /// The stream sequence of that commit.
         seq: u64,
     },
-    /// The message is larger than the server takes.
-    #[error("a message of {bytes} bytes is larger than the server takes")]
+    /// The message exceeds the server's limit.
+    #[error("a message of {bytes} bytes exceeds the server's limit")]
     TooLarge {
-        /// Its size.
+        /// The message's size.
         bytes: usize,
     },
 }
@@ -78,10 +78,10 @@ impl BusError {
 /// Why a command did not take effect.
 #[derive(Debug, Clone, Error)]
 pub enum CommandError<R: std::error::Error> {
-    /// The domain refused it.
+    /// The domain refused the command.
     #[error(transparent)]
     Rejected(R),
-    /// The bus broke.
+    /// The bus failed; the command may be tried again.
     #[error(transparent)]
     Bus(#[from] BusError),
 }

@@ -1,5 +1,5 @@
-//! Following the journal: commits in order, each once, across reconnects. Notices when the journal isn't the one it
-//! was: a stream's sequences alone don't tell, so the last commit seen is compared by its hash.
+//! Following the journal: commits in order, each once, across reconnects. A follower notices when the journal was
+//! replaced: sequences alone don't show it, so the last commit seen is compared by its hash.
 
 use crate::{
     commit::CommitHash,
@@ -20,34 +20,34 @@ use std::time::Duration;
 use tokio::{sync::watch, time::Instant};
 use tracing::{info, warn};
 
-/// The pause before the consumer is made again.
+/// The pause before the consumer is created again.
 const RESTART_PAUSE: Duration = Duration::from_millis(200);
-/// The pause before a stream that somebody else makes is looked for again.
+/// The pause before looking again for a stream that another process creates.
 const MISSING_PAUSE: Duration = Duration::from_secs(1);
-/// How often the stream's head is compared while nothing arrives: a consumer past the end stays silent.
+/// How often the stream's head is checked while nothing arrives: a consumer past the end stays silent.
 const CHECK_EVERY: Duration = Duration::from_secs(2);
 
 /// Where to begin, and what to do when the journal was replaced.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Follow {
-    /// The latest commit of each aggregate, then everything new; all over again when the journal was replaced.
+    /// The latest commit of each aggregate, then everything new. Starts over when the journal was replaced.
     Latest,
-    /// Everything after the checkpoint (everything at all without one); an error when the journal was replaced.
+    /// Everything after the checkpoint, or everything without one. Fails when the journal was replaced.
     After(Option<Checkpoint>),
 }
 
-/// What a follower tells.
+/// What a follower reports.
 #[derive(Debug, Clone)]
 #[expect(clippy::large_enum_variant, reason = "nearly all are commits")]
 pub enum Followed {
-    /// Forget everything: the journal was replaced and is read anew.
+    /// The journal is read from the start: drop everything folded so far.
     Reset,
-    /// A commit.
+    /// The next commit.
     Commit(JournalEntry),
-    /// The connection or the reader was lost, so commits may be missing, and the journal may not be the one it was, until
-    /// the next [`Followed::CaughtUp`].
+    /// The connection or the reader was lost. Until the next [`Followed::CaughtUp`], commits may be missing and the
+    /// journal may have been replaced.
     Interrupted,
-    /// Everything that was in the journal at the start, or at the last reconnect, was told.
+    /// Every commit that was in the journal at the start, or at the last reconnect, has been reported.
     CaughtUp {
         /// The sequence of the journal's last commit; 0 for an empty journal.
         sequence: u64,
@@ -59,19 +59,19 @@ pub struct Follower {
     js: Context,
     generation: watch::Receiver<u64>,
     makes_streams: bool,
-    /// Whether it was told that there is no journal yet.
-    told_missing: bool,
+    /// Whether the log says already that there is no journal yet.
+    logged_missing: bool,
     follow: Follow,
     seen: Option<Checkpoint>,
     reading: Option<Reading>,
-    /// A commit that has arrived and isn't told yet.
+    /// A commit that has arrived and isn't reported yet.
     arrived: Option<JournalEntry>,
     upcaster: Upcaster,
-    /// Whether the reader was lost and that isn't told yet.
+    /// Whether the reader was lost and that isn't reported yet.
     interrupted: bool,
-    /// Whether nothing was told yet.
+    /// Whether nothing has been reported yet.
     fresh: bool,
-    /// Whether [`Followed::CaughtUp`] was told: from then on every commit is, not the latest of each aggregate only.
+    /// Whether [`Followed::CaughtUp`] was reported. From then on every commit is, not only each aggregate's latest.
     caught_up: bool,
 }
 
@@ -80,14 +80,14 @@ struct Reading {
     messages: OrderedReader,
     /// The sequence to announce as caught up, until it is.
     head: Option<u64>,
-    /// When the stream's head is compared next. It stands here because a caller may drop `next` at any time.
+    /// When the stream's head is checked next. A field, because a caller may drop `next` at any time.
     check_at: Instant,
-    /// Where the reader stood at the last look, if the stream held more by then.
+    /// How far the reader was at the last check, if the stream held more by then.
     behind_at: Option<u64>,
 }
 
 impl Follower {
-    /// A follower over `connection`.
+    /// Follows the journal over `connection`.
     #[must_use]
     pub fn new(connection: &Connection, follow: Follow) -> Self {
         let seen = match follow {
@@ -98,7 +98,7 @@ impl Follower {
             js: connection.jetstream(),
             generation: connection.generation(),
             makes_streams: connection.makes_streams(),
-            told_missing: false,
+            logged_missing: false,
             follow,
             seen,
             reading: None,
@@ -110,11 +110,11 @@ impl Follower {
         }
     }
 
-    /// The next thing to know. Waits out every outage. Cancel-safe: nothing is lost when it is dropped.
+    /// The next report. Waits out every outage. Cancel-safe: dropping it loses nothing.
     ///
     /// # Errors
     /// [`BusError::Diverged`] when the journal was replaced under a follower from a checkpoint;
-    /// [`BusError::StreamMismatch`] when it was made anew with other settings.
+    /// [`BusError::StreamMismatch`] when it was created again with other settings.
     pub async fn next(&mut self) -> Result<Followed, BusError> {
         loop {
             if std::mem::take(&mut self.interrupted) {
@@ -129,7 +129,7 @@ impl Follower {
                         tokio::time::sleep(RESTART_PAUSE).await;
                     }
                     Err(error @ BusError::NoStream { .. }) => {
-                        if !std::mem::replace(&mut self.told_missing, true) {
+                        if !std::mem::replace(&mut self.logged_missing, true) {
                             warn!("{error}; waiting for it");
                         }
                         tokio::time::sleep(MISSING_PAUSE).await;
@@ -186,15 +186,15 @@ impl Follower {
         );
         self.reading = None;
         self.interrupted = true;
-        // It was not told, so it is read again.
+        // It wasn't reported, so it is read again.
         self.arrived = None;
     }
 
-    /// Makes a consumer behind what was seen, once the journal is known to still hold it.
+    /// Creates a consumer behind the last commit seen, after checking that the journal still holds it.
     async fn start(&mut self) -> Result<Option<Followed>, BusError> {
         self.generation.borrow_and_update();
         streams::ready_streams(&self.js, self.makes_streams).await?;
-        self.told_missing = false;
+        self.logged_missing = false;
         let stream = self
             .js
             .get_stream(JOURNAL_STREAM)
@@ -208,7 +208,7 @@ impl Follower {
                 Follow::Latest => {
                     warn!(
                         journal.sequence = seen.sequence,
-                        "the journal was replaced: forgetting what was read"
+                        "the journal was replaced, reading it from the start"
                     );
                     self.seen = None;
                     self.caught_up = false;
@@ -237,16 +237,16 @@ impl Follower {
 }
 
 impl Reading {
-    /// Whether the stream is the one that is read and holds nothing that should have arrived.
+    /// Whether the stream is still the same and everything in it has arrived.
     async fn is_current(&mut self, done: u64) -> bool {
         let info = self.stream.get_info().await;
         self.check_at = Instant::now() + CHECK_EVERY;
-        // An outage: the connection's or the reader's own signs tell when it is over.
+        // During an outage, the connection or the reader notices its end.
         let Ok(info) = info else { return true };
         if info.created != self.stream.cached_info().created || info.state.last_sequence < done {
             return false;
         }
-        // A commit may be on its way here; one that still is at the next look isn't.
+        // A commit may be on its way; if it still is at the next check, the reader is stuck.
         let behind_at = (info.state.last_sequence > done).then_some(done);
         let stuck = behind_at.is_some() && behind_at == self.behind_at;
         self.behind_at = behind_at;
@@ -254,7 +254,7 @@ impl Reading {
     }
 }
 
-/// Whether the journal still holds the commit that was seen.
+/// Whether the journal still holds the last commit seen.
 async fn holds(stream: &Stream, seen: Checkpoint) -> Result<bool, BusError> {
     match stream.get_raw_message(seen.sequence).await {
         Ok(message) => Ok(CommitHash::of(&message.payload) == seen.hash),

@@ -1,5 +1,5 @@
-//! Signs of life. Each agent's last heartbeat and each replica's last canary stand in a stream, so a replica that
-//! starts knows at once who was heard when; nothing is inferred while its own canary doesn't come back.
+//! Heartbeats. A stream keeps each agent's last heartbeat and each replica's last canary, so a replica that starts knows
+//! at once who was heard when. While its own canary doesn't come back, it infers nothing from silence.
 
 use crate::{
     clock::NatsClock,
@@ -21,43 +21,43 @@ use tokio::sync::watch;
 use tracing::{debug, warn};
 use uuid::Uuid;
 
-/// How often an agent sends one, unless told otherwise.
+/// How often an agent sends a heartbeat unless its config says otherwise.
 pub const HEARTBEAT_EVERY: Duration = Duration::from_secs(10);
 /// How often a replica sends its canary.
 pub const CANARY_EVERY: Duration = Duration::from_secs(1);
-/// The pause before the consumer is made again.
+/// The pause before the consumer is created again.
 const RESTART_PAUSE: Duration = Duration::from_millis(200);
-/// After so long without its canary a watch is started again.
+/// How long the own canary may be missing before the reader is started again.
 const SILENT: Duration = Duration::from_secs(4);
 
-/// What an agent says of itself, over and over.
+/// What an agent reports about itself, over and over.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Heartbeat {
-    /// Who.
+    /// The agent's name.
     pub agent: AgentName,
-    /// Its session.
+    /// The agent's session.
     pub session: SessionId,
-    /// Its epoch.
+    /// The session's epoch.
     pub epoch: Epoch,
-    /// Until when it should be heard again: three of its periods, in milliseconds.
+    /// How long the agent may be silent before it counts as lost, in milliseconds: three of its periods.
     pub silent_after_ms: u64,
-    /// Its providers.
+    /// The agent's providers.
     pub providers: Vec<ProviderPulse>,
 }
 
-/// What a heartbeat says of one provider.
+/// What a heartbeat reports about one provider.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ProviderPulse {
-    /// Which.
+    /// The provider's name.
     pub provider: ProviderName,
-    /// What the last probe found, once there was one.
+    /// What the last probe found; `None` before the first.
     #[serde(default)]
     pub availability: Option<Availability>,
-    /// Requests that its backend works on.
+    /// How many requests its backend is working on.
     pub in_flight: u32,
 }
 
-/// Sends a heartbeat; it is stored, but not acknowledged.
+/// Sends a heartbeat. The server stores it without an acknowledgement.
 ///
 /// # Errors
 /// When the connection is closed.
@@ -69,10 +69,10 @@ pub async fn send(client: &Client, heartbeat: &Heartbeat) -> Result<(), BusError
         .map_err(BusError::unavailable)
 }
 
-/// A heartbeat as a replica hears it.
+/// A heartbeat as a replica receives it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Heard {
-    /// The heartbeat.
+    /// What the agent sent.
     pub heartbeat: Heartbeat,
     /// When the server stored it.
     pub stored_at: Timestamp,
@@ -83,13 +83,13 @@ struct Canary {
     nonce: Uuid,
 }
 
-/// A replica's ear: hears all heartbeats, sends its own canary and sets its clock by it. Whoever only listens has neither.
+/// Receives all heartbeats; for a replica, also sends its canary and sets its clock by it.
 pub struct HeartbeatWatch {
     client: Client,
     js: jetstream::Context,
     generation: watch::Receiver<u64>,
     makes_streams: bool,
-    /// Who sends canaries, if they are sent.
+    /// The replica that sends canaries; `None` for a watch that only listens.
     replica: Option<String>,
     clock: NatsClock,
     messages: Option<OrderedReader>,
@@ -100,13 +100,13 @@ pub struct HeartbeatWatch {
 }
 
 impl HeartbeatWatch {
-    /// The ear of `replica` (a subject token), which sets `clock`.
+    /// The watch of `replica` (a subject token), which sets `clock`.
     #[must_use]
     pub fn new(connection: &Connection, replica: &str, clock: NatsClock) -> Self {
         Self::of(connection, Some(replica.to_owned()), clock)
     }
 
-    /// An ear that only listens: for those who conclude nothing from silence.
+    /// A watch that only listens, for processes that infer nothing from silence.
     #[must_use]
     pub fn listening(connection: &Connection) -> Self {
         Self::of(connection, None, NatsClock::default())
@@ -130,14 +130,14 @@ impl HeartbeatWatch {
         }
     }
 
-    /// Counts in `refusals` what it doesn't take.
+    /// Counts the messages it drops in `refusals`.
     #[must_use]
     pub fn counting(mut self, refusals: &Refusals) -> Self {
         self.refusals = refusals.clone();
         self
     }
 
-    /// The next heartbeat. Waits out every outage; cancel-safe.
+    /// The next heartbeat. Waits out every outage. Cancel-safe.
     pub async fn next(&mut self) -> Heard {
         loop {
             let Some(messages) = &mut self.messages else {
@@ -198,7 +198,7 @@ impl HeartbeatWatch {
         }
     }
 
-    /// A heartbeat, if it is one; a canary of our own sets the clock. Anything else is dropped.
+    /// The heartbeat in the message, if there is one. This replica's own canary sets the clock; anything else is dropped.
     fn take(&mut self, message: &jetstream::Message) -> Option<Heard> {
         let millis = message.info().ok()?.published.unix_timestamp_nanos() / 1_000_000;
         let stored_at = Timestamp::from_millis(u64::try_from(millis).unwrap_or(0));
@@ -219,7 +219,7 @@ impl HeartbeatWatch {
                     if let Some(so_far) = self.refusals.count(SubjectKind::Heartbeats, why) {
                         warn!(
                             agent.name = %agent, reason = why.name(), refused.so_far = so_far,
-                            "dropped a heartbeat that isn't one of {agent}"
+                            "dropped a malformed heartbeat on the subject of {agent}"
                         );
                     }
                     None

@@ -1,13 +1,13 @@
-//! Everything Reveille says over NATS. The only crate that knows a subject.
+//! Everything Reveille sends over NATS. No other crate knows a subject.
 //!
-//! - [`Journal`]: the event store on JetStream; [`Journal::execute`] runs one command, whatever the races.
-//! - [`Follower`]: the journal's commits in order, from the latest of each aggregate or from a checkpoint.
-//! - [`access`]: who may say what, and the keys by which parties are known.
-//! - [`archive`]: the journal as a file, and back; whether it is sound.
-//! - [`heartbeats`] and [`NatsClock`]: signs of life, and the time that all replicas share.
-//! - [`control`], [`wakes`], [`orders`]: what agents and control say to each other.
+//! - [`Journal`]: the event store on JetStream; [`Journal::execute`] runs one command to its end, whatever the races.
+//! - [`Follower`]: the journal's commits in order, from each aggregate's latest or from a checkpoint.
+//! - [`access`]: what each role may publish and subscribe to, and the keys that prove who connects.
+//! - [`archive`]: exporting the journal to a file, importing it again, verifying it.
+//! - [`heartbeats`] and [`NatsClock`]: who is alive, and the time that all replicas share.
+//! - [`control`], [`wakes`], [`orders`]: the messages between agents and control.
 //! - [`relay`]: inference requests and responses, frame by frame.
-//! - [`Refusals`]: what is said and isn't taken, counted.
+//! - [`Refusals`]: counts of the messages that were refused.
 
 pub mod access;
 pub mod archive;

@@ -1,4 +1,4 @@
-//! Orders to an agent: request and reply on `reveille.orders.<agent>`. Each names the epoch it is meant for.
+//! Orders to an agent: request and reply on `reveille.orders.<agent>`. Each names the epoch it belongs to.
 
 use crate::{error::BusError, subjects};
 use async_nats::{Client, Subscriber, client::Request, subject::Subject};
@@ -8,23 +8,23 @@ use serde::{Deserialize, Serialize};
 use std::time::Duration;
 use uuid::Uuid;
 
-/// How long the sender waits for the agent's answer: an order is taken at once, then carried out.
+/// How long the sender waits for the answer: an agent answers at once and carries the order out later.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// An order.
+/// What an agent is ordered to do.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "order", rename_all = "snake_case")]
 pub enum Order {
-    /// Everybody of an earlier epoch: a later session has taken the name, so exit.
+    /// A later session has taken the agent's name: processes of an earlier epoch exit.
     Superseded,
-    /// You are taken for lost but were heard: resume these providers.
+    /// The agent counted as lost and was heard again: it resumes these providers.
     Resume {
-        /// Which.
+        /// The providers' names.
         providers: Vec<ProviderName>,
     },
-    /// Put a backend to sleep.
+    /// The agent puts a backend to sleep.
     Sleep {
-        /// Whose.
+        /// The backend's provider.
         provider: ProviderName,
     },
 }
@@ -32,9 +32,9 @@ pub enum Order {
 /// An order and the epoch it belongs to.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Addressed {
-    /// The agent's current epoch.
+    /// The epoch of the session that the order is for.
     pub epoch: Epoch,
-    /// What to do.
+    /// The order itself.
     #[serde(flatten)]
     pub order: Order,
 }
@@ -43,11 +43,11 @@ pub struct Addressed {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "answer", rename_all = "snake_case")]
 pub enum OrderAnswer {
-    /// It is being done.
+    /// The agent carries the order out.
     Taken,
-    /// It can't be done.
+    /// The agent can't carry the order out.
     Refused {
-        /// Why.
+        /// The agent's reason, in one sentence.
         reason: String,
     },
 }
@@ -55,7 +55,7 @@ pub enum OrderAnswer {
 /// Sends an order and waits for the agent's answer.
 ///
 /// # Errors
-/// When the agent isn't there or doesn't answer in time.
+/// When the agent isn't connected or doesn't answer in time.
 pub async fn send(client: &Client, agent: &AgentName, order: &Addressed) -> Result<OrderAnswer, BusError> {
     let payload = serde_json::to_vec(order).map_err(BusError::unavailable)?;
     let request = Request::new()
@@ -69,7 +69,7 @@ pub async fn send(client: &Client, agent: &AgentName, order: &Addressed) -> Resu
     serde_json::from_slice(&answer.payload).map_err(BusError::unavailable)
 }
 
-/// Tells every process of an agent's name that a later session has taken it; nobody answers.
+/// Tells every process of this agent's name that a later session has taken it. There is no answer.
 ///
 /// # Errors
 /// When the connection is closed.
@@ -85,22 +85,22 @@ pub async fn announce_session(client: &Client, agent: &AgentName, epoch: Epoch) 
         .map_err(BusError::unavailable)
 }
 
-/// An agent's orders.
+/// The orders that an agent receives.
 pub struct Orders {
     client: Client,
     subscription: Subscriber,
 }
 
-/// An order that waits for its answer.
+/// An order that awaits its answer.
 pub struct Ordered {
-    /// The order.
+    /// The order and its epoch.
     pub order: Addressed,
     client: Client,
     reply: Option<Subject>,
 }
 
 impl Ordered {
-    /// Answers.
+    /// Answers the order.
     pub async fn answer(self, answer: &OrderAnswer) {
         let (Some(reply), Ok(payload)) = (self.reply, serde_json::to_vec(answer)) else {
             return;
@@ -125,7 +125,7 @@ impl Orders {
         })
     }
 
-    /// The next order; `None` at the end. Malformed ones are dropped.
+    /// The next order; `None` when the connection is closed. Malformed orders are dropped.
     pub async fn next(&mut self) -> Option<Ordered> {
         loop {
             let message = self.subscription.next().await?;

@@ -1,5 +1,5 @@
-//! What is said over NATS and isn't taken, counted by the kind of subject and by why. The server's permissions stand before
-//! all of it: what they refuse never comes here, and is seen in the server's log alone.
+//! Counts of the messages that Reveille refuses, by the kind of subject and the reason. What the server's permissions
+//! refuse never arrives here and appears only in the server's log.
 
 use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
 use std::{
@@ -11,53 +11,53 @@ use std::{
     },
 };
 
-/// How often a second the log tells of the same kind and reason: whoever is refused decides how often he asks.
-const TOLD_PER_SECOND: NonZeroU32 = NonZeroU32::MIN;
+/// How often per second the log repeats the same kind and reason: the sender decides how often it is refused.
+const LOGGED_PER_SECOND: NonZeroU32 = NonZeroU32::MIN;
 
-/// What kind of subject a message came on.
+/// The kind of subject on which a message arrived.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SubjectKind {
-    /// A request of an agent.
+    /// An agent's request to control.
     Control,
-    /// A sign of life.
+    /// A heartbeat or a canary.
     Heartbeats,
-    /// A frame of an answer.
+    /// A frame of a relayed response.
     Replies,
-    /// A server's question about a connection.
+    /// A server's request to authorize a connection.
     Connections,
 }
 
-/// Why it wasn't taken.
+/// Why a message was refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Reason {
-    /// It isn't what belongs on its subject.
+    /// The payload is not what its subject calls for.
     Malformed,
-    /// It has a version that this program doesn't know.
+    /// The message has a version that this program doesn't know.
     UnknownVersion,
-    /// It names another than its subject does.
+    /// The payload and the subject name different parties.
     OtherName,
-    /// It is of another epoch than the current one.
+    /// The message belongs to another epoch than the current one.
     OtherEpoch,
-    /// It is about a provider that the session hasn't registered.
+    /// The session hasn't registered the provider that it names.
     Undeclared,
-    /// It contradicts what is so.
+    /// The request contradicts the current state.
     Invalid,
-    /// It wants its answer elsewhere than in the sender's own inbox.
+    /// The reply subject is not in the sender's inbox.
     ReplySubject,
-    /// Its request is over, or never was.
+    /// The frame's request has ended, or never existed.
     UnknownRequest,
-    /// It was there before.
+    /// The message arrived before.
     Repeated,
-    /// Whoever connects hasn't proven to hold a key.
+    /// The connecting party hasn't proven that it holds a key.
     Unproven,
-    /// No agent is known by the key.
+    /// The key belongs to no agent.
     UnknownKey,
 }
 
 impl SubjectKind {
     const ALL: [Self; 4] = [Self::Control, Self::Heartbeats, Self::Replies, Self::Connections];
 
-    /// `control`, `heartbeats`, …
+    /// The name in metrics: `control`, `heartbeats`, …
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
@@ -84,7 +84,7 @@ impl Reason {
         Self::UnknownKey,
     ];
 
-    /// `malformed`, `unknown_version`, …
+    /// The name in metrics: `malformed`, `unknown_version`, …
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
@@ -103,25 +103,25 @@ impl Reason {
     }
 }
 
-/// The counts since the process began. Clones count together.
+/// The counts since the process started. Clones share them.
 #[derive(Clone)]
 pub struct Refusals {
-    counts: Arc<[[Counted; Reason::ALL.len()]; SubjectKind::ALL.len()]>,
+    counts: Arc<[[Counter; Reason::ALL.len()]; SubjectKind::ALL.len()]>,
 }
 
-struct Counted {
+struct Counter {
     count: AtomicU64,
-    told: DefaultDirectRateLimiter,
+    log_limit: DefaultDirectRateLimiter,
 }
 
 impl Default for Refusals {
     fn default() -> Self {
-        let counted = || Counted {
+        let counter = || Counter {
             count: AtomicU64::new(0),
-            told: RateLimiter::direct(Quota::per_second(TOLD_PER_SECOND)),
+            log_limit: RateLimiter::direct(Quota::per_second(LOGGED_PER_SECOND)),
         };
         Self {
-            counts: Arc::new(array::from_fn(|_| array::from_fn(|_| counted()))),
+            counts: Arc::new(array::from_fn(|_| array::from_fn(|_| counter()))),
         }
     }
 }
@@ -133,14 +133,14 @@ impl fmt::Debug for Refusals {
 }
 
 impl Refusals {
-    /// One more. How many that makes, if the log is to tell of it now.
+    /// Counts one message. Returns the count so far if the log should mention it now.
     pub fn count(&self, kind: SubjectKind, reason: Reason) -> Option<u64> {
-        let counted = &self.counts[kind as usize][reason as usize];
-        let count = counted.count.fetch_add(1, Ordering::Relaxed) + 1;
-        counted.told.check().is_ok().then_some(count)
+        let counter = &self.counts[kind as usize][reason as usize];
+        let count = counter.count.fetch_add(1, Ordering::Relaxed) + 1;
+        counter.log_limit.check().is_ok().then_some(count)
     }
 
-    /// How often each has happened that has happened at all.
+    /// Every count above zero.
     pub fn all(&self) -> impl Iterator<Item = (SubjectKind, Reason, u64)> {
         let each = SubjectKind::ALL
             .into_iter()
@@ -181,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn the_log_is_told_of_a_flood_now_and_then_only() {
+    fn a_flood_is_logged_now_and_then_only() {
         let refusals = Refusals::default();
         let flood = || refusals.count(SubjectKind::Control, Reason::Malformed);
         let told = (0..10_000).filter_map(|_| flood()).count();

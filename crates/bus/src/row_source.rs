@@ -1,4 +1,4 @@
-//! A journal message in the words of [`reveille_domain::rows`]: what both row stores take in.
+//! Journal entries as [`reveille_domain::rows`] describes them: the input of both row stores.
 
 use crate::{
     commit::{self, AnyCommit},
@@ -12,14 +12,14 @@ use reveille_domain::{
 };
 use serde_json::Value;
 
-/// What rows and queries show of a key's event. Whatever else is in it, the hash of its secret or what a newer version
-/// writes, stays in the journal and in its archive.
+/// The fields of a key's event that rows and queries show. All others, such as the hash of its secret or what a newer
+/// version writes, stay in the journal and in its archive.
 const SHOWN_OF_KEYS: [&str; 4] = ["id", "terms", "previous_valid_until_ms", "at_ms"];
-/// What they don't show of an agent's: the hash of a token's secret.
+/// The field of an agent's event that they hide: the hash of a token's secret.
 const HIDDEN_OF_AGENTS: &str = "secret";
 
 impl JournalEntry {
-    /// The commit as the row stores take it in, without the message's own bytes.
+    /// The commit for the row stores, without the message's bytes.
     #[must_use]
     pub fn row_source(&self) -> RowSource {
         let (aggregate_type, aggregate_id) = self.aggregate();
@@ -47,7 +47,7 @@ impl JournalEntry {
         }
     }
 
-    /// The commit with the message's own bytes, for the archive.
+    /// The commit with the message's bytes, for the archive in Postgres.
     #[must_use]
     pub fn archived(&self) -> RowSource {
         let raw = RawMessage {
@@ -60,7 +60,7 @@ impl JournalEntry {
         }
     }
 
-    /// The headers by name, so that a message is written alike each time; the values of one name keep their order.
+    /// The headers sorted by name, so that a message is always written alike; the values of one name keep their order.
     pub(crate) fn headers_by_name(&self) -> Vec<(String, String)> {
         let headers = self.headers.iter().flat_map(|(name, values)| {
             values
@@ -89,7 +89,7 @@ impl JournalEntry {
             Ok((_, AnyCommit::Agent(_) | AnyCommit::Key(_))) => SourceBody::EventsOnly,
             Ok((AggregateId::Agent(_) | AggregateId::Key(_), AnyCommit::Provider(_))) => {
                 SourceBody::Unreadable {
-                    reason: "a provider's commit under another's subject".to_owned(),
+                    reason: "a provider's commit under the subject of another aggregate".to_owned(),
                 }
             }
             Err(error) => SourceBody::Unreadable {
@@ -99,7 +99,7 @@ impl JournalEntry {
     }
 }
 
-/// An event's data as rows show it: without the hashes of secrets.
+/// An event's data without the hashes of secrets.
 fn shown(aggregate_type: &str, data: Value) -> Value {
     match data {
         Value::Object(mut fields) if aggregate_type == Key::TYPE => {

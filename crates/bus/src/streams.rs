@@ -1,4 +1,4 @@
-//! The two streams: made when they are missing, checked when they exist.
+//! The two streams: created when they are missing, checked when they exist.
 
 use crate::{error::BusError, subjects};
 use async_nats::jetstream::{
@@ -10,20 +10,20 @@ use parking_lot::Mutex;
 use std::collections::BTreeSet;
 use tracing::{info, warn};
 
-/// The journal: the only source of truth.
+/// The stream of the journal, the only source of truth.
 pub const JOURNAL_STREAM: &str = "REVEILLE_EVENTS";
-/// The last heartbeat of each agent and replica.
+/// The stream of each agent's last heartbeat and each replica's last canary.
 pub const HEARTBEATS_STREAM: &str = "REVEILLE_HEARTBEATS";
 
 /// The settings of the journal.
 pub(crate) fn journal() -> Config {
     Config {
         name: JOURNAL_STREAM.to_owned(),
-        description: Some("Reveille's journal: every commit, for ever".to_owned()),
+        description: Some("Reveille's journal: every commit, forever".to_owned()),
         subjects: vec![subjects::EVENTS.to_owned()],
         storage: StorageType::File,
         retention: RetentionPolicy::Limits,
-        // A full journal refuses writes; it never forgets.
+        // A full journal refuses writes and keeps every commit.
         discard: DiscardPolicy::New,
         deny_delete: true,
         deny_purge: true,
@@ -42,32 +42,32 @@ fn heartbeats() -> Config {
         name: HEARTBEATS_STREAM.to_owned(),
         description: Some("Reveille's heartbeats: the last one of each agent and replica".to_owned()),
         subjects: vec![subjects::HEARTBEATS.to_owned()],
-        // A memory stream would be deleted by a server's restart.
+        // A memory stream wouldn't survive a server's restart.
         storage: StorageType::File,
         retention: RetentionPolicy::Limits,
         discard: DiscardPolicy::Old,
         max_messages_per_subject: 1,
-        // An acknowledgement would go wherever the sender's reply subject says.
+        // An acknowledgement would go to any reply subject that the sender names.
         no_ack: true,
         allow_direct: true,
         ..Config::default()
     }
 }
 
-/// Copies of each stream in a cluster. A server can't tell whether it has two peers or still waits for them, so none is
-/// made with fewer: whoever wants another number makes the streams himself.
+/// Copies of each stream in a cluster. A server can't tell whether it has two peers or still waits for them, so the
+/// streams are never created with fewer; an operator who wants another number creates them by hand.
 const REPLICAS: usize = 3;
 
-/// Makes the streams that are missing (with three replicas in a cluster) and checks those that exist.
+/// Creates the streams that are missing (with three replicas in a cluster) and checks those that exist.
 ///
 /// # Errors
-/// When NATS isn't available, or a stream's settings contradict ours.
+/// When NATS isn't available, or a stream has other settings.
 pub async fn ensure_streams(js: &Context) -> Result<(), BusError> {
     ensure(js, JOURNAL_STREAM, journal()).await?;
     ensure(js, HEARTBEATS_STREAM, heartbeats()).await
 }
 
-/// Makes the streams that are missing, or looks whether they are there, for somebody who doesn't make them.
+/// Creates the streams that are missing; a role that may not create them checks instead whether they exist.
 pub(crate) async fn ready_streams(js: &Context, makes_streams: bool) -> Result<(), BusError> {
     if makes_streams {
         return ensure_streams(js).await;
@@ -82,25 +82,25 @@ pub(crate) async fn ready_streams(js: &Context, makes_streams: bool) -> Result<(
     Ok(())
 }
 
-/// How a stream is, for those who only look.
+/// What an inspection finds out about a stream.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum StreamHealth {
-    /// Nobody has made it yet.
+    /// The stream doesn't exist.
     Missing,
-    /// It has the settings that the guarantees stand on.
+    /// The stream has the settings that Reveille's guarantees depend on.
     Sound {
-        /// Its copies.
+        /// The number of its copies.
         replicas: usize,
-        /// How many there usually are on this server or cluster.
+        /// The usual number of copies on this server or cluster.
         usual: usize,
-        /// Its last message, 0 before the first.
+        /// The sequence of its last message; 0 before the first.
         last_sequence: u64,
     },
-    /// Settings that contradict ours.
+    /// The stream has other settings, named in the text.
     Differs(String),
 }
 
-/// Looks at both streams, and makes none.
+/// Inspects both streams without creating any.
 ///
 /// # Errors
 /// When NATS isn't available.
@@ -154,7 +154,7 @@ async fn ensure(js: &Context, name: &'static str, ours: Config) -> Result<(), Bu
                 info!(
                     nats.stream = name,
                     stream.replicas = num_replicas,
-                    "made the stream {name}"
+                    "created the stream {name}"
                 );
                 Ok(())
             }
@@ -163,10 +163,10 @@ async fn ensure(js: &Context, name: &'static str, ours: Config) -> Result<(), Bu
     }
 }
 
-/// What was said of replicas: once a process is enough, and every follower ensures its streams.
+/// The warnings given so far. One per process is enough, and every follower ensures its streams.
 static REPORTED: Mutex<BTreeSet<(&str, usize)>> = Mutex::new(BTreeSet::new());
 
-/// Another number of replicas is for the operator to decide, but he may not know of it.
+/// Warns of an unusual number of replicas: an operator may want it so, or may not know.
 fn report_replicas(name: &'static str, found: usize, usual: usize) {
     if found == usual {
         return;
@@ -176,7 +176,7 @@ fn report_replicas(name: &'static str, found: usize, usual: usize) {
         warn!(
             nats.stream = name,
             stream.replicas = found,
-            "the stream {name} has {found} replicas where {usual} are usual: it is used as it is"
+            "the stream {name} has {found} replicas instead of the usual {usual}"
         );
     }
 }
@@ -193,12 +193,12 @@ pub(crate) fn is_not_found(error: &async_nats::jetstream::Error) -> bool {
     error.error_code() == async_nats::jetstream::ErrorCode::STREAM_NOT_FOUND
 }
 
-/// Replicas, placement, sizes and descriptions may differ; what the guarantees stand on may not.
+/// Compares the settings that the guarantees depend on. Replicas, placement, sizes and descriptions may differ.
 fn check(stream: &'static str, ours: &Config, theirs: &Config) -> Result<(), BusError> {
     if is_importing(theirs) {
         return Err(BusError::StreamMismatch {
             stream,
-            difference: "an import into it was begun and not finished; run it again".to_owned(),
+            difference: "an import into it was started and never finished; run the import again".to_owned(),
         });
     }
     let mut differences = vec![];

@@ -1,38 +1,38 @@
-//! The subjects. Names are proven tokens, so none of them can reach another's subject.
+//! Every subject. Names are proven tokens, so none of them can reach another party's subject.
 
 use reveille_domain::{AgentName, KeyId, ProviderId, ProviderName};
 use std::fmt;
 
 /// Every journal subject.
 pub(crate) const EVENTS: &str = "reveille.events.>";
-/// Every accepted commit, republished by the server: what subscribers follow.
+/// Every accepted commit, republished by the server for subscribers.
 pub const FACTS: &str = "reveille.facts.>";
 /// Every heartbeat and canary.
 pub(crate) const HEARTBEATS: &str = "reveille.heartbeats.>";
 /// Every control request.
 pub(crate) const CONTROL: &str = "reveille.control.*.*";
-/// What a server asks about a connection that its config doesn't know.
+/// Where a server asks about connections that its config doesn't know.
 pub(crate) const CALLOUT: &str = "$SYS.REQ.USER.AUTH";
 
 const EVENTS_PREFIX: &str = "reveille.events.";
 /// Every canary.
 pub(crate) const CANARIES: &str = "reveille.heartbeats._canary.>";
-/// A token that no agent can be named, so that canaries never look like an agent's heartbeat.
+/// A token that is no legal agent name, so that a canary never looks like an agent's heartbeat.
 const CANARY: &str = "_canary";
 
 /// Which aggregate a commit belongs to.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum AggregateId {
-    /// An agent.
+    /// The agent of this name.
     Agent(AgentName),
-    /// A provider.
+    /// The provider of this id.
     Provider(ProviderId),
-    /// A key.
+    /// The key of this id.
     Key(KeyId),
 }
 
 impl AggregateId {
-    /// `agent`, `provider` or `key`.
+    /// The aggregate's kind: `agent`, `provider` or `key`.
     #[must_use]
     pub const fn kind(&self) -> &'static str {
         match self {
@@ -42,7 +42,7 @@ impl AggregateId {
         }
     }
 
-    /// The id as it stands behind the kind in a subject: `gpu-box`, `gpu-box.vllm` or `k7mq2v9x`.
+    /// The id as subjects have it behind the kind: `gpu-box`, `gpu-box.vllm` or `k7mq2v9x`.
     #[must_use]
     pub fn id(&self) -> String {
         match self {
@@ -52,13 +52,13 @@ impl AggregateId {
         }
     }
 
-    /// Its journal subject.
+    /// The subject of its commits.
     #[must_use]
     pub fn subject(&self) -> String {
         format!("{EVENTS_PREFIX}{}.{}", self.kind(), self.id())
     }
 
-    /// The aggregate of `kind` with `id`; `None` when either isn't legal.
+    /// The aggregate of `kind` with `id`; `None` when either is illegal.
     #[must_use]
     pub fn parse(kind: &str, id: &str) -> Option<Self> {
         match (kind, id.split_once('.')) {
@@ -75,7 +75,7 @@ impl AggregateId {
         }
     }
 
-    /// The aggregate whose journal subject this is.
+    /// The aggregate with this journal subject.
     #[must_use]
     pub fn of_subject(subject: &str) -> Option<Self> {
         let (kind, id) = subject.strip_prefix(EVENTS_PREFIX)?.split_once('.')?;
@@ -101,7 +101,7 @@ pub(crate) fn canary(replica: &str) -> String {
     format!("reveille.heartbeats.{CANARY}.{replica}")
 }
 
-/// The agent whose heartbeat this is, or the replica whose canary.
+/// The sender of a heartbeat or a canary.
 pub(crate) enum Sign<'a> {
     Heartbeat(AgentName),
     Canary(&'a str),
@@ -131,12 +131,12 @@ pub(crate) fn infer(agent: &AgentName) -> String {
     format!("reveille.infer.{agent}")
 }
 
-/// Where an agent acknowledges a wake or an order: nobody else may publish there.
+/// Where an agent acknowledges a wake or an order; no other party may publish there.
 pub(crate) fn ack(agent: &AgentName, question: &str) -> String {
     format!("reveille.acks.{agent}.{question}")
 }
 
-/// What the subjects begin with to which an agent is answered: nobody else may subscribe there.
+/// The prefix of the subjects on which an agent receives answers; no other agent may subscribe there.
 pub(crate) fn agent_inbox(agent: &AgentName) -> String {
     format!("_INBOX.agent.{agent}")
 }

@@ -1,5 +1,6 @@
-//! Wake messages: "provider P is to be woken". They carry ids and time left, nothing that chooses a program, a URL or an
-//! environment. Sent by whoever committed the wake and again by every sweep; the agent acknowledges each.
+//! Wake messages: "wake provider P". They carry ids and the time left, nothing that chooses a program, a URL or an
+//! environment. The replica that committed the wake sends one, every sweep sends it again, and the agent acknowledges
+//! each.
 
 use crate::{error::BusError, subjects};
 use async_nats::{Client, Subscriber, client::Request};
@@ -12,23 +13,23 @@ use uuid::Uuid;
 /// How long the sender waits for the agent's acknowledgement.
 const ACK_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// A wake in flight, as the agent hears of it.
+/// A wake in flight, as its agent receives it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WakeMessage {
-    /// Whom to wake.
+    /// The provider to wake.
     pub provider: ProviderId,
-    /// The wake.
+    /// The id of the wake.
     pub wake_id: WakeId,
     /// The epoch that the provider is registered under.
     pub epoch: Epoch,
-    /// The journal sequence of the provider's last commit: an agent ignores a message older than one it has seen.
+    /// The journal sequence of the provider's last commit. An agent ignores a message older than one it has seen.
     pub sequence: u64,
-    /// When the wake ends as timed out, in NATS time.
+    /// When the wake times out, in NATS time.
     pub deadline_ms: Timestamp,
     /// When the message was sent, in NATS time.
     pub now_ms: Timestamp,
-    /// Whether requests wait for this wake: the backend then stays awake until the first of them has come. True when
-    /// absent; an operator's wake is nobody's until a request joins it.
+    /// Whether requests wait for this wake. The backend then stays awake until the first of them arrives. True when absent;
+    /// false for an operator's wake until a request joins it.
     #[serde(default = "yes", skip_serializing_if = "is_true")]
     pub awaited: bool,
 }
@@ -43,7 +44,7 @@ const fn is_true(awaited: &bool) -> bool {
 }
 
 impl WakeMessage {
-    /// The time that was left when it was sent.
+    /// The time that was left when the message was sent.
     #[must_use]
     pub fn time_left(&self) -> Duration {
         self.deadline_ms.since(self.now_ms)
@@ -53,7 +54,7 @@ impl WakeMessage {
 /// Sends a wake to its agent and waits for the acknowledgement.
 ///
 /// # Errors
-/// When the agent isn't there or doesn't acknowledge in time: the next sweep sends again.
+/// When the agent isn't connected or doesn't acknowledge in time; the next sweep sends the wake again.
 pub async fn send(client: &Client, wake: &WakeMessage) -> Result<(), BusError> {
     let payload = serde_json::to_vec(wake).map_err(BusError::unavailable)?;
     let request = Request::new()
@@ -70,7 +71,7 @@ pub async fn send(client: &Client, wake: &WakeMessage) -> Result<(), BusError> {
     Ok(())
 }
 
-/// Sends a wake to its agent again, without waiting for the acknowledgement: a sweep has others to see to.
+/// Sends a wake to its agent again without waiting for the acknowledgement: a sweep has other providers to check.
 ///
 /// # Errors
 /// When the connection is closed.
@@ -82,7 +83,7 @@ pub async fn send_again(client: &Client, wake: &WakeMessage) -> Result<(), BusEr
         .map_err(BusError::unavailable)
 }
 
-/// An agent's wakes.
+/// The wakes that an agent receives.
 pub struct Wakes {
     client: Client,
     agent: AgentName,
@@ -106,7 +107,8 @@ impl Wakes {
         })
     }
 
-    /// The next wake, acknowledged; `None` at the end. Malformed ones and those of others are dropped.
+    /// Acknowledges and returns the next wake; `None` when the connection is closed. Malformed wakes and those of other
+    /// agents are dropped.
     pub async fn next(&mut self) -> Option<WakeMessage> {
         loop {
             let message = self.subscription.next().await?;

@@ -231,7 +231,7 @@ async fn the_archive_in_postgres_restores_what_the_journal_would() {
         ),
         (
             "UPDATE commits SET payload = set_byte(payload, 40, 65) WHERE stream_seq = 3",
-            "its bytes aren't what the hash beside them says",
+            "its bytes don't match the hash stored with them",
         ),
     ] {
         sqlx::query(damage).execute(&mut db).await.expect("damage");
@@ -295,7 +295,7 @@ async fn an_import_goes_into_an_empty_journal_without_replicas_only() {
     let last = before.last().expect("commits");
     let said = fails(&world, &["import", "--nats", &world.nats.url(), text(&file)]).await;
     let expected = format!(
-        "it holds {0} commits, the last one {0} of {1}",
+        "it holds {0} commits, the last of them commit {0} of {1}",
         before.len(),
         last.subject
     );
@@ -306,7 +306,7 @@ async fn an_import_goes_into_an_empty_journal_without_replicas_only() {
     let api = empty.api().await;
     let said = fails(&empty, &["import", "--nats", &empty.nats.url(), text(&file)]).await;
     assert!(
-        said.contains("runs on this NATS server: stop all replicas"),
+        said.contains("is running on this NATS server: stop all replicas"),
         "{said}"
     );
     api.process().stop(SOON).await;
@@ -326,7 +326,7 @@ async fn an_import_that_was_broken_off_is_gone_on_with_and_nothing_starts_before
     let exit = api.process().wait_for_exit(SOON).await;
     assert_ne!(exit, Exit::Code(0));
     assert!(
-        api.process().log().contains("begun and not finished"),
+        api.process().log().contains("started and never finished"),
         "{}",
         api.process().log()
     );
@@ -344,7 +344,7 @@ async fn an_import_that_was_broken_off_is_gone_on_with_and_nothing_starts_before
     forged(&other, true, messages).await;
     let said = fails(&other, &["import", "--nats", &other.nats.url(), text(&file)]).await;
     assert!(
-        said.contains("commit 2 (reveille.events.provider.gpu-box.vllm) isn't"),
+        said.contains("commit 2 (reveille.events.provider.gpu-box.vllm) differs"),
         "{said}"
     );
 }

@@ -121,7 +121,7 @@ async fn three_locked_servers_with_our_own_configs_survive_one_and_other_replica
         assert_eq!(stream.cached_info().config.num_replicas, replicas);
     }
     let log = api.process().log();
-    let reported = format!("the stream {HEARTBEATS} has 1 replicas where 3 are usual");
+    let reported = format!("the stream {HEARTBEATS} has 1 replicas instead of the usual 3");
     assert_eq!(log.matches(&reported).count(), 1, "{log}");
 
     let backend = world.backend(&[]);

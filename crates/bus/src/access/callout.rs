@@ -1,5 +1,5 @@
-//! Letting agents in. A server of the hub asks about every connection that its config doesn't know (NATS's auth callout),
-//! and an API replica answers by what the journal says of that key. So agents come and go without a change of any server.
+//! Admitting agents. A server of the hub asks about every connection that its config doesn't know (NATS's auth callout),
+//! and an API replica answers by what the journal says about the key. Agents come and go without changes to any server.
 
 use super::{jwt::AuthRequestClaims, nats_key::NatsKey, role::Role};
 use crate::{
@@ -12,12 +12,12 @@ use futures::StreamExt;
 use reveille_domain::AgentName;
 use tracing::{debug, warn};
 
-/// All replicas share the questions.
+/// The queue group in which all replicas share the servers' requests.
 const QUEUE_GROUP: &str = "reveille-callout";
-/// How an agent's connection is named on its server, before the agent's name and its public key.
+/// The first part of the user name of an agent's connection; the agent's name and public key follow.
 const AGENT_USER: &str = "agent";
 
-/// What the servers ask.
+/// The servers' authorization requests.
 pub struct Callout {
     client: Client,
     subscription: Subscriber,
@@ -25,7 +25,7 @@ pub struct Callout {
     refusals: Refusals,
 }
 
-/// Somebody who wants in, and has proven to hold a key.
+/// A request to admit a connection that has proven to hold a key.
 pub struct AuthRequest {
     client: Client,
     issuer: NatsKey,
@@ -35,7 +35,7 @@ pub struct AuthRequest {
 }
 
 impl Callout {
-    /// Joins the replicas that answer; `issuer` is the account key that the servers' configs name.
+    /// Joins the replicas that answer. `issuer` is the account key that the servers' configs name.
     ///
     /// # Errors
     /// When the connection is closed.
@@ -52,14 +52,14 @@ impl Callout {
         })
     }
 
-    /// Counts in `refusals` whom it doesn't let in.
+    /// Counts the requests it refuses in `refusals`.
     #[must_use]
     pub fn counting(mut self, refusals: &Refusals) -> Self {
         self.refusals = refusals.clone();
         self
     }
 
-    /// The next who has proven to hold a key; the others are refused here. `None` at the end.
+    /// The next request with a proven key; others are refused here. `None` when the connection is closed.
     pub async fn next(&mut self) -> Option<AuthRequest> {
         loop {
             let message = self.subscription.next().await?;
@@ -68,7 +68,7 @@ impl Callout {
                 if let Some(so_far) = self.refusals.count(SubjectKind::Connections, Reason::Malformed) {
                     warn!(
                         refused.so_far = so_far,
-                        "dropped a malformed authorization request of a NATS server"
+                        "dropped a malformed authorization request from a NATS server"
                     );
                 }
                 continue;
@@ -79,7 +79,7 @@ impl Callout {
                     client.host = claims.host(),
                     "refused a connection without a proven key"
                 );
-                let answer = claims.refuse(&self.issuer, "it has not proven to hold a key");
+                let answer = claims.refuse(&self.issuer, "it has not proven that it holds a key");
                 send(&self.client, reply, answer).await;
                 continue;
             };
@@ -95,28 +95,28 @@ impl Callout {
 }
 
 impl AuthRequest {
-    /// The public key that the newcomer has proven to hold.
+    /// The public key that the connecting party has proven to hold.
     #[must_use]
     pub fn key(&self) -> &str {
         &self.key
     }
 
-    /// The address that he connects from.
+    /// The address that it connects from.
     #[must_use]
     pub fn host(&self) -> &str {
         self.claims.host()
     }
 
-    /// Lets him in as this agent, with an agent's rights.
+    /// Admits the connection as this agent, with an agent's permissions.
     pub async fn admit(self, agent: &AgentName) {
-        let rights = Role::Agent(agent.clone()).permissions();
+        let permissions = Role::Agent(agent.clone()).permissions();
         let answer = self
             .claims
-            .admit(&self.issuer, &agent_user(agent, &self.key), rights);
+            .admit(&self.issuer, &agent_user(agent, &self.key), permissions);
         send(&self.client, self.reply, answer).await;
     }
 
-    /// Refuses him. The server logs the reason; he learns only that he is refused.
+    /// Refuses the connection. The server logs the reason; the connecting party learns only that it was refused.
     pub async fn refuse(self, reason: &str) {
         let answer = self.claims.refuse(&self.issuer, reason);
         send(&self.client, self.reply, answer).await;
@@ -130,12 +130,12 @@ async fn send(client: &Client, reply: Subject, answer: Option<String>) {
     }
 }
 
-/// How the connections of an agent with this key are named on their server.
+/// The user name that the server gives to an agent's connection with this key.
 pub(super) fn agent_user(agent: &AgentName, key: &str) -> String {
     format!("{AGENT_USER}.{agent}.{key}")
 }
 
-/// The agent and the key of a connection so named.
+/// The agent and the key in such a user name.
 pub(super) fn agent_of_user(user: &str) -> Option<(AgentName, &str)> {
     let (agent, key) = user
         .strip_prefix(AGENT_USER)?

@@ -1,4 +1,4 @@
-//! The keys of a hub, in a folder, and the part of a server's config that names them. A process needs its own file only:
+//! The keys of a hub, in a folder, and the part of a server's config that names them. A process needs only its own keys:
 //! the folder of an API replica holds `api.nk`, `issuer.nk` and `system.nk`.
 
 use super::{
@@ -14,10 +14,11 @@ use std::{
 };
 use thiserror::Error;
 
-/// Signs who may connect. Whoever has it can be anybody.
+/// The key that signs who may connect. Its holder can connect as any party.
 const ISSUER: &str = "issuer.nk";
-/// How long a server waits until somebody has said who a newcomer is, in seconds.
+/// How long a server waits for the answer to an authorization request, in seconds.
 const AUTH_TIMEOUT_SECONDS: u32 = 5;
+
 /// A folder of keys.
 #[derive(Debug, Clone)]
 pub struct HubKeys {
@@ -27,12 +28,12 @@ pub struct HubKeys {
 /// Why a hub's keys can't be used.
 #[derive(Debug, Error)]
 pub enum HubKeysError {
-    /// The folder can't be made.
+    /// The folder can't be created.
     #[error("{}: {source}", folder.display())]
     Folder {
-        /// The folder.
+        /// The folder's path.
         folder: PathBuf,
-        /// Why.
+        /// What the system says.
         source: io::Error,
     },
     /// A key can't be used.
@@ -41,7 +42,7 @@ pub enum HubKeysError {
 }
 
 impl HubKeys {
-    /// The keys in this folder, whichever are there.
+    /// The keys in this folder; some may be missing.
     #[must_use]
     pub fn of(folder: &Path) -> Self {
         Self {
@@ -49,10 +50,10 @@ impl HubKeys {
         }
     }
 
-    /// Makes the folder and every key that is missing in it.
+    /// Creates the folder and every key that is missing in it.
     ///
     /// # Errors
-    /// When one can't be made, or one that is there can't be used.
+    /// When a key can't be created, or an existing one can't be used.
     pub fn make(folder: &Path) -> Result<Self, HubKeysError> {
         let failed = |source| HubKeysError::Folder {
             folder: folder.to_owned(),
@@ -75,10 +76,10 @@ impl HubKeys {
         self.folder.join(format!("{role}.nk"))
     }
 
-    /// The key of a role.
+    /// Reads the key of a role.
     ///
     /// # Errors
-    /// When it isn't there or can't be used.
+    /// When it is missing or can't be used.
     pub fn role(&self, role: &Role) -> Result<NatsKey, NatsKeyError> {
         NatsKey::read(&self.file(role))
     }
@@ -86,7 +87,7 @@ impl HubKeys {
     /// The key that signs who may connect; `None` when this folder has none.
     ///
     /// # Errors
-    /// When it is there and can't be used.
+    /// When it exists and can't be used.
     pub fn issuer(&self) -> Result<Option<NatsKey>, NatsKeyError> {
         if_there(&self.folder.join(ISSUER))
     }
@@ -94,13 +95,13 @@ impl HubKeys {
     /// The key that may end connections; `None` when this folder has none.
     ///
     /// # Errors
-    /// When it is there and can't be used.
+    /// When it exists and can't be used.
     pub fn system(&self) -> Result<Option<NatsKey>, NatsKeyError> {
         if_there(&self.file(&Role::System))
     }
 
-    /// The part of a server's config that lets these keys in, each with its role's rights, and has agents asked about.
-    /// It holds public keys only.
+    /// The part of a server's config that admits these keys, each with its role's permissions, and asks the API about all
+    /// others. It holds only public keys.
     ///
     /// # Errors
     /// When a key is missing or can't be used.
@@ -118,7 +119,7 @@ impl HubKeys {
         known.push(system);
         Ok(format!(
             "authorization {{\n  timeout: {AUTH_TIMEOUT_SECONDS}\n  users: [\n{users}  ]\n  \
-             # Everybody else is asked about: API replicas know the agents.\n  \
+             # The server asks the API replicas about all other keys: they know the agents.\n  \
              auth_callout {{ issuer: {issuer}, account: \"{ACCOUNT}\", auth_users: [{}] }}\n}}\n\
              accounts {{\n  \"$SYS\": {{ users: [\n{system_user}  ] }}\n}}\nsystem_account: \"$SYS\"\n",
             known.join(", "),

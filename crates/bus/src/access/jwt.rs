@@ -1,7 +1,7 @@
-//! NATS's JSON web tokens, as far as letting somebody in needs them: a server's question, the answer to it, and the token
-//! in the answer that says what the newcomer may do. They are signed with nkeys (`alg: ed25519-nkey`).
+//! NATS's JSON web tokens, as far as admitting a connection needs them: a server's request, the response to it, and the
+//! token in the response that holds the connection's permissions. They are signed with nkeys (`alg: ed25519-nkey`).
 //!
-//! Shapes: <https://github.com/nats-io/jwt>, version 2.
+//! Formats: <https://github.com/nats-io/jwt>, version 2.
 
 use super::{
     nats_key::{NatsKey, has_signed},
@@ -14,17 +14,17 @@ use uuid::Uuid;
 
 const HEADER: &str = r#"{"typ":"JWT","alg":"ed25519-nkey"}"#;
 const VERSION: u8 = 2;
-/// The audience of a server's question.
+/// The audience of a server's request.
 const REQUEST_AUDIENCE: &str = "nats-authorization-request";
-/// The account that everybody of Reveille is in: the server's own default one.
+/// The account of all parties of Reveille: the server's default account.
 pub(super) const ACCOUNT: &str = "$G";
 
 #[derive(Debug, Serialize, Deserialize)]
 struct Claims<T> {
     jti: String,
-    /// When it was made, in Unix seconds. It only informs.
+    /// When it was issued, in Unix seconds, for information only.
     iat: u64,
-    /// Who signed it.
+    /// The public key that signed it.
     iss: String,
     #[serde(default, skip_serializing_if = "String::is_empty")]
     name: String,
@@ -33,11 +33,11 @@ struct Claims<T> {
     nats: T,
 }
 
-/// A server's question: may this connection come in?
+/// A server's request to authorize a connection.
 #[derive(Debug, Deserialize)]
 pub(super) struct AuthRequestClaims {
     server_id: ServerId,
-    /// The name under which the server knows the connection for now.
+    /// The server's temporary name for the connection.
     pub user_nkey: String,
     client_info: ClientInfo,
     connect_opts: ConnectOptions,
@@ -78,7 +78,7 @@ struct AuthResponse<'a> {
 struct User {
     r#pub: Rule,
     sub: Rule,
-    /// How many subscriptions, how much data, how large messages: -1 for what the server allows.
+    /// The limits on subscriptions, data and message size: -1 stands for the server's own.
     subs: i8,
     data: i8,
     payload: i8,
@@ -86,7 +86,7 @@ struct User {
     version: u8,
 }
 
-/// What may be published or subscribed to. Two empty lists would allow everything.
+/// Which subjects are allowed. Two empty lists would allow everything.
 #[derive(Debug, Serialize)]
 pub(super) struct Rule {
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -107,14 +107,14 @@ impl From<Vec<String>> for Rule {
 }
 
 impl AuthRequestClaims {
-    /// Reads a server's question, if it is one.
+    /// Reads a server's request; `None` if the token is something else.
     pub fn read(token: &[u8]) -> Option<Self> {
         let claims: Claims<Self> = read(token)?;
         (claims.aud == REQUEST_AUDIENCE).then_some(claims.nats)
     }
 
-    /// The public key that the newcomer has proven to be his: he has signed what this server gave to this connection
-    /// to sign. The server itself does not look at that signature.
+    /// The public key that the connecting party has proven to hold, by signing the nonce that this server gave this
+    /// connection. The server itself doesn't check that signature.
     pub fn proven_key(&self) -> Option<&str> {
         let key = self.connect_opts.nkey.as_str();
         let nonce = self.client_info.nonce.as_bytes();
@@ -124,16 +124,16 @@ impl AuthRequestClaims {
         proven.then_some(key)
     }
 
-    /// The address that the newcomer connects from.
+    /// The address that the connection comes from.
     pub fn host(&self) -> &str {
         &self.client_info.host
     }
 
-    /// The answer that lets him in as `name` with these rights; signed by `issuer`.
-    pub fn admit(&self, issuer: &NatsKey, name: &str, rights: Permissions) -> Option<String> {
+    /// The response that admits the connection as `name` with these permissions, signed by `issuer`.
+    pub fn admit(&self, issuer: &NatsKey, name: &str, permissions: Permissions) -> Option<String> {
         let user = User {
-            r#pub: rights.publish.into(),
-            sub: rights.subscribe.into(),
+            r#pub: permissions.publish.into(),
+            sub: permissions.subscribe.into(),
             subs: -1,
             data: -1,
             payload: -1,
@@ -144,7 +144,8 @@ impl AuthRequestClaims {
         self.answer(issuer, Some(&user), None)
     }
 
-    /// The answer that refuses him. The server logs the reason; the newcomer learns only that he is refused.
+    /// The response that refuses the connection. The server logs the reason; the connecting party learns only that it was
+    /// refused.
     pub fn refuse(&self, issuer: &NatsKey, reason: &str) -> Option<String> {
         self.answer(issuer, None, Some(reason))
     }
@@ -184,7 +185,7 @@ fn signed<T: Serialize>(
     Some(format!("{text}.{}", BASE64.encode(signature)))
 }
 
-/// The claims of a token that was signed by whom it names.
+/// The claims of a token, if the signature is by the issuer that it names.
 fn read<T: DeserializeOwned>(token: &[u8]) -> Option<Claims<T>> {
     let token = std::str::from_utf8(token).ok()?.trim();
     let (text, signature) = token.rsplit_once('.')?;
@@ -199,7 +200,7 @@ mod tests {
     use super::*;
     use serde_json::{Value, json};
 
-    /// What a server would ask about a newcomer who signs `signs` with `key` while the server gave him `nonce`.
+    /// The request of a server that gave a connection `nonce`, after it signed `signs` with `key`.
     fn question(key: &NatsKey, signs: &str, nonce: &str) -> Vec<u8> {
         let server = NatsKey::fresh_account();
         let nats = json!({

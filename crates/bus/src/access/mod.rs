@@ -1,9 +1,9 @@
-//! Who may say what over NATS.
+//! Who may publish and subscribe to what over NATS, and how each party proves who it is.
 //!
-//! - [`Role`]: the parties, and the subjects that each may publish and subscribe to. The only list of them.
-//! - [`NatsKey`]: a party's key pair (an nkey), in a file that only its owner reads.
-//! - [`HubKeys`]: the keys of a hub, and the part of the server's config that names them.
-//! - [`Callout`]: lets agents in by what the journal says of their keys, and [`ConnectionRevoker`] shows them out.
+//! - [`Role`]: the parties and the permissions of each. The only list of them.
+//! - [`NatsKey`]: a party's key pair (an nkey), in a file that only its owner can read.
+//! - [`HubKeys`]: a hub's keys, and the part of the server's config that names them.
+//! - [`Callout`]: admits agents by what the journal says about their keys; [`ConnectionRevoker`] ends their connections.
 
 mod callout;
 mod hub_keys;

@@ -1,11 +1,11 @@
-//! A key pair of NATS's kind, an nkey: whoever holds the seed can prove to be who the public key names. The seed never
-//! crosses the network.
+//! NATS's key pairs (nkeys): the holder of the seed can prove that the public key is its own. The seed never crosses the
+//! network.
 
 use nkeys::{KeyPair, KeyPairType};
 use std::{
     fmt,
-    fs::{self, OpenOptions},
-    io::{self, Write},
+    fs::{File, OpenOptions},
+    io::{self, Read, Write},
     os::unix::fs::{OpenOptionsExt, PermissionsExt},
     path::{Path, PathBuf},
     sync::Arc,
@@ -14,9 +14,9 @@ use thiserror::Error;
 
 /// Read and written by the owner only.
 const PRIVATE_MODE: u32 = 0o600;
-/// The mode bits that let anybody but the owner at a file.
+/// The mode bits that give access to anyone but the owner.
 const OTHERS: u32 = 0o077;
-/// A seed is 58 characters; more than this is no key file.
+/// The largest key file that is read; a seed is 58 characters.
 const MAX_FILE_BYTES: u64 = 1024;
 
 /// A key pair. Cheap to clone; its seed is never printed.
@@ -31,21 +31,21 @@ pub enum NatsKeyError {
     /// The file can't be read or written.
     #[error("{}: {source}", path.display())]
     Io {
-        /// The file.
+        /// The file's path.
         path: PathBuf,
-        /// Why.
+        /// What the system says.
         source: io::Error,
     },
-    /// Others than its owner may read the file.
-    #[error("{} may be read by others than its owner: chmod 600 it", path.display())]
+    /// Users other than its owner may read the file.
+    #[error("{} is readable by users other than its owner: chmod 600 it", path.display())]
     Exposed {
-        /// The file.
+        /// The file's path.
         path: PathBuf,
     },
-    /// It holds no key.
-    #[error("{} holds no NATS key: a line that begins with S is expected", path.display())]
+    /// The file holds no key.
+    #[error("{} holds no NATS key: expected a line that begins with S", path.display())]
     Malformed {
-        /// The file.
+        /// The file's path.
         path: PathBuf,
     },
 }
@@ -63,7 +63,7 @@ impl PartialEq for NatsKey {
 }
 
 impl NatsKey {
-    /// A new key of somebody who connects.
+    /// Generates the key of a party that connects.
     #[must_use]
     pub fn fresh_user() -> Self {
         Self {
@@ -71,7 +71,7 @@ impl NatsKey {
         }
     }
 
-    /// A new key that signs who may connect.
+    /// Generates a key that signs who may connect.
     #[must_use]
     pub fn fresh_account() -> Self {
         Self {
@@ -82,13 +82,14 @@ impl NatsKey {
     /// Reads a file that holds a seed, and perhaps lines around it that begin with `#` or `-`.
     ///
     /// # Errors
-    /// When it can't be read, others may read it, or it holds none.
+    /// When it can't be read, other users may read it, or it holds no key.
     pub fn read(path: &Path) -> Result<Self, NatsKeyError> {
         let failed = |source| NatsKeyError::Io {
             path: path.to_owned(),
             source,
         };
-        let meta = fs::metadata(path).map_err(failed)?;
+        let file = File::open(path).map_err(failed)?;
+        let meta = file.metadata().map_err(failed)?;
         if meta.permissions().mode() & OTHERS != 0 {
             return Err(NatsKeyError::Exposed {
                 path: path.to_owned(),
@@ -97,10 +98,11 @@ impl NatsKey {
         let malformed = || NatsKeyError::Malformed {
             path: path.to_owned(),
         };
-        if meta.len() > MAX_FILE_BYTES {
+        let mut text = String::new();
+        let read = file.take(MAX_FILE_BYTES + 1).read_to_string(&mut text);
+        if read.map_err(failed)? as u64 > MAX_FILE_BYTES {
             return Err(malformed());
         }
-        let text = fs::read_to_string(path).map_err(failed)?;
         let mut lines = text.lines().map(str::trim);
         let seed = lines.find(|line| !line.is_empty() && !line.starts_with(['#', '-']));
         let pair = seed.and_then(|seed| KeyPair::from_seed(seed).ok());
@@ -108,7 +110,7 @@ impl NatsKey {
             .ok_or_else(malformed)
     }
 
-    /// Reads the file, or makes it with a key from `fresh` when it is missing.
+    /// Reads the file, or creates it with a key from `fresh` when it is missing.
     ///
     /// # Errors
     /// As [`NatsKey::read`] and [`NatsKey::write`].
@@ -123,7 +125,7 @@ impl NatsKey {
         }
     }
 
-    /// Writes a new file that only its owner reads; never over one that exists.
+    /// Writes a new file that only its owner can read. Never overwrites one.
     ///
     /// # Errors
     /// When it exists or can't be written.
@@ -147,13 +149,13 @@ impl NatsKey {
             .map_err(failed)
     }
 
-    /// The public half: 56 characters; `U…` of a user, `A…` of an account.
+    /// The public key: 56 characters, `U…` for a user, `A…` for an account.
     #[must_use]
     pub fn public(&self) -> String {
         self.pair.public_key()
     }
 
-    /// The private half, for NATS's client only.
+    /// The private key, for NATS's client only.
     pub(crate) fn seed(&self) -> Option<String> {
         self.pair.seed().ok()
     }
@@ -169,7 +171,7 @@ impl NatsKey {
     }
 }
 
-/// Whether whoever holds the seed of `public` has signed `text`.
+/// Whether `signature` is by the holder of the seed of `public`.
 pub(super) fn has_signed(public: &str, text: &[u8], signature: &[u8]) -> bool {
     KeyPair::from_public_key(public).is_ok_and(|pair| pair.verify(text, signature).is_ok())
 }
@@ -177,6 +179,7 @@ pub(super) fn has_signed(public: &str, text: &[u8], signature: &[u8]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::fs;
 
     #[test]
     fn a_key_file_is_private_and_reads_back() {

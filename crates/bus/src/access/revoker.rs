@@ -1,5 +1,5 @@
-//! Showing agents out: finds connections on all servers of the hub and ends those whose key is no longer good. It speaks
-//! from the servers' system account; from any other one the servers don't answer.
+//! Revoking connections: finds the agents' connections on all servers of the hub and ends those whose key is no longer
+//! valid. The servers answer only a client of their system account.
 
 use super::callout::agent_of_user;
 use crate::error::BusError;
@@ -11,14 +11,14 @@ use serde_json::json;
 use std::time::Duration;
 use tokio::time::{Instant, timeout_at};
 
-/// For how long answers of servers are waited for: there is no telling how many there are.
+/// How long to wait for the servers' answers: their number is unknown.
 const ANSWERS_WITHIN: Duration = Duration::from_millis(500);
-/// How many connections a server lists at once.
+/// How many connections a server lists per page.
 const PAGE: usize = 1024;
-/// How many pages are looked at; what lies behind them is looked at when others have gone.
+/// How many pages are read. Connections behind them are reached once others have ended.
 const MAX_PAGES: usize = 64;
 
-/// Ends connections.
+/// Ends connections whose key is no longer valid.
 #[derive(Debug, Clone)]
 pub struct ConnectionRevoker {
     client: Client,
@@ -57,14 +57,14 @@ impl ConnectionRevoker {
         }
     }
 
-    /// Ends every agent's connection that is not `welcome`, by the agent's name and its public key. Returns how many.
+    /// Ends every agent connection for which `is_valid` rejects the agent's name and public key. Returns how many.
     ///
     /// # Errors
-    /// When NATS isn't available; some may have been ended.
-    pub async fn sweep(&self, welcome: impl Fn(&AgentName, &str) -> bool) -> Result<usize, BusError> {
+    /// When NATS isn't available. Some connections may have been ended by then.
+    pub async fn sweep(&self, is_valid: impl Fn(&AgentName, &str) -> bool) -> Result<usize, BusError> {
         let mut ended = 0;
         for page in 0..MAX_PAGES {
-            let listed = self.page(page * PAGE, &welcome, &mut ended).await?;
+            let listed = self.page(page * PAGE, &is_valid, &mut ended).await?;
             if listed < PAGE {
                 break;
             }
@@ -72,12 +72,12 @@ impl ConnectionRevoker {
         Ok(ended)
     }
 
-    /// Asks all servers for a page of their connections and ends what isn't welcome, as each server answers. Returns how
-    /// many connections the longest page has.
+    /// Asks all servers for a page of their connections and ends those that aren't valid, as each server answers. Returns
+    /// how many connections the longest page has.
     async fn page(
         &self,
         offset: usize,
-        welcome: impl Fn(&AgentName, &str) -> bool,
+        is_valid: impl Fn(&AgentName, &str) -> bool,
         ended: &mut usize,
     ) -> Result<usize, BusError> {
         let page = json!({"auth": true, "sort": "cid", "limit": PAGE, "offset": offset});
@@ -99,9 +99,9 @@ impl ConnectionRevoker {
             };
             longest = longest.max(connections.len());
             for connection in connections {
-                let unwelcome =
-                    agent_of_user(&connection.authorized_user).filter(|(agent, key)| !welcome(agent, key));
-                if unwelcome.is_some() {
+                let revoked =
+                    agent_of_user(&connection.authorized_user).filter(|(agent, key)| !is_valid(agent, key));
+                if revoked.is_some() {
                     self.end(&server, connection.cid).await?;
                     *ended += 1;
                 }
@@ -112,7 +112,7 @@ impl ConnectionRevoker {
 
     async fn end(&self, server: &str, cid: u64) -> Result<(), BusError> {
         let which = json!({"cid": cid}).to_string();
-        // A server does nothing for whoever names no place for its answer.
+        // A server ignores a request without a reply subject.
         let inbox = self.client.new_inbox();
         self.client
             .publish_with_reply(format!("$SYS.REQ.SERVER.{server}.KICK"), inbox, which.into())

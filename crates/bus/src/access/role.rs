@@ -1,8 +1,8 @@
-//! The parties on NATS, and what each may publish and subscribe to. Server configs and the tokens of agents are both made
-//! from this list, so that nothing else says it.
+//! The parties on NATS, and what each may publish and subscribe to. Server configs and the tokens of agents are both
+//! generated from this list.
 //!
-//! Agents have no right to anything of JetStream: with any, a reply subject or a consumer's target reaches others'
-//! subjects. Nobody has `allow_responses`: answers go to subjects that name who may answer.
+//! Agents have no permission for JetStream: with any, a reply subject or a consumer's target would reach the subjects of
+//! others. No role has `allow_responses`: answers go to subjects that name the party that may answer.
 
 use crate::{
     streams::{HEARTBEATS_STREAM, JOURNAL_STREAM},
@@ -11,29 +11,29 @@ use crate::{
 use reveille_domain::AgentName;
 use std::fmt;
 
-/// Who speaks.
+/// A party on NATS.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Role {
-    /// An API replica: appends to the journal, speaks to agents, lets them in.
+    /// An API replica: appends to the journal, talks to agents, admits them.
     Api,
     /// A projector: reads the journal and the heartbeats.
     Projector,
-    /// Whoever follows the facts.
+    /// A program that follows the facts.
     Subscriber,
-    /// An operator's command, such as an export or an import of the journal.
+    /// An operator's command, such as an export or import of the journal.
     Admin,
-    /// Who speaks to the servers themselves, from their system account, to end connections.
+    /// The party that ends connections, from the servers' system account.
     System,
-    /// One agent.
+    /// The agent of this name.
     Agent(AgentName),
 }
 
-/// Subjects, with NATS's wildcards.
+/// The subjects that a party may use, with NATS's wildcards.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Permissions {
-    /// What may be published; nothing else. Empty: nothing at all.
+    /// The only subjects it may publish to; none if empty.
     pub publish: Vec<String>,
-    /// What may be subscribed to; nothing else.
+    /// The only subjects it may subscribe to; none if empty.
     pub subscribe: Vec<String>,
 }
 
@@ -51,11 +51,11 @@ impl fmt::Display for Role {
 }
 
 impl Role {
-    /// The roles whose keys stand in the server's config, in the account that everybody is in. Agents come and go
-    /// without it.
+    /// The roles whose keys are in the server's config, in the account that all parties share. Agents come and go without
+    /// being listed there.
     pub const OF_THE_HUB: [Self; 4] = [Self::Api, Self::Projector, Self::Subscriber, Self::Admin];
 
-    /// What answers to this party's questions begin with: no other party may subscribe there.
+    /// The prefix of the subjects on which this party receives answers; no other party may subscribe there.
     #[must_use]
     pub fn inbox_prefix(&self) -> String {
         match self {
@@ -66,7 +66,7 @@ impl Role {
         }
     }
 
-    /// Whether it makes the two streams when they are missing; everybody else waits for them.
+    /// Whether this role creates the two streams when they are missing; others wait for them.
     #[must_use]
     pub const fn makes_streams(&self) -> bool {
         match self {
@@ -75,7 +75,7 @@ impl Role {
         }
     }
 
-    /// What it may say and hear.
+    /// What this role may publish and subscribe to.
     #[must_use]
     pub fn permissions(&self) -> Permissions {
         let inbox = format!("{}.>", self.inbox_prefix());
@@ -89,7 +89,7 @@ impl Role {
                         "reveille.orders.*",
                         "reveille.infer.*",
                         "_INBOX.agent.>",
-                        // Where a server waits to be told whether to let somebody in.
+                        // Where a server waits for the answer to an authorization request.
                         "$SYS._INBOX.>",
                     ]),
                     texts(&["$JS.API.INFO"]),
@@ -150,7 +150,7 @@ fn texts(subjects: &[&str]) -> Vec<String> {
     subjects.iter().map(|&subject| subject.to_owned()).collect()
 }
 
-/// What reading a stream takes: looking at it, single messages, and consumers of one's own.
+/// The permissions to read a stream: its info, single messages, and consumers.
 fn reading(stream: &str) -> Vec<String> {
     [
         "STREAM.INFO.{}",

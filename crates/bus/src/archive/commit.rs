@@ -5,23 +5,23 @@ use async_nats::HeaderMap;
 use bytes::Bytes;
 use reveille_domain::Timestamp;
 
-/// A message of the journal with everything that restores it.
+/// A message of the journal with everything needed to restore it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ArchivedCommit {
-    /// Its stream sequence.
+    /// Its position in the stream.
     pub sequence: u64,
-    /// Its subject.
+    /// The subject, which names the aggregate.
     pub subject: String,
-    /// Its headers, by name.
+    /// The headers, sorted by name.
     pub headers: Vec<(String, String)>,
-    /// Its bytes.
+    /// The message's bytes.
     pub payload: Bytes,
-    /// When the server stored it, where that is known. It informs; a restored message is stored anew.
+    /// When the server stored it, where that is known. For information only: an import stores the message again.
     pub stored_at: Option<Timestamp>,
 }
 
 impl ArchivedCommit {
-    /// A message with its headers in whatever order NATS or a table had them.
+    /// A message whose headers come in any order.
     #[must_use]
     pub fn new(
         sequence: u64,
@@ -40,7 +40,7 @@ impl ArchivedCommit {
         }
     }
 
-    /// Whether the journal would hold the same with either: everything but when it was stored.
+    /// Whether both are the same message, no matter when each was stored.
     #[must_use]
     pub fn is_same(&self, other: &Self) -> bool {
         self.sequence == other.sequence
@@ -57,8 +57,8 @@ impl ArchivedCommit {
         map
     }
 
-    /// The hash of this commit and of everything before it, whose hash is `before`. Lengths stand before texts, so that
-    /// no two different commits are hashed as the same bytes.
+    /// The hash of this commit and of all commits before it, whose hash is `before`. Every text is preceded by its
+    /// length, so that no two different commits are hashed as the same bytes.
     pub(super) fn digest(&self, before: CommitHash) -> CommitHash {
         let mut bytes = before.to_string().into_bytes();
         bytes.extend(self.sequence.to_be_bytes());

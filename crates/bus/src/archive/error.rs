@@ -1,4 +1,4 @@
-//! Why an archive can't be written, read or restored; each text names the place.
+//! Why an archive can't be written, read or imported. Each text names the place.
 
 use super::verify::Breach;
 use crate::error::BusError;
@@ -10,96 +10,98 @@ pub enum ArchiveError {
     /// The file can't be read or written.
     #[error("{0}")]
     Io(#[from] std::io::Error),
-    /// The file is something else.
-    #[error("the file is no archive of a journal: {0}")]
+    /// The file is no archive.
+    #[error("the file is not an archive of a journal: {0}")]
     NotAnArchive(String),
-    /// Written by a newer Reveille.
+    /// A newer Reveille wrote the archive.
     #[error("the archive was written by a newer version (format {found}, this one reads up to {known})")]
     Newer {
-        /// What the file says.
+        /// The format of the file.
         found: u32,
-        /// The newest that is read.
+        /// The newest format that is read.
         known: u32,
     },
-    /// A line isn't what was written.
+    /// A line was changed after it was written.
     #[error("line {line} of the archive was changed: {reason}")]
     Damaged {
-        /// The line, from 1.
+        /// The line's number, from 1.
         line: u64,
         /// What is wrong with it.
         reason: String,
     },
-    /// The end is missing.
+    /// The end of the file is missing.
     #[error(
-        "the archive is cut off: it ends behind commit {last}, and should hold the commits up to {expected}"
+        "the archive is cut off: it ends after commit {last} and should hold the commits up to {expected}"
     )]
     Truncated {
-        /// The last commit that is whole; 0 when none is.
+        /// The last complete commit; 0 when there is none.
         last: u64,
-        /// The last that it should hold.
+        /// The last commit that it should hold.
         expected: u64,
     },
-    /// The commits don't follow from each other.
+    /// A commit doesn't follow from those before it.
     #[error(transparent)]
     Breach(#[from] Breach),
     /// The archive in Postgres can't be read.
     #[error("the archive in Postgres can't be read: {0}")]
     Postgres(String),
-    /// There is no journal to read.
+    /// The server has no journal to read.
     #[error("this NATS server has no journal")]
     NoJournal,
-    /// There is a journal where the import should go.
+    /// The server has a journal already.
     #[error(
-        "the journal isn't empty: it holds {commits} commits, the last one {last} of {subject}. An import goes into an \
-         empty one only; nothing was changed"
+        "the journal isn't empty: it holds {commits} commits, the last of them commit {last} of {subject}. An import \
+         needs an empty journal; nothing was changed"
     )]
     NotEmpty {
-        /// How many.
+        /// How many commits it holds.
         commits: u64,
-        /// The last sequence.
+        /// The sequence of the last one.
         last: u64,
-        /// Its subject.
+        /// The subject of the last one.
         subject: String,
     },
-    /// A replica would append to the journal and fold half of it.
-    #[error("the API replica {replica} runs on this NATS server: stop all replicas, then import")]
+    /// A replica is running, and would fold and append to an incomplete journal.
+    #[error("the API replica {replica} is running on this NATS server: stop all replicas, then import")]
     ReplicaRuns {
-        /// What it calls itself.
+        /// The replica's name.
         replica: String,
     },
-    /// What an interrupted import left isn't the beginning of this archive.
+    /// An interrupted import left commits that aren't the beginning of this archive.
     #[error(
-        "an import was begun here, of something else or with somebody else writing: commit {sequence} ({subject}) isn't \
-         the archive's. Delete the stream and import again"
+        "an earlier import was of another archive, or something else has written here: commit {sequence} ({subject}) \
+         differs from the archive. Delete the stream and import again"
     )]
     OtherImport {
-        /// The first that differs.
+        /// The first commit that differs.
         sequence: u64,
-        /// Its subject in the journal.
+        /// The subject of that commit in the journal.
         subject: String,
     },
-    /// The server put a commit elsewhere.
+    /// The server stored a commit at another sequence.
     #[error(
-        "commit {expected} was stored as {found}: somebody else writes into this journal. Delete the stream and import \
+        "commit {expected} was stored as {found}: something else writes to this journal. Delete the stream and import \
          again"
     )]
     Misplaced {
-        /// Its sequence in the archive.
+        /// The commit's sequence in the archive.
         expected: u64,
-        /// Its sequence in the journal.
+        /// The commit's sequence in the journal.
         found: u64,
     },
-    /// The server didn't take a commit.
-    #[error("commit {sequence} ({subject}) was not taken: {reason}. Import again to go on from there")]
-    NotTaken {
-        /// Its sequence.
+    /// The server refused a commit.
+    #[error(
+        "the server refused commit {sequence} ({subject}): {reason}. Import again to continue from there"
+    )]
+    Refused {
+        /// The commit's sequence.
         sequence: u64,
-        /// Its subject.
+        /// The commit's subject.
         subject: String,
-        /// What the server said.
+        /// The server's answer.
         reason: String,
     },
-    /// The bus broke.
+    /// NATS failed.
     #[error(transparent)]
     Bus(#[from] BusError),
 }

@@ -1,7 +1,7 @@
-//! Restoring: an empty journal gets the commits of an archive, with their sequences and bytes.
+//! Importing: fills an empty journal with the commits of an archive, each with its sequence and bytes.
 //!
-//! While it lasts the stream is marked, and tells no facts: what happened long ago must not look like news. A replica
-//! that finds the mark doesn't start. An import that was broken off is gone on with by running it again.
+//! During an import the stream is marked and publishes no facts: what happened long ago must not look like news. A
+//! replica that finds the mark doesn't start. Running an interrupted import again continues it.
 
 use super::{commit::ArchivedCommit, error::ArchiveError, file::ArchiveReader, live::LiveCommits};
 use crate::{
@@ -24,48 +24,49 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// By how much epochs are raised: more sessions than an agent had since the archive was taken.
+/// How far epochs are raised: more than the sessions an agent can have had since the archive was written.
 pub const EPOCHS_LEFT_FREE: u64 = 1_000_000;
-/// What stands as cause in the commits that raise them.
+/// The cause in the commits that raise epochs.
 const CAUSE: &str = "import";
-/// A replica that runs is heard within this.
+/// How long to listen for canaries: a running replica sends several in this time.
 const LISTEN: Duration = CANARY_EVERY.saturating_mul(3);
-const TELL_EVERY: Duration = Duration::from_secs(1);
+/// How often progress is reported.
+const REPORT_EVERY: Duration = Duration::from_secs(1);
 
-/// What becomes of the agents' epochs.
+/// Whether an import raises the agents' epochs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Epochs {
-    /// They are raised: the archive may lack acknowledged commits, and so sessions that are still about.
+    /// Raise them: the archive may lack acknowledged commits, and with them sessions that are still running.
     Advance,
-    /// They stay: the archive holds every commit that was ever acknowledged.
+    /// Keep them: the archive holds every acknowledged commit.
     Keep,
 }
 
-/// How far an import is.
+/// How far an import has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ImportProgress {
-    /// Commits that are in the journal.
+    /// The archive's commits that are in the journal.
     pub done: u64,
-    /// Commits of the archive.
+    /// All commits of the archive.
     pub of: u64,
 }
 
-/// What an import has done.
+/// The result of an import.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Imported {
-    /// Commits of the archive, all in the journal now.
+    /// The commits of the archive, which are all in the journal now.
     pub commits: u64,
-    /// How many of them an earlier run had left there.
+    /// How many of them an earlier run had stored.
     pub found: u64,
-    /// Agents whose epoch was raised.
+    /// The number of agents whose epoch was raised.
     pub advanced: u64,
 }
 
-/// Makes the journal that `connection` leads to what the archive at `path` says. The whole file is read first: one that
-/// is damaged changes nothing.
+/// Imports the archive at `path` into the journal behind `connection`. The whole file is read first, so a damaged one
+/// changes nothing.
 ///
 /// # Errors
-/// When the archive is damaged, the journal isn't empty, a replica runs, or NATS isn't available.
+/// When the archive is damaged, the journal isn't empty, a replica is running, or NATS isn't available.
 pub async fn import(
     connection: &Connection,
     path: &Path,
@@ -80,15 +81,15 @@ pub async fn import(
     let mut stored = LiveCommits::read(&journal).await?;
     let mut archive = open(path)?;
     let of = archive.last_sequence();
-    let (mut found, mut told) = (0, Instant::now());
+    let (mut found, mut reported) = (0, Instant::now());
     while let Some(commit) = archive.next_commit()? {
         match stored.next_commit().await? {
             Some(there) if there.is_same(&commit) => found += 1,
             Some(there) => return Err(other(&there)),
             None => append(&journal, &commit).await?,
         }
-        if told.elapsed() >= TELL_EVERY {
-            told = Instant::now();
+        if reported.elapsed() >= REPORT_EVERY {
+            reported = Instant::now();
             progress(ImportProgress {
                 done: commit.sequence,
                 of,
@@ -113,8 +114,8 @@ pub async fn import(
     })
 }
 
-/// Makes an empty journal ready for an import: marks it and stops publishing facts. A journal that is marked already stays
-/// as it is.
+/// Makes an empty journal ready for an import: marks it and stops publishing facts. A journal that is marked already
+/// stays as it is.
 async fn begin_import(js: &Context) -> Result<(), ArchiveError> {
     if let Ok(stream) = js.get_stream(JOURNAL_STREAM).await
         && streams::is_importing(&stream.cached_info().config)
@@ -161,7 +162,7 @@ fn open(path: &Path) -> Result<ArchiveReader<BufReader<File>>, ArchiveError> {
     ArchiveReader::new(BufReader::new(File::open(path)?))
 }
 
-/// Reads the archive to its end; the agents in it.
+/// Reads the whole archive and returns the agents in it.
 fn agents(path: &Path) -> Result<BTreeSet<AggregateId>, ArchiveError> {
     let mut archive = open(path)?;
     let mut agents = BTreeSet::new();
@@ -173,7 +174,7 @@ fn agents(path: &Path) -> Result<BTreeSet<AggregateId>, ArchiveError> {
     Ok(agents)
 }
 
-/// A replica would sweep: it would append to a journal that isn't whole.
+/// Fails if a replica is running: its sweeps would append to an incomplete journal.
 async fn no_replica_runs(connection: &Connection) -> Result<(), ArchiveError> {
     let client = connection.client();
     let canaries = client.subscribe(subjects::CANARIES).await;
@@ -190,9 +191,9 @@ async fn no_replica_runs(connection: &Connection) -> Result<(), ArchiveError> {
     }
 }
 
-/// One after the other: what is stored in the wrong place can't be taken back.
+/// Appends one commit and waits for its acknowledgement: a commit at the wrong sequence can't be taken back.
 async fn append(journal: &Journal, commit: &ArchivedCommit) -> Result<(), ArchiveError> {
-    let not_taken = |reason: String| ArchiveError::NotTaken {
+    let refused = |reason: String| ArchiveError::Refused {
         sequence: commit.sequence,
         subject: commit.subject.clone(),
         reason,
@@ -205,10 +206,10 @@ async fn append(journal: &Journal, commit: &ArchivedCommit) -> Result<(), Archiv
             commit.payload.clone(),
         )
         .await
-        .map_err(|error| not_taken(error.to_string()))?;
-    let ack = sent.await.map_err(|error| not_taken(error.to_string()))?;
+        .map_err(|error| refused(error.to_string()))?;
+    let ack = sent.await.map_err(|error| refused(error.to_string()))?;
     if ack.stream != JOURNAL_STREAM {
-        return Err(not_taken(format!("stream {} keeps its subject", ack.stream)));
+        return Err(refused(format!("stream {} takes its subject", ack.stream)));
     }
     if ack.duplicate || ack.sequence != commit.sequence {
         return Err(ArchiveError::Misplaced {
@@ -226,14 +227,14 @@ fn other(there: &ArchivedCommit) -> ArchiveError {
     }
 }
 
-/// Whether an import that was broken off has left this commit behind the archive's.
+/// Whether an interrupted import appended this commit after the archive's.
 fn is_own(there: &ArchivedCommit) -> bool {
     let id = AggregateId::of_subject(&there.subject);
     let commit = id.map(|id| AnyCommit::decode(&id, &there.payload));
     matches!(commit, Some(Ok(AnyCommit::Agent(commit))) if commit.cause == CAUSE)
 }
 
-/// Raises the epoch of every agent of the archive, once; how many it was.
+/// Raises the epoch of every agent of the archive once. Returns how many it raised.
 async fn advance(journal: &Journal, agents: &BTreeSet<AggregateId>, last: u64) -> Result<u64, ArchiveError> {
     let mut advanced = 0;
     for id in agents {

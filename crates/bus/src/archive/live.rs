@@ -1,4 +1,4 @@
-//! The commits of a running journal, from the first to what is its last when the reading begins.
+//! The commits of a running journal, from the first to the one that is last when reading starts.
 
 use super::{commit::ArchivedCommit, error::ArchiveError};
 use crate::{
@@ -11,14 +11,14 @@ use crate::{
 };
 use async_nats::jetstream::{consumer::DeliverPolicy, context::GetStreamErrorKind};
 
-/// Reads a journal once.
+/// Reads a journal once, from start to end.
 pub struct LiveCommits {
     messages: Option<OrderedReader>,
     last: u64,
 }
 
 impl LiveCommits {
-    /// Begins to read.
+    /// Starts reading.
     ///
     /// # Errors
     /// When there is no journal, or NATS isn't available.
@@ -42,13 +42,13 @@ impl LiveCommits {
         Ok(Self { messages, last })
     }
 
-    /// The sequence of the last commit; 0 when there is none.
+    /// The sequence of the last commit to read; 0 when there is none.
     #[must_use]
     pub const fn last_sequence(&self) -> u64 {
         self.last
     }
 
-    /// The next commit; `None` behind the last one.
+    /// The next commit; `None` after the last one.
     ///
     /// # Errors
     /// When NATS isn't available.

@@ -1,9 +1,9 @@
-//! The journal as a file, and back: what restores a lost JetStream byte for byte, and what tells that a journal is sound.
+//! The journal as a file: what restores a lost JetStream byte for byte, and what shows whether a journal is intact.
 //!
-//! - [`ArchiveWriter`] and [`ArchiveReader`]: the file, a line a commit, in which damage is noticed and named.
+//! - [`ArchiveWriter`] and [`ArchiveReader`]: the file, one line per commit, in which damage is noticed and named.
 //! - [`LiveCommits`]: the commits of a running NATS, first to last.
-//! - [`Verifier`]: whether commits follow from each other. [`Stats`]: what they are.
-//! - [`import()`]: an empty journal made equal to an archive, and every agent's epoch raised behind it.
+//! - [`Verifier`]: whether each commit follows from those before it. [`Stats`]: what a journal consists of.
+//! - [`import()`]: fills an empty journal with the commits of an archive, then raises every agent's epoch.
 
 mod commit;
 mod error;

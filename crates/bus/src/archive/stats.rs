@@ -8,19 +8,19 @@ use std::collections::{BTreeMap, HashSet};
 /// Counts over the commits of a journal.
 #[derive(Debug, Default)]
 pub struct Stats {
-    /// How many commits.
+    /// The number of commits.
     pub commits: u64,
-    /// The bytes of their payloads.
+    /// The bytes of their payloads in total.
     pub bytes: u64,
-    /// When the first one was decided.
+    /// When the first commit was decided.
     pub first_at: Option<Timestamp>,
-    /// When the last one was.
+    /// When the last commit was decided.
     pub last_at: Option<Timestamp>,
-    /// By the aggregate's type.
+    /// The counts of each type of aggregate.
     pub aggregates: BTreeMap<&'static str, AggregateStats>,
-    /// How many events of each type.
+    /// The number of events of each type.
     pub events: BTreeMap<String, u64>,
-    /// Messages that aren't commits of ours.
+    /// The number of messages that aren't commits.
     pub unreadable: u64,
     seen: HashSet<String>,
 }
@@ -28,16 +28,16 @@ pub struct Stats {
 /// Counts over one type of aggregate.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub struct AggregateStats {
-    /// How many aggregates.
+    /// The number of aggregates.
     pub aggregates: u64,
-    /// How many commits they have.
+    /// The number of their commits.
     pub commits: u64,
-    /// The bytes of those.
+    /// The bytes of those commits' payloads.
     pub bytes: u64,
 }
 
 impl Stats {
-    /// Counts one more.
+    /// Counts one more commit.
     pub fn take(&mut self, commit: &ArchivedCommit) {
         let bytes = commit.payload.len() as u64;
         self.commits += 1;

@@ -1,4 +1,5 @@
-//! Whether a journal is sound: nothing missing, nothing changed, and every state what its events make of the one before.
+//! Whether a journal is intact: no commit is missing or changed, and every state follows from its events and the state
+//! before.
 
 use super::commit::ArchivedCommit;
 use crate::{
@@ -14,11 +15,11 @@ use thiserror::Error;
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[error("commit {sequence} ({subject}): {fault}")]
 pub struct Breach {
-    /// The commit at which it shows.
+    /// The commit at which the fault shows.
     pub sequence: u64,
-    /// Its subject.
+    /// That commit's subject.
     pub subject: String,
-    /// What is wrong.
+    /// What is wrong with it.
     pub fault: Fault,
 }
 
@@ -27,35 +28,35 @@ pub struct Breach {
 pub enum Fault {
     /// Commits before it are missing.
     Missing {
-        /// The first of them.
+        /// The first missing commit.
         first: u64,
     },
-    /// It stands where another one belongs.
+    /// It is where another commit belongs.
     OutOfOrder {
-        /// That one's sequence.
+        /// The sequence of the commit that belongs there.
         expected: u64,
     },
-    /// Its bytes aren't what the hash beside them says.
+    /// Its bytes don't match the hash stored with them.
     Bytes,
-    /// It can't be read.
+    /// It can't be read as a commit.
     Unreadable(CommitError),
-    /// Its `prev` isn't the hash of the commit before it on its subject.
+    /// Its `prev` isn't the hash of the subject's previous commit.
     Chain {
-        /// That commit's sequence; `None` when there is none.
+        /// The sequence of that previous commit; `None` when there is none.
         previous: Option<u64>,
     },
-    /// Its `aggregate_version` isn't the next.
+    /// Its `aggregate_version` isn't the next number.
     Version {
-        /// What it says.
+        /// The number in the commit.
         found: u64,
-        /// The next.
+        /// The next number.
         expected: u64,
     },
-    /// Its `first_event_seq` isn't the next.
+    /// Its `first_event_seq` isn't the next number.
     EventSeq {
-        /// What it says.
+        /// The number in the commit.
         found: u64,
-        /// The next.
+        /// The next number.
         expected: u64,
     },
     /// Its events don't lead to its state.
@@ -66,17 +67,17 @@ impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Missing { first } => write!(f, "commit {first} is missing before it"),
-            Self::OutOfOrder { expected } => write!(f, "it stands where commit {expected} belongs"),
-            Self::Bytes => f.write_str("its bytes aren't what the hash beside them says"),
+            Self::OutOfOrder { expected } => write!(f, "it is where commit {expected} belongs"),
+            Self::Bytes => f.write_str("its bytes don't match the hash stored with them"),
             Self::Unreadable(error) => error.fmt(f),
             Self::Chain { previous: None } => {
-                f.write_str("it names a commit before it, but is the first of its subject")
+                f.write_str("it names a previous commit, but is the first of its subject")
             }
             Self::Chain {
                 previous: Some(previous),
             } => write!(
                 f,
-                "prev is not the hash of commit {previous}: that one or this one was changed, or one between is missing"
+                "prev is not the hash of commit {previous}: either commit was changed, or one between them is missing"
             ),
             Self::Version { found, expected } => {
                 write!(f, "aggregate_version is {found}, should be {expected}")
@@ -107,7 +108,7 @@ impl Breach {
     }
 }
 
-/// Takes the commits of a journal in order and says which is the first that can't be so.
+/// Checks the commits of a journal in order and reports the first fault.
 #[derive(Debug, Default)]
 pub struct Verifier {
     taken: u64,
@@ -116,7 +117,7 @@ pub struct Verifier {
     keys: HashMap<String, Last<Key>>,
 }
 
-/// What an aggregate's next commit stands on.
+/// What an aggregate's next commit builds on.
 #[derive(Debug)]
 struct Last<A> {
     sequence: u64,
@@ -127,22 +128,22 @@ struct Last<A> {
 }
 
 impl Verifier {
-    /// How many commits were taken.
+    /// The number of commits checked.
     #[must_use]
     pub const fn taken(&self) -> u64 {
         self.taken
     }
 
-    /// How many aggregates they belong to.
+    /// The number of aggregates they belong to.
     #[must_use]
     pub fn aggregates(&self) -> usize {
         self.agents.len() + self.providers.len() + self.keys.len()
     }
 
-    /// Takes the next commit.
+    /// Checks the next commit.
     ///
     /// # Errors
-    /// What is wrong with it.
+    /// The first fault in it.
     pub fn take(&mut self, commit: &ArchivedCommit) -> Result<(), Breach> {
         Breach::unless_next(self.taken + 1, commit)?;
         match AggregateId::of_subject(&commit.subject) {
@@ -164,7 +165,7 @@ fn take<A: Aggregate + Clone + PartialEq>(
     let fault = |fault| Err(Breach::at(archived, fault));
     let before = last.as_ref().map(|last| last.state.clone()).unwrap_or_default();
     let commit = match Commit::<A>::decode(&archived.payload) {
-        // This version has no state to compare: what the events make of the one before is the only one.
+        // This version can't read the state, so there is nothing to compare the folded one with.
         Err(CommitError::OlderState { .. }) => Commit::decode_onto(&archived.payload, before.clone()),
         decoded => decoded,
     };

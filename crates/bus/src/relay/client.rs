@@ -1,5 +1,5 @@
-//! The API's end: sends requests to agents and hands each response to whoever asked for it. One subscription
-//! carries the responses of all requests; the task that reads it never waits for a reader.
+//! The API's end: sends requests to agents and hands each response to its caller. One subscription carries the responses
+//! of all requests; the task that reads it never waits for a reader.
 
 use super::error::{RelayError, RelayStartError};
 use super::exchange::Exchange;
@@ -20,8 +20,8 @@ use std::sync::Arc;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, MissedTickBehavior, timeout_at};
 
-/// Relays requests for one API replica. Clones share the connection; when the last is dropped, what is still
-/// open fails with [`RelayError::Closed`].
+/// Relays requests for one API replica. Clones share the connection; when the last clone is dropped, open requests fail
+/// with [`RelayError::Closed`].
 #[derive(Debug, Clone)]
 pub struct RelayClient {
     shared: Arc<ClientShared>,
@@ -44,11 +44,11 @@ impl Drop for Tasks {
 }
 
 impl RelayClient {
-    /// Subscribes to this replica's replies. `client` should be a connection of the relay's own; `replica` is one
+    /// Subscribes to this replica's replies. The relay should have the connection `client` to itself; `replica` is a
     /// subject token that no other replica uses.
     ///
     /// # Errors
-    /// When the name isn't a token, or the subscription can't be made.
+    /// When the name isn't a token, or the subscription fails.
     pub async fn start(client: Client, replica: &str, limits: RelayLimits) -> Result<Self, RelayStartError> {
         if AgentName::parse(replica).is_err() {
             return Err(RelayStartError::ReplicaName(replica.to_owned()));
@@ -78,13 +78,13 @@ impl RelayClient {
         })
     }
 
-    /// Sends a request to the session `epoch` of `agent`. Returns when the first frame is on its way; what
-    /// doesn't fit into it follows by itself, as the agent allows. Dropping the exchange, or its body before the
-    /// end, cancels the request at the agent. While this replica has no memory for another response, it waits its turn
-    /// until `room_by`.
+    /// Sends a request to the session `epoch` of `agent`. Returns once the first frame is on its way; the rest of the
+    /// body follows in the background as the agent grants credit. Dropping the exchange, or the response's body before
+    /// its end, cancels the request at the agent.
+    /// While this replica has no memory for another response, the request waits its turn until `room_by`.
     ///
     /// # Errors
-    /// All of them mean that nothing was handed over.
+    /// Every error means that the agent got nothing.
     pub async fn send(
         &self,
         agent: &AgentName,
@@ -133,19 +133,19 @@ impl RelayClient {
         Ok(exchange)
     }
 
-    /// How many requests are open.
+    /// The number of open requests.
     #[must_use]
     pub fn in_flight(&self) -> usize {
         self.shared.pending.lock().len()
     }
 
-    /// How many bytes of the window pool no request holds.
+    /// The bytes of the window pool that no request holds.
     #[must_use]
     pub fn free_bytes(&self) -> usize {
         self.shared.pool.free()
     }
 
-    /// How it stands: for metrics.
+    /// A snapshot for metrics.
     #[must_use]
     pub fn stats(&self) -> RelayStats {
         RelayStats {
@@ -154,7 +154,7 @@ impl RelayClient {
         }
     }
 
-    /// Frames that were dropped since the start.
+    /// The frames dropped since the start.
     #[must_use]
     pub fn dropped_frames(&self) -> DroppedFrames {
         self.shared.counters.read()
@@ -176,7 +176,7 @@ impl ClientShared {
         let Some(request) = self.find(&frame.id) else {
             return self.counters.unknown_request();
         };
-        // The subject says who may have published it: an agent must not answer for another.
+        // The server lets only this agent publish to its reply subjects, so an agent can't answer for another.
         if request.reply != message.subject {
             return self.counters.other_agent();
         }
@@ -236,7 +236,7 @@ async fn receive(shared: Arc<ClientShared>, mut subscriber: Subscriber) {
     shared.fail_all();
 }
 
-/// Sends what keep-alives are due and ends requests whose agent fell silent.
+/// Sends keep-alives that are due and ends requests whose agent fell silent.
 async fn tend(shared: Arc<ClientShared>) {
     let mut ticks = tokio::time::interval(shared.limits.tick());
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -245,7 +245,7 @@ async fn tend(shared: Arc<ClientShared>) {
     }
 }
 
-/// Sends the rest of a body as the agent allows.
+/// Sends the rest of a body as the agent grants credit.
 async fn upload(shared: Arc<ClientShared>, request: Arc<PendingRequest>, mut rest: Bytes) {
     let mut number = 1;
     while !rest.is_empty() {

@@ -1,4 +1,4 @@
-//! How relaying a request fails on the API's side, and whether it may be tried again.
+//! How relaying a request fails at the API's end, and whether a retry is safe.
 
 use super::{
     frame::BadFrame,
@@ -6,49 +6,49 @@ use super::{
 };
 use thiserror::Error;
 
-/// Why there is no (whole) response.
+/// Why there is no response, or no complete one.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum RelayError {
-    /// Nobody listens on the agent's subject.
+    /// No agent listens on the subject.
     #[error("the agent isn't connected")]
     NoResponders,
-    /// Our own connection to NATS is down, or was for too long to send the request.
+    /// This replica's connection to NATS is down, or was down for too long.
     #[error("the connection to NATS is down")]
     Disconnected,
-    /// This replica has no room for another response.
-    #[error("this replica relays as many responses as it has memory for")]
+    /// This replica has no memory left for another response.
+    #[error("this replica has no memory left for another response")]
     Overloaded,
     /// The request's path and headers don't fit into a frame.
     #[error("the request's headers are too large to relay")]
     HeadTooLarge,
-    /// The agent refused or failed.
+    /// The agent refused the request or failed.
     #[error(transparent)]
     Fault(#[from] RelayFault),
-    /// Frames of the response were lost on the way.
+    /// A frame of the response was lost on the way.
     #[error("part of the response was lost on the way: frame {expected} is missing")]
     Gap {
-        /// The number that should have come.
+        /// The number of the missing frame.
         expected: u32,
     },
-    /// Nothing was heard from the agent for three keep-alive periods.
-    #[error("nothing was heard from the agent for {silent_ms} ms")]
+    /// The agent was silent for three keep-alive periods.
+    #[error("the agent was silent for {silent_ms} ms")]
     Silent {
-        /// How long, in milliseconds.
+        /// The length of the silence, in milliseconds.
         silent_ms: u64,
     },
-    /// The agent sent more than it was allowed to.
-    #[error("the agent sent more than it was allowed to")]
+    /// The agent overdrew its credit.
+    #[error("the agent sent more than its credit allowed")]
     Overdrawn,
-    /// A frame of this response makes no sense.
+    /// A frame of the response makes no sense.
     #[error("the agent's response makes no sense: {0}")]
     Malformed(#[from] BadFrame),
-    /// The relay was stopped, or its connection lost for long, while the request was on its way.
-    #[error("the relay was stopped while the request was on its way")]
+    /// The relay stopped, or lost its connection for too long, during the request.
+    #[error("the relay stopped during the request")]
     Closed,
 }
 
 impl RelayError {
-    /// True when the agent said that the backend is being put to sleep, and so can be woken only later.
+    /// Whether the backend is being put to sleep, so that it can be woken only later.
     #[must_use]
     pub const fn is_leaving(&self) -> bool {
         matches!(
@@ -61,7 +61,7 @@ impl RelayError {
         )
     }
 
-    /// True when the agent said that the backend sleeps.
+    /// Whether the backend is asleep or being put to sleep.
     #[must_use]
     pub const fn is_asleep(&self) -> bool {
         matches!(
@@ -73,7 +73,7 @@ impl RelayError {
         )
     }
 
-    /// True when the agent is at one of its limits, and takes more when others have ended.
+    /// Whether the agent is at one of its limits and accepts more requests once others have ended.
     #[must_use]
     pub const fn is_agent_full(&self) -> bool {
         matches!(
@@ -85,7 +85,7 @@ impl RelayError {
         )
     }
 
-    /// True when no backend can have seen the request, so that waking or waiting and sending it again is safe.
+    /// Whether no backend can have seen the request, so that sending it again is safe.
     #[must_use]
     pub const fn never_handed_over(&self) -> bool {
         match self {
@@ -98,18 +98,18 @@ impl RelayError {
     }
 }
 
-/// Why a relay client or server could not be started.
+/// Why a relay client or server can't start.
 #[derive(Debug, Error)]
 pub enum RelayStartError {
-    /// The replica's name must be one subject token.
-    #[error("{0:?} is no legal replica name: one subject token of a-z, 0-9, '-' and '_' is needed")]
+    /// The replica's name is not a subject token.
+    #[error("{0:?} is not a legal replica name: use a-z, 0-9, '-' and '_'")]
     ReplicaName(String),
-    /// The subscription could not be made.
+    /// The subscription failed.
     #[error("cannot subscribe to {subject}")]
     Subscribe {
-        /// What was to be subscribed to.
+        /// The subject to subscribe to.
         subject: String,
-        /// What the NATS client says.
+        /// The NATS client's error.
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },

@@ -1,4 +1,4 @@
-//! One request on its way, and its response.
+//! A request that was sent, and its response.
 
 use super::error::RelayError;
 use super::frame::RequestId;
@@ -31,11 +31,11 @@ impl Exchange {
         self.request.origin.id
     }
 
-    /// Waits for the response's head. Keep-alives hold the wait open for as long as the agent lives: the caller
-    /// sets the deadline.
+    /// Waits for the response's head. Keep-alives keep the wait open as long as the agent lives, so the caller sets the
+    /// deadline.
     ///
     /// # Errors
-    /// Why there is no response; [`RelayError::never_handed_over`] says whether it may be tried again.
+    /// Why there is no response; [`RelayError::never_handed_over`] tells whether a retry is safe.
     pub async fn head(self) -> Result<(ResponseHead, ResponseBody), RelayError> {
         let head = poll_fn(|cx| self.request.poll_head(cx)).await?;
         Ok((
@@ -54,8 +54,8 @@ impl Drop for Exchange {
     }
 }
 
-/// The body of a response, as chunks. It ends with `None` only if every byte came; a response that broke off
-/// ends with an error. Dropping it before its end cancels the request.
+/// The body of a response, in chunks. It ends with `None` only after every byte; a response that broke off ends with an
+/// error. Dropping the body before its end cancels the request.
 #[derive(Debug)]
 pub struct ResponseBody {
     exchange: Exchange,
@@ -63,8 +63,8 @@ pub struct ResponseBody {
 }
 
 impl ResponseBody {
-    /// The whole body, if it is here already and in one piece: a small response needs no stream. Else None, and
-    /// the stream is as it was.
+    /// The whole body, if it has arrived in one piece: a small response needs no stream. Otherwise `None`, and the stream
+    /// is unchanged.
     pub fn whole(&mut self) -> Option<Bytes> {
         if self.over {
             return None;

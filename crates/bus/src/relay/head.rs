@@ -1,20 +1,20 @@
-//! What the two heads and a fault say. Written as compact JSON with fields that a reader may ignore, so that
-//! agents and APIs of neighbouring versions understand each other.
+//! The heads of requests and responses, and faults. They are compact JSON, and readers ignore fields they don't know, so
+//! that agents and APIs of neighbouring versions understand each other.
 
 use super::frame::{BadFrame, MAX_META_BYTES};
 use reveille_domain::{ProviderName, ReportId};
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
-/// How long an agent holds a request whose backend is being put to sleep, unless it is to be told sooner: from then on its
-/// client hears that it waits.
+/// The longest time that an agent holds a request while its backend is being put to sleep. After that, the API tells the
+/// client that the request waits.
 pub const HOLD_LIMIT: Duration = Duration::from_secs(5);
 
-/// Header names and values as they travel: few, chosen by the caller, in order.
+/// Header names and values in order, as the relay carries them.
 pub type Headers = Vec<(String, String)>;
 
-/// The headers of a request that travel to the backend; both ends let no others pass, so that credentials, cookies,
-/// hop-by-hop headers and whatever is invented tomorrow stay out.
+/// The request headers that reach the backend. Both ends drop all others, so that credentials, cookies, hop-by-hop
+/// headers and future inventions stay out.
 pub const REQUEST_HEADERS: [&str; 6] = [
     "accept",
     "anthropic-beta",
@@ -23,7 +23,7 @@ pub const REQUEST_HEADERS: [&str; 6] = [
     "openai-beta",
     "x-request-id",
 ];
-/// The headers of an answer that travel back.
+/// The response headers that reach the client.
 pub const RESPONSE_HEADERS: [&str; 9] = [
     "content-encoding",
     "content-length",
@@ -36,41 +36,42 @@ pub const RESPONSE_HEADERS: [&str; 9] = [
     "x-should-retry",
 ];
 
-/// What the agent must know to make the request to the backend.
+/// Everything but the body that the agent needs to send the request to the backend.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RequestHead {
-    /// Which of the agent's providers it is for.
+    /// The agent's provider that the request is for.
     pub provider: ProviderName,
-    /// The HTTP method.
+    /// The HTTP method, such as `POST`.
     pub method: String,
-    /// Path and query, relative to the provider's base URL.
+    /// The path and query, relative to the provider's base URL.
     pub path: String,
-    /// The headers that the API lets through; never the caller's credentials.
+    /// The headers that the API passes on; never the caller's credentials.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub headers: Headers,
-    /// W3C trace context, so that the agent's spans join the request's trace.
+    /// The W3C trace context, so that the backend's spans join the request's trace.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub traceparent: Option<String>,
-    /// How long it may be held, in milliseconds, while the backend is being put to sleep; [`HOLD_LIMIT`] when absent.
+    /// How long the agent may hold the request while the backend is being put to sleep, in milliseconds; [`HOLD_LIMIT`]
+    /// when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hold_ms: Option<u64>,
-    /// The whole body's length in bytes. [`RelayClient::send`](super::RelayClient::send) sets it.
+    /// The length of the whole body in bytes. [`RelayClient::send`](super::RelayClient::send) sets it.
     #[serde(default)]
     pub body_bytes: u64,
 }
 
-/// What the backend answered, before its body.
+/// The backend's response up to its body.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ResponseHead {
-    /// The HTTP status.
+    /// The HTTP status code.
     pub status: u16,
-    /// The headers that the agent lets through.
+    /// The headers that the agent passes on.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub headers: Headers,
 }
 
 impl RequestHead {
-    /// How long it may be held while the backend is being put to sleep.
+    /// How long the agent may hold the request while the backend is being put to sleep.
     #[must_use]
     pub fn hold(&self) -> Duration {
         self.hold_ms
@@ -79,50 +80,50 @@ impl RequestHead {
 }
 
 impl ResponseHead {
-    /// The value of the first header of that name, whatever its case.
+    /// The value of the first header of this name, ignoring case.
     #[must_use]
     pub fn header(&self, name: &str) -> Option<&str> {
         let found = self.headers.iter().find(|(n, _)| n.eq_ignore_ascii_case(name));
         found.map(|(_, value)| value.as_str())
     }
 
-    /// How many body bytes the backend announced.
+    /// The number of body bytes that the backend announced.
     pub(super) fn content_length(&self) -> Option<u64> {
         self.header("content-length").and_then(|value| value.parse().ok())
     }
 }
 
-/// Why the agent didn't carry a request to its end.
+/// Why the agent didn't complete a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum FaultCode {
-    /// The backend sleeps; the fault carries the agent's report of it. Not handed over.
+    /// The backend is asleep, or is being put to sleep if the fault names no report. The backend didn't get the request.
     Asleep,
-    /// The backend refused the connection, or never got the request. Not handed over.
+    /// The backend refused the connection, or never got the request.
     BackendUnavailable,
-    /// The backend died or answered nonsense after it may have read the request.
+    /// The backend died or answered nonsense, and may have read the request.
     BackendFailed,
-    /// The backend took longer than the deadline or the agent's own limits.
+    /// The backend exceeded the agent's time limit.
     BackendTimeout,
-    /// The request was cancelled while it was being worked on.
+    /// The request was cancelled while the agent worked on it.
     Cancelled,
-    /// The agent has no such provider. Not handed over.
+    /// The agent has no such provider. The backend didn't get the request.
     UnknownProvider,
-    /// The agent is at one of its limits. Not handed over.
+    /// The agent is at one of its limits. The backend didn't get the request.
     Overloaded,
-    /// The agent is stopping. Not handed over.
+    /// The agent is stopping. The backend didn't get the request.
     ShuttingDown,
-    /// The agent could not make sense of the request's frames, or one was lost.
+    /// The request's frames make no sense, or a frame was lost.
     BadFrame,
-    /// The agent knows no such request any more: its end was lost, or its head was.
+    /// The agent doesn't know the request: its head or the response's end was lost.
     Lost,
-    /// A code of a newer agent.
+    /// A newer agent sent a code that this version doesn't know.
     #[serde(other)]
     Unknown,
 }
 
 impl FaultCode {
-    /// True when no backend can have seen the request, so that sending it again is safe.
+    /// Whether no backend can have seen the request, so that sending it again is safe.
     #[must_use]
     pub const fn never_handed_over(self) -> bool {
         match self {
@@ -140,7 +141,7 @@ impl FaultCode {
         }
     }
 
-    /// The code as it is written on the wire.
+    /// The code as frames carry it.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -159,24 +160,24 @@ impl FaultCode {
     }
 }
 
-/// A typed refusal or failure, sent by the agent in place of (the rest of) a response.
+/// A refusal or failure, which the agent sends instead of a response or its rest.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 #[error("{}: {message}", code.as_str())]
 pub struct RelayFault {
-    /// What kind of failure.
+    /// The kind of failure.
     pub code: FaultCode,
-    /// One sentence for the caller's error object: no URL, secret or upstream body.
+    /// A sentence for the caller's error object, without URLs, secrets or text from the backend.
     pub message: String,
-    /// With [`FaultCode::Asleep`]: the report whose fold the retry must wait for.
+    /// With [`FaultCode::Asleep`], the report that a retry must wait for until it is folded.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub report: Option<ReportId>,
 }
 
 impl RelayFault {
-    /// The longest message that is sent, in bytes; the rest is cut off.
+    /// The longest message that is sent, in bytes; longer ones are cut off.
     const MAX_MESSAGE_BYTES: usize = 1024;
 
-    /// A fault with a sentence about it.
+    /// A fault of this kind with this message.
     #[must_use]
     pub fn new(code: FaultCode, message: impl Into<String>) -> Self {
         let mut message = message.into();
@@ -190,7 +191,7 @@ impl RelayFault {
         }
     }
 
-    /// The backend slept under the request; `report` is how the agent says so to control.
+    /// The fault for a backend that is asleep; `report` is the agent's report of that to control.
     #[must_use]
     pub fn asleep(message: impl Into<String>, report: ReportId) -> Self {
         Self {
@@ -200,12 +201,12 @@ impl RelayFault {
     }
 }
 
-/// Reads a head's or a fault's JSON.
+/// Reads the JSON of a head or a fault.
 pub(super) fn read_meta<'a, T: Deserialize<'a>>(meta: &'a [u8]) -> Result<T, BadFrame> {
     serde_json::from_slice(meta).map_err(|_| BadFrame::Meta)
 }
 
-/// Writes a head's or a fault's JSON.
+/// Writes the JSON of a head or a fault.
 pub(super) fn write_meta<T: Serialize>(meta: &T) -> Result<Vec<u8>, BadFrame> {
     let written = serde_json::to_vec(meta).map_err(|_| BadFrame::Meta)?;
     if written.len() > MAX_META_BYTES {

@@ -1,5 +1,5 @@
-//! The receiving half of one direction of one request: which number is due, what waits for its reader, how it
-//! ended. Bounded by its window; synchronous.
+//! The receiving half of one direction of a request: the next frame's number, the chunks that wait for their reader, how
+//! it ended. Its window bounds it. Synchronous.
 
 use super::frame::{Origin, cost};
 use super::window::{Pool, Window};
@@ -7,22 +7,21 @@ use bytes::Bytes;
 use std::collections::VecDeque;
 use std::task::{Context, Poll, Waker};
 
-/// A chunk up to this many bytes is copied when it has to wait, so that it doesn't keep the whole read buffer
-/// alive that it arrived in.
+/// A waiting chunk of up to this many bytes is copied, so that it doesn't keep alive the whole read buffer it arrived in.
 const COPY_WAITING_BYTES: usize = 4096;
 
-/// Whether a numbered frame may be taken.
+/// Whether a numbered frame is accepted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Arrival {
     Due,
     Repeated,
     /// The frame with this number is missing.
     Gap(u32),
-    /// More than was allowed.
+    /// The sender overdrew its credit.
     Overdrawn,
 }
 
-/// What reading gives: the next chunk, the error that ends it, or its end; and the credit frame to send for it.
+/// The result of a read: the next chunk, the error that ends the body, or its end; and the credit frame to send for it.
 #[derive(Debug)]
 pub(super) struct Read<E> {
     pub item: Option<Result<Bytes, E>>,
@@ -55,17 +54,17 @@ impl<E> Inbox<E> {
         self.ended
     }
 
-    /// The number of the frame that is due.
+    /// The number of the next frame.
     pub fn expected(&self) -> u32 {
         self.expected
     }
 
-    /// The total that the sender may have spent by now.
+    /// The total credit granted to the sender so far.
     pub fn allowed(&self) -> u64 {
         self.window.allowed()
     }
 
-    /// Judges a frame's number and size, and counts it when it is due.
+    /// Checks a frame's number and size, and counts the frame if it is due.
     pub fn arrive(&mut self, number: u32, body_bytes: usize) -> Arrival {
         if number < self.expected || self.ended {
             return Arrival::Repeated;
@@ -86,7 +85,7 @@ impl<E> Inbox<E> {
         self.expected = 1;
     }
 
-    /// True when the sender has sent frames that haven't come: what it sent earlier arrives earlier.
+    /// Whether frames are missing, given how many the sender has sent: frames arrive in the order they were sent.
     pub fn misses(&self, sent_frames: u32) -> bool {
         !self.ended && sent_frames > self.expected
     }
@@ -103,7 +102,7 @@ impl<E> Inbox<E> {
         });
     }
 
-    /// Says how it ended; the first end counts. What waits can still be read.
+    /// Records how the body ended; only the first end counts. Waiting chunks can still be read.
     pub fn finish(&mut self, end: Result<(), E>, pool: &Pool) {
         if !self.ended {
             self.ended = true;
@@ -112,14 +111,14 @@ impl<E> Inbox<E> {
         }
     }
 
-    /// Nobody reads it any more.
+    /// The reader is gone: drops the waiting chunks.
     pub fn close(&mut self, pool: &Pool) {
         self.ended = true;
         self.queue.clear();
         self.window.close(pool);
     }
 
-    /// The next chunk. After the end has been read it stays pending: the caller fuses.
+    /// The next chunk. Stays pending after the end, so the caller must fuse it.
     pub fn poll_read(&mut self, origin: Origin, pool: &Pool, cx: &mut Context<'_>) -> Poll<Read<E>> {
         if let Some(chunk) = self.queue.pop_front() {
             let grant = self.window.consume(cost(chunk.len()), pool);
@@ -140,7 +139,7 @@ impl<E> Inbox<E> {
         }
     }
 
-    /// The error it ended with, when it ended before anything else was read.
+    /// The error it ended with, for a caller that has read nothing else.
     pub fn poll_failure(&mut self, cx: &mut Context<'_>) -> Poll<Option<E>> {
         match self.end.take() {
             Some(end) => Poll::Ready(end.err()),
@@ -151,7 +150,7 @@ impl<E> Inbox<E> {
         }
     }
 
-    /// Everything, when it has come completely, in one piece or none.
+    /// The whole body, if it is complete and in at most one piece.
     pub fn take_whole(&mut self, pool: &Pool) -> Option<Bytes> {
         if !matches!(self.end, Some(Ok(()))) || self.queue.len() > 1 {
             return None;

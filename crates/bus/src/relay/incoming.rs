@@ -1,4 +1,4 @@
-//! A request as the agent's code sees it.
+//! A request as the relay hands it to the agent.
 
 use super::frame::RequestId;
 use super::head::{RelayFault, RequestHead};
@@ -17,21 +17,21 @@ use tokio_util::sync::CancellationToken;
 /// A request for one of the agent's providers.
 #[derive(Debug)]
 pub struct Incoming {
-    /// The id of this attempt; an agent sees one at most once.
+    /// The id of this attempt; an agent gets an id at most once.
     pub id: RequestId,
-    /// The epoch it was sent to: the agent's own.
+    /// The epoch it was sent to, which is the agent's own.
     pub epoch: Epoch,
-    /// What to ask the backend.
+    /// Everything about the request but its body.
     pub head: RequestHead,
-    /// The body, allowed on as it is read.
+    /// The body. Reading it grants the sender credit for more.
     pub body: RequestBody,
-    /// Answers it.
+    /// Answers the request.
     pub responder: Responder,
-    /// Cancelled when the caller has left, or its API replica fell silent: close the backend's connection.
+    /// Cancelled when the caller is gone or its API replica fell silent: close the backend's connection then.
     pub cancelled: CancellationToken,
 }
 
-/// The body of a request, as chunks. It ends with `None` only if every byte came.
+/// The body of a request, in chunks. It ends with `None` only after every byte.
 #[derive(Debug)]
 pub struct RequestBody {
     shared: Arc<ServerShared>,
@@ -48,8 +48,8 @@ impl RequestBody {
         }
     }
 
-    /// The whole body, if it came with the head: most requests need no stream. Else None, and the stream is as
-    /// it was.
+    /// The whole body, if it came with the head: most requests need no stream. Otherwise `None`, and the stream is
+    /// unchanged.
     pub fn whole(&mut self) -> Option<Bytes> {
         if self.over {
             return None;

@@ -1,4 +1,4 @@
-//! What both ends share: limits, the connection they publish on, and what they count.
+//! What both ends have in common: limits, the connection they publish on, and their counters.
 
 use super::error::RelayStartError;
 use super::frame::PREFIX_BYTES;
@@ -9,24 +9,24 @@ use futures::FutureExt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-/// How long a publisher is held back before the request fails as disconnected.
+/// How long publishing may take before the request fails as disconnected.
 const PUBLISH_WAIT: Duration = Duration::from_secs(5);
-/// How many keep-alive periods without any frame end a request.
+/// A request ends after this many keep-alive periods without a frame.
 pub(super) const TIMEOUT_PERIODS: u32 = 3;
-/// How often a keep-alive period is looked at.
+/// How often per keep-alive period the open requests are checked.
 const TICKS_PER_PERIOD: u32 = 5;
 
-/// What a relay may use. The defaults are what the design fixes; tests make them smaller.
+/// The limits of a relay's end. Production uses the defaults; tests make them smaller.
 #[derive(Debug, Clone)]
 pub struct RelayLimits {
-    /// While a request is open and nothing else is sent, a keep-alive is, each way, after this long. Three of
-    /// them without a frame end the request.
+    /// Each end of an open request sends a keep-alive after this long without another frame. Three such periods without
+    /// any frame from the other end end the request.
     pub keep_alive: Duration,
-    /// The sum of all windows of one connection, in bytes: half of what the server lets wait for a client.
+    /// The sum of all windows of one connection, in bytes: half of what the server queues for a client.
     pub pool_bytes: usize,
-    /// The most body bytes in a frame; less when the server's `max_payload` is.
+    /// The most body bytes in a frame. The server's `max_payload` may lower it.
     pub chunk_bytes: usize,
-    /// How many requests an agent works on at once; more are answered `overloaded`.
+    /// How many requests an agent works on at once. Further ones are answered `overloaded`.
     pub max_in_flight: usize,
 }
 
@@ -51,7 +51,7 @@ impl RelayLimits {
     }
 }
 
-/// The connection was down, or its writer stood still.
+/// The connection is down, or its writer is stuck.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct LinkDown;
 
@@ -70,7 +70,7 @@ impl Link {
         }
     }
 
-    /// Subscribes, and waits until the server knows of it.
+    /// Subscribes, and waits until the server has processed it.
     pub async fn subscribe(&self, subject: String) -> Result<Subscriber, RelayStartError> {
         let failed = |source: Box<dyn std::error::Error + Send + Sync>| RelayStartError::Subscribe {
             subject: subject.clone(),
@@ -89,19 +89,19 @@ impl Link {
         self.client.connection_state() == State::Connected
     }
 
-    /// Whether the server takes a frame with so many bytes of content.
+    /// Whether a frame with this many bytes of content is within the server's limit.
     pub fn takes(&self, content_bytes: usize) -> bool {
         PREFIX_BYTES + content_bytes <= self.client.max_payload()
     }
 
-    /// How many body bytes go into a frame that has `beside` other bytes in its content; at least one, so that
-    /// a server whose limit is absurd makes publishing fail instead of never getting on.
+    /// How many body bytes fit into a frame that has `beside` other bytes in its content. At least one, so that
+    /// publishing fails on a server with an absurd limit instead of looping forever.
     pub fn chunk_bytes(&self, beside: usize) -> usize {
         let fits = self.client.max_payload().saturating_sub(PREFIX_BYTES + beside);
         self.chunk_bytes.min(fits).max(1)
     }
 
-    /// Hands a frame to the connection's writer, which flushes by itself once nothing else waits.
+    /// Hands a frame to the connection's writer, which flushes when its queue is empty.
     pub async fn publish(&self, to: Subject, reply: Option<Subject>, frame: Bytes) -> Result<(), LinkDown> {
         let publish = async {
             match reply {
@@ -115,8 +115,8 @@ impl Link {
         }
     }
 
-    /// Hands over a small frame whose loss is made up for, from where nothing can be awaited. Only when the
-    /// writer is behind does it take a task.
+    /// Hands over a small frame whose loss does no harm, from code that can't await. Spawns a task only if the writer is
+    /// behind.
     pub fn publish_soon(&self, to: Subject, frame: Bytes) {
         if self
             .client
@@ -132,14 +132,14 @@ impl Link {
         }
     }
 
-    /// Hands over a keep-alive with the subject to answer on, should the request be unknown. It is left out when
-    /// the writer is behind: the next one comes soon.
+    /// Hands over a keep-alive, with the subject for an answer if the request is unknown. Skips it if the writer is
+    /// behind: the next one comes soon.
     pub fn publish_asking(&self, to: Subject, reply: Subject, frame: Bytes) {
         self.client.publish_with_reply(to, reply, frame).now_or_never();
     }
 }
 
-/// Frames that changed nothing, by why.
+/// Counts of dropped frames, by reason.
 #[derive(Debug, Default)]
 pub(super) struct Counters {
     malformed: AtomicU64,
@@ -181,23 +181,23 @@ impl Counters {
     }
 }
 
-/// How many frames were dropped since the start, by why: for metrics.
+/// The frames dropped since the start, by reason, for metrics.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct DroppedFrames {
-    /// They make no sense.
+    /// Frames that can't be decoded or make no sense.
     pub malformed: u64,
-    /// They are about a request that another agent was asked.
+    /// Frames about a request to another agent.
     pub other_agent: u64,
-    /// They are of another epoch than the request, or than the agent.
+    /// Frames of another epoch than the request's or the agent's.
     pub other_epoch: u64,
-    /// Their request is over, or was never known.
+    /// Frames whose request has ended or is unknown.
     pub unknown_request: u64,
-    /// Their number or request was seen before.
+    /// Frames whose number or request was seen before.
     pub repeated: u64,
 }
 
 impl DroppedFrames {
-    /// The same, each with its reason.
+    /// Each count with its reason.
     #[must_use]
     pub const fn by_reason(&self) -> [(Reason, u64); 5] {
         [
@@ -210,11 +210,11 @@ impl DroppedFrames {
     }
 }
 
-/// How one end of the relay stands.
+/// A snapshot of one end of the relay.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct RelayStats {
-    /// How many requests are open.
+    /// The number of open requests.
     pub in_flight: usize,
-    /// Frames that were dropped since the start.
+    /// The frames dropped since the start.
     pub dropped: DroppedFrames,
 }

@@ -1,17 +1,17 @@
 //! Carries one inference request to an agent and its response back, over core NATS.
 //!
-//! A small request is one message each way: the head's frame carries the body and says that it is the last. What
-//! is larger follows in numbered frames of at most 256 KiB, as the other side allows in bytes. A lost frame, a
-//! missing end or three silent keep-alive periods fail the response visibly; it is never cut short in silence.
+//! A small request is one message each way: the head's frame carries the whole body and is marked as the last. A larger
+//! body follows in numbered frames of at most 256 KiB, as fast as the receiver grants credit in bytes. A lost frame, a
+//! missing end or three silent keep-alive periods fail the response with an error; it is never silently cut short.
 //!
 //! ```text
 //!  RelayClient::send ──head──▶ reveille.infer.<agent> ──▶ RelayServer::next ──▶ Incoming { body, responder }
 //!    Exchange::head ◀── reveille.replies.<replica>.<agent>.<request> ◀── Responder::stream
 //! ```
 //!
-//! Invariants: frames carry the epoch that the request was sent to, and others are dropped; an agent sees a
-//! request id at most once; what the requests of one connection are allowed together never exceeds its pool; a
-//! stalled reader holds up its own request only; who leaves is told to the other side.
+//! Invariants: frames carry the epoch that the request was sent to, and frames of another epoch are dropped; an agent
+//! serves a request id at most once; the credit granted to all requests of a connection never exceeds its pool; a stalled
+//! reader holds up only its own request; an end that gives up tells the other.
 
 mod client;
 mod error;

@@ -1,5 +1,4 @@
-//! The sending half of one direction of one request: what may still be spent, how much was sent, and when
-//! anything was last said to the other side.
+//! The sending half of one direction of a request: the credit left, the frames sent, and when the last one was sent.
 
 use super::frame::{Origin, cost};
 use super::window::SendCredit;
@@ -8,14 +7,14 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// No body frame is sent with fewer bytes than this for want of credit.
+/// With less credit than this, a longer body waits for more instead of sending a tiny frame.
 const MIN_FRAGMENT_BYTES: usize = 1024;
 
 #[derive(Debug)]
 pub(super) struct Outbox {
     credit: SendCredit,
     sent_frames: u32,
-    said: Instant,
+    last_sent: Instant,
     sender: Option<Waker>,
 }
 
@@ -24,7 +23,7 @@ impl Outbox {
         Self {
             credit: SendCredit::new(allowed),
             sent_frames: 0,
-            said: now,
+            last_sent: now,
             sender: None,
         }
     }
@@ -33,7 +32,7 @@ impl Outbox {
         self.credit.allow(total);
     }
 
-    /// How many body bytes the next frame may carry, once a sensible fragment may be sent.
+    /// How many body bytes the next frame may carry, once that is enough to be worth a frame.
     pub fn poll_room(&mut self, want: usize, cx: &mut Context<'_>) -> Poll<usize> {
         let room = self.credit.room();
         if room >= want.min(MIN_FRAGMENT_BYTES) {
@@ -43,20 +42,20 @@ impl Outbox {
         Poll::Pending
     }
 
-    /// Wakes the sender at the next change.
+    /// Wakes the sending task at the next change.
     pub fn register(&mut self, cx: &Context<'_>) {
         self.sender = Some(cx.waker().clone());
     }
 
-    /// Notes a numbered frame that the connection has taken.
+    /// Records a numbered frame that was sent.
     pub fn sent(&mut self, body_bytes: usize, now: Instant) {
         self.credit.spend(cost(body_bytes));
         self.sent_frames = self.sent_frames.saturating_add(1);
-        self.said = now;
+        self.last_sent = now;
     }
 
-    /// The keep-alive to send now, if nothing was said for a period. `allowed` is what the other direction's
-    /// sender may have spent.
+    /// The keep-alive to send now, if nothing was sent for a period. `allowed` is the credit granted to the other
+    /// direction.
     pub fn keep_alive(
         &mut self,
         origin: Origin,
@@ -64,10 +63,10 @@ impl Outbox {
         period: Duration,
         now: Instant,
     ) -> Option<Bytes> {
-        if now.saturating_duration_since(self.said) < period {
+        if now.saturating_duration_since(self.last_sent) < period {
             return None;
         }
-        self.said = now;
+        self.last_sent = now;
         Some(origin.keep_alive(self.sent_frames, allowed))
     }
 
@@ -76,7 +75,7 @@ impl Outbox {
     }
 }
 
-/// Wakes both halves of a request; the lock on them must have been let go.
+/// Wakes the tasks of both halves of a request. Call it without holding their lock.
 pub(super) fn wake(halves: [Option<Waker>; 2]) {
     for waker in halves.into_iter().flatten() {
         waker.wake();

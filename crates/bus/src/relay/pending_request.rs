@@ -1,5 +1,5 @@
-//! One request as the API's side knows it. Synchronous: frames come from the one task that reads the
-//! subscription, and whoever waits is woken.
+//! The state of one request at the API's end. Synchronous: the task that reads the subscription feeds it frames, and it
+//! wakes the tasks that wait for them.
 
 use super::error::RelayError;
 use super::frame::{Content, Frame, Origin};
@@ -18,13 +18,13 @@ use tokio::time::Instant;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum RequestState {
     Open,
-    /// The agent has said its last word.
+    /// The agent has sent its last frame.
     Answered,
-    /// The response failed here while the agent may still be at work: it must be told.
+    /// The response failed here while the agent may still be working, so the agent must be told.
     Broken,
 }
 
-/// What a frame did.
+/// What became of a frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Effect {
     Accepted(RequestState),
@@ -117,7 +117,7 @@ impl State {
 }
 
 impl PendingRequest {
-    /// A request whose first frame costs what `first` body bytes do.
+    /// A request whose first frame carries `first` body bytes.
     pub fn new(origin: Origin, infer: Subject, reply: Subject, window: Window, first: usize) -> Self {
         let now = Instant::now();
         let mut outbox = Outbox::new(0, now);
@@ -154,8 +154,8 @@ impl PendingRequest {
         effect
     }
 
-    /// The server says that nobody listens. It counts only as the answer to the head: later it may be about a
-    /// keep-alive, and the agent about to come back.
+    /// The server reports that no one listens. That ends the request only as the answer to its head: later it may
+    /// concern a keep-alive while the agent reconnects.
     pub fn nobody_listens(&self, pool: &Pool) -> RequestState {
         {
             let state = self.state.lock();
@@ -167,7 +167,7 @@ impl PendingRequest {
         RequestState::Answered
     }
 
-    /// Ends the response, unless it has ended. True when it hadn't.
+    /// Ends the response with an error. False if it had ended already.
     pub fn fail(&self, error: RelayError, pool: &Pool) -> bool {
         let mut state = self.state.lock();
         if state.inbox.has_ended() {
@@ -180,7 +180,7 @@ impl PendingRequest {
         true
     }
 
-    /// Fails a request whose agent has gone silent. True when it did.
+    /// Fails the request if its agent has been silent for `after`. Returns whether it did.
     pub fn time_out(&self, after: Duration, pool: &Pool, now: Instant) -> bool {
         let silent = now.saturating_duration_since(self.state.lock().heard);
         let silent_ms = u64::try_from(silent.as_millis()).unwrap_or(u64::MAX);
@@ -216,7 +216,7 @@ impl PendingRequest {
         self.state.lock().inbox.take_whole(pool)
     }
 
-    /// The reader is gone. True when the agent must be told to stop.
+    /// The reader is gone. Returns whether the agent must be told to stop.
     pub fn abandon(&self, pool: &Pool) -> bool {
         let mut state = self.state.lock();
         let was_open = !state.inbox.has_ended();
@@ -227,7 +227,7 @@ impl PendingRequest {
         was_open
     }
 
-    /// How much of the rest of the body may go into the next frame. None once nobody wants it.
+    /// How many bytes of the body's rest fit into the next frame. `None` once the request has ended.
     pub fn poll_upload(&self, want: usize, cx: &mut Context<'_>) -> Poll<Option<usize>> {
         let mut state = self.state.lock();
         if state.inbox.has_ended() {
@@ -236,7 +236,7 @@ impl PendingRequest {
         state.outbox.poll_room(want, cx).map(Some)
     }
 
-    /// Notes that the connection has taken a body frame.
+    /// Records that a body frame was sent.
     pub fn uploaded(&self, body_bytes: usize, now: Instant) {
         self.state.lock().outbox.sent(body_bytes, now);
     }

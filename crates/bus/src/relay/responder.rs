@@ -1,6 +1,6 @@
-//! Answers a request: frame by frame, or with a backend's whole response stream.
+//! Answering a request: frame by frame, or with a backend's whole response stream.
 
-use super::frame::{Data, HEAD_FIELDS_BYTES};
+use super::frame::{DataFrame, HEAD_FIELDS_BYTES};
 use super::head::{FaultCode, RelayFault, ResponseHead, write_meta};
 use super::server_stream::{Cancelled, ServerStream};
 use super::shared::ServerShared;
@@ -14,29 +14,29 @@ use std::time::Duration;
 use thiserror::Error;
 use tokio::time::Instant;
 
-/// How long a response's head waits for the first bytes of a body whose length the backend has announced, so
-/// that a small answer is one frame. Bytes are never held back.
+/// How long a response's head waits for the first bytes of a body whose length the backend has announced, so that a small
+/// response is one frame. Body bytes are never held back.
 const HEAD_WAIT: Duration = Duration::from_millis(2);
 
-/// Why a response was not sent to its end.
+/// Why a response wasn't sent to its end.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum RespondError {
-    /// Nobody wants it any more; drop the backend's response.
+    /// The request was cancelled; drop the backend's response.
     #[error(transparent)]
     Cancelled(#[from] Cancelled),
-    /// The backend's response broke off; the API was told.
+    /// The backend's response broke off; the API knows.
     #[error("the backend's response broke off: {0}")]
     Backend(RelayFault),
-    /// The connection to NATS was down for too long.
+    /// The connection to NATS has been down for too long.
     #[error("the connection to NATS is down")]
     Disconnected,
-    /// The response's headers don't fit into a frame; the API was told.
+    /// The response's headers don't fit into a frame; the API knows.
     #[error("the response's headers are too large to relay")]
     HeadTooLarge,
 }
 
-/// Answers one request, once. Dropped before it has, it says `backend_failed`. While it lives, the request
-/// counts as in request.
+/// Answers one request, once. If it is dropped before that, the API gets `backend_failed`. While it lives, the request
+/// counts as in flight.
 #[derive(Debug)]
 pub struct Responder {
     shared: Arc<ServerShared>,
@@ -53,19 +53,19 @@ impl Responder {
         }
     }
 
-    /// Sends the head by itself.
+    /// Sends the head alone.
     ///
     /// # Errors
-    /// When nobody wants it, it is too large, or the connection is down.
+    /// When the request was cancelled, the head is too large, or the connection is down.
     pub async fn head(&mut self, head: &ResponseHead) -> Result<(), RespondError> {
         let (frame, _) = self.begin_head(head, 0)?;
         self.send(frame, false).await
     }
 
-    /// Sends body bytes, in as many frames as it takes, as the API allows. The head must have been sent.
+    /// Sends body bytes, in as many frames as needed, as the API grants credit. Send the head first.
     ///
     /// # Errors
-    /// When nobody wants it, or the connection is down.
+    /// When the request was cancelled, or the connection is down.
     pub async fn chunk(&mut self, mut bytes: Bytes) -> Result<(), RespondError> {
         while !bytes.is_empty() {
             let want = bytes.len();
@@ -78,25 +78,25 @@ impl Responder {
         Ok(())
     }
 
-    /// Says that the response is complete.
+    /// Ends the response as complete.
     ///
     /// # Errors
-    /// When nobody wants it, or the connection is down.
+    /// When the request was cancelled, or the connection is down.
     pub async fn finish(mut self) -> Result<(), RespondError> {
         let frame = self.stream.origin.body(self.number, 0);
         self.send(frame, true).await
     }
 
-    /// Refuses the request, or breaks the response off.
+    /// Refuses the request, or ends its response with an error.
     pub fn error(self, fault: &RelayFault) {
         self.fault(fault);
     }
 
-    /// Sends a backend's response. What is ready together goes together, the end included, so that a small
-    /// response is one frame; nothing waits for more than that. Returns the number of body bytes.
+    /// Sends a backend's response. Everything that is ready at once shares a frame, the end included, so a small response
+    /// is one frame; nothing waits for more bytes. Returns the number of body bytes.
     ///
     /// # Errors
-    /// When it was not sent to its end; the API knows.
+    /// When the response wasn't sent to its end; the API knows.
     pub async fn stream<S, E>(mut self, head: &ResponseHead, body: S) -> Result<u64, RespondError>
     where
         S: Stream<Item = Result<Bytes, E>>,
@@ -133,8 +133,8 @@ impl Responder {
         }
     }
 
-    /// The head's frame, and how many body bytes fit into it.
-    fn begin_head(&self, head: &ResponseHead, expect: usize) -> Result<(Data, usize), RespondError> {
+    /// The head's frame, and the number of body bytes that fit into it.
+    fn begin_head(&self, head: &ResponseHead, expect: usize) -> Result<(DataFrame, usize), RespondError> {
         let meta = write_meta(head)
             .ok()
             .filter(|meta| self.shared.link.takes(HEAD_FIELDS_BYTES + meta.len()));
@@ -151,7 +151,7 @@ impl Responder {
         Ok((frame, most))
     }
 
-    async fn send(&mut self, frame: Data, last: bool) -> Result<(), RespondError> {
+    async fn send(&mut self, frame: DataFrame, last: bool) -> Result<(), RespondError> {
         if self.stream.is_closed() {
             return Err(Cancelled.into());
         }
@@ -181,18 +181,18 @@ impl Drop for Responder {
     fn drop(&mut self) {
         self.fault(&RelayFault::new(
             FaultCode::BackendFailed,
-            "the agent gave the request up",
+            "the agent gave up the request",
         ));
         self.shared.release_slot();
     }
 }
 
-/// A backend's response stream, and what of it waits to be sent.
+/// A backend's response stream, and the chunk of it that waits to be sent.
 struct Source<'a, S> {
     body: Pin<&'a mut S>,
     stream: &'a ServerStream,
     carry: Bytes,
-    /// Announced bytes that are still to come.
+    /// Announced bytes that haven't come yet.
     left: Option<u64>,
     end: Option<Result<(), RelayFault>>,
 }
@@ -231,7 +231,7 @@ where
         }
     }
 
-    /// Pulls until there is something to send or the end is known. Ready when there is.
+    /// Reads from the backend until there is something to send or the end is known.
     fn poll_pull(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         while self.carry.is_empty() && self.end.is_none() {
             match ready!(self.body.as_mut().poll_next(cx)) {
@@ -269,7 +269,7 @@ where
         poll_fn(|cx| self.poll_ready(cx)).await
     }
 
-    /// Looks for what is there already; of an announced body the first bytes are given a moment to come.
+    /// Takes what is ready already. The first bytes of a body with an announced length get a moment to arrive.
     async fn open(&mut self, announced: Option<u64>) -> Result<(), Cancelled> {
         let found = if announced.is_some() {
             tokio::time::timeout(HEAD_WAIT, self.ready()).await.ok()
@@ -279,8 +279,8 @@ where
         found.unwrap_or(Ok(()))
     }
 
-    /// Merges what is ready into the frame, as far as there is room.
-    async fn fill(&mut self, frame: &mut Data, room: usize) {
+    /// Moves ready bytes into the frame, as far as there is room.
+    async fn fill(&mut self, frame: &mut DataFrame, room: usize) {
         poll_fn(|cx| {
             loop {
                 let left = room.saturating_sub(frame.body_bytes());

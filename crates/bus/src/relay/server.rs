@@ -1,5 +1,5 @@
-//! The agent's end: one subscription, whose order is the order of everything that is said about a request.
-//! [`RelayServer::next`] itself reads it, so that no message crosses one task more than it must.
+//! The agent's end. One subscription carries everything about all requests, in order. [`RelayServer::next`] itself
+//! reads it, which saves every message a hop between tasks.
 
 use super::error::RelayStartError;
 use super::frame::{Content, Frame, Origin, RequestId, cost};
@@ -20,8 +20,8 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, MissedTickBehavior};
 
-/// Receives the requests for one agent. Requests and everything about them move only while [`Self::next`] is
-/// polled; dropping the server ends what is open, at both ends.
+/// Receives the requests for one agent. Frames are processed only while [`Self::next`] is polled. Dropping the server
+/// ends open requests at both ends.
 #[derive(Debug)]
 pub struct RelayServer {
     shared: Arc<ServerShared>,
@@ -34,10 +34,10 @@ pub struct RelayServer {
 pub struct RelayServerHandle(Arc<ServerShared>);
 
 impl RelayServer {
-    /// Subscribes to the agent's requests. `client` should be a connection of the relay's own.
+    /// Subscribes to the agent's requests. The relay should have the connection `client` to itself.
     ///
     /// # Errors
-    /// When the subscription can't be made.
+    /// When the subscription fails.
     pub async fn start(
         client: Client,
         agent: AgentName,
@@ -66,9 +66,8 @@ impl RelayServer {
         })
     }
 
-    /// The next request. Call it in a loop that does nothing but spawn what works on it: while nobody polls
-    /// this, credit and cancels wait too. It may be dropped and called again. None when the connection is closed
-    /// for good.
+    /// The next request; `None` when the connection is closed for good. Call it in a loop that only spawns a task for
+    /// each request: while it isn't polled, credit and cancels wait too. Cancel-safe.
     pub async fn next(&mut self) -> Option<Incoming> {
         loop {
             let message = self.subscriber.next().await?;
@@ -98,24 +97,24 @@ impl Drop for RelayServer {
 }
 
 impl RelayServerHandle {
-    /// From now on new requests are answered `shutting_down`; those in request go on.
+    /// Answers new requests with `shutting_down` from now on; those in flight continue.
     pub fn stop_accepting(&self) {
         self.0.stopping.store(true, Ordering::Relaxed);
     }
 
-    /// How many requests are being worked on: their responders live.
+    /// The number of requests in progress: those whose responder is alive.
     #[must_use]
     pub fn in_flight(&self) -> usize {
         self.0.in_flight.load(Ordering::Relaxed)
     }
 
-    /// How many bytes of the upload pool no request holds.
+    /// The bytes of the upload pool that no request holds.
     #[must_use]
     pub fn free_bytes(&self) -> usize {
         self.0.pool.free()
     }
 
-    /// Frames that were dropped since the start.
+    /// The frames dropped since the start.
     #[must_use]
     pub fn dropped_frames(&self) -> DroppedFrames {
         self.0.counters.read()
@@ -153,8 +152,8 @@ impl ServerShared {
         }
     }
 
-    /// Whoever keeps a request alive that isn't here waits in vain: its head or its end was lost. Only the
-    /// serving epoch knows that, for itself and for those before it.
+    /// A frame of an unknown request. A keep-alive means that the sender waits in vain, because the request's head or
+    /// end was lost. Only the current session can know that, of its own epoch and earlier ones.
     fn take_unknown(&self, frame: &Frame, reply: Option<Subject>) {
         let current = self.epoch.get().is_some_and(|epoch| frame.epoch <= epoch.0);
         let asks = matches!(frame.content, Content::KeepAlive(_));
@@ -164,10 +163,7 @@ impl ServerShared {
         };
         match reply.filter(|reply| asks && current && self.is_reply(reply, &frame.id)) {
             Some(reply) => {
-                let fault = RelayFault::new(
-                    FaultCode::Lost,
-                    "the agent knows nothing of this request any more",
-                );
+                let fault = RelayFault::new(FaultCode::Lost, "the agent no longer knows this request");
                 self.refuse(origin, reply, &fault);
             }
             None => self.counters.unknown_request(),
@@ -204,7 +200,7 @@ impl ServerShared {
         let Content::Head { credit, meta, chunk } = frame.content else {
             return Err(RelayFault::new(
                 FaultCode::BadFrame,
-                "the request doesn't begin with its head",
+                "the request doesn't start with its head",
             ));
         };
         let head: RequestHead = read_meta(&meta).map_err(|_| {
@@ -214,7 +210,12 @@ impl ServerShared {
         if self.stopping.load(Ordering::Relaxed) {
             return Err(RelayFault::new(FaultCode::ShuttingDown, "the agent is stopping"));
         }
-        let busy = || RelayFault::new(FaultCode::Overloaded, "the agent is at its limit of requests");
+        let busy = || {
+            RelayFault::new(
+                FaultCode::Overloaded,
+                "the agent is at its limit of concurrent requests",
+            )
+        };
         if self.in_flight.load(Ordering::Relaxed) >= self.limits.max_in_flight {
             return Err(busy());
         }
@@ -245,7 +246,7 @@ impl ServerShared {
         })
     }
 
-    /// A reply subject is taken from the message only if it is this agent's and this request's.
+    /// Whether a message's reply subject belongs to this agent and this request; any other is ignored.
     fn is_reply(&self, reply: &Subject, id: &RequestId) -> bool {
         let mut tokens = reply.split('.');
         let mut is = |token: &str| tokens.next() == Some(token);
@@ -274,7 +275,7 @@ impl ServerShared {
     }
 }
 
-/// Sends what keep-alives are due and cancels requests whose API replica fell silent.
+/// Sends keep-alives that are due and cancels requests whose API replica fell silent.
 async fn tend(shared: Arc<ServerShared>) {
     let mut ticks = tokio::time::interval(shared.limits.tick());
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);

@@ -1,5 +1,5 @@
-//! One request as the agent knows it: the body that comes in, the credit for the response, and whether anybody
-//! still wants it. The mirror image of `request`.
+//! The state of one request at the agent's end: its incoming body, the credit for its response, and whether it was
+//! cancelled. The mirror image of `pending_request`.
 
 use super::frame::{Content, Frame, Origin};
 use super::head::{FaultCode, RelayFault};
@@ -14,24 +14,24 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-/// The request was cancelled, or its API replica fell silent: nobody reads what is sent for it.
+/// The request was cancelled, or its API replica fell silent: no one reads its response.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the request was cancelled")]
 pub struct Cancelled;
 
-/// What a frame did.
+/// What became of a frame.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Effect {
     Accepted,
     Repeated,
     Malformed,
-    /// Nobody wants the response any more.
+    /// The API cancelled the request.
     Cancel,
-    /// The request can't be completed; the API must be told.
+    /// The request can't be completed, and the API must be told.
     Refuse(RelayFault),
 }
 
-/// What a head's frame says besides its meta.
+/// The content of a head's frame besides its meta.
 #[derive(Debug)]
 pub(super) struct Opening {
     pub credit: u64,
@@ -52,9 +52,9 @@ pub(super) struct ServerStream {
 struct State {
     inbox: Inbox<RelayFault>,
     outbox: Outbox,
-    /// Body bytes that are still to come.
+    /// Body bytes that haven't come yet.
     missing: u64,
-    /// Answered in full, refused, or cancelled.
+    /// The request was answered completely, refused, or cancelled.
     closed: bool,
     heard: Instant,
 }
@@ -89,7 +89,9 @@ impl State {
                 Arrival::Due => self.take_chunk(chunk, frame.last, pool),
                 Arrival::Repeated => Effect::Repeated,
                 Arrival::Gap(_) => self.refuse(LOST, pool),
-                Arrival::Overdrawn => self.refuse("the request's body came faster than allowed", pool),
+                Arrival::Overdrawn => {
+                    self.refuse("the request's body came faster than its credit allowed", pool)
+                }
             },
             Content::Credit(total) => {
                 self.outbox.allow(total);
@@ -115,7 +117,7 @@ impl State {
 }
 
 impl ServerStream {
-    /// Begins to serve a request, whose window was opened for its first chunk.
+    /// Starts serving a request. Its window was opened for the first chunk.
     pub fn open(
         origin: Origin,
         reply: Subject,
@@ -144,7 +146,7 @@ impl ServerStream {
         })
     }
 
-    /// The credit to begin with, if the body didn't come whole with the head.
+    /// The first credit frame, unless the whole body came with the head.
     pub fn first_credit(&self) -> Option<Bytes> {
         let state = self.state.lock();
         (!state.inbox.has_ended()).then(|| self.origin.credit(state.inbox.allowed()))
@@ -167,7 +169,7 @@ impl ServerStream {
         effect
     }
 
-    /// Nobody wants the response any more.
+    /// Ends the request: its response has no reader.
     pub fn cancel(&self, pool: &Pool) {
         let mut state = self.state.lock();
         state.closed = true;
@@ -179,7 +181,7 @@ impl ServerStream {
         self.cancelled.cancel();
     }
 
-    /// True once nothing was heard from the API for so long.
+    /// Whether the API has been silent for `after`.
     pub fn timed_out(&self, after: Duration, now: Instant) -> bool {
         now.saturating_duration_since(self.state.lock().heard) >= after
     }
@@ -202,12 +204,12 @@ impl ServerStream {
         self.state.lock().inbox.take_whole(pool)
     }
 
-    /// The body's reader is gone: what waits is let go, what still comes is dropped.
+    /// The body's reader is gone: drops the chunks that wait and those that still come.
     pub fn close_body(&self, pool: &Pool) {
         self.state.lock().inbox.close(pool);
     }
 
-    /// How many body bytes may go into the next frame of the response, once a sensible fragment may.
+    /// How many body bytes the next frame of the response may carry, once that is enough to be worth a frame.
     pub fn poll_room(&self, want: usize, cx: &mut Context<'_>) -> Poll<Result<usize, Cancelled>> {
         let mut state = self.state.lock();
         if state.closed {
@@ -216,7 +218,7 @@ impl ServerStream {
         state.outbox.poll_room(want, cx).map(Ok)
     }
 
-    /// True once nothing more may be sent.
+    /// Whether nothing more may be sent.
     pub fn is_closed(&self) -> bool {
         self.state.lock().closed
     }
@@ -231,12 +233,12 @@ impl ServerStream {
         Poll::Pending
     }
 
-    /// Notes a frame that the connection has taken.
+    /// Records a frame that was sent.
     pub fn sent(&self, body_bytes: usize, now: Instant) {
         self.state.lock().outbox.sent(body_bytes, now);
     }
 
-    /// Nothing more is sent. True when the API still waits, so that it was the first end.
+    /// Ends the response. Returns whether this is the first end, so that the API still waits.
     pub fn close(&self) -> bool {
         !std::mem::replace(&mut self.state.lock().closed, true)
     }

@@ -14,7 +14,7 @@ use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
-/// How many request ids are remembered, so that no backend sees one twice.
+/// How many request ids an agent remembers, so that no backend gets a request twice.
 const REMEMBERED_IDS: usize = 64 * 1024;
 
 /// What the client, its tasks and its exchanges share.
@@ -33,7 +33,7 @@ impl ClientShared {
         self.link.publish_soon(request.infer.clone(), frame);
     }
 
-    /// The reader of a response is done with it, or has left.
+    /// Ends a request whose response has been read or given up.
     pub fn leave(&self, request: &PendingRequest) {
         if request.abandon(&self.pool) {
             self.pending.lock().remove(&request.origin.id);
@@ -78,21 +78,21 @@ impl ServerShared {
     }
 }
 
-/// The epoch of the agent's accepted session; shared with whoever connects. Requests for another are dropped.
+/// The epoch of the agent's accepted session, shared with the task that connects. Requests for other epochs are dropped.
 #[derive(Debug, Clone, Default)]
 pub struct CurrentEpoch(Arc<AtomicU64>);
 
 impl CurrentEpoch {
-    /// Epochs begin at 1, so 0 stands for none.
+    /// No session is accepted; epochs start at 1.
     const NONE: u64 = 0;
 
-    /// Says which epoch is served from now on; None while no session is accepted.
+    /// Serves this epoch from now on; `None` while no session is accepted.
     pub fn set(&self, epoch: Option<Epoch>) {
         self.0
             .store(epoch.map_or(Self::NONE, |epoch| epoch.0), Ordering::Release);
     }
 
-    /// The epoch that is served.
+    /// The epoch that is served now.
     #[must_use]
     pub fn get(&self) -> Option<Epoch> {
         match self.0.load(Ordering::Acquire) {
@@ -102,7 +102,7 @@ impl CurrentEpoch {
     }
 }
 
-/// The ids of the latest requests.
+/// The ids of the most recent requests.
 #[derive(Debug, Default)]
 pub(super) struct SeenRequests {
     ids: HashSet<RequestId>,

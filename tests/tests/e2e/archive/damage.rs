@@ -50,22 +50,22 @@ async fn damage_to_an_archive_is_named_and_restores_nothing() {
         ),
         (
             joined(&without(last)),
-            &format!("the archive is cut off: it ends behind commit {}", last - 1),
+            &format!("the archive is cut off: it ends after commit {}", last - 1),
         ),
         (
             joined(&lines[..=last]),
-            &format!("the archive is cut off: it ends behind commit {last}"),
+            &format!("the archive is cut off: it ends after commit {last}"),
         ),
         (
             whole[..cut].to_owned(),
-            &format!("the archive is cut off: it ends behind commit {}", last - 1),
+            &format!("the archive is cut off: it ends after commit {}", last - 1),
         ),
-        (whole.clone() + "{}\n", "it stands behind the end"),
+        (whole.clone() + "{}\n", "it comes after the end"),
         (
             whole.replacen("\"version\":1", "\"version\":2", 1),
             "a newer version (format 2, this one reads up to 1)",
         ),
-        ("{\"rows\":[]}\n".to_owned(), "is no archive of a journal"),
+        ("{\"rows\":[]}\n".to_owned(), "is not an archive of a journal"),
     ];
     let empty = World::new().await;
     for (number, (damaged, expected)) in cases.iter().enumerate() {

@@ -1,4 +1,4 @@
-//! The archive file: JSON lines. A head, a line for each commit, an end.
+//! The archive file, in JSON lines: a head, one line per commit, an end.
 //!
 //! ```json
 //! {"format":"reveille-journal","version":1,"stream":"REVEILLE_EVENTS","first_seq":1,"last_seq":2}
@@ -7,8 +7,8 @@
 //! {"commits":2,"digest":"<that of the last commit>"}
 //! ```
 //!
-//! A digest is the SHA-256 of the digest before it and of the commit, so that the first line that isn't as it was
-//! written is known. It leaves out `stored_ms`: an archive has the same digests wherever it was taken from.
+//! A digest is the SHA-256 of the digest before it and of the commit, so the first changed line is known. It leaves out
+//! `stored_ms`: an archive has the same digests whether it comes from NATS or Postgres.
 
 use super::{commit::ArchivedCommit, error::ArchiveError, verify::Breach};
 use crate::{commit::CommitHash, streams::JOURNAL_STREAM};
@@ -17,12 +17,12 @@ use reveille_domain::Timestamp;
 use serde::{Deserialize, Serialize};
 use std::io::{BufRead, Read, Write};
 
-/// The format that is written, and the newest that is read.
+/// The version of the format that is written, and the newest that is read.
 pub const ARCHIVE_VERSION: u32 = 1;
 const FORMAT: &str = "reveille-journal";
-/// The first sequence of every journal: it never forgets one.
+/// The first sequence of every journal, which never drops a commit.
 const FIRST: u64 = 1;
-/// The longest line that is read: NATS takes messages of 64 MiB at most, which are a third longer in base64.
+/// The longest line that is read. NATS accepts messages of up to 64 MiB, which grow by a third in base64.
 const MAX_LINE_BYTES: u64 = 96 * 1024 * 1024;
 
 #[derive(Serialize, Deserialize)]
@@ -58,7 +58,7 @@ enum Record {
     End(End),
 }
 
-/// Writes an archive.
+/// Writes an archive commit by commit.
 pub struct ArchiveWriter<W: Write> {
     out: W,
     next: u64,
@@ -67,10 +67,10 @@ pub struct ArchiveWriter<W: Write> {
 }
 
 impl<W: Write> ArchiveWriter<W> {
-    /// Begins an archive of the commits 1 to `last`; of none when it is 0.
+    /// Starts an archive of the commits 1 to `last`; 0 stands for none.
     ///
     /// # Errors
-    /// When it can't be written.
+    /// When the file can't be written.
     pub fn new(mut out: W, last: u64) -> Result<Self, ArchiveError> {
         let head = Head {
             format: FORMAT.to_owned(),
@@ -91,7 +91,7 @@ impl<W: Write> ArchiveWriter<W> {
     /// Writes the next commit.
     ///
     /// # Errors
-    /// When it isn't the next one, or can't be written.
+    /// When the commit isn't the next one, or the file can't be written.
     pub fn write(&mut self, commit: &ArchivedCommit) -> Result<(), ArchiveError> {
         Breach::unless_next(self.next, commit)?;
         self.digest = commit.digest(self.digest);
@@ -108,10 +108,10 @@ impl<W: Write> ArchiveWriter<W> {
         Ok(())
     }
 
-    /// Writes the end, and gives back what was written to.
+    /// Writes the end and returns the writer.
     ///
     /// # Errors
-    /// When commits are missing, or it can't be written.
+    /// When commits are missing, or the file can't be written.
     pub fn finish(mut self) -> Result<W, ArchiveError> {
         if self.next <= self.last {
             return Err(ArchiveError::Truncated {
@@ -129,7 +129,7 @@ impl<W: Write> ArchiveWriter<W> {
     }
 }
 
-/// Writes one line, and returns it without its end.
+/// Writes one line and returns it without its newline.
 fn line(out: &mut impl Write, value: &impl Serialize) -> Result<Vec<u8>, ArchiveError> {
     let mut bytes = serde_json::to_vec(value).map_err(std::io::Error::from)?;
     bytes.push(b'\n');
@@ -138,10 +138,10 @@ fn line(out: &mut impl Write, value: &impl Serialize) -> Result<Vec<u8>, Archive
     Ok(bytes)
 }
 
-/// Reads an archive.
+/// Reads an archive commit by commit.
 pub struct ArchiveReader<R: BufRead> {
     input: R,
-    /// The number of the line that was read last.
+    /// The number of the last line that was read.
     line: u64,
     next: u64,
     last: u64,
@@ -152,15 +152,15 @@ impl<R: BufRead> ArchiveReader<R> {
     /// Reads the head.
     ///
     /// # Errors
-    /// When it isn't an archive, or a newer one.
+    /// When the file is no archive, or a newer version wrote it.
     pub fn new(mut input: R) -> Result<Self, ArchiveError> {
         let not = |reason: &str| ArchiveError::NotAnArchive(reason.to_owned());
         let head = read_line(&mut input)?.ok_or_else(|| not("its first line has no end"))?;
         let digest = CommitHash::of(&head);
         let head: Head =
-            serde_json::from_slice(&head).map_err(|_| not("its first line isn't an archive's"))?;
+            serde_json::from_slice(&head).map_err(|_| not("its first line is no archive's head"))?;
         if head.format != FORMAT || head.stream != JOURNAL_STREAM {
-            return Err(not("its first line speaks of something else"));
+            return Err(not("its first line names another format or stream"));
         }
         if head.version > ARCHIVE_VERSION {
             return Err(ArchiveError::Newer {
@@ -169,7 +169,7 @@ impl<R: BufRead> ArchiveReader<R> {
             });
         }
         if head.first_seq != FIRST {
-            return Err(not("it doesn't begin with commit 1"));
+            return Err(not("it doesn't start with commit 1"));
         }
         Ok(Self {
             input,
@@ -186,10 +186,10 @@ impl<R: BufRead> ArchiveReader<R> {
         self.last
     }
 
-    /// The next commit; `None` at the end, once it is known that nothing is missing.
+    /// The next commit; `None` at the end of a complete archive.
     ///
     /// # Errors
-    /// When something was changed, lost, reordered or cut off.
+    /// When a line was changed, lost or moved, or the end is missing.
     pub fn next_commit(&mut self) -> Result<Option<ArchivedCommit>, ArchiveError> {
         let Some(bytes) = read_line(&mut self.input)? else {
             return Err(ArchiveError::Truncated {
@@ -201,7 +201,7 @@ impl<R: BufRead> ArchiveReader<R> {
         match serde_json::from_slice(&bytes) {
             Ok(Record::Commit(line)) => self.commit(line).map(Some),
             Ok(Record::End(end)) => self.end(&end),
-            Err(_) => Err(self.damaged(&format!("commit {} should stand there", self.next))),
+            Err(_) => Err(self.damaged(&format!("commit {} should be there", self.next))),
         }
     }
 
@@ -219,7 +219,7 @@ impl<R: BufRead> ArchiveReader<R> {
         Breach::unless_next(self.next, &commit)?;
         let digest = commit.digest(self.digest);
         if seq > self.last || digest != line.digest {
-            let reason = format!("commit {seq} ({}) isn't what its digest says", commit.subject);
+            let reason = format!("commit {seq} ({}) doesn't match its digest", commit.subject);
             return Err(self.damaged(&reason));
         }
         self.digest = digest;
@@ -235,13 +235,13 @@ impl<R: BufRead> ArchiveReader<R> {
             });
         }
         if end.commits != self.next - FIRST || end.digest != self.digest {
-            return Err(self.damaged("the end doesn't fit the commits before it"));
+            return Err(self.damaged("the end doesn't match the commits before it"));
         }
         if self.input.fill_buf()?.is_empty() {
             return Ok(None);
         }
         self.line += 1;
-        Err(self.damaged("it stands behind the end"))
+        Err(self.damaged("it comes after the end"))
     }
 
     fn damaged(&self, reason: &str) -> ArchiveError {
@@ -252,7 +252,7 @@ impl<R: BufRead> ArchiveReader<R> {
     }
 }
 
-/// One line without its end; `None` when it has none, as the last line of a file that is cut off.
+/// One line without its newline; `None` when the newline is missing, as at the end of a truncated file.
 fn read_line(input: &mut impl BufRead) -> Result<Option<Vec<u8>>, ArchiveError> {
     let mut bytes = vec![];
     input.take(MAX_LINE_BYTES).read_until(b'\n', &mut bytes)?;

@@ -1,6 +1,6 @@
-//! The bytes of a frame. Numbers and ids stand in the payload, in fixed places, because NATS headers cost both
-//! ends a map and an allocation a header; a frame is one contiguous payload either way, and reading it slices
-//! the message's own `Bytes`.
+//! The bytes of a frame. Numbers and ids are at fixed places in the payload, because NATS headers cost both ends a map
+//! and an allocation per header. A frame is written as one contiguous payload, and reading it slices the message's own
+//! `Bytes`.
 //!
 //! ```text
 //!  0        1     2      3         4           8          16         32
@@ -13,27 +13,27 @@
 //!  cancel      nothing
 //!  error       a fault (JSON)
 //! ```
-//! All integers are little-endian. `number` counts the heads and bodies of one direction from 0; in a keep-alive
-//! it is how many of them have been sent, so that even a lost last frame is noticed. `credit` is the total of
-//! bytes that the sender of the frame has allowed so far: a total, so that losing or repeating one is harmless.
+//! All integers are little-endian. `number` counts the heads and bodies of one direction from 0; in a keep-alive it is
+//! how many of them have been sent, so that even a lost last frame is noticed. `credit` is the total number of bytes
+//! that the frame's sender has granted so far: with totals, a lost or repeated frame is harmless.
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use std::{fmt, str::FromStr};
 use thiserror::Error;
 
-/// The only version there is.
+/// The only version of the frame format.
 const VERSION: u8 = 1;
-/// The last body bytes of this direction are in this frame.
+/// Marks the frame with the last body bytes of its direction.
 const FLAG_LAST: u8 = 1;
-/// The fixed part that every frame begins with, in bytes.
+/// The fixed part at the start of every frame, in bytes.
 pub(super) const PREFIX_BYTES: usize = 32;
-/// What a head adds to the prefix before its meta, in bytes.
+/// The fixed fields between a head's prefix and its meta, in bytes.
 pub(super) const HEAD_FIELDS_BYTES: usize = 12;
-/// What a frame costs in credit beyond its body bytes: it stands for the subject, the message and the
-/// allocations around it, so that tiny frames are bounded as well as large ones are. A pool of 32 MiB lets in at
-/// most 32,768 of them, half of what a subscription's channel holds before the NATS client drops messages.
+/// What a frame costs in credit beyond its body bytes: the subject, the message and the allocations around it, so that
+/// the number of tiny frames is bounded too. A pool of 32 MiB admits at most 32,768 of them, half of what a
+/// subscription's channel holds before the NATS client drops messages.
 pub(super) const FRAME_OVERHEAD_BYTES: u64 = 1024;
-/// The largest meta of a head, in bytes; a request with more headers than fit is refused where it is sent.
+/// The largest meta of a head, in bytes. The sender refuses a request with more headers than fit.
 pub(super) const MAX_META_BYTES: usize = 32 * 1024;
 
 const KIND_HEAD: u8 = 1;
@@ -43,7 +43,7 @@ const KIND_KEEP_ALIVE: u8 = 4;
 const KIND_CANCEL: u8 = 5;
 const KIND_ERROR: u8 = 6;
 
-/// Names one attempt to relay a request; random, so that nobody else's frames match it by chance.
+/// Identifies one attempt to relay a request. Random, so that no other request's frames match it by chance.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct RequestId([u8; 16]);
 
@@ -87,30 +87,30 @@ impl FromStr for RequestId {
     }
 }
 
-/// Why bytes aren't a frame of ours.
+/// Why bytes can't be read as a frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 pub enum BadFrame {
-    /// Shorter than its kind's fixed part says.
+    /// The frame is shorter than the fixed part of its kind.
     #[error("the frame is cut short")]
     Short,
-    /// A version of the frame format that this build doesn't know.
+    /// This program doesn't know the version of the frame format.
     #[error("frame version {0} is unknown")]
     Version(u8),
-    /// A kind, flag or reserved byte that means nothing.
+    /// A kind, flag or reserved byte has no meaning.
     #[error("the frame's kind or flags are unknown")]
     Kind,
-    /// Bytes after the end of a frame of fixed size.
+    /// Bytes follow the end of a frame of fixed size.
     #[error("the frame is longer than its kind allows")]
     Long,
-    /// Not a request id.
+    /// The request id is not 32 lowercase hexadecimal digits.
     #[error("the request id is malformed")]
     Id,
-    /// A head's or a fault's JSON doesn't parse, or is too large.
+    /// The JSON of a head or a fault doesn't parse, or is too large.
     #[error("the frame's description doesn't parse")]
     Meta,
 }
 
-/// What a frame says.
+/// The content of a frame.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Content {
     Head { credit: u64, meta: Bytes, chunk: Bytes },
@@ -121,7 +121,7 @@ pub(super) enum Content {
     Error(Bytes),
 }
 
-/// One frame, read.
+/// A decoded frame.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Frame {
     pub id: RequestId,
@@ -132,7 +132,7 @@ pub(super) struct Frame {
 }
 
 impl Frame {
-    /// Reads a message's payload; the parts of the content share its memory.
+    /// Decodes a message's payload. The parts of the content share its memory.
     pub fn decode(mut payload: Bytes) -> Result<Self, BadFrame> {
         if payload.len() < PREFIX_BYTES {
             return Err(BadFrame::Short);
@@ -200,8 +200,8 @@ fn decode_credit(mut payload: Bytes) -> Result<u64, BadFrame> {
     }
 }
 
-/// What a frame with `body_bytes` of a body costs in credit. Frames without body bytes are free: a head, an end
-/// and an error can be sent whatever the receiver has allowed.
+/// What a frame with `body_bytes` of a body costs in credit. Frames without body bytes are free: a head, an end and an
+/// error can be sent without credit.
 pub(super) fn cost(body_bytes: usize) -> u64 {
     if body_bytes == 0 {
         0
@@ -210,7 +210,7 @@ pub(super) fn cost(body_bytes: usize) -> u64 {
     }
 }
 
-/// Whose frames are written: every frame of one direction of one request begins alike.
+/// The request whose frames are written: all frames of one direction of a request start alike.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Origin {
     pub id: RequestId,
@@ -227,22 +227,22 @@ impl Origin {
         bytes
     }
 
-    /// Begins a head; body bytes may follow. `room` is how many are expected.
-    pub fn head(self, number: u32, credit: u64, meta: &[u8], room: usize) -> Data {
+    /// Starts a head, to which body bytes may be added. `room` is how many are expected.
+    pub fn head(self, number: u32, credit: u64, meta: &[u8], room: usize) -> DataFrame {
         let mut bytes = self.begin(KIND_HEAD, number, HEAD_FIELDS_BYTES + meta.len() + room);
         bytes.put_u64_le(credit);
         bytes.put_u32_le(u32::try_from(meta.len()).unwrap_or(u32::MAX));
         bytes.put_slice(meta);
-        Data {
+        DataFrame {
             body_from: bytes.len(),
             bytes,
         }
     }
 
-    /// Begins a body frame. `room` is how many bytes are expected.
-    pub fn body(self, number: u32, room: usize) -> Data {
+    /// Starts a body frame. `room` is how many bytes are expected.
+    pub fn body(self, number: u32, room: usize) -> DataFrame {
         let bytes = self.begin(KIND_BODY, number, room);
-        Data {
+        DataFrame {
             body_from: bytes.len(),
             bytes,
         }
@@ -271,14 +271,14 @@ impl Origin {
     }
 }
 
-/// A head or body frame being written: the chunks that wait are merged straight into it, copied once.
+/// A head or body frame that is being written. Waiting chunks are copied straight into it, once.
 #[derive(Debug)]
-pub(super) struct Data {
+pub(super) struct DataFrame {
     bytes: BytesMut,
     body_from: usize,
 }
 
-impl Data {
+impl DataFrame {
     pub fn push(&mut self, chunk: &[u8]) {
         self.bytes.put_slice(chunk);
     }

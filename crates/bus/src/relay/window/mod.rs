@@ -1,29 +1,29 @@
-//! Credit in bytes. Whoever receives allows, whoever sends spends; what all requests of one connection are
-//! allowed together stays under the [`Pool`]'s size, so that the server never has more waiting for us than it
+//! Flow control by credit in bytes. The receiver grants credit and the sender spends it. The credit granted to all
+//! requests of a connection stays within the [`Pool`], so the server never queues more for this client than it
 //! tolerates, and memory is bounded even when every reader stalls.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use tokio::sync::{Mutex, Notify};
 
-/// The smallest window, in bytes: enough for a few frames. Also what a request must find free to be let in.
+/// The smallest window, in bytes: enough for a few frames. A request needs at least this much free in the pool.
 pub(super) const MIN_WINDOW_BYTES: usize = 4 * 1024;
-/// The largest first window, in bytes: an answer up to about this size comes as one frame.
+/// The largest first window, in bytes: a response up to about this size comes in one frame.
 const MAX_FIRST_WINDOW_BYTES: usize = 256 * 1024;
 /// The largest window that a fast reader grows to, in bytes.
 const MAX_WINDOW_BYTES: usize = 1024 * 1024;
-/// First windows share this fraction of the pool evenly, which leaves room for thousands of requests that all
-/// wait for their first byte.
+/// First windows share this fraction of the pool evenly, which leaves room for thousands of requests that wait for their
+/// first byte.
 const FIRST_SHARE: usize = 8;
 
-/// What all windows of one connection come out of.
+/// The bytes that all windows of one connection share.
 #[derive(Debug)]
 pub(super) struct Pool {
     total: usize,
     free: AtomicUsize,
     users: AtomicUsize,
-    /// Held by the request that waits for room; the others queue for it, in the order in which they came.
+    /// Held by the request that waits for room. Others queue for it in the order they came.
     turn: Mutex<()>,
-    /// Told when bytes come back.
+    /// Notified when bytes return to the pool.
     freed: Notify,
 }
 
@@ -38,7 +38,7 @@ impl Pool {
         }
     }
 
-    /// Bytes that no window holds.
+    /// The bytes that no window holds.
     pub fn free(&self) -> usize {
         self.free.load(Ordering::Relaxed)
     }
@@ -52,7 +52,7 @@ impl Pool {
 
     fn put(&self, bytes: usize) {
         self.free.fetch_add(bytes, Ordering::Relaxed);
-        // Only the one whose turn it is waits. Should it look just now, the permit is there when it waits.
+        // Only the request whose turn it is waits. If it is about to wait, it finds the permit.
         self.freed.notify_one();
     }
 
@@ -62,8 +62,8 @@ impl Pool {
     }
 }
 
-/// The receiving end of one direction of one request. Invariant: `size` bytes are out of the pool, and what is
-/// allowed but not yet consumed never exceeds `size`.
+/// The receiving end of one direction of a request. Invariant: `size` bytes are taken from the pool, and the credit
+/// that is granted and not yet consumed never exceeds `size`.
 #[derive(Debug)]
 pub(super) struct Window {
     size: usize,
@@ -71,18 +71,18 @@ pub(super) struct Window {
     allowed: u64,
     received: u64,
     consumed: u64,
-    /// Nothing more will come: bytes go back to the pool as they are read.
+    /// Nothing more will arrive: bytes return to the pool as they are read.
     ended: bool,
     closed: bool,
 }
 
 impl Window {
-    /// Opens a window for a request that hasn't sent anything. None when the pool has nothing left.
+    /// Opens a window for a sender that hasn't sent anything. `None` when the pool is exhausted.
     pub fn open(pool: &Pool) -> Option<Self> {
         Self::open_after(pool, 0, true)
     }
 
-    /// The same, as soon as the pool has room: first come, first served. Whoever stops waiting drops this.
+    /// Opens such a window as soon as the pool has room, first come, first served. Dropping the future leaves the queue.
     pub async fn open_in_turn(pool: &Pool) -> Self {
         let _turn = pool.turn.lock().await;
         loop {
@@ -94,8 +94,8 @@ impl Window {
         }
     }
 
-    /// Opens a window for a sender whose first frame came unasked and cost `received`; with `more`, it is
-    /// allowed to send on.
+    /// Opens a window for a sender whose first frame came before any credit and cost `received`; with `more`, it gets
+    /// credit to continue.
     pub fn open_after(pool: &Pool, received: u64, more: bool) -> Option<Self> {
         let ahead = if more { pool.first_window() } else { 0 };
         let size = usize::try_from(received).ok()?.checked_add(ahead)?;
@@ -113,19 +113,19 @@ impl Window {
         })
     }
 
-    /// The total that the sender may have spent by now.
+    /// The total credit granted so far.
     pub fn allowed(&self) -> u64 {
         self.allowed
     }
 
-    /// Notes a frame that arrived. False when the sender overdrew its credit: it is then cut off.
+    /// Records the cost of a frame that arrived. False when the sender overdrew its credit, which ends the request.
     #[must_use]
     pub fn receive(&mut self, cost: u64) -> bool {
         self.received = self.received.saturating_add(cost);
         self.received <= self.allowed
     }
 
-    /// Notes that a frame's bytes were taken by their reader. The new total when the sender should be told.
+    /// Records that the reader has taken a frame. Returns the new total credit if the sender should be told.
     pub fn consume(&mut self, cost: u64, pool: &Pool) -> Option<u64> {
         self.consumed = self.consumed.saturating_add(cost);
         if self.ended {
@@ -141,8 +141,8 @@ impl Window {
         Some(self.allowed)
     }
 
-    /// A sender that used its window up gets a larger one while half of the pool is free; when the pool runs
-    /// low, everyone shrinks to what a newcomer would get.
+    /// Doubles the window of a sender that has used it up, while half of the pool is free. When the pool runs low,
+    /// shrinks it to what a new request would get.
     fn resize(&mut self, pool: &Pool, ahead: usize) {
         let unspent = usize::try_from(self.allowed.saturating_sub(self.received)).unwrap_or(usize::MAX);
         let free = pool.free();
@@ -160,7 +160,7 @@ impl Window {
         }
     }
 
-    /// Notes that the sender is done: only what still waits for its reader stays out of the pool.
+    /// The sender is done: returns everything to the pool but the bytes that still wait for their reader.
     pub fn end(&mut self, pool: &Pool) {
         self.ended = true;
         self.shrink(pool);
@@ -174,7 +174,7 @@ impl Window {
         }
     }
 
-    /// Gives everything back. Later calls change nothing.
+    /// Returns everything to the pool. Later calls change nothing.
     pub fn close(&mut self, pool: &Pool) {
         if !self.closed {
             self.closed = true;
@@ -191,7 +191,7 @@ impl Window {
     }
 }
 
-/// The sending end: what the other side has allowed, and how much of it is spent.
+/// The sending end: how much credit the receiver has granted, and how much is spent.
 #[derive(Debug, Default)]
 pub(super) struct SendCredit {
     allowed: u64,
@@ -203,12 +203,12 @@ impl SendCredit {
         Self { allowed, spent: 0 }
     }
 
-    /// Takes over a newer total; an older or repeated one changes nothing.
+    /// Sets the total credit. An older or repeated total changes nothing.
     pub fn allow(&mut self, total: u64) {
         self.allowed = self.allowed.max(total);
     }
 
-    /// How many body bytes the next frame may carry: 0 when it must wait.
+    /// How many body bytes the next frame may carry; 0 when it must wait.
     pub fn room(&self) -> usize {
         let left = self.allowed.saturating_sub(self.spent);
         usize::try_from(left.saturating_sub(super::frame::FRAME_OVERHEAD_BYTES)).unwrap_or(usize::MAX)
