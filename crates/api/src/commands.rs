@@ -1,12 +1,14 @@
 //! Commands to the aggregates, stamped with NATS time. Only control and wakes issue any.
 
 use crate::{metrics::Metrics, registry::Registry};
+use async_trait::async_trait;
 use reveille_bus::{AggregateId, BusError, CommandError, CommitMeta, Executed, Journal, NatsClock};
 use reveille_domain::{
-    Agent, AgentCommand, AgentName, AgentRejection, Key, KeyCommand, KeyId, KeyRejection, Provider,
+    Agent, AgentCommand, AgentName, AgentRejection, Epoch, Key, KeyCommand, KeyId, KeyRejection, Provider,
     ProviderCommand, ProviderId, Rejection, Timestamp,
 };
 use std::time::Duration;
+use tracing::warn;
 
 /// How long a command waits for NATS time to be known.
 const CLOCK_WAIT: Duration = Duration::from_secs(10);
@@ -48,20 +50,6 @@ impl Commands {
         Ok(done)
     }
 
-    /// Runs a key's command.
-    pub(crate) async fn key(
-        &self,
-        id: &KeyId,
-        cause: &str,
-        command: impl FnOnce(Timestamp) -> KeyCommand,
-    ) -> Result<Executed<Key>, CommandError<KeyRejection>> {
-        let at = self.now().await?;
-        let aggregate = AggregateId::Key(id.clone());
-        self.journal
-            .execute(&aggregate, command(at), &CommitMeta::new(cause, at))
-            .await
-    }
-
     /// Runs an agent's command.
     pub(crate) async fn agent(
         &self,
@@ -74,5 +62,69 @@ impl Commands {
         self.journal
             .execute(&aggregate, command(at), &CommitMeta::new(cause, at))
             .await
+    }
+}
+
+/// A key's command, once the time is known.
+pub(crate) type KeyCommandAt = Box<dyn FnOnce(Timestamp) -> KeyCommand + Send>;
+
+/// An agent's command, once the time is known.
+pub(crate) type AgentCommandAt = Box<dyn FnOnce(Timestamp) -> AgentCommand + Send>;
+
+/// What administrators change. A port, so that its handlers can be tested without NATS. `cause` becomes part of the commit.
+#[async_trait]
+pub(crate) trait Admin: Send + Sync {
+    /// Runs a key's command.
+    async fn key(
+        &self,
+        id: &KeyId,
+        cause: &'static str,
+        command: KeyCommandAt,
+    ) -> Result<Executed<Key>, CommandError<KeyRejection>>;
+
+    /// Runs an agent's command.
+    async fn agent(
+        &self,
+        agent: &AgentName,
+        cause: &'static str,
+        command: AgentCommandAt,
+    ) -> Result<Executed<Agent>, CommandError<AgentRejection>>;
+
+    /// Makes the providers of an agent inactive whose session is over. A provider for which this fails becomes inactive
+    /// when its agent counts as lost.
+    async fn stop_providers(&self, agent: &AgentName, cause: &'static str, epoch: Epoch);
+}
+
+#[async_trait]
+impl Admin for Commands {
+    async fn key(
+        &self,
+        id: &KeyId,
+        cause: &'static str,
+        command: KeyCommandAt,
+    ) -> Result<Executed<Key>, CommandError<KeyRejection>> {
+        let at = self.now().await?;
+        let aggregate = AggregateId::Key(id.clone());
+        let meta = CommitMeta::new(cause, at);
+        self.journal.execute(&aggregate, command(at), &meta).await
+    }
+
+    async fn agent(
+        &self,
+        agent: &AgentName,
+        cause: &'static str,
+        command: AgentCommandAt,
+    ) -> Result<Executed<Agent>, CommandError<AgentRejection>> {
+        Self::agent(self, agent, cause, command).await
+    }
+
+    async fn stop_providers(&self, agent: &AgentName, cause: &'static str, epoch: Epoch) {
+        for snapshot in self.registry.of_agent(agent) {
+            let id = &snapshot.provider.id;
+            let stopped = |at| ProviderCommand::AgentStopped { epoch, at };
+            if let Err(error) = self.provider(id, cause, stopped).await {
+                warn!(provider.name = %id, %error, "{id} is not inactive yet");
+            }
+        }
     }
 }

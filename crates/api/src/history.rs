@@ -1,7 +1,6 @@
 //! The past without Postgres: rows and recent wakes from memory, older events from the journal itself; and events as they
 //! are committed.
 
-use crate::http::EventFeed;
 use async_trait::async_trait;
 use futures::{
     StreamExt,
@@ -147,6 +146,14 @@ fn wanted(entry: &JournalEntry, query: &EventQuery, range: EventRange) -> impl I
 #[expect(clippy::needless_pass_by_value, reason = "it is what `map_err` hands over")]
 fn unavailable(error: BusError) -> RowsError {
     RowsError::Unavailable(error.to_string())
+}
+
+/// Where events come from as they are committed.
+pub(crate) trait EventFeed: Send + Sync {
+    /// Every event of the commits after `after_seq`, in order: first those that the journal holds, then each new one;
+    /// without it, the new ones only. The stream ends with an error when it can't go on; its reader then comes back
+    /// with the last event it has seen.
+    fn follow(&self, after_seq: Option<u64>) -> BoxStream<'static, Result<EventRow, RowsError>>;
 }
 
 /// Events as they are committed, each follower reading the journal for itself.

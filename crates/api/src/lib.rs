@@ -1,21 +1,27 @@
-//! The API process: the OpenAI-compatible surface, the queries, and control.
+//! The API process: the OpenAI-compatible API, the queries, and control.
 //!
-//! [`Registry`] folds the journal in memory, [`keys`] included; [`Wakes`] brings providers up; `control` turns what agents say, and passing
-//! time, into commands. Inference never depends on Postgres: the row store is only asked by queries.
+//! [`registry`] folds the journal in memory, [`keys`] included; [`wakes`] brings providers up; [`control`] turns what agents
+//! report, and passing time, into commands. Inference never depends on Postgres: only queries ask the row store.
 
+#![expect(
+    missing_docs,
+    reason = "this is no library: the names in it say what they are"
+)]
+
+mod agents;
 mod commands;
+mod config;
 mod control;
+mod guarded_body;
 mod history;
-pub mod http;
-pub mod identities;
+mod http;
 mod inference;
 pub mod keys;
 mod metrics;
-pub mod registry;
+mod registry;
 pub mod server;
 mod service;
 pub mod wakes;
 
-pub use registry::{Known, Registry};
-pub use service::{AgentHub, ApiFailure, Config, Doors, run};
-pub use wakes::{WakeError, Wakes};
+pub use config::{AgentAuth, AgentHub, Config};
+pub use service::{ApiFailure, run};

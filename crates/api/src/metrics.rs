@@ -1,22 +1,14 @@
 //! What this replica counts, in the words of Prometheus. Labels have few values, all of them ours: no label names an agent,
 //! a model, a key or a client.
 
-use crate::{inference::Fleet, registry::Known};
 use prometheus_client::{
-    encoding::text::encode,
-    metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
+    metrics::{counter::Counter, family::Family, histogram::Histogram},
     registry::{Registry, Unit},
 };
-use reveille_bus::{
-    Refusals, SubjectKind,
-    relay::{DroppedFrames, RelayStats},
-};
-use reveille_domain::{Provider, ProviderEvent, Status, WakeFailureKind, WakeRecord};
-use std::{collections::HashSet, fmt};
+use reveille_bus::{Refusals, SubjectKind, relay::DroppedFrames};
+use reveille_domain::{Provider, ProviderEvent, WakeFailureKind, WakeRecord};
 use tokio::time::Instant;
 
-/// What a page of metrics is.
-pub(crate) const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 /// The path of what no route matches.
 const NO_ROUTE: &str = "none";
 /// The bounds of histograms, in seconds: from an answer that waited for nothing to the longest boot.
@@ -27,7 +19,6 @@ const SECONDS: [f64; 16] = [
 /// A label's value for each of its names.
 type Labels<const N: usize> = [(&'static str, String); N];
 type Counters<const N: usize> = Family<Labels<N>, Counter>;
-type Gauges<const N: usize> = Family<Labels<N>, Gauge>;
 type Times = Family<Labels<1>, Histogram, fn() -> Histogram>;
 
 /// The counts since the process began. Clones count together.
@@ -52,16 +43,16 @@ impl Default for Metrics {
     }
 }
 
-/// The time to the first byte of an answer, unless nobody wants to know.
-#[derive(Default)]
-pub(crate) struct FirstByte(Option<(Instant, Histogram)>);
+/// Measures the time to the first byte of one response.
+pub(crate) struct FirstByte {
+    begun: Instant,
+    times: Histogram,
+}
 
 impl FirstByte {
-    /// A byte of the answer is there.
-    pub(crate) fn seen(&mut self) {
-        if let Some((begun, times)) = self.0.take() {
-            times.observe(begun.elapsed().as_secs_f64());
-        }
+    /// The first byte has come.
+    pub(crate) fn seen(self) {
+        self.times.observe(self.begun.elapsed().as_secs_f64());
     }
 }
 
@@ -91,12 +82,12 @@ impl Metrics {
     pub(crate) fn first_byte(&self, begun: Instant, waited_for_wake: bool) -> FirstByte {
         let wake = if waited_for_wake { "cold" } else { "warm" };
         let times = self.first_bytes.get_or_create(&[("wake", wake.to_owned())]);
-        FirstByte(Some((begun, times.clone())))
+        let times = times.clone();
+        FirstByte { begun, times }
     }
 
-    /// All counts, and how `fleet` stands now, in the text format of `OpenMetrics`.
-    pub(crate) fn page(&self, fleet: &dyn Fleet) -> Result<String, fmt::Error> {
-        let mut page = Registry::with_prefix("reveille");
+    /// Registers all counts on a page of metrics; `dropped`: what the relay has counted itself.
+    pub(crate) fn register(&self, page: &mut Registry, dropped: DroppedFrames) {
         page.register(
             "http_answers",
             "Answers, by route and status; a stream counts when it begins",
@@ -114,11 +105,7 @@ impl Metrics {
             Unit::Seconds,
             self.first_bytes.clone(),
         );
-        self.register_refusals(&mut page, fleet.relay_stats().dropped);
-        register_fleet(&mut page, fleet);
-        let mut text = String::new();
-        encode(&mut text, &page)?;
-        Ok(text)
+        self.register_refusals(page, dropped);
     }
 
     fn register_refusals(&self, page: &mut Registry, dropped: DroppedFrames) {
@@ -168,49 +155,4 @@ fn outcome(wake: &WakeRecord) -> &'static str {
             WakeFailureKind::NotAllowed => "not_allowed",
             WakeFailureKind::GroupBlocked => "group_blocked",
         })
-}
-
-fn register_fleet(page: &mut Registry, fleet: &dyn Fleet) {
-    let (all, providers) = (fleet.all(), Gauges::<1>::default());
-    for known in &all {
-        let status = known.provider.status.name().to_string();
-        providers.get_or_create(&[("status", status)]).inc();
-    }
-    let is_there = |known: &&std::sync::Arc<Known>| !matches!(known.provider.status, Status::Inactive { .. });
-    let agents: HashSet<_> = all
-        .iter()
-        .filter(is_there)
-        .map(|known| &known.provider.id.agent)
-        .collect();
-    page.register("providers", "Published providers", providers);
-    let gauge = |page: &mut Registry, name: &str, help: &str, value: usize| {
-        let gauge: Gauge = Gauge::default();
-        gauge.set(i64::try_from(value).unwrap_or(i64::MAX));
-        page.register(name, help, gauge);
-    };
-    let RelayStats { in_flight, .. } = fleet.relay_stats();
-    gauge(
-        page,
-        "connected_agents",
-        "Agents with a provider that is not inactive",
-        agents.len(),
-    );
-    gauge(
-        page,
-        "relayed_requests",
-        "Requests of this replica that agents work on",
-        in_flight,
-    );
-    gauge(
-        page,
-        "wake_waiters",
-        "Requests of this replica that wait for a wake",
-        all.iter().map(|known| fleet.waiting(&known.provider.id)).sum(),
-    );
-    gauge(
-        page,
-        "unreadable_aggregates",
-        "Aggregates whose last commit this replica can't read",
-        fleet.unreadable(),
-    );
 }

@@ -1,26 +1,27 @@
-//! Wires the process: connections, fold, control, HTTP. Everything that is spawned is waited for at the end.
+//! Wires the process: connections, fold, control, HTTP. Every spawned task is awaited at the end.
 
 use crate::{
     commands::Commands,
-    control::{self, Presence, Sweeper, doors},
+    config::{AgentAuth, Config},
+    control::{self, Presence, Sweeper, agent_auth},
     history::{JournalFeed, JournalRows},
-    http::{self, AppState, HttpLimits, Readiness},
-    inference::Live,
-    keys::{AuthMode, Authenticator, SecretKey},
+    http::{self, AppServices, AppState, HttpLimits, Readiness},
+    keys::Authenticator,
     metrics::Metrics,
     registry::Registry,
-    server::{self, ServerLimits, tls::Tls},
-    wakes::{MAX_WAITING, Wakes},
+    server,
+    wakes::Wakes,
 };
 use async_nats::jetstream;
+use backon::{ConstantBuilder, Retryable};
 use reveille_bus::{
-    BusError, Connection, Follow, Follower, Journal, NatsAccess, NatsClock,
-    access::{Callout, NatsKey},
+    BusError, Connection, Follow, Follower, Journal, NatsClock,
+    access::Callout,
     control::ControlRequests,
     heartbeats::HeartbeatWatch,
     relay::{RelayClient, RelayLimits, RelayStartError},
 };
-use reveille_domain::{AgentKey, AgentName, rows::Rows};
+use reveille_domain::rows::Rows;
 use std::{future::pending, sync::Arc, time::Duration};
 use thiserror::Error;
 use tokio::{
@@ -30,75 +31,10 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{error, info, warn};
 
-/// How long requests under way may take to end once the process is told to stop.
+/// How long requests under way may take to end once the process is stopping.
 const STOP_WAIT: Duration = Duration::from_secs(10);
-/// When the wakes of the last hour are counted again, after that failed.
+/// The pause before the wakes of the last hour are counted again, after that failed.
 const COUNT_AGAIN: Duration = Duration::from_secs(1);
-
-/// How agents are let in and shown out, where the hub's servers ask for keys.
-#[derive(Debug, Clone)]
-pub struct Doors {
-    /// Signs who may come in. The servers' configs name its public half.
-    pub issuer: NatsKey,
-    /// Speaks to the servers themselves. Without it an agent whose key was revoked stays connected until its connection
-    /// ends by itself: nothing that it says is believed, but it hears what is said to it.
-    pub system: Option<NatsAccess>,
-    /// Agents of this machine, which are let in without a token.
-    pub trusted: Vec<(AgentName, AgentKey)>,
-}
-
-/// Where agents that join find the hub's NATS servers.
-#[derive(Debug, Clone)]
-pub struct AgentHub {
-    /// `tls://host:port` or `nats://host:port`, or several with commas.
-    pub nats_url: String,
-    /// The certificate authorities that they have to trust beside the usual ones, in PEM.
-    pub ca_pem: Option<String>,
-}
-
-/// What an API process needs to know.
-#[derive(Debug, Clone)]
-pub struct Config {
-    /// Where NATS is, and what proves that a replica speaks.
-    pub nats: NatsAccess,
-    /// How agents are let in, where this replica does that.
-    pub doors: Option<Doors>,
-    /// Where agents that join find NATS.
-    pub agent_hub: AgentHub,
-    /// The replica's name, unique among the replicas: one subject token.
-    pub replica: String,
-    /// How many requests may wait for one provider.
-    pub max_waiting: usize,
-    /// With what the API is served over TLS; without it, in plaintext.
-    pub tls: Option<Tls>,
-    /// What connections may take.
-    pub server: ServerLimits,
-    /// Whether a key is needed.
-    pub auth: AuthMode,
-    /// A key that may do everything and stands in no journal: the one that makes the others.
-    pub root_key: Option<SecretKey>,
-}
-
-impl Config {
-    /// A replica named `replica`, with the usual limits, open to whoever reaches it.
-    #[must_use]
-    pub fn new(nats: NatsAccess, replica: &str) -> Self {
-        Self {
-            agent_hub: AgentHub {
-                nats_url: nats.server.url.clone(),
-                ca_pem: None,
-            },
-            nats,
-            doors: None,
-            replica: replica.to_owned(),
-            max_waiting: MAX_WAITING,
-            tls: None,
-            server: ServerLimits::default(),
-            auth: AuthMode::Open,
-            root_key: None,
-        }
-    }
-}
 
 /// Why an API process ended.
 #[derive(Debug, Error)]
@@ -106,10 +42,8 @@ pub enum ApiFailure {
     /// The bus can't be used by this version, or as it is set up.
     #[error(transparent)]
     Bus(#[from] BusError),
-    /// The relay could not begin.
     #[error(transparent)]
     Relay(#[from] RelayStartError),
-    /// The HTTP server broke.
     #[error("the HTTP server broke: {0}")]
     Http(#[from] std::io::Error),
 }
@@ -129,13 +63,21 @@ pub async fn run(
         opened = open => opened?,
         () = shutdown.cancelled() => return Ok(()),
     };
-    let tasks = TaskTracker::new();
-    let service = Service::start(&config, &bus, &relay, rows, &tasks, &shutdown).await?;
+    let service = Service::new(&bus, &shutdown);
+    let (broken, failed) = oneshot::channel();
+    service.fold_journal(broken);
+    let state = service.start(&config, &relay, rows).await?;
     let address = listener.local_addr()?;
     let scheme = if config.tls.is_some() { "https" } else { "http" };
     info!(http.address = %address, replica.name = config.replica, "serving {scheme}://{address}");
-    let (tls, router) = (config.tls.clone(), http::router(service.state));
-    let serving = server::serve(listener, tls, router, config.server.clone(), shutdown.clone());
+    let serving = server::serve(
+        listener,
+        config.tls.clone(),
+        http::router(state),
+        http::refuse,
+        config.server.clone(),
+        shutdown.clone(),
+    );
     let current = async {
         match &config.tls {
             Some(tls) => tls.keep_current().await,
@@ -145,15 +87,18 @@ pub async fn run(
     let ended = tokio::select! {
         served = serving => served.map_err(ApiFailure::from),
         never = current => match never {},
-        Ok(error) = service.failed => Err(error.into()),
+        Ok(error) = failed => Err(error.into()),
         () = stopped_for_too_long(&shutdown) => {
-            warn!("requests under way were cut: they did not end in time");
+            warn!("cut off requests that did not end in time");
             Ok(())
         }
     };
     shutdown.cancel();
-    tasks.close();
-    if tokio::time::timeout(STOP_WAIT, tasks.wait()).await.is_err() {
+    service.tasks.close();
+    if tokio::time::timeout(STOP_WAIT, service.tasks.wait())
+        .await
+        .is_err()
+    {
         warn!("tasks were still running at the end");
     }
     ended
@@ -169,69 +114,78 @@ async fn stopped_for_too_long(shutdown: &CancellationToken) {
     tokio::time::sleep(STOP_WAIT).await;
 }
 
-/// The process's parts, each a task of its own.
+/// What the process's tasks share.
 struct Service {
-    state: AppState,
-    /// Tells when the fold, on which everything stands, can't go on.
-    failed: oneshot::Receiver<BusError>,
+    bus: Connection,
+    registry: Registry,
+    commands: Commands,
+    tasks: TaskTracker,
+    shutdown: CancellationToken,
 }
 
 impl Service {
+    fn new(bus: &Connection, shutdown: &CancellationToken) -> Self {
+        let registry = Registry::default();
+        Self {
+            bus: bus.clone(),
+            commands: Commands {
+                journal: Journal::new(jetstream::new(bus.client().clone())),
+                clock: NatsClock::default(),
+                metrics: Metrics::default(),
+                registry: registry.clone(),
+            },
+            registry,
+            tasks: TaskTracker::new(),
+            shutdown: shutdown.clone(),
+        }
+    }
+
+    /// Runs `task` until the process stops.
+    fn spawn<T: Send + 'static>(&self, task: impl Future<Output = T> + Send + 'static) {
+        let stop = self.shutdown.clone();
+        self.tasks
+            .spawn(async move { stop.run_until_cancelled(task).await });
+    }
+
     async fn start(
+        &self,
         config: &Config,
-        bus: &Connection,
         relay: &Connection,
         rows: Option<Arc<dyn Rows>>,
-        tasks: &TaskTracker,
-        shutdown: &CancellationToken,
-    ) -> Result<Self, ApiFailure> {
-        let journal = Journal::new(jetstream::new(bus.client().clone()));
-        let (registry, presence, clock) = (Registry::default(), Presence::default(), NatsClock::default());
-        let commands = Commands {
-            journal: journal.clone(),
-            clock: clock.clone(),
-            metrics: Metrics::default(),
-            registry: registry.clone(),
-        };
-
+    ) -> Result<AppState, ApiFailure> {
+        let (registry, commands, presence) = (&self.registry, &self.commands, Presence::default());
+        self.count_wakes();
+        let heartbeats = HeartbeatWatch::new(&self.bus, &config.replica, commands.clock.clone())
+            .counting(&commands.metrics.refusals);
+        let (heard, fold) = (presence.clone(), registry.clone());
+        self.spawn(async move { heard.run(heartbeats, &fold).await });
         let wakes = Wakes::new(
             registry.clone(),
             commands.clone(),
-            bus.client().clone(),
-            tasks.clone(),
+            self.bus.client().clone(),
+            self.tasks.clone(),
             config.max_waiting,
         );
-
-        let failed = fold(&registry, bus, tasks, shutdown);
-        count_wakes(&registry, &commands, tasks, shutdown);
-        let heartbeats = HeartbeatWatch::new(bus, &config.replica, clock.clone());
-        let heartbeats = heartbeats.counting(&commands.metrics.refusals);
-        let (ears, fold, stop) = (presence.clone(), registry.clone(), shutdown.clone());
-        tasks.spawn(async move { ears.run(heartbeats, &fold, &stop).await });
-        let sweeper = Sweeper::new(registry.clone(), presence, commands.clone(), wakes.clone(), bus);
-        let stop = shutdown.clone();
-        tasks.spawn(async move { sweeper.run(&stop).await });
-        answer_agents(&registry, &commands, &wakes, bus, tasks, shutdown);
-        let doors_open = watch::Sender::new(config.doors.is_none());
-        if let Some(doors) = config.doors.clone() {
-            open_doors(doors, &registry, &commands, bus, &doors_open, tasks, shutdown);
-        }
-
-        let relayed =
-            RelayClient::start(relay.client().clone(), &config.replica, RelayLimits::default()).await?;
-        let memory = JournalRows {
-            memory: registry.rows(),
-            journal: journal.clone(),
-        };
-        let rows = rows.unwrap_or_else(|| Arc::new(memory));
-        let feed = Arc::new(JournalFeed::new(bus, journal));
-        let readiness = readiness(
+        let sweeper = Sweeper::new(
             registry.clone(),
-            clock.clone(),
-            [bus.clone(), relay.clone()],
-            doors_open.subscribe(),
+            presence,
+            commands.clone(),
+            wakes.clone(),
+            &self.bus,
         );
-        let folded = registry.clone();
+        self.spawn(sweeper.run());
+        self.answer_agents(wakes.clone());
+        let agent_auth = self.authenticate_agents(config.agent_auth.clone());
+
+        let relay_client =
+            RelayClient::start(relay.client().clone(), &config.replica, RelayLimits::default()).await?;
+        let rows = rows.unwrap_or_else(|| {
+            Arc::new(JournalRows {
+                memory: registry.rows(),
+                journal: commands.journal.clone(),
+            })
+        });
+        let (folded, clock) = (registry.clone(), commands.clock.clone());
         let authenticator = Authenticator::new(
             config.auth,
             config.root_key.as_ref(),
@@ -239,164 +193,133 @@ impl Service {
             move || folded.is_ready(),
             move || clock.try_now(),
         );
-        let fleet = Live {
-            registry,
-            wakes,
-            commands,
-            relay: relayed,
-        };
-        let limits = HttpLimits::default();
-        let state = AppState::new(
-            fleet,
+        let services = AppServices {
+            registry: registry.clone(),
+            waker: Arc::new(wakes),
+            relay: Arc::new(relay_client),
+            admin: Arc::new(commands.clone()),
+            metrics: commands.metrics.clone(),
             rows,
-            feed,
-            readiness,
+            feed: Arc::new(JournalFeed::new(&self.bus, commands.journal.clone())),
+            readiness: self.readiness(relay, agent_auth),
             authenticator,
-            config.agent_hub.clone(),
-            limits,
-        );
-        Ok(Self { state, failed })
+            agent_hub: config.agent_hub.clone(),
+        };
+        Ok(AppState::new(services, HttpLimits::default()))
     }
-}
 
-fn fold(
-    registry: &Registry,
-    bus: &Connection,
-    tasks: &TaskTracker,
-    shutdown: &CancellationToken,
-) -> oneshot::Receiver<BusError> {
-    let (broken, failed) = oneshot::channel();
-    let (registry, stop, follower) = (
-        registry.clone(),
-        shutdown.clone(),
-        Follower::new(bus, Follow::Latest),
-    );
-    tasks.spawn(async move {
-        if let Err(error) = registry.run(follower, &stop).await {
+    /// Folds the journal; a failure, after which nothing works, goes to `broken`.
+    fn fold_journal(&self, broken: oneshot::Sender<BusError>) {
+        let (registry, follower) = (self.registry.clone(), Follower::new(&self.bus, Follow::Latest));
+        self.spawn(async move {
+            let Err(error) = registry.run(follower).await;
             let _ = broken.send(error);
-        } else {
-            // Only a failure is told; the end of the process isn't one.
-            stop.cancelled().await;
-        }
-    });
-    failed
-}
+        });
+    }
 
-/// Counts the wakes that keys have started before the fold began, which begins with the last commit of each aggregate.
-fn count_wakes(registry: &Registry, commands: &Commands, tasks: &TaskTracker, shutdown: &CancellationToken) {
-    let (keys, commands, stop) = (registry.keys().clone(), commands.clone(), shutdown.clone());
-    tasks.spawn(async move {
-        let counting = async {
+    /// Counts the wakes that keys started before the fold began: the fold begins with the last commit of each aggregate.
+    fn count_wakes(&self) {
+        let (keys, commands) = (self.registry.keys().clone(), self.commands.clone());
+        self.spawn(async move {
+            let count = || async {
+                let now = commands.now().await?;
+                keys.quota().count(&commands.journal, now).await
+            };
+            let every = ConstantBuilder::new()
+                .with_delay(COUNT_AGAIN)
+                .without_max_times();
             loop {
                 keys.quota().uncounted().await;
-                if let Err(error) = keys.quota().count(&commands).await {
-                    warn!(%error, "can't count the wakes of the last hour yet: keys that have a limit start none");
-                    tokio::time::sleep(COUNT_AGAIN).await;
+                let counted = count.retry(every).notify(|error, _| {
+                    warn!(%error, "can't count the wakes of the last hour yet: keys with a wake limit start none");
+                });
+                let _ = counted.await;
+            }
+        });
+    }
+
+    /// Answers agents once the fold includes what they published before.
+    fn answer_agents(&self, wakes: Wakes) {
+        let (registry, commands, client) = (
+            self.registry.clone(),
+            self.commands.clone(),
+            self.bus.client().clone(),
+        );
+        let (tasks, stop) = (self.tasks.clone(), self.shutdown.clone());
+        self.tasks.spawn(async move {
+            if stop.run_until_cancelled(registry.ready()).await.is_none() {
+                return;
+            }
+            match ControlRequests::subscribe(&client).await {
+                Ok(requests) => {
+                    let requests = requests.counting(&commands.metrics.refusals);
+                    control::serve(requests, registry, commands, wakes, client, &tasks, &stop).await;
                 }
+                Err(error) => error!(%error, "can't answer agents"),
             }
+        });
+    }
+
+    /// Answers for the keys of agents, if that is this replica's to do; the receiver tells whether it does by now.
+    fn authenticate_agents(&self, config: Option<AgentAuth>) -> watch::Receiver<bool> {
+        let answers = watch::Sender::new(config.is_none());
+        let answering = answers.subscribe();
+        let Some(AgentAuth {
+            issuer,
+            system,
+            trusted,
+        }) = config
+        else {
+            return answering;
         };
-        tokio::select! {
-            () = counting => {}
-            () = stop.cancelled() => {}
-        }
-    });
-}
-
-/// Agents are answered once the fold knows what they published before.
-fn answer_agents(
-    registry: &Registry,
-    commands: &Commands,
-    wakes: &Wakes,
-    bus: &Connection,
-    tasks: &TaskTracker,
-    shutdown: &CancellationToken,
-) {
-    let client = bus.client().clone();
-    let (registry, commands, wakes, tracker, stop) = (
-        registry.clone(),
-        commands.clone(),
-        wakes.clone(),
-        tasks.clone(),
-        shutdown.clone(),
-    );
-    tasks.spawn(async move {
-        tokio::select! {
-            () = registry.ready() => {}
-            () = stop.cancelled() => return,
-        }
-        match ControlRequests::subscribe(&client).await {
-            Ok(requests) => {
-                let requests = requests.counting(&commands.metrics.refusals);
-                control::serve(requests, registry, commands, wakes, client, &tracker, &stop).await;
+        let (registry, commands, bus, stop) = (
+            self.registry.clone(),
+            self.commands.clone(),
+            self.bus.clone(),
+            self.shutdown.clone(),
+        );
+        self.tasks.spawn(async move {
+            let opened = async {
+                registry.ready().await;
+                agent_auth::trust(&commands, trusted).await;
+                Callout::subscribe(bus.client(), issuer).await
+            };
+            match stop.run_until_cancelled(opened).await {
+                Some(Ok(callout)) => {
+                    answers.send_replace(true);
+                    let refusals = &commands.metrics.refusals;
+                    agent_auth::answer(callout.counting(refusals), &registry, refusals, &stop).await;
+                }
+                Some(Err(error)) => error!(%error, "can't authenticate agents"),
+                None => {}
             }
-            Err(error) => error!(%error, "agents can't be answered"),
-        }
-    });
-}
-
-/// Lets agents in as soon as it is known who they are; says so in `open`.
-fn open_doors(
-    doors: Doors,
-    registry: &Registry,
-    commands: &Commands,
-    bus: &Connection,
-    open: &watch::Sender<bool>,
-    tasks: &TaskTracker,
-    shutdown: &CancellationToken,
-) {
-    let Doors {
-        issuer,
-        system,
-        trusted,
-    } = doors;
-    let (fold, commands, bus, open, stop) = (
-        registry.clone(),
-        commands.clone(),
-        bus.clone(),
-        open.clone(),
-        shutdown.clone(),
-    );
-    tasks.spawn(async move {
-        let opened = async {
-            fold.ready().await;
-            doors::trust(&commands, trusted).await;
-            Callout::subscribe(bus.client(), issuer).await
+        });
+        let Some(system) = system else {
+            warn!("this replica has no system key: a revoked agent stays connected until it disconnects");
+            return answering;
         };
-        match stop.run_until_cancelled(opened).await {
-            Some(Ok(callout)) => {
-                open.send_replace(true);
-                let refusals = &commands.metrics.refusals;
-                doors::answer(callout.counting(refusals), &fold, refusals, &stop).await;
+        let registry = self.registry.clone();
+        self.spawn(async move {
+            match Connection::open(&system.named("reveille agent auth")).await {
+                Ok(connection) => agent_auth::revoke_connections(&connection, &registry).await,
+                Err(error) => error!(%error, "a revoked agent stays connected until it disconnects"),
             }
-            Some(Err(error)) => error!(%error, "no agent can be let in"),
-            None => {}
-        }
-    });
-    let Some(system) = system else {
-        warn!("this replica has no system key: an agent that is revoked stays connected until it leaves");
-        return;
-    };
-    let (fold, stop) = (registry.clone(), shutdown.clone());
-    tasks.spawn(async move {
-        let options = system.named("reveille revoker");
-        match stop.run_until_cancelled(Connection::open(&options)).await {
-            Some(Ok(connection)) => doors::keep(&connection, &fold, &stop).await,
-            Some(Err(error)) => error!(%error, "an agent that is revoked stays connected until it leaves"),
-            None => {}
-        }
-    });
-}
+        });
+        answering
+    }
 
-fn readiness(
-    registry: Registry,
-    clock: NatsClock,
-    connections: [Connection; 2],
-    doors: watch::Receiver<bool>,
-) -> impl Fn() -> Readiness + Send + Sync + 'static {
-    move || Readiness {
-        registry: registry.is_ready(),
-        nats: connections.iter().all(Connection::is_connected),
-        clock: clock.try_now().is_some(),
-        doors: *doors.borrow(),
+    fn readiness(
+        &self,
+        relay: &Connection,
+        agent_auth: watch::Receiver<bool>,
+    ) -> Box<dyn Fn() -> Readiness + Send + Sync> {
+        let (registry, clock) = (self.registry.clone(), self.commands.clock.clone());
+        let connections = [self.bus.clone(), relay.clone()];
+        Box::new(move || Readiness {
+            registry: registry.is_ready(),
+            nats: connections.iter().all(Connection::is_connected),
+            clock: clock.try_now().is_some(),
+            agent_auth: *agent_auth.borrow(),
+        })
     }
 }

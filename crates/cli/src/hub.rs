@@ -2,7 +2,7 @@
 
 use crate::{args::HubArgs, failure::Failure};
 use reveille_agent::config::{Config, NatsUrl};
-use reveille_api::Doors;
+use reveille_api::AgentAuth;
 use reveille_bus::{
     NatsAccess, NatsServer,
     access::{HubKeys, NatsKeyError, Role},
@@ -95,7 +95,7 @@ impl HubNats {
     ///
     /// # Errors
     /// When a key is there that can't be used.
-    pub fn doors(&self) -> Result<Option<Doors>, Failure> {
+    pub fn agent_auth(&self) -> Result<Option<AgentAuth>, Failure> {
         let Some(keys) = &self.keys else { return Ok(None) };
         let Some(issuer) = keys.issuer().map_err(|error| unusable(&error))? else {
             return Ok(None);
@@ -106,7 +106,7 @@ impl HubNats {
             role: Role::System,
             key: Some(key),
         });
-        Ok(Some(Doors {
+        Ok(Some(AgentAuth {
             issuer,
             system,
             trusted: vec![],

@@ -11,7 +11,26 @@ pub struct Layers {
     pub from_top: &'static [&'static [&'static str]],
 }
 
-pub const CRATES: &[Layers] = &[BUS, CLI, DOMAIN, PROJECTOR];
+pub const CRATES: &[Layers] = &[API, BUS, CLI, DOMAIN, PROJECTOR];
+
+/// Gone: the server imported the handlers (`server/connection` from `http`), the handlers the composition root (`http` from
+/// `service`), a source its reader's port (`history` from `http`), the request path its rendering (`inference` from
+/// `http`), the counters what holds them (`metrics` from `inference`), and limits the commands (`keys/quota` from
+/// `commands`).
+const API: Layers = Layers {
+    name: "api",
+    from_top: &[
+        &["service"],
+        &["http"],
+        &["config", "control", "inference"],
+        &["wakes"],
+        &["commands"],
+        &["metrics"],
+        &["registry"],
+        &["agents", "history", "keys", "server"],
+        &["guarded_body"],
+    ],
+};
 
 /// Gone: `journal` and `follow` (entries and their decoding), `streams` and `archive` (the marks of an
 /// import), `connection` and `access` (ending connections), and in the relay `client` and `exchange`, `server` and

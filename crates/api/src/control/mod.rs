@@ -1,7 +1,7 @@
 //! Control: turns what agents say, and passing time, into commands. Every replica runs it and none leads: the journal's
 //! compare-and-set decides, so doing a thing twice changes nothing.
 
-pub(crate) mod doors;
+pub(crate) mod agent_auth;
 mod presence;
 mod requests;
 mod sweeps;

@@ -1,14 +1,10 @@
 //! Who was heard when: the last heartbeat of each agent, by NATS time.
 
 use crate::registry::Registry;
+use parking_lot::RwLock;
 use reveille_bus::heartbeats::{Heard, HeartbeatWatch};
 use reveille_domain::{AgentName, Epoch, Timestamp};
-use std::{
-    collections::HashMap,
-    sync::{Arc, PoisonError, RwLock},
-    time::Duration,
-};
-use tokio_util::sync::CancellationToken;
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 /// An agent that says nothing of its period is silent after this: three of the usual ten seconds.
 const DEFAULT_SILENT_AFTER: Duration = Duration::from_secs(30);
@@ -22,28 +18,20 @@ pub(crate) struct Presence {
 }
 
 impl Presence {
-    /// Hears until `shutdown`.
-    pub(crate) async fn run(
-        &self,
-        mut watch: HeartbeatWatch,
-        registry: &Registry,
-        shutdown: &CancellationToken,
-    ) {
+    /// Takes in heartbeats for as long as this is polled.
+    pub(crate) async fn run(&self, mut watch: HeartbeatWatch, registry: &Registry) {
         let rows = registry.rows();
         loop {
-            let heard = tokio::select! {
-                heard = watch.next() => heard,
-                () = shutdown.cancelled() => return,
-            };
+            let heard = watch.next().await;
             rows.set_last_heartbeat(&heard.heartbeat.agent, heard.stored_at);
-            let mut last = self.last.write().unwrap_or_else(PoisonError::into_inner);
+            let mut last = self.last.write();
             last.insert(heard.heartbeat.agent.clone(), heard);
         }
     }
 
     /// When the session `epoch` of an agent was last heard in a heartbeat.
     pub(crate) fn heard(&self, agent: &AgentName, epoch: Epoch) -> Option<Timestamp> {
-        let last = self.last.read().unwrap_or_else(PoisonError::into_inner);
+        let last = self.last.read();
         last.get(agent)
             .filter(|heard| heard.heartbeat.epoch == epoch)
             .map(|heard| heard.stored_at)
@@ -51,7 +39,7 @@ impl Presence {
 
     /// After how long without a sign of life an agent is silent.
     pub(crate) fn silent_after(&self, agent: &AgentName) -> Duration {
-        let last = self.last.read().unwrap_or_else(PoisonError::into_inner);
+        let last = self.last.read();
         let asked = last
             .get(agent)
             .map(|heard| Duration::from_millis(heard.heartbeat.silent_after_ms));
@@ -64,7 +52,7 @@ impl Presence {
         &self,
         current: impl Fn(&AgentName) -> Option<Epoch>,
     ) -> Vec<(AgentName, Epoch)> {
-        let last = self.last.read().unwrap_or_else(PoisonError::into_inner);
+        let last = self.last.read();
         let newer = |(agent, heard): (&AgentName, &Heard)| {
             current(agent)
                 .filter(|epoch| *epoch > heard.heartbeat.epoch)

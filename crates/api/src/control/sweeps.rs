@@ -4,7 +4,7 @@
 use super::Presence;
 use crate::{
     commands::Commands,
-    registry::{Known, Registry},
+    registry::{ProviderSnapshot, Registry},
     wakes::Wakes,
 };
 use async_nats::Client;
@@ -19,7 +19,6 @@ use reveille_domain::{
 };
 use std::{sync::Arc, time::Duration};
 use tokio::{sync::watch, time::Instant};
-use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 /// Sweeps come this often, with jitter so that replicas part.
@@ -35,11 +34,11 @@ const CONCURRENCY: usize = 32;
 
 /// Sees to everything that passing time asks for.
 pub(crate) struct Sweeper {
-    pub(crate) registry: Registry,
-    pub(crate) presence: Presence,
-    pub(crate) commands: Commands,
-    pub(crate) wakes: Wakes,
-    pub(crate) client: Client,
+    registry: Registry,
+    presence: Presence,
+    commands: Commands,
+    wakes: Wakes,
+    client: Client,
     generation: watch::Receiver<u64>,
     /// Since when this replica has heard everything.
     listening_since: Instant,
@@ -64,14 +63,10 @@ impl Sweeper {
         }
     }
 
-    /// Sweeps until `shutdown`.
-    pub(crate) async fn run(mut self, shutdown: &CancellationToken) {
+    /// Sweeps for as long as this is polled.
+    pub(crate) async fn run(mut self) {
         loop {
-            let pause = EVERY.mul_f64(rand::random_range(0.75..1.25));
-            tokio::select! {
-                () = tokio::time::sleep(pause) => {}
-                () = shutdown.cancelled() => return,
-            }
+            tokio::time::sleep(EVERY.mul_f64(rand::random_range(0.75..1.25))).await;
             self.sweep().await;
         }
     }
@@ -90,31 +85,33 @@ impl Sweeper {
         }
         let this = &*self;
         stream::iter(this.registry.all())
-            .for_each_concurrent(CONCURRENCY, |known| async move { this.see_to(&known, now).await })
+            .for_each_concurrent(CONCURRENCY, |snapshot| async move {
+                this.see_to(&snapshot, now).await;
+            })
             .await;
         for (agent, epoch) in this.presence.superseded(|agent| this.registry.agent_epoch(agent)) {
             let _ = orders::announce_session(&this.client, &agent, epoch).await;
         }
     }
 
-    async fn see_to(&self, known: &Arc<Known>, now: Timestamp) {
-        let id = &known.provider.id;
-        if known.unreadable.is_some() {
+    async fn see_to(&self, snapshot: &Arc<ProviderSnapshot>, now: Timestamp) {
+        let id = &snapshot.provider.id;
+        if snapshot.unreadable.is_some() {
             // Another replica, which reads its last commit, sees to it.
             return;
         }
-        match &known.provider.status {
+        match &snapshot.provider.status {
             Status::Waking { wake } if now >= wake.deadline_ms => self.expire_wake(id, wake).await,
-            Status::Waking { .. } if self.is_silent(known) => self.mark_inactive(known).await,
+            Status::Waking { .. } if self.is_silent(snapshot) => self.mark_inactive(snapshot).await,
             Status::Waking { .. } => {
-                if let Some(message) = self.wakes.message(&known.provider, known.sequence, now) {
+                if let Some(message) = self.wakes.message(&snapshot.provider, snapshot.sequence, now) {
                     // Should it be lost, the next sweep sends it again.
                     let _ = wakes::send_again(&self.client, &message).await;
                 }
             }
             Status::Active { .. } | Status::Hibernating { .. } => {
-                if self.is_silent(known) {
-                    self.mark_inactive(known).await;
+                if self.is_silent(snapshot) {
+                    self.mark_inactive(snapshot).await;
                 }
             }
             Status::Inactive { since_ms, .. } if now.since(*since_ms) >= EXPIRE_AFTER => {
@@ -129,9 +126,9 @@ impl Sweeper {
                 since_ms,
                 ..
             } => {
-                let heard = self.presence.heard(&id.agent, known.provider.epoch);
+                let heard = self.presence.heard(&id.agent, snapshot.provider.epoch);
                 if heard.is_some_and(|heard| heard > *since_ms) {
-                    self.order_resume(known).await;
+                    self.order_resume(snapshot).await;
                 }
             }
             Status::Inactive {
@@ -141,22 +138,26 @@ impl Sweeper {
         }
     }
 
-    fn last_heard(&self, known: &Known) -> Timestamp {
-        let provider = &known.provider;
+    fn last_heard(&self, snapshot: &ProviderSnapshot) -> Timestamp {
+        let provider = &snapshot.provider;
         let heard = self.presence.heard(&provider.id.agent, provider.epoch);
         heard.unwrap_or_default().max(provider.heard_at_ms)
     }
 
     /// Silence counts up to the last canary only: an outage silences this replica's ears, not the agents.
-    fn is_silent(&self, known: &Known) -> bool {
-        let silent_after = self.presence.silent_after(&known.provider.id.agent);
+    fn is_silent(&self, snapshot: &ProviderSnapshot) -> bool {
+        let silent_after = self.presence.silent_after(&snapshot.provider.id.agent);
         let heard_until = self.commands.clock.heard_until().unwrap_or_default();
         self.listening_since.elapsed() >= silent_after * GRACE_TIMEOUTS
-            && heard_until.since(self.last_heard(known)) > silent_after
+            && heard_until.since(self.last_heard(snapshot)) > silent_after
     }
 
-    async fn mark_inactive(&self, known: &Known) {
-        let (id, epoch, last_heartbeat) = (&known.provider.id, known.provider.epoch, self.last_heard(known));
+    async fn mark_inactive(&self, snapshot: &ProviderSnapshot) {
+        let (id, epoch, last_heartbeat) = (
+            &snapshot.provider.id,
+            snapshot.provider.epoch,
+            self.last_heard(snapshot),
+        );
         info!(provider.name = %id, agent.epoch = %epoch, "the agent of {id} went silent");
         self.execute(id, |at| ProviderCommand::MarkInactive {
             epoch,
@@ -172,13 +173,13 @@ impl Sweeper {
             .await;
     }
 
-    async fn order_resume(&self, known: &Known) {
-        let id = &known.provider.id;
+    async fn order_resume(&self, snapshot: &ProviderSnapshot) {
+        let id = &snapshot.provider.id;
         let order = Order::Resume {
             providers: vec![id.provider.clone()],
         };
         let order = Addressed {
-            epoch: known.provider.epoch,
+            epoch: snapshot.provider.epoch,
             order,
         };
         if let Err(error) = orders::send(&self.client, &id.agent, &order).await {

@@ -7,9 +7,9 @@ use super::{
     ApiError, AppState,
     body::read_small,
     extract::{Path, Query},
-    queries::{Listed, Page},
+    paging::{Listed, Page},
 };
-use crate::{identities::KnownAgent, inference::AgentCommandAt};
+use crate::{agents::AgentSnapshot, commands::AgentCommandAt};
 use axum::{
     Json,
     extract::{Request, State},
@@ -20,7 +20,7 @@ use reveille_bus::{CommandError, Executed, access::NatsKey};
 use reveille_domain::{
     Agent, AgentCommand, AgentEvent, AgentKey, AgentName, AgentRejection, Epoch, MAX_TOKEN_LIFETIME,
     SecretHash, Timestamp, TokenId,
-    rows::{READ_WAIT, Sort, SortBy, SortKey, SortKind, SortValue},
+    rows::{Sort, SortBy, SortKey, SortKind, SortValue},
 };
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -55,7 +55,7 @@ pub(super) struct AgentRow {
 }
 
 impl AgentRow {
-    fn of(agent: AgentName, known: &KnownAgent, providers: usize) -> Self {
+    fn of(agent: AgentName, known: &AgentSnapshot, providers: usize) -> Self {
         let session = known.session.as_ref();
         Self {
             epoch: known.epoch,
@@ -96,7 +96,7 @@ impl SortBy for AgentSort {
     }
 }
 
-fn sort_key((name, known): &(AgentName, Arc<KnownAgent>), by: AgentSort) -> SortKey<AgentName> {
+fn sort_key((name, known): &(AgentName, Arc<AgentSnapshot>), by: AgentSort) -> SortKey<AgentName> {
     let connected = known.session.as_ref().map(|(since, _)| *since);
     let value = match by {
         AgentSort::Name => SortValue::None,
@@ -112,12 +112,12 @@ pub(super) async fn list(
     State(state): State<AppState>,
     Query(listed): Query<Listed<AgentSort>>,
 ) -> Result<Json<Page<AgentRow>>, ApiError> {
-    let fleet = &state.inner.fleet;
-    if !fleet.is_ready() {
+    let registry = &state.registry;
+    if !registry.is_ready() {
         return Err(ApiError::NotReady);
     }
-    let page = listed.page(&state, || fleet.agents(), sort_key).await?;
-    let published = fleet.all();
+    let page = listed.page(&state, || registry.agents().all(), sort_key).await?;
+    let published = registry.all();
     let providers = |agent: &AgentName| {
         published
             .iter()
@@ -229,7 +229,7 @@ pub(super) async fn enroll(
     });
     let done = run(&state, &agent, ENROLS, command).await?;
     info!(agent.name = %agent, token.id = %token, journal.sequence = done.sequence, "{agent} was enrolled");
-    let hub = &state.inner.agent_hub;
+    let hub = &state.agent_hub;
     Ok(Json(Enrolled {
         agent,
         nats_url: hub.nats_url.clone(),
@@ -250,8 +250,7 @@ pub(super) async fn revoke(
     State(state): State<AppState>,
     Path(agent): Path<AgentName>,
 ) -> Result<Json<Revoked>, ApiError> {
-    let fleet = &state.inner.fleet;
-    if !fleet.agents().iter().any(|(name, _)| *name == agent) {
+    if state.registry.agents().get(&agent).is_none() {
         return Err(ApiError::NotFound {
             what: "agent",
             name: agent.to_string(),
@@ -261,7 +260,10 @@ pub(super) async fn revoke(
     let command = Box::new(move |at| AgentCommand::Revoke { name, at });
     let done = run(&state, &agent, CAUSE, command).await?;
     info!(agent.name = %agent, journal.sequence = done.sequence, "{agent} was revoked");
-    fleet.stop_providers(&agent, CAUSE, done.state.epoch()).await;
+    state
+        .admin
+        .stop_providers(&agent, CAUSE, done.state.epoch())
+        .await;
     Ok(Json(Revoked {
         agent,
         revoked: !done.events.is_empty(),
@@ -276,9 +278,9 @@ async fn run(
     cause: &'static str,
     command: AgentCommandAt,
 ) -> Result<Executed<Agent>, ApiError> {
-    let fleet = &state.inner.fleet;
-    let done = fleet.agent(agent, cause, command).await.map_err(refused)?;
-    fleet.applied_to(done.sequence, Instant::now() + READ_WAIT).await;
+    let done = state.admin.agent(agent, cause, command).await.map_err(refused)?;
+    let until = Instant::now() + state.limits.timings.fold;
+    state.registry.applied_to(done.sequence, until).await;
     Ok(done)
 }
 

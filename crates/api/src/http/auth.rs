@@ -1,20 +1,15 @@
 //! Who asks: found out before any handler runs, and what a group of paths needs of him.
 
 use super::{ApiError, AppState};
-use crate::keys::{Caller, Permit};
+use crate::{guarded_body::GuardedBody, keys::Caller};
 use axum::{
     Extension,
-    body::{Body, Bytes, HttpBody},
+    body::Body,
     extract::{Request, State},
     middleware::Next,
     response::Response,
 };
-use http_body::{Frame, SizeHint};
 use reveille_domain::Scope;
-use std::{
-    pin::Pin,
-    task::{Context, Poll, ready},
-};
 use tracing::debug;
 
 /// Tells the handler who asks, or refuses him. His place among his key's requests is held until the answer's body is
@@ -24,7 +19,7 @@ pub(super) async fn authenticate(
     mut request: Request,
     next: Next,
 ) -> Result<Response, ApiError> {
-    let (caller, permit) = state.inner.authenticator.authenticate(request.headers())?;
+    let (caller, permit) = state.authenticator.authenticate(request.headers())?;
     let named = caller.key().cloned();
     request.extensions_mut().insert(caller);
     let response = next.run(request).await;
@@ -34,12 +29,7 @@ pub(super) async fn authenticate(
     }
     Ok(match permit {
         None => response,
-        Some(permit) => response.map(|body| {
-            Body::new(HeldBody {
-                body,
-                permit: Some(permit),
-            })
-        }),
+        Some(permit) => response.map(|body| Body::new(GuardedBody::new(body, permit))),
     })
 }
 
@@ -71,35 +61,4 @@ pub(super) async fn may_infer(
 ) -> Result<Response, ApiError> {
     caller.require_infer()?;
     Ok(next.run(request).await)
-}
-
-/// A body during which its request counts as under way. The place is given back with the last bytes, so that whoever has
-/// read them may ask again.
-struct HeldBody {
-    body: Body,
-    permit: Option<Permit>,
-}
-
-impl HttpBody for HeldBody {
-    type Data = Bytes;
-    type Error = axum::Error;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
-        let frame = ready!(Pin::new(&mut self.body).poll_frame(cx));
-        if self.body.is_end_stream() || !matches!(frame, Some(Ok(_))) {
-            self.permit = None;
-        }
-        Poll::Ready(frame)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
-    }
 }

@@ -1,6 +1,6 @@
 //! Reading a request's body into memory: JSON only, up to a limit, counted against what all held bodies may take.
 
-use super::{AppState, error::ApiError};
+use super::{ApiError, AppState};
 use crate::inference::{BodyBudget, HeldBytes};
 use axum::{
     body::{Body, BodyDataStream},
@@ -31,7 +31,7 @@ const MAX_SMALL_BYTES: usize = 64 * 1024;
 
 /// A request's body, and its share of the memory for bodies.
 #[derive(Debug)]
-pub(crate) struct HeldBody {
+pub(super) struct HeldBody {
     /// The bytes.
     pub bytes: Bytes,
     /// Gives the share back when it is dropped.
@@ -39,7 +39,7 @@ pub(crate) struct HeldBody {
 }
 
 /// Refuses what doesn't say that it is plain JSON. No content type at all is taken as JSON.
-pub(crate) fn check_media_type(headers: &HeaderMap) -> Result<(), ApiError> {
+pub(super) fn check_media_type(headers: &HeaderMap) -> Result<(), ApiError> {
     let refuse = |what: &str, value: &[u8]| {
         let value: String = String::from_utf8_lossy(value)
             .chars()
@@ -78,7 +78,7 @@ pub(super) async fn read_small<T: DeserializeOwned>(
 ) -> Result<T, ApiError> {
     let (parts, body) = request.into_parts();
     check_media_type(&parts.headers)?;
-    let (idle, bodies) = (state.inner.limits.timings.body_idle, &state.inner.bodies);
+    let (idle, bodies) = (state.limits.timings.body_idle, &state.bodies);
     let body = read(&parts.headers, body, MAX_SMALL_BYTES, idle, bodies).await?;
     let json: &[u8] = match &*body.bytes {
         [] => b"{}",
@@ -90,7 +90,7 @@ pub(super) async fn read_small<T: DeserializeOwned>(
 
 /// Reads the whole body. `idle` is how long nothing may come, and how long it may take beyond what
 /// [`MIN_BYTES_PER_SECOND`] allows.
-pub(crate) async fn read(
+pub(super) async fn read(
     headers: &HeaderMap,
     body: Body,
     limit: usize,

@@ -1,17 +1,18 @@
 //! Every refusal and failure that an HTTP client can see. What it sees of them is in [`super::answer`].
 
-use super::{answer::Answer, body::MIN_BYTES_PER_SECOND};
+use super::{answer::ErrorResponse, body::MIN_BYTES_PER_SECOND};
 use crate::{
+    inference::InferenceError,
     keys::Denied,
-    server::Refusal,
+    server::ProtocolError,
     wakes::{SleepError, WakeError},
 };
 use axum::{
     http::StatusCode,
     response::{IntoResponse, Response},
 };
-use reveille_bus::{BusError, relay::RelayError};
-use reveille_domain::{AgentRejection, ModelName, ProviderId, WakeId, rows::RowsError};
+use reveille_bus::BusError;
+use reveille_domain::{AgentRejection, rows::RowsError};
 use std::time::Duration;
 use thiserror::Error;
 use tracing::{info, warn};
@@ -29,9 +30,9 @@ pub(crate) enum ApiError {
         /// What is wrong with it.
         message: String,
     },
-    /// No request at all.
+    /// Bytes that make no request.
     #[error(transparent)]
-    Refused(#[from] Refusal),
+    Protocol(#[from] ProtocolError),
     #[error("there is nothing at this path")]
     UnknownPath,
     #[error("this path doesn't take that method")]
@@ -48,54 +49,13 @@ pub(crate) enum ApiError {
     BodyTimeout { idle: Duration },
     #[error("the request bodies that wait take up all the memory set aside for them ({limit} bytes)")]
     MemoryFull { limit: usize },
-    #[error("the model `{model}` does not exist{}", suggestion(nearest))]
-    UnknownModel { model: ModelName, nearest: Vec<String> },
     /// A row or provider that was asked for by its name.
     #[error("there is no {what} {name}")]
     NotFound { what: &'static str, name: String },
-    #[error("{provider} is asleep, and the request asks not to wake it")]
-    Asleep { provider: ProviderId },
-    /// It works on others' requests first. `waited`: for how long, by a request that waits.
-    #[error("{provider} is being put to sleep{}", told(*waited))]
-    Leaving {
-        provider: ProviderId,
-        waited: Option<Duration>,
-    },
-    #[error("{provider} is waking: ask again")]
-    Waking {
-        provider: ProviderId,
-        wake_id: WakeId,
-        left: Option<Duration>,
-    },
-    /// The caller waits for less than the wake usually takes, so it isn't kept waiting in vain; the wake goes on.
-    #[error(
-        "{provider} usually takes {:.1} s more to wake, and this request waits {:.1} s (X-Reveille-Wait); the wake goes on",
-        left.as_secs_f64(),
-        waits.as_secs_f64()
-    )]
-    TooLate {
-        provider: ProviderId,
-        wake_id: Option<WakeId>,
-        left: Duration,
-        waits: Duration,
-    },
     #[error(transparent)]
-    Wake(Box<WakeError>),
+    Inference(#[from] InferenceError),
     #[error(transparent)]
     Sleep(#[from] SleepError),
-    #[error("{provider}: {error}")]
-    Relay {
-        provider: ProviderId,
-        wake_id: Option<WakeId>,
-        error: RelayError,
-    },
-    /// The backend's answer can't be passed on.
-    #[error("the backend of {provider} answered {what}")]
-    BadAnswer {
-        provider: ProviderId,
-        wake_id: Option<WakeId>,
-        what: String,
-    },
     #[error(transparent)]
     Rows(#[from] RowsError),
     /// Because of who asks, or how much.
@@ -115,36 +75,17 @@ pub(crate) enum ApiError {
     NotReady,
 }
 
-fn suggestion(nearest: &[String]) -> String {
-    if nearest.is_empty() {
-        String::new()
-    } else {
-        format!("; similar names: {}", nearest.join(", "))
-    }
-}
-
-/// What comes of a request that met a backend which was being put to sleep.
-fn told(waited: Option<Duration>) -> String {
-    match waited {
-        None => ", and the request asks not to wait for it: ask again, and it is woken".to_owned(),
-        Some(waited) => format!(
-            ", and still was after {:.1} s, as long as this request waits (X-Reveille-Wait): ask again, and it is woken",
-            waited.as_secs_f64()
-        ),
-    }
-}
-
 impl From<WakeError> for ApiError {
     fn from(error: WakeError) -> Self {
-        Self::Wake(Box::new(error))
+        InferenceError::from(error).into()
     }
 }
 
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
-        let answer = self.answer();
-        self.log(&answer);
-        answer.into_response()
+        let response = self.response();
+        self.log(&response);
+        response.into_response()
     }
 }
 
@@ -162,73 +103,17 @@ impl ApiError {
         }
     }
 
-    /// Whether another provider of the same model may do better, to which the request wasn't handed over yet.
-    pub fn is_about_one_provider(&self) -> bool {
-        matches!(self, Self::Wake(error) if error.is_about_one_provider())
-    }
-
-    /// Whether it says that the caller's key may not start another wake.
-    pub fn is_quota(&self) -> bool {
-        matches!(self, Self::Wake(error) if matches!(**error, WakeError::Quota { .. }))
-    }
-
-    /// The same, told to somebody who has waited for `time`.
-    pub fn after(self, time: Duration) -> Self {
-        match self {
-            Self::Wake(error) => error.after(time).into(),
-            other => other,
-        }
-    }
-
-    /// Whether the caller wanted it so: not to wait, or not for longer.
-    fn is_as_asked(&self) -> bool {
-        match self {
-            Self::Asleep { .. } | Self::Leaving { .. } | Self::Waking { .. } | Self::TooLate { .. } => true,
-            Self::Wake(error) => matches!(**error, WakeError::CallerTimedOut { .. }),
-            _ => false,
-        }
-    }
-
-    /// True when no backend can have seen the request.
-    pub fn never_handed_over(&self) -> bool {
-        match self {
-            Self::Relay { error, .. } => error.never_handed_over(),
-            Self::BadAnswer { .. } => false,
-            Self::Invalid { .. }
-            | Self::Refused(_)
-            | Self::UnknownPath
-            | Self::MethodNotAllowed
-            | Self::TooLarge { .. }
-            | Self::UnsupportedMedia { .. }
-            | Self::BodyTimeout { .. }
-            | Self::MemoryFull { .. }
-            | Self::UnknownModel { .. }
-            | Self::NotFound { .. }
-            | Self::Asleep { .. }
-            | Self::Leaving { .. }
-            | Self::Waking { .. }
-            | Self::TooLate { .. }
-            | Self::Wake(_)
-            | Self::Sleep(_)
-            | Self::Rows(_)
-            | Self::Denied(_)
-            | Self::TokenRefused(_)
-            | Self::Conflict { .. }
-            | Self::Journal(_)
-            | Self::NotReady => true,
-        }
-    }
-
-    /// Says it in the log, once: what isn't the caller's own mistake.
-    pub fn log(&self, answer: &Answer) {
-        let (status, code) = (answer.status.as_u16(), answer.object.code);
-        if answer.status.is_server_error() && !self.is_as_asked() {
+    /// Logs it once, unless it is the caller's own mistake.
+    pub fn log(&self, response: &ErrorResponse) {
+        let (status, code) = (response.status.as_u16(), response.object.code);
+        let is_as_asked = matches!(self, Self::Inference(error) if error.is_as_asked());
+        if response.status.is_server_error() && !is_as_asked {
             warn!(
                 http.status = status,
                 error.code = code,
                 "answered {status}: {self}"
             );
-        } else if answer.status.is_server_error() || answer.status == StatusCode::TOO_MANY_REQUESTS {
+        } else if response.status.is_server_error() || response.status == StatusCode::TOO_MANY_REQUESTS {
             info!(
                 http.status = status,
                 error.code = code,

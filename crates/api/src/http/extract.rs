@@ -1,6 +1,6 @@
 //! Extractors whose refusals are our JSON errors.
 
-use super::error::ApiError;
+use super::ApiError;
 use axum::extract::{
     FromRequestParts,
     rejection::{PathRejection, QueryRejection},

@@ -6,20 +6,20 @@ use serde::Serialize;
 
 /// What must be so before requests are answered well.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-pub struct Readiness {
+pub(crate) struct Readiness {
     /// Everything that was in the journal at the start is folded.
     pub registry: bool,
     /// The connection to NATS is up.
     pub nats: bool,
     /// The time that all replicas share is known.
     pub clock: bool,
-    /// Agents are let in, if that is this replica's to do.
-    pub doors: bool,
+    /// This replica answers for agents' keys, unless others do.
+    pub agent_auth: bool,
 }
 
 impl Readiness {
     const fn is_ready(self) -> bool {
-        self.registry && self.nats && self.clock && self.doors
+        self.registry && self.nats && self.clock && self.agent_auth
     }
 }
 
@@ -38,7 +38,7 @@ pub(super) async fn livez() -> impl IntoResponse {
 }
 
 pub(super) async fn readyz(State(state): State<AppState>) -> impl IntoResponse {
-    let checks = (state.inner.readiness)();
+    let checks = (state.readiness)();
     let (code, status) = if checks.is_ready() {
         (StatusCode::OK, "ready")
     } else {

@@ -5,9 +5,9 @@ use super::{
     ApiError, AppState,
     body::read_small,
     extract::{Path, Query},
-    queries::{Listed, Page, folded},
+    paging::{Listed, Page, folded},
 };
-use crate::keys::{Denied, KnownKey, MAX_KEYS, SecretKey, Standing};
+use crate::keys::{Denied, KeySnapshot, KeyState, MAX_KEYS, SecretKey};
 use axum::{
     Json,
     extract::{Request, State},
@@ -56,17 +56,17 @@ struct Made {
 }
 
 impl KeyRow {
-    fn of(known: &KnownKey, now: Option<Timestamp>) -> Self {
-        let policy = match &known.standing {
-            Standing::Issued(key) => Some(&key.policy),
-            Standing::Revoked(key) => Some(&key.policy),
-            Standing::Unreadable(_) => None,
+    fn of(known: &KeySnapshot, now: Option<Timestamp>) -> Self {
+        let policy = match &known.state {
+            KeyState::Issued(key) => Some(&key.policy),
+            KeyState::Revoked(key) => Some(&key.policy),
+            KeyState::Unreadable(_) => None,
         };
-        let status = match &known.standing {
-            Standing::Issued(key) if now.is_some_and(|now| key.policy.expired_at(now)) => "expired",
-            Standing::Issued(_) => "issued",
-            Standing::Revoked(_) => "revoked",
-            Standing::Unreadable(_) => "unreadable",
+        let status = match &known.state {
+            KeyState::Issued(key) if now.is_some_and(|now| key.policy.expired_at(now)) => "expired",
+            KeyState::Issued(_) => "issued",
+            KeyState::Revoked(_) => "revoked",
+            KeyState::Unreadable(_) => "unreadable",
         };
         let mut row = Self {
             id: known.id().clone(),
@@ -83,13 +83,13 @@ impl KeyRow {
             requests: known.limits.requests(),
             updated_seq: known.sequence,
         };
-        match &known.standing {
-            Standing::Issued(key) => {
+        match &known.state {
+            KeyState::Issued(key) => {
                 row.rotated_at_ms = key.rotated_at_ms;
                 row.previous_valid_until_ms = key.previous.map(|previous| previous.valid_until_ms);
             }
-            Standing::Revoked(key) => row.revoked_at_ms = Some(key.revoked_at_ms),
-            Standing::Unreadable(_) => {}
+            KeyState::Revoked(key) => row.revoked_at_ms = Some(key.revoked_at_ms),
+            KeyState::Unreadable(_) => {}
         }
         row
     }
@@ -129,7 +129,7 @@ impl Create {
 
 pub(super) async fn create(State(state): State<AppState>, request: Request) -> Result<Response, ApiError> {
     let policy = read_small::<Create>(&state, request).await?.policy()?;
-    if state.inner.authenticator.keys().count() >= MAX_KEYS {
+    if state.authenticator.keys().count() >= MAX_KEYS {
         return Err(ApiError::Conflict {
             code: "too_many_keys",
             message: format!("there are {MAX_KEYS} keys, revoked ones included: no more can be made"),
@@ -143,11 +143,7 @@ pub(super) async fn create(State(state): State<AppState>, request: Request) -> R
         secret: hash,
         at,
     };
-    let done = state
-        .inner
-        .fleet
-        .key(secret.id(), "create", Box::new(command))
-        .await;
+    let done = state.admin.key(secret.id(), "create", Box::new(command)).await;
     let row = row_after(&state, secret.id(), done).await?;
     Ok((StatusCode::CREATED, Json(Made::of(&secret, row))).into_response())
 }
@@ -173,11 +169,7 @@ pub(super) async fn rotate(
         grace: Duration::from_secs(grace_s),
         at,
     };
-    let done = state
-        .inner
-        .fleet
-        .key(secret.id(), "rotate", Box::new(command))
-        .await;
+    let done = state.admin.key(secret.id(), "rotate", Box::new(command)).await;
     let row = row_after(&state, secret.id(), done).await?;
     Ok(Json(Made::of(&secret, row)).into_response())
 }
@@ -187,7 +179,7 @@ pub(super) async fn revoke(
     Path(id): Path<KeyId>,
 ) -> Result<Json<KeyRow>, ApiError> {
     let command = Box::new(|at| KeyCommand::Revoke { at });
-    let done = state.inner.fleet.key(&id, "revoke", command).await;
+    let done = state.admin.key(&id, "revoke", command).await;
     row_after(&state, &id, done).await.map(Json)
 }
 
@@ -216,7 +208,7 @@ impl SortBy for KeySort {
     }
 }
 
-fn sort_key(known: &Arc<KnownKey>, by: KeySort) -> SortKey<KeyId> {
+fn sort_key(known: &Arc<KeySnapshot>, by: KeySort) -> SortKey<KeyId> {
     let value = match by {
         KeySort::Id => SortValue::None,
         KeySort::Created => SortValue::Number(known.created_at().unwrap_or_default().as_millis()),
@@ -231,7 +223,7 @@ pub(super) async fn list(
     State(state): State<AppState>,
     Query(listed): Query<Listed<KeySort>>,
 ) -> Result<Json<Page<KeyRow>>, ApiError> {
-    let authenticator = &state.inner.authenticator;
+    let authenticator = &state.authenticator;
     let page = listed
         .page(&state, || authenticator.keys().all(), sort_key)
         .await?;
@@ -247,9 +239,9 @@ async fn row_after(
 ) -> Result<KeyRow, ApiError> {
     let done = done.map_err(|error| refused(id, error))?;
     folded(state, Some(done.sequence)).await?;
-    let known = state.inner.authenticator.keys().get(id.as_str());
+    let known = state.authenticator.keys().get(id.as_str());
     let known = known.ok_or_else(|| unknown(id))?;
-    Ok(KeyRow::of(&known, state.inner.authenticator.now()))
+    Ok(KeyRow::of(&known, state.authenticator.now()))
 }
 
 impl Made {

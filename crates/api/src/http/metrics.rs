@@ -1,30 +1,87 @@
-//! `/metrics`, and what is counted for it of every answer.
+//! `/metrics`, and the count of responses for it.
 
 use super::{ApiError, AppState};
-use crate::metrics::CONTENT_TYPE;
+use crate::registry::ProviderSnapshot;
 use axum::{
     extract::{MatchedPath, Request, State},
     http::header,
     middleware::Next,
     response::{IntoResponse, Response},
 };
+use prometheus_client::{
+    encoding::text::encode,
+    metrics::{family::Family, gauge::Gauge},
+    registry::Registry,
+};
+use reveille_bus::relay::RelayStats;
+use reveille_domain::Status;
+use std::{collections::HashSet, sync::Arc};
 
-/// Counts the answer. The route is the pattern, so what a client writes into a path makes no label.
+const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// Counts the response. The route is the pattern, so what a client writes into a path makes no label.
 pub(super) async fn count(State(state): State<AppState>, request: Request, next: Next) -> Response {
     let route = request.extensions().get::<MatchedPath>().cloned();
     let response = next.run(request).await;
     let route = route.as_ref().map(MatchedPath::as_str);
-    state
-        .inner
-        .fleet
-        .metrics()
-        .answered(route, response.status().as_u16());
+    state.metrics.answered(route, response.status().as_u16());
     response
 }
 
 pub(super) async fn page(State(state): State<AppState>) -> Result<impl IntoResponse, ApiError> {
-    let fleet = &state.inner.fleet;
+    let mut page = Registry::with_prefix("reveille");
+    let relay = state.relay.stats();
+    state.metrics.register(&mut page, relay.dropped);
+    register_gauges(&mut page, &state, relay);
+    let mut text = String::new();
     // Writing to memory does not fail.
-    let page = fleet.metrics().page(&**fleet).map_err(|_| ApiError::NotReady)?;
-    Ok(([(header::CONTENT_TYPE, CONTENT_TYPE)], page))
+    encode(&mut text, &page).map_err(|_| ApiError::NotReady)?;
+    Ok(([(header::CONTENT_TYPE, CONTENT_TYPE)], text))
+}
+
+fn register_gauges(page: &mut Registry, state: &AppState, relay: RelayStats) {
+    let all = state.registry.all();
+    let providers = Family::<[(&'static str, String); 1], Gauge>::default();
+    for snapshot in &all {
+        let status = snapshot.provider.status.name().to_string();
+        providers.get_or_create(&[("status", status)]).inc();
+    }
+    page.register("providers", "Published providers", providers);
+    let is_there =
+        |snapshot: &&Arc<ProviderSnapshot>| !matches!(snapshot.provider.status, Status::Inactive { .. });
+    let agents: HashSet<_> = all
+        .iter()
+        .filter(is_there)
+        .map(|snapshot| &snapshot.provider.id.agent)
+        .collect();
+    let waiters = all
+        .iter()
+        .map(|snapshot| state.waker.waiting(&snapshot.provider.id))
+        .sum();
+    for (name, help, value) in [
+        (
+            "connected_agents",
+            "Agents with a provider that is not inactive",
+            agents.len(),
+        ),
+        (
+            "relayed_requests",
+            "Requests of this replica that agents work on",
+            relay.in_flight,
+        ),
+        (
+            "wake_waiters",
+            "Requests of this replica that wait for a wake",
+            waiters,
+        ),
+        (
+            "unreadable_aggregates",
+            "Aggregates whose last commit this replica can't read",
+            state.registry.unreadable(),
+        ),
+    ] {
+        let gauge: Gauge = Gauge::default();
+        gauge.set(i64::try_from(value).unwrap_or(i64::MAX));
+        page.register(name, help, gauge);
+    }
 }

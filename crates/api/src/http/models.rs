@@ -4,7 +4,7 @@ use super::{ApiError, AppState, extract::Path};
 use crate::{
     inference::{pool_for, pools_for},
     keys::Caller,
-    registry::Known,
+    registry::ProviderSnapshot,
     wakes::{WakeTimes, time_until_awake},
 };
 use axum::{Extension, Json, extract::State};
@@ -76,7 +76,7 @@ pub(super) struct List {
 }
 
 pub(super) async fn list(State(state): State<AppState>, Extension(caller): Extension<Caller>) -> Json<List> {
-    let pools = pools_for(&*state.inner.fleet, &caller);
+    let pools = pools_for(&state.registry, &caller);
     let data = pools.into_iter().map(|(model, pool)| Model::new(model, &pool));
     Json(List {
         object: "list",
@@ -91,43 +91,44 @@ pub(super) async fn one(
 ) -> Result<Json<Model>, ApiError> {
     let model = ModelName::parse(&id)
         .map_err(|error| ApiError::invalid("invalid_model", "model", error.to_string()))?;
-    let pool = pool_for(&*state.inner.fleet, &caller, &model)?;
+    let pool = pool_for(&state.registry, &caller, &model)?;
     Ok(Json(Model::new(id, &pool)))
 }
 
 impl Model {
-    fn new(id: String, pool: &[Arc<Known>]) -> Self {
+    fn new(id: String, pool: &[Arc<ProviderSnapshot>]) -> Self {
         let best = pool
             .iter()
-            .map(|known| known.provider.status.name())
+            .map(|snapshot| snapshot.provider.status.name())
             .min_by_key(|status| rank(*status));
         let status = best.unwrap_or(StatusName::Inactive);
         let waking = pool
             .iter()
-            .filter_map(|known| Some((known, known.provider.status.wake()?)));
+            .filter_map(|snapshot| Some((snapshot, snapshot.provider.status.wake()?)));
         let first = waking
             .min_by_key(|(_, wake)| wake.deadline_ms)
             .filter(|_| status == StatusName::Waking);
         let eta = match status {
             StatusName::Active | StatusName::Inactive => None,
-            StatusName::Waking | StatusName::Hibernating => {
-                pool.iter().filter_map(|known| time_until_awake(known)).min()
-            }
+            StatusName::Waking | StatusName::Hibernating => pool
+                .iter()
+                .filter_map(|snapshot| time_until_awake(snapshot))
+                .min(),
         };
-        let times = |known: &Arc<Known>| {
-            let times = WakeTimes::of(known)?;
+        let times = |snapshot: &Arc<ProviderSnapshot>| {
+            let times = WakeTimes::of(snapshot)?;
             Some(Times {
-                provider: known.provider.id.clone(),
+                provider: snapshot.provider.id.clone(),
                 p50_ms: millis(times.p50),
                 p95_ms: millis(times.p95),
             })
         };
         let reveille = Pool {
             status,
-            providers: pool.iter().map(|known| Member::of(known)).collect(),
-            wake: first.map(|(known, wake)| Waking {
+            providers: pool.iter().map(|snapshot| Member::of(snapshot)).collect(),
+            wake: first.map(|(snapshot, wake)| Waking {
                 wake_id: wake.id,
-                provider: known.provider.id.clone(),
+                provider: snapshot.provider.id.clone(),
                 requested_at_ms: wake.requested_at_ms,
                 deadline_ms: wake.deadline_ms,
             }),
@@ -149,8 +150,8 @@ impl Model {
 }
 
 impl Member {
-    fn of(known: &Known) -> Self {
-        let provider = &known.provider;
+    fn of(snapshot: &ProviderSnapshot) -> Self {
+        let provider = &snapshot.provider;
         Self {
             id: provider.id.clone(),
             status: provider.status.name(),

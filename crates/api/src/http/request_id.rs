@@ -10,13 +10,13 @@ use axum::{
 use tracing::{Instrument, error_span};
 use uuid::Uuid;
 
-pub(crate) const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// A client's own id is kept up to this length.
 const MAX_ID_BYTES: usize = 128;
 
 /// The id of a request.
 #[derive(Debug, Clone)]
-pub(crate) struct RequestId(HeaderValue);
+pub(super) struct RequestId(HeaderValue);
 
 impl RequestId {
     fn of(request: &Request) -> Self {
@@ -44,7 +44,7 @@ fn is_legal(id: &[u8]) -> bool {
 }
 
 /// Gives the request its id, and its log lines and the answer the same.
-pub(crate) async fn name_requests(mut request: Request, next: Next) -> Response {
+pub(super) async fn name_requests(mut request: Request, next: Next) -> Response {
     let id = RequestId::of(&request);
     request.extensions_mut().insert(id.clone());
     // Of the highest level, so that it stands with whatever is logged.
@@ -54,7 +54,7 @@ pub(crate) async fn name_requests(mut request: Request, next: Next) -> Response 
     response
 }
 
-/// Gives an answer without a request an id of its own.
-pub(crate) fn name_answer(answer: &mut Response) {
-    answer.headers_mut().insert(X_REQUEST_ID, RequestId::fresh());
+/// Gives a response without a request an id of its own.
+pub(super) fn name_response(response: &mut Response) {
+    response.headers_mut().insert(X_REQUEST_ID, RequestId::fresh());
 }

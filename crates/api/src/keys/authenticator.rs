@@ -1,7 +1,7 @@
 //! From a request's headers to who asks.
 
 use super::{
-    Caller, Denied, Keys, Permit, SecretKey, Standing,
+    Caller, Denied, KeyState, Keys, Permit, SecretKey,
     secret::{self, PREFIX},
 };
 use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
@@ -29,7 +29,7 @@ pub enum AuthMode {
 }
 
 /// Tells who asks.
-pub struct Authenticator {
+pub(crate) struct Authenticator {
     mode: AuthMode,
     root: Option<(KeyId, SecretHash)>,
     keys: Keys,
@@ -114,10 +114,10 @@ impl Authenticator {
         let Some(known) = self.keys.get(id) else {
             return Err(if (self.folded)() { WRONG } else { Denied::NotReady });
         };
-        let key = match &known.standing {
-            Standing::Issued(key) => key,
-            Standing::Revoked(_) => return Err(WRONG),
-            Standing::Unreadable(key) => return Err(Denied::Unreadable { key: key.clone() }),
+        let key = match &known.state {
+            KeyState::Issued(key) => key,
+            KeyState::Revoked(_) => return Err(WRONG),
+            KeyState::Unreadable(key) => return Err(Denied::Unreadable { key: key.clone() }),
         };
         let now = self.now();
         let timeless = key.policy.expires_at_ms.is_none() && key.previous.is_none();

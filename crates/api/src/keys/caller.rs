@@ -1,6 +1,6 @@
 //! Who asks, once that is known: what handlers decide by.
 
-use super::{Denied, KnownKey, NeededScope, Standing};
+use super::{Denied, KeySnapshot, KeyState, NeededScope};
 use reveille_domain::{KeyId, Scope, Scopes};
 use std::sync::Arc;
 
@@ -17,7 +17,7 @@ enum Who {
     /// The holder of the root key.
     Root(KeyId),
     /// The holder of a key of the journal.
-    Key(Arc<KnownKey>),
+    Key(Arc<KeySnapshot>),
 }
 
 impl Caller {
@@ -30,7 +30,7 @@ impl Caller {
         Self { who: Who::Root(id) }
     }
 
-    pub(super) const fn holder(key: Arc<KnownKey>) -> Self {
+    pub(super) const fn holder(key: Arc<KeySnapshot>) -> Self {
         Self { who: Who::Key(key) }
     }
 
@@ -47,10 +47,10 @@ impl Caller {
     fn scopes(&self) -> Option<&Scopes> {
         match &self.who {
             Who::Operator | Who::Root(_) => None,
-            Who::Key(known) => match &known.standing {
-                Standing::Issued(key) => Some(&key.policy.scopes),
+            Who::Key(known) => match &known.state {
+                KeyState::Issued(key) => Some(&key.policy.scopes),
                 // Never authenticated.
-                Standing::Revoked(_) | Standing::Unreadable(_) => None,
+                KeyState::Revoked(_) | KeyState::Unreadable(_) => None,
             },
         }
     }

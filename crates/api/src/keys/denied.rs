@@ -6,7 +6,7 @@ use thiserror::Error;
 
 /// Why a caller is refused. Nothing in it tells whoever has no key which ids there are.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
-pub enum Denied {
+pub(crate) enum Denied {
     /// No key came.
     #[error("a key is needed: send it as `Authorization: Bearer rv_…` or as `x-api-key`")]
     Missing,
@@ -66,7 +66,7 @@ pub enum Denied {
 
 /// A scope that a path needs.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum NeededScope {
+pub(crate) enum NeededScope {
     /// This one.
     One(Scope),
     /// Any that allows a model.

@@ -5,13 +5,13 @@
 //! than it may. The next one is refused by both.
 
 use super::Denied;
-use crate::commands::Commands;
 use futures::StreamExt;
-use reveille_bus::{BusError, commit::AnyCommit};
+use parking_lot::{Mutex, MutexGuard};
+use reveille_bus::{BusError, Journal, commit::AnyCommit};
 use reveille_domain::{KeyId, ProviderEvent, Timestamp, WakeId, key::MAX_WAKES_PER_HOUR};
 use std::{
     collections::{HashMap, HashSet, VecDeque},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::Arc,
     time::Duration,
 };
 use tokio::sync::watch;
@@ -21,7 +21,7 @@ const WINDOW: Duration = Duration::from_secs(60 * 60);
 
 /// The wakes of all keys. Cheap to clone.
 #[derive(Debug, Clone)]
-pub struct Quota {
+pub(crate) struct Quota {
     inner: Arc<Inner>,
 }
 
@@ -65,16 +65,15 @@ impl Quota {
         }
     }
 
-    /// Counts the journal's last hour. If it is another journal meanwhile, it has to be counted again.
+    /// Counts the hour of the journal before `now`. If the journal is replaced meanwhile, it has to be counted again.
     ///
     /// # Errors
     /// When it can't be read.
-    pub(crate) async fn count(&self, commands: &Commands) -> Result<(), BusError> {
+    pub(crate) async fn count(&self, journal: &Journal, now: Timestamp) -> Result<(), BusError> {
         let resets = self.lock().resets;
-        let now = commands.now().await?;
         let window = u64::try_from(WINDOW.as_millis()).unwrap_or(u64::MAX);
         let since = Timestamp::from_millis(now.as_millis().saturating_sub(window));
-        let mut entries = std::pin::pin!(commands.journal.read_since(since).await?);
+        let mut entries = std::pin::pin!(journal.read_since(since).await?);
         while let Some(entry) = entries.next().await {
             if let Ok((_, AnyCommit::Provider(commit))) = entry?.commit {
                 self.take(&commit.events);
@@ -132,7 +131,7 @@ impl Quota {
     }
 
     fn lock(&self) -> MutexGuard<'_, Counts> {
-        self.inner.counts.lock().unwrap_or_else(PoisonError::into_inner)
+        self.inner.counts.lock()
     }
 }
 
@@ -153,7 +152,7 @@ impl Counts {
 
 /// Leave to start one wake, taken back when it is dropped: by then the wake is counted, or there was none.
 #[derive(Debug)]
-pub struct Reservation {
+pub(crate) struct Reservation {
     quota: Quota,
     key: KeyId,
 }

@@ -1,7 +1,8 @@
 use super::*;
 use reveille_bus::commit::{Commit, CommitHash};
 use reveille_domain::{
-    Availability, CommandId, ModelName, ProviderCommand, ProviderSpec, RecipeKind, Timestamp, WakeSpec,
+    Availability, CommandId, ModelName, ProviderCommand, ProviderEvent, ProviderSpec, RecipeKind, Timestamp,
+    WakeSpec,
 };
 use uuid::Uuid;
 
@@ -24,6 +25,17 @@ fn registration(sequence: u64) -> JournalEntry {
         at: Timestamp::from_millis(1),
     };
     let events = Provider::default().decide(&register).unwrap();
+    let state = events.iter().fold(Provider::default(), Provider::evolve);
+    entry(&id(), sequence, state, events)
+}
+
+/// A commit of a provider, as it is in the journal at `sequence`.
+pub(crate) fn entry(
+    id: &ProviderId,
+    sequence: u64,
+    state: Provider,
+    events: Vec<ProviderEvent>,
+) -> JournalEntry {
     let commit = Commit {
         aggregate_version: 1,
         first_event_seq: 1,
@@ -32,10 +44,10 @@ fn registration(sequence: u64) -> JournalEntry {
         at: Timestamp::from_millis(1),
         cause: "test".to_owned(),
         recent_command_ids: vec![],
-        state: events.iter().fold(Provider::default(), Provider::evolve),
+        state,
         events,
     };
-    let (payload, aggregate) = (commit.encode().unwrap(), AggregateId::Provider(id()));
+    let (payload, aggregate) = (commit.encode().unwrap(), AggregateId::Provider(id.clone()));
     JournalEntry {
         sequence,
         subject: aggregate.subject(),
@@ -44,6 +56,14 @@ fn registration(sequence: u64) -> JournalEntry {
         payload,
         stored_at: Timestamp::from_millis(1),
         commit: Ok((aggregate, AnyCommit::Provider(commit))),
+    }
+}
+
+/// The same commit, written by a program that this one doesn't understand.
+pub(crate) fn unreadable(entry: JournalEntry) -> JournalEntry {
+    JournalEntry {
+        commit: Err(reveille_bus::commit::CommitError::Subject),
+        ..entry
     }
 }
 
@@ -76,10 +96,6 @@ fn nothing_is_decided_on_a_commit_before_one_that_cannot_be_read() {
     let registry = Registry::default();
     registry.follow(&Followed::Commit(registration(7)));
     registry.follow(&Followed::CaughtUp { sequence: 7 });
-    let unreadable = JournalEntry {
-        commit: Err(reveille_bus::commit::CommitError::Subject),
-        ..registration(8)
-    };
-    registry.follow(&Followed::Commit(unreadable));
+    registry.follow(&Followed::Commit(unreadable(registration(8))));
     assert_eq!(expected(&registry), None);
 }

@@ -1,39 +1,22 @@
 //! One connection, from its handshake to its end.
 
 use super::{
-    Refusal, ServerLimits,
-    exchange::{Exchange, Quiet, UnderWay},
-    http1::{REFUSED_METHOD, Watched},
+    ProtocolError, ServerLimits,
+    http1::{self, Quiet, Refuse},
     tls::Tls,
 };
-use crate::http;
-use axum::{
-    Router,
-    body::Body,
-    extract::Request,
-    http::{HeaderValue, header::CONNECTION},
-    response::Response,
-};
-use bytes::Bytes;
-use futures::future::BoxFuture;
-use http_body::{Body as HttpBody, Frame, SizeHint};
-use hyper::{body::Incoming, service::Service as HyperService};
+use axum::Router;
 use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
     server::conn::auto,
 };
-use std::{
-    convert::Infallible,
-    pin::{Pin, pin},
-    task::{Context, Poll},
-};
+use std::pin::pin;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::TcpStream,
     time::{Instant, sleep_until, timeout},
 };
 use tokio_util::sync::CancellationToken;
-use tower_service::Service as _;
 use tracing::debug;
 
 /// The first byte of a TLS connection: a handshake record (RFC 8446, section 5.1).
@@ -42,6 +25,7 @@ const TLS_HANDSHAKE: u8 = 22;
 /// What all connections are served with.
 pub(super) struct Serving {
     router: Router,
+    refuse: Refuse,
     tls: Option<Tls>,
     limits: ServerLimits,
     protocols: auto::Builder<TokioExecutor>,
@@ -52,9 +36,15 @@ pub(super) struct Serving {
 }
 
 impl Serving {
-    pub fn new(router: Router, tls: Option<Tls>, limits: ServerLimits, stop: CancellationToken) -> Self {
+    pub fn new(
+        router: Router,
+        refuse: Refuse,
+        tls: Option<Tls>,
+        limits: ServerLimits,
+        stop: CancellationToken,
+    ) -> Self {
         let mut protocols = auto::Builder::new(TokioExecutor::new());
-        // The watch on the bytes has its own limits for heads, with answers.
+        // The guard has its own limits for heads, and answers when they are exceeded.
         protocols.http1().header_read_timeout(None);
         protocols
             .http2()
@@ -67,6 +57,7 @@ impl Serving {
             .keep_alive_timeout(limits.h2_ping);
         Self {
             router,
+            refuse,
             tls,
             limits,
             protocols,
@@ -103,26 +94,22 @@ impl Serving {
         };
         match shaken {
             Ok(Ok(Ok(stream))) => self.speak(stream, None).await,
-            Ok(Ok(Err(plain))) => self.speak(plain, Some(Refusal::WithoutTls)).await,
+            Ok(Ok(Err(plain))) => self.speak(plain, Some(ProtocolError::WithoutTls)).await,
             Ok(Err(error)) => debug!(%error, "a TLS handshake failed"),
             Err(_) => debug!("a TLS handshake took too long"),
         }
     }
 
-    async fn speak<S>(&self, stream: S, refusal: Option<Refusal>)
+    async fn speak<S>(&self, stream: S, refused: Option<ProtocolError>)
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        let exchange = Exchange::new();
-        let mut watched = Watched::new(stream, exchange.clone(), &self.limits);
-        if let Some(refusal) = refusal {
-            watched.refuse(refusal);
+        let (mut guarded, service, exchange) =
+            http1::guard(stream, self.router.clone(), self.refuse, &self.limits);
+        if let Some(error) = refused {
+            guarded.refuse(error);
         }
-        let requests = Requests {
-            router: self.router.clone(),
-            exchange: exchange.clone(),
-        };
-        let mut spoken = pin!(self.protocols.serve_connection(TokioIo::new(watched), requests));
+        let mut spoken = pin!(self.protocols.serve_connection(TokioIo::new(guarded), service));
         let (mut closing, mut look_at) = (false, Instant::now() + self.limits.head_within);
         loop {
             tokio::select! {
@@ -159,72 +146,5 @@ impl Serving {
             self.limits.head_within
         };
         quiet.since + most
-    }
-}
-
-/// The requests of one connection.
-struct Requests {
-    router: Router,
-    exchange: Exchange,
-}
-
-impl HyperService<Request<Incoming>> for Requests {
-    type Response = Response<Answering>;
-    type Error = Infallible;
-    type Future = BoxFuture<'static, Result<Self::Response, Infallible>>;
-
-    fn call(&self, request: Request<Incoming>) -> Self::Future {
-        let under_way = self.exchange.begin();
-        if request.method().as_str() == REFUSED_METHOD
-            && let Some(refusal) = self.exchange.take_refusal()
-        {
-            let answer = http::refused(refusal);
-            return Box::pin(async {
-                Ok(answer.map(|body| Answering {
-                    body,
-                    _under_way: under_way,
-                }))
-            });
-        }
-        let (answer, exchange) = (self.router.clone().call(request), self.exchange.clone());
-        Box::pin(async move {
-            let Ok(mut answer) = answer.await;
-            if exchange.is_body_open() {
-                // The rest of the body would be read as the next request, so there is none.
-                answer
-                    .headers_mut()
-                    .insert(CONNECTION, HeaderValue::from_static("close"));
-            }
-            Ok(answer.map(|body| Answering {
-                body,
-                _under_way: under_way,
-            }))
-        })
-    }
-}
-
-/// The body of an answer, whose request is under way until it has ended.
-struct Answering {
-    body: Body,
-    _under_way: UnderWay,
-}
-
-impl HttpBody for Answering {
-    type Data = Bytes;
-    type Error = axum::Error;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
-        Pin::new(&mut self.body).poll_frame(cx)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
     }
 }

@@ -5,18 +5,18 @@
 //! hyper with TLS limit neither connections nor silence.
 
 mod connection;
-mod exchange;
-mod http1;
+pub mod http1;
 mod open_files;
-mod refusal;
+mod protocol_error;
 #[cfg(test)]
 mod tests;
 pub mod tls;
 
-pub(crate) use refusal::Refusal;
+pub use protocol_error::ProtocolError;
 
 use axum::Router;
 use connection::Serving;
+use http1::Refuse;
 use std::{io, sync::Arc, time::Duration};
 use tls::Tls;
 use tokio::{
@@ -85,16 +85,17 @@ impl Default for ServerLimits {
 ///
 /// # Errors
 /// When the listener is no listener.
-pub async fn serve(
+pub(crate) async fn serve(
     listener: TcpListener,
     tls: Option<Tls>,
     router: Router,
+    refuse: Refuse,
     limits: ServerLimits,
     stop: CancellationToken,
 ) -> io::Result<()> {
     listener.local_addr()?;
     let places = Arc::new(Semaphore::new(open_files::room_for(limits.connections)));
-    let serving = Arc::new(Serving::new(router, tls, limits, stop.clone()));
+    let serving = Arc::new(Serving::new(router, refuse, tls, limits, stop.clone()));
     let connections = TaskTracker::new();
     let _cuts = serving.cut.clone().drop_guard();
     let mut full = Full::default();

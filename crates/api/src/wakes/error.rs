@@ -11,7 +11,7 @@ use thiserror::Error;
 
 /// Why a provider isn't active.
 #[derive(Debug, Clone, Error)]
-pub enum WakeError {
+pub(crate) enum WakeError {
     /// The wake failed, or an earlier one did and the next is held back.
     #[error("{provider} did not wake: {} ({})", failure.reason, failure.stage)]
     Failed {
@@ -103,7 +103,7 @@ pub enum WakeError {
 
 /// Why a provider isn't put to sleep.
 #[derive(Debug, Clone, Error)]
-pub enum SleepError {
+pub(crate) enum SleepError {
     /// Nobody publishes it.
     #[error("{0} is not published")]
     Unknown(ProviderId),

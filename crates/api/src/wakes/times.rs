@@ -1,13 +1,13 @@
 //! How long a provider's wakes take, as far as those tell that it remembers: the last few, and of them those that
 //! succeeded. Without any, nothing is said.
 
-use crate::registry::Known;
+use crate::registry::ProviderSnapshot;
 use reveille_domain::{Status, Wake, WakeRecord};
 use std::time::Duration;
 
 /// How long a provider's wakes take, from the request to the available backend, without what they waited for their groups.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct WakeTimes {
+pub(crate) struct WakeTimes {
     /// Half of them took no longer.
     pub p50: Duration,
     /// 95 % of them took no longer; of the few that are remembered, that is the longest.
@@ -16,8 +16,12 @@ pub struct WakeTimes {
 
 impl WakeTimes {
     /// What the wakes of `known` tell; `None` when none has succeeded.
-    pub fn of(known: &Known) -> Option<Self> {
-        let succeeded = known.provider.wakes.iter().filter(|wake| wake.failure.is_none());
+    pub fn of(snapshot: &ProviderSnapshot) -> Option<Self> {
+        let succeeded = snapshot
+            .provider
+            .wakes
+            .iter()
+            .filter(|wake| wake.failure.is_none());
         let mut took: Vec<_> = succeeded.map(WakeRecord::took_by_itself).collect();
         took.sort_unstable();
         // The nearest rank: the smallest that so many are not longer than.
@@ -41,16 +45,16 @@ impl WakeTimes {
 }
 
 /// How long the wake will still take.
-pub(crate) fn time_left(known: &Known, wake: &Wake) -> Option<Duration> {
+pub(crate) fn time_left(snapshot: &ProviderSnapshot, wake: &Wake) -> Option<Duration> {
     let elapsed = now_ms().saturating_sub(wake.requested_at_ms.as_millis());
-    WakeTimes::of(known)?.left_after(Duration::from_millis(elapsed))
+    WakeTimes::of(snapshot)?.left_after(Duration::from_millis(elapsed))
 }
 
 /// How long it takes until the provider answers: nothing to say of one that is awake or can't be woken now.
-pub(crate) fn time_until_awake(known: &Known) -> Option<Duration> {
-    match &known.provider.status {
-        Status::Hibernating { .. } => WakeTimes::of(known).map(|times| times.p50),
-        Status::Waking { wake } => time_left(known, wake),
+pub(crate) fn time_until_awake(snapshot: &ProviderSnapshot) -> Option<Duration> {
+    match &snapshot.provider.status {
+        Status::Hibernating { .. } => WakeTimes::of(snapshot).map(|times| times.p50),
+        Status::Waking { wake } => time_left(snapshot, wake),
         Status::Active { .. } | Status::Inactive { .. } => None,
     }
 }

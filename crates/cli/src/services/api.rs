@@ -91,7 +91,7 @@ pub fn rows(database_url: Option<&str>) -> Result<Option<Arc<dyn Rows>>, Failure
 /// A replica of a name of its own, with the usual limits.
 pub fn config(hub: &HubNats, agents_nats: Option<String>) -> Result<Config, Failure> {
     Ok(Config {
-        doors: hub.doors()?,
+        agent_auth: hub.agent_auth()?,
         agent_hub: AgentHub {
             nats_url: agents_nats.unwrap_or_else(|| hub.server().url.clone()),
             ca_pem: hub.ca_pem()?,

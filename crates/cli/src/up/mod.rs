@@ -35,7 +35,7 @@ use reveille_agent::{
     Options,
     config::{Config, NatsUrl},
 };
-use reveille_api::{Doors, keys::AuthMode};
+use reveille_api::{AgentAuth, keys::AuthMode};
 use reveille_bus::access::{self, NatsKey};
 use reveille_domain::AgentKey;
 use reveille_projector::ProjectorConfig;
@@ -118,7 +118,7 @@ pub async fn run(args: Up) -> Result<(), Failure> {
         file: data_dir.join(ROOT_KEY),
     };
     let agent = match config.filter(|config| !config.providers.is_empty()) {
-        Some(config) => Some(local_agent(config, nats, &data_dir, api.doors.as_mut())?),
+        Some(config) => Some(local_agent(config, nats, &data_dir, api.agent_auth.as_mut())?),
         None => None,
     };
     parts.start(Role::Api, |stop| serve_api(api, rows, listener, stop));
@@ -177,16 +177,16 @@ fn local_agent(
     config: Config,
     hub: &HubNats,
     data_dir: &Path,
-    doors: Option<&mut Doors>,
+    agent_auth: Option<&mut AgentAuth>,
 ) -> Result<Options, Failure> {
     let nats = nats_for_agent(&hub.server().url, &config)?;
     let state_dir = data_dir.join(AGENT_STATE);
-    let key = match (agent_key(&config)?, doors) {
-        (None, Some(doors)) => {
+    let key = match (agent_key(&config)?, agent_auth) {
+        (None, Some(agent_auth)) => {
             let name = &config.agent.name;
             DirBuilder::new().recursive(true).create(&state_dir)?;
             let key = NatsKey::read_or_make(&state_dir.join(format!("{name}.nk")), NatsKey::fresh_user)?;
-            doors
+            agent_auth
                 .trusted
                 .push((name.clone(), AgentKey::parse(&key.public())?));
             Some(key)

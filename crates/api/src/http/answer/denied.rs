@@ -1,14 +1,14 @@
 //! What a client sees when he is refused because of who he is, or of how much he has asked.
 
-use super::{Answer, whole_seconds};
+use super::{ErrorResponse, whole_seconds};
 use crate::keys::Denied;
 use axum::http::StatusCode;
 
 /// How soon a place among a key's requests may be free, in seconds.
 const PLACE_FREE_SECONDS: u64 = 1;
 
-pub(super) fn of_denied(denied: &Denied) -> Answer {
-    let say = |status, code| Answer::new(status, code, denied.to_string());
+pub(super) fn of_denied(denied: &Denied) -> ErrorResponse {
+    let say = |status, code| ErrorResponse::new(status, code, denied.to_string());
     match denied {
         Denied::Missing => say(StatusCode::UNAUTHORIZED, "missing_api_key"),
         Denied::Invalid(_) => say(StatusCode::UNAUTHORIZED, "invalid_api_key"),

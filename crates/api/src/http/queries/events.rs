@@ -1,9 +1,9 @@
 //! Events: in pages, oldest first unless they are asked for otherwise; or as they happen.
 
-use super::{Page, limit, reach};
 use crate::http::{
     ApiError, AppState,
     extract::{Query, parsed},
+    paging::{Page, limit, reach},
 };
 use axum::{
     Json,
@@ -13,7 +13,6 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use bytes::Bytes;
-use futures::stream::BoxStream;
 use reveille_domain::rows::{
     Cursor, EventPosition, EventQuery, EventRow, EventSort, RowsError, Sort, parse_events_cursor,
 };
@@ -24,17 +23,9 @@ use tokio_stream::StreamExt as _;
 /// A comment is sent when nothing has happened for this long, so that nobody takes the stream for dead.
 const SIGN_OF_LIFE: Duration = Duration::from_secs(10);
 
-/// Where events come from as they are committed.
-pub trait EventFeed: Send + Sync {
-    /// Every event of the commits after `after_seq`, in order: first those that the journal holds, then each new one;
-    /// without it, the new ones only. The stream ends with an error when it can't go on; its reader then comes back
-    /// with the last event it has seen.
-    fn follow(&self, after_seq: Option<u64>) -> BoxStream<'static, Result<EventRow, RowsError>>;
-}
-
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Filter {
+pub(in crate::http) struct Filter {
     #[serde(default)]
     follow: bool,
     #[serde(default)]
@@ -54,7 +45,7 @@ pub(super) struct Filter {
     min_seq: Option<u64>,
 }
 
-pub(super) async fn list_or_follow(
+pub(in crate::http) async fn list_or_follow(
     State(state): State<AppState>,
     headers: HeaderMap,
     Query(filter): Query<Filter>,
@@ -68,8 +59,8 @@ pub(super) async fn list_or_follow(
     if follow {
         return Ok(follow_from(&state, start(&query, &headers)?, query));
     }
-    reach(&*state.inner.rows, query.min_seq).await?;
-    let page: Page<EventRow> = state.inner.rows.events(&query).await?.into();
+    reach(&*state.rows, query.min_seq).await?;
+    let page: Page<EventRow> = state.rows.events(&query).await?.into();
     Ok(Json(page).into_response())
 }
 
@@ -112,15 +103,15 @@ fn start(query: &EventQuery, headers: &HeaderMap) -> Result<Option<EventPosition
 fn follow_from(state: &AppState, after: Option<EventPosition>, query: EventQuery) -> Response {
     // The commit that was read last may have had more events.
     let after_seq = after.map(|after| after.stream_seq.saturating_sub(1));
-    let events = state.inner.feed.follow(after_seq);
+    let events = state.feed.follow(after_seq);
     let wanted = move |row: &EventRow| after.is_none_or(|after| row.position() > after) && query.matches(row);
     let events = futures::StreamExt::filter_map(events, move |event| {
         let text = match event {
             Ok(row) => wanted(&row).then(|| sse(&row)),
             Err(error) => {
-                let answer = ApiError::from(error).answer();
+                let response = ApiError::from(error).response();
                 Some(Bytes::from(
-                    [&b"event: error\ndata: "[..], &answer.json(), b"\n\n"].concat(),
+                    [&b"event: error\ndata: "[..], &response.json(), b"\n\n"].concat(),
                 ))
             }
         };

@@ -1,9 +1,10 @@
 //! LLM rows.
 
-use super::{Answered, Page, Published, limit, reach};
+use super::Published;
 use crate::http::{
     ApiError, AppState,
     extract::{Path, Query},
+    paging::{JsonResult, Page, limit, reach},
 };
 use axum::{Json, extract::State};
 use reveille_domain::{
@@ -11,10 +12,10 @@ use reveille_domain::{
     rows::{LlmQuery, LlmRow, PageLimit},
 };
 
-pub(super) async fn list(
+pub(in crate::http) async fn list(
     State(state): State<AppState>,
     Query(filter): Query<Published>,
-) -> Answered<Page<LlmRow>> {
+) -> JsonResult<Page<LlmRow>> {
     let Published {
         agent,
         provider,
@@ -35,14 +36,14 @@ pub(super) async fn list(
         limit: limit(rows),
         min_seq,
     };
-    reach(&*state.inner.rows, min_seq).await?;
-    Ok(Json(state.inner.rows.llms(&query).await?.into()))
+    reach(&*state.rows, min_seq).await?;
+    Ok(Json(state.rows.llms(&query).await?.into()))
 }
 
-pub(super) async fn one(
+pub(in crate::http) async fn one(
     State(state): State<AppState>,
     Path((agent, model)): Path<(AgentName, ModelName)>,
-) -> Answered<LlmRow> {
+) -> JsonResult<LlmRow> {
     let name = format!("{agent}/{model}");
     let query = LlmQuery {
         agent: Some(agent),
@@ -50,6 +51,6 @@ pub(super) async fn one(
         limit: PageLimit::new(1),
         ..LlmQuery::default()
     };
-    let row = state.inner.rows.llms(&query).await?.items.pop();
+    let row = state.rows.llms(&query).await?.items.pop();
     row.map(Json).ok_or(ApiError::NotFound { what: "LLM", name })
 }

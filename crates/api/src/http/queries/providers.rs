@@ -1,14 +1,15 @@
 //! Providers, from memory; and waking them or putting them to sleep by hand.
 
-use super::{Answered, Page, Published, folded, limit};
+use super::Published;
 use crate::{
     http::{
         ApiError, AppState,
+        answer::name_provider,
         extract::{Path, Query, parsed},
-        name_provider,
+        paging::{JsonResult, Page, folded, limit},
     },
     keys::Caller,
-    registry::Known,
+    registry::ProviderSnapshot,
 };
 use axum::{
     Extension, Json,
@@ -28,7 +29,7 @@ use tokio::time::Instant;
 
 /// A provider as this replica knows it.
 #[derive(Debug, Serialize)]
-pub(super) struct Provider {
+pub(in crate::http) struct ProviderRow {
     id: ProviderId,
     agent: AgentName,
     provider: ProviderName,
@@ -54,8 +55,8 @@ pub(super) struct Provider {
 }
 
 impl Published {
-    fn matches(&self, known: &Known) -> bool {
-        let provider = &known.provider;
+    fn matches(&self, snapshot: &ProviderSnapshot) -> bool {
+        let provider = &snapshot.provider;
         let id = &provider.id;
         self.agent.as_ref().is_none_or(|agent| *agent == id.agent)
             && self.provider.as_ref().is_none_or(|name| *name == id.provider)
@@ -67,22 +68,23 @@ impl Published {
     }
 }
 
-pub(super) async fn list(
+pub(in crate::http) async fn list(
     State(state): State<AppState>,
     Query(filter): Query<Published>,
-) -> Answered<Page<Provider>> {
-    let fleet = &state.inner.fleet;
+) -> JsonResult<Page<ProviderRow>> {
     folded(&state, filter.min_seq).await?;
-    let applied = fleet.applied();
-    let mut known = fleet.all();
-    known.retain(|known| filter.matches(known));
+    let applied = state.registry.applied();
+    let mut snapshot = state.registry.all();
+    snapshot.retain(|snapshot| filter.matches(snapshot));
     let (sort, limit) = (filter.sort.unwrap_or_default(), limit(filter.rows));
-    let page = rows::Page::sorted(known, sort, filter.after.as_ref(), limit, applied, sort_key)?;
-    Ok(Json(Page::of(page, |known| Provider::of(&state, &known))))
+    let page = rows::Page::sorted(snapshot, sort, filter.after.as_ref(), limit, applied, sort_key)?;
+    Ok(Json(Page::of(page, |snapshot| {
+        ProviderRow::of(&state, &snapshot)
+    })))
 }
 
-fn sort_key(known: &Arc<Known>, by: LlmSort) -> SortKey<ProviderId> {
-    let provider = &known.provider;
+fn sort_key(snapshot: &Arc<ProviderSnapshot>, by: LlmSort) -> SortKey<ProviderId> {
+    let provider = &snapshot.provider;
     let (status, since) = (provider.status.name(), provider.status.since());
     SortKey {
         value: by.value(status, since),
@@ -92,30 +94,30 @@ fn sort_key(known: &Arc<Known>, by: LlmSort) -> SortKey<ProviderId> {
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct ReadAfter {
+pub(in crate::http) struct ReadAfter {
     #[serde(default, deserialize_with = "parsed")]
     min_seq: Option<u64>,
 }
 
-pub(super) async fn one(
+pub(in crate::http) async fn one(
     State(state): State<AppState>,
     Path((agent, provider)): Path<(AgentName, ProviderName)>,
     Query(after): Query<ReadAfter>,
-) -> Answered<Provider> {
+) -> JsonResult<ProviderRow> {
     folded(&state, after.min_seq).await?;
     let id = ProviderId::new(agent, provider);
-    let known = state.inner.fleet.get(&id);
-    known
-        .map(|known| Json(Provider::of(&state, &known)))
+    let snapshot = state.registry.get(&id);
+    snapshot
+        .map(|snapshot| Json(ProviderRow::of(&state, &snapshot)))
         .ok_or_else(|| ApiError::NotFound {
             what: "provider",
             name: id.to_string(),
         })
 }
 
-impl Provider {
-    fn of(state: &AppState, known: &Known) -> Self {
-        let provider = &known.provider;
+impl ProviderRow {
+    fn of(state: &AppState, snapshot: &ProviderSnapshot) -> Self {
+        let provider = &snapshot.provider;
         let reason = match &provider.status {
             Status::Inactive { reason, .. } => Some(*reason),
             Status::Active { .. } | Status::Hibernating { .. } | Status::Waking { .. } => None,
@@ -132,18 +134,18 @@ impl Provider {
             can_sleep: provider.spec.can_sleep(),
             epoch: provider.epoch,
             wake: provider.status.wake().cloned(),
-            waiting: state.inner.fleet.waiting(&provider.id),
+            waiting: state.waker.waiting(&provider.id),
             failures: provider.failures.clone(),
             wakes: provider.counts,
             last_wakes: provider.wakes.clone(),
-            updated_seq: known.sequence,
+            updated_seq: snapshot.sequence,
         }
     }
 }
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Wait {
+pub(in crate::http) struct Wait {
     #[serde(default)]
     wait: bool,
     /// In seconds; what a request would wait unless given.
@@ -153,54 +155,55 @@ pub(super) struct Wait {
 
 /// How a provider stands after an order by hand.
 #[derive(Debug, Serialize)]
-struct Standing {
+struct StatusAfter {
     provider: ProviderId,
     status: StatusName,
-    /// The wake that was begun, joined or waited for.
+    /// The wake that was ticket, joined or waited for.
     wake_id: Option<WakeId>,
     deadline_ms: Option<Timestamp>,
 }
 
-pub(super) async fn wake(
+pub(in crate::http) async fn wake(
     State(state): State<AppState>,
     Extension(caller): Extension<Caller>,
     Path((agent, provider)): Path<(AgentName, ProviderName)>,
     Query(wait): Query<Wait>,
 ) -> Result<Response, ApiError> {
     let id = ProviderId::new(agent, provider);
-    let fleet = &state.inner.fleet;
     let cause = WakeCause::Operator {
         key: caller.key().cloned(),
     };
     if wait.wait {
-        let longest = state.inner.limits.timings.wait;
+        let longest = state.limits.timings.wait;
         let wait = wait
             .timeout
             .map_or(longest, |seconds| Duration::from_secs(seconds).min(longest));
-        let woken = fleet.ensure_awake(&id, cause, Instant::now() + wait).await?;
-        return Ok(standing(id, StatusName::Active, woken.wake_id, None));
+        let woken = state
+            .waker
+            .ensure_awake(&id, cause, Instant::now() + wait)
+            .await?;
+        return Ok(after_command(id, StatusName::Active, woken.wake_id, None));
     }
-    let begun = fleet.begin(&id, cause).await?;
-    Ok(match begun.wake {
-        None => standing(id, StatusName::Active, None, None),
-        Some(wake) => standing(id, StatusName::Waking, Some(wake.id), Some(wake.deadline_ms)),
+    let ticket = state.waker.begin(&id, cause).await?;
+    Ok(match ticket.wake {
+        None => after_command(id, StatusName::Active, None, None),
+        Some(wake) => after_command(id, StatusName::Waking, Some(wake.id), Some(wake.deadline_ms)),
     })
 }
 
-pub(super) async fn sleep(
+pub(in crate::http) async fn sleep(
     State(state): State<AppState>,
     Path((agent, provider)): Path<(AgentName, ProviderName)>,
 ) -> Result<Response, ApiError> {
     let id = ProviderId::new(agent, provider);
-    state.inner.fleet.sleep(&id).await?;
+    state.waker.sleep(&id).await?;
     let status = state
-        .inner
-        .fleet
+        .registry
         .get(&id)
-        .map_or(StatusName::Active, |known| known.provider.status.name());
+        .map_or(StatusName::Active, |snapshot| snapshot.provider.status.name());
     Ok((
         StatusCode::ACCEPTED,
-        Json(Standing {
+        Json(StatusAfter {
             provider: id,
             status,
             wake_id: None,
@@ -211,7 +214,7 @@ pub(super) async fn sleep(
 }
 
 /// 200 when it is awake, 202 while it wakes.
-fn standing(
+fn after_command(
     id: ProviderId,
     status: StatusName,
     wake_id: Option<WakeId>,
@@ -222,13 +225,13 @@ fn standing(
     } else {
         StatusCode::ACCEPTED
     };
-    let standing = Standing {
+    let after_command = StatusAfter {
         provider: id,
         status,
         wake_id,
         deadline_ms,
     };
-    let mut response = (code, Json(&standing)).into_response();
-    name_provider(response.headers_mut(), Some(&standing.provider), wake_id);
+    let mut response = (code, Json(&after_command)).into_response();
+    name_provider(response.headers_mut(), Some(&after_command.provider), wake_id);
     response
 }

@@ -1,13 +1,12 @@
 //! How far this replica and the rows have taken the journal in.
 
-use super::Answered;
-use crate::http::AppState;
+use crate::http::{AppState, paging::JsonResult};
 use axum::{Json, extract::State};
 use serde::Serialize;
 
 /// How far everything is.
 #[derive(Debug, Serialize)]
-pub(super) struct Standing {
+pub(in crate::http) struct ReplicaStatus {
     /// The last commit of the journal that this replica has folded.
     journal: u64,
     rows: Rows,
@@ -22,12 +21,12 @@ struct Rows {
     lag: Option<u64>,
 }
 
-pub(super) async fn status(State(state): State<AppState>) -> Answered<Standing> {
+pub(in crate::http) async fn status(State(state): State<AppState>) -> JsonResult<ReplicaStatus> {
     // Read before the rows: what they take in meanwhile is no lag.
-    let journal = state.inner.fleet.applied();
-    let applied = state.inner.rows.applied().await.ok();
+    let journal = state.registry.applied();
+    let applied = state.rows.applied().await.ok();
     let lag = applied.map(|applied| journal.saturating_sub(applied));
-    Ok(Json(Standing {
+    Ok(Json(ReplicaStatus {
         journal,
         rows: Rows { applied, lag },
     }))

@@ -1,9 +1,9 @@
 //! Wakes, newest first unless they are asked for otherwise.
 
-use super::{Answered, Page, limit, reach};
 use crate::http::{
     ApiError, AppState,
     extract::{Path, Query, parsed},
+    paging::{JsonResult, Page, limit, reach},
 };
 use axum::{Json, extract::State};
 use reveille_domain::{
@@ -14,7 +14,7 @@ use serde::Deserialize;
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Filter {
+pub(in crate::http) struct Filter {
     #[serde(default, deserialize_with = "parsed")]
     provider: Option<ProviderId>,
     #[serde(default, deserialize_with = "parsed")]
@@ -32,10 +32,10 @@ pub(super) struct Filter {
     min_seq: Option<u64>,
 }
 
-pub(super) async fn list(
+pub(in crate::http) async fn list(
     State(state): State<AppState>,
     Query(filter): Query<Filter>,
-) -> Answered<Page<WakeRow>> {
+) -> JsonResult<Page<WakeRow>> {
     let Filter {
         provider,
         agent,
@@ -54,12 +54,15 @@ pub(super) async fn list(
         limit: limit(rows),
         min_seq,
     };
-    reach(&*state.inner.rows, min_seq).await?;
-    Ok(Json(state.inner.rows.wakes(&query).await?.into()))
+    reach(&*state.rows, min_seq).await?;
+    Ok(Json(state.rows.wakes(&query).await?.into()))
 }
 
-pub(super) async fn one(State(state): State<AppState>, Path(id): Path<WakeId>) -> Answered<WakeRow> {
-    let row = state.inner.rows.wake(id).await?;
+pub(in crate::http) async fn one(
+    State(state): State<AppState>,
+    Path(id): Path<WakeId>,
+) -> JsonResult<WakeRow> {
+    let row = state.rows.wake(id).await?;
     row.map(Json).ok_or_else(|| ApiError::NotFound {
         what: "wake",
         name: id.to_string(),

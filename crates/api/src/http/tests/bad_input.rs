@@ -1,4 +1,4 @@
-use super::{Answer, HttpLimits, Served, chat_body, fleet::active, limits};
+use super::{Answer, HttpLimits, Served, chat_body, fake_hub::active, limits};
 use reveille_domain::rows::MemoryRows;
 use serde_json::json;
 use std::{sync::Arc, time::Duration};
@@ -159,7 +159,7 @@ fn bad_bodies() -> Vec<Case> {
 #[tokio::test]
 async fn nonsense_is_refused_by_name_and_reaches_nobody() {
     let served = Served::new().await;
-    served.fleet.publish("gpu-box/vllm", "m", active());
+    served.hub.publish("gpu-box/vllm", "m", active());
     for Case(path, body, status, code, param) in bad_bodies() {
         let shown = String::from_utf8_lossy(&body[..body.len().min(80)]).into_owned();
         let request = served.client.post(format!("{}{path}", served.url));
@@ -172,14 +172,14 @@ async fn nonsense_is_refused_by_name_and_reaches_nobody() {
         );
         assert_eq!(answer.json()["error"]["param"].as_str(), param, "{shown}");
     }
-    assert!(served.fleet.sent().is_empty());
-    assert_eq!(served.fleet.asked(), 0);
+    assert!(served.hub.sent().is_empty());
+    assert_eq!(served.hub.asked(), 0);
 }
 
 #[tokio::test]
 async fn paths_methods_media_types_and_headers_are_judged_before_the_body() {
     let served = Served::new().await;
-    served.fleet.publish("gpu-box/vllm", "m", active());
+    served.hub.publish("gpu-box/vllm", "m", active());
     let url = |path: &str| format!("{}{path}", served.url);
     let post = |header: &'static str, value: &'static str| {
         served
@@ -219,7 +219,7 @@ async fn paths_methods_media_types_and_headers_are_judged_before_the_body() {
             answer.text()
         );
     }
-    assert!(served.fleet.sent().is_empty());
+    assert!(served.hub.sent().is_empty());
 }
 
 #[tokio::test]
@@ -281,7 +281,7 @@ async fn bodies_beyond_the_memory_set_aside_for_them_are_told_to_come_back() {
         ..limits()
     };
     let served = Served::with(limits, Arc::new(MemoryRows::new())).await;
-    served.fleet.publish("gpu-box/vllm", "m", active());
+    served.hub.publish("gpu-box/vllm", "m", active());
     let answer = Answer::of(served.chat("m", false)).await;
     assert_eq!((answer.status, answer.error().as_str()), (429, "memory_full"));
     assert_eq!(answer.header("retry-after"), Some("2"));

@@ -1,6 +1,6 @@
 use super::{
     Answer, Served,
-    fleet::{Reply, active, hibernating, id, inactive},
+    fake_hub::{Reply, active, hibernating, id, inactive},
 };
 use crate::wakes::WakeError;
 use bytes::Bytes;
@@ -22,8 +22,8 @@ fn fault(code: FaultCode) -> Reply {
 #[tokio::test]
 async fn bytes_pass_unchanged_and_only_the_headers_that_may() {
     let served = Served::new().await;
-    served.fleet.publish("gpu-box/vllm", "m", active());
-    served.fleet.replies([whole("  {\"x\" : 1}\n")]);
+    served.hub.publish("gpu-box/vllm", "m", active());
+    served.hub.replies([whole("  {\"x\" : 1}\n")]);
     let body = r#"{ "model":"m" , "messages":[{"role":"user"}], "unknown": 1e3 }"#;
     let request = served
         .client
@@ -51,7 +51,7 @@ async fn bytes_pass_unchanged_and_only_the_headers_that_may() {
         (None, None)
     );
 
-    let sent = &served.fleet.sent()[0];
+    let sent = &served.hub.sent()[0];
     assert_eq!((sent.body.as_ref(), sent.epoch), (body.as_bytes(), Epoch(7)));
     assert_eq!(
         (sent.head.path.as_str(), sent.head.method.as_str()),
@@ -65,28 +65,28 @@ async fn bytes_pass_unchanged_and_only_the_headers_that_may() {
 #[tokio::test]
 async fn each_path_reaches_the_same_path() {
     let served = Served::new().await;
-    served.fleet.publish("gpu-box/vllm", "m", active());
-    served.fleet.replies([whole("1"), whole("2")]);
+    served.hub.publish("gpu-box/vllm", "m", active());
+    served.hub.replies([whole("1"), whole("2")]);
     for (path, field) in [("/v1/completions", "prompt"), ("/v1/embeddings", "input")] {
         let answer = Answer::of(served.post(path, &json!({ "model": "gpu-box/m", field: "x" }))).await;
         assert_eq!(answer.status, 200);
-        assert_eq!(served.fleet.sent().last().expect("sent").head.path, path);
+        assert_eq!(served.hub.sent().last().expect("sent").head.path, path);
     }
 }
 
 #[tokio::test]
 async fn a_backends_refusal_keeps_its_status_and_words() {
     let served = Served::new().await;
-    served.fleet.publish("gpu-box/vllm", "m", active());
-    served.fleet.replies([
+    served.hub.publish("gpu-box/vllm", "m", active());
+    served.hub.replies([
         Reply::Whole(422, JSON, Bytes::from_static(b"{\"detail\":1}")),
         whole("x"),
     ]);
     let answer = Answer::of(served.chat("m", false)).await;
     assert_eq!((answer.status, answer.text().as_str()), (422, "{\"detail\":1}"));
-    served.fleet.replies([]);
+    served.hub.replies([]);
     let redirect = Reply::Whole(302, JSON, Bytes::new());
-    served.fleet.replies([redirect]);
+    served.hub.replies([redirect]);
     assert_eq!(Answer::of(served.chat("m", false)).await.status, 200);
     let answer = Answer::of(served.chat("m", false)).await;
     assert_eq!((answer.status, answer.error().as_str()), (502, "backend_failed"));
@@ -95,16 +95,16 @@ async fn a_backends_refusal_keeps_its_status_and_words() {
 #[tokio::test]
 async fn a_backend_that_slept_under_the_request_is_woken_and_asked_once_more() {
     let served = Served::new().await;
-    served.fleet.publish("gpu-box/vllm", "m", active());
+    served.hub.publish("gpu-box/vllm", "m", active());
     let report = ReportId {
         epoch: Epoch(7),
         seq: ReportSeq(5),
     };
-    served.fleet.replies([Reply::Asleep(report), whole("woken")]);
+    served.hub.replies([Reply::Asleep(report), whole("woken")]);
     let asking = tokio::spawn(Answer::of(served.chat("m", false)));
-    served.fleet.until("a wake", |fleet| fleet.asked() == 1).await;
-    assert_eq!(served.fleet.sent().len(), 1);
-    served.fleet.change("gpu-box/vllm", |provider| {
+    served.hub.until("a wake", |hub| hub.asked() == 1).await;
+    assert_eq!(served.hub.sent().len(), 1);
+    served.hub.change("gpu-box/vllm", |provider| {
         provider.status = active();
         provider.epoch = Epoch(8);
     });
@@ -112,7 +112,7 @@ async fn a_backend_that_slept_under_the_request_is_woken_and_asked_once_more() {
     assert_eq!((answer.status, answer.text().as_str()), (200, "woken"));
     assert!(answer.header("x-reveille-wake-id").is_some());
     assert_eq!(
-        served.fleet.sent()[1].epoch,
+        served.hub.sent()[1].epoch,
         Epoch(8),
         "the retry goes to the session that is current by then"
     );
@@ -121,53 +121,53 @@ async fn a_backend_that_slept_under_the_request_is_woken_and_asked_once_more() {
 #[tokio::test]
 async fn a_backend_that_is_put_to_sleep_each_time_is_woken_for_as_long_as_the_request_waits() {
     let served = Served::new().await;
-    served.fleet.publish("gpu-box/vllm", "m", active());
+    served.hub.publish("gpu-box/vllm", "m", active());
     let asleep = |seq| {
         Reply::Asleep(ReportId {
             epoch: Epoch(7),
             seq: ReportSeq(seq),
         })
     };
-    served.fleet.replies((5..25).map(asleep));
-    served.fleet.replies([whole("at last")]);
+    served.hub.replies((5..25).map(asleep));
+    served.hub.replies([whole("at last")]);
     let asking = tokio::spawn(Answer::of(served.chat("m", false)));
     for wakes in 1..=20 {
-        served.fleet.until("a wake", |fleet| fleet.asked() == wakes).await;
+        served.hub.until("a wake", |hub| hub.asked() == wakes).await;
         served
-            .fleet
+            .hub
             .change("gpu-box/vllm", |provider| provider.status = active());
     }
     let answer = asking.await.expect("an answer");
     assert_eq!((answer.status, answer.text().as_str()), (200, "at last"));
-    assert_eq!(served.fleet.sent().len(), 21);
+    assert_eq!(served.hub.sent().len(), 21);
 }
 
 #[tokio::test]
 async fn an_agent_that_says_asleep_of_what_the_journal_calls_awake_is_given_up() {
     let served = Served::new().await;
-    served.fleet.publish("gpu-box/vllm", "m", active());
+    served.hub.publish("gpu-box/vllm", "m", active());
     // A report that the fold has passed long ago.
     let report = ReportId {
         epoch: Epoch(7),
         seq: ReportSeq(1),
     };
     let asleep = || Reply::Fails(RelayFault::asleep("it sleeps", report).into());
-    served.fleet.replies((0..6).map(|_| asleep()));
+    served.hub.replies((0..6).map(|_| asleep()));
     let answer = Answer::of(served.chat("m", false)).await;
     assert_eq!((answer.status, answer.error().as_str()), (503, "wake_failed"));
-    assert_eq!(served.fleet.sent().len(), 6);
+    assert_eq!(served.hub.sent().len(), 6);
 }
 
 #[tokio::test]
 async fn a_request_waits_its_turn_at_an_agent_that_is_at_its_limit_and_no_longer_than_it_says() {
     let served = Served::new().await;
-    served.fleet.publish("gpu-box/vllm", "m", active());
+    served.hub.publish("gpu-box/vllm", "m", active());
     let full = || fault(FaultCode::Overloaded);
-    served.fleet.replies([full(), full(), full(), whole("in turn")]);
+    served.hub.replies([full(), full(), full(), whole("in turn")]);
     let answer = Answer::of(served.chat("m", false)).await;
     assert_eq!((answer.status, answer.text().as_str()), (200, "in turn"));
 
-    served.fleet.replies((0..100).map(|_| full()));
+    served.hub.replies((0..100).map(|_| full()));
     let request = served.chat("m", false).header("x-reveille-wait", "1");
     let answer = Answer::of(request).await;
     assert_eq!((answer.status, answer.error().as_str()), (429, "agent_full"));
@@ -176,13 +176,13 @@ async fn a_request_waits_its_turn_at_an_agent_that_is_at_its_limit_and_no_longer
         "what it waited for: {}",
         answer.text()
     );
-    let tries = served.fleet.sent().len();
+    let tries = served.hub.sent().len();
     assert!((8..30).contains(&tries), "paced: {tries}");
 
     let request = served.chat("m", false).header("x-reveille-wake", "never");
     let answer = Answer::of(request).await;
     assert_eq!(
-        (answer.status, served.fleet.sent().len()),
+        (answer.status, served.hub.sent().len()),
         (429, tries + 1),
         "at once"
     );
@@ -191,29 +191,29 @@ async fn a_request_waits_its_turn_at_an_agent_that_is_at_its_limit_and_no_longer
 #[tokio::test]
 async fn a_backend_that_is_being_put_to_sleep_is_waited_for_and_woken_then() {
     let served = Served::new().await;
-    served.fleet.publish("gpu-box/vllm", "m", active());
-    served.fleet.replies([fault(FaultCode::Asleep), whole("woken")]);
+    served.hub.publish("gpu-box/vllm", "m", active());
+    served.hub.replies([fault(FaultCode::Asleep), whole("woken")]);
     let asking = tokio::spawn(Answer::of(served.chat("m", false)));
-    served.fleet.until("a try", |fleet| fleet.sent().len() == 1).await;
-    assert_eq!(served.fleet.asked(), 0, "it isn't asleep yet");
-    served.fleet.change("gpu-box/vllm", |provider| {
+    served.hub.until("a try", |hub| hub.sent().len() == 1).await;
+    assert_eq!(served.hub.asked(), 0, "it isn't asleep yet");
+    served.hub.change("gpu-box/vllm", |provider| {
         provider.status = hibernating();
     });
-    served.fleet.until("a wake", |fleet| fleet.asked() == 1).await;
+    served.hub.until("a wake", |hub| hub.asked() == 1).await;
     served
-        .fleet
+        .hub
         .change("gpu-box/vllm", |provider| provider.status = active());
     let answer = asking.await.expect("an answer");
     assert_eq!((answer.status, answer.text().as_str()), (200, "woken"));
-    assert_eq!(served.fleet.sent().len(), 2);
+    assert_eq!(served.hub.sent().len(), 2);
 }
 
 #[tokio::test]
 async fn whoever_does_not_wait_is_told_at_once_that_the_backend_is_being_put_to_sleep() {
     let served = Served::new().await;
-    served.fleet.publish("gpu-box/vllm", "m", active());
+    served.hub.publish("gpu-box/vllm", "m", active());
     for wake in ["never", "async"] {
-        served.fleet.replies([fault(FaultCode::Asleep)]);
+        served.hub.replies([fault(FaultCode::Asleep)]);
         let request = served.chat("m", false).header("x-reveille-wake", wake);
         let answer = Answer::of(request).await;
         assert_eq!((answer.status, answer.error().as_str()), (503, "model_asleep"));
@@ -224,16 +224,16 @@ async fn whoever_does_not_wait_is_told_at_once_that_the_backend_is_being_put_to_
         );
         assert!(answer.header("retry-after").is_some());
     }
-    let holds: Vec<_> = served.fleet.sent().iter().map(|sent| sent.head.hold_ms).collect();
+    let holds: Vec<_> = served.hub.sent().iter().map(|sent| sent.head.hold_ms).collect();
     assert_eq!(holds, [Some(0), Some(0)], "nor does the agent hold it");
 }
 
 #[tokio::test]
 async fn a_request_waits_no_longer_than_it_says_for_a_backend_that_is_being_put_to_sleep() {
     let served = Served::new().await;
-    served.fleet.publish("gpu-box/vllm", "m", active());
+    served.hub.publish("gpu-box/vllm", "m", active());
     served
-        .fleet
+        .hub
         .replies([fault(FaultCode::Asleep), fault(FaultCode::Asleep)]);
     let request = served.chat("m", false).header("x-reveille-wait", "1");
     let answer = Answer::of(request).await;
@@ -243,7 +243,7 @@ async fn a_request_waits_no_longer_than_it_says_for_a_backend_that_is_being_put_
         "{}",
         answer.text()
     );
-    let holds: Vec<_> = served.fleet.sent().iter().map(|sent| sent.head.hold_ms).collect();
+    let holds: Vec<_> = served.hub.sent().iter().map(|sent| sent.head.hold_ms).collect();
     assert!(
         matches!(holds[..], [Some(first)] | [Some(first), Some(0)] if first <= 1_000),
         "{holds:?}"
@@ -253,11 +253,11 @@ async fn a_request_waits_no_longer_than_it_says_for_a_backend_that_is_being_put_
 #[tokio::test]
 async fn whoever_waits_for_a_sleep_is_told_when_the_provider_is_withdrawn() {
     let served = Served::new().await;
-    served.fleet.publish("gpu-box/vllm", "m", active());
-    served.fleet.replies([fault(FaultCode::Asleep)]);
+    served.hub.publish("gpu-box/vllm", "m", active());
+    served.hub.replies([fault(FaultCode::Asleep)]);
     let asking = tokio::spawn(Answer::of(served.chat("m", false)));
-    served.fleet.until("a try", |fleet| fleet.sent().len() == 1).await;
-    served.fleet.withdraw("gpu-box/vllm");
+    served.hub.until("a try", |hub| hub.sent().len() == 1).await;
+    served.hub.withdraw("gpu-box/vllm");
     let answer = asking.await.expect("an answer");
     assert_eq!(
         (answer.status, answer.error().as_str()),
@@ -268,42 +268,42 @@ async fn whoever_waits_for_a_sleep_is_told_when_the_provider_is_withdrawn() {
 #[tokio::test]
 async fn a_request_is_sent_twice_at_most() {
     let served = Served::new().await;
-    served.fleet.publish("gpu-box/vllm", "m", active());
+    served.hub.publish("gpu-box/vllm", "m", active());
     let none = || Reply::Fails(RelayError::NoResponders);
-    served.fleet.replies([none(), none(), whole("never")]);
+    served.hub.replies([none(), none(), whole("never")]);
     let answer = Answer::of(served.chat("m", false)).await;
     assert_eq!(
         (answer.status, answer.error().as_str()),
         (503, "agent_unreachable")
     );
     assert!(answer.header("retry-after").is_some());
-    assert_eq!(served.fleet.sent().len(), 2);
+    assert_eq!(served.hub.sent().len(), 2);
 }
 
 #[tokio::test]
 async fn an_agent_that_comes_back_gets_the_held_request() {
     let served = Served::with_timings(|timings| timings.absence = super::LONG).await;
-    served.fleet.publish("gpu-box/vllm", "m", active());
+    served.hub.publish("gpu-box/vllm", "m", active());
     served
-        .fleet
+        .hub
         .replies([Reply::Fails(RelayError::NoResponders), whole("back")]);
     let asking = tokio::spawn(Answer::of(served.chat("m", false)));
     served
-        .fleet
-        .until("the first attempt", |fleet| fleet.sent().len() == 1)
+        .hub
+        .until("the first attempt", |hub| hub.sent().len() == 1)
         .await;
     served
-        .fleet
+        .hub
         .change("gpu-box/vllm", |provider| provider.epoch = Epoch(8));
     assert_eq!(asking.await.expect("an answer").text(), "back");
-    assert_eq!(served.fleet.sent()[1].epoch, Epoch(8));
+    assert_eq!(served.hub.sent()[1].epoch, Epoch(8));
 }
 
 #[tokio::test]
 async fn what_a_backend_may_have_seen_is_never_sent_again() {
     let served = Served::new().await;
-    served.fleet.publish("gpu-box/vllm", "m", active());
-    served.fleet.publish("other-box/vllm", "m", hibernating());
+    served.hub.publish("gpu-box/vllm", "m", active());
+    served.hub.publish("other-box/vllm", "m", hibernating());
     let cases = [
         (fault(FaultCode::BackendFailed), 502, "backend_unavailable"),
         (fault(FaultCode::BackendTimeout), 504, "backend_timeout"),
@@ -316,59 +316,59 @@ async fn what_a_backend_may_have_seen_is_never_sent_again() {
         ),
     ];
     for (index, (reply, status, code)) in cases.into_iter().enumerate() {
-        served.fleet.replies([reply]);
+        served.hub.replies([reply]);
         let answer = Answer::of(served.chat("m", false)).await;
         assert_eq!((answer.status, answer.error().as_str()), (status, code));
-        assert_eq!(served.fleet.sent().len(), index + 1);
+        assert_eq!(served.hub.sent().len(), index + 1);
     }
-    assert_eq!(served.fleet.asked(), 0);
+    assert_eq!(served.hub.asked(), 0);
 }
 
 #[tokio::test]
 async fn a_dead_backend_without_a_recipe_is_a_bad_gateway() {
     let served = Served::new().await;
-    served.fleet.publish("gpu-box/vllm", "m", active());
-    served.fleet.replies([fault(FaultCode::BackendUnavailable)]);
+    served.hub.publish("gpu-box/vllm", "m", active());
+    served.hub.replies([fault(FaultCode::BackendUnavailable)]);
     let answer = Answer::of(served.chat("m", false)).await;
     assert_eq!(
         (answer.status, answer.error().as_str()),
         (502, "backend_unavailable")
     );
     assert_eq!(answer.header("x-reveille-provider"), Some("gpu-box/vllm"));
-    assert_eq!(served.fleet.sent().len(), 1);
+    assert_eq!(served.hub.sent().len(), 1);
 }
 
 #[tokio::test]
 async fn another_member_of_a_pool_takes_what_the_first_could_not() {
     let served = Served::new().await;
-    served.fleet.publish("a/vllm", "m", active());
-    served.fleet.publish("b/vllm", "m", active());
-    served.fleet.publish("c/vllm", "m", hibernating());
+    served.hub.publish("a/vllm", "m", active());
+    served.hub.publish("b/vllm", "m", active());
+    served.hub.publish("c/vllm", "m", hibernating());
     served
-        .fleet
+        .hub
         .replies([Reply::Fails(RelayError::NoResponders), whole("b")]);
     let answer = Answer::of(served.chat("m", false)).await;
     assert_eq!(answer.header("x-reveille-provider"), Some("b/vllm"));
-    assert_eq!(served.fleet.asked(), 0);
+    assert_eq!(served.hub.asked(), 0);
 }
 
 #[tokio::test]
 async fn a_pool_prefers_members_that_are_awake_and_idle() {
     let served = Served::new().await;
-    served.fleet.publish("a/vllm", "m", inactive());
-    served.fleet.publish("b/vllm", "m", hibernating());
-    served.fleet.publish("c/vllm", "m", active());
-    served.fleet.publish("d/vllm", "m", active());
-    served.fleet.replies([Reply::Hangs, whole("d")]);
+    served.hub.publish("a/vllm", "m", inactive());
+    served.hub.publish("b/vllm", "m", hibernating());
+    served.hub.publish("c/vllm", "m", active());
+    served.hub.publish("d/vllm", "m", active());
+    served.hub.replies([Reply::Hangs, whole("d")]);
     let hanging = tokio::spawn(Answer::of(served.chat("m", false)));
     served
-        .fleet
-        .until("the first request", |fleet| fleet.sent().len() == 1)
+        .hub
+        .until("the first request", |hub| hub.sent().len() == 1)
         .await;
     let answer = Answer::of(served.chat("m", false)).await;
     assert_eq!(answer.header("x-reveille-provider"), Some("d/vllm"));
     let agents: Vec<_> = served
-        .fleet
+        .hub
         .sent()
         .iter()
         .map(|sent| sent.agent.to_string())
@@ -376,11 +376,11 @@ async fn a_pool_prefers_members_that_are_awake_and_idle() {
     assert_eq!(agents, ["c", "d"]);
     hanging.abort();
     served
-        .fleet
-        .until("the cancellation", |fleet| fleet.open.load(Ordering::SeqCst) == 0)
+        .hub
+        .until("the cancellation", |hub| hub.open.load(Ordering::SeqCst) == 0)
         .await;
     for _ in 0..2 {
-        served.fleet.replies([whole("c")]);
+        served.hub.replies([whole("c")]);
         let answer = Answer::of(served.chat("m", false)).await;
         let provider = answer.header("x-reveille-provider");
         assert_eq!(provider, Some("c/vllm"), "what has ended counts no more");
@@ -403,25 +403,20 @@ fn declined(provider: &str) -> WakeError {
 async fn a_pool_wakes_another_member_for_a_request_that_the_first_is_not_woken_for() {
     let served = Served::new().await;
     for provider in ["a/vllm", "b/vllm", "c/vllm"] {
-        served.fleet.publish(provider, "m", hibernating());
+        served.hub.publish(provider, "m", hibernating());
     }
-    served.fleet.refuse_one("a/vllm", declined("a/vllm"));
-    served.fleet.refuse_one("b/vllm", declined("b/vllm"));
-    served.fleet.replies([whole("c")]);
+    served.hub.refuse_one("a/vllm", declined("a/vllm"));
+    served.hub.refuse_one("b/vllm", declined("b/vllm"));
+    served.hub.replies([whole("c")]);
     let asking = tokio::spawn(Answer::of(served.chat("m", false)));
-    served
-        .fleet
-        .until("a wake of each", |fleet| fleet.asked() == 3)
-        .await;
-    served
-        .fleet
-        .change("c/vllm", |provider| provider.status = active());
+    served.hub.until("a wake of each", |hub| hub.asked() == 3).await;
+    served.hub.change("c/vllm", |provider| provider.status = active());
     let answer = asking.await.expect("an answer");
     assert_eq!(answer.header("x-reveille-provider"), Some("c/vllm"));
 
     // The last one's wake takes longer than the caller waits: in all, not for that one alone.
     served
-        .fleet
+        .hub
         .change("c/vllm", |provider| provider.status = hibernating());
     let answer = Answer::of(served.chat("m", false).header("x-reveille-wait", "0.2")).await;
     assert_eq!((answer.status, answer.error().as_str()), (504, "wake_timeout"));
@@ -433,47 +428,47 @@ async fn a_pool_wakes_another_member_for_a_request_that_the_first_is_not_woken_f
 
     // When none can be woken, the caller is told of the first; of what concerns all of them, at once.
     served
-        .fleet
+        .hub
         .change("c/vllm", |provider| provider.status = hibernating());
-    served.fleet.refuse_one("c/vllm", declined("c/vllm"));
+    served.hub.refuse_one("c/vllm", declined("c/vllm"));
     let answer = Answer::of(served.chat("m", false)).await;
     assert_eq!(
         (answer.status, answer.error().as_str()),
         (503, "provider_declined")
     );
     assert!(answer.text().contains("has paused a/vllm"), "{}", answer.text());
-    assert_eq!(served.fleet.asked(), 9);
-    served.fleet.refuse(WakeError::Unavailable("down".to_owned()));
+    assert_eq!(served.hub.asked(), 9);
+    served.hub.refuse(WakeError::Unavailable("down".to_owned()));
     let answer = Answer::of(served.chat("m", false)).await;
     assert_eq!(answer.error(), "journal_unavailable");
-    assert_eq!(served.fleet.asked(), 10);
+    assert_eq!(served.hub.asked(), 10);
 }
 
 #[tokio::test]
 async fn a_pool_asks_last_whose_owner_has_said_no() {
     let served = Served::new().await;
     for provider in ["a/vllm", "b/vllm", "c/vllm"] {
-        served.fleet.publish(provider, "m", hibernating());
+        served.hub.publish(provider, "m", hibernating());
     }
-    served.fleet.change("a/vllm", |provider| {
+    served.hub.change("a/vllm", |provider| {
         let no = WakeFailure::new(WakeFailureKind::NotAllowed, "paused", "its owner said no");
         provider.failures = provider.failures.after(&no, Timestamp::from_millis(1));
     });
     served
-        .fleet
+        .hub
         .change("b/vllm", |provider| provider.failures.count = 1);
     for provider in ["a/vllm", "b/vllm", "c/vllm"] {
-        served.fleet.refuse_one(provider, declined(provider));
+        served.hub.refuse_one(provider, declined(provider));
     }
     let answer = Answer::of(served.chat("m", false)).await;
     assert!(answer.text().contains("has paused c/vllm"), "{}", answer.text());
-    assert_eq!(served.fleet.asked_of(), ["c/vllm", "b/vllm", "a/vllm"].map(id));
+    assert_eq!(served.hub.asked_of(), ["c/vllm", "b/vllm", "a/vllm"].map(id));
 }
 
 #[tokio::test]
 async fn a_client_that_leaves_cancels_its_request() {
     let served = Served::new().await;
-    served.fleet.publish("gpu-box/vllm", "m", active());
+    served.hub.publish("gpu-box/vllm", "m", active());
     for (reply, stream) in [
         (Reply::Hangs, false),
         (Reply::Hangs, true),
@@ -483,16 +478,16 @@ async fn a_client_that_leaves_cancels_its_request() {
             true,
         ),
     ] {
-        served.fleet.replies([reply]);
+        served.hub.replies([reply]);
         let asking = tokio::spawn(Answer::of(served.chat("m", stream)));
         served
-            .fleet
-            .until("the request", |fleet| fleet.open.load(Ordering::SeqCst) == 1)
+            .hub
+            .until("the request", |hub| hub.open.load(Ordering::SeqCst) == 1)
             .await;
         asking.abort();
         served
-            .fleet
-            .until("the cancellation", |fleet| fleet.open.load(Ordering::SeqCst) == 0)
+            .hub
+            .until("the cancellation", |hub| hub.open.load(Ordering::SeqCst) == 0)
             .await;
     }
 }
@@ -500,12 +495,12 @@ async fn a_client_that_leaves_cancels_its_request() {
 #[tokio::test]
 async fn a_body_that_breaks_off_is_not_passed_off_as_whole() {
     let served = Served::new().await;
-    served.fleet.publish("gpu-box/vllm", "m", active());
+    served.hub.publish("gpu-box/vllm", "m", active());
     let pieces = vec![
         Ok(Bytes::from_static(b"{\"a\":")),
         Err(RelayError::Gap { expected: 2 }),
     ];
-    served.fleet.replies([Reply::Pieces(200, JSON, pieces)]);
+    served.hub.replies([Reply::Pieces(200, JSON, pieces)]);
     let answer = Answer::of(served.chat("m", false)).await;
     assert_eq!(
         (answer.status, answer.text().as_str(), answer.whole),
@@ -516,19 +511,16 @@ async fn a_body_that_breaks_off_is_not_passed_off_as_whole() {
 #[tokio::test]
 async fn memory_for_bodies_is_given_back_once_the_backend_answers() {
     let served = Served::new().await;
-    served.fleet.publish("gpu-box/vllm", "m", active());
+    served.hub.publish("gpu-box/vllm", "m", active());
     served
-        .fleet
+        .hub
         .replies([Reply::Hangs, Reply::Stalls(JSON, Bytes::from_static(b"{"))]);
-    let held = || served.state.inner.bodies.used();
+    let held = || served.state.bodies.used();
     let hanging = tokio::spawn(Answer::of(served.chat("m", false)));
-    served
-        .fleet
-        .until("the request", |fleet| fleet.sent().len() == 1)
-        .await;
+    served.hub.until("the request", |hub| hub.sent().len() == 1).await;
     assert!(held() > 0);
     hanging.abort();
-    served.fleet.until("the cancellation", |_| held() == 0).await;
+    served.hub.until("the cancellation", |_| held() == 0).await;
     let response = served.chat("m", false).send().await.expect("an answer");
     assert_eq!(held(), 0);
     drop(response);

@@ -2,7 +2,7 @@
 
 use super::{
     Answer, chat_body,
-    fleet::{Reply, active, hibernating},
+    fake_hub::{Reply, active, hibernating},
     keys::{locked, refused},
 };
 use crate::keys::MAX_KEYS;
@@ -20,7 +20,7 @@ async fn a_key_is_shown_once_and_its_life_is_listed() {
     assert_eq!(served.get_with(&key, "/v1/models").await.status, 200);
     let list = served.get_with(&root, "/reveille/v1/keys").await;
     let row = list.json()["data"][0].clone();
-    let now = served.fleet.now().as_millis();
+    let now = served.hub.now().as_millis();
     assert_eq!(
         row,
         json!({"id": id, "status": "issued", "name": "the laptop", "scopes": ["query", "infer:*"],
@@ -30,7 +30,7 @@ async fn a_key_is_shown_once_and_its_life_is_listed() {
     );
     let secret = &key[key.len() - 43..];
     assert!(!list.text().contains(secret));
-    served.fleet.secs.store(100, Ordering::SeqCst);
+    served.hub.secs.store(100, Ordering::SeqCst);
     assert_eq!(
         refused(&served.get_with(&key, "/v1/models").await, 401),
         "expired_api_key"
@@ -51,7 +51,7 @@ async fn a_rotated_secret_is_good_for_its_grace_and_a_revoked_key_for_nothing() 
     let new = new.as_str().expect("a key");
     let status = async |key: &str| served.get_with(key, "/v1/models").await.status;
     assert_eq!((status(&old).await, status(new).await), (200, 200));
-    served.fleet.secs.store(60, Ordering::SeqCst);
+    served.hub.secs.store(60, Ordering::SeqCst);
     assert_eq!((status(&old).await, status(new).await), (401, 200));
     // Without a body there is no grace.
     let rotate = served.client.post(format!("{}{path}/rotate", served.url));
@@ -128,7 +128,7 @@ async fn what_makes_no_key_is_said() {
             .request(method.parse().expect("a method"), format!("{}{path}", served.url));
         refused(&Answer::of(request.bearer_auth(&root)).await, status);
     }
-    assert_eq!(served.fleet.keys.count(), 0);
+    assert_eq!(served.hub.registry.keys().count(), 0);
 }
 
 #[tokio::test]
@@ -167,7 +167,7 @@ async fn there_are_so_many_keys_and_no_more() {
     let (served, root) = locked().await;
     for number in 0..MAX_KEYS {
         let id = format!("k{number:09}").parse().expect("legal");
-        served.fleet.keys.take_unreadable(id, 1);
+        served.hub.registry.keys().take_unreadable(id, 1);
     }
     let terms = json!({ "name": "n", "scopes": ["query"] });
     let more = Answer::of(served.post("/reveille/v1/keys", &terms).bearer_auth(&root)).await;
@@ -177,11 +177,11 @@ async fn there_are_so_many_keys_and_no_more() {
 #[tokio::test]
 async fn a_stream_counts_while_it_streams_and_a_client_that_leaves_gives_its_place_back() {
     let (served, root) = locked().await;
-    served.fleet.publish("a/vllm", "m", active());
+    served.hub.publish("a/vllm", "m", active());
     let terms = json!({ "name": "n", "scopes": ["infer:*"], "concurrency": 1 });
     let (_, key) = served.make(&root, terms).await;
     let first = Bytes::from_static(b"data: {}\n\n");
-    served.fleet.replies([Reply::Stalls("text/event-stream", first)]);
+    served.hub.replies([Reply::Stalls("text/event-stream", first)]);
     let mut streaming = served
         .chat("m", true)
         .bearer_auth(&key)
@@ -195,9 +195,9 @@ async fn a_stream_counts_while_it_streams_and_a_client_that_leaves_gives_its_pla
     );
     drop(streaming);
     served
-        .fleet
-        .until("the request is cancelled", |fleet| {
-            fleet.open.load(Ordering::SeqCst) == 0
+        .hub
+        .until("the request is cancelled", |hub| {
+            hub.open.load(Ordering::SeqCst) == 0
         })
         .await;
     assert_eq!(served.get_with(&key, "/v1/models").await.status, 200);
@@ -212,7 +212,7 @@ async fn a_stream_counts_while_it_streams_and_a_client_that_leaves_gives_its_pla
     for round in 0..50 {
         served.replies_hello(1);
         assert_eq!(served.chat_with(&key, "m").await.status, 200, "{round}");
-        served.fleet.replies([pieces()]);
+        served.hub.replies([pieces()]);
         let streamed = Answer::of(served.chat("m", true).bearer_auth(&key)).await;
         assert_eq!(streamed.status, 200, "{round}");
     }
@@ -221,7 +221,7 @@ async fn a_stream_counts_while_it_streams_and_a_client_that_leaves_gives_its_pla
 #[tokio::test]
 async fn a_wake_names_the_key_that_asked_for_it() {
     let (served, root) = locked().await;
-    served.fleet.publish("a/vllm", "m", hibernating());
+    served.hub.publish("a/vllm", "m", hibernating());
     let (id, key) = served
         .make(&root, json!({ "name": "n", "scopes": ["infer:*"] }))
         .await;
@@ -230,7 +230,7 @@ async fn a_wake_names_the_key_that_asked_for_it() {
         .bearer_auth(&key);
     let asked = Answer::of(asked.header("x-reveille-wake", "async")).await;
     assert_eq!(refused(&asked, 503), "waking");
-    let causes = served.fleet.causes();
+    let causes = served.hub.causes();
     assert_eq!(
         causes
             .first()

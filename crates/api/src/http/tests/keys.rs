@@ -2,17 +2,14 @@
 
 use super::{
     Answer, Served,
-    fleet::{Reply, active, hibernating},
+    fake_hub::{Reply, active, hibernating},
     limits,
 };
 use crate::keys::{AuthMode, SecretKey};
 use bytes::Bytes;
 use reveille_domain::rows::MemoryRows;
 use serde_json::{Value, json};
-use std::{
-    collections::BTreeSet,
-    sync::{Arc, atomic::Ordering},
-};
+use std::{collections::BTreeSet, sync::Arc};
 
 const HELLO: &str = r#"{"choices":[]}"#;
 
@@ -32,7 +29,7 @@ pub(super) async fn locked() -> (Served, String) {
 impl Served {
     pub(super) fn replies_hello(&self, times: usize) {
         let hello = || Reply::Whole(200, "application/json", Bytes::from(HELLO));
-        self.fleet.replies((0..times).map(|_| hello()));
+        self.hub.replies((0..times).map(|_| hello()));
     }
 
     pub(super) async fn get_with(&self, key: &str, path: &str) -> Answer {
@@ -74,7 +71,7 @@ pub(super) fn refused(answer: &Answer, status: u16) -> String {
 #[tokio::test]
 async fn who_has_no_good_key_is_refused_everywhere_but_at_the_health_paths() {
     let (served, root) = locked().await;
-    served.fleet.publish("a/vllm", "m", active());
+    served.hub.publish("a/vllm", "m", active());
     let (id, _) = served
         .make(&root, json!({ "name": "n", "scopes": ["infer:*"] }))
         .await;
@@ -170,7 +167,7 @@ async fn who_has_no_good_key_is_refused_everywhere_but_at_the_health_paths() {
         refused(&Answer::of(served.chat("m", false)).await, 401),
         "missing_api_key"
     );
-    assert_eq!(served.fleet.sent().len(), 0, "nothing reached a backend");
+    assert_eq!(served.hub.sent().len(), 0, "nothing reached a backend");
     for path in ["/livez", "/readyz"] {
         assert_eq!(served.get(path).await.status, 200, "{path}");
     }
@@ -194,7 +191,7 @@ async fn a_good_key_comes_in_either_header_or_in_both() {
 #[tokio::test]
 async fn an_open_surface_takes_any_word_but_a_wrong_key() {
     let served = Served::new().await;
-    served.fleet.publish("a/vllm", "m", active());
+    served.hub.publish("a/vllm", "m", active());
     served.replies_hello(4);
     for key in ["unused", "sk-1234", "ollama"] {
         assert_eq!(served.chat_with(key, "m").await.status, 200, "{key}");
@@ -220,7 +217,7 @@ async fn an_open_surface_takes_any_word_but_a_wrong_key() {
 #[tokio::test]
 async fn each_path_needs_its_scope() {
     let (served, root) = locked().await;
-    served.fleet.publish("a/vllm", "m", active());
+    served.hub.publish("a/vllm", "m", active());
     let [infer, query, admin] = [["infer:*"], ["query"], ["admin"]];
     let [infer, query, admin] = [
         served.key_for(&root, &infer).await,
@@ -264,9 +261,9 @@ async fn each_path_needs_its_scope() {
 #[tokio::test]
 async fn a_model_that_a_key_may_not_ask_does_not_exist_for_it() {
     let (served, root) = locked().await;
-    served.fleet.publish("a/vllm", "qwen", active());
-    served.fleet.publish("b/vllm", "qwen-secret", hibernating());
-    served.fleet.publish("c/vllm", "llama", active());
+    served.hub.publish("a/vllm", "qwen", active());
+    served.hub.publish("b/vllm", "qwen-secret", hibernating());
+    served.hub.publish("c/vllm", "llama", active());
     let key = served.key_for(&root, &["infer:qwen", "infer:c/llama"]).await;
     let list = served.get_with(&key, "/v1/models").await.json();
     let ids: Vec<_> = list["data"]
@@ -283,14 +280,18 @@ async fn a_model_that_a_key_may_not_ask_does_not_exist_for_it() {
     }
     // Word for word what a name that nobody publishes is told.
     let differs = |text: String, name: &str| text.replace(name, "…");
-    let unknown = served.chat_with(&key, "qwen-nothing").await;
-    assert_eq!(refused(&unknown, 404), "model_not_found");
-    for model in ["qwen-secret", "b/qwen-secret", "llama"] {
+    for (model, unpublished) in [
+        ("qwen-secret", "qwen-nothing"),
+        ("b/qwen-secret", "b/qwen-nothing"),
+        ("llama", "llamo"),
+    ] {
+        let unknown = served.chat_with(&key, unpublished).await;
+        assert_eq!(refused(&unknown, 404), "model_not_found");
         let forbidden = served.chat_with(&key, model).await;
         assert_eq!(refused(&forbidden, 404), "model_not_found", "{model}");
         let (one, other) = (
             differs(forbidden.text(), model),
-            differs(unknown.text(), "qwen-nothing"),
+            differs(unknown.text(), unpublished),
         );
         assert_eq!(one, other);
         let headers = |answer: &Answer| {
@@ -304,7 +305,7 @@ async fn a_model_that_a_key_may_not_ask_does_not_exist_for_it() {
         let one = served.get_with(&key, &format!("/v1/models/{model}")).await;
         assert_eq!(refused(&one, 404), "model_not_found");
     }
-    assert_eq!(served.fleet.asked(), 0, "and none of them was woken");
+    assert_eq!(served.hub.asked(), 0, "and none of them was woken");
     let all = served.get_with(&root, "/v1/models").await.json();
     assert_eq!(all["data"].as_array().map(Vec::len), Some(3));
 }
@@ -312,7 +313,7 @@ async fn a_model_that_a_key_may_not_ask_does_not_exist_for_it() {
 #[tokio::test]
 async fn before_the_keys_are_known_nobody_is_called_a_stranger() {
     let (served, root) = locked().await;
-    served.fleet.not_ready.store(true, Ordering::SeqCst);
+    served.hub.forget_everything();
     let unknown = SecretKey::generate().expect("randomness");
     let answer = served.get_with(unknown.expose(), "/v1/models").await;
     assert_eq!(refused(&answer, 503), "not_ready");
@@ -325,7 +326,11 @@ async fn a_key_that_cannot_be_read_is_refused() {
     let (id, key) = served
         .make(&root, json!({ "name": "n", "scopes": ["infer:*"] }))
         .await;
-    served.fleet.keys.take_unreadable(id.parse().expect("an id"), 42);
+    served
+        .hub
+        .registry
+        .keys()
+        .take_unreadable(id.parse().expect("an id"), 42);
     assert_eq!(
         refused(&served.get_with(&key, "/v1/models").await, 503),
         "key_unreadable"

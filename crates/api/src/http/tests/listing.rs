@@ -1,8 +1,8 @@
 use super::{
     Served,
-    fleet::{active, hibernating, inactive},
+    fake_hub::{active, hibernating, inactive},
 };
-use crate::inference::Fleet;
+use crate::commands::Admin;
 use reveille_domain::{AgentCommand, AgentName, SecretHash, SessionId, Timestamp, TokenId};
 use serde_json::{Value, json};
 use std::sync::atomic::Ordering;
@@ -11,9 +11,9 @@ use uuid::Uuid;
 #[tokio::test]
 async fn sleeping_models_are_listed_and_listing_wakes_none() {
     let served = Served::new().await;
-    served.fleet.publish("a/vllm", "Qwen/Qwen3-8B", hibernating());
-    served.fleet.publish("b/vllm", "pooled", inactive());
-    served.fleet.publish("c/vllm", "pooled", active());
+    served.hub.publish("a/vllm", "Qwen/Qwen3-8B", hibernating());
+    served.hub.publish("b/vllm", "pooled", inactive());
+    served.hub.publish("c/vllm", "pooled", active());
     let answer = served.get("/v1/models").await;
     let list = answer.json();
     assert_eq!((answer.status, &list["object"]), (200, &json!("list")));
@@ -51,7 +51,7 @@ async fn sleeping_models_are_listed_and_listing_wakes_none() {
         (missing.status, missing.error().as_str()),
         (404, "model_not_found")
     );
-    assert_eq!(served.fleet.asked(), 0);
+    assert_eq!(served.hub.asked(), 0);
 }
 
 /// What a list has in one of its fields, read in pages.
@@ -76,11 +76,11 @@ async fn in_pages(served: &Served, list: &str, query: &str, limit: u32, field: &
 #[tokio::test]
 async fn providers_are_listed_in_the_order_that_is_asked_for() {
     let served = Served::new().await;
-    served.fleet.publish("a/vllm", "one", inactive());
-    served.fleet.publish("b/vllm", "two", hibernating());
-    served.fleet.publish("c/vllm", "three", active());
-    served.fleet.publish("d/vllm", "two", active());
-    served.fleet.change("b/vllm", |provider| {
+    served.hub.publish("a/vllm", "one", inactive());
+    served.hub.publish("b/vllm", "two", hibernating());
+    served.hub.publish("c/vllm", "three", active());
+    served.hub.publish("d/vllm", "two", active());
+    served.hub.change("b/vllm", |provider| {
         provider.status = reveille_domain::Status::Hibernating {
             since_ms: Timestamp::from_millis(500),
         };
@@ -134,7 +134,7 @@ async fn agents_and_keys_are_listed_in_the_order_that_is_asked_for() {
                 at,
             },
         };
-        let done = served.fleet.agent(&agent, "test", Box::new(command)).await;
+        let done = Admin::agent(&*served.hub, &agent, "test", Box::new(command)).await;
         assert_eq!(done.expect("accepted").events.len(), 1);
     }
     for (query, agents) in [
@@ -150,7 +150,7 @@ async fn agents_and_keys_are_listed_in_the_order_that_is_asked_for() {
     }
     let mut made = vec![];
     for secs in [0, 10, 20, 30] {
-        served.fleet.secs.store(secs, Ordering::SeqCst);
+        served.hub.secs.store(secs, Ordering::SeqCst);
         let terms = json!({ "name": "n", "scopes": ["query"] });
         made.push(served.make("unused", terms).await.0);
     }
@@ -231,9 +231,9 @@ async fn readiness_says_what_is_missing() {
     let served = Served::new().await;
     let ready = served.get("/readyz").await;
     assert_eq!((ready.status, &ready.json()["status"]), (200, &json!("ready")));
-    served.fleet.not_ready.store(true, Ordering::SeqCst);
+    served.hub.forget_everything();
     let missing = served.get("/readyz").await;
-    let expected = json!({ "status": "not_ready", "checks": { "registry": false, "nats": true, "clock": true, "doors": true } });
+    let expected = json!({ "status": "not_ready", "checks": { "registry": false, "nats": true, "clock": true, "agent_auth": true } });
     assert_eq!((missing.status, missing.json()), (503, expected));
     assert_eq!(served.get("/livez").await.json(), json!({ "status": "alive" }));
 }
@@ -241,13 +241,16 @@ async fn readiness_says_what_is_missing() {
 #[tokio::test]
 async fn providers_are_shown_without_their_recipes() {
     let served = Served::new().await;
-    served.fleet.publish("a/vllm", "m", hibernating());
-    served.fleet.publish("b/vllm", "m", active());
+    served.hub.publish("a/vllm", "m", hibernating());
+    served.hub.publish("b/vllm", "m", active());
     let page = served
         .get("/reveille/v1/providers?status=hibernating")
         .await
         .json();
-    assert_eq!((&page["next"], &page["applied"]), (&Value::Null, &json!(41)));
+    assert_eq!(
+        (&page["next"], &page["applied"]),
+        (&Value::Null, &json!(served.hub.registry.applied()))
+    );
     assert_eq!(page["data"].as_array().map(Vec::len), Some(1));
     let one = served.get("/reveille/v1/providers/a/vllm").await.json();
     assert_eq!(one, page["data"][0]);
@@ -256,12 +259,16 @@ async fn providers_are_shown_without_their_recipes() {
         (&one["id"], &one["waiting"], &one["epoch"]),
         (&json!("a/vllm"), &json!(3), &json!(7))
     );
+    let ahead = format!(
+        "/reveille/v1/providers?min_seq={}",
+        served.hub.registry.applied() + 1
+    );
     for (path, status, code) in [
         ("/reveille/v1/providers/a/none", 404, "not_found"),
         ("/reveille/v1/providers/A/none", 400, "invalid_path"),
         ("/reveille/v1/providers?status=tired", 400, "invalid_query"),
         ("/reveille/v1/providers?colour=red", 400, "invalid_query"),
-        ("/reveille/v1/providers?min_seq=42", 503, "rows_behind"),
+        (&*ahead, 503, "rows_behind"),
     ] {
         let answer = served.get(path).await;
         assert_eq!((answer.status, answer.error().as_str()), (status, code), "{path}");
@@ -271,26 +278,21 @@ async fn providers_are_shown_without_their_recipes() {
 #[tokio::test]
 async fn waking_by_hand_begins_once_and_may_wait() {
     let served = Served::new().await;
-    served.fleet.publish("a/vllm", "m", hibernating());
+    served.hub.publish("a/vllm", "m", hibernating());
     let order = |what: &str| served.post(&format!("/reveille/v1/providers/a/vllm/{what}"), &json!({}));
     let begun = super::Answer::of(order("wake")).await;
     assert_eq!((begun.status, &begun.json()["status"]), (202, &json!("waking")));
     let wake_id = begun.json()["wake_id"].as_str().expect("a wake").to_owned();
     assert_eq!(begun.header("x-reveille-wake-id"), Some(wake_id.as_str()));
     let waiting = tokio::spawn(super::Answer::of(order("wake?wait=true")));
-    served
-        .fleet
-        .until("the second order", |fleet| fleet.asked() == 2)
-        .await;
-    served
-        .fleet
-        .change("a/vllm", |provider| provider.status = active());
+    served.hub.until("the second order", |hub| hub.asked() == 2).await;
+    served.hub.change("a/vllm", |provider| provider.status = active());
     let woken = waiting.await.expect("an answer");
     assert_eq!((woken.status, &woken.json()["wake_id"]), (200, &json!(wake_id)));
     let again = super::Answer::of(order("wake")).await;
     assert_eq!((again.status, &again.json()["status"]), (200, &json!("active")));
     assert_eq!(super::Answer::of(order("sleep")).await.status, 202);
-    assert_eq!(served.fleet.slept.load(Ordering::SeqCst), 1);
+    assert_eq!(served.hub.slept.load(Ordering::SeqCst), 1);
     let nobody = super::Answer::of(served.post("/reveille/v1/providers/a/none/wake", &json!({}))).await;
     assert_eq!(
         (nobody.status, nobody.error().as_str()),
@@ -303,7 +305,7 @@ async fn providers_come_in_pages_that_leave_none_out() {
     let served = Served::new().await;
     let all = ["a/one", "a/two", "a-b/one", "b/one", "b/two"];
     for id in all {
-        served.fleet.publish(id, "pooled", active());
+        served.hub.publish(id, "pooled", active());
     }
     let mut seen = vec![];
     let mut after = String::new();

@@ -2,12 +2,12 @@
 
 use super::{
     Answer, Served,
-    fleet::{Reply, active, hibernating, id},
+    fake_hub::{Reply, active, hibernating, id},
     keys::{locked, refused},
 };
-use crate::inference::Fleet;
+use crate::registry::tests::{entry, unreadable};
 use bytes::Bytes;
-use reveille_bus::{Reason, SubjectKind, relay::RelayError};
+use reveille_bus::{Followed, Reason, SubjectKind, relay::RelayError};
 use reveille_domain::{Provider, ProviderEvent, Timestamp, WakeFailure, WakeFailureKind, WakeId, WakeRecord};
 use uuid::Uuid;
 
@@ -56,18 +56,16 @@ async fn metrics_want_the_scope_of_queries() {
 #[tokio::test]
 async fn metrics_count_what_happened_and_name_nobody() {
     let served = Served::new().await;
-    served
-        .fleet
-        .publish("secret-agent/vllm", "secret-model", active());
-    served
-        .fleet
-        .publish("secret-agent/ollama", "other", hibernating());
+    served.hub.publish("secret-agent/vllm", "secret-model", active());
+    served.hub.publish("secret-agent/ollama", "other", hibernating());
+    let commit = entry(&id("secret-agent/vllm"), 99, Provider::default(), vec![]);
+    served.hub.registry.follow(&Followed::Commit(unreadable(commit)));
     served.replies_hello(1);
     let _ = served.get("/v1/models/secret-path").await;
     let _ = served.get("/secret-path").await;
     let answer = Answer::of(served.chat("secret-model", false)).await;
     assert_eq!(answer.status, 200, "{}", answer.text());
-    let metrics = &served.fleet.metrics;
+    let metrics = &served.hub.metrics;
     metrics.refusals.count(SubjectKind::Control, Reason::OtherName);
     metrics
         .refusals
@@ -85,7 +83,7 @@ async fn metrics_count_what_happened_and_name_nobody() {
             "reveille_connected_agents 1",
             "reveille_relayed_requests 4",
             "reveille_wake_waiters 6",
-            "reveille_unreadable_aggregates 2",
+            "reveille_unreadable_aggregates 1",
             "# EOF",
         ])
         .await;
@@ -95,19 +93,19 @@ async fn metrics_count_what_happened_and_name_nobody() {
 #[tokio::test]
 async fn metrics_tell_how_long_wakes_took_by_how_they_ended() {
     let served = Served::new().await;
-    served.fleet.publish("gpu-box/vllm", "m", hibernating());
+    served.hub.publish("gpu-box/vllm", "m", hibernating());
     let failure = WakeFailure::new(WakeFailureKind::GroupBlocked, "group", "no room");
     let (slow, blocked, earlier) = (
         ended(2_000, None),
         ended(700, Some(failure.clone())),
         ended(1, None),
     );
-    served.fleet.change("gpu-box/vllm", |provider| {
+    served.hub.change("gpu-box/vllm", |provider| {
         provider.wakes = vec![earlier, slow.clone(), blocked.clone()];
     });
-    let known = served.fleet.get(&id("gpu-box/vllm")).expect("published");
+    let known = served.hub.registry.get(&id("gpu-box/vllm")).expect("published");
     let (provider, at_ms) = (Provider::Registered(known.provider.clone()), slow.ended_at_ms);
-    served.fleet.metrics.committed(
+    served.hub.metrics.committed(
         &provider,
         &[
             ProviderEvent::WakeSucceeded {
@@ -140,9 +138,9 @@ async fn metrics_tell_how_long_wakes_took_by_how_they_ended() {
 #[tokio::test]
 async fn metrics_tell_how_long_requests_waited_for_their_first_byte() {
     let served = Served::new().await;
-    served.fleet.publish("gpu-box/vllm", "m", hibernating());
+    served.hub.publish("gpu-box/vllm", "m", hibernating());
     let piece = Bytes::from_static(b"data: 1\n\n");
-    served.fleet.replies([
+    served.hub.replies([
         Reply::Whole(200, "application/json", piece.clone()),
         Reply::Pieces(200, "application/json", vec![Ok(piece.clone())]),
         Reply::Pieces(
@@ -155,9 +153,9 @@ async fn metrics_tell_how_long_requests_waited_for_their_first_byte() {
         Reply::Pieces(200, "application/json", vec![Err(RelayError::Closed)]),
     ]);
     let cold = tokio::spawn(Answer::of(served.chat("m", false)));
-    served.fleet.until("a wake", |fleet| fleet.asked() == 1).await;
+    served.hub.until("a wake", |hub| hub.asked() == 1).await;
     served
-        .fleet
+        .hub
         .change("gpu-box/vllm", |provider| provider.status = active());
     assert_eq!(cold.await.expect("an answer").status, 200);
     for (stream, status) in [(false, 200), (true, 200), (false, 500)] {

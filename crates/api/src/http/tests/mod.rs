@@ -1,7 +1,7 @@
-//! The surface over a real listener, with everything behind it scripted: no NATS, no backend.
+//! The HTTP API over a real listener, with everything behind it scripted: no NATS, no backend.
 
 mod bad_input;
-mod fleet;
+mod fake_hub;
 mod inference;
 mod key_life;
 mod keys;
@@ -11,16 +11,17 @@ mod queries;
 mod streams;
 mod waking;
 
-use super::{AppState, EventFeed, HttpLimits, Readiness, router};
-use crate::service::AgentHub;
+use super::{AppServices, AppState, HttpLimits, Readiness, refuse, router};
 use crate::{
+    config::AgentHub,
+    history::EventFeed,
     inference::Timings,
     keys::{AuthMode, Authenticator, SecretKey},
     server::{ServerLimits, serve},
 };
 use axum::http::HeaderMap;
 use bytes::Bytes;
-use fleet::ScriptedFleet;
+use fake_hub::FakeHub;
 use futures::{StreamExt, stream::BoxStream};
 use reveille_domain::rows::{EventRow, MemoryRows, Rows, RowsError};
 use serde_json::{Value, json};
@@ -48,9 +49,9 @@ impl EventFeed for GivenFeed {
     }
 }
 
-/// The surface at work.
+/// The API at work.
 struct Served {
-    fleet: Arc<ScriptedFleet>,
+    hub: Arc<FakeHub>,
     feed: Arc<GivenFeed>,
     url: String,
     client: reqwest::Client,
@@ -71,11 +72,12 @@ fn limits() -> HttpLimits {
         held_body_bytes: 1024 * 1024,
         timings: Timings {
             quiet: LONG,
-            heartbeat: Duration::from_millis(20),
+            keepalive: Duration::from_millis(20),
             wait: LONG,
             absence: Duration::from_millis(50),
             report: LONG,
             body_idle: LONG,
+            fold: Duration::from_millis(50),
         },
     }
 }
@@ -105,34 +107,36 @@ impl Served {
         CRYPTO.call_once(|| {
             let _ = rustls::crypto::ring::default_provider().install_default();
         });
-        let (fleet, feed) = (Arc::new(ScriptedFleet::default()), Arc::new(GivenFeed::default()));
-        let ready = fleet.clone();
-        let readiness = move || Readiness {
-            registry: crate::inference::Fleet::is_ready(&*ready),
-            nats: true,
-            clock: true,
-            doors: true,
-        };
-        let (folded, clock) = (fleet.clone(), fleet.clone());
+        let (hub, feed) = (Arc::new(FakeHub::default()), Arc::new(GivenFeed::default()));
+        let (ready, folded, clock) = (hub.clone(), hub.clone(), hub.clone());
         let authenticator = Authenticator::new(
             mode,
             root,
-            fleet.keys.clone(),
-            move || crate::inference::Fleet::is_ready(&*folded),
+            hub.registry.keys().clone(),
+            move || folded.registry.is_ready(),
             move || Some(clock.now()),
         );
-        let state = AppState::over(
-            fleet.clone(),
+        let services = AppServices {
+            registry: hub.registry.clone(),
+            waker: hub.clone(),
+            relay: hub.clone(),
+            admin: hub.clone(),
+            metrics: hub.metrics.clone(),
             rows,
-            feed.clone(),
-            readiness,
+            feed: feed.clone(),
+            readiness: Box::new(move || Readiness {
+                registry: ready.registry.is_ready(),
+                nats: true,
+                clock: true,
+                agent_auth: true,
+            }),
             authenticator,
-            AgentHub {
+            agent_hub: AgentHub {
                 nats_url: "tls://hub.example:4222".to_owned(),
                 ca_pem: None,
             },
-            limits,
-        );
+        };
+        let state = AppState::new(services, limits);
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0")
             .await
             .expect("a port");
@@ -143,6 +147,7 @@ impl Served {
                 listener,
                 None,
                 app,
+                refuse,
                 ServerLimits::default(),
                 CancellationToken::new(),
             )
@@ -154,7 +159,7 @@ impl Served {
             .build()
             .expect("a client");
         Self {
-            fleet,
+            hub,
             feed,
             url,
             client,

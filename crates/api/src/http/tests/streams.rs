@@ -1,6 +1,6 @@
 use super::{
     Answer, Served,
-    fleet::{Reply, active, hibernating, id},
+    fake_hub::{Reply, active, hibernating, id},
 };
 use crate::wakes::WakeError;
 use bytes::Bytes;
@@ -32,7 +32,7 @@ fn failed() -> WakeError {
 /// What begins to talk almost at once.
 async fn impatient() -> Served {
     let served = Served::with_timings(|timings| timings.quiet = Duration::from_millis(30)).await;
-    served.fleet.publish("gpu-box/vllm", "m", hibernating());
+    served.hub.publish("gpu-box/vllm", "m", hibernating());
     served
 }
 
@@ -69,13 +69,13 @@ async fn rest(mut response: reqwest::Response) -> String {
 #[tokio::test]
 async fn a_stream_passes_byte_by_byte_with_headers_against_buffering() {
     let served = Served::new().await;
-    served.fleet.publish("gpu-box/vllm", "m", active());
+    served.hub.publish("gpu-box/vllm", "m", active());
     let pieces = vec![
         piece("data: {\"a\""),
         piece(":1}\r\n\r\ndata: [DO"),
         piece("NE]\n\n"),
     ];
-    served.fleet.replies([Reply::Pieces(200, EVENTS, pieces)]);
+    served.hub.replies([Reply::Pieces(200, EVENTS, pieces)]);
     let answer = Answer::of(served.chat("m", true)).await;
     assert_eq!(answer.text(), "data: {\"a\":1}\r\n\r\ndata: [DONE]\n\n");
     assert!(answer.whole);
@@ -87,10 +87,10 @@ async fn a_stream_passes_byte_by_byte_with_headers_against_buffering() {
 #[tokio::test]
 async fn a_stream_that_breaks_off_ends_with_an_error_and_never_with_done() {
     let served = Served::new().await;
-    served.fleet.publish("gpu-box/vllm", "m", active());
+    served.hub.publish("gpu-box/vllm", "m", active());
     for (begun, between) in [("data: 1\n\n", ""), ("data: {\"a", "\n\n")] {
         let pieces = vec![piece(begun), Err(RelayError::Silent { silent_ms: 15_000 })];
-        served.fleet.replies([Reply::Pieces(200, EVENTS, pieces)]);
+        served.hub.replies([Reply::Pieces(200, EVENTS, pieces)]);
         let answer = Answer::of(served.chat("m", true)).await;
         let text = answer.text();
         let error = text
@@ -104,8 +104,8 @@ async fn a_stream_that_breaks_off_ends_with_an_error_and_never_with_done() {
 #[tokio::test]
 async fn a_wake_that_fails_soon_keeps_its_status() {
     let served = Served::new().await;
-    served.fleet.publish("gpu-box/vllm", "m", hibernating());
-    served.fleet.refuse(failed());
+    served.hub.publish("gpu-box/vllm", "m", hibernating());
+    served.hub.refuse(failed());
     let answer = Answer::of(served.chat("m", true)).await;
     assert_eq!((answer.status, answer.error().as_str()), (503, "wake_failed"));
 }
@@ -122,13 +122,13 @@ async fn a_stream_that_waits_says_so_and_then_passes_the_answer() {
             .all(|line| line == ": waking gpu-box/m elapsed=0s\n"),
         "{text:?}"
     );
-    served.fleet.replies([Reply::Pieces(
+    served.hub.replies([Reply::Pieces(
         200,
         EVENTS,
         vec![piece("data: 1\n\n"), piece("data: [DONE]\n\n")],
     )]);
     served
-        .fleet
+        .hub
         .change("gpu-box/vllm", |provider| provider.status = active());
     assert_eq!(rest(response).await, "data: 1\n\ndata: [DONE]\n\n");
 }
@@ -137,14 +137,14 @@ async fn a_stream_that_waits_says_so_and_then_passes_the_answer() {
 async fn a_wake_that_fails_later_is_an_error_event_and_the_end() {
     let served = impatient().await;
     let (response, _) = waiting(&served, "comment").await;
-    served.fleet.fail_wakes(failed());
+    served.hub.fail_wakes(failed());
     let text = rest(response).await;
     let error = text
         .strip_prefix("data: ")
         .and_then(|text| text.strip_suffix("\n\ndata: [DONE]\n\n"));
     let error: Value = serde_json::from_str(error.expect("an error, then the end")).expect("JSON");
     assert_eq!(error["error"]["code"], "wake_failed");
-    assert!(served.fleet.sent().is_empty());
+    assert!(served.hub.sent().is_empty());
 }
 
 #[tokio::test]
@@ -166,9 +166,9 @@ async fn after_the_200_no_done_follows_what_the_backend_may_have_seen() {
         };
         let served = impatient().await;
         let (response, _) = waiting(&served, "comment").await;
-        served.fleet.replies([reply]);
+        served.hub.replies([reply]);
         served
-            .fleet
+            .hub
             .change("gpu-box/vllm", |provider| provider.status = active());
         let text = rest(response).await;
         let event = text
@@ -202,9 +202,9 @@ async fn a_caller_that_wants_no_progress_gets_the_status_however_late() {
     let asking = tokio::spawn(Answer::of(
         served.chat("m", true).header("x-reveille-progress", "off"),
     ));
-    served.fleet.until("a wake", |fleet| fleet.asked() == 1).await;
+    served.hub.until("a wake", |hub| hub.asked() == 1).await;
     tokio::time::sleep(Duration::from_millis(100)).await;
-    served.fleet.fail_wakes(failed());
+    served.hub.fail_wakes(failed());
     let answer = asking.await.expect("an answer");
     assert_eq!((answer.status, answer.error().as_str()), (503, "wake_failed"));
 }
@@ -212,8 +212,8 @@ async fn a_caller_that_wants_no_progress_gets_the_status_however_late() {
 #[tokio::test]
 async fn a_slow_backend_that_is_awake_keeps_its_status() {
     let served = Served::with_timings(|timings| timings.quiet = Duration::from_millis(10)).await;
-    served.fleet.publish("gpu-box/vllm", "m", active());
-    served.fleet.replies([Reply::Hangs]);
+    served.hub.publish("gpu-box/vllm", "m", active());
+    served.hub.replies([Reply::Hangs]);
     let asking = tokio::time::timeout(Duration::from_millis(150), served.chat("m", true).send());
     assert!(
         asking.await.is_err(),

@@ -1,11 +1,11 @@
 use super::{
     Answer, Served,
-    fleet::{Reply, active, hibernating, id, inactive},
+    fake_hub::{Reply, active, hibernating, id, inactive},
 };
 use crate::wakes::WakeError;
 use bytes::Bytes;
 use reveille_domain::{Timestamp, WakeFailure, WakeFailureKind, WakeId, WakeRecord};
-use std::{sync::atomic::Ordering, time::Duration};
+use std::time::Duration;
 
 fn whole(body: &'static str) -> Reply {
     Reply::Whole(200, "application/json", Bytes::from_static(body.as_bytes()))
@@ -32,16 +32,16 @@ fn some_wake() -> WakeId {
 #[tokio::test]
 async fn a_request_to_a_sleeping_backend_wakes_it_and_is_answered() {
     let served = Served::new().await;
-    served.fleet.publish("gpu-box/vllm", "m", hibernating());
-    served.fleet.replies([whole("hello")]);
+    served.hub.publish("gpu-box/vllm", "m", hibernating());
+    served.hub.replies([whole("hello")]);
     let asking = tokio::spawn(Answer::of(served.chat("m", false)));
-    served.fleet.until("a wake", |fleet| fleet.asked() == 1).await;
+    served.hub.until("a wake", |hub| hub.asked() == 1).await;
     assert!(
-        served.fleet.sent().is_empty(),
+        served.hub.sent().is_empty(),
         "nothing is sent to a backend that sleeps"
     );
     served
-        .fleet
+        .hub
         .change("gpu-box/vllm", |provider| provider.status = active());
     let answer = asking.await.expect("an answer");
     assert_eq!((answer.status, answer.text().as_str()), (200, "hello"));
@@ -51,7 +51,7 @@ async fn a_request_to_a_sleeping_backend_wakes_it_and_is_answered() {
 #[tokio::test]
 async fn a_failed_wake_says_what_failed_where_and_what_to_do() {
     let served = Served::new().await;
-    served.fleet.publish("gpu-box/vllm", "m", hibernating());
+    served.hub.publish("gpu-box/vllm", "m", hibernating());
     let wake = some_wake();
     let late = WakeFailure::new(WakeFailureKind::TimedOut, "probe", "no outcome by the deadline");
     let cases = [
@@ -97,7 +97,7 @@ async fn a_failed_wake_says_what_failed_where_and_what_to_do() {
         ),
     ];
     for (error, status, code, says, retry) in cases {
-        served.fleet.refuse(error);
+        served.hub.refuse(error);
         let answer = Answer::of(served.chat("m", false)).await;
         assert_eq!((answer.status, answer.error().as_str()), (status, code));
         let message = answer.json()["error"]["message"].to_string();
@@ -110,13 +110,13 @@ async fn a_failed_wake_says_what_failed_where_and_what_to_do() {
         let wake = (!message.contains("no wake is tried")).then(|| wake.to_string());
         assert_eq!(answer.header("x-reveille-wake-id"), wake.as_deref());
     }
-    assert!(served.fleet.sent().is_empty());
+    assert!(served.hub.sent().is_empty());
 }
 
 #[tokio::test]
 async fn a_caller_may_wait_less_and_the_wake_goes_on() {
     let served = Served::new().await;
-    served.fleet.publish("gpu-box/vllm", "m", hibernating());
+    served.hub.publish("gpu-box/vllm", "m", hibernating());
     let answer = Answer::of(served.chat("m", false).header("x-reveille-wait", "0.05")).await;
     assert_eq!((answer.status, answer.error().as_str()), (504, "wake_timeout"));
     assert!(answer.header("x-reveille-wake-id").is_some() && answer.header("retry-after").is_some());
@@ -125,19 +125,19 @@ async fn a_caller_may_wait_less_and_the_wake_goes_on() {
 #[tokio::test]
 async fn a_caller_may_ask_not_to_be_held_or_not_to_wake() {
     let served = Served::new().await;
-    served.fleet.publish("gpu-box/vllm", "m", hibernating());
+    served.hub.publish("gpu-box/vllm", "m", hibernating());
     let never = Answer::of(served.chat("m", true).header("x-reveille-wake", "never")).await;
     assert_eq!((never.status, never.error().as_str()), (503, "model_asleep"));
-    assert_eq!(served.fleet.asked(), 0);
+    assert_eq!(served.hub.asked(), 0);
     let waking = Answer::of(served.chat("m", true).header("x-reveille-wake", "async")).await;
     assert_eq!((waking.status, waking.error().as_str()), (503, "waking"));
     assert!(waking.header("retry-after").is_some() && waking.header("x-reveille-wake-id").is_some());
-    assert_eq!(served.fleet.asked(), 1);
+    assert_eq!(served.hub.asked(), 1);
     served
-        .fleet
+        .hub
         .change("gpu-box/vllm", |provider| provider.status = active());
     for mode in ["async", "never"] {
-        served.fleet.replies([whole("awake")]);
+        served.hub.replies([whole("awake")]);
         assert_eq!(
             Answer::of(served.chat("m", false).header("x-reveille-wake", mode))
                 .await
@@ -150,24 +150,24 @@ async fn a_caller_may_ask_not_to_be_held_or_not_to_wake() {
 #[tokio::test]
 async fn an_inactive_provider_is_never_woken() {
     let served = Served::new().await;
-    served.fleet.publish("gpu-box/vllm", "m", inactive());
+    served.hub.publish("gpu-box/vllm", "m", inactive());
     let answer = Answer::of(served.chat("m", false)).await;
     assert_eq!(
         (answer.status, answer.error().as_str()),
         (503, "provider_inactive")
     );
     assert!(answer.header("retry-after").is_some());
-    assert_eq!(served.fleet.asked(), 0);
+    assert_eq!(served.hub.asked(), 0);
 }
 
 #[tokio::test]
 async fn an_unknown_model_is_answered_with_similar_names_once_the_journal_is_read() {
     let served = Served::new().await;
-    served.fleet.publish("gpu-box/vllm", "qwen3-8b", active());
+    served.hub.publish("gpu-box/vllm", "qwen3-8b", active());
     let answer = Answer::of(served.chat("qwen3", false)).await;
     assert_eq!((answer.status, answer.error().as_str()), (404, "model_not_found"));
     assert!(answer.text().contains("qwen3-8b"));
-    served.fleet.not_ready.store(true, Ordering::SeqCst);
+    served.hub.forget_everything();
     let answer = Answer::of(served.chat("qwen3", false)).await;
     assert_eq!((answer.status, answer.error().as_str()), (503, "not_ready"));
 }
@@ -175,8 +175,8 @@ async fn an_unknown_model_is_answered_with_similar_names_once_the_journal_is_rea
 #[tokio::test]
 async fn a_full_queue_is_told_to_come_back_and_a_lost_journal_says_no_more_than_that() {
     let served = Served::new().await;
-    served.fleet.publish("gpu-box/vllm", "m", hibernating());
-    served.fleet.refuse(WakeError::QueueFull {
+    served.hub.publish("gpu-box/vllm", "m", hibernating());
+    served.hub.refuse(WakeError::QueueFull {
         provider: id("gpu-box/vllm"),
         limit: 1_024,
     });
@@ -184,7 +184,7 @@ async fn a_full_queue_is_told_to_come_back_and_a_lost_journal_says_no_more_than_
     assert_eq!((answer.status, answer.error().as_str()), (429, "queue_full"));
     assert!(answer.header("retry-after").is_some());
     served
-        .fleet
+        .hub
         .refuse(WakeError::Unavailable("nats://user:secret@hub".to_owned()));
     let answer = Answer::of(served.chat("m", false)).await;
     assert_eq!(
@@ -210,8 +210,8 @@ fn remembered(seconds: &[u64]) -> Vec<WakeRecord> {
 #[tokio::test]
 async fn a_request_that_waits_for_less_than_a_wake_takes_is_told_at_once_and_the_wake_goes_on() {
     let served = Served::new().await;
-    served.fleet.publish("gpu-box/vllm", "m", hibernating());
-    served.fleet.change("gpu-box/vllm", |provider| {
+    served.hub.publish("gpu-box/vllm", "m", hibernating());
+    served.hub.change("gpu-box/vllm", |provider| {
         provider.wakes = remembered(&[20, 10, 30]);
     });
     let hurried = || served.chat("m", false).header("x-reveille-wait", "5");
@@ -224,7 +224,7 @@ async fn a_request_that_waits_for_less_than_a_wake_takes_is_told_at_once_and_the
         "{}",
         answer.text()
     );
-    assert_eq!((served.fleet.asked(), served.fleet.sent().len()), (1, 0));
+    assert_eq!((served.hub.asked(), served.hub.sent().len()), (1, 0));
 
     let models = Answer::of(served.client.get(format!("{}/v1/models", served.url)))
         .await
@@ -239,8 +239,8 @@ async fn a_request_that_waits_for_less_than_a_wake_takes_is_told_at_once_and_the
 #[tokio::test]
 async fn without_earlier_wakes_nothing_is_told_of_their_time_and_nobody_is_sent_away() {
     let served = Served::new().await;
-    served.fleet.publish("gpu-box/vllm", "m", hibernating());
-    served.fleet.replies([whole("hello")]);
+    served.hub.publish("gpu-box/vllm", "m", hibernating());
+    served.hub.replies([whole("hello")]);
     let models = Answer::of(served.client.get(format!("{}/v1/models", served.url)))
         .await
         .json();
@@ -255,9 +255,9 @@ async fn without_earlier_wakes_nothing_is_told_of_their_time_and_nobody_is_sent_
     let asking = tokio::spawn(Answer::of(
         served.chat("m", false).header("x-reveille-wait", "20"),
     ));
-    served.fleet.until("a wake", |fleet| fleet.asked() == 1).await;
+    served.hub.until("a wake", |hub| hub.asked() == 1).await;
     served
-        .fleet
+        .hub
         .change("gpu-box/vllm", |provider| provider.status = active());
     assert_eq!(asking.await.expect("an answer").status, 200);
 }

@@ -3,7 +3,7 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 
 fn chat(body: &str) -> Result<Peeked, BadBody> {
-    peek(body.as_bytes(), Surface::ChatCompletions)
+    peek(body.as_bytes(), Endpoint::ChatCompletions)
 }
 
 fn code(body: &str) -> &'static str {
@@ -103,20 +103,20 @@ proptest! {
             body.insert("stream".to_owned(), json!(stream));
         }
         let bytes = if pretty { serde_json::to_vec_pretty(&body) } else { serde_json::to_vec(&body) };
-        let peeked = peek(&bytes.expect("JSON"), Surface::ChatCompletions);
+        let peeked = peek(&bytes.expect("JSON"), Endpoint::ChatCompletions);
         let expected = Peeked { model: ModelName::parse(&model).expect("legal"), stream: stream.unwrap_or(false) };
         prop_assert_eq!(peeked, Ok(expected));
     }
 
     #[test]
     fn any_bytes_are_judged_without_a_panic(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
-        let _ = peek(&bytes, Surface::ChatCompletions);
+        let _ = peek(&bytes, Endpoint::ChatCompletions);
     }
 
     #[test]
     fn a_body_cut_anywhere_is_refused(at in 0_usize..1_000) {
         let body = br#"{"model":"m","messages":[{"role":"user","content":"a \"b\" \\ c"}],"x":[1,{"y":null}]}"#;
         let at = at % body.len();
-        prop_assert!(peek(&body[..at], Surface::ChatCompletions).is_err());
+        prop_assert!(peek(&body[..at], Endpoint::ChatCompletions).is_err());
     }
 }

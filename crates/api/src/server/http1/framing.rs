@@ -4,7 +4,7 @@ use super::{
     chunks::{Chunks, Passed},
     head::{Body, Head},
 };
-use crate::server::Refusal;
+use crate::server::ProtocolError;
 
 /// What a connection of HTTP/2 begins with (RFC 9113, section 3.4).
 const H2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -12,13 +12,13 @@ const H2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// A place in the bytes of a connection.
 #[derive(Debug)]
 pub(super) struct Framing {
-    place: Place,
+    place: Position,
     is_first: bool,
     head_bytes: usize,
 }
 
 #[derive(Debug)]
-enum Place {
+enum Position {
     Head,
     Body(u64),
     Chunks(Chunks),
@@ -30,17 +30,17 @@ enum Place {
 
 /// What was found in some bytes.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Seen {
+pub(super) struct Looked {
     /// So many of them may go on to hyper. What is left is the beginning of a head, or refused, or broken.
     pub passed: usize,
-    pub refusal: Option<Refusal>,
+    pub refusal: Option<ProtocolError>,
 }
 
 impl Framing {
     /// The beginning of a connection whose heads are no larger than `head_bytes`.
     pub fn new(head_bytes: usize) -> Self {
         Self {
-            place: Place::Head,
+            place: Position::Head,
             is_first: true,
             head_bytes,
         }
@@ -53,47 +53,50 @@ impl Framing {
 
     /// Whether a body has begun and not ended.
     pub fn is_in_body(&self) -> bool {
-        matches!(self.place, Place::Body(_) | Place::Chunks(_) | Place::BrokenBody)
+        matches!(
+            self.place,
+            Position::Body(_) | Position::Chunks(_) | Position::BrokenBody
+        )
     }
 
     /// Whether a body has broken off. hyper is to see the end there, and ends the connection with it.
     pub fn is_broken(&self) -> bool {
-        matches!(self.place, Place::BrokenBody)
+        matches!(self.place, Position::BrokenBody)
     }
 
     /// Goes on over `bytes`.
-    pub fn look(&mut self, bytes: &[u8]) -> Seen {
+    pub fn look(&mut self, bytes: &[u8]) -> Looked {
         let mut passed = 0;
         while passed < bytes.len() {
             let rest = &bytes[passed..];
             match &mut self.place {
-                Place::BrokenBody => break,
-                Place::Http2 => passed = bytes.len(),
-                Place::Body(left) => {
+                Position::BrokenBody => break,
+                Position::Http2 => passed = bytes.len(),
+                Position::Body(left) => {
                     let here = (*left).min(rest.len() as u64);
                     *left -= here;
                     // No more than the length of a slice.
                     passed += here as usize;
                     if *left == 0 {
-                        self.place = Place::Head;
+                        self.place = Position::Head;
                     }
                 }
-                Place::Chunks(chunks) => match chunks.pass(rest) {
+                Position::Chunks(chunks) => match chunks.pass(rest) {
                     Passed::All => passed = bytes.len(),
                     Passed::Ended(at) => {
                         passed += at;
-                        self.place = Place::Head;
+                        self.place = Position::Head;
                     }
                     Passed::Broken(at) => {
                         passed += at;
-                        self.place = Place::BrokenBody;
+                        self.place = Position::BrokenBody;
                     }
                 },
-                Place::Head => match self.head(rest) {
+                Position::Head => match self.head(rest) {
                     Ok(0) => break,
                     Ok(whole) => passed += whole,
                     Err(refusal) => {
-                        return Seen {
+                        return Looked {
                             passed,
                             refusal: Some(refusal),
                         };
@@ -101,19 +104,19 @@ impl Framing {
                 },
             }
         }
-        Seen {
+        Looked {
             passed,
             refusal: None,
         }
     }
 
     /// How many bytes the head at the beginning of `bytes` has; 0 when it is not whole.
-    fn head(&mut self, bytes: &[u8]) -> Result<usize, Refusal> {
+    fn head(&mut self, bytes: &[u8]) -> Result<usize, ProtocolError> {
         if self.is_first && H2_PREFACE.starts_with(&bytes[..bytes.len().min(H2_PREFACE.len())]) {
             if bytes.len() < H2_PREFACE.len() {
                 return Ok(0);
             }
-            self.place = Place::Http2;
+            self.place = Position::Http2;
             return Ok(bytes.len());
         }
         // Empty lines before a request are ignored (RFC 9112, section 2.2), and begin none.
@@ -126,9 +129,9 @@ impl Framing {
             Head::Whole { bytes, body } => {
                 self.is_first = false;
                 self.place = match body {
-                    Body::Bytes(0) => Place::Head,
-                    Body::Bytes(length) => Place::Body(length),
-                    Body::Chunked => Place::Chunks(Chunks::START),
+                    Body::Bytes(0) => Position::Head,
+                    Body::Bytes(length) => Position::Body(length),
+                    Body::Chunked => Position::Chunks(Chunks::START),
                 };
                 Ok(bytes)
             }
@@ -146,7 +149,7 @@ mod tests {
     const BAD: &[u8] = b"GET /d HTTP/1.1\r\ncontent-length: 1\r\ncontent-length: 1\r\n\r\nx";
 
     /// Looks at bytes in two pieces, as the watch does, and returns what passed.
-    fn look_in_two(bytes: &[u8], cut: usize) -> (usize, Option<Refusal>) {
+    fn look_in_two(bytes: &[u8], cut: usize) -> (usize, Option<ProtocolError>) {
         let mut framing = Framing::new(1_000);
         let first = framing.look(&bytes[..cut]);
         if first.refusal.is_some() {
@@ -162,7 +165,7 @@ mod tests {
         for cut in 0..=all.len() {
             let (passed, refusal) = look_in_two(&all, cut);
             assert_eq!(passed, REQUESTS.len(), "cut at {cut}");
-            assert_eq!(refusal, Some(Refusal::UnclearLength), "cut at {cut}");
+            assert_eq!(refusal, Some(ProtocolError::UnclearLength), "cut at {cut}");
         }
     }
 
@@ -175,7 +178,7 @@ mod tests {
         let later = [REQUESTS, H2_PREFACE].concat();
         assert_eq!(
             look_in_two(&later, 0),
-            (REQUESTS.len(), Some(Refusal::NotHttp)),
+            (REQUESTS.len(), Some(ProtocolError::NotHttp)),
             "a preface after a request is none"
         );
     }

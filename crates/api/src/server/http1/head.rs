@@ -1,6 +1,6 @@
 //! One head: where it ends, and how long the body after it is.
 
-use crate::server::Refusal;
+use crate::server::ProtocolError;
 
 /// How many headers a request may have; hyper's own limit.
 const MAX_FIELDS: usize = 100;
@@ -15,7 +15,7 @@ pub(super) enum Head {
     },
     /// Not a whole one yet.
     Partial,
-    Refused(Refusal),
+    Refused(ProtocolError),
 }
 
 /// The body after a head.
@@ -33,12 +33,14 @@ impl Head {
         match request.parse(bytes) {
             Ok(httparse::Status::Complete(whole)) if whole <= limit => match body(&request) {
                 Ok(body) => Self::Whole { bytes: whole, body },
-                Err(refusal) => Self::Refused(refusal),
+                Err(error) => Self::Refused(error),
             },
             Ok(httparse::Status::Partial) if bytes.len() < limit => Self::Partial,
             Ok(_) => Self::Refused(too_large(bytes, limit)),
-            Err(httparse::Error::TooManyHeaders) => Self::Refused(Refusal::ManyFields { limit: MAX_FIELDS }),
-            Err(_) => Self::Refused(Refusal::NotHttp),
+            Err(httparse::Error::TooManyHeaders) => {
+                Self::Refused(ProtocolError::ManyFields { limit: MAX_FIELDS })
+            }
+            Err(_) => Self::Refused(ProtocolError::NotHttp),
         }
     }
 
@@ -50,33 +52,33 @@ impl Head {
     }
 }
 
-fn too_large(bytes: &[u8], limit: usize) -> Refusal {
+fn too_large(bytes: &[u8], limit: usize) -> ProtocolError {
     let line = memchr::memchr(b'\n', &bytes[..limit.min(bytes.len())]);
     match line {
-        Some(_) => Refusal::LargeHead { limit },
-        None => Refusal::LongLine { limit },
+        Some(_) => ProtocolError::LargeHead { limit },
+        None => ProtocolError::LongLine { limit },
     }
 }
 
-fn body(request: &httparse::Request<'_, '_>) -> Result<Body, Refusal> {
+fn body(request: &httparse::Request<'_, '_>) -> Result<Body, ProtocolError> {
     let (mut length, mut chunked) = (None, false);
     for field in &*request.headers {
         if field.name.eq_ignore_ascii_case("content-length") {
             if length.is_some() {
-                return Err(Refusal::UnclearLength);
+                return Err(ProtocolError::UnclearLength);
             }
-            length = Some(decimal(field.value).ok_or(Refusal::UnclearLength)?);
+            length = Some(decimal(field.value).ok_or(ProtocolError::UnclearLength)?);
         } else if field.name.eq_ignore_ascii_case("transfer-encoding") {
             let is_known = field.value.trim_ascii().eq_ignore_ascii_case(b"chunked");
             // HTTP/1.0 knows no chunks.
             if chunked || !is_known || request.version != Some(1) {
-                return Err(Refusal::UnclearLength);
+                return Err(ProtocolError::UnclearLength);
             }
             chunked = true;
         }
     }
     match (length, chunked) {
-        (Some(_), true) => Err(Refusal::UnclearLength),
+        (Some(_), true) => Err(ProtocolError::UnclearLength),
         (None, true) => Ok(Body::Chunked),
         (length, false) => Ok(Body::Bytes(length.unwrap_or(0))),
     }
@@ -109,7 +111,7 @@ mod tests {
     fn the_length_of_a_body_is_said_once() {
         let body = |fields: &str| match post(fields) {
             Head::Whole { body, .. } => Some(body),
-            Head::Refused(Refusal::UnclearLength) => None,
+            Head::Refused(ProtocolError::UnclearLength) => None,
             other => panic!("{fields:?}: {other:?}"),
         };
         assert_eq!(body(""), Some(Body::Bytes(0)));
@@ -135,7 +137,7 @@ mod tests {
         }
         assert_eq!(
             look("POST / HTTP/1.0\r\ntransfer-encoding: chunked\r\n\r\n"),
-            Head::Refused(Refusal::UnclearLength)
+            Head::Refused(ProtocolError::UnclearLength)
         );
     }
 
@@ -150,21 +152,24 @@ mod tests {
             }
         );
         assert_eq!(look("GET /a HTTP/1.1\r\nhost"), Head::Partial);
-        assert_eq!(look("hello\r\n\r\n"), Head::Refused(Refusal::NotHttp));
-        assert_eq!(look("GET / HTTP/3.0\r\n\r\n"), Head::Refused(Refusal::NotHttp));
+        assert_eq!(look("hello\r\n\r\n"), Head::Refused(ProtocolError::NotHttp));
+        assert_eq!(
+            look("GET / HTTP/3.0\r\n\r\n"),
+            Head::Refused(ProtocolError::NotHttp)
+        );
         let large = format!("a: {}\r\n", "x".repeat(LIMIT));
         let limit = LIMIT;
-        assert_eq!(post(&large), Head::Refused(Refusal::LargeHead { limit }));
+        assert_eq!(post(&large), Head::Refused(ProtocolError::LargeHead { limit }));
         assert_eq!(
             look(&format!("GET /{}", "x".repeat(LIMIT))),
-            Head::Refused(Refusal::LongLine { limit })
+            Head::Refused(ProtocolError::LongLine { limit })
         );
         assert_eq!(
             Head::look(
                 format!("GET / HTTP/1.1\r\n{}\r\n", "a:b\r\n".repeat(101)).as_bytes(),
                 10_000
             ),
-            Head::Refused(Refusal::ManyFields { limit: MAX_FIELDS })
+            Head::Refused(ProtocolError::ManyFields { limit: MAX_FIELDS })
         );
     }
 

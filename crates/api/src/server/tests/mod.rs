@@ -103,7 +103,7 @@ impl Served {
         let stop = CancellationToken::new();
         let ends = stop.clone();
         let server = tokio::spawn(async move {
-            serve(listener, tls, router, limits, ends)
+            serve(listener, tls, router, crate::http::refuse, limits, ends)
                 .await
                 .expect("it serves");
         });

@@ -7,18 +7,14 @@ pub use files::{EXPIRES_SOON, TlsError, TlsFiles, TlsWarning};
 pub use validity::Validity;
 
 use files::{Pair, Stamps};
+use parking_lot::RwLock;
 use rustls::{
     ServerConfig,
     crypto::ring,
     server::{ClientHello, ResolvesServerCert},
     sign::CertifiedKey,
 };
-use std::{
-    convert::Infallible,
-    fmt,
-    sync::{Arc, PoisonError, RwLock},
-    time::Duration,
-};
+use std::{convert::Infallible, fmt, sync::Arc, time::Duration};
 use tokio::{sync::Notify, time::sleep};
 use tokio_rustls::TlsAcceptor;
 use tracing::{error, info, warn};
@@ -128,12 +124,12 @@ struct Current(RwLock<Arc<CertifiedKey>>);
 
 impl Current {
     fn replace(&self, key: CertifiedKey) {
-        *self.0.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(key);
+        *self.0.write() = Arc::new(key);
     }
 }
 
 impl ResolvesServerCert for Current {
     fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        Some(self.0.read().unwrap_or_else(PoisonError::into_inner).clone())
+        Some(self.0.read().clone())
     }
 }

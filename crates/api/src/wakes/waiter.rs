@@ -1,12 +1,12 @@
 //! One caller's wait: what it makes of each state of its provider.
 
-use super::{Begun, WakeError, time_until_awake};
-use crate::registry::Known;
+use super::{WakeError, WakeTicket, time_until_awake};
+use crate::registry::ProviderSnapshot;
 use reveille_domain::{ProviderId, Status, WakeFailure, WakeFailureKind, WakeId};
 use tokio::time::Instant;
 
 /// One caller's wait.
-pub(super) struct Waited {
+pub(super) struct Waiter {
     pub(super) provider: ProviderId,
     pub(super) begun: Instant,
     /// The wake that is waited for.
@@ -15,38 +15,38 @@ pub(super) struct Waited {
     pub(super) past: u64,
 }
 
-pub(super) enum Seen {
+pub(super) enum WaitState {
     Awake,
     Waking,
     Asleep,
 }
 
-impl Waited {
-    pub(super) fn look(&mut self, known: &Known) -> Result<Seen, WakeError> {
-        let status = &known.provider.status;
+impl Waiter {
+    pub(super) fn look(&mut self, snapshot: &ProviderSnapshot) -> Result<WaitState, WakeError> {
+        let status = &snapshot.provider.status;
         let ours_goes_on = status
             .wake()
             .is_some_and(|wake| self.wake.is_none_or(|id| id == wake.id));
         let awake = matches!(status, Status::Active { .. });
         if !ours_goes_on
             && !awake
-            && let Some(error) = self.outcome(known)
+            && let Some(error) = self.outcome(snapshot)
         {
             return Err(error);
         }
         // What it waits for may have come in a commit that this replica doesn't understand.
-        if !awake && let Some(reason) = &known.unreadable {
+        if !awake && let Some(reason) = &snapshot.unreadable {
             let (provider, reason) = (self.provider.clone(), reason.clone());
             return Err(WakeError::Unreadable { provider, reason });
         }
         match status {
-            Status::Active { .. } => Ok(Seen::Awake),
+            Status::Active { .. } => Ok(WaitState::Awake),
             // Should ours have succeeded and been lost again, the next one is joined.
             Status::Waking { wake } => {
                 self.wake = Some(wake.id);
-                Ok(Seen::Waking)
+                Ok(WaitState::Waking)
             }
-            Status::Hibernating { .. } => Ok(Seen::Asleep),
+            Status::Hibernating { .. } => Ok(WaitState::Asleep),
             Status::Inactive { reason, since_ms, .. } => {
                 let provider = self.provider.clone();
                 Err(WakeError::Inactive {
@@ -59,11 +59,11 @@ impl Waited {
     }
 
     /// Why the wake that was waited for failed, if it did.
-    fn outcome(&self, known: &Known) -> Option<WakeError> {
+    fn outcome(&self, snapshot: &ProviderSnapshot) -> Option<WakeError> {
         let wake_id = self.wake?;
-        let record = known.provider.ended_wake(wake_id)?;
+        let record = snapshot.provider.ended_wake(wake_id)?;
         let failure = Box::new(record.failure.clone()?);
-        let retry_after = known.provider.failures.backoff_at(record.ended_at_ms);
+        let retry_after = snapshot.provider.failures.backoff_at(record.ended_at_ms);
         let (provider, spent) = (self.provider.clone(), self.begun.elapsed());
         Some(match failure.kind {
             WakeFailureKind::TimedOut => WakeError::TimedOut {
@@ -89,12 +89,12 @@ impl Waited {
         })
     }
 
-    pub(super) fn began(&mut self, begun: &Begun) {
+    pub(super) fn began(&mut self, begun: &WakeTicket) {
         self.past = begun.sequence;
         self.wake = begun.wake.as_ref().map(|wake| wake.id);
     }
 
-    /// Nobody publishes the provider any more, or the journal is being read anew and nothing is known of anybody.
+    /// Nobody publishes the provider any more, or the journal is being read anew and nothing is snapshot of anybody.
     pub(super) fn withdrawn(&self, journal_is_read: bool) -> WakeError {
         let provider = self.provider.clone();
         match self.wake {
@@ -114,13 +114,13 @@ impl Waited {
         }
     }
 
-    pub(super) fn timed_out(&self, known: &Known) -> WakeError {
+    pub(super) fn timed_out(&self, snapshot: &ProviderSnapshot) -> WakeError {
         let (provider, wake_id) = (self.provider.clone(), self.wake);
         WakeError::CallerTimedOut {
             provider,
             wake_id,
             spent: self.begun.elapsed(),
-            left: time_until_awake(known),
+            left: time_until_awake(snapshot),
         }
     }
 }

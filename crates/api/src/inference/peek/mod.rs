@@ -19,7 +19,7 @@ pub(crate) const MAX_DEPTH: usize = 128;
 
 /// Where a request goes; each path wants other fields.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Surface {
+pub(crate) enum Endpoint {
     /// `/v1/chat/completions`.
     ChatCompletions,
     /// `/v1/completions`.
@@ -28,7 +28,7 @@ pub(crate) enum Surface {
     Embeddings,
 }
 
-impl Surface {
+impl Endpoint {
     /// The path, which is the same at the backend.
     pub const fn path(self) -> &'static str {
         match self {
@@ -69,8 +69,8 @@ impl BadBody {
     }
 }
 
-/// Reads `model` and `stream`, and checks what the surface wants of the rest.
-pub(crate) fn peek(body: &[u8], surface: Surface) -> Result<Peeked, BadBody> {
+/// Reads `model` and `stream`, and checks what the endpoint wants of the rest.
+pub(crate) fn peek(body: &[u8], endpoint: Endpoint) -> Result<Peeked, BadBody> {
     let invalid = |message: String| BadBody::new("invalid_json", None, message);
     if body.trim_ascii().is_empty() {
         return Err(invalid("the body is empty: a JSON object is needed".to_owned()));
@@ -81,7 +81,7 @@ pub(crate) fn peek(body: &[u8], surface: Surface) -> Result<Peeked, BadBody> {
     }
     let fields: Fields<'_> = serde_json::from_str(text)
         .map_err(|error| invalid(format!("the body is not a JSON object: {error}")))?;
-    fields.check(surface)
+    fields.check(endpoint)
 }
 
 /// Whether brackets outside of strings nest too deep. Looks at what isn't JSON too: the parser refuses that later.
@@ -218,7 +218,7 @@ impl<'de> Fields<'de> {
         Ok(())
     }
 
-    fn check(self, surface: Surface) -> Result<Peeked, BadBody> {
+    fn check(self, endpoint: Endpoint) -> Result<Peeked, BadBody> {
         if let Some(name) = self.twice {
             return Err(BadBody::new(
                 "duplicate_field",
@@ -245,22 +245,22 @@ impl<'de> Fields<'de> {
                 ));
             }
         };
-        match surface {
-            Surface::ChatCompletions if self.messages != Some(Shape::Array) => {
+        match endpoint {
+            Endpoint::ChatCompletions if self.messages != Some(Shape::Array) => {
                 let message = match self.messages {
                     None => "`messages` is missing",
                     Some(_) => "`messages` must be an array",
                 };
                 Err(BadBody::new("invalid_type", "messages", message))
             }
-            Surface::Completions if !self.prompt => {
+            Endpoint::Completions if !self.prompt => {
                 Err(BadBody::new("missing_field", "prompt", "`prompt` is missing"))
             }
-            Surface::Embeddings if !self.input => {
+            Endpoint::Embeddings if !self.input => {
                 Err(BadBody::new("missing_field", "input", "`input` is missing"))
             }
-            Surface::Embeddings => Ok(Peeked { model, stream: false }),
-            Surface::ChatCompletions | Surface::Completions => Ok(Peeked { model, stream }),
+            Endpoint::Embeddings => Ok(Peeked { model, stream: false }),
+            Endpoint::ChatCompletions | Endpoint::Completions => Ok(Peeked { model, stream }),
         }
     }
 }

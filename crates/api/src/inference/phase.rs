@@ -1,7 +1,7 @@
-//! How far a request has come, for whoever tells its client meanwhile.
+//! How far a request has come, for the keep-alive that tells its client.
 
+use parking_lot::Mutex;
 use reveille_domain::ProviderId;
-use std::sync::{Mutex, PoisonError};
 
 /// What a request waits for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -10,60 +10,57 @@ pub(crate) enum Phase {
     Begun,
     /// The provider wakes.
     Waking(ProviderId),
-    /// The provider is put to sleep, and can be woken only then.
-    Leaving(ProviderId),
-    /// The provider's agent isn't reached.
+    /// The provider is being put to sleep, and can be woken only after that.
+    FallingAsleep(ProviderId),
+    /// The provider's agent can't be reached.
     Reaching(ProviderId),
     /// The backend has the request, or is about to get it.
     Answering(ProviderId),
 }
 
-/// Shared by the request's work and what is told of it.
+/// The phase of one request, shared by its work and its keep-alive.
 #[derive(Debug)]
-pub(crate) struct Stage(Mutex<Phase>);
+pub(crate) struct CurrentPhase(Mutex<Phase>);
 
-impl Default for Stage {
+impl Default for CurrentPhase {
     fn default() -> Self {
         Self(Mutex::new(Phase::Begun))
     }
 }
 
-impl Stage {
-    /// The phase begins.
+impl CurrentPhase {
     pub fn enter(&self, phase: Phase) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = phase;
+        *self.0.lock() = phase;
     }
 
-    /// The phase now.
-    pub fn phase(&self) -> Phase {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    pub fn get(&self) -> Phase {
+        self.0.lock().clone()
     }
 }
 
 impl Phase {
-    /// The provider it is about.
     pub const fn provider(&self) -> Option<&ProviderId> {
         match self {
             Self::Begun => None,
             Self::Waking(provider)
-            | Self::Leaving(provider)
+            | Self::FallingAsleep(provider)
             | Self::Reaching(provider)
             | Self::Answering(provider) => Some(provider),
         }
     }
 
-    /// Whether the wait is ours and not the backend's.
+    /// Whether Reveille causes the wait, not the backend.
     pub const fn is_ours(&self) -> bool {
         match self {
-            Self::Waking(_) | Self::Leaving(_) | Self::Reaching(_) => true,
+            Self::Waking(_) | Self::FallingAsleep(_) | Self::Reaching(_) => true,
             Self::Begun | Self::Answering(_) => false,
         }
     }
 
-    /// What is going on, in a word.
+    /// The phase in a word, for clients.
     pub const fn word(&self) -> &'static str {
         match self {
-            Self::Begun | Self::Leaving(_) | Self::Answering(_) => "waiting",
+            Self::Begun | Self::FallingAsleep(_) | Self::Answering(_) => "waiting",
             Self::Waking(_) => "waking",
             Self::Reaching(_) => "reaching",
         }

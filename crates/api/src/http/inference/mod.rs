@@ -1,12 +1,18 @@
 //! The paths that reach a backend.
 
+mod respond;
+mod sse_keepalive;
+mod waiting;
+
 use super::{
     ApiError, AppState,
     body::{self, check_media_type},
     request_id::RequestId,
 };
-use crate::inference::{Ask, BadBody, BadOption, Options, Stage, Surface, peek, respond, respond_when_known};
-use crate::keys::Caller;
+use crate::{
+    inference::{BadBody, BadOption, CurrentPhase, Endpoint, InferenceRequest, Options, peek},
+    keys::Caller,
+};
 use axum::{
     Extension,
     extract::{Request, State},
@@ -18,7 +24,7 @@ pub(super) async fn chat_completions(
     Extension(id): Extension<RequestId>,
     request: Request,
 ) -> Result<Response, ApiError> {
-    infer(&state, Surface::ChatCompletions, &id, request).await
+    infer(state, Endpoint::ChatCompletions, &id, request).await
 }
 
 pub(super) async fn completions(
@@ -26,7 +32,7 @@ pub(super) async fn completions(
     Extension(id): Extension<RequestId>,
     request: Request,
 ) -> Result<Response, ApiError> {
-    infer(&state, Surface::Completions, &id, request).await
+    infer(state, Endpoint::Completions, &id, request).await
 }
 
 pub(super) async fn embeddings(
@@ -34,25 +40,24 @@ pub(super) async fn embeddings(
     Extension(id): Extension<RequestId>,
     request: Request,
 ) -> Result<Response, ApiError> {
-    infer(&state, Surface::Embeddings, &id, request).await
+    infer(state, Endpoint::Embeddings, &id, request).await
 }
 
 async fn infer(
-    state: &AppState,
-    surface: Surface,
+    state: AppState,
+    endpoint: Endpoint,
     id: &RequestId,
     request: Request,
 ) -> Result<Response, ApiError> {
-    let shared = &state.inner;
     let (mut parts, body) = request.into_parts();
     let caller = parts.extensions.remove::<Caller>().ok_or(ApiError::NotReady)?;
-    let options = Options::read(&parts.headers, shared.limits.timings.wait)?;
+    let options = Options::read(&parts.headers, state.limits.timings.wait)?;
     check_media_type(&parts.headers)?;
-    let (limit, idle) = (shared.limits.body_bytes, shared.limits.timings.body_idle);
-    let body = body::read(&parts.headers, body, limit, idle, &shared.bodies).await?;
-    let peeked = peek(&body.bytes, surface)?;
-    let ask = Ask {
-        surface,
+    let (limit, idle) = (state.limits.body_bytes, state.limits.timings.body_idle);
+    let body = body::read(&parts.headers, body, limit, idle, &state.bodies).await?;
+    let peeked = peek(&body.bytes, endpoint)?;
+    let request = InferenceRequest {
+        endpoint,
         model: peeked.model,
         caller,
         request_id: id.as_str().to_owned(),
@@ -62,9 +67,10 @@ async fn infer(
         held: body.held,
     };
     if peeked.stream {
-        respond_when_known(shared.inference.clone(), ask).await
+        waiting::respond_when_known(state, request).await
     } else {
-        respond(shared.inference.answer(&ask, &Stage::default()).await?)
+        let phase = CurrentPhase::default();
+        Ok(respond::respond(state.inference.answer(&request, &phase).await?)?)
     }
 }
 

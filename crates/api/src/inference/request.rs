@@ -1,56 +1,54 @@
-//! One inference request and its answer, and how long it may wait for what.
+//! One inference request and its response, and how long it waits for what.
 
-use super::{Counted, HeldBytes, Options, RelayedBody, Surface, WakeMode, headers};
-use crate::{keys::Caller, metrics::FirstByte, registry::Known};
+use super::{Endpoint, HeldBytes, Options, ResponseBody, WakeMode, headers};
+use crate::{keys::Caller, registry::ProviderSnapshot};
 use axum::http::HeaderMap;
 use bytes::Bytes;
 use reveille_bus::relay::{HOLD_LIMIT, RequestHead, ResponseHead};
-use reveille_domain::{ModelName, ProviderId, WakeCause, WakeId};
+use reveille_domain::{ModelName, ProviderId, WakeCause, WakeId, rows::READ_WAIT};
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// How long things take that a request waits for. Tests make them shorter.
+/// How long a request waits for what. Tests make these shorter.
 #[derive(Debug, Clone)]
-pub struct Timings {
-    /// A stream that waits says nothing for this long, so that a failure keeps its status.
+pub(crate) struct Timings {
+    /// A waiting stream stays silent for this long, so that an early failure keeps its status.
     pub quiet: Duration,
-    /// Then it says something this often: under the 10 s that clients tolerate.
-    pub heartbeat: Duration,
-    /// How long a caller waits for a wake who doesn't say: under the 300 s after which Node's `fetch` gives up.
+    /// After that it sends a keep-alive this often: under the 10 s that clients tolerate.
+    pub keepalive: Duration,
+    /// How long a caller waits for a wake by default: under the 300 s after which Node's `fetch` gives up.
     pub wait: Duration,
     /// How long an agent may be away before its request is tried once more; it reconnects within 2 s.
     pub absence: Duration,
     /// How long an agent's report may take to come back through the journal.
     pub report: Duration,
-    /// How long a request's body may stand still, and how much longer it may take than its slowest pace allows.
+    /// How long a request's body may make no progress, and how much longer it may take than its slowest pace allows.
     pub body_idle: Duration,
+    /// How long a read waits for this replica to fold the sequence that the caller asks for.
+    pub fold: Duration,
 }
 
 impl Default for Timings {
     fn default() -> Self {
         Self {
             quiet: Duration::from_secs(8),
-            heartbeat: Duration::from_secs(5),
+            keepalive: Duration::from_secs(5),
             wait: Duration::from_secs(290),
             absence: Duration::from_secs(3),
             report: Duration::from_secs(5),
             body_idle: Duration::from_secs(30),
+            fold: READ_WAIT,
         }
     }
 }
 
 /// One request, read and checked.
 #[derive(Debug)]
-pub(crate) struct Ask {
-    /// Where it came in, and where it goes at the backend.
-    pub surface: Surface,
-    /// The model it names.
+pub(crate) struct InferenceRequest {
+    pub endpoint: Endpoint,
     pub model: ModelName,
-    /// Who asks.
     pub caller: Caller,
-    /// Its id.
     pub request_id: String,
-    /// The caller's wishes.
     pub options: Options,
     /// The caller's headers, all of them.
     pub headers: HeaderMap,
@@ -61,8 +59,8 @@ pub(crate) struct Ask {
     pub held: HeldBytes,
 }
 
-impl Ask {
-    /// Why a wake is asked for on its behalf.
+impl InferenceRequest {
+    /// Why a wake is requested on its behalf.
     pub(super) fn cause(&self) -> WakeCause {
         WakeCause::Request {
             request_id: self.request_id.clone(),
@@ -76,7 +74,7 @@ impl Ask {
         self.options.wake == WakeMode::Block && Instant::now() < until
     }
 
-    /// Until when it waits for memory or a place that others have.
+    /// Until when it waits for memory, or for its turn at an agent.
     pub(super) fn room_by(&self, until: Instant) -> Instant {
         match self.options.wake {
             WakeMode::Block => until,
@@ -84,17 +82,17 @@ impl Ask {
         }
     }
 
-    /// What the agent of `known` is told of it.
-    pub(super) fn head(&self, known: &Known, until: Instant) -> RequestHead {
+    /// The head that the provider's agent gets.
+    pub(super) fn head(&self, snapshot: &ProviderSnapshot, until: Instant) -> RequestHead {
         let left = match self.options.wake {
             WakeMode::Block => until.saturating_duration_since(Instant::now()),
             WakeMode::Never | WakeMode::Async => Duration::ZERO,
         };
         let hold_ms = (left < HOLD_LIMIT).then_some(left.as_millis().try_into().unwrap_or(0));
         RequestHead {
-            provider: known.provider.id.provider.clone(),
+            provider: snapshot.provider.id.provider.clone(),
             method: "POST".to_owned(),
-            path: self.surface.path().to_owned(),
+            path: self.endpoint.path().to_owned(),
             headers: headers::to_backend(&self.headers, &self.request_id),
             traceparent: headers::traceparent(&self.headers),
             hold_ms,
@@ -103,25 +101,18 @@ impl Ask {
     }
 }
 
-/// A backend's answer.
-pub(crate) struct Answered {
-    /// Who answers.
+/// A backend's response.
+pub(crate) struct InferenceResponse {
     pub provider: ProviderId,
     /// The wake that the request waited for.
     pub wake_id: Option<WakeId>,
     /// Status and headers.
     pub head: ResponseHead,
-    /// The body.
-    pub body: RelayedBody,
-    /// The request counts until the body is over.
-    pub counted: Counted,
-    /// Wants to know when the body begins.
-    pub first_byte: FirstByte,
+    pub body: ResponseBody,
 }
 
-impl Answered {
-    /// Whether the backend did what it was asked.
-    pub(super) const fn is_success(&self) -> bool {
+impl InferenceResponse {
+    pub fn is_success(&self) -> bool {
         matches!(self.head.status, 200..300)
     }
 }

@@ -1,33 +1,38 @@
-//! Providers that do what a test says.
+//! The process behind the HTTP API, as a test scripts it: the fold is the real one, wakes and backends do what they are told.
 
 use crate::{
-    identities::{Identities, KnownAgent},
-    inference::{AgentCommandAt, Fleet, KeyCommandAt, Relayed, RelayedBody},
-    keys::Keys,
+    commands::{Admin, AgentCommandAt, KeyCommandAt},
+    inference::{Relay, ResponseBody},
     metrics::Metrics,
-    registry::Known,
-    wakes::{Begun, SleepError, WakeError, Woken},
+    registry::{Registry, tests::entry},
+    wakes::{SleepError, WakeError, WakeTicket, Waker, Woken},
 };
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::{StreamExt, stream};
+use parking_lot::Mutex;
 use reveille_bus::{
-    CommandError, Executed,
-    relay::{DroppedFrames, RelayError, RelayStats, RequestHead, ResponseHead},
+    CommandError, Executed, Followed,
+    relay::{DroppedFrames, RelayError, RelayFault, RelayStats, RequestHead, ResponseHead},
 };
 use reveille_domain::{
-    Agent, AgentName, AgentRejection, Epoch, Failures, Key, KeyId, KeyRejection, ModelName, ProviderId,
-    ProviderSpec, RecipeKind, ReportId, ReportSeq, Status, Timestamp, Wake, WakeCause, WakeId, WakeSpec,
-    provider::{InactiveReason, Registered, StableStatus, WakeCounts},
+    Agent, AgentName, AgentRejection, Epoch, Failures, Key, KeyId, KeyRejection, ModelName, Provider,
+    ProviderId, ProviderSpec, RecipeKind, ReportId, ReportSeq, Status, Timestamp, Wake, WakeCause, WakeId,
+    WakeSpec,
+    provider::{Gone, InactiveReason, Registered, StableStatus, WakeCounts},
 };
 use std::{
-    collections::{BTreeMap, HashMap, VecDeque},
+    collections::{HashMap, VecDeque},
     sync::{
-        Arc, Mutex,
-        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
+        Arc,
+        atomic::{AtomicU64, AtomicUsize, Ordering},
     },
+    time::Duration,
 };
 use tokio::{sync::watch, time::Instant};
+
+/// Where the journal is when a test begins.
+const FIRST_SEQUENCE: u64 = 41;
 
 /// What the relay does with the next request.
 pub(super) enum Reply {
@@ -35,7 +40,7 @@ pub(super) enum Reply {
     Whole(u16, &'static str, Bytes),
     /// A response that comes in pieces.
     Pieces(u16, &'static str, Vec<Result<Bytes, RelayError>>),
-    /// A response that begins with a piece and then stands still.
+    /// A response that begins with a piece and then makes no progress.
     Stalls(&'static str, Bytes),
     /// No response.
     Fails(RelayError),
@@ -54,28 +59,50 @@ pub(super) struct Sent {
     pub body: Bytes,
 }
 
-#[derive(Default)]
-pub(super) struct ScriptedFleet {
+pub(super) struct FakeHub {
+    pub registry: Registry,
     pub metrics: Metrics,
-    slots: Mutex<BTreeMap<ProviderId, watch::Sender<Arc<Known>>>>,
+    sequence: AtomicU64,
     replies: Mutex<VecDeque<Reply>>,
     sent: Mutex<Vec<Sent>>,
     refuses: Mutex<Option<WakeError>>,
     refuses_one: Mutex<HashMap<ProviderId, WakeError>>,
     failures: watch::Sender<Option<WakeError>>,
-    causes: Mutex<Vec<WakeCause>>,
-    asked_of: Mutex<Vec<ProviderId>>,
+    /// Why and of whom wakes were requested, in order.
+    requested: Mutex<Vec<(ProviderId, WakeCause)>>,
     made: Mutex<HashMap<KeyId, Key>>,
-    pub keys: Keys,
     enrolled: Mutex<HashMap<AgentName, Agent>>,
-    pub identities: Identities,
     pub stopped: AtomicUsize,
     /// How many seconds have passed.
     pub secs: AtomicU64,
-    pub not_ready: AtomicBool,
-    pub asked: AtomicUsize,
     pub slept: AtomicUsize,
     pub open: Arc<AtomicUsize>,
+}
+
+impl Default for FakeHub {
+    fn default() -> Self {
+        let registry = Registry::default();
+        registry.follow(&Followed::CaughtUp {
+            sequence: FIRST_SEQUENCE,
+        });
+        Self {
+            registry,
+            metrics: Metrics::default(),
+            sequence: AtomicU64::new(FIRST_SEQUENCE),
+            replies: Mutex::default(),
+            sent: Mutex::default(),
+            refuses: Mutex::default(),
+            refuses_one: Mutex::default(),
+            failures: watch::Sender::default(),
+            requested: Mutex::default(),
+            made: Mutex::default(),
+            enrolled: Mutex::default(),
+            stopped: AtomicUsize::default(),
+            secs: AtomicU64::default(),
+            slept: AtomicUsize::default(),
+            open: Arc::default(),
+        }
+    }
 }
 
 pub(super) fn id(text: &str) -> ProviderId {
@@ -114,7 +141,7 @@ fn waking() -> Status {
     Status::Waking { wake }
 }
 
-impl ScriptedFleet {
+impl FakeHub {
     /// NATS time.
     pub fn now(&self) -> Timestamp {
         Timestamp::from_millis((1_764_000_000 + self.secs.load(Ordering::SeqCst)) * 1000)
@@ -127,7 +154,7 @@ impl ScriptedFleet {
             budget_ms: 60_000,
         });
         let models = vec![ModelName::parse(model).expect("a model")];
-        let provider = Registered {
+        self.commit(Provider::Registered(Registered {
             id: id(provider),
             spec: ProviderSpec::new(models, wake, true).expect("a spec"),
             epoch: Epoch(7),
@@ -137,112 +164,127 @@ impl ScriptedFleet {
             failures: Failures::default(),
             wakes: vec![],
             counts: WakeCounts::default(),
-        };
-        let known = Arc::new(Known {
-            sequence: 1,
-            provider,
-            unreadable: None,
-        });
-        let mut slots = self.slots.lock().expect("lock");
-        slots.insert(known.provider.id.clone(), watch::Sender::new(known));
+        }));
     }
 
     /// A later state of the provider is folded.
     pub fn change(&self, provider: &str, change: impl FnOnce(&mut Registered)) {
-        let slots = self.slots.lock().expect("lock");
-        slots[&id(provider)].send_modify(|known| {
-            let known = Arc::make_mut(known);
-            known.sequence += 1;
-            change(&mut known.provider);
-        });
+        let mut provider = self
+            .registry
+            .get(&id(provider))
+            .expect("published")
+            .provider
+            .clone();
+        change(&mut provider);
+        self.commit(Provider::Registered(provider));
     }
 
-    /// Nobody publishes the provider any more.
+    /// The provider is no longer published.
     pub fn withdraw(&self, provider: &str) {
-        self.slots.lock().expect("lock").remove(&id(provider));
+        self.commit(Provider::Gone(Gone {
+            id: id(provider),
+            epoch: Epoch(7),
+            last_seq: ReportSeq(1),
+            since_ms: Timestamp::from_millis(2_000),
+            wakes: vec![],
+            counts: WakeCounts::default(),
+        }));
+    }
+
+    /// The journal is being read from its beginning.
+    pub fn forget_everything(&self) {
+        self.registry.follow(&Followed::Reset);
+    }
+
+    fn commit(&self, provider: Provider) {
+        let sequence = self.sequence.fetch_add(1, Ordering::SeqCst) + 1;
+        commit_at(&self.registry, sequence, provider);
     }
 
     pub fn replies(&self, replies: impl IntoIterator<Item = Reply>) {
-        self.replies.lock().expect("lock").extend(replies);
+        self.replies.lock().extend(replies);
     }
 
-    /// Every wake from now on is refused so.
+    /// Refuses every wake from now on with this error.
     pub fn refuse(&self, error: WakeError) {
-        *self.refuses.lock().expect("lock") = Some(error);
+        *self.refuses.lock() = Some(error);
     }
 
-    /// Every wake of one provider from now on is refused so.
+    /// Refuses every wake of one provider from now on with this error.
     pub fn refuse_one(&self, provider: &str, error: WakeError) {
-        let mut refuses = self.refuses_one.lock().expect("lock");
-        refuses.insert(id(provider), error);
+        self.refuses_one.lock().insert(id(provider), error);
     }
 
-    /// Every wake in flight fails so.
+    /// Fails every wake in flight with this error.
     pub fn fail_wakes(&self, error: WakeError) {
         self.failures.send_replace(Some(error));
     }
 
     pub fn sent(&self) -> Vec<Sent> {
-        self.sent.lock().expect("lock").clone()
+        self.sent.lock().clone()
     }
 
-    /// Why each wake was asked for.
+    /// Why each wake was requested.
     pub fn causes(&self) -> Vec<WakeCause> {
-        self.causes.lock().expect("lock").clone()
+        self.requested
+            .lock()
+            .iter()
+            .map(|(_, cause)| cause.clone())
+            .collect()
     }
 
-    /// Whose wakes were asked for, in order.
+    /// Whose wakes were requested, in order.
     pub fn asked_of(&self) -> Vec<ProviderId> {
-        self.asked_of.lock().expect("lock").clone()
+        self.requested.lock().iter().map(|(id, _)| id.clone()).collect()
     }
 
     pub fn asked(&self) -> usize {
-        self.asked.load(Ordering::SeqCst)
+        self.requested.lock().len()
     }
 
-    /// Waits for a condition of this fleet.
+    /// Waits for a condition of this hub.
     pub async fn until(&self, what: &str, condition: impl Fn(&Self) -> bool) {
         let deadline = Instant::now() + super::LONG;
         while !condition(self) {
             assert!(Instant::now() < deadline, "never came: {what}");
-            tokio::time::sleep(std::time::Duration::from_millis(2)).await;
+            tokio::time::sleep(Duration::from_millis(2)).await;
         }
     }
 
-    fn slot(&self, id: &ProviderId) -> Option<watch::Receiver<Arc<Known>>> {
-        self.slots
-            .lock()
-            .expect("lock")
-            .get(id)
-            .map(watch::Sender::subscribe)
-    }
-
-    async fn begin_wake(&self, id: &ProviderId, cause: WakeCause) -> Result<(), WakeError> {
-        self.asked.fetch_add(1, Ordering::SeqCst);
-        self.causes.lock().expect("lock").push(cause);
-        self.asked_of.lock().expect("lock").push(id.clone());
-        if let Some(error) = self.refuses.lock().expect("lock").clone() {
+    fn request_wake(&self, id: &ProviderId, cause: WakeCause) -> Result<(), WakeError> {
+        self.requested.lock().push((id.clone(), cause));
+        if let Some(error) = self.refuses.lock().clone() {
             return Err(error);
         }
-        if let Some(error) = self.refuses_one.lock().expect("lock").get(id) {
+        if let Some(error) = self.refuses_one.lock().get(id) {
             return Err(error.clone());
         }
-        let known = self
+        let snapshot = self
+            .registry
             .get(id)
             .ok_or_else(|| WakeError::Unknown { provider: id.clone() })?;
-        if matches!(known.provider.status, Status::Hibernating { .. }) {
+        if matches!(snapshot.provider.status, Status::Hibernating { .. }) {
             self.change(&id.to_string(), |provider| provider.status = waking());
         }
         Ok(())
     }
 }
 
+fn commit_at(registry: &Registry, sequence: u64, provider: Provider) {
+    let id = match &provider {
+        Provider::Registered(provider) => provider.id.clone(),
+        Provider::Gone(gone) => gone.id.clone(),
+        Provider::Unregistered => unreachable!("tests publish before anything else"),
+    };
+    registry.follow(&Followed::Commit(entry(&id, sequence, provider, vec![])));
+}
+
 struct Open(Arc<AtomicUsize>);
 
 impl Open {
-    fn new(fleet: &ScriptedFleet) -> Self {
-        fleet.open.fetch_add(1, Ordering::SeqCst);
-        Self(fleet.open.clone())
+    fn new(hub: &FakeHub) -> Self {
+        hub.open.fetch_add(1, Ordering::SeqCst);
+        Self(hub.open.clone())
     }
 }
 
@@ -253,70 +295,20 @@ impl Drop for Open {
 }
 
 #[async_trait]
-impl Fleet for ScriptedFleet {
-    fn is_ready(&self) -> bool {
-        !self.not_ready.load(Ordering::SeqCst)
-    }
-
-    fn pool(&self, model: &str) -> Vec<Arc<Known>> {
-        let publishes = |known: &Arc<Known>| {
-            let provider = &known.provider;
-            provider
-                .spec
-                .models()
-                .iter()
-                .any(|m| m.as_str() == model || format!("{}/{m}", provider.id.agent) == model)
-        };
-        self.all().into_iter().filter(publishes).collect()
-    }
-
-    fn get(&self, id: &ProviderId) -> Option<Arc<Known>> {
-        self.slot(id).map(|slot| slot.borrow().clone())
-    }
-
-    fn all(&self) -> Vec<Arc<Known>> {
-        self.slots
-            .lock()
-            .expect("lock")
-            .values()
-            .map(|slot| slot.borrow().clone())
-            .collect()
-    }
-
-    fn nearest(&self, _: &str, allowed: &dyn Fn(&str) -> bool) -> Vec<String> {
-        self.all()
-            .iter()
-            .flat_map(|known| known.provider.spec.models())
-            .map(ToString::to_string)
-            .filter(|name| allowed(name))
-            .collect()
-    }
-
-    fn watch(&self, id: &ProviderId) -> Option<watch::Receiver<Arc<Known>>> {
-        self.slot(id)
-    }
-
-    fn applied(&self) -> u64 {
-        41
-    }
-
-    async fn applied_to(&self, sequence: u64, _: Instant) -> bool {
-        sequence <= self.applied()
-    }
-
+impl Waker for FakeHub {
     async fn ensure_awake(
         &self,
         id: &ProviderId,
         cause: WakeCause,
         until: Instant,
     ) -> Result<Woken, WakeError> {
-        self.begin_wake(id, cause).await?;
-        let mut slot = self.slot(id).expect("published");
-        let wake_id = slot.borrow().provider.status.wake().map(|wake| wake.id);
+        self.request_wake(id, cause)?;
+        let mut states = self.registry.watch(id).expect("published");
+        let wake_id = states.borrow().provider.status.wake().map(|wake| wake.id);
         let mut failures = self.failures.subscribe();
         tokio::select! {
-            known = slot.wait_for(|known| matches!(known.provider.status, Status::Active { .. })) => {
-                Ok(Woken { known: known.expect("published").clone(), wake_id })
+            state = states.wait_for(|state| matches!(state.provider.status, Status::Active { .. })) => {
+                Ok(Woken { snapshot: state.expect("published").clone(), wake_id })
             }
             failure = failures.wait_for(Option::is_some) => {
                 Err(failure.expect("a failure").clone().expect("a failure"))
@@ -327,18 +319,19 @@ impl Fleet for ScriptedFleet {
         }
     }
 
-    async fn begin(&self, id: &ProviderId, cause: WakeCause) -> Result<Begun, WakeError> {
-        self.begin_wake(id, cause).await?;
-        let known = self.get(id).expect("published");
-        Ok(Begun {
-            wake: known.provider.status.wake().cloned(),
-            sequence: known.sequence,
+    async fn begin(&self, id: &ProviderId, cause: WakeCause) -> Result<WakeTicket, WakeError> {
+        self.request_wake(id, cause)?;
+        let snapshot = self.registry.get(id).expect("published");
+        Ok(WakeTicket {
+            wake: snapshot.provider.status.wake().cloned(),
+            sequence: snapshot.sequence,
         })
     }
 
     async fn sleep(&self, id: &ProviderId) -> Result<(), SleepError> {
         self.slept.fetch_add(1, Ordering::SeqCst);
-        self.get(id)
+        let snapshot = self.registry.get(id);
+        snapshot
             .map(|_| ())
             .ok_or_else(|| SleepError::Unknown(id.clone()))
     }
@@ -346,27 +339,27 @@ impl Fleet for ScriptedFleet {
     fn waiting(&self, _: &ProviderId) -> usize {
         3
     }
+}
 
+#[async_trait]
+impl Admin for FakeHub {
     async fn key(
         &self,
         id: &KeyId,
         _: &'static str,
         command: KeyCommandAt,
     ) -> Result<Executed<Key>, CommandError<KeyRejection>> {
-        let mut made = self.made.lock().expect("lock");
+        let mut made = self.made.lock();
         let key = made.entry(id.clone()).or_default();
         let events = key.decide(&command(self.now())).map_err(CommandError::Rejected)?;
         *key = events.iter().fold(std::mem::take(key), Key::evolve);
-        self.keys.take(key, self.applied());
+        let sequence = self.registry.applied();
+        self.registry.keys().take(key, sequence);
         Ok(Executed {
             state: key.clone(),
             events,
-            sequence: self.applied(),
+            sequence,
         })
-    }
-
-    fn agents(&self) -> Vec<(AgentName, Arc<KnownAgent>)> {
-        self.identities.all()
     }
 
     async fn agent(
@@ -375,29 +368,29 @@ impl Fleet for ScriptedFleet {
         _: &'static str,
         command: AgentCommandAt,
     ) -> Result<Executed<Agent>, CommandError<AgentRejection>> {
-        let mut enrolled = self.enrolled.lock().expect("lock");
+        let mut enrolled = self.enrolled.lock();
         let state = enrolled.entry(agent.clone()).or_default();
         let events = state
             .decide(&command(self.now()))
             .map_err(CommandError::Rejected)?;
         *state = events.iter().fold(std::mem::take(state), Agent::evolve);
-        self.identities.take(agent, state, self.applied());
+        let sequence = self.registry.applied();
+        self.registry.agents().take(agent, state, sequence);
         Ok(Executed {
             state: state.clone(),
             events,
-            sequence: self.applied(),
+            sequence,
         })
     }
 
     async fn stop_providers(&self, _: &AgentName, _: &'static str, _: Epoch) {
         self.stopped.fetch_add(1, Ordering::SeqCst);
     }
+}
 
-    fn unreadable(&self) -> usize {
-        2
-    }
-
-    fn relay_stats(&self) -> RelayStats {
+#[async_trait]
+impl Relay for FakeHub {
+    fn stats(&self) -> RelayStats {
         let dropped = DroppedFrames {
             other_agent: 3,
             ..DroppedFrames::default()
@@ -408,32 +401,23 @@ impl Fleet for ScriptedFleet {
         }
     }
 
-    fn metrics(&self) -> &Metrics {
-        &self.metrics
-    }
-
-    async fn relay(
+    async fn send(
         &self,
         agent: &AgentName,
         epoch: Epoch,
         head: RequestHead,
         body: Bytes,
         _: Instant,
-    ) -> Result<Relayed, RelayError> {
+    ) -> Result<(ResponseHead, ResponseBody), RelayError> {
         let provider = ProviderId::new(agent.clone(), head.provider.clone());
-        self.sent.lock().expect("lock").push(Sent {
+        self.sent.lock().push(Sent {
             agent: agent.clone(),
             epoch,
             head,
             body,
         });
         let open = Open::new(self);
-        let reply = self
-            .replies
-            .lock()
-            .expect("lock")
-            .pop_front()
-            .expect("a reply was scripted");
+        let reply = self.replies.lock().pop_front().expect("a reply was scripted");
         let head = |status, kind: &str| ResponseHead {
             status,
             headers: vec![
@@ -444,58 +428,44 @@ impl Fleet for ScriptedFleet {
                 ("x-ratelimit-limit-requests".to_owned(), "9".to_owned()),
             ],
         };
-        match reply {
-            Reply::Whole(status, kind, bytes) => Ok(Relayed {
-                head: head(status, kind),
-                body: RelayedBody::Whole(bytes),
-            }),
+        let (head, pieces) = match reply {
+            Reply::Whole(status, kind, bytes) => {
+                return Ok((head(status, kind), ResponseBody::Whole(bytes)));
+            }
             Reply::Pieces(status, kind, pieces) => {
                 // Each piece comes on its own, as from a network.
                 let pieces = stream::iter(pieces).then(async |piece| {
                     tokio::task::yield_now().await;
                     piece
                 });
-                let pieces = pieces.map(move |piece| {
-                    let _held = &open;
-                    piece
-                });
-                Ok(Relayed {
-                    head: head(status, kind),
-                    body: RelayedBody::Pieces(pieces.boxed()),
-                })
+                (head(status, kind), pieces.boxed())
             }
             Reply::Stalls(kind, first) => {
-                let pieces = stream::iter([Ok(first)])
-                    .chain(stream::pending())
-                    .map(move |piece| {
-                        let _held = &open;
-                        piece
-                    });
-                Ok(Relayed {
-                    head: head(200, kind),
-                    body: RelayedBody::Pieces(pieces.boxed()),
-                })
+                let pieces = stream::iter([Ok(first)]).chain(stream::pending());
+                (head(200, kind), pieces.boxed())
             }
-            Reply::Fails(error) => Err(error),
+            Reply::Fails(error) => return Err(error),
             Reply::Asleep(report) => {
-                let slots = self.slots.lock().expect("lock");
-                let slot = slots[&provider].clone();
+                let registry = self.registry.clone();
+                let sequence = self.sequence.fetch_add(1, Ordering::SeqCst) + 1;
                 tokio::spawn(async move {
-                    tokio::time::sleep(std::time::Duration::from_millis(20)).await;
-                    slot.send_modify(|known| {
-                        let known = Arc::make_mut(known);
-                        known.sequence += 1;
-                        known.provider.last_seq = report.seq;
-                        known.provider.status = hibernating();
-                    });
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                    let mut slept = registry.get(&provider).expect("published").provider.clone();
+                    slept.last_seq = report.seq;
+                    slept.status = hibernating();
+                    commit_at(&registry, sequence, Provider::Registered(slept));
                 });
-                Err(reveille_bus::relay::RelayFault::asleep("it slept", report).into())
+                return Err(RelayFault::asleep("it slept", report).into());
             }
             Reply::Hangs => {
                 let () = std::future::pending().await;
                 drop(open);
                 unreachable!("it hangs")
             }
-        }
+        };
+        let pieces = pieces.inspect(move |_| {
+            let _held = &open;
+        });
+        Ok((head, ResponseBody::Pieces(pieces.boxed())))
     }
 }

@@ -5,7 +5,7 @@ use thiserror::Error;
 
 /// Why the bytes of a connection are no request that is taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
-pub(crate) enum Refusal {
+pub enum ProtocolError {
     /// HTTP where TLS is spoken.
     #[error("this port speaks TLS: use https:// in the URL")]
     WithoutTls,

@@ -2,20 +2,20 @@
 //! without waiting; whoever waits for a change follows one provider's slot.
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
-use crate::identities::Identities;
-use crate::keys::Keys;
+use crate::{agents::Agents, keys::Keys};
+use parking_lot::RwLock;
 use reveille_bus::{
     AggregateId, BusError, Followed, Follower, JournalContext, JournalEntry, commit::AnyCommit,
 };
 use reveille_domain::{AgentName, Epoch, Provider, ProviderId, provider::Registered, rows::MemoryRows};
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
-    sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
+    convert::Infallible,
+    sync::Arc,
 };
 use tokio::{sync::watch, time::Instant};
-use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 /// How many similar model names an answer suggests, and how similar they must be.
@@ -24,7 +24,7 @@ const SIMILAR: f64 = 0.7;
 
 /// A published provider and the journal sequence of the commit it comes from.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Known {
+pub(crate) struct ProviderSnapshot {
     /// The provider.
     pub provider: Registered,
     /// The sequence of its last commit that this program reads.
@@ -36,7 +36,7 @@ pub struct Known {
 
 /// The fold of the journal in memory. Cheap to clone.
 #[derive(Clone)]
-pub struct Registry {
+pub(crate) struct Registry {
     inner: Arc<Inner>,
 }
 
@@ -45,13 +45,13 @@ struct Inner {
     /// The folded sequence; `None` before everything that was there at the start is folded.
     applied: watch::Sender<Option<u64>>,
     rows: Arc<MemoryRows>,
-    identities: Identities,
+    agents: Agents,
     keys: Keys,
 }
 
 #[derive(Default)]
 struct Table {
-    providers: BTreeMap<ProviderId, watch::Sender<Arc<Known>>>,
+    providers: BTreeMap<ProviderId, watch::Sender<Arc<ProviderSnapshot>>>,
     models: HashMap<String, Vec<ProviderId>>,
     unreadable: HashSet<String>,
     /// What a command of each provider stands on.
@@ -66,7 +66,7 @@ impl Default for Registry {
             table: RwLock::default(),
             applied: watch::Sender::new(None),
             rows: Arc::default(),
-            identities: Identities::default(),
+            agents: Agents::default(),
             keys: Keys::default(),
         };
         Self {
@@ -78,11 +78,10 @@ impl Default for Registry {
 impl Registry {
     /// The providers that serve `model`: those that publish exactly this name (a pool), or the one meant by
     /// `agent/model`. Empty for an unknown model.
-    #[must_use]
-    pub fn pool(&self, model: &str) -> Vec<Arc<Known>> {
-        let table = self.read();
+    pub(crate) fn pool(&self, model: &str) -> Vec<Arc<ProviderSnapshot>> {
+        let table = self.inner.table.read();
         if let Some(ids) = table.models.get(model) {
-            return ids.iter().filter_map(|id| table.known(id)).collect();
+            return ids.iter().filter_map(|id| table.snapshot(id)).collect();
         }
         let Some((agent, model)) = model.split_once('/') else {
             return vec![];
@@ -93,19 +92,19 @@ impl Registry {
             .into_iter()
             .flatten()
             .filter(|id| id.agent.as_str() == agent);
-        ids.filter_map(|id| table.known(id)).collect()
+        ids.filter_map(|id| table.snapshot(id)).collect()
     }
 
     /// One provider.
-    #[must_use]
-    pub fn get(&self, id: &ProviderId) -> Option<Arc<Known>> {
-        self.read().known(id)
+    pub(crate) fn get(&self, id: &ProviderId) -> Option<Arc<ProviderSnapshot>> {
+        self.inner.table.read().snapshot(id)
     }
 
     /// All providers, by id.
-    #[must_use]
-    pub fn all(&self) -> Vec<Arc<Known>> {
-        self.read()
+    pub(crate) fn all(&self) -> Vec<Arc<ProviderSnapshot>> {
+        self.inner
+            .table
+            .read()
             .providers
             .values()
             .map(|slot| slot.borrow().clone())
@@ -113,9 +112,8 @@ impl Registry {
     }
 
     /// What is known of a provider, for a command to be decided on; `None` while that may not be of this journal.
-    #[must_use]
-    pub fn last_commit(&self, id: &ProviderId) -> Option<JournalContext<Provider>> {
-        let table = self.read();
+    pub(crate) fn last_commit(&self, id: &ProviderId) -> Option<JournalContext<Provider>> {
+        let table = self.inner.table.read();
         table
             .current
             .then(|| table.last_commits.get(id).cloned())
@@ -123,30 +121,31 @@ impl Registry {
     }
 
     /// The providers of one agent.
-    #[must_use]
-    pub fn of_agent(&self, agent: &AgentName) -> Vec<Arc<Known>> {
+    pub(crate) fn of_agent(&self, agent: &AgentName) -> Vec<Arc<ProviderSnapshot>> {
         self.all()
             .into_iter()
-            .filter(|known| known.provider.id.agent == *agent)
+            .filter(|snapshot| snapshot.provider.id.agent == *agent)
             .collect()
     }
 
     /// The current epoch of an agent.
-    #[must_use]
-    pub fn agent_epoch(&self, agent: &AgentName) -> Option<Epoch> {
-        self.identities().get(agent).map(|known| known.epoch)
+    pub(crate) fn agent_epoch(&self, agent: &AgentName) -> Option<Epoch> {
+        self.agents().get(agent).map(|snapshot| snapshot.epoch)
     }
 
     /// Follows one provider: the receiver sees every later state, and closes when the provider is gone.
-    #[must_use]
-    pub fn watch(&self, id: &ProviderId) -> Option<watch::Receiver<Arc<Known>>> {
-        self.read().providers.get(id).map(watch::Sender::subscribe)
+    pub(crate) fn watch(&self, id: &ProviderId) -> Option<watch::Receiver<Arc<ProviderSnapshot>>> {
+        self.inner
+            .table
+            .read()
+            .providers
+            .get(id)
+            .map(watch::Sender::subscribe)
     }
 
     /// Public model names similar to `model` that are `allowed`, most similar first.
-    #[must_use]
-    pub fn nearest(&self, model: &str, allowed: &dyn Fn(&str) -> bool) -> Vec<String> {
-        let table = self.read();
+    pub(crate) fn nearest(&self, model: &str, allowed: &dyn Fn(&str) -> bool) -> Vec<String> {
+        let table = self.inner.table.read();
         let mut scored: Vec<(f64, &String)> = table
             .models
             .keys()
@@ -168,73 +167,63 @@ impl Registry {
     }
 
     /// Of how many aggregates the last commit can't be read.
-    #[must_use]
-    pub fn unreadable(&self) -> usize {
-        self.read().unreadable.len()
+    pub(crate) fn unreadable(&self) -> usize {
+        self.inner.table.read().unreadable.len()
     }
 
     /// The journal sequence that is folded.
-    #[must_use]
-    pub fn applied(&self) -> u64 {
+    pub(crate) fn applied(&self) -> u64 {
         self.inner.applied.borrow().unwrap_or(0)
     }
 
     /// Waits until `sequence` is folded; `false` when `until` came first.
-    pub async fn applied_to(&self, sequence: u64, until: Instant) -> bool {
+    pub(crate) async fn applied_to(&self, sequence: u64, until: Instant) -> bool {
         let mut applied = self.inner.applied.subscribe();
         let reached = applied.wait_for(|applied| applied.is_some_and(|applied| applied >= sequence));
         matches!(tokio::time::timeout_at(until, reached).await, Ok(Ok(_)))
     }
 
     /// Waits until everything that was in the journal at the start is folded.
-    pub async fn ready(&self) {
+    pub(crate) async fn ready(&self) {
         // The sender lives as long as this registry.
         let _ = self.inner.applied.subscribe().wait_for(Option::is_some).await;
     }
 
     /// Whether everything that was in the journal at the start is folded.
-    #[must_use]
-    pub fn is_ready(&self) -> bool {
+    pub(crate) fn is_ready(&self) -> bool {
         self.inner.applied.borrow().is_some()
     }
 
     /// The same fold as rows.
-    #[must_use]
-    pub fn rows(&self) -> Arc<MemoryRows> {
+    pub(crate) fn rows(&self) -> Arc<MemoryRows> {
         self.inner.rows.clone()
     }
 
     /// The same fold as agents and their keys.
-    #[must_use]
-    pub fn identities(&self) -> &Identities {
-        &self.inner.identities
+    pub(crate) fn agents(&self) -> &Agents {
+        &self.inner.agents
     }
 
     /// The same fold as keys.
-    #[must_use]
-    pub fn keys(&self) -> &Keys {
+    pub(crate) fn keys(&self) -> &Keys {
         &self.inner.keys
     }
 
-    /// Folds the journal until `shutdown`.
+    /// Folds the journal.
     ///
     /// # Errors
-    /// When the journal can't be followed by this version.
-    pub async fn run(&self, mut follower: Follower, shutdown: &CancellationToken) -> Result<(), BusError> {
+    /// When this version can't follow the journal.
+    pub(crate) async fn run(&self, mut follower: Follower) -> Result<Infallible, BusError> {
         loop {
-            let followed = tokio::select! {
-                followed = follower.next() => followed?,
-                () = shutdown.cancelled() => return Ok(()),
-            };
-            self.follow(&followed);
+            self.follow(&follower.next().await?);
         }
     }
 
-    fn follow(&self, followed: &Followed) {
+    pub(crate) fn follow(&self, followed: &Followed) {
         match followed {
             Followed::Reset => self.reset(),
             Followed::Commit(entry) => self.take(entry),
-            Followed::Interrupted => self.write().current = false,
+            Followed::Interrupted => self.inner.table.write().current = false,
             Followed::CaughtUp { sequence } => self.caught_up(*sequence),
         }
     }
@@ -242,22 +231,22 @@ impl Registry {
     fn reset(&self) {
         // First, so that whoever loses a provider that he follows can tell why.
         self.inner.applied.send_replace(None);
-        *self.write() = Table::default();
+        *self.inner.table.write() = Table::default();
         self.inner.rows.reset();
-        self.inner.identities.reset();
+        self.inner.agents.reset();
         self.inner.keys.reset();
     }
 
     fn caught_up(&self, sequence: u64) {
         if !self.is_ready() {
             self.inner.rows.loaded(sequence);
-            let providers = self.read().providers.len();
+            let providers = self.inner.table.read().providers.len();
             info!(
                 journal.sequence = sequence,
                 providers, "the journal is folded: {providers} providers"
             );
         }
-        self.write().current = true;
+        self.inner.table.write().current = true;
         self.inner.applied.send_replace(Some(sequence));
     }
 
@@ -270,10 +259,10 @@ impl Registry {
             self.inner.rows.load(&committed);
         }
         if let Ok((AggregateId::Agent(name), AnyCommit::Agent(commit))) = &entry.commit {
-            self.inner.identities.take(name, &commit.state, entry.sequence);
+            self.inner.agents.take(name, &commit.state, entry.sequence);
         }
         self.take_key(entry);
-        self.write().take(entry);
+        self.inner.table.write().take(entry);
         if ready {
             self.inner.applied.send_replace(Some(entry.sequence));
         }
@@ -292,19 +281,10 @@ impl Registry {
             }
         }
     }
-
-    // A panic while the lock is held can't leave the table half changed: each change is one call on a map.
-    fn read(&self) -> RwLockReadGuard<'_, Table> {
-        self.inner.table.read().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn write(&self) -> RwLockWriteGuard<'_, Table> {
-        self.inner.table.write().unwrap_or_else(PoisonError::into_inner)
-    }
 }
 
 impl Table {
-    fn known(&self, id: &ProviderId) -> Option<Arc<Known>> {
+    fn snapshot(&self, id: &ProviderId) -> Option<Arc<ProviderSnapshot>> {
         self.providers.get(id).map(|slot| slot.borrow().clone())
     }
 
@@ -329,7 +309,7 @@ impl Table {
                 if let Some(AggregateId::Provider(id)) = AggregateId::of_subject(&entry.subject)
                     && let Some(slot) = self.providers.get(&id)
                 {
-                    slot.send_modify(|known| Arc::make_mut(known).unreadable = Some(error.to_string()));
+                    slot.send_modify(|snapshot| Arc::make_mut(snapshot).unreadable = Some(error.to_string()));
                 }
             }
         }
@@ -340,14 +320,14 @@ impl Table {
             Provider::Unregistered => {}
             Provider::Gone(gone) => self.forget(&gone.id),
             Provider::Registered(provider) => {
-                let known = Arc::new(Known {
+                let snapshot = Arc::new(ProviderSnapshot {
                     provider: provider.clone(),
                     sequence,
                     unreadable: None,
                 });
                 let id = &provider.id;
                 let same_models = self
-                    .known(id)
+                    .snapshot(id)
                     .is_some_and(|was| was.provider.spec.models() == provider.spec.models());
                 if !same_models {
                     self.unlist(id);
@@ -359,10 +339,10 @@ impl Table {
                 }
                 match self.providers.get(id) {
                     Some(slot) => {
-                        slot.send_replace(known);
+                        slot.send_replace(snapshot);
                     }
                     None => {
-                        self.providers.insert(id.clone(), watch::Sender::new(known));
+                        self.providers.insert(id.clone(), watch::Sender::new(snapshot));
                     }
                 }
             }

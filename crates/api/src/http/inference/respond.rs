@@ -1,9 +1,8 @@
-//! From a backend's answer to the response: its bytes unchanged, and a visible end when they break off.
+//! From a backend's response to ours: its bytes unchanged, and a visible end when they break off.
 
-use super::{Answered, Counted, RelayedBody, headers};
 use crate::{
-    http::{ApiError, name_provider},
-    metrics::FirstByte,
+    http::{ApiError, answer::name_provider},
+    inference::{InferenceError, InferenceResponse, ResponseBody, headers},
 };
 use axum::{body::Body, http::StatusCode, response::Response};
 use bytes::{Bytes, BytesMut};
@@ -17,46 +16,43 @@ use std::{
 };
 use tracing::{Span, debug, info};
 
-/// The backend's answer as a response.
-pub(crate) fn respond(answered: Answered) -> Result<Response, ApiError> {
-    let Answered {
+/// Passes the backend's response on.
+pub(super) fn respond(response: InferenceResponse) -> Result<Response, InferenceError> {
+    let InferenceResponse {
         provider,
         wake_id,
         head,
         body,
-        counted,
-        mut first_byte,
-    } = answered;
+    } = response;
     let status = match StatusCode::from_u16(head.status) {
-        // Nobody could follow a redirect to a place behind the agent.
+        // Clients can't follow a redirect to an address behind the agent.
         Ok(status) if !status.is_informational() && !status.is_redirection() => status,
         Ok(_) | Err(_) => {
-            let what = format!("with status {}, which can't be passed on", head.status);
-            return Err(ApiError::BadAnswer {
+            return Err(InferenceError::BadResponse {
                 provider,
                 wake_id,
-                what,
+                what: format!("with status {}, which can't be passed on", head.status),
             });
         }
     };
     log(&provider, wake_id, status);
     let streams = headers::is_event_stream(&head);
-    let about = (provider.clone(), wake_id);
+    let source = Source {
+        provider: provider.clone(),
+        wake_id,
+        span: Span::current(),
+    };
     let body = match body {
-        RelayedBody::Whole(bytes) => {
-            first_byte.seen();
-            Body::from(bytes)
-        }
-        RelayedBody::Pieces(pieces) if streams => {
-            Body::from_stream(EventBody::new(pieces, about, counted, first_byte))
-        }
-        RelayedBody::Pieces(pieces) => Body::from_stream(PlainBody {
-            pieces,
-            about,
-            first_byte,
-            span: Span::current(),
-            _counted: counted,
-        }),
+        ResponseBody::Whole(bytes) => Body::from(bytes),
+        ResponseBody::Pieces(pieces) if streams => Body::from_stream(EventBody::new(pieces, source)),
+        // When this breaks off, so does the connection.
+        ResponseBody::Pieces(pieces) => Body::from_stream(pieces.map(move |piece| {
+            piece.map_err(|error| {
+                let error = ApiError::from(source.broke_off(error));
+                source.span.in_scope(|| error.log(&error.response()));
+                error
+            })
+        })),
     };
     let mut response = Response::new(body);
     *response.status_mut() = status;
@@ -77,73 +73,37 @@ fn log(provider: &ProviderId, wake_id: Option<WakeId>, status: StatusCode) {
     }
 }
 
-type About = (ProviderId, Option<WakeId>);
-
-fn broke_off((provider, wake_id): &About, error: RelayError) -> ApiError {
-    ApiError::Relay {
-        provider: provider.clone(),
-        wake_id: *wake_id,
-        error,
-    }
+/// Where a body comes from, for the error when it breaks off.
+pub(super) struct Source {
+    pub provider: ProviderId,
+    pub wake_id: Option<WakeId>,
+    pub span: Span,
 }
 
-/// A body that isn't a stream of events: when it breaks off, so does the connection.
-struct PlainBody {
-    pieces: BoxStream<'static, Result<Bytes, RelayError>>,
-    about: About,
-    first_byte: FirstByte,
-    span: Span,
-    _counted: Counted,
-}
-
-impl Stream for PlainBody {
-    type Item = Result<Bytes, ApiError>;
-
-    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        let piece = ready!(self.pieces.poll_next_unpin(cx));
-        if let Some(Ok(_)) = piece {
-            self.first_byte.seen();
+impl Source {
+    fn broke_off(&self, error: RelayError) -> InferenceError {
+        InferenceError::Relay {
+            provider: self.provider.clone(),
+            wake_id: self.wake_id,
+            error,
         }
-        Poll::Ready(piece.map(|piece| {
-            piece.map_err(|error| {
-                let error = broke_off(&self.about, error);
-                self.span.in_scope(|| error.log(&error.answer()));
-                error
-            })
-        }))
     }
 }
 
 /// A stream of events: when it breaks off, the last event is an error, and no `[DONE]` follows.
 pub(super) struct EventBody {
     pieces: Option<BoxStream<'static, Result<Bytes, RelayError>>>,
-    about: About,
+    source: Source,
     ending: Ending,
-    first_byte: FirstByte,
-    span: Span,
-    counted: Option<Counted>,
 }
 
 impl EventBody {
-    pub fn new(
-        pieces: BoxStream<'static, Result<Bytes, RelayError>>,
-        about: About,
-        counted: Counted,
-        first_byte: FirstByte,
-    ) -> Self {
+    pub(super) fn new(pieces: BoxStream<'static, Result<Bytes, RelayError>>, source: Source) -> Self {
         Self {
             pieces: Some(pieces),
-            about,
+            source,
             ending: Ending::default(),
-            first_byte,
-            span: Span::current(),
-            counted: Some(counted),
         }
-    }
-
-    fn end(&mut self) {
-        self.pieces = None;
-        self.counted = None;
     }
 }
 
@@ -156,30 +116,30 @@ impl Stream for EventBody {
         };
         match ready!(pieces.poll_next_unpin(cx)) {
             Some(Ok(piece)) => {
-                self.first_byte.seen();
                 self.ending.see(&piece);
                 Poll::Ready(Some(Ok(piece)))
             }
             Some(Err(error)) => {
-                let error = broke_off(&self.about, error);
+                let error = self.source.broke_off(error);
                 let between_events = self.ending.is_between_events();
-                let event = self.span.in_scope(|| error_event(&error, between_events));
-                self.end();
+                let event = self.source.span.in_scope(|| error_event(error, between_events));
+                self.pieces = None;
                 Poll::Ready(Some(Ok(event)))
             }
             None => {
-                self.end();
+                self.pieces = None;
                 Poll::Ready(None)
             }
         }
     }
 }
 
-/// The error as an event of its own, without an `event:` line, which clients don't expect. Says it in the log, too.
-pub(super) fn error_event(error: &ApiError, between_events: bool) -> Bytes {
-    let answer = error.answer();
-    error.log(&answer);
-    let json = answer.json();
+/// Logs the error and makes an event of it, without an `event:` line, which clients don't expect.
+pub(super) fn error_event(error: InferenceError, between_events: bool) -> Bytes {
+    let error = ApiError::from(error);
+    let response = error.response();
+    error.log(&response);
+    let json = response.json();
     let mut event = BytesMut::with_capacity(json.len() + 10);
     if !between_events {
         event.extend_from_slice(b"\n\n");

@@ -1,16 +1,17 @@
 //! How a connection stands: what the three who look after it know of each other. They are the watch on its bytes, the
 //! service that is called with its requests, and the task that closes it when it is silent.
 
-use super::Refusal;
+use crate::server::ProtocolError;
+use parking_lot::{Mutex, MutexGuard};
 use std::{
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::Arc,
     task::{Context, Poll, Waker},
 };
 use tokio::time::Instant;
 
 /// How a connection stands. Cheap to clone.
 #[derive(Debug, Clone)]
-pub(super) struct Exchange(Arc<Mutex<State>>);
+pub struct Exchange(Arc<Mutex<State>>);
 
 #[derive(Debug)]
 struct State {
@@ -24,20 +25,20 @@ struct State {
     body_open: bool,
     /// Since when no request is under way, if none is.
     quiet_since: Instant,
-    refusal: Option<Refusal>,
+    refusal: Option<ProtocolError>,
     waits_for_end: Option<Waker>,
 }
 
 /// The silence of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Quiet {
+pub(in crate::server) struct Quiet {
     pub since: Instant,
     /// Whether a request came before it.
     pub served: bool,
 }
 
 impl Exchange {
-    pub fn new() -> Self {
+    pub(super) fn new() -> Self {
         Self(Arc::new(Mutex::new(State {
             under_way: 0,
             served: false,
@@ -50,7 +51,7 @@ impl Exchange {
     }
 
     /// A request has come; it is under way until the guard is dropped.
-    pub fn begin(&self) -> UnderWay {
+    pub(super) fn begin(&self) -> UnderWay {
         let mut state = self.state();
         state.under_way += 1;
         state.served = true;
@@ -59,7 +60,7 @@ impl Exchange {
 
     /// Ready when no request is under way, with since when. hyper doesn't ask its connection for more because a request
     /// has ended, so whoever waits for that is woken here.
-    pub fn poll_free(&self, cx: &Context<'_>) -> Poll<Instant> {
+    pub(super) fn poll_free(&self, cx: &Context<'_>) -> Poll<Instant> {
         let mut state = self.state();
         if state.under_way == 0 {
             return Poll::Ready(state.quiet_since);
@@ -69,7 +70,7 @@ impl Exchange {
     }
 
     /// The silence, if nothing is under way and nothing has begun to arrive.
-    pub fn quiet(&self) -> Option<Quiet> {
+    pub(in crate::server) fn quiet(&self) -> Option<Quiet> {
         let state = self.state();
         (state.under_way == 0 && !state.head_begun).then_some(Quiet {
             since: state.quiet_since,
@@ -78,32 +79,32 @@ impl Exchange {
     }
 
     /// Whether a head has begun to arrive and has not ended.
-    pub fn set_head_begun(&self, begun: bool) {
+    pub(super) fn set_head_begun(&self, begun: bool) {
         self.state().head_begun = begun;
     }
 
     /// Whether the body of the last request has not come whole.
-    pub fn set_body_open(&self, open: bool) {
+    pub(super) fn set_body_open(&self, open: bool) {
         self.state().body_open = open;
     }
 
     /// Whether the body of the last request has not come whole.
-    pub fn is_body_open(&self) -> bool {
+    pub(super) fn is_body_open(&self) -> bool {
         self.state().body_open
     }
 
     /// The connection's last request is the answer to this.
-    pub fn refuse(&self, refusal: Refusal) {
+    pub(super) fn refuse(&self, refusal: ProtocolError) {
         self.state().refusal = Some(refusal);
     }
 
     /// What is to be refused.
-    pub fn take_refusal(&self) -> Option<Refusal> {
+    pub(super) fn take_refusal(&self) -> Option<ProtocolError> {
         self.state().refusal.take()
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 }
 

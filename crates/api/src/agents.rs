@@ -1,15 +1,16 @@
 //! The fold of the journal in memory: by which key each agent is known. Servers of the hub ask it who may come in.
 
+use parking_lot::RwLock;
 use reveille_domain::{Access, Agent, AgentKey, AgentName, Epoch, Sessions, Timestamp};
 use std::{
     collections::{BTreeMap, HashMap},
-    sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
+    sync::Arc,
 };
 use tokio::sync::watch;
 
 /// An agent as its last commit left it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct KnownAgent {
+pub(crate) struct AgentSnapshot {
     /// Its epoch; 0 before its first session.
     pub epoch: Epoch,
     /// When its current session began, and the version of its program; none when it has no session.
@@ -22,35 +23,32 @@ pub struct KnownAgent {
 
 /// All agents, and whose each key is.
 #[derive(Debug, Default)]
-pub struct Identities {
+pub(crate) struct Agents {
     table: RwLock<Table>,
     dropped: watch::Sender<u64>,
 }
 
 #[derive(Debug, Default)]
 struct Table {
-    agents: BTreeMap<AgentName, Arc<KnownAgent>>,
+    agents: BTreeMap<AgentName, Arc<AgentSnapshot>>,
     keys: HashMap<AgentKey, AgentName>,
 }
 
-impl Identities {
+impl Agents {
     /// Whose key this is.
-    #[must_use]
-    pub fn of_key(&self, key: &str) -> Option<AgentName> {
+    pub(crate) fn of_key(&self, key: &str) -> Option<AgentName> {
         let key = AgentKey::parse(key).ok()?;
-        self.read().keys.get(&key).cloned()
+        self.table.read().keys.get(&key).cloned()
     }
 
     /// One agent.
-    #[must_use]
-    pub fn get(&self, agent: &AgentName) -> Option<Arc<KnownAgent>> {
-        self.read().agents.get(agent).cloned()
+    pub(crate) fn get(&self, agent: &AgentName) -> Option<Arc<AgentSnapshot>> {
+        self.table.read().agents.get(agent).cloned()
     }
 
     /// All agents, by name.
-    #[must_use]
-    pub fn all(&self) -> Vec<(AgentName, Arc<KnownAgent>)> {
-        let table = self.read();
+    pub(crate) fn all(&self) -> Vec<(AgentName, Arc<AgentSnapshot>)> {
+        let table = self.table.read();
         table
             .agents
             .iter()
@@ -59,8 +57,7 @@ impl Identities {
     }
 
     /// Changes whenever a key has stopped being good.
-    #[must_use]
-    pub fn dropped(&self) -> watch::Receiver<u64> {
+    pub(crate) fn dropped(&self) -> watch::Receiver<u64> {
         self.dropped.subscribe()
     }
 
@@ -69,13 +66,13 @@ impl Identities {
             Sessions::Unknown | Sessions::Fenced(_) => None,
             Sessions::Connected(session) => Some((session.connected_at_ms, session.version.clone())),
         };
-        let known = KnownAgent {
+        let known = AgentSnapshot {
             epoch: agent.epoch(),
             session,
             access: agent.access.clone(),
             sequence,
         };
-        let mut table = self.write();
+        let mut table = self.table.write();
         let key = known.access.key().cloned();
         let before = table.agents.insert(name.clone(), Arc::new(known));
         let before = before.and_then(|before| before.access.key().cloned());
@@ -93,15 +90,6 @@ impl Identities {
     }
 
     pub(crate) fn reset(&self) {
-        *self.write() = Table::default();
-    }
-
-    // Each change leaves the table whole, so a panic elsewhere while the lock is held doesn't matter.
-    fn read(&self) -> RwLockReadGuard<'_, Table> {
-        self.table.read().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn write(&self) -> RwLockWriteGuard<'_, Table> {
-        self.table.write().unwrap_or_else(PoisonError::into_inner)
+        *self.table.write() = Table::default();
     }
 }

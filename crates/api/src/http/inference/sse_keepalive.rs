@@ -1,23 +1,25 @@
 //! What a stream says while its request waits.
 //!
 //! The default is a comment line with a single newline: parsers skip it, while a blank line after a comment has broken
-//! some. Never `id:`, `event:` or `retry:`, on which clients of this surface fall over.
+//! some. Never `id:`, `event:` or `retry:`, on which clients of this endpoint fall over.
 
-use super::{Phase, Progress, Surface};
-use crate::wakes::now_ms;
+use crate::{
+    inference::{Endpoint, Phase, Progress},
+    wakes::now_ms,
+};
 use bytes::Bytes;
 use reveille_domain::ModelName;
 use serde_json::json;
 use std::time::Duration;
 
 /// The end of a stream whose request no backend ever got.
-pub(crate) const DONE: &[u8] = b"data: [DONE]\n\n";
+pub(super) const DONE: &[u8] = b"data: [DONE]\n\n";
 
-/// One heartbeat of a request for `model` that has waited for `elapsed` and, as far as earlier wakes tell, still waits for
+/// One keep-alive of a request for `model` that has waited for `elapsed` and, as far as earlier wakes tell, still waits for
 /// `left`.
-pub(crate) fn heartbeat(
+pub(super) fn keepalive(
     progress: Progress,
-    surface: Surface,
+    endpoint: Endpoint,
     request_id: &str,
     model: &ModelName,
     phase: &Phase,
@@ -33,17 +35,17 @@ pub(crate) fn heartbeat(
         format!(" eta={}s", left.as_millis().div_ceil(1000))
     });
     let says = || format!("{} {who} elapsed={seconds}s{eta}", phase.word());
-    match (progress, surface) {
+    match (progress, endpoint) {
         (Progress::Comment | Progress::Off, _) => Bytes::from(format!(": {}\n", says())),
-        (Progress::Reasoning, Surface::ChatCompletions) => chat_chunk(
+        (Progress::Reasoning, Endpoint::ChatCompletions) => chat_chunk(
             request_id,
             model,
             &json!({ "reasoning_content": format!("{}\n", says()) }),
         ),
-        (Progress::Delta, Surface::ChatCompletions) => {
+        (Progress::Delta, Endpoint::ChatCompletions) => {
             chat_chunk(request_id, model, &json!({ "content": "" }))
         }
-        (Progress::Delta | Progress::Reasoning, Surface::Completions | Surface::Embeddings) => {
+        (Progress::Delta | Progress::Reasoning, Endpoint::Completions | Endpoint::Embeddings) => {
             event(&json!({
                 "id": format!("cmpl-{request_id}"),
                 "object": "text_completion",
@@ -87,17 +89,17 @@ mod tests {
     use super::*;
     use reveille_domain::ProviderId;
 
-    fn beat(progress: Progress, surface: Surface, model: &str) -> String {
-        beat_with(progress, surface, model, None)
+    fn beat(progress: Progress, endpoint: Endpoint, model: &str) -> String {
+        beat_with(progress, endpoint, model, None)
     }
 
-    fn beat_with(progress: Progress, surface: Surface, model: &str, left: Option<Duration>) -> String {
+    fn beat_with(progress: Progress, endpoint: Endpoint, model: &str, left: Option<Duration>) -> String {
         let provider: ProviderId = "gpu-box/vllm".parse().expect("legal");
         let model = ModelName::parse(model).expect("legal");
         let phase = Phase::Waking(provider);
-        let bytes = heartbeat(
+        let bytes = keepalive(
             progress,
-            surface,
+            endpoint,
             "r1",
             &model,
             &phase,
@@ -110,7 +112,7 @@ mod tests {
     fn a_comment_is_one_line_with_a_single_newline() {
         let expected = ": waking gpu-box/qwen3-8b elapsed=9s\n";
         for name in ["qwen3-8b", "gpu-box/qwen3-8b"] {
-            assert_eq!(beat(Progress::Comment, Surface::ChatCompletions, name), expected);
+            assert_eq!(beat(Progress::Comment, Endpoint::ChatCompletions, name), expected);
         }
     }
 
@@ -118,16 +120,16 @@ mod tests {
     fn what_is_left_is_told_when_earlier_wakes_tell_it() {
         let left = Some(Duration::from_millis(20_100));
         assert_eq!(
-            beat_with(Progress::Comment, Surface::ChatCompletions, "m", left),
+            beat_with(Progress::Comment, Endpoint::ChatCompletions, "m", left),
             ": waking gpu-box/m elapsed=9s eta=21s\n"
         );
     }
 
     #[test]
     fn chunks_are_whole_events_that_add_no_text() {
-        for surface in [Surface::ChatCompletions, Surface::Completions] {
+        for endpoint in [Endpoint::ChatCompletions, Endpoint::Completions] {
             for progress in [Progress::Delta, Progress::Reasoning] {
-                let beat = beat(progress, surface, "m\"1");
+                let beat = beat(progress, endpoint, "m\"1");
                 let data = beat
                     .strip_prefix("data: ")
                     .and_then(|rest| rest.strip_suffix("\n\n"))
@@ -146,7 +148,7 @@ mod tests {
                 );
             }
         }
-        let told = beat(Progress::Reasoning, Surface::ChatCompletions, "m");
+        let told = beat(Progress::Reasoning, Endpoint::ChatCompletions, "m");
         assert!(
             told.contains("\"reasoning_content\":\"waking gpu-box/m elapsed=9s\\n\""),
             "{told}"

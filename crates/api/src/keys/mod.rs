@@ -10,44 +10,42 @@ mod limits;
 mod quota;
 mod secret;
 
-pub use authenticator::{AuthMode, Authenticator};
+pub use authenticator::AuthMode;
+pub(crate) use authenticator::Authenticator;
 pub(crate) use caller::Caller;
-pub use denied::{Denied, NeededScope};
-pub(crate) use limits::Permit;
-pub use quota::{Quota, Reservation};
+pub(crate) use denied::{Denied, NeededScope};
+pub(crate) use quota::{Quota, Reservation};
 pub use secret::{InvalidSecretKey, SecretKey};
 
-use limits::Limits;
+use limits::{Limits, Permit};
+use parking_lot::RwLock;
 use reveille_domain::{
     Key, KeyId, Timestamp,
     key::{IssuedKey, RevokedKey},
 };
-use std::{
-    collections::BTreeMap,
-    sync::{Arc, PoisonError, RwLock},
-};
+use std::{collections::BTreeMap, sync::Arc};
 
 /// The most keys that can be made, revoked ones included: each replica holds them all.
 pub(crate) const MAX_KEYS: usize = 10_000;
 
 /// The keys of the journal. Cheap to clone.
 #[derive(Debug, Clone, Default)]
-pub struct Keys {
+pub(crate) struct Keys {
     inner: Arc<Inner>,
 }
 
 #[derive(Debug, Default)]
 struct Inner {
     /// By the id's text, so that a lookup needs no id of its own.
-    table: RwLock<BTreeMap<String, Arc<KnownKey>>>,
+    table: RwLock<BTreeMap<String, Arc<KeySnapshot>>>,
     quota: Quota,
 }
 
 /// A key as this replica knows it.
 #[derive(Debug)]
-pub(crate) struct KnownKey {
+pub(crate) struct KeySnapshot {
     /// What the journal says of it.
-    pub standing: Standing,
+    pub state: KeyState,
     /// The journal sequence of its last commit.
     pub sequence: u64,
     /// What it has used here.
@@ -56,7 +54,7 @@ pub(crate) struct KnownKey {
 
 /// Whether a key is good.
 #[derive(Debug)]
-pub(crate) enum Standing {
+pub(crate) enum KeyState {
     /// Until it expires.
     Issued(IssuedKey),
     /// Never again.
@@ -65,21 +63,21 @@ pub(crate) enum Standing {
     Unreadable(KeyId),
 }
 
-impl KnownKey {
+impl KeySnapshot {
     pub(crate) const fn id(&self) -> &KeyId {
-        match &self.standing {
-            Standing::Issued(key) => &key.id,
-            Standing::Revoked(key) => &key.id,
-            Standing::Unreadable(id) => id,
+        match &self.state {
+            KeyState::Issued(key) => &key.id,
+            KeyState::Revoked(key) => &key.id,
+            KeyState::Unreadable(id) => id,
         }
     }
 
     /// When it was made, if that can be read.
     pub(crate) const fn created_at(&self) -> Option<Timestamp> {
-        match &self.standing {
-            Standing::Issued(key) => Some(key.created_at_ms),
-            Standing::Revoked(key) => Some(key.created_at_ms),
-            Standing::Unreadable(_) => None,
+        match &self.state {
+            KeyState::Issued(key) => Some(key.created_at_ms),
+            KeyState::Revoked(key) => Some(key.created_at_ms),
+            KeyState::Unreadable(_) => None,
         }
     }
 }
@@ -87,35 +85,35 @@ impl KnownKey {
 impl Keys {
     /// Takes in the state after a commit.
     pub(crate) fn take(&self, key: &Key, sequence: u64) {
-        let standing = match key {
+        let state = match key {
             Key::Unknown => return,
-            Key::Issued(key) => Standing::Issued(key.clone()),
-            Key::Revoked(key) => Standing::Revoked(key.clone()),
+            Key::Issued(key) => KeyState::Issued(key.clone()),
+            Key::Revoked(key) => KeyState::Revoked(key.clone()),
         };
-        self.put(standing, sequence);
+        self.put(state, sequence);
     }
 
     /// Takes note of a commit that can't be read.
     pub(crate) fn take_unreadable(&self, id: KeyId, sequence: u64) {
-        self.put(Standing::Unreadable(id), sequence);
+        self.put(KeyState::Unreadable(id), sequence);
     }
 
-    fn put(&self, standing: Standing, sequence: u64) {
-        let id = match &standing {
-            Standing::Issued(key) => &key.id,
-            Standing::Revoked(key) => &key.id,
-            Standing::Unreadable(id) => id,
+    fn put(&self, state: KeyState, sequence: u64) {
+        let id = match &state {
+            KeyState::Issued(key) => &key.id,
+            KeyState::Revoked(key) => &key.id,
+            KeyState::Unreadable(id) => id,
         };
         let id = id.as_str().to_owned();
-        let mut table = self.inner.table.write().unwrap_or_else(PoisonError::into_inner);
+        let mut table = self.inner.table.write();
         // What a key may use never changes, and what it has used stays used.
         let kept = table.get(&id).map(|known| known.limits.clone());
-        let limits = kept.unwrap_or_else(|| match &standing {
-            Standing::Issued(key) => Arc::new(Limits::of(&key.policy.limits)),
-            Standing::Revoked(_) | Standing::Unreadable(_) => Arc::default(),
+        let limits = kept.unwrap_or_else(|| match &state {
+            KeyState::Issued(key) => Arc::new(Limits::of(&key.policy.limits)),
+            KeyState::Revoked(_) | KeyState::Unreadable(_) => Arc::default(),
         });
-        let known = KnownKey {
-            standing,
+        let known = KeySnapshot {
+            state,
             sequence,
             limits,
         };
@@ -124,38 +122,27 @@ impl Keys {
 
     /// Forgets everything: the journal is another one than was read before.
     pub(crate) fn reset(&self) {
-        self.inner
-            .table
-            .write()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clear();
+        self.inner.table.write().clear();
         self.inner.quota.reset();
     }
 
     /// One key, by its id.
-    pub(crate) fn get(&self, id: &str) -> Option<Arc<KnownKey>> {
-        let table = self.inner.table.read().unwrap_or_else(PoisonError::into_inner);
-        table.get(id).cloned()
+    pub(crate) fn get(&self, id: &str) -> Option<Arc<KeySnapshot>> {
+        self.inner.table.read().get(id).cloned()
     }
 
     /// How many there are.
     pub(crate) fn count(&self) -> usize {
-        self.inner
-            .table
-            .read()
-            .unwrap_or_else(PoisonError::into_inner)
-            .len()
+        self.inner.table.read().len()
     }
 
     /// All of them, by id.
-    pub(crate) fn all(&self) -> Vec<Arc<KnownKey>> {
-        let table = self.inner.table.read().unwrap_or_else(PoisonError::into_inner);
-        table.values().cloned().collect()
+    pub(crate) fn all(&self) -> Vec<Arc<KeySnapshot>> {
+        self.inner.table.read().values().cloned().collect()
     }
 
     /// The wakes that keys have started.
-    #[must_use]
-    pub fn quota(&self) -> &Quota {
+    pub(crate) fn quota(&self) -> &Quota {
         &self.inner.quota
     }
 
@@ -167,7 +154,7 @@ impl Keys {
         let Some(known) = self.get(key.as_str()) else {
             return Ok(None);
         };
-        let Standing::Issued(issued) = &known.standing else {
+        let KeyState::Issued(issued) = &known.state else {
             return Ok(None);
         };
         match issued.policy.limits.wakes_per_hour {

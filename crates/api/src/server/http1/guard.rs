@@ -1,10 +1,11 @@
 //! The bytes of a connection on their way to hyper and back.
 
 use super::{
-    framing::{Framing, Seen},
+    exchange::Exchange,
+    framing::{Framing, Looked},
     head::Head,
 };
-use crate::server::{Refusal, ServerLimits, exchange::Exchange};
+use crate::server::{ProtocolError, ServerLimits};
 use bytes::{Buf, Bytes, BytesMut};
 use std::{
     io,
@@ -20,7 +21,7 @@ use tokio_util::io::poll_read_buf;
 
 /// The method of the request that stands for a refused one. A client that uses it gains nothing: there is a refusal to
 /// take only when there was one.
-pub(in crate::server) const REFUSED_METHOD: &str = "REFUSED";
+pub(super) const REFUSED_METHOD: &str = "REFUSED";
 /// That request.
 const REFUSED: &[u8] = b"REFUSED / HTTP/1.1\r\nconnection: close\r\n\r\n";
 
@@ -32,7 +33,7 @@ const PIECE_BYTES: usize = 4 * 1024;
 
 /// A connection that is watched.
 #[derive(Debug)]
-pub(in crate::server) struct Watched<S> {
+pub struct Http1Guard<S> {
     stream: S,
     exchange: Exchange,
     framing: Framing,
@@ -52,9 +53,9 @@ pub(in crate::server) struct Watched<S> {
     linger_timer: Timer,
 }
 
-impl<S: AsyncRead + AsyncWrite + Unpin> Watched<S> {
+impl<S: AsyncRead + AsyncWrite + Unpin> Http1Guard<S> {
     /// A connection whose state is told to `exchange`, and learned from it.
-    pub fn new(stream: S, exchange: Exchange, limits: &ServerLimits) -> Self {
+    pub(super) fn new(stream: S, exchange: Exchange, limits: &ServerLimits) -> Self {
         Self {
             stream,
             exchange,
@@ -73,7 +74,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Watched<S> {
     }
 
     /// Answers the next request with `refusal`, whatever it is, and then closes.
-    pub fn refuse(&mut self, refusal: Refusal) {
+    pub(in crate::server) fn refuse(&mut self, refusal: ProtocolError) {
         self.exchange.refuse(refusal);
         self.refused = Some(REFUSED);
         self.held = BytesMut::new();
@@ -81,14 +82,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Watched<S> {
     }
 
     /// Reads into `buf`, and leaves there what may go on to hyper.
-    fn read_through(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<Progress>> {
+    fn read_through(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<ReadStep>> {
         let before = buf.filled().len();
         ready!(Pin::new(&mut self.stream).poll_read(cx, buf))?;
         let new = &buf.filled()[before..];
         if new.is_empty() {
-            return Poll::Ready(Ok(Progress::Passed));
+            return Poll::Ready(Ok(ReadStep::Passed));
         }
-        let Seen { passed, refusal } = self.framing.look(new);
+        let Looked { passed, refusal } = self.framing.look(new);
         self.tell_of_body();
         if refusal.is_none() && passed < new.len() && !self.framing.is_broken() {
             self.held.extend_from_slice(&new[passed..]);
@@ -99,28 +100,28 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Watched<S> {
             self.refuse(refusal);
         }
         Poll::Ready(Ok(if passed > 0 {
-            Progress::Passed
+            ReadStep::Passed
         } else {
-            Progress::Held
+            ReadStep::Held
         }))
     }
 
     /// Reads on where a head has begun.
-    fn read_held(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Progress>> {
+    fn read_held(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<ReadStep>> {
         let before = self.held.len();
         self.held.reserve(PIECE_BYTES);
         let Poll::Ready(read) = poll_read_buf(Pin::new(&mut self.stream), cx, &mut self.held) else {
             ready!(self.head_is_late(cx));
             let within = self.head_within;
-            self.refuse(Refusal::SlowHead { within });
-            return Poll::Ready(Ok(Progress::Held));
+            self.refuse(ProtocolError::SlowHead { within });
+            return Poll::Ready(Ok(ReadStep::Held));
         };
         if read? == 0 {
             // The client has left in the middle of a head.
-            return Poll::Ready(Ok(Progress::Passed));
+            return Poll::Ready(Ok(ReadStep::Passed));
         }
         if Head::may_end(&self.held, before) || self.held.len() >= self.framing.head_bytes() {
-            let Seen { passed, refusal } = self.framing.look(&self.held);
+            let Looked { passed, refusal } = self.framing.look(&self.held);
             self.tell_of_body();
             if passed > 0 {
                 self.next = self.held.split_to(passed).freeze();
@@ -133,7 +134,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Watched<S> {
                 self.refuse(refusal);
             }
         }
-        Poll::Ready(Ok(Progress::Held))
+        Poll::Ready(Ok(ReadStep::Held))
     }
 
     /// Reads and throws away what comes, to the end.
@@ -180,14 +181,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Watched<S> {
 }
 
 /// What became of a read.
-enum Progress {
+enum ReadStep {
     /// Something may go on to hyper, or it was the end.
     Passed,
     /// There is something to hold, or to be taken from what is held.
     Held,
 }
 
-impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Watched<S> {
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Http1Guard<S> {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         loop {
@@ -217,14 +218,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Watched<S> {
                 ready!(this.read_held(cx))?
             };
             match progress {
-                Progress::Passed => return Poll::Ready(Ok(())),
-                Progress::Held => {}
+                ReadStep::Passed => return Poll::Ready(Ok(())),
+                ReadStep::Held => {}
             }
         }
     }
 }
 
-impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Watched<S> {
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Http1Guard<S> {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         let written = Pin::new(&mut this.stream).poll_write(cx, bytes);

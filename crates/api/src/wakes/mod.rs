@@ -4,23 +4,24 @@
 
 mod error;
 mod times;
-mod waited;
+mod waiter;
 
-pub use error::{SleepError, WakeError};
-pub use times::WakeTimes;
-pub(crate) use times::{now_ms, time_left, time_until_awake};
+pub(crate) use error::{SleepError, WakeError};
+pub(crate) use times::{WakeTimes, now_ms, time_left, time_until_awake};
 
 use crate::{
     commands::Commands,
     keys::Reservation,
-    registry::{Known, Registry},
+    registry::{ProviderSnapshot, Registry},
 };
 use async_nats::Client;
+use async_trait::async_trait;
 use error::{held, refused};
 use futures::{
     FutureExt,
     future::{BoxFuture, Shared},
 };
+use parking_lot::Mutex;
 use reveille_bus::{
     Executed,
     orders::{self, Addressed, Order, OrderAnswer},
@@ -30,25 +31,51 @@ use reveille_domain::{
     Provider, ProviderCommand, ProviderEvent, ProviderId, Status, Timestamp, Wake, WakeCause, WakeId,
     provider::Registered,
 };
-use std::{
-    collections::HashMap,
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
-};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 use tracing::{Instrument, debug, info};
 use uuid::Uuid;
-use waited::{Seen, Waited};
+use waiter::{WaitState, Waiter};
 
 /// How many requests may wait for one provider in one replica, unless told otherwise.
 pub const MAX_WAITING: usize = 1_024;
 /// How long a question that is answered stays for others, while the fold doesn't show its answer.
 const FOLD_WAIT: Duration = Duration::from_secs(1);
 
-/// Brings providers up. Cheap to clone.
+/// Wakes providers, and puts them to sleep. A port, so that its callers can be tested without NATS.
+#[async_trait]
+pub(crate) trait Waker: Send + Sync {
+    /// Waits until the provider is active, joining the wake in flight or requesting one for `cause`.
+    ///
+    /// # Errors
+    /// When it does not become active by `until`, which ends only this caller's wait.
+    async fn ensure_awake(
+        &self,
+        id: &ProviderId,
+        cause: WakeCause,
+        until: Instant,
+    ) -> Result<Woken, WakeError>;
+
+    /// Requests a wake, or joins the one in flight, without waiting for its end.
+    ///
+    /// # Errors
+    /// When no wake is tried.
+    async fn begin(&self, id: &ProviderId, cause: WakeCause) -> Result<WakeTicket, WakeError>;
+
+    /// Orders the provider's agent to put its backend to sleep.
+    ///
+    /// # Errors
+    /// When the agent can't be reached or can't do it.
+    async fn sleep(&self, id: &ProviderId) -> Result<(), SleepError>;
+
+    /// How many requests wait for the provider in this replica.
+    fn waiting(&self, id: &ProviderId) -> usize;
+}
+
+/// Wakes providers through the journal and their agents. Cheap to clone.
 #[derive(Clone)]
-pub struct Wakes {
+pub(crate) struct Wakes {
     inner: Arc<Inner>,
 }
 
@@ -59,22 +86,22 @@ struct Inner {
     tasks: TaskTracker,
     max_waiting: usize,
     waiting: Mutex<HashMap<ProviderId, Waiting>>,
-    asking: Mutex<HashMap<ProviderId, Asking>>,
+    requests: Mutex<HashMap<ProviderId, SharedRequest>>,
 }
 
 /// The requests of this replica that wait for one provider.
 #[derive(Default)]
 struct Waiting {
     count: usize,
-    /// The wake that its agent was told they wait for.
-    told: Option<WakeId>,
+    /// The wake that its agent knows they wait for.
+    announced: Option<WakeId>,
 }
 
-type Asking = Shared<BoxFuture<'static, Result<Begun, WakeError>>>;
+type SharedRequest = Shared<BoxFuture<'static, Result<WakeTicket, WakeError>>>;
 
 /// What a request to wake found.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Begun {
+pub(crate) struct WakeTicket {
     /// The wake in flight; `None` when the provider was awake already.
     pub wake: Option<Wake>,
     /// The journal sequence of the provider's last commit then.
@@ -83,11 +110,94 @@ pub struct Begun {
 
 /// An active provider.
 #[derive(Debug, Clone)]
-pub struct Woken {
+pub(crate) struct Woken {
     /// The provider as it is now.
-    pub known: Arc<Known>,
+    pub snapshot: Arc<ProviderSnapshot>,
     /// The wake that was waited for; `None` when it was awake already.
     pub wake_id: Option<WakeId>,
+}
+
+#[async_trait]
+impl Waker for Wakes {
+    async fn ensure_awake(
+        &self,
+        id: &ProviderId,
+        cause: WakeCause,
+        until: Instant,
+    ) -> Result<Woken, WakeError> {
+        let begun = Instant::now();
+        let unknown = || WakeError::Unknown { provider: id.clone() };
+        let mut states = self.inner.registry.watch(id).ok_or_else(unknown)?;
+        let _slot = self.take_slot(id)?;
+        let mut waiter = Waiter {
+            provider: id.clone(),
+            begun,
+            wake: None,
+            past: 0,
+        };
+        loop {
+            let snapshot = states.borrow_and_update().clone();
+            if snapshot.sequence >= waiter.past {
+                match waiter.look(&snapshot)? {
+                    WaitState::Awake => {
+                        return Ok(Woken {
+                            wake_id: waiter.wake,
+                            snapshot,
+                        });
+                    }
+                    WaitState::Waking => self.announce_waiter(&snapshot),
+                    WaitState::Asleep => {
+                        let request = self.request_once(id, cause.clone())?;
+                        let answered = tokio::time::timeout_at(until, request).await;
+                        let ticket = answered.map_err(|_| waiter.timed_out(&snapshot))?;
+                        waiter.began(&ticket.map_err(|error| error.after(waiter.begun.elapsed()))?);
+                        continue;
+                    }
+                }
+            }
+            tokio::select! {
+                changed = states.changed() => {
+                    changed.map_err(|_| waiter.withdrawn(self.inner.registry.is_ready()))?;
+                }
+                () = tokio::time::sleep_until(until) => return Err(waiter.timed_out(&snapshot)),
+            }
+        }
+    }
+
+    async fn begin(&self, id: &ProviderId, cause: WakeCause) -> Result<WakeTicket, WakeError> {
+        if self.inner.registry.get(id).is_none() {
+            return Err(WakeError::Unknown { provider: id.clone() });
+        }
+        self.request_once(id, cause)?.await
+    }
+
+    async fn sleep(&self, id: &ProviderId) -> Result<(), SleepError> {
+        let snapshot = self
+            .inner
+            .registry
+            .get(id)
+            .ok_or_else(|| SleepError::Unknown(id.clone()))?;
+        let order = Order::Sleep {
+            provider: id.provider.clone(),
+        };
+        let order = Addressed {
+            epoch: snapshot.provider.epoch,
+            order,
+        };
+        match orders::send(&self.inner.client, &id.agent, &order).await {
+            Ok(OrderAnswer::Taken) => Ok(()),
+            Ok(OrderAnswer::Refused { reason }) => Err(SleepError::Refused(reason)),
+            Err(error) => Err(SleepError::Unavailable(error.to_string())),
+        }
+    }
+
+    fn waiting(&self, id: &ProviderId) -> usize {
+        self.inner
+            .waiting
+            .lock()
+            .get(id)
+            .map_or(0, |waiting| waiting.count)
+    }
 }
 
 impl Wakes {
@@ -98,7 +208,6 @@ impl Wakes {
         tasks: TaskTracker,
         max_waiting: usize,
     ) -> Self {
-        let (waiting, asking) = (Mutex::default(), Mutex::default());
         Self {
             inner: Arc::new(Inner {
                 registry,
@@ -106,97 +215,13 @@ impl Wakes {
                 client,
                 tasks,
                 max_waiting,
-                waiting,
-                asking,
+                waiting: Mutex::default(),
+                requests: Mutex::default(),
             }),
         }
     }
 
-    /// Waits until the provider is active, joining the wake in flight or asking for one on behalf of `cause`.
-    ///
-    /// # Errors
-    /// When it does not become active by `until`, which ends only this caller's wait.
-    pub async fn ensure_awake(
-        &self,
-        id: &ProviderId,
-        cause: WakeCause,
-        until: Instant,
-    ) -> Result<Woken, WakeError> {
-        let begun = Instant::now();
-        let unknown = || WakeError::Unknown { provider: id.clone() };
-        let mut states = self.inner.registry.watch(id).ok_or_else(unknown)?;
-        let _place = self.take_place(id)?;
-        let mut waited = Waited {
-            provider: id.clone(),
-            begun,
-            wake: None,
-            past: 0,
-        };
-        loop {
-            let known = states.borrow_and_update().clone();
-            if known.sequence >= waited.past {
-                match waited.look(&known)? {
-                    Seen::Awake => {
-                        return Ok(Woken {
-                            wake_id: waited.wake,
-                            known,
-                        });
-                    }
-                    Seen::Waking => self.tell_of_waiter(&known),
-                    Seen::Asleep => {
-                        let asking = self.ask(id, cause.clone())?;
-                        let asked = tokio::time::timeout_at(until, asking).await;
-                        let begun = asked.map_err(|_| waited.timed_out(&known))?;
-                        waited.began(&begun.map_err(|error| error.after(waited.begun.elapsed()))?);
-                        continue;
-                    }
-                }
-            }
-            tokio::select! {
-                changed = states.changed() => {
-                    changed.map_err(|_| waited.withdrawn(self.inner.registry.is_ready()))?;
-                }
-                () = tokio::time::sleep_until(until) => return Err(waited.timed_out(&known)),
-            }
-        }
-    }
-
-    /// Asks for a wake, or joins the one in flight, without waiting for its end.
-    ///
-    /// # Errors
-    /// When no wake is tried.
-    pub async fn begin(&self, id: &ProviderId, cause: WakeCause) -> Result<Begun, WakeError> {
-        if self.inner.registry.get(id).is_none() {
-            return Err(WakeError::Unknown { provider: id.clone() });
-        }
-        self.ask(id, cause)?.await
-    }
-
-    /// Orders the provider's agent to put its backend to sleep.
-    ///
-    /// # Errors
-    /// When the agent can't be reached or can't do it.
-    pub async fn sleep(&self, id: &ProviderId) -> Result<(), SleepError> {
-        let known = self
-            .inner
-            .registry
-            .get(id)
-            .ok_or_else(|| SleepError::Unknown(id.clone()))?;
-        let order = Order::Sleep {
-            provider: id.provider.clone(),
-        };
-        let order = Addressed {
-            epoch: known.provider.epoch,
-            order,
-        };
-        match orders::send(&self.inner.client, &id.agent, &order).await {
-            Ok(OrderAnswer::Taken) => Ok(()),
-            Ok(OrderAnswer::Refused { reason }) => Err(SleepError::Refused(reason)),
-            Err(error) => Err(SleepError::Unavailable(error.to_string())),
-        }
-    }
-
-    /// The wake in flight of `provider` as its agent hears of it.
+    /// The message about the wake in flight of `provider` for its agent.
     pub(crate) fn message(
         &self,
         provider: &Registered,
@@ -216,19 +241,9 @@ impl Wakes {
         })
     }
 
-    /// How many requests wait for the provider in this replica.
-    #[must_use]
-    pub fn waiting(&self, id: &ProviderId) -> usize {
-        self.lock_waiting().get(id).map_or(0, |waiting| waiting.count)
-    }
-
-    fn lock_waiting(&self) -> std::sync::MutexGuard<'_, HashMap<ProviderId, Waiting>> {
-        self.inner.waiting.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn take_place(&self, id: &ProviderId) -> Result<Place, WakeError> {
+    fn take_slot(&self, id: &ProviderId) -> Result<WaiterSlot, WakeError> {
         let limit = self.inner.max_waiting;
-        let mut waiting = self.lock_waiting();
+        let mut waiting = self.inner.waiting.lock();
         let count = &mut waiting.entry(id.clone()).or_default().count;
         if *count >= limit {
             return Err(WakeError::QueueFull {
@@ -237,61 +252,65 @@ impl Wakes {
             });
         }
         *count += 1;
-        Ok(Place {
+        Ok(WaiterSlot {
             wakes: self.clone(),
             id: id.clone(),
         })
     }
 
-    /// One question at a time per provider and replica: whoever asks meanwhile, and until the fold shows what came of it,
-    /// gets the same answer. It is asked to its end even when everybody has left. Only whoever would start a wake needs
-    /// leave to: joining one is free.
-    fn ask(&self, id: &ProviderId, cause: WakeCause) -> Result<Asking, WakeError> {
-        let mut asking = self.inner.asking.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(asking) = asking.get(id) {
-            return Ok(asking.clone());
+    /// At most one request at a time per provider and replica: callers that come meanwhile, and until the fold shows its
+    /// result, share it. It runs to its end even when all of them have disconnected. Starting a wake needs quota; joining
+    /// one doesn't.
+    fn request_once(&self, id: &ProviderId, cause: WakeCause) -> Result<SharedRequest, WakeError> {
+        let mut requests = self.inner.requests.lock();
+        if let Some(request) = requests.get(id) {
+            return Ok(request.clone());
         }
-        let leave = self.leave_to_start(id, &cause)?;
-        let (wakes, id_asked) = (self.clone(), id.clone());
-        let asked = async move {
+        let reservation = self.reserve(id, &cause)?;
+        let (wakes, id_requested) = (self.clone(), id.clone());
+        let request = async move {
             // Made here, so that a task that never runs does not take the lock that is held outside.
-            let question = Question { wakes, id: id_asked };
-            let begun = question.wakes.request(&question.id, cause).await;
-            if let Ok(begun) = &begun {
-                let registry = &question.wakes.inner.registry;
+            let slot = RequestSlot {
+                wakes,
+                id: id_requested,
+            };
+            let ticket = slot.wakes.request(&slot.id, cause).await;
+            if let Ok(ticket) = &ticket {
+                let registry = &slot.wakes.inner.registry;
                 registry
-                    .applied_to(begun.sequence, Instant::now() + FOLD_WAIT)
+                    .applied_to(ticket.sequence, Instant::now() + FOLD_WAIT)
                     .await;
             }
-            drop(leave);
-            begun
+            drop(reservation);
+            ticket
         };
-        let task = self.inner.tasks.spawn(asked.in_current_span());
-        let ended = |_| Err(WakeError::Unavailable("the question broke off".to_owned()));
+        let task = self.inner.tasks.spawn(request.in_current_span());
+        let ended = |_| Err(WakeError::Unavailable("the wake request broke off".to_owned()));
         let shared = task
             .map(move |joined| joined.unwrap_or_else(ended))
             .boxed()
             .shared();
-        asking.insert(id.clone(), shared.clone());
+        requests.insert(id.clone(), shared.clone());
         Ok(shared)
     }
 
-    fn leave_to_start(&self, id: &ProviderId, cause: &WakeCause) -> Result<Option<Reservation>, WakeError> {
-        let known = self.inner.registry.get(id);
-        let sleeps = known.is_some_and(|known| matches!(known.provider.status, Status::Hibernating { .. }));
+    fn reserve(&self, id: &ProviderId, cause: &WakeCause) -> Result<Option<Reservation>, WakeError> {
+        let snapshot = self.inner.registry.get(id);
+        let sleeps =
+            snapshot.is_some_and(|snapshot| matches!(snapshot.provider.status, Status::Hibernating { .. }));
         let Some(key) = cause.key().filter(|_| sleeps) else {
             return Ok(None);
         };
         // Before the time is known, every wake that is remembered counts.
         let now = self.inner.commands.clock.try_now().unwrap_or_default();
-        let leave = self.inner.registry.keys().start_wake(key, now);
-        leave.map_err(|denied| WakeError::Quota {
+        let reservation = self.inner.registry.keys().start_wake(key, now);
+        reservation.map_err(|denied| WakeError::Quota {
             provider: id.clone(),
             denied,
         })
     }
 
-    async fn request(&self, id: &ProviderId, cause: WakeCause) -> Result<Begun, WakeError> {
+    async fn request(&self, id: &ProviderId, cause: WakeCause) -> Result<WakeTicket, WakeError> {
         let wake_id = WakeId(Uuid::now_v7());
         let by = match &cause {
             WakeCause::Request { .. } => "request",
@@ -318,11 +337,11 @@ impl Wakes {
             return Err(WakeError::Unknown { provider: id.clone() });
         };
         match &provider.status {
-            Status::Active { .. } => Ok(Begun {
+            Status::Active { .. } => Ok(WakeTicket {
                 wake: None,
                 sequence: done.sequence,
             }),
-            Status::Waking { wake } => Ok(Begun {
+            Status::Waking { wake } => Ok(WakeTicket {
                 wake: Some(wake.clone()),
                 sequence: done.sequence,
             }),
@@ -343,19 +362,19 @@ impl Wakes {
         }
     }
 
-    /// A request waits for a wake that an operator asked for: its agent hears of it, once from each replica.
-    fn tell_of_waiter(&self, known: &Known) {
-        let joined = known.provider.status.wake();
+    /// Tells the agent, once from each replica, that a request waits for a wake which an operator requested.
+    fn announce_waiter(&self, snapshot: &ProviderSnapshot) {
+        let joined = snapshot.provider.status.wake();
         let Some(wake) = joined.filter(|wake| matches!(wake.cause, WakeCause::Operator { .. })) else {
             return;
         };
-        let mut waiting = self.lock_waiting();
-        let told = waiting
-            .get_mut(&known.provider.id)
-            .is_none_or(|waiting| waiting.told.replace(wake.id) == Some(wake.id));
+        let mut waiting = self.inner.waiting.lock();
+        let is_announced = waiting
+            .get_mut(&snapshot.provider.id)
+            .is_none_or(|waiting| waiting.announced.replace(wake.id) == Some(wake.id));
         drop(waiting);
-        if !told {
-            self.send(&known.provider, known.sequence);
+        if !is_announced {
+            self.send(&snapshot.provider, snapshot.sequence);
         }
     }
 
@@ -375,33 +394,27 @@ impl Wakes {
     }
 }
 
-/// A question that is being asked; whatever ends it, a panic included, the next one may be asked.
-struct Question {
+/// The one request for a provider; whatever ends it, a panic included, the next one may begin.
+struct RequestSlot {
     wakes: Wakes,
     id: ProviderId,
 }
 
-impl Drop for Question {
+impl Drop for RequestSlot {
     fn drop(&mut self) {
-        let mut asking = self
-            .wakes
-            .inner
-            .asking
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        asking.remove(&self.id);
+        self.wakes.inner.requests.lock().remove(&self.id);
     }
 }
 
-/// A place among the waiting, given back when its holder leaves.
-struct Place {
+/// Counts one waiter, until it stops waiting.
+struct WaiterSlot {
     wakes: Wakes,
     id: ProviderId,
 }
 
-impl Drop for Place {
+impl Drop for WaiterSlot {
     fn drop(&mut self) {
-        let mut waiting = self.wakes.lock_waiting();
+        let mut waiting = self.wakes.inner.waiting.lock();
         if let Some(Waiting { count, .. }) = waiting.get_mut(&self.id) {
             *count -= 1;
             if *count == 0 {

@@ -1,0 +1,71 @@
+//! What an API process needs to know.
+
+use crate::{
+    keys::{AuthMode, SecretKey},
+    server::{ServerLimits, tls::Tls},
+    wakes::MAX_WAITING,
+};
+use reveille_bus::{NatsAccess, access::NatsKey};
+use reveille_domain::{AgentKey, AgentName};
+
+/// How this replica answers for the keys of agents, where the hub's NATS servers ask for keys.
+#[derive(Debug, Clone)]
+pub struct AgentAuth {
+    /// Signs the permits of agents. The servers' configs name its public half.
+    pub issuer: NatsKey,
+    /// Access to the servers' system account. Without it an agent whose key was revoked stays connected until its
+    /// connection ends by itself: its messages are ignored, but it still receives those addressed to it.
+    pub system: Option<NatsAccess>,
+    /// Agents of this machine, which need no token.
+    pub trusted: Vec<(AgentName, AgentKey)>,
+}
+
+/// Where agents find the hub's NATS servers when they enroll.
+#[derive(Debug, Clone)]
+pub struct AgentHub {
+    /// `tls://host:port` or `nats://host:port`, or several with commas.
+    pub nats_url: String,
+    /// The certificate authorities that agents have to trust beside the usual ones, in PEM.
+    pub ca_pem: Option<String>,
+}
+
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Where NATS is, and this replica's credentials.
+    pub nats: NatsAccess,
+    /// Set if this replica answers for the keys of agents.
+    pub agent_auth: Option<AgentAuth>,
+    pub agent_hub: AgentHub,
+    /// The replica's name, unique among the replicas: one subject token.
+    pub replica: String,
+    /// How many requests may wait for one provider.
+    pub max_waiting: usize,
+    /// The certificate that the API is served with; without it, in plaintext.
+    pub tls: Option<Tls>,
+    pub server: ServerLimits,
+    /// Whether a key is needed.
+    pub auth: AuthMode,
+    /// A key that may do everything and isn't in the journal: the one that makes the others.
+    pub root_key: Option<SecretKey>,
+}
+
+impl Config {
+    /// A replica named `replica`, with the usual limits, open to anyone who can reach it.
+    #[must_use]
+    pub fn new(nats: NatsAccess, replica: &str) -> Self {
+        Self {
+            agent_hub: AgentHub {
+                nats_url: nats.server.url.clone(),
+                ca_pem: None,
+            },
+            nats,
+            agent_auth: None,
+            replica: replica.to_owned(),
+            max_waiting: MAX_WAITING,
+            tls: None,
+            server: ServerLimits::default(),
+            auth: AuthMode::Open,
+            root_key: None,
+        }
+    }
+}

@@ -1,0 +1,242 @@
+//! The one mapping of errors to responses: the OpenAI error object, always JSON, with a status, a code and a sentence
+//! that says what to do. No text of an error underneath reaches a client, except the reason of a wake, which its agent
+//! wrote for people.
+
+mod denied;
+mod relay;
+mod rows;
+mod wake;
+
+use super::ApiError;
+use crate::{inference::InferenceError, server::ProtocolError};
+use axum::{
+    body::Body,
+    http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header},
+    response::{IntoResponse, Response},
+};
+use reveille_domain::{ProviderId, WakeId};
+use serde::Serialize;
+use std::time::Duration;
+
+/// Names the wake that an answer is about.
+pub(crate) const WAKE_ID: HeaderName = HeaderName::from_static("x-reveille-wake-id");
+/// Names the provider that an answer is about, `agent/provider`.
+pub(crate) const PROVIDER: HeaderName = HeaderName::from_static("x-reveille-provider");
+
+/// `Retry-After` is never longer: clients honour no more.
+const MAX_RETRY_AFTER_SECONDS: u64 = 60;
+/// When nothing says how long a cause lasts, in seconds.
+const RETRY_SOON_SECONDS: u64 = 2;
+
+/// OpenAI's error object.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(crate) struct ErrorObject {
+    message: String,
+    #[serde(rename = "type")]
+    kind: &'static str,
+    param: Option<&'static str>,
+    /// What programs tell errors apart by.
+    pub code: &'static str,
+}
+
+#[derive(Serialize)]
+struct ErrorBody<'a> {
+    error: &'a ErrorObject,
+}
+
+/// What a client sees of an error.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct ErrorResponse {
+    /// The HTTP status.
+    pub status: StatusCode,
+    /// The error object.
+    pub object: ErrorObject,
+    retry_after_s: Option<u64>,
+    provider: Option<ProviderId>,
+    wake_id: Option<WakeId>,
+}
+
+impl ErrorResponse {
+    fn new(status: StatusCode, code: &'static str, message: String) -> Self {
+        let kind = match status.as_u16() {
+            401 => "authentication_error",
+            403 => "permission_error",
+            404 => "not_found_error",
+            429 => "rate_limit_error",
+            400..500 => "invalid_request_error",
+            _ => "server_error",
+        };
+        let object = ErrorObject {
+            message,
+            kind,
+            param: None,
+            code,
+        };
+        Self {
+            status,
+            object,
+            retry_after_s: None,
+            provider: None,
+            wake_id: None,
+        }
+    }
+
+    fn param(mut self, param: Option<&'static str>) -> Self {
+        self.object.param = param;
+        self
+    }
+
+    fn retry_in(mut self, seconds: u64) -> Self {
+        self.retry_after_s = Some(seconds.clamp(1, MAX_RETRY_AFTER_SECONDS));
+        self
+    }
+
+    fn about(mut self, provider: &ProviderId, wake_id: Option<WakeId>) -> Self {
+        self.provider = Some(provider.clone());
+        self.wake_id = wake_id;
+        self
+    }
+
+    /// The object as an answer's body is made of it.
+    pub fn json(&self) -> Vec<u8> {
+        serde_json::to_vec(&ErrorBody { error: &self.object }).unwrap_or_else(|_| b"{\"error\":{}}".to_vec())
+    }
+}
+
+impl IntoResponse for ErrorResponse {
+    fn into_response(self) -> Response {
+        let mut response = Response::new(Body::from(self.json()));
+        *response.status_mut() = self.status;
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        if let Some(seconds) = self.retry_after_s {
+            headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+        }
+        if self.status == StatusCode::UNAUTHORIZED {
+            headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        }
+        name_provider(headers, self.provider.as_ref(), self.wake_id);
+        response
+    }
+}
+
+/// Says in the headers which provider and wake an answer comes from.
+pub(crate) fn name_provider(headers: &mut HeaderMap, provider: Option<&ProviderId>, wake_id: Option<WakeId>) {
+    let text = |text: String| HeaderValue::from_str(&text).ok();
+    if let Some(value) = provider.and_then(|provider| text(provider.to_string())) {
+        headers.insert(PROVIDER, value);
+    }
+    if let Some(value) = wake_id.and_then(|wake| text(wake.to_string())) {
+        headers.insert(WAKE_ID, value);
+    }
+}
+
+impl ApiError {
+    /// What a client sees of it.
+    pub fn response(&self) -> ErrorResponse {
+        let message = || self.to_string();
+        match self {
+            Self::Invalid { code, param, message } => {
+                ErrorResponse::new(StatusCode::BAD_REQUEST, code, message.clone()).param(*param)
+            }
+            Self::Protocol(error) => of_protocol(*error),
+            Self::UnknownPath => ErrorResponse::new(StatusCode::NOT_FOUND, "not_found", message()),
+            Self::MethodNotAllowed => {
+                ErrorResponse::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", message())
+            }
+            Self::TooLarge { .. } => {
+                ErrorResponse::new(StatusCode::PAYLOAD_TOO_LARGE, "request_too_large", message())
+            }
+            Self::UnsupportedMedia { .. } => ErrorResponse::new(
+                StatusCode::UNSUPPORTED_MEDIA_TYPE,
+                "unsupported_media_type",
+                message(),
+            ),
+            Self::BodyTimeout { .. } => {
+                ErrorResponse::new(StatusCode::REQUEST_TIMEOUT, "request_timeout", message())
+            }
+            Self::MemoryFull { .. } => {
+                ErrorResponse::new(StatusCode::TOO_MANY_REQUESTS, "memory_full", message())
+                    .retry_in(RETRY_SOON_SECONDS)
+            }
+            Self::NotFound { .. } => ErrorResponse::new(StatusCode::NOT_FOUND, "not_found", message()),
+            Self::Inference(error) => inference(error),
+            Self::Sleep(error) => wake::of_sleep(error),
+            Self::Rows(error) => rows::of_rows(error),
+            Self::Denied(denied) => denied::of_denied(denied),
+            Self::TokenRefused(_) => ErrorResponse::new(StatusCode::FORBIDDEN, "token_refused", message()),
+            Self::Conflict { code, message } => {
+                ErrorResponse::new(StatusCode::CONFLICT, code, message.clone())
+            }
+            Self::Journal(_) => rows::of_journal(),
+            Self::NotReady => not_ready(message()),
+        }
+    }
+}
+
+fn not_ready(message: String) -> ErrorResponse {
+    ErrorResponse::new(StatusCode::SERVICE_UNAVAILABLE, "not_ready", message).retry_in(1)
+}
+
+fn inference(error: &InferenceError) -> ErrorResponse {
+    let unavailable = |code| ErrorResponse::new(StatusCode::SERVICE_UNAVAILABLE, code, error.to_string());
+    let too_late = || ErrorResponse::new(StatusCode::GATEWAY_TIMEOUT, "wake_timeout", error.to_string());
+    match error {
+        InferenceError::NotReady => not_ready(error.to_string()),
+        InferenceError::UnknownModel { .. } => {
+            ErrorResponse::new(StatusCode::NOT_FOUND, "model_not_found", error.to_string())
+                .param(Some("model"))
+        }
+        InferenceError::Asleep { provider } => unavailable("model_asleep").about(provider, None),
+        InferenceError::FallingAsleep { provider, waited } => match waited {
+            None => unavailable("model_asleep"),
+            Some(_) => too_late(),
+        }
+        .retry_in(RETRY_SOON_SECONDS)
+        .about(provider, None),
+        InferenceError::Waking {
+            provider,
+            wake_id,
+            left,
+        } => unavailable("waking")
+            .retry_in(left.map_or(RETRY_SOON_SECONDS, whole_seconds))
+            .about(provider, Some(*wake_id)),
+        InferenceError::WaitTooShort {
+            provider,
+            wake_id,
+            left,
+            ..
+        } => too_late()
+            .retry_in(whole_seconds(*left))
+            .about(provider, Some(*wake_id)),
+        InferenceError::Wake(error) => wake::of_wake(error),
+        InferenceError::Relay {
+            provider,
+            wake_id,
+            error,
+        } => relay::of_relay(provider, error).about(provider, *wake_id),
+        InferenceError::BadResponse {
+            provider, wake_id, ..
+        } => ErrorResponse::new(StatusCode::BAD_GATEWAY, "backend_failed", error.to_string())
+            .about(provider, *wake_id),
+    }
+}
+
+fn of_protocol(error: ProtocolError) -> ErrorResponse {
+    let (status, code) = match error {
+        ProtocolError::WithoutTls => (StatusCode::BAD_REQUEST, "https_required"),
+        ProtocolError::NotHttp => (StatusCode::BAD_REQUEST, "invalid_http"),
+        ProtocolError::UnclearLength => (StatusCode::BAD_REQUEST, "unclear_length"),
+        ProtocolError::SlowHead { .. } => (StatusCode::REQUEST_TIMEOUT, "request_timeout"),
+        ProtocolError::LongLine { .. } => (StatusCode::URI_TOO_LONG, "uri_too_long"),
+        ProtocolError::LargeHead { .. } | ProtocolError::ManyFields { .. } => {
+            (StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "headers_too_large")
+        }
+    };
+    ErrorResponse::new(status, code, error.to_string())
+}
+
+/// Rounded up, so that whoever waits that long isn't early.
+fn whole_seconds(duration: Duration) -> u64 {
+    duration.as_secs() + u64::from(duration.subsec_nanos() > 0)
+}

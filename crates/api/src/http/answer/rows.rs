@@ -1,0 +1,30 @@
+//! What a client sees of a journal or rows that can't be reached.
+
+use super::{ErrorResponse, RETRY_SOON_SECONDS};
+use axum::http::StatusCode;
+use reveille_domain::rows::RowsError;
+
+pub(super) fn of_journal() -> ErrorResponse {
+    let message = "nothing can be changed now: the journal is not reached".to_owned();
+    ErrorResponse::new(StatusCode::SERVICE_UNAVAILABLE, "journal_unavailable", message)
+        .retry_in(RETRY_SOON_SECONDS)
+}
+
+pub(super) fn of_rows(error: &RowsError) -> ErrorResponse {
+    match error {
+        RowsError::Unavailable(_) => {
+            let message = "the row store can't be asked now; inference goes on without it".to_owned();
+            ErrorResponse::new(StatusCode::SERVICE_UNAVAILABLE, "rows_unavailable", message)
+                .retry_in(RETRY_SOON_SECONDS)
+        }
+        RowsError::Behind { .. } => {
+            ErrorResponse::new(StatusCode::SERVICE_UNAVAILABLE, "rows_behind", error.to_string()).retry_in(1)
+        }
+        RowsError::BadCursor => {
+            ErrorResponse::new(StatusCode::BAD_REQUEST, "invalid_cursor", error.to_string())
+        }
+        RowsError::NotHeld { .. } => {
+            ErrorResponse::new(StatusCode::GONE, "events_not_held", error.to_string())
+        }
+    }
+}

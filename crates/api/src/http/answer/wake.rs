@@ -1,0 +1,173 @@
+//! What a client sees of a provider that isn't woken, or isn't put to sleep.
+
+use super::{ErrorResponse, RETRY_SOON_SECONDS, denied::of_denied, rows, whole_seconds};
+use crate::wakes::{SleepError, WakeError};
+use axum::http::StatusCode;
+use reveille_domain::{ProviderId, WakeFailure, WakeFailureKind, provider::InactiveReason};
+use std::time::Duration;
+
+/// When a person has to act first, in seconds.
+const RETRY_LATER_SECONDS: u64 = 10;
+
+pub(super) fn of_wake(error: &WakeError) -> ErrorResponse {
+    let unavailable = StatusCode::SERVICE_UNAVAILABLE;
+    match error {
+        WakeError::Failed {
+            provider,
+            wake_id,
+            failure,
+            retry_after,
+            spent,
+        } => {
+            let retry = retry_after.as_ref().map_or(1, |after| whole_seconds(*after));
+            let answer = match wake_id {
+                None if failure.kind == WakeFailureKind::NotAllowed => declined(provider, failure),
+                None if failure.kind == WakeFailureKind::Died => {
+                    let message = format!(
+                        "{provider} is not woken again yet, since a short while ago {}; no wake is tried for {retry} s",
+                        failure.reason
+                    );
+                    ErrorResponse::new(unavailable, "wake_failed", message)
+                }
+                None => {
+                    let message = format!(
+                        "{provider} failed to wake a short while ago, in stage `{}`: {}; no wake is tried for {retry} s",
+                        failure.stage, failure.reason
+                    );
+                    ErrorResponse::new(unavailable, "wake_failed", message)
+                }
+                Some(_) => ended(provider, failure, *spent),
+            };
+            answer.retry_in(retry).about(provider, *wake_id)
+        }
+        WakeError::TimedOut {
+            provider,
+            wake_id,
+            failure,
+            spent,
+        } => {
+            let late = WakeFailure {
+                kind: WakeFailureKind::TimedOut,
+                ..WakeFailure::clone(failure)
+            };
+            ended(provider, &late, *spent)
+                .retry_in(1)
+                .about(provider, Some(*wake_id))
+        }
+        WakeError::CallerTimedOut {
+            provider,
+            wake_id,
+            spent,
+            left,
+        } => {
+            let message = format!(
+                "{provider} is still waking after {}, as long as this request waits (X-Reveille-Wait); the wake goes on",
+                seconds(*spent)
+            );
+            ErrorResponse::new(StatusCode::GATEWAY_TIMEOUT, "wake_timeout", message)
+                .retry_in(left.map_or(RETRY_SOON_SECONDS, whole_seconds))
+                .about(provider, *wake_id)
+        }
+        WakeError::Inactive { provider, reason, .. } => {
+            let why = match reason {
+                InactiveReason::AgentLost => "is not heard any more",
+                InactiveReason::AgentStopped => "has stopped",
+            };
+            let message = format!(
+                "{provider} is inactive: its agent {why}, so it can't be woken; start the agent {}",
+                provider.agent
+            );
+            ErrorResponse::new(unavailable, "provider_inactive", message)
+                .retry_in(RETRY_LATER_SECONDS)
+                .about(provider, None)
+        }
+        WakeError::Unknown { provider } => {
+            ErrorResponse::new(StatusCode::NOT_FOUND, "provider_not_found", error.to_string())
+                .about(provider, None)
+        }
+        WakeError::NoRecipe { provider } => {
+            let message = format!(
+                "{error}: add [provider.wake] to the configuration of the agent {}",
+                provider.agent
+            );
+            ErrorResponse::new(StatusCode::CONFLICT, "no_wake_recipe", message).about(provider, None)
+        }
+        WakeError::QueueFull { provider, .. } => {
+            ErrorResponse::new(StatusCode::TOO_MANY_REQUESTS, "queue_full", error.to_string())
+                .retry_in(RETRY_SOON_SECONDS)
+                .about(provider, None)
+        }
+        WakeError::Unreadable { provider, .. } => {
+            let message =
+                format!("{error}; no command of it is accepted here: upgrade this replica of the API");
+            ErrorResponse::new(unavailable, "provider_unreadable", message)
+                .retry_in(RETRY_LATER_SECONDS)
+                .about(provider, None)
+        }
+        WakeError::Unavailable(_) => rows::of_journal(),
+        WakeError::Quota { provider, denied } => of_denied(denied).about(provider, None),
+    }
+}
+
+/// The end of a wake that left the backend unavailable, after a caller had waited for `spent`.
+fn ended(provider: &ProviderId, failure: &WakeFailure, spent: Duration) -> ErrorResponse {
+    let (stage, reason, spent) = (&failure.stage, &failure.reason, seconds(spent));
+    let agent = &provider.agent;
+    let failed = |next: &str| {
+        let message = format!("{provider} did not wake: {reason} (stage `{stage}`, after {spent}); {next}");
+        ErrorResponse::new(StatusCode::SERVICE_UNAVAILABLE, "wake_failed", message)
+    };
+    match failure.kind {
+        WakeFailureKind::TimedOut | WakeFailureKind::Unavailable => {
+            let message = format!(
+                "{provider} did not wake in time: {reason} (stage `{stage}`, after {spent}); if it needs longer, raise \
+                 provider.wake.max_wait in the configuration of the agent {agent}"
+            );
+            ErrorResponse::new(StatusCode::GATEWAY_TIMEOUT, "wake_timeout", message)
+        }
+        WakeFailureKind::Recipe => failed(&format!(
+            "look at [provider.wake] in the configuration of the agent {agent}"
+        )),
+        WakeFailureKind::Died => failed(&format!(
+            "look at the backend's own log on the machine of {agent}"
+        )),
+        WakeFailureKind::AgentLost | WakeFailureKind::AgentStopped => {
+            failed(&format!("start the agent {agent}, then ask again"))
+        }
+        WakeFailureKind::NotAllowed => declined(provider, failure),
+        WakeFailureKind::GroupBlocked => {
+            let message = format!(
+                "{provider} was not woken: {reason} (after {spent}); nothing is wrong with it, and it may be asked again"
+            );
+            ErrorResponse::new(StatusCode::SERVICE_UNAVAILABLE, "group_blocked", message)
+        }
+        WakeFailureKind::Withdrawn => failed("its agent doesn't publish it so any more"),
+    }
+}
+
+/// The owner of the machine allows no wake now.
+fn declined(provider: &ProviderId, failure: &WakeFailure) -> ErrorResponse {
+    let message = format!("{provider} is not woken now: {}", failure.reason);
+    ErrorResponse::new(StatusCode::SERVICE_UNAVAILABLE, "provider_declined", message)
+}
+
+pub(super) fn of_sleep(error: &SleepError) -> ErrorResponse {
+    match error {
+        SleepError::Unknown(provider) => {
+            ErrorResponse::new(StatusCode::NOT_FOUND, "provider_not_found", error.to_string())
+                .about(provider, None)
+        }
+        SleepError::Refused(_) => {
+            ErrorResponse::new(StatusCode::CONFLICT, "sleep_refused", error.to_string())
+        }
+        SleepError::Unavailable(_) => {
+            let message = "the agent can't be reached".to_owned();
+            ErrorResponse::new(StatusCode::SERVICE_UNAVAILABLE, "agent_unreachable", message)
+                .retry_in(RETRY_SOON_SECONDS)
+        }
+    }
+}
+
+fn seconds(duration: Duration) -> String {
+    format!("{:.1} s", duration.as_secs_f64())
+}

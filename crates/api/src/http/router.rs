@@ -1,0 +1,75 @@
+//! Every path that this process answers.
+
+use super::{
+    ApiError, AppState, agents, auth, health, inference, keys, metrics, models,
+    queries::{events, llms, providers, status, wakes},
+    request_id,
+};
+use crate::server::ProtocolError;
+use axum::{
+    Router, middleware,
+    response::{IntoResponse, Response},
+    routing::{delete, get, post},
+};
+
+pub(crate) fn router(state: AppState) -> Router {
+    let authenticate = middleware::from_fn_with_state(state.clone(), auth::authenticate);
+    let inference = Router::new()
+        .route("/v1/chat/completions", post(inference::chat_completions))
+        .route("/v1/completions", post(inference::completions))
+        .route("/v1/embeddings", post(inference::embeddings))
+        .route("/v1/models", get(models::list))
+        .route("/v1/models/{*id}", get(models::one))
+        .route_layer(middleware::from_fn(auth::may_infer));
+    let queries = Router::new()
+        .route("/metrics", get(metrics::page))
+        .nest("/reveille/v1", queries())
+        .route_layer(middleware::from_fn(auth::may_query));
+    let commands = Router::new()
+        .nest("/reveille/v1", commands())
+        .route_layer(middleware::from_fn(auth::may_admin));
+    inference
+        .merge(queries)
+        .merge(commands)
+        .route_layer(authenticate)
+        // The token in the body authenticates this one.
+        .route("/reveille/v1/enroll", post(agents::enroll))
+        .route("/livez", get(health::livez))
+        .route("/readyz", get(health::readyz))
+        .fallback(async || ApiError::UnknownPath)
+        .method_not_allowed_fallback(async || ApiError::MethodNotAllowed)
+        .layer(middleware::from_fn_with_state(state.clone(), metrics::count))
+        .layer(middleware::from_fn(request_id::name_requests))
+        .with_state(state)
+}
+
+fn queries() -> Router<AppState> {
+    Router::new()
+        .route("/llms", get(llms::list))
+        .route("/llms/{agent}/{*model}", get(llms::one))
+        .route("/providers", get(providers::list))
+        .route("/providers/{agent}/{provider}", get(providers::one))
+        .route("/wakes", get(wakes::list))
+        .route("/wakes/{id}", get(wakes::one))
+        .route("/events", get(events::list_or_follow))
+        .route("/agents", get(agents::list))
+        .route("/status", get(status::status))
+}
+
+fn commands() -> Router<AppState> {
+    Router::new()
+        .route("/providers/{agent}/{provider}/wake", post(providers::wake))
+        .route("/providers/{agent}/{provider}/sleep", post(providers::sleep))
+        .route("/agents/{agent}", delete(agents::revoke))
+        .route("/agents/{agent}/tokens", post(agents::issue_token))
+        .route("/keys", get(keys::list).post(keys::create))
+        .route("/keys/{id}", delete(keys::revoke))
+        .route("/keys/{id}/rotate", post(keys::rotate))
+}
+
+/// The response to bytes that make no request.
+pub(crate) fn refuse(error: ProtocolError) -> Response {
+    let mut response = ApiError::from(error).into_response();
+    request_id::name_response(&mut response);
+    response
+}

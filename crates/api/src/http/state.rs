@@ -1,0 +1,96 @@
+//! What the handlers share.
+
+use super::Readiness;
+use crate::{
+    commands::Admin,
+    config::AgentHub,
+    history::EventFeed,
+    inference::{BodyBudget, Inference, Relay, Timings},
+    keys::Authenticator,
+    metrics::Metrics,
+    registry::Registry,
+    wakes::Waker,
+};
+use reveille_domain::rows::Rows;
+use std::{ops::Deref, sync::Arc};
+
+/// What HTTP requests may take.
+#[derive(Debug, Clone)]
+pub(crate) struct HttpLimits {
+    /// The largest request body, in bytes.
+    pub body_bytes: usize,
+    /// What all held request bodies of the process may take, in bytes.
+    pub held_body_bytes: usize,
+    pub timings: Timings,
+}
+
+impl Default for HttpLimits {
+    fn default() -> Self {
+        Self {
+            body_bytes: 32 * 1024 * 1024,
+            held_body_bytes: 512 * 1024 * 1024,
+            timings: Timings::default(),
+        }
+    }
+}
+
+/// The rest of the process, as the handlers use it.
+pub(crate) struct AppServices {
+    pub registry: Registry,
+    pub waker: Arc<dyn Waker>,
+    pub relay: Arc<dyn Relay>,
+    pub admin: Arc<dyn Admin>,
+    pub metrics: Metrics,
+    pub rows: Arc<dyn Rows>,
+    pub feed: Arc<dyn EventFeed>,
+    pub readiness: Box<dyn Fn() -> Readiness + Send + Sync>,
+    pub authenticator: Authenticator,
+    pub agent_hub: AgentHub,
+}
+
+/// What the handlers share. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct AppState {
+    inner: Arc<Shared>,
+}
+
+pub(crate) struct Shared {
+    services: AppServices,
+    pub(super) inference: Inference,
+    pub(super) bodies: BodyBudget,
+    pub(super) limits: HttpLimits,
+}
+
+impl AppState {
+    pub fn new(services: AppServices, limits: HttpLimits) -> Self {
+        let inference = Inference::new(
+            services.registry.clone(),
+            services.waker.clone(),
+            services.relay.clone(),
+            services.metrics.clone(),
+            limits.timings.clone(),
+        );
+        Self {
+            inner: Arc::new(Shared {
+                services,
+                inference,
+                bodies: BodyBudget::new(limits.held_body_bytes),
+                limits,
+            }),
+        }
+    }
+}
+
+impl Deref for AppState {
+    type Target = Shared;
+    fn deref(&self) -> &Shared {
+        &self.inner
+    }
+}
+
+impl Deref for Shared {
+    type Target = AppServices;
+    fn deref(&self) -> &AppServices {
+        &self.services
+    }
+}

@@ -1,0 +1,130 @@
+//! Why an inference request gets no response from a backend.
+
+use crate::wakes::WakeError;
+use reveille_bus::relay::RelayError;
+use reveille_domain::{ModelName, ProviderId, WakeId};
+use std::time::Duration;
+use thiserror::Error;
+
+/// Why a request gets no response from a backend.
+#[derive(Debug, Error)]
+pub(crate) enum InferenceError {
+    #[error("this replica has not read the journal yet")]
+    NotReady,
+    #[error("the model `{model}` does not exist{}", suggestion(nearest))]
+    UnknownModel { model: ModelName, nearest: Vec<String> },
+    #[error("{provider} is asleep, and the request asks not to wake it")]
+    Asleep { provider: ProviderId },
+    /// The backend is still finishing earlier requests. `waited`: for how long, by a request that may wait.
+    #[error("{provider} is being put to sleep{}", advice(*waited))]
+    FallingAsleep {
+        provider: ProviderId,
+        waited: Option<Duration>,
+    },
+    #[error("{provider} is waking: ask again")]
+    Waking {
+        provider: ProviderId,
+        wake_id: WakeId,
+        left: Option<Duration>,
+    },
+    /// The wake usually takes longer than the caller waits, so the caller hears of it at once; the wake goes on.
+    #[error(
+        "{provider} usually takes {:.1} s more to wake, and this request waits {:.1} s (X-Reveille-Wait); the wake goes on",
+        left.as_secs_f64(),
+        waits.as_secs_f64()
+    )]
+    WaitTooShort {
+        provider: ProviderId,
+        wake_id: WakeId,
+        left: Duration,
+        waits: Duration,
+    },
+    #[error(transparent)]
+    Wake(Box<WakeError>),
+    #[error("{provider}: {error}")]
+    Relay {
+        provider: ProviderId,
+        wake_id: Option<WakeId>,
+        error: RelayError,
+    },
+    /// The backend's response can't be passed on.
+    #[error("the backend of {provider} answered {what}")]
+    BadResponse {
+        provider: ProviderId,
+        wake_id: Option<WakeId>,
+        what: String,
+    },
+}
+
+fn suggestion(nearest: &[String]) -> String {
+    if nearest.is_empty() {
+        String::new()
+    } else {
+        format!("; similar names: {}", nearest.join(", "))
+    }
+}
+
+fn advice(waited: Option<Duration>) -> String {
+    match waited {
+        None => ", and the request asks not to wait for it: ask again, and it is woken".to_owned(),
+        Some(waited) => format!(
+            ", and still was after {:.1} s, as long as this request waits (X-Reveille-Wait): ask again, and it is woken",
+            waited.as_secs_f64()
+        ),
+    }
+}
+
+impl From<WakeError> for InferenceError {
+    fn from(error: WakeError) -> Self {
+        Self::Wake(Box::new(error))
+    }
+}
+
+impl InferenceError {
+    /// Whether another provider of the same model may do better: this one never got the request.
+    pub fn is_about_one_provider(&self) -> bool {
+        matches!(self, Self::Wake(error) if error.is_about_one_provider())
+    }
+
+    /// Whether the caller's key may not start another wake.
+    pub fn is_quota(&self) -> bool {
+        matches!(self, Self::Wake(error) if matches!(**error, WakeError::Quota { .. }))
+    }
+
+    /// The same error for a caller that has waited for `time`.
+    pub fn after(self, time: Duration) -> Self {
+        match self {
+            Self::Wake(error) => error.after(time).into(),
+            other => other,
+        }
+    }
+
+    /// Whether the caller asked for this: not to wait, or not for longer.
+    pub fn is_as_asked(&self) -> bool {
+        match self {
+            Self::Asleep { .. }
+            | Self::FallingAsleep { .. }
+            | Self::Waking { .. }
+            | Self::WaitTooShort { .. } => true,
+            Self::Wake(error) => matches!(**error, WakeError::CallerTimedOut { .. }),
+            Self::NotReady | Self::UnknownModel { .. } | Self::Relay { .. } | Self::BadResponse { .. } => {
+                false
+            }
+        }
+    }
+
+    /// True when no backend can have seen the request.
+    pub fn never_handed_over(&self) -> bool {
+        match self {
+            Self::Relay { error, .. } => error.never_handed_over(),
+            Self::BadResponse { .. } => false,
+            Self::NotReady
+            | Self::UnknownModel { .. }
+            | Self::Asleep { .. }
+            | Self::FallingAsleep { .. }
+            | Self::Waking { .. }
+            | Self::WaitTooShort { .. }
+            | Self::Wake(_) => true,
+        }
+    }
+}

@@ -1,0 +1,60 @@
+//! Which models a caller may see: a model that a key doesn't allow doesn't exist for that key.
+
+use super::InferenceError;
+use crate::{
+    keys::Caller,
+    registry::{ProviderSnapshot, Registry},
+};
+use reveille_domain::ModelName;
+use std::{collections::BTreeMap, sync::Arc};
+
+/// The providers that serve `model` to the caller.
+///
+/// # Errors
+/// When the caller may not use it, or it doesn't exist: the error is the same.
+pub(crate) fn pool_for(
+    registry: &Registry,
+    caller: &Caller,
+    model: &ModelName,
+) -> Result<Vec<Arc<ProviderSnapshot>>, InferenceError> {
+    let asked = model.as_str();
+    let pool = registry.pool(asked);
+    let exactly = |snapshot: &Arc<ProviderSnapshot>| snapshot.provider.spec.models().contains(model);
+    let public = match asked.split_once('/') {
+        Some((_, public)) if !pool.iter().any(exactly) => public,
+        Some(_) | None => asked,
+    };
+    if !pool.is_empty() && caller.may_ask(asked, public) {
+        return Ok(pool);
+    }
+    if !registry.is_ready() {
+        return Err(InferenceError::NotReady);
+    }
+    Err(InferenceError::UnknownModel {
+        model: model.clone(),
+        nearest: registry.nearest(asked, &|name| caller.may_ask(name, name)),
+    })
+}
+
+/// Every model that the caller may use, by the name it may use: public names, and `agent/model` for a model that it may
+/// use on one agent only.
+pub(crate) fn pools_for(
+    registry: &Registry,
+    caller: &Caller,
+) -> BTreeMap<String, Vec<Arc<ProviderSnapshot>>> {
+    let mut pools: BTreeMap<String, Vec<Arc<ProviderSnapshot>>> = BTreeMap::new();
+    for snapshot in registry.all() {
+        for model in snapshot.provider.spec.models() {
+            if caller.may_ask(model.as_str(), model.as_str()) {
+                pools.entry(model.to_string()).or_default().push(snapshot.clone());
+            }
+        }
+    }
+    for name in caller.named_models() {
+        let pool = registry.pool(name);
+        if !pool.is_empty() {
+            pools.entry(name.to_owned()).or_insert(pool);
+        }
+    }
+    pools
+}

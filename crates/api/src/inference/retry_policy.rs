@@ -1,0 +1,304 @@
+//! What follows each attempt to answer a request. Pure: [`super::dispatch`] carries it out.
+
+use super::{InferenceError, InferenceResponse, in_flight::InFlightGuard};
+use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
+use reveille_bus::relay::{FaultCode, RelayError, RelayFault};
+use reveille_domain::{ReportId, WakeId};
+use std::time::Duration;
+
+/// How often a request may be refused because its backend sleeps, while the journal says nothing new of it.
+const MAX_ASLEEP: u32 = 5;
+/// How often it is sent again for any other reason.
+const MAX_MISSED: u32 = 1;
+/// The pause before a request goes to an agent again that is at its limit; it doubles up to the longest.
+const FIRST_FULL_PAUSE: Duration = Duration::from_millis(50);
+const LONGEST_FULL_PAUSE: Duration = Duration::from_secs(2);
+
+/// How one attempt ended.
+pub(super) enum Outcome {
+    /// The backend answered, with any status.
+    Answered(InferenceResponse, InFlightGuard),
+    /// Nothing was sent.
+    Refused(InferenceError),
+    /// The request was sent, or should have been, and no response came.
+    Missed {
+        /// The journal sequence of the provider's state that it was sent by.
+        sequence: u64,
+        wake_id: Option<WakeId>,
+        error: RelayError,
+    },
+}
+
+/// What follows an attempt.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum NextStep {
+    /// The outcome is final.
+    Finish,
+    /// Try a provider of the pool that hasn't refused the request; if there is none, the first refusal is final.
+    AskAnother,
+    /// Send the request again; if its target doesn't exist, the outcome is final.
+    SendAgain(Target),
+}
+
+/// Where a request is sent again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Target {
+    /// To another provider of the pool that is awake.
+    Another,
+    /// After a pause, to another one that is awake, or to the same one.
+    AnotherOrSame { pause: Duration },
+    /// To another one that is awake, or to the same one once the fold shows that it sleeps: by this report, if the agent
+    /// has made it already.
+    AnotherOrOnceAsleep(Option<ReportId>),
+    /// To another one that is awake, or to the same one once its agent is back.
+    AnotherOrOnceBack,
+    /// To the same provider once its agent is back.
+    OnceBack,
+}
+
+/// Counts what a request's attempts came to.
+#[derive(Debug)]
+pub(super) struct RetryPolicy {
+    asleep: u32,
+    /// The provider's state at which `asleep` was counted.
+    asleep_at: u64,
+    missed: u32,
+    full_pauses: ExponentialBackoff,
+}
+
+impl Default for RetryPolicy {
+    fn default() -> Self {
+        let full_pauses = ExponentialBuilder::default()
+            .with_min_delay(FIRST_FULL_PAUSE)
+            .with_max_delay(LONGEST_FULL_PAUSE)
+            .with_jitter()
+            .without_max_times();
+        Self {
+            asleep: 0,
+            asleep_at: 0,
+            missed: 0,
+            full_pauses: full_pauses.build(),
+        }
+    }
+}
+
+impl RetryPolicy {
+    /// Decides what follows `outcome`. `may_wait`: the caller waits for wakes and still has time.
+    ///
+    /// 1. An answer is final, whatever its status.
+    /// 2. A refusal that concerns one provider alone (its wake failed, its queue is full …): ask another one of the pool.
+    /// 3. Any other refusal is final: the key's quota, the caller's own time, an unreachable journal.
+    /// 4. The agent is at its limit and the caller may wait: send again after a pause, as often as that happens.
+    /// 5. The backend is being put to sleep and the caller may wait: send again, as often as that happens.
+    /// 6. A backend may have seen the request: final. It is never sent twice.
+    /// 7. The backend was asleep: send again, up to [`MAX_ASLEEP`] times for one state of the provider. After another wake
+    ///    the count begins again.
+    /// 8. No backend was reached: send again, up to [`MAX_MISSED`] times, unless the error would come again anywhere.
+    pub(super) fn next_step(&mut self, outcome: &Outcome, may_wait: bool) -> NextStep {
+        let (error, sequence) = match outcome {
+            Outcome::Answered(..) => return NextStep::Finish,
+            Outcome::Refused(error) if error.is_about_one_provider() => return NextStep::AskAnother,
+            Outcome::Refused(_) => return NextStep::Finish,
+            Outcome::Missed { error, sequence, .. } => (error, *sequence),
+        };
+        if error.is_agent_full() && may_wait {
+            let pause = self.full_pauses.next().unwrap_or(LONGEST_FULL_PAUSE);
+            return NextStep::SendAgain(Target::AnotherOrSame { pause });
+        }
+        if error.is_leaving() && may_wait {
+            return NextStep::SendAgain(Target::AnotherOrOnceAsleep(None));
+        }
+        if !error.never_handed_over() || self.is_over_cap(error, sequence) {
+            return NextStep::Finish;
+        }
+        target(error).map_or(NextStep::Finish, NextStep::SendAgain)
+    }
+
+    fn is_over_cap(&mut self, error: &RelayError, sequence: u64) -> bool {
+        if sequence > self.asleep_at {
+            (self.asleep, self.asleep_at) = (0, sequence);
+        }
+        let (times, most) = if error.is_asleep() {
+            (&mut self.asleep, MAX_ASLEEP)
+        } else {
+            (&mut self.missed, MAX_MISSED)
+        };
+        *times += 1;
+        *times > most
+    }
+}
+
+fn target(error: &RelayError) -> Option<Target> {
+    match error {
+        RelayError::Fault(RelayFault { code, report, .. }) => match code {
+            FaultCode::Asleep if report.is_some() => Some(Target::AnotherOrOnceAsleep(*report)),
+            FaultCode::Asleep | FaultCode::BackendUnavailable | FaultCode::Overloaded => {
+                Some(Target::Another)
+            }
+            FaultCode::UnknownProvider | FaultCode::ShuttingDown => Some(Target::AnotherOrOnceBack),
+            FaultCode::BackendFailed
+            | FaultCode::BackendTimeout
+            | FaultCode::Cancelled
+            | FaultCode::BadFrame
+            | FaultCode::Lost
+            | FaultCode::Unknown => None,
+        },
+        RelayError::NoResponders => Some(Target::AnotherOrOnceBack),
+        RelayError::Disconnected => Some(Target::OnceBack),
+        RelayError::Overloaded
+        | RelayError::HeadTooLarge
+        | RelayError::Gap { .. }
+        | RelayError::Silent { .. }
+        | RelayError::Overdrawn
+        | RelayError::Malformed(_)
+        | RelayError::Closed => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wakes::WakeError;
+    use reveille_domain::{Epoch, ReportSeq};
+
+    const REPORT: ReportId = ReportId {
+        epoch: Epoch(1),
+        seq: ReportSeq(2),
+    };
+
+    fn missed(error: impl Into<RelayError>) -> Outcome {
+        missed_at(1, error)
+    }
+
+    fn missed_at(sequence: u64, error: impl Into<RelayError>) -> Outcome {
+        Outcome::Missed {
+            sequence,
+            wake_id: None,
+            error: error.into(),
+        }
+    }
+
+    fn fault(code: FaultCode) -> Outcome {
+        missed(RelayFault::new(code, "a sentence"))
+    }
+
+    fn asleep(sequence: u64) -> Outcome {
+        missed_at(sequence, RelayFault::asleep("it slept", REPORT))
+    }
+
+    fn refused(error: WakeError) -> Outcome {
+        Outcome::Refused(error.into())
+    }
+
+    fn first_step(outcome: &Outcome) -> NextStep {
+        RetryPolicy::default().next_step(outcome, true)
+    }
+
+    #[test]
+    fn a_refusal_that_concerns_one_provider_leads_to_the_next_of_the_pool() {
+        let provider = || "gpu-box/vllm".parse().expect("legal");
+        let (unknown, unavailable) = (
+            WakeError::Unknown { provider: provider() },
+            WakeError::Unavailable("down".to_owned()),
+        );
+        let mut policy = RetryPolicy::default();
+        for _ in 0..20 {
+            assert_eq!(
+                policy.next_step(&refused(unknown.clone()), true),
+                NextStep::AskAnother
+            );
+        }
+        assert_eq!(policy.next_step(&refused(unavailable), true), NextStep::Finish);
+        let asleep = Outcome::Refused(InferenceError::Asleep { provider: provider() });
+        assert_eq!(policy.next_step(&asleep, true), NextStep::Finish);
+    }
+
+    #[test]
+    fn a_backend_that_is_being_put_to_sleep_is_asked_again_for_as_long_as_its_caller_waits() {
+        let mut policy = RetryPolicy::default();
+        let leaving = fault(FaultCode::Asleep);
+        for _ in 0..20 {
+            let next = policy.next_step(&leaving, true);
+            assert_eq!(next, NextStep::SendAgain(Target::AnotherOrOnceAsleep(None)));
+        }
+        let next = policy.next_step(&leaving, false);
+        assert_eq!(
+            next,
+            NextStep::SendAgain(Target::Another),
+            "nobody waits for this one"
+        );
+    }
+
+    #[test]
+    fn each_reason_to_send_again_has_its_own_cap() {
+        let mut policy = RetryPolicy::default();
+        let once_asleep = NextStep::SendAgain(Target::AnotherOrOnceAsleep(Some(REPORT)));
+        for _ in 0..MAX_ASLEEP {
+            assert_eq!(policy.next_step(&asleep(1), true), once_asleep);
+        }
+        let away = || missed(RelayError::NoResponders);
+        assert_eq!(
+            policy.next_step(&away(), true),
+            NextStep::SendAgain(Target::AnotherOrOnceBack)
+        );
+        for over in [asleep(1), away(), missed(RelayError::Disconnected)] {
+            assert_eq!(policy.next_step(&over, true), NextStep::Finish);
+        }
+        let woken_since = policy.next_step(&asleep(2), true);
+        assert_eq!(woken_since, once_asleep, "another wake is another try");
+    }
+
+    #[test]
+    fn an_agent_at_its_limit_is_asked_again_at_growing_intervals_for_as_long_as_the_caller_waits() {
+        let mut policy = RetryPolicy::default();
+        let full = fault(FaultCode::Overloaded);
+        let mut last = Duration::ZERO;
+        for _ in 0..20 {
+            let NextStep::SendAgain(Target::AnotherOrSame { pause }) = policy.next_step(&full, true) else {
+                panic!("it waits its turn")
+            };
+            assert!(
+                pause >= FIRST_FULL_PAUSE && pause <= 2 * LONGEST_FULL_PAUSE,
+                "{pause:?}"
+            );
+            last = pause;
+        }
+        assert!(last >= LONGEST_FULL_PAUSE, "{last:?}");
+        let next = policy.next_step(&full, false);
+        assert_eq!(
+            next,
+            NextStep::SendAgain(Target::Another),
+            "only to one that is free"
+        );
+    }
+
+    #[test]
+    fn what_a_backend_may_have_seen_is_final() {
+        for outcome in [
+            fault(FaultCode::BackendFailed),
+            fault(FaultCode::BackendTimeout),
+            fault(FaultCode::Lost),
+            fault(FaultCode::Unknown),
+            missed(RelayError::Gap { expected: 2 }),
+            missed(RelayError::Silent { silent_ms: 1 }),
+            missed(RelayError::Closed),
+        ] {
+            assert_eq!(first_step(&outcome), NextStep::Finish);
+        }
+    }
+
+    #[test]
+    fn what_would_fail_anywhere_is_final_and_a_backend_that_is_down_is_left_to_others() {
+        for outcome in [missed(RelayError::HeadTooLarge), missed(RelayError::Overloaded)] {
+            assert_eq!(first_step(&outcome), NextStep::Finish);
+        }
+        let unavailable = fault(FaultCode::BackendUnavailable);
+        assert_eq!(first_step(&unavailable), NextStep::SendAgain(Target::Another));
+        for code in [FaultCode::ShuttingDown, FaultCode::UnknownProvider] {
+            assert_eq!(
+                first_step(&fault(code)),
+                NextStep::SendAgain(Target::AnotherOrOnceBack)
+            );
+        }
+    }
+}

@@ -1,0 +1,63 @@
+//! Answers the requests of one connection, refused ones included.
+
+use super::{exchange::Exchange, guard::REFUSED_METHOD};
+use crate::{guarded_body::GuardedBody, server::ProtocolError};
+use axum::{
+    Router,
+    body::Body,
+    extract::Request,
+    http::{HeaderValue, header::CONNECTION},
+    response::Response,
+};
+use futures::future::BoxFuture;
+use hyper::{body::Incoming, service::Service};
+use std::convert::Infallible;
+use tower_service::Service as _;
+
+/// Makes the response to bytes that make no request.
+pub type Refuse = fn(ProtocolError) -> Response;
+
+/// Calls the router with the requests that pass the guard.
+pub struct GuardedService {
+    router: Router,
+    exchange: Exchange,
+    refuse: Refuse,
+}
+
+impl GuardedService {
+    pub(super) fn new(router: Router, exchange: Exchange, refuse: Refuse) -> Self {
+        Self {
+            router,
+            exchange,
+            refuse,
+        }
+    }
+}
+
+impl Service<Request<Incoming>> for GuardedService {
+    type Response = Response;
+    type Error = Infallible;
+    type Future = BoxFuture<'static, Result<Response, Infallible>>;
+
+    fn call(&self, request: Request<Incoming>) -> Self::Future {
+        let under_way = self.exchange.begin();
+        let guarded = |body| Body::new(GuardedBody::new(body, under_way));
+        if request.method().as_str() == REFUSED_METHOD
+            && let Some(error) = self.exchange.take_refusal()
+        {
+            let response = (self.refuse)(error);
+            return Box::pin(async { Ok(response.map(guarded)) });
+        }
+        let (response, exchange) = (self.router.clone().call(request), self.exchange.clone());
+        Box::pin(async move {
+            let Ok(mut response) = response.await;
+            if exchange.is_body_open() {
+                // The rest of the body would be read as the next request, so this one is the last.
+                response
+                    .headers_mut()
+                    .insert(CONNECTION, HeaderValue::from_static("close"));
+            }
+            Ok(response.map(guarded))
+        })
+    }
+}
