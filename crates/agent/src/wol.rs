@@ -1,8 +1,8 @@
 //! Wake-on-LAN: the magic packet, and the socket that sends it.
 //!
-//! The packet is AMD's: six bytes of `ff`, and the card's MAC address sixteen times, in whatever reaches the card; UDP is what
-//! everybody uses. The crates that send one bind no interface and repeat nothing, and the packet is one line, so it is made
-//! here.
+//! The packet, defined by AMD, is six bytes of `ff` and the card's MAC address sixteen times, in any frame that reaches the
+//! card; everybody uses UDP. The crates for it can neither bind an interface nor repeat the packet, which is one line, so it
+//! is made here.
 
 use socket2::{Domain, Protocol, Socket, Type};
 use std::{
@@ -13,7 +13,6 @@ use std::{
 };
 use tokio::{net::UdpSocket, time::sleep};
 
-/// The length of a magic packet, in bytes.
 pub const PACKET_BYTES: usize = 102;
 
 /// The MAC address of one network card.
@@ -23,7 +22,7 @@ pub struct Mac([u8; 6]);
 impl FromStr for Mac {
     type Err = &'static str;
     fn from_str(raw: &str) -> Result<Self, Self::Err> {
-        const WRITTEN: &str = "is no MAC address; one is written 00:11:22:33:44:55";
+        const WRITTEN: &str = "is not a MAC address such as 00:11:22:33:44:55";
         let separator = if raw.contains('-') { '-' } else { ':' };
         let byte = |pair: &str| {
             let digits = pair.len() == 2 && pair.bytes().all(|digit| digit.is_ascii_hexdigit());
@@ -31,9 +30,9 @@ impl FromStr for Mac {
         };
         let bytes: Option<Vec<u8>> = raw.split(separator).map(byte).collect();
         let bytes: [u8; 6] = bytes.and_then(|bytes| bytes.try_into().ok()).ok_or(WRITTEN)?;
-        // The lowest bit of the first byte marks a group (IEEE 802), which no card is.
+        // The lowest bit of the first byte marks a group of cards (IEEE 802).
         if bytes[0] & 1 == 1 || bytes == [0; 6] {
-            return Err("is the MAC address of no single network card");
+            return Err("is not the MAC address of a single network card");
         }
         Ok(Self(bytes))
     }
@@ -54,27 +53,26 @@ impl Mac {
     }
 }
 
-/// What is sent to whom, and from where.
+/// A `wol` step.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct WakeOnLan {
-    /// The card that is to wake its machine.
+    /// The card of the machine to wake.
     pub mac: Mac,
     /// A broadcast address, or the machine's own.
     pub address: IpAddr,
-    /// The UDP port; nobody listens there, so any will do.
+    /// The UDP port. Nothing listens there, so any will do.
     pub port: u16,
-    /// The network interface through which it leaves; the one that the routes say when absent.
+    /// The network interface to send from; chosen by the routing table if absent.
     pub interface: Option<String>,
-    /// The address from which it leaves.
+    /// The address to send from.
     pub source: Option<IpAddr>,
-    /// How many times it is sent.
     pub repeats: u32,
-    /// How long to wait between two of them.
+    /// The pause between two packets.
     pub interval: Duration,
 }
 
 impl WakeOnLan {
-    /// The socket that it is sent through.
+    /// The socket to send from.
     ///
     /// # Errors
     /// When this machine has no such interface or address.
@@ -95,10 +93,10 @@ impl WakeOnLan {
         Ok(socket.into())
     }
 
-    /// Sends all of them.
+    /// Sends the packets.
     ///
     /// # Errors
-    /// When one can't be sent. Whether anybody has heard it is not known.
+    /// When a packet can't be sent. Whether one arrived isn't known.
     pub async fn send(&self) -> io::Result<()> {
         let (socket, packet) = (UdpSocket::from_std(self.socket()?)?, self.mac.magic_packet());
         for number in 0..self.repeats {
@@ -110,7 +108,7 @@ impl WakeOnLan {
         Ok(())
     }
 
-    /// How long the sending takes.
+    /// How long sending takes.
     #[must_use]
     pub fn takes(&self) -> Duration {
         self.interval.saturating_mul(self.repeats.saturating_sub(1))

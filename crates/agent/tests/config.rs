@@ -384,13 +384,13 @@ fn mistakes() -> Vec<Mistake> {
             wake("type = \"wol\"\nmac = \"canary-5ecr3t\""),
             6,
             "provider[0].wake.mac",
-            "no MAC address",
+            "not a MAC address",
         ),
         (
             wake("type = \"wol\"\nmac = \"ff:ff:ff:ff:ff:ff\""),
             6,
             "provider[0].wake.mac",
-            "no single network card",
+            "not the MAC address of a single network card",
         ),
         (
             wol("address = \"pc.lan\""),
@@ -415,14 +415,14 @@ fn mistakes() -> Vec<Mistake> {
             wol("interface = \"nosuch0\""),
             7,
             "provider[0].wake.interface",
-            "not to be sent from",
+            "can't be used for sending",
         ),
         // An address of a network for documentation (RFC 5737): no machine has it.
         (
             wol("source = \"192.0.2.1\""),
             7,
             "provider[0].wake.source",
-            "not to be sent from",
+            "can't be used for sending",
         ),
         (
             wol("source = \"::1\""),

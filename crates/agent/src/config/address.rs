@@ -1,10 +1,10 @@
-//! Addresses in the config, proven usable and free of credentials.
+//! Addresses in the config, checked to be usable and without credentials.
 
 use reveille_bus::{NatsServer, is_loopback_host};
 use std::fmt;
 use url::Url;
 
-/// A backend's base URL, without the `/v1` that it may have been written with.
+/// A backend's base URL, without a trailing `/v1`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BaseUrl {
     root: String,
@@ -15,7 +15,7 @@ impl BaseUrl {
     /// Reads a base URL, with or without `/v1`.
     ///
     /// # Errors
-    /// Says what is wrong, without the URL: not absolute, not HTTP, credentials, a query or a fragment in it.
+    /// The reason, without the URL: it isn't absolute or not HTTP, or has credentials, a query or a fragment.
     pub fn parse(raw: &str) -> Result<Self, &'static str> {
         let url = http_url(raw)?;
         if url.query().is_some() {
@@ -34,7 +34,7 @@ impl BaseUrl {
     /// The URL of `path` (which begins with `/`, and may have a query) below the base.
     ///
     /// # Errors
-    /// When `path` doesn't begin with `/` or the whole is no URL.
+    /// When `path` doesn't begin with `/` or the result isn't a URL.
     pub fn at(&self, path: &str) -> Result<Url, &'static str> {
         if !path.starts_with('/') {
             return Err("a path begins with /");
@@ -55,17 +55,16 @@ impl fmt::Display for BaseUrl {
     }
 }
 
-/// Where the hub's NATS is: one URL, or those of a cluster's servers with commas between them. Plaintext only on loopback
-/// unless it was allowed.
+/// The hub's NATS: one URL, or several of a cluster, separated by commas. Plaintext is only for loopback unless allowed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NatsUrl(String);
 
 impl NatsUrl {
-    /// Reads a NATS URL, or several, from the config or the command line.
+    /// Reads one or several NATS URLs from the config or the command line.
     ///
     /// # Errors
-    /// Says what is wrong, without the URL: another scheme than `nats` or `tls`, credentials or a path in it,
-    /// or plaintext to another machine without `allow_plaintext`.
+    /// The reason, without the URL: the scheme isn't `nats` or `tls`, it has credentials or a path, or is plaintext to another
+    /// machine without `allow_plaintext`.
     pub fn parse(raw: &str, allow_plaintext: bool) -> Result<Self, &'static str> {
         let urls: Result<Vec<_>, _> = raw
             .split(',')
@@ -74,7 +73,6 @@ impl NatsUrl {
         Ok(Self(urls?.join(",")))
     }
 
-    /// The URL as text.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0

@@ -1,17 +1,17 @@
-//! What is wrong with a config file, and where. Never holds a value: it may be a secret.
+//! What is wrong with a config file, and where. It never contains a value, which may be a secret.
 
 use std::fmt;
 
-/// A config that can't be used. The command line answers it with exit code 2.
+/// An unusable config. The command line exits with code 2.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ConfigError {
-    /// The file, as it was named.
+    /// The file's name, as it was given.
     pub file: String,
-    /// The line, from 1; absent when the file as a whole is at fault.
+    /// Counted from 1; absent if the error isn't about one line.
     pub line: Option<usize>,
-    /// The key's path, such as `provider[0].wake.url`; absent when it isn't about one key.
+    /// The key's path, such as `provider[0].wake.url`; absent if the error isn't about one key.
     pub key: Option<String>,
-    /// What is wrong, without the value.
+    /// Without the value.
     pub reason: String,
 }
 

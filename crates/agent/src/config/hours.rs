@@ -3,32 +3,32 @@
 use jiff::{Timestamp, ToSpan, Zoned, civil::Date, tz::TimeZone};
 use std::{fmt, str::FromStr, time::Duration};
 
-/// Further ahead nothing is looked: windows that leave no gap in a week leave none at all.
+/// How far ahead windows are followed: those that leave no gap in a week leave none at all.
 const LOOK_AHEAD: Duration = Duration::from_secs(7 * 24 * 60 * 60);
 const DAYS: [&str; 7] = ["mon", "tue", "wed", "thu", "fri", "sat", "sun"];
 const MINUTES_A_DAY: u16 = 24 * 60;
 
-/// Some windows of a week; none of them ever when there are none.
+/// Some windows of a week.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Hours(Vec<Window>);
 
-/// One window, on some days of the week. One that passes midnight belongs to the day on which it begins.
+/// One window, on some days of the week. A window that passes midnight belongs to the day on which it begins.
 ///
 /// Written as `23:00-07:00`, `mon-fri 08:30-18:00` or `sat,sun 00:00-24:00`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Window {
-    /// Whether it begins on a Monday, a Tuesday and so on.
+    /// Whether it applies on Monday, Tuesday and so on.
     days: [bool; 7],
-    /// In minutes after the midnight of that day by the clock on the wall.
+    /// Minutes after midnight, by the wall clock.
     begins: u16,
-    /// The same; later than it begins, and so perhaps on the next day.
+    /// Likewise; always after `begins`, so possibly on the next day.
     ends: u16,
     written: String,
 }
 
 impl Hours {
-    /// How long it is still one of these windows; `None` when it isn't. Of several that apply the longest counts, and one
-    /// that begins before another has ended carries on for it. Never more than a week, give or take a window.
+    /// How long `now` is still within these windows; `None` when it isn't. Overlapping and adjacent windows count as one. The
+    /// result is at most a week and a window.
     #[must_use]
     pub fn left(&self, now: &Zoned) -> Option<Duration> {
         let mut until = now.timestamp();
@@ -42,7 +42,7 @@ impl Hours {
         Some(lasts(until)).filter(|left| !left.is_zero())
     }
 
-    /// When the last of the windows ends that apply at a time.
+    /// The latest end of the windows that apply at a time.
     fn end_at(&self, at: Timestamp, zone: &TimeZone) -> Option<Timestamp> {
         let today = at.to_zoned(zone.clone()).date();
         let days = [today.yesterday().ok(), Some(today)].into_iter().flatten();
@@ -52,7 +52,6 @@ impl Hours {
             .max()
     }
 
-    /// The windows, in the order in which they were given.
     pub fn windows(&self) -> impl Iterator<Item = &Window> {
         self.0.iter()
     }
@@ -65,8 +64,8 @@ impl FromIterator<Window> for Hours {
 }
 
 impl Window {
-    /// When the window that begins on a day begins and ends. A time that the clock skips comes that much later, and of one
-    /// that it shows twice the first counts.
+    /// The begin and end of the window on a day. A time that the clock skips comes that much later; of a time that it shows
+    /// twice, the first counts.
     fn on(&self, day: Date, zone: &TimeZone) -> Option<(Timestamp, Timestamp)> {
         let weekday = usize::from(day.weekday().to_monday_zero_offset().unsigned_abs());
         if !self.days[weekday] {
@@ -118,13 +117,13 @@ impl fmt::Display for Window {
     }
 }
 
-/// `mon`, `mon-fri`, or several of both with commas.
+/// `mon`, `mon-fri`, or several of these with commas.
 fn some_days(written: &str) -> Option<[bool; 7]> {
     let mut days = [false; 7];
     for part in written.split(',') {
         let (first, last) = part.split_once('-').unwrap_or((part, part));
         let (first, last) = (day(first)?, day(last)?);
-        // `sat-mon` goes over the end of the week.
+        // `sat-mon` spans the end of the week.
         let many = (last + DAYS.len() - first) % DAYS.len();
         for day in first..=first + many {
             days[day % DAYS.len()] = true;
@@ -137,7 +136,7 @@ fn day(name: &str) -> Option<usize> {
     DAYS.iter().position(|day| day.eq_ignore_ascii_case(name))
 }
 
-/// `HH:MM` in minutes, up to `24:00`.
+/// `HH:MM` in minutes; at most `24:00`.
 fn minutes(written: &str) -> Option<u16> {
     let (hours, minutes) = written.split_once(':')?;
     let number = |digits: &str| {

@@ -1,19 +1,20 @@
-//! Where each value of a config file stands: for those who show an effective config with its origins.
+//! The place of each value in a config file, for showing an effective config with its origins.
 
+use super::variables;
 use std::collections::BTreeMap;
 use toml::de::{DeTable, DeValue};
 
-/// Where a value stands, and what it takes from the environment.
+/// The place of one value.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Place {
     /// The line, from 1.
     pub line: usize,
-    /// The variables that its text names, in order.
+    /// The variables that its text refers to, in order.
     pub variables: Vec<String>,
 }
 
-/// The place of each value of a file that [`Config::parse`](super::Config::parse) has accepted, by its path, such as
-/// `provider[0].wake.url`. Empty for a text that is no TOML.
+/// The places of all values of a file that [`Config::parse`](super::Config::parse) accepted, by path, such as
+/// `provider[0].wake.url`. Empty if the text isn't TOML.
 #[must_use]
 pub fn places(text: &str) -> BTreeMap<String, Place> {
     let mut places = BTreeMap::new();
@@ -36,7 +37,7 @@ fn walk_table(text: &str, path: &str, table: &DeTable<'_>, places: &mut BTreeMap
 fn walk(text: &str, path: String, offset: usize, value: &DeValue<'_>, places: &mut BTreeMap<String, Place>) {
     let place = Place {
         line: text[..offset].bytes().filter(|byte| *byte == b'\n').count() + 1,
-        variables: value.as_str().map(variables).unwrap_or_default(),
+        variables: value.as_str().map(variables::names).unwrap_or_default(),
     };
     match value {
         DeValue::Table(table) => walk_table(text, &path, table, places),
@@ -53,24 +54,6 @@ fn walk(text: &str, path: String, offset: usize, value: &DeValue<'_>, places: &m
         | DeValue::Datetime(_) => {}
     }
     places.insert(path, place);
-}
-
-/// The names in `${…}`, without those that `$${` escapes.
-fn variables(raw: &str) -> Vec<String> {
-    let mut found = vec![];
-    let mut rest = raw;
-    while let Some(start) = rest.find("${") {
-        let escaped = rest[..start].ends_with('$');
-        rest = &rest[start + 2..];
-        if escaped {
-            continue;
-        }
-        if let Some((name, after)) = rest.split_once('}') {
-            found.push(name.to_owned());
-            rest = after;
-        }
-    }
-    found
 }
 
 #[cfg(test)]

@@ -1,19 +1,18 @@
-//! A text that must not be shown: keys, header values, bodies and environments of recipes.
+//! Texts that must not be shown: keys, and the header values, bodies and environments of recipes.
 
 use std::fmt;
 
-/// A secret text; its `Debug` shows nothing of it.
+/// A secret, which `Debug` hides.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Secret(String);
 
 impl Secret {
-    /// Wraps a secret.
     #[must_use]
     pub const fn new(value: String) -> Self {
         Self(value)
     }
 
-    /// The secret itself, for the one place that sends it.
+    /// The secret itself, for sending it.
     #[must_use]
     pub fn reveal(&self) -> &str {
         &self.0

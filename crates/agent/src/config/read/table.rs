@@ -1,8 +1,8 @@
-//! Reading TOML by hand, so that every complaint names its line and key and none shows a value.
+//! Reads TOML by hand, so that every error names its line and key and none shows a value.
 //!
-//! A section takes the keys that it knows out of its [`Table`]; what is left at [`Table::finish`] is unknown.
+//! A section takes the keys that it knows out of its [`Table`]; keys that are left at [`Table::finish`] are unknown.
 
-use super::ConfigError;
+use crate::config::{ConfigError, Hours, variables::interpolate};
 use jiff::SignedDuration;
 use std::{fmt::Display, ops::RangeInclusive, time::Duration};
 use toml::{
@@ -10,10 +10,12 @@ use toml::{
     de::{DeTable, DeValue},
 };
 
+/// The most windows of `quiet_hours` or `keep_warm`.
+pub const MAX_WINDOWS: usize = 64;
 /// The longest duration of any key.
 pub const MAX_DURATION: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// The file that is read, and where `${VAR}` comes from.
+/// The file, and the environment for `${VAR}`.
 pub(super) struct Source<'a> {
     pub(super) file: &'a str,
     pub(super) text: &'a str,
@@ -27,7 +29,7 @@ impl<'a> Source<'a> {
             file: self.file.to_owned(),
             line: error.span().map(|span| self.line_of(span.start)),
             key: None,
-            // The parser's own rendering would print the line; its message only names what it expected.
+            // The parser's rendering would print the line; its message only names what it expected.
             reason: error.message().to_owned(),
         })?;
         Ok(Table::new(self, String::new(), 0, parsed.into_inner()))
@@ -80,30 +82,29 @@ impl<'a> Table<'a> {
         }
     }
 
-    /// Takes a key, if it is there.
+    /// Takes a key, if it exists.
     pub(super) fn take(&mut self, key: &'static str) -> Option<Value<'a>> {
         self.known.push(key);
         let index = self.left.iter().position(|(name, _)| name == key)?;
         Some(self.left.swap_remove(index).1)
     }
 
-    /// Takes a key that must be there.
+    /// Takes a key that must exist.
     pub(super) fn require(&mut self, key: &'static str) -> Result<Value<'a>, ConfigError> {
         self.take(key)
             .ok_or_else(|| self.error(format!("`{key}` is missing")))
     }
 
-    /// Whether a key is there.
     pub(super) fn has(&self, key: &str) -> bool {
         self.left.iter().any(|(name, _)| name == key)
     }
 
-    /// All the keys that are left, for tables whose keys are free.
+    /// All remaining keys, for tables with free keys.
     pub(super) fn into_entries(self) -> Vec<(String, Value<'a>)> {
         self.left
     }
 
-    /// Complains about the first key that nobody took.
+    /// Fails if any key is left.
     pub(super) fn finish(self) -> Result<(), ConfigError> {
         match self.left.iter().min_by_key(|(_, value)| value.offset) {
             None => Ok(()),
@@ -113,7 +114,7 @@ impl<'a> Table<'a> {
         }
     }
 
-    /// A complaint about the table itself.
+    /// An error about the table itself.
     pub(super) fn error(&self, reason: impl Into<String>) -> ConfigError {
         ConfigError {
             file: self.source.file.to_owned(),
@@ -124,7 +125,7 @@ impl<'a> Table<'a> {
     }
 }
 
-/// A value, with its place.
+/// A value and its place.
 pub(super) struct Value<'a> {
     source: &'a Source<'a>,
     path: String,
@@ -133,7 +134,7 @@ pub(super) struct Value<'a> {
 }
 
 impl<'a> Value<'a> {
-    /// A complaint about this value.
+    /// An error about this value.
     pub(super) fn error(&self, reason: impl Into<String>) -> ConfigError {
         ConfigError {
             file: self.source.file.to_owned(),
@@ -147,17 +148,15 @@ impl<'a> Value<'a> {
         self.error(format!("must be {wanted}, not {}", self.value.type_str()))
     }
 
-    /// Whether it is a table.
     pub(super) fn is_table(&self) -> bool {
         self.value.is_table()
     }
 
-    /// Whether it is a list.
     pub(super) fn is_array(&self) -> bool {
         self.value.is_array()
     }
 
-    /// A string, with its variables filled in.
+    /// A string, with its variables replaced.
     pub(super) fn string(&self) -> Result<String, ConfigError> {
         let raw = self.value.as_str().ok_or_else(|| self.wrong_type("a string"))?;
         interpolate(raw, self.source.env).map_err(|reason| self.error(reason))
@@ -197,7 +196,7 @@ impl<'a> Value<'a> {
             .ok_or_else(|| self.error(format!("must be between {} and {}", bounds.start(), bounds.end())))
     }
 
-    /// A duration such as `"60s"`, more than zero and at most a day.
+    /// A duration such as `"60s"`: more than zero, at most a day.
     pub(super) fn duration(&self) -> Result<Duration, ConfigError> {
         if self.value.as_str().is_none() {
             return Err(self.wrong_type("a duration in quotes, such as \"60s\" or \"15m\""));
@@ -241,6 +240,12 @@ impl<'a> Value<'a> {
         Ok(items.into_iter().enumerate().map(item).collect())
     }
 
+    /// Windows of a week.
+    pub(super) fn hours(self) -> Result<Hours, ConfigError> {
+        let windows = self.array(MAX_WINDOWS)?.into_iter();
+        windows.map(|window| window.parsed(str::parse)).collect()
+    }
+
     /// The same value as JSON.
     pub(super) fn json(self) -> Result<serde_json::Value, ConfigError> {
         match &self.value {
@@ -248,7 +253,7 @@ impl<'a> Value<'a> {
             DeValue::Boolean(flag) => Ok((*flag).into()),
             DeValue::Integer(number) => i64::from_str_radix(number.as_str(), number.radix())
                 .map(Into::into)
-                .map_err(|_| self.error("is too large a number")),
+                .map_err(|_| self.error("is too large")),
             DeValue::Float(number) => number
                 .as_str()
                 .parse()
@@ -268,48 +273,3 @@ impl<'a> Value<'a> {
 
 /// The longest array inside `expect`.
 const MAX_JSON_ITEMS: usize = 1024;
-
-/// Fills in `${NAME}`; `$${` stands for a literal `${`. What a variable holds is not read again.
-fn interpolate(raw: &str, env: &dyn Fn(&str) -> Option<String>) -> Result<String, String> {
-    let mut filled = String::with_capacity(raw.len());
-    let mut rest = raw;
-    while let Some(start) = rest.find("${") {
-        if let Some(before) = rest[..start].strip_suffix('$') {
-            filled.push_str(before);
-            filled.push_str("${");
-            rest = &rest[start + 2..];
-            continue;
-        }
-        filled.push_str(&rest[..start]);
-        let (name, after) = rest[start + 2..].split_once('}').ok_or("has `${` without `}`")?;
-        let legal = |c: char| c.is_ascii_alphanumeric() || c == '_';
-        if name.is_empty() || !name.chars().all(legal) {
-            return Err("has `${…}` around something that isn't a variable's name".to_owned());
-        }
-        filled.push_str(&env(name).ok_or_else(|| format!("the environment variable {name} is not set"))?);
-        rest = after;
-    }
-    filled.push_str(rest);
-    Ok(filled)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn variables_are_filled_in_once_and_can_be_escaped() {
-        let env = |name: &str| (name == "A").then(|| "1${A}".to_owned());
-        for (raw, filled) in [
-            ("plain $5 $", "plain $5 $"),
-            ("x${A}y${A}", "x1${A}y1${A}"),
-            ("$${A}", "${A}"),
-            ("a$${b ${A}", "a${b 1${A}"),
-        ] {
-            assert_eq!(interpolate(raw, &env).as_deref(), Ok(filled), "{raw}");
-        }
-        for raw in ["${B}", "${A", "${}", "${A B}"] {
-            assert!(interpolate(raw, &env).is_err(), "{raw}");
-        }
-    }
-}

@@ -1,45 +1,22 @@
-//! `[provider.wake.verify]`: the completion that must succeed before a backend counts as awake.
+//! Reads `[provider.wake.verify]`.
 
-use super::{
-    BaseUrl, ConfigError, ModelConfig,
-    table::{Table, Value},
-};
+use super::table::{Table, Value};
+use crate::config::{BaseUrl, ConfigError, ModelConfig, VerifyConfig};
 use serde_json::json;
-use std::{fmt, time::Duration};
+use std::time::Duration;
 
-/// How long a verification may take unless `timeout` says otherwise.
+/// The default time-out of a verification.
 pub const DEFAULT_VERIFY_TIMEOUT: Duration = Duration::from_secs(30);
-/// Where it is sent unless `path` says otherwise.
+/// The default of `path`.
 const CHAT_PATH: &str = "/v1/chat/completions";
 
-/// A completion of one token that a backend must answer.
-#[derive(Clone, PartialEq)]
-pub struct VerifyConfig {
-    /// A path below the base URL.
-    pub path: String,
-    /// What is sent there; it names a model.
-    pub body: serde_json::Value,
-    /// What the answer's JSON must contain beside a choice.
-    pub expect: Option<serde_json::Value>,
-    /// How long it may take, repetitions included.
-    pub timeout: Duration,
-}
-
-impl fmt::Debug for VerifyConfig {
-    /// Without what is sent and expected.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "VerifyConfig({})", self.path)
-    }
-}
-
-/// What of a provider a verification needs.
+/// The parts of a provider that a verification needs.
 #[derive(Clone, Copy)]
 pub(super) struct Verified<'a> {
     pub base_url: &'a BaseUrl,
     pub models: Option<&'a [ModelConfig]>,
 }
 
-/// Reads `verify`.
 pub(super) fn verify(value: Value<'_>, of: Verified<'_>) -> Result<VerifyConfig, ConfigError> {
     let mut table = value.table()?;
     let path = table
@@ -63,7 +40,7 @@ pub(super) fn verify(value: Value<'_>, of: Verified<'_>) -> Result<VerifyConfig,
     })
 }
 
-/// The model that is asked: by the backend's own name.
+/// The model to ask, by the backend's name for it.
 fn model(table: &mut Table<'_>, models: Option<&[ModelConfig]>) -> Result<String, ConfigError> {
     let first = models.and_then(<[ModelConfig]>::first);
     match (table.take("model"), first) {

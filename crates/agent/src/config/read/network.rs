@@ -1,10 +1,10 @@
-//! The steps that reach a machine rather than a service: `wol`, and `tcp`, which waits for it.
+//! Reads the steps that reach a machine rather than a service: `wol`, and `tcp`, which waits for it.
 
-use super::{
-    ConfigError,
-    table::{Table, Value},
+use super::table::{Table, Value};
+use crate::{
+    config::ConfigError,
+    wol::{Mac, WakeOnLan},
 };
-use crate::wol::{Mac, WakeOnLan};
 use std::{
     net::{IpAddr, Ipv4Addr},
     ops::RangeInclusive,
@@ -12,17 +12,16 @@ use std::{
 };
 use url::Host;
 
-/// How long a `wol` step may take unless its `timeout` says otherwise.
+/// The default time-out of a `wol` step.
 pub const DEFAULT_WOL_TIMEOUT: Duration = Duration::from_secs(5);
-/// The port of the `discard` service (RFC 863), to which magic packets are sent by custom.
+/// The port of the `discard` service (RFC 863), the customary port for magic packets.
 const DISCARD_PORT: u32 = 9;
-/// How often a packet is sent unless `repeats` says otherwise: a broadcast is acknowledged by nobody, and may be lost.
+/// The default of `repeats`: broadcasts aren't acknowledged, and may be lost.
 const DEFAULT_REPEATS: u32 = 3;
 const DEFAULT_INTERVAL: Duration = Duration::from_millis(100);
 const PORTS: RangeInclusive<u32> = 1..=65_535;
 const REPEATS: RangeInclusive<u32> = 1..=100;
 
-/// Reads what a `wol` step sends.
 pub(super) fn wol(table: &mut Table<'_>, timeout: Duration) -> Result<WakeOnLan, ConfigError> {
     let mac = table.require("mac")?.parsed(str::parse::<Mac>)?;
     let address = table.take("address").as_ref().map(address_of).transpose()?;
@@ -52,9 +51,9 @@ pub(super) fn wol(table: &mut Table<'_>, timeout: Duration) -> Result<WakeOnLan,
     if wol.takes() >= timeout {
         return Err(table.error("`repeats` times `interval` is longer than the step's `timeout`"));
     }
-    // Found out now, and not by the first wake.
+    // Checked now rather than at the first wake.
     wol.socket().map_err(|error| {
-        let reason = format!("is not to be sent from: {}", error.kind());
+        let reason = format!("can't be used for sending: {}", error.kind());
         let from = source.as_ref().or(interface.as_ref());
         from.map_or_else(
             || table.error("no packet can be sent"),
@@ -68,7 +67,7 @@ fn address_of(value: &Value<'_>) -> Result<IpAddr, ConfigError> {
     value.parsed(|raw| raw.parse().map_err(|_| "is not an IP address"))
 }
 
-/// Reads for whom a `tcp` step waits: `host:port`.
+/// Reads the address of a `tcp` step: `host:port`.
 pub(super) fn tcp(table: &mut Table<'_>) -> Result<String, ConfigError> {
     table.require("address")?.parsed(|raw| {
         let (host, port) = raw.rsplit_once(':').ok_or("is not written host:port")?;

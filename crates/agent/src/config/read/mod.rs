@@ -1,0 +1,192 @@
+//! Reads the config file into its types.
+
+mod network;
+mod provider;
+mod recipe;
+mod table;
+mod verify;
+
+pub use network::DEFAULT_WOL_TIMEOUT;
+pub use provider::MAX_GROUPS;
+pub use recipe::{MAX_ENTRIES, MAX_STEPS, MAX_TEXT_BYTES};
+pub use table::{MAX_DURATION, MAX_WINDOWS};
+pub use verify::DEFAULT_VERIFY_TIMEOUT;
+
+use super::{AgentConfig, Config, ConfigError, Hours, NatsUrl};
+use provider::Names;
+use reveille_bus::heartbeats::HEARTBEAT_EVERY;
+use reveille_domain::{AgentName, MAX_TOKEN_BYTES};
+use std::{
+    fs::File,
+    io::Read,
+    ops::RangeInclusive,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+use table::{Source, Table, Value};
+
+/// The bounds of `heartbeat`. Three missing heartbeats must be less than ten minutes.
+const HEARTBEAT_BOUNDS: RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::from_secs(180);
+/// The largest config file.
+pub const MAX_FILE_BYTES: u64 = 1024 * 1024;
+/// The most providers of one agent.
+pub const MAX_PROVIDERS: usize = 64;
+
+impl Config {
+    /// Reads a file; variables come from this process's environment.
+    ///
+    /// # Errors
+    /// When the file can't be read or isn't a usable config.
+    pub fn load(path: &Path) -> Result<Self, ConfigError> {
+        let file = path.display().to_string();
+        let fail = |reason: String| ConfigError {
+            file: file.clone(),
+            line: None,
+            key: None,
+            reason,
+        };
+        let mut text = String::new();
+        File::open(path)
+            .and_then(|open| open.take(MAX_FILE_BYTES + 1).read_to_string(&mut text))
+            .map_err(|error| fail(format!("cannot be read: {error}")))?;
+        Self::parse(&text, &file, &|name| std::env::var(name).ok())
+    }
+
+    /// Reads the text of a config. Errors call it `file`; `env` returns the values of variables.
+    ///
+    /// # Errors
+    /// When it isn't a usable config. The error says where and why, and shows no value.
+    pub fn parse(text: &str, file: &str, env: &dyn Fn(&str) -> Option<String>) -> Result<Self, ConfigError> {
+        let source = Source { file, text, env };
+        if text.len() as u64 > MAX_FILE_BYTES {
+            let reason = format!("is larger than {MAX_FILE_BYTES} bytes");
+            return Err(ConfigError {
+                file: file.to_owned(),
+                line: None,
+                key: None,
+                reason,
+            });
+        }
+        let mut root = source.root()?;
+        let agent = agent(root.take("agent").map(Value::table).transpose()?)?;
+        let entries = root
+            .take("provider")
+            .map(|list| list.array(MAX_PROVIDERS))
+            .transpose()?;
+        root.finish()?;
+        let mut names = Names::default();
+        let providers = entries
+            .unwrap_or_default()
+            .into_iter()
+            .map(|entry| provider::read(entry.table()?, &mut names));
+        Ok(Self {
+            agent,
+            providers: providers.collect::<Result<_, _>>()?,
+        })
+    }
+}
+
+fn agent(table: Option<Table<'_>>) -> Result<AgentConfig, ConfigError> {
+    let Some(mut table) = table else {
+        return Ok(AgentConfig {
+            name: machine_name(),
+            nats: None,
+            allow_plaintext: false,
+            credentials: None,
+            ca: None,
+            heartbeat: HEARTBEAT_EVERY,
+            quiet_hours: Hours::default(),
+        });
+    };
+    let name = table
+        .take("name")
+        .map(|value| value.parsed(AgentName::parse))
+        .transpose()?;
+    let allow_plaintext = table
+        .take("allow_plaintext")
+        .map(|value| value.bool())
+        .transpose()?
+        .unwrap_or(false);
+    let nats = table
+        .take("nats")
+        .map(|value| value.parsed(|raw| NatsUrl::parse(raw, allow_plaintext)))
+        .transpose()?;
+    let mut file = |key| table.take(key).map(|value| value.parsed(absolute)).transpose();
+    let (credentials, ca) = (file("credentials")?, file("ca")?);
+    let heartbeat = table
+        .take("heartbeat")
+        .map(|value| heartbeat(&value))
+        .transpose()?;
+    let quiet_hours = table.take("quiet_hours").map(Value::hours).transpose()?;
+    table.finish()?;
+    Ok(AgentConfig {
+        name: name.unwrap_or_else(machine_name),
+        nats,
+        allow_plaintext,
+        credentials,
+        ca,
+        heartbeat: heartbeat.unwrap_or(HEARTBEAT_EVERY),
+        quiet_hours: quiet_hours.unwrap_or_default(),
+    })
+}
+
+/// An absolute path; a relative one would depend on the folder that the agent was started in.
+fn absolute(raw: &str) -> Result<PathBuf, &'static str> {
+    let path = PathBuf::from(raw);
+    path.is_absolute()
+        .then_some(path)
+        .ok_or("must be an absolute path")
+}
+
+fn heartbeat(value: &Value<'_>) -> Result<Duration, ConfigError> {
+    let every = value.duration()?;
+    if HEARTBEAT_BOUNDS.contains(&every) {
+        return Ok(every);
+    }
+    Err(value.error("must be between 100ms and 3m"))
+}
+
+/// This machine's name as a legal agent name.
+fn machine_name() -> AgentName {
+    let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    legal_name(&host)
+}
+
+fn legal_name(host: &str) -> AgentName {
+    let first_label = host.split('.').next().unwrap_or_default().to_ascii_lowercase();
+    let legal = |c: char| {
+        if c.is_ascii_alphanumeric() || c == '-' || c == '_' {
+            c
+        } else {
+            '-'
+        }
+    };
+    let name: String = first_label
+        .chars()
+        .map(legal)
+        .skip_while(|c| !c.is_ascii_alphanumeric())
+        .take(MAX_TOKEN_BYTES)
+        .collect();
+    AgentName::parse(&name)
+        .or_else(|_| AgentName::parse("agent"))
+        .expect("`agent` is a legal name")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn any_host_name_becomes_a_legal_agent_name() {
+        for (host, name) in [
+            ("gpu-box", "gpu-box"),
+            ("GPU Box.lan", "gpu-box"),
+            ("_x", "x"),
+            ("", "agent"),
+            ("...", "agent"),
+            ("日本", "agent"),
+        ] {
+            assert_eq!(legal_name(host).as_str(), name, "{host}");
+        }
+    }
+}

@@ -1,0 +1,125 @@
+//! The config as the rest of the agent sees it.
+
+use super::{
+    address::{BaseUrl, NatsUrl},
+    hours::Hours,
+    recipe::{DEFAULT_MIN_AWAKE, SleepConfig, Step, WakeConfig},
+    secret::Secret,
+};
+use reveille_domain::{AgentName, GroupName, ModelName, ProviderName, WakeSpec};
+use std::{path::PathBuf, time::Duration};
+
+/// The default of `max_group_wait`: an answer of a large model may take minutes, and callers wait less than five.
+pub const DEFAULT_MAX_GROUP_WAIT: Duration = Duration::from_secs(120);
+/// The default path of the probe: every OpenAI-compatible backend lists its models.
+pub const DEFAULT_PROBE_PATH: &str = "/v1/models";
+/// The default pause between two probes of an idle backend.
+pub const DEFAULT_PROBE_INTERVAL: Duration = Duration::from_secs(10);
+/// The default time-out of a probe.
+pub const DEFAULT_PROBE_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// The whole file.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Config {
+    /// `[agent]`.
+    pub agent: AgentConfig,
+    /// `[[provider]]`, in the file's order; their names and their models' public names are unique.
+    pub providers: Vec<ProviderConfig>,
+}
+
+/// `[agent]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AgentConfig {
+    /// This machine's name unless the file has another.
+    pub name: AgentName,
+    /// The hub's NATS; may be given on the command line instead.
+    pub nats: Option<NatsUrl>,
+    /// Whether plaintext NATS to another machine is allowed.
+    pub allow_plaintext: bool,
+    /// The file with this agent's key for the hub; absent if the hub needs none.
+    pub credentials: Option<PathBuf>,
+    /// A PEM file of authorities to trust for `tls://`, in addition to the system's.
+    pub ca: Option<PathBuf>,
+    /// The interval between heartbeats; after three missing ones the agent counts as lost.
+    pub heartbeat: Duration,
+    /// Hours in which no wake begins.
+    pub quiet_hours: Hours,
+}
+
+/// One `[[provider]]`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ProviderConfig {
+    /// Unique in the file.
+    pub name: ProviderName,
+    pub base_url: BaseUrl,
+    /// The bearer token for the backend; nobody else gets it.
+    pub api_key: Option<Secret>,
+    /// The published models; `None` to publish what the backend lists.
+    pub models: Option<Vec<ModelConfig>>,
+    /// How long the backend may stay silent during a request.
+    pub answer_timeout: Duration,
+    pub probe: ProbeConfig,
+    /// Without a wake recipe, the provider is active whenever its agent is connected.
+    pub wake: Option<WakeConfig>,
+    pub sleep: Option<SleepConfig>,
+    /// Its groups: in each, one provider is awake at a time.
+    pub exclusive: Vec<GroupName>,
+    /// Whether it never makes room for others of its groups.
+    pub persistent: bool,
+    /// How long its wake may wait for its groups.
+    pub max_group_wait: Duration,
+}
+
+impl ProviderConfig {
+    /// The published part of its wake recipe: the kind, and the budget including the wait for its groups.
+    #[must_use]
+    pub fn wake_spec(&self) -> Option<WakeSpec> {
+        let spec = self.wake.as_ref().map(WakeConfig::spec)?;
+        let group_wait = if self.exclusive.is_empty() {
+            Duration::ZERO
+        } else {
+            self.max_group_wait
+        };
+        let budget = spec.budget().saturating_add(group_wait);
+        Some(WakeSpec {
+            budget_ms: u64::try_from(budget.as_millis()).unwrap_or(u64::MAX),
+            ..spec
+        })
+    }
+
+    /// Whether its recipes start programs on this machine.
+    #[must_use]
+    pub fn runs_commands(&self) -> bool {
+        let wake = self.wake.iter().flat_map(|wake| &wake.steps);
+        let sleep = self.sleep.iter().flat_map(|sleep| &sleep.steps);
+        wake.chain(sleep).any(Step::runs_command)
+    }
+
+    /// How long it stays awake at least, unless an operator puts it to sleep.
+    #[must_use]
+    pub fn min_awake(&self) -> Duration {
+        let sleep = self.sleep.as_ref();
+        sleep.map_or(DEFAULT_MIN_AWAKE, |sleep| sleep.min_awake)
+    }
+}
+
+/// A published model.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ModelConfig {
+    /// The backend's name for it.
+    pub id: ModelName,
+    /// The clients' name for it.
+    pub public: ModelName,
+}
+
+/// `probe`: how the agent finds out whether the backend is available.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ProbeConfig {
+    /// Below the base URL; may have a query.
+    pub path: String,
+    /// What the answer's JSON must contain; if absent, any 2xx will do.
+    pub expect: Option<serde_json::Value>,
+    /// The pause between two probes of an idle backend.
+    pub interval: Duration,
+    pub timeout: Duration,
+}
