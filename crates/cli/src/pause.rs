@@ -5,7 +5,7 @@ use crate::{args::DataDirArg, client::line, data_dir::AGENT_STATE, failure::Fail
 use anyhow::Context;
 use clap::Args;
 use jiff::Timestamp;
-use reveille_agent::{rights::Pause, state_dir::StateDir};
+use reveille_agent::{owner_policy::Pause, state_dir::StateDir};
 use std::time::Duration;
 
 const EXAMPLES: &str = "\

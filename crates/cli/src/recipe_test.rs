@@ -5,7 +5,7 @@ use crate::{client::line, config, failure::Failure, signals::Signals};
 use anyhow::anyhow;
 use clap::{Args, Subcommand};
 use reveille_agent::{
-    child::{Child, Leftovers, Shims},
+    child::{Child, Orphans, Shims},
     config::{Config, ProviderConfig, WakeConfig},
     fetch,
     probe::{Probe, Verdict},
@@ -60,7 +60,7 @@ pub async fn run(args: RecipeTest) -> Result<(), Failure> {
         runner: Arc::new(Runner {
             client,
             shims: Shims::of_this_program()?,
-            leftovers: Leftovers::none(),
+            orphans: Orphans::none(),
         }),
         stop: signals.stop,
     };

@@ -4,7 +4,7 @@ use super::{Findings, counted, hub::Place};
 use crate::{config, data_dir, up::server_program};
 use reveille_agent::{
     config::{Action, Config, places},
-    rights::Rights,
+    owner_policy::OwnerPolicy,
     state_dir::StateDir,
 };
 use rustix::fs::statvfs;
@@ -164,7 +164,7 @@ fn stale(path: &Path, findings: &mut Findings) {
 }
 
 /// Whether the agent may wake anything now.
-pub fn owner(rights: &Rights, state: &StateDir, findings: &mut Findings) {
+pub fn owner(owner_policy: &OwnerPolicy, state: &StateDir, findings: &mut Findings) {
     if let Err(error) = fs::read_dir(state.path())
         && error.kind() == ErrorKind::PermissionDenied
     {
@@ -177,7 +177,7 @@ pub fn owner(rights: &Rights, state: &StateDir, findings: &mut Findings) {
             "run `reveille doctor` as the user that the agent runs as",
         );
     }
-    match rights.refusal() {
+    match owner_policy.refusal() {
         None => findings.ok("owner", "the machine's owner lets backends be woken now"),
         Some(refusal) => findings.warning(
             "owner",

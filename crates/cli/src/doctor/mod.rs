@@ -15,7 +15,7 @@ use crate::{
 };
 use anyhow::anyhow;
 use clap::Args;
-use reveille_agent::{config::Config, models::Memory, rights::Rights, state_dir::StateDir};
+use reveille_agent::{config::Config, models::Memory, owner_policy::OwnerPolicy, state_dir::StateDir};
 use reveille_domain::ProviderId;
 use serde::Serialize;
 use std::{
@@ -148,14 +148,14 @@ pub async fn run(args: Doctor) -> Result<(), Failure> {
 async fn providers(config: &Config, data_dir: &Path, findings: &mut Findings) -> Result<(), Failure> {
     let client = reveille_agent::fetch::client()?;
     let state = StateDir::new(data_dir.join(AGENT_STATE));
-    let rights = Rights::new(Some(state.clone()), config.agent.quiet_hours.clone());
-    machine::owner(&rights, &state, findings);
+    let owner_policy = OwnerPolicy::new(Some(state.clone()), config.agent.quiet_hours.clone());
+    machine::owner(&owner_policy, &state, findings);
     let memory = Memory::open(Some(state), &config.agent.name);
     for provider in &config.providers {
         backends::look(&client, provider, &memory, findings).await;
         let id = ProviderId::new(config.agent.name.clone(), provider.name.clone());
         let most = provider.wake.as_ref().and_then(|wake| wake.max_per_day);
-        if let Some(used_up) = rights.used_up(&id, most) {
+        if let Some(used_up) = owner_policy.used_up(&id, most) {
             findings.warning(
                 format!("provider {}", provider.name),
                 format!("it isn't woken: {used_up}"),

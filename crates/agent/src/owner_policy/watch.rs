@@ -1,39 +1,39 @@
-//! Notices that the owner of the machine has paused or resumed the agent: for its log, and to put to sleep what is awake.
-//! Wakes don't depend on it: each looks for itself.
+//! Watches for pauses of the agent, to log them and to put awake backends to sleep. Wakes don't depend on it: each reads the
+//! pause itself.
 
-use super::{Rights, pause::Paused};
+use super::pause::PauseState;
+use crate::state_dir::StateDir;
 use jiff::Timestamp;
 use std::time::Duration;
 use tokio::time::{Interval, MissedTickBehavior, interval};
 use tracing::{error, info};
 
-/// How often it is looked: soon enough for somebody who waits for his GPU, and one small file is read.
-const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// How often the pause is read: one small file, and soon enough for somebody who waits for the GPU.
+const READ_EVERY: Duration = Duration::from_secs(1);
 
-/// What was last seen.
 #[derive(Debug)]
 pub(crate) struct PauseWatch {
-    rights: Rights,
-    looks: Interval,
-    seen: Paused,
+    state: Option<StateDir>,
+    ticks: Interval,
+    last: PauseState,
 }
 
 impl PauseWatch {
-    /// Nothing was seen yet: an agent that starts paused notices it first of all.
-    pub(crate) fn new(rights: Rights) -> Self {
-        let mut looks = interval(LOOK_EVERY);
-        looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    /// Assumes that the agent isn't paused, so that one which starts paused notices at once.
+    pub(crate) fn new(state: Option<StateDir>) -> Self {
+        let mut ticks = interval(READ_EVERY);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         Self {
-            rights,
-            looks,
-            seen: Paused::No,
+            state,
+            ticks,
+            last: PauseState::Running,
         }
     }
 
-    /// Waits until what is awake is to be put to sleep (`true`), or no longer (`false`). May be dropped and called again.
+    /// Waits until awake backends should be put to sleep (`true`), or no longer should (`false`). Cancel-safe.
     pub(crate) async fn sleep_wanted(&mut self) -> bool {
         loop {
-            self.looks.tick().await;
+            self.ticks.tick().await;
             if let Some(wanted) = self.look(Timestamp::now()) {
                 return wanted;
             }
@@ -41,34 +41,34 @@ impl PauseWatch {
     }
 
     fn look(&mut self, now: Timestamp) -> Option<bool> {
-        let was = std::mem::replace(&mut self.seen, self.rights.paused(now));
-        if self.seen == was {
+        let was = std::mem::replace(&mut self.last, PauseState::at(self.state.as_ref(), now));
+        if self.last == was {
             return None;
         }
-        match &self.seen {
-            Paused::No => info!("this agent goes on: wakes begin again"),
-            Paused::Yes(pause) => {
-                info!("the owner of this machine has paused this agent {pause}: no wake begins");
+        match &self.last {
+            PauseState::Running => info!("the pause of this agent is over: wakes may begin again"),
+            PauseState::Paused(pause) => {
+                info!("the owner of this machine paused this agent {pause}: no wake begins");
             }
-            Paused::Unreadable(why) => {
-                error!("this agent counts as paused, because it can't be read whether it is: {why}");
+            PauseState::Unreadable(why) => {
+                error!("this agent counts as paused, because its pause can't be read: {why}");
             }
         }
-        let wanted = |paused: &Paused| matches!(paused, Paused::Yes(pause) if pause.sleep());
-        (wanted(&self.seen) || wanted(&was)).then_some(wanted(&self.seen))
+        let wanted = |state: &PauseState| matches!(state, PauseState::Paused(pause) if pause.sleep());
+        (wanted(&self.last) || wanted(&was)).then_some(wanted(&self.last))
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{config::Hours, rights::Pause, state_dir::StateDir};
+    use crate::owner_policy::Pause;
 
     #[tokio::test]
     async fn each_pause_that_is_to_put_backends_to_sleep_is_noticed_once_and_so_is_its_end() {
         let folder = tempfile::tempdir().unwrap();
         let state = StateDir::new(folder.path().to_owned());
-        let mut watch = PauseWatch::new(Rights::new(Some(state.clone()), Hours::default()));
+        let mut watch = PauseWatch::new(Some(state.clone()));
         let at = |second| Timestamp::from_second(second).unwrap();
         let pause = |second, sleep| {
             let lasts = Some(Duration::from_secs(10));
