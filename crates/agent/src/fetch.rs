@@ -1,16 +1,17 @@
-//! The HTTP client for probes and recipes, and short reasons for what goes wrong with it.
+//! The HTTP client for probes and recipes, bounded reading of answers, and short reasons for failures.
 //!
-//! Reasons go to others in a wake's outcome, so none of them holds a URL, a header or a body.
+//! Reasons leave this machine in a wake's outcome, so none of them contains a URL, a header or a body.
 
+use reqwest::Response;
 use std::{error::Error, io, time::Duration};
 
-/// A client for probes and recipes: no redirects (a login page is not a backend), no proxy (backends are local), and
-/// no kept connections (a backend that has just restarted would break them).
+/// A client for probes and recipes. It follows no redirects (a login page is not a backend), uses no proxy (backends are
+/// local) and keeps no connections (a backend that has just restarted would break them).
 ///
 /// The process must have installed a TLS provider.
 ///
 /// # Errors
-/// When the TLS set-up of the system can't be used.
+/// When TLS can't be set up.
 pub fn client() -> Result<reqwest::Client, reqwest::Error> {
     reqwest::Client::builder()
         .redirect(reqwest::redirect::Policy::none())
@@ -18,6 +19,25 @@ pub fn client() -> Result<reqwest::Client, reqwest::Error> {
         .pool_max_idle_per_host(0)
         .user_agent(concat!("reveille-agent/", env!("CARGO_PKG_VERSION")))
         .build()
+}
+
+/// Why the body of an answer could not be read.
+#[derive(Debug)]
+pub(crate) enum BodyError {
+    TooLarge,
+    Broken(reqwest::Error),
+}
+
+/// Reads the body of an answer, up to `max_bytes`.
+pub(crate) async fn read_body(mut answer: Response, max_bytes: usize) -> Result<Vec<u8>, BodyError> {
+    let mut body = Vec::new();
+    while let Some(chunk) = answer.chunk().await.map_err(BodyError::Broken)? {
+        if body.len() + chunk.len() > max_bytes {
+            return Err(BodyError::TooLarge);
+        }
+        body.extend_from_slice(&chunk);
+    }
+    Ok(body)
 }
 
 /// Why a request got no usable answer.
@@ -35,12 +55,12 @@ pub(crate) fn reason(error: &reqwest::Error, limit: Duration) -> String {
     }
 }
 
-/// Whether nobody listens where the request went.
+/// Whether the connection was refused: nothing listens there.
 pub(crate) fn is_refused(error: &reqwest::Error) -> bool {
     io_kind(error) == Some(io::ErrorKind::ConnectionRefused)
 }
 
-/// The I/O error at the bottom, when it is one that tells people something.
+/// The underlying I/O error, if it is one that helps people.
 fn io_kind(error: &reqwest::Error) -> Option<io::ErrorKind> {
     use io::ErrorKind::{ConnectionRefused, HostUnreachable, NetworkUnreachable};
     let mut cause = error.source();

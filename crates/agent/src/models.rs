@@ -1,27 +1,29 @@
-//! Which models a provider publishes: those of its config, or those that its backend lists, remembered for the time
-//! that it sleeps.
+//! The models that a provider publishes: those of its config, or those that its backend lists, remembered while the backend
+//! sleeps.
 
 use crate::{
     config::{ModelConfig, ProviderConfig},
+    fetch,
     state_dir::{StateDir, agent_file},
 };
+use parking_lot::Mutex;
 use reqwest::Client;
 use reveille_domain::{AgentName, MAX_MODELS, ModelName, ProviderName};
 use serde::Deserialize;
 use std::{
     collections::{BTreeMap, HashSet},
     io,
-    sync::{Arc, Mutex, PoisonError},
+    sync::Arc,
     time::Duration,
 };
 
 const FILE: &str = "models.json";
 /// How long the backend may take to list its models.
 const LIST_TIMEOUT: Duration = Duration::from_secs(5);
-/// The largest list that is read.
+/// The largest accepted list.
 const MAX_LIST_BYTES: usize = 4 * 1024 * 1024;
 
-/// The models that backends have listed, remembered in the state directory; without one they are forgotten with the process.
+/// The models that backends have listed, kept in the state directory; without one, only in memory.
 #[derive(Debug, Clone, Default)]
 pub struct Memory {
     kept: Option<(StateDir, String)>,
@@ -29,8 +31,8 @@ pub struct Memory {
 }
 
 impl Memory {
-    /// What the state directory remembers of an agent's providers. A file that can't be read is as good as none: the
-    /// backends will tell.
+    /// Reads what the state directory has of an agent's providers. An unreadable file is ignored: the backends will be asked
+    /// again.
     #[must_use]
     pub fn open(state: Option<StateDir>, agent: &AgentName) -> Self {
         let kept = state.map(|state| (state, agent_file(agent, FILE)));
@@ -44,19 +46,19 @@ impl Memory {
         }
     }
 
-    /// The models of a provider, as they were last listed.
+    /// The models that a provider's backend last listed.
     #[must_use]
     pub fn recall(&self, provider: &ProviderName) -> Vec<ModelName> {
-        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = self.known.lock();
         known.get(provider.as_str()).cloned().unwrap_or_default()
     }
 
     /// Remembers the models of a provider.
     ///
     /// # Errors
-    /// When the file can't be written; they are remembered until the end of the process then.
+    /// When the file can't be written; until the process ends they are remembered all the same.
     pub fn remember(&self, provider: &ProviderName, models: &[ModelName]) -> io::Result<()> {
-        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut known = self.known.lock();
         known.insert(provider.to_string(), models.to_vec());
         let Some((state, file)) = &self.kept else {
             return Ok(());
@@ -65,8 +67,8 @@ impl Memory {
     }
 }
 
-/// What the backend calls the model that a request names, by its public name or as `agent/model`. `None` for a
-/// model that isn't this provider's, and for discovered ones, whose names are the backend's own.
+/// The backend's name for the model that a request names by its public name or as `agent/model`; `None` for a model of
+/// another provider.
 #[must_use]
 pub fn backend_id<'a>(models: &'a [ModelConfig], agent: &AgentName, asked: &str) -> Option<&'a ModelName> {
     let find = |name: &str| {
@@ -88,8 +90,7 @@ struct Listed {
     id: String,
 }
 
-/// Asks the backend for its models: the legal names of the first [`MAX_MODELS`], each once. `None` when it doesn't
-/// list any.
+/// Asks the backend for its models: the first [`MAX_MODELS`] legal names, without repetitions. `None` when it lists none.
 pub async fn discover(client: Client, provider: ProviderConfig) -> Option<Vec<ModelName>> {
     let mut request = client
         .get(provider.base_url.at("/v1/models").ok()?)
@@ -97,14 +98,8 @@ pub async fn discover(client: Client, provider: ProviderConfig) -> Option<Vec<Mo
     if let Some(key) = &provider.api_key {
         request = request.bearer_auth(key.reveal());
     }
-    let mut answer = request.send().await.ok()?.error_for_status().ok()?;
-    let mut body = Vec::new();
-    while let Some(chunk) = answer.chunk().await.ok()? {
-        if body.len() + chunk.len() > MAX_LIST_BYTES {
-            return None;
-        }
-        body.extend_from_slice(&chunk);
-    }
+    let answer = request.send().await.ok()?.error_for_status().ok()?;
+    let body = fetch::read_body(answer, MAX_LIST_BYTES).await.ok()?;
     let listing: Listing = serde_json::from_slice(&body).ok()?;
     let mut seen = HashSet::new();
     let names = listing

@@ -1,12 +1,12 @@
-//! Whether a backend really answers: one token of a completion, asked and read as a client would.
+//! `verify`: one token of a completion, requested and read as a client would.
 //!
-//! A health path may say yes while the weights are gone, still on their way, or of no use. This is asked when a backend comes
-//! up, and never of one that is up: it is work, and would keep it awake.
+//! A health path may say yes while the weights are missing, loading or broken. A backend is verified when it comes up, and
+//! never while it is up: that would be work, and keep it awake.
 
 use crate::{
     config::{ProviderConfig, Secret, VerifyConfig},
-    fetch,
-    probe::contains,
+    fetch::{self, BodyError},
+    json_match::contains,
 };
 use reqwest::{
     Client, StatusCode,
@@ -17,12 +17,12 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep, timeout_at};
 use url::Url;
 
-/// The pause before a backend that says that it isn't ready is asked again.
+/// The pause before a backend that isn't ready is asked again.
 const PAUSE: Duration = Duration::from_millis(100);
 /// The largest answer that is read.
 const MAX_ANSWER_BYTES: usize = 1024 * 1024;
 
-/// How one provider's backend is verified.
+/// The verification of one provider's backend.
 #[derive(Debug, Clone)]
 pub struct Verify {
     client: Client,
@@ -35,9 +35,9 @@ pub struct Verify {
 
 /// Why a completion failed.
 enum Failed {
-    /// The backend isn't ready, as it says, or isn't there: that may change.
+    /// The backend isn't ready or doesn't listen, which may change.
     NotYet(String),
-    /// It is ready, and this is what it answers.
+    /// The backend is ready, and its answer is no completion.
     Wrong(String),
 }
 
@@ -45,7 +45,7 @@ impl Verify {
     /// The verification of a provider.
     ///
     /// # Panics
-    /// Never for a config that was read: its path is proven then.
+    /// Never for a config that was read: reading checks the path.
     #[must_use]
     pub fn new(
         client: Client,
@@ -55,7 +55,7 @@ impl Verify {
     ) -> Self {
         Self {
             client,
-            url: provider.base_url.at(&config.path).expect("a proven path"),
+            url: provider.base_url.at(&config.path).expect("a checked path"),
             authorization,
             body: Secret::new(config.body.to_string()),
             expect: config.expect.clone(),
@@ -63,10 +63,10 @@ impl Verify {
         }
     }
 
-    /// Asks for the completion, again while the backend isn't ready, within the time-out.
+    /// Asks for the completion, repeatedly while the backend isn't ready.
     ///
     /// # Errors
-    /// Why there was none; without URLs, headers or answers.
+    /// Why there was none within the time-out; contains no URLs, headers or answers.
     pub async fn check(&self) -> Result<(), String> {
         let deadline = Instant::now() + self.timeout;
         let mut seen = None;
@@ -95,7 +95,7 @@ impl Verify {
             request = request.header(AUTHORIZATION, authorization);
         }
         let broke = |error: reqwest::Error| Failed::NotYet(fetch::reason(&error, self.timeout));
-        let mut answer = request.send().await.map_err(broke)?;
+        let answer = request.send().await.map_err(broke)?;
         let status = answer.status();
         if !status.is_success() {
             let reason = format!("HTTP status {}", status.as_u16());
@@ -110,13 +110,11 @@ impl Verify {
                 Failed::Wrong(reason)
             });
         }
-        let mut body = Vec::new();
-        while let Some(chunk) = answer.chunk().await.map_err(broke)? {
-            if body.len() + chunk.len() > MAX_ANSWER_BYTES {
-                return Err(Failed::Wrong("the answer is larger than 1 MiB".to_owned()));
-            }
-            body.extend_from_slice(&chunk);
-        }
+        let body = fetch::read_body(answer, MAX_ANSWER_BYTES).await;
+        let body = body.map_err(|error| match error {
+            BodyError::TooLarge => Failed::Wrong("the answer is larger than 1 MiB".to_owned()),
+            BodyError::Broken(error) => broke(error),
+        })?;
         match serde_json::from_slice::<Value>(&body) {
             Err(_) => Err(Failed::Wrong("the answer is not JSON".to_owned())),
             Ok(answer) if !is_completion(&answer) => {
@@ -132,7 +130,7 @@ impl Verify {
     }
 }
 
-/// Whether there is a choice with something in it: a message, or a text. Models that think say nothing yet in one token.
+/// Whether the answer has a choice with a message or a text. Either may be empty: the first token of a reasoning model is.
 fn is_completion(answer: &Value) -> bool {
     let choice = answer.get("choices").and_then(|choices| choices.get(0));
     choice.is_some_and(|choice| choice["message"].is_object() || choice["text"].is_string())

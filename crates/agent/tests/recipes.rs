@@ -11,7 +11,7 @@ use axum::{
 };
 use backend::{Backend, Closed, outcome, provider, runner, wake};
 use reveille_agent::{
-    child::{ChildrenLock, Leftovers},
+    child::{ChildrenLock, Orphans},
     probe::{Probe, Verdict},
     recipe::{Outcome, Run, Runner},
 };
@@ -199,7 +199,7 @@ async fn a_wake_waits_for_what_an_earlier_run_of_the_agent_has_left_and_can_be_c
     let left = tempfile::NamedTempFile::new().expect("a file");
     left.as_file().lock_shared().expect("locked");
     let runner = Arc::new(Runner {
-        leftovers: Leftovers::of(ChildrenLock::new(left.path().to_owned())),
+        orphans: Orphans::of(ChildrenLock::new(left.path().to_owned())),
         ..(*runner()).clone()
     });
     timeout(SOON, wake(&wakes, runner.clone()).stop())
@@ -413,7 +413,7 @@ async fn a_wake_whose_completion_is_none_fails_and_the_backend_is_not_available(
         // Its probe says yes all the same.
         let probe = Probe::new(backend::client(), &provider(&config));
         assert_eq!(probe.check().await, Verdict::Available);
-        let Verdict::Unavailable(why) = probe.check_anew().await else {
+        let Verdict::Unavailable(why) = probe.check_and_verify().await else {
             panic!("{answer:?} is called available")
         };
         assert_eq!(why.reason, format!("verify: {reason}"));

@@ -1,10 +1,10 @@
-//! Finding and signalling everything that a process has started, however it was detached.
+//! Finds and signals all descendants of this process, detached ones included.
 
 use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 
 /// Sends `signal` to the group and to every descendant outside it.
 pub(super) fn signal_all(group: Pid, signal: Signal) {
-    // A group or process that has just gone is what we want; there is nothing to do about other errors.
+    // A group or process that has just ended is what we want; other errors can't be helped.
     let _ = kill_process_group(group, signal);
     for (pid, its_group) in descendants() {
         if its_group != group.as_raw_pid() {
@@ -13,7 +13,7 @@ pub(super) fn signal_all(group: Pid, signal: Signal) {
     }
 }
 
-/// The living descendants of this process, with their groups. What was orphaned is below us too: we are its reaper.
+/// The living descendants of this process, with their groups. Orphans are among them, since this process is their reaper.
 #[cfg(target_os = "linux")]
 pub(super) fn descendants() -> Vec<(Pid, i32)> {
     let processes: Vec<Process> = std::fs::read_dir("/proc")
@@ -34,7 +34,7 @@ pub(super) fn descendants() -> Vec<(Pid, i32)> {
     found
 }
 
-/// Other systems have no reaper but the first process: only the group is reached there.
+/// On other systems only the first process can be a reaper, so only the group can be signalled.
 #[cfg(not(target_os = "linux"))]
 pub(super) fn descendants() -> Vec<(Pid, i32)> {
     Vec::new()
@@ -50,7 +50,7 @@ struct Process {
 
 #[cfg(target_os = "linux")]
 impl Process {
-    /// Reads `/proc/<pid>/stat`: `pid (name) state parent group …`, where the name may hold anything.
+    /// Reads `/proc/<pid>/stat`: `pid (name) state parent group …`, where the name may contain anything.
     fn read(directory: &std::path::Path) -> Option<Self> {
         let pid = directory.file_name()?.to_str()?.parse().ok()?;
         let stat = std::fs::read(directory.join("stat")).ok()?;

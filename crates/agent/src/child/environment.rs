@@ -1,12 +1,12 @@
-//! What a command sees of the agent's environment: what this list names, so that the agent's secrets stay its own.
+//! The part of the agent's environment that a command sees: a list of names, so that the agent's secrets stay with the agent.
 //!
-//! The agent's environment holds the variables that its config fills in (keys of backends, above all), Reveille's own
-//! (passwords of databases are in URLs) and a service manager's. Backends need none of that. They do need to find
-//! programs, homes, caches, libraries, GPUs and the user's session.
+//! The agent's environment has the variables that its config refers to (above all keys of backends), Reveille's own (URLs
+//! with database passwords) and the service manager's. Backends need none of those. They do need to find programs, homes,
+//! caches, libraries, GPUs and the user's session.
 
+use crate::config::OWN_VARIABLES;
 use std::ffi::{OsStr, OsString};
 
-/// Passed by name.
 const NAMES: [&str; 16] = [
     "PATH",
     "HOME",
@@ -17,25 +17,22 @@ const NAMES: [&str; 16] = [
     "LANGUAGE",
     "TZ",
     "TMPDIR",
-    // Where libraries are: those of CUDA and ROCm often aren't where the system looks.
+    // CUDA's and ROCm's libraries often aren't where the system looks.
     "LD_LIBRARY_PATH",
-    // What `systemctl --user` talks to.
+    // For `systemctl --user`.
     "DBUS_SESSION_BUS_ADDRESS",
-    // Who is trusted, for backends that fetch models.
+    // For backends that download models.
     "SSL_CERT_FILE",
     "SSL_CERT_DIR",
     "GPU_DEVICE_ORDINAL",
     "OMP_NUM_THREADS",
     "HF_HOME",
 ];
-/// Passed by how the name begins: locale, folders of the user, and what chooses and tunes GPUs.
+/// Prefixes of further names: the locale, the user's folders, and the choice and tuning of GPUs.
 const PREFIXES: [&str; 11] = [
     "LC_", "XDG_", "CUDA_", "NVIDIA_", "NCCL_", "HIP_", "HSA_", "ROCR_", "ROCM_", "ZE_", "ONEAPI_",
 ];
-/// Reveille's own variables. None reaches a command, whatever a config says.
-pub(crate) const OWN: &str = "REVEILLE_";
-
-/// What is passed of the agent's variables to a command whose config names `more` of them.
+/// The agent's variables that reach a command whose config names `more` of them. Reveille's own never do.
 pub(super) fn passed(
     agents: impl Iterator<Item = (OsString, OsString)>,
     more: &[String],
@@ -46,7 +43,7 @@ pub(super) fn passed(
 fn passes(name: &OsStr, more: &[String]) -> bool {
     let Some(name) = name.to_str() else { return false };
     let known = NAMES.contains(&name) || PREFIXES.iter().any(|prefix| name.starts_with(prefix));
-    !name.starts_with(OWN) && (known || more.iter().any(|more| more == name))
+    !name.starts_with(OWN_VARIABLES) && (known || more.iter().any(|more| more == name))
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
-//! What a shim is told to start: one line of JSON in its pipe, so that arguments and variables, which may be secrets, stand
-//! neither on its command line nor in its environment.
+//! What a shim should start. It comes as one line of JSON through the shim's pipe, so that arguments and variables, which may
+//! be secrets, are neither on its command line nor in its environment.
 
-use super::leftovers::ChildrenLock;
+use super::orphans::ChildrenLock;
 use serde::{Deserialize, Serialize};
 use std::{
     ffi::OsString,
@@ -10,27 +10,27 @@ use std::{
     time::Duration,
 };
 
-/// A command, and how long it has between TERM and KILL.
 #[derive(Serialize, Deserialize)]
 pub(super) struct Launch {
+    /// Between TERM and KILL.
     pub(super) grace: Duration,
-    /// What tells a later run of the agent that it still runs.
+    /// Held while the command runs, so that a later run of the agent knows.
     pub(super) lock: Option<ChildrenLock>,
     pub(super) program: PathBuf,
     pub(super) args: Vec<OsString>,
-    /// All that it sees.
+    /// The command's whole environment.
     pub(super) variables: Vec<(OsString, OsString)>,
 }
 
 impl Launch {
-    /// As it is sent, its end included.
+    /// The line that is sent, with its line break.
     pub(super) fn line(&self) -> serde_json::Result<Vec<u8>> {
         let mut line = serde_json::to_vec(self)?;
         line.push(b'\n');
         Ok(line)
     }
 
-    /// The command, without an output yet.
+    /// The command; its output isn't set yet.
     pub(super) fn command(self) -> Command {
         let mut command = Command::new(self.program);
         command

@@ -1,16 +1,15 @@
-//! Children of the agent that can't outlive it: each runs below a [shim](shim_main) of its own.
+//! Children of the agent, which can't outlive it: each runs below its own [shim](shim_main).
 
 mod descendants;
 mod environment;
 mod launch;
-mod leftovers;
+mod orphans;
 mod output;
 mod program;
 mod shim;
 mod shims;
 
-pub(crate) use environment::OWN as OWN_VARIABLES;
-pub use leftovers::{ChildrenLock, Leftovers};
+pub use orphans::{ChildrenLock, Orphans};
 pub use output::{OUTPUT_TAIL_BYTES, Output};
 pub use program::find as find_program;
 pub use shim::shim_main;
@@ -26,10 +25,10 @@ use tokio::{
     time::timeout,
 };
 
-/// How long the shim may take to be told what to start, and then to say that it has.
+/// How long the shim may take to read what it should start, and then to confirm the start.
 const START_LIMIT: Duration = Duration::from_secs(5);
 
-/// Why a child wasn't started; one sentence, without the program's name.
+/// Why a child could not be started; one sentence, without the program's name.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct NotStarted(String);
@@ -37,16 +36,13 @@ pub struct NotStarted(String);
 /// How a child ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Exit {
-    /// With an exit code, having left so many descendants running (they are ended then).
     Code {
-        /// The code.
         code: i32,
-        /// How many descendants it left.
+        /// How many descendants it left running; the shim ends them.
         left: usize,
     },
-    /// By a signal.
     Signal(i32),
-    /// Its shim was killed; what could be reached of it was ended.
+    /// Its shim was killed, so the child's process group was killed too.
     Lost,
 }
 
@@ -63,7 +59,7 @@ impl fmt::Display for Exit {
 /// A running child. Dropping it ends it and its descendants, in the background; [`Child::stop`] waits for that.
 #[derive(Debug)]
 pub struct Child {
-    // Boxed, because a child is moved about a lot and these are large.
+    // Boxed: a child is moved a lot, and these are large.
     shim: Box<tokio::process::Child>,
     lease: Option<ChildStdin>,
     said: Box<Lines<BufReader<ChildStdout>>>,
@@ -116,20 +112,17 @@ impl Child {
         }
     }
 
-    /// The child's process id.
     #[must_use]
     pub fn id(&self) -> i32 {
         self.pid.as_raw_pid()
     }
 
-    /// What it prints.
     #[must_use]
     pub const fn output(&self) -> &Output {
         &self.output
     }
 
-    /// Waits until the child itself has ended; what it left running may still be being ended. May be dropped and
-    /// called again.
+    /// Waits for the end of the child itself; its descendants may still be ending. Cancel-safe.
     pub async fn exited(&mut self) -> Exit {
         if let Some(exit) = self.exit {
             return exit;
@@ -137,22 +130,22 @@ impl Child {
         let said = self.said.next_line().await.ok().flatten();
         let exit = said.as_deref().and_then(parse_exit).unwrap_or(Exit::Lost);
         if exit == Exit::Lost {
-            // The group's leader is dead or still ours, so its number can't have gone to a stranger's group.
+            // The group's leader is dead or still ours, so no other group can have its number.
             let _ = kill_process_group(self.pid, Signal::KILL);
         }
         self.exit = Some(exit);
         exit
     }
 
-    /// Waits until the child has ended and nothing of it is left. May be dropped and called again.
+    /// Waits for the end of the child and all of its descendants. Cancel-safe.
     pub async fn ended(&mut self) -> Exit {
         let exit = self.exited().await;
-        // An error means that it has been reaped already.
+        // An error means that it was reaped before.
         let _ = self.shim.wait().await;
         exit
     }
 
-    /// Ends the child and its descendants (TERM, its grace, KILL) and waits until none is left.
+    /// Ends the child and its descendants (TERM, the grace, KILL) and waits until all have ended.
     pub async fn stop(mut self) -> Exit {
         self.lease = None;
         self.ended().await
@@ -167,7 +160,7 @@ fn launch(shims: &Shims, action: &CommandAction, grace: Duration) -> Result<Laun
         .map(|(_, value)| value.as_ref());
     let program = program::find(&action.program, path)?;
     let args = action.args.iter().map(Secret::reveal).map(Into::into);
-    // The later one of the same name counts.
+    // Of two with the same name, the later one counts.
     let variables = environment::passed(std::env::vars_os(), &action.env_pass)
         .chain(own.map(|(name, value)| (name.into(), value.into())));
     Ok(Launch {

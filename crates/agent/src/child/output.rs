@@ -1,18 +1,14 @@
-//! What a child prints: always drained, so that it never blocks, and only the end of it kept.
+//! A child's output: always drained, so that the child never blocks; only the end of it is kept.
 
-use std::{
-    collections::VecDeque,
-    fmt,
-    sync::{Arc, Mutex, PoisonError},
-};
+use parking_lot::{Mutex, MutexGuard};
+use std::{collections::VecDeque, fmt, sync::Arc};
 use tokio::io::{AsyncRead, AsyncReadExt};
 
-/// How much of a child's output is kept, in bytes: the end of it.
+/// How much of the end of a child's output is kept.
 pub const OUTPUT_TAIL_BYTES: usize = 64 * 1024;
-/// How much is read at once.
 const READ_BYTES: usize = 16 * 1024;
 
-/// The end of what a child has printed. For its owner's eyes on this machine: never logged, never sent.
+/// The end of a child's output, for the owner of this machine only: it is never logged and never sent.
 #[derive(Clone, Default)]
 pub struct Output(Arc<Mutex<Tail>>);
 
@@ -23,19 +19,17 @@ struct Tail {
 }
 
 impl Output {
-    /// The last [`OUTPUT_TAIL_BYTES`] at most.
     #[must_use]
     pub fn tail(&self) -> Vec<u8> {
         self.lock().bytes.iter().copied().collect()
     }
 
-    /// How many bytes were printed in all.
     #[must_use]
     pub fn seen_bytes(&self) -> u64 {
         self.lock().seen
     }
 
-    /// Reads until the last process that holds the other end is gone.
+    /// Reads until no process holds the other end any longer.
     pub(super) async fn drain(self, mut pipe: impl AsyncRead + Unpin) {
         let mut buffer = vec![0; READ_BYTES];
         while let Ok(count @ 1..) = pipe.read(&mut buffer).await {
@@ -51,8 +45,8 @@ impl Output {
         tail.bytes.drain(..excess);
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Tail> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Tail> {
+        self.0.lock()
     }
 }
 

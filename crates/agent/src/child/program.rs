@@ -1,4 +1,4 @@
-//! Finding a program before it is started, so that a wrong one is told apart from one that fails.
+//! Finds a program before it is started, so that a missing program isn't mistaken for one that fails.
 
 use std::{
     env,
@@ -8,17 +8,17 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// The file that `program` (an absolute path, or a bare name to look up in `path`) means.
+/// The file of `program`, which is an absolute path or a name to look up in `path`.
 ///
 /// # Errors
-/// Says what is wrong, without the program's name: it may go to others in a wake's outcome.
+/// The reason, without the program's name: it may leave this machine in a wake's outcome.
 pub fn find(program: &str, path: Option<&OsStr>) -> Result<PathBuf, &'static str> {
     if Path::new(program).is_absolute() {
         return executable(Path::new(program)).map(|()| PathBuf::from(program));
     }
     let own = env::var_os("PATH");
     let path = path.or(own.as_deref()).unwrap_or_default();
-    // Relative entries of PATH depend on the directory that the agent was started in: not looked at.
+    // Relative entries of PATH depend on the directory that the agent was started in, so they are skipped.
     let candidates = env::split_paths(path).filter(|directory| directory.is_absolute());
     let mut worst = "the program was not found in PATH";
     for candidate in candidates.map(|directory| directory.join(program)) {

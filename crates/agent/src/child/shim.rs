@@ -1,13 +1,13 @@
 //! The small process between the agent and one of its children: `reveille shim`.
 //!
-//! The agent may be killed in a way that nothing can catch, and a child may detach its own children from itself.
-//! So the shim holds the other end of a pipe that only the agent has, and is the reaper of everything below it:
-//! when the pipe closes, it ends the child and all of its descendants, and goes only when none is left.
+//! The agent may be killed by a signal that it can't catch, and a child may detach its own children. So the shim reads from a
+//! pipe whose other end only the agent has, and is the reaper of everything below it: when the pipe closes, it ends the child
+//! and all of its descendants, and exits only when all have ended.
 //!
-//! Standard input is that pipe. One line comes through it, the [`Launch`], and until it comes the shim waits. On standard
-//! output it says, a line each, `started <pid>` or `failed <why>`, and then `exited code <n> left <m>` or
-//! `exited signal <n> left <m>`, `m` being how many descendants the child left running. The child's own output goes to
-//! the shim's standard error. Its exit code is the child's.
+//! Standard input is that pipe. The shim waits for one line, the [`Launch`]. On standard output it writes, a line each,
+//! `started <pid>` or `failed <why>`, and then `exited code <n> left <m>` or `exited signal <n> left <m>`, where `m` is the
+//! number of descendants that the child left running. The child's output goes to the shim's standard error. The shim's exit
+//! code is the child's.
 
 use super::{
     descendants::{descendants, signal_all},
@@ -27,21 +27,21 @@ use tokio::{
     time::{Instant, sleep, timeout_at},
 };
 
-/// The exit code for a shim that was called wrongly or couldn't start its child.
+/// The exit code of a shim that was called wrongly or couldn't start its child.
 const FAILED: u8 = 125;
 /// What a shell adds to a signal's number to make it an exit code.
 const SIGNAL_BASE: i32 = 128;
-/// How often KILL is sent again while descendants are left: they may be forking.
+/// How often KILL is repeated while descendants live, since they may be forking.
 const KILL_INTERVAL: Duration = Duration::from_millis(20);
 
-/// The shim's whole life.
+/// `reveille shim`, from start to exit.
 pub fn shim_main() -> ExitCode {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     match runtime.and_then(|runtime| runtime.block_on(live())) {
         Ok(code) => ExitCode::from(code),
         Err(error) => {
             eprintln!(
-                "reveille shim: is started by the agent, through a pipe: {}",
+                "reveille shim: only the agent can start this, through a pipe: {}",
                 error.kind()
             );
             ExitCode::from(FAILED)
@@ -49,7 +49,7 @@ pub fn shim_main() -> ExitCode {
     }
 }
 
-/// Says something to the agent. When nobody listens, the pipe's end will say so too.
+/// Reports to the agent. If nobody reads, the end of the pipe will tell.
 fn say(line: &str) {
     let mut out = io::stdout().lock();
     let _ = writeln!(out, "{line}").and_then(|()| out.flush());
@@ -57,14 +57,14 @@ fn say(line: &str) {
 
 async fn live() -> io::Result<u8> {
     become_reaper()?;
-    // Signals are listened to before there is a child whose end could be missed.
+    // Subscribed before there is a child, whose end would be missed otherwise.
     let mut ends = signal(SignalKind::child())?;
     let mut agent = Agent::new()?;
     let Some(launch) = agent.launch().await? else {
         return Ok(0);
     };
     let grace = launch.grace;
-    // Given back by the end of this process. If it can't be had, the child runs all the same.
+    // Released by the end of this process. The child runs even without it.
     let _lock = launch.lock.as_ref().and_then(|lock| lock.share().ok());
     let child = match start(launch.command()) {
         Ok(child) => child,
@@ -83,7 +83,7 @@ async fn live() -> io::Result<u8> {
         () = family.child_ended(&mut ends) => {}
         () = agent.stop() => {}
     }
-    // The agent hears of the end at once; what the child left behind may take longer.
+    // The agent hears of the end at once; the descendants may take longer.
     let told = family.report();
     family.end_all(&mut ends, grace).await;
     if !told {
@@ -92,7 +92,7 @@ async fn live() -> io::Result<u8> {
     Ok(family.exit_code())
 }
 
-/// Orphans below us become our children instead of the first process's.
+/// Makes orphans below us our children instead of the first process's.
 fn become_reaper() -> io::Result<()> {
     #[cfg(target_os = "linux")]
     rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?;
@@ -109,7 +109,7 @@ fn start(mut command: Command) -> io::Result<Pid> {
         .ok_or_else(|| io::ErrorKind::InvalidData.into())
 }
 
-/// What comes from outside: the agent's pipe, and the signals that end a process.
+/// The agent's pipe, and the signals that end a process.
 struct Agent {
     pipe: BufReader<pipe::Receiver>,
     signals: [SignalStream; 3],
@@ -130,7 +130,7 @@ impl Agent {
         })
     }
 
-    /// What to start; nothing when the end comes before.
+    /// What to start; `None` when the end comes first.
     async fn launch(&mut self) -> io::Result<Option<Launch>> {
         let mut line = Vec::new();
         tokio::select! {
@@ -143,10 +143,10 @@ impl Agent {
         Ok(Some(serde_json::from_slice(&line)?))
     }
 
-    /// Waits until the end is asked for.
+    /// Waits until the shim should end.
     async fn stop(mut self) {
         tokio::select! {
-            // The agent writes nothing but the launch: anything, the end included, means stop.
+            // The agent writes nothing but the launch, so any byte, like the end of the pipe, means stop.
             _ = self.pipe.read_u8() => {}
             () = signalled(&mut self.signals) => {}
         }
@@ -161,15 +161,15 @@ async fn signalled([term, int, hup]: &mut [SignalStream; 3]) {
     }
 }
 
-/// The child and all that descends from it.
+/// The child and its descendants.
 struct Family {
     child: Pid,
     status: Option<WaitStatus>,
 }
 
 impl Family {
-    /// Reaps whoever has ended; whether nobody is left. Everybody orphaned below us is our child, so none left to
-    /// wait for means no descendant left.
+    /// Reaps ended processes; returns whether none is left. Orphans below us are our children, so with no child left there
+    /// is no descendant left.
     fn reap(&mut self) -> bool {
         loop {
             match wait(WaitOptions::NOHANG) {
@@ -197,7 +197,7 @@ impl Family {
         }
     }
 
-    /// TERM, the grace, then KILL until nobody is left.
+    /// TERM, the grace, then KILL until none is left.
     async fn end_all(&mut self, ends: &mut SignalStream, grace: Duration) {
         if self.reap() {
             return;
@@ -216,7 +216,7 @@ impl Family {
         }
     }
 
-    /// Tells the agent how the child ended; whether it has.
+    /// Reports how the child ended; returns whether it has.
     fn report(&self) -> bool {
         let left = descendants().len();
         match self.status {

@@ -1,45 +1,41 @@
-//! The agent's side of shims: one is started for each child, or was started before and waits to be told what to launch.
+//! The agent's side of shims: each child needs one, which is started for it or was started before and waits.
 
-use super::{launch::Launch, leftovers::ChildrenLock};
-use std::{
-    fmt, io,
-    path::PathBuf,
-    process::Stdio,
-    sync::{Arc, Mutex, PoisonError},
-};
+use super::{launch::Launch, orphans::ChildrenLock};
+use parking_lot::Mutex;
+use std::{fmt, io, path::PathBuf, process::Stdio, sync::Arc};
 use tokio::{
     io::{AsyncWriteExt, BufReader},
     process::{Child as Process, ChildStderr, ChildStdin, ChildStdout, Command},
 };
 
-/// The subcommand of the running program that is the shim.
+/// The subcommand that makes this program a shim.
 pub const SHIM: &str = "shim";
 
-/// Where shims come from: the running program itself, called with `shim`.
+/// Starts shims: this program, with the `shim` subcommand.
 #[derive(Clone)]
 pub struct Shims {
     program: PathBuf,
     lock: Option<ChildrenLock>,
-    /// The one that waits; a place for it only where one is kept ready.
+    /// The waiting shim; present only if one is kept ready.
     ready: Option<Arc<Mutex<Option<Shim>>>>,
 }
 
 /// A running shim, and the ends of its pipes.
 pub(super) struct Shim {
     pub(super) process: Process,
-    /// Closing it ends the shim and all below it.
+    /// Closing it ends the shim and everything below it.
     pub(super) lease: ChildStdin,
-    /// What it says of its child.
+    /// The shim's reports about its child.
     pub(super) said: BufReader<ChildStdout>,
-    /// What its child prints.
+    /// The child's output.
     pub(super) printed: ChildStderr,
 }
 
 impl Shims {
-    /// The running program's own `shim` subcommand, started when it is needed.
+    /// Shims that start when they are needed.
     ///
     /// # Errors
-    /// When the program's file can't be found out.
+    /// When the program's own file can't be found.
     pub fn of_this_program() -> io::Result<Self> {
         Ok(Self {
             program: std::env::current_exe()?,
@@ -48,7 +44,7 @@ impl Shims {
         })
     }
 
-    /// Has all of them share `lock`, so that a later run of this agent knows of them.
+    /// Makes all shims share `lock`, so that a later run of this agent knows of them.
     #[must_use]
     pub fn sharing(mut self, lock: ChildrenLock) -> Self {
         self.lock = Some(lock);
@@ -59,7 +55,7 @@ impl Shims {
         self.lock.as_ref()
     }
 
-    /// Keeps one waiting, from now on: starting this program takes longer than starting most commands.
+    /// Keeps one shim waiting from now on: starting this program takes longer than starting most commands.
     #[must_use]
     pub fn with_one_ready(mut self) -> Self {
         self.ready = Some(Arc::default());
@@ -67,10 +63,10 @@ impl Shims {
         self
     }
 
-    /// A shim that has been told what to launch.
+    /// A shim that has received what to launch.
     pub(super) async fn give(&self, launch: &Launch) -> io::Result<Shim> {
         let line = launch.line()?;
-        // One that has waited may have been killed meanwhile.
+        // The waiting shim may have been killed.
         if let Some(mut shim) = self.take()
             && shim.lease.write_all(&line).await.is_ok()
         {
@@ -81,19 +77,19 @@ impl Shims {
         Ok(shim)
     }
 
-    /// Has one wait again, where one is kept ready.
+    /// Starts the next waiting shim, if one is kept ready.
     pub(super) fn prepare(&self) {
         let Some(ready) = &self.ready else { return };
-        let mut ready = ready.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut ready = ready.lock();
         if ready.is_none() {
-            // If it can't be started, whoever needs it says why.
+            // If this fails, the next use reports why.
             *ready = self.start().ok();
         }
     }
 
     fn take(&self) -> Option<Shim> {
         let ready = self.ready.as_ref()?;
-        ready.lock().unwrap_or_else(PoisonError::into_inner).take()
+        ready.lock().take()
     }
 
     fn start(&self) -> io::Result<Shim> {
@@ -103,7 +99,7 @@ impl Shims {
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
-            // A group of its own: Ctrl-C in the agent's terminal must not end the shim before its child.
+            // Its own group: Ctrl-C in the agent's terminal must not end the shim before its child.
             .process_group(0)
             .spawn()?;
         let pipes = (process.stdin.take(), process.stdout.take(), process.stderr.take());

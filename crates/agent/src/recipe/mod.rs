@@ -1,83 +1,49 @@
 //! Running the recipes that wake a backend or put it to sleep.
 //!
-//! A [`Run`] is a task of its own, so that its owner keeps answering while it goes on. It tells its outcome once, as
-//! soon as it is known, and ends only when nothing that it started is left, except the served backend of a wake that
-//! succeeded: that goes to the owner. Whatever must be gone before a run may begin is handed to it as a future.
+//! A [`Run`] is a task of its own, so that its owner keeps answering meanwhile. It reports its outcome once, as soon as it
+//! is known, and ends only when everything that it started has ended, except the served backend of a wake that succeeded:
+//! that goes to the owner. A future that is handed to it must complete before it begins.
 
-mod step;
+mod runner;
 mod timeline;
 
+pub use runner::Runner;
 pub use timeline::Outcome;
 
 use crate::{
-    AgentError,
-    child::{Child, ChildrenLock, Exit, Leftovers, Shims},
-    config::{ProviderConfig, Step, WakeConfig},
-    fetch,
+    child::{Child, Exit},
+    config::{Step, WakeConfig},
     probe::Probe,
     verify::Verify,
 };
 use futures::future::BoxFuture;
 use reveille_domain::WakeFailureKind;
+use runner::stage_name;
 use std::{sync::Arc, time::Duration};
-use step::stage_name;
 use timeline::Timeline;
 use tokio::{sync::oneshot, task::JoinHandle, time::Instant};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 /// The stage after the steps.
 const PROBE_STAGE: &str = "probe";
-/// How soon after a sleep recipe the probe must find that the backend sleeps.
+/// How soon after a sleep recipe the probe must find the backend asleep.
 const ASLEEP_WITHIN: Duration = Duration::from_secs(10);
 /// The stage after the probe.
 const VERIFY_STAGE: &str = "verify";
 
-/// What recipes are run with.
-#[derive(Debug, Clone)]
-pub struct Runner {
-    /// The client of `http` steps.
-    pub client: reqwest::Client,
-    /// Where the shims of `command` steps come from.
-    pub shims: Shims,
-    /// What no wake recipe runs beside.
-    pub leftovers: Leftovers,
-}
-
-impl Runner {
-    /// For the recipes of `providers`. Their children share `lock`, and what has it now is left of an earlier run.
-    ///
-    /// # Errors
-    /// When the program's own file can't be found out, or TLS can't be set up.
-    pub fn new(providers: &[ProviderConfig], lock: Option<ChildrenLock>) -> Result<Self, AgentError> {
-        let leftovers = lock.clone().map_or_else(Leftovers::none, Leftovers::of);
-        let mut shims = Shims::of_this_program().map_err(AgentError::Program)?;
-        if let Some(lock) = lock {
-            shims = shims.sharing(lock);
-        }
-        if providers.iter().any(ProviderConfig::runs_commands) {
-            shims = shims.with_one_ready();
-        }
-        Ok(Self {
-            client: fetch::client()?,
-            shims,
-            leftovers,
-        })
-    }
-}
-
-/// What must be gone before a run begins: an earlier run, or a served backend.
+/// Completes when a run may begin: an earlier run and a served backend have ended.
 pub type Before = BoxFuture<'static, ()>;
 
-/// What becomes of a run.
+/// The two things that a run reports.
 #[derive(Debug)]
 pub enum Progress {
-    /// How it went; told at once, and not at all when it is cancelled.
+    /// How it went: at once, and never when it is cancelled.
     Outcome(Outcome),
-    /// Nothing is left of it but the served backend of a wake that succeeded.
+    /// Everything that it started has ended, except the served backend of a wake that succeeded.
     Ended(Option<Child>),
 }
 
-/// A recipe that runs. Dropping it cancels it and ends what it started, in the background.
+/// A running recipe. Dropping it cancels it and ends what it started, in the background.
 #[derive(Debug)]
 pub struct Run {
     outcome: Option<oneshot::Receiver<Outcome>>,
@@ -104,7 +70,7 @@ impl Run {
         let cancel = CancellationToken::new();
         let cancelled = cancel.clone();
         let task = tokio::spawn(async move {
-            // Not cancellable: the next run relies on it that everything before is gone when this one is.
+            // Not cancellable: when this run has ended, everything before it must have ended too.
             before.await;
             let mut running = None;
             let outcome = cancelled
@@ -112,7 +78,7 @@ impl Run {
                 .await;
             let served = outcome.as_ref().is_some_and(|outcome| outcome.failure.is_none());
             if let Some(outcome) = outcome {
-                // The owner may have lost interest; what was started is ended all the same.
+                // The owner may be gone; what was started must end all the same.
                 let _ = tell.send(outcome);
             }
             let child = running?;
@@ -130,7 +96,7 @@ impl Run {
         }
     }
 
-    /// What comes next: its outcome, then its end. May be dropped and called again, but not after the end.
+    /// Waits for its outcome, then for its end. Cancel-safe; must not be called after the end.
     pub async fn next(&mut self) -> Progress {
         if let Some(outcome) = &mut self.outcome {
             let told = outcome.await;
@@ -142,12 +108,12 @@ impl Run {
         Progress::Ended((&mut self.task).await.ok().flatten())
     }
 
-    /// Waits until nothing is left of the run but the served backend of a wake that succeeded.
+    /// Waits for the end of everything except the served backend of a wake that succeeded.
     pub async fn ended(self) -> Option<Child> {
         self.task.await.ok().flatten()
     }
 
-    /// Cancels the run and waits until nothing is left of it.
+    /// Cancels the run and waits until everything that it started has ended.
     pub async fn stop(self) {
         self.cancel.cancel();
         if let Some(child) = self.ended().await {
@@ -156,17 +122,16 @@ impl Run {
     }
 }
 
-/// What a run does.
 enum Job {
     Wake(WakeConfig, Box<Probe>),
     Sleep(Vec<Step>, Box<Probe>),
 }
 
 impl Job {
-    /// What is in `running` at the end, or when this is dropped, is what is still to be ended or, after success, kept.
+    /// A child in `running` at the end, or after a cancellation, must be ended by the caller or, after a success, kept.
     async fn run(&self, runner: &Runner, running: &mut Option<Child>) -> Outcome {
         if let Self::Wake(..) = self {
-            runner.leftovers.clone().gone().await;
+            runner.orphans.clone().gone().await;
         }
         let mut timeline = Timeline::begin();
         let (steps, probe) = match self {
@@ -195,7 +160,7 @@ impl Job {
     }
 }
 
-/// Probes until the backend is no longer available: it can't be told apart from one that is awake before.
+/// Probes until the backend is no longer available.
 async fn await_end(probe: &Probe) -> Result<(), String> {
     if probe.await_unavailable(Instant::now() + ASLEEP_WITHIN).await {
         return Ok(());
@@ -222,7 +187,7 @@ async fn await_boot(
     }
 }
 
-/// Verifies the backend, or finds that the served one has ended.
+/// Verifies the backend, or fails when the served one ends.
 async fn answers(verify: &Verify, running: &mut Option<Child>) -> Result<(), String> {
     tokio::select! {
         exit = exited(running) => Err(format!("the served command {exit}")),
@@ -230,7 +195,7 @@ async fn answers(verify: &Verify, running: &mut Option<Child>) -> Result<(), Str
     }
 }
 
-/// The end of the served command; never when there is none.
+/// Waits for the end of the served command; forever when there is none.
 async fn exited(running: &mut Option<Child>) -> Exit {
     match running {
         Some(child) => child.exited().await,
@@ -238,7 +203,7 @@ async fn exited(running: &mut Option<Child>) -> Exit {
     }
 }
 
-/// Runs steps in order up to the first that fails: its stage and why.
+/// Runs the steps in order. The first that fails ends it with its stage and the reason.
 async fn run_steps(
     runner: &Runner,
     steps: &[Step],

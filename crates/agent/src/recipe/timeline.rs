@@ -14,7 +14,7 @@ pub struct Outcome {
 }
 
 impl Outcome {
-    /// The outcome of a run that wasn't begun.
+    /// The outcome of a run that never began.
     #[must_use]
     pub const fn of(failure: WakeFailure) -> Self {
         Self {
@@ -23,7 +23,7 @@ impl Outcome {
         }
     }
 
-    /// The same of a run that something was waited for before.
+    /// The same outcome with an earlier wait as its first stage.
     #[must_use]
     pub fn after(mut self, waited: Option<Stage>) -> Self {
         let Some(waited) = waited else { return self };
@@ -45,7 +45,7 @@ impl From<Outcome> for WakeOutcome {
     }
 }
 
-/// Keeps the times of a run's stages.
+/// Measures the stages of a run.
 #[derive(Debug)]
 pub(super) struct Timeline {
     began: Instant,
@@ -60,7 +60,7 @@ impl Timeline {
         }
     }
 
-    /// Runs a stage and notes its time, whether or not it succeeds.
+    /// Runs a stage and records its time, whether or not it succeeds.
     pub(super) async fn stage<T>(&mut self, name: &str, stage: impl Future<Output = T>) -> T {
         let started = self.began.elapsed();
         let result = stage.await;

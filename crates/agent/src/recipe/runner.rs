@@ -1,10 +1,10 @@
-//! One step of a recipe.
+//! Runs the steps of recipes.
 
-use super::Runner;
 use crate::{
-    child::{Child, Exit},
-    config::{Action, CommandAction, HttpAction, Step},
-    fetch::reason,
+    AgentError,
+    child::{Child, ChildrenLock, Exit, Orphans, Shims},
+    config::{Action, CommandAction, HttpAction, ProviderConfig, Step},
+    fetch::{self, reason},
 };
 use std::time::Duration;
 use tokio::{
@@ -12,13 +12,24 @@ use tokio::{
     time::{Instant, sleep, timeout, timeout_at},
 };
 
-/// How long a command that overran its time-out has between TERM and KILL, and what it left running likewise.
+/// The grace between TERM and KILL for a command that overran its time-out, and for processes that it left running.
 const ONCE_GRACE: Duration = Duration::from_secs(1);
 
-/// How long one attempt to connect may take: a machine that is off answers nothing, and the kernel would go on asking with
-/// ever longer pauses.
+/// How long one attempt to connect may take. A machine that is off doesn't answer, and the kernel would retry with ever
+/// longer pauses.
 const TCP_ATTEMPT: Duration = Duration::from_secs(2);
 const TCP_PAUSE: Duration = Duration::from_millis(50);
+
+/// What recipes run with.
+#[derive(Debug, Clone)]
+pub struct Runner {
+    /// The client of `http` steps.
+    pub client: reqwest::Client,
+    /// The shims of `command` steps.
+    pub shims: Shims,
+    /// Wake recipes wait until these have ended.
+    pub orphans: Orphans,
+}
 
 /// The name of a step's stage, such as `step 1 http`.
 pub(super) fn stage_name(index: usize, step: &Step) -> String {
@@ -33,8 +44,29 @@ pub(super) fn stage_name(index: usize, step: &Step) -> String {
 }
 
 impl Runner {
-    /// Runs one step. `running` holds its command while there is one: what is there afterwards is either the served
-    /// backend or, after a failure or when this is dropped, something that must still be ended.
+    /// A runner for the recipes of `providers`. Their children share `lock`; whatever holds it now is an orphan of an
+    /// earlier run.
+    ///
+    /// # Errors
+    /// When the program's own file can't be found, or TLS can't be set up.
+    pub fn new(providers: &[ProviderConfig], lock: Option<ChildrenLock>) -> Result<Self, AgentError> {
+        let orphans = lock.clone().map_or_else(Orphans::none, Orphans::of);
+        let mut shims = Shims::of_this_program().map_err(AgentError::Program)?;
+        if let Some(lock) = lock {
+            shims = shims.sharing(lock);
+        }
+        if providers.iter().any(ProviderConfig::runs_commands) {
+            shims = shims.with_one_ready();
+        }
+        Ok(Self {
+            client: fetch::client()?,
+            shims,
+            orphans,
+        })
+    }
+
+    /// Runs one step. `running` holds the step's command while there is one. A command that is still there afterwards is
+    /// the served backend or, after a failure or a cancellation, something that must be ended.
     pub(super) async fn run_step(&self, step: &Step, running: &mut Option<Child>) -> Result<(), String> {
         match &step.action {
             Action::Http(action) => self.request(action, step.timeout).await,
@@ -103,7 +135,7 @@ impl Runner {
     }
 }
 
-/// Waits until somebody accepts connections at `address`.
+/// Waits until `address` accepts connections.
 async fn reachable(address: &str, limit: Duration) -> Result<(), String> {
     let deadline = Instant::now() + limit;
     let mut seen = None;

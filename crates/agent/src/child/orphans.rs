@@ -1,6 +1,6 @@
-//! What an earlier run of the same agent has left: its children end after it, and may take all of their grace.
+//! Orphans: children of an earlier run of the same agent, which end after it and may take all of their grace.
 //!
-//! Each shim has a share of a file's lock for as long as anything runs below it, so a later run can tell when nothing does.
+//! Each shim holds a shared lock on one file while anything runs below it, so a later run can tell when all have ended.
 
 use crate::state_dir::{StateDir, agent_file};
 use futures::{
@@ -18,32 +18,33 @@ use std::{
 use tokio::time::sleep;
 use tracing::{info, warn};
 
-/// How often it is looked whether something is left.
-const LOOK_EVERY: Duration = Duration::from_millis(20);
+const CHECK_EVERY: Duration = Duration::from_millis(20);
 
 /// The file whose lock the shims of one agent share.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct ChildrenLock(PathBuf);
 
 impl ChildrenLock {
-    /// The lock of the file at `path`, which is there.
+    /// The lock of an existing file.
     #[must_use]
     pub const fn new(path: PathBuf) -> Self {
         Self(path)
     }
 
-    /// That of one agent: others may share its state directory.
+    /// The lock of one agent; several may share a state directory.
     pub(crate) fn of(state: &StateDir, agent: &AgentName) -> Option<Self> {
         let file = state.mark(&agent_file(agent, "children"));
-        file.inspect_err(|error| warn!(%error, "the next run can't tell what this one leaves running"))
-            .ok()
-            .map(Self::new)
+        file.inspect_err(
+            |error| warn!(%error, "can't lock a file for children: the next run won't wait for orphans"),
+        )
+        .ok()
+        .map(Self::new)
     }
 
-    /// Shares it until the file is dropped.
+    /// Takes a share of the lock, until the file is dropped.
     pub(super) fn share(&self) -> io::Result<File> {
         let file = File::open(&self.0)?;
-        // Somebody who looks has it for an instant.
+        // A process that checks the lock holds it for an instant.
         file.lock_shared()?;
         Ok(file)
     }
@@ -57,30 +58,30 @@ impl ChildrenLock {
     }
 }
 
-/// The end of what an earlier run has left. Cheap to clone.
+/// Waits for the end of an earlier run's children. Cheap to clone.
 #[derive(Debug, Clone)]
-pub struct Leftovers(Shared<BoxFuture<'static, ()>>);
+pub struct Orphans(Shared<BoxFuture<'static, ()>>);
 
-impl Leftovers {
-    /// Nothing, or nothing that could be known of.
+impl Orphans {
+    /// For an agent that can't know of any.
     #[must_use]
     pub fn none() -> Self {
         Self(std::future::ready(()).boxed().shared())
     }
 
-    /// What shares `lock` now.
+    /// The processes that hold `lock` now.
     #[must_use]
     pub fn of(lock: ChildrenLock) -> Self {
-        // Looked for at once: later the agent's own children have the lock too.
+        // Checked at once: later the agent's own children hold the lock too.
         let gone = if is_left(&lock) {
             info!(
-                "an earlier run of this agent has left processes that are being ended; nothing is woken before"
+                "children of an earlier run of this agent are still ending; no recipe wakes a backend before that"
             );
             async move {
                 while is_left(&lock) {
-                    sleep(LOOK_EVERY).await;
+                    sleep(CHECK_EVERY).await;
                 }
-                info!("nothing of an earlier run is left");
+                info!("all children of an earlier run have ended");
             }
             .boxed()
         } else {
@@ -89,7 +90,7 @@ impl Leftovers {
         Self(gone.shared())
     }
 
-    /// Waits until nothing is left.
+    /// Waits until all have ended.
     pub async fn gone(self) {
         self.0.await;
     }
@@ -97,7 +98,7 @@ impl Leftovers {
 
 fn is_left(lock: &ChildrenLock) -> bool {
     lock.is_shared().unwrap_or_else(|error| {
-        warn!(%error, "can't tell whether an earlier run of this agent has left something");
+        warn!(%error, "can't tell whether children of an earlier run of this agent still run");
         false
     })
 }
@@ -121,20 +122,20 @@ mod tests {
     async fn they_are_gone_when_the_last_of_them_has_given_the_lock_back() {
         let (_folder, lock) = lock();
         let [first, second] = [lock.share().unwrap(), lock.share().unwrap()];
-        let leftovers = Leftovers::of(lock.clone());
+        let orphans = Orphans::of(lock.clone());
         drop(first);
-        assert!(timeout(A_WHILE, leftovers.clone().gone()).await.is_err());
+        assert!(timeout(A_WHILE, orphans.clone().gone()).await.is_err());
         drop(second);
-        timeout(SOON, leftovers.clone().gone()).await.unwrap();
+        timeout(SOON, orphans.clone().gone()).await.unwrap();
         let _own = lock.share().unwrap();
-        timeout(SOON, leftovers.gone()).await.expect("its own are none");
+        timeout(SOON, orphans.gone()).await.expect("its own are none");
     }
 
     #[tokio::test]
     async fn a_lock_that_cannot_be_looked_at_holds_nobody_up() {
         let (folder, lock) = lock();
         drop(folder);
-        let leftovers = Leftovers::of(lock);
-        timeout(SOON, leftovers.gone()).await.unwrap();
+        let orphans = Orphans::of(lock);
+        timeout(SOON, orphans.gone()).await.unwrap();
     }
 }
