@@ -1,4 +1,4 @@
-//! What the agent asks of control, until it is answered.
+//! Requests to control, repeated until control answers.
 
 use backon::{BackoffBuilder, ExponentialBuilder};
 use futures::{FutureExt, future::BoxFuture};
@@ -10,9 +10,8 @@ use reveille_domain::AgentName;
 use std::time::Duration;
 use tracing::debug;
 
-/// The first pause before a request is made again; it doubles up to a cap.
+/// The pause before a request is repeated; it doubles up to a cap.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
-/// The longest pause.
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 
 /// Control, as the agent sees it.
@@ -22,7 +21,7 @@ pub trait Hub: Send + Sync {
     fn ask(&self, request: ControlRequest) -> BoxFuture<'static, ControlAnswer>;
 }
 
-/// Control behind NATS.
+/// Control over NATS.
 #[derive(Debug, Clone)]
 pub struct NatsHub {
     connection: Connection,
@@ -30,7 +29,6 @@ pub struct NatsHub {
 }
 
 impl NatsHub {
-    /// Control, for `agent`.
     #[must_use]
     pub const fn new(connection: Connection, agent: AgentName) -> Self {
         Self { connection, agent }
@@ -52,10 +50,10 @@ impl Hub for NatsHub {
                     Ok(ControlAnswer::Refused {
                         refusal: ControlError::Unavailable { reason },
                     }) => {
-                        debug!(reason, "control can't answer now, asking again");
+                        debug!(reason, "control can't answer now; asking again");
                     }
                     Ok(answer) => return answer,
-                    Err(error) => debug!(%error, "control doesn't answer, asking again"),
+                    Err(error) => debug!(%error, "control doesn't answer; asking again"),
                 }
                 tokio::time::sleep(pauses.next().unwrap_or(LONGEST_PAUSE)).await;
             }

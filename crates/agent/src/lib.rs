@@ -1,23 +1,29 @@
 //! The agent: the Reveille process on a provider's machine.
 //!
-//! It reads its [`config`], finds out with a [`probe`] whether each backend is available, wakes and puts them to sleep
-//! with [`recipe`]s whose commands run as supervised [children](child), tells the hub all of that, and relays requests
-//! to the backends. Recipes, keys and what commands print never leave the machine.
+//! It reads its [`config`], [probes](probe) whether each backend is available, wakes backends and puts them to sleep with
+//! [`recipe`]s, whose commands run as supervised [children](child), reports all of that to the hub, and relays requests to the
+//! backends. Recipes, keys and the output of commands never leave the machine.
 //!
-//! [`run`] is one [`session`]. Each provider has one [owner](provider::Owner), which alone knows and changes its state;
-//! whatever else happens reaches it as an input.
+//! [`run`] is one [`session`]. Each provider has one [owner](provider::Owner), which alone knows and changes the provider's
+//! state; everything else reaches it as an input.
+
+#![expect(
+    missing_docs,
+    reason = "not a library for others: names that speak for themselves need no comment"
+)]
 
 pub mod child;
 pub mod config;
 mod error;
 pub mod fetch;
 pub mod hub;
+mod json_match;
 pub mod models;
+pub mod owner_policy;
 pub mod probe;
 pub mod provider;
 pub mod recipe;
 pub mod relay;
-pub mod rights;
 pub mod session;
 pub mod state_dir;
 pub mod verify;

@@ -1,6 +1,6 @@
-//! The folder in which an agent keeps what it must still know after a restart.
+//! The folder with what an agent must still know after a restart.
 //!
-//! Its files are for their owner alone, and each is replaced as a whole: a crash leaves the old one or the new one.
+//! Only their owner can read its files. Each is replaced as a whole, so that a crash leaves either the old or the new one.
 
 use reveille_domain::{AgentName, ProviderId};
 use std::{
@@ -10,29 +10,28 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// Whoever may look at the folder and its files.
 const OWNER_ONLY_DIR: u32 = 0o700;
 const OWNER_ONLY: u32 = 0o600;
-/// Each agent that uses the folder has a share of this file's lock.
+/// Each agent that uses the folder holds a shared lock on this file.
 const IN_USE: &str = "in-use";
-/// No file is larger: the largest lists the models of 64 providers.
+/// The largest file lists the models of 64 providers.
 const MAX_FILE_BYTES: u64 = 8 * 1024 * 1024;
 
-/// The name of a file about one provider: agents may share the folder, and their providers may have the same name.
+/// The file name for one provider. Agents may share the folder, and their providers may have the same names.
 pub(crate) fn provider_file(id: &ProviderId, what: &str) -> String {
     format!("{}.{}.{what}", id.agent, id.provider)
 }
 
-/// The name of a file of one agent.
+/// The file name for one agent.
 pub(crate) fn agent_file(agent: &AgentName, what: &str) -> String {
     format!("{agent}.{what}")
 }
 
-/// The folder of one agent, or of several, which need not exist.
+/// The folder of one or several agents. It may not exist yet.
 #[derive(Debug, Clone)]
 pub struct StateDir(PathBuf);
 
-/// As long as this lives, others can tell that an agent uses the folder.
+/// While this lives, other processes can see that an agent uses the folder.
 #[derive(Debug)]
 pub struct InUse(#[expect(dead_code, reason = "the lock ends with it")] File);
 
@@ -49,22 +48,22 @@ impl StateDir {
         &self.0
     }
 
-    /// Lets others see that an agent uses the folder, which is made if it is missing.
+    /// Marks the folder as in use; creates it if it is missing.
     ///
     /// # Errors
-    /// When it can't be made, or nothing can be written in it.
+    /// When it can't be created or written to.
     pub fn use_it(&self) -> io::Result<InUse> {
         self.make()?;
         let file = self.open_empty(IN_USE)?;
-        // Somebody who looks has it for an instant.
+        // A process that checks the lock holds it for an instant.
         file.lock_shared()?;
         Ok(InUse(file))
     }
 
-    /// Whether an agent uses the folder now, for those who only look; `None` when none ever has.
+    /// Whether an agent uses the folder now; `None` if none ever has.
     ///
     /// # Errors
-    /// When that can't be found out.
+    /// When the lock can't be checked.
     pub fn is_in_use(&self) -> io::Result<Option<bool>> {
         let file = match File::open(self.0.join(IN_USE)) {
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
@@ -77,29 +76,28 @@ impl StateDir {
         }
     }
 
-    /// Makes an empty file of the folder if it is missing, which is there for its lock, or to be there. It may be lost when
-    /// the machine itself stops.
+    /// Creates an empty file if it is missing: for its lock, or as a marker. It may be lost when the machine crashes.
     ///
     /// # Errors
-    /// When it can't be made.
+    /// When it can't be created.
     pub fn mark(&self, name: &str) -> io::Result<PathBuf> {
         self.make()?;
         self.open_empty(name)?;
         Ok(self.0.join(name))
     }
 
-    /// Whether the folder has a file.
+    /// Whether a file exists.
     ///
     /// # Errors
-    /// When that can't be found out.
+    /// When that can't be checked.
     pub fn has(&self, name: &str) -> io::Result<bool> {
         self.0.join(name).try_exists()
     }
 
-    /// What a file of the folder holds; `None` when there is none.
+    /// The content of a file; `None` if it doesn't exist.
     ///
     /// # Errors
-    /// When it can't be read, or is too large to be one of ours.
+    /// When it can't be read, or is larger than any file of ours.
     pub fn read(&self, name: &str) -> io::Result<Option<Vec<u8>>> {
         let file = match File::open(self.0.join(name)) {
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
@@ -113,15 +111,15 @@ impl StateDir {
         Ok(Some(content))
     }
 
-    /// Replaces a file of the folder, or makes it; it is on the disk afterwards. It belongs to whom the folder belongs
-    /// to: what root writes, the agent can read.
+    /// Creates or replaces a file, and syncs it to the disk. It belongs to the owner of the folder, so that the agent can read
+    /// what root writes.
     ///
     /// # Errors
-    /// When it can't be written; it is as it was then.
+    /// When it can't be written; the old file is kept then.
     pub fn write(&self, name: &str, content: &[u8]) -> io::Result<()> {
         self.make()?;
-        // What a crash has left goes first. Only a file of our own making is written: the folder may be another's, and
-        // a link in it would lead root anywhere.
+        // A crash may have left one. Only a new file is written to: the folder may belong to somebody else, and a link in it
+        // could lead root anywhere.
         let temporary = format!("{name}.new");
         self.remove(&temporary)?;
         let new = self.0.join(temporary);
@@ -139,7 +137,7 @@ impl StateDir {
         fs::rename(new, self.0.join(name))
     }
 
-    /// Removes a file of the folder, if there is one.
+    /// Removes a file, if it exists.
     ///
     /// # Errors
     /// When it can't be removed.

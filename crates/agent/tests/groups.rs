@@ -11,7 +11,7 @@ mod owned;
 
 use backend::{Backend, Closed, eventually};
 use owned::Owned;
-use reveille_agent::{provider::Groups, rights::Pause, state_dir::StateDir};
+use reveille_agent::{owner_policy::Pause, provider::Groups, state_dir::StateDir};
 use reveille_bus::wakes::WakeMessage;
 use reveille_domain::{
     SleepReason, WakeFailure, WakeFailureKind,

@@ -15,9 +15,9 @@ use crate::{
     config::ProviderConfig,
     hub::Hub,
     models::{self, Memory},
+    owner_policy::{OwnerPolicy, WakeAllowance},
     probe::{Probe, Verdict},
     recipe::Runner,
-    rights::{Allowance, Rights},
     state_dir::StateDir,
 };
 use futures::{FutureExt, future::BoxFuture};
@@ -56,7 +56,7 @@ pub struct Setup {
     /// The groups of the agent's providers.
     pub groups: Groups,
     /// What the owner of the machine decides.
-    pub rights: Rights,
+    pub owner_policy: OwnerPolicy,
     /// Where it is kept what must be known after a restart.
     pub state: Option<StateDir>,
     /// Told when control says that a later session has taken the agent's name.
@@ -72,7 +72,7 @@ pub struct Owner {
     belief: Belief,
     models: Vec<ModelName>,
     activity: Activity,
-    allowance: Allowance,
+    allowance: WakeAllowance,
     group: Option<Membership>,
     vacancy: Vacancy,
     /// The room that it could not make, and why: told when it is clear that the backend is still there.
@@ -158,7 +158,7 @@ impl Owner {
         let group = setup.groups.join(&config.name, terms);
         let max_per_day = config.wake.as_ref().and_then(|wake| wake.max_per_day);
         let id = ProviderId::new(setup.agent.clone(), config.name.clone());
-        let allowance = setup.rights.of(&id, max_per_day);
+        let allowance = setup.owner_policy.of(&id, max_per_day);
         let vacancy = Vacancy::open(&id, setup.state.clone().filter(|_| group.is_some()));
         let owner = Self {
             probe,
@@ -308,7 +308,7 @@ impl Owner {
         let (probe, anew) = (self.probe.clone(), !self.belief.is_up());
         async move {
             if anew {
-                probe.check_anew().await
+                probe.check_and_verify().await
             } else {
                 probe.check().await
             }

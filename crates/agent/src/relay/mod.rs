@@ -1,7 +1,7 @@
-//! Requests from the hub to the backends of this machine, and the answers back.
+//! Relays requests from the hub to the backends of this machine, and the answers back.
 //!
-//! What a request may reach and carry is a list: the paths that serve inference, a few headers. The hub names a
-//! provider of the config, never a URL; the backend's key is added here and goes nowhere else.
+//! Only listed paths and headers are relayed. The hub names a provider of the config, never a URL. The backend's key is added
+//! here and goes nowhere else.
 
 mod rename;
 
@@ -27,22 +27,22 @@ use tokio::{
 };
 use tracing::debug;
 
-/// What a request may ask of a backend. Everything else, such as a backend's own administration, is refused.
+/// The paths of inference. All others, such as a backend's administration, are refused.
 const PATHS: [&str; 3] = ["/v1/chat/completions", "/v1/completions", "/v1/embeddings"];
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 
-/// The largest request body; the API's own limit is lower.
+/// The largest request body; the API's limit is lower.
 const MAX_BODY_BYTES: u64 = 64 * 1024 * 1024;
-/// How much memory request bodies may hold at once, in KiB: more is answered `overloaded`.
+/// The memory for all request bodies together, in KiB. Requests beyond that wait, and then get `overloaded`.
 const MAX_HELD_KIB: u32 = 512 * 1024;
 /// How long a connection to a backend may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long an unused connection is kept. Common servers close theirs after 5 s, and a request that meets the end of
-/// its connection fails.
+/// How long an unused connection is kept. Common servers close theirs after 5 s, and a request on a connection that is just
+/// being closed fails.
 const IDLE_CONNECTION: Duration = Duration::from_secs(2);
-/// How long a request that found no backend waits until it is settled what that means.
+/// How long a request that found no backend waits for its owner's verdict.
 const SETTLE_LIMIT: Duration = Duration::from_secs(10);
-/// How long a request pauses before it asks again to be let in.
+/// The pause before a request asks again to be let in.
 const ENTRY_PAUSE: Duration = Duration::from_millis(10);
 
 /// Carries requests to the backends.
@@ -59,7 +59,7 @@ struct Backend {
     client: Client,
 }
 
-/// A backend's answer, and the request's place there until it is over.
+/// A backend's answer, and the request's slot until it is over.
 struct Answer {
     response: Response,
     slot: Slot,
@@ -69,7 +69,7 @@ impl Relay {
     /// A relay to the backends of `providers`.
     ///
     /// # Errors
-    /// When no HTTP client can be made.
+    /// When TLS can't be set up.
     pub fn new(
         agent: AgentName,
         memory: Memory,
@@ -130,7 +130,7 @@ impl Relay {
             broken(backend, &error, broke_off)
         });
         if let Err(error) = responder.stream(&head, body).await {
-            debug!(request.id = %id, %error, "the answer was not sent to its end");
+            debug!(request.id = %id, %error, "the answer was not sent completely");
         }
         drop(answer.slot);
     }
@@ -145,17 +145,17 @@ impl Relay {
         if !PATHS.contains(&path) {
             return Err(RelayFault::new(
                 FaultCode::BadFrame,
-                "the agent relays no such path",
+                "the agent doesn't relay this path",
             ));
         }
         if head.method != Method::POST.as_str() {
             return Err(RelayFault::new(
                 FaultCode::BadFrame,
-                "the agent relays no such method",
+                "the agent doesn't relay this method",
             ));
         }
         let url = backend.config.base_url.at(&head.path);
-        let url = url.map_err(|_| RelayFault::new(FaultCode::BadFrame, "the request's path is no path"))?;
+        let url = url.map_err(|_| RelayFault::new(FaultCode::BadFrame, "the request's path is invalid"))?;
         let slot = self.enter(backend, head.hold()).await?;
         let (body, _held) = self.collect(head, body).await?;
         let body = rename::rename(body, |asked| self.backend_id(&backend.config, asked));
@@ -172,7 +172,7 @@ impl Relay {
         }
     }
 
-    /// A place at the backend. One that was to be put to sleep and wasn't lets in who has waited for it.
+    /// A slot at the backend. While the backend is being put to sleep, requests wait until it sleeps or stays awake after all.
     async fn enter(&self, backend: &Backend, hold: Duration) -> Result<Slot, RelayFault> {
         let entered = async {
             loop {
@@ -185,7 +185,7 @@ impl Relay {
                 sleep(ENTRY_PAUSE).await;
             }
         };
-        // It works on others' requests first. Who waits is told so, and asks again.
+        // The backend still works on other requests. The API tells its client so, and asks again.
         let held = |_| {
             Err(RelayFault::new(
                 FaultCode::Asleep,
@@ -197,7 +197,7 @@ impl Relay {
 
     async fn failed(&self, backend: &Backend, error: &reqwest::Error) -> RelayFault {
         if error.is_connect() {
-            // Nothing was handed over, so the request may be tried again once the backend is awake.
+            // Nothing was handed over, so the request may be sent again when the backend is awake.
             let message = format!(
                 "the backend can't be reached: {}",
                 fetch::reason(error, CONNECT_TIMEOUT)
@@ -207,7 +207,7 @@ impl Relay {
         broken(backend, error, "the backend broke off before its answer")
     }
 
-    /// The fault for a request that found no backend: it names the report that says so, if there is one.
+    /// The fault for a request that found no backend, with the report that tells control so, if there is one.
     async fn asleep(&self, backend: &Backend, message: &str) -> RelayFault {
         match timeout(SETTLE_LIMIT, backend.handle.refused()).await {
             Ok(Some(report)) => RelayFault::asleep(message, report),
@@ -215,7 +215,7 @@ impl Relay {
         }
     }
 
-    /// The whole body, and the memory that it is allowed to hold.
+    /// The whole body, and its share of the memory.
     async fn collect(
         &self,
         head: &RequestHead,
@@ -226,12 +226,12 @@ impl Relay {
         if head.body_bytes > MAX_BODY_BYTES {
             return Err(overloaded("the request's body is larger than the agent takes"));
         }
-        // First come, first served.
+        // The semaphore serves requests in order.
         let held = timeout(head.hold(), self.held.acquire_many(kib)).await;
         let held = held
             .ok()
             .and_then(Result::ok)
-            .ok_or_else(|| overloaded("the agent holds as many request bodies as it has room for"))?;
+            .ok_or_else(|| overloaded("the agent has no memory for another request body"))?;
         if let Some(whole) = body.whole() {
             return Ok((whole, held));
         }
@@ -249,7 +249,7 @@ impl Relay {
         Ok((collected.freeze(), held))
     }
 
-    /// What the backend calls the model that a request names.
+    /// The backend's name for the model that a request names.
     fn backend_id(&self, config: &ProviderConfig, asked: &str) -> Option<String> {
         if let Some(models) = &config.models {
             return models::backend_id(models, &self.agent, asked).map(ToString::to_string);
@@ -272,13 +272,13 @@ fn client(answer_timeout: Duration) -> Result<Client, reqwest::Error> {
         .build()
 }
 
-/// The fault for a request that the backend has seen and doesn't answer to its end. The owner finds out whether the
-/// backend is still there.
+/// The fault for a request that broke off after the backend may have seen it. The owner probes whether the backend is still
+/// up.
 fn broken(backend: &Backend, error: &reqwest::Error, broke_off: &str) -> RelayFault {
     backend.handle.suspect();
     if error.is_timeout() {
         let silent = backend.config.answer_timeout.as_secs_f64();
-        let message = format!("the backend said nothing for {silent} s (`answer_timeout`)");
+        let message = format!("the backend was silent for {silent} s (`answer_timeout`)");
         return RelayFault::new(FaultCode::BackendTimeout, &message);
     }
     RelayFault::new(FaultCode::BackendFailed, broke_off)

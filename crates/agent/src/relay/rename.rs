@@ -1,18 +1,17 @@
-//! Changing the `model` of a request's body, and nothing else of it.
+//! Changes the `model` of a request's body, and nothing else.
 
 use bytes::{Bytes, BytesMut};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-/// The one field that is looked at.
 #[derive(Deserialize)]
 struct Peek<'a> {
     #[serde(borrow)]
     model: &'a RawValue,
 }
 
-/// The body with the `model` that `rename` gives for the one in it. Every other byte stays as it was; a body
-/// without a `model` stays as it is, as does one whose name needs no change.
+/// Replaces the `model` of a body by what `rename` returns for it, if anything. All other bytes stay the same, and so does a
+/// body without a `model`.
 pub(super) fn rename(body: Bytes, rename: impl FnOnce(&str) -> Option<String>) -> Bytes {
     renamed(&body, rename).unwrap_or(body)
 }

@@ -9,7 +9,7 @@ use axum::{
     routing::{any, get, post},
 };
 use reveille_agent::{
-    child::{Leftovers, Shims},
+    child::{Orphans, Shims},
     config::{Config, ProviderConfig},
     fetch,
     probe::Probe,
@@ -265,7 +265,7 @@ pub fn runner() -> Arc<Runner> {
     Arc::new(Runner {
         client: client(),
         shims: Shims::of_this_program().expect("a program"),
-        leftovers: Leftovers::none(),
+        orphans: Orphans::none(),
     })
 }
 

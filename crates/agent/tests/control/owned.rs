@@ -7,8 +7,8 @@ use crate::{
 use reveille_agent::{
     config::{Hours, ProviderConfig},
     models::Memory,
+    owner_policy::OwnerPolicy,
     provider::{Groups, Handle, Owner, Setup},
-    rights::Rights,
     state_dir::StateDir,
 };
 use reveille_bus::relay::CurrentEpoch;
@@ -65,7 +65,7 @@ impl Owned {
             memory: Memory::open(state.clone(), &agent),
             agent,
             groups,
-            rights: Rights::new(state.clone(), Hours::default()),
+            owner_policy: OwnerPolicy::new(state.clone(), Hours::default()),
             state,
             superseded: sender,
         };

@@ -1,5 +1,7 @@
-//! One run of an agent: it connects with a session of its own, publishes its providers, sends signs of life, and hands
-//! wakes, orders and requests to whom they concern.
+//! One run of an agent: it connects with its own session, publishes its providers, sends heartbeats, and passes wakes, orders
+//! and requests on to the owners and the relay.
+
+mod connect;
 
 use crate::{
     AgentError,
@@ -7,24 +9,24 @@ use crate::{
     config::{Config, ProviderConfig},
     hub::{Hub, NatsHub},
     models::Memory,
+    owner_policy::{OwnerPolicy, PauseWatch},
     provider::{Groups, Handle, Owner, Setup},
     recipe::Runner,
     relay::Relay,
-    rights::{PauseWatch, Rights},
     state_dir::{InUse, StateDir},
 };
 use futures::future::BoxFuture;
 use reveille_bus::{
     Connection, NatsAccess, NatsServer,
     access::{NatsKey, Role},
-    control::{ControlAnswer, ControlError, ControlRequest},
+    control::{ControlAnswer, ControlRequest},
     heartbeats::{self, Heartbeat, ProviderPulse},
     orders::{Order, OrderAnswer, Ordered, Orders},
     relay::{CurrentEpoch, RelayLimits, RelayServer, RelayServerHandle},
     wakes::{WakeMessage, Wakes},
 };
 use reveille_domain::{AgentName, Epoch, ProviderName, SessionId};
-use std::{collections::HashSet, path::PathBuf, sync::Arc, time::Duration};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 use tokio::{
     sync::watch,
     time::{Instant, Interval, MissedTickBehavior, interval, sleep, timeout},
@@ -37,26 +39,25 @@ use uuid::Uuid;
 const SILENT_HEARTBEATS: u32 = 3;
 /// How long requests in flight may take to finish when the agent stops.
 const DRAIN_LIMIT: Duration = Duration::from_secs(10);
-/// How often it is looked whether they have.
+/// How often that is checked.
 const DRAIN_LOOK: Duration = Duration::from_millis(20);
-/// How long control may take to hear that the agent stops.
+/// How long control may take to acknowledge the stop.
 const STOP_LIMIT: Duration = Duration::from_secs(5);
 
 /// What an agent runs with.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// Its config.
     pub config: Config,
-    /// Where NATS is: the command line's word, or the config's.
+    /// From the command line or the config.
     pub nats: NatsServer,
-    /// What proves that this agent speaks; `None` for a hub that asks for no key.
+    /// This agent's key; `None` for a hub that needs none.
     pub key: Option<NatsKey>,
-    /// Where it keeps what it must know after a restart; nowhere when absent, and then nobody can pause it.
+    /// The state directory. Without one, the agent forgets everything at a restart and can't be paused.
     pub state_dir: Option<PathBuf>,
 }
 
-/// Runs an agent until `shutdown`, and then stops cleanly: requests in flight finish (for a while), recipes and served
-/// backends are ended, and control is told. The process must have installed a TLS provider.
+/// Runs an agent until `shutdown`, and then stops cleanly: requests in flight may finish for a while, recipes and served
+/// backends end, and control learns of it. The process must have installed a TLS provider.
 ///
 /// # Errors
 /// When it can't run, or another process has taken its name.
@@ -64,7 +65,7 @@ pub async fn run(options: Options, shutdown: CancellationToken) -> Result<(), Ag
     run_and_tell(options, || (), shutdown).await
 }
 
-/// The same; calls `connected` once, when control has accepted the session and wakes are carried out.
+/// Like [`run`]; calls `connected` once control has accepted the session.
 ///
 /// # Errors
 /// See [`run`].
@@ -100,7 +101,6 @@ struct Session {
     relay: RelayServerHandle,
     reconnecting: Option<BoxFuture<'static, ControlAnswer>>,
     tasks: TaskTracker,
-    /// Ends the owners, and then the relay.
     stop_owners: CancellationToken,
     stop_relay: CancellationToken,
     _in_use: Option<InUse>,
@@ -127,7 +127,7 @@ impl Session {
         let relay_connection = Connection::open(&nats.named(&format!("agent {agent} relay"))).await?;
         let mut generation = connection.generation();
         generation.borrow_and_update();
-        // Listened to before control knows of the session, so that nothing is missed.
+        // Subscribed before control knows of the session, so that nothing is missed.
         let wakes = Wakes::subscribe(connection.client(), &agent).await?;
         let orders = Orders::subscribe(connection.client(), &agent).await?;
         let (superseded_sender, superseded) = watch::channel(None);
@@ -143,17 +143,17 @@ impl Session {
 
         let hub: Arc<dyn Hub> = Arc::new(NatsHub::new(connection.clone(), agent.clone()));
         let id = SessionId(Uuid::now_v7());
-        let (current, known) = connected(hub.ask(connect_request(id)).await)?;
+        let (current, known) = connect::accepted(hub.ask(connect::request(id)).await)?;
         info!(agent.name = %agent, agent.epoch = %current, "{agent} is connected");
-        withdraw(hub.as_ref(), current, known, &config.providers).await;
+        connect::withdraw(hub.as_ref(), current, known, &config.providers).await;
         epoch.set(Some(current));
 
-        // An earlier session with this name has been told to end by now.
+        // Control has ended an earlier session of this name by now.
         let runner = Arc::new(Runner::new(&config.providers, children)?);
         let stop_owners = CancellationToken::new();
         let memory = Memory::open(state.clone(), &agent);
         let groups = Groups::default();
-        let rights = Rights::new(state.clone(), config.agent.quiet_hours.clone());
+        let owner_policy = OwnerPolicy::new(state.clone(), config.agent.quiet_hours.clone());
         let setup = |config: ProviderConfig| Setup {
             agent: agent.clone(),
             config,
@@ -162,7 +162,7 @@ impl Session {
             epoch: epoch.clone(),
             memory: memory.clone(),
             groups: groups.clone(),
-            rights: rights.clone(),
+            owner_policy: owner_policy.clone(),
             state: state.clone(),
             superseded: superseded_sender.clone(),
         };
@@ -195,7 +195,7 @@ impl Session {
             heartbeat_every,
             heartbeats,
             providers,
-            pauses: PauseWatch::new(rights),
+            pauses: PauseWatch::new(state),
             relay: handle,
             reconnecting: None,
             tasks,
@@ -231,8 +231,8 @@ impl Session {
                     }
                 }
                 Ok(()) = self.generation.changed() => {
-                    // The same session again: control may have taken it for lost, or have lost it.
-                    self.reconnecting = Some(self.hub.ask(connect_request(self.id)));
+                    // With the same session: control may have counted it as lost, or have lost it.
+                    self.reconnecting = Some(self.hub.ask(connect::request(self.id)));
                     self.heartbeats.reset_immediately();
                 }
                 answer = answered(&mut self.reconnecting) => {
@@ -258,7 +258,7 @@ impl Session {
         }
     }
 
-    /// Carries out an order; the epoch of a later session, if it says that there is one.
+    /// Carries out an order. Returns the epoch of a later session if the order says that there is one.
     fn order(&self, ordered: Ordered) -> Option<Epoch> {
         let (own, sent_to) = (self.epoch.get()?, ordered.order.epoch);
         if ordered.order.order == Order::Superseded {
@@ -296,7 +296,7 @@ impl Session {
     }
 
     fn reconnected(&self, answer: ControlAnswer) -> Result<(), AgentError> {
-        let (current, _) = connected(answer)?;
+        let (current, _) = connect::accepted(answer)?;
         info!(agent.name = %self.agent, agent.epoch = %current, "{} is connected again", self.agent);
         self.epoch.set(Some(current));
         for provider in &self.providers {
@@ -329,7 +329,6 @@ impl Session {
         })
     }
 
-    /// Stops cleanly.
     async fn stop(mut self) {
         info!(agent.name = %self.agent, "{} stops", self.agent);
         self.relay.stop_accepting();
@@ -337,7 +336,7 @@ impl Session {
         while self.relay.in_flight() > 0 && Instant::now() < patience {
             tokio::select! {
                 () = sleep(DRAIN_LOOK) => {}
-                // It isn't lost before it has said that it stops.
+                // It must not count as lost before it has said that it stops.
                 _ = self.heartbeats.tick() => self.send_heartbeat().await,
             }
         }
@@ -348,7 +347,7 @@ impl Session {
                 .await
                 .is_err()
             {
-                warn!(agent.name = %self.agent, "nobody heard that {} stops", self.agent);
+                warn!(agent.name = %self.agent, "control didn't acknowledge that {} stops", self.agent);
             }
         };
         self.stop_relay.cancel();
@@ -356,7 +355,7 @@ impl Session {
         tokio::join!(told, self.tasks.wait());
     }
 
-    /// Ends everything without a word to control, which speaks to somebody else now or can't be reached.
+    /// Ends everything without telling control, which talks to another session now or can't be reached.
     async fn fail(self, error: AgentError) -> Result<(), AgentError> {
         self.epoch.set(None);
         self.stop_owners.cancel();
@@ -367,58 +366,18 @@ impl Session {
     }
 }
 
-/// Lets `reveille agent pause` see that this agent runs.
+/// Shows `reveille agent pause` that this agent runs.
 fn in_use(state: &StateDir) -> Option<InUse> {
     let used = state.use_it();
     used.inspect_err(
-        |error| warn!(%error, "can't use {}: nothing is kept for the next start", state.path().display()),
+        |error| warn!(%error, "can't use {}: nothing will be remembered at the next start", state.path().display()),
     )
     .ok()
 }
 
-fn connect_request(session: SessionId) -> ControlRequest {
-    ControlRequest::Connect {
-        session,
-        version: env!("CARGO_PKG_VERSION").to_owned(),
-    }
-}
-
-fn connected(answer: ControlAnswer) -> Result<(Epoch, Vec<ProviderName>), AgentError> {
-    match answer {
-        ControlAnswer::Connected { epoch, providers } => Ok((epoch, providers)),
-        ControlAnswer::Refused {
-            refusal: ControlError::Superseded { current },
-        } => Err(AgentError::Superseded { current }),
-        ControlAnswer::Refused { refusal } => Err(AgentError::Refused(refusal)),
-        ControlAnswer::Done { .. } | ControlAnswer::Stopped => {
-            let reason = "its answer makes no sense".to_owned();
-            Err(AgentError::Refused(ControlError::Invalid { reason }))
-        }
-    }
-}
-
-/// Takes back the providers that are no longer in the config.
-async fn withdraw(hub: &dyn Hub, epoch: Epoch, known: Vec<ProviderName>, configured: &[ProviderConfig]) {
-    let configured: HashSet<_> = configured.iter().map(|provider| &provider.name).collect();
-    for provider in known.into_iter().filter(|name| !configured.contains(name)) {
-        match hub
-            .ask(ControlRequest::Deregister {
-                epoch,
-                provider: provider.clone(),
-            })
-            .await
-        {
-            ControlAnswer::Refused { refusal } => {
-                warn!(provider.name = %provider, %refusal, "{provider} could not be taken back");
-            }
-            _ => info!(provider.name = %provider, "{provider} is no longer published"),
-        }
-    }
-}
-
-/// Takes requests and has each carried out by a task of its own.
+/// Serves each request in its own task.
 async fn serve(mut server: RelayServer, relay: Arc<Relay>, tasks: TaskTracker, stop: CancellationToken) {
-    // Dropping the server at the end cancels what is open, so that its tasks end too.
+    // Dropping the server at the end cancels open requests, so that their tasks end too.
     while let Some(Some(incoming)) = stop.run_until_cancelled(server.next()).await {
         let relay = relay.clone();
         tasks.spawn(async move { relay.serve(incoming).await });
