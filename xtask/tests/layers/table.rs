@@ -11,7 +11,54 @@ pub struct Layers {
     pub from_top: &'static [&'static [&'static str]],
 }
 
-pub const CRATES: &[Layers] = &[API, BUS, CLI, DOMAIN, PROJECTOR];
+pub const CRATES: &[Layers] = &[AGENT, API, BUS, CLI, DOMAIN, PROJECTOR];
+
+/// Gone: `config` took the prefix of Reveille's own variables from `child`, which takes its commands from `config`; `probe`
+/// and `verify` shared the comparison of JSON, now `json_match`; in `recipe`, `step` extended the runner of `recipe` itself;
+/// and in `owner_policy`, `pause` and `watch` took functions of their parent.
+const AGENT: Layers = Layers {
+    name: "agent",
+    from_top: &[
+        &["session"],
+        &["relay", "session/connect"],
+        &["provider", "relay/rename"],
+        &["recipe"],
+        &["recipe/runner", "recipe/timeline"],
+        &["probe"],
+        &["child", "models", "owner_policy", "verify"],
+        &[
+            "child/shim",
+            "child/shims",
+            "owner_policy/wake_history",
+            "owner_policy/watch",
+        ],
+        &["child/launch", "owner_policy/pause"],
+        &[
+            "child/descendants",
+            "child/environment",
+            "child/orphans",
+            "child/output",
+            "child/program",
+        ],
+        &["config"],
+        &["config/read"],
+        &["config/read/provider"],
+        &["config/read/recipe"],
+        &["config/read/network", "config/read/verify"],
+        &["config/read/table"],
+        &["config/types"],
+        &["config/recipe"],
+        &[
+            "config/address",
+            "config/error",
+            "config/hours",
+            "config/places",
+            "config/secret",
+        ],
+        &["config/variables"],
+        &["error", "fetch", "hub", "json_match", "state_dir", "wol"],
+    ],
+};
 
 /// Gone: the server imported the handlers (`server/connection` from `http`), the handlers the composition root (`http` from
 /// `service`), a source its reader's port (`history` from `http`), the request path its rendering (`inference` from
