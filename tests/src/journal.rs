@@ -37,7 +37,7 @@ pub struct Commit {
 }
 
 impl Commit {
-    fn new(sequence: u64, subject: &str, headers: HeaderMap, payload: Bytes) -> Self {
+    pub(crate) fn new(sequence: u64, subject: &str, headers: HeaderMap, payload: Bytes) -> Self {
         let body = serde_json::from_slice(&payload).expect("a commit is JSON");
         Self {
             sequence,

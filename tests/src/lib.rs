@@ -12,6 +12,7 @@
 mod api;
 mod backend;
 mod descendants;
+mod exclusivity;
 mod journal;
 pub mod long_answer;
 mod measuring;
@@ -28,6 +29,7 @@ mod world;
 pub use api::{Answer, Api, StreamedAnswer, http_client};
 pub use backend::{Backend, BackendLog, BackendRequest};
 pub use descendants::descendants;
+pub use exclusivity::{Breach, assert_exclusive, breaches};
 pub use journal::{Commit, FACTS, Facts, JOURNAL, read_journal};
 pub use measuring::{load_average, monotonic_us};
 pub use nats::Nats;

@@ -17,7 +17,7 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 /// Control, as the agent sees it.
 pub trait Hub: Send + Sync {
     /// Asks until there is an answer: as often as it takes, with the same request, which is safe. The answer is
-    /// never [`ControlError::Unavailable`].
+    /// never [`ControlError::Unavailable`]. [`ControlError::Unreadable`] is one: other providers of the agent may go on.
     fn ask(&self, request: ControlRequest) -> BoxFuture<'static, ControlAnswer>;
 }
 

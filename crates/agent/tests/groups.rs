@@ -10,67 +10,12 @@ mod control;
 mod owned;
 
 use backend::{Backend, Closed, eventually};
-use owned::Owned;
+use owned::{Owned, member};
 use reveille_agent::{owner_policy::Pause, provider::Groups, state_dir::StateDir};
-use reveille_bus::wakes::WakeMessage;
 use reveille_domain::{
-    SleepReason, WakeFailure, WakeFailureKind,
+    SleepReason, WakeFailureKind,
     provider::StatusName::{Active, Hibernating, Waking},
 };
-
-/// A member of `gpu0` with a backend of its own, which is put to sleep by a POST to `sleep`.
-fn member(backend: &Backend, sleep: &str, terms: &str) -> String {
-    format!(
-        r#"
-        base_url = "{0}"
-        models = ["m"]
-        exclusive = "gpu0"
-        {terms}
-        probe = {{ path = "/is_sleeping", expect = {{ is_sleeping = false }}, interval = "1h" }}
-        [provider.wake]
-        type = "http"
-        url = "{0}/wake"
-        [provider.sleep]
-        min_awake = "1ms"
-        type = "http"
-        url = "{0}{sleep}"
-        "#,
-        backend.url
-    )
-}
-
-impl Owned {
-    /// Asks for a wake, and sends it.
-    fn wake(&self) -> WakeMessage {
-        let wake = self.control.request_wake();
-        self.handle.wake(wake.clone());
-        wake
-    }
-
-    /// The same, for a request that waits for it.
-    fn wake_for_request(&self) -> WakeMessage {
-        let wake = self.control.wake_for_request();
-        self.handle.wake(wake.clone());
-        wake
-    }
-
-    /// Why its last wake failed, as soon as it has.
-    async fn failed(&self) -> WakeFailure {
-        self.until(Hibernating).await;
-        let wake = self.control.last_wake().expect("a wake");
-        wake.failure.expect("a failure")
-    }
-
-    /// The same, of one that its group gave no room.
-    async fn blocked(&self) -> WakeFailure {
-        let failure = self.failed().await;
-        assert_eq!(
-            (failure.kind, failure.stage.as_str()),
-            (WakeFailureKind::GroupBlocked, "group")
-        );
-        failure
-    }
-}
 
 #[tokio::test]
 async fn the_awake_one_is_put_to_sleep_and_that_is_known_before_the_other_wakes() {

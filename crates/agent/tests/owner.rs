@@ -247,7 +247,11 @@ async fn a_request_that_found_nobody_is_told_the_report_that_says_so() {
     backend.fall_asleep();
     let reports = futures::future::join_all((0..20).map(|_| owned.handle.refused())).await;
     let last = owned.control.provider().last_report();
-    assert_eq!((last.epoch, last.seq), (EPOCH, ReportSeq(1)));
+    assert_eq!(
+        (last.epoch, last.seq),
+        (EPOCH, ReportSeq(2)),
+        "its registration was the first"
+    );
     assert!(reports.iter().all(|report| *report == Some(last)), "{reports:?}");
     assert_eq!(owned.control.status(), Some(Hibernating));
     assert!(owned.handle.gate.enter().is_none());
@@ -557,6 +561,7 @@ async fn a_superseded_session_is_told() {
     control.execute(&ProviderCommand::Register {
         id: "box/p".parse().expect("an id"),
         epoch: Epoch(EPOCH.0 + 1),
+        seq: ReportSeq(1),
         spec,
         availability: None,
         at: now(),

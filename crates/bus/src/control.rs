@@ -40,6 +40,9 @@ pub enum ControlRequest {
         epoch: Epoch,
         /// The provider's name.
         provider: ProviderName,
+        /// The registration's number among what the session reports on the provider; absent when it has none.
+        #[serde(default, skip_serializing_if = "ReportSeq::is_zero")]
+        seq: ReportSeq,
         /// What the provider offers, and how it can be woken.
         spec: ProviderSpec,
         /// What the probe found; `None` before the first.
@@ -181,6 +184,13 @@ pub enum ControlError {
     #[error("{reason}")]
     Invalid {
         /// What is wrong with it.
+        reason: String,
+    },
+    /// This replica can't read what the journal has of the provider. A retry may reach a replica that can; other
+    /// providers don't wait for it.
+    #[error("not by this replica: {reason}")]
+    Unreadable {
+        /// What it can't read.
         reason: String,
     },
     /// Control can't carry the request out now; a retry may succeed.

@@ -66,8 +66,16 @@ counter! {
     Epoch
 }
 counter! {
-    /// Counts a session's reports on one provider, from 1.
+    /// Counts a session's registrations of and reports on one provider, from 1.
     ReportSeq
+}
+
+impl ReportSeq {
+    /// Whether it is no number: a registration by an agent that doesn't number them yet.
+    #[must_use]
+    pub const fn is_zero(&self) -> bool {
+        self.0 == 0
+    }
 }
 
 /// Identifies a session's report on a provider. A report older than the last one changes nothing.

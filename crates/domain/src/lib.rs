@@ -29,7 +29,9 @@ pub use names::{
 };
 pub use provider::{Provider, ProviderCommand, ProviderEvent, Rejection, Status};
 pub use secret::SecretHash;
-pub use spec::{Availability, InvalidSpec, MAX_MODELS, MAX_WAKE_BUDGET, ProviderSpec, RecipeKind, WakeSpec};
+pub use spec::{
+    Availability, InvalidSpec, MAX_GROUPS, MAX_MODELS, MAX_WAKE_BUDGET, ProviderSpec, RecipeKind, WakeSpec,
+};
 pub use time::Timestamp;
 pub use wake::{
     Failures, GROUP_STAGE, SleepReason, Stage, Wake, WakeCause, WakeFailure, WakeFailureKind, WakeOutcome,

@@ -1,12 +1,14 @@
 //! What a provider publishes. Its recipes stay in the agent's config; only their kind and budget are published.
 
-use crate::names::ModelName;
+use crate::names::{GroupName, ModelName};
 use serde::{Deserialize, Serialize};
 use std::{collections::HashSet, time::Duration};
 use thiserror::Error;
 
 /// The most models one provider may publish.
 pub const MAX_MODELS: usize = 256;
+/// The most groups one provider may belong to.
+pub const MAX_GROUPS: usize = 16;
 /// The longest wake budget: a day.
 pub const MAX_WAKE_BUDGET: Duration = Duration::from_secs(24 * 60 * 60);
 
@@ -51,7 +53,7 @@ impl WakeSpec {
     }
 }
 
-/// What a provider publishes: its models, and how long a wake may take if it can be woken.
+/// What a provider publishes: its models, how long a wake may take if it can be woken, and its groups.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "RawSpec")]
 pub struct ProviderSpec {
@@ -59,6 +61,8 @@ pub struct ProviderSpec {
     #[serde(skip_serializing_if = "Option::is_none")]
     wake: Option<WakeSpec>,
     can_sleep: bool,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    groups: Vec<GroupName>,
 }
 
 #[derive(Deserialize)]
@@ -68,12 +72,14 @@ struct RawSpec {
     wake: Option<WakeSpec>,
     #[serde(default)]
     can_sleep: bool,
+    #[serde(default)]
+    groups: Vec<GroupName>,
 }
 
 impl TryFrom<RawSpec> for ProviderSpec {
     type Error = InvalidSpec;
     fn try_from(raw: RawSpec) -> Result<Self, InvalidSpec> {
-        Self::new(raw.models, raw.wake, raw.can_sleep)
+        Self::new(raw.models, raw.wake, raw.can_sleep)?.in_groups(raw.groups)
     }
 }
 
@@ -89,6 +95,9 @@ pub enum InvalidSpec {
     /// The wake budget is zero or longer than a day.
     #[error("a wake budget is more than zero and at most a day")]
     Budget,
+    /// Too many groups.
+    #[error("a provider belongs to at most {MAX_GROUPS} groups")]
+    TooManyGroups,
 }
 
 impl ProviderSpec {
@@ -111,7 +120,19 @@ impl ProviderSpec {
             models,
             wake,
             can_sleep,
+            groups: vec![],
         })
+    }
+
+    /// The same for a member of these groups of its agent: of each, one provider is awake at a time.
+    ///
+    /// # Errors
+    /// When there are too many.
+    pub fn in_groups(self, groups: Vec<GroupName>) -> Result<Self, InvalidSpec> {
+        if groups.len() > MAX_GROUPS {
+            return Err(InvalidSpec::TooManyGroups);
+        }
+        Ok(Self { groups, ..self })
     }
 
     /// The public names of its models.
@@ -124,6 +145,12 @@ impl ProviderSpec {
     #[must_use]
     pub const fn wake(&self) -> Option<&WakeSpec> {
         self.wake.as_ref()
+    }
+
+    /// The groups of its agent that it belongs to.
+    #[must_use]
+    pub fn groups(&self) -> &[GroupName] {
+        &self.groups
     }
 
     /// Whether it has a sleep recipe.

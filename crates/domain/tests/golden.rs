@@ -2,8 +2,8 @@
 //! only by addition, and a change of meaning is a new version with its own snapshots.
 
 use reveille_domain::{
-    AdvanceReason, Agent, AgentEvent, AgentKey, AgentName, Epoch, Failures, Key, KeyEvent, KeyId, KeyName,
-    ModelName, Provider, ProviderEvent, ProviderId, ProviderSpec, RecipeKind, ReportId, ReportSeq,
+    AdvanceReason, Agent, AgentEvent, AgentKey, AgentName, Epoch, Failures, GroupName, Key, KeyEvent, KeyId,
+    KeyName, ModelName, Provider, ProviderEvent, ProviderId, ProviderSpec, RecipeKind, ReportId, ReportSeq,
     SecretHash, SessionId, SleepReason, Stage, Timestamp, TokenId, Wake, WakeCause, WakeFailure,
     WakeFailureKind, WakeId, WakeOutcome, WakeSpec,
     key::{KeyLimits, KeyPolicy},
@@ -72,6 +72,7 @@ fn registered(spec: ProviderSpec, status: RegisteredAs) -> ProviderEvent {
     ProviderEvent::ProviderRegistered {
         id: id(),
         epoch: Epoch(3),
+        seq: ReportSeq(0),
         spec,
         status,
         failures: Failures::default(),
@@ -170,6 +171,19 @@ fn key_events() -> Vec<(&'static str, KeyEvent)> {
     ]
 }
 
+fn registered_in_a_group() -> ProviderEvent {
+    let groups = vec![GroupName::parse("gpu0").expect("legal")];
+    ProviderEvent::ProviderRegistered {
+        id: id(),
+        epoch: Epoch(3),
+        seq: ReportSeq(1),
+        spec: spec().in_groups(groups).expect("few"),
+        status: RegisteredAs::Hibernating,
+        failures: Failures::default(),
+        at_ms: at(0),
+    }
+}
+
 fn provider_events() -> Vec<(&'static str, ProviderEvent)> {
     let bare = ProviderSpec::new(vec![], None, false).expect("legal");
     vec![
@@ -181,6 +195,7 @@ fn provider_events() -> Vec<(&'static str, ProviderEvent)> {
             "provider_registered_without_recipe",
             registered(bare, RegisteredAs::Active),
         ),
+        ("provider_registered_in_a_group", registered_in_a_group()),
         (
             "provider_registered_waking",
             registered(spec(), RegisteredAs::Waking),

@@ -21,6 +21,7 @@ mod locked;
 mod machine;
 mod openai_sdk;
 mod operator;
+mod outages;
 mod owner;
 mod recipes;
 mod relay;

@@ -4,7 +4,9 @@ use std::{collections::HashSet, time::Duration};
 
 use async_nats::Subscriber;
 use futures::{StreamExt, future::join_all};
-use reveille_tests::{AgentConfig, Api, Backend, BackendLog, Commit, Process, World, wait_until};
+use reveille_tests::{
+    AgentConfig, Api, Backend, BackendLog, Commit, Process, World, assert_exclusive, wait_until,
+};
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
 
@@ -141,18 +143,18 @@ fn turns(journal: &[Commit], provider: &str) -> Vec<String> {
 }
 
 /// An agent whose providers share one GPU, each a backend that it serves.
-struct Shared {
-    api: Api,
-    agent: Process,
-    backends: Vec<Backend>,
-    config: AgentConfig,
-    world: World,
+pub struct Shared {
+    pub api: Api,
+    pub agent: Process,
+    pub backends: Vec<Backend>,
+    pub config: AgentConfig,
+    pub world: World,
 }
 
 impl Shared {
     /// Providers of those names, each with the model of the same name. `terms` are lines of each `[[provider]]`,
     /// `sleep` of each `[provider.sleep]`.
-    async fn start(names: &[&str], args: &[&str], terms: &str, sleep: &str) -> Self {
+    pub async fn start(names: &[&str], args: &[&str], terms: &str, sleep: &str) -> Self {
         let world = World::new().await;
         let gpu = world.folder().join("gpu0").display().to_string();
         let args: Vec<_> = args.iter().copied().chain(["--gpu", &gpu]).collect();
@@ -183,10 +185,15 @@ impl Shared {
     }
 
     /// How often each was started, and how often one was while another had the memory.
-    fn starts(&self) -> (Vec<usize>, usize) {
+    pub fn starts(&self) -> (Vec<usize>, usize) {
         let logs: Vec<_> = self.backends.iter().map(Backend::log).collect();
         let collisions = logs.iter().map(|log| log.of("out_of_memory").count()).sum();
         (logs.iter().map(BackendLog::starts).collect(), collisions)
+    }
+
+    /// Fails unless the journal proves that one was awake at a time.
+    pub async fn assert_exclusive(&self) {
+        assert_exclusive(&self.world.journal().await);
     }
 }
 
@@ -229,6 +236,7 @@ async fn three_models_share_one_gpu_and_three_hundred_requests_are_answered() {
     assert_eq!(answered, (CLIENTS * EACH) as usize);
     // Each that slept made room for the wake of another.
     let journal = shared.world.journal().await;
+    assert_exclusive(&journal);
     let slept: Vec<_> = journal
         .iter()
         .filter_map(|commit| commit.data("BackendSlept"))
@@ -286,6 +294,7 @@ async fn a_stream_that_outlasts_the_wait_is_not_cut_and_the_other_is_told_why() 
     assert_eq!(shared.starts(), (vec![1, 0], 0));
     assert_eq!(api.chat("b").await.status, 200);
     assert_eq!(shared.starts(), (vec![1, 1], 0));
+    shared.assert_exclusive().await;
 }
 
 #[tokio::test]
@@ -325,6 +334,7 @@ async fn who_comes_while_a_backend_finishes_others_requests_hears_that_he_waits_
         "{said:?}"
     );
     assert_eq!(shared.starts(), (vec![2, 1], 0));
+    shared.assert_exclusive().await;
 }
 
 #[tokio::test]
@@ -345,6 +355,7 @@ async fn a_member_and_an_agent_that_die_leave_the_memory_to_the_others() {
     let again = shared.world.agent(&shared.config);
     assert_eq!(api.chat("a").await.status, 200, "{}", again.log());
     assert_eq!(shared.starts().1, 0);
+    shared.assert_exclusive().await;
 }
 
 #[tokio::test]

@@ -1,12 +1,15 @@
-//! What an agent knows of one backend, what control knows of it, and so what control is to be told next. Pure.
+//! What an agent knows of one backend, what control knows of it, and so what control is to be told next. Pure, but for
+//! the clock.
 //!
 //! Apart from the outcome of a wake, nothing is queued: the two are compared, and the difference is reported.
 
+use super::report_order::Happened;
 use crate::probe::{Unavailable, Verdict};
 use reveille_bus::control::Report;
 use reveille_domain::{
     Availability, Epoch, ReportId, ReportSeq, SleepReason, WakeId, WakeOutcome, provider::StatusName,
 };
+use tokio::time::Instant;
 
 /// After so many probes in a row without a clear answer a backend counts as unreachable.
 const UNCLEAR_PROBES: u32 = 3;
@@ -41,7 +44,7 @@ impl From<SleepReason> for Departure {
 /// Something to ask of control.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Ask {
-    Register(Option<Availability>),
+    Register(ReportSeq, Availability),
     Resume(ReportId, Availability),
     Report(ReportId, Report),
 }
@@ -51,6 +54,8 @@ pub(super) enum Ask {
 pub(super) struct Belief {
     wakeable: bool,
     backend: Backend,
+    /// Since when; `None` for what the first look at it found.
+    since: Option<Instant>,
     unclear: u32,
     /// What control last said; `None` when the provider isn't registered with it.
     status: Option<StatusName>,
@@ -60,6 +65,7 @@ pub(super) struct Belief {
     last_seq: ReportSeq,
     /// How the last wake ended, until control has heard it.
     outcome: Option<(WakeId, WakeOutcome)>,
+    outcome_at: Option<Instant>,
     /// How the last wake ended, should control ask again.
     ended: Option<(WakeId, WakeOutcome)>,
     /// What there was to say was said, until something new is found out.
@@ -71,11 +77,13 @@ impl Belief {
         Self {
             wakeable,
             backend: Backend::Unknown,
+            since: None,
             unclear: 0,
             status: None,
             seq: ReportSeq(0),
             last_seq: ReportSeq(0),
             outcome: None,
+            outcome_at: None,
             ended: None,
             quiet: false,
         }
@@ -88,7 +96,7 @@ impl Belief {
         match verdict {
             Verdict::Available => {
                 self.unclear = 0;
-                self.backend = Backend::Up;
+                self.turn(Backend::Up);
             }
             Verdict::Unavailable(why) if why.refused && broke_off => self.down(SleepReason::Crashed),
             Verdict::Unavailable(why) if why.is_clear() => self.down(why.sleep_reason()),
@@ -107,23 +115,37 @@ impl Belief {
         self.quiet = false;
         self.unclear = 0;
         if !matches!(self.backend, Backend::Down(_)) {
-            self.backend = Backend::Down(departure.into());
+            self.turn(Backend::Down(departure.into()));
+        }
+    }
+
+    fn turn(&mut self, backend: Backend) {
+        if self.backend != backend {
+            self.since = (self.backend != Backend::Unknown).then(Instant::now);
+            self.backend = backend;
         }
     }
 
     /// The backend may sleep, until the next probe tells: one that half sleeps may not take a request well.
     pub(super) fn doubt(&mut self) {
-        self.backend = Backend::Doubted;
+        self.turn(Backend::Doubted);
     }
 
     pub(super) fn is_up(&self) -> bool {
         self.backend == Backend::Up
     }
 
-    /// Whether control knows that the backend sleeps.
-    pub(super) fn is_told_asleep(&self) -> bool {
+    /// Whether the backend sleeps and the journal has it so, as far as control has answered: with the outcome of a
+    /// wake still to report, it will have it awake first.
+    pub(super) fn is_recorded_asleep(&self) -> bool {
         matches!(self.backend, Backend::Down(_))
-            && self.status.is_some_and(|status| status != StatusName::Active)
+            && self.outcome.is_none()
+            && matches!(self.status, Some(StatusName::Hibernating | StatusName::Waking))
+    }
+
+    /// What control last said.
+    pub(super) const fn status(&self) -> Option<StatusName> {
+        self.status
     }
 
     /// Whether requests may try the backend. Without a recipe there is nothing else to do for them.
@@ -157,12 +179,12 @@ impl Belief {
         match outcome {
             WakeOutcome::Succeeded { .. } => {
                 self.unclear = 0;
-                self.quiet = false;
-                self.backend = Backend::Up;
+                self.turn(Backend::Up);
             }
             WakeOutcome::Failed { .. } => self.down(SleepReason::Unreachable),
         }
         self.quiet = false;
+        self.outcome_at = Some(Instant::now());
         self.outcome = Some((wake, outcome.clone()));
         self.ended = Some((wake, outcome));
     }
@@ -174,22 +196,40 @@ impl Belief {
         }
         let availability = self.availability();
         let Some(status) = self.status else {
-            return availability.map(|found| Ask::Register(Some(found)));
+            return availability.map(|found| Ask::Register(self.next_id(epoch).seq, found));
         };
         if status == StatusName::Inactive {
             return availability.map(|found| Ask::Resume(self.next_id(epoch), found));
         }
-        let report = self.next_report(status)?;
+        let outcome = self.outcome.clone();
+        let report = outcome
+            .map(|(wake_id, outcome)| Report::Wake { wake_id, outcome })
+            .or_else(|| self.difference(status))?;
         Some(Ask::Report(self.next_id(epoch), report))
     }
 
-    fn next_report(&self, status: StatusName) -> Option<Report> {
-        if let Some((wake_id, outcome)) = &self.outcome {
-            return Some(Report::Wake {
-                wake_id: *wake_id,
-                outcome: outcome.clone(),
-            });
+    /// When the oldest event happened that control has yet to hear. A backend that nobody has probed counts, until it
+    /// is registered.
+    pub(super) fn unreported(&self) -> Option<Happened> {
+        if self.quiet {
+            return None;
         }
+        let differs = match self.status {
+            None | Some(StatusName::Inactive) => true,
+            Some(status) => self.difference(status).is_some(),
+        };
+        let turned = differs.then_some(Happened {
+            at: self.since,
+            up: self.is_up(),
+        });
+        let outcome = self.outcome.as_ref().map(|(_, outcome)| Happened {
+            at: self.outcome_at,
+            up: matches!(outcome, WakeOutcome::Succeeded { .. }),
+        });
+        turned.into_iter().chain(outcome).min()
+    }
+
+    fn difference(&self, status: StatusName) -> Option<Report> {
         match (status, self.backend) {
             (StatusName::Active, Backend::Down(Departure { reason, for_wake })) if self.wakeable => {
                 Some(Report::Asleep { reason, for_wake })
@@ -212,7 +252,7 @@ impl Belief {
         self.status = status;
         self.last_seq = last_seq;
         match ask {
-            Ask::Register(_) | Ask::Resume(..) => {}
+            Ask::Register(..) | Ask::Resume(..) => {}
             Ask::Report(_, Report::Wake { wake_id, .. }) => self.outcome_heard(*wake_id),
             // Said once for each time that something is found out, even if control sees it otherwise.
             Ask::Report(_, Report::Asleep { .. } | Report::Awake) => self.quiet = true,
@@ -271,6 +311,8 @@ impl Unavailable {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::time::Duration;
+    use tokio::time::advance;
     use uuid::Uuid;
 
     const EPOCH: Epoch = Epoch(3);
@@ -297,7 +339,7 @@ mod tests {
         assert_eq!(belief.next_ask(EPOCH), None, "nothing is known yet");
         belief.probed(verdict, false, false);
         let ask = belief.next_ask(EPOCH).expect("a registration");
-        assert!(matches!(ask, Ask::Register(_)));
+        assert!(matches!(ask, Ask::Register(..)));
         belief.done(&ask, Some(status), ReportSeq(0));
         belief
     }
@@ -328,7 +370,7 @@ mod tests {
             Ask::Report(
                 ReportId {
                     epoch: EPOCH,
-                    seq: ReportSeq(1)
+                    seq: ReportSeq(2)
                 },
                 Report::Asleep {
                     reason: SleepReason::Unreachable,
@@ -336,10 +378,10 @@ mod tests {
                 }
             )
         );
-        belief.done(&ask, Some(StatusName::Hibernating), ReportSeq(1));
+        belief.done(&ask, Some(StatusName::Hibernating), ReportSeq(2));
         assert_eq!(report(&mut belief), None);
         belief.probed(&Verdict::Available, false, false);
-        assert_eq!(report(&mut belief), Some((2, Report::Awake)));
+        assert_eq!(report(&mut belief), Some((3, Report::Awake)));
     }
 
     #[test]
@@ -356,7 +398,7 @@ mod tests {
         assert_eq!(
             report(&mut belief),
             Some((
-                1,
+                2,
                 Report::Asleep {
                     reason: SleepReason::Unreachable,
                     for_wake: None,
@@ -398,7 +440,7 @@ mod tests {
         assert_eq!(
             report(&mut belief),
             Some((
-                4,
+                5,
                 Report::Wake {
                     wake_id: wake,
                     outcome: failed()
@@ -413,8 +455,59 @@ mod tests {
         belief.unregistered();
         assert_eq!(
             belief.next_ask(EPOCH),
-            Some(Ask::Register(Some(Availability::Available)))
+            Some(Ask::Register(ReportSeq(2), Availability::Available))
         );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_oldest_event_is_unreported_until_control_has_answered_and_only_then_the_next() {
+        let moment = Duration::from_millis(1);
+        let wake = WakeId(Uuid::now_v7());
+        let mut belief = Belief::new(true);
+        assert_eq!(belief.unreported(), Some(Happened::UNKNOWN), "nobody has looked");
+        belief.probed(&refused(), false, false);
+        assert_eq!(
+            belief.unreported(),
+            Some(Happened::UNKNOWN),
+            "the first look finds what was so"
+        );
+        let ask = belief.next_ask(EPOCH).expect("a registration");
+        belief.done(&ask, Some(StatusName::Hibernating), ReportSeq(1));
+        assert!(belief.unreported().is_none() && belief.is_recorded_asleep());
+
+        belief.wake_asked(wake);
+        assert!(belief.is_recorded_asleep(), "until its recipe has brought it up");
+        advance(moment).await;
+        let woke = Happened {
+            at: Some(Instant::now()),
+            up: true,
+        };
+        belief.wake_ended(wake, WakeOutcome::Succeeded { stages: vec![] });
+        advance(moment).await;
+        let slept = Happened {
+            at: Some(Instant::now()),
+            up: false,
+        };
+        belief.down(SleepReason::Idle);
+        assert!(
+            !belief.is_recorded_asleep(),
+            "the journal is about to say that it is awake"
+        );
+        assert_eq!(belief.unreported(), Some(woke));
+        let ask = belief.next_ask(EPOCH).expect("the outcome");
+        belief.done(&ask, Some(StatusName::Active), ReportSeq(2));
+        assert!(!belief.is_recorded_asleep());
+        assert_eq!(belief.unreported(), Some(slept));
+        belief.inactive();
+        assert_eq!(
+            belief.unreported(),
+            Some(slept),
+            "whatever control makes of the agent"
+        );
+        assert!(!belief.is_recorded_asleep());
+        let ask = belief.next_ask(EPOCH).expect("a resumption");
+        belief.done(&ask, Some(StatusName::Hibernating), ReportSeq(3));
+        assert!(belief.unreported().is_none() && belief.is_recorded_asleep());
     }
 
     #[test]

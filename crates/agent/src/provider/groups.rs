@@ -7,6 +7,7 @@
 //! Nobody runs this. Each owner tells what becomes of its own backend, and a wake that waits looks again whenever
 //! something was told.
 
+use super::report_order::ReportOrder;
 use reveille_domain::{GroupName, ProviderName, WakeId};
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -27,6 +28,7 @@ struct Shared {
     state: Mutex<State>,
     /// Told whenever the state has changed.
     changed: watch::Sender<()>,
+    reports: ReportOrder,
 }
 
 #[derive(Debug, Default)]
@@ -115,11 +117,17 @@ impl Default for Groups {
         Self(Arc::new(Shared {
             state: Mutex::default(),
             changed: watch::Sender::new(()),
+            reports: ReportOrder::default(),
         }))
     }
 }
 
 impl Groups {
+    /// The order in which the members report.
+    pub(super) fn reports(&self) -> &ReportOrder {
+        &self.0.reports
+    }
+
     /// A provider's membership; `None` for one that shares nothing. Whether its backend sleeps isn't known yet.
     #[must_use]
     pub fn join(&self, name: &ProviderName, terms: Terms) -> Option<Membership> {

@@ -6,6 +6,7 @@ mod belief;
 mod gate;
 mod groups;
 mod owner;
+mod report_order;
 
 pub use gate::{Gate, Slot};
 pub use groups::{Groups, Terms};

@@ -9,6 +9,7 @@ use super::{
     activity::{Activity, Advance},
     belief::{Ask, Belief},
     groups::{Groups, Membership, Room, Terms},
+    report_order::{Happened, ReportTurn},
 };
 use crate::{
     child::{Child, Exit},
@@ -32,11 +33,14 @@ use reveille_domain::{
 use std::{sync::Arc, time::Duration};
 use tokio::{
     sync::{mpsc, oneshot, watch},
-    time::{Instant, sleep_until},
+    time::{Instant, sleep, sleep_until},
 };
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 use vacancy::Vacancy;
+
+/// How long a provider that control's replica can't read waits before it is reported again.
+const UNREADABLE_PAUSE: Duration = Duration::from_secs(2);
 
 /// What an owner works with.
 #[derive(Clone)]
@@ -74,6 +78,9 @@ pub struct Owner {
     activity: Activity,
     allowance: WakeAllowance,
     group: Option<Membership>,
+    /// Its turn among the reports of its groups, and whether it waits for one.
+    turn: Option<ReportTurn>,
+    waits_to_report: bool,
     vacancy: Vacancy,
     /// The room that it could not make, and why: told when it is clear that the backend is still there.
     no_room: Option<(Room, String)>,
@@ -95,7 +102,7 @@ pub struct Owner {
     /// The served backend; kept after its end until what it left behind is gone too.
     child: Option<Child>,
     child_ended: bool,
-    asking: Option<(Ask, BoxFuture<'static, ControlAnswer>)>,
+    asking: Option<Asking>,
     probing: Option<BoxFuture<'static, Verdict>>,
     discovering: Option<BoxFuture<'static, Option<Vec<ModelName>>>>,
     next_probe: Instant,
@@ -106,6 +113,14 @@ pub struct Owner {
     /// Requests that found no backend: those that a probe must confirm first, and those that wait for the report.
     unconfirmed: Vec<oneshot::Sender<Option<ReportId>>>,
     refused: Vec<oneshot::Sender<Option<ReportId>>>,
+}
+
+/// What control is being asked.
+struct Asking {
+    ask: Ask,
+    /// When that happened; `None` once the members of its groups no longer wait for it.
+    happened: Option<Happened>,
+    answer: BoxFuture<'static, ControlAnswer>,
 }
 
 /// A wake that found or made the backend available.
@@ -156,6 +171,7 @@ impl Owner {
             max_wait: config.max_group_wait,
         };
         let group = setup.groups.join(&config.name, terms);
+        let turn = setup.groups.reports().join(&config.name, &config.exclusive);
         let max_per_day = config.wake.as_ref().and_then(|wake| wake.max_per_day);
         let id = ProviderId::new(setup.agent.clone(), config.name.clone());
         let allowance = setup.owner_policy.of(&id, max_per_day);
@@ -169,6 +185,8 @@ impl Owner {
             activity: Activity::Idle,
             allowance,
             group,
+            turn,
+            waits_to_report: false,
             vacancy,
             no_room: None,
             pending: None,
@@ -214,18 +232,20 @@ impl Owner {
         let probe_due = idle && self.probing.is_none();
         let idle_limit = self.idle_limit();
         let room_kept = self.keeps_room_for_waiters();
+        let turn = self.turn.as_mut().filter(|_| self.waits_to_report);
         let child = self.child.as_mut().filter(|_| !self.child_ended);
         tokio::select! {
             biased;
             // First, so that a backend which ended under a request is known to have: the request's word comes first.
             Some(input) = self.mailbox.recv() => Event::Input(input),
-            answer = ready(self.asking.as_mut().map(|(_, answer)| answer)) => Event::Answer(answer),
+            answer = ready(self.asking.as_mut().map(|asking| &mut asking.answer)) => Event::Answer(answer),
             verdict = ready(self.probing.as_mut()) => Event::Probed(verdict),
             () = sleep_until(self.next_probe), if probe_due => Event::ProbeDue,
             models = ready(self.discovering.as_mut()) => Event::Discovered(models),
             advance = self.activity.next() => Event::Advance(advance),
             exit = exited(child) => Event::ChildEnded(exit),
             () = self.gate.arrived(), if room_kept => Event::Again,
+            () = turn_changed(turn) => Event::Again,
             () = room_asked(self.group.as_mut()) => Event::RoomAsked,
             limit = idle_for(&self.gate, idle_limit) => Event::IdleFor(limit),
         }
@@ -369,42 +389,73 @@ impl Owner {
 
     // ── Control ──
 
-    /// Asks control for the next thing that it is to know, unless it is being asked.
+    /// Asks control for the next thing that it is to know, unless it is being asked or an older event of its groups
+    /// is to be reported first.
     fn ask(&mut self) {
+        let first = self.note_unreported();
+        self.waits_to_report = !first && self.asking.is_none();
         let undecided = self.models.is_empty() && self.discovering.is_some();
-        if self.asking.is_some() || undecided {
+        if self.asking.is_some() || undecided || !first {
             return;
         }
         let Some(epoch) = self.setup.epoch.get() else {
             return;
         };
+        let happened = self.belief.unreported();
         let Some(ask) = self.belief.next_ask(epoch) else {
             return;
         };
+        let Some(request) = self.request(epoch, &ask) else {
+            // Nothing of it is published, so nobody waits for it.
+            self.belief.refused(&ask);
+            self.note_unreported();
+            return;
+        };
+        let answer = self.setup.hub.ask(request);
+        self.asking = Some(Asking {
+            ask,
+            happened,
+            answer,
+        });
+    }
+
+    /// Lets the members of its groups know since when it has something to report. Whether nothing of theirs is older.
+    fn note_unreported(&mut self) -> bool {
+        let unreported = match &self.asking {
+            Some(asking) => asking.happened,
+            None => self.belief.unreported(),
+        };
+        self.turn.as_mut().is_none_or(|turn| turn.note(unreported))
+    }
+
+    fn request(&self, epoch: Epoch, ask: &Ask) -> Option<ControlRequest> {
         let provider = self.name().clone();
-        let request = match ask.clone() {
-            Ask::Register(availability) => {
-                let Some(spec) = self.spec() else { return };
-                ControlRequest::Register {
-                    epoch,
-                    provider,
-                    spec,
-                    availability,
-                }
-            }
+        Some(match ask.clone() {
+            Ask::Register(seq, availability) => ControlRequest::Register {
+                epoch,
+                provider,
+                seq,
+                spec: self.spec()?,
+                availability: Some(availability),
+            },
             Ask::Resume(id, availability) => ControlRequest::Resume {
                 provider,
                 id,
                 availability,
             },
             Ask::Report(id, report) => ControlRequest::Report { provider, id, report },
-        };
-        self.asking = Some((ask, self.setup.hub.ask(request)));
+        })
+    }
+
+    /// Whether the journal has it asleep, whatever is still on its way there.
+    fn is_recorded_asleep(&self) -> bool {
+        self.asking.is_none() && self.belief.is_recorded_asleep()
     }
 
     fn spec(&self) -> Option<ProviderSpec> {
         let config = &self.setup.config;
         ProviderSpec::new(self.models.clone(), config.wake_spec(), config.sleep.is_some())
+            .and_then(|spec| spec.in_groups(config.exclusive.clone()))
             .map_err(
                 |error| error!(provider.name = %config.name, %error, "{} can't be published", config.name),
             )
@@ -412,7 +463,7 @@ impl Owner {
     }
 
     fn answered(&mut self, answer: ControlAnswer) {
-        let Some((ask, _)) = self.asking.take() else {
+        let Some(Asking { ask, happened, .. }) = self.asking.take() else {
             return;
         };
         let name = self.name();
@@ -424,14 +475,19 @@ impl Owner {
                 wake,
                 awaited,
             } => {
-                if let (Ask::Register(_), Some(status)) = (&ask, status) {
+                if let (Ask::Register(..), Some(status)) = (&ask, status) {
                     info!(provider.name = %name, "{name} is published and {status}");
                 }
+                // A wake that was heard of since is newer than the answer.
+                let late = sequence < self.seen;
+                let status = if late { self.belief.status() } else { status };
                 self.belief.done(&ask, status, last_seq);
                 // A wake message that was sent before this may still be on its way, or come from a replica that is late.
                 self.seen = self.seen.max(sequence);
-                if let Some(wake) = wake {
-                    self.wake(&wake);
+                match wake {
+                    Some(wake) => self.wake(&wake),
+                    None if late => {}
+                    None => self.leave_queue(),
                 }
                 if awaited && self.belief.is_up() {
                     // The wake of an earlier session, which ended with this registration.
@@ -445,6 +501,7 @@ impl Owner {
                 }
                 ControlError::RegisterFirst => self.belief.unregistered(),
                 ControlError::ResumeFirst => self.belief.inactive(),
+                ControlError::Unreadable { reason } => self.ask_later(ask, happened, &reason),
                 ControlError::Invalid { reason } | ControlError::Unavailable { reason } => {
                     error!(provider.name = %name, "control refuses what it is told of {name}: {reason}");
                     self.belief.refused(&ask);
@@ -455,6 +512,28 @@ impl Owner {
                 self.belief.refused(&ask);
             }
         }
+    }
+
+    /// Asks the same again after a pause: another replica may take it. The members of its groups don't wait for it
+    /// any longer, nor do they get its room.
+    fn ask_later(&mut self, ask: Ask, happened: Option<Happened>, reason: &str) {
+        let name = self.name();
+        let Some(request) = self.setup.epoch.get().and_then(|epoch| self.request(epoch, &ask)) else {
+            return self.belief.refused(&ask);
+        };
+        if happened.is_some() {
+            warn!(provider.name = %name, "control can't read what the journal has of {name}: {reason}");
+        }
+        let hub = self.setup.hub.clone();
+        self.asking = Some(Asking {
+            ask,
+            happened: None,
+            answer: async move {
+                sleep(UNREADABLE_PAUSE).await;
+                hub.ask(request).await
+            }
+            .boxed(),
+        });
     }
 
     /// Makes known what follows from what is known now: who may pass, who has the group's room, and what it means for the
@@ -505,6 +584,13 @@ async fn ready<T>(future: Option<&mut BoxFuture<'static, T>>) -> T {
 async fn exited(child: Option<&mut Child>) -> Exit {
     match child {
         Some(child) => child.exited().await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn turn_changed(turn: Option<&mut ReportTurn>) {
+    match turn {
+        Some(turn) => turn.changed().await,
         None => std::future::pending().await,
     }
 }

@@ -32,6 +32,7 @@ struct State {
     asked: Vec<ControlRequest>,
     stopped: bool,
     kept_waiting: usize,
+    unreadable: bool,
 }
 
 impl Control {
@@ -49,6 +50,7 @@ impl Control {
             asked: Vec::new(),
             stopped: false,
             kept_waiting: 0,
+            unreadable: false,
         };
         Self(Arc::new(Mutex::new(state)), Arc::new(watch::Sender::new(false)))
     }
@@ -153,6 +155,11 @@ impl Control {
         self.1.send_replace(false);
     }
 
+    /// Its replicas can't read what the journal has of the provider, or can again.
+    pub fn set_unreadable(&self, unreadable: bool) {
+        self.state().unreadable = unreadable;
+    }
+
     /// Whether somebody waits for an answer.
     pub fn is_asked(&self) -> bool {
         self.state().kept_waiting > 0
@@ -221,16 +228,24 @@ impl Hub for Control {
 impl State {
     fn answer(&mut self, request: ControlRequest) -> ControlAnswer {
         self.asked.push(request.clone());
+        if self.unreadable {
+            let reason = "a commit of a later version".to_owned();
+            return ControlAnswer::Refused {
+                refusal: ControlError::Unreadable { reason },
+            };
+        }
         let at = now();
         let command = match request {
             ControlRequest::Register {
                 epoch,
+                seq,
                 spec,
                 availability,
                 ..
             } => ProviderCommand::Register {
                 id: self.id.clone(),
                 epoch,
+                seq,
                 spec,
                 availability,
                 at,

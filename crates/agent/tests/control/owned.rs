@@ -1,7 +1,7 @@
 //! An owner that runs, with control and a config.
 
 use crate::{
-    backend::{eventually, named_provider, provider, runner},
+    backend::{Backend, eventually, named_provider, provider, runner},
     control::{Control, EPOCH},
 };
 use reveille_agent::{
@@ -11,8 +11,8 @@ use reveille_agent::{
     provider::{Groups, Handle, Owner, Setup},
     state_dir::StateDir,
 };
-use reveille_bus::relay::CurrentEpoch;
-use reveille_domain::{AgentName, Epoch, provider::StatusName};
+use reveille_bus::{relay::CurrentEpoch, wakes::WakeMessage};
+use reveille_domain::{AgentName, Epoch, WakeFailure, WakeFailureKind, provider::StatusName};
 use std::path::Path;
 use tokio::{sync::watch, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
@@ -89,4 +89,58 @@ impl Owned {
         self.stop.cancel();
         self.task.await.expect("no panic");
     }
+}
+
+impl Owned {
+    /// Asks for a wake, and sends it.
+    pub fn wake(&self) -> WakeMessage {
+        let wake = self.control.request_wake();
+        self.handle.wake(wake.clone());
+        wake
+    }
+
+    /// The same, for a request that waits for it.
+    pub fn wake_for_request(&self) -> WakeMessage {
+        let wake = self.control.wake_for_request();
+        self.handle.wake(wake.clone());
+        wake
+    }
+
+    /// Why its last wake failed, as soon as it has.
+    pub async fn failed(&self) -> WakeFailure {
+        self.until(StatusName::Hibernating).await;
+        let wake = self.control.last_wake().expect("a wake");
+        wake.failure.expect("a failure")
+    }
+
+    /// The same, of one that its group gave no room.
+    pub async fn blocked(&self) -> WakeFailure {
+        let failure = self.failed().await;
+        assert_eq!(
+            (failure.kind, failure.stage.as_str()),
+            (WakeFailureKind::GroupBlocked, "group")
+        );
+        failure
+    }
+}
+
+/// A member of `gpu0` with a backend of its own, which is put to sleep by a POST to `sleep`.
+pub fn member(backend: &Backend, sleep: &str, terms: &str) -> String {
+    format!(
+        r#"
+        base_url = "{0}"
+        models = ["m"]
+        exclusive = "gpu0"
+        {terms}
+        probe = {{ path = "/is_sleeping", expect = {{ is_sleeping = false }}, interval = "1h" }}
+        [provider.wake]
+        type = "http"
+        url = "{0}/wake"
+        [provider.sleep]
+        min_awake = "1ms"
+        type = "http"
+        url = "{0}{sleep}"
+        "#,
+        backend.url
+    )
 }

@@ -21,6 +21,8 @@ use tracing::{debug, info};
 const CONCURRENCY: usize = 256;
 /// How long a connect waits for the fold to know the agent's earlier providers.
 const FOLD_WAIT: Duration = Duration::from_secs(2);
+/// What commits of registrations have as their cause.
+const REGISTER: &str = "register";
 
 #[derive(Clone)]
 struct Control {
@@ -96,9 +98,13 @@ impl Control {
             ControlRequest::Register {
                 epoch,
                 provider: name,
+                seq,
                 spec,
                 availability,
-            } => self.register(provider(name), epoch, spec, availability).await,
+            } => {
+                let said = ReportId { epoch, seq };
+                self.register(provider(name), said, spec, availability).await
+            }
             ControlRequest::Report {
                 provider: name,
                 id,
@@ -174,7 +180,7 @@ impl Control {
     async fn register(
         &self,
         id: ProviderId,
-        epoch: Epoch,
+        said: ReportId,
         spec: ProviderSpec,
         availability: Option<Availability>,
     ) -> Result<ControlAnswer, ControlError> {
@@ -185,7 +191,7 @@ impl Control {
             .load::<Agent>(&aggregate)
             .await
             .map_err(unavailable)?;
-        let current = agent.state().epoch();
+        let (epoch, current) = (said.epoch, agent.state().epoch());
         if epoch < current {
             return Err(ControlError::Superseded { current });
         }
@@ -203,11 +209,12 @@ impl Control {
         let command = |at| ProviderCommand::Register {
             id: provider,
             epoch,
+            seq: said.seq,
             spec,
             availability,
             at,
         };
-        self.execute(id, "register", command).await
+        self.execute(id, REGISTER, command).await
     }
 
     fn taken_model(&self, id: &ProviderId, spec: &ProviderSpec) -> Option<(String, ProviderName)> {
@@ -225,10 +232,15 @@ impl Control {
     }
 
     async fn stop(&self, agent: &AgentName, epoch: Epoch) -> Result<ControlAnswer, ControlError> {
+        // One that this replica can't read doesn't keep the others from being inactive at once.
+        let mut refused = None;
         for known in self.registry.of_agent(agent) {
             let id = known.provider.id.clone();
-            self.execute(id, "stop", |at| ProviderCommand::AgentStopped { epoch, at })
-                .await?;
+            let command = |at| ProviderCommand::AgentStopped { epoch, at };
+            refused = self.execute(id, "stop", command).await.err().or(refused);
+        }
+        if let Some(refusal) = refused {
+            return Err(refusal);
         }
         info!(agent.name = %agent, agent.epoch = %epoch, "{agent} stopped");
         Ok(ControlAnswer::Stopped)
@@ -248,20 +260,19 @@ impl Control {
         for event in &done.events {
             info!(provider.name = %id, journal.sequence = done.sequence, "{}: {id}", event.name());
         }
-        Ok(self.done(&done))
+        Ok(self.done(&done, cause))
     }
 
-    fn done(&self, done: &Executed<Provider>) -> ControlAnswer {
+    fn done(&self, done: &Executed<Provider>, cause: &str) -> ControlAnswer {
         let provider = done.state.registered();
         let now = self.commands.clock.try_now().unwrap_or_default();
-        let by_registering =
-            |event: &ProviderEvent| matches!(event, ProviderEvent::WakeSucceeded { report: None, .. });
+        let woken = |event: &ProviderEvent| matches!(event, ProviderEvent::WakeSucceeded { .. });
         ControlAnswer::Done {
             status: provider.map(|provider| provider.status.name()),
             sequence: done.sequence,
             last_seq: provider.map(|provider| provider.last_seq).unwrap_or_default(),
             wake: provider.and_then(|provider| self.wakes.message(provider, done.sequence, now)),
-            awaited: done.events.iter().any(by_registering),
+            awaited: cause == REGISTER && done.events.iter().any(woken),
         }
     }
 }
@@ -272,7 +283,9 @@ const fn counted(refusal: &ControlError) -> Option<Reason> {
         ControlError::Superseded { .. } => Some(Reason::OtherEpoch),
         ControlError::RegisterFirst => Some(Reason::Undeclared),
         ControlError::Invalid { .. } => Some(Reason::Invalid),
-        ControlError::ResumeFirst | ControlError::Unavailable { .. } => None,
+        ControlError::ResumeFirst | ControlError::Unreadable { .. } | ControlError::Unavailable { .. } => {
+            None
+        }
     }
 }
 
@@ -342,6 +355,7 @@ fn refused_agent(error: CommandError<AgentRejection>) -> ControlError {
 
 fn refused(error: CommandError<Rejection>) -> ControlError {
     match error {
+        CommandError::Bus(BusError::Unreadable { reason, .. }) => ControlError::Unreadable { reason },
         CommandError::Bus(error) => unavailable(error),
         CommandError::Rejected(Rejection::SessionSuperseded { current }) => {
             ControlError::Superseded { current }

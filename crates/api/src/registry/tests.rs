@@ -1,8 +1,8 @@
 use super::*;
 use reveille_bus::commit::{Commit, CommitHash};
 use reveille_domain::{
-    Availability, CommandId, ModelName, ProviderCommand, ProviderEvent, ProviderSpec, RecipeKind, Timestamp,
-    WakeSpec,
+    Availability, CommandId, ModelName, ProviderCommand, ProviderEvent, ProviderSpec, RecipeKind, ReportSeq,
+    Timestamp, WakeSpec,
 };
 use uuid::Uuid;
 
@@ -20,6 +20,7 @@ fn registration(sequence: u64) -> JournalEntry {
     let register = ProviderCommand::Register {
         id: id(),
         epoch: Epoch(1),
+        seq: ReportSeq(1),
         spec: ProviderSpec::new(models, Some(wake), false).unwrap(),
         availability: Some(Availability::Unavailable),
         at: Timestamp::from_millis(1),

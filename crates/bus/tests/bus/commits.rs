@@ -8,8 +8,8 @@ use reveille_bus::{
     commit::{AnyCommit, Commit, CommitError, CommitHash},
 };
 use reveille_domain::{
-    Agent, AgentEvent, CommandId, Epoch, Failures, Provider, ProviderEvent, SessionId, Stage, Timestamp,
-    Wake, WakeCause, WakeFailure, WakeFailureKind, WakeId, provider::RegisteredAs,
+    Agent, AgentEvent, CommandId, Epoch, Failures, Provider, ProviderEvent, ReportSeq, SessionId, Stage,
+    Timestamp, Wake, WakeCause, WakeFailure, WakeFailureKind, WakeId, provider::RegisteredAs,
 };
 use std::{fs, path::Path};
 use uuid::Uuid;
@@ -49,6 +49,7 @@ fn registered() -> ProviderEvent {
     ProviderEvent::ProviderRegistered {
         id: provider(),
         epoch: Epoch(3),
+        seq: ReportSeq(0),
         spec: spec(),
         status: RegisteredAs::Hibernating,
         failures: Failures::default(),

@@ -10,8 +10,8 @@ use reveille_bus::{
 };
 use reveille_domain::{
     Agent, AgentCommand, AgentName, Availability, Epoch, Key, KeyCommand, KeyId, KeyName, ModelName,
-    Provider, ProviderCommand, ProviderId, ProviderName, ProviderSpec, RecipeKind, Scopes, SecretHash,
-    SessionId, Timestamp, WakeCause, WakeId, WakeSpec,
+    Provider, ProviderCommand, ProviderId, ProviderName, ProviderSpec, RecipeKind, ReportSeq, Scopes,
+    SecretHash, SessionId, Timestamp, WakeCause, WakeId, WakeSpec,
     key::{KeyLimits, KeyPolicy},
 };
 use reveille_tests::{Nats, wait_until};
@@ -111,6 +111,7 @@ pub fn register(id: &AggregateId) -> ProviderCommand {
     ProviderCommand::Register {
         id: id.clone(),
         epoch: Epoch(1),
+        seq: ReportSeq(0),
         spec: spec(),
         availability: Some(Availability::Unavailable),
         at: at(0),

@@ -213,6 +213,7 @@ fn register(epoch: u64, availability: Availability, at: Timestamp) -> ProviderCo
     ProviderCommand::Register {
         id: provider(),
         epoch: Epoch(epoch),
+        seq: ReportSeq(0),
         spec: spec(),
         availability: Some(availability),
         at,

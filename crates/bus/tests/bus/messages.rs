@@ -60,6 +60,7 @@ fn requests() -> Vec<ControlRequest> {
         ControlRequest::Register {
             epoch,
             provider: vllm(),
+            seq: ReportSeq(1),
             spec: spec(),
             availability: Some(Availability::Unavailable),
         },
@@ -131,6 +132,7 @@ fn answers() -> Vec<ControlAnswer> {
         refused(ControlError::RegisterFirst),
         refused(ControlError::ResumeFirst),
         refused(ControlError::Invalid { reason: reason() }),
+        refused(ControlError::Unreadable { reason: reason() }),
         refused(ControlError::Unavailable { reason: reason() }),
     ]
 }

@@ -1,7 +1,7 @@
 //! The commands of a provider. Each brings its time, in NATS time.
 
 use crate::{
-    ids::{Epoch, ReportId, WakeId},
+    ids::{Epoch, ReportId, ReportSeq, WakeId},
     names::ProviderId,
     spec::{Availability, ProviderSpec},
     time::Timestamp,
@@ -18,6 +18,8 @@ pub enum ProviderCommand {
         id: ProviderId,
         /// The agent's epoch.
         epoch: Epoch,
+        /// The number of what the session says, as a report has one; 0 when it isn't numbered.
+        seq: ReportSeq,
         /// What it publishes.
         spec: ProviderSpec,
         /// What the probe found, if it ran.

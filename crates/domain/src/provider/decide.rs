@@ -30,18 +30,28 @@ impl Provider {
                     current: self.epoch(),
                 })
             }
+            // A duplicate: what it says may have been corrected since.
+            (_, ProviderCommand::Register { epoch, seq, .. })
+                if *epoch == self.epoch() && !seq.is_zero() && *seq <= self.last_seq() =>
+            {
+                Ok(vec![])
+            }
             (
                 Self::Unregistered | Self::Gone(_),
                 ProviderCommand::Register {
                     id,
                     epoch,
+                    seq,
                     spec,
                     availability,
                     at,
                 },
             ) => Ok(vec![registered(
                 id,
-                *epoch,
+                ReportId {
+                    epoch: *epoch,
+                    seq: *seq,
+                },
                 spec,
                 initial_status(spec, *availability).into(),
                 Failures::default(),
@@ -88,7 +98,7 @@ impl From<StableStatus> for RegisteredAs {
 
 fn registered(
     id: &ProviderId,
-    epoch: Epoch,
+    said: ReportId,
     spec: &ProviderSpec,
     status: RegisteredAs,
     failures: Failures,
@@ -96,7 +106,8 @@ fn registered(
 ) -> ProviderEvent {
     ProviderEvent::ProviderRegistered {
         id: id.clone(),
-        epoch,
+        epoch: said.epoch,
+        seq: said.seq,
         spec: spec.clone(),
         status,
         failures,
@@ -110,10 +121,17 @@ impl Registered {
             ProviderCommand::Register {
                 id,
                 epoch,
+                seq,
                 spec,
                 availability,
                 at,
-            } => self.register_again(id, *epoch, spec, *availability, *at),
+            } => {
+                let said = ReportId {
+                    epoch: *epoch,
+                    seq: *seq,
+                };
+                self.register_again(id, said, spec, *availability, *at)
+            }
             ProviderCommand::RequestWake { wake_id, cause, at } => self.request_wake(*wake_id, cause, *at),
             ProviderCommand::ReportWake {
                 wake_id,
@@ -209,13 +227,13 @@ impl Registered {
     fn register_again(
         &self,
         id: &ProviderId,
-        epoch: Epoch,
+        said: ReportId,
         spec: &ProviderSpec,
         availability: Option<Availability>,
         at: Timestamp,
     ) -> Decision {
-        let unchanged = epoch == self.epoch && *spec == self.spec;
-        let register = |status| registered(id, epoch, spec, status, self.failures_at(at), at);
+        let unchanged = said.epoch == self.epoch && *spec == self.spec;
+        let register = |status| registered(id, said, spec, status, self.failures_at(at), at);
         let initial = initial_status(spec, availability).into();
         match &self.status {
             Status::Waking { wake } => {
@@ -237,7 +255,7 @@ impl Registered {
                     let (wake_id, stages) = (wake.id, vec![]);
                     events.push(ProviderEvent::WakeSucceeded {
                         wake_id,
-                        report: None,
+                        report: Some(said).filter(|said| unchanged && !said.seq.is_zero()),
                         stages,
                         at_ms: at,
                     });

@@ -2,7 +2,7 @@
 
 use super::state::{InactiveReason, StableStatus};
 use crate::{
-    ids::{Epoch, ReportId, WakeId},
+    ids::{Epoch, ReportId, ReportSeq, WakeId},
     names::ProviderId,
     spec::ProviderSpec,
     time::Timestamp,
@@ -33,6 +33,9 @@ pub enum ProviderEvent {
         id: ProviderId,
         /// The session that it belongs to from now on.
         epoch: Epoch,
+        /// The registration's number among what the session says; absent when it had none.
+        #[serde(default, skip_serializing_if = "ReportSeq::is_zero")]
+        seq: ReportSeq,
         /// What it publishes.
         spec: ProviderSpec,
         /// Its status. A status that it had before keeps its beginning.
@@ -51,7 +54,7 @@ pub enum ProviderEvent {
     WakeSucceeded {
         /// The wake.
         wake_id: WakeId,
-        /// The report; absent when a registration showed it.
+        /// The report, or the registration; absent when the registration before it in the same commit showed it.
         #[serde(skip_serializing_if = "Option::is_none")]
         report: Option<ReportId>,
         /// The recipe's stages.

@@ -34,6 +34,7 @@ impl Provider {
         let ProviderEvent::ProviderRegistered {
             id,
             epoch,
+            seq,
             spec,
             status,
             failures,
@@ -50,7 +51,7 @@ impl Provider {
         // The same session continues to count its reports.
         let last_seq = last
             .filter(|last| last.epoch == *epoch)
-            .map_or(ReportSeq(0), |last| last.seq);
+            .map_or(*seq, |last| last.seq.max(*seq));
         // An unchanged status keeps its data: its beginning, and the wake that a death soon after it counts against.
         let status = match (status, was) {
             (RegisteredAs::Waking, Some(waking @ Status::Waking { .. })) => waking,

@@ -255,6 +255,16 @@ impl Provider {
         }
     }
 
+    /// The number of its session's last registration or report that changed something.
+    #[must_use]
+    pub const fn last_seq(&self) -> ReportSeq {
+        match self {
+            Self::Unregistered => ReportSeq(0),
+            Self::Registered(registered) => registered.last_seq,
+            Self::Gone(gone) => gone.last_seq,
+        }
+    }
+
     /// The last session that it belonged to; `Epoch(0)` when it was never published.
     #[must_use]
     pub const fn epoch(&self) -> Epoch {

@@ -86,6 +86,7 @@ impl Journal {
         self.commit(&ProviderCommand::Register {
             id: id(),
             epoch: self.state.epoch().next(),
+            seq: ReportSeq(1),
             spec: ProviderSpec::new(models, Some(wake), false).expect("legal"),
             availability: Some(Availability::Unavailable),
             at: at(self.seq),

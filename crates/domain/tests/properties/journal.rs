@@ -46,13 +46,16 @@ impl Journal {
             ProviderEvent::BackendSlept { report, .. }
             | ProviderEvent::BackendAwoke { report, .. }
             | ProviderEvent::ProviderResumed { report, .. } => self.hear(*report),
-            ProviderEvent::ProviderRegistered { epoch, .. }
-            | ProviderEvent::ProviderBecameInactive { epoch, .. }
-            | ProviderEvent::ProviderDeregistered { epoch, .. } => {
-                assert!(epoch.0 >= self.heard.0, "epochs never restart");
-                if epoch.0 > self.heard.0 {
-                    self.heard = (epoch.0, 0);
+            ProviderEvent::ProviderRegistered { epoch, seq, .. } => {
+                let (epoch, seq) = (*epoch, *seq);
+                self.speaks(epoch);
+                if !seq.is_zero() {
+                    self.hear(ReportId { epoch, seq });
                 }
+            }
+            ProviderEvent::ProviderBecameInactive { epoch, .. }
+            | ProviderEvent::ProviderDeregistered { epoch, .. } => {
+                self.speaks(*epoch);
             }
             ProviderEvent::ProviderExpired { .. } => {}
         }
@@ -62,6 +65,14 @@ impl Journal {
     fn end(&mut self, wake: WakeId) {
         assert_eq!(self.in_flight.take(), Some(wake), "only the wake in flight ends");
         assert!(self.ended.insert(wake), "a wake ends once");
+    }
+
+    /// A session speaks for the provider from now on, if it didn't before.
+    fn speaks(&mut self, epoch: Epoch) {
+        assert!(epoch.0 >= self.heard.0, "epochs never restart");
+        if epoch.0 > self.heard.0 {
+            self.heard = (epoch.0, 0);
+        }
     }
 
     fn hear(&mut self, report: ReportId) {
@@ -78,6 +89,7 @@ impl Journal {
     /// Whether this session, or this report, came before or was superseded.
     pub fn is_stale(&self, command: &ProviderCommand) -> bool {
         match command {
+            ProviderCommand::Register { epoch, seq, .. } if !seq.is_zero() => (epoch.0, seq.0) <= self.heard,
             ProviderCommand::Register { epoch, .. }
             | ProviderCommand::MarkInactive { epoch, .. }
             | ProviderCommand::AgentStopped { epoch, .. }
@@ -111,9 +123,10 @@ impl Journal {
             seq: ReportSeq(near(self.heard.1, step.seq)),
         };
         match &step.ask {
-            Ask::Register(spec, availability) => ProviderCommand::Register {
+            Ask::Register(spec, availability, numbered) => ProviderCommand::Register {
                 id: "gpu-box/vllm".parse().expect("legal"),
                 epoch,
+                seq: if *numbered { report.seq } else { ReportSeq(0) },
                 spec: specs()[*spec].clone(),
                 availability: *availability,
                 at,

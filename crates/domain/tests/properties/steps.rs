@@ -22,7 +22,8 @@ pub struct Step {
 /// What is asked of a provider.
 #[derive(Debug, Clone)]
 pub enum Ask {
-    Register(usize, Option<Availability>),
+    /// With a number, or without.
+    Register(usize, Option<Availability>, bool),
     RequestWake(Option<Index>, String),
     ReportWake(Index, WakeOutcome),
     ReportAsleep(SleepReason),
@@ -81,7 +82,8 @@ fn sleep_reason() -> impl Strategy<Value = SleepReason> {
 
 fn ask() -> impl Strategy<Value = Ask> {
     prop_oneof![
-        3 => (0..specs().len(), proptest::option::of(availability())).prop_map(|(s, a)| Ask::Register(s, a)),
+        3 => (0..specs().len(), proptest::option::of(availability()), any::<bool>())
+            .prop_map(|(spec, found, numbered)| Ask::Register(spec, found, numbered)),
         6 => (proptest::option::weighted(0.2, any::<Index>()), text())
             .prop_map(|(old, id)| Ask::RequestWake(old, id)),
         5 => (any::<Index>(), outcome()).prop_map(|(wake, outcome)| Ask::ReportWake(wake, outcome)),

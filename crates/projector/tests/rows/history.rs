@@ -3,8 +3,8 @@
 use proptest::{collection::vec, prelude::*};
 use reveille_domain::{
     Agent, AgentCommand, AgentName, Availability, CommandId, Epoch, KeyId, ModelName, Provider,
-    ProviderCommand, ProviderId, ProviderSpec, RecipeKind, ReportId, SessionId, SleepReason, Stage,
-    Timestamp, WakeCause, WakeFailure, WakeFailureKind, WakeId, WakeOutcome, WakeSpec,
+    ProviderCommand, ProviderId, ProviderSpec, RecipeKind, ReportId, ReportSeq, SessionId, SleepReason,
+    Stage, Timestamp, WakeCause, WakeFailure, WakeFailureKind, WakeId, WakeOutcome, WakeSpec,
     rows::{RawMessage, RecordedEvent, RowSource, SourceBody, provider_aggregate_id},
 };
 use serde::Serialize;
@@ -265,6 +265,7 @@ fn command(
             } else {
                 epoch
             },
+            seq: ReportSeq(0),
             spec: spec(recipe, models),
             availability: up.map(availability),
             at,

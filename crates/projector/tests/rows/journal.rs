@@ -157,6 +157,7 @@ fn register(provider: &str) -> ProviderCommand {
     ProviderCommand::Register {
         id: id(provider),
         epoch: Epoch(1),
+        seq: ReportSeq(0),
         spec: ProviderSpec::new(models, Some(wake), true).expect("legal"),
         availability: Some(Availability::Unavailable),
         at: Timestamp::from_millis(5),

@@ -15,7 +15,7 @@ use std::{collections::HashSet, time::Duration};
 /// How long a backend may stay silent during a request unless `answer_timeout` says otherwise: the default of OpenAI's SDKs.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(600);
 /// The most groups of one provider.
-pub const MAX_GROUPS: usize = 16;
+pub const MAX_GROUPS: usize = reveille_domain::MAX_GROUPS;
 
 /// The names used so far.
 #[derive(Default)]

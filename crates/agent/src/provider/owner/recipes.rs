@@ -9,7 +9,9 @@ use crate::{
 };
 use futures::FutureExt;
 use reveille_bus::wakes::WakeMessage;
-use reveille_domain::{GROUP_STAGE, Stage, WakeFailure, WakeFailureKind, WakeId, WakeOutcome};
+use reveille_domain::{
+    GROUP_STAGE, Stage, WakeFailure, WakeFailureKind, WakeId, WakeOutcome, provider::StatusName,
+};
 use std::time::Duration;
 use tokio::time::Instant;
 use tracing::{debug, info, warn};
@@ -24,7 +26,8 @@ impl Owner {
         if current && wake.awaited {
             self.await_requests(wake.wake_id);
         }
-        if !current || wake.sequence < self.seen {
+        // While it isn't registered, the wake may be long over: the answer to its registration tells of one in flight.
+        if !current || wake.sequence < self.seen || self.belief.status().is_none() {
             debug!(wake.id = %wake.wake_id, "ignored an old wake");
             return;
         }
@@ -97,6 +100,14 @@ impl Owner {
         };
     }
 
+    /// Control has no wake in flight: one that waits for its group's room gives up its turn.
+    pub(super) fn leave_queue(&mut self) {
+        if let Activity::Queued { wake, .. } = &self.activity {
+            info!(provider.name = %self.name(), wake.id = %wake, "no longer waiting for room: the wake has ended");
+            self.activity = Activity::Idle;
+        }
+    }
+
     fn run_wake(&mut self, wake: WakeId, waited: Option<Stage>) {
         let Some(recipe) = self.setup.config.wake.clone() else {
             return;
@@ -144,6 +155,11 @@ impl Owner {
             }
             Advance::Turn(wake, waited, come) => {
                 self.activity = Activity::Idle;
+                if come.is_ok() && self.belief.status() != Some(StatusName::Waking) {
+                    // Should it be in flight after all, the next answer of control tells of it.
+                    info!(provider.name = %self.name(), wake.id = %wake, "not waking: control no longer has the wake");
+                    return;
+                }
                 let come = come
                     .map_err(|why| WakeFailure::new(WakeFailureKind::GroupBlocked, GROUP_STAGE, &why))
                     // Its owner may have changed his mind meanwhile.

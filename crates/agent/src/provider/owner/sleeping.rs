@@ -260,7 +260,7 @@ impl Owner {
         let Some(group) = &self.group else { return };
         if self.belief.is_up() {
             group.is_awake();
-        } else if self.vacancy.is_vacant() && self.belief.is_told_asleep() {
+        } else if self.vacancy.is_vacant() && self.is_recorded_asleep() {
             group.sleeps();
         } else if !matches!(self.activity, Activity::Waking { .. } | Activity::Sleeping { .. }) {
             group.is_doubtful();

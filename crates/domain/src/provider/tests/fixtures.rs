@@ -116,6 +116,7 @@ pub(super) fn register(
     ProviderCommand::Register {
         id: id(),
         epoch: Epoch(epoch),
+        seq: ReportSeq(0),
         spec,
         availability,
         at: at(secs),
@@ -227,6 +228,7 @@ pub(super) fn registered_after(
     ProviderEvent::ProviderRegistered {
         id: id(),
         epoch: Epoch(epoch),
+        seq: ReportSeq(0),
         spec,
         status,
         failures,

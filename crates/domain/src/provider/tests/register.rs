@@ -238,3 +238,42 @@ fn what_a_later_session_took_back_never_returns_by_an_earlier_one() {
         .when(register(1, recipe(), UP, 6))
         .then_refused(&Rejection::SessionSuperseded { current: Epoch(2) });
 }
+
+/// A registration with a number among what the session says.
+fn numbered(number: u64, mut command: ProviderCommand) -> ProviderCommand {
+    if let ProviderCommand::Register { seq, .. } = &mut command {
+        *seq = ReportSeq(number);
+    }
+    command
+}
+
+#[test]
+fn a_duplicate_of_a_registration_that_comes_late_changes_nothing() {
+    let mut first = registered(1, recipe(), RegisteredAs::Active, 0);
+    if let ProviderEvent::ProviderRegistered { seq, .. } = &mut first {
+        *seq = ReportSeq(1);
+    }
+    let asleep = given([])
+        .when(numbered(1, register(1, recipe(), UP, 0)))
+        .then([first])
+        .when(report_asleep(report(1, 2), SleepReason::Idle, 60))
+        .then([slept(report(1, 2), SleepReason::Idle, none(), 60)]);
+    let late = || numbered(1, register(1, more_models(), UP, 71));
+    asleep.clone().when(late()).then_nothing();
+    let waking = asleep.when(request_wake(1, 70)).then([requested(1, 70)]);
+    waking.when(late()).then_nothing();
+}
+
+#[test]
+fn a_registration_that_ends_a_wake_is_numbered_like_a_report() {
+    let waking = waking()
+        .when(numbered(1, register(1, recipe(), UP, 15)))
+        .then([succeeded_unreported(1, Some(report(1, 1)), 15)])
+        .when(report_asleep(report(1, 2), SleepReason::Idle, 60))
+        .then([slept(report(1, 2), SleepReason::Idle, none(), 60)])
+        .when(request_wake(2, 70))
+        .then([requested(2, 70)]);
+    waking
+        .when(numbered(1, register(1, recipe(), UP, 71)))
+        .then_nothing();
+}
