@@ -2,6 +2,7 @@
 
 use crate::{
     keys::{AuthMode, SecretKey},
+    origin::{Host, Origin},
     server::{ServerLimits, tls::Tls},
     wakes::MAX_WAITING,
 };
@@ -45,6 +46,10 @@ pub struct Config {
     pub server: ServerLimits,
     /// Whether a key is needed.
     pub auth: AuthMode,
+    /// The names and addresses by which it is reached, beside loopback's, its listener's and those in its certificate.
+    pub hosts: Vec<Host>,
+    /// The origins whose pages may use it.
+    pub cors_origins: Vec<Origin>,
     /// A key that may do everything and isn't in the journal: the one that makes the others.
     pub root_key: Option<SecretKey>,
 }
@@ -65,6 +70,8 @@ impl Config {
             tls: None,
             server: ServerLimits::default(),
             auth: AuthMode::Open,
+            hosts: vec![],
+            cors_origins: vec![],
             root_key: None,
         }
     }

@@ -18,6 +18,7 @@ mod http;
 mod inference;
 pub mod keys;
 mod metrics;
+pub mod origin;
 mod registry;
 pub mod server;
 mod service;

@@ -8,6 +8,7 @@ use crate::{
     http::{self, AppServices, AppState, HttpLimits, Readiness},
     keys::Authenticator,
     metrics::Metrics,
+    origin::OriginPolicy,
     registry::Registry,
     server,
     wakes::Wakes,
@@ -70,10 +71,12 @@ pub async fn run(
     let address = listener.local_addr()?;
     let scheme = if config.tls.is_some() { "https" } else { "http" };
     info!(http.address = %address, replica.name = config.replica, "serving {scheme}://{address}");
+    let (hosts, origins) = (config.hosts.clone(), config.cors_origins.clone());
+    let policy = OriginPolicy::new(address, config.tls.clone(), hosts, origins);
     let serving = server::serve(
         listener,
         config.tls.clone(),
-        http::router(state),
+        http::router(state, policy),
         http::refuse,
         config.server.clone(),
         shutdown.clone(),

@@ -33,7 +33,7 @@ pub fn mode(address: SocketAddr, args: AuthArgs) -> AuthMode {
         } if beyond => {
             warn!(
                 api.listen = %address,
-                "--insecure-no-keys: whoever reaches {address} may ask and wake every model, read all events, and make keys"
+                "--insecure-no-keys: whoever reaches {address} may ask and wake every model, and read all events"
             );
             AuthMode::Open
         }

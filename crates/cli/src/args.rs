@@ -5,6 +5,7 @@
 use crate::{data_dir, failure::Failure};
 use clap::{Args, ValueEnum, builder::FalseyValueParser};
 use reveille_agent::config::Config;
+use reveille_api::origin::{Host, Origin};
 use std::{net::SocketAddr, path::PathBuf};
 use url::Url;
 
@@ -89,6 +90,8 @@ pub struct ServeArgs {
     pub tls: TlsArgs,
     #[command(flatten)]
     pub auth: AuthArgs,
+    #[command(flatten)]
+    pub origin: OriginArgs,
     /// Where agents reach the hub's NATS servers, for those that join [default: as this process does].
     #[arg(long, env = "REVEILLE_AGENTS_NATS_URL", value_name = "URL")]
     pub agents_nats: Option<String>,
@@ -116,6 +119,28 @@ pub struct AuthArgs {
     /// Answer everybody although the API listens beyond loopback: whoever reaches it may use and wake everything.
     #[arg(long, env = "REVEILLE_INSECURE_NO_KEYS", value_parser = FalseyValueParser::new())]
     pub insecure_no_keys: bool,
+}
+
+/// The hosts that the API answers to, and the pages that may use it.
+#[derive(Debug, Args)]
+pub struct OriginArgs {
+    /// A name or an address by which the API is reached, beside loopback's, the listener's own and those in its certificate. May be
+    /// given several times.
+    #[arg(
+        long = "host",
+        env = "REVEILLE_HOST",
+        value_name = "HOST,…",
+        value_delimiter = ','
+    )]
+    pub hosts: Vec<Host>,
+    /// An origin whose pages may use the API from a browser, such as https://chat.example. May be given several times.
+    #[arg(
+        long = "cors-origin",
+        env = "REVEILLE_CORS_ORIGIN",
+        value_name = "ORIGIN,…",
+        value_delimiter = ','
+    )]
+    pub cors_origins: Vec<Origin>,
 }
 
 /// Where the API is.

@@ -129,7 +129,7 @@ async fn three_locked_servers_with_our_own_configs_survive_one_and_other_replica
     let config = AgentConfig::new("gpu-box")
         .provider("vllm", "qwen", &backend)
         .woken_by_http(&controller.url());
-    let agent = locked::join(&world, &api, &config).await;
+    let agent = locked::join(&servers, &world, &api, &config).await;
     api.wait_for_status(LLM, "hibernating", SOON).await;
     assert_eq!(api.chat("qwen").await.status, 200);
     api.wait_for_status(LLM, "active", SOON).await;

@@ -27,7 +27,11 @@ impl Hub {
 
     async fn run(&self, words: &[&str]) -> Process {
         let command = self.world.reveille(words[0]).args(&words[1..]);
-        let process = command.env("REVEILLE_API_URL", self.api.url()).start();
+        let command = command.env("REVEILLE_API_URL", self.api.url());
+        // Where its root key is.
+        let process = command
+            .env("REVEILLE_DATA_DIR", self.world.folder().join("hub"))
+            .start();
         process.wait_for_exit(SOON).await;
         process
     }

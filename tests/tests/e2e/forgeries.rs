@@ -62,7 +62,8 @@ impl Hub {
 
     async fn run(&self, words: &[&str]) -> Process {
         let command = self.world.reveille(words[0]).args(&words[1..]);
-        let process = command.env("REVEILLE_API_URL", self.api.url()).start();
+        let command = command.env("REVEILLE_API_URL", self.api.url());
+        let process = command.env("REVEILLE_DATA_DIR", &self.data).start();
         let exit = process.wait_for_exit(SOON).await;
         assert_eq!(exit, Exit::Code(0), "{}", process.log());
         process

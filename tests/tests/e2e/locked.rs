@@ -29,7 +29,7 @@ pub struct LockedServers {
     pub url: String,
     hub: PathBuf,
     _ports: Vec<Port>,
-    _folder: Folder,
+    folder: Folder,
 }
 
 impl LockedServers {
@@ -77,7 +77,7 @@ impl LockedServers {
             url: urls.join(","),
             hub,
             _ports: ports.into_iter().flatten().collect(),
-            _folder: folder,
+            folder,
         }
     }
 
@@ -98,10 +98,12 @@ impl LockedServers {
 
     /// Starts an API replica, with these words more.
     pub fn api(&self, world: &World, words: &[&str]) -> Api {
-        world.api_of(
-            self.reveille(world, "api", &["api", "issuer", "system"])
-                .args(words),
-        )
+        let api = self.reveille(world, "api", &["api", "issuer", "system"]);
+        world.api_of(api.arg("--root-key-file").arg(self.root_key()).args(words))
+    }
+
+    fn root_key(&self) -> PathBuf {
+        self.folder.path().join("root.key")
     }
 
     /// A raw connection with the key of a role.
@@ -138,9 +140,11 @@ pub fn copy_configs(to: &Path) {
 }
 
 /// Has a machine join by a token, and starts its agent with `config`'s provider; its folder is in the world's.
-pub async fn join(world: &World, api: &Api, config: &AgentConfig) -> Process {
+pub async fn join(servers: &LockedServers, world: &World, api: &Api, config: &AgentConfig) -> Process {
     let at_api = |subcommand: &str| world.reveille(subcommand).env("REVEILLE_API_URL", api.url());
+    let root = fs::read_to_string(servers.root_key()).expect("a key");
     let made = at_api("agent-token")
+        .env("REVEILLE_API_KEY", root.trim())
         .args(["create", "gpu-box", "-o", "json"])
         .start();
     assert_eq!(made.wait_for_exit(SOON).await, Exit::Code(0), "{}", made.log());
@@ -205,7 +209,7 @@ async fn every_process_of_a_locked_hub_works_with_its_own_keys_alone() {
     let config = AgentConfig::new("gpu-box")
         .provider("vllm", "qwen", &backend)
         .woken_by_http(&controller.url());
-    let agent = join(&world, &api, &config).await;
+    let agent = join(&servers, &world, &api, &config).await;
     api.wait_for_status(LLM, "hibernating", SOON).await;
     assert_eq!(api.chat("qwen").await.status, 200);
     facts.wait_for("WakeSucceeded", SOON).await;

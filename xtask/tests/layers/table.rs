@@ -73,7 +73,7 @@ const API: Layers = Layers {
         &["wakes"],
         &["commands"],
         &["metrics"],
-        &["registry"],
+        &["origin", "registry"],
         &["agents", "history", "keys", "server"],
         &["guarded_body"],
     ],

@@ -43,6 +43,18 @@ pub(super) async fn may_query(
     Ok(next.run(request).await)
 }
 
+/// Lets through who may make and revoke keys and agents: with a key, on loopback too, so that another account of this machine
+/// can't make itself one that outlasts it.
+pub(super) async fn may_make_keys(
+    Extension(caller): Extension<Caller>,
+    request: Request,
+    next: Next,
+) -> Result<Response, ApiError> {
+    caller.require_key()?;
+    caller.require(Scope::Admin)?;
+    Ok(next.run(request).await)
+}
+
 /// Lets through who may change something.
 pub(super) async fn may_admin(
     Extension(caller): Extension<Caller>,

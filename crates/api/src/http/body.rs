@@ -3,7 +3,7 @@
 use super::{ApiError, AppState};
 use crate::inference::{BodyBudget, HeldBytes};
 use axum::{
-    body::{Body, BodyDataStream},
+    body::{Body, BodyDataStream, HttpBody},
     extract::Request,
     http::{HeaderMap, header},
 };
@@ -38,8 +38,9 @@ pub(super) struct HeldBody {
     pub held: HeldBytes,
 }
 
-/// Refuses what doesn't say that it is plain JSON. No content type at all is taken as JSON.
-pub(super) fn check_media_type(headers: &HeaderMap) -> Result<(), ApiError> {
+/// Refuses a body that doesn't say that it is plain JSON. A page may send one without a content type to any address, and no browser
+/// asks that address first.
+pub(super) fn check_media_type(headers: &HeaderMap, body: &Body) -> Result<(), ApiError> {
     let refuse = |what: &str, value: &[u8]| {
         let value: String = String::from_utf8_lossy(value)
             .chars()
@@ -57,6 +58,7 @@ pub(super) fn check_media_type(headers: &HeaderMap) -> Result<(), ApiError> {
     }
     match headers.get(header::CONTENT_TYPE) {
         Some(value) if !is_json(value.as_bytes()) => refuse("content-type", value.as_bytes()),
+        None if !body.is_end_stream() => Err(ApiError::NoMediaType),
         Some(_) | None => Ok(()),
     }
 }
@@ -77,7 +79,7 @@ pub(super) async fn read_small<T: DeserializeOwned>(
     request: Request,
 ) -> Result<T, ApiError> {
     let (parts, body) = request.into_parts();
-    check_media_type(&parts.headers)?;
+    check_media_type(&parts.headers, &body)?;
     let (idle, bodies) = (state.limits.timings.body_idle, &state.bodies);
     let body = read(&parts.headers, body, MAX_SMALL_BYTES, idle, bodies).await?;
     let json: &[u8] = match &*body.bytes {

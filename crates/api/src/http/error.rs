@@ -4,6 +4,7 @@ use super::{answer::ErrorResponse, body::MIN_BYTES_PER_SECOND};
 use crate::{
     inference::InferenceError,
     keys::Denied,
+    origin::OriginError,
     server::ProtocolError,
     wakes::{SleepError, WakeError},
 };
@@ -33,6 +34,9 @@ pub(crate) enum ApiError {
     /// Bytes that make no request.
     #[error(transparent)]
     Protocol(#[from] ProtocolError),
+    /// It names another host, or a page of another origin sends it.
+    #[error(transparent)]
+    Origin(#[from] OriginError),
     #[error("there is nothing at this path")]
     UnknownPath,
     #[error("this path doesn't take that method")]
@@ -41,6 +45,8 @@ pub(crate) enum ApiError {
     TooLarge { limit: usize },
     #[error("the body must be JSON without a content encoding: {what}")]
     UnsupportedMedia { what: String },
+    #[error("the body needs the header `content-type: application/json`")]
+    NoMediaType,
     #[error(
         "the body did not arrive: nothing came for {} s, or in all that time less than {} KiB a second",
         idle.as_secs(),

@@ -14,6 +14,7 @@ mod inference;
 mod keys;
 mod metrics;
 mod models;
+mod origin;
 mod paging;
 mod queries;
 mod request_id;

@@ -10,7 +10,7 @@ use axum::{
 use tracing::{Instrument, error_span};
 use uuid::Uuid;
 
-const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+pub(super) const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// A client's own id is kept up to this length.
 const MAX_ID_BYTES: usize = 128;
 

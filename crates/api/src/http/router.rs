@@ -1,18 +1,21 @@
-//! Every path that this process answers.
+//! Every path that this process answers, and to whom.
 
 use super::{
-    ApiError, AppState, agents, auth, health, inference, keys, metrics, models,
+    ApiError, AppState, agents, auth, health, inference, keys, metrics, models, origin,
     queries::{events, llms, providers, status, wakes},
     request_id,
 };
-use crate::server::ProtocolError;
+use crate::{origin::OriginPolicy, server::ProtocolError};
 use axum::{
     Router, middleware,
     response::{IntoResponse, Response},
     routing::{delete, get, post},
 };
+use std::sync::Arc;
 
-pub(crate) fn router(state: AppState) -> Router {
+pub(crate) fn router(state: AppState, policy: OriginPolicy) -> Router {
+    let cors = origin::cors(&policy);
+    let check_origin = middleware::from_fn_with_state(Arc::new(policy), origin::check);
     let authenticate = middleware::from_fn_with_state(state.clone(), auth::authenticate);
     let inference = Router::new()
         .route("/v1/chat/completions", post(inference::chat_completions))
@@ -28,9 +31,13 @@ pub(crate) fn router(state: AppState) -> Router {
     let commands = Router::new()
         .nest("/reveille/v1", commands())
         .route_layer(middleware::from_fn(auth::may_admin));
-    inference
+    let access = Router::new()
+        .nest("/reveille/v1", access())
+        .route_layer(middleware::from_fn(auth::may_make_keys));
+    let router = inference
         .merge(queries)
         .merge(commands)
+        .merge(access)
         .route_layer(authenticate)
         // The token in the body authenticates this one.
         .route("/reveille/v1/enroll", post(agents::enroll))
@@ -38,7 +45,14 @@ pub(crate) fn router(state: AppState) -> Router {
         .route("/readyz", get(health::readyz))
         .fallback(async || ApiError::UnknownPath)
         .method_not_allowed_fallback(async || ApiError::MethodNotAllowed)
-        .layer(middleware::from_fn_with_state(state.clone(), metrics::count))
+        .layer(check_origin)
+        .layer(middleware::from_fn_with_state(state.clone(), metrics::count));
+    // Outside of all that refuses, so that an allowed page can read why.
+    let router = match cors {
+        Some(cors) => router.layer(cors),
+        None => router,
+    };
+    router
         .layer(middleware::from_fn(request_id::name_requests))
         .with_state(state)
 }
@@ -60,9 +74,15 @@ fn commands() -> Router<AppState> {
     Router::new()
         .route("/providers/{agent}/{provider}/wake", post(providers::wake))
         .route("/providers/{agent}/{provider}/sleep", post(providers::sleep))
+        .route("/keys", get(keys::list))
+}
+
+/// What lets somebody in or shuts somebody out.
+fn access() -> Router<AppState> {
+    Router::new()
         .route("/agents/{agent}", delete(agents::revoke))
         .route("/agents/{agent}/tokens", post(agents::issue_token))
-        .route("/keys", get(keys::list).post(keys::create))
+        .route("/keys", post(keys::create))
         .route("/keys/{id}", delete(keys::revoke))
         .route("/keys/{id}/rotate", post(keys::rotate))
 }

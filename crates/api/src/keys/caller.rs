@@ -21,7 +21,7 @@ enum Who {
 }
 
 impl Caller {
-    /// Somebody on this machine, who may do everything.
+    /// Somebody on this machine, who may do everything but make keys.
     pub const fn operator() -> Self {
         Self { who: Who::Operator }
     }
@@ -63,6 +63,14 @@ impl Caller {
         let has = self.scopes().is_none_or(|scopes| scopes.contains(&scope));
         let scope = NeededScope::One(scope);
         if has { Ok(()) } else { Err(Denied::Scope { scope }) }
+    }
+
+    /// Refuses the operator who came without a key.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn require_key(&self) -> Result<(), Denied> {
+        self.key().map(|_| ()).ok_or(Denied::AdminKey)
     }
 
     /// Refuses him unless he may ask some model.

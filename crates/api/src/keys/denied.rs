@@ -10,6 +10,12 @@ pub(crate) enum Denied {
     /// No key came.
     #[error("a key is needed: send it as `Authorization: Bearer rv_…` or as `x-api-key`")]
     Missing,
+    /// No key came for what needs one everywhere.
+    #[error(
+        "making and revoking keys and agents needs a key on loopback too: the root key, which `reveille` finds by itself \
+         (--data-dir says where), or one with the scope admin"
+    )]
+    AdminKey,
     /// What came is no key, or one that never was, or that was rotated or revoked.
     #[error("{0}")]
     Invalid(&'static str),

@@ -10,7 +10,7 @@ use crate::{
     listen, logging, replica, tls,
 };
 use clap::Args;
-use reveille_api::{AgentHub, Config, keys::AuthMode};
+use reveille_api::{AgentHub, Config};
 use reveille_bus::access::Role;
 use reveille_domain::rows::Rows;
 use reveille_projector::PostgresRows;
@@ -58,11 +58,15 @@ pub async fn run(args: Api) -> Result<(), Failure> {
         max_waiting: args.max_waiting,
         tls,
         auth: api_auth::mode(address, serve.auth),
+        hosts: serve.origin.hosts,
+        cors_origins: serve.origin.cors_origins,
         root_key,
         ..config(&hub, serve.agents_nats)?
     };
-    if config.auth == AuthMode::Required && config.root_key.is_none() {
-        warn!("there is no root key (--root-key-file): only a key with the scope admin can make others");
+    if config.root_key.is_none() {
+        warn!(
+            "there is no root key (--root-key-file): only a key with the scope admin can make and revoke keys and agents"
+        );
     }
     let client = ApiClient::local(&url, None)?;
     until_signalled(|stop| async move {

@@ -109,6 +109,8 @@ pub async fn run(args: Up) -> Result<(), Failure> {
     let mut api = reveille_api::Config {
         tls,
         auth: api_auth::mode(address, serve.auth),
+        hosts: serve.origin.hosts,
+        cors_origins: serve.origin.cors_origins,
         root_key: Some(root_key.clone()),
         ..api::config(nats, serve.agents_nats)?
     };

@@ -8,8 +8,8 @@ mod load;
 
 use anyhow::{Context, Result, bail};
 use load::{Latencies, Target};
-use reveille_tests::{AgentConfig, Api, Launch, Port, Process, World, load_average, wait_until};
-use std::time::Duration;
+use reveille_tests::{AgentConfig, Answer, Api, Launch, Port, Process, World, load_average, wait_until};
+use std::{fs, time::Duration};
 
 const MODEL: &str = "stand-in";
 const ROUNDS: usize = 5;
@@ -78,7 +78,9 @@ async fn compare() -> Result<()> {
     let _bare_api = bare_process(&world, "bare-api", &bare_port.address().to_string())?;
     let _bare_agent = bare_process(&world, "bare-agent", &backend.url())?;
 
-    let api = world.api().await;
+    let root_key = world.folder().join("root.key");
+    let api = world.api_with(&["--root-key-file", &root_key.display().to_string()]);
+    api.wait_until_ready().await;
     let provider = format!(
         "\n[[provider]]\nname = \"stand-in\"\nbase_url = {:?}\nmodels = [{MODEL:?}]\n",
         backend.url()
@@ -93,7 +95,7 @@ async fn compare() -> Result<()> {
         Path::new("reveille", Target::of(&api.url(), MODEL)?),
         Path::new(
             "with a key",
-            Target::of(&api.url(), MODEL)?.with_key(&key(&api).await?),
+            Target::of(&api.url(), MODEL)?.with_key(&key(&api, &root_key).await?),
         ),
     ];
     for path in &paths {
@@ -116,10 +118,12 @@ async fn compare() -> Result<()> {
 }
 
 /// A key with every limit that a key can have, none of them ever reached.
-async fn key(api: &Api) -> Result<String> {
+async fn key(api: &Api, root_key: &std::path::Path) -> Result<String> {
     let terms = serde_json::json!({"name": "bench", "scopes": [format!("infer:{MODEL}")], "expires_in_s": 86_400,
         "rate": 1_000_000, "concurrency": 10_000, "wakes_per_hour": 1_000});
-    let made = api.post("/reveille/v1/keys", &terms).await;
+    let root = fs::read_to_string(root_key)?;
+    let request = api.client().post(format!("{}/reveille/v1/keys", api.url()));
+    let made = Answer::of(request.bearer_auth(root.trim()).json(&terms)).await;
     let key = made.json()["key"].as_str().map(str::to_owned);
     key.with_context(|| format!("no key was made: {}", made.text()))
 }

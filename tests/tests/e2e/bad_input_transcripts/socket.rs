@@ -6,14 +6,16 @@ use crate::{
     transcript::{Transcript, dripped, sent},
 };
 
-const GET: &str = "GET /livez HTTP/1.1\r\nconnection: close\r\nhost: a\r\n\r\n";
+const GET: &str = "GET /livez HTTP/1.1\r\nconnection: close\r\nhost: localhost\r\n\r\n";
 
 #[tokio::test]
 async fn what_curl_never_sends_is_answered_and_the_connection_ends() {
     let hub = Hub::new().await;
     let api = hub.replica(&[]).await;
     let post = |headers: &str, body: &str| {
-        format!("POST {CHAT} HTTP/1.1\r\nhost: a\r\ncontent-type: application/json\r\n{headers}\r\n{body}")
+        format!(
+            "POST {CHAT} HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n{headers}\r\n{body}"
+        )
     };
     let chunked = "transfer-encoding: chunked\r\n";
     let both = format!("content-length: 3\r\n{chunked}");
@@ -57,7 +59,9 @@ async fn what_curl_never_sends_is_answered_and_the_connection_ends() {
 async fn who_is_slow_is_told_and_keeps_nobody_waiting() {
     let hub = Hub::new().await;
     let api = hub.replica(&[]).await;
-    let body = format!("POST {CHAT} HTTP/1.1\r\nhost: a\r\ncontent-length: 100\r\n\r\n{{");
+    let body = format!(
+        "POST {CHAT} HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: 100\r\n\r\n{{"
+    );
     let spaces = " ".repeat(90);
     std::thread::scope(|scope| {
         let slow = [
@@ -69,7 +73,7 @@ async fn who_is_slow_is_told_and_keeps_nobody_waiting() {
             // A byte a second never fills the 10 s that a head has, nor keeps the pace of a body.
             (
                 "dripping head",
-                scope.spawn(|| dripped(&api, "", "GET /livez HTTP/1.1\r\nhost: a")),
+                scope.spawn(|| dripped(&api, "", "GET /livez HTTP/1.1\r\nhost: localhost")),
             ),
             ("dripping body", scope.spawn(|| dripped(&api, &body, &spaces))),
         ];

@@ -10,7 +10,7 @@ const PLACE_FREE_SECONDS: u64 = 1;
 pub(super) fn of_denied(denied: &Denied) -> ErrorResponse {
     let say = |status, code| ErrorResponse::new(status, code, denied.to_string());
     match denied {
-        Denied::Missing => say(StatusCode::UNAUTHORIZED, "missing_api_key"),
+        Denied::Missing | Denied::AdminKey => say(StatusCode::UNAUTHORIZED, "missing_api_key"),
         Denied::Invalid(_) => say(StatusCode::UNAUTHORIZED, "invalid_api_key"),
         Denied::Expired { .. } => say(StatusCode::UNAUTHORIZED, "expired_api_key"),
         Denied::Unreadable { .. } => say(StatusCode::SERVICE_UNAVAILABLE, "key_unreadable").retry_in(10),

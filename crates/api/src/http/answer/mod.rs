@@ -8,7 +8,7 @@ mod rows;
 mod wake;
 
 use super::ApiError;
-use crate::{inference::InferenceError, server::ProtocolError};
+use crate::{inference::InferenceError, origin::OriginError, server::ProtocolError};
 use axum::{
     body::Body,
     http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header},
@@ -140,6 +140,7 @@ impl ApiError {
                 ErrorResponse::new(StatusCode::BAD_REQUEST, code, message.clone()).param(*param)
             }
             Self::Protocol(error) => of_protocol(*error),
+            Self::Origin(error) => of_origin(error),
             Self::UnknownPath => ErrorResponse::new(StatusCode::NOT_FOUND, "not_found", message()),
             Self::MethodNotAllowed => {
                 ErrorResponse::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", message())
@@ -147,7 +148,7 @@ impl ApiError {
             Self::TooLarge { .. } => {
                 ErrorResponse::new(StatusCode::PAYLOAD_TOO_LARGE, "request_too_large", message())
             }
-            Self::UnsupportedMedia { .. } => ErrorResponse::new(
+            Self::UnsupportedMedia { .. } | Self::NoMediaType => ErrorResponse::new(
                 StatusCode::UNSUPPORTED_MEDIA_TYPE,
                 "unsupported_media_type",
                 message(),
@@ -220,6 +221,16 @@ fn inference(error: &InferenceError) -> ErrorResponse {
         } => ErrorResponse::new(StatusCode::BAD_GATEWAY, "backend_failed", error.to_string())
             .about(provider, *wake_id),
     }
+}
+
+fn of_origin(error: &OriginError) -> ErrorResponse {
+    let (status, code) = match error {
+        OriginError::UnknownHost { .. } | OriginError::NoHost => {
+            (StatusCode::MISDIRECTED_REQUEST, "unknown_host")
+        }
+        OriginError::ForeignOrigin { .. } => (StatusCode::FORBIDDEN, "origin_not_allowed"),
+    };
+    ErrorResponse::new(status, code, error.to_string())
 }
 
 fn of_protocol(error: ProtocolError) -> ErrorResponse {

@@ -52,7 +52,7 @@ async fn infer(
     let (mut parts, body) = request.into_parts();
     let caller = parts.extensions.remove::<Caller>().ok_or(ApiError::NotReady)?;
     let options = Options::read(&parts.headers, state.limits.timings.wait)?;
-    check_media_type(&parts.headers)?;
+    check_media_type(&parts.headers, &body)?;
     let (limit, idle) = (state.limits.body_bytes, state.limits.timings.body_idle);
     let body = body::read(&parts.headers, body, limit, idle, &state.bodies).await?;
     let peeked = peek(&body.bytes, endpoint)?;

@@ -8,6 +8,8 @@ use tokio::{
 };
 
 const CHAT: &str = "/v1/chat/completions";
+/// What every request with a body has.
+const TYPED: &str = "host: localhost\r\ncontent-type: application/json\r\n";
 
 /// A body, and what it is answered with.
 struct Case(&'static str, Vec<u8>, u16, &'static str, Option<&'static str>);
@@ -228,6 +230,7 @@ async fn a_body_over_the_limit_is_refused_announced_or_endless() {
     let announced = served
         .client
         .post(format!("{}{CHAT}", served.url))
+        .header("content-type", "application/json")
         .body("x".repeat(3 * 1024 * 1024));
     let answer = Answer::of(announced).await;
     assert_eq!(
@@ -236,7 +239,7 @@ async fn a_body_over_the_limit_is_refused_announced_or_endless() {
     );
 
     let mut stream = TcpStream::connect(served.address()).await.expect("a connection");
-    let head = "POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n";
+    let head = format!("POST {CHAT} HTTP/1.1\r\n{TYPED}transfer-encoding: chunked\r\n\r\n");
     stream.write_all(head.as_bytes()).await.expect("written");
     let (mut reader, mut writer) = stream.into_split();
     let chunk = format!("1000\r\n{}\r\n", "x".repeat(0x1000));
@@ -252,9 +255,7 @@ async fn a_body_that_announces_too_much_is_refused_before_it_comes() {
     let served = Served::new().await;
     for expect in ["", "expect: 100-continue\r\n"] {
         let mut stream = TcpStream::connect(served.address()).await.expect("a connection");
-        let head = format!(
-            "POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-length: 9999999\r\n{expect}\r\n"
-        );
+        let head = format!("POST {CHAT} HTTP/1.1\r\n{TYPED}content-length: 9999999\r\n{expect}\r\n");
         stream.write_all(head.as_bytes()).await.expect("written");
         let mut answer = vec![0; 12];
         let read = tokio::time::timeout(Duration::from_secs(5), stream.read_exact(&mut answer)).await;
@@ -267,7 +268,7 @@ async fn a_body_that_announces_too_much_is_refused_before_it_comes() {
 async fn a_body_that_stands_still_ends_its_request() {
     let served = Served::with_timings(|timings| timings.body_idle = Duration::from_millis(50)).await;
     let mut stream = TcpStream::connect(served.address()).await.expect("a connection");
-    let half = "POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-length: 100\r\n\r\n{\"model\":";
+    let half = format!("POST {CHAT} HTTP/1.1\r\n{TYPED}content-length: 100\r\n\r\n{{\"model\":");
     stream.write_all(half.as_bytes()).await.expect("written");
     let mut answer = vec![0; 12];
     stream.read_exact(&mut answer).await.expect("an answer");

@@ -15,14 +15,13 @@ const HELLO: &str = r#"{"choices":[]}"#;
 
 /// A surface that needs keys, and its root key.
 pub(super) async fn locked() -> (Served, String) {
+    with_root(AuthMode::Required).await
+}
+
+pub(super) async fn with_root(mode: AuthMode) -> (Served, String) {
     let root = SecretKey::generate().expect("randomness");
-    let served = Served::guarded(
-        limits(),
-        Arc::new(MemoryRows::new()),
-        AuthMode::Required,
-        Some(&root),
-    )
-    .await;
+    let rows = Arc::new(MemoryRows::new());
+    let served = Served::guarded(limits(), rows, mode, Some(&root)).await;
     (served, root.expose().to_owned())
 }
 
@@ -190,7 +189,7 @@ async fn a_good_key_comes_in_either_header_or_in_both() {
 
 #[tokio::test]
 async fn an_open_surface_takes_any_word_but_a_wrong_key() {
-    let served = Served::new().await;
+    let (served, root) = with_root(AuthMode::Open).await;
     served.hub.publish("a/vllm", "m", active());
     served.replies_hello(4);
     for key in ["unused", "sk-1234", "ollama"] {
@@ -207,7 +206,7 @@ async fn an_open_surface_takes_any_word_but_a_wrong_key() {
         );
     }
     // A good one counts for what it is.
-    let limited = served.key_for("unused", &["query"]).await;
+    let limited = served.key_for(&root, &["query"]).await;
     assert_eq!(
         refused(&served.chat_with(&limited, "m").await, 403),
         "insufficient_scope"

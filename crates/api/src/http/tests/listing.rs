@@ -1,8 +1,9 @@
 use super::{
     Served,
     fake_hub::{active, hibernating, inactive},
+    keys::with_root,
 };
-use crate::commands::Admin;
+use crate::{commands::Admin, keys::AuthMode};
 use reveille_domain::{AgentCommand, AgentName, SecretHash, SessionId, Timestamp, TokenId};
 use serde_json::{Value, json};
 use std::sync::atomic::Ordering;
@@ -115,7 +116,7 @@ async fn providers_are_listed_in_the_order_that_is_asked_for() {
 
 #[tokio::test]
 async fn agents_and_keys_are_listed_in_the_order_that_is_asked_for() {
-    let served = Served::new().await;
+    let (served, root) = with_root(AuthMode::Open).await;
     for (agent, connected_ms) in [("a", Some(30)), ("b", None), ("c", Some(10)), ("d", Some(20))] {
         let agent = AgentName::parse(agent).expect("legal");
         let name = agent.clone();
@@ -152,7 +153,7 @@ async fn agents_and_keys_are_listed_in_the_order_that_is_asked_for() {
     for secs in [0, 10, 20, 30] {
         served.hub.secs.store(secs, Ordering::SeqCst);
         let terms = json!({ "name": "n", "scopes": ["query"] });
-        made.push(served.make("unused", terms).await.0);
+        made.push(served.make(&root, terms).await.0);
     }
     let turned = |ids: &[String]| ids.iter().rev().cloned().collect::<Vec<_>>();
     let mut by_id = made.clone();

@@ -7,6 +7,7 @@ mod key_life;
 mod keys;
 mod listing;
 mod metrics;
+mod origin;
 mod queries;
 mod streams;
 mod waking;
@@ -17,6 +18,7 @@ use crate::{
     history::EventFeed,
     inference::Timings,
     keys::{AuthMode, Authenticator, SecretKey},
+    origin::OriginPolicy,
     server::{ServerLimits, serve},
 };
 use axum::http::HeaderMap;
@@ -26,6 +28,7 @@ use futures::{StreamExt, stream::BoxStream};
 use reveille_domain::rows::{EventRow, MemoryRows, Rows, RowsError};
 use serde_json::{Value, json};
 use std::{
+    net::SocketAddr,
     sync::{Arc, Mutex, Once},
     time::Duration,
 };
@@ -103,6 +106,17 @@ impl Served {
         mode: AuthMode,
         root: Option<&SecretKey>,
     ) -> Self {
+        let policy = |listener| OriginPolicy::new(listener, None, vec![], vec![]);
+        Self::behind(limits, rows, mode, root, policy).await
+    }
+
+    async fn behind(
+        limits: HttpLimits,
+        rows: Arc<dyn Rows>,
+        mode: AuthMode,
+        root: Option<&SecretKey>,
+        policy: impl FnOnce(SocketAddr) -> OriginPolicy,
+    ) -> Self {
         static CRYPTO: Once = Once::new();
         CRYPTO.call_once(|| {
             let _ = rustls::crypto::ring::default_provider().install_default();
@@ -140,8 +154,9 @@ impl Served {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0")
             .await
             .expect("a port");
-        let url = format!("http://{}", listener.local_addr().expect("an address"));
-        let app = router(state.clone());
+        let address = listener.local_addr().expect("an address");
+        let url = format!("http://{address}");
+        let app = router(state.clone(), policy(address));
         let server = tokio::spawn(async move {
             let _ = serve(
                 listener,

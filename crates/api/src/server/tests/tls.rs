@@ -52,6 +52,30 @@ async fn shake(
     Ok(Talk::new(stream))
 }
 
+#[test]
+fn a_certificate_names_its_hosts() {
+    let folder = TempDir::new().expect("a folder");
+    renew(folder.path());
+    let names = ["hub.example", "*.chat.example", "192.0.2.7"].map(str::to_owned);
+    let CertifiedKey { cert, signing_key } = generate_simple_self_signed(names).expect("a certificate");
+    fs::write(folder.path().join("cert.pem"), cert.pem()).expect("it is written");
+    fs::write(folder.path().join("key.pem"), signing_key.serialize_pem()).expect("it is written");
+    let tls = load(folder.path());
+    for host in ["hub.example", "a.chat.example", "192.0.2.7"] {
+        assert!(tls.certifies(host), "{host}");
+    }
+    for host in [
+        "evil.example",
+        "a.hub.example",
+        "chat.example",
+        "192.0.2.8",
+        "",
+        "a b",
+    ] {
+        assert!(!tls.certifies(host), "{host}");
+    }
+}
+
 #[tokio::test]
 async fn both_protocols_are_spoken_over_tls_as_the_client_chooses() {
     let folder = TempDir::new().expect("a folder");

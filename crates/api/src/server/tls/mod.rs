@@ -10,8 +10,10 @@ use files::{Pair, Stamps};
 use parking_lot::RwLock;
 use rustls::{
     ServerConfig,
+    client::verify_server_name,
     crypto::ring,
-    server::{ClientHello, ResolvesServerCert},
+    pki_types::ServerName,
+    server::{ClientHello, ParsedCertificate, ResolvesServerCert},
     sign::CertifiedKey,
 };
 use std::{convert::Infallible, fmt, sync::Arc, time::Duration};
@@ -69,6 +71,17 @@ impl Tls {
     /// Reads the files again soon, whether they seem to have changed or not.
     pub fn reload(&self) {
         self.inner.asked.notify_one();
+    }
+
+    /// Whether the certificate that new handshakes get is for this name or address.
+    pub(crate) fn certifies(&self, host: &str) -> bool {
+        let key = self.inner.current.0.read().clone();
+        let certificate = key.end_entity_cert().ok();
+        let certificate = certificate.and_then(|der| ParsedCertificate::try_from(der).ok());
+        let name = ServerName::try_from(host).ok();
+        certificate
+            .zip(name)
+            .is_some_and(|(certificate, name)| verify_server_name(&certificate, &name).is_ok())
     }
 
     /// What shakes hands.
