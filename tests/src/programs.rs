@@ -7,6 +7,8 @@ use std::{
 
 /// The oldest PostgreSQL folder that is looked at when nobody says where the programs are.
 const DEBIAN_POSTGRES: &str = "/usr/lib/postgresql";
+/// Where Debian has the browser.
+const DEBIAN_CHROMIUM: &str = "/usr/bin/chromium";
 
 /// One of the workspace's own programs, from the same build as the running test.
 pub fn program(name: &str) -> PathBuf {
@@ -43,6 +45,13 @@ pub(crate) fn postgres_bin() -> PathBuf {
             folders.filter(|folder| folder.join("initdb").exists()).max()
         })
         .expect("no PostgreSQL server: run `cargo xtask test`, which installs it")
+}
+
+/// The browser.
+pub fn chromium() -> PathBuf {
+    told("REVEILLE_TEST_CHROMIUM")
+        .or_else(|| Some(PathBuf::from(DEBIAN_CHROMIUM)).filter(|path| path.exists()))
+        .expect("no Chromium: run `cargo xtask test --all`, which installs it")
 }
 
 /// The folder that makes `import openai` work.

@@ -6,6 +6,7 @@ mod archive;
 mod attacks;
 mod bad_input_transcripts;
 mod benchmarks;
+mod browser;
 mod canaries;
 mod cluster;
 mod compose;
