@@ -55,58 +55,48 @@ pub enum Reason {
 }
 
 impl SubjectKind {
-    const ALL: [Self; 4] = [Self::Control, Self::Heartbeats, Self::Replies, Self::Connections];
+    /// Every kind and its name, in the order of the kinds.
+    const NAMES: [(Self, &'static str); 4] = [
+        (Self::Control, "control"),
+        (Self::Heartbeats, "heartbeats"),
+        (Self::Replies, "replies"),
+        (Self::Connections, "connections"),
+    ];
 
     /// The name in metrics: `control`, `heartbeats`, …
     #[must_use]
     pub const fn name(self) -> &'static str {
-        match self {
-            Self::Control => "control",
-            Self::Heartbeats => "heartbeats",
-            Self::Replies => "replies",
-            Self::Connections => "connections",
-        }
+        Self::NAMES[self as usize].1
     }
 }
 
 impl Reason {
-    const ALL: [Self; 11] = [
-        Self::Malformed,
-        Self::UnknownVersion,
-        Self::OtherName,
-        Self::OtherEpoch,
-        Self::Undeclared,
-        Self::Invalid,
-        Self::ReplySubject,
-        Self::UnknownRequest,
-        Self::Repeated,
-        Self::Unproven,
-        Self::UnknownKey,
+    /// Every reason and its name, in the order of the reasons.
+    const NAMES: [(Self, &'static str); 11] = [
+        (Self::Malformed, "malformed"),
+        (Self::UnknownVersion, "unknown_version"),
+        (Self::OtherName, "other_name"),
+        (Self::OtherEpoch, "other_epoch"),
+        (Self::Undeclared, "undeclared"),
+        (Self::Invalid, "invalid"),
+        (Self::ReplySubject, "reply_subject"),
+        (Self::UnknownRequest, "unknown_request"),
+        (Self::Repeated, "repeated"),
+        (Self::Unproven, "unproven"),
+        (Self::UnknownKey, "unknown_key"),
     ];
 
     /// The name in metrics: `malformed`, `unknown_version`, …
     #[must_use]
     pub const fn name(self) -> &'static str {
-        match self {
-            Self::Malformed => "malformed",
-            Self::UnknownVersion => "unknown_version",
-            Self::OtherName => "other_name",
-            Self::OtherEpoch => "other_epoch",
-            Self::Undeclared => "undeclared",
-            Self::Invalid => "invalid",
-            Self::ReplySubject => "reply_subject",
-            Self::UnknownRequest => "unknown_request",
-            Self::Repeated => "repeated",
-            Self::Unproven => "unproven",
-            Self::UnknownKey => "unknown_key",
-        }
+        Self::NAMES[self as usize].1
     }
 }
 
 /// The counts since the process started. Clones share them.
 #[derive(Clone)]
 pub struct Refusals {
-    counts: Arc<[[Counter; Reason::ALL.len()]; SubjectKind::ALL.len()]>,
+    counts: Arc<[[Counter; Reason::NAMES.len()]; SubjectKind::NAMES.len()]>,
 }
 
 struct Counter {
@@ -142,9 +132,9 @@ impl Refusals {
 
     /// Every count above zero.
     pub fn all(&self) -> impl Iterator<Item = (SubjectKind, Reason, u64)> {
-        let each = SubjectKind::ALL
+        let each = SubjectKind::NAMES
             .into_iter()
-            .flat_map(|kind| Reason::ALL.map(|reason| (kind, reason)));
+            .flat_map(|(kind, _)| Reason::NAMES.map(|(reason, _)| (kind, reason)));
         each.filter_map(|(kind, reason)| {
             let count = self.counts[kind as usize][reason as usize]
                 .count
@@ -160,16 +150,27 @@ mod tests {
 
     #[test]
     fn each_kind_and_reason_has_a_place_and_a_name_of_its_own() {
+        let in_order = |(i, place): (usize, usize)| assert_eq!(i, place);
+        SubjectKind::NAMES
+            .map(|(kind, _)| kind as usize)
+            .into_iter()
+            .enumerate()
+            .for_each(in_order);
+        Reason::NAMES
+            .map(|(reason, _)| reason as usize)
+            .into_iter()
+            .enumerate()
+            .for_each(in_order);
         let (refusals, clone) = (Refusals::default(), Refusals::default());
         assert_eq!(refusals.all().count(), 0);
         let shared = clone.clone();
-        for kind in SubjectKind::ALL {
-            for reason in Reason::ALL {
+        for (kind, _) in SubjectKind::NAMES {
+            for (reason, _) in Reason::NAMES {
                 assert_eq!(shared.count(kind, reason), Some(1), "the log tells of the first");
             }
         }
         let all: Vec<_> = clone.all().collect();
-        assert_eq!(all.len(), SubjectKind::ALL.len() * Reason::ALL.len());
+        assert_eq!(all.len(), SubjectKind::NAMES.len() * Reason::NAMES.len());
         assert!(all.iter().all(|(_, _, count)| *count == 1));
         let mut names: Vec<_> = all
             .iter()

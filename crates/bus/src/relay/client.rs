@@ -171,22 +171,22 @@ impl ClientShared {
             return self.nobody_listens(&message.subject);
         }
         let Ok(frame) = Frame::decode(message.payload) else {
-            return self.counters.malformed();
+            return self.counters.add(|dropped| &mut dropped.malformed);
         };
         let Some(request) = self.find(&frame.id) else {
-            return self.counters.unknown_request();
+            return self.counters.add(|dropped| &mut dropped.unknown_request);
         };
         // The server lets only this agent publish to its reply subjects, so an agent can't answer for another.
         if request.reply != message.subject {
-            return self.counters.other_agent();
+            return self.counters.add(|dropped| &mut dropped.other_agent);
         }
         if request.origin.epoch != frame.epoch {
-            return self.counters.other_epoch();
+            return self.counters.add(|dropped| &mut dropped.other_epoch);
         }
         match request.accept(&frame, &self.pool, Instant::now()) {
             Effect::Accepted(state) => self.settle(&request, state),
-            Effect::Repeated => self.counters.repeated(),
-            Effect::Malformed => self.counters.malformed(),
+            Effect::Repeated => self.counters.add(|dropped| &mut dropped.repeated),
+            Effect::Malformed => self.counters.add(|dropped| &mut dropped.malformed),
         }
     }
 

@@ -6,7 +6,7 @@ use crate::refusals::Reason;
 use async_nats::{Client, Subject, Subscriber, connection::State};
 use bytes::Bytes;
 use futures::FutureExt;
-use std::sync::atomic::{AtomicU64, Ordering};
+use parking_lot::Mutex;
 use std::time::Duration;
 
 /// How long publishing may take before the request fails as disconnected.
@@ -141,43 +141,16 @@ impl Link {
 
 /// Counts of dropped frames, by reason.
 #[derive(Debug, Default)]
-pub(super) struct Counters {
-    malformed: AtomicU64,
-    other_agent: AtomicU64,
-    other_epoch: AtomicU64,
-    unknown_request: AtomicU64,
-    repeated: AtomicU64,
-}
+pub(super) struct Counters(Mutex<DroppedFrames>);
 
 impl Counters {
-    pub fn malformed(&self) {
-        self.malformed.fetch_add(1, Ordering::Relaxed);
-    }
-
-    pub fn other_agent(&self) {
-        self.other_agent.fetch_add(1, Ordering::Relaxed);
-    }
-
-    pub fn other_epoch(&self) {
-        self.other_epoch.fetch_add(1, Ordering::Relaxed);
-    }
-
-    pub fn unknown_request(&self) {
-        self.unknown_request.fetch_add(1, Ordering::Relaxed);
-    }
-
-    pub fn repeated(&self) {
-        self.repeated.fetch_add(1, Ordering::Relaxed);
+    /// Adds one to the count that `of` chooses.
+    pub fn add(&self, of: fn(&mut DroppedFrames) -> &mut u64) {
+        *of(&mut self.0.lock()) += 1;
     }
 
     pub fn read(&self) -> DroppedFrames {
-        DroppedFrames {
-            malformed: self.malformed.load(Ordering::Relaxed),
-            other_agent: self.other_agent.load(Ordering::Relaxed),
-            other_epoch: self.other_epoch.load(Ordering::Relaxed),
-            unknown_request: self.unknown_request.load(Ordering::Relaxed),
-            repeated: self.repeated.load(Ordering::Relaxed),
-        }
+        *self.0.lock()
     }
 }
 

@@ -124,7 +124,7 @@ impl RelayServerHandle {
 impl ServerShared {
     fn take(self: &Arc<Self>, message: Message) -> Option<Incoming> {
         let Ok(frame) = Frame::decode(message.payload) else {
-            self.counters.malformed();
+            self.counters.add(|dropped| &mut dropped.malformed);
             return None;
         };
         if matches!(frame.content, Content::Head { .. }) {
@@ -133,7 +133,7 @@ impl ServerShared {
         let found = self.streams.lock().get(&frame.id).cloned();
         match found {
             Some(stream) if stream.origin.epoch == frame.epoch => self.take_other(&stream, frame),
-            Some(_) => self.counters.other_epoch(),
+            Some(_) => self.counters.add(|dropped| &mut dropped.other_epoch),
             None => self.take_unknown(&frame, message.reply),
         }
         None
@@ -142,8 +142,8 @@ impl ServerShared {
     fn take_other(&self, stream: &ServerStream, frame: Frame) {
         match stream.accept(frame, &self.pool, Instant::now()) {
             Effect::Accepted => {}
-            Effect::Repeated => self.counters.repeated(),
-            Effect::Malformed => self.counters.malformed(),
+            Effect::Repeated => self.counters.add(|dropped| &mut dropped.repeated),
+            Effect::Malformed => self.counters.add(|dropped| &mut dropped.malformed),
             Effect::Cancel => self.cancel(stream),
             Effect::Refuse(fault) => {
                 self.forget(&stream.origin.id);
@@ -166,21 +166,21 @@ impl ServerShared {
                 let fault = RelayFault::new(FaultCode::Lost, "the agent no longer knows this request");
                 self.refuse(origin, reply, &fault);
             }
-            None => self.counters.unknown_request(),
+            None => self.counters.add(|dropped| &mut dropped.unknown_request),
         }
     }
 
     fn take_head(self: &Arc<Self>, frame: Frame, reply: Option<Subject>) -> Option<Incoming> {
         if self.epoch.get() != Some(Epoch(frame.epoch)) {
-            self.counters.other_epoch();
+            self.counters.add(|dropped| &mut dropped.other_epoch);
             return None;
         }
         let Some(reply) = reply.filter(|reply| frame.number == 0 && self.is_reply(reply, &frame.id)) else {
-            self.counters.malformed();
+            self.counters.add(|dropped| &mut dropped.malformed);
             return None;
         };
         if !self.seen.lock().is_new(frame.id) {
-            self.counters.repeated();
+            self.counters.add(|dropped| &mut dropped.repeated);
             return None;
         }
         let origin = Origin {
@@ -204,7 +204,7 @@ impl ServerShared {
             ));
         };
         let head: RequestHead = read_meta(&meta).map_err(|_| {
-            self.counters.malformed();
+            self.counters.add(|dropped| &mut dropped.malformed);
             RelayFault::new(FaultCode::BadFrame, "the agent can't read the request's head")
         })?;
         if self.stopping.load(Ordering::Relaxed) {
