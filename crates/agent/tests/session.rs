@@ -14,7 +14,7 @@ use reveille_agent::{AgentError, Options, config::Config};
 use reveille_bus::{
     NatsServer,
     heartbeats::Heartbeat,
-    orders::{self, Addressed, Order, OrderAnswer},
+    orders::{self, AddressedOrder, Order, OrderAnswer},
     relay::{
         FaultCode, HOLD_LIMIT, RelayClient, RelayError, RelayFault, RelayLimits, RequestHead, ResponseBody,
         ResponseHead,
@@ -335,7 +335,7 @@ async fn a_later_session_of_the_same_name_ends_this_one_with_an_error_of_its_own
 async fn orders_are_answered() {
     let (_backend, world) = awake().await;
     let provider = |name: &str| ProviderName::parse(name).expect("legal");
-    let order = |epoch, name| Addressed {
+    let order = |epoch, name| AddressedOrder {
         epoch,
         order: Order::Sleep {
             provider: provider(name),
@@ -356,7 +356,7 @@ async fn orders_are_answered() {
             }
         );
     }
-    let resume = Addressed {
+    let resume = AddressedOrder {
         epoch: EPOCH,
         order: Order::Resume {
             providers: vec![provider("p")],
@@ -399,7 +399,7 @@ async fn a_request_is_held_as_long_as_it_may_be_while_its_backend_is_being_put_t
     world.until(Active).await;
     let (_, mut works) = world.open("/v1/completions", "{}").await.expect("a stream");
     works.next().await.expect("its first piece").expect("sound");
-    let order = Addressed {
+    let order = AddressedOrder {
         epoch: EPOCH,
         order: Order::Sleep {
             provider: ProviderName::parse("p").expect("legal"),

@@ -3,11 +3,12 @@
 
 use crate::{
     error::BusError,
+    messages,
     refusals::{Reason, Refusals, SubjectKind},
     subjects,
     wakes::WakeMessage,
 };
-use async_nats::{Client, Message, Subscriber, client::Request};
+use async_nats::{Client, Message, Subscriber};
 use futures::StreamExt;
 use reveille_domain::{
     AgentName, Availability, Epoch, ProviderName, ProviderSpec, ReportId, ReportSeq, SessionId, SleepReason,
@@ -16,7 +17,6 @@ use reveille_domain::{
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
 use thiserror::Error;
-use uuid::Uuid;
 
 /// The queue group in which all API replicas share the requests.
 const QUEUE_GROUP: &str = "reveille-control";
@@ -225,21 +225,10 @@ pub async fn ask(
         agent: agent.clone(),
         body: request,
     };
-    let payload = serde_json::to_vec(&envelope).map_err(BusError::unavailable)?;
     let subject = subjects::control(agent, request.verb());
-    let request = Request::new()
-        .payload(payload.into())
-        .inbox(format!(
-            "{}.{}",
-            subjects::agent_inbox(agent),
-            Uuid::now_v7().simple()
-        ))
-        .timeout(Some(ANSWER_TIMEOUT));
-    let answer = client
-        .send_request(subject, request)
-        .await
-        .map_err(BusError::unavailable)?;
-    serde_json::from_slice(&answer.payload).map_err(BusError::unavailable)
+    let inbox = format!("{}.{}", subjects::agent_inbox(agent), messages::nonce());
+    let answer = messages::request(client, subject, inbox, ANSWER_TIMEOUT, &envelope).await?;
+    messages::answer(&answer)
 }
 
 /// The requests of all agents, shared among the replicas.
@@ -250,7 +239,7 @@ pub struct ControlRequests {
 }
 
 /// A request that awaits its answer.
-pub struct Asked {
+pub struct ReceivedRequest {
     /// The agent by the request's subject, which the server's permissions guarantee.
     pub agent: AgentName,
     /// What the agent asks for.
@@ -288,7 +277,7 @@ impl Reply {
     }
 }
 
-impl Asked {
+impl ReceivedRequest {
     /// Answers the request.
     pub async fn answer(self, answer: &ControlAnswer) {
         self.reply.send(answer).await;
@@ -301,13 +290,9 @@ impl ControlRequests {
     /// # Errors
     /// When the connection is closed.
     pub async fn subscribe(client: &Client) -> Result<Self, BusError> {
-        let subscription = client
-            .queue_subscribe(subjects::CONTROL, QUEUE_GROUP.to_owned())
-            .await
-            .map_err(BusError::unavailable)?;
         Ok(Self {
             client: client.clone(),
-            subscription,
+            subscription: messages::subscribe(client, subjects::CONTROL, Some(QUEUE_GROUP)).await?,
             refusals: Refusals::default(),
         })
     }
@@ -320,7 +305,7 @@ impl ControlRequests {
     }
 
     /// The next well-formed request; malformed ones are answered with the reason. `None` when the connection is closed.
-    pub async fn next(&mut self) -> Option<Asked> {
+    pub async fn next(&mut self) -> Option<ReceivedRequest> {
         loop {
             let message = self.subscription.next().await?;
             let parsed = parse(&message);
@@ -331,7 +316,7 @@ impl ControlRequests {
             };
             match parsed {
                 Ok((agent, request)) => {
-                    return Some(Asked {
+                    return Some(ReceivedRequest {
                         agent,
                         request,
                         reply,

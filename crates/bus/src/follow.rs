@@ -195,11 +195,7 @@ impl Follower {
         self.generation.borrow_and_update();
         streams::ready_streams(&self.js, self.makes_streams).await?;
         self.logged_missing = false;
-        let stream = self
-            .js
-            .get_stream(JOURNAL_STREAM)
-            .await
-            .map_err(BusError::unavailable)?;
+        let stream = streams::open(&self.js, JOURNAL_STREAM).await?;
         if let Some(seen) = self.seen
             && !holds(&stream, seen).await?
         {

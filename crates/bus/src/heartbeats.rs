@@ -5,6 +5,7 @@ use crate::{
     clock::NatsClock,
     connection::Connection,
     error::BusError,
+    messages,
     ordered_reader::OrderedReader,
     refusals::{Reason, Refusals, SubjectKind},
     streams::{self, HEARTBEATS_STREAM},
@@ -62,16 +63,12 @@ pub struct ProviderPulse {
 /// # Errors
 /// When the connection is closed.
 pub async fn send(client: &Client, heartbeat: &Heartbeat) -> Result<(), BusError> {
-    let payload = serde_json::to_vec(heartbeat).map_err(BusError::unavailable)?;
-    client
-        .publish(subjects::heartbeat(&heartbeat.agent), payload.into())
-        .await
-        .map_err(BusError::unavailable)
+    messages::publish(client, subjects::heartbeat(&heartbeat.agent), heartbeat).await
 }
 
 /// A heartbeat as a replica receives it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Heard {
+pub struct ReceivedHeartbeat {
     /// What the agent sent.
     pub heartbeat: Heartbeat,
     /// When the server stored it.
@@ -138,7 +135,7 @@ impl HeartbeatWatch {
     }
 
     /// The next heartbeat. Waits out every outage. Cancel-safe.
-    pub async fn next(&mut self) -> Heard {
+    pub async fn next(&mut self) -> ReceivedHeartbeat {
         loop {
             let Some(messages) = &mut self.messages else {
                 if let Err(error) = self.start().await {
@@ -188,18 +185,14 @@ impl HeartbeatWatch {
         }
         let nonce = Uuid::now_v7();
         self.sent = Some((nonce, Instant::now()));
-        let payload = serde_json::to_vec(&Canary { nonce }).unwrap_or_default();
-        if let Err(error) = self
-            .client
-            .publish(subjects::canary(replica), payload.into())
-            .await
-        {
+        let canary = Canary { nonce };
+        if let Err(error) = messages::publish(&self.client, subjects::canary(replica), &canary).await {
             debug!(%error, "can't send a canary");
         }
     }
 
     /// The heartbeat in the message, if there is one. This replica's own canary sets the clock; anything else is dropped.
-    fn take(&mut self, message: &jetstream::Message) -> Option<Heard> {
+    fn take(&mut self, message: &jetstream::Message) -> Option<ReceivedHeartbeat> {
         let millis = message.info().ok()?.published.unix_timestamp_nanos() / 1_000_000;
         let stored_at = Timestamp::from_millis(u64::try_from(millis).unwrap_or(0));
         match subjects::sign(&message.subject)? {
@@ -213,7 +206,7 @@ impl HeartbeatWatch {
             }
             Sign::Canary(_) => None,
             Sign::Heartbeat(agent) => match serde_json::from_slice::<Heartbeat>(&message.payload) {
-                Ok(heartbeat) if heartbeat.agent == agent => Some(Heard { heartbeat, stored_at }),
+                Ok(heartbeat) if heartbeat.agent == agent => Some(ReceivedHeartbeat { heartbeat, stored_at }),
                 heard => {
                     let why = heard.map_or(Reason::Malformed, |_| Reason::OtherName);
                     if let Some(so_far) = self.refusals.count(SubjectKind::Heartbeats, why) {

@@ -21,6 +21,7 @@ mod follow;
 pub mod heartbeats;
 mod journal;
 mod loopback;
+mod messages;
 mod ordered_reader;
 pub mod orders;
 mod refusals;

@@ -1,12 +1,11 @@
 //! Orders to an agent: request and reply on `reveille.orders.<agent>`. Each names the epoch it belongs to.
 
-use crate::{error::BusError, subjects};
-use async_nats::{Client, Subscriber, client::Request, subject::Subject};
+use crate::{error::BusError, messages, subjects};
+use async_nats::{Client, Subscriber, subject::Subject};
 use futures::StreamExt;
 use reveille_domain::{AgentName, Epoch, ProviderName};
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
-use uuid::Uuid;
 
 /// How long the sender waits for the answer: an agent answers at once and carries the order out later.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
@@ -31,7 +30,7 @@ pub enum Order {
 
 /// An order and the epoch it belongs to.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Addressed {
+pub struct AddressedOrder {
     /// The epoch of the session that the order is for.
     pub epoch: Epoch,
     /// The order itself.
@@ -56,17 +55,15 @@ pub enum OrderAnswer {
 ///
 /// # Errors
 /// When the agent isn't connected or doesn't answer in time.
-pub async fn send(client: &Client, agent: &AgentName, order: &Addressed) -> Result<OrderAnswer, BusError> {
-    let payload = serde_json::to_vec(order).map_err(BusError::unavailable)?;
-    let request = Request::new()
-        .payload(payload.into())
-        .inbox(subjects::ack(agent, &Uuid::now_v7().simple().to_string()))
-        .timeout(Some(ANSWER_TIMEOUT));
-    let answer = client
-        .send_request(subjects::orders(agent), request)
-        .await
-        .map_err(BusError::unavailable)?;
-    serde_json::from_slice(&answer.payload).map_err(BusError::unavailable)
+pub async fn send(
+    client: &Client,
+    agent: &AgentName,
+    order: &AddressedOrder,
+) -> Result<OrderAnswer, BusError> {
+    let inbox = subjects::ack(agent, &messages::nonce());
+    let subject = subjects::orders(agent);
+    let answer = messages::request(client, subject, inbox, ANSWER_TIMEOUT, order).await?;
+    messages::answer(&answer)
 }
 
 /// Tells every process of this agent's name that a later session has taken it. There is no answer.
@@ -74,15 +71,11 @@ pub async fn send(client: &Client, agent: &AgentName, order: &Addressed) -> Resu
 /// # Errors
 /// When the connection is closed.
 pub async fn announce_session(client: &Client, agent: &AgentName, epoch: Epoch) -> Result<(), BusError> {
-    let order = Addressed {
+    let order = AddressedOrder {
         epoch,
         order: Order::Superseded,
     };
-    let payload = serde_json::to_vec(&order).map_err(BusError::unavailable)?;
-    client
-        .publish(subjects::orders(agent), payload.into())
-        .await
-        .map_err(BusError::unavailable)
+    messages::publish(client, subjects::orders(agent), &order).await
 }
 
 /// The orders that an agent receives.
@@ -92,14 +85,14 @@ pub struct Orders {
 }
 
 /// An order that awaits its answer.
-pub struct Ordered {
+pub struct ReceivedOrder {
     /// The order and its epoch.
-    pub order: Addressed,
+    pub order: AddressedOrder,
     client: Client,
     reply: Option<Subject>,
 }
 
-impl Ordered {
+impl ReceivedOrder {
     /// Answers the order.
     pub async fn answer(self, answer: &OrderAnswer) {
         let (Some(reply), Ok(payload)) = (self.reply, serde_json::to_vec(answer)) else {
@@ -115,23 +108,19 @@ impl Orders {
     /// # Errors
     /// When the connection is closed.
     pub async fn subscribe(client: &Client, agent: &AgentName) -> Result<Self, BusError> {
-        let subscription = client
-            .subscribe(subjects::orders(agent))
-            .await
-            .map_err(BusError::unavailable)?;
         Ok(Self {
             client: client.clone(),
-            subscription,
+            subscription: messages::subscribe(client, subjects::orders(agent), None).await?,
         })
     }
 
     /// The next order; `None` when the connection is closed. Malformed orders are dropped.
-    pub async fn next(&mut self) -> Option<Ordered> {
+    pub async fn next(&mut self) -> Option<ReceivedOrder> {
         loop {
             let message = self.subscription.next().await?;
             match serde_json::from_slice(&message.payload) {
                 Ok(order) => {
-                    return Some(Ordered {
+                    return Some(ReceivedOrder {
                         order,
                         client: self.client.clone(),
                         reply: message.reply,

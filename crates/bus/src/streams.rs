@@ -4,7 +4,7 @@ use crate::{error::BusError, subjects};
 use async_nats::jetstream::{
     Context,
     context::GetStreamErrorKind,
-    stream::{Config, DiscardPolicy, Republish, RetentionPolicy, StorageType},
+    stream::{Config, DiscardPolicy, Republish, RetentionPolicy, StorageType, Stream},
 };
 use parking_lot::Mutex;
 use std::collections::BTreeSet;
@@ -135,6 +135,11 @@ async fn look(js: &Context, name: &'static str, ours: &Config) -> Result<StreamH
             last_sequence: info.state.last_sequence,
         },
     })
+}
+
+/// A stream with its current state.
+pub(crate) async fn open(js: &Context, name: &str) -> Result<Stream, BusError> {
+    js.get_stream(name).await.map_err(BusError::unavailable)
 }
 
 async fn ensure(js: &Context, name: &'static str, ours: Config) -> Result<(), BusError> {

@@ -2,13 +2,12 @@
 //! environment. The replica that committed the wake sends one, every sweep sends it again, and the agent acknowledges
 //! each.
 
-use crate::{error::BusError, subjects};
-use async_nats::{Client, Subscriber, client::Request};
+use crate::{error::BusError, messages, subjects};
+use async_nats::{Client, Subscriber};
 use futures::StreamExt;
 use reveille_domain::{AgentName, Epoch, ProviderId, Timestamp, WakeId};
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
-use uuid::Uuid;
 
 /// How long the sender waits for the agent's acknowledgement.
 const ACK_TIMEOUT: Duration = Duration::from_secs(2);
@@ -56,18 +55,9 @@ impl WakeMessage {
 /// # Errors
 /// When the agent isn't connected or doesn't acknowledge in time; the next sweep sends the wake again.
 pub async fn send(client: &Client, wake: &WakeMessage) -> Result<(), BusError> {
-    let payload = serde_json::to_vec(wake).map_err(BusError::unavailable)?;
-    let request = Request::new()
-        .payload(payload.into())
-        .inbox(subjects::ack(
-            &wake.provider.agent,
-            &Uuid::now_v7().simple().to_string(),
-        ))
-        .timeout(Some(ACK_TIMEOUT));
-    client
-        .send_request(subjects::wake(&wake.provider), request)
-        .await
-        .map_err(BusError::unavailable)?;
+    let inbox = subjects::ack(&wake.provider.agent, &messages::nonce());
+    let subject = subjects::wake(&wake.provider);
+    messages::request(client, subject, inbox, ACK_TIMEOUT, wake).await?;
     Ok(())
 }
 
@@ -76,11 +66,7 @@ pub async fn send(client: &Client, wake: &WakeMessage) -> Result<(), BusError> {
 /// # Errors
 /// When the connection is closed.
 pub async fn send_again(client: &Client, wake: &WakeMessage) -> Result<(), BusError> {
-    let payload = serde_json::to_vec(wake).map_err(BusError::unavailable)?;
-    client
-        .publish(subjects::wake(&wake.provider), payload.into())
-        .await
-        .map_err(BusError::unavailable)
+    messages::publish(client, subjects::wake(&wake.provider), wake).await
 }
 
 /// The wakes that an agent receives.
@@ -96,14 +82,10 @@ impl Wakes {
     /// # Errors
     /// When the connection is closed.
     pub async fn subscribe(client: &Client, agent: &AgentName) -> Result<Self, BusError> {
-        let subscription = client
-            .subscribe(subjects::wakes_of(agent))
-            .await
-            .map_err(BusError::unavailable)?;
         Ok(Self {
             client: client.clone(),
             agent: agent.clone(),
-            subscription,
+            subscription: messages::subscribe(client, subjects::wakes_of(agent), None).await?,
         })
     }
 

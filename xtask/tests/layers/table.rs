@@ -113,7 +113,7 @@ const BUS: Layers = Layers {
         &["access/nats_key", "access/role"],
         &["ordered_reader", "row_source"],
         &["entry", "streams"],
-        &["commit"],
+        &["commit", "messages"],
         &["clock", "error", "loopback", "refusals", "subjects"],
     ],
 };

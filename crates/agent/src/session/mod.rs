@@ -21,7 +21,7 @@ use reveille_bus::{
     access::{NatsKey, Role},
     control::{ControlAnswer, ControlRequest},
     heartbeats::{self, Heartbeat, ProviderPulse},
-    orders::{Order, OrderAnswer, Ordered, Orders},
+    orders::{Order, OrderAnswer, Orders, ReceivedOrder},
     relay::{CurrentEpoch, RelayLimits, RelayServer, RelayServerHandle},
     wakes::{WakeMessage, Wakes},
 };
@@ -259,7 +259,7 @@ impl Session {
     }
 
     /// Carries out an order. Returns the epoch of a later session if the order says that there is one.
-    fn order(&self, ordered: Ordered) -> Option<Epoch> {
+    fn order(&self, ordered: ReceivedOrder) -> Option<Epoch> {
         let (own, sent_to) = (self.epoch.get()?, ordered.order.epoch);
         if ordered.order.order == Order::Superseded {
             return (sent_to > own).then_some(sent_to);

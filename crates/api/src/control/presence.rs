@@ -2,7 +2,7 @@
 
 use crate::registry::Registry;
 use parking_lot::RwLock;
-use reveille_bus::heartbeats::{Heard, HeartbeatWatch};
+use reveille_bus::heartbeats::{HeartbeatWatch, ReceivedHeartbeat};
 use reveille_domain::{AgentName, Epoch, Timestamp};
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
@@ -14,7 +14,7 @@ const SILENT_AFTER_BOUNDS: (Duration, Duration) = (Duration::from_millis(300), D
 /// The last heartbeats. Cheap to clone.
 #[derive(Clone, Default)]
 pub(crate) struct Presence {
-    last: Arc<RwLock<HashMap<AgentName, Heard>>>,
+    last: Arc<RwLock<HashMap<AgentName, ReceivedHeartbeat>>>,
 }
 
 impl Presence {
@@ -53,7 +53,7 @@ impl Presence {
         current: impl Fn(&AgentName) -> Option<Epoch>,
     ) -> Vec<(AgentName, Epoch)> {
         let last = self.last.read();
-        let newer = |(agent, heard): (&AgentName, &Heard)| {
+        let newer = |(agent, heard): (&AgentName, &ReceivedHeartbeat)| {
             current(agent)
                 .filter(|epoch| *epoch > heard.heartbeat.epoch)
                 .map(|epoch| (agent.clone(), epoch))

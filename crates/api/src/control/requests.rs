@@ -4,7 +4,7 @@ use crate::{commands::Commands, registry::Registry, wakes::Wakes};
 use async_nats::Client;
 use reveille_bus::{
     AggregateId, BusError, CommandError, Executed, Reason, SubjectKind,
-    control::{Asked, ControlAnswer, ControlError, ControlRequest, ControlRequests, Report},
+    control::{ControlAnswer, ControlError, ControlRequest, ControlRequests, ReceivedRequest, Report},
     orders,
 };
 use reveille_domain::{
@@ -67,7 +67,7 @@ pub(crate) async fn serve(
 }
 
 impl Control {
-    async fn answer(&self, asked: Asked) {
+    async fn answer(&self, asked: ReceivedRequest) {
         let agent = asked.agent.clone();
         let answer = match self.carry_out(&agent, asked.request.clone()).await {
             Ok(answer) => answer,

@@ -11,7 +11,7 @@ use async_nats::Client;
 use futures::{StreamExt, stream};
 use reveille_bus::{
     CommandError, Connection,
-    orders::{self, Addressed, Order},
+    orders::{self, AddressedOrder, Order},
     wakes,
 };
 use reveille_domain::{
@@ -178,7 +178,7 @@ impl Sweeper {
         let order = Order::Resume {
             providers: vec![id.provider.clone()],
         };
-        let order = Addressed {
+        let order = AddressedOrder {
             epoch: snapshot.provider.epoch,
             order,
         };

@@ -24,7 +24,7 @@ use futures::{
 use parking_lot::Mutex;
 use reveille_bus::{
     Executed,
-    orders::{self, Addressed, Order, OrderAnswer},
+    orders::{self, AddressedOrder, Order, OrderAnswer},
     wakes::{self, WakeMessage},
 };
 use reveille_domain::{
@@ -180,7 +180,7 @@ impl Waker for Wakes {
         let order = Order::Sleep {
             provider: id.provider.clone(),
         };
-        let order = Addressed {
+        let order = AddressedOrder {
             epoch: snapshot.provider.epoch,
             order,
         };

@@ -4,6 +4,7 @@
 use super::{jwt::AuthRequestClaims, nats_key::NatsKey, role::Role};
 use crate::{
     error::BusError,
+    messages,
     refusals::{Reason, Refusals, SubjectKind},
     subjects,
 };
@@ -40,13 +41,9 @@ impl Callout {
     /// # Errors
     /// When the connection is closed.
     pub async fn subscribe(client: &Client, issuer: NatsKey) -> Result<Self, BusError> {
-        let subscription = client
-            .queue_subscribe(subjects::CALLOUT, QUEUE_GROUP.to_owned())
-            .await
-            .map_err(BusError::unavailable)?;
         Ok(Self {
             client: client.clone(),
-            subscription,
+            subscription: messages::subscribe(client, subjects::CALLOUT, Some(QUEUE_GROUP)).await?,
             issuer,
             refusals: Refusals::default(),
         })

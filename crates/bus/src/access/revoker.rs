@@ -2,7 +2,7 @@
 //! valid. The servers answer only a client of their system account.
 
 use super::callout::agent_of_user;
-use crate::error::BusError;
+use crate::{error::BusError, messages};
 use async_nats::{Client, Message};
 use futures::StreamExt;
 use reveille_domain::AgentName;
@@ -82,11 +82,7 @@ impl ConnectionRevoker {
     ) -> Result<usize, BusError> {
         let page = json!({"auth": true, "sort": "cid", "limit": PAGE, "offset": offset});
         let inbox = self.client.new_inbox();
-        let mut answers = self
-            .client
-            .subscribe(inbox.clone())
-            .await
-            .map_err(BusError::unavailable)?;
+        let mut answers = messages::subscribe(&self.client, inbox.clone(), None).await?;
         self.client
             .publish_with_reply("$SYS.REQ.SERVER.PING.CONNZ", inbox, page.to_string().into())
             .await

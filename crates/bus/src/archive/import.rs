@@ -10,6 +10,7 @@ use crate::{
     error::{BusError, CommandError},
     heartbeats::CANARY_EVERY,
     journal::{CommitMeta, Expected, Journal},
+    messages,
     streams::{self, JOURNAL_STREAM},
     subjects::{self, AggregateId, Sign},
 };
@@ -123,10 +124,7 @@ async fn begin_import(js: &Context) -> Result<(), ArchiveError> {
         return Ok(());
     }
     streams::ensure_streams(js).await?;
-    let stream = js
-        .get_stream(JOURNAL_STREAM)
-        .await
-        .map_err(BusError::unavailable)?;
+    let stream = streams::open(js, JOURNAL_STREAM).await?;
     let info = stream.cached_info();
     if info.state.last_sequence > 0 {
         let last = stream.get_raw_message(info.state.last_sequence).await;
@@ -147,10 +145,7 @@ async fn begin_import(js: &Context) -> Result<(), ArchiveError> {
 
 /// Turns the restored journal into an ordinary one.
 async fn end_import(js: &Context) -> Result<(), BusError> {
-    let stream = js
-        .get_stream(JOURNAL_STREAM)
-        .await
-        .map_err(BusError::unavailable)?;
+    let stream = streams::open(js, JOURNAL_STREAM).await?;
     let mut config = stream.cached_info().config.clone();
     config.republish = streams::journal().republish;
     config.metadata.remove(streams::IMPORTING);
@@ -176,9 +171,7 @@ fn agents(path: &Path) -> Result<BTreeSet<AggregateId>, ArchiveError> {
 
 /// Fails if a replica is running: its sweeps would append to an incomplete journal.
 async fn no_replica_runs(connection: &Connection) -> Result<(), ArchiveError> {
-    let client = connection.client();
-    let canaries = client.subscribe(subjects::CANARIES).await;
-    let mut canaries = canaries.map_err(BusError::unavailable)?;
+    let mut canaries = messages::subscribe(connection.client(), subjects::CANARIES, None).await?;
     match tokio::time::timeout(LISTEN, canaries.next()).await {
         Ok(Some(canary)) => Err(ArchiveError::ReplicaRuns {
             replica: match subjects::sign(&canary.subject) {
@@ -268,8 +261,7 @@ async fn advance(journal: &Journal, agents: &BTreeSet<AggregateId>, last: u64) -
 
 /// When the server stored the journal's last message.
 async fn nats_time(journal: &Journal) -> Result<Timestamp, BusError> {
-    let stream = journal.jetstream().get_stream(JOURNAL_STREAM).await;
-    let stream = stream.map_err(BusError::unavailable)?;
+    let stream = streams::open(journal.jetstream(), JOURNAL_STREAM).await?;
     let millis = stream.cached_info().state.last_timestamp.unix_timestamp_nanos() / 1_000_000;
     Ok(Timestamp::from_millis(u64::try_from(millis).unwrap_or(0)))
 }

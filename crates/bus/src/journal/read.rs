@@ -6,12 +6,12 @@ use crate::{
     entry::{Checkpoint, JournalEntry},
     error::BusError,
     ordered_reader::OrderedReader,
-    streams::JOURNAL_STREAM,
+    streams::{self, JOURNAL_STREAM},
     subjects::{self, AggregateId},
 };
 use async_nats::jetstream::{
     consumer::DeliverPolicy,
-    stream::{LastRawMessageErrorKind, RawMessageErrorKind, Stream as JournalStream},
+    stream::{LastRawMessageErrorKind, RawMessageErrorKind},
 };
 use futures::{Stream, StreamExt, stream};
 use reveille_domain::Timestamp;
@@ -27,7 +27,7 @@ impl Journal {
         after_seq: u64,
         aggregate: Option<&AggregateId>,
     ) -> Result<impl Stream<Item = Result<JournalEntry, BusError>> + Send + use<>, BusError> {
-        let stream = self.stream_info().await?;
+        let stream = streams::open(&self.js, JOURNAL_STREAM).await?;
         let head = match aggregate {
             None => stream.cached_info().state.last_sequence,
             Some(id) => self.last_of(id).await?,
@@ -52,7 +52,7 @@ impl Journal {
         &self,
         since: Timestamp,
     ) -> Result<impl Stream<Item = Result<JournalEntry, BusError>> + Send + use<>, BusError> {
-        let stream = self.stream_info().await?;
+        let stream = streams::open(&self.js, JOURNAL_STREAM).await?;
         let state = &stream.cached_info().state;
         let nanos = i128::from(since.as_millis()) * 1_000_000;
         // A consumer that starts behind the end would wait for the next commit.
@@ -85,13 +85,11 @@ impl Journal {
     /// # Errors
     /// When NATS isn't available.
     pub async fn last_sequence(&self) -> Result<u64, BusError> {
-        Ok(self.stream_info().await?.cached_info().state.last_sequence)
-    }
-
-    /// The stream with its current state.
-    async fn stream_info(&self) -> Result<JournalStream, BusError> {
-        let stream = self.js.get_stream(JOURNAL_STREAM).await;
-        stream.map_err(BusError::unavailable)
+        Ok(streams::open(&self.js, JOURNAL_STREAM)
+            .await?
+            .cached_info()
+            .state
+            .last_sequence)
     }
 
     async fn last_of(&self, id: &AggregateId) -> Result<u64, BusError> {

@@ -3,7 +3,7 @@
 use crate::events::{PATIENCE, agent, open};
 use reveille_bus::{
     HEARTBEATS_STREAM, NatsClock, ensure_streams,
-    heartbeats::{self, Heard, Heartbeat, HeartbeatWatch, ProviderPulse},
+    heartbeats::{self, Heartbeat, HeartbeatWatch, ProviderPulse, ReceivedHeartbeat},
 };
 use reveille_domain::{AgentName, Availability, Epoch, ProviderName, SessionId, Timestamp};
 use reveille_tests::{Nats, wait_until};
@@ -27,7 +27,7 @@ fn heartbeat(agent: &AgentName) -> Heartbeat {
 
 /// A watch that runs by itself, and what it hears.
 struct Ear {
-    heard: mpsc::UnboundedReceiver<Heard>,
+    heard: mpsc::UnboundedReceiver<ReceivedHeartbeat>,
     clock: NatsClock,
     task: JoinHandle<()>,
 }
@@ -41,7 +41,7 @@ impl Ear {
         Self { heard, clock, task }
     }
 
-    async fn next(&mut self) -> Heard {
+    async fn next(&mut self) -> ReceivedHeartbeat {
         tokio::time::timeout(PATIENCE, self.heard.recv())
             .await
             .expect("a heartbeat in time")

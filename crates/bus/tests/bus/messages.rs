@@ -6,7 +6,7 @@ use futures::{FutureExt, StreamExt, future::join};
 use reveille_bus::{
     BusError,
     control::{self, ControlAnswer, ControlError, ControlRequest, ControlRequests, Report},
-    orders::{self, Addressed, Order, OrderAnswer, Orders},
+    orders::{self, AddressedOrder, Order, OrderAnswer, Orders},
     wakes::{self, WakeMessage, Wakes},
 };
 use reveille_domain::{
@@ -304,7 +304,7 @@ async fn nobody_there_is_told_at_once() {
     let nats = Nats::start().await;
     let client = nats.connect().await;
     let stop = ControlRequest::Stop { epoch: Epoch(2) };
-    let order = Addressed {
+    let order = AddressedOrder {
         epoch: Epoch(2),
         order: Order::Superseded,
     };
@@ -394,7 +394,7 @@ async fn orders_are_answered_and_malformed_ones_dropped() {
         OrderAnswer::Taken,
     ];
     for (order, answer) in orders.into_iter().zip(answers) {
-        let order = Addressed {
+        let order = AddressedOrder {
             epoch: Epoch(2),
             order,
         };
