@@ -324,6 +324,28 @@ async fn a_backend_that_a_request_has_woken_stays_awake_until_the_request_has_co
 }
 
 #[tokio::test]
+async fn a_request_that_finds_it_asleep_again_waits_for_the_report_of_that_sleep() {
+    let backend = Backend::start().await;
+    let owned = Owned::start(&hardly_awake(&backend));
+    owned.until(Hibernating).await;
+    let wake = owned.control.request_wake();
+    owned.control.hold();
+    owned.handle.wake(wake);
+    eventually("the next sleep", || backend.sleeps() == 1).await;
+    let told = tokio::spawn({
+        let handle = owned.handle.clone();
+        async move { handle.refused().await }
+    });
+    // A few probes later it has been seen to.
+    backend.await_requests(backend.requests() + 5).await;
+    assert!(owned.control.is_asked() && !told.is_finished());
+    owned.control.release();
+    let told = told.await.expect("no panic");
+    assert_eq!(told, Some(owned.control.provider().last_report()));
+    assert_eq!(owned.control.sleeps(), [SleepReason::Idle]);
+}
+
+#[tokio::test]
 async fn an_operators_wake_holds_nothing_unless_a_request_joins_it() {
     let backend = Backend::start().await;
     let owned = Owned::start(&hardly_awake(&backend).replace("/wake\"", "/slow-wake\""));

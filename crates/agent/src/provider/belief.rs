@@ -292,11 +292,17 @@ impl Belief {
             (_, Backend::Up) => Ok(None),
             (_, Backend::Unknown | Backend::Doubted) => Err(()),
             _ if !self.wakeable => Ok(None),
-            (Some(StatusName::Hibernating | StatusName::Waking), Backend::Down(_)) => Ok(Some(ReportId {
-                epoch,
-                seq: self.last_seq,
-            })),
-            (None | Some(StatusName::Active | StatusName::Inactive), Backend::Down(_)) => Err(()),
+            // With the outcome of a wake still to report, the journal is about to have it awake: an earlier report is none of
+            // this sleep.
+            (Some(StatusName::Hibernating | StatusName::Waking), Backend::Down(_))
+                if self.outcome.is_none() =>
+            {
+                Ok(Some(ReportId {
+                    epoch,
+                    seq: self.last_seq,
+                }))
+            }
+            (_, Backend::Down(_)) => Err(()),
         }
     }
 }
@@ -525,5 +531,26 @@ mod tests {
                 seq: ReportSeq(1)
             }))
         );
+    }
+
+    #[test]
+    fn a_request_never_gets_the_report_of_an_earlier_sleep() {
+        let mut state = registered(&refused(), StatusName::Hibernating);
+        let wake = WakeId(Uuid::now_v7());
+        assert!(state.wake_asked(wake));
+        state.wake_ended(wake, WakeOutcome::Succeeded { stages: vec![] });
+        state.down(SleepReason::Idle);
+        assert_eq!(
+            state.asleep(EPOCH),
+            Err(()),
+            "the journal doesn't have it awake yet"
+        );
+        let ask = state.next_ask(EPOCH).expect("the outcome");
+        state.done(&ask, Some(StatusName::Active), ReportSeq(2));
+        assert_eq!(state.asleep(EPOCH), Err(()));
+        let ask = state.next_ask(EPOCH).expect("the sleep");
+        state.done(&ask, Some(StatusName::Hibernating), ReportSeq(3));
+        let seq = ReportSeq(3);
+        assert_eq!(state.asleep(EPOCH), Ok(Some(ReportId { epoch: EPOCH, seq })));
     }
 }

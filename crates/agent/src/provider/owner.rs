@@ -550,7 +550,7 @@ impl Owner {
         if !leaving && self.probing.is_none() {
             self.refused.append(&mut self.unconfirmed);
         }
-        if self.refused.is_empty() || leaving {
+        if self.refused.is_empty() || leaving || self.asking.is_some() {
             return;
         }
         let epoch = self.setup.epoch.get().unwrap_or_default();

@@ -256,24 +256,27 @@ impl Inference {
             },
             Target::AnotherOrOnceAsleep(report) => match another() {
                 Some(another) => Some(another),
-                None => self.once_asleep(id, report, run).await,
+                None => self.once_asleep(missed, report, run).await,
             },
         }
     }
 
-    /// The provider once the fold shows that it sleeps.
+    /// The provider once the fold shows that it sleeps. A report that the fold had when the request was sent says nothing of
+    /// this sleep.
     async fn once_asleep(
         &self,
-        id: &ProviderId,
+        missed: &ProviderSnapshot,
         report: Option<ReportId>,
         run: &Run<'_>,
     ) -> Option<Arc<ProviderSnapshot>> {
+        let id = &missed.provider.id;
         if report.is_none() {
             run.phase.enter(Phase::FallingAsleep(id.clone()));
         }
         let sleeps = |snapshot: &Arc<ProviderSnapshot>| {
             let reported = report.is_some_and(|report| snapshot.provider.last_report() >= report);
-            reported || snapshot.provider.status.name() != StatusName::Active
+            reported && snapshot.sequence > missed.sequence
+                || snapshot.provider.status.name() != StatusName::Active
         };
         self.changed(id, self.timings.report, run, sleeps).await
     }

@@ -143,8 +143,33 @@ async fn a_backend_that_is_put_to_sleep_each_time_is_woken_for_as_long_as_the_re
 }
 
 #[tokio::test]
-async fn an_agent_that_says_asleep_of_what_the_journal_calls_awake_is_given_up() {
+async fn a_request_that_is_told_of_an_earlier_sleep_waits_until_the_journal_has_this_one() {
     let served = Served::new().await;
+    served.hub.publish("gpu-box/vllm", "m", active());
+    // The fold has passed it already.
+    let report = ReportId {
+        epoch: Epoch(7),
+        seq: ReportSeq(1),
+    };
+    let asleep = RelayFault::asleep("it sleeps", report).into();
+    served.hub.replies([Reply::Fails(asleep), whole("woken")]);
+    let asking = tokio::spawn(Answer::of(served.chat("m", false)));
+    served.hub.until("a try", |hub| hub.sent().len() == 1).await;
+    served.hub.change("gpu-box/vllm", |provider| {
+        provider.status = hibernating();
+    });
+    served.hub.until("a wake", |hub| hub.asked() == 1).await;
+    served
+        .hub
+        .change("gpu-box/vllm", |provider| provider.status = active());
+    let answer = asking.await.expect("an answer");
+    assert_eq!((answer.status, answer.text().as_str()), (200, "woken"));
+    assert_eq!(served.hub.sent().len(), 2);
+}
+
+#[tokio::test]
+async fn an_agent_that_says_asleep_of_what_the_journal_calls_awake_is_given_up() {
+    let served = Served::with_timings(|timings| timings.report = Duration::from_millis(20)).await;
     served.hub.publish("gpu-box/vllm", "m", active());
     // A report that the fold has passed long ago.
     let report = ReportId {
