@@ -9,11 +9,10 @@ use bytes::Bytes;
 use reqwest::header::HeaderMap;
 use serde_json::{Value, json};
 
-use crate::{Port, Process, wait_until};
+use crate::{Port, Process, SOON, wait_until};
 
 /// Longer than any test waits, shorter than for ever.
 const CLIENT_GIVES_UP_AFTER: Duration = Duration::from_secs(120);
-const READY_WITHIN: Duration = Duration::from_secs(30);
 
 /// A client that opens a connection for each request, so that none is left over from a server that was killed.
 pub fn http_client() -> reqwest::Client {
@@ -66,7 +65,7 @@ impl Api {
 
     /// Waits until `/readyz` answers 200.
     pub async fn wait_until_ready(&self) {
-        wait_until("the API was ready", READY_WITHIN, async || {
+        wait_until("the API was ready", SOON, async || {
             assert!(
                 self.process.is_running(),
                 "the API ended at its start:\n{}",

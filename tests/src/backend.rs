@@ -9,10 +9,7 @@ use std::{
 use serde::Deserialize;
 use serde_json::Value;
 
-use crate::{Launch, Port, Process, program, wait_until};
-
-/// A stand-in listens within this, boot delays not counted.
-const STARTS_WITHIN: Duration = Duration::from_secs(10);
+use crate::{Launch, Port, Process, SOON, program, wait_until};
 
 /// A backend that may or may not be running. Its address and log stay the same over its runs. Clones are the same
 /// backend.
@@ -69,7 +66,7 @@ impl Backend {
     /// Starts it and waits until it listens.
     pub async fn start_and_wait(&self) {
         self.start();
-        self.wait_until_listening(STARTS_WITHIN).await;
+        self.wait_until_listening(SOON).await;
     }
 
     /// Waits until something listens on its port, whoever started it.

@@ -38,6 +38,6 @@ pub use postgres::{Cluster, Database};
 pub use process::{Exit, Folder, Launch, Process, is_alive};
 pub use programs::{chromium, llama_cpp_path, nats_server, program};
 pub use python::{Script, python_path, run_python};
-pub use waiting::{hold_for, wait_until};
+pub use waiting::{SOON, hold_for, wait_until};
 pub use wake_controller::{Post, WakeController};
 pub use world::{AgentConfig, World};

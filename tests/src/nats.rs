@@ -10,10 +10,7 @@ use std::{
 
 use async_nats::jetstream::{self, stream};
 
-use crate::{Folder, Launch, Port, Process, nats_server, wait_until};
-
-/// A server answers well within this, also on a busy machine.
-const STARTS_WITHIN: Duration = Duration::from_secs(20);
+use crate::{Folder, Launch, Port, Process, SOON, nats_server, wait_until};
 
 /// One NATS server of a test's own. Everything is flushed to disk before it is acknowledged, as in production.
 #[derive(Debug)]
@@ -62,11 +59,9 @@ impl Nats {
             num_replicas: 3,
             ..Default::default()
         };
-        wait_until(
-            "all servers of the cluster took part",
-            STARTS_WITHIN,
-            async || context.create_stream(probe()).await.ok(),
-        )
+        wait_until("all servers of the cluster took part", SOON, async || {
+            context.create_stream(probe()).await.ok()
+        })
         .await;
         context
             .delete_stream("PROBE")
@@ -150,7 +145,7 @@ impl Nats {
             self.name,
             self.process.log_file().display()
         );
-        wait_until(&what, STARTS_WITHIN, async || {
+        wait_until(&what, SOON, async || {
             assert!(
                 self.process.is_running(),
                 "the server ended at its start:\n{}",

@@ -5,17 +5,12 @@ use std::{
     os::unix::fs::chown,
     process::Command,
     sync::atomic::{AtomicU32, Ordering},
-    time::Duration,
 };
 
 use sqlx::{Connection, PgConnection};
 use tokio::sync::OnceCell;
 
-use crate::{Folder, Launch, Port, Process, process::Exit, programs::postgres_bin, wait_until};
-
-/// A server starts well within this, also on a busy machine.
-const STARTS_WITHIN: Duration = Duration::from_secs(30);
-const STOPS_WITHIN: Duration = Duration::from_secs(20);
+use crate::{Folder, Launch, Port, Process, SOON, process::Exit, programs::postgres_bin, wait_until};
 
 /// Durability is not what the tests are about: a cluster lives for seconds.
 const SETTINGS: [&str; 8] = [
@@ -79,7 +74,7 @@ impl Cluster {
     /// Stops the server as its operator would, ending open connections.
     pub async fn stop(&self) -> Exit {
         self.process.sigint();
-        self.process.wait_for_exit(STOPS_WITHIN).await
+        self.process.wait_for_exit(SOON).await
     }
 
     /// Starts it again, on the same port and data, after killing it if it still runs.
@@ -106,7 +101,7 @@ impl Cluster {
     }
 
     async fn wait_until_ready(&self) {
-        wait_until("PostgreSQL answered", STARTS_WITHIN, async || {
+        wait_until("PostgreSQL answered", SOON, async || {
             assert!(
                 self.process.is_running(),
                 "PostgreSQL ended at its start:\n{}",
@@ -173,7 +168,7 @@ async fn initialise(folder: &Folder, owner: Option<(u32, u32)>) {
         ])
         .user(owner)
         .start();
-    let exit = initdb.wait_for_exit(STARTS_WITHIN).await;
+    let exit = initdb.wait_for_exit(SOON).await;
     assert_eq!(exit, Exit::Code(0), "initdb failed:\n{}", initdb.log());
 }
 

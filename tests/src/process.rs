@@ -12,15 +12,12 @@ use std::{
     path::{Path, PathBuf},
     process::{Child, ChildStdin, Command, Stdio},
     sync::{Arc, Condvar, Mutex, PoisonError},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use rustix::process::{Pid, Signal, kill_process, test_kill_process};
 
-use crate::{program, wait_until};
-
-/// Time for the guard to kill, reap and remove before it is given up.
-const GUARD_ENDS_WITHIN: Duration = Duration::from_secs(15);
+use crate::{SOON, program, wait_until};
 
 /// What to start, and how.
 #[derive(Debug)]
@@ -269,7 +266,7 @@ impl Process {
     /// Kills it by SIGKILL, the process alone and not what descends from it, and waits until it is gone.
     pub fn kill9(&self) {
         self.signal(Signal::KILL);
-        let gone = self.exit.wait(GUARD_ENDS_WITHIN);
+        let gone = self.exit.wait(SOON);
         assert!(gone, "{} survived SIGKILL", self.name);
     }
 
@@ -277,9 +274,9 @@ impl Process {
     pub fn sigstop(&self) {
         self.signal(Signal::STOP);
         // The signal only asks: each thread stops at its own next step.
-        let asked = std::time::Instant::now();
+        let asked = Instant::now();
         while !is_stopped(self.pid) {
-            assert!(asked.elapsed() < STOPS_WITHIN, "{} did not stop", self.name);
+            assert!(asked.elapsed() < SOON, "{} did not stop", self.name);
             std::thread::sleep(Duration::from_millis(1));
         }
     }
@@ -351,9 +348,6 @@ impl Drop for Process {
         let _ = self.guard.wait();
     }
 }
-
-/// How long a process may take to stop.
-const STOPS_WITHIN: Duration = Duration::from_secs(5);
 
 /// Whether all threads of a process are stopped.
 fn is_stopped(pid: u32) -> bool {

@@ -2,6 +2,9 @@
 
 use std::time::{Duration, Instant};
 
+/// A deadline for what takes a moment on a quiet machine: it only guards against hanging, and never judges speed.
+pub const SOON: Duration = Duration::from_secs(60);
+
 /// How long between two looks at a condition.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 

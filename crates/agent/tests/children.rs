@@ -30,7 +30,7 @@ use std::{
     os::unix::fs::PermissionsExt,
     path::Path,
     process::{ExitCode, Stdio},
-    time::{Duration, Instant},
+    time::Duration,
 };
 use tempfile::TempDir;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
@@ -754,12 +754,10 @@ async fn ctrl_c_in_the_terminal_goes_past_the_child() {
     let (_, shim_group) = group(shim);
     let own = rustix::process::getpgrp().as_raw_pid();
     assert!(own != child_group && own != shim_group && child_group != shim_group);
-    let began = Instant::now();
     kill(shim, Signal::TERM);
     assert_eq!(
         child.stop().await,
         Exit::Signal(15),
         "a signal to the shim ends the child first"
     );
-    assert!(began.elapsed() < Duration::from_secs(10));
 }

@@ -9,7 +9,7 @@ mod control;
 #[expect(dead_code, reason = "the tests of owners use the rest")]
 mod owned;
 
-use backend::{Backend, Closed, eventually};
+use backend::{Backend, Closed, StoppedClock, eventually};
 use owned::{Owned, member};
 use reveille_agent::{owner_policy::Pause, provider::Groups, state_dir::StateDir};
 use reveille_domain::{
@@ -153,11 +153,16 @@ async fn one_that_can_not_be_put_to_sleep_goes_on_and_the_wake_is_blocked() {
         let (a, b) = (Backend::start().await, Backend::start().await);
         a.wake_up();
         let groups = Groups::default();
-        let first = Owned::member(&groups, "a", &member(&a, sleep, ""));
-        let second = Owned::member(&groups, "b", &member(&b, "/sleep", ""));
+        let patient = member(&a, sleep, "").replace("\"1h\"", "\"1h\", timeout = \"10m\"");
+        let first = Owned::member(&groups, "a", &patient);
+        let second = Owned::member(&groups, "b", &member(&b, "/sleep", "max_group_wait = \"1h\""));
         first.until(Active).await;
         second.until(Hibernating).await;
+        let clock = StoppedClock::stop();
         second.wake();
+        second.until(Waking).await;
+        let ended = || second.control.status() != Some(Waking);
+        clock.pass_until("the end of the wake", ended).await;
         let failure = second.blocked().await;
         assert!(failure.reason.starts_with(why), "{}", failure.reason);
         eventually("an open gate", || first.handle.gate.enter().is_some()).await;

@@ -26,7 +26,7 @@ use rustix::process::{
 /// How long a program that is asked to end may take before it is killed.
 const GRACE: Duration = Duration::from_secs(5);
 /// How long killing, reaping and removing may take before it is given up.
-const GIVE_UP_AFTER: Duration = Duration::from_secs(10);
+const GIVE_UP_AFTER: Duration = Duration::from_secs(30);
 const LOOK_EVERY: Duration = Duration::from_millis(5);
 
 #[derive(Parser)]

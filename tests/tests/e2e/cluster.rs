@@ -22,7 +22,6 @@ use crate::{
 
 const HEARTBEATS: &str = "REVEILLE_HEARTBEATS";
 /// After a node died, requests are answered again within this.
-const GOES_ON_WITHIN: Duration = Duration::from_secs(15);
 /// How many answers in a row show that they are.
 const ANSWERS: usize = 10;
 
@@ -226,7 +225,7 @@ impl Load {
     async fn goes_on(&self, when: &str) {
         let from = self.answers.lock().expect("lock").len();
         let what = format!("requests go on {when}");
-        wait_until(&what, GOES_ON_WITHIN, async || {
+        wait_until(&what, SOON, async || {
             let answers = self.answers.lock().expect("lock");
             let ok = answers[from..]
                 .iter()

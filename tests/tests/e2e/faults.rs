@@ -231,7 +231,7 @@ async fn nats_killed_and_restarted_turns_nobody_inactive_and_requests_go_on() {
     })
     .await;
     scene.world.nats.restart().await;
-    wait_until("requests go on", Duration::from_secs(10), async || {
+    wait_until("requests go on", SOON, async || {
         (scene.chat().await.status == 200).then_some(())
     })
     .await;

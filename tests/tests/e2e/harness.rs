@@ -7,11 +7,10 @@ use std::{
 };
 
 use async_nats::jetstream::{self, stream};
-use reveille_tests::{Cluster, Database, Exit, JOURNAL, Nats, World, is_alive, wait_until};
+use reveille_tests::{Cluster, Database, Exit, JOURNAL, Nats, SOON, World, is_alive, wait_until};
 use serde_json::{Value, json};
 use sqlx::Row;
 
-const SOON: Duration = Duration::from_secs(15);
 /// Makes a test play the part of the one that is killed.
 const VICTIM: &str = "HARNESS_VICTIM";
 

@@ -1,7 +1,5 @@
 //! What passes through arrives as it was sent.
 
-use std::time::Duration;
-
 use reqwest::header::HeaderMap;
 use reveille_tests::{AgentConfig, Api, Backend, Process, World, long_answer, wait_until};
 use serde_json::json;
@@ -55,16 +53,14 @@ async fn a_streamed_answer_of_twenty_mebibytes_arrives_intact() {
 }
 
 #[tokio::test]
-async fn a_client_that_leaves_frees_its_backend_within_two_seconds() {
-    let (_world, backend, api, _agent) = relayed(&["--tokens", "1000", "--token-delay-ms", "50"]).await;
+async fn a_client_that_leaves_frees_its_backend() {
+    let (_world, backend, api, _agent) = relayed(&["--tokens", "10000", "--token-delay-ms", "50"]).await;
     let mut response = api.open_stream("stand-in").await;
     response.chunk().await.expect("a first piece");
     drop(response);
-    wait_until(
-        "the backend saw its client leave",
-        Duration::from_secs(2),
-        async || (backend.log().aborted() == 1).then_some(()),
-    )
+    wait_until("the backend saw its client leave", SOON, async || {
+        (backend.log().aborted() == 1).then_some(())
+    })
     .await;
 }
 

@@ -3,10 +3,9 @@
 
 use std::time::Duration;
 
+pub use reveille_tests::SOON;
 use reveille_tests::{AgentConfig, Answer, Api, Backend, Commit, Process, WakeController, World, wait_until};
 
-/// Long enough for anything that isn't broken, on a machine that is busy with other tests.
-pub const SOON: Duration = Duration::from_secs(30);
 /// The row of the scene's model.
 pub const LLM: &str = "gpu-box/qwen";
 /// Heartbeats so quick that a lost agent is noticed within a test's patience: three missed ones are 1.5 s.

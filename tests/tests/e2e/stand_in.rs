@@ -3,13 +3,11 @@
 use std::time::Duration;
 
 use reveille_tests::{
-    Answer, Backend, Exit, Process, StreamedAnswer, WakeController, World, hold_for, http_client, is_alive,
-    long_answer, run_python, wait_until,
+    Answer, Backend, Exit, Process, SOON, StreamedAnswer, WakeController, World, hold_for, http_client,
+    is_alive, long_answer, run_python, wait_until,
 };
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
-
-const SOON: Duration = Duration::from_secs(15);
 
 fn body(stream: bool) -> Value {
     json!({ "model": "stand-in", "stream": stream, "messages": [{ "role": "user", "content": "hello" }] })

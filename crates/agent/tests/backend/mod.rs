@@ -26,9 +26,10 @@ use tokio::{
     net::{TcpListener, TcpSocket},
     sync::Notify,
     task::JoinHandle,
-    time::sleep,
 };
 
+/// A deadline that only guards against hanging.
+const SOON: Duration = Duration::from_secs(60);
 /// The key that `/v1/models` asks for.
 pub const KEY: &str = "backend-key";
 
@@ -289,13 +290,48 @@ pub async fn outcome(run: &mut Run) -> Outcome {
     }
 }
 
-/// Waits until `condition` holds, and fails when it doesn't within 20 seconds.
+/// Waits until `condition` holds. By the real clock, so that it also works while the runtime's is stopped.
 pub async fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
-    for _ in 0..2000 {
-        if condition() {
-            return;
-        }
-        sleep(Duration::from_millis(10)).await;
+    let started = std::time::Instant::now();
+    while !condition() {
+        assert!(started.elapsed() < SOON, "never came: {what}");
+        pause().await;
     }
-    panic!("never came: {what}");
+}
+
+async fn pause() {
+    let pause = || std::thread::sleep(Duration::from_millis(10));
+    tokio::task::spawn_blocking(pause).await.expect("a pause");
+}
+
+/// The runtime's clock, stopped until this is dropped: timers fire only when the test lets time pass, however busy the
+/// machine is.
+pub struct StoppedClock {
+    _held: std::sync::mpsc::Sender<()>,
+}
+
+impl StoppedClock {
+    pub fn stop() -> Self {
+        tokio::time::pause();
+        // A paused clock advances by itself when nothing else is to do, but not while a blocking task runs.
+        let (held, released) = std::sync::mpsc::channel::<()>();
+        tokio::task::spawn_blocking(move || released.recv());
+        Self { _held: held }
+    }
+
+    /// Lets time pass, about twenty times as fast as it does, until `condition` holds.
+    pub async fn pass_until(&self, what: &str, mut condition: impl FnMut() -> bool) {
+        let started = std::time::Instant::now();
+        while !condition() {
+            assert!(started.elapsed() < SOON, "never came: {what}");
+            tokio::time::advance(Duration::from_millis(200)).await;
+            pause().await;
+        }
+    }
+}
+
+impl Drop for StoppedClock {
+    fn drop(&mut self) {
+        tokio::time::resume();
+    }
 }

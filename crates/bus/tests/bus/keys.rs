@@ -1,6 +1,7 @@
 //! Keys in the journal: chained and folded like the other aggregates, and no row shows the hash of a secret.
 
 use crate::events::{PATIENCE, at, check, client_key, commit, create_key, journal, meta, stored};
+use crate::heartbeats::wall_clock;
 use futures::StreamExt;
 use reveille_bus::{AggregateId, BusError, CommandError, Journal, JournalEntry};
 use reveille_domain::{
@@ -80,7 +81,10 @@ async fn what_was_stored_since_a_time_is_read_up_to_the_end_and_no_further() {
     for id in &ids {
         commit(&journal, id).await;
         // Stored times are milliseconds: the next commit gets a later one.
-        tokio::time::sleep(Duration::from_millis(2)).await;
+        let stored_at = entries(&journal).await.last().expect("a commit").stored_at;
+        while wall_clock() <= stored_at.as_millis() {
+            tokio::task::yield_now().await;
+        }
     }
     let stored: Vec<_> = entries(&journal)
         .await

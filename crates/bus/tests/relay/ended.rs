@@ -5,7 +5,6 @@ use bytes::Bytes;
 use futures::{StreamExt, stream};
 use reveille_bus::relay::{FaultCode, RelayError, RelayFault, RelayLimits, RespondError};
 use reveille_domain::{Epoch, ReportId, ReportSeq};
-use std::time::Duration;
 use tokio::time::Instant;
 
 #[tokio::test]
@@ -154,13 +153,8 @@ async fn without_an_agent_nothing_is_handed_over() {
         .send(&agent_name(), EPOCH, request(), Bytes::new(), Instant::now())
         .await
         .unwrap();
-    let began = std::time::Instant::now();
     let error = soon("the answer", exchange.head()).await.map(|_| ()).unwrap_err();
     assert_eq!(error, RelayError::NoResponders);
     assert!(error.never_handed_over());
-    assert!(
-        began.elapsed() < Duration::from_secs(2),
-        "no keep-alive period has to pass"
-    );
     assert_eq!(api.in_flight(), 0);
 }

@@ -30,7 +30,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 /// Far longer than anything here takes.
-const LONG: Duration = Duration::from_secs(20);
+const LONG: Duration = Duration::from_secs(60);
 /// A limit that a test waits for.
 const SHORT: Duration = Duration::from_millis(300);
 
@@ -51,6 +51,8 @@ fn limits() -> ServerLimits {
 struct Served {
     address: SocketAddr,
     stop: CancellationToken,
+    /// Told by `/held` when it begins.
+    begun: Arc<Notify>,
     /// Lets `/held` answer.
     go_on: Arc<Notify>,
     /// Whether `/held`, or the body of `/endless`, was given up or has ended.
@@ -77,7 +79,9 @@ impl Served {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = listener.local_addr().expect("an address");
         let (go_on, given_up) = (Arc::new(Notify::new()), Arc::new(AtomicBool::new(false)));
-        let (held, waiting, endless) = (go_on.clone(), given_up.clone(), given_up.clone());
+        let begun = Arc::new(Notify::new());
+        let (begins, held) = (begun.clone(), go_on.clone());
+        let (waiting, endless) = (given_up.clone(), given_up.clone());
         let router = Router::new()
             .route("/", get(async || "hello"))
             .route("/echo", post(async |body: Bytes| body))
@@ -85,6 +89,7 @@ impl Served {
                 "/held",
                 get(async move || {
                     let _gone = GivenUp(waiting);
+                    begins.notify_one();
                     held.notified().await;
                     "held"
                 }),
@@ -110,6 +115,7 @@ impl Served {
         Self {
             address,
             stop,
+            begun,
             go_on,
             given_up,
             server,
