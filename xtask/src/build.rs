@@ -65,14 +65,17 @@ pub fn bill_of_materials() -> Result<Command> {
     Ok(Command::new(built("debug", "sbom")?))
 }
 
-/// Where cargo put a program: this one runs from `<target>/debug`.
-fn built(profile: &str, program: &str) -> Result<PathBuf> {
+/// Where cargo puts what it builds: this program runs from `<target>/debug`.
+pub fn target_folder() -> Result<PathBuf> {
     let this = std::env::current_exe().context("cannot find this program's own path")?;
-    let target = this
-        .ancestors()
-        .nth(2)
-        .context("this program is not in a target folder")?;
-    let path = target.join(profile).join(program);
+    let target = this.ancestors().nth(2);
+    Ok(target
+        .context("this program is not in a target folder")?
+        .to_owned())
+}
+
+fn built(profile: &str, program: &str) -> Result<PathBuf> {
+    let path = target_folder()?.join(profile).join(program);
     if !path.exists() {
         bail!("the build left no program at {}", path.display());
     }

@@ -11,7 +11,7 @@ use anyhow::{Result, bail};
 use crate::{
     build,
     command::{cargo, root, run},
-    test,
+    fuzz, test,
     tools::{self, TestSet, Tools},
 };
 
@@ -34,6 +34,7 @@ pub fn command() -> Result<()> {
     let tools = stage(&mut stages, "tools", || Tools::installed(TestSet::All));
     stage(&mut stages, "build", build::programs);
     stage(&mut stages, "materials", || run(&mut build::bill_of_materials()?));
+    stage(&mut stages, "fuzz", || fuzz::for_seconds(fuzz::CI_SECONDS));
     let mut counts = None;
     stage(&mut stages, "tests", || {
         let Some(tools) = &tools else {

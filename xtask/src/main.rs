@@ -6,6 +6,7 @@
 mod build;
 mod ci;
 mod command;
+mod fuzz;
 mod install;
 mod pip;
 mod postgres;
@@ -25,7 +26,9 @@ Usage: cargo xtask <command>
                         and print how it was woken; stays up until Ctrl-C, or ends after that with --once
   test [filter…]        the tests, or those whose name contains a filter; `--all` adds the slow ones and those that
                         need a browser, `--no-run` only builds, `-- <args>` go to the test programs
-  ci                    formatting, clippy, licences and bans, the bill of materials, documentation, all tests
+  ci                    formatting, clippy, licences and bans, the bill of materials, documentation, a short fuzz run,
+                        all tests
+  fuzz [seconds]        feed the HTTP/1 guard and hyper with bytes until they disagree, for an hour or so many seconds
   backends              build, then wakes, sleeps and deaths of a real llama.cpp server, which is compiled for it the
                         first time (about 4 minutes); not part of `ci`
   bench relay [args…]   release build, then requests and streams per second through the relay
@@ -44,6 +47,7 @@ fn main() -> ExitCode {
         ["demo", rest @ ..] => build::demo(rest),
         ["test", rest @ ..] => test::command(rest),
         ["ci"] => ci::command(),
+        ["fuzz", rest @ ..] => fuzz::command(rest),
         ["backends"] => build::backends(),
         ["sbom", rest @ ..] => build::sbom(rest),
         ["bench", "relay", rest @ ..] => build::bench("bench-relay", rest),

@@ -5,7 +5,6 @@ use crate::{
     inference::InferenceError,
     keys::Denied,
     origin::OriginError,
-    server::ProtocolError,
     wakes::{SleepError, WakeError},
 };
 use axum::{
@@ -14,6 +13,7 @@ use axum::{
 };
 use reveille_bus::BusError;
 use reveille_domain::{AgentRejection, rows::RowsError};
+use reveille_http1_guard::ProtocolError;
 use std::time::Duration;
 use thiserror::Error;
 use tracing::{info, warn};

@@ -5,12 +5,13 @@ use super::{
     queries::{events, llms, providers, status, wakes},
     request_id,
 };
-use crate::{origin::OriginPolicy, server::ProtocolError};
+use crate::origin::OriginPolicy;
 use axum::{
     Router, middleware,
     response::{IntoResponse, Response},
     routing::{delete, get, post},
 };
+use reveille_http1_guard::ProtocolError;
 use std::sync::Arc;
 
 pub(crate) fn router(state: AppState, policy: OriginPolicy) -> Router {

@@ -1,8 +1,8 @@
 //! One connection, from its handshake to its end.
 
 use super::{
-    ProtocolError, ServerLimits,
-    http1::{self, Quiet, Refuse},
+    ServerLimits,
+    service::{GuardedService, Refuse},
     tls::Tls,
 };
 use axum::Router;
@@ -10,6 +10,7 @@ use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
     server::conn::auto,
 };
+use reveille_http1_guard::{ConnectionState, Http1Guard, Limits, ProtocolError, Quiet};
 use std::pin::pin;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
@@ -104,8 +105,14 @@ impl Serving {
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        let (mut guarded, service, exchange) =
-            http1::guard(stream, self.router.clone(), self.refuse, &self.limits);
+        let connection = ConnectionState::default();
+        let limits = Limits {
+            head_bytes: self.limits.head_bytes,
+            head_within: self.limits.head_within,
+            write_stalls_for: self.limits.write_stalls_for,
+        };
+        let mut guarded = Http1Guard::new(stream, connection.clone(), &limits);
+        let service = GuardedService::new(self.router.clone(), connection.clone(), self.refuse);
         if let Some(error) = refused {
             guarded.refuse(error);
         }
@@ -123,7 +130,7 @@ impl Serving {
                     closing = true;
                     spoken.as_mut().graceful_shutdown();
                 }
-                () = sleep_until(look_at) => match exchange.quiet().map(|quiet| self.silent_until(quiet)) {
+                () = sleep_until(look_at) => match connection.quiet().map(|quiet| self.silent_until(quiet)) {
                     Some(until) if until > Instant::now() => look_at = until,
                     // It was told to close, and doesn't.
                     Some(_) if closing => return,

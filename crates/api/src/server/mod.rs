@@ -5,18 +5,15 @@
 //! hyper with TLS limit neither connections nor silence.
 
 mod connection;
-pub mod http1;
 mod open_files;
-mod protocol_error;
+mod service;
 #[cfg(test)]
 mod tests;
 pub mod tls;
 
-pub use protocol_error::ProtocolError;
-
 use axum::Router;
 use connection::Serving;
-use http1::Refuse;
+use service::Refuse;
 use std::{io, sync::Arc, time::Duration};
 use tls::Tls;
 use tokio::{

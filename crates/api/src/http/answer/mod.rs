@@ -8,13 +8,14 @@ mod rows;
 mod wake;
 
 use super::ApiError;
-use crate::{inference::InferenceError, origin::OriginError, server::ProtocolError};
+use crate::{inference::InferenceError, origin::OriginError};
 use axum::{
     body::Body,
     http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
 };
 use reveille_domain::{ProviderId, WakeId};
+use reveille_http1_guard::ProtocolError;
 use serde::Serialize;
 use std::time::Duration;
 

@@ -1,11 +1,10 @@
 //! The bytes of a connection on their way to hyper and back.
 
-use super::{
-    exchange::Exchange,
+use crate::{
+    ConnectionState, Limits, ProtocolError,
     framing::{Framing, Looked},
     head::Head,
 };
-use crate::server::{ProtocolError, ServerLimits};
 use bytes::{Buf, Bytes, BytesMut};
 use std::{
     io,
@@ -19,34 +18,34 @@ use tokio::{
 };
 use tokio_util::io::poll_read_buf;
 
-/// The method of the request that stands for a refused one. A client that uses it gains nothing: there is a refusal to
-/// take only when there was one.
-pub(super) const REFUSED_METHOD: &str = "REFUSED";
+/// The method of the request that replaces a refused one. A client that sends it gains nothing: without a refusal there
+/// is none to take.
+pub const REFUSED_METHOD: &str = "REFUSED";
 /// That request.
 const REFUSED: &[u8] = b"REFUSED / HTTP/1.1\r\nconnection: close\r\n\r\n";
 
-/// What a client still sends is read and thrown away for this long, so that it sees the answer and not a broken
-/// connection: closing with unread bytes resets the connection, and the answer may be lost with it.
+/// How long the rest of a refused request is read and discarded. Closing with unread bytes resets the connection, and the
+/// client could lose the response with it.
 const LINGER: Duration = Duration::from_secs(1);
-/// How much is read at a time of a head that comes in pieces, and of what is thrown away, in bytes.
+/// How much is read at a time of a head that arrives in pieces, and of discarded bytes.
 const PIECE_BYTES: usize = 4 * 1024;
 
-/// A connection that is watched.
+/// A connection whose bytes are checked on their way to hyper.
 #[derive(Debug)]
 pub struct Http1Guard<S> {
     stream: S,
-    exchange: Exchange,
+    connection: ConnectionState,
     framing: Framing,
     head_within: Duration,
     write_stalls_for: Duration,
-    /// The beginning of a head, held until the whole of it is there.
+    /// The beginning of a head, held until the head is whole.
     held: BytesMut,
-    /// What hyper gets next.
+    /// The bytes hyper gets next.
     next: Bytes,
-    /// What hyper gets in the place of a refused head; then nothing more is read for it.
+    /// The bytes hyper gets instead of a refused head; nothing more is read for it afterwards.
     refused: Option<&'static [u8]>,
     head_began: Option<Instant>,
-    /// What was told of the last request's body.
+    /// Whether part of a body has yet to arrive, as last reported.
     body_open: bool,
     head_timer: Timer,
     write_timer: Timer,
@@ -54,11 +53,12 @@ pub struct Http1Guard<S> {
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Http1Guard<S> {
-    /// A connection whose state is told to `exchange`, and learned from it.
-    pub(super) fn new(stream: S, exchange: Exchange, limits: &ServerLimits) -> Self {
+    /// Guards `stream`, and shares what it sees through `connection`.
+    #[must_use]
+    pub fn new(stream: S, connection: ConnectionState, limits: &Limits) -> Self {
         Self {
             stream,
-            exchange,
+            connection,
             framing: Framing::new(limits.head_bytes),
             head_within: limits.head_within,
             write_stalls_for: limits.write_stalls_for,
@@ -74,14 +74,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Http1Guard<S> {
     }
 
     /// Answers the next request with `refusal`, whatever it is, and then closes.
-    pub(in crate::server) fn refuse(&mut self, refusal: ProtocolError) {
-        self.exchange.refuse(refusal);
+    pub fn refuse(&mut self, refusal: ProtocolError) {
+        self.connection.refuse(refusal);
         self.refused = Some(REFUSED);
         self.held = BytesMut::new();
         self.set_head_began(None);
     }
 
-    /// Reads into `buf`, and leaves there what may go on to hyper.
+    /// Reads into `buf`, and leaves there what hyper may have.
     fn read_through(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<ReadStep>> {
         let before = buf.filled().len();
         ready!(Pin::new(&mut self.stream).poll_read(cx, buf))?;
@@ -90,7 +90,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Http1Guard<S> {
             return Poll::Ready(Ok(ReadStep::Passed));
         }
         let Looked { passed, refusal } = self.framing.look(new);
-        self.tell_of_body();
+        self.report_body();
         if refusal.is_none() && passed < new.len() && !self.framing.is_broken() {
             self.held.extend_from_slice(&new[passed..]);
             self.set_head_began(Some(Instant::now()));
@@ -106,7 +106,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Http1Guard<S> {
         }))
     }
 
-    /// Reads on where a head has begun.
+    /// Reads more of a head that has begun.
     fn read_held(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<ReadStep>> {
         let before = self.held.len();
         self.held.reserve(PIECE_BYTES);
@@ -117,12 +117,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Http1Guard<S> {
             return Poll::Ready(Ok(ReadStep::Held));
         };
         if read? == 0 {
-            // The client has left in the middle of a head.
+            // The client disconnected in the middle of a head.
             return Poll::Ready(Ok(ReadStep::Passed));
         }
         if Head::may_end(&self.held, before) || self.held.len() >= self.framing.head_bytes() {
             let Looked { passed, refusal } = self.framing.look(&self.held);
-            self.tell_of_body();
+            self.report_body();
             if passed > 0 {
                 self.next = self.held.split_to(passed).freeze();
                 if self.framing.is_broken() {
@@ -151,21 +151,21 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Http1Guard<S> {
 
     /// Ready when the head that has begun takes too long. While an earlier request is under way it may take its time.
     fn head_is_late(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let free = ready!(self.exchange.poll_free(cx));
+        let free = ready!(self.connection.poll_free(cx));
         let began = self.head_began.unwrap_or(free);
         self.head_timer.poll(cx, began.max(free) + self.head_within)
     }
 
     fn set_head_began(&mut self, began: Option<Instant>) {
         self.head_began = began;
-        self.exchange.set_head_begun(began.is_some());
+        self.connection.set_head_begun(began.is_some());
     }
 
-    fn tell_of_body(&mut self) {
+    fn report_body(&mut self) {
         let open = self.framing.is_in_body();
         if self.body_open != open {
             self.body_open = open;
-            self.exchange.set_body_open(open);
+            self.connection.set_body_open(open);
         }
     }
 
@@ -203,7 +203,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Http1Guard<S> {
             }
             if let Some(rest) = &mut this.refused {
                 // hyper doesn't notice that a client leaves while something of it waits to be parsed.
-                if !rest.is_empty() && this.exchange.poll_free(cx).is_ready() {
+                if !rest.is_empty() && this.connection.poll_free(cx).is_ready() {
                     let (now, later) = rest.split_at(rest.len().min(buf.remaining()));
                     buf.put_slice(now);
                     *rest = later;

@@ -3,7 +3,7 @@
 
 /// A place in a chunked body.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Chunks {
+pub(crate) enum Chunks {
     /// In the size of a chunk, which is so much up to here; whether there was a digit.
     Size(u64, bool),
     /// Behind the size, in what is ignored.
@@ -26,7 +26,7 @@ pub(super) enum Chunks {
 
 /// What was found in some bytes.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Passed {
+pub(crate) enum Passed {
     /// All of them belong to the body, and it goes on.
     All,
     /// The body has ended after so many.

@@ -1,7 +1,6 @@
 //! Answers the requests of one connection, refused ones included.
 
-use super::{exchange::Exchange, guard::REFUSED_METHOD};
-use crate::{guarded_body::GuardedBody, server::ProtocolError};
+use crate::guarded_body::GuardedBody;
 use axum::{
     Router,
     body::Body,
@@ -11,6 +10,7 @@ use axum::{
 };
 use futures::future::BoxFuture;
 use hyper::{body::Incoming, service::Service};
+use reveille_http1_guard::{ConnectionState, ProtocolError, REFUSED_METHOD};
 use std::convert::Infallible;
 use tower_service::Service as _;
 
@@ -20,15 +20,15 @@ pub type Refuse = fn(ProtocolError) -> Response;
 /// Calls the router with the requests that pass the guard.
 pub struct GuardedService {
     router: Router,
-    exchange: Exchange,
+    connection: ConnectionState,
     refuse: Refuse,
 }
 
 impl GuardedService {
-    pub(super) fn new(router: Router, exchange: Exchange, refuse: Refuse) -> Self {
+    pub fn new(router: Router, connection: ConnectionState, refuse: Refuse) -> Self {
         Self {
             router,
-            exchange,
+            connection,
             refuse,
         }
     }
@@ -40,18 +40,18 @@ impl Service<Request<Incoming>> for GuardedService {
     type Future = BoxFuture<'static, Result<Response, Infallible>>;
 
     fn call(&self, request: Request<Incoming>) -> Self::Future {
-        let under_way = self.exchange.begin();
+        let under_way = self.connection.begin();
         let guarded = |body| Body::new(GuardedBody::new(body, under_way));
         if request.method().as_str() == REFUSED_METHOD
-            && let Some(error) = self.exchange.take_refusal()
+            && let Some(error) = self.connection.take_refusal()
         {
             let response = (self.refuse)(error);
             return Box::pin(async { Ok(response.map(guarded)) });
         }
-        let (response, exchange) = (self.router.clone().call(request), self.exchange.clone());
+        let (response, connection) = (self.router.clone().call(request), self.connection.clone());
         Box::pin(async move {
             let Ok(mut response) = response.await;
-            if exchange.is_body_open() {
+            if connection.is_body_open() {
                 // The rest of the body would be read as the next request, so this one is the last.
                 response
                     .headers_mut()

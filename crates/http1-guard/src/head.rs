@@ -1,13 +1,14 @@
 //! One head: where it ends, and how long the body after it is.
 
-use crate::server::ProtocolError;
+use crate::ProtocolError;
+use http::Uri;
 
 /// How many headers a request may have; hyper's own limit.
 const MAX_FIELDS: usize = 100;
 
 /// What the beginning of `bytes` is.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Head {
+pub(crate) enum Head {
     /// A whole head of so many bytes.
     Whole {
         bytes: usize,
@@ -20,7 +21,7 @@ pub(super) enum Head {
 
 /// The body after a head.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Body {
+pub(crate) enum Body {
     Bytes(u64),
     Chunked,
 }
@@ -31,10 +32,16 @@ impl Head {
         let mut fields = [httparse::EMPTY_HEADER; MAX_FIELDS];
         let mut request = httparse::Request::new(&mut fields);
         match request.parse(bytes) {
-            Ok(httparse::Status::Complete(whole)) if whole <= limit => match body(&request) {
-                Ok(body) => Self::Whole { bytes: whole, body },
-                Err(error) => Self::Refused(error),
-            },
+            Ok(httparse::Status::Complete(whole)) if whole <= limit => {
+                // hyper reads the target as this type, and refuses it by itself.
+                if request.path.is_none_or(|target| Uri::try_from(target).is_err()) {
+                    return Self::Refused(ProtocolError::NotHttp);
+                }
+                match body(&request) {
+                    Ok(body) => Self::Whole { bytes: whole, body },
+                    Err(error) => Self::Refused(error),
+                }
+            }
             Ok(httparse::Status::Partial) if bytes.len() < limit => Self::Partial,
             Ok(_) => Self::Refused(too_large(bytes, limit)),
             Err(httparse::Error::TooManyHeaders) => {
@@ -157,6 +164,10 @@ mod tests {
             look("GET / HTTP/3.0\r\n\r\n"),
             Head::Refused(ProtocolError::NotHttp)
         );
+        for target in ["a>1", "http://", "http://a:b:c/"] {
+            let request = format!("GET {target} HTTP/1.1\r\n\r\n");
+            assert_eq!(look(&request), Head::Refused(ProtocolError::NotHttp), "{target}");
+        }
         let large = format!("a: {}\r\n", "x".repeat(LIMIT));
         let limit = LIMIT;
         assert_eq!(post(&large), Head::Refused(ProtocolError::LargeHead { limit }));

@@ -1,19 +1,21 @@
 //! Where requests begin and end in the bytes of a connection.
 
-use super::{
+use crate::{
+    ProtocolError,
     chunks::{Chunks, Passed},
     head::{Body, Head},
 };
-use crate::server::ProtocolError;
 
 /// What a connection of HTTP/2 begins with (RFC 9113, section 3.4).
 const H2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// A place in the bytes of a connection.
 #[derive(Debug)]
-pub(super) struct Framing {
+pub struct Framing {
     place: Position,
-    is_first: bool,
+    /// Whether anything has passed: only before may HTTP/2 begin.
+    begun: bool,
+    heads: usize,
     head_bytes: usize,
 }
 
@@ -22,49 +24,59 @@ enum Position {
     Head,
     Body(u64),
     Chunks(Chunks),
-    /// In a body that is none. Nothing more is a request.
+    /// In a malformed body. No request follows it.
     BrokenBody,
-    /// It is HTTP/2.
+    /// In a connection that speaks HTTP/2.
     Http2,
 }
 
-/// What was found in some bytes.
+/// What [`Framing::look`] found.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Looked {
-    /// So many of them may go on to hyper. What is left is the beginning of a head, or refused, or broken.
+pub struct Looked {
+    /// How many of the bytes hyper may have. The rest is the beginning of a head, or refused, or malformed.
     pub passed: usize,
+    /// Why the head behind them is refused.
     pub refusal: Option<ProtocolError>,
 }
 
 impl Framing {
-    /// The beginning of a connection whose heads are no larger than `head_bytes`.
+    /// The beginning of a connection whose heads may have up to `head_bytes`.
+    #[must_use]
     pub fn new(head_bytes: usize) -> Self {
         Self {
             place: Position::Head,
-            is_first: true,
+            begun: false,
+            heads: 0,
             head_bytes,
         }
     }
 
+    /// How many heads have passed.
+    #[must_use]
+    pub fn heads(&self) -> usize {
+        self.heads
+    }
+
     /// How large a head may be.
-    pub fn head_bytes(&self) -> usize {
+    pub(crate) fn head_bytes(&self) -> usize {
         self.head_bytes
     }
 
     /// Whether a body has begun and not ended.
-    pub fn is_in_body(&self) -> bool {
+    pub(crate) fn is_in_body(&self) -> bool {
         matches!(
             self.place,
             Position::Body(_) | Position::Chunks(_) | Position::BrokenBody
         )
     }
 
-    /// Whether a body has broken off. hyper is to see the end there, and ends the connection with it.
+    /// Whether a body is malformed. hyper sees the end of the connection there, and ends it.
+    #[must_use]
     pub fn is_broken(&self) -> bool {
         matches!(self.place, Position::BrokenBody)
     }
 
-    /// Goes on over `bytes`.
+    /// Advances over `bytes`, which begin where the ones that passed before have ended.
     pub fn look(&mut self, bytes: &[u8]) -> Looked {
         let mut passed = 0;
         while passed < bytes.len() {
@@ -94,7 +106,10 @@ impl Framing {
                 },
                 Position::Head => match self.head(rest) {
                     Ok(0) => break,
-                    Ok(whole) => passed += whole,
+                    Ok(whole) => {
+                        passed += whole;
+                        self.begun = true;
+                    }
                     Err(refusal) => {
                         return Looked {
                             passed,
@@ -112,22 +127,25 @@ impl Framing {
 
     /// How many bytes the head at the beginning of `bytes` has; 0 when it is not whole.
     fn head(&mut self, bytes: &[u8]) -> Result<usize, ProtocolError> {
-        if self.is_first && H2_PREFACE.starts_with(&bytes[..bytes.len().min(H2_PREFACE.len())]) {
+        if !self.begun && H2_PREFACE.starts_with(&bytes[..bytes.len().min(H2_PREFACE.len())]) {
             if bytes.len() < H2_PREFACE.len() {
                 return Ok(0);
             }
             self.place = Position::Http2;
             return Ok(bytes.len());
         }
-        // Empty lines before a request are ignored (RFC 9112, section 2.2), and begin none.
-        if bytes.iter().all(|byte| matches!(byte, b'\r' | b'\n')) {
-            return Ok(bytes.len());
+        // An empty line before a request is ignored (RFC 9112, section 2.2). It passes only whole: behind half of one,
+        // hyper couldn't read the head that replaces a refused one.
+        for line in [b"\r\n".as_slice(), b"\n"] {
+            if bytes.starts_with(line) {
+                return Ok(line.len());
+            }
         }
         match Head::look(bytes, self.head_bytes) {
             Head::Partial => Ok(0),
             Head::Refused(refusal) => Err(refusal),
             Head::Whole { bytes, body } => {
-                self.is_first = false;
+                self.heads += 1;
                 self.place = match body {
                     Body::Bytes(0) => Position::Head,
                     Body::Bytes(length) => Position::Body(length),
@@ -170,6 +188,16 @@ mod tests {
     }
 
     #[test]
+    fn half_an_empty_line_is_held() {
+        for (bytes, passed) in [("\r", 0), ("\r\n", 2), ("\n\r\n\r", 3)] {
+            let looked = Framing::new(1_000).look(bytes.as_bytes());
+            assert_eq!((looked.passed, looked.refusal), (passed, None), "{bytes:?}");
+        }
+        let looked = Framing::new(1_000).look(b"\r\r\nGET / HTTP/1.1\r\n\r\n");
+        assert_eq!((looked.passed, looked.refusal), (0, Some(ProtocolError::NotHttp)));
+    }
+
+    #[test]
     fn http_2_passes_and_only_at_the_beginning() {
         let preface = [H2_PREFACE, b"\0\0\0\x04\0\0\0\0\0"].concat();
         for cut in 0..=preface.len() {
@@ -181,6 +209,8 @@ mod tests {
             (REQUESTS.len(), Some(ProtocolError::NotHttp)),
             "a preface after a request is none"
         );
+        let after_a_line = [b"\r\n", H2_PREFACE].concat();
+        assert_eq!(look_in_two(&after_a_line, 0), (2, Some(ProtocolError::NotHttp)));
     }
 
     #[test]
