@@ -2,16 +2,15 @@
 //!
 //! Only their owner can read its files. Each is replaced as a whole, so that a crash leaves either the old or the new one.
 
+use reveille_bus::private_file;
 use reveille_domain::{AgentName, ProviderId};
 use std::{
-    fs::{self, DirBuilder, File, TryLockError},
+    fs::{self, File, TryLockError},
     io::{self, ErrorKind, Read, Write},
-    os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, fchown},
+    os::unix::fs::{MetadataExt, OpenOptionsExt, fchown},
     path::{Path, PathBuf},
 };
 
-const OWNER_ONLY_DIR: u32 = 0o700;
-const OWNER_ONLY: u32 = 0o600;
 /// Each agent that uses the folder holds a shared lock on this file.
 const IN_USE: &str = "in-use";
 /// The largest file lists the models of 64 providers.
@@ -123,11 +122,7 @@ impl StateDir {
         let temporary = format!("{name}.new");
         self.remove(&temporary)?;
         let new = self.0.join(temporary);
-        let mut file = File::options()
-            .write(true)
-            .create_new(true)
-            .mode(OWNER_ONLY)
-            .open(&new)?;
+        let mut file = private_file::create(&new)?;
         let folder = fs::metadata(&self.0)?;
         if file.metadata()?.uid() != folder.uid() {
             fchown(&file, Some(folder.uid()), Some(folder.gid()))?;
@@ -154,15 +149,12 @@ impl StateDir {
             .write(true)
             .create(true)
             .truncate(false)
-            .mode(OWNER_ONLY)
+            .mode(private_file::FILE_MODE)
             .open(self.0.join(name))
     }
 
     fn make(&self) -> io::Result<()> {
-        DirBuilder::new()
-            .recursive(true)
-            .mode(OWNER_ONLY_DIR)
-            .create(&self.0)
+        private_file::make_folder(&self.0)
     }
 }
 

@@ -6,6 +6,7 @@
 //! - [`archive`]: exporting the journal to a file, importing it again, verifying it.
 //! - [`heartbeats`] and [`NatsClock`]: who is alive, and the time that all replicas share.
 //! - [`control`], [`wakes`], [`orders`]: the messages between agents and control.
+//! - [`private_file`]: files and folders for their owner alone, in every process.
 //! - [`relay`]: inference requests and responses, frame by frame.
 //! - [`Refusals`]: counts of the messages that were refused.
 
@@ -24,6 +25,7 @@ mod loopback;
 mod messages;
 mod ordered_reader;
 pub mod orders;
+pub mod private_file;
 mod refusals;
 pub mod relay;
 mod row_source;

@@ -1,28 +1,24 @@
 //! Whom the API answers, and the root key: the one that makes the others.
 
-use crate::{args::AuthArgs, failure::Failure, listen};
+use crate::{args::AuthArgs, failure::Failure};
 use anyhow::anyhow;
 use reveille_api::keys::{AuthMode, SecretKey};
+use reveille_bus::{is_loopback_ip, private_file};
 use std::{
-    fs::{self, DirBuilder, Permissions},
+    fs,
     io::{ErrorKind, Write},
     net::SocketAddr,
-    os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt},
     path::Path,
 };
 use tempfile::NamedTempFile;
 use tracing::{info, warn};
 
-/// What others than the owner may do with a file.
-const OTHERS: u32 = 0o077;
-const OWNER_ONLY_FILE: u32 = 0o600;
-const OWNER_ONLY_FOLDER: u32 = 0o700;
 /// A root key's file is shorter.
 const MAX_BYTES: u64 = 1024;
 
 /// Whether an API on `address` wants keys; says so, if that isn't what one expects.
 pub fn mode(address: SocketAddr, args: AuthArgs) -> AuthMode {
-    let beyond = !listen::is_loopback(address);
+    let beyond = !is_loopback_ip(address.ip());
     match args {
         AuthArgs {
             require_keys: true, ..
@@ -79,7 +75,7 @@ pub fn read(file: &Path) -> Result<Option<SecretKey>, Failure> {
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
         Err(error) => return unusable(&format!("can't be read: {error}")),
     };
-    if found.mode() & OTHERS != 0 {
+    if private_file::is_exposed(&found) {
         return unusable(
             "may be read by others: `chmod 600` it, or remove it for a new one if others have read it",
         );
@@ -103,14 +99,9 @@ fn write(file: &Path, key: &SecretKey) -> std::io::Result<()> {
         Some(folder) if !folder.as_os_str().is_empty() => folder,
         _ => Path::new("."),
     };
-    DirBuilder::new()
-        .recursive(true)
-        .mode(OWNER_ONLY_FOLDER)
-        .create(folder)?;
+    private_file::make_folder(folder)?;
+    // Such a file is its owner's alone from the start.
     let mut whole = NamedTempFile::new_in(folder)?;
-    whole
-        .as_file()
-        .set_permissions(Permissions::from_mode(OWNER_ONLY_FILE))?;
     writeln!(whole, "{}", key.expose())?;
     whole.as_file().sync_all()?;
     whole
@@ -122,6 +113,10 @@ fn write(file: &Path, key: &SecretKey) -> std::io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::{
+        fs::Permissions,
+        os::unix::fs::{MetadataExt, PermissionsExt},
+    };
 
     #[test]
     fn a_missing_root_key_is_made_once_for_its_owner_alone() {

@@ -4,9 +4,9 @@
 
 use crate::{data_dir, failure::Failure};
 use clap::{Args, ValueEnum, builder::FalseyValueParser};
-use reveille_agent::config::Config;
+use reveille_agent::config::{Config, parse_duration};
 use reveille_api::origin::{Host, Origin};
-use std::{net::SocketAddr, path::PathBuf};
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
 use url::Url;
 
 /// Where the API listens unless it is told otherwise: this machine only.
@@ -190,4 +190,13 @@ pub struct Listing {
     /// How to print it.
     #[arg(short, long, value_enum, default_value = "table")]
     pub output: Format,
+}
+
+/// A duration of a second or more, such as `30d`, `12h` or `90s`.
+pub fn duration(raw: &str) -> Result<Duration, String> {
+    let duration = parse_duration(raw)?;
+    if duration < Duration::from_secs(1) {
+        return Err("must be at least 1s".to_owned());
+    }
+    Ok(duration)
 }

@@ -1,15 +1,15 @@
 //! The folder that one `reveille up` has for itself: lock, journal, the server's log and port.
 
 use anyhow::{Context, Result, anyhow, bail};
+use reveille_bus::private_file;
 use rustix::{
     io::{FdFlags, fcntl_setfd},
     process::{Pid, test_kill_process},
 };
 use std::{
     env,
-    fs::{self, DirBuilder, File, TryLockError},
+    fs::{self, File, TryLockError},
     io::Read,
-    os::unix::fs::DirBuilderExt,
     path::{Path, PathBuf},
     time::{Duration, Instant},
 };
@@ -22,8 +22,6 @@ pub const HUB_KEYS: &str = "hub-keys";
 pub const ROOT_KEY: &str = "root.key";
 /// Whoever has this file locked has the folder.
 const LOCK_FILE: &str = "lock";
-/// The folder belongs to its owner: the journal tells what was asked of whom.
-const OWNER_ONLY: u32 = 0o700;
 /// How long the processes of a run that was killed may take to end: the longest grace that they have, and some.
 const LAST_RUN_ENDS_WITHIN: Duration = Duration::from_secs(30);
 const LOOK_EVERY: Duration = Duration::from_millis(50);
@@ -45,11 +43,7 @@ impl DataDir {
     /// When another run has it.
     pub async fn open(path: &Path) -> Result<Self> {
         let cannot = || format!("cannot use {} as the data directory", path.display());
-        DirBuilder::new()
-            .recursive(true)
-            .mode(OWNER_ONLY)
-            .create(path)
-            .with_context(cannot)?;
+        private_file::make_folder(path).with_context(cannot)?;
         let path = path.canonicalize().with_context(cannot)?;
         let file = path.join(LOCK_FILE);
         let mut lock = File::options()

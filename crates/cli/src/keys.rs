@@ -1,12 +1,11 @@
 //! `reveille key`: making, listing, rotating and revoking keys.
 
 use crate::{
-    args::{ApiAddress, Format, Listing},
+    args::{ApiAddress, Format, Listing, duration},
     client::{self, ApiClient, Row, field, table::Table},
     failure::Failure,
 };
 use clap::{Args, Subcommand};
-use jiff::{Span, SpanRelativeTo};
 use reqwest::Method;
 use reveille_domain::{KeyId, KeyName, Scope};
 use serde_json::json;
@@ -51,7 +50,7 @@ pub struct Create {
     )]
     pub scopes: Vec<Scope>,
     /// How long it is good, such as 30d or 12h; without it, until it is revoked.
-    #[arg(long, value_name = "TIME", value_parser = length)]
+    #[arg(long, value_name = "TIME", value_parser = duration)]
     pub expires: Option<Duration>,
     /// How many requests it may send a minute, to each replica.
     #[arg(long, value_name = "REQUESTS")]
@@ -73,7 +72,7 @@ pub struct Rotate {
     #[arg(value_name = "ID")]
     pub id: KeyId,
     /// How long the secret before stays good, such as 1h; without it, not at all.
-    #[arg(long, value_name = "TIME", value_parser = length)]
+    #[arg(long, value_name = "TIME", value_parser = duration)]
     pub grace: Option<Duration>,
     #[command(flatten)]
     pub listing: Listing,
@@ -144,35 +143,5 @@ fn show(made: &Row, format: Format) -> Result<(), Failure> {
         }
         Format::Json => client::line(&serde_json::to_string_pretty(made)?),
         Format::Jsonl => client::line(&made.to_string()),
-    }
-}
-
-/// A length of time such as `30d`, `12h` or `90s`.
-pub fn length(raw: &str) -> Result<Duration, String> {
-    let span: Result<Span, _> = raw.parse();
-    let length = span.and_then(|span| span.to_duration(SpanRelativeTo::days_are_24_hours()));
-    let length = length.ok().and_then(|length| Duration::try_from(length).ok());
-    length
-        .filter(|length| length.as_secs() > 0)
-        .ok_or_else(|| "a length of time is written 30d, 12h, 15m or 90s".to_owned())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn lengths_of_time_are_read_as_people_write_them() {
-        for (raw, secs) in [
-            ("30d", 30 * 86_400),
-            ("12h", 43_200),
-            ("1d 12h", 129_600),
-            ("90s", 90),
-        ] {
-            assert_eq!(length(raw), Ok(Duration::from_secs(secs)), "{raw}");
-        }
-        for raw in ["", "30", "-1d", "0s", "soon", "1ms"] {
-            assert!(length(raw).is_err(), "{raw}");
-        }
     }
 }

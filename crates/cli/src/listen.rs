@@ -1,7 +1,6 @@
 //! Binding the API's port, before anything else is started.
 
 use anyhow::anyhow;
-use reveille_bus::is_loopback_ip;
 use std::{
     io::ErrorKind,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
@@ -36,11 +35,6 @@ fn reachable(address: SocketAddr) -> SocketAddr {
         ip => ip,
     };
     SocketAddr::new(ip, address.port())
-}
-
-/// Whether only this machine reaches a listener.
-pub fn is_loopback(address: SocketAddr) -> bool {
-    is_loopback_ip(address.ip())
 }
 
 /// The URL at which this machine reaches a listener.

@@ -1,7 +1,12 @@
 //! `reveille agent pause` and `reveille agent resume`: what the owner of a machine says to its agent, by a file in its
 //! state directory. Neither needs a hub, a key, or an agent that runs.
 
-use crate::{args::DataDirArg, client::line, data_dir::AGENT_STATE, failure::Failure, keys::length};
+use crate::{
+    args::{DataDirArg, duration},
+    client::line,
+    data_dir::AGENT_STATE,
+    failure::Failure,
+};
 use anyhow::Context;
 use clap::Args;
 use jiff::Timestamp;
@@ -20,7 +25,7 @@ It holds over restarts of the agent and of the machine.";
 #[command(after_help = EXAMPLES)]
 pub struct AgentPause {
     /// For how long, such as 2h or 3d; without it, until `reveille agent resume`.
-    #[arg(long = "for", value_name = "TIME", value_parser = length)]
+    #[arg(long = "for", value_name = "TIME", value_parser = duration)]
     pub lasts: Option<Duration>,
     /// Put to sleep what is awake, as `reveille sleep` does: requests that are there have 30 s to finish.
     #[arg(long)]

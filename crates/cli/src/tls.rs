@@ -1,7 +1,8 @@
 //! The certificate of the API, and what is refused without one.
 
-use crate::{args::TlsArgs, failure::Failure, listen};
+use crate::{args::TlsArgs, failure::Failure};
 use reveille_api::server::tls::{Tls, TlsFiles};
+use reveille_bus::is_loopback_ip;
 use std::{
     convert::Infallible,
     future::pending,
@@ -31,7 +32,7 @@ pub fn load(args: &TlsArgs, listens: SocketAddr, allow_plaintext: bool) -> Resul
 }
 
 fn plaintext(allowed: bool, listens: SocketAddr) -> Result<(), Failure> {
-    if listen::is_loopback(listens) {
+    if is_loopback_ip(listens.ip()) {
         return Ok(());
     }
     if !allowed {

@@ -55,7 +55,7 @@ const AGENT: Layers = Layers {
             "config/places",
             "config/secret",
         ],
-        &["config/variables"],
+        &["config/duration", "config/variables"],
         &["error", "fetch", "hub", "json_match", "state_dir", "wol"],
     ],
 };
@@ -114,7 +114,14 @@ const BUS: Layers = Layers {
         &["ordered_reader", "row_source"],
         &["entry", "streams"],
         &["commit", "messages"],
-        &["clock", "error", "loopback", "refusals", "subjects"],
+        &[
+            "clock",
+            "error",
+            "loopback",
+            "private_file",
+            "refusals",
+            "subjects",
+        ],
     ],
 };
 

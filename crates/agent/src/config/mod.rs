@@ -4,6 +4,7 @@
 //! `$${` is a literal `${`. Errors name the file, line and key, and never show a value.
 
 mod address;
+mod duration;
 mod error;
 mod hours;
 mod places;
@@ -14,12 +15,13 @@ mod types;
 mod variables;
 
 pub use address::{BaseUrl, NatsUrl};
+pub use duration::parse_duration;
 pub use error::ConfigError;
 pub use hours::{Hours, Window};
 pub use places::{Place, places};
 pub use read::{
     DEFAULT_VERIFY_TIMEOUT, DEFAULT_WOL_TIMEOUT, MAX_DURATION, MAX_ENTRIES, MAX_FILE_BYTES, MAX_GROUPS,
-    MAX_PROVIDERS, MAX_STEPS, MAX_TEXT_BYTES, MAX_WINDOWS,
+    MAX_PROVIDERS, MAX_STEPS, MAX_TEXT_BYTES, MAX_WINDOWS, machine_name,
 };
 pub(crate) use recipe::OWN_VARIABLES;
 pub use recipe::{

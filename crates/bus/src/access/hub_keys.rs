@@ -6,10 +6,10 @@ use super::{
     nats_key::{NatsKey, NatsKeyError},
     role::Role,
 };
+use crate::private_file;
 use std::{
     fmt::Write,
-    fs, io,
-    os::unix::fs::DirBuilderExt,
+    io,
     path::{Path, PathBuf},
 };
 use thiserror::Error;
@@ -59,11 +59,7 @@ impl HubKeys {
             folder: folder.to_owned(),
             source,
         };
-        fs::DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(folder)
-            .map_err(failed)?;
+        private_file::make_folder(folder).map_err(failed)?;
         let keys = Self::of(folder);
         for role in Role::OF_THE_HUB.iter().chain([&Role::System]) {
             NatsKey::read_or_make(&keys.file(role), NatsKey::fresh_user)?;

@@ -1,21 +1,17 @@
 //! NATS's key pairs (nkeys): the holder of the seed can prove that the public key is its own. The seed never crosses the
 //! network.
 
+use crate::private_file;
 use nkeys::{KeyPair, KeyPairType};
 use std::{
     fmt,
-    fs::{File, OpenOptions},
+    fs::File,
     io::{self, Read, Write},
-    os::unix::fs::{OpenOptionsExt, PermissionsExt},
     path::{Path, PathBuf},
     sync::Arc,
 };
 use thiserror::Error;
 
-/// Read and written by the owner only.
-const PRIVATE_MODE: u32 = 0o600;
-/// The mode bits that give access to anyone but the owner.
-const OTHERS: u32 = 0o077;
 /// The largest key file that is read; a seed is 58 characters.
 const MAX_FILE_BYTES: u64 = 1024;
 
@@ -90,7 +86,7 @@ impl NatsKey {
         };
         let file = File::open(path).map_err(failed)?;
         let meta = file.metadata().map_err(failed)?;
-        if meta.permissions().mode() & OTHERS != 0 {
+        if private_file::is_exposed(&meta) {
             return Err(NatsKeyError::Exposed {
                 path: path.to_owned(),
             });
@@ -138,12 +134,7 @@ impl NatsKey {
             .pair
             .seed()
             .map_err(|error| failed(io::Error::other(error)))?;
-        let mut file = OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .mode(PRIVATE_MODE)
-            .open(path)
-            .map_err(failed)?;
+        let mut file = private_file::create(path).map_err(failed)?;
         writeln!(file, "{seed}")
             .and_then(|()| file.sync_all())
             .map_err(failed)
@@ -179,7 +170,7 @@ pub(super) fn has_signed(public: &str, text: &[u8], signature: &[u8]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::fs;
+    use std::{fs, os::unix::fs::PermissionsExt};
 
     #[test]
     fn a_key_file_is_private_and_reads_back() {
@@ -191,7 +182,7 @@ mod tests {
             key
         );
         let mode = fs::metadata(&path).expect("there").permissions().mode();
-        assert_eq!(mode & 0o777, PRIVATE_MODE);
+        assert_eq!(mode & 0o777, private_file::FILE_MODE);
         assert!(NatsKey::is_public_user_key(&key.public()));
         assert!(key.write(&path).is_err(), "an existing key was overwritten");
     }

@@ -60,9 +60,9 @@ impl ApiClient {
         }
         let key = address.key.as_deref().map(bearer).transpose()?;
         let data_dir = address.data_dir.path().ok();
-        let root_key = data_dir.filter(|_| key.is_none() && is_loopback(&base));
+        let root_key = data_dir.filter(|_| key.is_none() && is_local(&base));
         let mut http = builder();
-        if is_loopback(&base) {
+        if is_local(&base) {
             // A proxy would look for the API on its own machine.
             http = http.no_proxy();
         }
@@ -299,6 +299,6 @@ fn remedy(refused: &rustls::Error) -> &'static str {
 }
 
 /// Whether a URL names this machine.
-pub fn is_loopback(url: &Url) -> bool {
+pub fn is_local(url: &Url) -> bool {
     url.host_str().is_some_and(is_loopback_host)
 }

@@ -11,7 +11,7 @@ mod sse;
 pub mod table;
 
 pub use actions::{Sleep, Wake, sleep, wake};
-pub use api::{ApiClient, is_loopback};
+pub use api::{ApiClient, is_local};
 pub use events::{Events, events};
 pub use format::{Row, field};
 pub use health::health;

@@ -7,12 +7,12 @@ use reveille_agent::{
     owner_policy::OwnerPolicy,
     state_dir::StateDir,
 };
+use reveille_bus::private_file;
 use rustix::fs::statvfs;
 use std::{
     fs,
     io::ErrorKind,
     net::{Ipv4Addr, TcpListener},
-    os::unix::fs::PermissionsExt,
     path::Path,
 };
 
@@ -20,8 +20,6 @@ use std::{
 const LITTLE_SPACE: u64 = 1024 * 1024 * 1024;
 /// With less the journal can't be relied on.
 const NO_SPACE: u64 = 64 * 1024 * 1024;
-/// What group and others may do.
-const OTHERS: u32 = 0o077;
 
 /// The config, if it can be used.
 pub fn config(file: &Path, findings: &mut Findings) -> Option<Config> {
@@ -92,7 +90,7 @@ fn holds_secrets(file: &Path, config: &Config) -> bool {
 
 fn others_may_read(path: &Path) -> bool {
     path.metadata()
-        .is_ok_and(|found| found.permissions().mode() & OTHERS != 0)
+        .is_ok_and(|found| private_file::is_exposed(&found))
 }
 
 /// The data directory, its room, and who has it.

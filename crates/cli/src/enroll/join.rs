@@ -5,7 +5,7 @@
 use super::{Token, text};
 use crate::{
     args::ApiAddress,
-    client::{ApiClient, Row, is_loopback, line},
+    client::{ApiClient, Row, is_local, line},
     failure::Failure,
     init::{self, Ports},
 };
@@ -13,12 +13,11 @@ use anyhow::{Context, anyhow};
 use clap::Args;
 use reqwest::Method;
 use reveille_agent::config::{Config, NatsUrl};
-use reveille_bus::access::NatsKey;
+use reveille_bus::{access::NatsKey, private_file};
 use reveille_domain::AgentName;
 use serde_json::json;
 use std::{
-    fs::{self, DirBuilder},
-    os::unix::fs::DirBuilderExt,
+    fs,
     path::{Path, PathBuf},
 };
 
@@ -104,7 +103,7 @@ pub async fn join(args: Join) -> Result<(), Failure> {
             token.agent
         )));
     }
-    if token.hub.scheme() != "https" && !is_loopback(&token.hub) && !args.allow_plaintext {
+    if token.hub.scheme() != "https" && !is_local(&token.hub) && !args.allow_plaintext {
         return Err(Failure::Config(format!(
             "the hub is at {}, and whoever is on the way could read the token and use it first: have the hub serve HTTPS, or \
              give --allow-plaintext for a network that you trust",
@@ -119,7 +118,7 @@ pub async fn join(args: Join) -> Result<(), Failure> {
         .parent()
         .filter(|folder| !folder.as_os_str().is_empty())
         .unwrap_or(Path::new("."));
-    DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
+    private_file::make_folder(folder)?;
     let folder = folder.canonicalize()?;
     let credentials = folder.join(format!("{}.nk", token.agent));
     let key = NatsKey::read_or_make(&credentials, NatsKey::fresh_user)?;

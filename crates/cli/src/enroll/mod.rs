@@ -7,12 +7,12 @@ pub use join::{Join, join};
 pub use token::Token;
 
 use crate::{
-    args::{ApiAddress, Format, Listing},
+    args::{ApiAddress, Format, Listing, duration},
     client::{ApiClient, Row, field, line, print, table::Table},
     failure::Failure,
 };
 use clap::{Args, Subcommand};
-use jiff::{SignedDuration, Timestamp, tz::TimeZone};
+use jiff::{Timestamp, tz::TimeZone};
 use reqwest::Method;
 use reveille_domain::{AgentName, MAX_TOKEN_LIFETIME};
 use serde_json::json;
@@ -53,10 +53,9 @@ pub struct AgentTokenCreate {
 }
 
 fn token_lifetime(raw: &str) -> Result<Duration, String> {
-    let span: SignedDuration = raw.parse().map_err(|error| format!("{error}"))?;
-    let lifetime = Duration::try_from(span).map_err(|_| "must be more than zero".to_owned())?;
-    if lifetime < Duration::from_secs(1) || lifetime > MAX_TOKEN_LIFETIME {
-        return Err("must be between 1 second and 15 minutes".to_owned());
+    let lifetime = duration(raw)?;
+    if lifetime > MAX_TOKEN_LIFETIME {
+        return Err("must be at most 15 minutes".to_owned());
     }
     Ok(lifetime)
 }

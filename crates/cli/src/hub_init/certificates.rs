@@ -7,6 +7,7 @@ use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
     KeyUsagePurpose, date_time_ymd,
 };
+use reveille_bus::private_file;
 use std::{
     fs::{self, File},
     io::{ErrorKind, Write},
@@ -19,8 +20,6 @@ use time::OffsetDateTime;
 const AUTHORITY_DAYS: i32 = 3652;
 /// For how many days a server's certificate is good: about thirteen months, the longest that every client takes.
 const SERVER_DAYS: i32 = 397;
-/// Read and written by the owner only.
-const OWNER_ONLY: u32 = 0o600;
 
 /// The parts of a server's config that name its certificate.
 pub struct TlsBlocks {
@@ -103,7 +102,7 @@ fn validity(today: Date, days: i32) -> Result<(OffsetDateTime, OffsetDateTime), 
 }
 
 fn private(path: &Path, text: &str) -> Result<(), Failure> {
-    write(path, text, OWNER_ONLY)
+    write(path, text, private_file::FILE_MODE)
 }
 
 fn public(path: &Path, text: &str) -> Result<(), Failure> {

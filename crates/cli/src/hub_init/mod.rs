@@ -5,10 +5,9 @@ mod certificates;
 use crate::{client::line, failure::Failure};
 use anyhow::Context;
 use clap::{Args, Subcommand};
-use reveille_bus::access::HubKeys;
+use reveille_bus::{access::HubKeys, private_file};
 use std::{
-    fs::{self, DirBuilder},
-    os::unix::fs::DirBuilderExt,
+    fs,
     path::{Path, PathBuf},
 };
 
@@ -45,18 +44,12 @@ const ROUTES_CONFIG: &str = "nats-routes.conf";
 const WRITTEN: &str = "# Written by `reveille hub init`, for NATS servers' configs to include.\n";
 /// The folder of the keys.
 const KEYS: &str = "keys";
-/// The folder belongs to its owner.
-const OWNER_ONLY: u32 = 0o700;
 
 /// Makes what is missing and says what is what.
 pub fn run(args: &HubInit) -> Result<(), Failure> {
     let folder = &args.folder;
     let cannot = || format!("cannot use {}", folder.display());
-    DirBuilder::new()
-        .recursive(true)
-        .mode(OWNER_ONLY)
-        .create(folder)
-        .with_context(cannot)?;
+    private_file::make_folder(folder).with_context(cannot)?;
     let folder = folder.canonicalize().with_context(cannot)?;
     let keys = HubKeys::make(&folder.join(KEYS))?;
     let mut config = format!(

@@ -8,13 +8,15 @@ use crate::failure::Failure;
 use anyhow::Context;
 use clap::Args;
 pub use found::Found;
-use reveille_agent::{config::Config, fetch};
+use reveille_agent::{
+    config::{Config, machine_name},
+    fetch,
+};
 use std::{
-    fs::{self, File},
     io::{ErrorKind, Write},
-    os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
 };
+use tempfile::NamedTempFile;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -48,9 +50,6 @@ pub struct Ports {
     pub ports: Vec<u16>,
 }
 
-/// A config may come to hold keys: its owner alone reads it.
-const OWNER_ONLY: u32 = 0o600;
-
 /// Looks, explains on standard error, and writes the file.
 pub async fn run(args: &Init) -> Result<(), Failure> {
     let output = &args.output;
@@ -58,7 +57,7 @@ pub async fn run(args: &Init) -> Result<(), Failure> {
         return Err(exists(output));
     }
     let backends = look(&args.ports.ports).await?;
-    write_config(output, &text::machine_name(), None, &backends, args.force)?;
+    write_config(output, machine_name().as_str(), None, &backends, args.force)?;
     if backends.is_empty() {
         eprintln!(
             "No backend was found, so the file is a template. Start your backend and run `reveille init --force` again \
@@ -126,28 +125,20 @@ pub fn exists(output: &Path) -> Failure {
     ))
 }
 
-/// Writes the file for its owner alone; an existing one is replaced as a whole, or kept as a whole.
+/// Writes the file for its owner alone, whole or not at all; an existing one is replaced only with `force`.
 fn write(output: &Path, text: &str, force: bool) -> Result<(), Failure> {
     let cannot = || format!("cannot write {}", output.display());
-    let target = if force {
-        output.with_extension("toml.new")
+    let folder = output.parent().filter(|folder| !folder.as_os_str().is_empty());
+    let mut whole = NamedTempFile::new_in(folder.unwrap_or(Path::new("."))).with_context(cannot)?;
+    whole.write_all(text.as_bytes()).with_context(cannot)?;
+    let placed = if force {
+        whole.persist(output)
     } else {
-        output.to_owned()
+        whole.persist_noclobber(output)
     };
-    let mut options = File::options();
-    options.write(true).mode(OWNER_ONLY);
-    if force {
-        options.create(true).truncate(true);
-    } else {
-        options.create_new(true);
+    match placed {
+        Ok(_) => Ok(()),
+        Err(failed) if failed.error.kind() == ErrorKind::AlreadyExists => Err(exists(output)),
+        Err(failed) => Err(failed.error).with_context(cannot)?,
     }
-    let mut file = match options.open(&target) {
-        Err(error) if !force && error.kind() == ErrorKind::AlreadyExists => return Err(exists(output)),
-        opened => opened.with_context(cannot)?,
-    };
-    file.write_all(text.as_bytes()).with_context(cannot)?;
-    if force {
-        fs::rename(&target, output).with_context(cannot)?;
-    }
-    Ok(())
 }

@@ -3,7 +3,7 @@
 //! A recipe is working text when it is known to fit; otherwise it stands there as a comment, for a person to decide.
 
 use super::found::{Found, Server};
-use reveille_agent::{child::find_program, config::Config};
+use reveille_agent::child::find_program;
 use reveille_domain::ModelName;
 use std::{collections::HashSet, fmt::Write as _};
 
@@ -44,12 +44,6 @@ pub struct Written {
     pub text: String,
     /// One sentence for each provider.
     pub reasons: Vec<String>,
-}
-
-/// This machine's name as an agent's, which is what an empty config has.
-pub fn machine_name() -> String {
-    Config::parse("", "", &|_| None)
-        .map_or_else(|_| "agent".to_owned(), |config| config.agent.name.to_string())
 }
 
 /// The config of a machine with these backends; `hub` is what it says of the hub.
@@ -216,6 +210,7 @@ fn quoted(raw: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use reveille_agent::config::Config;
 
     fn found(server: Server, port: u16, models: &[&str]) -> Found {
         Found {

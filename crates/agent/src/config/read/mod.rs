@@ -147,7 +147,8 @@ fn heartbeat(value: &Value<'_>) -> Result<Duration, ConfigError> {
 }
 
 /// This machine's name as a legal agent name.
-fn machine_name() -> AgentName {
+#[must_use]
+pub fn machine_name() -> AgentName {
     let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
     legal_name(&host)
 }

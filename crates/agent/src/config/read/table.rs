@@ -2,8 +2,7 @@
 //!
 //! A section takes the keys that it knows out of its [`Table`]; keys that are left at [`Table::finish`] are unknown.
 
-use crate::config::{ConfigError, Hours, variables::interpolate};
-use jiff::SignedDuration;
+use crate::config::{ConfigError, Hours, duration::parse_duration, variables::interpolate};
 use std::{fmt::Display, ops::RangeInclusive, time::Duration};
 use toml::{
     Spanned,
@@ -201,14 +200,7 @@ impl<'a> Value<'a> {
         if self.value.as_str().is_none() {
             return Err(self.wrong_type("a duration in quotes, such as \"60s\" or \"15m\""));
         }
-        let signed: SignedDuration = self
-            .string()?
-            .parse()
-            .map_err(|_| self.error("is not a duration; write one such as \"500ms\", \"60s\" or \"15m\""))?;
-        let duration = Duration::try_from(signed).unwrap_or(Duration::ZERO);
-        if duration.is_zero() {
-            return Err(self.error("must be more than zero"));
-        }
+        let duration = self.parsed(parse_duration)?;
         if duration > MAX_DURATION {
             return Err(self.error("must be at most 24h"));
         }
