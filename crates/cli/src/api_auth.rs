@@ -1,4 +1,4 @@
-//! Whom the API answers, and the root key: the one that makes the others.
+//! Whether the API requires keys, and the root key, which creates the others.
 
 use crate::{args::AuthArgs, failure::Failure};
 use anyhow::anyhow;
@@ -13,10 +13,10 @@ use std::{
 use tempfile::NamedTempFile;
 use tracing::{info, warn};
 
-/// A root key's file is shorter.
+/// The largest file that is read as a root key.
 const MAX_BYTES: u64 = 1024;
 
-/// Whether an API on `address` wants keys; says so, if that isn't what one expects.
+/// Whether an API on `address` requires keys. Logs a line unless it listens on loopback.
 pub fn mode(address: SocketAddr, args: AuthArgs) -> AuthMode {
     let beyond = !is_loopback_ip(address.ip());
     match args {
@@ -29,35 +29,35 @@ pub fn mode(address: SocketAddr, args: AuthArgs) -> AuthMode {
         } if beyond => {
             warn!(
                 api.listen = %address,
-                "--insecure-no-keys: whoever reaches {address} may ask and wake every model, and read all events"
+                "--insecure-no-keys: anyone who can reach {address} may use and wake every model and read all events"
             );
             AuthMode::Open
         }
         _ if beyond => {
-            info!(api.listen = %address, "the API listens beyond loopback, so it answers only those who have a key");
+            info!(api.listen = %address, "the API listens beyond loopback, so it requires a key");
             AuthMode::Required
         }
         _ => AuthMode::Open,
     }
 }
 
-/// The key in `file`; made, readable by its owner alone, when the file is missing.
+/// The key in `file`. A missing file is created with a new key, for its owner alone.
 ///
 /// # Errors
-/// When others may read it, or it holds no key.
+/// When others can read the file, or it holds no key.
 pub fn root_key(file: &Path) -> Result<SecretKey, Failure> {
     if let Some(key) = read(file)? {
         return Ok(key);
     }
-    let key = SecretKey::generate().map_err(|error| anyhow!("cannot make a root key: {error}"))?;
+    let key = SecretKey::generate().map_err(|error| anyhow!("cannot create a root key: {error}"))?;
     match write(file, &key) {
         Ok(()) => {
-            info!(key.id = %key.id(), "made the root key {} in {}", key.id(), file.display());
+            info!(key.id = %key.id(), "created the root key {} in {}", key.id(), file.display());
             Ok(key)
         }
         // Another replica was faster.
         Err(error) if error.kind() == ErrorKind::AlreadyExists => {
-            read(file)?.ok_or_else(|| anyhow!("{} comes and goes", file.display()).into())
+            read(file)?.ok_or_else(|| anyhow!("{} keeps disappearing", file.display()).into())
         }
         Err(error) => Err(anyhow!("cannot write the root key to {}: {error}", file.display()).into()),
     }
@@ -66,7 +66,7 @@ pub fn root_key(file: &Path) -> Result<SecretKey, Failure> {
 /// The key in `file`; `None` when there is no such file.
 ///
 /// # Errors
-/// When others may read it, or it holds no key.
+/// When others can read the file, or it holds no key.
 pub fn read(file: &Path) -> Result<Option<SecretKey>, Failure> {
     let shown = file.display();
     let unusable = |why: &str| Err(Failure::Config(format!("the root key file {shown} {why}")));
@@ -77,11 +77,11 @@ pub fn read(file: &Path) -> Result<Option<SecretKey>, Failure> {
     };
     if private_file::is_exposed(&found) {
         return unusable(
-            "may be read by others: `chmod 600` it, or remove it for a new one if others have read it",
+            "is readable by others: run `chmod 600` on it, or delete it to get a new key if someone may have read it",
         );
     }
     if !found.is_file() || found.len() > MAX_BYTES {
-        return unusable("is no key file");
+        return unusable("is not a key file");
     }
     let text = match fs::read_to_string(file) {
         Ok(text) => text,
@@ -93,7 +93,7 @@ pub fn read(file: &Path) -> Result<Option<SecretKey>, Failure> {
     }
 }
 
-/// Writes it whole or not at all, and over nothing.
+/// Writes the whole file or nothing, and never over an existing one.
 fn write(file: &Path, key: &SecretKey) -> std::io::Result<()> {
     let folder = match file.parent() {
         Some(folder) if !folder.as_os_str().is_empty() => folder,
@@ -119,7 +119,7 @@ mod tests {
     };
 
     #[test]
-    fn a_missing_root_key_is_made_once_for_its_owner_alone() {
+    fn a_missing_root_key_is_created_once_for_its_owner_alone() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("new/root.key");
         assert!(read(&file).unwrap().is_none());
@@ -129,7 +129,7 @@ mod tests {
     }
 
     #[test]
-    fn a_root_key_that_others_may_read_or_that_is_none_is_refused() {
+    fn a_root_key_that_others_can_read_or_that_is_malformed_is_refused() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("root.key");
         let key = root_key(&file).unwrap();
@@ -153,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn beyond_loopback_keys_are_needed_unless_somebody_gives_that_up() {
+    fn beyond_loopback_keys_are_required_unless_a_flag_gives_that_up() {
         let mode_of = |address: &str, require_keys, insecure_no_keys| {
             let args = AuthArgs {
                 require_keys,

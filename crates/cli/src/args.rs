@@ -1,6 +1,6 @@
 //! The arguments that several commands share, each flattened into theirs.
 //!
-//! A flag wins over its variable, which wins over the config file, which wins over the default.
+//! A flag overrides its variable, which overrides the config file, which overrides the default.
 
 use crate::{data_dir, failure::Failure};
 use clap::{Args, ValueEnum, builder::FalseyValueParser};
@@ -9,27 +9,27 @@ use reveille_api::origin::{Host, Origin};
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 use url::Url;
 
-/// Where the API listens unless it is told otherwise: this machine only.
+/// Where the API listens by default: reachable from this machine only.
 const DEFAULT_LISTEN: &str = "127.0.0.1:8420";
-/// Where the API is looked for unless it is told otherwise.
+/// Where clients look for the API by default.
 pub const DEFAULT_API: &str = "http://127.0.0.1:8420";
 
-/// How the hub's processes speak to its NATS servers and to other machines.
+/// How a process of the hub reaches its NATS servers and other machines.
 #[derive(Debug, Clone, Default, Args)]
 pub struct HubArgs {
-    /// The folder of the hub's keys, as `reveille hub init` makes it; only this process's own are read.
+    /// Folder of the hub's NATS keys, from `reveille hub init`; a process reads only its own.
     #[arg(long, env = "REVEILLE_NATS_KEYS", value_name = "DIR")]
     pub nats_keys: Option<PathBuf>,
-    /// A PEM file of the certificate authorities that are trusted for tls://, beside the system's own.
+    /// PEM file of certificate authorities to trust for tls://, in addition to the system's.
     #[arg(long, env = "REVEILLE_NATS_CA", value_name = "FILE")]
     pub nats_ca: Option<PathBuf>,
-    /// Serve and reach other machines without TLS: for a network that you trust, or behind a proxy that speaks it.
+    /// Serve and reach other machines without TLS: only on a network you trust, or behind a TLS proxy.
     #[arg(long, env = "REVEILLE_ALLOW_PLAINTEXT", value_parser = FalseyValueParser::new())]
     pub allow_plaintext: bool,
 }
 
 impl HubArgs {
-    /// The same, and plaintext also where the agent's config allows it.
+    /// The same arguments, with plaintext allowed if the agent's config allows it.
     pub fn allowed_by(&self, config: Option<&Config>) -> Self {
         let configured = config.is_some_and(|config| config.agent.allow_plaintext);
         Self {
@@ -39,7 +39,7 @@ impl HubArgs {
     }
 }
 
-/// The hub's NATS servers, which must be named.
+/// The hub's NATS servers, which are required.
 #[derive(Debug, Args)]
 pub struct NatsUrl {
     /// The hub's NATS servers.
@@ -49,10 +49,10 @@ pub struct NatsUrl {
     pub hub: HubArgs,
 }
 
-/// A Postgres database, if there is one.
+/// An optional Postgres database.
 #[derive(Debug, Args)]
 pub struct DatabaseUrl {
-    /// The Postgres database of the rows; without it they are kept in memory.
+    /// Postgres database for lists and history; without it they are kept in memory.
     #[arg(
         long,
         env = "REVEILLE_DATABASE_URL",
@@ -62,7 +62,7 @@ pub struct DatabaseUrl {
     pub database_url: Option<String>,
 }
 
-/// Reveille's folder on this machine.
+/// The data directory.
 #[derive(Debug, Args)]
 pub struct DataDirArg {
     /// Reveille's data directory [default: reveille/ in the user's data directory].
@@ -71,7 +71,7 @@ pub struct DataDirArg {
 }
 
 impl DataDirArg {
-    /// The folder that is named, or else the user's.
+    /// The given folder, or else the default one.
     pub fn path(&self) -> Result<PathBuf, Failure> {
         match &self.data_dir {
             Some(path) => Ok(path.clone()),
@@ -80,10 +80,10 @@ impl DataDirArg {
     }
 }
 
-/// How an API is served: on what address, to whom, and what it tells agents.
+/// How an API is served: its address, its protection, and what it announces to agents.
 #[derive(Debug, Args)]
 pub struct ServeArgs {
-    /// Where the API listens.
+    /// Address the API listens on.
     #[arg(long, env = "REVEILLE_LISTEN", value_name = "ADDRESS", default_value = DEFAULT_LISTEN)]
     pub listen: SocketAddr,
     #[command(flatten)]
@@ -92,31 +92,31 @@ pub struct ServeArgs {
     pub auth: AuthArgs,
     #[command(flatten)]
     pub origin: OriginArgs,
-    /// Where agents reach the hub's NATS servers, for those that join [default: as this process does].
+    /// NATS URL for agents that join [default: the one this process uses].
     #[arg(long, env = "REVEILLE_AGENTS_NATS_URL", value_name = "URL")]
     pub agents_nats: Option<String>,
     #[command(flatten)]
     pub database: DatabaseUrl,
 }
 
-/// How the API is protected on its way.
+/// The API's certificate.
 #[derive(Debug, Args)]
 pub struct TlsArgs {
-    /// Serve HTTPS with this certificate and its chain, in PEM; taken up again when it changes.
+    /// Serve HTTPS with this PEM certificate chain; it is reloaded when it changes.
     #[arg(long, env = "REVEILLE_TLS_CERT", value_name = "FILE", requires = "tls_key")]
     pub tls_cert: Option<PathBuf>,
-    /// The certificate's private key, in PEM.
+    /// PEM private key of the certificate.
     #[arg(long, env = "REVEILLE_TLS_KEY", value_name = "FILE", requires = "tls_cert")]
     pub tls_key: Option<PathBuf>,
 }
 
-/// Whom the API answers. On loopback everybody, anywhere else those who have a key, unless it is told otherwise.
+/// Who needs a key. By default everyone does, except on loopback.
 #[derive(Debug, Clone, Copy, Args)]
 pub struct AuthArgs {
-    /// Answer nobody without a key, not on loopback either.
+    /// Require a key from everyone, even on loopback.
     #[arg(long, env = "REVEILLE_REQUIRE_KEYS", value_parser = FalseyValueParser::new())]
     pub require_keys: bool,
-    /// Answer everybody although the API listens beyond loopback: whoever reaches it may use and wake everything.
+    /// Require no key even beyond loopback: anyone who can reach the API may use and wake everything.
     #[arg(long, env = "REVEILLE_INSECURE_NO_KEYS", value_parser = FalseyValueParser::new())]
     pub insecure_no_keys: bool,
 }
@@ -124,8 +124,8 @@ pub struct AuthArgs {
 /// The hosts that the API answers to, and the pages that may use it.
 #[derive(Debug, Args)]
 pub struct OriginArgs {
-    /// A name or an address by which the API is reached, beside loopback's, the listener's own and those in its certificate. May be
-    /// given several times.
+    /// A host name or address of the API, besides loopback, the listener's address and the certificate's names; may be
+    /// repeated.
     #[arg(
         long = "host",
         env = "REVEILLE_HOST",
@@ -133,7 +133,7 @@ pub struct OriginArgs {
         value_delimiter = ','
     )]
     pub hosts: Vec<Host>,
-    /// An origin whose pages may use the API from a browser, such as https://chat.example. May be given several times.
+    /// An origin whose pages may use the API from a browser, such as https://chat.example; may be repeated.
     #[arg(
         long = "cors-origin",
         env = "REVEILLE_CORS_ORIGIN",
@@ -143,16 +143,16 @@ pub struct OriginArgs {
     pub cors_origins: Vec<Origin>,
 }
 
-/// Where the API is.
+/// How to reach the API.
 #[derive(Debug, Args)]
 pub struct ApiAddress {
-    /// The API to ask.
+    /// URL of the API.
     #[arg(long, env = "REVEILLE_API_URL", value_name = "URL", default_value = DEFAULT_API)]
     pub api: Url,
-    /// Trust the certificates in this file, in PEM, instead of the system's.
+    /// PEM file of the certificate authorities to trust instead of the system's.
     #[arg(long, env = "REVEILLE_CA_FILE", value_name = "FILE")]
     pub ca: Option<PathBuf>,
-    /// The key to ask with [default: `up`'s root key, when an API on this machine wants one].
+    /// API key [default: the root key of `up`, if an API on this machine requires a key].
     #[arg(long, env = "REVEILLE_API_KEY", value_name = "KEY", hide_env_values = true)]
     pub key: Option<String>,
     #[command(flatten)]
@@ -160,7 +160,7 @@ pub struct ApiAddress {
 }
 
 impl ApiAddress {
-    /// An API that is asked without a key.
+    /// An API to call without a key.
     pub const fn keyless(api: Url) -> Self {
         Self {
             api,
@@ -171,23 +171,23 @@ impl ApiAddress {
     }
 }
 
-/// How rows are printed.
+/// The output format.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Format {
-    /// For people.
+    /// A table for people.
     Table,
     /// One JSON array.
     Json,
-    /// One JSON object a line.
+    /// One JSON object per line.
     Jsonl,
 }
 
-/// A question to the API, and how its answer is printed.
+/// A request to the API, and how to print the response.
 #[derive(Debug, Args)]
 pub struct Listing {
     #[command(flatten)]
     pub api: ApiAddress,
-    /// How to print it.
+    /// Output format.
     #[arg(short, long, value_enum, default_value = "table")]
     pub output: Format,
 }

@@ -24,54 +24,55 @@ use clap::{Parser, Subcommand};
 
 const EXAMPLES: &str = "\
 Examples:
-  reveille up --config reveille.toml        all of it on this machine; Ctrl-C stops it
-  reveille llms                             what can be asked, and what sleeps
+  reveille up --config reveille.toml        run everything on this machine; Ctrl-C stops it
+  reveille llms                             list the models and their status
   reveille wake gpu-box/vllm --wait         wake a backend by hand
-  reveille events --follow                  what happens, as it happens
+  reveille events --follow                  watch events as they happen
 
-Variables (a flag wins over its variable):
+Environment variables (a flag overrides its variable):
   REVEILLE_CONFIG, REVEILLE_NATS_URL, REVEILLE_DATABASE_URL, REVEILLE_LISTEN, REVEILLE_DATA_DIR, REVEILLE_API_URL,
   REVEILLE_TLS_CERT, REVEILLE_TLS_KEY, REVEILLE_ALLOW_PLAINTEXT, REVEILLE_CA_FILE
-  REVEILLE_API_KEY      the key with which the API is asked
-  REVEILLE_REQUIRE_KEYS, REVEILLE_INSECURE_NO_KEYS, REVEILLE_ROOT_KEY_FILE, REVEILLE_HOST, REVEILLE_CORS_ORIGIN
+  REVEILLE_API_KEY      the API key to use
+  REVEILLE_REQUIRE_KEYS, REVEILLE_INSECURE_NO_KEYS, REVEILLE_ROOT_KEY_FILE, REVEILLE_HOST,
+  REVEILLE_CORS_ORIGIN
   REVEILLE_LOG          what services log, such as `info` or `reveille_agent=debug,warn`
   REVEILLE_LOG_FORMAT   text or json
-  REVEILLE_NATS_SERVER  the nats-server program that `up` runs
+  REVEILLE_NATS_SERVER  the nats-server program that `up` starts
 
-Exit codes: 0 done, 1 failed, 2 wrong usage or config, 3 another agent took this agent's name.";
+Exit codes: 0 success, 1 failure, 2 wrong usage or config, 3 another agent took over this agent's name.";
 
 /// LLM backends that wake when a request arrives.
 #[derive(Debug, Parser)]
 #[command(name = "reveille", version, after_help = EXAMPLES)]
 pub struct Cli {
-    /// What to do.
+    /// The command to run.
     #[command(subcommand)]
     pub command: Command,
 }
 
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Run all of it on this machine: NATS, API and control, and the config's providers.
+    /// Run everything on this machine: NATS, the API and the providers of a config.
     Up(Up),
-    /// Run an API and control replica.
+    /// Run an API replica.
     Api(Api),
-    /// Run the agent of this machine, pause and resume it; or revoke any.
+    /// Run, pause or resume this machine's agent, or revoke an agent.
     Agent(Agent),
     /// List the agents.
     Agents(Listing),
-    /// Work with the tokens by which agents join.
+    /// Create the tokens with which agents join.
     #[command(subcommand)]
     AgentToken(AgentTokenCommand),
-    /// Join a hub as the agent that a token is for.
+    /// Join a hub with a token.
     Join(Join),
-    /// Set up the keys and certificates of a hub.
+    /// Create the keys and certificates of a hub.
     #[command(subcommand)]
     Hub(HubCommand),
-    /// Run the projector, which keeps the rows in Postgres.
+    /// Run the projector, which fills Postgres from the journal.
     Projector(Projector),
-    /// Say by the exit code whether an API is ready.
+    /// Exit with 0 if an API is ready.
     Health(ApiAddress),
-    /// List the LLMs.
+    /// List the models.
     Llms(Published),
     /// List the providers.
     Providers(Published),
@@ -83,23 +84,23 @@ pub enum Command {
     Sleep(Sleep),
     /// Print the journal's events.
     Events(Events),
-    /// Make, list, rotate and revoke the keys with which the API is used.
+    /// Create, list, rotate and revoke API keys.
     #[command(subcommand)]
     Key(KeyCommand),
     /// Export, restore and check the journal.
     #[command(subcommand)]
     Journal(JournalCommand),
-    /// Work with the rows in Postgres.
+    /// Manage the rows in Postgres.
     #[command(subcommand)]
     Rows(RowsCommand),
-    /// Look for backends on this machine and write a config for them.
+    /// Find this machine's backends and write a config for them.
     Init(Init),
-    /// Try recipes.
+    /// Test wake and sleep recipes.
     #[command(subcommand)]
     Recipe(RecipeCommand),
-    /// Look at everything that Reveille needs, and say what is wrong and what to do about it.
+    /// Check everything Reveille needs, and explain how to fix what is wrong.
     Doctor(Doctor),
-    /// Work with config files.
+    /// Check and show config files.
     #[command(subcommand)]
     Config(ConfigCommand),
 }
@@ -140,12 +141,12 @@ mod tests {
     use clap::CommandFactory;
 
     #[test]
-    fn the_command_line_contradicts_itself_nowhere() {
+    fn the_command_line_is_consistent() {
         Cli::command().debug_assert();
     }
 
     #[test]
-    fn a_provider_that_is_no_id_is_refused_before_anything_is_asked() {
+    fn a_malformed_provider_id_is_refused_before_any_request() {
         for id in ["gpu-box", "gpu-box/", "GPU/vllm", "a/b/c", "a/*"] {
             assert!(Cli::try_parse_from(["reveille", "wake", id]).is_err(), "{id}");
         }

@@ -1,4 +1,5 @@
-//! The folder that one `reveille up` has for itself: lock, journal, the server's log and port.
+//! Reveille's data directory. One `reveille up` at a time has it: its lock, journal, root key, and the server's log
+//! and port.
 
 use anyhow::{Context, Result, anyhow, bail};
 use reveille_bus::private_file;
@@ -14,22 +15,22 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// Where an agent keeps what it must know after a restart.
+/// The subfolder of an agent's state.
 pub const AGENT_STATE: &str = "agent";
-/// The keys of `up`'s own NATS server.
+/// The subfolder of the keys of `up`'s own NATS server.
 pub const HUB_KEYS: &str = "hub-keys";
-/// The root key of `up`'s API.
+/// The file of `up`'s root key.
 pub const ROOT_KEY: &str = "root.key";
-/// Whoever has this file locked has the folder.
+/// The process that holds this file's lock has the folder.
 const LOCK_FILE: &str = "lock";
-/// How long the processes of a run that was killed may take to end: the longest grace that they have, and some.
+/// How long the processes of a killed run may take to end: a bit more than the longest grace period they have.
 const LAST_RUN_ENDS_WITHIN: Duration = Duration::from_secs(30);
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 
 /// A locked data folder.
 ///
-/// The lock is one that children inherit, so that it is held until the last of them has ended: a run that comes after
-/// one that was killed never starts a second server on a journal that the first one still writes.
+/// Children inherit the lock, so it is held until the last of them has ended: the run after a killed one never starts a
+/// second server on a journal that the first still writes.
 #[derive(Debug)]
 pub struct DataDir {
     path: PathBuf,
@@ -37,10 +38,10 @@ pub struct DataDir {
 }
 
 impl DataDir {
-    /// Makes the folder if it is missing and locks it.
+    /// Locks the folder, creating it if it is missing.
     ///
     /// # Errors
-    /// When another run has it.
+    /// When another run holds the lock.
     pub async fn open(path: &Path) -> Result<Self> {
         let cannot = || format!("cannot use {} as the data directory", path.display());
         private_file::make_folder(path).with_context(cannot)?;
@@ -60,7 +61,7 @@ impl DataDir {
         Ok(Self { path, _lock: lock })
     }
 
-    /// Where it is.
+    /// Its path.
     pub fn path(&self) -> &Path {
         &self.path
     }
@@ -83,14 +84,14 @@ async fn lock_for_us(lock: &mut File, path: &Path, patience: Duration) -> Result
             Err(TryLockError::WouldBlock) => {}
         }
         let mut holder = String::new();
-        // It may be being written: then it is read again.
+        // A half-written file is read again in the next round.
         let _ = File::open(path.join(LOCK_FILE)).and_then(|mut file| file.read_to_string(&mut holder));
         let holder = holder.trim();
         if is_alive(holder) || started.elapsed() >= patience {
             return Err(refused(path, holder));
         }
         if !told {
-            eprintln!("the processes of the last run are still ending; waiting for them");
+            eprintln!("waiting for the last run's processes to end");
             told = true;
         }
         tokio::time::sleep(LOOK_EVERY).await;
@@ -100,34 +101,34 @@ async fn lock_for_us(lock: &mut File, path: &Path, patience: Duration) -> Result
 fn refused(path: &Path, holder: &str) -> anyhow::Error {
     let path = path.display();
     anyhow!(
-        "another `reveille up` (process {holder}) runs with the data directory {path}: \
-         stop it, or use --data-dir for another one"
+        "another `reveille up` (process {holder}) is using the data directory {path}: stop it, or use --data-dir \
+         for another folder"
     )
 }
 
-/// Whether a run has this folder, for those who only look. The lock is tried for an instant, and given back.
+/// Whether a run holds this folder. Tries the lock for an instant and releases it.
 pub fn is_locked(path: &Path) -> bool {
     let file = File::open(path.join(LOCK_FILE));
     file.is_ok_and(|file| matches!(file.try_lock_shared(), Err(TryLockError::WouldBlock)))
 }
 
-/// The process that last had this folder.
+/// The process that last held this folder.
 pub fn holder(path: &Path) -> Option<String> {
     let text = fs::read_to_string(path.join(LOCK_FILE)).ok()?;
     Some(text.trim().to_owned()).filter(|pid| !pid.is_empty())
 }
 
-/// Whether this is the id of a living process.
+/// Whether a process with this id is running.
 pub fn is_alive(pid: &str) -> bool {
     let pid = pid.parse().ok().and_then(Pid::from_raw);
-    // A process of another user may not be signalled, but it lives.
+    // Another user's process can't be signalled, but it is running.
     pid.is_some_and(|pid| test_kill_process(pid) != Err(rustix::io::Errno::SRCH))
 }
 
-/// Where the data is unless the command line says otherwise: the user's data folder, as the XDG specification has it.
+/// The default data directory, in the user's data folder according to the XDG specification.
 ///
 /// # Errors
-/// When the user has no home.
+/// When the user has no home directory.
 pub fn default_path() -> Result<PathBuf> {
     let absolute = |variable: &str| {
         env::var_os(variable)
@@ -139,7 +140,7 @@ pub fn default_path() -> Result<PathBuf> {
     }
     match absolute("HOME") {
         Some(home) => Ok(home.join(".local/share/reveille")),
-        None => bail!("there is no home directory to keep the journal in: say where with --data-dir"),
+        None => bail!("there is no home directory to keep the journal in: use --data-dir"),
     }
 }
 
@@ -148,7 +149,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_folder_that_a_living_run_has_is_refused_and_free_again_after_it() {
+    async fn a_folder_held_by_a_running_process_is_refused_until_it_ends() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("data");
         let first = DataDir::open(&path).await.unwrap();
@@ -158,7 +159,8 @@ mod tests {
             "{said}"
         );
         drop(first);
-        // The lock is inheritable, so a child that another test of this process has just started may have it for a while.
+        // The lock is inheritable, so a child that another test of this process has just started may have it for a
+        // while.
         let freed = async {
             while DataDir::open(&path).await.is_err() {
                 tokio::time::sleep(LOOK_EVERY).await;
@@ -168,7 +170,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_lock_that_only_a_dead_runs_children_hold_is_waited_for() {
+    async fn a_lock_held_only_by_a_dead_runs_children_is_waited_for() {
         let folder = tempfile::tempdir().unwrap();
         let first = DataDir::open(folder.path()).await.unwrap();
         let mut child = std::process::Command::new("sleep").arg("1").spawn().unwrap();

@@ -1,22 +1,22 @@
-//! How a command ends when it doesn't end well, and the exit code that says so.
+//! Why a command failed, and its exit code.
 
 use std::{fmt, process::ExitCode};
 
 /// Something failed.
 const FAILED: u8 = 1;
-/// The command line or a config can't be used; clap's own code for the former.
+/// The command line or a config is wrong; clap exits with the same code.
 const UNUSABLE: u8 = 2;
-/// Another agent took this agent's name: a supervisor must not start it again.
+/// Another agent took over this agent's name: a service manager must not restart it.
 const SUPERSEDED: u8 = 3;
 
-/// Why a command failed; its text is for a person.
+/// Why a command failed, in words for a person.
 #[derive(Debug)]
 pub enum Failure {
-    /// A config or an argument can't be used.
+    /// A config or an argument is wrong.
     Config(String),
     /// Another session of the same agent replaced this one.
     Superseded(String),
-    /// Everything else.
+    /// Any other failure.
     Other(anyhow::Error),
 }
 

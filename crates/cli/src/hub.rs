@@ -1,4 +1,4 @@
-//! How the processes of a hub reach its NATS servers: the address, the keys, and who speaks.
+//! How the processes of a hub reach its NATS servers: the address, the keys and the role.
 
 use crate::{args::HubArgs, failure::Failure};
 use reveille_agent::config::{Config, NatsUrl};
@@ -10,7 +10,7 @@ use reveille_bus::{
 use std::{fs, path::PathBuf};
 use tracing::warn;
 
-/// Where the hub's NATS is, and the folder of keys that it asks for.
+/// The hub's NATS servers, and the folder of the keys they require.
 #[derive(Debug, Clone)]
 pub struct HubNats {
     server: NatsServer,
@@ -18,10 +18,10 @@ pub struct HubNats {
 }
 
 impl HubNats {
-    /// The servers that the command line names.
+    /// The servers named on the command line.
     ///
     /// # Errors
-    /// When one of them is another machine, would be spoken to in plaintext, and nobody has allowed that.
+    /// When one of them is another machine, has no TLS, and plaintext isn't allowed.
     pub fn named(url: &str, args: &HubArgs) -> Result<Self, Failure> {
         let server = NatsServer {
             url: url.to_owned(),
@@ -31,9 +31,9 @@ impl HubNats {
             && !args.allow_plaintext
         {
             return Err(Failure::Config(format!(
-                "--nats: {open} is not on this machine and would be spoken to without TLS: whoever is on the way could read \
-                 prompts and answers, and act in this process's name. Write tls://{open} (and --nats-ca FILE for an authority \
-                 of the hub's own); or give --allow-plaintext, if you trust the network"
+                "--nats: {open} is another machine, and without TLS anyone on the network path could read prompts \
+                 and answers and impersonate this process. Use tls://{open} (with --nats-ca FILE if the hub has its \
+                 own certificate authority), or --allow-plaintext on a network you trust"
             )));
         }
         Ok(Self {
@@ -42,7 +42,7 @@ impl HubNats {
         })
     }
 
-    /// A server of our own, which lets in whoever has one of these keys.
+    /// Our own server, which accepts these keys.
     pub fn ours(url: String, keys: HubKeys) -> Self {
         Self {
             server: NatsServer { url, ca: None },
@@ -50,23 +50,28 @@ impl HubNats {
         }
     }
 
-    /// Its address, and whose certificates it may show.
+    /// Its address, and the certificate authorities to trust.
     pub const fn server(&self) -> &NatsServer {
         &self.server
     }
 
-    /// Says so in the log, if it is spoken to in plaintext on another machine.
+    /// Its address for people: without user and password.
+    pub fn shown(&self) -> String {
+        without_credentials(&self.server.url)
+    }
+
+    /// Logs a warning if the connection leaves this machine without TLS.
     pub fn warn_of_plaintext(&self) {
         if let Some(open) = self.server.plaintext_beyond_loopback() {
             warn!(
                 nats.server = open,
-                "NATS at {open} is spoken to without TLS (--allow-plaintext): whoever is on the way reads prompts and \
-                 answers, and may act in this process's name"
+                "the connection to NATS at {open} has no TLS (--allow-plaintext): anyone on the network path can \
+                 read prompts and answers and impersonate this process"
             );
         }
     }
 
-    /// How `role` reaches it; with the role's key, if there is a folder of keys.
+    /// How `role` connects; with the role's key, if there is a folder of keys.
     ///
     /// # Errors
     /// When the key is missing or can't be used.
@@ -79,7 +84,7 @@ impl HubNats {
         })
     }
 
-    /// The authorities that are trusted for it beside the usual ones, in PEM.
+    /// The additional certificate authorities, in PEM.
     ///
     /// # Errors
     /// When the file can't be read.
@@ -118,7 +123,7 @@ fn unusable(error: &NatsKeyError) -> Failure {
     Failure::Config(format!("--nats-keys: {error}"))
 }
 
-/// The hub that the command line names; refused when the config's agent must not speak to it, such as in plaintext to
+/// The hub named on the command line, checked against the rules for this config's agent, such as no plaintext to
 /// another machine.
 pub fn nats_for_agent(url: &str, config: &Config) -> Result<NatsServer, Failure> {
     NatsUrl::parse(url, config.agent.allow_plaintext)
@@ -126,10 +131,37 @@ pub fn nats_for_agent(url: &str, config: &Config) -> Result<NatsServer, Failure>
         .map_err(|reason| Failure::Config(format!("--nats: {reason}")))
 }
 
-/// The hub that the config names.
+/// The hub named in the config.
 pub fn server_of(url: &NatsUrl, config: &Config) -> NatsServer {
     NatsServer {
         url: url.as_str().to_owned(),
         ca: config.agent.ca.clone(),
+    }
+}
+
+fn without_credentials(urls: &str) -> String {
+    let shown = urls
+        .split(',')
+        .map(|url| match (url.split_once("://"), url.rsplit_once('@')) {
+            (Some((scheme, _)), Some((_, host))) => format!("{scheme}://{host}"),
+            (None, Some((_, host))) => host.to_owned(),
+            (_, None) => url.to_owned(),
+        });
+    shown.collect::<Vec<_>>().join(",")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn credentials_are_not_shown() {
+        for (urls, shown) in [
+            ("nats://u:secret@a:1,tls://b", "nats://a:1,tls://b"),
+            ("u:secret@a", "a"),
+            ("nats://t@k@a:1", "nats://a:1"),
+        ] {
+            assert_eq!(without_credentials(urls), shown);
+        }
     }
 }

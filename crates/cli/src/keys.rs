@@ -1,4 +1,4 @@
-//! `reveille key`: making, listing, rotating and revoking keys.
+//! `reveille key`: creates, lists, rotates and revokes API keys.
 
 use crate::{
     args::{ApiAddress, Format, Listing, duration},
@@ -15,21 +15,21 @@ const PATH: &str = "/reveille/v1/keys";
 
 const CREATE_EXAMPLES: &str = "\
 Examples:
-  reveille key create --name laptop --scope infer:*                 may ask every model
+  reveille key create --name laptop --scope infer:*                 may use every model
   reveille key create --name ci --scope infer:qwen3-8b --expires 30d --rate 600 --concurrency 8 --wakes-per-hour 20
-  reveille key create --name dashboard --scope query                may read what is and what was
+  reveille key create --name dashboard --scope query                may read status and history
 
-The key is printed once and kept nowhere: what is kept is its hash.";
+The key is printed once; only its hash is stored.";
 
 /// `reveille key …`.
 #[derive(Debug, Subcommand)]
 pub enum KeyCommand {
-    /// Make a key and print it, this once.
+    /// Create an API key and print it, once.
     #[command(after_help = CREATE_EXAMPLES)]
     Create(Create),
-    /// List the keys, without their secrets.
+    /// List the keys, without secrets.
     List(Listing),
-    /// Give a key a new secret and print it, this once.
+    /// Give a key a new secret and print it, once.
     Rotate(Rotate),
     /// Revoke a key: every replica refuses it within a second.
     Revoke(Revoke),
@@ -38,10 +38,10 @@ pub enum KeyCommand {
 /// `reveille key create`.
 #[derive(Debug, Args)]
 pub struct Create {
-    /// What to call it.
+    /// A name for the key.
     #[arg(long)]
     pub name: KeyName,
-    /// What it may do: infer:*, infer:MODEL, infer:AGENT/MODEL, query, admin.
+    /// What the key may do: infer:*, infer:MODEL, infer:AGENT/MODEL, query, admin.
     #[arg(
         long = "scope",
         value_name = "SCOPE,…",
@@ -49,16 +49,16 @@ pub struct Create {
         required = true
     )]
     pub scopes: Vec<Scope>,
-    /// How long it is good, such as 30d or 12h; without it, until it is revoked.
+    /// How long the key is valid, such as 30d or 12h [default: until it is revoked].
     #[arg(long, value_name = "TIME", value_parser = duration)]
     pub expires: Option<Duration>,
-    /// How many requests it may send a minute, to each replica.
+    /// Requests per minute, at each replica [default: no limit].
     #[arg(long, value_name = "REQUESTS")]
     pub rate: Option<u32>,
-    /// How many requests it may have under way at once, at each replica.
+    /// Concurrent requests, at each replica [default: no limit].
     #[arg(long, value_name = "REQUESTS")]
     pub concurrency: Option<u32>,
-    /// How many wakes it may start an hour; 0 for one that asks only what is awake.
+    /// Wakes it may start per hour; with 0 it can only use models that are awake [default: no limit].
     #[arg(long, value_name = "WAKES")]
     pub wakes_per_hour: Option<u32>,
     #[command(flatten)]
@@ -68,10 +68,10 @@ pub struct Create {
 /// `reveille key rotate`.
 #[derive(Debug, Args)]
 pub struct Rotate {
-    /// The key's id, as `reveille key list` has it.
+    /// The key's id, from `reveille key list`.
     #[arg(value_name = "ID")]
     pub id: KeyId,
-    /// How long the secret before stays good, such as 1h; without it, not at all.
+    /// How long the old secret stays valid, such as 1h [default: not at all].
     #[arg(long, value_name = "TIME", value_parser = duration)]
     pub grace: Option<Duration>,
     #[command(flatten)]
@@ -81,14 +81,14 @@ pub struct Rotate {
 /// `reveille key revoke`.
 #[derive(Debug, Args)]
 pub struct Revoke {
-    /// The key's id, as `reveille key list` has it.
+    /// The key's id, from `reveille key list`.
     #[arg(value_name = "ID")]
     pub id: KeyId,
     #[command(flatten)]
     pub api: ApiAddress,
 }
 
-/// Runs one of the commands.
+/// Runs the command.
 pub async fn run(command: KeyCommand) -> Result<(), Failure> {
     match command {
         KeyCommand::Create(args) => create(args).await,
@@ -100,7 +100,8 @@ pub async fn run(command: KeyCommand) -> Result<(), Failure> {
 
 async fn create(args: Create) -> Result<(), Failure> {
     let client = ApiClient::new(&args.listing.api)?;
-    let body = json!({"name": args.name, "scopes": args.scopes, "expires_in_s": args.expires.map(|time| time.as_secs()),
+    let body = json!({"name": args.name, "scopes": args.scopes, "expires_in_s": args.expires.map(|time|
+     time.as_secs()),
         "rate": args.rate, "concurrency": args.concurrency, "wakes_per_hour": args.wakes_per_hour});
     let made: Row = client
         .json(client.request(Method::POST, PATH).json(&body))
@@ -130,13 +131,13 @@ async fn revoke(args: &Revoke) -> Result<(), Failure> {
     client::line(&format!("{} is revoked", args.id))
 }
 
-/// The key alone, so that a script can take it; what a person wants to know beside it stands on standard error.
+/// Prints only the key on standard output, for scripts; the note for people goes to standard error.
 fn show(made: &Row, format: Format) -> Result<(), Failure> {
     match format {
         Format::Table => {
             client::line(field(made, "key"))?;
             eprintln!(
-                "this is the key {}, shown this once: keep it now",
+                "This is key {}. Save it now: it won't be shown again.",
                 field(made, "id")
             );
             Ok(())

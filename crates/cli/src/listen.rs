@@ -1,4 +1,4 @@
-//! Binding the API's port, before anything else is started.
+//! Binds the API's port before anything else starts.
 
 use anyhow::anyhow;
 use std::{
@@ -7,27 +7,29 @@ use std::{
 };
 use tokio::net::TcpListener;
 
-/// Binds `address`; a taken port is named, with what to do about it.
+/// Binds `address`. The error for a taken port says what to do.
 pub async fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
     TcpListener::bind(address)
         .await
         .map_err(|error| match error.kind() {
             ErrorKind::AddrInUse => anyhow!(
-                "port {} is taken by another process (is another `reveille` running?): \
-                 stop it, or use --listen {}:{} for another port",
+                "port {} is taken by another process (is another `reveille` running?): stop it, or use --listen \
+                 {}:{} for another port",
                 address.port(),
                 address.ip(),
                 address.port().wrapping_add(1),
             ),
             ErrorKind::AddrNotAvailable => {
-                anyhow!("{} is no address of this machine; see --listen", address.ip())
+                anyhow!("{} is not an address of this machine: see --listen", address.ip())
             }
-            ErrorKind::PermissionDenied => anyhow!("port {} needs more rights; see --listen", address.port()),
-            _ => anyhow!("cannot listen on {address}: {error}; see --listen"),
+            ErrorKind::PermissionDenied => {
+                anyhow!("port {} needs more privileges: see --listen", address.port())
+            }
+            _ => anyhow!("cannot listen on {address}: {error} (see --listen)"),
         })
 }
 
-/// The address at which this machine reaches a listener, which may listen on all addresses.
+/// The address at which this machine reaches a listener, even one on all addresses.
 fn reachable(address: SocketAddr) -> SocketAddr {
     let ip = match address.ip() {
         IpAddr::V4(ip) if ip.is_unspecified() => IpAddr::V4(Ipv4Addr::LOCALHOST),
@@ -48,7 +50,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_taken_port_is_named_with_the_way_out() {
+    async fn a_taken_port_is_named_with_a_remedy() {
         let taken = bind(SocketAddr::from(([127, 0, 0, 1], 0))).await.unwrap();
         let address = taken.local_addr().unwrap();
         let said = bind(address).await.unwrap_err().to_string();

@@ -1,4 +1,4 @@
-//! Where the services' log lines go: standard error, as text for people or as JSON for machines.
+//! The services' log: on standard error, as text for people or as JSON for machines.
 
 use crate::failure::Failure;
 use std::io::IsTerminal;
@@ -7,17 +7,17 @@ use tracing_subscriber::{
     EnvFilter, Layer, filter::filter_fn, fmt, layer::SubscriberExt, registry, util::SubscriberInitExt,
 };
 
-/// Which lines are logged.
+/// The variable that selects which lines are logged.
 const FILTER: &str = "REVEILLE_LOG";
-/// How they look.
+/// The variable that selects their format.
 const FORMAT: &str = "REVEILLE_LOG_FORMAT";
-/// Our own crates at `info`, the libraries below them only when something is wrong.
+/// Our own crates at `info`, libraries only when something is wrong.
 const DEFAULT_FILTER: &str = "warn,reveille=info";
 
-/// Libraries whose finer lines hold what passes through them: whole messages, and passwords in addresses.
+/// Libraries that log whole messages, and passwords in addresses, at the finer levels.
 const INDISCREET: [&str; 1] = ["async_nats"];
 
-/// Begins to log. Called by services only; what a person asks is answered on standard output without log lines.
+/// Starts logging. Only services log; the other commands just print their result.
 pub fn start() -> Result<(), Failure> {
     let filter = read(FILTER).unwrap_or_else(|| DEFAULT_FILTER.to_owned());
     let filter = EnvFilter::try_new(&filter)
@@ -31,7 +31,7 @@ pub fn start() -> Result<(), Failure> {
         Some("json") => lines.json().flatten_event(true).boxed(),
         Some(other) => {
             return Err(Failure::Config(format!(
-                "{FORMAT} is `{other}`; it may be text or json"
+                "{FORMAT} is `{other}`, but must be text or json"
             )));
         }
     };
@@ -43,7 +43,7 @@ pub fn start() -> Result<(), Failure> {
     Ok(())
 }
 
-/// Whether a line may be logged, whatever is asked for.
+/// Whether a line may be logged at all.
 fn is_discreet(line: &Metadata<'_>) -> bool {
     let indiscreet = INDISCREET
         .iter()

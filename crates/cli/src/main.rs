@@ -1,6 +1,6 @@
-//! The `reveille` program: everything on one machine (`up`), each service by itself, and what a person asks them.
+//! The `reveille` program: everything on one machine (`up`), each service by itself, and the commands for people.
 //!
-//! `main` only wires: it reads the command line, starts a runtime and turns the outcome into an exit code.
+//! `main` reads the command line, starts a runtime and turns the outcome into an exit code.
 
 mod api_auth;
 mod args;
@@ -38,12 +38,12 @@ use std::process::ExitCode;
 
 fn main() -> ExitCode {
     let mut words = std::env::args_os().skip(1);
-    // Nobody types it: the agent starts it.
+    // The agent starts these for itself.
     if words.next().is_some_and(|word| word == SHIM) {
         return shim_main();
     }
     let cli = Cli::parse();
-    // Only a library that was faster could have installed another one.
+    // This fails only if a library has installed one already.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let done = tokio::runtime::Builder::new_multi_thread()
         .enable_all()

@@ -1,5 +1,5 @@
-//! `reveille agent pause` and `reveille agent resume`: what the owner of a machine says to its agent, by a file in its
-//! state directory. Neither needs a hub, a key, or an agent that runs.
+//! `reveille agent pause` and `reveille agent resume`: the machine's owner controls the agent through a file in its
+//! state directory. Neither needs a hub, a key or a running agent.
 
 use crate::{
     args::{DataDirArg, duration},
@@ -16,18 +16,18 @@ use std::time::Duration;
 const EXAMPLES: &str = "\
 Examples:
   reveille agent pause                      until `reveille agent resume`
-  reveille agent pause --for 2h --sleep     for two hours, and the GPU is freed now
+  reveille agent pause --for 2h --sleep     for two hours, freeing the GPU now
 
-It holds over restarts of the agent and of the machine.";
+The pause survives restarts of the agent and the machine.";
 
 /// `reveille agent pause`.
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
 pub struct AgentPause {
-    /// For how long, such as 2h or 3d; without it, until `reveille agent resume`.
+    /// How long to pause, such as 2h or 3d [default: until `reveille agent resume`].
     #[arg(long = "for", value_name = "TIME", value_parser = duration)]
     pub lasts: Option<Duration>,
-    /// Put to sleep what is awake, as `reveille sleep` does: requests that are there have 30 s to finish.
+    /// Also put awake backends to sleep, as `reveille sleep` does: requests in progress get 30 s to finish.
     #[arg(long)]
     pub sleep: bool,
     #[command(flatten)]
@@ -40,15 +40,19 @@ pub fn pause(args: &AgentPause) -> Result<(), Failure> {
     let pause = Pause::begin(Timestamp::now(), args.lasts, args.sleep);
     let written = pause.write(&state);
     written.with_context(|| format!("cannot pause the agent of {}", state.path().display()))?;
-    let awake = if args.sleep { "is put to sleep" } else { "goes on" };
+    let awake = if args.sleep {
+        "are put to sleep"
+    } else {
+        "stay awake"
+    };
     line(&format!(
-        "paused {pause}: no wake begins, and what is awake {awake}"
+        "paused {pause}: no backend is woken, and those awake {awake}"
     ))?;
     if runs {
         return Ok(());
     }
     line(&format!(
-        "no agent runs with {} now: the next one begins paused",
+        "no agent is using {} now; the next one starts paused",
         state.path().display()
     ))
 }
@@ -58,17 +62,17 @@ pub fn resume(data_dir: &DataDirArg) -> Result<(), Failure> {
     let (state, runs) = agent(data_dir)?;
     let lifted = Pause::lift(&state, Timestamp::now());
     let lifted = lifted.with_context(|| format!("cannot resume the agent of {}", state.path().display()))?;
-    let runs = if runs { "" } else { ", though no agent runs now" };
+    let runs = if runs { "" } else { " (no agent is running now)" };
     match lifted {
-        true => line(&format!("resumed: wakes begin again{runs}")),
+        true => line(&format!("resumed: backends are woken again{runs}")),
         false => line(&format!(
-            "the agent of {} was not paused{runs}",
+            "the agent of {} wasn't paused{runs}",
             state.path().display()
         )),
     }
 }
 
-/// The state directory that is meant, and whether an agent runs with it.
+/// The agent's state directory, and whether an agent is using it.
 fn agent(data_dir: &DataDirArg) -> Result<(StateDir, bool), Failure> {
     let data_dir = data_dir.path()?;
     let state = StateDir::new(data_dir.join(AGENT_STATE));
@@ -76,8 +80,7 @@ fn agent(data_dir: &DataDirArg) -> Result<(StateDir, bool), Failure> {
     match used.with_context(|| format!("cannot look at {}", state.path().display()))? {
         Some(runs) => Ok((state, runs)),
         None => Err(Failure::Config(format!(
-            "no agent has ever run with the data directory {}: name the one that yours was started with by --data-dir or \
-             REVEILLE_DATA_DIR",
+            "no agent has ever used the data directory {}: name your agent's with --data-dir or REVEILLE_DATA_DIR",
             data_dir.display()
         ))),
     }

@@ -1,5 +1,5 @@
-//! `reveille recipe test`: a provider's recipes run outside any hub, with the time of each step, so that a wrong one is
-//! found before a request waits for it.
+//! `reveille recipe test`: runs a provider's recipes without a hub and times each step, to find mistakes before a
+//! request waits for them.
 
 use crate::{client::line, config, failure::Failure, signals::Signals};
 use anyhow::anyhow;
@@ -22,34 +22,34 @@ use tokio_util::sync::CancellationToken;
 /// `reveille recipe …`.
 #[derive(Debug, Subcommand)]
 pub enum RecipeCommand {
-    /// Put a backend to sleep and wake it, without any hub, and say how long each step took.
+    /// Put a backend to sleep and wake it without a hub, timing each step.
     Test(RecipeTest),
 }
 
 /// `reveille recipe test`.
 #[derive(Debug, Args)]
 pub struct RecipeTest {
-    /// The provider, as the file names it.
+    /// The provider's name in the config.
     #[arg(value_name = "PROVIDER")]
     pub provider: String,
     /// The config file.
     #[arg(long, env = "REVEILLE_CONFIG", value_name = "FILE")]
     pub config: PathBuf,
-    /// Don't run the sleep recipe first.
+    /// Skip the sleep recipe.
     #[arg(long)]
     pub no_sleep: bool,
-    /// Run the wake although the backend is available and nothing puts it to sleep first.
+    /// Run the wake recipe even if the backend is already available.
     #[arg(long)]
     pub yes: bool,
 }
 
-/// Puts the backend to sleep if that can be done, wakes it, and says how long what took.
+/// Puts the backend to sleep if it can, wakes it, and prints the time of each step.
 pub async fn run(args: RecipeTest) -> Result<(), Failure> {
     let config = config::load(&args.config)?;
     let provider = provider(&config, &args)?;
     let Some(wake) = provider.wake.clone() else {
         return Err(Failure::Config(format!(
-            "provider `{}` has no [provider.wake], so Reveille never wakes it and there is nothing to test",
+            "provider `{}` has no [provider.wake], so there is no recipe to test",
             provider.name
         )));
     };
@@ -99,7 +99,7 @@ struct Test {
 }
 
 impl Test {
-    /// Finds the backend asleep, or puts it to sleep; refuses a wake that would prove nothing.
+    /// Makes sure that the backend sleeps; refuses a wake that would prove nothing.
     async fn prepare(&self, provider: &ProviderConfig, args: &RecipeTest) -> Result<(), Failure> {
         let began = Instant::now();
         let verdict = self.probe.check().await;
@@ -115,7 +115,7 @@ impl Test {
                     &format!("not available: {}", why.reason),
                 )?;
                 if steps.is_some() {
-                    row_without_time("sleep", "-", "left out, because the backend isn't available")?;
+                    row_without_time("sleep", "-", "skipped: the backend isn't available")?;
                 }
                 return Ok(());
             }
@@ -123,18 +123,14 @@ impl Test {
         }
         let Some(steps) = steps else {
             if args.yes {
-                return row_without_time(
-                    "sleep",
-                    "-",
-                    "left out: the wake finds the backend available already",
-                );
+                return row_without_time("sleep", "-", "skipped: the backend is available before the wake");
             }
             return Err(anyhow!(
-                "the backend is available and {}, so a wake would prove nothing{}. Stop it first, or give --yes to run \
-                 the wake all the same",
-                if args.no_sleep { "--no-sleep leaves it so" } else { "no sleep recipe puts it to sleep" },
+                "the backend is already available{}, so a wake would prove nothing{}. Stop it first, or use --yes \
+                 to run the wake anyway",
+                if args.no_sleep { " and --no-sleep keeps it so" } else { " and has no sleep recipe" },
                 if provider.wake.as_ref().is_some_and(WakeConfig::serves) {
-                    ", and a second one might be started beside it"
+                    " and might start a second server beside it"
                 } else {
                     ""
                 }
@@ -162,21 +158,21 @@ impl Test {
             Some(child) => {
                 let began = Instant::now();
                 child.stop().await;
-                row("after", "stop", began.elapsed(), "the served backend was ended")?;
-                "nothing was left running"
+                row("after", "stop", began.elapsed(), "the backend was stopped")?;
+                "nothing is left running"
             }
-            None => "the backend was left awake",
+            None => "the backend is left awake",
         };
         reported?;
         line(&format!(
-            "ok: {} was awake after {} (its budget is {}); {left}",
+            "ok: {} was awake after {} (budget {}); {left}",
             provider.name,
             seconds(took),
             seconds(budget)
         ))
     }
 
-    /// Runs to the end; Ctrl-C ends what was started.
+    /// Runs to the end; Ctrl-C stops what was started.
     async fn outcome(&self, mut run: Run) -> Result<(Outcome, Option<Child>), Failure> {
         let mut outcome = None;
         loop {
@@ -184,19 +180,19 @@ impl Test {
                 progress = run.next() => progress,
                 () = self.stop.cancelled() => {
                     run.stop().await;
-                    return Err(anyhow!("stopped; what the recipe had started was ended").into());
+                    return Err(anyhow!("stopped, and ended what the recipe had started").into());
                 }
             };
             match (progress, outcome.take()) {
                 (Progress::Outcome(told), _) => outcome = Some(told),
                 (Progress::Ended(child), Some(outcome)) => return Ok((outcome, child)),
-                (Progress::Ended(_), None) => return Err(anyhow!("the recipe's run broke off").into()),
+                (Progress::Ended(_), None) => return Err(anyhow!("the recipe was interrupted").into()),
             }
         }
     }
 }
 
-/// Prints the stages of a run, and fails as the run did.
+/// Prints the stages of a run, and fails if the run did.
 fn report(phase: &str, outcome: &Outcome) -> Result<(), Failure> {
     let mut failure = outcome.failure.as_ref();
     for (index, stage) in outcome.stages.iter().enumerate() {

@@ -1,17 +1,17 @@
-//! The name by which one process is known to the others.
+//! A unique name for each process.
 
 use reveille_agent::config::machine_name;
 use uuid::Uuid;
 
-/// How much of the machine's name is kept.
+/// How much of the machine's name to keep.
 const MAX_HOST_CHARS: usize = 40;
-/// How many characters make two processes of a machine differ.
+/// How many random characters tell apart two processes on a machine.
 const RANDOM_CHARS: usize = 8;
 
-/// A name that no other process has: the machine's, made into one subject token, and something random.
+/// The machine's name and a random suffix, as one subject token.
 pub fn name() -> String {
     let host: String = machine_name().as_str().chars().take(MAX_HOST_CHARS).collect();
-    // The end of such an id is random; its beginning is the time.
+    // Such an id begins with the time and ends with random bits.
     let id = Uuid::now_v7().simple().to_string();
     format!("{host}-{}", &id[id.len() - RANDOM_CHARS..])
 }

@@ -1,4 +1,4 @@
-//! `reveille rows rebuild`: how far it is, on standard error, and what became of it.
+//! `reveille rows rebuild`, with its progress on standard error.
 
 use crate::{
     failure::Failure,
@@ -15,24 +15,24 @@ use std::{
 };
 use tokio::sync::watch;
 
-/// How often the line on a terminal changes.
+/// How often the line on a terminal is updated.
 const LINE_EVERY: Duration = Duration::from_millis(250);
-/// How often a line is written elsewhere.
+/// How often a line is written to anything else.
 const LINES_EVERY: Duration = Duration::from_secs(5);
-/// How much of a terminal's line the last text may have taken.
+/// The width to clear before a new text.
 const LINE_CHARS: usize = 79;
 
 /// `reveille rows …`.
 #[derive(Debug, Subcommand)]
 pub enum RowsCommand {
-    /// Rebuild the rows from the journal while everything goes on, and put them in the place of the current ones.
+    /// Rebuild the rows from the journal while everything keeps running, then switch to them.
     ///
-    /// The current rows stay as they are until the switch, which is one transaction. A rebuild that is interrupted
-    /// changes nothing; the next one goes on from where it stopped.
+    /// The current rows stay in use until the switch, which is a single transaction. An interrupted rebuild changes
+    /// nothing; the next one continues where it stopped.
     Rebuild(Projector),
 }
 
-/// Rebuilds the rows, and shows how far it is.
+/// Rebuilds the rows and shows the progress.
 pub async fn run(args: Projector) -> Result<(), Failure> {
     logging::start()?;
     let signals = Signals::listen()?;
@@ -49,7 +49,7 @@ pub async fn run(args: Projector) -> Result<(), Failure> {
     }
     let Some(done) = done.map_err(projector::failure)? else {
         return Err(anyhow!(
-            "stopped at commit {}: the rows are as they were, and the next rebuild goes on from there",
+            "stopped at commit {}: the current rows are unchanged, and the next rebuild continues from there",
             seen.borrow().applied
         )
         .into());
@@ -58,8 +58,8 @@ pub async fn run(args: Projector) -> Result<(), Failure> {
     println!("rebuilt the rows up to commit {} in {took:.1} s", done.applied);
     if let Some(schema) = done.old_kept_in {
         println!(
-            "the journal no longer held what the old rows came from, so they are kept in the schema {schema}; \
-             when nobody needs them: DROP SCHEMA {schema} CASCADE"
+            "the journal no longer holds the commits behind the old rows, so these are kept in the schema {schema}; \
+             to delete them: DROP SCHEMA {schema} CASCADE"
         );
     }
     Ok(())
@@ -72,7 +72,7 @@ async fn show(seen: &watch::Receiver<Rebuilding>, begun: Instant) {
     loop {
         ticks.tick().await;
         let seen = *seen.borrow();
-        // Before the first look at the journal there is nothing to say.
+        // Nothing is known before the journal was first read.
         if seen.last_seq == 0 {
             continue;
         }
@@ -111,7 +111,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn progress_counts_what_this_run_did_and_never_divides_by_nothing() {
+    fn progress_counts_this_run_only_and_never_divides_by_zero() {
         let at = |began_after, applied, last_seq| Rebuilding {
             began_after,
             applied,

@@ -1,7 +1,7 @@
-//! What a supervisor such as systemd is told: that the service is ready, and that it stops.
+//! Notifies a service manager such as systemd that the service is ready, and that it is stopping.
 //!
-//! The protocol is `sd_notify`'s: a datagram to the socket that `NOTIFY_SOCKET` names. Without that variable there is
-//! nobody to tell.
+//! The protocol is that of `sd_notify`: a datagram to the socket named by `NOTIFY_SOCKET`. Without the variable nothing
+//! is sent.
 
 use std::{
     env, io,
@@ -12,15 +12,15 @@ use std::{
 };
 use tracing::warn;
 
-/// The variable by which a supervisor says where it listens.
+/// The variable that names the service manager's socket.
 const SOCKET: &str = "NOTIFY_SOCKET";
 
-/// What there is to tell.
+/// A phase of the service's life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Phase {
-    /// From now on requests are answered, or wakes carried out.
+    /// The service answers requests, or carries out wakes.
     Ready,
-    /// The service ends in order.
+    /// The service is shutting down.
     Stopping,
 }
 
@@ -33,12 +33,12 @@ impl Phase {
     }
 }
 
-/// Tells the supervisor, if there is one. One that doesn't listen is no reason to end.
+/// Notifies the service manager, if there is one. A failure to do so is only logged.
 pub fn tell(phase: Phase) {
     if let Some(socket) = env::var_os(SOCKET)
         && let Err(error) = send(socket.as_bytes(), phase)
     {
-        warn!(%error, "the supervisor can't be told about {phase:?}");
+        warn!(%error, "cannot notify the service manager ({phase:?})");
     }
 }
 
@@ -48,7 +48,7 @@ fn send(socket: &[u8], phase: Phase) -> io::Result<()> {
     sender.send_to_addr(phase.message(), &address(socket)?).map(drop)
 }
 
-/// A path, or with an `@` in front a name that is in no file system.
+/// A path, or an abstract name with `@` in front.
 fn address(socket: &[u8]) -> io::Result<SocketAddr> {
     match socket.strip_prefix(b"@") {
         #[cfg(target_os = "linux")]
@@ -71,7 +71,7 @@ mod tests {
     }
 
     #[test]
-    fn a_supervisor_is_told_at_a_path() {
+    fn a_notification_reaches_a_path() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("notify");
         let listener = UnixDatagram::bind(&path).unwrap();
@@ -81,7 +81,7 @@ mod tests {
 
     #[cfg(target_os = "linux")]
     #[test]
-    fn a_supervisor_is_told_at_an_abstract_name() {
+    fn a_notification_reaches_an_abstract_name() {
         let name = format!("@reveille-test-notify-{}", std::process::id());
         let listener = UnixDatagram::bind_addr(&address(name.as_bytes()).unwrap()).unwrap();
         send(name.as_bytes(), Phase::Stopping).unwrap();

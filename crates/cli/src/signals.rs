@@ -1,25 +1,25 @@
-//! Ctrl-C and SIGTERM: the first one asks for an orderly end, the second one for a quick one.
+//! Ctrl-C and SIGTERM: the first shuts down in order, the second at once.
 
 use std::io;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
-/// What the signals ask for.
+/// What the signals have requested.
 #[derive(Debug, Clone, Default)]
 pub struct Signals {
-    /// End in order: finish what was begun, say goodbye.
+    /// Finish work in progress, sign off, then end.
     pub stop: CancellationToken,
-    /// End now.
+    /// End at once.
     pub hurry: CancellationToken,
 }
 
 impl Signals {
-    /// Listens from now on, and says what it has heard.
+    /// Listens from now on, and prints what each signal does.
     pub fn listen() -> io::Result<Self> {
         Self::heard(|text| eprintln!("{text}"))
     }
 
-    /// Listens from now on, for a command whose end surprises nobody.
+    /// Listens from now on, without printing anything.
     pub fn quiet() -> io::Result<Self> {
         Self::heard(|_| {})
     }
@@ -40,10 +40,10 @@ impl Signals {
             }
         };
         next().await;
-        say("stopping; once more to hurry");
+        say("Stopping. Press Ctrl-C again to stop now.");
         self.stop.cancel();
         next().await;
-        say("stopping at once");
+        say("Stopping now.");
         self.hurry.cancel();
     }
 }

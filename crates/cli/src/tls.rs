@@ -1,4 +1,4 @@
-//! The certificate of the API, and what is refused without one.
+//! The API's certificate, and the refusal to serve other machines without one.
 
 use crate::{args::TlsArgs, failure::Failure};
 use reveille_api::server::tls::{Tls, TlsFiles};
@@ -12,8 +12,8 @@ use std::{
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::warn;
 
-/// Reads the certificate that the command line names, if any, and refuses to serve other machines without one. Nothing is
-/// bound yet.
+/// Reads the certificate that the command line names, if any, and refuses to serve other machines without one. Runs
+/// before a port is bound.
 pub fn load(args: &TlsArgs, listens: SocketAddr, allow_plaintext: bool) -> Result<Option<Tls>, Failure> {
     let (Some(certificate), Some(key)) = (&args.tls_cert, &args.tls_key) else {
         plaintext(allow_plaintext, listens)?;
@@ -37,21 +37,20 @@ fn plaintext(allowed: bool, listens: SocketAddr) -> Result<(), Failure> {
     }
     if !allowed {
         return Err(Failure::Config(format!(
-            "--listen {listens}: without TLS other machines are not served, since everything would cross the network \
-             readable. Give --tls-cert FILE and --tls-key FILE; or --allow-plaintext, if a proxy on this network speaks \
-             TLS in front, or if you trust the network"
+            "--listen {listens}: other machines aren't served without TLS, because anyone on the network could read \
+             the traffic. Use --tls-cert FILE and --tls-key FILE, or --allow-plaintext behind a TLS proxy or on a \
+             network you trust"
         )));
     }
     warn!(
         api.listen = %listens,
-        "the API is served without TLS on {listens} (--allow-plaintext): whoever is on the way reads and changes prompts, \
-         answers and keys, unless something in front encrypts them"
+        "the API is served without TLS on {listens} (--allow-plaintext): anyone on the network path can read and \
+         change prompts, answers and keys, unless a proxy in front encrypts them"
     );
     Ok(())
 }
 
-/// Reads the certificate again at each SIGHUP. In a terminal that signal says that the terminal is gone, and ends the
-/// program as ever; so it does without a certificate.
+/// Reloads the certificate at each SIGHUP. In a terminal, and without a certificate, SIGHUP ends the program as usual.
 pub async fn reload_on_hangup(tls: Option<Tls>) -> io::Result<Infallible> {
     let Some(tls) = tls.filter(|_| !io::stderr().is_terminal()) else {
         return pending().await;

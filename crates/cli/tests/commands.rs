@@ -267,7 +267,7 @@ fn plaintext_nats_on_another_machine_is_refused_for_every_process_of_a_hub() {
         assert_eq!(code(&refused), 2);
         let said = err(&refused);
         assert!(said.contains("--nats-keys: /no/keys"), "{said}");
-        assert!(said.contains("192.0.2.1:1 is spoken to without TLS"), "{said}");
+        assert!(said.contains("NATS at 192.0.2.1:1 has no TLS"), "{said}");
     }
 }
 

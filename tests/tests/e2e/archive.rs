@@ -373,7 +373,7 @@ async fn after_an_import_no_earlier_session_is_believed_and_a_restarted_agent_go
     let facts = world.facts().await;
     let said = done(world, &["import", "--nats", &world.nats.url(), text(&file)]).await;
     assert!(
-        said.contains("the epoch of each was raised by 1000000: start them again"),
+        said.contains("raised the epochs of 1 agents by 1000000: restart these agents"),
         "{said}"
     );
     assert!(facts.all().is_empty());

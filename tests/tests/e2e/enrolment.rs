@@ -164,7 +164,14 @@ async fn a_token_that_is_used_expired_or_for_somebody_else_lets_nobody_in_and_sa
         "the token is for other-box",
     )
     .await;
-    refused("mangled", &other[..other.len() - 4], &[], 2, "it is no token").await;
+    refused(
+        "mangled",
+        &other[..other.len() - 4],
+        &[],
+        2,
+        "that isn't a join token",
+    )
+    .await;
     let (late, expires_at_ms) = hub.token("late-box", "1s").await;
     wait_until("the token had expired", SOON, async || {
         let now = SystemTime::now()

@@ -73,7 +73,7 @@ async fn init_writes_a_config_for_what_answers_and_its_recipe_works() {
     assert_eq!(exit, Exit::Code(0), "{said}");
     for part in [
         "lists stand-in",
-        "has the sleep mode",
+        "supports sleep mode",
         "nothing listens",
         "wrote ",
     ] {
@@ -108,8 +108,8 @@ async fn a_recipe_test_that_serves_leaves_nothing_and_one_that_fails_names_the_s
     for part in [
         "wake    step 1 serve",
         "wake    probe",
-        "the served backend was ended",
-        "nothing was left running",
+        "the backend was stopped",
+        "nothing is left running",
     ] {
         assert!(said.contains(part), "{part} is not in: {said}");
     }
@@ -219,8 +219,7 @@ async fn a_nats_that_is_down_is_a_problem_with_a_remedy() {
     sick.assert_problem(
         "NATS",
         "NATS is not available",
-        "start the server (`reveille up` runs one by itself), correct the address with --nats URL, and see that no \
-         firewall stands between",
+        "start the server (`reveille up` runs its own), correct --nats, and check for a firewall in between",
     );
 }
 
@@ -241,8 +240,8 @@ async fn a_stream_with_other_settings_is_named_with_what_differs() {
     sick.assert_problem(
         "stream REVEILLE_EVENTS",
         "max_age is 3600s, should be 0ns",
-        "give it the settings named here (`nats stream edit REVEILLE_EVENTS`); if nothing of worth is in it, delete it \
-         (`nats stream rm REVEILLE_EVENTS`) and the next start makes it anew",
+        "correct them with `nats stream edit REVEILLE_EVENTS`; or, if its data can go, delete the stream with \
+         `nats stream rm REVEILLE_EVENTS` and the next start recreates it",
     );
     sick.of("stream REVEILLE_HEARTBEATS", "warning");
     let streams = js.get_stream("REVEILLE_HEARTBEATS").await;
@@ -270,8 +269,9 @@ async fn a_postgres_that_is_down_is_a_problem_with_a_remedy() {
     .await;
     sick.assert_problem(
         "Postgres",
-        "it can't be reached",
-        "start PostgreSQL, or correct --database-url; requests and wakes go on without it, only rows are missing",
+        "unreachable",
+        "start PostgreSQL, or correct --database-url; requests and wakes work without it, lists and history \
+         don't",
     );
 }
 
@@ -300,12 +300,13 @@ async fn a_missing_program_and_a_closed_port_are_problems_with_remedies() {
     sick.assert_problem(
         "provider vllm",
         "step 1 of [provider.wake] can't run `no-such-server`: the program was not found in PATH",
-        "install `no-such-server`, put its folder into the agent's PATH, or write its absolute path as `command`",
+        "install `no-such-server` or make it executable, put its folder into the agent's PATH, or write its absolute path \
+         as `command`",
     );
     sick.assert_problem(
         "provider alone",
         "and there is no [provider.wake] to start it",
-        "start the backend there, correct base_url, or give it a [provider.wake]",
+        "start the backend, correct base_url, or add a [provider.wake]",
     );
 }
 
@@ -331,7 +332,7 @@ async fn what_the_owner_of_the_machine_does_not_allow_is_a_warning_that_says_unt
     let paused = Diagnosis::make(&world, &["--config", &file, "--data-dir", &data]).await;
     assert_eq!(
         paused.of("owner", "warning")["found"],
-        "nothing is woken: its owner has paused this agent until `reveille agent resume`"
+        "wakes are refused: its owner has paused this agent until `reveille agent resume`"
     );
     let used_up = paused.of("provider vllm", "warning")["found"].to_string();
     assert!(used_up.contains("no more than 1 wakes in 24 hours"), "{used_up}");
@@ -359,7 +360,7 @@ async fn secrets_that_others_may_read_and_a_port_that_was_taken_are_warnings() {
     assert_eq!(warned.exit, Exit::Code(0), "{}", warned.said);
     assert_eq!(
         warned.of("secrets", "warning")["remedy"],
-        format!("chmod 600 {file}")
+        format!("run `chmod 600 {file}`")
     );
     let stale = warned.of("data directory", "warning");
     assert!(stale["found"].to_string().contains(&port.to_string()), "{stale}");

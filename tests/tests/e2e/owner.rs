@@ -111,7 +111,7 @@ async fn the_owner_of_a_machine_pauses_and_resumes_its_agent_by_the_documented_c
 
     let said = told(&scene.world, with_sleep);
     assert!(
-        said.starts_with("paused until 20") && said.contains("is put to sleep"),
+        said.starts_with("paused until 20") && said.contains("are put to sleep"),
         "{said}"
     );
     scene.is("hibernating").await;
@@ -128,7 +128,7 @@ async fn the_owner_of_a_machine_pauses_and_resumes_its_agent_by_the_documented_c
     assert_eq!(scene.backend.log().wake_ups(), 0, "nothing was run");
 
     let said = told(&scene.world, resume);
-    assert_eq!(said, "resumed: wakes begin again\n");
+    assert_eq!(said, "resumed: backends are woken again\n");
     // For a moment after a refusal nobody is asked.
     let answered = wait_until("a request wakes it", SOON, async || {
         let answer = scene.chat().await;
@@ -139,7 +139,7 @@ async fn the_owner_of_a_machine_pauses_and_resumes_its_agent_by_the_documented_c
 
     let said = told(&scene.world, pause);
     assert!(
-        said.contains("until `reveille agent resume`") && said.contains("goes on"),
+        said.contains("until `reveille agent resume`") && said.contains("stay awake"),
         "{said}"
     );
     assert_eq!(scene.chat().await.status, 200, "what is awake goes on");
@@ -164,7 +164,7 @@ async fn pausing_and_resuming_say_whom_they_reach() {
         let said = String::from_utf8_lossy(&output.stderr);
         assert_eq!(output.status.code(), Some(2), "{said}");
         assert!(
-            said.contains("no agent has ever run with the data directory /nowhere/at/all"),
+            said.contains("no agent has ever used the data directory /nowhere/at/all"),
             "{said}"
         );
     }
@@ -176,20 +176,20 @@ async fn pausing_and_resuming_say_whom_they_reach() {
     api.wait_for_status(LLM, "active", SOON).await;
     let said = told(&world, "reveille agent resume");
     assert!(
-        said.contains("was not paused") && !said.contains("no agent runs"),
+        said.contains("wasn't paused") && !said.contains("no agent is"),
         "{said}"
     );
     let said = told(&world, "reveille agent pause");
-    assert!(!said.contains("no agent runs"), "{said}");
+    assert!(!said.contains("no agent is"), "{said}");
     assert_eq!(agent.stop(SOON).await, Exit::Code(0));
     let said = told(&world, "reveille agent pause --for 90s");
     assert!(
-        said.contains("no agent runs with") && said.contains("the next one begins paused"),
+        said.contains("no agent is using") && said.contains("the next one starts paused"),
         "{said}"
     );
     let said = told(&world, "reveille agent resume");
     assert!(
-        said.contains("wakes begin again, though no agent runs now"),
+        said.contains("backends are woken again (no agent is running now)"),
         "{said}"
     );
 }

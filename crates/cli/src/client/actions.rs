@@ -1,4 +1,4 @@
-//! `wake` and `sleep`: what a person does by hand.
+//! `reveille wake` and `reveille sleep`.
 
 use super::{
     ApiClient,
@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use tokio::time::sleep as pause;
 
 const LOOK_EVERY: Duration = Duration::from_millis(250);
-/// No wake takes longer than its budget, and what it takes for its end to be known.
+/// The longest budget of a wake, plus the time until its end is known.
 const WAIT_AT_MOST: Duration = MAX_WAKE_BUDGET.saturating_add(Duration::from_secs(60));
 
 /// `reveille wake`.
@@ -23,7 +23,7 @@ pub struct Wake {
     /// The provider.
     #[arg(value_name = "AGENT/PROVIDER")]
     pub provider: ProviderId,
-    /// Wait until it is awake or the wake has failed.
+    /// Wait until the provider is awake or the wake has failed.
     #[arg(long)]
     pub wait: bool,
     #[command(flatten)]
@@ -40,7 +40,7 @@ pub struct Sleep {
     pub api: ApiAddress,
 }
 
-/// Wakes a provider, and waits for the end of the wake if that is asked for.
+/// Wakes a provider, and waits for the end of the wake with `--wait`.
 pub async fn wake(args: &Wake) -> Result<(), Failure> {
     let client = ApiClient::new(&args.api)?;
     let provider = &args.provider;
@@ -50,7 +50,7 @@ pub async fn wake(args: &Wake) -> Result<(), Failure> {
         .await?;
     let wake = field(&begun, "wake_id");
     if wake.is_empty() {
-        return line(&format!("{provider} is {} already", field(&begun, "status")));
+        return line(&format!("{provider} is already {}", field(&begun, "status")));
     }
     line(&format!("{provider} is waking: wake {wake}"))?;
     if !args.wait {
@@ -65,7 +65,7 @@ pub async fn wake(args: &Wake) -> Result<(), Failure> {
         }
         pause(LOOK_EVERY).await;
     }
-    Err(anyhow!("{provider}: the end of wake {wake} did not become known").into())
+    Err(anyhow!("{provider}: lost track of wake {wake}").into())
 }
 
 /// Puts a provider to sleep.
@@ -75,7 +75,7 @@ pub async fn sleep(args: &Sleep) -> Result<(), Failure> {
         .json(client.request(Method::POST, &path(&args.provider, "/sleep")))
         .await?;
     match field(&answer, "status") {
-        "active" => line(&format!("{} was told to sleep", args.provider)),
+        "active" => line(&format!("{} is going to sleep", args.provider)),
         status => line(&format!("{} is {status}", args.provider)),
     }
 }
@@ -84,7 +84,7 @@ fn path(provider: &ProviderId, order: &str) -> String {
     format!("/reveille/v1/providers/{provider}{order}")
 }
 
-/// The wake among those of the provider that have ended.
+/// The wake, if it is among the provider's ended ones.
 fn ended<'a>(provider: &'a Row, wake: &str) -> Option<&'a Row> {
     let mut ended = provider["last_wakes"].as_array()?.iter();
     ended.find(|ended| ended["id"] == wake)

@@ -1,4 +1,4 @@
-//! Asking the API, and saying what is wrong when it can't be asked.
+//! A client of the API, with errors that say what to do.
 
 use super::Row;
 use crate::{api_auth, args::ApiAddress, data_dir::ROOT_KEY, failure::Failure};
@@ -20,11 +20,11 @@ use std::{
 use url::Url;
 
 const CONNECTS_WITHIN: Duration = Duration::from_secs(5);
-/// How long an answer may take that waits for nothing.
+/// How long a response may take that needn't wait for anything.
 pub const ANSWERS_WITHIN: Duration = Duration::from_secs(30);
-/// How many rows one request asks for.
+/// How many rows to request at a time.
 pub const PAGE_ROWS: usize = 500;
-/// The largest error body that is looked at.
+/// How much of an error's body to show.
 const MAX_ERROR_CHARS: usize = 2_000;
 
 /// A client of one API.
@@ -32,9 +32,9 @@ const MAX_ERROR_CHARS: usize = 2_000;
 pub struct ApiClient {
     base: Url,
     http: reqwest::Client,
-    /// The key that every request has.
+    /// The API key, sent with every request.
     key: Option<HeaderValue>,
-    /// Where the root key of this machine is: for an API here that wants a key, and none was given.
+    /// This machine's root key, for a local API that requires a key when none was given.
     root_key: Option<PathBuf>,
 }
 
@@ -42,10 +42,10 @@ pub struct ApiClient {
 #[derive(Debug, Deserialize)]
 pub struct Page {
     pub data: Vec<Row>,
-    /// Where to go on; absent at the end.
+    /// Where the next page begins; absent on the last one.
     #[serde(default)]
     pub next: Option<String>,
-    /// The commit of the journal that the rows have taken in.
+    /// The last commit of the journal that the rows include.
     #[serde(default)]
     pub applied: u64,
 }
@@ -63,7 +63,7 @@ impl ApiClient {
         let root_key = data_dir.filter(|_| key.is_none() && is_local(&base));
         let mut http = builder();
         if is_local(&base) {
-            // A proxy would look for the API on its own machine.
+            // A proxy would connect to its own machine.
             http = http.no_proxy();
         }
         if let Some(file) = &address.ca {
@@ -77,9 +77,9 @@ impl ApiClient {
         })
     }
 
-    /// The API of this process, at a URL without a path; asked with its root key if it has one.
+    /// The API of this process, at a URL without a path; called with its root key if it has one.
     pub fn local(url: &str, root: Option<&SecretKey>) -> Result<Self, Failure> {
-        // It asks itself, by an address that no certificate names.
+        // The process calls itself at an address that isn't in the certificate.
         let http = builder().no_proxy().tls_danger_accept_invalid_certs(true);
         Ok(Self {
             base: Url::parse(url)?,
@@ -98,7 +98,7 @@ impl ApiClient {
             .is_ok_and(|answer| answer.status().is_success())
     }
 
-    /// The first page of providers, as long as pages are.
+    /// The first page of providers, at its full length.
     pub async fn providers(&self) -> Result<Page, Failure> {
         let request = self.request(Method::GET, "/reveille/v1/providers");
         self.json(request.query(&[("limit", PAGE_ROWS)])).await
@@ -127,16 +127,19 @@ impl ApiClient {
         }
     }
 
-    /// Sends a request that is answered at once, and reads the answer.
+    /// Sends a request that is answered at once, and parses the response.
     pub async fn json<T: serde::de::DeserializeOwned>(&self, request: RequestBuilder) -> Result<T, Failure> {
         let answer = self.send(request.timeout(ANSWERS_WITHIN)).await?;
         let text = answer.text().await.map_err(|error| self.broken(&error))?;
         Ok(serde_json::from_str(&text).with_context(|| {
-            format!("{} answered in words that this program does not understand: is it Reveille, and as new as this program?", self.base)
+            format!(
+                "{} sent a response that this program doesn't understand: is it Reveille, in the same version?",
+                self.base
+            )
         })?)
     }
 
-    /// The body of an answer, whatever its status; empty when it isn't JSON.
+    /// The body of a response of any status; empty if it isn't JSON.
     pub async fn body(&self, request: RequestBuilder) -> Result<Value, Failure> {
         let answer = request.timeout(ANSWERS_WITHIN).send().await;
         let text = match answer {
@@ -157,14 +160,14 @@ impl ApiClient {
         }
     }
 
-    /// Sends a request; an answer that is an error is one here too, in the API's own words.
+    /// Sends a request. A response with an error status is an error, in the API's own words.
     pub async fn send(&self, request: RequestBuilder) -> Result<Response, Failure> {
         let again = self
             .root_key
             .as_ref()
             .and_then(|file| Some((request.try_clone()?, file)));
         let answer = self.ask(request).await?;
-        // Only an API of this machine that asks for a key is shown the root key.
+        // The root key is only sent to an API on this machine that requires a key.
         if answer.status() == StatusCode::UNAUTHORIZED
             && let Some((again, file)) = again
             && let Some(key) = api_auth::read(file)?
@@ -175,12 +178,12 @@ impl ApiClient {
         self.accept(answer).await
     }
 
-    /// Sends a request, and returns any answer.
+    /// Sends a request, and returns the response whatever its status.
     pub async fn ask(&self, request: RequestBuilder) -> Result<Response, Failure> {
         request.send().await.map_err(|error| self.broken(&error))
     }
 
-    /// An answer that isn't an error.
+    /// The response, unless its status is an error.
     pub async fn accept(&self, answer: Response) -> Result<Response, Failure> {
         let status = answer.status();
         if status.is_success() {
@@ -200,7 +203,7 @@ impl ApiClient {
         let base = self.base.as_str().trim_end_matches('/');
         if let Some(refused) = certificate_error(error) {
             return anyhow!(
-                "the API at {base} can't be trusted: {refused}\n\
+                "the certificate of the API at {base} was rejected: {refused}\n\
                  {}",
                 remedy(refused)
             )
@@ -209,21 +212,21 @@ impl ApiClient {
         if error.is_connect() {
             return anyhow!(
                 "cannot reach the API at {base}: {reason}\n\
-                 Is `reveille up` or `reveille api` running? Another address is given by --api URL or REVEILLE_API_URL."
+                 Is `reveille up` or `reveille api` running? For another address use --api URL or REVEILLE_API_URL."
             )
             .into();
         }
         if error.is_timeout() {
             return anyhow!("the API at {base} did not answer in time").into();
         }
-        anyhow!("the API at {base} broke off: {reason}").into()
+        anyhow!("the connection to the API at {base} broke: {reason}").into()
     }
 
     fn refused(&self, status: StatusCode, text: &str) -> anyhow::Error {
         let body: Value = serde_json::from_str(text).unwrap_or_default();
         match body["error"]["message"].as_str() {
             Some(message) if status == StatusCode::UNAUTHORIZED => anyhow!(
-                "{}\nGive a key with --key or REVEILLE_API_KEY; `reveille key create` makes one.",
+                "{}\nPass a key with --key or REVEILLE_API_KEY; `reveille key create` creates one.",
                 super::format::printable(message)
             ),
             Some(message) => anyhow!("{}", super::format::printable(message)),
@@ -239,11 +242,11 @@ impl ApiClient {
     }
 }
 
-/// A key as a header that no log prints.
+/// A key as a header, marked so that it isn't logged.
 fn bearer(key: &str) -> Result<HeaderValue, Failure> {
     let value = HeaderValue::from_str(&format!("Bearer {key}"));
     let mut value =
-        value.map_err(|_| Failure::Config("--key: it has characters that no key has".to_owned()))?;
+        value.map_err(|_| Failure::Config("--key contains characters that no key has".to_owned()))?;
     value.set_sensitive(true);
     Ok(value)
 }
@@ -255,27 +258,27 @@ fn builder() -> reqwest::ClientBuilder {
         .user_agent(concat!("reveille/", env!("CARGO_PKG_VERSION")))
 }
 
-/// The certificates of a file that is trusted instead of the system's.
+/// The certificates in a file, to trust instead of the system's.
 fn authorities(file: &Path) -> Result<Vec<reqwest::Certificate>, Failure> {
     let unusable = |what: &dyn fmt::Display| Failure::Config(format!("--ca: {}: {what}", file.display()));
     let pem = fs::read(file).map_err(|error| unusable(&error))?;
     let authorities = reqwest::Certificate::from_pem_bundle(&pem).map_err(|error| unusable(&error))?;
     if authorities.is_empty() {
         return Err(unusable(
-            &"there is no certificate in it (-----BEGIN CERTIFICATE-----)",
+            &"it contains no certificate (-----BEGIN CERTIFICATE-----)",
         ));
     }
     Ok(authorities)
 }
 
-/// Why the server's certificate was refused, if that is what happened.
+/// Why the server's certificate was rejected, if that is what happened.
 fn certificate_error<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a rustls::Error> {
     match error.downcast_ref() {
         Some(refused @ rustls::Error::InvalidCertificate(_)) => return Some(refused),
         Some(_) => return None,
         None => {}
     }
-    // An I/O error is not among its own causes, and TLS speaks through one.
+    // TLS errors are wrapped in an I/O error, which doesn't list them as its cause.
     match error.downcast_ref::<io::Error>().and_then(io::Error::get_ref) {
         Some(inner) => certificate_error(inner),
         None => certificate_error(error.source()?),
@@ -287,14 +290,14 @@ fn remedy(refused: &rustls::Error) -> &'static str {
     match refused {
         rustls::Error::InvalidCertificate(
             Certificate::NotValidForName | Certificate::NotValidForNameContext { .. },
-        ) => "Ask it by a name that its certificate has, or give it a certificate with this name.",
+        ) => "Use a host name from its certificate, or give it a certificate for this name.",
         rustls::Error::InvalidCertificate(
             Certificate::Expired
             | Certificate::ExpiredContext { .. }
             | Certificate::NotValidYet
             | Certificate::NotValidYetContext { .. },
-        ) => "Renew the certificate, if this machine's clock is right.",
-        _ => "A private authority is named by --ca FILE or REVEILLE_CA_FILE.",
+        ) => "Renew the certificate, or correct this machine's clock.",
+        _ => "For a private certificate authority use --ca FILE or REVEILLE_CA_FILE.",
     }
 }
 

@@ -1,4 +1,4 @@
-//! `reveille events`: the journal's events, a line each, as they are or as they happen.
+//! `reveille events`: the journal's events, one line each, up to now or as they happen.
 
 use super::{
     ApiClient,
@@ -24,9 +24,9 @@ use std::time::Duration;
 use tokio::time::{sleep, timeout};
 
 const PATH: &str = "/reveille/v1/events";
-/// The API says that it lives more often than this.
+/// The API sends keep-alives more often than this.
 const SILENT_AT_MOST: Duration = Duration::from_secs(35);
-/// How long to wait before an API that has gone is asked again.
+/// How long to wait before reconnecting.
 const PAUSE: Duration = Duration::from_secs(1);
 
 const EXAMPLES: &str = "\
@@ -40,16 +40,16 @@ Examples:
 pub struct Events {
     #[command(flatten)]
     pub listing: Listing,
-    /// Go on with what happens from now on, until Ctrl-C.
+    /// Keep printing events as they happen, until Ctrl-C.
     #[arg(long)]
     pub follow: bool,
-    /// In which order: seq, or -seq for the newest first [default: seq].
+    /// Sort by seq, or by -seq for the newest first [default: seq].
     #[arg(long, allow_hyphen_values = true, conflicts_with = "follow")]
     pub sort: Option<Sort<EventSort>>,
-    /// Only after this commit of the journal.
+    /// Only events after this commit of the journal.
     #[arg(long, value_name = "SEQ")]
     pub after: Option<u64>,
-    /// Of this provider only.
+    /// Only events of this provider.
     #[arg(long, value_name = "AGENT/PROVIDER")]
     pub provider: Option<ProviderId>,
 }
@@ -95,7 +95,7 @@ struct Reader {
     filters: Vec<(&'static str, String)>,
     format: Format,
     zone: TimeZone,
-    /// After which event to go on.
+    /// The last event that was printed.
     after: Option<String>,
 }
 
@@ -121,7 +121,7 @@ impl Reader {
         Ok(())
     }
 
-    /// Only the first attempt may fail: later ones mean that the API is away for a while.
+    /// Only the first attempt may fail; later failures mean that the API is away for a while.
     async fn follow(&mut self) -> Result<(), Failure> {
         let mut body = self.open().await?;
         loop {
@@ -143,23 +143,23 @@ impl Reader {
             .map_err(|_| anyhow!("the API did not answer in time"))?
     }
 
-    /// Prints what comes; says why no more comes.
+    /// Prints events until the stream ends, and returns why it ended.
     async fn read(&mut self, mut body: reqwest::Response) -> Result<&'static str, Failure> {
         let mut blocks = Blocks::default();
         loop {
             let bytes = match timeout(SILENT_AT_MOST, body.chunk()).await {
-                Err(_) => return Ok("the API has fallen silent"),
-                Ok(Err(_) | Ok(None)) => return Ok("the API has ended the stream"),
+                Err(_) => return Ok("the API went silent"),
+                Ok(Err(_) | Ok(None)) => return Ok("the API closed the stream"),
                 Ok(Ok(Some(bytes))) => bytes,
             };
             let Ok(blocks) = blocks.take_in(&bytes) else {
-                return Ok("the API sent something that is no event");
+                return Ok("the API sent something other than an event");
             };
             for block in blocks {
                 let row: Row =
                     serde_json::from_str(&block).context("the API sent an event that is not JSON")?;
                 if !row["error"].is_null() {
-                    return Ok("the API cannot read the journal now");
+                    return Ok("the API can't read the journal");
                 }
                 self.print(&row)?;
                 self.after = Some(format!("{}.{}", row["stream_seq"], row["index"]));
@@ -186,7 +186,7 @@ impl Reader {
     }
 }
 
-/// An event as a line: when, where in the journal, of whom, what.
+/// An event as a line: time, commit, aggregate, type.
 fn text(row: &Row, zone: &TimeZone) -> String {
     let of = field(row, "aggregate_id").replacen('.', "/", 1);
     let mut text = format!(
@@ -212,7 +212,7 @@ mod tests {
     use serde_json::json;
 
     #[test]
-    fn a_line_says_when_where_who_what_and_why() {
+    fn a_line_has_time_commit_aggregate_type_and_reason() {
         let row = |event: &str, data: Row, wake: Option<&str>| {
             json!({"stream_seq": 42, "index": 0, "aggregate_type": "provider", "aggregate_id": "gpu-box.vllm",
                 "event_type": event, "at_ms": 1_795_449_600_123_i64, "data": data, "wake_id": wake})

@@ -1,4 +1,4 @@
-//! Reading rows as the API sent them: fields that this program doesn't know are printed as they are, never refused.
+//! Formats the API's rows for people. Rows are untyped, so that unknown values are printed as they are.
 
 use jiff::{Timestamp, tz::TimeZone};
 use serde_json::Value;
@@ -7,15 +7,15 @@ use std::time::Duration;
 /// One row of a list.
 pub type Row = Value;
 
-/// What stands for nothing.
+/// Shown for an absent value.
 const NOTHING: &str = "-";
 
-/// A field as text; nothing when it is absent.
+/// A field as text; empty when it is absent.
 pub fn field<'a>(row: &'a Row, name: &str) -> &'a str {
     row[name].as_str().unwrap_or_default()
 }
 
-/// A field as a word in a table, whatever its type.
+/// A value of any type as a table cell.
 pub fn word(value: &Value) -> String {
     match value {
         Value::Null => NOTHING.to_owned(),
@@ -26,14 +26,14 @@ pub fn word(value: &Value) -> String {
     }
 }
 
-/// A text without what would move the terminal's cursor or change its colours.
+/// Text without control characters, which could move the terminal's cursor or change its colours.
 pub fn printable(text: &str) -> String {
     text.chars()
         .map(|c| if c.is_control() { '\u{fffd}' } else { c })
         .collect()
 }
 
-/// A moment in milliseconds as a local date and time.
+/// A time in milliseconds as a local date and time.
 pub fn moment(value: &Value, zone: &TimeZone) -> String {
     timestamp(value).map_or_else(
         || NOTHING.to_owned(),
@@ -45,7 +45,7 @@ pub fn moment(value: &Value, zone: &TimeZone) -> String {
     )
 }
 
-/// A moment in milliseconds as a local time with milliseconds, for lines that follow each other.
+/// A time in milliseconds as a local time of day with milliseconds, for log-like lines.
 pub fn clock(value: &Value, zone: &TimeZone) -> String {
     timestamp(value).map_or_else(
         || NOTHING.to_owned(),
@@ -53,7 +53,7 @@ pub fn clock(value: &Value, zone: &TimeZone) -> String {
     )
 }
 
-/// How long ago a moment in milliseconds was.
+/// How long ago a time in milliseconds was.
 pub fn age(value: &Value, now: Timestamp) -> String {
     timestamp(value).map_or_else(
         || NOTHING.to_owned(),
@@ -64,7 +64,7 @@ pub fn age(value: &Value, now: Timestamp) -> String {
     )
 }
 
-/// A length of time in its two largest units.
+/// A duration in its two largest units.
 pub fn span(duration: Duration) -> String {
     let seconds = duration.as_secs();
     match seconds {
@@ -86,7 +86,7 @@ mod tests {
     use serde_json::json;
 
     #[test]
-    fn spans_are_told_in_their_two_largest_units() {
+    fn durations_are_shown_in_their_two_largest_units() {
         for (ms, told) in [
             (0, "0.0s"),
             (1_240, "1.2s"),
@@ -100,7 +100,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_that_a_row_says_reaches_the_terminal_as_a_command() {
+    fn control_characters_of_a_row_do_not_reach_the_terminal() {
         assert_eq!(word(&json!("a\u{1b}[2Jb\n")), "a\u{fffd}[2Jb\u{fffd}");
         assert_eq!(word(&json!(["a", "b"])), "a, b");
         assert_eq!(word(&json!(null)), "-");

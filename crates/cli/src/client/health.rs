@@ -1,4 +1,4 @@
-//! `reveille health`: whether an API is ready, as an exit code, for supervisors and container engines.
+//! `reveille health`: whether an API is ready, as an exit code for service managers and container engines.
 
 use super::{ApiClient, output::line};
 use crate::{args::ApiAddress, failure::Failure};
@@ -6,10 +6,10 @@ use anyhow::anyhow;
 use reqwest::Method;
 use serde_json::Value;
 
-/// What the API calls itself when it has all that it needs.
+/// The status of an API that has all it needs.
 const READY: &str = "ready";
 
-/// `reveille health`.
+/// Succeeds if the API is ready.
 pub async fn health(address: &ApiAddress) -> Result<(), Failure> {
     let client = ApiClient::new(address)?;
     let answer = client.body(client.request(Method::GET, "/readyz")).await?;
@@ -28,9 +28,9 @@ fn missing(answer: &Value) -> String {
         .map(|(check, _)| super::format::printable(check))
         .collect();
     if failing.is_empty() {
-        return "it doesn't say why".to_owned();
+        return "it gives no reason".to_owned();
     }
-    format!("it waits for {}", failing.join(", "))
+    format!("waiting for {}", failing.join(", "))
 }
 
 #[cfg(test)]
@@ -39,7 +39,7 @@ mod tests {
     use serde_json::json;
 
     #[test]
-    fn what_is_missing_is_named() {
+    fn failing_checks_are_named() {
         let answer =
             json!({"status": "not_ready", "checks": {"registry": true, "nats": false, "clock": false}});
         let said = missing(&answer);
@@ -47,6 +47,6 @@ mod tests {
             said.contains("nats") && said.contains("clock") && !said.contains("registry"),
             "{said}"
         );
-        assert_eq!(missing(&json!({})), "it doesn't say why");
+        assert_eq!(missing(&json!({})), "it gives no reason");
     }
 }

@@ -1,4 +1,4 @@
-//! `llms`, `providers` and `wakes`.
+//! `reveille llms`, `reveille providers` and `reveille wakes`.
 
 use super::{ApiClient, Row, output::print, table::Table};
 use crate::{args::Listing, failure::Failure};
@@ -8,7 +8,7 @@ use reveille_domain::{
     rows::{LlmSort, Sort, WakeSort},
 };
 
-/// How many wakes are listed unless it is told otherwise.
+/// How many wakes are listed by default.
 const DEFAULT_WAKES: &str = "20";
 
 /// `reveille llms` and `reveille providers`.
@@ -16,7 +16,7 @@ const DEFAULT_WAKES: &str = "20";
 pub struct Published {
     #[command(flatten)]
     pub listing: Listing,
-    /// In which order: name, status or since, and with - in front the other way round [default: name].
+    /// Sort by name, status or since; a leading - reverses the order [default: name].
     #[arg(long, allow_hyphen_values = true)]
     pub sort: Option<Sort<LlmSort>>,
 }
@@ -26,18 +26,18 @@ pub struct Published {
 pub struct Wakes {
     #[command(flatten)]
     pub listing: Listing,
-    /// In which order: requested or took, and with - in front the other way round [default: -requested].
+    /// Sort by requested or took; a leading - reverses the order [default: -requested].
     #[arg(long, allow_hyphen_values = true)]
     pub sort: Option<Sort<WakeSort>>,
-    /// Of this provider only.
+    /// Only wakes of this provider.
     #[arg(long, value_name = "AGENT/PROVIDER")]
     pub provider: Option<ProviderId>,
-    /// How many.
+    /// How many wakes to list.
     #[arg(long, value_name = "N", default_value = DEFAULT_WAKES, value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub limit: u32,
 }
 
-/// Lists the LLMs.
+/// Lists the models.
 pub async fn llms(args: &Published) -> Result<(), Failure> {
     let rows = published("/reveille/v1/llms", args).await?;
     print(&rows, args.listing.output, Table::llms)

@@ -1,4 +1,4 @@
-//! What a person asks a running API: over HTTP, like everybody else.
+//! The commands that ask a running API, over HTTP like every other client.
 
 mod actions;
 mod api;

@@ -1,10 +1,10 @@
-//! Printing rows on standard output. A reader that has gone (`| head`) ends the command quietly.
+//! Prints rows on standard output. A closed pipe (`| head`) ends the command quietly.
 
 use super::{format::Row, table::Table};
 use crate::{args::Format, failure::Failure};
 use std::io::{self, ErrorKind, Write};
 
-/// Prints rows in the wanted form.
+/// Prints rows in the given format.
 pub fn print(rows: &[Row], format: Format, table: fn(&[Row]) -> Table) -> Result<(), Failure> {
     match format {
         Format::Table => line(&table(rows).to_string()),
@@ -13,7 +13,7 @@ pub fn print(rows: &[Row], format: Format, table: fn(&[Row]) -> Table) -> Result
     }
 }
 
-/// Prints a line at once, also into a pipe.
+/// Prints a line, unbuffered.
 pub fn line(text: &str) -> Result<(), Failure> {
     let mut out = io::stdout().lock();
     match writeln!(out, "{text}").and_then(|()| out.flush()) {

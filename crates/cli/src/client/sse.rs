@@ -1,16 +1,16 @@
-//! Reading an event stream: what stands behind `data:` in each block.
+//! Reads server-sent events: the `data:` of each block.
 
-/// The longest block; a server that sends a longer one is not ours.
+/// The longest block; our API sends none longer.
 const MAX_BLOCK_BYTES: usize = 16 * 1024 * 1024;
 
-/// Takes in bytes as they come and gives out the data of whole blocks.
+/// Takes bytes as they arrive and returns the data of complete blocks.
 #[derive(Debug, Default)]
 pub struct Blocks {
     line: Vec<u8>,
     data: Vec<u8>,
 }
 
-/// A block was longer than any of ours.
+/// A block was longer than any our API sends.
 #[derive(Debug)]
 pub struct TooLong;
 
@@ -31,7 +31,7 @@ impl Blocks {
         Ok(whole)
     }
 
-    /// Comments and other fields are passed over.
+    /// Skips comments and other fields.
     fn end_line(&mut self) -> Option<String> {
         let line = std::mem::take(&mut self.line);
         let line = line.strip_suffix(b"\r").unwrap_or(&line);
@@ -55,7 +55,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn blocks_come_out_whole_however_the_bytes_arrive() {
+    fn blocks_are_complete_however_the_bytes_arrive() {
         let stream =
             b": hello\n\nevent: commit\ndata: {\"a\":\ndata: 1}\r\n\r\nid: 7\ndata:x\n\ndata: unfinished\n";
         for size in [1, 2, 7, stream.len()] {

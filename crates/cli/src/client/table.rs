@@ -1,4 +1,4 @@
-//! Lists for people: aligned columns without frames, so that they can be cut and searched too.
+//! Tables for people: aligned columns without frames, easy to cut and grep.
 
 use super::format::{Row, age, moment, printable, span, word};
 use comfy_table::presets::NOTHING;
@@ -8,7 +8,7 @@ use std::{fmt, time::Duration};
 /// The space between two columns.
 const GAP: u16 = 3;
 
-/// A list with a heading over each column.
+/// A table with a heading over each column.
 #[derive(Debug)]
 pub struct Table {
     headings: &'static [&'static str],
@@ -16,17 +16,17 @@ pub struct Table {
 }
 
 impl Table {
-    /// LLM rows, with the time that each has had its status.
+    /// The models, with the time since each one's status changed.
     pub fn llms(rows: &[Row]) -> Self {
         Self::llms_at(rows, Timestamp::now())
     }
 
-    /// Provider rows, with the time that each has had its status.
+    /// The providers, with the time since each one's status changed.
     pub fn providers(rows: &[Row]) -> Self {
         Self::providers_at(rows, Timestamp::now())
     }
 
-    /// Agent rows, with the time that each has had its session.
+    /// The agents, with the age of each one's session.
     pub fn agents(rows: &[Row]) -> Self {
         let now = Timestamp::now();
         let row = |row: &Row| {
@@ -44,12 +44,12 @@ impl Table {
         }
     }
 
-    /// Wake rows, in this machine's time zone.
+    /// Wakes, in this machine's time zone.
     pub fn wakes(rows: &[Row]) -> Self {
         Self::wakes_in(rows, &TimeZone::system())
     }
 
-    /// Key rows, in this machine's time zone.
+    /// API keys, in this machine's time zone.
     pub fn keys(rows: &[Row]) -> Self {
         Self::keys_in(rows, &TimeZone::system())
     }
@@ -109,7 +109,7 @@ impl Table {
                 age(&row["since_ms"], now),
                 word(&row["models"]),
                 word(&row["wakes"]["requested"]),
-                held(&row["failures"], now).unwrap_or_else(|| last_of(&row["last_wakes"])),
+                on_hold(&row["failures"], now).unwrap_or_else(|| last_of(&row["last_wakes"])),
             ]
         };
         Self {
@@ -153,8 +153,8 @@ fn last_wake(row: &Row) -> String {
     }
 }
 
-/// That no wake is tried yet, and why; nothing when one may be.
-fn held(failures: &Row, now: Timestamp) -> Option<String> {
+/// Why wakes are on hold after failures, and for how long; `None` if they aren't.
+fn on_hold(failures: &Row, now: Timestamp) -> Option<String> {
     let until = failures["held_until_ms"].as_i64()?;
     let left = u64::try_from(until.saturating_sub(now.as_millisecond()))
         .ok()
@@ -163,7 +163,7 @@ fn held(failures: &Row, now: Timestamp) -> Option<String> {
         span(Duration::from_millis(left)),
         word(&failures["last"]["reason"]),
     );
-    Some(format!("held for {left}: {reason}"))
+    Some(format!("on hold for {left}: {reason}"))
 }
 
 fn last_of(wakes: &Row) -> String {
@@ -222,12 +222,13 @@ mod tests {
     }
 
     #[test]
-    fn llms_are_listed_with_what_decides_whether_they_answer() {
+    fn models_are_listed_with_their_status_and_last_wake() {
         let rows = [
             json!({"name": "gpu-box/qwen3-8b", "provider": "vllm", "status": "hibernating", "since_ms": NOW_MS - 754_000,
                 "wakes": {"requested": 3}, "last_wake": {"took_ms": 8_400}}),
             json!({"name": "gpu-box/llama3:70b", "provider": "ollama", "status": "waking", "since_ms": NOW_MS - 1_500,
-                "wakes": {"requested": 12}, "last_wake": {"took_ms": 61_000, "failure": {"reason": "exit code 1\nsecond"}}}),
+                "wakes": {"requested": 12}, "last_wake": {"took_ms": 61_000, "failure": {"reason": "exit code \
+                 1\nsecond"}}}),
             json!({"name": "lab/phi", "provider": "x", "status": "active", "since_ms": NOW_MS, "wakes": {"requested": 0},
                 "last_wake": null}),
         ];
@@ -250,7 +251,7 @@ mod tests {
     }
 
     #[test]
-    fn wakes_are_listed_with_their_cause_and_why_they_failed() {
+    fn wakes_are_listed_with_cause_and_failure() {
         let id = "019a0000-0000-7000-8000-000000000001";
         let rows = [
             json!({"requested_at_ms": NOW_MS, "ended_at_ms": null, "provider": "gpu-box/vllm", "outcome": "in_flight",
@@ -262,7 +263,7 @@ mod tests {
     }
 
     #[test]
-    fn keys_are_listed_with_what_they_permit() {
+    fn keys_are_listed_with_scopes_and_limits() {
         let rows = [
             json!({"id": "k7mq2v9x4a1b", "name": "the laptop\n", "status": "issued", "scopes": ["query", "infer:*"],
                 "expires_at_ms": NOW_MS, "rate": 600, "concurrency": 8, "wakes_per_hour": 0, "last_used_ms": NOW_MS}),
@@ -272,7 +273,7 @@ mod tests {
     }
 
     #[test]
-    fn an_empty_list_still_says_what_it_would_list() {
+    fn an_empty_table_still_has_its_headings() {
         assert!(Table::llms_at(&[], now()).to_string().starts_with("LLM"));
     }
 }

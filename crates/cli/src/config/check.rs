@@ -1,11 +1,11 @@
-//! `reveille config check`: what the agent would say of a file, without an agent.
+//! `reveille config check`: checks a file as the agent would.
 
 use super::load;
 use crate::failure::Failure;
 use reveille_agent::config::WakeConfig;
 use std::path::Path;
 
-/// Reads the file; says in a line what it publishes, or fails with where and why it can't be used.
+/// Prints what the file publishes, or fails with the line and the reason why it can't be used.
 pub fn run(file: &Path) -> Result<(), Failure> {
     let config = load(file)?;
     println!(

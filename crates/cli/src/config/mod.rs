@@ -1,4 +1,4 @@
-//! `reveille config`: what is known of a config file without an agent.
+//! `reveille config`: checks and shows config files without an agent.
 
 mod check;
 mod schema;
@@ -16,19 +16,19 @@ use std::path::{Path, PathBuf};
 /// `reveille config …`.
 #[derive(Debug, Subcommand)]
 pub enum ConfigCommand {
-    /// Read a config file as the agent would, and say what is wrong with it.
+    /// Check a config file as the agent would.
     Check {
         /// The config file.
         #[arg(env = "REVEILLE_CONFIG")]
         file: PathBuf,
     },
-    /// Print what a config file comes to, with the defaults; secrets are not shown.
+    /// Print the effective config, defaults included; secrets are hidden.
     Show(ConfigShow),
     /// Print the JSON Schema of config files, for editors.
     Schema,
 }
 
-/// Runs one of its commands.
+/// Runs the command.
 pub fn run(command: &ConfigCommand) -> Result<(), Failure> {
     match command {
         ConfigCommand::Check { file } => check::run(file),
@@ -37,7 +37,7 @@ pub fn run(command: &ConfigCommand) -> Result<(), Failure> {
     }
 }
 
-/// A config file that is usable; anything else is exit code 2.
+/// Loads a config file; an unusable one means exit code 2.
 pub fn load(file: &Path) -> Result<Config, Failure> {
     Config::load(file).map_err(|error| Failure::Config(error.to_string()))
 }

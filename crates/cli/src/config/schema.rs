@@ -1,9 +1,10 @@
-//! `reveille config schema`: the JSON Schema of config files, for editors that check TOML while it is written. It says of
-//! each key what it is; what a schema can't say, such as that names are unique, `config check` does.
+//! `reveille config schema`: the JSON Schema of config files, for editors that check TOML while it is written. What a
+//! schema can't express, such as unique names, `config check` finds.
 
 use crate::{client::line, failure::Failure};
 
-/// The schema, kept by hand beside this: the agent's reader is written by hand too, for the sake of its complaints.
+/// The schema, written by hand like the agent's reader, which is for the sake of its error messages. Tests compare the
+/// two.
 pub(crate) const SCHEMA: &str = include_str!("schema.json");
 
 /// Prints the schema.

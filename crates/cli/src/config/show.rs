@@ -1,6 +1,6 @@
-//! `reveille config show`: what a config file comes to, with the defaults, and where each value comes from.
+//! `reveille config show`: the effective config, defaults included, and where each value comes from.
 //!
-//! Keys, headers, bodies, arguments and variables of recipes are never shown, nor a URL's query: it often holds a key.
+//! Secrets are hidden: API keys, and the headers, bodies, arguments, variables and URL queries of recipes.
 
 use super::load;
 use crate::{client::line, failure::Failure, hub::nats_for_agent};
@@ -13,9 +13,9 @@ use reveille_agent::config::{
 use reveille_agent::wol::WakeOnLan;
 use std::{collections::BTreeMap, env, fmt, fs, path::PathBuf, time::Duration};
 
-/// Stands for a value that is not shown.
+/// Shown in place of a secret.
 const REDACTED: &str = "[redacted]";
-/// The flag that wins over the file, and its variable.
+/// The flag that overrides the file, and its variable.
 const NATS_FLAG: &str = "--nats";
 const NATS_VARIABLE: &str = "REVEILLE_NATS_URL";
 
@@ -25,15 +25,15 @@ pub struct ConfigShow {
     /// The config file.
     #[arg(env = "REVEILLE_CONFIG")]
     pub file: PathBuf,
-    /// Say where each value comes from.
+    /// Show where each value comes from.
     #[arg(long)]
     pub origin: bool,
-    /// The hub's NATS servers, instead of the file's.
+    /// The hub's NATS servers [default: those in the config].
     #[arg(long, env = "REVEILLE_NATS_URL", value_name = "URL", hide_env_values = true)]
     pub nats: Option<String>,
 }
 
-/// Prints each value on a line of its own.
+/// Prints each value on its own line.
 pub fn run(args: &ConfigShow) -> Result<(), Failure> {
     let config = load(&args.file)?;
     let text =
@@ -187,7 +187,7 @@ impl Shown {
         }
     }
 
-    /// The steps, in the form that the file has them in.
+    /// The steps, under the keys that the file uses.
     fn steps(&mut self, path: &str, steps: &[Step]) {
         let listed = self.places.contains_key(&format!("{path}.step"));
         for (index, step) in steps.iter().enumerate() {
@@ -279,7 +279,7 @@ impl Shown {
 
     fn add(&mut self, path: &str, value: impl fmt::Display) {
         let place = self.places.get(path).or_else(|| {
-            // A header's name is written in any case.
+            // Header names are case-insensitive.
             let same = |(key, _): &(&String, &Place)| key.eq_ignore_ascii_case(path);
             self.places.iter().find(same).map(|(_, place)| place)
         });

@@ -1,4 +1,4 @@
-//! The API: whether it is ready, and how long its certificate is valid.
+//! The API: whether it is ready, and when its certificate expires.
 
 use super::Findings;
 use crate::{
@@ -14,10 +14,10 @@ use std::{
 };
 use url::Url;
 
-/// How long the API may take to say whether it is ready.
+/// How long the API may take to answer.
 const ANSWERS_WITHIN: Duration = Duration::from_secs(5);
 
-/// The API that was named must answer; the usual one may.
+/// Checks the API. One named on the command line must answer, the default one needn't.
 pub async fn look(named: Option<&Url>, ca: Option<PathBuf>, findings: &mut Findings) -> Result<(), Failure> {
     let usual = Url::parse(DEFAULT_API)?;
     let url = named.unwrap_or(&usual);
@@ -38,7 +38,7 @@ pub async fn look(named: Option<&Url>, ca: Option<PathBuf>, findings: &mut Findi
             }
             match api.accept(answer).await {
                 Ok(_) => {
-                    findings.ok("API", format!("it is ready at {shown}"));
+                    findings.ok("API", format!("ready at {shown}"));
                     return Ok(());
                 }
                 Err(failure) => failure,
@@ -52,8 +52,8 @@ pub async fn look(named: Option<&Url>, ca: Option<PathBuf>, findings: &mut Findi
     let remedy = match lines.next() {
         Some(remedy) if url.scheme() == "https" => remedy,
         _ => {
-            "start `reveille up` or `reveille api`, or name another address with --api URL; one that runs but is not ready \
-             says why in its log"
+            "start `reveille up` or `reveille api`, or use --api URL for another address; if it is running, its log \
+             says why it isn't ready"
         }
     };
     if named.is_some() {
@@ -64,17 +64,17 @@ pub async fn look(named: Option<&Url>, ca: Option<PathBuf>, findings: &mut Findi
     Ok(())
 }
 
-/// What an expired one is need not be said here: nothing was asked over it.
+/// Warns of a certificate that expires soon. An expired one has already failed the request.
 fn expiry(validity: &Validity, now: SystemTime, findings: &mut Findings) {
     let last = validity.last_second();
     if now + EXPIRES_SOON > validity.not_after {
         findings.warning(
             "certificate",
-            format!("it expires at {last}"),
-            "renew it, and put it where --tls-cert and --tls-key say: the API takes it up by itself",
+            format!("expires at {last}"),
+            "renew it and replace the files of --tls-cert and --tls-key; the API reloads them by itself",
         );
     } else {
-        findings.ok("certificate", format!("it is valid until {last}"));
+        findings.ok("certificate", format!("valid until {last}"));
     }
 }
 
@@ -84,7 +84,7 @@ mod tests {
     use crate::doctor::Level;
 
     #[test]
-    fn a_certificate_is_worth_a_word_a_fortnight_before_its_end() {
+    fn a_certificate_that_expires_within_a_fortnight_is_a_warning() {
         let now = SystemTime::now();
         let days = |days: u64| Duration::from_secs(days * 24 * 60 * 60);
         let level = |left: u64| {

@@ -1,4 +1,4 @@
-//! The backends of a config: whether they answer, what they list, and whether the programs that wake them are there.
+//! The backends of a config: whether they answer, which models they list, and whether their recipes' programs exist.
 
 use super::{Findings, counted};
 use reqwest::Client;
@@ -10,7 +10,7 @@ use reveille_agent::{
 };
 use std::ffi::OsStr;
 
-/// Looks at one provider.
+/// Checks one provider.
 pub async fn look(client: &Client, provider: &ProviderConfig, memory: &Memory, findings: &mut Findings) {
     let check = format!("provider {}", provider.name);
     match Probe::new(client.clone(), provider).check().await {
@@ -20,8 +20,8 @@ pub async fn look(client: &Client, provider: &ProviderConfig, memory: &Memory, f
             if provider.models.is_none() && memory.recall(&provider.name).is_empty() {
                 findings.warning(
                     check.as_str(),
-                    "its models are not known: the file names none, and it has never been up while its agent ran",
-                    "name its `models` in the config, or start it once: what it lists is remembered",
+                    "its models are unknown: the config lists none, and it was never up while the agent was running",
+                    "list its `models` in the config, or start it once: the agent remembers its models",
                 );
             }
         }
@@ -37,13 +37,13 @@ async fn models(client: &Client, provider: &ProviderConfig, check: &str, finding
     match (&provider.models, listed) {
         (None, None) => findings.problem(
             check,
-            format!("it is available at {}, but lists no models", provider.base_url),
-            "load a model there, or name its `models` in the config",
+            format!("available at {}, but lists no models", provider.base_url),
+            "load a model there, or list its `models` in the config",
         ),
         (None, Some(listed)) => findings.ok(
             check,
             format!(
-                "it is available at {} and lists {}",
+                "available at {}, lists {}",
                 provider.base_url,
                 counted(listed.len(), "model")
             ),
@@ -51,7 +51,7 @@ async fn models(client: &Client, provider: &ProviderConfig, check: &str, finding
         (Some(named), None) => findings.ok(
             check,
             format!(
-                "it is available at {}, and the file names {}",
+                "available at {}; the config lists {}",
                 provider.base_url,
                 counted(named.len(), "model")
             ),
@@ -62,7 +62,7 @@ async fn models(client: &Client, provider: &ProviderConfig, check: &str, finding
                 None => findings.ok(
                     check,
                     format!(
-                        "it is available at {} and has what the file names: {}",
+                        "available at {}, with the configured {}",
                         provider.base_url,
                         counted(named.len(), "model")
                     ),
@@ -70,7 +70,7 @@ async fn models(client: &Client, provider: &ProviderConfig, check: &str, finding
                 Some(model) => findings.warning(
                     check,
                     format!(
-                        "it is available at {}, but doesn't list `{}`",
+                        "available at {}, but doesn't list the configured model `{}`",
                         provider.base_url, model.id
                     ),
                     "correct `models` in the config, or load the model there",
@@ -83,23 +83,23 @@ async fn models(client: &Client, provider: &ProviderConfig, check: &str, finding
 fn unavailable(provider: &ProviderConfig, why: &Unavailable, check: &str, findings: &mut Findings) {
     let url = &provider.base_url;
     if why.asleep {
-        findings.ok(check, format!("it sleeps at {url}: its probe says so"));
+        findings.ok(check, format!("asleep at {url}, according to its probe"));
     } else if why.refused && provider.wake.is_some() {
         findings.ok(
             check,
-            format!("it sleeps: nothing listens at {url}, and a request wakes it"),
+            format!("asleep: nothing listens at {url}, and a request wakes it"),
         );
     } else if why.refused {
         findings.problem(
             check,
             format!("nothing listens at {url}, and there is no [provider.wake] to start it"),
-            "start the backend there, correct base_url, or give it a [provider.wake]",
+            "start the backend, correct base_url, or add a [provider.wake]",
         );
     } else {
         let remedy = match why.reason.as_str() {
             "HTTP status 401" | "HTTP status 403" => "set its api_key in the config",
-            "HTTP status 404" => "correct base_url, or give it a `probe` with a path that it has",
-            _ => "see the backend's own log, and correct base_url if it is not this one",
+            "HTTP status 404" => "correct base_url, or add a `probe` with a path that exists",
+            _ => "check the backend's log, and that base_url is correct",
         };
         let found = format!("the probe at {url} fails: {}", why.reason);
         if provider.wake.is_some() {
@@ -121,19 +121,17 @@ fn programs<'a>(recipe: &str, steps: impl Iterator<Item = &'a Step>, check: &str
                 check,
                 format!("step {} of [provider.{recipe}] can't run `{program}`: {reason}", index + 1),
                 format!(
-                    "install `{program}`, put its folder into the agent's PATH, or write its absolute path as `command`"
+                    "install `{program}` or make it executable, put its folder into the agent's PATH, or write its \
+                     absolute path as `command`"
                 ),
             );
         } else {
-            findings.ok(
-                check,
-                format!("`{program}` of [provider.{recipe}] is there and may be run"),
-            );
+            findings.ok(check, format!("found `{program}` of [provider.{recipe}]"));
         }
     }
 }
 
-/// The `PATH` that the step itself sets.
+/// The `PATH` that the step sets.
 fn path_of(command: &CommandAction) -> Option<&str> {
     let path = command.env.iter().find(|(name, _)| name == "PATH");
     path.map(|(_, value)| value.reveal())

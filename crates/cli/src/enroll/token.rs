@@ -1,4 +1,4 @@
-//! What is carried from the hub to a machine: where the hub is, and what lets one agent in, once.
+//! The token that is carried from the hub to a machine: the hub's URL and a secret that enrolls one agent, once.
 
 use super::text;
 use crate::{client::Row, failure::Failure};
@@ -8,13 +8,13 @@ use serde::{Deserialize, Serialize};
 use std::{fmt, str::FromStr};
 use url::Url;
 
-/// So that people and scanners of secrets know what it is.
+/// Lets people and secret scanners recognise a token.
 const PREFIX: &str = "rvt_";
 
-/// A token. Whoever sees it may be the agent, until it is used or expires.
+/// A token. Anyone who has it can enroll as the agent, until it is used or expires.
 #[derive(Clone, Serialize, Deserialize)]
 pub struct Token {
-    /// The hub's API.
+    /// The URL of the hub's API.
     pub hub: Url,
     /// The agent.
     pub agent: AgentName,
@@ -25,7 +25,7 @@ pub struct Token {
 }
 
 impl Token {
-    /// The token that the API has just made.
+    /// The token from the API's response.
     pub fn of(hub: &Url, issued: &Row) -> Result<Self, Failure> {
         Ok(Self {
             hub: hub.clone(),
@@ -56,7 +56,9 @@ impl FromStr for Token {
             let json = BASE64.decode(raw.trim().strip_prefix(PREFIX)?).ok()?;
             serde_json::from_slice(&json).ok()
         };
-        read().ok_or("it is no token: copy all of what `reveille agent-token create` has printed")
+        read().ok_or(
+            "that isn't a join token: copy the whole `rvt_…` text that `reveille agent-token create` printed",
+        )
     }
 }
 
@@ -65,7 +67,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_token_reads_back_and_shows_its_secret_to_nobody_who_debugs_it() {
+    fn a_token_reads_back_and_hides_its_secret_from_debug_output() {
         let token = Token {
             hub: Url::parse("https://hub.example:8420").unwrap(),
             agent: AgentName::parse("gpu-box").unwrap(),

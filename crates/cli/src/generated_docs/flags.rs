@@ -4,10 +4,10 @@ use super::markdown;
 use crate::cli::Cli;
 use clap::{Arg, Command, CommandFactory};
 
-/// How help says a default that is no text of clap's.
+/// How a help text names a default that clap doesn't know.
 const DEFAULT_IN_HELP: &str = " [default: ";
 
-/// A flag as one or several commands have it.
+/// A flag, which several commands may share.
 #[derive(Debug, PartialEq, Eq)]
 struct Flag {
     name: String,
@@ -16,7 +16,7 @@ struct Flag {
     what: String,
 }
 
-/// Each flag with the commands that have it, in the order of `reveille help`.
+/// Each flag with its commands, in the order of `reveille help`.
 pub(super) fn table() -> String {
     let mut flags: Vec<(Flag, Vec<String>)> = vec![];
     let mut command = Cli::command();
@@ -62,7 +62,7 @@ impl Flag {
             },
         };
         let help = argument.get_help().map(ToString::to_string).unwrap_or_default();
-        let (what, said) = match help.split_once(DEFAULT_IN_HELP) {
+        let (what, in_help) = match help.split_once(DEFAULT_IN_HELP) {
             None => (help.as_str(), None),
             Some((what, default)) => (what, Some(default.trim_end_matches(']').to_owned())),
         };
@@ -71,9 +71,9 @@ impl Flag {
             .iter()
             .map(|value| format!("`{}`", value.to_string_lossy()))
             .collect();
-        let default = match said {
+        let default = match in_help {
             _ if argument.is_required_set() => "required".to_owned(),
-            Some(said) => said,
+            Some(default) => default,
             None if defaults.is_empty() || !argument.get_action().takes_values() => "none".to_owned(),
             None => defaults.join(", "),
         };

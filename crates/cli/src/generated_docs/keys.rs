@@ -1,7 +1,7 @@
 //! Tables of keys, from the schema of config files.
 //!
-//! Beside JSON Schema's own words the schema has three that only this reads: `x-bounds` and `x-default` say in words what
-//! no number says, `x-min` and `x-max` bound a duration.
+//! Beside JSON Schema's own words the schema has three that only this reads: `x-bounds` and `x-default` say in words
+//! what no number says, `x-min` and `x-max` bound a duration.
 
 use super::markdown;
 use serde_json::{Map, Value};
@@ -158,14 +158,9 @@ impl Key {
         if self.text("type") == Some("boolean") {
             bounds.push("`true` or `false`".to_owned());
         }
-        assert!(
-            !bounds.is_empty(),
-            "{} is bounded by nothing: {:?}",
-            self.name,
-            self.said
-        );
+        assert!(!bounds.is_empty(), "{} has no bounds: {:?}", self.name, self.said);
         let what = self.text("description");
-        let what = what.unwrap_or_else(|| panic!("nothing is said of {}", self.name));
+        let what = what.unwrap_or_else(|| panic!("{} has no description", self.name));
         vec![
             format!("`{}`", self.name),
             default,

@@ -1,5 +1,5 @@
-//! The tables of docs/configuration.md that are written by this program: keys from the schema of config files, flags and
-//! variables from the command line. What the schema says of defaults and bounds is held against the agent's reader.
+//! Generates the tables of docs/configuration.md: keys from the schema of config files, flags and variables from the
+//! command line. Tests compare the schema with the agent's reader.
 
 mod flags;
 mod keys;
@@ -7,7 +7,7 @@ mod reader;
 
 use std::{fmt::Write as _, fs, path::PathBuf};
 
-/// Between this and [`END`] a table is written; its name stands in between.
+/// Begins a generated table, whose name follows; [`END`] ends it.
 const BEGIN: &str = "<!-- generated: ";
 const END: &str = "<!-- end of generated -->";
 
@@ -15,7 +15,7 @@ fn page() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../docs/configuration.md")
 }
 
-/// The table of that name.
+/// The table with this name.
 fn table(name: &str) -> String {
     match name {
         "flags" => flags::table(),
@@ -23,7 +23,7 @@ fn table(name: &str) -> String {
     }
 }
 
-/// The page with each table as it is to be.
+/// The page with up-to-date tables.
 fn written(page: &str) -> String {
     let mut parts = page.split(BEGIN);
     let mut text = parts.next().unwrap_or_default().to_owned();
@@ -48,7 +48,7 @@ fn markdown(heading: &[&str], rows: impl IntoIterator<Item = Vec<String>>) -> St
 }
 
 #[test]
-fn the_tables_of_the_documentation_are_those_of_this_program() {
+fn the_generated_tables_are_up_to_date() {
     let page = fs::read_to_string(page()).unwrap();
     let names: Vec<_> = page
         .split(BEGIN)
@@ -63,7 +63,7 @@ fn the_tables_of_the_documentation_are_those_of_this_program() {
     }
     assert!(
         page == written(&page),
-        "docs/configuration.md differs from what this program generates. To update it:\n  \
-         REVEILLE_TEST_UPDATE=1 cargo test -p reveille --bins the_tables_of_the_documentation"
+        "docs/configuration.md is out of date. To update it:\n  \
+         REVEILLE_TEST_UPDATE=1 cargo test -p reveille --bins the_generated_tables"
     );
 }

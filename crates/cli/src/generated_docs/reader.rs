@@ -1,9 +1,9 @@
-//! What the schema says of defaults and bounds, held against the agent's own reader of config files.
+//! Compares the schema's keys, defaults and bounds with the agent's reader of config files.
 
 use super::keys::{Bound, Key, SECTIONS, Section};
 use reveille_agent::config::Config;
 
-/// The least config in which a key of a section may stand: the key is written below it.
+/// The smallest config that a key of a section can be appended to.
 fn around(section: &Section, key: &Key) -> String {
     let provider = "[[provider]]\nname = \"p\"\nbase_url = \"http://127.0.0.1:1\"\n";
     let (wakes, sleeps) = ("[provider.wake]\ntype", "[provider.sleep]\ntype");
@@ -43,13 +43,13 @@ fn around(section: &Section, key: &Key) -> String {
     }
 }
 
-/// Whether the key says something in a group only.
+/// Whether the key is allowed only in a group.
 fn in_a_group(key: &Key) -> bool {
     ["persistent", "max_group_wait"].contains(&key.name.as_str())
 }
 
 fn read(section: &Section, key: &Key, value: &str) -> Result<Config, String> {
-    // What the key stands for elsewhere in the file is taken out first.
+    // An earlier line with the same key goes first.
     let around = around(section, key);
     let lines = around
         .lines()
@@ -97,6 +97,50 @@ fn entries(key: &Key, many: u64) -> String {
     }
 }
 
+/// The keys that the reader knows in the table at the end of a config.
+fn known_at_the_end(config: &str) -> Vec<String> {
+    let refused = Config::parse(&format!("{config}nonsense = 1\n"), "c.toml", &|_| None);
+    let complaint = refused.expect_err("an unknown key").to_string();
+    let (_, known) = complaint
+        .split_once("known here: ")
+        .unwrap_or_else(|| panic!("{complaint}"));
+    known.split(", ").map(str::to_owned).collect()
+}
+
+#[test]
+fn the_schema_has_the_keys_that_the_agent_reads_and_no_others() {
+    // A recipe's table has the keys of its only step, too.
+    const RECIPES: [&str; 6] = ["wake", "sleep", "http", "command", "wol", "tcp"];
+    for section in SECTIONS {
+        let shares_its_table = |other: &Section| {
+            other.name == section.name
+                || [section.name, other.name]
+                    .iter()
+                    .all(|name| RECIPES.contains(name))
+        };
+        let mut in_schema: Vec<_> = SECTIONS
+            .iter()
+            .filter(|other| shares_its_table(other))
+            .flat_map(Section::keys)
+            .collect();
+        in_schema.extend(section.keys());
+        for key in section.keys() {
+            let known = known_at_the_end(&around(&section, &key));
+            assert!(
+                known.contains(&key.name),
+                "{}.{} is only in the schema",
+                section.name,
+                key.name
+            );
+            for name in known {
+                let listed =
+                    ["type", "step"].contains(&name.as_str()) || in_schema.iter().any(|key| key.name == name);
+                assert!(listed, "{}.{name} isn't in the schema", section.name);
+            }
+        }
+    }
+}
+
 #[test]
 fn a_file_without_a_key_has_the_default_that_the_schema_names() {
     let mut seen = 0;
@@ -121,7 +165,7 @@ fn each_bound_that_the_schema_names_is_the_last_value_that_the_agent_takes() {
             seen += 1;
             match &bound {
                 Bound::Duration { min, max } => {
-                    // Of a wake, all the time-outs of its parts are counted together, the wait for its group included.
+                    // A wake's time-outs count together, the wait for its group included.
                     if !["wake", "wol", "tcp", "verify"].contains(&section.name) && !in_a_group(&key) {
                         takes(&section, &key, &format!("\"{max}\""));
                     }

@@ -1,4 +1,4 @@
-//! An authority of the hub's own, and a certificate of its servers by it.
+//! The hub's own certificate authority, and a server certificate from it.
 
 use crate::failure::Failure;
 use anyhow::{Context, anyhow};
@@ -16,26 +16,26 @@ use std::{
 };
 use time::OffsetDateTime;
 
-/// For how many days the authority is good: about ten years. Whoever trusts it has to be told of a later one.
+/// The authority's lifetime in days: about ten years, because everyone who trusts it must be given its successor.
 const AUTHORITY_DAYS: i32 = 3652;
-/// For how many days a server's certificate is good: about thirteen months, the longest that every client takes.
+/// A server certificate's lifetime in days: about thirteen months, the longest that every client accepts.
 const SERVER_DAYS: i32 = 397;
 
 /// The parts of a server's config that name its certificate.
 pub struct TlsBlocks {
-    /// For whoever connects.
+    /// For clients.
     pub for_clients: String,
-    /// For the servers of a cluster among themselves: each has to show a certificate of the same authority.
+    /// For the servers of a cluster, which must show each other certificates of the same authority.
     pub for_routes: String,
 }
 
-/// Makes the authority if there is none, and a new certificate for servers that are reached as `hosts`.
+/// Creates the authority if there is none, and a new certificate for `hosts`.
 pub fn make(folder: &Path, hosts: &[String]) -> Result<TlsBlocks, Failure> {
     let today = Timestamp::now().to_zoned(TimeZone::UTC).date();
     let authority_params = authority(today)?;
     let key_file = folder.join("ca.key");
     let key = match fs::read_to_string(&key_file) {
-        Ok(pem) => KeyPair::from_pem(&pem).with_context(|| format!("{} is no key", key_file.display()))?,
+        Ok(pem) => KeyPair::from_pem(&pem).with_context(|| format!("{} is not a key", key_file.display()))?,
         Err(error) if error.kind() == ErrorKind::NotFound => {
             let key = KeyPair::generate()?;
             private(&key_file, &key.serialize_pem())?;
@@ -45,7 +45,7 @@ pub fn make(folder: &Path, hosts: &[String]) -> Result<TlsBlocks, Failure> {
         }
         Err(error) => return Err(anyhow!("{}: {error}", key_file.display()).into()),
     };
-    // The authority's certificate stays the one that was made first: an issuer is its name and its key.
+    // The authority's first certificate stays valid: only its name and key matter.
     let issuer = Issuer::new(authority_params, key);
     let server_key = KeyPair::generate()?;
     let certificate = server(hosts, today)?.signed_by(&server_key, &issuer)?;
@@ -76,12 +76,13 @@ fn authority(today: Date) -> Result<CertificateParams, Failure> {
 }
 
 fn server(hosts: &[String], today: Date) -> Result<CertificateParams, Failure> {
-    let mut params = CertificateParams::new(hosts)
-        .map_err(|_| Failure::Config("--host: takes a name or an address, such as hub.example".to_owned()))?;
+    let mut params = CertificateParams::new(hosts).map_err(|_| {
+        Failure::Config("--host must be a name or an address, such as hub.example".to_owned())
+    })?;
     params
         .distinguished_name
         .push(DnType::CommonName, "Reveille NATS server");
-    // Servers of a cluster connect to each other, too.
+    // Servers of a cluster also connect to each other.
     params.extended_key_usages = vec![
         ExtendedKeyUsagePurpose::ServerAuth,
         ExtendedKeyUsagePurpose::ClientAuth,
@@ -91,7 +92,7 @@ fn server(hosts: &[String], today: Date) -> Result<CertificateParams, Failure> {
     Ok(params)
 }
 
-/// From yesterday on, because clocks differ.
+/// Valid from yesterday, because clocks differ.
 fn validity(today: Date, days: i32) -> Result<(OffsetDateTime, OffsetDateTime), Failure> {
     let at = |date: Date| -> Result<OffsetDateTime, Failure> {
         let (month, day) = (u8::try_from(date.month())?, u8::try_from(date.day())?);
@@ -109,7 +110,7 @@ fn public(path: &Path, text: &str) -> Result<(), Failure> {
     write(path, text, 0o644)
 }
 
-/// Puts a whole file in its place, whoever reads it meanwhile.
+/// Replaces a file atomically.
 fn write(path: &Path, text: &str, mode: u32) -> Result<(), Failure> {
     let cannot = || format!("cannot write {}", path.display());
     let new = path.with_extension("new");

@@ -1,4 +1,4 @@
-//! `reveille hub init`: the keys of a hub, certificates for its servers, and the part of their configs that names both.
+//! `reveille hub init`: a hub's keys, certificates for its servers, and config files that name both.
 
 mod certificates;
 
@@ -13,15 +13,15 @@ use std::{
 
 const EXAMPLES: &str = "\
 Examples:
-  reveille hub init hub                                     keys only: for servers on loopback
-  reveille hub init hub --host hub.example --host 192.0.2.1  keys, an authority, and a certificate of the servers
+  reveille hub init hub                                     keys only, for servers on loopback
+  reveille hub init hub --host hub.example --host 192.0.2.1  keys, a certificate authority and a server certificate
 
-`up` with a NATS server of its own needs none of it.";
+`up` with its own NATS server needs none of this.";
 
 /// `reveille hub …`.
 #[derive(Debug, Subcommand)]
 pub enum HubCommand {
-    /// Make the keys of a hub, and what its NATS servers' configs include; make what is missing when it is run again.
+    /// Create a hub's keys and the files that its NATS servers' configs include; adds what is missing when run again.
     Init(HubInit),
 }
 
@@ -29,23 +29,23 @@ pub enum HubCommand {
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
 pub struct HubInit {
-    /// The folder to make them in.
+    /// The folder to create them in.
     #[arg(value_name = "DIR")]
     pub folder: PathBuf,
-    /// A name or an address by which the servers are reached: makes certificates for TLS. May be given several times.
+    /// A host name or address of the servers, for a TLS certificate; may be repeated.
     #[arg(long = "host", value_name = "HOST")]
     pub hosts: Vec<String>,
 }
 
-/// What a server's config includes.
+/// The file that a server's config includes.
 const SERVER_CONFIG: &str = "nats-hub.conf";
-/// What the `cluster` block of a server's config includes.
+/// The file that the `cluster` block of a server's config includes.
 const ROUTES_CONFIG: &str = "nats-routes.conf";
 const WRITTEN: &str = "# Written by `reveille hub init`, for NATS servers' configs to include.\n";
 /// The folder of the keys.
 const KEYS: &str = "keys";
 
-/// Makes what is missing and says what is what.
+/// Creates what is missing, and lists the files.
 pub fn run(args: &HubInit) -> Result<(), Failure> {
     let folder = &args.folder;
     let cannot = || format!("cannot use {}", folder.display());
@@ -53,12 +53,13 @@ pub fn run(args: &HubInit) -> Result<(), Failure> {
     let folder = folder.canonicalize().with_context(cannot)?;
     let keys = HubKeys::make(&folder.join(KEYS))?;
     let mut config = format!(
-        "{WRITTEN}# It holds public keys only.\n\n{}",
+        "{WRITTEN}# It contains public keys only.\n\n{}",
         keys.server_config()?
     );
     let mut routes = WRITTEN.to_owned();
     if args.hosts.is_empty() {
-        routes += "# There is no certificate, so routes are in plaintext and let anybody in: keep them on loopback.\n";
+        routes += "# There is no certificate, so routes are in plaintext and open to anyone: keep them on \
+         loopback.\n";
     } else {
         let tls = certificates::make(&folder, &args.hosts)?;
         config += &tls.for_clients;
@@ -75,19 +76,19 @@ fn tell(folder: &Path, tls: bool) -> Result<(), Failure> {
     let files = [
         (SERVER_CONFIG, "included by the configs of the NATS servers"),
         (ROUTES_CONFIG, "included by their cluster blocks, in a cluster"),
-        ("keys/", "for --nats-keys; a process needs its own files only:"),
+        ("keys/", "for --nats-keys; each process needs only its own files:"),
         ("  api.nk, issuer.nk, system.nk", "an API replica"),
         ("  projector.nk", "a projector, and `reveille rows rebuild`"),
         ("  admin.nk", "`reveille journal` and `reveille doctor`"),
-        ("  subscriber.nk", "whoever follows reveille.facts.>"),
+        ("  subscriber.nk", "subscribers of reveille.facts.>"),
     ];
     let certificates = [
-        ("ca.pem", "for --nats-ca, and for whoever connects by TLS"),
+        ("ca.pem", "for --nats-ca, and for other TLS clients"),
         (
             "server.pem, server.key",
             "the servers' certificate; for --tls-cert and --tls-key too",
         ),
-        ("ca.key", "signs such certificates: keep it to yourself"),
+        ("ca.key", "signs certificates: keep it secret"),
     ];
     line(&format!("{}:", folder.display()))?;
     let certificates = if tls { &certificates[..] } else { &[] };

@@ -1,39 +1,36 @@
-//! Finding out what listens on a port of this machine: whether it lists models, and which server it seems to be.
+//! Finds out what listens on a port of this machine: whether it lists models, and which server it seems to be.
 
 use reqwest::{Client, StatusCode};
 use reveille_domain::{MAX_MODELS, ModelName};
 use serde_json::Value;
 use std::time::Duration;
 
-/// How long one question may take: the server is on this machine.
+/// How long one request may take: the server is on this machine.
 const ANSWERS_WITHIN: Duration = Duration::from_secs(2);
-/// The largest answer that is read.
+/// The largest response that is read.
 const MAX_ANSWER_BYTES: usize = 4 * 1024 * 1024;
 
 /// A model server that is known by name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Server {
-    /// Ollama.
     Ollama,
-    /// vLLM.
     Vllm,
-    /// llama.cpp's llama-server.
+    /// The llama-server of llama.cpp.
     LlamaCpp,
-    /// LM Studio.
     LmStudio,
-    /// Speaks the OpenAI API, and tells nothing of itself.
+    /// An unknown server with the OpenAI API.
     Other,
 }
 
 impl Server {
-    /// What people call it.
+    /// Its usual name.
     pub const fn label(self) -> &'static str {
         match self {
             Self::Ollama => "Ollama",
             Self::Vllm => "vLLM",
             Self::LlamaCpp => "llama.cpp",
             Self::LmStudio => "LM Studio",
-            Self::Other => "a server with the OpenAI API",
+            Self::Other => "an OpenAI-compatible server",
         }
     }
 
@@ -48,7 +45,7 @@ impl Server {
     }
 }
 
-/// The server that usually has a port.
+/// The server that uses a port by default.
 pub const fn usual_at(port: u16) -> Option<Server> {
     match port {
         11434 => Some(Server::Ollama),
@@ -59,22 +56,22 @@ pub const fn usual_at(port: u16) -> Option<Server> {
     }
 }
 
-/// A backend that answers.
+/// A running backend.
 #[derive(Debug)]
 pub struct Found {
     /// The provider's name in the config.
     pub name: String,
-    /// Where it listens.
+    /// The port it listens on.
     pub port: u16,
-    /// What it seems to be.
+    /// The server it seems to be.
     pub server: Server,
-    /// The models that it lists.
+    /// The models it lists.
     pub models: Vec<ModelName>,
-    /// Whether it wants a key, so that its models aren't known.
+    /// Whether it requires a key, so that its models are unknown.
     pub needs_key: bool,
-    /// Whether it can be put to sleep and woken over HTTP, as vLLM in sleep mode can.
+    /// Whether it sleeps and wakes over HTTP, like vLLM in sleep mode.
     pub sleep_mode: bool,
-    /// The model file that llama.cpp says it serves.
+    /// The model file that llama.cpp reports.
     pub model_path: Option<String>,
 }
 
@@ -82,15 +79,15 @@ impl Found {
     /// One line for a person.
     pub fn described(&self) -> String {
         let models = match self.models.as_slice() {
-            _ if self.needs_key => "wants a key, so its models are not known".to_owned(),
-            [] => "lists no model now".to_owned(),
+            _ if self.needs_key => "requires a key, so its models are unknown".to_owned(),
+            [] => "lists no models".to_owned(),
             models => {
                 let names: Vec<_> = models.iter().map(ModelName::as_str).collect();
                 format!("lists {}", names.join(", "))
             }
         };
         let asleep = if self.sleep_mode {
-            "; has the sleep mode"
+            "; supports sleep mode"
         } else {
             ""
         };
@@ -98,7 +95,7 @@ impl Found {
     }
 }
 
-/// What answers on a port; otherwise why it is left out.
+/// The backend on a port, or why there is none.
 pub async fn look(client: &Client, port: u16) -> Result<Found, &'static str> {
     let base = format!("http://127.0.0.1:{port}");
     let listing = client.get(format!("{base}/v1/models")).timeout(ANSWERS_WITHIN);
@@ -113,7 +110,7 @@ pub async fn look(client: &Client, port: u16) -> Result<Found, &'static str> {
     let listed = if needs_key { None } else { read(answer).await };
     let models = listed.as_ref().and_then(|listed| listed["data"].as_array());
     if models.is_none() && !needs_key {
-        return Err("something listens, but it doesn't list models as the OpenAI API does");
+        return Err("something listens, but it doesn't list models like the OpenAI API");
     }
     let names = models.into_iter().flatten().filter_map(|model| {
         let id = model["id"].as_str()?;
@@ -139,7 +136,7 @@ pub async fn look(client: &Client, port: u16) -> Result<Found, &'static str> {
     })
 }
 
-/// Each server has a question that only it answers so; LM Studio answers 200 to everything, so the words count.
+/// Each server has a path that only it answers in this form. LM Studio answers 200 to everything, so the body counts.
 async fn which(client: &Client, base: &str, props: Option<&Value>) -> Server {
     let says = async |path: &str, key: &str| {
         let said = get(client, &format!("{base}{path}")).await;

@@ -1,5 +1,4 @@
-//! `reveille init`: looks for backends on this machine's usual ports and writes a config for them, saying why it chose
-//! what it wrote.
+//! `reveille init`: finds backends on this machine's usual ports, writes a config for them, and explains each choice.
 
 mod found;
 mod text;
@@ -21,7 +20,7 @@ use tempfile::NamedTempFile;
 const EXAMPLES: &str = "\
 Examples:
   reveille init                             looks for Ollama, vLLM, llama.cpp and LM Studio, and writes reveille.toml
-  reveille init --ports 8000,8001           looks at these ports";
+  reveille init --ports 8000,8001           looks on these ports";
 
 /// `reveille init`.
 #[derive(Debug, Args)]
@@ -37,10 +36,10 @@ pub struct Init {
     pub ports: Ports,
 }
 
-/// Where backends are looked for.
+/// Where to look for backends.
 #[derive(Debug, Args)]
 pub struct Ports {
-    /// The ports of this machine to look for backends at: those of Ollama, vLLM, llama.cpp and LM Studio.
+    /// Ports of this machine to look for backends on; by default those of Ollama, vLLM, llama.cpp and LM Studio.
     #[arg(
         long,
         value_name = "PORT,…",
@@ -50,7 +49,7 @@ pub struct Ports {
     pub ports: Vec<u16>,
 }
 
-/// Looks, explains on standard error, and writes the file.
+/// Finds backends, explains on standard error, and writes the file.
 pub async fn run(args: &Init) -> Result<(), Failure> {
     let output = &args.output;
     if !args.force && output.exists() {
@@ -60,21 +59,22 @@ pub async fn run(args: &Init) -> Result<(), Failure> {
     write_config(output, machine_name().as_str(), None, &backends, args.force)?;
     if backends.is_empty() {
         eprintln!(
-            "No backend was found, so the file is a template. Start your backend and run `reveille init --force` again \
-             (--ports PORT for another port), or fill in the template and run `reveille config check {}`.",
+            "No running backend was found, so the file is a template. Start your backend and run `reveille init \
+             --force` again (with --ports PORT for another port), or fill in the template and run `reveille config \
+             check {}`.",
             output.display()
         );
     } else {
         eprintln!(
-            "Next: reveille recipe test {} --config {file}, then reveille up --config {file}",
-            backends[0].name,
+            "Next: reveille up --config {file}\n\
+             To try a recipe first, stop its backend and run: reveille recipe test PROVIDER --config {file}",
             file = output.display()
         );
     }
     Ok(())
 }
 
-/// Looks for backends on these ports of this machine; says what it finds.
+/// Looks for backends on these ports of this machine, and prints what it finds.
 pub async fn look(ports: &[u16]) -> Result<Vec<Found>, Failure> {
     let client = fetch::client()?;
     let mut backends: Vec<Found> = vec![];
@@ -96,8 +96,8 @@ pub async fn look(ports: &[u16]) -> Result<Vec<Found>, Failure> {
     Ok(backends)
 }
 
-/// Writes the config of this machine as `agent`, with these backends; `hub` is what `[agent]` says of the hub. Says why
-/// it is as it is, and returns its text.
+/// Writes the config of `agent` with these backends; `hub` is the hub's part of `[agent]`. Prints the reasons for its
+/// choices, and returns the text.
 pub fn write_config(
     output: &Path,
     agent: &str,
@@ -106,9 +106,9 @@ pub fn write_config(
     force: bool,
 ) -> Result<String, Failure> {
     let written = text::config(agent, hub, backends);
-    // Whatever a backend is called or lists: what is written is legal, or nothing is.
+    // Whatever a backend lists, only a valid config is written.
     Config::parse(&written.text, &output.display().to_string(), &|_| None)
-        .map_err(|error| anyhow::anyhow!("what was found makes no legal config: {error}"))?;
+        .map_err(|error| anyhow::anyhow!("the backends found don't make a valid config: {error}"))?;
     write(output, &written.text, force)?;
     for reason in &written.reasons {
         eprintln!("{reason}");
@@ -117,10 +117,10 @@ pub fn write_config(
     Ok(written.text)
 }
 
-/// Says that there is a file already, and what to do.
+/// The error for a file that exists.
 pub fn exists(output: &Path) -> Failure {
     Failure::Config(format!(
-        "{} exists already: give --force to replace it, or --output FILE for another one",
+        "{} already exists: use --force to replace it, or name another file",
         output.display()
     ))
 }

@@ -1,6 +1,6 @@
-//! The text of a new config: a provider for each backend, with the wake recipe that fits it and one sentence why.
+//! The text of a new config: a provider for each backend, with a fitting recipe and a sentence that explains it.
 //!
-//! A recipe is working text when it is known to fit; otherwise it stands there as a comment, for a person to decide.
+//! A recipe that is known to fit is active; any other is commented out, for a person to decide.
 
 use super::found::{Found, Server};
 use reveille_agent::child::find_program;
@@ -8,20 +8,20 @@ use reveille_domain::ModelName;
 use std::{collections::HashSet, fmt::Write as _};
 
 const HEAD: &str = "\
-# Reveille's config of this machine: which backends it has, and how they are woken.
-# `reveille config check FILE` says whether it can be used; `reveille recipe test PROVIDER --config FILE` tries a recipe.
+# Reveille's config for this machine: its backends, and how they are woken.
+# Check it with `reveille config check FILE`; try a recipe with `reveille recipe test PROVIDER --config FILE`.
 
 [agent]
-# Unique among the agents of a hub.
+# Must be unique among the hub's agents.
 ";
 
 const NATS: &str = "\
-# The hub; without it `reveille up` runs a NATS server of its own on this machine.
+# The hub's NATS server; without it `reveille up` runs its own on this machine.
 # nats = \"tls://hub.example:4222\"
 ";
 
 const TEMPLATE: &str = "
-# No backend answered when this was written. Take the comments off and fill in what fits yours:
+# No running backend was found. Uncomment this and adapt it to yours:
 # [[provider]]
 # name = \"vllm\"
 # base_url = \"http://127.0.0.1:8000\"
@@ -38,7 +38,7 @@ const TEMPLATE: &str = "
 # idle_after = \"15m\"
 ";
 
-/// A config, and why it is as it is.
+/// A config, and the reasons for its choices.
 pub struct Written {
     /// The file's text.
     pub text: String,
@@ -46,7 +46,7 @@ pub struct Written {
     pub reasons: Vec<String>,
 }
 
-/// The config of a machine with these backends; `hub` is what it says of the hub.
+/// The config of a machine with these backends; `hub` is the hub's part of `[agent]`.
 pub fn config(agent: &str, hub: Option<&str>, backends: &[Found]) -> Written {
     let mut text = format!("{HEAD}name = {agent:?}\n{}", hub.unwrap_or(NATS));
     let mut reasons = vec![];
@@ -55,17 +55,18 @@ pub fn config(agent: &str, hub: Option<&str>, backends: &[Found]) -> Written {
         let recipe = recipe(backend);
         let _ = write!(
             text,
-            "\n[[provider]]\n# It seems to be {}.\nname = {:?}\nbase_url = \"http://127.0.0.1:{}\"\n",
+            "\n[[provider]]\n# This seems to be {}.\nname = {:?}\nbase_url = \"http://127.0.0.1:{}\"\n",
             backend.server.label(),
             backend.name,
             backend.port
         );
         if backend.needs_key {
-            text += "# It wants a key: keep it in a variable of the agent's environment.\n# api_key = \"${BACKEND_KEY}\"\n";
+            text += "# It requires a key: keep it in an environment variable of the agent.\n# api_key = \
+             \"${BACKEND_KEY}\"\n";
         }
         text += &models(backend, &mut taken);
         if backend.sleep_mode {
-            text += "# It answers while it sleeps too, so it is asked whether it does.\n\
+            text += "# It answers even while asleep, so the probe checks whether it is.\n\
                      probe = { path = \"/is_sleeping\", expect = { is_sleeping = false } }\n";
         }
         let _ = write!(text, "\n# {}\n{}", recipe.why, recipe.text);
@@ -77,12 +78,12 @@ pub fn config(agent: &str, hub: Option<&str>, backends: &[Found]) -> Written {
     Written { text, reasons }
 }
 
-/// The `models` of a provider. Servers whose list changes as people add models are asked instead; a name that another
-/// provider of this file has already becomes a name of its own.
+/// The `models` of a provider. They are omitted for servers whose list changes as people add models; a name that
+/// another provider of this file already has gets a unique alias.
 fn models(backend: &Found, taken: &mut HashSet<ModelName>) -> String {
     let changes = matches!(backend.server, Server::Ollama | Server::LmStudio);
     if changes || backend.models.is_empty() {
-        return "# Without `models` it is asked for them whenever it is up, and its answer is remembered.\n"
+        return "# Without `models` the agent asks the backend for them whenever it is up, and remembers them.\n"
             .to_owned();
     }
     let mut entries = vec![];
@@ -112,7 +113,8 @@ fn recipe(backend: &Found) -> Recipe {
     let base = format!("http://127.0.0.1:{}", backend.port);
     if backend.sleep_mode {
         return Recipe {
-            why: "It has the sleep mode, so it is put to sleep and woken by HTTP and its process stays.",
+            why: "It supports sleep mode, so Reveille puts it to sleep and wakes it over HTTP; the process keeps \
+             running.",
             text: format!(
                 "[provider.wake]\ntype = \"http\"\nurl = \"{base}/wake_up\"\n\n\
                  [provider.sleep]\nidle_after = \"15m\"\ntype = \"http\"\nurl = \"{base}/sleep?level=1\"\n"
@@ -122,25 +124,28 @@ fn recipe(backend: &Found) -> Recipe {
     let has = |program: &str| find_program(program, None).is_ok();
     match backend.server {
         Server::Ollama => {
-            let text = "[provider.wake]\ntype = \"command\"\nrun = \"serve\"\ncommand = \"ollama\"\nargs = [\"serve\"]\n";
-            let sleep = "# Stops the server that Reveille has started, never one that was started otherwise.\n\
+            let text = "[provider.wake]\ntype = \"command\"\nrun = \"serve\"\ncommand = \"ollama\"\nargs = \
+             [\"serve\"]\n";
+            let sleep = "# Stops a server that Reveille started, never one that someone else started.\n\
                          [provider.sleep]\nidle_after = \"15m\"\n";
             let env = format!("env = {{ OLLAMA_HOST = \"127.0.0.1:{}\" }}\n", backend.port);
             let text = format!("{text}{env}\n{sleep}");
             if has("ollama") {
                 Recipe {
-                    why: "Whenever nothing answers there, Reveille runs `ollama serve` itself and keeps it as its child.",
+                    why: "When nothing answers there, Reveille runs `ollama serve` as its child.",
                     text,
                 }
             } else {
                 Recipe {
-                    why: "It could be run by Reveille, but there is no `ollama` in PATH: name the program and take the comments off.",
+                    why: "Reveille could run it, but `ollama` isn't in PATH: set `command` to the program and \
+                     uncomment the recipe.",
                     text: commented(&text),
                 }
             }
         }
         Server::Vllm => Recipe {
-            why: "It has no sleep mode now: start vLLM with VLLM_SERVER_DEV_MODE=1 and --enable-sleep-mode, and run `reveille init --force` again, or let Reveille run it.",
+            why: "Its sleep mode is off: start vLLM with VLLM_SERVER_DEV_MODE=1 and --enable-sleep-mode and run \
+             `reveille init --force` again, or let Reveille run it.",
             text: commented(&served(
                 "vllm",
                 &format!(
@@ -151,7 +156,8 @@ fn recipe(backend: &Found) -> Recipe {
             )),
         },
         Server::LlamaCpp => Recipe {
-            why: "llama-server has no sleep of its own, so Reveille would run it; check the arguments and take the comments off.",
+            why: "llama-server can't sleep by itself, so Reveille would start and stop it: check the arguments and \
+             uncomment the recipe.",
             text: commented(&served(
                 "llama-server",
                 &format!(
@@ -163,24 +169,27 @@ fn recipe(backend: &Found) -> Recipe {
         },
         Server::LmStudio => {
             let text = format!(
-                "[provider.wake]\ntype = \"command\"\ncommand = \"lms\"\nargs = [\"server\", \"start\", \"--port\", \"{}\"]\n\n\
+                "[provider.wake]\ntype = \"command\"\ncommand = \"lms\"\nargs = [\"server\", \"start\", \
+                 \"--port\", \"{}\"]\n\n\
                  [provider.sleep]\ntype = \"command\"\ncommand = \"lms\"\nargs = [\"server\", \"stop\"]\n",
                 backend.port
             );
             if has("lms") {
                 Recipe {
-                    why: "LM Studio's own command starts and stops its server, and loads models as they are asked for.",
+                    why: "LM Studio's own command starts and stops its server, which loads models on request.",
                     text,
                 }
             } else {
                 Recipe {
-                    why: "LM Studio's command `lms` would start and stop it, but it is not in PATH: install it and take the comments off.",
+                    why: "LM Studio's command `lms` could start and stop it, but isn't in PATH: install it and \
+                     uncomment the recipe.",
                     text: commented(&text),
                 }
             }
         }
         Server::Other => Recipe {
-            why: "How it is started is not known, so nothing wakes it yet: name its program and take the comments off.",
+            why: "Reveille doesn't know how to start it, so nothing wakes it yet: set `command` to its program and \
+             uncomment the recipe.",
             text: commented(&served("/path/to/server", "\"--its\", \"arguments\"")),
         },
     }
@@ -188,7 +197,8 @@ fn recipe(backend: &Found) -> Recipe {
 
 fn served(program: &str, args: &str) -> String {
     format!(
-        "[provider.wake]\ntype = \"command\"\nrun = \"serve\"\ncommand = {program:?}\nargs = [{args}]\nmax_wait = \"5m\"\n\n\
+        "[provider.wake]\ntype = \"command\"\nrun = \"serve\"\ncommand = {program:?}\nargs = [{args}]\nmax_wait = \
+         \"5m\"\n\n\
          [provider.sleep]\nidle_after = \"15m\"\n"
     )
 }
@@ -202,7 +212,7 @@ fn commented(text: &str) -> String {
     lines.collect()
 }
 
-/// A string of TOML, in which nothing stands for a variable. Its quoting is JSON's.
+/// A TOML string without variables. TOML quotes like JSON.
 fn quoted(raw: &str) -> String {
     serde_json::Value::from(raw.replace("${", "$${")).to_string()
 }
@@ -231,7 +241,7 @@ mod tests {
         Config::parse(text, "reveille.toml", &|_| None).unwrap_or_else(|error| panic!("{error}\n{text}"))
     }
 
-    /// Takes the comments off the recipe.
+    /// Uncomments the recipe.
     fn uncommented(text: &str) -> String {
         let recipe = text.find("# [provider.wake]").expect("a commented recipe");
         let lines = text[recipe..]
@@ -244,7 +254,7 @@ mod tests {
     }
 
     #[test]
-    fn every_kind_of_backend_makes_a_legal_config_and_so_do_its_comments() {
+    fn every_kind_of_backend_makes_a_valid_config_commented_or_not() {
         for server in [
             Server::Ollama,
             Server::Vllm,
@@ -289,7 +299,7 @@ mod tests {
     }
 
     #[test]
-    fn a_machine_without_backends_gets_a_template_that_is_legal() {
+    fn a_machine_without_backends_gets_a_valid_template() {
         assert!(read(&config("gpu-box", None, &[]).text).providers.is_empty());
     }
 }

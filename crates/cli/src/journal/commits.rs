@@ -1,4 +1,4 @@
-//! Where commits are read from: a running journal, the archive in Postgres, or a file.
+//! Reads commits from a running journal, the archive in Postgres, or a file.
 
 use super::connect;
 use crate::{args::HubArgs, failure::Failure};

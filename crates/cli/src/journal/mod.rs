@@ -1,4 +1,4 @@
-//! `reveille journal`: the journal as a file, and back; whether it is sound, and what it consists of.
+//! `reveille journal`: exports, restores, checks and measures the journal.
 
 mod commits;
 mod output;
@@ -27,34 +27,34 @@ Examples:
   reveille journal export --from-postgres postgres://reveille@127.0.0.1/reveille journal.jsonl
   reveille journal export --nats nats://127.0.0.1:4222 | zstd > journal.jsonl.zst
 
-A file is written beside its place and then moved there, so that it is whole or not there at all.";
+The file is written under a temporary name and then renamed, so it is complete or absent.";
 
 const IMPORT_EXAMPLES: &str = "\
 Examples:
   reveille journal import --nats nats://127.0.0.1:4222 journal.jsonl
 
-Stop every API replica before. Run it again if it was broken off: it goes on where it stopped. Agents have to be started
-again afterwards, because their epochs are raised above those of all sessions that were.";
+Stop every API replica first. If the import is interrupted, run it again: it continues where it stopped. Restart the
+agents afterwards, because their epochs are raised above those of all earlier sessions.";
 
 /// `reveille journal …`.
 #[derive(Debug, Subcommand)]
 pub enum JournalCommand {
-    /// Write the journal into a file that restores it.
+    /// Export the journal to a file that can restore it.
     #[command(after_help = EXPORT_EXAMPLES)]
     Export(Export),
     /// Restore an empty journal from such a file, with the same sequences and bytes.
     #[command(after_help = IMPORT_EXAMPLES)]
     Import(Import),
-    /// Look whether a journal is sound; name the first commit that isn't, with exit code 1.
+    /// Check that a journal is sound; otherwise name the first bad commit and exit with 1.
     Verify(Source),
-    /// Say in numbers what a journal consists of.
+    /// Show what a journal consists of, in numbers.
     Stats(Source),
 }
 
 /// `reveille journal export`.
 #[derive(Debug, Args)]
 pub struct Export {
-    /// Where to write it [default: standard output].
+    /// The file to write [default: standard output].
     #[arg(value_name = "FILE")]
     pub file: Option<PathBuf>,
     /// The hub's NATS servers.
@@ -62,7 +62,7 @@ pub struct Export {
     pub nats: Option<String>,
     #[command(flatten)]
     pub hub: HubArgs,
-    /// The archive in a projector's database, instead of the journal: for when NATS has lost it.
+    /// Export the archive in a projector's database, for when NATS has lost the journal.
     #[arg(long, value_name = "URL")]
     pub from_postgres: Option<String>,
 }
@@ -75,7 +75,7 @@ pub struct Import {
     pub file: PathBuf,
     #[command(flatten)]
     pub nats: NatsUrl,
-    /// The file holds every commit that was ever acknowledged: agents go on with their sessions and epochs.
+    /// The file holds every commit ever acknowledged, so agents keep their sessions and epochs.
     #[arg(long)]
     pub exact: bool,
 }
@@ -93,7 +93,7 @@ pub struct Source {
     pub hub: HubArgs,
 }
 
-/// Runs one of its commands.
+/// Runs the command.
 pub async fn run(command: JournalCommand) -> Result<(), Failure> {
     match command {
         JournalCommand::Export(args) => export(args).await,
@@ -107,7 +107,7 @@ async fn export(args: Export) -> Result<(), Failure> {
     let mut commits = match (&args.from_postgres, &args.nats) {
         (Some(url), _) => Commits::postgres(url).await?,
         (None, Some(url)) => Commits::live(url, &args.hub).await?,
-        (None, None) => return Err(Failure::Config("give --nats or --from-postgres".to_owned())),
+        (None, None) => return Err(Failure::Config("use --nats or --from-postgres".to_owned())),
     };
     let output = Output::open(args.file.as_deref())?;
     let mut archive = ArchiveWriter::new(output, commits.last_sequence())?;
@@ -132,10 +132,10 @@ async fn import(args: Import) -> Result<(), Failure> {
         .map_err(|error| about(error, &args.file))?;
     let (commits, found, advanced) = (done.commits, done.found, done.advanced);
     if found > 0 {
-        eprintln!("{found} of them were there from an import that was broken off");
+        eprintln!("{found} of them were already there from an interrupted import");
     }
     if advanced > 0 {
-        eprintln!("agents: {advanced}; the epoch of each was raised by {EPOCHS_LEFT_FREE}: start them again");
+        eprintln!("raised the epochs of {advanced} agents by {EPOCHS_LEFT_FREE}: restart these agents");
     }
     println!("imported {commits} commits");
     Ok(())
@@ -183,7 +183,7 @@ impl Source {
         match (&self.file, &self.nats) {
             (Some(file), _) => Ok(Commits::file(file).map_err(|error| about(error, file))?),
             (None, Some(url)) => Commits::live(url, &self.hub).await,
-            (None, None) => Err(Failure::Config("give a FILE or --nats".to_owned())),
+            (None, None) => Err(Failure::Config("name a FILE or use --nats".to_owned())),
         }
     }
 }
@@ -202,7 +202,7 @@ async fn connect(url: &str, hub: &HubArgs) -> Result<Connection, Failure> {
     let options = access.named(&format!("journal {}", replica::name()));
     Ok(Connection::try_open(&options)
         .await
-        .context("can't reach the journal")?)
+        .context("cannot reach the journal")?)
 }
 
 fn moment(at: Option<reveille_domain::Timestamp>) -> String {

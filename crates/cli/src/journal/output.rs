@@ -1,4 +1,4 @@
-//! Where an export goes. A file comes to its place when it is whole and on the disk, and not before.
+//! The target of an export. A file gets its final name only when it is complete and on disk.
 
 use anyhow::Context;
 use std::{
@@ -13,7 +13,7 @@ pub enum Output {
     File(BufWriter<File>, Pending),
 }
 
-/// A file under another name until it is whole; removed if it never is.
+/// A file under a temporary name until it is complete; removed if it never is.
 pub struct Pending {
     here: PathBuf,
     place: PathBuf,
@@ -25,7 +25,7 @@ impl Output {
         let Some(place) = place else {
             return Ok(Self::Standard(BufWriter::new(io::stdout())));
         };
-        let name = place.file_name().context("the file has no name")?;
+        let name = place.file_name().context("the path has no file name")?;
         let here = format!(".{}.{}.partial", name.to_string_lossy(), std::process::id());
         let here = place.with_file_name(here);
         let file = File::options()
@@ -41,7 +41,7 @@ impl Output {
         Ok(Self::File(BufWriter::new(file), pending))
     }
 
-    /// Everything was written.
+    /// Everything is written: gives the file its name.
     pub fn finish(self) -> io::Result<()> {
         match self {
             Self::Standard(mut out) => out.flush(),
@@ -77,7 +77,7 @@ impl Write for Output {
 impl Drop for Pending {
     fn drop(&mut self) {
         if !self.done {
-            // It may be gone already.
+            // It may already be gone.
             let _ = fs::remove_file(&self.here);
         }
     }

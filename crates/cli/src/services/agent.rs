@@ -1,4 +1,4 @@
-//! `reveille agent`: the agent of this machine, and what is done with one.
+//! `reveille agent`: runs this machine's agent, or a command about an agent.
 
 use super::{ready, until_signalled};
 use crate::{
@@ -21,13 +21,13 @@ use tokio_util::sync::CancellationToken;
 #[derive(Debug, Args)]
 #[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
 pub struct Agent {
-    /// Something else than running it.
+    /// A command other than running the agent.
     #[command(subcommand)]
     pub command: Option<AgentCommand>,
-    /// The config file.
+    /// The agent's config file.
     #[arg(long, env = "REVEILLE_CONFIG", value_name = "FILE", required = true)]
     pub config: Option<PathBuf>,
-    /// The hub's NATS servers, instead of the file's.
+    /// The hub's NATS servers [default: those in the config].
     #[arg(long, env = "REVEILLE_NATS_URL", value_name = "URL", hide_env_values = true)]
     pub nats: Option<String>,
     #[command(flatten)]
@@ -37,15 +37,15 @@ pub struct Agent {
 /// `reveille agent …`.
 #[derive(Debug, Subcommand)]
 pub enum AgentCommand {
-    /// Let an agent in no more: its key and its tokens are good for nothing, and its connections are ended.
+    /// Revoke an agent: its key and tokens stop working, and its connections are closed.
     Revoke(AgentRevoke),
-    /// Begin no more wakes on this machine, whoever asks for them; what is awake goes on. Needs no hub and no key.
+    /// Pause this machine's agent: no backend is woken, and those awake keep running. Needs no hub or key.
     Pause(AgentPause),
-    /// Let wakes begin again on this machine.
+    /// Resume this machine's agent: backends are woken again.
     Resume(DataDirArg),
 }
 
-/// Runs the agent until a signal, or does what the subcommand says.
+/// Runs the agent until a signal, or the subcommand.
 pub async fn run(args: Agent) -> Result<(), Failure> {
     match &args.command {
         Some(AgentCommand::Revoke(args)) => enroll::revoke(args).await,
@@ -63,7 +63,7 @@ async fn serve(args: Agent) -> Result<(), Failure> {
         (None, Some(url)) => server_of(url, &config),
         (None, None) => {
             return Err(Failure::Config(format!(
-                "{}: agent.nats: is missing; write it there or give --nats",
+                "{}: agent.nats is missing: set it there, or use --nats",
                 file.display()
             )));
         }
@@ -80,7 +80,7 @@ async fn serve(args: Agent) -> Result<(), Failure> {
     until_signalled(|stop| serve_agent(options, ready, stop)).await
 }
 
-/// The key that the config names, if it names one.
+/// The key named in the config, if any.
 pub fn agent_key(config: &Config) -> Result<Option<NatsKey>, Failure> {
     let read = config.agent.credentials.as_deref().map(NatsKey::read);
     read.transpose()

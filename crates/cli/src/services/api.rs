@@ -1,4 +1,4 @@
-//! `reveille api`: an API and control replica.
+//! `reveille api`: an API replica.
 
 use super::{ready, until_signalled};
 use crate::{
@@ -19,7 +19,7 @@ use tokio::{net::TcpListener, time::sleep};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-/// How often a starting API is asked whether it is ready.
+/// How often to check whether the starting API is ready.
 const READY_LOOK: Duration = Duration::from_millis(100);
 
 /// `reveille api`.
@@ -29,10 +29,10 @@ pub struct Api {
     pub nats: NatsUrl,
     #[command(flatten)]
     pub serve: ServeArgs,
-    /// The file of a key that may do everything, the one that makes the others; made with a new key when it is missing.
+    /// File of the root key, which may do everything and creates the other keys; a missing file is created.
     #[arg(long, env = "REVEILLE_ROOT_KEY_FILE", value_name = "FILE")]
     pub root_key_file: Option<PathBuf>,
-    /// How many requests may wait for one provider; the next ones are answered 429.
+    /// How many requests may wait for one provider; any more get status 429.
     #[arg(long, env = "REVEILLE_MAX_WAITING", value_name = "REQUESTS", default_value_t = reveille_api::wakes::MAX_WAITING)]
     pub max_waiting: usize,
 }
@@ -65,7 +65,7 @@ pub async fn run(args: Api) -> Result<(), Failure> {
     };
     if config.root_key.is_none() {
         warn!(
-            "there is no root key (--root-key-file): only a key with the scope admin can make and revoke keys and agents"
+            "there is no root key (--root-key-file), so only keys with the admin scope can manage keys and agents"
         );
     }
     let client = ApiClient::local(&url, None)?;
@@ -85,14 +85,14 @@ pub async fn run(args: Api) -> Result<(), Failure> {
     .await
 }
 
-/// The rows of a database, which doesn't have to be up; none without one, and then the API keeps them in memory.
+/// The rows in the database, which needn't be up yet. Without a database the API keeps them in memory.
 pub fn rows(database_url: Option<&str>) -> Result<Option<Arc<dyn Rows>>, Failure> {
     let Some(url) = database_url else { return Ok(None) };
     let rows = PostgresRows::new(url).map_err(|error| Failure::Config(format!("--database-url: {error}")))?;
     Ok(Some(Arc::new(rows)))
 }
 
-/// A replica of a name of its own, with the usual limits.
+/// The config of a replica with a unique name and the default limits.
 pub fn config(hub: &HubNats, agents_nats: Option<String>) -> Result<Config, Failure> {
     Ok(Config {
         agent_auth: hub.agent_auth()?,

@@ -1,4 +1,4 @@
-//! The services, each alone in the foreground until a signal ends it.
+//! The services, each by itself in the foreground until a signal stops it.
 
 pub mod agent;
 pub mod api;
@@ -23,14 +23,14 @@ where
     let told = async {
         signals.stop.cancelled().await;
         sd_notify::tell(Phase::Stopping);
-        // Only now, or a service that ends at once would end before it is told.
+        // Only now: a service that stops at once would end the process before the notification is sent.
         stop.cancel();
         pending().await
     };
     tokio::select! {
         done = service(stop.clone()) => done,
         never = told => never,
-        () = signals.hurry.cancelled() => Err(anyhow!("stopped before everything was finished").into()),
+        () = signals.hurry.cancelled() => Err(anyhow!("stopped before all work was finished").into()),
     }
 }
 

@@ -1,4 +1,4 @@
-//! `reveille projector`: keeps the rows in Postgres.
+//! `reveille projector`: fills Postgres from the journal.
 
 use super::{ready, until_signalled};
 use crate::{args::NatsUrl, failure::Failure, hub::HubNats, logging};
@@ -24,7 +24,7 @@ pub struct Projector {
 }
 
 impl Projector {
-    /// Where the projector reads from, and where it writes to.
+    /// The source and the target.
     pub fn config(self) -> Result<ProjectorConfig, Failure> {
         let hub = HubNats::named(&self.nats.nats, &self.nats.hub)?;
         hub.warn_of_plaintext();
@@ -42,7 +42,7 @@ pub async fn run(args: Projector) -> Result<(), Failure> {
     until_signalled(|stop| serve_projector(config, ready, stop)).await
 }
 
-/// Runs the projector until `stop`; calls `follows` once it goes on from its checkpoint.
+/// Runs the projector until `stop`; calls `follows` once it has resumed from its checkpoint.
 pub async fn serve_projector(
     config: ProjectorConfig,
     follows: impl FnOnce(),
@@ -63,7 +63,7 @@ pub async fn serve_projector(
     done.map_err(failure)
 }
 
-/// What a projector's error is to a person.
+/// The failure that a projector's error means for the command.
 pub fn failure(error: ProjectorError) -> Failure {
     match error {
         ProjectorError::DatabaseUrl(_) => Failure::Config(format!("--database-url: {error}")),

@@ -1,4 +1,4 @@
-//! What `reveille up` tells the person who started it.
+//! The banner that `reveille up` prints when everything runs.
 
 use super::nats::Hub;
 use crate::{
@@ -15,24 +15,24 @@ use std::{
 };
 use tokio::time::sleep;
 
-/// How long the API may take to be ready before a line says that it isn't.
+/// How long the API may take before a line says that it isn't ready.
 const READY_WITHIN: Duration = Duration::from_secs(30);
-/// How long providers may take to be registered before they are shown as they are.
+/// How long to wait for providers to be registered before showing the banner without them.
 const REGISTERED_WITHIN: Duration = Duration::from_secs(15);
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 
-/// What runs where.
+/// What is running, and where.
 #[derive(Debug)]
 pub struct Banner {
     client: ApiClient,
-    /// Where the API is, without a path.
+    /// The API's URL, without a path.
     api: String,
-    /// Where the root key is, if keys are needed.
+    /// The root key's file, if keys are required.
     root_key: Option<PathBuf>,
     nats: String,
-    rows: &'static str,
+    lists: &'static str,
     agent: Option<Agent>,
-    /// The journal's end before our agent had said anything.
+    /// The journal's last commit before our agent started.
     before: u64,
 }
 
@@ -43,14 +43,14 @@ struct Agent {
     providers: usize,
 }
 
-/// Who is answered.
+/// The keys that clients need.
 #[derive(Debug)]
 pub struct Keys<'a> {
-    /// Whether nobody is without a key.
+    /// Whether clients need a key.
     pub required: bool,
-    /// The key that makes the others.
+    /// The root key.
     pub root: &'a SecretKey,
-    /// Where it is.
+    /// The root key's file.
     pub file: PathBuf,
 }
 
@@ -63,28 +63,27 @@ impl Banner {
                 data,
                 ..
             } => format!(
-                "{}, our own nats-server {version}, its journal in {}",
+                "{}, nats-server {version}, journal in {}",
                 server.url(),
                 data.path().display()
             ),
-            // The URL may have a password in it.
-            Hub::Theirs(_) => "the server that was named".to_owned(),
+            Hub::Theirs(nats) => format!("{} (yours)", nats.shown()),
         };
         Ok(Self {
             client: ApiClient::local(&api, Some(keys.root))?,
             api,
             root_key: keys.required.then(|| keys.file.clone()),
             nats,
-            rows: if database { "in the database" } else { "in memory" },
+            lists: if database { "in Postgres" } else { "in memory" },
             agent: None,
             before: 0,
         })
     }
 
-    /// Waits until the API answers; says when that takes long.
+    /// Waits until the API is ready; prints a line if that takes long.
     pub async fn api_is_ready(&mut self) {
         if !until(READY_WITHIN, async || self.client.is_ready().await).await {
-            eprintln!("the API is not ready yet: the log says why; it goes on trying");
+            eprintln!("The API isn't ready yet; the log says why. Still trying.");
             until(Duration::MAX, async || self.client.is_ready().await).await;
         }
         if let Ok(page) = self.client.providers().await {
@@ -92,7 +91,7 @@ impl Banner {
         }
     }
 
-    /// The config's providers are about to be registered.
+    /// Announces that the config's providers are about to be registered.
     pub fn expect(&mut self, config: &Config) {
         self.agent = Some(Agent {
             name: config.agent.name.to_string(),
@@ -100,7 +99,7 @@ impl Banner {
         });
     }
 
-    /// Prints it once the config's providers are known to the API.
+    /// Prints the banner once the config's providers are registered.
     pub async fn show(&self) {
         let mut providers = vec![];
         until(REGISTERED_WITHIN, async || {
@@ -118,26 +117,26 @@ impl Banner {
         let keys = match &self.root_key {
             None => "any API key will do".to_owned(),
             Some(file) => format!(
-                "each with a key that `reveille key create` makes\n          (the root key is in {})",
+                "clients need a key: `reveille key create`\n          (the root key is in {})",
                 file.display()
             ),
         };
-        let mut text = format!(
-            "\nreveille is up\n\n  \
-             API     {api}/v1   point OpenAI clients here; {keys}\n  \
-             NATS    {}\n  \
-             rows    {}\n",
-            self.nats, self.rows
-        );
+        let mut text =
+            format!("\nreveille is up\n\n  API     {api}/v1   point OpenAI clients here; {keys}\n");
         if api.starts_with("https:") {
-            text += "          by a name that its certificate has, in the place of the address\n";
+            text += "          (use a host name from the certificate instead of this address)\n";
         }
-        text += &match &self.agent {
-            None => "  agent   none: --config publishes this machine's providers\n".to_owned(),
-            Some(agent) => format!("  agent   {}\n", agent.name),
+        let agent = match &self.agent {
+            None => "none: no config with providers (--config FILE)",
+            Some(agent) => &agent.name,
         };
+        let _ = write!(
+            text,
+            "  NATS    {}\n  lists   {}\n  agent   {agent}\n",
+            self.nats, self.lists
+        );
         if !self.is_complete(providers) {
-            text += "          not all of its providers are registered yet: the log says why\n";
+            text += "          some of its providers aren't registered yet; the log says why\n";
         }
         if !providers.is_empty() {
             let _ = write!(text, "\n{}\n", indented(&Table::providers(providers).to_string()));
@@ -153,11 +152,11 @@ impl Banner {
                 "\n  curl {api}/v1/chat/completions{key} -H 'content-type: application/json' \\\n    -d '{body}'\n"
             );
         }
-        text += "\n  Ctrl-C stops all of it\n\n";
+        text += "\n  Press Ctrl-C to stop\n\n";
         text
     }
 
-    /// Whether this run's agent has registered all of its providers; what an earlier run left doesn't count.
+    /// Whether this run's agent has registered all of its providers. Registrations of earlier runs don't count.
     fn is_complete(&self, providers: &[Row]) -> bool {
         let Some(agent) = &self.agent else { return true };
         let ours = providers
@@ -173,7 +172,7 @@ fn indented(lines: &str) -> String {
     lines.join("\n")
 }
 
-/// Whether the condition came true in time.
+/// Waits for a condition; whether it came true in time.
 async fn until(within: Duration, mut condition: impl AsyncFnMut() -> bool) -> bool {
     let started = Instant::now();
     loop {
@@ -220,27 +219,27 @@ mod tests {
     }
 
     #[test]
-    fn the_banner_says_what_runs_where_and_what_to_try_without_a_password() {
+    fn the_banner_shows_what_runs_where_and_what_to_try_without_a_password() {
         insta::assert_snapshot!(banner(false).text(&[provider(8)]));
     }
 
     #[test]
-    fn where_keys_are_needed_the_banner_says_how_to_make_one_and_shows_none() {
+    fn when_keys_are_required_the_banner_says_how_to_create_one_and_shows_none() {
         let text = banner(true).text(&[provider(8)]);
         assert!(!text.contains("rv_"), "{text}");
         insta::assert_snapshot!(text);
     }
 
     #[test]
-    fn an_address_that_no_certificate_names_is_not_left_without_a_word() {
+    fn an_address_that_is_not_in_the_certificate_is_explained() {
         let mut banner = banner(false);
         assert!(!banner.text(&[]).contains("certificate"));
         banner.api = "https://127.0.0.1:8420".to_owned();
-        assert!(banner.text(&[]).contains("by a name that its certificate has"));
+        assert!(banner.text(&[]).contains("a host name from the certificate"));
     }
 
     #[test]
-    fn what_an_earlier_run_left_is_not_taken_for_registered() {
+    fn registrations_of_an_earlier_run_do_not_count() {
         let banner = banner(false);
         assert!(!banner.is_complete(&[]));
         assert!(!banner.is_complete(&[provider(7)]));
@@ -248,7 +247,7 @@ mod tests {
         assert!(
             banner
                 .text(&[provider(7)])
-                .contains("not all of its providers are registered yet")
+                .contains("some of its providers aren't registered yet")
         );
     }
 }

@@ -1,7 +1,7 @@
-//! `reveille up`: all of it on one machine, in one process beside its NATS server, and gone with it.
+//! `reveille up`: everything on one machine, in one process beside its NATS server.
 //!
-//! What can be refused is refused before anything is started. The end goes in order: the agent says goodbye while
-//! control still hears it, then the API finishes what it holds, then the projector, and NATS last.
+//! Arguments and config are checked before anything starts. Shutdown goes in order: the agent signs off while the API
+//! still hears it, the API finishes its requests, then the projector stops, and NATS last.
 
 mod banner;
 mod nats;
@@ -47,40 +47,40 @@ use std::{
 
 const EXAMPLES: &str = "\
 Examples:
-  reveille up                               API, control and a NATS server of its own; agents may join
-  reveille up --config reveille.toml        the same, and the providers of the file
+  reveille up                               the API and a NATS server; agents can join
+  reveille up --config reveille.toml        the same, plus the providers in the file
   reveille up --listen 0.0.0.0:8420 --tls-cert cert.pem --tls-key key.pem
-                                            reachable from other machines, for those who have a key
-  reveille up --nats nats://127.0.0.1:4222  with a NATS server that runs already
+                                            reachable from other machines, with a key
+  reveille up --nats nats://127.0.0.1:4222  with a NATS server that is already running
 
-The journal is kept in the data directory, so that a second run goes on where the first one stopped.";
+The journal is kept in the data directory, so the next run continues where this one stopped.";
 
 /// `reveille up`.
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Up {
-    /// The agent's config file; without it no provider of this machine is published.
+    /// The agent's config file; without it this machine publishes no providers.
     #[arg(long, env = "REVEILLE_CONFIG", value_name = "FILE")]
     pub config: Option<PathBuf>,
     #[command(flatten)]
     pub data_dir: DataDirArg,
     #[command(flatten)]
     pub serve: ServeArgs,
-    /// A NATS server that runs already, instead of one of our own.
+    /// Use this NATS server instead of starting one.
     #[arg(long, env = "REVEILLE_NATS_URL", value_name = "URL", hide_env_values = true)]
     pub nats: Option<String>,
     #[command(flatten)]
     pub hub: HubArgs,
 }
 
-/// Runs until a signal, or until a part that the others need has ended.
+/// Runs until a signal, or until a part that the others need has stopped.
 pub async fn run(args: Up) -> Result<(), Failure> {
     let mut config = args.config.as_deref().map(config::load).transpose()?;
     if let Some(config) = &mut config {
-        // A flag wins over the file.
+        // A flag overrides the file.
         config.agent.allow_plaintext |= args.hub.allow_plaintext;
     }
-    // Before anything is started, as everything that can be refused.
+    // Checked before anything starts.
     let theirs = their_nats(&args, config.as_ref())?;
     if let Some(theirs) = &theirs {
         api::config(theirs, None)?;
@@ -132,7 +132,7 @@ pub async fn run(args: Up) -> Result<(), Failure> {
     }
     let mut banner = Banner::new(url, &hub, has_database, &keys)?;
     let ended = tokio::select! {
-        ended = parts.until_one_is_missed(&signals.stop) => Some(ended),
+        ended = parts.until_one_fails(&signals.stop) => Some(ended),
         () = banner.api_is_ready() => None,
     };
     let ended = match ended {
@@ -143,7 +143,7 @@ pub async fn run(args: Up) -> Result<(), Failure> {
                 parts.start(Role::Agent, |stop| serve_agent(agent, || (), stop));
             }
             tokio::select! {
-                ended = parts.until_one_is_missed(&signals.stop) => ended,
+                ended = parts.until_one_fails(&signals.stop) => ended,
                 never = async {
                     banner.show().await;
                     sd_notify::tell(Phase::Ready);
@@ -155,13 +155,13 @@ pub async fn run(args: Up) -> Result<(), Failure> {
     sd_notify::tell(Phase::Stopping);
     let stopped = tokio::select! {
         stopped = parts.stop() => stopped,
-        () = signals.hurry.cancelled() => Err(anyhow!("stopped before everything was finished").into()),
+        () = signals.hurry.cancelled() => Err(anyhow!("stopped before all work was finished").into()),
     };
     hub.stop().await;
     ended.and(stopped)
 }
 
-/// The NATS server that runs already, if the command line or the config names one.
+/// The running NATS server that the command line or the config names, if any.
 fn their_nats(args: &Up, config: Option<&Config>) -> Result<Option<HubNats>, Failure> {
     let configured = config.and_then(|config| config.agent.nats.as_ref());
     let Some(url) = args.nats.as_deref().or(configured.map(NatsUrl::as_str)) else {
@@ -174,7 +174,7 @@ fn their_nats(args: &Up, config: Option<&Config>) -> Result<Option<HubNats>, Fai
     Ok(Some(nats))
 }
 
-/// The agent of this machine. Where the hub asks for keys it has one of its own, which our API lets in.
+/// This machine's agent. If the hub requires keys, the agent gets its own, and our API trusts it.
 fn local_agent(
     config: Config,
     hub: &HubNats,

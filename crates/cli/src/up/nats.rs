@@ -1,4 +1,4 @@
-//! Where `up` has its NATS: a server of its own, or one that runs already.
+//! The NATS server of `up`: its own, or one that is already running.
 
 use super::{server::Server, server_program};
 use crate::{
@@ -9,21 +9,21 @@ use crate::{
 use reveille_bus::access::HubKeys;
 use std::path::Path;
 
-/// Where NATS is.
+/// The NATS server.
 pub enum Hub {
-    /// Our own server, and the folder that is locked for it.
+    /// Our own server, and the data directory locked for it.
     Ours {
         server: Server,
         version: String,
         data: DataDir,
         nats: HubNats,
     },
-    /// Somebody else's.
+    /// A server that someone else runs.
     Theirs(HubNats),
 }
 
 impl Hub {
-    /// The one that is named; otherwise our own, started.
+    /// The given server, or else our own, which is started.
     pub async fn ready(theirs: Option<HubNats>, data_dir: &Path) -> Result<Self, Failure> {
         if let Some(theirs) = theirs {
             return Ok(Self::Theirs(theirs));
@@ -40,14 +40,14 @@ impl Hub {
         })
     }
 
-    /// How it is reached.
+    /// How to reach it.
     pub const fn nats(&self) -> &HubNats {
         match self {
             Self::Ours { nats, .. } | Self::Theirs(nats) => nats,
         }
     }
 
-    /// Ends our own.
+    /// Stops our own server.
     pub async fn stop(self) {
         match self {
             Self::Ours { server, data, .. } => {

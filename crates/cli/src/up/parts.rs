@@ -1,4 +1,4 @@
-//! The parts of `reveille up` that run in this process, and the order in which they end.
+//! The parts of `reveille up` that run in this process, and the order in which they stop.
 
 use crate::failure::Failure;
 use anyhow::anyhow;
@@ -10,17 +10,17 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tracing::{error, warn};
 
-/// How long a part may take to end in order; each has shorter limits of its own for what it finishes.
+/// How long a part may take to shut down; each has shorter limits for what it finishes.
 const PART_ENDS_WITHIN: Duration = Duration::from_secs(60);
 
-/// A part, in the order in which they are asked to end.
+/// A part, in the order in which they are stopped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Role {
-    /// Says goodbye while control still hears it.
+    /// Signs off while the API still hears it.
     Agent,
-    /// Finishes the requests that it holds.
+    /// Finishes its requests.
     Api,
-    /// Takes in what the others did at their end.
+    /// Projects what the others did as they stopped.
     Projector,
 }
 
@@ -34,7 +34,7 @@ impl fmt::Display for Role {
     }
 }
 
-/// The parts that run.
+/// The running parts.
 #[derive(Debug, Default)]
 pub struct Parts {
     tasks: JoinSet<Result<(), Failure>>,
@@ -42,7 +42,7 @@ pub struct Parts {
 }
 
 impl Parts {
-    /// Starts a part, which ends when its token is cancelled.
+    /// Starts a part, which stops when its token is cancelled.
     pub fn start<F>(&mut self, role: Role, part: impl FnOnce(CancellationToken) -> F)
     where
         F: Future<Output = Result<(), Failure>> + Send + 'static,
@@ -52,8 +52,8 @@ impl Parts {
         self.running.insert(role, (stop, id));
     }
 
-    /// Waits until `stop`, or until a part has ended that the others need: that is a failure.
-    pub async fn until_one_is_missed(&mut self, stop: &CancellationToken) -> Result<(), Failure> {
+    /// Waits until `stop`, or fails when a part that the others need has stopped.
+    pub async fn until_one_fails(&mut self, stop: &CancellationToken) -> Result<(), Failure> {
         loop {
             let (role, ended) = tokio::select! {
                 () = stop.cancelled() => return Ok(()),
@@ -63,17 +63,17 @@ impl Parts {
                 // Inference never depends on the database.
                 (Role::Projector, Err(failure)) => error!(
                     reason = %failure,
-                    "the projector has ended: rows in the database stay as they are, all else goes on"
+                    "the projector stopped: Postgres is no longer updated, everything else keeps running"
                 ),
                 (Role::Agent | Role::Api | Role::Projector, Ok(())) => {
-                    return Err(anyhow!("the {role} has ended without being asked to").into());
+                    return Err(anyhow!("the {role} stopped unexpectedly").into());
                 }
                 (Role::Agent | Role::Api, Err(failure)) => return Err(failure),
             }
         }
     }
 
-    /// Asks each part in turn to end and waits for it. Dropping this ends them at once.
+    /// Stops the parts one after the other. Dropping this ends them at once.
     pub async fn stop(&mut self) -> Result<(), Failure> {
         let mut outcome = Ok(());
         for role in [Role::Agent, Role::Api, Role::Projector] {
@@ -90,13 +90,13 @@ impl Parts {
                 }
             });
             if ended.await.is_err() {
-                warn!("the {role} did not end within {} s", PART_ENDS_WITHIN.as_secs());
+                warn!("the {role} did not stop within {} s", PART_ENDS_WITHIN.as_secs());
             }
         }
         outcome
     }
 
-    /// The next part that ends; never, when none runs.
+    /// The next part to stop; never, if none is running.
     async fn next_ended(&mut self) -> (Role, Result<(), Failure>) {
         let (id, ended) = match self.tasks.join_next_with_id().await {
             None => std::future::pending().await,
@@ -111,7 +111,7 @@ impl Parts {
 }
 
 fn broken(error: &JoinError) -> Failure {
-    anyhow!("a part of the program broke: {error}").into()
+    anyhow!("a task panicked: {error}").into()
 }
 
 #[cfg(test)]
@@ -154,10 +154,13 @@ mod tests {
             Err(Failure::Superseded("superseded".to_owned()))
         });
         let never = CancellationToken::new();
-        let waited = timeout(Duration::from_millis(100), parts.until_one_is_missed(&never));
-        assert!(waited.await.is_err(), "the projector's end ended everything");
+        let waited = timeout(Duration::from_millis(100), parts.until_one_fails(&never));
+        assert!(
+            waited.await.is_err(),
+            "the projector's failure stopped everything"
+        );
         agent.cancel();
-        let ended = parts.until_one_is_missed(&never).await;
+        let ended = parts.until_one_fails(&never).await;
         assert!(matches!(ended, Err(Failure::Superseded(_))), "{ended:?}");
         parts.stop().await.unwrap();
         assert_eq!(*order.lock().unwrap(), [Role::Api]);

