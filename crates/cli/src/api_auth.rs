@@ -18,27 +18,21 @@ const MAX_BYTES: u64 = 1024;
 
 /// Whether an API on `address` requires keys. Logs a line unless it listens on loopback.
 pub fn mode(address: SocketAddr, args: AuthArgs) -> AuthMode {
-    let beyond = !is_loopback_ip(address.ip());
-    match args {
-        AuthArgs {
-            require_keys: true, ..
-        } => AuthMode::Required,
-        AuthArgs {
-            insecure_no_keys: true,
-            ..
-        } if beyond => {
-            warn!(
-                api.listen = %address,
-                "--insecure-no-keys: anyone who can reach {address} may use and wake every model and read all events"
-            );
-            AuthMode::Open
-        }
-        _ if beyond => {
-            info!(api.listen = %address, "the API listens beyond loopback, so it requires a key");
-            AuthMode::Required
-        }
-        _ => AuthMode::Open,
+    if args.require_keys {
+        return AuthMode::Required;
     }
+    if is_loopback_ip(address.ip()) {
+        return AuthMode::Open;
+    }
+    if args.insecure_no_keys {
+        warn!(
+            api.listen = %address,
+            "--insecure-no-keys: anyone who can reach {address} may use and wake every model and read all events"
+        );
+        return AuthMode::Open;
+    }
+    info!(api.listen = %address, "the API listens beyond loopback, so it requires a key");
+    AuthMode::Required
 }
 
 /// The key in `file`. A missing file is created with a new key, for its owner alone.

@@ -30,8 +30,8 @@ Examples:
   reveille events --follow                  watch events as they happen
 
 Environment variables (a flag overrides its variable):
-  REVEILLE_CONFIG, REVEILLE_NATS_URL, REVEILLE_DATABASE_URL, REVEILLE_LISTEN, REVEILLE_DATA_DIR, REVEILLE_API_URL,
-  REVEILLE_TLS_CERT, REVEILLE_TLS_KEY, REVEILLE_ALLOW_PLAINTEXT, REVEILLE_CA_FILE
+  REVEILLE_CONFIG, REVEILLE_DATA_DIR, REVEILLE_NATS_URL, REVEILLE_DATABASE_URL, REVEILLE_LISTEN,
+  REVEILLE_API_URL, REVEILLE_CA_FILE, REVEILLE_TLS_CERT, REVEILLE_TLS_KEY, REVEILLE_ALLOW_PLAINTEXT
   REVEILLE_API_KEY      the API key to use
   REVEILLE_REQUIRE_KEYS, REVEILLE_INSECURE_NO_KEYS, REVEILLE_ROOT_KEY_FILE, REVEILLE_HOST,
   REVEILLE_CORS_ORIGIN
@@ -39,7 +39,7 @@ Environment variables (a flag overrides its variable):
   REVEILLE_LOG_FORMAT   text or json
   REVEILLE_NATS_SERVER  the nats-server program that `up` starts
 
-Exit codes: 0 success, 1 failure, 2 wrong usage or config, 3 another agent took over this agent's name.";
+Exit codes: 0 success, 1 failure, 2 wrong usage or config, 3 another agent took over this name.";
 
 /// LLM backends that wake when a request arrives.
 #[derive(Debug, Parser)]

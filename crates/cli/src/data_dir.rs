@@ -74,7 +74,7 @@ impl DataDir {
 
 async fn lock_for_us(lock: &mut File, path: &Path, patience: Duration) -> Result<()> {
     let started = Instant::now();
-    let mut told = false;
+    let mut announced = false;
     loop {
         match lock.try_lock() {
             Ok(()) => return Ok(()),
@@ -90,9 +90,9 @@ async fn lock_for_us(lock: &mut File, path: &Path, patience: Duration) -> Result
         if is_alive(holder) || started.elapsed() >= patience {
             return Err(refused(path, holder));
         }
-        if !told {
+        if !announced {
             eprintln!("waiting for the last run's processes to end");
-            told = true;
+            announced = true;
         }
         tokio::time::sleep(LOOK_EVERY).await;
     }

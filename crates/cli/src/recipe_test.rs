@@ -105,7 +105,7 @@ impl Test {
         let verdict = self.probe.check().await;
         let steps = provider.sleep.as_ref().map(|sleep| sleep.steps.clone());
         let steps = steps.filter(|steps| !steps.is_empty() && !args.no_sleep);
-        heading()?;
+        print("PHASE", "STAGE", "TOOK", "RESULT")?;
         match verdict {
             Verdict::Unavailable(why) => {
                 row(
@@ -115,7 +115,7 @@ impl Test {
                     &format!("not available: {}", why.reason),
                 )?;
                 if steps.is_some() {
-                    row_without_time("sleep", "-", "skipped: the backend isn't available")?;
+                    print("sleep", "-", "-", "skipped: the backend isn't available")?;
                 }
                 return Ok(());
             }
@@ -123,7 +123,12 @@ impl Test {
         }
         let Some(steps) = steps else {
             if args.yes {
-                return row_without_time("sleep", "-", "skipped: the backend is available before the wake");
+                return print(
+                    "sleep",
+                    "-",
+                    "-",
+                    "skipped: the backend is available before the wake",
+                );
             }
             return Err(anyhow!(
                 "the backend is already available{}, so a wake would prove nothing{}. Stop it first, or use --yes \
@@ -184,7 +189,7 @@ impl Test {
                 }
             };
             match (progress, outcome.take()) {
-                (Progress::Outcome(told), _) => outcome = Some(told),
+                (Progress::Outcome(ended), _) => outcome = Some(ended),
                 (Progress::Ended(child), Some(outcome)) => return Ok((outcome, child)),
                 (Progress::Ended(_), None) => return Err(anyhow!("the recipe was interrupted").into()),
             }
@@ -197,13 +202,13 @@ fn report(phase: &str, outcome: &Outcome) -> Result<(), Failure> {
     let mut failure = outcome.failure.as_ref();
     for (index, stage) in outcome.stages.iter().enumerate() {
         let last = index + 1 == outcome.stages.len();
-        let said = match failure.filter(|_| last) {
+        let result = match failure.filter(|_| last) {
             Some(failure) => format!("FAILED: {}", failure.reason),
             None if stage.name == "probe" && phase == "sleep" => "not available, as it should be".to_owned(),
             None if stage.name == "probe" => "available".to_owned(),
             None => "ok".to_owned(),
         };
-        row(phase, &stage.name, Duration::from_millis(stage.took_ms), &said)?;
+        row(phase, &stage.name, Duration::from_millis(stage.took_ms), &result)?;
     }
     match failure.take() {
         None => Ok(()),
@@ -211,20 +216,12 @@ fn report(phase: &str, outcome: &Outcome) -> Result<(), Failure> {
     }
 }
 
-fn heading() -> Result<(), Failure> {
-    print("PHASE", "STAGE", "TOOK", "RESULT")
+fn row(phase: &str, stage: &str, took: Duration, result: &str) -> Result<(), Failure> {
+    print(phase, stage, &seconds(took), result)
 }
 
-fn row(phase: &str, stage: &str, took: Duration, said: &str) -> Result<(), Failure> {
-    print(phase, stage, &seconds(took), said)
-}
-
-fn row_without_time(phase: &str, stage: &str, said: &str) -> Result<(), Failure> {
-    print(phase, stage, "-", said)
-}
-
-fn print(phase: &str, stage: &str, took: &str, said: &str) -> Result<(), Failure> {
-    line(&format!("{phase:<8}{stage:<18}{took:>10}   {said}"))
+fn print(phase: &str, stage: &str, took: &str, result: &str) -> Result<(), Failure> {
+    line(&format!("{phase:<8}{stage:<18}{took:>10}   {result}"))
 }
 
 fn seconds(duration: Duration) -> String {

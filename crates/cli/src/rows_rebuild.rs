@@ -38,11 +38,11 @@ pub async fn run(args: Projector) -> Result<(), Failure> {
     let signals = Signals::listen()?;
     let config = args.config()?;
     let (progress, seen) = watch::channel(Rebuilding::default());
-    let begun = Instant::now();
+    let started = Instant::now();
     let done = tokio::select! {
         biased;
         done = rebuild(config, progress, signals.stop.clone()) => done,
-        () = show(&seen, begun) => Ok(None),
+        () = show(&seen, started) => Ok(None),
     };
     if stderr().is_terminal() {
         eprint!("\r{:LINE_CHARS$}\r", "");
@@ -54,7 +54,7 @@ pub async fn run(args: Projector) -> Result<(), Failure> {
         )
         .into());
     };
-    let took = begun.elapsed().as_secs_f64();
+    let took = started.elapsed().as_secs_f64();
     println!("rebuilt the rows up to commit {} in {took:.1} s", done.applied);
     if let Some(schema) = done.old_kept_in {
         println!(
@@ -66,7 +66,7 @@ pub async fn run(args: Projector) -> Result<(), Failure> {
 }
 
 /// Never ends.
-async fn show(seen: &watch::Receiver<Rebuilding>, begun: Instant) {
+async fn show(seen: &watch::Receiver<Rebuilding>, started: Instant) {
     let terminal = stderr().is_terminal();
     let mut ticks = tokio::time::interval(if terminal { LINE_EVERY } else { LINES_EVERY });
     loop {
@@ -76,7 +76,7 @@ async fn show(seen: &watch::Receiver<Rebuilding>, begun: Instant) {
         if seen.last_seq == 0 {
             continue;
         }
-        let line = line(seen, begun.elapsed());
+        let line = line(seen, started.elapsed());
         if terminal {
             eprint!("\r{line:LINE_CHARS$}");
             let _ = stderr().flush();

@@ -45,12 +45,15 @@ pub async fn wake(args: &Wake) -> Result<(), Failure> {
     let client = ApiClient::new(&args.api)?;
     let provider = &args.provider;
     let started = Instant::now();
-    let begun: Row = client
+    let started_wake: Row = client
         .json(client.request(Method::POST, &path(provider, "/wake")))
         .await?;
-    let wake = field(&begun, "wake_id");
+    let wake = field(&started_wake, "wake_id");
     if wake.is_empty() {
-        return line(&format!("{provider} is already {}", field(&begun, "status")));
+        return line(&format!(
+            "{provider} is already {}",
+            field(&started_wake, "status")
+        ));
     }
     line(&format!("{provider} is waking: wake {wake}"))?;
     if !args.wait {

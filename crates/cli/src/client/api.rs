@@ -201,25 +201,20 @@ impl ApiClient {
             cause = inner.source();
         }
         let base = self.base.as_str().trim_end_matches('/');
-        if let Some(refused) = certificate_error(error) {
-            return anyhow!(
-                "the certificate of the API at {base} was rejected: {refused}\n\
-                 {}",
-                remedy(refused)
-            )
-            .into();
-        }
-        if error.is_connect() {
-            return anyhow!(
+        if let Some(rejected) = certificate_error(error) {
+            let remedy = remedy(rejected);
+            anyhow!("the certificate of the API at {base} was rejected: {rejected}\n{remedy}").into()
+        } else if error.is_connect() {
+            anyhow!(
                 "cannot reach the API at {base}: {reason}\n\
                  Is `reveille up` or `reveille api` running? For another address use --api URL or REVEILLE_API_URL."
             )
-            .into();
+            .into()
+        } else if error.is_timeout() {
+            anyhow!("the API at {base} did not answer in time").into()
+        } else {
+            anyhow!("the connection to the API at {base} broke: {reason}").into()
         }
-        if error.is_timeout() {
-            return anyhow!("the API at {base} did not answer in time").into();
-        }
-        anyhow!("the connection to the API at {base} broke: {reason}").into()
     }
 
     fn refused(&self, status: StatusCode, text: &str) -> anyhow::Error {

@@ -169,13 +169,8 @@ impl Reader {
 
     fn request(&self) -> RequestBuilder {
         let request = self.client.request(Method::GET, PATH).query(&self.filters);
-        request.query(
-            &self
-                .after
-                .iter()
-                .map(|after| ("after", after))
-                .collect::<Vec<_>>(),
-        )
+        let after: Vec<_> = self.after.iter().map(|after| ("after", after)).collect();
+        request.query(&after)
     }
 
     fn print(&self, row: &Row) -> Result<(), Failure> {

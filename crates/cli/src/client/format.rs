@@ -35,33 +35,23 @@ pub fn printable(text: &str) -> String {
 
 /// A time in milliseconds as a local date and time.
 pub fn moment(value: &Value, zone: &TimeZone) -> String {
-    timestamp(value).map_or_else(
-        || NOTHING.to_owned(),
-        |at| {
-            at.to_zoned(zone.clone())
-                .strftime("%Y-%m-%d %H:%M:%S")
-                .to_string()
-        },
-    )
+    local(value, zone, "%Y-%m-%d %H:%M:%S")
 }
 
 /// A time in milliseconds as a local time of day with milliseconds, for log-like lines.
 pub fn clock(value: &Value, zone: &TimeZone) -> String {
-    timestamp(value).map_or_else(
-        || NOTHING.to_owned(),
-        |at| at.to_zoned(zone.clone()).strftime("%H:%M:%S.%3f").to_string(),
-    )
+    local(value, zone, "%H:%M:%S.%3f")
+}
+
+fn local(value: &Value, zone: &TimeZone, format: &str) -> String {
+    let local = |at: Timestamp| at.to_zoned(zone.clone()).strftime(format).to_string();
+    timestamp(value).map_or_else(|| NOTHING.to_owned(), local)
 }
 
 /// How long ago a time in milliseconds was.
 pub fn age(value: &Value, now: Timestamp) -> String {
-    timestamp(value).map_or_else(
-        || NOTHING.to_owned(),
-        |at| {
-            let ms = now.as_millisecond().saturating_sub(at.as_millisecond());
-            span(Duration::from_millis(u64::try_from(ms).unwrap_or(0)))
-        },
-    )
+    let age = |at: Timestamp| span(now.duration_since(at).try_into().unwrap_or_default());
+    timestamp(value).map_or_else(|| NOTHING.to_owned(), age)
 }
 
 /// A duration in its two largest units.
@@ -87,7 +77,7 @@ mod tests {
 
     #[test]
     fn durations_are_shown_in_their_two_largest_units() {
-        for (ms, told) in [
+        for (ms, shown) in [
             (0, "0.0s"),
             (1_240, "1.2s"),
             (59_999, "59s"),
@@ -95,7 +85,7 @@ mod tests {
             (3_660_000, "1h01m"),
             (90_000_000, "1d01h"),
         ] {
-            assert_eq!(span(Duration::from_millis(ms)), told);
+            assert_eq!(span(Duration::from_millis(ms)), shown);
         }
     }
 

@@ -2,7 +2,6 @@
 
 use super::load;
 use crate::failure::Failure;
-use reveille_agent::config::WakeConfig;
 use std::path::Path;
 
 /// Prints what the file publishes, or fails with the line and the reason why it can't be used.
@@ -17,13 +16,9 @@ pub fn run(file: &Path) -> Result<(), Failure> {
     for provider in &config.providers {
         let wake = provider.wake.as_ref().map_or_else(
             || "never woken".to_owned(),
-            |wake| format!("woken within {}", budget(wake)),
+            |wake| format!("woken within {} s", wake.budget().as_secs()),
         );
         println!("  {}  {}  {wake}", provider.name, provider.base_url);
     }
     Ok(())
-}
-
-fn budget(wake: &WakeConfig) -> String {
-    format!("{} s", wake.budget().as_secs())
 }

@@ -72,7 +72,7 @@ struct Shown {
 impl Shown {
     fn agent(&mut self, config: &Config, nats: Option<&str>) -> Result<(), Failure> {
         let agent = &config.agent;
-        self.add("agent.name", quoted(agent.name.as_str()));
+        self.add("agent", "name", quoted(agent.name.as_str()));
         match (nats, &agent.nats) {
             (Some(url), _) => {
                 let url = nats_for_agent(url, config)?;
@@ -86,44 +86,37 @@ impl Shown {
                 self.lines
                     .push((format!("agent.nats = {}", quoted(&url.url)), origin));
             }
-            (None, Some(url)) => self.add("agent.nats", quoted(url.as_str())),
+            (None, Some(url)) => self.add("agent", "nats", quoted(url.as_str())),
             (None, None) => {}
         }
-        self.add("agent.allow_plaintext", agent.allow_plaintext);
+        self.add("agent", "allow_plaintext", agent.allow_plaintext);
         for (key, file) in [("credentials", &agent.credentials), ("ca", &agent.ca)] {
             if let Some(file) = file {
-                self.add(&format!("agent.{key}"), quoted(&file.display().to_string()));
+                self.add("agent", key, quoted(&file.display().to_string()));
             }
         }
-        self.add("agent.heartbeat", duration(agent.heartbeat));
-        self.hours("agent.quiet_hours", &agent.quiet_hours);
+        self.add("agent", "heartbeat", duration(agent.heartbeat));
+        self.hours("agent", "quiet_hours", &agent.quiet_hours);
         Ok(())
     }
 
     fn provider(&mut self, path: &str, provider: &ProviderConfig) {
-        self.add(&format!("{path}.name"), quoted(provider.name.as_str()));
-        self.add(
-            &format!("{path}.base_url"),
-            quoted(&provider.base_url.to_string()),
-        );
+        self.add(path, "name", quoted(provider.name.as_str()));
+        self.add(path, "base_url", quoted(&provider.base_url.to_string()));
         if provider.api_key.is_some() {
-            self.add(&format!("{path}.api_key"), quoted(REDACTED));
+            self.add(path, "api_key", quoted(REDACTED));
         }
         if let Some(models) = &provider.models {
-            let models: Vec<_> = models.iter().map(model).collect();
-            self.add(&format!("{path}.models"), format!("[{}]", models.join(", ")));
+            self.add(path, "models", list(models.iter().map(model)));
         }
-        self.add(
-            &format!("{path}.answer_timeout"),
-            duration(provider.answer_timeout),
-        );
+        self.add(path, "answer_timeout", duration(provider.answer_timeout));
         let probe = &provider.probe;
-        self.add(&format!("{path}.probe.path"), quoted(&probe.path));
+        self.add(path, "probe.path", quoted(&probe.path));
         if let Some(expect) = &probe.expect {
-            self.add(&format!("{path}.probe.expect"), expect);
+            self.add(path, "probe.expect", expect);
         }
-        self.add(&format!("{path}.probe.interval"), duration(probe.interval));
-        self.add(&format!("{path}.probe.timeout"), duration(probe.timeout));
+        self.add(path, "probe.interval", duration(probe.interval));
+        self.add(path, "probe.timeout", duration(probe.timeout));
         if let Some(WakeConfig {
             steps,
             max_wait,
@@ -131,21 +124,21 @@ impl Shown {
             max_per_day,
         }) = &provider.wake
         {
-            let path = format!("{path}.wake");
-            self.add(&format!("{path}.max_wait"), duration(*max_wait));
+            let path = &format!("{path}.wake");
+            self.add(path, "max_wait", duration(*max_wait));
             if let Some(most) = max_per_day {
-                self.add(&format!("{path}.max_per_day"), most);
+                self.add(path, "max_per_day", most);
             }
             if let Some(verify) = verify {
-                let path = format!("{path}.verify");
-                self.add(&format!("{path}.path"), quoted(&verify.path));
-                self.add(&format!("{path}.model"), &verify.body["model"]);
+                let path = &format!("{path}.verify");
+                self.add(path, "path", quoted(&verify.path));
+                self.add(path, "model", &verify.body["model"]);
                 if let Some(expect) = &verify.expect {
-                    self.add(&format!("{path}.expect"), expect);
+                    self.add(path, "expect", expect);
                 }
-                self.add(&format!("{path}.timeout"), duration(verify.timeout));
+                self.add(path, "timeout", duration(verify.timeout));
             }
-            self.steps(&path, steps);
+            self.steps(path, steps);
         }
         if let Some(SleepConfig {
             steps,
@@ -154,36 +147,33 @@ impl Shown {
             keep_warm,
         }) = &provider.sleep
         {
-            let path = format!("{path}.sleep");
+            let path = &format!("{path}.sleep");
             if let Some(idle_after) = idle_after {
-                self.add(&format!("{path}.idle_after"), duration(*idle_after));
+                self.add(path, "idle_after", duration(*idle_after));
             }
-            self.add(&format!("{path}.min_awake"), duration(*min_awake));
-            self.hours(&format!("{path}.keep_warm"), keep_warm);
-            self.steps(&path, steps);
+            self.add(path, "min_awake", duration(*min_awake));
+            self.hours(path, "keep_warm", keep_warm);
+            self.steps(path, steps);
         }
         if !provider.exclusive.is_empty() {
-            let groups: Vec<_> = provider
-                .exclusive
-                .iter()
-                .map(|group| quoted(group.as_str()))
-                .collect();
-            self.add(&format!("{path}.exclusive"), format!("[{}]", groups.join(", ")));
-            self.add(&format!("{path}.persistent"), provider.persistent);
+            let groups = provider.exclusive.iter();
             self.add(
-                &format!("{path}.max_group_wait"),
-                duration(provider.max_group_wait),
+                path,
+                "exclusive",
+                list(groups.map(|group| quoted(group.as_str()))),
             );
+            self.add(path, "persistent", provider.persistent);
+            self.add(path, "max_group_wait", duration(provider.max_group_wait));
         }
     }
 
-    fn hours(&mut self, path: &str, hours: &Hours) {
-        let windows: Vec<_> = hours
-            .windows()
-            .map(|window| quoted(&window.to_string()))
-            .collect();
-        if !windows.is_empty() {
-            self.add(path, format!("[{}]", windows.join(", ")));
+    fn hours(&mut self, path: &str, key: &str, hours: &Hours) {
+        if hours.windows().next().is_some() {
+            self.add(
+                path,
+                key,
+                list(hours.windows().map(|window| quoted(&window.to_string()))),
+            );
         }
     }
 
@@ -208,79 +198,83 @@ impl Shown {
                 body,
                 accept,
             }) => {
-                self.add(&format!("{path}.type"), quoted("http"));
-                self.add(&format!("{path}.method"), quoted(method.as_str()));
+                self.add(path, "type", quoted("http"));
+                self.add(path, "method", quoted(method.as_str()));
                 let mut url = url.clone();
                 if url.query().is_some() {
                     url.set_query(Some(REDACTED));
                 }
-                self.add(&format!("{path}.url"), quoted(url.as_str()));
+                self.add(path, "url", quoted(url.as_str()));
                 for (name, _) in headers {
-                    self.add(&format!("{path}.headers.{name}"), quoted(REDACTED));
+                    self.add(path, &format!("headers.{name}"), quoted(REDACTED));
                 }
                 if body.is_some() {
-                    self.add(&format!("{path}.body"), quoted(REDACTED));
+                    self.add(path, "body", quoted(REDACTED));
                 }
                 if !accept.is_empty() {
-                    self.add(&format!("{path}.accept"), format!("{accept:?}"));
+                    self.add(path, "accept", format!("{accept:?}"));
                 }
-                self.add(&format!("{path}.timeout"), duration(step.timeout));
+                self.add(path, "timeout", duration(step.timeout));
             }
             Action::Wol(wol) => {
                 self.wol(path, wol);
-                self.add(&format!("{path}.timeout"), duration(step.timeout));
+                self.add(path, "timeout", duration(step.timeout));
             }
             Action::Tcp(address) => {
-                self.add(&format!("{path}.type"), quoted("tcp"));
-                self.add(&format!("{path}.address"), quoted(address));
-                self.add(&format!("{path}.timeout"), duration(step.timeout));
+                self.add(path, "type", quoted("tcp"));
+                self.add(path, "address", quoted(address));
+                self.add(path, "timeout", duration(step.timeout));
             }
             Action::Once(command) => {
                 self.command(path, command, "once");
-                self.add(&format!("{path}.timeout"), duration(step.timeout));
+                self.add(path, "timeout", duration(step.timeout));
             }
             Action::Serve { command, stop_grace } => {
                 self.command(path, command, "serve");
-                self.add(&format!("{path}.stop_grace"), duration(*stop_grace));
+                self.add(path, "stop_grace", duration(*stop_grace));
             }
         }
     }
 
     fn wol(&mut self, path: &str, wol: &WakeOnLan) {
-        self.add(&format!("{path}.type"), quoted("wol"));
-        self.add(&format!("{path}.mac"), quoted(&wol.mac.to_string()));
-        self.add(&format!("{path}.address"), quoted(&wol.address.to_string()));
-        self.add(&format!("{path}.port"), wol.port);
+        self.add(path, "type", quoted("wol"));
+        self.add(path, "mac", quoted(&wol.mac.to_string()));
+        self.add(path, "address", quoted(&wol.address.to_string()));
+        self.add(path, "port", wol.port);
         if let Some(interface) = &wol.interface {
-            self.add(&format!("{path}.interface"), quoted(interface));
+            self.add(path, "interface", quoted(interface));
         }
         if let Some(source) = wol.source {
-            self.add(&format!("{path}.source"), quoted(&source.to_string()));
+            self.add(path, "source", quoted(&source.to_string()));
         }
-        self.add(&format!("{path}.repeats"), wol.repeats);
-        self.add(&format!("{path}.interval"), duration(wol.interval));
+        self.add(path, "repeats", wol.repeats);
+        self.add(path, "interval", duration(wol.interval));
     }
 
     fn command(&mut self, path: &str, command: &CommandAction, run: &str) {
-        self.add(&format!("{path}.type"), quoted("command"));
-        self.add(&format!("{path}.command"), quoted(&command.program));
+        self.add(path, "type", quoted("command"));
+        self.add(path, "command", quoted(&command.program));
         for index in 0..command.args.len() {
-            self.add(&format!("{path}.args[{index}]"), quoted(REDACTED));
+            self.add(path, &format!("args[{index}]"), quoted(REDACTED));
         }
         for (name, _) in &command.env {
-            self.add(&format!("{path}.env.{name}"), quoted(REDACTED));
+            self.add(path, &format!("env.{name}"), quoted(REDACTED));
         }
         if !command.env_pass.is_empty() {
-            let names: Vec<_> = command.env_pass.iter().map(|name| quoted(name)).collect();
-            self.add(&format!("{path}.env_pass"), format!("[{}]", names.join(", ")));
+            self.add(
+                path,
+                "env_pass",
+                list(command.env_pass.iter().map(|name| quoted(name))),
+            );
         }
-        self.add(&format!("{path}.run"), quoted(run));
+        self.add(path, "run", quoted(run));
     }
 
-    fn add(&mut self, path: &str, value: impl fmt::Display) {
-        let place = self.places.get(path).or_else(|| {
+    fn add(&mut self, section: &str, key: &str, value: impl fmt::Display) {
+        let path = format!("{section}.{key}");
+        let place = self.places.get(&path).or_else(|| {
             // Header names are case-insensitive.
-            let same = |(key, _): &(&String, &Place)| key.eq_ignore_ascii_case(path);
+            let same = |(key, _): &(&String, &Place)| key.eq_ignore_ascii_case(&path);
             self.places.iter().find(same).map(|(_, place)| place)
         });
         let origin = match place {
@@ -303,6 +297,10 @@ fn model(model: &ModelConfig) -> String {
         return id;
     }
     format!("{{ id = {id}, as = {} }}", quoted(model.public.as_str()))
+}
+
+fn list(items: impl Iterator<Item = String>) -> String {
+    format!("[{}]", items.collect::<Vec<_>>().join(", "))
 }
 
 fn quoted(text: &str) -> String {

@@ -26,8 +26,8 @@ pub async fn look(named: Option<&Url>, ca: Option<PathBuf>, findings: &mut Findi
         ca,
         ..ApiAddress::keyless(url.clone())
     })?;
-    let asked = api.request(Method::GET, "/readyz").timeout(ANSWERS_WITHIN);
-    let failure = match api.ask(asked).await {
+    let request = api.request(Method::GET, "/readyz").timeout(ANSWERS_WITHIN);
+    let failure = match api.ask(request).await {
         Ok(answer) => {
             let certificate = answer
                 .extensions()

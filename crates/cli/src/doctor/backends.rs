@@ -33,51 +33,35 @@ pub async fn look(client: &Client, provider: &ProviderConfig, memory: &Memory, f
 }
 
 async fn models(client: &Client, provider: &ProviderConfig, check: &str, findings: &mut Findings) {
+    let url = &provider.base_url;
     let listed = discover(client.clone(), provider.clone()).await;
-    match (&provider.models, listed) {
-        (None, None) => findings.problem(
-            check,
-            format!("available at {}, but lists no models", provider.base_url),
-            "load a model there, or list its `models` in the config",
-        ),
-        (None, Some(listed)) => findings.ok(
-            check,
-            format!(
-                "available at {}, lists {}",
-                provider.base_url,
-                counted(listed.len(), "model")
-            ),
-        ),
-        (Some(named), None) => findings.ok(
-            check,
-            format!(
-                "available at {}; the config lists {}",
-                provider.base_url,
-                counted(named.len(), "model")
-            ),
+    let found = match (&provider.models, listed) {
+        (None, None) => {
+            let found = format!("available at {url}, but lists no models");
+            let remedy = "load a model there, or list its `models` in the config";
+            return findings.problem(check, found, remedy);
+        }
+        (None, Some(listed)) => format!("available at {url}, lists {}", counted(listed.len(), "model")),
+        (Some(named), None) => format!(
+            "available at {url}; the config lists {}",
+            counted(named.len(), "model")
         ),
         (Some(named), Some(listed)) => {
-            let unknown = named.iter().find(|model| !listed.contains(&model.id));
-            match unknown {
-                None => findings.ok(
-                    check,
-                    format!(
-                        "available at {}, with the configured {}",
-                        provider.base_url,
-                        counted(named.len(), "model")
-                    ),
-                ),
-                Some(model) => findings.warning(
-                    check,
-                    format!(
-                        "available at {}, but doesn't list the configured model `{}`",
-                        provider.base_url, model.id
-                    ),
-                    "correct `models` in the config, or load the model there",
-                ),
+            if let Some(model) = named.iter().find(|model| !listed.contains(&model.id)) {
+                let found = format!(
+                    "available at {url}, but doesn't list the configured model `{}`",
+                    model.id
+                );
+                let remedy = "correct `models` in the config, or load the model there";
+                return findings.warning(check, found, remedy);
             }
+            format!(
+                "available at {url}, with the configured {}",
+                counted(named.len(), "model")
+            )
         }
-    }
+    };
+    findings.ok(check, found);
 }
 
 fn unavailable(provider: &ProviderConfig, why: &Unavailable, check: &str, findings: &mut Findings) {

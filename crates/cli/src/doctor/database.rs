@@ -14,116 +14,77 @@ const MOVES_WITHIN: Duration = Duration::from_secs(2);
 
 /// Checks the database; `journal` is the journal's last commit, if known.
 pub async fn look(url: &str, journal: Option<u64>, findings: &mut Findings) {
-    let remedy = "start PostgreSQL, or correct --database-url; requests and wakes work without it, lists and \
-     history don't";
     let rows = match PostgresRows::new(url) {
         Ok(rows) => rows,
         Err(error) => {
-            findings.problem(
-                "Postgres",
-                error.to_string(),
-                "use a URL such as postgres://user@host:5432/database",
-            );
-            return;
+            let remedy = "use a URL such as postgres://user@host:5432/database";
+            return findings.problem("Postgres", error.to_string(), remedy);
         }
     };
-    let connected = timeout(ANSWERS_WITHIN, PgConnection::connect(url)).await;
-    let mut connection = match connected {
-        Ok(Ok(connection)) => connection,
-        Ok(Err(error)) => {
-            findings.problem("Postgres", format!("unreachable: {error}"), remedy);
-            return;
-        }
-        Err(_) => {
-            let found = format!("unreachable: no answer within {} s", ANSWERS_WITHIN.as_secs());
+    match ask(url).await {
+        Err(found) => {
+            let remedy = "start PostgreSQL, or correct --database-url; requests and wakes work without it, lists and \
+                          history don't";
             findings.problem("Postgres", found, remedy);
-            return;
         }
-    };
-    let asked = timeout(ANSWERS_WITHIN, ask(&mut connection)).await;
-    let (version, schema) = match asked {
-        Ok(Ok(answers)) => answers,
-        Ok(Err(error)) => {
-            findings.problem("Postgres", format!("answers with an error: {error}"), remedy);
-            return;
+        Ok((version, schema)) => {
+            findings.ok("Postgres", format!("PostgreSQL {version} answers"));
+            if schema {
+                return lag(&rows, journal, findings).await;
+            }
+            findings.warning(
+                "schema",
+                "the database has none of Reveille's tables yet",
+                "start `reveille projector` or `reveille up` with this --database-url: it creates them",
+            );
         }
-        Err(_) => {
-            findings.problem("Postgres", "accepts connections, but doesn't answer", remedy);
-            return;
-        }
-    };
-    findings.ok("Postgres", format!("PostgreSQL {version} answers"));
-    if !schema {
-        findings.warning(
-            "schema",
-            "the database has none of Reveille's tables yet",
-            "start `reveille projector` or `reveille up` with this --database-url: it creates them",
-        );
-        return;
     }
-    lag(&rows, journal, findings).await;
 }
 
-/// The server's version, and whether our tables are there.
-async fn ask(connection: &mut PgConnection) -> sqlx::Result<(String, bool)> {
-    let version: String = sqlx::query_scalar("SELECT current_setting('server_version')")
-        .fetch_one(&mut *connection)
-        .await?;
-    let schema: bool = sqlx::query_scalar("SELECT to_regclass('checkpoint') IS NOT NULL")
-        .fetch_one(&mut *connection)
-        .await?;
-    Ok((version, schema))
+/// The server's version, and whether our tables are there; otherwise what is wrong.
+async fn ask(url: &str) -> Result<(String, bool), String> {
+    let connected = timeout(ANSWERS_WITHIN, PgConnection::connect(url)).await;
+    let connected =
+        connected.map_err(|_| format!("unreachable: no answer within {} s", ANSWERS_WITHIN.as_secs()))?;
+    let mut connection = connected.map_err(|error| format!("unreachable: {error}"))?;
+    let query = "SELECT current_setting('server_version'), to_regclass('checkpoint') IS NOT NULL";
+    let answer = sqlx::query_as(query).fetch_one(&mut connection);
+    let answer = timeout(ANSWERS_WITHIN, answer).await;
+    let answer = answer.map_err(|_| "accepts connections, but doesn't answer")?;
+    answer.map_err(|error| format!("answers with an error: {error}"))
 }
 
 async fn lag(rows: &PostgresRows, journal: Option<u64>, findings: &mut Findings) {
     let remedy = "check that `reveille projector` is running with this database, and its log";
     let applied = match rows.applied().await {
         Ok(applied) => applied,
-        Err(error) => {
-            findings.problem("rows", format!("can't be read: {error}"), remedy);
-            return;
-        }
+        Err(error) => return findings.problem("rows", format!("can't be read: {error}"), remedy),
     };
     let Some(journal) = journal else {
-        findings.ok(
-            "rows",
-            format!("up to commit {applied}; the journal can't be compared"),
-        );
-        return;
+        let found = format!("up to commit {applied}; the journal can't be compared");
+        return findings.ok("rows", found);
     };
     if applied > journal {
-        findings.problem(
+        return findings.problem(
             "rows",
             format!("up to commit {applied}, but the journal ends at {journal}: it was restored or replaced"),
             "run `reveille rows rebuild` to rebuild them from the current journal",
         );
-        return;
     }
     if applied == journal {
-        findings.ok(
-            "rows",
-            format!("up to date with the whole journal (commit {applied})"),
-        );
-        return;
+        let found = format!("up to date with the whole journal (commit {applied})");
+        return findings.ok("rows", found);
     }
     sleep(MOVES_WITHIN).await;
     let later = rows.applied().await.unwrap_or(applied);
+    let behind = journal.saturating_sub(later);
     if later > applied {
         findings.ok(
             "rows",
-            format!(
-                "the projector is catching up: {} commits behind",
-                journal.saturating_sub(later)
-            ),
+            format!("the projector is catching up: {behind} commits behind"),
         );
     } else {
-        findings.warning(
-            "rows",
-            format!(
-                "{} commits behind the journal, and not catching up",
-                journal - later
-            ),
-            remedy,
-        );
+        let found = format!("{behind} commits behind the journal, and not catching up");
+        findings.warning("rows", found, remedy);
     }
 }

@@ -103,30 +103,24 @@ async fn connect(hub: &HubNats, findings: &mut Findings) -> Option<Connection> {
     };
     let options = access.named("reveille doctor");
     let opened = timeout(REACHED_WITHIN, Connection::try_open(&options)).await;
-    let connection = match opened {
-        Ok(Ok(connection)) => connection,
-        Ok(Err(error @ BusError::ServerTooOld { .. })) => {
-            findings.problem(
-                "NATS",
-                error.to_string(),
-                "install nats-server 2.12 or newer on the hub's machine and restart it; its data is kept",
-            );
-            return None;
-        }
-        Ok(Err(error)) => {
-            findings.problem("NATS", format!("{shown}: {error}"), UNREACHABLE);
-            return None;
-        }
-        Err(_) => {
-            let seconds = REACHED_WITHIN.as_secs();
-            findings.problem(
-                "NATS",
-                format!("{shown}: no answer within {seconds} s"),
-                UNREACHABLE,
-            );
-            return None;
-        }
+    let (found, remedy) = match opened {
+        Ok(Ok(connection)) => return usable(connection, &shown, findings),
+        Ok(Err(error @ BusError::ServerTooOld { .. })) => (
+            error.to_string(),
+            "install nats-server 2.12 or newer on the hub's machine and restart it; its data is kept",
+        ),
+        Ok(Err(error)) => (format!("{shown}: {error}"), UNREACHABLE),
+        Err(_) => (
+            format!("{shown}: no answer within {} s", REACHED_WITHIN.as_secs()),
+            UNREACHABLE,
+        ),
     };
+    findings.problem("NATS", found, remedy);
+    None
+}
+
+/// The connection, if its server has JetStream.
+fn usable(connection: Connection, shown: &str, findings: &mut Findings) -> Option<Connection> {
     let server = connection.client().server_info();
     let clustered = server
         .cluster
@@ -236,8 +230,8 @@ async fn clock(connection: &Connection, findings: &mut Findings) {
         return;
     };
     let round_trip = sent.elapsed();
-    let said: Value = serde_json::from_slice(&answer.payload).unwrap_or_default();
-    let theirs = said["ts"]
+    let info: Value = serde_json::from_slice(&answer.payload).unwrap_or_default();
+    let theirs = info["ts"]
         .as_str()
         .and_then(|text| text.parse::<jiff::Timestamp>().ok());
     let Some(theirs) = theirs else {
@@ -247,8 +241,8 @@ async fn clock(connection: &Connection, findings: &mut Findings) {
         );
         return;
     };
-    let (what, worth_a_word) = compared(sent_at, theirs, round_trip);
-    if worth_a_word {
+    let (what, differ) = compared(sent_at, theirs, round_trip);
+    if differ {
         findings.warning(
             "clock",
             what,
@@ -272,8 +266,8 @@ fn compared(sent_at: jiff::Timestamp, theirs: jiff::Timestamp, round_trip: Durat
         "behind"
     };
     if apart.saturating_sub(way) > CLOCKS_DIFFER {
-        let said = format!("{:.1} s {direction} the NATS server's", apart.as_secs_f64());
-        return (said, true);
+        let text = format!("{:.1} s {direction} the NATS server's", apart.as_secs_f64());
+        return (text, true);
     }
     (
         format!("differs from the NATS server's by {} ms", apart.as_millis()),
@@ -289,13 +283,13 @@ mod tests {
     fn clocks_are_compared_in_the_middle_of_the_round_trip() {
         let now = jiff::Timestamp::now();
         let after = |seconds: i64| now + jiff::SignedDuration::from_secs(seconds);
-        let said = |theirs, round_trip| compared(now, theirs, Duration::from_secs(round_trip));
-        assert!(!said(after(1), 0).1);
-        assert!(!said(after(5), 8).1, "a slow answer explains it");
+        let comparison = |theirs, round_trip| compared(now, theirs, Duration::from_secs(round_trip));
+        assert!(!comparison(after(1), 0).1);
+        assert!(!comparison(after(5), 8).1, "a slow answer explains it");
         assert_eq!(
-            said(after(5), 0),
+            comparison(after(5), 0),
             ("5.0 s behind the NATS server's".to_owned(), true)
         );
-        assert!(said(after(-5), 0).0.contains("5.0 s ahead of"));
+        assert!(comparison(after(-5), 0).0.contains("5.0 s ahead of"));
     }
 }

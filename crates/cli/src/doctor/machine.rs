@@ -200,16 +200,16 @@ fn space(path: &Path, findings: &mut Findings) {
     };
     let Ok(found) = statvfs(there) else { return };
     let free = found.f_bavail.saturating_mul(found.f_frsize);
-    let said = format!(
+    let text = format!(
         "{:.1} GiB free for the journal",
         free as f64 / LITTLE_SPACE as f64
     );
     let remedy =
         "free some space, or move the journal with --data-dir; while it can't be written, no wake succeeds";
     match free {
-        ..NO_SPACE => findings.problem("disk", said, remedy),
-        NO_SPACE..LITTLE_SPACE => findings.warning("disk", said, remedy),
-        LITTLE_SPACE.. => findings.ok("disk", said),
+        ..NO_SPACE => findings.problem("disk", text, remedy),
+        NO_SPACE..LITTLE_SPACE => findings.warning("disk", text, remedy),
+        LITTLE_SPACE.. => findings.ok("disk", text),
     }
 }
 

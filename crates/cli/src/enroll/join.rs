@@ -57,36 +57,29 @@ pub struct Join {
     pub ports: Ports,
 }
 
-/// The hub's settings in the config.
-pub struct HubLines {
-    nats: String,
-    credentials: PathBuf,
-    ca: Option<PathBuf>,
+/// The hub's lines in `[agent]`.
+fn hub_lines(
+    nats: &str,
     allow_plaintext: bool,
-}
-
-impl HubLines {
-    /// The lines of `[agent]`.
-    pub fn to_toml(&self) -> Result<String, Failure> {
-        let quoted = |path: &Path| -> Result<String, Failure> {
-            let text = path
-                .to_str()
-                .with_context(|| format!("{} is not text", path.display()))?;
-            Ok(toml::Value::from(text).to_string())
-        };
-        let mut text = format!("nats = {}\n", toml::Value::from(self.nats.as_str()));
-        if self.allow_plaintext {
-            text += "allow_plaintext = true\n";
-        }
-        text += &format!(
-            "# The key that authenticates this agent at the hub: keep it secret.\ncredentials = {}\n",
-            quoted(&self.credentials)?
-        );
-        if let Some(ca) = &self.ca {
-            text += &format!("ca = {}\n", quoted(ca)?);
-        }
-        Ok(text)
+    credentials: &Path,
+    ca: Option<&Path>,
+) -> Result<String, Failure> {
+    let quoted = |path: &Path| -> Result<String, Failure> {
+        let text = path
+            .to_str()
+            .with_context(|| format!("{} is not valid UTF-8", path.display()))?;
+        Ok(toml::Value::from(text).to_string())
+    };
+    let mut text = format!("nats = {}\n", toml::Value::from(nats));
+    if allow_plaintext {
+        text += "allow_plaintext = true\n";
     }
+    text += "# The key that authenticates this agent at the hub: keep it secret.\n";
+    text += &format!("credentials = {}\n", quoted(credentials)?);
+    if let Some(ca) = ca {
+        text += &format!("ca = {}\n", quoted(ca)?);
+    }
+    Ok(text)
 }
 
 /// Joins the hub that the token names.
@@ -143,17 +136,13 @@ pub async fn join(args: Join) -> Result<(), Failure> {
         }
         None => None,
     };
-    let hub = HubLines {
-        allow_plaintext: args.allow_plaintext && NatsUrl::parse(&nats, false).is_err(),
-        nats,
-        credentials,
-        ca,
-    };
+    let allow_plaintext = args.allow_plaintext && NatsUrl::parse(&nats, false).is_err();
+    let hub = hub_lines(&nats, allow_plaintext, &credentials, ca.as_deref())?;
     let backends = init::look(&args.ports.ports).await?;
     let text = init::write_config(
         &args.config,
         token.agent.as_str(),
-        Some(&hub.to_toml()?),
+        Some(&hub),
         &backends,
         args.force,
     )?;
@@ -175,13 +164,13 @@ async fn enroll(args: &Join, token: &Token, key: &NatsKey) -> Result<Row, Failur
         ca: args.ca.clone(),
         ..ApiAddress::keyless(token.hub.clone())
     })?;
-    let asked = json!({
+    let body = json!({
         "agent": token.agent,
         "token_id": token.id,
         "secret": token.secret,
         "key": key.public(),
     });
-    let request = client.request(Method::POST, "/reveille/v1/enroll").json(&asked);
+    let request = client.request(Method::POST, "/reveille/v1/enroll").json(&body);
     client.json(request).await.map_err(|failure| match failure {
         Failure::Other(error) => anyhow!("{error:#}")
             .context(format!("{} cannot join", token.agent))

@@ -51,7 +51,7 @@ impl Section {
         }
     }
 
-    /// Its keys, each with all that is said of it: those that must be there, then the others by their names.
+    /// Its keys: the required ones, then the others by name.
     pub(super) fn keys(&self) -> Vec<Key> {
         let schema: Value = serde_json::from_str(crate::config::SCHEMA).expect("the schema is JSON");
         let section = schema.pointer(self.at).expect("the section is in the schema");
@@ -63,7 +63,7 @@ impl Section {
         let key = |(name, own): (&String, &Value)| Key {
             name: name.clone(),
             required: required.contains(&Value::from(name.as_str())),
-            said: with_definitions(&schema, own),
+            schema: with_definitions(&schema, own),
         };
         let mut keys: Vec<_> = known.map(key).collect();
         let place = |key: &Key| {
@@ -75,14 +75,14 @@ impl Section {
     }
 }
 
-/// What a property says, and what its definition says beside that.
+/// A property together with its definition.
 fn with_definitions(schema: &Value, own: &Value) -> Map<String, Value> {
-    let mut said = match own["$ref"].as_str() {
+    let mut all = match own["$ref"].as_str() {
         None => Map::new(),
         Some(at) => with_definitions(schema, schema.pointer(&at[1..]).expect("a definition")),
     };
-    said.extend(own.as_object().expect("a schema").clone());
-    said
+    all.extend(own.as_object().expect("a schema").clone());
+    all
 }
 
 /// A key.
@@ -90,7 +90,7 @@ fn with_definitions(schema: &Value, own: &Value) -> Map<String, Value> {
 pub(super) struct Key {
     pub(super) name: String,
     pub(super) required: bool,
-    said: Map<String, Value>,
+    schema: Map<String, Value>,
 }
 
 /// What bounds a key's values in a way that can be tried.
@@ -105,16 +105,16 @@ pub(super) enum Bound {
 
 impl Key {
     fn text(&self, word: &str) -> Option<&str> {
-        self.said.get(word)?.as_str()
+        self.schema.get(word)?.as_str()
     }
 
     fn number(&self, word: &str) -> Option<u64> {
-        self.said.get(word)?.as_u64()
+        self.schema.get(word)?.as_u64()
     }
 
     /// The default as TOML; nothing when the schema says it in words only, or there is none.
     pub(super) fn default(&self) -> Option<String> {
-        self.said.get("default").map(Value::to_string)
+        self.schema.get("default").map(Value::to_string)
     }
 
     pub(super) fn bound(&self) -> Option<Bound> {
@@ -127,7 +127,7 @@ impl Key {
                 max: max.to_owned(),
             });
         }
-        if let Some(words) = self.said.get("enum").and_then(Value::as_array) {
+        if let Some(words) = self.schema.get("enum").and_then(Value::as_array) {
             return Some(Bound::OneOf(words.iter().map(Value::to_string).collect()));
         }
         match (
@@ -158,7 +158,12 @@ impl Key {
         if self.text("type") == Some("boolean") {
             bounds.push("`true` or `false`".to_owned());
         }
-        assert!(!bounds.is_empty(), "{} has no bounds: {:?}", self.name, self.said);
+        assert!(
+            !bounds.is_empty(),
+            "{} has no bounds: {:?}",
+            self.name,
+            self.schema
+        );
         let what = self.text("description");
         let what = what.unwrap_or_else(|| panic!("{} has no description", self.name));
         vec![

@@ -63,7 +63,7 @@ fn read(section: &Section, key: &Key, value: &str) -> Result<Config, String> {
     read.map_err(|error| format!("{error}\n{file}"))
 }
 
-fn refuses(section: &Section, key: &Key, value: &str, of: &Bound) {
+fn assert_refused(section: &Section, key: &Key, value: &str, of: &Bound) {
     let shown: String = value.chars().take(80).collect();
     assert!(
         read(section, key, value).is_err(),
@@ -73,7 +73,7 @@ fn refuses(section: &Section, key: &Key, value: &str, of: &Bound) {
     );
 }
 
-fn takes(section: &Section, key: &Key, value: &str) {
+fn assert_accepted(section: &Section, key: &Key, value: &str) {
     if let Err(error) = read(section, key, value) {
         panic!(
             "{}: {}",
@@ -167,50 +167,50 @@ fn each_bound_that_the_schema_names_is_the_last_value_that_the_agent_takes() {
                 Bound::Duration { min, max } => {
                     // A wake's time-outs count together, the wait for its group included.
                     if !["wake", "wol", "tcp", "verify"].contains(&section.name) && !in_a_group(&key) {
-                        takes(&section, &key, &format!("\"{max}\""));
+                        assert_accepted(&section, &key, &format!("\"{max}\""));
                     }
-                    refuses(&section, &key, &format!("\"{max} 1ms\""), &bound);
+                    assert_refused(&section, &key, &format!("\"{max} 1ms\""), &bound);
                     match min {
-                        None => refuses(&section, &key, "\"0s\"", &bound),
+                        None => assert_refused(&section, &key, "\"0s\"", &bound),
                         Some(min) => {
-                            takes(&section, &key, &format!("\"{min}\""));
+                            assert_accepted(&section, &key, &format!("\"{min}\""));
                             let below = min.strip_suffix("ms").and_then(|min| min.parse::<u64>().ok());
                             let below = below.expect("milliseconds") - 1;
-                            refuses(&section, &key, &format!("\"{below}ms\""), &bound);
+                            assert_refused(&section, &key, &format!("\"{below}ms\""), &bound);
                         }
                     }
                 }
                 Bound::Bytes { min, max } => {
                     let text =
                         |bytes: u64| format!("{:?}", "x".repeat(usize::try_from(bytes).expect("it fits")));
-                    takes(&section, &key, &text(*max));
-                    refuses(&section, &key, &text(max + 1), &bound);
+                    assert_accepted(&section, &key, &text(*max));
+                    assert_refused(&section, &key, &text(max + 1), &bound);
                     if *min > 0 {
-                        takes(&section, &key, &text(*min));
-                        refuses(&section, &key, &text(min - 1), &bound);
+                        assert_accepted(&section, &key, &text(*min));
+                        assert_refused(&section, &key, &text(min - 1), &bound);
                     }
                 }
                 Bound::Entries { min, max } => {
-                    takes(&section, &key, &entries(&key, *max));
-                    refuses(&section, &key, &entries(&key, max + 1), &bound);
+                    assert_accepted(&section, &key, &entries(&key, *max));
+                    assert_refused(&section, &key, &entries(&key, max + 1), &bound);
                     if *min > 0 {
-                        takes(&section, &key, &entries(&key, *min));
-                        refuses(&section, &key, &entries(&key, min - 1), &bound);
+                        assert_accepted(&section, &key, &entries(&key, *min));
+                        assert_refused(&section, &key, &entries(&key, min - 1), &bound);
                     }
                 }
                 Bound::Integer { min, max } => {
                     for legal in [min, max] {
-                        takes(&section, &key, &legal.to_string());
+                        assert_accepted(&section, &key, &legal.to_string());
                     }
-                    refuses(&section, &key, &(max + 1).to_string(), &bound);
-                    refuses(
+                    assert_refused(&section, &key, &(max + 1).to_string(), &bound);
+                    assert_refused(
                         &section,
                         &key,
                         &min.checked_sub(1).map_or("-1".to_owned(), |n| n.to_string()),
                         &bound,
                     );
                 }
-                Bound::OneOf(_) => refuses(&section, &key, "\"nonsense\"", &bound),
+                Bound::OneOf(_) => assert_refused(&section, &key, "\"nonsense\"", &bound),
             }
         }
     }

@@ -131,7 +131,7 @@ pub async fn look(client: &Client, port: u16) -> Result<Found, &'static str> {
         server,
         models,
         needs_key,
-        sleep_mode: sleeping.is_some_and(|said| said["is_sleeping"].is_boolean()),
+        sleep_mode: sleeping.is_some_and(|state| state["is_sleeping"].is_boolean()),
         model_path: props.and_then(|props| props["model_path"].as_str().map(str::to_owned)),
     })
 }
@@ -139,8 +139,8 @@ pub async fn look(client: &Client, port: u16) -> Result<Found, &'static str> {
 /// Each server has a path that only it answers in this form. LM Studio answers 200 to everything, so the body counts.
 async fn which(client: &Client, base: &str, props: Option<&Value>) -> Server {
     let says = async |path: &str, key: &str| {
-        let said = get(client, &format!("{base}{path}")).await;
-        said.is_some_and(|said| said.get(key).is_some_and(|value| !value.is_null()))
+        let body = get(client, &format!("{base}{path}")).await;
+        body.is_some_and(|body| body.get(key).is_some_and(|value| !value.is_null()))
     };
     if says("/api/version", "version").await {
         Server::Ollama

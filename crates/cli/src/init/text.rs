@@ -109,6 +109,19 @@ struct Recipe {
     text: String,
 }
 
+impl Recipe {
+    /// A recipe that runs a program: commented out unless the program is in `PATH`.
+    fn of_program(program: &str, why: &'static str, why_not: &'static str, text: String) -> Self {
+        match find_program(program, None) {
+            Ok(_) => Self { why, text },
+            Err(_) => Self {
+                why: why_not,
+                text: commented(&text),
+            },
+        }
+    }
+}
+
 fn recipe(backend: &Found) -> Recipe {
     let base = format!("http://127.0.0.1:{}", backend.port);
     if backend.sleep_mode {
@@ -121,85 +134,55 @@ fn recipe(backend: &Found) -> Recipe {
             ),
         };
     }
-    let has = |program: &str| find_program(program, None).is_ok();
+    let port = backend.port.to_string();
+    let model = backend.models.first().map_or("MODEL", ModelName::as_str);
+    let model_path = backend.model_path.as_deref().unwrap_or("/path/to/model.gguf");
     match backend.server {
-        Server::Ollama => {
-            let text = "[provider.wake]\ntype = \"command\"\nrun = \"serve\"\ncommand = \"ollama\"\nargs = \
-             [\"serve\"]\n";
-            let sleep = "# Stops a server that Reveille started, never one that someone else started.\n\
-                         [provider.sleep]\nidle_after = \"15m\"\n";
-            let env = format!("env = {{ OLLAMA_HOST = \"127.0.0.1:{}\" }}\n", backend.port);
-            let text = format!("{text}{env}\n{sleep}");
-            if has("ollama") {
-                Recipe {
-                    why: "When nothing answers there, Reveille runs `ollama serve` as its child.",
-                    text,
-                }
-            } else {
-                Recipe {
-                    why: "Reveille could run it, but `ollama` isn't in PATH: set `command` to the program and \
-                     uncomment the recipe.",
-                    text: commented(&text),
-                }
-            }
-        }
+        Server::Ollama => Recipe::of_program(
+            "ollama",
+            "When nothing answers there, Reveille runs `ollama serve` as its child.",
+            "Reveille could run it, but `ollama` isn't in PATH: set `command` to the program and uncomment the recipe.",
+            format!(
+                "[provider.wake]\ntype = \"command\"\nrun = \"serve\"\ncommand = \"ollama\"\nargs = [\"serve\"]\n\
+                 env = {{ OLLAMA_HOST = \"127.0.0.1:{port}\" }}\n\n\
+                 # Stops a server that Reveille started, never one that someone else started.\n\
+                 [provider.sleep]\nidle_after = \"15m\"\n"
+            ),
+        ),
         Server::Vllm => Recipe {
             why: "Its sleep mode is off: start vLLM with VLLM_SERVER_DEV_MODE=1 and --enable-sleep-mode and run \
-             `reveille init --force` again, or let Reveille run it.",
-            text: commented(&served(
-                "vllm",
-                &format!(
-                    "\"serve\", {}, \"--port\", \"{}\"",
-                    quoted(backend.models.first().map_or("MODEL", ModelName::as_str)),
-                    backend.port
-                ),
-            )),
+                  `reveille init --force` again, or let Reveille run it.",
+            text: commented(&served("vllm", &["serve", model, "--port", &port])),
         },
         Server::LlamaCpp => Recipe {
             why: "llama-server can't sleep by itself, so Reveille would start and stop it: check the arguments and \
-             uncomment the recipe.",
-            text: commented(&served(
-                "llama-server",
-                &format!(
-                    "\"-m\", {}, \"--port\", \"{}\"",
-                    quoted(backend.model_path.as_deref().unwrap_or("/path/to/model.gguf")),
-                    backend.port
-                ),
-            )),
+                  uncomment the recipe.",
+            text: commented(&served("llama-server", &["-m", model_path, "--port", &port])),
         },
-        Server::LmStudio => {
-            let text = format!(
-                "[provider.wake]\ntype = \"command\"\ncommand = \"lms\"\nargs = [\"server\", \"start\", \
-                 \"--port\", \"{}\"]\n\n\
-                 [provider.sleep]\ntype = \"command\"\ncommand = \"lms\"\nargs = [\"server\", \"stop\"]\n",
-                backend.port
-            );
-            if has("lms") {
-                Recipe {
-                    why: "LM Studio's own command starts and stops its server, which loads models on request.",
-                    text,
-                }
-            } else {
-                Recipe {
-                    why: "LM Studio's command `lms` could start and stop it, but isn't in PATH: install it and \
-                     uncomment the recipe.",
-                    text: commented(&text),
-                }
-            }
-        }
+        Server::LmStudio => Recipe::of_program(
+            "lms",
+            "LM Studio's own command starts and stops its server, which loads models on request.",
+            "LM Studio's command `lms` could start and stop it, but isn't in PATH: install it and uncomment the recipe.",
+            format!(
+                "[provider.wake]\ntype = \"command\"\ncommand = \"lms\"\nargs = [\"server\", \"start\", \"--port\", \
+                 \"{port}\"]\n\n\
+                 [provider.sleep]\ntype = \"command\"\ncommand = \"lms\"\nargs = [\"server\", \"stop\"]\n"
+            ),
+        ),
         Server::Other => Recipe {
             why: "Reveille doesn't know how to start it, so nothing wakes it yet: set `command` to its program and \
              uncomment the recipe.",
-            text: commented(&served("/path/to/server", "\"--its\", \"arguments\"")),
+            text: commented(&served("/path/to/server", &["--its", "arguments"])),
         },
     }
 }
 
-fn served(program: &str, args: &str) -> String {
+fn served(program: &str, args: &[&str]) -> String {
+    let args: Vec<_> = args.iter().map(|arg| quoted(arg)).collect();
     format!(
-        "[provider.wake]\ntype = \"command\"\nrun = \"serve\"\ncommand = {program:?}\nargs = [{args}]\nmax_wait = \
-         \"5m\"\n\n\
-         [provider.sleep]\nidle_after = \"15m\"\n"
+        "[provider.wake]\ntype = \"command\"\nrun = \"serve\"\ncommand = {program:?}\nargs = [{}]\n\
+         max_wait = \"5m\"\n\n[provider.sleep]\nidle_after = \"15m\"\n",
+        args.join(", ")
     )
 }
 

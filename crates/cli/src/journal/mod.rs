@@ -123,11 +123,11 @@ async fn export(args: Export) -> Result<(), Failure> {
 async fn import(args: Import) -> Result<(), Failure> {
     let connection = connect(&args.nats.nats, &args.nats.hub).await?;
     let epochs = if args.exact { Epochs::Keep } else { Epochs::Advance };
-    let told = |progress: archive::ImportProgress| {
+    let show = |progress: archive::ImportProgress| {
         let archive::ImportProgress { done, of } = progress;
         eprintln!("{done} of {of} commits are in the journal");
     };
-    let done = archive::import(&connection, &args.file, epochs, told)
+    let done = archive::import(&connection, &args.file, epochs, show)
         .await
         .map_err(|error| about(error, &args.file))?;
     let (commits, found, advanced) = (done.commits, done.found, done.advanced);

@@ -70,7 +70,7 @@ pub async fn run(args: Api) -> Result<(), Failure> {
     }
     let client = ApiClient::local(&url, None)?;
     until_signalled(|stop| async move {
-        let told = async {
+        let notifies = async {
             while !client.is_ready().await {
                 sleep(READY_LOOK).await;
             }
@@ -79,7 +79,7 @@ pub async fn run(args: Api) -> Result<(), Failure> {
         };
         tokio::select! {
             done = serve_api(config, rows, listener, stop) => done,
-            never = told => never,
+            never = notifies => never,
         }
     })
     .await

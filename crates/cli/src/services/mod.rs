@@ -20,7 +20,7 @@ where
 {
     let signals = Signals::listen()?;
     let stop = CancellationToken::new();
-    let told = async {
+    let notifies = async {
         signals.stop.cancelled().await;
         sd_notify::tell(Phase::Stopping);
         // Only now: a service that stops at once would end the process before the notification is sent.
@@ -29,7 +29,7 @@ where
     };
     tokio::select! {
         done = service(stop.clone()) => done,
-        never = told => never,
+        never = notifies => never,
         () = signals.hurry.cancelled() => Err(anyhow!("stopped before all work was finished").into()),
     }
 }

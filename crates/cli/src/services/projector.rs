@@ -50,7 +50,7 @@ pub async fn serve_projector(
 ) -> Result<(), Failure> {
     let projector = reveille_projector::Projector::new(config);
     let mut status = projector.status();
-    let told = async {
+    let notifies = async {
         if status.changed().await.is_ok() {
             follows();
         }
@@ -58,7 +58,7 @@ pub async fn serve_projector(
     };
     let done = tokio::select! {
         done = projector.run(stop) => done,
-        never = told => never,
+        never = notifies => never,
     };
     done.map_err(failure)
 }

@@ -32,10 +32,10 @@ pub struct ServerProgram {
 /// # Errors
 /// When there is none, or none that is new enough: names those it found, and how to get one.
 pub async fn find() -> Result<ServerProgram> {
-    if let Some(told) = env::var_os(VARIABLE).filter(|told| !told.is_empty()) {
-        return match examine(Path::new(&told)).await {
+    if let Some(named) = env::var_os(VARIABLE).filter(|named| !named.is_empty()) {
+        return match examine(Path::new(&named)).await {
             Ok(found) => Ok(found),
-            Err(reason) => bail!("{VARIABLE} names {}, which {reason}", told.display()),
+            Err(reason) => bail!("{VARIABLE} names {}, which {reason}", named.display()),
         };
     }
     search(candidates()).await
@@ -83,8 +83,8 @@ async fn examine(path: &Path) -> Result<ServerProgram, String> {
         .await
         .map_err(|_| "doesn't print its version".to_owned())?
         .map_err(|error| format!("cannot be run: {error}"))?;
-    let said = String::from_utf8_lossy(&output.stdout);
-    let version = said
+    let printed = String::from_utf8_lossy(&output.stdout);
+    let version = printed
         .split_whitespace()
         .last()
         .unwrap_or_default()
