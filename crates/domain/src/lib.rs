@@ -19,7 +19,7 @@ mod wake;
 
 pub use agent::{
     Access, AdvanceReason, Agent, AgentCommand, AgentEvent, AgentKey, AgentRejection, EnrolledKey,
-    EnrolmentToken, Fence, InvalidAgentKey, MAX_TOKEN_LIFETIME, Session, Sessions,
+    EnrollmentToken, Fence, InvalidAgentKey, MAX_TOKEN_LIFETIME, Session, Sessions,
 };
 pub use ids::{CommandId, Epoch, ReportId, ReportSeq, SessionId, TokenId, WakeId};
 pub use key::{Key, KeyCommand, KeyEvent, KeyRejection, Scope, Scopes};

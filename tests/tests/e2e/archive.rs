@@ -335,7 +335,7 @@ async fn an_import_that_was_broken_off_is_gone_on_with_and_nothing_starts_before
         &["import", "--exact", "--nats", &world.nats.url(), text(&file)],
     )
     .await;
-    assert!(said.contains("2 of them were there"), "{said}");
+    assert!(said.contains("2 of them were already there"), "{said}");
     assert_eq!(stored(&world.journal().await), stored(&before));
 
     let other = World::new().await;

@@ -11,7 +11,7 @@ mod canaries;
 mod cluster;
 mod compose;
 mod docs;
-mod enrolment;
+mod enrollment;
 mod faults;
 mod first_use;
 mod forgeries;

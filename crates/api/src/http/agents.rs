@@ -31,7 +31,7 @@ use uuid::Uuid;
 
 /// What stands in the commits that this brings.
 const CAUSE: &str = "operator";
-/// What stands in the commit of an enrolment.
+/// What stands in the commit of an enrollment.
 const ENROLS: &str = "enroll";
 /// A token's secret is this many random bytes.
 const SECRET_BYTES: usize = 32;

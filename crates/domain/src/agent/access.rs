@@ -15,12 +15,12 @@ const REMEMBERED_TOKENS: usize = 8;
 /// The key that authenticates an agent, and its latest tokens.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Access {
-    /// The key; none before the enrolment and after a revocation.
+    /// The key; none before the enrollment and after a revocation.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     key: Option<EnrolledKey>,
     /// The tokens issued since the last revocation, latest last.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    tokens: Vec<EnrolmentToken>,
+    tokens: Vec<EnrollmentToken>,
     /// When it was last revoked.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     revoked_at_ms: Option<Timestamp>,
@@ -37,7 +37,7 @@ pub struct EnrolledKey {
 
 /// A token that enrols one key, once.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct EnrolmentToken {
+pub struct EnrollmentToken {
     /// Its id.
     pub id: TokenId,
     /// The hash of its secret.
@@ -152,7 +152,7 @@ impl Access {
                 expires_at_ms,
                 ..
             } => {
-                self.tokens.push(EnrolmentToken {
+                self.tokens.push(EnrollmentToken {
                     id: *token,
                     secret: *secret,
                     expires_at_ms: *expires_at_ms,

@@ -1,5 +1,5 @@
 //! The agent aggregate. It accepts sessions and numbers them with epochs, which fence everything that an agent sends. It also
-//! knows the key that authenticates the agent, from its enrolment with a token to its revocation.
+//! knows the key that authenticates the agent, from its enrollment with a token to its revocation.
 
 mod access;
 mod agent_key;
@@ -11,7 +11,7 @@ mod sessions;
 #[cfg(test)]
 mod tests;
 
-pub use access::{Access, EnrolledKey, EnrolmentToken};
+pub use access::{Access, EnrolledKey, EnrollmentToken};
 pub use agent_key::{AgentKey, InvalidAgentKey};
 pub use command::AgentCommand;
 pub use event::{AdvanceReason, AgentEvent};

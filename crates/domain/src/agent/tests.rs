@@ -180,7 +180,7 @@ fn a_token_lives_for_a_quarter_of_an_hour_at_most() {
 }
 
 #[test]
-fn a_later_enrolment_replaces_the_key_and_trusting_the_same_key_changes_nothing() {
+fn a_later_enrollment_replaces_the_key_and_trusting_the_same_key_changes_nothing() {
     let agent = after(&[
         issue(1),
         enroll(1, key('A'), secs(5)),
