@@ -8,11 +8,11 @@ pub use token::Token;
 
 use crate::{
     args::{ApiAddress, Format, Listing, duration},
-    client::{ApiClient, Row, field, line, print, table::Table},
+    client::{ApiClient, Row, field, line, moment, print, table::Table},
     failure::Failure,
 };
 use clap::{Args, Subcommand};
-use jiff::{Timestamp, tz::TimeZone};
+use jiff::tz::TimeZone;
 use reqwest::Method;
 use reveille_domain::{AgentName, MAX_TOKEN_LIFETIME};
 use serde_json::json;
@@ -77,13 +77,11 @@ pub async fn create_token(args: &AgentTokenCreate) -> Result<(), Failure> {
                 .to_string(),
         );
     }
-    let expires = issued["expires_at_ms"]
-        .as_i64()
-        .and_then(|at| Timestamp::from_millisecond(at).ok());
-    let until = expires.map_or_else(String::new, |at| {
-        format!(" until {}", at.to_zoned(TimeZone::system()).strftime("%H:%M:%S"))
-    });
-    eprintln!("Valid once{until}. Run this on the machine of {}:\n", args.agent);
+    let until = moment(&issued["expires_at_ms"], &TimeZone::system());
+    eprintln!(
+        "Valid once, until {until}. Run this on the machine of {}:\n",
+        args.agent
+    );
     line(&format!("reveille join {token}"))
 }
 

@@ -5,6 +5,7 @@ mod output;
 
 use crate::{
     args::{HubArgs, NatsUrl},
+    client,
     failure::Failure,
     hub::HubNats,
     replica,
@@ -12,13 +13,15 @@ use crate::{
 use anyhow::Context;
 use clap::{Args, Subcommand};
 use commits::Commits;
-use jiff::{Timestamp, tz::TimeZone};
+use jiff::tz::TimeZone;
 use output::Output;
 use reveille_bus::{
     Connection,
     access::Role,
     archive::{self, ArchiveError, ArchiveWriter, EPOCHS_LEFT_FREE, Epochs, Stats, Verifier},
 };
+use reveille_domain::Timestamp;
+use serde_json::json;
 use std::path::{Path, PathBuf};
 
 const EXPORT_EXAMPLES: &str = "\
@@ -205,13 +208,6 @@ async fn connect(url: &str, hub: &HubArgs) -> Result<Connection, Failure> {
         .context("cannot reach the journal")?)
 }
 
-fn moment(at: Option<reveille_domain::Timestamp>) -> String {
-    at.and_then(|at| Timestamp::from_millisecond(i64::try_from(at.as_millis()).ok()?).ok())
-        .map_or_else(
-            || "-".to_owned(),
-            |at| {
-                let at = at.to_zoned(TimeZone::system());
-                at.strftime("%Y-%m-%d %H:%M:%S %z").to_string()
-            },
-        )
+fn moment(at: Option<Timestamp>) -> String {
+    client::moment(&json!(at.map(Timestamp::as_millis)), &TimeZone::system())
 }

@@ -44,6 +44,7 @@ use std::{
     future::pending,
     path::{Path, PathBuf},
 };
+use tokio_util::sync::CancellationToken;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -131,27 +132,7 @@ pub async fn run(args: Up) -> Result<(), Failure> {
         parts.start(Role::Projector, |stop| serve_projector(config, || (), stop));
     }
     let mut banner = Banner::new(url, &hub, has_database, &keys)?;
-    let ended = tokio::select! {
-        ended = parts.until_one_fails(&signals.stop) => Some(ended),
-        () = banner.api_is_ready() => None,
-    };
-    let ended = match ended {
-        Some(ended) => ended,
-        None => {
-            if let Some(agent) = agent {
-                banner.expect(&agent.config);
-                parts.start(Role::Agent, |stop| serve_agent(agent, || (), stop));
-            }
-            tokio::select! {
-                ended = parts.until_one_fails(&signals.stop) => ended,
-                never = async {
-                    banner.show().await;
-                    sd_notify::tell(Phase::Ready);
-                    pending().await
-                } => never,
-            }
-        }
-    };
+    let ended = until_ended(&mut parts, &mut banner, agent, &signals.stop).await;
     sd_notify::tell(Phase::Stopping);
     let stopped = tokio::select! {
         stopped = parts.stop() => stopped,
@@ -159,6 +140,31 @@ pub async fn run(args: Up) -> Result<(), Failure> {
     };
     hub.stop().await;
     ended.and(stopped)
+}
+
+/// Starts the agent once the API is ready, shows the banner, and waits until `stop` or a failure.
+async fn until_ended(
+    parts: &mut Parts,
+    banner: &mut Banner,
+    agent: Option<Options>,
+    stop: &CancellationToken,
+) -> Result<(), Failure> {
+    tokio::select! {
+        ended = parts.until_one_fails(stop) => return ended,
+        () = banner.api_is_ready() => {}
+    }
+    if let Some(agent) = agent {
+        banner.expect(&agent.config);
+        parts.start(Role::Agent, |stop| serve_agent(agent, || (), stop));
+    }
+    tokio::select! {
+        ended = parts.until_one_fails(stop) => ended,
+        never = async {
+            banner.show().await;
+            sd_notify::tell(Phase::Ready);
+            pending().await
+        } => never,
+    }
 }
 
 /// The running NATS server that the command line or the config names, if any.
