@@ -12,10 +12,11 @@ type Covered = (&'static str, &'static str, &'static str);
 #[rustfmt::skip]
 const COVERED: &[Covered] = &[
     ("README.md", "cargo xtask demo", "the_first_two_commands_are_ones_that_xtask_knows"),
-    ("README.md", "0.000 s  request sent", "the_demo_tells_what_the_readme_shows"),
+    ("docs/installing.md", "0.000 s  request sent", "the_demo_prints_what_its_page_shows"),
     ("README.md", "export PATH=", "the_readme_leads_from_a_config_to_an_answer"),
+    ("README.md", "curl http://127.0.0.1:8420/v1/chat/completions", "the_readme_leads_from_a_config_to_an_answer"),
     ("README.md", "from openai import OpenAI", "the_readme_leads_from_a_config_to_an_answer"),
-    ("README.md", "reveille wakes ", "the_readme_leads_from_a_config_to_an_answer"),
+    ("docs/commands.md", "reveille wakes ", "the_readme_leads_from_a_config_to_an_answer"),
     ("docs/operations.md", "reveille journal export --nats", "the_journal_is_archived_restored_and_folded_by_the_documented_commands"),
     ("docs/operations.md", "reveille journal export --from-postgres", "the_journal_is_archived_restored_and_folded_by_the_documented_commands"),
     ("docs/operations.md", "reveille journal verify journal.jsonl\nreveille journal import", "the_journal_is_archived_restored_and_folded_by_the_documented_commands"),
@@ -50,6 +51,7 @@ const COVERED: &[Covered] = &[
     ("docs/wake-on-demand.md", "(none) ──published, up", "pictures_use_the_names_of_what_they_show"),
     ("docs/wake-on-demand.md", "reveille agent pause", "the_owner_of_a_machine_pauses_and_resumes_its_agent_by_the_documented_commands"),
     ("ARCHITECTURE.md", "OpenAI clients ──HTTP──", "pictures_use_the_names_of_what_they_show"),
+    ("README.md", "OpenAI client ──request──", "pictures_use_the_names_of_what_they_show"),
 ];
 
 /// The snippets that a test covers, in the table's order.
@@ -121,7 +123,7 @@ fn every_snippet_of_the_documentation_is_covered_by_a_test() {
 
 #[test]
 fn pictures_use_the_names_of_what_they_show() {
-    let [lifecycle, parts] = blocks_of("pictures_use_the_names_of_what_they_show");
+    let [lifecycle, parts, request] = blocks_of("pictures_use_the_names_of_what_they_show");
     for status in ["active", "hibernating", "waking", "inactive"] {
         assert!(lifecycle.contains(status), "{status}");
     }
@@ -135,5 +137,8 @@ fn pictures_use_the_names_of_what_they_show() {
         "backend",
     ] {
         assert!(parts.contains(name), "{name}");
+    }
+    for name in ["API", "NATS", "agent", "backend", "journal"] {
+        assert!(request.contains(name), "{name}");
     }
 }

@@ -1,4 +1,4 @@
-//! What the README says, word by word, on a machine of its own.
+//! The README, word by word, on a machine of the test's own; and the pages that it hands on to.
 
 use super::{
     blocks::{Block, blocks},
@@ -32,8 +32,8 @@ fn without_figures(line: &str) -> String {
 }
 
 #[test]
-fn the_demo_tells_what_the_readme_shows() {
-    let [shown] = blocks_of("the_demo_tells_what_the_readme_shows");
+fn the_demo_prints_what_its_page_shows() {
+    let [shown] = blocks_of("the_demo_prints_what_its_page_shows");
     let mut demo = Command::new(program("demo"));
     demo.arg("--once").env("REVEILLE_TEST_NATS_SERVER", nats_server());
     let demo = demo.output().expect("the demo runs");
@@ -49,7 +49,7 @@ fn the_demo_tells_what_the_readme_shows() {
     }
 }
 
-/// The README's configs in one file, as it says.
+/// The README's config.
 fn config() -> String {
     let of_readme = |block: &Block| block.page == "README.md" && block.language == "toml";
     let configs = blocks().into_iter().filter(of_readme);
@@ -70,7 +70,7 @@ async fn the_readme_leads_from_a_config_to_an_answer() {
         eprintln!("skipped: {why}");
         return;
     }
-    let [commands, python, why] = blocks_of("the_readme_leads_from_a_config_to_an_answer");
+    let [first, second, python, why] = blocks_of("the_readme_leads_from_a_config_to_an_answer");
     let machine = Machine::new().await;
     let folder = machine.folder.path().to_owned();
     install_ollama(&machine);
@@ -80,7 +80,8 @@ async fn the_readme_leads_from_a_config_to_an_answer() {
     fs::create_dir(folder.join("target")).expect("a folder");
     symlink(built.parent().expect("a folder"), folder.join("target/debug")).expect("a link");
 
-    let commands = commands.replace("\\\n", " ");
+    // What the second terminal runs comes after the first one's last command, which stays.
+    let commands = [first, second].join("\n").replace("\\\n", " ");
     let (exports, commands): (Vec<_>, Vec<_>) = commands
         .lines()
         .filter(|line| !line.is_empty())
@@ -95,7 +96,7 @@ async fn the_readme_leads_from_a_config_to_an_answer() {
             machine.prints("reveille llms", &format!("gpu-box/{MODEL}")).await;
             up = Some(started);
         } else {
-            printed = machine.does(&with_exports(line));
+            printed += &machine.does(&with_exports(line));
         }
     }
     let up = up.expect("the README starts it");
@@ -114,14 +115,14 @@ async fn the_readme_leads_from_a_config_to_an_answer() {
         answer.contains("x-reveille-wake-id: ").then_some(answer)
     })
     .await;
-    let why = ["x-request-id", "x-reveille-wake-id"]
-        .iter()
-        .fold(why, |why, name| {
-            why.replace(&format!("<{name}>"), header(&answer, name))
-        });
+    let ids = format!(
+        "export REQUEST_ID={} WAKE_ID={}",
+        header(&answer, "x-request-id"),
+        header(&answer, "x-reveille-wake-id")
+    );
     for line in why.lines() {
-        let told = machine.does(line);
-        assert!(told.contains("gpu-box/ollama"), "{line}: {told}");
+        let printed = machine.does(&format!("{ids}\n{line}"));
+        assert!(printed.contains("gpu-box/ollama"), "{line}: {printed}");
     }
     assert_eq!(up.stop(crate::scene::SOON).await, Exit::Code(0), "{}", up.log());
 }
