@@ -1,5 +1,5 @@
-# Reveille in one image: the program, and certificates for tls:// and https://. Nothing else: no compiler, no NATS server.
-# `reveille up` is not for this image; its parts are (see docker-compose.yml).
+# Reveille in one image: the program, and root certificates for tls:// and https://. It has no compiler and no NATS server, so it
+# can't run `reveille up`, only the separate services (see docker-compose.yml).
 #
 #   docker build --tag reveille .
 #
@@ -10,7 +10,7 @@
 FROM rust:1.92-slim-bookworm AS build
 WORKDIR /src
 COPY . .
-# The caches are the builder's own, so what is to be kept is copied out of them.
+# The caches don't belong to the image, so the results are copied out of them.
 RUN --mount=type=cache,target=/usr/local/cargo/registry \
     --mount=type=cache,target=/src/target \
     cargo build --locked --release --package reveille --package reveille-tests --bin reveille --bin stand-in-llm \
@@ -18,14 +18,14 @@ RUN --mount=type=cache,target=/usr/local/cargo/registry \
     && cp target/release/reveille target/release/stand-in-llm /out/
 
 FROM debian:12.12-slim AS base
-# An empty volume becomes its user's whose folder it is mounted over: so /etc/reveille/hub, where the keys of a hub go.
+# An empty volume gets the owner of the folder that it is mounted over, so this creates /etc/reveille/hub for the hub's keys.
 RUN apt-get update \
     && apt-get install --yes --no-install-recommends ca-certificates \
     && rm -rf /var/lib/apt/lists/* \
     && useradd --system --uid 8420 --create-home --home-dir /var/lib/reveille reveille \
     && install --directory --owner=8420 --mode=0700 /etc/reveille/hub
 COPY --from=build /out/reveille /usr/local/bin/
-# By number, so that an engine that forbids root can tell that this isn't root.
+# A number, so that an engine that forbids root can see that this isn't root.
 USER 8420:8420
 WORKDIR /var/lib/reveille
 ENV REVEILLE_DATA_DIR=/var/lib/reveille
@@ -36,5 +36,5 @@ CMD ["--help"]
 FROM base AS demo
 COPY --from=build /out/stand-in-llm /usr/local/bin/
 
-# The last one is what is built when no target is named.
+# The last target is the default.
 FROM base AS reveille

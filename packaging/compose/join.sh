@@ -1,10 +1,10 @@
 #!/bin/sh
-# Has an agent join by a token that is made for it, unless it has joined before.
+# Enrols an agent with a new token, unless it has joined before.
 #
 #   join.sh AGENT CONFIG
 #
-# Speaks to the API at REVEILLE_API_URL, this network's loopback unless it is set, with the root key in REVEILLE_DATA_DIR.
-# The agent's key is written beside CONFIG, which is written last: its being there says that the agent has joined.
+# It uses the API at REVEILLE_API_URL, by default on this network's loopback, with the root key in REVEILLE_DATA_DIR. It writes the
+# agent's key beside CONFIG, and CONFIG last: if CONFIG exists, the agent has joined.
 set -eu
 
 if [ -e "$2" ]; then
