@@ -4,7 +4,7 @@ use super::root;
 use std::{fs, path::Path};
 
 /// The folders that it describes.
-const DESCRIBED: [&str; 6] = ["crates", "docs", "nats", "packaging", "tests", "xtask"];
+const DESCRIBED: [&str; 7] = ["crates", "docs", "fuzz", "nats", "packaging", "tests", "xtask"];
 
 fn architecture() -> String {
     fs::read_to_string(root().join("ARCHITECTURE.md")).expect("the page")
