@@ -1,10 +1,11 @@
-//! Waking: many requests, one wake. A waiter registers first, then the wake is asked for; it resolves once the fold has
-//! passed the command's sequence and its wake is no longer in flight, so no outcome is missed. Whoever leaves takes
-//! nothing with him: the wake goes on.
+//! Waking: many requests, one wake. A waiter registers first and requests the wake then; its wait ends once the fold has
+//! passed the command's sequence and the wake is no longer in flight, so it misses no outcome. A waiter that disconnects
+//! never cancels the wake.
 
 mod error;
 mod times;
 mod waiter;
+mod waiters;
 
 pub(crate) use error::{SleepError, WakeError};
 pub(crate) use times::{WakeTimes, now_ms, time_left, time_until_awake};
@@ -37,10 +38,11 @@ use tokio_util::task::TaskTracker;
 use tracing::{Instrument, debug, info};
 use uuid::Uuid;
 use waiter::{WaitState, Waiter};
+use waiters::Waiters;
 
-/// How many requests may wait for one provider in one replica, unless told otherwise.
+/// How many requests may wait for one provider in one replica by default.
 pub const MAX_WAITING: usize = 1_024;
-/// How long a question that is answered stays for others, while the fold doesn't show its answer.
+/// How long the result of a request is shared while the fold doesn't show it yet.
 const FOLD_WAIT: Duration = Duration::from_secs(1);
 
 /// Wakes providers, and puts them to sleep. A port, so that its callers can be tested without NATS.
@@ -84,36 +86,26 @@ struct Inner {
     commands: Commands,
     client: Client,
     tasks: TaskTracker,
-    max_waiting: usize,
-    waiting: Mutex<HashMap<ProviderId, Waiting>>,
+    waiters: Arc<Waiters>,
     requests: Mutex<HashMap<ProviderId, SharedRequest>>,
-}
-
-/// The requests of this replica that wait for one provider.
-#[derive(Default)]
-struct Waiting {
-    count: usize,
-    /// The wake that its agent knows they wait for.
-    announced: Option<WakeId>,
 }
 
 type SharedRequest = Shared<BoxFuture<'static, Result<WakeTicket, WakeError>>>;
 
-/// What a request to wake found.
+/// The result of a wake request.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct WakeTicket {
-    /// The wake in flight; `None` when the provider was awake already.
+    /// The wake in flight; `None` if the provider was awake already.
     pub wake: Option<Wake>,
     /// The journal sequence of the provider's last commit then.
     pub sequence: u64,
 }
 
-/// An active provider.
 #[derive(Debug, Clone)]
 pub(crate) struct Woken {
     /// The provider as it is now.
     pub snapshot: Arc<ProviderSnapshot>,
-    /// The wake that was waited for; `None` when it was awake already.
+    /// The wake that ended; `None` if the provider was awake already.
     pub wake_id: Option<WakeId>,
 }
 
@@ -128,7 +120,7 @@ impl Waker for Wakes {
         let begun = Instant::now();
         let unknown = || WakeError::Unknown { provider: id.clone() };
         let mut states = self.inner.registry.watch(id).ok_or_else(unknown)?;
-        let _slot = self.take_slot(id)?;
+        let _slot = self.inner.waiters.enter(id)?;
         let mut waiter = Waiter {
             provider: id.clone(),
             begun,
@@ -192,11 +184,7 @@ impl Waker for Wakes {
     }
 
     fn waiting(&self, id: &ProviderId) -> usize {
-        self.inner
-            .waiting
-            .lock()
-            .get(id)
-            .map_or(0, |waiting| waiting.count)
+        self.inner.waiters.count(id)
     }
 }
 
@@ -214,8 +202,7 @@ impl Wakes {
                 commands,
                 client,
                 tasks,
-                max_waiting,
-                waiting: Mutex::default(),
+                waiters: Waiters::new(max_waiting),
                 requests: Mutex::default(),
             }),
         }
@@ -238,23 +225,6 @@ impl Wakes {
             deadline_ms: wake.deadline_ms,
             now_ms: now,
             awaited: by_request || self.waiting(&provider.id) > 0,
-        })
-    }
-
-    fn take_slot(&self, id: &ProviderId) -> Result<WaiterSlot, WakeError> {
-        let limit = self.inner.max_waiting;
-        let mut waiting = self.inner.waiting.lock();
-        let count = &mut waiting.entry(id.clone()).or_default().count;
-        if *count >= limit {
-            return Err(WakeError::QueueFull {
-                provider: id.clone(),
-                limit,
-            });
-        }
-        *count += 1;
-        Ok(WaiterSlot {
-            wakes: self.clone(),
-            id: id.clone(),
         })
     }
 
@@ -301,7 +271,7 @@ impl Wakes {
         let Some(key) = cause.key().filter(|_| sleeps) else {
             return Ok(None);
         };
-        // Before the time is known, every wake that is remembered counts.
+        // Before the time is known, every remembered wake counts.
         let now = self.inner.commands.clock.try_now().unwrap_or_default();
         let reservation = self.inner.registry.keys().start_wake(key, now);
         reservation.map_err(|denied| WakeError::Quota {
@@ -323,7 +293,7 @@ impl Wakes {
             .provider(id, by, command)
             .await
             .map_err(|e| refused(id, e))?;
-        // Now, and not when the fold has come so far: until then nobody else would count it.
+        // Now, not when the fold gets there: until then it would not be counted.
         self.inner.registry.keys().quota().take(&done.events);
         if done
             .events
@@ -350,12 +320,12 @@ impl Wakes {
                 reason: *reason,
                 since: *since_ms,
             }),
-            // The wake in flight had just passed its deadline, and the failures in a row hold the next one back.
+            // The wake in flight had just passed its deadline, and its failures hold the next one back.
             Status::Hibernating { since_ms } => Err(held(id, provider, *since_ms)),
         }
     }
 
-    /// The replica that committed a wake sends it at once; every sweep sends it again, should this be lost.
+    /// The replica that committed a wake sends it at once; every sweep sends it again in case the message was lost.
     fn send_wake(&self, done: &Executed<Provider>) {
         if let Some(provider) = done.state.registered() {
             self.send(provider, done.sequence);
@@ -368,12 +338,7 @@ impl Wakes {
         let Some(wake) = joined.filter(|wake| matches!(wake.cause, WakeCause::Operator { .. })) else {
             return;
         };
-        let mut waiting = self.inner.waiting.lock();
-        let is_announced = waiting
-            .get_mut(&snapshot.provider.id)
-            .is_none_or(|waiting| waiting.announced.replace(wake.id) == Some(wake.id));
-        drop(waiting);
-        if !is_announced {
+        if self.inner.waiters.announce(&snapshot.provider.id, wake.id) {
             self.send(&snapshot.provider, snapshot.sequence);
         }
     }
@@ -403,23 +368,5 @@ struct RequestSlot {
 impl Drop for RequestSlot {
     fn drop(&mut self) {
         self.wakes.inner.requests.lock().remove(&self.id);
-    }
-}
-
-/// Counts one waiter, until it stops waiting.
-struct WaiterSlot {
-    wakes: Wakes,
-    id: ProviderId,
-}
-
-impl Drop for WaiterSlot {
-    fn drop(&mut self) {
-        let mut waiting = self.wakes.inner.waiting.lock();
-        if let Some(Waiting { count, .. }) = waiting.get_mut(&self.id) {
-            *count -= 1;
-            if *count == 0 {
-                waiting.remove(&self.id);
-            }
-        }
     }
 }

@@ -59,6 +59,7 @@ pub(super) struct Sent {
     pub body: Bytes,
 }
 
+#[derive(Default)]
 pub(super) struct FakeHub {
     pub registry: Registry,
     pub metrics: Metrics,
@@ -77,32 +78,6 @@ pub(super) struct FakeHub {
     pub secs: AtomicU64,
     pub slept: AtomicUsize,
     pub open: Arc<AtomicUsize>,
-}
-
-impl Default for FakeHub {
-    fn default() -> Self {
-        let registry = Registry::default();
-        registry.follow(&Followed::CaughtUp {
-            sequence: FIRST_SEQUENCE,
-        });
-        Self {
-            registry,
-            metrics: Metrics::default(),
-            sequence: AtomicU64::new(FIRST_SEQUENCE),
-            replies: Mutex::default(),
-            sent: Mutex::default(),
-            refuses: Mutex::default(),
-            refuses_one: Mutex::default(),
-            failures: watch::Sender::default(),
-            requested: Mutex::default(),
-            made: Mutex::default(),
-            enrolled: Mutex::default(),
-            stopped: AtomicUsize::default(),
-            secs: AtomicU64::default(),
-            slept: AtomicUsize::default(),
-            open: Arc::default(),
-        }
-    }
 }
 
 pub(super) fn id(text: &str) -> ProviderId {
@@ -142,6 +117,14 @@ fn waking() -> Status {
 }
 
 impl FakeHub {
+    pub fn new() -> Self {
+        let hub = Self::default();
+        let sequence = FIRST_SEQUENCE;
+        hub.registry.follow(&Followed::CaughtUp { sequence });
+        hub.sequence.store(sequence, Ordering::SeqCst);
+        hub
+    }
+
     /// NATS time.
     pub fn now(&self) -> Timestamp {
         Timestamp::from_millis((1_764_000_000 + self.secs.load(Ordering::SeqCst)) * 1000)

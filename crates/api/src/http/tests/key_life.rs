@@ -85,7 +85,7 @@ async fn what_makes_no_key_is_said() {
     let many: Vec<_> = (0..65).map(|n| format!("infer:m{n}")).collect();
     for (body, says) in [
         (json!({}), "name"),
-        (json!([]), "wrong"),
+        (json!([]), "invalid"),
         (json!({"name": "", "scopes": ["query"]}), "name"),
         (json!({"name": "n", "scopes": []}), "scopes"),
         (json!({"name": "n", "scopes": many}), "scopes"),
@@ -101,7 +101,7 @@ async fn what_makes_no_key_is_said() {
         ),
         (
             json!({"name": "n", "scopes": ["query"], "wakes_per_hour": -1}),
-            "wrong",
+            "invalid",
         ),
         (
             json!({"name": "n", "scopes": ["query"], "expires_in_s": 0}),

@@ -121,7 +121,7 @@ impl Served {
         CRYPTO.call_once(|| {
             let _ = rustls::crypto::ring::default_provider().install_default();
         });
-        let (hub, feed) = (Arc::new(FakeHub::default()), Arc::new(GivenFeed::default()));
+        let (hub, feed) = (Arc::new(FakeHub::new()), Arc::new(GivenFeed::default()));
         let (ready, folded, clock) = (hub.clone(), hub.clone(), hub.clone());
         let authenticator = Authenticator::new(
             mode,

@@ -73,14 +73,14 @@ async fn a_failed_wake_says_what_failed_where_and_what_to_do() {
             failed(WakeFailureKind::Unavailable, None),
             503,
             "wake_failed",
-            "no wake is tried for 4 s",
+            "the next wake is possible in 4 s",
             "4",
         ),
         (
             failed(WakeFailureKind::Died, None),
             503,
             "wake_failed",
-            "is not woken again yet",
+            "can't be woken yet",
             "4",
         ),
         (
@@ -107,7 +107,7 @@ async fn a_failed_wake_says_what_failed_where_and_what_to_do() {
         );
         assert_eq!(answer.header("retry-after"), Some(retry));
         assert_eq!(answer.header("x-reveille-provider"), Some("gpu-box/vllm"));
-        let wake = (!message.contains("no wake is tried")).then(|| wake.to_string());
+        let wake = (!message.contains("the next wake is possible")).then(|| wake.to_string());
         assert_eq!(answer.header("x-reveille-wake-id"), wake.as_deref());
     }
     assert!(served.hub.sent().is_empty());
