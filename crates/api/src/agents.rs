@@ -1,4 +1,4 @@
-//! The fold of the journal in memory: by which key each agent is known. Servers of the hub ask it who may come in.
+//! The fold of the journal in memory: which key each agent has. The answers to the hub's NATS servers come from it.
 
 use parking_lot::RwLock;
 use reveille_domain::{Access, Agent, AgentKey, AgentName, Epoch, Sessions, Timestamp};
@@ -13,15 +13,14 @@ use tokio::sync::watch;
 pub(crate) struct AgentSnapshot {
     /// Its epoch; 0 before its first session.
     pub epoch: Epoch,
-    /// When its current session began, and the version of its program; none when it has no session.
+    /// When its current session began, and the version of its program.
     pub session: Option<(Timestamp, String)>,
-    /// By which key it is known.
     pub access: Access,
     /// The journal sequence of that commit.
     pub sequence: u64,
 }
 
-/// All agents, and whose each key is.
+/// All agents, and the agent of each key.
 #[derive(Debug, Default)]
 pub(crate) struct Agents {
     table: RwLock<Table>,
@@ -35,13 +34,12 @@ struct Table {
 }
 
 impl Agents {
-    /// Whose key this is.
+    /// The agent that has this key.
     pub(crate) fn of_key(&self, key: &str) -> Option<AgentName> {
         let key = AgentKey::parse(key).ok()?;
         self.table.read().keys.get(&key).cloned()
     }
 
-    /// One agent.
     pub(crate) fn get(&self, agent: &AgentName) -> Option<Arc<AgentSnapshot>> {
         self.table.read().agents.get(agent).cloned()
     }
@@ -56,7 +54,7 @@ impl Agents {
             .collect()
     }
 
-    /// Changes whenever a key has stopped being good.
+    /// Changes whenever a key was revoked or replaced.
     pub(crate) fn dropped(&self) -> watch::Receiver<u64> {
         self.dropped.subscribe()
     }

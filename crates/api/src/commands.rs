@@ -1,4 +1,4 @@
-//! Commands to the aggregates, stamped with NATS time. Only control and wakes issue any.
+//! Commands to the aggregates, stamped with NATS time.
 
 use crate::{metrics::Metrics, registry::Registry};
 use async_trait::async_trait;
@@ -13,25 +13,24 @@ use tracing::warn;
 /// How long a command waits for NATS time to be known.
 const CLOCK_WAIT: Duration = Duration::from_secs(10);
 
-/// Appends to the journal.
 #[derive(Clone)]
 pub(crate) struct Commands {
     pub(crate) journal: Journal,
     pub(crate) clock: NatsClock,
     pub(crate) metrics: Metrics,
-    /// The fold, which is nearly always up to date.
+    /// The fold, which is nearly always up to date: commands are decided on it without reading the journal first.
     pub(crate) registry: Registry,
 }
 
 impl Commands {
     pub(crate) async fn now(&self) -> Result<Timestamp, BusError> {
-        let unknown = |_| BusError::Unavailable("NATS time is not known".to_owned());
+        let unknown = |_| BusError::Unavailable("NATS time is not known yet".to_owned());
         tokio::time::timeout(CLOCK_WAIT, self.clock.now())
             .await
             .map_err(unknown)
     }
 
-    /// Runs a provider's command; `cause` stands in the commit.
+    /// Runs a provider's command; `cause` becomes part of the commit.
     pub(crate) async fn provider(
         &self,
         id: &ProviderId,
@@ -50,7 +49,6 @@ impl Commands {
         Ok(done)
     }
 
-    /// Runs an agent's command.
     pub(crate) async fn agent(
         &self,
         name: &AgentName,
@@ -74,7 +72,6 @@ pub(crate) type AgentCommandAt = Box<dyn FnOnce(Timestamp) -> AgentCommand + Sen
 /// What administrators change. A port, so that its handlers can be tested without NATS. `cause` becomes part of the commit.
 #[async_trait]
 pub(crate) trait Admin: Send + Sync {
-    /// Runs a key's command.
     async fn key(
         &self,
         id: &KeyId,
@@ -82,7 +79,6 @@ pub(crate) trait Admin: Send + Sync {
         command: KeyCommandAt,
     ) -> Result<Executed<Key>, CommandError<KeyRejection>>;
 
-    /// Runs an agent's command.
     async fn agent(
         &self,
         agent: &AgentName,

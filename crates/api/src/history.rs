@@ -1,5 +1,5 @@
-//! The past without Postgres: rows and recent wakes from memory, older events from the journal itself; and events as they
-//! are committed.
+//! The past without Postgres: rows and recent wakes from memory, older events from the journal. And events as they are
+//! committed.
 
 use async_trait::async_trait;
 use futures::{
@@ -17,11 +17,11 @@ use reveille_domain::{
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-/// How long one page of events may take to find in the journal.
+/// How long the search of the journal for one page of events may take.
 const READ_TIME: Duration = Duration::from_secs(5);
-/// How many commits are read first when the newest are asked for.
+/// How many commits are read first in search of the newest events.
 const STRETCH: u64 = 1_000;
-/// How many may follow the events of one replica at once: each has a consumer of its own.
+/// How many clients may follow the events of one replica at once: each has a consumer of its own.
 const MAX_FOLLOWERS: usize = 256;
 
 /// [`Rows`] of a replica without Postgres.
@@ -84,7 +84,7 @@ impl JournalRows {
         Ok(cut(rows))
     }
 
-    /// The first of what a query asks for. One more than its page holds tells whether there are more.
+    /// The first matching events: one more than a page holds, which tells whether there are more.
     async fn oldest(
         &self,
         query: &EventQuery,
@@ -102,8 +102,8 @@ impl JournalRows {
         Ok(rows)
     }
 
-    /// The last of what a query asks for, newest first. The journal is read forwards only: in stretches, each before the
-    /// one that was read last, and twice as long.
+    /// The last matching events, newest first. The journal can only be read forwards: so it is read in stretches, each
+    /// before the previous one, and twice as long.
     async fn newest(
         &self,
         query: &EventQuery,
@@ -156,7 +156,7 @@ pub(crate) trait EventFeed: Send + Sync {
     fn follow(&self, after_seq: Option<u64>) -> BoxStream<'static, Result<EventRow, RowsError>>;
 }
 
-/// Events as they are committed, each follower reading the journal for itself.
+/// Events as they are committed; each follower reads the journal for itself.
 pub(crate) struct JournalFeed {
     connection: Connection,
     journal: Journal,
@@ -175,7 +175,7 @@ impl JournalFeed {
 
 struct Following {
     follower: Follower,
-    /// Only events after this commit are told.
+    /// Events up to this commit are skipped.
     after_seq: u64,
     read: VecDeque<EventRow>,
     _place: OwnedSemaphorePermit,
@@ -186,8 +186,9 @@ impl EventFeed for JournalFeed {
         let (connection, journal) = (self.connection.clone(), self.journal.clone());
         let place = self.places.clone().try_acquire_owned();
         let begun = async move {
-            let place =
-                place.map_err(|_| RowsError::Unavailable(format!("{MAX_FOLLOWERS} follow already")))?;
+            let place = place.map_err(|_| {
+                RowsError::Unavailable(format!("{MAX_FOLLOWERS} clients already follow the events"))
+            })?;
             let after_seq = match after_seq {
                 Some(after_seq) => after_seq,
                 None => journal.last_sequence().await.map_err(unavailable)?,

@@ -1,5 +1,5 @@
-//! What this replica counts, in the words of Prometheus. Labels have few values, all of them ours: no label names an agent,
-//! a model, a key or a client.
+//! What this replica counts, for Prometheus. Labels have few values, all of them ours: none names an agent, a model, a key
+//! or a client.
 
 use prometheus_client::{
     metrics::{counter::Counter, family::Family, histogram::Histogram},
@@ -9,14 +9,14 @@ use reveille_bus::{Refusals, SubjectKind, relay::DroppedFrames};
 use reveille_domain::{Provider, ProviderEvent, WakeFailureKind, WakeRecord};
 use tokio::time::Instant;
 
-/// The path of what no route matches.
+/// The route of requests that match none.
 const NO_ROUTE: &str = "none";
-/// The bounds of histograms, in seconds: from an answer that waited for nothing to the longest boot.
+/// The bounds of histograms, in seconds: from a response without any wait to the longest boot.
 const SECONDS: [f64; 16] = [
     0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 900.0,
 ];
 
-/// A label's value for each of its names.
+/// Names and values of labels.
 type Labels<const N: usize> = [(&'static str, String); N];
 type Counters<const N: usize> = Family<Labels<N>, Counter>;
 type Times = Family<Labels<1>, Histogram, fn() -> Histogram>;
@@ -24,7 +24,7 @@ type Times = Family<Labels<1>, Histogram, fn() -> Histogram>;
 /// The counts since the process began. Clones count together.
 #[derive(Debug, Clone)]
 pub(crate) struct Metrics {
-    /// What was said over NATS and wasn't taken.
+    /// Refused messages and connections on NATS.
     pub(crate) refusals: Refusals,
     answers: Counters<2>,
     wakes: Times,
@@ -57,7 +57,7 @@ impl FirstByte {
 }
 
 impl Metrics {
-    /// Counts an answer to a request that `route` matches.
+    /// Counts a response; `route` is the pattern that its request matched.
     pub(crate) fn answered(&self, route: Option<&str>, status: u16) {
         let labels = [
             ("route", route.unwrap_or(NO_ROUTE).to_owned()),
@@ -66,7 +66,7 @@ impl Metrics {
         self.answers.get_or_create(&labels).inc();
     }
 
-    /// Notes the ends of wakes among `events`, which this replica has committed and which led to `provider`.
+    /// Counts the wakes that ended with `events`, which this replica has committed and which led to `provider`.
     pub(crate) fn committed(&self, provider: &Provider, events: &[ProviderEvent]) {
         // A wake that was only requested hasn't ended.
         let ended = events.iter().filter_map(ProviderEvent::wake_id);
@@ -78,7 +78,7 @@ impl Metrics {
         }
     }
 
-    /// Of a request that came at `begun` and that a backend answers, after a wake that it waited for or at once.
+    /// For a request that came at `begun` and that a backend answers, after a wake or at once.
     pub(crate) fn first_byte(&self, begun: Instant, waited_for_wake: bool) -> FirstByte {
         let wake = if waited_for_wake { "cold" } else { "warm" };
         let times = self.first_bytes.get_or_create(&[("wake", wake.to_owned())]);

@@ -1,21 +1,21 @@
-//! Where a chunked body ends (RFC 9112, section 7.1), by rules that are at least as strict as hyper's: where this finds an
+//! Finds the end of a chunked body (RFC 9112, section 7.1), by rules at least as strict as hyper's: where this finds an
 //! end, hyper does too.
 
-/// A place in a chunked body.
+/// A position in a chunked body.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Chunks {
-    /// In the size of a chunk, which is so much up to here; whether there was a digit.
+    /// In the size of a chunk: the size up to here, and whether there was a digit.
     Size(u64, bool),
-    /// Behind the size, in what is ignored.
+    /// After the size, in ignored bytes.
     Extension(u64),
-    /// Before the line feed behind the size.
+    /// Before the line feed after the size.
     SizeEnd(u64),
-    /// In the data, of which so many bytes are to come.
+    /// In the data, with the number of bytes to come.
     Data(u64),
-    /// Before the line break behind the data.
+    /// Before the line break after the data.
     DataReturn,
     DataEnd,
-    /// At the beginning of a line behind the last chunk.
+    /// At the beginning of a line after the last chunk.
     Trailer,
     TrailerLine,
     /// Before the line feed behind such a line.
@@ -24,14 +24,14 @@ pub(crate) enum Chunks {
     End,
 }
 
-/// What was found in some bytes.
+/// What some bytes contain.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Passed {
-    /// All of them belong to the body, and it goes on.
+    /// All belong to the body, and it goes on.
     All,
-    /// The body has ended after so many.
+    /// The body ends after this many.
     Ended(usize),
-    /// What comes after so many is no chunked body.
+    /// After this many comes something that is no chunked body.
     Broken(usize),
 }
 
@@ -39,7 +39,7 @@ impl Chunks {
     /// Before the first chunk.
     pub const START: Self = Self::Size(0, false);
 
-    /// Goes on over `bytes`.
+    /// Advances over `bytes`.
     pub fn pass(&mut self, bytes: &[u8]) -> Passed {
         let mut at = 0;
         while at < bytes.len() {
@@ -66,7 +66,7 @@ impl Chunks {
         Passed::All
     }
 
-    /// The place after `byte`, which is none of the data; none when it must not stand here.
+    /// The position after `byte`, outside of data; `None` if the byte isn't allowed here.
     fn after(self, byte: u8) -> Option<Self> {
         match (self, byte) {
             (Self::Size(size, _), digit) if digit.is_ascii_hexdigit() => {

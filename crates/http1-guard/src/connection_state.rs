@@ -21,7 +21,7 @@ struct State {
     served: bool,
     head_begun: bool,
     body_open: bool,
-    /// Since when no request is under way, if none is.
+    /// Since when no request is under way, if that is so.
     quiet_since: Instant,
     refusal: Option<ProtocolError>,
     waits_for_end: Option<Waker>,

@@ -1,4 +1,4 @@
-//! Where requests begin and end in the bytes of a connection.
+//! Finds where requests begin and end in the bytes of a connection.
 
 use crate::{
     ProtocolError,
@@ -6,10 +6,10 @@ use crate::{
     head::{Body, Head},
 };
 
-/// What a connection of HTTP/2 begins with (RFC 9113, section 3.4).
+/// What an HTTP/2 connection begins with (RFC 9113, section 3.4).
 const H2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
-/// A place in the bytes of a connection.
+/// A position in the bytes of a connection.
 #[derive(Debug)]
 pub struct Framing {
     place: Position,
@@ -57,7 +57,6 @@ impl Framing {
         self.heads
     }
 
-    /// How large a head may be.
     pub(crate) fn head_bytes(&self) -> usize {
         self.head_bytes
     }
@@ -125,7 +124,7 @@ impl Framing {
         }
     }
 
-    /// How many bytes the head at the beginning of `bytes` has; 0 when it is not whole.
+    /// The length of the head at the beginning of `bytes`; 0 if it is not whole.
     fn head(&mut self, bytes: &[u8]) -> Result<usize, ProtocolError> {
         if !self.begun && H2_PREFACE.starts_with(&bytes[..bytes.len().min(H2_PREFACE.len())]) {
             if bytes.len() < H2_PREFACE.len() {

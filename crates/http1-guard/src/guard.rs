@@ -73,7 +73,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Http1Guard<S> {
         }
     }
 
-    /// Answers the next request with `refusal`, whatever it is, and then closes.
+    /// Answers the next request with `refusal`, and then closes.
     pub fn refuse(&mut self, refusal: ProtocolError) {
         self.connection.refuse(refusal);
         self.refused = Some(REFUSED);
@@ -137,7 +137,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Http1Guard<S> {
         Poll::Ready(Ok(ReadStep::Held))
     }
 
-    /// Reads and throws away what comes, to the end.
+    /// Reads and discards bytes, to the end.
     fn discard(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let mut piece = [0; PIECE_BYTES];
         loop {
@@ -149,7 +149,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Http1Guard<S> {
         }
     }
 
-    /// Ready when the head that has begun takes too long. While an earlier request is under way it may take its time.
+    /// Ready when the head that has begun takes too long. While an earlier request is under way, it may.
     fn head_is_late(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let free = ready!(self.connection.poll_free(cx));
         let began = self.head_began.unwrap_or(free);
@@ -169,7 +169,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Http1Guard<S> {
         }
     }
 
-    /// Passes on what became of a write; an error when the client has taken nothing for too long.
+    /// Passes a write's result on; an error if the client has read nothing for too long.
     fn written<T>(&mut self, cx: &mut Context<'_>, written: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
         if written.is_ready() {
             self.write_timer.stop();
@@ -180,11 +180,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Http1Guard<S> {
     }
 }
 
-/// What became of a read.
+/// The result of a read.
 enum ReadStep {
-    /// Something may go on to hyper, or it was the end.
+    /// Something may pass to hyper, or it was the end.
     Passed,
-    /// There is something to hold, or to be taken from what is held.
+    /// The guard holds bytes, or has some to release.
     Held,
 }
 
@@ -262,13 +262,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Http1Guard<S> {
         if this.linger_timer.poll_after(cx, LINGER).is_ready() {
             return Poll::Ready(Ok(()));
         }
-        // Whatever ends it.
+        // However that ends.
         let _ = ready!(this.discard(cx));
         Poll::Ready(Ok(()))
     }
 }
 
-/// A timer that is made when it is needed first.
+/// A timer that is created on first use.
 #[derive(Debug, Default)]
 struct Timer {
     sleep: Option<Pin<Box<Sleep>>>,

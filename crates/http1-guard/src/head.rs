@@ -1,4 +1,4 @@
-//! One head: where it ends, and how long the body after it is.
+//! One head: where it ends, and how long its body is.
 
 use crate::ProtocolError;
 use http::Uri;
@@ -9,7 +9,7 @@ const MAX_FIELDS: usize = 100;
 /// What the beginning of `bytes` is.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Head {
-    /// A whole head of so many bytes.
+    /// A whole head, with its length.
     Whole {
         bytes: usize,
         body: Body,
@@ -27,7 +27,7 @@ pub(crate) enum Body {
 }
 
 impl Head {
-    /// Looks at bytes where a request begins. A head is no larger than `limit`.
+    /// Reads the bytes where a request begins. A head may have `limit` bytes.
     pub fn look(bytes: &[u8], limit: usize) -> Self {
         let mut fields = [httparse::EMPTY_HEADER; MAX_FIELDS];
         let mut request = httparse::Request::new(&mut fields);
@@ -51,9 +51,9 @@ impl Head {
         }
     }
 
-    /// Whether a head can have ended within `bytes`, of which those from `new` on are new. Cheaper than looking at it.
+    /// Whether a head may end within `bytes`, of which those from `new` on are new. Cheaper than parsing it.
     pub fn may_end(bytes: &[u8], new: usize) -> bool {
-        // An end that began before is at most this much longer.
+        // An end may have begun at most this far before.
         let around = &bytes[new.saturating_sub(3)..];
         memchr::memmem::find(around, b"\n\r\n").is_some() || memchr::memmem::find(around, b"\n\n").is_some()
     }

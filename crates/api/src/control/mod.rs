@@ -1,5 +1,5 @@
-//! Control: turns what agents say, and passing time, into commands. Every replica runs it and none leads: the journal's
-//! compare-and-set decides, so doing a thing twice changes nothing.
+//! Control: turns what agents report, and passing time, into commands. Every replica runs it and none leads: the journal's
+//! compare-and-set decides, so a command that is issued twice changes nothing.
 
 pub(crate) mod agent_auth;
 mod presence;

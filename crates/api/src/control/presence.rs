@@ -1,4 +1,4 @@
-//! Who was heard when: the last heartbeat of each agent, by NATS time.
+//! The last heartbeat of each agent, by NATS time.
 
 use crate::registry::Registry;
 use parking_lot::RwLock;
@@ -6,9 +6,9 @@ use reveille_bus::heartbeats::{HeartbeatWatch, ReceivedHeartbeat};
 use reveille_domain::{AgentName, Epoch, Timestamp};
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
-/// An agent that says nothing of its period is silent after this: three of the usual ten seconds.
+/// When an agent without a period of its own counts as silent: after three times the usual ten seconds.
 const DEFAULT_SILENT_AFTER: Duration = Duration::from_secs(30);
-/// What an agent may ask for.
+/// The shortest and the longest period that an agent may choose.
 const SILENT_AFTER_BOUNDS: (Duration, Duration) = (Duration::from_millis(300), Duration::from_secs(600));
 
 /// The last heartbeats. Cheap to clone.
@@ -29,7 +29,7 @@ impl Presence {
         }
     }
 
-    /// When the session `epoch` of an agent was last heard in a heartbeat.
+    /// When the last heartbeat of an agent's session `epoch` came.
     pub(crate) fn heard(&self, agent: &AgentName, epoch: Epoch) -> Option<Timestamp> {
         let last = self.last.read();
         last.get(agent)
@@ -37,7 +37,7 @@ impl Presence {
             .map(|heard| heard.stored_at)
     }
 
-    /// After how long without a sign of life an agent is silent.
+    /// How long without a sign of life an agent has to be to count as silent.
     pub(crate) fn silent_after(&self, agent: &AgentName) -> Duration {
         let last = self.last.read();
         let asked = last

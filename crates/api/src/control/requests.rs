@@ -1,4 +1,4 @@
-//! What agents ask, as commands, and the journal's answers.
+//! Agents' requests, as commands, and the answers to them.
 
 use crate::{commands::Commands, registry::Registry, wakes::Wakes};
 use async_nats::Client;
@@ -17,9 +17,9 @@ use tokio::{sync::Semaphore, time::Instant};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{debug, info};
 
-/// How many requests are worked on at once; the others wait in their subscription.
+/// How many requests are handled at once; the others wait in their subscription.
 const CONCURRENCY: usize = 256;
-/// How long a connect waits for the fold to know the agent's earlier providers.
+/// How long a connect waits until the fold includes the agent's earlier providers.
 const FOLD_WAIT: Duration = Duration::from_secs(2);
 /// What commits of registrations have as their cause.
 const REGISTER: &str = "register";
@@ -48,9 +48,9 @@ pub(crate) async fn serve(
         wakes,
         client,
     };
-    let places = Arc::new(Semaphore::new(CONCURRENCY));
+    let permits = Arc::new(Semaphore::new(CONCURRENCY));
     loop {
-        let Ok(place) = places.clone().acquire_owned().await else {
+        let Ok(permit) = permits.clone().acquire_owned().await else {
             return;
         };
         let asked = tokio::select! {
@@ -61,7 +61,7 @@ pub(crate) async fn serve(
         let control = control.clone();
         tasks.spawn(async move {
             control.answer(asked).await;
-            drop(place);
+            drop(permit);
         });
     }
 }
@@ -72,7 +72,7 @@ impl Control {
         let answer = match self.carry_out(&agent, asked.request.clone()).await {
             Ok(answer) => answer,
             Err(refusal) => {
-                debug!(agent.name = %agent, %refusal, "refused what {agent} asked");
+                debug!(agent.name = %agent, %refusal, "refused a request of {agent}");
                 if let Some(reason) = counted(&refusal) {
                     self.commands.metrics.refusals.count(SubjectKind::Control, reason);
                 }
@@ -161,7 +161,7 @@ impl Control {
         if !done.events.is_empty() {
             info!(agent.name = %agent, agent.epoch = %epoch, "{agent} connected");
         }
-        // Told again with every connect, in case the announcement before was lost.
+        // With every connect, in case an earlier announcement was lost.
         orders::announce_session(&self.client, agent, epoch)
             .await
             .map_err(unavailable)?;
@@ -176,7 +176,7 @@ impl Control {
         Ok(ControlAnswer::Connected { epoch, providers })
     }
 
-    /// The agent's own aggregate says which session may register; the provider's says it of everything after.
+    /// The agent's own aggregate decides which session may register; the provider's decides for every later command.
     async fn register(
         &self,
         id: ProviderId,
@@ -197,7 +197,7 @@ impl Control {
         }
         if epoch > current {
             return Err(ControlError::Invalid {
-                reason: format!("epoch {epoch} was never given: connect first"),
+                reason: format!("epoch {epoch} was never issued: connect first"),
             });
         }
         if let Some((model, other)) = self.taken_model(&id, &spec) {
@@ -277,7 +277,7 @@ impl Control {
     }
 }
 
-/// What a refusal counts as. One that only asks for something else first, or for patience, isn't counted.
+/// The reason that a refusal is counted by; one that only wants another request first, or patience, isn't counted.
 const fn counted(refusal: &ControlError) -> Option<Reason> {
     match refusal {
         ControlError::Superseded { .. } => Some(Reason::OtherEpoch),
@@ -294,7 +294,7 @@ fn reported(report: ReportId, what: Report, at: Timestamp) -> ProviderCommand {
         Report::Wake { wake_id, outcome } => ProviderCommand::ReportWake {
             wake_id,
             report,
-            outcome: told(outcome),
+            outcome: as_reported(outcome),
             at,
         },
         Report::Asleep { reason, for_wake } => ProviderCommand::ReportAsleep {
@@ -307,8 +307,8 @@ fn reported(report: ReportId, what: Report, at: Timestamp) -> ProviderCommand {
     }
 }
 
-/// An agent's outcome of the kinds that are an agent's to tell: the others are control's. The domain bounds its texts.
-fn told(outcome: WakeOutcome) -> WakeOutcome {
+/// An agent's outcome, with a kind that agents may report: the others are control's. The domain bounds the texts.
+fn as_reported(outcome: WakeOutcome) -> WakeOutcome {
     match outcome {
         WakeOutcome::Succeeded { .. } => outcome,
         WakeOutcome::Failed { failure, stages } => {

@@ -1,5 +1,5 @@
-//! What passing time asks for: wakes past their deadline end, wakes in flight are sent again, silent agents become
-//! inactive, heard ones are ordered to resume. A NATS error never means any of it.
+//! Regular checks: wakes past their deadline end, wakes in flight are sent again, providers of silent agents become
+//! inactive, and agents that are back resume theirs. A NATS error never causes any of this.
 
 use super::Presence;
 use crate::{
@@ -21,18 +21,17 @@ use std::{sync::Arc, time::Duration};
 use tokio::{sync::watch, time::Instant};
 use tracing::{info, warn};
 
-/// Sweeps come this often, with jitter so that replicas part.
+/// How often a replica sweeps, with jitter so that replicas don't sweep together.
 const EVERY: Duration = Duration::from_secs(1);
-/// Without its own canary for this long a replica is deaf and marks nobody inactive.
+/// A replica that misses its own canary for this long is deaf, and marks no provider inactive.
 const DEAF_AFTER: Duration = Duration::from_secs(4);
-/// How many time-outs a replica listens, after a start or a reconnect, before it calls anyone silent.
+/// How many timeouts a replica listens, after a start or a reconnect, before any agent counts as silent.
 const GRACE_TIMEOUTS: u32 = 2;
 /// An inactive provider is forgotten after this.
 const EXPIRE_AFTER: Duration = Duration::from_secs(30 * 24 * 60 * 60);
-/// How many providers are seen to at once.
+/// How many providers are checked at once.
 const CONCURRENCY: usize = 32;
 
-/// Sees to everything that passing time asks for.
 pub(crate) struct Sweeper {
     registry: Registry,
     presence: Presence,
@@ -40,7 +39,7 @@ pub(crate) struct Sweeper {
     wakes: Wakes,
     client: Client,
     generation: watch::Receiver<u64>,
-    /// Since when this replica has heard everything.
+    /// Since when this replica has missed no heartbeat.
     listening_since: Instant,
 }
 
@@ -86,7 +85,7 @@ impl Sweeper {
         let this = &*self;
         stream::iter(this.registry.all())
             .for_each_concurrent(CONCURRENCY, |snapshot| async move {
-                this.see_to(&snapshot, now).await;
+                this.check(&snapshot, now).await;
             })
             .await;
         for (agent, epoch) in this.presence.superseded(|agent| this.registry.agent_epoch(agent)) {
@@ -94,10 +93,10 @@ impl Sweeper {
         }
     }
 
-    async fn see_to(&self, snapshot: &Arc<ProviderSnapshot>, now: Timestamp) {
+    async fn check(&self, snapshot: &Arc<ProviderSnapshot>, now: Timestamp) {
         let id = &snapshot.provider.id;
         if snapshot.unreadable.is_some() {
-            // Another replica, which reads its last commit, sees to it.
+            // A replica that can read its last commit takes care of it.
             return;
         }
         match &snapshot.provider.status {
@@ -105,7 +104,7 @@ impl Sweeper {
             Status::Waking { .. } if self.is_silent(snapshot) => self.mark_inactive(snapshot).await,
             Status::Waking { .. } => {
                 if let Some(message) = self.wakes.message(&snapshot.provider, snapshot.sequence, now) {
-                    // Should it be lost, the next sweep sends it again.
+                    // If it is lost, the next sweep sends it again.
                     let _ = wakes::send_again(&self.client, &message).await;
                 }
             }
@@ -144,7 +143,7 @@ impl Sweeper {
         heard.unwrap_or_default().max(provider.heard_at_ms)
     }
 
-    /// Silence counts up to the last canary only: an outage silences this replica's ears, not the agents.
+    /// Silence counts up to the last canary only: during an outage this replica is deaf, and the agents aren't silent.
     fn is_silent(&self, snapshot: &ProviderSnapshot) -> bool {
         let silent_after = self.presence.silent_after(&snapshot.provider.id.agent);
         let heard_until = self.commands.clock.heard_until().unwrap_or_default();
@@ -183,21 +182,21 @@ impl Sweeper {
             order,
         };
         if let Err(error) = orders::send(&self.client, &id.agent, &order).await {
-            warn!(provider.name = %id, %error, "the agent of {id} was heard again but does not take orders");
+            warn!(provider.name = %id, %error, "the agent of {id} is back but doesn't accept orders");
         }
     }
 
     async fn execute(&self, id: &ProviderId, command: impl FnOnce(Timestamp) -> ProviderCommand) {
         match self.commands.provider(id, "sweep", command).await {
             Ok(_) => {}
-            // Somebody else saw to it, or the agent was heard after all.
+            // Another replica was faster, or the agent is back after all.
             Err(CommandError::Rejected(
                 Rejection::HeardSince
                 | Rejection::NotRegistered
                 | Rejection::NotExpired
                 | Rejection::SessionSuperseded { .. },
             )) => {}
-            Err(error) => warn!(provider.name = %id, %error, "a sweep could not see to {id}"),
+            Err(error) => warn!(provider.name = %id, %error, "sweep failed for {id}"),
         }
     }
 }

@@ -1,7 +1,7 @@
-//! Agents: which there are, letting a machine's key in by a token, and revoking.
+//! Agents: listing them, enrolling a machine's key by a token, and revoking it.
 //!
-//! A token's secret is in an answer once. A machine that enrols sends the public half of its key; nobody ever sees the
-//! other half.
+//! A token's secret is shown once. A machine that enrolls sends the public half of its key; the other half never leaves
+//! it.
 
 use super::{
     ApiError, AppState,
@@ -29,11 +29,11 @@ use tokio::time::Instant;
 use tracing::info;
 use uuid::Uuid;
 
-/// What stands in the commits that this brings.
+/// The cause of an administrator's commits.
 const CAUSE: &str = "operator";
-/// What stands in the commit of an enrollment.
-const ENROLS: &str = "enroll";
-/// A token's secret is this many random bytes.
+/// The cause of an enrollment's commit.
+const ENROLL_CAUSE: &str = "enroll";
+/// The length of a token's random secret.
 const SECRET_BYTES: usize = 32;
 
 /// An agent as this replica knows it.
@@ -44,7 +44,6 @@ pub(super) struct AgentRow {
     /// When its current session began, and the version of its program.
     connected_at_ms: Option<Timestamp>,
     version: Option<String>,
-    /// The public half of the key by which it is known.
     key: Option<AgentKey>,
     enrolled_at_ms: Option<Timestamp>,
     revoked_at_ms: Option<Timestamp>,
@@ -71,7 +70,7 @@ impl AgentRow {
     }
 }
 
-/// What agents can be sorted by. Those that are equal in it are sorted by their names.
+/// What agents can be sorted by; equal ones are sorted by their names.
 #[derive(Clone, Copy)]
 pub(super) enum AgentSort {
     Name,
@@ -133,11 +132,11 @@ pub(super) async fn list(
 #[derive(Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct IssueToken {
-    /// How long it lets somebody in, in seconds.
+    /// How long the token is valid, in seconds.
     expires_in_s: Option<u64>,
 }
 
-/// A token: the only time that its secret is told.
+/// A token; its secret is shown only here.
 #[derive(Serialize)]
 pub(super) struct IssuedToken {
     agent: AgentName,
@@ -172,7 +171,7 @@ pub(super) async fn issue_token(
         at,
     });
     let done = run(&state, &agent, CAUSE, command).await?;
-    info!(agent.name = %agent, token.id = %token, journal.sequence = done.sequence, "gave out a token for {agent}");
+    info!(agent.name = %agent, token.id = %token, journal.sequence = done.sequence, "issued a token for {agent}");
     let expires_at_ms = done.events.iter().find_map(|event| match event {
         AgentEvent::AgentTokenIssued { expires_at_ms, .. } => Some(*expires_at_ms),
         _ => None,
@@ -216,8 +215,8 @@ pub(super) async fn enroll(
     } = read_small(&state, request).await?;
     let key = Some(key).filter(|key| NatsKey::is_public_user_key(key));
     let key = key.and_then(|key| AgentKey::parse(&key).ok());
-    let key =
-        key.ok_or_else(|| ApiError::invalid("invalid_key", "key", "it is no public key of a NATS user"))?;
+    let key = key
+        .ok_or_else(|| ApiError::invalid("invalid_key", "key", "it is not the public key of a NATS user"))?;
     let secret = SecretHash::new(Sha256::digest(BASE64.decode(&secret).unwrap_or_default()).into());
     let name = agent.clone();
     let command = Box::new(move |at| AgentCommand::Enroll {
@@ -227,8 +226,8 @@ pub(super) async fn enroll(
         key,
         at,
     });
-    let done = run(&state, &agent, ENROLS, command).await?;
-    info!(agent.name = %agent, token.id = %token, journal.sequence = done.sequence, "{agent} was enrolled");
+    let done = run(&state, &agent, ENROLL_CAUSE, command).await?;
+    info!(agent.name = %agent, token.id = %token, journal.sequence = done.sequence, "enrolled {agent}");
     let hub = &state.agent_hub;
     Ok(Json(Enrolled {
         agent,
@@ -259,7 +258,7 @@ pub(super) async fn revoke(
     let name = agent.clone();
     let command = Box::new(move |at| AgentCommand::Revoke { name, at });
     let done = run(&state, &agent, CAUSE, command).await?;
-    info!(agent.name = %agent, journal.sequence = done.sequence, "{agent} was revoked");
+    info!(agent.name = %agent, journal.sequence = done.sequence, "revoked {agent}");
     state
         .admin
         .stop_providers(&agent, CAUSE, done.state.epoch())
@@ -271,7 +270,7 @@ pub(super) async fn revoke(
     }))
 }
 
-/// Runs a command, and waits until this replica has folded what it has changed: whoever joins is let in then.
+/// Runs a command, and waits until this replica has folded its result: from then on it accepts a newly enrolled key.
 async fn run(
     state: &AppState,
     agent: &AgentName,

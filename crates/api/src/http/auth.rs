@@ -1,4 +1,4 @@
-//! Who asks: found out before any handler runs, and what a group of paths needs of him.
+//! Authenticates callers before any handler runs, and checks the scope that a group of paths needs.
 
 use super::{ApiError, AppState};
 use crate::{guarded_body::GuardedBody, keys::Caller};
@@ -12,20 +12,20 @@ use axum::{
 use reveille_domain::Scope;
 use tracing::debug;
 
-/// Tells the handler who asks, or refuses him. His place among his key's requests is held until the answer's body is
-/// over, or he is gone.
+/// Adds the caller to the request, or refuses it. The request counts against its key until the response's body has ended
+/// or the client has disconnected.
 pub(super) async fn authenticate(
     State(state): State<AppState>,
     mut request: Request,
     next: Next,
 ) -> Result<Response, ApiError> {
     let (caller, permit) = state.authenticator.authenticate(request.headers())?;
-    let named = caller.key().cloned();
+    let key = caller.key().cloned();
     request.extensions_mut().insert(caller);
     let response = next.run(request).await;
-    if let Some(key) = named {
+    if let Some(key) = key {
         let status = response.status().as_u16();
-        debug!(key.id = %key, http.status = status, "answered {status} to the key {key}");
+        debug!(key.id = %key, http.status = status, "answered {status} to key {key}");
     }
     Ok(match permit {
         None => response,
@@ -33,7 +33,7 @@ pub(super) async fn authenticate(
     })
 }
 
-/// Lets through who may read what is and what was.
+/// Passes callers that may query.
 pub(super) async fn may_query(
     Extension(caller): Extension<Caller>,
     request: Request,
@@ -43,8 +43,8 @@ pub(super) async fn may_query(
     Ok(next.run(request).await)
 }
 
-/// Lets through who may make and revoke keys and agents: with a key, on loopback too, so that another account of this machine
-/// can't make itself one that outlasts it.
+/// Passes callers with a key that may administer: making keys and agents needs one on loopback too, so that another account
+/// of this machine can't give itself a key that outlasts it.
 pub(super) async fn may_make_keys(
     Extension(caller): Extension<Caller>,
     request: Request,
@@ -55,7 +55,7 @@ pub(super) async fn may_make_keys(
     Ok(next.run(request).await)
 }
 
-/// Lets through who may change something.
+/// Passes callers that may administer.
 pub(super) async fn may_admin(
     Extension(caller): Extension<Caller>,
     request: Request,
@@ -65,7 +65,7 @@ pub(super) async fn may_admin(
     Ok(next.run(request).await)
 }
 
-/// Lets through who may ask some model.
+/// Passes callers that may use some model.
 pub(super) async fn may_infer(
     Extension(caller): Extension<Caller>,
     request: Request,

@@ -1,4 +1,4 @@
-//! Reading a request's body into memory: JSON only, up to a limit, counted against what all held bodies may take.
+//! Reads a request's body into memory: JSON only, up to a limit, counted against the memory for all held bodies.
 
 use super::{ApiError, AppState};
 use crate::inference::{BodyBudget, HeldBytes};
@@ -13,33 +13,32 @@ use serde::de::DeserializeOwned;
 use std::time::Duration;
 use tokio::time::{Instant, timeout, timeout_at};
 
-/// What is set aside at once for a body whose length is known, in bytes: a client that announces much and sends
-/// nothing holds no more.
+/// How much memory is set aside at once for a body of known length, in bytes: a client that announces much and sends
+/// nothing takes up no more.
 const MAX_FIRST_ALLOCATION_BYTES: usize = 1024 * 1024;
 
-/// A body that takes longer than it may stand still must come at this rate on average, in bytes a second: whoever drips has an
-/// end. It is a modem's pace, with which 32 MiB take a little over an hour.
+/// The average rate at which a longer body has to come, in bytes a second, so that one that drips ends. It is a modem's
+/// pace, at which 32 MiB take a little over an hour.
 pub(super) const MIN_BYTES_PER_SECOND: u64 = 8 * 1024;
 
-/// A refused body is read on and thrown away for this long and this far, so that a client that only reads when it has
-/// sent everything sees the refusal and not a broken connection.
+/// How long and how far the rest of a refused body is read and discarded, so that a client that sends everything before it
+/// reads sees the error and not a broken connection.
 const LINGER: Duration = Duration::from_secs(1);
 const MAX_LINGER_BYTES: usize = 64 * 1024 * 1024;
 
-/// The largest body of a request about keys or agents, in bytes: all scopes with the longest names.
+/// The largest body of a request about keys or agents, in bytes: enough for all scopes with the longest names.
 const MAX_SMALL_BYTES: usize = 64 * 1024;
 
 /// A request's body, and its share of the memory for bodies.
 #[derive(Debug)]
 pub(super) struct HeldBody {
-    /// The bytes.
     pub bytes: Bytes,
     /// Gives the share back when it is dropped.
     pub held: HeldBytes,
 }
 
-/// Refuses a body that doesn't say that it is plain JSON. A page may send one without a content type to any address, and no browser
-/// asks that address first.
+/// Refuses anything but plain JSON that says so. A page may send a body without a content type to any address, without the
+/// browser's preflight.
 pub(super) fn check_media_type(headers: &HeaderMap, body: &Body) -> Result<(), ApiError> {
     let refuse = |what: &str, value: &[u8]| {
         let value: String = String::from_utf8_lossy(value)
@@ -73,7 +72,7 @@ fn is_json(content_type: &[u8]) -> bool {
     essence == b"application/json" || (essence.starts_with(b"application/") && essence.ends_with(b"+json"))
 }
 
-/// Reads a small body; none at all is an empty object.
+/// Reads a small body; an empty one counts as an empty object.
 pub(super) async fn read_small<T: DeserializeOwned>(
     state: &AppState,
     request: Request,
@@ -87,10 +86,10 @@ pub(super) async fn read_small<T: DeserializeOwned>(
         bytes => bytes,
     };
     serde_json::from_slice(json)
-        .map_err(|error| ApiError::invalid("invalid_body", None, format!("the body is wrong: {error}")))
+        .map_err(|error| ApiError::invalid("invalid_body", None, format!("the body is invalid: {error}")))
 }
 
-/// Reads the whole body. `idle` is how long nothing may come, and how long it may take beyond what
+/// Reads the whole body. `idle` is how long nothing may come, and how much longer the whole may take than
 /// [`MIN_BYTES_PER_SECOND`] allows.
 pub(super) async fn read(
     headers: &HeaderMap,
@@ -100,9 +99,9 @@ pub(super) async fn read(
     budget: &BodyBudget,
 ) -> Result<HeldBody, ApiError> {
     let mut chunks = body.into_data_stream();
-    let waits_for_leave = headers.contains_key(header::EXPECT);
+    let expects_continue = headers.contains_key(header::EXPECT);
     let announced = announced_bytes(headers);
-    if waits_for_leave && announced.is_some_and(|bytes| bytes > limit as u64) {
+    if expects_continue && announced.is_some_and(|bytes| bytes > limit as u64) {
         return Err(ApiError::TooLarge { limit });
     }
     let read = read_chunks(&mut chunks, announced, limit, idle, budget).await;
@@ -121,7 +120,7 @@ async fn linger(chunks: &mut BodyDataStream) {
             left -= chunk.len();
         }
     };
-    // What has not come by then doesn't matter.
+    // The rest doesn't matter.
     let _ = timeout(LINGER, drain).await;
 }
 
@@ -178,7 +177,7 @@ async fn read_chunks(
     })
 }
 
-/// How long so many bytes may take.
+/// How long this many bytes may take.
 fn time_for(bytes: usize) -> Duration {
     Duration::from_micros(bytes as u64 * 1_000_000 / MIN_BYTES_PER_SECOND)
 }

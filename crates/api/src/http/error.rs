@@ -1,4 +1,4 @@
-//! Every refusal and failure that an HTTP client can see. What it sees of them is in [`super::answer`].
+//! Every error that an HTTP client can see. How a client sees them is in [`super::answer`].
 
 use super::{answer::ErrorResponse, body::MIN_BYTES_PER_SECOND};
 use crate::{
@@ -18,28 +18,25 @@ use std::time::Duration;
 use thiserror::Error;
 use tracing::{info, warn};
 
-/// Why a request isn't answered as asked.
+/// Why a request fails.
 #[derive(Debug, Error)]
 pub(crate) enum ApiError {
-    /// The request makes no sense.
     #[error("{message}")]
     Invalid {
-        /// The error's code.
         code: &'static str,
-        /// The field or header that is wrong.
+        /// The invalid field or header.
         param: Option<&'static str>,
-        /// What is wrong with it.
         message: String,
     },
     /// Bytes that make no request.
     #[error(transparent)]
     Protocol(#[from] ProtocolError),
-    /// It names another host, or a page of another origin sends it.
+    /// It names another host, or comes from a page of another origin.
     #[error(transparent)]
     Origin(#[from] OriginError),
-    #[error("there is nothing at this path")]
+    #[error("there is no such path")]
     UnknownPath,
-    #[error("this path doesn't take that method")]
+    #[error("this path doesn't support that method")]
     MethodNotAllowed,
     #[error("the body is larger than {limit} bytes")]
     TooLarge { limit: usize },
@@ -48,14 +45,13 @@ pub(crate) enum ApiError {
     #[error("the body needs the header `content-type: application/json`")]
     NoMediaType,
     #[error(
-        "the body did not arrive: nothing came for {} s, or in all that time less than {} KiB a second",
+        "the body did not arrive: nothing came for {} s, or less than {} KiB a second on average",
         idle.as_secs(),
         MIN_BYTES_PER_SECOND / 1024
     )]
     BodyTimeout { idle: Duration },
-    #[error("the request bodies that wait take up all the memory set aside for them ({limit} bytes)")]
+    #[error("waiting requests take up all {limit} bytes of memory for request bodies; try again shortly")]
     MemoryFull { limit: usize },
-    /// A row or provider that was asked for by its name.
     #[error("there is no {what} {name}")]
     NotFound { what: &'static str, name: String },
     #[error(transparent)]
@@ -64,19 +60,16 @@ pub(crate) enum ApiError {
     Sleep(#[from] SleepError),
     #[error(transparent)]
     Rows(#[from] RowsError),
-    /// Because of who asks, or how much.
     #[error(transparent)]
     Denied(#[from] Denied),
-    /// What should let a machine in as an agent doesn't.
+    /// A token doesn't enroll a machine.
     #[error(transparent)]
     TokenRefused(AgentRejection),
-    /// It contradicts what is.
     #[error("{message}")]
     Conflict { code: &'static str, message: String },
-    /// The journal can't be appended to, or not for sure.
+    /// A commit failed, or its result is unknown.
     #[error("the journal: {0}")]
     Journal(BusError),
-    /// The fold of the journal isn't there yet.
     #[error("this replica has not read the journal yet")]
     NotReady,
 }
@@ -96,7 +89,6 @@ impl IntoResponse for ApiError {
 }
 
 impl ApiError {
-    /// A request that makes no sense.
     pub fn invalid(
         code: &'static str,
         param: impl Into<Option<&'static str>>,

@@ -1,4 +1,4 @@
-//! Extractors whose refusals are our JSON errors.
+//! Extractors whose rejections are our JSON errors.
 
 use super::ApiError;
 use axum::extract::{

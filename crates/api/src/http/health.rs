@@ -1,13 +1,13 @@
-//! Whether the process lives, and whether it can answer.
+//! Whether the process is alive, and whether it is ready.
 
 use super::AppState;
 use axum::{Json, extract::State, http::StatusCode, response::IntoResponse};
 use serde::Serialize;
 
-/// What must be so before requests are answered well.
+/// What has to be true before requests can be answered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub(crate) struct Readiness {
-    /// Everything that was in the journal at the start is folded.
+    /// The fold includes everything that was in the journal at the start.
     pub registry: bool,
     /// The connection to NATS is up.
     pub nats: bool,

@@ -1,5 +1,5 @@
-//! Keys, made, rotated, revoked and listed by whoever has the scope `admin`. A key itself is in an answer once: when it is
-//! made or rotated.
+//! Keys: making, rotating, revoking and listing them, with the scope `admin`. A key itself is shown once: when it is made
+//! or rotated.
 
 use super::{
     ApiError, AppState,
@@ -36,7 +36,7 @@ pub(super) struct KeyRow {
     limits: Option<KeyLimits>,
     created_at_ms: Option<Timestamp>,
     rotated_at_ms: Option<Timestamp>,
-    /// Until when the secret before the last rotation is good.
+    /// Until when the secret from before the last rotation is valid.
     previous_valid_until_ms: Option<Timestamp>,
     revoked_at_ms: Option<Timestamp>,
     /// When it was last used in this replica.
@@ -47,7 +47,7 @@ pub(super) struct KeyRow {
     updated_seq: u64,
 }
 
-/// A key that was just made: the only time that it is told.
+/// A key that was just made or rotated; the key itself is shown only here.
 #[derive(Debug, Serialize)]
 struct Made {
     key: String,
@@ -100,7 +100,7 @@ impl KeyRow {
 struct Create {
     name: KeyName,
     scopes: Vec<Scope>,
-    /// How long it is good, in seconds; without it, until it is revoked.
+    /// How long it is valid, in seconds; without it, until it is revoked.
     expires_in_s: Option<u64>,
     rate: Option<u32>,
     concurrency: Option<u32>,
@@ -132,7 +132,7 @@ pub(super) async fn create(State(state): State<AppState>, request: Request) -> R
     if state.authenticator.keys().count() >= MAX_KEYS {
         return Err(ApiError::Conflict {
             code: "too_many_keys",
-            message: format!("there are {MAX_KEYS} keys, revoked ones included: no more can be made"),
+            message: format!("there are already {MAX_KEYS} keys, revoked ones included"),
         });
     }
     let secret = SecretKey::generate().map_err(no_randomness)?;
@@ -151,7 +151,7 @@ pub(super) async fn create(State(state): State<AppState>, request: Request) -> R
 #[derive(Deserialize, Default)]
 #[serde(deny_unknown_fields)]
 struct Rotate {
-    /// How long the secret before stays good, in seconds.
+    /// How long the old secret stays valid, in seconds.
     #[serde(default)]
     grace_s: u64,
 }
@@ -183,11 +183,11 @@ pub(super) async fn revoke(
     row_after(&state, &id, done).await.map(Json)
 }
 
-/// What keys can be sorted by. Those that are equal in it are sorted by their ids.
+/// What keys can be sorted by; equal ones are sorted by their ids.
 #[derive(Clone, Copy)]
 pub(super) enum KeySort {
     Id,
-    /// When they were made; those that can't be read come first.
+    /// When they were made; unreadable ones come first.
     Created,
 }
 
@@ -231,7 +231,7 @@ pub(super) async fn list(
     Ok(Json(Page::of(page, |known| KeyRow::of(&known, now))))
 }
 
-/// The key's row once this replica knows what the command has changed.
+/// The key's row once this replica has folded the command's result.
 async fn row_after(
     state: &AppState,
     id: &KeyId,

@@ -12,12 +12,12 @@ use reveille_domain::{ModelName, ProviderId, Timestamp, WakeId, provider::Status
 use serde::Serialize;
 use std::{sync::Arc, time::Duration};
 
-/// OpenAI's model object, with the state in llama.cpp's words and in ours.
+/// OpenAI's model object, with the status in llama.cpp's terms and in ours.
 #[derive(Debug, Serialize)]
 pub(super) struct Model {
     id: String,
     object: &'static str,
-    /// Unix seconds; 0, because nobody knows when a model of somebody else's machine was made.
+    /// Unix seconds; 0, because it isn't known when the model was made.
     created: u64,
     owned_by: &'static str,
     status: ModelStatus,
@@ -29,17 +29,17 @@ struct ModelStatus {
     value: &'static str,
 }
 
-/// Who publishes the model.
+/// The providers of the model.
 #[derive(Debug, Serialize)]
 struct Pool {
     status: StatusName,
     providers: Vec<Member>,
-    /// The wake in flight that will end first, if no provider is awake.
+    /// The wake in flight with the earliest deadline, if no provider is awake.
     wake: Option<Waking>,
-    /// How long a request would wait now; absent without earlier wakes to tell from.
+    /// How long a request would wait now; absent without earlier wakes to estimate it by.
     #[serde(skip_serializing_if = "Option::is_none")]
     eta_ms: Option<u64>,
-    /// How long the wakes of its providers take, where there have been some.
+    /// How long the wakes of its providers take, if there have been any.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     wake_times: Vec<Times>,
 }
@@ -68,7 +68,6 @@ struct Waking {
     deadline_ms: Timestamp,
 }
 
-/// OpenAI's list object.
 #[derive(Debug, Serialize)]
 pub(super) struct List {
     object: &'static str,
@@ -161,7 +160,7 @@ impl Member {
     }
 }
 
-/// A pool is as awake as the most awake of its members.
+/// A pool is as awake as its most awake member.
 const fn rank(status: StatusName) -> u8 {
     match status {
         StatusName::Active => 0,

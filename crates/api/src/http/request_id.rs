@@ -1,4 +1,4 @@
-//! Every answer carries an id that logs and events name too: the client's own when it is short and printable, else a
+//! Every response carries an id that logs and events name too: the client's own if it is short and printable, else a
 //! UUIDv7 of ours.
 
 use axum::{
@@ -11,7 +11,7 @@ use tracing::{Instrument, error_span};
 use uuid::Uuid;
 
 pub(super) const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
-/// A client's own id is kept up to this length.
+/// The longest id of a client that is kept.
 const MAX_ID_BYTES: usize = 128;
 
 /// The id of a request.
@@ -33,7 +33,6 @@ impl RequestId {
         HeaderValue::from_str(text).unwrap_or_else(|_| HeaderValue::from_static("none"))
     }
 
-    /// Its text.
     pub fn as_str(&self) -> &str {
         self.0.to_str().unwrap_or_default()
     }
@@ -43,11 +42,11 @@ fn is_legal(id: &[u8]) -> bool {
     (1..=MAX_ID_BYTES).contains(&id.len()) && id.iter().all(u8::is_ascii_graphic)
 }
 
-/// Gives the request its id, and its log lines and the answer the same.
+/// Gives the request an id, which its log lines and the response share.
 pub(super) async fn name_requests(mut request: Request, next: Next) -> Response {
     let id = RequestId::of(&request);
     request.extensions_mut().insert(id.clone());
-    // Of the highest level, so that it stands with whatever is logged.
+    // Of the highest level, so that every log line has it.
     let span = error_span!("request", request.id = id.as_str());
     let mut response = next.run(request).instrument(span).await;
     response.headers_mut().insert(X_REQUEST_ID, id.0);

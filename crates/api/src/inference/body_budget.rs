@@ -1,5 +1,5 @@
-//! The memory that held request bodies may take in this process. Requests wait for minutes: without a limit, a sleeping
-//! backend and large prompts would fill the machine.
+//! The memory for held request bodies in this process. Requests wait for minutes: without a limit, large prompts for a
+//! sleeping backend would fill the machine.
 
 use std::sync::{
     Arc,
@@ -44,7 +44,7 @@ impl BodyBudget {
 }
 
 impl HeldBytes {
-    /// Takes `more` bytes; the limit when they don't fit.
+    /// Takes `more` bytes; the error is the limit that they would exceed.
     pub fn add(&mut self, more: usize) -> Result<(), usize> {
         let limit = self.budget.limit;
         let fits = |used: usize| used.checked_add(more).filter(|sum| *sum <= limit);

@@ -18,7 +18,6 @@ use reveille_domain::{ProviderId, ReportId, Status, WakeFailureKind, WakeId, pro
 use std::{sync::Arc, time::Duration};
 use tokio::time::{Instant, sleep_until};
 
-/// Answers inference requests.
 pub(crate) struct Inference {
     registry: Registry,
     waker: Arc<dyn Waker>,

@@ -1,16 +1,16 @@
-//! Which headers pass, each way: those that the relay's lists name, and of these only what makes sense to a caller.
+//! Which headers pass, each way: those in the relay's lists, and of these only what makes sense to a caller.
 
 use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
 use reveille_bus::relay::{Headers, REQUEST_HEADERS, RESPONSE_HEADERS, ResponseHead};
 
-/// The longest `Retry-After` that is passed on, in seconds: some clients sleep whatever it says.
+/// The longest `Retry-After` that is passed on, in seconds: some clients sleep for however long it says.
 const MAX_RETRY_AFTER_SECONDS: u64 = 60;
 const X_ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
 const TRACEPARENT: &str = "traceparent";
-/// The id is ours, or the caller's once it is checked.
+/// Sent as our own id, or as the caller's after a check.
 const REQUEST_ID: &str = "x-request-id";
 
-/// What the agent is told of the caller's headers.
+/// The caller's headers for the agent.
 pub(crate) fn to_backend(headers: &HeaderMap, request_id: &str) -> Headers {
     let mut allowed = Headers::with_capacity(4);
     for name in REQUEST_HEADERS.iter().filter(|name| **name != REQUEST_ID) {
@@ -29,7 +29,7 @@ pub(crate) fn traceparent(headers: &HeaderMap) -> Option<String> {
     (55..=128).contains(&value.len()).then(|| value.to_owned())
 }
 
-/// What the caller is told of the backend's headers.
+/// The backend's headers for the caller.
 pub(crate) fn to_caller(head: &ResponseHead, headers: &mut HeaderMap) {
     for (name, value) in &head.headers {
         let Ok(name) = HeaderName::try_from(name.as_str()) else {
@@ -55,7 +55,7 @@ pub(crate) fn is_event_stream(head: &ResponseHead) -> bool {
     essence.is_some_and(|essence| essence.trim().eq_ignore_ascii_case("text/event-stream"))
 }
 
-/// What keeps proxies from holding a stream back.
+/// Keeps proxies from buffering a stream.
 pub(crate) fn unbuffered(headers: &mut HeaderMap) {
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
     headers.insert(X_ACCEL_BUFFERING, HeaderValue::from_static("no"));

@@ -1,4 +1,4 @@
-//! What a caller may ask for in headers: how to treat a sleeping model, how long to wait, how to be told.
+//! A caller's options, in headers: how to treat a sleeping model, how long to wait, how to report progress.
 
 use axum::http::HeaderMap;
 use std::time::Duration;
@@ -19,7 +19,7 @@ pub(crate) enum WakeMode {
     Never,
 }
 
-/// How a stream that waits says so.
+/// How a waiting stream reports that it waits.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) enum Progress {
     /// A comment line: every client skips it.
@@ -29,32 +29,27 @@ pub(crate) enum Progress {
     Delta,
     /// A text in `reasoning_content`, for clients that show it.
     Reasoning,
-    /// Not at all: the status stays open until the outcome is known.
+    /// Not at all: the status is open until the outcome is known.
     Off,
 }
 
-/// The caller's wishes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Options {
     /// What happens when the model sleeps.
     pub wake: WakeMode,
-    /// How long to wait for it.
     pub wait: Duration,
-    /// How to be told meanwhile.
     pub progress: Progress,
 }
 
-/// A header that makes no sense: its name and what it may say.
+/// An invalid header: its name, and what it may contain.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct BadOption {
-    /// The header.
     pub header: &'static str,
-    /// What it may say.
     pub expected: &'static str,
 }
 
 impl Options {
-    /// Reads the headers; `longest` is how long a caller waits who doesn't say, and at most.
+    /// Reads the headers; `longest` is how long a caller waits by default, and at most.
     pub fn read(headers: &HeaderMap, longest: Duration) -> Result<Self, BadOption> {
         let wake = match text(headers, WAKE) {
             None => WakeMode::default(),
@@ -97,7 +92,7 @@ impl Options {
     }
 }
 
-/// The header's text; what isn't text is as wrong as any other nonsense.
+/// The header's text; anything else is as invalid as an unknown word.
 fn text<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
     headers
         .get(name)

@@ -6,7 +6,6 @@ use reveille_domain::ProviderId;
 /// What a request waits for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Phase {
-    /// Nothing yet.
     Begun,
     /// The provider wakes.
     Waking(ProviderId),

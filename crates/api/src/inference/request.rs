@@ -101,12 +101,10 @@ impl InferenceRequest {
     }
 }
 
-/// A backend's response.
 pub(crate) struct InferenceResponse {
     pub provider: ProviderId,
     /// The wake that the request waited for.
     pub wake_id: Option<WakeId>,
-    /// Status and headers.
     pub head: ResponseHead,
     pub body: ResponseBody,
 }

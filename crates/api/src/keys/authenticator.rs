@@ -1,4 +1,4 @@
-//! From a request's headers to who asks.
+//! From a request's headers to its caller.
 
 use super::{
     Caller, Denied, KeyState, Keys, Permit, SecretKey,
@@ -11,35 +11,32 @@ use reveille_domain::{KeyId, SecretHash, Timestamp};
 const X_API_KEY: HeaderName = HeaderName::from_static("x-api-key");
 const BEARER: &[u8] = b"bearer ";
 
-const NO_KEY: Denied = Denied::Invalid(
-    "this is no key of Reveille's: one is written rv_<id>_<secret>, and sent as a bearer token",
-);
-const WRONG: Denied = Denied::Invalid("there is no such key, or it was rotated or revoked");
+const NO_KEY: Denied =
+    Denied::Invalid("this is not a Reveille key: a key is rv_<id>_<secret>, sent as a bearer token");
+const WRONG: Denied = Denied::Invalid("the key doesn't exist, or it was rotated or revoked");
 const TWO: Denied = Denied::Invalid("the request has more than one key");
 
 /// Whether a key is needed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum AuthMode {
-    /// Whoever brings none acts as the operator of this machine. What begins like a key is checked all the same;
-    /// anything else that clients insist on sending is as good as nothing.
+    /// A caller without a key is the operator of this machine. What begins like a key is checked all the same; anything
+    /// else, which many clients insist on sending, is ignored.
     #[default]
     Open,
-    /// Nobody is answered without one.
+    /// A request without a key is refused.
     Required,
 }
 
-/// Tells who asks.
 pub(crate) struct Authenticator {
     mode: AuthMode,
     root: Option<(KeyId, SecretHash)>,
     keys: Keys,
-    /// Whether the journal's keys are all there.
+    /// Whether the fold includes all keys of the journal.
     folded: Box<dyn Fn() -> bool + Send + Sync>,
     now: Box<dyn Fn() -> Option<Timestamp> + Send + Sync>,
 }
 
 impl Authenticator {
-    /// Knows the keys of the journal, as soon as they are `folded`, and a root key; tells the time by `now`.
     pub fn new(
         mode: AuthMode,
         root: Option<&SecretKey>,
@@ -56,20 +53,18 @@ impl Authenticator {
         }
     }
 
-    /// The keys of the journal.
     pub(crate) const fn keys(&self) -> &Keys {
         &self.keys
     }
 
-    /// Now, once it is known.
     pub(crate) fn now(&self) -> Option<Timestamp> {
         (self.now)()
     }
 
-    /// Who sends these headers; and his place among his key's requests under way, if these are limited.
+    /// The caller that sent these headers, and a permit if its key limits the requests under way.
     ///
     /// # Errors
-    /// When he is nobody, or has asked too much.
+    /// When the key isn't valid, or has sent too many requests.
     pub(crate) fn authenticate(&self, headers: &HeaderMap) -> Result<(Caller, Option<Permit>), Denied> {
         match self.credential(headers)? {
             None => Ok((Caller::operator(), None)),
@@ -77,7 +72,7 @@ impl Authenticator {
         }
     }
 
-    /// The one key of the request; `None` when there is none and none is needed.
+    /// The request's key; `None` if it has none and needs none.
     fn credential<'a>(&self, headers: &'a HeaderMap) -> Result<Option<&'a str>, Denied> {
         let (bearers, own) = (headers.get_all(header::AUTHORIZATION), headers.get_all(X_API_KEY));
         let tokens = || {
@@ -121,7 +116,7 @@ impl Authenticator {
         };
         let now = self.now();
         let timeless = key.policy.expires_at_ms.is_none() && key.previous.is_none();
-        // Without an end, any time will do.
+        // For a key that never expires, any time will do.
         let at = match now {
             Some(now) => now,
             None if timeless => key.created_at_ms,
@@ -137,7 +132,7 @@ impl Authenticator {
     }
 }
 
-/// What stands behind `Bearer`, in any case, as RFC 9110 has it.
+/// The text after `Bearer`, which may be in upper or lower case (RFC 9110).
 fn bearer_token(value: &HeaderValue) -> Option<&str> {
     let scheme = value.as_bytes().get(..BEARER.len())?;
     scheme

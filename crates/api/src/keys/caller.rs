@@ -1,10 +1,10 @@
-//! Who asks, once that is known: what handlers decide by.
+//! The authenticated caller of a request.
 
 use super::{Denied, KeySnapshot, KeyState, NeededScope};
 use reveille_domain::{KeyId, Scope, Scopes};
 use std::sync::Arc;
 
-/// Who asks. Every request behind the authenticator has one among its extensions.
+/// The caller. Every request behind the authenticator has one among its extensions.
 #[derive(Debug, Clone)]
 pub(crate) struct Caller {
     who: Who,
@@ -12,16 +12,16 @@ pub(crate) struct Caller {
 
 #[derive(Debug, Clone)]
 enum Who {
-    /// Somebody on this machine, without a key, where none is needed.
+    /// A user of this machine without a key, where none is needed.
     Operator,
-    /// The holder of the root key.
+    /// A holder of the root key.
     Root(KeyId),
-    /// The holder of a key of the journal.
+    /// A holder of a key of the journal.
     Key(Arc<KeySnapshot>),
 }
 
 impl Caller {
-    /// Somebody on this machine, who may do everything but make keys.
+    /// A user of this machine, who may do everything but make keys.
     pub const fn operator() -> Self {
         Self { who: Who::Operator }
     }
@@ -34,7 +34,6 @@ impl Caller {
         Self { who: Who::Key(key) }
     }
 
-    /// The key he came with.
     pub fn key(&self) -> Option<&KeyId> {
         match &self.who {
             Who::Operator => None,
@@ -43,7 +42,7 @@ impl Caller {
         }
     }
 
-    /// What he may do; `None` for everything.
+    /// What the caller may do; `None` for everything.
     fn scopes(&self) -> Option<&Scopes> {
         match &self.who {
             Who::Operator | Who::Root(_) => None,
@@ -55,40 +54,33 @@ impl Caller {
         }
     }
 
-    /// Refuses him unless he has the scope.
-    ///
     /// # Errors
-    /// When he hasn't.
+    /// When the caller doesn't have the scope.
     pub fn require(&self, scope: Scope) -> Result<(), Denied> {
         let has = self.scopes().is_none_or(|scopes| scopes.contains(&scope));
         let scope = NeededScope::One(scope);
         if has { Ok(()) } else { Err(Denied::Scope { scope }) }
     }
 
-    /// Refuses the operator who came without a key.
-    ///
     /// # Errors
-    /// When there is none.
+    /// When the caller is the operator, without a key.
     pub fn require_key(&self) -> Result<(), Denied> {
         self.key().map(|_| ()).ok_or(Denied::AdminKey)
     }
 
-    /// Refuses him unless he may ask some model.
-    ///
     /// # Errors
-    /// When he may ask none.
+    /// When the caller may use no model at all.
     pub fn require_infer(&self) -> Result<(), Denied> {
         let scope = NeededScope::AnyInfer;
         let may = self.scopes().is_none_or(Scopes::may_infer);
         if may { Ok(()) } else { Err(Denied::Scope { scope }) }
     }
 
-    /// See [`Scopes::may_ask`].
     pub fn may_ask(&self, asked: &str, model: &str) -> bool {
         self.scopes().is_none_or(|scopes| scopes.may_ask(asked, model))
     }
 
-    /// The names that single models are allowed by: of these, those with an agent stand in no list of public names.
+    /// The names of single models that the caller may use, those of the form `agent/model` included.
     pub fn named_models(&self) -> impl Iterator<Item = &str> {
         self.scopes()
             .into_iter()

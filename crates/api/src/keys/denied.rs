@@ -1,71 +1,53 @@
-//! Why a request is refused because of who asks, or of how much he has asked already.
+//! Why a request is refused because of its key, or of what the key has used.
 
 use reveille_domain::{KeyId, Scope};
 use std::time::Duration;
 use thiserror::Error;
 
-/// Why a caller is refused. Nothing in it tells whoever has no key which ids there are.
+/// Why a caller is refused. Nothing in it reveals to a caller without a key which ids exist.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub(crate) enum Denied {
-    /// No key came.
-    #[error("a key is needed: send it as `Authorization: Bearer rv_…` or as `x-api-key`")]
+    #[error("an API key is needed: send it as `Authorization: Bearer rv_…` or as `x-api-key`")]
     Missing,
-    /// No key came for what needs one everywhere.
+    /// Keys and agents are made and revoked with a key only.
     #[error(
         "making and revoking keys and agents needs a key on loopback too: the root key, which `reveille` finds by itself \
          (--data-dir says where), or one with the scope admin"
     )]
     AdminKey,
-    /// What came is no key, or one that never was, or that was rotated or revoked.
+    /// No key, an unknown one, or one that was rotated or revoked.
     #[error("{0}")]
     Invalid(&'static str),
-    /// Whoever asks has the secret, but too late.
+    /// The secret is right, but the key has expired.
     #[error("the key {key} has expired")]
-    Expired {
-        /// Which.
-        key: KeyId,
-    },
-    /// The key's last commit can't be read by this version.
-    #[error("a commit of the key {key} can't be read by this replica: upgrade it")]
-    Unreadable {
-        /// Which.
-        key: KeyId,
-    },
-    /// The journal isn't folded, or NATS time not known: nobody can be told from a stranger yet, nor what he has used.
-    #[error("this replica has not read all of what it must know of the keys yet")]
+    Expired { key: KeyId },
+    /// This version can't read the key's last commit.
+    #[error("this replica can't read a commit of the key {key}: upgrade the replica")]
+    Unreadable { key: KeyId },
+    /// The journal isn't folded or NATS time isn't known: keys can't be checked yet, nor what they have used.
+    #[error("this replica has not read all keys from the journal yet")]
     NotReady,
     /// The key doesn't allow it.
     #[error("the key needs the scope `{scope}` for this")]
-    Scope {
-        /// What it lacks; `infer` stands for any of that kind.
-        scope: NeededScope,
-    },
+    Scope { scope: NeededScope },
     /// Too many requests a minute.
-    #[error("the key {key} may send {limit} requests a minute to a replica")]
+    #[error("the key {key} may send a replica {limit} requests per minute")]
     Rate {
-        /// Which.
         key: KeyId,
-        /// How many.
         limit: u32,
         /// When the next one is taken.
         retry_after: Duration,
     },
     /// Too many requests at once.
-    #[error("the key {key} has {limit} requests under way at this replica, as many as it may")]
-    Concurrency {
-        /// Which.
-        key: KeyId,
-        /// How many.
-        limit: u32,
-    },
-    /// Too many wakes.
-    #[error("the key {key} may start {limit} wakes an hour and has; what is awake can be asked")]
+    #[error("the key {key} has {limit} requests under way at this replica, which is its limit")]
+    Concurrency { key: KeyId, limit: u32 },
+    #[error(
+        "the key {key} has started its {limit} wakes of this hour; it can still use models that are awake"
+    )]
     Wakes {
-        /// Which.
         key: KeyId,
-        /// How many.
         limit: u32,
-        /// When the oldest of them is an hour ago.
+        /// How long until the oldest of them is an hour old.
         retry_after: Duration,
     },
 }
@@ -73,7 +55,6 @@ pub(crate) enum Denied {
 /// A scope that a path needs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum NeededScope {
-    /// This one.
     One(Scope),
     /// Any that allows a model.
     AnyInfer,

@@ -1,4 +1,4 @@
-//! What a key has used in this replica: requests a minute, requests under way, and when it was last seen.
+//! What a key has used in this replica: requests per minute, requests under way, and when it was used last.
 
 use super::Denied;
 use governor::{DefaultDirectRateLimiter, RateLimiter, clock::Clock};
@@ -8,7 +8,7 @@ use std::sync::{
     atomic::{AtomicU32, AtomicU64, Ordering},
 };
 
-/// A key's limits and what is left of them here.
+/// A key's limits, and what is left of them in this replica.
 #[derive(Debug, Default)]
 pub(crate) struct Limits {
     rate: Option<(u32, DefaultDirectRateLimiter)>,
@@ -39,7 +39,7 @@ impl Limits {
         if let Some(now) = now {
             self.last_used_ms.fetch_max(now.as_millis(), Ordering::Relaxed);
         }
-        // First what gives nothing away when it refuses.
+        // The concurrency first: its refusal uses up nothing.
         let permit = match &self.concurrency {
             Some((limit, under_way)) => Some(Permit::take(under_way, *limit).ok_or_else(|| {
                 let (key, limit) = (key.clone(), *limit);
@@ -59,7 +59,7 @@ impl Limits {
         Ok(permit)
     }
 
-    /// How many requests came with the key, the refused ones included.
+    /// How many requests used the key, refused ones included.
     pub(crate) fn requests(&self) -> u64 {
         self.requests.load(Ordering::Relaxed)
     }
@@ -71,7 +71,7 @@ impl Limits {
     }
 }
 
-/// A place among a key's requests under way, given back when it is dropped.
+/// One of a key's requests under way, until this is dropped.
 #[derive(Debug)]
 pub(crate) struct Permit(Arc<AtomicU32>);
 

@@ -1,7 +1,7 @@
-//! Who may ask for what: the fold of the keys in memory, and what each key's limits have left in this replica.
+//! Who may do what: the fold of the keys in memory, and what each key has used in this replica.
 //!
-//! The journal's follower feeds it with the rest of the fold, so that a revocation acts in every replica as soon as the
-//! commit is there. A request reads it without waiting.
+//! It is part of the journal's fold, so a revocation takes effect in every replica as soon as its commit arrives. Requests
+//! read it without waiting.
 
 mod authenticator;
 mod caller;
@@ -36,7 +36,7 @@ pub(crate) struct Keys {
 
 #[derive(Debug, Default)]
 struct Inner {
-    /// By the id's text, so that a lookup needs no id of its own.
+    /// By the id's text, so that a lookup needs no allocation.
     table: RwLock<BTreeMap<String, Arc<KeySnapshot>>>,
     quota: Quota,
 }
@@ -44,22 +44,20 @@ struct Inner {
 /// A key as this replica knows it.
 #[derive(Debug)]
 pub(crate) struct KeySnapshot {
-    /// What the journal says of it.
     pub state: KeyState,
     /// The journal sequence of its last commit.
     pub sequence: u64,
-    /// What it has used here.
+    /// What it has used in this replica.
     pub limits: Arc<Limits>,
 }
 
-/// Whether a key is good.
+/// What the journal says of a key.
 #[derive(Debug)]
 pub(crate) enum KeyState {
-    /// Until it expires.
+    /// Valid until it expires.
     Issued(IssuedKey),
-    /// Never again.
     Revoked(RevokedKey),
-    /// Its last commit can't be read by this version: it may say anything, so the key is refused.
+    /// This version can't read its last commit, so the key is refused.
     Unreadable(KeyId),
 }
 
@@ -72,7 +70,7 @@ impl KeySnapshot {
         }
     }
 
-    /// When it was made, if that can be read.
+    /// When it was made, if this version can read that.
     pub(crate) const fn created_at(&self) -> Option<Timestamp> {
         match &self.state {
             KeyState::Issued(key) => Some(key.created_at_ms),
@@ -93,7 +91,7 @@ impl Keys {
         self.put(state, sequence);
     }
 
-    /// Takes note of a commit that can't be read.
+    /// Takes in a commit that this version can't read.
     pub(crate) fn take_unreadable(&self, id: KeyId, sequence: u64) {
         self.put(KeyState::Unreadable(id), sequence);
     }
@@ -106,7 +104,7 @@ impl Keys {
         };
         let id = id.as_str().to_owned();
         let mut table = self.inner.table.write();
-        // What a key may use never changes, and what it has used stays used.
+        // A key's limits never change, and what it has used stays used.
         let kept = table.get(&id).map(|known| known.limits.clone());
         let limits = kept.unwrap_or_else(|| match &state {
             KeyState::Issued(key) => Arc::new(Limits::of(&key.policy.limits)),
@@ -120,36 +118,32 @@ impl Keys {
         table.insert(id, Arc::new(known));
     }
 
-    /// Forgets everything: the journal is another one than was read before.
+    /// Forgets everything, because the journal was replaced.
     pub(crate) fn reset(&self) {
         self.inner.table.write().clear();
         self.inner.quota.reset();
     }
 
-    /// One key, by its id.
     pub(crate) fn get(&self, id: &str) -> Option<Arc<KeySnapshot>> {
         self.inner.table.read().get(id).cloned()
     }
 
-    /// How many there are.
     pub(crate) fn count(&self) -> usize {
         self.inner.table.read().len()
     }
 
-    /// All of them, by id.
     pub(crate) fn all(&self) -> Vec<Arc<KeySnapshot>> {
         self.inner.table.read().values().cloned().collect()
     }
 
-    /// The wakes that keys have started.
     pub(crate) fn quota(&self) -> &Quota {
         &self.inner.quota
     }
 
-    /// Leave for `key` to start a wake at `now`; for a key without such a limit, always.
+    /// Reserves a wake at `now` for `key`, if the key has a limit.
     ///
     /// # Errors
-    /// When it has started as many as it may, or as long as it isn't known how many that were.
+    /// When the key has used up its wakes, or as long as it isn't known how many it has used.
     pub(crate) fn start_wake(&self, key: &KeyId, now: Timestamp) -> Result<Option<Reservation>, Denied> {
         let Some(known) = self.get(key.as_str()) else {
             return Ok(None);

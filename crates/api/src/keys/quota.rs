@@ -1,8 +1,8 @@
 //! How many wakes each key has started within the last hour, in the whole cluster: counted from the journal, where every
 //! wake's cause names its key.
 //!
-//! What two replicas decide in the same moment, neither has read of the other: a key may then start one wake more in each
-//! than it may. The next one is refused by both.
+//! Two replicas that decide at the same moment don't see each other's decision: a key may then start one wake too many in
+//! each. Both refuse the next one.
 
 use super::Denied;
 use futures::StreamExt;
@@ -16,7 +16,7 @@ use std::{
 };
 use tokio::sync::watch;
 
-/// The time in which a key's wakes are counted.
+/// The period over which a key's wakes are counted.
 const WINDOW: Duration = Duration::from_secs(60 * 60);
 
 /// The wakes of all keys. Cheap to clone.
@@ -28,7 +28,7 @@ pub(crate) struct Quota {
 #[derive(Debug)]
 struct Inner {
     counts: Mutex<Counts>,
-    /// Whether the last hour of the journal was read since the fold began.
+    /// Whether the last hour of the journal was counted since the fold began.
     counted: watch::Sender<bool>,
 }
 
@@ -36,9 +36,9 @@ struct Inner {
 struct Counts {
     /// The wakes that each key has started, oldest first.
     started: HashMap<KeyId, VecDeque<(Timestamp, WakeId)>>,
-    /// Those that are being asked for.
+    /// Wakes that are being requested.
     reserved: HashMap<KeyId, u32>,
-    /// How often everything was forgotten.
+    /// How often the counts were reset.
     resets: u64,
 }
 
@@ -54,7 +54,7 @@ impl Default for Quota {
 }
 
 impl Quota {
-    /// Counts the wakes that a commit began; one that was counted before changes nothing.
+    /// Counts the wakes that these events began; a wake counts once.
     pub(crate) fn take(&self, events: &[ProviderEvent]) {
         for event in events {
             if let ProviderEvent::WakeRequested { wake } = event
@@ -90,7 +90,7 @@ impl Quota {
         }
     }
 
-    /// Waits until the journal's last hour has to be counted.
+    /// Waits until the journal's last hour needs to be counted.
     pub(crate) async fn uncounted(&self) {
         // The sender lives as long as this.
         let _ = self.inner.counted.subscribe().wait_for(|counted| !counted).await;
@@ -103,7 +103,7 @@ impl Quota {
         self.inner.counted.send_replace(false);
     }
 
-    /// Leave to start one wake, if `key` has started fewer than `limit` within the hour before `now`.
+    /// Reserves one wake, if `key` has started fewer than `limit` within the hour before `now`.
     pub(super) fn reserve(&self, key: &KeyId, limit: u32, now: Timestamp) -> Result<Reservation, Denied> {
         let denied = |retry_after| Denied::Wakes {
             key: key.clone(),
@@ -150,7 +150,7 @@ impl Counts {
     }
 }
 
-/// Leave to start one wake, taken back when it is dropped: by then the wake is counted, or there was none.
+/// A reserved wake, until this is dropped: by then the wake is counted, or there was none.
 #[derive(Debug)]
 pub(crate) struct Reservation {
     quota: Quota,

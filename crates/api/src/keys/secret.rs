@@ -1,4 +1,4 @@
-//! A key as its holder has it: `rv_<id>_<secret>`. It is made here, shown once, and compared in constant time.
+//! A whole key: `rv_<id>_<secret>`. Keys are made here, shown once, and compared in constant time.
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use rand::{Rng, TryRngCore, rngs::OsRng};
@@ -7,30 +7,30 @@ use sha2::{Digest, Sha256};
 use std::fmt;
 use thiserror::Error;
 
-/// What every key begins with, so that people and scanners know one when they see it.
+/// What every key begins with, so that people and secret scanners recognize it.
 pub(super) const PREFIX: &str = "rv_";
 /// A secret: 256 random bits.
 const SECRET_BYTES: usize = 32;
 /// A secret as text: base64url without padding.
 const SECRET_CHARS: usize = 43;
-/// How long new ids are: 36¹² of them make two alike unlikely, and a clash is refused.
+/// The length of new ids: with 36¹² of them a clash is unlikely, and it is refused.
 const ID_CHARS: usize = 12;
 const ID_ALPHABET: &[u8; 36] = b"abcdefghijklmnopqrstuvwxyz0123456789";
 
-/// A whole key, secret included. Nothing prints it but [`expose`](Self::expose).
+/// A whole key, secret included. Only [`expose`](Self::expose) prints it.
 #[derive(Clone)]
 pub struct SecretKey {
     id: KeyId,
     text: String,
 }
 
-/// Why a text isn't a key. It doesn't say what the text is.
+/// The text isn't a key. The error doesn't repeat the text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
-#[error("a key is written rv_<id>_<secret>")]
+#[error("a key has the form rv_<id>_<secret>")]
 pub struct InvalidSecretKey;
 
 impl SecretKey {
-    /// A key of a new id.
+    /// A key with a new id.
     ///
     /// # Errors
     /// When the system has no randomness.
@@ -45,7 +45,7 @@ impl SecretKey {
         Self::generate_for(id)
     }
 
-    /// Another secret for the key `id`.
+    /// A new secret for the key `id`.
     ///
     /// # Errors
     /// When the system has no randomness.
@@ -72,7 +72,6 @@ impl SecretKey {
         })
     }
 
-    /// Its id.
     #[must_use]
     pub const fn id(&self) -> &KeyId {
         &self.id
@@ -85,7 +84,7 @@ impl SecretKey {
         hash(secret)
     }
 
-    /// The key itself: for whoever is to have it.
+    /// The key itself, to be shown to its owner.
     #[must_use]
     pub fn expose(&self) -> &str {
         &self.text
@@ -98,7 +97,7 @@ impl fmt::Debug for SecretKey {
     }
 }
 
-/// The id and the secret of what looks like a key.
+/// The id and the secret of a text that looks like a key.
 pub(super) fn split(text: &str) -> Option<(&str, &str)> {
     let (id, secret) = text.strip_prefix(PREFIX)?.split_once('_')?;
     (secret.len() == SECRET_CHARS).then_some((id, secret))
@@ -109,7 +108,7 @@ pub(super) fn hash(secret: &str) -> SecretHash {
     SecretHash::new(Sha256::digest(secret).into())
 }
 
-/// Whether two hashes are the same, in a time that doesn't tell where they differ.
+/// Whether two hashes are equal, in constant time.
 pub(super) fn same(one: &SecretHash, other: &SecretHash) -> bool {
     use subtle::ConstantTimeEq;
     one.as_bytes().ct_eq(other.as_bytes()).into()

@@ -1,5 +1,5 @@
-//! The fold of the journal in memory: which provider serves a model, and what each one's status is. Requests read it
-//! without waiting; whoever waits for a change follows one provider's slot.
+//! The fold of the journal in memory: which provider serves a model, and the status of each. Requests read it without
+//! waiting; a request that waits for a change watches one provider.
 
 #[cfg(test)]
 pub(crate) mod tests;
@@ -18,19 +18,18 @@ use std::{
 use tokio::{sync::watch, time::Instant};
 use tracing::{info, warn};
 
-/// How many similar model names an answer suggests, and how similar they must be.
+/// How many similar model names an error suggests, and how similar they must be.
 const SUGGESTIONS: usize = 3;
 const SIMILAR: f64 = 0.7;
 
 /// A published provider and the journal sequence of the commit it comes from.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct ProviderSnapshot {
-    /// The provider.
     pub provider: Registered,
-    /// The sequence of its last commit that this program reads.
+    /// The sequence of its last commit that this version can read.
     pub sequence: u64,
-    /// Why a later one can't be read, if one can't: what is known may be out of date, and no command is accepted until a
-    /// commit can be read again.
+    /// Set if this version can't read a later commit, with the reason: the snapshot may be out of date, and no command is
+    /// accepted until a commit can be read again.
     pub unreadable: Option<String>,
 }
 
@@ -54,9 +53,9 @@ struct Table {
     providers: BTreeMap<ProviderId, watch::Sender<Arc<ProviderSnapshot>>>,
     models: HashMap<String, Vec<ProviderId>>,
     unreadable: HashSet<String>,
-    /// What a command of each provider stands on.
+    /// The commit each provider's next command builds on.
     last_commits: HashMap<ProviderId, JournalContext<Provider>>,
-    /// Whether the journal is being followed and is known to be the one that was folded.
+    /// Whether the journal is being followed, and is surely the one that was folded.
     current: bool,
 }
 
@@ -95,7 +94,6 @@ impl Registry {
         ids.filter_map(|id| table.snapshot(id)).collect()
     }
 
-    /// One provider.
     pub(crate) fn get(&self, id: &ProviderId) -> Option<Arc<ProviderSnapshot>> {
         self.inner.table.read().snapshot(id)
     }
@@ -111,7 +109,7 @@ impl Registry {
             .collect()
     }
 
-    /// What is known of a provider, for a command to be decided on; `None` while that may not be of this journal.
+    /// The commit that the provider's next command builds on; `None` while it may belong to another journal.
     pub(crate) fn last_commit(&self, id: &ProviderId) -> Option<JournalContext<Provider>> {
         let table = self.inner.table.read();
         table
@@ -133,7 +131,7 @@ impl Registry {
         self.agents().get(agent).map(|snapshot| snapshot.epoch)
     }
 
-    /// Follows one provider: the receiver sees every later state, and closes when the provider is gone.
+    /// Watches one provider: the receiver sees every later state, and closes when the provider is gone.
     pub(crate) fn watch(&self, id: &ProviderId) -> Option<watch::Receiver<Arc<ProviderSnapshot>>> {
         self.inner
             .table
@@ -166,17 +164,17 @@ impl Registry {
             .collect()
     }
 
-    /// Of how many aggregates the last commit can't be read.
+    /// How many aggregates have a last commit that this version can't read.
     pub(crate) fn unreadable(&self) -> usize {
         self.inner.table.read().unreadable.len()
     }
 
-    /// The journal sequence that is folded.
+    /// The sequence of the last commit that is folded.
     pub(crate) fn applied(&self) -> u64 {
         self.inner.applied.borrow().unwrap_or(0)
     }
 
-    /// Waits until `sequence` is folded; `false` when `until` came first.
+    /// Waits until `sequence` is folded; `false` if `until` comes first.
     pub(crate) async fn applied_to(&self, sequence: u64, until: Instant) -> bool {
         let mut applied = self.inner.applied.subscribe();
         let reached = applied.wait_for(|applied| applied.is_some_and(|applied| applied >= sequence));
@@ -229,7 +227,7 @@ impl Registry {
     }
 
     fn reset(&self) {
-        // First, so that whoever loses a provider that he follows can tell why.
+        // First, so that a request whose provider vanishes can tell why.
         self.inner.applied.send_replace(None);
         *self.inner.table.write() = Table::default();
         self.inner.rows.reset();
@@ -243,7 +241,7 @@ impl Registry {
             let providers = self.inner.table.read().providers.len();
             info!(
                 journal.sequence = sequence,
-                providers, "the journal is folded: {providers} providers"
+                providers, "read the journal: {providers} providers"
             );
         }
         self.inner.table.write().current = true;
@@ -304,7 +302,7 @@ impl Table {
             Err(error) => {
                 if self.unreadable.insert(entry.subject.clone()) {
                     let subject = &entry.subject;
-                    warn!(journal.sequence = entry.sequence, %error, "can't read a commit of {subject}: no command of it is accepted");
+                    warn!(journal.sequence = entry.sequence, %error, "can't read a commit of {subject}: refusing its commands");
                 }
                 if let Some(AggregateId::Provider(id)) = AggregateId::of_subject(&entry.subject)
                     && let Some(slot) = self.providers.get(&id)

@@ -23,16 +23,16 @@ use tracing::debug;
 /// The first byte of a TLS connection: a handshake record (RFC 8446, section 5.1).
 const TLS_HANDSHAKE: u8 = 22;
 
-/// What all connections are served with.
+/// What all connections share.
 pub(super) struct Serving {
     router: Router,
     refuse: Refuse,
     tls: Option<Tls>,
     limits: ServerLimits,
     protocols: auto::Builder<TokioExecutor>,
-    /// No new requests.
+    /// Accept no new requests.
     stop: CancellationToken,
-    /// No requests any more.
+    /// Cut the requests under way.
     pub cut: CancellationToken,
 }
 
@@ -122,7 +122,7 @@ impl Serving {
             tokio::select! {
                 ended = spoken.as_mut() => {
                     if let Err(error) = ended {
-                        debug!(error, "a connection broke off");
+                        debug!(error, "a connection broke");
                     }
                     return;
                 }
@@ -132,7 +132,7 @@ impl Serving {
                 }
                 () = sleep_until(look_at) => match connection.quiet().map(|quiet| self.silent_until(quiet)) {
                     Some(until) if until > Instant::now() => look_at = until,
-                    // It was told to close, and doesn't.
+                    // It should have closed by now.
                     Some(_) if closing => return,
                     Some(_) => {
                         closing = true;

@@ -1,8 +1,8 @@
-//! Serving HTTP: connections are taken in, up to a number; each speaks HTTP/1.1 or HTTP/2, over TLS or not, within limits
-//! of time and size. What is refused before there is a request is answered as everything else is.
+//! Serves HTTP: accepts connections up to a limit; each speaks HTTP/1.1 or HTTP/2, with or without TLS, within limits of
+//! time and size. Bytes that make no request get an error like any other.
 //!
-//! The loop is our own, over hyper: a server that axum brings along has none of these limits, and the crates that wrap
-//! hyper with TLS limit neither connections nor silence.
+//! The loop is our own, over hyper: axum's server has none of these limits, and the crates that add TLS to hyper limit
+//! neither connections nor idle time.
 
 mod connection;
 mod open_files;
@@ -24,38 +24,37 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{error, warn};
 
-/// How long nothing is accepted when the system has no more of something, such as open files.
+/// How long the server pauses when the system runs out of something, such as open files.
 const ACCEPT_AGAIN_AFTER: Duration = Duration::from_secs(1);
-/// How often it is said that all connections are taken.
+/// How often the log repeats that all connections are taken.
 const SAY_FULL_EVERY: Duration = Duration::from_secs(60);
 
-/// What connections may take.
 #[derive(Debug, Clone)]
 pub struct ServerLimits {
-    /// How many connections there may be at a time. Further ones wait in the kernel's backlog, since a place is soon free:
-    /// silent connections are closed.
+    /// How many connections there may be at a time. Further ones wait in the kernel's backlog: silent connections are
+    /// closed, so there is soon room.
     pub connections: usize,
     /// How long a TLS handshake may take.
     pub handshake_within: Duration,
-    /// How long a request's head may take from its first byte on, and how long the first request of a connection.
+    /// How long a request's head may take from its first byte, and how long a connection may wait for its first request.
     pub head_within: Duration,
     /// The largest head of a request, in bytes: its line and its headers.
     pub head_bytes: usize,
-    /// How long a connection is kept without a request. Longer than the 60 s of the usual proxies in front, so that they
-    /// let go first and never send a request into a connection that is being closed.
+    /// How long a connection may be idle. Longer than the 60 s of the usual proxies in front, so that they close first and
+    /// never send a request into a connection that is being closed.
     pub idle_for: Duration,
-    /// How long a client may take no byte of an answer.
+    /// How long a client may go without reading any of the response.
     pub write_stalls_for: Duration,
-    /// How long a connection may take to close, from the moment that it has no request any more.
+    /// How long a connection may take to close after its last request.
     pub closes_within: Duration,
     /// How many requests one HTTP/2 connection may have under way.
     pub h2_streams: u32,
-    /// How many streams of an HTTP/2 connection a client may reset before we have looked at them; more end the
+    /// How many streams of an HTTP/2 connection a client may reset before we have accepted them; more end the
     /// connection (CVE-2023-44487).
     pub h2_pending_resets: usize,
     /// How many streams of an HTTP/2 connection we reset for its client's mistakes before we end it.
     pub h2_faulty_streams: usize,
-    /// How often a client of an HTTP/2 connection is asked whether it is still there, and how long it has to answer.
+    /// How often an HTTP/2 connection is pinged, and how long its client has to answer.
     pub h2_ping: Duration,
 }
 
@@ -81,7 +80,7 @@ impl Default for ServerLimits {
 /// have ended. Dropping it cuts them.
 ///
 /// # Errors
-/// When the listener is no listener.
+/// When the listener doesn't listen.
 pub(crate) async fn serve(
     listener: TcpListener,
     tls: Option<Tls>,
@@ -91,14 +90,14 @@ pub(crate) async fn serve(
     stop: CancellationToken,
 ) -> io::Result<()> {
     listener.local_addr()?;
-    let places = Arc::new(Semaphore::new(open_files::room_for(limits.connections)));
+    let permits = Arc::new(Semaphore::new(open_files::room_for(limits.connections)));
     let serving = Arc::new(Serving::new(router, refuse, tls, limits, stop.clone()));
     let connections = TaskTracker::new();
     let _cuts = serving.cut.clone().drop_guard();
     let mut full = Full::default();
     loop {
-        let place = tokio::select! {
-            place = full.place(&places) => place,
+        let permit = tokio::select! {
+            permit = full.permit(&permits) => permit,
             () = stop.cancelled() => break,
         };
         let stream = tokio::select! {
@@ -108,32 +107,35 @@ pub(crate) async fn serve(
         let serving = serving.clone();
         connections.spawn(async move {
             serving.connection(stream).await;
-            drop(place);
+            drop(permit);
         });
     }
-    // Whoever comes now is sent elsewhere at once.
+    // New connections are refused at once.
     drop(listener);
     connections.close();
     connections.wait().await;
     Ok(())
 }
 
-/// Says now and then that all places are taken.
+/// Logs now and then that all connections are taken.
 #[derive(Default)]
 struct Full {
-    said: Option<Instant>,
+    logged: Option<Instant>,
 }
 
 impl Full {
-    async fn place(&mut self, places: &Arc<Semaphore>) -> Option<OwnedSemaphorePermit> {
-        if let Ok(place) = places.clone().try_acquire_owned() {
-            return Some(place);
+    async fn permit(&mut self, permits: &Arc<Semaphore>) -> Option<OwnedSemaphorePermit> {
+        if let Ok(permit) = permits.clone().try_acquire_owned() {
+            return Some(permit);
         }
-        if self.said.is_none_or(|said| said.elapsed() >= SAY_FULL_EVERY) {
-            self.said = Some(Instant::now());
-            warn!("all places for connections are taken: new ones wait until one is free");
+        if self
+            .logged
+            .is_none_or(|logged| logged.elapsed() >= SAY_FULL_EVERY)
+        {
+            self.logged = Some(Instant::now());
+            warn!("all connections are taken: new ones wait until one closes");
         }
-        places.clone().acquire_owned().await.ok()
+        permits.clone().acquire_owned().await.ok()
     }
 }
 
@@ -148,7 +150,7 @@ async fn accept(listener: &TcpListener) -> TcpStream {
             }
             Err(error) if is_the_clients(&error) => {}
             Err(error) => {
-                error!(%error, "no connection can be accepted; trying again");
+                error!(%error, "can't accept connections; trying again");
                 sleep(ACCEPT_AGAIN_AFTER).await;
             }
         }

@@ -3,7 +3,7 @@
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tracing::warn;
 
-/// What the process opens besides: NATS, Postgres, logs, its children's pipes.
+/// The process's other files: NATS, Postgres, logs, its children's pipes.
 const OTHER_FILES: u64 = 256;
 
 /// Lets the process open as many files as `connections` need, and returns for how many connections there is room.
@@ -26,14 +26,14 @@ pub(super) fn room_for(connections: usize) -> usize {
     let room = room_within(files, connections);
     if room < connections {
         warn!(
-            "the limit of {files} open files (ulimit -n) leaves room for {room} connections and not for {connections}"
+            "the limit of {files} open files (ulimit -n) leaves room for {room} connections instead of {connections}"
         );
     }
     room
 }
 
 fn room_within(files: u64, connections: usize) -> usize {
-    // A limit that is lower than what we open besides leaves one half of it.
+    // Under a very low limit, half of the files.
     let room = files.saturating_sub(OTHER_FILES).max(files / 2).max(1);
     usize::try_from(room).unwrap_or(usize::MAX).min(connections)
 }

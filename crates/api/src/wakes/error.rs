@@ -12,26 +12,22 @@ use thiserror::Error;
 /// Why a provider isn't active.
 #[derive(Debug, Clone, Error)]
 pub(crate) enum WakeError {
-    /// The wake failed, or an earlier one did and the next is held back.
+    /// The wake failed, or an earlier one did and the next one isn't tried yet.
     #[error("{provider} did not wake: {} ({})", failure.reason, failure.stage)]
     Failed {
-        /// Which.
         provider: ProviderId,
-        /// The wake; `None` when none was tried.
+        /// `None` if no wake was tried.
         wake_id: Option<WakeId>,
-        /// Why.
         failure: Box<WakeFailure>,
-        /// When a next wake may be tried, if one is held back.
+        /// When the next wake may be tried, if it has to wait.
         retry_after: Option<Duration>,
         /// How long this caller waited.
         spent: Duration,
     },
-    /// The backend did not become available in time, or no outcome was known by the deadline.
+    /// The backend did not become available in time, or there was no outcome by the deadline.
     #[error("{provider} did not wake in time: {}", failure.reason)]
     TimedOut {
-        /// Which.
         provider: ProviderId,
-        /// The wake.
         wake_id: WakeId,
         /// What is known of it.
         failure: Box<WakeFailure>,
@@ -41,76 +37,51 @@ pub(crate) enum WakeError {
     /// The caller's own wait ended; the wake goes on.
     #[error("{provider} is still waking")]
     CallerTimedOut {
-        /// Which.
         provider: ProviderId,
         /// The wake, once it is known.
         wake_id: Option<WakeId>,
         /// How long this caller waited.
         spent: Duration,
-        /// How long it still takes, as far as earlier wakes tell.
+        /// How much longer it takes, by earlier wakes.
         left: Option<Duration>,
     },
-    /// Its agent is lost or stopped; no wake was tried.
+    /// The agent is lost or stopped; no wake was tried.
     #[error("{provider} is inactive")]
     Inactive {
-        /// Which.
         provider: ProviderId,
-        /// Why.
         reason: InactiveReason,
-        /// Since when.
         since: Timestamp,
     },
-    /// Its last commit can't be read by this version, so no command is accepted.
+    /// This version can't read the provider's last commit, so it accepts no command.
     #[error("a commit of {provider} can't be read: {reason}")]
-    Unreadable {
-        /// Which.
-        provider: ProviderId,
-        /// Why.
-        reason: String,
-    },
-    /// Nobody publishes it.
+    Unreadable { provider: ProviderId, reason: String },
     #[error("{provider} is not published")]
-    Unknown {
-        /// Which.
-        provider: ProviderId,
-    },
-    /// It can't be woken.
+    Unknown { provider: ProviderId },
     #[error("{provider} has no wake recipe")]
-    NoRecipe {
-        /// Which.
-        provider: ProviderId,
-    },
+    NoRecipe { provider: ProviderId },
     /// Too many requests wait for it.
-    #[error("{limit} requests wait for {provider} already")]
+    #[error("{limit} requests already wait for {provider}")]
     QueueFull {
-        /// Which.
         provider: ProviderId,
         /// How many may wait.
         limit: usize,
     },
-    /// The key of whoever asks has started as many wakes as it may, or it isn't known yet how many.
+    /// The caller's key has used up its wakes, or it isn't known yet how many it has used.
     #[error("{denied}")]
-    Quota {
-        /// Which.
-        provider: ProviderId,
-        /// Why.
-        denied: Denied,
-    },
-    /// The journal can't be reached, or not in time.
-    #[error("the wake can't be asked for: {0}")]
+    Quota { provider: ProviderId, denied: Denied },
+    /// The journal was not reached in time.
+    #[error("the wake can't be requested: {0}")]
     Unavailable(String),
 }
 
 /// Why a provider isn't put to sleep.
 #[derive(Debug, Clone, Error)]
 pub(crate) enum SleepError {
-    /// Nobody publishes it.
     #[error("{0} is not published")]
     Unknown(ProviderId),
-    /// Its agent can't do it.
+    /// The agent refused, with this reason.
     #[error("{0}")]
     Refused(String),
-    /// Its agent can't be reached.
     #[error("the agent can't be reached: {0}")]
     Unavailable(String),
 }
@@ -157,7 +128,7 @@ pub(super) fn refused(id: &ProviderId, error: CommandError<Rejection>) -> WakeEr
 }
 
 impl WakeError {
-    /// Whether it says something of the provider alone, not of whoever asks or of the journal.
+    /// Whether it concerns the provider alone, not the caller or the journal.
     pub(crate) const fn is_about_one_provider(&self) -> bool {
         match self {
             Self::Failed { .. }
@@ -171,7 +142,7 @@ impl WakeError {
         }
     }
 
-    /// The same, told to somebody who has waited for `time`.
+    /// The same error for a caller that has waited for `time`.
     pub(crate) fn after(mut self, time: Duration) -> Self {
         if let Self::Failed { spent, .. }
         | Self::TimedOut { spent, .. }

@@ -1,21 +1,20 @@
-//! How long a provider's wakes take, as far as those tell that it remembers: the last few, and of them those that
-//! succeeded. Without any, nothing is said.
+//! How long a provider's wakes take, by those of its last few wakes that succeeded. Without any, there is no estimate.
 
 use crate::registry::ProviderSnapshot;
 use reveille_domain::{Status, Wake, WakeRecord};
 use std::time::Duration;
 
-/// How long a provider's wakes take, from the request to the available backend, without what they waited for their groups.
+/// How long a provider's wakes take, from the request to the available backend, without the wait for its groups.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct WakeTimes {
-    /// Half of them took no longer.
+    /// Half of the wakes took no longer.
     pub p50: Duration,
-    /// 95 % of them took no longer; of the few that are remembered, that is the longest.
+    /// 95 % of the wakes took no longer; of the few remembered ones, that is the longest.
     pub p95: Duration,
 }
 
 impl WakeTimes {
-    /// What the wakes of `known` tell; `None` when none has succeeded.
+    /// `None` if no remembered wake has succeeded.
     pub fn of(snapshot: &ProviderSnapshot) -> Option<Self> {
         let succeeded = snapshot
             .provider
@@ -24,7 +23,7 @@ impl WakeTimes {
             .filter(|wake| wake.failure.is_none());
         let mut took: Vec<_> = succeeded.map(WakeRecord::took_by_itself).collect();
         took.sort_unstable();
-        // The nearest rank: the smallest that so many are not longer than.
+        // By the nearest-rank method.
         let percentile = |percent: usize| {
             took.get((took.len() * percent).div_ceil(100).checked_sub(1)?)
                 .copied()
@@ -35,8 +34,8 @@ impl WakeTimes {
         })
     }
 
-    /// How long a wake still takes that began `elapsed` ago: as half of them do, and once it takes longer, as nearly
-    /// all do. `None` when it takes longer than that: then nothing is known of it.
+    /// How much longer a wake takes that began `elapsed` ago: the median first, and once that has passed, the 95th
+    /// percentile. `None` after that.
     pub fn left_after(&self, elapsed: Duration) -> Option<Duration> {
         [self.p50, self.p95]
             .into_iter()
@@ -50,7 +49,7 @@ pub(crate) fn time_left(snapshot: &ProviderSnapshot, wake: &Wake) -> Option<Dura
     WakeTimes::of(snapshot)?.left_after(Duration::from_millis(elapsed))
 }
 
-/// How long it takes until the provider answers: nothing to say of one that is awake or can't be woken now.
+/// How long it takes until the provider is awake; `None` if it is awake already or can't be woken now.
 pub(crate) fn time_until_awake(snapshot: &ProviderSnapshot) -> Option<Duration> {
     match &snapshot.provider.status {
         Status::Hibernating { .. } => WakeTimes::of(snapshot).map(|times| times.p50),
@@ -59,7 +58,7 @@ pub(crate) fn time_until_awake(snapshot: &ProviderSnapshot) -> Option<Duration> 
     }
 }
 
-/// The wall clock, for figures that only inform.
+/// The wall clock, for estimates.
 pub(crate) fn now_ms() -> u64 {
     let now = std::time::SystemTime::now()
         .duration_since(std::time::UNIX_EPOCH)

@@ -1,17 +1,16 @@
-//! One caller's wait: what it makes of each state of its provider.
+//! One caller's wait: what each state of its provider means for it.
 
 use super::{WakeError, WakeTicket, time_until_awake};
 use crate::registry::ProviderSnapshot;
 use reveille_domain::{ProviderId, Status, WakeFailure, WakeFailureKind, WakeId};
 use tokio::time::Instant;
 
-/// One caller's wait.
 pub(super) struct Waiter {
     pub(super) provider: ProviderId,
     pub(super) begun: Instant,
     /// The wake that is waited for.
     pub(super) wake: Option<WakeId>,
-    /// Nothing older than this sequence tells anything any more.
+    /// States older than this sequence are ignored.
     pub(super) past: u64,
 }
 
@@ -34,14 +33,14 @@ impl Waiter {
         {
             return Err(error);
         }
-        // What it waits for may have come in a commit that this replica doesn't understand.
+        // The outcome may be in a commit that this replica can't read.
         if !awake && let Some(reason) = &snapshot.unreadable {
             let (provider, reason) = (self.provider.clone(), reason.clone());
             return Err(WakeError::Unreadable { provider, reason });
         }
         match status {
             Status::Active { .. } => Ok(WaitState::Awake),
-            // Should ours have succeeded and been lost again, the next one is joined.
+            // If ours succeeded and the backend slept again meanwhile, this joins the next one.
             Status::Waking { wake } => {
                 self.wake = Some(wake.id);
                 Ok(WaitState::Waking)
@@ -94,11 +93,11 @@ impl Waiter {
         self.wake = begun.wake.as_ref().map(|wake| wake.id);
     }
 
-    /// Nobody publishes the provider any more, or the journal is being read anew and nothing is snapshot of anybody.
+    /// The provider is no longer published, or the journal is being read from its beginning.
     pub(super) fn withdrawn(&self, journal_is_read: bool) -> WakeError {
         let provider = self.provider.clone();
         match self.wake {
-            _ if !journal_is_read => WakeError::Unavailable("the journal is being read anew".to_owned()),
+            _ if !journal_is_read => WakeError::Unavailable("the journal is being read again".to_owned()),
             None => WakeError::Unknown { provider },
             wake_id @ Some(_) => WakeError::Failed {
                 failure: Box::new(WakeFailure::new(

@@ -1,11 +1,11 @@
-//! What a client sees when he is refused because of who he is, or of how much he has asked.
+//! What a client sees when its key is refused, or has used up a limit.
 
 use super::{ErrorResponse, whole_seconds};
 use crate::keys::Denied;
 use axum::http::StatusCode;
 
-/// How soon a place among a key's requests may be free, in seconds.
-const PLACE_FREE_SECONDS: u64 = 1;
+/// How soon one of a key's requests may end, in seconds.
+const REQUEST_ENDS_SECONDS: u64 = 1;
 
 pub(super) fn of_denied(denied: &Denied) -> ErrorResponse {
     let say = |status, code| ErrorResponse::new(status, code, denied.to_string());
@@ -20,7 +20,7 @@ pub(super) fn of_denied(denied: &Denied) -> ErrorResponse {
             say(StatusCode::TOO_MANY_REQUESTS, "rate_limit_exceeded").retry_in(whole_seconds(*retry_after))
         }
         Denied::Concurrency { .. } => {
-            say(StatusCode::TOO_MANY_REQUESTS, "concurrency_exceeded").retry_in(PLACE_FREE_SECONDS)
+            say(StatusCode::TOO_MANY_REQUESTS, "concurrency_exceeded").retry_in(REQUEST_ENDS_SECONDS)
         }
         Denied::Wakes { retry_after, .. } => {
             say(StatusCode::TOO_MANY_REQUESTS, "wake_quota_exceeded").retry_in(whole_seconds(*retry_after))

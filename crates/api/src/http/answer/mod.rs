@@ -1,5 +1,5 @@
-//! The one mapping of errors to responses: the OpenAI error object, always JSON, with a status, a code and a sentence
-//! that says what to do. No text of an error underneath reaches a client, except the reason of a wake, which its agent
+//! The one mapping of errors to responses: OpenAI's error object, always JSON, with a status, a code and a sentence that
+//! says what to do. Clients never see the text of an underlying error, except the reason of a failed wake, which its agent
 //! wrote for people.
 
 mod denied;
@@ -19,24 +19,23 @@ use reveille_http1_guard::ProtocolError;
 use serde::Serialize;
 use std::time::Duration;
 
-/// Names the wake that an answer is about.
+/// The wake that a response is about.
 pub(crate) const WAKE_ID: HeaderName = HeaderName::from_static("x-reveille-wake-id");
-/// Names the provider that an answer is about, `agent/provider`.
+/// The provider that a response is about, `agent/provider`.
 pub(crate) const PROVIDER: HeaderName = HeaderName::from_static("x-reveille-provider");
 
 /// `Retry-After` is never longer: clients honour no more.
 const MAX_RETRY_AFTER_SECONDS: u64 = 60;
-/// When nothing says how long a cause lasts, in seconds.
+/// For a cause of unknown duration, in seconds.
 const RETRY_SOON_SECONDS: u64 = 2;
 
-/// OpenAI's error object.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub(crate) struct ErrorObject {
     message: String,
     #[serde(rename = "type")]
     kind: &'static str,
     param: Option<&'static str>,
-    /// What programs tell errors apart by.
+    /// What programs recognize errors by.
     pub code: &'static str,
 }
 
@@ -48,9 +47,7 @@ struct ErrorBody<'a> {
 /// What a client sees of an error.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct ErrorResponse {
-    /// The HTTP status.
     pub status: StatusCode,
-    /// The error object.
     pub object: ErrorObject,
     retry_after_s: Option<u64>,
     provider: Option<ProviderId>,
@@ -98,7 +95,7 @@ impl ErrorResponse {
         self
     }
 
-    /// The object as an answer's body is made of it.
+    /// The response's body.
     pub fn json(&self) -> Vec<u8> {
         serde_json::to_vec(&ErrorBody { error: &self.object }).unwrap_or_else(|_| b"{\"error\":{}}".to_vec())
     }
@@ -121,7 +118,7 @@ impl IntoResponse for ErrorResponse {
     }
 }
 
-/// Says in the headers which provider and wake an answer comes from.
+/// Names in the headers the provider and the wake that a response comes from.
 pub(crate) fn name_provider(headers: &mut HeaderMap, provider: Option<&ProviderId>, wake_id: Option<WakeId>) {
     let text = |text: String| HeaderValue::from_str(&text).ok();
     if let Some(value) = provider.and_then(|provider| text(provider.to_string())) {
@@ -248,7 +245,7 @@ fn of_protocol(error: ProtocolError) -> ErrorResponse {
     ErrorResponse::new(status, code, error.to_string())
 }
 
-/// Rounded up, so that whoever waits that long isn't early.
+/// Rounded up, so that a client that waits that long isn't early.
 fn whole_seconds(duration: Duration) -> u64 {
     duration.as_secs() + u64::from(duration.subsec_nanos() > 0)
 }

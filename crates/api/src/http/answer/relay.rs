@@ -6,13 +6,13 @@ use reveille_bus::relay::{FaultCode, RelayError};
 use reveille_domain::ProviderId;
 
 pub(super) fn of_relay(provider: &ProviderId, error: &RelayError) -> ErrorResponse {
-    let unreachable = |what: &str| {
-        let message = format!("the agent of {provider} can't be reached: {what}");
+    let unreachable = |why: &str| {
+        let message = format!("the agent of {provider} can't be reached: {why}");
         ErrorResponse::new(StatusCode::SERVICE_UNAVAILABLE, "agent_unreachable", message)
             .retry_in(RETRY_SOON_SECONDS)
     };
     let failed = || {
-        let message = format!("the answer of {provider} was lost on its way: {error}");
+        let message = format!("the response of {provider} was lost on its way: {error}");
         ErrorResponse::new(StatusCode::BAD_GATEWAY, "relay_failed", message)
     };
     match error {
@@ -38,37 +38,45 @@ pub(super) fn of_relay(provider: &ProviderId, error: &RelayError) -> ErrorRespon
 
 /// `message` is a sentence that the agent wrote for the caller.
 fn of_fault(provider: &ProviderId, code: FaultCode, message: &str) -> ErrorResponse {
-    let say =
-        |status, code, what: &str| ErrorResponse::new(status, code, format!("{what} {provider}: {message}"));
+    let say = |status, code, what: &str| ErrorResponse::new(status, code, format!("{what}: {message}"));
     match code {
-        FaultCode::Asleep => say(StatusCode::SERVICE_UNAVAILABLE, "wake_failed", "no place at").retry_in(1),
-        FaultCode::BackendUnavailable => say(StatusCode::BAD_GATEWAY, "backend_unavailable", "no backend at"),
+        FaultCode::Asleep => say(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "wake_failed",
+            &format!("{provider} fell asleep before it took the request"),
+        )
+        .retry_in(1),
+        FaultCode::BackendUnavailable => say(
+            StatusCode::BAD_GATEWAY,
+            "backend_unavailable",
+            &format!("{provider}'s backend can't be reached"),
+        ),
         FaultCode::BackendFailed => say(
             StatusCode::BAD_GATEWAY,
             "backend_unavailable",
-            "the backend broke off at",
+            &format!("{provider}'s backend broke off"),
         ),
         FaultCode::BackendTimeout => say(
             StatusCode::GATEWAY_TIMEOUT,
             "backend_timeout",
-            "too slow a backend at",
+            &format!("{provider}'s backend timed out"),
         ),
         FaultCode::Overloaded => say(
             StatusCode::TOO_MANY_REQUESTS,
             "agent_full",
-            "too many requests at",
+            &format!("{provider} has too many requests"),
         )
         .retry_in(RETRY_SOON_SECONDS),
         FaultCode::ShuttingDown | FaultCode::UnknownProvider => say(
             StatusCode::SERVICE_UNAVAILABLE,
             "agent_unreachable",
-            "not served now:",
+            &format!("{provider} is unavailable"),
         )
         .retry_in(RETRY_SOON_SECONDS),
         FaultCode::Cancelled | FaultCode::BadFrame | FaultCode::Lost | FaultCode::Unknown => say(
             StatusCode::BAD_GATEWAY,
             "relay_failed",
-            "the answer was lost on its way from",
+            &format!("the response of {provider} was lost on its way"),
         ),
     }
 }

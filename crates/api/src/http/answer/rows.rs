@@ -5,7 +5,7 @@ use axum::http::StatusCode;
 use reveille_domain::rows::RowsError;
 
 pub(super) fn of_journal() -> ErrorResponse {
-    let message = "nothing can be changed now: the journal is not reached".to_owned();
+    let message = "the journal is unreachable; try again shortly".to_owned();
     ErrorResponse::new(StatusCode::SERVICE_UNAVAILABLE, "journal_unavailable", message)
         .retry_in(RETRY_SOON_SECONDS)
 }
@@ -13,7 +13,7 @@ pub(super) fn of_journal() -> ErrorResponse {
 pub(super) fn of_rows(error: &RowsError) -> ErrorResponse {
     match error {
         RowsError::Unavailable(_) => {
-            let message = "the row store can't be asked now; inference goes on without it".to_owned();
+            let message = "the row store is unreachable; inference works without it".to_owned();
             ErrorResponse::new(StatusCode::SERVICE_UNAVAILABLE, "rows_unavailable", message)
                 .retry_in(RETRY_SOON_SECONDS)
         }

@@ -24,14 +24,14 @@ pub(super) fn of_wake(error: &WakeError) -> ErrorResponse {
                 None if failure.kind == WakeFailureKind::NotAllowed => declined(provider, failure),
                 None if failure.kind == WakeFailureKind::Died => {
                     let message = format!(
-                        "{provider} is not woken again yet, since a short while ago {}; no wake is tried for {retry} s",
+                        "{provider} can't be woken yet: a short while ago {}; the next wake is possible in {retry} s",
                         failure.reason
                     );
                     ErrorResponse::new(unavailable, "wake_failed", message)
                 }
                 None => {
                     let message = format!(
-                        "{provider} failed to wake a short while ago, in stage `{}`: {}; no wake is tried for {retry} s",
+                        "{provider} failed to wake a short while ago, in stage `{}`: {}; the next wake is possible in {retry} s",
                         failure.stage, failure.reason
                     );
                     ErrorResponse::new(unavailable, "wake_failed", message)
@@ -70,7 +70,7 @@ pub(super) fn of_wake(error: &WakeError) -> ErrorResponse {
         }
         WakeError::Inactive { provider, reason, .. } => {
             let why = match reason {
-                InactiveReason::AgentLost => "is not heard any more",
+                InactiveReason::AgentLost => "is silent",
                 InactiveReason::AgentStopped => "has stopped",
             };
             let message = format!(
@@ -98,8 +98,7 @@ pub(super) fn of_wake(error: &WakeError) -> ErrorResponse {
                 .about(provider, None)
         }
         WakeError::Unreadable { provider, .. } => {
-            let message =
-                format!("{error}; no command of it is accepted here: upgrade this replica of the API");
+            let message = format!("{error}; upgrade this replica of the API");
             ErrorResponse::new(unavailable, "provider_unreadable", message)
                 .retry_in(RETRY_LATER_SECONDS)
                 .about(provider, None)
@@ -109,7 +108,7 @@ pub(super) fn of_wake(error: &WakeError) -> ErrorResponse {
     }
 }
 
-/// The end of a wake that left the backend unavailable, after a caller had waited for `spent`.
+/// A wake that left the backend unavailable, for a caller that waited for `spent`.
 fn ended(provider: &ProviderId, failure: &WakeFailure, spent: Duration) -> ErrorResponse {
     let (stage, reason, spent) = (&failure.stage, &failure.reason, seconds(spent));
     let agent = &provider.agent;
@@ -126,28 +125,26 @@ fn ended(provider: &ProviderId, failure: &WakeFailure, spent: Duration) -> Error
             ErrorResponse::new(StatusCode::GATEWAY_TIMEOUT, "wake_timeout", message)
         }
         WakeFailureKind::Recipe => failed(&format!(
-            "look at [provider.wake] in the configuration of the agent {agent}"
+            "check [provider.wake] in the configuration of the agent {agent}"
         )),
-        WakeFailureKind::Died => failed(&format!(
-            "look at the backend's own log on the machine of {agent}"
-        )),
+        WakeFailureKind::Died => failed(&format!("check the backend's own log on the machine of {agent}")),
         WakeFailureKind::AgentLost | WakeFailureKind::AgentStopped => {
-            failed(&format!("start the agent {agent}, then ask again"))
+            failed(&format!("start the agent {agent}, then try again"))
         }
         WakeFailureKind::NotAllowed => declined(provider, failure),
         WakeFailureKind::GroupBlocked => {
             let message = format!(
-                "{provider} was not woken: {reason} (after {spent}); nothing is wrong with it, and it may be asked again"
+                "{provider} was not woken: {reason} (after {spent}); nothing is wrong with it: try again"
             );
             ErrorResponse::new(StatusCode::SERVICE_UNAVAILABLE, "group_blocked", message)
         }
-        WakeFailureKind::Withdrawn => failed("its agent doesn't publish it so any more"),
+        WakeFailureKind::Withdrawn => failed("its agent no longer publishes it with these settings"),
     }
 }
 
-/// The owner of the machine allows no wake now.
+/// The machine's owner allows no wake now.
 fn declined(provider: &ProviderId, failure: &WakeFailure) -> ErrorResponse {
-    let message = format!("{provider} is not woken now: {}", failure.reason);
+    let message = format!("{provider} can't be woken now: {}", failure.reason);
     ErrorResponse::new(StatusCode::SERVICE_UNAVAILABLE, "provider_declined", message)
 }
 

@@ -150,7 +150,7 @@ pub(super) fn error_event(error: InferenceError, between_events: bool) -> Bytes 
     event.freeze()
 }
 
-/// The last bytes that were sent: they tell whether an event is open.
+/// The last bytes that were sent, which show whether an event is open.
 #[derive(Debug)]
 struct Ending([u8; 4]);
 

@@ -1,7 +1,7 @@
-//! What a stream says while its request waits.
+//! What a stream sends while its request waits.
 //!
 //! The default is a comment line with a single newline: parsers skip it, while a blank line after a comment has broken
-//! some. Never `id:`, `event:` or `retry:`, on which clients of this endpoint fall over.
+//! some. Never `id:`, `event:` or `retry:`, which break clients of these endpoints.
 
 use crate::{
     inference::{Endpoint, Phase, Progress},
@@ -15,8 +15,7 @@ use std::time::Duration;
 /// The end of a stream whose request no backend ever got.
 pub(super) const DONE: &[u8] = b"data: [DONE]\n\n";
 
-/// One keep-alive of a request for `model` that has waited for `elapsed` and, as far as earlier wakes tell, still waits for
-/// `left`.
+/// One keep-alive of a request for `model` that has waited for `elapsed` and, by earlier wakes, waits for `left` more.
 pub(super) fn keepalive(
     progress: Progress,
     endpoint: Endpoint,
@@ -30,17 +29,17 @@ pub(super) fn keepalive(
         |provider| named(&provider.agent.to_string(), model),
     );
     let seconds = elapsed.as_secs();
-    // Rounded up: it isn't there sooner.
+    // Rounded up: it isn't awake sooner.
     let eta = left.map_or_else(String::new, |left| {
         format!(" eta={}s", left.as_millis().div_ceil(1000))
     });
-    let says = || format!("{} {who} elapsed={seconds}s{eta}", phase.word());
+    let text = || format!("{} {who} elapsed={seconds}s{eta}", phase.word());
     match (progress, endpoint) {
-        (Progress::Comment | Progress::Off, _) => Bytes::from(format!(": {}\n", says())),
+        (Progress::Comment | Progress::Off, _) => Bytes::from(format!(": {}\n", text())),
         (Progress::Reasoning, Endpoint::ChatCompletions) => chat_chunk(
             request_id,
             model,
-            &json!({ "reasoning_content": format!("{}\n", says()) }),
+            &json!({ "reasoning_content": format!("{}\n", text()) }),
         ),
         (Progress::Delta, Endpoint::ChatCompletions) => {
             chat_chunk(request_id, model, &json!({ "content": "" }))

@@ -1,4 +1,4 @@
-//! Events: in pages, oldest first unless they are asked for otherwise; or as they happen.
+//! Events: in pages, oldest first by default; or as they happen.
 
 use crate::http::{
     ApiError, AppState,
@@ -20,7 +20,7 @@ use serde::Deserialize;
 use std::{convert::Infallible, time::Duration};
 use tokio_stream::StreamExt as _;
 
-/// A comment is sent when nothing has happened for this long, so that nobody takes the stream for dead.
+/// After this long without an event a comment is sent, so that clients don't take the stream for dead.
 const SIGN_OF_LIFE: Duration = Duration::from_secs(10);
 
 #[derive(Deserialize)]
@@ -53,7 +53,7 @@ pub(in crate::http) async fn list_or_follow(
     let follow = filter.follow;
     let query = filter.query();
     if follow && query.sort.descending {
-        let reason = "what is followed comes in the order of the journal: `sort` is `seq` or left out";
+        let reason = "followed events come in the order of the journal: use `sort=seq`, or leave `sort` out";
         return Err(ApiError::invalid("invalid_query", "sort", reason));
     }
     if follow {
@@ -91,7 +91,7 @@ impl Filter {
     }
 }
 
-/// After what to begin; `Last-Event-ID`, which browsers send when they come back, goes before the query.
+/// Where to begin; `Last-Event-ID`, which browsers send when they reconnect, takes precedence over the query.
 fn start(query: &EventQuery, headers: &HeaderMap) -> Result<Option<EventPosition>, RowsError> {
     if let Some(last) = headers.get("last-event-id").and_then(|id| id.to_str().ok()) {
         return parse_events_cursor(&Cursor::new(last)).map(Some);
@@ -101,7 +101,7 @@ fn start(query: &EventQuery, headers: &HeaderMap) -> Result<Option<EventPosition
 }
 
 fn follow_from(state: &AppState, after: Option<EventPosition>, query: EventQuery) -> Response {
-    // The commit that was read last may have had more events.
+    // The last commit may have had more events.
     let after_seq = after.map(|after| after.stream_seq.saturating_sub(1));
     let events = state.feed.follow(after_seq);
     let wanted = move |row: &EventRow| after.is_none_or(|after| row.position() > after) && query.matches(row);
@@ -132,10 +132,10 @@ fn follow_from(state: &AppState, after: Option<EventPosition>, query: EventQuery
     response
 }
 
-/// An event as a server-sent one; its id is the cursor that stands after it.
+/// A server-sent event; its id is the cursor after it.
 fn sse(row: &EventRow) -> Bytes {
     let data = serde_json::to_string(row).unwrap_or_default();
-    // What a newer writer may call an event must not end the line.
+    // The name comes from the journal, and must not end the line.
     let name: String = row.event_type.chars().filter(|c| !c.is_control()).collect();
     Bytes::from(format!(
         "id: {}\nevent: {name}\ndata: {data}\n\n",

@@ -38,7 +38,7 @@ pub(in crate::http) struct ProviderRow {
     /// Why it is inactive.
     reason: Option<InactiveReason>,
     models: Vec<ModelName>,
-    /// How it is woken, without what its recipe says.
+    /// How it is woken, without the recipe's content.
     recipe: Option<WakeSpec>,
     can_sleep: bool,
     epoch: Epoch,
@@ -148,12 +148,12 @@ impl ProviderRow {
 pub(in crate::http) struct Wait {
     #[serde(default)]
     wait: bool,
-    /// In seconds; what a request would wait unless given.
+    /// In seconds; by default as long as a request waits.
     #[serde(default, deserialize_with = "parsed")]
     timeout: Option<u64>,
 }
 
-/// How a provider stands after an order by hand.
+/// A provider's status after a manual wake or sleep.
 #[derive(Debug, Serialize)]
 struct StatusAfter {
     provider: ProviderId,
@@ -182,12 +182,12 @@ pub(in crate::http) async fn wake(
             .waker
             .ensure_awake(&id, cause, Instant::now() + wait)
             .await?;
-        return Ok(after_command(id, StatusName::Active, woken.wake_id, None));
+        return Ok(status_response(id, StatusName::Active, woken.wake_id, None));
     }
     let ticket = state.waker.begin(&id, cause).await?;
     Ok(match ticket.wake {
-        None => after_command(id, StatusName::Active, None, None),
-        Some(wake) => after_command(id, StatusName::Waking, Some(wake.id), Some(wake.deadline_ms)),
+        None => status_response(id, StatusName::Active, None, None),
+        Some(wake) => status_response(id, StatusName::Waking, Some(wake.id), Some(wake.deadline_ms)),
     })
 }
 
@@ -213,8 +213,8 @@ pub(in crate::http) async fn sleep(
         .into_response())
 }
 
-/// 200 when it is awake, 202 while it wakes.
-fn after_command(
+/// 200 if it is awake, 202 while it wakes.
+fn status_response(
     id: ProviderId,
     status: StatusName,
     wake_id: Option<WakeId>,
@@ -225,13 +225,13 @@ fn after_command(
     } else {
         StatusCode::ACCEPTED
     };
-    let after_command = StatusAfter {
+    let status_response = StatusAfter {
         provider: id,
         status,
         wake_id,
         deadline_ms,
     };
-    let mut response = (code, Json(&after_command)).into_response();
-    name_provider(response.headers_mut(), Some(&after_command.provider), wake_id);
+    let mut response = (code, Json(&status_response)).into_response();
+    name_provider(response.headers_mut(), Some(&status_response.provider), wake_id);
     response
 }

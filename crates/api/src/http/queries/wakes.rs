@@ -1,4 +1,4 @@
-//! Wakes, newest first unless they are asked for otherwise.
+//! Wakes, newest first by default.
 
 use crate::http::{
     ApiError, AppState,
@@ -23,7 +23,7 @@ pub(in crate::http) struct Filter {
     outcome: Option<WakeOutcomeName>,
     #[serde(default, deserialize_with = "parsed")]
     sort: Option<Sort<WakeSort>>,
-    /// It was called `before` when there was but one order.
+    /// Its earlier name was `before`.
     #[serde(alias = "before")]
     after: Option<Cursor>,
     #[serde(default, rename = "limit", deserialize_with = "parsed")]

@@ -1,8 +1,8 @@
-//! Reads what Reveille must know of a request's body, `model` and `stream`, and leaves the rest alone: nothing is
-//! parsed into values, and the bytes go on as they came.
+//! Reads `model` and `stream` from a request's body and leaves the rest alone: nothing is parsed into values, and the
+//! backend gets the bytes as they came.
 //!
-//! What two parsers could read differently is refused here, because the backend reads the same bytes again: a key that
-//! decides something given twice, bytes that aren't UTF-8, nesting that a recursive parser could fall over.
+//! It refuses what two parsers could read differently, because the backend reads the same bytes again: a key with a
+//! meaning here that is given twice, bytes that aren't UTF-8, nesting too deep for a recursive parser.
 
 use reveille_domain::{MAX_MODEL_NAME_BYTES, ModelName};
 use serde::{
@@ -14,22 +14,19 @@ use std::{borrow::Cow, fmt};
 #[cfg(test)]
 mod tests;
 
-/// How deep a body may nest: what recursive JSON parsers allow by default.
+/// How deep a body may nest: the default limit of recursive JSON parsers.
 pub(crate) const MAX_DEPTH: usize = 128;
 
-/// Where a request goes; each path wants other fields.
+/// The endpoint of a request; each needs other fields.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Endpoint {
-    /// `/v1/chat/completions`.
     ChatCompletions,
-    /// `/v1/completions`.
     Completions,
-    /// `/v1/embeddings`.
     Embeddings,
 }
 
 impl Endpoint {
-    /// The path, which is the same at the backend.
+    /// The path, here and at the backend.
     pub const fn path(self) -> &'static str {
         match self {
             Self::ChatCompletions => "/v1/chat/completions",
@@ -39,23 +36,18 @@ impl Endpoint {
     }
 }
 
-/// What a body says.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Peeked {
-    /// The public model name.
     pub model: ModelName,
-    /// Whether the answer is asked for as a stream.
+    /// Whether the caller wants a stream.
     pub stream: bool,
 }
 
 /// Why a body is refused.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct BadBody {
-    /// The error's code.
     pub code: &'static str,
-    /// The field.
     pub param: Option<&'static str>,
-    /// What is wrong.
     pub message: String,
 }
 
@@ -84,7 +76,7 @@ pub(crate) fn peek(body: &[u8], endpoint: Endpoint) -> Result<Peeked, BadBody> {
     fields.check(endpoint)
 }
 
-/// Whether brackets outside of strings nest too deep. Looks at what isn't JSON too: the parser refuses that later.
+/// Whether brackets outside of strings nest too deep. The bytes needn't be JSON: the parser checks that later.
 fn nests_deeper_than(body: &[u8], limit: usize) -> bool {
     let (mut rest, mut depth) = (body, 0_usize);
     while let Some(at) = rest
@@ -105,7 +97,7 @@ fn nests_deeper_than(body: &[u8], limit: usize) -> bool {
     false
 }
 
-/// What follows the string that `rest` begins in.
+/// The bytes after the string that `rest` begins in.
 fn after_string(mut rest: &[u8]) -> &[u8] {
     while let Some(at) = memchr::memchr2(b'"', b'\\', rest) {
         if rest[at] == b'"' {
@@ -116,7 +108,7 @@ fn after_string(mut rest: &[u8]) -> &[u8] {
     &[]
 }
 
-/// A value's kind, and its text or truth where that is all there is to it.
+/// A value's kind, with a text's or a bool's value.
 #[derive(Debug, PartialEq)]
 enum Shape<'a> {
     Null,
@@ -127,7 +119,7 @@ enum Shape<'a> {
     Object,
 }
 
-/// The fields that matter, each as it was given, or twice.
+/// The fields with a meaning here.
 #[derive(Debug, Default)]
 struct Fields<'a> {
     model: Option<Shape<'a>>,
@@ -139,14 +131,14 @@ struct Fields<'a> {
     backend_address: Option<&'static str>,
 }
 
-/// Keys that decide something here.
+/// The keys with a meaning here.
 enum Key {
     Model,
     Stream,
     Messages,
     Prompt,
     Input,
-    /// Other gateways take the backend's address from the body. Nobody who can only send requests chooses that here.
+    /// Other gateways take the backend's address from the body. Here a request can't choose it.
     BackendAddress(&'static str),
     Other,
 }
@@ -230,7 +222,7 @@ impl<'de> Fields<'de> {
             return Err(BadBody::new(
                 "unsupported_field",
                 name,
-                format!("`{name}` is not taken: backends are chosen by `model` alone"),
+                format!("`{name}` is not supported: `model` alone chooses the backend"),
             ));
         }
         let model = check_model(self.model)?;

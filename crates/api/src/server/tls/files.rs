@@ -1,4 +1,4 @@
-//! Reading a certificate and its key, and saying what is wrong with them.
+//! Reads a certificate and its key, and reports what is wrong with them.
 
 use super::Validity;
 use rustix::process::geteuid;
@@ -20,7 +20,7 @@ use thiserror::Error;
 const MAX_FILE_BYTES: u64 = 1024 * 1024;
 /// What everybody but the owner may do with a file.
 const OTHERS: u32 = 0o077;
-/// A certificate that ends sooner is worth a word: a fortnight is what the usual renewal leaves for somebody to look.
+/// A certificate that expires sooner gets a warning: the usual renewal leaves a fortnight for a person to react.
 pub const EXPIRES_SOON: Duration = Duration::from_secs(14 * 24 * 60 * 60);
 
 /// Where a certificate and its key are.
@@ -37,16 +37,10 @@ pub struct TlsFiles {
 pub enum TlsError {
     /// A file can't be read.
     #[error("{}: {error}", file.display())]
-    Unreadable {
-        /// The file.
-        file: PathBuf,
-        /// Why.
-        error: io::Error,
-    },
+    Unreadable { file: PathBuf, error: io::Error },
     /// A file is not what it should be.
     #[error("{}: {what}", file.display())]
     Unusable {
-        /// The file.
         file: PathBuf,
         /// What is wrong with it.
         what: String,
@@ -54,19 +48,13 @@ pub enum TlsError {
     /// Others may read the key.
     #[error("{}: mode {mode:04o} lets others read this private key; `chmod 600` it", file.display())]
     Exposed {
-        /// The key.
         file: PathBuf,
         /// Its permission bits.
         mode: u32,
     },
     /// The key isn't the certificate's.
     #[error("{}: this is not the private key of the certificate in {}", key.display(), certificate.display())]
-    Mismatch {
-        /// The certificate.
-        certificate: PathBuf,
-        /// The key.
-        key: PathBuf,
-    },
+    Mismatch { certificate: PathBuf, key: PathBuf },
     /// The TLS library refuses its own settings.
     #[error("TLS can't be set up: {0}")]
     Provider(rustls::Error),
@@ -78,7 +66,6 @@ pub enum TlsWarning {
     /// Clients are going to refuse it.
     #[error("{}: this certificate has expired ({not_after}): clients refuse it", certificate.display())]
     Expired {
-        /// The certificate.
         certificate: PathBuf,
         /// Its last second.
         not_after: String,
@@ -86,7 +73,6 @@ pub enum TlsWarning {
     /// It has to be renewed.
     #[error("{}: this certificate expires soon ({not_after}): renew it", certificate.display())]
     ExpiresSoon {
-        /// The certificate.
         certificate: PathBuf,
         /// Its last second.
         not_after: String,
@@ -94,7 +80,6 @@ pub enum TlsWarning {
     /// It is not valid yet, or this machine's clock is wrong.
     #[error("{}: this certificate is not valid before {not_before}: clients refuse it", certificate.display())]
     NotYetValid {
-        /// The certificate.
         certificate: PathBuf,
         /// Its first second.
         not_before: String,
@@ -102,7 +87,6 @@ pub enum TlsWarning {
     /// Others may read a key that isn't ours, so that it isn't for us to forbid it.
     #[error("{}: mode {mode:04o} lets everybody on this machine read this private key", key.display())]
     Exposed {
-        /// The key.
         key: PathBuf,
         /// Its permission bits.
         mode: u32,
@@ -187,8 +171,8 @@ impl TlsFiles {
         })
     }
 
-    /// As OpenSSH does with its keys: our own file must be closed to others, since nobody but us could have opened it.
-    /// Somebody else's, such as a secret that a container engine has mounted, is theirs to close.
+    /// As OpenSSH treats its keys: a file of our own must be closed to others, since only we could have opened it. A file
+    /// of another user, such as a secret that a container engine has mounted, is theirs to close.
     fn exposure(&self, metadata: &Metadata) -> Result<Option<TlsWarning>, TlsError> {
         let mode = metadata.mode() & 0o7777;
         let is_ours = metadata.uid() == geteuid().as_raw();
@@ -219,7 +203,7 @@ fn private_key(file: &Path, pem: &[u8]) -> Result<PrivateKeyDer<'static>, TlsErr
     PrivateKeyDer::from_pem_slice(pem).map_err(|error| {
         let text = String::from_utf8_lossy(pem);
         let what = if text.contains("ENCRYPTED") {
-            "this private key is encrypted: decrypt it, since nobody is there to give the password".to_owned()
+            "this private key is encrypted: decrypt it, since a service can't type the password".to_owned()
         } else if matches!(error, rustls::pki_types::pem::Error::NoItemsFound) {
             "there is no private key in it (-----BEGIN PRIVATE KEY-----)".to_owned()
         } else {
@@ -238,7 +222,7 @@ fn read(file: &Path) -> Result<(Vec<u8>, Metadata), TlsError> {
     let opened = File::open(file).map_err(unreadable)?;
     let metadata = opened.metadata().map_err(unreadable)?;
     if !metadata.is_file() {
-        return Err(unusable(file, "this is no file"));
+        return Err(unusable(file, "this is not a file"));
     }
     let mut bytes = vec![];
     let limited = opened.take(MAX_FILE_BYTES + 1);
@@ -333,7 +317,7 @@ mod tests {
         );
         fs::create_dir(&sound.key).unwrap();
         assert!(
-            error(&sound).contains("key.pem: this is no file"),
+            error(&sound).contains("key.pem: this is not a file"),
             "{}",
             error(&sound)
         );

@@ -21,10 +21,10 @@ use tokio::{sync::Notify, time::sleep};
 use tokio_rustls::TlsAcceptor;
 use tracing::{error, info, warn};
 
-/// How often the files are looked at for a change.
+/// How often the files are checked for a change.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
 
-/// A certificate with its key, as they are now. Cheap to clone.
+/// The current certificate with its key. Cheap to clone.
 #[derive(Clone)]
 pub struct Tls {
     inner: Arc<Inner>,
@@ -33,17 +33,17 @@ pub struct Tls {
 
 struct Inner {
     files: TlsFiles,
-    /// How the files were when they were read first, which may be long before anybody looks again.
+    /// The files' state when they were first read, which may be long before the first check.
     loaded: Stamps,
     current: Arc<Current>,
-    asked: Notify,
+    requested: Notify,
 }
 
 impl Tls {
-    /// Reads and checks the files; nothing is served yet. What is not well but no reason to refuse is told too.
+    /// Reads and checks the files; nothing is served yet. Returns warnings for what is no reason to refuse.
     ///
     /// # Errors
-    /// When a file can't be read, is not what it should be or may be read by others, or when the key isn't the
+    /// When a file can't be read, has the wrong content or is readable by others, or when the key isn't the
     /// certificate's.
     pub fn load(files: TlsFiles) -> Result<(Self, Vec<TlsWarning>), TlsError> {
         let loaded = files.stamps();
@@ -61,16 +61,16 @@ impl Tls {
                 files,
                 loaded,
                 current,
-                asked: Notify::new(),
+                requested: Notify::new(),
             }),
             acceptor: TlsAcceptor::from(Arc::new(config)),
         };
         Ok((tls, warnings))
     }
 
-    /// Reads the files again soon, whether they seem to have changed or not.
+    /// Reads the files again soon, even if they don't seem to have changed.
     pub fn reload(&self) {
-        self.inner.asked.notify_one();
+        self.inner.requested.notify_one();
     }
 
     /// Whether the certificate that new handshakes get is for this name or address.
@@ -84,24 +84,23 @@ impl Tls {
             .is_some_and(|(certificate, name)| verify_server_name(&certificate, &name).is_ok())
     }
 
-    /// What shakes hands.
     pub(super) fn acceptor(&self) -> &TlsAcceptor {
         &self.acceptor
     }
 
-    /// Takes up what changes in the files, for as long as this is polled. New handshakes get the new certificate;
-    /// connections go on with what they have. A pair that can't be used changes nothing.
+    /// Reloads the files when they change, for as long as this is polled. New handshakes get the new certificate;
+    /// connections keep theirs. A pair that can't be used changes nothing.
     pub(crate) async fn keep_current(&self) -> Infallible {
         let mut seen = self.inner.loaded;
         loop {
-            let asked = tokio::select! {
+            let requested = tokio::select! {
                 () = sleep(LOOK_EVERY) => false,
-                () = self.inner.asked.notified() => true,
+                () = self.inner.requested.notified() => true,
             };
             let now = self.inner.files.stamps();
-            if asked || now != seen {
+            if requested || now != seen {
                 seen = now;
-                // A pair is replaced one file after the other. If this falls in between, the next look finds a change.
+                // The files are replaced one after the other. If this falls in between, the next check finds a change.
                 self.read_again();
             }
         }
@@ -114,10 +113,10 @@ impl Tls {
                     warn!("{warning}");
                 }
                 self.inner.current.replace(key);
-                info!(tls.certificate = %self.inner.files.certificate.display(), "took up the certificate again");
+                info!(tls.certificate = %self.inner.files.certificate.display(), "reloaded the TLS certificate");
             }
             Err(reason) => {
-                error!(%reason, "the new certificate can't be used: the one from before is kept");
+                error!(%reason, "can't use the new certificate: keeping the old one");
             }
         }
     }

@@ -1,4 +1,4 @@
-//! From when until when a certificate is valid.
+//! The validity period of a certificate.
 
 use std::time::SystemTime;
 use x509_cert::{
@@ -6,17 +6,15 @@ use x509_cert::{
     der::{DateTime, Decode},
 };
 
-/// From when until when a certificate is valid, both included.
+/// A certificate's validity period, both ends included.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Validity {
-    /// Its first second.
     pub not_before: SystemTime,
-    /// Its last second.
     pub not_after: SystemTime,
 }
 
 impl Validity {
-    /// What a certificate in DER says; none when it is no certificate.
+    /// The period of a certificate in DER; `None` if it is no certificate.
     #[must_use]
     pub fn of(certificate: &[u8]) -> Option<Self> {
         let certificate = Certificate::from_der(certificate).ok()?;
