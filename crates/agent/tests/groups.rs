@@ -435,7 +435,7 @@ async fn a_backend_that_somebody_else_has_started_is_in_the_way_until_he_ends_it
     second.until(Hibernating).await;
     second.wake();
     let failure = second.blocked().await;
-    assert!(failure.reason.contains("whoever did must end it"), "{failure:?}");
+    assert!(failure.reason.contains("didn't start its backend"), "{failure:?}");
     a.close();
     let address = a.url.trim_start_matches("http://").to_owned();
     eventually("its end", || std::net::TcpStream::connect(&address).is_err()).await;
@@ -458,5 +458,5 @@ async fn who_cannot_make_room_says_so_though_it_is_to_wake_itself() {
     a.await_requests(2).await;
     first.wake();
     let failure = second.blocked().await;
-    assert!(failure.reason.contains("whoever did must end it"), "{failure:?}");
+    assert!(failure.reason.contains("didn't start its backend"), "{failure:?}");
 }

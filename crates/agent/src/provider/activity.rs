@@ -1,6 +1,6 @@
-//! What an owner is doing with its backend: nothing, or one thing.
+//! What an owner is doing with its backend: at most one thing.
 
-use super::{Gate, belief::Departure};
+use super::{gate::Gate, reported_state::SleepIntent};
 use crate::{
     probe::Verdict,
     recipe::{Outcome, Progress, Run},
@@ -10,51 +10,49 @@ use reveille_domain::{GROUP_STAGE, Stage, WakeId};
 use std::fmt;
 use tokio::time::{Instant, timeout_at};
 
-/// What the owner is doing.
 pub(super) enum Activity {
-    /// Nothing but probing now and then.
+    /// Only probing now and then.
     Idle,
-    /// Looking whether the backend of a wake is up already.
+    /// Probing whether the backend is up already, before a wake.
     Checking {
         wake: WakeId,
         began: Instant,
         check: BoxFuture<'static, Verdict>,
     },
-    /// Waiting until its group has room.
+    /// Queueing for its groups.
     Queued {
         wake: WakeId,
         began: Instant,
         turn: BoxFuture<'static, Result<(), String>>,
     },
-    /// Running a wake recipe, after a wait for its group.
+    /// Running a wake recipe, possibly after a wait for its groups.
     Waking {
         wake: WakeId,
         waited: Option<Stage>,
         run: Run,
     },
-    /// Letting the requests that are there finish, and nobody in, before it is put to sleep.
+    /// Letting requests finish before a sleep. The gate is closed.
     Draining {
-        departure: Departure,
+        intent: SleepIntent,
         gate: Gate,
         until: Instant,
     },
     /// Running a sleep recipe.
-    Sleeping { departure: Departure, run: Run },
-    /// Ending what a recipe has left; its outcome is known.
+    Sleeping { intent: SleepIntent, run: Run },
+    /// Ending the children of a run whose outcome is known.
     Ending { run: Run },
 }
 
-/// What becomes of it.
+/// The result of an activity.
 pub(super) enum Advance {
     Checked(WakeId, Verdict, Stage),
-    /// Its turn has come, or who doesn't make room.
+    /// There is room, or why there is none.
     Turn(WakeId, Stage, Result<(), String>),
     Woken(WakeId, Outcome),
-    /// Nobody is there any more.
-    Drained(Departure),
-    /// Somebody still is.
-    NotDrained(Departure),
-    Slept(Departure, Outcome),
+    Drained(SleepIntent),
+    /// Requests are still inside.
+    NotDrained(SleepIntent),
+    Slept(SleepIntent, Outcome),
     Ended(Option<crate::child::Child>),
 }
 
@@ -63,12 +61,12 @@ impl Activity {
         matches!(self, Self::Idle)
     }
 
-    /// Whether it is being put to sleep: nobody is let in then.
+    /// Whether it is being put to sleep, so that the gate must stay closed.
     pub(super) const fn is_leaving(&self) -> bool {
         matches!(self, Self::Draining { .. } | Self::Sleeping { .. })
     }
 
-    /// Waits for what comes next; forever when idle. May be dropped and called again.
+    /// Waits for the result; forever when idle. Cancel-safe.
     pub(super) async fn next(&mut self) -> Advance {
         match self {
             Self::Idle => std::future::pending().await,
@@ -84,16 +82,12 @@ impl Activity {
                 Progress::Outcome(outcome) => Advance::Woken(*wake, outcome.after(waited.take())),
                 Progress::Ended(child) => Advance::Ended(child),
             },
-            Self::Draining {
-                departure,
-                gate,
-                until,
-            } => match timeout_at(*until, gate.emptied()).await {
-                Ok(()) => Advance::Drained(*departure),
-                Err(_) => Advance::NotDrained(*departure),
+            Self::Draining { intent, gate, until } => match timeout_at(*until, gate.emptied()).await {
+                Ok(()) => Advance::Drained(*intent),
+                Err(_) => Advance::NotDrained(*intent),
             },
-            Self::Sleeping { departure, run } => match run.next().await {
-                Progress::Outcome(outcome) => Advance::Slept(*departure, outcome),
+            Self::Sleeping { intent, run } => match run.next().await {
+                Progress::Outcome(outcome) => Advance::Slept(*intent, outcome),
                 Progress::Ended(child) => Advance::Ended(child),
             },
             Self::Ending { run } => loop {
@@ -104,7 +98,6 @@ impl Activity {
         }
     }
 
-    /// The run, if there is one.
     pub(super) fn into_run(self) -> Option<Run> {
         match self {
             Self::Idle | Self::Checking { .. } | Self::Queued { .. } | Self::Draining { .. } => None,
@@ -127,7 +120,7 @@ impl fmt::Debug for Activity {
     }
 }
 
-/// The first stage of a wake, which began then and ends now.
+/// The first stage of a wake, which ends now.
 fn stage(name: &str, began: Instant) -> Stage {
     Stage {
         name: name.to_owned(),

@@ -1,26 +1,24 @@
-//! Who may pass to a backend, who is there, and who is still expected: shared by a provider's owner and the requests
-//! that it serves.
+//! Lets requests through to a backend, and knows which are inside and whether more are expected. Shared by a provider's owner
+//! and its requests.
 
+use parking_lot::{Mutex, MutexGuard};
 use reveille_domain::Availability;
-use std::{
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 use tokio::{
     sync::Notify,
     time::{Instant, sleep_until},
 };
 
-/// Lets requests through to a backend while it is believed to be up, and counts them.
+/// Lets requests through while the backend is believed to be up, and counts them.
 #[derive(Debug, Clone)]
 pub struct Gate(Arc<Shared>);
 
 #[derive(Debug)]
 struct Shared {
     state: Mutex<State>,
-    /// Told whenever the last request has left.
+    /// Notified when the last request leaves.
     emptied: Notify,
-    /// Told when the first of those who waited for a wake has come.
+    /// Notified when the first request after a wake enters.
     arrived: Notify,
 }
 
@@ -29,19 +27,19 @@ struct State {
     open: bool,
     in_flight: u32,
     last_used: Instant,
-    /// How many requests have passed since the agent started.
+    /// How many requests have entered since the agent started.
     entries: u64,
-    /// Until when the first of those who waited for a wake is expected.
+    /// How long the first of the requests that waited for a wake is expected.
     expected_until: Option<Instant>,
     availability: Option<Availability>,
 }
 
-/// A request's place at the backend; dropped when the request is over.
+/// A request's slot at the backend, to be dropped at the end of the request.
 #[derive(Debug)]
 pub struct Slot(Gate);
 
 impl Gate {
-    /// An open gate: until more is known, requests may try.
+    /// An open gate: requests may try until more is known.
     #[must_use]
     pub fn open() -> Self {
         let state = State {
@@ -59,7 +57,7 @@ impl Gate {
         }))
     }
 
-    /// A place at the backend, unless it sleeps.
+    /// A slot at the backend, if the gate is open.
     #[must_use]
     pub fn enter(&self) -> Option<Slot> {
         let mut state = self.lock();
@@ -74,34 +72,34 @@ impl Gate {
         Some(Slot(self.clone()))
     }
 
-    /// How many requests the backend works on.
+    /// How many requests are inside.
     #[must_use]
     pub fn in_flight(&self) -> u32 {
         self.lock().in_flight
     }
 
-    /// What the owner last found out; `None` before its first probe.
+    /// What the owner last published; `None` before its first probe.
     #[must_use]
     pub fn availability(&self) -> Option<Availability> {
         self.lock().availability
     }
 
-    /// How many requests have passed since the agent started.
+    /// How many requests have entered since the agent started.
     pub(super) fn entries(&self) -> u64 {
         self.lock().entries
     }
 
-    /// Expects somebody until then: the backend was woken for requests that are still on their way.
+    /// Expects a request until then: the backend was woken for requests that are still on their way.
     pub(super) fn expect(&self, until: Instant) {
         self.lock().expected_until = Some(until);
     }
 
-    /// Whether somebody is expected who hasn't come.
+    /// Whether a request is expected.
     pub(super) fn is_expecting(&self) -> bool {
         self.lock().is_expecting()
     }
 
-    /// Waits until nobody is expected any more: the first has come, or it took too long. May be dropped and called again.
+    /// Waits until no request is expected: one has come, or it took too long. Cancel-safe.
     pub(super) async fn arrived(&self) {
         loop {
             let arrived = self.0.arrived.notified();
@@ -115,8 +113,7 @@ impl Gate {
         }
     }
 
-    /// When nobody will have been there, or been expected, for `limit`, unless somebody comes; `None` while a request is
-    /// there.
+    /// When the backend will have been idle for `limit`, and no request is expected; `None` while a request is inside.
     fn idle_at(&self, limit: Duration) -> Option<Instant> {
         let state = self.lock();
         let idle = state.last_used + limit;
@@ -124,13 +121,13 @@ impl Gate {
         (state.in_flight == 0).then_some(due)
     }
 
-    /// Waits until nobody has been there, or been expected, for `limit`, and until `not_before`.
+    /// Waits until the backend has been idle for `limit` and no request is expected, and until `not_before`.
     pub(super) async fn idle_for(&self, limit: Duration, not_before: Instant) {
         loop {
             let left = self.0.emptied.notified();
             match self.idle_at(limit).map(|due| due.max(not_before)) {
                 Some(due) if due <= Instant::now() => return,
-                // Whoever was expected may come and go long before that.
+                // An expected request may come and go before that.
                 Some(due) => tokio::select! {
                     () = sleep_until(due) => {}
                     () = left => {}
@@ -140,7 +137,7 @@ impl Gate {
         }
     }
 
-    /// Closes it if nobody is inside or expected: from then on nobody gets in before it is opened again.
+    /// Closes the gate if the backend has been idle for that long and no request is expected.
     pub(super) fn close_if_idle(&self, for_at_least: Duration) -> bool {
         let mut state = self.lock();
         let unused = state.in_flight == 0 && state.last_used.elapsed() >= for_at_least;
@@ -151,13 +148,13 @@ impl Gate {
         idle
     }
 
-    /// Closes it: whoever is inside may finish, and nobody gets in, or is expected, before it is opened again.
+    /// Closes the gate: requests that are inside may finish, and no request is expected any longer.
     pub(super) fn close(&self) {
         let mut state = self.lock();
         (state.open, state.expected_until) = (false, None);
     }
 
-    /// Waits until nobody is inside. May be dropped and called again.
+    /// Waits until no request is inside. Cancel-safe.
     pub(super) async fn emptied(&self) {
         loop {
             let emptied = self.0.emptied.notified();
@@ -168,11 +165,11 @@ impl Gate {
         }
     }
 
-    /// Tells what was found out; `open` says whether requests may try.
+    /// Publishes the availability, and opens or closes the gate.
     pub(super) fn set(&self, availability: Option<Availability>, open: bool) {
         let mut state = self.lock();
         if open && !state.open {
-            // A backend that has just come up isn't idle yet.
+            // A backend that has just come up hasn't been idle.
             state.last_used = Instant::now();
         }
         if !open {
@@ -182,7 +179,7 @@ impl Gate {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.state.lock()
     }
 }
 
@@ -200,7 +197,7 @@ impl Drop for Slot {
         let empty = state.in_flight == 0;
         drop(state);
         if empty {
-            // Only the owner waits. Should it look just now, the permit is there when it waits.
+            // Only the owner waits. If it is just checking, the permit is stored for its wait.
             self.0.0.emptied.notify_one();
         }
     }
@@ -227,7 +224,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_gate_that_expects_somebody_is_not_idle_until_he_has_come_or_took_too_long() {
+    async fn a_gate_that_expects_a_request_is_not_idle_until_one_has_come_or_took_too_long() {
         let (gate, limit) = (Gate::open(), Duration::from_millis(1));
         let long = Duration::from_secs(30);
         gate.expect(Instant::now() + long);

@@ -1,17 +1,17 @@
-//! Exclusive groups: of the providers that share something which only one can have, such as a GPU, one is awake at a time.
+//! Exclusive groups: of providers that share something that only one of them can use, such as a GPU, one is awake at a time.
 //!
-//! A wake takes its turn: the oldest first, of those that want the same. When its turn has come, the members that are in
-//! its way are asked to make room, each when it has been awake for long enough, and it begins when all of them are
-//! known to sleep. What isn't known to sleep holds its place: room is never assumed.
+//! Wakes queue, the oldest first among those of the same groups. The first asks the members in its way to sleep, each once
+//! it has been awake for its `min_awake`, and begins when all of them are known to sleep. A member that isn't known to sleep
+//! counts as using the resource: nothing is assumed to be free.
 //!
-//! Nobody runs this. Each owner tells what becomes of its own backend, and a wake that waits looks again whenever
-//! something was told.
+//! No task runs this. Each owner reports the state of its own backend, and a queued wake checks again after every report.
 
 use super::report_order::ReportOrder;
+use parking_lot::{Mutex, MutexGuard};
 use reveille_domain::{GroupName, ProviderName, WakeId};
 use std::{
     collections::{BTreeMap, VecDeque},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::Arc,
     time::Duration,
 };
 use tokio::{
@@ -26,7 +26,7 @@ pub struct Groups(Arc<Shared>);
 #[derive(Debug)]
 struct Shared {
     state: Mutex<State>,
-    /// Told whenever the state has changed.
+    /// Notified after every change of the state.
     changed: watch::Sender<()>,
     reports: ReportOrder,
 }
@@ -34,61 +34,60 @@ struct Shared {
 #[derive(Debug, Default)]
 struct State {
     members: BTreeMap<ProviderName, Member>,
-    /// The wakes that wait, oldest first.
-    queue: VecDeque<Waiting>,
-    turns: u64,
+    /// Waiting wakes, oldest first.
+    queue: VecDeque<Queued>,
+    tickets: u64,
 }
 
 #[derive(Debug)]
 struct Member {
-    terms: Terms,
-    place: Place,
-    /// What it is asked for, and by which turn.
-    room: watch::Sender<Option<Room>>,
-    /// The turn that it can't make room for, and why.
-    stays: Option<(u64, String)>,
+    policy: GroupPolicy,
+    occupancy: Occupancy,
+    eviction: watch::Sender<Option<EvictionRequest>>,
+    /// The ticket whose eviction request it has refused, and why.
+    refusal: Option<(u64, String)>,
 }
 
 #[derive(Debug)]
-struct Waiting {
-    turn: u64,
+struct Queued {
+    ticket: u64,
     member: ProviderName,
 }
 
-/// What the config says of a member.
+/// The config of a member.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Terms {
-    /// Its groups: of each, one member is awake at a time.
+pub struct GroupPolicy {
+    /// In each of these groups, one member is awake at a time.
     pub groups: Vec<GroupName>,
-    /// How long it stays once it is awake.
+    /// How long it stays awake at least.
     pub min_awake: Duration,
-    /// Whether it never makes room: others wait until it sleeps by itself.
+    /// Whether it never sleeps for others: they wait until it sleeps by itself.
     pub persistent: bool,
-    /// How long its own wake waits for room.
+    /// How long its own wakes may queue.
     pub max_wait: Duration,
 }
 
-/// Whether a member has what its groups share.
+/// Whether a member uses what its groups share.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Place {
-    /// It is known not to.
+enum Occupancy {
+    /// It is known to sleep.
     Free,
-    /// It may: nobody has looked, or its backend didn't come up, or no longer answers.
+    /// It may: it wasn't probed yet, didn't come up, or no longer answers.
     Doubtful,
-    /// It is being woken.
     Waking,
-    /// It has it, and answers.
-    Awake { since: Instant },
+    Awake {
+        since: Instant,
+    },
 }
 
-/// What a member is asked for: to be put to sleep, so that another can wake.
+/// Asks a member to sleep, so that another can wake.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Room {
-    /// The wake that needs it.
+pub struct EvictionRequest {
+    /// The wake that needs the room.
     pub for_wake: WakeId,
-    /// When it is too late.
+    /// When that wake gives up.
     pub until: Instant,
-    turn: u64,
+    ticket: u64,
 }
 
 /// A member of groups, as its owner holds it.
@@ -96,11 +95,11 @@ pub struct Room {
 pub struct Membership {
     groups: Groups,
     name: ProviderName,
-    room: watch::Receiver<Option<Room>>,
+    eviction: watch::Receiver<Option<EvictionRequest>>,
 }
 
-/// A wake's place in the queue; leaves it when dropped.
-struct Turn {
+/// A wake's place in the queue, which it leaves when this is dropped.
+struct QueueTicket {
     groups: Groups,
     number: u64,
 }
@@ -108,7 +107,7 @@ struct Turn {
 enum Step {
     Granted,
     Refused(String),
-    /// Until something changes, and at the latest until then.
+    /// Until the state changes, or that time.
     Wait(Option<Instant>),
 }
 
@@ -128,24 +127,24 @@ impl Groups {
         &self.0.reports
     }
 
-    /// A provider's membership; `None` for one that shares nothing. Whether its backend sleeps isn't known yet.
+    /// A provider's membership; `None` if it has no group. Its occupancy is doubtful until its owner reports it.
     #[must_use]
-    pub fn join(&self, name: &ProviderName, terms: Terms) -> Option<Membership> {
-        if terms.groups.is_empty() {
+    pub fn join(&self, name: &ProviderName, policy: GroupPolicy) -> Option<Membership> {
+        if policy.groups.is_empty() {
             return None;
         }
-        let (room, asked) = watch::channel(None);
+        let (eviction, requests) = watch::channel(None);
         let member = Member {
-            terms,
-            place: Place::Doubtful,
-            room,
-            stays: None,
+            policy,
+            occupancy: Occupancy::Doubtful,
+            eviction,
+            refusal: None,
         };
         self.lock().members.insert(name.clone(), member);
         Some(Membership {
             groups: self.clone(),
             name: name.clone(),
-            room: asked,
+            eviction: requests,
         })
     }
 
@@ -155,32 +154,32 @@ impl Groups {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.state.lock()
     }
 }
 
 impl Membership {
-    /// Waits for room for `wake`, and takes it.
+    /// Queues until there is room for `wake`, and takes it.
     ///
     /// # Errors
-    /// Who doesn't make room, and why.
-    pub fn take_turn(&self, wake: WakeId) -> impl Future<Output = Result<(), String>> + Send + use<> {
+    /// Which member was in the way, and why.
+    pub fn acquire(&self, wake: WakeId) -> impl Future<Output = Result<(), String>> + Send + use<> {
         let (groups, member) = (self.groups.clone(), self.name.clone());
         async move {
             let mut changed = groups.0.changed.subscribe();
-            let patience = groups.lock().members[&member].terms.max_wait;
-            let until = Instant::now() + patience;
-            let turn = Turn::begin(groups.clone(), member);
+            let max_wait = groups.lock().members[&member].policy.max_wait;
+            let until = Instant::now() + max_wait;
+            let ticket = QueueTicket::draw(groups.clone(), member);
             loop {
                 changed.borrow_and_update();
                 let now = Instant::now();
-                let step = groups.lock().step(turn.number, wake, until, now);
+                let step = groups.lock().step(ticket.number, wake, until, now);
                 let wait = match step {
                     Step::Granted => return Ok(()),
                     Step::Refused(why) => return Err(why),
                     Step::Wait(_) if now >= until => {
-                        let who = groups.lock().in_the_way(turn.number);
-                        return Err(format!("{who} after {patience:?} (`max_group_wait`)"));
+                        let who = groups.lock().blocker(ticket.number);
+                        return Err(format!("{who} after {max_wait:?} (`max_group_wait`)"));
                     }
                     Step::Wait(at) => at.map_or(until, |at| at.min(until)),
                 };
@@ -192,74 +191,72 @@ impl Membership {
         }
     }
 
-    /// Waits until room is asked for, or no longer is. May be dropped and called again.
-    pub async fn asked(&mut self) {
-        if self.room.changed().await.is_err() {
-            // Never: the groups live as long as this does.
+    /// Waits for a new eviction request, or the end of one. Cancel-safe.
+    pub async fn eviction_changed(&mut self) {
+        if self.eviction.changed().await.is_err() {
+            // Unreachable: the groups live as long as this.
             std::future::pending::<()>().await;
         }
     }
 
-    /// The room that is asked for now.
+    /// The current eviction request.
     #[must_use]
-    pub fn wanted(&self) -> Option<Room> {
-        self.room.borrow().clone()
+    pub fn eviction(&self) -> Option<EvictionRequest> {
+        self.eviction.borrow().clone()
     }
 
-    /// Whether it was said already that this room can't be made.
+    /// Whether this request was refused before.
     #[must_use]
-    pub fn has_answered(&self, room: &Room) -> bool {
+    pub fn has_refused(&self, request: &EvictionRequest) -> bool {
         let state = self.groups.lock();
-        let stays = state
-            .members
-            .get(&self.name)
-            .and_then(|member| member.stays.as_ref());
-        stays.is_some_and(|(turn, _)| *turn == room.turn)
+        let member = state.members.get(&self.name);
+        let refusal = member.and_then(|member| member.refusal.as_ref());
+        refusal.is_some_and(|(ticket, _)| *ticket == request.ticket)
     }
 
-    /// Its backend answers. What was asked of it while that wasn't known is asked again, if it still may be.
+    /// The backend answers. An eviction request from before is withdrawn, and made again after `min_awake`.
     pub fn is_awake(&self) {
-        self.place(|place| match place {
-            Place::Awake { .. } => place,
-            Place::Free | Place::Doubtful | Place::Waking => Place::Awake {
+        self.update(|was| match was {
+            Occupancy::Awake { .. } => was,
+            Occupancy::Free | Occupancy::Doubtful | Occupancy::Waking => Occupancy::Awake {
                 since: Instant::now(),
             },
         });
     }
 
-    /// Its backend is known to sleep, and so has nothing that the groups share.
+    /// The backend is known to sleep.
     pub fn sleeps(&self) {
-        self.place(|_| Place::Free);
+        self.update(|_| Occupancy::Free);
     }
 
-    /// Its backend neither answers nor is known to sleep. One that was known to, still is.
+    /// The backend doesn't answer. If it was known to sleep, it still is.
     pub fn is_doubtful(&self) {
-        self.place(|place| match place {
-            Place::Free => Place::Free,
-            Place::Doubtful | Place::Waking | Place::Awake { .. } => Place::Doubtful,
+        self.update(|was| match was {
+            Occupancy::Free => Occupancy::Free,
+            Occupancy::Doubtful | Occupancy::Waking | Occupancy::Awake { .. } => Occupancy::Doubtful,
         });
     }
 
-    /// It can't make the room that is wanted.
-    pub fn stays(&self, room: &Room, why: &str) {
+    /// The member can't sleep for this request.
+    pub fn refuse(&self, request: &EvictionRequest, why: &str) {
         let why = format!("{} {why}", self.name);
         self.groups.change(|state| {
             if let Some(member) = state.members.get_mut(&self.name) {
-                member.stays = Some((room.turn, why));
+                member.refusal = Some((request.ticket, why));
             }
         });
     }
 
-    fn place(&self, next: impl FnOnce(Place) -> Place) {
+    fn update(&self, next: impl FnOnce(Occupancy) -> Occupancy) {
         let mut state = self.groups.lock();
         let Some(member) = state.members.get_mut(&self.name) else {
             return;
         };
-        let was = member.place;
-        member.place = next(was);
-        let changed = member.place != was;
-        if changed && matches!(member.place, Place::Awake { .. }) {
-            member.room.send_replace(None);
+        let was = member.occupancy;
+        member.occupancy = next(was);
+        let changed = member.occupancy != was;
+        if changed && matches!(member.occupancy, Occupancy::Awake { .. }) {
+            member.eviction.send_replace(None);
         }
         drop(state);
         if changed {
@@ -268,50 +265,50 @@ impl Membership {
     }
 }
 
-impl Turn {
-    fn begin(groups: Groups, member: ProviderName) -> Self {
+impl QueueTicket {
+    fn draw(groups: Groups, member: ProviderName) -> Self {
         let mut number = 0;
         groups.change(|state| {
-            state.turns += 1;
-            number = state.turns;
-            state.queue.push_back(Waiting { turn: number, member });
+            state.tickets += 1;
+            number = state.tickets;
+            state.queue.push_back(Queued {
+                ticket: number,
+                member,
+            });
         });
         Self { groups, number }
     }
 }
 
-impl Drop for Turn {
+impl Drop for QueueTicket {
     fn drop(&mut self) {
         self.groups.change(|state| {
-            state.queue.retain(|waiting| waiting.turn != self.number);
+            state.queue.retain(|queued| queued.ticket != self.number);
             for member in state.members.values_mut() {
-                member.room.send_if_modified(|room| {
-                    let ours = room.as_ref().is_some_and(|room| room.turn == self.number);
+                member.eviction.send_if_modified(|request| {
+                    let ours = request
+                        .as_ref()
+                        .is_some_and(|request| request.ticket == self.number);
                     if ours {
-                        *room = None;
+                        *request = None;
                     }
                     ours
                 });
-                member.stays.take_if(|(turn, _)| *turn == self.number);
+                member.refusal.take_if(|(ticket, _)| *ticket == self.number);
             }
         });
     }
 }
 
 impl State {
-    /// What is next for a turn: its room, if there is some; else it is asked for.
-    fn step(&mut self, turn: u64, wake: WakeId, until: Instant, now: Instant) -> Step {
-        let Some(place) = self.queue.iter().position(|waiting| waiting.turn == turn) else {
-            return Step::Refused("the wake is no longer waited for".to_owned());
+    /// Grants the room to a ticket whose turn has come, if it is free; otherwise asks the members in its way to sleep.
+    fn step(&mut self, ticket: u64, wake: WakeId, until: Instant, now: Instant) -> Step {
+        let Some(index) = self.queue.iter().position(|queued| queued.ticket == ticket) else {
+            return Step::Refused("the wake has left the queue".to_owned());
         };
-        let name = self.queue[place].member.clone();
-        let earlier: Vec<_> = self
-            .queue
-            .iter()
-            .take(place)
-            .map(|waiting| &waiting.member)
-            .collect();
-        if earlier.into_iter().any(|other| self.share(&name, other)) {
+        let name = self.queue[index].member.clone();
+        let mut earlier = self.queue.iter().take(index).map(|queued| &queued.member);
+        if earlier.any(|other| self.share(&name, other)) {
             return Step::Wait(None);
         }
         let mut next: Option<Instant> = None;
@@ -320,56 +317,56 @@ impl State {
             let Some(member) = self.members.get_mut(other) else {
                 continue;
             };
-            if let Some((refused, why)) = &member.stays
-                && *refused == turn
+            if let Some((refused, why)) = &member.refusal
+                && *refused == ticket
             {
                 return Step::Refused(why.clone());
             }
-            let from = match member.place {
-                Place::Free | Place::Waking => continue,
-                Place::Awake { .. } if member.terms.persistent => continue,
-                Place::Awake { since } => since + member.terms.min_awake,
-                Place::Doubtful => now,
+            let from = match member.occupancy {
+                Occupancy::Free | Occupancy::Waking => continue,
+                Occupancy::Awake { .. } if member.policy.persistent => continue,
+                Occupancy::Awake { since } => since + member.policy.min_awake,
+                Occupancy::Doubtful => now,
             };
             if from > now {
                 next = Some(next.map_or(from, |next| next.min(from)));
-            } else if member.room.borrow().is_none() {
-                member.room.send_replace(Some(Room {
+            } else if member.eviction.borrow().is_none() {
+                member.eviction.send_replace(Some(EvictionRequest {
                     for_wake: wake,
                     until,
-                    turn,
+                    ticket,
                 }));
             }
         }
         if others
             .iter()
-            .any(|other| self.members[other].place != Place::Free)
+            .any(|other| self.members[other].occupancy != Occupancy::Free)
         {
             return Step::Wait(next);
         }
         if let Some(member) = self.members.get_mut(&name) {
-            member.place = Place::Waking;
+            member.occupancy = Occupancy::Waking;
         }
         Step::Granted
     }
 
-    /// Who keeps a turn waiting, in words.
-    fn in_the_way(&self, turn: u64) -> String {
-        let Some(waiting) = self.queue.iter().find(|waiting| waiting.turn == turn) else {
+    /// The member that keeps a ticket waiting, in words.
+    fn blocker(&self, ticket: u64) -> String {
+        let Some(queued) = self.queue.iter().find(|queued| queued.ticket == ticket) else {
             return "nobody made room".to_owned();
         };
-        let blocks = |name: &&ProviderName| self.members[*name].place != Place::Free;
-        let Some(other) = self.others(&waiting.member).find(blocks) else {
-            return "others were still to be woken first".to_owned();
+        let blocks = |name: &&ProviderName| self.members[*name].occupancy != Occupancy::Free;
+        let Some(other) = self.others(&queued.member).find(blocks) else {
+            return "earlier wakes were still queued".to_owned();
         };
         let member = &self.members[other];
-        match member.place {
-            Place::Awake { .. } if member.terms.persistent => {
+        match member.occupancy {
+            Occupancy::Awake { .. } if member.policy.persistent => {
                 format!("{other} was still awake, and is not put to sleep for others,")
             }
-            Place::Awake { .. } => format!("{other} had not made room"),
-            Place::Waking => format!("{other} was still waking"),
-            Place::Free | Place::Doubtful => format!("{other} was not known to sleep"),
+            Occupancy::Awake { .. } => format!("{other} had not made room"),
+            Occupancy::Waking => format!("{other} was still waking"),
+            Occupancy::Free | Occupancy::Doubtful => format!("{other} was not known to sleep"),
         }
     }
 
@@ -380,7 +377,7 @@ impl State {
     }
 
     fn share(&self, one: &ProviderName, other: &ProviderName) -> bool {
-        let groups = |name| self.members.get(name).map(|member| &member.terms.groups);
+        let groups = |name| self.members.get(name).map(|member| &member.policy.groups);
         groups(one)
             .zip(groups(other))
             .is_some_and(|(one, other)| one.iter().any(|group| other.contains(group)))
@@ -397,7 +394,7 @@ mod tests {
     const MAX_WAIT: Duration = Duration::from_secs(60);
 
     fn join(groups: &Groups, name: &str, list: &[&str]) -> Membership {
-        let terms = Terms {
+        let policy = GroupPolicy {
             groups: list
                 .iter()
                 .map(|group| GroupName::parse(group).expect("legal"))
@@ -407,14 +404,14 @@ mod tests {
             max_wait: MAX_WAIT,
         };
         let name = ProviderName::parse(name).expect("legal");
-        let member = groups.join(&name, terms).expect("a member");
+        let member = groups.join(&name, policy).expect("a member");
         member.sleeps();
         member
     }
 
     /// Asks for a turn, and lets it look for the first time.
     async fn turn(member: &Membership) -> JoinHandle<Result<(), String>> {
-        let turn = tokio::spawn(member.take_turn(WakeId(Uuid::now_v7())));
+        let turn = tokio::spawn(member.acquire(WakeId(Uuid::now_v7())));
         settle().await;
         turn
     }
@@ -426,33 +423,36 @@ mod tests {
     }
 
     #[test]
-    fn who_shares_nothing_is_no_member() {
-        let terms = Terms {
+    fn a_provider_without_groups_is_no_member() {
+        let policy = GroupPolicy {
             groups: vec![],
             min_awake: MIN_AWAKE,
             persistent: false,
             max_wait: MAX_WAIT,
         };
         let name = ProviderName::parse("p").expect("legal");
-        assert!(Groups::default().join(&name, terms).is_none());
+        assert!(Groups::default().join(&name, policy).is_none());
     }
 
     #[tokio::test(start_paused = true)]
-    async fn who_has_just_woken_is_asked_only_after_its_time() {
+    async fn a_member_that_has_just_woken_is_asked_only_after_its_min_awake() {
         let groups = Groups::default();
         let (a, b) = (join(&groups, "a", &["gpu0"]), join(&groups, "b", &["gpu0"]));
         a.is_awake();
         let turn = turn(&b).await;
         advance(MIN_AWAKE - Duration::from_millis(10)).await;
         settle().await;
-        assert_eq!(a.wanted(), None);
+        assert_eq!(a.eviction(), None);
         a.is_awake();
         advance(Duration::from_millis(10)).await;
         settle().await;
-        assert!(a.wanted().is_some(), "being awake still doesn't begin it anew");
+        assert!(
+            a.eviction().is_some(),
+            "being awake still doesn't restart `min_awake`"
+        );
         a.sleeps();
         turn.await.expect("no panic").expect("room");
-        assert_eq!(a.wanted(), None, "nothing more is wanted");
+        assert_eq!(a.eviction(), None, "nothing more is wanted");
     }
 
     #[tokio::test(start_paused = true)]
@@ -468,14 +468,14 @@ mod tests {
         second.await.expect("no panic").expect("room");
         assert!(!third.is_finished());
         assert_eq!(
-            members[1].wanted(),
+            members[1].eviction(),
             None,
             "it is being woken: nobody can be asked yet"
         );
         members[1].is_awake();
         advance(MIN_AWAKE).await;
         settle().await;
-        assert!(members[1].wanted().is_some());
+        assert!(members[1].eviction().is_some());
         members[1].is_doubtful();
         settle().await;
         assert!(!third.is_finished(), "what isn't known to sleep has its room");
@@ -484,16 +484,16 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn whoever_leaves_the_queue_takes_his_wish_with_him() {
+    async fn a_wake_that_leaves_the_queue_withdraws_its_eviction_request() {
         let groups = Groups::default();
         let (a, b) = (join(&groups, "a", &["gpu0"]), join(&groups, "b", &["gpu0"]));
         a.is_awake();
         advance(MIN_AWAKE).await;
         let turn = turn(&b).await;
-        assert!(a.wanted().is_some());
+        assert!(a.eviction().is_some());
         turn.abort();
         settle().await;
-        assert_eq!(a.wanted(), None);
+        assert_eq!(a.eviction(), None);
     }
 
     #[tokio::test(start_paused = true)]
@@ -509,21 +509,21 @@ mod tests {
         advance(MIN_AWAKE).await;
         let behind = turn(&other).await;
         assert!(!behind.is_finished(), "the older one wants gpu1 too");
-        let room = awake.wanted().expect("asked for");
+        let request = awake.eviction().expect("asked for");
         advance(MAX_WAIT - MIN_AWAKE).await;
         let why = first.await.expect("no panic").unwrap_err();
         assert_eq!(why, "a had not made room after 60s (`max_group_wait`)");
         behind.await.expect("no panic").expect("its turn has come");
 
         let again = turn(&blocked).await;
-        assert_ne!(awake.wanted(), Some(room.clone()), "another turn");
-        awake.stays(&room, "can't");
+        assert_ne!(awake.eviction(), Some(request.clone()), "another turn");
+        awake.refuse(&request, "can't");
         settle().await;
         assert!(!again.is_finished(), "what was said of another turn isn't meant");
-        let room = awake.wanted().expect("asked for");
-        assert!(!awake.has_answered(&room));
-        awake.stays(&room, "can't");
-        assert!(awake.has_answered(&room));
+        let request = awake.eviction().expect("asked for");
+        assert!(!awake.has_refused(&request));
+        awake.refuse(&request, "can't");
+        assert!(awake.has_refused(&request));
         assert_eq!(again.await.expect("no panic"), Err("a can't".to_owned()));
     }
 
@@ -542,6 +542,6 @@ mod tests {
             why.starts_with("persistent was still awake, and is not put to sleep"),
             "{why}"
         );
-        assert_eq!(stays.wanted(), None);
+        assert_eq!(stays.eviction(), None);
     }
 }

@@ -6,11 +6,9 @@
 //! unreported until control has answered, and control answers after its commit: what is sent later is committed later,
 //! whichever replica takes it.
 
+use parking_lot::{Mutex, MutexGuard};
 use reveille_domain::{GroupName, ProviderName};
-use std::{
-    collections::BTreeMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-};
+use std::{collections::BTreeMap, sync::Arc};
 use tokio::{sync::watch, time::Instant};
 
 /// What the members of one agent's groups have yet to report.
@@ -40,7 +38,7 @@ pub(super) struct Happened {
 }
 
 impl Happened {
-    /// A backend that nobody has probed yet: it may have been asleep since before the agent started.
+    /// A backend that was never probed: it may have been asleep since before the agent started.
     pub(super) const UNKNOWN: Self = Self { at: None, up: false };
 }
 
@@ -62,7 +60,7 @@ impl Default for ReportOrder {
 }
 
 impl ReportOrder {
-    /// A member's turn; `None` for a provider without a group, which waits for nobody.
+    /// A member's turn; `None` for a provider without a group, which never waits.
     pub(super) fn join(&self, name: &ProviderName, groups: &[GroupName]) -> Option<ReportTurn> {
         if groups.is_empty() {
             return None;
@@ -80,7 +78,7 @@ impl ReportOrder {
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<ProviderName, Member>> {
-        self.0.members.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.members.lock()
     }
 }
 
@@ -108,10 +106,10 @@ impl ReportTurn {
         first
     }
 
-    /// Waits until another member has noted something. May be dropped and called again.
+    /// Waits until another member has noted something. Cancel-safe.
     pub(super) async fn changed(&mut self) {
         if self.changed.changed().await.is_err() {
-            // Never: the sender lives as long as this does.
+            // Unreachable: the sender lives as long as this.
             std::future::pending::<()>().await;
         }
     }

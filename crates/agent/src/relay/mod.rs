@@ -99,7 +99,7 @@ impl Relay {
         })
     }
 
-    /// Carries one request to its end, or to the moment that nobody wants it any more.
+    /// Carries one request to its end, or until nobody wants it any longer.
     pub async fn serve(&self, incoming: Incoming) {
         let Incoming {
             id,

@@ -1,6 +1,6 @@
-//! What the owner does with recipes: when one begins, what must be gone before it, and what follows from its end.
+//! How the owner runs recipes: when one begins, what must end before, and what follows from its outcome.
 
-use super::{Owner, Woken};
+use super::{Owner, sleep_state::Woken};
 use crate::{
     config::WakeConfig,
     probe::Verdict,
@@ -16,9 +16,9 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
-/// How long a backend that was woken for requests waits for the first of them, whatever `idle_after`, `min_awake` and its
-/// group say. Without that, a backend that may sleep sooner than a request arrives would never answer anybody.
-pub(super) const EXPECTED_WITHIN: Duration = Duration::from_secs(30);
+/// How long a backend that was woken for requests stays awake for the first of them, whatever `idle_after`, `min_awake` and its
+/// group say. Otherwise a backend that may sleep before a request arrives would never answer one.
+pub(super) const ARRIVAL_LIMIT: Duration = Duration::from_secs(30);
 
 impl Owner {
     pub(super) fn wake(&mut self, wake: &WakeMessage) {
@@ -26,39 +26,39 @@ impl Owner {
         if current && wake.awaited {
             self.await_requests(wake.wake_id);
         }
-        // While it isn't registered, the wake may be long over: the answer to its registration tells of one in flight.
-        if !current || wake.sequence < self.seen || self.belief.status().is_none() {
-            debug!(wake.id = %wake.wake_id, "ignored an old wake");
+        // Before it is registered, the wake may be long over; the answer to the registration has the wake in flight.
+        if !current || wake.sequence < self.seen || self.reported.status().is_none() {
+            debug!(wake.id = %wake.wake_id, "ignored an outdated wake");
             return;
         }
         self.seen = wake.sequence;
         if self.setup.config.wake.is_none() {
-            warn!(provider.name = %self.name(), "{} has no wake recipe and was asked to wake", self.name());
+            warn!(provider.name = %self.name(), "{} can't be woken: it has no wake recipe", self.name());
             return;
         }
-        if !self.belief.wake_asked(wake.wake_id) {
+        if !self.reported.wake_asked(wake.wake_id) {
             return;
         }
         match &mut self.activity {
-            // What runs already serves this wake too.
+            // What already runs serves this wake too.
             Activity::Checking { wake: id, .. }
             | Activity::Queued { wake: id, .. }
             | Activity::Waking { wake: id, .. } => *id = wake.wake_id,
-            // A backend that is told to sleep and to wake at once may do either.
-            Activity::Draining { .. } | Activity::Sleeping { .. } => self.pending = Some(wake.wake_id),
+            // A backend that runs both recipes at once may end up either way.
+            Activity::Draining { .. } | Activity::Sleeping { .. } => self.sleep.pending = Some(wake.wake_id),
             Activity::Idle => self.look_or_wake(wake.wake_id),
             Activity::Ending { .. } => self.begin_wake(wake.wake_id),
         }
     }
 
-    /// Requests wait for a wake. One of them may have joined when it had just ended, so this may come after its end.
+    /// Requests wait for this wake. If one has joined just as the wake ended, this comes after its end.
     fn await_requests(&mut self, wake: WakeId) {
-        self.awaited = Some(wake);
-        let Some(woken) = self.last_woken.filter(|woken| woken.wake == wake) else {
+        self.sleep.awaited = Some(wake);
+        let Some(woken) = self.sleep.last_woken.filter(|woken| woken.wake == wake) else {
             return;
         };
-        if self.belief.is_up() && self.gate.entries() == woken.entries {
-            self.gate.expect(woken.at + EXPECTED_WITHIN);
+        if self.reported.is_up() && self.gate.entries() == woken.entries {
+            self.gate.expect(woken.at + ARRIVAL_LIMIT);
         }
     }
 
@@ -72,14 +72,13 @@ impl Owner {
         self.activity = Activity::Checking { wake, began, check };
     }
 
-    /// Whether to look first if the backend is up, rather than run the recipe at once. A machine that is off may
-    /// take the probe's whole time-out to say nothing; a served backend that runs isn't ended without a look, and somebody
-    /// may wait to hear whether room can be made.
+    /// Whether to probe before running the recipe. A probe of a machine that is off may take its whole time-out; but a running
+    /// served backend isn't ended without a probe, and a member of the group may wait for this one's answer.
     fn worth_a_check(&self) -> bool {
-        !self.slow_probe || self.child.is_some() || self.no_room.is_some()
+        !self.slow_probe || self.child.is_some() || self.sleep.failed_eviction.is_some()
     }
 
-    /// Begins a wake, as soon as its owner allows it and its group has room.
+    /// Begins a wake if the owner of the machine allows it, once the groups have room.
     fn begin_wake(&mut self, wake: WakeId) {
         if let Err(failure) = self.allowance.check() {
             return self.woken(wake, Outcome::of(failure));
@@ -87,7 +86,7 @@ impl Owner {
         let Some(group) = &self.group else {
             return self.run_wake(wake, None);
         };
-        let turn = group.take_turn(wake).boxed();
+        let turn = group.acquire(wake).boxed();
         let earlier = self.end_what_runs();
         let turn = async move {
             earlier.await;
@@ -100,10 +99,10 @@ impl Owner {
         };
     }
 
-    /// Control has no wake in flight: one that waits for its group's room gives up its turn.
+    /// Leaves the queue of the groups: control has no wake in flight.
     pub(super) fn leave_queue(&mut self) {
         if let Activity::Queued { wake, .. } = &self.activity {
-            info!(provider.name = %self.name(), wake.id = %wake, "no longer waiting for room: the wake has ended");
+            info!(provider.name = %self.name(), wake.id = %wake, "left the queue of the group: the wake has ended");
             self.activity = Activity::Idle;
         }
     }
@@ -114,13 +113,13 @@ impl Owner {
         };
         info!(provider.name = %self.name(), wake.id = %wake, "waking {}", self.name());
         self.allowance.take();
-        self.vacancy.hold();
+        self.resource.hold();
         let before = self.end_what_runs();
         let run = Run::wake(self.setup.runner.clone(), recipe, self.probe.clone(), before);
         self.activity = Activity::Waking { wake, waited, run };
     }
 
-    /// Takes what runs, and ends it when awaited.
+    /// Takes what runs, and returns a future that ends it.
     pub(super) fn end_what_runs(&mut self) -> Before {
         self.probing = None;
         let run = std::mem::replace(&mut self.activity, Activity::Idle).into_run();
@@ -155,14 +154,14 @@ impl Owner {
             }
             Advance::Turn(wake, waited, come) => {
                 self.activity = Activity::Idle;
-                if come.is_ok() && self.belief.status() != Some(StatusName::Waking) {
-                    // Should it be in flight after all, the next answer of control tells of it.
-                    info!(provider.name = %self.name(), wake.id = %wake, "not waking: control no longer has the wake");
+                if come.is_ok() && self.reported.status() != Some(StatusName::Waking) {
+                    // If it is in flight after all, the next answer of control has it.
+                    info!(provider.name = %self.name(), wake.id = %wake, "didn't wake: control no longer has the wake");
                     return;
                 }
                 let come = come
                     .map_err(|why| WakeFailure::new(WakeFailureKind::GroupBlocked, GROUP_STAGE, &why))
-                    // Its owner may have changed his mind meanwhile.
+                    // The owner of the machine may have paused the agent meanwhile.
                     .and_then(|()| self.allowance.check());
                 match come {
                     Ok(()) => self.run_wake(wake, Some(waited)),
@@ -173,36 +172,39 @@ impl Owner {
                 self.ending();
                 self.woken(wake, outcome);
             }
-            Advance::Drained(departure) => self.begin_sleep(departure),
-            Advance::NotDrained(departure) => {
+            Advance::Drained(intent) => self.begin_sleep(intent),
+            Advance::NotDrained(intent) => {
                 self.activity = Activity::Idle;
-                self.not_drained(departure);
+                self.not_drained(intent);
             }
-            Advance::Slept(departure, outcome) => {
+            Advance::Slept(intent, outcome) => {
                 self.ending();
-                self.slept(departure, &outcome);
+                self.slept(intent, &outcome);
             }
             Advance::Ended(child) => {
                 let was = std::mem::replace(&mut self.activity, Activity::Idle);
                 if let Activity::Waking { wake, .. } = was {
-                    let failure =
-                        WakeFailure::new(WakeFailureKind::Recipe, "recipe", "the recipe's run broke off");
+                    let failure = WakeFailure::new(
+                        WakeFailureKind::Recipe,
+                        "recipe",
+                        "the run of the recipe was aborted",
+                    );
                     self.woken(wake, Outcome::of(failure));
                 }
                 match child {
                     Some(child) => (self.child, self.child_ended) = (Some(child), false),
-                    None if self.serves() && self.child.is_none() => self.vacancy.vacate(),
+                    None if self.serves() && self.child.is_none() => self.resource.release(),
                     None => {}
                 }
                 self.next_probe = Instant::now() + self.setup.config.probe.interval;
-                if self.belief.availability().is_none() {
+                if self.reported.availability().is_none() {
                     self.start_probe();
                 }
             }
         }
     }
 
-    /// The run's outcome is known; it goes on ending what it has left.
+    /// The outcome of the run is known; its children are still ending.
     fn ending(&mut self) {
         if let Some(run) = std::mem::replace(&mut self.activity, Activity::Idle).into_run() {
             self.activity = Activity::Ending { run };
@@ -222,18 +224,18 @@ impl Owner {
                 "{name} did not wake: {}: {}", failure.stage, failure.reason
             ),
         }
-        let was_up = self.belief.is_up();
-        self.belief.wake_ended(wake, WakeOutcome::from(outcome));
-        self.broke_off &= !self.belief.is_up();
-        if !self.belief.is_up() {
+        let was_up = self.reported.is_up();
+        self.reported.wake_ended(wake, WakeOutcome::from(outcome));
+        self.broke_off &= !self.reported.is_up();
+        if !self.reported.is_up() {
             return;
         }
-        self.last_woken = Some(Woken {
+        self.sleep.last_woken = Some(Woken {
             wake,
             at: Instant::now(),
             entries: self.gate.entries(),
         });
-        if self.awaited == Some(wake) {
+        if self.sleep.awaited == Some(wake) {
             self.await_requests(wake);
         }
         if !was_up {

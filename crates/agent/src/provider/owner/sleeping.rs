@@ -1,12 +1,12 @@
-//! How a backend is put to sleep: when it may be, whom it waits for, and what its group makes of it.
+//! How the owner puts its backend to sleep: when, after which requests, and for whom.
 
 use super::Owner;
 use crate::{
     probe::Verdict,
     provider::{
         activity::Activity,
-        belief::Departure,
-        groups::{Membership, Room},
+        groups::{EvictionRequest, Membership},
+        reported_state::SleepIntent,
     },
     recipe::{Outcome, Run},
 };
@@ -17,29 +17,23 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tracing::{info, warn};
 
-/// How long requests that are there may take to finish when somebody puts the backend to sleep. Nobody is let in
-/// meanwhile.
+/// How long requests may take to finish when an operator puts the backend to sleep. No other request is let in meanwhile.
 const DRAIN_LIMIT: Duration = Duration::from_secs(30);
-/// How long an idle backend that couldn't be put to sleep is left alone, doubling up to the longest: it is no use to lock
-/// out requests again and again.
-const FIRST_SLEEP_PAUSE: Duration = Duration::from_secs(5);
-const LONGEST_SLEEP_PAUSE: Duration = Duration::from_secs(600);
 
 impl Owner {
     // ── When ──
 
-    /// For how long nobody must have used the backend for it to be put to sleep, and not before when; `None` while it
-    /// can't be.
+    /// How long the backend must be idle before it sleeps, and the earliest time for that; `None` while it can't sleep.
     pub(super) fn idle_limit(&self) -> Option<(Duration, Instant)> {
         let limit = self.setup.config.sleep.as_ref()?.idle_after?;
-        self.can_sleep().ok().filter(|()| self.belief.is_up())?;
-        let awake_until = self.awake_since? + self.setup.config.min_awake();
-        let others = [self.kept_warm(), self.no_sleep_before];
+        self.can_sleep().ok().filter(|()| self.reported.is_up())?;
+        let awake_until = self.sleep.awake_since? + self.setup.config.min_awake();
+        let others = [self.kept_warm(), self.sleep.not_before];
         let not_before = others.into_iter().flatten().fold(awake_until, Instant::max);
         Some((limit, not_before))
     }
 
-    /// Until when it isn't put to sleep for being idle, because its config wants it warm now.
+    /// The end of the current `keep_warm` hours.
     pub(super) fn kept_warm(&self) -> Option<Instant> {
         let hours = &self.setup.config.sleep.as_ref()?.keep_warm;
         Some(Instant::now() + hours.left(&Zoned::now())?)
@@ -56,7 +50,7 @@ impl Owner {
         }
         match &self.activity {
             Activity::Idle if steps || self.child.is_some() => Ok(()),
-            Activity::Idle => Err("its backend was not started by this agent, so whoever did must end it"),
+            Activity::Idle => Err("this agent didn't start its backend, so it can't stop it"),
             Activity::Checking { .. } | Activity::Queued { .. } | Activity::Waking { .. } => {
                 Err("it is being woken")
             }
@@ -67,28 +61,30 @@ impl Owner {
     }
 
     pub(super) fn sleep_ordered(&mut self) -> Result<(), &'static str> {
-        let asleep = !self.belief.is_up() && self.belief.availability().is_some() && self.activity.is_idle();
+        let asleep =
+            !self.reported.is_up() && self.reported.availability().is_some() && self.activity.is_idle();
         if asleep {
             return Ok(());
         }
-        if let Activity::Draining { departure, .. } | Activity::Sleeping { departure, .. } = &self.activity {
-            // Its group may no longer want it; whoever ordered this does.
-            self.rest_wanted |= departure.reason == SleepReason::Group;
+        if let Activity::Draining { intent, .. } | Activity::Sleeping { intent, .. } = &self.activity {
+            // The group may withdraw its request, but the operator doesn't.
+            self.sleep.rest_wanted |= intent.reason == SleepReason::Group;
             return Ok(());
         }
         self.can_sleep()?;
-        // Requests that are on their way don't hold it: whoever orders this knows what for, and they may wake it again.
+        // An explicit order doesn't wait for requests that are expected: they may wake the backend again.
         self.drain(SleepReason::Operator.into(), Instant::now() + DRAIN_LIMIT);
         Ok(())
     }
 
-    /// Puts it to sleep if the owner of the machine wants that, it is awake, and nothing else is done with it.
+    /// Puts the backend to sleep if a pause wants that and nothing else is done with it. The owner of the machine has the last
+    /// word, so this doesn't wait for requests that are expected either.
     fn rest(&mut self) {
-        if !self.rest_wanted || !self.activity.is_idle() || self.belief.availability().is_none() {
+        if !self.sleep.rest_wanted || !self.activity.is_idle() || self.reported.availability().is_none() {
             return;
         }
-        self.rest_wanted = false;
-        if !self.belief.is_up() {
+        self.sleep.rest_wanted = false;
+        if !self.reported.is_up() {
             return;
         }
         match self.can_sleep() {
@@ -99,46 +95,46 @@ impl Owner {
 
     // ── How ──
 
-    /// Lets nobody in any more, and puts the backend to sleep when those who are there have left.
-    fn drain(&mut self, departure: Departure, until: Instant) {
+    /// Closes the gate, and puts the backend to sleep when the last request has left.
+    fn drain(&mut self, intent: SleepIntent, until: Instant) {
         self.gate.close();
         self.probing = None;
         let waits_for = self.gate.in_flight();
         if waits_for > 0 {
             info!(
                 provider.name = %self.name(), provider.in_flight = waits_for,
-                "{} is put to sleep when the requests that it works on ({waits_for}) have finished", self.name()
+                "{} will sleep when its {waits_for} requests have finished", self.name()
             );
         }
         self.activity = Activity::Draining {
-            departure,
+            intent,
             gate: self.gate.clone(),
             until,
         };
     }
 
-    pub(super) fn not_drained(&mut self, departure: Departure) {
+    pub(super) fn not_drained(&mut self, intent: SleepIntent) {
         warn!(
             provider.name = %self.name(), provider.in_flight = self.gate.in_flight(),
-            "{} stays awake: requests were still there when it was to be put to sleep", self.name()
+            "{} stays awake: its requests didn't finish in time", self.name()
         );
-        if let (Some(group), Some(room)) = (&self.group, self.room_of(departure)) {
-            group.stays(&room, "still worked on requests");
+        if let (Some(group), Some(request)) = (&self.group, self.eviction_for(intent)) {
+            group.refuse(&request, "still worked on requests");
         }
     }
 
-    /// The room that it was to be put to sleep for, while that one is wanted: another wake's turn may have come.
-    fn room_of(&self, departure: Departure) -> Option<Room> {
-        let wanted = self.group.as_ref().and_then(Membership::wanted);
-        wanted.filter(|room| departure.for_wake == Some(room.for_wake))
+    /// The eviction request behind `intent`, if it is still the current one.
+    fn eviction_for(&self, intent: SleepIntent) -> Option<EvictionRequest> {
+        let wanted = self.group.as_ref().and_then(Membership::eviction);
+        wanted.filter(|request| intent.for_wake == Some(request.for_wake))
     }
 
-    /// Runs the sleep recipe. The gate is closed, and nobody is inside.
-    pub(super) fn begin_sleep(&mut self, departure: Departure) {
+    /// Runs the sleep recipe. The gate is closed, and no request is inside.
+    pub(super) fn begin_sleep(&mut self, intent: SleepIntent) {
         info!(provider.name = %self.name(), "putting {} to sleep", self.name());
         let sleep = self.setup.config.sleep.as_ref();
         let steps = sleep.map(|sleep| sleep.steps.clone()).unwrap_or_default();
-        // Without steps its served backend is ended; with them it sleeps in its process.
+        // Without steps the served backend is stopped; with steps it sleeps in its process.
         let before = if steps.is_empty() {
             self.end_what_runs()
         } else {
@@ -146,121 +142,126 @@ impl Owner {
         };
         self.probing = None;
         let run = Run::sleep(self.setup.runner.clone(), steps, self.probe.clone(), before);
-        self.activity = Activity::Sleeping { departure, run };
+        self.activity = Activity::Sleeping { intent, run };
     }
 
-    /// Control hears of it only now: what it is told has happened.
-    pub(super) fn slept(&mut self, departure: Departure, outcome: &Outcome) {
+    /// The sleep recipe has ended. Control hears of a sleep only now that it has happened.
+    pub(super) fn slept(&mut self, intent: SleepIntent, outcome: &Outcome) {
         let name = self.name();
         let Some(failure) = &outcome.failure else {
-            info!(provider.name = %name, "{name} sleeps ({:?})", departure.reason);
-            self.vacancy.vacate();
-            (self.failed_sleeps, self.no_sleep_before) = (0, None);
-            return self.belief.down(departure);
+            info!(provider.name = %name, "{name} sleeps ({:?})", intent.reason);
+            self.resource.release();
+            self.sleep.succeeded();
+            return self.reported.down(intent);
         };
         warn!(provider.name = %name, "{name} could not be put to sleep: {}: {}", failure.stage, failure.reason);
-        let doubled = FIRST_SLEEP_PAUSE.saturating_mul(2u32.saturating_pow(self.failed_sleeps));
-        self.failed_sleeps = self.failed_sleeps.saturating_add(1);
-        self.no_sleep_before = Some(Instant::now() + doubled.min(LONGEST_SLEEP_PAUSE));
-        self.no_room = self.room_of(departure).map(|room| {
+        self.sleep.failed();
+        self.sleep.failed_eviction = self.eviction_for(intent).map(|request| {
             let why = format!("could not be put to sleep: {}: {}", failure.stage, failure.reason);
-            (room, why)
+            (request, why)
         });
-        self.belief.doubt();
+        self.reported.doubt();
     }
 
     // ── For its group ──
 
-    /// Goes on with what had to wait for something else: makes the room that is asked for, and then wakes.
+    /// Begins what had to wait: makes room for others, rests, and then wakes.
     pub(super) fn go_on(&mut self) {
-        // First, since what may be asked of it goes by how it stands.
+        // First, since the requests of the group depend on it.
         self.settle_group();
         self.make_room();
         self.rest();
         if self.activity.is_idle()
-            && let Some(wake) = self.pending.take()
+            && let Some(wake) = self.sleep.pending.take()
         {
             self.look_or_wake(wake);
         }
     }
 
-    /// Room is asked for, or no longer is, or for another wake.
-    pub(super) fn room_asked(&mut self) {
-        let wanted = self.group.as_ref().and_then(Membership::wanted);
-        if let Activity::Draining { departure, .. } = &self.activity
-            && departure.reason == SleepReason::Group
-            && departure.for_wake != wanted.map(|room| room.for_wake)
+    /// The eviction request has changed: a drain for another one ends.
+    pub(super) fn eviction_changed(&mut self) {
+        let wanted = self.group.as_ref().and_then(Membership::eviction);
+        if let Activity::Draining { intent, .. } = &self.activity
+            && intent.reason == SleepReason::Group
+            && intent.for_wake != wanted.map(|request| request.for_wake)
         {
             self.activity = Activity::Idle;
         }
     }
 
-    /// Begins to make the room that is asked for, once it is known how the backend stands.
+    /// Begins to make room for others, once the state of the backend is known.
     fn make_room(&mut self) {
         let Some(group) = &self.group else { return };
-        let Some(room) = group.wanted() else { return };
-        let tried = self.no_room.as_ref().is_some_and(|(tried, _)| *tried == room);
-        let unknown = self.belief.availability().is_none() || self.probing.is_some();
-        if self.vacancy.is_vacant() || tried || unknown || group.has_answered(&room) {
+        let Some(request) = group.eviction() else { return };
+        let tried = self
+            .sleep
+            .failed_eviction
+            .as_ref()
+            .is_some_and(|(tried, _)| *tried == request);
+        let unknown = self.reported.availability().is_none() || self.probing.is_some();
+        if self.resource.is_free() || tried || unknown || group.has_refused(&request) {
             return;
         }
-        if self.keeps_room_for_waiters() {
+        if self.keeps_room_for_arrivals() {
             return;
         }
         if let Activity::Queued { wake, .. } = self.activity {
-            // It waits for its own turn, and may have something all the same: it gives that up first.
-            self.pending = Some(wake);
+            // It queues for its own wake, but may use the resource all the same, and gives that up first.
+            self.sleep.pending = Some(wake);
             self.activity = Activity::Idle;
         }
         if !self.activity.is_idle() {
             return;
         }
         if let Err(why) = self.can_sleep() {
-            // It may have ended since somebody looked.
-            self.no_room = Some((room, format!("can't be put to sleep: {why}")));
+            // The backend may have ended since the last probe.
+            self.sleep.failed_eviction = Some((request, format!("can't be put to sleep: {why}")));
             return self.start_probe();
         }
-        let departure = Departure {
+        let intent = SleepIntent {
             reason: SleepReason::Group,
-            for_wake: Some(room.for_wake),
+            for_wake: Some(request.for_wake),
         };
-        self.drain(departure, room.until);
+        self.drain(intent, request.until);
     }
 
-    /// Whether its room is wanted, but none of those who waited for its wake has come yet.
-    pub(super) fn keeps_room_for_waiters(&self) -> bool {
-        let wanted = self.group.as_ref().is_some_and(|group| group.wanted().is_some());
-        wanted && self.belief.is_up() && self.gate.is_expecting()
+    /// Whether others want its room, but the first of the requests that it was woken for hasn't come yet.
+    pub(super) fn keeps_room_for_arrivals(&self) -> bool {
+        let wanted = self
+            .group
+            .as_ref()
+            .is_some_and(|group| group.eviction().is_some());
+        wanted && self.reported.is_up() && self.gate.is_expecting()
     }
 
-    /// What a probe says of the room that the backend takes. Only a backend that says so itself sleeps; where nobody
-    /// listens, something may still be starting, unless it was ended or its sleep recipe has been run.
-    pub(super) fn look_for_room(&mut self, verdict: &Verdict) {
-        let tried = self.no_room.take();
+    /// Draws from a probe whether the backend uses the shared resource. If the backend says that it sleeps, it doesn't. If
+    /// the connection is refused, it may still be starting, unless it was stopped or its sleep recipe has run.
+    pub(super) fn update_resource(&mut self, verdict: &Verdict) {
+        let tried = self.sleep.failed_eviction.take();
         match verdict {
-            Verdict::Available => self.vacancy.hold(),
-            Verdict::Unavailable(why) if why.asleep => self.vacancy.vacate(),
+            Verdict::Available => self.resource.hold(),
+            Verdict::Unavailable(why) if why.asleep => self.resource.release(),
             Verdict::Unavailable(why) if why.refused => {
-                let nothing_started = self.vacancy.is_unknown() || self.serves() && self.child.is_none();
+                let nothing_started = self.resource.is_unknown() || self.serves() && self.child.is_none();
                 if nothing_started || tried.is_some() {
-                    self.vacancy.vacate();
+                    self.resource.release();
                 }
             }
             Verdict::Unavailable(_) => {}
         }
-        if let (Some(group), Some((room, why))) = (&self.group, tried)
-            && !self.vacancy.is_vacant()
+        if let (Some(group), Some((request, why))) = (&self.group, tried)
+            && !self.resource.is_free()
         {
-            group.stays(&room, &why);
+            group.refuse(&request, &why);
         }
     }
 
-    /// Tells the group how the backend stands. It has room only when control knows that this backend sleeps.
+    /// Reports the state of the backend to the group. Its room is free only once the journal has the backend asleep.
     pub(super) fn settle_group(&self) {
         let Some(group) = &self.group else { return };
-        if self.belief.is_up() {
+        if self.reported.is_up() {
             group.is_awake();
-        } else if self.vacancy.is_vacant() && self.is_recorded_asleep() {
+        } else if self.resource.is_free() && self.is_recorded_asleep() {
             group.sleeps();
         } else if !matches!(self.activity, Activity::Waking { .. } | Activity::Sleeping { .. }) {
             group.is_doubtful();

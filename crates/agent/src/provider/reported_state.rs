@@ -1,7 +1,6 @@
-//! What an agent knows of one backend, what control knows of it, and so what control is to be told next. Pure, but for
-//! the clock.
+//! What the agent knows about one backend, what control knows, and so what to report next. Pure, except for the clock.
 //!
-//! Apart from the outcome of a wake, nothing is queued: the two are compared, and the difference is reported.
+//! Only the outcome of a wake is queued. Otherwise the two states are compared, and the difference is reported.
 
 use super::report_order::Happened;
 use crate::probe::{Unavailable, Verdict};
@@ -11,28 +10,28 @@ use reveille_domain::{
 };
 use tokio::time::Instant;
 
-/// After so many probes in a row without a clear answer a backend counts as unreachable.
+/// After this many probes in a row without a clear answer, a backend counts as unreachable.
 const UNCLEAR_PROBES: u32 = 3;
 
-/// What the agent knows of the backend.
+/// What the agent knows about the backend.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Backend {
     Unknown,
-    /// Its sleep recipe has failed, and it may sleep all the same.
+    /// Its sleep recipe failed, but it may sleep all the same.
     Doubted,
     Up,
-    Down(Departure),
+    Down(SleepIntent),
 }
 
-/// Why a backend sleeps.
+/// Why a backend is put to sleep.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Departure {
+pub(super) struct SleepIntent {
     pub reason: SleepReason,
-    /// The wake that it makes room for.
+    /// The wake that needs its room.
     pub for_wake: Option<WakeId>,
 }
 
-impl From<SleepReason> for Departure {
+impl From<SleepReason> for SleepIntent {
     fn from(reason: SleepReason) -> Self {
         Self {
             reason,
@@ -41,7 +40,7 @@ impl From<SleepReason> for Departure {
     }
 }
 
-/// Something to ask of control.
+/// A question to control.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Ask {
     Register(ReportSeq, Availability),
@@ -49,30 +48,30 @@ pub(super) enum Ask {
     Report(ReportId, Report),
 }
 
-/// What the agent knows of one backend, and what control does.
+/// What the agent and control know about one backend.
 #[derive(Debug)]
-pub(super) struct Belief {
+pub(super) struct ReportedState {
     wakeable: bool,
     backend: Backend,
-    /// Since when; `None` for what the first look at it found.
+    /// Since when; `None` for what the first probe found.
     since: Option<Instant>,
     unclear: u32,
-    /// What control last said; `None` when the provider isn't registered with it.
+    /// What control last said; `None` while the provider isn't registered.
     status: Option<StatusName>,
-    /// The highest number given to a report.
+    /// The highest report number so far.
     seq: ReportSeq,
     /// The last report that changed something.
     last_seq: ReportSeq,
-    /// How the last wake ended, until control has heard it.
+    /// The outcome of the last wake, until control has heard it.
     outcome: Option<(WakeId, WakeOutcome)>,
     outcome_at: Option<Instant>,
-    /// How the last wake ended, should control ask again.
+    /// The outcome of the last wake, in case control asks again.
     ended: Option<(WakeId, WakeOutcome)>,
-    /// What there was to say was said, until something new is found out.
+    /// Everything was reported, until something new is found out.
     quiet: bool,
 }
 
-impl Belief {
+impl ReportedState {
     pub(super) const fn new(wakeable: bool) -> Self {
         Self {
             wakeable,
@@ -89,8 +88,8 @@ impl Belief {
         }
     }
 
-    /// What a probe found. A busy backend may be slow to answer probes, so an unclear answer says nothing then. One that
-    /// broke off in the middle of a request and isn't there any more has crashed.
+    /// A probe has found something. Unclear answers of a busy backend are ignored, since it may be slow to answer probes. A
+    /// backend that broke off a request and now refuses connections has crashed.
     pub(super) fn probed(&mut self, verdict: &Verdict, busy: bool, broke_off: bool) {
         self.quiet = false;
         match verdict {
@@ -110,12 +109,12 @@ impl Belief {
         }
     }
 
-    /// The backend is down; the first reason stays.
-    pub(super) fn down(&mut self, departure: impl Into<Departure>) {
+    /// The backend is down. If it was before, the earlier reason stays.
+    pub(super) fn down(&mut self, intent: impl Into<SleepIntent>) {
         self.quiet = false;
         self.unclear = 0;
         if !matches!(self.backend, Backend::Down(_)) {
-            self.turn(Backend::Down(departure.into()));
+            self.turn(Backend::Down(intent.into()));
         }
     }
 
@@ -126,7 +125,7 @@ impl Belief {
         }
     }
 
-    /// The backend may sleep, until the next probe tells: one that half sleeps may not take a request well.
+    /// The backend may sleep; the next probe will tell. Until then no request should reach it.
     pub(super) fn doubt(&mut self) {
         self.turn(Backend::Doubted);
     }
@@ -135,20 +134,19 @@ impl Belief {
         self.backend == Backend::Up
     }
 
-    /// Whether the backend sleeps and the journal has it so, as far as control has answered: with the outcome of a
-    /// wake still to report, it will have it awake first.
+    /// Whether the backend sleeps, and the journal has it asleep, as far as control has answered. An unreported outcome of a
+    /// wake would make it awake there first.
     pub(super) fn is_recorded_asleep(&self) -> bool {
         matches!(self.backend, Backend::Down(_))
             && self.outcome.is_none()
             && matches!(self.status, Some(StatusName::Hibernating | StatusName::Waking))
     }
 
-    /// What control last said.
     pub(super) const fn status(&self) -> Option<StatusName> {
         self.status
     }
 
-    /// Whether requests may try the backend. Without a recipe there is nothing else to do for them.
+    /// Whether requests may try the backend. Without a wake recipe they always may.
     pub(super) fn is_open(&self) -> bool {
         !self.wakeable || matches!(self.backend, Backend::Unknown | Backend::Up)
     }
@@ -161,7 +159,7 @@ impl Belief {
         }
     }
 
-    /// A wake is in flight. Whether it has to be worked on: one that has ended is only told of again.
+    /// A wake is in flight. Returns whether to work on it: the outcome of an ended one is only reported again.
     pub(super) fn wake_asked(&mut self, wake: WakeId) -> bool {
         self.status = Some(StatusName::Waking);
         match &self.ended {
@@ -189,7 +187,7 @@ impl Belief {
         self.ended = Some((wake, outcome));
     }
 
-    /// What control is to be told now, if anything. Asked only while nothing else is under way to it.
+    /// The next question to control, if any. Must not be called while control is answering another.
     pub(super) fn next_ask(&mut self, epoch: Epoch) -> Option<Ask> {
         if self.quiet {
             return None;
@@ -208,8 +206,7 @@ impl Belief {
         Some(Ask::Report(self.next_id(epoch), report))
     }
 
-    /// When the oldest event happened that control has yet to hear. A backend that nobody has probed counts, until it
-    /// is registered.
+    /// When the oldest unreported event happened. A backend that was never probed counts until it is registered.
     pub(super) fn unreported(&self) -> Option<Happened> {
         if self.quiet {
             return None;
@@ -231,7 +228,7 @@ impl Belief {
 
     fn difference(&self, status: StatusName) -> Option<Report> {
         match (status, self.backend) {
-            (StatusName::Active, Backend::Down(Departure { reason, for_wake })) if self.wakeable => {
+            (StatusName::Active, Backend::Down(SleepIntent { reason, for_wake })) if self.wakeable => {
                 Some(Report::Asleep { reason, for_wake })
             }
             (StatusName::Hibernating | StatusName::Waking, Backend::Up) => Some(Report::Awake),
@@ -247,19 +244,19 @@ impl Belief {
         ReportId { epoch, seq: self.seq }
     }
 
-    /// Control has done what it was asked.
+    /// Control has accepted a question.
     pub(super) fn done(&mut self, ask: &Ask, status: Option<StatusName>, last_seq: ReportSeq) {
         self.status = status;
         self.last_seq = last_seq;
         match ask {
             Ask::Register(..) | Ask::Resume(..) => {}
             Ask::Report(_, Report::Wake { wake_id, .. }) => self.outcome_heard(*wake_id),
-            // Said once for each time that something is found out, even if control sees it otherwise.
+            // Reported once for each finding, even if control disagrees.
             Ask::Report(_, Report::Asleep { .. } | Report::Awake) => self.quiet = true,
         }
     }
 
-    /// Control will never do it: it isn't asked again before something new is found out.
+    /// Control has refused a question for good. Nothing more is asked before something new is found out.
     pub(super) fn refused(&mut self, ask: &Ask) {
         self.quiet = true;
         if let Ask::Report(_, Report::Wake { wake_id, .. }) = ask {
@@ -273,27 +270,27 @@ impl Belief {
         }
     }
 
-    /// Control doesn't know the provider, or not in this session.
+    /// Control doesn't know the provider in this session.
     pub(super) fn unregistered(&mut self) {
         self.quiet = false;
         self.status = None;
     }
 
-    /// Control takes the agent for lost.
+    /// Control has counted the agent as lost.
     pub(super) fn inactive(&mut self) {
         self.quiet = false;
         self.status = Some(StatusName::Inactive);
     }
 
-    /// Where a request that found no backend should look next: behind the report that says so. `Err` while that
-    /// isn't settled.
+    /// The report that tells control what a request has found: no backend. `None` if the backend is up or can't be woken, `Err`
+    /// while the report isn't acknowledged.
     pub(super) fn asleep(&self, epoch: Epoch) -> Result<Option<ReportId>, ()> {
         match (self.status, self.backend) {
             (_, Backend::Up) => Ok(None),
             (_, Backend::Unknown | Backend::Doubted) => Err(()),
             _ if !self.wakeable => Ok(None),
-            // With the outcome of a wake still to report, the journal is about to have it awake: an earlier report is none of
-            // this sleep.
+            // While the outcome of a wake is unreported, the journal will have the backend awake first, so the last report is
+            // about an earlier sleep.
             (Some(StatusName::Hibernating | StatusName::Waking), Backend::Down(_))
                 if self.outcome.is_none() =>
             {
@@ -308,7 +305,7 @@ impl Belief {
 }
 
 impl Unavailable {
-    /// Whether there is no doubt: the backend says that it sleeps, or nobody listens.
+    /// Whether the backend surely isn't available: it says that it sleeps, or refuses connections.
     const fn is_clear(&self) -> bool {
         self.asleep || self.refused
     }
@@ -339,19 +336,19 @@ mod tests {
         })
     }
 
-    /// A belief that control shares: registered with `status`.
-    fn registered(verdict: &Verdict, status: StatusName) -> Belief {
-        let mut belief = Belief::new(true);
-        assert_eq!(belief.next_ask(EPOCH), None, "nothing is known yet");
-        belief.probed(verdict, false, false);
-        let ask = belief.next_ask(EPOCH).expect("a registration");
+    /// A state that control shares: registered with `status`.
+    fn registered(verdict: &Verdict, status: StatusName) -> ReportedState {
+        let mut state = ReportedState::new(true);
+        assert_eq!(state.next_ask(EPOCH), None, "nothing is known yet");
+        state.probed(verdict, false, false);
+        let ask = state.next_ask(EPOCH).expect("a registration");
         assert!(matches!(ask, Ask::Register(..)));
-        belief.done(&ask, Some(status), ReportSeq(0));
-        belief
+        state.done(&ask, Some(status), ReportSeq(0));
+        state
     }
 
-    fn report(belief: &mut Belief) -> Option<(u64, Report)> {
-        belief.next_ask(EPOCH).map(|ask| match ask {
+    fn report(state: &mut ReportedState) -> Option<(u64, Report)> {
+        state.next_ask(EPOCH).map(|ask| match ask {
             Ask::Report(id, report) => (id.seq.0, report),
             ask => panic!("{ask:?}"),
         })
@@ -367,10 +364,10 @@ mod tests {
 
     #[test]
     fn only_differences_are_reported_and_each_once() {
-        let mut belief = registered(&Verdict::Available, StatusName::Active);
-        assert_eq!(report(&mut belief), None);
-        belief.probed(&refused(), false, false);
-        let ask = belief.next_ask(EPOCH).expect("a report");
+        let mut state = registered(&Verdict::Available, StatusName::Active);
+        assert_eq!(report(&mut state), None);
+        state.probed(&refused(), false, false);
+        let ask = state.next_ask(EPOCH).expect("a report");
         assert_eq!(
             ask,
             Ask::Report(
@@ -384,25 +381,25 @@ mod tests {
                 }
             )
         );
-        belief.done(&ask, Some(StatusName::Hibernating), ReportSeq(2));
-        assert_eq!(report(&mut belief), None);
-        belief.probed(&Verdict::Available, false, false);
-        assert_eq!(report(&mut belief), Some((3, Report::Awake)));
+        state.done(&ask, Some(StatusName::Hibernating), ReportSeq(2));
+        assert_eq!(report(&mut state), None);
+        state.probed(&Verdict::Available, false, false);
+        assert_eq!(report(&mut state), Some((3, Report::Awake)));
     }
 
     #[test]
     fn a_slow_backend_is_given_time_and_a_busy_one_more() {
-        let mut belief = registered(&Verdict::Available, StatusName::Active);
+        let mut state = registered(&Verdict::Available, StatusName::Active);
         for _ in 0..10 {
-            belief.probed(&unclear(), true, false);
+            state.probed(&unclear(), true, false);
         }
-        belief.probed(&unclear(), false, false);
-        belief.probed(&unclear(), false, false);
-        assert!(belief.is_open() && report(&mut belief).is_none());
-        belief.probed(&unclear(), false, false);
-        assert!(!belief.is_open());
+        state.probed(&unclear(), false, false);
+        state.probed(&unclear(), false, false);
+        assert!(state.is_open() && report(&mut state).is_none());
+        state.probed(&unclear(), false, false);
+        assert!(!state.is_open());
         assert_eq!(
-            report(&mut belief),
+            report(&mut state),
             Some((
                 2,
                 Report::Asleep {
@@ -415,36 +412,36 @@ mod tests {
 
     #[test]
     fn without_a_recipe_nothing_is_reported_and_requests_may_always_try() {
-        let mut belief = Belief::new(false);
-        belief.probed(&refused(), false, false);
-        let ask = belief.next_ask(EPOCH).expect("a registration");
-        belief.done(&ask, Some(StatusName::Active), ReportSeq(0));
-        assert_eq!(belief.next_ask(EPOCH), None);
-        assert!(belief.is_open());
-        assert_eq!(belief.asleep(EPOCH), Ok(None));
+        let mut state = ReportedState::new(false);
+        state.probed(&refused(), false, false);
+        let ask = state.next_ask(EPOCH).expect("a registration");
+        state.done(&ask, Some(StatusName::Active), ReportSeq(0));
+        assert_eq!(state.next_ask(EPOCH), None);
+        assert!(state.is_open());
+        assert_eq!(state.asleep(EPOCH), Ok(None));
     }
 
     #[test]
     fn an_outcome_is_told_until_it_is_heard_and_again_when_asked_again() {
         let wake = WakeId(Uuid::now_v7());
-        let mut belief = registered(&refused(), StatusName::Hibernating);
-        assert!(belief.wake_asked(wake));
-        belief.wake_ended(wake, failed());
-        let told = belief.next_ask(EPOCH).expect("a report");
-        belief.inactive();
-        let ask = belief.next_ask(EPOCH).expect("a resumption");
+        let mut state = registered(&refused(), StatusName::Hibernating);
+        assert!(state.wake_asked(wake));
+        state.wake_ended(wake, failed());
+        let told = state.next_ask(EPOCH).expect("a report");
+        state.inactive();
+        let ask = state.next_ask(EPOCH).expect("a resumption");
         assert!(
             matches!(ask, Ask::Resume(_, Availability::Unavailable)),
             "{ask:?}"
         );
-        belief.done(&ask, Some(StatusName::Hibernating), ReportSeq(2));
-        let again = belief.next_ask(EPOCH).expect("the outcome");
+        state.done(&ask, Some(StatusName::Hibernating), ReportSeq(2));
+        let again = state.next_ask(EPOCH).expect("the outcome");
         assert_ne!(told, again, "with a number of its own");
-        belief.done(&again, Some(StatusName::Hibernating), ReportSeq(3));
-        assert_eq!(belief.next_ask(EPOCH), None);
-        assert!(!belief.wake_asked(wake), "it has ended");
+        state.done(&again, Some(StatusName::Hibernating), ReportSeq(3));
+        assert_eq!(state.next_ask(EPOCH), None);
+        assert!(!state.wake_asked(wake), "it has ended");
         assert_eq!(
-            report(&mut belief),
+            report(&mut state),
             Some((
                 5,
                 Report::Wake {
@@ -457,10 +454,10 @@ mod tests {
 
     #[test]
     fn a_lost_registration_is_made_again() {
-        let mut belief = registered(&Verdict::Available, StatusName::Active);
-        belief.unregistered();
+        let mut state = registered(&Verdict::Available, StatusName::Active);
+        state.unregistered();
         assert_eq!(
-            belief.next_ask(EPOCH),
+            state.next_ask(EPOCH),
             Some(Ask::Register(ReportSeq(2), Availability::Available))
         );
     }
@@ -469,63 +466,63 @@ mod tests {
     async fn the_oldest_event_is_unreported_until_control_has_answered_and_only_then_the_next() {
         let moment = Duration::from_millis(1);
         let wake = WakeId(Uuid::now_v7());
-        let mut belief = Belief::new(true);
-        assert_eq!(belief.unreported(), Some(Happened::UNKNOWN), "nobody has looked");
-        belief.probed(&refused(), false, false);
+        let mut state = ReportedState::new(true);
+        assert_eq!(state.unreported(), Some(Happened::UNKNOWN), "nobody has looked");
+        state.probed(&refused(), false, false);
         assert_eq!(
-            belief.unreported(),
+            state.unreported(),
             Some(Happened::UNKNOWN),
             "the first look finds what was so"
         );
-        let ask = belief.next_ask(EPOCH).expect("a registration");
-        belief.done(&ask, Some(StatusName::Hibernating), ReportSeq(1));
-        assert!(belief.unreported().is_none() && belief.is_recorded_asleep());
+        let ask = state.next_ask(EPOCH).expect("a registration");
+        state.done(&ask, Some(StatusName::Hibernating), ReportSeq(1));
+        assert!(state.unreported().is_none() && state.is_recorded_asleep());
 
-        belief.wake_asked(wake);
-        assert!(belief.is_recorded_asleep(), "until its recipe has brought it up");
+        state.wake_asked(wake);
+        assert!(state.is_recorded_asleep(), "until its recipe has brought it up");
         advance(moment).await;
         let woke = Happened {
             at: Some(Instant::now()),
             up: true,
         };
-        belief.wake_ended(wake, WakeOutcome::Succeeded { stages: vec![] });
+        state.wake_ended(wake, WakeOutcome::Succeeded { stages: vec![] });
         advance(moment).await;
         let slept = Happened {
             at: Some(Instant::now()),
             up: false,
         };
-        belief.down(SleepReason::Idle);
+        state.down(SleepReason::Idle);
         assert!(
-            !belief.is_recorded_asleep(),
+            !state.is_recorded_asleep(),
             "the journal is about to say that it is awake"
         );
-        assert_eq!(belief.unreported(), Some(woke));
-        let ask = belief.next_ask(EPOCH).expect("the outcome");
-        belief.done(&ask, Some(StatusName::Active), ReportSeq(2));
-        assert!(!belief.is_recorded_asleep());
-        assert_eq!(belief.unreported(), Some(slept));
-        belief.inactive();
+        assert_eq!(state.unreported(), Some(woke));
+        let ask = state.next_ask(EPOCH).expect("the outcome");
+        state.done(&ask, Some(StatusName::Active), ReportSeq(2));
+        assert!(!state.is_recorded_asleep());
+        assert_eq!(state.unreported(), Some(slept));
+        state.inactive();
         assert_eq!(
-            belief.unreported(),
+            state.unreported(),
             Some(slept),
             "whatever control makes of the agent"
         );
-        assert!(!belief.is_recorded_asleep());
-        let ask = belief.next_ask(EPOCH).expect("a resumption");
-        belief.done(&ask, Some(StatusName::Hibernating), ReportSeq(3));
-        assert!(belief.unreported().is_none() && belief.is_recorded_asleep());
+        assert!(!state.is_recorded_asleep());
+        let ask = state.next_ask(EPOCH).expect("a resumption");
+        state.done(&ask, Some(StatusName::Hibernating), ReportSeq(3));
+        assert!(state.unreported().is_none() && state.is_recorded_asleep());
     }
 
     #[test]
     fn a_request_that_found_nobody_waits_for_the_report() {
-        let mut belief = registered(&Verdict::Available, StatusName::Active);
-        assert_eq!(belief.asleep(EPOCH), Ok(None), "it is up: try again");
-        belief.probed(&refused(), false, false);
-        assert_eq!(belief.asleep(EPOCH), Err(()));
-        let ask = belief.next_ask(EPOCH).expect("a report");
-        belief.done(&ask, Some(StatusName::Hibernating), ReportSeq(1));
+        let mut state = registered(&Verdict::Available, StatusName::Active);
+        assert_eq!(state.asleep(EPOCH), Ok(None), "it is up: try again");
+        state.probed(&refused(), false, false);
+        assert_eq!(state.asleep(EPOCH), Err(()));
+        let ask = state.next_ask(EPOCH).expect("a report");
+        state.done(&ask, Some(StatusName::Hibernating), ReportSeq(1));
         assert_eq!(
-            belief.asleep(EPOCH),
+            state.asleep(EPOCH),
             Ok(Some(ReportId {
                 epoch: EPOCH,
                 seq: ReportSeq(1)

@@ -1,0 +1,307 @@
+//! The owner's loop: [`Owner::next`] waits for the next event, [`Owner::apply`] draws the conclusions.
+
+mod probing;
+mod recipes;
+mod reporting;
+mod resource_hold;
+mod sleep_state;
+mod sleeping;
+
+use super::{
+    activity::{Activity, Advance},
+    gate::Gate,
+    groups::{GroupPolicy, Groups, Membership},
+    handle::{Handle, Input},
+    report_order::ReportTurn,
+    reported_state::ReportedState,
+};
+use crate::{
+    child::{Child, Exit},
+    config::ProviderConfig,
+    hub::Hub,
+    models::Memory,
+    owner_policy::{OwnerPolicy, WakeAllowance},
+    probe::{Probe, Verdict},
+    recipe::Runner,
+    state_dir::StateDir,
+};
+use futures::future::BoxFuture;
+use reporting::Asking;
+use resource_hold::ResourceHold;
+use reveille_bus::{control::ControlAnswer, relay::CurrentEpoch};
+use reveille_domain::{AgentName, Epoch, ModelName, ProviderId, ProviderName, ReportId, SleepReason};
+use sleep_state::SleepState;
+use std::{sync::Arc, time::Duration};
+use tokio::{
+    sync::{mpsc, oneshot, watch},
+    time::{Instant, sleep_until},
+};
+use tokio_util::sync::CancellationToken;
+use tracing::warn;
+
+/// What an owner works with.
+#[derive(Clone)]
+pub struct Setup {
+    pub agent: AgentName,
+    pub config: ProviderConfig,
+    pub runner: Arc<Runner>,
+    pub hub: Arc<dyn Hub>,
+    /// The epoch of the agent's session.
+    pub epoch: CurrentEpoch,
+    pub memory: Memory,
+    pub groups: Groups,
+    pub owner_policy: OwnerPolicy,
+    pub state: Option<StateDir>,
+    /// Notified when control says that a later session has taken the agent's name.
+    pub superseded: watch::Sender<Option<Epoch>>,
+}
+
+/// Everything known about one provider, and what is being done with it.
+pub struct Owner {
+    setup: Setup,
+    probe: Probe,
+    gate: Gate,
+    mailbox: mpsc::Receiver<Input>,
+    reported: ReportedState,
+    models: Vec<ModelName>,
+    activity: Activity,
+    allowance: WakeAllowance,
+    group: Option<Membership>,
+    /// Its place in the order of its groups' reports, and whether it waits for its turn.
+    report_turn: Option<ReportTurn>,
+    waits_to_report: bool,
+    resource: ResourceHold,
+    sleep: SleepState,
+    /// Whether the backend broke off a request since it was last found available.
+    broke_off: bool,
+    /// The served backend; kept until its descendants have ended too.
+    child: Option<Child>,
+    child_ended: bool,
+    asking: Option<Asking>,
+    probing: Option<BoxFuture<'static, Verdict>>,
+    discovering: Option<BoxFuture<'static, Option<Vec<ModelName>>>>,
+    next_probe: Instant,
+    /// Whether the last probe had no clear answer, so that the next one may take its whole time-out too.
+    slow_probe: bool,
+    /// The journal sequence of the provider's latest known commit. Older wakes are over.
+    seen: u64,
+    /// Requests that found no backend, waiting for a probe to confirm that, or for the report.
+    unconfirmed: Vec<oneshot::Sender<Option<ReportId>>>,
+    refused: Vec<oneshot::Sender<Option<ReportId>>>,
+}
+
+enum Event {
+    Input(Input),
+    Answer(ControlAnswer),
+    Probed(Verdict),
+    ProbeDue,
+    Discovered(Option<Vec<ModelName>>),
+    Advance(Advance),
+    ChildEnded(Exit),
+    EvictionChanged,
+    /// Something else may be possible now.
+    Recheck,
+    IdleFor(Duration),
+}
+
+impl Owner {
+    /// An owner, which must be [run](Self::run), and the handle that reaches it.
+    #[must_use]
+    pub fn new(setup: Setup) -> (Self, Handle) {
+        let gate = Gate::open();
+        let config = &setup.config;
+        let (handle, mailbox) = Handle::new(config.name.clone(), gate.clone());
+        let models = match &config.models {
+            Some(models) => models.iter().map(|model| model.public.clone()).collect(),
+            None => setup.memory.recall(&config.name),
+        };
+        let probe = Probe::new(setup.runner.client.clone(), config);
+        let policy = GroupPolicy {
+            groups: config.exclusive.clone(),
+            min_awake: config.min_awake(),
+            persistent: config.persistent,
+            max_wait: config.max_group_wait,
+        };
+        let group = setup.groups.join(&config.name, policy);
+        let report_turn = setup.groups.reports().join(&config.name, &config.exclusive);
+        let max_per_day = config.wake.as_ref().and_then(|wake| wake.max_per_day);
+        let id = ProviderId::new(setup.agent.clone(), config.name.clone());
+        let allowance = setup.owner_policy.of(&id, max_per_day);
+        let resource = ResourceHold::open(&id, setup.state.clone().filter(|_| group.is_some()));
+        let owner = Self {
+            probe,
+            gate,
+            mailbox,
+            reported: ReportedState::new(config.wake.is_some()),
+            models,
+            activity: Activity::Idle,
+            allowance,
+            group,
+            report_turn,
+            waits_to_report: false,
+            resource,
+            sleep: SleepState::default(),
+            broke_off: false,
+            child: None,
+            child_ended: false,
+            asking: None,
+            probing: None,
+            discovering: None,
+            next_probe: Instant::now(),
+            slow_probe: false,
+            seen: 0,
+            unconfirmed: Vec::new(),
+            refused: Vec::new(),
+            setup,
+        };
+        (owner, handle)
+    }
+
+    /// Runs until `stop`, and then ends all recipes and the served backend.
+    pub async fn run(mut self, stop: CancellationToken) {
+        loop {
+            let event = tokio::select! {
+                () = stop.cancelled() => break,
+                event = self.next() => event,
+            };
+            self.apply(event);
+            self.go_on();
+            self.ask();
+            self.settle();
+        }
+        self.end_what_runs().await;
+    }
+
+    async fn next(&mut self) -> Event {
+        let idle = self.activity.is_idle();
+        let probe_due = idle && self.probing.is_none();
+        let idle_limit = self.idle_limit();
+        let keeps_room = self.keeps_room_for_arrivals();
+        let turn = self.report_turn.as_mut().filter(|_| self.waits_to_report);
+        let child = self.child.as_mut().filter(|_| !self.child_ended);
+        tokio::select! {
+            biased;
+            // First: if a backend ends during a request, the request's report about that must come before the end.
+            Some(input) = self.mailbox.recv() => Event::Input(input),
+            answer = ready(self.asking.as_mut().map(|asking| &mut asking.answer)) => Event::Answer(answer),
+            verdict = ready(self.probing.as_mut()) => Event::Probed(verdict),
+            () = sleep_until(self.next_probe), if probe_due => Event::ProbeDue,
+            models = ready(self.discovering.as_mut()) => Event::Discovered(models),
+            advance = self.activity.next() => Event::Advance(advance),
+            exit = exited(child) => Event::ChildEnded(exit),
+            () = self.gate.arrived(), if keeps_room => Event::Recheck,
+            () = report_turn_changed(turn) => Event::Recheck,
+            () = eviction_changed(self.group.as_mut()) => Event::EvictionChanged,
+            limit = idle_for(&self.gate, idle_limit) => Event::IdleFor(limit),
+        }
+    }
+
+    fn apply(&mut self, event: Event) {
+        match event {
+            Event::Input(input) => self.take(input),
+            Event::Answer(answer) => self.answered(answer),
+            Event::Probed(verdict) => self.probed(&verdict),
+            Event::ProbeDue => self.start_probe(),
+            Event::Discovered(found) => self.discovered(found),
+            Event::Advance(advance) => self.advance(advance),
+            Event::ChildEnded(exit) => {
+                warn!(provider.name = %self.name(), "the backend of {} {exit}", self.name());
+                self.child_ended = true;
+                if let Activity::Sleeping { .. } = self.activity {
+                    // The sleep recipe may have ended it, and reports the outcome.
+                    return;
+                }
+                let crashed = self.broke_off || self.gate.in_flight() > 0;
+                self.reported.down(if crashed {
+                    SleepReason::Crashed
+                } else {
+                    SleepReason::Exited
+                });
+            }
+            Event::EvictionChanged => self.eviction_changed(),
+            Event::Recheck => {}
+            Event::IdleFor(limit) => {
+                if self.kept_warm().is_none() && self.gate.close_if_idle(limit) {
+                    self.begin_sleep(SleepReason::Idle.into());
+                }
+            }
+        }
+    }
+
+    fn take(&mut self, input: Input) {
+        match input {
+            Input::Wake(wake) => self.wake(&wake),
+            Input::Sleep(reply) => {
+                // The order is carried out even if its sender is gone.
+                let _ = reply.send(self.sleep_ordered());
+            }
+            Input::Rest(wanted) => self.sleep.rest_wanted = wanted,
+            Input::Resume => self.reported.inactive(),
+            Input::Reconnected => {
+                self.seen = 0;
+                self.reported.unregistered();
+            }
+            Input::Suspect => {
+                self.broke_off = true;
+                self.start_probe();
+            }
+            // Answered when it sleeps, or stays awake.
+            Input::Refused(reply) if self.activity.is_leaving() => wait(&mut self.unconfirmed, reply),
+            Input::Refused(reply) if self.reported.is_up() => {
+                if self.unconfirmed.is_empty() {
+                    self.start_probe();
+                }
+                wait(&mut self.unconfirmed, reply);
+            }
+            Input::Refused(reply) => wait(&mut self.refused, reply),
+        }
+    }
+
+    fn name(&self) -> &ProviderName {
+        &self.setup.config.name
+    }
+}
+
+/// Adds a waiting request, and drops those that have given up: they may ask repeatedly.
+fn wait(waiting: &mut Vec<oneshot::Sender<Option<ReportId>>>, reply: oneshot::Sender<Option<ReportId>>) {
+    waiting.retain(|reply| !reply.is_closed());
+    waiting.push(reply);
+}
+
+/// The future's result; pending if there is none.
+async fn ready<T>(future: Option<&mut BoxFuture<'static, T>>) -> T {
+    match future {
+        Some(future) => future.await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn exited(child: Option<&mut Child>) -> Exit {
+    match child {
+        Some(child) => child.exited().await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn report_turn_changed(turn: Option<&mut ReportTurn>) {
+    match turn {
+        Some(turn) => turn.changed().await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn eviction_changed(group: Option<&mut Membership>) {
+    match group {
+        Some(group) => group.eviction_changed().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Waits until the backend has been idle for the limit, and until the other time; forever without a limit.
+async fn idle_for(gate: &Gate, limit: Option<(Duration, Instant)>) -> Duration {
+    let Some((limit, not_before)) = limit else {
+        return std::future::pending().await;
+    };
+    gate.idle_for(limit, not_before).await;
+    limit
+}

@@ -1,0 +1,194 @@
+//! What the owner reports to control, and what follows from the answers.
+
+use super::{Owner, recipes::ARRIVAL_LIMIT};
+use crate::provider::{report_order::Happened, reported_state::Ask};
+use futures::{FutureExt, future::BoxFuture};
+use reveille_bus::control::{ControlAnswer, ControlError, ControlRequest};
+use reveille_domain::{Epoch, ProviderSpec};
+use std::time::Duration;
+use tokio::time::{Instant, sleep};
+use tracing::{error, info, warn};
+
+/// How long to wait before asking again, after a replica of control couldn't read the provider.
+const UNREADABLE_PAUSE: Duration = Duration::from_secs(2);
+
+/// The question that control is answering.
+pub(super) struct Asking {
+    pub(super) ask: Ask,
+    /// When the reported event happened; `None` once the members of its groups no longer wait for this report.
+    pub(super) happened: Option<Happened>,
+    pub(super) answer: BoxFuture<'static, ControlAnswer>,
+}
+
+impl Owner {
+    /// Sends control the next report, unless it is still answering, or an older event of the provider's groups comes first.
+    pub(super) fn ask(&mut self) {
+        let first = self.note_unreported();
+        self.waits_to_report = !first && self.asking.is_none();
+        let undecided = self.models.is_empty() && self.discovering.is_some();
+        if self.asking.is_some() || undecided || !first {
+            return;
+        }
+        let Some(epoch) = self.setup.epoch.get() else {
+            return;
+        };
+        let happened = self.reported.unreported();
+        let Some(ask) = self.reported.next_ask(epoch) else {
+            return;
+        };
+        let Some(request) = self.request(epoch, &ask) else {
+            // Nothing is published, so no member of its groups needs to wait.
+            self.reported.refused(&ask);
+            self.note_unreported();
+            return;
+        };
+        let answer = self.setup.hub.ask(request);
+        self.asking = Some(Asking {
+            ask,
+            happened,
+            answer,
+        });
+    }
+
+    /// Tells the members of its groups how old its oldest unreported event is. Returns whether none of theirs is older.
+    pub(super) fn note_unreported(&mut self) -> bool {
+        let unreported = match &self.asking {
+            Some(asking) => asking.happened,
+            None => self.reported.unreported(),
+        };
+        self.report_turn.as_mut().is_none_or(|turn| turn.note(unreported))
+    }
+
+    pub(super) fn request(&self, epoch: Epoch, ask: &Ask) -> Option<ControlRequest> {
+        let provider = self.name().clone();
+        Some(match ask.clone() {
+            Ask::Register(seq, availability) => ControlRequest::Register {
+                epoch,
+                provider,
+                seq,
+                spec: self.spec()?,
+                availability: Some(availability),
+            },
+            Ask::Resume(id, availability) => ControlRequest::Resume {
+                provider,
+                id,
+                availability,
+            },
+            Ask::Report(id, report) => ControlRequest::Report { provider, id, report },
+        })
+    }
+
+    /// Whether the journal has the backend asleep, and no report is on its way that may change that.
+    pub(super) fn is_recorded_asleep(&self) -> bool {
+        self.asking.is_none() && self.reported.is_recorded_asleep()
+    }
+
+    pub(super) fn spec(&self) -> Option<ProviderSpec> {
+        let config = &self.setup.config;
+        ProviderSpec::new(self.models.clone(), config.wake_spec(), config.sleep.is_some())
+            .and_then(|spec| spec.in_groups(config.exclusive.clone()))
+            .map_err(
+                |error| error!(provider.name = %config.name, %error, "{} can't be published", config.name),
+            )
+            .ok()
+    }
+
+    pub(super) fn answered(&mut self, answer: ControlAnswer) {
+        let Some(Asking { ask, happened, .. }) = self.asking.take() else {
+            return;
+        };
+        let name = self.name();
+        match answer {
+            ControlAnswer::Done {
+                status,
+                sequence,
+                last_seq,
+                wake,
+                awaited,
+            } => {
+                if let (Ask::Register(..), Some(status)) = (&ask, status) {
+                    info!(provider.name = %name, "{name} is published and {status}");
+                }
+                // A wake may have come since, which is newer than the answer.
+                let late = sequence < self.seen;
+                let status = if late { self.reported.status() } else { status };
+                self.reported.done(&ask, status, last_seq);
+                // Older wake messages may still be on their way.
+                self.seen = self.seen.max(sequence);
+                match wake {
+                    Some(wake) => self.wake(&wake),
+                    None if late => {}
+                    None => self.leave_queue(),
+                }
+                if awaited && self.reported.is_up() {
+                    // This registration ended a wake of an earlier session.
+                    self.gate.expect(Instant::now() + ARRIVAL_LIMIT);
+                }
+            }
+            ControlAnswer::Refused { refusal } => match refusal {
+                ControlError::Superseded { current } => {
+                    self.reported.refused(&ask);
+                    self.setup.superseded.send_replace(Some(current));
+                }
+                ControlError::RegisterFirst => self.reported.unregistered(),
+                ControlError::ResumeFirst => self.reported.inactive(),
+                ControlError::Unreadable { reason } => self.ask_later(ask, happened, &reason),
+                ControlError::Invalid { reason } | ControlError::Unavailable { reason } => {
+                    error!(provider.name = %name, "control refuses a report about {name}: {reason}");
+                    self.reported.refused(&ask);
+                }
+            },
+            ControlAnswer::Connected { .. } | ControlAnswer::Stopped => {
+                error!(provider.name = %name, "control's answer about {name} doesn't fit the question");
+                self.reported.refused(&ask);
+            }
+        }
+    }
+
+    /// Asks again after a pause, since another replica may answer. The members of its groups no longer wait for this report,
+    /// but don't get its room either.
+    pub(super) fn ask_later(&mut self, ask: Ask, happened: Option<Happened>, reason: &str) {
+        let name = self.name();
+        let Some(request) = self.setup.epoch.get().and_then(|epoch| self.request(epoch, &ask)) else {
+            return self.reported.refused(&ask);
+        };
+        if happened.is_some() {
+            warn!(provider.name = %name, "control can't read the journal's state of {name}: {reason}");
+        }
+        let hub = self.setup.hub.clone();
+        self.asking = Some(Asking {
+            ask,
+            happened: None,
+            answer: async move {
+                sleep(UNREADABLE_PAUSE).await;
+                hub.ask(request).await
+            }
+            .boxed(),
+        });
+    }
+
+    /// Publishes the conclusions: opens or closes the gate, reports to the group, and answers requests that found no backend.
+    pub(super) fn settle(&mut self) {
+        let leaving = self.activity.is_leaving();
+        self.gate
+            .set(self.reported.availability(), self.reported.is_open() && !leaving);
+        self.sleep.awake_since = self
+            .reported
+            .is_up()
+            .then(|| self.sleep.awake_since.unwrap_or_else(Instant::now));
+        self.settle_group();
+        if !leaving && self.probing.is_none() {
+            self.refused.append(&mut self.unconfirmed);
+        }
+        if self.refused.is_empty() || leaving || self.asking.is_some() {
+            return;
+        }
+        let epoch = self.setup.epoch.get().unwrap_or_default();
+        if let Ok(report) = self.reported.asleep(epoch) {
+            for reply in self.refused.drain(..) {
+                // The request may be gone.
+                let _ = reply.send(report);
+            }
+        }
+    }
+}
