@@ -15,13 +15,18 @@ pub const CRATES: &[Layers] = &[AGENT, API, BUS, CLI, DOMAIN, PROJECTOR];
 
 /// Gone: `config` took the prefix of Reveille's own variables from `child`, which takes its commands from `config`; `probe`
 /// and `verify` shared the comparison of JSON, now `json_match`; in `recipe`, `step` extended the runner of `recipe` itself;
-/// and in `owner_policy`, `pause` and `watch` took functions of their parent.
+/// in `owner_policy`, `pause` and `watch` took functions of their parent; and in `provider`, `owner` took its inputs from
+/// its parent, now `handle`.
 const AGENT: Layers = Layers {
     name: "agent",
     from_top: &[
         &["session"],
         &["relay", "session/connect"],
         &["provider", "relay/rename"],
+        &["provider/owner"],
+        &["provider/activity"],
+        &["provider/groups", "provider/handle", "provider/reported_state"],
+        &["provider/gate", "provider/report_order"],
         &["recipe"],
         &["recipe/runner", "recipe/timeline"],
         &["probe"],
