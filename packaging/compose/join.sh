@@ -1,5 +1,5 @@
 #!/bin/sh
-# Enrols an agent with a new token, unless it has joined before.
+# Enrolls an agent with a new token, unless it has joined before.
 #
 #   join.sh AGENT CONFIG
 #

@@ -7,6 +7,7 @@
 //! tokio or clocks.
 
 mod agent;
+mod aggregate;
 mod ids;
 pub mod key;
 mod names;

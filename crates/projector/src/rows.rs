@@ -104,26 +104,16 @@ impl PostgresRows {
 impl Rows for PostgresRows {
     async fn llms(&self, query: &LlmQuery) -> Result<Page<LlmRow>, RowsError> {
         let cursor = |row: &LlmRow| row.sort_key(query.sort.by).cursor();
-        self.page(
-            llms::select(query)?,
-            query.min_seq,
-            query.limit,
-            llms::read,
-            cursor,
-        )
-        .await
+        let sql = llms::select(query)?;
+        self.page(sql, query.min_seq, query.limit, llms::read, cursor)
+            .await
     }
 
     async fn wakes(&self, query: &WakeQuery) -> Result<Page<WakeRow>, RowsError> {
         let cursor = |row: &WakeRow| row.sort_key(query.sort.by).cursor();
-        self.page(
-            wakes::select(query)?,
-            query.min_seq,
-            query.limit,
-            wakes::read,
-            cursor,
-        )
-        .await
+        let sql = wakes::select(query)?;
+        self.page(sql, query.min_seq, query.limit, wakes::read, cursor)
+            .await
     }
 
     async fn wake(&self, id: WakeId) -> Result<Option<WakeRow>, RowsError> {
@@ -133,14 +123,9 @@ impl Rows for PostgresRows {
 
     async fn events(&self, query: &EventQuery) -> Result<Page<EventRow>, RowsError> {
         let cursor = |row: &EventRow| row.position().cursor();
-        self.page(
-            archive::select(query)?,
-            query.min_seq,
-            query.limit,
-            archive::read,
-            cursor,
-        )
-        .await
+        let sql = archive::select(query)?;
+        self.page(sql, query.min_seq, query.limit, archive::read, cursor)
+            .await
     }
 
     async fn applied(&self) -> Result<u64, RowsError> {

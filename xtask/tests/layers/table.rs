@@ -186,7 +186,7 @@ const DOMAIN: Layers = Layers {
         &["agent/agent_key", "key/policy", "provider/state"],
         &["key/scope"],
         &["spec", "wake"],
-        &["ids", "names", "secret", "time"],
+        &["aggregate", "ids", "names", "secret", "time"],
     ],
 };
 

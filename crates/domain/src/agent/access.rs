@@ -1,4 +1,4 @@
-//! The key that authenticates an agent, and the tokens that enrol one. Only the hash of a token's secret is stored, and
+//! The key that authenticates an agent, and the tokens that enroll one. Only the hash of a token's secret is stored, and
 //! only the public half of a key ever leaves the agent.
 
 use super::{
@@ -35,7 +35,7 @@ pub struct EnrolledKey {
     pub since_ms: Timestamp,
 }
 
-/// A token that enrols one key, once.
+/// A token that enrolls one key, once.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EnrollmentToken {
     /// Its id.

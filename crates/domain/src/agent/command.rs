@@ -31,7 +31,7 @@ pub enum AgentCommand {
         /// Now.
         at: Timestamp,
     },
-    /// Issue a token with which a machine enrols its key as this agent's.
+    /// Issue a token with which a machine enrolls its key as this agent's.
     IssueToken {
         /// The agent's name.
         name: AgentName,
@@ -44,7 +44,7 @@ pub enum AgentCommand {
         /// Now.
         at: Timestamp,
     },
-    /// Enrol the public key of a machine that presents a token.
+    /// Enroll the public key of a machine that presents a token.
     Enroll {
         /// The agent's name.
         name: AgentName,
@@ -57,7 +57,7 @@ pub enum AgentCommand {
         /// Now.
         at: Timestamp,
     },
-    /// Enrol a key without a token: the hub runs on the agent's own machine.
+    /// Enroll a key without a token: the hub runs on the agent's own machine.
     Trust {
         /// The agent's name.
         name: AgentName,

@@ -7,7 +7,6 @@ use crate::{
     secret::SecretHash,
     time::Timestamp,
 };
-use cqrs_es::DomainEvent;
 use serde::{Deserialize, Serialize};
 
 /// Why an epoch is advanced without a new session.
@@ -82,8 +81,10 @@ pub enum AgentEvent {
     },
 }
 
-impl DomainEvent for AgentEvent {
-    fn event_type(&self) -> String {
+impl AgentEvent {
+    /// The event's type: its name in the journal.
+    #[must_use]
+    pub const fn name(&self) -> &'static str {
         match self {
             Self::AgentConnected { .. } => "AgentConnected",
             Self::AgentEpochAdvanced { .. } => "AgentEpochAdvanced",
@@ -91,10 +92,5 @@ impl DomainEvent for AgentEvent {
             Self::AgentEnrolled { .. } => "AgentEnrolled",
             Self::AgentRevoked { .. } => "AgentRevoked",
         }
-        .to_owned()
-    }
-
-    fn event_version(&self) -> String {
-        "1".to_owned()
     }
 }

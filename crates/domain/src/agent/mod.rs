@@ -19,7 +19,6 @@ pub use rejection::{AgentRejection, MAX_TOKEN_LIFETIME};
 pub use sessions::{Fence, Session, Sessions};
 
 use crate::{ids::Epoch, names::AgentName};
-use cqrs_es::{Aggregate, event_sink::EventSink};
 use serde::{Deserialize, Serialize};
 
 /// Everything known of an agent.
@@ -92,26 +91,4 @@ impl Agent {
     }
 }
 
-impl Aggregate for Agent {
-    const TYPE: &'static str = "agent";
-    type Command = AgentCommand;
-    type Event = AgentEvent;
-    type Error = AgentRejection;
-    type Services = ();
-
-    async fn handle(
-        &mut self,
-        command: AgentCommand,
-        (): &(),
-        sink: &EventSink<Self>,
-    ) -> Result<(), AgentRejection> {
-        for event in self.decide(&command)? {
-            sink.write(event, self).await;
-        }
-        Ok(())
-    }
-
-    fn apply(&mut self, event: AgentEvent) {
-        *self = std::mem::take(self).evolve(&event);
-    }
-}
+crate::aggregate::aggregate!(Agent, "agent", AgentCommand, AgentEvent, AgentRejection);

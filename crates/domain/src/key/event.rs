@@ -2,7 +2,6 @@
 
 use super::policy::KeyPolicy;
 use crate::{names::KeyId, secret::SecretHash, time::Timestamp};
-use cqrs_es::DomainEvent;
 use serde::{Deserialize, Serialize};
 
 /// A fact about a key.
@@ -47,15 +46,5 @@ impl KeyEvent {
             Self::KeyRotated { .. } => "KeyRotated",
             Self::KeyRevoked { .. } => "KeyRevoked",
         }
-    }
-}
-
-impl DomainEvent for KeyEvent {
-    fn event_type(&self) -> String {
-        self.name().to_owned()
-    }
-
-    fn event_version(&self) -> String {
-        "1".to_owned()
     }
 }

@@ -19,28 +19,4 @@ pub use rejection::KeyRejection;
 pub use scope::{InvalidScope, MAX_SCOPES, Scope, Scopes};
 pub use state::{IssuedKey, Key, PreviousSecret, RevokedKey};
 
-use cqrs_es::{Aggregate, event_sink::EventSink};
-
-impl Aggregate for Key {
-    const TYPE: &'static str = "key";
-    type Command = KeyCommand;
-    type Event = KeyEvent;
-    type Error = KeyRejection;
-    type Services = ();
-
-    async fn handle(
-        &mut self,
-        command: KeyCommand,
-        (): &(),
-        sink: &EventSink<Self>,
-    ) -> Result<(), KeyRejection> {
-        for event in self.decide(&command)? {
-            sink.write(event, self).await;
-        }
-        Ok(())
-    }
-
-    fn apply(&mut self, event: KeyEvent) {
-        *self = std::mem::take(self).evolve(&event);
-    }
-}
+crate::aggregate::aggregate!(Key, "key", KeyCommand, KeyEvent, KeyRejection);

@@ -8,7 +8,6 @@ use crate::{
     time::Timestamp,
     wake::{Failures, SleepReason, Stage, Wake, WakeFailure},
 };
-use cqrs_es::DomainEvent;
 use serde::{Deserialize, Serialize};
 
 /// The status after a registration.
@@ -202,15 +201,5 @@ impl ProviderEvent {
             | Self::ProviderDeregistered { at_ms, .. }
             | Self::ProviderExpired { at_ms } => *at_ms,
         }
-    }
-}
-
-impl DomainEvent for ProviderEvent {
-    fn event_type(&self) -> String {
-        self.name().to_owned()
-    }
-
-    fn event_version(&self) -> String {
-        "1".to_owned()
     }
 }

@@ -25,29 +25,4 @@ pub use rejection::Rejection;
 pub use state::{Gone, InactiveReason, Provider, Registered, StableStatus, Status, StatusName, WakeCounts};
 pub use waking::DEADLINE_MARGIN;
 
-use cqrs_es::{Aggregate, event_sink::EventSink};
-
-impl Aggregate for Provider {
-    const TYPE: &'static str = "provider";
-    type Command = ProviderCommand;
-    type Event = ProviderEvent;
-    type Error = Rejection;
-    type Services = ();
-
-    async fn handle(
-        &mut self,
-        command: ProviderCommand,
-        (): &(),
-        sink: &EventSink<Self>,
-    ) -> Result<(), Rejection> {
-        // The sink applies each event to `self`, so a committer must not apply them again.
-        for event in self.decide(&command)? {
-            sink.write(event, self).await;
-        }
-        Ok(())
-    }
-
-    fn apply(&mut self, event: ProviderEvent) {
-        *self = std::mem::take(self).evolve(&event);
-    }
-}
+crate::aggregate::aggregate!(Provider, "provider", ProviderCommand, ProviderEvent, Rejection);

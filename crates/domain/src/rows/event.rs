@@ -140,30 +140,6 @@ pub struct EventRange {
 }
 
 impl EventRange {
-    /// What remains of the journal after a page's cursor, read in the direction of `sort`, and after a commit.
-    ///
-    /// # Errors
-    /// [`RowsError::BadCursor`] when the cursor doesn't belong to events.
-    pub fn of(
-        sort: Sort<EventSort>,
-        after_seq: Option<u64>,
-        cursor: Option<&Cursor>,
-    ) -> Result<Self, RowsError> {
-        let cursor = cursor.map(parse_events_cursor).transpose()?;
-        // The sequences of streams begin at 1.
-        let after = after_seq.map(EventPosition::after_commit).unwrap_or_default();
-        if !sort.descending {
-            let after = cursor.unwrap_or_default().max(after);
-            return Ok(Self { after, before: None });
-        }
-        // Read backwards, a cursor that means a whole commit leaves out all of its events.
-        let before = cursor.map(|cursor| match cursor.index {
-            u32::MAX => EventPosition { index: 0, ..cursor },
-            _ => cursor,
-        });
-        Ok(Self { after, before })
-    }
-
     /// Whether an event at `position` is in this part.
     #[must_use]
     pub fn contains(&self, position: EventPosition) -> bool {

@@ -1,7 +1,7 @@
 //! The query port: what can be asked of the rows, in pages of bounded length.
 
 use super::{
-    event::{EventRange, EventRow, EventSort},
+    event::{EventPosition, EventRange, EventRow, EventSort, parse_events_cursor},
     llm::{LlmRow, LlmSort},
     page::{Cursor, Page, PageLimit, RowsError},
     sort::Sort,
@@ -175,6 +175,21 @@ impl EventQuery {
     /// # Errors
     /// [`RowsError::BadCursor`] when the cursor doesn't belong to events.
     pub fn range(&self) -> Result<EventRange, RowsError> {
-        EventRange::of(self.sort, self.after_seq, self.after.as_ref())
+        let cursor = self.after.as_ref().map(parse_events_cursor).transpose()?;
+        // The sequences of streams begin at 1.
+        let after = self
+            .after_seq
+            .map(EventPosition::after_commit)
+            .unwrap_or_default();
+        if !self.sort.descending {
+            let after = cursor.unwrap_or_default().max(after);
+            return Ok(EventRange { after, before: None });
+        }
+        // Read backwards, a cursor that means a whole commit leaves out all of its events.
+        let before = cursor.map(|cursor| match cursor.index {
+            u32::MAX => EventPosition { index: 0, ..cursor },
+            _ => cursor,
+        });
+        Ok(EventRange { after, before })
     }
 }
