@@ -201,7 +201,7 @@ async fn a_renewed_certificate_is_taken_up_at_a_hangup_and_a_broken_one_is_not()
     up.sighup();
     wait_until("the broken pair was refused", SOON, async || {
         up.log()
-            .contains("the new certificate can't be used")
+            .contains("can't use the new certificate")
             .then_some(())
     })
     .await;

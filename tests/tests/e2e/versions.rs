@@ -67,7 +67,7 @@ async fn a_newer_commit_makes_its_provider_unavailable_and_leaves_the_others_alo
         .expect("control answers");
     let told = String::from_utf8_lossy(&told.payload).into_owned();
     assert!(
-        told.contains("unavailable") && told.contains("newer version"),
+        told.contains("unreadable") && told.contains("newer version"),
         "{told}"
     );
     let journal = scene.world.journal().await;
