@@ -53,7 +53,14 @@ fn main() -> ExitCode {
         "be-an-agent" => return block_on(be_an_agent(Path::new(&args.next().expect("a directory")))),
         _ => {}
     }
-    libtest_mimic::run(&Arguments::from_args(), trials()).exit_code()
+    let (filters, options): (Vec<_>, Vec<_>) = std::env::args().partition(|arg| !arg.starts_with('-'));
+    let filters = &filters[1..];
+    let trials = trials().into_iter();
+    // This harness takes one filter; the usual one takes several.
+    let named =
+        trials.filter(|trial| filters.is_empty() || filters.iter().any(|part| trial.name().contains(part)));
+    let options = Arguments::from_iter(std::iter::once(String::new()).chain(options));
+    libtest_mimic::run(&options, named.collect()).exit_code()
 }
 
 /// Names each test after its function.

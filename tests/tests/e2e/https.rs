@@ -200,9 +200,7 @@ async fn a_renewed_certificate_is_taken_up_at_a_hangup_and_a_broken_one_is_not()
     fs::write(authority.file("cert.pem"), before).expect("it is written");
     up.sighup();
     wait_until("the broken pair was refused", SOON, async || {
-        up.log()
-            .contains("can't use the new certificate")
-            .then_some(())
+        up.log().contains("can't use the new certificate").then_some(())
     })
     .await;
     assert!(
