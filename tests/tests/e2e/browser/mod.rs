@@ -12,9 +12,9 @@ use site::Site;
 use std::{fs, time::Duration};
 
 /// What a page tries that wants to misuse the API, and what it can read of the answers.
-const FOREIGN: &str = include_str!("browser/foreign.js");
+const FOREIGN: &str = include_str!("foreign.js");
 /// A page that uses the API as it is meant.
-const ALLOWED: &str = include_str!("browser/allowed.js");
+const ALLOWED: &str = include_str!("allowed.js");
 /// Names that the browser resolves to this machine: what a page's owner can do with DNS.
 const RESOLVED: &str = "MAP evil.example 127.0.0.1";
 /// A page tries a hundred things, on a machine that is busy with other tests.
