@@ -38,7 +38,7 @@ pub fn command(args: &[&str]) -> Result<()> {
     for_seconds(seconds)
 }
 
-/// Builds the target and runs it; an input that it can't bear is left in the corpus' folder and named.
+/// Builds the target and runs it. An input that makes it fail is kept in `target/fuzz/`, and its name printed.
 pub fn for_seconds(seconds: u32) -> Result<()> {
     if output_of(Command::new("c++").arg("--version")).is_none() {
         apt_install("a C++ compiler for libFuzzer", &["g++"])?;

@@ -28,7 +28,7 @@ Usage: cargo xtask <command>
                         need a browser, `--no-run` only builds, `-- <args>` go to the test programs
   ci                    formatting, clippy, licences and bans, the bill of materials, documentation, a short fuzz run,
                         all tests
-  fuzz [seconds]        feed the HTTP/1 guard and hyper with bytes until they disagree, for an hour or so many seconds
+  fuzz [seconds]        feed bytes to the HTTP/1 guard and hyper until they disagree, for an hour or the given seconds
   backends              build, then wakes, sleeps and deaths of a real llama.cpp server, which is compiled for it the
                         first time (about 4 minutes); not part of `ci`
   bench relay [args…]   release build, then requests and streams per second through the relay

@@ -54,7 +54,7 @@ fn has_server(folder: &Path) -> bool {
     folder.join("initdb").exists() && folder.join("postgres").exists()
 }
 
-/// Does the work while Debian is told to create no cluster, then forgets having said so.
+/// Does the work while Debian is told to create no cluster, then removes that setting.
 fn without_main_cluster(work: impl FnOnce() -> Result<()>) -> Result<()> {
     let script = r#"mkdir -p "$(dirname "$1")" && echo 'create_main_cluster = false' > "$1""#;
     run(as_root("sh").args(["-c", script, "sh", NO_MAIN_CLUSTER]))?;

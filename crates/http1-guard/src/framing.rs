@@ -165,7 +165,7 @@ mod tests {
         POST /c HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n4\r\nGET \r\n0\r\n\r\n";
     const BAD: &[u8] = b"GET /d HTTP/1.1\r\ncontent-length: 1\r\ncontent-length: 1\r\n\r\nx";
 
-    /// Looks at bytes in two pieces, as the watch does, and returns what passed.
+    /// Looks at bytes in two pieces, as the guard does, and returns what passed.
     fn look_in_two(bytes: &[u8], cut: usize) -> (usize, Option<ProtocolError>) {
         let mut framing = Framing::new(1_000);
         let first = framing.look(&bytes[..cut]);
