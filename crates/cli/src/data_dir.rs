@@ -21,6 +21,8 @@ pub const AGENT_STATE: &str = "agent";
 pub const HUB_KEYS: &str = "hub-keys";
 /// The file of `up`'s root key.
 pub const ROOT_KEY: &str = "root.key";
+/// The file of the port of `up`'s own NATS server.
+pub const PORT_FILE: &str = "nats-port";
 /// The process that holds this file's lock has the folder.
 const LOCK_FILE: &str = "lock";
 /// How long the processes of a killed run may take to end: a bit more than the longest grace period they have.
@@ -116,6 +118,11 @@ pub fn is_locked(path: &Path) -> bool {
 pub fn holder(path: &Path) -> Option<String> {
     let text = fs::read_to_string(path.join(LOCK_FILE)).ok()?;
     Some(text.trim().to_owned()).filter(|pid| !pid.is_empty())
+}
+
+/// The port of the NATS server of the run that last held this folder.
+pub fn nats_port(path: &Path) -> Option<u16> {
+    fs::read_to_string(path.join(PORT_FILE)).ok()?.trim().parse().ok()
 }
 
 /// Whether a process with this id is running.

@@ -2,11 +2,10 @@
 
 use crate::{
     args::{ApiAddress, Format, Listing, duration},
-    client::{self, ApiClient, Row, field, table::Table},
+    client::{self, ApiClient, Row, field, table},
     failure::Failure,
 };
 use clap::{Args, Subcommand};
-use reqwest::Method;
 use reveille_domain::{KeyId, KeyName, Scope};
 use serde_json::json;
 use std::time::Duration;
@@ -103,31 +102,24 @@ async fn create(args: Create) -> Result<(), Failure> {
     let body = json!({"name": args.name, "scopes": args.scopes, "expires_in_s": args.expires.map(|time|
      time.as_secs()),
         "rate": args.rate, "concurrency": args.concurrency, "wakes_per_hour": args.wakes_per_hour});
-    let made: Row = client
-        .json(client.request(Method::POST, PATH).json(&body))
-        .await?;
-    show(&made, args.listing.output)
+    show(&client.post(PATH, &body).await?, args.listing.output)
 }
 
 async fn list(args: &Listing) -> Result<(), Failure> {
     let rows = ApiClient::new(&args.api)?.rows(PATH, &[], usize::MAX).await?;
-    client::print(&rows, args.output, Table::keys)
+    client::print(&rows, args.output, table::KEYS)
 }
 
 async fn rotate(args: &Rotate) -> Result<(), Failure> {
     let client = ApiClient::new(&args.listing.api)?;
     let body = json!({"grace_s": args.grace.unwrap_or_default().as_secs()});
     let path = format!("{PATH}/{}/rotate", args.id);
-    let made: Row = client
-        .json(client.request(Method::POST, &path).json(&body))
-        .await?;
-    show(&made, args.listing.output)
+    show(&client.post(&path, &body).await?, args.listing.output)
 }
 
 async fn revoke(args: &Revoke) -> Result<(), Failure> {
     let client = ApiClient::new(&args.api)?;
-    let path = format!("{PATH}/{}", args.id);
-    let _: Row = client.json(client.request(Method::DELETE, &path)).await?;
+    client.delete(&format!("{PATH}/{}", args.id)).await?;
     client::line(&format!("{} is revoked", args.id))
 }
 

@@ -14,8 +14,8 @@ const FORMAT: &str = "REVEILLE_LOG_FORMAT";
 /// Our own crates at `info`, libraries only when something is wrong.
 const DEFAULT_FILTER: &str = "warn,reveille=info";
 
-/// Libraries that log whole messages, and passwords in addresses, at the finer levels.
-const INDISCREET: [&str; 1] = ["async_nats"];
+/// Logs whole messages, and passwords in addresses, at the finer levels.
+const INDISCREET: &str = "async_nats";
 
 /// Starts logging. Only services log; the other commands just print their result.
 pub fn start() -> Result<(), Failure> {
@@ -45,10 +45,7 @@ pub fn start() -> Result<(), Failure> {
 
 /// Whether a line may be logged at all.
 fn is_discreet(line: &Metadata<'_>) -> bool {
-    let indiscreet = INDISCREET
-        .iter()
-        .any(|library| line.target().starts_with(library));
-    !indiscreet || *line.level() <= Level::INFO
+    !line.target().starts_with(INDISCREET) || *line.level() <= Level::INFO
 }
 
 fn read(variable: &str) -> Option<String> {

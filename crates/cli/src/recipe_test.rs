@@ -69,27 +69,18 @@ pub async fn run(args: RecipeTest) -> Result<(), Failure> {
 }
 
 fn provider<'a>(config: &'a Config, args: &RecipeTest) -> Result<&'a ProviderConfig, Failure> {
-    let named = config
-        .providers
-        .iter()
-        .find(|provider| provider.name.as_str() == args.provider);
-    named.ok_or_else(|| {
-        let names: Vec<_> = config
-            .providers
-            .iter()
-            .map(|provider| provider.name.as_str())
-            .collect();
-        Failure::Config(format!(
-            "{} has no provider `{}`; it has: {}",
-            args.config.display(),
-            args.provider,
-            if names.is_empty() {
-                "none".to_owned()
-            } else {
-                names.join(", ")
-            }
-        ))
-    })
+    let mut providers = config.providers.iter();
+    if let Some(found) = providers.find(|provider| provider.name.as_str() == args.provider) {
+        return Ok(found);
+    }
+    let names = config.providers.iter().map(|provider| provider.name.as_str());
+    let names = names.collect::<Vec<_>>().join(", ");
+    Err(Failure::Config(format!(
+        "{} has no provider `{}`; it has: {}",
+        args.config.display(),
+        args.provider,
+        if names.is_empty() { "none" } else { &names }
+    )))
 }
 
 struct Test {
@@ -108,12 +99,8 @@ impl Test {
         print("PHASE", "STAGE", "TOOK", "RESULT")?;
         match verdict {
             Verdict::Unavailable(why) => {
-                row(
-                    "before",
-                    "probe",
-                    began.elapsed(),
-                    &format!("not available: {}", why.reason),
-                )?;
+                let result = format!("not available: {}", why.reason);
+                row("before", "probe", began.elapsed(), &result)?;
                 if steps.is_some() {
                     print("sleep", "-", "-", "skipped: the backend isn't available")?;
                 }
@@ -123,12 +110,8 @@ impl Test {
         }
         let Some(steps) = steps else {
             if args.yes {
-                return print(
-                    "sleep",
-                    "-",
-                    "-",
-                    "skipped: the backend is available before the wake",
-                );
+                let result = "skipped: the backend is available before the wake";
+                return print("sleep", "-", "-", result);
             }
             return Err(anyhow!(
                 "the backend is already available{}, so a wake would prove nothing{}. Stop it first, or use --yes \
@@ -142,12 +125,8 @@ impl Test {
             )
             .into());
         };
-        let run = Run::sleep(
-            self.runner.clone(),
-            steps,
-            self.probe.clone(),
-            Box::pin(ready(())),
-        );
+        let (runner, probe) = (self.runner.clone(), self.probe.clone());
+        let run = Run::sleep(runner, steps, probe, Box::pin(ready(())));
         let (outcome, _) = self.outcome(run).await?;
         report("sleep", &outcome)
     }

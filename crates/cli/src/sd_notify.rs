@@ -15,37 +15,31 @@ use tracing::warn;
 /// The variable that names the service manager's socket.
 const SOCKET: &str = "NOTIFY_SOCKET";
 
-/// A phase of the service's life.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Phase {
-    /// The service answers requests, or carries out wakes.
-    Ready,
-    /// The service is shutting down.
-    Stopping,
+/// The service answers requests, or carries out wakes.
+pub fn ready() {
+    notify("READY=1");
 }
 
-impl Phase {
-    const fn message(self) -> &'static [u8] {
-        match self {
-            Self::Ready => b"READY=1",
-            Self::Stopping => b"STOPPING=1",
-        }
-    }
+/// The service is shutting down.
+pub fn stopping() {
+    notify("STOPPING=1");
 }
 
-/// Notifies the service manager, if there is one. A failure to do so is only logged.
-pub fn tell(phase: Phase) {
+/// Sends a message, if there is a service manager. A failure to do so is only logged.
+fn notify(message: &str) {
     if let Some(socket) = env::var_os(SOCKET)
-        && let Err(error) = send(socket.as_bytes(), phase)
+        && let Err(error) = send(socket.as_bytes(), message)
     {
-        warn!(%error, "cannot notify the service manager ({phase:?})");
+        warn!(%error, "cannot send {message} to the service manager");
     }
 }
 
-fn send(socket: &[u8], phase: Phase) -> io::Result<()> {
+fn send(socket: &[u8], message: &str) -> io::Result<()> {
     let sender = UnixDatagram::unbound()?;
     sender.set_nonblocking(true)?;
-    sender.send_to_addr(phase.message(), &address(socket)?).map(drop)
+    sender
+        .send_to_addr(message.as_bytes(), &address(socket)?)
+        .map(drop)
 }
 
 /// A path, or an abstract name with `@` in front.
@@ -75,7 +69,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("notify");
         let listener = UnixDatagram::bind(&path).unwrap();
-        send(path.as_os_str().as_bytes(), Phase::Ready).unwrap();
+        send(path.as_os_str().as_bytes(), "READY=1").unwrap();
         assert_eq!(heard(&listener), b"READY=1");
     }
 
@@ -84,7 +78,7 @@ mod tests {
     fn a_notification_reaches_an_abstract_name() {
         let name = format!("@reveille-test-notify-{}", std::process::id());
         let listener = UnixDatagram::bind_addr(&address(name.as_bytes()).unwrap()).unwrap();
-        send(name.as_bytes(), Phase::Stopping).unwrap();
+        send(name.as_bytes(), "STOPPING=1").unwrap();
         assert_eq!(heard(&listener), b"STOPPING=1");
     }
 }

@@ -139,14 +139,20 @@ impl ApiClient {
         })?)
     }
 
+    /// Sends a request with a JSON body, and returns the response's row.
+    pub async fn post(&self, path: &str, body: &Value) -> Result<Row, Failure> {
+        self.json(self.request(Method::POST, path).json(body)).await
+    }
+
+    /// Deletes what is at a path, and returns the response's row.
+    pub async fn delete(&self, path: &str) -> Result<Row, Failure> {
+        self.json(self.request(Method::DELETE, path)).await
+    }
+
     /// The body of a response of any status; empty if it isn't JSON.
     pub async fn body(&self, request: RequestBuilder) -> Result<Value, Failure> {
-        let answer = request.timeout(ANSWERS_WITHIN).send().await;
-        let text = match answer {
-            Ok(answer) => answer.text().await,
-            Err(error) => Err(error),
-        };
-        let text = text.map_err(|error| self.broken(&error))?;
+        let answer = self.ask(request.timeout(ANSWERS_WITHIN)).await?;
+        let text = answer.text().await.map_err(|error| self.broken(&error))?;
         Ok(serde_json::from_str(&text).unwrap_or_default())
     }
 

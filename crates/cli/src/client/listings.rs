@@ -1,6 +1,6 @@
 //! `reveille llms`, `reveille providers` and `reveille wakes`.
 
-use super::{ApiClient, Row, output::print, table::Table};
+use super::{ApiClient, Row, output::print, table};
 use crate::{args::Listing, failure::Failure};
 use clap::Args;
 use reveille_domain::{
@@ -40,13 +40,13 @@ pub struct Wakes {
 /// Lists the models.
 pub async fn llms(args: &Published) -> Result<(), Failure> {
     let rows = published("/reveille/v1/llms", args).await?;
-    print(&rows, args.listing.output, Table::llms)
+    print(&rows, args.listing.output, table::LLMS)
 }
 
 /// Lists the providers.
 pub async fn providers(args: &Published) -> Result<(), Failure> {
     let rows = published("/reveille/v1/providers", args).await?;
-    print(&rows, args.listing.output, Table::providers)
+    print(&rows, args.listing.output, table::PROVIDERS)
 }
 
 async fn published(path: &str, args: &Published) -> Result<Vec<Row>, Failure> {
@@ -64,5 +64,5 @@ pub async fn wakes(args: &Wakes) -> Result<(), Failure> {
     query.extend(args.sort.map(|sort| ("sort", sort.to_string())));
     let most = usize::try_from(args.limit)?;
     let rows = client.rows("/reveille/v1/wakes", &query, most).await?;
-    print(&rows, args.listing.output, Table::wakes)
+    print(&rows, args.listing.output, table::WAKES)
 }

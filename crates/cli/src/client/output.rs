@@ -1,13 +1,16 @@
 //! Prints rows on standard output. A closed pipe (`| head`) ends the command quietly.
 
-use super::{format::Row, table::Table};
+use super::{
+    format::Row,
+    table::{Columns, table},
+};
 use crate::{args::Format, failure::Failure};
 use std::io::{self, ErrorKind, Write};
 
 /// Prints rows in the given format.
-pub fn print(rows: &[Row], format: Format, table: fn(&[Row]) -> Table) -> Result<(), Failure> {
+pub fn print(rows: &[Row], format: Format, columns: Columns) -> Result<(), Failure> {
     match format {
-        Format::Table => line(&table(rows).to_string()),
+        Format::Table => line(&table(columns, rows)),
         Format::Json => line(&serde_json::to_string_pretty(rows)?),
         Format::Jsonl => rows.iter().try_for_each(|row| line(&row.to_string())),
     }

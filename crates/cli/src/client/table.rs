@@ -2,150 +2,111 @@
 
 use super::format::{Row, age, moment, printable, span, word};
 use comfy_table::presets::NOTHING;
-use jiff::{Timestamp, tz::TimeZone};
-use std::{fmt, time::Duration};
+use jiff::{Timestamp, Zoned};
+use std::time::Duration;
 
 /// The space between two columns.
 const GAP: u16 = 3;
 
-/// A table with a heading over each column.
+/// The columns of a list: each one's heading and its cells.
+pub type Columns = &'static [(&'static str, Cell)];
+
+/// What a column shows of a row.
 #[derive(Debug)]
-pub struct Table {
-    headings: &'static [&'static str],
-    rows: Vec<Vec<String>>,
+pub enum Cell {
+    /// The value at this JSON pointer.
+    Value(&'static str),
+    /// How long ago the time in this field was.
+    Age(&'static str),
+    /// The time in this field, in this machine's time zone.
+    Moment(&'static str),
+    /// A text made from the row and the current time.
+    Text(fn(&Row, Timestamp) -> String),
 }
 
-impl Table {
-    /// The models, with the time since each one's status changed.
-    pub fn llms(rows: &[Row]) -> Self {
-        Self::llms_at(rows, Timestamp::now())
-    }
+use Cell::{Age, Moment, Text, Value};
 
-    /// The providers, with the time since each one's status changed.
-    pub fn providers(rows: &[Row]) -> Self {
-        Self::providers_at(rows, Timestamp::now())
-    }
+/// The models, with the time since each one's status changed.
+pub const LLMS: Columns = &[
+    ("LLM", Value("/name")),
+    ("PROVIDER", Value("/provider")),
+    ("STATUS", Value("/status")),
+    ("SINCE", Age("since_ms")),
+    ("WAKES", Value("/wakes/requested")),
+    ("LAST WAKE", Text(last_wake)),
+];
 
-    /// The agents, with the age of each one's session.
-    pub fn agents(rows: &[Row]) -> Self {
-        let now = Timestamp::now();
-        let row = |row: &Row| {
-            vec![
-                word(&row["agent"]),
-                age(&row["connected_at_ms"], now),
-                word(&row["version"]),
-                word(&row["providers"]),
-                word(&row["key"]),
-            ]
-        };
-        Self {
-            headings: &["AGENT", "SESSION", "VERSION", "PROVIDERS", "KEY"],
-            rows: rows.iter().map(row).collect(),
-        }
-    }
+/// The providers, with the time since each one's status changed.
+pub const PROVIDERS: Columns = &[
+    ("PROVIDER", Value("/id")),
+    ("STATUS", Value("/status")),
+    ("SINCE", Age("since_ms")),
+    ("MODELS", Value("/models")),
+    ("WAKES", Value("/wakes/requested")),
+    ("LAST WAKE", Text(hold_or_last_wake)),
+];
 
-    /// Wakes, in this machine's time zone.
-    pub fn wakes(rows: &[Row]) -> Self {
-        Self::wakes_in(rows, &TimeZone::system())
-    }
+/// The agents, with the age of each one's session.
+pub const AGENTS: Columns = &[
+    ("AGENT", Value("/agent")),
+    ("SESSION", Age("connected_at_ms")),
+    ("VERSION", Value("/version")),
+    ("PROVIDERS", Value("/providers")),
+    ("KEY", Value("/key")),
+];
 
-    /// API keys, in this machine's time zone.
-    pub fn keys(rows: &[Row]) -> Self {
-        Self::keys_in(rows, &TimeZone::system())
-    }
+pub const WAKES: Columns = &[
+    ("REQUESTED", Moment("requested_at_ms")),
+    ("PROVIDER", Value("/provider")),
+    ("OUTCOME", Value("/outcome")),
+    ("TOOK", Text(took)),
+    ("CAUSE", Text(cause)),
+    ("WAKE", Value("/wake_id")),
+    ("REASON", Value("/failure/reason")),
+];
 
-    fn keys_in(rows: &[Row], zone: &TimeZone) -> Self {
-        let row = |row: &Row| {
-            vec![
-                word(&row["id"]),
-                word(&row["name"]),
-                word(&row["status"]),
-                word(&row["scopes"]),
-                moment(&row["expires_at_ms"], zone),
-                word(&row["rate"]),
-                word(&row["concurrency"]),
-                word(&row["wakes_per_hour"]),
-                moment(&row["last_used_ms"], zone),
-            ]
-        };
-        Self {
-            headings: &[
-                "KEY",
-                "NAME",
-                "STATUS",
-                "SCOPES",
-                "EXPIRES",
-                "RATE/MIN",
-                "AT ONCE",
-                "WAKES/H",
-                "LAST USED HERE",
-            ],
-            rows: rows.iter().map(row).collect(),
-        }
-    }
+/// API keys.
+pub const KEYS: Columns = &[
+    ("KEY", Value("/id")),
+    ("NAME", Value("/name")),
+    ("STATUS", Value("/status")),
+    ("SCOPES", Value("/scopes")),
+    ("EXPIRES", Moment("expires_at_ms")),
+    ("RATE/MIN", Value("/rate")),
+    ("AT ONCE", Value("/concurrency")),
+    ("WAKES/H", Value("/wakes_per_hour")),
+    ("LAST USED HERE", Moment("last_used_ms")),
+];
 
-    fn llms_at(rows: &[Row], now: Timestamp) -> Self {
-        let row = |row: &Row| {
-            vec![
-                word(&row["name"]),
-                word(&row["provider"]),
-                word(&row["status"]),
-                age(&row["since_ms"], now),
-                word(&row["wakes"]["requested"]),
-                last_wake(row),
-            ]
-        };
-        Self {
-            headings: &["LLM", "PROVIDER", "STATUS", "SINCE", "WAKES", "LAST WAKE"],
-            rows: rows.iter().map(row).collect(),
-        }
-    }
+/// The rows as a table, with a heading over each column.
+pub fn table(columns: Columns, rows: &[Row]) -> String {
+    table_at(columns, rows, &Zoned::now())
+}
 
-    fn providers_at(rows: &[Row], now: Timestamp) -> Self {
-        let row = |row: &Row| {
-            vec![
-                word(&row["id"]),
-                word(&row["status"]),
-                age(&row["since_ms"], now),
-                word(&row["models"]),
-                word(&row["wakes"]["requested"]),
-                on_hold(&row["failures"], now).unwrap_or_else(|| last_of(&row["last_wakes"])),
-            ]
-        };
-        Self {
-            headings: &["PROVIDER", "STATUS", "SINCE", "MODELS", "WAKES", "LAST WAKE"],
-            rows: rows.iter().map(row).collect(),
-        }
+fn table_at(columns: Columns, rows: &[Row], now: &Zoned) -> String {
+    let cells = |row: &Row| -> Vec<_> { columns.iter().map(|(_, cell)| cell.of(row, now)).collect() };
+    let mut table = comfy_table::Table::new();
+    table.load_style(NOTHING);
+    table.set_header(columns.iter().map(|(heading, _)| *heading));
+    table.add_rows(rows.iter().map(cells));
+    for column in table.column_iter_mut() {
+        column.set_padding((0, GAP));
     }
+    table.trim_fmt()
+}
 
-    fn wakes_in(rows: &[Row], zone: &TimeZone) -> Self {
-        let row = |row: &Row| {
-            vec![
-                moment(&row["requested_at_ms"], zone),
-                word(&row["provider"]),
-                word(&row["outcome"]),
-                took(row),
-                cause(&row["cause"]),
-                word(&row["wake_id"]),
-                word(&row["failure"]["reason"]),
-            ]
-        };
-        Self {
-            headings: &[
-                "REQUESTED",
-                "PROVIDER",
-                "OUTCOME",
-                "TOOK",
-                "CAUSE",
-                "WAKE",
-                "REASON",
-            ],
-            rows: rows.iter().map(row).collect(),
+impl Cell {
+    fn of(&self, row: &Row, now: &Zoned) -> String {
+        match self {
+            Value(at) => word(row.pointer(at).unwrap_or(&Row::Null)),
+            Age(name) => age(&row[*name], now.timestamp()),
+            Moment(name) => moment(&row[*name], now.time_zone()),
+            Text(text) => text(row, now.timestamp()),
         }
     }
 }
 
-fn last_wake(row: &Row) -> String {
+fn last_wake(row: &Row, _: Timestamp) -> String {
     let wake = &row["last_wake"];
     match wake["took_ms"].as_u64() {
         None => word(&Row::Null),
@@ -166,8 +127,11 @@ fn on_hold(failures: &Row, now: Timestamp) -> Option<String> {
     Some(format!("on hold for {left}: {reason}"))
 }
 
-fn last_of(wakes: &Row) -> String {
-    let last = wakes.as_array().and_then(|wakes| wakes.last());
+fn hold_or_last_wake(row: &Row, now: Timestamp) -> String {
+    if let Some(held) = on_hold(&row["failures"], now) {
+        return held;
+    }
+    let last = row["last_wakes"].as_array().and_then(|wakes| wakes.last());
     match last.and_then(|wake| Some((wake, time_between(wake)?))) {
         None => word(&Row::Null),
         Some((wake, took)) => ended(took, &wake["failure"]),
@@ -182,7 +146,7 @@ fn ended(took: Duration, failure: &Row) -> String {
     }
 }
 
-fn took(row: &Row) -> String {
+fn took(row: &Row, _: Timestamp) -> String {
     time_between(row).map_or_else(|| word(&Row::Null), span)
 }
 
@@ -191,34 +155,25 @@ fn time_between(wake: &Row) -> Option<Duration> {
     Some(Duration::from_millis(to.saturating_sub(from)))
 }
 
-fn cause(cause: &Row) -> String {
+fn cause(row: &Row, _: Timestamp) -> String {
+    let cause = &row["cause"];
     match (cause["by"].as_str(), cause["model"].as_str()) {
         (Some("request"), Some(model)) => format!("request for {}", printable(model)),
         _ => word(&cause["by"]),
     }
 }
 
-impl fmt::Display for Table {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut table = comfy_table::Table::new();
-        table.load_style(NOTHING).set_header(self.headings.to_vec());
-        table.add_rows(&self.rows);
-        for column in table.column_iter_mut() {
-            column.set_padding((0, GAP));
-        }
-        f.write_str(&table.trim_fmt())
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use jiff::tz::TimeZone;
     use serde_json::json;
 
     const NOW_MS: i64 = 1_795_449_600_000;
 
-    fn now() -> Timestamp {
-        Timestamp::from_millisecond(NOW_MS).unwrap()
+    fn shown(columns: Columns, rows: &[Row]) -> String {
+        let now = Timestamp::from_millisecond(NOW_MS).unwrap();
+        table_at(columns, rows, &now.to_zoned(TimeZone::UTC))
     }
 
     #[test]
@@ -232,7 +187,7 @@ mod tests {
             json!({"name": "lab/phi", "provider": "x", "status": "active", "since_ms": NOW_MS, "wakes": {"requested": 0},
                 "last_wake": null}),
         ];
-        insta::assert_snapshot!(Table::llms_at(&rows, now()));
+        insta::assert_snapshot!(shown(LLMS, &rows));
     }
 
     #[test]
@@ -247,7 +202,7 @@ mod tests {
             "wakes": {"requested": 2}, "last_wakes": [{"requested_at_ms": NOW_MS - 5_000, "ended_at_ms": NOW_MS - 2_000}],
             "failures": {"count": 3, "held_until_ms": NOW_MS + 3_500, "last": {"reason": "the backend ended"}}}),
         ];
-        insta::assert_snapshot!(Table::providers_at(&rows, now()));
+        insta::assert_snapshot!(shown(PROVIDERS, &rows));
     }
 
     #[test]
@@ -259,7 +214,7 @@ mod tests {
             json!({"requested_at_ms": NOW_MS, "ended_at_ms": NOW_MS + 2_500, "provider": "gpu-box/vllm",
                 "outcome": "failed", "cause": {"by": "operator"}, "failure": {"reason": "no route"}, "wake_id": id}),
         ];
-        insta::assert_snapshot!(Table::wakes_in(&rows, &TimeZone::UTC));
+        insta::assert_snapshot!(shown(WAKES, &rows));
     }
 
     #[test]
@@ -269,11 +224,11 @@ mod tests {
                 "expires_at_ms": NOW_MS, "rate": 600, "concurrency": 8, "wakes_per_hour": 0, "last_used_ms": NOW_MS}),
             json!({"id": "zz00zz00zz00", "name": null, "status": "unreadable", "scopes": [], "last_used_ms": null}),
         ];
-        insta::assert_snapshot!(Table::keys_in(&rows, &TimeZone::UTC));
+        insta::assert_snapshot!(shown(KEYS, &rows));
     }
 
     #[test]
     fn an_empty_table_still_has_its_headings() {
-        assert!(Table::llms_at(&[], now()).to_string().starts_with("LLM"));
+        assert!(shown(LLMS, &[]).starts_with("LLM"));
     }
 }

@@ -51,8 +51,7 @@ pub fn place(args: &Doctor, config: Option<&Config>, data_dir: &Path) -> Result<
     if let Some(url) = args.nats.as_deref().or(configured.map(NatsUrl::as_str)) {
         return Ok(Place::Named(HubNats::named(url, &args.hub.allowed_by(config))?));
     }
-    let port = fs::read_to_string(data_dir.join("nats-port")).ok();
-    Ok(match port.and_then(|text| text.trim().parse::<u16>().ok()) {
+    Ok(match data_dir::nats_port(data_dir) {
         Some(port) if data_dir::is_locked(data_dir) => Place::Ours {
             nats: HubNats::ours(
                 format!("nats://127.0.0.1:{port}"),

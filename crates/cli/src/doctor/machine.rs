@@ -138,8 +138,6 @@ pub async fn data_dir(path: &Path, place: &Place, findings: &mut Findings) {
 /// Whether a run holds the folder, or an earlier one left something in the way of the next.
 fn stale(path: &Path, findings: &mut Findings) {
     let holder = data_dir::holder(path);
-    let port = fs::read_to_string(path.join("nats-port")).ok();
-    let port = port.and_then(|text| text.trim().parse::<u16>().ok());
     let shown = path.display();
     match (data_dir::is_locked(path), holder) {
         (true, Some(pid)) if data_dir::is_alive(&pid) => {
@@ -153,7 +151,7 @@ fn stale(path: &Path, findings: &mut Findings) {
             format!("{shown} is still locked by processes of a killed run"),
             "none needed: they end within 30 s, and the next `reveille up` waits for them",
         ),
-        (false, _) => match port {
+        (false, _) => match data_dir::nats_port(path) {
             Some(port) if TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_err() => findings.warning(
                 "data directory",
                 format!("{shown} is free, but another program has port {port}, which its NATS server used"),

@@ -8,12 +8,11 @@ pub use token::Token;
 
 use crate::{
     args::{ApiAddress, Format, Listing, duration},
-    client::{ApiClient, Row, field, line, moment, print, table::Table},
+    client::{ApiClient, Row, field, line, moment, print, table},
     failure::Failure,
 };
 use clap::{Args, Subcommand};
 use jiff::tz::TimeZone;
-use reqwest::Method;
 use reveille_domain::{AgentName, MAX_TOKEN_LIFETIME};
 use serde_json::json;
 use std::time::Duration;
@@ -64,10 +63,8 @@ fn token_lifetime(raw: &str) -> Result<Duration, String> {
 pub async fn create_token(args: &AgentTokenCreate) -> Result<(), Failure> {
     let client = ApiClient::new(&args.listing.api)?;
     let path = format!("/reveille/v1/agents/{}/tokens", args.agent);
-    let request = client.request(Method::POST, &path);
-    let issued: Row = client
-        .json(request.json(&json!({"expires_in_s": args.expires.as_secs()})))
-        .await?;
+    let lifetime = json!({"expires_in_s": args.expires.as_secs()});
+    let issued = client.post(&path, &lifetime).await?;
     let hub = args.hub.as_ref().unwrap_or(&args.listing.api.api);
     let token = Token::of(hub, &issued)?;
     if args.listing.output != Format::Table {
@@ -89,8 +86,7 @@ pub async fn create_token(args: &AgentTokenCreate) -> Result<(), Failure> {
 pub async fn revoke(args: &AgentRevoke) -> Result<(), Failure> {
     let client = ApiClient::new(&args.api)?;
     let path = format!("/reveille/v1/agents/{}", args.agent);
-    let answer: Row = client.json(client.request(Method::DELETE, &path)).await?;
-    match answer["revoked"].as_bool() {
+    match client.delete(&path).await?["revoked"].as_bool() {
         Some(true) => line(&format!(
             "{} is revoked: its key and tokens no longer work",
             args.agent
@@ -103,7 +99,7 @@ pub async fn revoke(args: &AgentRevoke) -> Result<(), Failure> {
 pub async fn list(args: &Listing) -> Result<(), Failure> {
     let client = ApiClient::new(&args.api)?;
     let rows = client.rows("/reveille/v1/agents", &[], usize::MAX).await?;
-    print(&rows, args.output, Table::agents)
+    print(&rows, args.output, table::AGENTS)
 }
 
 fn text(row: &Row, name: &str) -> Result<String, Failure> {

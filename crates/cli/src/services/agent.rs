@@ -1,6 +1,6 @@
 //! `reveille agent`: runs this machine's agent, or a command about an agent.
 
-use super::{ready, until_signalled};
+use super::until_signalled;
 use crate::{
     args::DataDirArg,
     config,
@@ -10,6 +10,7 @@ use crate::{
     hub::{nats_for_agent, server_of},
     logging,
     pause::{self, AgentPause},
+    sd_notify,
 };
 use clap::{Args, Subcommand};
 use reveille_agent::{AgentError, Options, config::Config};
@@ -77,7 +78,7 @@ async fn serve(args: Agent) -> Result<(), Failure> {
         key,
         state_dir: Some(data_dir.join(AGENT_STATE)),
     };
-    until_signalled(|stop| serve_agent(options, ready, stop)).await
+    until_signalled(|stop| serve_agent(options, sd_notify::ready, stop)).await
 }
 
 /// The key named in the config, if any.

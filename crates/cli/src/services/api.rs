@@ -1,13 +1,13 @@
 //! `reveille api`: an API replica.
 
-use super::{ready, until_signalled};
+use super::until_signalled;
 use crate::{
     api_auth,
     args::{NatsUrl, ServeArgs},
     client::ApiClient,
     failure::Failure,
     hub::HubNats,
-    listen, logging, replica, tls,
+    listen, logging, replica, sd_notify, tls,
 };
 use clap::Args;
 use reveille_api::{AgentHub, Config};
@@ -74,7 +74,7 @@ pub async fn run(args: Api) -> Result<(), Failure> {
             while !client.is_ready().await {
                 sleep(READY_LOOK).await;
             }
-            ready();
+            sd_notify::ready();
             pending().await
         };
         tokio::select! {

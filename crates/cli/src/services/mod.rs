@@ -4,11 +4,7 @@ pub mod agent;
 pub mod api;
 pub mod projector;
 
-use crate::{
-    failure::Failure,
-    sd_notify::{self, Phase},
-    signals::Signals,
-};
+use crate::{failure::Failure, sd_notify, signals::Signals};
 use anyhow::anyhow;
 use std::future::{Future, pending};
 use tokio_util::sync::CancellationToken;
@@ -22,7 +18,7 @@ where
     let stop = CancellationToken::new();
     let notifies = async {
         signals.stop.cancelled().await;
-        sd_notify::tell(Phase::Stopping);
+        sd_notify::stopping();
         // Only now: a service that stops at once would end the process before the notification is sent.
         stop.cancel();
         pending().await
@@ -32,8 +28,4 @@ where
         never = notifies => never,
         () = signals.hurry.cancelled() => Err(anyhow!("stopped before all work was finished").into()),
     }
-}
-
-fn ready() {
-    sd_notify::tell(Phase::Ready);
 }

@@ -1,7 +1,7 @@
 //! `reveille projector`: fills Postgres from the journal.
 
-use super::{ready, until_signalled};
-use crate::{args::NatsUrl, failure::Failure, hub::HubNats, logging};
+use super::until_signalled;
+use crate::{args::NatsUrl, failure::Failure, hub::HubNats, logging, sd_notify};
 use clap::Args;
 use reveille_bus::access::Role;
 use reveille_projector::{ProjectorConfig, ProjectorError};
@@ -39,7 +39,7 @@ impl Projector {
 pub async fn run(args: Projector) -> Result<(), Failure> {
     logging::start()?;
     let config = args.config()?;
-    until_signalled(|stop| serve_projector(config, ready, stop)).await
+    until_signalled(|stop| serve_projector(config, sd_notify::ready, stop)).await
 }
 
 /// Runs the projector until `stop`; calls `follows` once it has resumed from its checkpoint.

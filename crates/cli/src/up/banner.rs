@@ -2,7 +2,10 @@
 
 use super::nats::Hub;
 use crate::{
-    client::{ApiClient, Row, field, table::Table},
+    client::{
+        ApiClient, Row, field,
+        table::{PROVIDERS, table},
+    },
     failure::Failure,
 };
 use reveille_agent::config::Config;
@@ -31,31 +34,21 @@ pub struct Banner {
     root_key: Option<PathBuf>,
     nats: String,
     lists: &'static str,
-    agent: Option<Agent>,
+    /// The config of this run's agent.
+    agent: Option<Config>,
     /// The journal's last commit before our agent started.
     before: u64,
 }
 
-/// The agent of this run.
-#[derive(Debug)]
-struct Agent {
-    name: String,
-    providers: usize,
-}
-
-/// The keys that clients need.
-#[derive(Debug)]
-pub struct Keys<'a> {
-    /// Whether clients need a key.
-    pub required: bool,
-    /// The root key.
-    pub root: &'a SecretKey,
-    /// The root key's file.
-    pub file: PathBuf,
-}
-
 impl Banner {
-    pub fn new(api: String, hub: &Hub, database: bool, keys: &Keys<'_>) -> Result<Self, Failure> {
+    /// `root_key` is the root key's file, if keys are required.
+    pub fn new(
+        api: String,
+        hub: &Hub,
+        database: bool,
+        root: &SecretKey,
+        root_key: Option<PathBuf>,
+    ) -> Result<Self, Failure> {
         let nats = match hub {
             Hub::Ours {
                 server,
@@ -70,9 +63,9 @@ impl Banner {
             Hub::Theirs(nats) => format!("{} (yours)", nats.shown()),
         };
         Ok(Self {
-            client: ApiClient::local(&api, Some(keys.root))?,
+            client: ApiClient::local(&api, Some(root))?,
             api,
-            root_key: keys.required.then(|| keys.file.clone()),
+            root_key,
             nats,
             lists: if database { "in Postgres" } else { "in memory" },
             agent: None,
@@ -93,10 +86,7 @@ impl Banner {
 
     /// Announces that the config's providers are about to be registered.
     pub fn expect(&mut self, config: &Config) {
-        self.agent = Some(Agent {
-            name: config.agent.name.to_string(),
-            providers: config.providers.len(),
-        });
+        self.agent = Some(config.clone());
     }
 
     /// Prints the banner once the config's providers are registered.
@@ -128,7 +118,7 @@ impl Banner {
         }
         let agent = match &self.agent {
             None => "none: no config with providers (--config FILE)",
-            Some(agent) => &agent.name,
+            Some(config) => config.agent.name.as_str(),
         };
         let _ = write!(
             text,
@@ -139,7 +129,7 @@ impl Banner {
             text += "          some of its providers aren't registered yet; the log says why\n";
         }
         if !providers.is_empty() {
-            let _ = write!(text, "\n{}\n", indented(&Table::providers(providers).to_string()));
+            let _ = write!(text, "\n{}\n", indented(&table(PROVIDERS, providers)));
         }
         if let Some(model) = providers.iter().find_map(|row| row["models"][0].as_str()) {
             let body = json!({"model": model, "messages": [{"role": "user", "content": "hello"}]});
@@ -158,12 +148,12 @@ impl Banner {
 
     /// Whether this run's agent has registered all of its providers. Registrations of earlier runs don't count.
     fn is_complete(&self, providers: &[Row]) -> bool {
-        let Some(agent) = &self.agent else { return true };
+        let Some(config) = &self.agent else { return true };
         let ours = providers
             .iter()
-            .filter(|row| field(row, "agent") == agent.name)
+            .filter(|row| field(row, "agent") == config.agent.name.as_str())
             .filter(|row| row["updated_seq"].as_u64() > Some(self.before));
-        ours.count() >= agent.providers
+        ours.count() >= config.providers.len()
     }
 }
 
@@ -200,12 +190,9 @@ mod tests {
             ..HubArgs::default()
         };
         let hub = Hub::Theirs(HubNats::named("nats://user:secret@hub.example", &allowed).unwrap());
-        let keys = Keys {
-            required,
-            root: &SecretKey::generate().unwrap(),
-            file: "/data/root.key".into(),
-        };
-        let mut banner = Banner::new(api, &hub, false, &keys).unwrap();
+        let root = SecretKey::generate().unwrap();
+        let file = required.then(|| "/data/root.key".into());
+        let mut banner = Banner::new(api, &hub, false, &root, file).unwrap();
         let text =
             "[agent]\nname = 'gpu-box'\n[[provider]]\nname = 'vllm'\nbase_url = 'http://127.0.0.1:8000'\n";
         banner.expect(&Config::parse(text, "reveille.toml", &|_| None).unwrap());

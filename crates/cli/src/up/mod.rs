@@ -16,8 +16,7 @@ use crate::{
     data_dir::{AGENT_STATE, ROOT_KEY},
     failure::Failure,
     hub::{HubNats, nats_for_agent},
-    listen, logging,
-    sd_notify::{self, Phase},
+    listen, logging, sd_notify,
     services::{
         agent::{agent_key, serve_agent},
         api::{self, rows, serve_api},
@@ -27,7 +26,7 @@ use crate::{
     tls,
 };
 use anyhow::anyhow;
-use banner::{Banner, Keys};
+use banner::Banner;
 use clap::Args;
 use nats::Hub;
 use parts::{Parts, Role};
@@ -115,11 +114,7 @@ pub async fn run(args: Up) -> Result<(), Failure> {
         root_key: Some(root_key.clone()),
         ..api::config(nats, serve.agents_nats)?
     };
-    let keys = Keys {
-        required: api.auth == AuthMode::Required,
-        root: &root_key,
-        file: data_dir.join(ROOT_KEY),
-    };
+    let root_key_file = (api.auth == AuthMode::Required).then(|| data_dir.join(ROOT_KEY));
     let agent = match config.filter(|config| !config.providers.is_empty()) {
         Some(config) => Some(local_agent(config, nats, &data_dir, api.agent_auth.as_mut())?),
         None => None,
@@ -131,9 +126,9 @@ pub async fn run(args: Up) -> Result<(), Failure> {
         let config = ProjectorConfig { nats, database_url };
         parts.start(Role::Projector, |stop| serve_projector(config, || (), stop));
     }
-    let mut banner = Banner::new(url, &hub, has_database, &keys)?;
+    let mut banner = Banner::new(url, &hub, has_database, &root_key, root_key_file)?;
     let ended = until_ended(&mut parts, &mut banner, agent, &signals.stop).await;
-    sd_notify::tell(Phase::Stopping);
+    sd_notify::stopping();
     let stopped = tokio::select! {
         stopped = parts.stop() => stopped,
         () = signals.hurry.cancelled() => Err(anyhow!("stopped before all work was finished").into()),
@@ -161,7 +156,7 @@ async fn until_ended(
         ended = parts.until_one_fails(stop) => ended,
         never = async {
             banner.show().await;
-            sd_notify::tell(Phase::Ready);
+            sd_notify::ready();
             pending().await
         } => never,
     }

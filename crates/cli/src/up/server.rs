@@ -5,7 +5,7 @@
 //! the same port, with growing pauses.
 
 use super::server_program::ServerProgram;
-use crate::data_dir::DataDir;
+use crate::data_dir::{DataDir, PORT_FILE, nats_port};
 use anyhow::{Context, Result, bail};
 use reveille_agent::{
     child::{Child, Shims},
@@ -31,7 +31,6 @@ use uuid::Uuid;
 
 const CONFIG_FILE: &str = "nats.conf";
 const LOG_FILE: &str = "nats.log";
-const PORT_FILE: &str = "nats-port";
 const STORE: &str = "nats";
 /// The time between TERM and KILL, in which the server flushes and closes its files.
 const GRACE: Duration = Duration::from_secs(10);
@@ -106,12 +105,8 @@ impl Server {
 /// The port of the last run, so that agents find it again; another one if that port is taken.
 async fn choose_address(data: &DataDir) -> Result<SocketAddr> {
     let at = |port: u16| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
-    let file = data.join(PORT_FILE);
-    let remembered = fs::read_to_string(&file)
-        .ok()
-        .and_then(|text| text.trim().parse().ok());
     let free = |address: SocketAddr| async move { TcpListener::bind(address).await?.local_addr() };
-    if let Some(port) = remembered {
+    if let Some(port) = nats_port(data.path()) {
         if let Ok(address) = free(at(port)).await {
             return Ok(address);
         }
@@ -121,6 +116,7 @@ async fn choose_address(data: &DataDir) -> Result<SocketAddr> {
         );
     }
     let address = free(at(0)).await.context("there is no free port for NATS")?;
+    let file = data.join(PORT_FILE);
     fs::write(&file, address.port().to_string())
         .with_context(|| format!("cannot write {}", file.display()))?;
     Ok(address)
