@@ -1,16 +1,10 @@
 //! Whether the API requires keys, and the root key, which creates the others.
 
-use crate::{args::AuthArgs, failure::Failure};
+use crate::{args::AuthArgs, failure::Failure, whole_file};
 use anyhow::anyhow;
 use reveille_api::keys::{AuthMode, SecretKey};
 use reveille_bus::{is_loopback_ip, private_file};
-use std::{
-    fs,
-    io::{ErrorKind, Write},
-    net::SocketAddr,
-    path::Path,
-};
-use tempfile::NamedTempFile;
+use std::{fs, io::ErrorKind, net::SocketAddr, path::Path};
 use tracing::{info, warn};
 
 /// The largest file that is read as a root key.
@@ -87,21 +81,15 @@ pub fn read(file: &Path) -> Result<Option<SecretKey>, Failure> {
     }
 }
 
-/// Writes the whole file or nothing, and never over an existing one.
+/// Never replaces an existing file.
 fn write(file: &Path, key: &SecretKey) -> std::io::Result<()> {
-    let folder = match file.parent() {
-        Some(folder) if !folder.as_os_str().is_empty() => folder,
-        _ => Path::new("."),
-    };
-    private_file::make_folder(folder)?;
-    // Such a file is its owner's alone from the start.
-    let mut whole = NamedTempFile::new_in(folder)?;
-    writeln!(whole, "{}", key.expose())?;
-    whole.as_file().sync_all()?;
-    whole
-        .persist_noclobber(file)
-        .map(|_| ())
-        .map_err(|error| error.error)
+    private_file::make_folder(whole_file::folder_of(file))?;
+    whole_file::write(
+        file,
+        &format!("{}\n", key.expose()),
+        private_file::FILE_MODE,
+        false,
+    )
 }
 
 #[cfg(test)]

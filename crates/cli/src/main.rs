@@ -29,6 +29,7 @@ mod services;
 mod signals;
 mod tls;
 mod up;
+mod whole_file;
 
 use crate::failure::Failure;
 use clap::Parser;

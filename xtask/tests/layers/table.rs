@@ -149,7 +149,15 @@ const CLI: Layers = Layers {
         &["client", "init"],
         &["api_auth", "hub", "tls"],
         &["args", "logging"],
-        &["data_dir", "failure", "listen", "replica", "sd_notify", "signals"],
+        &[
+            "data_dir",
+            "failure",
+            "listen",
+            "replica",
+            "sd_notify",
+            "signals",
+            "whole_file",
+        ],
     ],
 };
 

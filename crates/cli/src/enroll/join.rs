@@ -8,10 +8,10 @@ use crate::{
     client::{ApiClient, Row, is_local, line},
     failure::Failure,
     init::{self, Ports},
+    whole_file,
 };
 use anyhow::{Context, anyhow};
 use clap::Args;
-use reqwest::Method;
 use reveille_agent::config::{Config, NatsUrl};
 use reveille_bus::{access::NatsKey, private_file};
 use reveille_domain::AgentName;
@@ -106,11 +106,7 @@ pub async fn join(args: Join) -> Result<(), Failure> {
     if !args.force && args.config.exists() {
         return Err(init::exists(&args.config));
     }
-    let folder = args
-        .config
-        .parent()
-        .filter(|folder| !folder.as_os_str().is_empty())
-        .unwrap_or(Path::new("."));
+    let folder = whole_file::folder_of(&args.config);
     private_file::make_folder(folder)?;
     let folder = folder.canonicalize()?;
     let credentials = folder.join(format!("{}.nk", token.agent));
@@ -170,8 +166,8 @@ async fn enroll(args: &Join, token: &Token, key: &NatsKey) -> Result<Row, Failur
         "secret": token.secret,
         "key": key.public(),
     });
-    let request = client.request(Method::POST, "/reveille/v1/enroll").json(&body);
-    client.json(request).await.map_err(|failure| match failure {
+    let enrolled = client.post("/reveille/v1/enroll", &body).await;
+    enrolled.map_err(|failure| match failure {
         Failure::Other(error) => anyhow!("{error:#}")
             .context(format!("{} cannot join", token.agent))
             .into(),

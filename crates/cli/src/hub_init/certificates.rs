@@ -1,6 +1,6 @@
 //! The hub's own certificate authority, and a server certificate from it.
 
-use crate::failure::Failure;
+use crate::{failure::Failure, whole_file};
 use anyhow::{Context, anyhow};
 use jiff::{Span, Timestamp, civil::Date, tz::TimeZone};
 use rcgen::{
@@ -8,12 +8,7 @@ use rcgen::{
     KeyUsagePurpose, date_time_ymd,
 };
 use reveille_bus::private_file;
-use std::{
-    fs::{self, File},
-    io::{ErrorKind, Write},
-    os::unix::fs::OpenOptionsExt,
-    path::Path,
-};
+use std::{fs, io::ErrorKind, path::Path};
 use time::OffsetDateTime;
 
 /// The authority's lifetime in days: about ten years, because everyone who trusts it must be given its successor.
@@ -110,20 +105,9 @@ fn public(path: &Path, text: &str) -> Result<(), Failure> {
     write(path, text, 0o644)
 }
 
-/// Replaces a file atomically.
 fn write(path: &Path, text: &str, mode: u32) -> Result<(), Failure> {
-    let cannot = || format!("cannot write {}", path.display());
-    let new = path.with_extension("new");
-    let _ = fs::remove_file(&new);
-    let mut file = File::options()
-        .write(true)
-        .create_new(true)
-        .mode(mode)
-        .open(&new)
-        .with_context(cannot)?;
-    file.write_all(text.as_bytes()).with_context(cannot)?;
-    fs::rename(&new, path).with_context(cannot)?;
-    Ok(())
+    let written = whole_file::write(path, text, mode, true);
+    Ok(written.with_context(|| format!("cannot write {}", path.display()))?)
 }
 
 fn quoted(path: &Path) -> Result<String, Failure> {

@@ -3,7 +3,7 @@
 mod found;
 mod text;
 
-use crate::failure::Failure;
+use crate::{failure::Failure, whole_file};
 use anyhow::Context;
 use clap::Args;
 pub use found::Found;
@@ -11,11 +11,11 @@ use reveille_agent::{
     config::{Config, machine_name},
     fetch,
 };
+use reveille_bus::private_file;
 use std::{
-    io::{ErrorKind, Write},
+    io::ErrorKind,
     path::{Path, PathBuf},
 };
-use tempfile::NamedTempFile;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -125,20 +125,10 @@ pub fn exists(output: &Path) -> Failure {
     ))
 }
 
-/// Writes the file for its owner alone, whole or not at all; an existing one is replaced only with `force`.
+/// Writes the file for its owner alone; an existing one is replaced only with `force`.
 fn write(output: &Path, text: &str, force: bool) -> Result<(), Failure> {
-    let cannot = || format!("cannot write {}", output.display());
-    let folder = output.parent().filter(|folder| !folder.as_os_str().is_empty());
-    let mut whole = NamedTempFile::new_in(folder.unwrap_or(Path::new("."))).with_context(cannot)?;
-    whole.write_all(text.as_bytes()).with_context(cannot)?;
-    let placed = if force {
-        whole.persist(output)
-    } else {
-        whole.persist_noclobber(output)
-    };
-    match placed {
-        Ok(_) => Ok(()),
-        Err(failed) if failed.error.kind() == ErrorKind::AlreadyExists => Err(exists(output)),
-        Err(failed) => Err(failed.error).with_context(cannot)?,
+    match whole_file::write(output, text, private_file::FILE_MODE, force) {
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => Err(exists(output)),
+        written => Ok(written.with_context(|| format!("cannot write {}", output.display()))?),
     }
 }

@@ -1,20 +1,18 @@
 //! `reveille journal`: exports, restores, checks and measures the journal.
 
 mod commits;
-mod output;
 
 use crate::{
     args::{HubArgs, NatsUrl},
     client,
     failure::Failure,
     hub::HubNats,
-    replica,
+    replica, whole_file,
 };
 use anyhow::Context;
 use clap::{Args, Subcommand};
 use commits::Commits;
 use jiff::tz::TimeZone;
-use output::Output;
 use reveille_bus::{
     Connection,
     access::Role,
@@ -22,7 +20,10 @@ use reveille_bus::{
 };
 use reveille_domain::Timestamp;
 use serde_json::json;
-use std::path::{Path, PathBuf};
+use std::{
+    io::{self, BufWriter, Write},
+    path::{Path, PathBuf},
+};
 
 const EXPORT_EXAMPLES: &str = "\
 Examples:
@@ -38,6 +39,9 @@ Examples:
 
 Stop every API replica first. If the import is interrupted, run it again: it continues where it stopped. Restart the
 agents afterwards, because their epochs are raised above those of all earlier sessions.";
+
+/// The mode of an exported file, before the umask.
+const FILE_MODE: u32 = 0o666;
 
 /// `reveille journal …`.
 #[derive(Debug, Subcommand)]
@@ -60,11 +64,8 @@ pub struct Export {
     /// The file to write [default: standard output].
     #[arg(value_name = "FILE")]
     pub file: Option<PathBuf>,
-    /// The hub's NATS servers.
-    #[arg(long, env = "REVEILLE_NATS_URL", value_name = "URL", hide_env_values = true)]
-    pub nats: Option<String>,
     #[command(flatten)]
-    pub hub: HubArgs,
+    pub running: Running,
     /// Export the archive in a projector's database, for when NATS has lost the journal.
     #[arg(long, value_name = "URL")]
     pub from_postgres: Option<String>,
@@ -83,17 +84,24 @@ pub struct Import {
     pub exact: bool,
 }
 
+/// A running journal, if one is named.
+#[derive(Debug, Args)]
+pub struct Running {
+    /// The hub's NATS servers.
+    #[arg(long, env = "REVEILLE_NATS_URL", value_name = "URL", hide_env_values = true)]
+    pub nats: Option<String>,
+    #[command(flatten)]
+    pub hub: HubArgs,
+}
+
 /// A file or a running journal.
 #[derive(Debug, Args)]
 pub struct Source {
     /// A file that `export` wrote, instead of a running journal.
     #[arg(value_name = "FILE")]
     pub file: Option<PathBuf>,
-    /// The hub's NATS servers.
-    #[arg(long, env = "REVEILLE_NATS_URL", value_name = "URL", hide_env_values = true)]
-    pub nats: Option<String>,
     #[command(flatten)]
-    pub hub: HubArgs,
+    pub running: Running,
 }
 
 /// Runs the command.
@@ -107,20 +115,30 @@ pub async fn run(command: JournalCommand) -> Result<(), Failure> {
 }
 
 async fn export(args: Export) -> Result<(), Failure> {
-    let mut commits = match (&args.from_postgres, &args.nats) {
+    let mut commits = match (&args.from_postgres, &args.running.nats) {
         (Some(url), _) => Commits::postgres(url).await?,
-        (None, Some(url)) => Commits::live(url, &args.hub).await?,
+        (None, Some(url)) => Commits::live(url, &args.running.hub).await?,
         (None, None) => return Err(Failure::Config("use --nats or --from-postgres".to_owned())),
     };
-    let output = Output::open(args.file.as_deref())?;
-    let mut archive = ArchiveWriter::new(output, commits.last_sequence())?;
+    match &args.file {
+        None => write(&mut commits, io::stdout()).await?,
+        Some(path) => {
+            let cannot = || format!("can't write {}", path.display());
+            let mut file = whole_file::begin(path, FILE_MODE).with_context(cannot)?;
+            write(&mut commits, file.as_file_mut()).await?;
+            whole_file::place(file, path, true).with_context(cannot)?;
+        }
+    }
+    eprintln!("exported {} commits", commits.last_sequence());
+    Ok(())
+}
+
+async fn write(commits: &mut Commits, to: impl Write) -> Result<(), Failure> {
+    let mut archive = ArchiveWriter::new(BufWriter::new(to), commits.last_sequence())?;
     while let Some(commit) = commits.next().await? {
         archive.write(&commit)?;
     }
-    archive.finish()?.finish()?;
-    let last = commits.last_sequence();
-    eprintln!("exported {last} commits");
-    Ok(())
+    Ok(archive.finish()?.flush()?)
 }
 
 async fn import(args: Import) -> Result<(), Failure> {
@@ -183,9 +201,9 @@ async fn stats(source: Source) -> Result<(), Failure> {
 
 impl Source {
     async fn open(&self) -> Result<Commits, Failure> {
-        match (&self.file, &self.nats) {
+        match (&self.file, &self.running.nats) {
             (Some(file), _) => Ok(Commits::file(file).map_err(|error| about(error, file))?),
-            (None, Some(url)) => Commits::live(url, &self.hub).await,
+            (None, Some(url)) => Commits::live(url, &self.running.hub).await,
             (None, None) => Err(Failure::Config("name a FILE or use --nats".to_owned())),
         }
     }
