@@ -1,6 +1,5 @@
 //! `reveille config`: checks and shows config files without an agent.
 
-mod check;
 mod show;
 
 use crate::{client::line, failure::Failure};
@@ -31,10 +30,29 @@ pub enum ConfigCommand {
 /// Runs the command.
 pub fn run(command: &ConfigCommand) -> Result<(), Failure> {
     match command {
-        ConfigCommand::Check { file } => check::run(file),
+        ConfigCommand::Check { file } => check(file),
         ConfigCommand::Show(args) => show::run(args),
         ConfigCommand::Schema => line(SCHEMA.trim_end()),
     }
+}
+
+/// Prints what the file publishes, or fails with the line and the reason why it can't be used.
+fn check(file: &Path) -> Result<(), Failure> {
+    let config = load(file)?;
+    println!(
+        "ok: agent {} with {} provider{}",
+        config.agent.name,
+        config.providers.len(),
+        if config.providers.len() == 1 { "" } else { "s" }
+    );
+    for provider in &config.providers {
+        let wake = provider.wake.as_ref().map_or_else(
+            || "never woken".to_owned(),
+            |wake| format!("woken within {} s", wake.budget().as_secs()),
+        );
+        println!("  {}  {}  {wake}", provider.name, provider.base_url);
+    }
+    Ok(())
 }
 
 /// Loads a config file; an unusable one means exit code 2.

@@ -7,8 +7,7 @@ use crate::{client::line, failure::Failure, hub::nats_for_agent};
 use anyhow::Context;
 use clap::Args;
 use reveille_agent::config::{
-    Action, CommandAction, Config, Hours, HttpAction, ModelConfig, Place, ProviderConfig, SleepConfig, Step,
-    WakeConfig, places,
+    Action, CommandAction, Config, Hours, HttpAction, ModelConfig, Place, ProviderConfig, Step, places,
 };
 use reveille_agent::wol::WakeOnLan;
 use std::{collections::BTreeMap, env, fmt, fs, path::PathBuf, time::Duration};
@@ -90,11 +89,9 @@ impl Shown {
             (None, None) => {}
         }
         self.add("agent", "allow_plaintext", agent.allow_plaintext);
-        for (key, file) in [("credentials", &agent.credentials), ("ca", &agent.ca)] {
-            if let Some(file) = file {
-                self.add("agent", key, quoted(&file.display().to_string()));
-            }
-        }
+        let file = |file: &PathBuf| quoted(&file.display().to_string());
+        self.add_some("agent", "credentials", agent.credentials.as_ref().map(file));
+        self.add_some("agent", "ca", agent.ca.as_ref().map(file));
         self.add("agent", "heartbeat", duration(agent.heartbeat));
         self.hours("agent", "quiet_hours", &agent.quiet_hours);
         Ok(())
@@ -103,136 +100,97 @@ impl Shown {
     fn provider(&mut self, path: &str, provider: &ProviderConfig) {
         self.add(path, "name", quoted(provider.name.as_str()));
         self.add(path, "base_url", quoted(&provider.base_url.to_string()));
-        if provider.api_key.is_some() {
-            self.add(path, "api_key", quoted(REDACTED));
-        }
+        self.add_some(
+            path,
+            "api_key",
+            provider.api_key.as_ref().map(|_| quoted(REDACTED)),
+        );
         if let Some(models) = &provider.models {
-            self.add(path, "models", list(models.iter().map(model)));
+            let models: Vec<_> = models.iter().map(model).collect();
+            self.add(path, "models", format!("[{}]", models.join(", ")));
         }
         self.add(path, "answer_timeout", duration(provider.answer_timeout));
         let probe = &provider.probe;
         self.add(path, "probe.path", quoted(&probe.path));
-        if let Some(expect) = &probe.expect {
-            self.add(path, "probe.expect", expect);
-        }
+        self.add_some(path, "probe.expect", probe.expect.as_ref());
         self.add(path, "probe.interval", duration(probe.interval));
         self.add(path, "probe.timeout", duration(probe.timeout));
-        if let Some(WakeConfig {
-            steps,
-            max_wait,
-            verify,
-            max_per_day,
-        }) = &provider.wake
-        {
+        if let Some(wake) = &provider.wake {
             let path = &format!("{path}.wake");
-            self.add(path, "max_wait", duration(*max_wait));
-            if let Some(most) = max_per_day {
-                self.add(path, "max_per_day", most);
-            }
-            if let Some(verify) = verify {
+            self.add(path, "max_wait", duration(wake.max_wait));
+            self.add_some(path, "max_per_day", wake.max_per_day);
+            if let Some(verify) = &wake.verify {
                 let path = &format!("{path}.verify");
                 self.add(path, "path", quoted(&verify.path));
                 self.add(path, "model", &verify.body["model"]);
-                if let Some(expect) = &verify.expect {
-                    self.add(path, "expect", expect);
-                }
+                self.add_some(path, "expect", verify.expect.as_ref());
                 self.add(path, "timeout", duration(verify.timeout));
             }
-            self.steps(path, steps);
+            self.steps(path, &wake.steps);
         }
-        if let Some(SleepConfig {
-            steps,
-            idle_after,
-            min_awake,
-            keep_warm,
-        }) = &provider.sleep
-        {
+        if let Some(sleep) = &provider.sleep {
             let path = &format!("{path}.sleep");
-            if let Some(idle_after) = idle_after {
-                self.add(path, "idle_after", duration(*idle_after));
-            }
-            self.add(path, "min_awake", duration(*min_awake));
-            self.hours(path, "keep_warm", keep_warm);
-            self.steps(path, steps);
+            self.add_some(path, "idle_after", sleep.idle_after.map(duration));
+            self.add(path, "min_awake", duration(sleep.min_awake));
+            self.hours(path, "keep_warm", &sleep.keep_warm);
+            self.steps(path, &sleep.steps);
         }
         if !provider.exclusive.is_empty() {
             let groups = provider.exclusive.iter();
-            self.add(
-                path,
-                "exclusive",
-                list(groups.map(|group| quoted(group.as_str()))),
-            );
+            self.texts(path, "exclusive", groups.map(|group| group.as_str().to_owned()));
             self.add(path, "persistent", provider.persistent);
             self.add(path, "max_group_wait", duration(provider.max_group_wait));
         }
     }
 
     fn hours(&mut self, path: &str, key: &str, hours: &Hours) {
-        if hours.windows().next().is_some() {
-            self.add(
-                path,
-                key,
-                list(hours.windows().map(|window| quoted(&window.to_string()))),
-            );
-        }
+        self.texts(path, key, hours.windows().map(ToString::to_string));
     }
 
     /// The steps, under the keys that the file uses.
     fn steps(&mut self, path: &str, steps: &[Step]) {
         let listed = self.places.contains_key(&format!("{path}.step"));
         for (index, step) in steps.iter().enumerate() {
-            if listed {
-                self.step(&format!("{path}.step[{index}]"), step);
+            let of_step = if listed {
+                format!("{path}.step[{index}]")
             } else {
-                self.step(path, step);
-            }
+                path.to_owned()
+            };
+            self.step(&of_step, step);
         }
     }
 
     fn step(&mut self, path: &str, step: &Step) {
         match &step.action {
-            Action::Http(HttpAction {
-                method,
-                url,
-                headers,
-                body,
-                accept,
-            }) => {
-                self.add(path, "type", quoted("http"));
-                self.add(path, "method", quoted(method.as_str()));
-                let mut url = url.clone();
-                if url.query().is_some() {
-                    url.set_query(Some(REDACTED));
-                }
-                self.add(path, "url", quoted(url.as_str()));
-                for (name, _) in headers {
-                    self.add(path, &format!("headers.{name}"), quoted(REDACTED));
-                }
-                if body.is_some() {
-                    self.add(path, "body", quoted(REDACTED));
-                }
-                if !accept.is_empty() {
-                    self.add(path, "accept", format!("{accept:?}"));
-                }
-                self.add(path, "timeout", duration(step.timeout));
-            }
-            Action::Wol(wol) => {
-                self.wol(path, wol);
-                self.add(path, "timeout", duration(step.timeout));
-            }
+            Action::Http(http) => self.http(path, http),
+            Action::Wol(wol) => self.wol(path, wol),
             Action::Tcp(address) => {
                 self.add(path, "type", quoted("tcp"));
                 self.add(path, "address", quoted(address));
-                self.add(path, "timeout", duration(step.timeout));
             }
-            Action::Once(command) => {
-                self.command(path, command, "once");
-                self.add(path, "timeout", duration(step.timeout));
-            }
+            Action::Once(command) => self.command(path, command, "once"),
             Action::Serve { command, stop_grace } => {
                 self.command(path, command, "serve");
-                self.add(path, "stop_grace", duration(*stop_grace));
+                return self.add(path, "stop_grace", duration(*stop_grace));
             }
+        }
+        self.add(path, "timeout", duration(step.timeout));
+    }
+
+    fn http(&mut self, path: &str, http: &HttpAction) {
+        self.add(path, "type", quoted("http"));
+        self.add(path, "method", quoted(http.method.as_str()));
+        let mut url = http.url.clone();
+        if url.query().is_some() {
+            url.set_query(Some(REDACTED));
+        }
+        self.add(path, "url", quoted(url.as_str()));
+        for (name, _) in &http.headers {
+            self.add(path, &format!("headers.{name}"), quoted(REDACTED));
+        }
+        self.add_some(path, "body", http.body.as_ref().map(|_| quoted(REDACTED)));
+        if !http.accept.is_empty() {
+            self.add(path, "accept", format!("{:?}", http.accept));
         }
     }
 
@@ -241,12 +199,9 @@ impl Shown {
         self.add(path, "mac", quoted(&wol.mac.to_string()));
         self.add(path, "address", quoted(&wol.address.to_string()));
         self.add(path, "port", wol.port);
-        if let Some(interface) = &wol.interface {
-            self.add(path, "interface", quoted(interface));
-        }
-        if let Some(source) = wol.source {
-            self.add(path, "source", quoted(&source.to_string()));
-        }
+        self.add_some(path, "interface", wol.interface.as_deref().map(quoted));
+        let source = wol.source.map(|source| quoted(&source.to_string()));
+        self.add_some(path, "source", source);
         self.add(path, "repeats", wol.repeats);
         self.add(path, "interval", duration(wol.interval));
     }
@@ -260,14 +215,22 @@ impl Shown {
         for (name, _) in &command.env {
             self.add(path, &format!("env.{name}"), quoted(REDACTED));
         }
-        if !command.env_pass.is_empty() {
-            self.add(
-                path,
-                "env_pass",
-                list(command.env_pass.iter().map(|name| quoted(name))),
-            );
-        }
+        self.texts(path, "env_pass", command.env_pass.iter().cloned());
         self.add(path, "run", quoted(run));
+    }
+
+    /// A list of texts, unless it is empty.
+    fn texts(&mut self, path: &str, key: &str, texts: impl Iterator<Item = String>) {
+        let texts: Vec<_> = texts.map(|text| quoted(&text)).collect();
+        if !texts.is_empty() {
+            self.add(path, key, format!("[{}]", texts.join(", ")));
+        }
+    }
+
+    fn add_some(&mut self, section: &str, key: &str, value: Option<impl fmt::Display>) {
+        if let Some(value) = value {
+            self.add(section, key, value);
+        }
     }
 
     fn add(&mut self, section: &str, key: &str, value: impl fmt::Display) {
@@ -297,10 +260,6 @@ fn model(model: &ModelConfig) -> String {
         return id;
     }
     format!("{{ id = {id}, as = {} }}", quoted(model.public.as_str()))
-}
-
-fn list(items: impl Iterator<Item = String>) -> String {
-    format!("[{}]", items.collect::<Vec<_>>().join(", "))
 }
 
 fn quoted(text: &str) -> String {

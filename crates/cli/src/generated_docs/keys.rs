@@ -6,60 +6,33 @@
 use super::markdown;
 use serde_json::{Map, Value};
 
-/// A table of keys.
-pub(super) struct Section {
-    /// What the page calls it.
-    pub(super) name: &'static str,
-    /// Where in the schema its keys are.
-    at: &'static str,
-    /// Keys that have a chapter of their own.
-    elsewhere: &'static [&'static str],
-}
-
+/// The tables of keys, by the names of their definitions in the schema.
 pub(super) const SECTIONS: [Section; 11] = [
-    Section::at("agent", "/$defs/agent"),
-    Section::at("provider", "/$defs/provider"),
-    Section::at("models", "/$defs/model"),
-    Section::at("probe", "/$defs/probe"),
-    Section::at("wake", "/$defs/wake"),
-    Section::at("sleep", "/$defs/sleep"),
-    Section {
-        elsewhere: &["type"],
-        ..Section::at("http", "/$defs/http")
-    },
-    Section {
-        elsewhere: &["type"],
-        ..Section::at("command", "/$defs/command")
-    },
-    Section {
-        elsewhere: &["type"],
-        ..Section::at("wol", "/$defs/wol")
-    },
-    Section {
-        elsewhere: &["type"],
-        ..Section::at("tcp", "/$defs/tcp")
-    },
-    Section::at("verify", "/$defs/verify"),
+    Section("agent"),
+    Section("provider"),
+    Section("model"),
+    Section("probe"),
+    Section("wake"),
+    Section("sleep"),
+    Section("http"),
+    Section("command"),
+    Section("wol"),
+    Section("tcp"),
+    Section("verify"),
 ];
 
-impl Section {
-    const fn at(name: &'static str, at: &'static str) -> Self {
-        Self {
-            name,
-            at,
-            elsewhere: &[],
-        }
-    }
+/// A table of keys.
+pub(super) struct Section(pub(super) &'static str);
 
+impl Section {
     /// Its keys: the required ones, then the others by name.
     pub(super) fn keys(&self) -> Vec<Key> {
         let schema: Value = serde_json::from_str(crate::config::SCHEMA).expect("the schema is JSON");
-        let section = schema.pointer(self.at).expect("the section is in the schema");
+        let section = &schema["$defs"][self.0];
         let required = section["required"].as_array().cloned().unwrap_or_default();
         let properties = section["properties"].as_object().expect("it has keys");
-        let known = properties
-            .iter()
-            .filter(|(name, _)| !self.elsewhere.contains(&name.as_str()));
+        // The types of steps have a chapter of their own.
+        let known = properties.iter().filter(|(name, _)| *name != "type");
         let key = |(name, own): (&String, &Value)| Key {
             name: name.clone(),
             required: required.contains(&Value::from(name.as_str())),
@@ -93,13 +66,19 @@ pub(super) struct Key {
     schema: Map<String, Value>,
 }
 
+/// What a bound counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Unit {
+    Bytes,
+    Entries,
+    Integer,
+}
+
 /// What bounds a key's values in a way that can be tried.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Bound {
     Duration { min: Option<String>, max: String },
-    Bytes { min: u64, max: u64 },
-    Entries { min: u64, max: u64 },
-    Integer { min: u64, max: u64 },
+    Number { min: u64, max: u64, of: Unit },
     OneOf(Vec<String>),
 }
 
@@ -118,8 +97,6 @@ impl Key {
     }
 
     pub(super) fn bound(&self) -> Option<Bound> {
-        let bytes = (self.number("minLength").unwrap_or(0), self.number("maxLength"));
-        let entries = (self.number("minItems").unwrap_or(0), self.number("maxItems"));
         if let Some(max) = self.text("x-max") {
             let min = self.text("x-min").map(str::to_owned);
             return Some(Bound::Duration {
@@ -130,21 +107,16 @@ impl Key {
         if let Some(words) = self.schema.get("enum").and_then(Value::as_array) {
             return Some(Bound::OneOf(words.iter().map(Value::to_string).collect()));
         }
-        match (
-            bytes,
-            entries,
-            self.number("maxProperties"),
-            self.number("maximum"),
-        ) {
-            ((min, Some(max)), ..) => Some(Bound::Bytes { min, max }),
-            (_, (min, Some(max)), ..) => Some(Bound::Entries { min, max }),
-            (_, _, Some(max), _) => Some(Bound::Entries { min: 0, max }),
-            (_, _, _, Some(max)) => Some(Bound::Integer {
-                min: self.number("minimum").unwrap_or(0),
-                max,
-            }),
-            _ => None,
-        }
+        let numbers = [
+            ("minLength", "maxLength", Unit::Bytes),
+            ("minItems", "maxItems", Unit::Entries),
+            ("minProperties", "maxProperties", Unit::Entries),
+            ("minimum", "maximum", Unit::Integer),
+        ];
+        numbers.into_iter().find_map(|(min, max, of)| {
+            let (min, max) = (self.number(min).unwrap_or(0), self.number(max)?);
+            Some(Bound::Number { min, max, of })
+        })
     }
 
     fn row(&self) -> Vec<String> {
@@ -177,19 +149,21 @@ impl Key {
 
 impl Bound {
     fn words(&self) -> String {
-        let most = |min: u64, max: String, what: &str| match min {
-            0 => format!("at most {max} {what}"),
-            _ => format!("{min} to {max} {what}"),
-        };
         match self {
             Self::Duration { min: None, max } => format!("more than 0, at most `\"{max}\"`"),
             Self::Duration { min: Some(min), max } => format!("`\"{min}\"` to `\"{max}\"`"),
-            Self::Bytes { min, max } if max.is_multiple_of(1024) => {
-                most(*min, (max / 1024).to_string(), "KiB")
+            Self::Number { min, max, of } => {
+                let (max, unit) = match of {
+                    Unit::Integer => return format!("{min} to {max}"),
+                    Unit::Bytes if max.is_multiple_of(1024) => (max / 1024, "KiB"),
+                    Unit::Bytes => (*max, "bytes"),
+                    Unit::Entries => (*max, "entries"),
+                };
+                match min {
+                    0 => format!("at most {max} {unit}"),
+                    _ => format!("{min} to {max} {unit}"),
+                }
             }
-            Self::Bytes { min, max } => most(*min, max.to_string(), "bytes"),
-            Self::Entries { min, max } => most(*min, max.to_string(), "entries"),
-            Self::Integer { min, max } => format!("{min} to {max}"),
             Self::OneOf(words) => {
                 let words: Vec<_> = words.iter().map(|word| format!("`{word}`")).collect();
                 words.join(" or ")
@@ -199,7 +173,7 @@ impl Bound {
 }
 
 pub(super) fn table(name: &str) -> String {
-    let section = SECTIONS.iter().find(|section| section.name == name);
+    let section = SECTIONS.iter().find(|section| section.0 == name);
     let section = section.unwrap_or_else(|| panic!("there is no table {name}"));
     markdown(
         &["key", "default", "bounds", "what it is"],

@@ -55,7 +55,7 @@ fn the_generated_tables_are_up_to_date() {
         .skip(1)
         .filter_map(|part| part.split(" -->").next())
         .collect();
-    let mut expected: Vec<_> = keys::SECTIONS.iter().map(|section| section.name).collect();
+    let mut expected: Vec<_> = keys::SECTIONS.iter().map(|section| section.0).collect();
     expected.push("flags");
     assert_eq!(names, expected, "each table once, in this order");
     if std::env::var_os("REVEILLE_TEST_UPDATE").is_some() {
