@@ -12,7 +12,7 @@ use crate::{
     build,
     command::{cargo, root, run},
     fuzz, test,
-    tools::{self, TestSet, Tools},
+    tools::{self, Tools},
 };
 
 /// One line of the closing table.
@@ -28,10 +28,13 @@ pub fn command() -> Result<()> {
     stage(&mut stages, "format", || {
         run(cargo().args(["fmt", "--all", "--check"]))
     });
-    stage(&mut stages, "clippy", || run(&mut clippy()));
+    stage(&mut stages, "clippy", || {
+        let checked = ["clippy", "--locked", "--workspace", "--all-targets"];
+        run(cargo().args(checked).args(["--", "-D", "warnings"]))
+    });
     stage(&mut stages, "licences", licences);
-    stage(&mut stages, "documentation", || run(&mut documentation()));
-    let tools = stage(&mut stages, "tools", || Tools::installed(TestSet::All));
+    stage(&mut stages, "documentation", documentation);
+    let tools = stage(&mut stages, "tools", || Tools::installed(true));
     stage(&mut stages, "build", build::programs);
     stage(&mut stages, "materials", || run(&mut build::bill_of_materials()?));
     stage(&mut stages, "fuzz", || fuzz::for_seconds(fuzz::CI_SECONDS));
@@ -48,11 +51,8 @@ pub fn command() -> Result<()> {
     if let Some(counts) = counts {
         println!("{counts}");
     }
-    let failed: Vec<_> = stages
-        .iter()
-        .filter(|stage| !stage.passed)
-        .map(|stage| stage.name)
-        .collect();
+    let failed = stages.iter().filter(|stage| !stage.passed);
+    let failed: Vec<_> = failed.map(|stage| stage.name).collect();
     if !failed.is_empty() {
         bail!("failed: {}", failed.join(", "));
     }
@@ -74,36 +74,25 @@ fn stage<T>(stages: &mut Vec<Stage>, name: &'static str, work: impl FnOnce() -> 
     result.ok()
 }
 
-fn clippy() -> Command {
-    let mut command = cargo();
-    command.args(["clippy", "--locked", "--workspace", "--all-targets"]);
-    command.args(["--", "-D", "warnings"]);
-    command
-}
-
 /// `--examples` for the same reason as in [`build::programs`].
-fn documentation() -> Command {
+fn documentation() -> Result<()> {
     let mut command = cargo();
-    command.args(["doc", "--locked", "--workspace", "--no-deps"]);
-    command.arg("--document-private-items");
-    command
-        .args(["--lib", "--bins", "--examples"])
-        .env("RUSTDOCFLAGS", "-D warnings");
-    command
+    command.args([
+        "doc",
+        "--locked",
+        "--workspace",
+        "--no-deps",
+        "--document-private-items",
+    ]);
+    command.args(["--lib", "--bins", "--examples"]);
+    run(command.env("RUSTDOCFLAGS", "-D warnings"))
 }
 
 fn licences() -> Result<()> {
-    let deny = tools::cargo_deny()?;
-    let mut command = Command::new(deny);
+    let mut command = Command::new(tools::cargo_deny()?);
     command.current_dir(root());
-    run(command.args([
-        "--locked",
-        "check",
-        "--hide-inclusion-graph",
-        "bans",
-        "licenses",
-        "sources",
-    ]))
+    command.args(["--locked", "check", "--hide-inclusion-graph"]);
+    run(command.args(["bans", "licenses", "sources"]))
 }
 
 fn print_table(stages: &[Stage]) {

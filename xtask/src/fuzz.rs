@@ -1,10 +1,6 @@
 //! `cargo xtask fuzz`: the fuzz target of the HTTP/1 guard, built with coverage by the stable compiler.
 
-use std::{
-    fs,
-    path::{Path, PathBuf},
-    process::Command,
-};
+use std::{fs, process::Command};
 
 use anyhow::{Context, Result};
 
@@ -45,16 +41,20 @@ pub fn for_seconds(seconds: u32) -> Result<()> {
     }
     let folder = root().join("fuzz");
     let built = build::target_folder()?.join("fuzz");
-    let host = host()?;
+    let host =
+        output_of(Command::new("rustc").args(["--print", "host-tuple"])).context("cannot run rustc")?;
+    let host = host.trim();
     // Naming the target keeps the flags away from build scripts and macros.
     let mut build = cargo();
     build
         .current_dir(&folder)
-        .args(["build", "--locked", "--release", "--target", &host])
+        .args(["build", "--locked", "--release", "--target", host])
         .env("RUSTFLAGS", COVERAGE)
         .env("CARGO_TARGET_DIR", &built);
     run(&mut build)?;
-    let corpus = corpus(&built)?;
+    // Inputs that reach new branches are kept from run to run.
+    let corpus = built.join("corpus").join(TARGET);
+    fs::create_dir_all(&corpus).with_context(|| format!("cannot make {}", corpus.display()))?;
     let mut fuzz = Command::new(built.join(host).join("release").join(TARGET));
     fuzz.arg(format!("-max_total_time={seconds}"))
         .args(["-max_len=2048", "-verbosity=0", "-print_final_stats=1"])
@@ -62,18 +62,4 @@ pub fn for_seconds(seconds: u32) -> Result<()> {
         .arg(corpus)
         .arg(folder.join("seeds").join(TARGET));
     run(&mut fuzz)
-}
-
-/// Where inputs that reach new branches are kept from run to run.
-fn corpus(built: &Path) -> Result<PathBuf> {
-    let corpus = built.join("corpus").join(TARGET);
-    fs::create_dir_all(&corpus).with_context(|| format!("cannot make {}", corpus.display()))?;
-    Ok(corpus)
-}
-
-/// The compiler's own platform, such as `x86_64-unknown-linux-gnu`.
-fn host() -> Result<String> {
-    let version = output_of(Command::new("rustc").arg("-vV")).context("cannot run rustc")?;
-    let host = version.lines().find_map(|line| line.strip_prefix("host: "));
-    Ok(host.context("rustc doesn't name its platform")?.to_owned())
 }

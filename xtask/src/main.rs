@@ -15,8 +15,6 @@ mod tools;
 
 use std::process::ExitCode;
 
-use anyhow::Result;
-
 const HELP: &str = "\
 The project's own commands. What they need and is missing is installed under .tools/.
 
@@ -50,9 +48,9 @@ fn main() -> ExitCode {
         ["fuzz", rest @ ..] => fuzz::command(rest),
         ["backends"] => build::backends(),
         ["sbom", rest @ ..] => build::sbom(rest),
-        ["bench", "relay", rest @ ..] => build::bench("bench-relay", rest),
-        ["bench", "rebuild", rest @ ..] => build::bench("bench-rebuild", rest),
-        ["bench", "wake", rest @ ..] => build::bench("bench-wake", rest),
+        ["bench", name @ ("relay" | "rebuild" | "wake"), rest @ ..] => {
+            build::bench(&format!("bench-{name}"), rest)
+        }
         [] | ["help" | "-h" | "--help"] => {
             print!("{HELP}");
             Ok(())
@@ -62,10 +60,6 @@ fn main() -> ExitCode {
             return ExitCode::from(USAGE);
         }
     };
-    exit_code(done)
-}
-
-fn exit_code(done: Result<()>) -> ExitCode {
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

@@ -4,7 +4,7 @@
 use std::{
     fs,
     path::{Path, PathBuf},
-    process::{Command, Stdio},
+    process::Command,
 };
 
 use anyhow::{Context, Result};
@@ -25,7 +25,11 @@ pub fn programs() -> Result<PathBuf> {
     if let Some(folder) = find() {
         return Ok(folder);
     }
-    without_main_cluster(|| apt_install("PostgreSQL", &["postgresql"]))?;
+    // Debian is told to create no cluster while the package is installed; then that setting is removed.
+    let script = r#"mkdir -p "$(dirname "$1")" && echo 'create_main_cluster = false' > "$1""#;
+    run(as_root("sh").args(["-c", script, "sh", NO_MAIN_CLUSTER]))?;
+    let installed = apt_install("PostgreSQL", &["postgresql"]);
+    installed.and(run(as_root("rm").args(["-f", NO_MAIN_CLUSTER])))?;
     find()
         .with_context(|| format!("PostgreSQL was installed, but {DEBIAN_VERSIONS}/*/bin/initdb is not there"))
 }
@@ -52,13 +56,4 @@ fn newest_of_debian() -> Option<PathBuf> {
 
 fn has_server(folder: &Path) -> bool {
     folder.join("initdb").exists() && folder.join("postgres").exists()
-}
-
-/// Does the work while Debian is told to create no cluster, then removes that setting.
-fn without_main_cluster(work: impl FnOnce() -> Result<()>) -> Result<()> {
-    let script = r#"mkdir -p "$(dirname "$1")" && echo 'create_main_cluster = false' > "$1""#;
-    run(as_root("sh").args(["-c", script, "sh", NO_MAIN_CLUSTER]))?;
-    let done = work();
-    let forgotten = run(as_root("rm").args(["-f", NO_MAIN_CLUSTER]).stdout(Stdio::null()));
-    done.and(forgotten)
 }

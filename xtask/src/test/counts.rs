@@ -20,15 +20,10 @@ impl Counts {
         let Some(result) = line.strip_prefix("test result: ") else {
             return;
         };
-        for part in result.split(['.', ';']) {
-            let mut words = part.split_whitespace();
-            let (Some(number), Some(what)) = (words.next(), words.next()) else {
-                continue;
-            };
-            let Ok(number) = number.parse::<u64>() else {
-                continue;
-            };
-            match what {
+        let words: Vec<_> = result.split([' ', ';']).filter(|word| !word.is_empty()).collect();
+        for pair in words.windows(2) {
+            let number: u64 = pair[0].parse().unwrap_or(0);
+            match pair[1] {
                 "passed" => self.passed += number,
                 "failed" => self.failed += number,
                 "ignored" => self.skipped += number,

@@ -8,14 +8,14 @@ use std::time::Instant;
 
 use anyhow::{Result, bail};
 
-use crate::tools::{TestSet, Tools};
+use crate::tools::Tools;
 pub use counts::Counts;
 
 /// Installs, builds, tests and prints `N passed, M failed` last.
 pub fn command(args: &[&str]) -> Result<()> {
     let started = Instant::now();
     let options = Options::parse(args);
-    let tools = Tools::installed(options.set)?;
+    let tools = Tools::installed(options.all)?;
     let programs = programs::build()?;
     if options.only_build {
         return Ok(());
@@ -29,7 +29,7 @@ pub fn command(args: &[&str]) -> Result<()> {
 /// Every test, the slow ones included.
 pub fn all(tools: &Tools) -> Result<Outcome> {
     let options = Options {
-        set: TestSet::All,
+        all: true,
         ..Options::default()
     };
     pool::run(programs::build()?, tools, &options)
@@ -63,7 +63,8 @@ impl Outcome {
 /// What the command line asks for.
 #[derive(Debug, Default)]
 struct Options {
-    set: TestSet,
+    /// Whether the tests that are marked as ignored run too: slow ones, and those that need a browser.
+    all: bool,
     only_build: bool,
     /// Filters, and what follows `--`: passed to every test program.
     runner_args: Vec<String>,
@@ -77,7 +78,7 @@ impl Options {
         let mut args = args.iter();
         for arg in args.by_ref() {
             match *arg {
-                "--all" => options.set = TestSet::All,
+                "--all" => options.all = true,
                 "--no-run" => options.only_build = true,
                 "--" => break,
                 filter => options.runner_args.push(filter.to_owned()),
@@ -119,7 +120,7 @@ mod tests {
     #[test]
     fn filters_and_arguments_after_two_dashes_go_to_the_test_programs() {
         let options = Options::parse(&["wakes", "--all", "--", "--exact", "--all"]);
-        assert_eq!(options.set, TestSet::All);
+        assert!(options.all);
         assert_eq!(options.runner_args, ["wakes", "--exact", "--all"]);
         assert!(options.shows_output);
         let options = Options::parse(&["--no-run"]);

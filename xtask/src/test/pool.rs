@@ -12,7 +12,7 @@ use std::{
 use anyhow::{Context, Result};
 
 use super::{Counts, Options, Outcome, programs::TestProgram};
-use crate::tools::{TestSet, Tools};
+use crate::tools::Tools;
 
 /// How many test programs run at once, for each processor.
 const PROGRAMS_PER_CPU: usize = 2;
@@ -27,40 +27,29 @@ pub fn run(programs: Vec<TestProgram>, tools: &Tools, options: &Options) -> Resu
     let cpus = thread::available_parallelism().map_or(1, usize::from);
     let workers = (PROGRAMS_PER_CPU * cpus).min(programs.len());
     let queue = Mutex::new(programs.into_iter());
+    let outcome = Mutex::new(Outcome::default());
     let next = || queue.lock().ok()?.next();
-    let mut outcome = Outcome::default();
-    thread::scope(|scope| {
-        let workers: Vec<_> = (0..workers)
-            .map(|_| {
-                scope.spawn(|| {
-                    let mut outcome = Outcome::default();
-                    while let Some(program) = next() {
-                        let finished = run_one(&program, tools, options, cpus)?;
-                        finished.report(&program, options.shows_output);
-                        finished.add_to(&mut outcome, program);
-                    }
-                    anyhow::Ok(outcome)
-                })
-            })
-            .collect();
-        for worker in workers {
-            let part = worker.join().expect("a worker never panics")?;
-            outcome.counts += part.counts;
-            outcome.crashed.extend(part.crashed);
+    let work = || -> Result<()> {
+        while let Some(program) = next() {
+            run_one(program, tools, options, cpus, &outcome)?;
         }
-        Ok(outcome)
-    })
+        Ok(())
+    };
+    thread::scope(|scope| {
+        let workers: Vec<_> = (0..workers).map(|_| scope.spawn(work)).collect();
+        let mut workers = workers.into_iter();
+        workers.try_for_each(|worker| worker.join().expect("a worker never panics"))
+    })?;
+    Ok(outcome.into_inner().expect("no worker panicked"))
 }
 
-/// How one test program ended.
-struct Finished {
-    succeeded: bool,
-    counts: Counts,
-    output: String,
-    seconds: f64,
-}
-
-fn run_one(program: &TestProgram, tools: &Tools, options: &Options, cpus: usize) -> Result<Finished> {
+fn run_one(
+    program: TestProgram,
+    tools: &Tools,
+    options: &Options,
+    cpus: usize,
+    outcome: &Mutex<Outcome>,
+) -> Result<()> {
     let started = Instant::now();
     let (output, writer) = io::pipe().context("cannot make a pipe")?;
     let mut command = Command::new(&program.path);
@@ -71,7 +60,7 @@ fn run_one(program: &TestProgram, tools: &Tools, options: &Options, cpus: usize)
         .env("RUST_TEST_THREADS", (TESTS_PER_CPU * cpus).to_string())
         .stdout(writer.try_clone().context("cannot share a pipe")?)
         .stderr(writer);
-    if options.set == TestSet::All {
+    if options.all {
         command.arg("--include-ignored");
     }
     tools.tell(&mut command);
@@ -90,31 +79,19 @@ fn run_one(program: &TestProgram, tools: &Tools, options: &Options, cpus: usize)
         text.push_str(&line);
         text.push('\n');
     }
-    let status = child.wait().context("cannot wait for a test program")?;
-    Ok(Finished {
-        succeeded: status.success(),
-        counts,
-        output: text,
-        seconds: started.elapsed().as_secs_f64(),
-    })
-}
-
-impl Finished {
-    fn report(&self, program: &TestProgram, with_output: bool) {
-        let Self { counts, seconds, .. } = self;
-        let verdict = if self.succeeded { "ok" } else { "FAILED" };
-        let line = format!("{verdict:<7}{:<40} {counts} in {seconds:.1} s", program.source);
-        if with_output || !self.succeeded {
-            println!("\n── {} ──\n{}{line}\n", program.source, self.output);
-        } else if *counts != Counts::default() {
-            println!("{line}");
-        }
+    let succeeded = child.wait().context("cannot wait for a test program")?.success();
+    let (source, seconds) = (program.source, started.elapsed().as_secs_f64());
+    let verdict = if succeeded { "ok" } else { "FAILED" };
+    let line = format!("{verdict:<7}{source:<40} {counts} in {seconds:.1} s");
+    if options.shows_output || !succeeded {
+        println!("\n── {source} ──\n{text}{line}\n");
+    } else if counts != Counts::default() {
+        println!("{line}");
     }
-
-    fn add_to(self, outcome: &mut Outcome, program: TestProgram) {
-        outcome.counts += self.counts;
-        if !self.succeeded && self.counts.failed == 0 {
-            outcome.crashed.push(program.source);
-        }
+    let mut outcome = outcome.lock().expect("no worker panicked");
+    outcome.counts += counts;
+    if !succeeded && counts.failed == 0 {
+        outcome.crashed.push(source);
     }
+    Ok(())
 }
