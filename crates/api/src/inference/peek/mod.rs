@@ -7,9 +7,10 @@
 use reveille_domain::{MAX_MODEL_NAME_BYTES, ModelName};
 use serde::{
     Deserialize, Deserializer,
-    de::{Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor},
+    de::{IgnoredAny, MapAccess, Visitor},
 };
-use std::{borrow::Cow, fmt};
+use serde_json::value::RawValue;
+use std::fmt;
 
 #[cfg(test)]
 mod tests;
@@ -108,64 +109,17 @@ fn after_string(mut rest: &[u8]) -> &[u8] {
     &[]
 }
 
-/// A value's kind, with a text's or a bool's value.
-#[derive(Debug, PartialEq)]
-enum Shape<'a> {
-    Null,
-    Bool(bool),
-    Number,
-    Text(Cow<'a, str>),
-    Array,
-    Object,
-}
-
 /// The fields with a meaning here.
 #[derive(Debug, Default)]
 struct Fields<'a> {
-    model: Option<Shape<'a>>,
-    stream: Option<Shape<'a>>,
-    messages: Option<Shape<'a>>,
+    model: Option<&'a RawValue>,
+    stream: Option<&'a RawValue>,
+    messages: Option<&'a RawValue>,
     prompt: bool,
     input: bool,
     twice: Option<&'static str>,
-    backend_address: Option<&'static str>,
-}
-
-/// The keys with a meaning here.
-enum Key {
-    Model,
-    Stream,
-    Messages,
-    Prompt,
-    Input,
     /// Other gateways take the backend's address from the body. Here a request can't choose it.
-    BackendAddress(&'static str),
-    Other,
-}
-
-impl<'de> Deserialize<'de> for Key {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct KeyVisitor;
-        impl Visitor<'_> for KeyVisitor {
-            type Value = Key;
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a key")
-            }
-            fn visit_str<E>(self, key: &str) -> Result<Key, E> {
-                Ok(match key {
-                    "model" => Key::Model,
-                    "stream" => Key::Stream,
-                    "messages" => Key::Messages,
-                    "prompt" => Key::Prompt,
-                    "input" => Key::Input,
-                    "api_base" => Key::BackendAddress("api_base"),
-                    "base_url" => Key::BackendAddress("base_url"),
-                    _ => Key::Other,
-                })
-            }
-        }
-        deserializer.deserialize_identifier(KeyVisitor)
-    }
+    backend_address: Option<&'static str>,
 }
 
 impl<'de> Deserialize<'de> for Fields<'de> {
@@ -178,7 +132,7 @@ impl<'de> Deserialize<'de> for Fields<'de> {
             }
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Fields<'de>, A::Error> {
                 let mut fields = Fields::default();
-                while let Some(key) = map.next_key::<Key>()? {
+                while let Some(key) = map.next_key::<String>()? {
                     fields.take(&key, &mut map)?;
                 }
                 Ok(fields)
@@ -189,17 +143,18 @@ impl<'de> Deserialize<'de> for Fields<'de> {
 }
 
 impl<'de> Fields<'de> {
-    fn take<A: MapAccess<'de>>(&mut self, key: &Key, map: &mut A) -> Result<(), A::Error> {
+    fn take<A: MapAccess<'de>>(&mut self, key: &str, map: &mut A) -> Result<(), A::Error> {
         let (name, slot) = match key {
-            Key::Model => ("model", &mut self.model),
-            Key::Stream => ("stream", &mut self.stream),
-            Key::Messages => ("messages", &mut self.messages),
-            Key::Prompt | Key::Input | Key::BackendAddress(_) | Key::Other => {
+            "model" => ("model", &mut self.model),
+            "stream" => ("stream", &mut self.stream),
+            "messages" => ("messages", &mut self.messages),
+            _ => {
                 match key {
-                    Key::Prompt => self.prompt = true,
-                    Key::Input => self.input = true,
-                    Key::BackendAddress(name) => self.backend_address = Some(name),
-                    Key::Model | Key::Stream | Key::Messages | Key::Other => {}
+                    "prompt" => self.prompt = true,
+                    "input" => self.input = true,
+                    "api_base" => self.backend_address = Some("api_base"),
+                    "base_url" => self.backend_address = Some("base_url"),
+                    _ => {}
                 }
                 return map.next_value::<IgnoredAny>().map(|_| ());
             }
@@ -226,9 +181,9 @@ impl<'de> Fields<'de> {
             ));
         }
         let model = check_model(self.model)?;
-        let stream = match self.stream {
-            None | Some(Shape::Null) => false,
-            Some(Shape::Bool(stream)) => stream,
+        let stream = match self.stream.map(RawValue::get) {
+            None | Some("null" | "false") => false,
+            Some("true") => true,
             Some(_) => {
                 return Err(BadBody::new(
                     "invalid_type",
@@ -238,13 +193,15 @@ impl<'de> Fields<'de> {
             }
         };
         match endpoint {
-            Endpoint::ChatCompletions if self.messages != Some(Shape::Array) => {
-                let message = match self.messages {
-                    None => "`messages` is missing",
-                    Some(_) => "`messages` must be an array",
-                };
-                Err(BadBody::new("invalid_type", "messages", message))
-            }
+            Endpoint::ChatCompletions => match self.messages {
+                Some(messages) if messages.get().starts_with('[') => Ok(Peeked { model, stream }),
+                Some(_) => Err(BadBody::new(
+                    "invalid_type",
+                    "messages",
+                    "`messages` must be an array",
+                )),
+                None => Err(BadBody::new("invalid_type", "messages", "`messages` is missing")),
+            },
             Endpoint::Completions if !self.prompt => {
                 Err(BadBody::new("missing_field", "prompt", "`prompt` is missing"))
             }
@@ -252,62 +209,19 @@ impl<'de> Fields<'de> {
                 Err(BadBody::new("missing_field", "input", "`input` is missing"))
             }
             Endpoint::Embeddings => Ok(Peeked { model, stream: false }),
-            Endpoint::ChatCompletions | Endpoint::Completions => Ok(Peeked { model, stream }),
+            Endpoint::Completions => Ok(Peeked { model, stream }),
         }
     }
 }
 
-fn check_model(model: Option<Shape<'_>>) -> Result<ModelName, BadBody> {
-    match model {
-        Some(Shape::Text(text)) => ModelName::parse(&text).map_err(|_| {
-            let message = format!("`model` must be 1 to {MAX_MODEL_NAME_BYTES} bytes of printable text");
-            BadBody::new("invalid_model", "model", message)
-        }),
-        Some(_) => Err(BadBody::new("invalid_type", "model", "`model` must be a string")),
-        None => Err(BadBody::new("missing_field", "model", "`model` is missing")),
-    }
-}
-
-impl<'de> Deserialize<'de> for Shape<'de> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct ShapeVisitor;
-        impl<'de> Visitor<'de> for ShapeVisitor {
-            type Value = Shape<'de>;
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a JSON value")
-            }
-            fn visit_unit<E>(self) -> Result<Shape<'de>, E> {
-                Ok(Shape::Null)
-            }
-            fn visit_bool<E>(self, value: bool) -> Result<Shape<'de>, E> {
-                Ok(Shape::Bool(value))
-            }
-            fn visit_u64<E>(self, _: u64) -> Result<Shape<'de>, E> {
-                Ok(Shape::Number)
-            }
-            fn visit_i64<E>(self, _: i64) -> Result<Shape<'de>, E> {
-                Ok(Shape::Number)
-            }
-            fn visit_f64<E>(self, _: f64) -> Result<Shape<'de>, E> {
-                Ok(Shape::Number)
-            }
-            fn visit_borrowed_str<E>(self, text: &'de str) -> Result<Shape<'de>, E> {
-                Ok(Shape::Text(Cow::Borrowed(text)))
-            }
-            fn visit_str<E>(self, text: &str) -> Result<Shape<'de>, E> {
-                Ok(Shape::Text(Cow::Owned(text.to_owned())))
-            }
-            fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Shape<'de>, A::Error> {
-                while seq.next_element::<IgnoredAny>()?.is_some() {}
-                Ok(Shape::Array)
-            }
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Shape<'de>, A::Error> {
-                while map.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
-                Ok(Shape::Object)
-            }
-        }
-        deserializer
-            .deserialize_any(ShapeVisitor)
-            .map_err(D::Error::custom)
-    }
+fn check_model(model: Option<&RawValue>) -> Result<ModelName, BadBody> {
+    let Some(model) = model else {
+        return Err(BadBody::new("missing_field", "model", "`model` is missing"));
+    };
+    let text: String = serde_json::from_str(model.get())
+        .map_err(|_| BadBody::new("invalid_type", "model", "`model` must be a string"))?;
+    ModelName::parse(&text).map_err(|_| {
+        let message = format!("`model` must be 1 to {MAX_MODEL_NAME_BYTES} bytes of printable text");
+        BadBody::new("invalid_model", "model", message)
+    })
 }
