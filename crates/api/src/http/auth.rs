@@ -1,7 +1,10 @@
 //! Authenticates callers before any handler runs, and checks the scope that a group of paths needs.
 
 use super::{ApiError, AppState};
-use crate::{guarded_body::GuardedBody, keys::Caller};
+use crate::{
+    guarded_body::GuardedBody,
+    keys::{Caller, Denied},
+};
 use axum::{
     Extension,
     body::Body,
@@ -9,7 +12,6 @@ use axum::{
     middleware::Next,
     response::Response,
 };
-use reveille_domain::Scope;
 use tracing::debug;
 
 /// Adds the caller to the request, or refuses it. The request counts against its key until the response's body has ended
@@ -33,44 +35,16 @@ pub(super) async fn authenticate(
     })
 }
 
-/// Passes callers that may query.
-pub(super) async fn may_query(
-    Extension(caller): Extension<Caller>,
-    request: Request,
-    next: Next,
-) -> Result<Response, ApiError> {
-    caller.require(Scope::Query)?;
-    Ok(next.run(request).await)
-}
+/// What a caller needs for a group of paths.
+pub(super) type Check = fn(&Caller) -> Result<(), Denied>;
 
-/// Passes callers with a key that may administer: making keys and agents needs one on loopback too, so that another account
-/// of this machine can't give itself a key that outlasts it.
-pub(super) async fn may_make_keys(
+/// Passes callers that have what the paths need.
+pub(super) async fn require(
+    State(check): State<Check>,
     Extension(caller): Extension<Caller>,
     request: Request,
     next: Next,
 ) -> Result<Response, ApiError> {
-    caller.require_key()?;
-    caller.require(Scope::Admin)?;
-    Ok(next.run(request).await)
-}
-
-/// Passes callers that may administer.
-pub(super) async fn may_admin(
-    Extension(caller): Extension<Caller>,
-    request: Request,
-    next: Next,
-) -> Result<Response, ApiError> {
-    caller.require(Scope::Admin)?;
-    Ok(next.run(request).await)
-}
-
-/// Passes callers that may use some model.
-pub(super) async fn may_infer(
-    Extension(caller): Extension<Caller>,
-    request: Request,
-    next: Next,
-) -> Result<Response, ApiError> {
-    caller.require_infer()?;
+    check(&caller)?;
     Ok(next.run(request).await)
 }

@@ -1,16 +1,19 @@
 //! Every path that this process answers, and to whom.
 
 use super::{
-    ApiError, AppState, agents, auth, health, inference, keys, metrics, models, origin,
+    ApiError, AppState, agents,
+    auth::{self, Check},
+    health, inference, keys, metrics, models, origin,
     queries::{events, llms, providers, status, wakes},
     request_id,
 };
-use crate::origin::OriginPolicy;
+use crate::{inference::Endpoint, keys::Caller, origin::OriginPolicy};
 use axum::{
     Router, middleware,
     response::{IntoResponse, Response},
-    routing::{delete, get, post},
+    routing::{MethodRouter, delete, get, post},
 };
+use reveille_domain::Scope;
 use reveille_http1_guard::ProtocolError;
 use std::sync::Arc;
 
@@ -18,23 +21,24 @@ pub(crate) fn router(state: AppState, policy: OriginPolicy) -> Router {
     let cors = origin::cors(&policy);
     let check_origin = middleware::from_fn_with_state(Arc::new(policy), origin::check);
     let authenticate = middleware::from_fn_with_state(state.clone(), auth::authenticate);
+    let require = |check: Check| middleware::from_fn_with_state(check, auth::require);
     let inference = Router::new()
-        .route("/v1/chat/completions", post(inference::chat_completions))
-        .route("/v1/completions", post(inference::completions))
-        .route("/v1/embeddings", post(inference::embeddings))
+        .route("/v1/chat/completions", infer(Endpoint::ChatCompletions))
+        .route("/v1/completions", infer(Endpoint::Completions))
+        .route("/v1/embeddings", infer(Endpoint::Embeddings))
         .route("/v1/models", get(models::list))
         .route("/v1/models/{*id}", get(models::one))
-        .route_layer(middleware::from_fn(auth::may_infer));
+        .route_layer(require(Caller::require_infer));
     let queries = Router::new()
         .route("/metrics", get(metrics::page))
         .nest("/reveille/v1", queries())
-        .route_layer(middleware::from_fn(auth::may_query));
+        .route_layer(require(|caller| caller.require(&Scope::Query)));
     let commands = Router::new()
         .nest("/reveille/v1", commands())
-        .route_layer(middleware::from_fn(auth::may_admin));
+        .route_layer(require(|caller| caller.require(&Scope::Admin)));
     let access = Router::new()
         .nest("/reveille/v1", access())
-        .route_layer(middleware::from_fn(auth::may_make_keys));
+        .route_layer(require(Caller::require_admin_key));
     let router = inference
         .merge(queries)
         .merge(commands)
@@ -56,6 +60,10 @@ pub(crate) fn router(state: AppState, policy: OriginPolicy) -> Router {
     router
         .layer(middleware::from_fn(request_id::name_requests))
         .with_state(state)
+}
+
+fn infer(endpoint: Endpoint) -> MethodRouter<AppState> {
+    post(move |state, id, request| inference::infer(endpoint, state, id, request))
 }
 
 fn queries() -> Router<AppState> {

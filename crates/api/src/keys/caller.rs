@@ -1,6 +1,6 @@
 //! The authenticated caller of a request.
 
-use super::{Denied, KeySnapshot, KeyState, NeededScope};
+use super::{Denied, KeySnapshot, KeyState};
 use reveille_domain::{KeyId, Scope, Scopes};
 use std::sync::Arc;
 
@@ -38,7 +38,7 @@ impl Caller {
         match &self.who {
             Who::Operator => None,
             Who::Root(id) => Some(id),
-            Who::Key(known) => Some(known.id()),
+            Who::Key(known) => Some(known.state.id()),
         }
     }
 
@@ -54,24 +54,22 @@ impl Caller {
         }
     }
 
-    /// # Errors
-    /// When the caller doesn't have the scope.
-    pub fn require(&self, scope: Scope) -> Result<(), Denied> {
-        let has = self.scopes().is_none_or(|scopes| scopes.contains(&scope));
-        let scope = NeededScope::One(scope);
+    pub fn require(&self, scope: &Scope) -> Result<(), Denied> {
+        let has = self.scopes().is_none_or(|scopes| scopes.contains(scope));
+        let scope = scope.to_string();
         if has { Ok(()) } else { Err(Denied::Scope { scope }) }
     }
 
-    /// # Errors
-    /// When the caller is the operator, without a key.
-    pub fn require_key(&self) -> Result<(), Denied> {
-        self.key().map(|_| ()).ok_or(Denied::AdminKey)
+    /// Making keys and agents needs a key on loopback too, so that another account of this machine can't give itself a key
+    /// that outlasts it.
+    pub fn require_admin_key(&self) -> Result<(), Denied> {
+        self.key().ok_or(Denied::AdminKey)?;
+        self.require(&Scope::Admin)
     }
 
-    /// # Errors
-    /// When the caller may use no model at all.
+    /// Refuses a caller that may use no model at all.
     pub fn require_infer(&self) -> Result<(), Denied> {
-        let scope = NeededScope::AnyInfer;
+        let scope = "infer:<model>".to_owned();
         let may = self.scopes().is_none_or(Scopes::may_infer);
         if may { Ok(()) } else { Err(Denied::Scope { scope }) }
     }

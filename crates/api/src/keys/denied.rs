@@ -1,6 +1,6 @@
 //! Why a request is refused because of its key, or of what the key has used.
 
-use reveille_domain::{KeyId, Scope};
+use reveille_domain::KeyId;
 use std::time::Duration;
 use thiserror::Error;
 
@@ -27,18 +27,14 @@ pub(crate) enum Denied {
     /// The journal isn't folded or NATS time isn't known: keys can't be checked yet, nor what they have used.
     #[error("this replica has not read all keys from the journal yet")]
     NotReady,
-    /// The key doesn't allow it.
     #[error("the key needs the scope `{scope}` for this")]
-    Scope { scope: NeededScope },
-    /// Too many requests a minute.
+    Scope { scope: String },
     #[error("the key {key} may send a replica {limit} requests per minute")]
     Rate {
         key: KeyId,
         limit: u32,
-        /// When the next one is taken.
         retry_after: Duration,
     },
-    /// Too many requests at once.
     #[error("the key {key} has {limit} requests under way at this replica, which is its limit")]
     Concurrency { key: KeyId, limit: u32 },
     #[error(
@@ -50,21 +46,4 @@ pub(crate) enum Denied {
         /// How long until the oldest of them is an hour old.
         retry_after: Duration,
     },
-}
-
-/// A scope that a path needs.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum NeededScope {
-    One(Scope),
-    /// Any that allows a model.
-    AnyInfer,
-}
-
-impl std::fmt::Display for NeededScope {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::One(scope) => scope.fmt(f),
-            Self::AnyInfer => f.write_str("infer:<model>"),
-        }
-    }
 }

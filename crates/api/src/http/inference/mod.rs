@@ -4,6 +4,8 @@ mod respond;
 mod sse_keepalive;
 mod waiting;
 
+pub(super) use respond::event_stream;
+
 use super::{
     ApiError, AppState,
     body::{self, check_media_type},
@@ -19,34 +21,10 @@ use axum::{
     response::Response,
 };
 
-pub(super) async fn chat_completions(
-    State(state): State<AppState>,
-    Extension(id): Extension<RequestId>,
-    request: Request,
-) -> Result<Response, ApiError> {
-    infer(state, Endpoint::ChatCompletions, &id, request).await
-}
-
-pub(super) async fn completions(
-    State(state): State<AppState>,
-    Extension(id): Extension<RequestId>,
-    request: Request,
-) -> Result<Response, ApiError> {
-    infer(state, Endpoint::Completions, &id, request).await
-}
-
-pub(super) async fn embeddings(
-    State(state): State<AppState>,
-    Extension(id): Extension<RequestId>,
-    request: Request,
-) -> Result<Response, ApiError> {
-    infer(state, Endpoint::Embeddings, &id, request).await
-}
-
-async fn infer(
-    state: AppState,
+pub(super) async fn infer(
     endpoint: Endpoint,
-    id: &RequestId,
+    State(state): State<AppState>,
+    Extension(id): Extension<RequestId>,
     request: Request,
 ) -> Result<Response, ApiError> {
     let (mut parts, body) = request.into_parts();

@@ -4,16 +4,19 @@ use crate::{
     http::{ApiError, answer::name_provider},
     inference::{InferenceError, InferenceResponse, ResponseBody, headers},
 };
-use axum::{body::Body, http::StatusCode, response::Response};
+use axum::{
+    body::Body,
+    http::{HeaderValue, StatusCode, header},
+    response::Response,
+};
 use bytes::{Bytes, BytesMut};
-use futures::{Stream, StreamExt, stream::BoxStream};
+use futures::{
+    StreamExt,
+    stream::{self, BoxStream},
+};
 use reveille_bus::relay::RelayError;
 use reveille_domain::{ProviderId, WakeId};
-use std::{
-    convert::Infallible,
-    pin::Pin,
-    task::{Context, Poll, ready},
-};
+use std::convert::Infallible;
 use tracing::{Span, debug, info};
 
 /// Passes the backend's response on.
@@ -44,7 +47,7 @@ pub(super) fn respond(response: InferenceResponse) -> Result<Response, Inference
     };
     let body = match body {
         ResponseBody::Whole(bytes) => Body::from(bytes),
-        ResponseBody::Pieces(pieces) if streams => Body::from_stream(EventBody::new(pieces, source)),
+        ResponseBody::Pieces(pieces) if streams => Body::from_stream(events(pieces, source)),
         // When this breaks off, so does the connection.
         ResponseBody::Pieces(pieces) => Body::from_stream(pieces.map(move |piece| {
             piece.map_err(|error| {
@@ -90,48 +93,37 @@ impl Source {
     }
 }
 
+pub(super) type Events = BoxStream<'static, Result<Bytes, Infallible>>;
+
 /// A stream of events: when it breaks off, the last event is an error, and no `[DONE]` follows.
-pub(super) struct EventBody {
-    pieces: Option<BoxStream<'static, Result<Bytes, RelayError>>>,
-    source: Source,
-    ending: Ending,
-}
-
-impl EventBody {
-    pub(super) fn new(pieces: BoxStream<'static, Result<Bytes, RelayError>>, source: Source) -> Self {
-        Self {
-            pieces: Some(pieces),
-            source,
-            ending: Ending::default(),
-        }
-    }
-}
-
-impl Stream for EventBody {
-    type Item = Result<Bytes, Infallible>;
-
-    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        let Some(pieces) = &mut self.pieces else {
-            return Poll::Ready(None);
-        };
-        match ready!(pieces.poll_next_unpin(cx)) {
-            Some(Ok(piece)) => {
-                self.ending.see(&piece);
-                Poll::Ready(Some(Ok(piece)))
+pub(super) fn events(pieces: BoxStream<'static, Result<Bytes, RelayError>>, source: Source) -> Events {
+    stream::unfold(Some((pieces, source, Ending::default())), async |open| {
+        let (mut pieces, source, mut ending) = open?;
+        match pieces.next().await? {
+            Ok(piece) => {
+                ending.see(&piece);
+                Some((Ok(piece), Some((pieces, source, ending))))
             }
-            Some(Err(error)) => {
-                let error = self.source.broke_off(error);
-                let between_events = self.ending.is_between_events();
-                let event = self.source.span.in_scope(|| error_event(error, between_events));
-                self.pieces = None;
-                Poll::Ready(Some(Ok(event)))
-            }
-            None => {
-                self.pieces = None;
-                Poll::Ready(None)
+            Err(error) => {
+                let (error, between_events) = (source.broke_off(error), ending.is_between_events());
+                let event = source.span.in_scope(|| error_event(error, between_events));
+                Some((Ok(event), None))
             }
         }
-    }
+    })
+    .boxed()
+}
+
+/// The response that begins a stream of events, which proxies don't buffer.
+pub(in crate::http) fn event_stream(body: Body) -> Response {
+    let mut response = Response::new(body);
+    let headers = response.headers_mut();
+    headers.insert(
+        header::CONTENT_TYPE,
+        HeaderValue::from_static("text/event-stream"),
+    );
+    headers::unbuffered(headers);
+    response
 }
 
 /// Logs the error and makes an event of it, without an `event:` line, which clients don't expect.

@@ -2,7 +2,7 @@
 //! until the backend answers, and every later failure as an event.
 
 use super::{
-    respond::{EventBody, Source, error_event, respond},
+    respond::{Events, Source, error_event, event_stream, events, respond},
     sse_keepalive::{DONE, keepalive},
 };
 use crate::{
@@ -15,7 +15,6 @@ use crate::{
 };
 use axum::{
     body::{Body, to_bytes},
-    http::{HeaderValue, header},
     response::Response,
 };
 use bytes::{Bytes, BytesMut};
@@ -93,14 +92,8 @@ impl Keepalives {
         }));
         let span = Span::current();
         let pieces = stream::unfold(waiting, move |waiting| waiting.next().instrument(span.clone()));
-        let mut response = Response::new(Body::from_stream(pieces));
-        let headers = response.headers_mut();
-        headers.insert(
-            header::CONTENT_TYPE,
-            HeaderValue::from_static("text/event-stream"),
-        );
-        headers::unbuffered(headers);
-        name_provider(headers, provider, wake_id);
+        let mut response = event_stream(Body::from_stream(pieces));
+        name_provider(response.headers_mut(), provider, wake_id);
         response
     }
 
@@ -123,7 +116,7 @@ impl Keepalives {
 /// The body of a response that began before its backend had answered.
 enum Waiting {
     ForResponse(Box<Pending>),
-    Passing(Box<EventBody>),
+    Passing(Events),
     Ended,
 }
 
@@ -141,7 +134,7 @@ impl Waiting {
                     biased;
                     answered = &mut pending.answering => match answered {
                         Ok(response) => match pass(response).await {
-                            Ok(passing) => Self::Passing(Box::new(passing)),
+                            Ok(passing) => Self::Passing(passing),
                             Err(last) => return Some((Ok(last), Self::Ended)),
                         },
                         Err(error) => return Some((Ok(last_events(error)), Self::Ended)),
@@ -171,7 +164,7 @@ fn last_events(error: InferenceError) -> Bytes {
 }
 
 /// The backend's events; or, when it answers with something else, an error event that says so.
-async fn pass(response: InferenceResponse) -> Result<EventBody, Bytes> {
+async fn pass(response: InferenceResponse) -> Result<Events, Bytes> {
     let is_success = response.is_success();
     let InferenceResponse {
         provider,
@@ -189,7 +182,7 @@ async fn pass(response: InferenceResponse) -> Result<EventBody, Bytes> {
             wake_id,
             span: Span::current(),
         };
-        return Ok(EventBody::new(pieces, source));
+        return Ok(events(pieces, source));
     }
     if !is_success && let Ok(Some(event)) = tokio::time::timeout(ERROR_WITHIN, backends_error(body)).await {
         return Err(event);

@@ -3,13 +3,14 @@
 use crate::http::{
     ApiError, AppState,
     extract::{Query, parsed},
+    inference::event_stream,
     paging::{Page, limit, reach},
 };
 use axum::{
     Json,
     body::Body,
     extract::State,
-    http::{HeaderMap, HeaderValue, header},
+    http::HeaderMap,
     response::{IntoResponse, Response},
 };
 use bytes::Bytes;
@@ -66,27 +67,15 @@ pub(in crate::http) async fn list_or_follow(
 
 impl Filter {
     fn query(self) -> EventQuery {
-        let Self {
-            follow: _,
-            aggregate_type,
-            aggregate_id,
-            event_type,
-            after_seq,
-            sort,
-            after,
-            rows,
-            min_seq,
-        } = self;
-        let limit = limit(rows);
         EventQuery {
-            aggregate_type,
-            aggregate_id,
-            event_type,
-            after_seq,
-            sort: sort.unwrap_or_default(),
-            after,
-            limit,
-            min_seq,
+            aggregate_type: self.aggregate_type,
+            aggregate_id: self.aggregate_id,
+            event_type: self.event_type,
+            after_seq: self.after_seq,
+            sort: self.sort.unwrap_or_default(),
+            after: self.after,
+            limit: limit(self.rows),
+            min_seq: self.min_seq,
         }
     }
 }
@@ -121,15 +110,7 @@ fn follow_from(state: &AppState, after: Option<EventPosition>, query: EventQuery
     let body = futures::StreamExt::map(signs, |text| {
         Ok::<_, Infallible>(text.unwrap_or_else(|_| Bytes::from_static(b": nothing new\n\n")))
     });
-    let mut response = Response::new(Body::from_stream(body));
-    let headers = response.headers_mut();
-    headers.insert(
-        header::CONTENT_TYPE,
-        HeaderValue::from_static("text/event-stream"),
-    );
-    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
-    headers.insert("x-accel-buffering", HeaderValue::from_static("no"));
-    response
+    event_stream(Body::from_stream(body))
 }
 
 /// A server-sent event; its id is the cursor after it.
