@@ -124,11 +124,10 @@ impl Inference {
     async fn attempt(&self, run: &Run<'_>, chosen: &mut Arc<ProviderSnapshot>) -> Outcome {
         let wake_id = match &chosen.provider.status {
             Status::Active { .. } => None,
-            Status::Inactive { reason, since_ms, .. } => {
+            Status::Inactive { reason, .. } => {
                 let inactive = WakeError::Inactive {
                     provider: chosen.provider.id.clone(),
                     reason: *reason,
-                    since: *since_ms,
                 };
                 return Outcome::Refused(inactive.into());
             }

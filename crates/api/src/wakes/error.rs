@@ -24,21 +24,10 @@ pub(crate) enum WakeError {
         /// How long this caller waited.
         spent: Duration,
     },
-    /// The backend did not become available in time, or there was no outcome by the deadline.
-    #[error("{provider} did not wake in time: {}", failure.reason)]
-    TimedOut {
-        provider: ProviderId,
-        wake_id: WakeId,
-        /// What is known of it.
-        failure: Box<WakeFailure>,
-        /// How long this caller waited.
-        spent: Duration,
-    },
     /// The caller's own wait ended; the wake goes on.
     #[error("{provider} is still waking")]
     CallerTimedOut {
         provider: ProviderId,
-        /// The wake, once it is known.
         wake_id: Option<WakeId>,
         /// How long this caller waited.
         spent: Duration,
@@ -50,7 +39,6 @@ pub(crate) enum WakeError {
     Inactive {
         provider: ProviderId,
         reason: InactiveReason,
-        since: Timestamp,
     },
     /// This version can't read the provider's last commit, so it accepts no command.
     #[error("a commit of {provider} can't be read: {reason}")]
@@ -59,13 +47,8 @@ pub(crate) enum WakeError {
     Unknown { provider: ProviderId },
     #[error("{provider} has no wake recipe")]
     NoRecipe { provider: ProviderId },
-    /// Too many requests wait for it.
     #[error("{limit} requests already wait for {provider}")]
-    QueueFull {
-        provider: ProviderId,
-        /// How many may wait.
-        limit: usize,
-    },
+    QueueFull { provider: ProviderId, limit: usize },
     /// The caller's key has used up its wakes, or it isn't known yet how many it has used.
     #[error("{denied}")]
     Quota { provider: ProviderId, denied: Denied },
@@ -102,25 +85,21 @@ pub(super) fn refused(id: &ProviderId, error: CommandError<Rejection>) -> WakeEr
     match error {
         CommandError::Bus(BusError::Unreadable { reason, .. }) => WakeError::Unreadable { provider, reason },
         CommandError::Bus(error) => WakeError::Unavailable(error.to_string()),
-        CommandError::Rejected(Rejection::Inactive { reason, since }) => WakeError::Inactive {
-            provider,
-            reason,
-            since,
-        },
+        CommandError::Rejected(Rejection::Inactive { reason, .. }) => {
+            WakeError::Inactive { provider, reason }
+        }
         CommandError::Rejected(Rejection::NoRecipe) => WakeError::NoRecipe { provider },
         CommandError::Rejected(Rejection::RecentlyFailed {
             retry_after,
             failures,
         }) => {
             let unknown = || WakeFailure::new(WakeFailureKind::Recipe, "wake", "earlier wakes failed");
-            let failure = Box::new(failures.last.unwrap_or_else(unknown));
-            let (wake_id, spent) = (None, Duration::ZERO);
             WakeError::Failed {
                 provider,
-                wake_id,
-                failure,
+                wake_id: None,
+                failure: Box::new(failures.last.unwrap_or_else(unknown)),
                 retry_after: Some(retry_after),
-                spent,
+                spent: Duration::ZERO,
             }
         }
         CommandError::Rejected(_) => WakeError::Unknown { provider },
@@ -132,7 +111,6 @@ impl WakeError {
     pub(crate) const fn is_about_one_provider(&self) -> bool {
         match self {
             Self::Failed { .. }
-            | Self::TimedOut { .. }
             | Self::Inactive { .. }
             | Self::Unreadable { .. }
             | Self::Unknown { .. }
@@ -144,10 +122,7 @@ impl WakeError {
 
     /// The same error for a caller that has waited for `time`.
     pub(crate) fn after(mut self, time: Duration) -> Self {
-        if let Self::Failed { spent, .. }
-        | Self::TimedOut { spent, .. }
-        | Self::CallerTimedOut { spent, .. } = &mut self
-        {
+        if let Self::Failed { spent, .. } | Self::CallerTimedOut { spent, .. } = &mut self {
             *spent = time;
         }
         self

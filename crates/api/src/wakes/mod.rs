@@ -24,12 +24,11 @@ use futures::{
 };
 use parking_lot::Mutex;
 use reveille_bus::{
-    Executed,
     orders::{self, AddressedOrder, Order, OrderAnswer},
     wakes::{self, WakeMessage},
 };
 use reveille_domain::{
-    Provider, ProviderCommand, ProviderEvent, ProviderId, Status, Timestamp, Wake, WakeCause, WakeId,
+    ProviderCommand, ProviderEvent, ProviderId, Status, Timestamp, Wake, WakeCause, WakeId,
     provider::Registered,
 };
 use std::{collections::HashMap, sync::Arc, time::Duration};
@@ -48,10 +47,8 @@ const FOLD_WAIT: Duration = Duration::from_secs(1);
 /// Wakes providers, and puts them to sleep. A port, so that its callers can be tested without NATS.
 #[async_trait]
 pub(crate) trait Waker: Send + Sync {
-    /// Waits until the provider is active, joining the wake in flight or requesting one for `cause`.
-    ///
-    /// # Errors
-    /// When it does not become active by `until`, which ends only this caller's wait.
+    /// Waits until the provider is active, joining the wake in flight or requesting one for `cause`. `until` ends only this
+    /// caller's wait.
     async fn ensure_awake(
         &self,
         id: &ProviderId,
@@ -60,15 +57,9 @@ pub(crate) trait Waker: Send + Sync {
     ) -> Result<Woken, WakeError>;
 
     /// Requests a wake, or joins the one in flight, without waiting for its end.
-    ///
-    /// # Errors
-    /// When no wake is tried.
     async fn begin(&self, id: &ProviderId, cause: WakeCause) -> Result<WakeTicket, WakeError>;
 
     /// Orders the provider's agent to put its backend to sleep.
-    ///
-    /// # Errors
-    /// When the agent can't be reached or can't do it.
     async fn sleep(&self, id: &ProviderId) -> Result<(), SleepError>;
 
     /// How many requests wait for the provider in this replica.
@@ -169,12 +160,11 @@ impl Waker for Wakes {
             .registry
             .get(id)
             .ok_or_else(|| SleepError::Unknown(id.clone()))?;
-        let order = Order::Sleep {
-            provider: id.provider.clone(),
-        };
         let order = AddressedOrder {
             epoch: snapshot.provider.epoch,
-            order,
+            order: Order::Sleep {
+                provider: id.provider.clone(),
+            },
         };
         match orders::send(&self.inner.client, &id.agent, &order).await {
             Ok(OrderAnswer::Taken) => Ok(()),
@@ -295,40 +285,26 @@ impl Wakes {
             .map_err(|e| refused(id, e))?;
         // Now, not when the fold gets there: until then it would not be counted.
         self.inner.registry.keys().quota().take(&done.events);
-        if done
-            .events
-            .iter()
-            .any(|event| matches!(event, ProviderEvent::WakeRequested { .. }))
-        {
-            info!(provider.name = %id, wake.id = %wake_id, "waking {id}");
-            self.send_wake(&done);
-        }
         let Some(provider) = done.state.registered() else {
             return Err(WakeError::Unknown { provider: id.clone() });
         };
+        let began = |event: &ProviderEvent| matches!(event, ProviderEvent::WakeRequested { .. });
+        if done.events.iter().any(began) {
+            info!(provider.name = %id, wake.id = %wake_id, "waking {id}");
+            // Every sweep sends it again, in case the message is lost.
+            self.send(provider, done.sequence);
+        }
         match &provider.status {
-            Status::Active { .. } => Ok(WakeTicket {
-                wake: None,
+            Status::Active { .. } | Status::Waking { .. } => Ok(WakeTicket {
+                wake: provider.status.wake().cloned(),
                 sequence: done.sequence,
             }),
-            Status::Waking { wake } => Ok(WakeTicket {
-                wake: Some(wake.clone()),
-                sequence: done.sequence,
-            }),
-            Status::Inactive { reason, since_ms, .. } => Err(WakeError::Inactive {
+            Status::Inactive { reason, .. } => Err(WakeError::Inactive {
                 provider: id.clone(),
                 reason: *reason,
-                since: *since_ms,
             }),
             // The wake in flight had just passed its deadline, and its failures hold the next one back.
             Status::Hibernating { since_ms } => Err(held(id, provider, *since_ms)),
-        }
-    }
-
-    /// The replica that committed a wake sends it at once; every sweep sends it again in case the message was lost.
-    fn send_wake(&self, done: &Executed<Provider>) {
-        if let Some(provider) = done.state.registered() {
-            self.send(provider, done.sequence);
         }
     }
 

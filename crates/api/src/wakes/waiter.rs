@@ -46,14 +46,10 @@ impl Waiter {
                 Ok(WaitState::Waking)
             }
             Status::Hibernating { .. } => Ok(WaitState::Asleep),
-            Status::Inactive { reason, since_ms, .. } => {
-                let provider = self.provider.clone();
-                Err(WakeError::Inactive {
-                    provider,
-                    reason: *reason,
-                    since: *since_ms,
-                })
-            }
+            Status::Inactive { reason, .. } => Err(WakeError::Inactive {
+                provider: self.provider.clone(),
+                reason: *reason,
+            }),
         }
     }
 
@@ -62,29 +58,15 @@ impl Waiter {
         let wake_id = self.wake?;
         let record = snapshot.provider.ended_wake(wake_id)?;
         let failure = Box::new(record.failure.clone()?);
+        // One that timed out has kept this caller waiting enough.
+        let is_late = failure.kind == WakeFailureKind::TimedOut;
         let retry_after = snapshot.provider.failures.backoff_at(record.ended_at_ms);
-        let (provider, spent) = (self.provider.clone(), self.begun.elapsed());
-        Some(match failure.kind {
-            WakeFailureKind::TimedOut => WakeError::TimedOut {
-                provider,
-                wake_id,
-                failure,
-                spent,
-            },
-            WakeFailureKind::Recipe
-            | WakeFailureKind::Unavailable
-            | WakeFailureKind::AgentLost
-            | WakeFailureKind::AgentStopped
-            | WakeFailureKind::Withdrawn
-            | WakeFailureKind::Died
-            | WakeFailureKind::NotAllowed
-            | WakeFailureKind::GroupBlocked => WakeError::Failed {
-                provider,
-                wake_id: Some(wake_id),
-                failure,
-                retry_after,
-                spent,
-            },
+        Some(WakeError::Failed {
+            provider: self.provider.clone(),
+            wake_id: Some(wake_id),
+            failure,
+            retry_after: retry_after.filter(|_| !is_late),
+            spent: self.begun.elapsed(),
         })
     }
 

@@ -10,7 +10,7 @@ use std::time::Duration;
 const RETRY_LATER_SECONDS: u64 = 10;
 
 pub(super) fn of_wake(error: &WakeError) -> ErrorResponse {
-    let unavailable = StatusCode::SERVICE_UNAVAILABLE;
+    let unavailable = |code, message| ErrorResponse::new(StatusCode::SERVICE_UNAVAILABLE, code, message);
     match error {
         WakeError::Failed {
             provider,
@@ -22,37 +22,19 @@ pub(super) fn of_wake(error: &WakeError) -> ErrorResponse {
             let retry = retry_after.as_ref().map_or(1, |after| whole_seconds(*after));
             let answer = match wake_id {
                 None if failure.kind == WakeFailureKind::NotAllowed => declined(provider, failure),
-                None if failure.kind == WakeFailureKind::Died => {
-                    let message = format!(
-                        "{provider} can't be woken yet: a short while ago {}; the next wake is possible in {retry} s",
-                        failure.reason
-                    );
-                    ErrorResponse::new(unavailable, "wake_failed", message)
-                }
                 None => {
-                    let message = format!(
-                        "{provider} failed to wake a short while ago, in stage `{}`: {}; the next wake is possible in {retry} s",
-                        failure.stage, failure.reason
-                    );
-                    ErrorResponse::new(unavailable, "wake_failed", message)
+                    let what = if failure.kind == WakeFailureKind::Died {
+                        format!("can't be woken yet: a short while ago {}", failure.reason)
+                    } else {
+                        let (stage, reason) = (&failure.stage, &failure.reason);
+                        format!("failed to wake a short while ago, in stage `{stage}`: {reason}")
+                    };
+                    let message = format!("{provider} {what}; the next wake is possible in {retry} s");
+                    unavailable("wake_failed", message)
                 }
                 Some(_) => ended(provider, failure, *spent),
             };
             answer.retry_in(retry).about(provider, *wake_id)
-        }
-        WakeError::TimedOut {
-            provider,
-            wake_id,
-            failure,
-            spent,
-        } => {
-            let late = WakeFailure {
-                kind: WakeFailureKind::TimedOut,
-                ..WakeFailure::clone(failure)
-            };
-            ended(provider, &late, *spent)
-                .retry_in(1)
-                .about(provider, Some(*wake_id))
         }
         WakeError::CallerTimedOut {
             provider,
@@ -77,7 +59,7 @@ pub(super) fn of_wake(error: &WakeError) -> ErrorResponse {
                 "{provider} is inactive: its agent {why}, so it can't be woken; start the agent {}",
                 provider.agent
             );
-            ErrorResponse::new(unavailable, "provider_inactive", message)
+            unavailable("provider_inactive", message)
                 .retry_in(RETRY_LATER_SECONDS)
                 .about(provider, None)
         }
@@ -99,7 +81,7 @@ pub(super) fn of_wake(error: &WakeError) -> ErrorResponse {
         }
         WakeError::Unreadable { provider, .. } => {
             let message = format!("{error}; upgrade this replica of the API");
-            ErrorResponse::new(unavailable, "provider_unreadable", message)
+            unavailable("provider_unreadable", message)
                 .retry_in(RETRY_LATER_SECONDS)
                 .about(provider, None)
         }

@@ -84,10 +84,11 @@ async fn a_failed_wake_says_what_failed_where_and_what_to_do() {
             "4",
         ),
         (
-            WakeError::TimedOut {
+            WakeError::Failed {
                 provider: id("gpu-box/vllm"),
-                wake_id: wake,
+                wake_id: Some(wake),
                 failure: Box::new(late),
+                retry_after: None,
                 spent: Duration::from_secs(65),
             },
             504,
