@@ -132,56 +132,38 @@ pub(crate) fn name_provider(headers: &mut HeaderMap, provider: Option<&ProviderI
 impl ApiError {
     /// What a client sees of it.
     pub fn response(&self) -> ErrorResponse {
-        let message = || self.to_string();
+        let say = |status, code: &'static str| ErrorResponse::new(status, code, self.to_string());
         match self {
-            Self::Invalid { code, param, message } => {
-                ErrorResponse::new(StatusCode::BAD_REQUEST, code, message.clone()).param(*param)
-            }
+            Self::Invalid { code, param, .. } => say(StatusCode::BAD_REQUEST, code).param(*param),
             Self::Protocol(error) => of_protocol(*error),
             Self::Origin(error) => of_origin(error),
-            Self::UnknownPath => ErrorResponse::new(StatusCode::NOT_FOUND, "not_found", message()),
-            Self::MethodNotAllowed => {
-                ErrorResponse::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", message())
+            Self::UnknownPath | Self::NotFound { .. } => say(StatusCode::NOT_FOUND, "not_found"),
+            Self::MethodNotAllowed => say(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed"),
+            Self::TooLarge { .. } => say(StatusCode::PAYLOAD_TOO_LARGE, "request_too_large"),
+            Self::UnsupportedMedia { .. } | Self::NoMediaType => {
+                say(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type")
             }
-            Self::TooLarge { .. } => {
-                ErrorResponse::new(StatusCode::PAYLOAD_TOO_LARGE, "request_too_large", message())
-            }
-            Self::UnsupportedMedia { .. } | Self::NoMediaType => ErrorResponse::new(
-                StatusCode::UNSUPPORTED_MEDIA_TYPE,
-                "unsupported_media_type",
-                message(),
-            ),
-            Self::BodyTimeout { .. } => {
-                ErrorResponse::new(StatusCode::REQUEST_TIMEOUT, "request_timeout", message())
-            }
+            Self::BodyTimeout { .. } => say(StatusCode::REQUEST_TIMEOUT, "request_timeout"),
             Self::MemoryFull { .. } => {
-                ErrorResponse::new(StatusCode::TOO_MANY_REQUESTS, "memory_full", message())
-                    .retry_in(RETRY_SOON_SECONDS)
+                say(StatusCode::TOO_MANY_REQUESTS, "memory_full").retry_in(RETRY_SOON_SECONDS)
             }
-            Self::NotFound { .. } => ErrorResponse::new(StatusCode::NOT_FOUND, "not_found", message()),
             Self::Inference(error) => inference(error),
             Self::Sleep(error) => wake::of_sleep(error),
             Self::Rows(error) => rows::of_rows(error),
             Self::Denied(denied) => denied::of_denied(denied),
-            Self::TokenRefused(_) => ErrorResponse::new(StatusCode::FORBIDDEN, "token_refused", message()),
-            Self::Conflict { code, message } => {
-                ErrorResponse::new(StatusCode::CONFLICT, code, message.clone())
-            }
+            Self::TokenRefused(_) => say(StatusCode::FORBIDDEN, "token_refused"),
+            Self::Conflict { code, .. } => say(StatusCode::CONFLICT, code),
             Self::Journal(_) => rows::of_journal(),
-            Self::NotReady => not_ready(message()),
+            Self::NotReady => say(StatusCode::SERVICE_UNAVAILABLE, "not_ready").retry_in(1),
         }
     }
-}
-
-fn not_ready(message: String) -> ErrorResponse {
-    ErrorResponse::new(StatusCode::SERVICE_UNAVAILABLE, "not_ready", message).retry_in(1)
 }
 
 fn inference(error: &InferenceError) -> ErrorResponse {
     let unavailable = |code| ErrorResponse::new(StatusCode::SERVICE_UNAVAILABLE, code, error.to_string());
     let too_late = || ErrorResponse::new(StatusCode::GATEWAY_TIMEOUT, "wake_timeout", error.to_string());
     match error {
-        InferenceError::NotReady => not_ready(error.to_string()),
+        InferenceError::NotReady => unavailable("not_ready").retry_in(1),
         InferenceError::UnknownModel { .. } => {
             ErrorResponse::new(StatusCode::NOT_FOUND, "model_not_found", error.to_string())
                 .param(Some("model"))

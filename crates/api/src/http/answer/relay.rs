@@ -11,10 +11,6 @@ pub(super) fn of_relay(provider: &ProviderId, error: &RelayError) -> ErrorRespon
         ErrorResponse::new(StatusCode::SERVICE_UNAVAILABLE, "agent_unreachable", message)
             .retry_in(RETRY_SOON_SECONDS)
     };
-    let failed = || {
-        let message = format!("the response of {provider} was lost on its way: {error}");
-        ErrorResponse::new(StatusCode::BAD_GATEWAY, "relay_failed", message)
-    };
     match error {
         RelayError::NoResponders => unreachable("it isn't connected"),
         RelayError::Disconnected => unreachable("this replica's connection to NATS is down"),
@@ -32,51 +28,47 @@ pub(super) fn of_relay(provider: &ProviderId, error: &RelayError) -> ErrorRespon
         RelayError::Gap { .. }
         | RelayError::Silent { .. }
         | RelayError::Overdrawn
-        | RelayError::Malformed(_) => failed(),
+        | RelayError::Malformed(_) => lost(provider, &error.to_string()),
     }
 }
 
 /// `message` is a sentence that the agent wrote for the caller.
 fn of_fault(provider: &ProviderId, code: FaultCode, message: &str) -> ErrorResponse {
-    let say = |status, code, what: &str| ErrorResponse::new(status, code, format!("{what}: {message}"));
+    let say = |status, code, what| ErrorResponse::new(status, code, format!("{provider}{what}: {message}"));
     match code {
-        FaultCode::Asleep => say(
-            StatusCode::SERVICE_UNAVAILABLE,
-            "wake_failed",
-            &format!("{provider} fell asleep before it took the request"),
-        )
-        .retry_in(1),
-        FaultCode::BackendUnavailable => say(
-            StatusCode::BAD_GATEWAY,
-            "backend_unavailable",
-            &format!("{provider}'s backend can't be reached"),
-        ),
+        FaultCode::Asleep => {
+            let what = " fell asleep before it took the request";
+            say(StatusCode::SERVICE_UNAVAILABLE, "wake_failed", what).retry_in(1)
+        }
+        FaultCode::BackendUnavailable => {
+            let what = "'s backend can't be reached";
+            say(StatusCode::BAD_GATEWAY, "backend_unavailable", what)
+        }
         FaultCode::BackendFailed => say(
             StatusCode::BAD_GATEWAY,
             "backend_unavailable",
-            &format!("{provider}'s backend broke off"),
+            "'s backend broke off",
         ),
         FaultCode::BackendTimeout => say(
             StatusCode::GATEWAY_TIMEOUT,
             "backend_timeout",
-            &format!("{provider}'s backend timed out"),
+            "'s backend timed out",
         ),
-        FaultCode::Overloaded => say(
-            StatusCode::TOO_MANY_REQUESTS,
-            "agent_full",
-            &format!("{provider} has too many requests"),
-        )
-        .retry_in(RETRY_SOON_SECONDS),
-        FaultCode::ShuttingDown | FaultCode::UnknownProvider => say(
-            StatusCode::SERVICE_UNAVAILABLE,
-            "agent_unreachable",
-            &format!("{provider} is unavailable"),
-        )
-        .retry_in(RETRY_SOON_SECONDS),
-        FaultCode::Cancelled | FaultCode::BadFrame | FaultCode::Lost | FaultCode::Unknown => say(
-            StatusCode::BAD_GATEWAY,
-            "relay_failed",
-            &format!("the response of {provider} was lost on its way"),
-        ),
+        FaultCode::Overloaded => {
+            let what = " has too many requests";
+            say(StatusCode::TOO_MANY_REQUESTS, "agent_full", what).retry_in(RETRY_SOON_SECONDS)
+        }
+        FaultCode::ShuttingDown | FaultCode::UnknownProvider => {
+            let code = "agent_unreachable";
+            say(StatusCode::SERVICE_UNAVAILABLE, code, " is unavailable").retry_in(RETRY_SOON_SECONDS)
+        }
+        FaultCode::Cancelled | FaultCode::BadFrame | FaultCode::Lost | FaultCode::Unknown => {
+            lost(provider, message)
+        }
     }
+}
+
+fn lost(provider: &ProviderId, why: &str) -> ErrorResponse {
+    let message = format!("the response of {provider} was lost on its way: {why}");
+    ErrorResponse::new(StatusCode::BAD_GATEWAY, "relay_failed", message)
 }

@@ -11,20 +11,15 @@ pub(super) fn of_journal() -> ErrorResponse {
 }
 
 pub(super) fn of_rows(error: &RowsError) -> ErrorResponse {
+    let say = |status, code| ErrorResponse::new(status, code, error.to_string());
     match error {
         RowsError::Unavailable(_) => {
             let message = "the row store is unreachable; inference works without it".to_owned();
             ErrorResponse::new(StatusCode::SERVICE_UNAVAILABLE, "rows_unavailable", message)
                 .retry_in(RETRY_SOON_SECONDS)
         }
-        RowsError::Behind { .. } => {
-            ErrorResponse::new(StatusCode::SERVICE_UNAVAILABLE, "rows_behind", error.to_string()).retry_in(1)
-        }
-        RowsError::BadCursor => {
-            ErrorResponse::new(StatusCode::BAD_REQUEST, "invalid_cursor", error.to_string())
-        }
-        RowsError::NotHeld { .. } => {
-            ErrorResponse::new(StatusCode::GONE, "events_not_held", error.to_string())
-        }
+        RowsError::Behind { .. } => say(StatusCode::SERVICE_UNAVAILABLE, "rows_behind").retry_in(1),
+        RowsError::BadCursor => say(StatusCode::BAD_REQUEST, "invalid_cursor"),
+        RowsError::NotHeld { .. } => say(StatusCode::GONE, "events_not_held"),
     }
 }
