@@ -69,13 +69,13 @@ impl KeyRow {
             KeyState::Unreadable(_) => "unreadable",
         };
         let mut row = Self {
-            id: known.id().clone(),
+            id: known.state.id().clone(),
             status,
             name: policy.map(|policy| policy.name.clone()),
             scopes: policy.map_or_else(Vec::new, |policy| policy.scopes.iter().cloned().collect()),
             expires_at_ms: policy.and_then(|policy| policy.expires_at_ms),
             limits: policy.map(|policy| policy.limits),
-            created_at_ms: known.created_at(),
+            created_at_ms: known.state.created_at(),
             rotated_at_ms: None,
             previous_valid_until_ms: None,
             revoked_at_ms: None,
@@ -211,11 +211,11 @@ impl SortBy for KeySort {
 fn sort_key(known: &Arc<KeySnapshot>, by: KeySort) -> SortKey<KeyId> {
     let value = match by {
         KeySort::Id => SortValue::None,
-        KeySort::Created => SortValue::Number(known.created_at().unwrap_or_default().as_millis()),
+        KeySort::Created => SortValue::Number(known.state.created_at().unwrap_or_default().as_millis()),
     };
     SortKey {
         value,
-        key: known.id().clone(),
+        key: known.state.id().clone(),
     }
 }
 

@@ -4,8 +4,9 @@ use parking_lot::Mutex;
 use reveille_domain::ProviderId;
 
 /// What a request waits for.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) enum Phase {
+    #[default]
     Begun,
     /// The provider wakes.
     Waking(ProviderId),
@@ -18,14 +19,8 @@ pub(crate) enum Phase {
 }
 
 /// The phase of one request, shared by its work and its keep-alive.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct CurrentPhase(Mutex<Phase>);
-
-impl Default for CurrentPhase {
-    fn default() -> Self {
-        Self(Mutex::new(Phase::Begun))
-    }
-}
 
 impl CurrentPhase {
     pub fn enter(&self, phase: Phase) {

@@ -62,9 +62,6 @@ impl Authenticator {
     }
 
     /// The caller that sent these headers, and a permit if its key limits the requests under way.
-    ///
-    /// # Errors
-    /// When the key isn't valid, or has sent too many requests.
     pub(crate) fn authenticate(&self, headers: &HeaderMap) -> Result<(Caller, Option<Permit>), Denied> {
         match self.credential(headers)? {
             None => Ok((Caller::operator(), None)),

@@ -31,9 +31,6 @@ impl Limits {
     }
 
     /// Counts a request of `key` at `now`; the permit counts until it is dropped.
-    ///
-    /// # Errors
-    /// When there are too many.
     pub(super) fn enter(&self, key: &KeyId, now: Option<Timestamp>) -> Result<Option<Permit>, Denied> {
         self.requests.fetch_add(1, Ordering::Relaxed);
         if let Some(now) = now {

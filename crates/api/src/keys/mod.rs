@@ -13,7 +13,7 @@ mod secret;
 pub use authenticator::AuthMode;
 pub(crate) use authenticator::Authenticator;
 pub(crate) use caller::Caller;
-pub(crate) use denied::{Denied, NeededScope};
+pub(crate) use denied::Denied;
 pub(crate) use quota::{Quota, Reservation};
 pub use secret::{InvalidSecretKey, SecretKey};
 
@@ -61,21 +61,21 @@ pub(crate) enum KeyState {
     Unreadable(KeyId),
 }
 
-impl KeySnapshot {
+impl KeyState {
     pub(crate) const fn id(&self) -> &KeyId {
-        match &self.state {
-            KeyState::Issued(key) => &key.id,
-            KeyState::Revoked(key) => &key.id,
-            KeyState::Unreadable(id) => id,
+        match self {
+            Self::Issued(key) => &key.id,
+            Self::Revoked(key) => &key.id,
+            Self::Unreadable(id) => id,
         }
     }
 
     /// When it was made, if this version can read that.
     pub(crate) const fn created_at(&self) -> Option<Timestamp> {
-        match &self.state {
-            KeyState::Issued(key) => Some(key.created_at_ms),
-            KeyState::Revoked(key) => Some(key.created_at_ms),
-            KeyState::Unreadable(_) => None,
+        match self {
+            Self::Issued(key) => Some(key.created_at_ms),
+            Self::Revoked(key) => Some(key.created_at_ms),
+            Self::Unreadable(_) => None,
         }
     }
 }
@@ -97,12 +97,7 @@ impl Keys {
     }
 
     fn put(&self, state: KeyState, sequence: u64) {
-        let id = match &state {
-            KeyState::Issued(key) => &key.id,
-            KeyState::Revoked(key) => &key.id,
-            KeyState::Unreadable(id) => id,
-        };
-        let id = id.as_str().to_owned();
+        let id = state.id().as_str().to_owned();
         let mut table = self.inner.table.write();
         // A key's limits never change, and what it has used stays used.
         let kept = table.get(&id).map(|known| known.limits.clone());
@@ -141,20 +136,15 @@ impl Keys {
     }
 
     /// Reserves a wake at `now` for `key`, if the key has a limit.
-    ///
-    /// # Errors
-    /// When the key has used up its wakes, or as long as it isn't known how many it has used.
     pub(crate) fn start_wake(&self, key: &KeyId, now: Timestamp) -> Result<Option<Reservation>, Denied> {
-        let Some(known) = self.get(key.as_str()) else {
-            return Ok(None);
-        };
-        let KeyState::Issued(issued) = &known.state else {
-            return Ok(None);
-        };
-        match issued.policy.limits.wakes_per_hour {
-            None => Ok(None),
-            Some(limit) => self.inner.quota.reserve(key, limit, now).map(Some),
-        }
+        let known = self.get(key.as_str());
+        let limit = known.and_then(|known| match &known.state {
+            KeyState::Issued(issued) => issued.policy.limits.wakes_per_hour,
+            KeyState::Revoked(_) | KeyState::Unreadable(_) => None,
+        });
+        limit
+            .map(|limit| self.inner.quota.reserve(key, limit, now))
+            .transpose()
     }
 }
 

@@ -10,7 +10,7 @@ use parking_lot::{Mutex, MutexGuard};
 use reveille_bus::{BusError, Journal, commit::AnyCommit};
 use reveille_domain::{KeyId, ProviderEvent, Timestamp, WakeId, key::MAX_WAKES_PER_HOUR};
 use std::{
-    collections::{HashMap, HashSet, VecDeque},
+    collections::{HashMap, VecDeque},
     sync::Arc,
     time::Duration,
 };
@@ -20,12 +20,12 @@ use tokio::sync::watch;
 const WINDOW: Duration = Duration::from_secs(60 * 60);
 
 /// The wakes of all keys. Cheap to clone.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub(crate) struct Quota {
     inner: Arc<Inner>,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Inner {
     counts: Mutex<Counts>,
     /// Whether the last hour of the journal was counted since the fold began.
@@ -42,17 +42,6 @@ struct Counts {
     resets: u64,
 }
 
-impl Default for Quota {
-    fn default() -> Self {
-        Self {
-            inner: Arc::new(Inner {
-                counts: Mutex::default(),
-                counted: watch::Sender::new(false),
-            }),
-        }
-    }
-}
-
 impl Quota {
     /// Counts the wakes that these events began; a wake counts once.
     pub(crate) fn take(&self, events: &[ProviderEvent]) {
@@ -66,9 +55,6 @@ impl Quota {
     }
 
     /// Counts the hour of the journal before `now`. If the journal is replaced meanwhile, it has to be counted again.
-    ///
-    /// # Errors
-    /// When it can't be read.
     pub(crate) async fn count(&self, journal: &Journal, now: Timestamp) -> Result<(), BusError> {
         let resets = self.lock().resets;
         let window = u64::try_from(WINDOW.as_millis()).unwrap_or(u64::MAX);
@@ -105,11 +91,6 @@ impl Quota {
 
     /// Reserves one wake, if `key` has started fewer than `limit` within the hour before `now`.
     pub(super) fn reserve(&self, key: &KeyId, limit: u32, now: Timestamp) -> Result<Reservation, Denied> {
-        let denied = |retry_after| Denied::Wakes {
-            key: key.clone(),
-            limit,
-            retry_after,
-        };
         if !*self.inner.counted.borrow() {
             return Err(Denied::NotReady);
         }
@@ -121,7 +102,11 @@ impl Quota {
         if taken >= limit as usize {
             let oldest = started.front();
             let left = oldest.map(|(at, _)| WINDOW.saturating_sub(now.since(*at)));
-            return Err(denied(left.unwrap_or(WINDOW)));
+            return Err(Denied::Wakes {
+                key: key.clone(),
+                limit,
+                retry_after: left.unwrap_or(WINDOW),
+            });
         }
         *counts.reserved.entry(key.clone()).or_default() += 1;
         Ok(Reservation {
@@ -138,8 +123,7 @@ impl Quota {
 impl Counts {
     fn note(&mut self, key: &KeyId, at: Timestamp, wake: WakeId) {
         let started = self.started.entry(key.clone()).or_default();
-        let known: HashSet<&WakeId> = started.iter().map(|(_, wake)| wake).collect();
-        if known.contains(&wake) {
+        if started.iter().any(|(_, known)| *known == wake) {
             return;
         }
         let place = started.partition_point(|(other, _)| *other <= at);

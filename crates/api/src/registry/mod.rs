@@ -34,11 +34,12 @@ pub(crate) struct ProviderSnapshot {
 }
 
 /// The fold of the journal in memory. Cheap to clone.
-#[derive(Clone)]
+#[derive(Clone, Default)]
 pub(crate) struct Registry {
     inner: Arc<Inner>,
 }
 
+#[derive(Default)]
 struct Inner {
     table: RwLock<Table>,
     /// The folded sequence; `None` before everything that was there at the start is folded.
@@ -57,21 +58,6 @@ struct Table {
     last_commits: HashMap<ProviderId, JournalContext<Provider>>,
     /// Whether the journal is being followed, and is surely the one that was folded.
     current: bool,
-}
-
-impl Default for Registry {
-    fn default() -> Self {
-        let inner = Inner {
-            table: RwLock::default(),
-            applied: watch::Sender::new(None),
-            rows: Arc::default(),
-            agents: Agents::default(),
-            keys: Keys::default(),
-        };
-        Self {
-            inner: Arc::new(inner),
-        }
-    }
 }
 
 impl Registry {
@@ -144,24 +130,15 @@ impl Registry {
     /// Public model names similar to `model` that are `allowed`, most similar first.
     pub(crate) fn nearest(&self, model: &str, allowed: &dyn Fn(&str) -> bool) -> Vec<String> {
         let table = self.inner.table.read();
-        let mut scored: Vec<(f64, &String)> = table
-            .models
-            .keys()
-            .filter(|name| allowed(name))
-            .map(|name| {
-                (
-                    strsim::jaro_winkler(&name.to_lowercase(), &model.to_lowercase()),
-                    name,
-                )
-            })
+        let score = |name: &str| strsim::jaro_winkler(&name.to_lowercase(), &model.to_lowercase());
+        let names = table.models.keys().filter(|name| allowed(name));
+        let mut scored: Vec<_> = names
+            .map(|name| (score(name), name))
             .filter(|(score, _)| *score >= SIMILAR)
             .collect();
         scored.sort_by(|a, b| b.0.total_cmp(&a.0).then_with(|| a.1.cmp(b.1)));
-        scored
-            .into_iter()
-            .take(SUGGESTIONS)
-            .map(|(_, name)| name.clone())
-            .collect()
+        scored.truncate(SUGGESTIONS);
+        scored.into_iter().map(|(_, name)| name.clone()).collect()
     }
 
     /// How many aggregates have a last commit that this version can't read.
@@ -207,10 +184,7 @@ impl Registry {
         &self.inner.keys
     }
 
-    /// Folds the journal.
-    ///
-    /// # Errors
-    /// When this version can't follow the journal.
+    /// Folds the journal, for as long as this version can follow it.
     pub(crate) async fn run(&self, mut follower: Follower) -> Result<Infallible, BusError> {
         loop {
             self.follow(&follower.next().await?);
