@@ -16,27 +16,17 @@ pub(in crate::http) async fn list(
     State(state): State<AppState>,
     Query(filter): Query<Published>,
 ) -> JsonResult<Page<LlmRow>> {
-    let Published {
-        agent,
-        provider,
-        model,
-        status,
-        sort,
-        after,
-        rows,
-        min_seq,
-    } = filter;
     let query = LlmQuery {
-        agent,
-        provider,
-        model,
-        status,
-        sort: sort.unwrap_or_default(),
-        after,
-        limit: limit(rows),
-        min_seq,
+        agent: filter.agent,
+        provider: filter.provider,
+        model: filter.model,
+        status: filter.status,
+        sort: filter.sort.unwrap_or_default(),
+        after: filter.after,
+        limit: limit(filter.rows),
+        min_seq: filter.min_seq,
     };
-    reach(&*state.rows, min_seq).await?;
+    reach(&*state.rows, query.min_seq).await?;
     Ok(Json(state.rows.llms(&query).await?.into()))
 }
 

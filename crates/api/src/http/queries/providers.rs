@@ -158,7 +158,7 @@ pub(in crate::http) struct Wait {
 struct StatusAfter {
     provider: ProviderId,
     status: StatusName,
-    /// The wake that was ticket, joined or waited for.
+    /// The wake that was requested, joined or waited for.
     wake_id: Option<WakeId>,
     deadline_ms: Option<Timestamp>,
 }
@@ -173,22 +173,34 @@ pub(in crate::http) async fn wake(
     let cause = WakeCause::Operator {
         key: caller.key().cloned(),
     };
-    if wait.wait {
+    let (status, wake_id, deadline_ms) = if wait.wait {
         let longest = state.limits.timings.wait;
         let wait = wait
             .timeout
             .map_or(longest, |seconds| Duration::from_secs(seconds).min(longest));
-        let woken = state
-            .waker
-            .ensure_awake(&id, cause, Instant::now() + wait)
-            .await?;
-        return Ok(status_response(id, StatusName::Active, woken.wake_id, None));
-    }
-    let ticket = state.waker.begin(&id, cause).await?;
-    Ok(match ticket.wake {
-        None => status_response(id, StatusName::Active, None, None),
-        Some(wake) => status_response(id, StatusName::Waking, Some(wake.id), Some(wake.deadline_ms)),
-    })
+        let until = Instant::now() + wait;
+        let woken = state.waker.ensure_awake(&id, cause, until).await?;
+        (StatusName::Active, woken.wake_id, None)
+    } else {
+        match state.waker.begin(&id, cause).await?.wake {
+            None => (StatusName::Active, None, None),
+            Some(wake) => (StatusName::Waking, Some(wake.id), Some(wake.deadline_ms)),
+        }
+    };
+    let code = if status == StatusName::Active {
+        StatusCode::OK
+    } else {
+        StatusCode::ACCEPTED
+    };
+    let after = StatusAfter {
+        provider: id,
+        status,
+        wake_id,
+        deadline_ms,
+    };
+    let mut response = (code, Json(&after)).into_response();
+    name_provider(response.headers_mut(), Some(&after.provider), wake_id);
+    Ok(response)
 }
 
 pub(in crate::http) async fn sleep(
@@ -201,37 +213,11 @@ pub(in crate::http) async fn sleep(
         .registry
         .get(&id)
         .map_or(StatusName::Active, |snapshot| snapshot.provider.status.name());
-    Ok((
-        StatusCode::ACCEPTED,
-        Json(StatusAfter {
-            provider: id,
-            status,
-            wake_id: None,
-            deadline_ms: None,
-        }),
-    )
-        .into_response())
-}
-
-/// 200 if it is awake, 202 while it wakes.
-fn status_response(
-    id: ProviderId,
-    status: StatusName,
-    wake_id: Option<WakeId>,
-    deadline_ms: Option<Timestamp>,
-) -> Response {
-    let code = if status == StatusName::Active {
-        StatusCode::OK
-    } else {
-        StatusCode::ACCEPTED
-    };
-    let status_response = StatusAfter {
+    let after = StatusAfter {
         provider: id,
         status,
-        wake_id,
-        deadline_ms,
+        wake_id: None,
+        deadline_ms: None,
     };
-    let mut response = (code, Json(&status_response)).into_response();
-    name_provider(response.headers_mut(), Some(&status_response.provider), wake_id);
-    response
+    Ok((StatusCode::ACCEPTED, Json(after)).into_response())
 }

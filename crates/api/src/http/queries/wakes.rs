@@ -36,25 +36,16 @@ pub(in crate::http) async fn list(
     State(state): State<AppState>,
     Query(filter): Query<Filter>,
 ) -> JsonResult<Page<WakeRow>> {
-    let Filter {
-        provider,
-        agent,
-        outcome,
-        sort,
-        after,
-        rows,
-        min_seq,
-    } = filter;
     let query = WakeQuery {
-        provider,
-        agent,
-        outcome,
-        sort: sort.unwrap_or_default(),
-        after,
-        limit: limit(rows),
-        min_seq,
+        provider: filter.provider,
+        agent: filter.agent,
+        outcome: filter.outcome,
+        sort: filter.sort.unwrap_or_default(),
+        after: filter.after,
+        limit: limit(filter.rows),
+        min_seq: filter.min_seq,
     };
-    reach(&*state.rows, min_seq).await?;
+    reach(&*state.rows, query.min_seq).await?;
     Ok(Json(state.rows.wakes(&query).await?.into()))
 }
 
