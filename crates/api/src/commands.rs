@@ -48,19 +48,6 @@ impl Commands {
         self.metrics.committed(&done.state, &done.events);
         Ok(done)
     }
-
-    pub(crate) async fn agent(
-        &self,
-        name: &AgentName,
-        cause: &str,
-        command: impl FnOnce(Timestamp) -> AgentCommand,
-    ) -> Result<Executed<Agent>, CommandError<AgentRejection>> {
-        let at = self.now().await?;
-        let aggregate = AggregateId::Agent(name.clone());
-        self.journal
-            .execute(&aggregate, command(at), &CommitMeta::new(cause, at))
-            .await
-    }
 }
 
 /// A key's command, once the time is known.
@@ -111,7 +98,10 @@ impl Admin for Commands {
         cause: &'static str,
         command: AgentCommandAt,
     ) -> Result<Executed<Agent>, CommandError<AgentRejection>> {
-        Self::agent(self, agent, cause, command).await
+        let at = self.now().await?;
+        let aggregate = AggregateId::Agent(agent.clone());
+        let meta = CommitMeta::new(cause, at);
+        self.journal.execute(&aggregate, command(at), &meta).await
     }
 
     async fn stop_providers(&self, agent: &AgentName, cause: &'static str, epoch: Epoch) {

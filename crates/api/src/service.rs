@@ -3,7 +3,7 @@
 use crate::{
     commands::Commands,
     config::{AgentAuth, Config},
-    control::{self, Presence, Sweeper, agent_auth},
+    control::{self, Control, Presence, Sweeper, agent_auth},
     history::{JournalFeed, JournalRows},
     http::{self, AppServices, AppState, HttpLimits, Readiness},
     keys::Authenticator,
@@ -243,20 +243,21 @@ impl Service {
 
     /// Answers agents once the fold includes what they published before.
     fn answer_agents(&self, wakes: Wakes) {
-        let (registry, commands, client) = (
-            self.registry.clone(),
-            self.commands.clone(),
-            self.bus.client().clone(),
-        );
+        let control = Control {
+            registry: self.registry.clone(),
+            commands: self.commands.clone(),
+            wakes,
+            client: self.bus.client().clone(),
+        };
         let (tasks, stop) = (self.tasks.clone(), self.shutdown.clone());
         self.tasks.spawn(async move {
-            if stop.run_until_cancelled(registry.ready()).await.is_none() {
+            if stop.run_until_cancelled(control.registry.ready()).await.is_none() {
                 return;
             }
-            match ControlRequests::subscribe(&client).await {
+            match ControlRequests::subscribe(&control.client).await {
                 Ok(requests) => {
-                    let requests = requests.counting(&commands.metrics.refusals);
-                    control::serve(requests, registry, commands, wakes, client, &tasks, &stop).await;
+                    let requests = requests.counting(&control.commands.metrics.refusals);
+                    control::serve(control, requests, &tasks, &stop).await;
                 }
                 Err(error) => error!(%error, "can't answer agents"),
             }

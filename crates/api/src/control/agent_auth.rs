@@ -1,7 +1,10 @@
 //! Authenticates agents' connections where the hub's NATS servers ask for keys, and ends those whose keys were revoked.
 //! The journal records which keys are valid; each replica answers by its own fold.
 
-use crate::{commands::Commands, registry::Registry};
+use crate::{
+    commands::{Admin, Commands},
+    registry::Registry,
+};
 use backon::{ConstantBuilder, Retryable};
 use reveille_bus::{
     Connection, Reason, Refusals, SubjectKind,
@@ -24,8 +27,8 @@ pub(crate) async fn trust(commands: &Commands, trusted: Vec<(AgentName, AgentKey
     for (agent, key) in trusted {
         let record = || async {
             let (name, key) = (agent.clone(), key.clone());
-            let command = |at| AgentCommand::Trust { name, key, at };
-            commands.agent(&agent, TRUST_CAUSE, command).await
+            let command = move |at| AgentCommand::Trust { name, key, at };
+            commands.agent(&agent, TRUST_CAUSE, Box::new(command)).await
         };
         let every = ConstantBuilder::new().with_delay(RETRY_AFTER).without_max_times();
         let recorded = record.retry(every).notify(

@@ -7,5 +7,5 @@ mod requests;
 mod sweeps;
 
 pub(crate) use presence::Presence;
-pub(crate) use requests::serve;
+pub(crate) use requests::{Control, serve};
 pub(crate) use sweeps::Sweeper;

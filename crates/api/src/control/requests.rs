@@ -1,6 +1,10 @@
 //! Agents' requests, as commands, and the answers to them.
 
-use crate::{commands::Commands, registry::Registry, wakes::Wakes};
+use crate::{
+    commands::{Admin, Commands},
+    registry::Registry,
+    wakes::Wakes,
+};
 use async_nats::Client;
 use reveille_bus::{
     AggregateId, BusError, CommandError, Executed, Reason, SubjectKind,
@@ -24,30 +28,22 @@ const FOLD_WAIT: Duration = Duration::from_secs(2);
 /// What commits of registrations have as their cause.
 const REGISTER: &str = "register";
 
+/// What answers agents. Cheap to clone.
 #[derive(Clone)]
-struct Control {
-    registry: Registry,
-    commands: Commands,
-    wakes: Wakes,
-    client: Client,
+pub(crate) struct Control {
+    pub registry: Registry,
+    pub commands: Commands,
+    pub wakes: Wakes,
+    pub client: Client,
 }
 
 /// Answers agents until `shutdown`.
 pub(crate) async fn serve(
+    control: Control,
     mut requests: ControlRequests,
-    registry: Registry,
-    commands: Commands,
-    wakes: Wakes,
-    client: Client,
     tasks: &TaskTracker,
     shutdown: &CancellationToken,
 ) {
-    let control = Control {
-        registry,
-        commands,
-        wakes,
-        client,
-    };
     let permits = Arc::new(Semaphore::new(CONCURRENCY));
     loop {
         let Ok(permit) = permits.clone().acquire_owned().await else {
@@ -130,11 +126,8 @@ impl Control {
                 epoch,
                 provider: name,
             } => {
-                self.execute(provider(name), "deregister", |at| ProviderCommand::Deregister {
-                    epoch,
-                    at,
-                })
-                .await
+                let command = |at| ProviderCommand::Deregister { epoch, at };
+                self.execute(provider(name), "deregister", command).await
             }
         }
     }
@@ -146,7 +139,7 @@ impl Control {
         version: &str,
     ) -> Result<ControlAnswer, ControlError> {
         let (name, version) = (agent.clone(), version.to_owned());
-        let command = |at| AgentCommand::Connect {
+        let command = move |at| AgentCommand::Connect {
             name,
             session,
             version,
@@ -154,7 +147,7 @@ impl Control {
         };
         let done = self
             .commands
-            .agent(agent, "connect", command)
+            .agent(agent, "connect", Box::new(command))
             .await
             .map_err(refused_agent)?;
         let epoch = done.state.epoch();
@@ -342,12 +335,7 @@ fn refused_agent(error: CommandError<AgentRejection>) -> ControlError {
         CommandError::Rejected(AgentRejection::SessionSuperseded { current }) => {
             ControlError::Superseded { current }
         }
-        CommandError::Rejected(
-            rejection @ (AgentRejection::TokenUnknown
-            | AgentRejection::TokenUsed
-            | AgentRejection::TokenExpired
-            | AgentRejection::TokenTooLong),
-        ) => ControlError::Invalid {
+        CommandError::Rejected(rejection) => ControlError::Invalid {
             reason: rejection.to_string(),
         },
     }

@@ -174,12 +174,11 @@ impl Sweeper {
 
     async fn order_resume(&self, snapshot: &ProviderSnapshot) {
         let id = &snapshot.provider.id;
-        let order = Order::Resume {
-            providers: vec![id.provider.clone()],
-        };
         let order = AddressedOrder {
             epoch: snapshot.provider.epoch,
-            order,
+            order: Order::Resume {
+                providers: vec![id.provider.clone()],
+            },
         };
         if let Err(error) = orders::send(&self.client, &id.agent, &order).await {
             warn!(provider.name = %id, %error, "the agent of {id} is back but doesn't accept orders");
