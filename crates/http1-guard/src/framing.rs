@@ -77,7 +77,7 @@ impl Framing {
 
     /// Advances over `bytes`, which begin where the ones that passed before have ended.
     pub fn look(&mut self, bytes: &[u8]) -> Looked {
-        let mut passed = 0;
+        let (mut passed, mut refusal) = (0, None);
         while passed < bytes.len() {
             let rest = &bytes[passed..];
             match &mut self.place {
@@ -109,19 +109,14 @@ impl Framing {
                         passed += whole;
                         self.begun = true;
                     }
-                    Err(refusal) => {
-                        return Looked {
-                            passed,
-                            refusal: Some(refusal),
-                        };
+                    Err(error) => {
+                        refusal = Some(error);
+                        break;
                     }
                 },
             }
         }
-        Looked {
-            passed,
-            refusal: None,
-        }
+        Looked { passed, refusal }
     }
 
     /// The length of the head at the beginning of `bytes`; 0 if it is not whole.

@@ -81,13 +81,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Http1Guard<S> {
         self.set_head_began(None);
     }
 
-    /// Reads into `buf`, and leaves there what hyper may have.
-    fn read_through(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<ReadStep>> {
+    /// Reads into `buf`, and leaves there what hyper may have. False if that is nothing, though the stream goes on.
+    fn read_through(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<bool>> {
         let before = buf.filled().len();
         ready!(Pin::new(&mut self.stream).poll_read(cx, buf))?;
         let new = &buf.filled()[before..];
         if new.is_empty() {
-            return Poll::Ready(Ok(ReadStep::Passed));
+            return Poll::Ready(Ok(true));
         }
         let Looked { passed, refusal } = self.framing.look(new);
         self.report_body();
@@ -99,26 +99,22 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Http1Guard<S> {
         if let Some(refusal) = refusal {
             self.refuse(refusal);
         }
-        Poll::Ready(Ok(if passed > 0 {
-            ReadStep::Passed
-        } else {
-            ReadStep::Held
-        }))
+        Poll::Ready(Ok(passed > 0))
     }
 
-    /// Reads more of a head that has begun.
-    fn read_held(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<ReadStep>> {
+    /// Reads more of a head that has begun; true at the end of the stream.
+    fn read_held(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<bool>> {
         let before = self.held.len();
         self.held.reserve(PIECE_BYTES);
         let Poll::Ready(read) = poll_read_buf(Pin::new(&mut self.stream), cx, &mut self.held) else {
             ready!(self.head_is_late(cx));
             let within = self.head_within;
             self.refuse(ProtocolError::SlowHead { within });
-            return Poll::Ready(Ok(ReadStep::Held));
+            return Poll::Ready(Ok(false));
         };
         if read? == 0 {
             // The client disconnected in the middle of a head.
-            return Poll::Ready(Ok(ReadStep::Passed));
+            return Poll::Ready(Ok(true));
         }
         if Head::may_end(&self.held, before) || self.held.len() >= self.framing.head_bytes() {
             let Looked { passed, refusal } = self.framing.look(&self.held);
@@ -134,7 +130,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Http1Guard<S> {
                 self.refuse(refusal);
             }
         }
-        Poll::Ready(Ok(ReadStep::Held))
+        Poll::Ready(Ok(false))
     }
 
     /// Reads and discards bytes, to the end.
@@ -180,14 +176,6 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Http1Guard<S> {
     }
 }
 
-/// The result of a read.
-enum ReadStep {
-    /// Something may pass to hyper, or it was the end.
-    Passed,
-    /// The guard holds bytes, or has some to release.
-    Held,
-}
-
 impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Http1Guard<S> {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
@@ -212,14 +200,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Http1Guard<S> {
                 ready!(this.discard(cx))?;
                 return Poll::Ready(Ok(()));
             }
-            let progress = if this.held.is_empty() {
+            let passed = if this.held.is_empty() {
                 ready!(this.read_through(cx, buf))?
             } else {
                 ready!(this.read_held(cx))?
             };
-            match progress {
-                ReadStep::Passed => return Poll::Ready(Ok(())),
-                ReadStep::Held => {}
+            if passed {
+                return Poll::Ready(Ok(()));
             }
         }
     }
