@@ -3,7 +3,7 @@
 
 use async_trait::async_trait;
 use futures::{
-    StreamExt,
+    StreamExt, TryStreamExt,
     stream::{self, BoxStream},
 };
 use reveille_bus::{AggregateId, BusError, Connection, Follow, Followed, Follower, Journal, JournalEntry};
@@ -206,10 +206,8 @@ impl EventFeed for JournalFeed {
             })
         };
         stream::once(begun)
-            .flat_map(|begun| match begun {
-                Ok(following) => stream::unfold(Some(following), next).left_stream(),
-                Err(error) => stream::iter([Err(error)]).right_stream(),
-            })
+            .map_ok(|following| stream::unfold(Some(following), next))
+            .try_flatten()
             .boxed()
     }
 }

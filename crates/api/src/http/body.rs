@@ -1,7 +1,10 @@
 //! Reads a request's body into memory: JSON only, up to a limit, counted against the memory for all held bodies.
 
 use super::{ApiError, AppState};
-use crate::inference::{BodyBudget, HeldBytes};
+use crate::{
+    inference::{BodyBudget, HeldBytes},
+    origin::quoted,
+};
 use axum::{
     body::{Body, BodyDataStream, HttpBody},
     extract::Request,
@@ -41,14 +44,8 @@ pub(super) struct HeldBody {
 /// browser's preflight.
 pub(super) fn check_media_type(headers: &HeaderMap, body: &Body) -> Result<(), ApiError> {
     let refuse = |what: &str, value: &[u8]| {
-        let value: String = String::from_utf8_lossy(value)
-            .chars()
-            .filter(|c| !c.is_control())
-            .take(100)
-            .collect();
-        Err(ApiError::UnsupportedMedia {
-            what: format!("{what} is {value:?}"),
-        })
+        let what = format!("{what} is {:?}", quoted(value));
+        Err(ApiError::UnsupportedMedia { what })
     };
     if let Some(encoding) = headers.get(header::CONTENT_ENCODING)
         && !encoding.as_bytes().eq_ignore_ascii_case(b"identity")

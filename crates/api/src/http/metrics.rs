@@ -58,30 +58,20 @@ fn register_gauges(page: &mut Registry, state: &AppState, relay: RelayStats) {
         .iter()
         .map(|snapshot| state.waker.waiting(&snapshot.provider.id))
         .sum();
-    for (name, help, value) in [
-        (
-            "connected_agents",
-            "Agents with a provider that is not inactive",
-            agents.len(),
-        ),
-        (
-            "relayed_requests",
-            "Requests of this replica that agents work on",
-            relay.in_flight,
-        ),
-        (
-            "wake_waiters",
-            "Requests of this replica that wait for a wake",
-            waiters,
-        ),
-        (
-            "unreadable_aggregates",
-            "Aggregates whose last commit this replica can't read",
-            state.registry.unreadable(),
-        ),
-    ] {
+    let mut register = |name, help, value: usize| {
         let gauge: Gauge = Gauge::default();
         gauge.set(i64::try_from(value).unwrap_or(i64::MAX));
         page.register(name, help, gauge);
-    }
+    };
+    let help = "Agents with a provider that is not inactive";
+    register("connected_agents", help, agents.len());
+    let help = "Requests of this replica that agents work on";
+    register("relayed_requests", help, relay.in_flight);
+    register(
+        "wake_waiters",
+        "Requests of this replica that wait for a wake",
+        waiters,
+    );
+    let help = "Aggregates whose last commit this replica can't read";
+    register("unreadable_aggregates", help, state.registry.unreadable());
 }

@@ -107,13 +107,8 @@ impl Model {
         let first = waking
             .min_by_key(|(_, wake)| wake.deadline_ms)
             .filter(|_| status == StatusName::Waking);
-        let eta = match status {
-            StatusName::Active | StatusName::Inactive => None,
-            StatusName::Waking | StatusName::Hibernating => pool
-                .iter()
-                .filter_map(|snapshot| time_until_awake(snapshot))
-                .min(),
-        };
+        let is_awake = status == StatusName::Active;
+        let until_awake = pool.iter().filter_map(|snapshot| time_until_awake(snapshot));
         let times = |snapshot: &Arc<ProviderSnapshot>| {
             let times = WakeTimes::of(snapshot)?;
             Some(Times {
@@ -131,18 +126,17 @@ impl Model {
                 requested_at_ms: wake.requested_at_ms,
                 deadline_ms: wake.deadline_ms,
             }),
-            eta_ms: eta.map(millis),
+            eta_ms: until_awake.min().filter(|_| !is_awake).map(millis),
             wake_times: pool.iter().filter_map(times).collect(),
-        };
-        let status = ModelStatus {
-            value: loaded(status),
         };
         Self {
             id,
             object: "model",
             created: 0,
             owned_by: "reveille",
-            status,
+            status: ModelStatus {
+                value: loaded(status),
+            },
             reveille,
         }
     }

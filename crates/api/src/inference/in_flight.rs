@@ -2,39 +2,28 @@
 
 use parking_lot::Mutex;
 use reveille_domain::ProviderId;
-use std::{
-    collections::HashMap,
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
-};
+use std::{collections::HashMap, sync::Arc};
 
-/// Counts requests by provider.
+/// Counts requests by provider: one reference for each, beside the map's own.
 #[derive(Debug, Default)]
 pub(super) struct InFlight {
-    counts: Mutex<HashMap<ProviderId, Arc<AtomicUsize>>>,
+    counts: Mutex<HashMap<ProviderId, Arc<()>>>,
 }
 
 /// One request, counted until this is dropped.
 #[derive(Debug)]
-pub(super) struct InFlightGuard(Arc<AtomicUsize>);
+pub(super) struct InFlightGuard {
+    _counted: Arc<()>,
+}
 
 impl InFlight {
     pub fn enter(&self, id: &ProviderId) -> InFlightGuard {
-        let count = self.counts.lock().entry(id.clone()).or_default().clone();
-        count.fetch_add(1, Ordering::Relaxed);
-        InFlightGuard(count)
+        let counted = self.counts.lock().entry(id.clone()).or_default().clone();
+        InFlightGuard { _counted: counted }
     }
 
     pub fn of(&self, id: &ProviderId) -> usize {
         let counts = self.counts.lock();
-        counts.get(id).map_or(0, |count| count.load(Ordering::Relaxed))
-    }
-}
-
-impl Drop for InFlightGuard {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
+        counts.get(id).map_or(0, |count| Arc::strong_count(count) - 1)
     }
 }

@@ -8,10 +8,8 @@ use crate::{
 use reveille_domain::ModelName;
 use std::{collections::BTreeMap, sync::Arc};
 
-/// The providers that serve `model` to the caller.
-///
-/// # Errors
-/// When the caller may not use it, or it doesn't exist: the error is the same.
+/// The providers that serve `model` to the caller. A model that it may not use gives the same error as one that doesn't
+/// exist.
 pub(crate) fn pool_for(
     registry: &Registry,
     caller: &Caller,

@@ -35,7 +35,6 @@ pub(crate) enum Progress {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Options {
-    /// What happens when the model sleeps.
     pub wake: WakeMode,
     pub wait: Duration,
     pub progress: Progress,

@@ -112,7 +112,7 @@ fn name_or_ipv4(text: &str) -> Option<Host> {
 pub(super) struct OwnHosts {
     listener: IpAddr,
     named: Vec<Host>,
-    tls: Option<Tls>,
+    pub tls: Option<Tls>,
 }
 
 impl OwnHosts {
@@ -139,10 +139,6 @@ impl OwnHosts {
                 .tls
                 .as_ref()
                 .is_some_and(|tls| tls.certifies(&host.to_string()))
-    }
-
-    pub const fn speak_tls(&self) -> bool {
-        self.tls.is_some()
     }
 }
 

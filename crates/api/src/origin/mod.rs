@@ -103,7 +103,6 @@ fn default_port(scheme: &str) -> Option<u16> {
 /// Why a request isn't answered because of the host that it names or the page that sends it.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub(crate) enum OriginError {
-    /// It names no host of the API.
     #[error(
         "this API does not answer to the host {host:?}: use localhost or an address of the API, or start the API with \
          --host for each name by which it is reached"
@@ -111,7 +110,6 @@ pub(crate) enum OriginError {
     UnknownHost { host: String },
     #[error("the request needs a Host header")]
     NoHost,
-    /// A page of another origin sends it.
     #[error(
         "pages from {origin} may not use this API: start it with --cors-origin for each origin whose pages may"
     )]
@@ -124,7 +122,7 @@ impl OriginError {
     }
 }
 
-fn quoted(bytes: &[u8]) -> String {
+pub(crate) fn quoted(bytes: &[u8]) -> String {
     let text = String::from_utf8_lossy(bytes);
     let shown = text.chars().filter(|c| !c.is_control());
     shown.take(MAX_QUOTED_CHARS).collect()
@@ -216,7 +214,7 @@ impl OriginPolicy {
         let (Some(default), Some(page)) = (default_port(scheme), Authority::parse(authority)) else {
             return false;
         };
-        let is_scheme = scheme == "https" || !self.hosts.speak_tls();
+        let is_scheme = scheme == "https" || self.hosts.tls.is_none();
         let same_port = page.port.unwrap_or(default) == own.port.unwrap_or(default);
         is_scheme && same_port && page.host == own.host
     }

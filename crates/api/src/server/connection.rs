@@ -112,7 +112,11 @@ impl Serving {
             write_stalls_for: self.limits.write_stalls_for,
         };
         let mut guarded = Http1Guard::new(stream, connection.clone(), &limits);
-        let service = GuardedService::new(self.router.clone(), connection.clone(), self.refuse);
+        let service = GuardedService {
+            router: self.router.clone(),
+            connection: connection.clone(),
+            refuse: self.refuse,
+        };
         if let Some(error) = refused {
             guarded.refuse(error);
         }

@@ -78,9 +78,6 @@ impl Default for ServerLimits {
 
 /// Serves `router` on `listener`, over TLS if there is a certificate, until `stop`, and then until the requests under way
 /// have ended. Dropping it cuts them.
-///
-/// # Errors
-/// When the listener doesn't listen.
 pub(crate) async fn serve(
     listener: TcpListener,
     tls: Option<Tls>,

@@ -19,19 +19,9 @@ pub type Refuse = fn(ProtocolError) -> Response;
 
 /// Calls the router with the requests that pass the guard.
 pub struct GuardedService {
-    router: Router,
-    connection: ConnectionState,
-    refuse: Refuse,
-}
-
-impl GuardedService {
-    pub fn new(router: Router, connection: ConnectionState, refuse: Refuse) -> Self {
-        Self {
-            router,
-            connection,
-            refuse,
-        }
-    }
+    pub router: Router,
+    pub connection: ConnectionState,
+    pub refuse: Refuse,
 }
 
 impl Service<Request<Incoming>> for GuardedService {

@@ -8,7 +8,7 @@ use crate::{
     wakes::now_ms,
 };
 use bytes::Bytes;
-use reveille_domain::ModelName;
+use reveille_domain::{AgentName, ModelName};
 use serde_json::json;
 use std::time::Duration;
 
@@ -24,10 +24,9 @@ pub(super) fn keepalive(
     phase: &Phase,
     (elapsed, left): (Duration, Option<Duration>),
 ) -> Bytes {
-    let who = phase.provider().map_or_else(
-        || model.to_string(),
-        |provider| named(&provider.agent.to_string(), model),
-    );
+    let who = phase
+        .provider()
+        .map_or_else(|| model.to_string(), |provider| named(&provider.agent, model));
     let seconds = elapsed.as_secs();
     // Rounded up: it isn't awake sooner.
     let eta = left.map_or_else(String::new, |left| {
@@ -57,15 +56,13 @@ pub(super) fn keepalive(
 }
 
 /// `agent/model`, unless the caller named the model so.
-fn named(agent: &str, model: &ModelName) -> String {
-    let named = model
-        .as_str()
-        .strip_prefix(agent)
-        .is_some_and(|rest| rest.starts_with('/'));
-    if named {
+fn named(agent: &AgentName, model: &ModelName) -> String {
+    let named = format!("{agent}/{model}");
+    let prefix = &named[..named.len() - model.as_str().len()];
+    if model.as_str().starts_with(prefix) {
         model.to_string()
     } else {
-        format!("{agent}/{model}")
+        named
     }
 }
 

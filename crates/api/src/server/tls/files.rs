@@ -35,24 +35,12 @@ pub struct TlsFiles {
 /// Why a certificate can't be used.
 #[derive(Debug, Error)]
 pub enum TlsError {
-    /// A file can't be read.
     #[error("{}: {error}", file.display())]
     Unreadable { file: PathBuf, error: io::Error },
-    /// A file is not what it should be.
     #[error("{}: {what}", file.display())]
-    Unusable {
-        file: PathBuf,
-        /// What is wrong with it.
-        what: String,
-    },
-    /// Others may read the key.
+    Unusable { file: PathBuf, what: String },
     #[error("{}: mode {mode:04o} lets others read this private key; `chmod 600` it", file.display())]
-    Exposed {
-        file: PathBuf,
-        /// Its permission bits.
-        mode: u32,
-    },
-    /// The key isn't the certificate's.
+    Exposed { file: PathBuf, mode: u32 },
     #[error("{}: this is not the private key of the certificate in {}", key.display(), certificate.display())]
     Mismatch { certificate: PathBuf, key: PathBuf },
     /// The TLS library refuses its own settings.
@@ -63,34 +51,19 @@ pub enum TlsError {
 /// What is not well about a certificate that is used all the same.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum TlsWarning {
-    /// Clients are going to refuse it.
     #[error("{}: this certificate has expired ({not_after}): clients refuse it", certificate.display())]
-    Expired {
-        certificate: PathBuf,
-        /// Its last second.
-        not_after: String,
-    },
-    /// It has to be renewed.
+    Expired { certificate: PathBuf, not_after: String },
     #[error("{}: this certificate expires soon ({not_after}): renew it", certificate.display())]
-    ExpiresSoon {
-        certificate: PathBuf,
-        /// Its last second.
-        not_after: String,
-    },
+    ExpiresSoon { certificate: PathBuf, not_after: String },
     /// It is not valid yet, or this machine's clock is wrong.
     #[error("{}: this certificate is not valid before {not_before}: clients refuse it", certificate.display())]
     NotYetValid {
         certificate: PathBuf,
-        /// Its first second.
         not_before: String,
     },
     /// Others may read a key that isn't ours, so that it isn't for us to forbid it.
     #[error("{}: mode {mode:04o} lets everybody on this machine read this private key", key.display())]
-    Exposed {
-        key: PathBuf,
-        /// Its permission bits.
-        mode: u32,
-    },
+    Exposed { key: PathBuf, mode: u32 },
 }
 
 /// A certificate with its key, and what is not well about them.

@@ -112,7 +112,7 @@ impl Tls {
                 for warning in warnings {
                     warn!("{warning}");
                 }
-                self.inner.current.replace(key);
+                *self.inner.current.0.write() = Arc::new(key);
                 info!(tls.certificate = %self.inner.files.certificate.display(), "reloaded the TLS certificate");
             }
             Err(reason) => {
@@ -133,12 +133,6 @@ impl fmt::Debug for Tls {
 /// The certificate that new handshakes get.
 #[derive(Debug)]
 struct Current(RwLock<Arc<CertifiedKey>>);
-
-impl Current {
-    fn replace(&self, key: CertifiedKey) {
-        *self.0.write() = Arc::new(key);
-    }
-}
 
 impl ResolvesServerCert for Current {
     fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
