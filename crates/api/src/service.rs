@@ -169,15 +169,14 @@ impl Service {
             self.tasks.clone(),
             config.max_waiting,
         );
-        let sweeper = Sweeper::new(
-            registry.clone(),
-            presence,
-            commands.clone(),
-            wakes.clone(),
-            &self.bus,
-        );
-        self.spawn(sweeper.run());
-        self.answer_agents(wakes.clone());
+        let control = Control {
+            registry: registry.clone(),
+            commands: commands.clone(),
+            wakes: wakes.clone(),
+            client: self.bus.client().clone(),
+        };
+        self.spawn(Sweeper::new(control.clone(), presence, &self.bus).run());
+        self.answer_agents(control);
         let agent_auth = self.authenticate_agents(config.agent_auth.clone());
 
         let relay_client =
@@ -242,13 +241,7 @@ impl Service {
     }
 
     /// Answers agents once the fold includes what they published before.
-    fn answer_agents(&self, wakes: Wakes) {
-        let control = Control {
-            registry: self.registry.clone(),
-            commands: self.commands.clone(),
-            wakes,
-            client: self.bus.client().clone(),
-        };
+    fn answer_agents(&self, control: Control) {
         let (tasks, stop) = (self.tasks.clone(), self.shutdown.clone());
         self.tasks.spawn(async move {
             if stop.run_until_cancelled(control.registry.ready()).await.is_none() {

@@ -135,19 +135,16 @@ impl Framing {
                 return Ok(line.len());
             }
         }
-        match Head::look(bytes, self.head_bytes) {
-            Head::Partial => Ok(0),
-            Head::Refused(refusal) => Err(refusal),
-            Head::Whole { bytes, body } => {
-                self.heads += 1;
-                self.place = match body {
-                    Body::Bytes(0) => Position::Head,
-                    Body::Bytes(length) => Position::Body(length),
-                    Body::Chunked => Position::Chunks(Chunks::START),
-                };
-                Ok(bytes)
-            }
-        }
+        let Some(Head { bytes, body }) = Head::look(bytes, self.head_bytes)? else {
+            return Ok(0);
+        };
+        self.heads += 1;
+        self.place = match body {
+            Body::Bytes(0) => Position::Head,
+            Body::Bytes(length) => Position::Body(length),
+            Body::Chunked => Position::Chunks(Chunks::START),
+        };
+        Ok(bytes)
     }
 }
 

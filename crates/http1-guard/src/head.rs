@@ -6,17 +6,12 @@ use http::Uri;
 /// How many headers a request may have; hyper's own limit.
 const MAX_FIELDS: usize = 100;
 
-/// What the beginning of `bytes` is.
+/// A whole head.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Head {
-    /// A whole head, with its length.
-    Whole {
-        bytes: usize,
-        body: Body,
-    },
-    /// Not a whole one yet.
-    Partial,
-    Refused(ProtocolError),
+pub(crate) struct Head {
+    /// Its length.
+    pub bytes: usize,
+    pub body: Body,
 }
 
 /// The body after a head.
@@ -27,27 +22,23 @@ pub(crate) enum Body {
 }
 
 impl Head {
-    /// Reads the bytes where a request begins. A head may have `limit` bytes.
-    pub fn look(bytes: &[u8], limit: usize) -> Self {
+    /// Reads the bytes where a request begins; `None` if the head is not whole yet. It may have `limit` bytes.
+    pub fn look(bytes: &[u8], limit: usize) -> Result<Option<Self>, ProtocolError> {
         let mut fields = [httparse::EMPTY_HEADER; MAX_FIELDS];
         let mut request = httparse::Request::new(&mut fields);
         match request.parse(bytes) {
             Ok(httparse::Status::Complete(whole)) if whole <= limit => {
                 // hyper reads the target as this type, and refuses it by itself.
                 if request.path.is_none_or(|target| Uri::try_from(target).is_err()) {
-                    return Self::Refused(ProtocolError::NotHttp);
+                    return Err(ProtocolError::NotHttp);
                 }
-                match body(&request) {
-                    Ok(body) => Self::Whole { bytes: whole, body },
-                    Err(error) => Self::Refused(error),
-                }
+                let (bytes, body) = (whole, body(&request)?);
+                Ok(Some(Self { bytes, body }))
             }
-            Ok(httparse::Status::Partial) if bytes.len() < limit => Self::Partial,
-            Ok(_) => Self::Refused(too_large(bytes, limit)),
-            Err(httparse::Error::TooManyHeaders) => {
-                Self::Refused(ProtocolError::ManyFields { limit: MAX_FIELDS })
-            }
-            Err(_) => Self::Refused(ProtocolError::NotHttp),
+            Ok(httparse::Status::Partial) if bytes.len() < limit => Ok(None),
+            Ok(_) => Err(too_large(bytes, limit)),
+            Err(httparse::Error::TooManyHeaders) => Err(ProtocolError::ManyFields { limit: MAX_FIELDS }),
+            Err(_) => Err(ProtocolError::NotHttp),
         }
     }
 
@@ -106,19 +97,19 @@ mod tests {
 
     const LIMIT: usize = 1_000;
 
-    fn look(text: &str) -> Head {
+    fn look(text: &str) -> Result<Option<Head>, ProtocolError> {
         Head::look(text.as_bytes(), LIMIT)
     }
 
-    fn post(fields: &str) -> Head {
+    fn post(fields: &str) -> Result<Option<Head>, ProtocolError> {
         look(&format!("POST / HTTP/1.1\r\n{fields}\r\n"))
     }
 
     #[test]
     fn the_length_of_a_body_is_said_once() {
         let body = |fields: &str| match post(fields) {
-            Head::Whole { body, .. } => Some(body),
-            Head::Refused(ProtocolError::UnclearLength) => None,
+            Ok(Some(head)) => Some(head.body),
+            Err(ProtocolError::UnclearLength) => None,
             other => panic!("{fields:?}: {other:?}"),
         };
         assert_eq!(body(""), Some(Body::Bytes(0)));
@@ -144,7 +135,7 @@ mod tests {
         }
         assert_eq!(
             look("POST / HTTP/1.0\r\ntransfer-encoding: chunked\r\n\r\n"),
-            Head::Refused(ProtocolError::UnclearLength)
+            Err(ProtocolError::UnclearLength)
         );
     }
 
@@ -153,34 +144,31 @@ mod tests {
         let text = "GET /a HTTP/1.1\r\nhost: a\r\n\r\nrest";
         assert_eq!(
             look(text),
-            Head::Whole {
+            Ok(Some(Head {
                 bytes: text.len() - 4,
                 body: Body::Bytes(0)
-            }
+            }))
         );
-        assert_eq!(look("GET /a HTTP/1.1\r\nhost"), Head::Partial);
-        assert_eq!(look("hello\r\n\r\n"), Head::Refused(ProtocolError::NotHttp));
-        assert_eq!(
-            look("GET / HTTP/3.0\r\n\r\n"),
-            Head::Refused(ProtocolError::NotHttp)
-        );
+        assert_eq!(look("GET /a HTTP/1.1\r\nhost"), Ok(None));
+        assert_eq!(look("hello\r\n\r\n"), Err(ProtocolError::NotHttp));
+        assert_eq!(look("GET / HTTP/3.0\r\n\r\n"), Err(ProtocolError::NotHttp));
         for target in ["a>1", "http://", "http://a:b:c/"] {
             let request = format!("GET {target} HTTP/1.1\r\n\r\n");
-            assert_eq!(look(&request), Head::Refused(ProtocolError::NotHttp), "{target}");
+            assert_eq!(look(&request), Err(ProtocolError::NotHttp), "{target}");
         }
         let large = format!("a: {}\r\n", "x".repeat(LIMIT));
         let limit = LIMIT;
-        assert_eq!(post(&large), Head::Refused(ProtocolError::LargeHead { limit }));
+        assert_eq!(post(&large), Err(ProtocolError::LargeHead { limit }));
         assert_eq!(
             look(&format!("GET /{}", "x".repeat(LIMIT))),
-            Head::Refused(ProtocolError::LongLine { limit })
+            Err(ProtocolError::LongLine { limit })
         );
         assert_eq!(
             Head::look(
                 format!("GET / HTTP/1.1\r\n{}\r\n", "a:b\r\n".repeat(101)).as_bytes(),
                 10_000
             ),
-            Head::Refused(ProtocolError::ManyFields { limit: MAX_FIELDS })
+            Err(ProtocolError::ManyFields { limit: MAX_FIELDS })
         );
     }
 

@@ -7,5 +7,17 @@ mod requests;
 mod sweeps;
 
 pub(crate) use presence::Presence;
-pub(crate) use requests::{Control, serve};
+pub(crate) use requests::serve;
 pub(crate) use sweeps::Sweeper;
+
+use crate::{commands::Commands, registry::Registry, wakes::Wakes};
+use async_nats::Client;
+
+/// What answering agents and sweeping need. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Control {
+    pub registry: Registry,
+    pub commands: Commands,
+    pub wakes: Wakes,
+    pub client: Client,
+}

@@ -1,11 +1,7 @@
 //! Agents' requests, as commands, and the answers to them.
 
-use crate::{
-    commands::{Admin, Commands},
-    registry::Registry,
-    wakes::Wakes,
-};
-use async_nats::Client;
+use super::Control;
+use crate::commands::Admin;
 use reveille_bus::{
     AggregateId, BusError, CommandError, Executed, Reason, SubjectKind,
     control::{ControlAnswer, ControlError, ControlRequest, ControlRequests, ReceivedRequest, Report},
@@ -27,15 +23,6 @@ const CONCURRENCY: usize = 256;
 const FOLD_WAIT: Duration = Duration::from_secs(2);
 /// What commits of registrations have as their cause.
 const REGISTER: &str = "register";
-
-/// What answers agents. Cheap to clone.
-#[derive(Clone)]
-pub(crate) struct Control {
-    pub registry: Registry,
-    pub commands: Commands,
-    pub wakes: Wakes,
-    pub client: Client,
-}
 
 /// Answers agents until `shutdown`.
 pub(crate) async fn serve(

@@ -1,13 +1,8 @@
 //! Regular checks: wakes past their deadline end, wakes in flight are sent again, providers of silent agents become
 //! inactive, and agents that are back resume theirs. A NATS error never causes any of this.
 
-use super::Presence;
-use crate::{
-    commands::Commands,
-    registry::{ProviderSnapshot, Registry},
-    wakes::Wakes,
-};
-use async_nats::Client;
+use super::{Control, Presence};
+use crate::registry::ProviderSnapshot;
 use futures::{StreamExt, stream};
 use reveille_bus::{
     CommandError, Connection,
@@ -33,30 +28,18 @@ const EXPIRE_AFTER: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 const CONCURRENCY: usize = 32;
 
 pub(crate) struct Sweeper {
-    registry: Registry,
+    control: Control,
     presence: Presence,
-    commands: Commands,
-    wakes: Wakes,
-    client: Client,
     generation: watch::Receiver<u64>,
     /// Since when this replica has missed no heartbeat.
     listening_since: Instant,
 }
 
 impl Sweeper {
-    pub(crate) fn new(
-        registry: Registry,
-        presence: Presence,
-        commands: Commands,
-        wakes: Wakes,
-        connection: &Connection,
-    ) -> Self {
+    pub(crate) fn new(control: Control, presence: Presence, connection: &Connection) -> Self {
         Self {
-            registry,
+            control,
             presence,
-            commands,
-            wakes,
-            client: connection.client().clone(),
             generation: connection.generation(),
             listening_since: Instant::now(),
         }
@@ -71,25 +54,33 @@ impl Sweeper {
     }
 
     async fn sweep(&mut self) {
-        let deaf = self.commands.clock.age().is_none_or(|age| age > DEAF_AFTER);
+        let deaf = self
+            .control
+            .commands
+            .clock
+            .age()
+            .is_none_or(|age| age > DEAF_AFTER);
         if deaf || self.generation.has_changed().unwrap_or(true) {
             self.generation.borrow_and_update();
             self.listening_since = Instant::now();
         }
-        let Some(now) = self.commands.clock.try_now() else {
+        let Some(now) = self.control.commands.clock.try_now() else {
             return;
         };
-        if !self.registry.is_ready() {
+        if !self.control.registry.is_ready() {
             return;
         }
         let this = &*self;
-        stream::iter(this.registry.all())
+        stream::iter(this.control.registry.all())
             .for_each_concurrent(CONCURRENCY, |snapshot| async move {
                 this.check(&snapshot, now).await;
             })
             .await;
-        for (agent, epoch) in this.presence.superseded(|agent| this.registry.agent_epoch(agent)) {
-            let _ = orders::announce_session(&this.client, &agent, epoch).await;
+        for (agent, epoch) in this
+            .presence
+            .superseded(|agent| this.control.registry.agent_epoch(agent))
+        {
+            let _ = orders::announce_session(&this.control.client, &agent, epoch).await;
         }
     }
 
@@ -103,9 +94,13 @@ impl Sweeper {
             Status::Waking { wake } if now >= wake.deadline_ms => self.expire_wake(id, wake).await,
             Status::Waking { .. } if self.is_silent(snapshot) => self.mark_inactive(snapshot).await,
             Status::Waking { .. } => {
-                if let Some(message) = self.wakes.message(&snapshot.provider, snapshot.sequence, now) {
+                if let Some(message) = self
+                    .control
+                    .wakes
+                    .message(&snapshot.provider, snapshot.sequence, now)
+                {
                     // If it is lost, the next sweep sends it again.
-                    let _ = wakes::send_again(&self.client, &message).await;
+                    let _ = wakes::send_again(&self.control.client, &message).await;
                 }
             }
             Status::Active { .. } | Status::Hibernating { .. } => {
@@ -146,7 +141,7 @@ impl Sweeper {
     /// Silence counts up to the last canary only: during an outage this replica is deaf, and the agents aren't silent.
     fn is_silent(&self, snapshot: &ProviderSnapshot) -> bool {
         let silent_after = self.presence.silent_after(&snapshot.provider.id.agent);
-        let heard_until = self.commands.clock.heard_until().unwrap_or_default();
+        let heard_until = self.control.commands.clock.heard_until().unwrap_or_default();
         self.listening_since.elapsed() >= silent_after * GRACE_TIMEOUTS
             && heard_until.since(self.last_heard(snapshot)) > silent_after
     }
@@ -180,13 +175,13 @@ impl Sweeper {
                 providers: vec![id.provider.clone()],
             },
         };
-        if let Err(error) = orders::send(&self.client, &id.agent, &order).await {
+        if let Err(error) = orders::send(&self.control.client, &id.agent, &order).await {
             warn!(provider.name = %id, %error, "the agent of {id} is back but doesn't accept orders");
         }
     }
 
     async fn execute(&self, id: &ProviderId, command: impl FnOnce(Timestamp) -> ProviderCommand) {
-        match self.commands.provider(id, "sweep", command).await {
+        match self.control.commands.provider(id, "sweep", command).await {
             Ok(_) => {}
             // Another replica was faster, or the agent is back after all.
             Err(CommandError::Rejected(

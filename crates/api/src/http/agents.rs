@@ -153,11 +153,8 @@ pub(super) async fn issue_token(
     let IssueToken { expires_in_s } = read_small(&state, request).await?;
     let lifetime = expires_in_s.map_or(MAX_TOKEN_LIFETIME, Duration::from_secs);
     if lifetime.is_zero() {
-        return Err(ApiError::invalid(
-            "invalid_token",
-            "expires_in_s",
-            "it must be more than 0",
-        ));
+        let reason = "it must be more than 0";
+        return Err(ApiError::invalid("invalid_token", "expires_in_s", reason));
     }
     let token = TokenId(Uuid::now_v7());
     let secret: [u8; SECRET_BYTES] = rand::random();
@@ -285,11 +282,9 @@ async fn run(
 
 fn refused(error: CommandError<AgentRejection>) -> ApiError {
     match error {
-        CommandError::Rejected(AgentRejection::TokenTooLong) => ApiError::invalid(
-            "invalid_token",
-            "expires_in_s",
-            AgentRejection::TokenTooLong.to_string(),
-        ),
+        CommandError::Rejected(rejection @ AgentRejection::TokenTooLong) => {
+            ApiError::invalid("invalid_token", "expires_in_s", rejection.to_string())
+        }
         CommandError::Rejected(
             rejection @ (AgentRejection::TokenUnknown
             | AgentRejection::TokenUsed

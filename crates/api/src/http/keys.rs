@@ -7,16 +7,19 @@ use super::{
     extract::{Path, Query},
     paging::{Listed, Page, folded},
 };
-use crate::keys::{Denied, KeySnapshot, KeyState, MAX_KEYS, SecretKey};
+use crate::{
+    commands::KeyCommandAt,
+    keys::{Denied, KeySnapshot, KeyState, MAX_KEYS, SecretKey},
+};
 use axum::{
     Json,
     extract::{Request, State},
     http::StatusCode,
     response::{IntoResponse, Response},
 };
-use reveille_bus::{BusError, CommandError, Executed};
+use reveille_bus::{BusError, CommandError};
 use reveille_domain::{
-    Key, KeyCommand, KeyId, KeyName, KeyRejection, Scope, Scopes, Timestamp,
+    KeyCommand, KeyId, KeyName, KeyRejection, Scope, Scopes, Timestamp,
     key::{KeyLimits, KeyPolicy, MAX_SCOPES},
     rows::{Sort, SortBy, SortKey, SortKind, SortValue},
 };
@@ -143,8 +146,7 @@ pub(super) async fn create(State(state): State<AppState>, request: Request) -> R
         secret: hash,
         at,
     };
-    let done = state.admin.key(secret.id(), "create", Box::new(command)).await;
-    let row = row_after(&state, secret.id(), done).await?;
+    let row = row_after(&state, secret.id(), "create", Box::new(command)).await?;
     Ok((StatusCode::CREATED, Json(Made::of(&secret, row))).into_response())
 }
 
@@ -169,8 +171,7 @@ pub(super) async fn rotate(
         grace: Duration::from_secs(grace_s),
         at,
     };
-    let done = state.admin.key(secret.id(), "rotate", Box::new(command)).await;
-    let row = row_after(&state, secret.id(), done).await?;
+    let row = row_after(&state, secret.id(), "rotate", Box::new(command)).await?;
     Ok(Json(Made::of(&secret, row)).into_response())
 }
 
@@ -179,8 +180,7 @@ pub(super) async fn revoke(
     Path(id): Path<KeyId>,
 ) -> Result<Json<KeyRow>, ApiError> {
     let command = Box::new(|at| KeyCommand::Revoke { at });
-    let done = state.admin.key(&id, "revoke", command).await;
-    row_after(&state, &id, done).await.map(Json)
+    row_after(&state, &id, "revoke", command).await.map(Json)
 }
 
 /// What keys can be sorted by; equal ones are sorted by their ids.
@@ -231,12 +231,14 @@ pub(super) async fn list(
     Ok(Json(Page::of(page, |known| KeyRow::of(&known, now))))
 }
 
-/// The key's row once this replica has folded the command's result.
+/// Runs a command, and returns the key's row once this replica has folded the result.
 async fn row_after(
     state: &AppState,
     id: &KeyId,
-    done: Result<Executed<Key>, CommandError<KeyRejection>>,
+    cause: &'static str,
+    command: KeyCommandAt,
 ) -> Result<KeyRow, ApiError> {
+    let done = state.admin.key(id, cause, command).await;
     let done = done.map_err(|error| refused(id, error))?;
     folded(state, Some(done.sequence)).await?;
     let known = state.authenticator.keys().get(id.as_str());

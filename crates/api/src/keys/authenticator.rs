@@ -9,7 +9,7 @@ use reveille_domain::{KeyId, SecretHash, Timestamp};
 
 /// Where Anthropic's clients put their key.
 const X_API_KEY: HeaderName = HeaderName::from_static("x-api-key");
-const BEARER: &[u8] = b"bearer ";
+const BEARER: &str = "bearer ";
 
 const NO_KEY: Denied =
     Denied::Invalid("this is not a Reveille key: a key is rv_<id>_<secret>, sent as a bearer token");
@@ -131,10 +131,7 @@ impl Authenticator {
 
 /// The text after `Bearer`, which may be in upper or lower case (RFC 9110).
 fn bearer_token(value: &HeaderValue) -> Option<&str> {
-    let scheme = value.as_bytes().get(..BEARER.len())?;
-    scheme
-        .eq_ignore_ascii_case(BEARER)
-        .then(|| value.to_str().ok())
-        .flatten()
-        .map(|text| text[BEARER.len()..].trim_start_matches(' '))
+    let (scheme, token) = value.to_str().ok()?.split_at_checked(BEARER.len())?;
+    let is_bearer = scheme.eq_ignore_ascii_case(BEARER);
+    is_bearer.then(|| token.trim_start_matches(' '))
 }

@@ -37,13 +37,11 @@ impl Limits {
             self.last_used_ms.fetch_max(now.as_millis(), Ordering::Relaxed);
         }
         // The concurrency first: its refusal uses up nothing.
-        let permit = match &self.concurrency {
-            Some((limit, under_way)) => Some(Permit::take(under_way, *limit).ok_or_else(|| {
-                let (key, limit) = (key.clone(), *limit);
-                Denied::Concurrency { key, limit }
-            })?),
-            None => None,
+        let take = |(limit, under_way): &(u32, _)| {
+            let (key, limit) = (key.clone(), *limit);
+            Permit::take(under_way, limit).ok_or(Denied::Concurrency { key, limit })
         };
+        let permit = self.concurrency.as_ref().map(take).transpose()?;
         if let Some((limit, rate)) = &self.rate
             && let Err(not_yet) = rate.check()
         {

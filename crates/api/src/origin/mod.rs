@@ -116,12 +116,6 @@ pub(crate) enum OriginError {
     ForeignOrigin { origin: String },
 }
 
-impl OriginError {
-    fn unknown_host(host: &[u8]) -> Self {
-        Self::UnknownHost { host: quoted(host) }
-    }
-}
-
 pub(crate) fn quoted(bytes: &[u8]) -> String {
     let text = String::from_utf8_lossy(bytes);
     let shown = text.chars().filter(|c| !c.is_control());
@@ -169,14 +163,15 @@ impl OriginPolicy {
         let target = request.uri().authority().map(|target| target.as_str().as_bytes());
         let mut hosts = request.headers().get_all(header::HOST).iter();
         let host = hosts.next().map(HeaderValue::as_bytes);
+        let unknown = |host| OriginError::UnknownHost { host: quoted(host) };
         if let Some(second) = hosts.next() {
-            return Err(OriginError::unknown_host(second.as_bytes()));
+            return Err(unknown(second.as_bytes()));
         }
         let mut named = None;
         for text in [target, host].into_iter().flatten() {
             let authority = std::str::from_utf8(text).ok().and_then(Authority::parse);
             let authority = authority.filter(|authority| self.hosts.has(&authority.host));
-            let authority = authority.ok_or_else(|| OriginError::unknown_host(text))?;
+            let authority = authority.ok_or_else(|| unknown(text))?;
             named.get_or_insert(authority);
         }
         if named.is_none() && !HEALTH_PATHS.contains(&request.uri().path()) {

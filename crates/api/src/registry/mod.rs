@@ -98,10 +98,8 @@ impl Registry {
     /// The commit that the provider's next command builds on; `None` while it may belong to another journal.
     pub(crate) fn last_commit(&self, id: &ProviderId) -> Option<JournalContext<Provider>> {
         let table = self.inner.table.read();
-        table
-            .current
-            .then(|| table.last_commits.get(id).cloned())
-            .flatten()
+        let last = table.last_commits.get(id).filter(|_| table.current);
+        last.cloned()
     }
 
     /// The providers of one agent.
@@ -309,14 +307,9 @@ impl Table {
                         pool.sort();
                     }
                 }
-                match self.providers.get(id) {
-                    Some(slot) => {
-                        slot.send_replace(snapshot);
-                    }
-                    None => {
-                        self.providers.insert(id.clone(), watch::Sender::new(snapshot));
-                    }
-                }
+                let slot = self.providers.entry(id.clone());
+                slot.or_insert_with(|| watch::Sender::new(snapshot.clone()))
+                    .send_replace(snapshot);
             }
         }
     }
