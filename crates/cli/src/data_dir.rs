@@ -1,6 +1,7 @@
 //! Reveille's data directory. One `reveille up` at a time has it: its lock, journal, root key, and the server's log
 //! and port.
 
+use crate::logging::notice;
 use anyhow::{Context, Result, anyhow, bail};
 use reveille_bus::private_file;
 use rustix::{
@@ -93,7 +94,7 @@ async fn lock_for_us(lock: &mut File, path: &Path, patience: Duration) -> Result
             return Err(refused(path, holder));
         }
         if !announced {
-            eprintln!("waiting for the last run's processes to end");
+            notice("waiting for the last run's processes to end");
             announced = true;
         }
         tokio::time::sleep(LOOK_EVERY).await;

@@ -1,7 +1,10 @@
 //! The services' log: on standard error, as text for people or as JSON for machines.
 
 use crate::failure::Failure;
-use std::io::IsTerminal;
+use std::{
+    fmt::Display,
+    io::{IsTerminal, Write},
+};
 use tracing::{Level, Metadata};
 use tracing_subscriber::{
     EnvFilter, Layer, filter::filter_fn, fmt, layer::SubscriberExt, registry, util::SubscriberInitExt,
@@ -22,7 +25,10 @@ pub fn start() -> Result<(), Failure> {
     let filter = read(FILTER).unwrap_or_else(|| DEFAULT_FILTER.to_owned());
     let filter = EnvFilter::try_new(&filter)
         .map_err(|error| Failure::Config(format!("{FILTER} is not a log filter: {error}")))?;
-    let lines = fmt::layer().with_writer(std::io::stderr);
+    // A failed write is reported on standard error too, which panics there once its reader is gone.
+    let lines = fmt::layer()
+        .with_writer(std::io::stderr)
+        .log_internal_errors(false);
     let lines = match read(FORMAT).as_deref() {
         None | Some("text") => {
             let colours = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
@@ -41,6 +47,11 @@ pub fn start() -> Result<(), Failure> {
         .with(lines)
         .init();
     Ok(())
+}
+
+/// Prints a line for whoever watches the terminal. A service goes on when the reader of its output is gone.
+pub fn notice(line: impl Display) {
+    let _ = writeln!(std::io::stderr(), "{line}");
 }
 
 /// Whether a line may be logged at all.

@@ -1,5 +1,6 @@
 //! Ctrl-C and SIGTERM: the first shuts down in order, the second at once.
 
+use crate::logging::notice;
 use std::io;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
@@ -16,7 +17,7 @@ pub struct Signals {
 impl Signals {
     /// Listens from now on, and prints what each signal does.
     pub fn listen() -> io::Result<Self> {
-        Self::heard(|text| eprintln!("{text}"))
+        Self::heard(|text| notice(text))
     }
 
     /// Listens from now on, without printing anything.
@@ -40,10 +41,10 @@ impl Signals {
             }
         };
         next().await;
-        say("Stopping. Press Ctrl-C again to stop now.");
         self.stop.cancel();
+        say("Stopping. Press Ctrl-C again to stop now.");
         next().await;
-        say("Stopping now.");
         self.hurry.cancel();
+        say("Stopping now.");
     }
 }

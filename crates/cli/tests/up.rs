@@ -251,3 +251,26 @@ fn killed_by_minus_nine_it_leaves_no_process_and_the_next_run_goes_on() {
     );
     assert!(again.events().starts_with(&before), "the journal is another one");
 }
+
+#[test]
+fn it_serves_and_stops_although_the_reader_of_its_log_is_gone() {
+    let folder = tempfile::tempdir().expect("a folder");
+    fs::write(folder.path().join("reveille.toml"), CONFIG).expect("a config can be written");
+    let (reader, log) = std::io::pipe().expect("a pipe");
+    let port = free_port();
+    let process = up(folder.path(), port).stderr(log).spawn();
+    let mut up = Up {
+        process: process.expect("the program can be run"),
+        folder,
+        port,
+    };
+    drop(reader);
+    wait_until("the API was ready", || up.is_ready());
+    kill(up.pid(), Signal::TERM);
+    let mut exit = None;
+    wait_until("it ended", || {
+        exit = up.process.try_wait().expect("it is our child");
+        exit.is_some()
+    });
+    assert_eq!(exit.and_then(|exit| exit.code()), Some(0));
+}

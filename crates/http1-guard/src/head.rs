@@ -88,7 +88,9 @@ fn decimal(value: &[u8]) -> Option<u64> {
     if digits.is_empty() || !digits.iter().all(u8::is_ascii_digit) {
         return None;
     }
-    std::str::from_utf8(digits).ok()?.parse().ok()
+    let length = std::str::from_utf8(digits).ok()?.parse().ok()?;
+    // hyper reserves the two values above.
+    (length <= u64::MAX - 2).then_some(length)
 }
 
 #[cfg(test)]
@@ -126,6 +128,8 @@ mod tests {
             "content-length: 0x1\r\n",
             "content-length:\r\n",
             "content-length: 99999999999999999999\r\n",
+            "content-length: 18446744073709551615\r\n",
+            "content-length: 18446744073709551614\r\n",
             "transfer-encoding: chunked\r\ntransfer-encoding: chunked\r\n",
             "transfer-encoding: gzip, chunked\r\n",
             "transfer-encoding: xchunked\r\n",

@@ -148,16 +148,9 @@ const CLI: Layers = Layers {
         &["config", "enroll", "hub_init", "journal", "keys"],
         &["client", "init"],
         &["api_auth", "hub", "tls"],
-        &["args", "logging"],
-        &[
-            "data_dir",
-            "failure",
-            "listen",
-            "replica",
-            "sd_notify",
-            "signals",
-            "whole_file",
-        ],
+        &["args", "data_dir", "signals"],
+        &["logging"],
+        &["failure", "listen", "replica", "sd_notify", "whole_file"],
     ],
 };
 

@@ -7,6 +7,7 @@ use crate::{
         table::{PROVIDERS, table},
     },
     failure::Failure,
+    logging::notice,
 };
 use reveille_agent::config::Config;
 use reveille_api::keys::SecretKey;
@@ -76,7 +77,7 @@ impl Banner {
     /// Waits until the API is ready; prints a line if that takes long.
     pub async fn api_is_ready(&mut self) {
         if !until(READY_WITHIN, async || self.client.is_ready().await).await {
-            eprintln!("The API isn't ready yet; the log says why. Still trying.");
+            notice("The API isn't ready yet; the log says why. Still trying.");
             until(Duration::MAX, async || self.client.is_ready().await).await;
         }
         if let Ok(page) = self.client.providers().await {
@@ -99,7 +100,7 @@ impl Banner {
             self.is_complete(&providers)
         })
         .await;
-        eprint!("{}", self.text(&providers));
+        notice(self.text(&providers).trim_end());
     }
 
     fn text(&self, providers: &[Row]) -> String {
