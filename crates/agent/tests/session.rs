@@ -75,7 +75,7 @@ impl World {
     }
 
     async fn until(&self, status: reveille_domain::provider::StatusName) {
-        eventually(status.as_str(), || self.control.status() == Some(status)).await;
+        eventually(<&str>::from(status), || self.control.status() == Some(status)).await;
     }
 
     async fn send(&self, path: &str, body: &str) -> Result<(ResponseHead, Bytes), RelayError> {

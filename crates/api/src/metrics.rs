@@ -112,21 +112,21 @@ impl Metrics {
         let (messages, connections) = (Counters::<2>::default(), Counters::<1>::default());
         let message = |kind: SubjectKind, reason: &str, count| {
             let labels = [
-                ("subject_kind", kind.name().to_owned()),
+                ("subject_kind", <&str>::from(kind).to_owned()),
                 ("reason", reason.to_owned()),
             ];
             messages.get_or_create(&labels).inc_by(count);
         };
         for (kind, reason, count) in self.refusals.all() {
             if kind == SubjectKind::Connections {
-                let labels = [("reason", reason.name().to_owned())];
+                let labels = [("reason", <&str>::from(reason).to_owned())];
                 connections.get_or_create(&labels).inc_by(count);
             } else {
-                message(kind, reason.name(), count);
+                message(kind, reason.into(), count);
             }
         }
         for (reason, count) in dropped.by_reason().into_iter().filter(|(_, count)| *count > 0) {
-            message(SubjectKind::Replies, reason.name(), count);
+            message(SubjectKind::Replies, reason.into(), count);
         }
         page.register(
             "refused_messages",

@@ -158,8 +158,8 @@ impl Service {
     ) -> Result<AppState, ApiFailure> {
         let (registry, commands, presence) = (&self.registry, &self.commands, Presence::default());
         self.count_wakes();
-        let heartbeats = HeartbeatWatch::new(&self.bus, &config.replica, commands.clock.clone())
-            .counting(&commands.metrics.refusals);
+        let refusals = &commands.metrics.refusals;
+        let heartbeats = HeartbeatWatch::new(&self.bus, &config.replica, commands.clock.clone(), refusals);
         let (heard, fold) = (presence.clone(), registry.clone());
         self.spawn(async move { heard.run(heartbeats, &fold).await });
         let wakes = Wakes::new(
@@ -247,9 +247,8 @@ impl Service {
             if stop.run_until_cancelled(control.registry.ready()).await.is_none() {
                 return;
             }
-            match ControlRequests::subscribe(&control.client).await {
+            match ControlRequests::subscribe(&control.client, &control.commands.metrics.refusals).await {
                 Ok(requests) => {
-                    let requests = requests.counting(&control.commands.metrics.refusals);
                     control::serve(control, requests, &tasks, &stop).await;
                 }
                 Err(error) => error!(%error, "can't answer agents"),
@@ -276,16 +275,16 @@ impl Service {
             self.shutdown.clone(),
         );
         self.tasks.spawn(async move {
+            let refusals = &commands.metrics.refusals;
             let opened = async {
                 registry.ready().await;
                 agent_auth::trust(&commands, trusted).await;
-                Callout::subscribe(bus.client(), issuer).await
+                Callout::subscribe(bus.client(), issuer, refusals).await
             };
             match stop.run_until_cancelled(opened).await {
                 Some(Ok(callout)) => {
                     answers.send_replace(true);
-                    let refusals = &commands.metrics.refusals;
-                    agent_auth::answer(callout.counting(refusals), &registry, refusals, &stop).await;
+                    agent_auth::answer(callout, &registry, refusals, &stop).await;
                 }
                 Some(Err(error)) => error!(%error, "can't authenticate agents"),
                 None => {}

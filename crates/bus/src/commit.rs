@@ -28,8 +28,8 @@ pub const RECENT_COMMANDS: usize = 16;
 
 /// The SHA-256 of a commit's bytes. It chains the commits of one subject.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
-pub struct CommitHash([u8; 32]);
+#[serde(transparent)]
+pub struct CommitHash(#[serde(with = "hex::serde")] [u8; 32]);
 
 impl CommitHash {
     /// Hashes a commit's payload.
@@ -41,35 +41,16 @@ impl CommitHash {
 
 impl fmt::Display for CommitHash {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
-    }
-}
-
-impl From<CommitHash> for String {
-    fn from(hash: CommitHash) -> Self {
-        hash.to_string()
+        f.write_str(&hex::encode(self.0))
     }
 }
 
 impl std::str::FromStr for CommitHash {
-    type Err = &'static str;
+    type Err = hex::FromHexError;
     fn from_str(raw: &str) -> Result<Self, Self::Err> {
-        const EXPECTED: &str = "a commit hash is 64 hexadecimal digits";
         let mut bytes = [0; 32];
-        if raw.len() != 64 || !raw.bytes().all(|digit| digit.is_ascii_hexdigit()) {
-            return Err(EXPECTED);
-        }
-        for (i, byte) in bytes.iter_mut().enumerate() {
-            *byte = u8::from_str_radix(&raw[2 * i..2 * i + 2], 16).map_err(|_| EXPECTED)?;
-        }
+        hex::decode_to_slice(raw, &mut bytes)?;
         Ok(Self(bytes))
-    }
-}
-
-impl TryFrom<String> for CommitHash {
-    type Error = &'static str;
-    fn try_from(raw: String) -> Result<Self, Self::Error> {
-        raw.parse()
     }
 }
 

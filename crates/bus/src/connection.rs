@@ -4,6 +4,7 @@ use crate::{
     access::{NatsKey, Role},
     error::BusError,
     loopback::is_loopback_host,
+    streams::{StreamHealth, ensure_streams, inspect_streams},
 };
 use async_nats::{Client, ConnectError, ConnectErrorKind, ConnectOptions, Event, ServerAddr, jetstream};
 use backon::{BackoffBuilder, ExponentialBuilder};
@@ -117,6 +118,7 @@ pub struct NatsOptions {
 pub struct Connection {
     client: Client,
     generation: watch::Receiver<u64>,
+    /// See [`Role::makes_streams`].
     makes_streams: bool,
 }
 
@@ -191,9 +193,23 @@ impl Connection {
         js
     }
 
-    /// See [`Role::makes_streams`].
-    pub(crate) const fn makes_streams(&self) -> bool {
-        self.makes_streams
+    /// Creates the streams that are missing; for a role that may not create them, checks instead whether they exist.
+    pub(crate) async fn ready_streams(&self) -> Result<jetstream::Context, BusError> {
+        let js = self.jetstream();
+        if self.makes_streams {
+            ensure_streams(&js).await?;
+            return Ok(js);
+        }
+        for (stream, look) in inspect_streams(&js).await? {
+            match look {
+                StreamHealth::Missing => return Err(BusError::NoStream { stream }),
+                StreamHealth::Differs(difference) => {
+                    return Err(BusError::StreamMismatch { stream, difference });
+                }
+                StreamHealth::Sound { .. } => {}
+            }
+        }
+        Ok(js)
     }
 
     /// How often the connection was established. A change means that it was lost in between.

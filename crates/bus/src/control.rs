@@ -16,6 +16,7 @@ use reveille_domain::{
 };
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
+use strum::IntoStaticStr;
 use thiserror::Error;
 
 /// The queue group in which all API replicas share the requests.
@@ -24,8 +25,9 @@ const QUEUE_GROUP: &str = "reveille-control";
 pub const ANSWER_TIMEOUT: Duration = Duration::from_secs(8);
 
 /// A request of an agent.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, IntoStaticStr)]
 #[serde(tag = "verb", rename_all = "snake_case")]
+#[strum(serialize_all = "snake_case")]
 pub enum ControlRequest {
     /// This process takes the agent's name. Answered with [`ControlAnswer::Connected`].
     Connect {
@@ -105,17 +107,6 @@ pub enum Report {
 }
 
 impl ControlRequest {
-    const fn verb(&self) -> &'static str {
-        match self {
-            Self::Connect { .. } => "connect",
-            Self::Register { .. } => "register",
-            Self::Report { .. } => "report",
-            Self::Resume { .. } => "resume",
-            Self::Stop { .. } => "stop",
-            Self::Deregister { .. } => "deregister",
-        }
-    }
-
     /// The epoch of the session that sends the request; `None` for `connect`, which asks for one.
     #[must_use]
     pub const fn epoch(&self) -> Option<Epoch> {
@@ -225,10 +216,9 @@ pub async fn ask(
         agent: agent.clone(),
         body: request,
     };
-    let subject = subjects::control(agent, request.verb());
+    let subject = subjects::control(agent, request.into());
     let inbox = format!("{}.{}", subjects::agent_inbox(agent), messages::nonce());
-    let answer = messages::request(client, subject, inbox, ANSWER_TIMEOUT, &envelope).await?;
-    messages::answer(&answer)
+    messages::request(client, subject, inbox, ANSWER_TIMEOUT, &envelope).await
 }
 
 /// The requests of all agents, shared among the replicas.
@@ -285,23 +275,16 @@ impl ReceivedRequest {
 }
 
 impl ControlRequests {
-    /// Joins the replicas that answer requests.
+    /// Joins the replicas that answer requests, and counts in `refusals` those that it refuses.
     ///
     /// # Errors
     /// When the connection is closed.
-    pub async fn subscribe(client: &Client) -> Result<Self, BusError> {
+    pub async fn subscribe(client: &Client, refusals: &Refusals) -> Result<Self, BusError> {
         Ok(Self {
             client: client.clone(),
             subscription: messages::subscribe(client, subjects::CONTROL, Some(QUEUE_GROUP)).await?,
-            refusals: Refusals::default(),
+            refusals: refusals.clone(),
         })
-    }
-
-    /// Counts the requests it refuses in `refusals`.
-    #[must_use]
-    pub fn counting(mut self, refusals: &Refusals) -> Self {
-        self.refusals = refusals.clone();
-        self
     }
 
     /// The next well-formed request; malformed ones are answered with the reason. `None` when the connection is closed.
@@ -326,7 +309,7 @@ impl ControlRequests {
                     // The text may quote the message, so only its sender gets it.
                     if let Some(so_far) = self.refusals.count(SubjectKind::Control, why) {
                         tracing::warn!(
-                            nats.subject = %reply.message.subject, reason = why.name(), refused.so_far = so_far,
+                            nats.subject = %reply.message.subject, reason = <&str>::from(why), refused.so_far = so_far,
                             "refused a control request"
                         );
                     }
@@ -348,7 +331,7 @@ fn parse(message: &Message) -> Result<(AgentName, ControlRequest), (Reason, Stri
         let text = format!("version {} is not known, {VERSION} is", envelope.v);
         return Err((Reason::UnknownVersion, text));
     }
-    if envelope.agent != agent || envelope.body.verb() != verb {
+    if envelope.agent != agent || verb != <&str>::from(&envelope.body) {
         let text = "the payload names another agent or verb than the subject".to_owned();
         return Err((Reason::OtherName, text));
     }

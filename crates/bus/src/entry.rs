@@ -41,13 +41,12 @@ impl JournalEntry {
     /// Reads a message that a consumer of the journal has delivered.
     pub(crate) fn of_message(message: &jetstream::Message) -> Result<Self, BusError> {
         let info = message.info().map_err(BusError::unavailable)?;
-        let millis = info.published.unix_timestamp_nanos() / 1_000_000;
         Ok(Self {
             sequence: info.stream_sequence,
             subject: message.subject.to_string(),
             headers: message.headers.clone().unwrap_or_default(),
             hash: CommitHash::of(&message.payload),
-            stored_at: Timestamp::from_millis(u64::try_from(millis).unwrap_or(0)),
+            stored_at: timestamp(info.published),
             commit: AnyCommit::of_message(&message.subject, &message.payload),
             payload: message.payload.clone(),
         })
@@ -61,4 +60,10 @@ impl JournalEntry {
             hash: self.hash,
         }
     }
+}
+
+/// The server's time of a message in milliseconds.
+pub(crate) fn timestamp(stored: async_nats::datetime::DateTime) -> Timestamp {
+    let millis = stored.unix_timestamp_nanos() / 1_000_000;
+    Timestamp::from_millis(u64::try_from(millis).unwrap_or(0))
 }

@@ -1,6 +1,5 @@
 //! What can go wrong on the bus. A command that the domain refuses is no fault of the bus, so it has a variant of its own.
 
-use reveille_domain::{AgentRejection, Rejection};
 use thiserror::Error;
 
 /// Why the bus failed. None of these says anything about agents, providers or wakes.
@@ -84,16 +83,4 @@ pub enum CommandError<R: std::error::Error> {
     /// The bus failed; the command may be tried again.
     #[error(transparent)]
     Bus(#[from] BusError),
-}
-
-impl From<Rejection> for CommandError<Rejection> {
-    fn from(rejection: Rejection) -> Self {
-        Self::Rejected(rejection)
-    }
-}
-
-impl From<AgentRejection> for CommandError<AgentRejection> {
-    fn from(rejection: AgentRejection) -> Self {
-        Self::Rejected(rejection)
-    }
 }

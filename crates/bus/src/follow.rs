@@ -12,7 +12,6 @@ use crate::{
     upcast::Upcaster,
 };
 use async_nats::jetstream::{
-    Context,
     consumer::DeliverPolicy,
     stream::{RawMessageErrorKind, Stream},
 };
@@ -56,9 +55,8 @@ pub enum Followed {
 
 /// Follows the journal; see [`Follower::next`].
 pub struct Follower {
-    js: Context,
+    connection: Connection,
     generation: watch::Receiver<u64>,
-    makes_streams: bool,
     /// Whether the log says already that there is no journal yet.
     logged_missing: bool,
     follow: Follow,
@@ -95,9 +93,8 @@ impl Follower {
             Follow::After(checkpoint) => checkpoint,
         };
         Self {
-            js: connection.jetstream(),
+            connection: connection.clone(),
             generation: connection.generation(),
-            makes_streams: connection.makes_streams(),
             logged_missing: false,
             follow,
             seen,
@@ -193,9 +190,9 @@ impl Follower {
     /// Creates a consumer behind the last commit seen, after checking that the journal still holds it.
     async fn start(&mut self) -> Result<Option<Followed>, BusError> {
         self.generation.borrow_and_update();
-        streams::ready_streams(&self.js, self.makes_streams).await?;
+        let js = self.connection.ready_streams().await?;
         self.logged_missing = false;
-        let stream = streams::open(&self.js, JOURNAL_STREAM).await?;
+        let stream = streams::open(&js, JOURNAL_STREAM).await?;
         if let Some(seen) = self.seen
             && !holds(&stream, seen).await?
         {

@@ -4,11 +4,12 @@
 use crate::{
     clock::NatsClock,
     connection::Connection,
+    entry,
     error::BusError,
     messages,
     ordered_reader::OrderedReader,
     refusals::{Reason, Refusals, SubjectKind},
-    streams::{self, HEARTBEATS_STREAM},
+    streams::HEARTBEATS_STREAM,
     subjects::{self, Sign},
 };
 use async_nats::{
@@ -82,10 +83,8 @@ struct Canary {
 
 /// Receives all heartbeats; for a replica, also sends its canary and sets its clock by it.
 pub struct HeartbeatWatch {
-    client: Client,
-    js: jetstream::Context,
+    connection: Connection,
     generation: watch::Receiver<u64>,
-    makes_streams: bool,
     /// The replica that sends canaries; `None` for a watch that only listens.
     replica: Option<String>,
     clock: NatsClock,
@@ -97,41 +96,32 @@ pub struct HeartbeatWatch {
 }
 
 impl HeartbeatWatch {
-    /// The watch of `replica` (a subject token), which sets `clock`.
+    /// The watch of `replica` (a subject token), which sets `clock` and counts in `refusals` the messages it drops.
     #[must_use]
-    pub fn new(connection: &Connection, replica: &str, clock: NatsClock) -> Self {
-        Self::of(connection, Some(replica.to_owned()), clock)
+    pub fn new(connection: &Connection, replica: &str, clock: NatsClock, refusals: &Refusals) -> Self {
+        Self::of(connection, Some(replica.to_owned()), clock, refusals.clone())
     }
 
     /// A watch that only listens, for processes that infer nothing from silence.
     #[must_use]
     pub fn listening(connection: &Connection) -> Self {
-        Self::of(connection, None, NatsClock::default())
+        Self::of(connection, None, NatsClock::default(), Refusals::default())
     }
 
-    fn of(connection: &Connection, replica: Option<String>, clock: NatsClock) -> Self {
+    fn of(connection: &Connection, replica: Option<String>, clock: NatsClock, refusals: Refusals) -> Self {
         let mut ticks = tokio::time::interval(CANARY_EVERY);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         Self {
-            client: connection.client().clone(),
-            js: connection.jetstream(),
+            connection: connection.clone(),
             generation: connection.generation(),
-            makes_streams: connection.makes_streams(),
             replica,
             clock,
             messages: None,
             ticks,
             sent: None,
             last_canary: Instant::now(),
-            refusals: Refusals::default(),
+            refusals,
         }
-    }
-
-    /// Counts the messages it drops in `refusals`.
-    #[must_use]
-    pub fn counting(mut self, refusals: &Refusals) -> Self {
-        self.refusals = refusals.clone();
-        self
     }
 
     /// The next heartbeat. Waits out every outage. Cancel-safe.
@@ -164,12 +154,9 @@ impl HeartbeatWatch {
 
     async fn start(&mut self) -> Result<(), BusError> {
         self.generation.borrow_and_update();
-        streams::ready_streams(&self.js, self.makes_streams).await?;
-        let stream = self
-            .js
-            .get_stream_no_info(HEARTBEATS_STREAM)
-            .await
-            .map_err(BusError::unavailable)?;
+        let js = self.connection.ready_streams().await?;
+        let stream = js.get_stream_no_info(HEARTBEATS_STREAM).await;
+        let stream = stream.map_err(BusError::unavailable)?;
         let from = DeliverPolicy::LastPerSubject;
         self.messages = Some(OrderedReader::new(&stream, subjects::HEARTBEATS, from).await?);
         self.last_canary = Instant::now();
@@ -186,15 +173,16 @@ impl HeartbeatWatch {
         let nonce = Uuid::now_v7();
         self.sent = Some((nonce, Instant::now()));
         let canary = Canary { nonce };
-        if let Err(error) = messages::publish(&self.client, subjects::canary(replica), &canary).await {
+        if let Err(error) =
+            messages::publish(self.connection.client(), subjects::canary(replica), &canary).await
+        {
             debug!(%error, "can't send a canary");
         }
     }
 
     /// The heartbeat in the message, if there is one. This replica's own canary sets the clock; anything else is dropped.
     fn take(&mut self, message: &jetstream::Message) -> Option<ReceivedHeartbeat> {
-        let millis = message.info().ok()?.published.unix_timestamp_nanos() / 1_000_000;
-        let stored_at = Timestamp::from_millis(u64::try_from(millis).unwrap_or(0));
+        let stored_at = entry::timestamp(message.info().ok()?.published);
         match subjects::sign(&message.subject)? {
             Sign::Canary(replica) if Some(replica) == self.replica.as_deref() => {
                 let canary: Canary = serde_json::from_slice(&message.payload).ok()?;
@@ -211,7 +199,7 @@ impl HeartbeatWatch {
                     let why = heard.map_or(Reason::Malformed, |_| Reason::OtherName);
                     if let Some(so_far) = self.refusals.count(SubjectKind::Heartbeats, why) {
                         warn!(
-                            agent.name = %agent, reason = why.name(), refused.so_far = so_far,
+                            agent.name = %agent, reason = <&str>::from(why), refused.so_far = so_far,
                             "dropped a malformed heartbeat on the subject of {agent}"
                         );
                     }

@@ -2,7 +2,6 @@
 
 use crate::error::BusError;
 use async_nats::{Client, Subscriber, client::Request};
-use bytes::Bytes;
 use serde::{Serialize, de::DeserializeOwned};
 use std::time::Duration;
 use uuid::Uuid;
@@ -19,25 +18,21 @@ pub(crate) async fn publish<T: Serialize>(
 }
 
 /// Sends a request and returns the answer, which must come to `inbox` within `within`.
-pub(crate) async fn request<T: Serialize>(
+pub(crate) async fn request<T: Serialize, A: DeserializeOwned>(
     client: &Client,
     subject: String,
     inbox: String,
     within: Duration,
     message: &T,
-) -> Result<Bytes, BusError> {
+) -> Result<A, BusError> {
     let payload = serde_json::to_vec(message).map_err(BusError::unavailable)?;
     let request = Request::new()
         .payload(payload.into())
         .inbox(inbox)
         .timeout(Some(within));
     let answer = client.send_request(subject, request).await;
-    Ok(answer.map_err(BusError::unavailable)?.payload)
-}
-
-/// Reads an answer.
-pub(crate) fn answer<T: DeserializeOwned>(payload: &[u8]) -> Result<T, BusError> {
-    serde_json::from_slice(payload).map_err(BusError::unavailable)
+    let answer = answer.map_err(BusError::unavailable)?;
+    serde_json::from_slice(&answer.payload).map_err(BusError::unavailable)
 }
 
 /// Subscribes to `subject`; in a queue group, each message goes to one member.

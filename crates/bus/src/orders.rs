@@ -62,8 +62,7 @@ pub async fn send(
 ) -> Result<OrderAnswer, BusError> {
     let inbox = subjects::ack(agent, &messages::nonce());
     let subject = subjects::orders(agent);
-    let answer = messages::request(client, subject, inbox, ANSWER_TIMEOUT, order).await?;
-    messages::answer(&answer)
+    messages::request(client, subject, inbox, ANSWER_TIMEOUT, order).await
 }
 
 /// Tells every process of this agent's name that a later session has taken it. There is no answer.

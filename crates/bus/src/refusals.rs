@@ -10,12 +10,14 @@ use std::{
         atomic::{AtomicU64, Ordering},
     },
 };
+use strum::{EnumCount, IntoStaticStr, VariantArray};
 
 /// How often per second the log repeats the same kind and reason: the sender decides how often it is refused.
 const LOGGED_PER_SECOND: NonZeroU32 = NonZeroU32::MIN;
 
-/// The kind of subject on which a message arrived.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// The kind of subject on which a message arrived, named in metrics `control`, `heartbeats`, …
+#[derive(Debug, Clone, Copy, PartialEq, Eq, EnumCount, IntoStaticStr, VariantArray)]
+#[strum(serialize_all = "snake_case")]
 pub enum SubjectKind {
     /// An agent's request to control.
     Control,
@@ -27,8 +29,9 @@ pub enum SubjectKind {
     Connections,
 }
 
-/// Why a message was refused.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// Why a message was refused, named in metrics `malformed`, `unknown_version`, …
+#[derive(Debug, Clone, Copy, PartialEq, Eq, EnumCount, IntoStaticStr, VariantArray)]
+#[strum(serialize_all = "snake_case")]
 pub enum Reason {
     /// The payload is not what its subject calls for.
     Malformed,
@@ -54,49 +57,10 @@ pub enum Reason {
     UnknownKey,
 }
 
-impl SubjectKind {
-    /// Every kind and its name, in the order of the kinds.
-    const NAMES: [(Self, &'static str); 4] = [
-        (Self::Control, "control"),
-        (Self::Heartbeats, "heartbeats"),
-        (Self::Replies, "replies"),
-        (Self::Connections, "connections"),
-    ];
-
-    /// The name in metrics: `control`, `heartbeats`, …
-    #[must_use]
-    pub const fn name(self) -> &'static str {
-        Self::NAMES[self as usize].1
-    }
-}
-
-impl Reason {
-    /// Every reason and its name, in the order of the reasons.
-    const NAMES: [(Self, &'static str); 11] = [
-        (Self::Malformed, "malformed"),
-        (Self::UnknownVersion, "unknown_version"),
-        (Self::OtherName, "other_name"),
-        (Self::OtherEpoch, "other_epoch"),
-        (Self::Undeclared, "undeclared"),
-        (Self::Invalid, "invalid"),
-        (Self::ReplySubject, "reply_subject"),
-        (Self::UnknownRequest, "unknown_request"),
-        (Self::Repeated, "repeated"),
-        (Self::Unproven, "unproven"),
-        (Self::UnknownKey, "unknown_key"),
-    ];
-
-    /// The name in metrics: `malformed`, `unknown_version`, …
-    #[must_use]
-    pub const fn name(self) -> &'static str {
-        Self::NAMES[self as usize].1
-    }
-}
-
 /// The counts since the process started. Clones share them.
 #[derive(Clone)]
 pub struct Refusals {
-    counts: Arc<[[Counter; Reason::NAMES.len()]; SubjectKind::NAMES.len()]>,
+    counts: Arc<[[Counter; Reason::COUNT]; SubjectKind::COUNT]>,
 }
 
 struct Counter {
@@ -132,9 +96,8 @@ impl Refusals {
 
     /// Every count above zero.
     pub fn all(&self) -> impl Iterator<Item = (SubjectKind, Reason, u64)> {
-        let each = SubjectKind::NAMES
-            .into_iter()
-            .flat_map(|(kind, _)| Reason::NAMES.map(|(reason, _)| (kind, reason)));
+        let reasons = |kind| Reason::VARIANTS.iter().map(move |reason| (kind, *reason));
+        let each = SubjectKind::VARIANTS.iter().copied().flat_map(reasons);
         each.filter_map(|(kind, reason)| {
             let count = self.counts[kind as usize][reason as usize]
                 .count
@@ -150,31 +113,24 @@ mod tests {
 
     #[test]
     fn each_kind_and_reason_has_a_place_and_a_name_of_its_own() {
-        let in_order = |(i, place): (usize, usize)| assert_eq!(i, place);
-        SubjectKind::NAMES
-            .map(|(kind, _)| kind as usize)
-            .into_iter()
-            .enumerate()
-            .for_each(in_order);
-        Reason::NAMES
-            .map(|(reason, _)| reason as usize)
-            .into_iter()
-            .enumerate()
-            .for_each(in_order);
         let (refusals, clone) = (Refusals::default(), Refusals::default());
         assert_eq!(refusals.all().count(), 0);
         let shared = clone.clone();
-        for (kind, _) in SubjectKind::NAMES {
-            for (reason, _) in Reason::NAMES {
-                assert_eq!(shared.count(kind, reason), Some(1), "the log tells of the first");
+        for kind in SubjectKind::VARIANTS {
+            for reason in Reason::VARIANTS {
+                assert_eq!(
+                    shared.count(*kind, *reason),
+                    Some(1),
+                    "the log tells of the first"
+                );
             }
         }
         let all: Vec<_> = clone.all().collect();
-        assert_eq!(all.len(), SubjectKind::NAMES.len() * Reason::NAMES.len());
+        assert_eq!(all.len(), SubjectKind::COUNT * Reason::COUNT);
         assert!(all.iter().all(|(_, _, count)| *count == 1));
         let mut names: Vec<_> = all
             .iter()
-            .map(|(kind, reason, _)| (kind.name(), reason.name()))
+            .map(|(kind, reason, _)| (<&str>::from(*kind), <&str>::from(*reason)))
             .collect();
         names.sort_unstable();
         names.dedup();

@@ -67,21 +67,6 @@ pub async fn ensure_streams(js: &Context) -> Result<(), BusError> {
     ensure(js, HEARTBEATS_STREAM, heartbeats()).await
 }
 
-/// Creates the streams that are missing; a role that may not create them checks instead whether they exist.
-pub(crate) async fn ready_streams(js: &Context, makes_streams: bool) -> Result<(), BusError> {
-    if makes_streams {
-        return ensure_streams(js).await;
-    }
-    for (stream, look) in inspect_streams(js).await? {
-        match look {
-            StreamHealth::Missing => return Err(BusError::NoStream { stream }),
-            StreamHealth::Differs(difference) => return Err(BusError::StreamMismatch { stream, difference }),
-            StreamHealth::Sound { .. } => {}
-        }
-    }
-    Ok(())
-}
-
 /// What an inspection finds out about a stream.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum StreamHealth {
@@ -114,27 +99,35 @@ pub async fn inspect_streams(js: &Context) -> Result<[(&'static str, StreamHealt
     ])
 }
 
-async fn look(js: &Context, name: &'static str, ours: &Config) -> Result<StreamHealth, BusError> {
-    let stream = match js.get_stream(name).await {
-        Ok(stream) => stream,
-        Err(error) => {
-            return match error.kind() {
-                GetStreamErrorKind::JetStream(ref api) if is_not_found(api) => Ok(StreamHealth::Missing),
-                _ => Err(BusError::unavailable(error)),
-            };
-        }
+async fn look(js: &Context, name: &str, ours: &Config) -> Result<StreamHealth, BusError> {
+    let Some(stream) = find(js, name).await? else {
+        return Ok(StreamHealth::Missing);
     };
     let info = stream.cached_info();
-    let clustered = js.client().server_info().cluster.is_some();
-    Ok(match check(name, ours, &info.config) {
-        Err(BusError::StreamMismatch { difference, .. }) => StreamHealth::Differs(difference),
-        Err(error) => return Err(error),
-        Ok(()) => StreamHealth::Sound {
+    Ok(match difference(ours, &info.config) {
+        Some(difference) => StreamHealth::Differs(difference),
+        None => StreamHealth::Sound {
             replicas: info.config.num_replicas,
-            usual: if clustered { REPLICAS } else { 1 },
+            usual: usual_replicas(js),
             last_sequence: info.state.last_sequence,
         },
     })
+}
+
+fn usual_replicas(js: &Context) -> usize {
+    let clustered = js.client().server_info().cluster.is_some();
+    if clustered { REPLICAS } else { 1 }
+}
+
+/// A stream with its current state, if it exists.
+pub(crate) async fn find(js: &Context, name: &str) -> Result<Option<Stream>, BusError> {
+    match js.get_stream(name).await {
+        Ok(stream) => Ok(Some(stream)),
+        Err(error) => match error.kind() {
+            GetStreamErrorKind::JetStream(api) if is_not_found(&api) => Ok(None),
+            _ => Err(BusError::unavailable(error)),
+        },
+    }
 }
 
 /// A stream with its current state.
@@ -142,30 +135,24 @@ pub(crate) async fn open(js: &Context, name: &str) -> Result<Stream, BusError> {
     js.get_stream(name).await.map_err(BusError::unavailable)
 }
 
-async fn ensure(js: &Context, name: &'static str, ours: Config) -> Result<(), BusError> {
-    let clustered = js.client().server_info().cluster.is_some();
-    let num_replicas = if clustered { REPLICAS } else { 1 };
-    match js.get_stream(name).await {
-        Ok(stream) => {
-            let theirs = &stream.cached_info().config;
-            check(name, &ours, theirs)?;
-            report_replicas(name, theirs.num_replicas, num_replicas);
-            Ok(())
+async fn ensure(js: &Context, stream: &'static str, ours: Config) -> Result<(), BusError> {
+    let num_replicas = usual_replicas(js);
+    if let Some(found) = find(js, stream).await? {
+        let theirs = &found.cached_info().config;
+        if let Some(difference) = difference(&ours, theirs) {
+            return Err(BusError::StreamMismatch { stream, difference });
         }
-        Err(error) => match error.kind() {
-            GetStreamErrorKind::JetStream(ref api) if is_not_found(api) => {
-                let config = Config { num_replicas, ..ours };
-                js.create_stream(config).await.map_err(BusError::unavailable)?;
-                info!(
-                    nats.stream = name,
-                    stream.replicas = num_replicas,
-                    "created the stream {name}"
-                );
-                Ok(())
-            }
-            _ => Err(BusError::unavailable(error)),
-        },
+        report_replicas(stream, theirs.num_replicas, num_replicas);
+        return Ok(());
     }
+    let config = Config { num_replicas, ..ours };
+    js.create_stream(config).await.map_err(BusError::unavailable)?;
+    info!(
+        nats.stream = stream,
+        stream.replicas = num_replicas,
+        "created the stream {stream}"
+    );
+    Ok(())
 }
 
 /// The warnings given so far. One per process is enough, and every follower ensures its streams.
@@ -199,12 +186,10 @@ pub(crate) fn is_not_found(error: &async_nats::jetstream::Error) -> bool {
 }
 
 /// Compares the settings that the guarantees depend on. Replicas, placement, sizes and descriptions may differ.
-fn check(stream: &'static str, ours: &Config, theirs: &Config) -> Result<(), BusError> {
+fn difference(ours: &Config, theirs: &Config) -> Option<String> {
     if is_importing(theirs) {
-        return Err(BusError::StreamMismatch {
-            stream,
-            difference: "an import into it was started and never finished; run the import again".to_owned(),
-        });
+        let text = "an import into it was started and never finished; run the import again";
+        return Some(text.to_owned());
     }
     let mut differences = vec![];
     let mut compare = |setting: &str, ours: String, theirs: String| {
@@ -225,18 +210,14 @@ fn check(stream: &'static str, ours: &Config, theirs: &Config) -> Result<(), Bus
         deny_delete,
         deny_purge,
         no_ack,
-        max_age
-    );
-    compare!(
+        max_age,
         allow_rollup,
         allow_message_ttl,
         allow_message_schedules,
         sealed,
         republish,
         mirror,
-        sources
-    );
-    compare!(
+        sources,
         subject_transform,
         persist_mode,
         allow_atomic_publish,
@@ -248,11 +229,5 @@ fn check(stream: &'static str, ours: &Config, theirs: &Config) -> Result<(), Bus
         unlimited(ours.max_messages_per_subject).to_string(),
         unlimited(theirs.max_messages_per_subject).to_string(),
     );
-    if differences.is_empty() {
-        return Ok(());
-    }
-    Err(BusError::StreamMismatch {
-        stream,
-        difference: differences.join("; "),
-    })
+    (!differences.is_empty()).then(|| differences.join("; "))
 }

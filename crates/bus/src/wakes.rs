@@ -6,7 +6,7 @@ use crate::{error::BusError, messages, subjects};
 use async_nats::{Client, Subscriber};
 use futures::StreamExt;
 use reveille_domain::{AgentName, Epoch, ProviderId, Timestamp, WakeId};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, de::IgnoredAny};
 use std::time::Duration;
 
 /// How long the sender waits for the agent's acknowledgement.
@@ -57,8 +57,8 @@ impl WakeMessage {
 pub async fn send(client: &Client, wake: &WakeMessage) -> Result<(), BusError> {
     let inbox = subjects::ack(&wake.provider.agent, &messages::nonce());
     let subject = subjects::wake(&wake.provider);
-    messages::request(client, subject, inbox, ACK_TIMEOUT, wake).await?;
-    Ok(())
+    let ack = messages::request(client, subject, inbox, ACK_TIMEOUT, wake).await;
+    ack.map(|IgnoredAny| ())
 }
 
 /// Sends a wake to its agent again without waiting for the acknowledgement: a sweep has other providers to check.

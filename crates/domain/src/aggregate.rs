@@ -1,6 +1,6 @@
 //! The aggregates as `cqrs-es` sees them.
 
-/// Implements the traits of `cqrs-es` for an aggregate with `decide` and `evolve`, and for its event with `name`.
+/// Implements the traits of `cqrs-es` for an aggregate with `decide` and `evolve`, and for its event.
 macro_rules! aggregate {
     ($aggregate:ty, $type:literal, $command:ty, $event:ty, $error:ty) => {
         impl cqrs_es::Aggregate for $aggregate {
@@ -30,7 +30,7 @@ macro_rules! aggregate {
 
         impl cqrs_es::DomainEvent for $event {
             fn event_type(&self) -> String {
-                self.name().to_owned()
+                <&str>::from(self).to_owned()
             }
 
             fn event_version(&self) -> String {

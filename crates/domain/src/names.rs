@@ -52,7 +52,7 @@ fn is_key_id(raw: &str) -> bool {
 }
 
 fn is_key_name(raw: &str) -> bool {
-    (1..=MAX_KEY_NAME_BYTES).contains(&raw.len()) && !raw.chars().any(char::is_control)
+    raw.len() <= MAX_KEY_NAME_BYTES && is_model(raw)
 }
 
 macro_rules! name {

@@ -8,8 +8,8 @@ use std::fmt;
 
 /// The SHA-256 of a secret of 256 random bits. Serialized as 64 hexadecimal digits, and never printed.
 #[derive(Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
-pub struct SecretHash([u8; 32]);
+#[serde(transparent)]
+pub struct SecretHash(#[serde(with = "hex::serde")] [u8; 32]);
 
 impl SecretHash {
     /// The hash whose bytes these are.
@@ -28,28 +28,5 @@ impl SecretHash {
 impl fmt::Debug for SecretHash {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("SecretHash(…)")
-    }
-}
-
-impl From<SecretHash> for String {
-    fn from(hash: SecretHash) -> Self {
-        hash.0.iter().map(|byte| format!("{byte:02x}")).collect()
-    }
-}
-
-impl TryFrom<String> for SecretHash {
-    type Error = &'static str;
-    fn try_from(raw: String) -> Result<Self, Self::Error> {
-        let digits: Option<Vec<u8>> = raw.chars().map(|c| Some(c.to_digit(16)? as u8)).collect();
-        let bytes = digits.filter(|digits| digits.len() == 64).map(|digits| {
-            let mut bytes = [0; 32];
-            for (byte, pair) in bytes.iter_mut().zip(digits.chunks(2)) {
-                *byte = pair[0] << 4 | pair[1];
-            }
-            bytes
-        });
-        bytes
-            .map(Self)
-            .ok_or("the hash of a secret is 64 hexadecimal digits")
     }
 }

@@ -25,4 +25,4 @@ pub use error::ProjectorError;
 pub use projection::{Applied, Mark, Projection, ProjectionError};
 pub use rebuild::{Rebuilding, Rebuilt, rebuild};
 pub use rows::PostgresRows;
-pub use run::{Projector, ProjectorConfig, ProjectorStatus, run};
+pub use run::{Projector, ProjectorConfig, ProjectorStatus};

@@ -2,7 +2,7 @@
 
 use crate::{
     columns::{Columns, big, big_ms, json},
-    order::Order,
+    order::{Order, replace_existing},
 };
 use reveille_domain::{
     AgentName, Epoch, Failures, WakeId,
@@ -54,8 +54,8 @@ async fn upsert(db: &mut PgConnection, rows: &[LlmRow]) -> sqlx::Result<()> {
         values.push_bind(row.model.as_str());
         values.push_bind(row.provider.as_str());
         values.push_bind(&row.name);
-        values.push_bind(row.kind.as_str());
-        values.push_bind(row.status.as_str());
+        values.push_bind(<&str>::from(row.kind));
+        values.push_bind(<&str>::from(row.status));
         values.push_bind(big_ms(row.since_ms));
         values.push_bind(big(row.epoch.0));
         values.push_bind(row.wake_id.map(|id| id.0));
@@ -78,12 +78,7 @@ async fn upsert(db: &mut PgConnection, rows: &[LlmRow]) -> sqlx::Result<()> {
         values.push_bind(big(row.updated_seq));
         values.push_bind(row.unreadable_since_seq.map(big));
     });
-    sql.push(" ON CONFLICT (agent, model, provider) DO UPDATE SET ");
-    let updates = COLUMNS
-        .split(", ")
-        .skip(3)
-        .map(|column| format!("{column} = excluded.{column}"));
-    sql.push(updates.collect::<Vec<_>>().join(", "));
+    replace_existing(&mut sql, "agent, model, provider", COLUMNS);
     sql.build().persistent(false).execute(db).await?;
     Ok(())
 }
@@ -137,7 +132,7 @@ pub(crate) fn select(query: &LlmQuery) -> Result<QueryBuilder<'_, Postgres>, Row
         sql.push(" AND model = ").push_bind(model.as_str());
     }
     if let Some(status) = query.status {
-        sql.push(" AND status = ").push_bind(status.as_str());
+        sql.push(" AND status = ").push_bind(<&str>::from(status));
     }
     let column = match query.sort.by {
         LlmSort::Name => None,

@@ -12,6 +12,14 @@ pub(crate) struct Order {
     pub(crate) descending: bool,
 }
 
+/// Ends an insertion: a row whose `key` exists, which begins `columns`, is replaced.
+pub(crate) fn replace_existing(sql: &mut QueryBuilder<'_, Postgres>, key: &str, columns: &str) {
+    let rest = columns.split(", ").skip(key.split(", ").count());
+    let updates = rest.map(|column| format!("{column} = excluded.{column}"));
+    let updates = updates.collect::<Vec<_>>().join(", ");
+    sql.push(format!(" ON CONFLICT ({key}) DO UPDATE SET {updates}"));
+}
+
 impl Order {
     /// Selects only rows after a position; `key` binds the position's key, column by column.
     pub(crate) fn after<'a>(

@@ -4,9 +4,11 @@
 use crate::{Applied, Mark, Projection, ProjectionError, ProjectorError, backoff::Backoff, heartbeats};
 use async_nats::jetstream;
 use futures::FutureExt;
-use reveille_bus::{Checkpoint, Connection, Follow, Followed, Follower, Journal, NatsAccess};
+use reveille_bus::{
+    Checkpoint, Connection, Follow, Followed, Follower, Journal, NatsAccess, commit::CommitHash,
+};
 use reveille_domain::rows::{RowSource, SourceBody};
-use std::{fmt, time::Duration};
+use std::{fmt, str::FromStr, time::Duration};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info};
@@ -54,19 +56,11 @@ impl ProjectorStatus {
     }
 }
 
-/// A projector; see [`run`].
+/// A projector; see [`Projector::run`].
 #[derive(Debug)]
 pub struct Projector {
     config: ProjectorConfig,
     status: watch::Sender<ProjectorStatus>,
-}
-
-/// Runs a projector until `shutdown`. It waits out outages of NATS and the database, and logs them.
-///
-/// # Errors
-/// When it can't continue: see [`ProjectorError`].
-pub async fn run(config: ProjectorConfig, shutdown: CancellationToken) -> Result<(), ProjectorError> {
-    Projector::new(config).run(shutdown).await
 }
 
 /// Why the loop starts again.
@@ -93,10 +87,10 @@ impl Projector {
         self.status.subscribe()
     }
 
-    /// See [`run`].
+    /// Runs until `shutdown`. It waits out outages of NATS and the database, and logs them.
     ///
     /// # Errors
-    /// See [`run`].
+    /// When it can't continue: see [`ProjectorError`].
     pub async fn run(self, shutdown: CancellationToken) -> Result<(), ProjectorError> {
         tokio::select! {
             // A transaction that is interrupted here is rolled back, or found at the next start.
@@ -221,10 +215,8 @@ pub(crate) fn checkpoint(mark: &Mark) -> Result<Option<Checkpoint>, ProjectorErr
     if mark.stream_seq == 0 {
         return Ok(None);
     }
-    let hash = mark
-        .hash
-        .parse()
-        .map_err(|why: &str| ProjectorError::Schema(format!("its checkpoint is damaged: {why}")))?;
+    let hash = CommitHash::from_str(&mark.hash)
+        .map_err(|why| ProjectorError::Schema(format!("its checkpoint is damaged: {why}")))?;
     Ok(Some(Checkpoint {
         sequence: mark.stream_seq,
         hash,

@@ -2,7 +2,7 @@
 
 use crate::{
     columns::{Columns, big, big_ms, json, tag},
-    order::Order,
+    order::{Order, replace_existing},
 };
 use reveille_domain::{
     KeyId, ProviderId, WakeCause, WakeFailure, WakeId,
@@ -64,7 +64,7 @@ async fn upsert(db: &mut PgConnection, rows: &[WakeRow]) -> sqlx::Result<()> {
         values.push_bind(big_ms(row.requested_at_ms));
         values.push_bind(row.deadline_ms.map(big_ms));
         values.push_bind(row.ended_at_ms.map(big_ms));
-        values.push_bind(row.outcome.as_str());
+        values.push_bind(<&str>::from(row.outcome));
         values.push_bind(failure.map(|failure| tag(failure.kind)));
         values.push_bind(failure.map(|failure| failure.stage.as_str()));
         values.push_bind(failure.map(|failure| failure.reason.as_str()));
@@ -72,12 +72,7 @@ async fn upsert(db: &mut PgConnection, rows: &[WakeRow]) -> sqlx::Result<()> {
         values.push_bind(row.requested_seq.map(big));
         values.push_bind(row.ended_seq.map(big));
     });
-    sql.push(" ON CONFLICT (wake_id) DO UPDATE SET ");
-    let updates = COLUMNS
-        .split(", ")
-        .skip(1)
-        .map(|column| format!("{column} = excluded.{column}"));
-    sql.push(updates.collect::<Vec<_>>().join(", "));
+    replace_existing(&mut sql, "wake_id", COLUMNS);
     sql.build().persistent(false).execute(db).await?;
     Ok(())
 }
@@ -93,7 +88,7 @@ pub(crate) fn select(query: &WakeQuery) -> Result<QueryBuilder<'_, Postgres>, Ro
         sql.push(" AND agent = ").push_bind(agent.as_str());
     }
     if let Some(outcome) = query.outcome {
-        sql.push(" AND outcome = ").push_bind(outcome.as_str());
+        sql.push(" AND outcome = ").push_bind(<&str>::from(outcome));
     }
     let order = Order {
         column: match query.sort.by {

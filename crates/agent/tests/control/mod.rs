@@ -3,6 +3,7 @@
 use futures::{FutureExt, future::BoxFuture};
 use reveille_agent::hub::Hub;
 use reveille_bus::{
+    Refusals,
     control::{ControlAnswer, ControlError, ControlRequest, ControlRequests, Report},
     wakes::WakeMessage,
 };
@@ -57,7 +58,9 @@ impl Control {
 
     /// Answers an agent over NATS.
     pub async fn serve(self, client: async_nats::Client) {
-        let mut requests = ControlRequests::subscribe(&client).await.expect("a connection");
+        let mut requests = ControlRequests::subscribe(&client, &Refusals::default())
+            .await
+            .expect("a connection");
         while let Some(asked) = requests.next().await {
             let answer = match &asked.request {
                 ControlRequest::Connect { .. } => ControlAnswer::Connected {

@@ -82,7 +82,7 @@ impl Owned {
     }
 
     pub async fn until(&self, status: StatusName) {
-        eventually(status.as_str(), || self.control.status() == Some(status)).await;
+        eventually(<&str>::from(status), || self.control.status() == Some(status)).await;
     }
 
     pub async fn stop(self) {

@@ -238,7 +238,7 @@ impl Control {
             .await
             .map_err(refused)?;
         for event in &done.events {
-            info!(provider.name = %id, journal.sequence = done.sequence, "{}: {id}", event.name());
+            info!(provider.name = %id, journal.sequence = done.sequence, "{}: {id}", <&str>::from(event));
         }
         Ok(self.done(&done, cause))
     }

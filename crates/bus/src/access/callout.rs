@@ -36,24 +36,17 @@ pub struct AuthRequest {
 }
 
 impl Callout {
-    /// Joins the replicas that answer. `issuer` is the account key that the servers' configs name.
+    /// Joins the replicas that answer, and counts in `refusals` the requests it refuses. `issuer` is the account key that the servers' configs name.
     ///
     /// # Errors
     /// When the connection is closed.
-    pub async fn subscribe(client: &Client, issuer: NatsKey) -> Result<Self, BusError> {
+    pub async fn subscribe(client: &Client, issuer: NatsKey, refusals: &Refusals) -> Result<Self, BusError> {
         Ok(Self {
             client: client.clone(),
             subscription: messages::subscribe(client, subjects::CALLOUT, Some(QUEUE_GROUP)).await?,
             issuer,
-            refusals: Refusals::default(),
+            refusals: refusals.clone(),
         })
-    }
-
-    /// Counts the requests it refuses in `refusals`.
-    #[must_use]
-    pub fn counting(mut self, refusals: &Refusals) -> Self {
-        self.refusals = refusals.clone();
-        self
     }
 
     /// The next request with a proven key; others are refused here. `None` when the connection is closed.

@@ -9,10 +9,11 @@ use crate::{
     subjects,
 };
 use reveille_domain::AgentName;
-use std::fmt;
+use strum::Display;
 
 /// A party on NATS.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Display)]
+#[strum(serialize_all = "snake_case")]
 pub enum Role {
     /// An API replica: appends to the journal, talks to agents, admits them.
     Api,
@@ -25,6 +26,7 @@ pub enum Role {
     /// The party that ends connections, from the servers' system account.
     System,
     /// The agent of this name.
+    #[strum(to_string = "agent {0}")]
     Agent(AgentName),
 }
 
@@ -35,19 +37,6 @@ pub struct Permissions {
     pub publish: Vec<String>,
     /// The only subjects it may subscribe to; none if empty.
     pub subscribe: Vec<String>,
-}
-
-impl fmt::Display for Role {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Api => f.write_str("api"),
-            Self::Projector => f.write_str("projector"),
-            Self::Subscriber => f.write_str("subscriber"),
-            Self::Admin => f.write_str("admin"),
-            Self::System => f.write_str("system"),
-            Self::Agent(name) => write!(f, "agent {name}"),
-        }
-    }
 }
 
 impl Role {
@@ -79,6 +68,14 @@ impl Role {
     #[must_use]
     pub fn permissions(&self) -> Permissions {
         let inbox = format!("{}.>", self.inbox_prefix());
+        let reading = || {
+            [
+                texts(&["$JS.API.INFO"]),
+                reading(JOURNAL_STREAM),
+                reading(HEARTBEATS_STREAM),
+            ]
+            .concat()
+        };
         match self {
             Self::Api => Permissions {
                 publish: [
@@ -92,9 +89,7 @@ impl Role {
                         // Where a server waits for the answer to an authorization request.
                         "$SYS._INBOX.>",
                     ]),
-                    texts(&["$JS.API.INFO"]),
-                    reading(JOURNAL_STREAM),
-                    reading(HEARTBEATS_STREAM),
+                    reading(),
                     making(JOURNAL_STREAM),
                     making(HEARTBEATS_STREAM),
                 ]
@@ -108,12 +103,7 @@ impl Role {
                 ]),
             },
             Self::Projector => Permissions {
-                publish: [
-                    texts(&["$JS.API.INFO"]),
-                    reading(JOURNAL_STREAM),
-                    reading(HEARTBEATS_STREAM),
-                ]
-                .concat(),
+                publish: reading(),
                 subscribe: texts(&[&inbox]),
             },
             Self::Subscriber => Permissions {

@@ -7,6 +7,7 @@ use super::{commit::ArchivedCommit, error::ArchiveError, file::ArchiveReader, li
 use crate::{
     commit::AnyCommit,
     connection::Connection,
+    entry,
     error::{BusError, CommandError},
     heartbeats::CANARY_EVERY,
     journal::{CommitMeta, Expected, Journal},
@@ -262,6 +263,5 @@ async fn advance(journal: &Journal, agents: &BTreeSet<AggregateId>, last: u64) -
 /// When the server stored the journal's last message.
 async fn nats_time(journal: &Journal) -> Result<Timestamp, BusError> {
     let stream = streams::open(journal.jetstream(), JOURNAL_STREAM).await?;
-    let millis = stream.cached_info().state.last_timestamp.unix_timestamp_nanos() / 1_000_000;
-    Ok(Timestamp::from_millis(u64::try_from(millis).unwrap_or(0)))
+    Ok(entry::timestamp(stream.cached_info().state.last_timestamp))
 }

@@ -3,13 +3,12 @@
 use super::{commit::ArchivedCommit, error::ArchiveError};
 use crate::{
     entry::JournalEntry,
-    error::BusError,
     journal::Journal,
     ordered_reader::OrderedReader,
     streams::{self, JOURNAL_STREAM},
     subjects,
 };
-use async_nats::jetstream::{consumer::DeliverPolicy, context::GetStreamErrorKind};
+use async_nats::jetstream::consumer::DeliverPolicy;
 
 /// Reads a journal once, from start to end.
 pub struct LiveCommits {
@@ -23,17 +22,8 @@ impl LiveCommits {
     /// # Errors
     /// When there is no journal, or NATS isn't available.
     pub async fn read(journal: &Journal) -> Result<Self, ArchiveError> {
-        let stream = match journal.jetstream().get_stream(JOURNAL_STREAM).await {
-            Ok(stream) => stream,
-            Err(error) => {
-                return Err(match error.kind() {
-                    GetStreamErrorKind::JetStream(api) if streams::is_not_found(&api) => {
-                        ArchiveError::NoJournal
-                    }
-                    _ => BusError::unavailable(error).into(),
-                });
-            }
-        };
+        let stream = streams::find(journal.jetstream(), JOURNAL_STREAM).await?;
+        let stream = stream.ok_or(ArchiveError::NoJournal)?;
         let last = stream.cached_info().state.last_sequence;
         let messages = match last {
             0 => None,

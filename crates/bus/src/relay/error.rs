@@ -50,39 +50,20 @@ pub enum RelayError {
 impl RelayError {
     /// Whether the backend is being put to sleep, so that it can be woken only later.
     #[must_use]
-    pub const fn is_leaving(&self) -> bool {
-        matches!(
-            self,
-            Self::Fault(RelayFault {
-                code: FaultCode::Asleep,
-                report: None,
-                ..
-            })
-        )
+    pub fn is_leaving(&self) -> bool {
+        self.is_asleep() && matches!(self, Self::Fault(fault) if fault.report.is_none())
     }
 
     /// Whether the backend is asleep or being put to sleep.
     #[must_use]
-    pub const fn is_asleep(&self) -> bool {
-        matches!(
-            self,
-            Self::Fault(RelayFault {
-                code: FaultCode::Asleep,
-                ..
-            })
-        )
+    pub fn is_asleep(&self) -> bool {
+        matches!(self, Self::Fault(fault) if fault.code == FaultCode::Asleep)
     }
 
     /// Whether the agent is at one of its limits and accepts more requests once others have ended.
     #[must_use]
-    pub const fn is_agent_full(&self) -> bool {
-        matches!(
-            self,
-            Self::Fault(RelayFault {
-                code: FaultCode::Overloaded,
-                ..
-            })
-        )
+    pub fn is_agent_full(&self) -> bool {
+        matches!(self, Self::Fault(fault) if fault.code == FaultCode::Overloaded)
     }
 
     /// Whether no backend can have seen the request, so that sending it again is safe.

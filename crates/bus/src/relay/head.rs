@@ -94,8 +94,9 @@ impl ResponseHead {
 }
 
 /// Why the agent didn't complete a request.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, strum::Display)]
 #[serde(rename_all = "snake_case")]
+#[strum(serialize_all = "snake_case")]
 pub enum FaultCode {
     /// The backend is asleep, or is being put to sleep if the fault names no report. The backend didn't get the request.
     Asleep,
@@ -140,29 +141,11 @@ impl FaultCode {
             | Self::Unknown => false,
         }
     }
-
-    /// The code as frames carry it.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Asleep => "asleep",
-            Self::BackendUnavailable => "backend_unavailable",
-            Self::BackendFailed => "backend_failed",
-            Self::BackendTimeout => "backend_timeout",
-            Self::Cancelled => "cancelled",
-            Self::UnknownProvider => "unknown_provider",
-            Self::Overloaded => "overloaded",
-            Self::ShuttingDown => "shutting_down",
-            Self::BadFrame => "bad_frame",
-            Self::Lost => "lost",
-            Self::Unknown => "unknown",
-        }
-    }
 }
 
 /// A refusal or failure, which the agent sends instead of a response or its rest.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
-#[error("{}: {message}", code.as_str())]
+#[error("{code}: {message}")]
 pub struct RelayFault {
     /// The kind of failure.
     pub code: FaultCode,

@@ -3,7 +3,7 @@
 use crate::events::PATIENCE;
 use crate::raw_client::RawClient;
 use reveille_bus::{
-    BusError, Connection, NatsAccess, NatsServer,
+    BusError, Connection, NatsAccess, NatsServer, Refusals,
     access::{Callout, ConnectionRevoker, HubKeys, NatsKey, Role},
 };
 use reveille_domain::AgentName;
@@ -45,7 +45,9 @@ impl Locked {
         };
         let api = Connection::open(&api.named("api")).await.unwrap();
         let issuer = keys.issuer().unwrap().expect("there");
-        let mut callout = Callout::subscribe(api.client(), issuer).await.unwrap();
+        let mut callout = Callout::subscribe(api.client(), issuer, &Refusals::default())
+            .await
+            .unwrap();
         api.client().flush().await.unwrap();
         let known = agents.clone();
         let answering = tokio::spawn(async move {

@@ -2,7 +2,7 @@
 
 use crate::events::{PATIENCE, agent, open};
 use reveille_bus::{
-    HEARTBEATS_STREAM, NatsClock, ensure_streams,
+    HEARTBEATS_STREAM, NatsClock, Refusals, ensure_streams,
     heartbeats::{self, Heartbeat, HeartbeatWatch, ProviderPulse, ReceivedHeartbeat},
 };
 use reveille_domain::{AgentName, Availability, Epoch, ProviderName, SessionId, Timestamp};
@@ -35,7 +35,12 @@ struct Ear {
 impl Ear {
     async fn open(nats: &Nats, replica: &str) -> Self {
         let clock = NatsClock::default();
-        let mut watch = HeartbeatWatch::new(&open(&nats.url()).await, replica, clock.clone());
+        let mut watch = HeartbeatWatch::new(
+            &open(&nats.url()).await,
+            replica,
+            clock.clone(),
+            &Refusals::default(),
+        );
         let (tell, heard) = mpsc::unbounded_channel();
         let task = tokio::spawn(async move { while tell.send(watch.next().await).is_ok() {} });
         Self { heard, clock, task }
@@ -219,7 +224,12 @@ async fn heartbeats_whose_stream_is_deleted_are_heard_again() {
 async fn a_watch_that_is_dropped_all_the_time_loses_no_heartbeat() {
     let nats = Nats::start().await;
     let clock = NatsClock::default();
-    let mut watch = HeartbeatWatch::new(&open(&nats.url()).await, "r1", clock.clone());
+    let mut watch = HeartbeatWatch::new(
+        &open(&nats.url()).await,
+        "r1",
+        clock.clone(),
+        &Refusals::default(),
+    );
     let client = nats.connect().await;
     let names: Vec<_> = (0..100)
         .map(|index| AgentName::parse(&format!("agent-{index}")).unwrap())

@@ -42,7 +42,7 @@ async fn no_row_shows_a_hash_and_the_archive_keeps_every_byte() {
         let Key::Issued(key) = stored.key().state else {
             panic!("issued")
         };
-        let hash = String::from(key.secret);
+        let hash = hex::encode(key.secret.as_bytes());
         let committed = entry.archived();
         assert_eq!(committed.body, SourceBody::EventsOnly);
         let rows = event_rows(&committed);

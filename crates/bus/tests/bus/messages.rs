@@ -4,7 +4,7 @@ use crate::events::{PATIENCE, agent, at, provider, settled, spec};
 use async_nats::Client;
 use futures::{FutureExt, StreamExt, future::join};
 use reveille_bus::{
-    BusError,
+    BusError, Refusals,
     control::{self, ControlAnswer, ControlError, ControlRequest, ControlRequests, Report},
     orders::{self, AddressedOrder, Order, OrderAnswer, Orders},
     wakes::{self, WakeMessage, Wakes},
@@ -141,9 +141,13 @@ fn answers() -> Vec<ControlAnswer> {
 async fn every_control_request_and_answer_arrives_as_it_was_sent() {
     let nats = Nats::start().await;
     let (agents, api) = (nats.connect().await, nats.connect().await);
-    let mut control = ControlRequests::subscribe(&api).await.unwrap();
+    let mut control = ControlRequests::subscribe(&api, &Refusals::default())
+        .await
+        .unwrap();
     // Another replica shares the requests: each is answered by one.
-    let mut other = ControlRequests::subscribe(&api).await.unwrap();
+    let mut other = ControlRequests::subscribe(&api, &Refusals::default())
+        .await
+        .unwrap();
     settled(&api).await;
     for (request, answer) in requests().into_iter().zip(answers()) {
         let serve = async {
@@ -167,7 +171,9 @@ async fn an_illegal_control_request_is_refused_on_its_senders_inbox() {
         nats.connect_hearing("_INBOX.agent.gpu-box").await,
         nats.connect().await,
     );
-    let mut control = ControlRequests::subscribe(&api).await.unwrap();
+    let mut control = ControlRequests::subscribe(&api, &Refusals::default())
+        .await
+        .unwrap();
     settled(&api).await;
     let served = tokio::spawn(async move {
         let asked = control.next().await.unwrap();
@@ -245,7 +251,9 @@ async fn control_answers_to_inboxes_and_never_to_what_somebody_else_listens_to()
     let nats = Nats::start().await;
     let evil = nats.connect_hearing("_INBOX.agent.gpu-box").await;
     let api = nats.connect().await;
-    let mut control = ControlRequests::subscribe(&api).await.unwrap();
+    let mut control = ControlRequests::subscribe(&api, &Refusals::default())
+        .await
+        .unwrap();
     let mut everything = api.subscribe(">").await.unwrap();
     settled(&api).await;
     let served = tokio::spawn(async move {

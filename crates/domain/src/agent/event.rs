@@ -8,6 +8,7 @@ use crate::{
     time::Timestamp,
 };
 use serde::{Deserialize, Serialize};
+use strum::IntoStaticStr;
 
 /// Why an epoch is advanced without a new session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -20,7 +21,7 @@ pub enum AdvanceReason {
 }
 
 /// A fact about an agent.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, IntoStaticStr)]
 #[serde(tag = "type", content = "data")]
 pub enum AgentEvent {
     /// A session was accepted; every earlier one is superseded.
@@ -79,18 +80,4 @@ pub enum AgentEvent {
         /// When.
         at_ms: Timestamp,
     },
-}
-
-impl AgentEvent {
-    /// The event's type: its name in the journal.
-    #[must_use]
-    pub const fn name(&self) -> &'static str {
-        match self {
-            Self::AgentConnected { .. } => "AgentConnected",
-            Self::AgentEpochAdvanced { .. } => "AgentEpochAdvanced",
-            Self::AgentTokenIssued { .. } => "AgentTokenIssued",
-            Self::AgentEnrolled { .. } => "AgentEnrolled",
-            Self::AgentRevoked { .. } => "AgentRevoked",
-        }
-    }
 }

@@ -3,9 +3,10 @@
 use super::policy::KeyPolicy;
 use crate::{names::KeyId, secret::SecretHash, time::Timestamp};
 use serde::{Deserialize, Serialize};
+use strum::IntoStaticStr;
 
 /// A fact about a key.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, IntoStaticStr)]
 #[serde(tag = "type", content = "data")]
 pub enum KeyEvent {
     /// It was created.
@@ -35,16 +36,4 @@ pub enum KeyEvent {
         /// When.
         at_ms: Timestamp,
     },
-}
-
-impl KeyEvent {
-    /// The event's type: its name in the journal.
-    #[must_use]
-    pub const fn name(&self) -> &'static str {
-        match self {
-            Self::KeyCreated { .. } => "KeyCreated",
-            Self::KeyRotated { .. } => "KeyRotated",
-            Self::KeyRevoked { .. } => "KeyRevoked",
-        }
-    }
 }

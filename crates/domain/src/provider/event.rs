@@ -9,6 +9,7 @@ use crate::{
     wake::{Failures, SleepReason, Stage, Wake, WakeFailure},
 };
 use serde::{Deserialize, Serialize};
+use strum::IntoStaticStr;
 
 /// The status after a registration.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -23,7 +24,7 @@ pub enum RegisteredAs {
 }
 
 /// A fact about a provider.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, IntoStaticStr)]
 #[serde(tag = "type", content = "data")]
 pub enum ProviderEvent {
     /// Its agent published it.
@@ -149,24 +150,6 @@ pub enum ProviderEvent {
 }
 
 impl ProviderEvent {
-    /// The event's type: its name in the journal.
-    #[must_use]
-    pub const fn name(&self) -> &'static str {
-        match self {
-            Self::ProviderRegistered { .. } => "ProviderRegistered",
-            Self::WakeRequested { .. } => "WakeRequested",
-            Self::WakeSucceeded { .. } => "WakeSucceeded",
-            Self::WakeFailed { .. } => "WakeFailed",
-            Self::WakeTimedOut { .. } => "WakeTimedOut",
-            Self::BackendSlept { .. } => "BackendSlept",
-            Self::BackendAwoke { .. } => "BackendAwoke",
-            Self::ProviderBecameInactive { .. } => "ProviderBecameInactive",
-            Self::ProviderResumed { .. } => "ProviderResumed",
-            Self::ProviderDeregistered { .. } => "ProviderDeregistered",
-            Self::ProviderExpired { .. } => "ProviderExpired",
-        }
-    }
-
     /// The wake that it is about.
     #[must_use]
     pub const fn wake_id(&self) -> Option<WakeId> {
@@ -182,24 +165,6 @@ impl ProviderEvent {
             | Self::ProviderResumed { .. }
             | Self::ProviderDeregistered { .. }
             | Self::ProviderExpired { .. } => None,
-        }
-    }
-
-    /// When it happened.
-    #[must_use]
-    pub const fn at(&self) -> Timestamp {
-        match self {
-            Self::WakeRequested { wake } => wake.requested_at_ms,
-            Self::ProviderRegistered { at_ms, .. }
-            | Self::WakeSucceeded { at_ms, .. }
-            | Self::WakeFailed { at_ms, .. }
-            | Self::WakeTimedOut { at_ms, .. }
-            | Self::BackendSlept { at_ms, .. }
-            | Self::BackendAwoke { at_ms, .. }
-            | Self::ProviderBecameInactive { at_ms, .. }
-            | Self::ProviderResumed { at_ms, .. }
-            | Self::ProviderDeregistered { at_ms, .. }
-            | Self::ProviderExpired { at_ms } => *at_ms,
         }
     }
 }

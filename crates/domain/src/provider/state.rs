@@ -8,7 +8,7 @@ use crate::{
     wake::{Failures, Wake, WakeRecord},
 };
 use serde::{Deserialize, Serialize};
-use std::fmt;
+use strum::{Display, EnumString, IntoStaticStr};
 
 /// One backend that an agent publishes.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -128,8 +128,24 @@ pub enum InactiveReason {
 }
 
 /// A status without its data.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(
+    Debug,
+    Clone,
+    Copy,
+    PartialEq,
+    Eq,
+    Hash,
+    PartialOrd,
+    Ord,
+    Serialize,
+    Deserialize,
+    Display,
+    EnumString,
+    IntoStaticStr,
+)]
 #[serde(rename_all = "snake_case")]
+#[strum(serialize_all = "snake_case")]
+#[strum(parse_err_ty = String, parse_err_fn = Self::unknown)]
 pub enum StatusName {
     /// See [`Status::Active`].
     Active,
@@ -142,31 +158,8 @@ pub enum StatusName {
 }
 
 impl StatusName {
-    /// Its name in JSON and in queries.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Active => "active",
-            Self::Hibernating => "hibernating",
-            Self::Waking => "waking",
-            Self::Inactive => "inactive",
-        }
-    }
-}
-
-impl fmt::Display for StatusName {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
-    }
-}
-
-impl std::str::FromStr for StatusName {
-    type Err = String;
-    fn from_str(raw: &str) -> Result<Self, String> {
-        [Self::Active, Self::Hibernating, Self::Waking, Self::Inactive]
-            .into_iter()
-            .find(|status| status.as_str() == raw)
-            .ok_or_else(|| "a status is active, hibernating, waking or inactive".to_owned())
+    fn unknown(_: &str) -> String {
+        "a status is active, hibernating, waking or inactive".to_owned()
     }
 }
 

@@ -12,6 +12,7 @@ use crate::{
     wake::{Failures, WakeFailure, WakeRecord},
 };
 use serde::{Deserialize, Serialize};
+use strum::IntoStaticStr;
 
 /// One model of one provider.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -55,22 +56,13 @@ pub struct LlmRow {
 }
 
 /// The kinds of LLMs.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, IntoStaticStr)]
 #[serde(rename_all = "snake_case")]
+#[strum(serialize_all = "snake_case")]
 pub enum LlmKind {
     /// Served by a backend on a provider machine.
     #[default]
     Virtual,
-}
-
-impl LlmKind {
-    /// Its name in JSON and in queries.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Virtual => "virtual",
-        }
-    }
 }
 
 /// A wake that has ended, in short.
@@ -156,16 +148,12 @@ impl RowKey for LlmKey {
     /// As hexadecimal digits, because model names contain any printable text.
     fn cursor(&self) -> Cursor {
         let text = format!("{}/{}/{}", self.agent, self.provider, self.model);
-        Cursor::new(text.bytes().map(|byte| format!("{byte:02x}")).collect::<String>())
+        Cursor::new(hex::encode(text))
     }
 
     fn parse(cursor: &Cursor) -> Result<Self, RowsError> {
         let parse = || {
-            let bytes = cursor.as_str().as_bytes().chunks(2).map(|pair| {
-                let pair = std::str::from_utf8(pair).ok().filter(|pair| pair.len() == 2)?;
-                u8::from_str_radix(pair, 16).ok()
-            });
-            let text = String::from_utf8(bytes.collect::<Option<Vec<u8>>>()?).ok()?;
+            let text = String::from_utf8(hex::decode(cursor.as_str()).ok()?).ok()?;
             let mut parts = text.splitn(3, '/');
             Some(Self {
                 agent: AgentName::parse(parts.next()?).ok()?,
@@ -178,7 +166,8 @@ impl RowKey for LlmKey {
 }
 
 /// What LLM rows and providers can be sorted by. Their keys break ties.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, IntoStaticStr)]
+#[strum(serialize_all = "snake_case")]
 pub enum LlmSort {
     /// Their keys: an LLM's agent, model and provider; a provider's id.
     Name,
@@ -192,11 +181,7 @@ impl SortBy for LlmSort {
     const ALL: &'static [Self] = &[Self::Name, Self::Status, Self::Since];
     const DEFAULT: Sort<Self> = Sort::ascending(Self::Name);
     fn as_str(self) -> &'static str {
-        match self {
-            Self::Name => "name",
-            Self::Status => "status",
-            Self::Since => "since",
-        }
+        self.into()
     }
     fn kind(self) -> SortKind {
         match self {
@@ -213,7 +198,7 @@ impl LlmSort {
     pub fn value(self, status: StatusName, since: Timestamp) -> SortValue {
         match self {
             Self::Name => SortValue::None,
-            Self::Status => SortValue::Word(status.as_str().to_owned()),
+            Self::Status => SortValue::Word(status.to_string()),
             Self::Since => SortValue::Number(since.as_millis()),
         }
     }

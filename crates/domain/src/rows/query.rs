@@ -124,17 +124,18 @@ pub struct EventQuery {
     pub min_seq: Option<u64>,
 }
 
+fn admits<T: PartialEq>(filter: Option<&T>, value: &T) -> bool {
+    filter.is_none_or(|wanted| wanted == value)
+}
+
 impl LlmQuery {
     /// Whether `row` passes the filters.
     #[must_use]
     pub fn matches(&self, row: &LlmRow) -> bool {
-        self.agent.as_ref().is_none_or(|agent| *agent == row.agent)
-            && self
-                .provider
-                .as_ref()
-                .is_none_or(|provider| *provider == row.provider)
-            && self.model.as_ref().is_none_or(|model| *model == row.model)
-            && self.status.is_none_or(|status| status == row.status)
+        admits(self.agent.as_ref(), &row.agent)
+            && admits(self.provider.as_ref(), &row.provider)
+            && admits(self.model.as_ref(), &row.model)
+            && admits(self.status.as_ref(), &row.status)
     }
 }
 
@@ -142,14 +143,9 @@ impl WakeQuery {
     /// Whether `row` passes the filters.
     #[must_use]
     pub fn matches(&self, row: &WakeRow) -> bool {
-        self.provider
-            .as_ref()
-            .is_none_or(|provider| *provider == row.provider)
-            && self
-                .agent
-                .as_ref()
-                .is_none_or(|agent| *agent == row.provider.agent)
-            && self.outcome.is_none_or(|outcome| outcome == row.outcome)
+        admits(self.provider.as_ref(), &row.provider)
+            && admits(self.agent.as_ref(), &row.provider.agent)
+            && admits(self.outcome.as_ref(), &row.outcome)
     }
 }
 
@@ -157,17 +153,9 @@ impl EventQuery {
     /// Whether `row` passes the filters.
     #[must_use]
     pub fn matches(&self, row: &EventRow) -> bool {
-        self.aggregate_type
-            .as_ref()
-            .is_none_or(|kind| *kind == row.aggregate_type)
-            && self
-                .aggregate_id
-                .as_ref()
-                .is_none_or(|id| *id == row.aggregate_id)
-            && self
-                .event_type
-                .as_ref()
-                .is_none_or(|kind| *kind == row.event_type)
+        admits(self.aggregate_type.as_ref(), &row.aggregate_type)
+            && admits(self.aggregate_id.as_ref(), &row.aggregate_id)
+            && admits(self.event_type.as_ref(), &row.event_type)
     }
 
     /// The part of the journal that the query covers.

@@ -51,7 +51,7 @@ impl Journal {
         let first_event_seq = self.events + 1;
         self.events += events.len() as u64;
         let recorded = |event: &ProviderEvent| RecordedEvent {
-            event_type: event.name().to_owned(),
+            event_type: <&str>::from(event).to_owned(),
             version: "1".to_owned(),
             data: serde_json::json!({}),
         };

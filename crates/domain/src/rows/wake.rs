@@ -12,7 +12,7 @@ use crate::{
     wake::{Stage, Wake, WakeCause, WakeFailure, WakeFailureKind},
 };
 use serde::{Deserialize, Serialize};
-use std::fmt;
+use strum::{Display, EnumString, IntoStaticStr};
 
 /// One wake. The data of its request (cause, deadline, sequence) is absent when only its end is known: rows in memory
 /// that began with a provider's last commit know of earlier wakes only what the provider's state remembers.
@@ -43,8 +43,12 @@ pub struct WakeRow {
 }
 
 /// How a wake ended, or that it hasn't.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, Display, EnumString, IntoStaticStr,
+)]
 #[serde(rename_all = "snake_case")]
+#[strum(serialize_all = "snake_case")]
+#[strum(parse_err_ty = String, parse_err_fn = Self::unknown)]
 pub enum WakeOutcomeName {
     /// It has not ended.
     InFlight,
@@ -57,31 +61,8 @@ pub enum WakeOutcomeName {
 }
 
 impl WakeOutcomeName {
-    /// Its name in JSON and in queries.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::InFlight => "in_flight",
-            Self::Succeeded => "succeeded",
-            Self::Failed => "failed",
-            Self::TimedOut => "timed_out",
-        }
-    }
-}
-
-impl fmt::Display for WakeOutcomeName {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
-    }
-}
-
-impl std::str::FromStr for WakeOutcomeName {
-    type Err = String;
-    fn from_str(raw: &str) -> Result<Self, String> {
-        [Self::InFlight, Self::Succeeded, Self::Failed, Self::TimedOut]
-            .into_iter()
-            .find(|outcome| outcome.as_str() == raw)
-            .ok_or_else(|| "an outcome is in_flight, succeeded, failed or timed_out".to_owned())
+    fn unknown(_: &str) -> String {
+        "an outcome is in_flight, succeeded, failed or timed_out".to_owned()
     }
 }
 
@@ -314,7 +295,8 @@ impl RowKey for WakePosition {
 }
 
 /// What wakes can be sorted by. The time of their request breaks ties.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, IntoStaticStr)]
+#[strum(serialize_all = "snake_case")]
 pub enum WakeSort {
     /// When they were requested.
     Requested,
@@ -326,10 +308,7 @@ impl SortBy for WakeSort {
     const ALL: &'static [Self] = &[Self::Requested, Self::Took];
     const DEFAULT: Sort<Self> = Sort::descending(Self::Requested);
     fn as_str(self) -> &'static str {
-        match self {
-            Self::Requested => "requested",
-            Self::Took => "took",
-        }
+        self.into()
     }
     fn kind(self) -> SortKind {
         match self {

@@ -347,7 +347,8 @@ async fn what_can_never_work_is_said_at_once() {
         nats: NatsAccess::open("nats://127.0.0.1:1", Role::Projector),
         database_url: "postgres://user:secret@[".into(),
     };
-    let error = reveille_projector::run(config.clone(), CancellationToken::new())
+    let error = Projector::new(config.clone())
+        .run(CancellationToken::new())
         .await
         .expect_err("no URL");
     assert!(matches!(error, ProjectorError::DatabaseUrl(_)));

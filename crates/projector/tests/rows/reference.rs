@@ -125,7 +125,7 @@ pub(crate) fn llms_sorted(mut rows: Vec<LlmRow>, sort: Sort<LlmSort>) -> Vec<Llm
     // A stable sort leaves equals in the order of their names.
     match sort.by {
         LlmSort::Name => {}
-        LlmSort::Status => rows.sort_by_key(|row| row.status.as_str()),
+        LlmSort::Status => rows.sort_by_key(|row| <&str>::from(row.status)),
         LlmSort::Since => rows.sort_by_key(|row| row.since_ms),
     }
     if sort.descending {

@@ -109,10 +109,7 @@ fn a_fault_code_is_written_as_it_is_named() {
         Lost,
     ];
     for code in all {
-        assert_eq!(
-            serde_json::to_string(&code).unwrap(),
-            format!("{:?}", code.as_str())
-        );
+        assert_eq!(serde_json::to_string(&code).unwrap(), format!("\"{code}\""));
     }
 }
 

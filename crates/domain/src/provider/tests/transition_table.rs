@@ -67,12 +67,12 @@ fn shown(given: Given, command: ProviderCommand) -> String {
         Ok(events) if events.is_empty() => return "=".into(),
         Ok(events) => events,
     };
-    let names: Vec<_> = events.iter().map(ProviderEvent::name).collect();
+    let names: Vec<_> = events.iter().map(<&str>::from).collect();
     let after = given.when(command).then(events);
     let status = match &after.provider {
         Provider::Unregistered => "unregistered",
         Provider::Gone(_) => "gone",
-        Provider::Registered(provider) => provider.status.name().as_str(),
+        Provider::Registered(provider) => provider.status.name().into(),
     };
     format!("{}>{status}", names.join("+"))
 }
