@@ -9,7 +9,7 @@ use reveille_domain::{
     AgentName, ProviderId, Timestamp,
     rows::{LlmRow, RowSource, SourceBody, event_rows, llm_rows, wake_changes},
 };
-use sqlx::{PgConnection, PgPool, migrate::MigrateError, postgres::PgDatabaseError};
+use sqlx::{PgConnection, PgExecutor, PgPool, migrate::MigrateError, postgres::PgDatabaseError};
 use std::collections::{BTreeMap, HashMap};
 use thiserror::Error;
 
@@ -33,6 +33,15 @@ impl Mark {
             stream_seq: commit.stream_seq,
             hash: commit.hash.clone(),
         }
+    }
+
+    pub(crate) async fn read(db: impl PgExecutor<'_>) -> sqlx::Result<Self> {
+        let row = sqlx::query("SELECT stream_seq, hash FROM checkpoint").fetch_one(db);
+        let row = row.await?;
+        Ok(Self {
+            stream_seq: row.number("stream_seq")?,
+            hash: row.text("hash")?,
+        })
     }
 }
 
@@ -124,13 +133,7 @@ impl Projection {
     /// # Errors
     /// When the database is unavailable.
     pub async fn mark(&self) -> Result<Mark, ProjectionError> {
-        let row = sqlx::query("SELECT stream_seq, hash FROM checkpoint")
-            .fetch_one(&self.pool)
-            .await?;
-        Ok(Mark {
-            stream_seq: row.number("stream_seq")?,
-            hash: row.text("hash")?,
-        })
+        Ok(Mark::read(&self.pool).await?)
     }
 
     /// Writes `batch`, which follows `from`. A commit that the database refuses is archived as unreadable, so that it
@@ -243,14 +246,11 @@ impl Changes {
         for commit in batch {
             match (&commit.body, commit.provider()) {
                 (SourceBody::Provider { id, events, state }, _) => {
-                    let rows = Some(llm_rows(state, commit.stream_seq));
-                    changes.providers.insert(
-                        id.clone(),
-                        ProviderChange {
-                            rows,
-                            unreadable_since_seq: None,
-                        },
-                    );
+                    let change = ProviderChange {
+                        rows: Some(llm_rows(state, commit.stream_seq)),
+                        unreadable_since_seq: None,
+                    };
+                    changes.providers.insert(id.clone(), change);
                     changes.wakes.extend(wake_changes(id, events, commit.stream_seq));
                 }
                 (SourceBody::Unreadable { .. }, Some(id)) => {

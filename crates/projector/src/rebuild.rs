@@ -80,7 +80,7 @@ impl Rebuild {
             match self.attempt(&connection).await {
                 Ok(done) => return Ok(done),
                 Err(Stop::Never(error)) => return Err(error),
-                Err(Stop::Again(reason)) => {
+                Err(Stop::Again(reason) | Stop::Barred(reason)) => {
                     if self.progress.borrow().applied > before {
                         backoff = Backoff::new();
                     }

@@ -3,13 +3,9 @@
 //! Readers and projectors name tables without a schema, and a statement uses the table that has the name when it gets its
 //! lock. So the switch is one transaction that moves tables, and no reader needs to know about it.
 
-use crate::{
-    Mark, Projection, ProjectionError, ProjectorError,
-    columns::{Columns, big},
-    rows,
-};
+use crate::{Mark, Projection, ProjectionError, ProjectorError, columns::big, rows};
 use sqlx::{Connection, PgConnection};
-use std::{borrow::Cow, time::Duration};
+use std::time::Duration;
 use tokio::time::Instant;
 
 /// Where rows are rebuilt.
@@ -33,6 +29,8 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 pub(crate) enum Stop {
     /// The database or NATS failed. What is written stays, and the work resumes from there.
     Again(String),
+    /// Another lock lasts longer than the switch may wait: a time-out or a deadlock.
+    Barred(String),
     /// It can't continue.
     Never(ProjectorError),
 }
@@ -54,18 +52,16 @@ impl From<ProjectionError> for Stop {
 
 impl From<sqlx::Error> for Stop {
     fn from(error: sqlx::Error) -> Self {
+        let database = error.as_database_error();
+        let code = database.and_then(sqlx::error::DatabaseError::code);
+        let code = code.unwrap_or_default();
         // Classes of SQLSTATE: 2B dependent objects still exist, 42 access rules and names.
-        match code(&error).get(..2) {
-            Some("2B" | "42") => Self::Never(ProjectorError::Schema(error.to_string())),
+        match (code.get(..2), &*code) {
+            (Some("2B" | "42"), _) => Self::Never(ProjectorError::Schema(error.to_string())),
+            (_, "55P03" | "40P01") => Self::Barred(error.to_string()),
             _ => Self::Again(error.to_string()),
         }
     }
-}
-
-fn code(error: &sqlx::Error) -> String {
-    let database = error.as_database_error();
-    let code = database.and_then(sqlx::error::DatabaseError::code);
-    code.map(Cow::into_owned).unwrap_or_default()
 }
 
 /// What happened to the old rows.
@@ -164,20 +160,15 @@ impl Scratch {
             sqlx::raw_sql("LOCK TABLE checkpoint IN SHARE ROW EXCLUSIVE MODE")
                 .execute(&mut self.db)
                 .await?;
-            sqlx::query("SELECT stream_seq, hash FROM checkpoint")
-                .fetch_one(&mut self.db)
-                .await
+            Ok(Mark::read(&mut self.db).await?)
         };
         match locked.await {
-            Ok(row) => Ok(Some(Mark {
-                stream_seq: row.number("stream_seq")?,
-                hash: row.text("hash")?,
-            })),
-            Err(error) if is_barred(&error) => {
+            Ok(mark) => Ok(Some(mark)),
+            Err(Stop::Barred(_)) => {
                 self.release().await?;
                 Ok(None)
             }
-            Err(error) => Err(error.into()),
+            Err(stop) => Err(stop),
         }
     }
 
@@ -197,15 +188,15 @@ impl Scratch {
                     .await?;
                 Ok(Some(done))
             }
-            Err(Replace::Barred) => {
+            Err(Stop::Barred(_)) => {
                 self.release().await?;
                 Ok(None)
             }
-            Err(Replace::Stop(stop)) => Err(stop),
+            Err(stop) => Err(stop),
         }
     }
 
-    async fn replace(&mut self, old: &Mark) -> Result<Old, Replace> {
+    async fn replace(&mut self, old: &Mark) -> Result<Old, Stop> {
         self.check_migrations().await?;
         let tables = self.tables().await?;
         let schema = identifier(&self.current);
@@ -223,7 +214,8 @@ impl Scratch {
             sql.push(format!("DROP TABLE {current}"));
             Old::Dropped
         } else {
-            let kept = self.name_for_kept().await?;
+            let name = "SELECT 'reveille_before_' || to_char(clock_timestamp() AT TIME ZONE 'UTC', 'YYYYMMDD_HH24MISS')";
+            let kept: String = sqlx::query_scalar(name).fetch_one(&mut self.db).await?;
             sql.push(format!("CREATE SCHEMA {kept}"));
             let moves = tables
                 .iter()
@@ -253,7 +245,7 @@ impl Scratch {
     }
 
     /// Refuses a schema that another version has migrated since the rebuild began.
-    async fn check_migrations(&mut self) -> Result<(), Replace> {
+    async fn check_migrations(&mut self) -> Result<(), Stop> {
         let schema = identifier(&self.current);
         let differences: i64 = sqlx::query_scalar(&format!(
             "SELECT count(*) FROM {SCHEMA}._sqlx_migrations AS new \
@@ -267,7 +259,7 @@ impl Scratch {
         }
         let text =
             "another version has migrated it since this rebuild began; run the rebuild of that version";
-        Err(Replace::Stop(ProjectorError::Schema(text.to_owned()).into()))
+        Err(ProjectorError::Schema(text.to_owned()).into())
     }
 
     /// Whether the new archive contains the last commit of the current rows.
@@ -281,14 +273,6 @@ impl Scratch {
             .bind(&old.hash)
             .fetch_optional(&mut self.db);
         Ok(held.await?.is_some())
-    }
-
-    async fn name_for_kept(&mut self) -> Result<String, sqlx::Error> {
-        sqlx::query_scalar(
-            "SELECT 'reveille_before_' || to_char(clock_timestamp() AT TIME ZONE 'UTC', 'YYYYMMDD_HH24MISS')",
-        )
-        .fetch_one(&mut self.db)
-        .await
     }
 
     /// Statements that copy the owner and the grants of the current tables.
@@ -319,23 +303,6 @@ impl Scratch {
     }
 }
 
-/// Why the tables were not replaced.
-enum Replace {
-    /// Another lock lasts longer than the switch may wait.
-    Barred,
-    Stop(Stop),
-}
-
-impl From<sqlx::Error> for Replace {
-    fn from(error: sqlx::Error) -> Self {
-        if is_barred(&error) {
-            Self::Barred
-        } else {
-            Self::Stop(error.into())
-        }
-    }
-}
-
 /// Takes the lock, and waits for that of a connection that was just cut.
 async fn lock(db: &mut PgConnection) -> Result<(), Stop> {
     let until = Instant::now() + RIVAL_GONE_WITHIN;
@@ -352,11 +319,6 @@ async fn lock(db: &mut PgConnection) -> Result<(), Stop> {
         }
         tokio::time::sleep(LOCK_POLL).await;
     }
-}
-
-/// Whether a lock was not granted: a time-out or a deadlock.
-fn is_barred(error: &sqlx::Error) -> bool {
-    matches!(code(error).as_str(), "55P03" | "40P01")
 }
 
 fn identifier(name: &str) -> String {
