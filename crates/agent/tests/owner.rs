@@ -387,6 +387,23 @@ async fn a_request_that_joins_a_wake_as_it_ends_is_waited_for_until_somebody_has
 }
 
 #[tokio::test]
+async fn a_backend_that_came_up_before_the_wake_message_waits_for_the_request_too() {
+    let backend = Backend::start().await;
+    let owned = Owned::start(&hardly_awake(&backend));
+    owned.until(Hibernating).await;
+    let late = owned.control.wake_for_request();
+    backend.wake_up();
+    owned.until(Active).await;
+    owned.handle.wake(late);
+    // Longer than it may be idle, in probes.
+    backend.await_requests(backend.requests() + 20).await;
+    assert_eq!(owned.control.status(), Some(Active));
+    drop(owned.handle.gate.enter().expect("open"));
+    owned.until(Hibernating).await;
+    assert!(backend.wakes().is_empty());
+}
+
+#[tokio::test]
 async fn a_backend_that_an_operator_has_woken_stays_for_its_least_time() {
     let backend = Backend::start().await;
     let sleep = put_to_sleep_by(&backend, "/sleep") + "\nidle_after = \"1ms\"\nmin_awake = \"1h\"";

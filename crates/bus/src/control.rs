@@ -141,8 +141,8 @@ pub enum ControlAnswer {
         last_seq: ReportSeq,
         /// The wake in flight, which the agent may not know yet.
         wake: Option<WakeMessage>,
-        /// Whether this ended a wake of an earlier session that requests may wait for. The backend then stays awake until
-        /// the first of them arrives.
+        /// Whether this ended a wake that requests may wait for. If the agent doesn't know that wake, the backend stays awake
+        /// until the first of them arrives.
         #[serde(default, skip_serializing_if = "std::ops::Not::not")]
         awaited: bool,
     },

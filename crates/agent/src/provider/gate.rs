@@ -29,7 +29,7 @@ struct State {
     last_used: Instant,
     /// How many requests have entered since the agent started.
     entries: u64,
-    /// How long the first of the requests that waited for a wake is expected.
+    /// Until when the first of the requests that waited for a wake is expected.
     expected_until: Option<Instant>,
     availability: Option<Availability>,
 }
@@ -89,9 +89,13 @@ impl Gate {
         self.lock().entries
     }
 
-    /// Expects a request until then: the backend was woken for requests that are still on their way.
-    pub(super) fn expect(&self, until: Instant) {
-        self.lock().expected_until = Some(until);
+    /// Expects a request until then: the backend was woken for requests that are still on their way. If more than `entries` have
+    /// entered, the first has already come.
+    pub(super) fn expect_unless_entered(&self, entries: u64, until: Instant) {
+        let mut state = self.lock();
+        if state.entries == entries {
+            state.expected_until = Some(until);
+        }
     }
 
     /// Whether a request is expected.
@@ -227,7 +231,7 @@ mod tests {
     async fn a_gate_that_expects_a_request_is_not_idle_until_one_has_come_or_took_too_long() {
         let (gate, limit) = (Gate::open(), Duration::from_millis(1));
         let long = Duration::from_secs(30);
-        gate.expect(Instant::now() + long);
+        gate.expect_unless_entered(gate.entries(), Instant::now() + long);
         tokio::time::advance(long - limit).await;
         assert!(gate.is_expecting() && !gate.close_if_idle(limit));
         tokio::time::advance(limit).await;
@@ -235,7 +239,7 @@ mod tests {
 
         gate.set(Some(Availability::Available), true);
         let began = Instant::now();
-        gate.expect(began + long);
+        gate.expect_unless_entered(gate.entries(), began + long);
         let idle = tokio::spawn({
             let gate = gate.clone();
             async move { gate.idle_for(limit, began).await }
@@ -250,6 +254,15 @@ mod tests {
             "at once after the first: {took:?}"
         );
         assert!(gate.close_if_idle(limit));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_gate_expects_no_request_if_one_has_come_since() {
+        let gate = Gate::open();
+        let entries = gate.entries();
+        drop(gate.enter().expect("open"));
+        gate.expect_unless_entered(entries, Instant::now() + Duration::from_secs(30));
+        assert!(!gate.is_expecting());
     }
 
     #[tokio::test]

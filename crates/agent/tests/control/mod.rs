@@ -8,8 +8,8 @@ use reveille_bus::{
     wakes::WakeMessage,
 };
 use reveille_domain::{
-    Epoch, ModelName, Provider, ProviderCommand, ProviderId, Rejection, SleepReason, Stage, Timestamp,
-    WakeCause, WakeId, WakeOutcome, WakeRecord,
+    Epoch, ModelName, Provider, ProviderCommand, ProviderEvent, ProviderId, Rejection, SleepReason, Stage,
+    Timestamp, WakeCause, WakeId, WakeOutcome, WakeRecord,
     provider::{Registered, StatusName},
 };
 use std::{
@@ -33,7 +33,7 @@ struct State {
     asked: Vec<ControlRequest>,
     stopped: bool,
     kept_waiting: usize,
-    unreadable: bool,
+    refusal: Option<ControlError>,
 }
 
 impl Control {
@@ -51,7 +51,7 @@ impl Control {
             asked: Vec::new(),
             stopped: false,
             kept_waiting: 0,
-            unreadable: false,
+            refusal: None,
         };
         Self(Arc::new(Mutex::new(state)), Arc::new(watch::Sender::new(false)))
     }
@@ -160,7 +160,14 @@ impl Control {
 
     /// Its replicas can't read what the journal has of the provider, or can again.
     pub fn set_unreadable(&self, unreadable: bool) {
-        self.state().unreadable = unreadable;
+        let reason = "a commit of a later version".to_owned();
+        self.state().refusal = unreadable.then_some(ControlError::Unreadable { reason });
+    }
+
+    /// Refuses everything for good.
+    pub fn refuse(&self) {
+        let reason = "its model belongs to another provider".to_owned();
+        self.state().refusal = Some(ControlError::Invalid { reason });
     }
 
     /// Whether somebody waits for an answer.
@@ -231,11 +238,8 @@ impl Hub for Control {
 impl State {
     fn answer(&mut self, request: ControlRequest) -> ControlAnswer {
         self.asked.push(request.clone());
-        if self.unreadable {
-            let reason = "a commit of a later version".to_owned();
-            return ControlAnswer::Refused {
-                refusal: ControlError::Unreadable { reason },
-            };
+        if let Some(refusal) = self.refusal.clone() {
+            return ControlAnswer::Refused { refusal };
         }
         let at = now();
         let command = match request {
@@ -290,7 +294,7 @@ impl State {
             other => panic!("an owner doesn't ask for {other:?}"),
         };
         match self.execute(&command) {
-            Ok(()) => ControlAnswer::Done {
+            Ok(events) => ControlAnswer::Done {
                 status: self.provider.registered().map(|provider| provider.status.name()),
                 sequence: self.sequence,
                 last_seq: self
@@ -299,7 +303,9 @@ impl State {
                     .map(|provider| provider.last_seq)
                     .unwrap_or_default(),
                 wake: self.wake(),
-                awaited: false,
+                awaited: events
+                    .iter()
+                    .any(|event| matches!(event, ProviderEvent::WakeSucceeded { .. })),
             },
             Err(rejection) => ControlAnswer::Refused {
                 refusal: match rejection {
@@ -312,13 +318,13 @@ impl State {
         }
     }
 
-    fn execute(&mut self, command: &ProviderCommand) -> Result<(), Rejection> {
+    fn execute(&mut self, command: &ProviderCommand) -> Result<Vec<ProviderEvent>, Rejection> {
         let events = self.provider.decide(command)?;
         self.sequence += u64::from(!events.is_empty());
         for event in &events {
             self.provider = std::mem::take(&mut self.provider).evolve(event);
         }
-        Ok(())
+        Ok(events)
     }
 
     fn wake(&self) -> Option<WakeMessage> {

@@ -21,8 +21,6 @@ use tracing::{debug, info};
 const CONCURRENCY: usize = 256;
 /// How long a connect waits until the fold includes the agent's earlier providers.
 const FOLD_WAIT: Duration = Duration::from_secs(2);
-/// What commits of registrations have as their cause.
-const REGISTER: &str = "register";
 
 /// Answers agents until `shutdown`.
 pub(crate) async fn serve(
@@ -194,7 +192,7 @@ impl Control {
             availability,
             at,
         };
-        self.execute(id, REGISTER, command).await
+        self.execute(id, "register", command).await
     }
 
     fn taken_model(&self, id: &ProviderId, spec: &ProviderSpec) -> Option<(String, ProviderName)> {
@@ -240,10 +238,10 @@ impl Control {
         for event in &done.events {
             info!(provider.name = %id, journal.sequence = done.sequence, "{}: {id}", <&str>::from(event));
         }
-        Ok(self.done(&done, cause))
+        Ok(self.done(&done))
     }
 
-    fn done(&self, done: &Executed<Provider>, cause: &str) -> ControlAnswer {
+    fn done(&self, done: &Executed<Provider>) -> ControlAnswer {
         let provider = done.state.registered();
         let now = self.commands.clock.try_now().unwrap_or_default();
         let woken = |event: &ProviderEvent| matches!(event, ProviderEvent::WakeSucceeded { .. });
@@ -252,7 +250,7 @@ impl Control {
             sequence: done.sequence,
             last_seq: provider.map(|provider| provider.last_seq).unwrap_or_default(),
             wake: provider.and_then(|provider| self.wakes.message(provider, done.sequence, now)),
-            awaited: cause == REGISTER && done.events.iter().any(woken),
+            awaited: done.events.iter().any(woken),
         }
     }
 }

@@ -57,8 +57,9 @@ impl Owner {
         let Some(woken) = self.sleep.last_woken.filter(|woken| woken.wake == wake) else {
             return;
         };
-        if self.reported.is_up() && self.gate.entries() == woken.entries {
-            self.gate.expect(woken.at + ARRIVAL_LIMIT);
+        if self.reported.is_up() {
+            let until = woken.at + ARRIVAL_LIMIT;
+            self.gate.expect_unless_entered(woken.entries, until);
         }
     }
 

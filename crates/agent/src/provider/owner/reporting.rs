@@ -3,7 +3,7 @@
 use super::{Owner, recipes::ARRIVAL_LIMIT};
 use crate::provider::{report_order::Happened, reported_state::Ask};
 use futures::{FutureExt, future::BoxFuture};
-use reveille_bus::control::{ControlAnswer, ControlError, ControlRequest};
+use reveille_bus::control::{ControlAnswer, ControlError, ControlRequest, Report};
 use reveille_domain::{Epoch, ProviderSpec};
 use std::time::Duration;
 use tokio::time::{Instant, sleep};
@@ -17,6 +17,8 @@ pub(super) struct Asking {
     pub(super) ask: Ask,
     /// When the reported event happened; `None` once the members of its groups no longer wait for this report.
     pub(super) happened: Option<Happened>,
+    /// How many requests had passed the gate before.
+    pub(super) entries: u64,
     pub(super) answer: BoxFuture<'static, ControlAnswer>,
 }
 
@@ -37,7 +39,7 @@ impl Owner {
             return;
         };
         let Some(request) = self.request(epoch, &ask) else {
-            // Nothing is published, so no member of its groups needs to wait.
+            // Nothing is published, so no report of its groups needs to wait.
             self.reported.refused(&ask);
             self.note_unreported();
             return;
@@ -46,6 +48,7 @@ impl Owner {
         self.asking = Some(Asking {
             ask,
             happened,
+            entries: self.gate.entries(),
             answer,
         });
     }
@@ -94,7 +97,13 @@ impl Owner {
     }
 
     pub(super) fn answered(&mut self, answer: ControlAnswer) {
-        let Some(Asking { ask, happened, .. }) = self.asking.take() else {
+        let Some(Asking {
+            ask,
+            happened,
+            entries,
+            ..
+        }) = self.asking.take()
+        else {
             return;
         };
         let name = self.name();
@@ -120,9 +129,11 @@ impl Owner {
                     None if late => {}
                     None => self.leave_queue(),
                 }
-                if awaited && self.reported.is_up() {
-                    // This registration ended a wake of an earlier session.
-                    self.gate.expect(Instant::now() + ARRIVAL_LIMIT);
+                // Its own wakes say themselves whether requests wait.
+                let own = matches!(ask, Ask::Report(_, Report::Wake { .. }));
+                if awaited && !own && self.reported.is_up() {
+                    let until = Instant::now() + ARRIVAL_LIMIT;
+                    self.gate.expect_unless_entered(entries, until);
                 }
             }
             ControlAnswer::Refused { refusal } => match refusal {
@@ -159,6 +170,7 @@ impl Owner {
         self.asking = Some(Asking {
             ask,
             happened: None,
+            entries: self.gate.entries(),
             answer: async move {
                 sleep(UNREADABLE_PAUSE).await;
                 hub.ask(request).await
