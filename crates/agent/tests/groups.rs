@@ -246,6 +246,21 @@ async fn the_oldest_wake_is_first() {
 }
 
 #[tokio::test]
+async fn a_member_that_can_not_be_published_blocks_its_group_at_once_and_for_that_reason() {
+    let (a, b) = (Backend::start().await, Backend::start().await);
+    let groups = Groups::default();
+    let first = Owned::member(&groups, "a", &member(&a, "/sleep", ""));
+    first.control.refuse();
+    let second = Owned::member(&groups, "b", &member(&b, "/sleep", "max_group_wait = \"1h\""));
+    second.until(Hibernating).await;
+    second.wake();
+    let failure = second.blocked().await;
+    let why = "a can't be published, so it isn't recorded as asleep";
+    assert!(failure.reason.starts_with(why), "{}", failure.reason);
+    assert_eq!((a.sleeps(), b.wakes().len()), (0, 0));
+}
+
+#[tokio::test]
 async fn a_persistent_member_is_waited_for() {
     let (a, b) = (Backend::start().await, Backend::start().await);
     a.wake_up();

@@ -14,6 +14,11 @@ use backend::{Backend, eventually};
 use owned::{Owned, member};
 use reveille_agent::provider::Groups;
 use reveille_domain::provider::StatusName::{Active, Hibernating, Waking};
+use std::time::Duration;
+use tokio::time::timeout;
+
+/// Longer than any wake here takes.
+const SOON: Duration = Duration::from_secs(20);
 
 /// Two members of one group, both asleep; what the second waits for is over soon.
 async fn two_asleep(groups: &Groups, a: &Backend, b: &Backend) -> (Owned, Owned) {
@@ -27,9 +32,12 @@ async fn two_asleep(groups: &Groups, a: &Backend, b: &Backend) -> (Owned, Owned)
 impl Owned {
     /// Orders it to sleep as soon as its wake has ended; until then that is refused.
     async fn may_sleep(&self) {
-        while self.handle.sleep().await.is_err() {
-            tokio::task::yield_now().await;
-        }
+        let ordered = async {
+            while self.handle.sleep().await.is_err() {
+                tokio::task::yield_now().await;
+            }
+        };
+        timeout(SOON, ordered).await.expect("the end of its wake");
     }
 
     /// Returns after the owner has gone through its loop, and so asked what it had to ask.
@@ -68,7 +76,9 @@ async fn a_member_that_slept_before_its_wake_was_reported_has_the_room_until_bot
     first.control.release();
     let failure = second.blocked().await;
     assert!(
-        failure.reason.starts_with("a was not known to sleep"),
+        failure
+            .reason
+            .starts_with("a had not been recorded as asleep yet"),
         "{}",
         failure.reason
     );
@@ -144,7 +154,10 @@ async fn a_member_that_nobody_can_read_keeps_no_other_from_reporting_but_has_the
     first.handle.suspect();
     second.wake();
     let failure = second.blocked().await;
-    assert!(failure.reason.contains("a was not known to sleep"), "{failure:?}");
+    assert!(
+        failure.reason.contains("a had not been recorded as asleep yet"),
+        "{failure:?}"
+    );
     b.wake_up();
     second.handle.suspect();
     second.until(Active).await;

@@ -74,6 +74,8 @@ enum Occupancy {
     Free,
     /// It may: it wasn't probed yet, didn't come up, or no longer answers.
     Doubtful,
+    /// It sleeps, but control hasn't recorded that yet.
+    Unrecorded,
     Waking,
     Awake {
         since: Instant,
@@ -218,9 +220,10 @@ impl Membership {
     pub fn is_awake(&self) {
         self.update(|was| match was {
             Occupancy::Awake { .. } => was,
-            Occupancy::Free | Occupancy::Doubtful | Occupancy::Waking => Occupancy::Awake {
-                since: Instant::now(),
-            },
+            Occupancy::Free | Occupancy::Doubtful | Occupancy::Unrecorded | Occupancy::Waking => {
+                let since = Instant::now();
+                Occupancy::Awake { since }
+            }
         });
     }
 
@@ -231,10 +234,16 @@ impl Membership {
 
     /// The backend doesn't answer. If it was known to sleep, it still is.
     pub fn is_doubtful(&self) {
-        self.update(|was| match was {
-            Occupancy::Free => Occupancy::Free,
-            Occupancy::Doubtful | Occupancy::Waking | Occupancy::Awake { .. } => Occupancy::Doubtful,
-        });
+        self.occupies(Occupancy::Doubtful);
+    }
+
+    /// The backend sleeps, but that isn't on record yet. If it was, it still is.
+    pub fn is_unrecorded(&self) {
+        self.occupies(Occupancy::Unrecorded);
+    }
+
+    fn occupies(&self, next: Occupancy) {
+        self.update(|was| if was == Occupancy::Free { was } else { next });
     }
 
     /// The member can't sleep for this request.
@@ -326,7 +335,7 @@ impl State {
                 Occupancy::Free | Occupancy::Waking => continue,
                 Occupancy::Awake { .. } if member.policy.persistent => continue,
                 Occupancy::Awake { since } => since + member.policy.min_awake,
-                Occupancy::Doubtful => now,
+                Occupancy::Doubtful | Occupancy::Unrecorded => now,
             };
             if from > now {
                 next = Some(next.map_or(from, |next| next.min(from)));
@@ -366,6 +375,7 @@ impl State {
             }
             Occupancy::Awake { .. } => format!("{other} had not made room"),
             Occupancy::Waking => format!("{other} was still waking"),
+            Occupancy::Unrecorded => format!("{other} had not been recorded as asleep yet"),
             Occupancy::Free | Occupancy::Doubtful => format!("{other} was not known to sleep"),
         }
     }

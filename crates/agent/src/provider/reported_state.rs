@@ -142,6 +142,11 @@ impl ReportedState {
             && matches!(self.status, Some(StatusName::Hibernating | StatusName::Waking))
     }
 
+    /// Whether control has refused the registration for good.
+    pub(super) const fn is_unpublished(&self) -> bool {
+        self.status.is_none() && self.quiet
+    }
+
     pub(super) const fn status(&self) -> Option<StatusName> {
         self.status
     }

@@ -259,11 +259,22 @@ impl Owner {
     /// Reports the state of the backend to the group. Its room is free only once the journal has the backend asleep.
     pub(super) fn settle_group(&self) {
         let Some(group) = &self.group else { return };
+        let sleeps = self.resource.is_free();
         if self.reported.is_up() {
             group.is_awake();
-        } else if self.resource.is_free() && self.is_recorded_asleep() {
+        } else if sleeps && self.is_recorded_asleep() {
             group.sleeps();
-        } else if !matches!(self.activity, Activity::Waking { .. } | Activity::Sleeping { .. }) {
+        } else if matches!(self.activity, Activity::Waking { .. } | Activity::Sleeping { .. }) {
+            // Its outcome decides.
+        } else if sleeps {
+            group.is_unrecorded();
+            // An earlier session may have left it awake in the journal.
+            if self.reported.is_unpublished()
+                && let Some(request) = group.eviction()
+            {
+                group.refuse(&request, "can't be published, so it isn't recorded as asleep");
+            }
+        } else {
             group.is_doubtful();
         }
     }
