@@ -4,9 +4,12 @@
 use std::{
     io::{self, BufRead, BufReader},
     process::Command,
-    sync::Mutex,
+    sync::{
+        Mutex,
+        mpsc::{self, RecvTimeoutError},
+    },
     thread,
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result};
@@ -16,8 +19,10 @@ use crate::tools::Tools;
 
 /// How many test programs run at once, for each processor.
 const PROGRAMS_PER_CPU: usize = 2;
-/// How many tests each of them runs at once, for each processor.
-const TESTS_PER_CPU: usize = 2;
+/// How many tests each of them runs at once.
+const TESTS_PER_PROGRAM: usize = 4;
+/// How long after the end of a program its output may continue: a process that it left running may hold the pipe for ever.
+const OUTPUT_GRACE: Duration = Duration::from_secs(2);
 
 /// The part of a test's line that says it is slow or hangs: shown at once, as its program's output waits for its end.
 const STILL_RUNNING: &str = "has been running for over";
@@ -31,7 +36,7 @@ pub fn run(programs: Vec<TestProgram>, tools: &Tools, options: &Options) -> Resu
     let next = || queue.lock().ok()?.next();
     let work = || -> Result<()> {
         while let Some(program) = next() {
-            run_one(program, tools, options, cpus, &outcome)?;
+            run_one(program, tools, options, &outcome)?;
         }
         Ok(())
     };
@@ -43,13 +48,7 @@ pub fn run(programs: Vec<TestProgram>, tools: &Tools, options: &Options) -> Resu
     Ok(outcome.into_inner().expect("no worker panicked"))
 }
 
-fn run_one(
-    program: TestProgram,
-    tools: &Tools,
-    options: &Options,
-    cpus: usize,
-    outcome: &Mutex<Outcome>,
-) -> Result<()> {
+fn run_one(program: TestProgram, tools: &Tools, options: &Options, outcome: &Mutex<Outcome>) -> Result<()> {
     let started = Instant::now();
     let (output, writer) = io::pipe().context("cannot make a pipe")?;
     let mut command = Command::new(&program.path);
@@ -57,7 +56,7 @@ fn run_one(
         .args(&options.runner_args)
         .current_dir(&program.folder)
         .env("CARGO_MANIFEST_DIR", &program.folder)
-        .env("RUST_TEST_THREADS", (TESTS_PER_CPU * cpus).to_string())
+        .env("RUST_TEST_THREADS", TESTS_PER_PROGRAM.to_string())
         .stdout(writer.try_clone().context("cannot share a pipe")?)
         .stderr(writer);
     if options.all {
@@ -65,19 +64,34 @@ fn run_one(
     }
     tools.tell(&mut command);
     let child = command.spawn();
-    // It holds the writing ends of the pipe: without it, reading ends when the program and its children have ended.
+    // It holds the writing ends of the pipe: without it, the output ends when the program and its children have ended.
     drop(command);
     let mut child = child.with_context(|| format!("cannot run {}", program.path.display()))?;
     let (mut counts, mut text) = (Counts::default(), String::new());
-    for line in BufReader::new(output).split(b'\n') {
-        let line = line.context("cannot read what a test program prints")?;
-        let line = String::from_utf8_lossy(&line);
-        counts.add_line(&line);
-        if line.contains(STILL_RUNNING) {
-            println!("{line}");
+    let (sender, lines) = mpsc::channel();
+    thread::spawn(move || {
+        let mut lines = BufReader::new(output).split(b'\n');
+        lines.all(|line| sender.send(line).is_ok());
+    });
+    let mut ended: Option<Instant> = None;
+    while ended.is_none_or(|at| at.elapsed() < OUTPUT_GRACE) {
+        match lines.recv_timeout(OUTPUT_GRACE) {
+            Ok(line) => {
+                let line = line.context("cannot read what a test program prints")?;
+                let line = String::from_utf8_lossy(&line);
+                counts.add_line(&line);
+                if line.contains(STILL_RUNNING) {
+                    println!("{line}");
+                }
+                text.push_str(&line);
+                text.push('\n');
+            }
+            Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Disconnected) => break,
         }
-        text.push_str(&line);
-        text.push('\n');
+        if ended.is_none() && child.try_wait()?.is_some() {
+            ended = Some(Instant::now());
+        }
     }
     let succeeded = child.wait().context("cannot wait for a test program")?.success();
     let (source, seconds) = (program.source, started.elapsed().as_secs_f64());
