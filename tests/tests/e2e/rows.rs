@@ -48,9 +48,18 @@ async fn rows_are_rebuilt_by_a_command_while_the_api_and_the_projector_go_on() {
     wait_until("the rows had taken everything in", SOON, applied).await;
     let before = lists(&scene).await;
 
-    // One that is killed, wherever it is then.
+    // A rebuild that is killed soon after it has begun.
+    let mut connection = scene.world.database().connect().await;
     let killed = rebuild(&scene.world);
-    tokio::time::sleep(Duration::from_millis(30)).await;
+    wait_until("the rebuild had begun", SOON, async || {
+        let schema = "SELECT to_regnamespace('reveille_rebuild') IS NOT NULL";
+        let begun: bool = sqlx::query_scalar(schema)
+            .fetch_one(&mut connection)
+            .await
+            .expect("an answer");
+        begun.then_some(())
+    })
+    .await;
     killed.kill9();
     assert_eq!(lists(&scene).await, before);
 

@@ -1,7 +1,7 @@
 //! The order in which the members of a group report to control.
 //!
-//! Whether a report is true depends on the others of the group: that a member woke contradicts the journal as long as
-//! the journal has awake the member that made room for it. Each owner notes when the oldest event happened that it has
+//! Whether a report is true depends on the others of the group: a report that one member woke contradicts the journal for
+//! as long as the journal shows the member that made room for it as awake. Each owner notes when the oldest event happened that it has
 //! yet to report, and reports only when no other member of its groups has an older one. An event counts as
 //! unreported until control has answered, and control answers after its commit: what is sent later is committed later,
 //! whichever replica takes it.

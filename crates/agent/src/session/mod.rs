@@ -35,7 +35,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{debug, info, warn};
 use uuid::Uuid;
 
-/// After so many missing heartbeats an agent counts as lost.
+/// After this many missed heartbeats an agent counts as lost.
 const SILENT_HEARTBEATS: u32 = 3;
 /// How long requests in flight may take to finish when the agent stops.
 const DRAIN_LIMIT: Duration = Duration::from_secs(10);
