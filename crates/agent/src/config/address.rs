@@ -42,6 +42,11 @@ impl BaseUrl {
         Url::parse(&format!("{}{path}", self.root)).map_err(|_| "is not a path that a URL may have")
     }
 
+    /// `path`, if [`at`](Self::at) accepts it.
+    pub(super) fn legal_path(&self, path: &str) -> Result<String, &'static str> {
+        self.at(path).map(|_| path.to_owned())
+    }
+
     /// Whether the backend is on this machine.
     #[must_use]
     pub const fn is_loopback(&self) -> bool {

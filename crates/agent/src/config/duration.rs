@@ -1,7 +1,12 @@
-//! Lengths of time as people write them, in configs and on the command line.
+//! Lengths of time as people write them, in configs and on the command line, and as messages carry them.
 
 use jiff::{Span, SpanRelativeTo};
 use std::time::Duration;
+
+/// A length of time as messages carry it.
+pub(crate) fn millis(length: Duration) -> u64 {
+    u64::try_from(length.as_millis()).unwrap_or(u64::MAX)
+}
 
 /// Reads a length of time such as `500ms`, `90s`, `1h 30m` or `30d`; a day has 24 hours.
 ///

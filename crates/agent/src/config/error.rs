@@ -15,6 +15,18 @@ pub struct ConfigError {
     pub reason: String,
 }
 
+impl ConfigError {
+    /// An error about a file as a whole.
+    pub(super) fn of_file(file: &str, reason: String) -> Self {
+        Self {
+            file: file.to_owned(),
+            line: None,
+            key: None,
+            reason,
+        }
+    }
+}
+
 impl fmt::Display for ConfigError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.file)?;

@@ -24,6 +24,12 @@ pub fn places(text: &str) -> BTreeMap<String, Place> {
     places
 }
 
+/// The line of an offset, from 1.
+pub(super) fn line_of(text: &str, offset: usize) -> usize {
+    let before = text.as_bytes().iter().take(offset);
+    before.filter(|byte| **byte == b'\n').count() + 1
+}
+
 fn walk_table(text: &str, path: &str, table: &DeTable<'_>, places: &mut BTreeMap<String, Place>) {
     for (key, value) in table {
         let path = match path {
@@ -36,7 +42,7 @@ fn walk_table(text: &str, path: &str, table: &DeTable<'_>, places: &mut BTreeMap
 
 fn walk(text: &str, path: String, offset: usize, value: &DeValue<'_>, places: &mut BTreeMap<String, Place>) {
     let place = Place {
-        line: text[..offset].bytes().filter(|byte| *byte == b'\n').count() + 1,
+        line: line_of(text, offset),
         variables: value.as_str().map(variables::names).unwrap_or_default(),
     };
     match value {

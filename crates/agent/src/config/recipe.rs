@@ -3,22 +3,14 @@
 use super::{hours::Hours, secret::Secret};
 use crate::wol::WakeOnLan;
 use http::{HeaderName, HeaderValue, Method};
-use reveille_domain::{RecipeKind, WakeSpec};
+use reveille_domain::RecipeKind;
 use std::{fmt, time::Duration};
 use url::Url;
 
 /// The prefix of Reveille's own environment variables. None of them reaches a command, whatever the config says.
 pub(crate) const OWN_VARIABLES: &str = "REVEILLE_";
-/// The default time-out of a step.
-pub const DEFAULT_STEP_TIMEOUT: Duration = Duration::from_secs(30);
-/// The default of `max_wait`: how long to probe after the steps.
-pub const DEFAULT_MAX_WAIT: Duration = Duration::from_secs(60);
-/// The time-out for starting a served command; `max_wait` is for its boot.
-pub const SERVE_START_TIMEOUT: Duration = Duration::from_secs(5);
 /// The default of `min_awake`: how long a backend stays awake at least.
-pub const DEFAULT_MIN_AWAKE: Duration = Duration::from_secs(5);
-/// The default of `stop_grace`: the time between TERM and KILL for a served command.
-pub const DEFAULT_STOP_GRACE: Duration = Duration::from_secs(10);
+pub(super) const DEFAULT_MIN_AWAKE: Duration = Duration::from_secs(5);
 
 /// `[provider.wake]`.
 #[derive(Debug, Clone, PartialEq)]
@@ -38,49 +30,28 @@ impl WakeConfig {
     #[must_use]
     pub fn budget(&self) -> Duration {
         let steps: Duration = self.steps.iter().map(|step| step.timeout).sum();
-        let verify = self
-            .verify
-            .as_ref()
-            .map_or(Duration::ZERO, |verify| verify.timeout);
+        let verify: Duration = self.verify.iter().map(|verify| verify.timeout).sum();
         steps + self.max_wait + verify
     }
 
-    /// The published part of the recipe.
+    /// The kind that is published.
     #[must_use]
-    pub fn spec(&self) -> WakeSpec {
-        let kind = match self.steps.as_slice() {
-            [
-                Step {
-                    action: Action::Http(_),
-                    ..
-                },
-            ] => RecipeKind::Http,
-            [
-                Step {
-                    action: Action::Once(_),
-                    ..
-                },
-            ] => RecipeKind::Command,
-            [
-                Step {
-                    action: Action::Serve { .. },
-                    ..
-                },
-            ] => RecipeKind::Serve,
+    pub fn kind(&self) -> RecipeKind {
+        match &self.steps[..] {
+            [Step { action, .. }] => match action {
+                Action::Http(_) => RecipeKind::Http,
+                Action::Once(_) => RecipeKind::Command,
+                Action::Serve { .. } => RecipeKind::Serve,
+                Action::Wol(_) | Action::Tcp(_) => RecipeKind::Steps,
+            },
             _ => RecipeKind::Steps,
-        };
-        WakeSpec {
-            kind,
-            budget_ms: u64::try_from(self.budget().as_millis()).unwrap_or(u64::MAX),
         }
     }
 
     /// Whether the backend is a child of the agent.
     #[must_use]
     pub fn serves(&self) -> bool {
-        self.steps
-            .iter()
-            .any(|step| matches!(step.action, Action::Serve { .. }))
+        self.steps.iter().any(Step::serves)
     }
 }
 
@@ -104,6 +75,11 @@ pub struct Step {
 }
 
 impl Step {
+    /// Whether it starts the backend.
+    pub(super) const fn serves(&self) -> bool {
+        matches!(self.action, Action::Serve { .. })
+    }
+
     /// Whether it starts a program on this machine.
     #[must_use]
     pub const fn runs_command(&self) -> bool {

@@ -2,21 +2,13 @@
 
 use super::{
     address::{BaseUrl, NatsUrl},
+    duration::millis,
     hours::Hours,
     recipe::{DEFAULT_MIN_AWAKE, SleepConfig, Step, WakeConfig},
     secret::Secret,
 };
 use reveille_domain::{AgentName, GroupName, ModelName, ProviderName, WakeSpec};
 use std::{path::PathBuf, time::Duration};
-
-/// The default of `max_group_wait`: an answer of a large model may take minutes, and callers wait less than five.
-pub const DEFAULT_MAX_GROUP_WAIT: Duration = Duration::from_secs(120);
-/// The default path of the probe: every OpenAI-compatible backend lists its models.
-pub const DEFAULT_PROBE_PATH: &str = "/v1/models";
-/// The default pause between two probes of an idle backend.
-pub const DEFAULT_PROBE_INTERVAL: Duration = Duration::from_secs(10);
-/// The default time-out of a probe.
-pub const DEFAULT_PROBE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The whole file.
 #[derive(Debug, Clone, PartialEq)]
@@ -74,16 +66,15 @@ impl ProviderConfig {
     /// The published part of its wake recipe: the kind, and the budget including the wait for its groups.
     #[must_use]
     pub fn wake_spec(&self) -> Option<WakeSpec> {
-        let spec = self.wake.as_ref().map(WakeConfig::spec)?;
+        let wake = self.wake.as_ref()?;
         let group_wait = if self.exclusive.is_empty() {
             Duration::ZERO
         } else {
             self.max_group_wait
         };
-        let budget = spec.budget().saturating_add(group_wait);
         Some(WakeSpec {
-            budget_ms: u64::try_from(budget.as_millis()).unwrap_or(u64::MAX),
-            ..spec
+            kind: wake.kind(),
+            budget_ms: millis(wake.budget() + group_wait),
         })
     }
 

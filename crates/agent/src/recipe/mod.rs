@@ -11,16 +11,16 @@ pub use runner::Runner;
 pub use timeline::Outcome;
 
 use crate::{
-    child::{Child, Exit},
+    child::Child,
     config::{Step, WakeConfig},
     probe::Probe,
     verify::Verify,
 };
-use futures::future::BoxFuture;
-use reveille_domain::WakeFailureKind;
+use futures::future::{BoxFuture, OptionFuture};
+use reveille_domain::{WakeFailure, WakeFailureKind};
 use runner::stage_name;
 use std::{sync::Arc, time::Duration};
-use timeline::Timeline;
+use timeline::{Failed, Timeline};
 use tokio::{sync::oneshot, task::JoinHandle, time::Instant};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
@@ -134,29 +134,35 @@ impl Job {
             runner.orphans.clone().gone().await;
         }
         let mut timeline = Timeline::begin();
+        let failure = self.run_stages(runner, &mut timeline, running).await.err();
+        let stages = timeline.stages;
+        Outcome { stages, failure }
+    }
+
+    /// Runs the stages in order, up to the first that fails.
+    async fn run_stages(
+        &self,
+        runner: &Runner,
+        timeline: &mut Timeline,
+        running: &mut Option<Child>,
+    ) -> Result<(), WakeFailure> {
         let (steps, probe) = match self {
             Self::Wake(recipe, probe) => (&recipe.steps, probe),
             Self::Sleep(steps, probe) => (steps, probe),
         };
-        if let Err((stage, reason)) = run_steps(runner, steps, &mut timeline, running).await {
-            return timeline.failed(WakeFailureKind::Recipe, &stage, &reason);
+        for (index, step) in steps.iter().enumerate() {
+            let done = runner.run_step(step, running);
+            timeline.stage(&stage_name(index, step), done).await?;
         }
         let Self::Wake(recipe, _) = self else {
-            return match timeline.stage(PROBE_STAGE, await_end(probe)).await {
-                Ok(()) => timeline.succeeded(),
-                Err(reason) => timeline.failed(WakeFailureKind::Recipe, PROBE_STAGE, &reason),
-            };
+            return timeline.stage(PROBE_STAGE, await_end(probe)).await;
         };
         let booted = await_boot(recipe.max_wait, probe, running);
-        if let Err((kind, reason)) = timeline.stage(PROBE_STAGE, booted).await {
-            return timeline.failed(kind, PROBE_STAGE, &reason);
+        timeline.stage(PROBE_STAGE, booted).await?;
+        match probe.verification() {
+            Some(verify) => timeline.stage(VERIFY_STAGE, answers(verify, running)).await,
+            None => Ok(()),
         }
-        if let Some(verify) = probe.verification()
-            && let Err(reason) = timeline.stage(VERIFY_STAGE, answers(verify, running)).await
-        {
-            return timeline.failed(WakeFailureKind::Recipe, VERIFY_STAGE, &reason);
-        }
-        timeline.succeeded()
     }
 }
 
@@ -173,16 +179,12 @@ async fn await_end(probe: &Probe) -> Result<(), String> {
 }
 
 /// Probes for `max_wait`, or until the served backend ends: it will not become available then.
-async fn await_boot(
-    max_wait: Duration,
-    probe: &Probe,
-    running: &mut Option<Child>,
-) -> Result<(), (WakeFailureKind, String)> {
+async fn await_boot(max_wait: Duration, probe: &Probe, running: &mut Option<Child>) -> Result<(), Failed> {
     tokio::select! {
-        exit = exited(running) => Err((WakeFailureKind::Recipe, format!("the served command {exit}"))),
+        Some(exit) = OptionFuture::from(running.as_mut().map(Child::exited)) => Err(format!("the served command {exit}").into()),
         found = probe.await_available(Instant::now() + max_wait) => found.map_err(|why| {
             let reason = format!("not available within {max_wait:?} (`max_wait`): {}", why.reason);
-            (WakeFailureKind::Unavailable, reason)
+            Failed(WakeFailureKind::Unavailable, reason)
         }),
     }
 }
@@ -190,30 +192,7 @@ async fn await_boot(
 /// Verifies the backend, or fails when the served one ends.
 async fn answers(verify: &Verify, running: &mut Option<Child>) -> Result<(), String> {
     tokio::select! {
-        exit = exited(running) => Err(format!("the served command {exit}")),
+        Some(exit) = OptionFuture::from(running.as_mut().map(Child::exited)) => Err(format!("the served command {exit}")),
         checked = verify.check() => checked,
     }
-}
-
-/// Waits for the end of the served command; forever when there is none.
-async fn exited(running: &mut Option<Child>) -> Exit {
-    match running {
-        Some(child) => child.exited().await,
-        None => std::future::pending().await,
-    }
-}
-
-/// Runs the steps in order. The first that fails ends it with its stage and the reason.
-async fn run_steps(
-    runner: &Runner,
-    steps: &[Step],
-    timeline: &mut Timeline,
-    running: &mut Option<Child>,
-) -> Result<(), (String, String)> {
-    for (index, step) in steps.iter().enumerate() {
-        let stage = stage_name(index, step);
-        let done = timeline.stage(&stage, runner.run_step(step, running)).await;
-        done.map_err(|reason| (stage, reason))?;
-    }
-    Ok(())
 }

@@ -1,7 +1,7 @@
 //! How a recipe's run went: its stages with their times, and the failure that ended it.
 
+use crate::config::millis;
 use reveille_domain::{Stage, WakeFailure, WakeFailureKind, WakeOutcome};
-use std::time::Duration;
 use tokio::time::Instant;
 
 /// How a run ended.
@@ -45,11 +45,20 @@ impl From<Outcome> for WakeOutcome {
     }
 }
 
+/// Why a stage failed.
+pub(super) struct Failed(pub(super) WakeFailureKind, pub(super) String);
+
+impl From<String> for Failed {
+    fn from(reason: String) -> Self {
+        Self(WakeFailureKind::Recipe, reason)
+    }
+}
+
 /// Measures the stages of a run.
 #[derive(Debug)]
 pub(super) struct Timeline {
     began: Instant,
-    stages: Vec<Stage>,
+    pub(super) stages: Vec<Stage>,
 }
 
 impl Timeline {
@@ -61,7 +70,11 @@ impl Timeline {
     }
 
     /// Runs a stage and records its time, whether or not it succeeds.
-    pub(super) async fn stage<T>(&mut self, name: &str, stage: impl Future<Output = T>) -> T {
+    pub(super) async fn stage<E: Into<Failed>>(
+        &mut self,
+        name: &str,
+        stage: impl Future<Output = Result<(), E>>,
+    ) -> Result<(), WakeFailure> {
         let started = self.began.elapsed();
         let result = stage.await;
         let took = self.began.elapsed().saturating_sub(started);
@@ -70,24 +83,9 @@ impl Timeline {
             started_after_ms: millis(started),
             took_ms: millis(took),
         });
-        result
+        result.map_err(|failed| {
+            let Failed(kind, reason) = failed.into();
+            WakeFailure::new(kind, name, &reason)
+        })
     }
-
-    pub(super) fn succeeded(self) -> Outcome {
-        Outcome {
-            stages: self.stages,
-            failure: None,
-        }
-    }
-
-    pub(super) fn failed(self, kind: WakeFailureKind, stage: &str, reason: &str) -> Outcome {
-        Outcome {
-            stages: self.stages,
-            failure: Some(WakeFailure::new(kind, stage, reason)),
-        }
-    }
-}
-
-fn millis(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }

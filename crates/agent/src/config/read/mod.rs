@@ -6,13 +6,7 @@ mod recipe;
 mod table;
 mod verify;
 
-pub use network::DEFAULT_WOL_TIMEOUT;
-pub use provider::MAX_GROUPS;
-pub use recipe::{MAX_ENTRIES, MAX_STEPS, MAX_TEXT_BYTES};
-pub use table::{MAX_DURATION, MAX_WINDOWS};
-pub use verify::DEFAULT_VERIFY_TIMEOUT;
-
-use super::{AgentConfig, Config, ConfigError, Hours, NatsUrl};
+use super::{AgentConfig, Config, ConfigError, NatsUrl};
 use provider::Names;
 use reveille_bus::heartbeats::HEARTBEAT_EVERY;
 use reveille_domain::{AgentName, MAX_TOKEN_BYTES};
@@ -28,9 +22,9 @@ use table::{Source, Table, Value};
 /// The bounds of `heartbeat`. Three missing heartbeats must be less than ten minutes.
 const HEARTBEAT_BOUNDS: RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::from_secs(180);
 /// The largest config file.
-pub const MAX_FILE_BYTES: u64 = 1024 * 1024;
+const MAX_FILE_BYTES: u64 = 1024 * 1024;
 /// The most providers of one agent.
-pub const MAX_PROVIDERS: usize = 64;
+const MAX_PROVIDERS: usize = 64;
 
 impl Config {
     /// Reads a file; variables come from this process's environment.
@@ -39,16 +33,10 @@ impl Config {
     /// When the file can't be read or isn't a usable config.
     pub fn load(path: &Path) -> Result<Self, ConfigError> {
         let file = path.display().to_string();
-        let fail = |reason: String| ConfigError {
-            file: file.clone(),
-            line: None,
-            key: None,
-            reason,
-        };
         let mut text = String::new();
         File::open(path)
             .and_then(|open| open.take(MAX_FILE_BYTES + 1).read_to_string(&mut text))
-            .map_err(|error| fail(format!("cannot be read: {error}")))?;
+            .map_err(|error| ConfigError::of_file(&file, format!("cannot be read: {error}")))?;
         Self::parse(&text, &file, &|name| std::env::var(name).ok())
     }
 
@@ -60,19 +48,11 @@ impl Config {
         let source = Source { file, text, env };
         if text.len() as u64 > MAX_FILE_BYTES {
             let reason = format!("is larger than {MAX_FILE_BYTES} bytes");
-            return Err(ConfigError {
-                file: file.to_owned(),
-                line: None,
-                key: None,
-                reason,
-            });
+            return Err(ConfigError::of_file(file, reason));
         }
         let mut root = source.root()?;
-        let agent = agent(root.take("agent").map(Value::table).transpose()?)?;
-        let entries = root
-            .take("provider")
-            .map(|list| list.array(MAX_PROVIDERS))
-            .transpose()?;
+        let agent = agent(root.table("agent")?)?;
+        let entries = root.optional("provider", |list| list.array(MAX_PROVIDERS))?;
         root.finish()?;
         let mut names = Names::default();
         let providers = entries
@@ -86,38 +66,17 @@ impl Config {
     }
 }
 
-fn agent(table: Option<Table<'_>>) -> Result<AgentConfig, ConfigError> {
-    let Some(mut table) = table else {
-        return Ok(AgentConfig {
-            name: machine_name(),
-            nats: None,
-            allow_plaintext: false,
-            credentials: None,
-            ca: None,
-            heartbeat: HEARTBEAT_EVERY,
-            quiet_hours: Hours::default(),
-        });
-    };
-    let name = table
-        .take("name")
-        .map(|value| value.parsed(AgentName::parse))
-        .transpose()?;
-    let allow_plaintext = table
-        .take("allow_plaintext")
-        .map(|value| value.bool())
-        .transpose()?
-        .unwrap_or(false);
-    let nats = table
-        .take("nats")
-        .map(|value| value.parsed(|raw| NatsUrl::parse(raw, allow_plaintext)))
-        .transpose()?;
-    let mut file = |key| table.take(key).map(|value| value.parsed(absolute)).transpose();
-    let (credentials, ca) = (file("credentials")?, file("ca")?);
-    let heartbeat = table
-        .take("heartbeat")
-        .map(|value| heartbeat(&value))
-        .transpose()?;
-    let quiet_hours = table.take("quiet_hours").map(Value::hours).transpose()?;
+fn agent(mut table: Table<'_>) -> Result<AgentConfig, ConfigError> {
+    let name = table.optional("name", |value| value.parsed(AgentName::parse))?;
+    let allow_plaintext = table.optional("allow_plaintext", |value| value.bool())?;
+    let allow_plaintext = allow_plaintext.unwrap_or(false);
+    let nats = table.optional("nats", |value| {
+        value.parsed(|raw| NatsUrl::parse(raw, allow_plaintext))
+    })?;
+    let credentials = table.optional("credentials", |value| value.parsed(absolute))?;
+    let ca = table.optional("ca", |value| value.parsed(absolute))?;
+    let heartbeat = table.optional("heartbeat", |value| heartbeat(&value))?;
+    let quiet_hours = table.optional("quiet_hours", Value::hours)?;
     table.finish()?;
     Ok(AgentConfig {
         name: name.unwrap_or_else(machine_name),
@@ -155,20 +114,10 @@ pub fn machine_name() -> AgentName {
 
 fn legal_name(host: &str) -> AgentName {
     let first_label = host.split('.').next().unwrap_or_default().to_ascii_lowercase();
-    let legal = |c: char| {
-        if c.is_ascii_alphanumeric() || c == '-' || c == '_' {
-            c
-        } else {
-            '-'
-        }
-    };
-    let name: String = first_label
-        .chars()
-        .map(legal)
-        .skip_while(|c| !c.is_ascii_alphanumeric())
-        .take(MAX_TOKEN_BYTES)
-        .collect();
-    AgentName::parse(&name)
+    let legal = first_label.replace(|c: char| !c.is_ascii_alphanumeric() && c != '_', "-");
+    let name = legal.trim_start_matches(['-', '_']);
+    let name = &name[..name.len().min(MAX_TOKEN_BYTES)];
+    AgentName::parse(name)
         .or_else(|_| AgentName::parse("agent"))
         .expect("`agent` is a legal name")
 }

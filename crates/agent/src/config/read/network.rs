@@ -13,7 +13,7 @@ use std::{
 use url::Host;
 
 /// The default time-out of a `wol` step.
-pub const DEFAULT_WOL_TIMEOUT: Duration = Duration::from_secs(5);
+pub(super) const DEFAULT_WOL_TIMEOUT: Duration = Duration::from_secs(5);
 /// The port of the `discard` service (RFC 863), the customary port for magic packets.
 const DISCARD_PORT: u32 = 9;
 /// The default of `repeats`: broadcasts aren't acknowledged, and may be lost.
@@ -24,19 +24,15 @@ const REPEATS: RangeInclusive<u32> = 1..=100;
 
 pub(super) fn wol(table: &mut Table<'_>, timeout: Duration) -> Result<WakeOnLan, ConfigError> {
     let mac = table.require("mac")?.parsed(str::parse::<Mac>)?;
-    let address = table.take("address").as_ref().map(address_of).transpose()?;
-    let address = address.unwrap_or(IpAddr::V4(Ipv4Addr::BROADCAST));
-    let port = table.take("port").map(|value| value.integer(PORTS)).transpose()?;
+    let address = table.optional("address", |value| address_of(&value))?;
+    let port = table.optional("port", |value| value.integer(PORTS))?;
     let interface = table.take("interface");
     let source = table.take("source");
-    let repeats = table
-        .take("repeats")
-        .map(|value| value.integer(REPEATS))
-        .transpose()?;
-    let interval = table.take("interval").map(|value| value.duration()).transpose()?;
+    let repeats = table.optional("repeats", |value| value.integer(REPEATS))?;
+    let interval = table.duration("interval")?;
     let wol = WakeOnLan {
         mac,
-        address,
+        address: address.unwrap_or(IpAddr::V4(Ipv4Addr::BROADCAST)),
         port: u16::try_from(port.unwrap_or(DISCARD_PORT)).unwrap_or_default(),
         interface: interface.as_ref().map(Value::string).transpose()?,
         source: source.as_ref().map(address_of).transpose()?,

@@ -3,19 +3,21 @@
 use super::{
     recipe::{self, MAX_TEXT_BYTES},
     table::{Table, Value},
-    verify::Verified,
 };
-use crate::config::{
-    BaseUrl, ConfigError, DEFAULT_MAX_GROUP_WAIT, DEFAULT_PROBE_INTERVAL, DEFAULT_PROBE_PATH,
-    DEFAULT_PROBE_TIMEOUT, ModelConfig, ProbeConfig, ProviderConfig, Secret, WakeConfig,
-};
-use reveille_domain::{GroupName, MAX_MODELS, MAX_WAKE_BUDGET, ModelName, ProviderName};
+use crate::config::{BaseUrl, ConfigError, ModelConfig, ProbeConfig, ProviderConfig, Secret, WakeConfig};
+use reveille_domain::{GroupName, MAX_GROUPS, MAX_MODELS, MAX_WAKE_BUDGET, ModelName, ProviderName};
 use std::{collections::HashSet, time::Duration};
 
 /// How long a backend may stay silent during a request unless `answer_timeout` says otherwise: the default of OpenAI's SDKs.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(600);
-/// The most groups of one provider.
-pub const MAX_GROUPS: usize = reveille_domain::MAX_GROUPS;
+/// The default of `max_group_wait`: an answer of a large model may take minutes, and callers wait less than five.
+const DEFAULT_MAX_GROUP_WAIT: Duration = Duration::from_secs(120);
+/// The default path of the probe: every OpenAI-compatible backend lists its models.
+const DEFAULT_PROBE_PATH: &str = "/v1/models";
+/// The default pause between two probes of an idle backend.
+const DEFAULT_PROBE_INTERVAL: Duration = Duration::from_secs(10);
+/// The default time-out of a probe.
+const DEFAULT_PROBE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The names used so far.
 #[derive(Default)]
@@ -31,39 +33,19 @@ pub(super) fn read(mut table: Table<'_>, names: &mut Names) -> Result<ProviderCo
         return Err(name_value.error("another provider has the same name"));
     }
     let base_url = table.require("base_url")?.parsed(BaseUrl::parse)?;
-    let api_key = table.take("api_key").map(|value| api_key(&value)).transpose()?;
-    let models = table
-        .take("models")
-        .map(|value| models(value, &mut names.models))
-        .transpose()?;
-    let answer_timeout = table
-        .take("answer_timeout")
-        .map(|value| value.duration())
-        .transpose()?;
-    let probe = probe(table.take("probe"), &base_url)?;
-    let verified = Verified {
-        base_url: &base_url,
-        models: models.as_deref(),
-    };
-    let wake = table
-        .take("wake")
-        .map(|value| recipe::wake(value.table()?, verified))
-        .transpose()?;
+    let api_key = table.optional("api_key", |value| api_key(&value))?;
+    let models = table.optional("models", |value| models(value, &mut names.models))?;
+    let answer_timeout = table.duration("answer_timeout")?;
+    let probe = probe(table.table("probe")?, &base_url)?;
+    let wake = table.optional("wake", |value| {
+        recipe::wake(value.table()?, &base_url, models.as_deref())
+    })?;
     let served = wake.as_ref().is_some_and(WakeConfig::serves);
-    let sleep = table
-        .take("sleep")
-        .map(|value| recipe::sleep(value.table()?, wake.as_ref()))
-        .transpose()?;
+    let sleep = table.optional("sleep", |value| recipe::sleep(value.table()?, wake.as_ref()))?;
     let can_sleep = served || sleep.as_ref().is_some_and(|sleep| !sleep.steps.is_empty());
-    let exclusive = table
-        .take("exclusive")
-        .map(|value| exclusive(value, wake.is_some() && can_sleep))
-        .transpose()?
-        .unwrap_or_default();
+    let exclusive = table.optional("exclusive", |value| exclusive(value, wake.is_some() && can_sleep))?;
+    let exclusive = exclusive.unwrap_or_default();
     let (persistent, max_group_wait) = group_options(&mut table, &exclusive)?;
-    let over_budget = table.error(format!(
-        "the wake's budget and max_group_wait sum to more than {MAX_WAKE_BUDGET:?}"
-    ));
     table.finish()?;
     let provider = ProviderConfig {
         name,
@@ -79,7 +61,9 @@ pub(super) fn read(mut table: Table<'_>, names: &mut Names) -> Result<ProviderCo
         max_group_wait,
     };
     match provider.wake_spec() {
-        Some(spec) if spec.budget() > MAX_WAKE_BUDGET => Err(over_budget),
+        Some(spec) if spec.budget() > MAX_WAKE_BUDGET => Err(table.error(format!(
+            "the wake's budget and max_group_wait sum to more than {MAX_WAKE_BUDGET:?}"
+        ))),
         Some(_) | None => Ok(provider),
     }
 }
@@ -155,10 +139,7 @@ fn model(entry: Value<'_>) -> Result<ModelConfig, ConfigError> {
     }
     let mut table = entry.table()?;
     let id = table.require("id")?.parsed(ModelName::parse)?;
-    let public = table
-        .take("as")
-        .map(|value| value.parsed(ModelName::parse))
-        .transpose()?;
+    let public = table.optional("as", |value| value.parsed(ModelName::parse))?;
     table.finish()?;
     Ok(ModelConfig {
         public: public.unwrap_or_else(|| id.clone()),
@@ -166,25 +147,14 @@ fn model(entry: Value<'_>) -> Result<ModelConfig, ConfigError> {
     })
 }
 
-fn probe(value: Option<Value<'_>>, base_url: &BaseUrl) -> Result<ProbeConfig, ConfigError> {
-    let mut probe = ProbeConfig {
-        path: DEFAULT_PROBE_PATH.to_owned(),
-        expect: None,
-        interval: DEFAULT_PROBE_INTERVAL,
-        timeout: DEFAULT_PROBE_TIMEOUT,
+fn probe(mut table: Table<'_>, base_url: &BaseUrl) -> Result<ProbeConfig, ConfigError> {
+    let path = table.optional("path", |path| path.parsed(|raw| base_url.legal_path(raw)))?;
+    let probe = ProbeConfig {
+        path: path.unwrap_or_else(|| DEFAULT_PROBE_PATH.to_owned()),
+        expect: table.optional("expect", Value::json)?,
+        interval: table.duration("interval")?.unwrap_or(DEFAULT_PROBE_INTERVAL),
+        timeout: table.duration("timeout")?.unwrap_or(DEFAULT_PROBE_TIMEOUT),
     };
-    let Some(value) = value else { return Ok(probe) };
-    let mut table = value.table()?;
-    if let Some(path) = table.take("path") {
-        probe.path = path.parsed(|raw| base_url.at(raw).map(|_| raw.to_owned()))?;
-    }
-    probe.expect = table.take("expect").map(Value::json).transpose()?;
-    if let Some(interval) = table.take("interval") {
-        probe.interval = interval.duration()?;
-    }
-    if let Some(timeout) = table.take("timeout") {
-        probe.timeout = timeout.duration()?;
-    }
     table.finish()?;
     Ok(probe)
 }

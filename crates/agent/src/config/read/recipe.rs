@@ -3,23 +3,30 @@
 use super::{
     network::{self, DEFAULT_WOL_TIMEOUT},
     table::{Table, Value},
-    verify::{self, Verified},
+    verify,
 };
 use crate::config::{
-    Action, CommandAction, ConfigError, DEFAULT_MAX_WAIT, DEFAULT_MIN_AWAKE, DEFAULT_STEP_TIMEOUT,
-    DEFAULT_STOP_GRACE, HttpAction, OWN_VARIABLES, SERVE_START_TIMEOUT, Secret, SleepConfig, Step,
-    WakeConfig, address::http_url,
+    Action, BaseUrl, CommandAction, ConfigError, HttpAction, ModelConfig, OWN_VARIABLES, Secret, SleepConfig,
+    Step, WakeConfig, address::http_url, recipe::DEFAULT_MIN_AWAKE,
 };
 use http::{HeaderName, HeaderValue, Method};
 use reveille_domain::MAX_WAKE_BUDGET;
-use std::{ops::RangeInclusive, path::Path};
+use std::{ops::RangeInclusive, path::Path, time::Duration};
 
+/// The default time-out of a step.
+const DEFAULT_STEP_TIMEOUT: Duration = Duration::from_secs(30);
+/// The default of `max_wait`: how long to probe after the steps.
+const DEFAULT_MAX_WAIT: Duration = Duration::from_secs(60);
+/// The time-out for starting a served command; `max_wait` is for its boot.
+const SERVE_START_TIMEOUT: Duration = Duration::from_secs(5);
+/// The default of `stop_grace`: the time between TERM and KILL for a served command.
+const DEFAULT_STOP_GRACE: Duration = Duration::from_secs(10);
 /// The most steps of one recipe.
-pub const MAX_STEPS: usize = 16;
+const MAX_STEPS: usize = 16;
 /// The most arguments, variables or headers of one step.
-pub const MAX_ENTRIES: usize = 256;
+const MAX_ENTRIES: usize = 256;
 /// The longest body of an `http` step, and the longest single argument or variable.
-pub const MAX_TEXT_BYTES: usize = 64 * 1024;
+pub(super) const MAX_TEXT_BYTES: usize = 64 * 1024;
 /// How many statuses `accept` may have, and which: those of a service that is asked for what it already does.
 const MAX_ACCEPTED: usize = 16;
 const ACCEPTED: RangeInclusive<u32> = 300..=599;
@@ -27,28 +34,17 @@ const ACCEPTED: RangeInclusive<u32> = 300..=599;
 const MAX_PER_DAY_BOUNDS: RangeInclusive<u32> = 1..=10_000;
 
 /// Reads `[provider.wake]`.
-pub(super) fn wake(mut table: Table<'_>, verified: Verified<'_>) -> Result<WakeConfig, ConfigError> {
-    let max_wait = table.take("max_wait").map(|value| value.duration()).transpose()?;
-    let max_per_day = table
-        .take("max_per_day")
-        .map(|value| value.integer(MAX_PER_DAY_BOUNDS))
-        .transpose()?;
-    let verify = table
-        .take("verify")
-        .map(|value| verify::verify(value, verified))
-        .transpose()?;
-    let whole = table.error(format!(
-        "the time-outs of steps and verify and max_wait sum to more than {MAX_WAKE_BUDGET:?}"
-    ));
-    let misplaced = table.error("a `serve` command is the backend: only the last step can be one");
-    let steps = steps(table, true)?.unwrap_or_default();
-    if steps
-        .iter()
-        .rev()
-        .skip(1)
-        .any(|step| matches!(step.action, Action::Serve { .. }))
-    {
-        return Err(misplaced);
+pub(super) fn wake(
+    mut table: Table<'_>,
+    base_url: &BaseUrl,
+    models: Option<&[ModelConfig]>,
+) -> Result<WakeConfig, ConfigError> {
+    let max_wait = table.duration("max_wait")?;
+    let max_per_day = table.optional("max_per_day", |value| value.integer(MAX_PER_DAY_BOUNDS))?;
+    let verify = table.optional("verify", |value| verify::verify(value.table()?, base_url, models))?;
+    let steps = steps(&mut table, true)?;
+    if steps.iter().rev().skip(1).any(Step::serves) {
+        return Err(table.error("a `serve` command is the backend: only the last step can be one"));
     }
     let wake = WakeConfig {
         steps,
@@ -57,10 +53,11 @@ pub(super) fn wake(mut table: Table<'_>, verified: Verified<'_>) -> Result<WakeC
         max_per_day,
     };
     if wake.budget() > MAX_WAKE_BUDGET {
-        Err(whole)
-    } else {
-        Ok(wake)
+        return Err(table.error(format!(
+            "the time-outs of steps and verify and max_wait sum to more than {MAX_WAKE_BUDGET:?}"
+        )));
     }
+    Ok(wake)
 }
 
 /// Reads `[provider.sleep]` of a provider with that wake recipe.
@@ -71,10 +68,7 @@ pub(super) fn sleep(mut table: Table<'_>, wake: Option<&WakeConfig>) -> Result<S
         }
         value => value.map(|value| value.duration()).transpose()?,
     };
-    let min_awake = table
-        .take("min_awake")
-        .map(|value| value.duration())
-        .transpose()?;
+    let min_awake = table.duration("min_awake")?;
     let keep_warm = match table.take("keep_warm") {
         Some(value) if idle_after.is_none() => {
             return Err(
@@ -83,17 +77,16 @@ pub(super) fn sleep(mut table: Table<'_>, wake: Option<&WakeConfig>) -> Result<S
         }
         value => value.map(Value::hours).transpose()?.unwrap_or_default(),
     };
-    let no_serve = table.error("a `serve` command can't put a backend to sleep; use run = \"once\"");
-    let no_wake = table.error("`wol` and `tcp` wake, and put nothing to sleep");
     // A served backend sleeps when its child is stopped.
     let served = wake.is_some_and(WakeConfig::serves);
-    let steps = steps(table, !served)?.unwrap_or_default();
+    let steps = steps(&mut table, !served)?;
     for step in &steps {
-        match step.action {
-            Action::Http(_) | Action::Once(_) => {}
-            Action::Serve { .. } => return Err(no_serve),
-            Action::Wol(_) | Action::Tcp(_) => return Err(no_wake),
-        }
+        let unfit = match step.action {
+            Action::Http(_) | Action::Once(_) => continue,
+            Action::Serve { .. } => "a `serve` command can't put a backend to sleep; use run = \"once\"",
+            Action::Wol(_) | Action::Tcp(_) => "`wol` and `tcp` wake, and put nothing to sleep",
+        };
+        return Err(table.error(unfit));
     }
     Ok(SleepConfig {
         steps,
@@ -103,97 +96,72 @@ pub(super) fn sleep(mut table: Table<'_>, wake: Option<&WakeConfig>) -> Result<S
     })
 }
 
-/// The steps of a recipe in either form; `None` if there are none and none are required.
-fn steps(mut table: Table<'_>, required: bool) -> Result<Option<Vec<Step>>, ConfigError> {
+/// The steps of a recipe in either form, and the end of its table; none if none are required.
+fn steps(table: &mut Table<'_>, required: bool) -> Result<Vec<Step>, ConfigError> {
     let Some(list) = table.take("step") else {
         if !required && !table.has("type") {
             table.take("type");
-            return table.finish().map(|()| None);
+            return table.finish().map(|()| Vec::new());
         }
-        return Ok(Some(vec![step(table)?]));
+        return Ok(vec![step(table)?]);
     };
     if table.has("type") {
         return Err(table.error("has both `type` and a list of steps; use one of them"));
     }
     let empty = list.error("has no steps");
-    let steps = list
-        .array(MAX_STEPS)?
-        .into_iter()
-        .map(|value| step(value.table()?));
-    let steps: Vec<Step> = steps.collect::<Result<_, _>>()?;
+    let steps = list.array(MAX_STEPS)?.into_iter();
+    let steps: Vec<Step> = steps
+        .map(|value| step(&mut value.table()?))
+        .collect::<Result<_, _>>()?;
     table.finish()?;
-    if steps.is_empty() {
-        Err(empty)
-    } else {
-        Ok(Some(steps))
-    }
+    if steps.is_empty() { Err(empty) } else { Ok(steps) }
 }
 
-fn step(mut table: Table<'_>) -> Result<Step, ConfigError> {
+fn step(table: &mut Table<'_>) -> Result<Step, ConfigError> {
     let kind = table.require("type")?;
     let timeout = table.take("timeout");
-    let given = timeout
-        .as_ref()
-        .map(Value::duration)
-        .transpose()?
-        .unwrap_or(DEFAULT_STEP_TIMEOUT);
-    let step = match kind.string()?.as_str() {
-        "http" => Step {
-            timeout: given,
-            action: Action::Http(http_action(&mut table)?),
-        },
+    let given = timeout.as_ref().map(Value::duration).transpose()?;
+    let mut limit = given.unwrap_or(DEFAULT_STEP_TIMEOUT);
+    let action = match kind.string()?.as_str() {
+        "http" => Action::Http(http_action(table)?),
         "command" => {
-            let command = command_action(&mut table)?;
-            let run = table.take("run");
+            let command = command_action(table)?;
+            let serves = table.optional("run", |run| {
+                run.parsed(|raw| match raw {
+                    "once" => Ok(false),
+                    "serve" => Ok(true),
+                    _ => Err("must be \"once\" or \"serve\""),
+                })
+            })?;
             let grace = table.take("stop_grace");
-            match run.as_ref().map(Value::string).transpose()?.as_deref() {
-                None | Some("once") => {
-                    if let Some(grace) = grace {
-                        return Err(grace.error("is for run = \"serve\""));
-                    }
-                    Step {
-                        timeout: given,
-                        action: Action::Once(command),
-                    }
+            match (serves, timeout, grace) {
+                (Some(true), Some(timeout), _) => {
+                    return Err(
+                        timeout.error("is not for run = \"serve\": max_wait says how long it may boot")
+                    );
                 }
-                Some("serve") => {
-                    if let Some(timeout) = timeout {
-                        return Err(
-                            timeout.error("is not for run = \"serve\": max_wait says how long it may boot")
-                        );
-                    }
-                    let stop_grace = grace
-                        .map(|value| value.duration())
-                        .transpose()?
-                        .unwrap_or(DEFAULT_STOP_GRACE);
-                    Step {
-                        timeout: SERVE_START_TIMEOUT,
-                        action: Action::Serve { command, stop_grace },
-                    }
+                (Some(true), None, grace) => {
+                    limit = SERVE_START_TIMEOUT;
+                    let grace = grace.map(|value| value.duration()).transpose()?;
+                    let stop_grace = grace.unwrap_or(DEFAULT_STOP_GRACE);
+                    Action::Serve { command, stop_grace }
                 }
-                Some(_) => {
-                    return Err(match run {
-                        Some(run) => run.error("must be \"once\" or \"serve\""),
-                        None => table.error("must be \"once\" or \"serve\""),
-                    });
-                }
+                (_, _, Some(grace)) => return Err(grace.error("is for run = \"serve\"")),
+                (_, _, None) => Action::Once(command),
             }
         }
         "wol" => {
-            let timeout = timeout.map_or(DEFAULT_WOL_TIMEOUT, |_| given);
-            Step {
-                timeout,
-                action: Action::Wol(network::wol(&mut table, timeout)?),
-            }
+            limit = given.unwrap_or(DEFAULT_WOL_TIMEOUT);
+            Action::Wol(network::wol(table, limit)?)
         }
-        "tcp" => Step {
-            timeout: given,
-            action: Action::Tcp(network::tcp(&mut table)?),
-        },
+        "tcp" => Action::Tcp(network::tcp(table)?),
         _ => return Err(kind.error("must be \"http\", \"command\", \"wol\" or \"tcp\"")),
     };
     table.finish()?;
-    Ok(step)
+    Ok(Step {
+        timeout: limit,
+        action,
+    })
 }
 
 fn http_action(table: &mut Table<'_>) -> Result<HttpAction, ConfigError> {
@@ -216,53 +184,28 @@ fn http_action(table: &mut Table<'_>) -> Result<HttpAction, ConfigError> {
         text.set_sensitive(true);
         headers.push((header, text));
     }
-    let body = table
-        .take("body")
-        .map(|value| value.bounded(MAX_TEXT_BYTES))
-        .transpose()?
-        .map(Secret::new);
-    let accept = match table.take("accept") {
-        None => Vec::new(),
-        Some(value) => value
-            .array(MAX_ACCEPTED)?
-            .iter()
-            .map(|status| status.integer(ACCEPTED).map(|status| status as u16))
-            .collect::<Result<_, _>>()?,
-    };
+    let body = table.optional("body", |value| value.bounded(MAX_TEXT_BYTES))?;
+    let accept = table.list("accept", MAX_ACCEPTED, |status| {
+        status.integer(ACCEPTED).map(|status| status as u16)
+    })?;
     Ok(HttpAction {
         method,
         url,
         headers,
-        body,
+        body: body.map(Secret::new),
         accept,
     })
 }
 
 fn command_action(table: &mut Table<'_>) -> Result<CommandAction, ConfigError> {
-    let program = table
-        .require("command")?
-        .parsed(|raw| legal_program(raw).map(|()| raw.to_owned()))?;
-    let args = match table.take("args") {
-        None => Vec::new(),
-        Some(value) => value
-            .array(MAX_ENTRIES)?
-            .iter()
-            .map(text_for_exec)
-            .collect::<Result<_, _>>()?,
-    };
+    let program = table.require("command")?.parsed(legal_program)?;
+    let args = table.list("args", MAX_ENTRIES, text_for_exec)?;
     let mut env = Vec::new();
     for (name, value) in entries(table, "env")? {
         legal_variable(&name).map_err(|reason| value.error(reason))?;
         env.push((name, text_for_exec(&value)?));
     }
-    let env_pass = match table.take("env_pass") {
-        None => Vec::new(),
-        Some(value) => value
-            .array(MAX_ENTRIES)?
-            .iter()
-            .map(passed_variable)
-            .collect::<Result<_, _>>()?,
-    };
+    let env_pass = table.list("env_pass", MAX_ENTRIES, passed_variable)?;
     Ok(CommandAction {
         program,
         args,
@@ -289,11 +232,9 @@ fn passed_variable(value: &Value<'_>) -> Result<String, ConfigError> {
 
 /// The entries of a sub-table with free keys, ordered by key.
 fn entries<'a>(table: &mut Table<'a>, key: &'static str) -> Result<Vec<(String, Value<'a>)>, ConfigError> {
-    let Some(value) = table.take(key) else {
-        return Ok(Vec::new());
-    };
-    let too_many = value.error(format!("must have at most {MAX_ENTRIES} entries"));
-    let entries = value.table()?.into_entries();
+    let table = table.table(key)?;
+    let too_many = table.error(format!("must have at most {MAX_ENTRIES} entries"));
+    let entries = table.into_entries();
     if entries.len() > MAX_ENTRIES {
         Err(too_many)
     } else {
@@ -310,7 +251,7 @@ fn text_for_exec(value: &Value<'_>) -> Result<Secret, ConfigError> {
     }
 }
 
-fn legal_program(raw: &str) -> Result<(), &'static str> {
+fn legal_program(raw: &str) -> Result<String, &'static str> {
     if raw.is_empty() || raw.contains('\0') {
         return Err("names no program");
     }
@@ -318,5 +259,5 @@ fn legal_program(raw: &str) -> Result<(), &'static str> {
     if raw.contains('/') && !Path::new(raw).is_absolute() {
         return Err("must be an absolute path, or a bare name that is looked up in PATH");
     }
-    Ok(())
+    Ok(raw.to_owned())
 }

@@ -2,7 +2,7 @@
 //!
 //! A section takes the keys that it knows out of its [`Table`]; keys that are left at [`Table::finish`] are unknown.
 
-use crate::config::{ConfigError, Hours, duration::parse_duration, variables::interpolate};
+use crate::config::{ConfigError, Hours, duration::parse_duration, places::line_of, variables::interpolate};
 use std::{fmt::Display, ops::RangeInclusive, time::Duration};
 use toml::{
     Spanned,
@@ -10,9 +10,9 @@ use toml::{
 };
 
 /// The most windows of `quiet_hours` or `keep_warm`.
-pub const MAX_WINDOWS: usize = 64;
+const MAX_WINDOWS: usize = 64;
 /// The longest duration of any key.
-pub const MAX_DURATION: Duration = Duration::from_secs(24 * 60 * 60);
+const MAX_DURATION: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// The file, and the environment for `${VAR}`.
 pub(super) struct Source<'a> {
@@ -26,7 +26,7 @@ impl<'a> Source<'a> {
     pub(super) fn root(&'a self) -> Result<Table<'a>, ConfigError> {
         let parsed = DeTable::parse(self.text).map_err(|error| ConfigError {
             file: self.file.to_owned(),
-            line: error.span().map(|span| self.line_of(span.start)),
+            line: error.span().map(|span| line_of(self.text, span.start)),
             key: None,
             // The parser's rendering would print the line; its message only names what it expected.
             reason: error.message().to_owned(),
@@ -34,9 +34,14 @@ impl<'a> Source<'a> {
         Ok(Table::new(self, String::new(), 0, parsed.into_inner()))
     }
 
-    fn line_of(&self, offset: usize) -> usize {
-        let before = self.text.as_bytes().get(..offset).unwrap_or(self.text.as_bytes());
-        before.iter().filter(|byte| **byte == b'\n').count() + 1
+    /// An error about the value at a place; the whole file has no path.
+    fn error(&self, offset: usize, path: &str, reason: impl Into<String>) -> ConfigError {
+        ConfigError {
+            file: self.file.to_owned(),
+            line: Some(line_of(self.text, offset)),
+            key: (!path.is_empty()).then(|| path.to_owned()),
+            reason: reason.into(),
+        }
     }
 }
 
@@ -51,33 +56,32 @@ pub(super) struct Table<'a> {
 
 impl<'a> Table<'a> {
     fn new(source: &'a Source<'a>, path: String, offset: usize, entries: DeTable<'a>) -> Self {
-        let left = entries
-            .into_iter()
-            .map(|(key, value)| {
-                let key_offset = key.span().start;
-                let key = key.into_inner().into_owned();
-                let path = if path.is_empty() {
-                    key.clone()
-                } else {
-                    format!("{path}.{key}")
-                };
-                (
-                    key,
-                    Value {
-                        source,
-                        path,
-                        offset: key_offset,
-                        value: value.into_inner(),
-                    },
-                )
-            })
-            .collect();
-        Self {
+        let mut table = Self {
             source,
             path,
             offset,
-            left,
+            left: Vec::new(),
             known: Vec::new(),
+        };
+        for (key, value) in entries {
+            let (offset, key) = (key.span().start, key.into_inner().into_owned());
+            let (path, value) = (table.path_of(&key), value.into_inner());
+            let value = Value {
+                source,
+                path,
+                offset,
+                value,
+            };
+            table.left.push((key, value));
+        }
+        table
+    }
+
+    fn path_of(&self, key: &str) -> String {
+        if self.path.is_empty() {
+            key.to_owned()
+        } else {
+            format!("{}.{key}", self.path)
         }
     }
 
@@ -86,6 +90,37 @@ impl<'a> Table<'a> {
         self.known.push(key);
         let index = self.left.iter().position(|(name, _)| name == key)?;
         Some(self.left.swap_remove(index).1)
+    }
+
+    /// Takes and reads a key, if it exists.
+    pub(super) fn optional<T>(
+        &mut self,
+        key: &'static str,
+        read: impl FnOnce(Value<'a>) -> Result<T, ConfigError>,
+    ) -> Result<Option<T>, ConfigError> {
+        self.take(key).map(read).transpose()
+    }
+
+    /// Takes a duration, if it exists.
+    pub(super) fn duration(&mut self, key: &'static str) -> Result<Option<Duration>, ConfigError> {
+        self.optional(key, |value| value.duration())
+    }
+
+    /// Takes a table, which is empty if it doesn't exist.
+    pub(super) fn table(&mut self, key: &'static str) -> Result<Self, ConfigError> {
+        let none = Self::new(self.source, self.path_of(key), self.offset, DeTable::new());
+        Ok(self.optional(key, Value::table)?.unwrap_or(none))
+    }
+
+    /// Takes an array and reads its items, of which there may be `max`; none if it doesn't exist.
+    pub(super) fn list<T>(
+        &mut self,
+        key: &'static str,
+        max: usize,
+        read: impl FnMut(&Value<'a>) -> Result<T, ConfigError>,
+    ) -> Result<Vec<T>, ConfigError> {
+        let items = self.optional(key, |value| value.array(max))?;
+        items.unwrap_or_default().iter().map(read).collect()
     }
 
     /// Takes a key that must exist.
@@ -104,7 +139,7 @@ impl<'a> Table<'a> {
     }
 
     /// Fails if any key is left.
-    pub(super) fn finish(self) -> Result<(), ConfigError> {
+    pub(super) fn finish(&self) -> Result<(), ConfigError> {
         match self.left.iter().min_by_key(|(_, value)| value.offset) {
             None => Ok(()),
             Some((_, value)) => {
@@ -115,12 +150,7 @@ impl<'a> Table<'a> {
 
     /// An error about the table itself.
     pub(super) fn error(&self, reason: impl Into<String>) -> ConfigError {
-        ConfigError {
-            file: self.source.file.to_owned(),
-            line: Some(self.source.line_of(self.offset)),
-            key: (!self.path.is_empty()).then(|| self.path.clone()),
-            reason: reason.into(),
-        }
+        self.source.error(self.offset, &self.path, reason)
     }
 }
 
@@ -135,12 +165,7 @@ pub(super) struct Value<'a> {
 impl<'a> Value<'a> {
     /// An error about this value.
     pub(super) fn error(&self, reason: impl Into<String>) -> ConfigError {
-        ConfigError {
-            file: self.source.file.to_owned(),
-            line: Some(self.source.line_of(self.offset)),
-            key: Some(self.path.clone()),
-            reason: reason.into(),
-        }
+        self.source.error(self.offset, &self.path, reason)
     }
 
     fn wrong_type(&self, wanted: &str) -> ConfigError {

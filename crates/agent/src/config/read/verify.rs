@@ -6,27 +6,21 @@ use serde_json::json;
 use std::time::Duration;
 
 /// The default time-out of a verification.
-pub const DEFAULT_VERIFY_TIMEOUT: Duration = Duration::from_secs(30);
+const DEFAULT_VERIFY_TIMEOUT: Duration = Duration::from_secs(30);
 /// The default of `path`.
 const CHAT_PATH: &str = "/v1/chat/completions";
 
-/// The parts of a provider that a verification needs.
-#[derive(Clone, Copy)]
-pub(super) struct Verified<'a> {
-    pub base_url: &'a BaseUrl,
-    pub models: Option<&'a [ModelConfig]>,
-}
-
-pub(super) fn verify(value: Value<'_>, of: Verified<'_>) -> Result<VerifyConfig, ConfigError> {
-    let mut table = value.table()?;
-    let path = table
-        .take("path")
-        .map(|path| path.parsed(|raw| of.base_url.at(raw).map(|_| raw.to_owned())))
-        .transpose()?;
-    let timeout = table.take("timeout").map(|value| value.duration()).transpose()?;
-    let model = model(&mut table, of.models)?;
-    let body = table.take("body").map(body).transpose()?;
-    let expect = table.take("expect").map(Value::json).transpose()?;
+/// Reads the verification of a provider with that URL and those models.
+pub(super) fn verify(
+    mut table: Table<'_>,
+    base_url: &BaseUrl,
+    models: Option<&[ModelConfig]>,
+) -> Result<VerifyConfig, ConfigError> {
+    let path = table.optional("path", |path| path.parsed(|raw| base_url.legal_path(raw)))?;
+    let timeout = table.duration("timeout")?;
+    let model = model(&mut table, models)?;
+    let body = table.optional("body", body)?;
+    let expect = table.optional("expect", Value::json)?;
     table.finish()?;
     let mut body = body.unwrap_or_else(
         || json!({ "messages": [{ "role": "user", "content": "Hi" }], "max_tokens": 1, "stream": false }),
