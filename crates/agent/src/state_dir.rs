@@ -26,6 +26,22 @@ pub(crate) fn agent_file(agent: &AgentName, what: &str) -> String {
     format!("{agent}.{what}")
 }
 
+/// Whether another process holds a lock on a file.
+pub(crate) fn is_locked(file: &File) -> io::Result<bool> {
+    match file.try_lock() {
+        Ok(()) => Ok(false),
+        Err(TryLockError::WouldBlock) => Ok(true),
+        Err(TryLockError::Error(error)) => Err(error),
+    }
+}
+
+fn if_found<T>(done: io::Result<T>) -> io::Result<Option<T>> {
+    match done {
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+        done => done.map(Some),
+    }
+}
+
 /// The folder of one or several agents. It may not exist yet.
 #[derive(Debug, Clone)]
 pub struct StateDir(PathBuf);
@@ -64,15 +80,8 @@ impl StateDir {
     /// # Errors
     /// When the lock can't be checked.
     pub fn is_in_use(&self) -> io::Result<Option<bool>> {
-        let file = match File::open(self.0.join(IN_USE)) {
-            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
-            opened => opened?,
-        };
-        match file.try_lock() {
-            Ok(()) => Ok(Some(false)),
-            Err(TryLockError::WouldBlock) => Ok(Some(true)),
-            Err(TryLockError::Error(error)) => Err(error),
-        }
+        let file = if_found(File::open(self.0.join(IN_USE)))?;
+        file.map(|file| is_locked(&file)).transpose()
     }
 
     /// Creates an empty file if it is missing: for its lock, or as a marker. It may be lost when the machine crashes.
@@ -98,9 +107,8 @@ impl StateDir {
     /// # Errors
     /// When it can't be read, or is larger than any file of ours.
     pub fn read(&self, name: &str) -> io::Result<Option<Vec<u8>>> {
-        let file = match File::open(self.0.join(name)) {
-            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
-            opened => opened?,
+        let Some(file) = if_found(File::open(self.0.join(name)))? else {
+            return Ok(None);
         };
         let mut content = Vec::new();
         file.take(MAX_FILE_BYTES + 1).read_to_end(&mut content)?;
@@ -137,10 +145,7 @@ impl StateDir {
     /// # Errors
     /// When it can't be removed.
     pub fn remove(&self, name: &str) -> io::Result<()> {
-        match fs::remove_file(self.0.join(name)) {
-            Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
-            done => done,
-        }
+        if_found(fs::remove_file(self.0.join(name))).map(drop)
     }
 
     fn open_empty(&self, name: &str) -> io::Result<File> {

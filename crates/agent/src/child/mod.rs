@@ -2,22 +2,19 @@
 
 mod descendants;
 mod environment;
-mod launch;
 mod orphans;
-mod output;
 mod program;
 mod shim;
 mod shims;
 
 pub use orphans::{ChildrenLock, Orphans};
-pub use output::{OUTPUT_TAIL_BYTES, Output};
 pub use program::find as find_program;
 pub use shim::shim_main;
 pub use shims::{SHIM, Shims};
 
 use crate::config::{CommandAction, Secret};
-use launch::Launch;
 use rustix::process::{Pid, Signal, kill_process_group};
+use shim::Launch;
 use std::{fmt, time::Duration};
 use tokio::{
     io::{AsyncBufReadExt, BufReader, Lines},
@@ -65,7 +62,6 @@ pub struct Child {
     said: Box<Lines<BufReader<ChildStdout>>>,
     pid: Pid,
     exit: Option<Exit>,
-    output: Output,
 }
 
 impl Child {
@@ -80,8 +76,6 @@ impl Child {
             .await
             .map_err(|_| broken("did not listen"))?
             .map_err(|error| broken(&format!("could not be started: {}", error.kind())))?;
-        let output = Output::default();
-        tokio::spawn(output.clone().drain(shim.printed));
         let mut said = shim.said.lines();
         let line = timeout(START_LIMIT, said.next_line())
             .await
@@ -104,7 +98,6 @@ impl Child {
                     said: Box::new(said),
                     pid,
                     exit: None,
-                    output,
                 })
             }
             Some(("failed", why)) => Err(NotStarted(format!("the program could not be started: {why}"))),
@@ -115,11 +108,6 @@ impl Child {
     #[must_use]
     pub fn id(&self) -> i32 {
         self.pid.as_raw_pid()
-    }
-
-    #[must_use]
-    pub const fn output(&self) -> &Output {
-        &self.output
     }
 
     /// Waits for the end of the child itself; its descendants may still be ending. Cancel-safe.
@@ -165,7 +153,7 @@ fn launch(shims: &Shims, action: &CommandAction, grace: Duration) -> Result<Laun
         .chain(own.map(|(name, value)| (name.into(), value.into())));
     Ok(Launch {
         grace,
-        lock: shims.lock().cloned(),
+        lock: shims.lock.clone(),
         program,
         args: args.collect(),
         variables: variables.collect(),

@@ -2,19 +2,14 @@
 //!
 //! Each shim holds a shared lock on one file while anything runs below it, so a later run can tell when all have ended.
 
-use crate::state_dir::{StateDir, agent_file};
+use crate::state_dir::{StateDir, agent_file, is_locked};
 use futures::{
     FutureExt,
     future::{BoxFuture, Shared},
 };
 use reveille_domain::AgentName;
 use serde::{Deserialize, Serialize};
-use std::{
-    fs::{File, TryLockError},
-    io,
-    path::PathBuf,
-    time::Duration,
-};
+use std::{fs::File, io, path::PathBuf, time::Duration};
 use tokio::time::sleep;
 use tracing::{info, warn};
 
@@ -50,11 +45,7 @@ impl ChildrenLock {
     }
 
     fn is_shared(&self) -> io::Result<bool> {
-        match File::open(&self.0)?.try_lock() {
-            Ok(()) => Ok(false),
-            Err(TryLockError::WouldBlock) => Ok(true),
-            Err(TryLockError::Error(error)) => Err(error),
-        }
+        is_locked(&File::open(&self.0)?)
     }
 }
 

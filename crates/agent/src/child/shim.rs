@@ -6,17 +6,19 @@
 //!
 //! Standard input is that pipe. The shim waits for one line, the [`Launch`]. On standard output it writes, a line each,
 //! `started <pid>` or `failed <why>`, and then `exited code <n> left <m>` or `exited signal <n> left <m>`, where `m` is the
-//! number of descendants that the child left running. The child's output goes to the shim's standard error. The shim's exit
-//! code is the child's.
+//! number of descendants that the child left running. The child's own output is discarded. The shim's exit code is the child's.
 
 use super::{
     descendants::{descendants, signal_all},
-    launch::Launch,
+    orphans::ChildrenLock,
 };
 use rustix::process::{Pid, Signal, WaitOptions, WaitStatus, wait};
+use serde::{Deserialize, Serialize};
 use std::{
+    ffi::OsString,
     io::{self, Write},
     os::{fd::AsFd, unix::process::CommandExt},
+    path::PathBuf,
     process::{Command, ExitCode, Stdio},
     time::Duration,
 };
@@ -33,6 +35,20 @@ const FAILED: u8 = 125;
 const SIGNAL_BASE: i32 = 128;
 /// How often KILL is repeated while descendants live, since they may be forking.
 const KILL_INTERVAL: Duration = Duration::from_millis(20);
+
+/// What a shim should start. It comes as one line of JSON through the shim's pipe, so that arguments and variables, which may
+/// be secrets, are neither on its command line nor in its environment.
+#[derive(Serialize, Deserialize)]
+pub(super) struct Launch {
+    /// Between TERM and KILL.
+    pub(super) grace: Duration,
+    /// Held while the command runs, so that a later run of the agent knows.
+    pub(super) lock: Option<ChildrenLock>,
+    pub(super) program: PathBuf,
+    pub(super) args: Vec<OsString>,
+    /// The command's whole environment.
+    pub(super) variables: Vec<(OsString, OsString)>,
+}
 
 /// `reveille shim`, from start to exit.
 pub fn shim_main() -> ExitCode {
@@ -63,10 +79,9 @@ async fn live() -> io::Result<u8> {
     let Some(launch) = agent.launch().await? else {
         return Ok(0);
     };
-    let grace = launch.grace;
     // Released by the end of this process. The child runs even without it.
     let _lock = launch.lock.as_ref().and_then(|lock| lock.share().ok());
-    let child = match start(launch.command()) {
+    let child = match start(&launch) {
         Ok(child) => child,
         Err(error) => {
             match error.kind() {
@@ -85,7 +100,7 @@ async fn live() -> io::Result<u8> {
     }
     // The agent hears of the end at once; the descendants may take longer.
     let told = family.report();
-    family.end_all(&mut ends, grace).await;
+    family.end_all(&mut ends, launch.grace).await;
     if !told {
         family.report();
     }
@@ -99,10 +114,16 @@ fn become_reaper() -> io::Result<()> {
     Ok(())
 }
 
-fn start(mut command: Command) -> io::Result<Pid> {
-    let output = || io::stderr().as_fd().try_clone_to_owned().map(Stdio::from);
-    command.stdout(output()?).stderr(output()?).process_group(0);
-    let child = command.spawn()?;
+fn start(launch: &Launch) -> io::Result<Pid> {
+    let child = Command::new(&launch.program)
+        .args(&launch.args)
+        .env_clear()
+        .envs(launch.variables.iter().cloned())
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .process_group(0)
+        .spawn()?;
     i32::try_from(child.id())
         .ok()
         .and_then(Pid::from_raw)

@@ -1,34 +1,33 @@
 //! The agent's side of shims: each child needs one, which is started for it or was started before and waits.
 
-use super::{launch::Launch, orphans::ChildrenLock};
+use super::{orphans::ChildrenLock, shim::Launch};
 use parking_lot::Mutex;
-use std::{fmt, io, path::PathBuf, process::Stdio, sync::Arc};
+use std::{io, path::PathBuf, process::Stdio, sync::Arc};
 use tokio::{
     io::{AsyncWriteExt, BufReader},
-    process::{Child as Process, ChildStderr, ChildStdin, ChildStdout, Command},
+    process::{Child as Process, ChildStdin, ChildStdout, Command},
 };
 
 /// The subcommand that makes this program a shim.
 pub const SHIM: &str = "shim";
 
 /// Starts shims: this program, with the `shim` subcommand.
-#[derive(Clone)]
+#[derive(Debug, Clone)]
 pub struct Shims {
     program: PathBuf,
-    lock: Option<ChildrenLock>,
+    pub(super) lock: Option<ChildrenLock>,
     /// The waiting shim; present only if one is kept ready.
     ready: Option<Arc<Mutex<Option<Shim>>>>,
 }
 
 /// A running shim, and the ends of its pipes.
+#[derive(Debug)]
 pub(super) struct Shim {
     pub(super) process: Process,
     /// Closing it ends the shim and everything below it.
     pub(super) lease: ChildStdin,
     /// The shim's reports about its child.
     pub(super) said: BufReader<ChildStdout>,
-    /// The child's output.
-    pub(super) printed: ChildStderr,
 }
 
 impl Shims {
@@ -51,10 +50,6 @@ impl Shims {
         self
     }
 
-    pub(super) const fn lock(&self) -> Option<&ChildrenLock> {
-        self.lock.as_ref()
-    }
-
     /// Keeps one shim waiting from now on: starting this program takes longer than starting most commands.
     #[must_use]
     pub fn with_one_ready(mut self) -> Self {
@@ -65,9 +60,11 @@ impl Shims {
 
     /// A shim that has received what to launch.
     pub(super) async fn give(&self, launch: &Launch) -> io::Result<Shim> {
-        let line = launch.line()?;
+        let mut line = serde_json::to_vec(launch)?;
+        line.push(b'\n');
         // The waiting shim may have been killed.
-        if let Some(mut shim) = self.take()
+        let waiting = self.ready.as_ref().and_then(|ready| ready.lock().take());
+        if let Some(mut shim) = waiting
             && shim.lease.write_all(&line).await.is_ok()
         {
             return Ok(shim);
@@ -87,39 +84,23 @@ impl Shims {
         }
     }
 
-    fn take(&self) -> Option<Shim> {
-        let ready = self.ready.as_ref()?;
-        ready.lock().take()
-    }
-
     fn start(&self) -> io::Result<Shim> {
         let mut process = Command::new(&self.program)
             .arg(SHIM)
             .env_clear()
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
+            .stderr(Stdio::null())
             // Its own group: Ctrl-C in the agent's terminal must not end the shim before its child.
             .process_group(0)
             .spawn()?;
-        let pipes = (process.stdin.take(), process.stdout.take(), process.stderr.take());
-        let (Some(lease), Some(said), Some(printed)) = pipes else {
+        let (Some(lease), Some(said)) = (process.stdin.take(), process.stdout.take()) else {
             return Err(io::ErrorKind::BrokenPipe.into());
         };
         Ok(Shim {
             process,
             lease,
             said: BufReader::new(said),
-            printed,
         })
-    }
-}
-
-impl fmt::Debug for Shims {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Shims")
-            .field("program", &self.program)
-            .field("one_ready", &self.ready.is_some())
-            .finish()
     }
 }
