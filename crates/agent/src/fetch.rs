@@ -2,7 +2,8 @@
 //!
 //! Reasons leave this machine in a wake's outcome, so none of them contains a URL, a header or a body.
 
-use reqwest::Response;
+use crate::config::Secret;
+use reqwest::{RequestBuilder, Response};
 use std::{error::Error, io, time::Duration};
 
 /// A client for probes and recipes. It follows no redirects (a login page is not a backend), uses no proxy (backends are
@@ -19,6 +20,17 @@ pub fn client() -> Result<reqwest::Client, reqwest::Error> {
         .pool_max_idle_per_host(0)
         .user_agent(concat!("reveille-agent/", env!("CARGO_PKG_VERSION")))
         .build()
+}
+
+/// The largest answer whose content is checked.
+pub(crate) const MAX_ANSWER_BYTES: usize = 1024 * 1024;
+
+/// The request with the backend's key, if it needs one.
+pub(crate) fn authorized(request: RequestBuilder, key: Option<&Secret>) -> RequestBuilder {
+    match key {
+        Some(key) => request.bearer_auth(key.reveal()),
+        None => request,
+    }
 }
 
 /// Why the body of an answer could not be read.

@@ -92,12 +92,8 @@ struct Listed {
 
 /// Asks the backend for its models: the first [`MAX_MODELS`] legal names, without repetitions. `None` when it lists none.
 pub async fn discover(client: Client, provider: ProviderConfig) -> Option<Vec<ModelName>> {
-    let mut request = client
-        .get(provider.base_url.at("/v1/models").ok()?)
-        .timeout(LIST_TIMEOUT);
-    if let Some(key) = &provider.api_key {
-        request = request.bearer_auth(key.reveal());
-    }
+    let request = client.get(provider.base_url.at("/v1/models").ok()?);
+    let request = fetch::authorized(request, provider.api_key.as_ref()).timeout(LIST_TIMEOUT);
     let answer = request.send().await.ok()?.error_for_status().ok()?;
     let body = fetch::read_body(answer, MAX_LIST_BYTES).await.ok()?;
     let listing: Listing = serde_json::from_slice(&body).ok()?;

@@ -1,15 +1,12 @@
 //! Finds out whether a backend is available: one GET, any 2xx, and optionally a part of the answer's JSON.
 
 use crate::{
-    config::ProviderConfig,
-    fetch::{self, BodyError},
+    config::{ProviderConfig, Secret},
+    fetch::{self, BodyError, MAX_ANSWER_BYTES},
     json_match::contains,
     verify::Verify,
 };
-use reqwest::{
-    Client,
-    header::{AUTHORIZATION, HeaderValue},
-};
+use reqwest::Client;
 use reveille_domain::SleepReason;
 use serde_json::Value;
 use std::time::Duration;
@@ -30,15 +27,13 @@ const REMOTE_PAUSES: Pauses = Pauses {
     refused: Duration::from_millis(500),
     unready: Duration::from_millis(500),
 };
-/// The largest answer that is compared with `expect`.
-const MAX_ANSWER_BYTES: usize = 1024 * 1024;
 
 /// The probe of one provider's backend.
 #[derive(Debug, Clone)]
 pub struct Probe {
     client: Client,
     url: Url,
-    authorization: Option<HeaderValue>,
+    api_key: Option<Secret>,
     expect: Option<Value>,
     timeout: Duration,
     pauses: Pauses,
@@ -54,13 +49,8 @@ struct Pauses {
     unready: Duration,
 }
 
-/// The result of a probe.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Verdict {
-    /// The backend can answer requests.
-    Available,
-    Unavailable(Unavailable),
-}
+/// The result of a probe: the backend can answer requests, or why it can't.
+pub type Verdict = Result<(), Unavailable>;
 
 /// Why a backend isn't available.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -97,26 +87,19 @@ impl Probe {
     /// The probe of a provider.
     ///
     /// # Panics
-    /// Never for a config that was read: reading checks the key and the path.
+    /// Never for a config that was read: reading checks the path.
     #[must_use]
     pub fn new(client: Client, provider: &ProviderConfig) -> Self {
-        let authorization = provider.api_key.as_ref().map(|key| {
-            let mut value =
-                HeaderValue::from_str(&format!("Bearer {}", key.reveal())).expect("a checked key");
-            value.set_sensitive(true);
-            value
-        });
         let local = provider.base_url.is_loopback();
         let verify = provider.wake.as_ref().and_then(|wake| wake.verify.as_ref());
-        let verify =
-            verify.map(|config| Verify::new(client.clone(), provider, config, authorization.clone()));
+        let verify = verify.map(|config| Verify::new(client.clone(), provider, config));
         Self {
             client,
             url: provider
                 .base_url
                 .at(&provider.probe.path)
                 .expect("a checked path"),
-            authorization,
+            api_key: provider.api_key.clone(),
             expect: provider.probe.expect.clone(),
             timeout: provider.probe.timeout,
             pauses: if local { LOCAL_PAUSES } else { REMOTE_PAUSES },
@@ -131,13 +114,10 @@ impl Probe {
 
     /// Probes a backend that wasn't available before, and verifies it too if the config says so.
     pub async fn check_and_verify(&self) -> Verdict {
-        match (self.check().await, &self.verify) {
-            (Verdict::Available, Some(verify)) => match verify.check().await {
-                Ok(()) => Verdict::Available,
-                Err(reason) => Verdict::Unavailable(Unavailable::because(format!("verify: {reason}"))),
-            },
-            (verdict, _) => verdict,
-        }
+        self.check().await?;
+        let Some(verify) = &self.verify else { return Ok(()) };
+        let verified = verify.check().await;
+        verified.map_err(|reason| Unavailable::because(format!("verify: {reason}")))
     }
 
     pub(crate) const fn verification(&self) -> Option<&Verify> {
@@ -148,12 +128,12 @@ impl Probe {
     ///
     /// # Errors
     /// What the last probe found before `deadline`.
-    pub async fn await_available(&self, deadline: Instant) -> Result<(), Unavailable> {
+    pub async fn await_available(&self, deadline: Instant) -> Verdict {
         let mut pause = Duration::ZERO;
         let mut seen = None;
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
-            let Verdict::Unavailable(why) = self.check_within(self.timeout.min(left)).await else {
+            let Err(why) = self.check_within(self.timeout.min(left)).await else {
                 return Ok(());
             };
             let now = Instant::now();
@@ -174,7 +154,7 @@ impl Probe {
     pub async fn await_unavailable(&self, deadline: Instant) -> bool {
         let mut pause = FIRST_PAUSE;
         loop {
-            if let Verdict::Unavailable(_) = self.check().await {
+            if self.check().await.is_err() {
                 return true;
             }
             if Instant::now() + pause >= deadline {
@@ -186,18 +166,12 @@ impl Probe {
     }
 
     async fn check_within(&self, limit: Duration) -> Verdict {
-        match timeout(limit, self.ask(limit)).await {
-            Ok(Ok(())) => Verdict::Available,
-            Ok(Err(why)) => Verdict::Unavailable(why),
-            Err(_) => Verdict::Unavailable(Unavailable::because(format!("no answer within {limit:?}"))),
-        }
+        let in_time = timeout(limit, self.ask(limit)).await;
+        in_time.unwrap_or_else(|_| Err(Unavailable::because(format!("no answer within {limit:?}"))))
     }
 
-    async fn ask(&self, limit: Duration) -> Result<(), Unavailable> {
-        let mut request = self.client.get(self.url.clone());
-        if let Some(authorization) = &self.authorization {
-            request = request.header(AUTHORIZATION, authorization);
-        }
+    async fn ask(&self, limit: Duration) -> Verdict {
+        let request = fetch::authorized(self.client.get(self.url.clone()), self.api_key.as_ref());
         let broke = |error: reqwest::Error| Unavailable {
             asleep: false,
             refused: fetch::is_refused(&error),
@@ -205,10 +179,8 @@ impl Probe {
         };
         let answer = request.send().await.map_err(broke)?;
         if !answer.status().is_success() {
-            return Err(Unavailable::because(format!(
-                "HTTP status {}",
-                answer.status().as_u16()
-            )));
+            let status = answer.status().as_u16();
+            return Err(Unavailable::because(format!("HTTP status {status}")));
         }
         let Some(expect) = &self.expect else { return Ok(()) };
         let body = fetch::read_body(answer, MAX_ANSWER_BYTES).await;

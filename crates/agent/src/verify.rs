@@ -5,13 +5,10 @@
 
 use crate::{
     config::{ProviderConfig, Secret, VerifyConfig},
-    fetch::{self, BodyError},
+    fetch::{self, BodyError, MAX_ANSWER_BYTES},
     json_match::contains,
 };
-use reqwest::{
-    Client, StatusCode,
-    header::{AUTHORIZATION, CONTENT_TYPE, HeaderValue},
-};
+use reqwest::{Client, StatusCode, header::CONTENT_TYPE};
 use serde_json::Value;
 use std::time::Duration;
 use tokio::time::{Instant, sleep, timeout_at};
@@ -19,15 +16,13 @@ use url::Url;
 
 /// The pause before a backend that isn't ready is asked again.
 const PAUSE: Duration = Duration::from_millis(100);
-/// The largest answer that is read.
-const MAX_ANSWER_BYTES: usize = 1024 * 1024;
 
 /// The verification of one provider's backend.
 #[derive(Debug, Clone)]
 pub struct Verify {
     client: Client,
     url: Url,
-    authorization: Option<HeaderValue>,
+    api_key: Option<Secret>,
     body: Secret,
     expect: Option<Value>,
     timeout: Duration,
@@ -47,16 +42,11 @@ impl Verify {
     /// # Panics
     /// Never for a config that was read: reading checks the path.
     #[must_use]
-    pub fn new(
-        client: Client,
-        provider: &ProviderConfig,
-        config: &VerifyConfig,
-        authorization: Option<HeaderValue>,
-    ) -> Self {
+    pub fn new(client: Client, provider: &ProviderConfig, config: &VerifyConfig) -> Self {
         Self {
             client,
             url: provider.base_url.at(&config.path).expect("a checked path"),
-            authorization,
+            api_key: provider.api_key.clone(),
             body: Secret::new(config.body.to_string()),
             expect: config.expect.clone(),
             timeout: config.timeout,
@@ -89,11 +79,9 @@ impl Verify {
 
     async fn ask(&self) -> Result<(), Failed> {
         let body = self.body.reveal().to_owned();
-        let mut request = self.client.post(self.url.clone()).body(body);
-        request = request.header(CONTENT_TYPE, "application/json");
-        if let Some(authorization) = &self.authorization {
-            request = request.header(AUTHORIZATION, authorization);
-        }
+        let request = self.client.post(self.url.clone()).body(body);
+        let request = request.header(CONTENT_TYPE, "application/json");
+        let request = fetch::authorized(request, self.api_key.as_ref());
         let broke = |error: reqwest::Error| Failed::NotYet(fetch::reason(&error, self.timeout));
         let answer = request.send().await.map_err(broke)?;
         let status = answer.status();

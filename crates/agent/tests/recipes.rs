@@ -408,8 +408,8 @@ async fn a_wake_whose_completion_is_none_fails_and_the_backend_is_not_available(
         assert_eq!(backend.asked().len(), asked, "{answer:?}");
         // Its probe says yes all the same.
         let probe = Probe::new(backend::client(), &provider(&config));
-        assert_eq!(probe.check().await, Verdict::Available);
-        let Verdict::Unavailable(why) = probe.check_and_verify().await else {
+        assert_eq!(probe.check().await, Ok(()));
+        let Err(why) = probe.check_and_verify().await else {
             panic!("{answer:?} is called available")
         };
         assert_eq!(why.reason, format!("verify: {reason}"));
@@ -470,15 +470,15 @@ async fn a_probe_tells_asleep_from_unreachable() {
             SleepReason::Unreachable,
         ),
     ] {
-        let Verdict::Unavailable(why) = verdict(&config).await else {
+        let Err(why) = verdict(&config).await else {
             panic!("available: {config}")
         };
         assert!(why.reason.contains(reason), "{}: {config}", why.reason);
         assert_eq!(why.sleep_reason(), sleep, "{config}");
     }
     backend.wake_up();
-    assert_eq!(verdict(&at("/is_sleeping", awake)).await, Verdict::Available);
-    assert_eq!(verdict(&at("/html", "")).await, Verdict::Available);
+    assert_eq!(verdict(&at("/is_sleeping", awake)).await, Ok(()));
+    assert_eq!(verdict(&at("/html", "")).await, Ok(()));
 }
 
 #[tokio::test]
@@ -487,10 +487,9 @@ async fn the_default_probe_lists_the_models_with_the_backends_key() {
     let url = &backend.url;
     assert_eq!(
         verdict(&format!("base_url = \"{url}\"\napi_key = \"{}\"", backend::KEY)).await,
-        Verdict::Available
+        Ok(())
     );
-    let Verdict::Unavailable(why) = verdict(&format!("base_url = \"{url}\"\napi_key = \"{CANARY}\"")).await
-    else {
+    let Err(why) = verdict(&format!("base_url = \"{url}\"\napi_key = \"{CANARY}\"")).await else {
         panic!("the key is not sent");
     };
     assert_eq!(why.reason, "HTTP status 401");

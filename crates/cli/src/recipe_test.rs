@@ -8,7 +8,7 @@ use reveille_agent::{
     child::{Child, Orphans, Shims},
     config::{Config, ProviderConfig, WakeConfig},
     fetch,
-    probe::{Probe, Verdict},
+    probe::Probe,
     recipe::{Outcome, Progress, Run, Runner},
 };
 use std::{
@@ -98,7 +98,7 @@ impl Test {
         let steps = steps.filter(|steps| !steps.is_empty() && !args.no_sleep);
         print("PHASE", "STAGE", "TOOK", "RESULT")?;
         match verdict {
-            Verdict::Unavailable(why) => {
+            Err(why) => {
                 let result = format!("not available: {}", why.reason);
                 row("before", "probe", began.elapsed(), &result)?;
                 if steps.is_some() {
@@ -106,7 +106,7 @@ impl Test {
                 }
                 return Ok(());
             }
-            Verdict::Available => row("before", "probe", began.elapsed(), "available")?,
+            Ok(()) => row("before", "probe", began.elapsed(), "available")?,
         }
         let Some(steps) = steps else {
             if args.yes {

@@ -6,7 +6,7 @@ use reveille_agent::{
     child::find_program,
     config::{Action, CommandAction, ProviderConfig, Step},
     models::{Memory, discover},
-    probe::{Probe, Unavailable, Verdict},
+    probe::{Probe, Unavailable},
 };
 use std::ffi::OsStr;
 
@@ -14,8 +14,8 @@ use std::ffi::OsStr;
 pub async fn look(client: &Client, provider: &ProviderConfig, memory: &Memory, findings: &mut Findings) {
     let check = format!("provider {}", provider.name);
     match Probe::new(client.clone(), provider).check().await {
-        Verdict::Available => models(client, provider, &check, findings).await,
-        Verdict::Unavailable(why) => {
+        Ok(()) => models(client, provider, &check, findings).await,
+        Err(why) => {
             unavailable(provider, &why, &check, findings);
             if provider.models.is_none() && memory.recall(&provider.name).is_empty() {
                 findings.warning(
