@@ -30,4 +30,4 @@ pub mod verify;
 pub mod wol;
 
 pub use error::AgentError;
-pub use session::{Options, run, run_and_tell};
+pub use session::{Options, run};

@@ -11,7 +11,11 @@ mod owned;
 
 use backend::{Backend, Closed, StoppedClock, eventually};
 use owned::{Owned, member};
-use reveille_agent::{owner_policy::Pause, provider::Groups, state_dir::StateDir};
+use reveille_agent::{
+    owner_policy::Pause,
+    provider::{Groups, Input},
+    state_dir::StateDir,
+};
 use reveille_domain::{
     SleepReason, WakeFailureKind,
     provider::StatusName::{Active, Hibernating, Waking},
@@ -208,7 +212,7 @@ async fn a_backend_that_is_gone_keeps_nobody_waiting() {
     let third = Owned::member(&groups, "c", &never);
     third.until(Hibernating).await;
     gone.close();
-    first.handle.suspect();
+    first.handle.send(Input::Suspect);
     first.until(Hibernating).await;
     second.wake();
     second.until(Active).await;

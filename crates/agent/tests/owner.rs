@@ -12,6 +12,7 @@ mod owned;
 use backend::{Backend, Closed, eventually};
 use control::{Control, EPOCH, now};
 use owned::Owned;
+use reveille_agent::provider::Input;
 use reveille_domain::{
     Epoch, ModelName, ProviderCommand, ReportSeq, SleepReason, WakeFailureKind,
     provider::StatusName::{Active, Hibernating, Inactive, Waking},
@@ -59,17 +60,17 @@ async fn a_wake_runs_the_recipe_once_however_often_it_is_sent() {
     owned.until(Hibernating).await;
     let wake = owned.control.request_wake();
     for _ in 0..5 {
-        owned.handle.wake(wake.clone());
+        owned.handle.send(Input::Wake(wake.clone()));
     }
     eventually("the recipe", || !backend.wakes().is_empty()).await;
-    owned.handle.wake(wake.clone());
+    owned.handle.send(Input::Wake(wake.clone()));
     assert!(
         owned.handle.gate.enter().is_none(),
         "nobody gets in before it is awake"
     );
     backend.release();
     owned.until(Active).await;
-    owned.handle.wake(wake.clone());
+    owned.handle.send(Input::Wake(wake.clone()));
     let ended = owned.control.last_wake().expect("a wake");
     assert_eq!((ended.id, ended.failure), (wake.wake_id, None));
     eventually("an open gate", || owned.handle.gate.enter().is_some()).await;
@@ -82,13 +83,13 @@ async fn no_more_wakes_run_in_a_day_than_the_config_allows() {
     let owned = Owned::start(&(seldom_probed(&backend, "/wake") + "max_per_day = 2\n"));
     owned.until(Hibernating).await;
     for _ in 0..2 {
-        owned.handle.wake(owned.control.request_wake());
+        owned.handle.send(Input::Wake(owned.control.request_wake()));
         owned.until(Active).await;
         backend.fall_asleep();
-        owned.handle.suspect();
+        owned.handle.send(Input::Suspect);
         owned.until(Hibernating).await;
     }
-    owned.handle.wake(owned.control.request_wake());
+    owned.handle.send(Input::Wake(owned.control.request_wake()));
     eventually("the refusal", || {
         owned
             .control
@@ -114,7 +115,7 @@ async fn no_more_wakes_run_in_a_day_than_the_config_allows() {
 
     // A backend that comes up by itself is let in all the same.
     backend.wake_up();
-    owned.handle.suspect();
+    owned.handle.send(Input::Suspect);
     owned.until(Active).await;
 }
 
@@ -141,7 +142,7 @@ async fn a_backend_that_is_up_already_is_not_woken() {
     let owned = Owned::start(&seldom_probed(&backend, "/wake"));
     owned.until(Hibernating).await;
     backend.wake_up();
-    owned.handle.wake(owned.control.request_wake());
+    owned.handle.send(Input::Wake(owned.control.request_wake()));
     owned.until(Active).await;
     assert!(backend.wakes().is_empty());
 }
@@ -154,7 +155,7 @@ async fn a_failed_wake_is_reported_with_its_reason_and_the_next_one_tries_again(
     for _ in 0..2 {
         let wake = owned.control.request_wake();
         assert_eq!(owned.control.status(), Some(Waking));
-        owned.handle.wake(wake.clone());
+        owned.handle.send(Input::Wake(wake.clone()));
         owned.until(Hibernating).await;
         let ended = owned.control.last_wake().expect("a wake");
         let failure = ended.failure.expect("a failure");
@@ -173,12 +174,12 @@ async fn a_new_wake_adopts_the_recipe_that_still_runs() {
     let owned = Owned::start(&seldom_probed(&backend, "/slow-wake"));
     owned.until(Hibernating).await;
     let first = owned.control.request_wake();
-    owned.handle.wake(first.clone());
+    owned.handle.send(Input::Wake(first.clone()));
     eventually("the recipe", || !backend.wakes().is_empty()).await;
     owned.control.expire_wake(&first);
     let second = owned.control.request_wake();
-    owned.handle.wake(second.clone());
-    owned.handle.wake(first);
+    owned.handle.send(Input::Wake(second.clone()));
+    owned.handle.send(Input::Wake(first));
     // Both have been taken when a later order has.
     assert_eq!(owned.handle.sleep().await, Err("it has no sleep recipe"));
     backend.release();
@@ -195,7 +196,7 @@ async fn wakes_of_other_sessions_are_ignored() {
     owned.until(Hibernating).await;
     let mut wake = owned.control.request_wake();
     wake.epoch = Epoch(EPOCH.0 - 1);
-    owned.handle.wake(wake);
+    owned.handle.send(Input::Wake(wake));
     assert_eq!(owned.handle.sleep().await, Ok(()), "it sleeps");
     assert!(backend.wakes().is_empty());
     assert_eq!(owned.control.status(), Some(Waking));
@@ -230,10 +231,10 @@ async fn an_agent_taken_for_lost_resumes() {
         assert_eq!(owned.control.status(), Some(Inactive));
     };
     taken_for_lost();
-    owned.handle.resume();
+    owned.handle.send(Input::Resume);
     owned.until(Active).await;
     taken_for_lost();
-    owned.handle.reconnected();
+    owned.handle.send(Input::Reconnected);
     owned.until(Active).await;
 }
 
@@ -303,7 +304,7 @@ async fn a_backend_that_a_request_has_woken_stays_awake_until_the_request_has_co
     let backend = Backend::start().await;
     let owned = Owned::start(&hardly_awake(&backend));
     owned.until(Hibernating).await;
-    owned.handle.wake(owned.control.wake_for_request());
+    owned.handle.send(Input::Wake(owned.control.wake_for_request()));
     owned.until(Active).await;
     // The request is slow on its way: many times as long as the backend may be idle, in probes.
     backend.await_requests(backend.requests() + 20).await;
@@ -312,7 +313,7 @@ async fn a_backend_that_a_request_has_woken_stays_awake_until_the_request_has_co
     owned.until(Hibernating).await;
     assert_eq!(owned.control.sleeps(), [SleepReason::Idle]);
 
-    owned.handle.wake(owned.control.wake_for_request());
+    owned.handle.send(Input::Wake(owned.control.wake_for_request()));
     owned.until(Active).await;
     assert_eq!(
         owned.handle.sleep().await,
@@ -330,7 +331,7 @@ async fn a_request_that_finds_it_asleep_again_waits_for_the_report_of_that_sleep
     owned.until(Hibernating).await;
     let wake = owned.control.request_wake();
     owned.control.hold();
-    owned.handle.wake(wake);
+    owned.handle.send(Input::Wake(wake));
     eventually("the next sleep", || backend.sleeps() == 1).await;
     let told = tokio::spawn({
         let handle = owned.handle.clone();
@@ -352,10 +353,10 @@ async fn an_operators_wake_holds_nothing_unless_a_request_joins_it() {
     owned.until(Hibernating).await;
     for joined in [false, true] {
         let mut wake = owned.control.request_wake();
-        owned.handle.wake(wake.clone());
+        owned.handle.send(Input::Wake(wake.clone()));
         eventually("the recipe", || backend.wakes().len() == 1 + usize::from(joined)).await;
         wake.awaited = joined;
-        owned.handle.wake(wake);
+        owned.handle.send(Input::Wake(wake));
         backend.release();
         if joined {
             owned.until(Active).await;
@@ -373,16 +374,16 @@ async fn a_request_that_joins_a_wake_as_it_ends_is_waited_for_until_somebody_has
     let owned = Owned::start(&hardly_awake(&backend).replace("idle_after = \"1ms\"", "idle_after = \"1s\""));
     owned.until(Hibernating).await;
     let mut wake = owned.control.request_wake();
-    owned.handle.wake(wake.clone());
+    owned.handle.send(Input::Wake(wake.clone()));
     owned.until(Active).await;
     wake.awaited = true;
-    owned.handle.wake(wake.clone());
+    owned.handle.send(Input::Wake(wake.clone()));
     // Longer than it may be idle, in probes.
     backend.await_requests(backend.requests() + 75).await;
     assert_eq!(owned.control.status(), Some(Active));
     drop(owned.handle.gate.enter().expect("open"));
     // Sent again by a replica that is late, the wake holds nothing any more.
-    owned.handle.wake(wake);
+    owned.handle.send(Input::Wake(wake));
     owned.until(Hibernating).await;
 }
 
@@ -409,11 +410,11 @@ async fn a_backend_that_an_operator_has_woken_stays_for_its_least_time() {
     let sleep = put_to_sleep_by(&backend, "/sleep") + "\nidle_after = \"1ms\"\nmin_awake = \"1h\"";
     let owned = Owned::start(&sleep);
     owned.until(Hibernating).await;
-    owned.handle.wake(owned.control.request_wake());
+    owned.handle.send(Input::Wake(owned.control.request_wake()));
     owned.until(Active).await;
     let asked = backend.requests();
     for _ in 0..20 {
-        owned.handle.suspect();
+        owned.handle.send(Input::Suspect);
     }
     backend.await_requests(asked + 1).await;
     assert_eq!(backend.sleeps(), 0);
@@ -454,16 +455,16 @@ async fn when_its_machine_is_paused_a_backend_is_put_to_sleep_after_whatever_is_
     let backend = Backend::start().await;
     let owned = Owned::start(&put_to_sleep_by(&backend, "/sleep").replace("/wake\"", "/slow-wake\""));
     owned.until(Hibernating).await;
-    owned.handle.rest(true);
+    owned.handle.send(Input::Rest(true));
     assert_eq!(owned.handle.sleep().await, Ok(()), "it sleeps");
     assert_eq!(backend.sleeps(), 0, "and nothing is done to it");
 
     for wanted in [false, true] {
         let wakes = backend.wakes().len();
-        owned.handle.wake(owned.control.request_wake());
+        owned.handle.send(Input::Wake(owned.control.request_wake()));
         eventually("the recipe", || backend.wakes().len() > wakes).await;
-        owned.handle.rest(true);
-        owned.handle.rest(wanted);
+        owned.handle.send(Input::Rest(true));
+        owned.handle.send(Input::Rest(wanted));
         backend.release();
         if !wanted {
             owned.until(Active).await;
@@ -514,7 +515,7 @@ async fn a_backend_is_put_to_sleep_when_the_last_request_has_left_and_nobody_get
         Some(owned.control.provider().last_report()),
         "it wakes the backend"
     );
-    owned.handle.wake(owned.control.request_wake());
+    owned.handle.send(Input::Wake(owned.control.request_wake()));
     owned.until(Active).await;
     eventually("an open gate", || owned.handle.gate.enter().is_some()).await;
 }
@@ -542,9 +543,9 @@ async fn a_wake_waits_for_the_end_of_a_sleep() {
     eventually("the sleep recipe", || backend.sleeps() == 1).await;
     // Control may have lost the provider and think that it sleeps.
     let wake = owned.control.wake_asleep();
-    owned.handle.wake(wake.clone());
+    owned.handle.send(Input::Wake(wake.clone()));
     let asked = backend.requests();
-    owned.handle.suspect();
+    owned.handle.send(Input::Suspect);
     tokio::task::yield_now().await;
     assert_eq!((backend.requests(), backend.wakes().len()), (asked, 0));
     backend.release();
@@ -634,7 +635,7 @@ async fn a_stopped_owner_ends_its_recipe() {
     let backend = Backend::start().await;
     let owned = Owned::start(&seldom_probed(&backend, "/slow-wake"));
     owned.until(Hibernating).await;
-    owned.handle.wake(owned.control.request_wake());
+    owned.handle.send(Input::Wake(owned.control.request_wake()));
     eventually("the recipe", || !backend.wakes().is_empty()).await;
     let (handle, control) = (owned.handle.clone(), owned.control.clone());
     tokio::time::timeout(Duration::from_secs(10), owned.stop())
@@ -654,20 +655,20 @@ async fn a_wake_message_that_comes_late_changes_nothing() {
     let owned = Owned::start(&seldom_probed(&backend, "/wake"));
     owned.until(Hibernating).await;
     let wake = owned.control.request_wake();
-    owned.handle.wake(wake.clone());
+    owned.handle.send(Input::Wake(wake.clone()));
     owned.until(Active).await;
     backend.fall_asleep();
-    owned.handle.suspect();
+    owned.handle.send(Input::Suspect);
     owned.until(Hibernating).await;
     owned.control.hold();
-    owned.handle.wake(wake);
+    owned.handle.send(Input::Wake(wake));
     // With what comes after it in the owner's mailbox it has been dealt with too.
     for _ in 0..3 {
         assert_eq!(owned.handle.sleep().await, Ok(()));
     }
     assert!(!owned.control.is_asked(), "there is nothing to tell");
     owned.control.release();
-    owned.handle.wake(owned.control.request_wake());
+    owned.handle.send(Input::Wake(owned.control.request_wake()));
     owned.until(Active).await;
     assert_eq!(backend.wakes().len(), 2);
 }
@@ -732,7 +733,7 @@ async fn an_order_to_sleep_during_a_wake_is_refused_for_what_it_is() {
     let backend = Backend::start().await;
     let owned = Owned::start(&put_to_sleep_by(&backend, "/sleep").replace("/wake\"", "/slow-wake\""));
     owned.until(Hibernating).await;
-    owned.handle.wake(owned.control.request_wake());
+    owned.handle.send(Input::Wake(owned.control.request_wake()));
     eventually("the recipe", || backend.wakes().len() == 1).await;
     assert_eq!(owned.handle.sleep().await, Err("it is being woken"));
     backend.release();

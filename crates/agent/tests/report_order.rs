@@ -12,7 +12,7 @@ mod owned;
 
 use backend::{Backend, eventually};
 use owned::{Owned, member};
-use reveille_agent::provider::Groups;
+use reveille_agent::provider::{Groups, Input};
 use reveille_domain::provider::StatusName::{Active, Hibernating, Waking};
 use std::time::Duration;
 use tokio::time::timeout;
@@ -55,7 +55,7 @@ async fn a_member_that_slept_before_its_wake_was_reported_has_the_room_until_bot
     let (first, second) = two_asleep(&groups, &a, &b).await;
     let wake = first.control.request_wake();
     first.control.hold();
-    first.handle.wake(wake.clone());
+    first.handle.send(Input::Wake(wake.clone()));
     eventually("the outcome", || first.control.is_asked()).await;
     first.may_sleep().await;
     eventually("the sleep", || a.sleeps() == 1).await;
@@ -102,10 +102,10 @@ async fn a_member_that_came_up_by_itself_is_reported_after_the_other_that_slept_
 
     first.control.hold();
     a.fall_asleep();
-    first.handle.suspect();
+    first.handle.send(Input::Suspect);
     eventually("the report", || first.control.is_asked()).await;
     b.wake_up();
-    second.handle.suspect();
+    second.handle.send(Input::Suspect);
     eventually("an open gate", || second.handle.gate.enter().is_some()).await;
     second.went_on().await;
     assert!(
@@ -127,11 +127,11 @@ async fn after_a_reconnect_the_members_register_in_the_order_in_which_they_turne
     let groups = Groups::default();
     let (first, second) = two_asleep(&groups, &a, &b).await;
     first.control.hold();
-    first.handle.reconnected();
-    second.handle.reconnected();
+    first.handle.send(Input::Reconnected);
+    second.handle.send(Input::Reconnected);
     eventually("the registration", || first.control.is_asked()).await;
     b.wake_up();
-    second.handle.suspect();
+    second.handle.send(Input::Suspect);
     eventually("an open gate", || second.handle.gate.enter().is_some()).await;
     second.went_on().await;
     assert_eq!(second.control.status(), Some(Hibernating));
@@ -151,7 +151,7 @@ async fn a_member_that_nobody_can_read_keeps_no_other_from_reporting_but_has_the
     second.until(Hibernating).await;
     first.control.set_unreadable(true);
     a.fall_asleep();
-    first.handle.suspect();
+    first.handle.send(Input::Suspect);
     second.wake();
     let failure = second.blocked().await;
     assert!(
@@ -159,7 +159,7 @@ async fn a_member_that_nobody_can_read_keeps_no_other_from_reporting_but_has_the
         "{failure:?}"
     );
     b.wake_up();
-    second.handle.suspect();
+    second.handle.send(Input::Suspect);
     second.until(Active).await;
     assert_eq!(first.control.status(), Some(Active), "nobody could take it");
 
@@ -181,10 +181,10 @@ async fn a_wake_that_ended_while_it_waited_for_room_leaves_the_queue() {
     eventually("a closed gate", || first.handle.gate.enter().is_none()).await;
 
     second.control.expire_wake(&wake);
-    second.handle.reconnected();
+    second.handle.send(Input::Reconnected);
     eventually("an open gate", || first.handle.gate.enter().is_some()).await;
     // A message of it that was on its way all the time.
-    second.handle.wake(wake);
+    second.handle.send(Input::Wake(wake));
     drop(request);
     assert_eq!(
         second.handle.sleep().await,

@@ -63,7 +63,7 @@ impl World {
             key: None,
             state_dir: None,
         };
-        let agent = tokio::spawn(reveille_agent::run(options, shutdown.clone()));
+        let agent = tokio::spawn(reveille_agent::run(options, || (), shutdown.clone()));
         Self {
             nats,
             client,

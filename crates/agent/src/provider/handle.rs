@@ -11,12 +11,12 @@ const MAILBOX: usize = 1024;
 
 /// What others tell an owner.
 #[derive(Debug)]
-pub(super) enum Input {
+pub enum Input {
     /// A wake is in flight.
     Wake(WakeMessage),
     /// An operator orders the backend to sleep. The answer says why it can't, if so.
     Sleep(oneshot::Sender<Result<(), &'static str>>),
-    /// A pause of the agent asks for sleep (`true`), or no longer does.
+    /// A pause of the agent asks for sleep as soon as the owner has nothing else to do (`true`), or no longer does.
     Rest(bool),
     /// Control has counted the agent as lost.
     Resume,
@@ -43,26 +43,6 @@ impl Handle {
         (Self { name, gate, mailbox }, inputs)
     }
 
-    /// A wake is in flight.
-    pub fn wake(&self, wake: WakeMessage) {
-        self.send(Input::Wake(wake));
-    }
-
-    /// Control has counted the agent as lost.
-    pub fn resume(&self) {
-        self.send(Input::Resume);
-    }
-
-    /// The connection was restored.
-    pub fn reconnected(&self) {
-        self.send(Input::Reconnected);
-    }
-
-    /// The backend broke off a request.
-    pub fn suspect(&self) {
-        self.send(Input::Suspect);
-    }
-
     /// Orders the backend to sleep.
     ///
     /// # Errors
@@ -73,11 +53,6 @@ impl Handle {
         answer.await.unwrap_or(Err("the agent is stopping"))
     }
 
-    /// Asks for sleep as soon as the owner has nothing else to do, or takes that back.
-    pub fn rest(&self, wanted: bool) {
-        self.send(Input::Rest(wanted));
-    }
-
     /// A request found no backend. Waits until its owner knows why; see [`Input::Refused`].
     pub async fn refused(&self) -> Option<ReportId> {
         let (reply, answer) = oneshot::channel();
@@ -86,7 +61,7 @@ impl Handle {
     }
 
     /// Drops the input if the mailbox is full: its sender repeats it, or notices that the reply was dropped.
-    fn send(&self, input: Input) {
+    pub fn send(&self, input: Input) {
         if let Err(mpsc::error::TrySendError::Full(_)) = self.mailbox.try_send(input) {
             warn!(provider.name = %self.name, "{} is behind, so an input was dropped", self.name);
         }

@@ -11,5 +11,5 @@ mod reported_state;
 
 pub use gate::{Gate, Slot};
 pub use groups::{GroupPolicy, Groups};
-pub use handle::Handle;
+pub use handle::{Handle, Input};
 pub use owner::{Owner, Setup};

@@ -9,7 +9,7 @@ use crate::{
     config::ProviderConfig,
     fetch,
     models::{self, Memory},
-    provider::{Handle, Slot},
+    provider::{Handle, Input, Slot},
 };
 use bytes::{Bytes, BytesMut};
 use futures::{StreamExt, TryStreamExt};
@@ -143,27 +143,21 @@ impl Relay {
     ) -> Result<Answer, RelayFault> {
         let path = head.path.split('?').next().unwrap_or_default();
         if !PATHS.contains(&path) {
-            return Err(RelayFault::new(
-                FaultCode::BadFrame,
-                "the agent doesn't relay this path",
-            ));
+            return Err(bad_frame("the agent doesn't relay this path"));
         }
         if head.method != Method::POST.as_str() {
-            return Err(RelayFault::new(
-                FaultCode::BadFrame,
-                "the agent doesn't relay this method",
-            ));
+            return Err(bad_frame("the agent doesn't relay this method"));
         }
         let url = backend.config.base_url.at(&head.path);
-        let url = url.map_err(|_| RelayFault::new(FaultCode::BadFrame, "the request's path is invalid"))?;
+        let url = url.map_err(|_| bad_frame("the request's path is invalid"))?;
         let slot = self.enter(backend, head.hold()).await?;
         let (body, _held) = self.collect(head, body).await?;
         let body = rename::rename(body, |asked| self.backend_id(&backend.config, asked));
-        let mut request = backend.client.post(url).headers(request_headers(head)).body(body);
-        if let Some(key) = &backend.config.api_key {
-            request = request.bearer_auth(key.reveal());
-        }
-        match request.send().await {
+        let request = backend.client.post(url).headers(request_headers(head)).body(body);
+        match fetch::authorized(request, backend.config.api_key.as_ref())
+            .send()
+            .await
+        {
             Ok(response) => Ok(Answer { response, slot }),
             Err(error) => {
                 drop(slot);
@@ -186,32 +180,22 @@ impl Relay {
             }
         };
         // The backend still works on other requests. The API tells its client so, and asks again.
-        let held = |_| {
-            Err(RelayFault::new(
-                FaultCode::Asleep,
-                "the backend is being put to sleep",
-            ))
-        };
-        timeout(hold, entered).await.unwrap_or_else(held)
+        let held = RelayFault::new(FaultCode::Asleep, "the backend is being put to sleep");
+        timeout(hold, entered).await.unwrap_or(Err(held))
     }
 
+    /// The fault for a request that got no answer: if it found no backend, with the report that tells control so, if there is
+    /// one.
     async fn failed(&self, backend: &Backend, error: &reqwest::Error) -> RelayFault {
-        if error.is_connect() {
-            // Nothing was handed over, so the request may be sent again when the backend is awake.
-            let message = format!(
-                "the backend can't be reached: {}",
-                fetch::reason(error, CONNECT_TIMEOUT)
-            );
-            return self.asleep(backend, &message).await;
+        if !error.is_connect() {
+            return broken(backend, error, "the backend broke off before its answer");
         }
-        broken(backend, error, "the backend broke off before its answer")
-    }
-
-    /// The fault for a request that found no backend, with the report that tells control so, if there is one.
-    async fn asleep(&self, backend: &Backend, message: &str) -> RelayFault {
+        // Nothing was handed over, so the request may be sent again when the backend is awake.
+        let reason = fetch::reason(error, CONNECT_TIMEOUT);
+        let message = format!("the backend can't be reached: {reason}");
         match timeout(SETTLE_LIMIT, backend.handle.refused()).await {
-            Ok(Some(report)) => RelayFault::asleep(message, report),
-            Ok(None) | Err(_) => RelayFault::new(FaultCode::BackendUnavailable, message),
+            Ok(Some(report)) => RelayFault::asleep(&message, report),
+            Ok(None) | Err(_) => RelayFault::new(FaultCode::BackendUnavailable, &message),
         }
     }
 
@@ -239,10 +223,7 @@ impl Relay {
         while let Some(chunk) = body.next().await {
             let chunk = chunk?;
             if (collected.len() + chunk.len()) as u64 > head.body_bytes {
-                return Err(RelayFault::new(
-                    FaultCode::BadFrame,
-                    "the request's body is longer than announced",
-                ));
+                return Err(bad_frame("the request's body is longer than announced"));
             }
             collected.extend_from_slice(&chunk);
         }
@@ -275,13 +256,17 @@ fn client(answer_timeout: Duration) -> Result<Client, reqwest::Error> {
 /// The fault for a request that broke off after the backend may have seen it. The owner probes whether the backend is still
 /// up.
 fn broken(backend: &Backend, error: &reqwest::Error, broke_off: &str) -> RelayFault {
-    backend.handle.suspect();
+    backend.handle.send(Input::Suspect);
     if error.is_timeout() {
         let silent = backend.config.answer_timeout.as_secs_f64();
         let message = format!("the backend was silent for {silent} s (`answer_timeout`)");
         return RelayFault::new(FaultCode::BackendTimeout, &message);
     }
     RelayFault::new(FaultCode::BackendFailed, broke_off)
+}
+
+fn bad_frame(message: &str) -> RelayFault {
+    RelayFault::new(FaultCode::BadFrame, message)
 }
 
 fn request_headers(head: &RequestHead) -> HeaderMap {

@@ -6,16 +6,16 @@ mod connect;
 use crate::{
     AgentError,
     child::ChildrenLock,
-    config::{Config, ProviderConfig},
+    config::{Config, ProviderConfig, millis},
     hub::{Hub, NatsHub},
     models::Memory,
     owner_policy::{OwnerPolicy, PauseWatch},
-    provider::{Groups, Handle, Owner, Setup},
+    provider::{Groups, Handle, Input, Owner, Setup},
     recipe::Runner,
     relay::Relay,
     state_dir::{InUse, StateDir},
 };
-use futures::future::BoxFuture;
+use futures::future::{BoxFuture, OptionFuture};
 use reveille_bus::{
     Connection, NatsAccess, NatsServer,
     access::{NatsKey, Role},
@@ -57,19 +57,12 @@ pub struct Options {
 }
 
 /// Runs an agent until `shutdown`, and then stops cleanly: requests in flight may finish for a while, recipes and served
-/// backends end, and control learns of it. The process must have installed a TLS provider.
+/// backends end, and control learns of it. Calls `connected` once control has accepted the session. The process must have
+/// installed a TLS provider.
 ///
 /// # Errors
 /// When it can't run, or another process has taken its name.
-pub async fn run(options: Options, shutdown: CancellationToken) -> Result<(), AgentError> {
-    run_and_tell(options, || (), shutdown).await
-}
-
-/// Like [`run`]; calls `connected` once control has accepted the session.
-///
-/// # Errors
-/// See [`run`].
-pub async fn run_and_tell(
+pub async fn run(
     options: Options,
     connected: impl FnOnce(),
     shutdown: CancellationToken,
@@ -227,7 +220,7 @@ impl Session {
                 _ = self.heartbeats.tick() => self.send_heartbeat().await,
                 wanted = self.pauses.sleep_wanted() => {
                     for provider in &self.providers {
-                        provider.rest(wanted);
+                        provider.send(Input::Rest(wanted));
                     }
                 }
                 Ok(()) = self.generation.changed() => {
@@ -235,7 +228,7 @@ impl Session {
                     self.reconnecting = Some(self.hub.ask(connect::request(self.id)));
                     self.heartbeats.reset_immediately();
                 }
-                answer = answered(&mut self.reconnecting) => {
+                Some(answer) = OptionFuture::from(self.reconnecting.as_mut()) => {
                     self.reconnecting = None;
                     if let Err(error) = self.reconnected(answer) {
                         return self.fail(error).await;
@@ -253,7 +246,7 @@ impl Session {
 
     fn wake(&self, wake: WakeMessage) {
         match self.find(&wake.provider.provider) {
-            Some(provider) => provider.wake(wake),
+            Some(provider) => provider.send(Input::Wake(wake)),
             None => debug!(provider.name = %wake.provider, "ignored a wake of an unknown provider"),
         }
     }
@@ -269,7 +262,7 @@ impl Session {
             Order::Superseded => return None,
             Order::Resume { providers } => {
                 for provider in providers.iter().filter_map(|name| self.find(name)) {
-                    provider.resume();
+                    provider.send(Input::Resume);
                 }
                 OrderAnswer::Taken
             }
@@ -300,7 +293,7 @@ impl Session {
         info!(agent.name = %self.agent, agent.epoch = %current, "{} is connected again", self.agent);
         self.epoch.set(Some(current));
         for provider in &self.providers {
-            provider.reconnected();
+            provider.send(Input::Reconnected);
         }
         Ok(())
     }
@@ -324,7 +317,7 @@ impl Session {
             agent: self.agent.clone(),
             session: self.id,
             epoch: self.epoch.get()?,
-            silent_after_ms: u64::try_from(silent_after.as_millis()).unwrap_or(u64::MAX),
+            silent_after_ms: millis(silent_after),
             providers: self.providers.iter().map(pulse).collect(),
         })
     }
@@ -387,12 +380,5 @@ async fn serve(mut server: RelayServer, relay: Arc<Relay>, tasks: TaskTracker, s
 fn refused(reason: impl Into<String>) -> OrderAnswer {
     OrderAnswer::Refused {
         reason: reason.into(),
-    }
-}
-
-async fn answered(asking: &mut Option<BoxFuture<'static, ControlAnswer>>) -> ControlAnswer {
-    match asking {
-        Some(answer) => answer.await,
-        None => std::future::pending().await,
     }
 }

@@ -8,7 +8,7 @@ use reveille_agent::{
     config::{Hours, ProviderConfig},
     models::Memory,
     owner_policy::OwnerPolicy,
-    provider::{Groups, Handle, Owner, Setup},
+    provider::{Groups, Handle, Input, Owner, Setup},
     state_dir::StateDir,
 };
 use reveille_bus::{relay::CurrentEpoch, wakes::WakeMessage};
@@ -95,14 +95,14 @@ impl Owned {
     /// Asks for a wake, and sends it.
     pub fn wake(&self) -> WakeMessage {
         let wake = self.control.request_wake();
-        self.handle.wake(wake.clone());
+        self.handle.send(Input::Wake(wake.clone()));
         wake
     }
 
     /// The same, for a request that waits for it.
     pub fn wake_for_request(&self) -> WakeMessage {
         let wake = self.control.wake_for_request();
-        self.handle.wake(wake.clone());
+        self.handle.send(Input::Wake(wake.clone()));
         wake
     }
 

@@ -94,7 +94,7 @@ pub async fn serve_agent(
     connected: impl FnOnce(),
     stop: CancellationToken,
 ) -> Result<(), Failure> {
-    reveille_agent::run_and_tell(options, connected, stop)
+    reveille_agent::run(options, connected, stop)
         .await
         .map_err(|error| match error {
             AgentError::Superseded { .. } => Failure::Superseded(error.to_string()),
