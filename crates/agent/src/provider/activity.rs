@@ -2,12 +2,12 @@
 
 use super::{gate::Gate, reported_state::SleepIntent};
 use crate::{
+    config::millis,
     probe::Verdict,
     recipe::{Outcome, Progress, Run},
 };
 use futures::future::BoxFuture;
 use reveille_domain::{GROUP_STAGE, Stage, WakeId};
-use std::fmt;
 use tokio::time::{Instant, timeout_at};
 
 pub(super) enum Activity {
@@ -106,25 +106,11 @@ impl Activity {
     }
 }
 
-impl fmt::Debug for Activity {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Idle => "Idle",
-            Self::Checking { .. } => "Checking",
-            Self::Queued { .. } => "Queued",
-            Self::Waking { .. } => "Waking",
-            Self::Draining { .. } => "Draining",
-            Self::Sleeping { .. } => "Sleeping",
-            Self::Ending { .. } => "Ending",
-        })
-    }
-}
-
 /// The first stage of a wake, which ends now.
 fn stage(name: &str, began: Instant) -> Stage {
     Stage {
         name: name.to_owned(),
         started_after_ms: 0,
-        took_ms: u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX),
+        took_ms: millis(began.elapsed()),
     }
 }

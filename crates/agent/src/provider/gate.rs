@@ -125,12 +125,12 @@ impl Gate {
         (state.in_flight == 0).then_some(due)
     }
 
-    /// Waits until the backend has been idle for `limit` and no request is expected, and until `not_before`.
-    pub(super) async fn idle_for(&self, limit: Duration, not_before: Instant) {
+    /// Waits until the backend has been idle for `limit` and no request is expected, and until `not_before`. Returns `limit`.
+    pub(super) async fn idle_for(&self, limit: Duration, not_before: Instant) -> Duration {
         loop {
             let left = self.0.emptied.notified();
             match self.idle_at(limit).map(|due| due.max(not_before)) {
-                Some(due) if due <= Instant::now() => return,
+                Some(due) if due <= Instant::now() => return limit,
                 // An expected request may come and go before that.
                 Some(due) => tokio::select! {
                     () = sleep_until(due) => {}

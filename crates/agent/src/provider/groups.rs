@@ -6,7 +6,7 @@
 //!
 //! No task runs this. Each owner reports the state of its own backend, and a queued wake checks again after every report.
 
-use super::report_order::ReportOrder;
+use super::report_order::Happened;
 use parking_lot::{Mutex, MutexGuard};
 use reveille_domain::{GroupName, ProviderName, WakeId};
 use std::{
@@ -20,32 +20,28 @@ use tokio::{
 };
 
 /// The groups of one agent, shared by the owners of its providers.
-#[derive(Debug, Clone)]
-pub struct Groups(Arc<Shared>);
-
-#[derive(Debug)]
-struct Shared {
-    state: Mutex<State>,
-    /// Notified after every change of the state.
-    changed: watch::Sender<()>,
-    reports: ReportOrder,
-}
+#[derive(Debug, Clone, Default)]
+pub struct Groups(Arc<Mutex<State>>);
 
 #[derive(Debug, Default)]
-struct State {
-    members: BTreeMap<ProviderName, Member>,
+pub(super) struct State {
+    pub(super) members: BTreeMap<ProviderName, Member>,
     /// Waiting wakes, oldest first.
     queue: VecDeque<Queued>,
     tickets: u64,
+    /// Notified after every change.
+    pub(super) changed: watch::Sender<()>,
 }
 
 #[derive(Debug)]
-struct Member {
+pub(super) struct Member {
     policy: GroupPolicy,
     occupancy: Occupancy,
-    eviction: watch::Sender<Option<EvictionRequest>>,
+    eviction: Option<EvictionRequest>,
     /// The ticket whose eviction request it has refused, and why.
     refusal: Option<(u64, String)>,
+    /// The oldest event that control has yet to hear.
+    pub(super) unreported: Option<Happened>,
 }
 
 #[derive(Debug)]
@@ -96,8 +92,8 @@ pub struct EvictionRequest {
 #[derive(Debug)]
 pub struct Membership {
     groups: Groups,
-    name: ProviderName,
-    eviction: watch::Receiver<Option<EvictionRequest>>,
+    pub(super) name: ProviderName,
+    changed: watch::Receiver<()>,
 }
 
 /// A wake's place in the queue, which it leaves when this is dropped.
@@ -113,50 +109,31 @@ enum Step {
     Wait(Option<Instant>),
 }
 
-impl Default for Groups {
-    fn default() -> Self {
-        Self(Arc::new(Shared {
-            state: Mutex::default(),
-            changed: watch::Sender::new(()),
-            reports: ReportOrder::default(),
-        }))
-    }
-}
-
 impl Groups {
-    /// The order in which the members report.
-    pub(super) fn reports(&self) -> &ReportOrder {
-        &self.0.reports
-    }
-
     /// A provider's membership; `None` if it has no group. Its occupancy is doubtful until its owner reports it.
     #[must_use]
     pub fn join(&self, name: &ProviderName, policy: GroupPolicy) -> Option<Membership> {
         if policy.groups.is_empty() {
             return None;
         }
-        let (eviction, requests) = watch::channel(None);
         let member = Member {
             policy,
             occupancy: Occupancy::Doubtful,
-            eviction,
+            eviction: None,
             refusal: None,
+            unreported: Some(Happened::UNKNOWN),
         };
-        self.lock().members.insert(name.clone(), member);
+        let mut state = self.lock();
+        state.members.insert(name.clone(), member);
         Some(Membership {
             groups: self.clone(),
             name: name.clone(),
-            eviction: requests,
+            changed: state.changed.subscribe(),
         })
     }
 
-    fn change(&self, change: impl FnOnce(&mut State)) {
-        change(&mut self.lock());
-        self.0.changed.send_replace(());
-    }
-
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.0.state.lock()
+        self.0.lock()
     }
 }
 
@@ -168,7 +145,7 @@ impl Membership {
     pub fn acquire(&self, wake: WakeId) -> impl Future<Output = Result<(), String>> + Send + use<> {
         let (groups, member) = (self.groups.clone(), self.name.clone());
         async move {
-            let mut changed = groups.0.changed.subscribe();
+            let mut changed = groups.lock().changed.subscribe();
             let max_wait = groups.lock().members[&member].policy.max_wait;
             let until = Instant::now() + max_wait;
             let ticket = QueueTicket::draw(groups.clone(), member);
@@ -193,24 +170,26 @@ impl Membership {
         }
     }
 
-    /// Waits for a new eviction request, or the end of one. Cancel-safe.
-    pub async fn eviction_changed(&mut self) {
-        if self.eviction.changed().await.is_err() {
-            // Unreachable: the groups live as long as this.
-            std::future::pending::<()>().await;
-        }
+    /// Waits until something has changed in the groups since this last returned. Cancel-safe.
+    pub async fn changed(&mut self) {
+        // It can't be closed: the groups live as long as this.
+        let _ = self.changed.changed().await;
+    }
+
+    pub(super) fn lock(&self) -> MutexGuard<'_, State> {
+        self.groups.lock()
     }
 
     /// The current eviction request.
     #[must_use]
     pub fn eviction(&self) -> Option<EvictionRequest> {
-        self.eviction.borrow().clone()
+        self.lock().members.get(&self.name)?.eviction.clone()
     }
 
     /// Whether this request was refused before.
     #[must_use]
     pub fn has_refused(&self, request: &EvictionRequest) -> bool {
-        let state = self.groups.lock();
+        let state = self.lock();
         let member = state.members.get(&self.name);
         let refusal = member.and_then(|member| member.refusal.as_ref());
         refusal.is_some_and(|(ticket, _)| *ticket == request.ticket)
@@ -249,63 +228,54 @@ impl Membership {
     /// The member can't sleep for this request.
     pub fn refuse(&self, request: &EvictionRequest, why: &str) {
         let why = format!("{} {why}", self.name);
-        self.groups.change(|state| {
-            if let Some(member) = state.members.get_mut(&self.name) {
-                member.refusal = Some((request.ticket, why));
-            }
-        });
+        let mut state = self.lock();
+        if let Some(member) = state.members.get_mut(&self.name) {
+            member.refusal = Some((request.ticket, why));
+        }
+        state.changed.send_replace(());
     }
 
     fn update(&self, next: impl FnOnce(Occupancy) -> Occupancy) {
-        let mut state = self.groups.lock();
+        let mut state = self.lock();
         let Some(member) = state.members.get_mut(&self.name) else {
             return;
         };
         let was = member.occupancy;
         member.occupancy = next(was);
-        let changed = member.occupancy != was;
-        if changed && matches!(member.occupancy, Occupancy::Awake { .. }) {
-            member.eviction.send_replace(None);
+        if member.occupancy == was {
+            return;
         }
-        drop(state);
-        if changed {
-            self.groups.0.changed.send_replace(());
+        if let Occupancy::Awake { .. } = member.occupancy {
+            member.eviction = None;
         }
+        state.changed.send_replace(());
     }
 }
 
 impl QueueTicket {
     fn draw(groups: Groups, member: ProviderName) -> Self {
-        let mut number = 0;
-        groups.change(|state| {
-            state.tickets += 1;
-            number = state.tickets;
-            state.queue.push_back(Queued {
-                ticket: number,
-                member,
-            });
+        let mut state = groups.lock();
+        state.tickets += 1;
+        let number = state.tickets;
+        state.queue.push_back(Queued {
+            ticket: number,
+            member,
         });
+        state.changed.send_replace(());
+        drop(state);
         Self { groups, number }
     }
 }
 
 impl Drop for QueueTicket {
     fn drop(&mut self) {
-        self.groups.change(|state| {
-            state.queue.retain(|queued| queued.ticket != self.number);
-            for member in state.members.values_mut() {
-                member.eviction.send_if_modified(|request| {
-                    let ours = request
-                        .as_ref()
-                        .is_some_and(|request| request.ticket == self.number);
-                    if ours {
-                        *request = None;
-                    }
-                    ours
-                });
-                member.refusal.take_if(|(ticket, _)| *ticket == self.number);
-            }
-        });
+        let mut state = self.groups.lock();
+        state.queue.retain(|queued| queued.ticket != self.number);
+        for member in state.members.values_mut() {
+            member.eviction.take_if(|request| request.ticket == self.number);
+            member.refusal.take_if(|(ticket, _)| *ticket == self.number);
+        }
+        state.changed.send_replace(());
     }
 }
 
@@ -339,12 +309,13 @@ impl State {
             };
             if from > now {
                 next = Some(next.map_or(from, |next| next.min(from)));
-            } else if member.eviction.borrow().is_none() {
-                member.eviction.send_replace(Some(EvictionRequest {
+            } else if member.eviction.is_none() {
+                member.eviction = Some(EvictionRequest {
                     for_wake: wake,
                     until,
                     ticket,
-                }));
+                });
+                self.changed.send_replace(());
             }
         }
         if others
@@ -380,7 +351,7 @@ impl State {
         }
     }
 
-    fn others<'a>(&'a self, name: &'a ProviderName) -> impl Iterator<Item = &'a ProviderName> {
+    pub(super) fn others<'a>(&'a self, name: &'a ProviderName) -> impl Iterator<Item = &'a ProviderName> {
         self.members
             .keys()
             .filter(move |other| *other != name && self.share(name, other))

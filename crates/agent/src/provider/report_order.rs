@@ -6,27 +6,8 @@
 //! unreported until control has answered, and control answers after its commit: what is sent later is committed later,
 //! whichever replica takes it.
 
-use parking_lot::{Mutex, MutexGuard};
-use reveille_domain::{GroupName, ProviderName};
-use std::{collections::BTreeMap, sync::Arc};
-use tokio::{sync::watch, time::Instant};
-
-/// What the members of one agent's groups have yet to report.
-#[derive(Debug, Clone)]
-pub struct ReportOrder(Arc<Shared>);
-
-#[derive(Debug)]
-struct Shared {
-    members: Mutex<BTreeMap<ProviderName, Member>>,
-    /// Notified when the oldest unreported event of a member changes.
-    changed: watch::Sender<()>,
-}
-
-#[derive(Debug)]
-struct Member {
-    groups: Vec<GroupName>,
-    unreported: Option<Happened>,
-}
+use super::groups::Membership;
+use tokio::time::Instant;
 
 /// When something happened to a backend. Of what happened at once, falling asleep comes before waking.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -42,100 +23,52 @@ impl Happened {
     pub(super) const UNKNOWN: Self = Self { at: None, up: false };
 }
 
-/// A member, as its owner holds it.
-#[derive(Debug)]
-pub(super) struct ReportTurn {
-    order: ReportOrder,
-    name: ProviderName,
-    changed: watch::Receiver<()>,
-}
-
-impl Default for ReportOrder {
-    fn default() -> Self {
-        Self(Arc::new(Shared {
-            members: Mutex::default(),
-            changed: watch::Sender::new(()),
-        }))
-    }
-}
-
-impl ReportOrder {
-    /// A member's turn; `None` for a provider without a group, which never waits.
-    pub(super) fn join(&self, name: &ProviderName, groups: &[GroupName]) -> Option<ReportTurn> {
-        if groups.is_empty() {
-            return None;
-        }
-        let member = Member {
-            groups: groups.to_vec(),
-            unreported: Some(Happened::UNKNOWN),
-        };
-        self.lock().insert(name.clone(), member);
-        Some(ReportTurn {
-            order: self.clone(),
-            name: name.clone(),
-            changed: self.0.changed.subscribe(),
-        })
-    }
-
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<ProviderName, Member>> {
-        self.0.members.lock()
-    }
-}
-
-impl ReportTurn {
+impl Membership {
     /// Notes the oldest event that control has yet to hear. Whether it may be reported now.
-    pub(super) fn note(&mut self, unreported: Option<Happened>) -> bool {
-        // Before the look at the others, so that a change right after it is noticed.
-        self.changed.borrow_and_update();
-        let mut members = self.order.lock();
-        let Some(member) = members.get_mut(&self.name) else {
+    pub(super) fn note(&self, unreported: Option<Happened>) -> bool {
+        let mut state = self.lock();
+        let Some(member) = state.members.get_mut(&self.name) else {
             return true;
         };
-        let changed = std::mem::replace(&mut member.unreported, unreported) != unreported;
-        let groups = &members[&self.name].groups;
-        let first = unreported.is_none_or(|own| {
-            members
-                .values()
-                .filter(|other| other.groups.iter().any(|group| groups.contains(group)))
-                .all(|other| other.unreported.is_none_or(|unreported| unreported >= own))
-        });
-        drop(members);
-        if changed {
-            self.order.0.changed.send_replace(());
+        if std::mem::replace(&mut member.unreported, unreported) != unreported {
+            state.changed.send_replace(());
         }
-        first
-    }
-
-    /// Waits until another member has noted something. Cancel-safe.
-    pub(super) async fn changed(&mut self) {
-        if self.changed.changed().await.is_err() {
-            // Unreachable: the sender lives as long as this.
-            std::future::pending::<()>().await;
-        }
+        unreported.is_none_or(|own| {
+            let mut others = state.others(&self.name);
+            others.all(|other| {
+                state.members[other]
+                    .unreported
+                    .is_none_or(|unreported| unreported >= own)
+            })
+        })
     }
 }
 
-impl Drop for ReportTurn {
+impl Drop for Membership {
     fn drop(&mut self) {
-        self.order.lock().remove(&self.name);
-        self.order.0.changed.send_replace(());
+        self.note(None);
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::provider::{GroupPolicy, Groups};
     use futures::FutureExt;
+    use reveille_domain::{GroupName, ProviderName};
     use std::time::Duration;
     use tokio::time::advance;
 
-    fn join(order: &ReportOrder, name: &str, groups: &[&str]) -> ReportTurn {
-        let groups: Vec<_> = groups
-            .iter()
-            .map(|group| GroupName::parse(group).expect("legal"))
-            .collect();
+    fn join(order: &Groups, name: &str, groups: &[&str]) -> Membership {
+        let groups = groups.iter().map(|group| GroupName::parse(group).expect("legal"));
+        let policy = GroupPolicy {
+            groups: groups.collect(),
+            min_awake: Duration::ZERO,
+            persistent: false,
+            max_wait: Duration::ZERO,
+        };
         order
-            .join(&ProviderName::parse(name).expect("legal"), &groups)
+            .join(&ProviderName::parse(name).expect("legal"), policy)
             .expect("a member")
     }
 
@@ -146,16 +79,10 @@ mod tests {
         Some(Happened { at, up })
     }
 
-    #[test]
-    fn a_provider_without_a_group_waits_for_nobody() {
-        let name = ProviderName::parse("p").expect("legal");
-        assert!(ReportOrder::default().join(&name, &[]).is_none());
-    }
-
     #[tokio::test(start_paused = true)]
     async fn what_happened_later_waits_until_what_happened_before_is_reported() {
-        let order = ReportOrder::default();
-        let (mut a, mut b) = (join(&order, "a", &["gpu0"]), join(&order, "b", &["gpu0"]));
+        let order = Groups::default();
+        let (mut a, b) = (join(&order, "a", &["gpu0"]), join(&order, "b", &["gpu0"]));
         assert!(a.note(None) && b.note(None));
         let (woke, slept, other_woke) = (now(true).await, now(false).await, now(true).await);
         assert!(b.note(woke));
@@ -171,10 +98,10 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn only_members_of_the_same_group_wait_for_each_other() {
-        let order = ReportOrder::default();
-        let mut stuck = join(&order, "stuck", &["gpu0"]);
-        let mut both = join(&order, "both", &["gpu0", "gpu1"]);
-        let mut other = join(&order, "other", &["gpu1"]);
+        let order = Groups::default();
+        let stuck = join(&order, "stuck", &["gpu0"]);
+        let both = join(&order, "both", &["gpu0", "gpu1"]);
+        let other = join(&order, "other", &["gpu1"]);
         assert!(both.note(None) && other.note(None));
         assert!(stuck.note(now(false).await));
         let happened = now(true).await;
@@ -189,8 +116,8 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn at_the_start_the_awake_one_waits_until_the_others_are_known_and_reported() {
-        let order = ReportOrder::default();
-        let (mut a, mut b) = (join(&order, "a", &["gpu0"]), join(&order, "b", &["gpu0"]));
+        let order = Groups::default();
+        let (a, b) = (join(&order, "a", &["gpu0"]), join(&order, "b", &["gpu0"]));
         let (up, down) = ([true, false]).map(|up| Some(Happened { at: None, up })).into();
         assert!(!a.note(up), "nobody has looked at b yet");
         assert!(b.note(down));

@@ -93,13 +93,13 @@ impl ReportedState {
     pub(super) fn probed(&mut self, verdict: &Verdict, busy: bool, broke_off: bool) {
         self.quiet = false;
         match verdict {
-            Verdict::Available => {
+            Ok(()) => {
                 self.unclear = 0;
                 self.turn(Backend::Up);
             }
-            Verdict::Unavailable(why) if why.refused && broke_off => self.down(SleepReason::Crashed),
-            Verdict::Unavailable(why) if why.is_clear() => self.down(why.sleep_reason()),
-            Verdict::Unavailable(why) => {
+            Err(why) if why.refused && broke_off => self.down(SleepReason::Crashed),
+            Err(why) if why.is_clear() => self.down(why.sleep_reason()),
+            Err(why) => {
                 self.unclear = if busy { 0 } else { self.unclear.saturating_add(1) };
                 let known = matches!(self.backend, Backend::Up | Backend::Down(_));
                 if !known || self.unclear >= UNCLEAR_PROBES {
@@ -326,7 +326,7 @@ mod tests {
     const EPOCH: Epoch = Epoch(3);
 
     fn unclear() -> Verdict {
-        Verdict::Unavailable(Unavailable {
+        Err(Unavailable {
             asleep: false,
             refused: false,
             reason: "slow".to_owned(),
@@ -334,7 +334,7 @@ mod tests {
     }
 
     fn refused() -> Verdict {
-        Verdict::Unavailable(Unavailable {
+        Err(Unavailable {
             asleep: false,
             refused: true,
             reason: "nobody".to_owned(),
@@ -369,7 +369,7 @@ mod tests {
 
     #[test]
     fn only_differences_are_reported_and_each_once() {
-        let mut state = registered(&Verdict::Available, StatusName::Active);
+        let mut state = registered(&Ok(()), StatusName::Active);
         assert_eq!(report(&mut state), None);
         state.probed(&refused(), false, false);
         let ask = state.next_ask(EPOCH).expect("a report");
@@ -388,13 +388,13 @@ mod tests {
         );
         state.done(&ask, Some(StatusName::Hibernating), ReportSeq(2));
         assert_eq!(report(&mut state), None);
-        state.probed(&Verdict::Available, false, false);
+        state.probed(&Ok(()), false, false);
         assert_eq!(report(&mut state), Some((3, Report::Awake)));
     }
 
     #[test]
     fn a_slow_backend_is_given_time_and_a_busy_one_more() {
-        let mut state = registered(&Verdict::Available, StatusName::Active);
+        let mut state = registered(&Ok(()), StatusName::Active);
         for _ in 0..10 {
             state.probed(&unclear(), true, false);
         }
@@ -459,7 +459,7 @@ mod tests {
 
     #[test]
     fn a_lost_registration_is_made_again() {
-        let mut state = registered(&Verdict::Available, StatusName::Active);
+        let mut state = registered(&Ok(()), StatusName::Active);
         state.unregistered();
         assert_eq!(
             state.next_ask(EPOCH),
@@ -520,7 +520,7 @@ mod tests {
 
     #[test]
     fn a_request_that_found_nobody_waits_for_the_report() {
-        let mut state = registered(&Verdict::Available, StatusName::Active);
+        let mut state = registered(&Ok(()), StatusName::Active);
         assert_eq!(state.asleep(EPOCH), Ok(None), "it is up: try again");
         state.probed(&refused(), false, false);
         assert_eq!(state.asleep(EPOCH), Err(()));

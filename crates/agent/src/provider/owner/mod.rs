@@ -12,7 +12,6 @@ use super::{
     gate::Gate,
     groups::{GroupPolicy, Groups, Membership},
     handle::{Handle, Input},
-    report_order::ReportTurn,
     reported_state::ReportedState,
 };
 use crate::{
@@ -25,7 +24,7 @@ use crate::{
     recipe::Runner,
     state_dir::StateDir,
 };
-use futures::future::BoxFuture;
+use futures::future::{BoxFuture, OptionFuture};
 use reporting::Asking;
 use resource_hold::ResourceHold;
 use reveille_bus::{control::ControlAnswer, relay::CurrentEpoch};
@@ -67,9 +66,6 @@ pub struct Owner {
     activity: Activity,
     allowance: WakeAllowance,
     group: Option<Membership>,
-    /// Its place in the order of its groups' reports, and whether it waits for its turn.
-    report_turn: Option<ReportTurn>,
-    waits_to_report: bool,
     resource: ResourceHold,
     sleep: SleepState,
     /// Whether the backend broke off a request since it was last found available.
@@ -98,7 +94,6 @@ enum Event {
     Discovered(Option<Vec<ModelName>>),
     Advance(Advance),
     ChildEnded(Exit),
-    EvictionChanged,
     /// Something else may be possible now.
     Recheck,
     IdleFor(Duration),
@@ -123,7 +118,6 @@ impl Owner {
             max_wait: config.max_group_wait,
         };
         let group = setup.groups.join(&config.name, policy);
-        let report_turn = setup.groups.reports().join(&config.name, &config.exclusive);
         let max_per_day = config.wake.as_ref().and_then(|wake| wake.max_per_day);
         let id = ProviderId::new(setup.agent.clone(), config.name.clone());
         let allowance = setup.owner_policy.of(&id, max_per_day);
@@ -137,8 +131,6 @@ impl Owner {
             activity: Activity::Idle,
             allowance,
             group,
-            report_turn,
-            waits_to_report: false,
             resource,
             sleep: SleepState::default(),
             broke_off: false,
@@ -177,22 +169,23 @@ impl Owner {
         let probe_due = idle && self.probing.is_none();
         let idle_limit = self.idle_limit();
         let keeps_room = self.keeps_room_for_arrivals();
-        let turn = self.report_turn.as_mut().filter(|_| self.waits_to_report);
+        let idle_for = idle_limit.map(|(limit, not_before)| self.gate.idle_for(limit, not_before));
+        let answer = self.asking.as_mut().map(|asking| &mut asking.answer);
         let child = self.child.as_mut().filter(|_| !self.child_ended);
+        let group = self.group.as_mut();
         tokio::select! {
             biased;
             // First: if a backend ends during a request, the request's report about that must come before the end.
             Some(input) = self.mailbox.recv() => Event::Input(input),
-            answer = ready(self.asking.as_mut().map(|asking| &mut asking.answer)) => Event::Answer(answer),
-            verdict = ready(self.probing.as_mut()) => Event::Probed(verdict),
+            Some(answer) = OptionFuture::from(answer) => Event::Answer(answer),
+            Some(verdict) = OptionFuture::from(self.probing.as_mut()) => Event::Probed(verdict),
             () = sleep_until(self.next_probe), if probe_due => Event::ProbeDue,
-            models = ready(self.discovering.as_mut()) => Event::Discovered(models),
+            Some(models) = OptionFuture::from(self.discovering.as_mut()) => Event::Discovered(models),
             advance = self.activity.next() => Event::Advance(advance),
-            exit = exited(child) => Event::ChildEnded(exit),
+            Some(exit) = OptionFuture::from(child.map(Child::exited)) => Event::ChildEnded(exit),
             () = self.gate.arrived(), if keeps_room => Event::Recheck,
-            () = report_turn_changed(turn) => Event::Recheck,
-            () = eviction_changed(self.group.as_mut()) => Event::EvictionChanged,
-            limit = idle_for(&self.gate, idle_limit) => Event::IdleFor(limit),
+            Some(()) = OptionFuture::from(group.map(Membership::changed)) => Event::Recheck,
+            Some(limit) = OptionFuture::from(idle_for) => Event::IdleFor(limit),
         }
     }
 
@@ -218,7 +211,6 @@ impl Owner {
                     SleepReason::Exited
                 });
             }
-            Event::EvictionChanged => self.eviction_changed(),
             Event::Recheck => {}
             Event::IdleFor(limit) => {
                 if self.kept_warm().is_none() && self.gate.close_if_idle(limit) {
@@ -266,42 +258,4 @@ impl Owner {
 fn wait(waiting: &mut Vec<oneshot::Sender<Option<ReportId>>>, reply: oneshot::Sender<Option<ReportId>>) {
     waiting.retain(|reply| !reply.is_closed());
     waiting.push(reply);
-}
-
-/// The future's result; pending if there is none.
-async fn ready<T>(future: Option<&mut BoxFuture<'static, T>>) -> T {
-    match future {
-        Some(future) => future.await,
-        None => std::future::pending().await,
-    }
-}
-
-async fn exited(child: Option<&mut Child>) -> Exit {
-    match child {
-        Some(child) => child.exited().await,
-        None => std::future::pending().await,
-    }
-}
-
-async fn report_turn_changed(turn: Option<&mut ReportTurn>) {
-    match turn {
-        Some(turn) => turn.changed().await,
-        None => std::future::pending().await,
-    }
-}
-
-async fn eviction_changed(group: Option<&mut Membership>) {
-    match group {
-        Some(group) => group.eviction_changed().await,
-        None => std::future::pending().await,
-    }
-}
-
-/// Waits until the backend has been idle for the limit, and until the other time; forever without a limit.
-async fn idle_for(gate: &Gate, limit: Option<(Duration, Instant)>) -> Duration {
-    let Some((limit, not_before)) = limit else {
-        return std::future::pending().await;
-    };
-    gate.idle_for(limit, not_before).await;
-    limit
 }

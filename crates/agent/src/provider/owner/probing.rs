@@ -17,10 +17,10 @@ impl Owner {
     pub(super) fn check(&self) -> BoxFuture<'static, Verdict> {
         let (probe, was_up) = (self.probe.clone(), self.reported.is_up());
         async move {
-            if !was_up {
-                probe.check_and_verify().await
-            } else {
+            if was_up {
                 probe.check().await
+            } else {
+                probe.check_and_verify().await
             }
         }
         .boxed()
@@ -40,17 +40,17 @@ impl Owner {
     /// Takes over what a probe found.
     pub(super) fn found(&mut self, verdict: &Verdict) {
         let was = self.reported.availability();
-        self.slow_probe = matches!(verdict, Verdict::Unavailable(why) if !why.asleep && !why.refused);
+        self.slow_probe = matches!(verdict, Err(why) if !why.asleep && !why.refused);
         self.reported
             .probed(verdict, self.gate.in_flight() > 0, self.broke_off);
         self.update_resource(verdict);
-        if *verdict == Verdict::Available {
+        if verdict.is_ok() {
             self.broke_off = false;
         }
         if was != self.reported.availability() {
             match verdict {
-                Verdict::Available => info!(provider.name = %self.name(), "{} is available", self.name()),
-                Verdict::Unavailable(why) => {
+                Ok(()) => info!(provider.name = %self.name(), "{} is available", self.name()),
+                Err(why) => {
                     info!(provider.name = %self.name(), "{} is not available: {}", self.name(), why.reason);
                 }
             }

@@ -3,7 +3,6 @@
 use super::{Owner, sleep_state::Woken};
 use crate::{
     config::WakeConfig,
-    probe::Verdict,
     provider::activity::{Activity, Advance},
     recipe::{Before, Outcome, Run},
 };
@@ -143,14 +142,14 @@ impl Owner {
                 self.activity = Activity::Idle;
                 self.found(&verdict);
                 match verdict {
-                    Verdict::Available => self.woken(
+                    Ok(()) => self.woken(
                         wake,
                         Outcome {
                             stages: vec![stage],
                             failure: None,
                         },
                     ),
-                    Verdict::Unavailable(_) => self.begin_wake(wake),
+                    Err(_) => self.begin_wake(wake),
                 }
             }
             Advance::Turn(wake, waited, come) => {

@@ -26,7 +26,6 @@ impl Owner {
     /// Sends control the next report, unless it is still answering, or an older event of the provider's groups comes first.
     pub(super) fn ask(&mut self) {
         let first = self.note_unreported();
-        self.waits_to_report = !first && self.asking.is_none();
         let undecided = self.models.is_empty() && self.discovering.is_some();
         if self.asking.is_some() || undecided || !first {
             return;
@@ -54,12 +53,12 @@ impl Owner {
     }
 
     /// Tells the members of its groups how old its oldest unreported event is. Returns whether none of theirs is older.
-    pub(super) fn note_unreported(&mut self) -> bool {
+    fn note_unreported(&self) -> bool {
         let unreported = match &self.asking {
             Some(asking) => asking.happened,
             None => self.reported.unreported(),
         };
-        self.report_turn.as_mut().is_none_or(|turn| turn.note(unreported))
+        self.group.as_ref().is_none_or(|group| group.note(unreported))
     }
 
     pub(super) fn request(&self, epoch: Epoch, ask: &Ask) -> Option<ControlRequest> {

@@ -169,6 +169,7 @@ impl Owner {
     pub(super) fn go_on(&mut self) {
         // First, since the requests of the group depend on it.
         self.settle_group();
+        self.end_outdated_drain();
         self.make_room();
         self.rest();
         if self.activity.is_idle()
@@ -178,8 +179,8 @@ impl Owner {
         }
     }
 
-    /// The eviction request has changed: a drain for another one ends.
-    pub(super) fn eviction_changed(&mut self) {
+    /// Ends a drain for an eviction request that is no longer the current one.
+    fn end_outdated_drain(&mut self) {
         let wanted = self.group.as_ref().and_then(Membership::eviction);
         if let Activity::Draining { intent, .. } = &self.activity
             && intent.reason == SleepReason::Group
@@ -227,11 +228,8 @@ impl Owner {
 
     /// Whether others want its room, but the first of the requests that it was woken for hasn't come yet.
     pub(super) fn keeps_room_for_arrivals(&self) -> bool {
-        let wanted = self
-            .group
-            .as_ref()
-            .is_some_and(|group| group.eviction().is_some());
-        wanted && self.reported.is_up() && self.gate.is_expecting()
+        let wanted = self.group.as_ref().and_then(Membership::eviction);
+        wanted.is_some() && self.reported.is_up() && self.gate.is_expecting()
     }
 
     /// Draws from a probe whether the backend uses the shared resource. If the backend says that it sleeps, it doesn't. If
@@ -239,15 +237,15 @@ impl Owner {
     pub(super) fn update_resource(&mut self, verdict: &Verdict) {
         let tried = self.sleep.failed_eviction.take();
         match verdict {
-            Verdict::Available => self.resource.hold(),
-            Verdict::Unavailable(why) if why.asleep => self.resource.release(),
-            Verdict::Unavailable(why) if why.refused => {
+            Ok(()) => self.resource.hold(),
+            Err(why) if why.asleep => self.resource.release(),
+            Err(why) if why.refused => {
                 let nothing_started = self.resource.is_unknown() || self.serves() && self.child.is_none();
                 if nothing_started || tried.is_some() {
                     self.resource.release();
                 }
             }
-            Verdict::Unavailable(_) => {}
+            Err(_) => {}
         }
         if let (Some(group), Some((request, why))) = (&self.group, tried)
             && !self.resource.is_free()
