@@ -395,7 +395,7 @@ async fn a_backend_that_came_up_before_the_wake_message_waits_for_the_request_to
     let late = owned.control.wake_for_request();
     backend.wake_up();
     owned.until(Active).await;
-    owned.handle.wake(late);
+    owned.handle.send(Input::Wake(late));
     // Longer than it may be idle, in probes.
     backend.await_requests(backend.requests() + 20).await;
     assert_eq!(owned.control.status(), Some(Active));
