@@ -112,8 +112,9 @@ impl World {
             body_bytes: 0,
         };
         let body = Bytes::copy_from_slice(body.as_bytes());
-        self.relay
-            .send(&agent_name(), EPOCH, head, body, tokio::time::Instant::now())
+        let reserved = self.relay.reserve(tokio::time::Instant::now()).await?;
+        reserved
+            .send(&agent_name(), EPOCH, head, body)
             .await?
             .head()
             .await

@@ -139,16 +139,34 @@ impl Inference {
                 Err(error) => return Outcome::Refused(error),
             },
         };
+        self.send(run, chosen, wake_id).await
+    }
+
+    /// Sends the request to `chosen` as soon as there is memory for the response.
+    async fn send(
+        &self,
+        run: &Run<'_>,
+        chosen: &mut Arc<ProviderSnapshot>,
+        wake_id: Option<WakeId>,
+    ) -> Outcome {
         let provider = chosen.provider.id.clone();
         run.phase.enter(Phase::Answering(provider.clone()));
         let guard = self.in_flight.enter(&provider);
-        let head = run.request.head(chosen, run.until);
-        let body = run.request.body.clone();
-        let room_by = run.request.room_by(run.until);
-        let sent = self
-            .relay
-            .send(&provider.agent, chosen.provider.epoch, head, body, room_by);
-        match sent.await {
+        let reserved = self.relay.reserve(run.request.room_by(run.until)).await;
+        // The agent may have restarted while the request waited.
+        let Some(current) = self.registry.get(&provider) else {
+            return Outcome::Refused(self.gone(provider));
+        };
+        *chosen = current;
+        let sent = match reserved {
+            Ok(reserved) => {
+                let (head, body) = (run.request.head(chosen, run.until), run.request.body.clone());
+                let (agent, epoch) = (&provider.agent, chosen.provider.epoch);
+                reserved.send(agent, epoch, head, body).await
+            }
+            Err(error) => Err(error),
+        };
+        match sent {
             Ok((head, body)) => {
                 let response = InferenceResponse {
                     provider,

@@ -21,5 +21,7 @@ pub(crate) use model_access::{pool_for, pools_for};
 pub(crate) use options::{BadOption, Options, Progress, WakeMode};
 pub(crate) use peek::{BadBody, Endpoint, peek};
 pub(crate) use phase::{CurrentPhase, Phase};
+#[cfg(test)]
+pub(crate) use relay::Reserved;
 pub(crate) use relay::{Relay, ResponseBody};
 pub(crate) use request::{InferenceRequest, InferenceResponse, Timings};

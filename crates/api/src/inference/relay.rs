@@ -5,26 +5,31 @@ use crate::metrics::FirstByte;
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::{StreamExt, stream::BoxStream};
-use reveille_bus::relay::{RelayClient, RelayError, RelayStats, RequestHead, ResponseHead};
+use reveille_bus::relay::{RelayClient, RelayError, RelayStats, RequestHead, Reservation, ResponseHead};
 use reveille_domain::{AgentName, Epoch};
 use tokio::time::Instant;
 
 /// Hands requests to the agents of backends.
 #[async_trait]
 pub(crate) trait Relay: Send + Sync {
-    /// Sends a request, as soon as this replica has memory for its response and by `room_by`, and waits for the
-    /// response's head. Dropping the future cancels the request.
+    /// Reserves memory for a response. While this replica has none, the request waits its turn until `by`.
+    async fn reserve<'a>(&'a self, by: Instant) -> Result<Box<dyn Reserved + 'a>, RelayError>;
+
+    /// What it is doing now.
+    fn stats(&self) -> RelayStats;
+}
+
+/// Memory for one response.
+#[async_trait]
+pub(crate) trait Reserved: Send {
+    /// Sends a request and waits for the response's head. Dropping the future cancels the request.
     async fn send(
-        &self,
+        self: Box<Self>,
         agent: &AgentName,
         epoch: Epoch,
         head: RequestHead,
         body: Bytes,
-        room_by: Instant,
     ) -> Result<(ResponseHead, ResponseBody), RelayError>;
-
-    /// What it is doing now.
-    fn stats(&self) -> RelayStats;
 }
 
 /// A response's body.
@@ -60,24 +65,30 @@ impl ResponseBody {
 
 #[async_trait]
 impl Relay for RelayClient {
+    async fn reserve<'a>(&'a self, by: Instant) -> Result<Box<dyn Reserved + 'a>, RelayError> {
+        Ok(Box::new(Self::reserve(self, by).await?))
+    }
+
+    fn stats(&self) -> RelayStats {
+        Self::stats(self)
+    }
+}
+
+#[async_trait]
+impl Reserved for Reservation<'_> {
     async fn send(
-        &self,
+        self: Box<Self>,
         agent: &AgentName,
         epoch: Epoch,
         head: RequestHead,
         body: Bytes,
-        room_by: Instant,
     ) -> Result<(ResponseHead, ResponseBody), RelayError> {
-        let response = Self::send(self, agent, epoch, head, body, room_by).await?;
+        let response = Self::send(*self, agent, epoch, head, body).await?;
         let (head, mut body) = response.head().await?;
         let body = match body.whole() {
             Some(whole) => ResponseBody::Whole(whole),
             None => ResponseBody::Pieces(body.boxed()),
         };
         Ok((head, body))
-    }
-
-    fn stats(&self) -> RelayStats {
-        Self::stats(self)
     }
 }

@@ -74,7 +74,7 @@ impl InferenceRequest {
         self.options.wake == WakeMode::Block && Instant::now() < until
     }
 
-    /// Until when it waits for memory, or for its turn at an agent.
+    /// Until when it waits for memory.
     pub(super) fn room_by(&self, until: Instant) -> Instant {
         match self.options.wake {
             WakeMode::Block => until,

@@ -28,6 +28,13 @@ pub struct RelayClient {
     _tasks: Arc<Tasks>,
 }
 
+/// Memory for one response, given back when dropped unused.
+#[derive(Debug)]
+pub struct Reservation<'a> {
+    shared: &'a Arc<ClientShared>,
+    window: Window,
+}
+
 #[derive(Debug)]
 struct Tasks {
     shared: Arc<ClientShared>,
@@ -78,59 +85,15 @@ impl RelayClient {
         })
     }
 
-    /// Sends a request to the session `epoch` of `agent`. Returns once the first frame is on its way; the rest of the
-    /// body follows in the background as the agent grants credit. Dropping the exchange, or the response's body before
-    /// its end, cancels the request at the agent.
-    /// While this replica has no memory for another response, the request waits its turn until `room_by`.
+    /// Reserves memory for a response. While there is none, the request waits its turn until `by`.
     ///
     /// # Errors
-    /// Every error means that the agent got nothing.
-    pub async fn send(
-        &self,
-        agent: &AgentName,
-        epoch: Epoch,
-        mut head: RequestHead,
-        body: Bytes,
-        room_by: Instant,
-    ) -> Result<Exchange, RelayError> {
+    /// [`RelayError::Overloaded`] if there was none in time.
+    pub async fn reserve(&self, by: Instant) -> Result<Reservation<'_>, RelayError> {
         let shared = &self.shared;
-        if !shared.link.is_up() {
-            return Err(RelayError::Disconnected);
-        }
-        head.body_bytes = body.len() as u64;
-        let meta = write_meta(&head).map_err(|_| RelayError::HeadTooLarge)?;
-        let beside = HEAD_FIELDS_BYTES + meta.len();
-        if !shared.link.takes(beside) {
-            return Err(RelayError::HeadTooLarge);
-        }
-        let first = shared.link.chunk_bytes(beside).min(body.len());
-        let window = timeout_at(room_by, Window::open_in_turn(&shared.pool));
+        let window = timeout_at(by, Window::open_in_turn(&shared.pool));
         let window = window.await.map_err(|_| RelayError::Overloaded)?;
-        let origin = Origin {
-            id: RequestId::random(),
-            epoch: epoch.0,
-        };
-        let mut frame = origin.head(0, window.allowed(), &meta, first);
-        frame.push(&body[..first]);
-        let request = Arc::new(PendingRequest::new(
-            origin,
-            Subject::from(subjects::infer(agent)),
-            Subject::from(format!("{}.{agent}.{}", shared.replies, origin.id)),
-            window,
-            first,
-        ));
-        shared.pending.lock().insert(origin.id, Arc::clone(&request));
-        let exchange = Exchange::new(Arc::clone(shared), Arc::clone(&request));
-        let (to, reply) = (request.infer.clone(), request.reply.clone());
-        let sent = shared
-            .link
-            .publish(to, Some(reply), frame.finish(first == body.len()))
-            .await;
-        sent.map_err(|_| RelayError::Disconnected)?;
-        if first < body.len() {
-            tokio::spawn(upload(Arc::clone(shared), request, body.slice(first..)));
-        }
-        Ok(exchange)
+        Ok(Reservation { shared, window })
     }
 
     /// The number of open requests.
@@ -158,6 +121,66 @@ impl RelayClient {
     #[must_use]
     pub fn dropped_frames(&self) -> DroppedFrames {
         self.shared.counters.read()
+    }
+}
+
+impl Reservation<'_> {
+    /// Sends a request to the session `epoch` of `agent`. Returns once the first frame is on its way; the rest of the
+    /// body follows in the background as the agent grants credit. Dropping the exchange, or the response's body before
+    /// its end, cancels the request at the agent.
+    ///
+    /// # Errors
+    /// Every error means that the agent got nothing.
+    pub async fn send(
+        mut self,
+        agent: &AgentName,
+        epoch: Epoch,
+        mut head: RequestHead,
+        body: Bytes,
+    ) -> Result<Exchange, RelayError> {
+        let shared = self.shared;
+        if !shared.link.is_up() {
+            return Err(RelayError::Disconnected);
+        }
+        head.body_bytes = body.len() as u64;
+        let meta = write_meta(&head).map_err(|_| RelayError::HeadTooLarge)?;
+        let beside = HEAD_FIELDS_BYTES + meta.len();
+        if !shared.link.takes(beside) {
+            return Err(RelayError::HeadTooLarge);
+        }
+        let first = shared.link.chunk_bytes(beside).min(body.len());
+        let window = std::mem::take(&mut self.window);
+        let origin = Origin {
+            id: RequestId::random(),
+            epoch: epoch.0,
+        };
+        let mut frame = origin.head(0, window.allowed(), &meta, first);
+        frame.push(&body[..first]);
+        let request = Arc::new(PendingRequest::new(
+            origin,
+            Subject::from(subjects::infer(agent)),
+            Subject::from(format!("{}.{agent}.{}", shared.replies, origin.id)),
+            window,
+            first,
+        ));
+        shared.pending.lock().insert(origin.id, Arc::clone(&request));
+        let exchange = Exchange::new(Arc::clone(shared), Arc::clone(&request));
+        let (to, reply) = (request.infer.clone(), request.reply.clone());
+        let sent = shared
+            .link
+            .publish(to, Some(reply), frame.finish(first == body.len()))
+            .await;
+        sent.map_err(|_| RelayError::Disconnected)?;
+        if first < body.len() {
+            tokio::spawn(upload(Arc::clone(shared), request, body.slice(first..)));
+        }
+        Ok(exchange)
+    }
+}
+
+impl Drop for Reservation<'_> {
+    fn drop(&mut self) {
+        self.window.close(&self.shared.pool);
     }
 }
 

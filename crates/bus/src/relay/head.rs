@@ -55,7 +55,7 @@ pub struct RequestHead {
     /// when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hold_ms: Option<u64>,
-    /// The length of the whole body in bytes. [`RelayClient::send`](super::RelayClient::send) sets it.
+    /// The length of the whole body in bytes. [`Reservation::send`](super::Reservation::send) sets it.
     #[serde(default)]
     pub body_bytes: u64,
 }

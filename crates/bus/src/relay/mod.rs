@@ -5,7 +5,7 @@
 //! missing end or three silent keep-alive periods fail the response with an error; it is never silently cut short.
 //!
 //! ```text
-//!  RelayClient::send ──head──▶ reveille.infer.<agent> ──▶ RelayServer::next ──▶ Incoming { body, responder }
+//!  Reservation::send ──head──▶ reveille.infer.<agent> ──▶ RelayServer::next ──▶ Incoming { body, responder }
 //!    Exchange::head ◀── reveille.replies.<replica>.<agent>.<request> ◀── Responder::stream
 //! ```
 //!
@@ -29,7 +29,7 @@ mod server_stream;
 mod shared;
 mod window;
 
-pub use client::RelayClient;
+pub use client::{RelayClient, Reservation};
 pub use error::{RelayError, RelayStartError};
 pub use exchange::{Exchange, ResponseBody};
 pub use frame::{BadFrame, RequestId};

@@ -1,6 +1,6 @@
 //! What stays bounded, and what is said when a bound is reached.
 
-use crate::nats::{EPOCH, Nats, agent_name, body, ok, request, soon, until};
+use crate::nats::{EPOCH, Nats, agent_name, body, ok, request, send, soon, until};
 use crate::{MIB, pattern, read};
 use bytes::Bytes;
 use futures::{StreamExt, stream};
@@ -34,19 +34,13 @@ async fn a_stalled_reader_bounds_what_is_sent_and_holds_up_nobody_else() {
     let api = nats.api(RelayLimits::default()).await;
     let mut endless = request();
     endless.path = "/endless".into();
-    let exchange = api
-        .send(&agent_name(), EPOCH, endless, Bytes::new(), Instant::now())
-        .await
-        .unwrap();
+    let exchange = send(&api, endless, Bytes::new()).await.unwrap();
     let (_, mut stalled) = soon("the head", exchange.head()).await.unwrap();
     soon("a chunk", stalled.next()).await.unwrap().unwrap();
 
     // Each of these passes the stalled one; by the last it has had every chance to send.
     for _ in 0..200 {
-        let exchange = api
-            .send(&agent_name(), EPOCH, request(), Bytes::new(), Instant::now())
-            .await
-            .unwrap();
+        let exchange = send(&api, request(), Bytes::new()).await.unwrap();
         let (_, body) = soon("the head", exchange.head()).await.unwrap();
         assert_eq!(soon("the quick answer", read(body)).await.unwrap(), b"quick");
     }
@@ -75,10 +69,7 @@ async fn an_answer_that_nobody_reads_gives_its_window_back() {
     })
     .await;
     let api = nats.api(RelayLimits::default()).await;
-    let exchange = api
-        .send(&agent_name(), EPOCH, request(), Bytes::new(), Instant::now())
-        .await
-        .unwrap();
+    let exchange = send(&api, request(), Bytes::new()).await.unwrap();
     until("it is answered", || api.in_flight() == 0).await;
     assert!(
         api.free_bytes() < RelayLimits::default().pool_bytes,
@@ -97,25 +88,24 @@ async fn whoever_waits_for_a_full_pool_gets_room_in_turn_and_whoever_does_not_is
         ..RelayLimits::default()
     };
     let api = nats.api(small).await;
-    let first = api
-        .send(&agent_name(), EPOCH, request(), Bytes::new(), Instant::now())
-        .await
-        .unwrap();
-    let _second = api
-        .send(&agent_name(), EPOCH, request(), Bytes::new(), Instant::now())
-        .await
-        .unwrap();
-    let third = api
-        .send(&agent_name(), EPOCH, request(), Bytes::new(), Instant::now())
-        .await
-        .map(|_| ());
+    let first = send(&api, request(), Bytes::new()).await.unwrap();
+    let second = send(&api, request(), Bytes::new()).await.unwrap();
+    let third = send(&api, request(), Bytes::new()).await.map(|_| ());
     assert_eq!(third, Err(RelayError::Overloaded));
+    drop(second);
+    drop(api.reserve(Instant::now()).await.unwrap());
+    let _second = send(&api, request(), Bytes::new())
+        .await
+        .expect("a reservation that isn't used is given back");
 
     let waits = || {
         let api = api.clone();
         let room_by = Instant::now() + Duration::from_secs(60);
         tokio::spawn(async move {
-            api.send(&agent_name(), EPOCH, request(), Bytes::new(), room_by)
+            api.reserve(room_by)
+                .await
+                .unwrap()
+                .send(&agent_name(), EPOCH, request(), Bytes::new())
                 .await
         })
     };
@@ -129,9 +119,7 @@ async fn whoever_waits_for_a_full_pool_gets_room_in_turn_and_whoever_does_not_is
     drop(first);
     let fourth = soon("the first in the queue", fourth).await.unwrap().unwrap();
     assert!(!fifth.is_finished(), "one place, one request");
-    let late = api
-        .send(&agent_name(), EPOCH, request(), Bytes::new(), Instant::now())
-        .await;
+    let late = send(&api, request(), Bytes::new()).await;
     assert_eq!(
         late.map(|_| ()),
         Err(RelayError::Overloaded),
@@ -156,10 +144,7 @@ async fn an_agent_at_its_limit_or_stopping_says_so() {
         .await;
     let api = nats.api(RelayLimits::default()).await;
     let ask = async || {
-        let exchange = api
-            .send(&agent_name(), EPOCH, request(), Bytes::new(), Instant::now())
-            .await
-            .unwrap();
+        let exchange = send(&api, request(), Bytes::new()).await.unwrap();
         soon("the head", exchange.head()).await
     };
     let held = ask().await.unwrap();
@@ -185,9 +170,7 @@ async fn headers_that_fit_no_frame_are_refused_before_anything_is_sent() {
     for bytes in [20_000, 40_000] {
         let mut head = request();
         head.headers.push(("x-long".into(), "x".repeat(bytes)));
-        let sent = api
-            .send(&agent_name(), EPOCH, head, Bytes::new(), Instant::now())
-            .await;
+        let sent = send(&api, head, Bytes::new()).await;
         assert_eq!(sent.map(|_| ()), Err(RelayError::HeadTooLarge));
     }
     assert_eq!(

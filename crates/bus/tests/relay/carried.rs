@@ -1,6 +1,6 @@
 //! What arrives, and in how many messages.
 
-use crate::nats::{EPOCH, Nats, PATIENCE, agent_name, body, brisk, ok, request, soon, until};
+use crate::nats::{EPOCH, Nats, PATIENCE, agent_name, body, brisk, ok, request, send, soon, until};
 use crate::{MIB, pattern, raw, read};
 use bytes::Bytes;
 use futures::{StreamExt, stream};
@@ -27,14 +27,7 @@ async fn a_small_request_is_one_message_each_way() {
     .await;
     let api = nats.api(RelayLimits::default()).await;
 
-    let exchange = api
-        .send(
-            &agent_name(),
-            EPOCH,
-            request(),
-            Bytes::from_static(b"question"),
-            Instant::now(),
-        )
+    let exchange = send(&api, request(), Bytes::from_static(b"question"))
         .await
         .unwrap();
     let (head, mut answer) = soon("the answer", exchange.head()).await.unwrap();
@@ -99,10 +92,7 @@ async fn a_big_upload_and_a_big_answer_arrive_intact() {
     .await;
     let api = nats.api(RelayLimits::default()).await;
     let upload = pattern(5 * MIB);
-    let exchange = api
-        .send(&agent_name(), EPOCH, request(), upload.clone(), Instant::now())
-        .await
-        .unwrap();
+    let exchange = send(&api, request(), upload.clone()).await.unwrap();
     let (bytes, hash) = soon("the upload", uploads.recv()).await.unwrap();
     assert_eq!((bytes, hash), (5 * MIB as u64, Sha256::digest(&upload)));
     let (_, body) = soon("the head", exchange.head()).await.unwrap();
@@ -128,10 +118,7 @@ async fn chunks_fit_a_server_with_a_small_max_payload() {
     .await;
     let api = nats.api(RelayLimits::default()).await;
     let upload = pattern(MIB);
-    let exchange = api
-        .send(&agent_name(), EPOCH, request(), upload.clone(), Instant::now())
-        .await
-        .unwrap();
+    let exchange = send(&api, request(), upload.clone()).await.unwrap();
     let (_, body) = soon("the head", exchange.head()).await.unwrap();
     assert!(soon("the echo", read(body)).await.unwrap() == upload);
 }
@@ -145,10 +132,7 @@ async fn the_head_of_a_stream_does_not_wait_for_its_body() {
     })
     .await;
     let api = nats.api(RelayLimits::default()).await;
-    let exchange = api
-        .send(&agent_name(), EPOCH, request(), Bytes::new(), Instant::now())
-        .await
-        .unwrap();
+    let exchange = send(&api, request(), Bytes::new()).await.unwrap();
     let (head, _body) = soon("the head", exchange.head()).await.unwrap();
     assert_eq!(head.status, 200);
 }
@@ -175,10 +159,7 @@ async fn an_announced_body_that_comes_a_moment_later_is_still_one_message() {
     })
     .await;
     let api = nats.api(RelayLimits::default()).await;
-    let exchange = api
-        .send(&agent_name(), EPOCH, request(), Bytes::new(), Instant::now())
-        .await
-        .unwrap();
+    let exchange = send(&api, request(), Bytes::new()).await.unwrap();
     let (_, answer) = soon("the answer", exchange.head()).await.unwrap();
     assert_eq!(soon("the answer", read(answer)).await.unwrap(), b"answer");
     let first = soon("the message", replies.next()).await.unwrap();
@@ -198,10 +179,7 @@ async fn a_long_silence_of_the_backend_is_not_death() {
     })
     .await;
     let api = nats.api(brisk()).await;
-    let exchange = api
-        .send(&agent_name(), EPOCH, request(), Bytes::new(), Instant::now())
-        .await
-        .unwrap();
+    let exchange = send(&api, request(), Bytes::new()).await.unwrap();
     let (_, late) = soon("the head", exchange.head()).await.unwrap();
     assert_eq!(soon("the answer", read(late)).await.unwrap(), b"late");
 }
@@ -230,13 +208,10 @@ async fn two_thousand_requests_at_once_are_all_answered() {
         tokio::spawn(async move {
             let question = Bytes::from(format!("question {number}"));
             let exchange = api
-                .send(
-                    &agent_name(),
-                    EPOCH,
-                    request(),
-                    question.clone(),
-                    Instant::now() + PATIENCE,
-                )
+                .reserve(Instant::now() + PATIENCE)
+                .await
+                .unwrap()
+                .send(&agent_name(), EPOCH, request(), question.clone())
                 .await
                 .unwrap();
             let (_, body) = exchange.head().await.unwrap();

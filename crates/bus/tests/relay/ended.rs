@@ -1,6 +1,6 @@
 //! How requests end otherwise than with their answer.
 
-use crate::nats::{EPOCH, Nats, agent_name, body, brisk, ok, request, soon, until};
+use crate::nats::{EPOCH, Nats, agent_name, body, brisk, ok, request, send, soon, until};
 use bytes::Bytes;
 use futures::{StreamExt, stream};
 use reveille_bus::relay::{FaultCode, RelayError, RelayFault, RelayLimits, RespondError};
@@ -24,21 +24,14 @@ async fn a_caller_who_leaves_cancels_the_request_at_the_agent() {
         .await;
     let api = nats.api(RelayLimits::default()).await;
 
-    let exchange = api
-        .send(&agent_name(), EPOCH, request(), Bytes::new(), Instant::now())
-        .await
-        .unwrap();
+    let exchange = send(&api, request(), Bytes::new()).await.unwrap();
     let (_, mut body) = soon("the head", exchange.head()).await.unwrap();
     soon("a chunk", body.next()).await.unwrap().unwrap();
     drop(body);
     let end = soon("the cancel", cancelled.recv()).await.unwrap();
     assert!(matches!(end, Err(RespondError::Cancelled(_))), "{end:?}");
 
-    drop(
-        api.send(&agent_name(), EPOCH, request(), Bytes::new(), Instant::now())
-            .await
-            .unwrap(),
-    );
+    drop(send(&api, request(), Bytes::new()).await.unwrap());
     soon("the second cancel", cancelled.recv())
         .await
         .unwrap()
@@ -81,10 +74,7 @@ async fn faults_arrive_typed_and_asleep_carries_its_report() {
     let ask = async |path: &str| {
         let mut head = request();
         head.path = path.into();
-        let exchange = api
-            .send(&agent_name(), EPOCH, head, Bytes::new(), Instant::now())
-            .await
-            .unwrap();
+        let exchange = send(&api, head, Bytes::new()).await.unwrap();
         soon("the fault", exchange.head()).await
     };
     let asleep = ask("/asleep").await.unwrap_err();
@@ -113,10 +103,7 @@ async fn an_agent_that_goes_ends_its_requests_at_both_ends() {
     let nats = Nats::start().await;
     let mut agent = nats.agent(RelayLimits::default()).await;
     let api = nats.api(RelayLimits::default()).await;
-    let exchange = api
-        .send(&agent_name(), EPOCH, request(), Bytes::new(), Instant::now())
-        .await
-        .unwrap();
+    let exchange = send(&api, request(), Bytes::new()).await.unwrap();
     let incoming = soon("the request", agent.next()).await.unwrap();
     drop(agent);
     soon("the cancel", incoming.cancelled.cancelled()).await;
@@ -131,15 +118,12 @@ async fn a_request_to_another_epoch_is_dropped_by_the_agent() {
     let api = nats.api(brisk()).await;
     for epoch in [EPOCH.0 - 1, EPOCH.0 + 1] {
         drop(
-            api.send(
-                &agent_name(),
-                Epoch(epoch),
-                request(),
-                Bytes::new(),
-                Instant::now(),
-            )
-            .await
-            .unwrap(),
+            api.reserve(Instant::now())
+                .await
+                .unwrap()
+                .send(&agent_name(), Epoch(epoch), request(), Bytes::new())
+                .await
+                .unwrap(),
         );
     }
     until("both are dropped", || agent.dropped_frames().other_epoch == 2).await;
@@ -149,10 +133,7 @@ async fn a_request_to_another_epoch_is_dropped_by_the_agent() {
 async fn without_an_agent_nothing_is_handed_over() {
     let nats = Nats::start().await;
     let api = nats.api(RelayLimits::default()).await;
-    let exchange = api
-        .send(&agent_name(), EPOCH, request(), Bytes::new(), Instant::now())
-        .await
-        .unwrap();
+    let exchange = send(&api, request(), Bytes::new()).await.unwrap();
     let error = soon("the answer", exchange.head()).await.map(|_| ()).unwrap_err();
     assert_eq!(error, RelayError::NoResponders);
     assert!(error.never_handed_over());

@@ -1,12 +1,11 @@
 //! What lost, repeated, garbled and foreign frames do, played by hand against the real ends.
 
-use crate::nats::{EPOCH, Nats, agent_name, body, brisk, ok, request, soon, until};
+use crate::nats::{EPOCH, Nats, body, brisk, ok, request, send, soon, until};
 use crate::raw::{self, BODY, CANCEL, ERROR, HEAD, KEEP_ALIVE, Raw};
 use async_nats::{Client, Message, Subscriber};
 use bytes::Bytes;
 use futures::StreamExt;
 use reveille_bus::relay::{FaultCode, RelayClient, RelayError, RelayFault, RelayLimits, ResponseBody};
-use tokio::time::Instant;
 
 const OK_META: &str = r#"{"status":200}"#;
 const REQUEST_META: &str = r#"{"provider":"vllm","method":"POST","path":"/v1/embeddings","body_bytes":2}"#;
@@ -27,10 +26,7 @@ impl Played {
         let mut subscriber = client.subscribe("reveille.infer.gpu-box").await.unwrap();
         client.flush().await.unwrap();
         let api = nats.api(limits).await;
-        let exchange = api
-            .send(&agent_name(), EPOCH, request(), Bytes::new(), Instant::now())
-            .await
-            .unwrap();
+        let exchange = send(&api, request(), Bytes::new()).await.unwrap();
         let answer = tokio::spawn(async { exchange.head().await.map(|(_, body)| body) });
         let head = soon("the request", subscriber.next()).await.unwrap();
         (
@@ -199,10 +195,7 @@ async fn garbage_is_dropped_and_counted_at_both_ends() {
         agent.dropped_frames().malformed == 5 && api.dropped_frames().malformed == 4
     })
     .await;
-    let exchange = api
-        .send(&agent_name(), EPOCH, request(), Bytes::new(), Instant::now())
-        .await
-        .unwrap();
+    let exchange = send(&api, request(), Bytes::new()).await.unwrap();
     assert_eq!(soon("the answer", exchange.head()).await.unwrap().0.status, 200);
 }
 

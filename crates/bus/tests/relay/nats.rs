@@ -1,9 +1,10 @@
 //! A nats-server of the test's own, and both ends of a relay on it.
 
+use bytes::Bytes;
 use futures::{Stream, stream};
 use reveille_bus::relay::{
-    CurrentEpoch, Incoming, RelayClient, RelayFault, RelayLimits, RelayServer, RelayServerHandle,
-    RequestHead, ResponseHead,
+    CurrentEpoch, Exchange, Incoming, RelayClient, RelayError, RelayFault, RelayLimits, RelayServer,
+    RelayServerHandle, RequestHead, ResponseHead,
 };
 use reveille_domain::{AgentName, Epoch, ProviderName};
 use std::future::Future;
@@ -11,6 +12,7 @@ use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
+use tokio::time::Instant;
 
 /// How long a test waits for what must come.
 pub const PATIENCE: Duration = Duration::from_secs(60);
@@ -151,11 +153,15 @@ pub fn ok() -> ResponseHead {
     }
 }
 
+/// Sends a request to the agent if there is memory for its response.
+pub async fn send(api: &RelayClient, head: RequestHead, body: Bytes) -> Result<Exchange, RelayError> {
+    let reserved = api.reserve(Instant::now()).await?;
+    reserved.send(&agent_name(), EPOCH, head, body).await
+}
+
 /// A body whose chunks are all ready.
-pub fn body<const N: usize>(
-    chunks: [&'static str; N],
-) -> impl Stream<Item = Result<bytes::Bytes, RelayFault>> {
-    stream::iter(chunks.map(|chunk| Ok(bytes::Bytes::from_static(chunk.as_bytes()))))
+pub fn body<const N: usize>(chunks: [&'static str; N]) -> impl Stream<Item = Result<Bytes, RelayFault>> {
+    stream::iter(chunks.map(|chunk| Ok(Bytes::from_static(chunk.as_bytes()))))
 }
 
 /// Limits under which silence is noticed quickly.

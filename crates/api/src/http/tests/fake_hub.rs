@@ -2,7 +2,7 @@
 
 use crate::{
     commands::{Admin, AgentCommandAt, KeyCommandAt},
-    inference::{Relay, ResponseBody},
+    inference::{Relay, Reserved, ResponseBody},
     metrics::Metrics,
     registry::{Registry, tests::entry},
     wakes::{SleepError, WakeError, WakeTicket, Waker, Woken},
@@ -74,6 +74,8 @@ pub(super) struct FakeHub {
     made: Mutex<HashMap<KeyId, Key>>,
     enrolled: Mutex<HashMap<AgentName, Agent>>,
     pub stopped: AtomicUsize,
+    /// Whether the relay has no memory for another response.
+    pub full: watch::Sender<bool>,
     /// How many seconds have passed.
     pub secs: AtomicU64,
     pub slept: AtomicUsize,
@@ -384,13 +386,22 @@ impl Relay for FakeHub {
         }
     }
 
+    async fn reserve<'a>(&'a self, by: Instant) -> Result<Box<dyn Reserved + 'a>, RelayError> {
+        let mut full = self.full.subscribe();
+        let has_room = tokio::time::timeout_at(by, full.wait_for(|full| !full)).await;
+        has_room.map_err(|_| RelayError::Overloaded)?.expect("it goes on");
+        Ok(Box::new(self))
+    }
+}
+
+#[async_trait]
+impl Reserved for &FakeHub {
     async fn send(
-        &self,
+        self: Box<Self>,
         agent: &AgentName,
         epoch: Epoch,
         head: RequestHead,
         body: Bytes,
-        _: Instant,
     ) -> Result<(ResponseHead, ResponseBody), RelayError> {
         let provider = ProviderId::new(agent.clone(), head.provider.clone());
         self.sent.lock().push(Sent {
@@ -399,7 +410,7 @@ impl Relay for FakeHub {
             head,
             body,
         });
-        let open = Open::new(self);
+        let open = Open::new(&self);
         let reply = self.replies.lock().pop_front().expect("a reply was scripted");
         let head = |status, kind: &str| ResponseHead {
             status,

@@ -1,6 +1,6 @@
 use super::{
     Answer, Served,
-    fake_hub::{Reply, active, hibernating, id, inactive},
+    fake_hub::{FakeHub, Reply, active, hibernating, id, inactive},
 };
 use crate::wakes::WakeError;
 use bytes::Bytes;
@@ -211,6 +211,37 @@ async fn a_request_waits_its_turn_at_an_agent_that_is_at_its_limit_and_no_longer
         (429, tries + 1),
         "at once"
     );
+}
+
+#[tokio::test]
+async fn a_request_that_waited_for_memory_goes_to_the_agents_current_session_or_to_nobody() {
+    let served = Served::new().await;
+    served.hub.publish("gpu-box/vllm", "m", active());
+    served.hub.replies([whole("in turn")]);
+    let ask = || {
+        served.hub.full.send_replace(true);
+        tokio::spawn(Answer::of(served.chat("m", false)))
+    };
+    let waits = |hub: &FakeHub| hub.full.receiver_count() == 1;
+    let asking = ask();
+    served.hub.until("it waits", waits).await;
+    served
+        .hub
+        .change("gpu-box/vllm", |provider| provider.epoch = Epoch(8));
+    served.hub.full.send_replace(false);
+    assert_eq!(asking.await.expect("an answer").text(), "in turn");
+    assert_eq!(served.hub.sent()[0].epoch, Epoch(8));
+
+    let asking = ask();
+    served.hub.until("it waits", waits).await;
+    served.hub.withdraw("gpu-box/vllm");
+    served.hub.full.send_replace(false);
+    let answer = asking.await.expect("an answer");
+    assert_eq!(
+        (answer.status, answer.error().as_str()),
+        (404, "provider_not_found")
+    );
+    assert_eq!(served.hub.sent().len(), 1);
 }
 
 #[tokio::test]

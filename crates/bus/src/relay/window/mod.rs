@@ -64,7 +64,7 @@ impl Pool {
 
 /// The receiving end of one direction of a request. Invariant: `size` bytes are taken from the pool, and the credit
 /// that is granted and not yet consumed never exceeds `size`.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Window {
     size: usize,
     /// Totals since the start, in credit bytes.
@@ -73,7 +73,7 @@ pub(super) struct Window {
     consumed: u64,
     /// Nothing more will arrive: bytes return to the pool as they are read.
     ended: bool,
-    closed: bool,
+    open: bool,
 }
 
 impl Window {
@@ -109,7 +109,7 @@ impl Window {
             received,
             consumed: 0,
             ended: false,
-            closed: false,
+            open: true,
         })
     }
 
@@ -176,8 +176,8 @@ impl Window {
 
     /// Returns everything to the pool. Later calls change nothing.
     pub fn close(&mut self, pool: &Pool) {
-        if !self.closed {
-            self.closed = true;
+        if self.open {
+            self.open = false;
             self.ended = true;
             pool.put(self.size);
             pool.users.fetch_sub(1, Ordering::Relaxed);
