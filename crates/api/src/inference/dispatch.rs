@@ -150,7 +150,7 @@ impl Inference {
         wake_id: Option<WakeId>,
     ) -> Outcome {
         let provider = chosen.provider.id.clone();
-        run.phase.enter(Phase::Answering(provider.clone()));
+        run.phase.enter(Phase::Queued(provider.clone()));
         let guard = self.in_flight.enter(&provider);
         let reserved = self.relay.reserve(run.request.room_by(run.until)).await;
         // The agent may have restarted while the request waited.
@@ -160,6 +160,7 @@ impl Inference {
         *chosen = current;
         let sent = match reserved {
             Ok(reserved) => {
+                run.phase.enter(Phase::Answering(provider.clone()));
                 let (head, body) = (run.request.head(chosen, run.until), run.request.body.clone());
                 let (agent, epoch) = (&provider.agent, chosen.provider.epoch);
                 reserved.send(agent, epoch, head, body).await
@@ -263,6 +264,7 @@ impl Inference {
             Target::OnceBack => self.once_back(missed, run).await,
             Target::Another => another(),
             Target::AnotherOrSame { pause } => {
+                run.phase.enter(Phase::Queued(id.clone()));
                 sleep_until(run.until.min(Instant::now() + pause)).await;
                 another().or_else(|| self.registry.get(id))
             }

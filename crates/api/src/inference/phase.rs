@@ -14,6 +14,8 @@ pub(crate) enum Phase {
     FallingAsleep(ProviderId),
     /// The provider's agent can't be reached.
     Reaching(ProviderId),
+    /// The provider's agent, or this replica, has no room for the request yet.
+    Queued(ProviderId),
     /// The backend has the request, or is about to get it.
     Answering(ProviderId),
 }
@@ -39,6 +41,7 @@ impl Phase {
             Self::Waking(provider)
             | Self::FallingAsleep(provider)
             | Self::Reaching(provider)
+            | Self::Queued(provider)
             | Self::Answering(provider) => Some(provider),
         }
     }
@@ -46,7 +49,7 @@ impl Phase {
     /// Whether Reveille causes the wait, not the backend.
     pub const fn is_ours(&self) -> bool {
         match self {
-            Self::Waking(_) | Self::FallingAsleep(_) | Self::Reaching(_) => true,
+            Self::Waking(_) | Self::FallingAsleep(_) | Self::Reaching(_) | Self::Queued(_) => true,
             Self::Begun | Self::Answering(_) => false,
         }
     }
@@ -54,7 +57,7 @@ impl Phase {
     /// The phase in a word, for clients.
     pub const fn word(&self) -> &'static str {
         match self {
-            Self::Begun | Self::FallingAsleep(_) | Self::Answering(_) => "waiting",
+            Self::Begun | Self::FallingAsleep(_) | Self::Queued(_) | Self::Answering(_) => "waiting",
             Self::Waking(_) => "waking",
             Self::Reaching(_) => "reaching",
         }

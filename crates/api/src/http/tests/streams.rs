@@ -134,6 +134,33 @@ async fn a_stream_that_waits_says_so_and_then_passes_the_answer() {
 }
 
 #[tokio::test]
+async fn a_stream_that_waits_its_turn_says_so_and_then_passes_the_answer() {
+    let served = Served::with_timings(|timings| {
+        timings.quiet = Duration::from_millis(30);
+        timings.wait = Duration::from_secs(5);
+    })
+    .await;
+    served.hub.publish("gpu-box/vllm", "m", active());
+    let answer = || Reply::Pieces(200, EVENTS, vec![piece("data: [DONE]\n\n")]);
+    let says_so = |text: &str| text.starts_with(": waiting gpu-box/m elapsed=");
+
+    served.hub.full.send_replace(true);
+    let (response, text) = waiting(&served, "comment").await;
+    assert!(says_so(&text), "{text:?}");
+    served.hub.replies([answer()]);
+    served.hub.full.send_replace(false);
+    assert_eq!(rest(response).await, "data: [DONE]\n\n");
+
+    let full = || Reply::Fails(RelayFault::new(FaultCode::Overloaded, "a sentence").into());
+    served.hub.replies((0..5).map(|_| full()));
+    served.hub.replies([answer()]);
+    let (response, text) = waiting(&served, "comment").await;
+    assert!(says_so(&text), "{text:?}");
+    assert_eq!(rest(response).await, "data: [DONE]\n\n");
+    assert_eq!(served.hub.sent().len(), 7);
+}
+
+#[tokio::test]
 async fn a_wake_that_fails_later_is_an_error_event_and_the_end() {
     let served = impatient().await;
     let (response, _) = waiting(&served, "comment").await;
