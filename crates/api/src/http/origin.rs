@@ -31,7 +31,17 @@ const EXPOSED: [HeaderName; 9] = [
     HeaderName::from_static("openai-version"),
 ];
 
-/// Refuses requests for another host, and requests of foreign pages that change, wake or cost something.
+/// Refuses requests for another host, preflights included.
+pub(super) async fn check_host(
+    State(policy): State<Arc<OriginPolicy>>,
+    request: Request,
+    next: Next,
+) -> Result<Response, ApiError> {
+    policy.check_host(&request)?;
+    Ok(next.run(request).await)
+}
+
+/// Refuses requests of foreign pages that change, wake, cost or hold something.
 pub(super) async fn check(
     State(policy): State<Arc<OriginPolicy>>,
     request: Request,

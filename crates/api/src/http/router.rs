@@ -19,7 +19,9 @@ use std::sync::Arc;
 
 pub(crate) fn router(state: AppState, policy: OriginPolicy) -> Router {
     let cors = origin::cors(&policy);
-    let check_origin = middleware::from_fn_with_state(Arc::new(policy), origin::check);
+    let policy = Arc::new(policy);
+    let check_host = middleware::from_fn_with_state(policy.clone(), origin::check_host);
+    let check_origin = middleware::from_fn_with_state(policy, origin::check);
     let authenticate = middleware::from_fn_with_state(state.clone(), auth::authenticate);
     let require = |check: Check| middleware::from_fn_with_state(check, auth::require);
     let inference = Router::new()
@@ -50,14 +52,15 @@ pub(crate) fn router(state: AppState, policy: OriginPolicy) -> Router {
         .route("/readyz", get(health::readyz))
         .fallback(async || ApiError::UnknownPath)
         .method_not_allowed_fallback(async || ApiError::MethodNotAllowed)
-        .layer(check_origin)
-        .layer(middleware::from_fn_with_state(state.clone(), metrics::count));
-    // Outside of all that refuses, so that an allowed page can read why.
+        .layer(check_origin);
+    // Outside of all that refuses a page, so that an allowed one can read why; but a foreign host gets no preflight answered.
     let router = match cors {
         Some(cors) => router.layer(cors),
         None => router,
     };
     router
+        .layer(check_host)
+        .layer(middleware::from_fn_with_state(state.clone(), metrics::count))
         .layer(middleware::from_fn(request_id::name_requests))
         .with_state(state)
 }

@@ -1,7 +1,7 @@
 //! Which hosts the API answers to, and which pages may use it.
 //!
 //! A browser lets any page send requests to any address, this machine's loopback included, and reads the answers back only where
-//! the same-origin policy allows it. So a request that changes, wakes or costs something is refused when it comes from a page of
+//! the same-origin policy allows it. So a request that changes, wakes, costs or holds something is refused when it comes from a page of
 //! another origin, unless that origin is listed; and every request is refused that names a host which isn't the API's own.
 //! What no browser sends has neither `Origin` nor `Sec-Fetch-Site`, and is not affected.
 
@@ -19,6 +19,8 @@ use thiserror::Error;
 const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 /// Paths that may be asked without a `Host`, as load balancers that speak HTTP/1.0 do.
 const HEALTH_PATHS: [&str; 2] = ["/livez", "/readyz"];
+/// A `GET` of this path may hold a place among the followers for as long as the page likes.
+const FOLLOWED_PATH: &str = "/reveille/v1/events";
 /// How much of a header is quoted in an error.
 const MAX_QUOTED_CHARS: usize = 100;
 
@@ -145,13 +147,18 @@ impl OriginPolicy {
         &self.origins
     }
 
-    /// Refuses a request that names a host which isn't the API's, and one that isn't safe (RFC 9110, section 9.2.1) and comes
-    /// from a page of an origin which isn't listed.
+    /// Refuses a request that names a host which isn't the API's.
+    pub(crate) fn check_host<B>(&self, request: &Request<B>) -> Result<(), OriginError> {
+        self.own_authority(request).map(|_| ())
+    }
+
+    /// Refuses also one from a page of an origin which isn't listed, unless it is safe (RFC 9110, section 9.2.1) and holds
+    /// nothing.
     pub(crate) fn check<B>(&self, request: &Request<B>) -> Result<(), OriginError> {
         let Some(own) = self.own_authority(request)? else {
             return Ok(());
         };
-        if request.method().is_safe() {
+        if request.method().is_safe() && request.uri().path() != FOLLOWED_PATH {
             return Ok(());
         }
         self.check_origin(request.headers(), &own)
