@@ -3,7 +3,7 @@
 use crate::{
     ProjectorError, archive,
     columns::{Columns, big, big_ms},
-    llms, rows, wakes,
+    llms, query, wakes,
 };
 use reveille_domain::{
     AgentName, ProviderId, Timestamp,
@@ -95,7 +95,7 @@ impl Projection {
     /// When it isn't a database URL.
     pub fn new(url: &str) -> Result<Self, ProjectorError> {
         Ok(Self {
-            pool: rows::pool(rows::options(url)?, MAX_CONNECTIONS),
+            pool: query::pool(query::options(url)?, MAX_CONNECTIONS),
         })
     }
 
@@ -104,7 +104,7 @@ impl Projection {
     pub(crate) fn in_schema(url: &str, schema: &str) -> Result<Self, ProjectorError> {
         let settings = [("search_path", schema), ("synchronous_commit", "off")];
         Ok(Self {
-            pool: rows::pool(rows::options(url)?.options(settings), MAX_CONNECTIONS),
+            pool: query::pool(query::options(url)?.options(settings), MAX_CONNECTIONS),
         })
     }
 

@@ -3,7 +3,7 @@
 //! Readers and projectors name tables without a schema, and a statement uses the table that has the name when it gets its
 //! lock. So the switch is one transaction that moves tables, and no reader needs to know about it.
 
-use crate::{Mark, Projection, ProjectionError, ProjectorError, columns::big, rows};
+use crate::{Mark, Projection, ProjectionError, ProjectorError, columns::big, query};
 use sqlx::{Connection, PgConnection};
 use std::time::Duration;
 use tokio::time::Instant;
@@ -85,7 +85,7 @@ pub(crate) struct Scratch {
 impl Scratch {
     /// Takes the lock, and creates the schema with empty tables unless an earlier rebuild has left one.
     pub(crate) async fn open(url: &str) -> Result<Self, Stop> {
-        let options = rows::options(url)?;
+        let options = query::options(url)?;
         let connected = tokio::time::timeout(CONNECT_TIMEOUT, PgConnection::connect_with(&options)).await;
         let mut db = connected.map_err(|_| Stop::Again("the database doesn't answer".to_owned()))??;
         lock(&mut db).await?;

@@ -130,7 +130,7 @@ const BUS: Layers = Layers {
     ],
 };
 
-/// Gone: `up/banner` took the enum `Hub` from `up`, which shows the banner; it is in `up/nats` now. `args` held every
+/// Gone: `up/banner` took the enum `Hub` from `up`, which shows the banner; it is in `up/hub` now. `args` held every
 /// command's arguments and parsed them with functions of `keys` and `journal`; each command has its own now, and `args`
 /// what they share. `client` took the data directory from `up`, which is a client of its own API.
 const CLI: Layers = Layers {
@@ -140,9 +140,9 @@ const CLI: Layers = Layers {
         &["doctor"],
         &["rows_rebuild", "up"],
         &["up/banner"],
-        &["up/nats"],
-        &["up/parts", "up/server"],
-        &["up/server_program"],
+        &["up/hub"],
+        &["up/nats_server", "up/parts"],
+        &["up/nats_program"],
         &["services"],
         &["pause", "recipe_test"],
         &["config", "enroll", "hub_init", "journal", "keys"],
@@ -199,7 +199,7 @@ const PROJECTOR: Layers = Layers {
         &["run"],
         &["heartbeats", "scratch"],
         &["projection"],
-        &["rows"],
+        &["query"],
         &["archive", "llms", "wakes"],
         &["commits", "order"],
         &["backoff", "columns", "error"],

@@ -1,6 +1,6 @@
-//! Every error that an HTTP client can see. How a client sees them is in [`super::answer`].
+//! Every error that an HTTP client can see. How a client sees them is in [`super::error_response`].
 
-use super::{answer::ErrorResponse, body::MIN_BYTES_PER_SECOND};
+use super::{body::MIN_BYTES_PER_SECOND, error_response::ErrorResponse};
 use crate::{
     inference::InferenceError,
     keys::Denied,

@@ -4,10 +4,10 @@
 //! with an `x-request-id`.
 
 mod agents;
-mod answer;
 mod auth;
 mod body;
 mod error;
+mod error_response;
 mod extract;
 mod health;
 mod inference;

@@ -2,7 +2,7 @@
 
 use super::{
     ApiError,
-    answer::{PROVIDER, WAKE_ID},
+    error_response::{PROVIDER, WAKE_ID},
     request_id::X_REQUEST_ID,
 };
 use crate::origin::{Origin, OriginPolicy};

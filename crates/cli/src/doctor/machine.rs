@@ -1,7 +1,7 @@
 //! This machine: the config file, the data directory, its disk, and the nats-server program.
 
 use super::{Findings, counted, hub::Place};
-use crate::{config, data_dir, up::server_program};
+use crate::{config, data_dir, up::nats_program};
 use reveille_agent::{
     config::{Action, Config, places},
     owner_policy::OwnerPolicy,
@@ -118,7 +118,7 @@ pub async fn data_dir(path: &Path, place: &Place, findings: &mut Findings) {
     if matches!(place, Place::Named(_)) {
         return;
     }
-    match server_program::find().await {
+    match nats_program::find().await {
         Ok(found) => findings.ok(
             "nats-server",
             format!("{} {}", found.path.display(), found.version),

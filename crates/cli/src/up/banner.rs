@@ -1,6 +1,6 @@
 //! The banner that `reveille up` prints when everything runs.
 
-use super::nats::Hub;
+use super::hub::Hub;
 use crate::{
     client::{
         ApiClient, Row, field,

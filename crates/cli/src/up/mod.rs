@@ -4,10 +4,10 @@
 //! still hears it, the API finishes its requests, then the projector stops, and NATS last.
 
 mod banner;
-mod nats;
+mod hub;
+pub mod nats_program;
+mod nats_server;
 mod parts;
-mod server;
-pub mod server_program;
 
 use crate::{
     api_auth,
@@ -28,7 +28,7 @@ use crate::{
 use anyhow::anyhow;
 use banner::Banner;
 use clap::Args;
-use nats::Hub;
+use hub::Hub;
 use parts::{Parts, Role};
 use reveille_agent::{
     Options,

@@ -1,7 +1,7 @@
 //! From a backend's response to ours: its bytes unchanged, and a visible end when they break off.
 
 use crate::{
-    http::{ApiError, answer::name_provider},
+    http::{ApiError, error_response::name_provider},
     inference::{InferenceError, InferenceResponse, ResponseBody, headers},
 };
 use axum::{

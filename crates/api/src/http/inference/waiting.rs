@@ -6,7 +6,7 @@ use super::{
     sse_keepalive::{DONE, keepalive},
 };
 use crate::{
-    http::{ApiError, AppState, answer::name_provider},
+    http::{ApiError, AppState, error_response::name_provider},
     inference::{
         CurrentPhase, Endpoint, InferenceError, InferenceRequest, InferenceResponse, Progress, ResponseBody,
         headers,

@@ -4,7 +4,7 @@ use super::Published;
 use crate::{
     http::{
         ApiError, AppState,
-        answer::name_provider,
+        error_response::name_provider,
         extract::{Path, Query, parsed},
         paging::{JsonResult, Page, folded, limit},
     },

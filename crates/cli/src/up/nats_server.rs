@@ -4,7 +4,7 @@
 //! It runs below a shim, so it stops whenever this process does, however that happens. When it dies it is restarted on
 //! the same port, with growing pauses.
 
-use super::server_program::ServerProgram;
+use super::nats_program::ServerProgram;
 use crate::data_dir::{DataDir, PORT_FILE, nats_port};
 use anyhow::{Context, Result, bail};
 use reveille_agent::{

@@ -1,6 +1,6 @@
 //! The NATS server of `up`: its own, or one that is already running.
 
-use super::{server::Server, server_program};
+use super::{nats_program, nats_server::Server};
 use crate::{
     data_dir::{DataDir, HUB_KEYS},
     failure::Failure,
@@ -28,7 +28,7 @@ impl Hub {
         if let Some(theirs) = theirs {
             return Ok(Self::Theirs(theirs));
         }
-        let program = server_program::find().await?;
+        let program = nats_program::find().await?;
         let data = DataDir::open(data_dir).await?;
         let keys = HubKeys::make(&data.join(HUB_KEYS))?;
         let server = Server::start(&program, &data, &keys).await?;
