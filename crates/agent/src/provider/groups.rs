@@ -6,7 +6,7 @@
 //!
 //! No task runs this. Each owner reports the state of its own backend, and a queued wake checks again after every report.
 
-use super::report_order::Happened;
+use super::happened::Happened;
 use parking_lot::{Mutex, MutexGuard};
 use reveille_domain::{GroupName, ProviderName, WakeId};
 use std::{

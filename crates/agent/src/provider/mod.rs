@@ -5,6 +5,7 @@ mod activity;
 mod gate;
 mod groups;
 mod handle;
+mod happened;
 mod owner;
 mod report_order;
 mod reported_state;

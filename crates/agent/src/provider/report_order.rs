@@ -1,27 +1,12 @@
 //! The order in which the members of a group report to control.
 //!
 //! Whether a report is true depends on the others of the group: a report that one member woke contradicts the journal for
-//! as long as the journal shows the member that made room for it as awake. Each owner notes when the oldest event happened that it has
-//! yet to report, and reports only when no other member of its groups has an older one. An event counts as
+//! as long as the journal shows the member that made room for it as awake. Each owner notes when the oldest event happened
+//! that it has yet to report, and reports only when no other member of its groups has an older one. An event counts as
 //! unreported until control has answered, and control answers after its commit: what is sent later is committed later,
 //! whichever replica takes it.
 
-use super::groups::Membership;
-use tokio::time::Instant;
-
-/// When something happened to a backend. Of what happened at once, falling asleep comes before waking.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Happened {
-    /// `None` for what was so already when the agent started.
-    pub at: Option<Instant>,
-    /// Whether the backend came up.
-    pub up: bool,
-}
-
-impl Happened {
-    /// A backend that was never probed: it may have been asleep since before the agent started.
-    pub(super) const UNKNOWN: Self = Self { at: None, up: false };
-}
+use super::{groups::Membership, happened::Happened};
 
 impl Membership {
     /// Notes the oldest event that control has yet to hear. Whether it may be reported now.
@@ -57,6 +42,7 @@ mod tests {
     use futures::FutureExt;
     use reveille_domain::{GroupName, ProviderName};
     use std::time::Duration;
+    use tokio::time::Instant;
     use tokio::time::advance;
 
     fn join(order: &Groups, name: &str, groups: &[&str]) -> Membership {

@@ -2,7 +2,7 @@
 //!
 //! Only the outcome of a wake is queued. Otherwise the two states are compared, and the difference is reported.
 
-use super::report_order::Happened;
+use super::happened::Happened;
 use crate::probe::{Unavailable, Verdict};
 use reveille_bus::control::Report;
 use reveille_domain::{

@@ -1,7 +1,7 @@
 //! What the owner reports to control, and what follows from the answers.
 
 use super::{Owner, recipes::ARRIVAL_LIMIT};
-use crate::provider::{report_order::Happened, reported_state::Ask};
+use crate::provider::{happened::Happened, reported_state::Ask};
 use futures::{FutureExt, future::BoxFuture};
 use reveille_bus::control::{ControlAnswer, ControlError, ControlRequest, Report};
 use reveille_domain::{Epoch, ProviderSpec};
