@@ -14,6 +14,7 @@ use control::{Control, EPOCH, now};
 use owned::Owned;
 use reveille_agent::provider::Input;
 use reveille_domain::{
+    Availability::Available,
     Epoch, ModelName, ProviderCommand, ReportSeq, SleepReason, WakeFailureKind,
     provider::StatusName::{Active, Hibernating, Inactive, Waking},
 };
@@ -332,6 +333,9 @@ async fn a_request_that_finds_it_asleep_again_waits_for_the_report_of_that_sleep
     let wake = owned.control.request_wake();
     owned.control.hold();
     owned.handle.send(Input::Wake(wake));
+    let is_up = || owned.handle.gate.availability() == Some(Available);
+    eventually("the wake's end", is_up).await;
+    owned.handle.sleep().await.expect("it can sleep");
     eventually("the next sleep", || backend.sleeps() == 1).await;
     let told = tokio::spawn({
         let handle = owned.handle.clone();
@@ -343,7 +347,7 @@ async fn a_request_that_finds_it_asleep_again_waits_for_the_report_of_that_sleep
     owned.control.release();
     let told = told.await.expect("no panic");
     assert_eq!(told, Some(owned.control.provider().last_report()));
-    assert_eq!(owned.control.sleeps(), [SleepReason::Idle]);
+    assert_eq!(owned.control.sleeps(), [SleepReason::Operator]);
 }
 
 #[tokio::test]

@@ -12,7 +12,7 @@ use crate::{
 };
 use futures::FutureExt;
 use jiff::Zoned;
-use reveille_domain::SleepReason;
+use reveille_domain::{SleepReason, provider::StatusName};
 use std::time::Duration;
 use tokio::time::Instant;
 use tracing::{info, warn};
@@ -26,7 +26,9 @@ impl Owner {
     /// How long the backend must be idle before it sleeps, and the earliest time for that; `None` while it can't sleep.
     pub(super) fn idle_limit(&self) -> Option<(Duration, Instant)> {
         let limit = self.setup.config.sleep.as_ref()?.idle_after?;
-        self.can_sleep().ok().filter(|()| self.reported.is_up())?;
+        // Until control has it as active, its answer may say that a request waits for it.
+        let is_known = self.reported.is_up() && self.reported.status() == Some(StatusName::Active);
+        self.can_sleep().ok().filter(|()| is_known)?;
         let awake_until = self.sleep.awake_since? + self.setup.config.min_awake();
         let others = [self.kept_warm(), self.sleep.not_before];
         let not_before = others.into_iter().flatten().fold(awake_until, Instant::max);
