@@ -1,6 +1,6 @@
 //! The API process: the OpenAI-compatible API, the queries, and control.
 //!
-//! [`registry`] folds the journal in memory, [`keys`] included; [`wakes`] brings providers up; [`control`] turns what agents
+//! `registry` folds the journal in memory, [`keys`] included; [`wakes`] brings providers up; `control` turns what agents
 //! report, and passing time, into commands. Inference never depends on Postgres: only queries ask the row store.
 
 #![expect(

@@ -133,7 +133,7 @@ pub struct OriginArgs {
         value_delimiter = ','
     )]
     pub hosts: Vec<Host>,
-    /// An origin whose pages may use the API from a browser, such as https://chat.example; may be repeated.
+    /// An origin whose pages may use the API from a browser, such as `https://chat.example`; may be repeated.
     #[arg(
         long = "cors-origin",
         env = "REVEILLE_CORS_ORIGIN",

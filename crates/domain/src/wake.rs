@@ -288,7 +288,7 @@ impl Failures {
         }
     }
 
-    /// The backoff that remains at `at`, if any. Never longer than [`MAX_BACKOFF`], even after the clock went back.
+    /// The backoff that remains at `at`, if any. Never longer than `MAX_BACKOFF`, even after the clock went back.
     #[must_use]
     pub fn backoff_at(&self, at: Timestamp) -> Option<Duration> {
         self.held_until_ms
