@@ -12,7 +12,7 @@ const H2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// A position in the bytes of a connection.
 #[derive(Debug)]
 pub struct Framing {
-    place: Position,
+    position: Position,
     /// Whether anything has passed: only before may HTTP/2 begin.
     begun: bool,
     heads: usize,
@@ -44,7 +44,7 @@ impl Framing {
     #[must_use]
     pub fn new(head_bytes: usize) -> Self {
         Self {
-            place: Position::Head,
+            position: Position::Head,
             begun: false,
             heads: 0,
             head_bytes,
@@ -64,7 +64,7 @@ impl Framing {
     /// Whether a body has begun and not ended.
     pub(crate) fn is_in_body(&self) -> bool {
         matches!(
-            self.place,
+            self.position,
             Position::Body(_) | Position::Chunks(_) | Position::BrokenBody
         )
     }
@@ -72,7 +72,7 @@ impl Framing {
     /// Whether a body is malformed. hyper sees the end of the connection there, and ends it.
     #[must_use]
     pub fn is_broken(&self) -> bool {
-        matches!(self.place, Position::BrokenBody)
+        matches!(self.position, Position::BrokenBody)
     }
 
     /// Advances over `bytes`, which begin where the ones that passed before have ended.
@@ -80,7 +80,7 @@ impl Framing {
         let (mut passed, mut refusal) = (0, None);
         while passed < bytes.len() {
             let rest = &bytes[passed..];
-            match &mut self.place {
+            match &mut self.position {
                 Position::BrokenBody => break,
                 Position::Http2 => passed = bytes.len(),
                 Position::Body(left) => {
@@ -89,18 +89,18 @@ impl Framing {
                     // No more than the length of a slice.
                     passed += here as usize;
                     if *left == 0 {
-                        self.place = Position::Head;
+                        self.position = Position::Head;
                     }
                 }
                 Position::Chunks(chunks) => match chunks.pass(rest) {
                     Passed::All => passed = bytes.len(),
                     Passed::Ended(at) => {
                         passed += at;
-                        self.place = Position::Head;
+                        self.position = Position::Head;
                     }
                     Passed::Broken(at) => {
                         passed += at;
-                        self.place = Position::BrokenBody;
+                        self.position = Position::BrokenBody;
                     }
                 },
                 Position::Head => match self.head(rest) {
@@ -125,7 +125,7 @@ impl Framing {
             if bytes.len() < H2_PREFACE.len() {
                 return Ok(0);
             }
-            self.place = Position::Http2;
+            self.position = Position::Http2;
             return Ok(bytes.len());
         }
         // An empty line before a request is ignored (RFC 9112, section 2.2). It passes only whole: behind half of one,
@@ -139,7 +139,7 @@ impl Framing {
             return Ok(0);
         };
         self.heads += 1;
-        self.place = match body {
+        self.position = match body {
             Body::Bytes(0) => Position::Head,
             Body::Bytes(length) => Position::Body(length),
             Body::Chunked => Position::Chunks(Chunks::START),

@@ -21,7 +21,7 @@ pub(crate) enum InferenceError {
         provider: ProviderId,
         waited: Option<Duration>,
     },
-    #[error("{provider} is waking: ask again")]
+    #[error("{provider} is waking: retry")]
     Waking {
         provider: ProviderId,
         wake_id: WakeId,
@@ -66,9 +66,9 @@ fn suggestion(nearest: &[String]) -> String {
 
 fn advice(waited: Option<Duration>) -> String {
     match waited {
-        None => ", and the request asks not to wait for it: ask again, and it is woken".to_owned(),
+        None => ", and the request asks not to wait for it: retry, and it will be woken".to_owned(),
         Some(waited) => format!(
-            ", and still was after {:.1} s, as long as this request waits (X-Reveille-Wait): ask again, and it is woken",
+            ", and still was after {:.1} s, the longest this request may wait (X-Reveille-Wait): retry, and it will be woken",
             waited.as_secs_f64()
         ),
     }

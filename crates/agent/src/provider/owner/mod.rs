@@ -1,5 +1,6 @@
 //! The owner's loop: [`Owner::next`] waits for the next event, [`Owner::apply`] draws the conclusions.
 
+mod eviction;
 mod probing;
 mod recipes;
 mod reporting;

@@ -1,13 +1,8 @@
-//! How the owner puts its backend to sleep: when, after which requests, and for whom.
+//! How the owner puts its backend to sleep: when, and after which requests.
 
 use super::Owner;
 use crate::{
-    probe::Verdict,
-    provider::{
-        activity::Activity,
-        groups::{EvictionRequest, Membership},
-        reported_state::SleepIntent,
-    },
+    provider::{activity::Activity, reported_state::SleepIntent},
     recipe::{Outcome, Run},
 };
 use futures::FutureExt;
@@ -41,7 +36,7 @@ impl Owner {
         Some(Instant::now() + hours.left(&Zoned::now())?)
     }
 
-    fn can_sleep(&self) -> Result<(), &'static str> {
+    pub(super) fn can_sleep(&self) -> Result<(), &'static str> {
         let config = &self.setup.config;
         let steps = config.sleep.as_ref().is_some_and(|sleep| !sleep.steps.is_empty());
         if !steps && !self.serves() {
@@ -98,7 +93,7 @@ impl Owner {
     // ── How ──
 
     /// Closes the gate, and puts the backend to sleep when the last request has left.
-    fn drain(&mut self, intent: SleepIntent, until: Instant) {
+    pub(super) fn drain(&mut self, intent: SleepIntent, until: Instant) {
         self.gate.close();
         self.probing = None;
         let waits_for = self.gate.in_flight();
@@ -123,12 +118,6 @@ impl Owner {
         if let (Some(group), Some(request)) = (&self.group, self.eviction_for(intent)) {
             group.refuse(&request, "still worked on requests");
         }
-    }
-
-    /// The eviction request behind `intent`, if it is still the current one.
-    fn eviction_for(&self, intent: SleepIntent) -> Option<EvictionRequest> {
-        let wanted = self.group.as_ref().and_then(Membership::eviction);
-        wanted.filter(|request| intent.for_wake == Some(request.for_wake))
     }
 
     /// Runs the sleep recipe. The gate is closed, and no request is inside.
@@ -165,7 +154,7 @@ impl Owner {
         self.reported.doubt();
     }
 
-    // ── For its group ──
+    // ── What had to wait ──
 
     /// Begins what had to wait: makes room for others, rests, and then wakes.
     pub(super) fn go_on(&mut self) {
@@ -178,104 +167,6 @@ impl Owner {
             && let Some(wake) = self.sleep.pending.take()
         {
             self.look_or_wake(wake);
-        }
-    }
-
-    /// Ends a drain for an eviction request that is no longer the current one.
-    fn end_outdated_drain(&mut self) {
-        let wanted = self.group.as_ref().and_then(Membership::eviction);
-        if let Activity::Draining { intent, .. } = &self.activity
-            && intent.reason == SleepReason::Group
-            && intent.for_wake != wanted.map(|request| request.for_wake)
-        {
-            self.activity = Activity::Idle;
-        }
-    }
-
-    /// Begins to make room for others, once the state of the backend is known.
-    fn make_room(&mut self) {
-        let Some(group) = &self.group else { return };
-        let Some(request) = group.eviction() else { return };
-        let tried = self
-            .sleep
-            .failed_eviction
-            .as_ref()
-            .is_some_and(|(tried, _)| *tried == request);
-        let unknown = self.reported.availability().is_none() || self.probing.is_some();
-        if self.resource.is_free() || tried || unknown || group.has_refused(&request) {
-            return;
-        }
-        if self.keeps_room_for_arrivals() {
-            return;
-        }
-        if let Activity::Queued { wake, .. } = self.activity {
-            // It queues for its own wake, but may use the resource all the same, and gives that up first.
-            self.sleep.pending = Some(wake);
-            self.activity = Activity::Idle;
-        }
-        if !self.activity.is_idle() {
-            return;
-        }
-        if let Err(why) = self.can_sleep() {
-            // The backend may have ended since the last probe.
-            self.sleep.failed_eviction = Some((request, format!("can't be put to sleep: {why}")));
-            return self.start_probe();
-        }
-        let intent = SleepIntent {
-            reason: SleepReason::Group,
-            for_wake: Some(request.for_wake),
-        };
-        self.drain(intent, request.until);
-    }
-
-    /// Whether others want its room, but the first of the requests that it was woken for hasn't come yet.
-    pub(super) fn keeps_room_for_arrivals(&self) -> bool {
-        let wanted = self.group.as_ref().and_then(Membership::eviction);
-        wanted.is_some() && self.reported.is_up() && self.gate.is_expecting()
-    }
-
-    /// Draws from a probe whether the backend uses the shared resource. If the backend says that it sleeps, it doesn't. If
-    /// the connection is refused, it may still be starting, unless it was stopped or its sleep recipe has run.
-    pub(super) fn update_resource(&mut self, verdict: &Verdict) {
-        let tried = self.sleep.failed_eviction.take();
-        match verdict {
-            Ok(()) => self.resource.hold(),
-            Err(why) if why.asleep => self.resource.release(),
-            Err(why) if why.refused => {
-                let nothing_started = self.resource.is_unknown() || self.serves() && self.child.is_none();
-                if nothing_started || tried.is_some() {
-                    self.resource.release();
-                }
-            }
-            Err(_) => {}
-        }
-        if let (Some(group), Some((request, why))) = (&self.group, tried)
-            && !self.resource.is_free()
-        {
-            group.refuse(&request, &why);
-        }
-    }
-
-    /// Reports the state of the backend to the group. Its room is free only once the journal has the backend asleep.
-    pub(super) fn settle_group(&self) {
-        let Some(group) = &self.group else { return };
-        let sleeps = self.resource.is_free();
-        if self.reported.is_up() {
-            group.is_awake();
-        } else if sleeps && self.is_recorded_asleep() {
-            group.sleeps();
-        } else if matches!(self.activity, Activity::Waking { .. } | Activity::Sleeping { .. }) {
-            // Its outcome decides.
-        } else if sleeps {
-            group.is_unrecorded();
-            // An earlier session may have left it awake in the journal.
-            if self.reported.is_unpublished()
-                && let Some(request) = group.eviction()
-            {
-                group.refuse(&request, "can't be published, so it isn't recorded as asleep");
-            }
-        } else {
-            group.is_doubtful();
         }
     }
 }

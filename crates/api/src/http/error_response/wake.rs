@@ -43,7 +43,7 @@ pub(super) fn of_wake(error: &WakeError) -> ErrorResponse {
             left,
         } => {
             let message = format!(
-                "{provider} is still waking after {}, as long as this request waits (X-Reveille-Wait); the wake goes on",
+                "{provider} is still waking after {}, the longest this request may wait (X-Reveille-Wait); the wake goes on",
                 seconds(*spent)
             );
             ErrorResponse::new(StatusCode::GATEWAY_TIMEOUT, "wake_timeout", message)

@@ -295,7 +295,7 @@ async fn a_request_waits_no_longer_than_it_says_for_a_backend_that_is_being_put_
     let answer = Answer::of(request).await;
     assert_eq!((answer.status, answer.error().as_str()), (504, "wake_timeout"));
     assert!(
-        answer.text().contains("as long as this request waits"),
+        answer.text().contains("the longest this request may wait"),
         "{}",
         answer.text()
     );
