@@ -63,10 +63,12 @@ impl Nats {
             context.create_stream(probe()).await.ok()
         })
         .await;
-        context
-            .delete_stream("PROBE")
-            .await
-            .expect("the probe can be removed");
+        wait_until("the probe was removed", SOON, async || {
+            // A removal whose answer was late has happened.
+            context.delete_stream("PROBE").await.ok();
+            context.get_stream("PROBE").await.err()
+        })
+        .await;
         nodes
     }
 

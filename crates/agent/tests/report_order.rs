@@ -18,7 +18,7 @@ use std::time::Duration;
 use tokio::time::timeout;
 
 /// Longer than any wake here takes.
-const SOON: Duration = Duration::from_secs(20);
+const SOON: Duration = Duration::from_secs(60);
 
 /// Two members of one group, both asleep; what the second waits for is over soon.
 async fn two_asleep(groups: &Groups, a: &Backend, b: &Backend) -> (Owned, Owned) {

@@ -12,7 +12,7 @@ use std::{
 use tempfile::TempDir;
 
 /// Longer than anything here takes on a busy machine.
-const SOON: Duration = Duration::from_secs(30);
+const SOON: Duration = Duration::from_secs(60);
 
 /// A backend that nobody asks: it is published without a recipe.
 const CONFIG: &str = "\

@@ -12,15 +12,15 @@ fn sha256(bytes: &[u8]) -> String {
 }
 
 /// An active provider whose backend knows the model by its public name, so that bodies pass unchanged.
-async fn relayed(backend_args: &[&str]) -> (World, Backend, Api, Process) {
+/// `more`: further lines of the provider.
+async fn relayed(backend_args: &[&str], more: &str) -> (World, Backend, Api, Process) {
     let world = World::new().await;
     let backend = world.backend(backend_args);
     backend.start_and_wait().await;
     let api = world.api().await;
     let url = backend.url();
-    let provider = format!(
-        "\n[[provider]]\nname = \"vllm\"\nbase_url = {url:?}\nmodels = [\"stand-in\"]\nanswer_timeout = \"1s\"\n"
-    );
+    let provider =
+        format!("\n[[provider]]\nname = \"vllm\"\nbase_url = {url:?}\nmodels = [\"stand-in\"]\n{more}\n");
     let agent = world.agent(&AgentConfig::new("gpu-box").lines(&provider));
     api.wait_for_status("gpu-box/stand-in", "active", SOON).await;
     (world, backend, api, agent)
@@ -28,7 +28,7 @@ async fn relayed(backend_args: &[&str]) -> (World, Backend, Api, Process) {
 
 #[tokio::test]
 async fn a_body_of_five_mebibytes_arrives_intact() {
-    let (_world, backend, api, _agent) = relayed(&[]).await;
+    let (_world, backend, api, _agent) = relayed(&[], "").await;
     let filler = "x".repeat(5 * 1024 * 1024);
     let body = json!({ "model": "stand-in", "messages": [{ "role": "user", "content": filler }] });
     let sent = serde_json::to_vec(&body).expect("JSON");
@@ -45,7 +45,7 @@ async fn a_body_of_five_mebibytes_arrives_intact() {
 #[tokio::test]
 async fn a_streamed_answer_of_twenty_mebibytes_arrives_intact() {
     const BYTES: usize = 20 * 1024 * 1024;
-    let (_world, _backend, api, _agent) = relayed(&["--answer-bytes", &BYTES.to_string()]).await;
+    let (_world, _backend, api, _agent) = relayed(&["--answer-bytes", &BYTES.to_string()], "").await;
     let answer = api.stream("stand-in").await;
     assert!(answer.status == 200 && answer.ended_well);
     assert_eq!(answer.body.len(), BYTES);
@@ -54,7 +54,7 @@ async fn a_streamed_answer_of_twenty_mebibytes_arrives_intact() {
 
 #[tokio::test]
 async fn a_client_that_leaves_frees_its_backend() {
-    let (_world, backend, api, _agent) = relayed(&["--tokens", "10000", "--token-delay-ms", "50"]).await;
+    let (_world, backend, api, _agent) = relayed(&["--tokens", "10000", "--token-delay-ms", "50"], "").await;
     let mut response = api.open_stream("stand-in").await;
     response.chunk().await.expect("a first piece");
     drop(response);
@@ -66,7 +66,7 @@ async fn a_client_that_leaves_frees_its_backend() {
 
 #[tokio::test]
 async fn a_stream_that_breaks_in_the_middle_ends_with_the_error_event_and_without_done() {
-    let (_world, _backend, api, _agent) = relayed(&["--tokens", "50", "--die-after-tokens", "5"]).await;
+    let (_world, _backend, api, _agent) = relayed(&["--tokens", "50", "--die-after-tokens", "5"], "").await;
     let answer = api.stream("stand-in").await;
     assert_eq!(answer.status, 200);
     assert!(answer.said().starts_with("token-0"), "{answer:?}");
@@ -88,7 +88,7 @@ fn assert_logged_with_its_id(api: &Api, headers: &HeaderMap) {
 
 #[tokio::test]
 async fn a_backend_that_takes_a_request_and_says_nothing_is_given_up_with_the_key_to_raise() {
-    let (_world, _backend, api, _agent) = relayed(&["--hang", "inference"]).await;
+    let (_world, _backend, api, _agent) = relayed(&["--hang", "inference"], "answer_timeout = \"1s\"").await;
     let answer = api.chat("stand-in").await;
     assert_eq!(
         (answer.status, answer.error_code().as_str()),

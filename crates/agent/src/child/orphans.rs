@@ -99,7 +99,7 @@ mod tests {
     use super::*;
     use tokio::time::timeout;
 
-    const SOON: Duration = Duration::from_secs(10);
+    const SOON: Duration = Duration::from_secs(60);
     const A_WHILE: Duration = Duration::from_millis(100);
 
     fn lock() -> (tempfile::TempDir, ChildrenLock) {

@@ -21,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 /// Everything here settles well within this, also on a busy machine.
-pub(crate) const SETTLES: Duration = Duration::from_secs(40);
+pub(crate) const SETTLES: Duration = Duration::from_secs(120);
 
 /// A journal that commands write to.
 pub(crate) struct Hub {
