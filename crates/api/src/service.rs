@@ -3,7 +3,7 @@
 use crate::{
     commands::Commands,
     config::{AgentAuth, Config},
-    control::{self, Control, Presence, Sweeper, agent_auth},
+    control::{self, Control, Presence, Sweeper, admission},
     history::{JournalFeed, JournalRows},
     http::{self, AppServices, AppState, HttpLimits, Readiness},
     keys::Authenticator,
@@ -17,7 +17,7 @@ use async_nats::jetstream;
 use backon::{ConstantBuilder, Retryable};
 use reveille_bus::{
     BusError, Connection, Follow, Follower, Journal, NatsClock,
-    access::Callout,
+    access::AuthRequests,
     control::ControlRequests,
     heartbeats::HeartbeatWatch,
     relay::{RelayClient, RelayLimits, RelayStartError},
@@ -278,13 +278,13 @@ impl Service {
             let refusals = &commands.metrics.refusals;
             let opened = async {
                 registry.ready().await;
-                agent_auth::trust(&commands, trusted).await;
-                Callout::subscribe(bus.client(), issuer, refusals).await
+                admission::trust(&commands, trusted).await;
+                AuthRequests::subscribe(bus.client(), issuer, refusals).await
             };
             match stop.run_until_cancelled(opened).await {
-                Some(Ok(callout)) => {
+                Some(Ok(requests)) => {
                     answers.send_replace(true);
-                    agent_auth::answer(callout, &registry, refusals, &stop).await;
+                    admission::answer(requests, &registry, refusals, &stop).await;
                 }
                 Some(Err(error)) => error!(%error, "can't authenticate agents"),
                 None => {}
@@ -297,7 +297,7 @@ impl Service {
         let registry = self.registry.clone();
         self.spawn(async move {
             match Connection::open(&system.named("reveille agent auth")).await {
-                Ok(connection) => agent_auth::revoke_connections(&connection, &registry).await,
+                Ok(connection) => admission::revoke_connections(&connection, &registry).await,
                 Err(error) => error!(%error, "a revoked agent stays connected until it disconnects"),
             }
         });

@@ -113,7 +113,7 @@ const BUS: Layers = Layers {
         &["journal/context"],
         &["access", "upcast"],
         &["access/revoker"],
-        &["access/callout", "access/hub_keys"],
+        &["access/auth_requests", "access/hub_keys"],
         &["access/jwt"],
         &["access/nats_key", "access/role"],
         &["ordered_reader", "row_source"],
@@ -172,7 +172,7 @@ const DOMAIN: Layers = Layers {
             "agent/sessions",
             "key/decide",
             "provider/decide",
-            "provider/waking",
+            "provider/wake_rules",
         ],
         &[
             "agent/command",

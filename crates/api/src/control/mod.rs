@@ -1,7 +1,7 @@
 //! Control: turns what agents report, and passing time, into commands. Every replica runs it and none leads: the journal's
 //! compare-and-set decides, so a command that is issued twice changes nothing.
 
-pub(crate) mod agent_auth;
+pub(crate) mod admission;
 mod presence;
 mod requests;
 mod sweeps;

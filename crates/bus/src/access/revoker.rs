@@ -1,7 +1,7 @@
 //! Revoking connections: finds the agents' connections on all servers of the hub and ends those whose key is no longer
 //! valid. The servers answer only a client of their system account.
 
-use super::callout::agent_of_user;
+use super::auth_requests::agent_of_user;
 use crate::{error::BusError, messages};
 use async_nats::{Client, Message};
 use futures::StreamExt;

@@ -4,7 +4,7 @@ use crate::events::PATIENCE;
 use crate::raw_client::RawClient;
 use reveille_bus::{
     BusError, Connection, NatsAccess, NatsServer, Refusals,
-    access::{Callout, ConnectionRevoker, HubKeys, NatsKey, Role},
+    access::{AuthRequests, ConnectionRevoker, HubKeys, NatsKey, Role},
 };
 use reveille_domain::AgentName;
 use reveille_tests::{Nats, wait_until};
@@ -45,13 +45,13 @@ impl Locked {
         };
         let api = Connection::open(&api.named("api")).await.unwrap();
         let issuer = keys.issuer().unwrap().expect("there");
-        let mut callout = Callout::subscribe(api.client(), issuer, &Refusals::default())
+        let mut requests = AuthRequests::subscribe(api.client(), issuer, &Refusals::default())
             .await
             .unwrap();
         api.client().flush().await.unwrap();
         let known = agents.clone();
         let answering = tokio::spawn(async move {
-            while let Some(request) = callout.next().await {
+            while let Some(request) = requests.next().await {
                 let agent = known.lock().unwrap().get(request.key()).cloned();
                 match agent {
                     Some(agent) => request.admit(&agent).await,

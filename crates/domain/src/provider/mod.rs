@@ -13,7 +13,7 @@ mod event;
 mod evolve;
 mod rejection;
 mod state;
-mod waking;
+mod wake_rules;
 
 #[cfg(test)]
 mod tests;
@@ -23,6 +23,6 @@ pub use decide::STABLE_AFTER;
 pub use event::{ProviderEvent, RegisteredAs};
 pub use rejection::Rejection;
 pub use state::{Gone, InactiveReason, Provider, Registered, StableStatus, Status, StatusName, WakeCounts};
-pub use waking::DEADLINE_MARGIN;
+pub use wake_rules::DEADLINE_MARGIN;
 
 crate::aggregate::aggregate!(Provider, "provider", ProviderCommand, ProviderEvent, Rejection);

@@ -1,4 +1,4 @@
-//! How the owner makes room for the other members of its group.
+//! How the owner gives its room to other members of its group. `groups` decides which member has to.
 
 use super::Owner;
 use crate::{

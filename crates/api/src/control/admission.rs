@@ -1,4 +1,4 @@
-//! Authenticates agents' connections where the hub's NATS servers ask for keys, and ends those whose keys were revoked.
+//! Admits agents: authenticates their connections where the hub's NATS servers ask for keys, and ends those whose keys were revoked.
 //! The journal records which keys are valid; each replica answers by its own fold.
 
 use crate::{
@@ -8,7 +8,7 @@ use crate::{
 use backon::{ConstantBuilder, Retryable};
 use reveille_bus::{
     Connection, Reason, Refusals, SubjectKind,
-    access::{Callout, ConnectionRevoker},
+    access::{AuthRequests, ConnectionRevoker},
 };
 use reveille_domain::{AgentCommand, AgentKey, AgentName};
 use std::time::Duration;
@@ -40,12 +40,12 @@ pub(crate) async fn trust(commands: &Commands, trusted: Vec<(AgentName, AgentKey
 
 /// Answers the hub's servers until `shutdown`.
 pub(crate) async fn answer(
-    mut callout: Callout,
+    mut requests: AuthRequests,
     registry: &Registry,
     refusals: &Refusals,
     shutdown: &CancellationToken,
 ) {
-    while let Some(Some(request)) = shutdown.run_until_cancelled(callout.next()).await {
+    while let Some(Some(request)) = shutdown.run_until_cancelled(requests.next()).await {
         let (key, host) = (request.key().to_owned(), request.host().to_owned());
         if !registry.is_ready() {
             request.refuse("the journal is being read").await;

@@ -1,5 +1,6 @@
-//! Admitting agents. A server of the hub asks about every connection that its config doesn't know (NATS's auth callout),
-//! and an API replica answers by what the journal says about the key. Agents come and go without changes to any server.
+//! A hub's servers ask about every connection that their config doesn't know (NATS's auth callout). This reads their requests
+//! and carries the answers; an API replica decides by what the journal says about the key. Agents come and go without changes to
+//! any server.
 
 use super::{jwt::AuthRequestClaims, nats_key::NatsKey, role::Role};
 use crate::{
@@ -19,7 +20,7 @@ const QUEUE_GROUP: &str = "reveille-callout";
 const AGENT_USER: &str = "agent";
 
 /// The servers' authorization requests.
-pub struct Callout {
+pub struct AuthRequests {
     client: Client,
     subscription: Subscriber,
     issuer: NatsKey,
@@ -35,7 +36,7 @@ pub struct AuthRequest {
     reply: Subject,
 }
 
-impl Callout {
+impl AuthRequests {
     /// Joins the replicas that answer, and counts in `refusals` the requests it refuses. `issuer` is the account key that the servers' configs name.
     ///
     /// # Errors
