@@ -16,10 +16,12 @@ use reveille_agent::{
     provider::{Groups, Input},
     state_dir::StateDir,
 };
+use reveille_bus::wakes::WakeMessage;
 use reveille_domain::{
     SleepReason, WakeFailureKind,
     provider::StatusName::{Active, Hibernating, Waking},
 };
+use std::time::Duration;
 
 #[tokio::test]
 async fn the_awake_one_is_put_to_sleep_and_that_is_known_before_the_other_wakes() {
@@ -113,6 +115,92 @@ async fn a_pause_while_a_wake_waits_for_its_group_ends_it_before_its_recipe() {
     Pause::lift(&state, now).expect("removed");
     first.wake();
     first.until(Active).await;
+}
+
+#[tokio::test]
+async fn a_wake_that_only_waits_for_its_group_ends_when_no_replica_wants_it_any_longer() {
+    let (a, b) = (Backend::start().await, Backend::start().await);
+    a.wake_up();
+    let groups = Groups::default();
+    let first = Owned::member(&groups, "a", &member(&a, "/sleep", ""));
+    // One wake a day: none that was withdrawn counts.
+    let once = member(&b, "/sleep", "").replace("[provider.wake]", "[provider.wake]\nmax_per_day = 1");
+    let second = Owned::member(&groups, "b", &once);
+    first.until(Active).await;
+    second.until(Hibernating).await;
+    let request = first.handle.gate.enter().expect("open");
+    let clock = StoppedClock::stop();
+    let gate_is_closed = || first.handle.gate.enter().is_none();
+    let waits = || second.control.status() == Some(Waking);
+    let wake = second.wake_for_request();
+    let says = |replica: &str, wanted| {
+        let replica = replica.to_owned();
+        let wake = wake.clone();
+        second.handle.send(Input::Wake(WakeMessage {
+            wanted,
+            replica,
+            ..wake
+        }));
+    };
+    clock.pass_until("a closed gate", gate_is_closed).await;
+    // Two replicas want it; the first no longer does, and the second says nothing more, for a while.
+    says("", false);
+    says("api-1", true);
+    says("api-2", true);
+    says("api-1", false);
+    clock.pass(Duration::from_secs(9)).await;
+    assert!(waits() && gate_is_closed(), "api-2 may still have a waiter");
+    says("api-2", true);
+    clock.pass(Duration::from_secs(9)).await;
+    assert!(waits() && gate_is_closed(), "it has said so again");
+    says("api-2", false);
+    clock.pass_until("its end", || !waits()).await;
+    let failure = second.failed().await;
+    assert_eq!(
+        (failure.kind, failure.stage.as_str()),
+        (WakeFailureKind::NotNeeded, "group")
+    );
+    clock.pass_until("an open gate", || !gate_is_closed()).await;
+    assert_eq!(second.control.last_stages().len(), 1, "the wait");
+    assert_eq!(second.control.provider().failures.count, 0);
+    assert_eq!(
+        (a.sleeps(), first.control.sleeps(), b.wakes().len()),
+        (0, vec![], 0)
+    );
+
+    // A replica that has ended says nothing at all.
+    second.wake_for_request();
+    clock.pass_until("its end", || !waits()).await;
+    assert_eq!(second.failed().await.kind, WakeFailureKind::NotNeeded);
+
+    // The next that somebody wants finds the room.
+    drop(request);
+    second.wake();
+    clock
+        .pass_until("its wake", || second.control.status() == Some(Active))
+        .await;
+    assert_eq!((a.sleeps(), b.wakes().len()), (1, 1));
+}
+
+#[tokio::test]
+async fn a_wake_whose_recipe_has_begun_goes_on_though_nobody_wants_it_any_longer() {
+    let backend = Backend::start().await;
+    let alone = member(&backend, "/sleep", "").replace("/wake\"", "/slow-wake\"");
+    let owned = Owned::member(&Groups::default(), "a", &alone);
+    owned.until(Hibernating).await;
+    let wake = owned.wake_for_request();
+    eventually("the recipe", || backend.wakes().len() == 1).await;
+    let clock = StoppedClock::stop();
+    owned.handle.send(Input::Wake(WakeMessage {
+        wanted: false,
+        ..wake
+    }));
+    clock.pass(Duration::from_secs(20)).await;
+    assert_eq!(owned.control.status(), Some(Waking));
+    backend.release();
+    clock
+        .pass_until("its wake", || owned.control.status() == Some(Active))
+        .await;
 }
 
 #[tokio::test]

@@ -154,5 +154,6 @@ fn outcome(wake: &WakeRecord) -> &'static str {
             WakeFailureKind::Died => "died",
             WakeFailureKind::NotAllowed => "not_allowed",
             WakeFailureKind::GroupBlocked => "group_blocked",
+            WakeFailureKind::NotNeeded => "not_needed",
         })
 }

@@ -167,6 +167,7 @@ impl Service {
             commands.clone(),
             self.bus.client().clone(),
             self.tasks.clone(),
+            &config.replica,
             config.max_waiting,
         );
         let control = Control {

@@ -31,6 +31,14 @@ pub struct WakeMessage {
     /// false for an operator's wake until a request joins it.
     #[serde(default = "yes", skip_serializing_if = "is_true")]
     pub awaited: bool,
+    /// Whether the sender knows of somebody who still wants this wake: a request that waits for it, a caller that said it would
+    /// come back, or the operator who requested it. A wake that only waits for its group ends when no replica does. True when
+    /// absent.
+    #[serde(default = "yes", skip_serializing_if = "is_true")]
+    pub wanted: bool,
+    /// The replica that sends the message. Empty when absent.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub replica: String,
 }
 
 const fn yes() -> bool {
@@ -38,8 +46,8 @@ const fn yes() -> bool {
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands over a reference")]
-const fn is_true(awaited: &bool) -> bool {
-    *awaited
+const fn is_true(value: &bool) -> bool {
+    *value
 }
 
 impl WakeMessage {

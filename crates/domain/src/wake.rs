@@ -120,6 +120,8 @@ pub enum WakeFailureKind {
     NotAllowed,
     /// Another member of its group did not make room in time.
     GroupBlocked,
+    /// It only waited for its group, and nobody waited for it any longer.
+    NotNeeded,
 }
 
 impl WakeFailure {
@@ -268,7 +270,7 @@ impl Failures {
     }
 
     /// The failures after a failed wake at `at`. Only the backend's own failures count. An owner's refusal delays the next
-    /// wake for a moment, and a group without room says nothing about this backend.
+    /// wake for a moment. A group without room, or callers that left before there was any, say nothing about this backend.
     #[must_use]
     pub fn after(&self, failure: &WakeFailure, at: Timestamp) -> Self {
         match failure.kind {
@@ -282,6 +284,7 @@ impl Failures {
                 last: Some(failure.clone()),
             },
             WakeFailureKind::GroupBlocked
+            | WakeFailureKind::NotNeeded
             | WakeFailureKind::AgentLost
             | WakeFailureKind::AgentStopped
             | WakeFailureKind::Withdrawn => self.clone(),

@@ -474,6 +474,7 @@ fn the_words_inside_are_written_as_ever() {
         WakeFailureKind::Died,
         WakeFailureKind::NotAllowed,
         WakeFailureKind::GroupBlocked,
+        WakeFailureKind::NotNeeded,
     ];
     golden("words_failure_kinds", &kinds.to_vec());
     let reasons = [

@@ -18,6 +18,7 @@ mod forgeries;
 mod harness;
 mod https;
 mod keys;
+mod left_alone;
 mod locked;
 mod machine;
 mod openai_sdk;

@@ -31,7 +31,7 @@ const AGENT: Layers = Layers {
             "provider/reported_state",
         ],
         &["provider/groups"],
-        &["provider/gate", "provider/happened"],
+        &["provider/demand", "provider/gate", "provider/happened"],
         &["recipe"],
         &["recipe/runner", "recipe/timeline"],
         &["probe"],

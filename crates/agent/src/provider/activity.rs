@@ -4,7 +4,7 @@ use super::{gate::Gate, reported_state::SleepIntent};
 use crate::{
     config::millis,
     probe::Verdict,
-    recipe::{Outcome, Progress, Run},
+    recipe::{Before, Outcome, Progress, Run},
 };
 use futures::future::BoxFuture;
 use reveille_domain::{GROUP_STAGE, Stage, WakeId};
@@ -19,10 +19,12 @@ pub(super) enum Activity {
         began: Instant,
         check: BoxFuture<'static, Verdict>,
     },
-    /// Queueing for its groups.
+    /// Queueing for its groups, once what ran before has ended.
     Queued {
         wake: WakeId,
         began: Instant,
+        /// Ends what ran before; `None` once that has ended.
+        earlier: Option<Before>,
         turn: BoxFuture<'static, Result<(), String>>,
     },
     /// Running a wake recipe, possibly after a wait for its groups.
@@ -74,7 +76,16 @@ impl Activity {
                 let verdict = check.await;
                 Advance::Checked(*wake, verdict, stage("check", *began))
             }
-            Self::Queued { wake, began, turn } => {
+            Self::Queued {
+                wake,
+                began,
+                earlier,
+                turn,
+            } => {
+                if let Some(ended) = earlier {
+                    ended.await;
+                    *earlier = None;
+                }
                 let come = turn.await;
                 Advance::Turn(*wake, stage(GROUP_STAGE, *began), come)
             }
@@ -98,16 +109,22 @@ impl Activity {
         }
     }
 
+    /// What goes on when a wake leaves the queue of its groups.
+    pub(super) fn after_queue(self) -> Self {
+        self.into_run().map_or(Self::Idle, |run| Self::Ending { run })
+    }
+
     pub(super) fn into_run(self) -> Option<Run> {
         match self {
-            Self::Idle | Self::Checking { .. } | Self::Queued { .. } | Self::Draining { .. } => None,
+            Self::Idle | Self::Checking { .. } | Self::Draining { .. } => None,
+            Self::Queued { earlier, .. } => earlier.map(Run::ending),
             Self::Waking { run, .. } | Self::Sleeping { run, .. } | Self::Ending { run } => Some(run),
         }
     }
 }
 
 /// The first stage of a wake, which ends now.
-fn stage(name: &str, began: Instant) -> Stage {
+pub(super) fn stage(name: &str, began: Instant) -> Stage {
     Stage {
         name: name.to_owned(),
         started_after_ms: 0,

@@ -2,6 +2,7 @@
 //! control.
 
 mod activity;
+mod demand;
 mod gate;
 mod groups;
 mod handle;

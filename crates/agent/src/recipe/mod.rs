@@ -65,6 +65,21 @@ impl Run {
         Self::spawn(runner, Job::Sleep(steps, Box::new(probe)), before)
     }
 
+    /// Runs nothing, and ends as soon as what ran before has ended.
+    #[must_use]
+    pub fn ending(before: Before) -> Self {
+        let cancel = CancellationToken::new();
+        Self {
+            outcome: None,
+            task: tokio::spawn(async {
+                before.await;
+                None
+            }),
+            _cancel_on_drop: cancel.clone().drop_guard(),
+            cancel,
+        }
+    }
+
     fn spawn(runner: Arc<Runner>, job: Job, before: Before) -> Self {
         let (tell, outcome) = oneshot::channel();
         let cancel = CancellationToken::new();

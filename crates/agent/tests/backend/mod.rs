@@ -330,6 +330,15 @@ impl StoppedClock {
     }
 }
 
+impl StoppedClock {
+    /// Lets that much time pass, in steps between which everything that is due gets done.
+    pub async fn pass(&self, time: Duration) {
+        let end = tokio::time::Instant::now() + time;
+        self.pass_until("the end of it", || tokio::time::Instant::now() >= end)
+            .await;
+    }
+}
+
 impl Drop for StoppedClock {
     fn drop(&mut self) {
         tokio::time::resume();

@@ -338,6 +338,8 @@ impl State {
             deadline_ms: wake.deadline_ms,
             now_ms: now(),
             awaited: matches!(wake.cause, WakeCause::Request { .. }),
+            wanted: true,
+            replica: String::new(),
         })
     }
 }

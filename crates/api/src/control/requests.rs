@@ -294,7 +294,8 @@ fn as_reported(outcome: WakeOutcome) -> WakeOutcome {
                 kind @ (WakeFailureKind::Recipe
                 | WakeFailureKind::Unavailable
                 | WakeFailureKind::NotAllowed
-                | WakeFailureKind::GroupBlocked) => kind,
+                | WakeFailureKind::GroupBlocked
+                | WakeFailureKind::NotNeeded) => kind,
                 WakeFailureKind::TimedOut
                 | WakeFailureKind::AgentLost
                 | WakeFailureKind::AgentStopped

@@ -1,7 +1,8 @@
 //! From a request to a backend's response: choose a provider, wake it if it sleeps, hand the request over. What follows
 //! an attempt that brought no response is [`super::retry_policy`]'s decision.
 //!
-//! A client that disconnects drops the future, which cancels the request at the agent; the wake goes on.
+//! A client that disconnects drops the future, which cancels the request at the agent; a wake that has begun
+//! goes on.
 
 use super::{
     CurrentPhase, InferenceError, InferenceRequest, InferenceResponse, Phase, Relay, Timings, WakeMode,

@@ -24,7 +24,7 @@ pub(crate) enum WakeError {
         /// How long this caller waited.
         spent: Duration,
     },
-    /// The caller's own wait ended; the wake goes on.
+    /// The caller's own wait ended; a wake that has begun goes on.
     #[error("{provider} is still waking")]
     CallerTimedOut {
         provider: ProviderId,

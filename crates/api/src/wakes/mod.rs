@@ -1,6 +1,10 @@
 //! Waking: many requests, one wake. A waiter registers first and requests the wake then; its wait ends once the fold has
 //! passed the command's sequence and the wake is no longer in flight, so it misses no outcome. A waiter that disconnects
-//! never cancels the wake.
+//! never cancels the wake's recipe.
+//!
+//! Each replica tells the provider's agent whether somebody here wants the wake: with every message, and at once when the first
+//! waiter comes or the last one leaves. While the wake only waits for its group, the agent ends it as `not_needed` once no replica
+//! wants it. A waiter whose wake ends so has come too late for it, and requests the next one.
 
 mod error;
 mod times;
@@ -77,7 +81,9 @@ struct Inner {
     commands: Commands,
     client: Client,
     tasks: TaskTracker,
-    waiters: Arc<Waiters>,
+    waiters: Waiters,
+    /// The name of this replica.
+    replica: String,
     requests: Mutex<HashMap<ProviderId, SharedRequest>>,
 }
 
@@ -111,7 +117,7 @@ impl Waker for Wakes {
         let begun = Instant::now();
         let unknown = || WakeError::Unknown { provider: id.clone() };
         let mut states = self.inner.registry.watch(id).ok_or_else(unknown)?;
-        let _slot = self.inner.waiters.enter(id)?;
+        let _slot = self.wait_for(id)?;
         let mut waiter = Waiter {
             provider: id.clone(),
             begun,
@@ -151,7 +157,12 @@ impl Waker for Wakes {
         if self.inner.registry.get(id).is_none() {
             return Err(WakeError::Unknown { provider: id.clone() });
         }
-        self.request_once(id, cause)?.await
+        let ticket = self.request_once(id, cause)?.await?;
+        if let Some(wake) = &ticket.wake {
+            self.inner.waiters.order(id, wake.id);
+            self.tell(id);
+        }
+        Ok(ticket)
     }
 
     async fn sleep(&self, id: &ProviderId) -> Result<(), SleepError> {
@@ -184,6 +195,7 @@ impl Wakes {
         commands: Commands,
         client: Client,
         tasks: TaskTracker,
+        replica: &str,
         max_waiting: usize,
     ) -> Self {
         Self {
@@ -193,6 +205,7 @@ impl Wakes {
                 client,
                 tasks,
                 waiters: Waiters::new(max_waiting),
+                replica: replica.to_owned(),
                 requests: Mutex::default(),
             }),
         }
@@ -207,6 +220,7 @@ impl Wakes {
     ) -> Option<WakeMessage> {
         let wake = provider.status.wake()?;
         let by_request = matches!(wake.cause, WakeCause::Request { .. });
+        let wanted = !by_request || self.inner.waiters.want(&provider.id, wake.id);
         Some(WakeMessage {
             provider: provider.id.clone(),
             wake_id: wake.id,
@@ -215,6 +229,8 @@ impl Wakes {
             deadline_ms: wake.deadline_ms,
             now_ms: now,
             awaited: by_request || self.waiting(&provider.id) > 0,
+            wanted,
+            replica: self.inner.replica.clone(),
         })
     }
 
@@ -291,8 +307,13 @@ impl Wakes {
         let began = |event: &ProviderEvent| matches!(event, ProviderEvent::WakeRequested { .. });
         if done.events.iter().any(began) {
             info!(provider.name = %id, wake.id = %wake_id, "waking {id}");
-            // Every sweep sends it again, in case the message is lost.
-            self.send(provider, done.sequence);
+            self.inner.waiters.announce(id, wake_id);
+            // Every sweep sends it again, in case the message is lost. Whoever asked wants it, waiting or not.
+            let message = self.message_now(provider, done.sequence);
+            self.send(message.map(|message| WakeMessage {
+                wanted: true,
+                ..message
+            }));
         }
         match &provider.status {
             Status::Active { .. } | Status::Waking { .. } => Ok(WakeTicket {
@@ -308,30 +329,55 @@ impl Wakes {
         }
     }
 
-    /// Tells the agent, once from each replica, that a request waits for a wake which an operator requested.
+    /// Counts a request that waits, until the slot is dropped.
+    fn wait_for<'a>(&'a self, id: &'a ProviderId) -> Result<WaiterSlot<'a>, WakeError> {
+        self.inner.waiters.enter(id)?;
+        Ok(WaiterSlot { wakes: self, id })
+    }
+
+    /// Tells the agent, when the first waiter of this replica joins a wake, that it is wanted here.
     fn announce_waiter(&self, snapshot: &ProviderSnapshot) {
-        let joined = snapshot.provider.status.wake();
-        let Some(wake) = joined.filter(|wake| matches!(wake.cause, WakeCause::Operator { .. })) else {
-            return;
-        };
-        if self.inner.waiters.announce(&snapshot.provider.id, wake.id) {
-            self.send(&snapshot.provider, snapshot.sequence);
+        let id = &snapshot.provider.id;
+        if let Some(wake) = snapshot.provider.status.wake()
+            && self.inner.waiters.announce(id, wake.id)
+        {
+            self.send(self.message_now(&snapshot.provider, snapshot.sequence));
         }
     }
 
-    fn send(&self, provider: &Registered, sequence: u64) {
-        let Some(now) = self.inner.commands.clock.try_now() else {
-            return;
-        };
-        let Some(message) = self.message(provider, sequence, now) else {
-            return;
-        };
+    /// Tells the agent whether the wake in flight, if there is one, is wanted here.
+    fn tell(&self, id: &ProviderId) {
+        if let Some(snapshot) = self.inner.registry.get(id) {
+            self.send(self.message_now(&snapshot.provider, snapshot.sequence));
+        }
+    }
+
+    fn message_now(&self, provider: &Registered, sequence: u64) -> Option<WakeMessage> {
+        self.message(provider, sequence, self.inner.commands.clock.try_now()?)
+    }
+
+    fn send(&self, message: Option<WakeMessage>) {
+        let Some(message) = message else { return };
         let client = self.inner.client.clone();
         self.inner.tasks.spawn(async move {
             if let Err(error) = wakes::send(&client, &message).await {
                 debug!(provider.name = %message.provider, %error, "the agent did not acknowledge the wake yet");
             }
         });
+    }
+}
+
+/// One waiting request.
+struct WaiterSlot<'a> {
+    wakes: &'a Wakes,
+    id: &'a ProviderId,
+}
+
+impl Drop for WaiterSlot<'_> {
+    fn drop(&mut self) {
+        if self.wakes.inner.waiters.leave(self.id) {
+            self.wakes.tell(self.id);
+        }
     }
 }
 

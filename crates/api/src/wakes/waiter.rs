@@ -53,11 +53,13 @@ impl Waiter {
         }
     }
 
-    /// Why the wake that was waited for failed, if it did.
+    /// Why the wake that was waited for failed, if it did. One that ended for want of a waiter ended as this caller joined it, who
+    /// needs another.
     fn outcome(&self, snapshot: &ProviderSnapshot) -> Option<WakeError> {
         let wake_id = self.wake?;
         let record = snapshot.provider.ended_wake(wake_id)?;
-        let failure = Box::new(record.failure.clone()?);
+        let failure = record.failure.clone();
+        let failure = Box::new(failure.filter(|failure| failure.kind != WakeFailureKind::NotNeeded)?);
         // One that timed out has kept this caller waiting enough.
         let is_late = failure.kind == WakeFailureKind::TimedOut;
         let retry_after = snapshot.provider.failures.backoff_at(record.ended_at_ms);

@@ -102,6 +102,8 @@ fn wake() -> WakeMessage {
         deadline_ms: at(75),
         now_ms: at(5),
         awaited: true,
+        wanted: true,
+        replica: String::new(),
     }
 }
 
@@ -330,6 +332,27 @@ async fn agents_side(nats: &Nats) -> (Client, Wakes, Orders) {
     let orders = Orders::subscribe(&client, &agent()).await.unwrap();
     settled(&client).await;
     (client, wakes, orders)
+}
+
+#[test]
+fn a_wake_message_that_names_no_replica_is_awaited_and_wanted() {
+    let wake = wake();
+    let json = serde_json::to_value(&wake).unwrap();
+    let fields: Vec<_> = json.as_object().unwrap().keys().map(String::as_str).collect();
+    let absent = ["awaited", "wanted", "replica"].map(|field| fields.contains(&field));
+    assert_eq!(absent, [false; 3], "{json}");
+    assert_eq!(serde_json::from_value::<WakeMessage>(json).unwrap(), wake);
+    let unwanted = WakeMessage {
+        wanted: false,
+        replica: "api-1".to_owned(),
+        ..wake
+    };
+    let json = serde_json::to_value(&unwanted).unwrap();
+    assert_eq!(
+        (&json["wanted"], &json["replica"]),
+        (&false.into(), &"api-1".into())
+    );
+    assert_eq!(serde_json::from_value::<WakeMessage>(json).unwrap(), unwanted);
 }
 
 #[tokio::test]

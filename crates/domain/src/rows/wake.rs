@@ -232,7 +232,8 @@ impl WakeRow {
                     | WakeFailureKind::Withdrawn
                     | WakeFailureKind::Died
                     | WakeFailureKind::NotAllowed
-                    | WakeFailureKind::GroupBlocked,
+                    | WakeFailureKind::GroupBlocked
+                    | WakeFailureKind::NotNeeded,
                 ) => WakeOutcomeName::Failed,
             },
             failure: wake.failure.as_ref().map(WakeFailure::bounded),

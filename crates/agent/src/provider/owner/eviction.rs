@@ -45,10 +45,9 @@ impl Owner {
         if self.keeps_room_for_arrivals() {
             return;
         }
-        if let Activity::Queued { wake, .. } = self.activity {
+        if let Some((wake, _)) = self.leave_queue() {
             // It queues for its own wake, but may use the resource all the same, and gives that up first.
             self.sleep.pending = Some(wake);
-            self.activity = Activity::Idle;
         }
         if !self.activity.is_idle() {
             return;

@@ -10,6 +10,7 @@ mod sleeping;
 
 use super::{
     activity::{Activity, Advance},
+    demand::Demand,
     gate::Gate,
     groups::{GroupPolicy, Groups, Membership},
     handle::{Handle, Input},
@@ -65,6 +66,7 @@ pub struct Owner {
     reported: ReportedState,
     models: Vec<ModelName>,
     activity: Activity,
+    demand: Demand,
     allowance: WakeAllowance,
     group: Option<Membership>,
     resource: ResourceHold,
@@ -98,6 +100,8 @@ enum Event {
     /// Something else may be possible now.
     Recheck,
     IdleFor(Duration),
+    /// Nobody wants the wake any longer that waits for its groups.
+    NotNeeded,
 }
 
 impl Owner {
@@ -130,6 +134,7 @@ impl Owner {
             reported: ReportedState::new(config.wake.is_some()),
             models,
             activity: Activity::Idle,
+            demand: Demand::default(),
             allowance,
             group,
             resource,
@@ -169,6 +174,7 @@ impl Owner {
         let idle = self.activity.is_idle();
         let probe_due = idle && self.probing.is_none();
         let idle_limit = self.idle_limit();
+        let unwanted = self.end_of_demand().map(sleep_until);
         let keeps_room = self.keeps_room_for_arrivals();
         let idle_for = idle_limit.map(|(limit, not_before)| self.gate.idle_for(limit, not_before));
         let answer = self.asking.as_mut().map(|asking| &mut asking.answer);
@@ -187,6 +193,7 @@ impl Owner {
             () = self.gate.arrived(), if keeps_room => Event::Recheck,
             Some(()) = OptionFuture::from(group.map(Membership::changed)) => Event::Recheck,
             Some(limit) = OptionFuture::from(idle_for) => Event::IdleFor(limit),
+            Some(()) = OptionFuture::from(unwanted) => Event::NotNeeded,
         }
     }
 
@@ -218,6 +225,7 @@ impl Owner {
                     self.begin_sleep(SleepReason::Idle.into());
                 }
             }
+            Event::NotNeeded => self.withdraw_wake(),
         }
     }
 

@@ -3,7 +3,7 @@
 use super::{Owner, sleep_state::Woken};
 use crate::{
     config::WakeConfig,
-    provider::activity::{Activity, Advance},
+    provider::activity::{Activity, Advance, stage},
     recipe::{Before, Outcome, Run},
 };
 use futures::FutureExt;
@@ -31,6 +31,7 @@ impl Owner {
             return;
         }
         self.seen = wake.sequence;
+        self.demand.hear(wake, Instant::now());
         if self.setup.config.wake.is_none() {
             warn!(provider.name = %self.name(), "{} can't be woken: it has no wake recipe", self.name());
             return;
@@ -87,24 +88,47 @@ impl Owner {
             return self.run_wake(wake, None);
         };
         let turn = group.acquire(wake).boxed();
-        let earlier = self.end_what_runs();
-        let turn = async move {
-            earlier.await;
-            turn.await
-        };
+        let runs = self.child.is_some() || !self.activity.is_idle();
+        let earlier = Some(self.end_what_runs()).filter(|_| runs);
         self.activity = Activity::Queued {
             wake,
             began: Instant::now(),
-            turn: turn.boxed(),
+            earlier,
+            turn,
         };
     }
 
-    /// Leaves the queue of the groups: control has no wake in flight.
-    pub(super) fn leave_queue(&mut self) {
-        if let Activity::Queued { wake, .. } = &self.activity {
-            info!(provider.name = %self.name(), wake.id = %wake, "left the queue of the group: the wake has ended");
-            self.activity = Activity::Idle;
+    /// Leaves the queue of the groups, if its wake is there. Returns the wake, and how long it has waited.
+    pub(super) fn leave_queue(&mut self) -> Option<(WakeId, Stage)> {
+        let Activity::Queued { wake, began, .. } = &self.activity else {
+            return None;
+        };
+        let left = (*wake, stage(GROUP_STAGE, *began));
+        self.activity = std::mem::replace(&mut self.activity, Activity::Idle).after_queue();
+        Some(left)
+    }
+
+    /// When the wake that waits for its groups is no longer wanted.
+    pub(super) fn end_of_demand(&self) -> Option<Instant> {
+        match &self.activity {
+            Activity::Queued { wake, .. } => self.demand.end_of(*wake),
+            Activity::Idle
+            | Activity::Checking { .. }
+            | Activity::Waking { .. }
+            | Activity::Draining { .. }
+            | Activity::Sleeping { .. }
+            | Activity::Ending { .. } => None,
         }
+    }
+
+    /// Ends the wake that waits for its groups, because nobody wants it any longer: no other backend sleeps for it.
+    pub(super) fn withdraw_wake(&mut self) {
+        let Some((wake, waited)) = self.leave_queue() else {
+            return;
+        };
+        let why = "it only waited for its group, and nobody waited for it any longer";
+        let failure = WakeFailure::new(WakeFailureKind::NotNeeded, GROUP_STAGE, why);
+        self.woken(wake, Outcome::of(failure).after(Some(waited)));
     }
 
     fn run_wake(&mut self, wake: WakeId, waited: Option<Stage>) {
@@ -219,6 +243,11 @@ impl Owner {
             .map_or(0, |stage: &Stage| stage.started_after_ms + stage.took_ms);
         match &outcome.failure {
             None => info!(provider.name = %name, wake.id = %wake, took_ms, "woke {name}"),
+            Some(WakeFailure {
+                kind: WakeFailureKind::NotNeeded,
+                reason,
+                ..
+            }) => info!(provider.name = %name, wake.id = %wake, took_ms, "didn't wake {name}: {reason}"),
             Some(failure) => warn!(
                 provider.name = %name, wake.id = %wake, took_ms, wake.stage = failure.stage,
                 "{name} did not wake: {}: {}", failure.stage, failure.reason

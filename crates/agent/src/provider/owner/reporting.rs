@@ -126,7 +126,11 @@ impl Owner {
                 match wake {
                     Some(wake) => self.wake(&wake),
                     None if late => {}
-                    None => self.leave_queue(),
+                    None => {
+                        if let Some((wake, _)) = self.leave_queue() {
+                            info!(provider.name = %self.name(), wake.id = %wake, "left the queue of the group: the wake has ended");
+                        }
+                    }
                 }
                 // Its own wakes say themselves whether requests wait.
                 let own = matches!(ask, Ask::Report(_, Report::Wake { .. }));

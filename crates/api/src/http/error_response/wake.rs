@@ -43,7 +43,8 @@ pub(super) fn of_wake(error: &WakeError) -> ErrorResponse {
             left,
         } => {
             let message = format!(
-                "{provider} is still waking after {}, the longest this request may wait (X-Reveille-Wait); the wake goes on",
+                "{provider} is still waking after {}, the longest this request may wait (X-Reveille-Wait); a wake that has \
+                 begun goes on, so try again",
                 seconds(*spent)
             );
             ErrorResponse::new(StatusCode::GATEWAY_TIMEOUT, "wake_timeout", message)
@@ -120,6 +121,8 @@ fn ended(provider: &ProviderId, failure: &WakeFailure, spent: Duration) -> Error
             );
             ErrorResponse::new(StatusCode::SERVICE_UNAVAILABLE, "group_blocked", message)
         }
+        // Only those who no longer wait for it have seen this wake: a waiter begins another one.
+        WakeFailureKind::NotNeeded => failed("try again"),
         WakeFailureKind::Withdrawn => failed("its agent no longer publishes it with these settings"),
     }
 }

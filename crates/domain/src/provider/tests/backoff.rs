@@ -277,13 +277,15 @@ fn a_wake_that_the_owner_did_not_allow_is_remembered_for_a_moment_and_does_not_c
 }
 
 #[test]
-fn a_group_that_made_no_room_holds_nothing_back() {
-    let (blocked, failure_of_the_group) = failed_as(WakeFailureKind::GroupBlocked);
-    let mut given = after_failures(1, None);
-    given.happened([requested(2, 30)]);
-    given
-        .when(blocked)
-        .then([failed_by(&failure_of_the_group, failures(1, None, failure()))])
-        .when(request_wake(3, 41))
-        .then([requested(3, 41)]);
+fn a_group_that_made_no_room_and_callers_that_left_before_hold_nothing_back() {
+    for kind in [WakeFailureKind::GroupBlocked, WakeFailureKind::NotNeeded] {
+        let (ended, failure_of_the_wait) = failed_as(kind);
+        let mut given = after_failures(1, None);
+        given.happened([requested(2, 30)]);
+        given
+            .when(ended)
+            .then([failed_by(&failure_of_the_wait, failures(1, None, failure()))])
+            .when(request_wake(3, 41))
+            .then([requested(3, 41)]);
+    }
 }
