@@ -29,6 +29,8 @@ pub struct World {
     pub nats: Nats,
     /// The other nodes of its cluster.
     pub peers: Vec<Nats>,
+    /// What stands between NATS and the processes, if anything does.
+    proxy: Option<String>,
     database: Option<Database>,
     logs: Mutex<Vec<PathBuf>>,
     names: AtomicU32,
@@ -55,6 +57,7 @@ impl World {
         Self {
             nats,
             peers,
+            proxy: None,
             database,
             logs: Mutex::default(),
             names: AtomicU32::new(0),
@@ -77,8 +80,16 @@ impl World {
         self.folder.path()
     }
 
-    /// Where NATS is: all nodes of a cluster, with commas.
+    /// From now on its processes reach NATS at `url`, where a proxy is.
+    pub fn reach_nats_at(&mut self, url: &str) {
+        self.proxy = Some(url.to_owned());
+    }
+
+    /// Where its processes reach NATS: all nodes of a cluster, with commas, or the proxy.
     pub fn nats_url(&self) -> String {
+        if let Some(proxy) = &self.proxy {
+            return proxy.clone();
+        }
         let nodes = std::iter::once(&self.nats).chain(&self.peers);
         nodes.map(Nats::url).collect::<Vec<_>>().join(",")
     }

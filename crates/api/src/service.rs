@@ -176,7 +176,7 @@ impl Service {
             wakes: wakes.clone(),
             client: self.bus.client().clone(),
         };
-        self.spawn(Sweeper::new(control.clone(), presence, &self.bus).run());
+        self.spawn(Sweeper::new(control.clone(), presence).run());
         self.answer_agents(control);
         let agent_auth = self.authenticate_agents(config.agent_auth.clone());
 

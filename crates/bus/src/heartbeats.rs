@@ -74,6 +74,8 @@ pub struct ReceivedHeartbeat {
     pub heartbeat: Heartbeat,
     /// When the server stored it.
     pub stored_at: Timestamp,
+    /// When it arrived, in the replica's listened time; `None` for one that the stream had kept, which is no sign of life.
+    pub heard_at: Option<Duration>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -92,6 +94,8 @@ pub struct HeartbeatWatch {
     ticks: tokio::time::Interval,
     sent: Option<(Uuid, Instant)>,
     last_canary: Instant,
+    /// Whether a canary has come back to this reader. What came before it was kept by the stream.
+    is_live: bool,
     refusals: Refusals,
 }
 
@@ -120,6 +124,7 @@ impl HeartbeatWatch {
             ticks,
             sent: None,
             last_canary: Instant::now(),
+            is_live: false,
             refusals,
         }
     }
@@ -154,6 +159,8 @@ impl HeartbeatWatch {
 
     async fn start(&mut self) -> Result<(), BusError> {
         self.generation.borrow_and_update();
+        self.is_live = false;
+        self.clock.interrupted();
         let js = self.connection.ready_streams().await?;
         let stream = js.get_stream_no_info(HEARTBEATS_STREAM).await;
         let stream = stream.map_err(BusError::unavailable)?;
@@ -188,13 +195,18 @@ impl HeartbeatWatch {
                 let canary: Canary = serde_json::from_slice(&message.payload).ok()?;
                 if let Some((_, at)) = self.sent.take_if(|(nonce, _)| *nonce == canary.nonce) {
                     self.last_canary = Instant::now();
-                    self.clock.canary(at, stored_at);
+                    self.is_live = true;
+                    self.clock.canary(at, self.last_canary, stored_at);
                 }
                 None
             }
             Sign::Canary(_) => None,
             Sign::Heartbeat(agent) => match serde_json::from_slice::<Heartbeat>(&message.payload) {
-                Ok(heartbeat) if heartbeat.agent == agent => Some(ReceivedHeartbeat { heartbeat, stored_at }),
+                Ok(heartbeat) if heartbeat.agent == agent => Some(ReceivedHeartbeat {
+                    heartbeat,
+                    stored_at,
+                    heard_at: self.is_live.then(|| self.clock.listened()),
+                }),
                 heard => {
                     let why = heard.map_or(Reason::Malformed, |_| Reason::OtherName);
                     if let Some(so_far) = self.refusals.count(SubjectKind::Heartbeats, why) {

@@ -30,6 +30,15 @@ impl Timestamp {
         )
     }
 
+    /// The time `duration` earlier.
+    #[must_use]
+    pub fn minus(self, duration: Duration) -> Self {
+        Self(
+            self.0
+                .saturating_sub(u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)),
+        )
+    }
+
     /// The time since `earlier`; zero when that is later.
     #[must_use]
     pub const fn since(self, earlier: Self) -> Duration {

@@ -291,11 +291,12 @@ impl Failures {
         }
     }
 
-    /// The backoff that remains at `at`, if any. Never longer than `MAX_BACKOFF`, even after the clock went back.
+    /// The backoff that remains at `at`, if any. One longer than `MAX_BACKOFF` dates from before the clock was set back, and
+    /// is over.
     #[must_use]
     pub fn backoff_at(&self, at: Timestamp) -> Option<Duration> {
         self.held_until_ms
-            .map(|until| until.since(at).min(MAX_BACKOFF))
-            .filter(|left| !left.is_zero())
+            .map(|until| until.since(at))
+            .filter(|left| !left.is_zero() && *left <= MAX_BACKOFF)
     }
 }

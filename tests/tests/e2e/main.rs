@@ -21,6 +21,7 @@ mod keys;
 mod left_alone;
 mod locked;
 mod machine;
+mod nats_time;
 mod openai_sdk;
 mod operator;
 mod outages;

@@ -104,6 +104,7 @@ impl Control {
         let command = ProviderCommand::RequestWake {
             wake_id: WakeId(Uuid::now_v7()),
             cause,
+            overdue: None,
             at: now(),
         };
         self.execute(&command);

@@ -1,4 +1,4 @@
-//! The last heartbeat of each agent, by NATS time.
+//! The last heartbeat of each agent.
 
 use crate::registry::Registry;
 use parking_lot::RwLock;
@@ -24,17 +24,39 @@ impl Presence {
         loop {
             let heard = watch.next().await;
             rows.set_last_heartbeat(&heard.heartbeat.agent, heard.stored_at);
-            let mut last = self.last.write();
-            last.insert(heard.heartbeat.agent.clone(), heard);
+            self.take(heard);
         }
     }
 
-    /// When the last heartbeat of an agent's session `epoch` came.
-    pub(crate) fn heard(&self, agent: &AgentName, epoch: Epoch) -> Option<Timestamp> {
+    fn take(&self, mut heard: ReceivedHeartbeat) {
+        let mut last = self.last.write();
+        let agent = heard.heartbeat.agent.clone();
+        // After a reconnect the stream delivers its last heartbeats once more.
+        let before = last.get(&agent).and_then(|before| before.heard_at);
+        heard.heard_at = heard.heard_at.or(before);
+        last.insert(agent, heard);
+    }
+
+    /// When the server stored the last heartbeat of an agent's session `epoch`.
+    pub(crate) fn stored_at(&self, agent: &AgentName, epoch: Epoch) -> Option<Timestamp> {
+        self.of_session(agent, epoch, |heard| Some(heard.stored_at))
+    }
+
+    /// When the last heartbeat of an agent's session `epoch` arrived, in listened time; `None` if none has arrived since this
+    /// replica listens.
+    pub(crate) fn heard_at(&self, agent: &AgentName, epoch: Epoch) -> Option<Duration> {
+        self.of_session(agent, epoch, |heard| heard.heard_at)
+    }
+
+    fn of_session<T>(
+        &self,
+        agent: &AgentName,
+        epoch: Epoch,
+        what: impl FnOnce(&ReceivedHeartbeat) -> Option<T>,
+    ) -> Option<T> {
         let last = self.last.read();
-        last.get(agent)
-            .filter(|heard| heard.heartbeat.epoch == epoch)
-            .map(|heard| heard.stored_at)
+        let heard = last.get(agent).filter(|heard| heard.heartbeat.epoch == epoch)?;
+        what(heard)
     }
 
     /// How long without a sign of life an agent has to be to count as silent.

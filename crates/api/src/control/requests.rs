@@ -243,13 +243,12 @@ impl Control {
 
     fn done(&self, done: &Executed<Provider>) -> ControlAnswer {
         let provider = done.state.registered();
-        let now = self.commands.clock.try_now().unwrap_or_default();
         let woken = |event: &ProviderEvent| matches!(event, ProviderEvent::WakeSucceeded { .. });
         ControlAnswer::Done {
             status: provider.map(|provider| provider.status.name()),
             sequence: done.sequence,
             last_seq: provider.map(|provider| provider.last_seq).unwrap_or_default(),
-            wake: provider.and_then(|provider| self.wakes.message(provider, done.sequence, now)),
+            wake: provider.and_then(|provider| self.wakes.message(provider, done.sequence)),
             awaited: done.events.iter().any(woken),
         }
     }

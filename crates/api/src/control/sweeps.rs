@@ -1,11 +1,11 @@
 //! Regular checks: wakes past their deadline end, wakes in flight are sent again, providers of silent agents become
 //! inactive, and agents that are back resume theirs. A NATS error never causes any of this.
 
-use super::{Control, Presence};
+use super::{Control, Presence, observed::Observed};
 use crate::registry::ProviderSnapshot;
 use futures::{StreamExt, stream};
 use reveille_bus::{
-    CommandError, Connection,
+    CommandError,
     orders::{self, AddressedOrder, Order},
     wakes,
 };
@@ -13,14 +13,12 @@ use reveille_domain::{
     ProviderCommand, ProviderId, Rejection, Status, Timestamp, Wake, provider::InactiveReason,
 };
 use std::{sync::Arc, time::Duration};
-use tokio::{sync::watch, time::Instant};
 use tracing::{info, warn};
 
 /// How often a replica sweeps, with jitter so that replicas don't sweep together.
 const EVERY: Duration = Duration::from_secs(1);
-/// A replica that misses its own canary for this long is deaf, and marks no provider inactive.
-const DEAF_AFTER: Duration = Duration::from_secs(4);
-/// How many timeouts a replica listens, after a start or a reconnect, before any agent counts as silent.
+/// How many timeouts a replica listens without a break before any agent counts as silent: after a start, a reconnect, a
+/// step of NATS's clock or the hub's sleep, agents have to come back first.
 const GRACE_TIMEOUTS: u32 = 2;
 /// An inactive provider is forgotten after this.
 const EXPIRE_AFTER: Duration = Duration::from_secs(30 * 24 * 60 * 60);
@@ -30,18 +28,15 @@ const CONCURRENCY: usize = 32;
 pub(crate) struct Sweeper {
     control: Control,
     presence: Presence,
-    generation: watch::Receiver<u64>,
-    /// Since when this replica has missed no heartbeat.
-    listening_since: Instant,
+    observed: Observed,
 }
 
 impl Sweeper {
-    pub(crate) fn new(control: Control, presence: Presence, connection: &Connection) -> Self {
+    pub(crate) fn new(control: Control, presence: Presence) -> Self {
         Self {
             control,
             presence,
-            generation: connection.generation(),
-            listening_since: Instant::now(),
+            observed: Observed::default(),
         }
     }
 
@@ -54,24 +49,18 @@ impl Sweeper {
     }
 
     async fn sweep(&mut self) {
-        let deaf = self
-            .control
-            .commands
-            .clock
-            .age()
-            .is_none_or(|age| age > DEAF_AFTER);
-        if deaf || self.generation.has_changed().unwrap_or(true) {
-            self.generation.borrow_and_update();
-            self.listening_since = Instant::now();
-        }
-        let Some(now) = self.control.commands.clock.try_now() else {
+        let clock = &self.control.commands.clock;
+        let Some(now) = clock.try_now() else {
             return;
         };
         if !self.control.registry.is_ready() {
             return;
         }
+        let all = self.control.registry.all();
+        self.observed.look(&all, clock.listened());
+        self.control.wakes.forget_ended(&all);
         let this = &*self;
-        stream::iter(this.control.registry.all())
+        stream::iter(all)
             .for_each_concurrent(CONCURRENCY, |snapshot| async move {
                 this.check(&snapshot, now).await;
             })
@@ -91,14 +80,12 @@ impl Sweeper {
             return;
         }
         match &snapshot.provider.status {
-            Status::Waking { wake } if now >= wake.deadline_ms => self.expire_wake(id, wake).await,
+            Status::Waking { wake } if self.control.wakes.is_overdue(wake) => {
+                self.expire_wake(id, wake).await;
+            }
             Status::Waking { .. } if self.is_silent(snapshot) => self.mark_inactive(snapshot).await,
             Status::Waking { .. } => {
-                if let Some(message) = self
-                    .control
-                    .wakes
-                    .message(&snapshot.provider, snapshot.sequence, now)
-                {
+                if let Some(message) = self.control.wakes.message(&snapshot.provider, snapshot.sequence) {
                     // If it is lost, the next sweep sends it again.
                     let _ = wakes::send_again(&self.control.client, &message).await;
                 }
@@ -117,11 +104,10 @@ impl Sweeper {
             }
             Status::Inactive {
                 reason: InactiveReason::AgentLost,
-                since_ms,
                 ..
             } => {
-                let heard = self.presence.heard(&id.agent, snapshot.provider.epoch);
-                if heard.is_some_and(|heard| heard > *since_ms) {
+                let heard = self.presence.heard_at(&id.agent, snapshot.provider.epoch);
+                if heard.is_some_and(|heard| heard > self.observed.status_since(id)) {
                     self.order_resume(snapshot).await;
                 }
             }
@@ -132,18 +118,25 @@ impl Sweeper {
         }
     }
 
+    /// The agent's last sign of life, in NATS time.
     fn last_heard(&self, snapshot: &ProviderSnapshot) -> Timestamp {
         let provider = &snapshot.provider;
-        let heard = self.presence.heard(&provider.id.agent, provider.epoch);
-        heard.unwrap_or_default().max(provider.heard_at_ms)
+        let stored = self.presence.stored_at(&provider.id.agent, provider.epoch);
+        stored.unwrap_or_default().max(provider.heard_at_ms)
     }
 
-    /// Silence counts up to the last canary only: during an outage this replica is deaf, and the agents aren't silent.
+    /// Silence is measured in listened time: while this replica hears nothing, the agents aren't silent.
     fn is_silent(&self, snapshot: &ProviderSnapshot) -> bool {
-        let silent_after = self.presence.silent_after(&snapshot.provider.id.agent);
-        let heard_until = self.control.commands.clock.heard_until().unwrap_or_default();
-        self.listening_since.elapsed() >= silent_after * GRACE_TIMEOUTS
-            && heard_until.since(self.last_heard(snapshot)) > silent_after
+        let provider = &snapshot.provider;
+        let Some(hearing) = self.control.commands.clock.hearing() else {
+            return false;
+        };
+        let silent_after = self.presence.silent_after(&provider.id.agent);
+        let heard = self.presence.heard_at(&provider.id.agent, provider.epoch);
+        let last = heard
+            .unwrap_or_default()
+            .max(self.observed.heard_at(&provider.id));
+        hearing.unbroken >= silent_after * GRACE_TIMEOUTS && hearing.until.saturating_sub(last) > silent_after
     }
 
     async fn mark_inactive(&self, snapshot: &ProviderSnapshot) {

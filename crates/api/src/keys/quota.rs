@@ -97,7 +97,8 @@ impl Quota {
         let mut counts = self.lock();
         let reserved = counts.reserved.get(key).copied().unwrap_or(0);
         let started = counts.started.entry(key.clone()).or_default();
-        started.retain(|(at, _)| now.since(*at) < WINDOW);
+        // Nor those from before NATS's clock was set back by more than that.
+        started.retain(|(at, _)| now.since(*at) < WINDOW && at.since(now) < WINDOW);
         let taken = started.len().saturating_add(reserved as usize);
         if taken >= limit as usize {
             let oldest = started.front();

@@ -6,6 +6,7 @@
 //! waiter comes or the last one leaves. While the wake only waits for its group, the agent ends it as `not_needed` once no replica
 //! wants it. A waiter whose wake ends so has come too late for it, and requests the next one.
 
+mod deadlines;
 mod error;
 mod times;
 mod waiter;
@@ -21,6 +22,7 @@ use crate::{
 };
 use async_nats::Client;
 use async_trait::async_trait;
+use deadlines::Deadlines;
 use error::{held, refused};
 use futures::{
     FutureExt,
@@ -32,8 +34,7 @@ use reveille_bus::{
     wakes::{self, WakeMessage},
 };
 use reveille_domain::{
-    ProviderCommand, ProviderEvent, ProviderId, Status, Timestamp, Wake, WakeCause, WakeId,
-    provider::Registered,
+    ProviderCommand, ProviderEvent, ProviderId, Status, Wake, WakeCause, WakeId, provider::Registered,
 };
 use std::{collections::HashMap, sync::Arc, time::Duration};
 use tokio::time::Instant;
@@ -82,6 +83,7 @@ struct Inner {
     client: Client,
     tasks: TaskTracker,
     waiters: Waiters,
+    deadlines: Deadlines,
     /// The name of this replica.
     replica: String,
     requests: Mutex<HashMap<ProviderId, SharedRequest>>,
@@ -201,6 +203,7 @@ impl Wakes {
         Self {
             inner: Arc::new(Inner {
                 registry,
+                deadlines: Deadlines::new(commands.clock.clone()),
                 commands,
                 client,
                 tasks,
@@ -211,14 +214,10 @@ impl Wakes {
         }
     }
 
-    /// The message about the wake in flight of `provider` for its agent.
-    pub(crate) fn message(
-        &self,
-        provider: &Registered,
-        sequence: u64,
-        now: Timestamp,
-    ) -> Option<WakeMessage> {
+    /// The message about the wake in flight of `provider` for its agent; `None` without one, or before the time is known.
+    pub(crate) fn message(&self, provider: &Registered, sequence: u64) -> Option<WakeMessage> {
         let wake = provider.status.wake()?;
+        let left = self.inner.deadlines.time_left(wake)?;
         let by_request = matches!(wake.cause, WakeCause::Request { .. });
         let wanted = !by_request || self.inner.waiters.want(&provider.id, wake.id);
         Some(WakeMessage {
@@ -227,11 +226,24 @@ impl Wakes {
             epoch: provider.epoch,
             sequence,
             deadline_ms: wake.deadline_ms,
-            now_ms: now,
+            now_ms: wake.deadline_ms.minus(left),
             awaited: by_request || self.waiting(&provider.id) > 0,
             wanted,
             replica: self.inner.replica.clone(),
         })
+    }
+
+    /// Whether the wake has passed its deadline.
+    pub(crate) fn is_overdue(&self, wake: &Wake) -> bool {
+        self.inner
+            .deadlines
+            .time_left(wake)
+            .is_some_and(|left| left.is_zero())
+    }
+
+    /// Forgets the deadlines of wakes that aren't in flight any more.
+    pub(crate) fn forget_ended(&self, all: &[Arc<ProviderSnapshot>]) {
+        self.inner.deadlines.forget_ended(all);
     }
 
     /// At most one request at a time per provider and replica: callers that come meanwhile, and until the fold shows its
@@ -292,7 +304,17 @@ impl Wakes {
             WakeCause::Request { .. } => "request",
             WakeCause::Operator { .. } => "operator",
         };
-        let command = |at| ProviderCommand::RequestWake { wake_id, cause, at };
+        let in_flight = self.inner.registry.get(id);
+        let in_flight = in_flight
+            .as_ref()
+            .and_then(|snapshot| snapshot.provider.status.wake());
+        let overdue = in_flight.filter(|wake| self.is_overdue(wake)).map(|wake| wake.id);
+        let command = |at| ProviderCommand::RequestWake {
+            wake_id,
+            cause,
+            overdue,
+            at,
+        };
         let done = self
             .inner
             .commands
@@ -309,7 +331,7 @@ impl Wakes {
             info!(provider.name = %id, wake.id = %wake_id, "waking {id}");
             self.inner.waiters.announce(id, wake_id);
             // Every sweep sends it again, in case the message is lost. Whoever asked wants it, waiting or not.
-            let message = self.message_now(provider, done.sequence);
+            let message = self.message(provider, done.sequence);
             self.send(message.map(|message| WakeMessage {
                 wanted: true,
                 ..message
@@ -341,19 +363,15 @@ impl Wakes {
         if let Some(wake) = snapshot.provider.status.wake()
             && self.inner.waiters.announce(id, wake.id)
         {
-            self.send(self.message_now(&snapshot.provider, snapshot.sequence));
+            self.send(self.message(&snapshot.provider, snapshot.sequence));
         }
     }
 
     /// Tells the agent whether the wake in flight, if there is one, is wanted here.
     fn tell(&self, id: &ProviderId) {
         if let Some(snapshot) = self.inner.registry.get(id) {
-            self.send(self.message_now(&snapshot.provider, snapshot.sequence));
+            self.send(self.message(&snapshot.provider, snapshot.sequence));
         }
-    }
-
-    fn message_now(&self, provider: &Registered, sequence: u64) -> Option<WakeMessage> {
-        self.message(provider, sequence, self.inner.commands.clock.try_now()?)
     }
 
     fn send(&self, message: Option<WakeMessage>) {

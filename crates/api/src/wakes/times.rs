@@ -1,7 +1,7 @@
 //! How long a provider's wakes take, by those of its last few wakes that succeeded. Without any, there is no estimate.
 
 use crate::registry::ProviderSnapshot;
-use reveille_domain::{Status, Wake, WakeRecord};
+use reveille_domain::{Status, Wake, WakeRecord, provider::DEADLINE_MARGIN};
 use std::time::Duration;
 
 /// How long a provider's wakes take, from the request to the available backend, without the wait for its groups.
@@ -14,14 +14,18 @@ pub(crate) struct WakeTimes {
 }
 
 impl WakeTimes {
-    /// `None` if no remembered wake has succeeded.
+    /// `None` if no remembered wake has succeeded. Times that no wake can take don't count: NATS's clock was set meanwhile.
     pub fn of(snapshot: &ProviderSnapshot) -> Option<Self> {
+        let longest = snapshot.provider.spec.wake()?.budget() + DEADLINE_MARGIN;
         let succeeded = snapshot
             .provider
             .wakes
             .iter()
-            .filter(|wake| wake.failure.is_none());
-        let mut took: Vec<_> = succeeded.map(WakeRecord::took_by_itself).collect();
+            .filter(|wake| wake.failure.is_none() && wake.ended_at_ms >= wake.requested_at_ms);
+        let mut took: Vec<_> = succeeded
+            .map(WakeRecord::took_by_itself)
+            .filter(|took| *took <= longest)
+            .collect();
         took.sort_unstable();
         // By the nearest-rank method.
         let percentile = |percent: usize| {

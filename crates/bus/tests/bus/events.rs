@@ -122,6 +122,7 @@ pub fn request_wake() -> ProviderCommand {
     ProviderCommand::RequestWake {
         wake_id: WakeId(Uuid::now_v7()),
         cause: WakeCause::Operator { key: None },
+        overdue: None,
         at: at(10),
     }
 }

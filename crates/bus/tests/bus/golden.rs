@@ -238,9 +238,11 @@ fn ended(wake: usize, seq: u64, outcome: WakeOutcome, at: Timestamp) -> Provider
 
 /// Everything that can happen to a provider, once at least.
 fn provider_commands() -> Vec<ProviderCommand> {
-    let wake = |wake, cause, at| ProviderCommand::RequestWake {
+    // By a replica to which the wake before has passed its deadline, if it is still in flight.
+    let wake = |wake: usize, cause, at| ProviderCommand::RequestWake {
         wake_id: WakeId(uuid(wake)),
         cause,
+        overdue: Some(WakeId(uuid(wake - 1))),
         at,
     };
     let stages = || {
@@ -263,7 +265,7 @@ fn provider_commands() -> Vec<ProviderCommand> {
     vec![
         register(1, Availability::Unavailable, at(0)),
         wake(1, WakeCause::Operator { key: None }, at(10)),
-        // Past the deadline: the overdue one ends and the next begins in one commit.
+        // The overdue one ends and the next begins in one commit.
         wake(2, WakeCause::Operator { key: None }, at(300)),
         ended(2, 1, failed, at(310)),
         wake(3, WakeCause::Operator { key: None }, at(400)),

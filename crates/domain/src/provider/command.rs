@@ -36,6 +36,8 @@ pub enum ProviderCommand {
         wake_id: WakeId,
         /// What causes it.
         cause: WakeCause,
+        /// The wake in flight, if its deadline has passed. That isn't decided by `at`, since NATS's clock may have been set.
+        overdue: Option<WakeId>,
         /// Now.
         at: Timestamp,
     },
@@ -68,7 +70,7 @@ pub enum ProviderCommand {
         /// Now.
         at: Timestamp,
     },
-    /// A wake's deadline has passed.
+    /// A wake's deadline has passed, as control measured it.
     ExpireWake {
         /// The wake.
         wake_id: WakeId,

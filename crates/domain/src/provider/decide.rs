@@ -132,7 +132,12 @@ impl Registered {
                 };
                 self.register_again(id, said, spec, *availability, *at)
             }
-            ProviderCommand::RequestWake { wake_id, cause, at } => self.request_wake(*wake_id, cause, *at),
+            ProviderCommand::RequestWake {
+                wake_id,
+                cause,
+                overdue,
+                at,
+            } => self.request_wake(*wake_id, cause, *overdue, *at),
             ProviderCommand::ReportWake {
                 wake_id,
                 report,
@@ -160,9 +165,7 @@ impl Registered {
                 .fresh(*report)?
                 .map_or(Ok(vec![]), |()| self.resume(*report, *availability, *at)),
             ProviderCommand::ExpireWake { wake_id, at } => match &self.status {
-                Status::Waking { wake } if wake.id == *wake_id && *at >= wake.deadline_ms => {
-                    Ok(vec![self.timed_out(wake, *at)])
-                }
+                Status::Waking { wake } if wake.id == *wake_id => Ok(vec![self.timed_out(wake, *at)]),
                 Status::Waking { .. }
                 | Status::Active { .. }
                 | Status::Hibernating { .. }

@@ -16,7 +16,13 @@ use std::time::Duration;
 pub const DEADLINE_MARGIN: Duration = Duration::from_secs(5);
 
 impl Registered {
-    pub(super) fn request_wake(&self, wake_id: WakeId, cause: &WakeCause, at: Timestamp) -> Decision {
+    pub(super) fn request_wake(
+        &self,
+        wake_id: WakeId,
+        cause: &WakeCause,
+        overdue: Option<WakeId>,
+        at: Timestamp,
+    ) -> Decision {
         let (ended, failures) = match &self.status {
             Status::Active { .. } => return Ok(vec![]),
             Status::Inactive { reason, since_ms, .. } => {
@@ -26,7 +32,7 @@ impl Registered {
                 });
             }
             // Joins the wake in flight.
-            Status::Waking { wake } if at < wake.deadline_ms => return Ok(vec![]),
+            Status::Waking { wake } if overdue != Some(wake.id) => return Ok(vec![]),
             Status::Waking { wake } => (Some(self.timed_out(wake, at)), self.timed_out_failures(wake, at)),
             Status::Hibernating { .. } => (None, self.failures.clone()),
         };

@@ -99,6 +99,7 @@ impl Journal {
         self.commit(&ProviderCommand::RequestWake {
             wake_id,
             cause: WakeCause::Operator { key: None },
+            overdue: None,
             at,
         })
     }

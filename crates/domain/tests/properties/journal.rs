@@ -131,7 +131,7 @@ impl Journal {
                 availability: *availability,
                 at,
             },
-            Ask::RequestWake(old, request_id) => ProviderCommand::RequestWake {
+            Ask::RequestWake(old, request_id, overdue) => ProviderCommand::RequestWake {
                 wake_id: old.map_or_else(
                     || WakeId(Uuid::from_u128(1 + self.requested.len() as u128)),
                     |old| self.wake(old),
@@ -141,6 +141,7 @@ impl Journal {
                     model: ModelName::parse("a").expect("legal"),
                     key: None,
                 },
+                overdue: self.in_flight.filter(|_| *overdue),
                 at,
             },
             Ask::ReportWake(wake, outcome) => ProviderCommand::ReportWake {
@@ -217,7 +218,7 @@ impl Journal {
                 at: wake.deadline_ms,
             };
             let ended = provider.decide(&expire).expect("never refused");
-            assert_eq!(ended.len(), 1, "every wake ends by its deadline");
+            assert_eq!(ended.len(), 1, "every wake ends at its deadline");
         }
         if let Some(provider) = provider.registered()
             && matches!(

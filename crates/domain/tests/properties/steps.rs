@@ -24,7 +24,8 @@ pub struct Step {
 pub enum Ask {
     /// With a number, or without.
     Register(usize, Option<Availability>, bool),
-    RequestWake(Option<Index>, String),
+    /// Perhaps with an old id, or by a replica that finds the wake in flight overdue.
+    RequestWake(Option<Index>, String, bool),
     ReportWake(Index, WakeOutcome),
     ReportAsleep(SleepReason),
     ReportAwake,
@@ -84,8 +85,8 @@ fn ask() -> impl Strategy<Value = Ask> {
     prop_oneof![
         3 => (0..specs().len(), proptest::option::of(availability()), any::<bool>())
             .prop_map(|(spec, found, numbered)| Ask::Register(spec, found, numbered)),
-        6 => (proptest::option::weighted(0.2, any::<Index>()), text())
-            .prop_map(|(old, id)| Ask::RequestWake(old, id)),
+        6 => (proptest::option::weighted(0.2, any::<Index>()), text(), any::<bool>())
+            .prop_map(|(old, id, overdue)| Ask::RequestWake(old, id, overdue)),
         5 => (any::<Index>(), outcome()).prop_map(|(wake, outcome)| Ask::ReportWake(wake, outcome)),
         4 => sleep_reason().prop_map(Ask::ReportAsleep),
         2 => Just(Ask::ReportAwake),

@@ -281,6 +281,7 @@ fn command(
                     key: key(number),
                 }
             },
+            overdue: in_flight.filter(|_| operator),
             at,
         },
         Action::ReportWake { succeeds } => ProviderCommand::ReportWake {

@@ -68,6 +68,7 @@ impl Hub {
             ProviderCommand::RequestWake {
                 wake_id,
                 cause: WakeCause::Operator { key: None },
+                overdue: None,
                 at,
             },
         )

@@ -11,7 +11,7 @@ pub(super) const fn at(secs: u64) -> Timestamp {
 
 /// The published budget of [`recipe`]; the deadline is [`DEADLINE_MARGIN`](super::super::DEADLINE_MARGIN) later.
 pub(super) const BUDGET_SECS: u64 = 60;
-/// How long after its request a wake of [`recipe`] is past its deadline.
+/// How long after its request the deadline of a wake of [`recipe`] is.
 pub(super) const DEADLINE_SECS: u64 = 65;
 
 pub(super) fn id() -> ProviderId {
@@ -124,9 +124,15 @@ pub(super) fn register(
 }
 
 pub(super) fn request_wake(wake: u128, secs: u64) -> ProviderCommand {
+    request_wake_after(None, wake, secs)
+}
+
+/// A request for a wake by a replica to which `overdue` has passed its deadline.
+pub(super) fn request_wake_after(overdue: Option<u128>, wake: u128, secs: u64) -> ProviderCommand {
     ProviderCommand::RequestWake {
         wake_id: wake_id(wake),
         cause: cause(),
+        overdue: overdue.map(wake_id),
         at: at(secs),
     }
 }

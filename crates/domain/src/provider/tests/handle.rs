@@ -19,7 +19,7 @@ fn now<T>(future: impl Future<Output = T>) -> T {
 fn handle_applies_each_event_once_and_hands_all_of_them_out() {
     let mut provider = waking().provider;
     let sink = EventSink::default();
-    now(provider.handle(request_wake(2, 75), &(), &sink)).expect("accepted");
+    now(provider.handle(request_wake_after(Some(1), 2, 75), &(), &sink)).expect("accepted");
     let expected = [timed_out(1, failures(1, None, late()), 75), requested(2, 75)];
     assert_eq!(now(sink.collect()), expected);
 
