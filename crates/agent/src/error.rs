@@ -22,6 +22,8 @@ pub enum AgentError {
     Closed,
     #[error("the HTTP client can't be set up")]
     Http(#[from] reqwest::Error),
+    #[error("TLS to a backend can't be set up: {0}")]
+    Tls(#[from] rustls::Error),
     /// Without it, no command can be supervised.
     #[error("can't find the program's own file")]
     Program(#[source] io::Error),

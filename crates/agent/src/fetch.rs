@@ -73,9 +73,9 @@ pub(crate) fn is_refused(error: &reqwest::Error) -> bool {
 }
 
 /// The underlying I/O error, if it is one that helps people.
-fn io_kind(error: &reqwest::Error) -> Option<io::ErrorKind> {
+pub(crate) fn io_kind(error: &(dyn Error + 'static)) -> Option<io::ErrorKind> {
     use io::ErrorKind::{ConnectionRefused, HostUnreachable, NetworkUnreachable};
-    let mut cause = error.source();
+    let mut cause = Some(error);
     while let Some(error) = cause {
         let kind = error.downcast_ref::<io::Error>().map(io::Error::kind);
         if let Some(kind @ (ConnectionRefused | HostUnreachable | NetworkUnreachable)) = kind {

@@ -1,14 +1,25 @@
 //! Addresses in the config, checked to be usable and without credentials.
 
+use http::{HeaderValue, Uri};
 use reveille_bus::{NatsServer, is_loopback_host};
-use std::fmt;
-use url::Url;
+use rustls::pki_types::ServerName;
+use std::{fmt, net::IpAddr};
+use url::{Host, Position, Url};
 
 /// A backend's base URL, without a trailing `/v1`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BaseUrl {
     root: String,
     loopback: bool,
+    server: Server,
+}
+
+/// The server of a base URL.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Server {
+    uri: Uri,
+    host: HeaderValue,
+    tls_name: Option<ServerName<'static>>,
 }
 
 impl BaseUrl {
@@ -28,7 +39,12 @@ impl BaseUrl {
             .unwrap_or(root)
             .trim_end_matches('/')
             .to_owned();
-        Ok(Self { root, loopback })
+        let server = Server::of(&url).ok_or("names a host that HTTP can't")?;
+        Ok(Self {
+            root,
+            loopback,
+            server,
+        })
     }
 
     /// The URL of `path` (which begins with `/`, and may have a query) below the base.
@@ -52,6 +68,46 @@ impl BaseUrl {
     pub const fn is_loopback(&self) -> bool {
         self.loopback
     }
+
+    /// The scheme, host and port to connect to.
+    #[must_use]
+    pub fn server(&self) -> &Uri {
+        &self.server.uri
+    }
+
+    /// The `Host` of requests.
+    #[must_use]
+    pub const fn host(&self) -> &HeaderValue {
+        &self.server.host
+    }
+
+    /// The name that the server's certificate must have, with `https`.
+    #[must_use]
+    pub const fn tls_name(&self) -> Option<&ServerName<'static>> {
+        self.server.tls_name.as_ref()
+    }
+}
+
+impl Server {
+    fn of(url: &Url) -> Option<Self> {
+        let tls_name = match url.scheme() {
+            "https" => Some(tls_name(url)?),
+            _ => None,
+        };
+        Some(Self {
+            uri: url[..Position::BeforePath].parse().ok()?,
+            host: url[Position::BeforeHost..Position::BeforePath].parse().ok()?,
+            tls_name,
+        })
+    }
+}
+
+fn tls_name(url: &Url) -> Option<ServerName<'static>> {
+    Some(match url.host()? {
+        Host::Domain(name) => ServerName::try_from(name.to_owned()).ok()?,
+        Host::Ipv4(address) => IpAddr::V4(address).into(),
+        Host::Ipv6(address) => IpAddr::V6(address).into(),
+    })
 }
 
 impl fmt::Display for BaseUrl {
@@ -150,6 +206,44 @@ mod tests {
             "https://box.example/llm//x?y=1"
         );
         assert!(!prefixed.is_loopback());
+    }
+
+    #[test]
+    fn a_base_url_names_its_server_as_http_and_tls_need_it() {
+        for (raw, server, host, tls) in [
+            (
+                "http://localhost:8000/v1",
+                "http://localhost:8000/",
+                "localhost:8000",
+                None,
+            ),
+            ("http://[::1]:80/llm", "http://[::1]/", "[::1]", None),
+            (
+                "https://Box.example/v1",
+                "https://box.example/",
+                "box.example",
+                Some("box.example"),
+            ),
+            (
+                "https://10.0.0.7:8443",
+                "https://10.0.0.7:8443/",
+                "10.0.0.7:8443",
+                Some("10.0.0.7"),
+            ),
+            (
+                "https://[fe80::1]:8443",
+                "https://[fe80::1]:8443/",
+                "[fe80::1]:8443",
+                Some("fe80::1"),
+            ),
+        ] {
+            let base = BaseUrl::parse(raw).expect("legal");
+            assert_eq!(
+                (base.server().to_string().as_str(), base.host().to_str().ok()),
+                (server, Some(host))
+            );
+            assert_eq!(base.tls_name().map(ServerName::to_str).as_deref(), tls);
+        }
     }
 
     #[test]

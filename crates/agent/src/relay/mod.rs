@@ -3,18 +3,20 @@
 //! Only listed paths and headers are relayed. The hub names a provider of the config, never a URL. The backend's key is added
 //! here and goes nowhere else.
 
+mod client;
+mod connector;
+mod deaf_peer;
 mod rename;
 
 use crate::{
     config::ProviderConfig,
-    fetch,
     models::{self, Memory},
     provider::{Handle, Input, Slot},
 };
 use bytes::{Bytes, BytesMut};
+use client::{Client, Response, SendError};
 use futures::{StreamExt, TryStreamExt};
-use http::{HeaderMap, HeaderName, HeaderValue, Method};
-use reqwest::{Client, Response};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri, response::Parts};
 use reveille_bus::relay::{
     FaultCode, Incoming, REQUEST_HEADERS, RESPONSE_HEADERS, RelayFault, RequestBody, RequestHead,
     ResponseHead,
@@ -26,20 +28,18 @@ use tokio::{
     time::{sleep, timeout},
 };
 use tracing::debug;
+use url::Position;
 
 /// The paths of inference. All others, such as a backend's administration, are refused.
 const PATHS: [&str; 3] = ["/v1/chat/completions", "/v1/completions", "/v1/embeddings"];
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 
+/// The longest value of an answer's header. All that pass fit into a frame.
+const MAX_HEADER_BYTES: usize = 2048;
 /// The largest request body; the API's limit is lower.
 const MAX_BODY_BYTES: u64 = 64 * 1024 * 1024;
 /// The memory for all request bodies together, in KiB. Requests beyond that wait, and then get `overloaded`.
 const MAX_HELD_KIB: u32 = 512 * 1024;
-/// How long a connection to a backend may take.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long an unused connection is kept. Common servers close theirs after 5 s, and a request on a connection that is just
-/// being closed fails.
-const IDLE_CONNECTION: Duration = Duration::from_secs(2);
 /// How long a request that found no backend waits for its owner's verdict.
 const SETTLE_LIMIT: Duration = Duration::from_secs(10);
 /// The pause before a request asks again to be let in.
@@ -74,9 +74,9 @@ impl Relay {
         agent: AgentName,
         memory: Memory,
         providers: impl IntoIterator<Item = (ProviderConfig, Handle)>,
-    ) -> Result<Self, reqwest::Error> {
+    ) -> Result<Self, rustls::Error> {
         let backend = |(config, handle): (ProviderConfig, Handle)| {
-            let client = client(config.answer_timeout)?;
+            let client = Client::new(&config)?;
             Ok((
                 config.name.clone(),
                 Backend {
@@ -89,7 +89,7 @@ impl Relay {
         let backends = providers
             .into_iter()
             .map(backend)
-            .collect::<Result<_, reqwest::Error>>()?;
+            .collect::<Result<_, rustls::Error>>()?;
         let held = Semaphore::new(MAX_HELD_KIB as usize);
         Ok(Self {
             agent,
@@ -124,8 +124,8 @@ impl Relay {
             }
             Some(Ok(answer)) => answer,
         };
-        let head = response_head(&answer.response);
-        let body = answer.response.bytes_stream().map_err(|error| {
+        let head = response_head(&answer.response.head);
+        let body = answer.response.into_stream().map_err(|error| {
             let broke_off = "the backend broke off in the middle of its answer";
             broken(backend, &error, broke_off)
         });
@@ -148,16 +148,13 @@ impl Relay {
         if head.method != Method::POST.as_str() {
             return Err(bad_frame("the agent doesn't relay this method"));
         }
-        let url = backend.config.base_url.at(&head.path);
-        let url = url.map_err(|_| bad_frame("the request's path is invalid"))?;
+        let url = backend.config.base_url.at(&head.path).ok();
+        let target = url.and_then(|url| Uri::try_from(&url[Position::BeforePath..]).ok());
+        let target = target.ok_or_else(|| bad_frame("the request's path is invalid"))?;
         let slot = self.enter(backend, head.hold()).await?;
         let (body, _held) = self.collect(head, body).await?;
         let body = rename::rename(body, |asked| self.backend_id(&backend.config, asked));
-        let request = backend.client.post(url).headers(request_headers(head)).body(body);
-        match fetch::authorized(request, backend.config.api_key.as_ref())
-            .send()
-            .await
-        {
+        match backend.client.post(target, request_headers(head), body).await {
             Ok(response) => Ok(Answer { response, slot }),
             Err(error) => {
                 drop(slot);
@@ -186,13 +183,12 @@ impl Relay {
 
     /// The fault for a request that got no answer: if it found no backend, with the report that tells control so, if there is
     /// one.
-    async fn failed(&self, backend: &Backend, error: &reqwest::Error) -> RelayFault {
-        if !error.is_connect() {
+    async fn failed(&self, backend: &Backend, error: &SendError) -> RelayFault {
+        let SendError::Connect(error) = error else {
             return broken(backend, error, "the backend broke off before its answer");
-        }
+        };
         // Nothing was handed over, so the request may be sent again when the backend is awake.
-        let reason = fetch::reason(error, CONNECT_TIMEOUT);
-        let message = format!("the backend can't be reached: {reason}");
+        let message = format!("the backend can't be reached: {}", error.reason());
         match timeout(SETTLE_LIMIT, backend.handle.refused()).await {
             Ok(Some(report)) => RelayFault::asleep(&message, report),
             Ok(None) | Err(_) => RelayFault::new(FaultCode::BackendUnavailable, &message),
@@ -242,24 +238,12 @@ impl Relay {
     }
 }
 
-fn client(answer_timeout: Duration) -> Result<Client, reqwest::Error> {
-    Client::builder()
-        .redirect(reqwest::redirect::Policy::none())
-        .no_proxy()
-        .connect_timeout(CONNECT_TIMEOUT)
-        .read_timeout(answer_timeout)
-        .pool_idle_timeout(IDLE_CONNECTION)
-        .tcp_nodelay(true)
-        .build()
-}
-
 /// The fault for a request that broke off after the backend may have seen it. The owner probes whether the backend is still
 /// up.
-fn broken(backend: &Backend, error: &reqwest::Error, broke_off: &str) -> RelayFault {
+fn broken(backend: &Backend, error: &SendError, broke_off: &str) -> RelayFault {
     backend.handle.send(Input::Suspect);
-    if error.is_timeout() {
-        let silent = backend.config.answer_timeout.as_secs_f64();
-        let message = format!("the backend was silent for {silent} s (`answer_timeout`)");
+    if let SendError::Silent(_) = error {
+        let message = format!("{error} (`answer_timeout`)");
         return RelayFault::new(FaultCode::BackendTimeout, &message);
     }
     RelayFault::new(FaultCode::BackendFailed, broke_off)
@@ -285,13 +269,14 @@ fn request_headers(head: &RequestHead) -> HeaderMap {
     headers
 }
 
-fn response_head(response: &Response) -> ResponseHead {
+/// The listed headers that the relay can carry; a value that isn't text, or is too large, is left out.
+fn response_head(head: &Parts) -> ResponseHead {
     let headers = RESPONSE_HEADERS.iter().filter_map(|name| {
-        let value = response.headers().get(*name)?.to_str().ok()?;
-        Some(((*name).to_owned(), value.to_owned()))
+        let value = std::str::from_utf8(head.headers.get(*name)?.as_bytes()).ok()?;
+        (value.len() <= MAX_HEADER_BYTES).then(|| ((*name).to_owned(), value.to_owned()))
     });
     ResponseHead {
-        status: response.status().as_u16(),
+        status: head.status.as_u16(),
         headers: headers.collect(),
     }
 }

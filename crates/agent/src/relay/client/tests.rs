@@ -1,0 +1,207 @@
+//! Backends that close connections when they like, against real sockets.
+
+use super::*;
+use crate::config::Config;
+use futures::{StreamExt, TryStreamExt};
+use http::StatusCode;
+use std::{collections::HashMap, sync::Arc};
+use tokio::{
+    io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
+    net::{TcpListener, TcpStream},
+    sync::Mutex,
+};
+
+const ANSWER: &[u8] = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}";
+/// More than the kernel buffers of both ends take.
+const LARGE: usize = 32 * 1024 * 1024;
+
+/// A backend that treats each connection as `serve` says, and its client.
+async fn backend<F>(serve: impl Fn(BufReader<TcpStream>) -> F + Send + 'static) -> Client
+where
+    F: Future<Output = ()> + Send + 'static,
+{
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let address = listener.local_addr().expect("an address");
+    tokio::spawn(async move {
+        loop {
+            let (connection, _) = listener.accept().await.expect("a connection");
+            tokio::spawn(serve(BufReader::new(connection)));
+        }
+    });
+    let text =
+        format!("[[provider]]\nname = \"p\"\nbase_url = \"http://{address}\"\nanswer_timeout = \"10s\"");
+    let config = Config::parse(&text, "test.toml", &|_| None).expect("a config");
+    Client::new(&config.providers[0]).expect("a client")
+}
+
+async fn post(client: &Client, body: impl Into<Bytes>) -> Result<Response, SendError> {
+    let path = Uri::from_static("/v1/completions");
+    client.post(path, HeaderMap::new(), body.into()).await
+}
+
+async fn text(response: Response) -> Result<String, SendError> {
+    let body: Vec<Bytes> = response.into_stream().try_collect().await?;
+    Ok(String::from_utf8(body.concat()).expect("text"))
+}
+
+/// The length of the next request's body; `None` once the client has left.
+async fn head(connection: &mut BufReader<TcpStream>) -> Option<usize> {
+    let mut length = None;
+    loop {
+        let mut line = String::new();
+        if connection.read_line(&mut line).await.ok()? == 0 {
+            return None;
+        }
+        if let Some(value) = line.strip_prefix("content-length: ") {
+            length = value.trim().parse().ok();
+        }
+        if line == "\r\n" {
+            return length;
+        }
+    }
+}
+
+async fn request(connection: &mut BufReader<TcpStream>) -> Option<String> {
+    let mut body = vec![0; head(connection).await?];
+    connection.read_exact(&mut body).await.ok()?;
+    String::from_utf8(body).ok()
+}
+
+/// As many callers as fit ask again and again after `idle`, just when the backend closes connections.
+async fn ask_while_connections_close(requests: usize, callers: usize, idle: Duration) {
+    let seen = Arc::new(Mutex::new(HashMap::<String, usize>::new()));
+    let count = seen.clone();
+    let client = Arc::new(
+        backend(move |mut connection| {
+            let seen = count.clone();
+            async move {
+                // A server that keeps connections although the client asks it not to.
+                let mut next = request(&mut connection).await;
+                while let Some(id) = next {
+                    *seen.lock().await.entry(id).or_default() += 1;
+                    connection.write_all(ANSWER).await.expect("the client waits");
+                    if idle.is_zero() {
+                        return;
+                    }
+                    next = timeout(idle, request(&mut connection)).await.ok().flatten();
+                }
+            }
+        })
+        .await,
+    );
+    let callers = (0..callers).map(|caller| {
+        let client = client.clone();
+        tokio::spawn(async move {
+            for round in 0..requests / callers {
+                let answer = post(&client, format!("{caller}-{round}"))
+                    .await
+                    .expect("an answer");
+                assert_eq!(text(answer).await.expect("whole"), "{}");
+                tokio::time::sleep(idle).await;
+            }
+        })
+    });
+    for caller in callers.collect::<Vec<_>>() {
+        caller.await.expect("no failure");
+    }
+    let seen = seen.lock().await;
+    assert_eq!(seen.len(), requests);
+    assert!(seen.values().all(|times| *times == 1));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_backend_that_closes_its_connections_as_a_request_comes_fails_none_and_sees_each_once() {
+    ask_while_connections_close(2_000, 1, Duration::ZERO).await;
+    ask_while_connections_close(2_000, 40, Duration::from_millis(20)).await;
+    ask_while_connections_close(2_000, 1_000, Duration::from_secs(1)).await;
+}
+
+#[tokio::test]
+async fn an_answer_that_comes_before_the_body_is_read_is_passed_on_even_if_the_connection_is_reset() {
+    const REFUSAL: &[u8] =
+        b"HTTP/1.1 413 Too Large\r\nconnection: close\r\ncontent-length: 9\r\n\r\ntoo large";
+    const UNTIL_CLOSED: &[u8] = b"HTTP/1.1 413 Too Large\r\nconnection: close\r\n\r\ntoo large";
+    for (refusal, lingers) in [(REFUSAL, false), (REFUSAL, true), (UNTIL_CLOSED, true)] {
+        let client = backend(move |mut connection| async move {
+            head(&mut connection).await.expect("a request");
+            connection.write_all(refusal).await.expect("the client waits");
+            if lingers {
+                connection.shutdown().await.expect("the client waits");
+                tokio::time::sleep(Duration::from_millis(200)).await;
+            }
+            // Dropped with unread bytes, which the kernel answers with a reset.
+        })
+        .await;
+        for _ in 0..20 {
+            let answer = post(&client, vec![b'x'; LARGE]).await.expect("an answer");
+            assert_eq!(answer.head.status, StatusCode::PAYLOAD_TOO_LARGE);
+            assert_eq!(text(answer).await.expect("whole"), "too large");
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_answer_that_is_reset_on_its_way_is_broken_although_its_request_was_taken() {
+    let client = backend(|mut connection| async move {
+        request(&mut connection).await.expect("a request");
+        let half = b"HTTP/1.1 200 OK\r\nconnection: close\r\n\r\nhalf";
+        connection.write_all(half).await.expect("the client waits");
+        let reset = socket2::SockRef::from(connection.get_ref()).set_linger(Some(Duration::ZERO));
+        reset.expect("a reset");
+    })
+    .await;
+    let broken = match post(&client, "{}").await {
+        Ok(answer) => text(answer).await.map(|_| ()),
+        Err(error) => Err(error),
+    };
+    assert!(matches!(broken, Err(SendError::Broken(_))), "{broken:?}");
+}
+
+#[tokio::test]
+async fn a_head_of_many_and_odd_headers_passes() {
+    let headers: String = (0..2000).map(|n| format!("x-{n}: 1\r\n")).collect();
+    let odd = "bad name: 1\r\nfolded: 1\r\n 2\r\nspaced : 1\r\nopenai-model: \u{6a21}\r\n";
+    let answer = format!("HTTP/1.1 200 OK\r\n{headers}{odd}content-length: 2\r\n\r\n{{}}");
+    let client = backend(move |mut connection| {
+        let answer = answer.clone();
+        async move {
+            request(&mut connection).await.expect("a request");
+            connection
+                .write_all(answer.as_bytes())
+                .await
+                .expect("the client waits");
+        }
+    })
+    .await;
+    let answer = post(&client, "{}").await.expect("an answer");
+    assert_eq!(
+        answer.head.headers["openai-model"].as_bytes(),
+        "\u{6a21}".as_bytes()
+    );
+    assert_eq!(text(answer).await.expect("whole"), "{}");
+}
+
+#[tokio::test]
+async fn a_response_that_is_dropped_closes_its_connection() {
+    let (left, has_left) = tokio::sync::oneshot::channel();
+    let left = Arc::new(Mutex::new(Some(left)));
+    let client = backend(move |mut connection| {
+        let left = left.clone();
+        async move {
+            request(&mut connection).await.expect("a request");
+            let endless = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n1\r\n1\r\n";
+            connection.write_all(endless).await.expect("the client waits");
+            let end = connection.read_u8().await;
+            assert!(end.is_err(), "the client sends no more");
+            let left = left.lock().await.take().expect("one request");
+            left.send(()).expect("the test waits");
+        }
+    })
+    .await;
+    let answer = post(&client, "{}").await.expect("an answer");
+    let mut body = Box::pin(answer.into_stream());
+    assert_eq!(body.next().await.expect("a piece").expect("no error"), "1");
+    drop(body);
+    let noticed = timeout(Duration::from_secs(10), has_left).await;
+    noticed.expect("in time").expect("the backend notices");
+}
