@@ -21,6 +21,7 @@ mod json_match;
 pub mod models;
 pub mod owner_policy;
 pub mod probe;
+pub mod processes;
 pub mod provider;
 pub mod recipe;
 pub mod relay;

@@ -13,6 +13,8 @@ use std::{
 
 /// Each agent that uses the folder holds a shared lock on this file.
 const IN_USE: &str = "in-use";
+/// The subfolder in which commands run unless their config names another.
+const WORK: &str = "work";
 /// The largest file lists the models of 64 providers.
 const MAX_FILE_BYTES: u64 = 8 * 1024 * 1024;
 
@@ -61,6 +63,18 @@ impl StateDir {
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.0
+    }
+
+    /// The folder in which commands run unless their config names another; creates it if it is missing.
+    ///
+    /// # Errors
+    /// When it can't be created.
+    pub fn work(&self) -> io::Result<PathBuf> {
+        self.make()?;
+        let work = self.0.join(WORK);
+        private_file::make_folder(&work)?;
+        self.give_to_owner(&File::open(&work)?)?;
+        Ok(work)
     }
 
     /// Marks the folder as in use; creates it if it is missing.
@@ -131,10 +145,7 @@ impl StateDir {
         self.remove(&temporary)?;
         let new = self.0.join(temporary);
         let mut file = private_file::create(&new)?;
-        let folder = fs::metadata(&self.0)?;
-        if file.metadata()?.uid() != folder.uid() {
-            fchown(&file, Some(folder.uid()), Some(folder.gid()))?;
-        }
+        self.give_to_owner(&file)?;
         file.write_all(content)?;
         file.sync_all()?;
         fs::rename(new, self.0.join(name))
@@ -146,6 +157,15 @@ impl StateDir {
     /// When it can't be removed.
     pub fn remove(&self, name: &str) -> io::Result<()> {
         if_found(fs::remove_file(self.0.join(name))).map(drop)
+    }
+
+    /// Makes something in the folder belong to the owner of the folder.
+    fn give_to_owner(&self, file: &File) -> io::Result<()> {
+        let folder = fs::metadata(&self.0)?;
+        if file.metadata()?.uid() != folder.uid() {
+            fchown(file, Some(folder.uid()), Some(folder.gid()))?;
+        }
+        Ok(())
     }
 
     fn open_empty(&self, name: &str) -> io::Result<File> {

@@ -15,7 +15,7 @@ use backend::{Backend, eventually, outcome, runner, wake};
 use libtest_mimic::{Arguments, Trial};
 use owned::Owned;
 use reveille_agent::{
-    child::{Child, Exit, SHIM, Shims, shim_main},
+    child::{Child, Exit, SHIM, Shims, Start, shim_main},
     config::{CommandAction, Secret},
     provider::Input,
     recipe::Outcome,
@@ -35,6 +35,9 @@ use std::{
 };
 use tempfile::TempDir;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+
+/// Between TERM and KILL.
+const GRACE: Duration = Duration::from_millis(200);
 
 fn main() -> ExitCode {
     let mut args = std::env::args_os().skip(1);
@@ -81,7 +84,14 @@ fn trials() -> Vec<Trial> {
         an_http_step_asks_no_proxy,
         a_program_that_cannot_be_started_has_a_reason,
         a_command_that_fails_says_how_and_nothing_that_it_printed,
-        what_a_command_leaves_running_is_ended_before_the_next_step,
+        a_command_that_leaves_something_running_fails_names_it_and_ends_it,
+        what_ends_a_moment_after_its_command_is_not_left_running,
+        what_a_detached_command_leaves_running_outlives_the_agent,
+        what_a_detached_command_leaves_running_may_go_on_to_print,
+        what_a_failed_command_printed_last_is_kept_on_the_machine,
+        a_command_runs_in_its_own_folder_or_in_one_that_it_can_write_to,
+        a_served_command_that_goes_into_the_background_has_a_reason,
+        a_container_that_outlives_its_client_is_ended_by_its_name,
         a_served_backend_is_kept_watched_and_stopped,
         a_served_command_that_ends_while_booting_fails_the_wake_at_once,
         a_served_command_that_never_answers_is_reported_first_and_then_ended,
@@ -127,8 +137,9 @@ async fn be_an_agent(directory: &Path) -> ExitCode {
         args: Vec::new(),
         env: Vec::new(),
         env_pass: Vec::new(),
+        cwd: None,
     };
-    let child = Child::start(&shims, &action, Duration::from_millis(200))
+    let child = Child::start(&shims, Start::new(&action, GRACE))
         .await
         .expect("started");
     std::future::pending::<()>().await;
@@ -144,10 +155,10 @@ async fn keep_a_shim_ready() -> ExitCode {
     let write = format!("echo $PPID > {}", parent.display());
     while let Ok(Some(_)) = lines.next_line().await {
         let action = action("sh", &["-c", &write]);
-        let mut child = Child::start(&shims, &action, Duration::from_millis(200))
+        let mut child = Child::start(&shims, Start::new(&action, GRACE))
             .await
             .expect("started");
-        assert_eq!(child.ended().await, Exit::Code { code: 0, left: 0 });
+        assert_eq!(child.ended().await, Exit::Code(0));
         print!("{}", fs::read_to_string(&parent).expect("written"));
     }
     ExitCode::SUCCESS
@@ -221,12 +232,13 @@ fn action(program: &str, args: &[&str]) -> CommandAction {
         args,
         env: Vec::new(),
         env_pass: Vec::new(),
+        cwd: None,
     }
 }
 
 async fn start(program: &str, args: &[&str]) -> Child {
     let shims = Shims::of_this_program().expect("a program");
-    Child::start(&shims, &action(program, args), Duration::from_millis(200))
+    Child::start(&shims, Start::new(&action(program, args), GRACE))
         .await
         .expect("started")
 }
@@ -274,16 +286,12 @@ async fn a_step_that_ignores_term_is_killed_after_its_time_out() {
 async fn a_flood_of_output_does_not_hold_up_a_command() {
     let flood = "yes | head -c 50000000; yes | head -c 1000000 >&2";
     let mut child = start("sh", &["-c", flood]).await;
-    assert_eq!(child.ended().await, Exit::Code { code: 0, left: 0 });
+    assert_eq!(child.ended().await, Exit::Code(0));
 }
 
 async fn a_command_has_no_input_no_shell_and_its_own_variables() {
     let mut child = start("cat", &[]).await;
-    assert_eq!(
-        child.ended().await,
-        Exit::Code { code: 0, left: 0 },
-        "its input is empty"
-    );
+    assert_eq!(child.ended().await, Exit::Code(0), "its input is empty");
 
     let directory = directory();
     let out = directory.path().join("out").display().to_string();
@@ -452,28 +460,155 @@ async fn a_command_that_fails_says_how_and_nothing_that_it_printed() {
     }
 }
 
-async fn what_a_command_leaves_running_is_ended_before_the_next_step() {
-    let directory = directory();
-    let path = directory.path().display();
+/// A program that leaves one running, which ignores TERM, stays in no group of its parent's, and writes its process id to
+/// `left`.
+fn leaver(directory: &Path) -> String {
+    let path = directory.display();
     let left = script(
-        directory.path(),
+        directory,
         "left",
         &format!("trap '' TERM\necho $$ > {path}/left\nwhile :; do sleep 1000; done"),
     );
-    let leaver = script(
-        directory.path(),
-        "leaver",
-        &format!("setsid {left} &\nwhile ! [ -s {path}/left ]; do sleep 0.01; done"),
+    let leave = format!("setsid {left} &\nwhile ! [ -s {path}/left ]; do sleep 0.01; done\nexit ${{1:-0}}");
+    script(directory, "leaver", &leave)
+}
+
+async fn a_command_that_leaves_something_running_fails_names_it_and_ends_it() {
+    let directory = directory();
+    let step = format!(
+        "[provider.wake]\ntype = \"command\"\ncommand = \"{}\"\n",
+        leaver(directory.path())
     );
-    let check = script(
-        directory.path(),
-        "check",
-        &format!("! kill -0 $(cat {path}/left) 2>/dev/null"),
-    );
+    let failure = run(&step).await.failure.expect("a failure");
+    let [left] = pids(directory.path(), &["left"]).await[..] else {
+        panic!("one")
+    };
+    assert_eq!(failure.stage, "step 1 command");
+    for part in [
+        &format!("`left.sh` (process {left})"),
+        "run = \"detach\"",
+        "what it left running was ended too",
+    ] {
+        assert!(failure.reason.contains(part), "{part}: {}", failure.reason);
+    }
+    assert!(!alive(left));
+}
+
+async fn what_ends_a_moment_after_its_command_is_not_left_running() {
     let step =
-        |program: &str| format!("[[provider.wake.step]]\ntype = \"command\"\ncommand = \"{program}\"\n");
-    let outcome = run(&format!("{}{}", step(&leaver), step(&check))).await;
-    assert_eq!(outcome.failure, None);
+        "[provider.wake]\ntype = \"command\"\ncommand = \"sh\"\nargs = [\"-c\", \"sleep 0.05 & exit 0\"]";
+    assert_eq!(run(step).await.failure, None);
+}
+
+async fn what_a_detached_command_leaves_running_outlives_the_agent() {
+    let directory = directory();
+    let config = |code: &str| {
+        let step = format!(
+            "[provider.wake]\ntype = \"command\"\ncommand = \"{}\"\nargs = [\"{code}\"]\nrun = \"detach\"\n",
+            leaver(directory.path())
+        );
+        step
+    };
+    let backend = Backend::start().await;
+    let whole = format!("base_url = \"{}\"\n{}", backend.url, config("0"));
+    // The agent is a process of its own here, and has ended when this returns.
+    assert_eq!(run_in(directory.path(), &whole, &[]).await, "None\n");
+    let [left] = pids(directory.path(), &["left"]).await[..] else {
+        panic!("one")
+    };
+    assert!(alive(left));
+    kill(left, Signal::KILL);
+
+    // Only success lets anything live on.
+    fs::remove_file(directory.path().join("left")).expect("removed");
+    let failure = run(&config("3")).await.failure.expect("a failure");
+    assert_eq!(failure.reason, "the command exited with code 3");
+    let [left] = pids(directory.path(), &["left"]).await[..] else {
+        panic!("one")
+    };
+    assert!(!alive(left));
+}
+
+async fn what_a_detached_command_leaves_running_may_go_on_to_print() {
+    let directory = directory();
+    let path = directory.path().display();
+    let prints = script(
+        directory.path(),
+        "prints",
+        &format!("echo $$ > {path}/prints\nwhile echo tick; do echo >> {path}/ticks; sleep 0.01; done"),
+    );
+    let leave = script(directory.path(), "leave", &format!("setsid {prints} &"));
+    let backend = Backend::start().await;
+    let config = format!(
+        "base_url = \"{}\"\n[provider.wake]\ntype = \"command\"\ncommand = \"{leave}\"\nrun = \"detach\"\n",
+        backend.url
+    );
+    assert_eq!(run_in(directory.path(), &config, &[]).await, "None\n");
+    let ticks = || fs::read(directory.path().join("ticks")).unwrap_or_default().len();
+    let before = ticks();
+    eventually("more ticks", || ticks() > before + 10).await;
+    kill(pids(directory.path(), &["prints"]).await[0], Signal::KILL);
+}
+
+async fn what_a_failed_command_printed_last_is_kept_on_the_machine() {
+    let directory = directory();
+    let kept = || fs::read_to_string(directory.path().join("box.p.printed")).unwrap_or_default();
+    let once = "[provider.wake]\ntype = \"command\"\ncommand = \"sh\"\nargs = [\"-c\", \"echo canary; echo why >&2; exit 3\"]";
+    let config = format!("models = [\"m\"]\nbase_url = \"http://127.0.0.1:1\"\n{once}");
+    let owned = Owned::with(control::Control::new(), &config, Some(directory.path()));
+    owned.until(Hibernating).await;
+    owned.wake();
+    eventually("the output", || kept() == "canary\nwhy\n").await;
+    let failure = owned.failed().await;
+    assert_eq!(failure.reason, "the command exited with code 3");
+    owned.stop().await;
+    let mode = fs::metadata(directory.path().join("box.p.printed")).expect("a file");
+    assert_eq!(mode.permissions().mode() & 0o777, 0o600);
+
+    // A served command, by its end while it boots, and when it is ended since it never answers.
+    for (script, max_wait, printed) in [
+        ("echo booting; exit 7", "1h", "booting\n"),
+        ("echo loading; exec sleep 1000", "300ms", "loading\n"),
+    ] {
+        let served = serve_recipe(
+            "sh",
+            &format!("\"-c\", \"{script}\""),
+            &format!("max_wait = \"{max_wait}\""),
+        )
+        .await;
+        let owned = Owned::with(
+            control::Control::new(),
+            &format!("models = [\"m\"]\n{served}"),
+            Some(directory.path()),
+        );
+        owned.until(Hibernating).await;
+        owned.wake();
+        eventually("the output", || kept() == printed).await;
+        owned.stop().await;
+    }
+}
+
+async fn a_command_runs_in_its_own_folder_or_in_one_that_it_can_write_to() {
+    let (directory, work) = (directory(), directory());
+    let [own, default] = [directory.path(), work.path()].map(|path| path.canonicalize().expect("a folder"));
+    let shims = Shims::of_this_program().expect("a program");
+    let shims = shims.working_in(default.clone());
+    let mut look = action("sh", &["-c", "pwd > here"]);
+    for (cwd, runs_in) in [(None, &default), (Some(own.clone()), &own)] {
+        look.cwd = cwd;
+        let mut child = Child::start(&shims, Start::new(&look, GRACE))
+            .await
+            .expect("started");
+        assert_eq!(child.ended().await, Exit::Code(0));
+        let seen = fs::read_to_string(runs_in.join("here")).expect("written");
+        assert_eq!(Path::new(seen.trim()), runs_in);
+    }
+    look.cwd = Some(own.join("none"));
+    let none = Child::start(&shims, Start::new(&look, GRACE)).await;
+    assert_eq!(
+        none.expect_err("no folder").to_string(),
+        "its working directory (`cwd`) does not exist, or is not a directory"
+    );
 }
 
 /// A recipe that serves this program as a backend, and the backend's base URL.
@@ -521,6 +656,70 @@ async fn a_served_command_that_ends_while_booting_fails_the_wake_at_once() {
     );
     assert_eq!(failure.kind, WakeFailureKind::Recipe);
     assert!(run.ended().await.is_none());
+}
+
+/// A fake container: a server that is no descendant of the command that starts it. `$1` is `run` or `rm`.
+fn container(directory: &Path, address: &str) -> String {
+    let path = directory.display();
+    let program = std::env::current_exe().expect("a program").display().to_string();
+    // The keeper of the containers, which is somebody else's child.
+    let text = format!(
+        "echo $1 >> {path}/asked\ncase $1 in\n  run)\n    [ -e {path}/running ] && exit 125\n    touch {path}/wanted\n    \
+         exec sleep 1000 ;;\n  rm)\n    [ -e {path}/running ] || exit 1\n    kill -9 $(cat {path}/running); rm {path}/running ;;\nesac"
+    );
+    let keeper = format!(
+        "while :; do\n  if [ -e {path}/wanted ]; then\n    rm {path}/wanted\n    {program} serve-backend {address} &\n    \
+         echo $! > {path}/running.new; mv {path}/running.new {path}/running\n  fi\n  sleep 0.01\ndone"
+    );
+    script(directory, "keeper", &keeper);
+    script(directory, "docker", &text)
+}
+
+async fn a_container_that_outlives_its_client_is_ended_by_its_name() {
+    let directory = directory();
+    let url = Backend::free_url().await;
+    let docker = container(directory.path(), url.trim_start_matches("http://"));
+    let keeper = directory.path().join("keeper.sh");
+    let mut keeper = tokio::process::Command::new(keeper);
+    let mut keeper = keeper.kill_on_drop(true).spawn().expect("a keeper");
+    let asked = || fs::read_to_string(directory.path().join("asked")).unwrap_or_default();
+    let running = directory.path().join("running");
+    let config = format!(
+        "models = [\"m\"]\nbase_url = \"{url}\"\nprobe = {{ interval = \"100ms\" }}\n[provider.wake]\ntype = \"command\"\ncommand = \"{docker}\"\nargs = [\"run\"]\n\
+         run = \"serve\"\nend = {{ command = \"{docker}\", args = [\"rm\"] }}"
+    );
+    let owned = Owned::start(&config);
+    owned.until(Hibernating).await;
+    for _ in 0..2 {
+        owned.wake();
+        owned.until(Active).await;
+        assert_eq!(owned.handle.sleep().await, Ok(()));
+        owned.until(Hibernating).await;
+        assert!(!running.exists(), "the container was left behind");
+    }
+    assert_eq!(asked(), "rm\nrun\nrm\nrm\nrun\nrm\n");
+
+    // One that an earlier run of the agent has left is used, and can be put to sleep.
+    owned.stop().await;
+    fs::write(directory.path().join("wanted"), "").expect("written");
+    let owned = Owned::start(&config);
+    owned.until(Active).await;
+    assert_eq!(owned.handle.sleep().await, Ok(()));
+    owned.until(Hibernating).await;
+    assert!(!running.exists());
+    owned.stop().await;
+    keeper.kill().await.expect("ended");
+}
+
+async fn a_served_command_that_goes_into_the_background_has_a_reason() {
+    let directory = directory();
+    let recipe = serve_recipe(&leaver(directory.path()), "", "max_wait = \"1h\"").await;
+    let mut run = wake(&recipe, runner());
+    let failure = outcome(&mut run).await.failure.expect("a failure");
+    run.stop().await;
+    for part in ["`left.sh` (process ", "run = \"detach\"", "exited with code 0"] {
+        assert!(failure.reason.contains(part), "{part}: {}", failure.reason);
+    }
 }
 
 async fn a_served_command_that_never_answers_is_reported_first_and_then_ended() {

@@ -57,6 +57,7 @@ fn the_example_of_the_documentation_is_understood() {
         env = { TOKEN = "${KEY}" }
         run = "serve"
         stop_grace = "3s"
+        end = { command = "docker", args = ["rm", "-f", "llama"], timeout = "10s" }
         [provider.sleep]
         idle_after = "1h"
         "#,
@@ -94,9 +95,11 @@ fn the_example_of_the_documentation_is_understood() {
 
     assert_eq!(llama.models, None, "discovered");
     let wake = llama.wake_spec().expect("a wake recipe");
-    assert_eq!((wake.kind, wake.budget_ms), (RecipeKind::Steps, 65_500));
+    assert_eq!((wake.kind, wake.budget_ms), (RecipeKind::Steps, 75_500));
     let serve = &llama.wake.as_ref().expect("a recipe").steps[1].action;
     assert!(matches!(serve, Action::Serve { stop_grace, .. } if *stop_grace == Duration::from_secs(3)));
+    let programs: Vec<_> = serve.commands().map(|command| command.program.as_str()).collect();
+    assert_eq!(programs, ["/opt/llama-server", "docker"]);
     assert!(
         !format!("{config:?}").contains(CANARY),
         "a secret in Debug: {config:?}"
@@ -469,7 +472,31 @@ fn mistakes() -> Vec<Mistake> {
             command("run = \"canary-5ecr3t\""),
             7,
             "provider[0].wake.run",
-            "\"once\" or \"serve\"",
+            "\"once\", \"detach\" or \"serve\"",
+        ),
+        (
+            command("run = \"detach\"\nstop_grace = \"1s\""),
+            8,
+            "provider[0].wake.stop_grace",
+            "serve",
+        ),
+        (
+            command("end = { command = \"b\" }"),
+            7,
+            "provider[0].wake.end",
+            "serve",
+        ),
+        (
+            command("run = \"serve\"\nend = { command = \"b\", run = \"once\" }"),
+            8,
+            "provider[0].wake.end.run",
+            "unknown key",
+        ),
+        (
+            command("cwd = \"models\""),
+            7,
+            "provider[0].wake.cwd",
+            "absolute path",
         ),
         (
             command("stop_grace = \"1s\""),

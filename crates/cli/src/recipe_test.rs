@@ -1,15 +1,18 @@
 //! `reveille recipe test`: runs a provider's recipes without a hub and times each step, to find mistakes before a
 //! request waits for them.
 
-use crate::{client::line, config, failure::Failure, signals::Signals};
-use anyhow::anyhow;
+use crate::{
+    args::DataDirArg, client::line, config, data_dir::AGENT_STATE, failure::Failure, signals::Signals,
+};
+use anyhow::{Context, anyhow};
 use clap::{Args, Subcommand};
 use reveille_agent::{
-    child::{Child, Orphans, Shims},
+    child::{Orphans, Shims},
     config::{Config, ProviderConfig, WakeConfig},
     fetch,
     probe::Probe,
-    recipe::{Outcome, Progress, Run, Runner},
+    recipe::{Ended, Outcome, Progress, Run, Runner},
+    state_dir::StateDir,
 };
 use std::{
     future::ready,
@@ -18,6 +21,9 @@ use std::{
     time::{Duration, Instant},
 };
 use tokio_util::sync::CancellationToken;
+
+/// How many lines of a failed command's output are shown.
+const LINES_SHOWN: usize = 40;
 
 /// `reveille recipe …`.
 #[derive(Debug, Subcommand)]
@@ -35,6 +41,8 @@ pub struct RecipeTest {
     /// The config file.
     #[arg(long, env = "REVEILLE_CONFIG", value_name = "FILE")]
     pub config: PathBuf,
+    #[command(flatten)]
+    pub data_dir: DataDirArg,
     /// Skip the sleep recipe.
     #[arg(long)]
     pub no_sleep: bool,
@@ -54,12 +62,16 @@ pub async fn run(args: RecipeTest) -> Result<(), Failure> {
         )));
     };
     let client = fetch::client()?;
+    let state = StateDir::new(args.data_dir.path()?.join(AGENT_STATE));
+    let work = state.work();
+    let work =
+        work.with_context(|| format!("can't make a folder for commands in {}", state.path().display()))?;
     let signals = Signals::listen()?;
     let test = Test {
         probe: Probe::new(client.clone(), provider),
         runner: Arc::new(Runner {
             client,
-            shims: Shims::of_this_program()?,
+            shims: Shims::of_this_program()?.working_in(work),
             orphans: Orphans::none(),
         }),
         stop: signals.stop,
@@ -127,18 +139,18 @@ impl Test {
         };
         let (runner, probe) = (self.runner.clone(), self.probe.clone());
         let run = Run::sleep(runner, steps, probe, Box::pin(ready(())));
-        let (outcome, _) = self.outcome(run).await?;
-        report("sleep", &outcome)
+        let (outcome, ended) = self.outcome(run).await?;
+        report("sleep", &outcome, &ended)
     }
 
     async fn wake(&self, wake: WakeConfig, provider: &ProviderConfig) -> Result<(), Failure> {
         let budget = wake.budget();
         let began = Instant::now();
         let run = Run::wake(self.runner.clone(), wake, self.probe.clone(), Box::pin(ready(())));
-        let (outcome, served) = self.outcome(run).await?;
+        let (outcome, ended) = self.outcome(run).await?;
         let took = began.elapsed();
-        let reported = report("wake", &outcome);
-        let left = match served {
+        let reported = report("wake", &outcome, &ended);
+        let left = match ended.served {
             Some(child) => {
                 let began = Instant::now();
                 child.stop().await;
@@ -157,7 +169,7 @@ impl Test {
     }
 
     /// Runs to the end; Ctrl-C stops what was started.
-    async fn outcome(&self, mut run: Run) -> Result<(Outcome, Option<Child>), Failure> {
+    async fn outcome(&self, mut run: Run) -> Result<(Outcome, Ended), Failure> {
         let mut outcome = None;
         loop {
             let progress = tokio::select! {
@@ -169,15 +181,15 @@ impl Test {
             };
             match (progress, outcome.take()) {
                 (Progress::Outcome(ended), _) => outcome = Some(ended),
-                (Progress::Ended(child), Some(outcome)) => return Ok((outcome, child)),
+                (Progress::Ended(ended), Some(outcome)) => return Ok((outcome, ended)),
                 (Progress::Ended(_), None) => return Err(anyhow!("the recipe was interrupted").into()),
             }
         }
     }
 }
 
-/// Prints the stages of a run, and fails if the run did.
-fn report(phase: &str, outcome: &Outcome) -> Result<(), Failure> {
+/// Prints the stages of a run, and what a failed command has printed last; fails if the run did.
+fn report(phase: &str, outcome: &Outcome, ended: &Ended) -> Result<(), Failure> {
     let mut failure = outcome.failure.as_ref();
     for (index, stage) in outcome.stages.iter().enumerate() {
         let last = index + 1 == outcome.stages.len();
@@ -188,6 +200,13 @@ fn report(phase: &str, outcome: &Outcome) -> Result<(), Failure> {
             None => "ok".to_owned(),
         };
         row(phase, &stage.name, Duration::from_millis(stage.took_ms), &result)?;
+    }
+    if !ended.printed.is_empty() {
+        print(phase, "printed", "", "the last lines of the command's output:")?;
+        let lines: Vec<_> = ended.printed.lines().collect();
+        for printed in &lines[lines.len().saturating_sub(LINES_SHOWN)..] {
+            line(&format!("        | {printed}"))?;
+        }
     }
     match failure.take() {
         None => Ok(()),

@@ -2,7 +2,7 @@
 //! woken again. The backends are stand-ins that have the paths and the traps of those that the examples are for.
 
 use axum::{Router, extract::State, http::StatusCode, routing::post};
-use reveille_tests::{Answer, Api, Backend, Process, World, wait_until};
+use reveille_tests::{Answer, Api, Backend, Process, World, is_alive, wait_until};
 use serde_json::{Value, json};
 use std::{fs, os::unix::fs::PermissionsExt, path::PathBuf};
 use tokio::{
@@ -406,6 +406,59 @@ async fn a_container_is_started_and_stopped() {
 }
 
 #[tokio::test]
+async fn lm_studio_is_started_and_stopped_by_a_command_that_leaves_it_running() {
+    let world = World::new().await;
+    let backend = world.backend(&["--model", "qwen3-8b"]);
+    let (stand_in, args) = backend.command();
+    let server = format!("{} {}", stand_in.display(), args.join(" "));
+    let pid = world.folder().join("lms.pid").display().to_string();
+    let script = format!(
+        "case \"$*\" in\n  \"server start --port {}\") setsid {server} & echo $! > {pid} ;;\n  \"server stop\") kill $(cat {pid}) ;;\n  \
+         *) exit 5 ;;\nesac\necho 'Success! Server is now running'\n",
+        port(&backend)
+    );
+    let path = programs(&world, &[("lms", script)]);
+    let port = port(&backend);
+    let config = example("lm-studio.toml", &[("1234", &port)]);
+    let scene = Scene::of(world, &config, Some(path)).await;
+    scene.is("hibernating").await;
+    scene.slept_and_woken().await;
+    assert_eq!(backend.log().starts(), 2);
+    let pids = backend.log().pids();
+    assert!(!is_alive(pids[0]) && is_alive(pids[1]), "{pids:?}");
+    // It outlives the agent.
+    scene.agent.stop(SOON).await;
+    assert!(is_alive(pids[1]));
+}
+
+#[tokio::test]
+async fn a_container_is_made_for_each_wake_and_outlives_its_client_never() {
+    let world = World::new().await;
+    let backend = world.backend(&["--imitates", "vllm", "--model", "Qwen/Qwen3-8B"]);
+    let manager = Manager::of(&backend).await;
+    let name = world.folder().join("container").display().to_string();
+    // The client passes no signal on, as when it is killed, so that only `rm` ends the container.
+    let script = format!(
+        "case \"$1 $2\" in\n  'run --rm')\n    [ -e {name} ] && {{ echo 'Conflict. The name is in use' >&2; exit 125; }}\n    touch {name}\n    \
+         ( {} )\n    exec sleep 1000 ;;\n  'rm --force')\n    [ -e {name} ] || exit 1\n    rm {name}\n    {} ;;\nesac\nexit 5\n",
+        manager.order("start"),
+        manager.order("stop")
+    );
+    let path = programs(&world, &[("docker", script)]);
+    let config = example("docker-run.toml", &[("http://127.0.0.1:8000", &backend.url())]);
+    let scene = Scene::of(world, &config, Some(path)).await;
+    scene.is("hibernating").await;
+    scene.slept_and_woken().await;
+    assert_eq!(backend.log().starts(), 2);
+    assert!(std::path::Path::new(&name).exists());
+    scene.agent.stop(SOON).await;
+    assert!(
+        !std::path::Path::new(&name).exists(),
+        "the container was left behind"
+    );
+}
+
+#[tokio::test]
 async fn a_pc_is_woken_over_the_lan() {
     let world = World::new().await;
     let models = [
@@ -475,5 +528,5 @@ fn every_example_is_slept_and_woken_by_a_test_and_explained() {
         );
         examples += 1;
     }
-    assert_eq!(examples, 8);
+    assert_eq!(examples, 10);
 }

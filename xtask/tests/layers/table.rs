@@ -38,11 +38,14 @@ const AGENT: Layers = Layers {
         &["child", "models", "owner_policy", "verify"],
         &["child/shims", "owner_policy/wake_history", "owner_policy/watch"],
         &["child/shim", "owner_policy/pause"],
+        &["child/launch"],
         &[
             "child/descendants",
             "child/environment",
             "child/orphans",
+            "child/printed",
             "child/program",
+            "child/report",
             "fetch",
         ],
         &["config"],
@@ -61,7 +64,7 @@ const AGENT: Layers = Layers {
             "config/secret",
         ],
         &["config/duration", "config/variables"],
-        &["error", "hub", "json_match", "state_dir", "wol"],
+        &["error", "hub", "json_match", "processes", "state_dir", "wol"],
     ],
 };
 

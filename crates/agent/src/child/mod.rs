@@ -2,20 +2,28 @@
 
 mod descendants;
 mod environment;
+mod launch;
 mod orphans;
+mod printed;
 mod program;
+mod report;
 mod shim;
 mod shims;
 
 pub use orphans::{ChildrenLock, Orphans};
 pub use program::find as find_program;
+pub use report::Exit;
 pub use shim::shim_main;
 pub use shims::{SHIM, Shims};
 
-use crate::config::{CommandAction, Secret};
+use crate::{
+    config::{CommandAction, EndCommand, Secret},
+    processes::Process,
+};
+use launch::{Launch, Program};
+use report::Report;
 use rustix::process::{Pid, Signal, kill_process_group};
-use shim::Launch;
-use std::{fmt, time::Duration};
+use std::{path::PathBuf, time::Duration};
 use tokio::{
     io::{AsyncBufReadExt, BufReader, Lines},
     process::{ChildStdin, ChildStdout},
@@ -30,26 +38,39 @@ const START_LIMIT: Duration = Duration::from_secs(5);
 #[error("{0}")]
 pub struct NotStarted(String);
 
-/// How a child ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Exit {
-    Code {
-        code: i32,
-        /// How many descendants it left running; the shim ends them.
-        left: usize,
-    },
-    Signal(i32),
-    /// Its shim was killed, so the child's process group was killed too.
-    Lost,
+/// How a command is run.
+#[derive(Debug, Clone, Copy)]
+pub struct Start<'a> {
+    command: &'a CommandAction,
+    grace: Duration,
+    detach: bool,
+    end: Option<&'a EndCommand>,
 }
 
-impl fmt::Display for Exit {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Code { code, .. } => write!(f, "exited with code {code}"),
-            Self::Signal(signal) => write!(f, "was ended by signal {signal}"),
-            Self::Lost => f.write_str("lost its supervisor"),
+impl<'a> Start<'a> {
+    /// A command that ends together with all of its descendants: TERM, the grace, KILL.
+    #[must_use]
+    pub const fn new(command: &'a CommandAction, grace: Duration) -> Self {
+        Self {
+            command,
+            grace,
+            detach: false,
+            end: None,
         }
+    }
+
+    /// What the command leaves behind lives on once it has exited with code 0.
+    #[must_use]
+    pub const fn detached(mut self) -> Self {
+        self.detach = true;
+        self
+    }
+
+    /// Once the command has ended, whatever ended it, `end` runs.
+    #[must_use]
+    pub const fn then(mut self, end: Option<&'a EndCommand>) -> Self {
+        self.end = end;
+        self
     }
 }
 
@@ -62,6 +83,8 @@ pub struct Child {
     said: Box<Lines<BufReader<ChildStdout>>>,
     pid: Pid,
     exit: Option<Exit>,
+    left: Vec<Process>,
+    printed: String,
 }
 
 impl Child {
@@ -69,8 +92,8 @@ impl Child {
     ///
     /// # Errors
     /// When the program can't be found or started.
-    pub async fn start(shims: &Shims, action: &CommandAction, grace: Duration) -> Result<Self, NotStarted> {
-        let launch = launch(shims, action, grace).map_err(|reason| NotStarted(reason.to_owned()))?;
+    pub async fn start(shims: &Shims, start: Start<'_>) -> Result<Self, NotStarted> {
+        let launch = launch(shims, start).map_err(|reason| NotStarted(reason.to_owned()))?;
         let broken = |what: &str| NotStarted(format!("the command's supervisor {what}"));
         let shim = timeout(START_LIMIT, shims.give(&launch))
             .await
@@ -85,23 +108,19 @@ impl Child {
             .ok()
             .flatten()
             .ok_or_else(|| broken("ended before it answered"))?;
-        match line.split_once(' ') {
-            Some(("started", pid)) => {
-                let pid = pid
-                    .parse()
-                    .ok()
-                    .and_then(Pid::from_raw)
-                    .ok_or_else(|| broken("spoke nonsense"))?;
-                Ok(Self {
-                    shim: Box::new(shim.process),
-                    lease: Some(shim.lease),
-                    said: Box::new(said),
-                    pid,
-                    exit: None,
-                })
-            }
-            Some(("failed", why)) => Err(NotStarted(format!("the program could not be started: {why}"))),
-            _ => Err(broken("spoke nonsense")),
+        let nonsense = || broken("spoke nonsense");
+        match serde_json::from_str(&line).map_err(|_| nonsense())? {
+            Report::Started(pid) => Ok(Self {
+                shim: Box::new(shim.process),
+                lease: Some(shim.lease),
+                said: Box::new(said),
+                pid: Pid::from_raw(pid).ok_or_else(nonsense)?,
+                exit: None,
+                left: Vec::new(),
+                printed: String::new(),
+            }),
+            Report::Failed(why) => Err(NotStarted(format!("the program could not be started: {why}"))),
+            Report::Exited { .. } => Err(nonsense()),
         }
     }
 
@@ -116,13 +135,31 @@ impl Child {
             return exit;
         }
         let said = self.said.next_line().await.ok().flatten();
-        let exit = said.as_deref().and_then(parse_exit).unwrap_or(Exit::Lost);
-        if exit == Exit::Lost {
+        let exit = match said.as_deref().map(serde_json::from_str) {
+            Some(Ok(Report::Exited { exit, left, printed })) => {
+                (self.left, self.printed) = (left, printed);
+                exit
+            }
             // The group's leader is dead or still ours, so no other group can have its number.
-            let _ = kill_process_group(self.pid, Signal::KILL);
-        }
+            _ => {
+                let _ = kill_process_group(self.pid, Signal::KILL);
+                Exit::Lost
+            }
+        };
         self.exit = Some(exit);
         exit
+    }
+
+    /// The descendants that were still running when the child had ended, or some of them if there were many.
+    #[must_use]
+    pub fn left(&self) -> &[Process] {
+        &self.left
+    }
+
+    /// The end of what it has printed, once it has ended. For the owner of this machine only.
+    #[must_use]
+    pub fn printed(&self) -> &str {
+        &self.printed
     }
 
     /// Waits for the end of the child and all of its descendants. Cancel-safe.
@@ -133,42 +170,54 @@ impl Child {
         exit
     }
 
-    /// Ends the child and its descendants (TERM, the grace, KILL) and waits until all have ended.
-    pub async fn stop(mut self) -> Exit {
+    /// Ends the child and its descendants (TERM, the grace, KILL) and waits until all have ended. Cancel-safe.
+    pub async fn end(&mut self) -> Exit {
         self.lease = None;
         self.ended().await
     }
+
+    /// Ends it like [`end`](Self::end), for good.
+    pub async fn stop(mut self) -> Exit {
+        self.end().await
+    }
 }
 
-fn launch(shims: &Shims, action: &CommandAction, grace: Duration) -> Result<Launch, &'static str> {
-    let own = action.env.iter().map(|(name, value)| (name, value.reveal()));
+fn launch(shims: &Shims, start: Start<'_>) -> Result<Launch, &'static str> {
+    let end = start
+        .end
+        .map(|end| program(shims, &end.command).map(|program| (program, end.timeout)));
+    Ok(Launch {
+        program: program(shims, start.command)?,
+        grace: start.grace,
+        detach: start.detach,
+        end: end.transpose()?,
+        lock: shims.lock.clone(),
+    })
+}
+
+fn program(shims: &Shims, command: &CommandAction) -> Result<Program, &'static str> {
+    let own = command.env.iter().map(|(name, value)| (name, value.reveal()));
     let path = own
         .clone()
         .find(|(name, _)| *name == "PATH")
         .map(|(_, value)| value.as_ref());
-    let program = program::find(&action.program, path)?;
-    let args = action.args.iter().map(Secret::reveal).map(Into::into);
+    let args = command.args.iter().map(Secret::reveal).map(Into::into);
     // Of two with the same name, the later one counts.
-    let variables = environment::passed(std::env::vars_os(), &action.env_pass)
+    let variables = environment::passed(std::env::vars_os(), &command.env_pass)
         .chain(own.map(|(name, value)| (name.into(), value.into())));
-    Ok(Launch {
-        grace,
-        lock: shims.lock.clone(),
-        program,
+    Ok(Program {
+        file: program::find(&command.program, path)?,
         args: args.collect(),
         variables: variables.collect(),
+        folder: folder(shims, command)?,
     })
 }
 
-fn parse_exit(line: &str) -> Option<Exit> {
-    let words: Vec<&str> = line.split(' ').collect();
-    let ["exited", kind, number, "left", left] = words[..] else {
-        return None;
-    };
-    let (number, left) = (number.parse().ok()?, left.parse().ok()?);
-    match kind {
-        "code" => Some(Exit::Code { code: number, left }),
-        "signal" => Some(Exit::Signal(number)),
-        _ => None,
+/// The working directory of a command; the agent's own if the default one is gone.
+fn folder(shims: &Shims, command: &CommandAction) -> Result<Option<PathBuf>, &'static str> {
+    match &command.cwd {
+        Some(folder) if folder.is_dir() => Ok(Some(folder.clone())),
+        Some(_) => Err("its working directory (`cwd`) does not exist, or is not a directory"),
+        None => Ok(shims.folder.clone().filter(|folder| folder.is_dir())),
     }
 }

@@ -4,29 +4,33 @@
 //! pipe whose other end only the agent has, and is the reaper of everything below it: when the pipe closes, it ends the child
 //! and all of its descendants, and exits only when all have ended.
 //!
-//! Standard input is that pipe. The shim waits for one line, the [`Launch`]. On standard output it writes, a line each,
-//! `started <pid>` or `failed <why>`, and then `exited code <n> left <m>` or `exited signal <n> left <m>`, where `m` is the
-//! number of descendants that the child left running. The child's own output is discarded. The shim's exit code is the child's.
+//! Standard input is that pipe. The shim waits for one line, the [`Launch`]. On standard output it writes its [`Report`]s: that
+//! the child has started, or why not, and then how it has ended, with the end of what it has printed. The shim's exit code is
+//! the child's.
+//!
+//! A child that should detach is the exception: once it has succeeded, what it has left behind lives on. The shim then goes on
+//! only to read what is printed, for as long as anything holds the child's output open: it would be ended by writing to a pipe
+//! that nobody reads.
 
 use super::{
     descendants::{descendants, signal_all},
-    orphans::ChildrenLock,
+    launch::{Launch, Program},
+    printed::Printed,
+    report::{Exit, MAX_LEFT, Report},
 };
+use crate::processes::Running;
 use rustix::process::{Pid, Signal, WaitOptions, WaitStatus, wait};
-use serde::{Deserialize, Serialize};
 use std::{
-    ffi::OsString,
     io::{self, Write},
-    os::{fd::AsFd, unix::process::CommandExt},
-    path::PathBuf,
-    process::{Command, ExitCode, Stdio},
+    os::fd::AsFd,
+    process::ExitCode,
     time::Duration,
 };
 use tokio::{
     io::{AsyncBufReadExt, AsyncReadExt, BufReader},
     net::unix::pipe,
     signal::unix::{Signal as SignalStream, SignalKind, signal},
-    time::{Instant, sleep, timeout_at},
+    time::{Instant, sleep, timeout, timeout_at},
 };
 
 /// The exit code of a shim that was called wrongly or couldn't start its child.
@@ -36,19 +40,10 @@ const SIGNAL_BASE: i32 = 128;
 /// How often KILL is repeated while descendants live, since they may be forking.
 const KILL_INTERVAL: Duration = Duration::from_millis(20);
 
-/// What a shim should start. It comes as one line of JSON through the shim's pipe, so that arguments and variables, which may
-/// be secrets, are neither on its command line nor in its environment.
-#[derive(Serialize, Deserialize)]
-pub(super) struct Launch {
-    /// Between TERM and KILL.
-    pub(super) grace: Duration,
-    /// Held while the command runs, so that a later run of the agent knows.
-    pub(super) lock: Option<ChildrenLock>,
-    pub(super) program: PathBuf,
-    pub(super) args: Vec<OsString>,
-    /// The command's whole environment.
-    pub(super) variables: Vec<(OsString, OsString)>,
-}
+/// Between TERM and KILL for the program that runs when the child has ended.
+const END_GRACE: Duration = Duration::from_secs(1);
+/// How long what a child leaves behind has to end by itself: many programs end a moment after their parent.
+const SETTLES_WITHIN: Duration = Duration::from_millis(250);
 
 /// `reveille shim`, from start to exit.
 pub fn shim_main() -> ExitCode {
@@ -66,7 +61,8 @@ pub fn shim_main() -> ExitCode {
 }
 
 /// Reports to the agent. If nobody reads, the end of the pipe will tell.
-fn say(line: &str) {
+fn say(report: &Report) {
+    let line = serde_json::to_string(report).unwrap_or_default();
     let mut out = io::stdout().lock();
     let _ = writeln!(out, "{line}").and_then(|()| out.flush());
 }
@@ -74,37 +70,61 @@ fn say(line: &str) {
 async fn live() -> io::Result<u8> {
     become_reaper()?;
     // Subscribed before there is a child, whose end would be missed otherwise.
-    let mut ends = signal(SignalKind::child())?;
+    let ends = signal(SignalKind::child())?;
     let mut agent = Agent::new()?;
     let Some(launch) = agent.launch().await? else {
         return Ok(0);
     };
     // Released by the end of this process. The child runs even without it.
-    let _lock = launch.lock.as_ref().and_then(|lock| lock.share().ok());
-    let child = match start(&launch) {
+    let lock = launch.lock.as_ref().and_then(|lock| lock.share().ok());
+    let (printed, output) = Printed::new()?;
+    let child = match launch.program.start(output) {
         Ok(child) => child,
         Err(error) => {
-            match error.kind() {
-                io::ErrorKind::NotFound => say("failed it or its interpreter was not found"),
-                kind => say(&format!("failed {kind}")),
-            }
+            let why = match error.kind() {
+                io::ErrorKind::NotFound => "it or its interpreter was not found".to_owned(),
+                kind => kind.to_string(),
+            };
+            say(&Report::Failed(why));
             return Ok(FAILED);
         }
     };
-    say(&format!("started {}", child.as_raw_pid()));
+    say(&Report::Started(child.as_raw_pid()));
 
-    let mut family = Family { child, status: None };
+    let mut family = Family {
+        child,
+        status: None,
+        ends,
+        printed,
+    };
     tokio::select! {
-        () = family.child_ended(&mut ends) => {}
+        () = family.child_ended() => {}
         () = agent.stop() => {}
+    }
+    if family.has_succeeded() {
+        if launch.detach {
+            family.report();
+            drop(lock);
+            tokio::select! {
+                () = family.nobody_prints() => {}
+                () = signalled(&mut agent.signals) => {}
+            }
+            return Ok(0);
+        }
+        // Either way the report says what is left.
+        let _ = timeout(SETTLES_WITHIN, family.all_ended()).await;
     }
     // The agent hears of the end at once; the descendants may take longer.
     let told = family.report();
-    family.end_all(&mut ends, launch.grace).await;
+    family.end_all(launch.grace).await;
     if !told {
         family.report();
     }
-    Ok(family.exit_code())
+    let code = family.exit_code();
+    if let Some((end, limit)) = &launch.end {
+        family.run(end, *limit).await;
+    }
+    Ok(code)
 }
 
 /// Makes orphans below us our children instead of the first process's.
@@ -112,22 +132,6 @@ fn become_reaper() -> io::Result<()> {
     #[cfg(target_os = "linux")]
     rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?;
     Ok(())
-}
-
-fn start(launch: &Launch) -> io::Result<Pid> {
-    let child = Command::new(&launch.program)
-        .args(&launch.args)
-        .env_clear()
-        .envs(launch.variables.iter().cloned())
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .process_group(0)
-        .spawn()?;
-    i32::try_from(child.id())
-        .ok()
-        .and_then(Pid::from_raw)
-        .ok_or_else(|| io::ErrorKind::InvalidData.into())
 }
 
 /// The agent's pipe, and the signals that end a process.
@@ -165,7 +169,7 @@ impl Agent {
     }
 
     /// Waits until the shim should end.
-    async fn stop(mut self) {
+    async fn stop(&mut self) {
         tokio::select! {
             // The agent writes nothing but the launch, so any byte, like the end of the pipe, means stop.
             _ = self.pipe.read_u8() => {}
@@ -186,6 +190,8 @@ async fn signalled([term, int, hup]: &mut [SignalStream; 3]) {
 struct Family {
     child: Pid,
     status: Option<WaitStatus>,
+    ends: SignalStream,
+    printed: Printed,
 }
 
 impl Family {
@@ -202,54 +208,82 @@ impl Family {
         }
     }
 
-    async fn child_ended(&mut self, ends: &mut SignalStream) {
+    /// Waits until some process may have ended, or some have printed something. Cancel-safe.
+    async fn something(&mut self) {
+        tokio::select! {
+            _ = self.ends.recv() => {}
+            () = self.printed.more() => {}
+        }
+    }
+
+    async fn child_ended(&mut self) {
         loop {
             self.reap();
             if self.status.is_some() {
                 return;
             }
-            ends.recv().await;
+            self.something().await;
         }
     }
 
-    async fn all_ended(&mut self, ends: &mut SignalStream) {
+    async fn all_ended(&mut self) {
         while !self.reap() {
-            ends.recv().await;
+            self.something().await;
+        }
+    }
+
+    async fn nobody_prints(&mut self) {
+        while !self.printed.has_ended() {
+            self.something().await;
+            self.reap();
         }
     }
 
     /// TERM, the grace, then KILL until none is left.
-    async fn end_all(&mut self, ends: &mut SignalStream, grace: Duration) {
+    async fn end_all(&mut self, grace: Duration) {
         if self.reap() {
             return;
         }
         signal_all(self.child, Signal::TERM);
         let patience = Instant::now() + grace;
-        if timeout_at(patience, self.all_ended(ends)).await.is_ok() {
+        if timeout_at(patience, self.all_ended()).await.is_ok() {
             return;
         }
         loop {
             signal_all(self.child, Signal::KILL);
             tokio::select! {
-                () = self.all_ended(ends) => return,
+                () = self.all_ended() => return,
                 () = sleep(KILL_INTERVAL) => {}
             }
         }
     }
 
+    /// Runs another program when all have ended.
+    async fn run(&mut self, program: &Program, limit: Duration) {
+        // Its output is of no use to anybody: the agent has been told how the child has ended.
+        let started = Printed::new().and_then(|(printed, output)| Ok((printed, program.start(output)?)));
+        let Ok((printed, child)) = started else { return };
+        (self.child, self.status, self.printed) = (child, None, printed);
+        let _ = timeout(limit, self.child_ended()).await;
+        self.end_all(END_GRACE).await;
+    }
+
+    fn has_succeeded(&self) -> bool {
+        self.status.and_then(WaitStatus::exit_status) == Some(0)
+    }
+
     /// Reports how the child ended; returns whether it has.
-    fn report(&self) -> bool {
-        let left = descendants().len();
-        match self.status {
-            None => return false,
-            Some(status) => match (status.exit_status(), status.terminating_signal()) {
-                (Some(code), _) => say(&format!("exited code {code} left {left}")),
-                (None, signal) => say(&format!(
-                    "exited signal {} left {left}",
-                    signal.unwrap_or_default()
-                )),
-            },
-        }
+    fn report(&mut self) -> bool {
+        let Some(status) = self.status else { return false };
+        let exit = match status.exit_status() {
+            Some(code) => Exit::Code(code),
+            None => Exit::Signal(status.terminating_signal().unwrap_or_default()),
+        };
+        let left = descendants();
+        let left = left.iter().take(MAX_LEFT).map(Running::process).collect();
+        self.printed.catch_up();
+        let printed = self.printed.text();
+        say(&Report::Exited { exit, left, printed });
         true
     }
 

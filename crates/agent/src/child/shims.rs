@@ -1,6 +1,6 @@
 //! The agent's side of shims: each child needs one, which is started for it or was started before and waits.
 
-use super::{orphans::ChildrenLock, shim::Launch};
+use super::{launch::Launch, orphans::ChildrenLock};
 use parking_lot::Mutex;
 use std::{io, path::PathBuf, process::Stdio, sync::Arc};
 use tokio::{
@@ -16,6 +16,8 @@ pub const SHIM: &str = "shim";
 pub struct Shims {
     program: PathBuf,
     pub(super) lock: Option<ChildrenLock>,
+    /// Where commands without a working directory of their own run; `None` for the agent's.
+    pub(super) folder: Option<PathBuf>,
     /// The waiting shim; present only if one is kept ready.
     ready: Option<Arc<Mutex<Option<Shim>>>>,
 }
@@ -39,6 +41,7 @@ impl Shims {
         Ok(Self {
             program: std::env::current_exe()?,
             lock: None,
+            folder: None,
             ready: None,
         })
     }
@@ -47,6 +50,13 @@ impl Shims {
     #[must_use]
     pub fn sharing(mut self, lock: ChildrenLock) -> Self {
         self.lock = Some(lock);
+        self
+    }
+
+    /// Runs commands without a working directory of their own in `folder`.
+    #[must_use]
+    pub fn working_in(mut self, folder: PathBuf) -> Self {
+        self.folder = Some(folder);
         self
     }
 

@@ -22,6 +22,8 @@ pub use hours::{Hours, Window};
 pub use places::{Place, places};
 pub use read::machine_name;
 pub(crate) use recipe::OWN_VARIABLES;
-pub use recipe::{Action, CommandAction, HttpAction, SleepConfig, Step, VerifyConfig, WakeConfig};
+pub use recipe::{
+    Action, CommandAction, EndCommand, HttpAction, SleepConfig, Step, VerifyConfig, WakeConfig,
+};
 pub use secret::Secret;
 pub use types::{AgentConfig, Config, ModelConfig, ProbeConfig, ProviderConfig};

@@ -4,7 +4,7 @@ use super::{hours::Hours, secret::Secret};
 use crate::wol::WakeOnLan;
 use http::{HeaderName, HeaderValue, Method};
 use reveille_domain::RecipeKind;
-use std::{fmt, time::Duration};
+use std::{fmt, path::PathBuf, time::Duration};
 use url::Url;
 
 /// The prefix of Reveille's own environment variables. None of them reaches a command, whatever the config says.
@@ -40,7 +40,7 @@ impl WakeConfig {
         match &self.steps[..] {
             [Step { action, .. }] => match action {
                 Action::Http(_) => RecipeKind::Http,
-                Action::Once(_) => RecipeKind::Command,
+                Action::Once(_) | Action::Detach(_) => RecipeKind::Command,
                 Action::Serve { .. } => RecipeKind::Serve,
                 Action::Wol(_) | Action::Tcp(_) => RecipeKind::Steps,
             },
@@ -52,6 +52,15 @@ impl WakeConfig {
     #[must_use]
     pub fn serves(&self) -> bool {
         self.steps.iter().any(Step::serves)
+    }
+
+    /// What ends a backend that outlives the served command.
+    #[must_use]
+    pub fn end(&self) -> Option<&EndCommand> {
+        self.steps.iter().find_map(|step| match &step.action {
+            Action::Serve { end, .. } => end.as_deref(),
+            _ => None,
+        })
     }
 }
 
@@ -82,8 +91,8 @@ impl Step {
 
     /// Whether it starts a program on this machine.
     #[must_use]
-    pub const fn runs_command(&self) -> bool {
-        matches!(self.action, Action::Once(_) | Action::Serve { .. })
+    pub fn runs_command(&self) -> bool {
+        self.action.commands().next().is_some()
     }
 }
 
@@ -96,14 +105,37 @@ pub enum Action {
     Wol(WakeOnLan),
     /// Waits until `host:port` accepts connections.
     Tcp(String),
-    /// Runs a command to its end; success is exit code 0. Processes that it leaves running are ended.
+    /// Runs a command to its end; success is exit code 0. Processes that it leaves running are ended, and the step fails.
     Once(CommandAction),
+    /// Runs a command to its end; success is exit code 0. Processes that it leaves running live on.
+    Detach(CommandAction),
     /// Starts the command that is the backend, and keeps it running.
     Serve {
         command: CommandAction,
         /// The time between TERM and KILL.
         stop_grace: Duration,
+        /// Ends what the command leaves outside of its descendants, such as a container. Boxed: few have one.
+        end: Option<Box<EndCommand>>,
     },
+}
+
+/// `end` of a served command.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EndCommand {
+    pub command: CommandAction,
+    pub timeout: Duration,
+}
+
+impl Action {
+    /// The programs that it runs on this machine.
+    pub fn commands(&self) -> impl Iterator<Item = &CommandAction> {
+        let (command, end) = match self {
+            Self::Once(command) | Self::Detach(command) => (Some(command), None),
+            Self::Serve { command, end, .. } => (Some(command), end.as_deref()),
+            Self::Http(_) | Self::Wol(_) | Self::Tcp(_) => (None, None),
+        };
+        command.into_iter().chain(end.map(|end| &end.command))
+    }
 }
 
 /// An HTTP request.
@@ -137,6 +169,8 @@ pub struct CommandAction {
     pub env: Vec<(String, Secret)>,
     /// Names of further variables of the agent to pass on.
     pub env_pass: Vec<String>,
+    /// Its working directory, an absolute path; `None` for a folder in the agent's data directory.
+    pub cwd: Option<PathBuf>,
 }
 
 impl fmt::Debug for CommandAction {

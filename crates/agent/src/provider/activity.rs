@@ -4,7 +4,7 @@ use super::{gate::Gate, reported_state::SleepIntent};
 use crate::{
     config::millis,
     probe::Verdict,
-    recipe::{Before, Outcome, Progress, Run},
+    recipe::{Before, Ended, Outcome, Progress, Run},
 };
 use futures::future::BoxFuture;
 use reveille_domain::{GROUP_STAGE, Stage, WakeId};
@@ -55,7 +55,7 @@ pub(super) enum Advance {
     /// Requests are still inside.
     NotDrained(SleepIntent),
     Slept(SleepIntent, Outcome),
-    Ended(Option<crate::child::Child>),
+    Ended(Ended),
 }
 
 impl Activity {
@@ -91,7 +91,7 @@ impl Activity {
             }
             Self::Waking { wake, waited, run } => match run.next().await {
                 Progress::Outcome(outcome) => Advance::Woken(*wake, outcome.after(waited.take())),
-                Progress::Ended(child) => Advance::Ended(child),
+                Progress::Ended(ended) => Advance::Ended(ended),
             },
             Self::Draining { intent, gate, until } => match timeout_at(*until, gate.emptied()).await {
                 Ok(()) => Advance::Drained(*intent),
@@ -99,11 +99,11 @@ impl Activity {
             },
             Self::Sleeping { intent, run } => match run.next().await {
                 Progress::Outcome(outcome) => Advance::Slept(*intent, outcome),
-                Progress::Ended(child) => Advance::Ended(child),
+                Progress::Ended(ended) => Advance::Ended(ended),
             },
             Self::Ending { run } => loop {
-                if let Progress::Ended(child) = run.next().await {
-                    return Advance::Ended(child);
+                if let Progress::Ended(ended) = run.next().await {
+                    return Advance::Ended(ended);
                 }
             },
         }

@@ -11,9 +11,10 @@ pub use runner::Runner;
 pub use timeline::Outcome;
 
 use crate::{
-    child::Child,
-    config::{Step, WakeConfig},
+    child::{Child, Exit},
+    config::{Action, Step, WakeConfig},
     probe::Probe,
+    processes::listed,
     verify::Verify,
 };
 use futures::future::{BoxFuture, OptionFuture};
@@ -40,14 +41,23 @@ pub enum Progress {
     /// How it went: at once, and never when it is cancelled.
     Outcome(Outcome),
     /// Everything that it started has ended, except the served backend of a wake that succeeded.
-    Ended(Option<Child>),
+    Ended(Ended),
+}
+
+/// What is left of a run.
+#[derive(Debug, Default)]
+pub struct Ended {
+    /// The served backend of a wake that succeeded.
+    pub served: Option<Child>,
+    /// The end of what the command has printed that failed; empty if none has. For the owner of this machine only.
+    pub printed: String,
 }
 
 /// A running recipe. Dropping it cancels it and ends what it started, in the background.
 #[derive(Debug)]
 pub struct Run {
     outcome: Option<oneshot::Receiver<Outcome>>,
-    task: JoinHandle<Option<Child>>,
+    task: JoinHandle<Ended>,
     cancel: CancellationToken,
     _cancel_on_drop: DropGuard,
 }
@@ -73,7 +83,7 @@ impl Run {
             outcome: None,
             task: tokio::spawn(async {
                 before.await;
-                None
+                Ended::default()
             }),
             _cancel_on_drop: cancel.clone().drop_guard(),
             cancel,
@@ -91,17 +101,27 @@ impl Run {
             let outcome = cancelled
                 .run_until_cancelled(job.run(&runner, &mut running))
                 .await;
-            let served = outcome.as_ref().is_some_and(|outcome| outcome.failure.is_none());
+            let failed = outcome.as_ref().map(|outcome| outcome.failure.is_some());
             if let Some(outcome) = outcome {
                 // The owner may be gone; what was started must end all the same.
                 let _ = tell.send(outcome);
             }
-            let child = running?;
-            if served {
-                return Some(child);
+            let Some(mut child) = running else {
+                return Ended::default();
+            };
+            if failed == Some(false) {
+                let served = Some(child);
+                return Ended {
+                    served,
+                    ..Ended::default()
+                };
             }
-            child.stop().await;
-            None
+            child.end().await;
+            let printed = if failed.is_some() { child.printed() } else { "" };
+            Ended {
+                served: None,
+                printed: printed.to_owned(),
+            }
         });
         Self {
             outcome: Some(outcome),
@@ -120,12 +140,12 @@ impl Run {
                 return Progress::Outcome(outcome);
             }
         }
-        Progress::Ended((&mut self.task).await.ok().flatten())
+        Progress::Ended((&mut self.task).await.unwrap_or_default())
     }
 
     /// Waits for the end of everything except the served backend of a wake that succeeded.
     pub async fn ended(self) -> Option<Child> {
-        self.task.await.ok().flatten()
+        self.task.await.unwrap_or_default().served
     }
 
     /// Cancels the run and waits until everything that it started has ended.
@@ -166,7 +186,13 @@ impl Job {
             Self::Sleep(steps, probe) => (steps, probe),
         };
         for (index, step) in steps.iter().enumerate() {
-            let done = runner.run_step(step, running);
+            let done = async {
+                if let Action::Serve { end: Some(end), .. } = &step.action {
+                    let ended = runner.end(end, running).await;
+                    ended.map_err(|reason| format!("`end`: {reason}"))?;
+                }
+                runner.run_step(step, running).await
+            };
             timeline.stage(&stage_name(index, step), done).await?;
         }
         let Self::Wake(recipe, _) = self else {
@@ -196,7 +222,7 @@ async fn await_end(probe: &Probe) -> Result<(), String> {
 /// Probes for `max_wait`, or until the served backend ends: it will not become available then.
 async fn await_boot(max_wait: Duration, probe: &Probe, running: &mut Option<Child>) -> Result<(), Failed> {
     tokio::select! {
-        Some(exit) = OptionFuture::from(running.as_mut().map(Child::exited)) => Err(format!("the served command {exit}").into()),
+        Some(reason) = OptionFuture::from(running.as_mut().map(served_ended)) => Err(reason.into()),
         found = probe.await_available(Instant::now() + max_wait) => found.map_err(|why| {
             let reason = format!("not available within {max_wait:?} (`max_wait`): {}", why.reason);
             Failed(WakeFailureKind::Unavailable, reason)
@@ -207,7 +233,21 @@ async fn await_boot(max_wait: Duration, probe: &Probe, running: &mut Option<Chil
 /// Verifies the backend, or fails when the served one ends.
 async fn answers(verify: &Verify, running: &mut Option<Child>) -> Result<(), String> {
     tokio::select! {
-        Some(exit) = OptionFuture::from(running.as_mut().map(Child::exited)) => Err(format!("the served command {exit}")),
+        Some(reason) = OptionFuture::from(running.as_mut().map(served_ended)) => Err(reason),
         checked = verify.check() => checked,
     }
+}
+
+/// Waits for the end of the served command; the reason why there is no backend then.
+async fn served_ended(child: &mut Child) -> String {
+    let exit = child.exited().await;
+    let left = child.left();
+    if exit != Exit::Code(0) || left.is_empty() {
+        return format!("the served command {exit}");
+    }
+    format!(
+        "the served command {exit}, and what it left running was ended: {}; run = \"serve\" is for a server that stays in \
+         the foreground, run = \"detach\" for a command that leaves one running",
+        listed(left)
+    )
 }

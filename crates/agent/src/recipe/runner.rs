@@ -2,18 +2,20 @@
 
 use crate::{
     AgentError,
-    child::{Child, ChildrenLock, Exit, Orphans, Shims},
-    config::{Action, CommandAction, HttpAction, ProviderConfig, Step},
+    child::{Child, ChildrenLock, Exit, Orphans, Shims, Start},
+    config::{Action, CommandAction, EndCommand, HttpAction, ProviderConfig, Step},
     fetch::{self, reason},
+    processes::listed,
 };
-use std::time::Duration;
+use std::{path::PathBuf, time::Duration};
 use tokio::{
     net::TcpStream,
     time::{Instant, sleep, timeout, timeout_at},
 };
+use tracing::debug;
 
 /// The grace between TERM and KILL for a command that overran its time-out, and for processes that it left running.
-const ONCE_GRACE: Duration = Duration::from_secs(1);
+const COMMAND_GRACE: Duration = Duration::from_secs(1);
 
 /// How long one attempt to connect may take. A machine that is off doesn't answer, and the kernel would retry with ever
 /// longer pauses.
@@ -37,7 +39,7 @@ pub(super) fn stage_name(index: usize, step: &Step) -> String {
         Action::Http(_) => "http",
         Action::Wol(_) => "wol",
         Action::Tcp(_) => "tcp",
-        Action::Once(_) => "command",
+        Action::Once(_) | Action::Detach(_) => "command",
         Action::Serve { .. } => "serve",
     };
     format!("step {} {kind}", index + 1)
@@ -45,15 +47,22 @@ pub(super) fn stage_name(index: usize, step: &Step) -> String {
 
 impl Runner {
     /// A runner for the recipes of `providers`. Their children share `lock`; whatever holds it now is an orphan of an
-    /// earlier run.
+    /// earlier run. Commands without a working directory of their own run in `folder`.
     ///
     /// # Errors
     /// When the program's own file can't be found, or TLS can't be set up.
-    pub fn new(providers: &[ProviderConfig], lock: Option<ChildrenLock>) -> Result<Self, AgentError> {
+    pub fn new(
+        providers: &[ProviderConfig],
+        lock: Option<ChildrenLock>,
+        folder: Option<PathBuf>,
+    ) -> Result<Self, AgentError> {
         let orphans = lock.clone().map_or_else(Orphans::none, Orphans::of);
         let mut shims = Shims::of_this_program().map_err(AgentError::Program)?;
         if let Some(lock) = lock {
             shims = shims.sharing(lock);
+        }
+        if let Some(folder) = folder {
+            shims = shims.working_in(folder);
         }
         if providers.iter().any(ProviderConfig::runs_commands) {
             shims = shims.with_one_ready();
@@ -75,13 +84,18 @@ impl Runner {
                 .map_err(|_| overran(step.timeout))?
                 .map_err(|error| format!("the packet was not sent: {}", error.kind())),
             Action::Tcp(address) => reachable(address, step.timeout).await,
-            Action::Once(action) => self.run_once(action, step.timeout, running).await,
-            Action::Serve { command, stop_grace } => {
-                let start = Child::start(&self.shims, command, *stop_grace);
+            Action::Once(command) => self.run_once(command, step.timeout, running).await,
+            Action::Detach(command) => self.detach(command, step.timeout, running).await,
+            Action::Serve {
+                command,
+                stop_grace,
+                end,
+            } => {
+                let start = self.start(Start::new(command, *stop_grace).then(end.as_deref()));
                 let child = timeout(step.timeout, start)
                     .await
                     .map_err(|_| overran(step.timeout))?;
-                *running = Some(child.map_err(|error| error.to_string())?);
+                *running = Some(child?);
                 Ok(())
             }
         }
@@ -107,31 +121,70 @@ impl Runner {
         }
     }
 
+    /// Runs a command to its end, and ends what it leaves running: the step fails then, since what it has started is gone.
     async fn run_once(
         &self,
-        action: &CommandAction,
+        command: &CommandAction,
         limit: Duration,
         running: &mut Option<Child>,
     ) -> Result<(), String> {
         let to_its_end = async {
-            let child = Child::start(&self.shims, action, ONCE_GRACE)
-                .await
-                .map_err(|error| error.to_string())?;
-            Ok::<Exit, String>(running.insert(child).ended().await)
+            let child = running.insert(self.start(Start::new(command, COMMAND_GRACE)).await?);
+            Ok::<_, String>((child.ended().await, child.left()))
         };
-        let exit = timeout(limit, to_its_end).await.map_err(|_| overran(limit))??;
-        *running = None;
-        match exit {
-            Exit::Code { code: 0, left: 0 } => Ok(()),
-            Exit::Code { code: 0, left } => {
-                tracing::warn!(
-                    recipe.left_running = left,
-                    "the command left {left} processes running, which were ended; a backend needs run = \"serve\""
-                );
-                Ok(())
-            }
-            Exit::Code { .. } | Exit::Signal(_) | Exit::Lost => Err(format!("the command {exit}")),
+        let (exit, left) = timeout(limit, to_its_end).await.map_err(|_| overran(limit))??;
+        succeeded(exit)?;
+        if !left.is_empty() {
+            return Err(format!(
+                "the command ended, and what it left running was ended too: {}; a command that leaves a server \
+                 running needs run = \"detach\"",
+                listed(left)
+            ));
         }
+        *running = None;
+        Ok(())
+    }
+
+    /// Runs a command to its end; if it succeeds, what it leaves running lives on.
+    async fn detach(
+        &self,
+        command: &CommandAction,
+        limit: Duration,
+        running: &mut Option<Child>,
+    ) -> Result<(), String> {
+        let to_its_end = async {
+            let start = Start::new(command, COMMAND_GRACE).detached();
+            Ok::<_, String>(running.insert(self.start(start).await?).exited().await)
+        };
+        succeeded(timeout(limit, to_its_end).await.map_err(|_| overran(limit))??)?;
+        *running = None;
+        Ok(())
+    }
+
+    /// Ends what an earlier run of a served command may have left. There is nothing to end as a rule, and then such commands
+    /// fail, so only one that can't be run is an error.
+    pub(super) async fn end(&self, end: &EndCommand, running: &mut Option<Child>) -> Result<(), String> {
+        let to_its_end = async {
+            let child = self.start(Start::new(&end.command, COMMAND_GRACE)).await?;
+            Ok::<_, String>(running.insert(child).ended().await)
+        };
+        let limit = end.timeout;
+        let exit = timeout(limit, to_its_end).await.map_err(|_| overran(limit))??;
+        debug!(recipe.exit = %exit, "ran the `end` of a served command before its start");
+        *running = None;
+        Ok(())
+    }
+
+    async fn start(&self, start: Start<'_>) -> Result<Child, String> {
+        let child = Child::start(&self.shims, start).await;
+        child.map_err(|error| error.to_string())
+    }
+}
+
+fn succeeded(exit: Exit) -> Result<(), String> {
+    match exit {
+        Exit::Code(0) => Ok(()),
+        Exit::Code(_) | Exit::Signal(_) | Exit::Lost => Err(format!("the command {exit}")),
     }
 }
 

@@ -142,7 +142,8 @@ impl Session {
         epoch.set(Some(current));
 
         // Control has ended an earlier session of this name by now.
-        let runner = Arc::new(Runner::new(&config.providers, children)?);
+        let work = state.as_ref().and_then(work);
+        let runner = Arc::new(Runner::new(&config.providers, children, work)?);
         let stop_owners = CancellationToken::new();
         let memory = Memory::open(state.clone(), &agent);
         let groups = Groups::default();
@@ -364,6 +365,14 @@ fn in_use(state: &StateDir) -> Option<InUse> {
     let used = state.use_it();
     used.inspect_err(
         |error| warn!(%error, "can't use {}: nothing will be remembered at the next start", state.path().display()),
+    )
+    .ok()
+}
+
+fn work(state: &StateDir) -> Option<PathBuf> {
+    let work = state.work();
+    work.inspect_err(
+        |error| warn!(%error, "can't make a folder for commands in {}: they run in the agent's own", state.path().display()),
     )
     .ok()
 }

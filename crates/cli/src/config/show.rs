@@ -168,10 +168,21 @@ impl Shown {
                 self.add(path, "type", quoted("tcp"));
                 self.add(path, "address", quoted(address));
             }
-            Action::Once(command) => self.command(path, command, "once"),
-            Action::Serve { command, stop_grace } => {
-                self.command(path, command, "serve");
-                return self.add(path, "stop_grace", duration(*stop_grace));
+            Action::Once(command) => self.command(path, command, Some("once")),
+            Action::Detach(command) => self.command(path, command, Some("detach")),
+            Action::Serve {
+                command,
+                stop_grace,
+                end,
+            } => {
+                self.command(path, command, Some("serve"));
+                self.add(path, "stop_grace", duration(*stop_grace));
+                if let Some(end) = end {
+                    let path = &format!("{path}.end");
+                    self.command(path, &end.command, None);
+                    self.add(path, "timeout", duration(end.timeout));
+                }
+                return;
             }
         }
         self.add(path, "timeout", duration(step.timeout));
@@ -206,8 +217,9 @@ impl Shown {
         self.add(path, "interval", duration(wol.interval));
     }
 
-    fn command(&mut self, path: &str, command: &CommandAction, run: &str) {
-        self.add(path, "type", quoted("command"));
+    /// A command; `run` says how it is run, unless it is the `end` of another.
+    fn command(&mut self, path: &str, command: &CommandAction, run: Option<&str>) {
+        self.add_some(path, "type", run.map(|_| quoted("command")));
         self.add(path, "command", quoted(&command.program));
         for index in 0..command.args.len() {
             self.add(path, &format!("args[{index}]"), quoted(REDACTED));
@@ -216,7 +228,13 @@ impl Shown {
             self.add(path, &format!("env.{name}"), quoted(REDACTED));
         }
         self.texts(path, "env_pass", command.env_pass.iter().cloned());
-        self.add(path, "run", quoted(run));
+        let folder = command.cwd.as_ref();
+        self.add_some(
+            path,
+            "cwd",
+            folder.map(|folder| quoted(&folder.display().to_string())),
+        );
+        self.add_some(path, "run", run.map(quoted));
     }
 
     /// A list of texts, unless it is empty.

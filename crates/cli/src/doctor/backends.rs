@@ -4,7 +4,7 @@ use super::{Findings, counted};
 use reqwest::Client;
 use reveille_agent::{
     child::find_program,
-    config::{Action, CommandAction, ProviderConfig, Step},
+    config::{CommandAction, ProviderConfig, Step},
     models::{Memory, discover},
     probe::{Probe, Unavailable},
 };
@@ -96,22 +96,35 @@ fn unavailable(provider: &ProviderConfig, why: &Unavailable, check: &str, findin
 
 fn programs<'a>(recipe: &str, steps: impl Iterator<Item = &'a Step>, check: &str, findings: &mut Findings) {
     for (index, step) in steps.enumerate() {
-        let (Action::Once(command) | Action::Serve { command, .. }) = &step.action else {
-            continue;
-        };
-        let program = &command.program;
-        if let Err(reason) = find_program(program, path_of(command).map(OsStr::new)) {
-            findings.problem(
-                check,
-                format!("step {} of [provider.{recipe}] can't run `{program}`: {reason}", index + 1),
-                format!(
-                    "install `{program}` or make it executable, put its folder into the agent's PATH, or write its \
-                     absolute path as `command`"
-                ),
-            );
-        } else {
-            findings.ok(check, format!("found `{program}` of [provider.{recipe}]"));
+        for command in step.action.commands() {
+            let of_step = format!("step {} of [provider.{recipe}]", index + 1);
+            program(command, &of_step, check, findings);
         }
+    }
+}
+
+fn program(command: &CommandAction, of_step: &str, check: &str, findings: &mut Findings) {
+    let program = &command.program;
+    match find_program(program, path_of(command).map(OsStr::new)) {
+        Ok(_) => findings.ok(check, format!("found `{program}` of {of_step}")),
+        Err(reason) => findings.problem(
+            check,
+            format!("{of_step} can't run `{program}`: {reason}"),
+            format!(
+                "install `{program}` or make it executable, put its folder into the agent's PATH, or write its \
+                 absolute path as `command`"
+            ),
+        ),
+    }
+    if let Some(folder) = command.cwd.as_ref().filter(|folder| !folder.is_dir()) {
+        findings.problem(
+            check,
+            format!(
+                "{of_step} can't run in {}: there is no such directory",
+                folder.display()
+            ),
+            "create the directory, or correct `cwd`",
+        );
     }
 }
 

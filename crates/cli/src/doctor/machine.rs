@@ -75,8 +75,7 @@ fn holds_secrets(file: &Path, config: &Config) -> bool {
         let steps = wake.chain(provider.sleep.iter().flat_map(|sleep| &sleep.steps));
         let secretive = steps.into_iter().any(|step| match &step.action {
             Action::Http(http) => !http.headers.is_empty() || http.body.is_some(),
-            Action::Once(command) | Action::Serve { command, .. } => !command.env.is_empty(),
-            Action::Wol(_) | Action::Tcp(_) => false,
+            action => action.commands().any(|command| !command.env.is_empty()),
         });
         let named = |key: &str| {
             [".headers.", ".env.", ".body"]

@@ -8,7 +8,7 @@ fn around(section: &Section, key: &Key) -> String {
     let provider = "[[provider]]\nname = \"p\"\nbase_url = \"http://127.0.0.1:1\"\n";
     let (wakes, sleeps) = ("[provider.wake]\ntype", "[provider.sleep]\ntype");
     let woken = format!("{provider}wake = {{ type = \"http\", url = \"http://127.0.0.1:1\" }}\n");
-    let serves = ["stop_grace"].contains(&key.name.as_str());
+    let serves = ["end", "stop_grace"].contains(&key.name.as_str());
     match section.0 {
         "provider" if in_a_group(key) => {
             let served = "wake = { type = \"command\", command = \"true\", run = \"serve\" }";

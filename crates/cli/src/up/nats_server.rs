@@ -8,7 +8,7 @@ use super::nats_program::ServerProgram;
 use crate::data_dir::{DataDir, PORT_FILE, nats_port};
 use anyhow::{Context, Result, bail};
 use reveille_agent::{
-    child::{Child, Shims},
+    child::{Child, Shims, Start},
     config::{CommandAction, Secret},
 };
 use reveille_bus::access::HubKeys;
@@ -187,8 +187,9 @@ impl Files {
             ],
             env: vec![],
             env_pass: vec![],
+            cwd: None,
         };
-        Child::start(&self.shims, &action, GRACE)
+        Child::start(&self.shims, Start::new(&action, GRACE))
             .await
             .with_context(|| format!("cannot start {}", self.program))
     }

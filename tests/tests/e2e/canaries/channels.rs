@@ -76,11 +76,15 @@ impl Hub {
         for command in self.commands.lock().expect("not poisoned").iter() {
             commands.bytes.extend(command.log().into_bytes());
         }
-        // Whoever makes a token is shown it, and whoever has a config where its recipes lead.
+        // Whoever makes a token is shown it, and whoever has a config where its recipes lead, and what a failed command of
+        // theirs printed.
         commands.allowed = vec![
             "token",
             "path of a recipe that reaches nobody",
             "path of a program",
+            "output of a failing command",
+            "argument of a command",
+            "variable of a command",
         ];
         channels.push(commands);
     }
@@ -186,7 +190,7 @@ impl Hub {
                 let path = entry.path();
                 let holds_a_secret = path
                     .extension()
-                    .is_some_and(|end| ["nk", "key", "toml", "sh"].iter().any(|of| end == *of));
+                    .is_some_and(|end| ["nk", "key", "toml", "sh", "printed"].iter().any(|of| end == *of));
                 if path.is_dir() {
                     folders.push(path);
                 } else if !holds_a_secret {

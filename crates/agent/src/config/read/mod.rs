@@ -10,13 +10,7 @@ use super::{AgentConfig, Config, ConfigError, NatsUrl};
 use provider::Names;
 use reveille_bus::heartbeats::HEARTBEAT_EVERY;
 use reveille_domain::{AgentName, MAX_TOKEN_BYTES};
-use std::{
-    fs::File,
-    io::Read,
-    ops::RangeInclusive,
-    path::{Path, PathBuf},
-    time::Duration,
-};
+use std::{fs::File, io::Read, ops::RangeInclusive, path::Path, time::Duration};
 use table::{Source, Table, Value};
 
 /// The bounds of `heartbeat`. Three missing heartbeats must be less than ten minutes.
@@ -73,8 +67,8 @@ fn agent(mut table: Table<'_>) -> Result<AgentConfig, ConfigError> {
     let nats = table.optional("nats", |value| {
         value.parsed(|raw| NatsUrl::parse(raw, allow_plaintext))
     })?;
-    let credentials = table.optional("credentials", |value| value.parsed(absolute))?;
-    let ca = table.optional("ca", |value| value.parsed(absolute))?;
+    let credentials = table.optional("credentials", |value| value.absolute_path())?;
+    let ca = table.optional("ca", |value| value.absolute_path())?;
     let heartbeat = table.optional("heartbeat", |value| heartbeat(&value))?;
     let quiet_hours = table.optional("quiet_hours", Value::hours)?;
     table.finish()?;
@@ -87,14 +81,6 @@ fn agent(mut table: Table<'_>) -> Result<AgentConfig, ConfigError> {
         heartbeat: heartbeat.unwrap_or(HEARTBEAT_EVERY),
         quiet_hours: quiet_hours.unwrap_or_default(),
     })
-}
-
-/// An absolute path; a relative one would depend on the folder that the agent was started in.
-fn absolute(raw: &str) -> Result<PathBuf, &'static str> {
-    let path = PathBuf::from(raw);
-    path.is_absolute()
-        .then_some(path)
-        .ok_or("must be an absolute path")
 }
 
 fn heartbeat(value: &Value<'_>) -> Result<Duration, ConfigError> {

@@ -6,8 +6,8 @@ use super::{
     verify,
 };
 use crate::config::{
-    Action, BaseUrl, CommandAction, ConfigError, HttpAction, ModelConfig, OWN_VARIABLES, Secret, SleepConfig,
-    Step, WakeConfig, address::http_url, recipe::DEFAULT_MIN_AWAKE,
+    Action, BaseUrl, CommandAction, ConfigError, EndCommand, HttpAction, ModelConfig, OWN_VARIABLES, Secret,
+    SleepConfig, Step, WakeConfig, address::http_url, recipe::DEFAULT_MIN_AWAKE,
 };
 use http::{HeaderName, HeaderValue, Method};
 use reveille_domain::MAX_WAKE_BUDGET;
@@ -82,7 +82,7 @@ pub(super) fn sleep(mut table: Table<'_>, wake: Option<&WakeConfig>) -> Result<S
     let steps = steps(&mut table, !served)?;
     for step in &steps {
         let unfit = match step.action {
-            Action::Http(_) | Action::Once(_) => continue,
+            Action::Http(_) | Action::Once(_) | Action::Detach(_) => continue,
             Action::Serve { .. } => "a `serve` command can't put a backend to sleep; use run = \"once\"",
             Action::Wol(_) | Action::Tcp(_) => "`wol` and `tcp` wake, and put nothing to sleep",
         };
@@ -125,30 +125,9 @@ fn step(table: &mut Table<'_>) -> Result<Step, ConfigError> {
     let action = match kind.string()?.as_str() {
         "http" => Action::Http(http_action(table)?),
         "command" => {
-            let command = command_action(table)?;
-            let serves = table.optional("run", |run| {
-                run.parsed(|raw| match raw {
-                    "once" => Ok(false),
-                    "serve" => Ok(true),
-                    _ => Err("must be \"once\" or \"serve\""),
-                })
-            })?;
-            let grace = table.take("stop_grace");
-            match (serves, timeout, grace) {
-                (Some(true), Some(timeout), _) => {
-                    return Err(
-                        timeout.error("is not for run = \"serve\": max_wait says how long it may boot")
-                    );
-                }
-                (Some(true), None, grace) => {
-                    limit = SERVE_START_TIMEOUT;
-                    let grace = grace.map(|value| value.duration()).transpose()?;
-                    let stop_grace = grace.unwrap_or(DEFAULT_STOP_GRACE);
-                    Action::Serve { command, stop_grace }
-                }
-                (_, _, Some(grace)) => return Err(grace.error("is for run = \"serve\"")),
-                (_, _, None) => Action::Once(command),
-            }
+            let (action, starts_within) = command(table, timeout.as_ref())?;
+            limit = starts_within.unwrap_or(limit);
+            action
         }
         "wol" => {
             limit = given.unwrap_or(DEFAULT_WOL_TIMEOUT);
@@ -162,6 +141,60 @@ fn step(table: &mut Table<'_>) -> Result<Step, ConfigError> {
         timeout: limit,
         action,
     })
+}
+
+/// How a command is run.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Run {
+    Once,
+    Detach,
+    Serve,
+}
+
+/// A command as `run` wants it; for a served one also how long it may take to start.
+fn command(
+    table: &mut Table<'_>,
+    timeout: Option<&Value<'_>>,
+) -> Result<(Action, Option<Duration>), ConfigError> {
+    let command = command_action(table)?;
+    let run = table.optional("run", |run| {
+        run.parsed(|raw| match raw {
+            "once" => Ok(Run::Once),
+            "detach" => Ok(Run::Detach),
+            "serve" => Ok(Run::Serve),
+            _ => Err("must be \"once\", \"detach\" or \"serve\""),
+        })
+    })?;
+    let run = run.unwrap_or(Run::Once);
+    let (grace, end) = (table.take("stop_grace"), table.take("end"));
+    if let (Some(value), Run::Once | Run::Detach) = (grace.as_ref().or(end.as_ref()), run) {
+        return Err(value.error("is for run = \"serve\""));
+    }
+    match run {
+        Run::Once => Ok((Action::Once(command), None)),
+        Run::Detach => Ok((Action::Detach(command), None)),
+        Run::Serve => {
+            if let Some(timeout) = timeout {
+                return Err(timeout.error("is not for run = \"serve\": max_wait says how long it may boot"));
+            }
+            let grace = grace.map(|value| value.duration()).transpose()?;
+            let end = end.map(|value| end_command(value.table()?)).transpose()?;
+            let ends_within = end.as_ref().map_or(Duration::ZERO, |end| end.timeout);
+            let serve = Action::Serve {
+                command,
+                stop_grace: grace.unwrap_or(DEFAULT_STOP_GRACE),
+                end: end.map(Box::new),
+            };
+            Ok((serve, Some(SERVE_START_TIMEOUT + ends_within)))
+        }
+    }
+}
+
+fn end_command(mut table: Table<'_>) -> Result<EndCommand, ConfigError> {
+    let command = command_action(&mut table)?;
+    let timeout = table.duration("timeout")?.unwrap_or(DEFAULT_STEP_TIMEOUT);
+    table.finish()?;
+    Ok(EndCommand { command, timeout })
 }
 
 fn http_action(table: &mut Table<'_>) -> Result<HttpAction, ConfigError> {
@@ -206,11 +239,13 @@ fn command_action(table: &mut Table<'_>) -> Result<CommandAction, ConfigError> {
         env.push((name, text_for_exec(&value)?));
     }
     let env_pass = table.list("env_pass", MAX_ENTRIES, passed_variable)?;
+    let cwd = table.optional("cwd", |value| value.absolute_path())?;
     Ok(CommandAction {
         program,
         args,
         env,
         env_pass,
+        cwd,
     })
 }
 

@@ -3,7 +3,7 @@
 //! A section takes the keys that it knows out of its [`Table`]; keys that are left at [`Table::finish`] are unknown.
 
 use crate::config::{ConfigError, Hours, duration::parse_duration, places::line_of, variables::interpolate};
-use std::{fmt::Display, ops::RangeInclusive, time::Duration};
+use std::{fmt::Display, ops::RangeInclusive, path::PathBuf, time::Duration};
 use toml::{
     Spanned,
     de::{DeTable, DeValue},
@@ -201,6 +201,16 @@ impl<'a> Value<'a> {
             return Err(self.error(format!("must be at most {max} bytes")));
         }
         Ok(text)
+    }
+
+    /// An absolute path; a relative one would depend on the folder that the agent was started in.
+    pub(super) fn absolute_path(&self) -> Result<PathBuf, ConfigError> {
+        self.parsed(|raw| {
+            let path = PathBuf::from(raw);
+            path.is_absolute()
+                .then_some(path)
+                .ok_or("must be an absolute path")
+        })
     }
 
     pub(super) fn bool(&self) -> Result<bool, ConfigError> {

@@ -212,6 +212,9 @@ impl Owner {
                     // The sleep recipe may have ended it, and reports the outcome.
                     return;
                 }
+                if let Some(child) = &self.child {
+                    self.keep_printed(child.printed());
+                }
                 let crashed = self.broke_off || self.gate.in_flight() > 0;
                 self.reported.down(if crashed {
                     SleepReason::Crashed

@@ -4,12 +4,13 @@ use super::{Owner, sleep_state::Woken};
 use crate::{
     config::WakeConfig,
     provider::activity::{Activity, Advance, stage},
-    recipe::{Before, Outcome, Run},
+    recipe::{Before, Ended, Outcome, Run},
+    state_dir::provider_file,
 };
 use futures::FutureExt;
 use reveille_bus::wakes::WakeMessage;
 use reveille_domain::{
-    GROUP_STAGE, Stage, WakeFailure, WakeFailureKind, WakeId, WakeOutcome, provider::StatusName,
+    GROUP_STAGE, ProviderId, Stage, WakeFailure, WakeFailureKind, WakeId, WakeOutcome, provider::StatusName,
 };
 use std::time::Duration;
 use tokio::time::Instant;
@@ -18,6 +19,9 @@ use tracing::{debug, info, warn};
 /// How long a backend that was woken for requests stays awake for the first of them, whatever `idle_after`, `min_awake` and its
 /// group say. Otherwise a backend that may sleep before a request arrives would never answer one.
 pub(super) const ARRIVAL_LIMIT: Duration = Duration::from_secs(30);
+
+/// The file with the end of what a failed command has printed.
+const PRINTED: &str = "printed";
 
 impl Owner {
     pub(super) fn wake(&mut self, wake: &WakeMessage) {
@@ -205,7 +209,8 @@ impl Owner {
                 self.ending();
                 self.slept(intent, &outcome);
             }
-            Advance::Ended(child) => {
+            Advance::Ended(Ended { served, printed }) => {
+                self.keep_printed(&printed);
                 let was = std::mem::replace(&mut self.activity, Activity::Idle);
                 if let Activity::Waking { wake, .. } = was {
                     let failure = WakeFailure::new(
@@ -215,7 +220,7 @@ impl Owner {
                     );
                     self.woken(wake, Outcome::of(failure));
                 }
-                match child {
+                match served {
                     Some(child) => (self.child, self.child_ended) = (Some(child), false),
                     None if self.serves() && self.child.is_none() => self.resource.release(),
                     None => {}
@@ -269,6 +274,25 @@ impl Owner {
         }
         if !was_up {
             self.discover();
+        }
+    }
+
+    /// Keeps the end of what a failed command has printed where the owner of the machine can read it: in a file, since logs
+    /// may be sent elsewhere, and a backend may print what it was asked.
+    pub(super) fn keep_printed(&self, printed: &str) {
+        let Some(state) = self.setup.state.as_ref().filter(|_| !printed.is_empty()) else {
+            return;
+        };
+        let name = self.name();
+        let file = provider_file(&ProviderId::new(self.setup.agent.clone(), name.clone()), PRINTED);
+        let path = state.path().join(&file);
+        match state.write(&file, printed.as_bytes()) {
+            Ok(()) => {
+                info!(provider.name = %name, "what the failed command of {name} printed last is in {}", path.display());
+            }
+            Err(error) => {
+                warn!(provider.name = %name, %error, "can't keep what the failed command of {name} printed in {}", path.display());
+            }
         }
     }
 

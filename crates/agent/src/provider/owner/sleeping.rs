@@ -2,6 +2,7 @@
 
 use super::Owner;
 use crate::{
+    config::{Action, Step},
     provider::{activity::Activity, reported_state::SleepIntent},
     recipe::{Outcome, Run},
 };
@@ -46,7 +47,7 @@ impl Owner {
             return Err("it has no wake recipe, so nothing would wake it again");
         }
         match &self.activity {
-            Activity::Idle if steps || self.child.is_some() => Ok(()),
+            Activity::Idle if steps || self.child.is_some() || self.end_step().is_some() => Ok(()),
             Activity::Idle => Err("this agent didn't start its backend, so it can't stop it"),
             Activity::Checking { .. } | Activity::Queued { .. } | Activity::Waking { .. } => {
                 Err("it is being woken")
@@ -124,9 +125,12 @@ impl Owner {
     pub(super) fn begin_sleep(&mut self, intent: SleepIntent) {
         info!(provider.name = %self.name(), "putting {} to sleep", self.name());
         let sleep = self.setup.config.sleep.as_ref();
-        let steps = sleep.map(|sleep| sleep.steps.clone()).unwrap_or_default();
+        let mut steps = sleep.map(|sleep| sleep.steps.clone()).unwrap_or_default();
         // Without steps the served backend is stopped; with steps it sleeps in its process.
         let before = if steps.is_empty() {
+            if self.child.is_none() {
+                steps.extend(self.end_step());
+            }
             self.end_what_runs()
         } else {
             async {}.boxed()
@@ -134,6 +138,15 @@ impl Owner {
         self.probing = None;
         let run = Run::sleep(self.setup.runner.clone(), steps, self.probe.clone(), before);
         self.activity = Activity::Sleeping { intent, run };
+    }
+
+    /// What puts a served backend to sleep that isn't a child, such as a container of an earlier run of the agent.
+    fn end_step(&self) -> Option<Step> {
+        let end = self.setup.config.wake.as_ref()?.end()?;
+        Some(Step {
+            timeout: end.timeout,
+            action: Action::Once(end.command.clone()),
+        })
     }
 
     /// The sleep recipe has ended. Control hears of a sleep only now that it has happened.
