@@ -2,9 +2,12 @@
 
 use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
 use reveille_bus::relay::{Headers, REQUEST_HEADERS, RESPONSE_HEADERS, ResponseHead};
+use std::time::Duration;
 
 /// The longest `Retry-After` that is passed on, in seconds: some clients sleep for however long it says.
 const MAX_RETRY_AFTER_SECONDS: u64 = 60;
+/// The `Retry-After` of a backend that is busy and doesn't say for how long, in seconds.
+const BUSY_RETRY_AFTER_SECONDS: u64 = 2;
 const X_ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
 const TRACEPARENT: &str = "traceparent";
 /// Sent as our own id, or as the caller's after a check.
@@ -36,7 +39,7 @@ pub(crate) fn to_caller(head: &ResponseHead, headers: &mut HeaderMap) {
             continue;
         };
         if name == header::RETRY_AFTER {
-            if let Ok(seconds) = value.trim().parse::<u64>() {
+            if let Some(seconds) = seconds(value) {
                 headers.insert(name, HeaderValue::from(seconds.clamp(1, MAX_RETRY_AFTER_SECONDS)));
             }
         } else if RESPONSE_HEADERS.contains(&name.as_str())
@@ -45,6 +48,22 @@ pub(crate) fn to_caller(head: &ResponseHead, headers: &mut HeaderMap) {
             headers.insert(name, value);
         }
     }
+    if matches!(head.status, 429 | 503) && !headers.contains_key(header::RETRY_AFTER) {
+        headers.insert(header::RETRY_AFTER, HeaderValue::from(BUSY_RETRY_AFTER_SECONDS));
+    }
+}
+
+/// The whole seconds of a `Retry-After`, rounded up. A date is none: it goes by the backend's clock.
+fn seconds(retry_after: &str) -> Option<u64> {
+    let seconds: f64 = retry_after.trim().parse().ok()?;
+    let duration = Duration::try_from_secs_f64(seconds.ceil()).ok()?;
+    Some(duration.as_secs())
+}
+
+/// The compression of the response's body, if any, in lower case.
+pub(crate) fn encoding(head: &ResponseHead) -> Option<String> {
+    let encoding = head.header("content-encoding")?.trim().to_ascii_lowercase();
+    (!matches!(encoding.as_str(), "" | "identity")).then_some(encoding)
 }
 
 /// Whether the backend answers with a stream of events.
@@ -59,4 +78,40 @@ pub(crate) fn is_event_stream(head: &ResponseHead) -> bool {
 pub(crate) fn unbuffered(headers: &mut HeaderMap) {
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
     headers.insert(X_ACCEL_BUFFERING, HeaderValue::from_static("no"));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn retry_after(status: u16, value: Option<&str>) -> Option<String> {
+        let header = value.map(|value| (header::RETRY_AFTER.to_string(), value.to_owned()));
+        let head = ResponseHead {
+            status,
+            headers: header.into_iter().collect(),
+        };
+        let mut headers = HeaderMap::new();
+        to_caller(&head, &mut headers);
+        let value = headers.get(header::RETRY_AFTER)?;
+        Some(value.to_str().expect("text").to_owned())
+    }
+
+    #[test]
+    fn a_busy_backend_always_says_when_to_retry_in_whole_seconds_of_a_minute_at_most() {
+        for (value, wanted) in [
+            (Some("30"), "30"),
+            (Some("120"), "60"),
+            (Some("0"), "1"),
+            (Some("1.5"), "2"),
+            (Some("Fri, 27 Nov 2026 09:00:00 GMT"), "2"),
+            (Some("-1"), "2"),
+            (None, "2"),
+        ] {
+            for busy in [429, 503] {
+                assert_eq!(retry_after(busy, value).as_deref(), Some(wanted), "{value:?}");
+            }
+        }
+        assert_eq!(retry_after(500, None), None);
+        assert_eq!(retry_after(500, Some("1e300")), None);
+    }
 }

@@ -46,14 +46,6 @@ impl Phase {
         }
     }
 
-    /// Whether Reveille causes the wait, not the backend.
-    pub const fn is_ours(&self) -> bool {
-        match self {
-            Self::Waking(_) | Self::FallingAsleep(_) | Self::Reaching(_) | Self::Queued(_) => true,
-            Self::Begun | Self::Answering(_) => false,
-        }
-    }
-
     /// The phase in a word, for clients.
     pub const fn word(&self) -> &'static str {
         match self {

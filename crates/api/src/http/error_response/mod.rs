@@ -56,17 +56,9 @@ pub(crate) struct ErrorResponse {
 
 impl ErrorResponse {
     fn new(status: StatusCode, code: &'static str, message: String) -> Self {
-        let kind = match status.as_u16() {
-            401 => "authentication_error",
-            403 => "permission_error",
-            404 => "not_found_error",
-            429 => "rate_limit_error",
-            400..500 => "invalid_request_error",
-            _ => "server_error",
-        };
         let object = ErrorObject {
             message,
-            kind,
+            kind: error_type(status.as_u16()),
             param: None,
             code,
         };
@@ -98,6 +90,18 @@ impl ErrorResponse {
     /// The response's body.
     pub fn json(&self) -> Vec<u8> {
         serde_json::to_vec(&ErrorBody { error: &self.object }).unwrap_or_else(|_| b"{\"error\":{}}".to_vec())
+    }
+}
+
+/// The `type` of an error with this status.
+pub(crate) const fn error_type(status: u16) -> &'static str {
+    match status {
+        401 => "authentication_error",
+        403 => "permission_error",
+        404 => "not_found_error",
+        429 => "rate_limit_error",
+        400..500 => "invalid_request_error",
+        _ => "server_error",
     }
 }
 

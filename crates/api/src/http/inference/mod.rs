@@ -1,7 +1,13 @@
 //! The paths that reach a backend.
 
+mod as_events;
+mod backend_error;
+mod completion;
+mod decoded;
 mod respond;
 mod sse_keepalive;
+mod sse_position;
+mod sse_stream;
 mod waiting;
 
 pub(super) use respond::event_stream;
@@ -48,7 +54,10 @@ pub(super) async fn infer(
         waiting::respond_when_known(state, request).await
     } else {
         let phase = CurrentPhase::default();
-        Ok(respond::respond(state.inference.answer(&request, &phase).await?)?)
+        Ok(respond::respond(
+            state.inference.answer(&request, &phase).await?,
+            None,
+        )?)
     }
 }
 

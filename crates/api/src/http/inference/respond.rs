@@ -1,7 +1,11 @@
 //! From a backend's response to ours: its bytes unchanged, and a visible end when they break off.
 
+use super::{
+    sse_keepalive::Keepalives,
+    sse_stream::{self, Break, Pieces},
+};
 use crate::{
-    http::{ApiError, error_response::name_provider},
+    http::error_response::name_provider,
     inference::{InferenceError, InferenceResponse, ResponseBody, headers},
 };
 use axum::{
@@ -9,18 +13,21 @@ use axum::{
     http::{HeaderValue, StatusCode, header},
     response::Response,
 };
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use futures::{
     StreamExt,
     stream::{self, BoxStream},
 };
 use reveille_bus::relay::RelayError;
 use reveille_domain::{ProviderId, WakeId};
-use std::convert::Infallible;
-use tracing::{Span, debug, info};
+use tokio::time::Instant;
+use tracing::{debug, info};
 
-/// Passes the backend's response on.
-pub(super) fn respond(response: InferenceResponse) -> Result<Response, InferenceError> {
+/// Passes the backend's response on. A stream of events may get `keepalives`.
+pub(super) fn respond(
+    response: InferenceResponse,
+    keepalives: Option<Keepalives>,
+) -> Result<Response, InferenceError> {
     let InferenceResponse {
         provider,
         wake_id,
@@ -38,37 +45,34 @@ pub(super) fn respond(response: InferenceResponse) -> Result<Response, Inference
             });
         }
     };
-    log(&provider, wake_id, status);
-    let streams = headers::is_event_stream(&head);
-    let source = Source {
-        provider: provider.clone(),
-        wake_id,
-        span: Span::current(),
-    };
-    let body = match body {
-        ResponseBody::Whole(bytes) => Body::from(bytes),
-        ResponseBody::Pieces(pieces) if streams => Body::from_stream(events(pieces, source)),
-        // When this breaks off, so does the connection.
-        ResponseBody::Pieces(pieces) => Body::from_stream(pieces.map(move |piece| {
-            piece.map_err(|error| {
-                let error = ApiError::from(source.broke_off(error));
-                source.span.in_scope(|| error.log(&error.response()));
-                error
-            })
-        })),
-    };
-    let mut response = Response::new(body);
+    log(&provider, wake_id, status.as_u16());
+    let mut response = Response::new(Body::empty());
     *response.status_mut() = status;
     headers::to_caller(&head, response.headers_mut());
+    let streams = headers::is_event_stream(&head);
     if streams {
         headers::unbuffered(response.headers_mut());
     }
     name_provider(response.headers_mut(), Some(&provider), wake_id);
+    *response.body_mut() = match body {
+        ResponseBody::Whole(bytes) => Body::from(bytes),
+        ResponseBody::Pieces(pieces) => {
+            let pieces = of_provider(pieces, provider, wake_id);
+            // Nothing can be inserted into compressed bytes.
+            if streams && headers::encoding(&head).is_none() {
+                // Its length changes with what is inserted.
+                response.headers_mut().remove(header::CONTENT_LENGTH);
+                let due = Instant::now() + keepalives.as_ref().map(Keepalives::quiet).unwrap_or_default();
+                sse_stream::body(pieces, Break::Event, keepalives, due)
+            } else {
+                sse_stream::body(pieces, Break::Connection, None, Instant::now())
+            }
+        }
+    };
     Ok(response)
 }
 
-fn log(provider: &ProviderId, wake_id: Option<WakeId>, status: StatusCode) {
-    let status = status.as_u16();
+pub(super) fn log(provider: &ProviderId, wake_id: Option<WakeId>, status: u16) {
     if let Some(wake) = wake_id {
         info!(provider.name = %provider, wake.id = %wake, http.status = status, "{provider} answers after a wake");
     } else {
@@ -76,42 +80,26 @@ fn log(provider: &ProviderId, wake_id: Option<WakeId>, status: StatusCode) {
     }
 }
 
-/// Where a body comes from, for the error when it breaks off.
-pub(super) struct Source {
-    pub provider: ProviderId,
-    pub wake_id: Option<WakeId>,
-    pub span: Span,
+/// The pieces, with errors that name the provider.
+pub(super) fn of_provider(
+    pieces: BoxStream<'static, Result<Bytes, RelayError>>,
+    provider: ProviderId,
+    wake_id: Option<WakeId>,
+) -> Pieces {
+    let broke_off = move |error| InferenceError::Relay {
+        provider: provider.clone(),
+        wake_id,
+        error,
+    };
+    pieces.map(move |piece| piece.map_err(&broke_off)).boxed()
 }
 
-impl Source {
-    fn broke_off(&self, error: RelayError) -> InferenceError {
-        InferenceError::Relay {
-            provider: self.provider.clone(),
-            wake_id: self.wake_id,
-            error,
-        }
+/// The pieces of a response's body, with errors that name its provider.
+pub(super) fn pieces(body: ResponseBody, provider: ProviderId, wake_id: Option<WakeId>) -> Pieces {
+    match body {
+        ResponseBody::Whole(bytes) => stream::iter([Ok(bytes)]).boxed(),
+        ResponseBody::Pieces(pieces) => of_provider(pieces, provider, wake_id),
     }
-}
-
-pub(super) type Events = BoxStream<'static, Result<Bytes, Infallible>>;
-
-/// A stream of events: when it breaks off, the last event is an error, and no `[DONE]` follows.
-pub(super) fn events(pieces: BoxStream<'static, Result<Bytes, RelayError>>, source: Source) -> Events {
-    stream::unfold(Some((pieces, source, Ending::default())), async |open| {
-        let (mut pieces, source, mut ending) = open?;
-        match pieces.next().await? {
-            Ok(piece) => {
-                ending.see(&piece);
-                Some((Ok(piece), Some((pieces, source, ending))))
-            }
-            Err(error) => {
-                let (error, between_events) = (source.broke_off(error), ending.is_between_events());
-                let event = source.span.in_scope(|| error_event(error, between_events));
-                Some((Ok(event), None))
-            }
-        }
-    })
-    .boxed()
 }
 
 /// The response that begins a stream of events, which proxies don't buffer.
@@ -124,74 +112,4 @@ pub(in crate::http) fn event_stream(body: Body) -> Response {
     );
     headers::unbuffered(headers);
     response
-}
-
-/// Logs the error and makes an event of it, without an `event:` line, which clients don't expect.
-pub(super) fn error_event(error: InferenceError, between_events: bool) -> Bytes {
-    let error = ApiError::from(error);
-    let response = error.response();
-    error.log(&response);
-    let json = response.json();
-    let mut event = BytesMut::with_capacity(json.len() + 10);
-    if !between_events {
-        event.extend_from_slice(b"\n\n");
-    }
-    event.extend_from_slice(b"data: ");
-    event.extend_from_slice(&json);
-    event.extend_from_slice(b"\n\n");
-    event.freeze()
-}
-
-/// The last bytes that were sent, which show whether an event is open.
-#[derive(Debug)]
-struct Ending([u8; 4]);
-
-impl Default for Ending {
-    fn default() -> Self {
-        Self(*b"\n\n\n\n")
-    }
-}
-
-impl Ending {
-    fn see(&mut self, piece: &[u8]) {
-        let last = &piece[piece.len().saturating_sub(4)..];
-        self.0.rotate_left(last.len());
-        self.0[4 - last.len()..].copy_from_slice(last);
-    }
-
-    fn is_between_events(&self) -> bool {
-        self.0.ends_with(b"\n\n") || self.0 == *b"\r\n\r\n"
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_open_event_is_noticed_however_its_bytes_were_cut() {
-        let sent = |pieces: &[&str]| {
-            let mut ending = Ending::default();
-            pieces.iter().for_each(|piece| ending.see(piece.as_bytes()));
-            ending.is_between_events()
-        };
-        for closed in [
-            &[][..],
-            &["data: 1\n\n"],
-            &["data: 1\n", "\n"],
-            &["a\r", "\n\r", "\n"],
-            &["a\r\n", "", "\r\n"],
-        ] {
-            assert!(sent(closed), "{closed:?}");
-        }
-        for open in [
-            &["data: 1"][..],
-            &["data: 1\n"],
-            &["data: 1\n\n", "d"],
-            &["a\r\n"],
-            &["\n\n", "\r"],
-        ] {
-            assert!(!sent(open), "{open:?}");
-        }
-    }
 }

@@ -38,6 +38,8 @@ const FIRST_SEQUENCE: u64 = 41;
 pub(super) enum Reply {
     /// A response whose body is there.
     Whole(u16, &'static str, Bytes),
+    /// The same, compressed in this way.
+    Compressed(u16, &'static str, &'static str, Bytes),
     /// A response that comes in pieces.
     Pieces(u16, &'static str, Vec<Result<Bytes, RelayError>>),
     /// A response that begins with a piece and then makes no progress.
@@ -425,6 +427,12 @@ impl Reserved for &FakeHub {
         let (head, pieces) = match reply {
             Reply::Whole(status, kind, bytes) => {
                 return Ok((head(status, kind), ResponseBody::Whole(bytes)));
+            }
+            Reply::Compressed(status, kind, encoding, bytes) => {
+                let mut head = head(status, kind);
+                head.headers
+                    .push(("content-encoding".to_owned(), encoding.to_owned()));
+                return Ok((head, ResponseBody::Whole(bytes)));
             }
             Reply::Pieces(status, kind, pieces) => {
                 // Each piece comes on its own, as from a network.

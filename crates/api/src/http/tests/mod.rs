@@ -5,6 +5,7 @@ mod fake_hub;
 mod inference;
 mod key_life;
 mod keys;
+mod late_answers;
 mod listing;
 mod metrics;
 mod origin;

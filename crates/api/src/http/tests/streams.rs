@@ -7,11 +7,11 @@ use bytes::Bytes;
 use reveille_bus::relay::{FaultCode, RelayError, RelayFault};
 use reveille_domain::{WakeFailure, WakeFailureKind, WakeId};
 use serde_json::Value;
-use std::time::Duration;
+use std::{sync::atomic::Ordering, time::Duration};
 
-const EVENTS: &str = "text/event-stream; charset=utf-8";
+pub(super) const EVENTS: &str = "text/event-stream; charset=utf-8";
 
-fn piece(text: &'static str) -> Result<Bytes, RelayError> {
+pub(super) fn piece(text: &'static str) -> Result<Bytes, RelayError> {
     Ok(Bytes::from_static(text.as_bytes()))
 }
 
@@ -30,14 +30,14 @@ fn failed() -> WakeError {
 }
 
 /// What begins to talk almost at once.
-async fn impatient() -> Served {
+pub(super) async fn impatient() -> Served {
     let served = Served::with_timings(|timings| timings.quiet = Duration::from_millis(30)).await;
     served.hub.publish("gpu-box/vllm", "m", hibernating());
     served
 }
 
 /// Begins a stream, and returns it once it has sent its first heartbeats.
-async fn waiting(served: &Served, progress: &str) -> (reqwest::Response, String) {
+pub(super) async fn waiting(served: &Served, progress: &str) -> (reqwest::Response, String) {
     let request = served.chat("m", true).header("x-reveille-progress", progress);
     let mut response = request.send().await.expect("an answer");
     assert_eq!(response.status(), 200);
@@ -54,7 +54,7 @@ async fn waiting(served: &Served, progress: &str) -> (reqwest::Response, String)
     (response, text)
 }
 
-async fn rest(mut response: reqwest::Response) -> String {
+pub(super) async fn rest(mut response: reqwest::Response) -> String {
     let mut bytes = Vec::new();
     while let Some(chunk) = response.chunk().await.expect("the stream ends well") {
         bytes.extend_from_slice(&chunk);
@@ -175,39 +175,6 @@ async fn a_wake_that_fails_later_is_an_error_event_and_the_end() {
 }
 
 #[tokio::test]
-async fn after_the_200_no_done_follows_what_the_backend_may_have_seen() {
-    for reply in [
-        Reply::Fails(RelayFault::new(FaultCode::BackendFailed, "a sentence").into()),
-        Reply::Whole(
-            500,
-            "application/json",
-            Bytes::from_static(b"{\"error\":{\"code\":\"theirs\",\"message\":\"x\"}}"),
-        ),
-        Reply::Whole(500, "text/html", Bytes::from_static(b"<html>secret</html>")),
-        Reply::Whole(200, "application/json", Bytes::from_static(b"{}")),
-    ] {
-        let expected = match &reply {
-            Reply::Whole(500, "application/json", _) => "theirs",
-            Reply::Whole(..) => "backend_failed",
-            _ => "backend_unavailable",
-        };
-        let served = impatient().await;
-        let (response, _) = waiting(&served, "comment").await;
-        served.hub.replies([reply]);
-        served
-            .hub
-            .change("gpu-box/vllm", |provider| provider.status = active());
-        let text = rest(response).await;
-        let event = text
-            .strip_prefix("data: ")
-            .and_then(|text| text.strip_suffix("\n\n"));
-        let event: Value = serde_json::from_str(event.expect("one event")).expect("JSON");
-        assert_eq!(event["error"]["code"], expected);
-        assert!(!text.contains("secret") && !text.contains("[DONE]"));
-    }
-}
-
-#[tokio::test]
 async fn a_caller_chooses_how_it_is_told() {
     for (progress, field) in [("delta", "content"), ("reasoning", "reasoning_content")] {
         let served = impatient().await;
@@ -237,13 +204,65 @@ async fn a_caller_that_wants_no_progress_gets_the_status_however_late() {
 }
 
 #[tokio::test]
-async fn a_slow_backend_that_is_awake_keeps_its_status() {
+async fn a_silent_backend_that_is_awake_gets_keepalives_until_it_answers_and_between_its_events() {
     let served = Served::with_timings(|timings| timings.quiet = Duration::from_millis(10)).await;
     served.hub.publish("gpu-box/vllm", "m", active());
+    let is_keepalive = |line: &str| line.starts_with(": waiting gpu-box/m elapsed=");
+
     served.hub.replies([Reply::Hangs]);
-    let asking = tokio::time::timeout(Duration::from_millis(150), served.chat("m", true).send());
+    let (response, text) = waiting(&served, "comment").await;
+    assert!(text.lines().all(is_keepalive), "{text:?}");
+    assert_eq!(response.headers()["x-reveille-provider"], "gpu-box/vllm");
+
+    served
+        .hub
+        .replies([Reply::Stalls(EVENTS, Bytes::from_static(b"data: 1\n\n"))]);
+    let (response, text) = waiting(&served, "comment").await;
+    let between = text.strip_prefix("data: 1\n\n").expect("the event first");
     assert!(
-        asking.await.is_err(),
-        "nothing is answered before the backend answers"
+        between.lines().all(is_keepalive) && !between.is_empty(),
+        "{between:?}"
     );
+    assert_eq!(response.headers()["content-type"], EVENTS, "its own head");
+    assert!(!response.headers().contains_key("content-length"));
+}
+
+#[tokio::test]
+async fn whoever_wants_no_progress_waits_in_silence_for_a_backend_that_is_awake() {
+    let served = Served::with_timings(|timings| timings.quiet = Duration::from_millis(10)).await;
+    served.hub.publish("gpu-box/vllm", "m", active());
+    let off = || served.chat("m", true).header("x-reveille-progress", "off");
+    served.hub.replies([Reply::Hangs]);
+    let asking = tokio::time::timeout(Duration::from_millis(150), off().send());
+    assert!(asking.await.is_err(), "nothing before the backend answers");
+
+    served
+        .hub
+        .replies([Reply::Stalls(EVENTS, Bytes::from_static(b"data: 1\n\n"))]);
+    let mut response = off().send().await.expect("an answer");
+    assert_eq!(
+        response.chunk().await.expect("a piece").as_deref(),
+        Some(&b"data: 1\n\n"[..])
+    );
+    let next = tokio::time::timeout(Duration::from_millis(150), response.chunk());
+    assert!(next.await.is_err(), "nothing between events");
+}
+
+#[tokio::test]
+async fn a_stream_is_over_at_its_end_and_its_backend_is_left() {
+    let served = Served::new().await;
+    served.hub.publish("gpu-box/vllm", "m", active());
+    for kind in [EVENTS, "text/plain"] {
+        served.hub.replies([Reply::Stalls(
+            kind,
+            Bytes::from_static(b"data: 1\n\ndata: [DONE]\n\n"),
+        )]);
+        let answer = Answer::of(served.chat("m", true)).await;
+        assert!(answer.whole, "{kind}");
+        assert_eq!(answer.text(), "data: 1\n\ndata: [DONE]\n\n");
+        served
+            .hub
+            .until("the backend is left", |hub| hub.open.load(Ordering::SeqCst) == 0)
+            .await;
+    }
 }

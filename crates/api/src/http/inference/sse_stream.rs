@@ -1,0 +1,249 @@
+//! The body of a stream: a backend's bytes as they come, keep-alives while it is silent, and a visible end.
+
+use super::{
+    sse_keepalive::{DONE, Keepalives},
+    sse_position::Position,
+};
+use crate::{http::ApiError, inference::InferenceError};
+use axum::body::Body;
+use bytes::{Bytes, BytesMut};
+use futures::{
+    StreamExt,
+    future::OptionFuture,
+    stream::{self, BoxStream},
+};
+use std::time::Duration;
+use tokio::time::{Instant, sleep_until};
+use tracing::{Instrument, Span};
+
+/// How long a backend's connection may stay open after the end of its stream: as a rule both come together.
+const OPEN_AFTER_END: Duration = Duration::from_secs(1);
+
+/// The pieces of a backend's body; an error means that it broke off.
+pub(super) type Pieces = BoxStream<'static, Result<Bytes, InferenceError>>;
+
+/// What is sent when the pieces break off.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Break {
+    /// An event with the error: what is sent are events.
+    Event,
+    /// Nothing; the connection breaks too.
+    Connection,
+}
+
+/// A body of these pieces. It ends with them, or soon after `data: [DONE]`. The first of `keepalives` is due at `due`.
+pub(super) fn body(pieces: Pieces, on_break: Break, keepalives: Option<Keepalives>, due: Instant) -> Body {
+    let stream = SseStream {
+        pieces,
+        on_break,
+        keepalives,
+        due,
+        position: Position::default(),
+        has_begun: false,
+        ends_by: None,
+    };
+    let span = Span::current();
+    let pieces = stream::unfold(Some(stream), move |stream| {
+        let next = async { stream?.next().await };
+        next.instrument(span.clone())
+    });
+    Body::from_stream(pieces)
+}
+
+struct SseStream {
+    pieces: Pieces,
+    on_break: Break,
+    keepalives: Option<Keepalives>,
+    /// When the next keep-alive is due, if nothing comes before.
+    due: Instant,
+    position: Position,
+    /// Whether a piece has come.
+    has_begun: bool,
+    /// When the stream ends even if the backend leaves its connection open.
+    ends_by: Option<Instant>,
+}
+
+type Next = (Result<Bytes, ApiError>, Option<SseStream>);
+
+impl SseStream {
+    async fn next(mut self) -> Option<Next> {
+        let keepalives = self.keepalives.as_ref();
+        let speaking = keepalives.filter(|_| self.ends_by.is_none() && self.position.is_between_events());
+        let due = speaking.map(async |keepalives| {
+            sleep_until(self.due).await;
+            keepalives
+        });
+        tokio::select! {
+            biased;
+            piece = self.pieces.next() => match piece? {
+                Ok(piece) => Some((Ok(self.pass(piece)), Some(self))),
+                Err(error) => Some((self.broke_off(error), None)),
+            },
+            Some(()) = OptionFuture::from(self.ends_by.map(sleep_until)) => None,
+            Some(keepalives) = OptionFuture::from(due) => {
+                let keepalive = keepalives.next();
+                self.due = Instant::now() + keepalives.every();
+                Some((Ok(keepalive), Some(self)))
+            }
+        }
+    }
+
+    fn pass(&mut self, piece: Bytes) -> Bytes {
+        self.has_begun = true;
+        self.position.pass(&piece);
+        let now = Instant::now();
+        if let Some(keepalives) = &self.keepalives {
+            self.due = now + keepalives.quiet();
+        }
+        if self.position.has_ended() {
+            self.ends_by.get_or_insert(now + OPEN_AFTER_END);
+        }
+        piece
+    }
+
+    /// The last of the body.
+    fn broke_off(&self, error: InferenceError) -> Result<Bytes, ApiError> {
+        let never_handed_over = !self.has_begun && error.never_handed_over();
+        let error = ApiError::from(error);
+        let response = error.response();
+        error.log(&response);
+        if self.on_break == Break::Connection {
+            return Err(error);
+        }
+        let mut last = BytesMut::new();
+        if !self.position.is_between_events() {
+            last.extend_from_slice(b"\n\n");
+        }
+        last.extend_from_slice(&event(&response.json()));
+        // No backend's stream was cut short, so this is its regular end.
+        if never_handed_over {
+            last.extend_from_slice(DONE);
+        }
+        Ok(last.freeze())
+    }
+}
+
+/// An event with this JSON, which has no line breaks. Without an `event:` line, which clients don't expect.
+pub(super) fn event(json: &[u8]) -> Bytes {
+    Bytes::from([b"data: ", json, b"\n\n"].concat())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{super::sse_keepalive::tests::every, *};
+    use axum::body::BodyDataStream;
+    use futures::channel::mpsc::{UnboundedSender, unbounded};
+    use reveille_bus::relay::RelayError;
+
+    const QUIET: Duration = Duration::from_secs(8);
+    const EVERY: Duration = Duration::from_secs(5);
+
+    type Backend = UnboundedSender<Result<Bytes, InferenceError>>;
+
+    /// A body, and the backend that its pieces come from.
+    fn stream() -> (Backend, BodyDataStream) {
+        let (backend, pieces) = unbounded();
+        let keepalives = every(QUIET, EVERY);
+        let body = body(
+            pieces.boxed(),
+            Break::Event,
+            Some(keepalives),
+            Instant::now() + QUIET,
+        );
+        (backend, body.into_data_stream())
+    }
+
+    fn send(backend: &Backend, piece: &'static str) {
+        backend
+            .unbounded_send(Ok(Bytes::from_static(piece.as_bytes())))
+            .expect("it is read");
+    }
+
+    /// The next piece, and how long it took.
+    async fn next(body: &mut BodyDataStream) -> (String, Duration) {
+        let began = Instant::now();
+        let piece = body.next().await.expect("a piece").expect("no error");
+        (String::from_utf8(piece.to_vec()).expect("text"), began.elapsed())
+    }
+
+    fn secs((piece, took): (String, Duration)) -> (String, u64) {
+        (piece, took.as_secs())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_silent_backend_gets_keepalives_between_its_events_and_none_within_one() {
+        let (backend, mut body) = stream();
+        let keepalive = |elapsed| format!(": waking gpu-box/m elapsed={elapsed}s\n");
+        assert_eq!(
+            secs(next(&mut body).await),
+            (keepalive(8), 8),
+            "before the first event"
+        );
+        assert_eq!(secs(next(&mut body).await), (keepalive(13), 5));
+        send(&backend, "data: 1\n\n");
+        assert_eq!(next(&mut body).await.0, "data: 1\n\n");
+        assert_eq!(secs(next(&mut body).await), (keepalive(21), 8), "between events");
+        for half in ["data: {\"a", "data: 1\n", "event: x\r\n", ": a comm"] {
+            send(&backend, half);
+            assert_eq!(next(&mut body).await.0, half);
+            let silence = tokio::time::timeout(10 * QUIET, body.next()).await;
+            assert!(silence.is_err(), "within an event: {half:?}");
+            send(&backend, "\n\n");
+            assert_eq!(next(&mut body).await.0, "\n\n");
+        }
+        assert!(next(&mut body).await.0.starts_with(": waking "));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_stream_is_over_soon_after_its_end_even_if_the_backend_leaves_the_connection_open() {
+        for end in [
+            "data: [DONE]\n\n",
+            "data: [DONE]\r\r",
+            "data:[DONE]\n",
+            "data: [DONE]",
+        ] {
+            let (backend, mut body) = stream();
+            send(&backend, end);
+            send(&backend, ": bye\n\n");
+            assert_eq!(next(&mut body).await.0, end);
+            assert_eq!(next(&mut body).await.0, ": bye\n\n");
+            let began = Instant::now();
+            assert!(body.next().await.is_none());
+            assert_eq!(began.elapsed(), OPEN_AFTER_END);
+            drop(body);
+            assert!(backend.is_closed(), "the backend's connection is closed");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_backend_that_ends_its_stream_is_not_waited_for() {
+        let (backend, mut body) = stream();
+        send(&backend, "data: [DONE]\n\n");
+        drop(backend);
+        assert_eq!(next(&mut body).await.0, "data: [DONE]\n\n");
+        let began = Instant::now();
+        assert!(body.next().await.is_none());
+        assert_eq!(began.elapsed(), Duration::ZERO);
+    }
+
+    #[tokio::test]
+    async fn a_stream_that_breaks_within_an_event_closes_the_event_before_the_error() {
+        for (begun, between) in [("data: 1\n\n", ""), ("data: 1\r\r", ""), ("data: {\"a", "\n\n")] {
+            let (backend, mut body) = stream();
+            send(&backend, begun);
+            let error = InferenceError::Relay {
+                provider: "gpu-box/vllm".parse().expect("legal"),
+                wake_id: None,
+                error: RelayError::NoResponders,
+            };
+            backend.unbounded_send(Err(error)).expect("it is read");
+            assert_eq!(next(&mut body).await.0, begun);
+            let last = next(&mut body).await.0;
+            assert!(
+                last.starts_with(&format!("{between}data: {{\"error\":")),
+                "{last}"
+            );
+            assert!(body.next().await.is_none() && !last.contains("[DONE]"));
+        }
+    }
+}
