@@ -16,7 +16,7 @@ const IN_USE: &str = "in-use";
 /// The subfolder in which commands run unless their config names another.
 const WORK: &str = "work";
 /// The largest file lists the models of 64 providers.
-const MAX_FILE_BYTES: u64 = 8 * 1024 * 1024;
+const MAX_FILE_BYTES: u64 = 32 * 1024 * 1024;
 
 /// The file name for one provider. Agents may share the folder, and their providers may have the same names.
 pub(crate) fn provider_file(id: &ProviderId, what: &str) -> String {

@@ -6,6 +6,7 @@ mod backend;
 #[expect(dead_code, reason = "the tests of owners use the rest")]
 mod control;
 
+use axum::{Router, routing::post};
 use backend::{Backend, Closed, KEY, eventually};
 use bytes::Bytes;
 use control::{Control, EPOCH};
@@ -27,7 +28,7 @@ use reveille_domain::{
 };
 use reveille_tests::Nats;
 use std::time::{Duration, Instant};
-use tokio::{task::JoinHandle, time::timeout};
+use tokio::{net::TcpListener, task::JoinHandle, time::timeout};
 use tokio_util::sync::CancellationToken;
 
 /// An agent that runs, and what it talks to.
@@ -169,6 +170,63 @@ async fn a_request_reaches_the_backend_with_its_own_key_and_model_name() {
         let reached =
             format!(r#"Bearer {KEY}|application/json|{{"messages":[], "model":"Org/Model","x":1.0}}"#);
         assert_eq!(answer, reached);
+    }
+}
+
+/// A backend that names the model as it was asked for it, in JSON and in a stream.
+async fn echoes_the_model() -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let url = format!("http://{}", listener.local_addr().expect("an address"));
+    let asked = |body: &[u8]| {
+        let body: serde_json::Value = serde_json::from_slice(body).expect("JSON");
+        body["model"].clone()
+    };
+    let whole =
+        move |body: Bytes| async move { format!("{{\"data\":[1.50],\"model\": {} }}\n", asked(&body[..])) };
+    let events = move |body: Bytes| async move {
+        let event = format!(
+            ": x\n\ndata: {{\"model\":{},\"choices\":[]}}\n\n",
+            asked(&body[..])
+        );
+        let head = [
+            ("content-type", "text/event-stream"),
+            ("openai-model", "backend's"),
+        ];
+        (head, format!("{event}{event}data: [DONE]\n\n"))
+    };
+    let routes = Router::new()
+        .route("/v1/embeddings", post(whole))
+        .route("/v1/completions", post(events));
+    tokio::spawn(axum::serve(listener, routes).into_future());
+    url
+}
+
+#[tokio::test]
+async fn an_answer_names_the_model_as_the_config_says_and_is_else_as_the_backend_gave_it() {
+    let url = echoes_the_model().await;
+    let renamed = "{ id = \"Org/Model\", as = \"m\" }";
+    for (models, answer_model, asked, named) in [
+        (renamed, "", "m", "m"),
+        (renamed, "", "box/m", "m"),
+        (renamed, "answer_model = \"public\"", "m", "m"),
+        (renamed, "answer_model = \"backend\"", "m", "Org/Model"),
+        ("\"m\"", "answer_model = \"public\"", "m", "m"),
+        (renamed, "answer_model = \"public\"", "unknown", "unknown"),
+    ] {
+        let world = World::start(&format!(
+            "base_url = \"{url}\"\nmodels = [{models}]\n{answer_model}"
+        ))
+        .await;
+        world.until(Active).await;
+        let body = format!("{{\"model\":\"{asked}\"}}");
+        let (head, answer) = world.send("/v1/embeddings", &body).await.expect("an answer");
+        let whole = format!("{{\"data\":[1.50],\"model\": \"{named}\" }}\n");
+        assert_eq!(answer, whole, "{models} {answer_model} {asked}");
+        let length = head.header("content-length").map(str::to_owned);
+        assert!(length.is_none_or(|length| length == whole.len().to_string()));
+        let (_, answer) = world.send("/v1/completions", &body).await.expect("an answer");
+        let event = format!(": x\n\ndata: {{\"model\":\"{named}\",\"choices\":[]}}\n\n");
+        assert_eq!(answer, format!("{event}{event}data: [DONE]\n\n"));
     }
 }
 

@@ -10,6 +10,7 @@ mod agent;
 mod aggregate;
 mod ids;
 pub mod key;
+mod model;
 mod names;
 pub mod provider;
 pub mod rows;
@@ -24,9 +25,10 @@ pub use agent::{
 };
 pub use ids::{CommandId, Epoch, ReportId, ReportSeq, SessionId, TokenId, WakeId};
 pub use key::{Key, KeyCommand, KeyEvent, KeyRejection, Scope, Scopes};
+pub use model::{MAX_CAPABILITIES, ModelDetails, latest_alias, named};
 pub use names::{
-    AgentName, GroupName, InvalidName, KeyId, KeyName, MAX_KEY_NAME_BYTES, MAX_MODEL_NAME_BYTES,
-    MAX_TOKEN_BYTES, ModelName, ProviderId, ProviderName,
+    AgentName, Capability, GroupName, InvalidName, KeyId, KeyName, MAX_CAPABILITY_BYTES, MAX_KEY_NAME_BYTES,
+    MAX_MODEL_NAME_BYTES, MAX_TOKEN_BYTES, ModelName, ProviderId, ProviderName,
 };
 pub use provider::{Provider, ProviderCommand, ProviderEvent, Rejection, Status};
 pub use secret::SecretHash;

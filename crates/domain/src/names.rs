@@ -9,6 +9,8 @@ use thiserror::Error;
 pub const MAX_TOKEN_BYTES: usize = 63;
 /// The longest model name, in bytes.
 pub const MAX_MODEL_NAME_BYTES: usize = 256;
+/// The longest name of a capability, in bytes.
+pub const MAX_CAPABILITY_BYTES: usize = 32;
 
 /// The shortest and the longest key id, in bytes.
 const KEY_ID_BYTES: std::ops::RangeInclusive<usize> = 8..=16;
@@ -24,6 +26,11 @@ pub enum InvalidName {
     /// Model names.
     #[error("a model name is 1 to {MAX_MODEL_NAME_BYTES} bytes of printable text")]
     Model,
+    /// Capabilities of models.
+    #[error(
+        "a capability is 1 to {MAX_CAPABILITY_BYTES} of a-z, 0-9, '-' and '_', beginning with a letter or digit"
+    )]
+    Capability,
     /// Ids of keys.
     #[error("a key's id is {} to {} of a-z and 0-9", KEY_ID_BYTES.start(), KEY_ID_BYTES.end())]
     KeyId,
@@ -40,6 +47,10 @@ fn is_token(raw: &str) -> bool {
     raw.len() <= MAX_TOKEN_BYTES
         && raw.bytes().next().is_some_and(legal)
         && raw.bytes().all(|b| legal(b) || b == b'-' || b == b'_')
+}
+
+fn is_capability(raw: &str) -> bool {
+    raw.len() <= MAX_CAPABILITY_BYTES && is_token(raw)
 }
 
 fn is_model(raw: &str) -> bool {
@@ -121,6 +132,11 @@ name! {
 name! {
     /// A model's public name, which clients send as `model`.
     ModelName, is_model, Model
+}
+
+name! {
+    /// What a model can do, such as `vision` or `tools`, in its backend's words.
+    Capability, is_capability, Capability
 }
 
 name! {

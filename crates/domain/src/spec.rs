@@ -1,8 +1,14 @@
 //! What a provider publishes. Its recipes stay in the agent's config; only their kind and budget are published.
 
-use crate::names::{GroupName, ModelName};
+use crate::{
+    model::{MAX_CAPABILITIES, ModelDetails},
+    names::{GroupName, ModelName},
+};
 use serde::{Deserialize, Serialize};
-use std::{collections::HashSet, time::Duration};
+use std::{
+    collections::{BTreeMap, HashSet},
+    time::Duration,
+};
 use thiserror::Error;
 
 /// The most models one provider may publish.
@@ -63,6 +69,10 @@ pub struct ProviderSpec {
     can_sleep: bool,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     groups: Vec<GroupName>,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    details: BTreeMap<ModelName, ModelDetails>,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    latest_tag: bool,
 }
 
 #[derive(Deserialize)]
@@ -74,12 +84,18 @@ struct RawSpec {
     can_sleep: bool,
     #[serde(default)]
     groups: Vec<GroupName>,
+    #[serde(default)]
+    details: BTreeMap<ModelName, ModelDetails>,
+    #[serde(default)]
+    latest_tag: bool,
 }
 
 impl TryFrom<RawSpec> for ProviderSpec {
     type Error = InvalidSpec;
     fn try_from(raw: RawSpec) -> Result<Self, InvalidSpec> {
-        Self::new(raw.models, raw.wake, raw.can_sleep)?.in_groups(raw.groups)
+        let spec = Self::new(raw.models, raw.wake, raw.can_sleep)?;
+        let spec = spec.in_groups(raw.groups)?.with_details(raw.details)?;
+        Ok(spec.with_latest_tag(raw.latest_tag))
     }
 }
 
@@ -98,6 +114,12 @@ pub enum InvalidSpec {
     /// Too many groups.
     #[error("a provider belongs to at most {MAX_GROUPS} groups")]
     TooManyGroups,
+    /// Details of a model that isn't published.
+    #[error("there are details of {0}, which isn't published")]
+    UnknownModel(ModelName),
+    /// Too many capabilities of a model.
+    #[error("a model has at most {MAX_CAPABILITIES} capabilities")]
+    TooManyCapabilities,
 }
 
 impl ProviderSpec {
@@ -121,7 +143,32 @@ impl ProviderSpec {
             wake,
             can_sleep,
             groups: vec![],
+            details: BTreeMap::new(),
+            latest_tag: false,
         })
+    }
+
+    /// The same with what the backend says of its models.
+    ///
+    /// # Errors
+    /// When one of them isn't published, or has too many capabilities.
+    pub fn with_details(self, details: BTreeMap<ModelName, ModelDetails>) -> Result<Self, InvalidSpec> {
+        if let Some(unknown) = details.keys().find(|model| !self.models.contains(model)) {
+            return Err(InvalidSpec::UnknownModel(unknown.clone()));
+        }
+        if details
+            .values()
+            .any(|details| details.capabilities.len() > MAX_CAPABILITIES)
+        {
+            return Err(InvalidSpec::TooManyCapabilities);
+        }
+        Ok(Self { details, ..self })
+    }
+
+    /// The same for a backend where a name without a tag means the tag `latest`, as with Ollama.
+    #[must_use]
+    pub fn with_latest_tag(self, latest_tag: bool) -> Self {
+        Self { latest_tag, ..self }
     }
 
     /// The same for a member of these groups of its agent: of each, one provider is awake at a time.
@@ -139,6 +186,18 @@ impl ProviderSpec {
     #[must_use]
     pub fn models(&self) -> &[ModelName] {
         &self.models
+    }
+
+    /// What the backend says of a model, if anything.
+    #[must_use]
+    pub fn details(&self, model: &ModelName) -> Option<&ModelDetails> {
+        self.details.get(model)
+    }
+
+    /// Whether a name without a tag means the tag `latest` there.
+    #[must_use]
+    pub const fn has_latest_tag(&self) -> bool {
+        self.latest_tag
     }
 
     /// Its wake recipe, if it has one.

@@ -2,10 +2,10 @@
 //! only by addition, and a change of meaning is a new version with its own snapshots.
 
 use reveille_domain::{
-    AdvanceReason, Agent, AgentEvent, AgentKey, AgentName, Epoch, Failures, GroupName, Key, KeyEvent, KeyId,
-    KeyName, ModelName, Provider, ProviderEvent, ProviderId, ProviderSpec, RecipeKind, ReportId, ReportSeq,
-    SecretHash, SessionId, SleepReason, Stage, Timestamp, TokenId, Wake, WakeCause, WakeFailure,
-    WakeFailureKind, WakeId, WakeOutcome, WakeSpec,
+    AdvanceReason, Agent, AgentEvent, AgentKey, AgentName, Capability, Epoch, Failures, GroupName, Key,
+    KeyEvent, KeyId, KeyName, ModelDetails, ModelName, Provider, ProviderEvent, ProviderId, ProviderSpec,
+    RecipeKind, ReportId, ReportSeq, SecretHash, SessionId, SleepReason, Stage, Timestamp, TokenId, Wake,
+    WakeCause, WakeFailure, WakeFailureKind, WakeId, WakeOutcome, WakeSpec,
     key::{KeyLimits, KeyPolicy},
     provider::{InactiveReason, RegisteredAs, StableStatus},
 };
@@ -184,6 +184,20 @@ fn registered_in_a_group() -> ProviderEvent {
     }
 }
 
+fn registered_with_details() -> ProviderEvent {
+    let details = ModelDetails {
+        created: Some(1_764_000_000),
+        context_length: Some(262_144),
+        capabilities: ["tools", "vision"]
+            .map(|name| Capability::parse(name).expect("legal"))
+            .into(),
+    };
+    let detailed = spec()
+        .with_details([(model(), details)].into())
+        .expect("its model");
+    registered(detailed.with_latest_tag(true), RegisteredAs::Active)
+}
+
 fn provider_events() -> Vec<(&'static str, ProviderEvent)> {
     let bare = ProviderSpec::new(vec![], None, false).expect("legal");
     vec![
@@ -196,6 +210,7 @@ fn provider_events() -> Vec<(&'static str, ProviderEvent)> {
             registered(bare, RegisteredAs::Active),
         ),
         ("provider_registered_in_a_group", registered_in_a_group()),
+        ("provider_registered_with_details", registered_with_details()),
         (
             "provider_registered_waking",
             registered(spec(), RegisteredAs::Waking),

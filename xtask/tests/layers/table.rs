@@ -22,7 +22,7 @@ const AGENT: Layers = Layers {
     from_top: &[
         &["session"],
         &["relay", "session/connect"],
-        &["provider", "relay/rename"],
+        &["provider", "relay/answer_model", "relay/rename"],
         &["provider/owner"],
         &["provider/activity"],
         &[
@@ -36,8 +36,19 @@ const AGENT: Layers = Layers {
         &["recipe/runner", "recipe/timeline"],
         &["probe"],
         &["child", "models", "owner_policy", "verify"],
-        &["child/shims", "owner_policy/wake_history", "owner_policy/watch"],
-        &["child/shim", "owner_policy/pause"],
+        &[
+            "child/shims",
+            "models/discover",
+            "models/memory",
+            "owner_policy/wake_history",
+            "owner_policy/watch",
+        ],
+        &[
+            "child/shim",
+            "models/dialects",
+            "models/listed",
+            "owner_policy/pause",
+        ],
         &["child/launch"],
         &[
             "child/descendants",
@@ -191,6 +202,7 @@ const DOMAIN: Layers = Layers {
         &["agent/agent_key", "key/policy", "provider/state"],
         &["key/scope"],
         &["spec", "wake"],
+        &["model"],
         &["aggregate", "ids", "names", "secret", "time"],
     ],
 };

@@ -26,4 +26,4 @@ pub use recipe::{
     Action, CommandAction, EndCommand, HttpAction, SleepConfig, Step, VerifyConfig, WakeConfig,
 };
 pub use secret::Secret;
-pub use types::{AgentConfig, Config, ModelConfig, ProbeConfig, ProviderConfig};
+pub use types::{AgentConfig, AnswerModelName, Config, ModelConfig, ProbeConfig, ProviderConfig};

@@ -48,6 +48,9 @@ pub struct ProviderConfig {
     pub api_key: Option<Secret>,
     /// The published models; `None` to publish what the backend lists.
     pub models: Option<Vec<ModelConfig>>,
+    /// Which name of the model answers have; `None` for the public one of a model with another name at the backend, and else
+    /// whatever the backend says.
+    pub answer_model: Option<AnswerModelName>,
     /// How long the backend may stay silent during a request.
     pub answer_timeout: Duration,
     pub probe: ProbeConfig,
@@ -92,6 +95,15 @@ impl ProviderConfig {
         let sleep = self.sleep.as_ref();
         sleep.map_or(DEFAULT_MIN_AWAKE, |sleep| sleep.min_awake)
     }
+}
+
+/// `answer_model`: the name of the model in answers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AnswerModelName {
+    /// What the backend says.
+    Backend,
+    /// The public name.
+    Public,
 }
 
 /// A published model.

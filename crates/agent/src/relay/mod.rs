@@ -3,16 +3,18 @@
 //! Only listed paths and headers are relayed. The hub names a provider of the config, never a URL. The backend's key is added
 //! here and goes nowhere else.
 
+mod answer_model;
 mod client;
 mod connector;
 mod deaf_peer;
 mod rename;
 
 use crate::{
-    config::ProviderConfig,
-    models::{self, Memory},
+    config::{AnswerModelName, ProviderConfig},
+    models::{Memory, Served},
     provider::{Handle, Input, Slot},
 };
+use answer_model::AnswerModel;
 use bytes::{Bytes, BytesMut};
 use client::{Client, Response, SendError};
 use futures::{StreamExt, TryStreamExt};
@@ -21,7 +23,7 @@ use reveille_bus::relay::{
     FaultCode, Incoming, REQUEST_HEADERS, RESPONSE_HEADERS, RelayFault, RequestBody, RequestHead,
     ResponseHead,
 };
-use reveille_domain::{AgentName, ProviderName};
+use reveille_domain::{AgentName, ModelName, ProviderName};
 use std::{collections::HashMap, time::Duration};
 use tokio::{
     sync::{Semaphore, SemaphorePermit},
@@ -63,6 +65,8 @@ struct Backend {
 struct Answer {
     response: Response,
     slot: Slot,
+    /// The model to name in it, if not as the backend does.
+    model: Option<ModelName>,
 }
 
 impl Relay {
@@ -124,10 +128,15 @@ impl Relay {
             }
             Some(Ok(answer)) => answer,
         };
-        let head = response_head(&answer.response.head);
+        let mut head = response_head(&answer.response.head);
+        let mut model = answer.model.and_then(|model| rename_in(&mut head, &model));
         let body = answer.response.into_stream().map_err(|error| {
             let broke_off = "the backend broke off in the middle of its answer";
             broken(backend, &error, broke_off)
+        });
+        let body = body.map_ok(move |piece| match &mut model {
+            Some(model) => model.pass(piece),
+            None => piece,
         });
         if let Err(error) = responder.stream(&head, body).await {
             debug!(request.id = %id, %error, "the answer was not sent completely");
@@ -153,9 +162,17 @@ impl Relay {
         let target = target.ok_or_else(|| bad_frame("the request's path is invalid"))?;
         let slot = self.enter(backend, head.hold()).await?;
         let (body, _held) = self.collect(head, body).await?;
-        let body = rename::rename(body, |asked| self.backend_id(&backend.config, asked));
+        let mut served = None;
+        let body = rename::rename(body, |asked| {
+            served = self.memory.served(&self.agent, &backend.config, asked);
+            served.as_ref().map(|served| served.id.to_string())
+        });
         match backend.client.post(target, request_headers(head), body).await {
-            Ok(response) => Ok(Answer { response, slot }),
+            Ok(response) => Ok(Answer {
+                response,
+                slot,
+                model: served.and_then(|served| named_in_answers(&backend.config, served)),
+            }),
             Err(error) => {
                 drop(slot);
                 Err(self.failed(backend, &error).await)
@@ -225,17 +242,6 @@ impl Relay {
         }
         Ok((collected.freeze(), held))
     }
-
-    /// The backend's name for the model that a request names.
-    fn backend_id(&self, config: &ProviderConfig, asked: &str) -> Option<String> {
-        if let Some(models) = &config.models {
-            return models::backend_id(models, &self.agent, asked).map(ToString::to_string);
-        }
-        let listed = self.memory.recall(&config.name);
-        let lists = |name: &str| listed.iter().any(|model| model.as_str() == name);
-        let plain = asked.strip_prefix(self.agent.as_str())?.strip_prefix('/')?;
-        (!lists(asked) && lists(plain)).then(|| plain.to_owned())
-    }
 }
 
 /// The fault for a request that broke off after the backend may have seen it. The owner probes whether the backend is still
@@ -279,6 +285,26 @@ fn response_head(head: &Parts) -> ResponseHead {
         status: head.status.as_u16(),
         headers: headers.collect(),
     }
+}
+
+/// The name for the model in answers, if it isn't the backend's: where the request's was changed by the config, so is the answer's.
+fn named_in_answers(config: &ProviderConfig, served: Served) -> Option<ModelName> {
+    let renamed = served.public != served.id;
+    let public = match config.answer_model {
+        Some(answer_model) => answer_model == AnswerModelName::Public,
+        None => renamed,
+    };
+    public.then_some(served.public)
+}
+
+/// Prepares a head for an answer with another `model`; `None` for one that can't be changed because it is compressed.
+fn rename_in(head: &mut ResponseHead, model: &ModelName) -> Option<AnswerModel> {
+    let compressed = |(name, value): &(String, String)| name == "content-encoding" && value != "identity";
+    if head.headers.iter().any(compressed) {
+        return None;
+    }
+    head.headers.retain(|(name, _)| name != "content-length");
+    Some(AnswerModel::new(model))
 }
 
 #[cfg(test)]

@@ -216,6 +216,13 @@ impl Control {
         self.state().asked.iter().filter_map(reason).collect()
     }
 
+    /// How often the provider was published.
+    pub fn registrations(&self) -> usize {
+        let asked = &self.state().asked;
+        let registers = |asked: &&ControlRequest| matches!(asked, ControlRequest::Register { .. });
+        asked.iter().filter(registers).count()
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         self.0.lock().expect("not poisoned")
     }

@@ -8,18 +8,28 @@ use crate::{
     wakes::{WakeTimes, time_until_awake},
 };
 use axum::{Extension, Json, extract::State};
-use reveille_domain::{ModelName, ProviderId, Timestamp, WakeId, provider::StatusName};
+use reveille_domain::{
+    Capability, ModelDetails, ModelName, ProviderId, Timestamp, WakeId, provider::StatusName,
+};
 use serde::Serialize;
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 /// OpenAI's model object, with the status in llama.cpp's terms and in ours.
 #[derive(Debug, Serialize)]
 pub(super) struct Model {
     id: String,
     object: &'static str,
-    /// Unix seconds; 0, because it isn't known when the model was made.
+    /// Unix seconds.
     created: u64,
     owned_by: &'static str,
+    /// In tokens.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    context_length: Option<u64>,
+    /// The same by vLLM's name for it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    max_model_len: Option<u64>,
+    #[serde(skip_serializing_if = "BTreeSet::is_empty")]
+    capabilities: BTreeSet<Capability>,
     status: ModelStatus,
     reveille: Pool,
 }
@@ -129,16 +139,37 @@ impl Model {
             eta_ms: until_awake.min().filter(|_| !is_awake).map(millis),
             wake_times: pool.iter().filter_map(times).collect(),
         };
+        let details = common(&id, pool);
         Self {
             id,
             object: "model",
-            created: 0,
+            created: details.created.unwrap_or_default(),
             owned_by: "reveille",
+            context_length: details.context_length,
+            max_model_len: details.context_length,
+            capabilities: details.capabilities,
             status: ModelStatus {
                 value: loaded(status),
             },
             reveille,
         }
+    }
+}
+
+/// What holds for a model at whichever provider of its pool a request comes to; what one of them doesn't tell is left out of
+/// account. It was created when the first of them was, or, as long as none tells that, since one has its status.
+fn common(asked: &str, pool: &[Arc<ProviderSnapshot>]) -> ModelDetails {
+    let told = pool
+        .iter()
+        .filter_map(|snapshot| snapshot.provider.spec.details(snapshot.named(asked)?));
+    let since = pool.iter().map(|snapshot| snapshot.provider.status.since());
+    let abilities = told.clone().map(|details| &details.capabilities);
+    let abilities = abilities.filter(|capabilities| !capabilities.is_empty()).cloned();
+    let created = told.clone().filter_map(|details| details.created).min();
+    ModelDetails {
+        created: created.or_else(|| since.map(|since| since.as_millis() / 1000).min()),
+        context_length: told.filter_map(|details| details.context_length).min(),
+        capabilities: abilities.reduce(|all, own| &all & &own).unwrap_or_default(),
     }
 }
 

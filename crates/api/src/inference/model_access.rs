@@ -17,12 +17,9 @@ pub(crate) fn pool_for(
 ) -> Result<Vec<Arc<ProviderSnapshot>>, InferenceError> {
     let asked = model.as_str();
     let pool = registry.pool(asked);
-    let exactly = |snapshot: &Arc<ProviderSnapshot>| snapshot.provider.spec.models().contains(model);
-    let public = match asked.split_once('/') {
-        Some((_, public)) if !pool.iter().any(exactly) => public,
-        Some(_) | None => asked,
-    };
-    if !pool.is_empty() && caller.may_ask(asked, public) {
+    // All of a pool publish the same name.
+    let public = pool.first().and_then(|snapshot| snapshot.named(asked));
+    if public.is_some_and(|public| caller.may_ask(asked, public.as_str())) {
         return Ok(pool);
     }
     if !registry.is_ready() {

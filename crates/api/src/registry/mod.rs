@@ -9,7 +9,10 @@ use parking_lot::RwLock;
 use reveille_bus::{
     AggregateId, BusError, Followed, Follower, JournalContext, JournalEntry, commit::AnyCommit,
 };
-use reveille_domain::{AgentName, Epoch, Provider, ProviderId, provider::Registered, rows::MemoryRows};
+use reveille_domain::{
+    AgentName, Epoch, ModelName, Provider, ProviderId, ProviderSpec, latest_alias, named,
+    provider::Registered, rows::MemoryRows,
+};
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
     convert::Infallible,
@@ -31,6 +34,19 @@ pub(crate) struct ProviderSnapshot {
     /// Set if this version can't read a later commit, with the reason: the snapshot may be out of date, and no command is
     /// accepted until a commit can be read again.
     pub unreadable: Option<String>,
+}
+
+impl ProviderSnapshot {
+    /// The public name of the model that `asked` means at this provider.
+    pub(crate) fn named(&self, asked: &str) -> Option<&ModelName> {
+        let spec = &self.provider.spec;
+        named(
+            &spec.models().iter(),
+            spec.has_latest_tag(),
+            &self.provider.id.agent,
+            asked,
+        )
+    }
 }
 
 /// The fold of the journal in memory. Cheap to clone.
@@ -61,23 +77,16 @@ struct Table {
 }
 
 impl Registry {
-    /// The providers that serve `model`: those that publish exactly this name (a pool), or the one meant by
-    /// `agent/model`. Empty for an unknown model.
-    pub(crate) fn pool(&self, model: &str) -> Vec<Arc<ProviderSnapshot>> {
+    /// The providers that serve `asked`: those that publish exactly this name (a pool), or the one meant by `agent/model`; or
+    /// else those that mean the same with or without the tag `latest`. Empty for an unknown model.
+    pub(crate) fn pool(&self, asked: &str) -> Vec<Arc<ProviderSnapshot>> {
         let table = self.inner.table.read();
-        if let Some(ids) = table.models.get(model) {
-            return ids.iter().filter_map(|id| table.snapshot(id)).collect();
+        let exact = table.asked(asked, |name| Some(name.to_owned()), |_| true);
+        if exact.is_empty() {
+            table.asked(asked, latest_alias, ProviderSpec::has_latest_tag)
+        } else {
+            exact
         }
-        let Some((agent, model)) = model.split_once('/') else {
-            return vec![];
-        };
-        let ids = table
-            .models
-            .get(model)
-            .into_iter()
-            .flatten()
-            .filter(|id| id.agent.as_str() == agent);
-        ids.filter_map(|id| table.snapshot(id)).collect()
     }
 
     pub(crate) fn get(&self, id: &ProviderId) -> Option<Arc<ProviderSnapshot>> {
@@ -254,6 +263,28 @@ impl Registry {
 }
 
 impl Table {
+    /// The providers that publish what `asked` names once it is `read`, or what follows `agent/` in it; only those whose spec is
+    /// `fit` for that.
+    fn asked(
+        &self,
+        asked: &str,
+        read: impl Fn(&str) -> Option<String>,
+        fit: impl Fn(&ProviderSpec) -> bool,
+    ) -> Vec<Arc<ProviderSnapshot>> {
+        let publishing = |name: Option<String>| {
+            let ids = name.and_then(|name| self.models.get(&name));
+            let pool = ids.into_iter().flatten().filter_map(|id| self.snapshot(id));
+            pool.filter(|snapshot| fit(&snapshot.provider.spec))
+        };
+        let pool: Vec<_> = publishing(read(asked)).collect();
+        match asked.split_once('/') {
+            Some((agent, model)) if pool.is_empty() => publishing(read(model))
+                .filter(|snapshot| snapshot.provider.id.agent.as_str() == agent)
+                .collect(),
+            Some(_) | None => pool,
+        }
+    }
+
     fn snapshot(&self, id: &ProviderId) -> Option<Arc<ProviderSnapshot>> {
         self.providers.get(id).map(|slot| slot.borrow().clone())
     }

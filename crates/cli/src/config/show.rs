@@ -7,7 +7,8 @@ use crate::{client::line, failure::Failure, hub::nats_for_agent};
 use anyhow::Context;
 use clap::Args;
 use reveille_agent::config::{
-    Action, CommandAction, Config, Hours, HttpAction, ModelConfig, Place, ProviderConfig, Step, places,
+    Action, AnswerModelName, CommandAction, Config, Hours, HttpAction, ModelConfig, Place, ProviderConfig,
+    Step, places,
 };
 use reveille_agent::wol::WakeOnLan;
 use std::{collections::BTreeMap, env, fmt, fs, path::PathBuf, time::Duration};
@@ -109,6 +110,11 @@ impl Shown {
             let models: Vec<_> = models.iter().map(model).collect();
             self.add(path, "models", format!("[{}]", models.join(", ")));
         }
+        let answer_model = provider.answer_model.map(|name| match name {
+            AnswerModelName::Backend => quoted("backend"),
+            AnswerModelName::Public => quoted("public"),
+        });
+        self.add_some(path, "answer_model", answer_model);
         self.add(path, "answer_timeout", duration(provider.answer_timeout));
         let probe = &provider.probe;
         self.add(path, "probe.path", quoted(&probe.path));

@@ -17,7 +17,7 @@ pub async fn look(client: &Client, provider: &ProviderConfig, memory: &Memory, f
         Ok(()) => models(client, provider, &check, findings).await,
         Err(why) => {
             unavailable(provider, &why, &check, findings);
-            if provider.models.is_none() && memory.recall(&provider.name).is_empty() {
+            if provider.models.is_none() && memory.recall(&provider.name).models.is_empty() {
                 findings.warning(
                     check.as_str(),
                     "its models are unknown: the config lists none, and it was never up while the agent was running",
@@ -34,7 +34,10 @@ pub async fn look(client: &Client, provider: &ProviderConfig, memory: &Memory, f
 
 async fn models(client: &Client, provider: &ProviderConfig, check: &str, findings: &mut Findings) {
     let url = &provider.base_url;
-    let listed = discover(client.clone(), provider.clone()).await;
+    let listed = discover(client.clone(), provider.clone(), None).await;
+    let listed = listed
+        .map(|listed| listed.models)
+        .filter(|models| !models.is_empty());
     let found = match (&provider.models, listed) {
         (None, None) => {
             let found = format!("available at {url}, but lists no models");
@@ -47,7 +50,7 @@ async fn models(client: &Client, provider: &ProviderConfig, check: &str, finding
             counted(named.len(), "model")
         ),
         (Some(named), Some(listed)) => {
-            if let Some(model) = named.iter().find(|model| !listed.contains(&model.id)) {
+            if let Some(model) = named.iter().find(|model| !listed.contains_key(&model.id)) {
                 let found = format!(
                     "available at {url}, but doesn't list the configured model `{}`",
                     model.id

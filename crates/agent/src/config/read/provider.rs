@@ -4,7 +4,9 @@ use super::{
     recipe::{self, MAX_TEXT_BYTES},
     table::{Table, Value},
 };
-use crate::config::{BaseUrl, ConfigError, ModelConfig, ProbeConfig, ProviderConfig, Secret, WakeConfig};
+use crate::config::{
+    AnswerModelName, BaseUrl, ConfigError, ModelConfig, ProbeConfig, ProviderConfig, Secret, WakeConfig,
+};
 use reveille_domain::{GroupName, MAX_GROUPS, MAX_MODELS, MAX_WAKE_BUDGET, ModelName, ProviderName};
 use std::{collections::HashSet, time::Duration};
 
@@ -35,6 +37,7 @@ pub(super) fn read(mut table: Table<'_>, names: &mut Names) -> Result<ProviderCo
     let base_url = table.require("base_url")?.parsed(BaseUrl::parse)?;
     let api_key = table.optional("api_key", |value| api_key(&value))?;
     let models = table.optional("models", |value| models(value, &mut names.models))?;
+    let answer_model = table.optional("answer_model", |value| value.parsed(answer_model))?;
     let answer_timeout = table.duration("answer_timeout")?;
     let probe = probe(table.table("probe")?, &base_url)?;
     let wake = table.optional("wake", |value| {
@@ -52,6 +55,7 @@ pub(super) fn read(mut table: Table<'_>, names: &mut Names) -> Result<ProviderCo
         base_url,
         api_key,
         models,
+        answer_model,
         answer_timeout: answer_timeout.unwrap_or(ANSWER_TIMEOUT),
         probe,
         wake,
@@ -113,6 +117,14 @@ fn api_key(value: &Value<'_>) -> Result<Secret, ConfigError> {
         return Err(value.error("is not a key that fits into a header"));
     }
     Ok(Secret::new(key))
+}
+
+fn answer_model(raw: &str) -> Result<AnswerModelName, &'static str> {
+    match raw {
+        "backend" => Ok(AnswerModelName::Backend),
+        "public" => Ok(AnswerModelName::Public),
+        _ => Err("must be \"backend\" or \"public\""),
+    }
 }
 
 fn models(value: Value<'_>, taken: &mut HashSet<ModelName>) -> Result<Vec<ModelConfig>, ConfigError> {

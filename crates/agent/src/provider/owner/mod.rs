@@ -1,6 +1,7 @@
 //! The owner's loop: [`Owner::next`] waits for the next event, [`Owner::apply`] draws the conclusions.
 
 mod eviction;
+mod listing;
 mod probing;
 mod recipes;
 mod reporting;
@@ -20,17 +21,18 @@ use crate::{
     child::{Child, Exit},
     config::ProviderConfig,
     hub::Hub,
-    models::Memory,
+    models::{Listed, Memory},
     owner_policy::{OwnerPolicy, WakeAllowance},
     probe::{Probe, Verdict},
     recipe::Runner,
     state_dir::StateDir,
 };
 use futures::future::{BoxFuture, OptionFuture};
+use listing::Listing;
 use reporting::Asking;
 use resource_hold::ResourceHold;
 use reveille_bus::{control::ControlAnswer, relay::CurrentEpoch};
-use reveille_domain::{AgentName, Epoch, ModelName, ProviderId, ProviderName, ReportId, SleepReason};
+use reveille_domain::{AgentName, Epoch, ProviderId, ProviderName, ReportId, SleepReason};
 use sleep_state::SleepState;
 use std::{sync::Arc, time::Duration};
 use tokio::{
@@ -64,7 +66,7 @@ pub struct Owner {
     gate: Gate,
     mailbox: mpsc::Receiver<Input>,
     reported: ReportedState,
-    models: Vec<ModelName>,
+    listing: Listing,
     activity: Activity,
     demand: Demand,
     allowance: WakeAllowance,
@@ -78,7 +80,6 @@ pub struct Owner {
     child_ended: bool,
     asking: Option<Asking>,
     probing: Option<BoxFuture<'static, Verdict>>,
-    discovering: Option<BoxFuture<'static, Option<Vec<ModelName>>>>,
     next_probe: Instant,
     /// Whether the last probe had no clear answer, so that the next one may take its whole time-out too.
     slow_probe: bool,
@@ -94,7 +95,7 @@ enum Event {
     Answer(ControlAnswer),
     Probed(Verdict),
     ProbeDue,
-    Discovered(Option<Vec<ModelName>>),
+    Listed(Option<Listed>),
     Advance(Advance),
     ChildEnded(Exit),
     /// Something else may be possible now.
@@ -111,10 +112,7 @@ impl Owner {
         let gate = Gate::open();
         let config = &setup.config;
         let (handle, mailbox) = Handle::new(config.name.clone(), gate.clone());
-        let models = match &config.models {
-            Some(models) => models.iter().map(|model| model.public.clone()).collect(),
-            None => setup.memory.recall(&config.name),
-        };
+        let listing = Listing::open(&setup.memory, config);
         let probe = Probe::new(setup.runner.client.clone(), config);
         let policy = GroupPolicy {
             groups: config.exclusive.clone(),
@@ -132,7 +130,7 @@ impl Owner {
             gate,
             mailbox,
             reported: ReportedState::new(config.wake.is_some()),
-            models,
+            listing,
             activity: Activity::Idle,
             demand: Demand::default(),
             allowance,
@@ -144,7 +142,6 @@ impl Owner {
             child_ended: false,
             asking: None,
             probing: None,
-            discovering: None,
             next_probe: Instant::now(),
             slow_probe: false,
             seen: 0,
@@ -167,6 +164,7 @@ impl Owner {
             self.ask();
             self.settle();
         }
+        self.give_up_models();
         self.end_what_runs().await;
     }
 
@@ -187,7 +185,7 @@ impl Owner {
             Some(answer) = OptionFuture::from(answer) => Event::Answer(answer),
             Some(verdict) = OptionFuture::from(self.probing.as_mut()) => Event::Probed(verdict),
             () = sleep_until(self.next_probe), if probe_due => Event::ProbeDue,
-            Some(models) = OptionFuture::from(self.discovering.as_mut()) => Event::Discovered(models),
+            Some(found) = OptionFuture::from(self.listing.under_way()) => Event::Listed(found),
             advance = self.activity.next() => Event::Advance(advance),
             Some(exit) = OptionFuture::from(child.map(Child::exited)) => Event::ChildEnded(exit),
             () = self.gate.arrived(), if keeps_room => Event::Recheck,
@@ -203,7 +201,7 @@ impl Owner {
             Event::Answer(answer) => self.answered(answer),
             Event::Probed(verdict) => self.probed(&verdict),
             Event::ProbeDue => self.start_probe(),
-            Event::Discovered(found) => self.discovered(found),
+            Event::Listed(found) => self.listed(found),
             Event::Advance(advance) => self.advance(advance),
             Event::ChildEnded(exit) => {
                 warn!(provider.name = %self.name(), "the backend of {} {exit}", self.name());

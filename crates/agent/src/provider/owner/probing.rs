@@ -1,11 +1,10 @@
-//! How the owner probes its backend, and lists its models.
+//! How the owner probes its backend.
 
 use super::Owner;
-use crate::{models, probe::Verdict};
+use crate::probe::Verdict;
 use futures::{FutureExt, future::BoxFuture};
-use reveille_domain::ModelName;
 use tokio::time::Instant;
-use tracing::{info, warn};
+use tracing::info;
 
 impl Owner {
     pub(super) fn start_probe(&mut self) {
@@ -32,8 +31,8 @@ impl Owner {
         let was_up = self.reported.is_up();
         self.found(verdict);
         self.refused.append(&mut self.unconfirmed);
-        if self.reported.is_up() && (!was_up || self.models.is_empty()) {
-            self.discover();
+        if self.reported.is_up() {
+            self.list(!was_up);
         }
     }
 
@@ -55,25 +54,5 @@ impl Owner {
                 }
             }
         }
-    }
-
-    pub(super) fn discover(&mut self) {
-        if self.setup.config.models.is_none() && self.discovering.is_none() {
-            let client = self.setup.runner.client.clone();
-            self.discovering = Some(models::discover(client, self.setup.config.clone()).boxed());
-        }
-    }
-
-    pub(super) fn discovered(&mut self, found: Option<Vec<ModelName>>) {
-        self.discovering = None;
-        let Some(models) = found.filter(|models| *models != self.models) else {
-            return;
-        };
-        info!(provider.name = %self.name(), provider.models = models.len(), "the backend of {} lists other models than before", self.name());
-        if let Err(error) = self.setup.memory.remember(self.name(), &models) {
-            warn!(provider.name = %self.name(), %error, "can't remember the models of {}", self.name());
-        }
-        self.models = models;
-        self.reported.unregistered();
     }
 }

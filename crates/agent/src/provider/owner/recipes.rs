@@ -273,7 +273,7 @@ impl Owner {
             self.await_requests(wake);
         }
         if !was_up {
-            self.discover();
+            self.list(true);
         }
     }
 

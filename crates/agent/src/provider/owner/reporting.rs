@@ -4,7 +4,7 @@ use super::{Owner, recipes::ARRIVAL_LIMIT};
 use crate::provider::{happened::Happened, reported_state::Ask};
 use futures::{FutureExt, future::BoxFuture};
 use reveille_bus::control::{ControlAnswer, ControlError, ControlRequest, Report};
-use reveille_domain::{Epoch, ProviderSpec};
+use reveille_domain::Epoch;
 use std::time::Duration;
 use tokio::time::{Instant, sleep};
 use tracing::{error, info, warn};
@@ -26,8 +26,7 @@ impl Owner {
     /// Sends control the next report, unless it is still answering, or an older event of the provider's groups comes first.
     pub(super) fn ask(&mut self) {
         let first = self.note_unreported();
-        let undecided = self.models.is_empty() && self.discovering.is_some();
-        if self.asking.is_some() || undecided || !first {
+        if self.asking.is_some() || self.listing.is_undecided() || !first {
             return;
         }
         let Some(epoch) = self.setup.epoch.get() else {
@@ -61,14 +60,14 @@ impl Owner {
         self.group.as_ref().is_none_or(|group| group.note(unreported))
     }
 
-    pub(super) fn request(&self, epoch: Epoch, ask: &Ask) -> Option<ControlRequest> {
+    pub(super) fn request(&mut self, epoch: Epoch, ask: &Ask) -> Option<ControlRequest> {
         let provider = self.name().clone();
         Some(match ask.clone() {
             Ask::Register(seq, availability) => ControlRequest::Register {
                 epoch,
                 provider,
                 seq,
-                spec: self.spec()?,
+                spec: self.publish()?,
                 availability: Some(availability),
             },
             Ask::Resume(id, availability) => ControlRequest::Resume {
@@ -83,16 +82,6 @@ impl Owner {
     /// Whether the journal has the backend asleep, and no report is on its way that may change that.
     pub(super) fn is_recorded_asleep(&self) -> bool {
         self.asking.is_none() && self.reported.is_recorded_asleep()
-    }
-
-    pub(super) fn spec(&self) -> Option<ProviderSpec> {
-        let config = &self.setup.config;
-        ProviderSpec::new(self.models.clone(), config.wake_spec(), config.sleep.is_some())
-            .and_then(|spec| spec.in_groups(config.exclusive.clone()))
-            .map_err(
-                |error| error!(provider.name = %config.name, %error, "{} can't be published", config.name),
-            )
-            .ok()
     }
 
     pub(super) fn answered(&mut self, answer: ControlAnswer) {
@@ -162,7 +151,7 @@ impl Owner {
     /// Asks again after a pause, since another replica may answer. The members of its groups no longer wait for this report,
     /// but don't get its room either.
     pub(super) fn ask_later(&mut self, ask: Ask, happened: Option<Happened>, reason: &str) {
-        let name = self.name();
+        let name = self.name().clone();
         let Some(request) = self.setup.epoch.get().and_then(|epoch| self.request(epoch, &ask)) else {
             return self.reported.refused(&ask);
         };

@@ -4,7 +4,9 @@ use super::{
     keys::with_root,
 };
 use crate::{commands::Admin, keys::AuthMode};
-use reveille_domain::{AgentCommand, AgentName, SecretHash, SessionId, Timestamp, TokenId};
+use reveille_domain::{
+    AgentCommand, AgentName, Capability, ModelDetails, ModelName, SecretHash, SessionId, Timestamp, TokenId,
+};
 use serde_json::{Value, json};
 use std::sync::atomic::Ordering;
 use uuid::Uuid;
@@ -30,7 +32,7 @@ async fn sleeping_models_are_listed_and_listing_wakes_none() {
     assert_eq!(
         one,
         json!({
-            "id": "Qwen/Qwen3-8B", "object": "model", "created": 0, "owned_by": "reveille",
+            "id": "Qwen/Qwen3-8B", "object": "model", "created": 1, "owned_by": "reveille",
             "status": { "value": "sleeping" },
             "reveille": {
                 "status": "hibernating", "wake": null,
@@ -53,6 +55,97 @@ async fn sleeping_models_are_listed_and_listing_wakes_none() {
         (404, "model_not_found")
     );
     assert_eq!(served.hub.asked(), 0);
+}
+
+/// What a backend says of a model.
+fn details(created: u64, context_length: Option<u64>, capabilities: &[&str]) -> ModelDetails {
+    let capability = |name: &&str| Capability::parse(name).expect("legal");
+    ModelDetails {
+        created: Some(created),
+        context_length,
+        capabilities: capabilities.iter().map(capability).collect(),
+    }
+}
+
+#[tokio::test]
+async fn a_sleeping_model_tells_what_its_backend_told_and_a_pool_what_holds_for_all_of_it() {
+    let served = Served::new().await;
+    let publish = |provider: &str, details: ModelDetails| {
+        served.hub.publish(provider, "pooled", hibernating());
+        served.hub.change(provider, |registered| {
+            let model = ModelName::parse("pooled").expect("legal");
+            let spec = registered.spec.clone().with_details([(model, details)].into());
+            registered.spec = spec.expect("its model");
+        });
+    };
+    publish(
+        "a/vllm",
+        details(1_700_000_000, Some(262_144), &["tools", "vision"]),
+    );
+    let told = async |path: &str| {
+        let model = served.get(path).await.json();
+        ["created", "context_length", "max_model_len", "capabilities"].map(|key| model[key].clone())
+    };
+    let alone = [
+        json!(1_700_000_000),
+        json!(262_144),
+        json!(262_144),
+        json!(["tools", "vision"]),
+    ];
+    assert_eq!(told("/v1/models/pooled").await, alone);
+    assert_eq!(told("/v1/models/a/pooled").await, alone);
+    publish("b/vllm", details(1_600_000_000, Some(32_768), &["tools"]));
+    publish("c/vllm", details(1_800_000_000, None, &[]));
+    assert_eq!(
+        told("/v1/models/pooled").await,
+        [
+            json!(1_600_000_000),
+            json!(32_768),
+            json!(32_768),
+            json!(["tools"])
+        ]
+    );
+    assert_eq!(told("/v1/models/a/pooled").await, alone, "one of them by itself");
+}
+
+#[tokio::test]
+async fn the_latest_tag_may_be_left_out_only_where_the_backend_adds_it() {
+    let served = Served::new().await;
+    for (provider, model) in [
+        ("a/ollama", "qwen3:latest"),
+        ("b/ollama", "llama3"),
+        ("c/vllm", "plain"),
+        ("c/other", "tagged:latest"),
+    ] {
+        served.hub.publish(provider, model, active());
+        let ollama = provider.ends_with("ollama");
+        served
+            .hub
+            .change(provider, |it| it.spec = it.spec.clone().with_latest_tag(ollama));
+    }
+    let found = async |model: &str| {
+        let answer = served.get(&format!("/v1/models/{model}")).await;
+        (answer.status == 200).then(|| answer.json()["reveille"]["providers"][0]["id"].clone())
+    };
+    for (model, provider) in [
+        ("qwen3", "a/ollama"),
+        ("qwen3:latest", "a/ollama"),
+        ("a/qwen3", "a/ollama"),
+        ("llama3:latest", "b/ollama"),
+        ("b/llama3:latest", "b/ollama"),
+    ] {
+        assert_eq!(found(model).await, Some(json!(provider)), "{model}");
+    }
+    for model in ["plain:latest", "tagged", "qwen3:7b", "b/qwen3", "c/tagged"] {
+        assert_eq!(found(model).await, None, "{model}");
+    }
+    served.hub.publish("d/vllm", "qwen3", active());
+    assert_eq!(
+        found("qwen3").await,
+        Some(json!("d/vllm")),
+        "the exact name first"
+    );
+    assert_eq!(found("a/qwen3").await, Some(json!("a/ollama")));
 }
 
 /// What a list has in one of its fields, read in pages.

@@ -1,0 +1,163 @@
+//! Asks a backend for its models.
+
+use super::{
+    dialects,
+    listed::{Listed, Server},
+};
+use crate::{
+    config::{ModelConfig, ProviderConfig},
+    fetch,
+};
+use futures::{StreamExt, stream};
+use reqwest::{Client, RequestBuilder};
+use reveille_domain::{MAX_MODELS, ModelDetails, ModelName, latest_alias};
+use serde_json::{Value, json};
+use std::{collections::BTreeMap, time::Duration};
+use tokio::time::timeout;
+
+/// How long the backend may take to list its models.
+const LIST_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long it may take to say more about all of them. What comes later is left out until the next time.
+const DETAILS_TIMEOUT: Duration = Duration::from_secs(5);
+/// How many models Ollama is asked about at once.
+const SHOWN_AT_ONCE: usize = 4;
+/// The largest accepted answer.
+const MAX_LIST_BYTES: usize = 4 * 1024 * 1024;
+
+/// Asks the backend for its models: at most [`MAX_MODELS`] with legal names, by name; of a provider whose config has its models,
+/// only those. `None` when it gives no list. What is `known` of a backend that has been up since isn't asked for again.
+pub async fn discover(client: Client, provider: ProviderConfig, known: Option<Listed>) -> Option<Listed> {
+    let backend = Asked { client, provider };
+    let list = backend.get("/v1/models", LIST_TIMEOUT).await?;
+    let models = dialects::models(&list)?;
+    let server = match &known {
+        Some(known) => known.server,
+        None => backend.server().await,
+    };
+    let mut listed = Listed { server, models };
+    listed.models = match &backend.provider.models {
+        Some(wanted) => only(&listed, wanted),
+        None => listed.models.into_iter().take(MAX_MODELS).collect(),
+    };
+    // Those that were reached count even if it takes longer.
+    let _ = timeout(
+        DETAILS_TIMEOUT,
+        backend.add_details(&mut listed, &list, known.as_ref()),
+    )
+    .await;
+    Some(listed)
+}
+
+/// What the list says of the configured models, by the names in the config.
+fn only(listed: &Listed, wanted: &[ModelConfig]) -> BTreeMap<ModelName, ModelDetails> {
+    let find = |id: &ModelName| {
+        listed.models.get(id).or_else(|| {
+            let alias = latest_alias(id.as_str()).filter(|_| listed.has_latest_tag())?;
+            listed.models.get(&ModelName::parse(&alias).ok()?)
+        })
+    };
+    let found = wanted
+        .iter()
+        .filter_map(|model| Some((model.id.clone(), find(&model.id)?.clone())));
+    found.collect()
+}
+
+struct Asked {
+    client: Client,
+    provider: ProviderConfig,
+}
+
+impl Asked {
+    /// Only these answer these paths in this form. LM Studio answers 200 to everything, so the body counts.
+    async fn server(&self) -> Server {
+        let version = self.get("/api/version", LIST_TIMEOUT).await;
+        if version.is_some_and(|answer| answer["version"].is_string()) {
+            return Server::Ollama;
+        }
+        match self.lm_studio().await {
+            Some(_) => Server::LmStudio,
+            None => Server::Other,
+        }
+    }
+
+    async fn lm_studio(&self) -> Option<BTreeMap<ModelName, ModelDetails>> {
+        dialects::models(&self.get("/api/v0/models", LIST_TIMEOUT).await?)
+    }
+
+    async fn add_details(&self, listed: &mut Listed, list: &Value, known: Option<&Listed>) {
+        match listed.server {
+            Server::Ollama => self.show(listed, known).await,
+            Server::LmStudio => {
+                let more = self.lm_studio().await.unwrap_or_default();
+                for (model, details) in &mut listed.models {
+                    let Some(more) = more.get(model) else { continue };
+                    details.context_length = details.context_length.or(more.context_length);
+                    details.capabilities = dialects::union(&details.capabilities, &more.capabilities);
+                }
+            }
+            Server::Other if dialects::lacks_the_context_it_runs_with(list) => {
+                let props = self.get("/props", DETAILS_TIMEOUT).await;
+                let Some(length) = props.as_ref().and_then(dialects::context_of_props) else {
+                    return;
+                };
+                for details in listed.models.values_mut() {
+                    details.context_length = Some(length);
+                }
+            }
+            Server::Other => {}
+        }
+    }
+
+    /// Asks Ollama about each model that isn't known yet, which doesn't load it.
+    async fn show(&self, listed: &mut Listed, known: Option<&Listed>) {
+        let mut new = Vec::new();
+        for (model, details) in &mut listed.models {
+            let known = known.and_then(|known| known.models.get(model));
+            match known.filter(|known| known.context_length.is_some() || !known.capabilities.is_empty()) {
+                Some(known) => {
+                    details.context_length = known.context_length;
+                    details.capabilities.clone_from(&known.capabilities);
+                }
+                None => new.push(model.clone()),
+            }
+        }
+        let shown = stream::iter(new).map(async |model: ModelName| {
+            let request = self.request(Client::post, "/api/show");
+            let body = json!({ "model": model.as_str() });
+            let answer = read(request?.json(&body).timeout(DETAILS_TIMEOUT)).await?;
+            Some((model, dialects::shown(&answer)))
+        });
+        let mut shown = std::pin::pin!(shown.buffer_unordered(SHOWN_AT_ONCE));
+        while let Some(answer) = shown.next().await {
+            let Some((model, more)) = answer else { continue };
+            if let Some(details) = listed.models.get_mut(&model) {
+                details.context_length = more.context_length;
+                details.capabilities = more.capabilities;
+            }
+        }
+    }
+
+    async fn get(&self, path: &str, limit: Duration) -> Option<Value> {
+        let request = self.request(Client::get, path)?;
+        read(request.timeout(limit)).await
+    }
+
+    fn request(
+        &self,
+        method: impl FnOnce(&Client, url::Url) -> RequestBuilder,
+        path: &str,
+    ) -> Option<RequestBuilder> {
+        let url = self.provider.base_url.at(path).ok()?;
+        Some(fetch::authorized(
+            method(&self.client, url),
+            self.provider.api_key.as_ref(),
+        ))
+    }
+}
+
+/// The JSON of a 2xx.
+async fn read(request: RequestBuilder) -> Option<Value> {
+    let answer = request.send().await.ok()?.error_for_status().ok()?;
+    let body = fetch::read_body(answer, MAX_LIST_BYTES).await.ok()?;
+    serde_json::from_slice(&body).ok()
+}

@@ -1,0 +1,229 @@
+//! What backends have listed, for the time that they sleep.
+
+use super::listed::Listed;
+use crate::{
+    config::{ModelConfig, ProviderConfig},
+    state_dir::{StateDir, agent_file},
+};
+use parking_lot::Mutex;
+use reveille_domain::{AgentName, ModelName, ProviderName, named};
+use std::{
+    collections::{BTreeMap, HashMap},
+    io,
+    sync::Arc,
+};
+
+const FILE: &str = "models.json";
+
+/// A model of a provider by both its names.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Served {
+    /// The clients' name for it.
+    pub public: ModelName,
+    /// The backend's name for it.
+    pub id: ModelName,
+}
+
+/// What backends have listed, kept in the state directory; without one, only in memory. Within one agent a name belongs to one
+/// provider, so it also has which provider publishes what.
+#[derive(Debug, Clone, Default)]
+pub struct Memory {
+    kept: Option<(StateDir, String)>,
+    known: Arc<Mutex<BTreeMap<String, Arc<Listed>>>>,
+    taken: Arc<Mutex<HashMap<ModelName, ProviderName>>>,
+}
+
+impl Memory {
+    /// Reads what the state directory has of an agent's providers. An unreadable file is ignored: the backends will be asked
+    /// again.
+    #[must_use]
+    pub fn open(state: Option<StateDir>, agent: &AgentName) -> Self {
+        let kept = state.map(|state| (state, agent_file(agent, FILE)));
+        let read = kept.as_ref().and_then(|(state, file)| state.read(file).ok()?);
+        let known: BTreeMap<String, Listed> = read
+            .and_then(|text| serde_json::from_slice(&text).ok())
+            .unwrap_or_default();
+        let known = known.into_iter().map(|(name, listed)| (name, Arc::new(listed)));
+        Self {
+            kept,
+            known: Arc::new(Mutex::new(known.collect())),
+            taken: Arc::default(),
+        }
+    }
+
+    /// What a provider's backend last listed.
+    #[must_use]
+    pub fn recall(&self, provider: &ProviderName) -> Arc<Listed> {
+        let known = self.known.lock();
+        known.get(provider.as_str()).cloned().unwrap_or_default()
+    }
+
+    /// Remembers what a provider's backend lists.
+    ///
+    /// # Errors
+    /// When the file can't be written; until the process ends it is remembered all the same.
+    pub fn remember(&self, provider: &ProviderName, listed: Listed) -> io::Result<()> {
+        let mut known = self.known.lock();
+        known.insert(provider.to_string(), Arc::new(listed));
+        let Some((state, file)) = &self.kept else {
+            return Ok(());
+        };
+        let known: BTreeMap<&String, &Listed> =
+            known.iter().map(|(name, listed)| (name, &**listed)).collect();
+        state.write(file, &serde_json::to_vec_pretty(&known)?)
+    }
+
+    /// Reserves the names of a provider's config, whoever has listed them.
+    pub fn reserve(&self, provider: &ProviderName, models: &[ModelConfig]) {
+        let mut taken = self.taken.lock();
+        taken.retain(|_, by| by != provider);
+        taken.extend(
+            models
+                .iter()
+                .map(|model| (model.public.clone(), provider.clone())),
+        );
+    }
+
+    /// Takes names for a provider, and lets go of all others that it had. Returns those that another provider has.
+    pub fn take<'a>(
+        &self,
+        provider: &ProviderName,
+        names: impl Iterator<Item = &'a ModelName> + Clone,
+    ) -> Vec<(ModelName, ProviderName)> {
+        let mut taken = self.taken.lock();
+        taken.retain(|_, by| by != provider);
+        let mut others = Vec::new();
+        for name in names {
+            match taken.get(name) {
+                Some(by) => others.push((name.clone(), by.clone())),
+                None => {
+                    taken.insert(name.clone(), provider.clone());
+                }
+            }
+        }
+        others
+    }
+
+    /// The model that a request means by `asked`; `None` for one that the provider doesn't have.
+    #[must_use]
+    pub fn served(&self, agent: &AgentName, provider: &ProviderConfig, asked: &str) -> Option<Served> {
+        let listed = self.recall(&provider.name);
+        let latest_tag = listed.has_latest_tag();
+        let Some(models) = &provider.models else {
+            let id = named(&listed.models.keys(), latest_tag, agent, asked)?;
+            return Some(Served {
+                public: id.clone(),
+                id: id.clone(),
+            });
+        };
+        let names = models.iter().map(|model| &model.public);
+        let public = named(&names, latest_tag, agent, asked)?;
+        let model = models.iter().find(|model| model.public == *public)?;
+        Some(Served {
+            public: public.clone(),
+            id: model.id.clone(),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{config::Config, models::listed::Server};
+    use reveille_domain::ModelDetails;
+
+    fn name(raw: &str) -> ModelName {
+        ModelName::parse(raw).expect("legal")
+    }
+
+    fn provider(raw: &str) -> ProviderName {
+        ProviderName::parse(raw).expect("legal")
+    }
+
+    fn listed(server: Server, models: &[&str]) -> Listed {
+        let models = models.iter().map(|model| (name(model), ModelDetails::default()));
+        Listed {
+            server,
+            models: models.collect(),
+        }
+    }
+
+    #[test]
+    fn a_request_reaches_the_backends_name_whichever_way_it_names_the_model() {
+        let agent = AgentName::parse("box").expect("legal");
+        let text = "[[provider]]\nname = \"named\"\nbase_url = \"http://h:1\"\nmodels = [{ id = \"Org/Qwen\", as = \"qwen\" }]\n\
+                    [[provider]]\nname = \"asked\"\nbase_url = \"http://h:2\"";
+        let providers = Config::parse(text, "test.toml", &|_| None)
+            .expect("legal")
+            .providers;
+        let memory = Memory::default();
+        let id = |index: usize, asked: &str| {
+            let served = memory.served(&agent, &providers[index], asked);
+            served.map(|served| (served.public.to_string(), served.id.to_string()))
+        };
+        let renamed = Some(("qwen".to_owned(), "Org/Qwen".to_owned()));
+        assert_eq!(id(0, "qwen"), renamed);
+        assert_eq!(id(0, "box/qwen"), renamed);
+        assert_eq!((id(0, "Org/Qwen"), id(0, "qwen:latest")), (None, None));
+        let remember = |of: &str, listed| memory.remember(&provider(of), listed).expect("in memory");
+        remember("named", listed(Server::Ollama, &["Org/Qwen"]));
+        remember("asked", listed(Server::Ollama, &["llama3:latest"]));
+        assert_eq!(id(0, "qwen:latest"), renamed);
+        let same = Some(("llama3:latest".to_owned(), "llama3:latest".to_owned()));
+        assert_eq!(
+            (id(1, "llama3"), id(1, "box/llama3:latest")),
+            (same.clone(), same)
+        );
+        remember("asked", listed(Server::Other, &["llama3:latest"]));
+        assert_eq!(id(1, "llama3"), None);
+    }
+
+    #[test]
+    fn what_is_listed_survives_a_restart() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let state = StateDir::new(directory.path().join("state"));
+        let [agent, other] = ["box", "other"].map(|name| AgentName::parse(name).expect("legal"));
+        let open = |agent| Memory::open(Some(state.clone()), agent);
+        let memory = open(&agent);
+        assert!(memory.recall(&provider("p")).models.is_empty());
+        let mut known = listed(Server::Ollama, &["a", "b"]);
+        known.models.insert(
+            name("c"),
+            ModelDetails {
+                context_length: Some(8192),
+                ..ModelDetails::default()
+            },
+        );
+        memory.remember(&provider("p"), known.clone()).expect("written");
+        assert_eq!(*open(&agent).recall(&provider("p")), known);
+        assert!(
+            open(&other).recall(&provider("p")).models.is_empty(),
+            "another agent's provider"
+        );
+        state.write("box.models.json", b"garbage").expect("written");
+        assert!(open(&agent).recall(&provider("p")).models.is_empty());
+    }
+
+    #[test]
+    fn a_name_belongs_to_the_provider_that_had_it_first_or_whose_config_has_it() {
+        let memory = Memory::default();
+        let take = |by: &str, names: &[&str]| {
+            let names: Vec<_> = names.iter().map(|raw| name(raw)).collect();
+            let others = memory.take(&provider(by), names.iter());
+            let others = others.into_iter().map(|(model, by)| format!("{model} of {by}"));
+            others.collect::<Vec<_>>()
+        };
+        assert!(take("a", &["x", "y"]).is_empty());
+        assert_eq!(take("b", &["x", "z"]), ["x of a"]);
+        assert!(take("a", &["y"]).is_empty());
+        assert!(take("b", &["x", "z"]).is_empty(), "a has let go of it");
+        let config = ModelConfig {
+            id: name("id"),
+            public: name("z"),
+        };
+        memory.reserve(&provider("c"), &[config]);
+        assert_eq!(take("b", &["x", "z"]), ["z of c"]);
+        assert!(take("c", &[]).is_empty());
+        assert!(take("b", &["z"]).is_empty());
+    }
+}

@@ -1,0 +1,11 @@
+//! The models that a provider publishes: those of its config, or those that its backend lists, and what the backend says of
+//! them. Remembered while the backend sleeps.
+
+mod dialects;
+mod discover;
+mod listed;
+mod memory;
+
+pub use discover::discover;
+pub use listed::{Listed, Server};
+pub use memory::{Memory, Served};
