@@ -7,7 +7,7 @@
 //! | standing | since |
 //! |---|---|
 //! | awake | `ProviderRegistered` as `active`, `WakeSucceeded`, `BackendAwoke`, `ProviderResumed` as `active` |
-//! | asleep | `ProviderRegistered` as `hibernating`, `WakeFailed`, `WakeTimedOut`, `BackendSlept`, `ProviderResumed` as `hibernating` |
+//! | asleep | `ProviderRegistered` as `hibernating` or `down`, `WakeFailed`, `WakeTimedOut`, `BackendSlept`, `BackendWentDown`, `ProviderResumed` as `hibernating` or `down` |
 //! | as before | `WakeRequested`, `ProviderRegistered` as `waking`: nothing of the recipe is on record yet |
 //! | lost | `ProviderBecameInactive`: nobody says how the backend is; it was last awake, or asleep |
 //! | gone | `ProviderDeregistered`, `ProviderExpired` |
@@ -155,8 +155,8 @@ fn apply(members: &mut BTreeMap<String, Member>, provider: &str, name: &str, dat
     let next = match (name, data["status"].as_str()) {
         ("WakeSucceeded" | "BackendAwoke", _) => Standing::Awake,
         ("ProviderRegistered" | "ProviderResumed", Some("active")) => Standing::Awake,
-        ("ProviderRegistered" | "ProviderResumed", Some("hibernating")) => Standing::Asleep,
-        ("WakeFailed" | "WakeTimedOut" | "BackendSlept", _) => Standing::Asleep,
+        ("ProviderRegistered" | "ProviderResumed", Some("hibernating" | "down")) => Standing::Asleep,
+        ("WakeFailed" | "WakeTimedOut" | "BackendSlept" | "BackendWentDown", _) => Standing::Asleep,
         ("ProviderBecameInactive", _) => match member.standing {
             Standing::Awake | Standing::LostAwake => Standing::LostAwake,
             Standing::Asleep | Standing::LostAsleep => Standing::LostAsleep,

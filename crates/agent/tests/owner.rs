@@ -16,7 +16,7 @@ use reveille_agent::provider::Input;
 use reveille_domain::{
     Availability::Available,
     Epoch, ModelName, ProviderCommand, ReportSeq, SleepReason, WakeFailureKind,
-    provider::StatusName::{Active, Hibernating, Inactive, Waking},
+    provider::StatusName::{Active, Down, Hibernating, Inactive, Waking},
 };
 use std::time::Duration;
 
@@ -50,7 +50,7 @@ async fn a_provider_is_registered_as_its_backend_is_found() {
     Owned::start(&woken_by(&backend, "/wake")).until(Active).await;
     let closed = Closed::claim();
     Owned::start(&format!("base_url = \"{}\"\nmodels = [\"m\"]", closed.url))
-        .until(Active)
+        .until(Down)
         .await;
 }
 

@@ -24,7 +24,7 @@ use reveille_bus::{
 };
 use reveille_domain::{
     AgentName, Availability, Epoch, ProviderName,
-    provider::StatusName::{Active, Hibernating},
+    provider::StatusName::{Active, Down, Hibernating},
 };
 use reveille_tests::Nats;
 use std::time::{Duration, Instant};
@@ -296,7 +296,7 @@ async fn a_backend_that_refuses_the_connection_is_reported_asleep() {
 async fn without_a_recipe_a_backend_that_is_down_is_unavailable() {
     let closed = Closed::claim();
     let world = World::start(&format!("base_url = \"{}\"\nmodels = [\"m\"]", closed.url)).await;
-    world.until(Active).await;
+    world.until(Down).await;
     assert_eq!(
         world.fault("/v1/chat/completions").await.code,
         FaultCode::BackendUnavailable

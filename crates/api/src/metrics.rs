@@ -29,6 +29,7 @@ pub(crate) struct Metrics {
     answers: Counters<2>,
     wakes: Times,
     first_bytes: Times,
+    failed_attempts: Counters<1>,
 }
 
 impl Default for Metrics {
@@ -39,6 +40,7 @@ impl Default for Metrics {
             answers: Counters::default(),
             wakes: times(),
             first_bytes: times(),
+            failed_attempts: Counters::default(),
         }
     }
 }
@@ -78,6 +80,13 @@ impl Metrics {
         }
     }
 
+    /// Counts a request that failed at a provider. The caller may have got its answer from another one.
+    pub(crate) fn failed_attempt(&self, kind: &'static str) {
+        self.failed_attempts
+            .get_or_create(&[("kind", kind.to_owned())])
+            .inc();
+    }
+
     /// For a request that came at `begun` and that a backend answers, after a wake or at once.
     pub(crate) fn first_byte(&self, begun: Instant, waited_for_wake: bool) -> FirstByte {
         let wake = if waited_for_wake { "cold" } else { "warm" };
@@ -104,6 +113,11 @@ impl Metrics {
             "From an inference request to the first byte of its backend's answer",
             Unit::Seconds,
             self.first_bytes.clone(),
+        );
+        page.register(
+            "failed_attempts",
+            "Inference requests that failed at a provider, whether or not another one answered them",
+            self.failed_attempts.clone(),
         );
         self.register_refusals(page, dropped);
     }

@@ -94,9 +94,9 @@ pub enum Report {
         #[serde(flatten)]
         outcome: WakeOutcome,
     },
-    /// The backend fell asleep.
+    /// The backend fell asleep. Without a wake recipe it is down.
     Asleep {
-        /// What put it to sleep.
+        /// What put it to sleep, or showed that it is down.
         reason: SleepReason,
         /// The wake of another member of its group that needs the room.
         #[serde(default, skip_serializing_if = "Option::is_none")]

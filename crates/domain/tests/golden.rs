@@ -207,8 +207,9 @@ fn provider_events() -> Vec<(&'static str, ProviderEvent)> {
         ),
         (
             "provider_registered_without_recipe",
-            registered(bare, RegisteredAs::Active),
+            registered(bare.clone(), RegisteredAs::Active),
         ),
+        ("provider_registered_down", registered(bare, RegisteredAs::Down)),
         ("provider_registered_in_a_group", registered_in_a_group()),
         ("provider_registered_with_details", registered_with_details()),
         (
@@ -274,6 +275,14 @@ fn provider_events() -> Vec<(&'static str, ProviderEvent)> {
             },
         ),
         (
+            "backend_went_down",
+            ProviderEvent::BackendWentDown {
+                report: report(2),
+                reason: SleepReason::Unreachable,
+                at_ms: at(60),
+            },
+        ),
+        (
             "backend_awoke",
             ProviderEvent::BackendAwoke {
                 report: report(3),
@@ -287,6 +296,14 @@ fn provider_events() -> Vec<(&'static str, ProviderEvent)> {
             ProviderEvent::ProviderResumed {
                 report: report(4),
                 status: StableStatus::Hibernating,
+                at_ms: at(62),
+            },
+        ),
+        (
+            "provider_resumed_down",
+            ProviderEvent::ProviderResumed {
+                report: report(4),
+                status: StableStatus::Down,
                 at_ms: at(62),
             },
         ),
@@ -308,6 +325,7 @@ fn provider_states() -> Vec<(&'static str, Provider)> {
     let after = |events: &[ProviderEvent]| events.iter().fold(Provider::default(), Provider::evolve);
     let hibernating = || registered(spec(), RegisteredAs::Hibernating);
     let expired = ProviderEvent::ProviderExpired { at_ms: at(64) };
+    let bare = ProviderSpec::new(vec![model()], None, false).expect("legal");
     vec![
         ("provider_state_unregistered", Provider::default()),
         (
@@ -333,6 +351,10 @@ fn provider_states() -> Vec<(&'static str, Provider)> {
         (
             "provider_state_waking",
             after(&[hibernating(), requested(1, 10, by_request())]),
+        ),
+        (
+            "provider_state_down",
+            after(&[registered(bare, RegisteredAs::Down)]),
         ),
         (
             "provider_state_inactive",
@@ -519,7 +541,7 @@ fn every_event_has_a_snapshot() {
         .collect();
     assert_eq!(
         written.len(),
-        11,
+        12,
         "a new event needs a snapshot, and this number: {written:?}"
     );
 }

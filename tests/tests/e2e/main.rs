@@ -26,6 +26,7 @@ mod openai_sdk;
 mod operator;
 mod outages;
 mod owner;
+mod pools;
 mod recipes;
 mod relay;
 mod remembered_models;

@@ -52,12 +52,12 @@ async fn listing_and_queries_never_wake() {
 }
 
 #[tokio::test]
-async fn a_provider_without_a_recipe_is_active_even_if_unavailable() {
+async fn a_provider_without_a_recipe_is_down_while_unavailable_and_asked_all_the_same() {
     let world = World::new().await;
     let backend = world.backend(&[]);
     let api = world.api().await;
     let _agent = world.agent(&AgentConfig::new("gpu-box").provider("vllm", "qwen", &backend));
-    api.wait_for_status(LLM, "active", SOON).await;
+    api.wait_for_status(LLM, "down", SOON).await;
     assert_eq!(
         refused(&api.chat("qwen").await),
         (502, "backend_unavailable".to_owned())

@@ -233,12 +233,18 @@ impl ReportedState {
 
     fn difference(&self, status: StatusName) -> Option<Report> {
         match (status, self.backend) {
-            (StatusName::Active, Backend::Down(SleepIntent { reason, for_wake })) if self.wakeable => {
+            (StatusName::Active, Backend::Down(SleepIntent { reason, for_wake })) => {
                 Some(Report::Asleep { reason, for_wake })
             }
-            (StatusName::Hibernating | StatusName::Waking, Backend::Up) => Some(Report::Awake),
+            (StatusName::Hibernating | StatusName::Waking | StatusName::Down, Backend::Up) => {
+                Some(Report::Awake)
+            }
             (
-                StatusName::Active | StatusName::Hibernating | StatusName::Waking | StatusName::Inactive,
+                StatusName::Active
+                | StatusName::Hibernating
+                | StatusName::Waking
+                | StatusName::Down
+                | StatusName::Inactive,
                 Backend::Unknown | Backend::Doubted | Backend::Up | Backend::Down(_),
             ) => None,
         }
@@ -416,14 +422,27 @@ mod tests {
     }
 
     #[test]
-    fn without_a_recipe_nothing_is_reported_and_requests_may_always_try() {
+    fn without_a_recipe_a_backend_is_reported_down_and_back_and_requests_may_always_try() {
         let mut state = ReportedState::new(false);
         state.probed(&refused(), false, false);
         let ask = state.next_ask(EPOCH).expect("a registration");
-        state.done(&ask, Some(StatusName::Active), ReportSeq(0));
+        assert_eq!(ask, Ask::Register(ReportSeq(1), Availability::Unavailable));
+        state.done(&ask, Some(StatusName::Down), ReportSeq(1));
         assert_eq!(state.next_ask(EPOCH), None);
         assert!(state.is_open());
         assert_eq!(state.asleep(EPOCH), Ok(None));
+
+        state.probed(&Ok(()), false, false);
+        let ask = state.next_ask(EPOCH).expect("a report");
+        assert!(matches!(ask, Ask::Report(_, Report::Awake)), "{ask:?}");
+        state.done(&ask, Some(StatusName::Active), ReportSeq(2));
+        state.probed(&refused(), false, false);
+        let down = Report::Asleep {
+            reason: SleepReason::Unreachable,
+            for_wake: None,
+        };
+        assert_eq!(report(&mut state), Some((3, down)));
+        assert!(state.is_open());
     }
 
     #[test]

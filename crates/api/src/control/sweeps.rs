@@ -90,7 +90,7 @@ impl Sweeper {
                     let _ = wakes::send_again(&self.control.client, &message).await;
                 }
             }
-            Status::Active { .. } | Status::Hibernating { .. } => {
+            Status::Active { .. } | Status::Hibernating { .. } | Status::Down { .. } => {
                 if self.is_silent(snapshot) {
                     self.mark_inactive(snapshot).await;
                 }

@@ -65,6 +65,12 @@ fn register_gauges(page: &mut Registry, state: &AppState, relay: RelayStats) {
     };
     let help = "Agents with a provider that is not inactive";
     register("connected_agents", help, agents.len());
+    let is_suspect = |snapshot: &&Arc<ProviderSnapshot>| {
+        let failed = state.inference.failed_requests(snapshot);
+        failed.is_some_and(|failed| failed.suspect)
+    };
+    let help = "Providers at which this replica's last request failed";
+    register("suspect_providers", help, all.iter().filter(is_suspect).count());
     let help = "Requests of this replica that agents work on";
     register("relayed_requests", help, relay.in_flight);
     register(

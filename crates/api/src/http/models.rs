@@ -191,7 +191,8 @@ const fn rank(status: StatusName) -> u8 {
         StatusName::Active => 0,
         StatusName::Waking => 1,
         StatusName::Hibernating => 2,
-        StatusName::Inactive => 3,
+        StatusName::Down => 3,
+        StatusName::Inactive => 4,
     }
 }
 
@@ -200,7 +201,7 @@ const fn loaded(status: StatusName) -> &'static str {
         StatusName::Active => "loaded",
         StatusName::Waking => "loading",
         StatusName::Hibernating => "sleeping",
-        StatusName::Inactive => "unloaded",
+        StatusName::Down | StatusName::Inactive => "unloaded",
     }
 }
 

@@ -5,35 +5,72 @@
 //! goes on.
 
 use super::{
-    CurrentPhase, InferenceError, InferenceRequest, InferenceResponse, Phase, Relay, Timings, WakeMode,
-    in_flight::InFlight,
+    CurrentPhase, FailedRequests, InferenceError, InferenceRequest, InferenceResponse, Relay, ResponseBody,
+    Timings, WakeMode,
+    choice::Reach,
+    members::{Attempt, Members},
     model_access,
-    retry_policy::{NextStep, Outcome, RetryPolicy, Target},
+    retry_policy::{NextStep, Outcome, RetryPolicy},
 };
 use crate::{
     metrics::Metrics,
     registry::{ProviderSnapshot, Registry},
-    wakes::{WakeError, Waker, time_left, time_until_awake},
+    wakes::{WakeError, Waker},
 };
-use reveille_domain::{ProviderId, ReportId, Status, WakeFailureKind, WakeId, provider::StatusName};
-use std::{sync::Arc, time::Duration};
-use tokio::time::{Instant, sleep_until};
+use reveille_domain::{ProviderId, WakeId};
+use std::sync::Arc;
+use tokio::time::Instant;
 
 pub(crate) struct Inference {
-    registry: Registry,
-    waker: Arc<dyn Waker>,
-    relay: Arc<dyn Relay>,
+    pub(super) registry: Registry,
+    pub(super) waker: Arc<dyn Waker>,
+    pub(super) relay: Arc<dyn Relay>,
+    pub(super) members: Members,
+    pub(super) timings: Timings,
     metrics: Metrics,
-    in_flight: InFlight,
-    timings: Timings,
 }
 
 /// How far one request has come, and until when it waits.
-struct Run<'a> {
-    request: &'a InferenceRequest,
-    phase: &'a CurrentPhase,
+pub(super) struct Run<'a> {
+    pub request: &'a InferenceRequest,
+    pub phase: &'a CurrentPhase,
+    pub until: Instant,
     begun: Instant,
-    until: Instant,
+}
+
+/// What a request's attempts so far came to.
+#[derive(Default)]
+struct Earlier {
+    /// The providers that don't get the request again.
+    tried: Vec<ProviderId>,
+    /// The first that weren't sent anything.
+    refusal: Option<InferenceError>,
+    /// The last answer of a backend that doesn't serve the request.
+    answer: Option<(InferenceResponse, Attempt)>,
+    woken_by: Option<WakeId>,
+}
+
+impl Earlier {
+    fn keep(&mut self, outcome: Outcome) {
+        match outcome {
+            Outcome::Refused(error) => _ = self.refusal.get_or_insert(error),
+            // One that comes in pieces would hold up its agent.
+            Outcome::Answered(response, attempt) if matches!(response.body, ResponseBody::Whole(_)) => {
+                self.answer = Some((response, attempt));
+            }
+            Outcome::Answered(..) | Outcome::Missed { .. } => {}
+        }
+    }
+
+    /// A backend's own words say more than that no other provider could be asked.
+    fn or_answer(&mut self, last: Outcome) -> Outcome {
+        match (last, self.answer.take()) {
+            (Outcome::Refused(_) | Outcome::Missed { .. }, Some((response, attempt))) => {
+                Outcome::Answered(response, attempt)
+            }
+            (last, _) => last,
+        }
+    }
 }
 
 impl Inference {
@@ -48,10 +85,15 @@ impl Inference {
             registry,
             waker,
             relay,
-            metrics,
-            in_flight: InFlight::default(),
+            members: Members::new(metrics.clone()),
             timings,
+            metrics,
         }
+    }
+
+    /// The last requests of this replica that failed at the provider in a row.
+    pub fn failed_requests(&self, snapshot: &ProviderSnapshot) -> Option<FailedRequests> {
+        self.members.failed_requests(snapshot)
     }
 
     /// Waits for a backend's response, waking the backend if need be.
@@ -64,263 +106,36 @@ impl Inference {
         let run = Run {
             request,
             phase,
-            begun,
             until: begun + request.options.wait,
+            begun,
         };
-        let mut policy = RetryPolicy::default();
-        let (mut refused_by, mut first_refusal, mut woken_by) = (vec![], None, None);
+        let (mut policy, mut earlier) = (RetryPolicy::default(), Earlier::default());
         let mut chosen = self.choose(request)?;
         loop {
             let outcome = self.attempt(&run, &mut chosen).await;
             if let Outcome::Missed { wake_id, .. } = &outcome {
-                woken_by = woken_by.or(*wake_id);
+                earlier.woken_by = earlier.woken_by.or(*wake_id);
             }
             let next = match policy.next_step(&outcome, request.waits(run.until)) {
                 NextStep::Finish => None,
-                NextStep::AskAnother => {
-                    refused_by.push(chosen.provider.id.clone());
-                    self.best(self.registry.pool(request.model.as_str()), &refused_by)
+                NextStep::AskAnother(reach) => {
+                    earlier.tried.push(chosen.provider.id.clone());
+                    self.another(&run, reach, &earlier.tried)
                 }
-                NextStep::SendAgain(target) => self.find(target, &run, &chosen).await,
+                NextStep::SendAgain(target) => self.find(target, &run, &chosen, &earlier.tried).await,
             };
             let Some(next) = next else {
-                return self.conclude(&run, outcome, &chosen, woken_by, first_refusal);
+                return self.conclude(&run, outcome, &chosen, earlier);
             };
-            if let Outcome::Refused(error) = outcome {
-                first_refusal.get_or_insert(error);
-            }
+            earlier.keep(outcome);
             chosen = next;
         }
     }
 
     fn choose(&self, request: &InferenceRequest) -> Result<Arc<ProviderSnapshot>, InferenceError> {
         let pool = model_access::pool_for(&self.registry, &request.caller, &request.model)?;
-        self.best(pool, &[]).ok_or(InferenceError::NotReady)
-    }
-
-    /// The best of `pool` except `not`: awake before waking before asleep; of those that are awake, the least busy; of
-    /// those asleep, one whose owner didn't refuse the last wake, and whose wakes don't fail.
-    fn best(&self, pool: Vec<Arc<ProviderSnapshot>>, not: &[ProviderId]) -> Option<Arc<ProviderSnapshot>> {
-        let others = pool
-            .into_iter()
-            .filter(|snapshot| !not.contains(&snapshot.provider.id));
-        others.min_by_key(|snapshot| {
-            let provider = &snapshot.provider;
-            let asleep = || {
-                let last = provider.failures.last.as_ref();
-                let declined = last.is_some_and(|failure| failure.kind == WakeFailureKind::NotAllowed);
-                (2, declined, provider.failures.count)
-            };
-            let rank = match provider.status.name() {
-                StatusName::Active => (0, false, 0),
-                StatusName::Waking => (1, false, 0),
-                StatusName::Hibernating => asleep(),
-                StatusName::Inactive => (3, false, 0),
-            };
-            (rank, self.in_flight.of(&provider.id))
-        })
-    }
-
-    /// One attempt at `chosen`, which afterwards is the provider as it was when the request was sent.
-    async fn attempt(&self, run: &Run<'_>, chosen: &mut Arc<ProviderSnapshot>) -> Outcome {
-        let wake_id = match &chosen.provider.status {
-            Status::Active { .. } => None,
-            Status::Inactive { reason, .. } => {
-                let inactive = WakeError::Inactive {
-                    provider: chosen.provider.id.clone(),
-                    reason: *reason,
-                };
-                return Outcome::Refused(inactive.into());
-            }
-            Status::Hibernating { .. } | Status::Waking { .. } => match self.wake(run, chosen).await {
-                Ok((woken, wake_id)) => {
-                    *chosen = woken;
-                    wake_id
-                }
-                Err(error) => return Outcome::Refused(error),
-            },
-        };
-        self.send(run, chosen, wake_id).await
-    }
-
-    /// Sends the request to `chosen` as soon as there is memory for the response.
-    async fn send(
-        &self,
-        run: &Run<'_>,
-        chosen: &mut Arc<ProviderSnapshot>,
-        wake_id: Option<WakeId>,
-    ) -> Outcome {
-        let provider = chosen.provider.id.clone();
-        run.phase.enter(Phase::Queued(provider.clone()));
-        let guard = self.in_flight.enter(&provider);
-        let reserved = self.relay.reserve(run.request.room_by(run.until)).await;
-        // The agent may have restarted while the request waited.
-        let Some(current) = self.registry.get(&provider) else {
-            return Outcome::Refused(self.gone(provider));
-        };
-        *chosen = current;
-        let sent = match reserved {
-            Ok(reserved) => {
-                run.phase.enter(Phase::Answering(provider.clone()));
-                let (head, body) = (run.request.head(chosen, run.until), run.request.body.clone());
-                let (agent, epoch) = (&provider.agent, chosen.provider.epoch);
-                reserved.send(agent, epoch, head, body).await
-            }
-            Err(error) => Err(error),
-        };
-        match sent {
-            Ok((head, body)) => {
-                let response = InferenceResponse {
-                    provider,
-                    wake_id,
-                    head,
-                    body,
-                };
-                Outcome::Answered(response, guard)
-            }
-            Err(error) => Outcome::Missed {
-                sequence: chosen.sequence,
-                wake_id,
-                error,
-            },
-        }
-    }
-
-    async fn wake(
-        &self,
-        run: &Run<'_>,
-        chosen: &ProviderSnapshot,
-    ) -> Result<(Arc<ProviderSnapshot>, Option<WakeId>), InferenceError> {
-        let provider = &chosen.provider.id;
-        let request = run.request;
-        match request.options.wake {
-            WakeMode::Never => Err(InferenceError::Asleep {
-                provider: provider.clone(),
-            }),
-            WakeMode::Block => {
-                run.phase.enter(Phase::Waking(provider.clone()));
-                self.check_wait(run, chosen).await?;
-                let woken = self
-                    .waker
-                    .ensure_awake(provider, request.cause(), run.until)
-                    .await?;
-                Ok((woken.snapshot, woken.wake_id))
-            }
-            WakeMode::Async => {
-                let ticket = self.waker.begin(provider, request.cause()).await?;
-                if let Some(wake) = ticket.wake {
-                    return Err(InferenceError::Waking {
-                        provider: provider.clone(),
-                        wake_id: wake.id,
-                        left: time_left(chosen, &wake),
-                    });
-                }
-                // It is awake, and this replica is about to see it.
-                let seen_by = Instant::now() + self.timings.report;
-                self.registry.applied_to(ticket.sequence, seen_by).await;
-                let snapshot = self.registry.get(provider);
-                snapshot.map(|snapshot| (snapshot, None)).ok_or_else(|| {
-                    WakeError::Unknown {
-                        provider: provider.clone(),
-                    }
-                    .into()
-                })
-            }
-        }
-    }
-
-    /// Refuses a request at once if the wake usually takes longer than the request waits; the wake begins all the same.
-    async fn check_wait(&self, run: &Run<'_>, chosen: &ProviderSnapshot) -> Result<(), InferenceError> {
-        let waits = run.until.saturating_duration_since(Instant::now());
-        let Some(left) = time_until_awake(chosen).filter(|left| *left > waits) else {
-            return Ok(());
-        };
-        let provider = chosen.provider.id.clone();
-        let ticket = self.waker.begin(&provider, run.request.cause()).await?;
-        match ticket.wake {
-            None => Ok(()),
-            Some(wake) => Err(InferenceError::WaitTooShort {
-                provider,
-                wake_id: wake.id,
-                left,
-                waits,
-            }),
-        }
-    }
-
-    /// The provider that `target` means for a request that `missed` didn't get; `None` when there is none.
-    async fn find(
-        &self,
-        target: Target,
-        run: &Run<'_>,
-        missed: &ProviderSnapshot,
-    ) -> Option<Arc<ProviderSnapshot>> {
-        let id = &missed.provider.id;
-        let another = || {
-            let pool = self.registry.pool(run.request.model.as_str());
-            let another = self.best(pool, std::slice::from_ref(id));
-            another.filter(|snapshot| snapshot.provider.status.name() == StatusName::Active)
-        };
-        match target {
-            Target::OnceBack => self.once_back(missed, run).await,
-            Target::Another => another(),
-            Target::AnotherOrSame { pause } => {
-                run.phase.enter(Phase::Queued(id.clone()));
-                sleep_until(run.until.min(Instant::now() + pause)).await;
-                another().or_else(|| self.registry.get(id))
-            }
-            Target::AnotherOrOnceBack => match another() {
-                Some(another) => Some(another),
-                None => self.once_back(missed, run).await,
-            },
-            Target::AnotherOrOnceAsleep(report) => match another() {
-                Some(another) => Some(another),
-                None => self.once_asleep(missed, report, run).await,
-            },
-        }
-    }
-
-    /// The provider once the fold shows that it sleeps. A report that the fold had when the request was sent says nothing of
-    /// this sleep.
-    async fn once_asleep(
-        &self,
-        missed: &ProviderSnapshot,
-        report: Option<ReportId>,
-        run: &Run<'_>,
-    ) -> Option<Arc<ProviderSnapshot>> {
-        let id = &missed.provider.id;
-        if report.is_none() {
-            run.phase.enter(Phase::FallingAsleep(id.clone()));
-        }
-        let sleeps = |snapshot: &Arc<ProviderSnapshot>| {
-            let reported = report.is_some_and(|report| snapshot.provider.last_report() >= report);
-            reported && snapshot.sequence > missed.sequence
-                || snapshot.provider.status.name() != StatusName::Active
-        };
-        self.changed(id, self.timings.report, run, sleeps).await
-    }
-
-    /// The provider once its agent has reported something new, or after as long as a reconnect takes.
-    async fn once_back(&self, missed: &ProviderSnapshot, run: &Run<'_>) -> Option<Arc<ProviderSnapshot>> {
-        let id = &missed.provider.id;
-        run.phase.enter(Phase::Reaching(id.clone()));
-        let is_new = |snapshot: &Arc<ProviderSnapshot>| snapshot.sequence > missed.sequence;
-        self.changed(id, self.timings.absence, run, is_new).await
-    }
-
-    /// The provider once `condition` holds, or after `most`; `None` when it is gone.
-    async fn changed(
-        &self,
-        id: &ProviderId,
-        most: Duration,
-        run: &Run<'_>,
-        condition: impl FnMut(&Arc<ProviderSnapshot>) -> bool,
-    ) -> Option<Arc<ProviderSnapshot>> {
-        let mut states = self.registry.watch(id)?;
-        let deadline = run.until.min(Instant::now() + most);
-        // Whether the condition came to hold or not, the fold's present state decides.
-        let _ = tokio::time::timeout_at(deadline, states.wait_for(condition)).await;
-        self.registry.get(id)
+        let best = self.members.choose(&pool, Reach::All, &[]);
+        best.ok_or(InferenceError::NotReady)
     }
 
     /// What the caller gets once no step follows.
@@ -329,23 +144,22 @@ impl Inference {
         run: &Run<'_>,
         outcome: Outcome,
         chosen: &ProviderSnapshot,
-        woken_by: Option<WakeId>,
-        first_refusal: Option<InferenceError>,
+        mut earlier: Earlier,
     ) -> Result<InferenceResponse, InferenceError> {
         let provider = || chosen.provider.id.clone();
-        match outcome {
-            Outcome::Answered(mut response, guard) => {
-                response.wake_id = response.wake_id.or(woken_by);
+        match earlier.or_answer(outcome) {
+            Outcome::Answered(mut response, attempt) => {
+                response.wake_id = response.wake_id.or(earlier.woken_by);
                 let is_cold = response.wake_id.is_some();
                 let first_byte = response
                     .is_success()
                     .then(|| self.metrics.first_byte(run.begun, is_cold));
-                response.body = response.body.observed(guard, first_byte);
+                response.body = response.body.observed(attempt, first_byte);
                 Ok(response)
             }
             // The first provider's refusal says more than that a quota keeps another one out of reach.
             Outcome::Refused(error) if error.is_about_one_provider() || error.is_quota() => {
-                Err(first_refusal.unwrap_or(error))
+                Err(earlier.refusal.unwrap_or(error))
             }
             Outcome::Refused(error) => Err(error.after(run.begun.elapsed())),
             Outcome::Missed { error, .. } if error.is_leaving() => Err(if run.request.waits(run.until) {
@@ -360,13 +174,14 @@ impl Inference {
             Outcome::Missed { wake_id, error, .. } => Err(InferenceError::Relay {
                 provider: provider(),
                 wake_id,
-                error,
+                error: Box::new(error),
+                failing_for: self.members.failing_for(chosen),
             }),
         }
     }
 
     /// Why a provider has left the fold.
-    fn gone(&self, provider: ProviderId) -> InferenceError {
+    pub(super) fn gone(&self, provider: ProviderId) -> InferenceError {
         if self.registry.is_ready() {
             WakeError::Unknown { provider }.into()
         } else {

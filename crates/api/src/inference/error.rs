@@ -41,11 +41,13 @@ pub(crate) enum InferenceError {
     },
     #[error(transparent)]
     Wake(Box<WakeError>),
+    /// `failing_for`: for how long the provider's requests have failed before this one.
     #[error("{provider}: {error}")]
     Relay {
         provider: ProviderId,
         wake_id: Option<WakeId>,
-        error: RelayError,
+        error: Box<RelayError>,
+        failing_for: Option<Duration>,
     },
     /// The backend's response can't be passed on.
     #[error("the backend of {provider} answered {what}")]

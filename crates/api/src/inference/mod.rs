@@ -1,22 +1,27 @@
 //! One inference request, from its checked body to a backend's response. How the response becomes HTTP is
 //! [`crate::http`]'s business.
 
+mod attempt;
 mod body_budget;
+mod choice;
 mod dispatch;
 mod error;
 pub(crate) mod headers;
-mod in_flight;
+mod health;
+mod members;
 mod model_access;
 mod options;
 mod peek;
 mod phase;
 mod relay;
 mod request;
+mod resend;
 mod retry_policy;
 
 pub(crate) use body_budget::{BodyBudget, HeldBytes};
 pub(crate) use dispatch::Inference;
 pub(crate) use error::InferenceError;
+pub(crate) use members::FailedRequests;
 pub(crate) use model_access::{pool_for, pools_for};
 pub(crate) use options::{BadOption, Options, Progress, WakeMode};
 pub(crate) use peek::{BadBody, Endpoint, peek};

@@ -1,6 +1,6 @@
 //! The way to the backends. A port, so that the request path can be tested without NATS.
 
-use super::in_flight::InFlightGuard;
+use super::{health::Failure, members::Attempt};
 use crate::metrics::FirstByte;
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -41,20 +41,37 @@ pub(crate) enum ResponseBody {
 }
 
 impl ResponseBody {
-    /// Keeps `guard` until the last piece has come, and tells `first_byte` when the first one comes.
-    pub(super) fn observed(self, guard: InFlightGuard, mut first_byte: Option<FirstByte>) -> Self {
+    /// What has come together with the head.
+    pub(super) fn beginning(&self) -> &[u8] {
+        match self {
+            Self::Whole(bytes) => bytes,
+            Self::Pieces(_) => &[],
+        }
+    }
+
+    /// Keeps `attempt` until the last piece has come. `first_byte`, of a successful answer: the first piece tells it, and
+    /// shows that the backend works. An error shows that it doesn't.
+    pub(super) fn observed(self, attempt: Attempt, mut first_byte: Option<FirstByte>) -> Self {
         match self {
             Self::Whole(bytes) => {
                 if let Some(first_byte) = first_byte {
                     first_byte.seen();
+                    attempt.served();
                 }
                 Self::Whole(bytes)
             }
             Self::Pieces(pieces) => {
-                let observed = pieces.inspect(move |piece| {
-                    let _held = &guard;
-                    if let Some(first_byte) = first_byte.take_if(|_| piece.is_ok()) {
-                        first_byte.seen();
+                let observed = pieces.inspect(move |piece| match piece {
+                    Ok(_) => {
+                        if let Some(first_byte) = first_byte.take() {
+                            first_byte.seen();
+                            attempt.served();
+                        }
+                    }
+                    Err(error) => {
+                        if let Some(failure) = Failure::in_error(error) {
+                            attempt.failed(failure);
+                        }
                     }
                 });
                 Self::Pieces(observed.boxed())

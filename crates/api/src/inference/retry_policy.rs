@@ -1,6 +1,11 @@
 //! What follows each attempt to answer a request. Pure: [`super::dispatch`] carries it out.
 
-use super::{InferenceError, InferenceResponse, in_flight::InFlightGuard};
+use super::{
+    InferenceError, InferenceResponse,
+    choice::Reach,
+    health::{Failure, FailureKind},
+    members::Attempt,
+};
 use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
 use reveille_bus::relay::{FaultCode, RelayError, RelayFault};
 use reveille_domain::{ReportId, WakeId};
@@ -8,8 +13,10 @@ use std::time::Duration;
 
 /// How often a request may be refused because its backend sleeps, while the journal says nothing new of it.
 const MAX_ASLEEP: u32 = 5;
-/// How often it is sent again for any other reason.
+/// How often it is sent again to an agent that was away.
 const MAX_MISSED: u32 = 1;
+/// How often it goes to another backend although one has seen it: a request that breaks backends breaks no more than two.
+const MAX_SEEN: u32 = 1;
 /// The pause before a request goes to an agent again that is at its limit; it doubles up to the longest.
 const FIRST_FULL_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_FULL_PAUSE: Duration = Duration::from_secs(2);
@@ -17,7 +24,7 @@ const LONGEST_FULL_PAUSE: Duration = Duration::from_secs(2);
 /// How one attempt ended.
 pub(super) enum Outcome {
     /// The backend answered, with any status.
-    Answered(InferenceResponse, InFlightGuard),
+    Answered(InferenceResponse, Attempt),
     /// Nothing was sent.
     Refused(InferenceError),
     /// The request was sent, or should have been, and no response came.
@@ -34,8 +41,9 @@ pub(super) enum Outcome {
 pub(super) enum NextStep {
     /// The outcome is final.
     Finish,
-    /// Try a provider of the pool that hasn't refused the request; if there is none, the first refusal is final.
-    AskAnother,
+    /// Try a provider of the pool that hasn't been tried; if there is none in reach, the outcome is final. The present one
+    /// doesn't get the request again.
+    AskAnother(Reach),
     /// Send the request again; if its target doesn't exist, the outcome is final.
     SendAgain(Target),
 }
@@ -43,8 +51,6 @@ pub(super) enum NextStep {
 /// Where a request is sent again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Target {
-    /// To another provider of the pool that is awake.
-    Another,
     /// After a pause, to another one that is awake, or to the same one.
     AnotherOrSame { pause: Duration },
     /// To another one that is awake, or to the same one once the fold shows that it sleeps: by this report, if the agent
@@ -63,6 +69,7 @@ pub(super) struct RetryPolicy {
     /// The provider's state at which `asleep` was counted.
     asleep_at: u64,
     missed: u32,
+    seen: u32,
     full_pauses: ExponentialBackoff,
 }
 
@@ -77,6 +84,7 @@ impl Default for RetryPolicy {
             asleep: 0,
             asleep_at: 0,
             missed: 0,
+            seen: 0,
             full_pauses: full_pauses.build(),
         }
     }
@@ -85,22 +93,34 @@ impl Default for RetryPolicy {
 impl RetryPolicy {
     /// Decides what follows `outcome`. `may_wait`: the caller waits for wakes and still has time.
     ///
-    /// 1. An answer is final, whatever its status.
-    /// 2. A refusal that concerns one provider alone (its wake failed, its queue is full …): ask another one of the pool.
-    /// 3. Any other refusal is final: the key's quota, the caller's own time, an unreachable journal.
-    /// 4. The agent is at its limit and the caller may wait: send again after a pause, as often as that happens.
-    /// 5. The backend is being put to sleep and the caller may wait: send again, as often as that happens.
-    /// 6. A backend may have seen the request: final. It is never sent twice.
-    /// 7. The backend was asleep: send again, up to [`MAX_ASLEEP`] times for one state of the provider. After another wake
+    /// 1. An answer with which no model has worked on the request ([`FailureKind::Declined`]): ask another one that works.
+    /// 2. An answer with any other 5xx, or a connection that the backend closed before its answer: ask another one that is
+    ///    awake, [`MAX_SEEN`] times. The backend has ended the request itself, so nothing works on it any more.
+    /// 3. A 404 for another reason than the model, such as an unknown path: ask another one that is awake. Any other answer
+    ///    is final.
+    /// 4. A refusal that concerns one provider alone (its wake failed, its queue is full …): ask another one of the pool.
+    /// 5. Any other refusal is final: the key's quota, the caller's own time, an unreachable journal.
+    /// 6. The agent is at its limit and the caller may wait: send again after a pause, as often as that happens.
+    /// 7. The backend is being put to sleep and the caller may wait: send again, as often as that happens.
+    /// 8. A backend may be working on the request: final.
+    /// 9. The backend was asleep: send again, up to [`MAX_ASLEEP`] times for one state of the provider. After another wake
     ///    the count begins again.
-    /// 8. No backend was reached: send again, up to [`MAX_MISSED`] times, unless the error would come again anywhere.
+    /// 10. The agent is away: send again, up to [`MAX_MISSED`] times, and then ask another one that works.
+    /// 11. No backend was reached: ask another one that works, unless the error would come again anywhere.
     pub(super) fn next_step(&mut self, outcome: &Outcome, may_wait: bool) -> NextStep {
         let (error, sequence) = match outcome {
-            Outcome::Answered(..) => return NextStep::Finish,
-            Outcome::Refused(error) if error.is_about_one_provider() => return NextStep::AskAnother,
+            Outcome::Answered(response, _) => {
+                return self.after_answer(response.head.status, response.body.beginning());
+            }
+            Outcome::Refused(error) if error.is_about_one_provider() => {
+                return NextStep::AskAnother(Reach::All);
+            }
             Outcome::Refused(_) => return NextStep::Finish,
             Outcome::Missed { error, sequence, .. } => (error, *sequence),
         };
+        if matches!(error, RelayError::Fault(fault) if fault.code == FaultCode::BackendFailed) {
+            return self.after_it_was_seen();
+        }
         if error.is_agent_full() && may_wait {
             let pause = self.full_pauses.next().unwrap_or(LONGEST_FULL_PAUSE);
             return NextStep::SendAgain(Target::AnotherOrSame { pause });
@@ -108,10 +128,36 @@ impl RetryPolicy {
         if error.is_leaving() && may_wait {
             return NextStep::SendAgain(Target::AnotherOrOnceAsleep(None));
         }
-        if !error.never_handed_over() || self.is_over_cap(error, sequence) {
+        if !error.never_handed_over() {
             return NextStep::Finish;
         }
-        target(error).map_or(NextStep::Finish, NextStep::SendAgain)
+        let next = unreached(error);
+        match next {
+            NextStep::SendAgain(target) if self.is_over_cap(error, sequence) => match target {
+                Target::AnotherOrOnceBack => NextStep::AskAnother(Reach::Working),
+                Target::AnotherOrOnceAsleep(_) | Target::AnotherOrSame { .. } | Target::OnceBack => {
+                    NextStep::Finish
+                }
+            },
+            NextStep::SendAgain(_) | NextStep::AskAnother(_) | NextStep::Finish => next,
+        }
+    }
+
+    fn after_answer(&mut self, status: u16, beginning: &[u8]) -> NextStep {
+        match Failure::in_answer(status, beginning).map(|failure| failure.kind) {
+            Some(FailureKind::Declined) => NextStep::AskAnother(Reach::Working),
+            Some(_) => self.after_it_was_seen(),
+            None if status == 404 => NextStep::AskAnother(Reach::Awake),
+            None => NextStep::Finish,
+        }
+    }
+
+    fn after_it_was_seen(&mut self) -> NextStep {
+        self.seen += 1;
+        if self.seen > MAX_SEEN {
+            return NextStep::Finish;
+        }
+        NextStep::AskAnother(Reach::Awake)
     }
 
     fn is_over_cap(&mut self, error: &RelayError, sequence: u64) -> bool {
@@ -128,30 +174,34 @@ impl RetryPolicy {
     }
 }
 
-fn target(error: &RelayError) -> Option<Target> {
+/// What follows when the request reached no backend.
+fn unreached(error: &RelayError) -> NextStep {
     match error {
         RelayError::Fault(RelayFault { code, report, .. }) => match code {
-            FaultCode::Asleep if report.is_some() => Some(Target::AnotherOrOnceAsleep(*report)),
-            FaultCode::Asleep | FaultCode::BackendUnavailable | FaultCode::Overloaded => {
-                Some(Target::Another)
+            FaultCode::Asleep if report.is_some() => {
+                NextStep::SendAgain(Target::AnotherOrOnceAsleep(*report))
             }
-            FaultCode::UnknownProvider | FaultCode::ShuttingDown => Some(Target::AnotherOrOnceBack),
+            FaultCode::Asleep | FaultCode::Overloaded => NextStep::AskAnother(Reach::Awake),
+            FaultCode::BackendUnavailable => NextStep::AskAnother(Reach::Working),
+            FaultCode::UnknownProvider | FaultCode::ShuttingDown => {
+                NextStep::SendAgain(Target::AnotherOrOnceBack)
+            }
             FaultCode::BackendFailed
             | FaultCode::BackendTimeout
             | FaultCode::Cancelled
             | FaultCode::BadFrame
             | FaultCode::Lost
-            | FaultCode::Unknown => None,
+            | FaultCode::Unknown => NextStep::Finish,
         },
-        RelayError::NoResponders => Some(Target::AnotherOrOnceBack),
-        RelayError::Disconnected => Some(Target::OnceBack),
+        RelayError::NoResponders => NextStep::SendAgain(Target::AnotherOrOnceBack),
+        RelayError::Disconnected => NextStep::SendAgain(Target::OnceBack),
         RelayError::Overloaded
         | RelayError::HeadTooLarge
         | RelayError::Gap { .. }
         | RelayError::Silent { .. }
         | RelayError::Overdrawn
         | RelayError::Malformed(_)
-        | RelayError::Closed => None,
+        | RelayError::Closed => NextStep::Finish,
     }
 }
 
@@ -205,7 +255,7 @@ mod tests {
         for _ in 0..20 {
             assert_eq!(
                 policy.next_step(&refused(unknown.clone()), true),
-                NextStep::AskAnother
+                NextStep::AskAnother(Reach::All)
             );
         }
         assert_eq!(policy.next_step(&refused(unavailable), true), NextStep::Finish);
@@ -224,7 +274,7 @@ mod tests {
         let next = policy.next_step(&leaving, false);
         assert_eq!(
             next,
-            NextStep::SendAgain(Target::Another),
+            NextStep::AskAnother(Reach::Awake),
             "nobody waits for this one"
         );
     }
@@ -241,9 +291,14 @@ mod tests {
             policy.next_step(&away(), true),
             NextStep::SendAgain(Target::AnotherOrOnceBack)
         );
-        for over in [asleep(1), away(), missed(RelayError::Disconnected)] {
+        for over in [asleep(1), missed(RelayError::Disconnected)] {
             assert_eq!(policy.next_step(&over, true), NextStep::Finish);
         }
+        assert_eq!(
+            policy.next_step(&away(), true),
+            NextStep::AskAnother(Reach::Working),
+            "each of the others once"
+        );
         let woken_since = policy.next_step(&asleep(2), true);
         assert_eq!(woken_since, once_asleep, "another wake is another try");
     }
@@ -267,15 +322,14 @@ mod tests {
         let next = policy.next_step(&full, false);
         assert_eq!(
             next,
-            NextStep::SendAgain(Target::Another),
+            NextStep::AskAnother(Reach::Awake),
             "only to one that is free"
         );
     }
 
     #[test]
-    fn what_a_backend_may_have_seen_is_final() {
+    fn what_a_backend_may_be_working_on_is_final() {
         for outcome in [
-            fault(FaultCode::BackendFailed),
             fault(FaultCode::BackendTimeout),
             fault(FaultCode::Lost),
             fault(FaultCode::Unknown),
@@ -293,12 +347,45 @@ mod tests {
             assert_eq!(first_step(&outcome), NextStep::Finish);
         }
         let unavailable = fault(FaultCode::BackendUnavailable);
-        assert_eq!(first_step(&unavailable), NextStep::SendAgain(Target::Another));
+        assert_eq!(first_step(&unavailable), NextStep::AskAnother(Reach::Working));
         for code in [FaultCode::ShuttingDown, FaultCode::UnknownProvider] {
             assert_eq!(
                 first_step(&fault(code)),
                 NextStep::SendAgain(Target::AnotherOrOnceBack)
             );
         }
+    }
+
+    #[test]
+    fn a_request_that_a_backend_has_ended_itself_goes_to_one_other_that_is_awake() {
+        let mut policy = RetryPolicy::default();
+        let other = NextStep::AskAnother(Reach::Awake);
+        assert_eq!(policy.next_step(&fault(FaultCode::BackendFailed), true), other);
+        for _ in 0..2 {
+            let next = policy.next_step(&fault(FaultCode::BackendFailed), true);
+            assert_eq!(next, NextStep::Finish);
+            assert_eq!(policy.after_answer(500, b""), NextStep::Finish);
+        }
+        assert_eq!(RetryPolicy::default().after_answer(500, b""), other);
+    }
+
+    #[test]
+    fn an_answer_of_a_member_that_does_not_serve_leads_on_and_any_other_is_final() {
+        let mut policy = RetryPolicy::default();
+        for status in [302, 401, 403, 404, 429, 502, 503, 504] {
+            for _ in 0..3 {
+                let next = policy.after_answer(status, b"no model");
+                assert_eq!(next, NextStep::AskAnother(Reach::Working), "{status}");
+            }
+        }
+        for status in [200, 400, 413, 422] {
+            assert_eq!(
+                policy.after_answer(status, b"no model"),
+                NextStep::Finish,
+                "{status}"
+            );
+        }
+        let path = policy.after_answer(404, b"no such path");
+        assert_eq!(path, NextStep::AskAnother(Reach::Awake), "it wakes nothing");
     }
 }

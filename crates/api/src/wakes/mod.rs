@@ -346,6 +346,7 @@ impl Wakes {
                 provider: id.clone(),
                 reason: *reason,
             }),
+            Status::Down { .. } => Err(WakeError::NoRecipe { provider: id.clone() }),
             // The wake in flight had just passed its deadline, and its failures hold the next one back.
             Status::Hibernating { since_ms } => Err(held(id, provider, *since_ms)),
         }

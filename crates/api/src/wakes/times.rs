@@ -58,7 +58,7 @@ pub(crate) fn time_until_awake(snapshot: &ProviderSnapshot) -> Option<Duration> 
     match &snapshot.provider.status {
         Status::Hibernating { .. } => WakeTimes::of(snapshot).map(|times| times.p50),
         Status::Waking { wake } => time_left(snapshot, wake),
-        Status::Active { .. } | Status::Inactive { .. } => None,
+        Status::Active { .. } | Status::Down { .. } | Status::Inactive { .. } => None,
     }
 }
 

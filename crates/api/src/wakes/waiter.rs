@@ -46,6 +46,9 @@ impl Waiter {
                 Ok(WaitState::Waking)
             }
             Status::Hibernating { .. } => Ok(WaitState::Asleep),
+            Status::Down { .. } => Err(WakeError::NoRecipe {
+                provider: self.provider.clone(),
+            }),
             Status::Inactive { reason, .. } => Err(WakeError::Inactive {
                 provider: self.provider.clone(),
                 reason: *reason,

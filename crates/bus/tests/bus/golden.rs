@@ -8,8 +8,8 @@ use cqrs_es::{Aggregate, event_sink::EventSink};
 use reveille_bus::commit::{Commit, CommitHash};
 use reveille_domain::{
     AdvanceReason, Agent, AgentCommand, AgentKey, Availability, CommandId, Epoch, GROUP_STAGE, Key,
-    KeyCommand, Provider, ProviderCommand, ReportId, ReportSeq, SecretHash, SessionId, SleepReason, Stage,
-    Timestamp, TokenId, WakeCause, WakeFailure, WakeFailureKind, WakeId, WakeOutcome,
+    KeyCommand, Provider, ProviderCommand, ProviderSpec, ReportId, ReportSeq, SecretHash, SessionId,
+    SleepReason, Stage, Timestamp, TokenId, WakeCause, WakeFailure, WakeFailureKind, WakeId, WakeOutcome,
 };
 use std::{collections::BTreeSet, env, fs, path::PathBuf, time::Duration};
 use uuid::Uuid;
@@ -26,13 +26,14 @@ const AGENT_EVENTS: [&str; 5] = [
 const KEY_EVENTS: [&str; 3] = ["KeyCreated", "KeyRotated", "KeyRevoked"];
 /// The public half of no one's key.
 const AGENT_KEY: &str = "UDXU4RCSJNZOIQHZNWXHXORDPRTGNJAHAHFRGZNEEJCPQTT2M7NLCNF4";
-const PROVIDER_EVENTS: [&str; 11] = [
+const PROVIDER_EVENTS: [&str; 12] = [
     "ProviderRegistered",
     "WakeRequested",
     "WakeSucceeded",
     "WakeFailed",
     "WakeTimedOut",
     "BackendSlept",
+    "BackendWentDown",
     "BackendAwoke",
     "ProviderBecameInactive",
     "ProviderResumed",
@@ -220,6 +221,18 @@ fn register(epoch: u64, availability: Availability, at: Timestamp) -> ProviderCo
     }
 }
 
+/// Published by a later session, without a wake recipe.
+fn register_without_recipe(at: Timestamp) -> ProviderCommand {
+    ProviderCommand::Register {
+        id: provider(),
+        epoch: Epoch(3),
+        seq: ReportSeq(0),
+        spec: ProviderSpec::new(spec().models().to_vec(), None, false).unwrap(),
+        availability: Some(Availability::Available),
+        at,
+    }
+}
+
 fn report(epoch: u64, seq: u64) -> ReportId {
     ReportId {
         epoch: Epoch(epoch),
@@ -302,6 +315,13 @@ fn provider_commands() -> Vec<ProviderCommand> {
         ProviderCommand::Deregister {
             epoch: Epoch(2),
             at: at(2_020),
+        },
+        register_without_recipe(at(2_030)),
+        ProviderCommand::ReportAsleep {
+            report: report(3, 1),
+            reason: SleepReason::Unreachable,
+            for_wake: None,
+            at: at(2_040),
         },
     ]
 }

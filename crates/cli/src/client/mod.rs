@@ -13,7 +13,7 @@ pub mod table;
 pub use actions::{Sleep, Wake, sleep, wake};
 pub use api::{ApiClient, is_local};
 pub use events::{Events, events};
-pub use format::{Row, field, moment};
+pub use format::{Row, age, field, moment, printable};
 pub use health::health;
 pub use listings::{Published, Wakes, llms, providers, wakes};
 pub use output::{line, print};

@@ -39,7 +39,7 @@ pub const LLMS: Columns = &[
 /// The providers, with the time since each one's status changed.
 pub const PROVIDERS: Columns = &[
     ("PROVIDER", Value("/id")),
-    ("STATUS", Value("/status")),
+    ("STATUS", Text(status)),
     ("SINCE", Age("since_ms")),
     ("MODELS", Value("/models")),
     ("WAKES", Value("/wakes/requested")),
@@ -103,6 +103,17 @@ impl Cell {
             Moment(name) => moment(&row[*name], now.time_zone()),
             Text(text) => text(row, now.timestamp()),
         }
+    }
+}
+
+/// The status; a provider that counts as active may fail all the same.
+fn status(row: &Row, _: Timestamp) -> String {
+    let status = word(&row["status"]);
+    let fails = row["status"] == "active" && row["failed_requests"]["suspect"] == true;
+    if fails {
+        format!("{status}, failing")
+    } else {
+        status
     }
 }
 
@@ -201,6 +212,10 @@ mod tests {
             json!({"id": "gpu-box/llama", "status": "hibernating", "since_ms": NOW_MS - 1_000, "models": ["c"],
             "wakes": {"requested": 2}, "last_wakes": [{"requested_at_ms": NOW_MS - 5_000, "ended_at_ms": NOW_MS - 2_000}],
             "failures": {"count": 3, "held_until_ms": NOW_MS + 3_500, "last": {"reason": "the backend ended"}}}),
+            json!({"id": "lab/phi", "status": "active", "since_ms": NOW_MS - 5_000, "models": ["d"],
+            "wakes": {"requested": 0}, "failed_requests": {"suspect": true, "count": 2}}),
+            json!({"id": "pc/ollama", "status": "down", "since_ms": NOW_MS - 60_000, "models": ["d"],
+            "wakes": {"requested": 0}, "failed_requests": {"suspect": false, "count": 2}}),
         ];
         insta::assert_snapshot!(shown(PROVIDERS, &rows));
     }

@@ -1,8 +1,8 @@
 //! The API: whether it is ready, and when its certificate expires.
 
-use super::Findings;
+use super::{Findings, published};
 use crate::{
-    args::{ApiAddress, DEFAULT_API},
+    args::{ApiAddress, DEFAULT_API, DataDirArg},
     client::ApiClient,
     failure::Failure,
 };
@@ -17,13 +17,21 @@ use url::Url;
 /// How long the API may take to answer.
 const ANSWERS_WITHIN: Duration = Duration::from_secs(5);
 
-/// Checks the API. One named on the command line must answer, the default one needn't.
-pub async fn look(named: Option<&Url>, ca: Option<PathBuf>, findings: &mut Findings) -> Result<(), Failure> {
+/// Checks the API, and what it says of its providers. One named on the command line must answer, the default one needn't.
+pub async fn look(
+    named: Option<&Url>,
+    ca: Option<PathBuf>,
+    data_dir: PathBuf,
+    findings: &mut Findings,
+) -> Result<(), Failure> {
     let usual = Url::parse(DEFAULT_API)?;
     let url = named.unwrap_or(&usual);
     let shown = url.as_str().trim_end_matches('/');
     let api = ApiClient::new(&ApiAddress {
         ca,
+        data_dir: DataDirArg {
+            data_dir: Some(data_dir),
+        },
         ..ApiAddress::keyless(url.clone())
     })?;
     let request = api.request(Method::GET, "/readyz").timeout(ANSWERS_WITHIN);
@@ -39,6 +47,7 @@ pub async fn look(named: Option<&Url>, ca: Option<PathBuf>, findings: &mut Findi
             match api.accept(answer).await {
                 Ok(_) => {
                     findings.ok("API", format!("ready at {shown}"));
+                    published::look(&api, findings).await;
                     return Ok(());
                 }
                 Err(failure) => failure,

@@ -5,6 +5,7 @@ mod backends;
 mod database;
 mod hub;
 mod machine;
+mod published;
 
 use crate::{
     args::{DataDirArg, DatabaseUrl, Format, HubArgs},
@@ -136,7 +137,7 @@ pub async fn run(args: Doctor) -> Result<(), Failure> {
     if let Some(config) = &config {
         providers(config, &data_dir, &mut findings).await?;
     }
-    api::look(args.api.as_ref(), args.ca, &mut findings).await?;
+    api::look(args.api.as_ref(), args.ca, data_dir, &mut findings).await?;
     print(&findings, args.output)?;
     match findings.count(Level::Problem) {
         0 => Ok(()),

@@ -52,7 +52,7 @@ pub enum ProviderCommand {
         /// Now.
         at: Timestamp,
     },
-    /// The agent reports that the backend is asleep.
+    /// The agent reports that the backend is asleep or, without a wake recipe, unavailable.
     ReportAsleep {
         /// The report.
         report: ReportId,

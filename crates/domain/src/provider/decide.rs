@@ -79,11 +79,12 @@ impl Provider {
     }
 }
 
-/// Hibernating when the backend is unavailable **and** can be woken, else active.
+/// A backend that isn't known to be unavailable is active. One that is hibernates if it can be woken, and is down otherwise.
 const fn initial_status(spec: &ProviderSpec, availability: Option<Availability>) -> StableStatus {
     match (spec.wake(), availability) {
+        (_, Some(Availability::Available) | None) => StableStatus::Active,
         (Some(_), Some(Availability::Unavailable)) => StableStatus::Hibernating,
-        (Some(_), Some(Availability::Available) | None) | (None, _) => StableStatus::Active,
+        (None, Some(Availability::Unavailable)) => StableStatus::Down,
     }
 }
 
@@ -92,6 +93,7 @@ impl From<StableStatus> for RegisteredAs {
         match status {
             StableStatus::Active => Self::Active,
             StableStatus::Hibernating => Self::Hibernating,
+            StableStatus::Down => Self::Down,
         }
     }
 }
@@ -169,6 +171,7 @@ impl Registered {
                 Status::Waking { .. }
                 | Status::Active { .. }
                 | Status::Hibernating { .. }
+                | Status::Down { .. }
                 | Status::Inactive { .. } => Ok(vec![]),
             },
             ProviderCommand::MarkInactive {
@@ -202,7 +205,8 @@ impl Registered {
                 Status::Inactive { .. }
                 | Status::Active { .. }
                 | Status::Hibernating { .. }
-                | Status::Waking { .. } => Err(Rejection::NotExpired),
+                | Status::Waking { .. }
+                | Status::Down { .. } => Err(Rejection::NotExpired),
             },
         }
     }
@@ -265,10 +269,13 @@ impl Registered {
                 }
                 Ok(events)
             }
-            Status::Active { .. } | Status::Hibernating { .. } if unchanged => Ok(vec![]),
-            Status::Active { .. } | Status::Hibernating { .. } | Status::Inactive { .. } => {
-                Ok(vec![register(initial)])
+            Status::Active { .. } | Status::Hibernating { .. } | Status::Down { .. } if unchanged => {
+                Ok(vec![])
             }
+            Status::Active { .. }
+            | Status::Hibernating { .. }
+            | Status::Down { .. }
+            | Status::Inactive { .. } => Ok(vec![register(initial)]),
         }
     }
 
@@ -309,8 +316,14 @@ impl Registered {
                     at_ms: at,
                 }])
             }
-            // Without a recipe nothing could wake it again, and a wake in flight ends with its own outcome.
-            Status::Active { .. } | Status::Waking { .. } | Status::Hibernating { .. } => Ok(vec![]),
+            // Without a recipe nothing could wake it again.
+            Status::Active { .. } => Ok(vec![ProviderEvent::BackendWentDown {
+                report,
+                reason,
+                at_ms: at,
+            }]),
+            // A wake in flight ends with its own outcome.
+            Status::Waking { .. } | Status::Hibernating { .. } | Status::Down { .. } => Ok(vec![]),
             Status::Inactive { .. } => Err(Rejection::ResumeFirst),
         }
     }
@@ -325,7 +338,10 @@ impl Registered {
                     at_ms: at,
                 }])
             }
-            Status::Active { .. } | Status::Hibernating { .. } | Status::Waking { .. } => Ok(vec![]),
+            Status::Active { .. }
+            | Status::Hibernating { .. }
+            | Status::Waking { .. }
+            | Status::Down { .. } => Ok(vec![]),
         }
     }
 
@@ -336,6 +352,7 @@ impl Registered {
             Status::Active { .. }
             | Status::Hibernating { .. }
             | Status::Waking { .. }
+            | Status::Down { .. }
             | Status::Inactive { .. } => self.failures.clone(),
         }
     }
@@ -351,6 +368,7 @@ impl Registered {
             Status::Inactive { .. } => return vec![],
             Status::Active { .. } => StableStatus::Active,
             Status::Hibernating { .. } | Status::Waking { .. } => StableStatus::Hibernating,
+            Status::Down { .. } => StableStatus::Down,
         };
         let (kind, why) = match reason {
             InactiveReason::AgentLost => (WakeFailureKind::AgentLost, "the agent went silent"),

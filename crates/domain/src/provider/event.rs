@@ -21,6 +21,8 @@ pub enum RegisteredAs {
     Hibernating,
     /// Still waking: the wake in flight continues under the new session.
     Waking,
+    /// Down.
+    Down,
 }
 
 /// A fact about a provider.
@@ -103,6 +105,15 @@ pub enum ProviderEvent {
         /// When.
         at_ms: Timestamp,
     },
+    /// The backend of a provider without a wake recipe became unavailable.
+    BackendWentDown {
+        /// The report.
+        report: ReportId,
+        /// What showed it.
+        reason: SleepReason,
+        /// When.
+        at_ms: Timestamp,
+    },
     /// The backend came up by itself.
     BackendAwoke {
         /// The report.
@@ -160,6 +171,7 @@ impl ProviderEvent {
             | Self::WakeTimedOut { wake_id, .. } => Some(*wake_id),
             Self::ProviderRegistered { .. }
             | Self::BackendSlept { .. }
+            | Self::BackendWentDown { .. }
             | Self::BackendAwoke { .. }
             | Self::ProviderBecameInactive { .. }
             | Self::ProviderResumed { .. }

@@ -57,11 +57,13 @@ impl Provider {
             (RegisteredAs::Waking, Some(waking @ Status::Waking { .. })) => waking,
             (RegisteredAs::Active, Some(active @ Status::Active { .. })) => active,
             (RegisteredAs::Hibernating, Some(hibernating @ Status::Hibernating { .. })) => hibernating,
+            (RegisteredAs::Down, Some(down @ Status::Down { .. })) => down,
             (RegisteredAs::Active, _) => Status::Active {
                 since_ms: *at_ms,
                 woken_by: None,
             },
             (RegisteredAs::Hibernating | RegisteredAs::Waking, _) => Status::Hibernating { since_ms: *at_ms },
+            (RegisteredAs::Down, _) => Status::Down { since_ms: *at_ms },
         };
         Self::Registered(Registered {
             id: id.clone(),
@@ -155,6 +157,10 @@ impl Registered {
                 self.failures = failures.clone();
                 self.status = Status::Hibernating { since_ms: *at_ms };
             }
+            ProviderEvent::BackendWentDown { report, at_ms, .. } => {
+                self.heard(Some(*report), *at_ms);
+                self.status = Status::Down { since_ms: *at_ms };
+            }
             ProviderEvent::BackendAwoke { report, at_ms } => {
                 self.heard(Some(*report), *at_ms);
                 self.status = Status::Active {
@@ -190,6 +196,7 @@ impl Registered {
                         woken_by: None,
                     },
                     StableStatus::Hibernating => Status::Hibernating { since_ms: *at_ms },
+                    StableStatus::Down => Status::Down { since_ms: *at_ms },
                 };
             }
         }

@@ -3,7 +3,8 @@
 //! ```text
 //!  (none) ──Register(up)──────▶ Active ──ReportAsleep──▶ Hibernating ──RequestWake──▶ Waking ──success──▶ Active
 //!  (none) ──Register(asleep)──▶ Hibernating ◀──failure / deadline── Waking         any ──Deregister──▶ gone
-//!  any ──MarkInactive / AgentStopped──▶ Inactive ──Register / Resume──▶ Active | Hibernating
+//!  without a wake recipe: (none) ──Register(down)──▶ Down ──ReportAwake──▶ Active ──ReportAsleep──▶ Down
+//!  any ──MarkInactive / AgentStopped──▶ Inactive ──Register / Resume──▶ Active | Hibernating | Down
 //!  Inactive ──Expire──▶ gone
 //! ```
 

@@ -96,6 +96,11 @@ pub enum Status {
         /// The wake.
         wake: Wake,
     },
+    /// Its backend is unavailable, and it has no recipe that could wake it. It is active again once a probe succeeds.
+    Down {
+        /// Since when.
+        since_ms: Timestamp,
+    },
     /// Its agent is lost or stopped.
     Inactive {
         /// Since when.
@@ -115,6 +120,8 @@ pub enum StableStatus {
     Active,
     /// The backend is asleep.
     Hibernating,
+    /// The backend is unavailable, and no recipe could wake it.
+    Down,
 }
 
 /// Why a provider is inactive.
@@ -153,13 +160,15 @@ pub enum StatusName {
     Hibernating,
     /// See [`Status::Waking`].
     Waking,
+    /// See [`Status::Down`].
+    Down,
     /// See [`Status::Inactive`].
     Inactive,
 }
 
 impl StatusName {
     fn unknown(_: &str) -> String {
-        "a status is active, hibernating, waking or inactive".to_owned()
+        "a status is active, hibernating, waking, down or inactive".to_owned()
     }
 }
 
@@ -171,6 +180,7 @@ impl Status {
             Self::Active { .. } => StatusName::Active,
             Self::Hibernating { .. } => StatusName::Hibernating,
             Self::Waking { .. } => StatusName::Waking,
+            Self::Down { .. } => StatusName::Down,
             Self::Inactive { .. } => StatusName::Inactive,
         }
     }
@@ -181,6 +191,7 @@ impl Status {
         match self {
             Self::Active { since_ms, .. }
             | Self::Hibernating { since_ms }
+            | Self::Down { since_ms }
             | Self::Inactive { since_ms, .. } => *since_ms,
             Self::Waking { wake } => wake.requested_at_ms,
         }
@@ -191,7 +202,9 @@ impl Status {
     pub const fn wake(&self) -> Option<&Wake> {
         match self {
             Self::Waking { wake } => Some(wake),
-            Self::Active { .. } | Self::Hibernating { .. } | Self::Inactive { .. } => None,
+            Self::Active { .. } | Self::Hibernating { .. } | Self::Down { .. } | Self::Inactive { .. } => {
+                None
+            }
         }
     }
 }

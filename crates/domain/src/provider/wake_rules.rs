@@ -35,6 +35,7 @@ impl Registered {
             Status::Waking { wake } if overdue != Some(wake.id) => return Ok(vec![]),
             Status::Waking { wake } => (Some(self.timed_out(wake, at)), self.timed_out_failures(wake, at)),
             Status::Hibernating { .. } => (None, self.failures.clone()),
+            Status::Down { .. } => return Err(Rejection::NoRecipe),
         };
         // A command repeated after its wake: an id names only one wake.
         let requested_before =
@@ -92,12 +93,12 @@ impl Registered {
                 }])
             }
             // Late, but the backend is up.
-            (Status::Hibernating { .. }, WakeOutcome::Succeeded { .. }) => {
+            (Status::Hibernating { .. } | Status::Down { .. }, WakeOutcome::Succeeded { .. }) => {
                 self.report_awake(report, vec![], at)
             }
             (Status::Inactive { .. }, _) => Err(Rejection::ResumeFirst),
             (Status::Waking { .. } | Status::Active { .. }, _)
-            | (Status::Hibernating { .. }, WakeOutcome::Failed { .. }) => Ok(vec![]),
+            | (Status::Hibernating { .. } | Status::Down { .. }, WakeOutcome::Failed { .. }) => Ok(vec![]),
         }
     }
 
@@ -109,7 +110,9 @@ impl Registered {
                 stages,
                 at_ms: at,
             }]),
-            Status::Hibernating { .. } => Ok(vec![ProviderEvent::BackendAwoke { report, at_ms: at }]),
+            Status::Hibernating { .. } | Status::Down { .. } => {
+                Ok(vec![ProviderEvent::BackendAwoke { report, at_ms: at }])
+            }
             Status::Active { .. } => Ok(vec![]),
             Status::Inactive { .. } => Err(Rejection::ResumeFirst),
         }

@@ -143,6 +143,7 @@ pub fn wake_changes(provider: &ProviderId, events: &[ProviderEvent], seq: u64) -
         } => Some(end(wake_id, at_ms, WakeOutcomeName::TimedOut, Some(failure), &[])),
         ProviderEvent::ProviderRegistered { .. }
         | ProviderEvent::BackendSlept { .. }
+        | ProviderEvent::BackendWentDown { .. }
         | ProviderEvent::BackendAwoke { .. }
         | ProviderEvent::ProviderBecameInactive { .. }
         | ProviderEvent::ProviderResumed { .. }

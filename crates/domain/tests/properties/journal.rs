@@ -44,6 +44,7 @@ impl Journal {
             }
             ProviderEvent::WakeTimedOut { wake_id, .. } => self.end(*wake_id),
             ProviderEvent::BackendSlept { report, .. }
+            | ProviderEvent::BackendWentDown { report, .. }
             | ProviderEvent::BackendAwoke { report, .. }
             | ProviderEvent::ProviderResumed { report, .. } => self.hear(*report),
             ProviderEvent::ProviderRegistered { epoch, seq, .. } => {
@@ -229,6 +230,14 @@ impl Journal {
             assert!(
                 provider.spec.wake().is_some(),
                 "what sleeps can be woken: {provider:#?}"
+            );
+        }
+        if let Some(provider) = provider.registered()
+            && matches!(provider.status, Status::Down { .. })
+        {
+            assert!(
+                provider.spec.wake().is_none(),
+                "what could be woken hibernates: {provider:#?}"
             );
         }
     }

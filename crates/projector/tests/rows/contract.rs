@@ -21,10 +21,11 @@ use uuid::Uuid;
 const HISTORIES: u32 = 24;
 const HISTORIES_IN_POSTGRES: u32 = 4;
 
-const STATUSES: [StatusName; 4] = [
+const STATUSES: [StatusName; 5] = [
     StatusName::Active,
     StatusName::Hibernating,
     StatusName::Waking,
+    StatusName::Down,
     StatusName::Inactive,
 ];
 const OUTCOMES: [WakeOutcomeName; 4] = [

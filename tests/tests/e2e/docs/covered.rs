@@ -124,7 +124,7 @@ fn every_snippet_of_the_documentation_is_covered_by_a_test() {
 #[test]
 fn pictures_use_the_names_of_what_they_show() {
     let [lifecycle, parts, request] = blocks_of("pictures_use_the_names_of_what_they_show");
-    for status in ["active", "hibernating", "waking", "inactive"] {
+    for status in ["active", "hibernating", "waking", "down", "inactive"] {
         assert!(lifecycle.contains(status), "{status}");
     }
     for name in [

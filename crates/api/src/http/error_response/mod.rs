@@ -87,6 +87,14 @@ impl ErrorResponse {
         self
     }
 
+    /// Adds for how long requests have failed before this one.
+    fn failing_for(mut self, time: Option<Duration>) -> Self {
+        if let Some(seconds) = time.map(|time| time.as_secs()).filter(|seconds| *seconds > 0) {
+            self.object.message += &format!("; requests have failed there for {seconds} s");
+        }
+        self
+    }
+
     /// The response's body.
     pub fn json(&self) -> Vec<u8> {
         serde_json::to_vec(&ErrorBody { error: &self.object }).unwrap_or_else(|_| b"{\"error\":{}}".to_vec())
@@ -199,7 +207,10 @@ fn inference(error: &InferenceError) -> ErrorResponse {
             provider,
             wake_id,
             error,
-        } => relay::of_relay(provider, error).about(provider, *wake_id),
+            failing_for,
+        } => relay::of_relay(provider, error)
+            .failing_for(*failing_for)
+            .about(provider, *wake_id),
         InferenceError::BadResponse {
             provider, wake_id, ..
         } => ErrorResponse::new(StatusCode::BAD_GATEWAY, "backend_failed", error.to_string())

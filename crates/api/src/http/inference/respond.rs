@@ -89,7 +89,8 @@ pub(super) fn of_provider(
     let broke_off = move |error| InferenceError::Relay {
         provider: provider.clone(),
         wake_id,
-        error,
+        error: Box::new(error),
+        failing_for: None,
     };
     pieces.map(move |piece| piece.map_err(&broke_off)).boxed()
 }

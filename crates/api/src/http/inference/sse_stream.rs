@@ -234,7 +234,8 @@ mod tests {
             let error = InferenceError::Relay {
                 provider: "gpu-box/vllm".parse().expect("legal"),
                 wake_id: None,
-                error: RelayError::NoResponders,
+                error: Box::new(RelayError::NoResponders),
+                failing_for: None,
             };
             backend.unbounded_send(Err(error)).expect("it is read");
             assert_eq!(next(&mut body).await.0, begun);

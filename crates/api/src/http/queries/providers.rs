@@ -8,6 +8,7 @@ use crate::{
         extract::{Path, Query, parsed},
         paging::{JsonResult, Page, folded, limit},
     },
+    inference::FailedRequests,
     keys::Caller,
     registry::ProviderSnapshot,
 };
@@ -50,6 +51,8 @@ pub(in crate::http) struct ProviderRow {
     wakes: WakeCounts,
     /// The last few that ended, latest last.
     last_wakes: Vec<WakeRecord>,
+    /// The last requests of this replica that failed there in a row.
+    failed_requests: Option<FailedRequests>,
     /// The journal sequence of its last commit.
     updated_seq: u64,
 }
@@ -120,7 +123,10 @@ impl ProviderRow {
         let provider = &snapshot.provider;
         let reason = match &provider.status {
             Status::Inactive { reason, .. } => Some(*reason),
-            Status::Active { .. } | Status::Hibernating { .. } | Status::Waking { .. } => None,
+            Status::Active { .. }
+            | Status::Hibernating { .. }
+            | Status::Waking { .. }
+            | Status::Down { .. } => None,
         };
         Self {
             id: provider.id.clone(),
@@ -138,6 +144,7 @@ impl ProviderRow {
             failures: provider.failures.clone(),
             wakes: provider.counts,
             last_wakes: provider.wakes.clone(),
+            failed_requests: state.inference.failed_requests(snapshot),
             updated_seq: snapshot.sequence,
         }
     }

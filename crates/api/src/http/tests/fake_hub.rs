@@ -101,6 +101,12 @@ pub(super) fn hibernating() -> Status {
     }
 }
 
+pub(super) fn down() -> Status {
+    Status::Down {
+        since_ms: Timestamp::from_millis(1_000),
+    }
+}
+
 pub(super) fn inactive() -> Status {
     let reason = InactiveReason::AgentLost;
     Status::Inactive {

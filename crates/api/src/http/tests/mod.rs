@@ -9,6 +9,7 @@ mod late_answers;
 mod listing;
 mod metrics;
 mod origin;
+mod pools;
 mod queries;
 mod streams;
 mod waking;

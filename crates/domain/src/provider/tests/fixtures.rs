@@ -316,6 +316,14 @@ pub(super) fn slept(report: ReportId, reason: SleepReason, failures: Failures, s
     }
 }
 
+pub(super) fn went_down(report: ReportId, reason: SleepReason, secs: u64) -> ProviderEvent {
+    ProviderEvent::BackendWentDown {
+        report,
+        reason,
+        at_ms: at(secs),
+    }
+}
+
 pub(super) fn awoke(report: ReportId, secs: u64) -> ProviderEvent {
     ProviderEvent::BackendAwoke {
         report,

@@ -10,6 +10,9 @@ fn a_silent_agent_makes_its_provider_inactive() {
     hibernating()
         .when(mark_inactive(1, 5, 40))
         .then([lost(1, StableStatus::Hibernating, 5, 40)]);
+    down()
+        .when(mark_inactive(1, 5, 40))
+        .then([lost(1, StableStatus::Down, 5, 40)]);
 }
 
 #[test]
@@ -98,7 +101,7 @@ fn an_inactive_provider_expires_after_its_time_and_not_before() {
 
 #[test]
 fn only_an_inactive_provider_expires() {
-    for given in [active(), hibernating(), waking()] {
+    for given in [active(), hibernating(), waking(), down()] {
         given
             .when(expire(MONTH.as_secs() * 2))
             .then_refused(&Rejection::NotExpired);

@@ -155,6 +155,11 @@ fn inactive() -> Given {
     ])
 }
 
+/// Down since 0: its backend is unavailable, and it has no recipe.
+fn down() -> Given {
+    given([registered(1, no_recipe(), RegisteredAs::Down, 0)])
+}
+
 /// Gone since 40.
 fn gone() -> Given {
     given([

@@ -27,10 +27,16 @@ fn when_availability_is_not_given_it_is_published_active() {
 }
 
 #[test]
-fn without_a_recipe_it_is_published_active_even_when_unavailable() {
-    given([])
-        .when(register(1, no_recipe(), DOWN, 0))
-        .then([registered(1, no_recipe(), RegisteredAs::Active, 0)]);
+fn without_a_recipe_it_is_published_down_when_unavailable_and_active_otherwise() {
+    for (found, status) in [
+        (DOWN, RegisteredAs::Down),
+        (UP, RegisteredAs::Active),
+        (None, RegisteredAs::Active),
+    ] {
+        given([])
+            .when(register(1, no_recipe(), found, 0))
+            .then([registered(1, no_recipe(), status, 0)]);
+    }
 }
 
 #[test]
@@ -87,6 +93,14 @@ fn a_status_that_a_registration_leaves_as_it_was_goes_on_since_then() {
         .when(register(2, recipe(), DOWN, 22))
         .then([registered(2, recipe(), RegisteredAs::Hibernating, 22)]);
     assert_eq!(*given.status(), Status::Hibernating { since_ms: at(0) });
+
+    let given = down().when(register(2, no_recipe(), DOWN, 22)).then([registered(
+        2,
+        no_recipe(),
+        RegisteredAs::Down,
+        22,
+    )]);
+    assert_eq!(*given.status(), Status::Down { since_ms: at(0) });
 }
 
 #[test]
@@ -169,7 +183,7 @@ fn a_recipe_that_is_removed_during_a_wake_ends_it_without_blame() {
     let removed = abandoned(WakeFailureKind::Withdrawn, "the wake recipe was removed");
     waking().when(register(2, no_recipe(), DOWN, 12)).then([
         wake_abandoned(1, removed, none(), 12),
-        registered(2, no_recipe(), RegisteredAs::Active, 12),
+        registered(2, no_recipe(), RegisteredAs::Down, 12),
     ]);
     waking().when(register(2, no_recipe(), UP, 12)).then([
         registered(2, no_recipe(), RegisteredAs::Waking, 12),

@@ -20,10 +20,29 @@ fn a_backend_that_sleeps_makes_the_provider_hibernating_whatever_the_reason() {
 }
 
 #[test]
-fn a_provider_without_a_recipe_stays_active_when_its_backend_is_down() {
-    given([registered(1, no_recipe(), RegisteredAs::Active, 0)])
-        .when(report_asleep(report(1, 1), SleepReason::Unreachable, 60))
-        .then_nothing();
+fn a_provider_without_a_recipe_is_down_until_its_backend_is_back() {
+    for reason in [
+        SleepReason::FoundAsleep,
+        SleepReason::Unreachable,
+        SleepReason::Crashed,
+    ] {
+        let given = given([registered(1, no_recipe(), RegisteredAs::Active, 0)])
+            .when(report_asleep(report(1, 1), reason, 60))
+            .then([went_down(report(1, 1), reason, 60)]);
+        assert_eq!(*given.status(), Status::Down { since_ms: at(60) });
+        let given = given
+            .when(report_awake(report(1, 2), 70))
+            .then([awoke(report(1, 2), 70)]);
+        let (since_ms, woken_by) = (at(70), None);
+        assert_eq!(*given.status(), Status::Active { since_ms, woken_by });
+    }
+}
+
+#[test]
+fn what_is_down_is_never_woken() {
+    down()
+        .when(request_wake(1, 10))
+        .then_refused(&Rejection::NoRecipe);
 }
 
 #[test]
@@ -82,12 +101,12 @@ fn the_agent_itself_resumes_with_what_its_probe_finds() {
         lost(1, StableStatus::Active, 5, 40),
     ])
     .when(resume(report(1, 1), Availability::Unavailable, 50))
-    .then([resumed(report(1, 1), StableStatus::Active, 50)]);
+    .then([resumed(report(1, 1), StableStatus::Down, 50)]);
 }
 
 #[test]
 fn resuming_what_is_not_inactive_changes_nothing() {
-    for given in [active(), hibernating(), waking()] {
+    for given in [active(), hibernating(), waking(), down()] {
         given
             .when(resume(report(1, 1), Availability::Available, 11))
             .then_nothing();

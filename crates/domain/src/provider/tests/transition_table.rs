@@ -1,31 +1,31 @@
 //! Every status with every command: the whole table on one page.
 //!
 //! Each row is a command, and its columns show the outcome when the provider is unregistered, gone, active, hibernating,
-//! waking and inactive. `=` is no event, lower-case words are a refusal, and anything else is
+//! waking, inactive, and down, which has no wake recipe. `=` is no event, lower-case words are a refusal, and anything else is
 //! the events and the status after them.
 
 use super::*;
 
 const TABLE: &str = "
-Register up        | ProviderRegistered>active | ProviderRegistered>active | = | = | WakeSucceeded>active | ProviderRegistered>active
-Register down      | ProviderRegistered>hibernating | ProviderRegistered>hibernating | = | = | = | ProviderRegistered>hibernating
-Register unknown   | ProviderRegistered>active | ProviderRegistered>active | = | = | = | ProviderRegistered>active
-Register later up  | ProviderRegistered>active | ProviderRegistered>active | ProviderRegistered>active | ProviderRegistered>active | ProviderRegistered+WakeSucceeded>active | ProviderRegistered>active
-Register later down | ProviderRegistered>hibernating | ProviderRegistered>hibernating | ProviderRegistered>hibernating | ProviderRegistered>hibernating | ProviderRegistered>waking | ProviderRegistered>hibernating
-Register later bare | ProviderRegistered>active | ProviderRegistered>active | ProviderRegistered>active | ProviderRegistered>active | WakeFailed+ProviderRegistered>active | ProviderRegistered>active
-RequestWake        | not registered | not registered | = | WakeRequested>waking | = | inactive
-RequestWake, overdue | not registered | not registered | = | WakeRequested>waking | WakeTimedOut+WakeRequested>waking | inactive
-ReportWake success | not registered | not registered | = | BackendAwoke>active | WakeSucceeded>active | resume first
-ReportWake failure | not registered | not registered | = | = | WakeFailed>hibernating | resume first
-ReportAsleep       | not registered | not registered | BackendSlept>hibernating | = | = | resume first
-ReportAwake        | not registered | not registered | = | BackendAwoke>active | WakeSucceeded>active | resume first
-ExpireWake         | not registered | not registered | = | = | WakeTimedOut>hibernating | =
-MarkInactive       | not registered | not registered | ProviderBecameInactive>inactive | ProviderBecameInactive>inactive | WakeFailed+ProviderBecameInactive>inactive | =
-AgentStopped       | not registered | not registered | ProviderBecameInactive>inactive | ProviderBecameInactive>inactive | WakeFailed+ProviderBecameInactive>inactive | =
-Resume up          | not registered | not registered | = | = | = | ProviderResumed>active
-Resume down        | not registered | not registered | = | = | = | ProviderResumed>hibernating
-Deregister         | not registered | = | ProviderDeregistered>gone | ProviderDeregistered>gone | WakeFailed+ProviderDeregistered>gone | ProviderDeregistered>gone
-Expire             | not registered | = | not expired | not expired | not expired | ProviderExpired>gone
+Register up        | ProviderRegistered>active | ProviderRegistered>active | = | = | WakeSucceeded>active | ProviderRegistered>active | ProviderRegistered>active
+Register down      | ProviderRegistered>hibernating | ProviderRegistered>hibernating | = | = | = | ProviderRegistered>hibernating | ProviderRegistered>hibernating
+Register unknown   | ProviderRegistered>active | ProviderRegistered>active | = | = | = | ProviderRegistered>active | ProviderRegistered>active
+Register later up  | ProviderRegistered>active | ProviderRegistered>active | ProviderRegistered>active | ProviderRegistered>active | ProviderRegistered+WakeSucceeded>active | ProviderRegistered>active | ProviderRegistered>active
+Register later down | ProviderRegistered>hibernating | ProviderRegistered>hibernating | ProviderRegistered>hibernating | ProviderRegistered>hibernating | ProviderRegistered>waking | ProviderRegistered>hibernating | ProviderRegistered>hibernating
+Register later bare | ProviderRegistered>down | ProviderRegistered>down | ProviderRegistered>down | ProviderRegistered>down | WakeFailed+ProviderRegistered>down | ProviderRegistered>down | ProviderRegistered>down
+RequestWake        | not registered | not registered | = | WakeRequested>waking | = | inactive | no recipe
+RequestWake, overdue | not registered | not registered | = | WakeRequested>waking | WakeTimedOut+WakeRequested>waking | inactive | no recipe
+ReportWake success | not registered | not registered | = | BackendAwoke>active | WakeSucceeded>active | resume first | BackendAwoke>active
+ReportWake failure | not registered | not registered | = | = | WakeFailed>hibernating | resume first | =
+ReportAsleep       | not registered | not registered | BackendSlept>hibernating | = | = | resume first | =
+ReportAwake        | not registered | not registered | = | BackendAwoke>active | WakeSucceeded>active | resume first | BackendAwoke>active
+ExpireWake         | not registered | not registered | = | = | WakeTimedOut>hibernating | = | =
+MarkInactive       | not registered | not registered | ProviderBecameInactive>inactive | ProviderBecameInactive>inactive | WakeFailed+ProviderBecameInactive>inactive | = | ProviderBecameInactive>inactive
+AgentStopped       | not registered | not registered | ProviderBecameInactive>inactive | ProviderBecameInactive>inactive | WakeFailed+ProviderBecameInactive>inactive | = | ProviderBecameInactive>inactive
+Resume up          | not registered | not registered | = | = | = | ProviderResumed>active | =
+Resume down        | not registered | not registered | = | = | = | ProviderResumed>hibernating | =
+Deregister         | not registered | = | ProviderDeregistered>gone | ProviderDeregistered>gone | WakeFailed+ProviderDeregistered>gone | ProviderDeregistered>gone | ProviderDeregistered>gone
+Expire             | not registered | = | not expired | not expired | not expired | ProviderExpired>gone | not expired
 ";
 
 fn command(name: &str, secs: u64) -> ProviderCommand {
@@ -62,6 +62,7 @@ fn shown(given: Given, command: ProviderCommand) -> String {
         Err(Rejection::ResumeFirst) => return "resume first".into(),
         Err(Rejection::Inactive { .. }) => return "inactive".into(),
         Err(Rejection::NotExpired) => return "not expired".into(),
+        Err(Rejection::NoRecipe) => return "no recipe".into(),
         Err(other) => return format!("{other:?}"),
         Ok(events) if events.is_empty() => return "=".into(),
         Ok(events) => events,
@@ -86,6 +87,7 @@ fn every_command_has_its_answer_in_every_status() {
             (hibernating(), 60),
             (waking(), 60),
             (inactive(), 60),
+            (down(), 60),
         ]
     };
     for row in TABLE.trim().lines() {

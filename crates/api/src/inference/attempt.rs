@@ -1,0 +1,151 @@
+//! One attempt at one provider: wake it if it sleeps, wait for memory, hand the request over.
+
+use super::{
+    Inference, InferenceError, InferenceResponse, Phase, WakeMode, dispatch::Run, health::Failure,
+    retry_policy::Outcome,
+};
+use crate::{
+    registry::ProviderSnapshot,
+    wakes::{WakeError, time_left, time_until_awake},
+};
+use reveille_domain::{Status, WakeId};
+use std::sync::Arc;
+use tokio::time::Instant;
+
+impl Inference {
+    /// One attempt at `chosen`, which afterwards is the provider as it was when the request was sent.
+    pub(super) async fn attempt(&self, run: &Run<'_>, chosen: &mut Arc<ProviderSnapshot>) -> Outcome {
+        let wake_id = match &chosen.provider.status {
+            // Without a recipe nothing but the backend itself can tell whether it is back.
+            Status::Active { .. } | Status::Down { .. } => None,
+            Status::Inactive { reason, .. } => {
+                let inactive = WakeError::Inactive {
+                    provider: chosen.provider.id.clone(),
+                    reason: *reason,
+                };
+                return Outcome::Refused(inactive.into());
+            }
+            Status::Hibernating { .. } | Status::Waking { .. } => match self.wake(run, chosen).await {
+                Ok((woken, wake_id)) => {
+                    *chosen = woken;
+                    wake_id
+                }
+                Err(error) => return Outcome::Refused(error),
+            },
+        };
+        self.send(run, chosen, wake_id).await
+    }
+
+    /// Sends the request to `chosen` as soon as there is memory for the response.
+    async fn send(
+        &self,
+        run: &Run<'_>,
+        chosen: &mut Arc<ProviderSnapshot>,
+        wake_id: Option<WakeId>,
+    ) -> Outcome {
+        let provider = chosen.provider.id.clone();
+        run.phase.enter(Phase::Queued(provider.clone()));
+        let mut attempt = self.members.enter(chosen);
+        let reserved = self.relay.reserve(run.request.room_by(run.until)).await;
+        // The agent may have restarted while the request waited.
+        let Some(current) = self.registry.get(&provider) else {
+            return Outcome::Refused(self.gone(provider));
+        };
+        *chosen = current;
+        attempt.sent_by(chosen);
+        let sent = match reserved {
+            Ok(reserved) => {
+                run.phase.enter(Phase::Answering(provider.clone()));
+                let (head, body) = (run.request.head(chosen, run.until), run.request.body.clone());
+                let (agent, epoch) = (&provider.agent, chosen.provider.epoch);
+                reserved.send(agent, epoch, head, body).await
+            }
+            Err(error) => Err(error),
+        };
+        let failure = match &sent {
+            Ok((head, body)) => Failure::in_answer(head.status, body.beginning()),
+            Err(error) => Failure::in_error(error),
+        };
+        if let Some(failure) = failure {
+            attempt.failed(failure);
+        }
+        match sent {
+            Ok((head, body)) => {
+                let response = InferenceResponse {
+                    provider,
+                    wake_id,
+                    head,
+                    body,
+                };
+                Outcome::Answered(response, attempt)
+            }
+            Err(error) => Outcome::Missed {
+                sequence: chosen.sequence,
+                wake_id,
+                error,
+            },
+        }
+    }
+
+    async fn wake(
+        &self,
+        run: &Run<'_>,
+        chosen: &ProviderSnapshot,
+    ) -> Result<(Arc<ProviderSnapshot>, Option<WakeId>), InferenceError> {
+        let provider = &chosen.provider.id;
+        let request = run.request;
+        match request.options.wake {
+            WakeMode::Never => Err(InferenceError::Asleep {
+                provider: provider.clone(),
+            }),
+            WakeMode::Block => {
+                run.phase.enter(Phase::Waking(provider.clone()));
+                self.check_wait(run, chosen).await?;
+                let woken = self
+                    .waker
+                    .ensure_awake(provider, request.cause(), run.until)
+                    .await?;
+                Ok((woken.snapshot, woken.wake_id))
+            }
+            WakeMode::Async => {
+                let ticket = self.waker.begin(provider, request.cause()).await?;
+                if let Some(wake) = ticket.wake {
+                    return Err(InferenceError::Waking {
+                        provider: provider.clone(),
+                        wake_id: wake.id,
+                        left: time_left(chosen, &wake),
+                    });
+                }
+                // It is awake, and this replica is about to see it.
+                let seen_by = Instant::now() + self.timings.report;
+                self.registry.applied_to(ticket.sequence, seen_by).await;
+                let snapshot = self.registry.get(provider);
+                snapshot.map(|snapshot| (snapshot, None)).ok_or_else(|| {
+                    WakeError::Unknown {
+                        provider: provider.clone(),
+                    }
+                    .into()
+                })
+            }
+        }
+    }
+
+    /// Refuses a request at once if the wake usually takes longer than the request waits; the wake begins all the same.
+    async fn check_wait(&self, run: &Run<'_>, chosen: &ProviderSnapshot) -> Result<(), InferenceError> {
+        let waits = run.until.saturating_duration_since(Instant::now());
+        let Some(left) = time_until_awake(chosen).filter(|left| *left > waits) else {
+            return Ok(());
+        };
+        let provider = chosen.provider.id.clone();
+        let ticket = self.waker.begin(&provider, run.request.cause()).await?;
+        match ticket.wake {
+            None => Ok(()),
+            Some(wake) => Err(InferenceError::WaitTooShort {
+                provider,
+                wake_id: wake.id,
+                left,
+                waits,
+            }),
+        }
+    }
+}

@@ -1,0 +1,334 @@
+//! What this replica knows of the members of pools from its own requests: how many each works on, whose turn it is, and
+//! which fail.
+
+use super::{
+    choice::{Candidate, Health, Reach, Tier, ranked},
+    health::{Failure, FailureKind, Suspicion},
+};
+use crate::{metrics::Metrics, registry::ProviderSnapshot, wakes::now_ms};
+use parking_lot::Mutex;
+use reveille_domain::{ProviderId, Status, Timestamp, WakeFailureKind};
+use serde::Serialize;
+use std::{collections::HashMap, sync::Arc, time::Duration};
+use tokio::time::Instant;
+use tracing::{debug, info};
+
+/// The members of all pools. Cheap to clone.
+#[derive(Debug, Clone)]
+pub(super) struct Members {
+    inner: Arc<Mutex<Inner>>,
+    metrics: Metrics,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    members: HashMap<ProviderId, Member>,
+    turns: u64,
+}
+
+#[derive(Debug, Default)]
+struct Member {
+    /// One reference for each request that it works on, beside this one.
+    in_flight: Arc<()>,
+    last_turn: u64,
+    suspicion: Option<Suspicion>,
+    /// The last suspicion that has passed.
+    past: Option<Suspicion>,
+}
+
+/// One request at one member: in flight until this is dropped.
+#[derive(Debug)]
+pub(super) struct Attempt {
+    members: Members,
+    provider: ProviderId,
+    /// The journal sequence of the provider's state that the request was sent by.
+    sequence: u64,
+    sent_at: Instant,
+    _in_flight: Arc<()>,
+}
+
+/// The requests of this replica that failed in a row at a provider, the last time that any did.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(crate) struct FailedRequests {
+    /// Whether none has succeeded since, so that other members of its pools come first.
+    pub suspect: bool,
+    /// How many.
+    count: u32,
+    first_at_ms: Timestamp,
+    last_at_ms: Timestamp,
+    kind: FailureKind,
+    /// What the last one saw, for people.
+    last: String,
+}
+
+impl Members {
+    pub fn new(metrics: Metrics) -> Self {
+        Self {
+            inner: Arc::default(),
+            metrics,
+        }
+    }
+
+    /// The best member of `pool` in `reach`, except `not`.
+    pub fn choose(
+        &self,
+        pool: &[Arc<ProviderSnapshot>],
+        reach: Reach,
+        not: &[ProviderId],
+    ) -> Option<Arc<ProviderSnapshot>> {
+        let now = Instant::now();
+        let mut inner = self.inner.lock();
+        let others = pool
+            .iter()
+            .filter(|snapshot| !not.contains(&snapshot.provider.id));
+        let candidates: Vec<_> = others.map(|snapshot| inner.candidate(snapshot, now)).collect();
+        let best = ranked(candidates, reach).into_iter().next()?;
+        inner.chosen(&best, now);
+        drop(inner);
+        if pool.len() > 1 {
+            let (provider, reason) = (&best.provider, best.tier());
+            debug!(provider.name = %provider, "of {} providers {provider} is chosen: {reason}", pool.len());
+        }
+        let chosen = pool.iter().find(|snapshot| snapshot.provider.id == best.provider);
+        chosen.cloned()
+    }
+
+    /// Counts a request at this provider.
+    pub fn enter(&self, snapshot: &ProviderSnapshot) -> Attempt {
+        let id = &snapshot.provider.id;
+        let in_flight = self.inner.lock().member(id).in_flight.clone();
+        Attempt {
+            members: self.clone(),
+            provider: id.clone(),
+            sequence: snapshot.sequence,
+            sent_at: Instant::now(),
+            _in_flight: in_flight,
+        }
+    }
+
+    /// How long the provider has been failing; `None` if this is the first that this replica sees of it.
+    pub fn failing_for(&self, snapshot: &ProviderSnapshot) -> Option<Duration> {
+        if let Status::Down { since_ms } = snapshot.provider.status {
+            return Some(Duration::from_millis(
+                now_ms().saturating_sub(since_ms.as_millis()),
+            ));
+        }
+        let inner = self.inner.lock();
+        let suspicion = inner
+            .suspicion(snapshot)
+            .filter(|suspicion| suspicion.failures > 1)?;
+        Some(suspicion.first_at.elapsed())
+    }
+
+    /// The provider's last failures in a row.
+    pub fn failed_requests(&self, snapshot: &ProviderSnapshot) -> Option<FailedRequests> {
+        let inner = self.inner.lock();
+        let current = inner.suspicion(snapshot);
+        let member = inner.members.get(&snapshot.provider.id)?;
+        let failed = current.or(member.suspicion.as_ref()).or(member.past.as_ref())?;
+        Some(FailedRequests {
+            suspect: current.is_some(),
+            count: failed.failures,
+            first_at_ms: wall_clock(failed.first_at),
+            last_at_ms: wall_clock(failed.last_at),
+            kind: failed.last.kind,
+            last: failed.last.to_string(),
+        })
+    }
+}
+
+impl Inner {
+    fn member(&mut self, id: &ProviderId) -> &mut Member {
+        self.members.entry(id.clone()).or_default()
+    }
+
+    fn suspicion(&self, snapshot: &ProviderSnapshot) -> Option<&Suspicion> {
+        let suspicion = self.members.get(&snapshot.provider.id)?.suspicion.as_ref();
+        suspicion.filter(|suspicion| !suspicion.is_void(snapshot.sequence))
+    }
+
+    fn candidate(&self, snapshot: &ProviderSnapshot, now: Instant) -> Candidate {
+        let provider = &snapshot.provider;
+        let member = self.members.get(&provider.id);
+        let in_flight = member.map_or(0, |member| Arc::strong_count(&member.in_flight) - 1);
+        let health = match self.suspicion(snapshot) {
+            None => Health::Healthy,
+            // Whoever is there already finds out.
+            Some(suspicion) if suspicion.is_due(now) && in_flight == 0 => Health::Due,
+            Some(suspicion) if suspicion.is_sure() => Health::Suspect,
+            Some(_) => Health::Doubted,
+        };
+        let last = provider.failures.last.as_ref();
+        Candidate {
+            provider: provider.id.clone(),
+            status: provider.status.name(),
+            declined: last.is_some_and(|failure| failure.kind == WakeFailureKind::NotAllowed),
+            failed_wakes: provider.failures.count,
+            health,
+            in_flight,
+            last_turn: member.map_or(0, |member| member.last_turn),
+        }
+    }
+
+    fn chosen(&mut self, best: &Candidate, now: Instant) {
+        self.turns += 1;
+        let turn = self.turns;
+        let member = self.member(&best.provider);
+        member.last_turn = turn;
+        if best.tier() == Tier::Trial
+            && let Some(suspicion) = &mut member.suspicion
+        {
+            suspicion.tried(now);
+        }
+    }
+}
+
+impl Attempt {
+    /// The request is sent now, by this state of the provider.
+    pub fn sent_by(&mut self, snapshot: &ProviderSnapshot) {
+        self.sequence = snapshot.sequence;
+        self.sent_at = Instant::now();
+    }
+
+    /// The member failed.
+    pub fn failed(&self, failure: Failure) {
+        self.members.metrics.failed_attempt(failure.kind.into());
+        let (id, now) = (&self.provider, Instant::now());
+        let mut inner = self.members.inner.lock();
+        let slot = &mut inner.member(id).suspicion;
+        if let Some(suspicion) = slot {
+            return suspicion.and(failure, self.sequence, self.sent_at, now);
+        }
+        info!(provider.name = %id, "a request failed at {id}, so other providers of its models come first: {failure}");
+        *slot = Some(Suspicion::first(failure, self.sequence, self.sent_at, now));
+    }
+
+    /// The member has begun a successful answer.
+    pub fn served(&self) {
+        let id = &self.provider;
+        let mut inner = self.members.inner.lock();
+        let member = inner.member(id);
+        if let Some(suspicion) = member.suspicion.take() {
+            info!(provider.name = %id, "{id} answers again after failed requests: {}", suspicion.failures);
+            member.past = Some(suspicion);
+        }
+    }
+}
+
+fn wall_clock(at: Instant) -> Timestamp {
+    let ago = u64::try_from(at.elapsed().as_millis()).unwrap_or(u64::MAX);
+    Timestamp::from_millis(now_ms().saturating_sub(ago))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use reveille_domain::{
+        Epoch, Failures, ModelName, ProviderSpec, ReportSeq,
+        provider::{Registered, WakeCounts},
+    };
+    use tokio::time::advance;
+
+    fn snapshot_at(provider: &str, sequence: u64) -> Arc<ProviderSnapshot> {
+        let models = vec![ModelName::parse("m").expect("legal")];
+        let provider = Registered {
+            id: provider.parse().expect("legal"),
+            spec: ProviderSpec::new(models, None, false).expect("legal"),
+            epoch: Epoch(1),
+            last_seq: ReportSeq(1),
+            heard_at_ms: Timestamp::from_millis(0),
+            status: Status::Active {
+                since_ms: Timestamp::from_millis(0),
+                woken_by: None,
+            },
+            failures: Failures::default(),
+            wakes: vec![],
+            counts: WakeCounts::default(),
+        };
+        Arc::new(ProviderSnapshot {
+            provider,
+            sequence,
+            unreadable: None,
+        })
+    }
+
+    fn pool() -> Vec<Arc<ProviderSnapshot>> {
+        ["a/p", "b/p", "c/p"].map(|id| snapshot_at(id, 7)).to_vec()
+    }
+
+    impl Members {
+        /// Whom the next requests go to.
+        fn next(&self, pool: &[Arc<ProviderSnapshot>], requests: usize) -> String {
+            let chosen = || self.choose(pool, Reach::All, &[]).expect("one");
+            let agents = (0..requests).map(|_| chosen().provider.id.agent.to_string());
+            agents.collect()
+        }
+
+        fn fails_at(&self, snapshot: &ProviderSnapshot) {
+            let failure = Failure::in_answer(503, b"").expect("a failure");
+            self.enter(snapshot).failed(failure);
+        }
+    }
+
+    #[test]
+    fn equals_take_turns_and_the_least_busy_comes_first() {
+        let (members, pool) = (Members::new(Metrics::default()), pool());
+        assert_eq!(members.next(&pool, 7), "abcabca");
+        let at_b = members.enter(&pool[1]);
+        assert_eq!(members.next(&pool, 4), "caca");
+        drop(at_b);
+        assert_eq!(members.next(&pool, 1), "b");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_request_in_a_while_tries_a_member_that_fails_until_one_succeeds() {
+        let (members, pool) = (Members::new(Metrics::default()), pool());
+        members.fails_at(&pool[0]);
+        for pause in [1, 2, 4] {
+            assert_eq!(members.next(&pool, 4).matches('a').count(), 0);
+            advance(Duration::from_secs(pause)).await;
+            assert_eq!(members.next(&pool, 1), "a", "the trial after {pause} s");
+            members.fails_at(&pool[0]);
+        }
+        assert_eq!(members.failing_for(&pool[0]), Some(Duration::from_secs(7)));
+        advance(Duration::from_secs(8)).await;
+        let trial = members.choose(&pool, Reach::All, &[]).expect("one");
+        members.enter(&trial).served();
+        assert!(members.next(&pool, 3).contains('a'));
+        let failed = members.failed_requests(&pool[0]).expect("they are remembered");
+        assert_eq!((failed.suspect, failed.count), (false, 4));
+        assert_eq!(failed.last, "HTTP status 503");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn nobody_joins_a_trial_that_hangs() {
+        let (members, pool) = (Members::new(Metrics::default()), pool());
+        members.fails_at(&pool[0]);
+        advance(Duration::from_secs(1)).await;
+        let trial = members.choose(&pool, Reach::All, &[]).expect("one");
+        let hanging = members.enter(&trial);
+        advance(Duration::from_secs(600)).await;
+        assert_eq!(members.next(&pool, 6).matches('a').count(), 0);
+        drop(hanging);
+        assert_eq!(members.next(&pool, 1), "a", "its client has left");
+    }
+
+    #[test]
+    fn a_member_that_changes_is_given_a_new_chance() {
+        let (members, mut pool) = (Members::new(Metrics::default()), pool());
+        members.fails_at(&pool[0]);
+        assert_eq!(members.next(&pool, 2), "bc");
+        pool[0] = snapshot_at("a/p", 8);
+        assert_eq!(members.next(&pool, 1), "a");
+        let failed = members.failed_requests(&pool[0]).expect("they are remembered");
+        assert!(!failed.suspect);
+    }
+
+    #[test]
+    fn the_only_member_is_chosen_whatever_is_known_of_it() {
+        let (members, pool) = (Members::new(Metrics::default()), pool());
+        members.fails_at(&pool[0]);
+        assert_eq!(members.next(&pool[..1], 3), "aaa");
+        assert!(members.choose(&pool[..1], Reach::Working, &[]).is_none());
+    }
+}

@@ -1,0 +1,95 @@
+//! Where a request goes that has to be sent again.
+
+use super::{Inference, Phase, choice::Reach, dispatch::Run, retry_policy::Target};
+use crate::registry::ProviderSnapshot;
+use reveille_domain::{ProviderId, ReportId, provider::StatusName};
+use std::{sync::Arc, time::Duration};
+use tokio::time::{Instant, sleep_until};
+
+impl Inference {
+    /// The best provider of the request's pool in `reach`, except those that it was `tried` at.
+    pub(super) fn another(
+        &self,
+        run: &Run<'_>,
+        reach: Reach,
+        tried: &[ProviderId],
+    ) -> Option<Arc<ProviderSnapshot>> {
+        let pool = self.registry.pool(run.request.model.as_str());
+        self.members.choose(&pool, reach, tried)
+    }
+
+    /// The provider that `target` means for a request that `missed` didn't get, and that those it was `tried` at don't get
+    /// again; `None` when there is none.
+    pub(super) async fn find(
+        &self,
+        target: Target,
+        run: &Run<'_>,
+        missed: &ProviderSnapshot,
+        tried: &[ProviderId],
+    ) -> Option<Arc<ProviderSnapshot>> {
+        let id = &missed.provider.id;
+        let another = || {
+            let not: Vec<_> = tried.iter().chain([id]).cloned().collect();
+            self.another(run, Reach::Awake, &not)
+        };
+        match target {
+            Target::OnceBack => self.once_back(missed, run).await,
+            Target::AnotherOrSame { pause } => {
+                run.phase.enter(Phase::Queued(id.clone()));
+                sleep_until(run.until.min(Instant::now() + pause)).await;
+                another().or_else(|| self.registry.get(id))
+            }
+            Target::AnotherOrOnceBack => match another() {
+                Some(another) => Some(another),
+                None => self.once_back(missed, run).await,
+            },
+            Target::AnotherOrOnceAsleep(report) => match another() {
+                Some(another) => Some(another),
+                None => self.once_asleep(missed, report, run).await,
+            },
+        }
+    }
+
+    /// The provider once the fold shows that it sleeps. A report that the fold had when the request was sent says nothing of
+    /// this sleep.
+    async fn once_asleep(
+        &self,
+        missed: &ProviderSnapshot,
+        report: Option<ReportId>,
+        run: &Run<'_>,
+    ) -> Option<Arc<ProviderSnapshot>> {
+        let id = &missed.provider.id;
+        if report.is_none() {
+            run.phase.enter(Phase::FallingAsleep(id.clone()));
+        }
+        let sleeps = |snapshot: &Arc<ProviderSnapshot>| {
+            let reported = report.is_some_and(|report| snapshot.provider.last_report() >= report);
+            reported && snapshot.sequence > missed.sequence
+                || snapshot.provider.status.name() != StatusName::Active
+        };
+        self.changed(id, self.timings.report, run, sleeps).await
+    }
+
+    /// The provider once its agent has reported something new, or after as long as a reconnect takes.
+    async fn once_back(&self, missed: &ProviderSnapshot, run: &Run<'_>) -> Option<Arc<ProviderSnapshot>> {
+        let id = &missed.provider.id;
+        run.phase.enter(Phase::Reaching(id.clone()));
+        let is_new = |snapshot: &Arc<ProviderSnapshot>| snapshot.sequence > missed.sequence;
+        self.changed(id, self.timings.absence, run, is_new).await
+    }
+
+    /// The provider once `condition` holds, or after `most`; `None` when it is gone.
+    async fn changed(
+        &self,
+        id: &ProviderId,
+        most: Duration,
+        run: &Run<'_>,
+        condition: impl FnMut(&Arc<ProviderSnapshot>) -> bool,
+    ) -> Option<Arc<ProviderSnapshot>> {
+        let mut states = self.registry.watch(id)?;
+        let deadline = run.until.min(Instant::now() + most);
+        // Whether the condition came to hold or not, the fold's present state decides.
+        let _ = tokio::time::timeout_at(deadline, states.wait_for(condition)).await;
+        self.registry.get(id)
+    }
+}
