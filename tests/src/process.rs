@@ -46,6 +46,15 @@ impl Launch {
         }
     }
 
+    /// The command so far becomes the last arguments of another program, which runs it.
+    #[must_use]
+    pub fn under(mut self, program: impl Into<PathBuf>, args: &[&str]) -> Self {
+        let inner = std::mem::replace(&mut self.program, program.into());
+        let outer = args.iter().map(OsString::from).chain([inner.into_os_string()]);
+        self.args = outer.chain(std::mem::take(&mut self.args)).collect();
+        self
+    }
+
     /// One more argument.
     #[must_use]
     pub fn arg(mut self, arg: impl AsRef<OsStr>) -> Self {

@@ -6,13 +6,22 @@ use reveille_bus::{
     Connection,
     control::{self, ControlAnswer, ControlError, ControlRequest},
 };
-use reveille_domain::AgentName;
+use reveille_domain::{AgentName, Epoch};
 use std::time::Duration;
 use tracing::debug;
 
 /// The pause before a request is repeated; it doubles up to a cap.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+
+/// What control says of a session that isn't the agent's last one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Superseded {
+    /// The current epoch.
+    pub current: Epoch,
+    /// Whether a restore of the journal ended the session, and no other process has the name.
+    pub restored: bool,
+}
 
 /// Control, as the agent sees it.
 pub trait Hub: Send + Sync {

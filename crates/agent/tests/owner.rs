@@ -12,7 +12,7 @@ mod owned;
 use backend::{Backend, Closed, eventually};
 use control::{Control, EPOCH, now};
 use owned::Owned;
-use reveille_agent::provider::Input;
+use reveille_agent::{hub::Superseded, provider::Input};
 use reveille_domain::{
     Availability::Available,
     Epoch, ModelName, ProviderCommand, ReportSeq, SleepReason, WakeFailureKind,
@@ -612,7 +612,11 @@ async fn a_superseded_session_is_told() {
     });
     let mut owned = Owned::with(control, &seldom_probed(&backend, "/wake"), None);
     owned.superseded.changed().await.expect("told");
-    assert_eq!(*owned.superseded.borrow(), Some(Epoch(EPOCH.0 + 1)));
+    let by = Superseded {
+        current: Epoch(EPOCH.0 + 1),
+        restored: false,
+    };
+    assert_eq!(*owned.superseded.borrow(), Some(by));
 }
 
 #[tokio::test]

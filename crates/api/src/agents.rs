@@ -1,7 +1,9 @@
 //! The fold of the journal in memory: which key each agent has. The answers to the hub's NATS servers come from it.
 
 use parking_lot::RwLock;
-use reveille_domain::{Access, Agent, AgentKey, AgentName, Epoch, Sessions, Timestamp};
+use reveille_domain::{
+    Access, AdvanceReason, Agent, AgentEvent, AgentKey, AgentName, Epoch, Sessions, Timestamp,
+};
 use std::{
     collections::{BTreeMap, HashMap},
     sync::Arc,
@@ -16,6 +18,8 @@ pub(crate) struct AgentSnapshot {
     /// When its current session began, and the version of its program.
     pub session: Option<(Timestamp, String)>,
     pub access: Access,
+    /// Whether the last session was ended by a restore of the journal, so that its process may begin another.
+    pub restored: bool,
     /// The journal sequence of that commit.
     pub sequence: u64,
 }
@@ -59,18 +63,21 @@ impl Agents {
         self.dropped.subscribe()
     }
 
-    pub(crate) fn take(&self, name: &AgentName, agent: &Agent, sequence: u64) {
+    /// Takes in an agent's state after these events.
+    pub(crate) fn take(&self, name: &AgentName, agent: &Agent, events: &[AgentEvent], sequence: u64) {
         let session = match &agent.sessions {
             Sessions::Unknown | Sessions::Fenced(_) => None,
             Sessions::Connected(session) => Some((session.connected_at_ms, session.version.clone())),
         };
+        let mut table = self.table.write();
+        let was_restored = table.agents.get(name).is_some_and(|before| before.restored);
         let known = AgentSnapshot {
             epoch: agent.epoch(),
             session,
             access: agent.access.clone(),
+            restored: is_restored(events, was_restored),
             sequence,
         };
-        let mut table = self.table.write();
         let key = known.access.key().cloned();
         let before = table.agents.insert(name.clone(), Arc::new(known));
         let before = before.and_then(|before| before.access.key().cloned());
@@ -90,4 +97,13 @@ impl Agents {
     pub(crate) fn reset(&self) {
         *self.table.write() = Table::default();
     }
+}
+
+/// Whether a restore of the journal ended the last session, after these events.
+fn is_restored(events: &[AgentEvent], before: bool) -> bool {
+    events.iter().fold(before, |before, event| match event {
+        AgentEvent::AgentConnected { .. } | AgentEvent::AgentRevoked { .. } => false,
+        AgentEvent::AgentEpochAdvanced { reason, .. } => *reason == AdvanceReason::JournalRestored,
+        AgentEvent::AgentTokenIssued { .. } | AgentEvent::AgentEnrolled { .. } => before,
+    })
 }

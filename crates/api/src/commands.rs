@@ -2,7 +2,9 @@
 
 use crate::{metrics::Metrics, registry::Registry};
 use async_trait::async_trait;
-use reveille_bus::{AggregateId, BusError, CommandError, CommitMeta, Executed, Journal, NatsClock};
+use reveille_bus::{
+    AggregateId, BusError, CommandError, CommitMeta, Executed, Journal, JournalTrouble, NatsClock,
+};
 use reveille_domain::{
     Agent, AgentCommand, AgentName, AgentRejection, Epoch, Key, KeyCommand, KeyId, KeyRejection, Provider,
     ProviderCommand, ProviderId, Rejection, Timestamp,
@@ -23,7 +25,11 @@ pub(crate) struct Commands {
 }
 
 impl Commands {
+    /// NATS time, for a command; fails while the journal is lost.
     pub(crate) async fn now(&self) -> Result<Timestamp, BusError> {
+        if let Some(lost @ JournalTrouble::Lost(_)) = self.journal.health().trouble() {
+            return Err(lost.into());
+        }
         let unknown = |_| BusError::Unavailable("NATS time is not known yet".to_owned());
         tokio::time::timeout(CLOCK_WAIT, self.clock.now())
             .await

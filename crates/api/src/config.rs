@@ -6,7 +6,7 @@ use crate::{
     server::{ServerLimits, tls::Tls},
     wakes::MAX_WAITING,
 };
-use reveille_bus::{NatsAccess, access::NatsKey};
+use reveille_bus::{Beginning, JournalHealth, NatsAccess, access::NatsKey};
 use reveille_domain::{AgentKey, AgentName};
 
 /// How this replica answers for the keys of agents, where the hub's NATS servers ask for keys.
@@ -34,6 +34,10 @@ pub struct AgentHub {
 pub struct Config {
     /// Where NATS is, and this replica's credentials.
     pub nats: NatsAccess,
+    /// How this replica begins with its journal.
+    pub beginning: Beginning,
+    /// Where this replica reports the journal's health.
+    pub journal_health: JournalHealth,
     /// Set if this replica answers for the keys of agents.
     pub agent_auth: Option<AgentAuth>,
     pub agent_hub: AgentHub,
@@ -64,6 +68,8 @@ impl Config {
                 ca_pem: None,
             },
             nats,
+            beginning: Beginning::default(),
+            journal_health: JournalHealth::default(),
             agent_auth: None,
             replica: replica.to_owned(),
             max_waiting: MAX_WAITING,

@@ -13,10 +13,9 @@ use crate::{
     server,
     wakes::Wakes,
 };
-use async_nats::jetstream;
 use backon::{ConstantBuilder, Retryable};
 use reveille_bus::{
-    BusError, Connection, Follow, Follower, Journal, NatsClock,
+    Beginning, BusError, Connection, Follow, Follower, Journal, NatsClock,
     access::AuthRequests,
     control::ControlRequests,
     heartbeats::HeartbeatWatch,
@@ -34,6 +33,8 @@ use tracing::{error, info, warn};
 
 /// How long requests under way may take to end once the process is stopping.
 const STOP_WAIT: Duration = Duration::from_secs(10);
+/// How long the start of the fold may wait for the database, if NATS has no commits.
+const ROWS_WAIT: Duration = Duration::from_secs(2);
 /// The pause before the wakes of the last hour are counted again, after that failed.
 const COUNT_AGAIN: Duration = Duration::from_secs(1);
 
@@ -66,7 +67,7 @@ pub async fn run(
     };
     let service = Service::new(&bus, &shutdown);
     let (broken, failed) = oneshot::channel();
-    service.fold_journal(broken);
+    service.fold_journal(config.beginning.clone(), rows.clone(), broken);
     let state = service.start(&config, &relay, rows).await?;
     let address = listener.local_addr()?;
     let scheme = if config.tls.is_some() { "https" } else { "http" };
@@ -109,7 +110,18 @@ pub async fn run(
 
 async fn connect(config: &Config, purpose: &str) -> Result<Connection, BusError> {
     let name = format!("reveille {purpose} {}", config.replica);
-    Connection::open(&config.nats.named(&name)).await
+    Connection::open(&config.nats.named(&name).reporting(&config.journal_health)).await
+}
+
+/// What the rows show of a journal that NATS doesn't have, as a clause. Rows that can't be read now show nothing.
+async fn in_the_rows(rows: &dyn Rows, journal: &Journal) -> Option<String> {
+    if journal.last_sequence().await.is_ok_and(|last| last > 0) {
+        return None;
+    }
+    let applied = tokio::time::timeout(ROWS_WAIT, rows.applied()).await.ok()?.ok()?;
+    (applied > 0).then(|| {
+        format!("the database has its commits up to {applied} (`reveille journal export --from-postgres` writes them to a file)")
+    })
 }
 
 async fn stopped_for_too_long(shutdown: &CancellationToken) {
@@ -132,7 +144,7 @@ impl Service {
         Self {
             bus: bus.clone(),
             commands: Commands {
-                journal: Journal::new(jetstream::new(bus.client().clone())),
+                journal: Journal::of(bus),
                 clock: NatsClock::default(),
                 metrics: Metrics::default(),
                 registry: registry.clone(),
@@ -212,9 +224,24 @@ impl Service {
     }
 
     /// Folds the journal; a failure, after which nothing works, goes to `broken`.
-    fn fold_journal(&self, broken: oneshot::Sender<BusError>) {
-        let (registry, follower) = (self.registry.clone(), Follower::new(&self.bus, Follow::Latest));
+    fn fold_journal(
+        &self,
+        mut beginning: Beginning,
+        rows: Option<Arc<dyn Rows>>,
+        broken: oneshot::Sender<BusError>,
+    ) {
+        let (bus, registry, journal) = (
+            self.bus.clone(),
+            self.registry.clone(),
+            self.commands.journal.clone(),
+        );
         self.spawn(async move {
+            if beginning.evidence.is_none()
+                && let Some(rows) = rows
+            {
+                beginning.evidence = in_the_rows(rows.as_ref(), &journal).await;
+            }
+            let follower = Follower::guarding(&bus, Follow::Latest, beginning);
             let Err(error) = registry.run(follower).await;
             let _ = broken.send(error);
         });
@@ -311,12 +338,14 @@ impl Service {
         agent_auth: watch::Receiver<bool>,
     ) -> Box<dyn Fn() -> Readiness + Send + Sync> {
         let (registry, clock) = (self.registry.clone(), self.commands.clock.clone());
+        let journal = self.commands.journal.health().clone();
         let connections = [self.bus.clone(), relay.clone()];
         Box::new(move || Readiness {
             registry: registry.is_ready(),
             nats: connections.iter().all(Connection::is_connected),
             clock: clock.try_now().is_some(),
             agent_auth: *agent_auth.borrow(),
+            trouble: journal.trouble(),
         })
     }
 }

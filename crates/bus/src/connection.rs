@@ -3,8 +3,8 @@
 use crate::{
     access::{NatsKey, Role},
     error::BusError,
+    health::JournalHealth,
     loopback::is_loopback_host,
-    streams::{StreamHealth, ensure_streams, inspect_streams},
 };
 use async_nats::{Client, ConnectError, ConnectErrorKind, ConnectOptions, Event, ServerAddr, jetstream};
 use backon::{BackoffBuilder, ExponentialBuilder};
@@ -101,6 +101,7 @@ impl NatsAccess {
         NatsOptions {
             access: self.clone(),
             name: name.to_owned(),
+            health: JournalHealth::default(),
         }
     }
 }
@@ -111,6 +112,16 @@ pub struct NatsOptions {
     access: NatsAccess,
     /// The connection's name in the server's monitoring.
     name: String,
+    health: JournalHealth,
+}
+
+impl NatsOptions {
+    /// The connection reports the journal's health to `health`.
+    #[must_use]
+    pub fn reporting(mut self, health: &JournalHealth) -> Self {
+        self.health = health.clone();
+        self
+    }
 }
 
 /// A connection that reconnects by itself.
@@ -120,6 +131,7 @@ pub struct Connection {
     generation: watch::Receiver<u64>,
     /// See [`Role::makes_streams`].
     makes_streams: bool,
+    health: JournalHealth,
 }
 
 impl Connection {
@@ -176,6 +188,7 @@ impl Connection {
             client,
             generation,
             makes_streams: options.access.role.makes_streams(),
+            health: options.health.clone(),
         })
     }
 
@@ -193,23 +206,15 @@ impl Connection {
         js
     }
 
-    /// Creates the streams that are missing; for a role that may not create them, checks instead whether they exist.
-    pub(crate) async fn ready_streams(&self) -> Result<jetstream::Context, BusError> {
-        let js = self.jetstream();
-        if self.makes_streams {
-            ensure_streams(&js).await?;
-            return Ok(js);
-        }
-        for (stream, look) in inspect_streams(&js).await? {
-            match look {
-                StreamHealth::Missing => return Err(BusError::NoStream { stream }),
-                StreamHealth::Differs(difference) => {
-                    return Err(BusError::StreamMismatch { stream, difference });
-                }
-                StreamHealth::Sound { .. } => {}
-            }
-        }
-        Ok(js)
+    /// What is wrong with the journal, as far as its users on this connection have found out.
+    #[must_use]
+    pub const fn health(&self) -> &JournalHealth {
+        &self.health
+    }
+
+    /// See [`Role::makes_streams`].
+    pub(crate) const fn makes_streams(&self) -> bool {
+        self.makes_streams
     }
 
     /// How often the connection was established. A change means that it was lost in between.

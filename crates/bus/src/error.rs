@@ -1,5 +1,6 @@
 //! What can go wrong on the bus. A command that the domain refuses is no fault of the bus, so it has a variant of its own.
 
+use crate::health::JournalTrouble;
 use thiserror::Error;
 
 /// Why the bus failed. None of these says anything about agents, providers or wakes.
@@ -11,6 +12,9 @@ pub enum BusError {
     /// The commit may or may not be in the journal.
     #[error("the outcome of an append is unknown: {0}")]
     Unknown(String),
+    /// The journal is lost, or takes no commits. After the latter, the commit may yet be stored.
+    #[error(transparent)]
+    Journal(#[from] JournalTrouble),
     /// The URL of NATS is malformed.
     #[error("{url:?} is not a NATS URL: {reason}")]
     Address {
@@ -27,8 +31,8 @@ pub enum BusError {
         /// The oldest version that is supported.
         needed: String,
     },
-    /// A stream is missing, and this role may not create it.
-    #[error("the stream {stream} is missing: an API replica creates it")]
+    /// A stream is missing, and isn't created here.
+    #[error("the stream {stream} is missing: an API replica creates it when it starts")]
     NoStream {
         /// The stream's name.
         stream: &'static str,

@@ -6,7 +6,9 @@ use crate::{
     connection::Connection,
     entry::{Checkpoint, JournalEntry},
     error::BusError,
+    health::{JournalHealth, JournalTrouble},
     ordered_reader::OrderedReader,
+    search::{Beginning, Search},
     streams::{self, JOURNAL_STREAM},
     subjects,
     upcast::Upcaster,
@@ -17,11 +19,11 @@ use async_nats::jetstream::{
 };
 use std::time::Duration;
 use tokio::{sync::watch, time::Instant};
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 /// The pause before the consumer is created again.
 const RESTART_PAUSE: Duration = Duration::from_millis(200);
-/// The pause before looking again for a stream that another process creates.
+/// The pause before looking again for a journal that isn't there.
 const MISSING_PAUSE: Duration = Duration::from_secs(1);
 /// How often the stream's head is checked while nothing arrives: a consumer past the end stays silent.
 const CHECK_EVERY: Duration = Duration::from_secs(2);
@@ -57,7 +59,11 @@ pub enum Followed {
 pub struct Follower {
     connection: Connection,
     generation: watch::Receiver<u64>,
-    /// Whether the log says already that there is no journal yet.
+    /// The generation of the last start.
+    read_in: u64,
+    /// Set for the one that decides for its process whether this is the journal.
+    guard: Option<Beginning>,
+    /// Whether the log says already that there is no journal.
     logged_missing: bool,
     follow: Follow,
     seen: Option<Checkpoint>,
@@ -85,6 +91,16 @@ struct Reading {
 }
 
 impl Follower {
+    /// Follows the journal over `connection` on behalf of the whole process: it begins the journal if there never was one
+    /// and the role may, and keeps the connection's [`JournalHealth`].
+    #[must_use]
+    pub fn guarding(connection: &Connection, follow: Follow, beginning: Beginning) -> Self {
+        Self {
+            guard: Some(beginning),
+            ..Self::new(connection, follow)
+        }
+    }
+
     /// Follows the journal over `connection`.
     #[must_use]
     pub fn new(connection: &Connection, follow: Follow) -> Self {
@@ -95,6 +111,8 @@ impl Follower {
         Self {
             connection: connection.clone(),
             generation: connection.generation(),
+            read_in: 0,
+            guard: None,
             logged_missing: false,
             follow,
             seen,
@@ -107,11 +125,12 @@ impl Follower {
         }
     }
 
-    /// The next report. Waits out every outage. Cancel-safe: dropping it loses nothing.
+    /// The next report. Waits out every outage, and waits for a journal that is lost: one that is missing, empty, being
+    /// restored or of other settings although there were commits. Cancel-safe: dropping it loses nothing.
     ///
     /// # Errors
-    /// [`BusError::Diverged`] when the journal was replaced under a follower from a checkpoint;
-    /// [`BusError::StreamMismatch`] when it was created again with other settings.
+    /// [`BusError::Diverged`] when another journal has taken the place of the one that a follower from a checkpoint has seen;
+    /// [`BusError::StreamMismatch`] when the first one it finds has settings that Reveille can't work with.
     pub async fn next(&mut self) -> Result<Followed, BusError> {
         loop {
             if std::mem::take(&mut self.interrupted) {
@@ -125,10 +144,8 @@ impl Follower {
                         warn!(%reason, "can't read the journal, trying again");
                         tokio::time::sleep(RESTART_PAUSE).await;
                     }
-                    Err(error @ BusError::NoStream { .. }) => {
-                        if !std::mem::replace(&mut self.logged_missing, true) {
-                            warn!("{error}; waiting for it");
-                        }
+                    Err(error @ (BusError::NoStream { .. } | BusError::Journal(_))) => {
+                        self.note_missing(&error);
                         tokio::time::sleep(MISSING_PAUSE).await;
                     }
                     Err(error) => return Err(error),
@@ -189,9 +206,15 @@ impl Follower {
 
     /// Creates a consumer behind the last commit seen, after checking that the journal still holds it.
     async fn start(&mut self) -> Result<Option<Followed>, BusError> {
-        self.generation.borrow_and_update();
-        let js = self.connection.ready_streams().await?;
-        self.logged_missing = false;
+        self.note_reconnect();
+        let js = self.connection.jetstream();
+        let search = Search {
+            guard: self.guard.as_ref(),
+            makes_streams: self.connection.makes_streams(),
+            seen: self.seen.map(|seen| seen.sequence),
+            is_awaited: self.logged_missing,
+        };
+        search.journal(&js).await?;
         let stream = streams::open(&js, JOURNAL_STREAM).await?;
         if let Some(seen) = self.seen
             && !holds(&stream, seen).await?
@@ -199,9 +222,11 @@ impl Follower {
             return match self.follow {
                 Follow::After(_) => Err(BusError::Diverged { seq: seen.sequence }),
                 Follow::Latest => {
-                    warn!(
+                    error!(
                         journal.sequence = seen.sequence,
-                        "the journal was replaced, reading it from the start"
+                        "the journal was replaced: it no longer holds commit {} as it was read. Reading the one that is \
+                         there from its start",
+                        seen.sequence
                     );
                     self.seen = None;
                     self.caught_up = false;
@@ -217,6 +242,10 @@ impl Follower {
             (None, Follow::Latest | Follow::After(_)) => DeliverPolicy::All,
         };
         let messages = OrderedReader::new(&stream, subjects::EVENTS, deliver_policy).await?;
+        self.logged_missing = false;
+        if let Some(health) = self.health() {
+            health.found();
+        }
         let reset = std::mem::take(&mut self.fresh) && self.follow == Follow::Latest;
         self.reading = Some(Reading {
             head: Some(stream.cached_info().state.last_sequence),
@@ -229,6 +258,31 @@ impl Follower {
     }
 }
 
+impl Follower {
+    /// Since the last connection the server may have been restarted, so that it stores commits again.
+    fn note_reconnect(&mut self) {
+        let generation = *self.generation.borrow_and_update();
+        if std::mem::replace(&mut self.read_in, generation) != generation
+            && let Some(health) = self.health()
+        {
+            health.stored(Ok(()));
+        }
+    }
+
+    fn health(&self) -> Option<&JournalHealth> {
+        self.guard.is_some().then(|| self.connection.health())
+    }
+
+    fn note_missing(&mut self, error: &BusError) {
+        let logged = std::mem::replace(&mut self.logged_missing, true);
+        match (self.health(), error) {
+            (Some(health), BusError::Journal(JournalTrouble::Lost(why))) => health.lost(why),
+            _ if !logged => warn!("{error}; waiting for it"),
+            _ => {}
+        }
+    }
+}
+
 impl Reading {
     /// Whether the stream is still the same and everything in it has arrived.
     async fn is_current(&mut self, done: u64) -> bool {
@@ -236,7 +290,8 @@ impl Reading {
         self.check_at = Instant::now() + CHECK_EVERY;
         // During an outage, the connection or the reader notices its end.
         let Ok(info) = info else { return true };
-        if info.created != self.stream.cached_info().created || info.state.last_sequence < done {
+        let replaced = info.created != self.stream.cached_info().created;
+        if replaced || info.state.last_sequence < done || !streams::is_journal(&info.config) {
             return false;
         }
         // A commit may be on its way; if it still is at the next check, the reader is stuck.

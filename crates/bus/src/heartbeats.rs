@@ -9,7 +9,7 @@ use crate::{
     messages,
     ordered_reader::OrderedReader,
     refusals::{Reason, Refusals, SubjectKind},
-    streams::HEARTBEATS_STREAM,
+    streams::{self, HEARTBEATS_STREAM},
     subjects::{self, Sign},
 };
 use async_nats::{
@@ -31,6 +31,8 @@ pub const CANARY_EVERY: Duration = Duration::from_secs(1);
 const RESTART_PAUSE: Duration = Duration::from_millis(200);
 /// How long the own canary may be missing before the reader is started again.
 const SILENT: Duration = Duration::from_secs(4);
+/// After so many readers in a row whose canaries stopped or never came, although the server created each, it stores none.
+const READERS_IN_VAIN: u32 = 2;
 
 /// What an agent reports about itself, over and over.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -79,8 +81,11 @@ pub struct ReceivedHeartbeat {
 }
 
 #[derive(Serialize, Deserialize)]
-struct Canary {
+pub(crate) struct Canary {
     nonce: Uuid,
+    /// Whether the replica has lost the journal, so that it appends nothing.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) without_journal: bool,
 }
 
 /// Receives all heartbeats; for a replica, also sends its canary and sets its clock by it.
@@ -96,6 +101,8 @@ pub struct HeartbeatWatch {
     last_canary: Instant,
     /// Whether a canary has come back to this reader. What came before it was kept by the stream.
     is_live: bool,
+    /// How many readers in a row fell silent.
+    in_vain: u32,
     refusals: Refusals,
 }
 
@@ -125,6 +132,7 @@ impl HeartbeatWatch {
             sent: None,
             last_canary: Instant::now(),
             is_live: false,
+            in_vain: 0,
             refusals,
         }
     }
@@ -161,7 +169,10 @@ impl HeartbeatWatch {
         self.generation.borrow_and_update();
         self.is_live = false;
         self.clock.interrupted();
-        let js = self.connection.ready_streams().await?;
+        let js = self.connection.jetstream();
+        if self.connection.makes_streams() {
+            streams::ensure_heartbeats(&js).await?;
+        }
         let stream = js.get_stream_no_info(HEARTBEATS_STREAM).await;
         let stream = stream.map_err(BusError::unavailable)?;
         let from = DeliverPolicy::LastPerSubject;
@@ -175,11 +186,18 @@ impl HeartbeatWatch {
         let Some(replica) = &self.replica else { return };
         if self.last_canary.elapsed() > SILENT {
             self.messages = None;
+            self.in_vain = self.in_vain.saturating_add(1);
+            if self.in_vain >= READERS_IN_VAIN {
+                self.connection.health().canaries_missing(true);
+            }
             return;
         }
         let nonce = Uuid::now_v7();
         self.sent = Some((nonce, Instant::now()));
-        let canary = Canary { nonce };
+        let canary = Canary {
+            nonce,
+            without_journal: self.connection.health().is_lost(),
+        };
         if let Err(error) =
             messages::publish(self.connection.client(), subjects::canary(replica), &canary).await
         {
@@ -196,6 +214,8 @@ impl HeartbeatWatch {
                 if let Some((_, at)) = self.sent.take_if(|(nonce, _)| *nonce == canary.nonce) {
                     self.last_canary = Instant::now();
                     self.is_live = true;
+                    self.in_vain = 0;
+                    self.connection.health().canaries_missing(false);
                     self.clock.canary(at, self.last_canary, stored_at);
                 }
                 None

@@ -8,6 +8,7 @@
 //! - [`control`], [`wakes`], [`orders`]: the messages between agents and control.
 //! - [`private_file`]: files and folders for their owner alone, in every process.
 //! - [`relay`]: inference requests and responses, frame by frame.
+//! - [`JournalHealth`]: what keeps a process from using its journal.
 //! - [`Refusals`]: counts of the messages that were refused.
 
 pub mod access;
@@ -19,6 +20,7 @@ pub mod control;
 mod entry;
 mod error;
 mod follow;
+mod health;
 pub mod heartbeats;
 mod journal;
 mod loopback;
@@ -29,6 +31,7 @@ pub mod private_file;
 mod refusals;
 pub mod relay;
 mod row_source;
+mod search;
 mod streams;
 mod subjects;
 mod upcast;
@@ -39,8 +42,10 @@ pub use connection::{Connection, MIN_SERVER, NatsAccess, NatsOptions, NatsServer
 pub use entry::{Checkpoint, JournalEntry};
 pub use error::{BusError, CommandError};
 pub use follow::{Follow, Followed, Follower};
+pub use health::{JournalHealth, JournalTrouble};
 pub use journal::{CommitMeta, Executed, Expected, Journal, JournalContext};
 pub use loopback::{is_loopback_host, is_loopback_ip};
 pub use refusals::{Reason, Refusals, SubjectKind};
+pub use search::Beginning;
 pub use streams::{HEARTBEATS_STREAM, JOURNAL_STREAM, StreamHealth, ensure_streams, inspect_streams};
 pub use subjects::{AggregateId, FACTS};

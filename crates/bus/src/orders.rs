@@ -16,6 +16,8 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
 pub enum Order {
     /// A later session has taken the agent's name: processes of an earlier epoch exit.
     Superseded,
+    /// The journal doesn't have the agent's session, because it was restored or replaced: the agent connects again.
+    Reconnect,
     /// The agent counted as lost and was heard again: it resumes these providers.
     Resume {
         /// The providers' names.
@@ -70,10 +72,20 @@ pub async fn send(
 /// # Errors
 /// When the connection is closed.
 pub async fn announce_session(client: &Client, agent: &AgentName, epoch: Epoch) -> Result<(), BusError> {
-    let order = AddressedOrder {
-        epoch,
-        order: Order::Superseded,
-    };
+    tell(client, agent, epoch, Order::Superseded).await
+}
+
+/// Tells every process of this agent's name to connect again, since the journal, whose epoch this is, doesn't have its
+/// session. There is no answer.
+///
+/// # Errors
+/// When the connection is closed.
+pub async fn ask_to_reconnect(client: &Client, agent: &AgentName, epoch: Epoch) -> Result<(), BusError> {
+    tell(client, agent, epoch, Order::Reconnect).await
+}
+
+async fn tell(client: &Client, agent: &AgentName, epoch: Epoch, order: Order) -> Result<(), BusError> {
+    let order = AddressedOrder { epoch, order };
     messages::publish(client, subjects::orders(agent), &order).await
 }
 

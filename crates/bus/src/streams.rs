@@ -4,7 +4,9 @@ use crate::{error::BusError, subjects};
 use async_nats::jetstream::{
     Context,
     context::GetStreamErrorKind,
-    stream::{Config, DiscardPolicy, Republish, RetentionPolicy, StorageType, Stream},
+    stream::{
+        Config, DiscardPolicy, LastRawMessageErrorKind, Republish, RetentionPolicy, StorageType, Stream,
+    },
 };
 use parking_lot::Mutex;
 use std::collections::BTreeSet;
@@ -63,8 +65,46 @@ const REPLICAS: usize = 3;
 /// # Errors
 /// When NATS isn't available, or a stream has other settings.
 pub async fn ensure_streams(js: &Context) -> Result<(), BusError> {
-    ensure(js, JOURNAL_STREAM, journal()).await?;
+    ensure_journal(js).await?;
+    ensure_heartbeats(js).await
+}
+
+/// Creates the journal if it is missing. Only for who knows that there is none to lose.
+pub(crate) async fn ensure_journal(js: &Context) -> Result<(), BusError> {
+    ensure(js, JOURNAL_STREAM, journal()).await
+}
+
+/// Creates the stream of heartbeats if it is missing.
+pub(crate) async fn ensure_heartbeats(js: &Context) -> Result<(), BusError> {
     ensure(js, HEARTBEATS_STREAM, heartbeats()).await
+}
+
+/// The journal's health.
+pub(crate) async fn inspect_journal(js: &Context) -> Result<StreamHealth, BusError> {
+    look(js, JOURNAL_STREAM, &journal()).await
+}
+
+/// Whether these settings are still those of a journal that isn't being restored.
+pub(crate) fn is_journal(config: &Config) -> bool {
+    difference(&journal(), config).is_none()
+}
+
+/// Whether an agent was ever connected: an agent sends heartbeats only after control has committed its session, so there
+/// was a journal that had it.
+pub(crate) async fn had_agents(js: &Context) -> Result<bool, BusError> {
+    let stream = js.get_stream_no_info(HEARTBEATS_STREAM).await;
+    let stream = stream.map_err(BusError::unavailable)?;
+    match stream
+        .get_last_raw_message_by_subject(subjects::AGENTS_HEARTBEATS)
+        .await
+    {
+        Ok(_) => Ok(true),
+        Err(error) => match error.kind() {
+            LastRawMessageErrorKind::NoMessageFound => Ok(false),
+            LastRawMessageErrorKind::JetStream(api) if is_not_found(&api) => Ok(false),
+            _ => Err(BusError::unavailable(error)),
+        },
+    }
 }
 
 /// What an inspection finds out about a stream.
@@ -81,7 +121,7 @@ pub enum StreamHealth {
         /// The sequence of its last message; 0 before the first.
         last_sequence: u64,
     },
-    /// The stream has other settings, named in the text.
+    /// The stream has other settings, named in the text, or is being restored.
     Differs(String),
 }
 
@@ -91,7 +131,7 @@ pub enum StreamHealth {
 /// When NATS isn't available.
 pub async fn inspect_streams(js: &Context) -> Result<[(&'static str, StreamHealth); 2], BusError> {
     Ok([
-        (JOURNAL_STREAM, look(js, JOURNAL_STREAM, &journal()).await?),
+        (JOURNAL_STREAM, inspect_journal(js).await?),
         (
             HEARTBEATS_STREAM,
             look(js, HEARTBEATS_STREAM, &heartbeats()).await?,

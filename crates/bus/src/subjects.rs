@@ -9,6 +9,8 @@ pub(crate) const EVENTS: &str = "reveille.events.>";
 pub const FACTS: &str = "reveille.facts.>";
 /// Every heartbeat and canary.
 pub(crate) const HEARTBEATS: &str = "reveille.heartbeats.>";
+/// Every heartbeat of an agent, without the canaries.
+pub(crate) const AGENTS_HEARTBEATS: &str = "reveille.heartbeats.*";
 /// Every control request.
 pub(crate) const CONTROL: &str = "reveille.control.*.*";
 /// Where a server asks about connections that its config doesn't know.

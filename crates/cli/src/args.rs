@@ -95,6 +95,9 @@ pub struct ServeArgs {
     /// NATS URL for agents that join [default: the one this process uses].
     #[arg(long, env = "REVEILLE_AGENTS_NATS_URL", value_name = "URL")]
     pub agents_nats: Option<String>,
+    /// Begin an empty journal in the place of one that is gone, instead of waiting until it is restored.
+    #[arg(long)]
+    pub new_journal: bool,
     #[command(flatten)]
     pub database: DatabaseUrl,
 }

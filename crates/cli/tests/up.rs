@@ -112,6 +112,16 @@ impl Drop for Up {
     }
 }
 
+/// A process that ends with the test, cleanly, so that the next one finds the folder free.
+struct Running(Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        kill(i32::try_from(self.0.id()).expect("a process id"), Signal::TERM);
+        let _ = self.0.wait();
+    }
+}
+
 /// The program without the variables of whoever runs the tests.
 fn reveille(args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_reveille"));
@@ -250,6 +260,31 @@ fn killed_by_minus_nine_it_leaves_no_process_and_the_next_run_goes_on() {
         "the next run started beside what the first one left"
     );
     assert!(again.events().starts_with(&before), "the journal is another one");
+}
+
+#[test]
+fn a_store_that_is_gone_is_not_replaced_by_an_empty_one_unless_it_is_told_so() {
+    let first = Up::start(tempfile::tempdir().expect("a folder"));
+    let (exit, folder) = first.end(Signal::TERM);
+    assert_eq!(exit, Some(0));
+    fs::remove_dir_all(folder.path().join("data/nats")).expect("the journal is lost");
+    let log = folder.path().join("again.log");
+    let run = |told: &[&str]| {
+        let mut command = up(folder.path(), free_port());
+        command
+            .args(told)
+            .stderr(File::create(&log).expect("a log can be made"));
+        let process = command.spawn().expect("the program can be run");
+        Running(process)
+    };
+    let waiting = run(&[]);
+    let said = |words: &str| fs::read_to_string(&log).is_ok_and(|text| text.contains(words));
+    wait_until("it said that the journal is lost", || {
+        said("is gone, although one was begun in")
+    });
+    drop(waiting);
+    let _told = run(&["--new-journal"]);
+    wait_until("it said that it is up", || said("reveille is up"));
 }
 
 #[test]

@@ -5,7 +5,7 @@ use crate::{Applied, Mark, Projection, ProjectionError, ProjectorError, backoff:
 use async_nats::jetstream;
 use futures::FutureExt;
 use reveille_bus::{
-    Checkpoint, Connection, Follow, Followed, Follower, Journal, NatsAccess, commit::CommitHash,
+    Beginning, Checkpoint, Connection, Follow, Followed, Follower, Journal, NatsAccess, commit::CommitHash,
 };
 use reveille_domain::rows::{RowSource, SourceBody};
 use std::{fmt, str::FromStr, time::Duration};
@@ -129,7 +129,8 @@ impl Projector {
                 "projection resumes after commit {}", mark.stream_seq
             );
             self.applied(mark.stream_seq);
-            let mut follower = Follower::new(connection, Follow::After(checkpoint(&mark)?));
+            let from = Follow::After(checkpoint(&mark)?);
+            let mut follower = Follower::guarding(connection, from, Beginning::default());
             match self.follow(projection, &mut follower, mark, &mut backoff).await? {
                 Restart::Fenced => {
                     info!("another projector moved the checkpoint: continuing from there");

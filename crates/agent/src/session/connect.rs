@@ -13,12 +13,22 @@ pub(super) fn request(session: SessionId) -> ControlRequest {
     }
 }
 
+/// Whether the session was ended by a restore of the journal, so that another one may begin.
+pub(super) const fn is_restored(answer: &ControlAnswer) -> bool {
+    matches!(
+        answer,
+        ControlAnswer::Refused {
+            refusal: ControlError::Superseded { restored: true, .. }
+        }
+    )
+}
+
 /// The session's epoch, and the providers that control has of earlier sessions.
 pub(super) fn accepted(answer: ControlAnswer) -> Result<(Epoch, Vec<ProviderName>), AgentError> {
     match answer {
         ControlAnswer::Connected { epoch, providers } => Ok((epoch, providers)),
         ControlAnswer::Refused {
-            refusal: ControlError::Superseded { current },
+            refusal: ControlError::Superseded { current, .. },
         } => Err(AgentError::Superseded { current }),
         ControlAnswer::Refused { refusal } => Err(AgentError::Refused(refusal)),
         ControlAnswer::Done { .. } | ControlAnswer::Stopped => {

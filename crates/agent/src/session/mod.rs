@@ -7,7 +7,7 @@ use crate::{
     AgentError,
     child::ChildrenLock,
     config::{Config, ProviderConfig, millis},
-    hub::{Hub, NatsHub},
+    hub::{Hub, NatsHub, Superseded},
     models::Memory,
     owner_policy::{OwnerPolicy, PauseWatch},
     provider::{Groups, Handle, Input, Owner, Setup},
@@ -84,7 +84,7 @@ struct Session {
     generation: watch::Receiver<u64>,
     hub: Arc<dyn Hub>,
     epoch: CurrentEpoch,
-    superseded: watch::Receiver<Option<Epoch>>,
+    superseded: watch::Receiver<Option<Superseded>>,
     wakes: Wakes,
     orders: Orders,
     heartbeat_every: Duration,
@@ -225,24 +225,47 @@ impl Session {
                     }
                 }
                 Ok(()) = self.generation.changed() => {
-                    // With the same session: control may have counted it as lost, or have lost it.
-                    self.reconnecting = Some(self.hub.ask(connect::request(self.id)));
+                    self.reconnect();
                     self.heartbeats.reset_immediately();
                 }
                 Some(answer) = OptionFuture::from(self.reconnecting.as_mut()) => {
                     self.reconnecting = None;
-                    if let Err(error) = self.reconnected(answer) {
+                    if connect::is_restored(&answer) {
+                        self.begin_again();
+                    } else if let Err(error) = self.reconnected(answer) {
                         return self.fail(error).await;
                     }
                 }
                 Ok(()) = self.superseded.changed() => {
-                    let current = *self.superseded.borrow_and_update();
-                    if let Some(current) = current {
-                        return self.fail(AgentError::Superseded { current }).await;
+                    let by = *self.superseded.borrow_and_update();
+                    if let Some(Superseded { current, restored }) = by.filter(|by| self.is_behind(by.current)) {
+                        if !restored {
+                            return self.fail(AgentError::Superseded { current }).await;
+                        }
+                        self.begin_again();
                     }
                 }
             }
         }
+    }
+
+    /// Connects with the same session: control may have counted it as lost, or have lost it.
+    fn reconnect(&mut self) {
+        self.reconnecting = Some(self.hub.ask(connect::request(self.id)));
+    }
+
+    /// Connects with a new session, since a restore of the journal has ended this one. Backends and recipes run on, and
+    /// everything is reported again.
+    fn begin_again(&mut self) {
+        info!(agent.name = %self.agent, "the journal was restored: {} begins a new session", self.agent);
+        self.epoch.set(None);
+        self.id = SessionId(Uuid::now_v7());
+        self.reconnect();
+    }
+
+    /// Whether `current` is later than this session. While a new one begins, that is for its connect to find out.
+    fn is_behind(&self, current: Epoch) -> bool {
+        self.epoch.get().is_some_and(|own| own < current)
     }
 
     fn wake(&self, wake: WakeMessage) {
@@ -253,14 +276,17 @@ impl Session {
     }
 
     /// Carries out an order. Returns the epoch of a later session if the order says that there is one.
-    fn order(&self, ordered: ReceivedOrder) -> Option<Epoch> {
+    fn order(&mut self, ordered: ReceivedOrder) -> Option<Epoch> {
         let (own, sent_to) = (self.epoch.get()?, ordered.order.epoch);
-        if ordered.order.order == Order::Superseded {
-            return (sent_to > own).then_some(sent_to);
-        }
         let answer = match &ordered.order.order {
+            Order::Superseded => return (sent_to > own).then_some(sent_to),
+            Order::Reconnect => {
+                if self.reconnecting.is_none() && sent_to != own {
+                    self.reconnect();
+                }
+                return None;
+            }
             _ if sent_to != own => refused("the order is for another session"),
-            Order::Superseded => return None,
             Order::Resume { providers } => {
                 for provider in providers.iter().filter_map(|name| self.find(name)) {
                     provider.send(Input::Resume);

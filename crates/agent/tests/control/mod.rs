@@ -317,7 +317,10 @@ impl State {
             },
             Err(rejection) => ControlAnswer::Refused {
                 refusal: match rejection {
-                    Rejection::SessionSuperseded { current } => ControlError::Superseded { current },
+                    Rejection::SessionSuperseded { current } => ControlError::Superseded {
+                        current,
+                        restored: false,
+                    },
                     Rejection::NotRegistered | Rejection::RegisterFirst { .. } => ControlError::RegisterFirst,
                     Rejection::ResumeFirst => ControlError::ResumeFirst,
                     other => panic!("{other}"),

@@ -6,13 +6,14 @@ use crate::{
 };
 use reveille_agent::{
     config::{Hours, ProviderConfig},
+    hub::Superseded,
     models::Memory,
     owner_policy::OwnerPolicy,
     provider::{Groups, Handle, Input, Owner, Setup},
     state_dir::StateDir,
 };
 use reveille_bus::{relay::CurrentEpoch, wakes::WakeMessage};
-use reveille_domain::{AgentName, Epoch, WakeFailure, WakeFailureKind, provider::StatusName};
+use reveille_domain::{AgentName, WakeFailure, WakeFailureKind, provider::StatusName};
 use std::path::Path;
 use tokio::{sync::watch, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
@@ -21,7 +22,7 @@ use tokio_util::sync::CancellationToken;
 pub struct Owned {
     pub control: Control,
     pub handle: Handle,
-    pub superseded: watch::Receiver<Option<Epoch>>,
+    pub superseded: watch::Receiver<Option<Superseded>>,
     stop: CancellationToken,
     task: JoinHandle<()>,
 }

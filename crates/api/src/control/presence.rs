@@ -17,6 +17,16 @@ pub(crate) struct Presence {
     last: Arc<RwLock<HashMap<AgentName, ReceivedHeartbeat>>>,
 }
 
+/// An agent that is heard in another epoch than the journal has.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(crate) struct OtherEpoch {
+    pub(crate) agent: AgentName,
+    /// Its heartbeat's epoch.
+    pub(crate) heard: Epoch,
+    /// The journal's; 0 if the journal doesn't have the agent.
+    pub(crate) current: Epoch,
+}
+
 impl Presence {
     /// Takes in heartbeats for as long as this is polled.
     pub(crate) async fn run(&self, mut watch: HeartbeatWatch, registry: &Registry) {
@@ -69,17 +79,18 @@ impl Presence {
         asked.unwrap_or(DEFAULT_SILENT_AFTER).clamp(shortest, longest)
     }
 
-    /// Agents whose last heartbeat is of an epoch older than `current` says.
-    pub(crate) fn superseded(
-        &self,
-        current: impl Fn(&AgentName) -> Option<Epoch>,
-    ) -> Vec<(AgentName, Epoch)> {
+    /// Agents whose last heartbeat is of another epoch than `current` says, with both. An agent that isn't known at all is one
+    /// only if its heartbeat has arrived since this replica listens.
+    pub(crate) fn of_other_epochs(&self, current: impl Fn(&AgentName) -> Option<Epoch>) -> Vec<OtherEpoch> {
         let last = self.last.read();
-        let newer = |(agent, heard): (&AgentName, &ReceivedHeartbeat)| {
-            current(agent)
-                .filter(|epoch| *epoch > heard.heartbeat.epoch)
-                .map(|epoch| (agent.clone(), epoch))
+        let other = |(agent, heard): (&AgentName, &ReceivedHeartbeat)| {
+            let known = current(agent).or_else(|| heard.heard_at.map(|_| Epoch::default()))?;
+            (known != heard.heartbeat.epoch).then(|| OtherEpoch {
+                agent: agent.clone(),
+                heard: heard.heartbeat.epoch,
+                current: known,
+            })
         };
-        last.iter().filter_map(newer).collect()
+        last.iter().filter_map(other).collect()
     }
 }

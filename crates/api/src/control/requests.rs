@@ -53,6 +53,7 @@ impl Control {
         let answer = match self.carry_out(&agent, asked.request.clone()).await {
             Ok(answer) => answer,
             Err(refusal) => {
+                let refusal = self.with_reason(&agent, refusal);
                 debug!(agent.name = %agent, %refusal, "refused a request of {agent}");
                 if let Some(reason) = counted(&refusal) {
                     self.commands.metrics.refusals.count(SubjectKind::Control, reason);
@@ -63,6 +64,21 @@ impl Control {
         asked.answer(&answer).await;
     }
 
+    /// Tells a session that was superseded whether its process may begin another.
+    fn with_reason(&self, agent: &AgentName, refusal: ControlError) -> ControlError {
+        match refusal {
+            ControlError::Superseded { current, .. } => ControlError::Superseded {
+                current,
+                restored: self
+                    .registry
+                    .agents()
+                    .get(agent)
+                    .is_some_and(|known| known.restored),
+            },
+            refusal => refusal,
+        }
+    }
+
     async fn carry_out(
         &self,
         agent: &AgentName,
@@ -71,7 +87,7 @@ impl Control {
         // The providers' own epochs fence too, but only once the later session has registered them.
         let current = self.registry.agent_epoch(agent).unwrap_or_default();
         if request.epoch().is_some_and(|epoch| epoch < current) {
-            return Err(ControlError::Superseded { current });
+            return Err(superseded(current));
         }
         let provider = |provider| ProviderId::new(agent.clone(), provider);
         match request {
@@ -171,7 +187,7 @@ impl Control {
             .map_err(unavailable)?;
         let (epoch, current) = (said.epoch, agent.state().epoch());
         if epoch < current {
-            return Err(ControlError::Superseded { current });
+            return Err(superseded(current));
         }
         if epoch > current {
             return Err(ControlError::Invalid {
@@ -314,12 +330,17 @@ fn unavailable(error: BusError) -> ControlError {
     }
 }
 
+const fn superseded(current: Epoch) -> ControlError {
+    ControlError::Superseded {
+        current,
+        restored: false,
+    }
+}
+
 fn refused_agent(error: CommandError<AgentRejection>) -> ControlError {
     match error {
         CommandError::Bus(error) => unavailable(error),
-        CommandError::Rejected(AgentRejection::SessionSuperseded { current }) => {
-            ControlError::Superseded { current }
-        }
+        CommandError::Rejected(AgentRejection::SessionSuperseded { current }) => superseded(current),
         CommandError::Rejected(rejection) => ControlError::Invalid {
             reason: rejection.to_string(),
         },
@@ -330,9 +351,7 @@ fn refused(error: CommandError<Rejection>) -> ControlError {
     match error {
         CommandError::Bus(BusError::Unreadable { reason, .. }) => ControlError::Unreadable { reason },
         CommandError::Bus(error) => unavailable(error),
-        CommandError::Rejected(Rejection::SessionSuperseded { current }) => {
-            ControlError::Superseded { current }
-        }
+        CommandError::Rejected(Rejection::SessionSuperseded { current }) => superseded(current),
         CommandError::Rejected(Rejection::NotRegistered | Rejection::RegisterFirst { .. }) => {
             ControlError::RegisterFirst
         }

@@ -1,7 +1,7 @@
 //! Regular checks: wakes past their deadline end, wakes in flight are sent again, providers of silent agents become
 //! inactive, and agents that are back resume theirs. A NATS error never causes any of this.
 
-use super::{Control, Presence, observed::Observed};
+use super::{Control, Presence, observed::Observed, presence::OtherEpoch};
 use crate::registry::ProviderSnapshot;
 use futures::{StreamExt, stream};
 use reveille_bus::{
@@ -12,7 +12,7 @@ use reveille_bus::{
 use reveille_domain::{
     ProviderCommand, ProviderId, Rejection, Status, Timestamp, Wake, provider::InactiveReason,
 };
-use std::{sync::Arc, time::Duration};
+use std::{collections::HashSet, sync::Arc, time::Duration};
 use tracing::{info, warn};
 
 /// How often a replica sweeps, with jitter so that replicas don't sweep together.
@@ -29,6 +29,8 @@ pub(crate) struct Sweeper {
     control: Control,
     presence: Presence,
     observed: Observed,
+    /// The agents that were ahead of the fold at the last sweep.
+    ahead: HashSet<OtherEpoch>,
 }
 
 impl Sweeper {
@@ -37,6 +39,7 @@ impl Sweeper {
             control,
             presence,
             observed: Observed::default(),
+            ahead: HashSet::new(),
         }
     }
 
@@ -53,7 +56,7 @@ impl Sweeper {
         let Some(now) = clock.try_now() else {
             return;
         };
-        if !self.control.registry.is_ready() {
+        if !self.control.registry.is_ready() || self.control.commands.journal.health().is_lost() {
             return;
         }
         let all = self.control.registry.all();
@@ -65,12 +68,32 @@ impl Sweeper {
                 this.check(&snapshot, now).await;
             })
             .await;
-        for (agent, epoch) in this
-            .presence
-            .superseded(|agent| this.control.registry.agent_epoch(agent))
-        {
-            let _ = orders::announce_session(&this.control.client, &agent, epoch).await;
+        self.correct_sessions().await;
+    }
+
+    /// Tells agents that are heard in an epoch which isn't theirs. One that is ahead of the journal, or that a restore of the
+    /// journal has put behind it, may connect again; any other is superseded. The fold may be late by a moment, so an agent is
+    /// ahead only when it still is at the next sweep.
+    async fn correct_sessions(&mut self) {
+        let (registry, client) = (&self.control.registry, &self.control.client);
+        let others = self.presence.of_other_epochs(|agent| registry.agent_epoch(agent));
+        let mut ahead = HashSet::new();
+        for other in others {
+            let (agent, current) = (&other.agent, other.current);
+            let restored = registry.agents().get(agent).is_some_and(|known| known.restored);
+            // If it is lost, the next sweep sends it again.
+            let _ = if other.heard < current && !restored {
+                orders::announce_session(client, agent, current).await
+            } else if restored || self.ahead.contains(&other) {
+                orders::ask_to_reconnect(client, agent, current).await
+            } else {
+                Ok(())
+            };
+            if other.heard > current {
+                ahead.insert(other);
+            }
         }
+        self.ahead = ahead;
     }
 
     async fn check(&self, snapshot: &Arc<ProviderSnapshot>, now: Timestamp) {

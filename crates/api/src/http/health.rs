@@ -2,10 +2,11 @@
 
 use super::AppState;
 use axum::{Json, extract::State, http::StatusCode, response::IntoResponse};
+use reveille_bus::JournalTrouble;
 use serde::Serialize;
 
-/// What has to be true before requests can be answered.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+/// What has to be true before all requests can be answered.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Readiness {
     /// The fold includes everything that was in the journal at the start.
     pub registry: bool,
@@ -15,31 +16,55 @@ pub(crate) struct Readiness {
     pub clock: bool,
     /// This replica answers for agents' keys, unless others do.
     pub agent_auth: bool,
+    /// Why the journal can't be used, or takes no commits.
+    pub trouble: Option<JournalTrouble>,
+}
+
+/// The same, as a client sees it.
+#[derive(Serialize)]
+struct Checks {
+    registry: bool,
+    nats: bool,
+    clock: bool,
+    agent_auth: bool,
+    journal: bool,
 }
 
 impl Readiness {
-    const fn is_ready(self) -> bool {
-        self.registry && self.nats && self.clock && self.agent_auth
+    const fn checks(&self) -> Checks {
+        Checks {
+            registry: self.registry,
+            nats: self.nats,
+            clock: self.clock,
+            agent_auth: self.agent_auth,
+            journal: self.trouble.is_none(),
+        }
     }
 }
 
 #[derive(Serialize)]
 struct Health {
     status: &'static str,
+    /// Why, where a check alone doesn't say it.
     #[serde(skip_serializing_if = "Option::is_none")]
-    checks: Option<Readiness>,
+    reason: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    checks: Option<Checks>,
 }
 
 pub(super) async fn livez() -> impl IntoResponse {
     Json(Health {
         status: "alive",
+        reason: None,
         checks: None,
     })
 }
 
 pub(super) async fn readyz(State(state): State<AppState>) -> impl IntoResponse {
-    let checks = (state.readiness)();
-    let (code, status) = if checks.is_ready() {
+    let readiness = (state.readiness)();
+    let checks = readiness.checks();
+    let is_ready = checks.registry && checks.nats && checks.clock && checks.agent_auth && checks.journal;
+    let (code, status) = if is_ready {
         (StatusCode::OK, "ready")
     } else {
         (StatusCode::SERVICE_UNAVAILABLE, "not_ready")
@@ -48,6 +73,7 @@ pub(super) async fn readyz(State(state): State<AppState>) -> impl IntoResponse {
         code,
         Json(Health {
             status,
+            reason: readiness.trouble.map(|trouble| trouble.to_string()),
             checks: Some(checks),
         }),
     )

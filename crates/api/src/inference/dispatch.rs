@@ -113,8 +113,14 @@ impl Inference {
         let mut chosen = self.choose(request)?;
         loop {
             let outcome = self.attempt(&run, &mut chosen).await;
-            if let Outcome::Missed { wake_id, .. } = &outcome {
+            if let Outcome::Missed { wake_id, error, .. } = &outcome {
                 earlier.woken_by = earlier.woken_by.or(*wake_id);
+                // It is asleep, and the journal can't say so, so it can't be woken.
+                if error.is_leaving()
+                    && let Some(trouble) = self.waker.trouble()
+                {
+                    return Err(WakeError::Journal(trouble).into());
+                }
             }
             let next = match policy.next_step(&outcome, request.waits(run.until)) {
                 NextStep::Finish => None,

@@ -238,7 +238,8 @@ impl Registry {
             self.inner.rows.load(&committed);
         }
         if let Ok((AggregateId::Agent(name), AnyCommit::Agent(commit))) = &entry.commit {
-            self.inner.agents.take(name, &commit.state, entry.sequence);
+            let agents = &self.inner.agents;
+            agents.take(name, &commit.state, &commit.events, entry.sequence);
         }
         self.take_key(entry);
         self.inner.table.write().take(entry);

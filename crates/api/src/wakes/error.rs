@@ -1,7 +1,7 @@
 //! Why a provider isn't active, or isn't put to sleep.
 
 use crate::keys::Denied;
-use reveille_bus::{BusError, CommandError};
+use reveille_bus::{BusError, CommandError, JournalTrouble};
 use reveille_domain::{
     ProviderId, Rejection, Timestamp, WakeFailure, WakeFailureKind, WakeId,
     provider::{InactiveReason, Registered},
@@ -52,6 +52,9 @@ pub(crate) enum WakeError {
     /// The caller's key has used up its wakes, or it isn't known yet how many it has used.
     #[error("{denied}")]
     Quota { provider: ProviderId, denied: Denied },
+    /// The journal is lost, or takes no commits.
+    #[error(transparent)]
+    Journal(JournalTrouble),
     /// The journal was not reached in time.
     #[error("the wake can't be requested: {0}")]
     Unavailable(String),
@@ -84,6 +87,7 @@ pub(super) fn refused(id: &ProviderId, error: CommandError<Rejection>) -> WakeEr
     let provider = id.clone();
     match error {
         CommandError::Bus(BusError::Unreadable { reason, .. }) => WakeError::Unreadable { provider, reason },
+        CommandError::Bus(BusError::Journal(trouble)) => WakeError::Journal(trouble),
         CommandError::Bus(error) => WakeError::Unavailable(error.to_string()),
         CommandError::Rejected(Rejection::Inactive { reason, .. }) => {
             WakeError::Inactive { provider, reason }
@@ -116,7 +120,9 @@ impl WakeError {
             | Self::Unknown { .. }
             | Self::NoRecipe { .. }
             | Self::QueueFull { .. } => true,
-            Self::CallerTimedOut { .. } | Self::Quota { .. } | Self::Unavailable(_) => false,
+            Self::CallerTimedOut { .. } | Self::Quota { .. } | Self::Journal(_) | Self::Unavailable(_) => {
+                false
+            }
         }
     }
 

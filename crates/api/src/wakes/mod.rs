@@ -30,13 +30,14 @@ use futures::{
 };
 use parking_lot::Mutex;
 use reveille_bus::{
+    JournalTrouble,
     orders::{self, AddressedOrder, Order, OrderAnswer},
     wakes::{self, WakeMessage},
 };
 use reveille_domain::{
     ProviderCommand, ProviderEvent, ProviderId, Status, Wake, WakeCause, WakeId, provider::Registered,
 };
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{collections::HashMap, pin::pin, sync::Arc, time::Duration};
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 use tracing::{Instrument, debug, info};
@@ -46,6 +47,8 @@ use waiters::Waiters;
 
 /// How many requests may wait for one provider in one replica by default.
 pub const MAX_WAITING: usize = 1_024;
+/// How long a caller waits for a wake whose end the journal can't record.
+const JOURNAL_PATIENCE: Duration = Duration::from_secs(10);
 /// How long the result of a request is shared while the fold doesn't show it yet.
 const FOLD_WAIT: Duration = Duration::from_secs(1);
 
@@ -69,6 +72,9 @@ pub(crate) trait Waker: Send + Sync {
 
     /// How many requests wait for the provider in this replica.
     fn waiting(&self, id: &ProviderId) -> usize;
+
+    /// Why the journal can't record what happens to providers, if it can't.
+    fn trouble(&self) -> Option<JournalTrouble>;
 }
 
 /// Wakes providers through the journal and their agents. Cheap to clone.
@@ -125,7 +131,10 @@ impl Waker for Wakes {
             begun,
             wake: None,
             past: 0,
+            recorded_by: None,
         };
+        let health = self.inner.commands.journal.health();
+        let mut stuck = pin!(health.until_troubled_for(JOURNAL_PATIENCE));
         loop {
             let snapshot = states.borrow_and_update().clone();
             if snapshot.sequence >= waiter.past {
@@ -136,12 +145,17 @@ impl Waker for Wakes {
                             snapshot,
                         });
                     }
-                    WaitState::Waking => self.announce_waiter(&snapshot),
+                    WaitState::Waking => {
+                        self.announce_waiter(&snapshot);
+                        self.bound(&mut waiter, snapshot.provider.status.wake());
+                    }
                     WaitState::Asleep => {
                         let request = self.request_once(id, cause.clone())?;
                         let answered = tokio::time::timeout_at(until, request).await;
                         let ticket = answered.map_err(|_| waiter.timed_out(&snapshot))?;
-                        waiter.began(&ticket.map_err(|error| error.after(waiter.begun.elapsed()))?);
+                        let ticket = ticket.map_err(|error| error.after(waiter.begun.elapsed()))?;
+                        waiter.began(&ticket);
+                        self.bound(&mut waiter, ticket.wake.as_ref());
                         continue;
                     }
                 }
@@ -150,7 +164,10 @@ impl Waker for Wakes {
                 changed = states.changed() => {
                     changed.map_err(|_| waiter.withdrawn(self.inner.registry.is_ready()))?;
                 }
-                () = tokio::time::sleep_until(until) => return Err(waiter.timed_out(&snapshot)),
+                trouble = &mut stuck => return Err(WakeError::Journal(trouble)),
+                () = tokio::time::sleep_until(waiter.waits_until(until)) => {
+                    return Err(waiter.gave_up(&snapshot, until));
+                }
             }
         }
     }
@@ -188,6 +205,10 @@ impl Waker for Wakes {
 
     fn waiting(&self, id: &ProviderId) -> usize {
         self.inner.waiters.count(id)
+    }
+
+    fn trouble(&self) -> Option<JournalTrouble> {
+        self.inner.commands.journal.health().trouble()
     }
 }
 
@@ -239,6 +260,15 @@ impl Wakes {
             .deadlines
             .time_left(wake)
             .is_some_and(|left| left.is_zero())
+    }
+
+    /// Bounds the caller's wait by the wake that it waits for.
+    fn bound(&self, waiter: &mut Waiter, wake: Option<&Wake>) {
+        if let Some(wake) = wake
+            && let Some(left) = self.inner.deadlines.time_left(wake)
+        {
+            waiter.bound(wake.id, left);
+        }
     }
 
     /// Forgets the deadlines of wakes that aren't in flight any more.

@@ -3,7 +3,11 @@
 use super::{WakeError, WakeTicket, time_until_awake};
 use crate::registry::ProviderSnapshot;
 use reveille_domain::{ProviderId, Status, WakeFailure, WakeFailureKind, WakeId};
+use std::time::Duration;
 use tokio::time::Instant;
+
+/// How long after a wake's deadline its end is in the journal, if it can be.
+const RECORDED_WITHIN: Duration = Duration::from_secs(5);
 
 pub(super) struct Waiter {
     pub(super) provider: ProviderId,
@@ -12,6 +16,8 @@ pub(super) struct Waiter {
     pub(super) wake: Option<WakeId>,
     /// States older than this sequence are ignored.
     pub(super) past: u64,
+    /// The wake in flight, and when this caller stops waiting for its end to be recorded.
+    pub(super) recorded_by: Option<(WakeId, Instant)>,
 }
 
 pub(super) enum WaitState {
@@ -73,6 +79,38 @@ impl Waiter {
             retry_after: retry_after.filter(|_| !is_late),
             spent: self.begun.elapsed(),
         })
+    }
+
+    /// The caller waits for the wake, of which so much time is left. That is fixed when it first sees the wake: if the journal
+    /// can't record the end, the deadline itself may never come.
+    pub(super) fn bound(&mut self, wake: WakeId, left: Duration) {
+        if self.recorded_by.is_none_or(|(known, _)| known != wake) {
+            self.recorded_by = Some((wake, Instant::now() + left + RECORDED_WITHIN));
+        }
+    }
+
+    /// When the caller stops waiting.
+    pub(super) fn waits_until(&self, until: Instant) -> Instant {
+        self.recorded_by.map_or(until, |(_, by)| by.min(until))
+    }
+
+    /// What the caller gets when it stops waiting: its own time has passed, or the wake's deadline has, and the journal doesn't
+    /// say how it ended.
+    pub(super) fn gave_up(&self, snapshot: &ProviderSnapshot, until: Instant) -> WakeError {
+        if self.waits_until(until) == until {
+            return self.timed_out(snapshot);
+        }
+        WakeError::Failed {
+            provider: self.provider.clone(),
+            wake_id: self.wake,
+            failure: Box::new(WakeFailure::new(
+                WakeFailureKind::TimedOut,
+                "deadline",
+                "its end was not recorded by its deadline",
+            )),
+            retry_after: None,
+            spent: self.begun.elapsed(),
+        }
     }
 
     pub(super) fn began(&mut self, begun: &WakeTicket) {

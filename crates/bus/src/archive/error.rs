@@ -61,7 +61,7 @@ pub enum ArchiveError {
         /// The subject of the last one.
         subject: String,
     },
-    /// A replica is running, and would fold and append to an incomplete journal.
+    /// A replica is running that hasn't lost the journal, and would fold and append to an incomplete one.
     #[error("the API replica {replica} is running on this NATS server: stop all replicas, then import")]
     ReplicaRuns {
         /// The replica's name.

@@ -1,7 +1,8 @@
 //! Importing: fills an empty journal with the commits of an archive, each with its sequence and bytes.
 //!
 //! During an import the stream is marked and publishes no facts: what happened long ago must not look like news. A
-//! replica that finds the mark doesn't start. Running an interrupted import again continues it.
+//! replica that finds the mark doesn't start, and one that has lost the journal waits until the mark is gone. Running an
+//! interrupted import again continues it.
 
 use super::{commit::ArchivedCommit, error::ArchiveError, file::ArchiveReader, live::LiveCommits};
 use crate::{
@@ -9,7 +10,7 @@ use crate::{
     connection::Connection,
     entry,
     error::{BusError, CommandError},
-    heartbeats::CANARY_EVERY,
+    heartbeats::{CANARY_EVERY, Canary},
     journal::{CommitMeta, Expected, Journal},
     messages,
     streams::{self, JOURNAL_STREAM},
@@ -68,7 +69,7 @@ pub struct Imported {
 /// changes nothing.
 ///
 /// # Errors
-/// When the archive is damaged, the journal isn't empty, a replica is running, or NATS isn't available.
+/// When the archive is damaged, the journal isn't empty, a replica is running that hasn't lost it, or NATS isn't available.
 pub async fn import(
     connection: &Connection,
     path: &Path,
@@ -76,7 +77,7 @@ pub async fn import(
     mut progress: impl FnMut(ImportProgress),
 ) -> Result<Imported, ArchiveError> {
     let agents = agents(path)?;
-    no_replica_runs(connection).await?;
+    no_replica_appends(connection).await?;
     let js = connection.jetstream();
     begin_import(&js).await?;
     let journal = Journal::new(js.clone());
@@ -170,18 +171,27 @@ fn agents(path: &Path) -> Result<BTreeSet<AggregateId>, ArchiveError> {
     Ok(agents)
 }
 
-/// Fails if a replica is running: its sweeps would append to an incomplete journal.
-async fn no_replica_runs(connection: &Connection) -> Result<(), ArchiveError> {
+/// Fails if a replica is running whose sweeps would append to an incomplete journal. One that has lost the journal appends
+/// nothing, and waits for the restored one.
+async fn no_replica_appends(connection: &Connection) -> Result<(), ArchiveError> {
     let mut canaries = messages::subscribe(connection.client(), subjects::CANARIES, None).await?;
-    match tokio::time::timeout(LISTEN, canaries.next()).await {
-        Ok(Some(canary)) => Err(ArchiveError::ReplicaRuns {
+    let until = tokio::time::Instant::now() + LISTEN;
+    loop {
+        let canary = match tokio::time::timeout_at(until, canaries.next()).await {
+            Ok(Some(canary)) => canary,
+            Ok(None) => return Err(BusError::unavailable("the connection was closed").into()),
+            Err(_) => return Ok(()),
+        };
+        let waits = serde_json::from_slice::<Canary>(&canary.payload);
+        if waits.is_ok_and(|canary| canary.without_journal) {
+            continue;
+        }
+        return Err(ArchiveError::ReplicaRuns {
             replica: match subjects::sign(&canary.subject) {
                 Some(Sign::Canary(replica)) => replica.to_owned(),
                 Some(Sign::Heartbeat(_)) | None => canary.subject.to_string(),
             },
-        }),
-        Ok(None) => Err(BusError::unavailable("the connection was closed").into()),
-        Err(_) => Ok(()),
+        });
     }
 }
 

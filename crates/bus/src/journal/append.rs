@@ -3,9 +3,15 @@
 
 use super::{
     context::{CommitMeta, JournalContext, unreadable},
-    load::Journal,
+    load::{Journal, NO_JOURNAL},
 };
-use crate::{commit::Commit, error::BusError, streams, subjects::AggregateId};
+use crate::{
+    commit::Commit,
+    error::BusError,
+    health::{JournalTrouble, NotStored},
+    streams,
+    subjects::AggregateId,
+};
 use async_nats::{
     HeaderMap,
     client::{Request, RequestError, RequestErrorKind},
@@ -22,12 +28,21 @@ use tracing::{debug, warn};
 const ACK_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long an append is retried while its outcome is unknown, or while the server can't take it.
 const GIVE_UP_AFTER: Duration = Duration::from_secs(15);
+/// How long it is retried while the journal is read and doesn't store it. A nats-server whose disk is full doesn't answer
+/// at all, and so is told from one that elects a leader, which can't be read either.
+const GIVE_UP_STORING_AFTER: Duration = Duration::from_secs(4);
 const FIRST_PAUSE: Duration = Duration::from_millis(1);
 const LONGEST_PAUSE: Duration = Duration::from_millis(250);
 /// A lost compare-and-set: the plain code, and the one that a clustered stream answers.
 const CONFLICT_CODES: [u64; 2] = [10071, 10164];
 /// The message is larger than the stream takes.
 const TOO_LARGE_CODE: u64 = 10054;
+/// The server is at a limit or can't write: another attempt would end the same.
+const UNABLE_CODES: [u64; 3] = [10023, 10047, 10077];
+/// The stream is sealed.
+const SEALED_CODE: u64 = 10109;
+/// How the server begins the text of a code that also stands for a full disk, if the stream is at a limit of its own.
+const AT_A_LIMIT: &str = "maximum ";
 
 /// How an append ended.
 pub(super) enum Appended {
@@ -47,6 +62,8 @@ enum PublishOutcome {
     TooLarge,
     /// This copy isn't in the journal and never will be.
     Refused(String),
+    /// Nor will another one be, until somebody has changed something.
+    NotStored(NotStored),
     /// There was no answer, or none that makes sense: the message may be in the journal.
     Unknown(String),
 }
@@ -73,7 +90,15 @@ impl From<PubAck> for PublishOutcome {
         match ack.error {
             Some(error) if CONFLICT_CODES.contains(&error.err_code) => Self::Conflict,
             Some(error) if error.err_code == TOO_LARGE_CODE => Self::TooLarge,
-            Some(error) => Self::Refused(format!("{} (code {})", error.description, error.err_code)),
+            Some(error) => {
+                let why = format!("{} (code {})", error.description, error.err_code);
+                let by_settings = error.err_code == SEALED_CODE || error.description.starts_with(AT_A_LIMIT);
+                if by_settings || UNABLE_CODES.contains(&error.err_code) {
+                    Self::NotStored(NotStored { why, by_settings })
+                } else {
+                    Self::Refused(why)
+                }
+            }
             None if ack.duplicate => Self::Duplicate,
             None if ack.seq == 0 => Self::Unknown("the acknowledgement names no sequence".to_owned()),
             None => Self::Stored(ack.seq),
@@ -89,7 +114,8 @@ impl From<&RequestError> for PublishOutcome {
                 Self::Refused("no stream takes the journal's subjects".to_owned())
             }
             RequestErrorKind::InvalidSubject => Self::Refused(error.to_string()),
-            RequestErrorKind::TimedOut | RequestErrorKind::Other => Self::Unknown(error.to_string()),
+            RequestErrorKind::TimedOut => Self::Unknown("NATS acknowledges no commit".to_owned()),
+            RequestErrorKind::Other => Self::Unknown(error.to_string()),
         }
     }
 }
@@ -105,13 +131,14 @@ impl Journal {
         let commit = context.next(events, meta);
         let payload = commit.encode().map_err(|error| unreadable(&context.id, &error))?;
         let headers = headers(&commit, context, meta);
-        let give_up_at = Instant::now() + GIVE_UP_AFTER;
+        let begun = Instant::now();
         let mut ambiguous = false;
         let mut pauses = backoff().build();
         loop {
+            let mut is_final = None;
             let outcome = self.publish(&context.id, payload.clone(), headers.clone()).await;
             let reason = match outcome {
-                PublishOutcome::Stored(sequence) => return Ok(Appended::At(sequence)),
+                PublishOutcome::Stored(sequence) => return Ok(self.stored_at(sequence)),
                 PublishOutcome::TooLarge => return Err(BusError::TooLarge { bytes: payload.len() }),
                 PublishOutcome::Conflict => match self.find(context, meta).await {
                     Ok(found) => return Ok(found.unwrap_or(Appended::Conflict)),
@@ -121,6 +148,7 @@ impl Journal {
                 },
                 PublishOutcome::Duplicate => "a copy of the commit came before".to_owned(),
                 PublishOutcome::Refused(reason) => reason,
+                PublishOutcome::NotStored(refusal) => is_final.insert(refusal).why.clone(),
                 PublishOutcome::Unknown(reason) => {
                     ambiguous = true;
                     reason
@@ -129,13 +157,24 @@ impl Journal {
             // The commit may be in the journal, or still on its way there. Sending the same message again is safe: at
             // most one of the copies builds on the expected commit.
             match self.find(context, meta).await {
-                Ok(Some(found)) => return Ok(found),
-                Ok(None) => {}
+                Ok(Some(Appended::At(sequence))) => return Ok(self.stored_at(sequence)),
+                Ok(Some(Appended::Conflict)) => return Ok(Appended::Conflict),
+                Ok(None) => {
+                    let unable = || NotStored {
+                        why: reason.clone(),
+                        by_settings: false,
+                    };
+                    let given_up = is_final.or_else(|| self.stores_nothing(begun).then(unable));
+                    if let Some(given_up) = given_up {
+                        return Err(self.not_stored(given_up));
+                    }
+                }
+                Err(error @ BusError::NoStream { .. }) => return Err(error),
                 Err(error) => {
                     warn!(aggregate.id = %context.id, %error, "can't tell yet whether an append took effect");
                 }
             }
-            if Instant::now() >= give_up_at {
+            if begun.elapsed() >= GIVE_UP_AFTER {
                 return Err(match ambiguous {
                     true => BusError::Unknown(reason),
                     false => BusError::Unavailable(reason),
@@ -144,6 +183,24 @@ impl Journal {
             warn!(aggregate.id = %context.id, %reason, "an append failed, trying again");
             tokio::time::sleep(pauses.next().unwrap_or(LONGEST_PAUSE)).await;
         }
+    }
+
+    fn stored_at(&self, sequence: u64) -> Appended {
+        self.health.stored(Ok(()));
+        Appended::At(sequence)
+    }
+
+    /// Whether an append that began then and isn't in the journal is given up. If the journal has stored nothing before, one
+    /// attempt is enough.
+    fn stores_nothing(&self, begun: Instant) -> bool {
+        let known = matches!(self.health.trouble(), Some(JournalTrouble::Full(_)));
+        known || begun.elapsed() >= GIVE_UP_STORING_AFTER
+    }
+
+    fn not_stored(&self, refusal: NotStored) -> BusError {
+        let why = JournalTrouble::Full(refusal.why.clone());
+        self.health.stored(Err(refusal));
+        self.health.trouble().unwrap_or(why).into()
     }
 
     async fn publish(&self, id: &AggregateId, payload: Bytes, headers: HeaderMap) -> PublishOutcome {
@@ -194,10 +251,7 @@ impl Journal {
         };
         match error.kind() {
             RawMessageErrorKind::NoMessageFound => Ok(None),
-            RawMessageErrorKind::JetStream(api) if streams::is_not_found(&api) => {
-                streams::ensure_streams(&self.js).await?;
-                Ok(None)
-            }
+            RawMessageErrorKind::JetStream(api) if streams::is_not_found(&api) => Err(NO_JOURNAL),
             _ => Err(BusError::unavailable(error)),
         }
     }
@@ -259,7 +313,13 @@ mod tests {
         assert!(matches!(refusal(10071), PublishOutcome::Conflict));
         assert!(matches!(refusal(10164), PublishOutcome::Conflict));
         assert!(matches!(refusal(10054), PublishOutcome::TooLarge));
-        assert!(matches!(refusal(10077), PublishOutcome::Refused(reason) if reason.contains("why")));
+        assert!(matches!(refusal(10008), PublishOutcome::Refused(reason) if reason.contains("why")));
+        for code in UNABLE_CODES {
+            assert!(matches!(refusal(code), PublishOutcome::NotStored(why) if !why.by_settings));
+        }
+        assert!(matches!(refusal(SEALED_CODE), PublishOutcome::NotStored(why) if why.by_settings));
+        let full = r#"{"error":{"code":503,"err_code":10077,"description":"maximum bytes exceeded"}}"#;
+        assert!(matches!(outcome(full), PublishOutcome::NotStored(why) if why.by_settings));
         // An answer that can't be relied on.
         assert!(matches!(outcome("{}"), PublishOutcome::Unknown(_)));
     }

@@ -3,7 +3,9 @@
 use super::context::{JournalContext, unreadable};
 use crate::{
     commit::{Commit, CommitError, CommitHash},
+    connection::Connection,
     error::BusError,
+    health::JournalHealth,
     streams::{self, JOURNAL_STREAM},
     subjects::AggregateId,
     upcast,
@@ -24,14 +26,38 @@ const MAX_READS: u32 = 2;
 #[derive(Debug, Clone)]
 pub struct Journal {
     pub(super) js: Context,
+    pub(super) health: JournalHealth,
 }
+
+/// What a command gets without a journal: whether it is lost or wasn't begun yet, a follower finds out.
+pub(super) const NO_JOURNAL: BusError = BusError::NoStream {
+    stream: JOURNAL_STREAM,
+};
 
 impl Journal {
     /// The journal behind `js`.
     #[must_use]
     pub fn new(mut js: Context) -> Self {
         js.set_timeout(ANSWER_TIMEOUT);
-        Self { js }
+        Self {
+            js,
+            health: JournalHealth::default(),
+        }
+    }
+
+    /// The journal behind `connection`, which reports there whether commits are stored.
+    #[must_use]
+    pub fn of(connection: &Connection) -> Self {
+        Self {
+            health: connection.health().clone(),
+            ..Self::new(connection.jetstream())
+        }
+    }
+
+    /// What is wrong with the journal, as far as that was found out.
+    #[must_use]
+    pub const fn health(&self) -> &JournalHealth {
+        &self.health
     }
 
     /// The JetStream context, which gives up on an answer after two seconds.
@@ -76,10 +102,7 @@ impl Journal {
             }
             Err(error) => match error.kind() {
                 LastRawMessageErrorKind::NoMessageFound => Ok(JournalContext::new(id)),
-                LastRawMessageErrorKind::JetStream(api) if streams::is_not_found(&api) => {
-                    streams::ensure_streams(&self.js).await?;
-                    Ok(JournalContext::new(id))
-                }
+                LastRawMessageErrorKind::JetStream(api) if streams::is_not_found(&api) => Err(NO_JOURNAL),
                 _ => Err(BusError::unavailable(error)),
             },
         }

@@ -7,7 +7,7 @@ use crate::events::{
 use futures::StreamExt;
 use reveille_bus::{
     BusError, CommandError, CommitMeta, Expected, FACTS, Follow, Followed, Follower, JOURNAL_STREAM, Journal,
-    JournalContext, commit::RECENT_COMMANDS,
+    JournalContext, JournalTrouble, commit::RECENT_COMMANDS,
 };
 use reveille_domain::{Agent, Epoch, Provider, ProviderCommand, Rejection, Timestamp};
 use std::time::Duration;
@@ -259,7 +259,7 @@ async fn a_full_journal_refuses_commits_and_keeps_what_it_has() {
     let error = refused.await.unwrap().unwrap_err();
     // It was refused: nobody needs to wonder whether it took effect.
     assert!(
-        matches!(&error, CommandError::Bus(BusError::Unavailable(reason)) if reason.contains("maximum")),
+        matches!(&error, CommandError::Bus(BusError::Journal(JournalTrouble::Full(reason))) if reason.contains("maximum")),
         "{error:?}"
     );
     let all = stored(&connection).await;

@@ -11,6 +11,7 @@ mod heartbeats;
 mod journal;
 mod keys;
 mod lost_answers;
+mod lost_journal;
 mod messages;
 mod proxy;
 mod races;

@@ -130,7 +130,10 @@ fn answers() -> Vec<ControlAnswer> {
             awaited: true,
         },
         ControlAnswer::Stopped,
-        refused(ControlError::Superseded { current: Epoch(3) }),
+        refused(ControlError::Superseded {
+            current: Epoch(3),
+            restored: false,
+        }),
         refused(ControlError::RegisterFirst),
         refused(ControlError::ResumeFirst),
         refused(ControlError::Invalid { reason: reason() }),

@@ -1,10 +1,10 @@
-//! The streams: made, checked, and made again when somebody took them away.
+//! The streams: made and checked.
 
-use crate::events::{PATIENCE, agent_key, commit, journal, open, stored};
+use crate::events::{PATIENCE, open};
 use async_nats::jetstream::stream::{Config, StorageType};
 use reveille_bus::{
-    BusError, Connection, Expected, Follow, Followed, Follower, HEARTBEATS_STREAM, JOURNAL_STREAM,
-    NatsAccess, access::Role, ensure_streams,
+    BusError, Connection, Follow, Follower, HEARTBEATS_STREAM, JOURNAL_STREAM, NatsAccess, access::Role,
+    ensure_streams,
 };
 use reveille_tests::Nats;
 use tokio::{
@@ -115,39 +115,6 @@ async fn sizes_and_descriptions_may_differ() {
     config.description = Some("ours".to_owned());
     js.update_stream(config).await.unwrap();
     ensure_streams(&js).await.unwrap();
-}
-
-#[tokio::test]
-async fn a_journal_that_is_deleted_under_us_is_made_again() {
-    let (_nats, connection, journal) = journal().await;
-    let js = connection.jetstream();
-    for _ in 0..3 {
-        commit(&journal, &agent_key()).await;
-    }
-    // By the writer, which had seen the aggregate, and one that hadn't.
-    js.delete_stream(JOURNAL_STREAM).await.unwrap();
-    assert_eq!(commit(&journal, &agent_key()).await, 1);
-    js.delete_stream(JOURNAL_STREAM).await.unwrap();
-    let loaded = journal
-        .load::<reveille_domain::Agent>(&agent_key())
-        .await
-        .unwrap();
-    assert_eq!(loaded.expected(), Expected::NoCommit);
-    // By the follower alone.
-    let mut follower = Follower::new(&connection, Follow::Latest);
-    while !matches!(follower.next().await.unwrap(), Followed::CaughtUp { .. }) {}
-    js.delete_stream(JOURNAL_STREAM).await.unwrap();
-    let mut told = async || {
-        tokio::time::timeout(PATIENCE, follower.next())
-            .await
-            .unwrap()
-            .unwrap()
-    };
-    assert!(matches!(told().await, Followed::Interrupted));
-    let told = told().await;
-    assert!(matches!(told, Followed::CaughtUp { sequence: 0 }), "{told:?}");
-    assert_eq!(commit(&journal, &agent_key()).await, 1);
-    assert_eq!(stored(&connection).await.len(), 1);
 }
 
 #[tokio::test]

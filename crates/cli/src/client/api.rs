@@ -1,6 +1,6 @@
 //! A client of the API, with errors that say what to do.
 
-use super::Row;
+use super::{Row, readiness::missing};
 use crate::{api_auth, args::ApiAddress, data_dir::ROOT_KEY, failure::Failure};
 use anyhow::{Context, anyhow};
 use reqwest::{
@@ -231,6 +231,10 @@ impl ApiClient {
                 super::format::printable(message)
             ),
             Some(message) => anyhow!("{}", super::format::printable(message)),
+            None if body["status"] == "not_ready" => {
+                let base = self.base.as_str().trim_end_matches('/');
+                anyhow!("the API at {base} isn't ready: {}", missing(&body))
+            }
             None => {
                 let text: String = text.chars().take(MAX_ERROR_CHARS).collect();
                 anyhow!(

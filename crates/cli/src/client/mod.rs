@@ -7,6 +7,7 @@ mod format;
 mod health;
 mod listings;
 mod output;
+mod readiness;
 mod sse;
 pub mod table;
 

@@ -184,15 +184,16 @@ async fn streams(connection: &Connection, findings: &mut Findings) -> Option<u64
         match look {
             StreamHealth::Missing => findings.warning(
                 check,
-                "doesn't exist yet",
-                "none needed: the first `reveille up` or `reveille api` creates it",
+                "doesn't exist",
+                "none needed before the first start, which creates it; if there was one, restore it with `reveille \
+                 journal import`",
             ),
             StreamHealth::Differs(difference) => findings.problem(
                 check,
                 format!("has settings that Reveille can't work with: {difference}"),
                 format!(
                     "correct them with `nats stream edit {name}`; or, if its data can go, delete the stream with \
-                     `nats stream rm {name}` and the next start recreates it"
+                     `nats stream rm {name}` and start once with --new-journal"
                 ),
             ),
             StreamHealth::Sound {

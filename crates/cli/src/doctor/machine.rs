@@ -1,7 +1,10 @@
 //! This machine: the config file, the data directory, its disk, and the nats-server program.
 
 use super::{Findings, counted, hub::Place};
-use crate::{config, data_dir, up::nats_program};
+use crate::{
+    config, data_dir,
+    up::{disk::RESTART_NOTE, nats_program},
+};
 use reveille_agent::{
     config::{Action, Config, places},
     owner_policy::OwnerPolicy,
@@ -14,10 +17,13 @@ use std::{
     io::ErrorKind,
     net::{Ipv4Addr, TcpListener},
     path::Path,
+    time::Duration,
 };
 
 /// Below this the journal will soon run out of space.
 const LITTLE_SPACE: u64 = 1024 * 1024 * 1024;
+/// For how long a restart of the NATS server is worth a word.
+const LATELY: Duration = Duration::from_secs(7 * 24 * 60 * 60);
 /// Below this the journal may fail at any time.
 const NO_SPACE: u64 = 64 * 1024 * 1024;
 
@@ -107,6 +113,7 @@ pub async fn data_dir(path: &Path, place: &Place, findings: &mut Findings) {
             );
         }
         stale(path, findings);
+        restarted(path, findings);
     } else {
         findings.ok(
             "data directory",
@@ -163,6 +170,22 @@ fn stale(path: &Path, findings: &mut Findings) {
                 format!("{shown} is free for the next `reveille up`"),
             ),
         },
+    }
+}
+
+/// Whether `up` had to restart its NATS server lately, because the disk had been full.
+fn restarted(path: &Path, findings: &mut Findings) {
+    let note = path.join(RESTART_NOTE);
+    let written = note.metadata().and_then(|found| found.modified()).ok();
+    let age = written.and_then(|written| written.elapsed().ok());
+    if age.is_some_and(|age| age < LATELY)
+        && let Ok(text) = fs::read_to_string(note)
+    {
+        findings.warning(
+            "nats-server",
+            text.trim(),
+            "none needed now; keep more space free on the disk of the data directory",
+        );
     }
 }
 

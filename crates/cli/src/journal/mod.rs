@@ -156,7 +156,7 @@ async fn import(args: Import) -> Result<(), Failure> {
         eprintln!("{found} of them were already there from an interrupted import");
     }
     if advanced > 0 {
-        eprintln!("raised the epochs of {advanced} agents by {EPOCHS_LEFT_FREE}: restart these agents");
+        eprintln!("raised the epochs of {advanced} agents by {EPOCHS_LEFT_FREE}: they begin new sessions");
     }
     println!("imported {commits} commits");
     Ok(())

@@ -11,7 +11,7 @@ use crate::{
 };
 use clap::Args;
 use reveille_api::{AgentHub, Config};
-use reveille_bus::access::Role;
+use reveille_bus::{Beginning, access::Role};
 use reveille_domain::rows::Rows;
 use reveille_projector::PostgresRows;
 use std::{future::pending, path::PathBuf, sync::Arc, time::Duration};
@@ -61,6 +61,10 @@ pub async fn run(args: Api) -> Result<(), Failure> {
         hosts: serve.origin.hosts,
         cors_origins: serve.origin.cors_origins,
         root_key,
+        beginning: Beginning {
+            new_journal: serve.new_journal,
+            ..Beginning::default()
+        },
         ..config(&hub, serve.agents_nats)?
     };
     if config.root_key.is_none() {

@@ -4,6 +4,7 @@
 //! still hears it, the API finishes its requests, then the projector stops, and NATS last.
 
 mod banner;
+pub mod disk;
 mod hub;
 pub mod nats_program;
 mod nats_server;
@@ -35,7 +36,10 @@ use reveille_agent::{
     config::{Config, NatsUrl},
 };
 use reveille_api::{AgentAuth, keys::AuthMode};
-use reveille_bus::access::{self, NatsKey};
+use reveille_bus::{
+    Beginning, JournalHealth,
+    access::{self, NatsKey},
+};
 use reveille_domain::AgentKey;
 use reveille_projector::ProjectorConfig;
 use std::{
@@ -99,8 +103,9 @@ pub async fn run(args: Up) -> Result<(), Failure> {
     let url = listen::url(address, tls.is_some());
     let root_key = api_auth::root_key(&data_dir.join(ROOT_KEY))?;
     let signals = Signals::listen()?;
+    let journal_health = JournalHealth::default();
     let hub = tokio::select! {
-        hub = Hub::ready(theirs, &data_dir) => hub?,
+        hub = Hub::ready(theirs, &data_dir, journal_health.clone()) => hub?,
         () = signals.stop.cancelled() => return Ok(()),
     };
 
@@ -112,6 +117,11 @@ pub async fn run(args: Up) -> Result<(), Failure> {
         hosts: serve.origin.hosts,
         cors_origins: serve.origin.cors_origins,
         root_key: Some(root_key.clone()),
+        beginning: Beginning {
+            evidence: hub.evidence(),
+            new_journal: serve.new_journal,
+        },
+        journal_health,
         ..api::config(nats, serve.agents_nats)?
     };
     let root_key_file = (api.auth == AuthMode::Required).then(|| data_dir.join(ROOT_KEY));
@@ -127,7 +137,7 @@ pub async fn run(args: Up) -> Result<(), Failure> {
         parts.start(Role::Projector, |stop| serve_projector(config, || (), stop));
     }
     let mut banner = Banner::new(url, &hub, has_database, &root_key, root_key_file)?;
-    let ended = until_ended(&mut parts, &mut banner, agent, &signals.stop).await;
+    let ended = until_ended(&mut parts, &mut banner, &hub, agent, &signals.stop).await;
     sd_notify::stopping();
     let stopped = tokio::select! {
         stopped = parts.stop() => stopped,
@@ -141,12 +151,13 @@ pub async fn run(args: Up) -> Result<(), Failure> {
 async fn until_ended(
     parts: &mut Parts,
     banner: &mut Banner,
+    hub: &Hub,
     agent: Option<Options>,
     stop: &CancellationToken,
 ) -> Result<(), Failure> {
     tokio::select! {
         ended = parts.until_one_fails(stop) => return ended,
-        () = banner.api_is_ready() => {}
+        () = banner.api_is_ready() => hub.mark_journal(),
     }
     if let Some(agent) = agent {
         banner.expect(&agent.config);

@@ -2,16 +2,16 @@
 //! message to disk before it acknowledges it.
 //!
 //! It runs below a shim, so it stops whenever this process does, however that happens. When it dies it is restarted on
-//! the same port, with growing pauses.
+//! the same port, with growing pauses, and also when its disk was full and can be written again.
 
-use super::nats_program::ServerProgram;
+use super::{disk::DiskWatch, nats_program::ServerProgram};
 use crate::data_dir::{DataDir, PORT_FILE, nats_port};
 use anyhow::{Context, Result, bail};
 use reveille_agent::{
     child::{Child, Shims, Start},
     config::{CommandAction, Secret},
 };
-use reveille_bus::access::HubKeys;
+use reveille_bus::{JournalHealth, access::HubKeys};
 use serde::Deserialize;
 use std::{
     fs, io,
@@ -31,7 +31,10 @@ use uuid::Uuid;
 
 const CONFIG_FILE: &str = "nats.conf";
 const LOG_FILE: &str = "nats.log";
-const STORE: &str = "nats";
+/// The folder of its streams.
+pub const STORE: &str = "nats";
+/// More than any journal: the disk is the limit.
+const MOST_STORED: &str = "1TB";
 /// The time between TERM and KILL, in which the server flushes and closes its files.
 const GRACE: Duration = Duration::from_secs(10);
 /// How long it may take to answer: it reads its journal first.
@@ -61,7 +64,12 @@ impl Server {
     ///
     /// # Errors
     /// When it doesn't start; the error shows what it logged.
-    pub async fn start(program: &ServerProgram, data: &DataDir, keys: &HubKeys) -> Result<Self> {
+    pub async fn start(
+        program: &ServerProgram,
+        data: &DataDir,
+        keys: &HubKeys,
+        health: JournalHealth,
+    ) -> Result<Self> {
         let mut ports = 1;
         let (address, files, child) = loop {
             let address = choose_address(data).await?;
@@ -81,7 +89,7 @@ impl Server {
             ports += 1;
         };
         let stop = CancellationToken::new();
-        let keeper = tokio::spawn(files.keep(child, stop.clone()));
+        let keeper = tokio::spawn(files.keep(child, DiskWatch::new(data, health), stop.clone()));
         Ok(Self {
             address,
             stop,
@@ -148,7 +156,8 @@ impl Files {
             "# Written by `reveille up` at each start.\n\
              server_name: {name}\nlisten: \"{address}\"\n\
              log_file: {}\nlog_size_limit: 10MB\nlogfile_max_num: 2\n\
-             jetstream {{ store_dir: {}, sync_interval: always }}\n{}",
+             # Without max_file_store, three quarters of the space that was free at the start would be the limit.\n\
+             jetstream {{ store_dir: {}, sync_interval: always, max_file_store: {MOST_STORED} }}\n{}",
             quoted(&log)?,
             quoted(&data.join(STORE))?,
             keys.server_config()?,
@@ -208,21 +217,25 @@ impl Files {
     }
 
     /// Keeps a server running until `stop`.
-    async fn keep(self, mut child: Child, stop: CancellationToken) {
+    async fn keep(self, mut child: Child, mut disk: DiskWatch, stop: CancellationToken) {
         let mut pause = FIRST_PAUSE;
         let mut started = Instant::now();
         loop {
-            let exit = tokio::select! {
-                exit = child.ended() => exit,
+            tokio::select! {
+                exit = child.ended() => {
+                    warn!(%exit, nats.log = %self.log.display(), "nats-server {exit}; restarting it");
+                }
+                () = disk.restart_is_due() => {
+                    child.stop().await;
+                }
                 () = stop.cancelled() => {
                     child.stop().await;
                     return;
                 }
-            };
+            }
             if started.elapsed() >= RAN_WELL {
                 pause = FIRST_PAUSE;
             }
-            warn!(%exit, nats.log = %self.log.display(), "nats-server {exit}; restarting it");
             child = loop {
                 tokio::select! {
                     () = sleep(pause) => {}

@@ -20,7 +20,7 @@ use super::{
 use crate::{
     child::{Child, Exit},
     config::ProviderConfig,
-    hub::Hub,
+    hub::{Hub, Superseded},
     models::{Listed, Memory},
     owner_policy::{OwnerPolicy, WakeAllowance},
     probe::{Probe, Verdict},
@@ -32,7 +32,7 @@ use listing::Listing;
 use reporting::Asking;
 use resource_hold::ResourceHold;
 use reveille_bus::{control::ControlAnswer, relay::CurrentEpoch};
-use reveille_domain::{AgentName, Epoch, ProviderId, ProviderName, ReportId, SleepReason};
+use reveille_domain::{AgentName, ProviderId, ProviderName, ReportId, SleepReason};
 use sleep_state::SleepState;
 use std::{sync::Arc, time::Duration};
 use tokio::{
@@ -56,7 +56,7 @@ pub struct Setup {
     pub owner_policy: OwnerPolicy,
     pub state: Option<StateDir>,
     /// Notified when control says that a later session has taken the agent's name.
-    pub superseded: watch::Sender<Option<Epoch>>,
+    pub superseded: watch::Sender<Option<Superseded>>,
 }
 
 /// Everything known about one provider, and what is being done with it.

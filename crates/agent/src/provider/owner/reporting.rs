@@ -1,7 +1,10 @@
 //! What the owner reports to control, and what follows from the answers.
 
 use super::{Owner, recipes::ARRIVAL_LIMIT};
-use crate::provider::{happened::Happened, reported_state::Ask};
+use crate::{
+    hub::Superseded,
+    provider::{happened::Happened, reported_state::Ask},
+};
 use futures::{FutureExt, future::BoxFuture};
 use reveille_bus::control::{ControlAnswer, ControlError, ControlRequest, Report};
 use reveille_domain::Epoch;
@@ -129,9 +132,14 @@ impl Owner {
                 }
             }
             ControlAnswer::Refused { refusal } => match refusal {
-                ControlError::Superseded { current } => {
+                // About the session before this one, which a restore of the journal has ended.
+                ControlError::Superseded { current, .. } if self.setup.epoch.get() >= Some(current) => {
+                    self.reported.unregistered();
+                }
+                ControlError::Superseded { current, restored } => {
                     self.reported.refused(&ask);
-                    self.setup.superseded.send_replace(Some(current));
+                    let superseded = Superseded { current, restored };
+                    self.setup.superseded.send_replace(Some(superseded));
                 }
                 ControlError::RegisterFirst => self.reported.unregistered(),
                 ControlError::ResumeFirst => self.reported.inactive(),

@@ -165,7 +165,7 @@ impl ApiError {
             Self::Denied(denied) => denied::of_denied(denied),
             Self::TokenRefused(_) => say(StatusCode::FORBIDDEN, "token_refused"),
             Self::Conflict { code, .. } => say(StatusCode::CONFLICT, code),
-            Self::Journal(_) => rows::of_journal(),
+            Self::Journal(error) => rows::of_journal(error),
             Self::NotReady => say(StatusCode::SERVICE_UNAVAILABLE, "not_ready").retry_in(1),
         }
     }

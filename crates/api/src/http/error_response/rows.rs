@@ -2,10 +2,30 @@
 
 use super::{ErrorResponse, RETRY_SOON_SECONDS};
 use axum::http::StatusCode;
+use reveille_bus::{BusError, JournalTrouble};
 use reveille_domain::rows::RowsError;
 
-pub(super) fn of_journal() -> ErrorResponse {
-    let message = "the journal is unreachable; try again shortly".to_owned();
+pub(super) fn of_journal(error: &BusError) -> ErrorResponse {
+    match error {
+        BusError::Journal(trouble) => of_trouble(trouble),
+        _ => unreachable(),
+    }
+}
+
+/// Its text is ours, for people.
+pub(super) fn of_trouble(trouble: &JournalTrouble) -> ErrorResponse {
+    let next = match trouble {
+        JournalTrouble::Lost(_) => "it has to be restored, or a new one begun",
+        JournalTrouble::Full(_) => "models that are awake can be used",
+    };
+    unavailable(format!("{trouble}; {next}"))
+}
+
+pub(super) fn unreachable() -> ErrorResponse {
+    unavailable("the journal is unreachable; try again shortly".to_owned())
+}
+
+fn unavailable(message: String) -> ErrorResponse {
     ErrorResponse::new(StatusCode::SERVICE_UNAVAILABLE, "journal_unavailable", message)
         .retry_in(RETRY_SOON_SECONDS)
 }

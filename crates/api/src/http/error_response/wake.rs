@@ -86,7 +86,8 @@ pub(super) fn of_wake(error: &WakeError) -> ErrorResponse {
                 .retry_in(RETRY_LATER_SECONDS)
                 .about(provider, None)
         }
-        WakeError::Unavailable(_) => rows::of_journal(),
+        WakeError::Journal(trouble) => rows::of_trouble(trouble),
+        WakeError::Unavailable(_) => rows::unreachable(),
         WakeError::Quota { provider, denied } => of_denied(denied).about(provider, None),
     }
 }

@@ -12,7 +12,7 @@ use bytes::Bytes;
 use futures::{StreamExt, stream};
 use parking_lot::Mutex;
 use reveille_bus::{
-    CommandError, Executed, Followed,
+    CommandError, Executed, Followed, JournalTrouble,
     relay::{DroppedFrames, RelayError, RelayFault, RelayStats, RequestHead, ResponseHead},
 };
 use reveille_domain::{
@@ -332,6 +332,10 @@ impl Waker for FakeHub {
     fn waiting(&self, _: &ProviderId) -> usize {
         3
     }
+
+    fn trouble(&self) -> Option<JournalTrouble> {
+        None
+    }
 }
 
 #[async_trait]
@@ -368,7 +372,7 @@ impl Admin for FakeHub {
             .map_err(CommandError::Rejected)?;
         *state = events.iter().fold(std::mem::take(state), Agent::evolve);
         let sequence = self.registry.applied();
-        self.registry.agents().take(agent, state, sequence);
+        self.registry.agents().take(agent, state, &events, sequence);
         Ok(Executed {
             state: state.clone(),
             events,

@@ -145,6 +145,7 @@ impl Served {
                 nats: true,
                 clock: true,
                 agent_auth: true,
+                trouble: None,
             }),
             authenticator,
             agent_hub: AgentHub {

@@ -1,0 +1,257 @@
+//! What keeps a process from using its journal, as the parts of the process find it out.
+
+use std::{sync::Arc, time::Duration};
+use thiserror::Error;
+use tokio::sync::watch;
+use tracing::{error, info};
+
+/// Why the journal can't be used, or not fully.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum JournalTrouble {
+    /// It isn't the journal that this process has read, or it is no journal. Nothing is read or written until it is one
+    /// again.
+    #[error("the journal is lost: {0}")]
+    Lost(String),
+    /// It is read, and takes no commits.
+    #[error("the journal takes no commits: {0}")]
+    Full(String),
+}
+
+/// The health of a process's journal. Clones share it.
+#[derive(Debug, Clone, Default)]
+pub struct JournalHealth {
+    state: Arc<watch::Sender<State>>,
+}
+
+/// Why a commit was not stored.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct NotStored {
+    pub(crate) why: String,
+    /// Whether the stream's own settings forbid it; otherwise the server is unable to.
+    pub(crate) by_settings: bool,
+}
+
+#[derive(Debug, Clone, Default)]
+struct State {
+    lost: Option<String>,
+    /// Why the last commit was not stored.
+    commits: Option<NotStored>,
+    /// Whether NATS answers and doesn't store this replica's canaries.
+    canaries_missing: bool,
+    /// Why the disk of the journal can't be written, where this process can see it.
+    disk: Option<String>,
+}
+
+impl State {
+    fn is_unwritten(&self) -> bool {
+        let unable = self.commits.as_ref().is_some_and(|commits| !commits.by_settings);
+        unable || self.canaries_missing
+    }
+
+    const fn is_full(&self) -> bool {
+        self.commits.is_some() || self.canaries_missing
+    }
+
+    fn trouble(&self) -> Option<JournalTrouble> {
+        if let Some(lost) = &self.lost {
+            return Some(JournalTrouble::Lost(lost.clone()));
+        }
+        let symptom = match &self.commits {
+            Some(NotStored {
+                why,
+                by_settings: true,
+            }) => return Some(JournalTrouble::Full(why.clone())),
+            Some(NotStored { why, .. }) => why,
+            None if self.canaries_missing => "NATS stores no heartbeats",
+            None => return None,
+        };
+        Some(JournalTrouble::Full(match &self.disk {
+            Some(disk) => format!("{symptom}: {disk}"),
+            None => format!("{symptom}: the disk of its NATS server may be full; the server's log says why"),
+        }))
+    }
+}
+
+impl JournalHealth {
+    /// What is wrong; `None` if nothing is known to be.
+    #[must_use]
+    pub fn trouble(&self) -> Option<JournalTrouble> {
+        self.state.borrow().trouble()
+    }
+
+    /// Whether the journal is lost.
+    #[must_use]
+    pub fn is_lost(&self) -> bool {
+        self.state.borrow().lost.is_some()
+    }
+
+    /// Waits until the server is unable to store what it should, or is able to again.
+    pub async fn until_unwritten(&self, unwritten: bool) {
+        self.until(|state| state.is_unwritten() == unwritten).await;
+    }
+
+    /// Waits until something has been wrong for `time` without a break, and tells what.
+    pub async fn until_troubled_for(&self, time: Duration) -> JournalTrouble {
+        loop {
+            self.until(|state| state.trouble().is_some()).await;
+            let over = self.until(|state| state.trouble().is_none());
+            if tokio::time::timeout(time, over).await.is_err()
+                && let Some(trouble) = self.trouble()
+            {
+                return trouble;
+            }
+        }
+    }
+
+    async fn until(&self, condition: impl Fn(&State) -> bool) {
+        // The sender lives as long as this.
+        let _ = self.state.subscribe().wait_for(|state| condition(state)).await;
+    }
+
+    /// Notes why the disk can't be written, or that it can.
+    pub fn note_disk(&self, why: Option<String>) {
+        self.state.send_if_modified(|state| {
+            let changed = state.disk != why;
+            state.disk = why;
+            changed
+        });
+    }
+
+    /// The journal can't be found, or another stream has its place.
+    pub(crate) fn lost(&self, why: &str) {
+        let changed = self.state.send_if_modified(|state| {
+            let changed = state.lost.as_deref() != Some(why);
+            state.lost = Some(why.to_owned());
+            changed
+        });
+        if changed {
+            error!(
+                "the journal is lost: {why}. Nothing is written, and agents, providers and keys stay as they were last \
+                 known. Restore it with `reveille journal import`, or restart with --new-journal to begin an empty one"
+            );
+        }
+    }
+
+    /// The journal is there.
+    pub(crate) fn found(&self) {
+        if self.state.send_if_modified(|state| state.lost.take().is_some()) {
+            info!("the journal is there again");
+        }
+    }
+
+    /// Whether the last commit was stored, and if not, why.
+    pub(crate) fn stored(&self, outcome: Result<(), NotStored>) {
+        self.change(|state| state.commits = outcome.err());
+    }
+
+    /// Whether canaries are missing although NATS answers.
+    pub(crate) fn canaries_missing(&self, missing: bool) {
+        self.change(|state| state.canaries_missing = missing);
+    }
+
+    /// Changes the state, and logs whether the journal takes commits once that has changed.
+    fn change(&self, change: impl FnOnce(&mut State)) {
+        let mut told = None;
+        self.state.send_if_modified(|state| {
+            let before = state.clone();
+            change(state);
+            told = (before.is_full() != state.is_full()).then(|| state.trouble().filter(|_| state.is_full()));
+            told.is_some() || before.commits != state.commits
+        });
+        match told {
+            Some(Some(trouble)) => error!("{trouble}. Backends that are awake are still used"),
+            Some(None) => info!("the journal takes commits again"),
+            None => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn unable() -> NotStored {
+        NotStored {
+            why: "no answer".to_owned(),
+            by_settings: false,
+        }
+    }
+
+    #[test]
+    fn a_lost_journal_says_more_than_a_full_one() {
+        let health = JournalHealth::default();
+        assert_eq!(health.trouble(), None);
+        health.stored(Err(unable()));
+        health.lost("it is gone");
+        assert_eq!(
+            health.trouble(),
+            Some(JournalTrouble::Lost("it is gone".to_owned()))
+        );
+        health.found();
+        assert!(
+            matches!(health.trouble(), Some(JournalTrouble::Full(why)) if why.starts_with("no answer: "))
+        );
+        health.stored(Ok(()));
+        assert_eq!(health.trouble(), None);
+    }
+
+    #[test]
+    fn the_disk_is_named_where_it_is_known() {
+        let health = JournalHealth::default();
+        health.note_disk(Some("no space left".to_owned()));
+        assert_eq!(health.trouble(), None, "a full disk alone is no trouble");
+        health.canaries_missing(true);
+        let full = JournalTrouble::Full("NATS stores no heartbeats: no space left".to_owned());
+        assert_eq!(health.trouble(), Some(full));
+        health.stored(Ok(()));
+        assert!(
+            health.trouble().is_some(),
+            "one stream may take what the other doesn't"
+        );
+        health.canaries_missing(false);
+        assert_eq!(health.trouble(), None);
+    }
+
+    #[tokio::test]
+    async fn a_stream_at_its_own_limit_has_nothing_to_do_with_the_disk() {
+        let health = JournalHealth::default();
+        health.note_disk(Some("no space left".to_owned()));
+        let by_settings = true;
+        health.stored(Err(NotStored {
+            by_settings,
+            ..unable()
+        }));
+        assert_eq!(
+            health.trouble(),
+            Some(JournalTrouble::Full("no answer".to_owned()))
+        );
+        health.until_unwritten(false).await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_trouble_that_passes_is_waited_out() {
+        let (health, waits) = (JournalHealth::default(), Duration::from_secs(10));
+        let waiting = tokio::spawn({
+            let health = health.clone();
+            async move { health.until_troubled_for(waits).await }
+        });
+        health.stored(Err(unable()));
+        tokio::time::sleep(Duration::from_secs(9)).await;
+        health.stored(Ok(()));
+        tokio::time::sleep(Duration::from_secs(9)).await;
+        assert!(!waiting.is_finished());
+        health.stored(Err(unable()));
+        let trouble = waiting.await.expect("no panic");
+        assert!(matches!(trouble, JournalTrouble::Full(_)), "{trouble}");
+    }
+
+    #[tokio::test]
+    async fn who_waits_for_a_change_sees_it() {
+        let health = JournalHealth::default();
+        health.until_unwritten(false).await;
+        let (other, waits) = (health.clone(), health.clone());
+        let waiting = tokio::spawn(async move { waits.until_unwritten(true).await });
+        other.stored(Err(unable()));
+        waiting.await.expect("no panic");
+    }
+}

@@ -1,0 +1,239 @@
+//! A journal that is gone: nothing is laid in its place while anything shows that there was one.
+
+use crate::events::{PATIENCE, agent, agent_key, commit, journal, open, stored};
+use async_nats::jetstream::stream::DiscardPolicy;
+use reveille_bus::{
+    Beginning, BusError, Connection, Follow, Followed, Follower, JOURNAL_STREAM, Journal, JournalTrouble,
+    ensure_streams,
+    heartbeats::{self, Heartbeat},
+};
+use reveille_domain::{Agent, Epoch, SessionId};
+use reveille_tests::{Nats, wait_until};
+use std::time::Duration;
+use tokio::{sync::mpsc, task::JoinHandle};
+use uuid::Uuid;
+
+/// The follower of a whole process, which runs by itself.
+struct Guard {
+    connection: Connection,
+    heard: mpsc::UnboundedReceiver<Result<Followed, BusError>>,
+    task: JoinHandle<()>,
+}
+
+impl Guard {
+    async fn over(nats: &Nats, beginning: Beginning) -> Self {
+        let connection = open(&nats.url()).await;
+        let mut follower = Follower::guarding(&connection, Follow::Latest, beginning);
+        let (tell, heard) = mpsc::unbounded_channel();
+        let task = tokio::spawn(async move { while tell.send(follower.next().await).is_ok() {} });
+        Self {
+            connection,
+            heard,
+            task,
+        }
+    }
+
+    /// Waits for the next report of this kind and returns the commits on the way.
+    async fn until(&mut self, is_it: impl Fn(&Followed) -> bool) -> Vec<u64> {
+        let mut sequences = vec![];
+        loop {
+            let told = tokio::time::timeout(PATIENCE, self.heard.recv()).await;
+            let told = told.expect("a report in time").unwrap().unwrap();
+            if let Followed::Commit(entry) = &told {
+                sequences.push(entry.sequence);
+            }
+            if is_it(&told) {
+                return sequences;
+            }
+        }
+    }
+
+    async fn caught_up(&mut self) -> Vec<u64> {
+        self.until(|told| matches!(told, Followed::CaughtUp { .. })).await
+    }
+
+    /// Waits until the journal counts as lost, for a reason with these words.
+    async fn lost(&self, words: &str) {
+        let health = self.connection.health();
+        wait_until(&format!("the journal {words}"), PATIENCE, async || {
+            matches!(health.trouble(), Some(JournalTrouble::Lost(why)) if why.contains(words)).then_some(())
+        })
+        .await;
+    }
+
+    async fn found(&self) {
+        let health = self.connection.health();
+        wait_until("the journal was found", PATIENCE, async || {
+            health.trouble().is_none().then_some(())
+        })
+        .await;
+    }
+
+    async fn exists(&self) -> bool {
+        self.connection
+            .jetstream()
+            .get_stream(JOURNAL_STREAM)
+            .await
+            .is_ok()
+    }
+}
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+#[tokio::test]
+async fn a_journal_that_was_read_is_not_begun_again() {
+    let (nats, connection, journal) = journal().await;
+    for _ in 0..3 {
+        commit(&journal, &agent_key()).await;
+    }
+    let mut guard = Guard::over(&nats, Beginning::default()).await;
+    assert_eq!(guard.caught_up().await, [3]);
+    let js = connection.jetstream();
+    js.delete_stream(JOURNAL_STREAM).await.unwrap();
+    guard
+        .lost("is gone, although its commits up to 3 were read")
+        .await;
+    // Nor by a command.
+    let loaded = journal.load::<Agent>(&agent_key()).await;
+    assert!(matches!(loaded, Err(BusError::NoStream { .. })), "{loaded:?}");
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert!(!guard.exists().await);
+    // Nor is an empty one taken for it.
+    ensure_streams(&js).await.unwrap();
+    guard.lost("is empty").await;
+    // Another one, which somebody else has begun, is.
+    for _ in 0..2 {
+        commit(&journal, &agent_key()).await;
+    }
+    guard.until(|told| matches!(told, Followed::Reset)).await;
+    assert_eq!(guard.caught_up().await.last(), Some(&2));
+    guard.found().await;
+    assert_eq!(stored(&connection).await.len(), 2);
+}
+
+#[tokio::test]
+async fn a_journal_that_nobody_ever_had_is_begun() {
+    let nats = Nats::start().await;
+    let mut guard = Guard::over(&nats, Beginning::default()).await;
+    guard.caught_up().await;
+    assert!(guard.exists().await);
+    // Nothing was in it, so nothing is lost.
+    guard
+        .connection
+        .jetstream()
+        .delete_stream(JOURNAL_STREAM)
+        .await
+        .unwrap();
+    guard.until(|told| matches!(told, Followed::Interrupted)).await;
+    guard.caught_up().await;
+    assert!(guard.exists().await);
+    guard.found().await;
+}
+
+#[tokio::test]
+async fn heartbeats_and_other_evidence_show_that_there_was_a_journal() {
+    let (nats, connection, _journal) = journal().await;
+    let heartbeat = Heartbeat {
+        agent: agent(),
+        session: SessionId(Uuid::now_v7()),
+        epoch: Epoch(1),
+        silent_after_ms: 30_000,
+        providers: vec![],
+    };
+    let client = nats.connect().await;
+    heartbeats::send(&client, &heartbeat).await.unwrap();
+    let js = connection.jetstream();
+    wait_until("the heartbeat is stored", PATIENCE, async || {
+        let stream = js.get_stream(reveille_bus::HEARTBEATS_STREAM).await.ok()?;
+        (stream.cached_info().state.messages == 1).then_some(())
+    })
+    .await;
+    let guard = Guard::over(&nats, Beginning::default()).await;
+    guard
+        .lost("is empty, although agents were connected to this hub")
+        .await;
+    js.delete_stream(JOURNAL_STREAM).await.unwrap();
+    guard.lost("is gone, although agents were connected").await;
+
+    let evidence = Some("the database has its commits".to_owned());
+    let told = Beginning {
+        evidence,
+        ..Beginning::default()
+    };
+    let guard = Guard::over(&nats, told.clone()).await;
+    guard.lost("is gone, although the database has its commits").await;
+    assert!(!guard.exists().await);
+    let told = Beginning {
+        new_journal: true,
+        ..told
+    };
+    let mut guard = Guard::over(&nats, told).await;
+    guard.caught_up().await;
+    assert!(guard.exists().await);
+}
+
+#[tokio::test]
+async fn settings_that_are_changed_under_a_process_stop_it_until_they_are_right_again() {
+    let (nats, connection, journal) = journal().await;
+    commit(&journal, &agent_key()).await;
+    let mut guard = Guard::over(&nats, Beginning::default()).await;
+    assert_eq!(guard.caught_up().await, [1]);
+    let js = connection.jetstream();
+    let ours = js
+        .get_stream(JOURNAL_STREAM)
+        .await
+        .unwrap()
+        .cached_info()
+        .config
+        .clone();
+    let mut theirs = ours.clone();
+    theirs.discard = DiscardPolicy::Old;
+    theirs.max_age = Duration::from_secs(3_600);
+    js.update_stream(theirs).await.unwrap();
+    guard.lost("can't be used: discard is Old").await;
+    js.update_stream(ours).await.unwrap();
+    guard.found().await;
+    // It is the same journal: nothing is read again.
+    commit(&journal, &agent_key()).await;
+    let told = guard.until(|told| matches!(told, Followed::Commit(_))).await;
+    assert_eq!(told, [2]);
+}
+
+#[tokio::test]
+async fn a_journal_at_a_limit_refuses_at_once_and_says_so_until_it_takes_commits_again() {
+    let (_nats, connection, _) = journal().await;
+    let journal = Journal::of(&connection);
+    commit(&journal, &agent_key()).await;
+    let js = connection.jetstream();
+    let ours = js
+        .get_stream(JOURNAL_STREAM)
+        .await
+        .unwrap()
+        .cached_info()
+        .config
+        .clone();
+    let mut theirs = ours.clone();
+    theirs.max_messages = 1;
+    js.update_stream(theirs).await.unwrap();
+    let begun = std::time::Instant::now();
+    let refused = journal
+        .execute::<Agent>(&agent_key(), crate::events::connect(), &crate::events::meta(1))
+        .await
+        .unwrap_err();
+    assert!(
+        refused.to_string().contains("maximum messages exceeded"),
+        "{refused}"
+    );
+    assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
+    assert!(matches!(
+        connection.health().trouble(),
+        Some(JournalTrouble::Full(_))
+    ));
+    js.update_stream(ours).await.unwrap();
+    commit(&journal, &agent_key()).await;
+    assert_eq!(connection.health().trouble(), None);
+}
