@@ -2,7 +2,7 @@
 //!
 //! Reasons leave this machine in a wake's outcome, so none of them contains a URL, a header or a body.
 
-use crate::config::Secret;
+use crate::config::{Secret, millis};
 use reqwest::{RequestBuilder, Response};
 use std::{error::Error, io, time::Duration};
 
@@ -52,10 +52,14 @@ pub(crate) async fn read_body(mut answer: Response, max_bytes: usize) -> Result<
     Ok(body)
 }
 
-/// Why a request got no usable answer.
-pub(crate) fn reason(error: &reqwest::Error, limit: Duration) -> String {
+/// Why a request got no usable answer, `waited` after it began.
+pub(crate) fn reason(error: &reqwest::Error, waited: Duration) -> String {
     if error.is_timeout() {
-        return format!("no answer within {limit:?}");
+        // By the time-out of the request, or by the kernel's.
+        return format!("no answer within {:?}", rounded(waited));
+    }
+    if error.is_dns() {
+        return "the host's name can't be resolved".to_owned();
     }
     if let Some(kind) = io_kind(error) {
         return kind.to_string();
@@ -67,9 +71,34 @@ pub(crate) fn reason(error: &reqwest::Error, limit: Duration) -> String {
     }
 }
 
+/// A measured time as people want to read it.
+pub(crate) fn rounded(time: Duration) -> Duration {
+    let step = if time < Duration::from_secs(1) { 1 } else { 100 };
+    let steps = (millis(time) + step / 2) / step;
+    Duration::from_millis(steps * step)
+}
+
 /// Whether the connection was refused: nothing listens there.
 pub(crate) fn is_refused(error: &reqwest::Error) -> bool {
     io_kind(error) == Some(io::ErrorKind::ConnectionRefused)
+}
+
+/// Whether the connection ended because the backend's machine no longer acknowledges what it gets, or has no route.
+pub(crate) fn is_gone(error: &(dyn Error + 'static)) -> bool {
+    use io::ErrorKind::{HostUnreachable, NetworkUnreachable, TimedOut};
+    let mut cause = Some(error);
+    while let Some(error) = cause {
+        let io = error.downcast_ref::<io::Error>();
+        // By the kernel: a time-out of ours has no number.
+        if io.is_some_and(|io| {
+            io.raw_os_error().is_some()
+                && matches!(io.kind(), TimedOut | HostUnreachable | NetworkUnreachable)
+        }) {
+            return true;
+        }
+        cause = error.source();
+    }
+    false
 }
 
 /// The underlying I/O error, if it is one that helps people.

@@ -4,7 +4,7 @@ use crate::{
     config::{ProviderConfig, Secret},
     fetch::{self, BodyError, MAX_ANSWER_BYTES},
     json_match::contains,
-    verify::Verify,
+    verify::{self, Failed, Finding, Verify},
 };
 use reqwest::Client;
 use reveille_domain::SleepReason;
@@ -37,7 +37,7 @@ pub struct Probe {
     expect: Option<Value>,
     timeout: Duration,
     pauses: Pauses,
-    verify: Option<Verify>,
+    verify: Vec<Verify>,
 }
 
 /// The longest pauses between probes.
@@ -59,6 +59,8 @@ pub struct Unavailable {
     pub asleep: bool,
     /// Whether the connection was refused.
     pub refused: bool,
+    /// Whether it answered the probe, but no completion.
+    pub failed: bool,
     /// For people; contains no URLs, headers or answers.
     pub reason: String,
 }
@@ -68,6 +70,7 @@ impl Unavailable {
         Self {
             asleep: false,
             refused: false,
+            failed: false,
             reason: reason.into(),
         }
     }
@@ -77,6 +80,8 @@ impl Unavailable {
     pub const fn sleep_reason(&self) -> SleepReason {
         if self.asleep {
             SleepReason::FoundAsleep
+        } else if self.failed {
+            SleepReason::Failed
         } else {
             SleepReason::Unreachable
         }
@@ -103,7 +108,7 @@ impl Probe {
             expect: provider.probe.expect.clone(),
             timeout: provider.probe.timeout,
             pauses: if local { LOCAL_PAUSES } else { REMOTE_PAUSES },
-            verify,
+            verify: verify.into_iter().collect(),
         }
     }
 
@@ -115,13 +120,38 @@ impl Probe {
     /// Probes a backend that wasn't available before, and verifies it too if the config says so.
     pub async fn check_and_verify(&self) -> Verdict {
         self.check().await?;
-        let Some(verify) = &self.verify else { return Ok(()) };
-        let verified = verify.check().await;
+        let verified = verify::any(&self.verify, None).await;
         verified.map_err(|reason| Unavailable::because(format!("verify: {reason}")))
     }
 
-    pub(crate) const fn verification(&self) -> Option<&Verify> {
-        self.verify.as_ref()
+    /// Probes a backend that is available as far as the probe shows, but whose requests fail: it counts as failed if all of
+    /// `completions` fail too, the first of them not for its own content or for the load.
+    pub(crate) async fn check_doubted(&self, completions: &[Verify]) -> Verdict {
+        self.check().await?;
+        match verify::any_at_once(completions).await {
+            Ok(()) => Ok(()),
+            Err(failed) => match failed.finding() {
+                Finding::Unclear => Ok(()),
+                Finding::Unreachable => Err(failed.into()),
+                Finding::Dead => Err(Unavailable {
+                    failed: true,
+                    ..failed.into()
+                }),
+            },
+        }
+    }
+
+    /// The same probe with other completions that verify a backend which wasn't available before.
+    pub(crate) fn verified_by(&self, completions: Vec<Verify>) -> Self {
+        Self {
+            verify: completions,
+            ..self.clone()
+        }
+    }
+
+    /// The completions of which one must succeed before a backend counts as available again; none if there need be none.
+    pub(crate) fn verification(&self) -> &[Verify] {
+        &self.verify
     }
 
     /// Probes until the backend is available.
@@ -172,10 +202,10 @@ impl Probe {
 
     async fn ask(&self, limit: Duration) -> Verdict {
         let request = fetch::authorized(self.client.get(self.url.clone()), self.api_key.as_ref());
+        let began = Instant::now();
         let broke = |error: reqwest::Error| Unavailable {
-            asleep: false,
             refused: fetch::is_refused(&error),
-            reason: fetch::reason(&error, limit),
+            ..Unavailable::because(fetch::reason(&error, began.elapsed().min(limit)))
         };
         let answer = request.send().await.map_err(broke)?;
         if !answer.status().is_success() {
@@ -195,9 +225,18 @@ impl Probe {
         }
         Err(Unavailable {
             asleep: true,
-            refused: false,
-            reason: "the probe's answer is not what `expect` asks for".to_owned(),
+            ..Unavailable::because("the probe's answer is not what `expect` asks for")
         })
+    }
+}
+
+impl From<Failed> for Unavailable {
+    fn from(failed: Failed) -> Self {
+        let refused = matches!(failed, Failed::Unreached { refused: true, .. });
+        Self {
+            refused,
+            ..Self::because(format!("verify: {failed}"))
+        }
     }
 }
 

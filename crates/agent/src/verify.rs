@@ -1,7 +1,8 @@
 //! `verify`: one token of a completion, requested and read as a client would.
 //!
-//! A health path may say yes while the weights are missing, loading or broken. A backend is verified when it comes up, and
-//! never while it is up: that would be work, and keep it awake.
+//! A health path may say yes while the weights are missing, loading or broken, or the engine behind it is dead. A backend is
+//! verified when it comes up, and when its requests fail. Other backends that are up aren't: that would be work, and keep them
+//! awake.
 
 use crate::{
     config::{ProviderConfig, Secret, VerifyConfig},
@@ -10,8 +11,8 @@ use crate::{
 };
 use reqwest::{Client, StatusCode, header::CONTENT_TYPE};
 use serde_json::Value;
-use std::time::Duration;
-use tokio::time::{Instant, sleep, timeout_at};
+use std::{fmt, time::Duration};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 use url::Url;
 
 /// The pause before a backend that isn't ready is asked again.
@@ -29,11 +30,31 @@ pub struct Verify {
 }
 
 /// Why a completion failed.
-enum Failed {
-    /// The backend isn't ready or doesn't listen, which may change.
-    NotYet(String),
-    /// The backend is ready, and its answer is no completion.
+#[derive(Debug)]
+pub(crate) enum Failed {
+    /// There was no connection.
+    Unreached {
+        refused: bool,
+        reason: String,
+    },
+    /// The connection broke.
+    Broken(String),
+    Status(StatusCode),
+    /// The answer is no completion.
     Wrong(String),
+    /// There was no answer within the time-out.
+    Late(Duration),
+}
+
+/// What a failed completion says about the backend.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Finding {
+    /// Nothing listens, or the machine is away.
+    Unreachable,
+    /// It is loading or busy, or refuses this request for its content.
+    Unclear,
+    /// It can't answer.
+    Dead,
 }
 
 impl Verify {
@@ -53,28 +74,33 @@ impl Verify {
         }
     }
 
-    /// Asks for the completion, repeatedly while the backend isn't ready.
+    /// Asks for the completion, repeatedly while the backend isn't ready, until the time-out or `by`.
     ///
     /// # Errors
-    /// Why there was none within the time-out; contains no URLs, headers or answers.
-    pub async fn check(&self) -> Result<(), String> {
-        let deadline = Instant::now() + self.timeout;
+    /// Why there was none in that time; contains no URLs, headers or answers.
+    pub async fn check(&self, by: Option<Instant>) -> Result<(), String> {
+        let began = Instant::now();
+        let deadline = by.map_or(began + self.timeout, |by| by.min(began + self.timeout));
         let mut seen = None;
         loop {
             match timeout_at(deadline, self.ask()).await {
                 Ok(Ok(())) => return Ok(()),
-                Ok(Err(Failed::Wrong(reason))) => return Err(reason),
-                Ok(Err(Failed::NotYet(reason))) => seen = Some(reason),
+                Ok(Err(failed)) if failed.may_change() => seen = Some(failed.to_string()),
+                Ok(Err(failed)) => return Err(failed.to_string()),
                 Err(_) => {
                     let last = seen.map(|reason| format!(": {reason}")).unwrap_or_default();
-                    return Err(format!(
-                        "no completion within {:?} (`timeout`){last}",
-                        self.timeout
-                    ));
+                    let late = Failed::Late(fetch::rounded(deadline - began));
+                    return Err(format!("{late}{last}"));
                 }
             }
             sleep(PAUSE).await;
         }
+    }
+
+    /// Asks for the completion once.
+    pub(crate) async fn once(&self) -> Result<(), Failed> {
+        let in_time = timeout(self.timeout, self.ask()).await;
+        in_time.unwrap_or(Err(Failed::Late(self.timeout)))
     }
 
     async fn ask(&self) -> Result<(), Failed> {
@@ -82,21 +108,11 @@ impl Verify {
         let request = self.client.post(self.url.clone()).body(body);
         let request = request.header(CONTENT_TYPE, "application/json");
         let request = fetch::authorized(request, self.api_key.as_ref());
-        let broke = |error: reqwest::Error| Failed::NotYet(fetch::reason(&error, self.timeout));
+        let began = Instant::now();
+        let broke = |error: reqwest::Error| broke(&error, began.elapsed());
         let answer = request.send().await.map_err(broke)?;
-        let status = answer.status();
-        if !status.is_success() {
-            let reason = format!("HTTP status {}", status.as_u16());
-            let not_yet = [
-                StatusCode::TOO_MANY_REQUESTS,
-                StatusCode::BAD_GATEWAY,
-                StatusCode::SERVICE_UNAVAILABLE,
-            ];
-            return Err(if not_yet.contains(&status) {
-                Failed::NotYet(reason)
-            } else {
-                Failed::Wrong(reason)
-            });
+        if !answer.status().is_success() {
+            return Err(Failed::Status(answer.status()));
         }
         let body = fetch::read_body(answer, MAX_ANSWER_BYTES).await;
         let body = body.map_err(|error| match error {
@@ -118,10 +134,101 @@ impl Verify {
     }
 }
 
-/// Whether the answer has a choice with a message or a text. Either may be empty: the first token of a reasoning model is.
+fn broke(error: &reqwest::Error, waited: Duration) -> Failed {
+    let reason = fetch::reason(error, waited);
+    if error.is_connect() {
+        let refused = fetch::is_refused(error);
+        return Failed::Unreached { refused, reason };
+    }
+    Failed::Broken(reason)
+}
+
+impl Failed {
+    /// Whether the backend may only not be ready yet.
+    fn may_change(&self) -> bool {
+        match self {
+            Self::Unreached { .. } | Self::Broken(_) => true,
+            Self::Status(status) => matches!(
+                *status,
+                StatusCode::TOO_MANY_REQUESTS | StatusCode::BAD_GATEWAY | StatusCode::SERVICE_UNAVAILABLE
+            ),
+            Self::Wrong(_) | Self::Late(_) => false,
+        }
+    }
+
+    pub(crate) fn finding(&self) -> Finding {
+        match self {
+            Self::Unreached { .. } => Finding::Unreachable,
+            Self::Status(status) if is_engine_failure(*status) => Finding::Dead,
+            Self::Status(status) if status.is_client_error() || status.is_server_error() => Finding::Unclear,
+            Self::Status(_) | Self::Broken(_) | Self::Wrong(_) | Self::Late(_) => Finding::Dead,
+        }
+    }
+}
+
+impl fmt::Display for Failed {
+    /// The reason, for people; contains no URLs, headers or answers.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unreached { reason, .. } | Self::Broken(reason) | Self::Wrong(reason) => {
+                f.write_str(reason)
+            }
+            Self::Status(status) => write!(f, "HTTP status {}", status.as_u16()),
+            Self::Late(limit) => write!(f, "no completion within {limit:?} (`timeout`)"),
+        }
+    }
+}
+
+/// Whether a status says that the backend couldn't answer a request that it should have answered: not that the request was
+/// wrong, unsupported (501) or one too many (503, 529), nor that the model is still loading (503).
+pub(crate) fn is_engine_failure(status: StatusCode) -> bool {
+    status.is_server_error() && !matches!(status.as_u16(), 501 | 503 | 529)
+}
+
+/// Asks for each of `completions` in turn until one succeeds.
+///
+/// # Errors
+/// Why the first one failed.
+pub(crate) async fn any(completions: &[Verify], by: Option<Instant>) -> Result<(), String> {
+    let mut first = None;
+    for completion in completions {
+        match completion.check(by).await {
+            Ok(()) => return Ok(()),
+            Err(reason) => first = first.or(Some(reason)),
+        }
+    }
+    first.map_or(Ok(()), Err)
+}
+
+/// Asks for each of `completions` once until one succeeds. The others than the first are asked only if the first has failed
+/// like a dead engine, which may be the fault of its model alone.
+///
+/// # Errors
+/// Why the first one failed.
+pub(crate) async fn any_at_once(completions: &[Verify]) -> Result<(), Failed> {
+    let Some((first, others)) = completions.split_first() else {
+        return Ok(());
+    };
+    let Err(failed) = first.once().await else {
+        return Ok(());
+    };
+    if failed.finding() == Finding::Dead {
+        for other in others {
+            if other.once().await.is_ok() {
+                return Ok(());
+            }
+        }
+    }
+    Err(failed)
+}
+
+/// Whether the answer has a choice with a message or a text, or an embedding. A text may be empty: the first token of a
+/// reasoning model is.
 fn is_completion(answer: &Value) -> bool {
     let choice = answer.get("choices").and_then(|choices| choices.get(0));
+    let embedding = || answer.get("data").and_then(|data| data.get(0)?.get("embedding"));
     choice.is_some_and(|choice| choice["message"].is_object() || choice["text"].is_string())
+        || embedding().is_some_and(|embedding| embedding.is_array() || embedding.is_string())
 }
 
 #[cfg(test)]
@@ -130,13 +237,15 @@ mod tests {
     use serde_json::json;
 
     #[test]
-    fn a_completion_has_a_choice_with_a_message_or_a_text() {
+    fn a_completion_has_a_choice_with_a_message_or_a_text_or_an_embedding() {
         for (answer, is) in [
             (
                 json!({"choices": [{"message": {"role": "assistant", "content": null}}]}),
                 true,
             ),
             (json!({"choices": [{"text": ""}]}), true),
+            (json!({"data": [{"embedding": [0.5]}]}), true),
+            (json!({"data": [{"id": "m"}]}), false),
             (json!({"choices": []}), false),
             (json!({"choices": [{}]}), false),
             (json!({"choices": [{"message": "hello"}]}), false),
@@ -146,6 +255,24 @@ mod tests {
             (json!("hello"), false),
         ] {
             assert_eq!(is_completion(&answer), is, "{answer}");
+        }
+    }
+
+    #[test]
+    fn what_is_about_the_request_or_the_load_says_nothing_of_the_engine() {
+        for (status, finding) in [
+            (500, Finding::Dead),
+            (502, Finding::Dead),
+            (504, Finding::Dead),
+            (302, Finding::Dead),
+            (400, Finding::Unclear),
+            (404, Finding::Unclear),
+            (429, Finding::Unclear),
+            (501, Finding::Unclear),
+            (503, Finding::Unclear),
+        ] {
+            let failed = Failed::Status(StatusCode::from_u16(status).expect("a status"));
+            assert_eq!(failed.finding(), finding, "{status}");
         }
     }
 }

@@ -13,7 +13,7 @@ use backend::{Backend, Closed, StoppedClock, eventually};
 use owned::{Owned, member};
 use reveille_agent::{
     owner_policy::Pause,
-    provider::{Groups, Input},
+    provider::{Groups, Input, Symptom},
     state_dir::StateDir,
 };
 use reveille_bus::wakes::WakeMessage;
@@ -300,7 +300,7 @@ async fn a_backend_that_is_gone_keeps_nobody_waiting() {
     let third = Owned::member(&groups, "c", &never);
     third.until(Hibernating).await;
     gone.close();
-    first.handle.send(Input::Suspect);
+    first.handle.send(Input::Suspect(Symptom::BrokeOff));
     first.until(Hibernating).await;
     second.wake();
     second.until(Active).await;

@@ -12,7 +12,10 @@ mod owned;
 use backend::{Backend, Closed, eventually};
 use control::{Control, EPOCH, now};
 use owned::Owned;
-use reveille_agent::{hub::Superseded, provider::Input};
+use reveille_agent::{
+    hub::Superseded,
+    provider::{Input, Symptom},
+};
 use reveille_domain::{
     Availability::Available,
     Epoch, ModelName, ProviderCommand, ReportSeq, SleepReason, WakeFailureKind,
@@ -87,7 +90,7 @@ async fn no_more_wakes_run_in_a_day_than_the_config_allows() {
         owned.handle.send(Input::Wake(owned.control.request_wake()));
         owned.until(Active).await;
         backend.fall_asleep();
-        owned.handle.send(Input::Suspect);
+        owned.handle.send(Input::Suspect(Symptom::BrokeOff));
         owned.until(Hibernating).await;
     }
     owned.handle.send(Input::Wake(owned.control.request_wake()));
@@ -116,7 +119,7 @@ async fn no_more_wakes_run_in_a_day_than_the_config_allows() {
 
     // A backend that comes up by itself is let in all the same.
     backend.wake_up();
-    owned.handle.send(Input::Suspect);
+    owned.handle.send(Input::Suspect(Symptom::BrokeOff));
     owned.until(Active).await;
 }
 
@@ -418,7 +421,7 @@ async fn a_backend_that_an_operator_has_woken_stays_for_its_least_time() {
     owned.until(Active).await;
     let asked = backend.requests();
     for _ in 0..20 {
-        owned.handle.send(Input::Suspect);
+        owned.handle.send(Input::Suspect(Symptom::BrokeOff));
     }
     backend.await_requests(asked + 1).await;
     assert_eq!(backend.sleeps(), 0);
@@ -549,7 +552,7 @@ async fn a_wake_waits_for_the_end_of_a_sleep() {
     let wake = owned.control.wake_asleep();
     owned.handle.send(Input::Wake(wake.clone()));
     let asked = backend.requests();
-    owned.handle.send(Input::Suspect);
+    owned.handle.send(Input::Suspect(Symptom::BrokeOff));
     tokio::task::yield_now().await;
     assert_eq!((backend.requests(), backend.wakes().len()), (asked, 0));
     backend.release();
@@ -666,7 +669,7 @@ async fn a_wake_message_that_comes_late_changes_nothing() {
     owned.handle.send(Input::Wake(wake.clone()));
     owned.until(Active).await;
     backend.fall_asleep();
-    owned.handle.send(Input::Suspect);
+    owned.handle.send(Input::Suspect(Symptom::BrokeOff));
     owned.until(Hibernating).await;
     owned.control.hold();
     owned.handle.send(Input::Wake(wake));

@@ -12,7 +12,7 @@ mod owned;
 
 use backend::{Backend, eventually};
 use owned::{Owned, member};
-use reveille_agent::provider::{Groups, Input};
+use reveille_agent::provider::{Groups, Input, Symptom};
 use reveille_domain::provider::StatusName::{Active, Hibernating, Waking};
 use std::time::Duration;
 use tokio::time::timeout;
@@ -102,10 +102,10 @@ async fn a_member_that_came_up_by_itself_is_reported_after_the_other_that_slept_
 
     first.control.hold();
     a.fall_asleep();
-    first.handle.send(Input::Suspect);
+    first.handle.send(Input::Suspect(Symptom::BrokeOff));
     eventually("the report", || first.control.is_asked()).await;
     b.wake_up();
-    second.handle.send(Input::Suspect);
+    second.handle.send(Input::Suspect(Symptom::BrokeOff));
     eventually("an open gate", || second.handle.gate.enter().is_some()).await;
     second.went_on().await;
     assert!(
@@ -131,7 +131,7 @@ async fn after_a_reconnect_the_members_register_in_the_order_in_which_they_turne
     second.handle.send(Input::Reconnected);
     eventually("the registration", || first.control.is_asked()).await;
     b.wake_up();
-    second.handle.send(Input::Suspect);
+    second.handle.send(Input::Suspect(Symptom::BrokeOff));
     eventually("an open gate", || second.handle.gate.enter().is_some()).await;
     second.went_on().await;
     assert_eq!(second.control.status(), Some(Hibernating));
@@ -151,7 +151,7 @@ async fn a_member_that_nobody_can_read_keeps_no_other_from_reporting_but_has_the
     second.until(Hibernating).await;
     first.control.set_unreadable(true);
     a.fall_asleep();
-    first.handle.send(Input::Suspect);
+    first.handle.send(Input::Suspect(Symptom::BrokeOff));
     second.wake();
     let failure = second.blocked().await;
     assert!(
@@ -159,7 +159,7 @@ async fn a_member_that_nobody_can_read_keeps_no_other_from_reporting_but_has_the
         "{failure:?}"
     );
     b.wake_up();
-    second.handle.send(Input::Suspect);
+    second.handle.send(Input::Suspect(Symptom::BrokeOff));
     second.until(Active).await;
     assert_eq!(first.control.status(), Some(Active), "nobody could take it");
 

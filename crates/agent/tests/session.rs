@@ -5,133 +5,30 @@ mod backend;
 #[path = "control/mod.rs"]
 #[expect(dead_code, reason = "the tests of owners use the rest")]
 mod control;
+mod whole_agent;
 
-use axum::{Router, routing::post};
+use axum::{
+    Router,
+    routing::{get, post},
+};
 use backend::{Backend, Closed, KEY, eventually};
 use bytes::Bytes;
-use control::{Control, EPOCH};
+use control::EPOCH;
 use futures::StreamExt;
-use reveille_agent::{AgentError, Options, config::Config};
+use reveille_agent::AgentError;
 use reveille_bus::{
-    NatsServer,
     heartbeats::Heartbeat,
     orders::{self, AddressedOrder, Order, OrderAnswer},
-    relay::{
-        FaultCode, HOLD_LIMIT, RelayClient, RelayError, RelayFault, RelayLimits, RequestHead, ResponseBody,
-        ResponseHead,
-    },
+    relay::{FaultCode, HOLD_LIMIT},
     wakes,
 };
 use reveille_domain::{
-    AgentName, Availability, Epoch, ProviderName,
+    Availability, Epoch, ProviderName,
     provider::StatusName::{Active, Down, Hibernating},
 };
-use reveille_tests::Nats;
 use std::time::{Duration, Instant};
-use tokio::{net::TcpListener, task::JoinHandle, time::timeout};
-use tokio_util::sync::CancellationToken;
-
-/// An agent that runs, and what it talks to.
-struct World {
-    nats: Nats,
-    client: async_nats::Client,
-    relay: RelayClient,
-    control: Control,
-    agent: JoinHandle<Result<(), AgentError>>,
-    shutdown: CancellationToken,
-}
-
-fn agent_name() -> AgentName {
-    AgentName::parse("box").expect("legal")
-}
-
-impl World {
-    /// An agent with the provider that `rest` describes.
-    async fn start(rest: &str) -> Self {
-        let _ = rustls::crypto::ring::default_provider().install_default();
-        let nats = Nats::start().await;
-        let client = nats.connect().await;
-        let control = Control::new();
-        tokio::spawn(control.clone().serve(nats.connect().await));
-        let relay = RelayClient::start(nats.connect().await, "replica", RelayLimits::default()).await;
-        let text =
-            format!("[agent]\nname = \"box\"\nheartbeat = \"200ms\"\n[[provider]]\nname = \"p\"\n{rest}");
-        let config = Config::parse(&text, "test.toml", &|_| None).unwrap_or_else(|error| panic!("{error}"));
-        let shutdown = CancellationToken::new();
-        let options = Options {
-            config,
-            nats: NatsServer::at(&nats.url()),
-            key: None,
-            state_dir: None,
-        };
-        let agent = tokio::spawn(reveille_agent::run(options, || (), shutdown.clone()));
-        Self {
-            nats,
-            client,
-            relay: relay.expect("a relay"),
-            control,
-            agent,
-            shutdown,
-        }
-    }
-
-    async fn until(&self, status: reveille_domain::provider::StatusName) {
-        eventually(<&str>::from(status), || self.control.status() == Some(status)).await;
-    }
-
-    async fn send(&self, path: &str, body: &str) -> Result<(ResponseHead, Bytes), RelayError> {
-        let (head, mut answer) = self.open(path, body).await?;
-        let mut whole = Vec::new();
-        while let Some(chunk) = answer.next().await {
-            whole.extend_from_slice(&chunk?);
-        }
-        Ok((head, whole.into()))
-    }
-
-    async fn open(&self, path: &str, body: &str) -> Result<(ResponseHead, ResponseBody), RelayError> {
-        self.open_held(path, body, None).await
-    }
-
-    /// The same for a request that may be held for so long.
-    async fn open_held(
-        &self,
-        path: &str,
-        body: &str,
-        hold_ms: Option<u64>,
-    ) -> Result<(ResponseHead, ResponseBody), RelayError> {
-        let header = |name: &str, value: &str| (name.to_owned(), value.to_owned());
-        let head = RequestHead {
-            provider: ProviderName::parse("p").expect("legal"),
-            method: "POST".to_owned(),
-            path: path.to_owned(),
-            headers: vec![
-                header("content-type", "application/json"),
-                header("authorization", "Bearer the caller's own"),
-            ],
-            traceparent: None,
-            hold_ms,
-            body_bytes: 0,
-        };
-        let body = Bytes::copy_from_slice(body.as_bytes());
-        let reserved = self.relay.reserve(tokio::time::Instant::now()).await?;
-        reserved
-            .send(&agent_name(), EPOCH, head, body)
-            .await?
-            .head()
-            .await
-    }
-
-    async fn fault(&self, path: &str) -> RelayFault {
-        match self.send(path, "{}").await {
-            Err(RelayError::Fault(fault)) => fault,
-            other => panic!("{other:?}"),
-        }
-    }
-
-    async fn end(self) -> Result<(), AgentError> {
-        self.agent.await.expect("no panic")
-    }
-}
+use tokio::{net::TcpListener, time::timeout};
+use whole_agent::{World, agent_name};
 
 fn config(backend: &Backend) -> String {
     format!(
@@ -195,6 +92,7 @@ async fn echoes_the_model() -> String {
         (head, format!("{event}{event}data: [DONE]\n\n"))
     };
     let routes = Router::new()
+        .route("/v1/models", get(async || "{}"))
         .route("/v1/embeddings", post(whole))
         .route("/v1/completions", post(events));
     tokio::spawn(axum::serve(listener, routes).into_future());

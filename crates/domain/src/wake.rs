@@ -239,6 +239,8 @@ pub enum SleepReason {
     Unreachable,
     /// The backend ended while it worked on requests.
     Crashed,
+    /// The backend answered its probe, but no completion.
+    Failed,
 }
 
 /// Failed wakes in a row, and how long they delay the next one.

@@ -522,6 +522,7 @@ fn the_words_inside_are_written_as_ever() {
         SleepReason::Exited,
         SleepReason::Unreachable,
         SleepReason::Crashed,
+        SleepReason::Failed,
     ];
     golden("words_sleep_reasons", &reasons.to_vec());
     let recipes = [

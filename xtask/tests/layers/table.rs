@@ -22,6 +22,9 @@ const AGENT: Layers = Layers {
     from_top: &[
         &["session"],
         &["relay", "session/connect"],
+        &["relay/outcome"],
+        &["relay/client"],
+        &["relay/connector", "relay/deaf_peer"],
         &["provider", "relay/answer_model", "relay/rename"],
         &["provider/owner"],
         &["provider/activity"],
@@ -31,7 +34,12 @@ const AGENT: Layers = Layers {
             "provider/reported_state",
         ],
         &["provider/groups"],
-        &["provider/demand", "provider/gate", "provider/happened"],
+        &[
+            "provider/demand",
+            "provider/gate",
+            "provider/happened",
+            "provider/health",
+        ],
         &["recipe"],
         &["recipe/runner", "recipe/timeline"],
         &["probe"],

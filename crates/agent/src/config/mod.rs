@@ -21,9 +21,9 @@ pub use error::ConfigError;
 pub use hours::{Hours, Window};
 pub use places::{Place, places};
 pub use read::machine_name;
-pub(crate) use recipe::OWN_VARIABLES;
 pub use recipe::{
     Action, CommandAction, EndCommand, HttpAction, SleepConfig, Step, VerifyConfig, WakeConfig,
 };
+pub(crate) use recipe::{CHAT_PATH, COMPLETIONS_PATH, EMBEDDINGS_PATH, OWN_VARIABLES};
 pub use secret::Secret;
 pub use types::{AgentConfig, AnswerModelName, Config, ModelConfig, ProbeConfig, ProviderConfig};

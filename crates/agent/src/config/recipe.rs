@@ -4,6 +4,7 @@ use super::{hours::Hours, secret::Secret};
 use crate::wol::WakeOnLan;
 use http::{HeaderName, HeaderValue, Method};
 use reveille_domain::RecipeKind;
+use serde_json::json;
 use std::{fmt, path::PathBuf, time::Duration};
 use url::Url;
 
@@ -11,6 +12,13 @@ use url::Url;
 pub(crate) const OWN_VARIABLES: &str = "REVEILLE_";
 /// The default of `min_awake`: how long a backend stays awake at least.
 pub(super) const DEFAULT_MIN_AWAKE: Duration = Duration::from_secs(5);
+
+/// The default time-out of a verification.
+pub(super) const DEFAULT_VERIFY_TIMEOUT: Duration = Duration::from_secs(30);
+/// The paths of inference.
+pub(crate) const CHAT_PATH: &str = "/v1/chat/completions";
+pub(crate) const COMPLETIONS_PATH: &str = "/v1/completions";
+pub(crate) const EMBEDDINGS_PATH: &str = "/v1/embeddings";
 
 /// `[provider.wake]`.
 #[derive(Debug, Clone, PartialEq)]
@@ -195,6 +203,28 @@ pub struct VerifyConfig {
     pub expect: Option<serde_json::Value>,
     /// Includes repetitions.
     pub timeout: Duration,
+}
+
+impl VerifyConfig {
+    /// A request for one token, or for one embedding, at one of the paths of inference.
+    pub(crate) fn of_one_token(path: &str, model: Option<&str>) -> Self {
+        let mut body = match path {
+            COMPLETIONS_PATH => json!({ "prompt": "Hi", "max_tokens": 1, "stream": false }),
+            EMBEDDINGS_PATH => json!({ "input": "Hi" }),
+            _ => {
+                json!({ "messages": [{ "role": "user", "content": "Hi" }], "max_tokens": 1, "stream": false })
+            }
+        };
+        if let Some(model) = model {
+            body["model"] = model.into();
+        }
+        Self {
+            path: path.to_owned(),
+            body,
+            expect: None,
+            timeout: DEFAULT_VERIFY_TIMEOUT,
+        }
+    }
 }
 
 impl fmt::Debug for VerifyConfig {

@@ -1,5 +1,5 @@
-//! Lets requests through to a backend, and knows which are inside and whether more are expected. Shared by a provider's owner
-//! and its requests.
+//! Lets requests through to a backend, and knows how many are inside, whether more are expected, and when the backend was last
+//! heard. Shared by a provider's owner and its requests.
 
 use parking_lot::{Mutex, MutexGuard};
 use reveille_domain::Availability;
@@ -26,6 +26,14 @@ struct Shared {
 struct State {
     open: bool,
     in_flight: u32,
+    /// How many of these have a connection to the backend.
+    connected: u32,
+    /// When a request last got a part of its answer.
+    heard: Option<Instant>,
+    /// How long requests have waited for any part of an answer until `silent_since`, since the last one got some.
+    silence: Duration,
+    /// Since when requests wait that have a connection, or since when the backend was last heard by them.
+    silent_since: Option<Instant>,
     last_used: Instant,
     /// How many requests have entered since the agent started.
     entries: u64,
@@ -36,7 +44,10 @@ struct State {
 
 /// A request's slot at the backend, to be dropped at the end of the request.
 #[derive(Debug)]
-pub struct Slot(Gate);
+pub struct Slot {
+    gate: Gate,
+    connected: bool,
+}
 
 impl Gate {
     /// An open gate: requests may try until more is known.
@@ -45,6 +56,10 @@ impl Gate {
         let state = State {
             open: true,
             in_flight: 0,
+            connected: 0,
+            heard: None,
+            silence: Duration::ZERO,
+            silent_since: None,
             last_used: Instant::now(),
             entries: 0,
             expected_until: None,
@@ -69,13 +84,37 @@ impl Gate {
         if state.expected_until.take().is_some() {
             self.0.arrived.notify_one();
         }
-        Some(Slot(self.clone()))
+        Some(Slot {
+            gate: self.clone(),
+            connected: false,
+        })
     }
 
     /// How many requests are inside.
     #[must_use]
     pub fn in_flight(&self) -> u32 {
         self.lock().in_flight
+    }
+
+    /// Whether a request inside has a connection to the backend, so that its machine was there a moment ago.
+    pub(super) fn is_connected(&self) -> bool {
+        self.lock().connected > 0
+    }
+
+    /// Whether a request has got a part of its answer since then.
+    pub(super) fn heard_since(&self, since: Instant) -> bool {
+        self.lock().heard.is_some_and(|heard| heard >= since)
+    }
+
+    /// How long requests have waited for any part of an answer since the last one got some, without the times when none
+    /// waited. So requests that give up early count as well.
+    pub(super) fn silent_for(&self) -> Duration {
+        self.lock().silent_for()
+    }
+
+    /// Begins to count the silence again: the backend has shown otherwise that it answers.
+    pub(super) fn forget_silence(&self) {
+        self.lock().end_silence();
     }
 
     /// What the owner last published; `None` before its first probe.
@@ -191,18 +230,52 @@ impl State {
     fn is_expecting(&self) -> bool {
         self.expected_until.is_some_and(|until| Instant::now() < until)
     }
+
+    fn silent_for(&self) -> Duration {
+        self.silence + self.silent_since.map_or(Duration::ZERO, |since| since.elapsed())
+    }
+
+    fn end_silence(&mut self) {
+        self.silence = Duration::ZERO;
+        self.silent_since = (self.connected > 0).then(Instant::now);
+    }
+}
+
+impl Slot {
+    /// The request has a connection to the backend, which may see it from now on.
+    pub fn connected(&mut self) {
+        if std::mem::replace(&mut self.connected, true) {
+            return;
+        }
+        let mut state = self.gate.lock();
+        state.connected = state.connected.saturating_add(1);
+        state.silent_since.get_or_insert_with(Instant::now);
+    }
+
+    /// The request has got a part of its answer.
+    pub fn heard(&self) {
+        let mut state = self.gate.lock();
+        state.heard = Some(Instant::now());
+        state.end_silence();
+    }
 }
 
 impl Drop for Slot {
     fn drop(&mut self) {
-        let mut state = self.0.lock();
+        let mut state = self.gate.lock();
         state.in_flight = state.in_flight.saturating_sub(1);
+        if self.connected {
+            state.connected = state.connected.saturating_sub(1);
+        }
+        if state.connected == 0 {
+            (state.silence, state.silent_since) = (state.silent_for(), None);
+        }
         state.last_used = Instant::now();
         let empty = state.in_flight == 0;
         drop(state);
         if empty {
             // Only the owner waits. If it is just checking, the permit is stored for its wait.
-            self.0.0.emptied.notify_one();
+            self.gate.0.emptied.notify_one();
         }
     }
 }
@@ -263,6 +336,43 @@ mod tests {
         drop(gate.enter().expect("open"));
         gate.expect_unless_entered(entries, Instant::now() + Duration::from_secs(30));
         assert!(!gate.is_expecting());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn silence_counts_while_requests_wait_however_short_each_waits_and_ends_with_any_part_of_an_answer()
+    {
+        let (gate, second) = (Gate::open(), Duration::from_secs(1));
+        let connected = || {
+            let mut slot = gate.enter().expect("open");
+            slot.connected();
+            slot
+        };
+        let began = Instant::now();
+        let unconnected = gate.enter().expect("open");
+        tokio::time::advance(second).await;
+        assert!(
+            !gate.is_connected() && gate.silent_for().is_zero(),
+            "it may be its way that takes so long"
+        );
+        drop(unconnected);
+        for waited in 1..=3 {
+            let slots = [connected(), connected()];
+            tokio::time::advance(second).await;
+            assert!(gate.is_connected());
+            drop(slots);
+            assert_eq!(gate.silent_for(), second * waited);
+            tokio::time::advance(second * 100).await;
+        }
+        assert_eq!(gate.silent_for(), second * 3, "nobody waits");
+        assert!(!gate.is_connected() && !gate.heard_since(began));
+        let slot = connected();
+        tokio::time::advance(second).await;
+        slot.heard();
+        assert!(gate.heard_since(began) && gate.silent_for().is_zero());
+        tokio::time::advance(second).await;
+        assert_eq!(gate.silent_for(), second);
+        gate.forget_silence();
+        assert!(gate.silent_for().is_zero() && !gate.heard_since(Instant::now()));
     }
 
     #[tokio::test]

@@ -1,6 +1,6 @@
 //! How the session and the relay reach an owner.
 
-use super::Gate;
+use super::{Gate, Health};
 use reveille_bus::wakes::WakeMessage;
 use reveille_domain::{ProviderName, ReportId};
 use tokio::sync::{mpsc, oneshot};
@@ -25,8 +25,19 @@ pub enum Input {
     /// A request found no backend. The answer is the report about that, or `None` if the backend is up after all or has no
     /// wake recipe.
     Refused(oneshot::Sender<Option<ReportId>>),
+    /// A request has shown that the backend may be dead.
+    Suspect(Symptom),
+}
+
+/// What a request has shown of a backend.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Symptom {
     /// The backend broke off a request.
-    Suspect,
+    BrokeOff,
+    /// No connection came about, or the backend's machine no longer acknowledges what it gets.
+    Unreachable,
+    /// Requests fail, see [`Health::failed`].
+    Failing,
 }
 
 /// Reaches an owner from elsewhere.
@@ -34,13 +45,20 @@ pub enum Input {
 pub struct Handle {
     pub name: ProviderName,
     pub gate: Gate,
+    pub health: Health,
     mailbox: mpsc::Sender<Input>,
 }
 
 impl Handle {
     pub(super) fn new(name: ProviderName, gate: Gate) -> (Self, mpsc::Receiver<Input>) {
         let (mailbox, inputs) = mpsc::channel(MAILBOX);
-        (Self { name, gate, mailbox }, inputs)
+        let handle = Self {
+            name,
+            gate,
+            health: Health::default(),
+            mailbox,
+        };
+        (handle, inputs)
     }
 
     /// Orders the backend to sleep.
@@ -58,6 +76,12 @@ impl Handle {
         let (reply, answer) = oneshot::channel();
         self.send(Input::Refused(reply));
         answer.await.ok().flatten()
+    }
+
+    /// The same for a request that got no connection.
+    pub async fn unreachable(&self) -> Option<ReportId> {
+        self.send(Input::Suspect(Symptom::Unreachable));
+        self.refused().await
     }
 
     /// Drops the input if the mailbox is full: its sender repeats it, or notices that the reply was dropped.

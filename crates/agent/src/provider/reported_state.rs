@@ -40,6 +40,19 @@ impl From<SleepReason> for SleepIntent {
     }
 }
 
+/// What requests show of the backend when a probe of it ends.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Signs {
+    /// Requests work at it, so it may be slow to answer probes.
+    pub busy: bool,
+    /// A request got a part of its answer while the probe waited.
+    pub heard: bool,
+    /// It broke off a request since it was last found available.
+    pub broke_off: bool,
+    /// A request couldn't reach it since it was last found available.
+    pub unreachable: bool,
+}
+
 /// A question to control.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Ask {
@@ -88,21 +101,26 @@ impl ReportedState {
         }
     }
 
-    /// A probe has found something. Unclear answers of a busy backend are ignored, since it may be slow to answer probes. A
-    /// backend that broke off a request and now refuses connections has crashed.
-    pub(super) fn probed(&mut self, verdict: &Verdict, busy: bool, broke_off: bool) {
+    /// A probe has found something. An unclear answer says nothing of a backend that a request hears, and a busy one may be slow
+    /// to answer probes. But a backend that neither a request nor then the probe can reach is gone. One that broke off a request
+    /// and now refuses connections has crashed.
+    pub(super) fn probed(&mut self, verdict: &Verdict, signs: Signs) {
         self.quiet = false;
         match verdict {
             Ok(()) => {
                 self.unclear = 0;
                 self.turn(Backend::Up);
             }
-            Err(why) if why.refused && broke_off => self.down(SleepReason::Crashed),
+            Err(why) if why.refused && signs.broke_off => self.down(SleepReason::Crashed),
             Err(why) if why.is_clear() => self.down(why.sleep_reason()),
             Err(why) => {
-                self.unclear = if busy { 0 } else { self.unclear.saturating_add(1) };
                 let known = matches!(self.backend, Backend::Up | Backend::Down(_));
-                if !known || self.unclear >= UNCLEAR_PROBES {
+                let gone = signs.unreachable && !signs.heard;
+                self.unclear = match signs {
+                    Signs { heard: true, .. } | Signs { busy: true, .. } => 0,
+                    Signs { .. } => self.unclear.saturating_add(1),
+                };
+                if !known || gone || self.unclear >= UNCLEAR_PROBES {
                     self.down(why.sleep_reason());
                 }
             }
@@ -316,9 +334,9 @@ impl ReportedState {
 }
 
 impl Unavailable {
-    /// Whether the backend surely isn't available: it says that it sleeps, or refuses connections.
+    /// Whether the backend surely isn't available: it says that it sleeps, refuses connections, or answers no completion.
     const fn is_clear(&self) -> bool {
-        self.asleep || self.refused
+        self.asleep || self.refused || self.failed
     }
 }
 
@@ -330,11 +348,18 @@ mod tests {
     use uuid::Uuid;
 
     const EPOCH: Epoch = Epoch(3);
+    const BUSY: Signs = Signs {
+        busy: true,
+        heard: false,
+        broke_off: false,
+        unreachable: false,
+    };
 
     fn unclear() -> Verdict {
         Err(Unavailable {
             asleep: false,
             refused: false,
+            failed: false,
             reason: "slow".to_owned(),
         })
     }
@@ -343,6 +368,7 @@ mod tests {
         Err(Unavailable {
             asleep: false,
             refused: true,
+            failed: false,
             reason: "nobody".to_owned(),
         })
     }
@@ -351,7 +377,7 @@ mod tests {
     fn registered(verdict: &Verdict, status: StatusName) -> ReportedState {
         let mut state = ReportedState::new(true);
         assert_eq!(state.next_ask(EPOCH), None, "nothing is known yet");
-        state.probed(verdict, false, false);
+        state.probed(verdict, Signs::default());
         let ask = state.next_ask(EPOCH).expect("a registration");
         assert!(matches!(ask, Ask::Register(..)));
         state.done(&ask, Some(status), ReportSeq(0));
@@ -377,7 +403,7 @@ mod tests {
     fn only_differences_are_reported_and_each_once() {
         let mut state = registered(&Ok(()), StatusName::Active);
         assert_eq!(report(&mut state), None);
-        state.probed(&refused(), false, false);
+        state.probed(&refused(), Signs::default());
         let ask = state.next_ask(EPOCH).expect("a report");
         assert_eq!(
             ask,
@@ -394,7 +420,7 @@ mod tests {
         );
         state.done(&ask, Some(StatusName::Hibernating), ReportSeq(2));
         assert_eq!(report(&mut state), None);
-        state.probed(&Ok(()), false, false);
+        state.probed(&Ok(()), Signs::default());
         assert_eq!(report(&mut state), Some((3, Report::Awake)));
     }
 
@@ -402,12 +428,12 @@ mod tests {
     fn a_slow_backend_is_given_time_and_a_busy_one_more() {
         let mut state = registered(&Ok(()), StatusName::Active);
         for _ in 0..10 {
-            state.probed(&unclear(), true, false);
+            state.probed(&unclear(), BUSY);
         }
-        state.probed(&unclear(), false, false);
-        state.probed(&unclear(), false, false);
+        state.probed(&unclear(), Signs::default());
+        state.probed(&unclear(), Signs::default());
         assert!(state.is_open() && report(&mut state).is_none());
-        state.probed(&unclear(), false, false);
+        state.probed(&unclear(), Signs::default());
         assert!(!state.is_open());
         assert_eq!(
             report(&mut state),
@@ -422,9 +448,32 @@ mod tests {
     }
 
     #[test]
+    fn a_backend_that_neither_a_request_nor_the_probe_can_reach_is_gone_however_many_requests_try() {
+        let unreachable = Signs {
+            unreachable: true,
+            ..BUSY
+        };
+        let mut state = registered(&Ok(()), StatusName::Active);
+        let heard = Signs {
+            heard: true,
+            ..unreachable
+        };
+        for _ in 0..10 {
+            state.probed(&unclear(), heard);
+        }
+        assert!(state.is_open(), "another request is being answered");
+        state.probed(&unclear(), unreachable);
+        let gone = Report::Asleep {
+            reason: SleepReason::Unreachable,
+            for_wake: None,
+        };
+        assert_eq!(report(&mut state), Some((2, gone)));
+    }
+
+    #[test]
     fn without_a_recipe_a_backend_is_reported_down_and_back_and_requests_may_always_try() {
         let mut state = ReportedState::new(false);
-        state.probed(&refused(), false, false);
+        state.probed(&refused(), Signs::default());
         let ask = state.next_ask(EPOCH).expect("a registration");
         assert_eq!(ask, Ask::Register(ReportSeq(1), Availability::Unavailable));
         state.done(&ask, Some(StatusName::Down), ReportSeq(1));
@@ -432,11 +481,11 @@ mod tests {
         assert!(state.is_open());
         assert_eq!(state.asleep(EPOCH), Ok(None));
 
-        state.probed(&Ok(()), false, false);
+        state.probed(&Ok(()), Signs::default());
         let ask = state.next_ask(EPOCH).expect("a report");
         assert!(matches!(ask, Ask::Report(_, Report::Awake)), "{ask:?}");
         state.done(&ask, Some(StatusName::Active), ReportSeq(2));
-        state.probed(&refused(), false, false);
+        state.probed(&refused(), Signs::default());
         let down = Report::Asleep {
             reason: SleepReason::Unreachable,
             for_wake: None,
@@ -492,7 +541,7 @@ mod tests {
         let wake = WakeId(Uuid::now_v7());
         let mut state = ReportedState::new(true);
         assert_eq!(state.unreported(), Some(Happened::UNKNOWN), "nobody has looked");
-        state.probed(&refused(), false, false);
+        state.probed(&refused(), Signs::default());
         assert_eq!(
             state.unreported(),
             Some(Happened::UNKNOWN),
@@ -541,7 +590,7 @@ mod tests {
     fn a_request_that_found_nobody_waits_for_the_report() {
         let mut state = registered(&Ok(()), StatusName::Active);
         assert_eq!(state.asleep(EPOCH), Ok(None), "it is up: try again");
-        state.probed(&refused(), false, false);
+        state.probed(&refused(), Signs::default());
         assert_eq!(state.asleep(EPOCH), Err(()));
         let ask = state.next_ask(EPOCH).expect("a report");
         state.done(&ask, Some(StatusName::Hibernating), ReportSeq(1));

@@ -15,7 +15,7 @@ use crate::{
     config::{Action, Step, WakeConfig},
     probe::Probe,
     processes::listed,
-    verify::Verify,
+    verify::{self, Verify},
 };
 use futures::future::{BoxFuture, OptionFuture};
 use reveille_domain::{WakeFailure, WakeFailureKind};
@@ -31,6 +31,9 @@ const PROBE_STAGE: &str = "probe";
 const ASLEEP_WITHIN: Duration = Duration::from_secs(10);
 /// The stage after the probe.
 const VERIFY_STAGE: &str = "verify";
+/// How long a verification may take at least that the wake's budget doesn't contain. The margin of the wake's deadline
+/// (`DEADLINE_MARGIN`) is longer.
+const SHORTEST_VERIFY: Duration = Duration::from_secs(2);
 
 /// Completes when a run may begin: an earlier run and a served backend have ended.
 pub type Before = BoxFuture<'static, ()>;
@@ -63,7 +66,8 @@ pub struct Run {
 }
 
 impl Run {
-    /// Runs a wake recipe: its steps, then the probe for `max_wait`, then the verification if there is one.
+    /// Runs a wake recipe: its steps, then the probe for `max_wait`, then the probe's verification if it has one, which may
+    /// take what is left of `max_wait` unless the recipe has a time-out for it.
     #[must_use]
     pub fn wake(runner: Arc<Runner>, recipe: WakeConfig, probe: Probe, before: Before) -> Self {
         Self::spawn(runner, Job::Wake(recipe, Box::new(probe)), before)
@@ -198,12 +202,16 @@ impl Job {
         let Self::Wake(recipe, _) = self else {
             return timeline.stage(PROBE_STAGE, await_end(probe)).await;
         };
+        let booted_by = Instant::now() + recipe.max_wait;
         let booted = await_boot(recipe.max_wait, probe, running);
         timeline.stage(PROBE_STAGE, booted).await?;
-        match probe.verification() {
-            Some(verify) => timeline.stage(VERIFY_STAGE, answers(verify, running)).await,
-            None => Ok(()),
+        if probe.verification().is_empty() {
+            return Ok(());
         }
+        let by = booted_by.max(Instant::now() + SHORTEST_VERIFY);
+        let by = recipe.verify.is_none().then_some(by);
+        let answered = answers(probe.verification(), by, running);
+        timeline.stage(VERIFY_STAGE, answered).await
     }
 }
 
@@ -231,10 +239,14 @@ async fn await_boot(max_wait: Duration, probe: &Probe, running: &mut Option<Chil
 }
 
 /// Verifies the backend, or fails when the served one ends.
-async fn answers(verify: &Verify, running: &mut Option<Child>) -> Result<(), String> {
+async fn answers(
+    completions: &[Verify],
+    by: Option<Instant>,
+    running: &mut Option<Child>,
+) -> Result<(), String> {
     tokio::select! {
         Some(reason) = OptionFuture::from(running.as_mut().map(served_ended)) => Err(reason),
-        checked = verify.check() => checked,
+        verified = verify::any(completions, by) => verified,
     }
 }
 

@@ -112,7 +112,9 @@ impl Runner {
         if let Some(body) = &action.body {
             request = request.body(body.reveal().to_owned());
         }
-        let answer = request.send().await.map_err(|error| reason(&error, limit))?;
+        let began = Instant::now();
+        let answer = request.send().await;
+        let answer = answer.map_err(|error| reason(&error, began.elapsed().min(limit)))?;
         let status = answer.status();
         if status.is_success() || action.accept.contains(&status.as_u16()) {
             Ok(())

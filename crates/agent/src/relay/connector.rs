@@ -2,7 +2,7 @@
 //!
 //! Everything that decides how a backend is reached is here: name resolution, time-outs of the connection, TLS.
 
-use crate::config::BaseUrl;
+use crate::{config::BaseUrl, fetch::io_kind};
 use http::Uri;
 use hyper_util::client::legacy::connect::HttpConnector;
 use rustls::{ClientConfig, pki_types::ServerName};
@@ -16,15 +16,19 @@ use tokio::{
 use tokio_rustls::TlsConnector;
 use tower::ServiceExt;
 
-/// How long a connection may take, with the name's resolution and TLS.
-pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// After how long without traffic the kernel asks whether the backend's machine is still there, and how often it asks again.
-const KEEPALIVE: Duration = Duration::from_secs(15);
-/// After how many questions without an answer the connection is broken.
-const KEEPALIVE_QUESTIONS: u32 = 3;
-/// How long the backend's machine may leave sent bytes unacknowledged.
+/// How long a connection may take, with the name's resolution and TLS. The kernel asks a machine that doesn't answer three times
+/// until then.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(4);
+/// After how long without traffic the kernel asks whether the backend's machine is still there.
+const KEEPALIVE: Duration = Duration::from_secs(10);
+/// How often it asks again.
+const KEEPALIVE_RETRY: Duration = Duration::from_secs(5);
+/// After how many questions without an answer the connection is broken: [`GONE_AFTER`].
+const KEEPALIVE_QUESTIONS: u32 = 2;
+/// How long the backend's machine may acknowledge nothing: neither what was sent, nor the kernel's questions. A shorter outage
+/// of the network breaks no answer.
 #[cfg(target_os = "linux")]
-const UNACKNOWLEDGED: Duration = Duration::from_secs(30);
+const GONE_AFTER: Duration = Duration::from_secs(20);
 /// The only protocol that is spoken.
 const HTTP_1_1: &[u8] = b"http/1.1";
 
@@ -71,10 +75,10 @@ impl Connector {
         // Shared by the addresses of a name, so that a dead one leaves time for the others.
         tcp.set_connect_timeout(Some(CONNECT_TIMEOUT));
         tcp.set_keepalive(Some(KEEPALIVE));
-        tcp.set_keepalive_interval(Some(KEEPALIVE));
+        tcp.set_keepalive_interval(Some(KEEPALIVE_RETRY));
         tcp.set_keepalive_retries(Some(KEEPALIVE_QUESTIONS));
         #[cfg(target_os = "linux")]
-        tcp.set_tcp_user_timeout(Some(UNACKNOWLEDGED));
+        tcp.set_tcp_user_timeout(Some(GONE_AFTER));
         let tls = base.tls_name().cloned().map(Tls::new).transpose()?;
         Ok(Self {
             tcp,
@@ -100,6 +104,25 @@ impl Connector {
     }
 }
 
+impl ConnectError {
+    /// The reason, for people: no URL, and nothing that the backend sent.
+    pub fn reason(&self) -> String {
+        match self {
+            Self::Late => format!("no answer within {CONNECT_TIMEOUT:?}"),
+            Self::Closed => self.to_string(),
+            Self::Failed(error) if is_dns(&**error) => "the host's name can't be resolved".to_owned(),
+            Self::Failed(error) => {
+                io_kind(&**error).map_or_else(|| "could not connect".to_owned(), |kind| kind.to_string())
+            }
+        }
+    }
+}
+
+/// Whether the connector of hyper says so, which has no type for it.
+fn is_dns(error: &(dyn Error + 'static)) -> bool {
+    error.to_string() == "dns error"
+}
+
 impl Tls {
     /// TLS to the server `name`, whose certificate the system must trust.
     fn new(name: ServerName<'static>) -> Result<Self, rustls::Error> {
@@ -109,5 +132,48 @@ impl Tls {
             connector: Arc::new(config).into(),
             name,
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::net::TcpListener;
+
+    async fn reason(url: &str) -> String {
+        let connector = Connector::new(&BaseUrl::parse(url).expect("legal")).expect("no TLS");
+        let connected = connector.connect().await;
+        connected.map(drop).expect_err("nobody is there").reason()
+    }
+
+    #[tokio::test]
+    async fn a_reason_says_why_there_is_no_connection() {
+        let closed = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let url = format!("http://{}", closed.local_addr().expect("an address"));
+        drop(closed);
+        assert_eq!(reason(&url).await, "connection refused");
+        // No resolver has to be asked: a label has at most 63 characters.
+        let nowhere = format!("http://{}.example", "x".repeat(64));
+        assert_eq!(reason(&nowhere).await, "the host's name can't be resolved");
+    }
+
+    #[cfg(target_os = "linux")]
+    #[tokio::test]
+    async fn the_kernel_watches_over_a_connection_and_ends_it_when_the_machine_is_gone() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let url = format!("http://{}", listener.local_addr().expect("an address"));
+        let connector = Connector::new(&BaseUrl::parse(&url).expect("legal")).expect("no TLS");
+        let stream = connector.tcp.clone().oneshot(connector.uri.clone()).await;
+        let stream = stream.expect("a connection").into_inner();
+        let socket = socket2::SockRef::from(&stream);
+        let set = (
+            socket.keepalive().expect("readable"),
+            socket.tcp_keepalive_time().expect("readable"),
+            socket.tcp_keepalive_interval().expect("readable"),
+            socket.tcp_user_timeout().expect("readable"),
+        );
+        assert_eq!(set, (true, KEEPALIVE, KEEPALIVE_RETRY, Some(GONE_AFTER)));
+        let asked = KEEPALIVE + KEEPALIVE_RETRY * KEEPALIVE_QUESTIONS;
+        assert_eq!(asked, GONE_AFTER, "whether or not something was sent");
     }
 }

@@ -7,33 +7,36 @@ mod answer_model;
 mod client;
 mod connector;
 mod deaf_peer;
+mod outcome;
 mod rename;
 
 use crate::{
-    config::{AnswerModelName, ProviderConfig},
+    config::{AnswerModelName, CHAT_PATH, COMPLETIONS_PATH, EMBEDDINGS_PATH, ProviderConfig},
     models::{Memory, Served},
-    provider::{Handle, Input, Slot},
+    provider::{Asked, Handle, Slot},
 };
 use answer_model::AnswerModel;
 use bytes::{Bytes, BytesMut};
 use client::{Client, Response, SendError};
-use futures::{StreamExt, TryStreamExt};
+use connector::ConnectError;
+use futures::StreamExt;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri, response::Parts};
+use outcome::{Broken, Connecting};
 use reveille_bus::relay::{
     FaultCode, Incoming, REQUEST_HEADERS, RESPONSE_HEADERS, RelayFault, RequestBody, RequestHead,
     ResponseHead,
 };
-use reveille_domain::{AgentName, ModelName, ProviderName};
+use reveille_domain::{AgentName, Availability, ModelName, ProviderName};
 use std::{collections::HashMap, time::Duration};
 use tokio::{
     sync::{Semaphore, SemaphorePermit},
-    time::{sleep, timeout},
+    time::{Instant, sleep, timeout},
 };
 use tracing::debug;
 use url::Position;
 
 /// The paths of inference. All others, such as a backend's administration, are refused.
-const PATHS: [&str; 3] = ["/v1/chat/completions", "/v1/completions", "/v1/embeddings"];
+const PATHS: [&str; 3] = [CHAT_PATH, COMPLETIONS_PATH, EMBEDDINGS_PATH];
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 
 /// The longest value of an answer's header. All that pass fit into a frame.
@@ -42,8 +45,8 @@ const MAX_HEADER_BYTES: usize = 2048;
 const MAX_BODY_BYTES: u64 = 64 * 1024 * 1024;
 /// The memory for all request bodies together, in KiB. Requests beyond that wait, and then get `overloaded`.
 const MAX_HELD_KIB: u32 = 512 * 1024;
-/// How long a request that found no backend waits for its owner's verdict.
-const SETTLE_LIMIT: Duration = Duration::from_secs(10);
+/// How long a request that found no backend waits for its owner's report, beyond the time of a probe.
+const SETTLE_MARGIN: Duration = Duration::from_secs(8);
 /// The pause before a request asks again to be let in.
 const ENTRY_PAUSE: Duration = Duration::from_millis(10);
 
@@ -59,6 +62,14 @@ struct Backend {
     config: ProviderConfig,
     handle: Handle,
     client: Client,
+}
+
+/// A request as the backend gets it.
+#[derive(Clone)]
+struct Outgoing {
+    target: Uri,
+    headers: HeaderMap,
+    body: Bytes,
 }
 
 /// A backend's answer, and the request's slot until it is over.
@@ -128,20 +139,41 @@ impl Relay {
             }
             Some(Ok(answer)) => answer,
         };
-        let mut head = response_head(&answer.response.head);
-        let mut model = answer.model.and_then(|model| rename_in(&mut head, &model));
-        let body = answer.response.into_stream().map_err(|error| {
-            let broke_off = "the backend broke off in the middle of its answer";
-            broken(backend, &error, broke_off)
+        let Answer {
+            response,
+            slot,
+            model,
+        } = answer;
+        let (mut head, status) = (response_head(&response.head), response.head.status);
+        let mut model = model.and_then(|model| rename_in(&mut head, &model));
+        outcome::answered(&backend.handle, status);
+        let mut heard = Instant::now();
+        let body = response.into_stream().map(|part| match part {
+            Ok(part) => {
+                heard = Instant::now();
+                if status.is_success() {
+                    slot.heard();
+                }
+                Ok(match &mut model {
+                    Some(model) => model.pass(part),
+                    None => part,
+                })
+            }
+            Err(error) => {
+                let silent = heard.elapsed();
+                Err(outcome::broken(
+                    &backend.handle,
+                    &error,
+                    Broken::MidAnswer,
+                    silent,
+                ))
+            }
         });
-        let body = body.map_ok(move |piece| match &mut model {
-            Some(model) => model.pass(piece),
-            None => piece,
-        });
-        if let Err(error) = responder.stream(&head, body).await {
-            debug!(request.id = %id, %error, "the answer was not sent completely");
+        match responder.stream(&head, body).await {
+            Ok(_) => outcome::completed(&backend.handle, status),
+            Err(error) => debug!(request.id = %id, %error, "the answer was not sent completely"),
         }
-        drop(answer.slot);
+        drop(slot);
     }
 
     async fn forward(
@@ -151,9 +183,8 @@ impl Relay {
         body: RequestBody,
     ) -> Result<Answer, RelayFault> {
         let path = head.path.split('?').next().unwrap_or_default();
-        if !PATHS.contains(&path) {
-            return Err(bad_frame("the agent doesn't relay this path"));
-        }
+        let path = PATHS.into_iter().find(|legal| *legal == path);
+        let path = path.ok_or_else(|| bad_frame("the agent doesn't relay this path"))?;
         if head.method != Method::POST.as_str() {
             return Err(bad_frame("the agent doesn't relay this method"));
         }
@@ -163,20 +194,52 @@ impl Relay {
         let slot = self.enter(backend, head.hold()).await?;
         let (body, _held) = self.collect(head, body).await?;
         let mut served = None;
-        let body = rename::rename(body, |asked| {
+        let (body, model) = rename::rename(body, |asked| {
             served = self.memory.served(&self.agent, &backend.config, asked);
             served.as_ref().map(|served| served.id.to_string())
         });
-        match backend.client.post(target, request_headers(head), body).await {
-            Ok(response) => Ok(Answer {
-                response,
-                slot,
-                model: served.and_then(|served| named_in_answers(&backend.config, served)),
-            }),
-            Err(error) => {
-                drop(slot);
-                Err(self.failed(backend, &error).await)
+        backend.handle.health.asked(Asked { path, model });
+        let request = Outgoing {
+            target,
+            headers: request_headers(head),
+            body,
+        };
+        let (response, slot) = self.send(backend, &request, slot, head.hold()).await?;
+        Ok(Answer {
+            response,
+            slot,
+            model: served.and_then(|served| named_in_answers(&backend.config, served)),
+        })
+    }
+
+    /// Sends a request, a second time if there was no connection although the backend is up.
+    async fn send(
+        &self,
+        backend: &Backend,
+        request: &Outgoing,
+        mut slot: Slot,
+        hold: Duration,
+    ) -> Result<(Response, Slot), RelayFault> {
+        let mut is_last = false;
+        loop {
+            let began = Instant::now();
+            let error = match hand_over(backend, &mut slot, request.clone()).await {
+                Ok(response) => return Ok((response, slot)),
+                Err(error) => error,
+            };
+            drop(slot);
+            let SendError::Connect(error) = error else {
+                let silent = began.elapsed();
+                let when = Broken::BeforeAnswer;
+                return Err(outcome::broken(&backend.handle, &error, when, silent));
+            };
+            let fault = unreached(backend, &error).await;
+            let is_up = backend.handle.gate.availability() == Some(Availability::Available);
+            if is_last || fault.code != FaultCode::BackendUnavailable || !is_up {
+                return Err(fault);
             }
+            is_last = true;
+            slot = self.enter(backend, hold).await?;
         }
     }
 
@@ -196,20 +259,6 @@ impl Relay {
         // The backend still works on other requests. The API tells its client so, and asks again.
         let held = RelayFault::new(FaultCode::Asleep, "the backend is being put to sleep");
         timeout(hold, entered).await.unwrap_or(Err(held))
-    }
-
-    /// The fault for a request that got no answer: if it found no backend, with the report that tells control so, if there is
-    /// one.
-    async fn failed(&self, backend: &Backend, error: &SendError) -> RelayFault {
-        let SendError::Connect(error) = error else {
-            return broken(backend, error, "the backend broke off before its answer");
-        };
-        // Nothing was handed over, so the request may be sent again when the backend is awake.
-        let message = format!("the backend can't be reached: {}", error.reason());
-        match timeout(SETTLE_LIMIT, backend.handle.refused()).await {
-            Ok(Some(report)) => RelayFault::asleep(&message, report),
-            Ok(None) | Err(_) => RelayFault::new(FaultCode::BackendUnavailable, &message),
-        }
     }
 
     /// The whole body, and its share of the memory.
@@ -244,15 +293,30 @@ impl Relay {
     }
 }
 
-/// The fault for a request that broke off after the backend may have seen it. The owner probes whether the backend is still
-/// up.
-fn broken(backend: &Backend, error: &SendError, broke_off: &str) -> RelayFault {
-    backend.handle.send(Input::Suspect);
-    if let SendError::Silent(_) = error {
-        let message = format!("{error} (`answer_timeout`)");
-        return RelayFault::new(FaultCode::BackendTimeout, &message);
+/// Connects to the backend and sends it a request. `slot` knows from when on the backend may have seen it.
+async fn hand_over(backend: &Backend, slot: &mut Slot, request: Outgoing) -> Result<Response, SendError> {
+    let connecting = Connecting::begin(&backend.handle);
+    let connection = backend.client.connect().await;
+    connecting.end();
+    let connection = connection?;
+    slot.connected();
+    let Outgoing {
+        target,
+        headers,
+        body,
+    } = request;
+    backend.client.post(connection, target, headers, body).await
+}
+
+/// The fault for a request that got no connection, so that it may be sent again when the backend is awake: with the report that
+/// tells control that it isn't, if there is one.
+async fn unreached(backend: &Backend, error: &ConnectError) -> RelayFault {
+    let message = format!("the backend can't be reached: {}", error.reason());
+    let settled_within = backend.config.probe.timeout + SETTLE_MARGIN;
+    match timeout(settled_within, backend.handle.unreachable()).await {
+        Ok(Some(report)) => RelayFault::asleep(&message, report),
+        Ok(None) | Err(_) => RelayFault::new(FaultCode::BackendUnavailable, &message),
     }
-    RelayFault::new(FaultCode::BackendFailed, broke_off)
 }
 
 fn bad_frame(message: &str) -> RelayFault {

@@ -18,7 +18,7 @@ use reveille_agent::{
 use std::{
     sync::{
         Arc, Mutex,
-        atomic::{AtomicBool, AtomicIsize, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicIsize, AtomicU16, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -41,6 +41,9 @@ pub struct Seen {
     left: AtomicIsize,
     release: Notify,
     awake: AtomicBool,
+    /// How requests for embeddings end: a status, or 0 for not at all.
+    engine: AtomicU16,
+    embeddings: AtomicUsize,
 }
 
 /// A running server; it ends with the test's runtime.
@@ -70,6 +73,7 @@ impl Backend {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let url = format!("http://{}", listener.local_addr().expect("an address"));
         let seen = Arc::new(Seen::default());
+        seen.engine.store(200, Ordering::SeqCst);
         let server = tokio::spawn(axum::serve(listener, routes(seen.clone())).into_future());
         Self { url, seen, server }
     }
@@ -91,6 +95,17 @@ impl Backend {
     /// Lets one slow wake or sleep end.
     pub fn release(&self) {
         self.seen.release.notify_one();
+    }
+
+    /// Ends each request for embeddings with this status from now on, or never if it is 0, except those of the model `sound`.
+    /// A wake repairs that.
+    pub fn set_engine(&self, status: u16) {
+        self.seen.engine.store(status, Ordering::SeqCst);
+    }
+
+    /// How many embeddings were asked for.
+    pub fn embeddings(&self) -> usize {
+        self.seen.embeddings.load(Ordering::SeqCst)
     }
 
     pub fn sleeps(&self) -> usize {
@@ -126,6 +141,7 @@ pub fn routes(seen: Arc<Seen>) -> Router {
         .route("/v1/models", get(models))
         .route("/v1/chat/completions", post(chat))
         .route("/v1/completions", post(complete))
+        .route("/v1/embeddings", post(embed))
         .route("/wake", any(wake_route))
         .route("/slow-wake", any(slow_wake))
         .route("/sleep", any(sleep_route))
@@ -176,6 +192,18 @@ async fn chat(headers: HeaderMap, body: String) -> String {
     format!("{}|{}|{body}", header("authorization"), header("content-type"))
 }
 
+/// Answers as the engine is.
+async fn embed(State(seen): State<Arc<Seen>>, body: String) -> impl IntoResponse {
+    seen.embeddings.fetch_add(1, Ordering::SeqCst);
+    let is_sound = body.contains(r#""model":"sound""#);
+    match seen.engine.load(Ordering::SeqCst) {
+        _ if is_sound => r#"{"data":[{"embedding":[0.5]}]}"#.into_response(),
+        0 => std::future::pending().await,
+        200 => r#"{"data":[{"embedding":[0.5]}]}"#.into_response(),
+        status => StatusCode::from_u16(status).expect("a status").into_response(),
+    }
+}
+
 /// Answers with `one`, and with `two` once it is released. Counts who leaves before that.
 async fn complete(State(seen): State<Arc<Seen>>) -> Body {
     let leaves = Leaves(seen.clone());
@@ -206,6 +234,7 @@ async fn wake_route(State(seen): State<Arc<Seen>>, method: Method, headers: Head
         .lock()
         .expect("not poisoned")
         .push(format!("{method} {header} {body}"));
+    seen.engine.store(200, Ordering::SeqCst);
     seen.awake.store(true, Ordering::SeqCst);
 }
 

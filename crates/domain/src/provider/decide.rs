@@ -291,6 +291,7 @@ impl Registered {
                 let stable = at.since(*since_ms) >= STABLE_AFTER;
                 let died = match reason {
                     SleepReason::Crashed => Some("the backend ended while it worked on requests"),
+                    SleepReason::Failed => Some("the backend answered its probe, but no completion"),
                     SleepReason::Exited | SleepReason::Unreachable if woken_by.is_some() && !stable => {
                         Some("the backend died soon after it was woken")
                     }

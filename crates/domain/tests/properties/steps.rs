@@ -78,6 +78,7 @@ fn sleep_reason() -> impl Strategy<Value = SleepReason> {
         Just(SleepReason::Exited),
         Just(SleepReason::Unreachable),
         Just(SleepReason::Crashed),
+        Just(SleepReason::Failed),
     ]
 }
 

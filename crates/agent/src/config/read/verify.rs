@@ -1,14 +1,9 @@
 //! Reads `[provider.wake.verify]`.
 
 use super::table::{Table, Value};
-use crate::config::{BaseUrl, ConfigError, ModelConfig, VerifyConfig};
-use serde_json::json;
-use std::time::Duration;
-
-/// The default time-out of a verification.
-const DEFAULT_VERIFY_TIMEOUT: Duration = Duration::from_secs(30);
-/// The default of `path`.
-const CHAT_PATH: &str = "/v1/chat/completions";
+use crate::config::{
+    BaseUrl, CHAT_PATH, ConfigError, ModelConfig, VerifyConfig, recipe::DEFAULT_VERIFY_TIMEOUT,
+};
 
 /// Reads the verification of a provider with that URL and those models.
 pub(super) fn verify(
@@ -22,15 +17,15 @@ pub(super) fn verify(
     let body = table.optional("body", body)?;
     let expect = table.optional("expect", Value::json)?;
     table.finish()?;
-    let mut body = body.unwrap_or_else(
-        || json!({ "messages": [{ "role": "user", "content": "Hi" }], "max_tokens": 1, "stream": false }),
-    );
-    body["model"] = model.into();
+    let mut verify = VerifyConfig::of_one_token(path.as_deref().unwrap_or(CHAT_PATH), Some(&model));
+    if let Some(mut body) = body {
+        body["model"] = model.into();
+        verify.body = body;
+    }
     Ok(VerifyConfig {
-        path: path.unwrap_or_else(|| CHAT_PATH.to_owned()),
-        body,
         expect,
         timeout: timeout.unwrap_or(DEFAULT_VERIFY_TIMEOUT),
+        ..verify
     })
 }
 

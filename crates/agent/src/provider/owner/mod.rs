@@ -8,6 +8,7 @@ mod reporting;
 mod resource_hold;
 mod sleep_state;
 mod sleeping;
+mod suspicion;
 
 use super::{
     activity::{Activity, Advance},
@@ -15,6 +16,7 @@ use super::{
     gate::Gate,
     groups::{GroupPolicy, Groups, Membership},
     handle::{Handle, Input},
+    health::Health,
     reported_state::ReportedState,
 };
 use crate::{
@@ -27,14 +29,16 @@ use crate::{
     recipe::Runner,
     state_dir::StateDir,
 };
-use futures::future::{BoxFuture, OptionFuture};
+use futures::future::OptionFuture;
 use listing::Listing;
+use probing::Look;
 use reporting::Asking;
 use resource_hold::ResourceHold;
 use reveille_bus::{control::ControlAnswer, relay::CurrentEpoch};
 use reveille_domain::{AgentName, ProviderId, ProviderName, ReportId, SleepReason};
 use sleep_state::SleepState;
 use std::{sync::Arc, time::Duration};
+use suspicion::Suspicion;
 use tokio::{
     sync::{mpsc, oneshot, watch},
     time::{Instant, sleep_until},
@@ -73,13 +77,15 @@ pub struct Owner {
     group: Option<Membership>,
     resource: ResourceHold,
     sleep: SleepState,
-    /// Whether the backend broke off a request since it was last found available.
-    broke_off: bool,
+    health: Health,
+    suspicion: Suspicion,
     /// The served backend; kept until its descendants have ended too.
     child: Option<Child>,
     child_ended: bool,
     asking: Option<Asking>,
-    probing: Option<BoxFuture<'static, Verdict>>,
+    probing: Option<Look>,
+    /// Whether something has happened since that probe began.
+    must_look_again: bool,
     next_probe: Instant,
     /// Whether the last probe had no clear answer, so that the next one may take its whole time-out too.
     slow_probe: bool,
@@ -137,11 +143,13 @@ impl Owner {
             group,
             resource,
             sleep: SleepState::default(),
-            broke_off: false,
+            health: handle.health.clone(),
+            suspicion: Suspicion::default(),
             child: None,
             child_ended: false,
             asking: None,
             probing: None,
+            must_look_again: false,
             next_probe: Instant::now(),
             slow_probe: false,
             seen: 0,
@@ -183,7 +191,7 @@ impl Owner {
             // First: if a backend ends during a request, the request's report about that must come before the end.
             Some(input) = self.mailbox.recv() => Event::Input(input),
             Some(answer) = OptionFuture::from(answer) => Event::Answer(answer),
-            Some(verdict) = OptionFuture::from(self.probing.as_mut()) => Event::Probed(verdict),
+            Some(verdict) = OptionFuture::from(self.probing.as_mut().map(|look| &mut look.verdict)) => Event::Probed(verdict),
             () = sleep_until(self.next_probe), if probe_due => Event::ProbeDue,
             Some(found) = OptionFuture::from(self.listing.under_way()) => Event::Listed(found),
             advance = self.activity.next() => Event::Advance(advance),
@@ -199,7 +207,7 @@ impl Owner {
         match event {
             Event::Input(input) => self.take(input),
             Event::Answer(answer) => self.answered(answer),
-            Event::Probed(verdict) => self.probed(&verdict),
+            Event::Probed(verdict) => self.probed(verdict),
             Event::ProbeDue => self.start_probe(),
             Event::Listed(found) => self.listed(found),
             Event::Advance(advance) => self.advance(advance),
@@ -213,7 +221,7 @@ impl Owner {
                 if let Some(child) = &self.child {
                     self.keep_printed(child.printed());
                 }
-                let crashed = self.broke_off || self.gate.in_flight() > 0;
+                let crashed = self.suspicion.broke_off || self.gate.in_flight() > 0;
                 self.reported.down(if crashed {
                     SleepReason::Crashed
                 } else {
@@ -243,14 +251,11 @@ impl Owner {
                 self.seen = 0;
                 self.reported.unregistered();
             }
-            Input::Suspect => {
-                self.broke_off = true;
-                self.start_probe();
-            }
+            Input::Suspect(symptom) => self.suspect(symptom),
             // Answered when it sleeps, or stays awake.
             Input::Refused(reply) if self.activity.is_leaving() => wait(&mut self.unconfirmed, reply),
             Input::Refused(reply) if self.reported.is_up() => {
-                if self.unconfirmed.is_empty() {
+                if self.probing.is_none() {
                     self.start_probe();
                 }
                 wait(&mut self.unconfirmed, reply);

@@ -1,10 +1,18 @@
 //! How the owner probes its backend.
 
 use super::Owner;
-use crate::probe::Verdict;
+use crate::{probe::Verdict, provider::reported_state::Signs};
 use futures::{FutureExt, future::BoxFuture};
 use tokio::time::Instant;
 use tracing::info;
+
+/// A probe under way.
+pub(super) struct Look {
+    pub began: Instant,
+    /// Whether it asks for a completion too, because requests fail.
+    pub verifies: bool,
+    pub verdict: BoxFuture<'static, Verdict>,
+}
 
 impl Owner {
     pub(super) fn start_probe(&mut self) {
@@ -13,42 +21,74 @@ impl Owner {
         }
     }
 
-    pub(super) fn check(&self) -> BoxFuture<'static, Verdict> {
-        let (probe, was_up) = (self.probe.clone(), self.reported.is_up());
-        async move {
-            if was_up {
-                probe.check().await
-            } else {
-                probe.check_and_verify().await
-            }
+    /// Probes because of something that has just happened: what a probe under way finds may be older. That one goes on all the
+    /// same, since it would never end if each request that fails began another.
+    pub(super) fn look_again(&mut self) {
+        if self.probing.is_some() {
+            self.must_look_again = true;
+        } else {
+            self.start_probe();
         }
-        .boxed()
     }
 
-    pub(super) fn probed(&mut self, verdict: &Verdict) {
-        self.probing = None;
+    pub(super) fn check(&self) -> Look {
+        let (probe, was_up) = (self.probe.clone(), self.reported.is_up());
+        let doubts = self.is_doubtful().then(|| self.completions());
+        let verifies = doubts.is_some();
+        let verdict = async move {
+            match doubts {
+                Some(completions) => probe.check_doubted(&completions).await,
+                None if was_up => probe.check().await,
+                None => probe.check_and_verify().await,
+            }
+        };
+        Look {
+            began: Instant::now(),
+            verifies,
+            verdict: verdict.boxed(),
+        }
+    }
+
+    pub(super) fn probed(&mut self, mut verdict: Verdict) {
+        let Some(look) = self.probing.take() else { return };
         self.next_probe = Instant::now() + self.setup.config.probe.interval;
         let was_up = self.reported.is_up();
-        self.found(verdict);
+        let again = std::mem::take(&mut self.must_look_again);
+        if verdict.as_ref().is_err_and(|why| why.failed) && self.gate.heard_since(look.began) {
+            // A request gets an answer all the same.
+            verdict = Ok(());
+        }
+        match &verdict {
+            Err(why) if why.failed && was_up => return self.has_failed(why),
+            Ok(()) if look.verifies => self.trust(),
+            Ok(()) | Err(_) => {}
+        }
+        self.found(&verdict, self.signs(&look));
         self.refused.append(&mut self.unconfirmed);
         if self.reported.is_up() {
             self.list(!was_up);
         }
+        if again && verdict.is_ok() {
+            self.start_probe();
+        }
     }
 
     /// Takes over what a probe found.
-    pub(super) fn found(&mut self, verdict: &Verdict) {
+    pub(super) fn found(&mut self, verdict: &Verdict, signs: Signs) {
         let was = self.reported.availability();
         self.slow_probe = matches!(verdict, Err(why) if !why.asleep && !why.refused);
-        self.reported
-            .probed(verdict, self.gate.in_flight() > 0, self.broke_off);
+        self.reported.probed(verdict, signs);
         self.update_resource(verdict);
+        self.suspicion.unreachable &= !signs.heard;
         if verdict.is_ok() {
-            self.broke_off = false;
+            (self.suspicion.broke_off, self.suspicion.unreachable) = (false, false);
         }
         if was != self.reported.availability() {
             match verdict {
-                Ok(()) => info!(provider.name = %self.name(), "{} is available", self.name()),
+                Ok(()) => {
+                    info!(provider.name = %self.name(), "{} is available", self.name());
+                    self.recovered();
+                }
                 Err(why) => {
                     info!(provider.name = %self.name(), "{} is not available: {}", self.name(), why.reason);
                 }

@@ -3,14 +3,18 @@
 use super::{Owner, sleep_state::Woken};
 use crate::{
     config::WakeConfig,
-    provider::activity::{Activity, Advance, stage},
+    provider::{
+        activity::{Activity, Advance, stage},
+        reported_state::Signs,
+    },
     recipe::{Before, Ended, Outcome, Run},
     state_dir::provider_file,
 };
 use futures::FutureExt;
 use reveille_bus::wakes::WakeMessage;
 use reveille_domain::{
-    GROUP_STAGE, ProviderId, Stage, WakeFailure, WakeFailureKind, WakeId, WakeOutcome, provider::StatusName,
+    GROUP_STAGE, ProviderId, SleepReason, Stage, WakeFailure, WakeFailureKind, WakeId, WakeOutcome,
+    provider::StatusName,
 };
 use std::time::Duration;
 use tokio::time::Instant;
@@ -72,15 +76,19 @@ impl Owner {
             return self.begin_wake(wake);
         }
         info!(provider.name = %self.name(), wake.id = %wake, "asked to wake");
-        let (began, check) = (Instant::now(), self.check());
+        let (began, check) = (Instant::now(), self.check().verdict);
         self.probing = None;
         self.activity = Activity::Checking { wake, began, check };
     }
 
-    /// Whether to probe before running the recipe. A probe of a machine that is off may take its whole time-out; but a running
-    /// served backend isn't ended without a probe, and a member of the group may wait for this one's answer.
+    /// Whether to probe before running the recipe. A probe of a machine that is off, and the completion of a backend that has
+    /// failed, may take their whole time-outs; but a running served backend isn't ended without a probe, and a member of the
+    /// group may wait for this one's answer.
     fn worth_a_check(&self) -> bool {
-        !self.slow_probe || self.child.is_some() || self.sleep.failed_eviction.is_some()
+        if self.sleep.failed_eviction.is_some() {
+            return true;
+        }
+        self.suspicion.failed.is_none() && (!self.slow_probe || self.child.is_some())
     }
 
     /// Begins a wake if the owner of the machine allows it, once the groups have room.
@@ -168,7 +176,7 @@ impl Owner {
         match advance {
             Advance::Checked(wake, verdict, stage) => {
                 self.activity = Activity::Idle;
-                self.found(&verdict);
+                self.found(&verdict, Signs::default());
                 match verdict {
                     Ok(()) => self.woken(
                         wake,
@@ -201,6 +209,8 @@ impl Owner {
                 self.woken(wake, outcome);
             }
             Advance::Drained(intent) => self.begin_sleep(intent),
+            // Nothing is worth waiting for at a backend that has failed.
+            Advance::NotDrained(intent) if intent.reason == SleepReason::Failed => self.begin_sleep(intent),
             Advance::NotDrained(intent) => {
                 self.activity = Activity::Idle;
                 self.not_drained(intent);
@@ -260,10 +270,10 @@ impl Owner {
         }
         let was_up = self.reported.is_up();
         self.reported.wake_ended(wake, WakeOutcome::from(outcome));
-        self.broke_off &= !self.reported.is_up();
         if !self.reported.is_up() {
             return;
         }
+        self.recovered();
         self.sleep.last_woken = Some(Woken {
             wake,
             at: Instant::now(),

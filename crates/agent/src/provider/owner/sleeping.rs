@@ -121,7 +121,7 @@ impl Owner {
         }
     }
 
-    /// Runs the sleep recipe. The gate is closed, and no request is inside.
+    /// Runs the sleep recipe. The gate is closed, and no request is inside, unless the backend has failed.
     pub(super) fn begin_sleep(&mut self, intent: SleepIntent) {
         info!(provider.name = %self.name(), "putting {} to sleep", self.name());
         let sleep = self.setup.config.sleep.as_ref();
@@ -164,6 +164,10 @@ impl Owner {
             let why = format!("could not be put to sleep: {}: {}", failure.stage, failure.reason);
             (request, why)
         });
+        if intent.reason == SleepReason::Failed {
+            // Awake or not, it is of no use before the next wake.
+            return self.reported.down(intent);
+        }
         self.reported.doubt();
     }
 

@@ -4,10 +4,10 @@
 //! without a proof that it wasn't seen. It could be neither sent again nor answered (`docs/adr/0020`).
 
 use super::{
-    connector::{CONNECT_TIMEOUT, ConnectError, Connector},
+    connector::{ConnectError, Connection, Connector},
     deaf_peer::DeafPeer,
 };
-use crate::{config::ProviderConfig, fetch::io_kind};
+use crate::config::ProviderConfig;
 use bytes::Bytes;
 use futures::{Stream, stream};
 use http::{
@@ -95,9 +95,19 @@ impl Client {
         })
     }
 
+    /// A new connection to the backend, for one request.
+    pub async fn connect(&self) -> Result<Box<dyn Connection>, SendError> {
+        self.connector.connect().await.map_err(SendError::Connect)
+    }
+
     /// Posts `body` and waits for the answer's head. Dropping the future closes the connection.
-    pub async fn post(&self, path: Uri, headers: HeaderMap, body: Bytes) -> Result<Response, SendError> {
-        let connection = self.connector.connect().await.map_err(SendError::Connect)?;
+    pub async fn post(
+        &self,
+        connection: Box<dyn Connection>,
+        path: Uri,
+        headers: HeaderMap,
+        body: Bytes,
+    ) -> Result<Response, SendError> {
         let io = TokioIo::new(DeafPeer::new(connection));
         let (mut sender, connection) = self.http.handshake(io).await?;
         let connection = AbortOnDropHandle::new(tokio::spawn(async {
@@ -154,19 +164,6 @@ impl Response {
                         return Ok(Some(piece));
                     }
                 }
-            }
-        }
-    }
-}
-
-impl ConnectError {
-    /// The reason, for people: no URL, and nothing that the backend sent.
-    pub fn reason(&self) -> String {
-        match self {
-            Self::Late => format!("no answer within {CONNECT_TIMEOUT:?}"),
-            Self::Closed => self.to_string(),
-            Self::Failed(error) => {
-                io_kind(&**error).map_or_else(|| "could not connect".to_owned(), |kind| kind.to_string())
             }
         }
     }

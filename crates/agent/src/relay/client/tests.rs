@@ -36,7 +36,8 @@ where
 
 async fn post(client: &Client, body: impl Into<Bytes>) -> Result<Response, SendError> {
     let path = Uri::from_static("/v1/completions");
-    client.post(path, HeaderMap::new(), body.into()).await
+    let connection = client.connect().await?;
+    client.post(connection, path, HeaderMap::new(), body.into()).await
 }
 
 async fn text(response: Response) -> Result<String, SendError> {

@@ -1,0 +1,98 @@
+//! What the outcome of a request shows of its backend, and what its caller is told.
+
+use super::client::SendError;
+use crate::{
+    fetch,
+    provider::{Handle, Input, Symptom},
+    verify::is_engine_failure,
+};
+use http::StatusCode;
+use reveille_bus::relay::{FaultCode, RelayFault};
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// How long a caller must have waited for a connection when it gives up, for that to be a sign that the backend is gone.
+const GIVEN_UP_AFTER: Duration = Duration::from_secs(1);
+
+/// When a request broke off.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Broken {
+    /// Before the head of its answer.
+    BeforeAnswer,
+    /// In the middle of its answer.
+    MidAnswer,
+}
+
+/// A request that waits for its connection. If it is dropped meanwhile, because its caller has left, the owner hears of it: callers
+/// may all be more impatient than the time-out of connections.
+pub(super) struct Connecting<'a> {
+    handle: &'a Handle,
+    began: Instant,
+    has_ended: bool,
+}
+
+impl<'a> Connecting<'a> {
+    pub fn begin(handle: &'a Handle) -> Self {
+        Self {
+            handle,
+            began: Instant::now(),
+            has_ended: false,
+        }
+    }
+
+    pub fn end(mut self) {
+        self.has_ended = true;
+    }
+}
+
+impl Drop for Connecting<'_> {
+    fn drop(&mut self) {
+        if !self.has_ended && self.began.elapsed() >= GIVEN_UP_AFTER {
+            self.handle.send(Input::Suspect(Symptom::Unreachable));
+        }
+    }
+}
+
+/// The backend has answered with this status; its body may still be on its way.
+pub(super) fn answered(handle: &Handle, status: StatusCode) {
+    if is_engine_failure(status) && handle.health.failed(format!("HTTP status {}", status.as_u16())) {
+        handle.send(Input::Suspect(Symptom::Failing));
+    }
+}
+
+/// The whole answer has come.
+pub(super) fn completed(handle: &Handle, status: StatusCode) {
+    if status.is_success() {
+        handle.health.succeeded();
+    }
+}
+
+/// The fault for a request that broke off after the backend may have seen it, `silent` after its beginning or the last part of
+/// its answer. The owner looks whether the backend is still up.
+pub(super) fn broken(handle: &Handle, error: &SendError, when: Broken, silent: Duration) -> RelayFault {
+    let silence = format!("{} s", fetch::rounded(silent).as_secs_f64());
+    let (symptom, code, message) = match error {
+        SendError::Silent(_) => {
+            let message = format!("the backend was silent for {silence} (`answer_timeout`)");
+            (Symptom::Failing, FaultCode::BackendTimeout, message)
+        }
+        SendError::Broken(error) if fetch::is_gone(error) => {
+            let message =
+                format!("its machine has not answered for {silence}, so it is off, asleep or unreachable");
+            (Symptom::Unreachable, FaultCode::BackendFailed, message)
+        }
+        SendError::Broken(_) | SendError::Connect(_) => {
+            let when = match when {
+                Broken::BeforeAnswer => format!("before its answer, {silence} after the request"),
+                Broken::MidAnswer => {
+                    format!("in the middle of its answer, {silence} after the last part of it")
+                }
+            };
+            let message = format!("the backend broke off {when}");
+            (Symptom::BrokeOff, FaultCode::BackendFailed, message)
+        }
+    };
+    handle.health.failed(message.clone());
+    handle.send(Input::Suspect(symptom));
+    RelayFault::new(code, &message)
+}
