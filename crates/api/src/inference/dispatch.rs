@@ -113,8 +113,8 @@ impl Inference {
         let mut chosen = self.choose(request)?;
         loop {
             let outcome = self.attempt(&run, &mut chosen).await;
-            if let Outcome::Missed { wake_id, error, .. } = &outcome {
-                earlier.woken_by = earlier.woken_by.or(*wake_id);
+            earlier.woken_by = earlier.woken_by.or(outcome.wake_id());
+            if let Outcome::Missed { error, .. } = &outcome {
                 // It is asleep, and the journal can't say so, so it can't be woken.
                 if error.is_leaving()
                     && let Some(trouble) = self.waker.trouble()

@@ -8,6 +8,7 @@ mod dispatch;
 mod error;
 pub(crate) mod headers;
 mod health;
+mod loading;
 mod members;
 mod model_access;
 mod options;

@@ -3,11 +3,19 @@
 use super::{health::Failure, members::Attempt};
 use crate::metrics::FirstByte;
 use async_trait::async_trait;
-use bytes::Bytes;
-use futures::{StreamExt, stream::BoxStream};
+use bytes::{Bytes, BytesMut};
+use futures::{
+    StreamExt,
+    stream::{self, BoxStream},
+};
 use reveille_bus::relay::{RelayClient, RelayError, RelayStats, RequestHead, Reservation, ResponseHead};
 use reveille_domain::{AgentName, Epoch};
-use tokio::time::Instant;
+use std::time::Duration;
+use tokio::time::{Instant, timeout_at};
+
+/// The longest error that is waited for, in bytes, and how long that may take.
+const MAX_ERROR_BYTES: usize = 4 * 1024;
+const ERROR_WITHIN: Duration = Duration::from_secs(1);
 
 /// Hands requests to the agents of backends.
 #[async_trait]
@@ -47,6 +55,23 @@ impl ResponseBody {
             Self::Whole(bytes) => bytes,
             Self::Pieces(_) => &[],
         }
+    }
+
+    /// The body of an error, in one piece if it is short and comes soon: what follows depends on its words.
+    async fn of_error(mut pieces: BoxStream<'static, Result<Bytes, RelayError>>) -> Self {
+        let (mut read, by) = (BytesMut::new(), Instant::now() + ERROR_WITHIN);
+        let last = loop {
+            match timeout_at(by, pieces.next()).await {
+                Ok(None) => return Self::Whole(read.freeze()),
+                Ok(Some(Ok(piece))) if read.len() + piece.len() <= MAX_ERROR_BYTES => {
+                    read.extend_from_slice(&piece);
+                }
+                Ok(last) => break last,
+                Err(_) => break None,
+            }
+        };
+        let read = stream::iter([Ok(read.freeze())]).chain(stream::iter(last));
+        Self::Pieces(read.chain(pieces).boxed())
     }
 
     /// Keeps `attempt` until the last piece has come. `first_byte`, of a successful answer: the first piece tells it, and
@@ -104,6 +129,7 @@ impl Reserved for Reservation<'_> {
         let (head, mut body) = response.head().await?;
         let body = match body.whole() {
             Some(whole) => ResponseBody::Whole(whole),
+            None if head.status >= 400 => ResponseBody::of_error(body.boxed()).await,
             None => ResponseBody::Pieces(body.boxed()),
         };
         Ok((head, body))

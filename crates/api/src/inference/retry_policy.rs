@@ -4,6 +4,7 @@ use super::{
     InferenceError, InferenceResponse,
     choice::Reach,
     health::{Failure, FailureKind},
+    loading::is_loading,
     members::Attempt,
 };
 use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
@@ -17,9 +18,12 @@ const MAX_ASLEEP: u32 = 5;
 const MAX_MISSED: u32 = 1;
 /// How often it goes to another backend although one has seen it: a request that breaks backends breaks no more than two.
 const MAX_SEEN: u32 = 1;
-/// The pause before a request goes to an agent again that is at its limit; it doubles up to the longest.
-const FIRST_FULL_PAUSE: Duration = Duration::from_millis(50);
-const LONGEST_FULL_PAUSE: Duration = Duration::from_secs(2);
+/// How often a request is sent again to a backend that is loading: for as long as any caller waits.
+const MAX_LOADING: u32 = 300;
+/// The pause before a request is sent again to an agent at its limit, or to a backend that is loading; it doubles up to the
+/// longest.
+const FIRST_PAUSE: Duration = Duration::from_millis(50);
+const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 
 /// How one attempt ended.
 pub(super) enum Outcome {
@@ -34,6 +38,17 @@ pub(super) enum Outcome {
         wake_id: Option<WakeId>,
         error: RelayError,
     },
+}
+
+impl Outcome {
+    /// The wake that the request waited for.
+    pub(super) const fn wake_id(&self) -> Option<WakeId> {
+        match self {
+            Self::Answered(response, _) => response.wake_id,
+            Self::Missed { wake_id, .. } => *wake_id,
+            Self::Refused(_) => None,
+        }
+    }
 }
 
 /// What follows an attempt.
@@ -70,14 +85,15 @@ pub(super) struct RetryPolicy {
     asleep_at: u64,
     missed: u32,
     seen: u32,
-    full_pauses: ExponentialBackoff,
+    loading: u32,
+    pauses: ExponentialBackoff,
 }
 
 impl Default for RetryPolicy {
     fn default() -> Self {
-        let full_pauses = ExponentialBuilder::default()
-            .with_min_delay(FIRST_FULL_PAUSE)
-            .with_max_delay(LONGEST_FULL_PAUSE)
+        let pauses = ExponentialBuilder::default()
+            .with_min_delay(FIRST_PAUSE)
+            .with_max_delay(LONGEST_PAUSE)
             .with_jitter()
             .without_max_times();
         Self {
@@ -85,7 +101,8 @@ impl Default for RetryPolicy {
             asleep_at: 0,
             missed: 0,
             seen: 0,
-            full_pauses: full_pauses.build(),
+            loading: 0,
+            pauses: pauses.build(),
         }
     }
 }
@@ -93,24 +110,31 @@ impl Default for RetryPolicy {
 impl RetryPolicy {
     /// Decides what follows `outcome`. `may_wait`: the caller waits for wakes and still has time.
     ///
-    /// 1. An answer with which no model has worked on the request ([`FailureKind::Declined`]): ask another one that works.
-    /// 2. An answer with any other 5xx, or a connection that the backend closed before its answer: ask another one that is
+    /// 1. The backend answered that it is loading, and the caller may wait: send again after a pause, up to [`MAX_LOADING`]
+    ///    times.
+    /// 2. Any other answer with which no model has worked on the request ([`FailureKind::Declined`]): ask another one that
+    ///    works.
+    /// 3. An answer with any other 5xx, or a connection that the backend closed before its answer: ask another one that is
     ///    awake, [`MAX_SEEN`] times. The backend has ended the request itself, so nothing works on it any more.
-    /// 3. A 404 for another reason than the model, such as an unknown path: ask another one that is awake. Any other answer
+    /// 4. A 404 for another reason than the model, such as an unknown path: ask another one that is awake. Any other answer
     ///    is final.
-    /// 4. A refusal that concerns one provider alone (its wake failed, its queue is full …): ask another one of the pool.
-    /// 5. Any other refusal is final: the key's quota, the caller's own time, an unreachable journal.
-    /// 6. The agent is at its limit and the caller may wait: send again after a pause, as often as that happens.
-    /// 7. The backend is being put to sleep and the caller may wait: send again, as often as that happens.
-    /// 8. A backend may be working on the request: final.
-    /// 9. The backend was asleep: send again, up to [`MAX_ASLEEP`] times for one state of the provider. After another wake
-    ///    the count begins again.
-    /// 10. The agent is away: send again, up to [`MAX_MISSED`] times, and then ask another one that works.
-    /// 11. No backend was reached: ask another one that works, unless the error would come again anywhere.
+    /// 5. A refusal that concerns one provider alone (its wake failed, its queue is full …): ask another one of the pool.
+    /// 6. Any other refusal is final: the key's quota, the caller's own time, an unreachable journal.
+    /// 7. The agent is at its limit and the caller may wait: send again after a pause, as often as that happens.
+    /// 8. The backend is being put to sleep and the caller may wait: send again, as often as that happens.
+    /// 9. A backend may be working on the request: final.
+    /// 10. The backend was asleep: send again, up to [`MAX_ASLEEP`] times for one state of the provider. After another wake
+    ///     the count begins again.
+    /// 11. The agent is away: send again, up to [`MAX_MISSED`] times, and then ask another one that works.
+    /// 12. No backend was reached: ask another one that works, unless the error would come again anywhere.
     pub(super) fn next_step(&mut self, outcome: &Outcome, may_wait: bool) -> NextStep {
         let (error, sequence) = match outcome {
             Outcome::Answered(response, _) => {
-                return self.after_answer(response.head.status, response.body.beginning());
+                let (status, beginning) = (response.head.status, response.body.beginning());
+                if may_wait && self.still_loads(status, beginning) {
+                    return NextStep::SendAgain(self.after_a_pause());
+                }
+                return self.after_answer(status, beginning);
             }
             Outcome::Refused(error) if error.is_about_one_provider() => {
                 return NextStep::AskAnother(Reach::All);
@@ -122,8 +146,7 @@ impl RetryPolicy {
             return self.after_it_was_seen();
         }
         if error.is_agent_full() && may_wait {
-            let pause = self.full_pauses.next().unwrap_or(LONGEST_FULL_PAUSE);
-            return NextStep::SendAgain(Target::AnotherOrSame { pause });
+            return NextStep::SendAgain(self.after_a_pause());
         }
         if error.is_leaving() && may_wait {
             return NextStep::SendAgain(Target::AnotherOrOnceAsleep(None));
@@ -143,6 +166,12 @@ impl RetryPolicy {
         }
     }
 
+    fn still_loads(&mut self, status: u16, beginning: &[u8]) -> bool {
+        let still_loads = is_loading(status, beginning);
+        self.loading += u32::from(still_loads);
+        still_loads && self.loading <= MAX_LOADING
+    }
+
     fn after_answer(&mut self, status: u16, beginning: &[u8]) -> NextStep {
         match Failure::in_answer(status, beginning).map(|failure| failure.kind) {
             Some(FailureKind::Declined) => NextStep::AskAnother(Reach::Working),
@@ -158,6 +187,11 @@ impl RetryPolicy {
             return NextStep::Finish;
         }
         NextStep::AskAnother(Reach::Awake)
+    }
+
+    fn after_a_pause(&mut self) -> Target {
+        let pause = self.pauses.next().unwrap_or(LONGEST_PAUSE);
+        Target::AnotherOrSame { pause }
     }
 
     fn is_over_cap(&mut self, error: &RelayError, sequence: u64) -> bool {
@@ -245,6 +279,15 @@ mod tests {
     }
 
     #[test]
+    fn a_backend_that_loads_for_ever_is_given_up() {
+        let mut policy = RetryPolicy::default();
+        for _ in 0..MAX_LOADING {
+            assert!(policy.still_loads(503, b"Loading model"));
+        }
+        assert!(!policy.still_loads(503, b"Loading model"));
+    }
+
+    #[test]
     fn a_refusal_that_concerns_one_provider_leads_to_the_next_of_the_pool() {
         let provider = || "gpu-box/vllm".parse().expect("legal");
         let (unknown, unavailable) = (
@@ -312,13 +355,10 @@ mod tests {
             let NextStep::SendAgain(Target::AnotherOrSame { pause }) = policy.next_step(&full, true) else {
                 panic!("it waits its turn")
             };
-            assert!(
-                pause >= FIRST_FULL_PAUSE && pause <= 2 * LONGEST_FULL_PAUSE,
-                "{pause:?}"
-            );
+            assert!(pause >= FIRST_PAUSE && pause <= 2 * LONGEST_PAUSE, "{pause:?}");
             last = pause;
         }
-        assert!(last >= LONGEST_FULL_PAUSE, "{last:?}");
+        assert!(last >= LONGEST_PAUSE, "{last:?}");
         let next = policy.next_step(&full, false);
         assert_eq!(
             next,

@@ -92,6 +92,47 @@ async fn a_backends_refusal_keeps_its_status_and_words() {
     assert_eq!((answer.status, answer.error().as_str()), (502, "backend_failed"));
 }
 
+const LOADING: &str = r#"{"error":{"message":"Loading model","type":"unavailable_error","code":503}}"#;
+
+fn refusal(words: &'static str) -> Reply {
+    Reply::Whole(503, "application/json", Bytes::from_static(words.as_bytes()))
+}
+
+#[tokio::test]
+async fn a_backend_that_is_loading_is_asked_again_for_as_long_as_the_request_waits() {
+    let served = Served::new().await;
+    served.hub.publish("gpu-box/vllm", "m", active());
+    served.hub.replies((0..4).map(|_| refusal(LOADING)));
+    served.hub.replies([whole("{\"n\":1}")]);
+    let answer = Answer::of(served.chat("m", false)).await;
+    assert_eq!((answer.status, answer.text().as_str()), (200, "{\"n\":1}"));
+    assert_eq!(served.hub.sent().len(), 5);
+
+    served.hub.replies((0..50).map(|_| refusal(LOADING)));
+    let answer = Answer::of(served.chat("m", false).header("x-reveille-wait", "0.3")).await;
+    assert_eq!(
+        (answer.status, answer.text().as_str()),
+        (503, LOADING),
+        "its own words"
+    );
+    assert!(answer.header("retry-after").is_some());
+    assert!(served.hub.sent().len() > 6);
+}
+
+#[tokio::test]
+async fn a_backend_that_is_busy_is_not_asked_again_nor_one_that_is_loading_for_whoever_does_not_wait() {
+    let served = Served::new().await;
+    served.hub.publish("gpu-box/vllm", "m", active());
+    let busy = r#"{"error":"server busy, please try again.  maximum pending requests exceeded"}"#;
+    for (mode, words) in [("block", busy), ("never", LOADING), ("async", LOADING)] {
+        served.hub.replies([refusal(words)]);
+        let answer = Answer::of(served.chat("m", false).header("x-reveille-wake", mode)).await;
+        assert_eq!((answer.status, answer.text().as_str()), (503, words));
+        assert!(answer.header("retry-after").is_some(), "{mode}");
+    }
+    assert_eq!(served.hub.sent().len(), 3);
+}
+
 #[tokio::test]
 async fn a_backend_that_slept_under_the_request_is_woken_and_asked_once_more() {
     let served = Served::new().await;
