@@ -25,6 +25,7 @@ pub mod processes;
 pub mod provider;
 pub mod recipe;
 pub mod relay;
+pub mod reload;
 pub mod session;
 pub mod state_dir;
 pub mod verify;

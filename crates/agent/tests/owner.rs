@@ -657,7 +657,10 @@ async fn a_stopped_owner_ends_its_recipe() {
         Some(Waking),
         "nothing is said of it: control is told that the agent stops"
     );
-    assert_eq!(handle.sleep().await, Err("the agent is stopping"));
+    assert_eq!(
+        handle.sleep().await,
+        Err("its agent is stopping, or has reloaded its config")
+    );
 }
 
 #[tokio::test]

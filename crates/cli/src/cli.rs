@@ -56,7 +56,7 @@ pub enum Command {
     Up(Up),
     /// Run an API replica.
     Api(Api),
-    /// Run, pause or resume this machine's agent, or revoke an agent.
+    /// Run, reload, pause or resume this machine's agent, or revoke an agent.
     Agent(Agent),
     /// List the agents.
     Agents(Listing),

@@ -22,6 +22,7 @@ mod listen;
 mod logging;
 mod pause;
 mod recipe_test;
+mod reload;
 mod replica;
 mod rows_rebuild;
 mod sd_notify;

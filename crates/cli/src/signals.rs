@@ -1,8 +1,11 @@
-//! Ctrl-C and SIGTERM: the first shuts down in order, the second at once.
+//! What signals ask of a process: Ctrl-C and SIGTERM to shut down in order, and a second one at once; SIGHUP to read files again.
 
 use crate::logging::notice;
-use std::io;
-use tokio::signal::unix::{Signal, SignalKind, signal};
+use std::{future::pending, io};
+use tokio::{
+    signal::unix::{Signal, SignalKind, signal},
+    sync::watch,
+};
 use tokio_util::sync::CancellationToken;
 
 /// What the signals have requested.
@@ -46,5 +49,37 @@ impl Signals {
         next().await;
         self.hurry.cancel();
         say("Stopping now.");
+    }
+}
+
+/// How often a service was asked by SIGHUP to read its files again. The signal ends no service, so one that was started in a
+/// terminal outlives it. Each clone notices the signals that come after it was made.
+#[derive(Debug, Clone)]
+pub struct Hangups(watch::Receiver<u64>);
+
+impl Hangups {
+    /// Listens from now on.
+    pub fn listen() -> io::Result<Self> {
+        let mut signals = signal(SignalKind::hangup())?;
+        let (count, counted) = watch::channel(0);
+        tokio::spawn(async move {
+            while signals.recv().await.is_some() {
+                count.send_modify(|count| *count += 1);
+            }
+        });
+        Ok(Self(counted))
+    }
+
+    /// The count itself.
+    pub fn counted(self) -> watch::Receiver<u64> {
+        self.0
+    }
+
+    /// Waits for the next one, or several. Cancel-safe.
+    pub async fn next(&mut self) {
+        if self.0.changed().await.is_err() {
+            // The runtime is ending.
+            pending::<()>().await;
+        }
     }
 }

@@ -1,15 +1,9 @@
 //! The API's certificate, and the refusal to serve other machines without one.
 
-use crate::{args::TlsArgs, failure::Failure};
+use crate::{args::TlsArgs, failure::Failure, signals::Hangups};
 use reveille_api::server::tls::{Tls, TlsFiles};
 use reveille_bus::is_loopback_ip;
-use std::{
-    convert::Infallible,
-    future::pending,
-    io::{self, IsTerminal},
-    net::SocketAddr,
-};
-use tokio::signal::unix::{SignalKind, signal};
+use std::{convert::Infallible, net::SocketAddr};
 use tracing::warn;
 
 /// Reads the certificate that the command line names, if any, and refuses to serve other machines without one. Runs
@@ -50,17 +44,13 @@ fn plaintext(allowed: bool, listens: SocketAddr) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Reloads the certificate at each SIGHUP. In a terminal, and without a certificate, SIGHUP ends the program as usual.
-pub async fn reload_on_hangup(tls: Option<Tls>) -> io::Result<Infallible> {
-    let Some(tls) = tls.filter(|_| !io::stderr().is_terminal()) else {
-        return pending().await;
-    };
-    let mut hangups = signal(SignalKind::hangup())?;
+/// Reloads the certificate at each SIGHUP, if there is one.
+pub async fn reload_on_hangup(tls: Option<Tls>, mut hangups: Hangups) -> Infallible {
     loop {
-        if hangups.recv().await.is_none() {
-            return pending().await;
+        hangups.next().await;
+        if let Some(tls) = &tls {
+            tls.reload();
         }
-        tls.reload();
     }
 }
 

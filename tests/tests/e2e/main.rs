@@ -31,6 +31,7 @@ mod owner;
 mod pools;
 mod recipes;
 mod relay;
+mod reload;
 mod remembered_models;
 mod rows;
 mod scene;

@@ -4,8 +4,10 @@
 //! `$${` is a literal `${`. Errors name the file, line and key, and never show a value.
 
 mod address;
+mod changes;
 mod duration;
 mod error;
+mod file;
 mod hours;
 mod places;
 mod read;
@@ -15,9 +17,11 @@ mod types;
 mod variables;
 
 pub use address::{BaseUrl, NatsUrl};
+pub use changes::{Change, changes, fixed_keys};
 pub(crate) use duration::millis;
 pub use duration::parse_duration;
 pub use error::ConfigError;
+pub use file::ConfigFile;
 pub use hours::{Hours, Window};
 pub use places::{Place, places};
 pub use read::machine_name;

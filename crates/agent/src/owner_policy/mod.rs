@@ -10,8 +10,10 @@ pub(crate) use watch::PauseWatch;
 
 use crate::{config::Hours, state_dir::StateDir};
 use jiff::{Timestamp, Zoned};
+use parking_lot::RwLock;
 use pause::{PauseState, local_time};
 use reveille_domain::{ProviderId, WakeFailure, WakeFailureKind};
+use std::sync::Arc;
 use wake_history::WakeHistory;
 
 /// The stages that refused wakes report.
@@ -23,14 +25,20 @@ const MAX_PER_DAY_STAGE: &str = "max_per_day";
 #[derive(Debug, Clone, Default)]
 pub struct OwnerPolicy {
     state: Option<StateDir>,
-    quiet_hours: Hours,
+    quiet_hours: Arc<RwLock<Hours>>,
 }
 
 impl OwnerPolicy {
     /// `state` is where pauses and the wake history are kept; without it there are none.
     #[must_use]
-    pub const fn new(state: Option<StateDir>, quiet_hours: Hours) -> Self {
+    pub fn new(state: Option<StateDir>, quiet_hours: Hours) -> Self {
+        let quiet_hours = Arc::new(RwLock::new(quiet_hours));
         Self { state, quiet_hours }
+    }
+
+    /// Uses other quiet hours from now on, for all providers.
+    pub(crate) fn set_quiet_hours(&self, quiet_hours: Hours) {
+        *self.quiet_hours.write() = quiet_hours;
     }
 
     /// The allowance of one provider, which may wake `max_per_day` times in 24 hours.
@@ -69,7 +77,7 @@ impl OwnerPolicy {
                 );
             }
         }
-        let Some(left) = self.quiet_hours.left(now) else {
+        let Some(left) = self.quiet_hours.read().left(now) else {
             return Ok(());
         };
         let until = now.timestamp().saturating_add(left).unwrap_or(Timestamp::MAX);

@@ -25,6 +25,8 @@ struct Shared {
 #[derive(Debug)]
 struct State {
     open: bool,
+    /// It never opens again: another owner has the backend, or will have.
+    closed_for_good: bool,
     in_flight: u32,
     /// How many of these have a connection to the backend.
     connected: u32,
@@ -55,6 +57,7 @@ impl Gate {
     pub fn open() -> Self {
         let state = State {
             open: true,
+            closed_for_good: false,
             in_flight: 0,
             connected: 0,
             heard: None,
@@ -197,6 +200,18 @@ impl Gate {
         (state.open, state.expected_until) = (false, None);
     }
 
+    /// Closes the gate for ever: requests that are inside may finish.
+    pub(super) fn close_for_good(&self) {
+        let mut state = self.lock();
+        (state.open, state.closed_for_good, state.expected_until) = (false, true, None);
+    }
+
+    /// Whether the gate never opens again.
+    #[must_use]
+    pub fn is_closed_for_good(&self) -> bool {
+        self.lock().closed_for_good
+    }
+
     /// Waits until no request is inside. Cancel-safe.
     pub(super) async fn emptied(&self) {
         loop {
@@ -211,6 +226,7 @@ impl Gate {
     /// Publishes the availability, and opens or closes the gate.
     pub(super) fn set(&self, availability: Option<Availability>, open: bool) {
         let mut state = self.lock();
+        let open = open && !state.closed_for_good;
         if open && !state.open {
             // A backend that has just come up hasn't been idle.
             state.last_used = Instant::now();
@@ -373,6 +389,17 @@ mod tests {
         assert_eq!(gate.silent_for(), second);
         gate.forget_silence();
         assert!(gate.silent_for().is_zero() && !gate.heard_since(Instant::now()));
+    }
+
+    #[tokio::test]
+    async fn a_gate_that_is_closed_for_good_opens_for_nobody() {
+        let gate = Gate::open();
+        let slot = gate.enter();
+        gate.close_for_good();
+        gate.set(Some(Availability::Available), true);
+        assert!(gate.enter().is_none() && gate.is_closed_for_good());
+        drop(slot);
+        gate.emptied().await;
     }
 
     #[tokio::test]

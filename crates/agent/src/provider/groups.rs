@@ -29,12 +29,15 @@ pub(super) struct State {
     /// Waiting wakes, oldest first.
     queue: VecDeque<Queued>,
     tickets: u64,
+    /// How many memberships there have been.
+    memberships: u64,
     /// Notified after every change.
     pub(super) changed: watch::Sender<()>,
 }
 
 #[derive(Debug)]
 pub(super) struct Member {
+    membership: u64,
     policy: GroupPolicy,
     occupancy: Occupancy,
     eviction: Option<EvictionRequest>,
@@ -92,6 +95,7 @@ pub struct EvictionRequest {
 #[derive(Debug)]
 pub struct Membership {
     groups: Groups,
+    number: u64,
     pub(super) name: ProviderName,
     changed: watch::Receiver<()>,
 }
@@ -110,23 +114,29 @@ enum Step {
 }
 
 impl Groups {
-    /// A provider's membership; `None` if it has no group. Its occupancy is doubtful until its owner reports it.
+    /// A provider's membership; `None` if it has no group. Its occupancy is doubtful until its owner reports it. It replaces an
+    /// earlier membership of the same provider.
     #[must_use]
     pub fn join(&self, name: &ProviderName, policy: GroupPolicy) -> Option<Membership> {
         if policy.groups.is_empty() {
             return None;
         }
+        let mut state = self.lock();
+        state.memberships += 1;
+        let number = state.memberships;
         let member = Member {
+            membership: number,
             policy,
             occupancy: Occupancy::Doubtful,
             eviction: None,
             refusal: None,
             unreported: Some(Happened::UNKNOWN),
         };
-        let mut state = self.lock();
         state.members.insert(name.clone(), member);
+        state.changed.send_replace(());
         Some(Membership {
             groups: self.clone(),
+            number,
             name: name.clone(),
             changed: state.changed.subscribe(),
         })
@@ -178,6 +188,15 @@ impl Membership {
 
     pub(super) fn lock(&self) -> MutexGuard<'_, State> {
         self.groups.lock()
+    }
+
+    /// Uses another policy, with the same groups.
+    pub fn set_policy(&self, policy: GroupPolicy) {
+        let mut state = self.lock();
+        if let Some(member) = state.members.get_mut(&self.name) {
+            member.policy = policy;
+        }
+        state.changed.send_replace(());
     }
 
     /// The current eviction request.
@@ -249,6 +268,18 @@ impl Membership {
             member.eviction = None;
         }
         state.changed.send_replace(());
+    }
+}
+
+/// The provider leaves its groups, unless another membership has replaced this one.
+impl Drop for Membership {
+    fn drop(&mut self) {
+        let mut state = self.lock();
+        let current = state.members.get(&self.name);
+        if current.is_some_and(|member| member.membership == self.number) {
+            state.members.remove(&self.name);
+            state.changed.send_replace(());
+        }
     }
 }
 
@@ -506,6 +537,26 @@ mod tests {
         awake.refuse(&request, "can't");
         assert!(awake.has_refused(&request));
         assert_eq!(again.await.expect("no panic"), Err("a can't".to_owned()));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_room_of_a_member_that_is_replaced_stays_taken_and_that_of_one_that_leaves_is_free() {
+        let groups = Groups::default();
+        let (a, b) = (join(&groups, "a", &["gpu0"]), join(&groups, "b", &["gpu0"]));
+        a.is_awake();
+        let turn = turn(&b).await;
+        let policy = GroupPolicy {
+            groups: vec![GroupName::parse("gpu0").expect("legal")],
+            min_awake: MIN_AWAKE,
+            persistent: false,
+            max_wait: MAX_WAIT,
+        };
+        let next = groups.join(&a.name, policy);
+        drop(a);
+        settle().await;
+        assert!(!turn.is_finished(), "its backend isn't known to sleep");
+        drop(next);
+        turn.await.expect("no panic").expect("room");
     }
 
     #[tokio::test(start_paused = true)]

@@ -1,6 +1,7 @@
 //! How the session and the relay reach an owner.
 
 use super::{Gate, Health};
+use crate::config::ProviderConfig;
 use reveille_bus::wakes::WakeMessage;
 use reveille_domain::{ProviderName, ReportId};
 use tokio::sync::{mpsc, oneshot};
@@ -27,6 +28,10 @@ pub enum Input {
     Refused(oneshot::Sender<Option<ReportId>>),
     /// A request has shown that the backend may be dead.
     Suspect(Symptom),
+    /// Another config, with the same backend and groups.
+    Configure(Box<ProviderConfig>),
+    /// The owner must leave.
+    Leave(Leave),
 }
 
 /// What a request has shown of a backend.
@@ -38,6 +43,15 @@ pub enum Symptom {
     Unreachable,
     /// Requests fail, see [`Health::failed`].
     Failing,
+}
+
+/// Why an owner leaves while its agent goes on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Leave {
+    /// For an owner with another config of the same provider.
+    Replaced,
+    /// The provider is no longer in the config, so control forgets it first.
+    Removed,
 }
 
 /// Reaches an owner from elsewhere.
@@ -68,7 +82,9 @@ impl Handle {
     pub async fn sleep(&self) -> Result<(), &'static str> {
         let (reply, answer) = oneshot::channel();
         self.send(Input::Sleep(reply));
-        answer.await.unwrap_or(Err("the agent is stopping"))
+        answer
+            .await
+            .unwrap_or(Err("its agent is stopping, or has reloaded its config"))
     }
 
     /// A request found no backend. Waits until its owner knows why; see [`Input::Refused`].
@@ -82,6 +98,18 @@ impl Handle {
     pub async fn unreachable(&self) -> Option<ReportId> {
         self.send(Input::Suspect(Symptom::Unreachable));
         self.refused().await
+    }
+
+    /// Makes the owner use another config, with the same backend and groups.
+    pub async fn configure(&self, config: ProviderConfig) {
+        // An owner that has ended needs none.
+        let _ = self.mailbox.send(Input::Configure(Box::new(config))).await;
+    }
+
+    /// Makes the owner leave; it ends once its backend is stopped and control knows.
+    pub async fn leave(&self, why: Leave) {
+        // It may have ended already.
+        let _ = self.mailbox.send(Input::Leave(why)).await;
     }
 
     /// Drops the input if the mailbox is full: its sender repeats it, or notices that the reply was dropped.

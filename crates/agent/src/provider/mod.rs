@@ -9,11 +9,13 @@ mod handle;
 mod happened;
 mod health;
 mod owner;
+mod report_numbers;
 mod report_order;
 mod reported_state;
 
 pub use gate::{Gate, Slot};
-pub use groups::{GroupPolicy, Groups};
-pub use handle::{Handle, Input, Symptom};
+pub use groups::{GroupPolicy, Groups, Membership};
+pub use handle::{Handle, Input, Leave, Symptom};
 pub use health::{Asked, Health};
 pub use owner::{Owner, Setup};
+pub use report_numbers::ReportNumbers;

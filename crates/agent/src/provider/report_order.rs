@@ -29,12 +29,6 @@ impl Membership {
     }
 }
 
-impl Drop for Membership {
-    fn drop(&mut self) {
-        self.note(None);
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -59,6 +59,8 @@ pub(super) enum Ask {
     Register(ReportSeq, Availability),
     Resume(ReportId, Availability),
     Report(ReportId, Report),
+    /// Control forgets the provider.
+    Withdraw,
 }
 
 /// What the agent and control know about one backend.
@@ -99,6 +101,18 @@ impl ReportedState {
             ended: None,
             quiet: false,
         }
+    }
+
+    /// Numbers its reports after those that an earlier owner of the session has used.
+    #[must_use]
+    pub(super) const fn numbered_after(mut self, last: ReportSeq) -> Self {
+        self.seq = last;
+        self
+    }
+
+    /// The highest report number so far.
+    pub(super) fn last_number(&self) -> ReportSeq {
+        self.seq.max(self.last_seq)
     }
 
     /// A probe has found something. An unclear answer says nothing of a backend that a request hears, and a busy one may be slow
@@ -269,7 +283,7 @@ impl ReportedState {
     }
 
     fn next_id(&mut self, epoch: Epoch) -> ReportId {
-        self.seq = self.seq.max(self.last_seq).next();
+        self.seq = self.last_number().next();
         ReportId { epoch, seq: self.seq }
     }
 
@@ -278,7 +292,7 @@ impl ReportedState {
         self.status = status;
         self.last_seq = last_seq;
         match ask {
-            Ask::Register(..) | Ask::Resume(..) => {}
+            Ask::Register(..) | Ask::Resume(..) | Ask::Withdraw => {}
             Ask::Report(_, Report::Wake { wake_id, .. }) => self.outcome_heard(*wake_id),
             // Reported once for each finding, even if control disagrees.
             Ask::Report(_, Report::Asleep { .. } | Report::Awake) => self.quiet = true,

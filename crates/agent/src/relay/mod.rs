@@ -22,12 +22,13 @@ use connector::ConnectError;
 use futures::StreamExt;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri, response::Parts};
 use outcome::{Broken, Connecting};
+use parking_lot::RwLock;
 use reveille_bus::relay::{
     FaultCode, Incoming, REQUEST_HEADERS, RESPONSE_HEADERS, RelayFault, RequestBody, RequestHead,
     ResponseHead,
 };
 use reveille_domain::{AgentName, Availability, ModelName, ProviderName};
-use std::{collections::HashMap, time::Duration};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 use tokio::{
     sync::{Semaphore, SemaphorePermit},
     time::{Instant, sleep, timeout},
@@ -54,7 +55,7 @@ const ENTRY_PAUSE: Duration = Duration::from_millis(10);
 pub struct Relay {
     agent: AgentName,
     memory: Memory,
-    backends: HashMap<ProviderName, Backend>,
+    backends: RwLock<HashMap<ProviderName, Arc<Backend>>>,
     held: Semaphore,
 }
 
@@ -81,37 +82,36 @@ struct Answer {
 }
 
 impl Relay {
-    /// A relay to the backends of `providers`.
+    /// A relay without backends.
+    #[must_use]
+    pub fn new(agent: AgentName, memory: Memory) -> Self {
+        Self {
+            agent,
+            memory,
+            backends: RwLock::default(),
+            held: Semaphore::new(MAX_HELD_KIB as usize),
+        }
+    }
+
+    /// Relays to the backend of a provider, in place of the one that it had before.
     ///
     /// # Errors
     /// When TLS can't be set up.
-    pub fn new(
-        agent: AgentName,
-        memory: Memory,
-        providers: impl IntoIterator<Item = (ProviderConfig, Handle)>,
-    ) -> Result<Self, rustls::Error> {
-        let backend = |(config, handle): (ProviderConfig, Handle)| {
-            let client = Client::new(&config)?;
-            Ok((
-                config.name.clone(),
-                Backend {
-                    config,
-                    handle,
-                    client,
-                },
-            ))
-        };
-        let backends = providers
-            .into_iter()
-            .map(backend)
-            .collect::<Result<_, rustls::Error>>()?;
-        let held = Semaphore::new(MAX_HELD_KIB as usize);
-        Ok(Self {
-            agent,
-            memory,
-            backends,
-            held,
-        })
+    pub fn publish(&self, config: ProviderConfig, handle: Handle) -> Result<(), rustls::Error> {
+        let client = Client::new(&config)?;
+        let name = config.name.clone();
+        let backend = Arc::new(Backend {
+            config,
+            handle,
+            client,
+        });
+        self.backends.write().insert(name, backend);
+        Ok(())
+    }
+
+    /// Relays no more requests to the backend of a provider. Those that it works on go on.
+    pub fn remove(&self, provider: &ProviderName) {
+        self.backends.write().remove(provider);
     }
 
     /// Carries one request to its end, or until nobody wants it any longer.
@@ -124,7 +124,8 @@ impl Relay {
             cancelled,
             ..
         } = incoming;
-        let Some(backend) = self.backends.get(&head.provider) else {
+        let backend = self.backends.read().get(&head.provider).cloned();
+        let Some(backend) = backend.as_deref() else {
             let fault = RelayFault::new(FaultCode::UnknownProvider, "the agent has no such provider");
             return responder.error(&fault);
         };
@@ -252,6 +253,10 @@ impl Relay {
                 }
                 if let Some(report) = backend.handle.refused().await {
                     return Err(RelayFault::asleep("the backend sleeps", report));
+                }
+                if backend.handle.gate.is_closed_for_good() {
+                    // The API asks again, until there is another owner or the provider is withdrawn.
+                    return Err(RelayFault::new(FaultCode::Asleep, "the provider is reloaded"));
                 }
                 sleep(ENTRY_PAUSE).await;
             }

@@ -2,20 +2,23 @@
 //! and requests on to the owners and the relay.
 
 mod connect;
+mod providers;
 
 use crate::{
     AgentError,
     child::ChildrenLock,
-    config::{Config, ProviderConfig, millis},
+    config::{Config, ProviderConfig, changes, fixed_keys, millis},
     hub::{Hub, NatsHub, Superseded},
     models::Memory,
     owner_policy::{OwnerPolicy, PauseWatch},
-    provider::{Groups, Handle, Input, Owner, Setup},
+    provider::{Groups, Handle, Input, ReportNumbers, Setup},
     recipe::Runner,
     relay::Relay,
+    reload::{self, Progress, Reload, ReloadEvent, Reloads},
     state_dir::{InUse, StateDir},
 };
 use futures::future::{BoxFuture, OptionFuture};
+use providers::{Providers, Shared};
 use reveille_bus::{
     Connection, NatsAccess, NatsServer,
     access::{NatsKey, Role},
@@ -25,14 +28,14 @@ use reveille_bus::{
     relay::{CurrentEpoch, RelayLimits, RelayServer, RelayServerHandle},
     wakes::{WakeMessage, Wakes},
 };
-use reveille_domain::{AgentName, Epoch, ProviderName, SessionId};
+use reveille_domain::{AgentName, Epoch, SessionId};
 use std::{path::PathBuf, sync::Arc, time::Duration};
 use tokio::{
-    sync::watch,
+    sync::{mpsc, watch},
     time::{Instant, Interval, MissedTickBehavior, interval, sleep, timeout},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use tracing::{debug, info, warn};
+use tracing::{debug, error, info, warn};
 use uuid::Uuid;
 
 /// After this many missed heartbeats an agent counts as lost.
@@ -54,6 +57,8 @@ pub struct Options {
     pub key: Option<NatsKey>,
     /// The state directory. Without one, the agent forgets everything at a restart and can't be paused.
     pub state_dir: Option<PathBuf>,
+    /// Where the config is read again; without it, it can't be.
+    pub reload: Option<Reload>,
 }
 
 /// Runs an agent until `shutdown`, and then stops cleanly: requests in flight may finish for a while, recipes and served
@@ -89,7 +94,11 @@ struct Session {
     orders: Orders,
     heartbeat_every: Duration,
     heartbeats: Interval,
-    providers: Vec<Handle>,
+    providers: Providers,
+    /// The config that is used now.
+    config: Config,
+    owner_policy: OwnerPolicy,
+    reloads: Reloads,
     pauses: PauseWatch,
     relay: RelayServerHandle,
     reconnecting: Option<BoxFuture<'static, ControlAnswer>>,
@@ -106,6 +115,7 @@ impl Session {
             nats,
             key,
             state_dir,
+            reload,
         } = options;
         let (agent, heartbeat_every) = (config.agent.name.clone(), config.agent.heartbeat);
         let state = state_dir.map(StateDir::new);
@@ -146,36 +156,42 @@ impl Session {
         let runner = Arc::new(Runner::new(&config.providers, children, work)?);
         let stop_owners = CancellationToken::new();
         let memory = Memory::open(state.clone(), &agent);
-        let groups = Groups::default();
         let owner_policy = OwnerPolicy::new(state.clone(), config.agent.quiet_hours.clone());
-        let setup = |config: ProviderConfig| Setup {
-            agent: agent.clone(),
-            config,
-            runner: runner.clone(),
-            hub: hub.clone(),
-            epoch: epoch.clone(),
-            memory: memory.clone(),
-            groups: groups.clone(),
-            owner_policy: owner_policy.clone(),
-            state: state.clone(),
-            superseded: superseded_sender.clone(),
+        let relay = Arc::new(Relay::new(agent.clone(), memory.clone()));
+        let setup = {
+            let (agent, hub, epoch) = (agent.clone(), hub.clone(), epoch.clone());
+            let (groups, reports) = (Groups::default(), ReportNumbers::default());
+            let (owner_policy, state) = (owner_policy.clone(), state.clone());
+            move |config: ProviderConfig| Setup {
+                agent: agent.clone(),
+                config,
+                runner: runner.clone(),
+                hub: hub.clone(),
+                epoch: epoch.clone(),
+                memory: memory.clone(),
+                groups: groups.clone(),
+                owner_policy: owner_policy.clone(),
+                state: state.clone(),
+                reports: reports.clone(),
+                superseded: superseded_sender.clone(),
+            }
         };
         let (tasks, stop_relay) = (TaskTracker::new(), CancellationToken::new());
-        let owners: Vec<_> = config
-            .providers
-            .iter()
-            .map(|config| Owner::new(setup(config.clone())))
-            .collect();
-        let providers: Vec<Handle> = owners.iter().map(|(_, handle)| handle.clone()).collect();
-        let backends = config.providers.into_iter().zip(providers.clone());
-        let relay = Relay::new(agent.clone(), memory.clone(), backends)?;
-        for (owner, _) in owners {
-            tasks.spawn(owner.run(stop_owners.clone()));
+        let shared = Shared {
+            setup: Box::new(setup),
+            relay: relay.clone(),
+            hub: hub.clone(),
+            epoch: epoch.clone(),
+            tasks: tasks.clone(),
+            stop: stop_owners.clone(),
+        };
+        let providers = Providers::start(shared, config.providers.clone())?;
+        let (reloads, asked) = Reloads::new(reload);
+        if let Some(state) = &state {
+            listen_for_reloads(state, &agent, asked, &tasks, stop_owners.clone());
         }
         let handle = server.handle();
-        tasks.spawn(serve(server, Arc::new(relay), tasks.clone(), stop_relay.clone()));
-        let mut heartbeats = interval(heartbeat_every);
-        heartbeats.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        tasks.spawn(serve(server, relay, tasks.clone(), stop_relay.clone()));
         Ok(Self {
             id,
             agent,
@@ -187,8 +203,11 @@ impl Session {
             wakes,
             orders,
             heartbeat_every,
-            heartbeats,
+            heartbeats: every(heartbeat_every),
             providers,
+            config,
+            owner_policy,
+            reloads,
             pauses: PauseWatch::new(state),
             relay: handle,
             reconnecting: None,
@@ -219,11 +238,9 @@ impl Session {
                     None => return self.fail(AgentError::Closed).await,
                 },
                 _ = self.heartbeats.tick() => self.send_heartbeat().await,
-                wanted = self.pauses.sleep_wanted() => {
-                    for provider in &self.providers {
-                        provider.send(Input::Rest(wanted));
-                    }
-                }
+                wanted = self.pauses.sleep_wanted() => self.providers.rest(wanted),
+                progress = self.reloads.next() => self.reload(&progress),
+                () = self.providers.next_left() => {}
                 Ok(()) = self.generation.changed() => {
                     self.reconnect();
                     self.heartbeats.reset_immediately();
@@ -269,7 +286,7 @@ impl Session {
     }
 
     fn wake(&self, wake: WakeMessage) {
-        match self.find(&wake.provider.provider) {
+        match self.providers.find(&wake.provider.provider) {
             Some(provider) => provider.send(Input::Wake(wake)),
             None => debug!(provider.name = %wake.provider, "ignored a wake of an unknown provider"),
         }
@@ -288,12 +305,12 @@ impl Session {
             }
             _ if sent_to != own => refused("the order is for another session"),
             Order::Resume { providers } => {
-                for provider in providers.iter().filter_map(|name| self.find(name)) {
+                for provider in providers.iter().filter_map(|name| self.providers.find(name)) {
                     provider.send(Input::Resume);
                 }
                 OrderAnswer::Taken
             }
-            Order::Sleep { provider } => match self.find(provider).cloned() {
+            Order::Sleep { provider } => match self.providers.find(provider).cloned() {
                 Some(provider) => {
                     self.tasks.spawn(async move {
                         let answer = provider
@@ -304,6 +321,9 @@ impl Session {
                     });
                     return None;
                 }
+                None if self.providers.is_restarting(provider) => {
+                    refused("the agent is just restarting this provider with another config")
+                }
                 None => refused("the agent has no such provider"),
             },
         };
@@ -311,17 +331,69 @@ impl Session {
         None
     }
 
-    fn find(&self, name: &ProviderName) -> Option<&Handle> {
-        self.providers.iter().find(|provider| provider.name == *name)
+    /// Reads the config again, and takes it up if it can be used.
+    fn reload(&mut self, progress: &Progress) {
+        let agent = &self.agent;
+        let read = self
+            .reloads
+            .file()
+            .map(|file| file.read().map_err(|error| error.to_string()));
+        let read = read.unwrap_or_else(|| Err("this agent has no config file".to_owned()));
+        let usable = read.and_then(|config| {
+            let fixed = fixed_keys(&self.config.agent, &config.agent);
+            match fixed.is_empty() {
+                true => Ok(config),
+                false => Err(format!(
+                    "the agent must be restarted for another {}",
+                    fixed.join(", ")
+                )),
+            }
+        });
+        match usable {
+            Ok(config) => self.take_up(config, progress),
+            Err(reason) => {
+                error!(agent.name = %agent, "the config was not reloaded, and nothing has changed: {reason}");
+                progress.report(ReloadEvent::Refused { reason });
+            }
+        }
+    }
+
+    fn take_up(&mut self, config: Config, progress: &Progress) {
+        let changes = changes(&self.config, &config);
+        let heartbeat = config.agent.heartbeat;
+        let mut agent_keys = Vec::new();
+        if heartbeat != self.heartbeat_every {
+            (self.heartbeat_every, self.heartbeats) = (heartbeat, every(heartbeat));
+            agent_keys.push("heartbeat".to_owned());
+        }
+        if config.agent.quiet_hours != self.config.agent.quiet_hours {
+            self.owner_policy
+                .set_quiet_hours(config.agent.quiet_hours.clone());
+            agent_keys.push("quiet_hours".to_owned());
+        }
+        let kept = config
+            .providers
+            .iter()
+            .filter(|provider| !changes.contains_key(&provider.name));
+        let unchanged = kept.count();
+        info!(
+            agent.name = %self.agent, agent.changed = changes.len(), agent.unchanged = unchanged,
+            "reloaded the config: {} providers change, {unchanged} don't", changes.len()
+        );
+        progress.report(ReloadEvent::Accepted {
+            unchanged,
+            agent_keys,
+        });
+        self.providers
+            .reload(&changes, config.providers.clone(), progress);
+        self.config = config;
     }
 
     fn reconnected(&self, answer: ControlAnswer) -> Result<(), AgentError> {
         let (current, _) = connect::accepted(answer)?;
         info!(agent.name = %self.agent, agent.epoch = %current, "{} is connected again", self.agent);
         self.epoch.set(Some(current));
-        for provider in &self.providers {
-            provider.send(Input::Reconnected);
-        }
+        self.providers.reconnected();
         Ok(())
     }
 
@@ -345,7 +417,7 @@ impl Session {
             session: self.id,
             epoch: self.epoch.get()?,
             silent_after_ms: millis(silent_after),
-            providers: self.providers.iter().map(pulse).collect(),
+            providers: self.providers.handles().map(pulse).collect(),
         })
     }
 
@@ -401,6 +473,30 @@ fn work(state: &StateDir) -> Option<PathBuf> {
         |error| warn!(%error, "can't make a folder for commands in {}: they run in the agent's own", state.path().display()),
     )
     .ok()
+}
+
+/// Lets `reveille agent reload` reach the session until `stop`.
+fn listen_for_reloads(
+    state: &StateDir,
+    agent: &AgentName,
+    session: mpsc::Sender<Progress>,
+    tasks: &TaskTracker,
+    stop: CancellationToken,
+) {
+    match reload::listen(state, agent, session) {
+        Ok(listening) => {
+            tasks.spawn(async move { stop.run_until_cancelled(listening).await });
+        }
+        Err(error) => {
+            warn!(%error, "`reveille agent reload` can't reach this agent, only SIGHUP can");
+        }
+    }
+}
+
+fn every(period: Duration) -> Interval {
+    let mut ticks = interval(period);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    ticks
 }
 
 /// Serves each request in its own task.

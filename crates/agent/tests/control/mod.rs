@@ -299,6 +299,7 @@ impl State {
                 availability,
                 at,
             },
+            ControlRequest::Deregister { epoch, .. } => ProviderCommand::Deregister { epoch, at },
             other => panic!("an owner doesn't ask for {other:?}"),
         };
         match self.execute(&command) {

@@ -9,7 +9,7 @@ use reveille_agent::{
     hub::Superseded,
     models::Memory,
     owner_policy::OwnerPolicy,
-    provider::{Groups, Handle, Input, Owner, Setup},
+    provider::{Groups, Handle, Input, Membership, Owner, ReportNumbers, Setup},
     state_dir::StateDir,
 };
 use reveille_bus::{relay::CurrentEpoch, wakes::WakeMessage};
@@ -24,7 +24,7 @@ pub struct Owned {
     pub handle: Handle,
     pub superseded: watch::Receiver<Option<Superseded>>,
     stop: CancellationToken,
-    task: JoinHandle<()>,
+    task: JoinHandle<Option<Membership>>,
 }
 
 impl Owned {
@@ -68,6 +68,7 @@ impl Owned {
             groups,
             owner_policy: OwnerPolicy::new(state.clone(), Hours::default()),
             state,
+            reports: ReportNumbers::default(),
             superseded: sender,
         };
         let (owner, handle) = Owner::new(setup);

@@ -48,6 +48,7 @@ impl World {
             nats: NatsServer::at(&nats.url()),
             key: None,
             state_dir: None,
+            reload: None,
         };
         let agent = tokio::spawn(reveille_agent::run(options, || (), shutdown.clone()));
         Self {

@@ -10,10 +10,14 @@ use crate::{
     hub::{nats_for_agent, server_of},
     logging,
     pause::{self, AgentPause},
-    sd_notify,
+    reload, sd_notify,
 };
 use clap::{Args, Subcommand};
-use reveille_agent::{AgentError, Options, config::Config};
+use reveille_agent::{
+    AgentError, Options,
+    config::{Config, ConfigFile},
+    reload::Reload,
+};
 use reveille_bus::access::NatsKey;
 use std::path::PathBuf;
 use tokio_util::sync::CancellationToken;
@@ -44,6 +48,8 @@ pub enum AgentCommand {
     Pause(AgentPause),
     /// Resume this machine's agent: backends are woken again.
     Resume(DataDirArg),
+    /// Make this machine's agent use its config file as it is now. Providers that it doesn't change go on undisturbed.
+    Reload(DataDirArg),
 }
 
 /// Runs the agent until a signal, or the subcommand.
@@ -52,6 +58,7 @@ pub async fn run(args: Agent) -> Result<(), Failure> {
         Some(AgentCommand::Revoke(args)) => enroll::revoke(args).await,
         Some(AgentCommand::Pause(args)) => pause::pause(args),
         Some(AgentCommand::Resume(data_dir)) => pause::resume(data_dir),
+        Some(AgentCommand::Reload(data_dir)) => reload::run(data_dir).await,
         None => serve(args).await,
     }
 }
@@ -72,13 +79,22 @@ async fn serve(args: Agent) -> Result<(), Failure> {
     let key = agent_key(&config)?;
     let data_dir = args.data_dir.path()?;
     logging::start()?;
-    let options = Options {
-        config,
-        nats,
-        key,
-        state_dir: Some(data_dir.join(AGENT_STATE)),
+    let file = ConfigFile {
+        path: file,
+        allow_plaintext: false,
     };
-    until_signalled(|stop| serve_agent(options, sd_notify::ready, stop)).await
+    until_signalled(|stop, hangups| {
+        let hangups = hangups.counted();
+        let options = Options {
+            config,
+            nats,
+            key,
+            state_dir: Some(data_dir.join(AGENT_STATE)),
+            reload: Some(Reload { file, hangups }),
+        };
+        serve_agent(options, sd_notify::ready, stop)
+    })
+    .await
 }
 
 /// The key named in the config, if any.

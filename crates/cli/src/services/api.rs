@@ -7,7 +7,9 @@ use crate::{
     client::ApiClient,
     failure::Failure,
     hub::HubNats,
-    listen, logging, replica, sd_notify, tls,
+    listen, logging, replica, sd_notify,
+    signals::Hangups,
+    tls,
 };
 use clap::Args;
 use reveille_api::{AgentHub, Config};
@@ -73,7 +75,7 @@ pub async fn run(args: Api) -> Result<(), Failure> {
         );
     }
     let client = ApiClient::local(&url, None)?;
-    until_signalled(|stop| async move {
+    until_signalled(|stop, hangups| async move {
         let notifies = async {
             while !client.is_ready().await {
                 sleep(READY_LOOK).await;
@@ -82,7 +84,7 @@ pub async fn run(args: Api) -> Result<(), Failure> {
             pending().await
         };
         tokio::select! {
-            done = serve_api(config, rows, listener, stop) => done,
+            done = serve_api(config, rows, listener, hangups, stop) => done,
             never = notifies => never,
         }
     })
@@ -113,11 +115,12 @@ pub async fn serve_api(
     config: Config,
     rows: Option<Arc<dyn Rows>>,
     listener: TcpListener,
+    hangups: Hangups,
     stop: CancellationToken,
 ) -> Result<(), Failure> {
-    let hangups = tls::reload_on_hangup(config.tls.clone());
+    let reloads = tls::reload_on_hangup(config.tls.clone(), hangups);
     tokio::select! {
         done = reveille_api::run(config, rows, listener, stop) => Ok(done?),
-        never = hangups => match never? {},
+        never = reloads => match never {},
     }
 }

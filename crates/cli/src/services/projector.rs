@@ -1,12 +1,13 @@
 //! `reveille projector`: fills Postgres from the journal.
 
 use super::until_signalled;
-use crate::{args::NatsUrl, failure::Failure, hub::HubNats, logging, sd_notify};
+use crate::{args::NatsUrl, failure::Failure, hub::HubNats, logging, sd_notify, signals::Hangups};
 use clap::Args;
 use reveille_bus::access::Role;
 use reveille_projector::{ProjectorConfig, ProjectorError};
-use std::future::pending;
+use std::{convert::Infallible, future::pending};
 use tokio_util::sync::CancellationToken;
+use tracing::info;
 
 /// `reveille projector`.
 #[derive(Debug, Args)]
@@ -39,7 +40,13 @@ impl Projector {
 pub async fn run(args: Projector) -> Result<(), Failure> {
     logging::start()?;
     let config = args.config()?;
-    until_signalled(|stop| serve_projector(config, sd_notify::ready, stop)).await
+    until_signalled(|stop, hangups| async move {
+        tokio::select! {
+            done = serve_projector(config, sd_notify::ready, stop) => done,
+            never = ignore(hangups) => match never {},
+        }
+    })
+    .await
 }
 
 /// Runs the projector until `stop`; calls `follows` once it has resumed from its checkpoint.
@@ -71,5 +78,13 @@ pub fn failure(error: ProjectorError) -> Failure {
         | ProjectorError::Diverged { .. }
         | ProjectorError::Rebuilding
         | ProjectorError::Bus(_) => error.into(),
+    }
+}
+
+/// Nothing that the projector has read can be read again.
+async fn ignore(mut hangups: Hangups) -> Infallible {
+    loop {
+        hangups.next().await;
+        info!("SIGHUP changes nothing: the projector reads no file that could have changed");
     }
 }

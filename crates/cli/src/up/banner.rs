@@ -118,7 +118,7 @@ impl Banner {
             text += "          (use a host name from the certificate instead of this address)\n";
         }
         let agent = match &self.agent {
-            None => "none: no config with providers (--config FILE)",
+            None => "none: no config (--config FILE)",
             Some(config) => config.agent.name.as_str(),
         };
         let _ = write!(

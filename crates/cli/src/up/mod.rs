@@ -23,7 +23,7 @@ use crate::{
         api::{self, rows, serve_api},
         projector::serve_projector,
     },
-    signals::Signals,
+    signals::{Hangups, Signals},
     tls,
 };
 use anyhow::anyhow;
@@ -33,7 +33,8 @@ use hub::Hub;
 use parts::{Parts, Role};
 use reveille_agent::{
     Options,
-    config::{Config, NatsUrl},
+    config::{Config, ConfigFile, NatsUrl},
+    reload::Reload,
 };
 use reveille_api::{AgentAuth, keys::AuthMode};
 use reveille_bus::{
@@ -102,7 +103,7 @@ pub async fn run(args: Up) -> Result<(), Failure> {
     let address = listener.local_addr()?;
     let url = listen::url(address, tls.is_some());
     let root_key = api_auth::root_key(&data_dir.join(ROOT_KEY))?;
-    let signals = Signals::listen()?;
+    let (signals, hangups) = (Signals::listen()?, Hangups::listen()?);
     let journal_health = JournalHealth::default();
     let hub = tokio::select! {
         hub = Hub::ready(theirs, &data_dir, journal_health.clone()) => hub?,
@@ -125,11 +126,22 @@ pub async fn run(args: Up) -> Result<(), Failure> {
         ..api::config(nats, serve.agents_nats)?
     };
     let root_key_file = (api.auth == AuthMode::Required).then(|| data_dir.join(ROOT_KEY));
-    let agent = match config.filter(|config| !config.providers.is_empty()) {
-        Some(config) => Some(local_agent(config, nats, &data_dir, api.agent_auth.as_mut())?),
+    let agent = match config.zip(args.config) {
+        Some((config, path)) => {
+            let file = ConfigFile {
+                path,
+                allow_plaintext: args.hub.allow_plaintext,
+            };
+            let hangups = hangups.clone().counted();
+            let agent = local_agent(config, nats, &data_dir, api.agent_auth.as_mut())?;
+            Some(Options {
+                reload: Some(Reload { file, hangups }),
+                ..agent
+            })
+        }
         None => None,
     };
-    parts.start(Role::Api, |stop| serve_api(api, rows, listener, stop));
+    parts.start(Role::Api, |stop| serve_api(api, rows, listener, hangups, stop));
     let has_database = database_url.is_some();
     if let Some(database_url) = database_url {
         let nats = nats.access(access::Role::Projector)?;
@@ -212,5 +224,6 @@ fn local_agent(
         nats,
         key,
         state_dir: Some(state_dir),
+        reload: None,
     })
 }

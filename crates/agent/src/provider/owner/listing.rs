@@ -147,6 +147,17 @@ impl Owner {
         }
     }
 
+    /// Begins again with another config, which is published if it publishes anything else.
+    pub(super) fn reopen_listing(&mut self) {
+        let published = self.listing.published.take();
+        self.listing = Listing::open(&self.setup.memory, &self.setup.config);
+        if self.spec() == published {
+            self.listing.published = published;
+        } else {
+            self.reported.unregistered();
+        }
+    }
+
     /// What is to be published now.
     pub(super) fn spec(&mut self) -> Option<ProviderSpec> {
         let details = match &self.setup.config.models {

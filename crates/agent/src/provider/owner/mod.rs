@@ -4,6 +4,7 @@ mod eviction;
 mod listing;
 mod probing;
 mod recipes;
+mod reload;
 mod reporting;
 mod resource_hold;
 mod sleep_state;
@@ -17,6 +18,7 @@ use super::{
     groups::{GroupPolicy, Groups, Membership},
     handle::{Handle, Input},
     health::Health,
+    report_numbers::ReportNumbers,
     reported_state::ReportedState,
 };
 use crate::{
@@ -32,6 +34,7 @@ use crate::{
 use futures::future::OptionFuture;
 use listing::Listing;
 use probing::Look;
+use reload::Leaving;
 use reporting::Asking;
 use resource_hold::ResourceHold;
 use reveille_bus::{control::ControlAnswer, relay::CurrentEpoch};
@@ -59,6 +62,7 @@ pub struct Setup {
     pub groups: Groups,
     pub owner_policy: OwnerPolicy,
     pub state: Option<StateDir>,
+    pub reports: ReportNumbers,
     /// Notified when control says that a later session has taken the agent's name.
     pub superseded: watch::Sender<Option<Superseded>>,
 }
@@ -94,6 +98,7 @@ pub struct Owner {
     /// Requests that found no backend, waiting for a probe to confirm that, or for the report.
     unconfirmed: Vec<oneshot::Sender<Option<ReportId>>>,
     refused: Vec<oneshot::Sender<Option<ReportId>>>,
+    leaving: Option<Leaving>,
 }
 
 enum Event {
@@ -120,13 +125,7 @@ impl Owner {
         let (handle, mailbox) = Handle::new(config.name.clone(), gate.clone());
         let listing = Listing::open(&setup.memory, config);
         let probe = Probe::new(setup.runner.client.clone(), config);
-        let policy = GroupPolicy {
-            groups: config.exclusive.clone(),
-            min_awake: config.min_awake(),
-            persistent: config.persistent,
-            max_wait: config.max_group_wait,
-        };
-        let group = setup.groups.join(&config.name, policy);
+        let group = setup.groups.join(&config.name, group_policy(config));
         let max_per_day = config.wake.as_ref().and_then(|wake| wake.max_per_day);
         let id = ProviderId::new(setup.agent.clone(), config.name.clone());
         let allowance = setup.owner_policy.of(&id, max_per_day);
@@ -135,7 +134,7 @@ impl Owner {
             probe,
             gate,
             mailbox,
-            reported: ReportedState::new(config.wake.is_some()),
+            reported: ReportedState::new(config.wake.is_some()).numbered_after(setup.reports.last()),
             listing,
             activity: Activity::Idle,
             demand: Demand::default(),
@@ -155,14 +154,16 @@ impl Owner {
             seen: 0,
             unconfirmed: Vec::new(),
             refused: Vec::new(),
+            leaving: None,
             setup,
         };
         (owner, handle)
     }
 
-    /// Runs until `stop`, and then ends all recipes and the served backend.
-    pub async fn run(mut self, stop: CancellationToken) {
-        loop {
+    /// Runs until `stop`, or until it has [left](Leave), and then ends all recipes and the served backend. While its membership
+    /// is kept, others of its groups don't get its room, unless its backend is known to sleep.
+    pub async fn run(mut self, stop: CancellationToken) -> Option<Membership> {
+        while !self.has_left() {
             let event = tokio::select! {
                 () = stop.cancelled() => break,
                 event = self.next() => event,
@@ -174,6 +175,8 @@ impl Owner {
         }
         self.give_up_models();
         self.end_what_runs().await;
+        self.setup.reports.raise(self.reported.last_number());
+        self.group
     }
 
     async fn next(&mut self) -> Event {
@@ -252,6 +255,10 @@ impl Owner {
                 self.reported.unregistered();
             }
             Input::Suspect(symptom) => self.suspect(symptom),
+            Input::Configure(config) => self.configure(*config),
+            Input::Leave(why) => self.leave(why),
+            // The request learns from the gate that the owner leaves.
+            Input::Refused(_) if self.gate.is_closed_for_good() => {}
             // Answered when it sleeps, or stays awake.
             Input::Refused(reply) if self.activity.is_leaving() => wait(&mut self.unconfirmed, reply),
             Input::Refused(reply) if self.reported.is_up() => {
@@ -266,6 +273,15 @@ impl Owner {
 
     fn name(&self) -> &ProviderName {
         &self.setup.config.name
+    }
+}
+
+fn group_policy(config: &ProviderConfig) -> GroupPolicy {
+    GroupPolicy {
+        groups: config.exclusive.clone(),
+        min_awake: config.min_awake(),
+        persistent: config.persistent,
+        max_wait: config.max_group_wait,
     }
 }
 

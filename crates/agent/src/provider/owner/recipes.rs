@@ -33,6 +33,10 @@ impl Owner {
         if current && wake.awaited {
             self.await_requests(wake.wake_id);
         }
+        if self.is_leaving() {
+            // The next owner hears of it from the answer to its registration.
+            return;
+        }
         // Before it is registered, the wake may be long over; the answer to the registration has the wake in flight.
         if !current || wake.sequence < self.seen || self.reported.status().is_none() {
             debug!(wake.id = %wake.wake_id, "ignored an outdated wake");

@@ -28,6 +28,10 @@ pub(super) struct Asking {
 impl Owner {
     /// Sends control the next report, unless it is still answering, or an older event of the provider's groups comes first.
     pub(super) fn ask(&mut self) {
+        if self.withdraws() {
+            self.note_unreported();
+            return self.ask_withdrawal();
+        }
         let first = self.note_unreported();
         if self.asking.is_some() || self.listing.is_undecided() || !first {
             return;
@@ -57,6 +61,7 @@ impl Owner {
     /// Tells the members of its groups how old its oldest unreported event is. Returns whether none of theirs is older.
     fn note_unreported(&self) -> bool {
         let unreported = match &self.asking {
+            _ if self.withdraws() => None,
             Some(asking) => asking.happened,
             None => self.reported.unreported(),
         };
@@ -79,6 +84,7 @@ impl Owner {
                 availability,
             },
             Ask::Report(id, report) => ControlRequest::Report { provider, id, report },
+            Ask::Withdraw => ControlRequest::Deregister { epoch, provider },
         })
     }
 
@@ -97,6 +103,9 @@ impl Owner {
         else {
             return;
         };
+        if ask == Ask::Withdraw {
+            return self.withdrawn(&answer);
+        }
         let name = self.name();
         match answer {
             ControlAnswer::Done {

@@ -126,6 +126,10 @@ impl Owner {
         info!(provider.name = %self.name(), "putting {} to sleep", self.name());
         let sleep = self.setup.config.sleep.as_ref();
         let mut steps = sleep.map(|sleep| sleep.steps.clone()).unwrap_or_default();
+        if self.is_leaving() && self.child.is_some() {
+            // Its process must end anyway.
+            steps.clear();
+        }
         // Without steps the served backend is stopped; with steps it sleeps in its process.
         let before = if steps.is_empty() {
             if self.child.is_none() {
@@ -141,7 +145,7 @@ impl Owner {
     }
 
     /// What puts a served backend to sleep that isn't a child, such as a container of an earlier run of the agent.
-    fn end_step(&self) -> Option<Step> {
+    pub(super) fn end_step(&self) -> Option<Step> {
         let end = self.setup.config.wake.as_ref()?.end()?;
         Some(Step {
             timeout: end.timeout,
@@ -177,6 +181,9 @@ impl Owner {
     pub(super) fn go_on(&mut self) {
         // First, since the requests of the group depend on it.
         self.settle_group();
+        if self.is_leaving() {
+            return self.go_on_leaving();
+        }
         self.end_outdated_drain();
         self.make_room();
         self.rest();

@@ -1,0 +1,131 @@
+//! How `reveille agent reload` reaches a running agent: through a socket in its state directory, which only the agent's user and
+//! root can enter.
+//!
+//! A connection is one request: the agent sends each event of the reload as a line of JSON, and `done` at the end. If the agent
+//! stops before that, the connection just ends.
+
+use super::progress::{Progress, ReloadEvent};
+use crate::state_dir::StateDir;
+use reveille_domain::AgentName;
+use std::{
+    fs,
+    io::{self, ErrorKind},
+    path::Path,
+    sync::Arc,
+};
+use tokio::{
+    io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines},
+    net::{UnixListener, UnixStream},
+    sync::{Semaphore, mpsc},
+};
+use tracing::warn;
+
+/// The file name of an agent's socket, after the agent's name.
+const SOCKET: &str = ".reload.sock";
+/// How many may follow reloads at once; more wait for one to end.
+const FOLLOWERS: usize = 16;
+
+/// Takes requests for the session until this is dropped.
+///
+/// # Errors
+/// When the socket can't be made, for example because its path is longer than the system's 107 bytes.
+pub(crate) fn listen(
+    state: &StateDir,
+    agent: &AgentName,
+    session: mpsc::Sender<Progress>,
+) -> io::Result<impl Future<Output = ()> + Send + use<>> {
+    let path = state.path().join(format!("{agent}{SOCKET}"));
+    // An earlier run of this agent has left it, and doesn't answer there any more.
+    match fs::remove_file(&path) {
+        Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let listener = UnixListener::bind(&path)?;
+    Ok(async move {
+        let permits = Arc::new(Semaphore::new(FOLLOWERS));
+        let mut followers = tokio::task::JoinSet::new();
+        loop {
+            let Ok(permit) = permits.clone().acquire_owned().await else {
+                return;
+            };
+            match listener.accept().await {
+                Ok((stream, _)) => {
+                    let session = session.clone();
+                    while followers.try_join_next().is_some() {}
+                    followers.spawn(async move {
+                        // Whoever asked may be gone; the reload goes on.
+                        let _ = follow(stream, session).await;
+                        drop(permit);
+                    });
+                }
+                Err(error) => {
+                    warn!(%error, "`reveille agent reload` can't reach this agent any more; SIGHUP can");
+                    return;
+                }
+            }
+        }
+    })
+}
+
+async fn follow(mut stream: UnixStream, session: mpsc::Sender<Progress>) -> io::Result<()> {
+    let (progress, mut events) = Progress::followed();
+    let gone = |_| io::Error::from(ErrorKind::BrokenPipe);
+    session.send(progress).await.map_err(gone)?;
+    while let Some(event) = events.recv().await {
+        send(&mut stream, &event).await?;
+    }
+    send(&mut stream, &ReloadEvent::Done).await
+}
+
+async fn send(stream: &mut UnixStream, event: &ReloadEvent) -> io::Result<()> {
+    let mut line = serde_json::to_vec(event)?;
+    line.push(b'\n');
+    stream.write_all(&line).await
+}
+
+/// A running agent that was asked to reload its config.
+#[derive(Debug)]
+pub struct Asked {
+    pub agent: AgentName,
+    events: Lines<BufReader<UnixStream>>,
+}
+
+impl Asked {
+    /// What the agent says next; `None` if it has ended. Cancel-safe.
+    ///
+    /// # Errors
+    /// When the connection breaks, or the agent is of another version.
+    pub async fn next(&mut self) -> io::Result<Option<ReloadEvent>> {
+        let Some(line) = self.events.next_line().await? else {
+            return Ok(None);
+        };
+        Ok(Some(serde_json::from_str(&line)?))
+    }
+}
+
+/// Asks each running agent of a state directory to reload its config.
+///
+/// # Errors
+/// When the folder can't be read, or an agent's socket can't be opened.
+pub async fn agents(state: &StateDir) -> io::Result<Vec<Asked>> {
+    let mut asked = Vec::new();
+    for entry in fs::read_dir(state.path())? {
+        let path = entry?.path();
+        let Some(agent) = agent_of(&path) else { continue };
+        match UnixStream::connect(&path).await {
+            Ok(stream) => asked.push(Asked {
+                agent,
+                events: BufReader::new(stream).lines(),
+            }),
+            // Its agent was killed.
+            Err(error) if error.kind() == ErrorKind::ConnectionRefused => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(asked)
+}
+
+fn agent_of(path: &Path) -> Option<AgentName> {
+    let name = path.file_name()?.to_str()?.strip_suffix(SOCKET)?;
+    AgentName::parse(name).ok()
+}
