@@ -253,7 +253,11 @@ async fn one_that_can_not_be_put_to_sleep_goes_on_and_the_wake_is_blocked() {
         let clock = StoppedClock::stop();
         second.wake();
         second.until(Waking).await;
-        let ended = || second.control.status() != Some(Waking);
+        let ended = || {
+            // The caller still waits, and its replica repeats that.
+            second.repeat_wake();
+            second.control.status() != Some(Waking)
+        };
         clock.pass_until("the end of the wake", ended).await;
         let failure = second.blocked().await;
         assert!(failure.reason.starts_with(why), "{}", failure.reason);

@@ -102,13 +102,12 @@ pub(crate) async fn mark_unreadable(
     Ok(())
 }
 
-/// Records the last heartbeats of agents. Earlier times change nothing.
+/// Records the last heartbeats of agents, also with earlier times: NATS's clock may have been set back.
 pub(crate) async fn heard(db: &mut PgConnection, agents: &[&str], at_ms: &[i64]) -> sqlx::Result<()> {
     sqlx::query(
         "UPDATE llms SET last_heartbeat_ms = heard.at_ms \
          FROM unnest($1::text[], $2::bigint[]) AS heard (agent, at_ms) \
-         WHERE llms.agent = heard.agent \
-           AND (llms.last_heartbeat_ms IS NULL OR llms.last_heartbeat_ms < heard.at_ms)",
+         WHERE llms.agent = heard.agent AND llms.last_heartbeat_ms IS DISTINCT FROM heard.at_ms",
     )
     .bind(agents)
     .bind(at_ms)

@@ -241,7 +241,7 @@ async fn a_stream_with_other_settings_is_named_with_what_differs() {
         "stream REVEILLE_EVENTS",
         "max_age is 3600s, should be 0ns",
         "correct them with `nats stream edit REVEILLE_EVENTS`; or, if its data can go, delete the stream with \
-         `nats stream rm REVEILLE_EVENTS` and the next start recreates it",
+         `nats stream rm REVEILLE_EVENTS` and start once with --new-journal",
     );
     sick.of("stream REVEILLE_HEARTBEATS", "warning");
     let streams = js.get_stream("REVEILLE_HEARTBEATS").await;

@@ -195,7 +195,8 @@ async fn every_process_of_a_locked_hub_works_with_its_own_keys_alone() {
     // Nobody has made the journal yet, and a projector may not.
     let projector = servers.reveille(&world, "projector", &["projector"]);
     let projector = projector.args(database).start();
-    let waits = "the stream REVEILLE_EVENTS is missing: an API replica creates it; waiting for it";
+    let waits =
+        "the stream REVEILLE_EVENTS is missing: an API replica creates it when it starts; waiting for it";
     wait_until("the projector said what it waits for", SOON, async || {
         projector.log().contains(waits).then_some(())
     })

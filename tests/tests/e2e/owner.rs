@@ -173,7 +173,7 @@ async fn pausing_and_resuming_say_whom_they_reach() {
 
     let (api, backend) = (world.api().await, world.backend(&[]));
     let agent = world.agent(&AgentConfig::new("gpu-box").provider("vllm", "qwen", &backend));
-    api.wait_for_status(LLM, "active", SOON).await;
+    api.wait_for_status(LLM, "down", SOON).await;
     let said = told(&world, "reveille agent resume");
     assert!(
         said.contains("wasn't paused") && !said.contains("no agent is"),

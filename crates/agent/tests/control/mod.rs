@@ -91,6 +91,11 @@ impl Control {
         self.wake_for(WakeCause::Operator { key: None })
     }
 
+    /// What a sweep sends while a wake is in flight.
+    pub fn wake_in_flight(&self) -> Option<WakeMessage> {
+        self.state().wake()
+    }
+
     /// A request asks for a wake, and waits for it.
     pub fn wake_for_request(&self) -> WakeMessage {
         self.wake_for(WakeCause::Request {

@@ -108,6 +108,13 @@ impl Owned {
         wake
     }
 
+    /// Sends the wake in flight again, as sweeps do.
+    pub fn repeat_wake(&self) {
+        if let Some(wake) = self.control.wake_in_flight() {
+            self.handle.send(Input::Wake(wake));
+        }
+    }
+
     /// Why its last wake failed, as soon as it has.
     pub async fn failed(&self) -> WakeFailure {
         self.until(StatusName::Hibernating).await;

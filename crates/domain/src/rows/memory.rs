@@ -101,7 +101,7 @@ impl MemoryRows {
         held.applied = commit.stream_seq;
     }
 
-    /// Records the time of an agent's heartbeat; an earlier time changes nothing.
+    /// Records the time of an agent's last heartbeat.
     pub fn set_last_heartbeat(&self, agent: &AgentName, at: Timestamp) {
         // Not the latest of all times: NATS's clock may have been set back.
         self.write().heartbeats.insert(agent.clone(), at);

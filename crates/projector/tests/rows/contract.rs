@@ -364,7 +364,8 @@ async fn hears_agents(store: &mut impl Store, expected: &Expected) {
         })
         .await;
     for row in page.expect("an answer").items {
-        let heard = (row.agent == *agent).then_some(Timestamp::from_millis(9_000));
+        // The last one counts, whatever its time: NATS's clock may have been set back.
+        let heard = (row.agent == *agent).then_some(Timestamp::from_millis(8_000));
         assert_eq!(row.last_heartbeat_ms, heard, "{}", row.name);
     }
 }

@@ -270,19 +270,16 @@ async fn another_journal_than_the_rows_come_from_is_refused() {
     projector.stop().await;
     let rows = PostgresRows::new(database.url()).expect("a URL");
     let before = rows.llms(&LlmQuery::default()).await;
-    // One that is shorter, then one that holds something else at the same place.
+    // An empty one may be being restored, so it is waited for; one that holds something else at the same place is another one.
     let other = Hub::start().await;
-    for longer in [false, true] {
-        if longer {
-            assert!(other.wakes_once("theirs").await >= last);
-        }
-        let error = other.projector(database.url()).ends().await;
-        assert!(
-            matches!(error, ProjectorError::Diverged { seq } if seq == last),
-            "{error}"
-        );
-        assert!(error.to_string().contains("To rebuild the rows"), "{error}");
-    }
+    let projector = other.projector(database.url());
+    assert!(other.wakes_once("theirs").await >= last);
+    let error = projector.ends().await;
+    assert!(
+        matches!(error, ProjectorError::Diverged { seq } if seq == last),
+        "{error}"
+    );
+    assert!(error.to_string().contains("To rebuild the rows"), "{error}");
     assert_eq!(rows.llms(&LlmQuery::default()).await, before);
 }
 
