@@ -160,7 +160,7 @@ impl Owner {
         (owner, handle)
     }
 
-    /// Runs until `stop`, or until it has [left](Leave), and then ends all recipes and the served backend. While its membership
+    /// Runs until `stop`, or until it has left, and then ends all recipes and the served backend. While its membership
     /// is kept, others of its groups don't get its room, unless its backend is known to sleep.
     pub async fn run(mut self, stop: CancellationToken) -> Option<Membership> {
         while !self.has_left() {
