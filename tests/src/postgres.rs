@@ -120,6 +120,11 @@ pub struct Database {
 }
 
 impl Database {
+    /// The database at `url`, such as one that is reached through a pooler.
+    pub fn at(url: &str) -> Self {
+        Self { url: url.to_owned() }
+    }
+
     /// An empty database in the cluster that this process's tests share, which is started on first use.
     pub async fn create() -> Self {
         SHARED.get_or_init(Cluster::start).await.database().await
@@ -173,7 +178,7 @@ async fn initialise(folder: &Folder, owner: Option<(u32, u32)>) {
 }
 
 /// PostgreSQL refuses to run as root: then its own user does it, or else nobody.
-fn owner() -> Option<(u32, u32)> {
+pub(crate) fn owner() -> Option<(u32, u32)> {
     if id(&["-u"])? != 0 {
         return None;
     }

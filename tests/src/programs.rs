@@ -9,6 +9,8 @@ use std::{
 const DEBIAN_POSTGRES: &str = "/usr/lib/postgresql";
 /// Where Debian has the browser.
 const DEBIAN_CHROMIUM: &str = "/usr/bin/chromium";
+/// Where Debian has PgBouncer.
+const DEBIAN_PGBOUNCER: &str = "/usr/sbin/pgbouncer";
 
 /// One of the workspace's own programs, from the same build as the running test.
 pub fn program(name: &str) -> PathBuf {
@@ -52,6 +54,13 @@ pub fn chromium() -> PathBuf {
     told("REVEILLE_TEST_CHROMIUM")
         .or_else(|| Some(PathBuf::from(DEBIAN_CHROMIUM)).filter(|path| path.exists()))
         .expect("no Chromium: run `cargo xtask test --all`, which installs it")
+}
+
+/// PgBouncer.
+pub(crate) fn pgbouncer() -> PathBuf {
+    told("REVEILLE_TEST_PGBOUNCER")
+        .or_else(|| Some(PathBuf::from(DEBIAN_PGBOUNCER)).filter(|path| path.exists()))
+        .expect("no PgBouncer: run `cargo xtask test --all`, which installs it")
 }
 
 /// The folder that makes `import openai` work.

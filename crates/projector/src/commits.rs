@@ -1,15 +1,15 @@
 //! Reads the archive in Postgres to restore the journal from it.
 
-use crate::columns::{Columns, big};
+use crate::{
+    columns::{Columns, big},
+    sql,
+};
 use reveille_bus::{
     archive::{ArchiveError, ArchivedCommit, Breach, Fault},
     commit::CommitHash,
 };
-use sqlx::{
-    Connection, PgConnection, Row,
-    postgres::{PgConnectOptions, PgRow},
-};
-use std::{collections::VecDeque, str::FromStr};
+use sqlx::{Connection, PgConnection, Row, postgres::PgRow};
+use std::collections::VecDeque;
 
 /// How many commits are read at once.
 const PAGE_COMMITS: u64 = 500;
@@ -29,16 +29,14 @@ impl ArchivedCommits {
     /// # Errors
     /// When the database is unavailable or has no archive. The text never contains the URL.
     pub async fn read(url: &str) -> Result<Self, ArchiveError> {
-        let options = PgConnectOptions::from_str(url)
-            .map_err(|_| ArchiveError::Postgres("it isn't a PostgreSQL URL".to_owned()))?;
-        let options = options.application_name("reveille");
+        let options = sql::options(url).map_err(postgres)?;
         let mut db = PgConnection::connect_with(&options).await.map_err(postgres)?;
         // One snapshot for all pages, so that a rebuild of the rows can't come between them.
         sqlx::raw_sql("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
             .execute(&mut db)
             .await
             .map_err(postgres)?;
-        let last = sqlx::query("SELECT coalesce(max(stream_seq), 0) AS last FROM commits")
+        let last = sql::query("SELECT coalesce(max(stream_seq), 0) AS last FROM commits")
             .fetch_one(&mut db)
             .await
             .and_then(|row| row.number("last"))
@@ -63,7 +61,7 @@ impl ArchivedCommits {
     /// When the database is unavailable, or a commit's bytes were changed.
     pub async fn next_commit(&mut self) -> Result<Option<ArchivedCommit>, ArchiveError> {
         if self.page.is_empty() && self.after < self.last {
-            let rows = sqlx::query(
+            let rows = sql::query(
                 "SELECT stream_seq, subject, headers, payload, hash FROM commits WHERE stream_seq > $1 \
                  ORDER BY stream_seq LIMIT $2",
             )

@@ -3,6 +3,7 @@
 use crate::{
     columns::{Columns, big, big_ms, json},
     order::{Order, replace_existing},
+    sql,
 };
 use reveille_domain::{
     AgentName, Epoch, Failures, WakeId,
@@ -26,7 +27,7 @@ pub(crate) async fn replace(
     rows: &[LlmRow],
 ) -> sqlx::Result<()> {
     let models: Vec<&str> = rows.iter().map(|row| row.model.as_str()).collect();
-    sqlx::query("DELETE FROM llms WHERE agent = $1 AND provider = $2 AND model <> ALL($3)")
+    sql::query("DELETE FROM llms WHERE agent = $1 AND provider = $2 AND model <> ALL($3)")
         .bind(agent)
         .bind(provider)
         .bind(models)
@@ -35,7 +36,7 @@ pub(crate) async fn replace(
     for rows in rows.chunks(ROWS_A_STATEMENT) {
         upsert(db, rows).await?;
     }
-    sqlx::query(
+    sql::query(
         "UPDATE llms SET last_heartbeat_ms = (SELECT max(last_heartbeat_ms) FROM llms WHERE agent = $1) \
          WHERE agent = $1 AND provider = $2 AND last_heartbeat_ms IS NULL",
     )
@@ -79,7 +80,7 @@ async fn upsert(db: &mut PgConnection, rows: &[LlmRow]) -> sqlx::Result<()> {
         values.push_bind(row.unreadable_since_seq.map(big));
     });
     replace_existing(&mut sql, "agent, model, provider", COLUMNS);
-    sql.build().persistent(false).execute(db).await?;
+    sql::built(&mut sql).execute(db).await?;
     Ok(())
 }
 
@@ -90,7 +91,7 @@ pub(crate) async fn mark_unreadable(
     provider: &str,
     seq: u64,
 ) -> sqlx::Result<()> {
-    sqlx::query(
+    sql::query(
         "UPDATE llms SET unreadable_since_seq = $3 \
          WHERE agent = $1 AND provider = $2 AND unreadable_since_seq IS NULL",
     )
@@ -104,7 +105,7 @@ pub(crate) async fn mark_unreadable(
 
 /// Records the last heartbeats of agents, also with earlier times: NATS's clock may have been set back.
 pub(crate) async fn heard(db: &mut PgConnection, agents: &[&str], at_ms: &[i64]) -> sqlx::Result<()> {
-    sqlx::query(
+    sql::query(
         "UPDATE llms SET last_heartbeat_ms = heard.at_ms \
          FROM unnest($1::text[], $2::bigint[]) AS heard (agent, at_ms) \
          WHERE llms.agent = heard.agent AND llms.last_heartbeat_ms IS DISTINCT FROM heard.at_ms",

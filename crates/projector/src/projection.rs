@@ -3,13 +3,13 @@
 use crate::{
     ProjectorError, archive,
     columns::{Columns, big, big_ms},
-    llms, query, wakes,
+    llms, migrate, query, sql, wakes,
 };
 use reveille_domain::{
     AgentName, ProviderId, Timestamp,
     rows::{LlmRow, RowSource, SourceBody, event_rows, llm_rows, wake_changes},
 };
-use sqlx::{PgConnection, PgExecutor, PgPool, migrate::MigrateError, postgres::PgDatabaseError};
+use sqlx::{Executor, PgConnection, PgPool, Postgres, Transaction, postgres::PgDatabaseError};
 use std::collections::{BTreeMap, HashMap};
 use thiserror::Error;
 
@@ -35,8 +35,8 @@ impl Mark {
         }
     }
 
-    pub(crate) async fn read(db: impl PgExecutor<'_>) -> sqlx::Result<Self> {
-        let row = sqlx::query("SELECT stream_seq, hash FROM checkpoint").fetch_one(db);
+    pub(crate) async fn read(db: &mut PgConnection) -> sqlx::Result<Self> {
+        let row = sql::query("SELECT stream_seq, hash FROM checkpoint").fetch_one(db);
         let row = row.await?;
         Ok(Self {
             stream_seq: row.number("stream_seq")?,
@@ -86,6 +86,8 @@ impl From<sqlx::Error> for ProjectionError {
 #[derive(Debug, Clone)]
 pub struct Projection {
     pool: PgPool,
+    /// What each transaction begins with.
+    settings: &'static str,
 }
 
 impl Projection {
@@ -95,17 +97,25 @@ impl Projection {
     /// When it isn't a database URL.
     pub fn new(url: &str) -> Result<Self, ProjectorError> {
         Ok(Self {
-            pool: query::pool(query::options(url)?, MAX_CONNECTIONS),
+            pool: query::pool(sql::options(url)?, MAX_CONNECTIONS),
+            settings: "",
         })
     }
 
-    /// The projection in a separate schema. Its transactions don't wait for the disk: a crash loses the checkpoint together
-    /// with its rows, and the switch to that schema is a durable commit.
-    pub(crate) fn in_schema(url: &str, schema: &str) -> Result<Self, ProjectorError> {
-        let settings = [("search_path", schema), ("synchronous_commit", "off")];
+    /// The projection whose transactions begin with `settings`.
+    pub(crate) fn with_settings(url: &str, settings: &'static str) -> Result<Self, ProjectorError> {
         Ok(Self {
-            pool: query::pool(query::options(url)?.options(settings), MAX_CONNECTIONS),
+            settings,
+            ..Self::new(url)?
         })
+    }
+
+    async fn begin(&self) -> sqlx::Result<Transaction<'static, Postgres>> {
+        let mut tx = self.pool.begin().await?;
+        if !self.settings.is_empty() {
+            tx.execute(self.settings).await?;
+        }
+        Ok(tx)
     }
 
     /// Brings the schema up to date. `Ok(Err(_))` is an outage.
@@ -113,9 +123,16 @@ impl Projection {
     /// # Errors
     /// When the schema belongs to another program or to a newer Reveille.
     pub async fn migrate(&self) -> Result<Result<(), sqlx::Error>, ProjectorError> {
-        match sqlx::migrate!().run(&self.pool).await {
+        let migrated = async {
+            let mut tx = self.begin().await?;
+            migrate::up_to_date(&mut tx).await?;
+            tx.commit().await?;
+            Ok(())
+        };
+        match migrated.await {
             Ok(()) => Ok(Ok(())),
-            Err(MigrateError::Execute(error)) => match ProjectionError::from(error) {
+            Err(migrate::Failed::Schema(why)) => Err(ProjectorError::Schema(why)),
+            Err(migrate::Failed::Database(error)) => match ProjectionError::from(error) {
                 ProjectionError::Unavailable(sqlx::Error::Database(error))
                     if error.code().is_some_and(|code| code.starts_with("42")) =>
                 {
@@ -124,7 +141,6 @@ impl Projection {
                 ProjectionError::Unavailable(error) => Ok(Err(error)),
                 ProjectionError::Refused(error) => Err(ProjectorError::Schema(error.to_string())),
             },
-            Err(error) => Err(ProjectorError::Schema(error.to_string())),
         }
     }
 
@@ -133,7 +149,7 @@ impl Projection {
     /// # Errors
     /// When the database is unavailable.
     pub async fn mark(&self) -> Result<Mark, ProjectionError> {
-        Ok(Mark::read(&self.pool).await?)
+        Ok(Mark::read(&mut *self.begin().await?).await?)
     }
 
     /// Writes `batch`, which follows `from`. A commit that the database refuses is archived as unreadable, so that it
@@ -187,9 +203,9 @@ impl Projection {
         let Some(last) = batch.last() else {
             return Ok(Applied::To(from.clone()));
         };
-        let mut tx = self.pool.begin().await?;
+        let mut tx = self.begin().await?;
         // First, so that a second projector waits here and is then fenced.
-        let moved = sqlx::query(
+        let moved = sql::query(
             "UPDATE checkpoint SET stream_seq = $1, hash = $2 WHERE stream_seq = $3 AND hash = $4",
         )
         .bind(big(last.stream_seq))
@@ -213,12 +229,13 @@ impl Projection {
     /// # Errors
     /// When the database is unavailable.
     pub async fn heard(&self, agents: &HashMap<AgentName, Timestamp>) -> Result<(), ProjectionError> {
-        let mut db = self.pool.acquire().await?;
+        let mut tx = self.begin().await?;
         let (names, at_ms): (Vec<&str>, Vec<i64>) = agents
             .iter()
             .map(|(agent, at)| (agent.as_str(), big_ms(*at)))
             .unzip();
-        Ok(llms::heard(&mut db, &names, &at_ms).await?)
+        llms::heard(&mut tx, &names, &at_ms).await?;
+        Ok(tx.commit().await?)
     }
 }
 

@@ -1,6 +1,6 @@
 //! The query port on Postgres.
 
-use crate::{ProjectorError, archive, columns::Columns, llms, wakes};
+use crate::{ProjectorError, archive, columns::Columns, llms, sql, wakes};
 use async_trait::async_trait;
 use cqrs_es::{Aggregate, EventEnvelope, persist::PersistedEventRepository};
 use postgres_es::PostgresEventRepository;
@@ -11,10 +11,10 @@ use reveille_domain::{
     },
 };
 use sqlx::{
-    PgPool, Postgres, QueryBuilder,
+    PgConnection, PgPool, Postgres, QueryBuilder,
     postgres::{PgConnectOptions, PgPoolOptions, PgRow},
 };
-use std::{str::FromStr, time::Duration};
+use std::time::Duration;
 
 /// The most connections for queries. Further queries wait.
 const MAX_CONNECTIONS: u32 = 8;
@@ -23,19 +23,13 @@ const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(3);
 /// How long a query may take, including the wait for a connection.
 const QUERY_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// Begins the transaction of a query. Nothing follows from its end, so it is dropped.
+const READ_ONLY: &str = "BEGIN READ ONLY";
+
 /// The query port on the projector's tables. It only reads.
 #[derive(Debug, Clone)]
 pub struct PostgresRows {
     pool: PgPool,
-}
-
-/// Parses the database URL.
-pub(crate) fn options(url: &str) -> Result<PgConnectOptions, ProjectorError> {
-    let options = PgConnectOptions::from_str(url).map_err(|error| match error {
-        sqlx::Error::Configuration(reason) => ProjectorError::DatabaseUrl(reason.to_string()),
-        _ => ProjectorError::DatabaseUrl("it isn't a PostgreSQL URL".to_owned()),
-    })?;
-    Ok(options.application_name("reveille"))
 }
 
 /// A pool that connects when it is used, so that a database that is down at the start is an outage like any other.
@@ -53,12 +47,13 @@ impl PostgresRows {
     /// When it isn't a database URL.
     pub fn new(url: &str) -> Result<Self, ProjectorError> {
         Ok(Self {
-            pool: pool(options(url)?, MAX_CONNECTIONS),
+            pool: pool(sql::options(url)?, MAX_CONNECTIONS),
         })
     }
 
     /// All events of an aggregate, first to last, read by the `cqrs-es` repository: an audit replays an aggregate from its
-    /// archive through this. Until there is one, tests replay through it.
+    /// archive through this. Until there is one, tests replay through it. That repository names its statements, so the
+    /// connection has to be direct, without a pooler of transactions.
     ///
     /// # Errors
     /// When the database is unavailable, or an event is of an unknown type.
@@ -86,11 +81,18 @@ impl PostgresRows {
         cursor: impl Fn(&T) -> Cursor,
     ) -> Result<Page<T>, RowsError> {
         // Read before the rows, which are therefore at least that new.
-        let at = self.applied().await?;
-        if min_seq.is_some_and(|seq| seq > at) {
-            return Err(RowsError::Behind { at });
-        }
-        let rows = bounded(sql.build().persistent(false).fetch_all(&self.pool)).await?;
+        let read_all = async {
+            let mut tx = self.pool.begin_with(READ_ONLY).await?;
+            let at = applied(&mut tx).await?;
+            let is_there = min_seq.is_none_or(|seq| seq <= at);
+            let rows = match is_there {
+                true => Some(sql::built(&mut sql).fetch_all(&mut *tx).await?),
+                false => None,
+            };
+            Ok((at, rows))
+        };
+        let (at, rows) = bounded(read_all).await?;
+        let rows = rows.ok_or(RowsError::Behind { at })?;
         let rows = rows
             .iter()
             .map(read)
@@ -117,7 +119,13 @@ impl Rows for PostgresRows {
     }
 
     async fn wake(&self, id: WakeId) -> Result<Option<WakeRow>, RowsError> {
-        let row = bounded(wakes::select_one(id).build().fetch_optional(&self.pool)).await?;
+        let row = bounded(async {
+            let mut tx = self.pool.begin_with(READ_ONLY).await?;
+            sql::built(&mut wakes::select_one(id))
+                .fetch_optional(&mut *tx)
+                .await
+        });
+        let row = row.await?;
         row.as_ref().map(wakes::read).transpose().map_err(unavailable)
     }
 
@@ -129,9 +137,20 @@ impl Rows for PostgresRows {
     }
 
     async fn applied(&self) -> Result<u64, RowsError> {
-        let row = sqlx::query("SELECT stream_seq FROM checkpoint").fetch_one(&self.pool);
-        bounded(row).await?.number("stream_seq").map_err(unavailable)
+        bounded(async {
+            let mut tx = self.pool.begin_with(READ_ONLY).await?;
+            applied(&mut tx).await
+        })
+        .await
     }
+}
+
+/// The last commit in the rows.
+async fn applied(db: &mut PgConnection) -> sqlx::Result<u64> {
+    let row = sql::query("SELECT stream_seq FROM checkpoint")
+        .fetch_one(db)
+        .await?;
+    row.number("stream_seq")
 }
 
 async fn bounded<T>(query: impl Future<Output = sqlx::Result<T>>) -> Result<T, RowsError> {

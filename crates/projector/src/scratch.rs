@@ -3,7 +3,7 @@
 //! Readers and projectors name tables without a schema, and a statement uses the table that has the name when it gets its
 //! lock. So the switch is one transaction that moves tables, and no reader needs to know about it.
 
-use crate::{Mark, Projection, ProjectionError, ProjectorError, columns::big, query};
+use crate::{Mark, Projection, ProjectionError, ProjectorError, columns::big, sql};
 use sqlx::{Connection, PgConnection};
 use std::time::Duration;
 use tokio::time::Instant;
@@ -21,6 +21,9 @@ const LOCK_TIMEOUT: &str = "SET LOCAL lock_timeout = '2s'";
 /// How long the lock of a killed rebuild may last, until the database notices.
 const RIVAL_GONE_WITHIN: Duration = Duration::from_secs(5);
 const LOCK_POLL: Duration = Duration::from_millis(200);
+/// What transactions in the schema begin with. They don't wait for the disk: a crash loses the checkpoint together with its
+/// rows, and the switch is a durable commit.
+const SETTINGS: &str = "SET LOCAL search_path = reveille_rebuild; SET LOCAL synchronous_commit = off";
 /// How long connecting may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -73,9 +76,11 @@ pub(crate) enum Old {
     KeptIn(String),
 }
 
-/// The schema, and the lock that keeps other rebuilds out of it. The lock ends with the connection.
+/// The schema, and the lock that keeps other rebuilds out of it.
 pub(crate) struct Scratch {
     db: PgConnection,
+    /// A transaction that does nothing but hold the lock, which ends with it.
+    lock: PgConnection,
     /// The schema of the current tables.
     current: String,
     /// Writes to the schema.
@@ -85,19 +90,22 @@ pub(crate) struct Scratch {
 impl Scratch {
     /// Takes the lock, and creates the schema with empty tables unless an earlier rebuild has left one.
     pub(crate) async fn open(url: &str) -> Result<Self, Stop> {
-        let options = query::options(url)?;
-        let connected = tokio::time::timeout(CONNECT_TIMEOUT, PgConnection::connect_with(&options)).await;
-        let mut db = connected.map_err(|_| Stop::Again("the database doesn't answer".to_owned()))??;
-        lock(&mut db).await?;
-        let current: Option<String> = sqlx::query_scalar("SELECT current_schema()::text")
-            .fetch_one(&mut db)
+        let db = connect(url).await?;
+        let mut lock = connect(url).await?;
+        sqlx::raw_sql("BEGIN; SET LOCAL idle_in_transaction_session_timeout = 0")
+            .execute(&mut lock)
+            .await?;
+        take(&mut lock).await?;
+        let current: Option<String> = sql::query_scalar("SELECT current_schema()::text")
+            .fetch_one(&mut lock)
             .await?;
         let current =
             current.ok_or_else(|| ProjectorError::Schema("the search path names none".to_owned()))?;
         let mut scratch = Self {
             db,
+            lock,
             current,
-            projection: Projection::in_schema(url, SCHEMA)?,
+            projection: Projection::with_settings(url, SETTINGS)?,
         };
         scratch.create().await?;
         Ok(scratch)
@@ -112,22 +120,24 @@ impl Scratch {
     }
 
     async fn create(&mut self) -> Result<(), Stop> {
-        let comment: Option<(Option<String>,)> = sqlx::query_as(
-            "SELECT obj_description(oid, 'pg_namespace') FROM pg_namespace WHERE nspname = $1",
-        )
-        .bind(SCHEMA)
-        .fetch_optional(&mut self.db)
-        .await?;
+        let mut tx = self.db.begin().await?;
+        let comment: Option<(Option<String>,)> =
+            sql::query_as("SELECT obj_description(oid, 'pg_namespace') FROM pg_namespace WHERE nspname = $1")
+                .bind(SCHEMA)
+                .fetch_optional(&mut *tx)
+                .await?;
         let left_over = comment.is_some();
         match comment {
             None => {
-                let mut tx = self.db.begin().await?;
                 let create = format!("CREATE SCHEMA {SCHEMA}; COMMENT ON SCHEMA {SCHEMA} IS '{COMMENT}'");
                 sqlx::raw_sql(&create).execute(&mut *tx).await?;
                 tx.commit().await?;
             }
-            Some((Some(comment),)) if comment == COMMENT => {}
-            Some((Some(comment),)) if comment.starts_with(COMMENT_BEGINS) => return self.start_over().await,
+            Some((Some(comment),)) if comment == COMMENT => tx.rollback().await?,
+            Some((Some(comment),)) if comment.starts_with(COMMENT_BEGINS) => {
+                tx.rollback().await?;
+                return self.start_over().await;
+            }
             Some(_) => {
                 let text = format!("the schema {SCHEMA} was not created by a rebuild; rename it");
                 return Err(ProjectorError::Schema(text).into());
@@ -143,12 +153,13 @@ impl Scratch {
 
     /// Collects statistics on the new tables before the first query.
     pub(crate) async fn analyze(&mut self) -> Result<(), Stop> {
-        let tables = self.tables().await?;
+        let mut tx = self.db.begin().await?;
+        let tables = tables(&mut tx).await?;
         let names: Vec<_> = tables.iter().map(|table| format!("{SCHEMA}.{table}")).collect();
         sqlx::raw_sql(&format!("ANALYZE {}", names.join(", ")))
-            .execute(&mut self.db)
+            .execute(&mut *tx)
             .await?;
-        Ok(())
+        Ok(tx.commit().await?)
     }
 
     /// Blocks writes to the current rows until [`Self::swap_in`] or [`Self::release`]. Reads continue. `None` when another
@@ -197,8 +208,10 @@ impl Scratch {
     }
 
     async fn replace(&mut self, old: &Mark) -> Result<Old, Stop> {
+        // The lock is gone if its connection is.
+        sql::query("SELECT 1").execute(&mut self.lock).await?;
         self.check_migrations().await?;
-        let tables = self.tables().await?;
+        let tables = tables(&mut self.db).await?;
         let schema = identifier(&self.current);
         let current: Vec<_> = tables.iter().map(|table| format!("{schema}.{table}")).collect();
         let current = current.join(", ");
@@ -215,7 +228,7 @@ impl Scratch {
             Old::Dropped
         } else {
             let name = "SELECT 'reveille_before_' || to_char(clock_timestamp() AT TIME ZONE 'UTC', 'YYYYMMDD_HH24MISS')";
-            let kept: String = sqlx::query_scalar(name).fetch_one(&mut self.db).await?;
+            let kept: String = sql::query_scalar(name).fetch_one(&mut self.db).await?;
             sql.push(format!("CREATE SCHEMA {kept}"));
             let moves = tables
                 .iter()
@@ -233,21 +246,10 @@ impl Scratch {
         Ok(done)
     }
 
-    /// The tables that the migrations created.
-    async fn tables(&mut self) -> Result<Vec<String>, sqlx::Error> {
-        sqlx::query_scalar(
-            "SELECT quote_ident(tablename) FROM pg_tables \
-             WHERE schemaname = $1 AND tablename <> '_sqlx_migrations' ORDER BY tablename",
-        )
-        .bind(SCHEMA)
-        .fetch_all(&mut self.db)
-        .await
-    }
-
     /// Refuses a schema that another version has migrated since the rebuild began.
     async fn check_migrations(&mut self) -> Result<(), Stop> {
         let schema = identifier(&self.current);
-        let differences: i64 = sqlx::query_scalar(&format!(
+        let differences: i64 = sql::query_scalar(&format!(
             "SELECT count(*) FROM {SCHEMA}._sqlx_migrations AS new \
              FULL JOIN {schema}._sqlx_migrations AS old USING (version, checksum) \
              WHERE new.success IS DISTINCT FROM old.success"
@@ -268,7 +270,7 @@ impl Scratch {
             return Ok(true);
         }
         let sql = format!("SELECT 1 FROM {SCHEMA}.commits WHERE stream_seq = $1 AND hash = $2");
-        let held = sqlx::query(&sql)
+        let held = sql::query(&sql)
             .bind(big(old.stream_seq))
             .bind(&old.hash)
             .fetch_optional(&mut self.db);
@@ -292,7 +294,7 @@ impl Scratch {
         );
         let mut statements = vec![];
         for sql in [owners, grants] {
-            let found: Vec<String> = sqlx::query_scalar(&sql)
+            let found: Vec<String> = sql::query_scalar(&sql)
                 .bind(identifier(&self.current))
                 .bind(SCHEMA)
                 .fetch_all(&mut self.db)
@@ -303,11 +305,28 @@ impl Scratch {
     }
 }
 
-/// Takes the lock, and waits for that of a connection that was just cut.
-async fn lock(db: &mut PgConnection) -> Result<(), Stop> {
+async fn connect(url: &str) -> Result<PgConnection, Stop> {
+    let options = sql::options(url)?;
+    let connected = tokio::time::timeout(CONNECT_TIMEOUT, PgConnection::connect_with(&options)).await;
+    Ok(connected.map_err(|_| Stop::Again("the database doesn't answer".to_owned()))??)
+}
+
+/// The tables that the migrations created in the schema.
+async fn tables(db: &mut PgConnection) -> Result<Vec<String>, sqlx::Error> {
+    sql::query_scalar(
+        "SELECT quote_ident(tablename) FROM pg_tables \
+         WHERE schemaname = $1 AND tablename <> '_sqlx_migrations' ORDER BY tablename",
+    )
+    .bind(SCHEMA)
+    .fetch_all(db)
+    .await
+}
+
+/// Takes the lock in a transaction, and waits for that of a connection that was just cut.
+async fn take(db: &mut PgConnection) -> Result<(), Stop> {
     let until = Instant::now() + RIVAL_GONE_WITHIN;
     loop {
-        let taken: bool = sqlx::query_scalar("SELECT pg_try_advisory_lock($1)")
+        let taken: bool = sql::query_scalar("SELECT pg_try_advisory_xact_lock($1)")
             .bind(LOCK)
             .fetch_one(&mut *db)
             .await?;

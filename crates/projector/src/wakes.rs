@@ -3,6 +3,7 @@
 use crate::{
     columns::{Columns, big, big_ms, json, tag},
     order::{Order, replace_existing},
+    sql,
 };
 use reveille_domain::{
     KeyId, ProviderId, WakeCause, WakeFailure, WakeId,
@@ -26,7 +27,7 @@ pub(crate) async fn change(db: &mut PgConnection, changes: Vec<WakeChange>) -> s
     let ids: Vec<Uuid> = changes.iter().map(|change| change.wake_id().0).collect();
     let mut rows = BTreeMap::new();
     let held = format!("SELECT {COLUMNS} FROM wakes WHERE wake_id = ANY($1)");
-    for row in sqlx::query(&held).bind(ids).fetch_all(&mut *db).await? {
+    for row in sql::query(&held).bind(ids).fetch_all(&mut *db).await? {
         let row = read(&row)?;
         rows.insert(row.wake_id, row);
     }
@@ -73,7 +74,7 @@ async fn upsert(db: &mut PgConnection, rows: &[WakeRow]) -> sqlx::Result<()> {
         values.push_bind(row.ended_seq.map(big));
     });
     replace_existing(&mut sql, "wake_id", COLUMNS);
-    sql.build().persistent(false).execute(db).await?;
+    sql::built(&mut sql).execute(db).await?;
     Ok(())
 }
 

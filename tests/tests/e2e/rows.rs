@@ -2,10 +2,13 @@
 
 use std::time::Duration;
 
-use reveille_tests::{Exit, Process, World, wait_until};
+use reveille_tests::{Cluster, Database, Exit, Process, World, wait_until};
 use serde_json::Value;
 
-use crate::scene::{LLM, SOON, Scene};
+use crate::{
+    docs::blocks_of,
+    scene::{LLM, SOON, Scene},
+};
 
 fn rebuild(world: &World) -> Process {
     let database = world.database().url();
@@ -86,4 +89,52 @@ async fn rows_are_rebuilt_by_a_command_while_the_api_and_the_projector_go_on() {
     })
     .await;
     assert_eq!(newest["event_type"], "BackendSlept", "{newest}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_rows_share_a_database_with_another_program_by_the_documented_statements() {
+    let [statements] =
+        blocks_of("the_rows_share_a_database_with_another_program_by_the_documented_statements");
+    // Roles belong to a whole cluster.
+    let cluster = Cluster::start().await;
+    let theirs = cluster.database().await;
+    let mut connection = theirs.connect().await;
+    let table = "CREATE TABLE events (id int); INSERT INTO events VALUES (7)";
+    sqlx::raw_sql(table)
+        .execute(&mut connection)
+        .await
+        .expect("a table");
+    let refused = World::with_database(theirs.clone()).await;
+    let process = refused.projector();
+    assert_eq!(
+        process.wait_for_exit(SOON).await,
+        Exit::Code(1),
+        "{}",
+        process.log()
+    );
+    let log = process.log();
+    assert!(
+        log.contains("another program has tables") && log.contains("(events)"),
+        "{log}"
+    );
+
+    sqlx::raw_sql(&statements)
+        .execute(&mut connection)
+        .await
+        .expect("the statements");
+    let ours = Database::at(&theirs.url().replace("postgres@", "reveille@"));
+    let world = World::with_database(ours).await;
+    let _projector = world.projector();
+    let scene = Scene::asleep_in(world, Duration::ZERO).await;
+    assert_eq!(scene.api.chat("qwen").await.status, 200);
+    wait_until("the rows were there", SOON, async || {
+        let page = scene.api.get("/reveille/v1/wakes").await;
+        (page.status == 200 && page.json()["data"].get(0).is_some()).then_some(())
+    })
+    .await;
+    let rows: Vec<i32> = sqlx::query_scalar("SELECT id FROM public.events")
+        .fetch_all(&mut connection)
+        .await
+        .expect("their rows");
+    assert_eq!(rows, [7]);
 }

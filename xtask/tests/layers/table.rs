@@ -229,8 +229,9 @@ const PROJECTOR: Layers = Layers {
         &["heartbeats", "scratch"],
         &["projection"],
         &["query"],
-        &["archive", "llms", "wakes"],
-        &["commits", "order"],
+        &["archive", "inspect", "llms", "wakes"],
+        &["commits", "migrate", "order"],
+        &["sql"],
         &["backoff", "columns", "error"],
     ],
 };

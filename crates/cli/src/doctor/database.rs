@@ -2,13 +2,10 @@
 
 use super::Findings;
 use reveille_domain::rows::Rows;
-use reveille_projector::PostgresRows;
-use sqlx::{Connection, PgConnection};
+use reveille_projector::{DatabaseHealth, PostgresRows, Tables, inspect_database};
 use std::time::Duration;
-use tokio::time::{sleep, timeout};
+use tokio::time::sleep;
 
-/// How long the database may take to answer.
-const ANSWERS_WITHIN: Duration = Duration::from_secs(5);
 /// A running projector makes progress within this time.
 const MOVES_WITHIN: Duration = Duration::from_secs(2);
 
@@ -21,37 +18,32 @@ pub async fn look(url: &str, journal: Option<u64>, findings: &mut Findings) {
             return findings.problem("Postgres", error.to_string(), remedy);
         }
     };
-    match ask(url).await {
+    match inspect_database(url).await {
         Err(found) => {
             let remedy = "start PostgreSQL, or correct --database-url; requests and wakes work without it, lists and \
                           history don't";
             findings.problem("Postgres", found, remedy);
         }
-        Ok((version, schema)) => {
+        Ok(DatabaseHealth { version, tables }) => {
             findings.ok("Postgres", format!("PostgreSQL {version} answers"));
-            if schema {
-                return lag(&rows, journal, findings).await;
+            match tables {
+                Tables::Ours => lag(&rows, journal, findings).await,
+                Tables::Missing => findings.warning(
+                    "schema",
+                    "the database has none of Reveille's tables yet",
+                    "start `reveille projector` or `reveille up` with this --database-url: it creates them",
+                ),
+                Tables::Foreign(tables) => findings.problem(
+                    "schema",
+                    format!(
+                        "another program has tables there with the names of Reveille's: {}",
+                        tables.join(", ")
+                    ),
+                    "give Reveille a database or a schema of its own; it leaves those tables as they are",
+                ),
             }
-            findings.warning(
-                "schema",
-                "the database has none of Reveille's tables yet",
-                "start `reveille projector` or `reveille up` with this --database-url: it creates them",
-            );
         }
     }
-}
-
-/// The server's version, and whether our tables are there; otherwise what is wrong.
-async fn ask(url: &str) -> Result<(String, bool), String> {
-    let connected = timeout(ANSWERS_WITHIN, PgConnection::connect(url)).await;
-    let connected =
-        connected.map_err(|_| format!("unreachable: no answer within {} s", ANSWERS_WITHIN.as_secs()))?;
-    let mut connection = connected.map_err(|error| format!("unreachable: {error}"))?;
-    let query = "SELECT current_setting('server_version'), to_regclass('checkpoint') IS NOT NULL";
-    let answer = sqlx::query_as(query).fetch_one(&mut connection);
-    let answer = timeout(ANSWERS_WITHIN, answer).await;
-    let answer = answer.map_err(|_| "accepts connections, but doesn't answer")?;
-    answer.map_err(|error| format!("answers with an error: {error}"))
 }
 
 async fn lag(rows: &PostgresRows, journal: Option<u64>, findings: &mut Findings) {

@@ -74,7 +74,7 @@ fn for_random_histories(histories: u32, contract: &impl AsyncFn(&[RowSource], us
     runtime.block_on(contract(&some_history(), 64));
 }
 
-async fn contract(mut store: impl Store, history: &[RowSource], batch: usize) {
+pub(crate) async fn contract(mut store: impl Store, history: &[RowSource], batch: usize) {
     for batch in history.chunks(batch) {
         store.take(batch).await;
     }

@@ -3,8 +3,10 @@
 
 mod contract;
 mod fencing;
+mod foreign;
 mod history;
 mod journal;
+mod pooled;
 mod rebuild;
 mod reference;
 mod stores;

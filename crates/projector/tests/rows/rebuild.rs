@@ -76,7 +76,7 @@ impl Rebuild {
     }
 }
 
-async fn rebuilt(hub: &Hub, database: &Database) -> Rebuilt {
+pub(crate) async fn rebuilt(hub: &Hub, database: &Database) -> Rebuilt {
     start(hub, database).done().await
 }
 

@@ -43,7 +43,10 @@ pub(crate) struct InPostgres {
 
 impl InPostgres {
     pub(crate) async fn create() -> Self {
-        let database = Database::create().await;
+        Self::at(Database::create().await).await
+    }
+
+    pub(crate) async fn at(database: Database) -> Self {
         let projection = Projection::new(database.url()).expect("a URL");
         projection
             .migrate()

@@ -22,6 +22,7 @@ const COVERED: &[Covered] = &[
     ("docs/operations.md", "reveille journal verify journal.jsonl\nreveille journal import", "the_journal_is_archived_restored_and_folded_by_the_documented_commands"),
     ("docs/operations.md", "error: commit 3", "the_journal_is_archived_restored_and_folded_by_the_documented_commands"),
     ("docs/operations.md", "{\"format\":\"reveille-journal\"", "the_journal_is_archived_restored_and_folded_by_the_documented_commands"),
+    ("docs/operations.md", "CREATE ROLE reveille", "the_rows_share_a_database_with_another_program_by_the_documented_statements"),
     ("docs/operations.md", "reveille rows rebuild", "the_journal_is_archived_restored_and_folded_by_the_documented_commands"),
     ("docs/subscribers.md", "{\n  \"v\": 1,", "the_journal_is_archived_restored_and_folded_by_the_documented_commands"),
     ("docs/operations.md", "REVEILLE_NATS_LISTEN=", "a_hub_wakes_a_backend_on_another_machine_by_the_documented_commands"),

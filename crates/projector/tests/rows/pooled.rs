@@ -1,0 +1,64 @@
+//! A database behind a pooler that gives each transaction another session.
+
+use crate::{contract::contract, history::some_history, journal::Hub, rebuild::rebuilt, stores::InPostgres};
+use reveille_projector::{ArchivedCommits, Tables, inspect_database};
+use reveille_tests::{Database, PgBouncer, TransactionPooler};
+
+/// Everything that ever reads or writes the database.
+async fn everything_works_at(database: &Database) {
+    let health = inspect_database(database.url()).await.expect("an answer");
+    assert_eq!(health.tables, Tables::Missing);
+    let history = some_history();
+    contract(InPostgres::at(database.clone()).await, &history, 4).await;
+    let health = inspect_database(database.url()).await.expect("an answer");
+    assert_eq!(health.tables, Tables::Ours);
+    let mut archive = ArchivedCommits::read(database.url()).await.expect("the archive");
+    let mut read = 0;
+    while archive.next_commit().await.expect("a sound archive").is_some() {
+        read += 1;
+    }
+    assert_eq!(read, history.len());
+}
+
+async fn projects_and_rebuilds_at(database: &Database) {
+    let hub = Hub::start().await;
+    let projectors = [hub.projector(database.url()), hub.projector(database.url())];
+    for provider in ["a", "b", "c"] {
+        let last = hub.wakes_once(provider).await;
+        for projector in &projectors {
+            projector.reaches(last).await;
+        }
+    }
+    let last = hub.wakes_once("d").await;
+    assert_eq!(rebuilt(&hub, database).await.applied, last);
+    hub.rows_are_the_fold(database.url()).await;
+    for projector in projectors {
+        projector.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn everything_works_through_a_pooler_of_transactions() {
+    let database = Database::create().await;
+    let pooler = TransactionPooler::start(&database).await;
+    everything_works_at(pooler.database()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn projectors_and_rebuilds_work_through_a_pooler_of_transactions() {
+    let database = Database::create().await;
+    let pooler = TransactionPooler::start(&database).await;
+    projects_and_rebuilds_at(pooler.database()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs PgBouncer"]
+async fn everything_works_through_pgbouncer_in_transaction_mode() {
+    let databases = [Database::create().await, Database::create().await];
+    let poolers = [
+        PgBouncer::start(&databases[0]).await,
+        PgBouncer::start(&databases[1]).await,
+    ];
+    everything_works_at(poolers[0].database()).await;
+    projects_and_rebuilds_at(poolers[1].database()).await;
+}
