@@ -6,10 +6,15 @@ use crate::{
     health::JournalHealth,
     loopback::is_loopback_host,
 };
-use async_nats::{Client, ConnectError, ConnectErrorKind, ConnectOptions, Event, ServerAddr, jetstream};
+use async_nats::{
+    Client, ConnectError, ConnectErrorKind, ConnectOptions, Event, RequestErrorKind, ServerAddr,
+    jetstream::{self, ErrorCode},
+};
 use backon::{BackoffBuilder, ExponentialBuilder};
+use bytes::Bytes;
+use serde::Deserialize;
 use std::{path::PathBuf, time::Duration};
-use tokio::sync::watch;
+use tokio::{io::AsyncReadExt, net::TcpStream, sync::watch, time::timeout};
 use tracing::{info, warn};
 
 /// The oldest nats-server that is supported: its streams know message TTLs and the options that the journal forbids.
@@ -26,6 +31,10 @@ const LONGEST_RETRY: Duration = Duration::from_secs(2);
 /// A peer that leaves two pings unanswered counts as gone.
 const PING_INTERVAL: Duration = Duration::from_secs(5);
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a server may take to greet: a round trip, and less than the 2 s after which one that waits for TLS gives up.
+const GREETS_WITHIN: Duration = Duration::from_millis(1_500);
+/// Asks JetStream about itself; every role that uses it may.
+const JETSTREAM_INFO: &str = "$JS.API.INFO";
 /// How long JetStream may take to answer before the request is sent again.
 const JETSTREAM_TIMEOUT: Duration = Duration::from_secs(2);
 /// How many messages a subscription holds before it drops some. Frames are numbered, so a loss is noticed.
@@ -34,9 +43,9 @@ const SUBSCRIPTION_CAPACITY: usize = 65_536;
 /// Where NATS is.
 #[derive(Debug, Clone)]
 pub struct NatsServer {
-    /// `nats://host:port`, or several with commas.
+    /// `nats://host:port`, `tls://host:port` or `wss://host`, or several with commas.
     pub url: String,
-    /// A PEM file of authorities to trust for `tls://`, beside the system's roots.
+    /// A PEM file of authorities to trust for `tls://` and `wss://`, beside the system's roots.
     pub ca: Option<PathBuf>,
 }
 
@@ -50,13 +59,8 @@ impl NatsServer {
         }
     }
 
-    /// Whether each of its addresses begins with `tls://`.
-    fn is_tls(&self) -> bool {
-        self.url.split(',').all(|one| one.trim().starts_with("tls://"))
-    }
-
     /// Host and port of the first address that leads to another machine without TLS; `None` when every address is on this
-    /// machine or begins with `tls://`. Malformed addresses are skipped.
+    /// machine or begins with `tls://` or `wss://`. Malformed addresses are skipped.
     #[must_use]
     pub fn plaintext_beyond_loopback(&self) -> Option<String> {
         let servers = self
@@ -64,7 +68,7 @@ impl NatsServer {
             .split(',')
             .filter_map(|one| one.trim().parse::<ServerAddr>().ok());
         let mut hosts = servers.filter(|server| !server.host().is_empty());
-        let open = hosts.find(|server| !server.tls_required() && !is_loopback_host(server.host()))?;
+        let open = hosts.find(|server| !is_tls(server) && !is_loopback_host(server.host()))?;
         let host = match open.host() {
             ipv6 if ipv6.contains(':') => format!("[{ipv6}]"),
             host => host.to_owned(),
@@ -138,18 +142,24 @@ impl Connection {
     /// Connects, retrying until it succeeds, and logs every failed attempt.
     ///
     /// # Errors
-    /// When the server is too old, or the URL is malformed.
+    /// When the server is too old, has no JetStream and the role needs it, or the URL is malformed.
     pub async fn open(options: &NatsOptions) -> Result<Self, BusError> {
         let mut pauses = RETRIES.build();
         loop {
             match Self::try_open(options).await {
+                Ok(connection) => {
+                    if options.access.role.uses_jetstream() {
+                        connection.check_jetstream().await?;
+                    }
+                    return Ok(connection);
+                }
                 Err(BusError::Unavailable(reason)) => {
                     let pause = pauses.next().unwrap_or(LONGEST_RETRY);
                     let pause_ms = pause.as_millis();
                     warn!(nats.url = %redacted(&options.access.server.url), %reason, pause_ms, "can't reach NATS, trying again");
                     tokio::time::sleep(pause).await;
                 }
-                done => return done,
+                Err(error) => return Err(error),
             }
         }
     }
@@ -162,7 +172,8 @@ impl Connection {
         let servers = servers(&options.access.server.url)?;
         let (changed, mut generation) = watch::channel(0);
         let name = options.name.clone();
-        let client = authenticated(options)
+        let client = authenticated(options, &servers)
+            .await
             .name(&options.name)
             .custom_inbox_prefix(options.access.role.inbox_prefix())
             .ping_interval(PING_INTERVAL)
@@ -180,7 +191,7 @@ impl Connection {
         check_version(&client.server_info().version)?;
         // Wait for the first connection to be counted, so that later changes of the count mean reconnects.
         let connected = generation.wait_for(|generation| *generation > 0);
-        let connected = tokio::time::timeout(REQUEST_TIMEOUT, connected).await;
+        let connected = timeout(REQUEST_TIMEOUT, connected).await;
         connected
             .map_err(BusError::unavailable)?
             .map_err(BusError::unavailable)?;
@@ -204,6 +215,23 @@ impl Connection {
         let mut js = jetstream::new(self.client.clone());
         js.set_timeout(JETSTREAM_TIMEOUT);
         js
+    }
+
+    /// Refuses a server or an account without JetStream. An outage of it is none of these.
+    async fn check_jetstream(&self) -> Result<(), BusError> {
+        let answer = self.client.request(JETSTREAM_INFO, Bytes::new()).await;
+        let is_off = match answer {
+            Ok(answer) => says_off(&answer.payload),
+            // In a cluster another server may have it, and be about to start.
+            Err(error) => {
+                error.kind() == RequestErrorKind::NoResponders && self.client.server_info().cluster.is_none()
+            }
+        };
+        if is_off {
+            Err(BusError::NoJetStream)
+        } else {
+            Ok(())
+        }
     }
 
     /// What is wrong with the journal, as far as its users on this connection have found out.
@@ -241,7 +269,45 @@ fn refused(error: &ConnectError) -> BusError {
     }
 }
 
-fn authenticated(options: &NatsOptions) -> ConnectOptions {
+/// Whether JetStream's answer to a request is that it is off, for the server or for the account.
+fn says_off(answer: &[u8]) -> bool {
+    #[derive(Deserialize)]
+    struct Answer {
+        error: Option<jetstream::Error>,
+    }
+    let answer = serde_json::from_slice::<Answer>(answer).ok();
+    let code = answer
+        .and_then(|answer| answer.error)
+        .map(|error| error.error_code());
+    matches!(
+        code,
+        Some(ErrorCode::JETSTREAM_NOT_ENABLED | ErrorCode::JETSTREAM_NOT_ENABLED_FOR_ACCOUNT)
+    )
+}
+
+/// Whether the connection is encrypted before anything of ours is sent.
+fn is_tls(server: &ServerAddr) -> bool {
+    matches!(server.scheme(), "tls" | "wss")
+}
+
+/// Whether the first server that can be reached waits for TLS before it greets (`handshake_first`), as proxies do that
+/// choose a server by its name.
+async fn speaks_tls_first(servers: &[ServerAddr]) -> bool {
+    for server in servers.iter().filter(|server| server.scheme() == "tls") {
+        let connected = timeout(
+            REQUEST_TIMEOUT,
+            TcpStream::connect((server.host(), server.port())),
+        )
+        .await;
+        if let Ok(Ok(mut stream)) = connected {
+            let greeting = timeout(GREETS_WITHIN, stream.read_u8()).await;
+            return !matches!(greeting, Ok(Ok(_)));
+        }
+    }
+    false
+}
+
+async fn authenticated(options: &NatsOptions, servers: &[ServerAddr]) -> ConnectOptions {
     let mut connect = ConnectOptions::new();
     if let Some(seed) = options.access.key.as_ref().and_then(NatsKey::seed) {
         connect = connect.nkey(seed);
@@ -250,9 +316,15 @@ fn authenticated(options: &NatsOptions) -> ConnectOptions {
     if let Some(ca) = &server.ca {
         connect = connect.add_root_certificates(ca.clone());
     }
-    if server.is_tls() {
+    if servers.iter().all(is_tls) {
         // Before the handshake, anybody on the way can speak for the server, and name other servers to connect to.
         connect = connect.require_tls(true).ignore_discovered_servers();
+        if speaks_tls_first(servers).await {
+            connect = connect.tls_first();
+        }
+    } else if servers.iter().any(ServerAddr::is_websocket) {
+        // They name each other without the scheme.
+        connect = connect.ignore_discovered_servers();
     }
     connect
 }
@@ -345,6 +417,7 @@ mod tests {
             "nats://localhost",
             "nats://[::1]:4222,nats://[::ffff:127.0.0.1]",
             "tls://hub.example,nats://127.0.0.1",
+            "wss://hub.example,ws://localhost",
             "",
             "http://hub.example",
         ] {
@@ -353,6 +426,7 @@ mod tests {
         for (url, open) in [
             ("nats://nats:4222", "nats:4222"),
             ("hub.example", "hub.example:4222"),
+            ("ws://hub.example", "hub.example:80"),
             ("nats://127.evil.example", "127.evil.example:4222"),
             ("tls://a:1, nats://user:secret@10.0.0.2:2", "10.0.0.2:2"),
             ("nats://127.0.0.1,nats://[2001:db8::1]:3", "[2001:db8::1]:3"),
@@ -363,19 +437,19 @@ mod tests {
 
     #[test]
     fn several_servers_stand_in_one_url() {
-        let servers = servers("nats://a:1, b,tls://c:2").expect("legal");
+        let servers = servers("nats://a:1, b,tls://c:2,wss://d").expect("legal");
         let hosts: Vec<_> = servers
             .iter()
             .map(|server| (server.host(), server.port()))
             .collect();
-        assert_eq!(hosts, [("a", 1), ("b", 4222), ("c", 2)]);
+        assert_eq!(hosts, [("a", 1), ("b", 4222), ("c", 2), ("d", 443)]);
     }
 
     #[tokio::test]
     async fn an_illegal_url_is_an_error_at_once_and_shows_no_password() {
         for url in ["", "http://x", "nats://user:secret@[x", "nats://a:1,:"] {
             let options = NatsAccess::open(url, Role::Admin).named("test");
-            let opened = tokio::time::timeout(Duration::from_secs(5), Connection::open(&options)).await;
+            let opened = timeout(Duration::from_secs(5), Connection::open(&options)).await;
             let error = opened.expect("at once").expect_err(url);
             assert!(matches!(error, BusError::Address { .. }), "{error}");
             assert!(!error.to_string().contains("secret"), "{error}");

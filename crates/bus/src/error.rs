@@ -3,6 +3,12 @@
 use crate::health::JournalTrouble;
 use thiserror::Error;
 
+/// What is wrong with a server that doesn't have JetStream.
+pub const JETSTREAM_OFF: &str = "JetStream is off, so the server can't keep the journal";
+/// What to do about it.
+pub const TURN_JETSTREAM_ON: &str = "add `jetstream { store_dir: \"/var/lib/nats\", sync_interval: always }` to the \
+     server's config and restart it";
+
 /// Why the bus failed. None of these says anything about agents, providers or wakes.
 #[derive(Debug, Clone, Error)]
 pub enum BusError {
@@ -31,6 +37,9 @@ pub enum BusError {
         /// The oldest version that is supported.
         needed: String,
     },
+    /// JetStream is off, for the server or for the account.
+    #[error("{JETSTREAM_OFF}: {TURN_JETSTREAM_ON}")]
+    NoJetStream,
     /// A stream is missing, and isn't created here.
     #[error("the stream {stream} is missing: an API replica creates it when it starts")]
     NoStream {

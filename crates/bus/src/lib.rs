@@ -40,7 +40,7 @@ pub mod wakes;
 pub use clock::NatsClock;
 pub use connection::{Connection, MIN_SERVER, NatsAccess, NatsOptions, NatsServer};
 pub use entry::{Checkpoint, JournalEntry};
-pub use error::{BusError, CommandError};
+pub use error::{BusError, CommandError, JETSTREAM_OFF, TURN_JETSTREAM_ON};
 pub use follow::{Follow, Followed, Follower};
 pub use health::{JournalHealth, JournalTrouble};
 pub use journal::{CommitMeta, Executed, Expected, Journal, JournalContext};

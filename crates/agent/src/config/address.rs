@@ -124,8 +124,8 @@ impl NatsUrl {
     /// Reads one or several NATS URLs from the config or the command line.
     ///
     /// # Errors
-    /// The reason, without the URL: the scheme isn't `nats` or `tls`, it has credentials or a path, or is plaintext to another
-    /// machine without `allow_plaintext`.
+    /// The reason, without the URL: the scheme isn't NATS's, it has credentials, a query or (unless it is a WebSocket) a path,
+    /// or is plaintext to another machine without `allow_plaintext`.
     pub fn parse(raw: &str, allow_plaintext: bool) -> Result<Self, &'static str> {
         let urls: Result<Vec<_>, _> = raw
             .split(',')
@@ -142,16 +142,18 @@ impl NatsUrl {
 
 fn nats_url(raw: &str, allow_plaintext: bool) -> Result<String, &'static str> {
     let url = Url::parse(raw).map_err(|_| "is not a URL; write tls://host:4222 or nats://127.0.0.1:4222")?;
-    if !matches!(url.scheme(), "nats" | "tls") {
-        return Err("must begin with tls:// or nats://");
+    if !matches!(url.scheme(), "nats" | "tls" | "ws" | "wss") {
+        return Err("must begin with tls://, wss:// (WebSocket), nats:// or ws://");
     }
     refuse_extras(&url)?;
-    if url.query().is_some() || !matches!(url.path(), "" | "/") {
+    // A proxy may choose a WebSocket by its path.
+    let may_have_path = matches!(url.scheme(), "ws" | "wss");
+    if url.query().is_some() || !may_have_path && !matches!(url.path(), "" | "/") {
         return Err("has no path or query");
     }
     if !allow_plaintext && NatsServer::at(raw).plaintext_beyond_loopback().is_some() {
         return Err(
-            "would send everything in plaintext to another machine; use tls://, \
+            "would send everything in plaintext to another machine; use tls:// or wss://, \
                     or set allow_plaintext = true in [agent]",
         );
     }
@@ -253,6 +255,9 @@ mod tests {
             "nats://localhost",
             "nats://[::1]:4222",
             "tls://hub.example:4222",
+            "wss://hub.example",
+            "wss://hub.example:8443/nats",
+            "ws://localhost:8080",
         ] {
             assert!(NatsUrl::parse(raw, false).is_ok(), "{raw}");
         }
@@ -260,6 +265,7 @@ mod tests {
             "nats://hub.example:4222",
             "nats://10.0.0.1",
             "nats://127.evil.example",
+            "ws://hub.example",
         ] {
             assert!(NatsUrl::parse(raw, false).is_err(), "{raw}");
             assert!(NatsUrl::parse(raw, true).is_ok(), "{raw}");
@@ -268,6 +274,8 @@ mod tests {
             "http://127.0.0.1",
             "nats://u:p@127.0.0.1",
             "nats://127.0.0.1/x",
+            "wss://127.0.0.1/x?y",
+            "wss://u:p@127.0.0.1",
             "127.0.0.1:4222",
             "nats://",
         ] {

@@ -30,7 +30,7 @@ pub struct AgentConfig {
     pub allow_plaintext: bool,
     /// The file with this agent's key for the hub; absent if the hub needs none.
     pub credentials: Option<PathBuf>,
-    /// A PEM file of authorities to trust for `tls://`, in addition to the system's.
+    /// A PEM file of authorities to trust for `tls://` and `wss://`, in addition to the system's.
     pub ca: Option<PathBuf>,
     /// The interval between heartbeats; after three missing ones the agent counts as lost.
     pub heartbeat: Duration,

@@ -64,6 +64,15 @@ impl Role {
         }
     }
 
+    /// Whether this role can do nothing without JetStream.
+    #[must_use]
+    pub const fn uses_jetstream(&self) -> bool {
+        match self {
+            Self::Api | Self::Projector | Self::Admin => true,
+            Self::Subscriber | Self::System | Self::Agent(_) => false,
+        }
+    }
+
     /// What this role may publish and subscribe to.
     #[must_use]
     pub fn permissions(&self) -> Permissions {

@@ -8,7 +8,7 @@ use crate::{
 };
 use reveille_agent::config::{Config, NatsUrl};
 use reveille_bus::{
-    BusError, Connection, JOURNAL_STREAM, StreamHealth,
+    BusError, Connection, JETSTREAM_OFF, JOURNAL_STREAM, StreamHealth, TURN_JETSTREAM_ON,
     access::{HubKeys, Role},
     inspect_streams,
 };
@@ -129,12 +129,7 @@ fn usable(connection: Connection, shown: &str, findings: &mut Findings) -> Optio
         format!("nats-server {} at {shown}{clustered}", server.version),
     );
     if !server.jetstream {
-        findings.problem(
-            "JetStream",
-            "JetStream is off, so the server can't keep the journal",
-            "add `jetstream { store_dir: \"/var/lib/nats\", sync_interval: always }` to the server's config and \
-             restart it",
-        );
+        findings.problem("JetStream", JETSTREAM_OFF, TURN_JETSTREAM_ON);
         return None;
     }
     Some(connection)
