@@ -7,7 +7,10 @@ use crate::{
     wakes::MAX_WAITING,
 };
 use reveille_bus::{Beginning, JournalHealth, NatsAccess, access::NatsKey};
-use reveille_domain::{AgentKey, AgentName};
+use reveille_domain::{AgentKey, AgentName, ModelName};
+
+/// The largest body of an inference request by default, in bytes.
+pub const DEFAULT_BODY_BYTES: usize = 32 * 1024 * 1024;
 
 /// How this replica answers for the keys of agents, where the hub's NATS servers ask for keys.
 #[derive(Debug, Clone)]
@@ -45,6 +48,10 @@ pub struct Config {
     pub replica: String,
     /// How many requests may wait for one provider.
     pub max_waiting: usize,
+    /// The largest body of an inference request, in bytes.
+    pub max_body: usize,
+    /// The model of a request that names none.
+    pub default_model: Option<ModelName>,
     /// The certificate that the API is served with; without it, in plaintext.
     pub tls: Option<Tls>,
     pub server: ServerLimits,
@@ -73,6 +80,8 @@ impl Config {
             agent_auth: None,
             replica: replica.to_owned(),
             max_waiting: MAX_WAITING,
+            max_body: DEFAULT_BODY_BYTES,
+            default_model: None,
             tls: None,
             server: ServerLimits::default(),
             auth: AuthMode::Open,

@@ -219,8 +219,12 @@ impl Service {
             readiness: self.readiness(relay, agent_auth),
             authenticator,
             agent_hub: config.agent_hub.clone(),
+            default_model: config.default_model.clone(),
         };
-        Ok(AppState::new(services, HttpLimits::default()))
+        Ok(AppState::new(
+            services,
+            HttpLimits::with_bodies_of(config.max_body),
+        ))
     }
 
     /// Folds the journal; a failure, after which nothing works, goes to `broken`.

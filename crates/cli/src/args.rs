@@ -6,11 +6,17 @@ use crate::{data_dir, failure::Failure};
 use clap::{Args, ValueEnum, builder::FalseyValueParser};
 use reveille_agent::config::{Config, parse_duration};
 use reveille_api::origin::{Host, Origin};
-use std::{net::SocketAddr, path::PathBuf, time::Duration};
+use reveille_bus::relay::MAX_BODY_BYTES;
+use reveille_domain::ModelName;
+use std::{net::SocketAddr, ops::RangeInclusive, path::PathBuf, time::Duration};
 use url::Url;
 
 /// Where the API listens by default: reachable from this machine only.
 const DEFAULT_LISTEN: &str = "127.0.0.1:8420";
+/// The largest body of an inference request by default.
+const DEFAULT_BODY: &str = "32MiB";
+/// What `--max-body` may be, in bytes.
+const BODY_BYTES: RangeInclusive<u64> = 1024..=MAX_BODY_BYTES;
 /// Where clients look for the API by default.
 pub const DEFAULT_API: &str = "http://127.0.0.1:8420";
 
@@ -20,7 +26,7 @@ pub struct HubArgs {
     /// Folder of the hub's NATS keys, from `reveille hub init`; a process reads only its own.
     #[arg(long, env = "REVEILLE_NATS_KEYS", value_name = "DIR")]
     pub nats_keys: Option<PathBuf>,
-    /// PEM file of certificate authorities to trust for tls://, in addition to the system's.
+    /// PEM file of certificate authorities to trust for tls:// and wss://, in addition to the system's.
     #[arg(long, env = "REVEILLE_NATS_CA", value_name = "FILE")]
     pub nats_ca: Option<PathBuf>,
     /// Serve and reach other machines without TLS: only on a network you trust, or behind a TLS proxy.
@@ -92,6 +98,8 @@ pub struct ServeArgs {
     pub auth: AuthArgs,
     #[command(flatten)]
     pub origin: OriginArgs,
+    #[command(flatten)]
+    pub requests: RequestArgs,
     /// NATS URL for agents that join [default: the one this process uses].
     #[arg(long, env = "REVEILLE_AGENTS_NATS_URL", value_name = "URL")]
     pub agents_nats: Option<String>,
@@ -146,6 +154,17 @@ pub struct OriginArgs {
     pub cors_origins: Vec<Origin>,
 }
 
+/// What inference requests may bring, and what they get if they leave it out.
+#[derive(Debug, Args)]
+pub struct RequestArgs {
+    /// The largest body of an inference request, up to 256MiB; a larger one gets status 413.
+    #[arg(long, env = "REVEILLE_MAX_BODY", value_name = "SIZE", default_value = DEFAULT_BODY, value_parser = body_bytes)]
+    pub max_body: usize,
+    /// The model of requests that name none.
+    #[arg(long, env = "REVEILLE_DEFAULT_MODEL", value_name = "MODEL")]
+    pub default_model: Option<ModelName>,
+}
+
 /// How to reach the API.
 #[derive(Debug, Args)]
 pub struct ApiAddress {
@@ -195,6 +214,33 @@ pub struct Listing {
     pub output: Format,
 }
 
+/// The size of a body, such as `64MiB`.
+fn body_bytes(raw: &str) -> Result<usize, String> {
+    let digits = raw.trim_end_matches(|c: char| !c.is_ascii_digit());
+    let unit = match raw[digits.len()..].trim().to_ascii_lowercase().as_str() {
+        "" | "b" => 1,
+        "kib" => 1024,
+        "mib" => 1024 * 1024,
+        "gib" => 1024 * 1024 * 1024,
+        _ => {
+            return Err("a size is a number of bytes, or one with KiB, MiB or GiB, such as 64MiB".to_owned());
+        }
+    };
+    let number = digits
+        .parse::<u64>()
+        .map_err(|_| "a size begins with a number".to_owned())?;
+    let bytes = number
+        .checked_mul(unit)
+        .filter(|bytes| BODY_BYTES.contains(bytes));
+    let bytes = bytes.and_then(|bytes| usize::try_from(bytes).ok());
+    bytes.ok_or_else(|| {
+        format!(
+            "must be at least 1KiB and at most {}MiB",
+            BODY_BYTES.end() / 1024 / 1024
+        )
+    })
+}
+
 /// A duration of a second or more, such as `30d`, `12h` or `90s`.
 pub fn duration(raw: &str) -> Result<Duration, String> {
     let duration = parse_duration(raw)?;
@@ -202,4 +248,39 @@ pub fn duration(raw: &str) -> Result<Duration, String> {
         return Err("must be at least 1s".to_owned());
     }
     Ok(duration)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_are_read_and_bounded() {
+        const MIB: usize = 1024 * 1024;
+        assert_eq!(body_bytes(DEFAULT_BODY), Ok(reveille_api::DEFAULT_BODY_BYTES));
+        for (raw, bytes) in [
+            ("64MiB", 64 * MIB),
+            ("64 mib", 64 * MIB),
+            ("1KiB", 1024),
+            ("2048", 2048),
+            ("2048B", 2048),
+            ("256MiB", 256 * MIB),
+        ] {
+            assert_eq!(body_bytes(raw), Ok(bytes), "{raw}");
+        }
+        for wrong in [
+            "",
+            "MiB",
+            "64MB",
+            "-1",
+            "1.5MiB",
+            "1023",
+            "257MiB",
+            "1GiB",
+            "99999999999999GiB",
+            "64 Mi B",
+        ] {
+            assert!(body_bytes(wrong).is_err(), "{wrong}");
+        }
+    }
 }

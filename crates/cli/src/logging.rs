@@ -1,9 +1,9 @@
 //! The services' log: on standard error, as text for people or as JSON for machines.
 
-use crate::failure::Failure;
+use crate::{failure::Failure, terminal};
 use std::{
     fmt::Display,
-    io::{IsTerminal, Write},
+    io::{self, IsTerminal, Write},
 };
 use tracing::{Level, Metadata};
 use tracing_subscriber::{
@@ -25,16 +25,20 @@ pub fn start() -> Result<(), Failure> {
     let filter = read(FILTER).unwrap_or_else(|| DEFAULT_FILTER.to_owned());
     let filter = EnvFilter::try_new(&filter)
         .map_err(|error| Failure::Config(format!("{FILTER} is not a log filter: {error}")))?;
+    let colours = io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
     // A failed write is reported on standard error too, which panics there once its reader is gone.
-    let lines = fmt::layer()
-        .with_writer(std::io::stderr)
-        .log_internal_errors(false);
+    let lines = fmt::layer().log_internal_errors(false);
     let lines = match read(FORMAT).as_deref() {
-        None | Some("text") => {
-            let colours = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
-            lines.with_ansi(colours).with_target(false).boxed()
-        }
-        Some("json") => lines.json().flatten_event(true).boxed(),
+        None | Some("text") => lines
+            .with_writer(move || Escaping { colours })
+            .with_ansi(colours)
+            .with_target(false)
+            .boxed(),
+        Some("json") => lines
+            .with_writer(|| Escaping { colours: false })
+            .json()
+            .flatten_event(true)
+            .boxed(),
         Some(other) => {
             return Err(Failure::Config(format!(
                 "{FORMAT} is `{other}`, but must be text or json"
@@ -51,7 +55,31 @@ pub fn start() -> Result<(), Failure> {
 
 /// Prints a line for whoever watches the terminal. A service goes on when the reader of its output is gone.
 pub fn notice(line: impl Display) {
-    let _ = writeln!(std::io::stderr(), "{line}");
+    let line = format!("{line}\n");
+    let _ = io::stderr().write_all(terminal::lines(&line).as_bytes());
+}
+
+/// Standard error, for lines with names in them.
+struct Escaping {
+    /// Whether the lines have colours. Then the formatter escapes what would change them.
+    colours: bool,
+}
+
+impl Write for Escaping {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        // The formatter writes whole lines.
+        let text = String::from_utf8_lossy(bytes);
+        let text = match self.colours {
+            true => terminal::coloured(&text),
+            false => terminal::lines(&text),
+        };
+        io::stderr().write_all(text.as_bytes())?;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        io::stderr().flush()
+    }
 }
 
 /// Whether a line may be logged at all.

@@ -28,6 +28,7 @@ mod rows_rebuild;
 mod sd_notify;
 mod services;
 mod signals;
+mod terminal;
 mod tls;
 mod up;
 mod whole_file;
@@ -55,7 +56,7 @@ fn main() -> ExitCode {
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
-            eprintln!("error: {failure}");
+            logging::notice(format_args!("error: {failure}"));
             failure.exit_code()
         }
     }

@@ -12,6 +12,12 @@ pub enum ProtocolError {
     /// No HTTP/1.1 request.
     #[error("this is not an HTTP/1.1 request")]
     NotHttp,
+    /// HTTP/1.1 without a `Host` (RFC 9112, section 3.2).
+    #[error("an HTTP/1.1 request needs a Host header")]
+    NoHost,
+    /// More than one `Host`: a proxy in front and we could take different ones for the host.
+    #[error("the request has more than one Host header")]
+    ManyHosts,
     /// The body's end is ambiguous. What follows that end would be another request to us and part of the body to a proxy
     /// in front, or the reverse (RFC 9112, section 11.2).
     #[error(

@@ -33,6 +33,7 @@ impl Head {
                     return Err(ProtocolError::NotHttp);
                 }
                 let (bytes, body) = (whole, body(&request)?);
+                check_host(&request)?;
                 Ok(Some(Self { bytes, body }))
             }
             Ok(httparse::Status::Partial) if bytes.len() < limit => Ok(None),
@@ -55,6 +56,16 @@ fn too_large(bytes: &[u8], limit: usize) -> ProtocolError {
     match line {
         Some(_) => ProtocolError::LargeHead { limit },
         None => ProtocolError::LongLine { limit },
+    }
+}
+
+/// HTTP/1.0 knows no `Host`, so it may go without.
+fn check_host(request: &httparse::Request<'_, '_>) -> Result<(), ProtocolError> {
+    let is_host = |field: &&httparse::Header<'_>| field.name.eq_ignore_ascii_case("host");
+    match request.headers.iter().filter(is_host).count() {
+        0 if request.version == Some(1) => Err(ProtocolError::NoHost),
+        0 | 1 => Ok(()),
+        _ => Err(ProtocolError::ManyHosts),
     }
 }
 
@@ -104,7 +115,7 @@ mod tests {
     }
 
     fn post(fields: &str) -> Result<Option<Head>, ProtocolError> {
-        look(&format!("POST / HTTP/1.1\r\n{fields}\r\n"))
+        look(&format!("POST / HTTP/1.1\r\nhost: a\r\n{fields}\r\n"))
     }
 
     #[test]
@@ -141,6 +152,36 @@ mod tests {
             look("POST / HTTP/1.0\r\ntransfer-encoding: chunked\r\n\r\n"),
             Err(ProtocolError::UnclearLength)
         );
+    }
+
+    #[test]
+    fn a_request_names_one_host_and_only_http_1_0_may_name_none() {
+        for legal in [
+            "GET / HTTP/1.1\r\nHOST: a\r\n\r\n",
+            "GET / HTTP/1.1\r\nhost:\r\n\r\n",
+            "GET http://a/ HTTP/1.1\r\nhost: a\r\n\r\n",
+            "GET / HTTP/1.0\r\nhost: a\r\n\r\n",
+            "GET / HTTP/1.0\r\n\r\n",
+        ] {
+            assert!(look(legal).is_ok(), "{legal:?}");
+        }
+        for (refused, error) in [
+            ("GET / HTTP/1.1\r\n\r\n", ProtocolError::NoHost),
+            (
+                "GET http://a/ HTTP/1.1\r\nx-host: a\r\n\r\n",
+                ProtocolError::NoHost,
+            ),
+            (
+                "GET / HTTP/1.1\r\nhost: a\r\nHost: a\r\n\r\n",
+                ProtocolError::ManyHosts,
+            ),
+            (
+                "GET / HTTP/1.0\r\nhost: a\r\nhost: b\r\n\r\n",
+                ProtocolError::ManyHosts,
+            ),
+        ] {
+            assert_eq!(look(refused), Err(error), "{refused:?}");
+        }
     }
 
     #[test]

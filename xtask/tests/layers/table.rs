@@ -179,7 +179,14 @@ const CLI: Layers = Layers {
         &["args"],
         &["data_dir", "signals"],
         &["logging"],
-        &["failure", "listen", "replica", "sd_notify", "whole_file"],
+        &[
+            "failure",
+            "listen",
+            "replica",
+            "sd_notify",
+            "terminal",
+            "whole_file",
+        ],
     ],
 };
 

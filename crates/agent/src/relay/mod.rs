@@ -24,8 +24,8 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri, response::Parts};
 use outcome::{Broken, Connecting};
 use parking_lot::RwLock;
 use reveille_bus::relay::{
-    FaultCode, Incoming, REQUEST_HEADERS, RESPONSE_HEADERS, RelayFault, RequestBody, RequestHead,
-    ResponseHead,
+    FaultCode, Incoming, MAX_BODY_BYTES, REQUEST_HEADERS, RESPONSE_HEADERS, RelayFault, RequestBody,
+    RequestHead, ResponseHead,
 };
 use reveille_domain::{AgentName, Availability, ModelName, ProviderName};
 use std::{collections::HashMap, sync::Arc, time::Duration};
@@ -42,9 +42,8 @@ const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 
 /// The longest value of an answer's header. All that pass fit into a frame.
 const MAX_HEADER_BYTES: usize = 2048;
-/// The largest request body; the API's limit is lower.
-const MAX_BODY_BYTES: u64 = 64 * 1024 * 1024;
-/// The memory for all request bodies together, in KiB. Requests beyond that wait, and then get `overloaded`.
+/// The memory for all request bodies together, in KiB: at least two of the largest. Requests beyond that wait, and then get
+/// `overloaded`.
 const MAX_HELD_KIB: u32 = 512 * 1024;
 /// How long a request that found no backend waits for its owner's report, beyond the time of a probe.
 const SETTLE_MARGIN: Duration = Duration::from_secs(8);

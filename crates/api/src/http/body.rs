@@ -10,10 +10,10 @@ use axum::{
     extract::Request,
     http::{HeaderMap, header},
 };
-use bytes::{Bytes, BytesMut};
+use bytes::{Buf, Bytes, BytesMut};
 use futures::StreamExt;
 use serde::de::DeserializeOwned;
-use std::time::Duration;
+use std::{fmt, time::Duration};
 use tokio::time::{Instant, timeout, timeout_at};
 
 /// How much memory is set aside at once for a body of known length, in bytes: a client that announces much and sends
@@ -29,8 +29,36 @@ pub(super) const MIN_BYTES_PER_SECOND: u64 = 8 * 1024;
 const LINGER: Duration = Duration::from_secs(1);
 const MAX_LINGER_BYTES: usize = 64 * 1024 * 1024;
 
-/// The largest body of a request about keys or agents, in bytes: enough for all scopes with the longest names.
-const MAX_SMALL_BYTES: usize = 64 * 1024;
+/// The largest body of a request about keys or agents: enough for all scopes with the longest names.
+const SMALL: BodyLimit = BodyLimit {
+    bytes: 64 * 1024,
+    flag: None,
+};
+
+/// Editors and shells of Windows put it before a text; JSON has none (RFC 8259, section 8.1).
+const BYTE_ORDER_MARK: &[u8] = "\u{feff}".as_bytes();
+
+/// How large a body may be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct BodyLimit {
+    pub bytes: usize,
+    /// The flag that sets it.
+    pub flag: Option<&'static str>,
+}
+
+impl fmt::Display for BodyLimit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        const MIB: usize = 1024 * 1024;
+        match self.bytes {
+            bytes if bytes.is_multiple_of(MIB) => write!(f, "{} MiB", bytes / MIB)?,
+            bytes => write!(f, "{bytes} bytes")?,
+        }
+        match self.flag {
+            Some(flag) => write!(f, ", this API's limit ({flag})"),
+            None => Ok(()),
+        }
+    }
+}
 
 /// A request's body, and its share of the memory for bodies.
 #[derive(Debug)]
@@ -43,17 +71,13 @@ pub(super) struct HeldBody {
 /// Refuses anything but plain JSON that says so. A page may send a body without a content type to any address, without the
 /// browser's preflight.
 pub(super) fn check_media_type(headers: &HeaderMap, body: &Body) -> Result<(), ApiError> {
-    let refuse = |what: &str, value: &[u8]| {
-        let what = format!("{what} is {:?}", quoted(value));
-        Err(ApiError::UnsupportedMedia { what })
-    };
     if let Some(encoding) = headers.get(header::CONTENT_ENCODING)
         && !encoding.as_bytes().eq_ignore_ascii_case(b"identity")
     {
-        return refuse("content-encoding", encoding.as_bytes());
+        return Err(ApiError::ContentEncoding(quoted(encoding.as_bytes())));
     }
     match headers.get(header::CONTENT_TYPE) {
-        Some(value) if !is_json(value.as_bytes()) => refuse("content-type", value.as_bytes()),
+        Some(value) if !is_json(value.as_bytes()) => Err(ApiError::MediaType(quoted(value.as_bytes()))),
         None if !body.is_end_stream() => Err(ApiError::NoMediaType),
         Some(_) | None => Ok(()),
     }
@@ -77,7 +101,7 @@ pub(super) async fn read_small<T: DeserializeOwned>(
     let (parts, body) = request.into_parts();
     check_media_type(&parts.headers, &body)?;
     let (idle, bodies) = (state.limits.timings.body_idle, &state.bodies);
-    let body = read(&parts.headers, body, MAX_SMALL_BYTES, idle, bodies).await?;
+    let body = read(&parts.headers, body, SMALL, idle, bodies).await?;
     let json: &[u8] = match &*body.bytes {
         [] => b"{}",
         bytes => bytes,
@@ -86,23 +110,29 @@ pub(super) async fn read_small<T: DeserializeOwned>(
         .map_err(|error| ApiError::invalid("invalid_body", None, format!("the body is invalid: {error}")))
 }
 
-/// Reads the whole body. `idle` is how long nothing may come, and how much longer the whole may take than
+/// Reads the whole body, without a byte order mark and the space behind it. `idle` is how long nothing may come, and how much longer the whole may take than
 /// [`MIN_BYTES_PER_SECOND`] allows.
 pub(super) async fn read(
     headers: &HeaderMap,
     body: Body,
-    limit: usize,
+    limit: BodyLimit,
     idle: Duration,
     budget: &BodyBudget,
 ) -> Result<HeldBody, ApiError> {
     let mut chunks = body.into_data_stream();
     let expects_continue = headers.contains_key(header::EXPECT);
     let announced = announced_bytes(headers);
-    if expects_continue && announced.is_some_and(|bytes| bytes > limit as u64) {
-        return Err(ApiError::TooLarge { limit });
+    if expects_continue && announced.is_some_and(|bytes| bytes > limit.bytes as u64) {
+        return Err(ApiError::TooLarge(limit));
     }
-    let read = read_chunks(&mut chunks, announced, limit, idle, budget).await;
-    if let Err(ApiError::TooLarge { .. } | ApiError::MemoryFull { .. }) = &read {
+    let mut read = read_chunks(&mut chunks, announced, limit, idle, budget).await;
+    if let Ok(body) = &mut read
+        && let Some(rest) = body.bytes.strip_prefix(BYTE_ORDER_MARK)
+    {
+        let rest = rest.trim_ascii_start().len();
+        body.bytes.advance(body.bytes.len() - rest);
+    }
+    if let Err(ApiError::TooLarge(_) | ApiError::MemoryFull { .. }) = &read {
         linger(&mut chunks).await;
     }
     read
@@ -124,12 +154,12 @@ async fn linger(chunks: &mut BodyDataStream) {
 async fn read_chunks(
     chunks: &mut BodyDataStream,
     announced: Option<u64>,
-    limit: usize,
+    limit: BodyLimit,
     idle: Duration,
     budget: &BodyBudget,
 ) -> Result<HeldBody, ApiError> {
-    if announced.is_some_and(|bytes| bytes > limit as u64) {
-        return Err(ApiError::TooLarge { limit });
+    if announced.is_some_and(|bytes| bytes > limit.bytes as u64) {
+        return Err(ApiError::TooLarge(limit));
     }
     let mut held = budget.hold();
     let mut latest = Instant::now() + idle;
@@ -143,8 +173,8 @@ async fn read_chunks(
         Ok(Some(Err(_))) => Err(ApiError::invalid("incomplete_body", None, "the body broke off")),
     };
     let mut take = |length: usize, chunk: &Bytes| {
-        if length + chunk.len() > limit {
-            return Err(ApiError::TooLarge { limit });
+        if length + chunk.len() > limit.bytes {
+            return Err(ApiError::TooLarge(limit));
         }
         held.add(chunk.len())
             .map_err(|limit| ApiError::MemoryFull { limit })
@@ -189,7 +219,10 @@ mod tests {
     use std::convert::Infallible;
 
     const IDLE: Duration = Duration::from_secs(30);
-    const LIMIT: usize = 32 * 1024 * 1024;
+    const LIMIT: BodyLimit = BodyLimit {
+        bytes: 32 * 1024 * 1024,
+        flag: None,
+    };
 
     /// Reads a body that comes in so many pieces of so many bytes, a second apart; what came of it, and after how long.
     async fn dripped(pieces: usize, bytes: usize) -> (Result<usize, ApiError>, Duration) {
@@ -197,7 +230,7 @@ mod tests {
             tokio::time::sleep(Duration::from_secs(1)).await;
             Ok::<_, Infallible>(Bytes::from(vec![b' '; bytes]))
         });
-        let (begun, budget) = (Instant::now(), BodyBudget::new(LIMIT));
+        let (begun, budget) = (Instant::now(), BodyBudget::new(LIMIT.bytes));
         let body = Body::from_stream(pieces);
         let read = read(&HeaderMap::new(), body, LIMIT, IDLE, &budget).await;
         (read.map(|body| body.bytes.len()), begun.elapsed())

@@ -1,6 +1,9 @@
 //! Every error that an HTTP client can see. How a client sees them is in [`super::error_response`].
 
-use super::{body::MIN_BYTES_PER_SECOND, error_response::ErrorResponse};
+use super::{
+    body::{BodyLimit, MIN_BYTES_PER_SECOND},
+    error_response::ErrorResponse,
+};
 use crate::{
     inference::InferenceError,
     keys::Denied,
@@ -34,14 +37,25 @@ pub(crate) enum ApiError {
     /// It names another host, or comes from a page of another origin.
     #[error(transparent)]
     Origin(#[from] OriginError),
-    #[error("there is no such path")]
-    UnknownPath,
+    #[error(
+        "there is no path {path:?}: the base URL for OpenAI's clients is {base}/v1, with chat/completions, completions, \
+         embeddings and models below it"
+    )]
+    UnknownPath {
+        path: String,
+        /// Where the client reaches the API, `http://host:port`; empty for one that names no host.
+        base: String,
+    },
     #[error("this path doesn't support that method")]
     MethodNotAllowed,
-    #[error("the body is larger than {limit} bytes")]
-    TooLarge { limit: usize },
-    #[error("the body must be JSON without a content encoding: {what}")]
-    UnsupportedMedia { what: String },
+    #[error("the body is larger than {}", .0)]
+    TooLarge(BodyLimit),
+    #[error(
+        "the content-type {0:?} is not supported: send JSON with the header `content-type: application/json`"
+    )]
+    MediaType(String),
+    #[error("the content-encoding {0:?} is not supported: send the body as it is, without that header")]
+    ContentEncoding(String),
     #[error("the body needs the header `content-type: application/json`")]
     NoMediaType,
     #[error(

@@ -16,6 +16,7 @@ mod metrics;
 mod models;
 mod origin;
 mod paging;
+mod path;
 mod queries;
 mod request_id;
 mod router;

@@ -100,8 +100,16 @@ pub(super) async fn one(
 ) -> Result<Json<Model>, ApiError> {
     let model = ModelName::parse(&id)
         .map_err(|error| ApiError::invalid("invalid_model", "model", error.to_string()))?;
-    let pool = pool_for(&state.registry, &caller, &model)?;
-    Ok(Json(Model::new(id, &pool)))
+    let pool = pool_for(&state.registry, &caller, &model);
+    // Some clients end every path with a slash, and some models' names end with one too.
+    if pool.is_err()
+        && let Some(short) = id.strip_suffix('/')
+        && let Ok(model) = ModelName::parse(short)
+        && let Ok(pool) = pool_for(&state.registry, &caller, &model)
+    {
+        return Ok(Json(Model::new(short.to_owned(), &pool)));
+    }
+    Ok(Json(Model::new(id, &pool?)))
 }
 
 impl Model {

@@ -3,21 +3,39 @@
 use super::{
     ApiError, AppState, agents,
     auth::{self, Check},
-    health, inference, keys, metrics, models, origin,
+    health, inference, keys, metrics, models, origin, path,
     queries::{events, llms, providers, status, wakes},
     request_id,
 };
-use crate::{inference::Endpoint, keys::Caller, origin::OriginPolicy};
+use crate::{
+    inference::Endpoint,
+    keys::Caller,
+    origin::{OriginPolicy, quoted},
+};
 use axum::{
-    Router, middleware,
+    Router,
+    extract::Request,
+    http::{header, uri::Authority},
+    middleware,
     response::{IntoResponse, Response},
     routing::{MethodRouter, delete, get, post},
 };
 use reveille_domain::Scope;
 use reveille_http1_guard::ProtocolError;
 use std::sync::Arc;
+use tower_service::Service as _;
 
+/// All paths. A request is routed by [`path::plain`], so every layer sees the path that is answered.
 pub(crate) fn router(state: AppState, policy: OriginPolicy) -> Router {
+    let routes = routes(state, policy);
+    Router::new().fallback(move |request: Request| {
+        let mut routes = routes.clone();
+        async move { routes.call(path::plain(request)).await }
+    })
+}
+
+fn routes(state: AppState, policy: OriginPolicy) -> Router {
+    let scheme = policy.scheme();
     let cors = origin::cors(&policy);
     let policy = Arc::new(policy);
     let check_host = middleware::from_fn_with_state(policy.clone(), origin::check_host);
@@ -50,7 +68,7 @@ pub(crate) fn router(state: AppState, policy: OriginPolicy) -> Router {
         .route("/reveille/v1/enroll", post(agents::enroll))
         .route("/livez", get(health::livez))
         .route("/readyz", get(health::readyz))
-        .fallback(async || ApiError::UnknownPath)
+        .fallback(move |request: Request| async move { unknown_path(&request, scheme) })
         .method_not_allowed_fallback(async || ApiError::MethodNotAllowed)
         .layer(check_origin);
     // Outside of all that refuses a page, so that an allowed one can read why; but a foreign host gets no preflight answered.
@@ -63,6 +81,24 @@ pub(crate) fn router(state: AppState, policy: OriginPolicy) -> Router {
         .layer(middleware::from_fn_with_state(state.clone(), metrics::count))
         .layer(middleware::from_fn(request_id::name_requests))
         .with_state(state)
+}
+
+/// Names the base URL that a client should have, as this client reaches the API.
+fn unknown_path(request: &Request, scheme: &str) -> ApiError {
+    let host = request.headers().get(header::HOST);
+    let host = host.and_then(|host| host.to_str().ok());
+    let authority = request.uri().authority().map(Authority::as_str).or(host);
+    // A proxy in front may speak TLS for us.
+    let forwarded = request.headers().get("x-forwarded-proto");
+    let scheme = if forwarded.is_some_and(|forwarded| forwarded == "https") {
+        "https"
+    } else {
+        scheme
+    };
+    ApiError::UnknownPath {
+        path: quoted(request.uri().path().as_bytes()),
+        base: authority.map_or_else(String::new, |authority| format!("{scheme}://{authority}")),
+    }
 }
 
 fn infer(endpoint: Endpoint) -> MethodRouter<AppState> {

@@ -11,7 +11,7 @@ use crate::{
     registry::Registry,
     wakes::Waker,
 };
-use reveille_domain::rows::Rows;
+use reveille_domain::{ModelName, rows::Rows};
 use std::{ops::Deref, sync::Arc};
 
 /// What HTTP requests may take.
@@ -24,11 +24,17 @@ pub(crate) struct HttpLimits {
     pub timings: Timings,
 }
 
-impl Default for HttpLimits {
-    fn default() -> Self {
+/// The memory for held request bodies, in bytes, unless it takes more for [`HELD_BODIES`] of the largest.
+const HELD_BODY_BYTES: usize = 512 * 1024 * 1024;
+/// How many bodies of the largest size there is memory for at least.
+const HELD_BODIES: usize = 4;
+
+impl HttpLimits {
+    /// The usual limits, with request bodies of up to `body_bytes`.
+    pub fn with_bodies_of(body_bytes: usize) -> Self {
         Self {
-            body_bytes: 32 * 1024 * 1024,
-            held_body_bytes: 512 * 1024 * 1024,
+            body_bytes,
+            held_body_bytes: HELD_BODY_BYTES.max(body_bytes.saturating_mul(HELD_BODIES)),
             timings: Timings::default(),
         }
     }
@@ -46,6 +52,8 @@ pub(crate) struct AppServices {
     pub readiness: Box<dyn Fn() -> Readiness + Send + Sync>,
     pub authenticator: Authenticator,
     pub agent_hub: AgentHub,
+    /// The model of a request that names none.
+    pub default_model: Option<ModelName>,
 }
 
 /// What the handlers share. Cheap to clone.

@@ -13,6 +13,9 @@ pub(crate) enum InferenceError {
     NotReady,
     #[error("the model `{model}` does not exist{}", suggestion(nearest))]
     UnknownModel { model: ModelName, nearest: Vec<String> },
+    /// The request names no model, and there is none for such requests.
+    #[error("`model` is missing or empty{}", listed(some))]
+    NoModel { code: &'static str, some: Vec<String> },
     #[error("{provider} is asleep, and the request asks not to wake it")]
     Asleep { provider: ProviderId },
     /// The backend is still finishing earlier requests. `waited`: for how long, by a request that may wait.
@@ -66,6 +69,14 @@ fn suggestion(nearest: &[String]) -> String {
     }
 }
 
+fn listed(some: &[String]) -> String {
+    if some.is_empty() {
+        ", and no model is available".to_owned()
+    } else {
+        format!(": name one of GET /v1/models, such as {}", some.join(", "))
+    }
+}
+
 fn advice(waited: Option<Duration>) -> String {
     match waited {
         None => ", and the request asks not to wait for it: retry, and it will be woken".to_owned(),
@@ -109,9 +120,11 @@ impl InferenceError {
             | Self::Waking { .. }
             | Self::WaitTooShort { .. } => true,
             Self::Wake(error) => matches!(**error, WakeError::CallerTimedOut { .. }),
-            Self::NotReady | Self::UnknownModel { .. } | Self::Relay { .. } | Self::BadResponse { .. } => {
-                false
-            }
+            Self::NotReady
+            | Self::UnknownModel { .. }
+            | Self::NoModel { .. }
+            | Self::Relay { .. }
+            | Self::BadResponse { .. } => false,
         }
     }
 
@@ -122,6 +135,7 @@ impl InferenceError {
             Self::BadResponse { .. } => false,
             Self::NotReady
             | Self::UnknownModel { .. }
+            | Self::NoModel { .. }
             | Self::Asleep { .. }
             | Self::FallingAsleep { .. }
             | Self::Waking { .. }

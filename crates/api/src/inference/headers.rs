@@ -10,18 +10,18 @@ const MAX_RETRY_AFTER_SECONDS: u64 = 60;
 const BUSY_RETRY_AFTER_SECONDS: u64 = 2;
 const X_ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
 const TRACEPARENT: &str = "traceparent";
-/// Sent as our own id, or as the caller's after a check.
+/// Sent as the attempt's own id.
 const REQUEST_ID: &str = "x-request-id";
 
-/// The caller's headers for the agent.
-pub(crate) fn to_backend(headers: &HeaderMap, request_id: &str) -> Headers {
+/// The caller's headers for the agent, with the attempt's id.
+pub(crate) fn to_backend(headers: &HeaderMap, attempt_id: &str) -> Headers {
     let mut allowed = Headers::with_capacity(4);
     for name in REQUEST_HEADERS.iter().filter(|name| **name != REQUEST_ID) {
         if let Some(value) = headers.get(*name).and_then(|value| value.to_str().ok()) {
             allowed.push(((*name).to_owned(), value.to_owned()));
         }
     }
-    allowed.push((REQUEST_ID.to_owned(), request_id.to_owned()));
+    allowed.push((REQUEST_ID.to_owned(), attempt_id.to_owned()));
     allowed
 }
 

@@ -4,6 +4,7 @@
 mod attempt;
 mod body_budget;
 mod choice;
+mod default_model;
 mod dispatch;
 mod error;
 pub(crate) mod headers;
@@ -20,12 +21,13 @@ mod resend;
 mod retry_policy;
 
 pub(crate) use body_budget::{BodyBudget, HeldBytes};
+pub(crate) use default_model::default_for;
 pub(crate) use dispatch::Inference;
 pub(crate) use error::InferenceError;
 pub(crate) use members::FailedRequests;
 pub(crate) use model_access::{pool_for, pools_for};
 pub(crate) use options::{BadOption, Options, Progress, WakeMode};
-pub(crate) use peek::{BadBody, Endpoint, peek};
+pub(crate) use peek::{AskedModel, BadBody, Endpoint, ModelGap, peek};
 pub(crate) use phase::{CurrentPhase, Phase};
 #[cfg(test)]
 pub(crate) use relay::Reserved;

@@ -82,7 +82,13 @@ impl InferenceRequest {
         }
     }
 
-    /// The head that the provider's agent gets.
+    /// An id of one attempt: the request's own with a number that no other has. Callers may use an id again, and a backend
+    /// that knows an id may refuse the second request with it, or answer the first one twice.
+    fn attempt_id(&self) -> String {
+        format!("{}-{}", self.request_id, rand::random::<u64>())
+    }
+
+    /// The head that the provider's agent gets, for one attempt.
     pub(super) fn head(&self, snapshot: &ProviderSnapshot, until: Instant) -> RequestHead {
         let left = match self.options.wake {
             WakeMode::Block => until.saturating_duration_since(Instant::now()),
@@ -93,7 +99,7 @@ impl InferenceRequest {
             provider: snapshot.provider.id.provider.clone(),
             method: "POST".to_owned(),
             path: self.endpoint.path().to_owned(),
-            headers: headers::to_backend(&self.headers, &self.request_id),
+            headers: headers::to_backend(&self.headers, &self.attempt_id()),
             traceparent: headers::traceparent(&self.headers),
             hold_ms,
             body_bytes: self.body.len() as u64,

@@ -11,14 +11,12 @@ pub use host::Host;
 
 use crate::server::tls::Tls;
 use host::{Authority, OwnHosts};
-use http::{HeaderMap, HeaderName, HeaderValue, Request, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Version, header};
 use std::{fmt, net::SocketAddr, str::FromStr};
 use thiserror::Error;
 
 /// How the page that sends a request is related to the API, in the browser's own words.
 const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
-/// Paths that may be asked without a `Host`, as load balancers that speak HTTP/1.0 do.
-const HEALTH_PATHS: [&str; 2] = ["/livez", "/readyz"];
 /// A `GET` of this path may hold a place among the followers for as long as the page likes.
 const FOLLOWED_PATH: &str = "/reveille/v1/events";
 /// How much of a header is quoted in an error.
@@ -142,6 +140,11 @@ impl OriginPolicy {
         }
     }
 
+    /// The scheme that the API itself speaks.
+    pub(crate) fn scheme(&self) -> &'static str {
+        if self.hosts.tls.is_some() { "https" } else { "http" }
+    }
+
     /// The origins whose pages may use the API.
     pub(crate) fn origins(&self) -> &[Origin] {
         &self.origins
@@ -155,17 +158,15 @@ impl OriginPolicy {
     /// Refuses also one from a page of an origin which isn't listed, unless it is safe (RFC 9110, section 9.2.1) and holds
     /// nothing.
     pub(crate) fn check<B>(&self, request: &Request<B>) -> Result<(), OriginError> {
-        let Some(own) = self.own_authority(request)? else {
-            return Ok(());
-        };
-        if request.method().is_safe() && request.uri().path() != FOLLOWED_PATH {
+        let own = self.own_authority(request)?;
+        if own.is_some() && request.method().is_safe() && request.uri().path() != FOLLOWED_PATH {
             return Ok(());
         }
-        self.check_origin(request.headers(), &own)
+        self.check_origin(request.headers(), own.as_ref())
     }
 
     /// What the request calls this API: by its target, as HTTP/2 and proxies write it, or by its `Host`. Both have to be the API's
-    /// own. `None` for a health check that names nothing.
+    /// own. `None` for HTTP/1.0 without either: no browser sends that, but scripts and the health checks of load balancers do.
     fn own_authority<B>(&self, request: &Request<B>) -> Result<Option<Authority>, OriginError> {
         let target = request.uri().authority().map(|target| target.as_str().as_bytes());
         let mut hosts = request.headers().get_all(header::HOST).iter();
@@ -181,26 +182,27 @@ impl OriginPolicy {
             let authority = authority.ok_or_else(|| unknown(text))?;
             named.get_or_insert(authority);
         }
-        if named.is_none() && !HEALTH_PATHS.contains(&request.uri().path()) {
+        if named.is_none() && request.version() > Version::HTTP_10 {
             return Err(OriginError::NoHost);
         }
         Ok(named)
     }
 
-    fn check_origin(&self, headers: &HeaderMap, own: &Authority) -> Result<(), OriginError> {
+    fn check_origin(&self, headers: &HeaderMap, own: Option<&Authority>) -> Result<(), OriginError> {
         let mut origins = headers.get_all(header::ORIGIN).iter().peekable();
         if let Some(origin) = origins.next() {
             let is_single = origins.peek().is_none();
             if is_single && self.origins.iter().any(|listed| listed.as_header() == origin) {
                 return Ok(());
             }
-            if !is_single || !self.is_own(origin, own) {
+            if !is_single || !own.is_some_and(|own| self.is_own(origin, own)) {
                 let origin = quoted(origin.as_bytes());
                 return Err(OriginError::ForeignOrigin { origin });
             }
         }
         match headers.get(&SEC_FETCH_SITE).map(HeaderValue::as_bytes) {
-            None | Some(b"same-origin" | b"none") => Ok(()),
+            None => Ok(()),
+            Some(b"same-origin" | b"none") if own.is_some() => Ok(()),
             Some(_) => Err(OriginError::ForeignOrigin {
                 origin: "another site or port".to_owned(),
             }),
@@ -280,8 +282,6 @@ mod tests {
             ("/v1/models", &["localhost:8420"] as &[_]),
             ("http://localhost:8420/v1/models", &[]),
             ("http://localhost:8420/v1/models", &["api.example"]),
-            ("/livez", &[]),
-            ("/readyz", &[]),
         ] {
             assert_eq!(get(target, hosts), Ok(()), "{target} {hosts:?}");
         }
@@ -299,7 +299,47 @@ mod tests {
                 "{target} {hosts:?}: {refused:?}"
             );
         }
-        assert_eq!(get("/v1/models", &[]), Err(OriginError::NoHost));
+        for target in ["/v1/models", "/livez"] {
+            assert_eq!(get(target, &[]), Err(OriginError::NoHost), "{target}");
+        }
+    }
+
+    #[test]
+    fn http_1_0_may_name_no_host_but_a_page_must() {
+        let old = |method: &'static str, headers: &'static [(&'static str, &'static str)]| {
+            check(|request| {
+                let request = request.version(Version::HTTP_10).method(method).uri("/v1/models");
+                headers
+                    .iter()
+                    .fold(request, |request, (name, value)| request.header(*name, *value))
+            })
+        };
+        for method in ["GET", "POST"] {
+            assert_eq!(old(method, &[]), Ok(()), "{method}");
+            assert_eq!(old(method, &[("host", "localhost")]), Ok(()), "{method}");
+            assert_eq!(
+                old(method, &[("origin", "https://chat.example")]),
+                Ok(()),
+                "{method}"
+            );
+            let foreign = old(method, &[("host", "evil.example")]);
+            assert!(
+                matches!(foreign, Err(OriginError::UnknownHost { .. })),
+                "{foreign:?}"
+            );
+            for page in [
+                &[("origin", "http://localhost:8420")] as &[_],
+                &[("origin", "null")],
+                &[("sec-fetch-site", "same-origin")],
+                &[("sec-fetch-site", "none")],
+            ] {
+                let refused = old(method, page);
+                assert!(
+                    matches!(refused, Err(OriginError::ForeignOrigin { .. })),
+                    "{method} {page:?}: {refused:?}"
+                );
+            }
+        }
     }
 
     #[test]

@@ -10,6 +10,9 @@ use std::time::Duration;
 /// client that the request waits.
 pub const HOLD_LIMIT: Duration = Duration::from_secs(5);
 
+/// The largest body of a request that an agent takes, in bytes. An API's own limit is no higher.
+pub const MAX_BODY_BYTES: u64 = 256 * 1024 * 1024;
+
 /// Header names and values in order, as the relay carries them.
 pub type Headers = Vec<(String, String)>;
 

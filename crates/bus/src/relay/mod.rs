@@ -34,7 +34,8 @@ pub use error::{RelayError, RelayStartError};
 pub use exchange::{Exchange, ResponseBody};
 pub use frame::{BadFrame, RequestId};
 pub use head::{
-    FaultCode, HOLD_LIMIT, Headers, REQUEST_HEADERS, RESPONSE_HEADERS, RelayFault, RequestHead, ResponseHead,
+    FaultCode, HOLD_LIMIT, Headers, MAX_BODY_BYTES, REQUEST_HEADERS, RESPONSE_HEADERS, RelayFault,
+    RequestHead, ResponseHead,
 };
 pub use incoming::{Incoming, RequestBody};
 pub use link::{DroppedFrames, RelayLimits, RelayStats};

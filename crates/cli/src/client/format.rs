@@ -1,5 +1,6 @@
 //! Formats the API's rows for people. Rows are untyped, so that unknown values are printed as they are.
 
+use crate::terminal;
 use jiff::{Timestamp, tz::TimeZone};
 use serde_json::Value;
 use std::time::Duration;
@@ -26,11 +27,9 @@ pub fn word(value: &Value) -> String {
     }
 }
 
-/// Text without control characters, which could move the terminal's cursor or change its colours.
+/// Text that a terminal shows as it is.
 pub fn printable(text: &str) -> String {
-    text.chars()
-        .map(|c| if c.is_control() { '\u{fffd}' } else { c })
-        .collect()
+    terminal::word(text).into_owned()
 }
 
 /// A time in milliseconds as a local date and time.
@@ -91,7 +90,7 @@ mod tests {
 
     #[test]
     fn control_characters_of_a_row_do_not_reach_the_terminal() {
-        assert_eq!(word(&json!("a\u{1b}[2Jb\n")), "a\u{fffd}[2Jb\u{fffd}");
+        assert_eq!(word(&json!("a\u{1b}[2Jb\n")), r"a\u001b[2Jb\u000a");
         assert_eq!(word(&json!(["a", "b"])), "a, b");
         assert_eq!(word(&json!(null)), "-");
     }

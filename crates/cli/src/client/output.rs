@@ -4,7 +4,7 @@ use super::{
     format::Row,
     table::{Columns, table},
 };
-use crate::{args::Format, failure::Failure};
+use crate::{args::Format, failure::Failure, terminal};
 use std::io::{self, ErrorKind, Write};
 
 /// Prints rows in the given format.
@@ -16,10 +16,10 @@ pub fn print(rows: &[Row], format: Format, columns: Columns) -> Result<(), Failu
     }
 }
 
-/// Prints a line, unbuffered.
+/// Prints a line, or several, unbuffered.
 pub fn line(text: &str) -> Result<(), Failure> {
     let mut out = io::stdout().lock();
-    match writeln!(out, "{text}").and_then(|()| out.flush()) {
+    match writeln!(out, "{}", terminal::lines(text)).and_then(|()| out.flush()) {
         Err(error) if error.kind() == ErrorKind::BrokenPipe => std::process::exit(0),
         done => Ok(done?),
     }

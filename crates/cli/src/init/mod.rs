@@ -3,7 +3,7 @@
 mod found;
 mod text;
 
-use crate::{failure::Failure, whole_file};
+use crate::{failure::Failure, logging::notice, whole_file};
 use anyhow::Context;
 use clap::Args;
 pub use found::Found;
@@ -87,10 +87,10 @@ pub async fn look(ports: &[u16]) -> Result<Vec<Found>, Failure> {
                 if taken(&backend.name) {
                     backend.name = format!("{}-{port}", backend.name);
                 }
-                eprintln!("127.0.0.1:{port}{usual}: {}", backend.described());
+                notice(format_args!("127.0.0.1:{port}{usual}: {}", backend.described()));
                 backends.push(backend);
             }
-            Err(reason) => eprintln!("127.0.0.1:{port}{usual}: {reason}"),
+            Err(reason) => notice(format_args!("127.0.0.1:{port}{usual}: {reason}")),
         }
     }
     Ok(backends)
@@ -111,7 +111,7 @@ pub fn write_config(
         .map_err(|error| anyhow::anyhow!("the backends found don't make a valid config: {error}"))?;
     write(output, &written.text, force)?;
     for reason in &written.reasons {
-        eprintln!("{reason}");
+        notice(reason);
     }
     eprintln!("wrote {}", output.display());
     Ok(written.text)

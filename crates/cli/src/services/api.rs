@@ -62,6 +62,8 @@ pub async fn run(args: Api) -> Result<(), Failure> {
         auth: api_auth::mode(address, serve.auth),
         hosts: serve.origin.hosts,
         cors_origins: serve.origin.cors_origins,
+        max_body: serve.requests.max_body,
+        default_model: serve.requests.default_model,
         root_key,
         beginning: Beginning {
             new_journal: serve.new_journal,

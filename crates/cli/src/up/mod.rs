@@ -117,6 +117,8 @@ pub async fn run(args: Up) -> Result<(), Failure> {
         auth: api_auth::mode(address, serve.auth),
         hosts: serve.origin.hosts,
         cors_origins: serve.origin.cors_origins,
+        max_body: serve.requests.max_body,
+        default_model: serve.requests.default_model,
         root_key: Some(root_key.clone()),
         beginning: Beginning {
             evidence: hub.evidence(),

@@ -149,10 +149,10 @@ impl ApiError {
             Self::Invalid { code, param, .. } => say(StatusCode::BAD_REQUEST, code).param(*param),
             Self::Protocol(error) => of_protocol(*error),
             Self::Origin(error) => of_origin(error),
-            Self::UnknownPath | Self::NotFound { .. } => say(StatusCode::NOT_FOUND, "not_found"),
+            Self::UnknownPath { .. } | Self::NotFound { .. } => say(StatusCode::NOT_FOUND, "not_found"),
             Self::MethodNotAllowed => say(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed"),
-            Self::TooLarge { .. } => say(StatusCode::PAYLOAD_TOO_LARGE, "request_too_large"),
-            Self::UnsupportedMedia { .. } | Self::NoMediaType => {
+            Self::TooLarge(_) => say(StatusCode::PAYLOAD_TOO_LARGE, "request_too_large"),
+            Self::MediaType(_) | Self::ContentEncoding(_) | Self::NoMediaType => {
                 say(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type")
             }
             Self::BodyTimeout { .. } => say(StatusCode::REQUEST_TIMEOUT, "request_timeout"),
@@ -179,6 +179,9 @@ fn inference(error: &InferenceError) -> ErrorResponse {
         InferenceError::UnknownModel { .. } => {
             ErrorResponse::new(StatusCode::NOT_FOUND, "model_not_found", error.to_string())
                 .param(Some("model"))
+        }
+        InferenceError::NoModel { code, .. } => {
+            ErrorResponse::new(StatusCode::BAD_REQUEST, code, error.to_string()).param(Some("model"))
         }
         InferenceError::Asleep { provider } => unavailable("model_asleep").about(provider, None),
         InferenceError::FallingAsleep { provider, waited } => match waited {
@@ -231,7 +234,9 @@ fn of_origin(error: &OriginError) -> ErrorResponse {
 fn of_protocol(error: ProtocolError) -> ErrorResponse {
     let (status, code) = match error {
         ProtocolError::WithoutTls => (StatusCode::BAD_REQUEST, "https_required"),
-        ProtocolError::NotHttp => (StatusCode::BAD_REQUEST, "invalid_http"),
+        ProtocolError::NotHttp | ProtocolError::NoHost | ProtocolError::ManyHosts => {
+            (StatusCode::BAD_REQUEST, "invalid_http")
+        }
         ProtocolError::UnclearLength => (StatusCode::BAD_REQUEST, "unclear_length"),
         ProtocolError::SlowHead { .. } => (StatusCode::REQUEST_TIMEOUT, "request_timeout"),
         ProtocolError::LongLine { .. } => (StatusCode::URI_TOO_LONG, "uri_too_long"),

@@ -14,11 +14,13 @@ pub(super) use respond::event_stream;
 
 use super::{
     ApiError, AppState,
-    body::{self, check_media_type},
+    body::{self, BodyLimit, check_media_type},
     request_id::RequestId,
 };
 use crate::{
-    inference::{BadBody, BadOption, CurrentPhase, Endpoint, InferenceRequest, Options, peek},
+    inference::{
+        AskedModel, BadBody, BadOption, CurrentPhase, Endpoint, InferenceRequest, Options, default_for, peek,
+    },
     keys::Caller,
 };
 use axum::{
@@ -37,12 +39,24 @@ pub(super) async fn infer(
     let caller = parts.extensions.remove::<Caller>().ok_or(ApiError::NotReady)?;
     let options = Options::read(&parts.headers, state.limits.timings.wait)?;
     check_media_type(&parts.headers, &body)?;
-    let (limit, idle) = (state.limits.body_bytes, state.limits.timings.body_idle);
-    let body = body::read(&parts.headers, body, limit, idle, &state.bodies).await?;
+    let limit = BodyLimit {
+        bytes: state.limits.body_bytes,
+        flag: Some("--max-body"),
+    };
+    let idle = state.limits.timings.body_idle;
+    let mut body = body::read(&parts.headers, body, limit, idle, &state.bodies).await?;
     let peeked = peek(&body.bytes, endpoint)?;
+    let model = match peeked.model {
+        AskedModel::Named(model) => model,
+        AskedModel::Unnamed(gap) => {
+            let model = default_for(&state.registry, &caller, state.default_model.as_ref(), &gap)?;
+            body.bytes = gap.filled(&body.bytes, &model);
+            model
+        }
+    };
     let request = InferenceRequest {
         endpoint,
-        model: peeked.model,
+        model,
         caller,
         request_id: id.as_str().to_owned(),
         options,

@@ -237,6 +237,7 @@ async fn a_body_over_the_limit_is_refused_announced_or_endless() {
         (answer.status, answer.error().as_str()),
         (413, "request_too_large")
     );
+    assert!(answer.text().contains("(--max-body)"), "{}", answer.text());
 
     let mut stream = TcpStream::connect(served.address()).await.expect("a connection");
     let head = format!("POST {CHAT} HTTP/1.1\r\n{TYPED}transfer-encoding: chunked\r\n\r\n");

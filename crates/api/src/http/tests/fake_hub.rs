@@ -61,6 +61,14 @@ pub(super) struct Sent {
     pub body: Bytes,
 }
 
+impl Sent {
+    /// The id that the backend gets.
+    pub fn request_id(&self) -> String {
+        let id = self.head.headers.iter().find(|(name, _)| name == "x-request-id");
+        id.expect("an id").1.clone()
+    }
+}
+
 #[derive(Default)]
 pub(super) struct FakeHub {
     pub registry: Registry,

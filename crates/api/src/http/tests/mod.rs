@@ -7,6 +7,7 @@ mod key_life;
 mod keys;
 mod late_answers;
 mod listing;
+mod meant;
 mod metrics;
 mod origin;
 mod pools;
@@ -27,7 +28,10 @@ use axum::http::HeaderMap;
 use bytes::Bytes;
 use fake_hub::FakeHub;
 use futures::{StreamExt, stream::BoxStream};
-use reveille_domain::rows::{EventRow, MemoryRows, Rows, RowsError};
+use reveille_domain::{
+    ModelName,
+    rows::{EventRow, MemoryRows, Rows, RowsError},
+};
 use serde_json::{Value, json};
 use std::{
     net::SocketAddr,
@@ -36,6 +40,8 @@ use std::{
 };
 use tokio_util::sync::CancellationToken;
 
+/// The model of requests that name none.
+const DEFAULT_MODEL: &str = "usual";
 /// Far longer than anything here takes.
 const LONG: Duration = Duration::from_secs(20);
 
@@ -152,6 +158,7 @@ impl Served {
                 nats_url: "tls://hub.example:4222".to_owned(),
                 ca_pem: None,
             },
+            default_model: Some(ModelName::parse(DEFAULT_MODEL).expect("legal")),
         };
         let state = AppState::new(services, limits);
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0")

@@ -1,16 +1,17 @@
 //! Reads `model` and `stream` from a request's body and leaves the rest alone: nothing is parsed into values, and the
-//! backend gets the bytes as they came.
+//! backend gets the bytes as they came, but for the name of a model if they lack one.
 //!
 //! It refuses what two parsers could read differently, because the backend reads the same bytes again: a key with a
 //! meaning here that is given twice, bytes that aren't UTF-8, nesting too deep for a recursive parser.
 
+use bytes::Bytes;
 use reveille_domain::{MAX_MODEL_NAME_BYTES, ModelName};
 use serde::{
     Deserialize, Deserializer,
     de::{IgnoredAny, MapAccess, Visitor},
 };
 use serde_json::value::RawValue;
-use std::fmt;
+use std::{fmt, ops::Range};
 
 #[cfg(test)]
 mod tests;
@@ -39,9 +40,42 @@ impl Endpoint {
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Peeked {
-    pub model: ModelName,
+    pub model: AskedModel,
     /// Whether the caller wants a stream.
     pub stream: bool,
+}
+
+/// The model that a body asks for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum AskedModel {
+    Named(ModelName),
+    /// None: it is missing, `null` or empty.
+    Unnamed(ModelGap),
+}
+
+/// Where a body lacks the name of its model.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct ModelGap {
+    /// These bytes make room for it.
+    at: Range<usize>,
+    is_field: bool,
+    /// The code of the error, if nothing fills it.
+    pub code: &'static str,
+}
+
+impl ModelGap {
+    /// The body with `model` in the gap, and every other byte as it was.
+    pub fn filled(&self, body: &[u8], model: &ModelName) -> Bytes {
+        let name = serde_json::Value::from(model.as_str()).to_string();
+        let field = if self.is_field {
+            name
+        } else {
+            format!("\"model\":{name},")
+        };
+        [&body[..self.at.start], field.as_bytes(), &body[self.at.end..]]
+            .concat()
+            .into()
+    }
 }
 
 /// Why a body is refused.
@@ -68,13 +102,14 @@ pub(crate) fn peek(body: &[u8], endpoint: Endpoint) -> Result<Peeked, BadBody> {
     if body.trim_ascii().is_empty() {
         return Err(invalid("the body is empty: a JSON object is needed".to_owned()));
     }
-    let text = std::str::from_utf8(body).map_err(|_| invalid("the body is not UTF-8".to_owned()))?;
+    let text = std::str::from_utf8(body)
+        .map_err(|_| invalid("the body is not UTF-8, which JSON has to be".to_owned()))?;
     if nests_deeper_than(body, MAX_DEPTH) {
         return Err(invalid(format!("the body nests deeper than {MAX_DEPTH} levels")));
     }
     let fields: Fields<'_> = serde_json::from_str(text)
         .map_err(|error| invalid(format!("the body is not a JSON object: {error}")))?;
-    fields.check(endpoint)
+    fields.check(text, endpoint)
 }
 
 /// Whether brackets outside of strings nest too deep. The bytes needn't be JSON: the parser checks that later.
@@ -165,7 +200,8 @@ impl<'de> Fields<'de> {
         Ok(())
     }
 
-    fn check(self, endpoint: Endpoint) -> Result<Peeked, BadBody> {
+    /// `text` is the body that they were read from.
+    fn check(self, text: &str, endpoint: Endpoint) -> Result<Peeked, BadBody> {
         if let Some(name) = self.twice {
             return Err(BadBody::new(
                 "duplicate_field",
@@ -180,7 +216,7 @@ impl<'de> Fields<'de> {
                 format!("`{name}` is not supported: `model` alone chooses the backend"),
             ));
         }
-        let model = check_model(self.model)?;
+        let model = check_model(text, self.model)?;
         let stream = match self.stream.map(RawValue::get) {
             None | Some("null" | "false") => false,
             Some("true") => true,
@@ -214,14 +250,34 @@ impl<'de> Fields<'de> {
     }
 }
 
-fn check_model(model: Option<&RawValue>) -> Result<ModelName, BadBody> {
-    let Some(model) = model else {
-        return Err(BadBody::new("missing_field", "model", "`model` is missing"));
+fn check_model(body: &str, model: Option<&RawValue>) -> Result<AskedModel, BadBody> {
+    let Some(model) = model.map(RawValue::get) else {
+        // The object has other fields, since each endpoint needs one, so a comma may follow.
+        let begins = body.find('{').map_or(0, |brace| brace + 1);
+        return Ok(AskedModel::Unnamed(ModelGap {
+            at: begins..begins,
+            is_field: false,
+            code: "missing_field",
+        }));
     };
-    let text: String = serde_json::from_str(model.get())
+    let empty = match model {
+        "null" => Some("invalid_type"),
+        "\"\"" => Some("invalid_model"),
+        _ => None,
+    };
+    if let Some(code) = empty {
+        let begins = model.as_ptr().addr() - body.as_ptr().addr();
+        return Ok(AskedModel::Unnamed(ModelGap {
+            at: begins..begins + model.len(),
+            is_field: true,
+            code,
+        }));
+    }
+    let text: String = serde_json::from_str(model)
         .map_err(|_| BadBody::new("invalid_type", "model", "`model` must be a string"))?;
-    ModelName::parse(&text).map_err(|_| {
+    let model = ModelName::parse(&text).map_err(|_| {
         let message = format!("`model` must be 1 to {MAX_MODEL_NAME_BYTES} bytes of printable text");
         BadBody::new("invalid_model", "model", message)
-    })
+    })?;
+    Ok(AskedModel::Named(model))
 }

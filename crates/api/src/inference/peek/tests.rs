@@ -6,6 +6,50 @@ fn chat(body: &str) -> Result<Peeked, BadBody> {
     peek(body.as_bytes(), Endpoint::ChatCompletions)
 }
 
+fn named(model: &str) -> AskedModel {
+    AskedModel::Named(ModelName::parse(model).expect("legal"))
+}
+
+/// The body with the name of a model that it lacks.
+fn filled(body: &str, model: &str) -> String {
+    let AskedModel::Unnamed(gap) = chat(body).expect(body).model else {
+        panic!("{body} names its model");
+    };
+    let model = ModelName::parse(model).expect("legal");
+    String::from_utf8(gap.filled(body.as_bytes(), &model).to_vec()).expect("text")
+}
+
+#[test]
+fn a_body_without_a_model_gets_one_where_it_belongs() {
+    for (body, whole) in [
+        (
+            r#" { "messages":[ ], "n": 1.0e5}"#,
+            r#" {"model":"a\"b", "messages":[ ], "n": 1.0e5}"#,
+        ),
+        (
+            r#"{"messages":[{"model":""}], "model" : null }"#,
+            r#"{"messages":[{"model":""}], "model" : "a\"b" }"#,
+        ),
+        (
+            r#"{"mod\u0065l":"","messages":["ü"]}"#,
+            r#"{"mod\u0065l":"a\"b","messages":["ü"]}"#,
+        ),
+    ] {
+        assert_eq!(filled(body, "a\"b"), whole);
+        assert_eq!(
+            chat(whole).map(|peeked| peeked.model),
+            Ok(named("a\"b")),
+            "{whole}"
+        );
+    }
+    for other in ["7", "{}", "[]", "true"] {
+        assert_eq!(
+            code(&format!(r#"{{"model":{other},"messages":[]}}"#)),
+            "invalid_type"
+        );
+    }
+}
+
 fn code(body: &str) -> &'static str {
     chat(body).expect_err(body).code
 }
@@ -17,7 +61,7 @@ fn model_and_stream_are_read_wherever_they_stand() {
     assert_eq!(
         peeked,
         Ok(Peeked {
-            model: ModelName::parse("a.b/*> c").expect("legal"),
+            model: named("a.b/*> c"),
             stream: true
         })
     );
@@ -104,7 +148,7 @@ proptest! {
         }
         let bytes = if pretty { serde_json::to_vec_pretty(&body) } else { serde_json::to_vec(&body) };
         let peeked = peek(&bytes.expect("JSON"), Endpoint::ChatCompletions);
-        let expected = Peeked { model: ModelName::parse(&model).expect("legal"), stream: stream.unwrap_or(false) };
+        let expected = Peeked { model: named(&model), stream: stream.unwrap_or(false) };
         prop_assert_eq!(peeked, Ok(expected));
     }
 

@@ -19,6 +19,13 @@ async fn what_is_no_request_gets_an_error_object_and_the_connection_ends() {
         ("space in a name", with_headers("a b: c\r\n"), 400, "invalid_http"),
         ("folded", with_headers("a: b\r\n c\r\n"), 400, "invalid_http"),
         (
+            "no host",
+            "GET / HTTP/1.1\r\n\r\n".to_owned(),
+            400,
+            "invalid_http",
+        ),
+        ("two hosts", with_headers("host: a\r\n"), 400, "invalid_http"),
+        (
             "both lengths",
             with_headers("content-length: 5\r\ntransfer-encoding: chunked\r\n"),
             400,
@@ -163,11 +170,11 @@ async fn a_slow_head_waits_while_an_earlier_request_is_answered() {
     limits.head_within = SHORT;
     let served = Served::with(limits, None).await;
     let mut talk = served.connect().await;
-    talk.send("GET /held HTTP/1.1\r\n\r\nGET / HT").await;
+    talk.send("GET /held HTTP/1.1\r\nhost: a\r\n\r\nGET / HT").await;
     sleep(SHORT * 2).await;
     served.go_on.notify_one();
     assert_eq!(talk.answer().await.body, "held");
-    talk.send("TP/1.1\r\n\r\n").await;
+    talk.send("TP/1.1\r\nhost: a\r\n\r\n").await;
     assert_eq!(talk.answer().await.body, "hello");
 }
 
@@ -177,7 +184,7 @@ async fn a_slow_head_has_its_time_from_the_end_of_the_request_before_it() {
     limits.head_within = SHORT;
     let served = Served::with(limits, None).await;
     let mut talk = served.connect().await;
-    talk.send("GET /held HTTP/1.1\r\n\r\nGET / HT").await;
+    talk.send("GET /held HTTP/1.1\r\nhost: a\r\n\r\nGET / HT").await;
     assert!(timeout(SHORT * 2, talk.read()).await.is_err(), "it was answered");
     served.go_on.notify_one();
     assert_eq!(talk.answer().await.body, "held");
@@ -193,7 +200,7 @@ async fn silent_connections_are_closed_without_a_word_and_others_are_not() {
     limits.idle_for = SHORT * 2;
     let served = Served::with(limits, None).await;
     let (mut used, mut busy) = (served.connect().await, served.connect().await);
-    busy.send("GET /held HTTP/1.1\r\n\r\n").await;
+    busy.send("GET /held HTTP/1.1\r\nhost: a\r\n\r\n").await;
     served.begun.notified().await;
     used.send(GET).await;
     assert_eq!(used.answer().await.status, 200);
@@ -206,11 +213,12 @@ async fn silent_connections_are_closed_without_a_word_and_others_are_not() {
 async fn requests_in_one_piece_are_answered_in_their_order_up_to_the_refused_one() {
     let served = Served::with(limits(), None).await;
     let mut talk = served.connect().await;
-    let echo = "POST /echo HTTP/1.1\r\ncontent-length: 3\r\n\r\nGET";
-    let chunked = "POST /echo HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n4\r\nfour\r\n0\r\n\r\n";
+    let echo = "POST /echo HTTP/1.1\r\nhost: a\r\ncontent-length: 3\r\n\r\nGET";
+    let chunked =
+        "POST /echo HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n4\r\nfour\r\n0\r\n\r\n";
     let refused = with_headers("content-length: 5\r\ntransfer-encoding: chunked\r\n");
     talk.send(format!(
-        "{GET}{echo}{chunked}\r\nGET /held HTTP/1.1\r\n\r\n{refused}{GET}"
+        "{GET}{echo}{chunked}\r\nGET /held HTTP/1.1\r\nhost: a\r\n\r\n{refused}{GET}"
     ))
     .await;
     for body in ["hello", "GET", "four"] {
@@ -232,7 +240,8 @@ async fn a_client_that_leaves_is_noticed_whatever_it_has_sent_behind_its_request
     for behind in ["", "GET / HT", "nonsense\r\n\r\n"] {
         served.given_up.store(false, Ordering::SeqCst);
         let mut talk = served.connect().await;
-        talk.send(format!("GET /held HTTP/1.1\r\n\r\n{behind}")).await;
+        talk.send(format!("GET /held HTTP/1.1\r\nhost: a\r\n\r\n{behind}"))
+            .await;
         assert!(timeout(SHORT, talk.read()).await.is_err(), "it was answered");
         drop(talk);
         until(async || served.given_up.load(Ordering::SeqCst)).await;
@@ -245,7 +254,7 @@ async fn a_body_that_breaks_off_ends_the_connection() {
     for broken in ["zz\r\n", "5\r\nhelloo", "0\r\na: b\n\r\n"] {
         let mut talk = served.connect().await;
         talk.send(format!(
-            "POST /echo HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n{broken}{GET}"
+            "POST /echo HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n{broken}{GET}"
         ))
         .await;
         let answer = talk.answer().await;
@@ -259,7 +268,7 @@ async fn a_body_that_breaks_off_ends_the_connection() {
 async fn an_answer_before_the_end_of_the_body_is_the_last_one_and_says_so() {
     let served = Served::with(limits(), None).await;
     let mut talk = served.connect().await;
-    let post = "GET / HTTP/1.1\r\ncontent-length: 4\r\n\r\n";
+    let post = "GET / HTTP/1.1\r\nhost: a\r\ncontent-length: 4\r\n\r\n";
     talk.send(format!("{post}four")).await;
     assert!(!talk.answer().await.head.contains("connection: close"));
     talk.send(post).await;
@@ -271,7 +280,7 @@ async fn an_answer_before_the_end_of_the_body_is_the_last_one_and_says_so() {
 async fn a_client_can_not_ask_for_a_refusal() {
     let served = Served::with(limits(), None).await;
     let mut talk = served.connect().await;
-    talk.send("REFUSED / HTTP/1.1\r\n\r\n").await;
+    talk.send("REFUSED / HTTP/1.1\r\nhost: a\r\n\r\n").await;
     assert_eq!(talk.answer().await.status, 405);
 }
 
@@ -290,7 +299,7 @@ async fn old_clients_and_careful_ones_are_served() {
     }
     let mut careful = served.connect().await;
     careful
-        .send("POST /echo HTTP/1.1\r\nexpect: 100-continue\r\ncontent-length: 4\r\n\r\n")
+        .send("POST /echo HTTP/1.1\r\nhost: a\r\nexpect: 100-continue\r\ncontent-length: 4\r\n\r\n")
         .await;
     assert_eq!(careful.answer().await.status, 100);
     careful.send("four").await;
@@ -322,7 +331,7 @@ async fn a_client_that_takes_nothing_is_given_up() {
     limits.write_stalls_for = SHORT;
     let served = Served::with(limits, None).await;
     let mut talk = served.connect().await;
-    talk.send("GET /endless HTTP/1.1\r\n\r\n").await;
+    talk.send("GET /endless HTTP/1.1\r\nhost: a\r\n\r\n").await;
     assert!(talk.read().await);
     until(async || served.given_up.load(Ordering::SeqCst)).await;
 }
@@ -335,7 +344,7 @@ async fn a_client_that_takes_little_is_not_given_up() {
     limits.write_stalls_for = stalls_for;
     let served = Served::with(limits, None).await;
     let mut talk = served.connect().await;
-    talk.send("GET /endless HTTP/1.1\r\n\r\n").await;
+    talk.send("GET /endless HTTP/1.1\r\nhost: a\r\n\r\n").await;
     let began = Instant::now();
     let mut piece = vec![0; 1024 * 1024];
     while began.elapsed() < stalls_for * 2 {
@@ -349,7 +358,7 @@ async fn a_client_that_takes_little_is_not_given_up() {
 async fn a_stop_lets_requests_end_and_nothing_else() {
     let served = Served::with(limits(), None).await;
     let (mut busy, mut idle) = (served.connect().await, served.connect().await);
-    busy.send("GET /held HTTP/1.1\r\n\r\n").await;
+    busy.send("GET /held HTTP/1.1\r\nhost: a\r\n\r\n").await;
     idle.send(GET).await;
     assert_eq!(idle.answer().await.status, 200);
     served.begun.notified().await;
