@@ -2,9 +2,13 @@
 //!
 //! Reasons leave this machine in a wake's outcome, so none of them contains a URL, a header or a body.
 
-use crate::config::{Secret, millis};
+use crate::{
+    AgentError,
+    config::{Address, Secret, Trust, millis},
+    tls,
+};
 use reqwest::{RequestBuilder, Response};
-use std::{error::Error, io, time::Duration};
+use std::{error::Error, io, path::Path, time::Duration};
 
 /// A client for probes and recipes. It follows no redirects (a login page is not a backend), uses no proxy (backends are
 /// local) and keeps no connections (a backend that has just restarted would break them).
@@ -13,13 +17,25 @@ use std::{error::Error, io, time::Duration};
 ///
 /// # Errors
 /// When TLS can't be set up.
-pub fn client() -> Result<reqwest::Client, reqwest::Error> {
-    reqwest::Client::builder()
+pub fn client() -> Result<reqwest::Client, AgentError> {
+    client_for(&Trust::default(), None)
+}
+
+/// The same for servers that are trusted according to `trust`, or for the one at a Unix socket.
+///
+/// # Errors
+/// When TLS can't be set up.
+pub fn client_for(trust: &Trust, socket: Option<&Path>) -> Result<reqwest::Client, AgentError> {
+    let mut builder = reqwest::Client::builder()
+        .tls_backend_preconfigured(tls::client_config(trust)?)
         .redirect(reqwest::redirect::Policy::none())
         .no_proxy()
         .pool_max_idle_per_host(0)
-        .user_agent(concat!("reveille-agent/", env!("CARGO_PKG_VERSION")))
-        .build()
+        .user_agent(concat!("reveille-agent/", env!("CARGO_PKG_VERSION")));
+    if let Some(socket) = socket {
+        builder = builder.unix_socket(socket);
+    }
+    Ok(builder.build()?)
 }
 
 /// The largest answer whose content is checked.
@@ -61,14 +77,31 @@ pub(crate) fn reason(error: &reqwest::Error, waited: Duration) -> String {
     if error.is_dns() {
         return "the host's name can't be resolved".to_owned();
     }
+    if let Some(reason) = tls::reason(error) {
+        return reason;
+    }
     if let Some(kind) = io_kind(error) {
-        return kind.to_string();
+        return io_reason(kind);
     }
     if error.is_connect() {
         "could not connect".to_owned()
     } else {
         "the connection broke".to_owned()
     }
+}
+
+/// The same of a request to `address`, after asking the server whether `http` and `https` were mixed up, if it seems so.
+pub(crate) async fn reason_at(error: &reqwest::Error, address: &Address, waited: Duration) -> String {
+    let garbled = match address.url.scheme() {
+        "https" => tls::is_garbled(error),
+        _ => !error.is_connect() && !error.is_timeout(),
+    };
+    let hint = if garbled {
+        tls::other_scheme(address).await
+    } else {
+        None
+    };
+    hint.map_or_else(|| reason(error, waited), str::to_owned)
 }
 
 /// A measured time as people want to read it.
@@ -80,7 +113,18 @@ pub(crate) fn rounded(time: Duration) -> Duration {
 
 /// Whether the connection was refused: nothing listens there.
 pub(crate) fn is_refused(error: &reqwest::Error) -> bool {
-    io_kind(error) == Some(io::ErrorKind::ConnectionRefused)
+    use io::ErrorKind::{ConnectionRefused, NotFound};
+    // A socket without a file is one on which nothing listens.
+    matches!(io_kind(error), Some(ConnectionRefused | NotFound))
+}
+
+/// A kind of I/O error while connecting, as people would put it.
+pub(crate) fn io_reason(kind: io::ErrorKind) -> String {
+    match kind {
+        io::ErrorKind::NotFound => "the socket doesn't exist".to_owned(),
+        io::ErrorKind::PermissionDenied => "the agent may not connect to it (permission denied)".to_owned(),
+        kind => kind.to_string(),
+    }
 }
 
 /// Whether the connection ended because the backend's machine no longer acknowledges what it gets, or has no route.
@@ -103,11 +147,14 @@ pub(crate) fn is_gone(error: &(dyn Error + 'static)) -> bool {
 
 /// The underlying I/O error, if it is one that helps people.
 pub(crate) fn io_kind(error: &(dyn Error + 'static)) -> Option<io::ErrorKind> {
-    use io::ErrorKind::{ConnectionRefused, HostUnreachable, NetworkUnreachable};
+    use io::ErrorKind::{ConnectionRefused, HostUnreachable, NetworkUnreachable, NotFound, PermissionDenied};
     let mut cause = Some(error);
     while let Some(error) = cause {
         let kind = error.downcast_ref::<io::Error>().map(io::Error::kind);
-        if let Some(kind @ (ConnectionRefused | HostUnreachable | NetworkUnreachable)) = kind {
+        if let Some(
+            kind @ (ConnectionRefused | HostUnreachable | NetworkUnreachable | NotFound | PermissionDenied),
+        ) = kind
+        {
             return Some(kind);
         }
         cause = error.source();

@@ -28,6 +28,7 @@ pub mod relay;
 pub mod reload;
 pub mod session;
 pub mod state_dir;
+mod tls;
 pub mod verify;
 pub mod wol;
 

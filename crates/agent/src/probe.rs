@@ -1,17 +1,17 @@
 //! Finds out whether a backend is available: one GET, any 2xx, and optionally a part of the answer's JSON.
 
 use crate::{
-    config::{ProviderConfig, Secret},
+    config::{Address, ProviderConfig, Secret},
     fetch::{self, BodyError, MAX_ANSWER_BYTES},
     json_match::contains,
+    tls,
     verify::{self, Failed, Finding, Verify},
 };
-use reqwest::Client;
+use reqwest::{Client, StatusCode};
 use reveille_domain::SleepReason;
 use serde_json::Value;
 use std::time::Duration;
 use tokio::time::{Instant, sleep, timeout};
-use url::Url;
 
 /// The first pause between probes while a backend boots; it doubles up to a cap.
 const FIRST_PAUSE: Duration = Duration::from_millis(10);
@@ -32,7 +32,7 @@ const REMOTE_PAUSES: Pauses = Pauses {
 #[derive(Debug, Clone)]
 pub struct Probe {
     client: Client,
-    url: Url,
+    address: Address,
     api_key: Option<Secret>,
     expect: Option<Value>,
     timeout: Duration,
@@ -100,9 +100,9 @@ impl Probe {
         let verify = verify.map(|config| Verify::new(client.clone(), provider, config));
         Self {
             client,
-            url: provider
+            address: provider
                 .base_url
-                .at(&provider.probe.path)
+                .address(&provider.probe.path)
                 .expect("a checked path"),
             api_key: provider.api_key.clone(),
             expect: provider.probe.expect.clone(),
@@ -201,23 +201,32 @@ impl Probe {
     }
 
     async fn ask(&self, limit: Duration) -> Verdict {
-        let request = fetch::authorized(self.client.get(self.url.clone()), self.api_key.as_ref());
+        let request = fetch::authorized(self.client.get(self.address.url.clone()), self.api_key.as_ref());
         let began = Instant::now();
-        let broke = |error: reqwest::Error| Unavailable {
-            refused: fetch::is_refused(&error),
-            ..Unavailable::because(fetch::reason(&error, began.elapsed().min(limit)))
+        let answer = match request.send().await {
+            Ok(answer) => answer,
+            Err(error) => return Err(self.broke(&error, began.elapsed().min(limit)).await),
         };
-        let answer = request.send().await.map_err(broke)?;
-        if !answer.status().is_success() {
-            let status = answer.status().as_u16();
-            return Err(Unavailable::because(format!("HTTP status {status}")));
+        let status = answer.status();
+        if !status.is_success() {
+            // What some servers answer to a request without the TLS that they expect.
+            let hint = match status {
+                StatusCode::BAD_REQUEST => tls::other_scheme(&self.address).await,
+                _ => None,
+            };
+            let status = format!("HTTP status {}", status.as_u16());
+            return Err(Unavailable::because(hint.map_or(status, str::to_owned)));
         }
         let Some(expect) = &self.expect else { return Ok(()) };
-        let body = fetch::read_body(answer, MAX_ANSWER_BYTES).await;
-        let body = body.map_err(|error| match error {
-            BodyError::TooLarge => Unavailable::because("the probe's answer is larger than 1 MiB"),
-            BodyError::Broken(error) => broke(error),
-        })?;
+        let body = match fetch::read_body(answer, MAX_ANSWER_BYTES).await {
+            Ok(body) => body,
+            Err(BodyError::TooLarge) => {
+                return Err(Unavailable::because("the probe's answer is larger than 1 MiB"));
+            }
+            Err(BodyError::Broken(error)) => {
+                return Err(self.broke(&error, began.elapsed().min(limit)).await);
+            }
+        };
         let found: Value = serde_json::from_slice(&body)
             .map_err(|_| Unavailable::because("the probe's answer is not JSON"))?;
         if contains(&found, expect) {
@@ -227,6 +236,13 @@ impl Probe {
             asleep: true,
             ..Unavailable::because("the probe's answer is not what `expect` asks for")
         })
+    }
+
+    async fn broke(&self, error: &reqwest::Error, waited: Duration) -> Unavailable {
+        Unavailable {
+            refused: fetch::is_refused(error),
+            ..Unavailable::because(fetch::reason_at(error, &self.address, waited).await)
+        }
     }
 }
 

@@ -107,6 +107,70 @@ fn the_example_of_the_documentation_is_understood() {
 }
 
 #[test]
+fn a_providers_trust_holds_for_its_steps_too_and_unverified_is_only_its_own_host() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let certificate = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
+    std::fs::write(folder.path().join("box.pem"), certificate).expect("written");
+    let file = folder.path().join("agent.toml").display().to_string();
+    let text = r#"
+        [[provider]]
+        name = "box"
+        base_url = "https://box.lan:8443/v1"
+        ca = "box.pem"
+        insecure_skip_verify = true
+        [provider.wake]
+        [[provider.wake.step]]
+        type = "http"
+        url = "https://box.lan/start"
+        [[provider.wake.step]]
+        type = "http"
+        url = "https://controller.lan/start"
+        [provider.sleep]
+        type = "http"
+        url = "unix:///var/run/docker.sock:/v1.45/containers/llm/stop"
+        "#;
+    let read = |text: &str| Config::parse(text, &file, &|_| None);
+    let config = read(text).expect("a good config");
+    let provider = &config.providers[0];
+    assert_eq!(
+        provider.trust.file.as_deref(),
+        Some(&*folder.path().join("box.pem"))
+    );
+    let wake = provider.wake.iter().flat_map(|wake| &wake.steps);
+    let steps: Vec<_> = wake
+        .chain(provider.sleep.iter().flat_map(|sleep| &sleep.steps))
+        .collect();
+    let trust = steps.iter().map(|step| match &step.action {
+        Action::Http(http) => (http.trust.certificates.len(), http.trust.skip_verify),
+        other => panic!("{other:?}"),
+    });
+    assert_eq!(trust.collect::<Vec<_>>(), [(1, true), (1, false), (1, false)]);
+
+    for (wrong, key, reason) in [
+        (
+            text.replace("box.pem", "none.pem"),
+            "provider[0].ca",
+            "can't be read: entity not found",
+        ),
+        (text.replace("box.pem", ""), "provider[0].ca", "names no file"),
+        (
+            text.replace("box.pem", "agent.toml"),
+            "provider[0].ca",
+            "can't be read",
+        ),
+        (
+            text.replace("https://box.lan:8443", "http://box.lan:8443"),
+            "provider[0].insecure_skip_verify",
+            "https://",
+        ),
+    ] {
+        let error = read(&wrong).expect_err("refused");
+        assert_eq!(error.key.as_deref(), Some(key), "{error}");
+        assert!(error.reason.contains(reason), "{error}");
+    }
+}
+
+#[test]
 fn a_budget_holds_the_time_of_every_step_and_of_the_verification() {
     let text = r#"
         [[provider]]

@@ -9,6 +9,7 @@ mod whole_agent;
 
 use axum::{
     Router,
+    http::{HeaderMap, Uri},
     routing::{get, post},
 };
 use backend::{Backend, Closed, KEY, eventually};
@@ -27,7 +28,10 @@ use reveille_domain::{
     provider::StatusName::{Active, Down, Hibernating},
 };
 use std::time::{Duration, Instant};
-use tokio::{net::TcpListener, time::timeout};
+use tokio::{
+    net::{TcpListener, UnixListener},
+    time::timeout,
+};
 use whole_agent::{World, agent_name};
 
 fn config(backend: &Backend) -> String {
@@ -126,6 +130,47 @@ async fn an_answer_names_the_model_as_the_config_says_and_is_else_as_the_backend
         let event = format!(": x\n\ndata: {{\"model\":\"{named}\",\"choices\":[]}}\n\n");
         assert_eq!(answer, format!("{event}{event}data: [DONE]\n\n"));
     }
+}
+
+#[tokio::test]
+async fn a_backend_and_the_server_of_a_step_may_be_at_a_unix_socket() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let at = |name: &str| folder.path().join(name).display().to_string();
+    let config = format!(
+        r#"
+        base_url = "unix://{0}:/llm/v1"
+        models = ["m"]
+        probe = {{ interval = "1h" }}
+        [provider.wake]
+        type = "http"
+        url = "unix://{1}:/start?now=1"
+        "#,
+        at("backend.sock"),
+        at("controller.sock")
+    );
+    let world = World::start(&config).await;
+    world.until(Hibernating).await;
+    let backend = at("backend.sock");
+    let start = move |uri: Uri| async move {
+        assert_eq!(uri, "/start?now=1");
+        let echo = async |headers: HeaderMap, body: String| {
+            format!("{}|{body}", headers["host"].to_str().expect("text"))
+        };
+        let routes = Router::new()
+            .route("/llm/v1/models", get(|| async { "{}" }))
+            .route("/llm/v1/chat/completions", post(echo));
+        let listener = UnixListener::bind(backend).expect("a socket");
+        tokio::spawn(axum::serve(listener, routes).into_future());
+    };
+    let controller = UnixListener::bind(at("controller.sock")).expect("a socket");
+    let routes = Router::new().route("/start", post(start));
+    tokio::spawn(axum::serve(controller, routes).into_future());
+    wakes::send(&world.client, &world.control.request_wake())
+        .await
+        .expect("acknowledged");
+    world.until(Active).await;
+    let (_, answer) = world.send("/v1/chat/completions", "{}").await.expect("an answer");
+    assert_eq!(answer, "localhost|{}");
 }
 
 #[tokio::test]

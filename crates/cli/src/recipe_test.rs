@@ -62,13 +62,14 @@ pub async fn run(args: RecipeTest) -> Result<(), Failure> {
         )));
     };
     let client = fetch::client()?;
+    let to_backend = fetch::client_for(&provider.trust, provider.base_url.socket())?;
     let state = StateDir::new(args.data_dir.path()?.join(AGENT_STATE));
     let work = state.work();
     let work =
         work.with_context(|| format!("can't make a folder for commands in {}", state.path().display()))?;
     let signals = Signals::listen()?;
     let test = Test {
-        probe: Probe::new(client.clone(), provider),
+        probe: Probe::new(to_backend, provider),
         runner: Arc::new(Runner {
             client,
             shims: Shims::of_this_program()?.working_in(work),

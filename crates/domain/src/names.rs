@@ -7,7 +7,7 @@ use thiserror::Error;
 
 /// The longest agent or provider name, in bytes (a subject token, kept as short as a DNS label).
 pub const MAX_TOKEN_BYTES: usize = 63;
-/// The longest model name, in bytes.
+/// The longest model name, in bytes; `agent/` before it comes in addition.
 pub const MAX_MODEL_NAME_BYTES: usize = 256;
 /// The longest name of a capability, in bytes.
 pub const MAX_CAPABILITY_BYTES: usize = 32;
@@ -54,7 +54,9 @@ fn is_capability(raw: &str) -> bool {
 }
 
 fn is_model(raw: &str) -> bool {
-    (1..=MAX_MODEL_NAME_BYTES).contains(&raw.len()) && !raw.chars().any(char::is_control)
+    let fits = |name: &str| (1..=MAX_MODEL_NAME_BYTES).contains(&name.len());
+    let of_agent = raw.split_once('/').filter(|(agent, _)| is_token(agent));
+    (fits(raw) || of_agent.is_some_and(|(_, name)| fits(name))) && !raw.chars().any(char::is_control)
 }
 
 fn is_key_id(raw: &str) -> bool {
@@ -231,10 +233,20 @@ mod tests {
             "a > b *",
             "モデル",
             &"m".repeat(256),
+            &format!("gpu-box/{}", "m".repeat(256)),
         ] {
             assert!(ModelName::parse(raw).is_ok(), "{raw}");
         }
-        for raw in ["", "a\nb", "a\u{0}", "\u{7f}", &"m".repeat(257)] {
+        let (long, nobodys) = ("m".repeat(257), format!("No Agent/{}", "m".repeat(256)));
+        for raw in [
+            "",
+            "a\nb",
+            "a\u{0}",
+            "\u{7f}",
+            &long,
+            &format!("gpu-box/{long}"),
+            &nobodys,
+        ] {
             assert_eq!(ModelName::parse(raw), Err(InvalidName::Model));
         }
     }

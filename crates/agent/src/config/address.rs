@@ -3,15 +3,97 @@
 use http::{HeaderValue, Uri};
 use reveille_bus::{NatsServer, is_loopback_host};
 use rustls::pki_types::ServerName;
-use std::{fmt, net::IpAddr};
+use std::{
+    fmt,
+    net::IpAddr,
+    os::unix::net::SocketAddr,
+    path::{Path, PathBuf},
+};
 use url::{Host, Position, Url};
+
+/// What the URL of a Unix socket begins with; two slashes and an absolute path follow.
+const UNIX: &str = "unix:";
+/// What separates a socket's path from that of the request.
+const SOCKET_END: &str = ":/";
+/// A path with this is that of a socket up to here.
+const SOCKET_SUFFIX: &str = ".sock/";
+/// The server of a URL at a Unix socket: no name is looked up, but HTTP wants a `Host`.
+const SOCKET_HOST: &str = "http://localhost";
+
+/// Where requests go: an `http` or `https` URL, or a Unix socket of this machine with a path for the request.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Address {
+    /// Of a request at a socket the `Host` and the path.
+    pub url: Url,
+    pub socket: Option<PathBuf>,
+}
+
+impl Address {
+    /// Reads `http://…`, `https://…`, `unix:///path/to.sock` or `unix:///path/to.sock:/path/of/request`; the colon may be left
+    /// out after `.sock`.
+    ///
+    /// # Errors
+    /// The reason, without the address.
+    pub(super) fn parse(raw: &str) -> Result<Self, &'static str> {
+        let Some(rest) = raw.strip_prefix(UNIX) else {
+            let url = http_url(raw)?;
+            return Ok(Self { url, socket: None });
+        };
+        let path = rest.strip_prefix("//").unwrap_or(rest);
+        if !path.starts_with('/') {
+            return Err("names no absolute path: write three slashes, as in unix:///run/backend.sock");
+        }
+        let (socket, request) = match (path.find(SOCKET_END), path.find(SOCKET_SUFFIX)) {
+            (Some(end), _) => (&path[..end], &path[end + 1..]),
+            (None, Some(end)) => path.split_at(end + SOCKET_SUFFIX.len() - 1),
+            (None, None) => (path, "/"),
+        };
+        if SocketAddr::from_pathname(socket).is_err() {
+            return Err("is longer than the path of a socket may be");
+        }
+        let url = Url::parse(&format!("{SOCKET_HOST}{request}")).map_err(|_| "has a path that isn't one")?;
+        refuse_extras(&url)?;
+        Ok(Self {
+            url,
+            socket: Some(socket.into()),
+        })
+    }
+}
+
+impl Address {
+    /// The same with another text for its query, if it has one: a query often contains a key.
+    #[must_use]
+    pub fn without_query(&self, shown: &str) -> Self {
+        let mut url = self.url.clone();
+        url.set_query(self.url.query().map(|_| shown));
+        Self {
+            url,
+            socket: self.socket.clone(),
+        }
+    }
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Some(socket) = &self.socket else {
+            return f.write_str(self.url.as_str());
+        };
+        write!(f, "{UNIX}//{}", socket.display())?;
+        match &self.url[Position::BeforePath..] {
+            "/" => Ok(()),
+            request => write!(f, ":{request}"),
+        }
+    }
+}
 
 /// A backend's base URL, without a trailing `/v1`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BaseUrl {
+    /// Without `/v1`. At a socket, of the requests.
     root: String,
     loopback: bool,
     server: Server,
+    socket: Option<PathBuf>,
 }
 
 /// The server of a base URL.
@@ -28,7 +110,7 @@ impl BaseUrl {
     /// # Errors
     /// The reason, without the URL: it isn't absolute or not HTTP, or has credentials, a query or a fragment.
     pub fn parse(raw: &str) -> Result<Self, &'static str> {
-        let url = http_url(raw)?;
+        let Address { url, socket } = Address::parse(raw)?;
         if url.query().is_some() {
             return Err("a base URL has no query");
         }
@@ -44,6 +126,7 @@ impl BaseUrl {
             root,
             loopback,
             server,
+            socket,
         })
     }
 
@@ -56,6 +139,17 @@ impl BaseUrl {
             return Err("a path begins with /");
         }
         Url::parse(&format!("{}{path}", self.root)).map_err(|_| "is not a path that a URL may have")
+    }
+
+    /// The same with the way there.
+    ///
+    /// # Errors
+    /// As [`at`](Self::at).
+    pub fn address(&self, path: &str) -> Result<Address, &'static str> {
+        Ok(Address {
+            url: self.at(path)?,
+            socket: self.socket.clone(),
+        })
     }
 
     /// `path`, if [`at`](Self::at) accepts it.
@@ -73,6 +167,24 @@ impl BaseUrl {
     #[must_use]
     pub fn server(&self) -> &Uri {
         &self.server.uri
+    }
+
+    /// The Unix socket to connect to instead.
+    #[must_use]
+    pub fn socket(&self) -> Option<&Path> {
+        self.socket.as_deref()
+    }
+
+    /// Whether an address is at the backend's host.
+    pub(super) fn has_host_of(&self, address: &Address) -> bool {
+        let own = Url::parse(&self.root);
+        self.socket == address.socket && own.is_ok_and(|own| own.host() == address.url.host())
+    }
+
+    /// Whether the backend speaks TLS, as far as the URL says.
+    #[must_use]
+    pub const fn is_https(&self) -> bool {
+        self.server.tls_name.is_some()
     }
 
     /// The `Host` of requests.
@@ -112,7 +224,14 @@ fn tls_name(url: &Url) -> Option<ServerName<'static>> {
 
 impl fmt::Display for BaseUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.root)
+        let Some(socket) = &self.socket else {
+            return f.write_str(&self.root);
+        };
+        write!(f, "{UNIX}//{}", socket.display())?;
+        match &self.root[SOCKET_HOST.len()..] {
+            "" => Ok(()),
+            prefix => write!(f, ":{prefix}"),
+        }
     }
 }
 
@@ -161,10 +280,10 @@ fn nats_url(raw: &str, allow_plaintext: bool) -> Result<String, &'static str> {
 }
 
 /// An absolute `http` or `https` URL without credentials or fragment.
-pub(super) fn http_url(raw: &str) -> Result<Url, &'static str> {
+fn http_url(raw: &str) -> Result<Url, &'static str> {
     let url = Url::parse(raw).map_err(|_| "is not a URL; write one such as http://127.0.0.1:8000")?;
     if !matches!(url.scheme(), "http" | "https") {
-        return Err("must begin with http:// or https://");
+        return Err("must begin with http://, https:// or unix://");
     }
     refuse_extras(&url)?;
     Ok(url)
@@ -245,6 +364,82 @@ mod tests {
                 (server, Some(host))
             );
             assert_eq!(base.tls_name().map(ServerName::to_str).as_deref(), tls);
+        }
+    }
+
+    #[test]
+    fn a_socket_has_a_path_of_its_own_and_one_of_the_requests() {
+        for (raw, socket, models, shown) in [
+            (
+                "unix:///run/llm.sock",
+                "/run/llm.sock",
+                "/v1/models",
+                "unix:///run/llm.sock",
+            ),
+            (
+                "unix:///run/llm.sock/",
+                "/run/llm.sock",
+                "/v1/models",
+                "unix:///run/llm.sock",
+            ),
+            (
+                "unix:///run/llm.sock/v1",
+                "/run/llm.sock",
+                "/v1/models",
+                "unix:///run/llm.sock",
+            ),
+            (
+                "unix:///run/llm.sock:/a/v1/",
+                "/run/llm.sock",
+                "/a/v1/models",
+                "unix:///run/llm.sock:/a",
+            ),
+            (
+                "unix:///run/x.sock/a",
+                "/run/x.sock",
+                "/a/v1/models",
+                "unix:///run/x.sock:/a",
+            ),
+            ("unix:/run/llm", "/run/llm", "/v1/models", "unix:///run/llm"),
+            (
+                "unix:///run/a b/llm:/x",
+                "/run/a b/llm",
+                "/x/v1/models",
+                "unix:///run/a b/llm:/x",
+            ),
+        ] {
+            let base = BaseUrl::parse(raw).expect(raw);
+            let url = base.at("/v1/models").expect("a path");
+            assert_eq!(
+                (url.as_str(), base.to_string().as_str()),
+                (&*format!("http://localhost{models}"), shown)
+            );
+            assert_eq!(
+                (base.socket(), base.is_loopback(), base.is_https()),
+                (Some(Path::new(socket)), true, false)
+            );
+        }
+        let step =
+            Address::parse("unix:///var/run/docker.sock:/v1.45/containers/llm/start?t=5").expect("legal");
+        assert_eq!(
+            step.url.as_str(),
+            "http://localhost/v1.45/containers/llm/start?t=5"
+        );
+        assert_eq!(
+            step.to_string(),
+            "unix:///var/run/docker.sock:/v1.45/containers/llm/start?t=5"
+        );
+        let long = format!("unix:///{}", "x".repeat(200));
+        for raw in [
+            "unix://run/x.sock",
+            "unix:",
+            "unix://",
+            "unix:run/x.sock",
+            &long,
+            "unix:///x.sock/?a",
+            "unix:///x.sock/#a",
+        ] {
+            assert!(BaseUrl::parse(raw).is_err(), "{raw}");
         }
     }
 

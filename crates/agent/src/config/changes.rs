@@ -2,7 +2,10 @@
 //!
 //! Both structures are taken apart field by field, so that a new key has to be given its place here.
 
-use super::types::{AgentConfig, Config, ProviderConfig};
+use super::{
+    trust::Trust,
+    types::{AgentConfig, Config, ProviderConfig},
+};
 use reveille_domain::ProviderName;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
@@ -73,9 +76,12 @@ pub fn changes(old: &Config, new: &Config) -> BTreeMap<ProviderName, Change> {
 }
 
 fn changed(old: &ProviderConfig, new: &ProviderConfig) -> Option<Change> {
+    // The steps of its recipes trust what the provider does, which is compared by itself.
+    let [old, new] = [old, new].map(|provider| provider.clone().with_trust_in_steps(&Trust::default()));
     let ProviderConfig {
         name: _,
         base_url,
+        trust,
         api_key,
         models,
         answer_model,
@@ -86,10 +92,15 @@ fn changed(old: &ProviderConfig, new: &ProviderConfig) -> Option<Change> {
         exclusive,
         persistent,
         max_group_wait,
-    } = old;
+    } = &old;
     let steps = |provider: &ProviderConfig| provider.wake.as_ref().map(|wake| wake.steps.clone());
     let keys = [
         ("base_url", *base_url != new.base_url),
+        (
+            "ca",
+            (&trust.file, &trust.certificates) != (&new.trust.file, &new.trust.certificates),
+        ),
+        ("insecure_skip_verify", trust.skip_verify != new.trust.skip_verify),
         ("api_key", *api_key != new.api_key),
         ("models", *models != new.models),
         ("answer_model", *answer_model != new.answer_model),
@@ -106,7 +117,7 @@ fn changed(old: &ProviderConfig, new: &ProviderConfig) -> Option<Change> {
         .filter(|(_, differs)| *differs)
         .map(|(key, _)| key.to_owned())
         .collect();
-    let another = *base_url != new.base_url || *exclusive != new.exclusive || steps(old) != steps(new);
+    let another = *base_url != new.base_url || *exclusive != new.exclusive || steps(&old) != steps(&new);
     match keys {
         keys if keys.is_empty() => None,
         keys if another => Some(Change::Restarted { keys }),
@@ -172,6 +183,17 @@ mod tests {
             change("models = [\"m\"]", "api_key = \"k\"\nmodels = [\"m\"]"),
             adjusted(&["api_key"])
         );
+        let folder = tempfile::tempdir().expect("a folder");
+        let pem = folder.path().join("box.pem");
+        let certificate = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
+        std::fs::write(&pem, certificate).expect("written");
+        let trusting = format!("ca = \"{}\"\nmodels = [\"m\"]", pem.display());
+        assert_eq!(change("models = [\"m\"]", &trusting), adjusted(&["ca"]));
+        let before = config(&BASE.replace("models = [\"m\"]", &trusting));
+        std::fs::write(&pem, certificate.replace("AAAA", "BBBB")).expect("renewed");
+        let after = config(&BASE.replace("models = [\"m\"]", &trusting));
+        let renewed = changes(&before, &after).into_values().next();
+        assert_eq!(renewed, adjusted(&["ca"]), "the file's content counts");
         assert_eq!(
             change("/sleep\"", "/sleep\"\nidle_after = \"1m\""),
             adjusted(&["sleep"])

@@ -13,10 +13,11 @@ mod places;
 mod read;
 mod recipe;
 mod secret;
+mod trust;
 mod types;
 mod variables;
 
-pub use address::{BaseUrl, NatsUrl};
+pub use address::{Address, BaseUrl, NatsUrl};
 pub use changes::{Change, changes, fixed_keys};
 pub(crate) use duration::millis;
 pub use duration::parse_duration;
@@ -30,4 +31,5 @@ pub use recipe::{
 };
 pub(crate) use recipe::{CHAT_PATH, COMPLETIONS_PATH, EMBEDDINGS_PATH, OWN_VARIABLES};
 pub use secret::Secret;
+pub use trust::Trust;
 pub use types::{AgentConfig, AnswerModelName, Config, ModelConfig, ProbeConfig, ProviderConfig};

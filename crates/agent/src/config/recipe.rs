@@ -1,12 +1,11 @@
 //! `[provider.wake]` and `[provider.sleep]`: what is run.
 
-use super::{hours::Hours, secret::Secret};
+use super::{address::Address, hours::Hours, secret::Secret, trust::Trust};
 use crate::wol::WakeOnLan;
 use http::{HeaderName, HeaderValue, Method};
 use reveille_domain::RecipeKind;
 use serde_json::json;
 use std::{fmt, path::PathBuf, time::Duration};
-use url::Url;
 
 /// The prefix of Reveille's own environment variables. None of them reaches a command, whatever the config says.
 pub(crate) const OWN_VARIABLES: &str = "REVEILLE_";
@@ -150,7 +149,9 @@ impl Action {
 #[derive(Clone, PartialEq, Eq)]
 pub struct HttpAction {
     pub method: Method,
-    pub url: Url,
+    pub address: Address,
+    /// Which servers it trusts: those of its provider.
+    pub trust: Trust,
     /// Marked sensitive.
     pub headers: Vec<(HeaderName, HeaderValue)>,
     pub body: Option<Secret>,
@@ -161,9 +162,12 @@ pub struct HttpAction {
 impl fmt::Debug for HttpAction {
     /// Hides the URL's query, which often contains a key.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut url = self.url.clone();
-        url.set_query(self.url.query().map(|_| "[redacted]"));
-        write!(f, "HttpAction({} {url})", self.method)
+        write!(
+            f,
+            "HttpAction({} {})",
+            self.method,
+            self.address.without_query("[redacted]")
+        )
     }
 }
 

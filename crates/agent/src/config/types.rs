@@ -4,8 +4,9 @@ use super::{
     address::{BaseUrl, NatsUrl},
     duration::millis,
     hours::Hours,
-    recipe::{DEFAULT_MIN_AWAKE, SleepConfig, Step, WakeConfig},
+    recipe::{Action, DEFAULT_MIN_AWAKE, SleepConfig, Step, WakeConfig},
     secret::Secret,
+    trust::Trust,
 };
 use reveille_domain::{AgentName, GroupName, ModelName, ProviderName, WakeSpec};
 use std::{path::PathBuf, time::Duration};
@@ -44,6 +45,8 @@ pub struct ProviderConfig {
     /// Unique in the file.
     pub name: ProviderName,
     pub base_url: BaseUrl,
+    /// Which certificates of servers it trusts.
+    pub trust: Trust,
     /// The bearer token for the backend; nobody else gets it.
     pub api_key: Option<Secret>,
     /// The published models; `None` to publish what the backend lists.
@@ -79,6 +82,24 @@ impl ProviderConfig {
             kind: wake.kind(),
             budget_ms: millis(wake.budget() + group_wait),
         })
+    }
+
+    /// The same with the `http` steps of its recipes trusting these servers. Only at the backend's own host they may do without
+    /// verification.
+    #[must_use]
+    pub(super) fn with_trust_in_steps(mut self, trust: &Trust) -> Self {
+        let wake = self.wake.iter_mut().flat_map(|wake| &mut wake.steps);
+        let sleep = self.sleep.iter_mut().flat_map(|sleep| &mut sleep.steps);
+        for step in wake.chain(sleep) {
+            if let Action::Http(http) = &mut step.action {
+                http.trust = if self.base_url.has_host_of(&http.address) {
+                    trust.clone()
+                } else {
+                    trust.verifying()
+                };
+            }
+        }
+        self
     }
 
     /// Whether its recipes start programs on this machine.

@@ -3,16 +3,19 @@
 use crate::{
     AgentError,
     child::{Child, ChildrenLock, Exit, Orphans, Shims, Start},
-    config::{Action, CommandAction, EndCommand, HttpAction, ProviderConfig, Step},
-    fetch::{self, reason},
+    config::{Action, Address, CommandAction, EndCommand, HttpAction, ProviderConfig, Step, Trust},
+    fetch,
     processes::listed,
 };
-use std::{path::PathBuf, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 use tokio::{
     net::TcpStream,
     time::{Instant, sleep, timeout, timeout_at},
 };
-use tracing::debug;
+use tracing::{debug, error};
 
 /// The grace between TERM and KILL for a command that overran its time-out, and for processes that it left running.
 const COMMAND_GRACE: Duration = Duration::from_secs(1);
@@ -74,6 +77,18 @@ impl Runner {
         })
     }
 
+    /// The client for a server that isn't trusted or reached as others are.
+    #[must_use]
+    pub fn client_for(&self, trust: &Trust, socket: Option<&Path>) -> reqwest::Client {
+        if trust.is_default() && socket.is_none() {
+            return self.client.clone();
+        }
+        fetch::client_for(trust, socket).unwrap_or_else(|error| {
+            error!(%error, "can't set up a client: its provider gets the one that trusts only what the system does");
+            self.client.clone()
+        })
+    }
+
     /// Runs one step. `running` holds the step's command while there is one. A command that is still there afterwards is
     /// the served backend or, after a failure or a cancellation, something that must be ended.
     pub(super) async fn run_step(&self, step: &Step, running: &mut Option<Child>) -> Result<(), String> {
@@ -102,10 +117,9 @@ impl Runner {
     }
 
     async fn request(&self, action: &HttpAction, limit: Duration) -> Result<(), String> {
-        let mut request = self
-            .client
-            .request(action.method.clone(), action.url.clone())
-            .timeout(limit);
+        let Address { url, socket } = &action.address;
+        let client = self.client_for(&action.trust, socket.as_deref());
+        let mut request = client.request(action.method.clone(), url.clone()).timeout(limit);
         for (name, value) in &action.headers {
             request = request.header(name, value);
         }
@@ -113,8 +127,13 @@ impl Runner {
             request = request.body(body.reveal().to_owned());
         }
         let began = Instant::now();
-        let answer = request.send().await;
-        let answer = answer.map_err(|error| reason(&error, began.elapsed().min(limit)))?;
+        let answer = match request.send().await {
+            Ok(answer) => answer,
+            Err(error) => {
+                let waited = began.elapsed().min(limit);
+                return Err(fetch::reason_at(&error, &action.address, waited).await);
+            }
+        };
         let status = answer.status();
         if status.is_success() || action.accept.contains(&status.as_u16()) {
             Ok(())

@@ -2,15 +2,19 @@
 //!
 //! Everything that decides how a backend is reached is here: name resolution, time-outs of the connection, TLS.
 
-use crate::{config::BaseUrl, fetch::io_kind};
+use crate::{
+    config::{BaseUrl, Trust},
+    fetch::{io_kind, io_reason},
+    tls::{self, client_config},
+};
 use http::Uri;
 use hyper_util::client::legacy::connect::HttpConnector;
-use rustls::{ClientConfig, pki_types::ServerName};
-use rustls_platform_verifier::ConfigVerifierExt;
-use std::{error::Error, sync::Arc, time::Duration};
+use rustls::pki_types::ServerName;
+use std::{error::Error, path::PathBuf, sync::Arc, time::Duration};
 use thiserror::Error;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
+    net::UnixStream,
     time::timeout,
 };
 use tokio_rustls::TlsConnector;
@@ -29,13 +33,13 @@ const KEEPALIVE_QUESTIONS: u32 = 2;
 /// of the network breaks no answer.
 #[cfg(target_os = "linux")]
 const GONE_AFTER: Duration = Duration::from_secs(20);
-/// The only protocol that is spoken.
-const HTTP_1_1: &[u8] = b"http/1.1";
 
 /// The way to one backend.
 pub(super) struct Connector {
     tcp: HttpConnector,
     uri: Uri,
+    /// The Unix socket at which the backend is instead.
+    socket: Option<PathBuf>,
     tls: Option<Tls>,
 }
 
@@ -64,11 +68,11 @@ pub(super) enum ConnectError {
 }
 
 impl Connector {
-    /// The way to the backend at `base`.
+    /// The way to the backend at `base`, which has a certificate according to `trust` if it speaks TLS.
     ///
     /// # Errors
-    /// When TLS can't be set up, for example because the system has no certificates.
-    pub fn new(base: &BaseUrl) -> Result<Self, rustls::Error> {
+    /// When TLS can't be set up.
+    pub fn new(base: &BaseUrl, trust: &Trust) -> Result<Self, rustls::Error> {
         let mut tcp = HttpConnector::new();
         tcp.enforce_http(false);
         tcp.set_nodelay(true);
@@ -79,10 +83,12 @@ impl Connector {
         tcp.set_keepalive_retries(Some(KEEPALIVE_QUESTIONS));
         #[cfg(target_os = "linux")]
         tcp.set_tcp_user_timeout(Some(GONE_AFTER));
-        let tls = base.tls_name().cloned().map(Tls::new).transpose()?;
+        let tls = base.tls_name().map(|name| Tls::new(name.clone(), trust));
+        let tls = tls.transpose()?;
         Ok(Self {
             tcp,
             uri: base.server().clone(),
+            socket: base.socket().map(ToOwned::to_owned),
             tls,
         })
     }
@@ -96,6 +102,9 @@ impl Connector {
     }
 
     async fn open(&self) -> Result<Box<dyn Connection>, Box<dyn Error + Send + Sync>> {
+        if let Some(socket) = &self.socket {
+            return Ok(Box::new(UnixStream::connect(socket).await?));
+        }
         let stream = self.tcp.clone().oneshot(self.uri.clone()).await?.into_inner();
         Ok(match &self.tls {
             None => Box::new(stream),
@@ -112,7 +121,10 @@ impl ConnectError {
             Self::Closed => self.to_string(),
             Self::Failed(error) if is_dns(&**error) => "the host's name can't be resolved".to_owned(),
             Self::Failed(error) => {
-                io_kind(&**error).map_or_else(|| "could not connect".to_owned(), |kind| kind.to_string())
+                let of_io = || io_kind(&**error).map(io_reason);
+                tls::reason(&**error)
+                    .or_else(of_io)
+                    .unwrap_or_else(|| "could not connect".to_owned())
             }
         }
     }
@@ -124,12 +136,10 @@ fn is_dns(error: &(dyn Error + 'static)) -> bool {
 }
 
 impl Tls {
-    /// TLS to the server `name`, whose certificate the system must trust.
-    fn new(name: ServerName<'static>) -> Result<Self, rustls::Error> {
-        let mut config = ClientConfig::with_platform_verifier()?;
-        config.alpn_protocols = vec![HTTP_1_1.to_vec()];
+    /// TLS to the server `name`.
+    fn new(name: ServerName<'static>, trust: &Trust) -> Result<Self, rustls::Error> {
         Ok(Self {
-            connector: Arc::new(config).into(),
+            connector: Arc::new(client_config(trust)?).into(),
             name,
         })
     }
@@ -141,7 +151,8 @@ mod tests {
     use tokio::net::TcpListener;
 
     async fn reason(url: &str) -> String {
-        let connector = Connector::new(&BaseUrl::parse(url).expect("legal")).expect("no TLS");
+        let connector =
+            Connector::new(&BaseUrl::parse(url).expect("legal"), &Trust::default()).expect("no TLS");
         let connected = connector.connect().await;
         connected.map(drop).expect_err("nobody is there").reason()
     }
@@ -162,7 +173,8 @@ mod tests {
     async fn the_kernel_watches_over_a_connection_and_ends_it_when_the_machine_is_gone() {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let url = format!("http://{}", listener.local_addr().expect("an address"));
-        let connector = Connector::new(&BaseUrl::parse(&url).expect("legal")).expect("no TLS");
+        let connector =
+            Connector::new(&BaseUrl::parse(&url).expect("legal"), &Trust::default()).expect("no TLS");
         let stream = connector.tcp.clone().oneshot(connector.uri.clone()).await;
         let stream = stream.expect("a connection").into_inner();
         let socket = socket2::SockRef::from(&stream);

@@ -14,11 +14,11 @@ use crate::{
     config::{AnswerModelName, CHAT_PATH, COMPLETIONS_PATH, EMBEDDINGS_PATH, ProviderConfig},
     models::{Memory, Served},
     provider::{Asked, Handle, Slot},
+    tls,
 };
 use answer_model::AnswerModel;
 use bytes::{Bytes, BytesMut};
 use client::{Client, Response, SendError};
-use connector::ConnectError;
 use futures::StreamExt;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri, response::Parts};
 use outcome::{Broken, Connecting};
@@ -228,12 +228,17 @@ impl Relay {
                 Err(error) => error,
             };
             drop(slot);
+            let silent = began.elapsed();
+            let hint = scheme_hint(backend, &error).await;
             let SendError::Connect(error) = error else {
-                let silent = began.elapsed();
-                let when = Broken::BeforeAnswer;
-                return Err(outcome::broken(&backend.handle, &error, when, silent));
+                let fault = outcome::broken(&backend.handle, &error, Broken::BeforeAnswer, silent);
+                return Err(match hint {
+                    Some(hint) => RelayFault::new(fault.code, format!("{}: {hint}", fault.message)),
+                    None => fault,
+                });
             };
-            let fault = unreached(backend, &error).await;
+            let reason = hint.map_or_else(|| error.reason(), str::to_owned);
+            let fault = unreached(backend, &reason).await;
             let is_up = backend.handle.gate.availability() == Some(Availability::Available);
             if is_last || fault.code != FaultCode::BackendUnavailable || !is_up {
                 return Err(fault);
@@ -312,10 +317,19 @@ async fn hand_over(backend: &Backend, slot: &mut Slot, request: Outgoing) -> Res
     backend.client.post(connection, target, headers, body).await
 }
 
+/// What to do about a request that got no answer, if `http` and `https` were mixed up.
+async fn scheme_hint(backend: &Backend, error: &SendError) -> Option<&'static str> {
+    let base_url = &backend.config.base_url;
+    if !error.is_garbled(base_url.is_https()) {
+        return None;
+    }
+    tls::other_scheme(&base_url.address("/").ok()?).await
+}
+
 /// The fault for a request that got no connection, so that it may be sent again when the backend is awake: with the report that
 /// tells control that it isn't, if there is one.
-async fn unreached(backend: &Backend, error: &ConnectError) -> RelayFault {
-    let message = format!("the backend can't be reached: {}", error.reason());
+async fn unreached(backend: &Backend, reason: &str) -> RelayFault {
+    let message = format!("the backend can't be reached: {reason}");
     let settled_within = backend.config.probe.timeout + SETTLE_MARGIN;
     match timeout(settled_within, backend.handle.unreachable()).await {
         Ok(Some(report)) => RelayFault::asleep(&message, report),

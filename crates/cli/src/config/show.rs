@@ -101,6 +101,11 @@ impl Shown {
     fn provider(&mut self, path: &str, provider: &ProviderConfig) {
         self.add(path, "name", quoted(provider.name.as_str()));
         self.add(path, "base_url", quoted(&provider.base_url.to_string()));
+        let file = |file: &PathBuf| quoted(&file.display().to_string());
+        self.add_some(path, "ca", provider.trust.file.as_ref().map(file));
+        if provider.base_url.is_https() {
+            self.add(path, "insecure_skip_verify", provider.trust.skip_verify);
+        }
         self.add_some(
             path,
             "api_key",
@@ -197,11 +202,8 @@ impl Shown {
     fn http(&mut self, path: &str, http: &HttpAction) {
         self.add(path, "type", quoted("http"));
         self.add(path, "method", quoted(http.method.as_str()));
-        let mut url = http.url.clone();
-        if url.query().is_some() {
-            url.set_query(Some(REDACTED));
-        }
-        self.add(path, "url", quoted(url.as_str()));
+        let url = http.address.without_query(REDACTED);
+        self.add(path, "url", quoted(&url.to_string()));
         for (name, _) in &http.headers {
             self.add(path, &format!("headers.{name}"), quoted(REDACTED));
         }

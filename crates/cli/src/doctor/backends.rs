@@ -13,6 +13,14 @@ use std::ffi::OsStr;
 /// Checks one provider.
 pub async fn look(client: &Client, provider: &ProviderConfig, memory: &Memory, findings: &mut Findings) {
     let check = format!("provider {}", provider.name);
+    if provider.trust.skip_verify {
+        findings.warning(
+            check.as_str(),
+            format!("the certificate of {} is not verified (`insecure_skip_verify`)", provider.base_url),
+            "name the file of its certificate or of its authority in `ca` instead: now whoever is on the way there \
+             can read and change everything",
+        );
+    }
     match Probe::new(client.clone(), provider).check().await {
         Ok(()) => models(client, provider, &check, findings).await,
         Err(why) => {
@@ -86,6 +94,13 @@ fn unavailable(provider: &ProviderConfig, why: &Unavailable, check: &str, findin
         let remedy = match why.reason.as_str() {
             "HTTP status 401" | "HTTP status 403" => "set its api_key in the config",
             "HTTP status 404" => "correct base_url, or add a `probe` with a path that exists",
+            reason if reason.contains("not trusted") || reason.contains("isn't trusted") => {
+                "name the PEM file of that certificate, or of the authority that issued it, in `ca`"
+            }
+            reason if reason.contains("certificate") => {
+                "renew the backend's certificate, or correct base_url"
+            }
+            reason if reason.contains("URL must begin") => "correct base_url",
             _ => "check the backend's log, and that base_url is correct",
         };
         let found = format!("the probe at {url} fails: {}", why.reason);

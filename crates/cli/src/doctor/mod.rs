@@ -15,7 +15,7 @@ use crate::{
 };
 use anyhow::anyhow;
 use clap::Args;
-use reveille_agent::{config::Config, models::Memory, owner_policy::OwnerPolicy, state_dir::StateDir};
+use reveille_agent::{config::Config, fetch, models::Memory, owner_policy::OwnerPolicy, state_dir::StateDir};
 use reveille_domain::ProviderId;
 use serde::Serialize;
 use std::{
@@ -146,12 +146,12 @@ pub async fn run(args: Doctor) -> Result<(), Failure> {
 }
 
 async fn providers(config: &Config, data_dir: &Path, findings: &mut Findings) -> Result<(), Failure> {
-    let client = reveille_agent::fetch::client()?;
     let state = StateDir::new(data_dir.join(AGENT_STATE));
     let owner_policy = OwnerPolicy::new(Some(state.clone()), config.agent.quiet_hours.clone());
     machine::owner(&owner_policy, &state, findings);
     let memory = Memory::open(Some(state), &config.agent.name);
     for provider in &config.providers {
+        let client = fetch::client_for(&provider.trust, provider.base_url.socket())?;
         backends::look(&client, provider, &memory, findings).await;
         let id = ProviderId::new(config.agent.name.clone(), provider.name.clone());
         let most = provider.wake.as_ref().and_then(|wake| wake.max_per_day);

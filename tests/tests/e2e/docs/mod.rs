@@ -16,6 +16,9 @@ use std::{fs, path::Path, process::Command};
 /// Variables that the documented configs fill in.
 const VARIABLES: [&str; 2] = ["VLLM_KEY", "START_KEY"];
 
+/// A file of certificates as far as a config needs it.
+const CERTIFICATE: &str = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
+
 pub fn root() -> &'static Path {
     let tests = Path::new(env!("CARGO_MANIFEST_DIR"));
     tests.parent().expect("the tests are in the workspace's folder")
@@ -25,6 +28,7 @@ fn assert_agent_takes(what: &str, config: &str) {
     let folder = Folder::new();
     let file = folder.path().join("reveille.toml");
     fs::write(&file, config).expect("the config is written");
+    fs::write(folder.path().join("nas.pem"), CERTIFICATE).expect("what a config names as `ca` is written");
     let mut check = Command::new(program("reveille"));
     check.args(["config", "check"]).arg(&file);
     check.envs(VARIABLES.map(|variable| (variable, "x")));

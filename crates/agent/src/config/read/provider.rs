@@ -5,7 +5,8 @@ use super::{
     table::{Table, Value},
 };
 use crate::config::{
-    AnswerModelName, BaseUrl, ConfigError, ModelConfig, ProbeConfig, ProviderConfig, Secret, WakeConfig,
+    AnswerModelName, BaseUrl, ConfigError, ModelConfig, ProbeConfig, ProviderConfig, Secret, Trust,
+    WakeConfig,
 };
 use reveille_domain::{GroupName, MAX_GROUPS, MAX_MODELS, MAX_WAKE_BUDGET, ModelName, ProviderName};
 use std::{collections::HashSet, time::Duration};
@@ -35,6 +36,7 @@ pub(super) fn read(mut table: Table<'_>, names: &mut Names) -> Result<ProviderCo
         return Err(name_value.error("another provider has the same name"));
     }
     let base_url = table.require("base_url")?.parsed(BaseUrl::parse)?;
+    let trust = trust(&mut table, &base_url)?;
     let api_key = table.optional("api_key", |value| api_key(&value))?;
     let models = table.optional("models", |value| models(value, &mut names.models))?;
     let answer_model = table.optional("answer_model", |value| value.parsed(answer_model))?;
@@ -53,6 +55,7 @@ pub(super) fn read(mut table: Table<'_>, names: &mut Names) -> Result<ProviderCo
     let provider = ProviderConfig {
         name,
         base_url,
+        trust,
         api_key,
         models,
         answer_model,
@@ -68,7 +71,10 @@ pub(super) fn read(mut table: Table<'_>, names: &mut Names) -> Result<ProviderCo
         Some(spec) if spec.budget() > MAX_WAKE_BUDGET => Err(table.error(format!(
             "the wake's budget and max_group_wait sum to more than {MAX_WAKE_BUDGET:?}"
         ))),
-        Some(_) | None => Ok(provider),
+        Some(_) | None => {
+            let trust = provider.trust.clone();
+            Ok(provider.with_trust_in_steps(&trust))
+        }
     }
 }
 
@@ -109,6 +115,23 @@ fn group_options(table: &mut Table<'_>, groups: &[GroupName]) -> Result<(bool, D
         persistent.unwrap_or(false),
         wait.unwrap_or(DEFAULT_MAX_GROUP_WAIT),
     ))
+}
+
+/// `ca` and `insecure_skip_verify`.
+fn trust(table: &mut Table<'_>, base_url: &BaseUrl) -> Result<Trust, ConfigError> {
+    let mut trust = Trust::default();
+    if let Some(value) = table.take("ca") {
+        let file = value.file()?;
+        trust.certificates = Trust::read(&file).map_err(|reason| value.error(reason))?;
+        trust.file = Some(file);
+    }
+    if let Some(value) = table.take("insecure_skip_verify") {
+        trust.skip_verify = value.bool()?;
+        if trust.skip_verify && !base_url.is_https() {
+            return Err(value.error("is for a base_url that begins with https://"));
+        }
+    }
+    Ok(trust)
 }
 
 fn api_key(value: &Value<'_>) -> Result<Secret, ConfigError> {

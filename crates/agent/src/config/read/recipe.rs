@@ -6,8 +6,8 @@ use super::{
     verify,
 };
 use crate::config::{
-    Action, BaseUrl, CommandAction, ConfigError, EndCommand, HttpAction, ModelConfig, OWN_VARIABLES, Secret,
-    SleepConfig, Step, WakeConfig, address::http_url, recipe::DEFAULT_MIN_AWAKE,
+    Action, Address, BaseUrl, CommandAction, ConfigError, EndCommand, HttpAction, ModelConfig, OWN_VARIABLES,
+    Secret, SleepConfig, Step, Trust, WakeConfig, recipe::DEFAULT_MIN_AWAKE,
 };
 use http::{HeaderName, HeaderValue, Method};
 use reveille_domain::MAX_WAKE_BUDGET;
@@ -198,7 +198,7 @@ fn end_command(mut table: Table<'_>) -> Result<EndCommand, ConfigError> {
 }
 
 fn http_action(table: &mut Table<'_>) -> Result<HttpAction, ConfigError> {
-    let url = table.require("url")?.parsed(http_url)?;
+    let address = table.require("url")?.parsed(Address::parse)?;
     let method = match table.take("method") {
         None => Method::POST,
         Some(value) => value.parsed(|raw| {
@@ -223,7 +223,8 @@ fn http_action(table: &mut Table<'_>) -> Result<HttpAction, ConfigError> {
     })?;
     Ok(HttpAction {
         method,
-        url,
+        address,
+        trust: Trust::default(),
         headers,
         body: body.map(Secret::new),
         accept,

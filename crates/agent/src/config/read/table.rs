@@ -3,7 +3,12 @@
 //! A section takes the keys that it knows out of its [`Table`]; keys that are left at [`Table::finish`] are unknown.
 
 use crate::config::{ConfigError, Hours, duration::parse_duration, places::line_of, variables::interpolate};
-use std::{fmt::Display, ops::RangeInclusive, path::PathBuf, time::Duration};
+use std::{
+    fmt::Display,
+    ops::RangeInclusive,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 use toml::{
     Spanned,
     de::{DeTable, DeValue},
@@ -211,6 +216,16 @@ impl<'a> Value<'a> {
                 .then_some(path)
                 .ok_or("must be an absolute path")
         })
+    }
+
+    /// The path of a file; a relative one is below the folder of the config.
+    pub(super) fn file(&self) -> Result<PathBuf, ConfigError> {
+        let raw = self.string()?;
+        if raw.is_empty() {
+            return Err(self.error("names no file"));
+        }
+        let folder = Path::new(self.source.file).parent().unwrap_or(Path::new(""));
+        Ok(folder.join(raw))
     }
 
     pub(super) fn bool(&self) -> Result<bool, ConfigError> {

@@ -106,7 +106,7 @@ impl Owner {
             return;
         }
         let known = listing.current.then(|| listing.listed.clone());
-        let client = self.setup.runner.client.clone();
+        let client = self.client.clone();
         let list = models::discover(client, self.setup.config.clone(), known);
         listing.under_way = Some(list.boxed());
     }

@@ -70,6 +70,8 @@ pub struct Setup {
 /// Everything known about one provider, and what is being done with it.
 pub struct Owner {
     setup: Setup,
+    /// The client of the backend.
+    client: reqwest::Client,
     probe: Probe,
     gate: Gate,
     mailbox: mpsc::Receiver<Input>,
@@ -124,13 +126,15 @@ impl Owner {
         let config = &setup.config;
         let (handle, mailbox) = Handle::new(config.name.clone(), gate.clone());
         let listing = Listing::open(&setup.memory, config);
-        let probe = Probe::new(setup.runner.client.clone(), config);
+        let client = client_of(&setup.runner, config);
+        let probe = Probe::new(client.clone(), config);
         let group = setup.groups.join(&config.name, group_policy(config));
         let max_per_day = config.wake.as_ref().and_then(|wake| wake.max_per_day);
         let id = ProviderId::new(setup.agent.clone(), config.name.clone());
         let allowance = setup.owner_policy.of(&id, max_per_day);
         let resource = ResourceHold::open(&id, setup.state.clone().filter(|_| group.is_some()));
         let owner = Self {
+            client,
             probe,
             gate,
             mailbox,
@@ -283,6 +287,19 @@ fn group_policy(config: &ProviderConfig) -> GroupPolicy {
         persistent: config.persistent,
         max_wait: config.max_group_wait,
     }
+}
+
+/// The client of a provider's backend. Says so if that verifies nothing.
+fn client_of(runner: &Runner, config: &ProviderConfig) -> reqwest::Client {
+    if config.trust.skip_verify {
+        warn!(
+            provider.name = %config.name,
+            "the certificate of {} is NOT verified (`insecure_skip_verify`): whoever is on the way to {} can read and change \
+             every request and answer, and gets its key",
+            config.name, config.base_url
+        );
+    }
+    runner.client_for(&config.trust, config.base_url.socket())
 }
 
 /// Adds a waiting request, and drops those that have given up: they may ask repeatedly.

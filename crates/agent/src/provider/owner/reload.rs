@@ -1,6 +1,6 @@
 //! How the owner takes up another config while it runs, and how it leaves when that takes another owner.
 
-use super::{Owner, group_policy, reporting::Asking};
+use super::{Owner, client_of, group_policy, reporting::Asking};
 use crate::{
     config::ProviderConfig,
     hub::Superseded,
@@ -49,7 +49,8 @@ impl Owner {
         if let Some(group) = &self.group {
             group.set_policy(group_policy(&config));
         }
-        self.probe = Probe::new(self.setup.runner.client.clone(), &config);
+        self.client = client_of(&self.setup.runner, &config);
+        self.probe = Probe::new(self.client.clone(), &config);
         self.probing = None;
         self.next_probe = Instant::now();
         self.setup.config = config;

@@ -58,7 +58,7 @@ impl Owner {
     /// of another model, since a model may be broken alone.
     pub(super) fn completions(&self) -> Vec<Verify> {
         let config = &self.setup.config;
-        let verify = |verify: &VerifyConfig| Verify::new(self.setup.runner.client.clone(), config, verify);
+        let verify = |verify: &VerifyConfig| Verify::new(self.client.clone(), config, verify);
         if let Some(configured) = config.wake.as_ref().and_then(|wake| wake.verify.as_ref()) {
             return vec![verify(configured)];
         }
@@ -89,7 +89,7 @@ impl Owner {
         self.health.succeeded();
         self.gate.forget_silence();
         if std::mem::take(&mut self.suspicion).failed.is_some() {
-            self.probe = Probe::new(self.setup.runner.client.clone(), &self.setup.config);
+            self.probe = Probe::new(self.client.clone(), &self.setup.config);
         }
     }
 

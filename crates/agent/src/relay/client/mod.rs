@@ -7,7 +7,7 @@ use super::{
     connector::{ConnectError, Connection, Connector},
     deaf_peer::DeafPeer,
 };
-use crate::config::ProviderConfig;
+use crate::{config::ProviderConfig, tls};
 use bytes::Bytes;
 use futures::{Stream, stream};
 use http::{
@@ -88,7 +88,7 @@ impl Client {
             .allow_obsolete_multiline_headers_in_responses(true)
             .ignore_invalid_headers_in_responses(true);
         Ok(Self {
-            connector: Connector::new(base)?,
+            connector: Connector::new(base, &provider.trust)?,
             http,
             headers,
             answer_timeout: provider.answer_timeout,
@@ -165,6 +165,17 @@ impl Response {
                     }
                 }
             }
+        }
+    }
+}
+
+impl SendError {
+    /// Whether the server may speak `http` instead of `https`, or the reverse.
+    pub fn is_garbled(&self, is_https: bool) -> bool {
+        match self {
+            Self::Connect(ConnectError::Failed(error)) => tls::is_garbled(&**error),
+            Self::Connect(ConnectError::Closed) | Self::Broken(_) => !is_https,
+            Self::Connect(ConnectError::Late) | Self::Silent(_) => false,
         }
     }
 }
