@@ -52,7 +52,7 @@ pub(super) enum Tier {
 /// Which members a request may still go to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Reach {
-    /// All.
+    /// All: it hasn't failed anywhere.
     All,
     /// Those that aren't known to fail, sleeping ones included.
     Working,
@@ -111,14 +111,15 @@ impl Candidate {
     }
 
     /// Members of one tier: the least busy first, and then in turn. Sleeping and waking ones take no turns, so that requests
-    /// that come together share one wake.
-    fn rank(&self) -> (Tier, usize, u64, &ProviderId) {
+    /// that come together share one wake. A request that has failed once is used for a trial only as a last resort.
+    fn rank(&self, reach: Reach) -> (bool, Tier, usize, u64, &ProviderId) {
         let tier = self.tier();
+        let is_last_resort = tier == Tier::Trial && reach != Reach::All;
         let turn = match tier {
             Tier::Trial | Tier::Awake | Tier::Doubted | Tier::Suspect | Tier::Down => self.last_turn,
             Tier::Waking | Tier::Asleep { .. } | Tier::Inactive => 0,
         };
-        (tier, self.in_flight, turn, &self.provider)
+        (is_last_resort, tier, self.in_flight, turn, &self.provider)
     }
 }
 
@@ -128,7 +129,7 @@ pub(super) fn ranked(candidates: impl IntoIterator<Item = Candidate>, reach: Rea
         .into_iter()
         .filter(|candidate| reach.includes(candidate.tier()))
         .collect();
-    ranked.sort_by(|one, other| one.rank().cmp(&other.rank()));
+    ranked.sort_by(|one, other| one.rank(reach).cmp(&other.rank(reach)));
     ranked
 }
 
@@ -218,8 +219,8 @@ mod tests {
                 .map(|candidate| candidate.provider.agent.to_string());
             names.collect::<Vec<_>>().join(" ")
         };
-        assert_eq!(names(Reach::Awake), "g f");
-        assert_eq!(names(Reach::Working), "g f h e d");
+        assert_eq!(names(Reach::Awake), "f g");
+        assert_eq!(names(Reach::Working), "f h e d g");
         assert_eq!(names(Reach::All), "g f h e d a b c");
     }
 

@@ -96,7 +96,10 @@ impl Failure {
             | RelayError::Malformed(_)
             | RelayError::Closed => return None,
         };
-        let what = error.to_string();
+        let what = match error {
+            RelayError::Fault(fault) => fault.message.clone(),
+            other => other.to_string(),
+        };
         Some(Self { kind, what })
     }
 }
