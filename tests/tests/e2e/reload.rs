@@ -126,7 +126,9 @@ async fn a_third_provider_is_taken_up_at_a_hangup_and_the_children_and_streams_o
     let two = serves(AgentConfig::new("gpu-box"), "a", &backends[0]);
     let two = serves(two, "b", &backends[1]);
     let agent = Reloadable::start(world, &two).await;
-    agent.is("b", "hibernating").await;
+    for model in ["a", "b"] {
+        agent.is(model, "hibernating").await;
+    }
     let (api, file) = (&agent.api, &agent.file);
     let reloads = async {
         until_busy(&backends[0], 1).await;
@@ -161,7 +163,9 @@ async fn a_changed_provider_finishes_its_stream_starts_again_and_keeps_those_who
     let config = serves(AgentConfig::new("gpu-box"), "other", &other);
     let config = serves(config, "p", &changing);
     let agent = Reloadable::start(world, &config).await;
-    agent.is("p", "hibernating").await;
+    for model in ["p", "other"] {
+        agent.is(model, "hibernating").await;
+    }
     let api = &agent.api;
     // The other provider comes first in the file.
     let text = config.to_toml();
