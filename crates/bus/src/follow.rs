@@ -277,7 +277,7 @@ impl Follower {
         let logged = std::mem::replace(&mut self.logged_missing, true);
         match (self.health(), error) {
             (Some(health), BusError::Journal(JournalTrouble::Lost(why))) => health.lost(why),
-            _ if !logged => warn!("{error}; waiting for it"),
+            _ if !logged => info!("{error}; waiting for it"),
             _ => {}
         }
     }
