@@ -253,8 +253,11 @@ impl Service {
 
     /// Counts the wakes that keys started before the fold began: the fold begins with the last commit of each aggregate.
     fn count_wakes(&self) {
-        let (keys, commands) = (self.registry.keys().clone(), self.commands.clone());
+        let (registry, commands) = (self.registry.clone(), self.commands.clone());
         self.spawn(async move {
+            // Before, there may be no journal to count in.
+            registry.ready().await;
+            let keys = registry.keys();
             let count = || async {
                 let now = commands.now().await?;
                 keys.quota().count(&commands.journal, now).await
