@@ -100,11 +100,7 @@ impl Facts {
     /// Subscribes; what is committed after this returns is heard.
     pub async fn listen(client: async_nats::Client) -> Self {
         let mut subscription = client.subscribe(FACTS).await.expect("a subscription");
-        // The server handles what one connection sends in order, so it has the subscription once this comes back.
-        let inbox = client.new_inbox();
-        let mut echo = client.subscribe(inbox.clone()).await.expect("a subscription");
-        client.publish(inbox, "".into()).await.expect("a connection");
-        echo.next().await.expect("the message");
+        client.flush().await.expect("the server has the subscription");
         let heard = Arc::new(Mutex::new(Vec::new()));
         let remembered = heard.clone();
         let listener = tokio::spawn(async move {

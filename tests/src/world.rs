@@ -195,7 +195,14 @@ impl World {
 
     /// A subscriber that remembers the facts from now on.
     pub async fn facts(&self) -> Facts {
-        Facts::listen(self.nats.connect().await).await
+        let client = self.nats.connect().await;
+        let facts = Facts::listen(client.clone()).await;
+        // The server handles what one connection sends in order, so it has the subscription once this comes back.
+        let inbox = client.new_inbox();
+        let mut echo = client.subscribe(inbox.clone()).await.expect("a subscription");
+        client.publish(inbox, "".into()).await.expect("a connection");
+        futures::StreamExt::next(&mut echo).await.expect("the message");
+        facts
     }
 
     /// Every commit of the journal.
