@@ -15,7 +15,7 @@ use tokio::{
     net::TcpStream,
     time::{Instant, sleep, timeout, timeout_at},
 };
-use tracing::{debug, error};
+use tracing::debug;
 
 /// The grace between TERM and KILL for a command that overran its time-out, and for processes that it left running.
 const COMMAND_GRACE: Duration = Duration::from_secs(1);
@@ -78,15 +78,14 @@ impl Runner {
     }
 
     /// The client for a server that isn't trusted or reached as others are.
-    #[must_use]
-    pub fn client_for(&self, trust: &Trust, socket: Option<&Path>) -> reqwest::Client {
+    ///
+    /// # Errors
+    /// When TLS can't be set up.
+    pub fn client_for(&self, trust: &Trust, socket: Option<&Path>) -> Result<reqwest::Client, AgentError> {
         if trust.is_default() && socket.is_none() {
-            return self.client.clone();
+            return Ok(self.client.clone());
         }
-        fetch::client_for(trust, socket).unwrap_or_else(|error| {
-            error!(%error, "can't set up a client: its provider gets the one that trusts only what the system does");
-            self.client.clone()
-        })
+        fetch::client_for(trust, socket)
     }
 
     /// Runs one step. `running` holds the step's command while there is one. A command that is still there afterwards is
@@ -118,7 +117,9 @@ impl Runner {
 
     async fn request(&self, action: &HttpAction, limit: Duration) -> Result<(), String> {
         let Address { url, socket } = &action.address;
+        // Another client would send the step's secrets somewhere else, or to somebody else.
         let client = self.client_for(&action.trust, socket.as_deref());
+        let client = client.map_err(|error| error.to_string())?;
         let mut request = client.request(action.method.clone(), url.clone()).timeout(limit);
         for (name, value) in &action.headers {
             request = request.header(name, value);

@@ -47,7 +47,7 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 use tokio_util::sync::CancellationToken;
-use tracing::warn;
+use tracing::{error, warn};
 
 /// What an owner works with.
 #[derive(Clone)]
@@ -299,7 +299,12 @@ fn client_of(runner: &Runner, config: &ProviderConfig) -> reqwest::Client {
             config.name, config.base_url
         );
     }
-    runner.client_for(&config.trust, config.base_url.socket())
+    let client = runner.client_for(&config.trust, config.base_url.socket());
+    client.unwrap_or_else(|error| {
+        // The relay can't be set up either then, so no owner runs with this client.
+        error!(provider.name = %config.name, %error, "can't set up the HTTP client of {}", config.name);
+        runner.client.clone()
+    })
 }
 
 /// Adds a waiting request, and drops those that have given up: they may ask repeatedly.
