@@ -12,11 +12,13 @@ use std::{
     io::{self, ErrorKind},
     path::Path,
     sync::Arc,
+    time::Duration,
 };
 use tokio::{
     io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines},
     net::{UnixListener, UnixStream},
     sync::{Semaphore, mpsc},
+    time::sleep,
 };
 use tracing::warn;
 
@@ -24,6 +26,8 @@ use tracing::warn;
 const SOCKET: &str = ".reload.sock";
 /// How many may follow reloads at once; more wait for one to end.
 const FOLLOWERS: usize = 16;
+/// The pause after a connection couldn't be accepted, for example because the process has too many files open.
+const ACCEPT_PAUSE: Duration = Duration::from_secs(1);
 
 /// Takes requests for the session until this is dropped.
 ///
@@ -59,8 +63,8 @@ pub(crate) fn listen(
                     });
                 }
                 Err(error) => {
-                    warn!(%error, "`reveille agent reload` can't reach this agent any more; SIGHUP can");
-                    return;
+                    warn!(%error, "`reveille agent reload` can't reach this agent now; SIGHUP can");
+                    sleep(ACCEPT_PAUSE).await;
                 }
             }
         }
