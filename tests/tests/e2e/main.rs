@@ -19,6 +19,7 @@ mod forgeries;
 mod full_disk;
 mod harness;
 mod https;
+mod init;
 mod keys;
 mod left_alone;
 mod locked;

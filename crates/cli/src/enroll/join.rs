@@ -135,14 +135,15 @@ pub async fn join(args: Join) -> Result<(), Failure> {
     let allow_plaintext = args.allow_plaintext && NatsUrl::parse(&nats, false).is_err();
     let hub = hub_lines(&nats, allow_plaintext, &credentials, ca.as_deref())?;
     let backends = init::look(&args.ports.ports).await?;
-    let text = init::write_config(
+    let written = init::write_config(
         &args.config,
         token.agent.as_str(),
         Some(&hub),
         &backends,
         args.force,
     )?;
-    let has_providers = Config::parse(&text, "", &|_| None).is_ok_and(|config| !config.providers.is_empty());
+    let has_providers =
+        Config::parse(&written.text, "", &|_| None).is_ok_and(|config| !config.providers.is_empty());
     line(&format!("{} has joined {}", token.agent, token.hub))?;
     let next = if has_providers {
         "Next"

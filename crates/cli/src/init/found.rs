@@ -1,14 +1,23 @@
 //! Finds out what listens on a port of this machine: whether it lists models, and which server it seems to be.
 
+use super::process::{self, Origin};
 use reqwest::{Client, StatusCode};
 use reveille_domain::{MAX_MODELS, ModelName};
-use serde_json::Value;
-use std::time::Duration;
+use serde_json::{Value, json};
+use std::{
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    time::Duration,
+};
 
 /// How long one request may take: the server is on this machine.
 const ANSWERS_WITHIN: Duration = Duration::from_secs(2);
 /// The largest response that is read.
 const MAX_ANSWER_BYTES: usize = 4 * 1024 * 1024;
+/// Where servers of this machine listen. Most listen at the first.
+const HOSTS: [IpAddr; 2] = [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)];
+/// The most models of an Ollama that are looked at more closely.
+const MAX_LOADED: usize = 8;
+const NOTHING: &str = "nothing listens";
 
 /// A model server that is known by name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -61,8 +70,8 @@ pub const fn usual_at(port: u16) -> Option<Server> {
 pub struct Found {
     /// The provider's name in the config.
     pub name: String,
-    /// The port it listens on.
-    pub port: u16,
+    /// Where it listens.
+    pub address: SocketAddr,
     /// The server it seems to be.
     pub server: Server,
     /// The models it lists.
@@ -73,9 +82,25 @@ pub struct Found {
     pub sleep_mode: bool,
     /// The model file that llama.cpp reports.
     pub model_path: Option<String>,
+    /// The models that an Ollama has in memory; or else its only one. Without those that it doesn't load on this machine to
+    /// generate text.
+    pub in_memory: Vec<ModelName>,
+    /// How it was started.
+    pub origin: Origin,
 }
 
 impl Found {
+    /// Its URL.
+    pub fn base_url(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    /// Whether requests need a key. llama.cpp lists its models without one.
+    pub fn requires_key(&self) -> bool {
+        let takes_key = matches!(&self.origin, Origin::Command(command) if command.takes_key());
+        self.needs_key || takes_key
+    }
+
     /// One line for a person.
     pub fn described(&self) -> String {
         let models = match self.models.as_slice() {
@@ -97,43 +122,107 @@ impl Found {
 
 /// The backend on a port, or why there is none.
 pub async fn look(client: &Client, port: u16) -> Result<Found, &'static str> {
-    let base = format!("http://127.0.0.1:{port}");
+    for host in HOSTS {
+        let found = look_at(client, SocketAddr::new(host, port)).await;
+        if found.as_ref().err() != Some(&NOTHING) {
+            return found;
+        }
+    }
+    Err(NOTHING)
+}
+
+async fn look_at(client: &Client, address: SocketAddr) -> Result<Found, &'static str> {
+    let base = format!("http://{address}");
     let listing = client.get(format!("{base}/v1/models")).timeout(ANSWERS_WITHIN);
     let answer = listing.send().await.map_err(|error| {
         if error.is_connect() {
-            "nothing listens"
+            NOTHING
         } else {
             "something listens, but doesn't answer /v1/models"
         }
     })?;
     let needs_key = matches!(answer.status(), StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN);
+    if answer.status() == StatusCode::SERVICE_UNAVAILABLE {
+        return Err("something listens, but isn't ready (503): run this again once it has loaded its model");
+    }
     let listed = if needs_key { None } else { read(answer).await };
     let models = listed.as_ref().and_then(|listed| listed["data"].as_array());
     if models.is_none() && !needs_key {
         return Err("something listens, but it doesn't list models like the OpenAI API");
     }
-    let names = models.into_iter().flatten().filter_map(|model| {
-        let id = model["id"].as_str()?;
-        ModelName::parse(id).ok()
-    });
-    let mut models: Vec<ModelName> = vec![];
-    for name in names.take(MAX_MODELS) {
-        if !models.contains(&name) {
-            models.push(name);
-        }
-    }
+    let models = names(models.into_iter().flatten().map(|model| &model["id"]));
     let props = get(client, &format!("{base}/props")).await;
     let server = which(client, &base, props.as_ref()).await;
     let sleeping = get(client, &format!("{base}/is_sleeping")).await;
+    let in_memory = match server {
+        Server::Ollama => in_memory(client, &base, &models).await,
+        Server::Vllm | Server::LlamaCpp | Server::LmStudio | Server::Other => vec![],
+    };
     Ok(Found {
         name: server.provider().to_owned(),
-        port,
+        address,
         server,
         models,
         needs_key,
         sleep_mode: sleeping.is_some_and(|state| state["is_sleeping"].is_boolean()),
         model_path: props.and_then(|props| props["model_path"].as_str().map(str::to_owned)),
+        in_memory,
+        origin: process::origin(address),
     })
+}
+
+/// The legal ones among these names, each once.
+fn names<'a>(listed: impl Iterator<Item = &'a Value>) -> Vec<ModelName> {
+    let mut names: Vec<ModelName> = vec![];
+    let legal = listed.filter_map(|name| ModelName::parse(name.as_str()?).ok());
+    for name in legal.take(MAX_MODELS) {
+        if !names.contains(&name) {
+            names.push(name);
+        }
+    }
+    names
+}
+
+async fn in_memory(client: &Client, base: &str, models: &[ModelName]) -> Vec<ModelName> {
+    let candidates = match models {
+        [only] => vec![only.clone()],
+        _ => {
+            let loaded = get(client, &format!("{base}/api/ps")).await.unwrap_or_default();
+            let loaded = names(
+                loaded["models"]
+                    .as_array()
+                    .into_iter()
+                    .flatten()
+                    .map(|model| &model["name"]),
+            );
+            loaded.into_iter().filter(|name| models.contains(name)).collect()
+        }
+    };
+    let mut generate = vec![];
+    for model in candidates.into_iter().take(MAX_LOADED) {
+        let shown = client
+            .post(format!("{base}/api/show"))
+            .json(&json!({ "model": model.as_str() }));
+        let shown = shown.timeout(ANSWERS_WITHIN).send().await;
+        let shown = match shown {
+            Ok(answer) => read(answer).await.unwrap_or_default(),
+            Err(_) => Value::Null,
+        };
+        if loads_here(&model, &shown) {
+            generate.push(model);
+        }
+    }
+    generate
+}
+
+/// Whether `/api/generate` loads a model on this machine, by what `/api/show` says: a model for embeddings is refused there,
+/// and one in the cloud is never in memory. Older versions don't say what a model is for.
+fn loads_here(model: &ModelName, shown: &Value) -> bool {
+    let generates = match shown["capabilities"].as_array() {
+        Some(capabilities) => capabilities.iter().any(|capability| capability == "completion"),
+        None => !model.as_str().contains("embed"),
+    };
+    generates && shown["remote_host"].is_null() && shown["remote_model"].is_null()
 }
 
 /// Each server has a path that only it answers in this form. LM Studio answers 200 to everything, so the body counts.
@@ -170,4 +259,36 @@ async fn read(answer: reqwest::Response) -> Option<Value> {
         body.extend_from_slice(&chunk);
     }
     serde_json::from_slice(&body).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_model_that_ollama_does_not_load_to_generate_text_gets_no_recipe() {
+        let model = |name| ModelName::parse(name).unwrap();
+        for (name, shown, loads) in [
+            (
+                "qwen2.5:7b",
+                json!({ "capabilities": ["completion", "tools"] }),
+                true,
+            ),
+            (
+                "nomic-embed-text",
+                json!({ "capabilities": ["embedding"] }),
+                false,
+            ),
+            ("bge-m3", json!({ "capabilities": ["embedding"] }), false),
+            (
+                "gpt-oss:120b-cloud",
+                json!({ "capabilities": ["completion"], "remote_host": "https://ollama.com" }),
+                false,
+            ),
+            ("old", Value::Null, true),
+            ("nomic-embed-text", Value::Null, false),
+        ] {
+            assert_eq!(loads_here(&model(name), &shown), loads, "{name}");
+        }
+    }
 }

@@ -1,12 +1,18 @@
 //! `reveille init`: finds backends on this machine's usual ports, writes a config for them, and explains each choice.
 
 mod found;
+mod listener;
+mod process;
+mod recipe;
+#[cfg(test)]
+mod tests;
 mod text;
 
 use crate::{failure::Failure, logging::notice, whole_file};
 use anyhow::Context;
-use clap::Args;
+use clap::{Args, value_parser};
 pub use found::Found;
+use recipe::Trial;
 use reveille_agent::{
     config::{Config, machine_name},
     fetch,
@@ -16,6 +22,7 @@ use std::{
     io::ErrorKind,
     path::{Path, PathBuf},
 };
+use text::Written;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -44,6 +51,7 @@ pub struct Ports {
         long,
         value_name = "PORT,…",
         value_delimiter = ',',
+        value_parser = value_parser!(u16).range(1..),
         default_value = "11434,8000,8080,1234"
     )]
     pub ports: Vec<u16>,
@@ -56,20 +64,35 @@ pub async fn run(args: &Init) -> Result<(), Failure> {
         return Err(exists(output));
     }
     let backends = look(&args.ports.ports).await?;
-    write_config(output, machine_name().as_str(), None, &backends, args.force)?;
+    let written = write_config(output, machine_name().as_str(), None, &backends, args.force)?;
+    let file = output.display();
     if backends.is_empty() {
-        eprintln!(
-            "No running backend was found, so the file is a template. Start your backend and run `reveille init \
+        let installed = text::installed().map(|program| format!(", for `{program}`, which is installed"));
+        notice(format_args!(
+            "No running backend was found, so the file is a template{}. Start your backend and run `reveille init \
              --force` again (with --ports PORT for another port), or fill in the template and run `reveille config \
-             check {}`.",
-            output.display()
-        );
-    } else {
-        eprintln!(
-            "Next: reveille up --config {file}\n\
-             To try a recipe first, stop its backend and run: reveille recipe test PROVIDER --config {file}",
-            file = output.display()
-        );
+             check {file}`.",
+            installed.unwrap_or_default()
+        ));
+        return Ok(());
+    }
+    notice(format_args!("Next: reveille up --config {file}"));
+    if written.trials.is_empty() {
+        notice(format_args!(
+            "No provider has an active recipe: see the comments in {file}."
+        ));
+    }
+    for (provider, trial) in &written.trials {
+        let first = match trial {
+            Trial::Now => "run".to_owned(),
+            Trial::AfterStopping(pid) => format!(
+                "stop process {pid} (`kill {pid}`), and run",
+                pid = pid.as_raw_pid()
+            ),
+        };
+        notice(format_args!(
+            "To try `{provider}` first: {first} `reveille recipe test {provider} --config {file}`"
+        ));
     }
     Ok(())
 }
@@ -78,7 +101,10 @@ pub async fn run(args: &Init) -> Result<(), Failure> {
 pub async fn look(ports: &[u16]) -> Result<Vec<Found>, Failure> {
     let client = fetch::client()?;
     let mut backends: Vec<Found> = vec![];
-    for port in ports.iter().copied() {
+    for (index, port) in ports.iter().copied().enumerate() {
+        if ports[..index].contains(&port) {
+            continue;
+        }
         let usual = found::usual_at(port).map(|server| format!(" ({}'s usual port)", server.label()));
         let usual = usual.unwrap_or_default();
         match found::look(&client, port).await {
@@ -87,7 +113,11 @@ pub async fn look(ports: &[u16]) -> Result<Vec<Found>, Failure> {
                 if taken(&backend.name) {
                     backend.name = format!("{}-{port}", backend.name);
                 }
-                notice(format_args!("127.0.0.1:{port}{usual}: {}", backend.described()));
+                notice(format_args!(
+                    "{}{usual}: {}",
+                    backend.address,
+                    backend.described()
+                ));
                 backends.push(backend);
             }
             Err(reason) => notice(format_args!("127.0.0.1:{port}{usual}: {reason}")),
@@ -97,14 +127,14 @@ pub async fn look(ports: &[u16]) -> Result<Vec<Found>, Failure> {
 }
 
 /// Writes the config of `agent` with these backends; `hub` is the hub's part of `[agent]`. Prints the reasons for its
-/// choices, and returns the text.
+/// choices.
 pub fn write_config(
     output: &Path,
     agent: &str,
     hub: Option<&str>,
     backends: &[Found],
     force: bool,
-) -> Result<String, Failure> {
+) -> Result<Written, Failure> {
     let written = text::config(agent, hub, backends);
     // Whatever a backend lists, only a valid config is written.
     Config::parse(&written.text, &output.display().to_string(), &|_| None)
@@ -113,8 +143,8 @@ pub fn write_config(
     for reason in &written.reasons {
         notice(reason);
     }
-    eprintln!("wrote {}", output.display());
-    Ok(written.text)
+    notice(format_args!("wrote {}", output.display()));
+    Ok(written)
 }
 
 /// The error for a file that exists.

@@ -1,10 +1,12 @@
-//! The text of a new config: a provider for each backend, with a fitting recipe and a sentence that explains it.
-//!
-//! A recipe that is known to fit is active; any other is commented out, for a person to decide.
+//! The text of a new config: a provider for each backend, or for each model of an Ollama, with a fitting recipe and a
+//! sentence that explains it.
 
-use super::found::{Found, Server};
+use super::{
+    found::{Found, Server},
+    recipe::{self, Recipe, Trial, commented, quoted},
+};
 use reveille_agent::child::find_program;
-use reveille_domain::ModelName;
+use reveille_domain::{MAX_TOKEN_BYTES, ModelName};
 use std::{collections::HashSet, fmt::Write as _};
 
 const HEAD: &str = "\
@@ -20,82 +22,293 @@ const NATS: &str = "\
 # nats = \"tls://hub.example:4222\"
 ";
 
-const TEMPLATE: &str = "
-# No running backend was found. Uncomment this and adapt it to yours:
-# [[provider]]
-# name = \"vllm\"
-# base_url = \"http://127.0.0.1:8000\"
-# models = [\"Qwen/Qwen3-8B\"]
-#
-# [provider.wake]
-# type = \"command\"
-# run = \"serve\"
-# command = \"vllm\"
-# args = [\"serve\", \"Qwen/Qwen3-8B\", \"--port\", \"8000\"]
-# max_wait = \"5m\"
-#
-# [provider.sleep]
-# idle_after = \"15m\"
-";
+/// The longest line of a comment, in bytes.
+const COMMENT_WIDTH: usize = 110;
+
+/// Templates for servers that don't run, by their program. The first is for a machine with none of them.
+const TEMPLATES: [(&str, &str); 3] = [
+    (
+        "ollama",
+        r#"[[provider]]
+name = "ollama"
+base_url = "http://127.0.0.1:11434"
+models = ["qwen2.5:7b"]
+
+[provider.wake]
+type = "command"
+run = "serve"
+command = "ollama"
+args = ["serve"]
+
+[provider.sleep]
+idle_after = "15m"
+"#,
+    ),
+    (
+        "llama-server",
+        r#"[[provider]]
+name = "llama-cpp"
+base_url = "http://127.0.0.1:8080"
+models = ["qwen3-8b"]
+probe = { path = "/health" }
+
+[provider.wake]
+type = "command"
+run = "serve"
+command = "llama-server"
+args = ["--model", "/models/qwen3-8b.gguf", "--alias", "qwen3-8b", "--port", "8080"]
+max_wait = "5m"
+
+[provider.sleep]
+idle_after = "15m"
+"#,
+    ),
+    (
+        "vllm",
+        r#"[[provider]]
+name = "vllm"
+base_url = "http://127.0.0.1:8000"
+models = ["Qwen/Qwen3-8B"]
+
+[provider.wake]
+type = "command"
+run = "serve"
+command = "vllm"
+args = ["serve", "Qwen/Qwen3-8B", "--port", "8000"]
+max_wait = "10m"
+
+[provider.sleep]
+idle_after = "15m"
+"#,
+    ),
+];
 
 /// A config, and the reasons for its choices.
 pub struct Written {
     /// The file's text.
     pub text: String,
-    /// One sentence for each provider.
+    /// One sentence or two for each provider.
     pub reasons: Vec<String>,
+    /// The providers whose recipes can be tried.
+    pub trials: Vec<(String, Trial)>,
+}
+
+/// A provider that publishes all or some models of a backend.
+struct Provider {
+    name: String,
+    models: Models,
+    recipe: Recipe,
+}
+
+enum Models {
+    /// These.
+    Listed(Vec<ModelName>),
+    /// Whatever the backend lists.
+    LookedUp,
 }
 
 /// The config of a machine with these backends; `hub` is the hub's part of `[agent]`.
 pub fn config(agent: &str, hub: Option<&str>, backends: &[Found]) -> Written {
-    let mut text = format!("{HEAD}name = {agent:?}\n{}", hub.unwrap_or(NATS));
-    let mut reasons = vec![];
-    let mut taken = HashSet::new();
+    let mut written = Written {
+        text: format!("{HEAD}name = {agent:?}\n{}", hub.unwrap_or(NATS)),
+        reasons: vec![],
+        trials: vec![],
+    };
+    let (mut names, mut models) = (HashSet::new(), HashSet::new());
     for backend in backends {
-        let recipe = recipe(backend);
-        let _ = write!(
-            text,
-            "\n[[provider]]\n# This seems to be {}.\nname = {:?}\nbase_url = \"http://127.0.0.1:{}\"\n",
-            backend.server.label(),
-            backend.name,
-            backend.port
-        );
-        if backend.needs_key {
-            text += "# It requires a key: keep it in an environment variable of the agent.\n# api_key = \
-             \"${BACKEND_KEY}\"\n";
+        for provider in providers(backend, &mut names) {
+            written.add(backend, &provider, &mut models);
         }
-        text += &models(backend, &mut taken);
-        if backend.sleep_mode {
-            text += "# It answers even while asleep, so the probe checks whether it is.\n\
-                     probe = { path = \"/is_sleeping\", expect = { is_sleeping = false } }\n";
+        if backend.server == Server::Ollama {
+            written.text += &alternatives(backend);
         }
-        let _ = write!(text, "\n# {}\n{}", recipe.why, recipe.text);
-        reasons.push(format!("provider `{}`: {}", backend.name, recipe.why));
     }
     if backends.is_empty() {
-        text += TEMPLATE;
+        written.text += &template();
     }
-    Written { text, reasons }
+    written
+}
+
+impl Written {
+    fn add(&mut self, backend: &Found, provider: &Provider, taken: &mut HashSet<ModelName>) {
+        let Provider { name, recipe, .. } = provider;
+        self.text += &head(backend, name);
+        self.text += &models(backend, provider, taken);
+        if let Some(probe) = &recipe.probe {
+            let _ = write!(self.text, "# {}\nprobe = {}\n", probe.why, probe.text);
+        }
+        let _ = write!(self.text, "\n{}{}", comment(&recipe.why), recipe.text);
+        let key = if backend.requires_key() {
+            " It requires a key: set BACKEND_KEY for the agent and uncomment `api_key`."
+        } else {
+            ""
+        };
+        self.reasons
+            .push(format!("provider `{name}`: {}{key}", recipe.why));
+        self.trials
+            .extend(recipe.trial.map(|trial| (name.clone(), trial)));
+    }
+}
+
+/// Sentences as a comment of several lines.
+fn comment(text: &str) -> String {
+    let mut lines = String::new();
+    let mut width = COMMENT_WIDTH;
+    for word in text.split(' ') {
+        width += word.len() + 1;
+        if width > COMMENT_WIDTH {
+            lines += if lines.is_empty() { "#" } else { "\n#" };
+            width = word.len() + 2;
+        }
+        lines += " ";
+        lines += word;
+    }
+    lines + "\n"
+}
+
+fn head(backend: &Found, name: &str) -> String {
+    let mut text = format!(
+        "\n[[provider]]\n# This seems to be {}.\nname = {name:?}\nbase_url = \"{}\"\n",
+        backend.server.label(),
+        backend.base_url()
+    );
+    if backend.requires_key() {
+        text += "# It requires a key: keep it in an environment variable of the agent.\n# api_key = \"${BACKEND_KEY}\"\n";
+    }
+    text
+}
+
+/// One provider for a backend. An Ollama has one more for each model in memory, since it is the model that sleeps; the only
+/// model of an Ollama is there too.
+fn providers(backend: &Found, names: &mut HashSet<String>) -> Vec<Provider> {
+    let mut name = |wanted: &str| {
+        let mut free = wanted.to_owned();
+        for number in 2.. {
+            if names.insert(free.clone()) {
+                break;
+            }
+            free = format!("{wanted}-{number}");
+        }
+        free
+    };
+    let own = name(&backend.name);
+    if backend.server != Server::Ollama {
+        let looked_up = backend.server == Server::LmStudio || backend.models.is_empty();
+        let models = if looked_up {
+            Models::LookedUp
+        } else {
+            Models::Listed(backend.models.clone())
+        };
+        let recipe = Recipe::of(backend);
+        return vec![Provider {
+            name: own,
+            models,
+            recipe,
+        }];
+    }
+    let of_model = |name: String, model: &ModelName| Provider {
+        name,
+        models: Models::Listed(vec![model.clone()]),
+        recipe: Recipe::of_ollama_model(backend, model),
+    };
+    if let ([only], [_]) = (&*backend.in_memory, &*backend.models) {
+        return vec![of_model(own, only)];
+    }
+    let others = Provider {
+        name: own,
+        models: Models::LookedUp,
+        recipe: Recipe::of_other_ollama_models(),
+    };
+    let in_memory = backend.in_memory.iter();
+    let in_memory = in_memory.map(|model| of_model(name(&name_for(&backend.name, model)), model));
+    std::iter::once(others).chain(in_memory).collect()
+}
+
+/// A provider's name for one model of a backend.
+fn name_for(backend: &str, model: &ModelName) -> String {
+    let legal = |c: char| {
+        if c.is_ascii_alphanumeric() || c == '_' {
+            c.to_ascii_lowercase()
+        } else {
+            '-'
+        }
+    };
+    let name = format!("{backend}-{}", model.as_str())
+        .chars()
+        .map(legal)
+        .collect::<String>();
+    // With room for a number.
+    name.chars().take(MAX_TOKEN_BYTES - 4).collect()
+}
+
+/// What else may be done with an Ollama, commented out.
+fn alternatives(backend: &Found) -> String {
+    let mut text = String::new();
+    let mut samples = backend
+        .models
+        .iter()
+        .filter(|model| !model.as_str().contains("embed"));
+    if backend.in_memory.is_empty()
+        && backend.models.len() > 1
+        && let Some(model) = samples.next()
+    {
+        let recipe = Recipe::of_ollama_model(backend, model);
+        let provider = format!(
+            "[[provider]]\nname = {:?}\nbase_url = \"{}\"\nmodels = [{}]\nprobe = {}\n\n{}",
+            name_for(&backend.name, model),
+            backend.base_url(),
+            quoted(model.as_str()),
+            recipe.probe.map(|probe| probe.text).unwrap_or_default(),
+            recipe.text
+        );
+        let _ = write!(
+            text,
+            "\n# With a provider of its own, Reveille loads and unloads a model, and knows whether it is in memory:\n#\n{}",
+            commented(&provider)
+        );
+    }
+    if let Some(recipe) = recipe::ollama_as_child(backend).filter(|_| !backend.models.is_empty()) {
+        let models: Vec<_> = backend
+            .models
+            .iter()
+            .map(|model| quoted(model.as_str()))
+            .collect();
+        let provider = format!(
+            "[[provider]]\nname = {:?}\nbase_url = \"{}\"\nmodels = [{}]\n\n{recipe}",
+            backend.name,
+            backend.base_url(),
+            models.join(", ")
+        );
+        let _ = write!(
+            text,
+            "\n# If nothing else starts Ollama (no service, no desktop program), Reveille can run it as its own child, and stop all \
+             of it.\n# Then this takes the place of the above; stop the running Ollama yourself once.\n#\n{}",
+            commented(&provider)
+        );
+    }
+    text
 }
 
 /// The `models` of a provider. They are omitted for servers whose list changes as people add models; a name that
 /// another provider of this file already has gets a unique alias.
-fn models(backend: &Found, taken: &mut HashSet<ModelName>) -> String {
-    let changes = matches!(backend.server, Server::Ollama | Server::LmStudio);
-    if changes || backend.models.is_empty() {
-        return "# Without `models` the agent asks the backend for them whenever it is up, and remembers them.\n"
-            .to_owned();
-    }
+fn models(backend: &Found, provider: &Provider, taken: &mut HashSet<ModelName>) -> String {
+    let listed = match &provider.models {
+        Models::Listed(models) => models,
+        Models::LookedUp => {
+            return "# Without `models` the agent asks the backend for them whenever it is up, and remembers them.\n".to_owned();
+        }
+    };
     let mut entries = vec![];
-    for model in &backend.models {
+    for model in listed {
         let id = quoted(model.as_str());
-        let other = ModelName::parse(&format!("{}@{}", model.as_str(), backend.name));
-        if taken.insert(model.clone()) {
-            entries.push(id);
-        } else if let Ok(other) = other
-            && taken.insert(other.clone())
-        {
-            entries.push(format!("{{ id = {id}, as = {} }}", quoted(other.as_str())));
+        let short = short_name(model);
+        let other = ModelName::parse(&format!("{}@{}", short.as_str(), backend.name));
+        let names = std::iter::once(short).chain(other);
+        let mut free = names.filter(|name| taken.insert(name.clone()));
+        match free.next() {
+            Some(name) if name == *model => entries.push(id),
+            Some(name) => entries.push(format!("{{ id = {id}, as = {} }}", quoted(name.as_str()))),
+            None => {}
         }
     }
     if entries.is_empty() {
@@ -104,185 +317,28 @@ fn models(backend: &Found, taken: &mut HashSet<ModelName>) -> String {
     format!("models = [{}]\n", entries.join(", "))
 }
 
-struct Recipe {
-    why: &'static str,
-    text: String,
+/// llama.cpp names a model after its file, perhaps with the whole path.
+fn short_name(model: &ModelName) -> ModelName {
+    let file = model
+        .as_str()
+        .strip_suffix(".gguf")
+        .and_then(|path| path.rsplit(['/', '\\']).next());
+    let short = file.and_then(|name| ModelName::parse(name).ok());
+    short.unwrap_or_else(|| model.clone())
 }
 
-impl Recipe {
-    /// A recipe that runs a program: commented out unless the program is in `PATH`.
-    fn of_program(program: &str, why: &'static str, why_not: &'static str, text: String) -> Self {
-        match find_program(program, None) {
-            Ok(_) => Self { why, text },
-            Err(_) => Self {
-                why: why_not,
-                text: commented(&text),
-            },
-        }
-    }
+/// The program of a known server that is installed, if any is.
+pub fn installed() -> Option<&'static str> {
+    let mut programs = TEMPLATES.iter().map(|(program, _)| *program);
+    programs.find(|program| find_program(program, None).is_ok())
 }
 
-fn recipe(backend: &Found) -> Recipe {
-    let base = format!("http://127.0.0.1:{}", backend.port);
-    if backend.sleep_mode {
-        return Recipe {
-            why: "It supports sleep mode, so Reveille puts it to sleep and wakes it over HTTP; the process keeps \
-             running.",
-            text: format!(
-                "[provider.wake]\ntype = \"http\"\nurl = \"{base}/wake_up\"\n\n\
-                 [provider.sleep]\nidle_after = \"15m\"\ntype = \"http\"\nurl = \"{base}/sleep?level=1\"\n"
-            ),
-        };
-    }
-    let port = backend.port.to_string();
-    let model = backend.models.first().map_or("MODEL", ModelName::as_str);
-    let model_path = backend.model_path.as_deref().unwrap_or("/path/to/model.gguf");
-    match backend.server {
-        Server::Ollama => Recipe::of_program(
-            "ollama",
-            "When nothing answers there, Reveille runs `ollama serve` as its child.",
-            "Reveille could run it, but `ollama` isn't in PATH: set `command` to the program and uncomment the recipe.",
-            format!(
-                "[provider.wake]\ntype = \"command\"\nrun = \"serve\"\ncommand = \"ollama\"\nargs = [\"serve\"]\n\
-                 env = {{ OLLAMA_HOST = \"127.0.0.1:{port}\" }}\n\n\
-                 # Stops a server that Reveille started, never one that someone else started.\n\
-                 [provider.sleep]\nidle_after = \"15m\"\n"
-            ),
-        ),
-        Server::Vllm => Recipe {
-            why: "Its sleep mode is off: start vLLM with VLLM_SERVER_DEV_MODE=1 and --enable-sleep-mode and run \
-                  `reveille init --force` again, or let Reveille run it.",
-            text: commented(&served("vllm", &["serve", model, "--port", &port])),
-        },
-        Server::LlamaCpp => Recipe {
-            why: "llama-server can't sleep by itself, so Reveille would start and stop it: check the arguments and \
-                  uncomment the recipe.",
-            text: commented(&served("llama-server", &["-m", model_path, "--port", &port])),
-        },
-        Server::LmStudio => Recipe::of_program(
-            "lms",
-            "LM Studio's own command starts and stops its server, which loads models on request.",
-            "LM Studio's command `lms` could start and stop it, but isn't in PATH: install it and uncomment the recipe.",
-            format!(
-                "[provider.wake]\ntype = \"command\"\ncommand = \"lms\"\nargs = [\"server\", \"start\", \"--port\", \
-                 \"{port}\"]\n\n\
-                 [provider.sleep]\ntype = \"command\"\ncommand = \"lms\"\nargs = [\"server\", \"stop\"]\n"
-            ),
-        ),
-        Server::Other => Recipe {
-            why: "Reveille doesn't know how to start it, so nothing wakes it yet: set `command` to its program and \
-             uncomment the recipe.",
-            text: commented(&served("/path/to/server", &["--its", "arguments"])),
-        },
-    }
-}
-
-fn served(program: &str, args: &[&str]) -> String {
-    let args: Vec<_> = args.iter().map(|arg| quoted(arg)).collect();
+fn template() -> String {
+    let installed = installed();
+    let fits = TEMPLATES.iter().find(|(program, _)| Some(*program) == installed);
+    let (_, provider) = fits.unwrap_or(&TEMPLATES[0]);
     format!(
-        "[provider.wake]\ntype = \"command\"\nrun = \"serve\"\ncommand = {program:?}\nargs = [{}]\n\
-         max_wait = \"5m\"\n\n[provider.sleep]\nidle_after = \"15m\"\n",
-        args.join(", ")
+        "\n# No running backend was found. Uncomment this and adapt it to yours:\n#\n{}",
+        commented(provider)
     )
-}
-
-fn commented(text: &str) -> String {
-    let lines = text.lines().map(|line| match line {
-        "" => "#\n".to_owned(),
-        line if line.starts_with('#') => format!("{line}\n"),
-        line => format!("# {line}\n"),
-    });
-    lines.collect()
-}
-
-/// A TOML string without variables. TOML quotes like JSON.
-fn quoted(raw: &str) -> String {
-    serde_json::Value::from(raw.replace("${", "$${")).to_string()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use reveille_agent::config::Config;
-
-    fn found(server: Server, port: u16, models: &[&str]) -> Found {
-        Found {
-            name: format!("p{port}"),
-            port,
-            server,
-            models: models
-                .iter()
-                .map(|name| ModelName::parse(name).unwrap())
-                .collect(),
-            needs_key: false,
-            sleep_mode: false,
-            model_path: Some("/models/a \"b\".gguf".to_owned()),
-        }
-    }
-
-    fn read(text: &str) -> Config {
-        Config::parse(text, "reveille.toml", &|_| None).unwrap_or_else(|error| panic!("{error}\n{text}"))
-    }
-
-    /// Uncomments the recipe.
-    fn uncommented(text: &str) -> String {
-        let recipe = text.find("# [provider.wake]").expect("a commented recipe");
-        let lines = text[recipe..]
-            .lines()
-            .filter(|line| !line.starts_with("# Stops") && !line.starts_with("# No"));
-        let lines: Vec<_> = lines
-            .map(|line| line.trim_start_matches("# ").trim_start_matches('#'))
-            .collect();
-        format!("{}{}", &text[..recipe], lines.join("\n"))
-    }
-
-    #[test]
-    fn every_kind_of_backend_makes_a_valid_config_commented_or_not() {
-        for server in [
-            Server::Ollama,
-            Server::Vllm,
-            Server::LlamaCpp,
-            Server::LmStudio,
-            Server::Other,
-        ] {
-            let written = config(
-                "gpu-box",
-                None,
-                &[found(server, 4000, &["Qwen/Qwen3-8B", "${HOME}"])],
-            );
-            assert_eq!(read(&written.text).providers.len(), 1);
-            if written.text.contains("# [provider.wake]") {
-                let whole = uncommented(&written.text);
-                assert!(read(&whole).providers[0].wake.is_some(), "{whole}");
-            }
-        }
-    }
-
-    #[test]
-    fn a_backend_with_the_sleep_mode_is_woken_and_put_to_sleep_over_http() {
-        let mut backend = found(Server::Vllm, 8000, &["m"]);
-        backend.sleep_mode = true;
-        let config = read(&config("gpu-box", None, &[backend]).text);
-        let provider = &config.providers[0];
-        assert!(provider.wake.is_some() && provider.sleep.is_some() && provider.probe.expect.is_some());
-    }
-
-    #[test]
-    fn two_backends_with_the_same_model_publish_it_under_two_names() {
-        let two = [found(Server::Other, 1, &["m"]), found(Server::Other, 2, &["m"])];
-        let config = read(&config("gpu-box", None, &two).text);
-        let models: Vec<_> = config
-            .providers
-            .iter()
-            .filter_map(|provider| provider.models.as_ref())
-            .collect();
-        assert_eq!(models[0][0].public.as_str(), "m");
-        assert_eq!(models[1][0].public.as_str(), "m@p2");
-        assert_eq!(models[1][0].id.as_str(), "m");
-    }
-
-    #[test]
-    fn a_machine_without_backends_gets_a_valid_template() {
-        assert!(read(&config("gpu-box", None, &[]).text).providers.is_empty());
-    }
 }

@@ -74,7 +74,12 @@ impl Router {
 pub fn routes() -> axum::Router<Arc<Server>> {
     axum::Router::new()
         .route("/v1/models", get(routes::models))
+        .route("/props", get(props))
         .route("/health", get(health))
+}
+
+async fn props() -> Json<Value> {
+    Json(json!({ "default_generation_settings": { "n_ctx": 4096 }, "model_path": "/models/model.gguf" }))
 }
 
 async fn health(State(server): State<Arc<Server>>) -> Response {
