@@ -155,7 +155,11 @@ impl World {
     /// Starts `reveille up` with its own managed NATS server, its data in `data_dir`, and this configuration, and
     /// doesn't wait.
     pub fn up(&self, data_dir: &Path, toml: &str, args: &[&str]) -> Api {
-        let port = Port::claim();
+        self.up_at(Port::claim(), data_dir, toml, args)
+    }
+
+    /// The same at a port that its configuration may name.
+    pub fn up_at(&self, port: Port, data_dir: &Path, toml: &str, args: &[&str]) -> Api {
         let launch = self.reveille("up").arg("--config").arg(self.write_config(toml));
         let launch = launch
             .arg("--data-dir")

@@ -57,7 +57,7 @@ pub(crate) enum BodyError {
 }
 
 /// Reads the body of an answer, up to `max_bytes`.
-pub(crate) async fn read_body(mut answer: Response, max_bytes: usize) -> Result<Vec<u8>, BodyError> {
+pub(crate) async fn read_body(answer: &mut Response, max_bytes: usize) -> Result<Vec<u8>, BodyError> {
     let mut body = Vec::new();
     while let Some(chunk) = answer.chunk().await.map_err(BodyError::Broken)? {
         if body.len() + chunk.len() > max_bytes {

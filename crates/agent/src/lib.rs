@@ -12,6 +12,7 @@
     reason = "not a library for others: names that speak for themselves need no comment"
 )]
 
+mod backend_client;
 pub mod child;
 pub mod config;
 mod error;
@@ -19,6 +20,7 @@ pub mod fetch;
 pub mod hub;
 mod json_match;
 pub mod models;
+mod own_hub;
 pub mod owner_policy;
 pub mod probe;
 pub mod processes;
@@ -32,5 +34,7 @@ mod tls;
 pub mod verify;
 pub mod wol;
 
+pub use backend_client::{BackendClient, hub_of};
 pub use error::AgentError;
+pub use own_hub::OwnHub;
 pub use session::{Options, run};

@@ -1,13 +1,15 @@
 //! Finds out whether a backend is available: one GET, any 2xx, and optionally a part of the answer's JSON.
 
 use crate::{
+    backend_client::{BackendClient, hub_of},
     config::{Address, ProviderConfig, Secret},
     fetch::{self, BodyError, MAX_ANSWER_BYTES},
     json_match::contains,
     tls,
     verify::{self, Failed, Finding, Verify},
 };
-use reqwest::{Client, StatusCode};
+use reqwest::StatusCode;
+use reveille_bus::HubId;
 use reveille_domain::SleepReason;
 use serde_json::Value;
 use std::time::Duration;
@@ -31,7 +33,7 @@ const REMOTE_PAUSES: Pauses = Pauses {
 /// The probe of one provider's backend.
 #[derive(Debug, Clone)]
 pub struct Probe {
-    client: Client,
+    client: BackendClient,
     address: Address,
     api_key: Option<Secret>,
     expect: Option<Value>,
@@ -61,6 +63,8 @@ pub struct Unavailable {
     pub refused: bool,
     /// Whether it answered the probe, but no completion.
     pub failed: bool,
+    /// Whether it is the hub that its agent belongs to; `None` if nothing answered.
+    pub is_hub: Option<bool>,
     /// For people; contains no URLs, headers or answers.
     pub reason: String,
 }
@@ -71,8 +75,31 @@ impl Unavailable {
             asleep: false,
             refused: false,
             failed: false,
+            is_hub: None,
             reason: reason.into(),
         }
+    }
+
+    /// The backend has answered, and isn't the hub.
+    fn answered(reason: impl Into<String>) -> Self {
+        Self {
+            is_hub: Some(false),
+            ..Self::because(reason)
+        }
+    }
+
+    /// Nothing can make it available.
+    pub(crate) fn hub_itself(reason: impl Into<String>) -> Self {
+        Self {
+            is_hub: Some(true),
+            ..Self::because(reason)
+        }
+    }
+
+    /// Whether it is the hub itself.
+    #[must_use]
+    pub const fn is_hub_itself(&self) -> bool {
+        matches!(self.is_hub, Some(true))
     }
 
     /// The sleep reason to report if the backend was available before.
@@ -94,7 +121,8 @@ impl Probe {
     /// # Panics
     /// Never for a config that was read: reading checks the path.
     #[must_use]
-    pub fn new(client: Client, provider: &ProviderConfig) -> Self {
+    pub fn new(client: impl Into<BackendClient>, provider: &ProviderConfig) -> Self {
+        let client = client.into();
         let local = provider.base_url.is_loopback();
         let verify = provider.wake.as_ref().and_then(|wake| wake.verify.as_ref());
         let verify = verify.map(|config| Verify::new(client.clone(), provider, config));
@@ -115,6 +143,12 @@ impl Probe {
     /// Probes once.
     pub async fn check(&self) -> Verdict {
         self.check_within(self.timeout).await
+    }
+
+    /// The hub that answers the probe, whichever it is; `None` if no hub does.
+    pub async fn hub(&self) -> Option<HubId> {
+        let request = self.client.get(self.address.url.clone());
+        hub_of(&request.timeout(self.timeout).send().await.ok()?)
     }
 
     /// Probes a backend that wasn't available before, and verifies it too if the config says so.
@@ -157,7 +191,7 @@ impl Probe {
     /// Probes until the backend is available.
     ///
     /// # Errors
-    /// What the last probe found before `deadline`.
+    /// What the last probe found before `deadline`, or as soon as the hub itself answers in place of a backend.
     pub async fn await_available(&self, deadline: Instant) -> Verdict {
         let mut pause = Duration::ZERO;
         let mut seen = None;
@@ -166,6 +200,9 @@ impl Probe {
             let Err(why) = self.check_within(self.timeout.min(left)).await else {
                 return Ok(());
             };
+            if why.is_hub_itself() {
+                return Err(why);
+            }
             let now = Instant::now();
             if now >= deadline {
                 // The deadline cut this probe short, so the one before says more.
@@ -203,10 +240,13 @@ impl Probe {
     async fn ask(&self, limit: Duration) -> Verdict {
         let request = fetch::authorized(self.client.get(self.address.url.clone()), self.api_key.as_ref());
         let began = Instant::now();
-        let answer = match request.send().await {
+        let mut answer = match request.send().await {
             Ok(answer) => answer,
             Err(error) => return Err(self.broke(&error, began.elapsed().min(limit)).await),
         };
+        if let Some(why) = self.client.hub_itself(&mut answer).await {
+            return Err(Unavailable::hub_itself(why));
+        }
         let status = answer.status();
         if !status.is_success() {
             // What some servers answer to a request without the TLS that they expect.
@@ -215,26 +255,26 @@ impl Probe {
                 _ => None,
             };
             let status = format!("HTTP status {}", status.as_u16());
-            return Err(Unavailable::because(hint.map_or(status, str::to_owned)));
+            return Err(Unavailable::answered(hint.map_or(status, str::to_owned)));
         }
         let Some(expect) = &self.expect else { return Ok(()) };
-        let body = match fetch::read_body(answer, MAX_ANSWER_BYTES).await {
+        let body = match fetch::read_body(&mut answer, MAX_ANSWER_BYTES).await {
             Ok(body) => body,
             Err(BodyError::TooLarge) => {
-                return Err(Unavailable::because("the probe's answer is larger than 1 MiB"));
+                return Err(Unavailable::answered("the probe's answer is larger than 1 MiB"));
             }
             Err(BodyError::Broken(error)) => {
                 return Err(self.broke(&error, began.elapsed().min(limit)).await);
             }
         };
         let found: Value = serde_json::from_slice(&body)
-            .map_err(|_| Unavailable::because("the probe's answer is not JSON"))?;
+            .map_err(|_| Unavailable::answered("the probe's answer is not JSON"))?;
         if contains(&found, expect) {
             return Ok(());
         }
         Err(Unavailable {
             asleep: true,
-            ..Unavailable::because("the probe's answer is not what `expect` asks for")
+            ..Unavailable::answered("the probe's answer is not what `expect` asks for")
         })
     }
 
@@ -249,8 +289,10 @@ impl Probe {
 impl From<Failed> for Unavailable {
     fn from(failed: Failed) -> Self {
         let refused = matches!(failed, Failed::Unreached { refused: true, .. });
+        let is_hub = matches!(failed, Failed::HubItself(_)).then_some(true);
         Self {
             refused,
+            is_hub,
             ..Self::because(format!("verify: {failed}"))
         }
     }

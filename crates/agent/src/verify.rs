@@ -5,11 +5,12 @@
 //! awake.
 
 use crate::{
+    backend_client::BackendClient,
     config::{ProviderConfig, Secret, VerifyConfig},
     fetch::{self, BodyError, MAX_ANSWER_BYTES},
     json_match::contains,
 };
-use reqwest::{Client, StatusCode, header::CONTENT_TYPE};
+use reqwest::{StatusCode, header::CONTENT_TYPE};
 use serde_json::Value;
 use std::{fmt, time::Duration};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
@@ -21,7 +22,7 @@ const PAUSE: Duration = Duration::from_millis(100);
 /// The verification of one provider's backend.
 #[derive(Debug, Clone)]
 pub struct Verify {
-    client: Client,
+    client: BackendClient,
     url: Url,
     api_key: Option<Secret>,
     body: Secret,
@@ -40,6 +41,8 @@ pub(crate) enum Failed {
     /// The connection broke.
     Broken(String),
     Status(StatusCode),
+    /// The hub itself has answered: why that is clear.
+    HubItself(&'static str),
     /// The answer is no completion.
     Wrong(String),
     /// There was no answer within the time-out.
@@ -49,7 +52,7 @@ pub(crate) enum Failed {
 /// What a failed completion says about the backend.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Finding {
-    /// Nothing listens, or the machine is away.
+    /// Nothing listens, the machine is away, or there is no backend but the hub itself.
     Unreachable,
     /// It is loading or busy, or refuses this request for its content.
     Unclear,
@@ -63,9 +66,9 @@ impl Verify {
     /// # Panics
     /// Never for a config that was read: reading checks the path.
     #[must_use]
-    pub fn new(client: Client, provider: &ProviderConfig, config: &VerifyConfig) -> Self {
+    pub fn new(client: impl Into<BackendClient>, provider: &ProviderConfig, config: &VerifyConfig) -> Self {
         Self {
-            client,
+            client: client.into(),
             url: provider.base_url.at(&config.path).expect("a checked path"),
             api_key: provider.api_key.clone(),
             body: Secret::new(config.body.to_string()),
@@ -110,11 +113,14 @@ impl Verify {
         let request = fetch::authorized(request, self.api_key.as_ref());
         let began = Instant::now();
         let broke = |error: reqwest::Error| broke(&error, began.elapsed());
-        let answer = request.send().await.map_err(broke)?;
+        let mut answer = request.send().await.map_err(broke)?;
+        if let Some(why) = self.client.hub_itself(&mut answer).await {
+            return Err(Failed::HubItself(why));
+        }
         if !answer.status().is_success() {
             return Err(Failed::Status(answer.status()));
         }
-        let body = fetch::read_body(answer, MAX_ANSWER_BYTES).await;
+        let body = fetch::read_body(&mut answer, MAX_ANSWER_BYTES).await;
         let body = body.map_err(|error| match error {
             BodyError::TooLarge => Failed::Wrong("the answer is larger than 1 MiB".to_owned()),
             BodyError::Broken(error) => broke(error),
@@ -152,13 +158,13 @@ impl Failed {
                 *status,
                 StatusCode::TOO_MANY_REQUESTS | StatusCode::BAD_GATEWAY | StatusCode::SERVICE_UNAVAILABLE
             ),
-            Self::Wrong(_) | Self::Late(_) => false,
+            Self::Wrong(_) | Self::Late(_) | Self::HubItself(_) => false,
         }
     }
 
     pub(crate) fn finding(&self) -> Finding {
         match self {
-            Self::Unreached { .. } => Finding::Unreachable,
+            Self::Unreached { .. } | Self::HubItself(_) => Finding::Unreachable,
             Self::Status(status) if is_engine_failure(*status) => Finding::Dead,
             Self::Status(status) if status.is_client_error() || status.is_server_error() => Finding::Unclear,
             Self::Status(_) | Self::Broken(_) | Self::Wrong(_) | Self::Late(_) => Finding::Dead,
@@ -174,15 +180,17 @@ impl fmt::Display for Failed {
                 f.write_str(reason)
             }
             Self::Status(status) => write!(f, "HTTP status {}", status.as_u16()),
+            Self::HubItself(why) => f.write_str(why),
             Self::Late(limit) => write!(f, "no completion within {limit:?} (`timeout`)"),
         }
     }
 }
 
 /// Whether a status says that the backend couldn't answer a request that it should have answered: not that the request was
-/// wrong, unsupported (501) or one too many (503, 529), nor that the model is still loading (503).
+/// wrong, unsupported (501) or one too many (503, 529), nor that the model is still loading (503), nor that hubs send it in a
+/// circle (508).
 pub(crate) fn is_engine_failure(status: StatusCode) -> bool {
-    status.is_server_error() && !matches!(status.as_u16(), 501 | 503 | 529)
+    status.is_server_error() && !matches!(status.as_u16(), 501 | 503 | 508 | 529)
 }
 
 /// Asks for each of `completions` in turn until one succeeds.
@@ -270,6 +278,7 @@ mod tests {
             (429, Finding::Unclear),
             (501, Finding::Unclear),
             (503, Finding::Unclear),
+            (508, Finding::Unclear),
         ] {
             let failed = Failed::Status(StatusCode::from_u16(status).expect("a status"));
             assert_eq!(failed.finding(), finding, "{status}");

@@ -15,7 +15,7 @@ use crate::{
 };
 use backon::{ConstantBuilder, Retryable};
 use reveille_bus::{
-    Beginning, BusError, Connection, Follow, Follower, Journal, NatsClock,
+    Beginning, BusError, Connection, Follow, Follower, HubId, Journal, NatsClock,
     access::AuthRequests,
     control::ControlRequests,
     heartbeats::HeartbeatWatch,
@@ -77,8 +77,8 @@ pub async fn run(
     let serving = server::serve(
         listener,
         config.tls.clone(),
-        http::router(state, policy),
-        http::refuse,
+        http::router(state.clone(), policy),
+        http::refusal(state),
         config.server.clone(),
         shutdown.clone(),
     );
@@ -217,6 +217,7 @@ impl Service {
             rows,
             feed: Arc::new(JournalFeed::new(&self.bus, commands.journal.clone())),
             readiness: self.readiness(relay, agent_auth),
+            hub_id: self.hub_id(),
             authenticator,
             agent_hub: config.agent_hub.clone(),
             default_model: config.default_model.clone(),
@@ -337,6 +338,12 @@ impl Service {
             }
         });
         answering
+    }
+
+    /// The hub's id, which the guarding follower learns from the journal.
+    fn hub_id(&self) -> Box<dyn Fn() -> Option<HubId> + Send + Sync> {
+        let journal = self.commands.journal.health().clone();
+        Box::new(move || journal.hub())
     }
 
     fn readiness(

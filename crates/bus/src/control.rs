@@ -3,6 +3,7 @@
 
 use crate::{
     error::BusError,
+    hub_id::HubId,
     messages,
     refusals::{Reason, Refusals, SubjectKind},
     subjects,
@@ -130,6 +131,9 @@ pub enum ControlAnswer {
         epoch: Epoch,
         /// The providers that the agent published before; it deregisters those that are no longer in its config.
         providers: Vec<ProviderName>,
+        /// The hub's id, by which the agent recognises a backend that is the hub itself. Older replicas name none.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        hub: Option<HubId>,
     },
     /// The request has taken effect.
     Done {

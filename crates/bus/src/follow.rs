@@ -7,6 +7,7 @@ use crate::{
     entry::{Checkpoint, JournalEntry},
     error::BusError,
     health::{JournalHealth, JournalTrouble},
+    hub_id::HubId,
     ordered_reader::OrderedReader,
     search::{Beginning, Search},
     streams::{self, JOURNAL_STREAM},
@@ -244,7 +245,7 @@ impl Follower {
         let messages = OrderedReader::new(&stream, subjects::EVENTS, deliver_policy).await?;
         self.logged_missing = false;
         if let Some(health) = self.health() {
-            health.found();
+            health.found(HubId::of_journal(stream.cached_info()));
         }
         let reset = std::mem::take(&mut self.fresh) && self.follow == Follow::Latest;
         self.reading = Some(Reading {

@@ -1,5 +1,6 @@
 //! What keeps a process from using its journal, as the parts of the process find it out.
 
+use crate::hub_id::HubId;
 use std::{sync::Arc, time::Duration};
 use thiserror::Error;
 use tokio::sync::watch;
@@ -33,6 +34,8 @@ pub(crate) struct NotStored {
 
 #[derive(Debug, Clone, Default)]
 struct State {
+    /// The hub that the journal found last belongs to.
+    hub: Option<HubId>,
     lost: Option<String>,
     /// Why the last commit was not stored.
     commits: Option<NotStored>,
@@ -85,6 +88,12 @@ impl JournalHealth {
         self.state.borrow().lost.is_some()
     }
 
+    /// The id of this process's hub; `None` until the journal was found. It stays while the journal is lost.
+    #[must_use]
+    pub fn hub(&self) -> Option<HubId> {
+        self.state.borrow().hub
+    }
+
     /// Waits until the server is unable to store what it should, or is able to again.
     pub async fn until_unwritten(&self, unwritten: bool) {
         self.until(|state| state.is_unwritten() == unwritten).await;
@@ -132,9 +141,14 @@ impl JournalHealth {
         }
     }
 
-    /// The journal is there.
-    pub(crate) fn found(&self) {
-        if self.state.send_if_modified(|state| state.lost.take().is_some()) {
+    /// The journal is there, that of this hub.
+    pub(crate) fn found(&self, hub: HubId) {
+        let mut was_lost = false;
+        self.state.send_if_modified(|state| {
+            was_lost = state.lost.take().is_some();
+            state.hub.replace(hub) != Some(hub) || was_lost
+        });
+        if was_lost {
             info!("the journal is there again");
         }
     }
@@ -187,7 +201,10 @@ mod tests {
             health.trouble(),
             Some(JournalTrouble::Lost("it is gone".to_owned()))
         );
-        health.found();
+        let hub = "00112233445566aa".parse().expect("an id");
+        assert_eq!(health.hub(), None);
+        health.found(hub);
+        assert_eq!(health.hub(), Some(hub));
         assert!(
             matches!(health.trouble(), Some(JournalTrouble::Full(why)) if why.starts_with("no answer: "))
         );

@@ -9,6 +9,7 @@
 //! - [`private_file`]: files and folders for their owner alone, in every process.
 //! - [`relay`]: inference requests and responses, frame by frame.
 //! - [`JournalHealth`]: what keeps a process from using its journal.
+//! - [`HubId`] and [`Via`]: which hub answers, and which hubs a request has passed.
 //! - [`Refusals`]: counts of the messages that were refused.
 
 pub mod access;
@@ -22,6 +23,7 @@ mod error;
 mod follow;
 mod health;
 pub mod heartbeats;
+mod hub_id;
 mod journal;
 mod loopback;
 mod messages;
@@ -43,9 +45,10 @@ pub use entry::{Checkpoint, JournalEntry};
 pub use error::{BusError, CommandError, JETSTREAM_OFF, TURN_JETSTREAM_ON};
 pub use follow::{Follow, Followed, Follower};
 pub use health::{JournalHealth, JournalTrouble};
+pub use hub_id::{HUB_HEADER, HubId, InvalidHubId, LOOP_DETECTED, MAX_HUBS, VIA_HEADER, Via};
 pub use journal::{CommitMeta, Executed, Expected, Journal, JournalContext};
 pub use loopback::{is_loopback_host, is_loopback_ip};
 pub use refusals::{Reason, Refusals, SubjectKind};
 pub use search::Beginning;
-pub use streams::{HEARTBEATS_STREAM, JOURNAL_STREAM, StreamHealth, ensure_streams, inspect_streams};
+pub use streams::{HEARTBEATS_STREAM, JOURNAL_STREAM, StreamHealth, ensure_streams, hub_id, inspect_streams};
 pub use subjects::{AggregateId, FACTS};

@@ -1,6 +1,6 @@
 //! The two streams: created when they are missing, checked when they exist.
 
-use crate::{error::BusError, subjects};
+use crate::{error::BusError, hub_id::HubId, subjects};
 use async_nats::jetstream::{
     Context,
     context::GetStreamErrorKind,
@@ -123,6 +123,15 @@ pub enum StreamHealth {
     },
     /// The stream has other settings, named in the text, or is being restored.
     Differs(String),
+}
+
+/// The id of the hub, from its journal; `None` if there is none.
+///
+/// # Errors
+/// When NATS isn't available.
+pub async fn hub_id(js: &Context) -> Result<Option<HubId>, BusError> {
+    let stream = find(js, JOURNAL_STREAM).await?;
+    Ok(stream.map(|stream| HubId::of_journal(stream.cached_info())))
 }
 
 /// Inspects both streams without creating any.

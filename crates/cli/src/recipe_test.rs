@@ -22,6 +22,9 @@ use std::{
 };
 use tokio_util::sync::CancellationToken;
 
+/// Without a hub nothing shows which one this agent will belong to.
+const A_HUB_ANSWERS: &str = "a Reveille hub answers: if it is this agent's own hub, the agent will refuse it, so set \
+ base_url to the backend's own address";
 /// How many lines of a failed command's output are shown.
 const LINES_SHOWN: usize = 40;
 
@@ -110,6 +113,9 @@ impl Test {
         let steps = provider.sleep.as_ref().map(|sleep| sleep.steps.clone());
         let steps = steps.filter(|steps| !steps.is_empty() && !args.no_sleep);
         print("PHASE", "STAGE", "TOOK", "RESULT")?;
+        if self.probe.hub().await.is_some() {
+            print("before", "probe", "-", A_HUB_ANSWERS)?;
+        }
         match verdict {
             Err(why) => {
                 let result = format!("not available: {}", why.reason);

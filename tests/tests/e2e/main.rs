@@ -23,6 +23,7 @@ mod init;
 mod keys;
 mod left_alone;
 mod locked;
+mod loops;
 mod lost_journal;
 mod machine;
 mod nats_time;

@@ -61,7 +61,7 @@ const AGENT: Layers = Layers {
             "models/listed",
             "owner_policy/pause",
         ],
-        &["child/launch"],
+        &["backend_client", "child/launch"],
         &[
             "child/descendants",
             "child/environment",
@@ -93,7 +93,15 @@ const AGENT: Layers = Layers {
             "config/trust",
         ],
         &["config/duration", "config/variables"],
-        &["error", "hub", "json_match", "processes", "state_dir", "wol"],
+        &[
+            "error",
+            "hub",
+            "json_match",
+            "own_hub",
+            "processes",
+            "state_dir",
+            "wol",
+        ],
     ],
 };
 
@@ -161,6 +169,7 @@ const BUS: Layers = Layers {
             "subjects",
         ],
         &["health"],
+        &["hub_id"],
     ],
 };
 

@@ -5,11 +5,12 @@ use super::{
     listed::{Listed, Server},
 };
 use crate::{
+    backend_client::BackendClient,
     config::{ModelConfig, ProviderConfig},
     fetch,
 };
 use futures::{StreamExt, stream};
-use reqwest::{Client, RequestBuilder};
+use reqwest::RequestBuilder;
 use reveille_domain::{MAX_MODELS, ModelDetails, ModelName, latest_alias};
 use serde_json::{Value, json};
 use std::{collections::BTreeMap, time::Duration};
@@ -26,7 +27,12 @@ const MAX_LIST_BYTES: usize = 4 * 1024 * 1024;
 
 /// Asks the backend for its models: at most [`MAX_MODELS`] with legal names, by name; of a provider whose config has its models,
 /// only those. `None` when it gives no list. What is `known` of a backend that has been up since isn't asked for again.
-pub async fn discover(client: Client, provider: ProviderConfig, known: Option<Listed>) -> Option<Listed> {
+pub async fn discover(
+    client: impl Into<BackendClient>,
+    provider: ProviderConfig,
+    known: Option<Listed>,
+) -> Option<Listed> {
+    let client = client.into();
     let backend = Asked { client, provider };
     let list = backend.get("/v1/models", LIST_TIMEOUT).await?;
     let models = dialects::models(&list)?;
@@ -63,7 +69,7 @@ fn only(listed: &Listed, wanted: &[ModelConfig]) -> BTreeMap<ModelName, ModelDet
 }
 
 struct Asked {
-    client: Client,
+    client: BackendClient,
     provider: ProviderConfig,
 }
 
@@ -122,9 +128,9 @@ impl Asked {
             }
         }
         let shown = stream::iter(new).map(async |model: ModelName| {
-            let request = self.request(Client::post, "/api/show");
+            let request = self.request(BackendClient::post, "/api/show");
             let body = json!({ "model": model.as_str() });
-            let answer = read(request?.json(&body).timeout(DETAILS_TIMEOUT)).await?;
+            let answer = self.read(request?.json(&body).timeout(DETAILS_TIMEOUT)).await?;
             Some((model, dialects::shown(&answer)))
         });
         let mut shown = std::pin::pin!(shown.buffer_unordered(SHOWN_AT_ONCE));
@@ -138,13 +144,13 @@ impl Asked {
     }
 
     async fn get(&self, path: &str, limit: Duration) -> Option<Value> {
-        let request = self.request(Client::get, path)?;
-        read(request.timeout(limit)).await
+        let request = self.request(BackendClient::get, path)?;
+        self.read(request.timeout(limit)).await
     }
 
     fn request(
         &self,
-        method: impl FnOnce(&Client, url::Url) -> RequestBuilder,
+        method: impl FnOnce(&BackendClient, url::Url) -> RequestBuilder,
         path: &str,
     ) -> Option<RequestBuilder> {
         let url = self.provider.base_url.at(path).ok()?;
@@ -153,11 +159,14 @@ impl Asked {
             self.provider.api_key.as_ref(),
         ))
     }
-}
 
-/// The JSON of a 2xx.
-async fn read(request: RequestBuilder) -> Option<Value> {
-    let answer = request.send().await.ok()?.error_for_status().ok()?;
-    let body = fetch::read_body(answer, MAX_LIST_BYTES).await.ok()?;
-    serde_json::from_slice(&body).ok()
+    /// The JSON of a 2xx. What the hub itself lists are models of others.
+    async fn read(&self, request: RequestBuilder) -> Option<Value> {
+        let mut answer = request.send().await.ok()?.error_for_status().ok()?;
+        if self.client.hub_itself(&mut answer).await.is_some() {
+            return None;
+        }
+        let body = fetch::read_body(&mut answer, MAX_LIST_BYTES).await.ok()?;
+        serde_json::from_slice(&body).ok()
+    }
 }

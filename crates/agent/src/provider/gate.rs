@@ -27,6 +27,8 @@ struct State {
     open: bool,
     /// It never opens again: another owner has the backend, or will have.
     closed_for_good: bool,
+    /// Why no backend is behind it.
+    refusal: Option<String>,
     in_flight: u32,
     /// How many of these have a connection to the backend.
     connected: u32,
@@ -58,6 +60,7 @@ impl Gate {
         let state = State {
             open: true,
             closed_for_good: false,
+            refusal: None,
             in_flight: 0,
             connected: 0,
             heard: None,
@@ -75,11 +78,22 @@ impl Gate {
         }))
     }
 
+    /// Lets no request in for this reason, or does so again as far as the gate is open.
+    pub(super) fn refuse(&self, why: Option<&str>) {
+        self.lock().refusal = why.map(str::to_owned);
+    }
+
+    /// Why no request is let in, whatever is done about the backend.
+    #[must_use]
+    pub fn refusal(&self) -> Option<String> {
+        self.lock().refusal.clone()
+    }
+
     /// A slot at the backend, if the gate is open.
     #[must_use]
     pub fn enter(&self) -> Option<Slot> {
         let mut state = self.lock();
-        if !state.open {
+        if !state.open || state.refusal.is_some() {
             return None;
         }
         state.in_flight = state.in_flight.saturating_add(1);

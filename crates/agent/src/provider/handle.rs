@@ -43,6 +43,8 @@ pub enum Symptom {
     Unreachable,
     /// Requests fail, see [`Health::failed`].
     Failing,
+    /// The hub itself has answered.
+    HubItself,
 }
 
 /// Why an owner leaves while its agent goes on.

@@ -174,6 +174,11 @@ impl ReportedState {
             && matches!(self.status, Some(StatusName::Hibernating | StatusName::Waking))
     }
 
+    /// Whether control hasn't heard yet what has become of a wake.
+    pub(super) const fn owes_outcome(&self) -> bool {
+        self.outcome.is_some()
+    }
+
     /// Whether control has refused the registration for good.
     pub(super) const fn is_unpublished(&self) -> bool {
         self.status.is_none() && self.quiet
@@ -348,9 +353,10 @@ impl ReportedState {
 }
 
 impl Unavailable {
-    /// Whether the backend surely isn't available: it says that it sleeps, refuses connections, or answers no completion.
+    /// Whether the backend surely isn't available: it says that it sleeps, refuses connections, answers no completion, or is
+    /// the hub itself.
     const fn is_clear(&self) -> bool {
-        self.asleep || self.refused || self.failed
+        self.asleep || self.refused || self.failed || self.is_hub_itself()
     }
 }
 
@@ -374,6 +380,7 @@ mod tests {
             asleep: false,
             refused: false,
             failed: false,
+            is_hub: None,
             reason: "slow".to_owned(),
         })
     }
@@ -383,6 +390,7 @@ mod tests {
             asleep: false,
             refused: true,
             failed: false,
+            is_hub: None,
             reason: "nobody".to_owned(),
         })
     }

@@ -232,7 +232,10 @@ async fn await_boot(max_wait: Duration, probe: &Probe, running: &mut Option<Chil
     tokio::select! {
         Some(reason) = OptionFuture::from(running.as_mut().map(served_ended)) => Err(reason.into()),
         found = probe.await_available(Instant::now() + max_wait) => found.map_err(|why| {
-            let reason = format!("not available within {max_wait:?} (`max_wait`): {}", why.reason);
+            let reason = match why.is_hub_itself() {
+                true => why.reason,
+                false => format!("not available within {max_wait:?} (`max_wait`): {}", why.reason),
+            };
             Failed(WakeFailureKind::Unavailable, reason)
         }),
     }

@@ -13,7 +13,8 @@ mod rename;
 use crate::{
     config::{AnswerModelName, CHAT_PATH, COMPLETIONS_PATH, EMBEDDINGS_PATH, ProviderConfig},
     models::{Memory, Served},
-    provider::{Asked, Handle, Slot},
+    own_hub::OwnHub,
+    provider::{Asked, Handle, Input, Slot, Symptom},
     tls,
 };
 use answer_model::AnswerModel;
@@ -53,6 +54,7 @@ const ENTRY_PAUSE: Duration = Duration::from_millis(10);
 /// Carries requests to the backends.
 pub struct Relay {
     agent: AgentName,
+    own_hub: OwnHub,
     memory: Memory,
     backends: RwLock<HashMap<ProviderName, Arc<Backend>>>,
     held: Semaphore,
@@ -83,9 +85,10 @@ struct Answer {
 impl Relay {
     /// A relay without backends.
     #[must_use]
-    pub fn new(agent: AgentName, memory: Memory) -> Self {
+    pub fn new(agent: AgentName, own_hub: OwnHub, memory: Memory) -> Self {
         Self {
             agent,
+            own_hub,
             memory,
             backends: RwLock::default(),
             held: Semaphore::new(MAX_HELD_KIB as usize),
@@ -146,6 +149,9 @@ impl Relay {
         } = answer;
         let (mut head, status) = (response_head(&response.head), response.head.status);
         let mut model = model.and_then(|model| rename_in(&mut head, &model));
+        if self.own_hub.is_named_in(&response.head.headers) {
+            backend.handle.send(Input::Suspect(Symptom::HubItself));
+        }
         outcome::answered(&backend.handle, status);
         let mut heard = Instant::now();
         let body = response.into_stream().map(|part| match part {
@@ -201,7 +207,7 @@ impl Relay {
         backend.handle.health.asked(Asked { path, model });
         let request = Outgoing {
             target,
-            headers: request_headers(head),
+            headers: request_headers(head, &self.own_hub),
             body,
         };
         let (response, slot) = self.send(backend, &request, slot, head.hold()).await?;
@@ -254,6 +260,9 @@ impl Relay {
             loop {
                 if let Some(slot) = backend.handle.gate.enter() {
                     return Ok(slot);
+                }
+                if let Some(why) = backend.handle.gate.refusal() {
+                    return Err(RelayFault::new(FaultCode::BackendUnavailable, why));
                 }
                 if let Some(report) = backend.handle.refused().await {
                     return Err(RelayFault::asleep("the backend sleeps", report));
@@ -341,7 +350,8 @@ fn bad_frame(message: &str) -> RelayFault {
     RelayFault::new(FaultCode::BadFrame, message)
 }
 
-fn request_headers(head: &RequestHead) -> HeaderMap {
+/// The listed headers of the request, with the agent's hub as one more that it has passed.
+fn request_headers(head: &RequestHead, own_hub: &OwnHub) -> HeaderMap {
     let mut headers = HeaderMap::new();
     for (name, value) in &head.headers {
         let name = HeaderName::try_from(name.as_str())
@@ -354,6 +364,7 @@ fn request_headers(head: &RequestHead) -> HeaderMap {
     if let Some(Ok(trace)) = head.traceparent.as_deref().map(HeaderValue::from_str) {
         headers.insert(TRACEPARENT, trace);
     }
+    own_hub.add_to(&mut headers);
     headers
 }
 
@@ -414,9 +425,10 @@ mod tests {
             hold_ms: None,
             body_bytes: 0,
         };
-        let headers = request_headers(&head);
+        let own_hub = OwnHub::of(Some("00112233445566aa".parse().expect("an id")));
+        let headers = request_headers(&head, &own_hub);
         let mut sent: Vec<_> = headers.keys().map(HeaderName::as_str).collect();
         sent.sort_unstable();
-        assert_eq!(sent, ["accept", "content-type", "traceparent"]);
+        assert_eq!(sent, ["accept", "content-type", "traceparent", "x-reveille-via"]);
     }
 }

@@ -1,6 +1,6 @@
 //! Connecting to control with a session.
 
-use crate::{AgentError, config::ProviderConfig, hub::Hub};
+use crate::{AgentError, config::ProviderConfig, hub::Hub, own_hub::OwnHub};
 use reveille_bus::control::{ControlAnswer, ControlError, ControlRequest};
 use reveille_domain::{Epoch, ProviderName, SessionId};
 use std::collections::HashSet;
@@ -23,10 +23,20 @@ pub(super) const fn is_restored(answer: &ControlAnswer) -> bool {
     )
 }
 
-/// The session's epoch, and the providers that control has of earlier sessions.
-pub(super) fn accepted(answer: ControlAnswer) -> Result<(Epoch, Vec<ProviderName>), AgentError> {
+/// The session's epoch, and the providers that control has of earlier sessions. Takes over which hub control belongs to.
+pub(super) fn accepted(
+    answer: ControlAnswer,
+    own_hub: &OwnHub,
+) -> Result<(Epoch, Vec<ProviderName>), AgentError> {
     match answer {
-        ControlAnswer::Connected { epoch, providers } => Ok((epoch, providers)),
+        ControlAnswer::Connected {
+            epoch,
+            providers,
+            hub,
+        } => {
+            own_hub.connected(hub);
+            Ok((epoch, providers))
+        }
         ControlAnswer::Refused {
             refusal: ControlError::Superseded { current, .. },
         } => Err(AgentError::Superseded { current }),

@@ -10,6 +10,7 @@ use crate::{
     config::{Config, ProviderConfig, changes, fixed_keys, millis},
     hub::{Hub, NatsHub, Superseded},
     models::Memory,
+    own_hub::OwnHub,
     owner_policy::{OwnerPolicy, PauseWatch},
     provider::{Groups, Handle, Input, ReportNumbers, Setup},
     recipe::Runner,
@@ -89,6 +90,7 @@ struct Session {
     generation: watch::Receiver<u64>,
     hub: Arc<dyn Hub>,
     epoch: CurrentEpoch,
+    own_hub: OwnHub,
     superseded: watch::Receiver<Option<Superseded>>,
     wakes: Wakes,
     orders: Orders,
@@ -146,7 +148,8 @@ impl Session {
 
         let hub: Arc<dyn Hub> = Arc::new(NatsHub::new(connection.clone(), agent.clone()));
         let id = SessionId(Uuid::now_v7());
-        let (current, known) = connect::accepted(hub.ask(connect::request(id)).await)?;
+        let own_hub = OwnHub::default();
+        let (current, known) = connect::accepted(hub.ask(connect::request(id)).await, &own_hub)?;
         info!(agent.name = %agent, agent.epoch = %current, "{agent} is connected");
         connect::withdraw(hub.as_ref(), current, known, &config.providers).await;
         epoch.set(Some(current));
@@ -157,17 +160,19 @@ impl Session {
         let stop_owners = CancellationToken::new();
         let memory = Memory::open(state.clone(), &agent);
         let owner_policy = OwnerPolicy::new(state.clone(), config.agent.quiet_hours.clone());
-        let relay = Arc::new(Relay::new(agent.clone(), memory.clone()));
+        let relay = Arc::new(Relay::new(agent.clone(), own_hub.clone(), memory.clone()));
         let setup = {
             let (agent, hub, epoch) = (agent.clone(), hub.clone(), epoch.clone());
             let (groups, reports) = (Groups::default(), ReportNumbers::default());
             let (owner_policy, state) = (owner_policy.clone(), state.clone());
+            let own_hub = own_hub.clone();
             move |config: ProviderConfig| Setup {
                 agent: agent.clone(),
                 config,
                 runner: runner.clone(),
                 hub: hub.clone(),
                 epoch: epoch.clone(),
+                own_hub: own_hub.clone(),
                 memory: memory.clone(),
                 groups: groups.clone(),
                 owner_policy: owner_policy.clone(),
@@ -199,6 +204,7 @@ impl Session {
             generation,
             hub,
             epoch,
+            own_hub,
             superseded,
             wakes,
             orders,
@@ -390,7 +396,7 @@ impl Session {
     }
 
     fn reconnected(&self, answer: ControlAnswer) -> Result<(), AgentError> {
-        let (current, _) = connect::accepted(answer)?;
+        let (current, _) = connect::accepted(answer, &self.own_hub)?;
         info!(agent.name = %self.agent, agent.epoch = %current, "{} is connected again", self.agent);
         self.epoch.set(Some(current));
         self.providers.reconnected();

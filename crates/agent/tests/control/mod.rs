@@ -3,7 +3,7 @@
 use futures::{FutureExt, future::BoxFuture};
 use reveille_agent::hub::Hub;
 use reveille_bus::{
-    Refusals,
+    HubId, Refusals,
     control::{ControlAnswer, ControlError, ControlRequest, ControlRequests, Report},
     wakes::WakeMessage,
 };
@@ -34,6 +34,7 @@ struct State {
     stopped: bool,
     kept_waiting: usize,
     refusal: Option<ControlError>,
+    hub: Option<HubId>,
 }
 
 impl Control {
@@ -52,6 +53,7 @@ impl Control {
             stopped: false,
             kept_waiting: 0,
             refusal: None,
+            hub: None,
         };
         Self(Arc::new(Mutex::new(state)), Arc::new(watch::Sender::new(false)))
     }
@@ -66,6 +68,7 @@ impl Control {
                 ControlRequest::Connect { .. } => ControlAnswer::Connected {
                     epoch: EPOCH,
                     providers: vec![],
+                    hub: self.state().hub,
                 },
                 ControlRequest::Stop { .. } => {
                     self.state().stopped = true;
@@ -168,6 +171,11 @@ impl Control {
     pub fn set_unreadable(&self, unreadable: bool) {
         let reason = "a commit of a later version".to_owned();
         self.state().refusal = unreadable.then_some(ControlError::Unreadable { reason });
+    }
+
+    /// Belongs to this hub from now on.
+    pub fn belongs_to(&self, hub: HubId) {
+        self.state().hub = Some(hub);
     }
 
     /// Refuses everything for good.

@@ -5,6 +5,7 @@ use crate::{
     control::{Control, EPOCH},
 };
 use reveille_agent::{
+    OwnHub,
     config::{Hours, ProviderConfig},
     hub::Superseded,
     models::Memory,
@@ -12,7 +13,7 @@ use reveille_agent::{
     provider::{Groups, Handle, Input, Membership, Owner, ReportNumbers, Setup},
     state_dir::StateDir,
 };
-use reveille_bus::{relay::CurrentEpoch, wakes::WakeMessage};
+use reveille_bus::{HubId, relay::CurrentEpoch, wakes::WakeMessage};
 use reveille_domain::{AgentName, WakeFailure, WakeFailureKind, provider::StatusName};
 use std::path::Path;
 use tokio::{sync::watch, task::JoinHandle};
@@ -23,6 +24,8 @@ pub struct Owned {
     pub control: Control,
     pub handle: Handle,
     pub superseded: watch::Receiver<Option<Superseded>>,
+    /// The hub of its agent, which isn't known at first.
+    pub own_hub: OwnHub,
     stop: CancellationToken,
     task: JoinHandle<Option<Membership>>,
 }
@@ -34,7 +37,13 @@ impl Owned {
     }
 
     pub fn with(control: Control, rest: &str, memory: Option<&Path>) -> Self {
-        Self::run(control, provider(rest), memory, Groups::default())
+        Self::run(control, provider(rest), memory, Groups::default(), None)
+    }
+
+    /// The same for an agent of the hub with this id.
+    pub fn at_hub(rest: &str, hub: HubId) -> Self {
+        let control = Control::new();
+        Self::run(control, provider(rest), None, Groups::default(), Some(hub))
     }
 
     /// Starts the owner of a member of `groups`.
@@ -49,13 +58,27 @@ impl Owned {
             named_provider(name, rest),
             memory,
             groups.clone(),
+            None,
         )
     }
 
-    fn run(control: Control, config: ProviderConfig, memory: Option<&Path>, groups: Groups) -> Self {
+    /// The same for an agent of the hub with this id.
+    pub fn member_at_hub(groups: &Groups, name: &str, rest: &str, hub: HubId) -> Self {
+        let config = named_provider(name, rest);
+        Self::run(Control::of(name), config, None, groups.clone(), Some(hub))
+    }
+
+    fn run(
+        control: Control,
+        config: ProviderConfig,
+        memory: Option<&Path>,
+        groups: Groups,
+        hub: Option<HubId>,
+    ) -> Self {
         let epoch = CurrentEpoch::default();
         epoch.set(Some(EPOCH));
         let (sender, superseded) = watch::channel(None);
+        let own_hub = OwnHub::of(hub);
         let agent = AgentName::parse("box").expect("legal");
         let state = memory.map(|path| StateDir::new(path.to_owned()));
         let setup = Setup {
@@ -63,6 +86,7 @@ impl Owned {
             runner: runner(),
             hub: std::sync::Arc::new(control.clone()),
             epoch,
+            own_hub: own_hub.clone(),
             memory: Memory::open(state.clone(), &agent),
             agent,
             groups,
@@ -78,6 +102,7 @@ impl Owned {
             control,
             handle,
             superseded,
+            own_hub,
             stop,
             task,
         }

@@ -167,7 +167,11 @@ impl Control {
             .iter()
             .map(|known| known.provider.id.provider.clone())
             .collect();
-        Ok(ControlAnswer::Connected { epoch, providers })
+        Ok(ControlAnswer::Connected {
+            epoch,
+            providers,
+            hub: self.commands.journal.health().hub(),
+        })
     }
 
     /// The agent's own aggregate decides which session may register; the provider's decides for every later command.

@@ -14,7 +14,7 @@ use axum::{
     http::StatusCode,
     response::{IntoResponse, Response},
 };
-use reveille_bus::BusError;
+use reveille_bus::{BusError, MAX_HUBS};
 use reveille_domain::{AgentRejection, rows::RowsError};
 use reveille_http1_guard::ProtocolError;
 use std::time::Duration;
@@ -76,6 +76,16 @@ pub(crate) enum ApiError {
     Rows(#[from] RowsError),
     #[error(transparent)]
     Denied(#[from] Denied),
+    /// It has passed this hub before.
+    #[error(
+        "this request has passed this hub before, because the base_url of a provider leads back to it: set base_url to \
+         the backend's own address"
+    )]
+    Loop,
+    #[error(
+        "this request has passed more than {MAX_HUBS} hubs: set base_url to the backend's own address at one of them"
+    )]
+    TooManyHubs,
     /// A token doesn't enroll a machine.
     #[error(transparent)]
     TokenRefused(AgentRejection),
@@ -115,8 +125,12 @@ impl ApiError {
         }
     }
 
-    /// Logs it once, unless it is the caller's own mistake.
+    /// Logs it once, unless it is the caller's own mistake. An agent whose backend is the hub itself asks again and again,
+    /// and logs why it is refused.
     pub fn log(&self, response: &ErrorResponse) {
+        if matches!(self, Self::Loop) {
+            return;
+        }
         let (status, code) = (response.status.as_u16(), response.object.code);
         let is_as_asked = matches!(self, Self::Inference(error) if error.is_as_asked());
         if response.status.is_server_error() && !is_as_asked {

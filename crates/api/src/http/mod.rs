@@ -10,6 +10,7 @@ mod error;
 mod error_response;
 mod extract;
 mod health;
+mod hub;
 mod inference;
 mod keys;
 mod metrics;
@@ -26,7 +27,9 @@ mod state;
 mod tests;
 
 pub(crate) use health::Readiness;
-pub(crate) use router::{refuse, router};
+#[cfg(test)]
+pub(crate) use router::refuse;
+pub(crate) use router::{refusal, router};
 pub(crate) use state::{AppServices, AppState, HttpLimits};
 
 use error::ApiError;

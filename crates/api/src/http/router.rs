@@ -3,7 +3,7 @@
 use super::{
     ApiError, AppState, agents,
     auth::{self, Check},
-    health, inference, keys, metrics, models, origin, path,
+    health, hub, inference, keys, metrics, models, origin, path,
     queries::{events, llms, providers, status, wakes},
     request_id,
 };
@@ -11,6 +11,7 @@ use crate::{
     inference::Endpoint,
     keys::Caller,
     origin::{OriginPolicy, quoted},
+    server::Refuse,
 };
 use axum::{
     Router,
@@ -70,7 +71,8 @@ fn routes(state: AppState, policy: OriginPolicy) -> Router {
         .route("/readyz", get(health::readyz))
         .fallback(move |request: Request| async move { unknown_path(&request, scheme) })
         .method_not_allowed_fallback(async || ApiError::MethodNotAllowed)
-        .layer(check_origin);
+        .layer(check_origin)
+        .layer(middleware::from_fn_with_state(state.clone(), hub::refuse_loops));
     // Outside of all that refuses a page, so that an allowed one can read why; but a foreign host gets no preflight answered.
     let router = match cors {
         Some(cors) => router.layer(cors),
@@ -79,6 +81,7 @@ fn routes(state: AppState, policy: OriginPolicy) -> Router {
     router
         .layer(check_host)
         .layer(middleware::from_fn_with_state(state.clone(), metrics::count))
+        .layer(middleware::from_fn_with_state(state.clone(), hub::name_hub))
         .layer(middleware::from_fn(request_id::name_requests))
         .with_state(state)
 }
@@ -133,6 +136,15 @@ fn access() -> Router<AppState> {
         .route("/keys", post(keys::create))
         .route("/keys/{id}", delete(keys::revoke))
         .route("/keys/{id}/rotate", post(keys::rotate))
+}
+
+/// Makes the responses to bytes that make no request. They name the hub as all others do.
+pub(crate) fn refusal(state: AppState) -> Refuse {
+    Arc::new(move |error| {
+        let mut response = refuse(error);
+        hub::add_hub(response.headers_mut(), &state);
+        response
+    })
 }
 
 /// The response to bytes that make no request.

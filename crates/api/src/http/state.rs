@@ -11,6 +11,7 @@ use crate::{
     registry::Registry,
     wakes::Waker,
 };
+use reveille_bus::HubId;
 use reveille_domain::{ModelName, rows::Rows};
 use std::{ops::Deref, sync::Arc};
 
@@ -50,6 +51,8 @@ pub(crate) struct AppServices {
     pub rows: Arc<dyn Rows>,
     pub feed: Arc<dyn EventFeed>,
     pub readiness: Box<dyn Fn() -> Readiness + Send + Sync>,
+    /// The hub's id; `None` until the journal was found.
+    pub hub_id: Box<dyn Fn() -> Option<HubId> + Send + Sync>,
     pub authenticator: Authenticator,
     pub agent_hub: AgentHub,
     /// The model of a request that names none.

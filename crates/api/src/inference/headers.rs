@@ -1,7 +1,10 @@
 //! Which headers pass, each way: those in the relay's lists, and of these only what makes sense to a caller.
 
 use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
-use reveille_bus::relay::{Headers, REQUEST_HEADERS, RESPONSE_HEADERS, ResponseHead};
+use reveille_bus::{
+    VIA_HEADER, Via,
+    relay::{Headers, REQUEST_HEADERS, RESPONSE_HEADERS, ResponseHead},
+};
 use std::time::Duration;
 
 /// The longest `Retry-After` that is passed on, in seconds: some clients sleep for however long it says.
@@ -13,13 +16,22 @@ const TRACEPARENT: &str = "traceparent";
 /// Sent as the attempt's own id.
 const REQUEST_ID: &str = "x-request-id";
 
-/// The caller's headers for the agent, with the attempt's id.
+/// The caller's headers for the agent, with the attempt's id. The agent adds its hub to those that the request has passed.
 pub(crate) fn to_backend(headers: &HeaderMap, attempt_id: &str) -> Headers {
     let mut allowed = Headers::with_capacity(4);
-    for name in REQUEST_HEADERS.iter().filter(|name| **name != REQUEST_ID) {
-        if let Some(value) = headers.get(*name).and_then(|value| value.to_str().ok()) {
-            allowed.push(((*name).to_owned(), value.to_owned()));
+    for name in REQUEST_HEADERS {
+        if matches!(name, REQUEST_ID | VIA_HEADER) {
+            continue;
         }
+        if let Some(value) = headers.get(name).and_then(|value| value.to_str().ok()) {
+            allowed.push((name.to_owned(), value.to_owned()));
+        }
+    }
+    let lines = headers.get_all(VIA_HEADER).iter().map(HeaderValue::as_bytes);
+    // One that can't be read was refused.
+    let via = Via::read(lines).unwrap_or_default();
+    if !via.is_empty() {
+        allowed.push((VIA_HEADER.to_owned(), via.to_string()));
     }
     allowed.push((REQUEST_ID.to_owned(), attempt_id.to_owned()));
     allowed

@@ -115,7 +115,7 @@ impl Serving {
         let service = GuardedService {
             router: self.router.clone(),
             connection: connection.clone(),
-            refuse: self.refuse,
+            refuse: self.refuse.clone(),
         };
         if let Some(error) = refused {
             guarded.refuse(error);

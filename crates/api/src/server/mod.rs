@@ -11,9 +11,10 @@ mod service;
 mod tests;
 pub mod tls;
 
+pub use service::Refuse;
+
 use axum::Router;
 use connection::Serving;
-use service::Refuse;
 use std::{io, sync::Arc, time::Duration};
 use tls::Tls;
 use tokio::{

@@ -11,11 +11,11 @@ use axum::{
 use futures::future::BoxFuture;
 use hyper::{body::Incoming, service::Service};
 use reveille_http1_guard::{ConnectionState, ProtocolError, REFUSED_METHOD};
-use std::convert::Infallible;
+use std::{convert::Infallible, sync::Arc};
 use tower_service::Service as _;
 
 /// Makes the response to bytes that make no request.
-pub type Refuse = fn(ProtocolError) -> Response;
+pub type Refuse = Arc<dyn Fn(ProtocolError) -> Response + Send + Sync>;
 
 /// Calls the router with the requests that pass the guard.
 pub struct GuardedService {

@@ -2,6 +2,7 @@
 //! that agents and APIs of neighbouring versions understand each other.
 
 use super::frame::{BadFrame, MAX_META_BYTES};
+use crate::hub_id::VIA_HEADER;
 use reveille_domain::{ProviderName, ReportId};
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
@@ -18,12 +19,13 @@ pub type Headers = Vec<(String, String)>;
 
 /// The request headers that reach the backend. Both ends drop all others, so that credentials, cookies, hop-by-hop
 /// headers and future inventions stay out.
-pub const REQUEST_HEADERS: [&str; 6] = [
+pub const REQUEST_HEADERS: [&str; 7] = [
     "accept",
     "anthropic-beta",
     "anthropic-version",
     "content-type",
     "openai-beta",
+    VIA_HEADER,
     "x-request-id",
 ];
 /// The response headers that reach the client.

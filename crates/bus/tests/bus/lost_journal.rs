@@ -3,8 +3,8 @@
 use crate::events::{PATIENCE, agent, agent_key, commit, journal, open, stored};
 use async_nats::jetstream::stream::DiscardPolicy;
 use reveille_bus::{
-    Beginning, BusError, Connection, Follow, Followed, Follower, JOURNAL_STREAM, Journal, JournalTrouble,
-    ensure_streams,
+    Beginning, BusError, Connection, Follow, Followed, Follower, HubId, JOURNAL_STREAM, Journal,
+    JournalTrouble, ensure_streams,
     heartbeats::{self, Heartbeat},
 };
 use reveille_domain::{Agent, Epoch, SessionId};
@@ -50,6 +50,10 @@ impl Guard {
 
     async fn caught_up(&mut self) -> Vec<u64> {
         self.until(|told| matches!(told, Followed::CaughtUp { .. })).await
+    }
+
+    fn hub(&self) -> Option<HubId> {
+        self.connection.health().hub()
     }
 
     /// Waits until the journal counts as lost, for a reason with these words.
@@ -113,6 +117,42 @@ async fn a_journal_that_was_read_is_not_begun_again() {
     assert_eq!(guard.caught_up().await.last(), Some(&2));
     guard.found().await;
     assert_eq!(stored(&connection).await.len(), 2);
+}
+
+#[tokio::test]
+async fn a_hub_keeps_its_id_until_another_journal_takes_its_place() {
+    let (mut nats, connection, journal) = journal().await;
+    commit(&journal, &agent_key()).await;
+    assert_eq!(connection.health().hub(), None, "nobody has looked yet");
+    let mut replicas = [
+        Guard::over(&nats, Beginning::default()).await,
+        Guard::over(&nats, Beginning::default()).await,
+    ];
+    for replica in &mut replicas {
+        replica.caught_up().await;
+    }
+    let id = replicas[0].hub().expect("an id");
+    assert_eq!(replicas[1].hub(), Some(id));
+    nats.restart().await;
+    replicas[0].caught_up().await;
+    let again = Guard::over(&nats, Beginning::default()).await;
+    wait_until("the journal was found", PATIENCE, async || again.hub()).await;
+    assert_eq!((replicas[0].hub(), again.hub()), (Some(id), Some(id)));
+
+    let js = connection.jetstream();
+    js.delete_stream(JOURNAL_STREAM).await.unwrap();
+    replicas[0].lost("is gone").await;
+    assert_eq!(replicas[0].hub(), Some(id), "it is lost, not another one");
+    ensure_streams(&js).await.unwrap();
+    commit(&journal, &agent_key()).await;
+    for replica in &replicas {
+        wait_until("the other journal was found", PATIENCE, async || {
+            replica.hub().filter(|hub| *hub != id)
+        })
+        .await;
+    }
+    assert_eq!(replicas[0].hub(), replicas[1].hub());
+    assert_eq!(reveille_bus::hub_id(&js).await.unwrap(), replicas[0].hub());
 }
 
 #[tokio::test]

@@ -114,6 +114,12 @@ fn answers() -> Vec<ControlAnswer> {
         ControlAnswer::Connected {
             epoch: Epoch(2),
             providers: vec![vllm()],
+            hub: Some("00112233445566aa".parse().expect("an id")),
+        },
+        ControlAnswer::Connected {
+            epoch: Epoch(2),
+            providers: vec![],
+            hub: None,
         },
         ControlAnswer::Done {
             status: Some(StatusName::Waking),
@@ -140,6 +146,18 @@ fn answers() -> Vec<ControlAnswer> {
         refused(ControlError::Unreadable { reason: reason() }),
         refused(ControlError::Unavailable { reason: reason() }),
     ]
+}
+
+#[test]
+fn an_older_replica_names_no_hub_when_an_agent_connects() {
+    let older = r#"{"answer":"connected","epoch":2,"providers":["vllm"]}"#;
+    let connected = ControlAnswer::Connected {
+        epoch: Epoch(2),
+        providers: vec![vllm()],
+        hub: None,
+    };
+    assert_eq!(serde_json::from_str::<ControlAnswer>(older).unwrap(), connected);
+    assert_eq!(serde_json::to_string(&connected).unwrap(), older);
 }
 
 #[tokio::test]

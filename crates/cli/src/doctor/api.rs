@@ -7,15 +7,28 @@ use crate::{
     failure::Failure,
 };
 use reqwest::{Method, tls::TlsInfo};
+use reveille_agent::hub_of;
 use reveille_api::server::tls::{EXPIRES_SOON, Validity};
+use reveille_bus::HubId;
 use std::{
-    path::PathBuf,
+    path::{Path, PathBuf},
     time::{Duration, SystemTime},
 };
 use url::Url;
 
 /// How long the API may take to answer.
 const ANSWERS_WITHIN: Duration = Duration::from_secs(5);
+
+/// The hub that the API belongs to, if it answers.
+pub async fn hub(
+    named: Option<&Url>,
+    ca: Option<PathBuf>,
+    data_dir: &Path,
+) -> Result<Option<HubId>, Failure> {
+    let (_, api) = client(named, ca, data_dir.to_owned())?;
+    let request = api.request(Method::GET, "/livez").timeout(ANSWERS_WITHIN);
+    Ok(api.ask(request).await.ok().and_then(|answer| hub_of(&answer)))
+}
 
 /// Checks the API, and what it says of its providers. One named on the command line must answer, the default one needn't.
 pub async fn look(
@@ -24,16 +37,8 @@ pub async fn look(
     data_dir: PathBuf,
     findings: &mut Findings,
 ) -> Result<(), Failure> {
-    let usual = Url::parse(DEFAULT_API)?;
-    let url = named.unwrap_or(&usual);
+    let (url, api) = client(named, ca, data_dir)?;
     let shown = url.as_str().trim_end_matches('/');
-    let api = ApiClient::new(&ApiAddress {
-        ca,
-        data_dir: DataDirArg {
-            data_dir: Some(data_dir),
-        },
-        ..ApiAddress::keyless(url.clone())
-    })?;
     let request = api.request(Method::GET, "/readyz").timeout(ANSWERS_WITHIN);
     let failure = match api.ask(request).await {
         Ok(answer) => {
@@ -71,6 +76,20 @@ pub async fn look(
         findings.warning("API", found, remedy);
     }
     Ok(())
+}
+
+/// The API's address, and a client of it.
+fn client(named: Option<&Url>, ca: Option<PathBuf>, data_dir: PathBuf) -> Result<(Url, ApiClient), Failure> {
+    let usual = Url::parse(DEFAULT_API)?;
+    let url = named.unwrap_or(&usual).clone();
+    let api = ApiClient::new(&ApiAddress {
+        ca,
+        data_dir: DataDirArg {
+            data_dir: Some(data_dir),
+        },
+        ..ApiAddress::keyless(url.clone())
+    })?;
+    Ok((url, api))
 }
 
 /// Warns of a certificate that expires soon. An expired one has already failed the request.

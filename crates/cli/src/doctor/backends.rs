@@ -1,8 +1,8 @@
 //! The backends of a config: whether they answer, which models they list, and whether their recipes' programs exist.
 
 use super::{Findings, counted};
-use reqwest::Client;
 use reveille_agent::{
+    BackendClient,
     child::find_program,
     config::{CommandAction, ProviderConfig, Step},
     models::{Memory, discover},
@@ -11,7 +11,12 @@ use reveille_agent::{
 use std::ffi::OsStr;
 
 /// Checks one provider.
-pub async fn look(client: &Client, provider: &ProviderConfig, memory: &Memory, findings: &mut Findings) {
+pub async fn look(
+    client: &BackendClient,
+    provider: &ProviderConfig,
+    memory: &Memory,
+    findings: &mut Findings,
+) {
     let check = format!("provider {}", provider.name);
     if provider.trust.skip_verify {
         findings.warning(
@@ -25,7 +30,8 @@ pub async fn look(client: &Client, provider: &ProviderConfig, memory: &Memory, f
         Ok(()) => models(client, provider, &check, findings).await,
         Err(why) => {
             unavailable(provider, &why, &check, findings);
-            if provider.models.is_none() && memory.recall(&provider.name).models.is_empty() {
+            let is_backend = !why.is_hub_itself();
+            if is_backend && provider.models.is_none() && memory.recall(&provider.name).models.is_empty() {
                 findings.warning(
                     check.as_str(),
                     "its models are unknown: the config lists none, and it was never up while the agent was running",
@@ -40,7 +46,7 @@ pub async fn look(client: &Client, provider: &ProviderConfig, memory: &Memory, f
     programs("sleep", sleep, &check, findings);
 }
 
-async fn models(client: &Client, provider: &ProviderConfig, check: &str, findings: &mut Findings) {
+async fn models(client: &BackendClient, provider: &ProviderConfig, check: &str, findings: &mut Findings) {
     let url = &provider.base_url;
     let listed = discover(client.clone(), provider.clone(), None).await;
     let listed = listed
@@ -77,7 +83,13 @@ async fn models(client: &Client, provider: &ProviderConfig, check: &str, finding
 
 fn unavailable(provider: &ProviderConfig, why: &Unavailable, check: &str, findings: &mut Findings) {
     let url = &provider.base_url;
-    if why.asleep {
+    if why.is_hub_itself() {
+        findings.problem(
+            check,
+            format!("refused: what answers at {url} is the hub itself"),
+            "set base_url to the backend's own address: as it is, requests would go in a circle",
+        );
+    } else if why.asleep {
         findings.ok(check, format!("asleep at {url}, according to its probe"));
     } else if why.refused && provider.wake.is_some() {
         findings.ok(

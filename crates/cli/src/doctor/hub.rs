@@ -8,9 +8,9 @@ use crate::{
 };
 use reveille_agent::config::{Config, NatsUrl};
 use reveille_bus::{
-    BusError, Connection, JETSTREAM_OFF, JOURNAL_STREAM, StreamHealth, TURN_JETSTREAM_ON,
+    BusError, Connection, HubId, JETSTREAM_OFF, JOURNAL_STREAM, StreamHealth, TURN_JETSTREAM_ON,
     access::{HubKeys, Role},
-    inspect_streams,
+    hub_id, inspect_streams,
 };
 use serde_json::Value;
 use std::{
@@ -63,8 +63,17 @@ pub fn place(args: &Doctor, config: Option<&Config>, data_dir: &Path) -> Result<
     })
 }
 
-/// Checks the hub; returns the journal's last commit, if it could be read.
-pub async fn look(place: &Place, config: Option<&Config>, findings: &mut Findings) -> Option<u64> {
+/// What is known of the hub's journal.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Journal {
+    /// Its last commit, if it could be read.
+    pub last: Option<u64>,
+    /// The id of its hub.
+    pub hub: Option<HubId>,
+}
+
+/// Checks the hub.
+pub async fn look(place: &Place, config: Option<&Config>, findings: &mut Findings) -> Journal {
     let hub = match place {
         Place::Named(nats) | Place::Ours { nats, .. } => nats,
         Place::None => {
@@ -73,7 +82,7 @@ pub async fn look(place: &Place, config: Option<&Config>, findings: &mut Finding
                 "no server was named, and no `reveille up` is running with this data directory",
                 "start `reveille up`, or use --nats URL",
             );
-            return None;
+            return Journal::default();
         }
     };
     if let Some(config) = config
@@ -85,9 +94,14 @@ pub async fn look(place: &Place, config: Option<&Config>, findings: &mut Finding
             "use a tls:// address without user and password, or set allow_plaintext = true on a network you trust",
         );
     }
-    let connection = connect(hub, findings).await?;
+    let Some(connection) = connect(hub, findings).await else {
+        return Journal::default();
+    };
     durability(place, findings);
-    streams(&connection, findings).await
+    Journal {
+        last: streams(&connection, findings).await,
+        hub: hub_id(&connection.jetstream()).await.ok().flatten(),
+    }
 }
 
 async fn connect(hub: &HubNats, findings: &mut Findings) -> Option<Connection> {

@@ -15,7 +15,10 @@ use crate::{
 };
 use anyhow::anyhow;
 use clap::Args;
-use reveille_agent::{config::Config, fetch, models::Memory, owner_policy::OwnerPolicy, state_dir::StateDir};
+use reveille_agent::{
+    BackendClient, OwnHub, config::Config, fetch, models::Memory, owner_policy::OwnerPolicy,
+    state_dir::StateDir,
+};
 use reveille_domain::ProviderId;
 use serde::Serialize;
 use std::{
@@ -132,10 +135,14 @@ pub async fn run(args: Doctor) -> Result<(), Failure> {
     machine::data_dir(&data_dir, &place, &mut findings).await;
     let journal = hub::look(&place, config.as_ref(), &mut findings).await;
     if let Some(url) = &args.database.database_url {
-        database::look(url, journal, &mut findings).await;
+        database::look(url, journal.last, &mut findings).await;
     }
     if let Some(config) = &config {
-        providers(config, &data_dir, &mut findings).await?;
+        let hub = match journal.hub {
+            Some(hub) => Some(hub),
+            None => api::hub(args.api.as_ref(), args.ca.clone(), &data_dir).await?,
+        };
+        providers(config, &data_dir, &OwnHub::of(hub), &mut findings).await?;
     }
     api::look(args.api.as_ref(), args.ca, data_dir, &mut findings).await?;
     print(&findings, args.output)?;
@@ -145,13 +152,19 @@ pub async fn run(args: Doctor) -> Result<(), Failure> {
     }
 }
 
-async fn providers(config: &Config, data_dir: &Path, findings: &mut Findings) -> Result<(), Failure> {
+async fn providers(
+    config: &Config,
+    data_dir: &Path,
+    own_hub: &OwnHub,
+    findings: &mut Findings,
+) -> Result<(), Failure> {
     let state = StateDir::new(data_dir.join(AGENT_STATE));
     let owner_policy = OwnerPolicy::new(Some(state.clone()), config.agent.quiet_hours.clone());
     machine::owner(&owner_policy, &state, findings);
     let memory = Memory::open(Some(state), &config.agent.name);
     for provider in &config.providers {
         let client = fetch::client_for(&provider.trust, provider.base_url.socket())?;
+        let client = BackendClient::new(client, own_hub.clone());
         backends::look(&client, provider, &memory, findings).await;
         let id = ProviderId::new(config.agent.name.clone(), provider.name.clone());
         let most = provider.wake.as_ref().and_then(|wake| wake.max_per_day);

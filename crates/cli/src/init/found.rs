@@ -2,6 +2,7 @@
 
 use super::process::{self, Origin};
 use reqwest::{Client, StatusCode};
+use reveille_bus::HUB_HEADER;
 use reveille_domain::{MAX_MODELS, ModelName};
 use serde_json::{Value, json};
 use std::{
@@ -141,6 +142,9 @@ async fn look_at(client: &Client, address: SocketAddr) -> Result<Found, &'static
             "something listens, but doesn't answer /v1/models"
         }
     })?;
+    if answer.headers().contains_key(HUB_HEADER) {
+        return Err("a Reveille hub");
+    }
     let needs_key = matches!(answer.status(), StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN);
     if answer.status() == StatusCode::SERVICE_UNAVAILABLE {
         return Err("something listens, but isn't ready (503): run this again once it has loaded its model");

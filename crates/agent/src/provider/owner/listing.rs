@@ -160,6 +160,9 @@ impl Owner {
 
     /// What is to be published now.
     pub(super) fn spec(&mut self) -> Option<ProviderSpec> {
+        if let Some(refused) = self.refused_spec() {
+            return Some(refused);
+        }
         let details = match &self.setup.config.models {
             Some(_) => self.configured(),
             None => self.discovered(),
@@ -181,6 +184,7 @@ impl Owner {
     /// The same, which is being published.
     pub(super) fn publish(&mut self) -> Option<ProviderSpec> {
         self.listing.published = self.spec();
+        self.published_as_hub = self.hub_itself.is_some();
         self.listing.published.clone()
     }
 

@@ -1,6 +1,7 @@
 //! The owner's loop: [`Owner::next`] waits for the next event, [`Owner::apply`] draws the conclusions.
 
 mod eviction;
+mod hub_itself;
 mod listing;
 mod probing;
 mod recipes;
@@ -22,10 +23,12 @@ use super::{
     reported_state::ReportedState,
 };
 use crate::{
+    backend_client::BackendClient,
     child::{Child, Exit},
     config::ProviderConfig,
     hub::{Hub, Superseded},
     models::{Listed, Memory},
+    own_hub::OwnHub,
     owner_policy::{OwnerPolicy, WakeAllowance},
     probe::{Probe, Verdict},
     recipe::Runner,
@@ -37,7 +40,7 @@ use probing::Look;
 use reload::Leaving;
 use reporting::Asking;
 use resource_hold::ResourceHold;
-use reveille_bus::{control::ControlAnswer, relay::CurrentEpoch};
+use reveille_bus::{HubId, control::ControlAnswer, relay::CurrentEpoch};
 use reveille_domain::{AgentName, ProviderId, ProviderName, ReportId, SleepReason};
 use sleep_state::SleepState;
 use std::{sync::Arc, time::Duration};
@@ -58,6 +61,8 @@ pub struct Setup {
     pub hub: Arc<dyn Hub>,
     /// The epoch of the agent's session.
     pub epoch: CurrentEpoch,
+    /// The hub that control belongs to.
+    pub own_hub: OwnHub,
     pub memory: Memory,
     pub groups: Groups,
     pub owner_policy: OwnerPolicy,
@@ -71,7 +76,13 @@ pub struct Setup {
 pub struct Owner {
     setup: Setup,
     /// The client of the backend.
-    client: reqwest::Client,
+    client: BackendClient,
+    /// Notified when the agent's hub is another one.
+    hub_changes: watch::Receiver<Option<HubId>>,
+    /// Why the backend is the hub itself, if it is.
+    hub_itself: Option<String>,
+    /// Whether it was published as such.
+    published_as_hub: bool,
     probe: Probe,
     gate: Gate,
     mailbox: mpsc::Receiver<Input>,
@@ -113,6 +124,8 @@ enum Event {
     ChildEnded(Exit),
     /// Something else may be possible now.
     Recheck,
+    /// The agent's hub is another one than before.
+    HubChanged,
     IdleFor(Duration),
     /// Nobody wants the wake any longer that waits for its groups.
     NotNeeded,
@@ -126,7 +139,7 @@ impl Owner {
         let config = &setup.config;
         let (handle, mailbox) = Handle::new(config.name.clone(), gate.clone());
         let listing = Listing::open(&setup.memory, config);
-        let client = client_of(&setup.runner, config);
+        let client = client_of(&setup, config);
         let probe = Probe::new(client.clone(), config);
         let group = setup.groups.join(&config.name, group_policy(config));
         let max_per_day = config.wake.as_ref().and_then(|wake| wake.max_per_day);
@@ -135,6 +148,9 @@ impl Owner {
         let resource = ResourceHold::open(&id, setup.state.clone().filter(|_| group.is_some()));
         let owner = Self {
             client,
+            hub_changes: setup.own_hub.subscribe(),
+            hub_itself: None,
+            published_as_hub: false,
             probe,
             gate,
             mailbox,
@@ -205,6 +221,7 @@ impl Owner {
             Some(exit) = OptionFuture::from(child.map(Child::exited)) => Event::ChildEnded(exit),
             () = self.gate.arrived(), if keeps_room => Event::Recheck,
             Some(()) = OptionFuture::from(group.map(Membership::changed)) => Event::Recheck,
+            Ok(()) = self.hub_changes.changed() => Event::HubChanged,
             Some(limit) = OptionFuture::from(idle_for) => Event::IdleFor(limit),
             Some(()) = OptionFuture::from(unwanted) => Event::NotNeeded,
         }
@@ -236,6 +253,7 @@ impl Owner {
                 });
             }
             Event::Recheck => {}
+            Event::HubChanged => self.look_again(),
             Event::IdleFor(limit) => {
                 if self.kept_warm().is_none() && self.gate.close_if_idle(limit) {
                     self.begin_sleep(SleepReason::Idle.into());
@@ -290,7 +308,8 @@ fn group_policy(config: &ProviderConfig) -> GroupPolicy {
 }
 
 /// The client of a provider's backend. Says so if that verifies nothing.
-fn client_of(runner: &Runner, config: &ProviderConfig) -> reqwest::Client {
+fn client_of(setup: &Setup, config: &ProviderConfig) -> BackendClient {
+    let runner = &setup.runner;
     if config.trust.skip_verify {
         warn!(
             provider.name = %config.name,
@@ -300,11 +319,12 @@ fn client_of(runner: &Runner, config: &ProviderConfig) -> reqwest::Client {
         );
     }
     let client = runner.client_for(&config.trust, config.base_url.socket());
-    client.unwrap_or_else(|error| {
+    let client = client.unwrap_or_else(|error| {
         // The relay can't be set up either then, so no owner runs with this client.
         error!(provider.name = %config.name, %error, "can't set up the HTTP client of {}", config.name);
         runner.client.clone()
-    })
+    });
+    BackendClient::new(client, setup.own_hub.clone())
 }
 
 /// Adds a waiting request, and drops those that have given up: they may ask repeatedly.

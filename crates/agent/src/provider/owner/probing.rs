@@ -79,6 +79,7 @@ impl Owner {
         self.slow_probe = matches!(verdict, Err(why) if !why.asleep && !why.refused);
         self.reported.probed(verdict, signs);
         self.update_resource(verdict);
+        self.note_hub_itself(verdict);
         self.suspicion.unreachable &= !signs.heard;
         if verdict.is_ok() {
             (self.suspicion.broke_off, self.suspicion.unreachable) = (false, false);

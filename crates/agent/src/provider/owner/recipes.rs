@@ -97,6 +97,9 @@ impl Owner {
 
     /// Begins a wake if the owner of the machine allows it, once the groups have room.
     fn begin_wake(&mut self, wake: WakeId) {
+        if self.refuse_wake(wake) {
+            return;
+        }
         if let Err(failure) = self.allowance.check() {
             return self.woken(wake, Outcome::of(failure));
         }
@@ -254,7 +257,7 @@ impl Owner {
         }
     }
 
-    fn woken(&mut self, wake: WakeId, outcome: Outcome) {
+    pub(super) fn woken(&mut self, wake: WakeId, outcome: Outcome) {
         let name = self.name();
         let took_ms = outcome
             .stages

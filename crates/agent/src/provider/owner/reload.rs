@@ -49,7 +49,7 @@ impl Owner {
         if let Some(group) = &self.group {
             group.set_policy(group_policy(&config));
         }
-        self.client = client_of(&self.setup.runner, &config);
+        self.client = client_of(&self.setup, &config);
         self.probe = Probe::new(self.client.clone(), &config);
         self.probing = None;
         self.next_probe = Instant::now();

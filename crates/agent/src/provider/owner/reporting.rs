@@ -32,6 +32,7 @@ impl Owner {
             self.note_unreported();
             return self.ask_withdrawal();
         }
+        self.publish_refusal();
         let first = self.note_unreported();
         if self.asking.is_some() || self.listing.is_undecided() || !first {
             return;
@@ -90,7 +91,8 @@ impl Owner {
 
     /// Whether the journal has the backend asleep, and no report is on its way that may change that.
     pub(super) fn is_recorded_asleep(&self) -> bool {
-        self.asking.is_none() && self.reported.is_recorded_asleep()
+        let asleep = self.reported.is_recorded_asleep() || self.is_recorded_as_hub();
+        self.asking.is_none() && asleep
     }
 
     pub(super) fn answered(&mut self, answer: ControlAnswer) {
@@ -202,6 +204,11 @@ impl Owner {
             self.refused.append(&mut self.unconfirmed);
         }
         if self.refused.is_empty() || leaving || self.asking.is_some() {
+            return;
+        }
+        if self.hub_itself.is_some() {
+            // The gate tells them why.
+            self.refused.clear();
             return;
         }
         let epoch = self.setup.epoch.get().unwrap_or_default();

@@ -32,7 +32,7 @@ impl Owner {
         match symptom {
             Symptom::BrokeOff => self.suspicion.broke_off = true,
             Symptom::Unreachable => self.suspicion.unreachable = true,
-            Symptom::Failing => {}
+            Symptom::Failing | Symptom::HubItself => {}
         }
         self.look_again();
     }

@@ -14,6 +14,7 @@ use axum::{
     http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
 };
+use reveille_bus::LOOP_DETECTED;
 use reveille_domain::{ProviderId, WakeId};
 use reveille_http1_guard::ProtocolError;
 use serde::Serialize;
@@ -163,6 +164,7 @@ impl ApiError {
             Self::Sleep(error) => wake::of_sleep(error),
             Self::Rows(error) => rows::of_rows(error),
             Self::Denied(denied) => denied::of_denied(denied),
+            Self::Loop | Self::TooManyHubs => say(StatusCode::LOOP_DETECTED, LOOP_DETECTED),
             Self::TokenRefused(_) => say(StatusCode::FORBIDDEN, "token_refused"),
             Self::Conflict { code, .. } => say(StatusCode::CONFLICT, code),
             Self::Journal(error) => rows::of_journal(error),

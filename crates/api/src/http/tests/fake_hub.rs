@@ -12,7 +12,7 @@ use bytes::Bytes;
 use futures::{StreamExt, stream};
 use parking_lot::Mutex;
 use reveille_bus::{
-    CommandError, Executed, Followed, JournalTrouble,
+    CommandError, Executed, Followed, HubId, JournalTrouble,
     relay::{DroppedFrames, RelayError, RelayFault, RelayStats, RequestHead, ResponseHead},
 };
 use reveille_domain::{
@@ -73,6 +73,8 @@ impl Sent {
 pub(super) struct FakeHub {
     pub registry: Registry,
     pub metrics: Metrics,
+    /// The hub's id, once the journal was found.
+    pub id: Mutex<Option<HubId>>,
     sequence: AtomicU64,
     replies: Mutex<VecDeque<Reply>>,
     sent: Mutex<Vec<Sent>>,

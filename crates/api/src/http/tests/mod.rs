@@ -7,6 +7,7 @@ mod key_life;
 mod keys;
 mod late_answers;
 mod listing;
+mod loops;
 mod meant;
 mod metrics;
 mod origin;
@@ -15,7 +16,7 @@ mod queries;
 mod streams;
 mod waking;
 
-use super::{AppServices, AppState, HttpLimits, Readiness, refuse, router};
+use super::{AppServices, AppState, HttpLimits, Readiness, refusal, router};
 use crate::{
     config::AgentHub,
     history::EventFeed,
@@ -130,7 +131,7 @@ impl Served {
             let _ = rustls::crypto::ring::default_provider().install_default();
         });
         let (hub, feed) = (Arc::new(FakeHub::new()), Arc::new(GivenFeed::default()));
-        let (ready, folded, clock) = (hub.clone(), hub.clone(), hub.clone());
+        let (ready, folded, clock, named) = (hub.clone(), hub.clone(), hub.clone(), hub.clone());
         let authenticator = Authenticator::new(
             mode,
             root,
@@ -153,6 +154,7 @@ impl Served {
                 agent_auth: true,
                 trouble: None,
             }),
+            hub_id: Box::new(move || *named.id.lock()),
             authenticator,
             agent_hub: AgentHub {
                 nats_url: "tls://hub.example:4222".to_owned(),
@@ -166,7 +168,7 @@ impl Served {
             .expect("a port");
         let address = listener.local_addr().expect("an address");
         let url = format!("http://{address}");
-        let app = router(state.clone(), policy(address));
+        let (app, refuse) = (router(state.clone(), policy(address)), refusal(state.clone()));
         let server = tokio::spawn(async move {
             let _ = serve(
                 listener,

@@ -108,7 +108,8 @@ impl Served {
         let stop = CancellationToken::new();
         let ends = stop.clone();
         let server = tokio::spawn(async move {
-            serve(listener, tls, router, crate::http::refuse, limits, ends)
+            let refuse = Arc::new(crate::http::refuse);
+            serve(listener, tls, router, refuse, limits, ends)
                 .await
                 .expect("it serves");
         });
