@@ -8,6 +8,7 @@ use reveille_bus::relay::{HOLD_LIMIT, RequestHead, ResponseHead};
 use reveille_domain::{ModelName, ProviderId, WakeCause, WakeId, rows::READ_WAIT};
 use std::time::Duration;
 use tokio::time::Instant;
+use uuid::{Builder, Uuid};
 
 /// How long a request waits for what. Tests make these shorter.
 #[derive(Debug, Clone)]
@@ -82,10 +83,14 @@ impl InferenceRequest {
         }
     }
 
-    /// An id of one attempt: the request's own with a number that no other has. Callers may use an id again, and a backend
-    /// that knows an id may refuse the second request with it, or answer the first one twice.
+    /// The id of one attempt, which no other attempt has: callers may use an id again, and a backend that knows an id may refuse
+    /// the second request with it, or answer the first one twice. It is a UUID if the request's own id is, because some
+    /// backends, such as llama-cpp-python, refuse any other; or else the request's own with a number.
     fn attempt_id(&self) -> String {
-        format!("{}-{}", self.request_id, rand::random::<u64>())
+        match Uuid::try_parse(&self.request_id) {
+            Ok(_) => Builder::from_random_bytes(rand::random()).into_uuid().to_string(),
+            Err(_) => format!("{}-{}", self.request_id, rand::random::<u64>()),
+        }
     }
 
     /// The head that the provider's agent gets, for one attempt.

@@ -11,6 +11,7 @@ use bytes::Bytes;
 use reveille_bus::relay::{FaultCode, RelayFault};
 use serde_json::json;
 use std::collections::HashSet;
+use uuid::Uuid;
 
 const CHAT: &str = "/v1/chat/completions";
 const BODY: &str = r#"{"model":"m","messages":[]}"#;
@@ -252,8 +253,9 @@ async fn each_attempt_has_an_id_of_its_own_and_callers_and_wakes_keep_theirs() {
     let gone = RelayFault::new(FaultCode::BackendUnavailable, "a sentence");
     served
         .hub
-        .replies([Reply::Fails(gone.into()), hello(), hello(), hello()]);
-    for id in [Some("mine"), Some("mine"), None] {
+        .replies([Reply::Fails(gone.into()), hello(), hello(), hello(), hello()]);
+    let uuid = "0192f0c1-2b3a-7c4d-8e5f-60718293a4b5";
+    for id in [Some("mine"), Some("mine"), Some(uuid), None] {
         let request = served.chat("m", false);
         let request = match id {
             Some(id) => request.header("x-request-id", id),
@@ -265,13 +267,16 @@ async fn each_attempt_has_an_id_of_its_own_and_callers_and_wakes_keep_theirs() {
         assert!(id.is_none_or(|id| id == named), "{named}");
         let sent = served.hub.sent();
         let sent = sent.last().expect("sent").request_id();
-        let number = sent.strip_prefix(&named).and_then(|rest| rest.strip_prefix('-'));
-        assert!(
-            number.is_some_and(|number| number.parse::<u64>().is_ok()),
-            "{named}: {sent}"
-        );
+        let number = sent.strip_prefix("mine-").map(str::parse::<u64>);
+        match id {
+            Some("mine") => assert!(number.is_some_and(|number| number.is_ok()), "{sent}"),
+            _ => assert!(
+                Uuid::try_parse(&sent).is_ok(),
+                "some backends take only UUIDs: {sent}"
+            ),
+        }
     }
     let sent = served.hub.sent();
     let ids: HashSet<_> = sent.iter().map(super::fake_hub::Sent::request_id).collect();
-    assert_eq!((sent.len(), ids.len()), (4, 4), "{ids:?}");
+    assert_eq!((sent.len(), ids.len()), (5, 5), "{ids:?}");
 }
