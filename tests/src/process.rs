@@ -359,7 +359,7 @@ impl Drop for Process {
 }
 
 /// Whether all threads of a process are stopped.
-fn is_stopped(pid: u32) -> bool {
+pub fn is_stopped(pid: u32) -> bool {
     let Ok(threads) = fs::read_dir(format!("/proc/{pid}/task")) else {
         return false;
     };

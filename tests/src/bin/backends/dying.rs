@@ -2,20 +2,17 @@
 
 use std::{path::Path, time::Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use reveille_tests::is_alive;
-use rustix::process::{Pid, Signal, kill_process};
 
 use crate::{
-    answer::Answer,
+    answer::{Answer, ENDLESS},
     report,
     scene::{Hub, Scene},
-    server::Server,
+    server::{Server, kill9},
 };
 
 const SOME: usize = 8;
-/// Tokens of an answer that outlasts what is done meanwhile.
-const ENDLESS: usize = 3_900;
 
 /// Each with a server of its own, so that no failure counts for another.
 pub async fn scenarios(hub: &Hub, model: &Path) -> Result<()> {
@@ -54,7 +51,7 @@ async fn killed_while_it_streams(hub: &Hub, model: &Path) -> Result<()> {
     let (first, before) = (scene.server.only_process()?, scene.events().await.len());
     kill9(first)?;
     stream.read(usize::MAX).await?;
-    let (code, message) = told(&stream)?;
+    let (code, message) = stream.broken_off()?;
     scene.is("hibernating").await;
     scene.server.is_gone().await;
     let noticed = scene.died_since(before, &["crashed"]).await?;
@@ -81,7 +78,7 @@ async fn its_agent_is_killed(hub: &Hub, model: &Path) -> Result<()> {
     let gone_after = killed.elapsed().as_secs_f64();
     ensure!(!is_alive(first), "process {first} is still there");
     stream.read(usize::MAX).await?;
-    let (code, message) = told(&stream)?;
+    let (code, message) = stream.broken_off()?;
     let told_after = killed.elapsed().as_secs_f64();
 
     scene.start_agent_again();
@@ -106,30 +103,4 @@ async fn its_agent_is_killed(hub: &Hub, model: &Path) -> Result<()> {
         ),
     );
     Ok(())
-}
-
-/// What a stream that was broken off tells: an error, and not that it is complete.
-fn told(stream: &Answer) -> Result<(&str, &str)> {
-    ensure!(
-        !stream.done,
-        "a stream that was broken off says that it is complete"
-    );
-    ensure!(
-        stream.tokens < ENDLESS,
-        "the answer was over before anything was killed"
-    );
-    let (code, message) = stream.error.as_ref().context("the caller was not told why")?;
-    ensure!(
-        !code.is_empty() && !message.is_empty(),
-        "an error without a reason: {stream:?}"
-    );
-    Ok((code, message))
-}
-
-fn kill9(pid: u32) -> Result<()> {
-    let pid = i32::try_from(pid)
-        .ok()
-        .and_then(Pid::from_raw)
-        .context("not a process id")?;
-    kill_process(pid, Signal::KILL).context("cannot kill the server")
 }

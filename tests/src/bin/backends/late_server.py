@@ -47,7 +47,7 @@ def main():
         while not os.path.exists(options.model):
             time.sleep(LOOK_EVERY_S)
         model = ModelSettings(model=options.model, model_alias=options.model_alias, n_threads=1)
-        return create_app(server_settings=ServerSettings(), model_settings=[model])
+        return create_app(server_settings=ServerSettings(interrupt_requests=False), model_settings=[model])
 
     uvicorn.run(Late(load), host="127.0.0.1", port=int(options.port), lifespan="off")
 

@@ -6,10 +6,13 @@
 
 mod answer;
 mod dying;
+mod hanging;
+mod loading;
 mod models;
 mod scene;
 mod server;
 mod sleeping;
+mod taken_port;
 
 use std::{
     process::ExitCode,
@@ -52,11 +55,17 @@ async fn scenarios(hub: &Hub) -> Result<()> {
     );
     sleeping::scenarios(hub, &model).await?;
     dying::scenarios(hub, &model).await?;
-    models::scenarios(hub, &model).await
+    hanging::scenarios(hub, &model).await?;
+    loading::scenarios(hub, &model).await?;
+    models::scenarios(hub, &model).await?;
+    taken_port::scenarios(hub, &model).await
 }
 
 /// A scenario is over, and this was seen.
 fn report(name: &str, seen: impl AsRef<str>) {
     PASSED.fetch_add(1, Ordering::Relaxed);
-    println!("ok  {name}\n      {}", seen.as_ref());
+    println!("ok  {name}");
+    for line in seen.as_ref().lines() {
+        println!("      {line}");
+    }
 }

@@ -1,4 +1,4 @@
-//! A model file that can't be loaded, and one that comes late.
+//! A model file that can't be loaded, one that comes late, and one that is replaced.
 
 use std::{
     fs,
@@ -10,10 +10,10 @@ use anyhow::{Context, Result, bail, ensure};
 use reveille_tests::{Answer as Whole, hold_for, http_client, wait_until};
 
 use crate::{
-    answer::Answer,
+    answer::{Answer, Outcome},
     report,
     scene::{Hub, PATIENCE, Scene},
-    server::{Server, write_model},
+    server::{Server, write_model, write_other_model},
 };
 
 const SOME: usize = 8;
@@ -25,7 +25,8 @@ const NOT_ANSWERED_FOR: Duration = Duration::from_secs(2);
 /// Each with a model file of its own.
 pub async fn scenarios(hub: &Hub, model: &Path) -> Result<()> {
     a_broken_model(hub, model).await?;
-    a_model_that_comes_late(hub).await
+    a_model_that_comes_late(hub).await?;
+    a_model_that_is_replaced(hub, model).await
 }
 
 /// A file that was cut off, as a download is.
@@ -120,6 +121,80 @@ async fn a_model_that_comes_late(hub: &Hub) -> Result<()> {
         ),
     );
     Ok(())
+}
+
+/// By a file that is no model while the server runs, and by another model while it sleeps.
+async fn a_model_that_is_replaced(hub: &Hub, model: &Path) -> Result<()> {
+    let file = hub.world.folder().join("replaced.gguf");
+    fs::copy(model, &file)?;
+    let scene = Scene::set(hub, "replaced-model", Server::new(file.clone()), "").await?;
+    let text = Answer::whole(&scene, SOME).await?.text;
+
+    // As a download does it, so that the server has the file before still open.
+    let garbage = file.with_extension("partial");
+    fs::write(&garbage, "no model, but a page that says so\n".repeat(10_000))?;
+    fs::rename(&garbage, &file)?;
+    let running = Answer::whole(&scene, SOME).await?;
+    ensure!(
+        running.text == text,
+        "it says something else now: {}",
+        running.text
+    );
+    let before = scene.events().await.len();
+    scene.order_sleep().await?;
+    scene.is("hibernating").await;
+    scene.server.is_gone().await;
+    let caller = Outcome::of(&scene, SOME).await;
+    let reason = caller.refused(503, "wake_failed")?;
+    ensure!(
+        reason.contains("exited with code 1"),
+        "the reason doesn't say what happened: {reason}"
+    );
+    let printed = scene.last_printed().await;
+    ensure!(
+        printed.contains("replaced.gguf"),
+        "what was kept of its output doesn't name the file: {printed}"
+    );
+    let slept = scene
+        .happened_since(
+            before,
+            &[
+                "BackendSlept(operator)",
+                "WakeRequested(request)",
+                "WakeFailed(recipe)",
+            ],
+        )
+        .await?;
+    scene.server.is_gone().await;
+    report(
+        "its model is replaced by garbage while it runs",
+        format!(
+            "until it sleeps, the same text; then {caller}\nkept for the owner of the machine: {printed}\n{}",
+            scene.journal_since(before).await
+        ),
+    );
+
+    write_other_model(&file)?;
+    let answer = Answer::whole(&scene, SOME).await?;
+    ensure!(answer.text != text, "it still says {text}");
+    scene
+        .happened_since(slept, &["WakeRequested(request)", "WakeSucceeded"])
+        .await?;
+    report(
+        "its model is replaced by another one while it sleeps",
+        format!(
+            "200, {}: \"{} …\" instead of \"{} …\"\n{}",
+            answer.first_token(),
+            beginning(&answer.text),
+            beginning(&text),
+            scene.journal_since(slept).await
+        ),
+    );
+    Ok(())
+}
+
+fn beginning(text: &str) -> String {
+    text.chars().take(30).collect::<String>().trim().to_owned()
 }
 
 /// The message of a 503 `wake_failed`.

@@ -1,10 +1,10 @@
 //! One agent with one llama.cpp server, and what is known of it: by the API, by the journal, by `/proc`.
 
-use std::time::Duration;
+use std::{fs, time::Duration};
 
 use anyhow::{Context, Result, bail, ensure};
 use reqwest::RequestBuilder;
-use reveille_tests::{AgentConfig, Api, Process, World};
+use reveille_tests::{AgentConfig, Api, Process, World, wait_until};
 use serde_json::{Value, json};
 
 use crate::server::{MODEL, Server};
@@ -113,12 +113,40 @@ impl<'a> Scene<'a> {
             .collect()
     }
 
-    /// Wants exactly these events, told as [`tell`] does, since `first`; returns how many there are now.
+    /// Wants exactly these events, told as [`tell`] does, since `first`; returns how many there are now. One that is wanted without
+    /// a reason may have any.
     pub async fn happened_since(&self, first: usize, wanted: &[&str]) -> Result<usize> {
         let events = self.events().await;
         let told: Vec<_> = events.iter().skip(first).map(tell).collect();
-        ensure!(told == wanted, "the journal has {told:?} instead of {wanted:?}");
+        let is = |(told, wanted): (&String, &&str)| told == wanted || told.split('(').next() == Some(*wanted);
+        ensure!(
+            told.len() == wanted.len() && told.iter().zip(wanted).all(is),
+            "the journal has {told:?} instead of {wanted:?}"
+        );
         Ok(events.len())
+    }
+
+    /// The events since `first`, in order and with the reasons that they have.
+    pub async fn journal_since(&self, first: usize) -> String {
+        let events = self.events().await;
+        let told: Vec<_> = events.iter().skip(first).map(tell_reason).collect();
+        format!("journal: {}", told.join(", "))
+    }
+
+    /// The last line of what its command printed before it failed, which the agent keeps for the owner of the machine.
+    pub async fn last_printed(&self) -> String {
+        let file = format!("reveille/agent/{}.{PROVIDER}.printed", self.agent);
+        let file = self.hub.world.data_home().join(file);
+        wait_until(
+            "the output of the failed command was kept",
+            PATIENCE,
+            async || {
+                let printed = fs::read_to_string(&file).ok()?;
+                let mut lines = printed.lines().map(str::trim);
+                lines.rfind(|line| !line.is_empty()).map(str::to_owned)
+            },
+        )
+        .await
     }
 
     /// Wants one event since `first`, which says that the backend died for one of these reasons. Returns the event.
@@ -149,5 +177,14 @@ fn tell(event: &Value) -> String {
     match reason.into_iter().find_map(Value::as_str) {
         Some(reason) => format!("{name}({reason})"),
         None => name.to_owned(),
+    }
+}
+
+/// The same with the whole reason of a failed wake.
+fn tell_reason(event: &Value) -> String {
+    let failure = &event["data"]["failure"];
+    match (failure["stage"].as_str(), failure["reason"].as_str()) {
+        (Some(stage), Some(reason)) => format!("{} \"{stage}: {reason}\"", tell(event)),
+        _ => tell(event),
     }
 }

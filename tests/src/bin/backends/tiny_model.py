@@ -2,7 +2,7 @@
 once. Only whole words have weights towards the output, so the likeliest token is always one of them and never the end of the
 text: at temperature 0 an answer is readable and exactly as long as it was asked to be.
 
-usage: tiny_model.py FILE.gguf
+usage: tiny_model.py FILE.gguf SEED
 """
 
 import sys
@@ -19,7 +19,8 @@ BYTES = [f"<0x{byte:02X}>" for byte in range(256)]
 TOKENS = CONTROL + BYTES + ["\u2581" + word for word in WORDS]
 FIRST_WORD = len(CONTROL) + len(BYTES)
 
-random = numpy.random.default_rng(seed=8420)
+FILE, SEED = sys.argv[1:]
+random = numpy.random.default_rng(seed=int(SEED))
 
 
 def weights(*shape):
@@ -85,4 +86,4 @@ def main(path):
     file.close()
 
 
-main(*sys.argv[1:])
+main(FILE)
