@@ -51,6 +51,16 @@ impl BackendClient {
         request.headers(headers)
     }
 
+    /// The JSON of a 2xx, of which there may be `max_bytes`. What the hub itself answers is about the backends of others.
+    pub(crate) async fn json(&self, request: RequestBuilder, max_bytes: usize) -> Option<Value> {
+        let mut answer = request.send().await.ok()?;
+        if !answer.status().is_success() || self.hub_itself(&mut answer).await.is_some() {
+            return None;
+        }
+        let body = fetch::read_body(&mut answer, max_bytes).await.ok()?;
+        serde_json::from_slice(&body).ok()
+    }
+
     /// Why the answer shows that the backend is the hub itself. A proxy in between may drop headers of answers, but then the
     /// request has come back to the hub, which says so.
     pub(crate) async fn hub_itself(&self, answer: &mut Response) -> Option<&'static str> {

@@ -19,6 +19,7 @@ mod error;
 pub mod fetch;
 pub mod hub;
 mod json_match;
+pub mod listeners;
 pub mod models;
 mod own_hub;
 pub mod owner_policy;

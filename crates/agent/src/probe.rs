@@ -1,10 +1,13 @@
-//! Finds out whether a backend is available: one GET, any 2xx, and optionally a part of the answer's JSON.
+//! Finds out whether a backend is available: one GET, any 2xx, and optionally a part of the answer's JSON; and whether it is the
+//! provider's, by the models that it lists.
 
 use crate::{
     backend_client::{BackendClient, hub_of},
-    config::{Address, ProviderConfig, Secret},
+    config::{Address, MODELS_PATH, ProviderConfig, Secret},
     fetch::{self, BodyError, MAX_ANSWER_BYTES},
     json_match::contains,
+    listeners::LocalPort,
+    models::{Identity, MAX_LIST_BYTES, Mismatch},
     tls,
     verify::{self, Failed, Finding, Verify},
 };
@@ -37,6 +40,11 @@ pub struct Probe {
     address: Address,
     api_key: Option<Secret>,
     expect: Option<Value>,
+    identity: Option<Identity>,
+    /// Where the list of models is that shows the backend's identity, if the probe asks for something else.
+    list: Option<Address>,
+    /// Where it listens, if that is on this machine.
+    port: Option<LocalPort>,
     timeout: Duration,
     pauses: Pauses,
     verify: Vec<Verify>,
@@ -65,6 +73,8 @@ pub struct Unavailable {
     pub failed: bool,
     /// Whether it is the hub that its agent belongs to; `None` if nothing answered.
     pub is_hub: Option<bool>,
+    /// Whether it is another server that answered.
+    pub stranger: bool,
     /// For people; contains no URLs, headers or answers.
     pub reason: String,
 }
@@ -76,6 +86,7 @@ impl Unavailable {
             refused: false,
             failed: false,
             is_hub: None,
+            stranger: false,
             reason: reason.into(),
         }
     }
@@ -126,14 +137,17 @@ impl Probe {
         let local = provider.base_url.is_loopback();
         let verify = provider.wake.as_ref().and_then(|wake| wake.verify.as_ref());
         let verify = verify.map(|config| Verify::new(client.clone(), provider, config));
+        let address = |path| provider.base_url.address(path).expect("a checked path");
+        let elsewhere = !provider.probe.asks_for_models();
         Self {
             client,
-            address: provider
-                .base_url
-                .address(&provider.probe.path)
-                .expect("a checked path"),
+            address: address(&provider.probe.path),
             api_key: provider.api_key.clone(),
             expect: provider.probe.expect.clone(),
+            // Any list will do only as an answer to the probe: elsewhere there may be none.
+            identity: Identity::of(provider).filter(|identity| !(elsewhere && identity.is_any())),
+            list: elsewhere.then(|| address(MODELS_PATH)),
+            port: LocalPort::of(&provider.base_url),
             timeout: provider.probe.timeout,
             pauses: if local { LOCAL_PAUSES } else { REMOTE_PAUSES },
             verify: verify.into_iter().collect(),
@@ -151,9 +165,15 @@ impl Probe {
         hub_of(&request.timeout(self.timeout).send().await.ok()?)
     }
 
+    /// Probes once, and makes sure that it is the provider's backend which answers.
+    pub async fn check_and_identify(&self) -> Verdict {
+        self.check().await?;
+        self.identify(self.timeout).await
+    }
+
     /// Probes a backend that wasn't available before, and verifies it too if the config says so.
     pub async fn check_and_verify(&self) -> Verdict {
-        self.check().await?;
+        self.check_and_identify().await?;
         let verified = verify::any(&self.verify, None).await;
         verified.map_err(|reason| Unavailable::because(format!("verify: {reason}")))
     }
@@ -161,7 +181,7 @@ impl Probe {
     /// Probes a backend that is available as far as the probe shows, but whose requests fail: it counts as failed if all of
     /// `completions` fail too, the first of them not for its own content or for the load.
     pub(crate) async fn check_doubted(&self, completions: &[Verify]) -> Verdict {
-        self.check().await?;
+        self.check_and_identify().await?;
         match verify::any_at_once(completions).await {
             Ok(()) => Ok(()),
             Err(failed) => match failed.finding() {
@@ -188,6 +208,12 @@ impl Probe {
         &self.verify
     }
 
+    /// Where the backend listens, if that is a TCP port of this machine.
+    #[must_use]
+    pub fn port(&self) -> Option<&LocalPort> {
+        self.port.as_ref()
+    }
+
     /// Probes until the backend is available.
     ///
     /// # Errors
@@ -196,10 +222,15 @@ impl Probe {
         let mut pause = Duration::ZERO;
         let mut seen = None;
         loop {
-            let left = deadline.saturating_duration_since(Instant::now());
-            let Err(why) = self.check_within(self.timeout.min(left)).await else {
-                return Ok(());
+            let limit = || {
+                let left = deadline.saturating_duration_since(Instant::now());
+                self.timeout.min(left)
             };
+            let mut found = self.check_within(limit()).await;
+            if found.is_ok() {
+                found = self.identify(limit()).await;
+            }
+            let Err(why) = found else { return Ok(()) };
             if why.is_hub_itself() {
                 return Err(why);
             }
@@ -221,7 +252,7 @@ impl Probe {
     pub async fn await_unavailable(&self, deadline: Instant) -> bool {
         let mut pause = FIRST_PAUSE;
         loop {
-            if self.check().await.is_err() {
+            if self.check_and_identify().await.is_err() {
                 return true;
             }
             if Instant::now() + pause >= deadline {
@@ -257,31 +288,70 @@ impl Probe {
             let status = format!("HTTP status {}", status.as_u16());
             return Err(Unavailable::answered(hint.map_or(status, str::to_owned)));
         }
-        let Some(expect) = &self.expect else { return Ok(()) };
-        let body = match fetch::read_body(&mut answer, MAX_ANSWER_BYTES).await {
+        let identity = self.identity.as_ref().filter(|_| self.list.is_none());
+        if self.expect.is_none() && identity.is_none() {
+            return Ok(());
+        }
+        let max_bytes = identity.map_or(MAX_ANSWER_BYTES, |_| MAX_LIST_BYTES);
+        let body = match fetch::read_body(&mut answer, max_bytes).await {
             Ok(body) => body,
             Err(BodyError::TooLarge) => {
-                return Err(Unavailable::answered("the probe's answer is larger than 1 MiB"));
+                let most = max_bytes / (1024 * 1024);
+                let reason = format!("the probe's answer is larger than {most} MiB");
+                return Err(Unavailable::answered(reason));
             }
             Err(BodyError::Broken(error)) => {
                 return Err(self.broke(&error, began.elapsed().min(limit)).await);
             }
         };
-        let found: Value = serde_json::from_slice(&body)
-            .map_err(|_| Unavailable::answered("the probe's answer is not JSON"))?;
-        if contains(&found, expect) {
-            return Ok(());
+        let found = serde_json::from_slice::<Value>(&body);
+        let found = found.map_err(|_| match identity {
+            Some(_) => Mismatch::NoList.into(),
+            None => Unavailable::answered("the probe's answer is not JSON"),
+        })?;
+        let identified = identity.map_or(Ok(()), |identity| identity.check(&found));
+        let as_expected = self.expect.as_ref().is_none_or(|expect| contains(&found, expect));
+        match identified {
+            // A list of the models in memory may lack the provider's because it sleeps.
+            Ok(()) | Err(Mismatch::NoModels(_) | Mismatch::OtherModels { .. }) if !as_expected => {
+                Err(Unavailable {
+                    asleep: true,
+                    ..Unavailable::answered("the probe's answer is not what `expect` asks for")
+                })
+            }
+            identified => identified.map_err(Unavailable::from),
         }
-        Err(Unavailable {
-            asleep: true,
-            ..Unavailable::answered("the probe's answer is not what `expect` asks for")
-        })
+    }
+
+    /// Makes sure that a backend which has answered the probe is the provider's, if the probe's own answer doesn't show that.
+    /// No list shows nothing: a backend may have none, or want another key for it.
+    async fn identify(&self, limit: Duration) -> Verdict {
+        let (Some(identity), Some(list)) = (&self.identity, &self.list) else {
+            return Ok(());
+        };
+        let request = fetch::authorized(self.client.get(list.url.clone()), self.api_key.as_ref());
+        let answer = timeout(limit, self.client.json(request, MAX_LIST_BYTES)).await;
+        let Ok(Some(answer)) = answer else { return Ok(()) };
+        match identity.check(&answer) {
+            Ok(()) | Err(Mismatch::NoList) => Ok(()),
+            Err(mismatch @ (Mismatch::NoModels(_) | Mismatch::OtherModels { .. })) => Err(mismatch.into()),
+        }
     }
 
     async fn broke(&self, error: &reqwest::Error, waited: Duration) -> Unavailable {
         Unavailable {
             refused: fetch::is_refused(error),
             ..Unavailable::because(fetch::reason_at(error, &self.address, waited).await)
+        }
+    }
+}
+
+impl From<Mismatch> for Unavailable {
+    fn from(mismatch: Mismatch) -> Self {
+        Self {
+            // A server that lists nothing may still be starting.
+            stranger: !matches!(mismatch, Mismatch::NoModels(_)),
+            ..Self::answered(mismatch.to_string())
         }
     }
 }

@@ -11,6 +11,14 @@ pub struct Process {
     pub program: String,
 }
 
+impl Process {
+    /// The living process with that number.
+    pub(crate) fn running(pid: i32) -> Option<Self> {
+        let (running, alive) = Running::read(Path::new(&format!("/proc/{pid}")))?;
+        alive.then(|| running.process())
+    }
+}
+
 impl fmt::Display for Process {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "`{}` (process {})", self.program, self.pid)

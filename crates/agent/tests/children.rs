@@ -94,6 +94,9 @@ fn trials() -> Vec<Trial> {
         a_container_that_outlives_its_client_is_ended_by_its_name,
         a_served_backend_is_kept_watched_and_stopped,
         a_served_command_that_ends_while_booting_fails_the_wake_at_once,
+        a_server_that_has_the_port_of_a_served_command_is_never_taken_for_it,
+        a_served_command_that_ends_because_its_port_is_taken_says_by_whom,
+        a_served_command_may_end_the_server_that_it_replaces,
         a_served_command_that_never_answers_is_reported_first_and_then_ended,
         a_cancelled_or_dropped_run_leaves_nothing_behind,
         a_child_whose_shim_is_killed_is_ended,
@@ -367,15 +370,20 @@ async fn what_an_agent_knows_reaches_a_command_only_by_name() {
         shim.display()
     );
     let program = script(directory.path(), "look", &look);
+    let url = Backend::free_url().await;
     let serves = script(
         directory.path(),
         "serve",
-        &format!("env >> {}; sleep 60", child.display()),
+        &format!(
+            "env >> {}; exec {} serve-backend {}",
+            child.display(),
+            std::env::current_exe().expect("a program").display(),
+            url.trim_start_matches("http://")
+        ),
     );
-    let backend = Backend::start().await;
     let config = format!(
         r#"
-        base_url = "{}"
+        base_url = "{url}"
         [[provider.wake.step]]
         type = "command"
         command = "{program}"
@@ -385,8 +393,7 @@ async fn what_an_agent_knows_reaches_a_command_only_by_name() {
         type = "command"
         command = "{serves}"
         run = "serve"
-        "#,
-        backend.url
+        "#
     );
     assert_eq!(run_in(directory.path(), &config, &variables).await, "None\n");
     let [child, shim] = [child, shim].map(|file| fs::read_to_string(file).expect("it looked"));
@@ -656,6 +663,90 @@ async fn a_served_command_that_ends_while_booting_fails_the_wake_at_once() {
     );
     assert_eq!(failure.kind, WakeFailureKind::Recipe);
     assert!(run.ended().await.is_none());
+}
+
+/// The recipe of a served command whose port another server has: this program, which lists `m`.
+fn serve_beside(backend: &Backend, model: &str, script: &str, max_wait: &str) -> String {
+    format!(
+        "base_url = \"{}\"\nmodels = [\"{model}\"]\n[provider.wake]\ntype = \"command\"\ncommand = \"sh\"\n\
+         args = [\"-c\", \"{script}\"]\nrun = \"serve\"\nmax_wait = \"{max_wait}\"",
+        backend.url
+    )
+}
+
+/// How a reason names this program as the one that has the port of a backend.
+fn taken_by_this_program(backend: &Backend) -> String {
+    let (_, port) = backend.url.rsplit_once(':').expect("a port");
+    let name = fs::read_to_string("/proc/self/comm").expect("Linux");
+    format!(
+        "port {port} is taken by `{}` (process {})",
+        name.trim(),
+        std::process::id()
+    )
+}
+
+async fn a_server_that_has_the_port_of_a_served_command_is_never_taken_for_it() {
+    let backend = Backend::start().await;
+    let taken = taken_by_this_program(&backend);
+    let mut run = wake(&serve_beside(&backend, "m", "exec sleep 1000", "1h"), runner());
+    let failure = outcome(&mut run).await.failure.expect("a failure");
+    let reason = format!("{taken}, so it isn't the served command that answers there: end that program");
+    assert_eq!((failure.stage.as_str(), failure.reason), ("probe", reason));
+    assert!(run.ended().await.is_none());
+
+    let mut run = wake(&serve_beside(&backend, "x", "exec sleep 1000", "300ms"), runner());
+    let failure = outcome(&mut run).await.failure.expect("a failure");
+    assert_eq!(failure.kind, WakeFailureKind::Unavailable);
+    let lists = "not available within 300ms (`max_wait`): the server there lists `Org/Model`, `m`, not `x`";
+    let reason = &failure.reason;
+    assert!(
+        reason.starts_with(lists) && reason.ends_with(&format!("; {taken}")),
+        "{reason}"
+    );
+    run.stop().await;
+}
+
+async fn a_served_command_that_ends_because_its_port_is_taken_says_by_whom() {
+    let backend = Backend::start().await;
+    let recipe = serve_beside(&backend, "x", "exit 7", "1h");
+    let mut run = wake(&recipe, runner());
+    let failure = outcome(&mut run).await.failure.expect("a failure");
+    let reason = format!(
+        "the served command exited with code 7; {}",
+        taken_by_this_program(&backend)
+    );
+    assert_eq!((failure.stage.as_str(), failure.reason), ("probe", reason));
+    run.stop().await;
+}
+
+async fn a_served_command_may_end_the_server_that_it_replaces() {
+    let program = std::env::current_exe().expect("a program").display().to_string();
+    let url = Backend::free_url().await;
+    let address = url.trim_start_matches("http://");
+    let mut old = tokio::process::Command::new(&program);
+    let old = old.args(["serve-backend", address]).kill_on_drop(true);
+    let mut old = old.spawn().expect("a server");
+    eventually("the old server", || std::net::TcpStream::connect(address).is_ok()).await;
+    let pid = old.id().expect("it runs");
+    let recipe = format!(
+        "base_url = \"{url}\"\nmodels = [\"m\"]\n[provider.wake]\ntype = \"command\"\ncommand = \"sh\"\n\
+         args = [\"-c\", \"sleep 0.5; kill -9 {pid}; sleep 0.5; exec {program} serve-backend {address}\"]\n\
+         run = \"serve\"\nmax_wait = \"1m\""
+    );
+    let mut run = wake(&recipe, runner());
+    let outcome = outcome(&mut run).await;
+    assert_eq!(outcome.failure, None);
+    let ended = old.try_wait().expect("its state");
+    assert!(ended.is_some(), "the old server has ended");
+    assert!(
+        std::net::TcpStream::connect(address).is_ok(),
+        "the new one listens"
+    );
+    run.stop().await;
+    assert!(
+        std::net::TcpStream::connect(address).is_err(),
+        "that was the child"
+    );
 }
 
 /// A fake container: a server that is no descendant of the command that starts it. `$1` is `run` or `rm`.

@@ -343,6 +343,12 @@ fn mistakes() -> Vec<Mistake> {
             "begins with /",
         ),
         (
+            provider("probe = { check_models = \"no\" }"),
+            4,
+            "provider[0].probe.check_models",
+            "must be true or false",
+        ),
+        (
             provider("probe = { interval = \"0s\" }"),
             4,
             "provider[0].probe.interval",

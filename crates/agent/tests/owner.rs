@@ -629,7 +629,7 @@ async fn models_are_discovered_and_remembered_while_the_backend_sleeps() {
     let config =
         |url: &str| format!("base_url = \"{url}\"\n[provider.wake]\ntype = \"http\"\nurl = \"{url}/wake\"");
     let published = |owned: &Owned| owned.control.provider().spec.models().to_vec();
-    let expected = [ModelName::parse("m").expect("legal")];
+    let expected = ["Org/Model", "m"].map(|name| ModelName::parse(name).expect("legal"));
 
     let owned = Owned::with(Control::new(), &config(&backend.url), Some(directory.path()));
     owned.until(Active).await;

@@ -311,7 +311,7 @@ impl Completes {
             asked: Arc::default(),
         };
         let router = Router::new()
-            .route("/v1/models", get(|| async { "{}" }))
+            .route("/v1/models", get(|| async { r#"{"data":[{"id":"the/model"}]}"# }))
             .route("/v1/chat/completions", post(Self::answer))
             .with_state(this.clone());
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");

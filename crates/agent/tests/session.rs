@@ -96,7 +96,10 @@ async fn echoes_the_model() -> String {
         (head, format!("{event}{event}data: [DONE]\n\n"))
     };
     let routes = Router::new()
-        .route("/v1/models", get(async || "{}"))
+        .route(
+            "/v1/models",
+            get(async || r#"{"data":[{"id":"m"},{"id":"Org/Model"}]}"#),
+        )
         .route("/v1/embeddings", post(whole))
         .route("/v1/completions", post(events));
     tokio::spawn(axum::serve(listener, routes).into_future());
@@ -157,7 +160,7 @@ async fn a_backend_and_the_server_of_a_step_may_be_at_a_unix_socket() {
             format!("{}|{body}", headers["host"].to_str().expect("text"))
         };
         let routes = Router::new()
-            .route("/llm/v1/models", get(|| async { "{}" }))
+            .route("/llm/v1/models", get(|| async { r#"{"data":[{"id":"m"}]}"# }))
             .route("/llm/v1/chat/completions", post(echo));
         let listener = UnixListener::bind(backend).expect("a socket");
         tokio::spawn(axum::serve(listener, routes).into_future());

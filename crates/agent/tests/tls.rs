@@ -20,7 +20,7 @@ use tokio::{
 };
 use tokio_rustls::TlsAcceptor;
 
-/// A server with a certificate of its own, as `openssl req -x509` makes it; it answers everything with `{}`.
+/// A server with a certificate of its own, as `openssl req -x509` makes it; it answers everything with a list of `m`.
 struct Server {
     port: u16,
     folder: TempDir,
@@ -51,8 +51,12 @@ impl Server {
                     };
                     let mut request = [0; 4096];
                     let _ = connection.read(&mut request).await;
-                    let answer = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\nconnection: close\r\n\r\n{}";
-                    let _ = connection.write_all(answer).await;
+                    let list = r#"{"object":"list","data":[{"id":"m"}]}"#;
+                    let length = list.len();
+                    let answer = format!(
+                        "HTTP/1.1 200 OK\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n{list}"
+                    );
+                    let _ = connection.write_all(answer.as_bytes()).await;
                     let _ = connection.shutdown().await;
                 });
             }
@@ -106,6 +110,28 @@ async fn a_probe_trusts_what_the_config_says_and_names_what_is_wrong() {
         let verdict = probe(&server.provider(config)).check().await;
         let reason = verdict.err().map(|why| why.reason);
         assert_eq!(reason.as_deref(), wrong, "{config}");
+    }
+}
+
+#[tokio::test]
+async fn the_list_of_models_is_asked_for_with_the_same_trust() {
+    let server = Server::start().await;
+    for path in ["/v1/models", "/health"] {
+        let provider = |model: &str| {
+            server.provider(&format!(
+                "base_url = \"https://127.0.0.1:PORT\"\nca = \"own.pem\"\nmodels = [\"{model}\"]\nprobe = {{ path = \"{path}\" }}"
+            ))
+        };
+        assert_eq!(probe(&provider("m")).check_and_identify().await, Ok(()), "{path}");
+        let why = probe(&provider("x"))
+            .check_and_identify()
+            .await
+            .expect_err("another server");
+        assert!(
+            why.reason.contains("lists `m`, not `x`"),
+            "{path}: {}",
+            why.reason
+        );
     }
 }
 

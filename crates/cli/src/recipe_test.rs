@@ -80,8 +80,8 @@ pub async fn run(args: RecipeTest) -> Result<(), Failure> {
         }),
         stop: signals.stop,
     };
-    test.prepare(provider, &args).await?;
-    test.wake(wake, provider).await
+    let was_available = test.prepare(provider, &args).await?;
+    test.wake(wake, provider, was_available).await
 }
 
 fn provider<'a>(config: &'a Config, args: &RecipeTest) -> Result<&'a ProviderConfig, Failure> {
@@ -106,10 +106,10 @@ struct Test {
 }
 
 impl Test {
-    /// Makes sure that the backend sleeps; refuses a wake that would prove nothing.
-    async fn prepare(&self, provider: &ProviderConfig, args: &RecipeTest) -> Result<(), Failure> {
+    /// Makes sure that the backend sleeps; refuses a wake that would prove nothing. Returns whether it is available all the same.
+    async fn prepare(&self, provider: &ProviderConfig, args: &RecipeTest) -> Result<bool, Failure> {
         let began = Instant::now();
-        let verdict = self.probe.check().await;
+        let verdict = self.probe.check_and_identify().await;
         let steps = provider.sleep.as_ref().map(|sleep| sleep.steps.clone());
         let steps = steps.filter(|steps| !steps.is_empty() && !args.no_sleep);
         print("PHASE", "STAGE", "TOOK", "RESULT")?;
@@ -118,23 +118,28 @@ impl Test {
         }
         match verdict {
             Err(why) => {
-                let result = format!("not available: {}", why.reason);
+                let taken = if why.stranger { self.taken().await } else { None };
+                let taken = taken.map(|taken| format!("; {taken}")).unwrap_or_default();
+                let result = format!("not available: {}{taken}", why.reason);
                 row("before", "probe", began.elapsed(), &result)?;
                 if steps.is_some() {
                     print("sleep", "-", "-", "skipped: the backend isn't available")?;
                 }
-                return Ok(());
+                return Ok(false);
             }
             Ok(()) => row("before", "probe", began.elapsed(), "available")?,
         }
         let Some(steps) = steps else {
             if args.yes {
                 let result = "skipped: the backend is available before the wake";
-                return print("sleep", "-", "-", result);
+                print("sleep", "-", "-", result)?;
+                return Ok(true);
             }
+            let taken = self.taken().await;
             return Err(anyhow!(
-                "the backend is already available{}, so a wake would prove nothing{}. Stop it first, or use --yes \
-                 to run the wake anyway",
+                "the recipe wasn't tested: the backend is already available{}{}, so a wake would prove nothing{}. Stop it \
+                 first, or use --yes to run the wake anyway",
+                taken.map(|taken| format!(" ({taken})")).unwrap_or_default(),
                 if args.no_sleep { " and --no-sleep keeps it so" } else { " and has no sleep recipe" },
                 if provider.wake.as_ref().is_some_and(WakeConfig::serves) {
                     " and might start a second server beside it"
@@ -147,10 +152,21 @@ impl Test {
         let (runner, probe) = (self.runner.clone(), self.probe.clone());
         let run = Run::sleep(runner, steps, probe, Box::pin(ready(())));
         let (outcome, ended) = self.outcome(run).await?;
-        report("sleep", &outcome, &ended)
+        report("sleep", &outcome, &ended)?;
+        Ok(false)
     }
 
-    async fn wake(&self, wake: WakeConfig, provider: &ProviderConfig) -> Result<(), Failure> {
+    /// Who has the backend's port, if that is on this machine.
+    async fn taken(&self) -> Option<String> {
+        self.probe.port()?.taken().await
+    }
+
+    async fn wake(
+        &self,
+        wake: WakeConfig,
+        provider: &ProviderConfig,
+        was_available: bool,
+    ) -> Result<(), Failure> {
         let budget = wake.budget();
         let began = Instant::now();
         let run = Run::wake(self.runner.clone(), wake, self.probe.clone(), Box::pin(ready(())));
@@ -167,6 +183,12 @@ impl Test {
             None => "the backend is left awake",
         };
         reported?;
+        if was_available {
+            return line(&format!(
+                "ok: the recipe of {} ran, but wasn't tested: the backend was available before it; {left}",
+                provider.name
+            ));
+        }
         line(&format!(
             "ok: {} was awake after {} (budget {}); {left}",
             provider.name,

@@ -142,8 +142,57 @@ async fn a_wake_that_would_prove_nothing_is_run_only_when_told() {
         said.contains("a wake would prove nothing") && said.contains("--yes"),
         "{said}"
     );
+    let url = backend.url();
+    let port = port_of(&url);
+    let taken = format!(
+        "the recipe wasn't tested: the backend is already available (port {port} is taken by `stand-in-llm` ("
+    );
+    assert!(said.contains(&taken), "{said}");
     let (exit, said) = run(&world, "recipe", &[&test[..], &["--yes"]].concat()).await;
     assert_eq!(exit, Exit::Code(0), "{said}");
+    assert!(
+        said.contains("wasn't tested: the backend was available before it"),
+        "{said}"
+    );
+}
+
+#[tokio::test]
+async fn another_server_on_a_backends_port_is_named_by_the_doctor_and_by_a_test_of_the_recipe() {
+    let world = World::new().await;
+    let backend = world.backend(&["--model", "other"]);
+    backend.start_and_wait().await;
+    let config = AgentConfig::new("gpu-box").provider("vllm", "qwen", &backend);
+    let file = write(&world, "alone.toml", &config);
+    let data = world.folder().join("data").display().to_string();
+    let lists = "the server there lists `other`, not `stand-in`: correct `models`";
+    let url = backend.url();
+    let taken = format!("port {} is taken by `stand-in-llm` (process ", port_of(&url));
+    let alone = Diagnosis::make(&world, &["--config", &file, "--data-dir", &data]).await;
+    let remedy = "correct `base_url` or `models` in the config, or end the program that listens there";
+    alone.assert_problem("provider vllm", lists, remedy);
+    alone.assert_problem("provider vllm", &taken, remedy);
+    let served = config.lines("[provider.wake]\ntype = \"command\"\ncommand = \"sleep\"\nargs = [\"1000\"]\nrun = \"serve\"\nmax_wait = \"500ms\"\n");
+    let file = write(&world, "served.toml", &served);
+    let woken = Diagnosis::make(&world, &["--config", &file, "--data-dir", &data]).await;
+    assert!(
+        woken.of("provider vllm", "warning")["found"]
+            .to_string()
+            .contains(&taken)
+    );
+    let (exit, said) = run(
+        &world,
+        "recipe",
+        &["test", "vllm", "--config", &file, "--data-dir", &data],
+    )
+    .await;
+    assert_eq!(exit, Exit::Code(1), "{said}");
+    for part in [
+        format!("not available: {lists}"),
+        format!("FAILED: not available within 500ms (`max_wait`): {lists}"),
+        taken,
+    ] {
+        assert!(said.contains(&part), "{part}: {said}");
+    }
 }
 
 #[tokio::test]

@@ -51,6 +51,7 @@ const AGENT: Layers = Layers {
         &[
             "child/shims",
             "models/discover",
+            "models/identity",
             "models/memory",
             "owner_policy/wake_history",
             "owner_policy/watch",
@@ -70,6 +71,7 @@ const AGENT: Layers = Layers {
             "child/program",
             "child/report",
             "fetch",
+            "listeners",
         ],
         &["tls"],
         &["tls/scheme"],

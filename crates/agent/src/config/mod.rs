@@ -32,4 +32,5 @@ pub use recipe::{
 pub(crate) use recipe::{CHAT_PATH, COMPLETIONS_PATH, EMBEDDINGS_PATH, OWN_VARIABLES};
 pub use secret::Secret;
 pub use trust::Trust;
+pub(crate) use types::MODELS_PATH;
 pub use types::{AgentConfig, AnswerModelName, Config, ModelConfig, ProbeConfig, ProviderConfig};

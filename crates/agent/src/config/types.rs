@@ -136,6 +136,9 @@ pub struct ModelConfig {
     pub public: ModelName,
 }
 
+/// Where backends list their models.
+pub(crate) const MODELS_PATH: &str = "/v1/models";
+
 /// `probe`: how the agent finds out whether the backend is available.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ProbeConfig {
@@ -143,7 +146,18 @@ pub struct ProbeConfig {
     pub path: String,
     /// What the answer's JSON must contain; if absent, any 2xx will do.
     pub expect: Option<serde_json::Value>,
+    /// Whether the list of the backend's models must show that it is the provider's.
+    pub check_models: bool,
     /// The pause between two probes of an idle backend.
     pub interval: Duration,
     pub timeout: Duration,
+}
+
+impl ProbeConfig {
+    /// Whether its answer is the list of the backend's models.
+    #[must_use]
+    pub fn asks_for_models(&self) -> bool {
+        let path = self.path.split('?').next();
+        path == Some(MODELS_PATH)
+    }
 }

@@ -23,8 +23,8 @@ const NUM_CTX: &str = "num_ctx";
 
 /// The models of a list with what it says of each, by name. `None` if it isn't a list.
 pub(super) fn models(list: &Value) -> Option<BTreeMap<ModelName, ModelDetails>> {
-    let entries = list.get("data")?.as_array()?.iter();
-    let mut models: BTreeMap<_, _> = entries
+    let mut models: BTreeMap<_, _> = entries(list)?
+        .iter()
         .filter_map(|entry| {
             let id = entry.get("id")?.as_str()?;
             Some((ModelName::parse(id).ok()?, details(entry)))
@@ -40,6 +40,26 @@ pub(super) fn models(list: &Value) -> Option<BTreeMap<ModelName, ModelDetails>> 
         }
     }
     Some(models)
+}
+
+/// The entries of a list. Together answers with nothing else, and Ollama without a model has `null`.
+fn entries(list: &Value) -> Option<&[Value]> {
+    match (list, list.get("data")) {
+        (Value::Array(bare), _) => {
+            let named = !bare.is_empty() && bare.iter().all(|entry| entry["id"].is_string());
+            named.then_some(bare)
+        }
+        (_, Some(Value::Array(entries))) => Some(entries),
+        (_, Some(Value::Null)) if list["object"] == "list" => Some(&[]),
+        _ => None,
+    }
+}
+
+/// The other names that llama.cpp answers to, and lists beside the first.
+pub(super) fn aliases(list: &Value) -> impl Iterator<Item = &str> {
+    let entries = entries(list).unwrap_or_default().iter();
+    let aliases = entries.filter_map(|entry| entry["aliases"].as_array());
+    aliases.flatten().filter_map(Value::as_str)
 }
 
 /// Whether this is a list of llama.cpp that says only how long a context the model was trained for.
@@ -183,6 +203,23 @@ mod tests {
             text(&models[&ModelName::parse("a.gguf").expect("legal")]),
             "None None completion,multimodal"
         );
+    }
+
+    #[test]
+    fn a_list_may_be_bare_or_empty_in_a_way_of_its_own() {
+        let bare = models(&json!([{"id": "b"}, {"id": "a", "context_length": 7}])).expect("a list");
+        let names: Vec<_> = bare.keys().map(ModelName::as_str).collect();
+        assert_eq!(names, ["a", "b"]);
+        assert!(models(&json!({"object": "list", "data": null})).is_some_and(|models| models.is_empty()));
+        let named = json!({"data": [{"id": "m", "aliases": ["a", 7, "b"]}, {"id": "n"}]});
+        assert_eq!(aliases(&named).collect::<Vec<_>>(), ["a", "b"]);
+        for other in [
+            json!([{"id": "a"}, {}]),
+            json!([{"id": 7}]),
+            json!({"data": null}),
+        ] {
+            assert_eq!(models(&other), None, "{other}");
+        }
     }
 
     #[test]

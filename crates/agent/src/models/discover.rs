@@ -6,7 +6,7 @@ use super::{
 };
 use crate::{
     backend_client::BackendClient,
-    config::{ModelConfig, ProviderConfig},
+    config::{MODELS_PATH, ModelConfig, ProviderConfig},
     fetch,
 };
 use futures::{StreamExt, stream};
@@ -23,7 +23,7 @@ const DETAILS_TIMEOUT: Duration = Duration::from_secs(5);
 /// How many models Ollama is asked about at once.
 const SHOWN_AT_ONCE: usize = 4;
 /// The largest accepted answer.
-const MAX_LIST_BYTES: usize = 4 * 1024 * 1024;
+pub(crate) const MAX_LIST_BYTES: usize = 4 * 1024 * 1024;
 
 /// Asks the backend for its models: at most [`MAX_MODELS`] with legal names, by name; of a provider whose config has its models,
 /// only those. `None` when it gives no list. What is `known` of a backend that has been up since isn't asked for again.
@@ -34,7 +34,7 @@ pub async fn discover(
 ) -> Option<Listed> {
     let client = client.into();
     let backend = Asked { client, provider };
-    let list = backend.get("/v1/models", LIST_TIMEOUT).await?;
+    let list = backend.get(MODELS_PATH, LIST_TIMEOUT).await?;
     let models = dialects::models(&list)?;
     let server = match &known {
         Some(known) => known.server,
@@ -130,7 +130,8 @@ impl Asked {
         let shown = stream::iter(new).map(async |model: ModelName| {
             let request = self.request(BackendClient::post, "/api/show");
             let body = json!({ "model": model.as_str() });
-            let answer = self.read(request?.json(&body).timeout(DETAILS_TIMEOUT)).await?;
+            let request = request?.json(&body).timeout(DETAILS_TIMEOUT);
+            let answer = self.client.json(request, MAX_LIST_BYTES).await?;
             Some((model, dialects::shown(&answer)))
         });
         let mut shown = std::pin::pin!(shown.buffer_unordered(SHOWN_AT_ONCE));
@@ -145,7 +146,7 @@ impl Asked {
 
     async fn get(&self, path: &str, limit: Duration) -> Option<Value> {
         let request = self.request(BackendClient::get, path)?;
-        self.read(request.timeout(limit)).await
+        self.client.json(request.timeout(limit), MAX_LIST_BYTES).await
     }
 
     fn request(
@@ -158,15 +159,5 @@ impl Asked {
             method(&self.client, url),
             self.provider.api_key.as_ref(),
         ))
-    }
-
-    /// The JSON of a 2xx. What the hub itself lists are models of others.
-    async fn read(&self, request: RequestBuilder) -> Option<Value> {
-        let mut answer = request.send().await.ok()?.error_for_status().ok()?;
-        if self.client.hub_itself(&mut answer).await.is_some() {
-            return None;
-        }
-        let body = fetch::read_body(&mut answer, MAX_LIST_BYTES).await.ok()?;
-        serde_json::from_slice(&body).ok()
     }
 }

@@ -3,9 +3,12 @@
 
 mod dialects;
 mod discover;
+mod identity;
 mod listed;
 mod memory;
 
+pub(crate) use discover::MAX_LIST_BYTES;
 pub use discover::discover;
+pub use identity::{Identity, Mismatch};
 pub use listed::{Listed, Server};
 pub use memory::{Memory, Served};

@@ -354,9 +354,9 @@ impl ReportedState {
 
 impl Unavailable {
     /// Whether the backend surely isn't available: it says that it sleeps, refuses connections, answers no completion, or is
-    /// the hub itself.
+    /// the hub itself or another server.
     const fn is_clear(&self) -> bool {
-        self.asleep || self.refused || self.failed || self.is_hub_itself()
+        self.asleep || self.refused || self.failed || self.stranger || self.is_hub_itself()
     }
 }
 
@@ -381,6 +381,7 @@ mod tests {
             refused: false,
             failed: false,
             is_hub: None,
+            stranger: false,
             reason: "slow".to_owned(),
         })
     }
@@ -391,6 +392,7 @@ mod tests {
             refused: true,
             failed: false,
             is_hub: None,
+            stranger: false,
             reason: "nobody".to_owned(),
         })
     }

@@ -13,6 +13,7 @@ pub use timeline::Outcome;
 use crate::{
     child::{Child, Exit},
     config::{Action, Step, WakeConfig},
+    listeners::Earlier,
     probe::Probe,
     processes::listed,
     verify::{self, Verify},
@@ -22,13 +23,21 @@ use reveille_domain::{WakeFailure, WakeFailureKind};
 use runner::stage_name;
 use std::{sync::Arc, time::Duration};
 use timeline::{Failed, Timeline};
-use tokio::{sync::oneshot, task::JoinHandle, time::Instant};
+use tokio::{
+    sync::oneshot,
+    task::JoinHandle,
+    time::{Instant, sleep},
+};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 /// The stage after the steps.
 const PROBE_STAGE: &str = "probe";
 /// How soon after a sleep recipe the probe must find the backend asleep.
 const ASLEEP_WITHIN: Duration = Duration::from_secs(10);
+/// How soon a served command must have ended a server that it replaces on its port.
+const REPLACED_WITHIN: Duration = Duration::from_secs(5);
+/// The pause between looks at who listens there.
+const REPLACED_PAUSE: Duration = Duration::from_millis(50);
 /// The stage after the probe.
 const VERIFY_STAGE: &str = "verify";
 /// How long a verification may take at least that the wake's budget doesn't contain. The margin of the wake's deadline
@@ -189,11 +198,17 @@ impl Job {
             Self::Wake(recipe, probe) => (&recipe.steps, probe),
             Self::Sleep(steps, probe) => (steps, probe),
         };
+        let mut earlier = None;
         for (index, step) in steps.iter().enumerate() {
             let done = async {
-                if let Action::Serve { end: Some(end), .. } = &step.action {
-                    let ended = runner.end(end, running).await;
-                    ended.map_err(|reason| format!("`end`: {reason}"))?;
+                if let Action::Serve { end, .. } = &step.action {
+                    if let Some(end) = end {
+                        let ended = runner.end(end, running).await;
+                        ended.map_err(|reason| format!("`end`: {reason}"))?;
+                    }
+                    if let Some(port) = probe.port() {
+                        earlier = Some(Earlier::at(port.clone()).await);
+                    }
                 }
                 runner.run_step(step, running).await
             };
@@ -203,7 +218,7 @@ impl Job {
             return timeline.stage(PROBE_STAGE, await_end(probe)).await;
         };
         let booted_by = Instant::now() + recipe.max_wait;
-        let booted = await_boot(recipe.max_wait, probe, running);
+        let booted = await_boot(recipe.max_wait, probe, running, earlier.as_ref());
         timeline.stage(PROBE_STAGE, booted).await?;
         if probe.verification().is_empty() {
             return Ok(());
@@ -227,17 +242,80 @@ async fn await_end(probe: &Probe) -> Result<(), String> {
     ))
 }
 
-/// Probes for `max_wait`, or until the served backend ends: it will not become available then.
-async fn await_boot(max_wait: Duration, probe: &Probe, running: &mut Option<Child>) -> Result<(), Failed> {
-    tokio::select! {
-        Some(reason) = OptionFuture::from(running.as_mut().map(served_ended)) => Err(reason.into()),
-        found = probe.await_available(Instant::now() + max_wait) => found.map_err(|why| {
-            let reason = match why.is_hub_itself() {
-                true => why.reason,
-                false => format!("not available within {max_wait:?} (`max_wait`): {}", why.reason),
-            };
-            Failed(WakeFailureKind::Unavailable, reason)
-        }),
+/// Probes for `max_wait`, or until the served backend ends: it will not become available then. `earlier` listened on its port
+/// before it was started.
+async fn await_boot(
+    max_wait: Duration,
+    probe: &Probe,
+    running: &mut Option<Child>,
+    earlier: Option<&Earlier>,
+) -> Result<(), Failed> {
+    let reason = tokio::select! {
+        Some(reason) = OptionFuture::from(running.as_mut().map(served_ended)) => reason,
+        booted = boot(max_wait, probe, earlier) => return booted,
+    };
+    let left = running.as_ref().is_some_and(|child| !child.left().is_empty());
+    let taken = match earlier {
+        // What the command itself left there was ended.
+        Some(earlier) if left => earlier.taken().await,
+        Some(earlier) => earlier.port().taken().await,
+        None => None,
+    };
+    Err(with(reason, taken).into())
+}
+
+/// Probes until the backend is available, for `max_wait`. What listened there `earlier` isn't the backend, but the served command
+/// may be about to end it.
+async fn boot(max_wait: Duration, probe: &Probe, earlier: Option<&Earlier>) -> Result<(), Failed> {
+    let began = Instant::now();
+    loop {
+        // Looked at before the probe, which it may answer in its last moment.
+        let was_there = OptionFuture::from(earlier.map(Earlier::is_there)).await == Some(true);
+        let found = probe.await_available(began + max_wait).await;
+        let taken = match earlier {
+            Some(earlier) if found.is_err() || was_there => {
+                let patience = found
+                    .as_ref()
+                    .map_or(Duration::ZERO, |()| REPLACED_WITHIN.min(max_wait));
+                taken_at(earlier, began + patience).await
+            }
+            Some(_) | None => None,
+        };
+        match (found, taken) {
+            (Err(why), _) if why.is_hub_itself() => {
+                return Err(Failed(WakeFailureKind::Unavailable, why.reason));
+            }
+            (Err(why), taken) => {
+                let reason = format!("not available within {max_wait:?} (`max_wait`): {}", why.reason);
+                return Err(Failed(WakeFailureKind::Unavailable, with(reason, taken)));
+            }
+            (Ok(()), Some(taken)) => {
+                let reason =
+                    format!("{taken}, so it isn't the served command that answers there: end that program");
+                return Err(reason.into());
+            }
+            (Ok(()), None) if was_there => {}
+            (Ok(()), None) => return Ok(()),
+        }
+    }
+}
+
+/// Waits until what listened there earlier doesn't any longer; or who has the port if it still does at `deadline`.
+async fn taken_at(earlier: &Earlier, deadline: Instant) -> Option<String> {
+    while earlier.is_there().await {
+        if Instant::now() >= deadline {
+            return earlier.taken().await;
+        }
+        sleep(REPLACED_PAUSE).await;
+    }
+    None
+}
+
+/// A reason, and who has the port if somebody else does.
+fn with(reason: String, taken: Option<String>) -> String {
+    match taken {
+        Some(taken) => format!("{reason}; {taken}"),
+        None => reason,
     }
 }
 

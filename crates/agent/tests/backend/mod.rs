@@ -176,7 +176,7 @@ async fn models(headers: HeaderMap) -> impl IntoResponse {
         Some(value) if value != format!("Bearer {KEY}").as_bytes() => {
             StatusCode::UNAUTHORIZED.into_response()
         }
-        _ => r#"{"object":"list","data":[{"id":"m"}]}"#.into_response(),
+        _ => r#"{"object":"list","data":[{"id":"m"},{"id":"Org/Model"}]}"#.into_response(),
     }
 }
 

@@ -122,6 +122,7 @@ impl Shown {
         self.add_some(path, "answer_model", answer_model);
         self.add(path, "answer_timeout", duration(provider.answer_timeout));
         let probe = &provider.probe;
+        self.add(path, "probe.check_models", probe.check_models);
         self.add(path, "probe.path", quoted(&probe.path));
         self.add_some(path, "probe.expect", probe.expect.as_ref());
         self.add(path, "probe.interval", duration(probe.interval));

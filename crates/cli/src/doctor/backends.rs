@@ -26,8 +26,10 @@ pub async fn look(
              can read and change everything",
         );
     }
-    match Probe::new(client.clone(), provider).check().await {
+    let probe = Probe::new(client.clone(), provider);
+    match probe.check_and_identify().await {
         Ok(()) => models(client, provider, &check, findings).await,
+        Err(why) if why.stranger => stranger(&probe, provider, &why, &check, findings).await,
         Err(why) => {
             unavailable(provider, &why, &check, findings);
             let is_backend = !why.is_hub_itself();
@@ -64,7 +66,8 @@ async fn models(client: &BackendClient, provider: &ProviderConfig, check: &str, 
             counted(named.len(), "model")
         ),
         (Some(named), Some(listed)) => {
-            if let Some(model) = named.iter().find(|model| !listed.contains_key(&model.id)) {
+            let unlisted = named.iter().find(|model| !listed.contains_key(&model.id));
+            if let Some(model) = unlisted.filter(|_| provider.probe.check_models) {
                 let found = format!(
                     "available at {url}, but doesn't list the configured model `{}`",
                     model.id
@@ -79,6 +82,29 @@ async fn models(client: &BackendClient, provider: &ProviderConfig, check: &str, 
         }
     };
     findings.ok(check, found);
+}
+
+/// Another server answers.
+async fn stranger(
+    probe: &Probe,
+    provider: &ProviderConfig,
+    why: &Unavailable,
+    check: &str,
+    findings: &mut Findings,
+) {
+    let taken = match probe.port() {
+        Some(port) => port.taken().await,
+        None => None,
+    };
+    let taken = taken.map(|taken| format!(" ({taken})")).unwrap_or_default();
+    let found = format!("not available at {}: {}{taken}", provider.base_url, why.reason);
+    let remedy = "correct `base_url` or `models` in the config, or end the program that listens there";
+    if provider.wake.is_some() {
+        // A wake may replace it: several providers may take turns on one port.
+        findings.warning(check, found, remedy);
+    } else {
+        findings.problem(check, found, remedy);
+    }
 }
 
 fn unavailable(provider: &ProviderConfig, why: &Unavailable, check: &str, findings: &mut Findings) {

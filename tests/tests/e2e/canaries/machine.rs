@@ -65,7 +65,11 @@ async fn answer(State(backend): State<Secretive>, uri: Uri, headers: HeaderMap, 
         "/v1/models" if uri.query() == Some("asleep") && !backend.awake.load(Ordering::SeqCst) => {
             (StatusCode::SERVICE_UNAVAILABLE, json, error.clone())
         }
-        "/v1/models" => (StatusCode::OK, json, r#"{"object":"list","data":[]}"#.to_owned()),
+        "/v1/models" => (
+            StatusCode::OK,
+            json,
+            r#"{"object":"list","data":[{"id":"stand-in"}]}"#.to_owned(),
+        ),
         "/wake_up" => {
             backend.awake.store(true, Ordering::SeqCst);
             (StatusCode::OK, json, error.clone())

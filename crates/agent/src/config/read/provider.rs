@@ -5,8 +5,8 @@ use super::{
     table::{Table, Value},
 };
 use crate::config::{
-    AnswerModelName, BaseUrl, ConfigError, ModelConfig, ProbeConfig, ProviderConfig, Secret, Trust,
-    WakeConfig,
+    AnswerModelName, BaseUrl, ConfigError, MODELS_PATH, ModelConfig, ProbeConfig, ProviderConfig, Secret,
+    Trust, WakeConfig,
 };
 use reveille_domain::{GroupName, MAX_GROUPS, MAX_MODELS, MAX_WAKE_BUDGET, ModelName, ProviderName};
 use std::{collections::HashSet, time::Duration};
@@ -15,8 +15,6 @@ use std::{collections::HashSet, time::Duration};
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(600);
 /// The default of `max_group_wait`: an answer of a large model may take minutes, and callers wait less than five.
 const DEFAULT_MAX_GROUP_WAIT: Duration = Duration::from_secs(120);
-/// The default path of the probe: every OpenAI-compatible backend lists its models.
-const DEFAULT_PROBE_PATH: &str = "/v1/models";
 /// The default pause between two probes of an idle backend.
 const DEFAULT_PROBE_INTERVAL: Duration = Duration::from_secs(10);
 /// The default time-out of a probe.
@@ -185,8 +183,12 @@ fn model(entry: Value<'_>) -> Result<ModelConfig, ConfigError> {
 fn probe(mut table: Table<'_>, base_url: &BaseUrl) -> Result<ProbeConfig, ConfigError> {
     let path = table.optional("path", |path| path.parsed(|raw| base_url.legal_path(raw)))?;
     let probe = ProbeConfig {
-        path: path.unwrap_or_else(|| DEFAULT_PROBE_PATH.to_owned()),
+        // Every OpenAI-compatible backend lists its models.
+        path: path.unwrap_or_else(|| MODELS_PATH.to_owned()),
         expect: table.optional("expect", Value::json)?,
+        check_models: table
+            .optional("check_models", |value| value.bool())?
+            .unwrap_or(true),
         interval: table.duration("interval")?.unwrap_or(DEFAULT_PROBE_INTERVAL),
         timeout: table.duration("timeout")?.unwrap_or(DEFAULT_PROBE_TIMEOUT),
     };

@@ -71,7 +71,8 @@ impl Owner {
     }
 
     /// Draws from a probe whether the backend uses the shared resource. If the backend says that it sleeps, it doesn't, nor does
-    /// the hub itself. If the connection is refused, it may still be starting, unless it was stopped or its sleep recipe has run.
+    /// the hub itself. If the connection is refused, or another server answers, it may still be starting, unless it was stopped
+    /// or its sleep recipe has run.
     pub(super) fn update_resource(&mut self, verdict: &Verdict) {
         let tried = self.sleep.failed_eviction.take();
         match verdict {
@@ -79,7 +80,7 @@ impl Owner {
             Err(why) if why.asleep => self.resource.release(),
             // Nothing of this provider was ever awake, as far as is known.
             Err(why) if why.is_hub_itself() && self.resource.is_unknown() => self.resource.release(),
-            Err(why) if why.refused => {
+            Err(why) if why.refused || why.stranger => {
                 let nothing_started = self.resource.is_unknown() || self.serves() && self.child.is_none();
                 if nothing_started || tried.is_some() {
                     self.resource.release();

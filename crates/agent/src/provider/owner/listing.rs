@@ -72,6 +72,11 @@ impl Listing {
         self.under_way.as_mut()
     }
 
+    /// Whether there was a list since the backend came up.
+    pub(super) const fn is_current(&self) -> bool {
+        self.current
+    }
+
     /// Whether the first list is on its way, so that it is better to wait for it than to publish something else before.
     pub(super) const fn is_undecided(&self) -> bool {
         !self.decided && self.under_way.is_some()

@@ -11,13 +11,16 @@ pub(super) struct Look {
     pub began: Instant,
     /// Whether it asks for a completion too, because requests fail.
     pub verifies: bool,
+    /// Whether it would do for a backend that comes up.
+    pub is_whole: bool,
     pub verdict: BoxFuture<'static, Verdict>,
 }
 
 impl Owner {
     pub(super) fn start_probe(&mut self) {
         if self.activity.is_idle() {
-            self.probing = Some(self.check());
+            // A backend that has no list isn't asked for it again.
+            self.probing = Some(self.check(self.listing.is_current()));
         }
     }
 
@@ -31,13 +34,15 @@ impl Owner {
         }
     }
 
-    pub(super) fn check(&self) -> Look {
+    /// Probes the backend. One that is up may have been replaced by another server, which is looked for if this `identifies`.
+    pub(super) fn check(&self, identifies: bool) -> Look {
         let (probe, was_up) = (self.probe.clone(), self.reported.is_up());
         let doubts = self.is_doubtful().then(|| self.completions());
         let verifies = doubts.is_some();
         let verdict = async move {
             match doubts {
                 Some(completions) => probe.check_doubted(&completions).await,
+                None if was_up && identifies => probe.check_and_identify().await,
                 None if was_up => probe.check().await,
                 None => probe.check_and_verify().await,
             }
@@ -45,6 +50,7 @@ impl Owner {
         Look {
             began: Instant::now(),
             verifies,
+            is_whole: !was_up,
             verdict: verdict.boxed(),
         }
     }
@@ -54,6 +60,10 @@ impl Owner {
         self.next_probe = Instant::now() + self.setup.config.probe.interval;
         let was_up = self.reported.is_up();
         let again = std::mem::take(&mut self.must_look_again);
+        if verdict.is_ok() && !was_up && !look.is_whole {
+            // It has gone since this probe began, so what answered may be another server.
+            return self.start_probe();
+        }
         if verdict.as_ref().is_err_and(|why| why.failed) && self.gate.heard_since(look.began) {
             // A request gets an answer all the same.
             verdict = Ok(());
@@ -76,7 +86,7 @@ impl Owner {
     /// Takes over what a probe found.
     pub(super) fn found(&mut self, verdict: &Verdict, signs: Signs) {
         let was = self.reported.availability();
-        self.slow_probe = matches!(verdict, Err(why) if !why.asleep && !why.refused);
+        self.slow_probe = matches!(verdict, Err(why) if !why.asleep && !why.refused && !why.stranger);
         self.reported.probed(verdict, signs);
         self.update_resource(verdict);
         self.note_hub_itself(verdict);
@@ -84,16 +94,20 @@ impl Owner {
         if verdict.is_ok() {
             (self.suspicion.broke_off, self.suspicion.unreachable) = (false, false);
         }
-        if was != self.reported.availability() {
-            match verdict {
-                Ok(()) => {
+        let changed = was != self.reported.availability();
+        match verdict {
+            Ok(()) => {
+                self.suspicion.stranger = None;
+                if changed {
                     info!(provider.name = %self.name(), "{} is available", self.name());
                     self.recovered();
                 }
-                Err(why) => {
-                    info!(provider.name = %self.name(), "{} is not available: {}", self.name(), why.reason);
-                }
             }
+            Err(why) if why.stranger => self.found_stranger(&why.reason),
+            Err(why) if changed => {
+                info!(provider.name = %self.name(), "{} is not available: {}", self.name(), why.reason);
+            }
+            Err(_) => {}
         }
     }
 }

@@ -80,7 +80,7 @@ impl Owner {
             return self.begin_wake(wake);
         }
         info!(provider.name = %self.name(), wake.id = %wake, "asked to wake");
-        let (began, check) = (Instant::now(), self.check().verdict);
+        let (began, check) = (Instant::now(), self.check(true).verdict);
         self.probing = None;
         self.activity = Activity::Checking { wake, began, check };
     }

@@ -11,7 +11,7 @@ use crate::{
 use reveille_domain::{ModelName, SleepReason};
 use std::time::Duration;
 use tokio::time::Instant;
-use tracing::warn;
+use tracing::{info, warn};
 
 /// How long requests may take to finish at a backend that has failed. None of them has heard anything while it was verified.
 const FAILED_DRAIN_LIMIT: Duration = Duration::from_secs(5);
@@ -25,6 +25,8 @@ pub(super) struct Suspicion {
     pub unreachable: bool,
     /// Why it counts as failed, until a completion succeeds.
     pub failed: Option<String>,
+    /// Why another server is there instead, as people were told.
+    pub stranger: Option<String>,
 }
 
 impl Owner {
@@ -76,6 +78,21 @@ impl Owner {
         }
         let of_model = |model| verify(&VerifyConfig::of_one_token(asked.path, Some(model)));
         models.into_iter().take(2).map(of_model).collect()
+    }
+
+    /// Another server answers. People are told once, whatever the probes in between have found.
+    pub(super) fn found_stranger(&mut self, why: &str) {
+        if self.suspicion.stranger.as_deref() == Some(why) {
+            return;
+        }
+        self.suspicion.stranger = Some(why.to_owned());
+        let name = self.name();
+        if self.setup.config.wake.is_none() {
+            warn!(provider.name = %name, "{name} is not available: {why}");
+        } else {
+            // It may be another provider's turn on the port. If not, the next wake fails and says so.
+            info!(provider.name = %name, "{name} is not available: {why}");
+        }
     }
 
     /// A completion has shown that the backend works, whatever its requests show.
