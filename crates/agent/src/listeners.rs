@@ -1,10 +1,13 @@
 //! Who listens on a TCP port of this machine, as Linux shows it in `/proc`. Other systems have no `/proc`, so nothing is found
 //! there.
 
-use crate::{config::BaseUrl, processes::Process};
+use crate::{
+    config::BaseUrl,
+    processes::{self, Process, Running},
+};
 use std::{
     fs,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, ToSocketAddrs, UdpSocket},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs, UdpSocket},
     path::Path,
 };
 use tokio::task::spawn_blocking;
@@ -150,6 +153,12 @@ impl Listener {
     }
 }
 
+/// The process that gets the connections to an address of this machine.
+#[must_use]
+pub fn listener_on(address: SocketAddr) -> Option<Process> {
+    holder(&answering(&listening(address.port()), address.ip()))
+}
+
 /// An address as the tables have it: words of four bytes, each in the machine's own order.
 fn address_of(hex: &str) -> Option<IpAddr> {
     let word = |place| {
@@ -198,27 +207,30 @@ fn loopback_for(ip: IpAddr) -> IpAddr {
     }
 }
 
-/// The first process that has one of the sockets; `None` if that is another user's, whose files aren't shown.
+/// The process that has one of the sockets: of several, the one that started the others. `None` if they are another user's, whose
+/// files aren't shown.
 fn holder(sockets: &[Inode]) -> Option<Process> {
     let links: Vec<_> = sockets.iter().map(|inode| format!("socket:[{inode}]")).collect();
-    let has_one = |pid: &i32| {
-        let files = fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten();
+    let has_one = |process: &Running| {
+        let files = fs::read_dir(format!("/proc/{}/fd", process.pid.as_raw_pid()));
+        let files = files.into_iter().flatten();
         let mut links_of = files.filter_map(|file| fs::read_link(file.ok()?.path()).ok());
         links_of.any(|link| links.iter().any(|socket| link == Path::new(socket)))
     };
-    let all = fs::read_dir("/proc").into_iter().flatten().flatten();
-    let mut pids: Vec<i32> = all
-        .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
-        .collect();
-    pids.sort_unstable();
-    pids.into_iter().find(has_one).and_then(Process::running)
+    let holders: Vec<_> = processes::living().filter(has_one).collect();
+    let starts_others = |process: &&Running| {
+        !holders
+            .iter()
+            .any(|other| other.pid.as_raw_pid() == process.parent)
+    };
+    holders.iter().find(starts_others).map(Running::process)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use socket2::{Domain, Socket, Type};
-    use std::net::{SocketAddr, TcpListener};
+    use std::net::TcpListener;
 
     fn listener(address: &str, inode: Inode) -> Listener {
         let address = address.parse().expect("an address");
@@ -310,6 +322,23 @@ mod tests {
                 .is_there()
                 .await
         );
+    }
+
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn whoever_listens_is_found_at_whichever_address() {
+        for address in ["127.0.0.1:0", "0.0.0.0:0", "[::1]:0", "[::]:0"] {
+            // Not every machine has IPv6.
+            let Ok(listener) = TcpListener::bind(address) else {
+                continue;
+            };
+            let mut address = listener.local_addr().expect("an address");
+            address.set_ip(loopback_for(address.ip()));
+            let found = listener_on(address).map(|process| process.pid);
+            assert_eq!(found, i32::try_from(std::process::id()).ok(), "{address}");
+            drop(listener);
+            assert_eq!(listener_on(address), None, "{address}");
+        }
     }
 
     #[test]

@@ -11,14 +11,6 @@ pub struct Process {
     pub program: String,
 }
 
-impl Process {
-    /// The living process with that number.
-    pub(crate) fn running(pid: i32) -> Option<Self> {
-        let (running, alive) = Running::read(Path::new(&format!("/proc/{pid}")))?;
-        alive.then(|| running.process())
-    }
-}
-
 impl fmt::Display for Process {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "`{}` (process {})", self.program, self.pid)
@@ -41,8 +33,8 @@ pub(crate) fn listed(processes: &[Process]) -> String {
 pub(crate) struct Running {
     pub(crate) pid: Pid,
     pub(crate) group: i32,
+    pub(crate) parent: i32,
     program: String,
-    parent: i32,
 }
 
 impl Running {
@@ -75,13 +67,20 @@ impl Running {
     }
 }
 
+/// Every living process that can be read.
+pub(crate) fn living() -> impl Iterator<Item = Running> {
+    all().filter_map(|(process, alive)| alive.then_some(process))
+}
+
+/// Every process, and whether it lives.
+fn all() -> impl Iterator<Item = (Running, bool)> {
+    let folders = fs::read_dir("/proc").into_iter().flatten();
+    folders.filter_map(|folder| Running::read(&folder.ok()?.path()))
+}
+
 /// The living descendants of a process. Orphans are among them if it is their reaper.
 pub(crate) fn descendants(of: i32) -> Vec<Running> {
-    let mut others: Vec<(Running, bool)> = fs::read_dir("/proc")
-        .into_iter()
-        .flatten()
-        .filter_map(|entry| Running::read(&entry.ok()?.path()))
-        .collect();
+    let mut others: Vec<_> = all().collect();
     let mut found = Vec::new();
     let mut parents = vec![of];
     while let Some(parent) = parents.pop() {

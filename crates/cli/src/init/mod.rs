@@ -1,7 +1,6 @@
 //! `reveille init`: finds backends on this machine's usual ports, writes a config for them, and explains each choice.
 
 mod found;
-mod listener;
 mod process;
 mod recipe;
 #[cfg(test)]

@@ -2,8 +2,7 @@
 //!
 //! Other systems have no `/proc`, and the processes of other users show nothing there: then the origin is unknown.
 
-use super::listener::listener_on;
-use reveille_agent::child::find_program;
+use reveille_agent::{child::find_program, listeners::listener_on};
 use rustix::process::Pid;
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -115,7 +114,8 @@ impl ServerCommand {
 
 /// How the server that listens on this address of this machine was started.
 pub fn origin(address: SocketAddr) -> Origin {
-    let seen = listener_on(address).and_then(|pid| Some((Seen::read(pid)?, Place::of(pid)?)));
+    let listener = listener_on(address).and_then(|process| Pid::from_raw(process.pid));
+    let seen = listener.and_then(|pid| Some((Seen::read(pid)?, Place::of(pid)?)));
     let own = Place::of(rustix::process::getpid());
     match (seen, own) {
         (Some((seen, place)), Some(own)) => classify(&seen, &place, &own),
