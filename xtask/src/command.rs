@@ -1,6 +1,7 @@
 //! Starting other programs.
 
 use std::{
+    env,
     os::unix::process::CommandExt,
     path::Path,
     process::{Command, Stdio},
@@ -16,8 +17,16 @@ pub fn root() -> &'static Path {
 
 /// The `cargo` that started this program, run in the workspace's folder.
 pub fn cargo() -> Command {
-    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    let mut command = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     command.current_dir(root());
+    // It has described this package to this program. Build scripts that ask for these variables would run again, and all that
+    // depends on them would be built again, for each change between `cargo xtask` and `cargo build`.
+    for (name, _) in env::vars_os() {
+        let name = name.to_string_lossy();
+        if name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_") {
+            command.env_remove(&*name);
+        }
+    }
     command
 }
 

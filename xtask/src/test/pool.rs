@@ -3,6 +3,7 @@
 
 use std::{
     io::{self, BufRead, BufReader},
+    iter,
     process::Command,
     sync::{
         Mutex,
@@ -21,6 +22,8 @@ use crate::tools::Tools;
 const PROGRAMS_PER_CPU: usize = 2;
 /// How many tests each of them runs at once.
 const TESTS_PER_PROGRAM: usize = 4;
+/// How many tests the first one runs at once: it runs longest, and by itself in the end.
+const TESTS_OF_THE_FIRST: usize = 8;
 /// How long after the end of a program its output may continue: a process that it left running may hold the pipe for ever.
 const OUTPUT_GRACE: Duration = Duration::from_secs(2);
 
@@ -31,12 +34,13 @@ const STILL_RUNNING: &str = "has been running for over";
 pub fn run(programs: Vec<TestProgram>, tools: &Tools, options: &Options) -> Result<Outcome> {
     let cpus = thread::available_parallelism().map_or(1, usize::from);
     let workers = (PROGRAMS_PER_CPU * cpus).min(programs.len());
-    let queue = Mutex::new(programs.into_iter());
+    let at_once = iter::once(TESTS_OF_THE_FIRST).chain(iter::repeat(TESTS_PER_PROGRAM));
+    let queue = Mutex::new(programs.into_iter().zip(at_once));
     let outcome = Mutex::new(Outcome::default());
     let next = || queue.lock().ok()?.next();
     let work = || -> Result<()> {
-        while let Some(program) = next() {
-            run_one(program, tools, options, &outcome)?;
+        while let Some((program, at_once)) = next() {
+            run_one(program, at_once, tools, options, &outcome)?;
         }
         Ok(())
     };
@@ -48,7 +52,13 @@ pub fn run(programs: Vec<TestProgram>, tools: &Tools, options: &Options) -> Resu
     Ok(outcome.into_inner().expect("no worker panicked"))
 }
 
-fn run_one(program: TestProgram, tools: &Tools, options: &Options, outcome: &Mutex<Outcome>) -> Result<()> {
+fn run_one(
+    program: TestProgram,
+    tests_at_once: usize,
+    tools: &Tools,
+    options: &Options,
+    outcome: &Mutex<Outcome>,
+) -> Result<()> {
     let started = Instant::now();
     let (output, writer) = io::pipe().context("cannot make a pipe")?;
     let mut command = Command::new(&program.path);
@@ -56,7 +66,7 @@ fn run_one(program: TestProgram, tools: &Tools, options: &Options, outcome: &Mut
         .args(&options.runner_args)
         .current_dir(&program.folder)
         .env("CARGO_MANIFEST_DIR", &program.folder)
-        .env("RUST_TEST_THREADS", TESTS_PER_PROGRAM.to_string())
+        .env("RUST_TEST_THREADS", tests_at_once.to_string())
         .stdout(writer.try_clone().context("cannot share a pipe")?)
         .stderr(writer);
     if options.all {
