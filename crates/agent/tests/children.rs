@@ -694,10 +694,10 @@ async fn a_server_that_has_the_port_of_a_served_command_is_never_taken_for_it() 
     assert_eq!((failure.stage.as_str(), failure.reason), ("probe", reason));
     assert!(run.ended().await.is_none());
 
-    let mut run = wake(&serve_beside(&backend, "x", "exec sleep 1000", "300ms"), runner());
+    let mut run = wake(&serve_beside(&backend, "x", "exec sleep 1000", "2s"), runner());
     let failure = outcome(&mut run).await.failure.expect("a failure");
     assert_eq!(failure.kind, WakeFailureKind::Unavailable);
-    let lists = "not available within 300ms (`max_wait`): the server there lists `Org/Model`, `m`, not `x`";
+    let lists = "not available within 2s (`max_wait`): the server there lists `Org/Model`, `m`, not `x`";
     let reason = &failure.reason;
     assert!(
         reason.starts_with(lists) && reason.ends_with(&format!("; {taken}")),

@@ -171,7 +171,7 @@ async fn another_server_on_a_backends_port_is_named_by_the_doctor_and_by_a_test_
     let remedy = "correct `base_url` or `models` in the config, or end the program that listens there";
     alone.assert_problem("provider vllm", lists, remedy);
     alone.assert_problem("provider vllm", &taken, remedy);
-    let served = config.lines("[provider.wake]\ntype = \"command\"\ncommand = \"sleep\"\nargs = [\"1000\"]\nrun = \"serve\"\nmax_wait = \"500ms\"\n");
+    let served = config.lines("[provider.wake]\ntype = \"command\"\ncommand = \"sleep\"\nargs = [\"1000\"]\nrun = \"serve\"\nmax_wait = \"3s\"\n");
     let file = write(&world, "served.toml", &served);
     let woken = Diagnosis::make(&world, &["--config", &file, "--data-dir", &data]).await;
     assert!(
@@ -188,7 +188,7 @@ async fn another_server_on_a_backends_port_is_named_by_the_doctor_and_by_a_test_
     assert_eq!(exit, Exit::Code(1), "{said}");
     for part in [
         format!("not available: {lists}"),
-        format!("FAILED: not available within 500ms (`max_wait`): {lists}"),
+        format!("FAILED: not available within 3s (`max_wait`): {lists}"),
         taken,
     ] {
         assert!(said.contains(&part), "{part}: {said}");

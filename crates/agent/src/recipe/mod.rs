@@ -267,10 +267,11 @@ async fn await_boot(
 /// Probes until the backend is available, for `max_wait`. What listened there `earlier` isn't the backend, but the served command
 /// may be about to end it.
 async fn boot(max_wait: Duration, probe: &Probe, earlier: Option<&Earlier>) -> Result<(), Failed> {
-    let began = Instant::now();
+    let mut first = None;
     loop {
         // Looked at before the probe, which it may answer in its last moment.
         let was_there = OptionFuture::from(earlier.map(Earlier::is_there)).await == Some(true);
+        let began = *first.get_or_insert_with(Instant::now);
         let found = probe.await_available(began + max_wait).await;
         let taken = match earlier {
             Some(earlier) if found.is_err() || was_there => {
