@@ -169,17 +169,17 @@ async fn a_hub_neither_publishes_nor_wakes_itself_whatever_leads_back_to_it() {
         .start();
     init.wait_for_exit(SOON).await;
     assert!(init.log().contains("a Reveille hub"), "{}", init.log());
-    let test = ["test", "direct", "--config", &file];
-    let test: Process = world.reveille("recipe").args(test).start();
-    assert_eq!(test.wait_for_exit(SOON).await, Exit::Code(1), "{}", test.log());
-    assert!(test.log().contains("a Reveille hub answers"), "{}", test.log());
-
     assert!(controller.posts().is_empty(), "no recipe ran");
     let journal = world.journal().await;
     let wakes = journal
         .iter()
         .filter(|commit| commit.data("WakeRequested").is_some());
     assert_eq!(wakes.count(), 0);
+
+    let test = ["test", "direct", "--config", &file];
+    let test: Process = world.reveille("recipe").args(test).start();
+    assert_eq!(test.wait_for_exit(SOON).await, Exit::Code(1), "{}", test.log());
+    assert!(test.log().contains("a Reveille hub answers"), "{}", test.log());
 }
 
 /// A hub with one agent.

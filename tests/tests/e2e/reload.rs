@@ -177,8 +177,8 @@ async fn a_changed_provider_finishes_its_stream_starts_again_and_keeps_those_who
         agent.write(&changed);
         let data_dir = agent.data_dir();
         let (said, late) = tokio::join!(reload(&data_dir), async {
-            wait_until("the reload", SOON, async || {
-                agent.agent.log().contains("reloaded the config").then_some(())
+            wait_until("p leaves", SOON, async || {
+                agent.agent.log().contains("INFO p leaves").then_some(())
             })
             .await;
             api.stream("p").await
