@@ -21,7 +21,11 @@ use answer_model::AnswerModel;
 use bytes::{Bytes, BytesMut};
 use client::{Client, Response, SendError};
 use futures::StreamExt;
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri, response::Parts};
+use http::{
+    HeaderMap, HeaderName, HeaderValue, Method, Uri,
+    header::{CONTENT_LENGTH, TRANSFER_ENCODING},
+    response::Parts,
+};
 use outcome::{Broken, Connecting};
 use parking_lot::RwLock;
 use reveille_bus::relay::{
@@ -368,9 +372,14 @@ fn request_headers(head: &RequestHead, own_hub: &OwnHub) -> HeaderMap {
     headers
 }
 
-/// The listed headers that the relay can carry; a value that isn't text, or is too large, is left out.
+/// The listed headers that the relay can carry; a value that isn't text, or is too large, is left out. So is the length of an
+/// answer in chunks, which they may not have (RFC 9112, 6.3): the caller would read on or stop by it.
 fn response_head(head: &Parts) -> ResponseHead {
-    let headers = RESPONSE_HEADERS.iter().filter_map(|name| {
+    let in_chunks = head.headers.contains_key(TRANSFER_ENCODING);
+    let listed = RESPONSE_HEADERS
+        .iter()
+        .filter(|name| !(in_chunks && **name == CONTENT_LENGTH));
+    let headers = listed.filter_map(|name| {
         let value = std::str::from_utf8(head.headers.get(*name)?.as_bytes()).ok()?;
         (value.len() <= MAX_HEADER_BYTES).then(|| ((*name).to_owned(), value.to_owned()))
     });
@@ -403,6 +412,21 @@ fn rename_in(head: &mut ResponseHead, model: &ModelName) -> Option<AnswerModel> 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_answer_in_chunks_has_no_length() {
+        let mut answer = http::Response::new(());
+        answer.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from(3));
+        let names = |answer: &http::Response<()>| {
+            let (head, ()) = answer.clone().into_parts();
+            let headers = response_head(&head).headers;
+            headers.into_iter().map(|(name, _)| name).collect::<Vec<_>>()
+        };
+        assert_eq!(names(&answer), ["content-length"]);
+        let chunked = HeaderValue::from_static("chunked");
+        answer.headers_mut().insert(TRANSFER_ENCODING, chunked);
+        assert_eq!(names(&answer), [""; 0]);
+    }
 
     #[test]
     fn credentials_and_unknown_headers_never_reach_the_backend() {
