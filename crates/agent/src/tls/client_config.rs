@@ -2,7 +2,7 @@
 
 use super::verifier::{AnyCertificate, Verifier};
 use crate::config::Trust;
-use rustls::{ClientConfig, crypto::CryptoProvider};
+use rustls::{ClientConfig, client::Resumption, crypto::CryptoProvider};
 use std::sync::Arc;
 
 /// The only protocol that is spoken over TLS.
@@ -25,5 +25,7 @@ pub(crate) fn client_config(trust: &Trust) -> Result<ClientConfig, rustls::Error
     };
     let mut config = builder.with_no_client_auth();
     config.alpn_protocols = vec![HTTP_1_1.to_vec()];
+    // A resumed session shows no certificate, so one that has expired since would go on being accepted.
+    config.resumption = Resumption::disabled();
     Ok(config)
 }

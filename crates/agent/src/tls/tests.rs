@@ -4,7 +4,7 @@ use super::*;
 use crate::config::{Address, Trust};
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, date_time_ymd};
 use rustls::{
-    ServerConfig,
+    HandshakeKind, ServerConfig,
     pki_types::{CertificateDer, PrivateKeyDer, ServerName},
 };
 use std::sync::Arc;
@@ -198,6 +198,25 @@ async fn a_trusted_certificate_must_still_be_valid_now_and_for_this_host() {
             let own = certificate.0.clone();
             assert_eq!(greet(&serve(certificate).await, &trusting(&[&own])).await, wrong);
         }
+    }
+}
+
+#[tokio::test]
+async fn each_connection_verifies_the_certificate() {
+    let pair = made("box", LOOPBACK).self_signed();
+    let config = Arc::new(client_config(&trusting(&[&pair.0])).expect("TLS"));
+    let url = serve(pair).await;
+    for _ in 0..3 {
+        let port = url.port().expect("a port");
+        let connection = TcpStream::connect(("127.0.0.1", port)).await.expect("connected");
+        let name = ServerName::try_from("127.0.0.1").expect("a name");
+        let greeted = TlsConnector::from(config.clone()).connect(name, connection).await;
+        let mut connection = greeted.expect("a handshake");
+        // The tickets to resume it come with the answer.
+        let mut answer = Vec::new();
+        connection.read_to_end(&mut answer).await.expect("an answer");
+        let kind = connection.get_ref().1.handshake_kind();
+        assert_eq!(kind, Some(HandshakeKind::Full));
     }
 }
 
