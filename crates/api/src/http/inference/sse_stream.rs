@@ -13,7 +13,10 @@ use futures::{
     stream::{self, BoxStream},
 };
 use std::time::Duration;
-use tokio::time::{Instant, sleep_until};
+use tokio::{
+    task::yield_now,
+    time::{Instant, sleep_until},
+};
 use tracing::{Instrument, Span};
 
 /// How long a backend's connection may stay open after the end of its stream: as a rule both come together.
@@ -77,7 +80,14 @@ impl SseStream {
             biased;
             piece = self.pieces.next() => match piece? {
                 Ok(piece) => Some((Ok(self.pass(piece)), Some(self))),
-                Err(error) => Some((self.broke_off(error), None)),
+                Err(error) => {
+                    if self.on_break == Break::Connection {
+                        // Lets hyper send what it has. It would drop that with the connection, and a caller that hears
+                        // nothing sends its request again.
+                        yield_now().await;
+                    }
+                    Some((self.broke_off(error), None))
+                }
             },
             Some(()) = OptionFuture::from(self.ends_by.map(sleep_until)) => None,
             Some(keepalives) = OptionFuture::from(due) => {

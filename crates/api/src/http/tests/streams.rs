@@ -266,3 +266,19 @@ async fn a_stream_is_over_at_its_end_and_its_backend_is_left() {
             .await;
     }
 }
+
+#[tokio::test]
+async fn an_answer_that_breaks_off_at_once_keeps_its_status_and_what_has_come() {
+    let served = Served::new().await;
+    served.hub.publish("gpu-box/vllm", "m", active());
+    for status in [200, 400, 500] {
+        let words = Bytes::from_static(b"{\"er");
+        let pieces = vec![Ok(words.clone()), Err(RelayError::Closed)];
+        let reply = Reply::Pieces(status, "application/json", pieces);
+        served.hub.replies([reply]);
+        let mut answer = served.chat("m", false).send().await.expect("a head");
+        assert_eq!(answer.status(), status);
+        assert_eq!(answer.chunk().await.expect("a piece"), Some(words));
+        assert!(answer.chunk().await.is_err(), "it is cut");
+    }
+}
