@@ -6,7 +6,7 @@ use crate::{
     connection::Connection,
     entry::{Checkpoint, JournalEntry},
     error::BusError,
-    health::{JournalHealth, JournalTrouble},
+    health::{JournalExtent, JournalHealth, JournalTrouble},
     hub_id::HubId,
     ordered_reader::OrderedReader,
     search::{Beginning, Search},
@@ -185,7 +185,8 @@ impl Follower {
                     Err(_) => return Err(BusError::Unavailable("the connection was closed".to_owned())),
                 },
                 () = tokio::time::sleep_until(reading.check_at) => {
-                    if !reading.is_current(done).await {
+                    let health = self.guard.is_some().then(|| self.connection.health());
+                    if !reading.is_current(done, health).await {
                         self.restart("the stream was replaced, or its consumer fell silent");
                     }
                 }
@@ -286,7 +287,7 @@ impl Follower {
 
 impl Reading {
     /// Whether the stream is still the same and everything in it has arrived.
-    async fn is_current(&mut self, done: u64) -> bool {
+    async fn is_current(&mut self, done: u64, health: Option<&JournalHealth>) -> bool {
         let info = self.stream.get_info().await;
         self.check_at = Instant::now() + CHECK_EVERY;
         // During an outage, the connection or the reader notices its end.
@@ -294,6 +295,9 @@ impl Reading {
         let replaced = info.created != self.stream.cached_info().created;
         if replaced || info.state.last_sequence < done || !streams::is_journal(&info.config) {
             return false;
+        }
+        if let Some(health) = health {
+            health.seen(JournalExtent::of(&info));
         }
         // A commit may be on its way; if it still is at the next check, the reader is stuck.
         let behind_at = (info.state.last_sequence > done).then_some(done);

@@ -1,6 +1,7 @@
 //! What keeps a process from using its journal, as the parts of the process find it out.
 
 use crate::hub_id::HubId;
+use async_nats::jetstream::stream::Info;
 use std::{sync::Arc, time::Duration};
 use thiserror::Error;
 use tokio::sync::watch;
@@ -30,6 +31,40 @@ pub(crate) struct NotStored {
     pub(crate) why: String,
     /// Whether the stream's own settings forbid it; otherwise the server is unable to.
     pub(crate) by_settings: bool,
+    /// The journal then, as soon as it could be looked at.
+    pub(crate) journal: Option<JournalExtent>,
+}
+
+/// How far the journal goes, and how far it may.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct JournalExtent {
+    last_sequence: u64,
+    max_messages: i64,
+    max_bytes: i64,
+}
+
+impl JournalExtent {
+    pub(crate) const fn of(info: &Info) -> Self {
+        Self {
+            last_sequence: info.state.last_sequence,
+            max_messages: info.config.max_messages,
+            max_bytes: info.config.max_bytes,
+        }
+    }
+
+    const fn limits(self) -> (i64, i64) {
+        (self.max_messages, self.max_bytes)
+    }
+}
+
+impl NotStored {
+    /// Whether the journal, as it is now, shows that this is over: it has a newer commit, or the limit that forbade one has
+    /// been changed.
+    fn is_past(&self, now: JournalExtent) -> bool {
+        self.journal.is_some_and(|then| {
+            now.last_sequence > then.last_sequence || (self.by_settings && now.limits() != then.limits())
+        })
+    }
 }
 
 #[derive(Debug, Clone, Default)]
@@ -64,6 +99,7 @@ impl State {
                 why,
                 by_settings: true,
             }) => return Some(JournalTrouble::Full(why.clone())),
+                ..
             Some(NotStored { why, .. }) => why,
             None if self.canaries_missing => "NATS stores no heartbeats",
             None => return None,
@@ -122,6 +158,7 @@ impl JournalHealth {
         self.state.send_if_modified(|state| {
             let changed = state.disk != why;
             state.disk = why;
+            let why = why.filter(|_| state.is_unwritten());
             changed
         });
     }
@@ -160,6 +197,15 @@ impl JournalHealth {
 
     /// Whether canaries are missing although NATS answers.
     pub(crate) fn canaries_missing(&self, missing: bool) {
+    /// The journal as it is now. Another replica may have been able to append to it, and this one may have nothing to append.
+    pub(crate) fn seen(&self, now: JournalExtent) {
+        self.change(|state| match &mut state.commits {
+            Some(commits) if commits.is_past(now) => state.commits = None,
+            Some(commits) => _ = commits.journal.get_or_insert(now),
+            None => {}
+        });
+    }
+
         self.change(|state| state.canaries_missing = missing);
     }
 
@@ -193,6 +239,7 @@ mod tests {
 
     #[test]
     fn a_lost_journal_says_more_than_a_full_one() {
+            journal: None,
         let health = JournalHealth::default();
         assert_eq!(health.trouble(), None);
         health.stored(Err(unable()));
@@ -255,6 +302,43 @@ mod tests {
         health.stored(Err(unable()));
         tokio::time::sleep(Duration::from_secs(9)).await;
         health.stored(Ok(()));
+    #[test]
+    fn a_newer_commit_shows_that_the_journal_takes_commits_again_and_so_does_another_limit() {
+        let then = JournalExtent {
+            last_sequence: 7,
+            max_messages: 7,
+            max_bytes: -1,
+        };
+        let newer = JournalExtent {
+            last_sequence: 8,
+            ..then
+        };
+        let raised = JournalExtent {
+            max_messages: 9,
+            ..then
+        };
+        for (by_settings, now, is_past) in [
+            (true, then, false),
+            (true, newer, true),
+            (true, raised, true),
+            (false, newer, true),
+            (false, raised, false),
+        ] {
+            for journal in [Some(then), None] {
+                let health = JournalHealth::default();
+                health.stored(Err(NotStored {
+                    by_settings,
+                    journal,
+                    ..unable()
+                }));
+                health.seen(then);
+                assert!(health.trouble().is_some());
+                health.seen(now);
+                assert_eq!(health.trouble().is_none(), is_past, "{by_settings} {now:?}");
+            }
+        }
+    }
+
         tokio::time::sleep(Duration::from_secs(9)).await;
         assert!(!waiting.is_finished());
         health.stored(Err(unable()));

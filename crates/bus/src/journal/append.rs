@@ -8,8 +8,8 @@ use super::{
 use crate::{
     commit::Commit,
     error::BusError,
-    health::{JournalTrouble, NotStored},
-    streams,
+    health::{JournalExtent, JournalTrouble, NotStored},
+    streams::{self, JOURNAL_STREAM},
     subjects::AggregateId,
 };
 use async_nats::{
@@ -94,7 +94,11 @@ impl From<PubAck> for PublishOutcome {
                 let why = format!("{} (code {})", error.description, error.err_code);
                 let by_settings = error.err_code == SEALED_CODE || error.description.starts_with(AT_A_LIMIT);
                 if by_settings || UNABLE_CODES.contains(&error.err_code) {
-                    Self::NotStored(NotStored { why, by_settings })
+                    Self::NotStored(NotStored {
+                        why,
+                        by_settings,
+                        journal: None,
+                    })
                 } else {
                     Self::Refused(why)
                 }
@@ -163,10 +167,11 @@ impl Journal {
                     let unable = || NotStored {
                         why: reason.clone(),
                         by_settings: false,
+                        journal: None,
                     };
                     let given_up = is_final.or_else(|| self.stores_nothing(begun).then(unable));
                     if let Some(given_up) = given_up {
-                        return Err(self.not_stored(given_up));
+                        return Err(self.not_stored(given_up).await);
                     }
                 }
                 Err(error @ BusError::NoStream { .. }) => return Err(error),
@@ -197,9 +202,11 @@ impl Journal {
         known || begun.elapsed() >= GIVE_UP_STORING_AFTER
     }
 
-    fn not_stored(&self, refusal: NotStored) -> BusError {
+    async fn not_stored(&self, refusal: NotStored) -> BusError {
         let why = JournalTrouble::Full(refusal.why.clone());
-        self.health.stored(Err(refusal));
+        let stream = streams::open(&self.js, JOURNAL_STREAM).await.ok();
+        let journal = stream.map(|stream| JournalExtent::of(stream.cached_info()));
+        self.health.stored(Err(NotStored { journal, ..refusal }));
         self.health.trouble().unwrap_or(why).into()
     }
 

@@ -277,3 +277,31 @@ async fn a_journal_at_a_limit_refuses_at_once_and_says_so_until_it_takes_commits
     commit(&journal, &agent_key()).await;
     assert_eq!(connection.health().trouble(), None);
 }
+
+/// Each replica knows of its own commits only, and a load balancer gives none to one that isn't ready.
+#[tokio::test]
+async fn a_replica_sees_that_the_journal_takes_commits_again_without_appending_one() {
+    let (nats, connection, journal) = journal().await;
+    commit(&journal, &agent_key()).await;
+    let guard = Guard::over(&nats, Beginning::default()).await;
+    let js = connection.jetstream();
+    let stream = js.get_stream(JOURNAL_STREAM).await.unwrap();
+    let ours = stream.cached_info().config.clone();
+    for another_appends in [true, false] {
+        let info = js.get_stream(JOURNAL_STREAM).await.unwrap().cached_info().clone();
+        let mut theirs = info.config.clone();
+        theirs.max_messages = i64::try_from(info.state.messages).unwrap();
+        js.update_stream(theirs).await.unwrap();
+        Journal::of(&guard.connection)
+            .execute::<Agent>(&agent_key(), crate::events::connect(), &crate::events::meta(1))
+            .await
+            .unwrap_err();
+        let trouble = guard.connection.health().trouble();
+        assert!(matches!(trouble, Some(JournalTrouble::Full(_))), "{trouble:?}");
+        js.update_stream(ours.clone()).await.unwrap();
+        if another_appends {
+            commit(&journal, &agent_key()).await;
+        }
+        guard.found().await;
+    }
+}
