@@ -1,5 +1,5 @@
 //! How many wakes each key has started within the last hour, in the whole cluster: counted from the journal, where every
-//! wake's cause names its key.
+//! wake's cause names its key. A wake that was withdrawn before anything was run has cost nobody anything, and doesn't count.
 //!
 //! Two replicas that decide at the same moment don't see each other's decision: a key may then start one wake too many in
 //! each. Both refuse the next one.
@@ -8,7 +8,7 @@ use super::Denied;
 use futures::StreamExt;
 use parking_lot::{Mutex, MutexGuard};
 use reveille_bus::{BusError, Journal, commit::AnyCommit};
-use reveille_domain::{KeyId, ProviderEvent, Timestamp, WakeId, key::MAX_WAKES_PER_HOUR};
+use reveille_domain::{KeyId, ProviderEvent, Timestamp, WakeFailureKind, WakeId, key::MAX_WAKES_PER_HOUR};
 use std::{
     collections::{HashMap, VecDeque},
     sync::Arc,
@@ -18,6 +18,8 @@ use tokio::sync::watch;
 
 /// The period over which a key's wakes are counted.
 const WINDOW: Duration = Duration::from_secs(60 * 60);
+/// How many withdrawn wakes are remembered.
+const MAX_WITHDRAWN: usize = 1_024;
 
 /// The wakes of all keys. Cheap to clone.
 #[derive(Debug, Clone, Default)]
@@ -36,6 +38,8 @@ struct Inner {
 struct Counts {
     /// The wakes that each key has started, oldest first.
     started: HashMap<KeyId, VecDeque<(Timestamp, WakeId)>>,
+    /// The last wakes that were withdrawn: the fold may have their end before the count of the last hour has their beginning.
+    withdrawn: VecDeque<WakeId>,
     /// Wakes that are being requested.
     reserved: HashMap<KeyId, u32>,
     /// How often the counts were reset.
@@ -43,13 +47,21 @@ struct Counts {
 }
 
 impl Quota {
-    /// Counts the wakes that these events began; a wake counts once.
+    /// Counts the wakes that these events began, each once, and no longer those that they withdrew.
     pub(crate) fn take(&self, events: &[ProviderEvent]) {
         for event in events {
-            if let ProviderEvent::WakeRequested { wake } = event
-                && let Some(key) = wake.cause.key()
-            {
-                self.lock().note(key, wake.requested_at_ms, wake.id);
+            match event {
+                ProviderEvent::WakeRequested { wake } => {
+                    if let Some(key) = wake.cause.key() {
+                        self.lock().note(key, wake.requested_at_ms, wake.id);
+                    }
+                }
+                ProviderEvent::WakeFailed { wake_id, failure, .. }
+                    if failure.kind == WakeFailureKind::NotNeeded =>
+                {
+                    self.lock().withdraw(*wake_id);
+                }
+                _ => {}
             }
         }
     }
@@ -85,6 +97,7 @@ impl Quota {
     pub(super) fn reset(&self) {
         let mut counts = self.lock();
         counts.started.clear();
+        counts.withdrawn.clear();
         counts.resets += 1;
         self.inner.counted.send_replace(false);
     }
@@ -123,6 +136,9 @@ impl Quota {
 
 impl Counts {
     fn note(&mut self, key: &KeyId, at: Timestamp, wake: WakeId) {
+        if self.withdrawn.contains(&wake) {
+            return;
+        }
         let started = self.started.entry(key.clone()).or_default();
         if started.iter().any(|(_, known)| *known == wake) {
             return;
@@ -131,6 +147,19 @@ impl Counts {
         started.insert(place, (at, wake));
         if started.len() > MAX_WAKES_PER_HOUR as usize {
             started.pop_front();
+        }
+    }
+
+    fn withdraw(&mut self, wake: WakeId) {
+        if self.withdrawn.contains(&wake) {
+            return;
+        }
+        for started in self.started.values_mut() {
+            started.retain(|(_, known)| *known != wake);
+        }
+        self.withdrawn.push_back(wake);
+        if self.withdrawn.len() > MAX_WITHDRAWN {
+            self.withdrawn.pop_front();
         }
     }
 }
@@ -157,7 +186,7 @@ impl Drop for Reservation {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use reveille_domain::{Wake, WakeCause};
+    use reveille_domain::{Failures, Wake, WakeCause, WakeFailure};
     use uuid::Uuid;
 
     fn key() -> KeyId {
@@ -176,6 +205,17 @@ mod tests {
             deadline_ms: at(secs + 60),
         };
         [ProviderEvent::WakeRequested { wake }]
+    }
+
+    fn ended(number: u128, kind: WakeFailureKind) -> [ProviderEvent; 1] {
+        [ProviderEvent::WakeFailed {
+            wake_id: WakeId(Uuid::from_u128(number)),
+            report: None,
+            failure: WakeFailure::new(kind, "group", "nobody waits"),
+            stages: vec![],
+            failures: Failures::default(),
+            at_ms: at(1),
+        }]
     }
 
     fn counted() -> Quota {
@@ -210,6 +250,27 @@ mod tests {
             quota.take(&started(1, 0));
         }
         assert_eq!(refused(&quota, 2, 1), None);
+    }
+
+    #[test]
+    fn a_wake_that_was_withdrawn_does_not_count_in_whatever_order_its_events_are_read() {
+        let (begun, withdrawn) = (started(1, 0), ended(1, WakeFailureKind::NotNeeded));
+        for order in [
+            [&begun, &withdrawn].as_slice(),
+            &[&withdrawn, &begun],
+            &[&begun, &withdrawn, &begun, &withdrawn],
+        ] {
+            let quota = counted();
+            for events in order {
+                quota.take(*events);
+            }
+            assert_eq!(refused(&quota, 1, 2), None);
+        }
+        let quota = counted();
+        quota.take(&begun);
+        quota.take(&ended(1, WakeFailureKind::GroupBlocked));
+        quota.take(&ended(2, WakeFailureKind::NotNeeded));
+        assert!(refused(&quota, 1, 2).is_some(), "any other end counts");
     }
 
     #[test]
@@ -250,8 +311,10 @@ mod tests {
         let quota = counted();
         for number in 0..u128::from(MAX_WAKES_PER_HOUR) * 2 {
             quota.take(&started(number, 0));
+            quota.take(&ended(u128::MAX - number, WakeFailureKind::NotNeeded));
         }
-        let held = quota.lock().started[&key()].len();
-        assert_eq!(held, MAX_WAKES_PER_HOUR as usize);
+        let counts = quota.lock();
+        assert_eq!(counts.started[&key()].len(), MAX_WAKES_PER_HOUR as usize);
+        assert_eq!(counts.withdrawn.len(), MAX_WITHDRAWN);
     }
 }
