@@ -118,9 +118,9 @@ pub(crate) struct Suspicion {
 }
 
 impl Suspicion {
-    /// After a failure of a request that was sent at `sent_at`, by the provider's state at `sequence`.
-    pub fn first(failure: Failure, sequence: u64, sent_at: Instant, now: Instant) -> Self {
-        let pause = FIRST_PAUSE.max(now - sent_at);
+    /// After a failure of a request that was sent by the provider's state at `sequence`, and that had `waited` in vain.
+    pub fn first(failure: Failure, sequence: u64, waited: Duration, now: Instant) -> Self {
+        let pause = waited.clamp(FIRST_PAUSE, LONGEST_PAUSE);
         Self {
             sequence,
             failures: 1,
@@ -132,21 +132,21 @@ impl Suspicion {
         }
     }
 
-    /// After another failure. Only the trial of a request that was sent after the last failure lengthens the pause: many
-    /// requests may have been on their way at once. The pause is never shorter than the failed request took, since somebody
-    /// waited for that.
-    pub fn and(&mut self, failure: Failure, sequence: u64, sent_at: Instant, now: Instant) {
+    /// After another failure, of a request that was sent at `sent_at`. Only one that was sent after the last failure doubles the
+    /// pause: many requests may have been on their way at once. Up to its longest, the pause is no shorter than the failed
+    /// request has waited, since somebody waited for that.
+    pub fn and(&mut self, failure: Failure, sequence: u64, sent_at: Instant, waited: Duration, now: Instant) {
         if self.is_void(sequence) {
-            *self = Self::first(failure, sequence, sent_at, now);
+            *self = Self::first(failure, sequence, waited, now);
             return;
         }
         if sequence < self.sequence {
             return;
         }
         if sent_at >= self.last_at {
-            self.pause = (self.pause * 2).min(LONGEST_PAUSE);
+            self.pause *= 2;
         }
-        self.pause = self.pause.max(now - sent_at);
+        self.pause = self.pause.max(waited).min(LONGEST_PAUSE);
         self.failures = self.failures.saturating_add(1);
         self.last = failure;
         self.last_at = now;
@@ -233,11 +233,11 @@ mod tests {
         let now = Instant::now();
         let unreachable = RelayFault::new(FaultCode::BackendUnavailable, "a sentence");
         let unreachable = Failure::in_error(&unreachable.into()).expect("a failure");
-        assert!(Suspicion::first(unreachable, AT, now, now).is_sure());
-        let mut suspicion = Suspicion::first(failure(), AT, now, now);
+        assert!(Suspicion::first(unreachable, AT, Duration::ZERO, now).is_sure());
+        let mut suspicion = Suspicion::first(failure(), AT, Duration::ZERO, now);
         for failures in 1..SURE_AFTER {
             assert!(!suspicion.is_sure(), "{failures}");
-            suspicion.and(failure(), AT, now, now);
+            suspicion.and(failure(), AT, now, Duration::ZERO, now);
         }
         assert!(suspicion.is_sure());
     }
@@ -266,14 +266,14 @@ mod tests {
     #[test]
     fn trials_come_at_growing_intervals_and_one_at_a_time() {
         let mut now = Instant::now();
-        let mut suspicion = Suspicion::first(failure(), AT, now, now);
+        let mut suspicion = Suspicion::first(failure(), AT, Duration::ZERO, now);
         for pause in [1, 2, 4, 8, 16, 32, 60, 60] {
             assert!(!suspicion.is_due(now + secs(pause) - Duration::from_millis(1)));
             now += secs(pause);
             assert!(suspicion.is_due(now));
             suspicion.tried(now);
             assert!(!suspicion.is_due(now), "one request at a time");
-            suspicion.and(failure(), AT, now, now);
+            suspicion.and(failure(), AT, now, Duration::ZERO, now);
         }
         assert_eq!(suspicion.failures, 9);
     }
@@ -281,31 +281,34 @@ mod tests {
     #[test]
     fn requests_that_fail_together_count_as_one_step() {
         let now = Instant::now();
-        let mut suspicion = Suspicion::first(failure(), AT, now, now + secs(1));
+        let mut suspicion = Suspicion::first(failure(), AT, secs(1), now + secs(1));
         for _ in 0..9 {
-            suspicion.and(failure(), AT, now, now + secs(1));
+            suspicion.and(failure(), AT, now, secs(1), now + secs(1));
         }
         assert_eq!(suspicion.failures, 10);
         assert!(suspicion.is_due(now + secs(2)));
     }
 
     #[test]
-    fn a_member_that_keeps_a_request_waiting_is_tried_no_more_often_than_that() {
+    fn a_member_that_keeps_a_request_waiting_is_tried_no_more_often_than_that_up_to_the_longest_pause() {
         let now = Instant::now();
-        let ended = now + secs(600);
-        let suspicion = Suspicion::first(failure(), AT, now, ended);
-        assert!(!suspicion.is_due(ended + secs(599)) && suspicion.is_due(ended + secs(600)));
+        for (waited, pause) in [(0, 1), (20, 20), (600, 60)] {
+            let mut suspicion = Suspicion::first(failure(), AT, secs(waited), now);
+            assert!(!suspicion.is_due(now + secs(pause - 1)) && suspicion.is_due(now + secs(pause)));
+            suspicion.and(failure(), AT, now, secs(600), now);
+            assert!(!suspicion.is_due(now + secs(59)) && suspicion.is_due(now + secs(60)));
+        }
     }
 
     #[test]
     fn a_later_commit_of_the_provider_begins_afresh() {
         let now = Instant::now();
-        let mut suspicion = Suspicion::first(failure(), AT, now, now);
-        suspicion.and(failure(), AT, now, now);
+        let mut suspicion = Suspicion::first(failure(), AT, Duration::ZERO, now);
+        suspicion.and(failure(), AT, now, Duration::ZERO, now);
         assert!(!suspicion.is_void(AT) && suspicion.is_void(AT + 1));
-        suspicion.and(failure(), AT + 1, now, now);
+        suspicion.and(failure(), AT + 1, now, Duration::ZERO, now);
         assert_eq!(suspicion.failures, 1);
-        suspicion.and(failure(), AT, now, now);
+        suspicion.and(failure(), AT, now, Duration::ZERO, now);
         assert_eq!(suspicion.failures, 1, "it is about the backend as it was before");
     }
 }

@@ -52,6 +52,8 @@ pub(super) struct Attempt {
 pub(crate) struct FailedRequests {
     /// Whether none has succeeded since, so that other members of its pools come first.
     pub suspect: bool,
+    /// When the last piece of its answer came, or else when it was sent.
+    heard_at: Instant,
     /// How many.
     count: u32,
     first_at_ms: Timestamp,
@@ -101,7 +103,8 @@ impl Members {
             members: self.clone(),
             provider: id.clone(),
             sequence: snapshot.sequence,
-            sent_at: Instant::now(),
+            sent_at: now,
+            heard_at: now,
             _in_flight: in_flight,
         }
     }
@@ -116,6 +119,7 @@ impl Members {
         let inner = self.inner.lock();
         let suspicion = inner
             .suspicion(snapshot)
+        let now = Instant::now();
             .filter(|suspicion| suspicion.failures > 1)?;
         Some(suspicion.first_at.elapsed())
     }
@@ -197,22 +201,29 @@ impl Attempt {
         let mut inner = self.members.inner.lock();
         let slot = &mut inner.member(id).suspicion;
         if let Some(suspicion) = slot {
-            return suspicion.and(failure, self.sequence, self.sent_at, now);
+            return suspicion.and(failure, self.sequence, self.sent_at, waited, now);
         }
         info!(provider.name = %id, "a request failed at {id}, so other providers of its models come first: {failure}");
-        *slot = Some(Suspicion::first(failure, self.sequence, self.sent_at, now));
+        *slot = Some(Suspicion::first(failure, self.sequence, waited, now));
     }
 
     /// The member has begun a successful answer.
     pub fn served(&self) {
         let id = &self.provider;
         let mut inner = self.members.inner.lock();
+        self.heard_at = self.sent_at;
+    }
+
+    /// A piece of the answer has come.
+    pub fn heard(&mut self) {
+        self.heard_at = Instant::now();
         let member = inner.member(id);
         if let Some(suspicion) = member.suspicion.take() {
             info!(provider.name = %id, "{id} answers again after failed requests: {}", suspicion.failures);
             member.past = Some(suspicion);
         }
     }
+        let waited = now - self.heard_at;
 }
 
 fn wall_clock(at: Instant) -> Timestamp {
@@ -221,7 +232,7 @@ fn wall_clock(at: Instant) -> Timestamp {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use reveille_domain::{
         Epoch, Failures, ModelName, ProviderSpec, ReportSeq,
@@ -229,7 +240,7 @@ mod tests {
     };
     use tokio::time::advance;
 
-    fn snapshot_at(provider: &str, sequence: u64) -> Arc<ProviderSnapshot> {
+    pub(in crate::inference) fn snapshot_at(provider: &str, sequence: u64) -> Arc<ProviderSnapshot> {
         let models = vec![ModelName::parse("m").expect("legal")];
         let provider = Registered {
             id: provider.parse().expect("legal"),

@@ -76,7 +76,7 @@ impl ResponseBody {
 
     /// Keeps `attempt` until the last piece has come. `first_byte`, of a successful answer: the first piece tells it, and
     /// shows that the backend works. An error shows that it doesn't.
-    pub(super) fn observed(self, attempt: Attempt, mut first_byte: Option<FirstByte>) -> Self {
+    pub(super) fn observed(self, mut attempt: Attempt, mut first_byte: Option<FirstByte>) -> Self {
         match self {
             Self::Whole(bytes) => {
                 if let Some(first_byte) = first_byte {
@@ -88,6 +88,7 @@ impl ResponseBody {
             Self::Pieces(pieces) => {
                 let observed = pieces.inspect(move |piece| match piece {
                     Ok(_) => {
+                        attempt.heard();
                         if let Some(first_byte) = first_byte.take() {
                             first_byte.seen();
                             attempt.served();
@@ -133,5 +134,50 @@ impl Reserved for Reservation<'_> {
             None => ResponseBody::Pieces(body.boxed()),
         };
         Ok((head, body))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        inference::{
+            choice::Reach,
+            members::{Members, tests::snapshot_at},
+        },
+        metrics::Metrics,
+    };
+    use reveille_bus::relay::{FaultCode, RelayFault};
+    use std::time::Duration;
+
+    /// A long stream's beginning says nothing of its end: only its last silence was waited for.
+    #[tokio::test(start_paused = true)]
+    async fn a_stream_that_breaks_keeps_its_member_away_no_longer_than_its_last_silence() {
+        let members = Members::new(Metrics::default());
+        let pool = ["a/p", "b/p"].map(|id| snapshot_at(id, 7));
+        let broke_off = RelayFault::new(FaultCode::BackendFailed, "it closed the connection").into();
+        let ends = [(600, Ok(Bytes::from_static(b"x"))), (4, Err(broke_off))];
+        let pieces = stream::iter(ends).then(async |(secs, piece)| {
+            tokio::time::sleep(Duration::from_secs(secs)).await;
+            piece
+        });
+        let first_byte = Some(Metrics::default().first_byte(Instant::now(), false));
+        let body = ResponseBody::Pieces(Box::pin(pieces)).observed(members.enter(&pool[0]), first_byte);
+        let ResponseBody::Pieces(pieces) = body else {
+            panic!("it comes in pieces")
+        };
+        assert_eq!(pieces.count().await, 2);
+        let next = || {
+            members
+                .choose(&pool, Reach::All, &[])
+                .expect("one")
+                .provider
+                .id
+                .to_string()
+        };
+        tokio::time::advance(Duration::from_millis(3_900)).await;
+        assert_eq!(next(), "b/p");
+        tokio::time::advance(Duration::from_millis(100)).await;
+        assert_eq!(next(), "a/p", "the trial");
     }
 }
