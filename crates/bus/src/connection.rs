@@ -14,7 +14,12 @@ use backon::{BackoffBuilder, ExponentialBuilder};
 use bytes::Bytes;
 use serde::Deserialize;
 use std::{path::PathBuf, time::Duration};
-use tokio::{io::AsyncReadExt, net::TcpStream, sync::watch, time::timeout};
+use tokio::{
+    io::AsyncReadExt,
+    net::TcpStream,
+    sync::watch,
+    time::{Instant, timeout},
+};
 use tracing::{info, warn};
 
 /// The oldest nats-server that is supported: its streams know message TTLs and the options that the journal forbids.
@@ -37,6 +42,9 @@ const GREETS_WITHIN: Duration = Duration::from_millis(1_500);
 const JETSTREAM_INFO: &str = "$JS.API.INFO";
 /// How long JetStream may take to answer before the request is sent again.
 const JETSTREAM_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long a cluster may be without a server that has JetStream, as while its servers start, and how often it is asked.
+const JETSTREAM_STARTS_WITHIN: Duration = Duration::from_secs(30);
+const JETSTREAM_POLL: Duration = Duration::from_secs(1);
 /// How many messages a subscription holds before it drops some. Frames are numbered, so a loss is noticed.
 const SUBSCRIPTION_CAPACITY: usize = 65_536;
 
@@ -217,20 +225,27 @@ impl Connection {
         js
     }
 
-    /// Refuses a server or an account without JetStream. An outage of it is none of these.
+    /// Refuses a server, a cluster or an account without JetStream. An outage of it is none of these.
     async fn check_jetstream(&self) -> Result<(), BusError> {
-        let answer = self.client.request(JETSTREAM_INFO, Bytes::new()).await;
-        let is_off = match answer {
-            Ok(answer) => says_off(&answer.payload),
-            // In a cluster another server may have it, and be about to start.
-            Err(error) => {
-                error.kind() == RequestErrorKind::NoResponders && self.client.server_info().cluster.is_none()
+        let (begun, mut logged) = (Instant::now(), false);
+        loop {
+            let nobody_has_it = match self.client.request(JETSTREAM_INFO, Bytes::new()).await {
+                Ok(answer) if says_off(&answer.payload) => return Err(BusError::NoJetStream),
+                Ok(_) => false,
+                Err(error) => error.kind() == RequestErrorKind::NoResponders,
+            };
+            if !nobody_has_it {
+                return Ok(());
             }
-        };
-        if is_off {
-            Err(BusError::NoJetStream)
-        } else {
-            Ok(())
+            // Another server of a cluster may have it, and be about to start.
+            let is_alone = self.client.server_info().cluster.is_none();
+            if is_alone || begun.elapsed() >= JETSTREAM_STARTS_WITHIN {
+                return Err(BusError::NoJetStream);
+            }
+            if !std::mem::replace(&mut logged, true) {
+                info!("no server of the NATS cluster has JetStream yet, waiting for one");
+            }
+            tokio::time::sleep(JETSTREAM_POLL).await;
         }
     }
 

@@ -6,7 +6,8 @@ use reveille_bus::{
     BusError, Connection, Follow, Follower, HEARTBEATS_STREAM, JOURNAL_STREAM, NatsAccess, access::Role,
     ensure_streams,
 };
-use reveille_tests::Nats;
+use reveille_tests::{Folder, Launch, Nats, Port, nats_server};
+use std::fs;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpListener,
@@ -159,4 +160,21 @@ async fn a_server_that_comes_late_is_waited_for() {
     let connection = opened.await.unwrap();
     assert!(connection.is_connected());
     assert_eq!(*connection.generation().borrow(), 1);
+}
+
+#[tokio::test]
+async fn a_cluster_without_jetstream_is_refused_once_its_other_servers_had_time_to_start() {
+    let (folder, port, routes) = (Folder::new(), Port::claim(), Port::claim());
+    let config = folder.path().join("nats.conf");
+    let (listen, cluster) = (port.address(), routes.address());
+    let text = format!("listen: \"{listen}\"\ncluster {{ name: test, listen: \"{cluster}\" }}\n");
+    fs::write(&config, text).unwrap();
+    let _server = Launch::new(nats_server(), folder.path().join("nats.log"))
+        .arg("--config")
+        .arg(&config)
+        .start();
+    let options = NatsAccess::open(&format!("nats://{listen}"), Role::Admin).named("test");
+    let opened = tokio::time::timeout(PATIENCE, Connection::open(&options)).await;
+    let error = opened.expect("an end").unwrap_err();
+    assert!(matches!(error, BusError::NoJetStream), "{error}");
 }
