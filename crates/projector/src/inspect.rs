@@ -17,15 +17,15 @@ pub struct DatabaseHealth {
     pub tables: Tables,
 }
 
-/// The tables with the names of Reveille's.
+/// The tables where Reveille's are, or would be.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Tables {
     /// Reveille's own.
     Ours,
     /// There are none yet.
     Missing,
-    /// These belong to another program.
-    Foreign(Vec<String>),
+    /// They belong to another program: their names, or the first of them.
+    Foreign(String),
 }
 
 /// Looks at the database at `url`.
@@ -50,7 +50,7 @@ async fn look(connection: &mut PgConnection) -> sqlx::Result<DatabaseHealth> {
     let foreign = migrate::foreign_tables(&mut tx).await?;
     tx.rollback().await?;
     let tables = match is_there {
-        _ if !foreign.is_empty() => Tables::Foreign(foreign),
+        _ if !foreign.is_empty() => Tables::Foreign(migrate::listed(&foreign)),
         true => Tables::Ours,
         false => Tables::Missing,
     };

@@ -17,12 +17,16 @@ const APPLIED: &str = "CREATE TABLE IF NOT EXISTS _sqlx_migrations (version bigi
      description text NOT NULL, installed_on timestamptz NOT NULL DEFAULT now(), success boolean NOT NULL, \
      checksum bytea NOT NULL, execution_time bigint NOT NULL)";
 
-/// Tables with our names in the schema where ours would be created, which no migration of ours has created.
+/// The tables and views in the schema where ours would be created, if no migration of ours has been there; those of extensions
+/// don't count. Also whatever else has one of our names.
 const FOREIGN: &str = "SELECT relname::text FROM pg_class \
-     WHERE relnamespace = to_regnamespace(quote_ident(current_schema())) AND relname = ANY($1) \
+     WHERE relnamespace = to_regnamespace(quote_ident(current_schema())) \
+       AND (relname = ANY($1) OR relkind IN ('r', 'p', 'v', 'm', 'f') \
+            AND NOT EXISTS (SELECT FROM pg_depend WHERE classid = 'pg_class'::regclass \
+                            AND objid = pg_class.oid AND deptype = 'e')) \
        AND NOT EXISTS (SELECT FROM pg_class WHERE relname = '_sqlx_migrations' \
                        AND relnamespace = to_regnamespace(quote_ident(current_schema()))) \
-     ORDER BY relname";
+     ORDER BY relname = ANY($1) DESC, relname";
 
 /// The tables of this version.
 const TABLES: [&str; 5] = ["checkpoint", "commits", "events", "llms", "wakes"];
@@ -54,6 +58,9 @@ impl From<MigrateError> for Failed {
     }
 }
 
+/// How many of another program's tables a text names.
+const NAMED: usize = 5;
+
 /// What to do about tables of another program.
 const ELSEWHERE: &str = "give Reveille a database of its own, or a schema of its own in this one (CREATE SCHEMA reveille, \
      and ALTER ROLE … SET search_path = reveille for the role that it connects with)";
@@ -68,15 +75,24 @@ pub(crate) async fn up_to_date(db: &mut PgConnection) -> Result<(), Failed> {
     let foreign = foreign_tables(db).await?;
     if !foreign.is_empty() {
         return Err(Failed::Schema(format!(
-            "another program has tables there with the names of Reveille's ({}), and they were left as they are; {ELSEWHERE}",
-            foreign.join(", ")
+            "another program has tables there ({}), and nothing was written; {ELSEWHERE}",
+            listed(&foreign)
         )));
     }
     sqlx::migrate!().run_direct(&mut Unnamed(db)).await?;
     Ok(())
 }
 
-/// Tables of another program where ours would be.
+/// The first of these tables, and how many others there are.
+pub(crate) fn listed(tables: &[String]) -> String {
+    let (named, others) = tables.split_at(tables.len().min(NAMED));
+    match others.len() {
+        0 => named.join(", "),
+        others => format!("{} and {others} more", named.join(", ")),
+    }
+}
+
+/// Tables of another program where ours would be, those with our names first.
 pub(crate) async fn foreign_tables(db: &mut PgConnection) -> sqlx::Result<Vec<String>> {
     sql::query_scalar(FOREIGN).bind(TABLES).fetch_all(db).await
 }

@@ -35,10 +35,7 @@ pub async fn look(url: &str, journal: Option<u64>, findings: &mut Findings) {
                 ),
                 Tables::Foreign(tables) => findings.problem(
                     "schema",
-                    format!(
-                        "another program has tables there with the names of Reveille's: {}",
-                        tables.join(", ")
-                    ),
+                    format!("another program has tables there: {tables}"),
                     "give Reveille a database or a schema of its own; it leaves those tables as they are",
                 ),
             }

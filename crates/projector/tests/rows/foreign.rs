@@ -31,6 +31,16 @@ async fn tables_of_another_program_are_named_and_left_as_they_are() {
             "(events, wakes)",
         ),
         (
+            "CREATE TABLE auth_user (id int); CREATE TABLE django_migrations (id int)",
+            "(auth_user, django_migrations)",
+        ),
+        (
+            "CREATE TABLE a (); CREATE TABLE b (); CREATE TABLE c (); CREATE TABLE d (); CREATE TABLE e (); \
+             CREATE TABLE f (); CREATE TABLE wakes ()",
+            "(wakes, a, b, c, d and 2 more)",
+        ),
+        ("CREATE MATERIALIZED VIEW totals AS SELECT 1 AS id", "(totals)"),
+        (
             "CREATE TABLE checkpoint (stream_seq bigint, hash text)",
             "(checkpoint)",
         ),
@@ -79,6 +89,35 @@ async fn a_schema_of_its_own_shares_a_database_with_another_program() {
     assert_eq!(health.tables, Tables::Ours);
     assert_eq!(store.projection.mark().await.expect("a checkpoint").stream_seq, 0);
     assert_eq!(content(&mut db).await, before);
+}
+
+#[tokio::test]
+async fn the_tables_of_an_extension_and_those_of_other_schemas_are_nobody_elses() {
+    let database = Database::create().await;
+    let mut db = database.connect().await;
+    // Such as PostGIS's spatial_ref_sys. Only files on the server make an extension, so one that is there adopts them.
+    let theirs = "CREATE TABLE spatial_ref_sys (id int); CREATE VIEW pg_stat_statements AS SELECT 1 AS id; \
+                  ALTER EXTENSION plpgsql ADD TABLE spatial_ref_sys; \
+                  ALTER EXTENSION plpgsql ADD VIEW pg_stat_statements; \
+                  CREATE SCHEMA another; CREATE TABLE another.auth_user (id int)";
+    sqlx::raw_sql(theirs)
+        .execute(&mut db)
+        .await
+        .expect("an extension");
+    let store = InPostgres::at(database).await;
+    let health = inspect_database(store.database.url()).await.expect("an answer");
+    assert_eq!(health.tables, Tables::Ours);
+}
+
+#[tokio::test]
+async fn tables_that_came_later_keep_nobody_out() {
+    let store = InPostgres::create().await;
+    let mut db = store.database.connect().await;
+    let later = "CREATE TABLE auth_user (id int); CREATE VIEW latest AS SELECT * FROM wakes";
+    sqlx::raw_sql(later).execute(&mut db).await.expect("tables");
+    let store = InPostgres::at(store.database).await;
+    let health = inspect_database(store.database.url()).await.expect("an answer");
+    assert_eq!(health.tables, Tables::Ours);
 }
 
 /// The names that are looked for are those of our tables.
