@@ -76,7 +76,8 @@ struct State {
     commits: Option<NotStored>,
     /// Whether NATS answers and doesn't store this replica's canaries.
     canaries_missing: bool,
-    /// Why the disk of the journal can't be written, where this process can see it.
+    /// Why the disk of the journal can't be written, where this process can see it. It is looked at only while the server is
+    /// unable to store something.
     disk: Option<String>,
 }
 
@@ -98,8 +99,8 @@ impl State {
             Some(NotStored {
                 why,
                 by_settings: true,
-            }) => return Some(JournalTrouble::Full(why.clone())),
                 ..
+            }) => return Some(JournalTrouble::Full(why.clone())),
             Some(NotStored { why, .. }) => why,
             None if self.canaries_missing => "NATS stores no heartbeats",
             None => return None,
@@ -153,12 +154,13 @@ impl JournalHealth {
         let _ = self.state.subscribe().wait_for(|state| condition(state)).await;
     }
 
-    /// Notes why the disk can't be written, or that it can.
+    /// Notes why the disk can't be written, or that it can. What is found once everything is stored again tells nothing of the
+    /// next trouble.
     pub fn note_disk(&self, why: Option<String>) {
         self.state.send_if_modified(|state| {
+            let why = why.filter(|_| state.is_unwritten());
             let changed = state.disk != why;
             state.disk = why;
-            let why = why.filter(|_| state.is_unwritten());
             changed
         });
     }
@@ -195,8 +197,6 @@ impl JournalHealth {
         self.change(|state| state.commits = outcome.err());
     }
 
-    /// Whether canaries are missing although NATS answers.
-    pub(crate) fn canaries_missing(&self, missing: bool) {
     /// The journal as it is now. Another replica may have been able to append to it, and this one may have nothing to append.
     pub(crate) fn seen(&self, now: JournalExtent) {
         self.change(|state| match &mut state.commits {
@@ -206,6 +206,8 @@ impl JournalHealth {
         });
     }
 
+    /// Whether canaries are missing although NATS answers.
+    pub(crate) fn canaries_missing(&self, missing: bool) {
         self.change(|state| state.canaries_missing = missing);
     }
 
@@ -215,6 +217,9 @@ impl JournalHealth {
         self.state.send_if_modified(|state| {
             let before = state.clone();
             change(state);
+            if !state.is_unwritten() {
+                state.disk = None;
+            }
             told = (before.is_full() != state.is_full()).then(|| state.trouble().filter(|_| state.is_full()));
             told.is_some() || before.commits != state.commits
         });
@@ -234,12 +239,12 @@ mod tests {
         NotStored {
             why: "no answer".to_owned(),
             by_settings: false,
+            journal: None,
         }
     }
 
     #[test]
     fn a_lost_journal_says_more_than_a_full_one() {
-            journal: None,
         let health = JournalHealth::default();
         assert_eq!(health.trouble(), None);
         health.stored(Err(unable()));
@@ -265,6 +270,7 @@ mod tests {
         health.note_disk(Some("no space left".to_owned()));
         assert_eq!(health.trouble(), None, "a full disk alone is no trouble");
         health.canaries_missing(true);
+        health.note_disk(Some("no space left".to_owned()));
         let full = JournalTrouble::Full("NATS stores no heartbeats: no space left".to_owned());
         assert_eq!(health.trouble(), Some(full));
         health.stored(Ok(()));
@@ -274,6 +280,10 @@ mod tests {
         );
         health.canaries_missing(false);
         assert_eq!(health.trouble(), None);
+        health.note_disk(Some("found too late".to_owned()));
+        health.stored(Err(unable()));
+        let next = health.trouble().expect("another trouble").to_string();
+        assert!(next.contains("may be full"), "the disk isn't its reason: {next}");
     }
 
     #[tokio::test]
@@ -292,16 +302,6 @@ mod tests {
         health.until_unwritten(false).await;
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn a_trouble_that_passes_is_waited_out() {
-        let (health, waits) = (JournalHealth::default(), Duration::from_secs(10));
-        let waiting = tokio::spawn({
-            let health = health.clone();
-            async move { health.until_troubled_for(waits).await }
-        });
-        health.stored(Err(unable()));
-        tokio::time::sleep(Duration::from_secs(9)).await;
-        health.stored(Ok(()));
     #[test]
     fn a_newer_commit_shows_that_the_journal_takes_commits_again_and_so_does_another_limit() {
         let then = JournalExtent {
@@ -339,6 +339,16 @@ mod tests {
         }
     }
 
+    #[tokio::test(start_paused = true)]
+    async fn a_trouble_that_passes_is_waited_out() {
+        let (health, waits) = (JournalHealth::default(), Duration::from_secs(10));
+        let waiting = tokio::spawn({
+            let health = health.clone();
+            async move { health.until_troubled_for(waits).await }
+        });
+        health.stored(Err(unable()));
+        tokio::time::sleep(Duration::from_secs(9)).await;
+        health.stored(Ok(()));
         tokio::time::sleep(Duration::from_secs(9)).await;
         assert!(!waiting.is_finished());
         health.stored(Err(unable()));
