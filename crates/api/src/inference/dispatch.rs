@@ -140,6 +140,7 @@ impl Inference {
 
     fn choose(&self, request: &InferenceRequest) -> Result<Arc<ProviderSnapshot>, InferenceError> {
         let pool = model_access::pool_for(&self.registry, &request.caller, &request.model)?;
+        self.members.forget_withdrawn(&self.registry);
         let best = self.members.choose(&pool, Reach::All, &[]);
         best.ok_or(InferenceError::NotReady)
     }

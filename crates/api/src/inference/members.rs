@@ -5,11 +5,19 @@ use super::{
     choice::{Candidate, Health, Reach, Tier, ranked},
     health::{Failure, FailureKind, Suspicion},
 };
-use crate::{metrics::Metrics, registry::ProviderSnapshot, wakes::now_ms};
+use crate::{
+    metrics::Metrics,
+    registry::{ProviderSnapshot, Registry},
+    wakes::now_ms,
+};
 use parking_lot::Mutex;
 use reveille_domain::{ProviderId, Status, Timestamp, WakeFailureKind};
 use serde::Serialize;
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+    time::Duration,
+};
 use tokio::time::Instant;
 use tracing::{debug, info};
 
@@ -44,6 +52,8 @@ pub(super) struct Attempt {
     /// The journal sequence of the provider's state that the request was sent by.
     sequence: u64,
     sent_at: Instant,
+    /// When the last piece of its answer came, or else when it was sent.
+    heard_at: Instant,
     _in_flight: Arc<()>,
 }
 
@@ -52,8 +62,6 @@ pub(super) struct Attempt {
 pub(crate) struct FailedRequests {
     /// Whether none has succeeded since, so that other members of its pools come first.
     pub suspect: bool,
-    /// When the last piece of its answer came, or else when it was sent.
-    heard_at: Instant,
     /// How many.
     count: u32,
     first_at_ms: Timestamp,
@@ -95,10 +103,22 @@ impl Members {
         chosen.cloned()
     }
 
+    /// Forgets the providers that are no longer published, as soon as more are known than are published.
+    pub fn forget_withdrawn(&self, registry: &Registry) {
+        if self.inner.lock().members.len() <= registry.count() {
+            return;
+        }
+        let all = registry.all();
+        let published: HashSet<_> = all.iter().map(|snapshot| &snapshot.provider.id).collect();
+        let mut inner = self.inner.lock();
+        inner.members.retain(|id, _| published.contains(id));
+    }
+
     /// Counts a request at this provider.
     pub fn enter(&self, snapshot: &ProviderSnapshot) -> Attempt {
         let id = &snapshot.provider.id;
         let in_flight = self.inner.lock().member(id).in_flight.clone();
+        let now = Instant::now();
         Attempt {
             members: self.clone(),
             provider: id.clone(),
@@ -119,7 +139,6 @@ impl Members {
         let inner = self.inner.lock();
         let suspicion = inner
             .suspicion(snapshot)
-        let now = Instant::now();
             .filter(|suspicion| suspicion.failures > 1)?;
         Some(suspicion.first_at.elapsed())
     }
@@ -192,12 +211,19 @@ impl Attempt {
     pub fn sent_by(&mut self, snapshot: &ProviderSnapshot) {
         self.sequence = snapshot.sequence;
         self.sent_at = Instant::now();
+        self.heard_at = self.sent_at;
+    }
+
+    /// A piece of the answer has come.
+    pub fn heard(&mut self) {
+        self.heard_at = Instant::now();
     }
 
     /// The member failed.
     pub fn failed(&self, failure: Failure) {
         self.members.metrics.failed_attempt(failure.kind.into());
         let (id, now) = (&self.provider, Instant::now());
+        let waited = now - self.heard_at;
         let mut inner = self.members.inner.lock();
         let slot = &mut inner.member(id).suspicion;
         if let Some(suspicion) = slot {
@@ -211,19 +237,12 @@ impl Attempt {
     pub fn served(&self) {
         let id = &self.provider;
         let mut inner = self.members.inner.lock();
-        self.heard_at = self.sent_at;
-    }
-
-    /// A piece of the answer has come.
-    pub fn heard(&mut self) {
-        self.heard_at = Instant::now();
         let member = inner.member(id);
         if let Some(suspicion) = member.suspicion.take() {
             info!(provider.name = %id, "{id} answers again after failed requests: {}", suspicion.failures);
             member.past = Some(suspicion);
         }
     }
-        let waited = now - self.heard_at;
 }
 
 fn wall_clock(at: Instant) -> Timestamp {
@@ -234,8 +253,10 @@ fn wall_clock(at: Instant) -> Timestamp {
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
+    use crate::registry::tests::entry;
+    use reveille_bus::Followed;
     use reveille_domain::{
-        Epoch, Failures, ModelName, ProviderSpec, ReportSeq,
+        Epoch, Failures, ModelName, Provider, ProviderSpec, ReportSeq,
         provider::{Registered, WakeCounts},
     };
     use tokio::time::advance;
@@ -333,6 +354,31 @@ pub(super) mod tests {
         assert_eq!(members.next(&pool, 1), "a");
         let failed = members.failed_requests(&pool[0]).expect("they are remembered");
         assert!(!failed.suspect);
+    }
+
+    #[test]
+    fn providers_that_come_and_go_are_not_remembered() {
+        let (members, registry) = (Members::new(Metrics::default()), Registry::default());
+        let publish = |snapshot: &ProviderSnapshot| {
+            let (id, state) = (
+                &snapshot.provider.id,
+                Provider::Registered(snapshot.provider.clone()),
+            );
+            registry.follow(&Followed::Commit(entry(id, 7, state, vec![])));
+        };
+        let stays = snapshot_at("a/stays", 7);
+        for round in 0..100 {
+            let comes = snapshot_at(&format!("a/p{round}"), 7);
+            registry.follow(&Followed::Reset);
+            publish(&stays);
+            publish(&comes);
+            members.forget_withdrawn(&registry);
+            members.fails_at(&stays);
+            members.fails_at(&comes);
+        }
+        assert!(members.inner.lock().members.len() <= 3);
+        let failed = members.failed_requests(&stays).expect("it is still there");
+        assert_eq!(failed.count, 100);
     }
 
     #[test]

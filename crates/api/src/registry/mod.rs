@@ -104,6 +104,11 @@ impl Registry {
             .collect()
     }
 
+    /// How many providers there are.
+    pub(crate) fn count(&self) -> usize {
+        self.inner.table.read().providers.len()
+    }
+
     /// The commit that the provider's next command builds on; `None` while it may belong to another journal.
     pub(crate) fn last_commit(&self, id: &ProviderId) -> Option<JournalContext<Provider>> {
         let table = self.inner.table.read();
