@@ -75,7 +75,7 @@ async fn follow(mut asked: Asked) -> Result<(), Failure> {
                 in_flight,
             }) => line(&format!("{agent}/{provider}: {}", sentence(&change, in_flight)))?,
             Some(ReloadEvent::Settled { provider }) => {
-                line(&format!("{agent}/{provider}: its requests have finished"))?;
+                line(&format!("{agent}/{provider}: has stopped"))?;
             }
         }
     }

@@ -197,7 +197,7 @@ async fn a_changed_provider_finishes_its_stream_starts_again_and_keeps_those_who
     for line in [
         "gpu-box: 1 providers unchanged",
         "gpu-box/p: restarts (wake), once its request has finished",
-        "gpu-box/p: its requests have finished",
+        "gpu-box/p: has stopped",
         "gpu-box: done",
     ] {
         assert!(said.out.contains(line), "{line}: {said:?}");

@@ -110,8 +110,8 @@ pub(super) async fn read_small<T: DeserializeOwned>(
         .map_err(|error| ApiError::invalid("invalid_body", None, format!("the body is invalid: {error}")))
 }
 
-/// Reads the whole body, without a byte order mark and the space behind it. `idle` is how long nothing may come, and how much longer the whole may take than
-/// [`MIN_BYTES_PER_SECOND`] allows.
+/// Reads the whole body, without a byte order mark and the space after it. `idle` is the longest pause between two pieces, and how
+/// much longer than at [`MIN_BYTES_PER_SECOND`] the whole body may take.
 pub(super) async fn read(
     headers: &HeaderMap,
     body: Body,

@@ -1,8 +1,9 @@
-//! A backend that listens and still loads its model. It has a status for that, 503, and no common words.
+//! Recognises the answer of a backend that accepts connections but is still loading its model: a 503. Each kind of server words it
+//! differently.
 
 /// The status of a server that isn't ready.
 const UNAVAILABLE: u16 = 503;
-/// What servers say that are about to be ready, in lower case, and where a word begins. llama.cpp: "Loading model".
+/// What servers that will soon be ready say, in lower case and at the beginning of a word. llama.cpp: "Loading model".
 const BEGINNINGS: [&str; 10] = [
     "loading",
     "being loaded",
@@ -15,7 +16,7 @@ const BEGINNINGS: [&str; 10] = [
     "not ready",
     "not yet",
 ];
-/// What servers say that won't be.
+/// What servers that won't be ready say.
 const FAILED: &str = "fail";
 
 /// Whether an answer with this status and body refuses the request because the backend isn't ready yet. It did nothing for it.

@@ -22,7 +22,7 @@ pub async fn look(
         findings.warning(
             check.as_str(),
             format!("the certificate of {} is not verified (`insecure_skip_verify`)", provider.base_url),
-            "name the file of its certificate or of its authority in `ca` instead: now whoever is on the way there \
+            "name the file of its certificate or of its authority in `ca` instead: now anyone on the network path \
              can read and change everything",
         );
     }

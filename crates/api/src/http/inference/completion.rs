@@ -1,4 +1,4 @@
-//! A whole completion that came in place of a stream, as the stream that it stands for.
+//! Turns a whole completion, sent by a backend that was asked for a stream, into that stream.
 
 use super::{sse_keepalive::DONE, sse_stream::event};
 use bytes::Bytes;
