@@ -67,7 +67,11 @@ pub async fn run(
     };
     let service = Service::new(&bus, &shutdown);
     let (broken, failed) = oneshot::channel();
-    service.fold_journal(config.beginning.clone(), rows.clone(), broken);
+    let beginning = Beginning {
+        replica: Some(config.replica.clone()),
+        ..config.beginning.clone()
+    };
+    service.fold_journal(beginning, rows.clone(), broken);
     let state = service.start(&config, &relay, rows).await?;
     let address = listener.local_addr()?;
     let scheme = if config.tls.is_some() { "https" } else { "http" };

@@ -211,7 +211,7 @@ impl Follower {
         self.note_reconnect();
         let js = self.connection.jetstream();
         let search = Search {
-            guard: self.guard.as_ref(),
+            guard: self.guard.as_mut(),
             makes_streams: self.connection.makes_streams(),
             seen: self.seen.map(|seen| seen.sequence),
             is_awaited: self.logged_missing,

@@ -1,7 +1,10 @@
 //! Heartbeats. A stream keeps each agent's last heartbeat and each replica's last canary, so a replica that starts knows
 //! at once who was heard when. While its own canary doesn't come back, it infers nothing from silence.
 
+pub use crate::canaries::CANARY_EVERY;
+
 use crate::{
+    canaries::Canary,
     clock::NatsClock,
     connection::Connection,
     entry,
@@ -25,8 +28,6 @@ use uuid::Uuid;
 
 /// How often an agent sends a heartbeat unless its config says otherwise.
 pub const HEARTBEAT_EVERY: Duration = Duration::from_secs(10);
-/// How often a replica sends its canary.
-pub const CANARY_EVERY: Duration = Duration::from_secs(1);
 /// The pause before the consumer is created again.
 const RESTART_PAUSE: Duration = Duration::from_millis(200);
 /// How long the own canary may be missing before the reader is started again.
@@ -78,14 +79,6 @@ pub struct ReceivedHeartbeat {
     pub stored_at: Timestamp,
     /// When it arrived, in the replica's listened time; `None` for one that the stream had kept, which is no sign of life.
     pub heard_at: Option<Duration>,
-}
-
-#[derive(Serialize, Deserialize)]
-pub(crate) struct Canary {
-    nonce: Uuid,
-    /// Whether the replica has lost the journal, so that it appends nothing.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub(crate) without_journal: bool,
 }
 
 /// Receives all heartbeats; for a replica, also sends its canary and sets its clock by it.

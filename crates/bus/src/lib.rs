@@ -14,6 +14,7 @@
 
 pub mod access;
 pub mod archive;
+mod canaries;
 mod clock;
 pub mod commit;
 mod connection;

@@ -2,6 +2,7 @@
 //! was one: an empty journal in the place of a lost one would make every key invalid and every agent unknown.
 
 use crate::{
+    canaries,
     error::BusError,
     health::JournalTrouble,
     streams::{self, JOURNAL_STREAM, StreamHealth},
@@ -15,12 +16,15 @@ pub struct Beginning {
     pub evidence: Option<String>,
     /// Whether an empty journal is begun whatever shows that there was one.
     pub new_journal: bool,
+    /// The name of this replica, whose own canaries show nothing.
+    pub replica: Option<String>,
 }
 
 /// A search for the journal.
 pub(crate) struct Search<'a> {
-    /// Set if the searcher decides for its process whether this is the journal.
-    pub(crate) guard: Option<&'a Beginning>,
+    /// Set if the searcher decides for its process whether this is the journal. What another replica shows is added to it: that
+    /// replica may end before the journal is there again.
+    pub(crate) guard: Option<&'a mut Beginning>,
     /// Whether its role creates streams.
     pub(crate) makes_streams: bool,
     /// The last commit that it has read.
@@ -31,7 +35,7 @@ pub(crate) struct Search<'a> {
 
 impl Search<'_> {
     /// Succeeds if the journal is there, or can be begun and is begun now.
-    pub(crate) async fn journal(&self, js: &Context) -> Result<(), BusError> {
+    pub(crate) async fn journal(mut self, js: &Context) -> Result<(), BusError> {
         let lost =
             |what: &str| Err(JournalTrouble::Lost(format!("the stream {JOURNAL_STREAM} {what}")).into());
         let (is_missing, state) = match streams::inspect_journal(js).await? {
@@ -71,17 +75,26 @@ impl Search<'_> {
     }
 
     /// What shows that there was a journal with commits, as a clause.
-    async fn evidence(&self, js: &Context) -> Result<Option<String>, BusError> {
+    async fn evidence(&mut self, js: &Context) -> Result<Option<String>, BusError> {
         if let Some(seen) = self.seen {
             return Ok(Some(format!("its commits up to {seen} were read")));
         }
-        let Some(beginning) = self.guard.filter(|beginning| !beginning.new_journal) else {
+        let may_begin = self.may_begin();
+        let Some(beginning) = self
+            .guard
+            .as_deref_mut()
+            .filter(|beginning| !beginning.new_journal)
+        else {
             return Ok(None);
         };
-        if beginning.evidence.is_some() {
-            return Ok(beginning.evidence.clone());
+        if beginning.evidence.is_none() && may_begin {
+            beginning.evidence = if streams::had_agents(js).await? {
+                Some("agents were connected to this hub".to_owned())
+            } else {
+                let replica = canaries::replica_without_journal(js, beginning.replica.as_deref()).await?;
+                replica.map(|replica| format!("the replica {replica} has read it"))
+            };
         }
-        let had_agents = self.may_begin() && streams::had_agents(js).await?;
-        Ok(had_agents.then(|| "agents were connected to this hub".to_owned()))
+        Ok(beginning.evidence.clone())
     }
 }

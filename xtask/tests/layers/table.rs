@@ -159,7 +159,9 @@ const BUS: Layers = Layers {
         &["access/auth_requests", "access/hub_keys"],
         &["access/jwt"],
         &["access/nats_key", "access/role"],
-        &["ordered_reader", "row_source", "search"],
+        &["search"],
+        &["canaries", "row_source"],
+        &["ordered_reader"],
         &["entry", "streams"],
         &["commit", "messages"],
         &[

@@ -6,11 +6,11 @@
 
 use super::{commit::ArchivedCommit, error::ArchiveError, file::ArchiveReader, live::LiveCommits};
 use crate::{
+    canaries::{CANARY_EVERY, Canary},
     commit::AnyCommit,
     connection::Connection,
     entry,
     error::{BusError, CommandError},
-    heartbeats::{CANARY_EVERY, Canary},
     journal::{CommitMeta, Expected, Journal},
     messages,
     streams::{self, JOURNAL_STREAM},

@@ -3,9 +3,9 @@
 use crate::events::{PATIENCE, agent, agent_key, commit, journal, open, stored};
 use async_nats::jetstream::stream::DiscardPolicy;
 use reveille_bus::{
-    Beginning, BusError, Connection, Follow, Followed, Follower, HubId, JOURNAL_STREAM, Journal,
-    JournalTrouble, ensure_streams,
-    heartbeats::{self, Heartbeat},
+    Beginning, BusError, Connection, Follow, Followed, Follower, HEARTBEATS_STREAM, HubId, JOURNAL_STREAM,
+    Journal, JournalTrouble, NatsClock, Refusals, ensure_streams,
+    heartbeats::{self, Heartbeat, HeartbeatWatch},
 };
 use reveille_domain::{Agent, Epoch, SessionId};
 use reveille_tests::{Nats, wait_until};
@@ -18,6 +18,8 @@ struct Guard {
     connection: Connection,
     heard: mpsc::UnboundedReceiver<Result<Followed, BusError>>,
     task: JoinHandle<()>,
+    /// Sends its canaries, if it is a replica.
+    canaries: Option<JoinHandle<()>>,
 }
 
 impl Guard {
@@ -30,7 +32,26 @@ impl Guard {
             connection,
             heard,
             task,
+            canaries: None,
         }
+    }
+
+    /// A replica of this name, which sends canaries.
+    async fn replica(nats: &Nats, name: &str) -> Self {
+        let beginning = Beginning {
+            replica: Some(name.to_owned()),
+            ..Beginning::default()
+        };
+        let mut guard = Self::over(nats, beginning).await;
+        let (clock, refusals) = (NatsClock::default(), Refusals::default());
+        let mut watch = HeartbeatWatch::new(&guard.connection, name, clock, &refusals);
+        let canaries = tokio::spawn(async move {
+            loop {
+                watch.next().await;
+            }
+        });
+        guard.canaries = Some(canaries);
+        guard
     }
 
     /// Waits for the next report of this kind and returns the commits on the way.
@@ -85,6 +106,9 @@ impl Guard {
 impl Drop for Guard {
     fn drop(&mut self) {
         self.task.abort();
+        if let Some(canaries) = &self.canaries {
+            canaries.abort();
+        }
     }
 }
 
@@ -188,7 +212,7 @@ async fn heartbeats_and_other_evidence_show_that_there_was_a_journal() {
     heartbeats::send(&client, &heartbeat).await.unwrap();
     let js = connection.jetstream();
     wait_until("the heartbeat is stored", PATIENCE, async || {
-        let stream = js.get_stream(reveille_bus::HEARTBEATS_STREAM).await.ok()?;
+        let stream = js.get_stream(HEARTBEATS_STREAM).await.ok()?;
         (stream.cached_info().state.messages == 1).then_some(())
     })
     .await;
@@ -304,4 +328,51 @@ async fn a_replica_sees_that_the_journal_takes_commits_again_without_appending_o
         }
         guard.found().await;
     }
+}
+
+/// Without a database and without agents only the other replica knows that there was a journal.
+#[tokio::test]
+async fn a_replica_that_starts_begins_no_journal_while_another_one_has_lost_it() {
+    let (nats, connection, journal) = journal().await;
+    commit(&journal, &agent_key()).await;
+    let mut first = Guard::replica(&nats, "first").await;
+    assert_eq!(first.caught_up().await, [1]);
+    let js = connection.jetstream();
+    let kept = async || {
+        let stream = js.get_stream(HEARTBEATS_STREAM).await.ok()?;
+        (stream.cached_info().state.messages > 0).then_some(())
+    };
+    wait_until("the first replica's canary", PATIENCE, kept).await;
+    // It begins to look before the first one knows.
+    js.delete_stream(JOURNAL_STREAM).await.unwrap();
+    let second = Guard::replica(&nats, "second").await;
+    second
+        .lost("is gone, although the replica first has read it")
+        .await;
+    first
+        .lost("is gone, although its commits up to 1 were read")
+        .await;
+    // Nor when the first one has ended, and a third one asks.
+    drop(first);
+    let third = Guard::replica(&nats, "third").await;
+    third.lost("although the replica second has read it").await;
+    assert!(!third.exists().await);
+}
+
+#[tokio::test]
+async fn replicas_that_ran_once_or_start_together_keep_nobody_from_beginning_a_journal() {
+    let nats = Nats::start().await;
+    let mut ended = Guard::replica(&nats, "ended").await;
+    ended.caught_up().await;
+    let js = ended.connection.jetstream();
+    wait_until("its canary", PATIENCE, async || {
+        let stream = js.get_stream(HEARTBEATS_STREAM).await.ok()?;
+        (stream.cached_info().state.messages > 0).then_some(())
+    })
+    .await;
+    js.delete_stream(JOURNAL_STREAM).await.unwrap();
+    drop(ended);
+    let (mut one, mut two) = tokio::join!(Guard::replica(&nats, "one"), Guard::replica(&nats, "two"));
+    tokio::join!(one.caught_up(), two.caught_up());
+    assert!(one.exists().await);
 }

@@ -123,6 +123,7 @@ pub async fn run(args: Up) -> Result<(), Failure> {
         beginning: Beginning {
             evidence: hub.evidence(),
             new_journal: serve.new_journal,
+            ..Beginning::default()
         },
         journal_health,
         ..api::config(nats, serve.agents_nats)?
