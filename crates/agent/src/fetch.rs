@@ -161,3 +161,21 @@ pub(crate) fn io_kind(error: &(dyn Error + 'static)) -> Option<io::ErrorKind> {
     }
     None
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rustix::io::Errno;
+
+    #[test]
+    fn a_machine_is_gone_if_the_kernel_says_so_and_not_by_a_time_out_of_ours() {
+        let of_kernel = |errno: Errno| io::Error::from_raw_os_error(errno.raw_os_error());
+        for errno in [Errno::TIMEDOUT, Errno::HOSTUNREACH, Errno::NETUNREACH] {
+            assert!(is_gone(&of_kernel(errno)), "{errno}");
+        }
+        for errno in [Errno::CONNRESET, Errno::PIPE, Errno::CONNREFUSED] {
+            assert!(!is_gone(&of_kernel(errno)), "{errno}");
+        }
+        assert!(!is_gone(&io::Error::from(io::ErrorKind::TimedOut)));
+    }
+}

@@ -9,7 +9,7 @@ mod control;
 mod whole_agent;
 
 use backend::{Backend, eventually};
-use futures::future::join_all;
+use futures::{StreamExt, future::join_all};
 use reveille_bus::{
     relay::{FaultCode, RelayError, RelayFault},
     wakes,
@@ -19,8 +19,12 @@ use reveille_domain::{
     provider::StatusName::{Active, Down, Hibernating},
 };
 use socket2::{Domain, Socket, Type};
-use std::{net::SocketAddr, time::Duration};
+use std::{
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
 use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
     task::JoinHandle,
     time::{sleep, timeout},
@@ -137,14 +141,16 @@ async fn a_model_that_is_broken_alone_takes_no_other_with_it() {
     assert_eq!(world.control.status(), Some(Active));
 }
 
+/// The same, probed often, with a verification of its own and little patience.
+fn impatient(backend: &Backend) -> String {
+    let verify = r#"verify = { path = "/v1/embeddings", timeout = "300ms" }"#;
+    let config = config(backend).replace("\"1h\"", "\"50ms\"");
+    let config = config.replace("[provider.sleep]", &format!("{verify}\n[provider.sleep]"));
+    config.replace("models =", "answer_timeout = \"600ms\"\nmodels =")
+}
+
 #[tokio::test]
 async fn an_engine_that_hangs_behind_its_front_is_noticed_however_soon_its_callers_leave() {
-    let impatient = |backend: &Backend| {
-        let verify = r#"verify = { path = "/v1/embeddings", timeout = "300ms" }"#;
-        let config = config(backend).replace("\"1h\"", "\"50ms\"");
-        let config = config.replace("[provider.sleep]", &format!("{verify}\n[provider.sleep]"));
-        config.replace("models =", "answer_timeout = \"600ms\"\nmodels =")
-    };
     let (backend, world) = awake(impatient).await;
     backend.set_engine(0);
     let fault = world.send(EMBEDDINGS, BODY).await.expect_err("no answer");
@@ -167,6 +173,20 @@ async fn an_engine_that_hangs_behind_its_front_is_noticed_however_soon_its_calle
     }
     assert_eq!(world.control.sleeps(), [SleepReason::Failed; 2]);
     assert_eq!(backend.sleeps(), 2);
+}
+
+#[tokio::test]
+async fn a_request_that_hangs_in_a_failed_backend_holds_up_nobody_for_long() {
+    let (backend, world) = awake(config).await;
+    let (_, mut hangs) = world.open("/v1/completions", "{}").await.expect("an answer");
+    assert_eq!(hangs.next().await.expect("a part").expect("no error"), "one");
+    backend.set_engine(500);
+    for _ in 0..3 {
+        assert_eq!(world.embed().await, 500);
+    }
+    world.until(Hibernating).await;
+    assert_eq!(world.control.sleeps(), [SleepReason::Failed]);
+    assert_eq!(backend.sleeps(), 1);
 }
 
 #[tokio::test]
@@ -331,4 +351,57 @@ async fn callers_that_give_up_before_their_connection_times_out_show_that_a_mach
     });
     join_all(callers).await;
     assert_eq!(world.control.sleeps(), [SleepReason::Unreachable]);
+}
+
+/// A backend that closes each request's connection after a pause: before its answer, or in the middle of it.
+async fn breaks_off_after(pause: Duration, has_begun: bool) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let url = format!("http://{}", listener.local_addr().expect("an address"));
+    tokio::spawn(async move {
+        loop {
+            let (mut connection, _) = listener.accept().await.expect("a connection");
+            tokio::spawn(async move {
+                let mut request = vec![0; 4096];
+                let read = connection.read(&mut request).await.expect("a request");
+                let is_probe = request[..read].starts_with(b"GET");
+                let list = r#"{"object":"list","data":[{"id":"m"}]}"#;
+                let length = list.len();
+                let sent = match (is_probe, has_begun) {
+                    (true, _) => list,
+                    (false, true) => &list[..9],
+                    (false, false) => return sleep(pause).await,
+                };
+                let answer = format!("HTTP/1.1 200 OK\r\ncontent-length: {length}\r\n\r\n{sent}");
+                connection.write_all(answer.as_bytes()).await.expect("sent");
+                if !is_probe {
+                    sleep(pause).await;
+                }
+            });
+        }
+    });
+    url
+}
+
+#[tokio::test]
+async fn the_reason_of_a_request_that_broke_off_has_the_time_that_has_really_passed() {
+    let pause = Duration::from_millis(400);
+    for (has_begun, words) in [
+        (false, "broke off before its answer, "),
+        (true, "broke off in the middle of its answer, "),
+    ] {
+        let url = breaks_off_after(pause, has_begun).await;
+        let world = World::start(&format!("base_url = \"{url}\"\nmodels = [\"m\"]")).await;
+        world.until(Active).await;
+        let began = Instant::now();
+        let fault = world.fault("/v1/chat/completions").await;
+        let waited = began.elapsed().as_secs_f64();
+        assert_eq!(fault.code, FaultCode::BackendFailed, "{fault}");
+        let told = fault
+            .message
+            .split_once(words)
+            .and_then(|(_, rest)| rest.split_once(" s after "));
+        let told: f64 = told.and_then(|(seconds, _)| seconds.parse().ok()).expect(words);
+        // It is rounded, to tenths beyond a second.
+        assert!((0.39..=waited + 0.05).contains(&told), "{fault} after {waited} s");
+    }
 }

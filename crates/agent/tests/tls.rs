@@ -2,6 +2,11 @@
 
 #[expect(dead_code, reason = "the tests of recipes use the rest")]
 mod backend;
+#[path = "control/mod.rs"]
+#[expect(dead_code, reason = "the tests of owners use the rest")]
+mod control;
+#[expect(dead_code, reason = "the tests of sessions use the rest")]
+mod whole_agent;
 
 use backend::{Backend, named_provider, outcome, runner};
 use rcgen::{BasicConstraints, CertificateParams, IsCa, KeyPair};
@@ -11,14 +16,19 @@ use reveille_agent::{
     probe::Probe,
     recipe::Run,
 };
+use reveille_domain::provider::StatusName::Down;
 use rustls::{ServerConfig, pki_types::PrivateKeyDer};
 use std::{fs, sync::Arc};
 use tempfile::TempDir;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpListener,
+    net::{TcpListener, TcpStream},
 };
 use tokio_rustls::TlsAcceptor;
+use whole_agent::World;
+
+/// What a record of a TLS handshake begins with.
+const HANDSHAKE: u8 = 0x16;
 
 /// A server with a certificate of its own, as `openssl req -x509` makes it; it answers everything with a list of `m`.
 struct Server {
@@ -28,6 +38,11 @@ struct Server {
 
 impl Server {
     async fn start() -> Self {
+        Self::with(false).await
+    }
+
+    /// One that may answer requests without TLS by a status, as many do.
+    async fn with(answers_http: bool) -> Self {
         let _ = rustls::crypto::ring::default_provider().install_default();
         let mut params = CertificateParams::new(["127.0.0.1".to_owned()]).expect("parameters");
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -43,9 +58,15 @@ impl Server {
         let port = listener.local_addr().expect("an address").port();
         tokio::spawn(async move {
             loop {
-                let (connection, _) = listener.accept().await.expect("a connection");
+                let (mut connection, _) = listener.accept().await.expect("a connection");
                 let acceptor = acceptor.clone();
                 tokio::spawn(async move {
+                    if answers_http && !is_handshake(&connection).await {
+                        let _ = connection
+                            .write_all(b"HTTP/1.0 400 Bad Request\r\n\r\nTLS, please")
+                            .await;
+                        return;
+                    }
                     let Ok(mut connection) = acceptor.accept(connection).await else {
                         return;
                     };
@@ -71,6 +92,11 @@ impl Server {
         let mut config = Config::parse(&text, &file, &|_| None).unwrap_or_else(|error| panic!("{error}"));
         config.providers.remove(0)
     }
+}
+
+async fn is_handshake(connection: &TcpStream) -> bool {
+    let mut first = [0];
+    connection.peek(&mut first).await.is_ok() && first == [HANDSHAKE]
 }
 
 /// The probe of a provider.
@@ -163,6 +189,41 @@ async fn a_step_trusts_what_its_provider_does_and_its_failure_names_what_is_wron
         wake(plain, "", http).await.as_deref(),
         Some("the server speaks TLS there, so its URL must begin with https://")
     );
+}
+
+#[tokio::test]
+async fn a_server_that_answers_without_tls_by_a_status_is_recognized_too() {
+    let server = Server::with(true).await;
+    let verdict = probe(&server.provider("base_url = \"http://127.0.0.1:PORT\""))
+        .check()
+        .await;
+    let reason = verdict.expect_err("it wants TLS").reason;
+    assert_eq!(
+        reason,
+        "the server speaks TLS there, so its URL must begin with https://"
+    );
+}
+
+#[tokio::test]
+async fn a_request_is_told_what_is_wrong_with_the_server() {
+    let (server, plain) = (Server::start().await, Backend::start().await);
+    let at = |scheme: &str| format!("{scheme}://127.0.0.1:{}", server.port);
+    for (url, wrong) in [
+        (at("https"), UNTRUSTED),
+        (
+            at("http"),
+            "the server speaks TLS there, so its URL must begin with https://",
+        ),
+        (
+            plain.url.replace("http://", "https://"),
+            "the server speaks HTTP without TLS there, so its URL must begin with http://",
+        ),
+    ] {
+        let world = World::start(&format!("base_url = \"{url}\"\nmodels = [\"m\"]")).await;
+        world.until(Down).await;
+        let fault = world.fault("/v1/chat/completions").await;
+        assert!(fault.message.ends_with(wrong), "{fault}");
+    }
 }
 
 #[tokio::test]

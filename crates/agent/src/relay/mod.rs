@@ -455,4 +455,21 @@ mod tests {
         sent.sort_unstable();
         assert_eq!(sent, ["accept", "content-type", "traceparent", "x-reveille-via"]);
     }
+
+    #[test]
+    fn a_compressed_answer_keeps_its_name_of_the_model_and_its_length() {
+        let model = ModelName::parse("m").expect("legal");
+        for (encoding, is_renamed) in [("gzip", false), ("identity", true)] {
+            let header = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+            let mut head = ResponseHead {
+                status: 200,
+                headers: vec![
+                    header("content-encoding", encoding),
+                    header("content-length", "9"),
+                ],
+            };
+            assert_eq!(rename_in(&mut head, &model).is_some(), is_renamed, "{encoding}");
+            assert_eq!(head.header("content-length").is_none(), is_renamed, "{encoding}");
+        }
+    }
 }

@@ -206,3 +206,27 @@ async fn a_response_that_is_dropped_closes_its_connection() {
     let noticed = timeout(Duration::from_secs(10), has_left).await;
     noticed.expect("in time").expect("the backend notices");
 }
+
+#[tokio::test]
+async fn each_request_says_that_its_connection_ends_with_it_and_asks_for_no_compression() {
+    let client = backend(|mut connection| async move {
+        let mut said = String::new();
+        while !said.ends_with("\r\n\r\n") {
+            let read = connection.read_line(&mut said).await.expect("a line");
+            assert!(read > 0, "{said}");
+        }
+        connection.read_exact(&mut [0; 2]).await.expect("the body");
+        let answer = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{said}", said.len());
+        connection
+            .write_all(answer.as_bytes())
+            .await
+            .expect("the client waits");
+    })
+    .await;
+    let said = text(post(&client, "{}").await.expect("an answer"))
+        .await
+        .expect("whole");
+    for line in ["connection: close", "accept-encoding: identity"] {
+        assert!(said.lines().any(|is| is == line), "{line}: {said}");
+    }
+}
