@@ -148,3 +148,44 @@ impl Waiter {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::time::advance;
+    use uuid::Uuid;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_caller_waits_for_a_wake_no_longer_than_until_its_end_must_be_recorded() {
+        let (second, now) = (Duration::from_secs(1), Instant::now());
+        let mut waiter = Waiter {
+            provider: "gpu-box/vllm".parse().expect("legal"),
+            begun: now,
+            wake: None,
+            past: 0,
+            recorded_by: None,
+        };
+        let (soon, late) = (now + second, now + second * 290);
+        assert_eq!(waiter.waits_until(late), late, "it knows of no wake");
+        let [one, other] = [(); 2].map(|()| WakeId(Uuid::now_v7()));
+        waiter.bound(one, second * 10);
+        let recorded = now + second * 10 + RECORDED_WITHIN;
+        assert_eq!(
+            (waiter.waits_until(late), waiter.waits_until(soon)),
+            (recorded, soon)
+        );
+        advance(second * 8).await;
+        waiter.bound(one, second * 10);
+        assert_eq!(
+            waiter.waits_until(late),
+            recorded,
+            "a deadline that moves is none"
+        );
+        waiter.bound(other, second * 10);
+        assert_eq!(
+            waiter.waits_until(late),
+            recorded + second * 8,
+            "another wake has its own"
+        );
+    }
+}

@@ -116,3 +116,36 @@ impl Reader {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::inference::ResponseBody;
+    use reveille_bus::relay::ResponseHead;
+    use tokio::time::Instant;
+
+    #[tokio::test(start_paused = true)]
+    async fn an_error_that_never_ends_is_told_as_far_as_it_has_come() {
+        let half = stream::iter([Ok(Bytes::from_static(b"half"))]).chain(stream::pending());
+        let response = InferenceResponse {
+            provider: "gpu-box/vllm".parse().expect("legal"),
+            wake_id: None,
+            head: ResponseHead {
+                status: 500,
+                headers: vec![],
+            },
+            body: ResponseBody::Pieces(half.boxed()),
+        };
+        let began = Instant::now();
+        let events: Vec<_> = as_events(Ok(response)).await.collect().await;
+        assert_eq!(began.elapsed(), ERROR_WITHIN);
+        let [Ok(event)] = events.as_slice() else {
+            panic!("one event: {events:?}")
+        };
+        let event = String::from_utf8_lossy(event);
+        assert!(
+            event.contains("half … (the first 4 bytes of the answer)"),
+            "{event}"
+        );
+    }
+}

@@ -114,3 +114,68 @@ pub(in crate::http) fn event_stream(body: Body) -> Response {
     headers::unbuffered(headers);
     response
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{super::sse_keepalive::tests::every, *};
+    use reveille_bus::relay::ResponseHead;
+    use std::time::Duration;
+
+    /// A stream that breaks off after a moment, as its caller gets it: with its length, and what came before its end.
+    async fn broken(encoding: Option<&str>) -> (Option<HeaderValue>, String, bool) {
+        let header = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+        let kind = [
+            header("content-type", "text/event-stream"),
+            header("content-length", "900"),
+        ];
+        let encoding = encoding.map(|encoding| header("content-encoding", encoding));
+        let broken = stream::once(async {
+            tokio::time::sleep(Duration::from_secs(60)).await;
+            Err(RelayError::Silent { silent_ms: 1 })
+        });
+        let body = stream::iter([Ok(Bytes::from_static(b"data: 1\n\n"))]).chain(broken);
+        let response = InferenceResponse {
+            provider: "gpu-box/vllm".parse().expect("legal"),
+            wake_id: None,
+            head: ResponseHead {
+                status: 200,
+                headers: kind.into_iter().chain(encoding).collect(),
+            },
+            body: ResponseBody::Pieces(body.boxed()),
+        };
+        let second = Duration::from_secs(1);
+        let response = respond(response, Some(every(second, second))).expect("it is passed on");
+        let length = response.headers().get(header::CONTENT_LENGTH).cloned();
+        let (mut sent, mut body) = (String::new(), response.into_body().into_data_stream());
+        while let Some(piece) = body.next().await {
+            match piece {
+                Ok(piece) => sent += &String::from_utf8_lossy(&piece),
+                Err(_) => return (length, sent, false),
+            }
+        }
+        (length, sent, true)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_stream_that_something_is_inserted_into_has_no_length() {
+        for encoding in [None, Some("identity")] {
+            let (length, sent, ended) = broken(encoding).await;
+            assert!(ended && length.is_none(), "{length:?}");
+            assert!(
+                sent.contains(": waking ") && sent.contains("data: {\"error\""),
+                "{sent}"
+            );
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn nothing_is_inserted_into_a_compressed_stream() {
+        let (length, sent, ended) = broken(Some("gzip")).await;
+        assert_eq!(
+            (sent.as_str(), ended),
+            ("data: 1\n\n", false),
+            "its bytes alone, and a visible break"
+        );
+        assert_eq!(length, Some(HeaderValue::from_static("900")));
+    }
+}
