@@ -189,3 +189,79 @@ fn path_of(command: &CommandAction) -> Option<&str> {
     let path = command.env.iter().find(|(name, _)| name == "PATH");
     path.map(|(_, value)| value.reveal())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::doctor::Level;
+    use reveille_agent::{config::Config, fetch};
+    use reveille_domain::AgentName;
+
+    fn provider(lines: &str) -> ProviderConfig {
+        let text = format!("[[provider]]\nname = \"box\"\nmodels = [\"m\"]\n{lines}");
+        let mut config = Config::parse(&text, "test.toml", &|_| None).expect("a config");
+        config.providers.remove(0)
+    }
+
+    #[tokio::test]
+    async fn a_certificate_that_is_not_verified_is_a_warning() {
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let memory = Memory::open(None, &AgentName::parse("gpu-box").expect("legal"));
+        for (skip, warnings) in [("", 0), ("insecure_skip_verify = true", 1)] {
+            // Nobody listens there.
+            let provider = provider(&format!("base_url = \"https://127.0.0.1:1\"\n{skip}"));
+            let client = fetch::client_for(&provider.trust, None).expect("a client");
+            let mut findings = Findings::default();
+            look(&client.into(), &provider, &memory, &mut findings).await;
+            let found = findings.0.iter().filter(|finding| {
+                finding.level == Level::Warning
+                    && finding.found.contains("is not verified (`insecure_skip_verify`)")
+            });
+            assert_eq!(found.count(), warnings, "{:?}", findings.0);
+        }
+    }
+
+    #[test]
+    fn each_reason_of_an_unavailable_backend_has_its_own_remedy() {
+        let provider = provider("base_url = \"https://127.0.0.1:1\"");
+        for (reason, remedy) in [
+            ("HTTP status 401", "set its api_key"),
+            ("HTTP status 404", "add a `probe`"),
+            (
+                "the server's certificate (box) is self-signed and not trusted: name its file in `ca`",
+                "in `ca`",
+            ),
+            (
+                "the server's certificate (box) was issued by Me, which isn't trusted: name that authority's file in `ca`",
+                "in `ca`",
+            ),
+            (
+                "the server's certificate (box) expired at 2021-01-01T00:00:00Z",
+                "renew the backend's certificate",
+            ),
+            (
+                "the server speaks TLS there, so its URL must begin with https://",
+                "correct base_url",
+            ),
+            ("no answer within 2s", "check the backend's log"),
+        ] {
+            let why = Unavailable {
+                asleep: false,
+                refused: false,
+                failed: false,
+                is_hub: Some(false),
+                stranger: false,
+                reason: reason.to_owned(),
+            };
+            let mut findings = Findings::default();
+            unavailable(&provider, &why, "provider box", &mut findings);
+            let [finding] = findings.0.as_slice() else {
+                panic!("one finding: {:?}", findings.0)
+            };
+            assert_eq!(finding.level, Level::Problem);
+            assert!(finding.found.ends_with(reason), "{}", finding.found);
+            let told = finding.remedy.as_deref().unwrap_or_default();
+            assert!(told.contains(remedy), "{reason}: {told}");
+        }
+    }
+}
