@@ -3,7 +3,7 @@
 use std::fs;
 
 use reveille_tests::{AgentConfig, Answer, Process, World, wait_until};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::scene::SOON;
 
@@ -44,6 +44,28 @@ async fn a_body_as_large_as_the_flag_allows_reaches_its_backend_and_no_larger_on
     );
     let text = answer.text();
     assert!(text.contains("48 MiB") && text.contains("--max-body"), "{text}");
+}
+
+#[tokio::test]
+async fn up_takes_the_size_of_bodies_and_the_default_model_as_a_replica_does() {
+    let world = World::new().await;
+    let backend = world.backend(&[]);
+    backend.start_and_wait().await;
+    let flags = ["--max-body", "1MiB", "--default-model", "m"];
+    let api = world.api_with(&flags);
+    let config = AgentConfig::new("gpu-box").provider("vllm", "m", &backend);
+    let _agent = world.agent(&config);
+    let up = world.up(&world.folder().join("data"), &config.to_toml(), &flags);
+    for api in [&api, &up] {
+        api.wait_until_ready().await;
+        api.wait_for_status("gpu-box/m", "active", SOON).await;
+        let body = json!({ "messages": [{ "role": "user", "content": "hello" }] });
+        let answer = api.post("/v1/chat/completions", &body).await;
+        assert_eq!(answer.status, 200, "{}", answer.text());
+        let answer = asked(api, 1).await;
+        assert_eq!(answer.status, 413, "{}", answer.text());
+        assert!(answer.text().contains("1 MiB"), "{}", answer.text());
+    }
 }
 
 /// What a command prints.

@@ -189,3 +189,23 @@ async fn commits_in_the_database_show_that_the_journal_is_lost() {
     not_ready(&api, "is gone, although the database has its commits up to").await;
     assert!(!journal_exists(&scene.world).await);
 }
+
+#[tokio::test]
+async fn whoever_waits_for_a_wake_as_the_journal_is_lost_hears_of_that_and_not_of_a_deadline() {
+    // Nothing else ends the wait: the backend comes up later than the wake's deadline.
+    let scene = Scene::asleep(Duration::from_secs(600)).await;
+    let loses = async {
+        wait_until("the recipe ran", SOON, async || {
+            (scene.posts() == 1).then_some(())
+        })
+        .await;
+        delete_stream(&scene.world, JOURNAL).await;
+    };
+    let (answer, ()) = tokio::join!(scene.chat(), loses);
+    assert_eq!(
+        (answer.status, answer.error_code()),
+        (503, "journal_unavailable".to_owned())
+    );
+    assert!(answer.text().contains("the journal is lost"), "{}", answer.text());
+    assert!(answer.took < Duration::from_secs(25), "{:?}", answer.took);
+}

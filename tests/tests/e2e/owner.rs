@@ -1,6 +1,8 @@
 //! What the owner of a machine decides, whoever asks: pauses, quiet hours, wakes a day.
 
 use std::{
+    fs,
+    path::PathBuf,
     process::{Command, Output},
     time::{Duration, SystemTime},
 };
@@ -210,7 +212,7 @@ async fn in_quiet_hours_nothing_is_woken_and_what_comes_up_by_itself_is_used() {
         .lines("[provider.probe]\ninterval = \"300ms\"\n");
     let api = world.api().await;
     let file = world.folder().join("agent.toml");
-    std::fs::write(&file, config.to_toml()).expect("a config");
+    fs::write(&file, config.to_toml()).expect("a config");
     let agent = world
         .reveille("agent")
         .env("TZ", "<+12>-12")
@@ -264,4 +266,33 @@ async fn a_wake_beyond_what_the_owner_allows_in_a_day_runs_nothing_after_a_resta
         (scene.posts(), scene.not_allowed().await),
         (1, vec!["max_per_day".into()])
     );
+}
+
+#[tokio::test]
+async fn a_command_runs_in_a_folder_of_the_agents_data_that_it_can_write_to() {
+    let world = World::new().await;
+    let backend = world.backend(&[]);
+    let config = AgentConfig::new("gpu-box")
+        .provider("vllm", "qwen", &backend)
+        .lines("[provider.wake]\ntype = \"command\"\ncommand = \"sh\"\nargs = [\"-c\", \"pwd > here; exit 3\"]\n");
+    let file = world.folder().join("agent.toml");
+    fs::write(&file, config.to_toml()).expect("written");
+    let here = world.data_home().join("reveille/agent/work/here");
+    let folder = here.parent().expect("a folder");
+
+    let test = world
+        .reveille("recipe")
+        .args(["test", "vllm", "--config"])
+        .arg(&file);
+    let test = test.start();
+    assert_eq!(test.wait_for_exit(SOON).await, Exit::Code(1), "{}", test.log());
+    let runs_in = || fs::read_to_string(&here).map(|path| PathBuf::from(path.trim()));
+    assert_eq!(runs_in().expect("written").as_path(), folder);
+    fs::remove_file(&here).expect("removed");
+
+    let (api, _agent) = (world.api().await, world.agent(&config));
+    api.wait_for_status("gpu-box/qwen", "hibernating", SOON).await;
+    let failed = api.chat("qwen").await;
+    assert_eq!(failed.error_code(), "wake_failed", "{}", failed.text());
+    assert_eq!(runs_in().expect("written").as_path(), folder);
 }

@@ -587,3 +587,28 @@ async fn up_takes_up_the_first_provider_of_its_config_and_the_command_names_what
     assert_eq!(up.process().stop(SOON).await, reveille_tests::Exit::Code(0));
     assert_eq!(reload(&data).await.code, Some(1), "nobody listens there any more");
 }
+
+#[tokio::test]
+async fn quiet_hours_hold_and_end_as_soon_as_they_are_taken_up() {
+    let world = World::new().await;
+    let backend = world.backend(&[]);
+    let config = serves(AgentConfig::new("gpu-box"), "p", &backend);
+    let agent = Reloadable::start(world, &config).await;
+    agent.is("p", "hibernating").await;
+    agent.write(
+        &config
+            .to_toml()
+            .replace("[agent]", "[agent]\nquiet_hours = [\"00:00-24:00\"]"),
+    );
+    let said = reload(&agent.data_dir()).await;
+    assert!(said.out.contains("agent.quiet_hours changed"), "{said:?}");
+    let declined = agent.api.chat("p").await;
+    assert_eq!(refused(&declined), (503, "provider_declined".to_owned()));
+    let said = agent.reload(&config).await;
+    assert!(said.out.contains("agent.quiet_hours changed"), "{said:?}");
+    wait_until("it is woken", SOON, async || {
+        (agent.api.chat("p").await.status == 200).then_some(())
+    })
+    .await;
+    assert_eq!(backend.log().starts(), 1);
+}

@@ -169,6 +169,13 @@ async fn a_server_without_jetstream_ends_a_hub_at_once_with_what_to_do() {
         );
         assert!(log.lines().count() < 10, "{log}");
     }
+    let doctor = world.reveille("doctor").args(["--nats", &url]).start();
+    assert_eq!(doctor.wait_for_exit(SOON).await, Exit::Code(1));
+    let said = doctor.log();
+    assert!(
+        said.contains("JetStream is off") && said.contains("sync_interval: always"),
+        "{said}"
+    );
     // An agent needs none.
     let file = world.folder().join("agent.toml");
     fs::write(&file, AgentConfig::new("gpu-box").to_toml()).expect("a config");
