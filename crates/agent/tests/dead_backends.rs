@@ -297,12 +297,16 @@ impl Machine {
 
 /// An active provider whose machine has vanished since, and the controller that its wake recipe asks.
 async fn vanished() -> (Backend, Machine, World) {
+    vanished_probed("1h").await
+}
+
+async fn vanished_probed(interval: &str) -> (Backend, Machine, World) {
     let (controller, mut machine) = (Backend::start().await, Machine::start());
     let world = World::start(&format!(
         r#"
         base_url = "{}"
         models = ["m"]
-        probe = {{ path = "/ok", interval = "1h", timeout = "300ms" }}
+        probe = {{ path = "/ok", interval = "{interval}", timeout = "300ms" }}
         [provider.wake]
         type = "http"
         url = "{}/wake"
@@ -350,6 +354,22 @@ async fn callers_that_give_up_before_their_connection_times_out_show_that_a_mach
         }
     });
     join_all(callers).await;
+    assert_eq!(world.control.sleeps(), [SleepReason::Unreachable]);
+}
+
+#[tokio::test]
+async fn callers_that_give_up_at_once_do_not_hide_that_a_machine_has_vanished() {
+    let (_controller, _machine, world) = vanished_probed("50ms").await;
+    let callers = [0, 200].map(Duration::from_millis).map(async |after| {
+        sleep(after).await;
+        while world.control.status() == Some(Active) {
+            // They wait for a connection all the time.
+            let left = timeout(Duration::from_millis(400), world.fault("/v1/chat/completions"));
+            let _ = left.await;
+        }
+    });
+    let noticed = timeout(Duration::from_secs(30), join_all(callers)).await;
+    noticed.expect("its probes are believed");
     assert_eq!(world.control.sleeps(), [SleepReason::Unreachable]);
 }
 

@@ -143,11 +143,12 @@ async fn a_full_disk_is_named_and_when_there_is_space_again_everything_goes_on()
     );
 
     disk.free();
+    // Before anybody tries.
+    up.wait_until_ready().await;
     wait_until("what sleeps is woken again", SOON, async || {
         (up.chat("phi").await.status == 200).then_some(())
     })
     .await;
-    up.wait_until_ready().await;
     let log = up.process().log();
     assert!(log.contains("the disk can be written: restarting it"), "{log}");
     assert!(log.contains("the journal takes commits again"), "{log}");

@@ -93,9 +93,8 @@ async fn after_a_step_back_agents_are_lost_and_found_as_before() {
     scene.is("hibernating").await;
 }
 
-#[tokio::test]
-async fn a_wake_ends_at_its_deadline_although_natss_clock_was_set_back() {
-    let (world, clock) = stepped().await;
+/// A provider whose wake ends only by its deadline, a few seconds after its request, if its agent says nothing.
+async fn woken_in_vain(world: World) -> Scene {
     let backend = world.backend(&[]);
     let controller = WakeController::answering(200).await;
     let recipe = format!(
@@ -114,6 +113,31 @@ async fn a_wake_ends_at_its_deadline_although_natss_clock_was_set_back() {
         world,
     };
     scene.is("hibernating").await;
+    scene
+}
+
+#[tokio::test]
+async fn a_wake_that_is_first_seen_after_a_step_back_is_given_no_more_than_a_whole_one() {
+    let (world, clock) = stepped().await;
+    let scene = woken_in_vain(world).await;
+    let wake = "/reveille/v1/providers/gpu-box/vllm/wake";
+    assert_eq!(scene.api.post(wake, &json!({})).await.status, 202);
+    recipe_ran(&scene).await;
+    scene.agent.sigstop();
+    scene.api.process().kill9();
+    clock.set_ahead(-HOUR);
+    let _later = scene.world.api().await;
+    wait_until("it timed out", SOON, async || {
+        (scene.commits_with("WakeTimedOut").await.len() == 1).then_some(())
+    })
+    .await;
+    scene.agent.sigcont();
+}
+
+#[tokio::test]
+async fn a_wake_ends_at_its_deadline_although_natss_clock_was_set_back() {
+    let (world, clock) = stepped().await;
+    let scene = woken_in_vain(world).await;
     let stepped = async {
         recipe_ran(&scene).await;
         // The usual heartbeat: it isn't lost before the deadline.

@@ -449,6 +449,21 @@ mod tests {
     }
 
     #[test]
+    fn a_backend_that_broke_off_a_request_and_then_refuses_connections_has_crashed() {
+        let mut state = registered(&Ok(()), StatusName::Active);
+        let broke_off = Signs {
+            broke_off: true,
+            ..Signs::default()
+        };
+        state.probed(&refused(), broke_off);
+        let crashed = Report::Asleep {
+            reason: SleepReason::Crashed,
+            for_wake: None,
+        };
+        assert_eq!(report(&mut state), Some((2, crashed)));
+    }
+
+    #[test]
     fn a_slow_backend_is_given_time_and_a_busy_one_more() {
         let mut state = registered(&Ok(()), StatusName::Active);
         for _ in 0..10 {

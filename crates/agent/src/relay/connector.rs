@@ -10,7 +10,7 @@ use crate::{
 use http::Uri;
 use hyper_util::client::legacy::connect::HttpConnector;
 use rustls::pki_types::ServerName;
-use std::{error::Error, path::PathBuf, sync::Arc, time::Duration};
+use std::{error::Error, io, path::PathBuf, sync::Arc, time::Duration};
 use thiserror::Error;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
@@ -96,9 +96,7 @@ impl Connector {
     /// A new connection.
     pub async fn connect(&self) -> Result<Box<dyn Connection>, ConnectError> {
         let opened = timeout(CONNECT_TIMEOUT, self.open()).await;
-        opened
-            .map_err(|_| ConnectError::Late)?
-            .map_err(ConnectError::Failed)
+        opened.map_err(|_| ConnectError::Late)?.map_err(ConnectError::of)
     }
 
     async fn open(&self) -> Result<Box<dyn Connection>, Box<dyn Error + Send + Sync>> {
@@ -114,6 +112,15 @@ impl Connector {
 }
 
 impl ConnectError {
+    /// hyper's connector has the same time, and may be the first to notice that it is over.
+    fn of(error: Box<dyn Error + Send + Sync>) -> Self {
+        if is_late(&*error) {
+            Self::Late
+        } else {
+            Self::Failed(error)
+        }
+    }
+
     /// The reason, for people: no URL, and nothing that the backend sent.
     pub fn reason(&self) -> String {
         match self {
@@ -128,6 +135,14 @@ impl ConnectError {
             }
         }
     }
+}
+
+fn is_late(error: &(dyn Error + 'static)) -> bool {
+    let is_late = |error: &(dyn Error + 'static)| {
+        let io = error.downcast_ref::<io::Error>();
+        io.is_some_and(|io| io.kind() == io::ErrorKind::TimedOut)
+    };
+    is_late(error) || error.source().is_some_and(is_late)
 }
 
 /// Whether the connector of hyper says so, which has no type for it.
@@ -166,6 +181,24 @@ mod tests {
         // No resolver has to be asked: a label has at most 63 characters.
         let nowhere = format!("http://{}.example", "x".repeat(64));
         assert_eq!(reason(&nowhere).await, "the host's name can't be resolved");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_machine_that_answers_nothing_is_waited_for_for_seconds() {
+        // Its queue is full: nobody takes a connection, nor refuses it.
+        let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None);
+        let socket = socket.expect("a socket");
+        let any = std::net::SocketAddr::from(([127, 0, 0, 1], 0));
+        socket.bind(&any.into()).expect("a port");
+        socket.listen(1).expect("a listener");
+        let address = socket.local_addr().expect("an address").as_socket();
+        let address = address.expect("an address of IP");
+        let connect = || std::net::TcpStream::connect_timeout(&address, Duration::from_millis(200));
+        let _waiting: Vec<_> = std::iter::from_fn(|| connect().ok()).collect();
+
+        let began = tokio::time::Instant::now();
+        assert_eq!(reason(&format!("http://{address}")).await, "no answer within 4s");
+        assert_eq!(began.elapsed(), CONNECT_TIMEOUT);
     }
 
     #[cfg(target_os = "linux")]

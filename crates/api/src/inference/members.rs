@@ -345,6 +345,18 @@ pub(super) mod tests {
         assert_eq!(members.next(&pool, 1), "a", "its client has left");
     }
 
+    #[tokio::test(start_paused = true)]
+    async fn requests_that_come_together_make_one_trial() {
+        let (members, pool) = (Members::new(Metrics::default()), pool());
+        members.fails_at(&pool[0]);
+        advance(Duration::from_secs(1)).await;
+        assert_eq!(members.next(&pool, 1), "a");
+        // It isn't on its way yet.
+        assert_eq!(members.next(&pool, 4).matches('a').count(), 0);
+        advance(Duration::from_secs(1)).await;
+        assert_eq!(members.next(&pool, 1), "a", "it never came");
+    }
+
     #[test]
     fn a_member_that_changes_is_given_a_new_chance() {
         let (members, mut pool) = (Members::new(Metrics::default()), pool());
