@@ -424,6 +424,22 @@ mod tests {
     }
 
     #[test]
+    fn jetstream_that_is_off_is_told_from_jetstream_that_is_away() {
+        let says = |code: u64| {
+            let answer = format!(r#"{{"error":{{"code":503,"err_code":{code},"description":"why"}}}}"#);
+            says_off(answer.as_bytes())
+        };
+        assert!(
+            says(10_076) && says(10_039),
+            "for the server, and for the account"
+        );
+        assert!(!says(10_008), "it has no leader");
+        for answer in [r#"{"memory":0,"storage":0}"#, "", "no JSON"] {
+            assert!(!says_off(answer.as_bytes()), "{answer}");
+        }
+    }
+
+    #[test]
     fn every_address_off_this_machine_needs_tls() {
         let beyond = |url: &str| NatsServer::at(url).plaintext_beyond_loopback();
         for url in [
