@@ -58,4 +58,12 @@ mod tests {
             assert!(!says_loading(&other.to_ascii_lowercase()), "{other}");
         }
     }
+
+    #[test]
+    fn only_a_status_that_means_not_yet_is_waited_out() {
+        assert!(is_loading(503, b"Loading model"));
+        for status in [200, 404, 500, 502] {
+            assert!(!is_loading(status, b"Loading model"), "{status}");
+        }
+    }
 }
