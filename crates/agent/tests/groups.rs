@@ -303,7 +303,7 @@ async fn a_backend_that_is_gone_keeps_nobody_waiting() {
     let never = member(&b, "/sleep", "").replace(&b.url, &closed.url);
     let third = Owned::member(&groups, "c", &never);
     third.until(Hibernating).await;
-    gone.close();
+    gone.close().await;
     first.handle.send(Input::Suspect(Symptom::BrokeOff));
     first.until(Hibernating).await;
     second.wake();
@@ -547,7 +547,7 @@ async fn a_backend_that_somebody_else_has_started_is_in_the_way_until_he_ends_it
     second.wake();
     let failure = second.blocked().await;
     assert!(failure.reason.contains("didn't start its backend"), "{failure:?}");
-    a.close();
+    a.close().await;
     let address = a.url.trim_start_matches("http://").to_owned();
     eventually("its end", || std::net::TcpStream::connect(&address).is_err()).await;
     // Nobody has looked since.

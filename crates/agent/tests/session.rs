@@ -222,7 +222,7 @@ async fn a_request_for_a_sleeping_backend_is_answered_with_the_report_and_passes
 #[tokio::test]
 async fn a_backend_that_refuses_the_connection_is_reported_asleep() {
     let (backend, world) = awake().await;
-    backend.close();
+    backend.close().await;
     let fault = world.fault("/v1/chat/completions").await;
     assert_eq!(
         (fault.code, fault.message.as_str()),

@@ -118,8 +118,9 @@ impl Backend {
     }
 
     /// Lets nobody in any more.
-    pub fn close(&self) {
+    pub async fn close(&self) {
         self.server.abort();
+        eventually("its socket is closed", || self.server.is_finished()).await;
     }
 
     pub fn wakes(&self) -> Vec<String> {
