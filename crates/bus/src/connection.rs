@@ -9,6 +9,7 @@ use crate::{
 use async_nats::{
     Client, ConnectError, ConnectErrorKind, ConnectOptions, Event, RequestErrorKind, ServerAddr,
     jetstream::{self, ErrorCode},
+    rustls,
 };
 use backon::{BackoffBuilder, ExponentialBuilder};
 use bytes::Bytes;
@@ -280,8 +281,30 @@ fn refused(error: &ConnectError) -> BusError {
              running to admit it"
                 .to_owned(),
         ),
+        _ if speaks_no_tls(error) => {
+            BusError::Unavailable("this server speaks no TLS: its URL begins with nats:// or ws://".to_owned())
+        }
         _ => BusError::unavailable(error),
     }
+}
+
+/// Whether the other end answered a TLS handshake with something else.
+fn speaks_no_tls(error: &ConnectError) -> bool {
+    let mut next: Option<&(dyn std::error::Error + 'static)> = std::error::Error::source(error);
+    while let Some(error) = next {
+        let wrapped = error
+            .downcast_ref::<std::io::Error>()
+            .and_then(std::io::Error::get_ref);
+        let tls = wrapped.map_or_else(
+            || error.downcast_ref::<rustls::Error>(),
+            |wrapped| wrapped.downcast_ref::<rustls::Error>(),
+        );
+        if matches!(tls, Some(rustls::Error::InvalidMessage(_))) {
+            return true;
+        }
+        next = error.source();
+    }
+    false
 }
 
 /// Whether JetStream's answer to a request is that it is off, for the server or for the account.

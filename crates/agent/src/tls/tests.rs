@@ -2,7 +2,10 @@
 
 use super::*;
 use crate::config::{Address, Trust};
-use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, date_time_ymd};
+use rcgen::{
+    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
+    date_time_ymd,
+};
 use rustls::{
     HandshakeKind, ServerConfig,
     pki_types::{CertificateDer, PrivateKeyDer, ServerName},
@@ -217,6 +220,25 @@ async fn each_connection_verifies_the_certificate() {
         connection.read_to_end(&mut answer).await.expect("an answer");
         let kind = connection.get_ref().1.handshake_kind();
         assert_eq!(kind, Some(HandshakeKind::Full));
+    }
+}
+
+#[tokio::test]
+async fn a_certificate_that_isnt_a_servers_is_named_as_what_it_is() {
+    let authority = made("a private authority", &[]).authority();
+    let root = authority.self_signed().0;
+    let mut client = made("client", LOOPBACK);
+    client.params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+    for (certificate, wrong) in [
+        (client, "(client) isn't made for a server (extendedKeyUsage)"),
+        (
+            made("between", LOOPBACK).authority(),
+            "(between) is an authority's, not a server's (basicConstraints): name its file in `ca`",
+        ),
+    ] {
+        let wrong = Err(format!("the server's certificate {wrong}"));
+        let url = serve(certificate.signed_by(&authority)).await;
+        assert_eq!(greet(&url, &trusting(&[&root])).await, wrong);
     }
 }
 

@@ -139,6 +139,9 @@ fn explained(error: Error, certificate: &CertificateDer<'_>, server_name: &Serve
         CertificateError::InvalidPurpose | CertificateError::InvalidPurposeContext { .. } => {
             format!("{its} isn't made for a server (extendedKeyUsage)")
         }
+        CertificateError::Other(other) if is_named(other, "EkuError") => {
+            format!("{its} isn't made for a server (extendedKeyUsage)")
+        }
         _ if read.is_self_signed() => format!("{its} is self-signed and not trusted: name its file in `ca`"),
         CertificateError::UnknownIssuer => format!(
             "{its} was issued by {}, which isn't trusted: name that authority's file in `ca`",
@@ -150,8 +153,16 @@ fn explained(error: Error, certificate: &CertificateDer<'_>, server_name: &Serve
                 read.issuer()
             )
         }
+        CertificateError::Other(other) if is_named(other, "CaUsedAsEndEntity") => {
+            format!("{its} is an authority's, not a server's (basicConstraints): name its file in `ca`")
+        }
         other => format!("{its} is refused: {other}"),
     })
+}
+
+/// Whether this is an error that its crate keeps to itself.
+fn is_named(error: &OtherError, name: &str) -> bool {
+    format!("{:?}", error.0) == name
 }
 
 fn refused(why: String) -> Error {

@@ -4,7 +4,9 @@ use crate::events::{PATIENCE, agent, agent_key, commit, journal, open, stored};
 use async_nats::jetstream::stream::DiscardPolicy;
 use reveille_bus::{
     Beginning, BusError, Connection, Follow, Followed, Follower, HEARTBEATS_STREAM, HubId, JOURNAL_STREAM,
-    Journal, JournalTrouble, NatsClock, Refusals, ensure_streams,
+    Journal, JournalTrouble, NatsAccess, NatsClock, Refusals,
+    access::Role,
+    ensure_streams,
     heartbeats::{self, Heartbeat, HeartbeatWatch},
 };
 use reveille_domain::{Agent, Epoch, SessionId};
@@ -375,4 +377,16 @@ async fn replicas_that_ran_once_or_start_together_keep_nobody_from_beginning_a_j
     let (mut one, mut two) = tokio::join!(Guard::replica(&nats, "one"), Guard::replica(&nats, "two"));
     tokio::join!(one.caught_up(), two.caught_up());
     assert!(one.exists().await);
+}
+
+#[tokio::test]
+async fn a_server_without_tls_is_named_as_that() {
+    let nats = Nats::start().await;
+    for scheme in ["tls", "wss"] {
+        let url = nats.url().replace("nats://", &format!("{scheme}://"));
+        let options = NatsAccess::open(&url, Role::Api).named("test");
+        let tried = tokio::time::timeout(PATIENCE, Connection::try_open(&options)).await;
+        let error = tried.expect("an answer in time").expect_err(scheme);
+        assert!(error.to_string().contains("this server speaks no TLS"), "{error}");
+    }
 }
