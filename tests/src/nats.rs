@@ -89,7 +89,7 @@ impl Nats {
             config,
             folder,
         };
-        server.wait_until_ready().await;
+        server.wait_until_ready(true).await;
         server
     }
 
@@ -138,10 +138,19 @@ impl Nats {
     pub async fn restart(&mut self) {
         self.kill9();
         self.process = Self::launch(&self.folder, &self.config);
-        self.wait_until_ready().await;
+        self.wait_until_ready(true).await;
     }
 
-    async fn wait_until_ready(&self) {
+    /// Starts it again without JetStream, on the same port, after killing it if it still runs.
+    pub async fn restart_without_jetstream(&mut self) {
+        self.kill9();
+        let config = self.folder.path().join("without-jetstream.conf");
+        fs::write(&config, format!("listen: \"{}\"\n", self.port.address())).expect("written");
+        self.process = Self::launch(&self.folder, &config);
+        self.wait_until_ready(false).await;
+    }
+
+    async fn wait_until_ready(&self, has_jetstream: bool) {
         let what = format!(
             "{} answered; its log: {}",
             self.name,
@@ -154,7 +163,7 @@ impl Nats {
                 self.process.log()
             );
             self.greeting()
-                .filter(|greeting| greeting.contains(r#""jetstream":true"#))
+                .filter(|greeting| greeting.contains(r#""jetstream":true"#) == has_jetstream)
         })
         .await;
     }

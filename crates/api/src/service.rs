@@ -363,7 +363,7 @@ impl Service {
             nats: connections.iter().all(Connection::is_connected),
             clock: clock.try_now().is_some(),
             agent_auth: *agent_auth.borrow(),
-            trouble: journal.trouble(),
+            trouble: journal.unusable(),
         })
     }
 }

@@ -5,6 +5,7 @@ use crate::{
     error::BusError,
     health::JournalHealth,
     loopback::is_loopback_host,
+    retry_log::RetryLog,
 };
 use async_nats::{
     Client, ConnectError, ConnectErrorKind, ConnectOptions, Event, RequestErrorKind, ServerAddr,
@@ -153,7 +154,7 @@ impl Connection {
     /// # Errors
     /// When the server is too old, has no JetStream and the role needs it, or the URL is malformed.
     pub async fn open(options: &NatsOptions) -> Result<Self, BusError> {
-        let mut pauses = RETRIES.build();
+        let (mut pauses, mut failures) = (RETRIES.build(), RetryLog::default());
         loop {
             match Self::try_open(options).await {
                 Ok(connection) => {
@@ -165,7 +166,9 @@ impl Connection {
                 Err(BusError::Unavailable(reason)) => {
                     let pause = pauses.next().unwrap_or(LONGEST_RETRY);
                     let pause_ms = pause.as_millis();
-                    warn!(nats.url = %redacted(&options.access.server.url), %reason, pause_ms, "can't reach NATS, trying again");
+                    if failures.is_due(&reason) {
+                        warn!(nats.url = %redacted(&options.access.server.url), %reason, pause_ms, "can't reach NATS, trying again");
+                    }
                     tokio::time::sleep(pause).await;
                 }
                 Err(error) => return Err(error),
@@ -230,13 +233,10 @@ impl Connection {
     async fn check_jetstream(&self) -> Result<(), BusError> {
         let (begun, mut logged) = (Instant::now(), false);
         loop {
-            let nobody_has_it = match self.client.request(JETSTREAM_INFO, Bytes::new()).await {
-                Ok(answer) if says_off(&answer.payload) => return Err(BusError::NoJetStream),
-                Ok(_) => false,
-                Err(error) => error.kind() == RequestErrorKind::NoResponders,
-            };
-            if !nobody_has_it {
-                return Ok(());
+            match self.jetstream_state().await {
+                JetStreamState::On => return Ok(()),
+                JetStreamState::Off => return Err(BusError::NoJetStream),
+                JetStreamState::Nowhere => {}
             }
             // Another server of a cluster may have it, and be about to start.
             let is_alone = self.client.server_info().cluster.is_none();
@@ -248,6 +248,20 @@ impl Connection {
             }
             tokio::time::sleep(JETSTREAM_POLL).await;
         }
+    }
+
+    async fn jetstream_state(&self) -> JetStreamState {
+        match self.client.request(JETSTREAM_INFO, Bytes::new()).await {
+            Ok(answer) if says_off(&answer.payload) => JetStreamState::Off,
+            Err(error) if error.kind() == RequestErrorKind::NoResponders => JetStreamState::Nowhere,
+            Ok(_) | Err(_) => JetStreamState::On,
+        }
+    }
+
+    /// Whether the servers that are reached now have no JetStream for this account.
+    pub(crate) async fn lacks_jetstream(&self) -> bool {
+        let state = timeout(JETSTREAM_TIMEOUT, self.jetstream_state());
+        self.is_connected() && matches!(state.await, Ok(JetStreamState::Off | JetStreamState::Nowhere))
     }
 
     /// What is wrong with the journal, as far as its users on this connection have found out.
@@ -272,6 +286,16 @@ impl Connection {
     pub fn is_connected(&self) -> bool {
         self.client.connection_state() == async_nats::connection::State::Connected
     }
+}
+
+/// Whether this account has JetStream.
+enum JetStreamState {
+    /// As far as anybody can tell.
+    On,
+    /// It is off for the server or the account.
+    Off,
+    /// No server answers for it.
+    Nowhere,
 }
 
 fn refused(error: &ConnectError) -> BusError {

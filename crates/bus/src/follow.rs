@@ -5,10 +5,11 @@ use crate::{
     commit::CommitHash,
     connection::Connection,
     entry::{Checkpoint, JournalEntry},
-    error::BusError,
+    error::{BusError, JETSTREAM_OFF},
     health::{JournalExtent, JournalHealth, JournalTrouble},
     hub_id::HubId,
     ordered_reader::OrderedReader,
+    retry_log::RetryLog,
     search::{Beginning, Search},
     streams::{self, JOURNAL_STREAM},
     subjects,
@@ -66,6 +67,7 @@ pub struct Follower {
     guard: Option<Beginning>,
     /// Whether the log says already that there is no journal.
     logged_missing: bool,
+    failures: RetryLog,
     follow: Follow,
     seen: Option<Checkpoint>,
     reading: Option<Reading>,
@@ -115,6 +117,7 @@ impl Follower {
             read_in: 0,
             guard: None,
             logged_missing: false,
+            failures: RetryLog::default(),
             follow,
             seen,
             reading: None,
@@ -142,7 +145,7 @@ impl Follower {
                     Ok(None) => {}
                     Ok(Some(reset)) => return Ok(reset),
                     Err(BusError::Unavailable(reason)) => {
-                        warn!(%reason, "can't read the journal, trying again");
+                        self.note_unread(reason).await;
                         tokio::time::sleep(RESTART_PAUSE).await;
                     }
                     Err(error @ (BusError::NoStream { .. } | BusError::Journal(_))) => {
@@ -273,6 +276,19 @@ impl Follower {
 
     fn health(&self) -> Option<&JournalHealth> {
         self.guard.is_some().then(|| self.connection.health())
+    }
+
+    async fn note_unread(&mut self, reason: String) {
+        let reason = match self.connection.lacks_jetstream().await {
+            true => JETSTREAM_OFF.to_owned(),
+            false => reason,
+        };
+        if let Some(health) = self.health() {
+            health.unread(&reason);
+        }
+        if self.failures.is_due(&reason) {
+            warn!(%reason, "can't read the journal, trying again");
+        }
     }
 
     fn note_missing(&mut self, error: &BusError) {

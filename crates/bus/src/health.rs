@@ -72,6 +72,8 @@ struct State {
     /// The hub that the journal found last belongs to.
     hub: Option<HubId>,
     lost: Option<String>,
+    /// Why it can't be read, since the last attempt.
+    unread: Option<String>,
     /// Why the last commit was not stored.
     commits: Option<NotStored>,
     /// Whether NATS answers and doesn't store this replica's canaries.
@@ -117,6 +119,17 @@ impl JournalHealth {
     #[must_use]
     pub fn trouble(&self) -> Option<JournalTrouble> {
         self.state.borrow().trouble()
+    }
+
+    /// Why the journal can't be used now: its trouble, or an outage, which those who wait for the journal wait out.
+    #[must_use]
+    pub fn unusable(&self) -> Option<String> {
+        let state = self.state.borrow();
+        let unread = || Some(format!("the journal can't be read: {}", state.unread.as_ref()?));
+        match state.trouble() {
+            Some(lost @ JournalTrouble::Lost(_)) => Some(lost.to_string()),
+            trouble => unread().or_else(|| Some(trouble?.to_string())),
+        }
     }
 
     /// Whether the journal is lost.
@@ -170,6 +183,7 @@ impl JournalHealth {
         let changed = self.state.send_if_modified(|state| {
             let changed = state.lost.as_deref() != Some(why);
             state.lost = Some(why.to_owned());
+            state.unread = None;
             changed
         });
         if changed {
@@ -180,11 +194,20 @@ impl JournalHealth {
         }
     }
 
+    /// The journal can't be read.
+    pub(crate) fn unread(&self, why: &str) {
+        self.state.send_if_modified(|state| {
+            state.unread = Some(why.to_owned());
+            false
+        });
+    }
+
     /// The journal is there, that of this hub.
     pub(crate) fn found(&self, hub: HubId) {
         let mut was_lost = false;
         self.state.send_if_modified(|state| {
             was_lost = state.lost.take().is_some();
+            state.unread = None;
             state.hub.replace(hub) != Some(hub) || was_lost
         });
         if was_lost {

@@ -33,6 +33,7 @@ pub mod orders;
 pub mod private_file;
 mod refusals;
 pub mod relay;
+mod retry_log;
 mod row_source;
 mod search;
 mod streams;

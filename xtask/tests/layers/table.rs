@@ -170,6 +170,7 @@ const BUS: Layers = Layers {
             "loopback",
             "private_file",
             "refusals",
+            "retry_log",
             "subjects",
         ],
         &["health"],

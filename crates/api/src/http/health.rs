@@ -2,7 +2,6 @@
 
 use super::AppState;
 use axum::{Json, extract::State, http::StatusCode, response::IntoResponse};
-use reveille_bus::JournalTrouble;
 use serde::Serialize;
 
 /// What has to be true before all requests can be answered.
@@ -16,8 +15,8 @@ pub(crate) struct Readiness {
     pub clock: bool,
     /// This replica answers for agents' keys, unless others do.
     pub agent_auth: bool,
-    /// Why the journal can't be used, or takes no commits.
-    pub trouble: Option<JournalTrouble>,
+    /// Why the journal can't be used, can't be read now, or takes no commits.
+    pub trouble: Option<String>,
 }
 
 /// The same, as a client sees it.
@@ -73,7 +72,7 @@ pub(super) async fn readyz(State(state): State<AppState>) -> impl IntoResponse {
         code,
         Json(Health {
             status,
-            reason: readiness.trouble.map(|trouble| trouble.to_string()),
+            reason: readiness.trouble,
             checks: Some(checks),
         }),
     )

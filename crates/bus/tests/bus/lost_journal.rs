@@ -380,6 +380,27 @@ async fn replicas_that_ran_once_or_start_together_keep_nobody_from_beginning_a_j
 }
 
 #[tokio::test]
+async fn a_journal_whose_server_has_lost_jetstream_is_waited_for_and_says_so() {
+    let (mut nats, _, journal) = journal().await;
+    commit(&journal, &agent_key()).await;
+    let mut guard = Guard::over(&nats, Beginning::default()).await;
+    assert_eq!(guard.caught_up().await, [1]);
+    let health = guard.connection.health().clone();
+    assert_eq!(health.unusable(), None);
+    nats.restart_without_jetstream().await;
+    wait_until("JetStream was named", PATIENCE, async || {
+        let why = health.unusable()?;
+        why.starts_with("the journal can't be read: JetStream is off")
+            .then_some(())
+    })
+    .await;
+    assert_eq!(health.trouble(), None, "it isn't lost");
+    nats.restart().await;
+    assert!(guard.caught_up().await.is_empty());
+    assert_eq!(health.unusable(), None);
+}
+
+#[tokio::test]
 async fn a_server_without_tls_is_named_as_that() {
     let nats = Nats::start().await;
     for scheme in ["tls", "wss"] {
