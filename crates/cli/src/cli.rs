@@ -18,9 +18,20 @@ use crate::{
         api::{self, Api},
         projector::{self, Projector},
     },
+    terminal,
     up::{self, Up},
 };
 use clap::{Parser, Subcommand};
+use std::{
+    borrow::Cow,
+    env,
+    ffi::OsString,
+    io::{self, Write},
+    process::ExitCode,
+};
+
+/// What the names of our environment variables begin with.
+const VARIABLES: &str = "REVEILLE_";
 
 const EXAMPLES: &str = "\
 Examples:
@@ -48,6 +59,29 @@ pub struct Cli {
     /// The command to run.
     #[command(subcommand)]
     pub command: Command,
+}
+
+/// The command line as it was given, or the exit code once the help or the error is printed.
+pub fn parse() -> Result<Cli, ExitCode> {
+    Cli::try_parse().map_err(|unused| {
+        let variables = env::vars_os().filter_map(|(name, value)| {
+            let is_ours = name.to_str().is_some_and(|name| name.starts_with(VARIABLES));
+            is_ours.then_some(value)
+        });
+        let acts = |given: OsString| matches!(terminal::word(&given.to_string_lossy()), Cow::Owned(_));
+        if !env::args_os().chain(variables).any(acts) {
+            unused.exit()
+        }
+        // What was given may be part of the text, which has colours only beside it.
+        let text = unused.render().to_string();
+        let text = terminal::lines(&text);
+        // Nobody may be reading.
+        let _ = match unused.use_stderr() {
+            true => io::stderr().write_all(text.as_bytes()),
+            false => io::stdout().write_all(text.as_bytes()),
+        };
+        u8::try_from(unused.exit_code()).map_or(ExitCode::FAILURE, ExitCode::from)
+    })
 }
 
 #[derive(Debug, Subcommand)]

@@ -34,8 +34,6 @@ mod up;
 mod whole_file;
 
 use crate::failure::Failure;
-use clap::Parser;
-use cli::Cli;
 use reveille_agent::child::{SHIM, shim_main};
 use std::process::ExitCode;
 
@@ -45,7 +43,10 @@ fn main() -> ExitCode {
     if words.next().is_some_and(|word| word == SHIM) {
         return shim_main();
     }
-    let cli = Cli::parse();
+    let cli = match cli::parse() {
+        Ok(cli) => cli,
+        Err(unused) => return unused,
+    };
     // This fails only if a library has installed one already.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let done = tokio::runtime::Builder::new_multi_thread()

@@ -110,6 +110,37 @@ fn a_good_config_is_ok_and_says_what_it_publishes() {
 }
 
 #[test]
+fn what_a_terminal_would_obey_is_escaped_in_errors_and_checks() {
+    let folder = tempfile::tempdir().unwrap();
+    let turned = GOOD.replace("http://127.0.0.1:8000\"", "unix:///run/\u{202e}x.sock\"");
+    let check = reveille(&["config", "check", &config(&folder, &turned)]);
+    assert_eq!(code(&check), 0, "{}", err(&check));
+    assert!(
+        out(&check).contains(r"unix:///run/\u202ex.sock"),
+        "{}",
+        out(&check)
+    );
+    for args in [
+        &["wakes", "--sort", "\u{202e}x"][..],
+        &["\u{1b}[31m\u{202e}x"],
+        &["up", "--listen", "\u{202e}x"],
+    ] {
+        let refused = reveille(args);
+        assert_eq!(code(&refused), 2);
+        let said = err(&refused);
+        assert!(said.contains(r"\u202ex") && said.contains("error: "), "{said}");
+        assert!(!said.contains(['\u{202e}', '\u{1b}']), "{said:?}");
+    }
+    let mut help = clean();
+    let help = help
+        .args(["config", "check", "--help"])
+        .env("REVEILLE_CONFIG", "\u{202e}x");
+    let help = help.output().expect("the program can be run");
+    assert_eq!(code(&help), 0);
+    assert!(out(&help).contains(r"REVEILLE_CONFIG=\u202ex"), "{}", out(&help));
+}
+
+#[test]
 fn a_bad_config_is_answered_with_file_line_key_and_reason() {
     let folder = tempfile::tempdir().unwrap();
     let file = config(&folder, &GOOD.replace("max_wait = \"60s\"", "max_wait = \"-1s\""));
