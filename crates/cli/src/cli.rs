@@ -18,6 +18,7 @@ use crate::{
         api::{self, Api},
         projector::{self, Projector},
     },
+    signals::Hangups,
     terminal,
     up::{self, Up},
 };
@@ -140,17 +141,17 @@ pub enum Command {
 }
 
 impl Cli {
-    /// Runs the command.
+    /// Runs the command. A service listens for SIGHUP before it does anything else, so that none ends by it.
     pub async fn run(self) -> Result<(), Failure> {
         match self.command {
-            Command::Up(args) => up::run(args).await,
-            Command::Api(args) => api::run(args).await,
+            Command::Up(args) => up::run(args, Hangups::listen()?).await,
+            Command::Api(args) => api::run(args, Hangups::listen()?).await,
             Command::Agent(args) => agent::run(args).await,
             Command::Agents(args) => enroll::list(&args).await,
             Command::AgentToken(AgentTokenCommand::Create(args)) => enroll::create_token(&args).await,
             Command::Join(args) => enroll::join(args).await,
             Command::Hub(HubCommand::Init(args)) => hub_init::run(&args),
-            Command::Projector(args) => projector::run(args).await,
+            Command::Projector(args) => projector::run(args, Hangups::listen()?).await,
             Command::Health(args) => client::health(&args).await,
             Command::Llms(args) => client::llms(&args).await,
             Command::Providers(args) => client::providers(&args).await,

@@ -1,9 +1,12 @@
 //! `reveille up` and the NATS server that it keeps: what becomes of one when the other dies.
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::{
+    fs::{CWD, Mode, mkfifoat},
+    process::{Pid, Signal, kill_process},
+};
 use std::{
     fs::{self, File},
-    io::{Read, Write},
+    io::{BufRead, BufReader, Read, Write},
     net::{TcpListener, TcpStream},
     path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
@@ -285,6 +288,44 @@ fn a_store_that_is_gone_is_not_replaced_by_an_empty_one_unless_it_is_told_so() {
     drop(waiting);
     let _told = run(&["--new-journal"]);
     wait_until("it said that it is up", || said("reveille is up"));
+}
+
+/// Nothing in the files has been read by then, but the terminal may be gone already.
+#[test]
+fn sighup_ends_no_service_that_only_just_begins() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let certificate = folder.path().join("certificate.pem");
+    let (data, listen) = (folder.path().join("data"), format!("127.0.0.1:{}", free_port()));
+    let data = ["up", "--data-dir", data.to_str().expect("UTF-8")];
+    for command in [&data[..], &["api"]] {
+        let _ = fs::remove_file(&certificate);
+        mkfifoat(CWD, &certificate, Mode::RUSR | Mode::WUSR).expect("a pipe");
+        let mut begins = reveille(command);
+        begins
+            .args([
+                "--nats",
+                "nats://192.0.2.1:1",
+                "--allow-plaintext",
+                "--listen",
+                &listen,
+            ])
+            .arg("--tls-cert")
+            .arg(&certificate)
+            .arg("--tls-key")
+            .arg(&certificate);
+        begins.stdin(Stdio::null()).stderr(Stdio::piped());
+        let mut begins = begins.spawn().expect("the program can be run");
+        let mut said = BufReader::new(begins.stderr.take().expect("a pipe")).lines();
+        // Next it waits for somebody to write the certificate.
+        let warned = said.find(|line| line.as_ref().is_ok_and(|line| line.contains("has no TLS")));
+        assert!(warned.is_some(), "{command:?} ended");
+        kill(i32::try_from(begins.id()).expect("a process id"), Signal::HUP);
+        // Opened for both, since nobody may be left who reads.
+        let written = File::options().read(true).write(true).open(&certificate);
+        let ended = begins.wait().expect("it ends");
+        drop(written);
+        assert_eq!(ended.code(), Some(2), "{command:?}: {ended}");
+    }
 }
 
 #[test]

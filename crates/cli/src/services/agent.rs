@@ -11,6 +11,7 @@ use crate::{
     logging,
     pause::{self, AgentPause},
     reload, sd_notify,
+    signals::Hangups,
 };
 use clap::{Args, Subcommand};
 use reveille_agent::{
@@ -59,11 +60,11 @@ pub async fn run(args: Agent) -> Result<(), Failure> {
         Some(AgentCommand::Pause(args)) => pause::pause(args),
         Some(AgentCommand::Resume(data_dir)) => pause::resume(data_dir),
         Some(AgentCommand::Reload(data_dir)) => reload::run(data_dir).await,
-        None => serve(args).await,
+        None => serve(args, Hangups::listen()?).await,
     }
 }
 
-async fn serve(args: Agent) -> Result<(), Failure> {
+async fn serve(args: Agent, hangups: Hangups) -> Result<(), Failure> {
     let file = args.config.unwrap_or_default();
     let config = config::load(&file)?;
     let nats = match (&args.nats, &config.agent.nats) {
@@ -83,14 +84,16 @@ async fn serve(args: Agent) -> Result<(), Failure> {
         path: file,
         allow_plaintext: false,
     };
-    until_signalled(|stop, hangups| {
-        let hangups = hangups.counted();
+    until_signalled(|stop| {
         let options = Options {
             config,
             nats,
             key,
             state_dir: Some(data_dir.join(AGENT_STATE)),
-            reload: Some(Reload { file, hangups }),
+            reload: Some(Reload {
+                file,
+                hangups: hangups.counted(),
+            }),
         };
         serve_agent(options, sd_notify::ready, stop)
     })

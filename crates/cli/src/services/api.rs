@@ -40,7 +40,7 @@ pub struct Api {
 }
 
 /// Runs a replica until a signal.
-pub async fn run(args: Api) -> Result<(), Failure> {
+pub async fn run(args: Api, hangups: Hangups) -> Result<(), Failure> {
     logging::start()?;
     let serve = args.serve;
     let rows = rows(serve.database.database_url.as_deref())?;
@@ -77,7 +77,7 @@ pub async fn run(args: Api) -> Result<(), Failure> {
         );
     }
     let client = ApiClient::local(&url, None)?;
-    until_signalled(|stop, hangups| async move {
+    until_signalled(|stop| async move {
         let notifies = async {
             while !client.is_ready().await {
                 sleep(READY_LOOK).await;

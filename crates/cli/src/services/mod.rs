@@ -4,11 +4,7 @@ pub mod agent;
 pub mod api;
 pub mod projector;
 
-use crate::{
-    failure::Failure,
-    sd_notify,
-    signals::{Hangups, Signals},
-};
+use crate::{failure::Failure, sd_notify, signals::Signals};
 use anyhow::anyhow;
 use std::future::{Future, pending};
 use tokio_util::sync::CancellationToken;
@@ -16,9 +12,9 @@ use tokio_util::sync::CancellationToken;
 async fn until_signalled<F, S>(service: S) -> Result<(), Failure>
 where
     F: Future<Output = Result<(), Failure>>,
-    S: FnOnce(CancellationToken, Hangups) -> F,
+    S: FnOnce(CancellationToken) -> F,
 {
-    let (signals, hangups) = (Signals::listen()?, Hangups::listen()?);
+    let signals = Signals::listen()?;
     let stop = CancellationToken::new();
     let notifies = async {
         signals.stop.cancelled().await;
@@ -28,7 +24,7 @@ where
         pending().await
     };
     tokio::select! {
-        done = service(stop.clone(), hangups) => done,
+        done = service(stop.clone()) => done,
         never = notifies => never,
         () = signals.hurry.cancelled() => Err(anyhow!("stopped before all work was finished").into()),
     }

@@ -37,10 +37,10 @@ impl Projector {
 }
 
 /// Runs the projector until a signal.
-pub async fn run(args: Projector) -> Result<(), Failure> {
+pub async fn run(args: Projector, hangups: Hangups) -> Result<(), Failure> {
     logging::start()?;
     let config = args.config()?;
-    until_signalled(|stop, hangups| async move {
+    until_signalled(|stop| async move {
         tokio::select! {
             done = serve_projector(config, sd_notify::ready, stop) => done,
             never = ignore(hangups) => match never {},

@@ -79,7 +79,7 @@ pub struct Up {
 }
 
 /// Runs until a signal, or until a part that the others need has stopped.
-pub async fn run(args: Up) -> Result<(), Failure> {
+pub async fn run(args: Up, hangups: Hangups) -> Result<(), Failure> {
     let mut config = args.config.as_deref().map(config::load).transpose()?;
     if let Some(config) = &mut config {
         // A flag overrides the file.
@@ -103,7 +103,7 @@ pub async fn run(args: Up) -> Result<(), Failure> {
     let address = listener.local_addr()?;
     let url = listen::url(address, tls.is_some());
     let root_key = api_auth::root_key(&data_dir.join(ROOT_KEY))?;
-    let (signals, hangups) = (Signals::listen()?, Hangups::listen()?);
+    let signals = Signals::listen()?;
     let journal_health = JournalHealth::default();
     let hub = tokio::select! {
         hub = Hub::ready(theirs, &data_dir, journal_health.clone()) => hub?,
