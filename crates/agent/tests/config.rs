@@ -734,6 +734,32 @@ fn limits_are_answered() {
     }
 }
 
+/// Reading a pipe would wait for whoever writes into it.
+#[test]
+fn what_isnt_a_file_is_refused_at_once() {
+    let folder = tempfile::tempdir().expect("a directory");
+    let pipe = folder.path().join("pipe");
+    rustix::fs::mkfifoat(rustix::fs::CWD, &pipe, rustix::fs::Mode::RUSR).expect("a pipe");
+    let link = folder.path().join("link.toml");
+    std::os::unix::fs::symlink(&pipe, &link).expect("a link");
+    let (tell, told) = std::sync::mpsc::channel();
+    let places = [folder.path().to_owned(), pipe, link];
+    std::thread::spawn(move || {
+        for place in places {
+            let _ = tell.send(Config::load(&place).expect_err("no file").reason);
+        }
+    });
+    for _ in 0..3 {
+        let reason = told.recv_timeout(Duration::from_secs(10));
+        assert_eq!(reason.as_deref(), Ok("cannot be read: it isn't a file"));
+    }
+    let ca = "[[provider]]\nname = \"p\"\nbase_url = \"https://127.0.0.1:1\"\nca = \"pipe\"\n";
+    let file = folder.path().join("agent.toml");
+    std::fs::write(&file, ca).expect("written");
+    let error = Config::load(&file).expect_err("no certificates");
+    assert!(error.reason.contains("it isn't a file"), "{error}");
+}
+
 #[test]
 fn a_file_that_cannot_be_read_is_named() {
     let directory = tempfile::tempdir().expect("a directory");

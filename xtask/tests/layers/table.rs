@@ -24,7 +24,7 @@ const AGENT: Layers = Layers {
         &["session/providers"],
         &["relay", "reload", "session/connect"],
         &["reload/socket"],
-        &["reload/progress"],
+        &["reload/progress", "reload/reading"],
         &["relay/outcome"],
         &["relay/client"],
         &["relay/connector", "relay/deaf_peer"],
@@ -94,7 +94,7 @@ const AGENT: Layers = Layers {
             "config/secret",
             "config/trust",
         ],
-        &["config/duration", "config/variables"],
+        &["config/duration", "config/regular_file", "config/variables"],
         &[
             "error",
             "hub",

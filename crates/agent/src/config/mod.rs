@@ -12,6 +12,7 @@ mod hours;
 mod places;
 mod read;
 mod recipe;
+mod regular_file;
 mod secret;
 mod trust;
 mod types;

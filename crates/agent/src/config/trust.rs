@@ -1,12 +1,12 @@
 //! `ca` and `insecure_skip_verify`: which certificates of servers are trusted.
 
+use super::regular_file;
 use rustls::pki_types::{
     CertificateDer,
     pem::{self, PemObject},
 };
 use std::{
-    fs::File,
-    io::Read,
+    io,
     path::{Path, PathBuf},
 };
 
@@ -30,10 +30,11 @@ impl Trust {
     /// # Errors
     /// Why it can't be used, without its content.
     pub(super) fn read(file: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
-        let mut text = Vec::new();
-        File::open(file)
-            .and_then(|open| open.take(MAX_FILE_BYTES + 1).read_to_end(&mut text))
-            .map_err(|error| format!("can't be read: {}", error.kind()))?;
+        let unreadable = |error: io::Error| match error.raw_os_error() {
+            Some(_) => format!("can't be read: {}", error.kind()),
+            None => format!("can't be read: {error}"),
+        };
+        let text = regular_file::read(file, MAX_FILE_BYTES).map_err(unreadable)?;
         if text.len() as u64 > MAX_FILE_BYTES {
             return Err(format!("is larger than {MAX_FILE_BYTES} bytes"));
         }

@@ -2,6 +2,7 @@
 //! what has changed. What can't be used changes nothing.
 
 mod progress;
+mod reading;
 mod socket;
 
 pub(crate) use progress::Progress;
@@ -9,7 +10,8 @@ pub use progress::ReloadEvent;
 pub(crate) use socket::listen;
 pub use socket::{Asked, agents};
 
-use crate::config::ConfigFile;
+use crate::config::{Config, ConfigFile};
+use reading::{Reader, Reading};
 use std::future::pending;
 use tokio::sync::{mpsc, watch};
 
@@ -29,22 +31,47 @@ pub struct Reload {
 pub(crate) struct Reloads {
     reload: Option<Reload>,
     asked: mpsc::Receiver<Progress>,
+    reader: Reader,
+    /// What is read just now, and for whom.
+    reading: Option<(Progress, Reading)>,
 }
 
 impl Reloads {
     /// The requests of SIGHUP, and those that come through the returned sender.
     pub(crate) fn new(reload: Option<Reload>) -> (Self, mpsc::Sender<Progress>) {
         let (sender, asked) = mpsc::channel(WAITING);
-        (Self { reload, asked }, sender)
+        let reloads = Self {
+            reload,
+            asked,
+            reader: Reader::default(),
+            reading: None,
+        };
+        (reloads, sender)
     }
 
-    /// Where the config is read from; `None` for an agent whose config isn't a file.
-    pub(crate) fn file(&self) -> Option<&ConfigFile> {
-        self.reload.as_ref().map(|reload| &reload.file)
+    /// Waits for the next request, and for the config as the file has it then, or why it can't be used. Cancel-safe.
+    pub(crate) async fn next(&mut self) -> (Progress, Result<Config, String>) {
+        loop {
+            if let Some((_, reading)) = &mut self.reading {
+                let read = reading.done().await;
+                if let Some((progress, _)) = self.reading.take() {
+                    return (progress, read);
+                }
+            }
+            let progress = self.asked().await;
+            let Some(reload) = &self.reload else {
+                return (progress, Err("this agent has no config file".to_owned()));
+            };
+            let file = reload.file.clone();
+            let read = move || file.read().map_err(|error| error.to_string());
+            match self.reader.begin(read) {
+                Ok(reading) => self.reading = Some((progress, reading)),
+                Err(why) => return (progress, Err(why)),
+            }
+        }
     }
 
-    /// Waits for the next request. Cancel-safe.
-    pub(crate) async fn next(&mut self) -> Progress {
+    async fn asked(&mut self) -> Progress {
         let hangup = async {
             let hangups = self.reload.as_mut().map(|reload| &mut reload.hangups);
             let heard = match hangups {

@@ -245,7 +245,7 @@ impl Session {
                 },
                 _ = self.heartbeats.tick() => self.send_heartbeat().await,
                 wanted = self.pauses.sleep_wanted() => self.providers.rest(wanted),
-                progress = self.reloads.next() => self.reload(&progress),
+                (progress, read) = self.reloads.next() => self.reload(read, &progress),
                 () = self.providers.next_left() => {}
                 Ok(()) = self.generation.changed() => {
                     self.reconnect();
@@ -337,14 +337,9 @@ impl Session {
         None
     }
 
-    /// Reads the config again, and takes it up if it can be used.
-    fn reload(&mut self, progress: &Progress) {
+    /// Takes up the config that was read, if it can be used.
+    fn reload(&mut self, read: Result<Config, String>, progress: &Progress) {
         let agent = &self.agent;
-        let read = self
-            .reloads
-            .file()
-            .map(|file| file.read().map_err(|error| error.to_string()));
-        let read = read.unwrap_or_else(|| Err("this agent has no config file".to_owned()));
         let usable = read.and_then(|config| {
             let fixed = fixed_keys(&self.config.agent, &config.agent);
             match fixed.is_empty() {

@@ -6,11 +6,11 @@ mod recipe;
 mod table;
 mod verify;
 
-use super::{AgentConfig, Config, ConfigError, NatsUrl};
+use super::{AgentConfig, Config, ConfigError, NatsUrl, regular_file};
 use provider::Names;
 use reveille_bus::heartbeats::HEARTBEAT_EVERY;
 use reveille_domain::{AgentName, MAX_TOKEN_BYTES};
-use std::{fs::File, io::Read, ops::RangeInclusive, path::Path, time::Duration};
+use std::{ops::RangeInclusive, path::Path, time::Duration};
 use table::{Source, Table, Value};
 
 /// The bounds of `heartbeat`. Three missing heartbeats must be less than ten minutes.
@@ -27,10 +27,10 @@ impl Config {
     /// When the file can't be read or isn't a usable config.
     pub fn load(path: &Path) -> Result<Self, ConfigError> {
         let file = path.display().to_string();
-        let mut text = String::new();
-        File::open(path)
-            .and_then(|open| open.take(MAX_FILE_BYTES + 1).read_to_string(&mut text))
-            .map_err(|error| ConfigError::of_file(&file, format!("cannot be read: {error}")))?;
+        let unreadable = |why: String| ConfigError::of_file(&file, format!("cannot be read: {why}"));
+        let bytes =
+            regular_file::read(path, MAX_FILE_BYTES).map_err(|error| unreadable(error.to_string()))?;
+        let text = String::from_utf8(bytes).map_err(|_| unreadable("it isn't UTF-8".to_owned()))?;
         Self::parse(&text, &file, &|name| std::env::var(name).ok())
     }
 
