@@ -73,6 +73,8 @@ pub(super) struct ReportedState {
     unclear: u32,
     /// What control last said; `None` while the provider isn't registered.
     status: Option<StatusName>,
+    /// Whether it is to be registered next. What control answers to an earlier question doesn't change that.
+    must_register: bool,
     /// The highest report number so far.
     seq: ReportSeq,
     /// The last report that changed something.
@@ -94,6 +96,7 @@ impl ReportedState {
             since: None,
             unclear: 0,
             status: None,
+            must_register: true,
             seq: ReportSeq(0),
             last_seq: ReportSeq(0),
             outcome: None,
@@ -236,7 +239,9 @@ impl ReportedState {
         }
         let availability = self.availability();
         let Some(status) = self.status else {
-            return availability.map(|found| Ask::Register(self.next_id(epoch).seq, found));
+            let found = availability?;
+            self.must_register = false;
+            return Some(Ask::Register(self.next_id(epoch).seq, found));
         };
         if status == StatusName::Inactive {
             return availability.map(|found| Ask::Resume(self.next_id(epoch), found));
@@ -294,13 +299,13 @@ impl ReportedState {
 
     /// Control has accepted a question.
     pub(super) fn done(&mut self, ask: &Ask, status: Option<StatusName>, last_seq: ReportSeq) {
-        self.status = status;
+        self.status = status.filter(|_| !self.must_register);
         self.last_seq = last_seq;
         match ask {
             Ask::Register(..) | Ask::Resume(..) | Ask::Withdraw => {}
             Ask::Report(_, Report::Wake { wake_id, .. }) => self.outcome_heard(*wake_id),
             // Reported once for each finding, even if control disagrees.
-            Ask::Report(_, Report::Asleep { .. } | Report::Awake) => self.quiet = true,
+            Ask::Report(_, Report::Asleep { .. } | Report::Awake) => self.quiet = !self.must_register,
         }
     }
 
@@ -318,16 +323,17 @@ impl ReportedState {
         }
     }
 
-    /// Control doesn't know the provider in this session.
+    /// Control doesn't know the provider in this session, or not as it is now.
     pub(super) fn unregistered(&mut self) {
         self.quiet = false;
+        self.must_register = true;
         self.status = None;
     }
 
     /// Control has counted the agent as lost.
     pub(super) fn inactive(&mut self) {
         self.quiet = false;
-        self.status = Some(StatusName::Inactive);
+        self.status = Some(StatusName::Inactive).filter(|_| !self.must_register);
     }
 
     /// The report that tells control what a request has found: no backend. `None` if the backend is up or can't be woken, `Err`
@@ -421,6 +427,27 @@ mod tests {
             failure: WakeFailure::new(WakeFailureKind::Recipe, "s", "r"),
             stages: vec![],
         }
+    }
+
+    #[test]
+    fn a_registration_that_is_due_outlasts_the_answer_to_an_earlier_question() {
+        let mut state = registered(&refused(), StatusName::Hibernating);
+        state.probed(&Ok(()), Signs::default());
+        let awake = state.next_ask(EPOCH).expect("a report");
+        assert!(matches!(awake, Ask::Report(_, Report::Awake)));
+        state.unregistered();
+        state.inactive();
+        state.done(&awake, Some(StatusName::Active), ReportSeq(2));
+        let ask = state.next_ask(EPOCH).expect("a registration");
+        assert!(matches!(ask, Ask::Register(..)), "{ask:?}");
+
+        // It changes again while control answers that.
+        state.unregistered();
+        state.done(&ask, Some(StatusName::Active), ReportSeq(3));
+        let ask = state.next_ask(EPOCH).expect("a registration");
+        assert!(matches!(ask, Ask::Register(..)), "{ask:?}");
+        state.done(&ask, Some(StatusName::Active), ReportSeq(4));
+        assert_eq!(state.next_ask(EPOCH), None);
     }
 
     #[test]
