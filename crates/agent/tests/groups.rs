@@ -13,7 +13,7 @@ use backend::{Backend, Closed, StoppedClock, eventually};
 use owned::{Owned, member};
 use reveille_agent::{
     owner_policy::Pause,
-    provider::{Groups, Input, Symptom},
+    provider::{Groups, Input, Leave, Symptom},
     state_dir::StateDir,
 };
 use reveille_bus::wakes::WakeMessage;
@@ -570,4 +570,48 @@ async fn who_cannot_make_room_says_so_though_it_is_to_wake_itself() {
     first.wake();
     let failure = second.blocked().await;
     assert!(failure.reason.contains("didn't start its backend"), "{failure:?}");
+}
+
+#[tokio::test]
+async fn a_member_that_leaves_keeps_its_room_until_its_backend_sleeps() {
+    let (a, b) = (Backend::start().await, Backend::start().await);
+    a.wake_up();
+    let groups = Groups::default();
+    let patient = "max_group_wait = \"1h\"";
+    let first = Owned::member(&groups, "a", &member(&a, "/fail", ""));
+    let second = Owned::member(&groups, "b", &member(&b, "/sleep", patient));
+    first.until(Active).await;
+    second.until(Hibernating).await;
+    let clock = StoppedClock::stop();
+    let before = a.requests();
+    first.handle.leave(Leave::Replaced).await;
+    // Two attempts to put it to sleep, with a probe after each.
+    let tried = || a.requests() >= before + 4 || first.has_left();
+    clock.pass_until("the attempts", tried).await;
+    assert!(!first.has_left(), "its backend is still awake");
+    second.wake();
+    clock.pass(Duration::from_secs(2)).await;
+    assert_eq!((second.control.status(), b.wakes().len()), (Some(Waking), 0));
+    a.fall_asleep();
+    clock.pass_until("its end", || first.has_left()).await;
+    assert_eq!(first.control.status(), Some(Hibernating));
+    first.leaves().await;
+    clock
+        .pass_until("the other", || second.control.status() == Some(Active))
+        .await;
+}
+
+#[tokio::test]
+async fn a_member_that_leaves_sleeps_after_two_minutes_whoever_still_uses_it() {
+    let backend = Backend::start().await;
+    backend.wake_up();
+    let owned = Owned::member(&Groups::default(), "a", &member(&backend, "/sleep", ""));
+    owned.until(Active).await;
+    let _request = owned.handle.gate.enter().expect("open");
+    let clock = StoppedClock::stop();
+    owned.handle.leave(Leave::Replaced).await;
+    clock.pass(Duration::from_secs(110)).await;
+    assert_eq!((backend.sleeps(), owned.has_left()), (0, false));
+    clock.pass_until("its end", || owned.has_left()).await;
+    assert_eq!((backend.sleeps(), owned.control.status()), (1, Some(Hibernating)));
 }

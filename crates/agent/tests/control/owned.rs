@@ -112,6 +112,16 @@ impl Owned {
         eventually(<&str>::from(status), || self.control.status() == Some(status)).await;
     }
 
+    /// Whether it has left.
+    pub fn has_left(&self) -> bool {
+        self.task.is_finished()
+    }
+
+    /// Waits until it has left.
+    pub async fn leaves(self) {
+        drop(self.task.await.expect("no panic"));
+    }
+
     pub async fn stop(self) {
         self.stop.cancel();
         self.task.await.expect("no panic");

@@ -82,7 +82,7 @@ impl Owner {
             Err(why) if why.is_hub_itself() && self.resource.is_unknown() => self.resource.release(),
             Err(why) if why.refused || why.stranger => {
                 let nothing_started = self.resource.is_unknown() || self.serves() && self.child.is_none();
-                if nothing_started || tried.is_some() {
+                if nothing_started || tried.is_some() || self.is_stopping() {
                     self.resource.release();
                 }
             }

@@ -216,8 +216,10 @@ impl Owner {
                 self.woken(wake, outcome);
             }
             Advance::Drained(intent) => self.begin_sleep(intent),
-            // Nothing is worth waiting for at a backend that has failed.
-            Advance::NotDrained(intent) if intent.reason == SleepReason::Failed => self.begin_sleep(intent),
+            // Nothing is worth waiting for at a backend that has failed, or that has to stop by now.
+            Advance::NotDrained(intent) if intent.reason == SleepReason::Failed || self.is_stopping() => {
+                self.begin_sleep(intent);
+            }
             Advance::NotDrained(intent) => {
                 self.activity = Activity::Idle;
                 self.not_drained(intent);

@@ -25,8 +25,8 @@ pub(super) struct Leaving {
     until: Instant,
     /// Control no longer has the provider.
     withdrawn: bool,
-    /// Its backend was stopped, or refused to be.
-    stopped: bool,
+    /// Its backend is being stopped, was stopped, or could not be.
+    stopping: bool,
 }
 
 impl Leaving {
@@ -66,7 +66,7 @@ impl Owner {
             why,
             until: Instant::now() + DRAIN_LIMIT,
             withdrawn: false,
-            stopped: false,
+            stopping: false,
         });
     }
 
@@ -79,7 +79,7 @@ impl Owner {
         let Some(leaving) = self.leaving.as_ref().filter(|leaving| !leaving.is_published()) else {
             return;
         };
-        let (until, stopped) = (leaving.until, leaving.stopped);
+        let (until, stopping) = (leaving.until, leaving.stopping);
         self.gate.close_for_good();
         match &self.activity {
             Activity::Checking { .. } => self.activity = Activity::Idle,
@@ -98,11 +98,35 @@ impl Owner {
             | Activity::Sleeping { .. }
             | Activity::Ending { .. } => {}
         }
-        if !stopped && self.activity.is_idle() && self.must_stop() {
-            self.drain(SleepReason::Operator.into(), until);
-            if let Some(leaving) = &mut self.leaving {
-                leaving.stopped = true;
-            }
+        if !self.activity.is_idle() || !self.must_stop() || stopping && self.group.is_none() {
+            return;
+        }
+        if let Some(not_before) = self
+            .sleep
+            .not_before
+            .filter(|at| stopping && *at > Instant::now())
+        {
+            self.next_probe = self.next_probe.min(not_before);
+            return;
+        }
+        self.drain(SleepReason::Operator.into(), until);
+        if let Some(leaving) = &mut self.leaving {
+            leaving.stopping = true;
+        }
+    }
+
+    /// Whether it leaves, and its backend is being stopped for that, or could not be.
+    pub(super) fn is_stopping(&self) -> bool {
+        self.leaving.as_ref().is_some_and(|leaving| leaving.stopping)
+    }
+
+    /// Whether its backend still has to stop. A member of groups that could not be put to sleep keeps its room until it is
+    /// known to sleep, since it may be on the GPU until then.
+    fn is_in_the_way(&self) -> bool {
+        let is_member = self.group.is_some();
+        match self.is_stopping() {
+            true => is_member && !self.resource.is_free(),
+            false => self.must_stop() || is_member && self.reported.availability().is_none(),
         }
     }
 
@@ -119,7 +143,7 @@ impl Owner {
         let registered = !matches!(self.reported.status(), None | Some(StatusName::Inactive));
         let unreported = registered && self.reported.unreported().is_some();
         !leaving.is_published()
-            && (leaving.stopped || !self.must_stop())
+            && !self.is_in_the_way()
             && self.activity.is_idle()
             && self.asking.is_none()
             && (leaving.withdrawn || !unreported)
