@@ -55,6 +55,9 @@ impl Owner {
         self.next_probe = Instant::now();
         self.setup.config = config;
         self.reopen_listing();
+        if self.suspicion.failed.is_some() {
+            self.probe = self.probe.verified_by(self.completions());
+        }
     }
 
     // ── Leaving ──
