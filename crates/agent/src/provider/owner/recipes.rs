@@ -183,15 +183,22 @@ impl Owner {
         match advance {
             Advance::Checked(wake, verdict, stage) => {
                 self.activity = Activity::Idle;
+                let was_up = self.reported.is_up();
                 self.found(&verdict, Signs::default());
                 match verdict {
-                    Ok(()) => self.woken(
-                        wake,
-                        Outcome {
-                            stages: vec![stage],
-                            failure: None,
-                        },
-                    ),
+                    Ok(()) => {
+                        let stages = vec![stage];
+                        self.woken(
+                            wake,
+                            Outcome {
+                                stages,
+                                failure: None,
+                            },
+                        );
+                        if !was_up {
+                            self.list(true);
+                        }
+                    }
                     Err(_) => self.begin_wake(wake),
                 }
             }
