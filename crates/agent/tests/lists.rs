@@ -20,6 +20,7 @@ use backend::{client, eventually, provider};
 use control::Control;
 use owned::Owned;
 use reveille_agent::models::{Listed, Server, discover};
+use reveille_agent::provider::{Input, Symptom};
 use reveille_domain::{
     Capability, ModelDetails, ModelName, ProviderSpec,
     provider::StatusName::{Active, Hibernating},
@@ -336,4 +337,82 @@ async fn lm_studio_and_llama_cpp_tell_more_at_paths_of_their_own() {
         json!({ "default_generation_settings": { "n_ctx": 4096 } }),
     );
     assert_eq!(details(&found(&lister, None).await, "m.gguf").0, Some(4096));
+}
+
+/// A backend with one configured model, which is looked at only when there is a reason.
+struct Configured {
+    lister: Lister,
+    owned: Owned,
+}
+
+impl Configured {
+    /// One that was up, and sleeps.
+    async fn asleep() -> Self {
+        let lister = Lister::start().await;
+        lister.set("/ok", json!({ "is_sleeping": false }));
+        lister.list(&json!([{ "id": "m", "max_model_len": 1024 }]));
+        let config = probed(&lister, "models = [\"m\"]\n");
+        let config = config.replace("expect = {}", "expect = { is_sleeping = false }");
+        let owned = Owned::start(&config.replace("20ms", "1h"));
+        let this = Self { lister, owned };
+        this.publishes(1024).await;
+        this.owned.until(Active).await;
+        this.lister.set("/ok", json!({ "is_sleeping": true }));
+        this.look();
+        this.owned.until(Hibernating).await;
+        this
+    }
+
+    fn look(&self) {
+        self.owned.handle.send(Input::Suspect(Symptom::BrokeOff));
+    }
+
+    /// It comes up with another context length.
+    fn comes_up(&self, context: u64) {
+        self.lister
+            .list(&json!([{ "id": "m", "max_model_len": context }]));
+        self.lister.set("/ok", json!({ "is_sleeping": false }));
+    }
+
+    async fn publishes(&self, context: u64) {
+        eventually("its context length", || {
+            let is_published = self.owned.control.registrations() > 0;
+            is_published
+                && published(&self.owned)
+                    .details(&model("m"))
+                    .and_then(|details| details.context_length)
+                    == Some(context)
+        })
+        .await;
+    }
+}
+
+#[tokio::test]
+async fn what_a_backend_lists_while_control_answers_is_published_afterwards() {
+    let configured = Configured::asleep().await;
+    let Configured { lister, owned } = &configured;
+    owned.control.hold();
+    let lists = lister.asked("/v1/models");
+    configured.comes_up(2048);
+    configured.look();
+    eventually("the report", || owned.control.is_asked()).await;
+    eventually("the list", || lister.asked("/v1/models") > lists).await;
+    // The list has been taken over by the time of the second probe from here.
+    for _ in 0..2 {
+        let looks = lister.asked("/ok");
+        configured.look();
+        eventually("a probe", || lister.asked("/ok") > looks).await;
+    }
+    owned.control.release();
+    configured.publishes(2048).await;
+    owned.until(Active).await;
+}
+
+#[tokio::test]
+async fn a_backend_that_a_wake_finds_up_already_is_asked_for_its_list() {
+    let configured = Configured::asleep().await;
+    configured.comes_up(2048);
+    configured.owned.wake();
+    configured.owned.until(Active).await;
+    configured.publishes(2048).await;
 }

@@ -9,12 +9,12 @@ mod control;
 #[expect(dead_code, reason = "the tests of groups use the rest")]
 mod owned;
 
-use backend::{Backend, Closed, eventually};
+use backend::{Backend, Closed, eventually, provider};
 use control::{Control, EPOCH, now};
 use owned::Owned;
 use reveille_agent::{
     hub::Superseded,
-    provider::{Input, Symptom},
+    provider::{Asked, Input, Symptom},
 };
 use reveille_domain::{
     Availability::Available,
@@ -751,5 +751,33 @@ async fn an_order_to_sleep_during_a_wake_is_refused_for_what_it_is() {
     eventually("the recipe", || backend.wakes().len() == 1).await;
     assert_eq!(owned.handle.sleep().await, Err("it is being woken"));
     backend.release();
+    owned.until(Active).await;
+}
+
+#[tokio::test]
+async fn a_backend_that_has_failed_still_has_after_a_reload() {
+    let backend = Backend::start().await;
+    backend.wake_up();
+    let config = woken_by(&backend, "/wake");
+    let owned = Owned::start(&config);
+    owned.until(Active).await;
+    backend.set_engine(500);
+    let model = Some("m".to_owned());
+    let path = "/v1/embeddings";
+    owned.handle.health.asked(Asked { path, model });
+    for _ in 0..3 {
+        owned.handle.health.failed("HTTP status 500".to_owned());
+    }
+    owned.handle.send(Input::Suspect(Symptom::Failing));
+    owned.until(Hibernating).await;
+    assert_eq!(owned.control.sleeps(), [SleepReason::Failed]);
+    let adjusted = config.replace("models =", "answer_timeout = \"1m\"\nmodels =");
+    owned.handle.configure(provider(&adjusted)).await;
+    let before = backend.embeddings();
+    let status = || owned.control.status();
+    let probed = || backend.embeddings() >= before + 3 || status() == Some(Active);
+    eventually("probes with a completion", probed).await;
+    assert_eq!(status(), Some(Hibernating));
+    backend.set_engine(200);
     owned.until(Active).await;
 }
