@@ -237,17 +237,18 @@ impl Relay {
                 Ok(response) => return Ok((response, slot)),
                 Err(error) => error,
             };
-            drop(slot);
-            let silent = began.elapsed();
-            let hint = scheme_hint(backend, &error).await;
-            let SendError::Connect(error) = error else {
-                let fault = outcome::broken(&backend.handle, &error, Broken::BeforeAnswer, silent);
-                return Err(match hint {
+            let SendError::Connect(failed) = &error else {
+                // The owner must hear of it before it can learn otherwise that the backend has ended.
+                let fault = outcome::broken(&backend.handle, &error, Broken::BeforeAnswer, began.elapsed());
+                drop(slot);
+                return Err(match scheme_hint(backend, &error).await {
                     Some(hint) => RelayFault::new(fault.code, format!("{}: {hint}", fault.message)),
                     None => fault,
                 });
             };
-            let reason = hint.map_or_else(|| error.reason(), str::to_owned);
+            drop(slot);
+            let hint = scheme_hint(backend, &error).await;
+            let reason = hint.map_or_else(|| failed.reason(), str::to_owned);
             let fault = unreached(backend, &reason).await;
             let is_up = backend.handle.gate.availability() == Some(Availability::Available);
             if is_last || fault.code != FaultCode::BackendUnavailable || !is_up {
