@@ -28,6 +28,9 @@ pub trait Hub: Send + Sync {
     /// Asks until there is an answer: as often as it takes, with the same request, which is safe. The answer is
     /// never [`ControlError::Unavailable`]. [`ControlError::Unreadable`] is one: other providers of the agent may go on.
     fn ask(&self, request: ControlRequest) -> BoxFuture<'static, ControlAnswer>;
+
+    /// Whether its messages can reach the agent now.
+    fn is_connected(&self) -> bool;
 }
 
 /// Control over NATS.
@@ -68,5 +71,9 @@ impl Hub for NatsHub {
             }
         }
         .boxed()
+    }
+
+    fn is_connected(&self) -> bool {
+        self.connection.is_connected()
     }
 }

@@ -183,6 +183,36 @@ async fn a_wake_that_only_waits_for_its_group_ends_when_no_replica_wants_it_any_
 }
 
 #[tokio::test]
+async fn a_wake_that_waits_for_its_group_outlasts_an_outage_of_the_connection() {
+    let (a, b) = (Backend::start().await, Backend::start().await);
+    a.wake_up();
+    let groups = Groups::default();
+    let first = Owned::member(&groups, "a", &member(&a, "/sleep", ""));
+    let second = Owned::member(&groups, "b", &member(&b, "/sleep", "max_group_wait = \"1h\""));
+    first.until(Active).await;
+    second.until(Hibernating).await;
+    let request = first.handle.gate.enter().expect("open");
+    let clock = StoppedClock::stop();
+    let wake = second.wake_for_request();
+    let gate_is_closed = || first.handle.gate.enter().is_none();
+    clock.pass_until("a closed gate", gate_is_closed).await;
+    second.control.set_lost(true);
+    clock.pass(Duration::from_secs(25)).await;
+    assert_eq!(second.control.status(), Some(Waking));
+    second.handle.send(Input::Reconnected);
+    second.control.set_lost(false);
+    clock.pass(Duration::from_secs(9)).await;
+    second.handle.send(Input::Wake(wake));
+    clock.pass(Duration::from_secs(9)).await;
+    assert_eq!(second.control.status(), Some(Waking));
+    drop(request);
+    clock
+        .pass_until("its wake", || second.control.status() == Some(Active))
+        .await;
+    assert_eq!((a.sleeps(), b.wakes().len()), (1, 1));
+}
+
+#[tokio::test]
 async fn a_wake_whose_recipe_has_begun_goes_on_though_nobody_wants_it_any_longer() {
     let backend = Backend::start().await;
     let alone = member(&backend, "/sleep", "").replace("/wake\"", "/slow-wake\"");

@@ -1,6 +1,7 @@
 //! Whether anybody still wants a wake, by what the replicas of control say.
 //!
-//! A replica knows only its own callers. So the agent keeps the last word of each, and a wake is wanted as long as one says so.
+//! A replica knows only its own callers. So the agent keeps the last word of each, and a wake is wanted as long as one says so. While
+//! the agent can't hear them, their last words count.
 
 use reveille_bus::wakes::WakeMessage;
 use reveille_domain::WakeId;
@@ -17,7 +18,15 @@ const GRACE: Duration = Duration::from_millis(1_500);
 #[derive(Debug, Default)]
 pub(super) struct Demand {
     wake: Option<WakeId>,
-    until: BTreeMap<String, Instant>,
+    words: BTreeMap<String, Word>,
+}
+
+/// What a replica has said last.
+#[derive(Debug, Clone, Copy)]
+struct Word {
+    wanted: bool,
+    /// How long that counts.
+    until: Instant,
 }
 
 impl Demand {
@@ -26,29 +35,46 @@ impl Demand {
         if self.wake != Some(message.wake_id) {
             *self = Self {
                 wake: Some(message.wake_id),
-                until: BTreeMap::new(),
+                words: BTreeMap::new(),
             };
         }
         let counts_for = if message.wanted { WORD_COUNTS_FOR } else { GRACE };
-        let until = now + counts_for;
-        let is_first = self.until.is_empty();
-        match self.until.get_mut(&message.replica) {
-            Some(known) if message.wanted => *known = until,
-            // Saying it again doesn't prolong anything.
-            Some(known) => *known = until.min(*known),
-            None if message.wanted || is_first => {
+        let wanted = message.wanted;
+        let mut until = now + counts_for;
+        let is_first = self.words.is_empty();
+        match self.words.get_mut(&message.replica) {
+            Some(word) => {
+                if !wanted {
+                    // Saying it again doesn't prolong anything.
+                    until = until.min(word.until);
+                }
+                *word = Word { wanted, until };
+            }
+            None if wanted || is_first => {
                 // Replicas that have ended are forgotten.
-                self.until.retain(|_, until| *until > now);
-                self.until.insert(message.replica.clone(), until);
+                self.words.retain(|_, word| word.until > now);
+                self.words.insert(message.replica.clone(), Word { wanted, until });
             }
             None => {}
         }
     }
 
+    /// Nothing could be heard until now, so what replicas have said before counts from now on. Returns whether any of them wants
+    /// the wake.
+    pub(super) fn outlast(&mut self, now: Instant) -> bool {
+        let mut is_wanted = false;
+        for word in self.words.values_mut().filter(|word| word.wanted) {
+            word.until = now + WORD_COUNTS_FOR;
+            is_wanted = true;
+        }
+        is_wanted
+    }
+
     /// When nobody wants `wake` any longer, unless a replica says otherwise before.
     pub(super) fn end_of(&self, wake: WakeId) -> Option<Instant> {
         let known = self.wake == Some(wake);
-        self.until.values().max().copied().filter(|_| known)
+        let ends = self.words.values().map(|word| word.until);
+        ends.max().filter(|_| known)
     }
 }
 
@@ -113,6 +139,21 @@ mod tests {
     }
 
     #[test]
+    fn what_replicas_have_said_outlasts_a_time_when_nothing_could_be_heard() {
+        let (wake, now) = (WakeId(Uuid::now_v7()), Instant::now());
+        let mut demand = Demand::default();
+        demand.hear(&says("a", true, wake), now);
+        demand.hear(&says("b", true, wake), now);
+        demand.hear(&says("b", false, wake), now);
+        let later = now + Duration::from_secs(60);
+        assert!(demand.outlast(later));
+        assert_eq!(demand.end_of(wake), Some(later + WORD_COUNTS_FOR));
+        demand.hear(&says("a", false, wake), later);
+        assert!(!demand.outlast(later + Duration::from_secs(60)));
+        assert_eq!(demand.end_of(wake), Some(later + GRACE), "no longer wanted");
+    }
+
+    #[test]
     fn replicas_that_have_ended_are_forgotten() {
         let (wake, mut now) = (WakeId(Uuid::now_v7()), Instant::now());
         let mut demand = Demand::default();
@@ -120,6 +161,6 @@ mod tests {
             demand.hear(&says(&replica.to_string(), true, wake), now);
             now += WORD_COUNTS_FOR;
         }
-        assert_eq!(demand.until.len(), 1);
+        assert_eq!(demand.words.len(), 1);
     }
 }

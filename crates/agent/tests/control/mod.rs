@@ -34,6 +34,7 @@ struct State {
     stopped: bool,
     kept_waiting: usize,
     refusal: Option<ControlError>,
+    lost: bool,
     hub: Option<HubId>,
 }
 
@@ -53,6 +54,7 @@ impl Control {
             stopped: false,
             kept_waiting: 0,
             refusal: None,
+            lost: false,
             hub: None,
         };
         Self(Arc::new(Mutex::new(state)), Arc::new(watch::Sender::new(false)))
@@ -178,6 +180,11 @@ impl Control {
         self.state().hub = Some(hub);
     }
 
+    /// Its messages no longer reach the agent, or do again.
+    pub fn set_lost(&self, lost: bool) {
+        self.state().lost = lost;
+    }
+
     /// Refuses everything for good.
     pub fn refuse(&self) {
         let reason = "its model belongs to another provider".to_owned();
@@ -253,6 +260,10 @@ impl Hub for Control {
             this.state().answer(request)
         }
         .boxed()
+    }
+
+    fn is_connected(&self) -> bool {
+        !self.state().lost
     }
 }
 

@@ -259,6 +259,8 @@ impl Owner {
                     self.begin_sleep(SleepReason::Idle.into());
                 }
             }
+            // What a replica says may just not arrive.
+            Event::NotNeeded if !self.setup.hub.is_connected() && self.demand.outlast(Instant::now()) => {}
             Event::NotNeeded => self.withdraw_wake(),
         }
     }
@@ -274,6 +276,7 @@ impl Owner {
             Input::Resume => self.reported.inactive(),
             Input::Reconnected => {
                 self.seen = 0;
+                self.demand.outlast(Instant::now());
                 self.reported.unregistered();
             }
             Input::Suspect(symptom) => self.suspect(symptom),
