@@ -614,7 +614,7 @@ async fn a_member_that_leaves_keeps_its_room_until_its_backend_sleeps() {
     second.until(Hibernating).await;
     let clock = StoppedClock::stop();
     let before = a.requests();
-    first.handle.leave(Leave::Replaced).await;
+    first.handle.leave(Leave::Replaced);
     // Two attempts to put it to sleep, with a probe after each.
     let tried = || a.requests() >= before + 4 || first.has_left();
     clock.pass_until("the attempts", tried).await;
@@ -639,7 +639,7 @@ async fn a_member_that_leaves_sleeps_after_two_minutes_whoever_still_uses_it() {
     owned.until(Active).await;
     let _request = owned.handle.gate.enter().expect("open");
     let clock = StoppedClock::stop();
-    owned.handle.leave(Leave::Replaced).await;
+    owned.handle.leave(Leave::Replaced);
     clock.pass(Duration::from_secs(110)).await;
     assert_eq!((backend.sleeps(), owned.has_left()), (0, false));
     clock.pass_until("its end", || owned.has_left()).await;

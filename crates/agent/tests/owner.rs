@@ -772,7 +772,7 @@ async fn a_backend_that_has_failed_still_has_after_a_reload() {
     owned.until(Hibernating).await;
     assert_eq!(owned.control.sleeps(), [SleepReason::Failed]);
     let adjusted = config.replace("models =", "answer_timeout = \"1m\"\nmodels =");
-    owned.handle.configure(provider(&adjusted)).await;
+    owned.handle.configure(provider(&adjusted));
     let before = backend.embeddings();
     let status = || owned.control.status();
     let probed = || backend.embeddings() >= before + 3 || status() == Some(Active);

@@ -4,7 +4,7 @@ use super::{Gate, Health};
 use crate::config::ProviderConfig;
 use reveille_bus::wakes::WakeMessage;
 use reveille_domain::{ProviderName, ReportId};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tracing::warn;
 
 /// How many inputs may wait for an owner. One too many may be dropped, since wakes are sent again.
@@ -28,10 +28,15 @@ pub enum Input {
     Refused(oneshot::Sender<Option<ReportId>>),
     /// A request has shown that the backend may be dead.
     Suspect(Symptom),
+}
+
+/// What reloads have told an owner. The last config counts, and whoever must leave isn't told otherwise.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Reloaded {
     /// Another config, with the same backend and groups.
-    Configure(Box<ProviderConfig>),
+    pub config: Option<ProviderConfig>,
     /// The owner must leave.
-    Leave(Leave),
+    pub leave: Option<Leave>,
 }
 
 /// What a request has shown of a backend.
@@ -63,18 +68,24 @@ pub struct Handle {
     pub gate: Gate,
     pub health: Health,
     mailbox: mpsc::Sender<Input>,
+    reloaded: watch::Sender<Reloaded>,
 }
 
 impl Handle {
-    pub(super) fn new(name: ProviderName, gate: Gate) -> (Self, mpsc::Receiver<Input>) {
+    pub(super) fn new(
+        name: ProviderName,
+        gate: Gate,
+    ) -> (Self, mpsc::Receiver<Input>, watch::Receiver<Reloaded>) {
         let (mailbox, inputs) = mpsc::channel(MAILBOX);
+        let (reloaded, reloads) = watch::channel(Reloaded::default());
         let handle = Self {
             name,
             gate,
             health: Health::default(),
             mailbox,
+            reloaded,
         };
-        (handle, inputs)
+        (handle, inputs, reloads)
     }
 
     /// Orders the backend to sleep.
@@ -103,15 +114,14 @@ impl Handle {
     }
 
     /// Makes the owner use another config, with the same backend and groups.
-    pub async fn configure(&self, config: ProviderConfig) {
-        // An owner that has ended needs none.
-        let _ = self.mailbox.send(Input::Configure(Box::new(config))).await;
+    pub fn configure(&self, config: ProviderConfig) {
+        self.reloaded
+            .send_modify(|reloaded| reloaded.config = Some(config));
     }
 
     /// Makes the owner leave; it ends once its backend is stopped and control knows.
-    pub async fn leave(&self, why: Leave) {
-        // It may have ended already.
-        let _ = self.mailbox.send(Input::Leave(why)).await;
+    pub fn leave(&self, why: Leave) {
+        self.reloaded.send_modify(|reloaded| reloaded.leave = Some(why));
     }
 
     /// Drops the input if the mailbox is full: its sender repeats it, or notices that the reply was dropped.

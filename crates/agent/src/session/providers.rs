@@ -195,7 +195,7 @@ impl Providers {
                 progress,
             },
         );
-        self.shared.tasks.spawn(async move { handle.leave(why).await });
+        handle.leave(why);
     }
 
     fn adjust(&mut self, config: ProviderConfig) {
@@ -207,10 +207,7 @@ impl Providers {
             return error!(provider.name = %name, %error, "can't set up the HTTP client of {name}");
         }
         running.config = config.clone();
-        let handle = running.handle.clone();
-        self.shared
-            .tasks
-            .spawn(async move { handle.configure(config).await });
+        running.handle.configure(config);
     }
 
     /// Starts those that nothing is in the way of.

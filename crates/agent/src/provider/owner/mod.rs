@@ -17,7 +17,7 @@ use super::{
     demand::Demand,
     gate::Gate,
     groups::{GroupPolicy, Groups, Membership},
-    handle::{Handle, Input},
+    handle::{Handle, Input, Reloaded},
     health::Health,
     report_numbers::ReportNumbers,
     reported_state::ReportedState,
@@ -86,6 +86,7 @@ pub struct Owner {
     probe: Probe,
     gate: Gate,
     mailbox: mpsc::Receiver<Input>,
+    reloads: watch::Receiver<Reloaded>,
     reported: ReportedState,
     listing: Listing,
     activity: Activity,
@@ -116,6 +117,7 @@ pub struct Owner {
 
 enum Event {
     Input(Input),
+    Reloaded,
     Answer(ControlAnswer),
     Probed(Verdict),
     ProbeDue,
@@ -137,7 +139,7 @@ impl Owner {
     pub fn new(setup: Setup) -> (Self, Handle) {
         let gate = Gate::open();
         let config = &setup.config;
-        let (handle, mailbox) = Handle::new(config.name.clone(), gate.clone());
+        let (handle, mailbox, reloads) = Handle::new(config.name.clone(), gate.clone());
         let listing = Listing::open(&setup.memory, config);
         let client = client_of(&setup, config);
         let probe = Probe::new(client.clone(), config);
@@ -154,6 +156,7 @@ impl Owner {
             probe,
             gate,
             mailbox,
+            reloads,
             reported: ReportedState::new(config.wake.is_some()).numbered_after(setup.reports.last()),
             listing,
             activity: Activity::Idle,
@@ -213,6 +216,7 @@ impl Owner {
             biased;
             // First: if a backend ends during a request, the request's report about that must come before the end.
             Some(input) = self.mailbox.recv() => Event::Input(input),
+            Ok(()) = self.reloads.changed() => Event::Reloaded,
             Some(answer) = OptionFuture::from(answer) => Event::Answer(answer),
             Some(verdict) = OptionFuture::from(self.probing.as_mut().map(|look| &mut look.verdict)) => Event::Probed(verdict),
             () = sleep_until(self.next_probe), if probe_due => Event::ProbeDue,
@@ -230,6 +234,7 @@ impl Owner {
     fn apply(&mut self, event: Event) {
         match event {
             Event::Input(input) => self.take(input),
+            Event::Reloaded => self.reloaded(),
             Event::Answer(answer) => self.answered(answer),
             Event::Probed(verdict) => self.probed(verdict),
             Event::ProbeDue => self.start_probe(),
@@ -280,8 +285,6 @@ impl Owner {
                 self.reported.unregistered();
             }
             Input::Suspect(symptom) => self.suspect(symptom),
-            Input::Configure(config) => self.configure(*config),
-            Input::Leave(why) => self.leave(why),
             // The request learns from the gate that the owner leaves.
             Input::Refused(_) if self.gate.is_closed_for_good() => {}
             // Answered when it sleeps, or stays awake.

@@ -5,7 +5,11 @@ use crate::{
     config::ProviderConfig,
     hub::Superseded,
     probe::Probe,
-    provider::{activity::Activity, handle::Leave, reported_state::Ask},
+    provider::{
+        activity::Activity,
+        handle::{Leave, Reloaded},
+        reported_state::Ask,
+    },
     recipe::Run,
 };
 use reveille_bus::control::{ControlAnswer, ControlError};
@@ -37,10 +41,21 @@ impl Leaving {
 }
 
 impl Owner {
+    /// A reload has told something, or several have.
+    pub(super) fn reloaded(&mut self) {
+        let Reloaded { config, leave } = self.reloads.borrow_and_update().clone();
+        if let Some(config) = config.filter(|config| *config != self.setup.config) {
+            self.configure(config);
+        }
+        if let Some(why) = leave.filter(|_| !self.is_leaving()) {
+            self.leave(why);
+        }
+    }
+
     // ── Another config ──
 
     /// Uses another config from now on. What its backend is and whom it shares with are the same; what runs goes on.
-    pub(super) fn configure(&mut self, config: ProviderConfig) {
+    fn configure(&mut self, config: ProviderConfig) {
         let max_per_day = |config: &ProviderConfig| config.wake.as_ref().and_then(|wake| wake.max_per_day);
         if max_per_day(&config) != max_per_day(&self.setup.config) {
             let id = ProviderId::new(self.setup.agent.clone(), config.name.clone());
@@ -63,7 +78,7 @@ impl Owner {
     // ── Leaving ──
 
     /// Begins to leave: no wake begins, the requests inside finish, and then the backend is stopped as far as this agent can.
-    pub(super) fn leave(&mut self, why: Leave) {
+    fn leave(&mut self, why: Leave) {
         info!(provider.name = %self.name(), provider.in_flight = self.gate.in_flight(), "{} leaves", self.name());
         self.leaving = Some(Leaving {
             why,
