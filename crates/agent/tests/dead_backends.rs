@@ -126,6 +126,24 @@ async fn a_backend_that_answers_the_completion_of_the_agent_stays_active() {
 }
 
 #[tokio::test]
+async fn a_stream_whose_caller_leaves_at_its_end_is_a_success() {
+    let (backend, world) = awake(config).await;
+    backend.set_engine(500);
+    assert_eq!((world.embed().await, world.embed().await), (500, 500));
+    let stream = r#"{"model":"m","stream":true}"#;
+    let (_, mut answer) = world.open("/v1/completions", stream).await.expect("an answer");
+    let events = answer.next().await.expect("a part").expect("unbroken");
+    assert!(events.ends_with(b"[DONE]\n\n"));
+    drop(answer);
+    eventually("its end", || backend.left() == 1).await;
+    assert_eq!((world.embed().await, world.embed().await), (500, 500));
+    assert_eq!(backend.embeddings(), 4, "nothing was verified");
+    assert_eq!(world.control.status(), Some(Active));
+    assert_eq!(world.embed().await, 500);
+    world.until(Hibernating).await;
+}
+
+#[tokio::test]
 async fn a_model_that_is_broken_alone_takes_no_other_with_it() {
     let two = |backend: &Backend| config(backend).replace(r#"["m"]"#, r#"["m", "sound"]"#);
     let (backend, world) = awake(two).await;

@@ -26,7 +26,7 @@ use http::{
     header::{CONTENT_LENGTH, TRANSFER_ENCODING},
     response::Parts,
 };
-use outcome::{Broken, Connecting};
+use outcome::{Broken, Connecting, EndOfEvents};
 use parking_lot::RwLock;
 use reveille_bus::relay::{
     FaultCode, Incoming, MAX_BODY_BYTES, REQUEST_HEADERS, RESPONSE_HEADERS, RelayFault, RequestBody,
@@ -157,12 +157,15 @@ impl Relay {
             backend.handle.send(Input::Suspect(Symptom::HubItself));
         }
         outcome::answered(&backend.handle, status);
-        let mut heard = Instant::now();
+        let (mut heard, mut end) = (Instant::now(), EndOfEvents::default());
         let body = response.into_stream().map(|part| match part {
             Ok(part) => {
                 heard = Instant::now();
                 if status.is_success() {
                     slot.heard();
+                    if end.is_in(&part) {
+                        outcome::completed(&backend.handle, status);
+                    }
                 }
                 Ok(match &mut model {
                     Some(model) => model.pass(part),

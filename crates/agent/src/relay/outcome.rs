@@ -14,6 +14,9 @@ use tokio::time::Instant;
 /// How long a caller must have waited for a connection when it gives up, for that to be a sign that the backend is gone.
 const GIVEN_UP_AFTER: Duration = Duration::from_secs(1);
 
+/// How much of a line shows whether it ends a stream of events: `data: [DONE]` and some more.
+const LINE_BYTES: usize = 24;
+
 /// When a request broke off.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Broken {
@@ -67,6 +70,30 @@ pub(super) fn completed(handle: &Handle, status: StatusCode) {
     }
 }
 
+/// Finds the end of a stream of events. The API leaves there, and the backend may keep its connection open.
+#[derive(Debug, Default)]
+pub(super) struct EndOfEvents {
+    /// How the current line begins.
+    line: Vec<u8>,
+}
+
+impl EndOfEvents {
+    /// Whether it is in the next part of the answer.
+    pub fn is_in(&mut self, part: &[u8]) -> bool {
+        let mut found = false;
+        for byte in part {
+            if matches!(byte, b'\n' | b'\r') {
+                let data = self.line.strip_prefix(b"data:");
+                found |= data.is_some_and(|data| data.trim_ascii() == b"[DONE]");
+                self.line.clear();
+            } else if self.line.len() < LINE_BYTES {
+                self.line.push(*byte);
+            }
+        }
+        found
+    }
+}
+
 /// The fault for a request that broke off after the backend may have seen it, `silent` after its beginning or the last part of
 /// its answer. The owner looks whether the backend is still up.
 pub(super) fn broken(handle: &Handle, error: &SendError, when: Broken, silent: Duration) -> RelayFault {
@@ -95,4 +122,22 @@ pub(super) fn broken(handle: &Handle, error: &SendError, when: Broken, silent: D
     handle.health.failed(message.clone());
     handle.send(Input::Suspect(symptom));
     RelayFault::new(code, &message)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_end_of_events_is_a_line_of_its_own_however_it_comes() {
+        let found = |parts: &[&str]| {
+            let mut end = EndOfEvents::default();
+            parts.iter().filter(|part| end.is_in(part.as_bytes())).count() > 0
+        };
+        assert!(found(&["data: {}\n\ndata: [DONE]\n\n"]));
+        assert!(found(&["data:[DO", "NE]", "\r\n"]));
+        assert!(!found(&["data: {\"text\":\"data: [DONE]\"}\n\n"]));
+        assert!(!found(&["data: [DONE]", " and more than a line has room for\n"]));
+        assert!(!found(&["{\"data\":1}"]));
+    }
 }

@@ -205,8 +205,14 @@ async fn embed(State(seen): State<Arc<Seen>>, body: String) -> impl IntoResponse
     }
 }
 
-/// Answers with `one`, and with `two` once it is released. Counts who leaves before that.
-async fn complete(State(seen): State<Arc<Seen>>) -> Body {
+/// Answers with `one`, or a whole stream of events, and with `two` once it is released. Counts who leaves before that.
+async fn complete(State(seen): State<Arc<Seen>>, body: String) -> Body {
+    let is_stream = body.contains("stream");
+    let one = if is_stream {
+        "data: {}\n\ndata: [DONE]\n\n"
+    } else {
+        "one"
+    };
     let leaves = Leaves(seen.clone());
     let rest = async move {
         seen.release.notified().await;
@@ -214,7 +220,7 @@ async fn complete(State(seen): State<Arc<Seen>>) -> Body {
         drop(leaves);
         Ok::<_, std::io::Error>(Bytes::from_static(b"two"))
     };
-    let first = futures::stream::iter([Ok(Bytes::from_static(b"one"))]);
+    let first = futures::stream::iter([Ok(Bytes::from(one))]);
     Body::from_stream(futures::StreamExt::chain(first, futures::stream::once(rest)))
 }
 
