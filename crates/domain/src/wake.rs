@@ -7,6 +7,7 @@ use crate::{
 };
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
+use strum::Display;
 
 /// The longest text of a wake that is kept, in characters: a reason, a stage's name or a request's id. Longer ones are cut.
 const MAX_TEXT_CHARS: usize = 400;
@@ -222,8 +223,9 @@ const fn is_zero(number: &u64) -> bool {
 }
 
 /// Why a backend is asleep.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Display)]
 #[serde(rename_all = "snake_case")]
+#[strum(serialize_all = "snake_case")]
 pub enum SleepReason {
     /// It was put to sleep because it was idle.
     Idle,

@@ -105,7 +105,7 @@ impl Scene {
 
     /// By an order; and until the recipe has ended, since a request would cut it short before.
     async fn sleeps(&self) {
-        let slept = || self.agent.log().matches(" sleeps (Operator)").count();
+        let slept = || self.agent.log().matches(" sleeps (operator)").count();
         let before = slept();
         let path = format!("/reveille/v1/providers/{}/sleep", self.provider);
         let ordered = self.api.post(&path, &json!({})).await;

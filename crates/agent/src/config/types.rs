@@ -57,7 +57,7 @@ pub struct ProviderConfig {
     /// How long the backend may stay silent during a request.
     pub answer_timeout: Duration,
     pub probe: ProbeConfig,
-    /// Without a wake recipe, the provider is active whenever its agent is connected.
+    /// Without a wake recipe, the provider is `down` while its backend is unavailable.
     pub wake: Option<WakeConfig>,
     pub sleep: Option<SleepConfig>,
     /// Its groups: in each, one provider is awake at a time.

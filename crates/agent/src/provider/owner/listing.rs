@@ -210,7 +210,7 @@ impl Owner {
         for (model, other) in &others {
             models.remove(model);
             if !self.listing.left_out.contains(&(model.clone(), other.clone())) {
-                warn!(
+                info!(
                     provider.name = %self.name(),
                     "{} doesn't publish {model}, because {other} does: within one agent a name belongs to one provider",
                     self.name()

@@ -157,7 +157,7 @@ impl Owner {
     pub(super) fn slept(&mut self, intent: SleepIntent, outcome: &Outcome) {
         let name = self.name();
         let Some(failure) = &outcome.failure else {
-            info!(provider.name = %name, "{name} sleeps ({:?})", intent.reason);
+            info!(provider.name = %name, "{name} sleeps ({})", intent.reason);
             self.resource.release();
             self.sleep.succeeded();
             return self.reported.down(intent);
