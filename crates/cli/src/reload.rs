@@ -43,6 +43,7 @@ fn none_runs(data_dir: &Path) -> Failure {
 async fn follow(mut asked: Asked) -> Result<(), Failure> {
     let agent = asked.agent.clone();
     let mut until = Instant::now() + ACCEPTS_WITHIN;
+    let mut failed = 0;
     loop {
         let event = match timeout_at(until, asked.next()).await {
             Ok(event) => event.with_context(|| format!("lost the connection to {agent}"))?,
@@ -54,6 +55,11 @@ async fn follow(mut asked: Asked) -> Result<(), Failure> {
         };
         match event {
             None => return Err(anyhow!("{agent} stopped before the reload was complete").into()),
+            Some(ReloadEvent::Done) if failed > 0 => {
+                return Err(
+                    anyhow!("{agent} can't use {failed} providers; the next reload tries again").into(),
+                );
+            }
             Some(ReloadEvent::Done) => return line(&format!("{agent}: done")),
             Some(ReloadEvent::Refused { reason }) => {
                 let text = format!("{agent} was not reloaded, and nothing has changed: {reason}");
@@ -74,6 +80,10 @@ async fn follow(mut asked: Asked) -> Result<(), Failure> {
                 change,
                 in_flight,
             }) => line(&format!("{agent}/{provider}: {}", sentence(&change, in_flight)))?,
+            Some(ReloadEvent::Failed { provider, reason }) => {
+                failed += 1;
+                line(&format!("{agent}/{provider}: {reason}"))?;
+            }
             Some(ReloadEvent::Settled { provider }) => {
                 line(&format!("{agent}/{provider}: has stopped"))?;
             }

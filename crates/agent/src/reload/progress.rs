@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 use tokio::sync::mpsc;
 
-/// How many events of one reload may wait for their reader; a reload has two for each of the 64 providers before and after.
+/// How many events of one reload may wait for their reader; a reload has up to three for each of the 64 providers before and after.
 const EVENTS: usize = 512;
 
 /// How a reload goes on, as the one who asked for it hears.
@@ -32,6 +32,12 @@ pub enum ReloadEvent {
         change: Change,
         /// How many requests it works on, which finish first if it is removed or restarted.
         in_flight: u32,
+    },
+    /// A provider can't be used as the file has it. The next reload tries again.
+    Failed {
+        provider: ProviderName,
+        /// Why; contains no value of the file.
+        reason: String,
     },
     /// The change of a provider that had to leave first is complete.
     Settled { provider: ProviderName },

@@ -360,6 +360,7 @@ impl Session {
     }
 
     fn take_up(&mut self, config: Config, progress: &Progress) {
+        self.config.providers = self.providers.configs();
         let changes = changes(&self.config, &config);
         let heartbeat = config.agent.heartbeat;
         let mut agent_keys = Vec::new();

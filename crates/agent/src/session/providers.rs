@@ -92,6 +92,13 @@ impl Providers {
         self.starting.iter().any(|starting| starting.config.name == *name)
     }
 
+    /// The configs that are used now or soon. One that failed isn't among them, so that the next reload tries again.
+    pub(super) fn configs(&self) -> Vec<ProviderConfig> {
+        let running = self.running.values().map(|running| &running.config);
+        let starting = self.starting.iter().map(|starting| &starting.config);
+        running.chain(starting).cloned().collect()
+    }
+
     pub(super) fn handles(&self) -> impl Iterator<Item = &Handle> {
         self.running.values().map(|running| &running.handle)
     }
@@ -136,7 +143,7 @@ impl Providers {
         for config in configs {
             match changes.get(&config.name) {
                 Some(Change::Adjusted { .. }) if self.running.contains_key(&config.name) => {
-                    self.adjust(config);
+                    self.adjust(config, progress);
                 }
                 Some(Change::Adjusted { .. } | Change::Added | Change::Restarted { .. }) => {
                     let progress = progress.clone();
@@ -198,13 +205,13 @@ impl Providers {
         handle.leave(why);
     }
 
-    fn adjust(&mut self, config: ProviderConfig) {
+    fn adjust(&mut self, config: ProviderConfig, progress: &Progress) {
         let name = &config.name;
         let Some(running) = self.running.get_mut(name) else {
             return;
         };
         if let Err(error) = self.shared.relay.publish(config.clone(), running.handle.clone()) {
-            return error!(provider.name = %name, %error, "can't set up the HTTP client of {name}");
+            return failed(name, &error, progress);
         }
         running.config = config.clone();
         running.handle.configure(config);
@@ -230,7 +237,11 @@ impl Providers {
                         handle.send(Input::Rest(true));
                     }
                 }
-                Err(error) => error!(provider.name = %name, %error, "can't set up the HTTP client of {name}"),
+                Err(error) => {
+                    failed(&name, &error, &progress);
+                    // The owner before it may have left it published.
+                    self.withdraw(&name);
+                }
             }
         }
     }
@@ -264,6 +275,14 @@ impl Providers {
             let _ = stop.run_until_cancelled(asked).await;
         });
     }
+}
+
+fn failed(name: &ProviderName, error: &rustls::Error, progress: &Progress) {
+    error!(provider.name = %name, %error, "can't set up the HTTP client of {name}");
+    progress.report(ReloadEvent::Failed {
+        provider: name.clone(),
+        reason: format!("can't set up its HTTP client: {error}"),
+    });
 }
 
 /// Whether a provider can't start before another one has left: it has the same name, the same backend, or one of its models.
