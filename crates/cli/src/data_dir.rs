@@ -4,14 +4,11 @@
 use crate::logging::notice;
 use anyhow::{Context, Result, anyhow, bail};
 use reveille_bus::private_file;
-use rustix::{
-    io::{FdFlags, fcntl_setfd},
-    process::{Pid, test_kill_process},
-};
+use rustix::process::{Pid, test_kill_process};
 use std::{
     env,
     fs::{self, File, TryLockError},
-    io::Read,
+    io::{self, Read},
     path::{Path, PathBuf},
     time::{Duration, Instant},
 };
@@ -32,12 +29,12 @@ const LOOK_EVERY: Duration = Duration::from_millis(50);
 
 /// A locked data folder.
 ///
-/// Children inherit the lock, so it is held until the last of them has ended: the run after a killed one never starts a
-/// second server on a journal that the first still writes.
+/// The NATS server that writes here is given a share of the lock, and so holds it for as long as it runs: the run after a
+/// killed one never starts a second server on a journal that the first still writes. No other program has it.
 #[derive(Debug)]
 pub struct DataDir {
     path: PathBuf,
-    _lock: File,
+    lock: File,
 }
 
 impl DataDir {
@@ -60,13 +57,20 @@ impl DataDir {
         lock_for_us(&mut lock, &path, LAST_RUN_ENDS_WITHIN).await?;
         lock.set_len(0).with_context(cannot)?;
         fs::write(&file, std::process::id().to_string()).with_context(cannot)?;
-        fcntl_setfd(&lock, FdFlags::empty()).with_context(cannot)?;
-        Ok(Self { path, _lock: lock })
+        Ok(Self { path, lock })
     }
 
     /// Its path.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// A share of its lock, for a program that writes in the folder.
+    ///
+    /// # Errors
+    /// When this process has too many open files.
+    pub fn share(&self) -> io::Result<File> {
+        self.lock.try_clone()
     }
 
     /// A file or folder in it.
@@ -166,22 +170,23 @@ mod tests {
             said.contains(&format!("process {}", std::process::id())) && said.contains("--data-dir"),
             "{said}"
         );
+        let mut child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
         drop(first);
-        // The lock is inheritable, so a child that another test of this process has just started may have it for a
-        // while.
-        let freed = async {
-            while DataDir::open(&path).await.is_err() {
-                tokio::time::sleep(LOOK_EVERY).await;
-            }
-        };
-        tokio::time::timeout(LAST_RUN_ENDS_WITHIN, freed).await.unwrap();
+        let reopened = DataDir::open(&path).await.map(drop);
+        child.kill().unwrap();
+        child.wait().unwrap();
+        reopened.expect("no child has the lock that wasn't given it");
     }
 
     #[tokio::test]
     async fn a_lock_held_only_by_a_dead_runs_children_is_waited_for() {
         let folder = tempfile::tempdir().unwrap();
         let first = DataDir::open(folder.path()).await.unwrap();
-        let mut child = std::process::Command::new("sleep").arg("1").spawn().unwrap();
+        let mut child = std::process::Command::new("sleep")
+            .arg("1")
+            .stdin(first.share().unwrap())
+            .spawn()
+            .unwrap();
         let mut dead = std::process::Command::new("true").spawn().unwrap();
         dead.wait().unwrap();
         fs::write(first.join(LOCK_FILE), dead.id().to_string()).unwrap();

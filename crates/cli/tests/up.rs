@@ -38,7 +38,11 @@ struct Up {
 impl Up {
     /// Starts it and waits until it says that it is up.
     fn start(folder: TempDir) -> Self {
-        fs::write(folder.path().join("reveille.toml"), CONFIG).expect("a config can be written");
+        Self::start_with(CONFIG, folder)
+    }
+
+    fn start_with(config: &str, folder: TempDir) -> Self {
+        fs::write(folder.path().join("reveille.toml"), config).expect("a config can be written");
         let log = File::create(folder.path().join("up.log")).expect("a log can be made");
         let port = free_port();
         let process = up(folder.path(), port)
@@ -122,6 +126,17 @@ impl Drop for Running {
     fn drop(&mut self) {
         kill(i32::try_from(self.0.id()).expect("a process id"), Signal::TERM);
         let _ = self.0.wait();
+    }
+}
+
+/// A process that isn't our child, and is killed with the test.
+struct Detached(i32);
+
+impl Drop for Detached {
+    fn drop(&mut self) {
+        if is_alive(self.0) {
+            kill(self.0, Signal::KILL);
+        }
     }
 }
 
@@ -263,6 +278,41 @@ fn killed_by_minus_nine_it_leaves_no_process_and_the_next_run_goes_on() {
         "the next run started beside what the first one left"
     );
     assert!(again.events().starts_with(&before), "the journal is another one");
+}
+
+#[test]
+fn a_detached_backend_has_no_file_of_ours_and_the_next_run_starts_beside_it() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let written = folder.path().join("pid");
+    let script = format!(
+        "setsid sleep 1000 & echo $! > {0}.new && mv {0}.new {0}",
+        written.display()
+    );
+    let wake = format!(
+        "\n[provider.wake]\ntype = \"command\"\ncommand = \"sh\"\nargs = [\"-c\", \"{script}\"]\nrun = \"detach\"\n\
+         max_wait = \"100ms\"\n"
+    );
+    let first = Up::start_with(&(CONFIG.to_owned() + &wake), folder);
+    let api = format!("http://127.0.0.1:{}", first.port);
+    // The wake fails, since this backend answers nobody.
+    let woken = reveille(&["wake", "box/idle", "--api", &api]).output();
+    woken.expect("the program can be run");
+    wait_until("the backend was started", || written.exists());
+    let pid = fs::read_to_string(&written).expect("a pid");
+    let pid: i32 = pid.trim().parse().expect("a number");
+    let backend = Detached(pid);
+    // Whatever runs the tests may have left it others.
+    let opened = fs::read_dir(format!("/proc/{pid}/fd")).expect("Linux");
+    let ours: Vec<_> = opened
+        .filter_map(|entry| fs::read_link(entry.ok()?.path()).ok())
+        .filter(|file| file.starts_with(first.folder.path()))
+        .collect();
+    let (exit, folder) = first.end(Signal::TERM);
+    assert_eq!(exit, Some(0));
+    let again = Up::start(folder);
+    assert!(is_alive(backend.0), "it is gone, so this shows nothing");
+    assert!(again.is_ready());
+    assert_eq!(ours, [] as [PathBuf; 0]);
 }
 
 #[test]

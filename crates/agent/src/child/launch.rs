@@ -22,6 +22,8 @@ pub(super) struct Launch {
     pub(super) detach: bool,
     /// Runs when the program and its descendants have ended, and how long it may take: it ends what they leave elsewhere.
     pub(super) end: Option<(Program, Duration)>,
+    /// Whether the shim's standard error is a file that the program should hold open too.
+    pub(super) held: bool,
     /// Held while anything runs, so that a later run of the agent knows.
     pub(super) lock: Option<ChildrenLock>,
 }
@@ -38,8 +40,8 @@ pub(super) struct Program {
 }
 
 impl Program {
-    /// Starts it in a process group of its own, with empty input; both of its outputs go to `output`.
-    pub(super) fn start(&self, output: PipeWriter) -> io::Result<Pid> {
+    /// Starts it in a process group of its own; both of its outputs go to `output`.
+    pub(super) fn start(&self, input: Stdio, output: PipeWriter) -> io::Result<Pid> {
         let mut command = Command::new(&self.file);
         if let Some(folder) = &self.folder {
             command.current_dir(folder);
@@ -48,7 +50,7 @@ impl Program {
             .args(&self.args)
             .env_clear()
             .envs(self.variables.iter().cloned())
-            .stdin(Stdio::null())
+            .stdin(input)
             .stdout(output.try_clone()?)
             .stderr(output)
             .process_group(0)

@@ -191,6 +191,7 @@ fn launch(shims: &Shims, start: Start<'_>) -> Result<Launch, &'static str> {
         grace: start.grace,
         detach: start.detach,
         end: end.transpose()?,
+        held: shims.held.is_some(),
         lock: shims.lock.clone(),
     })
 }

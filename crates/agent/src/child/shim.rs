@@ -23,7 +23,7 @@ use rustix::process::{Pid, Signal, WaitOptions, WaitStatus, wait};
 use std::{
     io::{self, Write},
     os::fd::AsFd,
-    process::ExitCode,
+    process::{ExitCode, Stdio},
     time::Duration,
 };
 use tokio::{
@@ -78,7 +78,12 @@ async fn live() -> io::Result<u8> {
     // Released by the end of this process. The child runs even without it.
     let lock = launch.lock.as_ref().and_then(|lock| lock.share().ok());
     let (printed, output) = Printed::new()?;
-    let child = match launch.program.start(output) {
+    let input = if launch.held {
+        io::stderr().as_fd().try_clone_to_owned()?.into()
+    } else {
+        Stdio::null()
+    };
+    let child = match launch.program.start(input, output) {
         Ok(child) => child,
         Err(error) => {
             let why = match error.kind() {
@@ -261,7 +266,8 @@ impl Family {
     /// Runs another program when all have ended.
     async fn run(&mut self, program: &Program, limit: Duration) {
         // Its output is of no use to anybody: the agent has been told how the child has ended.
-        let started = Printed::new().and_then(|(printed, output)| Ok((printed, program.start(output)?)));
+        let started =
+            Printed::new().and_then(|(printed, output)| Ok((printed, program.start(Stdio::null(), output)?)));
         let Ok((printed, child)) = started else { return };
         (self.child, self.status, self.printed) = (child, None, printed);
         let _ = timeout(limit, self.child_ended()).await;

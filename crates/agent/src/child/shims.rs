@@ -2,7 +2,7 @@
 
 use super::{launch::Launch, orphans::ChildrenLock};
 use parking_lot::Mutex;
-use std::{io, path::PathBuf, process::Stdio, sync::Arc};
+use std::{fs::File, io, path::PathBuf, process::Stdio, sync::Arc};
 use tokio::{
     io::{AsyncWriteExt, BufReader},
     process::{Child as Process, ChildStdin, ChildStdout, Command},
@@ -16,6 +16,8 @@ pub const SHIM: &str = "shim";
 pub struct Shims {
     program: PathBuf,
     pub(super) lock: Option<ChildrenLock>,
+    /// What each shim and its program hold open.
+    pub(super) held: Option<Arc<File>>,
     /// Where commands without a working directory of their own run; `None` for the agent's.
     pub(super) folder: Option<PathBuf>,
     /// The waiting shim; present only if one is kept ready.
@@ -41,6 +43,7 @@ impl Shims {
         Ok(Self {
             program: std::env::current_exe()?,
             lock: None,
+            held: None,
             folder: None,
             ready: None,
         })
@@ -50,6 +53,14 @@ impl Shims {
     #[must_use]
     pub fn sharing(mut self, lock: ChildrenLock) -> Self {
         self.lock = Some(lock);
+        self
+    }
+
+    /// Makes each shim hold `file` open, as its standard error, and its program as its standard input: a lock on the file lasts
+    /// until both have ended, even if the shim is killed.
+    #[must_use]
+    pub fn holding(mut self, file: File) -> Self {
+        self.held = Some(Arc::new(file));
         self
     }
 
@@ -95,12 +106,13 @@ impl Shims {
     }
 
     fn start(&self) -> io::Result<Shim> {
+        let held = self.held.as_ref().map(|file| file.try_clone()).transpose()?;
         let mut process = Command::new(&self.program)
             .arg(SHIM)
             .env_clear()
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
-            .stderr(Stdio::null())
+            .stderr(held.map_or_else(Stdio::null, Stdio::from))
             // Its own group: Ctrl-C in the agent's terminal must not end the shim before its child.
             .process_group(0)
             .spawn()?;

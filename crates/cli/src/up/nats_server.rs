@@ -168,7 +168,7 @@ impl Files {
             config: text_of(&config)?,
             log,
             name,
-            shims: Shims::of_this_program()?,
+            shims: Shims::of_this_program()?.holding(data.share()?),
         })
     }
 
