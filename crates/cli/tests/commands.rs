@@ -317,3 +317,23 @@ fn plaintext_nats_on_another_machine_is_refused_for_an_agent() {
     assert_eq!(code(&agent), 2);
     assert!(err(&agent).contains("agent.nats"), "{}", err(&agent));
 }
+
+#[test]
+fn hub_init_run_again_without_a_host_keeps_the_tls_that_it_has_set_up() {
+    let folder = tempfile::tempdir().unwrap();
+    let hub = folder.path().join("hub");
+    let path = hub.display().to_string();
+    let read = |name: &str| std::fs::read_to_string(hub.join(name)).unwrap();
+    let plain = reveille(&["hub", "init", &path]);
+    assert!(plain.status.success(), "{}", err(&plain));
+    assert!(!read("nats-hub.conf").contains("tls"));
+    let secured = reveille(&["hub", "init", &path, "--host", "hub.example"]);
+    assert!(secured.status.success(), "{}", err(&secured));
+    let files = ["nats-hub.conf", "nats-routes.conf", "server.pem", "server.key"];
+    let before = files.map(read);
+    assert!(before[0].contains("tls {") && before[1].contains("tls {"));
+    let again = reveille(&["hub", "init", &path]);
+    assert!(again.status.success(), "{}", err(&again));
+    assert!(out(&again).contains("server.pem"), "{}", out(&again));
+    assert_eq!(files.map(read), before);
+}

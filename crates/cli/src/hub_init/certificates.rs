@@ -16,6 +16,10 @@ const AUTHORITY_DAYS: i32 = 3652;
 /// A server certificate's lifetime in days: about thirteen months, the longest that every client accepts.
 const SERVER_DAYS: i32 = 397;
 
+const AUTHORITY: &str = "ca.pem";
+const SERVER_CERTIFICATE: &str = "server.pem";
+const SERVER_KEY: &str = "server.key";
+
 /// The parts of a server's config that name its certificate.
 pub struct TlsBlocks {
     /// For clients.
@@ -35,7 +39,7 @@ pub fn make(folder: &Path, hosts: &[String]) -> Result<TlsBlocks, Failure> {
             let key = KeyPair::generate()?;
             private(&key_file, &key.serialize_pem())?;
             let certificate = authority_params.self_signed(&key)?;
-            public(&folder.join("ca.pem"), &certificate.pem())?;
+            public(&folder.join(AUTHORITY), &certificate.pem())?;
             key
         }
         Err(error) => return Err(anyhow!("{}: {error}", key_file.display()).into()),
@@ -44,19 +48,33 @@ pub fn make(folder: &Path, hosts: &[String]) -> Result<TlsBlocks, Failure> {
     let issuer = Issuer::new(authority_params, key);
     let server_key = KeyPair::generate()?;
     let certificate = server(hosts, today)?.signed_by(&server_key, &issuer)?;
-    private(&folder.join("server.key"), &server_key.serialize_pem())?;
-    public(&folder.join("server.pem"), &certificate.pem())?;
+    private(&folder.join(SERVER_KEY), &server_key.serialize_pem())?;
+    public(&folder.join(SERVER_CERTIFICATE), &certificate.pem())?;
+    blocks(folder)
+}
+
+/// The parts for the certificate of an earlier run, if there is one.
+pub fn earlier(folder: &Path) -> Result<Option<TlsBlocks>, Failure> {
+    let has = |name: &str| folder.join(name).exists();
+    if has(SERVER_CERTIFICATE) && has(SERVER_KEY) {
+        blocks(folder).map(Some)
+    } else {
+        Ok(None)
+    }
+}
+
+fn blocks(folder: &Path) -> Result<TlsBlocks, Failure> {
     let file = |name: &str| quoted(&folder.join(name));
     let files = format!(
         "  cert_file: {}\n  key_file: {}\n",
-        file("server.pem")?,
-        file("server.key")?
+        file(SERVER_CERTIFICATE)?,
+        file(SERVER_KEY)?
     );
     Ok(TlsBlocks {
         for_clients: format!("tls {{\n{files}}}\n"),
         for_routes: format!(
             "tls {{\n{files}  ca_file: {}\n  verify: true\n}}\n",
-            file("ca.pem")?
+            file(AUTHORITY)?
         ),
     })
 }

@@ -32,7 +32,7 @@ pub struct HubInit {
     /// The folder to create them in.
     #[arg(value_name = "DIR")]
     pub folder: PathBuf,
-    /// A host name or address of the servers, for a TLS certificate; may be repeated.
+    /// A host name or address of the servers, for a new TLS certificate; may be repeated. Without it an existing one is kept.
     #[arg(long = "host", value_name = "HOST")]
     pub hosts: Vec<String>,
 }
@@ -57,19 +57,23 @@ pub fn run(args: &HubInit) -> Result<(), Failure> {
         keys.server_config()?
     );
     let mut routes = WRITTEN.to_owned();
-    if args.hosts.is_empty() {
-        routes += "# There is no certificate, so routes are in plaintext and open to anyone: keep them on \
-         loopback.\n";
-    } else {
-        let tls = certificates::make(&folder, &args.hosts)?;
+    let tls = match &args.hosts[..] {
+        [] => certificates::earlier(&folder)?,
+        hosts => Some(certificates::make(&folder, hosts)?),
+    };
+    let has_tls = tls.is_some();
+    if let Some(tls) = tls {
         config += &tls.for_clients;
         routes += &tls.for_routes;
+    } else {
+        routes += "# There is no certificate, so routes are in plaintext and open to anyone: keep them on \
+         loopback.\n";
     }
     for (name, text) in [(SERVER_CONFIG, config), (ROUTES_CONFIG, routes)] {
         let file = folder.join(name);
         fs::write(&file, text).with_context(|| format!("cannot write {}", file.display()))?;
     }
-    tell(&folder, !args.hosts.is_empty())
+    tell(&folder, has_tls)
 }
 
 fn tell(folder: &Path, tls: bool) -> Result<(), Failure> {
