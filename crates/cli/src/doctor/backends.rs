@@ -120,7 +120,7 @@ fn unavailable(provider: &ProviderConfig, why: &Unavailable, check: &str, findin
     } else if why.refused && provider.wake.is_some() {
         findings.ok(
             check,
-            format!("asleep: nothing listens at {url}, and a request wakes it"),
+            format!("asleep: nothing listens at {url}; a request starts its [provider.wake]"),
         );
     } else if why.refused {
         findings.problem(
