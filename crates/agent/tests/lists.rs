@@ -331,7 +331,7 @@ async fn lm_studio_and_llama_cpp_tell_more_at_paths_of_their_own() {
 
     lister.forget("/api/v0/models");
     lister.list(&json!([{ "id": "m.gguf", "meta": { "n_ctx_train": 32_768 } }]));
-    assert_eq!(details(&found(&lister, None).await, "m.gguf").0, Some(32_768));
+    assert_eq!(details(&found(&lister, None).await, "m.gguf").0, None);
     lister.set(
         "/props",
         json!({ "default_generation_settings": { "n_ctx": 4096 } }),
@@ -415,4 +415,31 @@ async fn a_backend_that_a_wake_finds_up_already_is_asked_for_its_list() {
     configured.owned.wake();
     configured.owned.until(Active).await;
     configured.publishes(2048).await;
+}
+
+#[tokio::test]
+async fn what_a_backend_does_not_say_this_time_is_kept() {
+    let lister = Lister::start().await;
+    lister.list(&json!([{ "id": "vl" }]));
+    let path = "/api/v0/models";
+    lister.set(
+        path,
+        json!({ "data": [{ "id": "vl", "type": "vlm", "max_context_length": 32_768 }] }),
+    );
+    let known = found(&lister, None).await;
+    lister.forget(path);
+    let kept = found(&lister, Some(known)).await;
+    assert_eq!(details(&kept, "vl"), (Some(32_768), "vision".to_owned()));
+
+    lister.list(&json!([{ "id": "m.gguf", "meta": { "n_ctx_train": 32_768 } }]));
+    lister.set(
+        "/props",
+        json!({ "default_generation_settings": { "n_ctx": 4096 } }),
+    );
+    let known = found(&lister, None).await;
+    lister.forget("/props");
+    assert_eq!(
+        details(&found(&lister, Some(known)).await, "m.gguf").0,
+        Some(4096)
+    );
 }

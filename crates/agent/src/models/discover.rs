@@ -46,11 +46,10 @@ pub async fn discover(
         None => listed.models.into_iter().take(MAX_MODELS).collect(),
     };
     // Those that were reached count even if it takes longer.
-    let _ = timeout(
-        DETAILS_TIMEOUT,
-        backend.add_details(&mut listed, &list, known.as_ref()),
-    )
-    .await;
+    let details = backend.add_details(&mut listed, &list, known.as_ref());
+    if timeout(DETAILS_TIMEOUT, details).await.is_err() {
+        keep(&mut listed, known.as_ref());
+    }
     Some(listed)
 }
 
@@ -66,6 +65,17 @@ fn only(listed: &Listed, wanted: &[ModelConfig]) -> BTreeMap<ModelName, ModelDet
         .iter()
         .filter_map(|model| Some((model.id.clone(), find(&model.id)?.clone())));
     found.collect()
+}
+
+/// Completes what is listed by what was `known`, when the server doesn't say it this time.
+fn keep(listed: &mut Listed, known: Option<&Listed>) {
+    for (model, details) in &mut listed.models {
+        let Some(known) = known.and_then(|known| known.models.get(model)) else {
+            continue;
+        };
+        details.context_length = details.context_length.or(known.context_length);
+        details.capabilities = dialects::union(&details.capabilities, &known.capabilities);
+    }
 }
 
 struct Asked {
@@ -94,7 +104,9 @@ impl Asked {
         match listed.server {
             Server::Ollama => self.show(listed, known).await,
             Server::LmStudio => {
-                let more = self.lm_studio().await.unwrap_or_default();
+                let Some(more) = self.lm_studio().await else {
+                    return keep(listed, known);
+                };
                 for (model, details) in &mut listed.models {
                     let Some(more) = more.get(model) else { continue };
                     details.context_length = details.context_length.or(more.context_length);
@@ -102,9 +114,13 @@ impl Asked {
                 }
             }
             Server::Other if dialects::lacks_the_context_it_runs_with(list) => {
+                // The length in the list is that which the model was trained for. It may run with less.
+                for details in listed.models.values_mut() {
+                    details.context_length = None;
+                }
                 let props = self.get("/props", DETAILS_TIMEOUT).await;
                 let Some(length) = props.as_ref().and_then(dialects::context_of_props) else {
-                    return;
+                    return keep(listed, known);
                 };
                 for details in listed.models.values_mut() {
                     details.context_length = Some(length);
