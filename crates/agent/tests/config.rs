@@ -150,7 +150,7 @@ fn a_providers_trust_holds_for_its_steps_too_and_unverified_is_only_its_own_host
         (
             text.replace("box.pem", "none.pem"),
             "provider[0].ca",
-            "can't be read: entity not found",
+            "none.pem can't be read: No such file or directory",
         ),
         (text.replace("box.pem", ""), "provider[0].ca", "names no file"),
         (
@@ -234,7 +234,54 @@ fn mistakes() -> Vec<Mistake> {
         provider(&format!("{terms}\n{served}"))
     };
     vec![
-        ("[agents]\n".into(), 1, "agents", "unknown key"),
+        (
+            "[agents]\n".into(),
+            1,
+            "agents",
+            "unknown key, did you mean `agent`? Known here: agent, provider",
+        ),
+        (
+            "[[providers]]\nname = \"p\"\n[provider.wake]\ntype = \"http\"".into(),
+            1,
+            "providers",
+            "did you mean `provider`?",
+        ),
+        (
+            "[[provider]]\nname = \"p\"\nbaseurl = \"canary-5ecr3t\"".into(),
+            3,
+            "provider[0].baseurl",
+            "did you mean `base_url`?",
+        ),
+        (
+            provider("models = [{ name = \"canary-5ecr3t\" }]"),
+            4,
+            "provider[0].models[0].name",
+            "unknown key; known here: id, as",
+        ),
+        (
+            command("run = \"serve\"\nend = { cmd = \"b\" }"),
+            8,
+            "provider[0].wake.end.cmd",
+            "unknown key; known here: command, args",
+        ),
+        (
+            wake("typ = \"http\"\nurl = \"http://127.0.0.1:1/w\""),
+            5,
+            "provider[0].wake.typ",
+            "did you mean `type`?",
+        ),
+        (
+            wake("step = [{ type = \"http\", uri = \"canary-5ecr3t\" }]"),
+            5,
+            "provider[0].wake.step[0].uri",
+            "unknown key",
+        ),
+        (
+            provider("[provider.sleep]\nidleafter = \"1m\""),
+            5,
+            "provider[0].sleep.idleafter",
+            "did you mean `idle_after`?",
+        ),
         ("[agent]\nname = \"Box\"".into(), 2, "agent.name", "a-z"),
         (
             "[agent]\nname = 7".into(),
@@ -520,6 +567,30 @@ fn mistakes() -> Vec<Mistake> {
         ),
         (http("run = \"once\""), 7, "provider[0].wake.run", "unknown key"),
         (http("timeout = \"24h\""), 4, "provider[0].wake", "sum to more"),
+        (
+            wake("type = \"command\"\ncommand = \"python3 -m canary-5ecr3t/x\""),
+            6,
+            "provider[0].wake.command",
+            "put its arguments into `args`",
+        ),
+        (
+            command("env_pass = [\"HF_*\", \"$HOME\"]"),
+            7,
+            "provider[0].wake.env_pass[1]",
+            "such as HF_*",
+        ),
+        (
+            command("env_pass = [\"*\"]"),
+            7,
+            "provider[0].wake.env_pass[0]",
+            "is not a variable's name",
+        ),
+        (
+            command("run = \"detach\"\n[provider.sleep]\nidle_after = \"15m\""),
+            8,
+            "provider[0].sleep",
+            "only a backend with run = \"serve\"",
+        ),
         (
             wake("type = \"command\"\ncommand = \"./canary-5ecr3t\""),
             6,

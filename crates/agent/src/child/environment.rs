@@ -43,7 +43,15 @@ pub(super) fn passed(
 fn passes(name: &OsStr, more: &[String]) -> bool {
     let Some(name) = name.to_str() else { return false };
     let known = NAMES.contains(&name) || PREFIXES.iter().any(|prefix| name.starts_with(prefix));
-    !name.starts_with(OWN_VARIABLES) && (known || more.iter().any(|more| more == name))
+    !name.starts_with(OWN_VARIABLES) && (known || more.iter().any(|more| names(more, name)))
+}
+
+/// Whether an entry of `env_pass` is this name, or the beginning of it in the form `HF_*`.
+fn names(entry: &str, name: &str) -> bool {
+    match entry.strip_suffix('*') {
+        Some(prefix) => name.starts_with(prefix),
+        None => name == entry,
+    }
 }
 
 #[cfg(test)]
@@ -52,17 +60,22 @@ mod tests {
 
     #[test]
     fn what_is_listed_or_named_passes_and_nothing_of_reveilles_does() {
-        let more = ["VLLM_KEY", "REVEILLE_NATS_URL"].map(str::to_owned);
-        for name in NAMES
-            .into_iter()
-            .chain(["LC_ALL", "XDG_RUNTIME_DIR", "CUDA_VISIBLE_DEVICES", "VLLM_KEY"])
-        {
+        let more = ["VLLM_KEY", "HF_*", "REV*", "REVEILLE_NATS_URL"].map(str::to_owned);
+        for name in NAMES.into_iter().chain([
+            "LC_ALL",
+            "XDG_RUNTIME_DIR",
+            "CUDA_VISIBLE_DEVICES",
+            "VLLM_KEY",
+            "HF_TOKEN",
+        ]) {
             assert!(passes(name.as_ref(), &more), "{name}");
         }
         for name in [
             "REVEILLE_NATS_URL",
             "REVEILLE_DATABASE_URL",
             "START_KEY",
+            "VLLM_KEYS",
+            "HF",
             "NOTIFY_SOCKET",
             "path",
             "PATHS",

@@ -179,7 +179,7 @@ pub struct CommandAction {
     pub args: Vec<Secret>,
     /// Variables in addition to those that every command gets from the agent.
     pub env: Vec<(String, Secret)>,
-    /// Names of further variables of the agent to pass on.
+    /// Names of further variables of the agent to pass on, or, in the form `HF_*`, the beginning of their names.
     pub env_pass: Vec<String>,
     /// Its working directory, an absolute path; `None` for a folder in the agent's data directory.
     pub cwd: Option<PathBuf>,

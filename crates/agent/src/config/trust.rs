@@ -30,11 +30,8 @@ impl Trust {
     /// # Errors
     /// Why it can't be used, without its content.
     pub(super) fn read(file: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
-        let unreadable = |error: io::Error| match error.raw_os_error() {
-            Some(_) => format!("can't be read: {}", error.kind()),
-            None => format!("can't be read: {error}"),
-        };
-        let text = regular_file::read(file, MAX_FILE_BYTES).map_err(unreadable)?;
+        let text = regular_file::read(file, MAX_FILE_BYTES)
+            .map_err(|error| format!("{} can't be read: {}", file.display(), words(&error)))?;
         if text.len() as u64 > MAX_FILE_BYTES {
             return Err(format!("is larger than {MAX_FILE_BYTES} bytes"));
         }
@@ -62,6 +59,13 @@ impl Trust {
             ..self.clone()
         }
     }
+}
+
+/// The system's own words for an error, without its number.
+fn words(error: &io::Error) -> String {
+    let text = error.to_string();
+    let words = text.split(" (os error ").next();
+    words.unwrap_or_default().to_owned()
 }
 
 #[cfg(test)]
@@ -96,6 +100,9 @@ mod tests {
             assert!(refused.contains(reason), "{refused}");
         }
         let missing = Trust::read(&directory.path().join("none")).expect_err("missing");
-        assert_eq!(missing, "can't be read: entity not found");
+        assert!(
+            missing.ends_with("/none can't be read: No such file or directory"),
+            "{missing}"
+        );
     }
 }

@@ -15,6 +15,15 @@ use table::{Source, Table, Value};
 
 /// The bounds of `heartbeat`. Three missing heartbeats must be less than ten minutes.
 const HEARTBEAT_BOUNDS: RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::from_secs(180);
+const AGENT_KEYS: [&str; 7] = [
+    "name",
+    "nats",
+    "allow_plaintext",
+    "credentials",
+    "ca",
+    "heartbeat",
+    "quiet_hours",
+];
 /// The largest config file.
 const MAX_FILE_BYTES: u64 = 1024 * 1024;
 /// The most providers of one agent.
@@ -45,9 +54,9 @@ impl Config {
             return Err(ConfigError::of_file(file, reason));
         }
         let mut root = source.root()?;
+        root.only(&[&["agent", "provider"]])?;
         let agent = agent(root.table("agent")?)?;
         let entries = root.optional("provider", |list| list.array(MAX_PROVIDERS))?;
-        root.finish()?;
         let mut names = Names::default();
         let providers = entries
             .unwrap_or_default()
@@ -61,6 +70,7 @@ impl Config {
 }
 
 fn agent(mut table: Table<'_>) -> Result<AgentConfig, ConfigError> {
+    table.only(&[&AGENT_KEYS])?;
     let name = table.optional("name", |value| value.parsed(AgentName::parse))?;
     let allow_plaintext = table.optional("allow_plaintext", |value| value.bool())?;
     let allow_plaintext = allow_plaintext.unwrap_or(false);
@@ -71,7 +81,6 @@ fn agent(mut table: Table<'_>) -> Result<AgentConfig, ConfigError> {
     let ca = table.optional("ca", |value| value.absolute_path())?;
     let heartbeat = table.optional("heartbeat", |value| heartbeat(&value))?;
     let quiet_hours = table.optional("quiet_hours", Value::hours)?;
-    table.finish()?;
     Ok(AgentConfig {
         name: name.unwrap_or_else(machine_name),
         nats,

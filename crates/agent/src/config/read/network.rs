@@ -12,6 +12,16 @@ use std::{
 };
 use url::Host;
 
+pub(super) const WOL_KEYS: [&str; 7] = [
+    "mac",
+    "address",
+    "port",
+    "interface",
+    "source",
+    "repeats",
+    "interval",
+];
+pub(super) const TCP_KEYS: [&str; 1] = ["address"];
 /// The default time-out of a `wol` step.
 pub(super) const DEFAULT_WOL_TIMEOUT: Duration = Duration::from_secs(5);
 /// The port of the `discard` service (RFC 863), the customary port for magic packets.

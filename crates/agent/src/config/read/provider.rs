@@ -20,6 +20,23 @@ const DEFAULT_PROBE_INTERVAL: Duration = Duration::from_secs(10);
 /// The default time-out of a probe.
 const DEFAULT_PROBE_TIMEOUT: Duration = Duration::from_secs(2);
 
+const PROVIDER_KEYS: [&str; 14] = [
+    "name",
+    "base_url",
+    "ca",
+    "insecure_skip_verify",
+    "api_key",
+    "models",
+    "answer_model",
+    "answer_timeout",
+    "probe",
+    "wake",
+    "sleep",
+    "exclusive",
+    "persistent",
+    "max_group_wait",
+];
+
 /// The names used so far.
 #[derive(Default)]
 pub(super) struct Names {
@@ -28,6 +45,7 @@ pub(super) struct Names {
 }
 
 pub(super) fn read(mut table: Table<'_>, names: &mut Names) -> Result<ProviderConfig, ConfigError> {
+    table.only(&[&PROVIDER_KEYS])?;
     let name_value = table.require("name")?;
     let name = name_value.parsed(ProviderName::parse)?;
     if !names.providers.insert(name.clone()) {
@@ -49,7 +67,6 @@ pub(super) fn read(mut table: Table<'_>, names: &mut Names) -> Result<ProviderCo
     let exclusive = table.optional("exclusive", |value| exclusive(value, wake.is_some() && can_sleep))?;
     let exclusive = exclusive.unwrap_or_default();
     let (persistent, max_group_wait) = group_options(&mut table, &exclusive)?;
-    table.finish()?;
     let provider = ProviderConfig {
         name,
         base_url,
@@ -171,9 +188,9 @@ fn model(entry: Value<'_>) -> Result<ModelConfig, ConfigError> {
         });
     }
     let mut table = entry.table()?;
+    table.only(&[&["id", "as"]])?;
     let id = table.require("id")?.parsed(ModelName::parse)?;
     let public = table.optional("as", |value| value.parsed(ModelName::parse))?;
-    table.finish()?;
     Ok(ModelConfig {
         public: public.unwrap_or_else(|| id.clone()),
         id,
@@ -181,8 +198,9 @@ fn model(entry: Value<'_>) -> Result<ModelConfig, ConfigError> {
 }
 
 fn probe(mut table: Table<'_>, base_url: &BaseUrl) -> Result<ProbeConfig, ConfigError> {
+    table.only(&[&["path", "expect", "check_models", "interval", "timeout"]])?;
     let path = table.optional("path", |path| path.parsed(|raw| base_url.legal_path(raw)))?;
-    let probe = ProbeConfig {
+    Ok(ProbeConfig {
         // Every OpenAI-compatible backend lists its models.
         path: path.unwrap_or_else(|| MODELS_PATH.to_owned()),
         expect: table.optional("expect", Value::json)?,
@@ -191,7 +209,5 @@ fn probe(mut table: Table<'_>, base_url: &BaseUrl) -> Result<ProbeConfig, Config
             .unwrap_or(true),
         interval: table.duration("interval")?.unwrap_or(DEFAULT_PROBE_INTERVAL),
         timeout: table.duration("timeout")?.unwrap_or(DEFAULT_PROBE_TIMEOUT),
-    };
-    table.finish()?;
-    Ok(probe)
+    })
 }

@@ -1,7 +1,7 @@
 //! Reads `[provider.wake]` and `[provider.sleep]`, in the flat form or as a list of steps.
 
 use super::{
-    network::{self, DEFAULT_WOL_TIMEOUT},
+    network::{self, DEFAULT_WOL_TIMEOUT, TCP_KEYS, WOL_KEYS},
     table::{Table, Value},
     verify,
 };
@@ -13,6 +13,15 @@ use http::{HeaderName, HeaderValue, Method};
 use reveille_domain::MAX_WAKE_BUDGET;
 use std::{ops::RangeInclusive, path::Path, time::Duration};
 
+const WAKE_KEYS: [&str; 3] = ["max_wait", "max_per_day", "verify"];
+const SLEEP_KEYS: [&str; 3] = ["idle_after", "min_awake", "keep_warm"];
+/// The keys of every step.
+const STEP_KEYS: [&str; 2] = ["type", "timeout"];
+const HTTP_KEYS: [&str; 5] = ["url", "method", "headers", "body", "accept"];
+/// The keys of every command.
+const COMMAND_KEYS: [&str; 5] = ["command", "args", "env", "env_pass", "cwd"];
+/// The keys of a command that is a step.
+const RUN_KEYS: [&str; 3] = ["run", "stop_grace", "end"];
 /// The default time-out of a step.
 const DEFAULT_STEP_TIMEOUT: Duration = Duration::from_secs(30);
 /// The default of `max_wait`: how long to probe after the steps.
@@ -39,6 +48,7 @@ pub(super) fn wake(
     base_url: &BaseUrl,
     models: Option<&[ModelConfig]>,
 ) -> Result<WakeConfig, ConfigError> {
+    only_with_steps(&mut table, &WAKE_KEYS, true)?;
     let max_wait = table.duration("max_wait")?;
     let max_per_day = table.optional("max_per_day", |value| value.integer(MAX_PER_DAY_BOUNDS))?;
     let verify = table.optional("verify", |value| verify::verify(value.table()?, base_url, models))?;
@@ -62,6 +72,9 @@ pub(super) fn wake(
 
 /// Reads `[provider.sleep]` of a provider with that wake recipe.
 pub(super) fn sleep(mut table: Table<'_>, wake: Option<&WakeConfig>) -> Result<SleepConfig, ConfigError> {
+    // A served backend sleeps when its child is stopped.
+    let served = wake.is_some_and(WakeConfig::serves);
+    only_with_steps(&mut table, &SLEEP_KEYS, !served)?;
     let idle_after = match table.take("idle_after") {
         Some(value) if wake.is_none() => {
             return Err(value.error("is for a provider with [provider.wake]: nothing would wake it again"));
@@ -77,8 +90,12 @@ pub(super) fn sleep(mut table: Table<'_>, wake: Option<&WakeConfig>) -> Result<S
         }
         value => value.map(Value::hours).transpose()?.unwrap_or_default(),
     };
-    // A served backend sleeps when its child is stopped.
-    let served = wake.is_some_and(WakeConfig::serves);
+    if !served && !table.has("step") && !table.has("type") {
+        return Err(table.error(
+            "`type` is missing: only a backend with run = \"serve\" is put to sleep without a recipe, by ending its \
+             command; name a command or a request that puts this one to sleep",
+        ));
+    }
     let steps = steps(&mut table, !served)?;
     for step in &steps {
         let unfit = match step.action {
@@ -96,24 +113,50 @@ pub(super) fn sleep(mut table: Table<'_>, wake: Option<&WakeConfig>) -> Result<S
     })
 }
 
-/// The steps of a recipe in either form, and the end of its table; none if none are required.
+/// Checks that a recipe's table has no other keys than its `own` and those of its steps.
+fn only_with_steps(table: &mut Table<'_>, own: &[&'static str], required: bool) -> Result<(), ConfigError> {
+    if table.has("step") {
+        if table.has("type") {
+            return Err(table.error("has both `type` and a list of steps; use one of them"));
+        }
+        return table.only(&[own, &["step"]]);
+    }
+    if !required && !table.has("type") {
+        return table.only(&[own, &["step", "type"]]);
+    }
+    let kind = kind_keys(table);
+    table.only(&[own, &["step"], &STEP_KEYS, &kind])
+}
+
+/// The keys that only the step's own `type` has; those of all types if it has none.
+fn kind_keys(table: &Table<'_>) -> Vec<&'static str> {
+    match table.peek("type").as_deref() {
+        Some("http") => HTTP_KEYS.to_vec(),
+        Some("command") => [&COMMAND_KEYS[..], &RUN_KEYS].concat(),
+        Some("wol") => WOL_KEYS.to_vec(),
+        Some("tcp") => TCP_KEYS.to_vec(),
+        _ => [&HTTP_KEYS[..], &COMMAND_KEYS, &RUN_KEYS, &WOL_KEYS].concat(),
+    }
+}
+
+/// The steps of a recipe in either form; none if none are required.
 fn steps(table: &mut Table<'_>, required: bool) -> Result<Vec<Step>, ConfigError> {
     let Some(list) = table.take("step") else {
         if !required && !table.has("type") {
-            table.take("type");
-            return table.finish().map(|()| Vec::new());
+            return Ok(Vec::new());
         }
         return Ok(vec![step(table)?]);
     };
-    if table.has("type") {
-        return Err(table.error("has both `type` and a list of steps; use one of them"));
-    }
     let empty = list.error("has no steps");
     let steps = list.array(MAX_STEPS)?.into_iter();
     let steps: Vec<Step> = steps
-        .map(|value| step(&mut value.table()?))
+        .map(|value| {
+            let mut table = value.table()?;
+            let kind = kind_keys(&table);
+            table.only(&[&STEP_KEYS, &kind])?;
+            step(&mut table)
+        })
         .collect::<Result<_, _>>()?;
-    table.finish()?;
     if steps.is_empty() { Err(empty) } else { Ok(steps) }
 }
 
@@ -136,7 +179,6 @@ fn step(table: &mut Table<'_>) -> Result<Step, ConfigError> {
         "tcp" => Action::Tcp(network::tcp(table)?),
         _ => return Err(kind.error("must be \"http\", \"command\", \"wol\" or \"tcp\"")),
     };
-    table.finish()?;
     Ok(Step {
         timeout: limit,
         action,
@@ -191,9 +233,9 @@ fn command(
 }
 
 fn end_command(mut table: Table<'_>) -> Result<EndCommand, ConfigError> {
+    table.only(&[&COMMAND_KEYS, &["timeout"]])?;
     let command = command_action(&mut table)?;
     let timeout = table.duration("timeout")?.unwrap_or(DEFAULT_STEP_TIMEOUT);
-    table.finish()?;
     Ok(EndCommand { command, timeout })
 }
 
@@ -259,7 +301,11 @@ fn legal_variable(name: &str) -> Result<(), &'static str> {
 
 fn passed_variable(value: &Value<'_>) -> Result<String, ConfigError> {
     let name = value.string()?;
-    legal_variable(&name).map_err(|reason| value.error(reason))?;
+    let start = name.strip_suffix('*').unwrap_or(&name);
+    legal_variable(start).map_err(|reason| value.error(reason))?;
+    if start.contains(|c: char| c.is_whitespace() || matches!(c, '*' | '$' | '{' | '}')) {
+        return Err(value.error("is neither a variable's name nor the beginning of names, such as HF_*"));
+    }
     if name.starts_with(OWN_VARIABLES) {
         return Err(value.error("is one of Reveille's own variables: they reach no command"));
     }
@@ -290,6 +336,10 @@ fn text_for_exec(value: &Value<'_>) -> Result<Secret, ConfigError> {
 fn legal_program(raw: &str) -> Result<String, &'static str> {
     if raw.is_empty() || raw.contains('\0') {
         return Err("names no program");
+    }
+    let name = raw.split('/').next().unwrap_or_default();
+    if name.contains(char::is_whitespace) {
+        return Err("is only the program: put its arguments into `args`");
     }
     // A relative path would depend on the directory that the agent was started in.
     if raw.contains('/') && !Path::new(raw).is_absolute() {

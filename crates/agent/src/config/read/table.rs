@@ -1,6 +1,7 @@
 //! Reads TOML by hand, so that every error names its line and key and none shows a value.
 //!
-//! A section takes the keys that it knows out of its [`Table`]; keys that are left at [`Table::finish`] are unknown.
+//! A section says first which keys its [`Table`] may have ([`Table::only`]), so that a mistyped key is reported as such rather than
+//! as a missing one; then it takes them out.
 
 use crate::config::{ConfigError, Hours, duration::parse_duration, places::line_of, variables::interpolate};
 use std::{
@@ -16,6 +17,8 @@ use toml::{
 
 /// The most windows of `quiet_hours` or `keep_warm`.
 const MAX_WINDOWS: usize = 64;
+/// From this Jaro-Winkler similarity on, one key is suggested for another.
+const SIMILAR: f64 = 0.85;
 /// The longest duration of any key.
 const MAX_DURATION: Duration = Duration::from_secs(24 * 60 * 60);
 
@@ -92,7 +95,10 @@ impl<'a> Table<'a> {
 
     /// Takes a key, if it exists.
     pub(super) fn take(&mut self, key: &'static str) -> Option<Value<'a>> {
-        self.known.push(key);
+        debug_assert!(
+            self.known.contains(&key),
+            "`{key}` is read, but not among the known keys"
+        );
         let index = self.left.iter().position(|(name, _)| name == key)?;
         Some(self.left.swap_remove(index).1)
     }
@@ -143,20 +149,45 @@ impl<'a> Table<'a> {
         self.left
     }
 
-    /// Fails if any key is left.
-    pub(super) fn finish(&self) -> Result<(), ConfigError> {
-        match self.left.iter().min_by_key(|(_, value)| value.offset) {
+    /// Fails if it has another key than these.
+    pub(super) fn only(&mut self, known: &[&[&'static str]]) -> Result<(), ConfigError> {
+        self.known = known.concat();
+        let unknown = self
+            .left
+            .iter()
+            .filter(|(key, _)| !self.known.contains(&key.as_str()));
+        match unknown.min_by_key(|(_, value)| value.offset) {
             None => Ok(()),
-            Some((_, value)) => {
-                Err(value.error(format!("unknown key; known here: {}", self.known.join(", "))))
+            Some((key, value)) => {
+                let meant = match nearest(key, &self.known) {
+                    Some(meant) => format!(", did you mean `{meant}`? Known here: "),
+                    None => "; known here: ".to_owned(),
+                };
+                Err(value.error(format!("unknown key{meant}{}", self.known.join(", "))))
             }
         }
+    }
+
+    /// The text of a key, without taking it.
+    pub(super) fn peek(&self, key: &str) -> Option<String> {
+        let (_, value) = self.left.iter().find(|(name, _)| name == key)?;
+        value.string().ok()
     }
 
     /// An error about the table itself.
     pub(super) fn error(&self, reason: impl Into<String>) -> ConfigError {
         self.source.error(self.offset, &self.path, reason)
     }
+}
+
+/// The known key that was probably meant.
+fn nearest(key: &str, known: &[&'static str]) -> Option<&'static str> {
+    let plain = |key: &str| key.to_ascii_lowercase().replace(['_', '-'], "");
+    let scored = known
+        .iter()
+        .map(|known| (*known, strsim::jaro_winkler(&plain(known), &plain(key))));
+    let (meant, score) = scored.max_by(|(_, one), (_, other)| one.total_cmp(other))?;
+    (score >= SIMILAR).then_some(meant)
 }
 
 /// A value and its place.

@@ -11,12 +11,12 @@ pub(super) fn verify(
     base_url: &BaseUrl,
     models: Option<&[ModelConfig]>,
 ) -> Result<VerifyConfig, ConfigError> {
+    table.only(&[&["path", "timeout", "model", "body", "expect"]])?;
     let path = table.optional("path", |path| path.parsed(|raw| base_url.legal_path(raw)))?;
     let timeout = table.duration("timeout")?;
     let model = model(&mut table, models)?;
     let body = table.optional("body", body)?;
     let expect = table.optional("expect", Value::json)?;
-    table.finish()?;
     let mut verify = VerifyConfig::of_one_token(path.as_deref().unwrap_or(CHAT_PATH), Some(&model));
     if let Some(mut body) = body {
         body["model"] = model.into();
