@@ -5,7 +5,7 @@ use reveille_agent::config::{Config, NatsUrl};
 use reveille_api::AgentAuth;
 use reveille_bus::{
     NatsAccess, NatsServer,
-    access::{HubKeys, NatsKeyError, Role},
+    access::{HubKeys, NatsKey, NatsKeyError, Role},
 };
 use std::{fs, path::PathBuf};
 use tracing::warn;
@@ -84,6 +84,11 @@ impl HubNats {
         })
     }
 
+    /// Whether a folder of keys was named.
+    pub const fn has_keys(&self) -> bool {
+        self.keys.is_some()
+    }
+
     /// The additional certificate authorities, in PEM.
     ///
     /// # Errors
@@ -137,6 +142,13 @@ pub fn server_of(url: &NatsUrl, config: &Config) -> NatsServer {
         url: url.as_str().to_owned(),
         ca: config.agent.ca.clone(),
     }
+}
+
+/// The key named in the config, if any.
+pub fn agent_key(config: &Config) -> Result<Option<NatsKey>, Failure> {
+    let read = config.agent.credentials.as_deref().map(NatsKey::read);
+    read.transpose()
+        .map_err(|error| Failure::Config(format!("agent.credentials: {error}")))
 }
 
 fn without_credentials(urls: &str) -> String {

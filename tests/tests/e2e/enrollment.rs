@@ -101,6 +101,21 @@ async fn a_machine_joins_by_a_token_serves_and_is_shown_out_when_it_is_revoked()
     let agents = hub.run(&["agents"]).await.log();
     assert!(agents.contains("gpu-box"), "{agents}");
 
+    let doctor = hub.world.reveille("doctor").arg("--config").arg(&config);
+    let doctor = doctor
+        .args(["-o", "jsonl"])
+        .arg("--data-dir")
+        .arg(machine.join("data"));
+    let doctor = doctor.start();
+    doctor.wait_for_exit(SOON).await;
+    let found = |line: &str| {
+        let finding: Value = serde_json::from_str(line).unwrap_or_default();
+        (finding["check"] == "NATS").then(|| finding["level"].clone())
+    };
+    let nats: Vec<_> = doctor.log().lines().filter_map(found).collect();
+    assert_eq!(nats, ["ok"], "{}", doctor.log());
+    assert_eq!(doctor.exit(), Some(Exit::Code(0)), "{}", doctor.log());
+
     let revoked = hub.run(&["agent", "revoke", "gpu-box"]).await;
     let since = Instant::now();
     assert_eq!(revoked.exit(), Some(Exit::Code(0)), "{}", revoked.log());

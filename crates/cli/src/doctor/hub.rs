@@ -4,11 +4,11 @@ use super::{Doctor, Findings};
 use crate::{
     data_dir::{self, HUB_KEYS},
     failure::Failure,
-    hub::{HubNats, nats_for_agent},
+    hub::{HubNats, agent_key, nats_for_agent},
 };
 use reveille_agent::config::{Config, NatsUrl};
 use reveille_bus::{
-    BusError, Connection, HubId, JETSTREAM_OFF, JOURNAL_STREAM, StreamHealth, TURN_JETSTREAM_ON,
+    BusError, Connection, HubId, JETSTREAM_OFF, JOURNAL_STREAM, NatsAccess, StreamHealth, TURN_JETSTREAM_ON,
     access::{HubKeys, Role},
     hub_id, inspect_streams,
 };
@@ -49,7 +49,9 @@ pub enum Place {
 pub fn place(args: &Doctor, config: Option<&Config>, data_dir: &Path) -> Result<Place, Failure> {
     let configured = config.and_then(|config| config.agent.nats.as_ref());
     if let Some(url) = args.nats.as_deref().or(configured.map(NatsUrl::as_str)) {
-        return Ok(Place::Named(HubNats::named(url, &args.hub.allowed_by(config))?));
+        let mut hub = args.hub.allowed_by(config);
+        hub.nats_ca = hub.nats_ca.or_else(|| config?.agent.ca.clone());
+        return Ok(Place::Named(HubNats::named(url, &hub)?));
     }
     Ok(match data_dir::nats_port(data_dir) {
         Some(port) if data_dir::is_locked(data_dir) => Place::Ours {
@@ -94,9 +96,18 @@ pub async fn look(place: &Place, config: Option<&Config>, findings: &mut Finding
             "use a tls:// address without user and password, or set allow_plaintext = true on a network you trust",
         );
     }
-    let Some(connection) = connect(hub, findings).await else {
+    // A machine that has joined has only the key of its agent.
+    let agent = config.filter(|config| !hub.has_keys() && config.agent.credentials.is_some());
+    let Some(connection) = connect(hub, agent, findings).await else {
         return Journal::default();
     };
+    if agent.is_some() {
+        findings.ok(
+            "streams",
+            "not checked: the agent's key may not see them; `reveille doctor` on the hub's machine checks them",
+        );
+        return Journal::default();
+    }
     durability(place, findings);
     Journal {
         last: streams(&connection, findings).await,
@@ -104,12 +115,24 @@ pub async fn look(place: &Place, config: Option<&Config>, findings: &mut Finding
     }
 }
 
-async fn connect(hub: &HubNats, findings: &mut Findings) -> Option<Connection> {
+/// Connects as an operator, or as this agent.
+async fn connect(hub: &HubNats, agent: Option<&Config>, findings: &mut Findings) -> Option<Connection> {
     let shown = hub.shown();
-    let access = match hub.access(Role::Admin) {
+    let access = match agent {
+        None => hub.access(Role::Admin),
+        Some(config) => agent_key(config).map(|key| NatsAccess {
+            server: hub.server().clone(),
+            role: Role::Agent(config.agent.name.clone()),
+            key,
+        }),
+    };
+    let access = match access {
         Ok(access) => access,
         Err(failure) => {
-            let remedy = "use --nats-keys DIR with the hub's folder of keys, as its owner";
+            let remedy = match agent {
+                None => "use --nats-keys DIR with the hub's folder of keys, as its owner",
+                Some(_) => "run it as the agent's user; if the file is gone, join again",
+            };
             findings.problem("NATS keys", failure.to_string(), remedy);
             return None;
         }

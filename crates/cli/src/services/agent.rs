@@ -7,19 +7,14 @@ use crate::{
     data_dir::AGENT_STATE,
     enroll::{self, AgentRevoke},
     failure::Failure,
-    hub::{nats_for_agent, server_of},
+    hub::{agent_key, nats_for_agent, server_of},
     logging,
     pause::{self, AgentPause},
     reload, sd_notify,
     signals::Hangups,
 };
 use clap::{Args, Subcommand};
-use reveille_agent::{
-    AgentError, Options,
-    config::{Config, ConfigFile},
-    reload::Reload,
-};
-use reveille_bus::access::NatsKey;
+use reveille_agent::{AgentError, Options, config::ConfigFile, reload::Reload};
 use std::path::PathBuf;
 use tokio_util::sync::CancellationToken;
 
@@ -98,13 +93,6 @@ async fn serve(args: Agent, hangups: Hangups) -> Result<(), Failure> {
         serve_agent(options, sd_notify::ready, stop)
     })
     .await
-}
-
-/// The key named in the config, if any.
-pub fn agent_key(config: &Config) -> Result<Option<NatsKey>, Failure> {
-    let read = config.agent.credentials.as_deref().map(NatsKey::read);
-    read.transpose()
-        .map_err(|error| Failure::Config(format!("agent.credentials: {error}")))
 }
 
 /// Runs the agent until `stop`; calls `connected` once control has accepted its session.

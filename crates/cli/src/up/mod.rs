@@ -16,10 +16,10 @@ use crate::{
     config,
     data_dir::{AGENT_STATE, ROOT_KEY},
     failure::Failure,
-    hub::{HubNats, nats_for_agent},
+    hub::{HubNats, agent_key, nats_for_agent},
     listen, logging, sd_notify,
     services::{
-        agent::{agent_key, serve_agent},
+        agent::serve_agent,
         api::{self, rows, serve_api},
         projector::serve_projector,
     },
