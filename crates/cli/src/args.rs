@@ -90,7 +90,7 @@ impl DataDirArg {
 #[derive(Debug, Args)]
 pub struct ServeArgs {
     /// Address the API listens on.
-    #[arg(long, env = "REVEILLE_LISTEN", value_name = "ADDRESS", default_value = DEFAULT_LISTEN)]
+    #[arg(long, env = "REVEILLE_LISTEN", value_name = "ADDRESS", default_value = DEFAULT_LISTEN, value_parser = listen_address)]
     pub listen: SocketAddr,
     #[command(flatten)]
     pub tls: TlsArgs,
@@ -214,6 +214,12 @@ pub struct Listing {
     pub output: Format,
 }
 
+/// An address and a port, such as `127.0.0.1:8420`.
+fn listen_address(raw: &str) -> Result<SocketAddr, String> {
+    raw.parse()
+        .map_err(|_| format!("an IP address and a port are needed, such as {DEFAULT_LISTEN} or 0.0.0.0:8420"))
+}
+
 /// The size of a body, such as `64MiB`.
 fn body_bytes(raw: &str) -> Result<usize, String> {
     let digits = raw.trim_end_matches(|c: char| !c.is_ascii_digit());
@@ -223,12 +229,12 @@ fn body_bytes(raw: &str) -> Result<usize, String> {
         "mib" => 1024 * 1024,
         "gib" => 1024 * 1024 * 1024,
         _ => {
-            return Err("a size is a number of bytes, or one with KiB, MiB or GiB, such as 64MiB".to_owned());
+            return Err("a size is a whole number with the unit KiB, MiB or GiB, such as 64MiB, or without one for bytes".to_owned());
         }
     };
     let number = digits
         .parse::<u64>()
-        .map_err(|_| "a size begins with a number".to_owned())?;
+        .map_err(|_| "a size is a whole number with a unit, such as 64MiB".to_owned())?;
     let bytes = number
         .checked_mul(unit)
         .filter(|bytes| BODY_BYTES.contains(bytes));
@@ -281,6 +287,19 @@ mod tests {
             "64 Mi B",
         ] {
             assert!(body_bytes(wrong).is_err(), "{wrong}");
+        }
+        for wrong in ["MiB", "lots", "64MB"] {
+            let said = body_bytes(wrong).unwrap_err();
+            assert!(said.contains("whole number") && said.contains("64MiB"), "{said}");
+        }
+    }
+
+    #[test]
+    fn an_address_to_listen_on_has_a_port() {
+        assert!(listen_address(DEFAULT_LISTEN).is_ok() && listen_address("[::1]:1").is_ok());
+        for wrong in ["localhost:8420", "127.0.0.1", "8420"] {
+            let said = listen_address(wrong).unwrap_err();
+            assert!(said.contains("such as 127.0.0.1:8420"), "{said}");
         }
     }
 }

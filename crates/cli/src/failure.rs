@@ -35,13 +35,60 @@ impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Config(text) | Self::Superseded(text) => f.write_str(text),
-            Self::Other(error) => write!(f, "{error:#}"),
+            Self::Other(error) => f.write_str(&chain(error)),
         }
     }
+}
+
+/// The error and its causes, each once: many errors show their cause themselves.
+fn chain(error: &anyhow::Error) -> String {
+    let mut chain = String::new();
+    for cause in error.chain() {
+        let cause = cause.to_string();
+        if chain.is_empty() {
+            chain = cause;
+        } else if !chain.ends_with(&cause) {
+            chain = format!("{chain}: {cause}");
+        }
+    }
+    chain
 }
 
 impl<E: Into<anyhow::Error>> From<E> for Failure {
     fn from(error: E) -> Self {
         Self::Other(error.into())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::{error::Error, io};
+
+    #[derive(Debug)]
+    struct Shown(io::Error);
+
+    impl fmt::Display for Shown {
+        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            write!(f, "key.nk: {}", self.0)
+        }
+    }
+
+    impl Error for Shown {
+        fn source(&self) -> Option<&(dyn Error + 'static)> {
+            Some(&self.0)
+        }
+    }
+
+    #[test]
+    fn a_cause_that_an_error_shows_itself_is_not_repeated() {
+        let missing = || io::Error::from_raw_os_error(2);
+        let failure = Failure::from(anyhow::Error::new(Shown(missing())).context("cannot start"));
+        assert_eq!(
+            failure.to_string(),
+            format!("cannot start: key.nk: {}", missing())
+        );
+        let other = Failure::from(anyhow::Error::new(missing()).context("cannot start"));
+        assert_eq!(other.to_string(), format!("cannot start: {}", missing()));
     }
 }

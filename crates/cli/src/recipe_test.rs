@@ -38,7 +38,7 @@ pub enum RecipeCommand {
 /// `reveille recipe test`.
 #[derive(Debug, Args)]
 pub struct RecipeTest {
-    /// The provider's name in the config.
+    /// The provider's name in the config, or AGENT/PROVIDER of the config's own agent.
     #[arg(value_name = "PROVIDER")]
     pub provider: String,
     /// The config file.
@@ -85,8 +85,10 @@ pub async fn run(args: RecipeTest) -> Result<(), Failure> {
 }
 
 fn provider<'a>(config: &'a Config, args: &RecipeTest) -> Result<&'a ProviderConfig, Failure> {
+    let own = format!("{}/", config.agent.name);
+    let name = args.provider.strip_prefix(&own).unwrap_or(&args.provider);
     let mut providers = config.providers.iter();
-    if let Some(found) = providers.find(|provider| provider.name.as_str() == args.provider) {
+    if let Some(found) = providers.find(|provider| provider.name.as_str() == name) {
         return Ok(found);
     }
     let names = config.providers.iter().map(|provider| provider.name.as_str());

@@ -120,7 +120,7 @@ async fn a_recipe_test_that_serves_leaves_nothing_and_one_that_fails_names_the_s
         .provider("vllm", "qwen", &backend)
         .lines("[provider.wake]\ntype = \"command\"\ncommand = \"false\"\n");
     let file = write(&world, "bad.toml", &fails);
-    let (exit, said) = run(&world, "recipe", &["test", "vllm", "--config", &file]).await;
+    let (exit, said) = run(&world, "recipe", &["test", "gpu-box/vllm", "--config", &file]).await;
     assert_eq!(exit, Exit::Code(1), "{said}");
     let named = "error: wake: step 1 command: the command exited with code 1";
     assert!(said.contains(named), "{said}");
