@@ -298,8 +298,13 @@ async fn a_server_that_takes_the_place_of_a_backend_is_noticed_by_the_next_probe
         assert_eq!(owned.control.sleeps(), [SleepReason::Unreachable], "{path}");
         somebody.asked_again("/v1/models").await;
         assert_eq!(owned.control.status(), Some(Down), "{path}");
+        let gate = &owned.handle.gate;
+        assert!(gate.enter().is_none(), "{path}");
+        let why = gate.refusal().expect("requests are told why");
+        assert!(why.starts_with(LISTS_OTHER), "{why}");
         somebody.says(OURS);
         owned.until(Active).await;
+        assert!(gate.enter().is_some(), "{path}");
     }
 }
 

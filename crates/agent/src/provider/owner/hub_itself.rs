@@ -30,7 +30,6 @@ impl Owner {
             }
             None => info!(provider.name = %name, "the backend of {name} is no longer the hub itself"),
         }
-        self.gate.refuse(found.as_deref());
         self.hub_itself = found;
         if self.hub_itself.is_some() {
             self.give_up_models();

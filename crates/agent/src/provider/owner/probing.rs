@@ -109,5 +109,13 @@ impl Owner {
             }
             Err(_) => {}
         }
+        // Requests may try a backend that is down, but not another server.
+        let stranger = verdict.as_ref().err().filter(|why| why.stranger);
+        let stranger = stranger.filter(|_| self.setup.config.wake.is_none());
+        let refusal = self
+            .hub_itself
+            .as_deref()
+            .or(stranger.map(|why| why.reason.as_str()));
+        self.gate.refuse(refusal);
     }
 }
