@@ -274,7 +274,10 @@ async fn a_file_that_cannot_be_used_changes_nothing_and_says_why() {
     let text = config.to_toml();
     for (file, reason) in [
         ("[agent\n".to_owned(), "agent.toml:1"),
-        (text.replace("base_url", "base_uri"), "`base_url` is missing"),
+        (
+            text.replace("base_url", "base_uri"),
+            "base_uri: unknown key, did you mean `base_url`?",
+        ),
         (
             text.replace("name = \"p\"", "name = \"q\"") + "persistent = 7\n",
             "persistent",
