@@ -442,4 +442,8 @@ async fn what_a_backend_does_not_say_this_time_is_kept() {
         details(&found(&lister, Some(known)).await, "m.gguf").0,
         Some(4096)
     );
+
+    // One that says how long a context it serves, beside what it was trained for.
+    lister.list(&json!([{ "id": "m", "max_model_len": 262_144, "meta": { "n_ctx_train": 32_768 } }]));
+    assert_eq!(details(&found(&lister, None).await, "m").0, Some(262_144));
 }

@@ -108,8 +108,19 @@ async fn answer(State(somebody): State<Somebody>, uri: Uri) -> Response {
     (status, headers, body).into_response()
 }
 
+/// A provider whose backend is asked for its models although nothing wakes it.
+fn checked(rest: &str) -> String {
+    if rest.contains("check_models") || rest.contains("[provider.wake]") {
+        return rest.to_owned();
+    }
+    match rest.contains("probe = { ") {
+        true => rest.replace("probe = { ", "probe = { check_models = true, "),
+        false => format!("{rest}\nprobe = {{ check_models = true }}\n"),
+    }
+}
+
 fn probe(rest: &str) -> Probe {
-    Probe::new(client(), &provider(rest))
+    Probe::new(client(), &provider(&checked(rest)))
 }
 
 fn refused(verdict: Verdict) -> Unavailable {
@@ -271,8 +282,7 @@ async fn a_backend_at_a_unix_socket_is_asked_there() {
             "base_url = \"{}\"\nmodels = [\"m\"]\nprobe = {{ path = \"{path}\" }}",
             somebody.url
         );
-        let provider = provider(&config);
-        let _ = client();
+        let provider = provider(&checked(&config));
         let client = fetch::client_for(&provider.trust, provider.base_url.socket()).expect("a client");
         let probe = Probe::new(client, &provider);
         assert_eq!(probe.port(), None);
@@ -288,10 +298,10 @@ async fn a_backend_at_a_unix_socket_is_asked_there() {
 async fn a_server_that_takes_the_place_of_a_backend_is_noticed_by_the_next_probe() {
     for path in ["/v1/models", "/health"] {
         let somebody = Somebody::who_says(OURS).await;
-        let owned = Owned::start(&format!(
+        let owned = Owned::start(&checked(&format!(
             "base_url = \"{}\"\nmodels = [\"m\"]\nprobe = {{ path = \"{path}\", interval = \"20ms\" }}",
             somebody.url
-        ));
+        )));
         owned.until(Active).await;
         somebody.says(OTHER);
         owned.until(Down).await;
@@ -311,10 +321,10 @@ async fn a_server_that_takes_the_place_of_a_backend_is_noticed_by_the_next_probe
 #[tokio::test]
 async fn a_backend_that_is_probed_elsewhere_and_stops_listing_anything_stays_up() {
     let somebody = Somebody::who_says(OURS).await;
-    let owned = Owned::start(&format!(
+    let owned = Owned::start(&checked(&format!(
         "base_url = \"{}\"\nmodels = [\"m\"]\nprobe = {{ path = \"/health\", interval = \"20ms\" }}",
         somebody.url
-    ));
+    )));
     owned.until(Active).await;
     for nothing in [JSON_ERROR, HTML, (404, ""), (401, "")] {
         somebody.says(nothing);
@@ -328,11 +338,11 @@ async fn a_backend_that_is_probed_elsewhere_and_stops_listing_anything_stays_up(
 #[tokio::test]
 async fn a_backend_that_was_started_by_hand_needs_no_wake_if_it_is_the_providers() {
     let (somebody, controller) = (Somebody::who_says(OTHER).await, Backend::start().await);
-    let owned = Owned::start(&format!(
+    let owned = Owned::start(&checked(&format!(
         "base_url = \"{}\"\nmodels = [\"m\"]\nprobe = {{ path = \"/health\", interval = \"1h\" }}\n\
          [provider.wake]\ntype = \"http\"\nurl = \"{}/wake\"\nmax_wait = \"300ms\"",
         somebody.url, controller.url
-    ));
+    )));
     owned
         .until(reveille_domain::provider::StatusName::Hibernating)
         .await;

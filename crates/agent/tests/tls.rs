@@ -145,7 +145,7 @@ async fn the_list_of_models_is_asked_for_with_the_same_trust() {
     for path in ["/v1/models", "/health"] {
         let provider = |model: &str| {
             server.provider(&format!(
-                "base_url = \"https://127.0.0.1:PORT\"\nca = \"own.pem\"\nmodels = [\"{model}\"]\nprobe = {{ path = \"{path}\" }}"
+                "base_url = \"https://127.0.0.1:PORT\"\nca = \"own.pem\"\nmodels = [\"{model}\"]\nprobe = {{ path = \"{path}\", check_models = true }}"
             ))
         };
         assert_eq!(probe(&provider("m")).check_and_identify().await, Ok(()), "{path}");

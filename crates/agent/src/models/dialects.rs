@@ -13,9 +13,11 @@ const CONTEXT_LENGTH: [&str; 8] = [
     "/max_context_length",
     "/context_window",
     "/meta/n_ctx",
-    "/meta/n_ctx_train",
+    TRAINED_LENGTH,
     "/parameters/max_seq_len",
 ];
+/// What a model was trained for. It may run with less.
+const TRAINED_LENGTH: &str = "/meta/n_ctx_train";
 /// Larger numbers are no context length.
 const MAX_CONTEXT_LENGTH: u64 = 1 << 40;
 /// The parameter of an Ollama model that limits its context.
@@ -66,7 +68,10 @@ pub(super) fn aliases(list: &Value) -> impl Iterator<Item = &str> {
 pub(super) fn lacks_the_context_it_runs_with(list: &Value) -> bool {
     let entries = list["data"].as_array();
     entries.is_some_and(|entries| match entries.as_slice() {
-        [only] => only["meta"].is_object() && only["meta"]["n_ctx"].is_null(),
+        [only] => {
+            let said = context(only).map(|(place, _)| place);
+            only["meta"].is_object() && said.is_none_or(|place| place == TRAINED_LENGTH)
+        }
         _ => false,
     })
 }
@@ -86,11 +91,17 @@ fn details(entry: &Value) -> ModelDetails {
     let kind = kind.and_then(|kind| Capability::parse(kind).ok());
     ModelDetails {
         created: entry["created"].as_u64().filter(|created| *created > 0),
-        context_length: CONTEXT_LENGTH
-            .iter()
-            .find_map(|place| length(entry.pointer(place)?)),
+        context_length: context(entry).map(|(_, length)| length),
         capabilities: union(&capabilities(&entry["capabilities"]), &kind.into_iter().collect()),
     }
+}
+
+/// Where a list's entry has the context length, and the length.
+fn context(entry: &Value) -> Option<(&'static str, u64)> {
+    let mut found = CONTEXT_LENGTH
+        .iter()
+        .filter_map(|place| Some((*place, length(entry.pointer(place)?)?)));
+    found.next()
 }
 
 /// What Ollama's `/api/show` says: the context length that is set for the model, or else what it was trained for.

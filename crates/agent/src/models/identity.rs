@@ -105,7 +105,8 @@ mod tests {
     use serde_json::json;
 
     fn identity(rest: &str) -> Option<Identity> {
-        let text = format!("[[provider]]\nname = \"p\"\nbase_url = \"http://127.0.0.1:1\"\n{rest}");
+        let wake = "[provider.wake]\ntype = \"http\"\nurl = \"http://127.0.0.1:1/wake\"";
+        let text = format!("[[provider]]\nname = \"p\"\nbase_url = \"http://127.0.0.1:1\"\n{rest}\n{wake}\n");
         let config = Config::parse(&text, "test.toml", &|_| None).expect("legal");
         Identity::of(&config.providers[0])
     }
@@ -151,7 +152,14 @@ mod tests {
     }
 
     #[test]
-    fn a_config_may_do_without() {
+    fn a_config_may_do_without_as_one_does_that_wakes_nothing() {
+        let plain = "[[provider]]\nname = \"p\"\nbase_url = \"http://127.0.0.1:1\"\nmodels = [\"m\"]\n";
+        let of = |text: &str| {
+            let config = Config::parse(text, "test.toml", &|_| None).expect("legal");
+            Identity::of(&config.providers[0])
+        };
+        assert_eq!(of(plain), None);
+        assert!(of(&format!("{plain}probe = {{ check_models = true }}\n")).is_some());
         assert_eq!(
             identity("models = [\"m\"]\nprobe = { check_models = false }"),
             None

@@ -67,7 +67,7 @@ async fn models(client: &BackendClient, provider: &ProviderConfig, check: &str, 
         ),
         (Some(named), Some(listed)) => {
             let unlisted = named.iter().find(|model| !listed.contains_key(&model.id));
-            if let Some(model) = unlisted.filter(|_| provider.probe.check_models) {
+            if let Some(model) = unlisted {
                 let found = format!(
                     "available at {url}, but doesn't list the configured model `{}`",
                     model.id

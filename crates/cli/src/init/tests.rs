@@ -262,7 +262,7 @@ fn llama_cpp_is_probed_as_documented_whether_its_command_is_known_or_not() {
     let probe = documented("llama-cpp.toml").probe;
     let (provider, text) = incomplete(found(Server::LlamaCpp, 8080, &["m"]));
     assert_eq!(provider.probe, probe);
-    assert_eq!(read(&text).providers[0].probe, probe);
+    assert_eq!(read(&text).providers[0].probe.path, probe.path);
     assert_eq!(
         args(served(&provider)),
         ["--model", "/models/a \"b\".gguf", "--port", "8080"]

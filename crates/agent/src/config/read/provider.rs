@@ -57,10 +57,10 @@ pub(super) fn read(mut table: Table<'_>, names: &mut Names) -> Result<ProviderCo
     let models = table.optional("models", |value| models(value, &mut names.models))?;
     let answer_model = table.optional("answer_model", |value| value.parsed(answer_model))?;
     let answer_timeout = table.duration("answer_timeout")?;
-    let probe = probe(table.table("probe")?, &base_url)?;
     let wake = table.optional("wake", |value| {
         recipe::wake(value.table()?, &base_url, models.as_deref())
     })?;
+    let probe = probe(table.table("probe")?, &base_url, wake.is_some())?;
     let served = wake.as_ref().is_some_and(WakeConfig::serves);
     let sleep = table.optional("sleep", |value| recipe::sleep(value.table()?, wake.as_ref()))?;
     let can_sleep = served || sleep.as_ref().is_some_and(|sleep| !sleep.steps.is_empty());
@@ -197,7 +197,7 @@ fn model(entry: Value<'_>) -> Result<ModelConfig, ConfigError> {
     })
 }
 
-fn probe(mut table: Table<'_>, base_url: &BaseUrl) -> Result<ProbeConfig, ConfigError> {
+fn probe(mut table: Table<'_>, base_url: &BaseUrl, is_woken: bool) -> Result<ProbeConfig, ConfigError> {
     table.only(&[&["path", "expect", "check_models", "interval", "timeout"]])?;
     let path = table.optional("path", |path| path.parsed(|raw| base_url.legal_path(raw)))?;
     Ok(ProbeConfig {
@@ -206,7 +206,7 @@ fn probe(mut table: Table<'_>, base_url: &BaseUrl) -> Result<ProbeConfig, Config
         expect: table.optional("expect", Value::json)?,
         check_models: table
             .optional("check_models", |value| value.bool())?
-            .unwrap_or(true),
+            .unwrap_or(is_woken),
         interval: table.duration("interval")?.unwrap_or(DEFAULT_PROBE_INTERVAL),
         timeout: table.duration("timeout")?.unwrap_or(DEFAULT_PROBE_TIMEOUT),
     })
