@@ -331,7 +331,14 @@ impl Probe {
         };
         let request = fetch::authorized(self.client.get(list.url.clone()), self.api_key.as_ref());
         let answer = timeout(limit, self.client.json(request, MAX_LIST_BYTES)).await;
-        let Ok(Some(answer)) = answer else { return Ok(()) };
+        let answer = match answer {
+            Ok(Some(answer)) => answer,
+            // A deadline has cut this short, so it shows nothing.
+            Err(_) if limit < self.timeout => {
+                return Err(Unavailable::answered("its models weren't listed in time"));
+            }
+            Ok(None) | Err(_) => return Ok(()),
+        };
         match identity.check(&answer) {
             Ok(()) | Err(Mismatch::NoList) => Ok(()),
             Err(mismatch @ (Mismatch::NoModels(_) | Mismatch::OtherModels { .. })) => Err(mismatch.into()),

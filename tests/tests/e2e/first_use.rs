@@ -162,6 +162,7 @@ async fn another_server_on_a_backends_port_is_named_by_the_doctor_and_by_a_test_
     let backend = world.backend(&["--model", "other"]);
     backend.start_and_wait().await;
     let config = AgentConfig::new("gpu-box").provider("vllm", "qwen", &backend);
+    let config = config.lines("probe = { check_models = true }\n");
     let file = write(&world, "alone.toml", &config);
     let data = world.folder().join("data").display().to_string();
     let lists = "the server there lists `other`, not `stand-in`: correct `models`";
