@@ -34,7 +34,10 @@ use std::{
     time::Duration,
 };
 use tempfile::TempDir;
-use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+use tokio::{
+    io::{AsyncBufReadExt, AsyncWriteExt, BufReader},
+    time::timeout,
+};
 
 /// Between TERM and KILL.
 const GRACE: Duration = Duration::from_millis(200);
@@ -88,6 +91,7 @@ fn trials() -> Vec<Trial> {
         what_ends_a_moment_after_its_command_is_not_left_running,
         what_a_detached_command_leaves_running_outlives_the_agent,
         what_a_detached_command_leaves_running_may_go_on_to_print,
+        a_detached_command_that_has_just_succeeded_is_not_waited_for_by_whoever_cancels_it,
         what_a_failed_command_printed_last_is_kept_on_the_machine,
         a_command_runs_in_its_own_folder_or_in_one_that_it_can_write_to,
         a_served_command_that_goes_into_the_background_has_a_reason,
@@ -555,6 +559,25 @@ async fn what_a_detached_command_leaves_running_may_go_on_to_print() {
     let before = ticks();
     eventually("more ticks", || ticks() > before + 10).await;
     kill(pids(directory.path(), &["prints"]).await[0], Signal::KILL);
+}
+
+async fn a_detached_command_that_has_just_succeeded_is_not_waited_for_by_whoever_cancels_it() {
+    let directory = directory();
+    let command = action(&leaver(directory.path()), &["0"]);
+    let shims = Shims::of_this_program().expect("a program");
+    let start = Start::new(&command, GRACE).detached();
+    let mut child = Child::start(&shims, start).await.expect("started");
+    eventually("the command's end", || !alive(child.id())).await;
+    // What it left lives on, and so does the shim that reads what is printed.
+    let exit = timeout(Duration::from_secs(60), child.end())
+        .await
+        .expect("no wait for those");
+    assert_eq!(exit, Exit::Code(0));
+    let [left] = pids(directory.path(), &["left"]).await[..] else {
+        panic!("one")
+    };
+    assert!(alive(left));
+    kill(left, Signal::KILL);
 }
 
 async fn what_a_failed_command_printed_last_is_kept_on_the_machine() {

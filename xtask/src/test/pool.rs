@@ -23,7 +23,7 @@ const PROGRAMS_PER_CPU: usize = 2;
 /// How many tests each of them runs at once.
 const TESTS_PER_PROGRAM: usize = 4;
 /// How many tests the first one runs at once: it runs longest, and by itself in the end.
-const TESTS_OF_THE_FIRST: usize = 8;
+const TESTS_OF_THE_FIRST: usize = 16;
 /// How long after the end of a program its output may continue: a process that it left running may hold the pipe for ever.
 const OUTPUT_GRACE: Duration = Duration::from_secs(2);
 

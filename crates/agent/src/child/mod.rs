@@ -80,6 +80,7 @@ pub struct Child {
     // Boxed: a child is moved a lot, and these are large.
     shim: Box<tokio::process::Child>,
     lease: Option<ChildStdin>,
+    detach: bool,
     said: Box<Lines<BufReader<ChildStdout>>>,
     pid: Pid,
     exit: Option<Exit>,
@@ -113,6 +114,7 @@ impl Child {
             Report::Started(pid) => Ok(Self {
                 shim: Box::new(shim.process),
                 lease: Some(shim.lease),
+                detach: start.detach,
                 said: Box::new(said),
                 pid: Pid::from_raw(pid).ok_or_else(nonsense)?,
                 exit: None,
@@ -162,9 +164,13 @@ impl Child {
         &self.printed
     }
 
-    /// Waits for the end of the child and all of its descendants. Cancel-safe.
+    /// Waits for the end of the child and all of its descendants; of a detached one that has succeeded, only for its own,
+    /// since what it has left lives on. Cancel-safe.
     pub async fn ended(&mut self) -> Exit {
         let exit = self.exited().await;
+        if self.detach && exit == Exit::Code(0) {
+            return exit;
+        }
         // An error means that it was reaped before.
         let _ = self.shim.wait().await;
         exit

@@ -3,7 +3,7 @@
 mod damage;
 
 use async_nats::{
-    HeaderMap,
+    HeaderMap, RequestErrorKind,
     jetstream::{self, stream},
 };
 use reveille_tests::{AgentConfig, Answer, Api, Commit, Exit, JOURNAL, Process, World, wait_until};
@@ -348,15 +348,20 @@ async fn an_import_that_was_broken_off_is_gone_on_with_and_nothing_starts_before
     );
 }
 
-/// What control answers to an agent.
+/// What control answers to an agent. A replica that is ready may still be about to listen to agents, so it is asked as
+/// agents ask: again until somebody listens.
 async fn ask(world: &World, request: &Value) -> Value {
     let client = world.nats.connect_hearing("_INBOX.agent.gpu-box").await;
     let verb = request["verb"].as_str().expect("a verb");
-    let body = request.to_string().into();
-    let answer = client
-        .request(format!("reveille.control.gpu-box.{verb}"), body)
-        .await;
-    serde_json::from_slice(&answer.expect("an answer").payload).expect("JSON")
+    let subject = format!("reveille.control.gpu-box.{verb}");
+    let answer = wait_until("control listens", SOON, async || {
+        match client.request(subject.clone(), request.to_string().into()).await {
+            Err(error) if error.kind() == RequestErrorKind::NoResponders => None,
+            answer => Some(answer.expect("an answer")),
+        }
+    })
+    .await;
+    serde_json::from_slice(&answer.payload).expect("JSON")
 }
 
 #[tokio::test]
