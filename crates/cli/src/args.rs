@@ -168,9 +168,9 @@ pub struct RequestArgs {
 /// How to reach the API.
 #[derive(Debug, Args)]
 pub struct ApiAddress {
-    /// URL of the API.
-    #[arg(long, env = "REVEILLE_API_URL", value_name = "URL", default_value = DEFAULT_API)]
-    pub api: Url,
+    /// URL of the API [default: that of the `up` that uses the data directory, or else http://127.0.0.1:8420].
+    #[arg(long, env = "REVEILLE_API_URL", value_name = "URL")]
+    pub api: Option<Url>,
     /// PEM file of the certificate authorities to trust instead of the system's.
     #[arg(long, env = "REVEILLE_CA_FILE", value_name = "FILE")]
     pub ca: Option<PathBuf>,
@@ -185,11 +185,24 @@ impl ApiAddress {
     /// An API to call without a key.
     pub const fn keyless(api: Url) -> Self {
         Self {
-            api,
+            api: Some(api),
             ca: None,
             key: None,
             data_dir: DataDirArg { data_dir: None },
         }
+    }
+
+    /// The given URL, or else that of the running `up`, or else the default one.
+    pub fn url(&self) -> Result<Url, Failure> {
+        if let Some(api) = &self.api {
+            return Ok(api.clone());
+        }
+        let running = self
+            .data_dir
+            .path()
+            .ok()
+            .and_then(|path| data_dir::running_up(&path));
+        Ok(running.map_or_else(|| Url::parse(DEFAULT_API), |up| Ok(up.api))?)
     }
 }
 

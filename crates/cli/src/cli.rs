@@ -5,6 +5,7 @@ use crate::{
     client::{self, Events, Published, Sleep, Wake, Wakes},
     config::{self, ConfigCommand},
     doctor::{self, Doctor},
+    down::{self, Down},
     enroll::{self, AgentTokenCommand, Join},
     failure::Failure,
     hub_init::{self, HubCommand},
@@ -19,6 +20,7 @@ use crate::{
         projector::{self, Projector},
     },
     signals::Hangups,
+    status::{self, Status},
     terminal,
     up::{self, Up},
 };
@@ -89,6 +91,10 @@ pub fn parse() -> Result<Cli, ExitCode> {
 pub enum Command {
     /// Run everything on this machine: NATS, the API and the providers of a config.
     Up(Up),
+    /// Stop the `up` that runs with a data directory.
+    Down(Down),
+    /// Show what runs, what waits, and what is wrong, on one screen.
+    Status(Status),
     /// Run an API replica.
     Api(Api),
     /// Run, reload, pause or resume this machine's agent, or revoke an agent.
@@ -145,6 +151,8 @@ impl Cli {
     pub async fn run(self) -> Result<(), Failure> {
         match self.command {
             Command::Up(args) => up::run(args, Hangups::listen()?).await,
+            Command::Down(args) => down::run(&args).await,
+            Command::Status(args) => status::run(&args).await,
             Command::Api(args) => api::run(args, Hangups::listen()?).await,
             Command::Agent(args) => agent::run(args).await,
             Command::Agents(args) => enroll::list(&args).await,

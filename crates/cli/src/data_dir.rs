@@ -1,10 +1,11 @@
 //! Reveille's data directory. One `reveille up` at a time has it: its lock, journal, root key, and the server's log
 //! and port.
 
-use crate::logging::notice;
+use crate::{logging::notice, whole_file};
 use anyhow::{Context, Result, anyhow, bail};
 use reveille_bus::private_file;
 use rustix::process::{Pid, test_kill_process};
+use serde::{Deserialize, Serialize};
 use std::{
     env,
     fs::{self, File, TryLockError},
@@ -12,6 +13,7 @@ use std::{
     path::{Path, PathBuf},
     time::{Duration, Instant},
 };
+use url::Url;
 
 /// The subfolder of an agent's state.
 pub const AGENT_STATE: &str = "agent";
@@ -21,11 +23,22 @@ pub const HUB_KEYS: &str = "hub-keys";
 pub const ROOT_KEY: &str = "root.key";
 /// The file of the port of `up`'s own NATS server.
 pub const PORT_FILE: &str = "nats-port";
+/// The file that tells other commands of the run that has the folder.
+const RUN_FILE: &str = "up.json";
 /// The process that holds this file's lock has the folder.
 const LOCK_FILE: &str = "lock";
 /// How long the processes of a killed run may take to end: a bit more than the longest grace period they have.
 const LAST_RUN_ENDS_WITHIN: Duration = Duration::from_secs(30);
 const LOOK_EVERY: Duration = Duration::from_millis(50);
+
+/// A run of `reveille up`, as other commands need to know it.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct RunningUp {
+    /// The URL at which this machine reaches its API.
+    pub api: Url,
+    /// The NATS server that it was given, without a password; `None` if it runs its own.
+    pub nats: Option<String>,
+}
 
 /// A locked data folder.
 ///
@@ -71,6 +84,17 @@ impl DataDir {
     /// When this process has too many open files.
     pub fn share(&self) -> io::Result<File> {
         self.lock.try_clone()
+    }
+
+    /// Tells other commands of this run.
+    ///
+    /// # Errors
+    /// When the folder can't be written to.
+    pub fn announce(&self, run: &RunningUp) -> Result<()> {
+        let file = self.join(RUN_FILE);
+        let text = serde_json::to_string(run)?;
+        let written = whole_file::write(&file, &text, private_file::FILE_MODE, true);
+        written.with_context(|| format!("cannot write {}", file.display()))
     }
 
     /// A file or folder in it.
@@ -128,6 +152,12 @@ pub fn holder(path: &Path) -> Option<String> {
 /// The port of the NATS server of the run that last held this folder.
 pub fn nats_port(path: &Path) -> Option<u16> {
     fs::read_to_string(path.join(PORT_FILE)).ok()?.trim().parse().ok()
+}
+
+/// The run that holds this folder.
+pub fn running_up(path: &Path) -> Option<RunningUp> {
+    let text = fs::read_to_string(path.join(RUN_FILE)).ok()?;
+    serde_json::from_str(&text).ok().filter(|_| is_locked(path))
 }
 
 /// Whether a process with this id is running.

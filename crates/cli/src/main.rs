@@ -9,6 +9,7 @@ mod client;
 mod config;
 mod data_dir;
 mod doctor;
+mod down;
 mod enroll;
 mod failure;
 #[cfg(test)]
@@ -28,6 +29,7 @@ mod rows_rebuild;
 mod sd_notify;
 mod services;
 mod signals;
+mod status;
 mod terminal;
 mod tls;
 mod up;

@@ -316,6 +316,34 @@ fn a_detached_backend_has_no_file_of_ours_and_the_next_run_starts_beside_it() {
 }
 
 #[test]
+fn status_and_down_find_a_run_by_its_data_directory_and_say_when_there_is_none() {
+    let mut up = Up::start(tempfile::tempdir().expect("a folder"));
+    let data = up.folder.path().join("data");
+    let ask = |command: &str| {
+        let asked = reveille(&[command]).env("REVEILLE_DATA_DIR", &data).output();
+        let asked = asked.expect("the program can be run");
+        let said = String::from_utf8_lossy(&asked.stdout).into_owned();
+        (asked.status.code(), said)
+    };
+    let (code, said) = ask("status");
+    let ready = format!("hub      http://127.0.0.1:{}, ready\n", up.port);
+    assert!(code == Some(0) && said.starts_with(&ready), "{said}");
+    assert!(said.contains("box/idle"), "{said}");
+    assert_eq!(ask("down"), (Some(0), "stopped\n".to_owned()));
+    assert_eq!(up.process.wait().expect("it ends").code(), Some(0));
+    let (code, said) = ask("down");
+    assert!(
+        code == Some(0) && said.starts_with("no `reveille up` is running"),
+        "{said}"
+    );
+    let (code, said) = ask("status");
+    assert!(
+        code == Some(1) && said.contains("start it with `reveille up`"),
+        "{said}"
+    );
+}
+
+#[test]
 fn a_store_that_is_gone_is_not_replaced_by_an_empty_one_unless_it_is_told_so() {
     let first = Up::start(tempfile::tempdir().expect("a folder"));
     let (exit, folder) = first.end(Signal::TERM);

@@ -185,6 +185,7 @@ const CLI: Layers = Layers {
     name: "cli",
     from_top: &[
         &["cli"],
+        &["status"],
         &["doctor"],
         &["rows_rebuild", "up"],
         &["up/banner"],
@@ -192,7 +193,7 @@ const CLI: Layers = Layers {
         &["up/nats_server", "up/parts"],
         &["up/disk", "up/nats_program"],
         &["services"],
-        &["pause", "recipe_test", "reload"],
+        &["down", "pause", "recipe_test", "reload"],
         &["config", "enroll", "hub_init", "journal", "keys"],
         &["client", "init"],
         &["api_auth", "hub", "tls"],

@@ -52,7 +52,7 @@ pub struct Page {
 
 impl ApiClient {
     pub fn new(address: &ApiAddress) -> Result<Self, Failure> {
-        let base = address.api.clone();
+        let base = address.url()?;
         if !matches!(base.scheme(), "http" | "https") || base.host().is_none() {
             return Err(Failure::Config(format!(
                 "--api: `{base}` is not the URL of an API, such as http://127.0.0.1:8420"

@@ -17,4 +17,5 @@ pub use events::{Events, events};
 pub use format::{Row, age, field, moment, printable};
 pub use health::health;
 pub use listings::{Published, Wakes, llms, providers, wakes};
-pub use output::{line, print};
+pub use output::{line, print, screen};
+pub use readiness::missing;

@@ -18,8 +18,13 @@ pub fn print(rows: &[Row], format: Format, columns: Columns) -> Result<(), Failu
 
 /// Prints a line, or several, unbuffered.
 pub fn line(text: &str) -> Result<(), Failure> {
+    screen("", text)
+}
+
+/// Prints lines after a control sequence of ours, which may be empty.
+pub fn screen(control: &str, text: &str) -> Result<(), Failure> {
     let mut out = io::stdout().lock();
-    match writeln!(out, "{}", terminal::lines(text)).and_then(|()| out.flush()) {
+    match writeln!(out, "{control}{}", terminal::lines(text)).and_then(|()| out.flush()) {
         Err(error) if error.kind() == ErrorKind::BrokenPipe => std::process::exit(0),
         done => Ok(done?),
     }

@@ -46,6 +46,16 @@ pub const PROVIDERS: Columns = &[
     ("LAST WAKE", Text(hold_or_last_wake)),
 ];
 
+/// The providers, with the requests that wait for each.
+pub const STATUS: Columns = &[
+    ("PROVIDER", Value("/id")),
+    ("STATUS", Text(status)),
+    ("SINCE", Age("since_ms")),
+    ("MODELS", Value("/models")),
+    ("WAITING", Value("/waiting")),
+    ("LAST WAKE", Text(hold_or_last_wake)),
+];
+
 /// The agents, with the age of each one's session.
 pub const AGENTS: Columns = &[
     ("AGENT", Value("/agent")),
@@ -63,6 +73,15 @@ pub const WAKES: Columns = &[
     ("CAUSE", Text(cause)),
     ("WAKE", Value("/wake_id")),
     ("REASON", Value("/failure/reason")),
+];
+
+/// The latest wakes, on one screen.
+pub const LATEST: Columns = &[
+    ("REQUESTED", Moment("requested_at_ms")),
+    ("PROVIDER", Value("/provider")),
+    ("OUTCOME", Value("/outcome")),
+    ("TOOK", Text(took)),
+    ("CAUSE", Text(cause)),
 ];
 
 /// API keys.
@@ -83,7 +102,8 @@ pub fn table(columns: Columns, rows: &[Row]) -> String {
     table_at(columns, rows, &Zoned::now())
 }
 
-fn table_at(columns: Columns, rows: &[Row], now: &Zoned) -> String {
+/// The same, as of `now` and in its time zone.
+pub fn table_at(columns: Columns, rows: &[Row], now: &Zoned) -> String {
     let cells = |row: &Row| -> Vec<_> { columns.iter().map(|(_, cell)| cell.of(row, now)).collect() };
     let mut table = comfy_table::Table::new();
     table.load_style(NOTHING);

@@ -38,6 +38,8 @@ pub enum Place {
         /// Its config.
         config: PathBuf,
     },
+    /// The server that a running `up` with this data directory was given.
+    Given(String),
     /// No server was named, and no `up` is running with this data directory.
     None,
 }
@@ -52,6 +54,9 @@ pub fn place(args: &Doctor, config: Option<&Config>, data_dir: &Path) -> Result<
         let mut hub = args.hub.allowed_by(config);
         hub.nats_ca = hub.nats_ca.or_else(|| config?.agent.ca.clone());
         return Ok(Place::Named(HubNats::named(url, &hub)?));
+    }
+    if let Some(given) = data_dir::running_up(data_dir).and_then(|up| up.nats) {
+        return Ok(Place::Given(given));
     }
     Ok(match data_dir::nats_port(data_dir) {
         Some(port) if data_dir::is_locked(data_dir) => Place::Ours {
@@ -78,6 +83,14 @@ pub struct Journal {
 pub async fn look(place: &Place, config: Option<&Config>, findings: &mut Findings) -> Journal {
     let hub = match place {
         Place::Named(nats) | Place::Ours { nats, .. } => nats,
+        Place::Given(shown) => {
+            findings.warning(
+                "NATS",
+                format!("not checked: the running `reveille up` uses {shown}"),
+                "use --nats URL, with the same --nats-keys and --nats-ca as `up`, to check it",
+            );
+            return Journal::default();
+        }
         Place::None => {
             findings.warning(
                 "NATS",
@@ -190,7 +203,7 @@ fn durability(place: &Place, findings: &mut Findings) {
                 "restart `reveille up`, which rewrites the file",
             ),
         },
-        Place::Named(_) | Place::None => findings.warning(
+        Place::Named(_) | Place::Given(_) | Place::None => findings.warning(
             "durability",
             "unknown: a client can't see whether this server flushes commits to disk before it acknowledges them",
             remedy,

@@ -121,7 +121,7 @@ pub async fn data_dir(path: &Path, place: &Place, findings: &mut Findings) {
         );
     }
     space(path, findings);
-    if matches!(place, Place::Named(_)) {
+    if matches!(place, Place::Named(_) | Place::Given(_)) {
         return;
     }
     match nats_program::find().await {

@@ -5,7 +5,7 @@ mod backends;
 mod database;
 mod hub;
 mod machine;
-mod published;
+pub mod published;
 
 use crate::{
     args::{DataDirArg, DatabaseUrl, Format, HubArgs},
@@ -116,6 +116,11 @@ impl Findings {
             found,
             remedy,
         });
+    }
+
+    /// All of them.
+    pub fn all(&self) -> &[Finding] {
+        &self.0
     }
 
     fn count(&self, level: Level) -> usize {

@@ -24,7 +24,8 @@ pub async fn look(api: &ApiClient, findings: &mut Findings) {
     }
 }
 
-fn provider(row: &Row, now: Timestamp, findings: &mut Findings) {
+/// Adds a warning if a provider doesn't work.
+pub fn provider(row: &Row, now: Timestamp, findings: &mut Findings) {
     let (id, agent) = (field(row, "id"), field(row, "agent"));
     let check = format!("provider {}", printable(id));
     if field(row, "status") == "down" {

@@ -65,8 +65,8 @@ pub async fn create_token(args: &AgentTokenCreate) -> Result<(), Failure> {
     let path = format!("/reveille/v1/agents/{}/tokens", args.agent);
     let lifetime = json!({"expires_in_s": args.expires.as_secs()});
     let issued = client.post(&path, &lifetime).await?;
-    let hub = args.hub.as_ref().unwrap_or(&args.listing.api.api);
-    let token = Token::of(hub, &issued)?;
+    let hub = args.hub.clone().map_or_else(|| args.listing.api.url(), Ok)?;
+    let token = Token::of(&hub, &issued)?;
     if args.listing.output != Format::Table {
         let expires_at_ms = &issued["expires_at_ms"];
         return line(

@@ -1,5 +1,5 @@
-//! Generates the tables of docs/configuration.md: keys from the schema of config files, flags and variables from the
-//! command line. Tests compare the schema with the agent's reader.
+//! Generates parts of the documentation. The tables of docs/configuration.md: keys from the schema of config files, flags and
+//! variables from the command line. Tests compare the schema with the agent's reader.
 
 mod flags;
 mod keys;
@@ -11,10 +11,6 @@ use std::{fmt::Write as _, fs, path::PathBuf};
 const BEGIN: &str = "<!-- generated: ";
 const END: &str = "<!-- end of generated -->";
 
-fn page() -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../docs/configuration.md")
-}
-
 /// The table with this name.
 fn table(name: &str) -> String {
     match name {
@@ -23,16 +19,37 @@ fn table(name: &str) -> String {
     }
 }
 
-/// The page with up-to-date tables.
-fn written(page: &str) -> String {
+/// The page with up-to-date parts.
+fn written(page: &str, part_of: &dyn Fn(&str) -> String) -> String {
     let mut parts = page.split(BEGIN);
     let mut text = parts.next().unwrap_or_default().to_owned();
     for part in parts {
         let (name, rest) = part.split_once(" -->\n").expect("the marker's end");
-        let (_, after) = rest.split_once(END).expect("the table's end");
-        write!(text, "{BEGIN}{name} -->\n\n{}\n{END}{after}", table(name)).expect("a string takes it");
+        let (_, after) = rest.split_once(END).expect("the part's end");
+        write!(text, "{BEGIN}{name} -->\n\n{}\n{END}{after}", part_of(name)).expect("a string takes it");
     }
     text
+}
+
+/// Asserts that a page, whose path is the repository's, has the parts with these names as `part_of` makes them; updates it if
+/// it is told so.
+pub fn assert_up_to_date(page: &str, names: &[&str], part_of: &dyn Fn(&str) -> String) {
+    let file = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../..").join(page);
+    let text = fs::read_to_string(&file).unwrap();
+    let there: Vec<_> = text
+        .split(BEGIN)
+        .skip(1)
+        .filter_map(|part| part.split(" -->").next())
+        .collect();
+    assert_eq!(there, names, "each part once, in this order");
+    let expected = written(&text, part_of);
+    if std::env::var_os("REVEILLE_TEST_UPDATE").is_some() {
+        return fs::write(&file, expected).unwrap();
+    }
+    assert!(
+        text == expected,
+        "{page} is out of date. To update it:\n  REVEILLE_TEST_UPDATE=1 cargo test -p reveille --bins generated"
+    );
 }
 
 /// A table's rows below its heading, in Markdown.
@@ -49,21 +66,7 @@ fn markdown(heading: &[&str], rows: impl IntoIterator<Item = Vec<String>>) -> St
 
 #[test]
 fn the_generated_tables_are_up_to_date() {
-    let page = fs::read_to_string(page()).unwrap();
-    let names: Vec<_> = page
-        .split(BEGIN)
-        .skip(1)
-        .filter_map(|part| part.split(" -->").next())
-        .collect();
-    let mut expected: Vec<_> = keys::SECTIONS.iter().map(|section| section.0).collect();
-    expected.push("flags");
-    assert_eq!(names, expected, "each table once, in this order");
-    if std::env::var_os("REVEILLE_TEST_UPDATE").is_some() {
-        return fs::write(self::page(), written(&page)).unwrap();
-    }
-    assert!(
-        page == written(&page),
-        "docs/configuration.md is out of date. To update it:\n  \
-         REVEILLE_TEST_UPDATE=1 cargo test -p reveille --bins the_generated_tables"
-    );
+    let mut names: Vec<_> = keys::SECTIONS.iter().map(|section| section.0).collect();
+    names.push("flags");
+    assert_up_to_date("docs/configuration.md", &names, &table);
 }

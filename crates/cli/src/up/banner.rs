@@ -1,6 +1,5 @@
 //! The banner that `reveille up` prints when everything runs.
 
-use super::hub::Hub;
 use crate::{
     client::{
         ApiClient, Row, field,
@@ -45,24 +44,11 @@ impl Banner {
     /// `root_key` is the root key's file, if keys are required.
     pub fn new(
         api: String,
-        hub: &Hub,
+        nats: String,
         database: bool,
         root: &SecretKey,
         root_key: Option<PathBuf>,
     ) -> Result<Self, Failure> {
-        let nats = match hub {
-            Hub::Ours {
-                server,
-                version,
-                data,
-                ..
-            } => format!(
-                "{}, nats-server {version}, journal in {}",
-                server.url(),
-                data.path().display()
-            ),
-            Hub::Theirs(nats) => format!("{} (yours)", nats.shown()),
-        };
         Ok(Self {
             client: ApiClient::local(&api, Some(root))?,
             api,
@@ -180,20 +166,15 @@ async fn until(within: Duration, mut condition: impl AsyncFnMut() -> bool) -> bo
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{args::HubArgs, hub::HubNats};
 
     fn banner(required: bool) -> Banner {
         // Another test may have installed it.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let api = "http://127.0.0.1:8420".to_owned();
-        let allowed = HubArgs {
-            allow_plaintext: true,
-            ..HubArgs::default()
-        };
-        let hub = Hub::Theirs(HubNats::named("nats://user:secret@hub.example", &allowed).unwrap());
+        let nats = "nats://hub.example (yours)".to_owned();
         let root = SecretKey::generate().unwrap();
         let file = required.then(|| "/data/root.key".into());
-        let mut banner = Banner::new(api, &hub, false, &root, file).unwrap();
+        let mut banner = Banner::new(api, nats, false, &root, file).unwrap();
         let text =
             "[agent]\nname = 'gpu-box'\n[[provider]]\nname = 'vllm'\nbase_url = 'http://127.0.0.1:8000'\n";
         banner.expect(&Config::parse(text, "reveille.toml", &|_| None).unwrap());
@@ -207,7 +188,7 @@ mod tests {
     }
 
     #[test]
-    fn the_banner_shows_what_runs_where_and_what_to_try_without_a_password() {
+    fn the_banner_shows_what_runs_where_and_what_to_try() {
         insta::assert_snapshot!(banner(false).text(&[provider(8)]));
     }
 

@@ -5,13 +5,14 @@ use super::{
     nats_server::{STORE, Server},
 };
 use crate::{
-    data_dir::{DataDir, HUB_KEYS},
+    data_dir::{DataDir, HUB_KEYS, RunningUp},
     failure::Failure,
     hub::HubNats,
 };
 use reveille_bus::{JournalHealth, access::HubKeys};
 use std::{fs, path::Path};
 use tracing::warn;
+use url::Url;
 
 /// The file that tells the next run that there is a journal.
 const JOURNAL_MARK: &str = "journal-begun";
@@ -30,7 +31,7 @@ pub enum Hub {
         lost_store: bool,
     },
     /// A server that someone else runs.
-    Theirs(HubNats),
+    Theirs { nats: HubNats, data: DataDir },
 }
 
 impl Hub {
@@ -40,8 +41,9 @@ impl Hub {
         data_dir: &Path,
         health: JournalHealth,
     ) -> Result<Self, Failure> {
-        if let Some(theirs) = theirs {
-            return Ok(Self::Theirs(theirs));
+        if let Some(nats) = theirs {
+            let data = DataDir::open(data_dir).await?;
+            return Ok(Self::Theirs { nats, data });
         }
         let program = nats_program::find().await?;
         let data = DataDir::open(data_dir).await?;
@@ -60,8 +62,35 @@ impl Hub {
     /// How to reach it.
     pub const fn nats(&self) -> &HubNats {
         match self {
-            Self::Ours { nats, .. } | Self::Theirs(nats) => nats,
+            Self::Ours { nats, .. } | Self::Theirs { nats, .. } => nats,
         }
+    }
+
+    /// Its address for people, without user and password, and where its journal is.
+    pub fn shown(&self) -> String {
+        match self {
+            Self::Ours {
+                server,
+                version,
+                data,
+                ..
+            } => format!(
+                "{}, nats-server {version}, journal in {}",
+                server.url(),
+                data.path().display()
+            ),
+            Self::Theirs { nats, .. } => format!("{} (yours)", nats.shown()),
+        }
+    }
+
+    /// Tells the commands that use this run's data directory where its API is.
+    pub fn announce(&self, api: &str) -> Result<(), Failure> {
+        let (data, nats) = match self {
+            Self::Ours { data, .. } => (data, None),
+            Self::Theirs { nats, data } => (data, Some(nats.shown())),
+        };
+        let api = Url::parse(api)?;
+        Ok(data.announce(&RunningUp { api, nats })?)
     }
 
     /// What shows that there was a journal, as a clause, if the folder of our own server's streams is gone.
@@ -72,7 +101,7 @@ impl Hub {
                 data,
                 ..
             } => Some(format!("one was begun in {}", data.join(STORE).display())),
-            Self::Ours { .. } | Self::Theirs(_) => None,
+            Self::Ours { .. } | Self::Theirs { .. } => None,
         }
     }
 
@@ -95,7 +124,7 @@ impl Hub {
                 server.stop().await;
                 drop(data);
             }
-            Self::Theirs(_) => {}
+            Self::Theirs { .. } => {}
         }
     }
 }

@@ -110,6 +110,7 @@ pub async fn run(args: Up, hangups: Hangups) -> Result<(), Failure> {
         () = signals.stop.cancelled() => return Ok(()),
     };
 
+    hub.announce(&url)?;
     let mut parts = Parts::default();
     let nats = hub.nats();
     let mut api = reveille_api::Config {
@@ -151,7 +152,7 @@ pub async fn run(args: Up, hangups: Hangups) -> Result<(), Failure> {
         let config = ProjectorConfig { nats, database_url };
         parts.start(Role::Projector, |stop| serve_projector(config, || (), stop));
     }
-    let mut banner = Banner::new(url, &hub, has_database, &root_key, root_key_file)?;
+    let mut banner = Banner::new(url, hub.shown(), has_database, &root_key, root_key_file)?;
     let ended = until_ended(&mut parts, &mut banner, &hub, agent, &signals.stop).await;
     sd_notify::stopping();
     let stopped = tokio::select! {

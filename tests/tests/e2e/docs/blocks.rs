@@ -57,7 +57,7 @@ fn find(folder: &Path, files: &mut Vec<PathBuf>) {
     }
 }
 
-/// Every block of every page.
+/// Every block of every page, but for those that a program writes: a test of that program compares them.
 pub(super) fn blocks() -> Vec<Block> {
     pages()
         .iter()
@@ -68,8 +68,9 @@ pub(super) fn blocks() -> Vec<Block> {
 fn blocks_in(page: &str, text: &str) -> Vec<Block> {
     let mut blocks: Vec<Block> = vec![];
     let mut open: Option<Block> = None;
-    let mut after_empty = true;
+    let (mut after_empty, mut generated) = (true, false);
     for (index, line) in text.lines().enumerate() {
+        generated = line.starts_with("<!-- generated: ") || generated && line != "<!-- end of generated -->";
         let fence = line.trim_start().strip_prefix("```");
         match (&mut open, fence) {
             (None, Some(language)) => {
@@ -80,7 +81,7 @@ fn blocks_in(page: &str, text: &str) -> Vec<Block> {
                     text: String::new(),
                 });
             }
-            (Some(_), Some(_)) => blocks.extend(open.take()),
+            (Some(_), Some(_)) => blocks.extend(open.take().filter(|_| !generated)),
             (Some(block), None) => {
                 block.text += line;
                 block.text.push('\n');

@@ -443,10 +443,14 @@ async fn providers_come_in_pages_that_leave_none_out() {
 }
 
 #[tokio::test]
-async fn status_tells_how_far_the_rows_are_behind() {
+async fn status_tells_how_far_the_rows_are_behind_and_what_waits() {
     let served = Served::new().await;
+    served.hub.publish("gpu-box/vllm", "qwen", hibernating());
     let status = served.get("/reveille/v1/status").await.json();
     let journal = status["journal"].as_u64().expect("a sequence");
     let applied = status["rows"]["applied"].as_u64().expect("a sequence");
     assert_eq!(status["rows"]["lag"], journal.saturating_sub(applied));
+    // The fake's number for each of its providers.
+    let waiting = status["waiting"].as_object().expect("an object");
+    assert_eq!(waiting.get("gpu-box/vllm"), Some(&json!(3)), "{status}");
 }
