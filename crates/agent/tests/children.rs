@@ -25,7 +25,7 @@ use reveille_domain::{
     provider::StatusName::{Active, Hibernating},
 };
 use reveille_tests::descendants;
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 use std::{
     fs,
     os::unix::fs::PermissionsExt,
@@ -230,6 +230,18 @@ fn alive(pid: i32) -> bool {
 
 fn kill(pid: i32, signal: Signal) {
     kill_process(Pid::from_raw(pid).expect("a pid"), signal).expect("a process");
+}
+
+/// Ends a script together with the commands that it runs.
+fn kill_group(leader: i32, signal: Signal) {
+    kill_process_group(Pid::from_raw(leader).expect("a pid"), signal).expect("a group");
+}
+
+fn parent(pid: i32) -> i32 {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).expect("a process");
+    let fields = stat.rsplit(')').next().expect("fields");
+    let parent = fields.split_ascii_whitespace().nth(1).expect("a parent");
+    parent.parse().expect("a number")
 }
 
 fn action(program: &str, args: &[&str]) -> CommandAction {
@@ -528,7 +540,11 @@ async fn what_a_detached_command_leaves_running_outlives_the_agent() {
         panic!("one")
     };
     assert!(alive(left));
-    kill(left, Signal::KILL);
+    let shim = parent(left);
+    assert!(alive(shim), "it reads what is printed");
+    // It leads a session, and so a group.
+    kill_group(left, Signal::KILL);
+    eventually("the end of the shim", || !alive(shim)).await;
 
     // Only success lets anything live on.
     fs::remove_file(directory.path().join("left")).expect("removed");
@@ -558,7 +574,10 @@ async fn what_a_detached_command_leaves_running_may_go_on_to_print() {
     let ticks = || fs::read(directory.path().join("ticks")).unwrap_or_default().len();
     let before = ticks();
     eventually("more ticks", || ticks() > before + 10).await;
-    kill(pids(directory.path(), &["prints"]).await[0], Signal::KILL);
+    let prints = pids(directory.path(), &["prints"]).await[0];
+    let shim = parent(prints);
+    kill_group(prints, Signal::KILL);
+    eventually("the end of the shim", || !alive(shim)).await;
 }
 
 async fn a_detached_command_that_has_just_succeeded_is_not_waited_for_by_whoever_cancels_it() {
@@ -889,7 +908,7 @@ async fn a_child_whose_shim_is_killed_is_ended() {
     .await;
     // Out of reach of an agent that has lost the shim: the documented limit.
     let session = rustix::process::getpgid(Pid::from_raw(family[2])).expect("alive");
-    rustix::process::kill_process_group(session, Signal::KILL).expect("ended");
+    kill_process_group(session, Signal::KILL).expect("ended");
 }
 
 async fn the_next_command_gets_the_shim_that_waits_or_another_if_it_was_killed() {
