@@ -133,3 +133,59 @@ fn agent_of(path: &Path) -> Option<AgentName> {
     let name = path.file_name()?.to_str()?.strip_suffix(SOCKET)?;
     AgentName::parse(name).ok()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rustix::process::{Resource, getrlimit, setrlimit};
+    use std::{env, fs::File, os::unix::net::UnixStream as Client, process::Command};
+
+    /// Set in the process that has too few files.
+    const ALONE: &str = "REVEILLE_TEST_WITHOUT_FILES";
+    const FEW: u64 = 128;
+
+    /// The limit is one of the process, so this test runs in a process of its own.
+    #[test]
+    fn a_moment_without_free_files_ends_no_reload_for_good() {
+        if env::var_os(ALONE).is_some() {
+            return run_out_of_files();
+        }
+        let name = std::thread::current().name().expect("the test's").to_owned();
+        let mut alone = Command::new(env::current_exe().expect("a program"));
+        let alone = alone.args(["--exact", &name]).env(ALONE, "1").output();
+        let alone = alone.expect("it ran");
+        assert!(
+            alone.status.success(),
+            "{}",
+            String::from_utf8_lossy(&alone.stdout)
+        );
+    }
+
+    #[tokio::main(flavor = "current_thread", start_paused = true)]
+    async fn run_out_of_files() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let agent = AgentName::parse("box").expect("legal");
+        let (sender, mut session) = mpsc::channel(1);
+        let listening = listen(&StateDir::new(folder.path().to_owned()), &agent, sender).expect("a socket");
+        let mut listening = std::pin::pin!(listening);
+        let path = folder.path().join(format!("{agent}{SOCKET}"));
+        let _client = Client::connect(path).expect("it listens");
+
+        let mut limit = getrlimit(Resource::Nofile);
+        limit.current = Some(FEW);
+        setrlimit(Resource::Nofile, limit).expect("lowered");
+        let taken: Vec<_> = std::iter::from_fn(|| File::open("/dev/null").ok()).collect();
+        assert!(!taken.is_empty());
+        tokio::select! {
+            biased;
+            () = &mut listening => panic!("it gave up"),
+            _ = session.recv() => panic!("it had a file"),
+            () = sleep(ACCEPT_PAUSE / 2) => {}
+        }
+        drop(taken);
+        tokio::select! {
+            () = &mut listening => panic!("it gave up"),
+            asked = session.recv() => assert!(asked.is_some()),
+        }
+    }
+}
