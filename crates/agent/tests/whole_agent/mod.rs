@@ -6,14 +6,19 @@ use crate::{
 };
 use bytes::Bytes;
 use futures::StreamExt;
-use reveille_agent::{AgentError, Options, config::Config};
+use reveille_agent::{
+    AgentError, Options,
+    config::{Config, ConfigFile},
+    reload::Reload,
+};
 use reveille_bus::{
     NatsServer,
     relay::{RelayClient, RelayError, RelayFault, RelayLimits, RequestHead, ResponseBody, ResponseHead},
 };
 use reveille_domain::{AgentName, ProviderName};
 use reveille_tests::Nats;
-use tokio::task::JoinHandle;
+use std::path::Path;
+use tokio::{sync::watch, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
 
 /// An agent that runs, and what it talks to.
@@ -30,25 +35,39 @@ pub fn agent_name() -> AgentName {
     AgentName::parse("box").expect("legal")
 }
 
+/// The config of an agent with the provider that `rest` describes.
+pub fn config(rest: &str) -> String {
+    format!("[agent]\nname = \"box\"\nheartbeat = \"200ms\"\n[[provider]]\nname = \"p\"\n{rest}")
+}
+
 impl World {
     /// An agent with the provider that `rest` describes.
     pub async fn start(rest: &str) -> Self {
         let _ = rustls::crypto::ring::default_provider().install_default();
+        Self::with(&config(rest), None).await
+    }
+
+    /// An agent with this config, which it reads again from `agent.toml` in a state directory if it has one.
+    pub async fn with(text: &str, state_dir: Option<&Path>) -> Self {
         let nats = Nats::start().await;
         let client = nats.connect().await;
         let control = Control::new();
         tokio::spawn(control.clone().serve(nats.connect().await));
         let relay = RelayClient::start(nats.connect().await, "replica", RelayLimits::default()).await;
-        let text =
-            format!("[agent]\nname = \"box\"\nheartbeat = \"200ms\"\n[[provider]]\nname = \"p\"\n{rest}");
-        let config = Config::parse(&text, "test.toml", &|_| None).unwrap_or_else(|error| panic!("{error}"));
+        let config = Config::parse(text, "test.toml", &|_| None).unwrap_or_else(|error| panic!("{error}"));
         let shutdown = CancellationToken::new();
         let options = Options {
             config,
             nats: NatsServer::at(&nats.url()),
             key: None,
-            state_dir: None,
-            reload: None,
+            state_dir: state_dir.map(Path::to_owned),
+            reload: state_dir.map(|folder| Reload {
+                file: ConfigFile {
+                    path: folder.join("agent.toml"),
+                    allow_plaintext: false,
+                },
+                hangups: watch::channel(0).1,
+            }),
         };
         let agent = tokio::spawn(reveille_agent::run(options, || (), shutdown.clone()));
         Self {
