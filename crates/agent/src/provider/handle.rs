@@ -32,7 +32,7 @@ pub enum Input {
 
 /// What reloads have told an owner. The last config counts, and whoever must leave isn't told otherwise.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Reloaded {
+pub(crate) struct Reloaded {
     /// Another config, with the same backend and groups.
     pub config: Option<ProviderConfig>,
     /// The owner must leave.
@@ -72,7 +72,7 @@ pub struct Handle {
 }
 
 impl Handle {
-    pub(super) fn new(
+    pub(crate) fn new(
         name: ProviderName,
         gate: Gate,
     ) -> (Self, mpsc::Receiver<Input>, watch::Receiver<Reloaded>) {

@@ -127,6 +127,22 @@ pub(super) fn broken(handle: &Handle, error: &SendError, when: Broken, silent: D
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::provider::Gate;
+    use http::Request;
+    use hyper::client::conn::http1;
+    use hyper_util::rt::TokioIo;
+    use reveille_domain::ProviderName;
+    use rustix::io::Errno;
+    use std::{
+        io,
+        pin::Pin,
+        task::{Context, Poll},
+    };
+    use tokio::{
+        io::{AsyncRead, AsyncWrite, ReadBuf},
+        sync::mpsc,
+        time::advance,
+    };
 
     #[test]
     fn the_end_of_events_is_a_line_of_its_own_however_it_comes() {
@@ -139,5 +155,71 @@ mod tests {
         assert!(!found(&["data: {\"text\":\"data: [DONE]\"}\n\n"]));
         assert!(!found(&["data: [DONE]", " and more than a line has room for\n"]));
         assert!(!found(&["{\"data\":1}"]));
+    }
+
+    fn handle() -> (Handle, mpsc::Receiver<Input>) {
+        let (handle, inputs, _) = Handle::new(ProviderName::parse("p").expect("legal"), Gate::open());
+        (handle, inputs)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_caller_that_leaves_at_once_shows_nothing_of_the_backend() {
+        let (handle, mut inputs) = handle();
+        for (waited, shows) in [
+            (GIVEN_UP_AFTER.saturating_sub(Duration::from_millis(1)), false),
+            (GIVEN_UP_AFTER, true),
+        ] {
+            let connecting = Connecting::begin(&handle);
+            advance(waited).await;
+            drop(connecting);
+            let shown = matches!(inputs.try_recv(), Ok(Input::Suspect(Symptom::Unreachable)));
+            assert_eq!(shown, shows, "{waited:?}");
+            let connected = Connecting::begin(&handle);
+            advance(waited).await;
+            connected.end();
+            assert!(inputs.try_recv().is_err(), "it got its connection");
+        }
+    }
+
+    /// A connection to a machine that has vanished, as the kernel tells it.
+    struct Vanished;
+
+    impl AsyncRead for Vanished {
+        fn poll_read(self: Pin<&mut Self>, _: &mut Context<'_>, _: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Err(Errno::TIMEDOUT.into()))
+        }
+    }
+
+    impl AsyncWrite for Vanished {
+        fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+            Poll::Ready(Ok(bytes.len()))
+        }
+
+        fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+
+        fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    #[tokio::test]
+    async fn the_reason_of_a_request_whose_machine_has_vanished_has_the_time_that_has_really_passed() {
+        let io = TokioIo::new(Vanished);
+        let (mut sender, connection) = http1::handshake(io).await.expect("a connection");
+        let (error, _) = tokio::join!(sender.send_request(Request::new(String::new())), connection);
+        let error = SendError::Broken(error.expect_err("nobody answers"));
+        let (handle, mut inputs) = handle();
+        let silent = Duration::from_millis(20_340);
+        let fault = broken(&handle, &error, Broken::BeforeAnswer, silent);
+        assert_eq!(
+            fault.message,
+            "its machine has not answered for 20.3 s, so it is off, asleep or unreachable"
+        );
+        assert!(matches!(
+            inputs.try_recv(),
+            Ok(Input::Suspect(Symptom::Unreachable))
+        ));
     }
 }
