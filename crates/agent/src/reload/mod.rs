@@ -89,3 +89,51 @@ impl Reloads {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use futures::FutureExt;
+    use std::time::Duration;
+    use tokio::time::timeout;
+
+    #[tokio::test]
+    async fn reloads_that_come_at_once_are_read_in_their_order_each_with_the_file_of_its_time() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("agent.toml");
+        let write = |name: &str| {
+            let text = format!("[agent]\nname = \"{name}\"\n");
+            std::fs::write(&path, text).expect("written");
+        };
+        let file = ConfigFile {
+            path: path.clone(),
+            allow_plaintext: false,
+        };
+        let (_hangup, hangups) = watch::channel(0);
+        let (mut reloads, session) = Reloads::new(Some(Reload { file, hangups }));
+        let mut followers = Vec::new();
+        for _ in 0..2 {
+            let (progress, hears) = Progress::followed();
+            session.send(progress).await.expect("it waits");
+            followers.push(hears);
+        }
+        write("first");
+        let mut names = Vec::new();
+        let both = async {
+            while names.len() < 2 {
+                // As the session does when something else happens meanwhile.
+                let Some((progress, read)) = reloads.next().now_or_never() else {
+                    tokio::task::yield_now().await;
+                    continue;
+                };
+                progress.report(ReloadEvent::Done);
+                assert_eq!(followers[names.len()].try_recv(), Ok(ReloadEvent::Done));
+                names.push(read.expect("legal").agent.name.to_string());
+                write("second");
+            }
+        };
+        let in_time = timeout(Duration::from_secs(60), both).await;
+        in_time.expect("neither is lost");
+        assert_eq!(names, ["first", "second"]);
+    }
+}
