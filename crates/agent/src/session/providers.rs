@@ -294,3 +294,31 @@ fn is_in_the_way(left: &ProviderConfig, config: &ProviderConfig) -> bool {
         .any(|model| theirs.iter().any(|other| other.public == model.public));
     left.name == config.name || left.base_url == config.base_url || shares_a_model
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Config;
+
+    fn config(name: &str, port: u16, model: &str) -> ProviderConfig {
+        let text = format!(
+            "[[provider]]\nname = \"{name}\"\nbase_url = \"http://127.0.0.1:{port}\"\n\
+             models = [{{ id = \"{model}\", as = \"{model}-public\" }}]\n"
+        );
+        let mut config = Config::parse(&text, "test.toml", &|_| None).expect("legal");
+        config.providers.remove(0)
+    }
+
+    #[test]
+    fn a_provider_waits_for_one_that_leaves_if_they_share_a_name_a_backend_or_a_model() {
+        let left = config("p", 1, "m");
+        for (other, waits) in [
+            (config("p", 2, "n"), true),
+            (config("q", 1, "n"), true),
+            (config("q", 2, "m"), true),
+            (config("q", 2, "n"), false),
+        ] {
+            assert_eq!(is_in_the_way(&left, &other), waits, "{other:?}");
+        }
+    }
+}
