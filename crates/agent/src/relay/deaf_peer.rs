@@ -100,3 +100,57 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for DeafPeer<T> {
         self.or_discard(ended, ())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    const ANSWER: &[u8] = b"413";
+
+    /// A peer that takes nothing; its answer is followed by a reset.
+    struct Resets(&'static [u8]);
+
+    impl AsyncRead for Resets {
+        fn poll_read(
+            mut self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+            buffer: &mut ReadBuf<'_>,
+        ) -> Poll<io::Result<()>> {
+            let answer = std::mem::take(&mut self.0);
+            buffer.put_slice(answer);
+            Poll::Ready(match answer {
+                [] => Err(ErrorKind::ConnectionReset.into()),
+                _ => Ok(()),
+            })
+        }
+    }
+
+    impl AsyncWrite for Resets {
+        fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, _: &[u8]) -> Poll<io::Result<usize>> {
+            Poll::Ready(Err(ErrorKind::BrokenPipe.into()))
+        }
+
+        fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Err(ErrorKind::BrokenPipe.into()))
+        }
+
+        fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Err(ErrorKind::BrokenPipe.into()))
+        }
+    }
+
+    #[tokio::test]
+    async fn what_a_peer_has_answered_is_read_although_it_takes_no_more_and_resets_the_connection() {
+        let mut peer = DeafPeer::new(Resets(ANSWER));
+        peer.write_all(b"a large request").await.expect("discarded");
+        peer.flush().await.expect("discarded");
+        let mut answer = Vec::new();
+        peer.read_to_end(&mut answer).await.expect("its end");
+        assert_eq!(answer, ANSWER);
+
+        let mut peer = DeafPeer::new(Resets(ANSWER));
+        let broken = peer.read_to_end(&mut Vec::new()).await;
+        broken.expect_err("it may have taken the request, and its answer isn't whole");
+    }
+}
