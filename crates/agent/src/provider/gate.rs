@@ -238,7 +238,7 @@ impl Gate {
     }
 
     /// Publishes the availability, and opens or closes the gate.
-    pub(super) fn set(&self, availability: Option<Availability>, open: bool) {
+    pub(crate) fn set(&self, availability: Option<Availability>, open: bool) {
         let mut state = self.lock();
         let open = open && !state.closed_for_good;
         if open && !state.open {

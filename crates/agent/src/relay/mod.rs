@@ -416,6 +416,15 @@ fn rename_in(head: &mut ResponseHead, model: &ModelName) -> Option<AnswerModel> 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{config::Config, provider::Gate};
+    use futures::future::join;
+    use http::StatusCode;
+    use reveille_domain::ReportId;
+    use tokio::{
+        io::{AsyncReadExt, AsyncWriteExt},
+        net::{TcpListener, UnixListener},
+        sync::{mpsc, oneshot},
+    };
 
     #[test]
     fn an_answer_in_chunks_has_no_length() {
@@ -475,5 +484,100 @@ mod tests {
             assert_eq!(rename_in(&mut head, &model).is_some(), is_renamed, "{encoding}");
             assert_eq!(head.header("content-length").is_none(), is_renamed, "{encoding}");
         }
+    }
+
+    /// A relay, and a backend that is up as far as is known, with what its owner is told.
+    fn backend(url: &str) -> (Relay, Backend, mpsc::Receiver<Input>) {
+        let text = format!("[[provider]]\nname = \"p\"\nbase_url = \"{url}\"\n");
+        let config = Config::parse(&text, "test.toml", &|_| None).expect("legal");
+        let config = config.providers[0].clone();
+        let (handle, inputs, _) = Handle::new(config.name.clone(), Gate::open());
+        handle.gate.set(Some(Availability::Available), true);
+        let client = Client::new(&config).expect("no TLS");
+        let backend = Backend {
+            config,
+            handle,
+            client,
+        };
+        let agent = AgentName::parse("box").expect("legal");
+        let relay = Relay::new(agent, OwnHub::of(None), Memory::default());
+        (relay, backend, inputs)
+    }
+
+    async fn send(relay: &Relay, backend: &Backend) -> Result<StatusCode, RelayFault> {
+        let request = Outgoing {
+            target: Uri::from_static("/v1/completions"),
+            headers: HeaderMap::new(),
+            body: Bytes::from_static(b"{}"),
+        };
+        let slot = backend.handle.gate.enter().expect("open");
+        let sent = relay.send(backend, &request, slot, Duration::ZERO).await;
+        sent.map(|(response, _)| response.head.status)
+    }
+
+    async fn soon<T>(future: impl Future<Output = T>) -> T {
+        timeout(Duration::from_secs(60), future).await.expect("in time")
+    }
+
+    /// The next request that found no backend.
+    async fn refused(inputs: &mut mpsc::Receiver<Input>) -> oneshot::Sender<Option<ReportId>> {
+        loop {
+            if let Input::Refused(reply) = inputs.recv().await.expect("an input") {
+                return reply;
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_request_that_got_no_connection_is_sent_once_more_if_the_backend_is_up() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let socket = folder.path().join("llm.sock");
+        let (relay, backend, mut inputs) = backend(&format!("unix://{}", socket.display()));
+
+        let owner = async {
+            for _ in 0..2 {
+                let reply = refused(&mut inputs).await;
+                reply.send(None).expect("it waits");
+            }
+        };
+        let (sent, ()) = soon(join(send(&relay, &backend), owner)).await;
+        assert_eq!(
+            sent.expect_err("nobody listens").code,
+            FaultCode::BackendUnavailable
+        );
+        assert!(inputs.try_recv().is_err(), "it was tried twice");
+
+        let owner = async {
+            let reply = refused(&mut inputs).await;
+            let listener = UnixListener::bind(&socket).expect("a socket");
+            reply.send(None).expect("it waits");
+            let (mut connection, _) = listener.accept().await.expect("a connection");
+            let answer = b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n";
+            connection.write_all(answer).await.expect("sent");
+            connection
+        };
+        let (sent, _connection) = soon(join(send(&relay, &backend), owner)).await;
+        assert_eq!(sent.expect("an answer"), StatusCode::OK);
+    }
+
+    #[tokio::test]
+    async fn an_owner_hears_that_its_backend_broke_off_before_anybody_looks_why() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let url = format!("http://{}", listener.local_addr().expect("an address"));
+        let (relay, backend, mut inputs) = backend(&url);
+        let breaks_off = async {
+            let (mut connection, _) = listener.accept().await.expect("the request");
+            let _ = connection.read(&mut [0; 1024]).await;
+            drop(connection);
+            // Somebody asks whether it speaks TLS.
+            let _look = listener.accept().await.expect("a connection");
+            let heard = inputs.try_recv();
+            assert!(
+                matches!(heard, Ok(Input::Suspect(Symptom::BrokeOff))),
+                "{heard:?}"
+            );
+        };
+        let (sent, ()) = soon(join(send(&relay, &backend), breaks_off)).await;
+        assert_eq!(sent.expect_err("no answer").code, FaultCode::BackendFailed);
     }
 }
