@@ -220,6 +220,26 @@ async fn what_happens_to_the_backend_by_itself_is_reported() {
 }
 
 #[tokio::test]
+async fn what_happens_during_a_probe_is_looked_at_by_another_one() {
+    let backend = Backend::start().await;
+    // Each probe waits until it is released.
+    let probe = "probe = { path = \"/slow-wake\", interval = \"1h\", timeout = \"1m\" }";
+    let owned = Owned::start(&format!(
+        "base_url = \"{}\"\nmodels = [\"m\"]\n{probe}\n",
+        backend.url
+    ));
+    backend.release();
+    owned.until(Active).await;
+    owned.handle.send(Input::Suspect(Symptom::BrokeOff));
+    eventually("a probe", || backend.wakes().len() == 2).await;
+    owned.handle.send(Input::Suspect(Symptom::BrokeOff));
+    // It has been taken when a later order has.
+    assert_eq!(owned.handle.sleep().await, Err("it has no sleep recipe"));
+    backend.release();
+    eventually("another probe", || backend.wakes().len() == 3).await;
+}
+
+#[tokio::test]
 async fn an_agent_taken_for_lost_resumes() {
     let backend = Backend::start().await;
     backend.wake_up();
