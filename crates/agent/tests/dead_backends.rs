@@ -391,7 +391,8 @@ async fn callers_that_give_up_at_once_do_not_hide_that_a_machine_has_vanished() 
     assert_eq!(world.control.sleeps(), [SleepReason::Unreachable]);
 }
 
-/// A backend that closes each request's connection after a pause: before its answer, or in the middle of it.
+/// A backend that closes each request's connection after a pause: before its answer, or in the middle of it, which is a pause after
+/// its second part.
 async fn breaks_off_after(pause: Duration, has_begun: bool) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let url = format!("http://{}", listener.local_addr().expect("an address"));
@@ -406,12 +407,14 @@ async fn breaks_off_after(pause: Duration, has_begun: bool) -> String {
                 let length = list.len();
                 let sent = match (is_probe, has_begun) {
                     (true, _) => list,
-                    (false, true) => &list[..9],
+                    (false, true) => &list[..5],
                     (false, false) => return sleep(pause).await,
                 };
                 let answer = format!("HTTP/1.1 200 OK\r\ncontent-length: {length}\r\n\r\n{sent}");
                 connection.write_all(answer.as_bytes()).await.expect("sent");
                 if !is_probe {
+                    sleep(pause).await;
+                    connection.write_all(&list.as_bytes()[5..9]).await.expect("sent");
                     sleep(pause).await;
                 }
             });
@@ -440,6 +443,39 @@ async fn the_reason_of_a_request_that_broke_off_has_the_time_that_has_really_pas
             .and_then(|(_, rest)| rest.split_once(" s after "));
         let told: f64 = told.and_then(|(seconds, _)| seconds.parse().ok()).expect(words);
         // It is rounded, to tenths beyond a second.
-        assert!((0.39..=waited + 0.05).contains(&told), "{fault} after {waited} s");
+        let heard = if has_begun { pause.as_secs_f64() } else { 0.0 };
+        assert!(
+            (0.39..=waited - heard + 0.05).contains(&told),
+            "{fault} after {waited} s"
+        );
     }
+}
+
+#[tokio::test]
+async fn a_backend_that_breaks_off_a_request_and_refuses_the_next_connection_has_crashed() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let url = format!("http://{}", listener.local_addr().expect("an address"));
+    tokio::spawn(async move {
+        loop {
+            let (mut connection, _) = listener.accept().await.expect("a connection");
+            let mut request = vec![0; 4096];
+            let read = connection.read(&mut request).await.expect("a request");
+            if request[..read].starts_with(b"POST") {
+                // It takes nobody any more by the time at which the request breaks off.
+                drop(listener);
+                return;
+            }
+            let list = r#"{"object":"list","data":[{"id":"m"}]}"#;
+            let length = list.len();
+            let answer = format!("HTTP/1.1 200 OK\r\ncontent-length: {length}\r\n\r\n{list}");
+            connection.write_all(answer.as_bytes()).await.expect("sent");
+        }
+    });
+    let config = format!("base_url = \"{url}\"\nmodels = [\"m\"]\nprobe = {{ interval = \"1h\" }}");
+    let world = World::start(&config).await;
+    world.until(Active).await;
+    let fault = world.fault("/v1/chat/completions").await;
+    assert_eq!(fault.code, FaultCode::BackendFailed, "{fault}");
+    world.until(Down).await;
+    assert_eq!(world.control.sleeps(), [SleepReason::Crashed]);
 }
