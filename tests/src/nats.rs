@@ -124,6 +124,11 @@ impl Nats {
             .expect("a connection to the test's own server")
     }
 
+    /// The folder of its store.
+    pub fn store(&self) -> PathBuf {
+        self.folder.path().join("store")
+    }
+
     /// The server process: to stop it, let it go on, or kill it.
     pub fn process(&self) -> &Process {
         &self.process

@@ -2,14 +2,15 @@
 
 use crate::{error::BusError, hub_id::HubId, subjects};
 use async_nats::jetstream::{
-    Context,
-    context::GetStreamErrorKind,
+    Context, ErrorCode,
+    context::{CreateStreamError, CreateStreamErrorKind, GetStreamErrorKind},
     stream::{
         Config, DiscardPolicy, LastRawMessageErrorKind, Republish, RetentionPolicy, StorageType, Stream,
     },
 };
+use backon::{ConstantBuilder, Retryable};
 use parking_lot::Mutex;
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, time::Duration};
 use tracing::{info, warn};
 
 /// The stream of the journal, the only source of truth.
@@ -59,6 +60,8 @@ fn heartbeats() -> Config {
 /// Copies of each stream in a cluster. A server can't tell whether it has two peers or still waits for them, so the
 /// streams are never created with fewer; an operator who wants another number creates them by hand.
 const REPLICAS: usize = 3;
+/// How often a stream whose store the server couldn't create is tried again, and the pause between: two seconds in all.
+const CREATE_AGAIN: (usize, Duration) = (20, Duration::from_millis(100));
 
 /// Creates the streams that are missing (with three replicas in a cluster) and checks those that exist.
 ///
@@ -195,13 +198,28 @@ async fn ensure(js: &Context, stream: &'static str, ours: Config) -> Result<(), 
         return Ok(());
     }
     let config = Config { num_replicas, ..ours };
-    js.create_stream(config).await.map_err(BusError::unavailable)?;
+    create(js, config).await.map_err(BusError::unavailable)?;
     info!(
         nats.stream = stream,
         stream.replicas = num_replicas,
         "created the stream {stream}"
     );
     Ok(())
+}
+
+/// Creates a stream. After an account's last stream was deleted, the server removes the folder of its streams in the background;
+/// a stream that is created just then finds no folder, and is refused.
+async fn create(js: &Context, config: Config) -> Result<(), CreateStreamError> {
+    let (times, pause) = CREATE_AGAIN;
+    let again = ConstantBuilder::default().with_delay(pause).with_max_times(times);
+    let create = || js.create_stream(config.clone());
+    create.retry(again).when(is_without_store).await.map(drop)
+}
+
+/// Whether the server couldn't create the stream's store. Only its own log says why.
+fn is_without_store(error: &CreateStreamError) -> bool {
+    matches!(error.kind(), CreateStreamErrorKind::JetStream(api)
+        if api.error_code() == ErrorCode::STREAM_CREATE && api.to_string().contains("creating store"))
 }
 
 /// The warnings given so far. One per process is enough, and every follower ensures its streams.
@@ -231,7 +249,7 @@ pub(crate) fn is_importing(config: &Config) -> bool {
 }
 
 pub(crate) fn is_not_found(error: &async_nats::jetstream::Error) -> bool {
-    error.error_code() == async_nats::jetstream::ErrorCode::STREAM_NOT_FOUND
+    error.error_code() == ErrorCode::STREAM_NOT_FOUND
 }
 
 /// Compares the settings that the guarantees depend on. Replicas, placement, sizes and descriptions may differ.

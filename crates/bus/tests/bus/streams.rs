@@ -39,9 +39,6 @@ async fn streams_are_made_once_and_found_from_then_on() {
 
 #[tokio::test]
 async fn a_stream_with_other_settings_is_refused_and_the_difference_named() {
-    let nats = Nats::start().await;
-    let connection = open(&nats.url()).await;
-    let js = connection.jetstream();
     let theirs = || Config {
         name: JOURNAL_STREAM.to_owned(),
         subjects: vec!["reveille.events.>".to_owned()],
@@ -79,6 +76,10 @@ async fn a_stream_with_other_settings_is_refused_and_the_difference_named() {
         ),
     ];
     for (config, difference) in cases {
+        // A server may refuse to create a stream just after one was deleted.
+        let nats = Nats::start().await;
+        let connection = open(&nats.url()).await;
+        let js = connection.jetstream();
         js.create_stream(config).await.unwrap();
         let error = ensure_streams(&js).await.unwrap_err();
         assert!(
@@ -95,8 +96,21 @@ async fn a_stream_with_other_settings_is_refused_and_the_difference_named() {
         let mut follower = Follower::new(&connection, Follow::Latest);
         let told = tokio::time::timeout(PATIENCE, follower.next()).await.unwrap();
         assert!(matches!(told, Err(BusError::StreamMismatch { .. })), "{told:?}");
-        js.delete_stream(JOURNAL_STREAM).await.unwrap();
     }
+}
+
+/// After the deletion of an account's last stream a server may remove the folder that the next one needs.
+#[tokio::test]
+async fn a_stream_is_created_although_its_server_has_no_folder_for_it_at_first() {
+    let nats = Nats::start().await;
+    let js = open(&nats.url()).await.jetstream();
+    let account = nats.store().join("jetstream/$G");
+    fs::create_dir_all(&account).unwrap();
+    // The server removes it as it fails.
+    fs::write(account.join("streams"), "").unwrap();
+    ensure_streams(&js).await.unwrap();
+    let log = nats.process().log();
+    assert!(log.contains("Stream create failed"), "{log}");
 }
 
 #[tokio::test]
