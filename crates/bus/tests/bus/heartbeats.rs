@@ -2,7 +2,7 @@
 
 use crate::events::{PATIENCE, agent, open};
 use reveille_bus::{
-    HEARTBEATS_STREAM, NatsClock, Refusals, ensure_streams,
+    Connection, HEARTBEATS_STREAM, NatsClock, Refusals, ensure_streams,
     heartbeats::{self, Heartbeat, HeartbeatWatch, ProviderPulse, ReceivedHeartbeat},
 };
 use reveille_domain::{AgentName, Availability, Epoch, ProviderName, SessionId, Timestamp};
@@ -34,13 +34,12 @@ struct Ear {
 
 impl Ear {
     async fn open(nats: &Nats, replica: &str) -> Self {
+        Self::over(&open(&nats.url()).await, replica)
+    }
+
+    fn over(connection: &Connection, replica: &str) -> Self {
         let clock = NatsClock::default();
-        let mut watch = HeartbeatWatch::new(
-            &open(&nats.url()).await,
-            replica,
-            clock.clone(),
-            &Refusals::default(),
-        );
+        let mut watch = HeartbeatWatch::new(connection, replica, clock.clone(), &Refusals::default());
         let (tell, heard) = mpsc::unbounded_channel();
         let task = tokio::spawn(async move { while tell.send(watch.next().await).is_ok() {} });
         Self { heard, clock, task }
@@ -146,9 +145,54 @@ async fn the_last_heartbeat_of_each_agent_is_heard_by_whoever_starts_later_even_
     .await;
     nats.restart().await;
     let mut ear = Ear::open(&nats, "r2").await;
-    assert_eq!(ear.next().await.heartbeat, last);
+    let kept = ear.next().await;
+    assert_eq!((kept.heartbeat, kept.heard_at), (last.clone(), None));
     ear.fresh_clock().await;
     assert!(ear.heard.try_recv().is_err());
+    // One that comes now is a sign of life.
+    let client = nats.connect().await;
+    heartbeats::send(&client, &last).await.unwrap();
+    assert!(ear.next().await.heard_at.is_some());
+}
+
+#[tokio::test]
+async fn a_reconnect_breaks_the_hearing_however_short_it_was() {
+    let mut nats = Nats::start().await;
+    let ear = Ear::open(&nats, "r1").await;
+    let unbroken = || ear.clock.hearing().map(|hearing| hearing.unbroken);
+    let long = Duration::from_secs(2);
+    wait_until("it has listened for a while", PATIENCE, async || {
+        unbroken().filter(|unbroken| *unbroken >= long)
+    })
+    .await;
+    nats.restart().await;
+    wait_until("the hearing was broken", PATIENCE, async || {
+        unbroken().filter(|unbroken| *unbroken < long)
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn canaries_that_the_server_does_not_store_are_a_trouble_until_it_does() {
+    let nats = Nats::start().await;
+    let connection = open(&nats.url()).await;
+    let js = connection.jetstream();
+    ensure_streams(&js).await.unwrap();
+    let ours = js.get_stream(HEARTBEATS_STREAM).await.unwrap();
+    let ours = ours.cached_info().config.clone();
+    let mut full = ours.clone();
+    full.max_message_size = 1;
+    js.update_stream(full).await.unwrap();
+    let ear = Ear::over(&connection, "r1");
+    let trouble = || connection.health().trouble().map(|trouble| trouble.to_string());
+    let told = wait_until("the missing canaries were noticed", PATIENCE, async || trouble()).await;
+    assert!(told.contains("NATS stores no heartbeats"), "{told}");
+    js.update_stream(ours).await.unwrap();
+    ear.fresh_clock().await;
+    wait_until("the trouble was over", PATIENCE, async || {
+        trouble().is_none().then_some(())
+    })
+    .await;
 }
 
 #[tokio::test]
