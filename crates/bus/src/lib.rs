@@ -41,7 +41,7 @@ mod subjects;
 mod upcast;
 pub mod wakes;
 
-pub use clock::NatsClock;
+pub use clock::{Hearing, NatsClock};
 pub use connection::{Connection, MIN_SERVER, NatsAccess, NatsOptions, NatsServer};
 pub use entry::{Checkpoint, JournalEntry};
 pub use error::{BusError, CommandError, JETSTREAM_OFF, TURN_JETSTREAM_ON};

@@ -52,3 +52,42 @@ impl Observed {
         self.0.get(id).map_or(Duration::ZERO, |seen| seen.status.1)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::registry::tests::snapshot_at;
+
+    #[test]
+    fn what_the_journal_says_is_observed_when_it_is_first_seen_whatever_its_own_time_is() {
+        let (mut observed, snapshot) = (Observed::default(), snapshot_at("gpu-box/vllm", 7));
+        let id = snapshot.provider.id.clone();
+        let heard_at = |millis| {
+            let mut later = (*snapshot).clone();
+            later.provider.heard_at_ms = Timestamp::from_millis(millis);
+            [Arc::new(later)]
+        };
+        // NATS's clock is set back in between.
+        for (heard, now, first_seen) in [
+            (5_000, 1, 1),
+            (5_000, 2, 1),
+            (9_000, 3, 3),
+            (4_000, 4, 4),
+            (4_000, 5, 4),
+        ] {
+            observed.look(&heard_at(heard), Duration::from_secs(now));
+            assert_eq!(
+                observed.heard_at(&id),
+                Duration::from_secs(first_seen),
+                "{heard} at {now}"
+            );
+            assert_eq!(
+                observed.status_since(&id),
+                Duration::from_secs(1),
+                "it has not changed"
+            );
+        }
+        observed.look(&[], Duration::from_secs(6));
+        assert_eq!(observed.heard_at(&id), Duration::ZERO, "it is forgotten");
+    }
+}

@@ -94,3 +94,36 @@ impl Presence {
         last.iter().filter_map(other).collect()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use reveille_bus::heartbeats::Heartbeat;
+    use reveille_domain::SessionId;
+    use uuid::Uuid;
+
+    #[test]
+    fn a_heartbeat_that_the_stream_had_kept_is_no_sign_of_life_and_takes_none_away() {
+        let (presence, agent) = (Presence::default(), AgentName::parse("gpu-box").expect("legal"));
+        let take = |heard_at| {
+            presence.take(ReceivedHeartbeat {
+                heartbeat: Heartbeat {
+                    agent: agent.clone(),
+                    session: SessionId(Uuid::nil()),
+                    epoch: Epoch(2),
+                    silent_after_ms: 30_000,
+                    providers: vec![],
+                },
+                stored_at: Timestamp::from_millis(1),
+                heard_at,
+            });
+            presence.heard_at(&agent, Epoch(2))
+        };
+        let [first, second] = [5, 7].map(|seconds| Some(Duration::from_secs(seconds)));
+        assert_eq!(take(None), None);
+        assert_eq!(take(first), first);
+        assert_eq!(take(None), first, "it was delivered once more");
+        assert_eq!(take(second), second);
+        assert_eq!(presence.heard_at(&agent, Epoch(3)), None, "another session");
+    }
+}

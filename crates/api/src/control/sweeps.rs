@@ -5,7 +5,7 @@ use super::{Control, Presence, observed::Observed, presence::OtherEpoch};
 use crate::registry::ProviderSnapshot;
 use futures::{StreamExt, stream};
 use reveille_bus::{
-    CommandError,
+    CommandError, Hearing,
     orders::{self, AddressedOrder, Order},
     wakes,
 };
@@ -155,11 +155,11 @@ impl Sweeper {
             return false;
         };
         let silent_after = self.presence.silent_after(&provider.id.agent);
-        let heard = self.presence.heard_at(&provider.id.agent, provider.epoch);
-        let last = heard
-            .unwrap_or_default()
-            .max(self.observed.heard_at(&provider.id));
-        hearing.unbroken >= silent_after * GRACE_TIMEOUTS && hearing.until.saturating_sub(last) > silent_after
+        let signs = SignsOfLife {
+            heartbeat: self.presence.heard_at(&provider.id.agent, provider.epoch),
+            journal: self.observed.heard_at(&provider.id),
+        };
+        signs.are_missing(hearing, silent_after)
     }
 
     async fn mark_inactive(&self, snapshot: &ProviderSnapshot) {
@@ -207,6 +207,63 @@ impl Sweeper {
                 | Rejection::SessionSuperseded { .. },
             )) => {}
             Err(error) => warn!(provider.name = %id, %error, "sweep failed for {id}"),
+        }
+    }
+}
+
+/// When an agent was last heard, in listened time.
+struct SignsOfLife {
+    /// Its last heartbeat; `None` if none has arrived since this replica listens.
+    heartbeat: Option<Duration>,
+    /// The journal's last event that came from it.
+    journal: Duration,
+}
+
+impl SignsOfLife {
+    fn are_missing(&self, hearing: Hearing, silent_after: Duration) -> bool {
+        let last = self.heartbeat.unwrap_or_default().max(self.journal);
+        hearing.unbroken >= silent_after * GRACE_TIMEOUTS && hearing.until.saturating_sub(last) > silent_after
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Whether an agent counts as silent after 10 s, for a replica that has listened for 100 s.
+    fn is_silent(heartbeat: Option<u64>, journal: u64, unbroken: u64) -> bool {
+        let signs = SignsOfLife {
+            heartbeat: heartbeat.map(Duration::from_secs),
+            journal: Duration::from_secs(journal),
+        };
+        let hearing = Hearing {
+            until: Duration::from_secs(100),
+            unbroken: Duration::from_secs(unbroken),
+        };
+        signs.are_missing(hearing, Duration::from_secs(10))
+    }
+
+    #[test]
+    fn an_agent_is_silent_without_a_heartbeat_and_without_an_event_for_its_whole_time() {
+        for (heartbeat, journal, silent) in [
+            (Some(89), 0, true),
+            (Some(90), 0, false),
+            (None, 89, true),
+            (None, 90, false),
+            (Some(50), 95, false),
+        ] {
+            assert_eq!(
+                is_silent(heartbeat, journal, 100),
+                silent,
+                "{heartbeat:?} {journal}"
+            );
+        }
+    }
+
+    #[test]
+    fn nobody_is_silent_until_two_timeouts_after_a_break() {
+        for (unbroken, silent) in [(0, false), (19, false), (20, true)] {
+            assert_eq!(is_silent(None, 0, unbroken), silent, "{unbroken}");
         }
     }
 }

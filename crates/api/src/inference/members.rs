@@ -251,38 +251,12 @@ fn wall_clock(at: Instant) -> Timestamp {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+mod tests {
     use super::*;
-    use crate::registry::tests::entry;
+    use crate::registry::tests::{entry, snapshot_at};
     use reveille_bus::Followed;
-    use reveille_domain::{
-        Epoch, Failures, ModelName, Provider, ProviderSpec, ReportSeq,
-        provider::{Registered, WakeCounts},
-    };
+    use reveille_domain::Provider;
     use tokio::time::advance;
-
-    pub(in crate::inference) fn snapshot_at(provider: &str, sequence: u64) -> Arc<ProviderSnapshot> {
-        let models = vec![ModelName::parse("m").expect("legal")];
-        let provider = Registered {
-            id: provider.parse().expect("legal"),
-            spec: ProviderSpec::new(models, None, false).expect("legal"),
-            epoch: Epoch(1),
-            last_seq: ReportSeq(1),
-            heard_at_ms: Timestamp::from_millis(0),
-            status: Status::Active {
-                since_ms: Timestamp::from_millis(0),
-                woken_by: None,
-            },
-            failures: Failures::default(),
-            wakes: vec![],
-            counts: WakeCounts::default(),
-        };
-        Arc::new(ProviderSnapshot {
-            provider,
-            sequence,
-            unreadable: None,
-        })
-    }
 
     fn pool() -> Vec<Arc<ProviderSnapshot>> {
         ["a/p", "b/p", "c/p"].map(|id| snapshot_at(id, 7)).to_vec()

@@ -141,11 +141,9 @@ impl Reserved for Reservation<'_> {
 mod tests {
     use super::*;
     use crate::{
-        inference::{
-            choice::Reach,
-            members::{Members, tests::snapshot_at},
-        },
+        inference::{choice::Reach, members::Members},
         metrics::Metrics,
+        registry::tests::snapshot_at,
     };
     use reveille_bus::relay::{FaultCode, RelayFault};
     use std::time::Duration;

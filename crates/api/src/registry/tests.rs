@@ -1,8 +1,9 @@
 use super::*;
 use reveille_bus::commit::{Commit, CommitHash};
 use reveille_domain::{
-    Availability, CommandId, ModelName, ProviderCommand, ProviderEvent, ProviderSpec, RecipeKind, ReportSeq,
-    Timestamp, WakeSpec,
+    Availability, CommandId, Failures, ModelName, ProviderCommand, ProviderEvent, ProviderSpec, RecipeKind,
+    ReportSeq, Status, Timestamp, WakeSpec,
+    provider::{Registered, WakeCounts},
 };
 use uuid::Uuid;
 
@@ -28,6 +29,30 @@ fn registration(sequence: u64) -> JournalEntry {
     let events = Provider::default().decide(&register).unwrap();
     let state = events.iter().fold(Provider::default(), Provider::evolve);
     entry(&id(), sequence, state, events)
+}
+
+/// An active provider, as a commit at `sequence` left it.
+pub(crate) fn snapshot_at(provider: &str, sequence: u64) -> Arc<ProviderSnapshot> {
+    let models = vec![ModelName::parse("m").expect("legal")];
+    let provider = Registered {
+        id: provider.parse().expect("legal"),
+        spec: ProviderSpec::new(models, None, false).expect("legal"),
+        epoch: Epoch(1),
+        last_seq: ReportSeq(1),
+        heard_at_ms: Timestamp::from_millis(0),
+        status: Status::Active {
+            since_ms: Timestamp::from_millis(0),
+            woken_by: None,
+        },
+        failures: Failures::default(),
+        wakes: vec![],
+        counts: WakeCounts::default(),
+    };
+    Arc::new(ProviderSnapshot {
+        provider,
+        sequence,
+        unreadable: None,
+    })
 }
 
 /// A commit of a provider, as it is in the journal at `sequence`.
