@@ -15,10 +15,10 @@ pub use service::Refuse;
 
 use axum::Router;
 use connection::Serving;
-use std::{io, sync::Arc, time::Duration};
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 use tls::Tls;
 use tokio::{
-    net::{TcpListener, TcpStream},
+    net::TcpListener,
     sync::{OwnedSemaphorePermit, Semaphore},
     time::{Instant, sleep},
 };
@@ -99,9 +99,12 @@ pub(crate) async fn serve(
             () = stop.cancelled() => break,
         };
         let stream = tokio::select! {
-            stream = accept(&listener) => stream,
+            stream = accept(|| listener.accept()) => stream,
             () = stop.cancelled() => break,
         };
+        if let Err(error) = stream.set_nodelay(true) {
+            warn!(%error, "can't turn off Nagle's algorithm");
+        }
         let serving = serving.clone();
         connections.spawn(async move {
             serving.connection(stream).await;
@@ -137,15 +140,14 @@ impl Full {
     }
 }
 
-async fn accept(listener: &TcpListener) -> TcpStream {
+/// The next connection. An error ends one connection, or passes; the server accepts the ones that follow.
+async fn accept<T, F>(mut next: impl FnMut() -> F) -> T
+where
+    F: Future<Output = io::Result<(T, SocketAddr)>>,
+{
     loop {
-        match listener.accept().await {
-            Ok((stream, _)) => {
-                if let Err(error) = stream.set_nodelay(true) {
-                    warn!(%error, "can't turn off Nagle's algorithm");
-                }
-                return stream;
-            }
+        match next().await {
+            Ok((stream, _)) => return stream,
             Err(error) if is_the_clients(&error) => {}
             Err(error) => {
                 error!(%error, "can't accept connections; trying again");

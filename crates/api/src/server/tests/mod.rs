@@ -4,7 +4,7 @@ mod http1;
 mod http2;
 mod tls;
 
-use super::{ServerLimits, serve, tls::Tls};
+use super::{ServerLimits, accept, serve, tls::Tls};
 use axum::{
     Router,
     body::{Body, Bytes},
@@ -13,6 +13,8 @@ use axum::{
 use futures::StreamExt;
 use serde_json::Value;
 use std::{
+    future::ready,
+    io,
     net::SocketAddr,
     sync::{
         Arc,
@@ -25,7 +27,7 @@ use tokio::{
     net::{TcpListener, TcpStream},
     sync::Notify,
     task::JoinHandle,
-    time::{sleep, timeout},
+    time::{Instant, sleep, timeout},
 };
 use tokio_util::sync::CancellationToken;
 
@@ -231,4 +233,22 @@ async fn until(mut so: impl AsyncFnMut() -> bool) {
     })
     .await
     .expect("it is never so");
+}
+
+#[tokio::test(start_paused = true)]
+async fn connections_are_accepted_after_errors_too_with_a_pause_if_the_system_lacks_something() {
+    const NO_MORE_FILES: i32 = 24;
+    let peer = SocketAddr::from(([127, 0, 0, 1], 4_000));
+    for (error, pause) in [
+        (
+            io::Error::from_raw_os_error(NO_MORE_FILES),
+            Duration::from_secs(1),
+        ),
+        (io::ErrorKind::ConnectionAborted.into(), Duration::ZERO),
+    ] {
+        let begun = Instant::now();
+        let mut results = [Err(error), Ok(("a connection", peer))].into_iter();
+        let accepted = accept(|| ready(results.next().expect("no more is asked for"))).await;
+        assert_eq!((accepted, begun.elapsed()), ("a connection", pause));
+    }
 }

@@ -37,7 +37,7 @@ async fn shake(
     served: &Served,
     trusted: &CertificateDer<'static>,
     protocols: &[&str],
-) -> std::io::Result<Talk<TlsStream<TcpStream>>> {
+) -> io::Result<Talk<TlsStream<TcpStream>>> {
     let mut roots = RootCertStore::empty();
     roots.add(trusted.clone()).expect("a certificate");
     let mut config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
