@@ -81,6 +81,8 @@ pub(super) struct FakeHub {
     refuses: Mutex<Option<WakeError>>,
     refuses_one: Mutex<HashMap<ProviderId, WakeError>>,
     failures: watch::Sender<Option<WakeError>>,
+    /// What is wrong with the journal.
+    pub trouble: Mutex<Option<JournalTrouble>>,
     /// Why and of whom wakes were requested, in order.
     requested: Mutex<Vec<(ProviderId, WakeCause)>>,
     made: Mutex<HashMap<KeyId, Key>>,
@@ -344,7 +346,7 @@ impl Waker for FakeHub {
     }
 
     fn trouble(&self) -> Option<JournalTrouble> {
-        None
+        self.trouble.lock().clone()
     }
 }
 

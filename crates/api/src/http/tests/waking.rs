@@ -4,8 +4,13 @@ use super::{
 };
 use crate::wakes::WakeError;
 use bytes::Bytes;
+use reveille_bus::{
+    JournalTrouble,
+    relay::{FaultCode, RelayFault},
+};
 use reveille_domain::{Timestamp, WakeFailure, WakeFailureKind, WakeId, WakeRecord};
 use std::time::Duration;
+use tokio::time::timeout;
 
 fn whole(body: &'static str) -> Reply {
     Reply::Whole(200, "application/json", Bytes::from_static(body.as_bytes()))
@@ -193,6 +198,50 @@ async fn a_full_queue_is_told_to_come_back_and_a_lost_journal_says_no_more_than_
         (503, "journal_unavailable")
     );
     assert!(!answer.text().contains("secret"));
+}
+
+#[tokio::test]
+async fn what_is_wrong_with_the_journal_is_named_with_what_can_be_done() {
+    let served = Served::new().await;
+    served.hub.publish("gpu-box/vllm", "m", hibernating());
+    let lost = JournalTrouble::Lost("the stream is gone".to_owned());
+    let full = JournalTrouble::Full("no space left".to_owned());
+    for (trouble, said) in [
+        (
+            lost,
+            "the journal is lost: the stream is gone; it has to be restored, or a new one begun",
+        ),
+        (
+            full,
+            "the journal takes no commits: no space left; models that are awake can be used",
+        ),
+    ] {
+        served.hub.refuse(WakeError::Journal(trouble));
+        let answer = Answer::of(served.chat("m", false)).await;
+        assert_eq!(
+            (answer.status, answer.error().as_str()),
+            (503, "journal_unavailable")
+        );
+        assert!(answer.text().contains(said), "{}", answer.text());
+        assert!(answer.header("retry-after").is_some());
+    }
+}
+
+/// The fold says that it is active, and no commit can change that.
+#[tokio::test]
+async fn a_backend_that_sleeps_while_the_journal_takes_no_commits_is_not_waited_for() {
+    let served = Served::new().await;
+    served.hub.publish("gpu-box/vllm", "m", active());
+    *served.hub.trouble.lock() = Some(JournalTrouble::Full("no space left".to_owned()));
+    let leaving = RelayFault::new(FaultCode::Asleep, "it is being put to sleep");
+    served.hub.replies([Reply::Fails(leaving.into())]);
+    let asked = Answer::of(served.chat("m", false));
+    let answer = timeout(Duration::from_secs(10), asked).await.expect("an answer");
+    assert_eq!(
+        (answer.status, answer.error().as_str()),
+        (503, "journal_unavailable")
+    );
+    assert!(answer.text().contains("no space left"), "{}", answer.text());
 }
 
 /// The wakes that a provider remembers: each took so many seconds by itself.
