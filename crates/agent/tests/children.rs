@@ -596,7 +596,7 @@ async fn a_detached_command_that_has_just_succeeded_is_not_waited_for_by_whoever
         panic!("one")
     };
     assert!(alive(left));
-    kill(left, Signal::KILL);
+    kill_group(left, Signal::KILL);
 }
 
 async fn what_a_failed_command_printed_last_is_kept_on_the_machine() {

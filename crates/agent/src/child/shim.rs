@@ -104,7 +104,8 @@ async fn live() -> io::Result<u8> {
     };
     tokio::select! {
         () = family.child_ended() => {}
-        () = agent.stop() => {}
+        // The child may have succeeded before.
+        () = agent.stop() => { family.reap(); }
     }
     if family.has_succeeded() {
         if launch.detach {
