@@ -3,6 +3,7 @@
 use crate::{
     args::{ApiAddress, Listing},
     client::{self, Events, Published, Sleep, Wake, Wakes},
+    command_line_files::{self, Completions, ManPages},
     config::{self, ConfigCommand},
     doctor::{self, Doctor},
     down::{self, Down},
@@ -24,7 +25,7 @@ use crate::{
     terminal,
     up::{self, Up},
 };
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 use std::{
     borrow::Cow,
     env,
@@ -144,6 +145,10 @@ pub enum Command {
     /// Check and show config files.
     #[command(subcommand)]
     Config(ConfigCommand),
+    /// Print the script with which a shell completes commands and flags.
+    Completions(Completions),
+    #[command(hide = true)]
+    ManPages(ManPages),
 }
 
 impl Cli {
@@ -174,6 +179,8 @@ impl Cli {
             Command::Recipe(RecipeCommand::Test(args)) => recipe_test::run(args).await,
             Command::Doctor(args) => doctor::run(args).await,
             Command::Config(command) => config::run(&command),
+            Command::Completions(args) => command_line_files::completions(&args, Cli::command()),
+            Command::ManPages(args) => command_line_files::man_pages(&args, Cli::command()),
         }
     }
 }
@@ -181,7 +188,6 @@ impl Cli {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clap::CommandFactory;
 
     #[test]
     fn the_command_line_is_consistent() {

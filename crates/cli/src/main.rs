@@ -6,6 +6,7 @@ mod api_auth;
 mod args;
 mod cli;
 mod client;
+mod command_line_files;
 mod config;
 mod data_dir;
 mod doctor;
