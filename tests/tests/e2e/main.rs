@@ -31,6 +31,7 @@ mod openai_sdk;
 mod operator;
 mod outages;
 mod owner;
+mod packages;
 mod pools;
 mod recipes;
 mod relay;
