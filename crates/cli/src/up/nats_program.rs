@@ -14,8 +14,9 @@ use tokio::{process::Command, time::timeout};
 /// The variable that names the program.
 const VARIABLE: &str = "REVEILLE_NATS_SERVER";
 const PROGRAM: &str = "nats-server";
-/// Where the packages have one, from the folder of this program. The wheel depends on a package that has it beside this program.
-const IN_PACKAGES: [&str; 2] = ["nats-server", "../lib/reveille/nats-server"];
+/// Where the archive and Debian's package have one, beside the folder of this program. The wheel depends on another one that has
+/// it beside this program itself.
+const IN_PACKAGES: &str = "lib/reveille/nats-server";
 /// Where the project's own commands install one, below the workspace of this program.
 const IN_TOOLS: &str = ".tools/nats/bin/nats-server";
 /// How long a server may take to print its version.
@@ -68,7 +69,8 @@ async fn search(candidates: Vec<PathBuf>) -> Result<ServerProgram> {
 /// Where to look, from this program's own path, which has no links in it, and the value of `PATH`.
 fn candidates(this: &Path, path: &OsStr) -> Vec<PathBuf> {
     let folder = this.parent().unwrap_or(Path::new("/"));
-    let packaged = IN_PACKAGES.map(|place| folder.join(place));
+    let beside_the_folder = folder.parent().unwrap_or(folder).join(IN_PACKAGES);
+    let packaged = [folder.join(PROGRAM), beside_the_folder];
     // Relative entries depend on the current folder.
     let on_path = env::split_paths(path)
         .filter(|folder| folder.is_absolute())
