@@ -21,6 +21,7 @@ pub mod hub;
 mod json_match;
 pub mod listeners;
 pub mod models;
+pub mod output;
 mod own_hub;
 pub mod owner_policy;
 pub mod probe;

@@ -8,12 +8,14 @@ use anyhow::{Context, anyhow};
 use clap::{Args, Subcommand};
 use reveille_agent::{
     child::{Orphans, Shims},
-    config::{Config, ProviderConfig, WakeConfig},
+    config::{Config, ProviderConfig, WakeConfig, nearest},
     fetch,
+    output::OutputFile,
     probe::Probe,
     recipe::{Ended, Outcome, Progress, Run, Runner},
     state_dir::StateDir,
 };
+use reveille_domain::ProviderId;
 use std::{
     future::ready,
     path::PathBuf,
@@ -66,6 +68,7 @@ pub async fn run(args: RecipeTest) -> Result<(), Failure> {
     };
     let client = fetch::client()?;
     let to_backend = fetch::client_for(&provider.trust, provider.base_url.socket())?;
+    let id = ProviderId::new(config.agent.name.clone(), provider.name.clone());
     let state = StateDir::new(args.data_dir.path()?.join(AGENT_STATE));
     let work = state.work();
     let work =
@@ -75,7 +78,9 @@ pub async fn run(args: RecipeTest) -> Result<(), Failure> {
         probe: Probe::new(to_backend, provider),
         runner: Arc::new(Runner {
             client,
-            shims: Shims::of_this_program()?.working_in(work),
+            shims: Shims::of_this_program()?
+                .working_in(work)
+                .keeping(OutputFile::of(&state, &id)),
             orphans: Orphans::none(),
         }),
         stop: signals.stop,
@@ -91,13 +96,25 @@ fn provider<'a>(config: &'a Config, args: &RecipeTest) -> Result<&'a ProviderCon
     if let Some(found) = providers.find(|provider| provider.name.as_str() == name) {
         return Ok(found);
     }
-    let names = config.providers.iter().map(|provider| provider.name.as_str());
-    let names = names.collect::<Vec<_>>().join(", ");
+    let names: Vec<_> = config
+        .providers
+        .iter()
+        .map(|provider| provider.name.as_str())
+        .collect();
+    let list = match nearest(name, names.iter().copied()) {
+        Some(meant) => format!(", did you mean `{meant}`? It has: "),
+        None => "; it has: ".to_owned(),
+    };
     Err(Failure::Config(format!(
-        "{} has no provider `{}`; it has: {}",
+        "{} has no provider `{}`{}{}",
         args.config.display(),
         args.provider,
-        if names.is_empty() { "none" } else { &names }
+        list,
+        if names.is_empty() {
+            "none".to_owned()
+        } else {
+            names.join(", ")
+        }
     )))
 }
 
@@ -238,6 +255,9 @@ fn report(phase: &str, outcome: &Outcome, ended: &Ended) -> Result<(), Failure> 
         for printed in &lines[lines.len().saturating_sub(LINES_SHOWN)..] {
             line(&format!("        | {printed}"))?;
         }
+    }
+    if let Some(hint) = &ended.hint {
+        print(phase, "hint", "", &hint.to_string())?;
     }
     match failure.take() {
         None => Ok(()),

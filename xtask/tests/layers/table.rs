@@ -45,7 +45,8 @@ const AGENT: Layers = Layers {
             "provider/report_numbers",
         ],
         &["recipe"],
-        &["recipe/runner", "recipe/timeline"],
+        &["recipe/runner"],
+        &["recipe/timeline"],
         &["probe"],
         &["child", "models", "owner_policy", "verify"],
         &[
@@ -57,6 +58,7 @@ const AGENT: Layers = Layers {
             "owner_policy/watch",
         ],
         &[
+            "child/hint",
             "child/shim",
             "models/dialects",
             "models/listed",
@@ -94,7 +96,15 @@ const AGENT: Layers = Layers {
             "config/secret",
             "config/trust",
         ],
-        &["config/duration", "config/regular_file", "config/variables"],
+        &[
+            "config/duration",
+            "config/nearest",
+            "config/regular_file",
+            "config/variables",
+        ],
+        &["output"],
+        &["output/reader", "output/writer"],
+        &["output/file", "output/text"],
         &[
             "error",
             "hub",

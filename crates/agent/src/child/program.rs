@@ -3,7 +3,8 @@
 use std::{
     env,
     ffi::OsStr,
-    io,
+    fs::File,
+    io::{self, Read},
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
 };
@@ -31,7 +32,22 @@ pub fn find(program: &str, path: Option<&OsStr>) -> Result<PathBuf, &'static str
     Err(worst)
 }
 
+pub(super) const NOT_EXECUTABLE: &str = "the program is not executable";
 const MISSING: &str = "the program does not exist";
+
+/// What the first line of a script names as its interpreter, with a carriage return if the line has one.
+pub(super) fn interpreter(file: &Path) -> Option<String> {
+    const MOST_BYTES: u64 = 256;
+    let mut begin = Vec::new();
+    File::open(file)
+        .ok()?
+        .take(MOST_BYTES)
+        .read_to_end(&mut begin)
+        .ok()?;
+    let text = String::from_utf8_lossy(&begin);
+    let line = text.strip_prefix("#!")?.split('\n').next()?;
+    Some(line.trim_matches([' ', '\t']).to_owned())
+}
 
 fn executable(file: &Path) -> Result<(), &'static str> {
     let found = file.metadata().map_err(|error| match error.kind() {
@@ -42,7 +58,7 @@ fn executable(file: &Path) -> Result<(), &'static str> {
         return Err("the program is not a file");
     }
     if found.permissions().mode() & 0o111 == 0 {
-        return Err("the program is not executable");
+        return Err(NOT_EXECUTABLE);
     }
     Ok(())
 }

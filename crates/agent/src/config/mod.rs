@@ -9,6 +9,7 @@ mod duration;
 mod error;
 mod file;
 mod hours;
+mod nearest;
 mod places;
 mod read;
 mod recipe;
@@ -25,6 +26,7 @@ pub use duration::parse_duration;
 pub use error::ConfigError;
 pub use file::ConfigFile;
 pub use hours::{Hours, Window};
+pub use nearest::nearest;
 pub use places::{Place, places};
 pub use read::machine_name;
 pub use recipe::{

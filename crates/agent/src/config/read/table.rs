@@ -3,7 +3,9 @@
 //! A section says first which keys its [`Table`] may have ([`Table::only`]), so that a mistyped key is reported as such rather than
 //! as a missing one; then it takes them out.
 
-use crate::config::{ConfigError, Hours, duration::parse_duration, places::line_of, variables::interpolate};
+use crate::config::{
+    ConfigError, Hours, duration::parse_duration, nearest::nearest, places::line_of, variables::interpolate,
+};
 use std::{
     fmt::Display,
     ops::RangeInclusive,
@@ -17,8 +19,6 @@ use toml::{
 
 /// The most windows of `quiet_hours` or `keep_warm`.
 const MAX_WINDOWS: usize = 64;
-/// From this Jaro-Winkler similarity on, one key is suggested for another.
-const SIMILAR: f64 = 0.85;
 /// The longest duration of any key.
 const MAX_DURATION: Duration = Duration::from_secs(24 * 60 * 60);
 
@@ -159,7 +159,7 @@ impl<'a> Table<'a> {
         match unknown.min_by_key(|(_, value)| value.offset) {
             None => Ok(()),
             Some((key, value)) => {
-                let meant = match nearest(key, &self.known) {
+                let meant = match nearest(key, self.known.iter().copied()) {
                     Some(meant) => format!(", did you mean `{meant}`? Known here: "),
                     None => "; known here: ".to_owned(),
                 };
@@ -178,16 +178,6 @@ impl<'a> Table<'a> {
     pub(super) fn error(&self, reason: impl Into<String>) -> ConfigError {
         self.source.error(self.offset, &self.path, reason)
     }
-}
-
-/// The known key that was probably meant.
-fn nearest(key: &str, known: &[&'static str]) -> Option<&'static str> {
-    let plain = |key: &str| key.to_ascii_lowercase().replace(['_', '-'], "");
-    let scored = known
-        .iter()
-        .map(|known| (*known, strsim::jaro_winkler(&plain(known), &plain(key))));
-    let (meant, score) = scored.max_by(|(_, one), (_, other)| one.total_cmp(other))?;
-    (score >= SIMILAR).then_some(meant)
 }
 
 /// A value and its place.
