@@ -13,6 +13,7 @@ use crate::{
     init::{self, Init},
     journal::{self, JournalCommand},
     keys::{self, KeyCommand},
+    logs::{self, Logs},
     recipe_test::{self, RecipeCommand},
     rows_rebuild::{self, RowsCommand},
     services::{
@@ -42,6 +43,7 @@ Examples:
   reveille up --config reveille.toml        run everything on this machine; Ctrl-C stops it
   reveille llms                             list the models and their status
   reveille wake gpu-box/vllm --wait         wake a backend by hand
+  reveille logs ollama -f                   what a backend's command prints
   reveille events --follow                  watch events as they happen
 
 Environment variables (a flag overrides its variable):
@@ -140,6 +142,8 @@ pub enum Command {
     /// Test wake and sleep recipes.
     #[command(subcommand)]
     Recipe(RecipeCommand),
+    /// Print what the commands of this machine's recipes have printed, and why recipes failed. Needs no hub or key.
+    Logs(Logs),
     /// Check everything Reveille needs, and explain how to fix what is wrong.
     Doctor(Doctor),
     /// Check and show config files.
@@ -177,6 +181,7 @@ impl Cli {
             Command::Rows(RowsCommand::Rebuild(args)) => rows_rebuild::run(args).await,
             Command::Init(args) => init::run(&args).await,
             Command::Recipe(RecipeCommand::Test(args)) => recipe_test::run(args).await,
+            Command::Logs(args) => logs::run(args).await,
             Command::Doctor(args) => doctor::run(args).await,
             Command::Config(command) => config::run(&command),
             Command::Completions(args) => command_line_files::completions(&args, Cli::command()),

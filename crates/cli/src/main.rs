@@ -22,6 +22,7 @@ mod journal;
 mod keys;
 mod listen;
 mod logging;
+mod logs;
 mod pause;
 mod recipe_test;
 mod reload;

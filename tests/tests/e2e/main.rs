@@ -23,6 +23,7 @@ mod init;
 mod keys;
 mod left_alone;
 mod locked;
+mod logs;
 mod loops;
 mod lost_journal;
 mod machine;

@@ -203,7 +203,7 @@ const CLI: Layers = Layers {
         &["up/nats_server", "up/parts"],
         &["up/disk", "up/nats_program"],
         &["services"],
-        &["down", "pause", "recipe_test", "reload"],
+        &["down", "logs", "pause", "recipe_test", "reload"],
         &["config", "enroll", "hub_init", "journal", "keys"],
         &["client", "init"],
         &["api_auth", "hub", "tls"],

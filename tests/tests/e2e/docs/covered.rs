@@ -39,6 +39,7 @@ const COVERED: &[Covered] = &[
     ("docs/operations.md", "reveille up --listen 0.0.0.0:8420", "the_api_is_served_over_tls_by_the_documented_commands"),
     ("docs/operations.md", "[Service]", "the_api_is_served_over_tls_by_the_documented_commands"),
     ("docs/keys.md", "reveille key create --name ci", "keys_are_made_rotated_and_revoked_by_the_documented_commands"),
+    ("docs/recipes.md", "$ reveille logs vllm", "why_a_recipe_failed_is_said_in_its_test_in_the_agents_log_and_by_logs"),
     // No container engine and no service manager run here. What the commands name is looked at; what the files say runs as
     // processes in `compose.rs`, and is looked at by systemd-analyze in `systemd.rs`.
     ("docs/operations.md", "docker build --tag", "commands_that_no_test_can_run_name_what_is_there"),
