@@ -73,7 +73,7 @@ impl OutputFile {
     pub(super) fn append(&self, lines: &[u8]) -> io::Result<()> {
         let until = Instant::now() + LOCKED_WITHIN;
         loop {
-            if let Some(mut file) = self.lock()? {
+            if let Some(mut file) = self.lock(self.open()?)? {
                 let bytes = file.metadata()?.len();
                 if bytes == 0 || bytes.saturating_add(lines.len() as u64) <= MAX_FILE_BYTES {
                     let written = file.write_all(lines);
@@ -105,9 +105,12 @@ impl OutputFile {
         self.append(&lines)
     }
 
-    /// The file, locked; `None` while others write, or if they have just replaced it.
-    fn lock(&self) -> io::Result<Option<File>> {
-        let file = StateDir::new(self.folder.clone()).open_to_append(&self.current)?;
+    fn open(&self) -> io::Result<File> {
+        StateDir::new(self.folder.clone()).open_to_append(&self.current)
+    }
+
+    /// The opened file, locked; `None` while others write, or if they have replaced it since.
+    fn lock(&self, file: File) -> io::Result<Option<File>> {
         match file.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => return Ok(None),
@@ -167,12 +170,12 @@ mod tests {
         let state = StateDir::new(folder.path().join("agent"));
         let file = file(&state);
         assert_eq!(kept(&state).unwrap(), []);
-        let line = format!("{}\n", "x".repeat(999));
+        let line = format!("{}\n", "x".repeat(999)).repeat(200);
         thread::scope(|threads| {
             for _ in 0..4 {
                 threads.spawn(|| {
-                    for _ in 0..200 {
-                        file.append(line.repeat(4).as_bytes()).unwrap();
+                    for _ in 0..100 {
+                        file.append(line.as_bytes()).unwrap();
                     }
                 });
             }
@@ -190,6 +193,21 @@ mod tests {
         }
         let names: Vec<_> = kept(&state).unwrap().iter().map(ToString::to_string).collect();
         assert_eq!(names, ["box/p-1"]);
+    }
+
+    #[test]
+    fn a_file_that_others_lock_or_have_replaced_is_not_written_to() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = file(&StateDir::new(folder.path().to_owned()));
+        let locked = file.lock(file.open().unwrap()).unwrap().expect("nobody has it");
+        assert!(file.lock(file.open().unwrap()).unwrap().is_none());
+        drop(locked);
+        let opened = file.open().unwrap();
+        fs::rename(file.path(), file.older()).unwrap();
+        file.append(b"line\n").unwrap();
+        assert!(file.lock(opened).unwrap().is_none());
+        assert_eq!(fs::read(file.path()).unwrap(), b"line\n");
+        assert_eq!(fs::read(file.older()).unwrap(), b"");
     }
 
     #[test]
