@@ -31,8 +31,8 @@ Examples:
   reveille logs                   the last lines of all providers of this machine
   reveille logs ollama -f         go on as ollama prints, until Ctrl-C
 
-A line has its time, the step that printed it, and its text. Behind `*` is what happened to a command. The output is kept on
-the agent's machine alone, at most 2 MiB of each provider.";
+A line has its time, the step that printed it, and its text. Behind `*` is what happened to it.
+The output is kept on the agent's machine alone, at most 2 MiB of each provider.";
 
 /// `reveille logs`.
 #[derive(Debug, Args)]
