@@ -6,14 +6,9 @@ use super::{
 };
 use crate::failure::Failure;
 use anyhow::anyhow;
+use reveille_agent::config::nearest;
 use reveille_domain::{KeyId, ProviderId};
 
-/// From this normalised Damerau-Levenshtein similarity on, one name is suggested for another.
-const SIMILAR: f64 = 0.65;
-/// How much less similar than the best one a suggestion may be.
-const NEARLY_AS_SIMILAR: f64 = 0.1;
-/// How many names are suggested at most.
-const MAX_SUGGESTED: usize = 3;
 /// How much of an id must be given at least.
 const MIN_PREFIX: usize = 4;
 
@@ -109,21 +104,12 @@ fn key_of(rows: &[Row], given: &str) -> anyhow::Result<KeyId> {
     ))
 }
 
-/// The similar ones of the known names, or else how to list all.
+/// The known name that was probably meant, or else how to list all.
 fn suggestion<'a>(given: &str, known: impl Iterator<Item = &'a str>, list: &str) -> String {
-    let score = |known: &str| strsim::normalized_damerau_levenshtein(known, given);
-    let known: Vec<_> = known.collect();
-    let best = known.iter().map(|known| score(known)).fold(SIMILAR, f64::max);
-    let is_similar = |known: &&str| score(known) >= SIMILAR.max(best - NEARLY_AS_SIMILAR);
-    let mut similar: Vec<_> = known.into_iter().filter(is_similar).collect();
-    similar.sort_by(|one, other| score(other).total_cmp(&score(one)));
-    similar.dedup();
-    similar.truncate(MAX_SUGGESTED);
-    if similar.is_empty() {
-        return format!("; {list}");
+    match nearest(given, known) {
+        Some(meant) => format!(", did you mean {}?", printable(meant)),
+        None => format!("; {list}"),
     }
-    let similar: Vec<_> = similar.into_iter().map(printable).collect();
-    format!(", did you mean {}?", similar.join(" or "))
 }
 
 #[cfg(test)]
