@@ -25,7 +25,7 @@ const WRITE_PAUSE: Duration = Duration::from_millis(200);
 /// How long a line may be without an end before its beginning is written.
 const BEGUN_LIMIT: Duration = Duration::from_secs(1);
 /// How long the last lines may take. A disk that doesn't answer must not keep a shim from ending.
-const CLOSES_WITHIN: Duration = Duration::from_secs(1);
+const CLOSES_WITHIN: Duration = Duration::from_secs(10);
 
 /// The writer of what one command prints.
 #[derive(Debug)]
