@@ -8,6 +8,7 @@ use crate::{
 };
 use reveille_bus::{Beginning, JournalHealth, NatsAccess, access::NatsKey};
 use reveille_domain::{AgentKey, AgentName, ModelName};
+use tokio_util::sync::CancellationToken;
 
 /// The largest body of an inference request by default, in bytes.
 pub const DEFAULT_BODY_BYTES: usize = 32 * 1024 * 1024;
@@ -44,6 +45,8 @@ pub struct Config {
     /// Set if this replica answers for the keys of agents.
     pub agent_auth: Option<AgentAuth>,
     pub agent_hub: AgentHub,
+    /// Cancelled once the agent that runs in the same process has published its providers; the replica isn't ready before.
+    pub own_agent: CancellationToken,
     /// The replica's name, unique among the replicas: one subject token.
     pub replica: String,
     /// How many requests may wait for one provider.
@@ -78,6 +81,7 @@ impl Config {
             beginning: Beginning::default(),
             journal_health: JournalHealth::default(),
             agent_auth: None,
+            own_agent: nobody_to_wait_for(),
             replica: replica.to_owned(),
             max_waiting: MAX_WAITING,
             max_body: DEFAULT_BODY_BYTES,
@@ -90,4 +94,10 @@ impl Config {
             root_key: None,
         }
     }
+}
+
+fn nobody_to_wait_for() -> CancellationToken {
+    let token = CancellationToken::new();
+    token.cancel();
+    token
 }

@@ -220,7 +220,7 @@ impl Service {
             metrics: commands.metrics.clone(),
             rows,
             feed: Arc::new(JournalFeed::new(&self.bus, commands.journal.clone())),
-            readiness: self.readiness(relay, agent_auth),
+            readiness: self.readiness(relay, agent_auth, config.own_agent.clone()),
             hub_id: self.hub_id(),
             authenticator,
             agent_hub: config.agent_hub.clone(),
@@ -354,6 +354,7 @@ impl Service {
         &self,
         relay: &Connection,
         agent_auth: watch::Receiver<bool>,
+        own_agent: CancellationToken,
     ) -> Box<dyn Fn() -> Readiness + Send + Sync> {
         let (registry, clock) = (self.registry.clone(), self.commands.clock.clone());
         let journal = self.commands.journal.health().clone();
@@ -363,6 +364,7 @@ impl Service {
             nats: connections.iter().all(Connection::is_connected),
             clock: clock.try_now().is_some(),
             agent_auth: *agent_auth.borrow(),
+            agent: own_agent.is_cancelled(),
             trouble: journal.unusable(),
         })
     }

@@ -42,18 +42,7 @@ impl Up {
     }
 
     fn start_with(config: &str, folder: TempDir) -> Self {
-        fs::write(folder.path().join("reveille.toml"), config).expect("a config can be written");
-        let log = File::create(folder.path().join("up.log")).expect("a log can be made");
-        let port = free_port();
-        let process = up(folder.path(), port)
-            .stderr(log)
-            .spawn()
-            .expect("the program can be run");
-        let mut up = Self {
-            process,
-            folder,
-            port,
-        };
+        let mut up = Self::begin(config, folder);
         wait_until("it said that it is up", || {
             assert!(
                 up.process.try_wait().is_ok_and(|exit| exit.is_none()),
@@ -63,6 +52,21 @@ impl Up {
             up.log().contains("reveille is up")
         });
         up
+    }
+
+    fn begin(config: &str, folder: TempDir) -> Self {
+        fs::write(folder.path().join("reveille.toml"), config).expect("a config can be written");
+        let log = File::create(folder.path().join("up.log")).expect("a log can be made");
+        let port = free_port();
+        let process = up(folder.path(), port)
+            .stderr(log)
+            .spawn()
+            .expect("the program can be run");
+        Self {
+            process,
+            folder,
+            port,
+        }
     }
 
     fn log(&self) -> String {
@@ -313,6 +317,21 @@ fn a_detached_backend_has_no_file_of_ours_and_the_next_run_starts_beside_it() {
     assert!(is_alive(backend.0), "it is gone, so this shows nothing");
     assert!(again.is_ready());
     assert_eq!(ours, [] as [PathBuf; 0]);
+}
+
+#[test]
+fn it_is_ready_once_its_own_agent_has_published_its_providers_at_a_restart_too() {
+    let mut folder = tempfile::tempdir().expect("a folder");
+    for _ in 0..2 {
+        let up = Up::begin(CONFIG, folder);
+        wait_until("it is ready", || up.is_ready());
+        let api = format!("http://127.0.0.1:{}", up.port);
+        let listed = reveille(&["providers", "-o", "jsonl", "--api", &api]).output();
+        let listed = listed.expect("the program can be run").stdout;
+        let listed = String::from_utf8_lossy(&listed);
+        assert!(listed.contains("\"status\":\"down\""), "{listed}");
+        (_, folder) = up.end(Signal::TERM);
+    }
 }
 
 #[test]

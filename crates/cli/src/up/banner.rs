@@ -8,6 +8,7 @@ use crate::{
     failure::Failure,
     logging::notice,
 };
+use reqwest::Method;
 use reveille_agent::config::Config;
 use reveille_api::keys::SecretKey;
 use serde_json::json;
@@ -23,6 +24,8 @@ const READY_WITHIN: Duration = Duration::from_secs(30);
 /// How long to wait for providers to be registered before showing the banner without them.
 const REGISTERED_WITHIN: Duration = Duration::from_secs(15);
 const LOOK_EVERY: Duration = Duration::from_millis(100);
+/// The check of `/readyz` that fails until this run's agent has published its providers.
+const OWN_AGENT: &str = "agent";
 
 /// What is running, and where.
 #[derive(Debug)]
@@ -62,9 +65,9 @@ impl Banner {
 
     /// Waits until the API is ready; prints a line if that takes long.
     pub async fn api_is_ready(&mut self) {
-        if !until(READY_WITHIN, async || self.client.is_ready().await).await {
+        if !until(READY_WITHIN, async || self.waits_only_for_agent().await).await {
             notice("The API isn't ready yet; the log says why. Still trying.");
-            until(Duration::MAX, async || self.client.is_ready().await).await;
+            until(Duration::MAX, async || self.waits_only_for_agent().await).await;
         }
         if let Ok(page) = self.client.providers().await {
             self.before = page.applied;
@@ -76,8 +79,22 @@ impl Banner {
         self.agent = Some(config.clone());
     }
 
-    /// Prints the banner once the config's providers are registered.
-    pub async fn show(&self) {
+    /// Whether the API has all it needs, except for our agent, which starts after it.
+    async fn waits_only_for_agent(&self) -> bool {
+        let request = self.client.request(Method::GET, "/readyz");
+        let Ok(answer) = self.client.body(request).await else {
+            return false;
+        };
+        let checks = answer["checks"].as_object();
+        checks.is_some_and(|checks| {
+            checks
+                .iter()
+                .all(|(check, passed)| check == OWN_AGENT || *passed == true)
+        })
+    }
+
+    /// Waits until the config's providers are registered, but not for ever, and returns all providers.
+    pub async fn providers(&self) -> Vec<Row> {
         let mut providers = vec![];
         until(REGISTERED_WITHIN, async || {
             if let Ok(page) = self.client.providers().await {
@@ -86,7 +103,12 @@ impl Banner {
             self.is_complete(&providers)
         })
         .await;
-        notice(self.text(&providers).trim_end());
+        providers
+    }
+
+    /// Prints the banner.
+    pub fn show(&self, providers: &[Row]) {
+        notice(self.text(providers).trim_end());
     }
 
     fn text(&self, providers: &[Row]) -> String {

@@ -113,7 +113,9 @@ pub async fn run(args: Up, hangups: Hangups) -> Result<(), Failure> {
     hub.announce(&url)?;
     let mut parts = Parts::default();
     let nats = hub.nats();
+    let own_agent = CancellationToken::new();
     let mut api = reveille_api::Config {
+        own_agent: own_agent.clone(),
         tls,
         auth: api_auth::mode(address, serve.auth),
         hosts: serve.origin.hosts,
@@ -153,7 +155,7 @@ pub async fn run(args: Up, hangups: Hangups) -> Result<(), Failure> {
         parts.start(Role::Projector, |stop| serve_projector(config, || (), stop));
     }
     let mut banner = Banner::new(url, hub.shown(), has_database, &root_key, root_key_file)?;
-    let ended = until_ended(&mut parts, &mut banner, &hub, agent, &signals.stop).await;
+    let ended = until_ended(&mut parts, &mut banner, &hub, agent, &own_agent, &signals.stop).await;
     sd_notify::stopping();
     let stopped = tokio::select! {
         stopped = parts.stop() => stopped,
@@ -169,6 +171,7 @@ async fn until_ended(
     banner: &mut Banner,
     hub: &Hub,
     agent: Option<Options>,
+    own_agent: &CancellationToken,
     stop: &CancellationToken,
 ) -> Result<(), Failure> {
     tokio::select! {
@@ -182,7 +185,9 @@ async fn until_ended(
     tokio::select! {
         ended = parts.until_one_fails(stop) => ended,
         never = async {
-            banner.show().await;
+            let providers = banner.providers().await;
+            own_agent.cancel();
+            banner.show(&providers);
             sd_notify::ready();
             pending().await
         } => never,

@@ -152,6 +152,7 @@ impl Served {
                 nats: true,
                 clock: true,
                 agent_auth: true,
+                agent: true,
                 trouble: None,
             }),
             hub_id: Box::new(move || *named.id.lock()),
