@@ -219,7 +219,11 @@ impl Service {
             admin: Arc::new(commands.clone()),
             metrics: commands.metrics.clone(),
             rows,
-            feed: Arc::new(JournalFeed::new(&self.bus, commands.journal.clone())),
+            feed: Arc::new(JournalFeed::new(
+                &self.bus,
+                commands.journal.clone(),
+                self.shutdown.clone(),
+            )),
             readiness: self.readiness(relay, agent_auth, config.own_agent.clone()),
             hub_id: self.hub_id(),
             authenticator,

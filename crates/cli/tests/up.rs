@@ -335,6 +335,30 @@ fn it_is_ready_once_its_own_agent_has_published_its_providers_at_a_restart_too()
 }
 
 #[test]
+fn followed_events_end_with_it_and_hold_up_nothing() {
+    let up = Up::start(tempfile::tempdir().expect("a folder"));
+    let api = format!("http://127.0.0.1:{}", up.port);
+    let mut follow = reveille(&["events", "--follow", "--after", "0", "--api", &api]);
+    let mut follow = follow
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("the program can be run");
+    let mut line = String::new();
+    let mut events = BufReader::new(follow.stdout.take().expect("it is piped"));
+    events.read_line(&mut line).expect("an event comes");
+    let _follow = Running(follow);
+    let log = up.folder.path().join("up.log");
+    let (exit, _folder) = up.end(Signal::TERM);
+    assert_eq!(exit, Some(0));
+    let said = fs::read_to_string(log).expect("a log");
+    assert!(
+        !said.contains("cut off requests that did not end in time"),
+        "{said}"
+    );
+}
+
+#[test]
 fn status_and_down_find_a_run_by_its_data_directory_and_say_when_there_is_none() {
     let mut up = Up::start(tempfile::tempdir().expect("a folder"));
     let data = up.folder.path().join("data");
