@@ -53,6 +53,7 @@ impl Machine {
             .reveille(command)
             .args(args)
             .env("PATH", &self.path)
+            .env("HOME", self.home())
             .start();
         let exit = process.wait_for_exit(SOON).await;
         assert_eq!(exit, Exit::Code(0), "{}", process.log());
@@ -83,6 +84,11 @@ impl Machine {
         let text = fs::read_to_string(&self.file).expect("the file");
         let config: toml::Table = text.parse().expect("TOML");
         format!("{}/{model}", config["agent"]["name"].as_str().expect("a name"))
+    }
+
+    /// The home of the user, who has no models but those of the test.
+    fn home(&self) -> PathBuf {
+        self.folder().join("user")
     }
 
     fn folder(&self) -> &Path {

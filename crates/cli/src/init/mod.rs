@@ -1,6 +1,9 @@
 //! `reveille init`: finds backends on this machine's usual ports, writes a config for them, and explains each choice.
 
+mod folders;
 mod found;
+mod gguf;
+mod installed;
 mod process;
 mod recipe;
 #[cfg(test)]
@@ -11,6 +14,8 @@ use crate::{failure::Failure, logging::notice, whole_file};
 use anyhow::Context;
 use clap::{Args, value_parser};
 pub use found::Found;
+use gguf::Gguf;
+use installed::Places;
 use recipe::Trial;
 use reveille_agent::{
     config::{Config, machine_name},
@@ -26,12 +31,16 @@ use text::Written;
 const EXAMPLES: &str = "\
 Examples:
   reveille init                             looks for Ollama, vLLM, llama.cpp and LM Studio, and writes reveille.toml
+  reveille init Qwen3-8B-Q4_K_M.gguf        has llama.cpp serve this model
   reveille init --ports 8000,8001           looks on these ports";
 
 /// `reveille init`.
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Init {
+    /// Model files for llama.cpp's server, `llama-server`.
+    #[arg(value_name = "GGUF")]
+    pub files: Vec<PathBuf>,
     /// The file to write.
     #[arg(long, value_name = "FILE", default_value = "reveille.toml")]
     pub output: PathBuf,
@@ -45,7 +54,8 @@ pub struct Init {
 /// Where to look for backends.
 #[derive(Debug, Args)]
 pub struct Ports {
-    /// Ports of this machine to look for backends on; by default those of Ollama, vLLM, llama.cpp and LM Studio.
+    /// Ports of this machine to look for backends on, and to give to those that don't run; by default those of Ollama, vLLM,
+    /// llama.cpp and LM Studio.
     #[arg(
         long,
         value_name = "PORT,…",
@@ -62,7 +72,9 @@ pub async fn run(args: &Init) -> Result<(), Failure> {
     if !args.force && output.exists() {
         return Err(exists(output));
     }
-    let backends = look(&args.ports.ports).await?;
+    let files = args.files.iter().map(|file| model_file(file));
+    let files = files.collect::<Result<Vec<_>, _>>()?;
+    let backends = look_for(&args.ports.ports, &files).await?;
     let written = write_config(output, machine_name().as_str(), None, &backends, args.force)?;
     let file = output.display();
     if backends.is_empty() {
@@ -83,7 +95,7 @@ pub async fn run(args: &Init) -> Result<(), Failure> {
     }
     for (provider, trial) in &written.trials {
         let first = match trial {
-            Trial::Now => "run".to_owned(),
+            Trial::Now | Trial::Stopped => "run".to_owned(),
             Trial::AfterStopping(pid) => format!(
                 "stop process {pid} (`kill {pid}`), and run",
                 pid = pid.as_raw_pid()
@@ -96,8 +108,17 @@ pub async fn run(args: &Init) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Looks for backends on these ports of this machine, and prints what it finds.
+fn model_file(file: &Path) -> Result<Gguf, Failure> {
+    Gguf::read(file).map_err(|reason| Failure::Config(format!("{} {reason}", file.display())))
+}
+
+/// Looks for backends on these ports of this machine and for programs that are installed, and prints what it finds.
 pub async fn look(ports: &[u16]) -> Result<Vec<Found>, Failure> {
+    look_for(ports, &[]).await
+}
+
+/// The same with these model files for llama.cpp.
+async fn look_for(ports: &[u16], files: &[Gguf]) -> Result<Vec<Found>, Failure> {
     let client = fetch::client()?;
     let mut backends: Vec<Found> = vec![];
     for (index, port) in ports.iter().copied().enumerate() {
@@ -122,6 +143,14 @@ pub async fn look(ports: &[u16]) -> Result<Vec<Found>, Failure> {
             Err(reason) => notice(format_args!("127.0.0.1:{port}{usual}: {reason}")),
         }
     }
+    let stopped = installed::look(&Places::own(), &backends, ports, files);
+    for backend in &stopped.backends {
+        notice(format_args!("installed: {}", backend.described()));
+    }
+    for remark in &stopped.remarks {
+        notice(remark);
+    }
+    backends.extend(stopped.backends);
     Ok(backends)
 }
 
