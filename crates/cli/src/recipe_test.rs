@@ -96,26 +96,34 @@ fn provider<'a>(config: &'a Config, args: &RecipeTest) -> Result<&'a ProviderCon
     if let Some(found) = providers.find(|provider| provider.name.as_str() == name) {
         return Ok(found);
     }
+    Err(Failure::Config(format!(
+        "{} has no provider `{}`{}",
+        args.config.display(),
+        args.provider,
+        meant(config, name)
+    )))
+}
+
+/// Which provider was probably meant, and those that there are.
+fn meant(config: &Config, name: &str) -> String {
+    let publishes = |provider: &&ProviderConfig| {
+        let mut models = provider.models.iter().flatten();
+        models.any(|model| [model.id.as_str(), model.public.as_str()].contains(&name))
+    };
+    if let Some(provider) = config.providers.iter().find(publishes) {
+        return format!(": that is a model of `{}`", provider.name);
+    }
     let names: Vec<_> = config
         .providers
         .iter()
         .map(|provider| provider.name.as_str())
         .collect();
-    let list = match nearest(name, names.iter().copied()) {
-        Some(meant) => format!(", did you mean `{meant}`? It has: "),
-        None => "; it has: ".to_owned(),
-    };
-    Err(Failure::Config(format!(
-        "{} has no provider `{}`{}{}",
-        args.config.display(),
-        args.provider,
-        list,
-        if names.is_empty() {
-            "none".to_owned()
-        } else {
-            names.join(", ")
-        }
-    )))
+    let listed = names.join(", ");
+    match nearest(name, names.iter().copied()) {
+        Some(nearest) => format!(", did you mean `{nearest}`? It has: {listed}"),
+        None if names.is_empty() => "; it has none: add a [[provider]]".to_owned(),
+        None => format!("; it has: {listed}"),
+    }
 }
 
 struct Test {

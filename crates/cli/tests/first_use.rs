@@ -253,12 +253,14 @@ fn a_recipe_test_of_a_provider_that_is_not_there_or_never_woken_says_so() {
     let file = folder.path().join("c.toml").display().to_string();
     fs::write(
         &file,
-        "[[provider]]\nname = \"p\"\nbase_url = \"http://127.0.0.1:1\"\n",
+        "[[provider]]\nname = \"vllm\"\nbase_url = \"http://127.0.0.1:1\"\nmodels = [\"qwen3\"]\n",
     )
     .unwrap();
     for (provider, said) in [
-        ("q", "has no provider `q`; it has: p"),
-        ("p", "has no [provider.wake]"),
+        ("q", "has no provider `q`; it has: vllm"),
+        ("vlm", "has no provider `vlm`, did you mean `vllm`?"),
+        ("qwen3", "has no provider `qwen3`: that is a model of `vllm`"),
+        ("vllm", "has no [provider.wake]"),
     ] {
         let tested = reveille(&["recipe", "test", provider, "--config", &file]);
         assert_eq!(tested.status.code(), Some(2));

@@ -98,8 +98,8 @@ const AGENT: Layers = Layers {
         ],
         &[
             "config/duration",
-            "config/nearest",
             "config/regular_file",
+            "config/suggest",
             "config/variables",
         ],
         &["output"],
