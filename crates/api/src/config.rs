@@ -8,6 +8,7 @@ use crate::{
 };
 use reveille_bus::{Beginning, JournalHealth, NatsAccess, access::NatsKey};
 use reveille_domain::{AgentKey, AgentName, ModelName};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 /// The largest body of an inference request by default, in bytes.
@@ -32,6 +33,17 @@ pub struct AgentHub {
     pub nats_url: String,
     /// The certificate authorities that agents have to trust beside the usual ones, in PEM.
     pub ca_pem: Option<String>,
+    /// Set if machines can join over NATS itself, which takes a token that names where.
+    pub joins: Option<JoinAddresses>,
+}
+
+/// Where machines reach the hub's NATS server, and how they recognise it.
+#[derive(Debug, Clone)]
+pub struct JoinAddresses {
+    /// `host:port` of each address of the server, the likeliest first. They change with the machine's own.
+    pub addresses: watch::Receiver<Vec<String>>,
+    /// The SHA-256 of its certificate authority's certificate, in base64.
+    pub ca_sha256: String,
 }
 
 #[derive(Debug, Clone)]
@@ -76,6 +88,7 @@ impl Config {
             agent_hub: AgentHub {
                 nats_url: nats.server.url.clone(),
                 ca_pem: None,
+                joins: None,
             },
             nats,
             beginning: Beginning::default(),

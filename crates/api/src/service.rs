@@ -3,7 +3,7 @@
 use crate::{
     commands::Commands,
     config::{AgentAuth, Config},
-    control::{self, Control, Presence, Sweeper, admission},
+    control::{self, Control, Presence, Sweeper, admission, enrollment},
     history::{JournalFeed, JournalRows},
     http::{self, AppServices, AppState, HttpLimits, Readiness},
     keys::Authenticator,
@@ -18,6 +18,7 @@ use reveille_bus::{
     Beginning, BusError, Connection, Follow, Follower, HubId, Journal, NatsClock,
     access::AuthRequests,
     control::ControlRequests,
+    enroll::EnrollRequests,
     heartbeats::HeartbeatWatch,
     relay::{RelayClient, RelayLimits, RelayStartError},
 };
@@ -325,10 +326,17 @@ impl Service {
                 admission::trust(&commands, trusted).await;
                 AuthRequests::subscribe(bus.client(), issuer, refusals).await
             };
+            let opened = async {
+                let requests = opened.await?;
+                Ok::<_, BusError>((requests, EnrollRequests::subscribe(bus.client(), refusals).await?))
+            };
             match stop.run_until_cancelled(opened).await {
-                Some(Ok(requests)) => {
+                Some(Ok((requests, joins))) => {
                     answers.send_replace(true);
-                    admission::answer(requests, &registry, refusals, &stop).await;
+                    tokio::join!(
+                        admission::answer(requests, &registry, refusals, &stop),
+                        enrollment::serve(joins, &commands, &registry, &stop),
+                    );
                 }
                 Some(Err(error)) => error!(%error, "can't authenticate agents"),
                 None => {}

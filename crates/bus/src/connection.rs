@@ -1,7 +1,7 @@
 //! Connecting to NATS: with retries from the first attempt on, and only to a server that is new enough.
 
 use crate::{
-    access::{NatsKey, Role},
+    access::{JoinToken, NatsKey, Role},
     error::BusError,
     health::JournalHealth,
     loopback::is_loopback_host,
@@ -116,6 +116,7 @@ impl NatsAccess {
             access: self.clone(),
             name: name.to_owned(),
             health: JournalHealth::default(),
+            login: None,
         }
     }
 }
@@ -127,9 +128,17 @@ pub struct NatsOptions {
     /// The connection's name in the server's monitoring.
     name: String,
     health: JournalHealth,
+    login: Option<(String, String)>,
 }
 
 impl NatsOptions {
+    /// The connection asks to join with this token.
+    #[must_use]
+    pub fn joining(mut self, token: &JoinToken) -> Self {
+        self.login = Some(token.login());
+        self
+    }
+
     /// The connection reports the journal's health to `health`.
     #[must_use]
     pub fn reporting(mut self, health: &JournalHealth) -> Self {
@@ -373,6 +382,9 @@ async fn authenticated(options: &NatsOptions, servers: &[ServerAddr]) -> Connect
     let mut connect = ConnectOptions::new();
     if let Some(seed) = options.access.key.as_ref().and_then(NatsKey::seed) {
         connect = connect.nkey(seed);
+    }
+    if let Some((user, password)) = options.login.clone() {
+        connect = connect.user_and_password(user, password);
     }
     let server = &options.access.server;
     if let Some(ca) = &server.ca {

@@ -6,7 +6,7 @@ use crate::{data_dir, failure::Failure};
 use clap::{Args, ValueEnum, builder::FalseyValueParser};
 use reveille_agent::config::{Config, parse_duration};
 use reveille_api::origin::{Host, Origin};
-use reveille_bus::relay::MAX_BODY_BYTES;
+use reveille_bus::{is_loopback_ip, relay::MAX_BODY_BYTES};
 use reveille_domain::ModelName;
 use std::{net::SocketAddr, ops::RangeInclusive, path::PathBuf, time::Duration};
 use url::Url;
@@ -119,6 +119,20 @@ pub struct TlsArgs {
     /// PEM private key of the certificate.
     #[arg(long, env = "REVEILLE_TLS_KEY", value_name = "FILE", requires = "tls_cert")]
     pub tls_key: Option<PathBuf>,
+}
+
+impl TlsArgs {
+    /// The given files, or else these for a listener that other machines reach.
+    pub fn or_own(self, own: (PathBuf, PathBuf), listens: SocketAddr) -> Self {
+        if self.tls_cert.is_some() || is_loopback_ip(listens.ip()) {
+            return self;
+        }
+        let (certificate, key) = own;
+        Self {
+            tls_cert: Some(certificate),
+            tls_key: Some(key),
+        }
+    }
 }
 
 /// Who needs a key. By default everyone does, except on loopback.

@@ -166,7 +166,10 @@ impl Cli {
             Command::Agent(args) => agent::run(args).await,
             Command::Agents(args) => enroll::list(&args).await,
             Command::AgentToken(AgentTokenCommand::Create(args)) => enroll::create_token(&args).await,
-            Command::Join(args) => enroll::join(args).await,
+            Command::Join(args) => match enroll::join(args).await? {
+                Some(joined) => agent::run(Agent::of(joined)).await,
+                None => Ok(()),
+            },
             Command::Hub(HubCommand::Init(args)) => hub_init::run(&args),
             Command::Projector(args) => projector::run(args, Hangups::listen()?).await,
             Command::Health(args) => client::health(&args).await,

@@ -25,6 +25,10 @@ pub const ROOT_KEY: &str = "root.key";
 pub const PORT_FILE: &str = "nats-port";
 /// The file that tells other commands of the run that has the folder.
 const RUN_FILE: &str = "up.json";
+/// The subfolder of the certificates for the port on which `up` listens for agents.
+pub const AGENTS_TLS: &str = "agents-tls";
+/// The file of the URL of `up`'s own NATS server.
+pub const URL_FILE: &str = "nats-url";
 /// The process that holds this file's lock has the folder.
 const LOCK_FILE: &str = "lock";
 /// How long the processes of a killed run may take to end: a bit more than the longest grace period they have.
@@ -158,6 +162,24 @@ pub fn nats_port(path: &Path) -> Option<u16> {
 pub fn running_up(path: &Path) -> Option<RunningUp> {
     let text = fs::read_to_string(path.join(RUN_FILE)).ok()?;
     serde_json::from_str(&text).ok().filter(|_| is_locked(path))
+}
+
+/// The URL of the NATS server of the run that last held this folder.
+pub fn nats_url(path: &Path) -> Option<String> {
+    let url = fs::read_to_string(path.join(URL_FILE)).ok();
+    url.map(|url| url.trim().to_owned()).filter(|url| !url.is_empty())
+}
+
+/// The certificate authority of the port on which `up` listens for agents, if it has ever done so.
+pub fn authority(path: &Path) -> Option<PathBuf> {
+    let file = path.join(AGENTS_TLS).join("ca.pem");
+    file.exists().then_some(file)
+}
+
+/// Writes one of the folder's small files.
+pub fn note(data: &DataDir, name: &str, text: &str) -> Result<()> {
+    let file = data.join(name);
+    fs::write(&file, text).with_context(|| format!("cannot write {}", file.display()))
 }
 
 /// Whether a process with this id is running.

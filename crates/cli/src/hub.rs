@@ -42,10 +42,10 @@ impl HubNats {
         })
     }
 
-    /// Our own server, which accepts these keys.
-    pub fn ours(url: String, keys: HubKeys) -> Self {
+    /// Our own server, which accepts these keys; `ca` is its authority if it uses TLS.
+    pub fn ours(url: String, keys: HubKeys, ca: Option<PathBuf>) -> Self {
         Self {
-            server: NatsServer { url, ca: None },
+            server: NatsServer { url, ca },
             keys: Some(keys),
         }
     }

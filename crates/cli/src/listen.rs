@@ -30,13 +30,18 @@ pub async fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
 }
 
 /// The address at which this machine reaches a listener, even one on all addresses.
-fn reachable(address: SocketAddr) -> SocketAddr {
+pub fn reachable(address: SocketAddr) -> SocketAddr {
     let ip = match address.ip() {
         IpAddr::V4(ip) if ip.is_unspecified() => IpAddr::V4(Ipv4Addr::LOCALHOST),
         IpAddr::V6(ip) if ip.is_unspecified() => IpAddr::V6(Ipv6Addr::LOCALHOST),
         ip => ip,
     };
     SocketAddr::new(ip, address.port())
+}
+
+/// Whether an address stands for all of this machine's.
+pub fn is_unspecified(ip: IpAddr) -> bool {
+    ip.to_canonical().is_unspecified()
 }
 
 /// The URL at which this machine reaches a listener.

@@ -2,6 +2,7 @@
 //!
 //! `main` reads the command line, starts a runtime and turns the outcome into an exit code.
 
+mod addresses;
 mod api_auth;
 mod args;
 mod cli;

@@ -20,6 +20,7 @@ mod full_disk;
 mod harness;
 mod https;
 mod init;
+mod joining;
 mod keys;
 mod left_alone;
 mod locked;

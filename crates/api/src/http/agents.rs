@@ -9,14 +9,21 @@ use super::{
     extract::{Path, Query},
     paging::{Listed, Page},
 };
-use crate::{agents::AgentSnapshot, commands::AgentCommandAt};
+use crate::{
+    agents::AgentSnapshot,
+    commands::AgentCommandAt,
+    control::enrollment::{ENROLL_CAUSE, enrollment},
+};
 use axum::{
     Json,
     extract::{Request, State},
     http::StatusCode,
 };
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD as BASE64};
-use reveille_bus::{CommandError, Executed, access::NatsKey};
+use reveille_bus::{
+    CommandError, Executed,
+    access::{JoinToken, NatsKey},
+};
 use reveille_domain::{
     Agent, AgentCommand, AgentEvent, AgentKey, AgentName, AgentRejection, Epoch, MAX_TOKEN_LIFETIME,
     SecretHash, Timestamp, TokenId,
@@ -31,8 +38,6 @@ use uuid::Uuid;
 
 /// The cause of an administrator's commits.
 const CAUSE: &str = "operator";
-/// The cause of an enrollment's commit.
-const ENROLL_CAUSE: &str = "enroll";
 /// The length of a token's random secret.
 const SECRET_BYTES: usize = 32;
 
@@ -143,6 +148,15 @@ pub(super) struct IssuedToken {
     token_id: TokenId,
     secret: String,
     expires_at_ms: Timestamp,
+    #[serde(flatten)]
+    joins: Option<JoinsAt>,
+}
+
+/// Where the machine joins over NATS, and how it recognises the hub.
+#[derive(Serialize)]
+struct JoinsAt {
+    nats: Vec<String>,
+    ca_sha256: String,
 }
 
 pub(super) async fn issue_token(
@@ -178,6 +192,10 @@ pub(super) async fn issue_token(
         token_id: token,
         secret: BASE64.encode(secret),
         expires_at_ms: expires_at_ms.unwrap_or_default(),
+        joins: state.agent_hub.joins.as_ref().map(|joins| JoinsAt {
+            nats: joins.addresses.borrow().clone(),
+            ca_sha256: joins.ca_sha256.clone(),
+        }),
     };
     Ok((StatusCode::CREATED, Json(issued)))
 }
@@ -214,15 +232,14 @@ pub(super) async fn enroll(
     let key = key.and_then(|key| AgentKey::parse(&key).ok());
     let key = key
         .ok_or_else(|| ApiError::invalid("invalid_key", "key", "it is not the public key of a NATS user"))?;
-    let secret = SecretHash::new(Sha256::digest(BASE64.decode(&secret).unwrap_or_default()).into());
-    let name = agent.clone();
-    let command = Box::new(move |at| AgentCommand::Enroll {
-        name,
-        token,
-        secret,
+    let command = enrollment(
+        JoinToken {
+            agent: agent.clone(),
+            id: token,
+            secret,
+        },
         key,
-        at,
-    });
+    );
     let done = run(&state, &agent, ENROLL_CAUSE, command).await?;
     info!(agent.name = %agent, token.id = %token, journal.sequence = done.sequence, "enrolled {agent}");
     let hub = &state.agent_hub;

@@ -2,7 +2,7 @@
 
 mod show;
 
-use crate::{client::line, failure::Failure};
+use crate::{client::line, data_dir, failure::Failure};
 use clap::Subcommand;
 use reveille_agent::config::Config;
 use show::ConfigShow;
@@ -53,6 +53,20 @@ fn check(file: &Path) -> Result<(), Failure> {
         line(&format!("  {}  {}  {wake}", provider.name, provider.base_url))?;
     }
     Ok(())
+}
+
+/// The name of a config file, in the working directory or the data directory.
+pub const CONFIG_FILE: &str = "reveille.toml";
+
+/// The config file where none is named: the one in the working directory, or else the one in the data directory.
+pub fn default_file(data_dir: Option<&Path>) -> Option<PathBuf> {
+    let here = Path::new(CONFIG_FILE);
+    if here.exists() {
+        return here.canonicalize().ok();
+    }
+    let folder = data_dir.map_or_else(|| data_dir::default_path().ok(), |folder| Some(folder.to_owned()));
+    let file = folder?.join(CONFIG_FILE);
+    file.exists().then(|| file.canonicalize().ok()).flatten()
 }
 
 /// Loads a config file; an unusable one means exit code 2.

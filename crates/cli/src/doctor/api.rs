@@ -87,9 +87,9 @@ fn client(named: Option<&Url>, ca: Option<PathBuf>, data_dir: PathBuf) -> Result
         data_dir: DataDirArg {
             data_dir: Some(data_dir),
         },
-        ..ApiAddress::keyless(url.clone())
+        ..ApiAddress::keyless(url)
     })?;
-    Ok((url, api))
+    Ok((api.base().clone(), api))
 }
 
 /// Warns of a certificate that expires soon. An expired one has already failed the request.

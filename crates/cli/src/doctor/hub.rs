@@ -58,11 +58,12 @@ pub fn place(args: &Doctor, config: Option<&Config>, data_dir: &Path) -> Result<
     if let Some(given) = data_dir::running_up(data_dir).and_then(|up| up.nats) {
         return Ok(Place::Given(given));
     }
-    Ok(match data_dir::nats_port(data_dir) {
-        Some(port) if data_dir::is_locked(data_dir) => Place::Ours {
+    Ok(match data_dir::nats_url(data_dir) {
+        Some(url) if data_dir::is_locked(data_dir) => Place::Ours {
             nats: HubNats::ours(
-                format!("nats://127.0.0.1:{port}"),
+                url,
                 HubKeys::of(&data_dir.join(HUB_KEYS)),
+                data_dir::authority(data_dir),
             ),
             config: data_dir.join("nats.conf"),
         },

@@ -2,27 +2,35 @@
 
 use crate::{
     client::{
-        ApiClient, Row, field,
+        ApiClient, Row, field, moment,
         table::{PROVIDERS, table},
     },
+    enroll::Token,
     failure::Failure,
     logging::notice,
+    sd_notify,
 };
+use jiff::tz::TimeZone;
 use reqwest::Method;
 use reveille_agent::config::Config;
 use reveille_api::keys::SecretKey;
 use serde_json::json;
 use std::{
     fmt::Write as _,
+    iter,
     path::PathBuf,
     time::{Duration, Instant},
 };
 use tokio::time::sleep;
+use tracing::warn;
+use url::Url;
 
 /// How long the API may take before a line says that it isn't ready.
 const READY_WITHIN: Duration = Duration::from_secs(30);
 /// How long to wait for providers to be registered before showing the banner without them.
 const REGISTERED_WITHIN: Duration = Duration::from_secs(15);
+/// The name of the first machine that joins, unless its owner chooses one.
+const SUGGESTED: &str = "gpu-box";
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// The check of `/readyz` that fails until this run's agent has published its providers.
 const OWN_AGENT: &str = "agent";
@@ -37,6 +45,12 @@ pub struct Banner {
     root_key: Option<PathBuf>,
     nats: String,
     lists: &'static str,
+    /// The authority of the API's certificate, if we made that ourselves.
+    own_ca: Option<PathBuf>,
+    /// Where agents of other machines reach this hub, if it listens for them.
+    agents: Option<String>,
+    /// The command with which a machine joins, and until when it works.
+    join: Option<(Token, String)>,
     /// The config of this run's agent.
     agent: Option<Config>,
     /// The journal's last commit before our agent started.
@@ -48,6 +62,7 @@ impl Banner {
     pub fn new(
         api: String,
         nats: String,
+        agents: Option<String>,
         database: bool,
         root: &SecretKey,
         root_key: Option<PathBuf>,
@@ -58,9 +73,17 @@ impl Banner {
             root_key,
             nats,
             lists: if database { "in Postgres" } else { "in memory" },
+            agents,
+            own_ca: None,
+            join: None,
             agent: None,
             before: 0,
         })
+    }
+
+    /// Says that the API's certificate is from this authority of our own.
+    pub fn trusts(&mut self, authority: Option<PathBuf>) {
+        self.own_ca = authority;
     }
 
     /// Waits until the API is ready; prints a line if that takes long.
@@ -72,6 +95,34 @@ impl Banner {
         if let Ok(page) = self.client.providers().await {
             self.before = page.applied;
         }
+    }
+
+    /// Creates the token that the banner shows. A service manager keeps what is printed where others may read it, so there is
+    /// none then.
+    pub async fn invite(&mut self) {
+        if self.agents.is_none() || sd_notify::is_managed() {
+            return;
+        }
+        match self.token().await {
+            Ok(token) => self.join = Some(token),
+            Err(failure) => {
+                warn!(%failure, "can't create a token; `reveille agent-token create NAME` creates one");
+            }
+        }
+    }
+
+    async fn token(&self) -> Result<(Token, String), Failure> {
+        let agents = self.client.rows("/reveille/v1/agents", &[], usize::MAX).await?;
+        let own = self.agent.as_ref().map(|config| config.agent.name.as_str());
+        let is_taken = |name: &str| {
+            let joined = |row: &Row| field(row, "agent") == name && row["key"].is_string();
+            own == Some(name) || agents.iter().any(joined)
+        };
+        let name = suggested(is_taken);
+        let path = format!("/reveille/v1/agents/{name}/tokens");
+        let issued = self.client.post(&path, &json!({})).await?;
+        let until = moment(&issued["expires_at_ms"], &TimeZone::system());
+        Ok((Token::of(None, &Url::parse(&self.api)?, &issued)?, until))
     }
 
     /// Announces that the config's providers are about to be registered.
@@ -122,8 +173,17 @@ impl Banner {
         };
         let mut text =
             format!("\nreveille is up\n\n  API     {api}/v1   point OpenAI clients here; {keys}\n");
-        if api.starts_with("https:") {
+        if api.starts_with("https:") && self.own_ca.is_none() {
             text += "          (use a host name from the certificate instead of this address)\n";
+        }
+        if let Some(ca) = &self.own_ca {
+            let _ = writeln!(
+                text,
+                "          (clients have to trust the certificate {})",
+                ca.display()
+            );
+        } else if self.agents.is_some() && api.starts_with("http:") && self.root_key.is_none() {
+            text += "          (`--listen 0.0.0.0:8420` opens it to other machines, with HTTPS and keys)\n";
         }
         let agent = match &self.agent {
             None => "none: no config (--config FILE)",
@@ -151,8 +211,28 @@ impl Banner {
                 "\n  curl {api}/v1/chat/completions{key} -H 'content-type: application/json' \\\n    -d '{body}'\n"
             );
         }
+        text += &self.joining();
         text += "\n  Press Ctrl-C to stop\n\n";
         text
+    }
+
+    /// How another machine joins.
+    fn joining(&self) -> String {
+        let Some(agents) = &self.agents else {
+            return String::new();
+        };
+        let Some((token, until)) = &self.join else {
+            return format!(
+                "\n  Agents of other machines reach this hub at {agents}\n  `reveille agent-token create NAME` prints the line with which one joins\n"
+            );
+        };
+        format!(
+            "\n  To add a machine with backends, run this there. It works once, until {until}; {agent} is the name it gets:\n\n\
+             reveille join {token}\n\n  \
+             For another name, or the next machine: reveille agent-token create NAME\n  \
+             Agents reach this hub at {agents}\n",
+            agent = token.join.agent
+        )
     }
 
     /// Whether this run's agent has registered all of its providers. Registrations of earlier runs don't count.
@@ -164,6 +244,13 @@ impl Banner {
             .filter(|row| row["updated_seq"].as_u64() > Some(self.before));
         ours.count() >= config.providers.len()
     }
+}
+
+/// The name that a machine gets if nobody chooses one: the first that is free.
+fn suggested(is_taken: impl Fn(&str) -> bool) -> String {
+    let numbered = (2..).map(|number| format!("{SUGGESTED}-{number}"));
+    let mut names = iter::once(SUGGESTED.to_owned()).chain(numbered);
+    names.find(|name| !is_taken(name)).unwrap_or_default()
 }
 
 fn indented(lines: &str) -> String {
@@ -196,7 +283,7 @@ mod tests {
         let nats = "nats://hub.example (yours)".to_owned();
         let root = SecretKey::generate().unwrap();
         let file = required.then(|| "/data/root.key".into());
-        let mut banner = Banner::new(api, nats, false, &root, file).unwrap();
+        let mut banner = Banner::new(api, nats, None, false, &root, file).unwrap();
         let text =
             "[agent]\nname = 'gpu-box'\n[[provider]]\nname = 'vllm'\nbase_url = 'http://127.0.0.1:8000'\n";
         banner.expect(&Config::parse(text, "reveille.toml", &|_| None).unwrap());
@@ -227,6 +314,34 @@ mod tests {
         assert!(!banner.text(&[]).contains("certificate"));
         banner.api = "https://127.0.0.1:8420".to_owned();
         assert!(banner.text(&[]).contains("a host name from the certificate"));
+    }
+
+    #[test]
+    fn the_line_for_another_machine_stands_alone_so_that_it_can_be_copied() {
+        let mut banner = banner(false);
+        banner.agents = Some("192.0.2.1:8422".to_owned());
+        let text = banner.text(&[]);
+        assert!(
+            text.contains("reveille agent-token create NAME") && !text.contains("rvt_"),
+            "{text}"
+        );
+        let issued = json!({"agent": "gpu-box", "token_id": uuid::Uuid::from_u128(7), "secret": "x",
+            "nats": ["192.0.2.1:8422"], "ca_sha256": "AAAA"});
+        let token = Token::of(None, &Url::parse(&banner.api).unwrap(), &issued).unwrap();
+        banner.join = Some((token.clone(), "12:34".to_owned()));
+        let text = banner.text(&[]);
+        let lines: Vec<_> = text.lines().filter(|line| line.contains("rvt_")).collect();
+        assert_eq!(lines, [format!("reveille join {token}")]);
+    }
+
+    #[test]
+    fn a_machine_gets_the_first_name_that_is_free() {
+        assert_eq!(suggested(|_| false), "gpu-box");
+        assert_eq!(suggested(|name| name == "gpu-box"), "gpu-box-2");
+        assert_eq!(
+            suggested(|name| ["gpu-box", "gpu-box-2"].contains(&name)),
+            "gpu-box-3"
+        );
     }
 
     #[test]

@@ -3,6 +3,7 @@
 //! Arguments and config are checked before anything starts. Shutdown goes in order: the agent signs off while the API
 //! still hears it, the API finishes its requests, then the projector stops, and NATS last.
 
+pub mod agents_port;
 mod banner;
 pub mod disk;
 mod hub;
@@ -14,7 +15,7 @@ use crate::{
     api_auth,
     args::{DataDirArg, HubArgs, ServeArgs},
     config,
-    data_dir::{AGENT_STATE, ROOT_KEY},
+    data_dir::{self, AGENT_STATE, ROOT_KEY},
     failure::Failure,
     hub::{HubNats, agent_key, nats_for_agent},
     listen, logging, sd_notify,
@@ -26,6 +27,7 @@ use crate::{
     signals::{Hangups, Signals},
     tls,
 };
+use agents_port::AgentsPort;
 use anyhow::anyhow;
 use banner::Banner;
 use clap::Args;
@@ -38,7 +40,7 @@ use reveille_agent::{
 };
 use reveille_api::{AgentAuth, keys::AuthMode};
 use reveille_bus::{
-    Beginning, JournalHealth,
+    Beginning, JournalHealth, NatsServer,
     access::{self, NatsKey},
 };
 use reveille_domain::AgentKey;
@@ -46,6 +48,7 @@ use reveille_projector::ProjectorConfig;
 use std::{
     fs::DirBuilder,
     future::pending,
+    net::SocketAddr,
     path::{Path, PathBuf},
 };
 use tokio_util::sync::CancellationToken;
@@ -74,6 +77,17 @@ pub struct Up {
     /// Use this NATS server instead of starting one.
     #[arg(long, env = "REVEILLE_NATS_URL", value_name = "URL", hide_env_values = true)]
     pub nats: Option<String>,
+    /// Listen for agents of other machines, with TLS and keys of its own making; the banner shows how they join.
+    #[arg(
+        long,
+        env = "REVEILLE_AGENTS",
+        value_name = "ADDRESS[:PORT]",
+        num_args = 0..=1,
+        default_missing_value = agents_port::EVERYWHERE,
+        value_parser = agents_port::parse,
+        conflicts_with = "nats"
+    )]
+    pub agents: Option<SocketAddr>,
     #[command(flatten)]
     pub hub: HubArgs,
 }
@@ -98,7 +112,19 @@ pub async fn run(args: Up, hangups: Hangups) -> Result<(), Failure> {
     if let Some(theirs) = &theirs {
         theirs.warn_of_plaintext();
     }
-    let tls = tls::load(&serve.tls, serve.listen, args.hub.allow_plaintext)?;
+    let agents = args
+        .agents
+        .map(|listens| AgentsPort::prepare(listens, &data_dir, &serve.origin.hosts))
+        .transpose()?;
+    let tls_args = match &agents {
+        Some(agents) if !args.hub.allow_plaintext => serve.tls.or_own(agents.tls_files(), serve.listen),
+        _ => serve.tls,
+    };
+    let uses_own_certificate = agents.as_ref().is_some_and(|agents| {
+        let (certificate, _) = agents.tls_files();
+        tls_args.tls_cert.as_ref() == Some(&certificate)
+    });
+    let tls = tls::load(&tls_args, serve.listen, args.hub.allow_plaintext)?;
     let listener = listen::bind(serve.listen).await?;
     let address = listener.local_addr()?;
     let url = listen::url(address, tls.is_some());
@@ -106,7 +132,7 @@ pub async fn run(args: Up, hangups: Hangups) -> Result<(), Failure> {
     let signals = Signals::listen()?;
     let journal_health = JournalHealth::default();
     let hub = tokio::select! {
-        hub = Hub::ready(theirs, &data_dir, journal_health.clone()) => hub?,
+        hub = Hub::ready(theirs, &data_dir, journal_health.clone(), agents) => hub?,
         () = signals.stop.cancelled() => return Ok(()),
     };
 
@@ -114,6 +140,7 @@ pub async fn run(args: Up, hangups: Hangups) -> Result<(), Failure> {
     let mut parts = Parts::default();
     let nats = hub.nats();
     let own_agent = CancellationToken::new();
+    let (agents_nats, joins) = hub.joins().cloned().unzip();
     let mut api = reveille_api::Config {
         own_agent: own_agent.clone(),
         tls,
@@ -129,8 +156,9 @@ pub async fn run(args: Up, hangups: Hangups) -> Result<(), Failure> {
             ..Beginning::default()
         },
         journal_health,
-        ..api::config(nats, serve.agents_nats)?
+        ..api::config(nats, serve.agents_nats.or(agents_nats))?
     };
+    api.agent_hub.joins = joins;
     let root_key_file = (api.auth == AuthMode::Required).then(|| data_dir.join(ROOT_KEY));
     let agent = match config.zip(args.config) {
         Some((config, path)) => {
@@ -139,7 +167,11 @@ pub async fn run(args: Up, hangups: Hangups) -> Result<(), Failure> {
                 allow_plaintext: args.hub.allow_plaintext,
             };
             let hangups = hangups.clone().counted();
-            let agent = local_agent(config, nats, &data_dir, api.agent_auth.as_mut())?;
+            let server = match &hub {
+                Hub::Ours { nats, .. } => nats.server().clone(),
+                Hub::Theirs { nats, .. } => nats_for_agent(&nats.server().url, &config)?,
+            };
+            let agent = local_agent(config, server, &data_dir, api.agent_auth.as_mut())?;
             Some(Options {
                 reload: Some(Reload { file, hangups }),
                 ..agent
@@ -154,7 +186,11 @@ pub async fn run(args: Up, hangups: Hangups) -> Result<(), Failure> {
         let config = ProjectorConfig { nats, database_url };
         parts.start(Role::Projector, |stop| serve_projector(config, || (), stop));
     }
-    let mut banner = Banner::new(url, hub.shown(), has_database, &root_key, root_key_file)?;
+    let agents = hub.joins().map(|(_, joins)| joins.addresses.borrow().join(", "));
+    let mut banner = Banner::new(url, hub.shown(), agents, has_database, &root_key, root_key_file)?;
+    if uses_own_certificate {
+        banner.trusts(data_dir::authority(&data_dir));
+    }
     let ended = until_ended(&mut parts, &mut banner, &hub, agent, &own_agent, &signals.stop).await;
     sd_notify::stopping();
     let stopped = tokio::select! {
@@ -178,8 +214,11 @@ async fn until_ended(
         ended = parts.until_one_fails(stop) => return ended,
         () = banner.api_is_ready() => hub.mark_journal(),
     }
-    if let Some(agent) = agent {
+    if let Some(agent) = &agent {
         banner.expect(&agent.config);
+    }
+    banner.invite().await;
+    if let Some(agent) = agent {
         parts.start(Role::Agent, |stop| serve_agent(agent, || (), stop));
     }
     tokio::select! {
@@ -200,6 +239,11 @@ fn their_nats(args: &Up, config: Option<&Config>) -> Result<Option<HubNats>, Fai
     let Some(url) = args.nats.as_deref().or(configured.map(NatsUrl::as_str)) else {
         return Ok(None);
     };
+    if args.agents.is_some() {
+        return Err(Failure::Config(format!(
+            "--agents is for `up`'s own NATS server, but the config names another one ({url}): leave one of them out"
+        )));
+    }
     let nats = HubNats::named(url, &args.hub.allowed_by(config))?;
     if let Some(config) = config {
         nats_for_agent(url, config)?;
@@ -210,11 +254,10 @@ fn their_nats(args: &Up, config: Option<&Config>) -> Result<Option<HubNats>, Fai
 /// This machine's agent. If the hub requires keys, the agent gets its own, and our API trusts it.
 fn local_agent(
     config: Config,
-    hub: &HubNats,
+    nats: NatsServer,
     data_dir: &Path,
     agent_auth: Option<&mut AgentAuth>,
 ) -> Result<Options, Failure> {
-    let nats = nats_for_agent(&hub.server().url, &config)?;
     let state_dir = data_dir.join(AGENT_STATE);
     let key = match (agent_key(&config)?, agent_auth) {
         (None, Some(agent_auth)) => {

@@ -160,6 +160,7 @@ impl Served {
             agent_hub: AgentHub {
                 nats_url: "tls://hub.example:4222".to_owned(),
                 ca_pem: None,
+                joins: None,
             },
             default_model: Some(ModelName::parse(DEFAULT_MODEL).expect("legal")),
         };
