@@ -35,6 +35,7 @@ mod signals;
 mod status;
 mod terminal;
 mod tls;
+mod trial;
 mod up;
 mod whole_file;
 

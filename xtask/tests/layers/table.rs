@@ -217,6 +217,7 @@ const CLI: Layers = Layers {
         &["client", "init"],
         &["api_auth", "hub", "tls"],
         &["args"],
+        &["trial"],
         &["data_dir", "signals"],
         &["logging"],
         &[
