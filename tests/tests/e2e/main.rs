@@ -20,6 +20,7 @@ mod full_disk;
 mod harness;
 mod https;
 mod init;
+mod init_tries;
 mod joining;
 mod keys;
 mod left_alone;

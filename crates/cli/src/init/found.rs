@@ -116,9 +116,9 @@ impl Found {
             let names: Vec<_> = self.models.iter().map(ModelName::as_str).collect();
             let models = match (&installed.lacks, names.as_slice()) {
                 (Some(_), _) | (None, []) => String::new(),
-                (None, names) => format!("; has {}", names.join(", ")),
+                (None, names) => format!(", with {}", names.join(", ")),
             };
-            return format!("{}; doesn't run{models}", self.server.label());
+            return format!("{} is installed and doesn't run{models}", self.server.label());
         }
         let models = match self.models.as_slice() {
             _ if self.needs_key => "requires a key, so its models are unknown".to_owned(),

@@ -13,7 +13,7 @@ use reveille_agent::child::find_program;
 use reveille_domain::ModelName;
 use rustix::process::Pid;
 use serde_json::{Value, json};
-use std::{borrow::Cow, path::Path};
+use std::{borrow::Cow, net::SocketAddr, path::Path};
 
 const LMS: &str = "LM Studio's own command, `lms`, starts its server and stops it after 30 idle minutes. LM Studio loads models \
                    on request.";
@@ -49,7 +49,11 @@ pub enum Trial {
     /// At once: it starts the backend, which doesn't run.
     Stopped,
     /// Once this process, which Reveille didn't start, has been stopped.
-    AfterStopping(Pid),
+    AfterStopping {
+        pid: Pid,
+        /// Where it listens.
+        address: SocketAddr,
+    },
 }
 
 impl Recipe {
@@ -220,7 +224,14 @@ impl Recipe {
         if doubts.is_empty() {
             let why = "Reveille starts it with the command of the running server, and stops it after 15 idle minutes. It never \
                        stops a server that it hasn't started, so stop the running one yourself once.";
-            return Self::active(why, Trial::AfterStopping(command.pid), text);
+            return Self::active(
+                why,
+                Trial::AfterStopping {
+                    pid: command.pid,
+                    address: backend.address,
+                },
+                text,
+            );
         }
         Self::incomplete(
             format!(

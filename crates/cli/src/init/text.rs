@@ -83,6 +83,9 @@ idle_after = "15m"
     ),
 ];
 
+/// The programs that are looked for.
+pub const PROGRAMS: &str = "`ollama`, `llama-server`, `vllm` and `lms`";
+
 /// A config, and the reasons for its choices.
 pub struct Written {
     /// The file's text.
@@ -353,7 +356,7 @@ fn template() -> String {
     let fits = TEMPLATES.iter().find(|(program, _)| Some(*program) == installed);
     let (_, provider) = fits.unwrap_or(&TEMPLATES[0]);
     format!(
-        "\n# No running backend was found. Uncomment this and adapt it to yours:\n#\n{}",
+        "\n# No backend was found. Uncomment this and adapt it to yours:\n#\n{}",
         commented(provider)
     )
 }

@@ -47,6 +47,7 @@ const COVERED: &[Covered] = &[
     ("docs/operations.md", "[Service]", "the_api_is_served_over_tls_by_the_documented_commands"),
     ("docs/keys.md", "reveille key create --name ci", "keys_are_made_rotated_and_revoked_by_the_documented_commands"),
     ("docs/recipes.md", "$ reveille logs vllm", "why_a_recipe_failed_is_said_in_its_test_in_the_agents_log_and_by_logs"),
+    ("docs/configuration.md", "$ reveille init --yes", "an_installed_ollama_is_started_tried_and_stopped_again"),
     // No container engine and no service manager run here. What the commands name is looked at; what the files say runs as
     // processes in `compose.rs`, and is looked at by systemd-analyze in `systemd.rs`.
     ("docs/operations.md", "docker build --tag", "commands_that_no_test_can_run_name_what_is_there"),
