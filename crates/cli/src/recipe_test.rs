@@ -4,14 +4,14 @@
 use crate::{
     args::DataDirArg,
     client::line,
-    config,
+    config::{self, CONFIG_FILE},
     failure::Failure,
     signals::Signals,
     trial::{self, Manner, seconds},
 };
 use clap::{Args, Subcommand};
 use reveille_agent::config::{Config, ProviderConfig, nearest};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// `reveille recipe …`.
 #[derive(Debug, Subcommand)]
@@ -26,9 +26,9 @@ pub struct RecipeTest {
     /// The provider's name in the config, or AGENT/PROVIDER of the config's own agent.
     #[arg(value_name = "PROVIDER")]
     pub provider: String,
-    /// The config file.
+    /// The config file [default: reveille.toml in this folder, or else in the data directory].
     #[arg(long, env = "REVEILLE_CONFIG", value_name = "FILE")]
-    pub config: PathBuf,
+    pub config: Option<PathBuf>,
     #[command(flatten)]
     pub data_dir: DataDirArg,
     /// Skip the sleep recipe.
@@ -41,15 +41,23 @@ pub struct RecipeTest {
 
 /// Puts the backend to sleep if it can, wakes it, and prints the time of each step.
 pub async fn run(args: RecipeTest) -> Result<(), Failure> {
-    let config = config::load(&args.config)?;
-    let provider = provider(&config, &args)?;
+    let data_dir = args.data_dir.path()?;
+    let file = args.config.or_else(|| config::default_file(Some(&data_dir)));
+    let file = file.ok_or_else(|| {
+        Failure::Config(format!(
+            "there is no {CONFIG_FILE} here or in {}: use --config FILE, or make one with `reveille init`",
+            data_dir.display()
+        ))
+    })?;
+    let config = config::load(&file)?;
+    let provider = provider(&config, &file, &args.provider)?;
     let manner = Manner {
         no_sleep: args.no_sleep,
         wake_anyway: args.yes,
         say: line,
     };
     let signals = Signals::listen()?;
-    let tried = trial::run(&config, provider, &args.data_dir.path()?, manner, signals.stop).await?;
+    let tried = trial::run(&config, provider, &data_dir, manner, signals.stop).await?;
     let left = if tried.ended {
         "nothing is left running"
     } else {
@@ -69,17 +77,16 @@ pub async fn run(args: RecipeTest) -> Result<(), Failure> {
     ))
 }
 
-fn provider<'a>(config: &'a Config, args: &RecipeTest) -> Result<&'a ProviderConfig, Failure> {
+fn provider<'a>(config: &'a Config, file: &Path, given: &str) -> Result<&'a ProviderConfig, Failure> {
     let own = format!("{}/", config.agent.name);
-    let name = args.provider.strip_prefix(&own).unwrap_or(&args.provider);
+    let name = given.strip_prefix(&own).unwrap_or(given);
     let mut providers = config.providers.iter();
     if let Some(found) = providers.find(|provider| provider.name.as_str() == name) {
         return Ok(found);
     }
     Err(Failure::Config(format!(
-        "{} has no provider `{}`{}",
-        args.config.display(),
-        args.provider,
+        "{} has no provider `{given}`{}",
+        file.display(),
         meant(config, name)
     )))
 }

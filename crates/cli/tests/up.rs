@@ -335,6 +335,30 @@ fn it_is_ready_once_its_own_agent_has_published_its_providers_at_a_restart_too()
 }
 
 #[test]
+fn the_config_in_the_working_directory_needs_no_flag() {
+    let folder = tempfile::tempdir().expect("a folder");
+    fs::write(folder.path().join("reveille.toml"), CONFIG).expect("a config");
+    let log = folder.path().join("up.log");
+    let data = folder.path().join("data").display().to_string();
+    let listen = format!("127.0.0.1:{}", free_port());
+    let mut up = reveille(&["up", "--listen", &listen, "--data-dir", &data]);
+    up.current_dir(folder.path())
+        .stderr(File::create(&log).expect("a log"));
+    let _up = Running(up.spawn().expect("the program can be run"));
+    wait_until("its provider is published", || {
+        fs::read_to_string(&log).is_ok_and(|log| log.contains("box/idle   down"))
+    });
+    // It is found without a name here too, and has nothing to test.
+    let mut test = reveille(&["recipe", "test", "idle", "--data-dir", &data]);
+    let test = test
+        .current_dir(folder.path())
+        .output()
+        .expect("the program can be run");
+    let said = String::from_utf8_lossy(&test.stderr);
+    assert!(said.contains("no [provider.wake]"), "{said}");
+}
+
+#[test]
 fn followed_events_end_with_it_and_hold_up_nothing() {
     let up = Up::start(tempfile::tempdir().expect("a folder"));
     let api = format!("http://127.0.0.1:{}", up.port);

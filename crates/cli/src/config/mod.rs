@@ -58,11 +58,16 @@ fn check(file: &Path) -> Result<(), Failure> {
 /// The name of a config file, in the working directory or the data directory.
 pub const CONFIG_FILE: &str = "reveille.toml";
 
+/// The config file in the working directory.
+pub fn file_here() -> Option<PathBuf> {
+    let here = Path::new(CONFIG_FILE);
+    here.exists().then(|| here.canonicalize().ok()).flatten()
+}
+
 /// The config file where none is named: the one in the working directory, or else the one in the data directory.
 pub fn default_file(data_dir: Option<&Path>) -> Option<PathBuf> {
-    let here = Path::new(CONFIG_FILE);
-    if here.exists() {
-        return here.canonicalize().ok();
+    if let Some(here) = file_here() {
+        return Some(here);
     }
     let folder = data_dir.map_or_else(|| data_dir::default_path().ok(), |folder| Some(folder.to_owned()));
     let file = folder?.join(CONFIG_FILE);

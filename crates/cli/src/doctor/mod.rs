@@ -9,7 +9,7 @@ pub mod published;
 
 use crate::{
     args::{DataDirArg, DatabaseUrl, Format, HubArgs},
-    client,
+    client, config,
     data_dir::AGENT_STATE,
     failure::Failure,
 };
@@ -30,7 +30,8 @@ use url::Url;
 /// `reveille doctor`.
 #[derive(Debug, Args)]
 pub struct Doctor {
-    /// The agent's config file; without it no backends are checked.
+    /// The agent's config file [default: reveille.toml in this folder, or else in the data directory]; without one no backends
+    /// are checked.
     #[arg(long, env = "REVEILLE_CONFIG", value_name = "FILE")]
     pub config: Option<PathBuf>,
     /// The hub's NATS servers [default: those in the config, or else the one of a running `up`].
@@ -129,8 +130,9 @@ impl Findings {
 }
 
 /// Runs all checks, prints the findings, and fails if there is a problem.
-pub async fn run(args: Doctor) -> Result<(), Failure> {
+pub async fn run(mut args: Doctor) -> Result<(), Failure> {
     let data_dir = args.data_dir.path()?;
+    args.config = args.config.or_else(|| config::default_file(Some(&data_dir)));
     let mut findings = Findings::default();
     let config = args
         .config

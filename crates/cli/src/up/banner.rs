@@ -186,7 +186,7 @@ impl Banner {
             text += "          (`--listen 0.0.0.0:8420` opens it to other machines, with HTTPS and keys)\n";
         }
         let agent = match &self.agent {
-            None => "none: no config (--config FILE)",
+            None => "none: no reveille.toml in this folder (--config FILE)",
             Some(config) => config.agent.name.as_str(),
         };
         let _ = write!(

@@ -55,8 +55,8 @@ use tokio_util::sync::CancellationToken;
 
 const EXAMPLES: &str = "\
 Examples:
-  reveille up                               the API and a NATS server; agents can join
-  reveille up --config reveille.toml        the same, plus the providers in the file
+  reveille up                               the API, a NATS server, and the providers in ./reveille.toml
+  reveille up --config box.toml             the same, with the providers in that file
   reveille up --listen 0.0.0.0:8420 --tls-cert cert.pem --tls-key key.pem
                                             reachable from other machines, with a key
   reveille up --nats nats://127.0.0.1:4222  with a NATS server that is already running
@@ -67,7 +67,7 @@ The journal is kept in the data directory, so the next run continues where this 
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Up {
-    /// The agent's config file; without it this machine publishes no providers.
+    /// The agent's config file [default: reveille.toml in this folder]; without one this machine publishes no providers.
     #[arg(long, env = "REVEILLE_CONFIG", value_name = "FILE")]
     pub config: Option<PathBuf>,
     #[command(flatten)]
@@ -94,7 +94,8 @@ pub struct Up {
 
 /// Runs until a signal, or until a part that the others need has stopped.
 pub async fn run(args: Up, hangups: Hangups) -> Result<(), Failure> {
-    let mut config = args.config.as_deref().map(config::load).transpose()?;
+    let config_file = args.config.clone().or_else(config::file_here);
+    let mut config = config_file.as_deref().map(config::load).transpose()?;
     if let Some(config) = &mut config {
         // A flag overrides the file.
         config.agent.allow_plaintext |= args.hub.allow_plaintext;
@@ -160,7 +161,7 @@ pub async fn run(args: Up, hangups: Hangups) -> Result<(), Failure> {
     };
     api.agent_hub.joins = joins;
     let root_key_file = (api.auth == AuthMode::Required).then(|| data_dir.join(ROOT_KEY));
-    let agent = match config.zip(args.config) {
+    let agent = match config.zip(config_file) {
         Some((config, path)) => {
             let file = ConfigFile {
                 path,
