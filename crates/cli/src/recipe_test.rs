@@ -7,7 +7,7 @@ use crate::{
     config::{self, CONFIG_FILE},
     failure::Failure,
     signals::Signals,
-    trial::{self, Manner, seconds},
+    trial::{self, Before, Manner, seconds},
 };
 use clap::{Args, Subcommand};
 use reveille_agent::config::{Config, ProviderConfig, nearest};
@@ -63,7 +63,7 @@ pub async fn run(args: RecipeTest) -> Result<(), Failure> {
     } else {
         "the backend is left awake"
     };
-    if tried.was_available {
+    if tried.before == Before::Available {
         return line(&format!(
             "ok: the recipe of {} ran, but wasn't tested: the backend was available before it; {left}",
             provider.name

@@ -42,10 +42,21 @@ pub struct Manner {
 pub struct Tried {
     pub took: Duration,
     pub budget: Duration,
-    /// Whether the backend was available before it, so that it proves nothing.
-    pub was_available: bool,
+    /// What the backend did before it.
+    pub before: Before,
     /// Whether what the wake started was ended; else the backend is left awake.
     pub ended: bool,
+}
+
+/// What a backend did before its wake.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Before {
+    /// It wasn't available.
+    Asleep,
+    /// It was available, and the sleep recipe ended that.
+    PutToSleep,
+    /// It was available, so its wake proves nothing.
+    Available,
 }
 
 /// Tries the recipes of one provider. What it starts ends with it, and at `stop`.
@@ -81,8 +92,8 @@ pub async fn run(
         manner,
         stop,
     };
-    let was_available = test.prepare(provider).await?;
-    test.wake(wake, was_available).await
+    let before = test.prepare(provider).await?;
+    test.wake(wake, before).await
 }
 
 struct Test {
@@ -93,8 +104,8 @@ struct Test {
 }
 
 impl Test {
-    /// Makes sure that the backend sleeps; refuses a wake that would prove nothing. Returns whether it is available all the same.
-    async fn prepare(&self, provider: &ProviderConfig) -> Result<bool, Failure> {
+    /// Makes sure that the backend sleeps; refuses a wake that would prove nothing. Returns what it did before.
+    async fn prepare(&self, provider: &ProviderConfig) -> Result<Before, Failure> {
         let began = Instant::now();
         let verdict = self.probe.check_and_identify().await;
         let steps = provider.sleep.as_ref().map(|sleep| sleep.steps.clone());
@@ -112,7 +123,7 @@ impl Test {
                 if steps.is_some() {
                     self.print("sleep", "-", "-", "skipped: the backend isn't available")?;
                 }
-                return Ok(false);
+                return Ok(Before::Asleep);
             }
             Ok(()) => self.row("before", "probe", began.elapsed(), "available")?,
         }
@@ -120,7 +131,7 @@ impl Test {
             if self.manner.wake_anyway {
                 let result = "skipped: the backend is available before the wake";
                 self.print("sleep", "-", "-", result)?;
-                return Ok(true);
+                return Ok(Before::Available);
             }
             let taken = self.taken().await;
             return Err(anyhow!(
@@ -140,7 +151,7 @@ impl Test {
         let run = Run::sleep(runner, steps, probe, Box::pin(ready(())));
         let (outcome, ended) = self.outcome(run).await?;
         self.report("sleep", &outcome, &ended)?;
-        Ok(false)
+        Ok(Before::PutToSleep)
     }
 
     /// Who has the backend's port, if that is on this machine.
@@ -148,7 +159,7 @@ impl Test {
         self.probe.port()?.taken().await
     }
 
-    async fn wake(&self, wake: WakeConfig, was_available: bool) -> Result<Tried, Failure> {
+    async fn wake(&self, wake: WakeConfig, before: Before) -> Result<Tried, Failure> {
         let budget = wake.budget();
         let began = Instant::now();
         let run = Run::wake(self.runner.clone(), wake, self.probe.clone(), Box::pin(ready(())));
@@ -166,7 +177,7 @@ impl Test {
         Ok(Tried {
             took,
             budget,
-            was_available,
+            before,
             ended,
         })
     }

@@ -169,6 +169,35 @@ async fn a_recipe_that_fails_is_written_and_its_last_words_are_shown() {
 }
 
 #[tokio::test]
+async fn a_trial_that_is_stopped_leaves_nothing_running() {
+    let machine = Machine::with(&[]).await;
+    let pid = machine.folder().join("pid");
+    let endless = format!(
+        "echo $$ > {0}.new; mv {0}.new {0}; exec sleep 1000",
+        pid.display()
+    );
+    machine.install_ollama(&["qwen2.5:7b"], &endless);
+    let port = Port::claim();
+    let launch = machine
+        .world
+        .reveille("init")
+        .args(["--yes", "--output", &machine.file]);
+    let launch = launch.env("PATH", &machine.path).env("HOME", machine.home());
+    let launch = launch.env("OLLAMA_HOST", port.address().to_string());
+    let process = launch.args(["--ports", &port.number().to_string()]).start();
+    let child = wait_until("it was started", SOON, async || {
+        fs::read_to_string(&pid).ok()?.trim().parse::<u32>().ok()
+    })
+    .await;
+    process.stop(SOON).await;
+    assert!(!is_alive(child), "{}", process.log());
+    has(
+        &process.log(),
+        (&["ended what the recipe had started"], &["Next:", "doesn't work"]),
+    );
+}
+
+#[tokio::test]
 async fn a_running_server_is_stopped_for_its_trial_only_when_told() {
     for (name, imitates, provider, notes) in [
         (
@@ -255,7 +284,7 @@ async fn what_sleeps_over_http_is_put_to_sleep_for_its_trial_only_when_told() {
         let works = format!("`{provider}` works: it slept, and was awake after");
         // An Ollama that has loaded nothing is asleep already.
         let works = if provider == "ollama" {
-            "`ollama` works: it"
+            "`ollama` works: it was awake after"
         } else {
             &works
         };
@@ -343,7 +372,11 @@ async fn a_model_file_is_served_by_an_installed_llama_server_under_the_name_of_t
     fs::write(&file, header).expect("a file");
     let port = Port::claim();
     let said = machine
-        .says(port.number(), &["--yes", "Qwen3-8B-Q4_K_M.gguf"], 0)
+        .says(
+            port.number(),
+            &["--yes", "Qwen3-8B-Q4_K_M.gguf", "./Qwen3-8B-Q4_K_M.gguf"],
+            0,
+        )
         .await;
     has(
         &said,

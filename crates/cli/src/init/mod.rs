@@ -88,8 +88,13 @@ pub async fn run(args: &Init) -> Result<(), Failure> {
     if !args.force && output.exists() {
         return Err(exists(output));
     }
-    let files = args.files.iter().map(|file| model_file(file));
-    let files = files.collect::<Result<Vec<_>, _>>()?;
+    let mut files: Vec<Gguf> = vec![];
+    for file in &args.files {
+        let file = model_file(file)?;
+        if !files.contains(&file) {
+            files.push(file);
+        }
+    }
     let mut answers = Answers::of(args.yes, args.try_running);
     let found = look_for(&args.ports.ports, &files).await?;
     let something = !found.is_empty();

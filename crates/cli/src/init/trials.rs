@@ -6,7 +6,7 @@ use crate::{
     failure::Failure,
     logging::notice,
     signals::Signals,
-    trial::{self, Manner, Tried, seconds},
+    trial::{self, Before, Manner, Tried, seconds},
 };
 use anyhow::anyhow;
 use reveille_agent::{config::Config, listeners::listener_on};
@@ -67,14 +67,15 @@ pub async fn run<'a>(
             return tried.and(Err(anyhow!("stopped").into()));
         }
         match tried {
-            Ok(tried) => notice(format_args!("`{provider}` works: {}.", outcome(*trial, &tried))),
+            Ok(tried) => notice(format_args!("`{provider}` works: {}.", outcome(&tried))),
             Err(error) => {
                 let stays = match trial {
                     Trial::AfterStopping { pid, .. } => format!(
                         " If process {} was stopped, start that server again as you did before.",
                         pid.as_raw_pid()
                     ),
-                    Trial::Now | Trial::Stopped => String::new(),
+                    Trial::Now => " It may be left asleep.".to_owned(),
+                    Trial::Stopped => String::new(),
                 };
                 notice(format_args!("`{provider}` doesn't work yet: {error}.{stays}"));
                 failed.push(*provider);
@@ -141,11 +142,10 @@ async fn end(pid: Pid, address: SocketAddr) -> Result<(), Failure> {
     Ok(())
 }
 
-fn outcome(trial: Trial, tried: &Tried) -> String {
-    let slept = if trial == Trial::Now {
-        "it slept, and "
-    } else {
-        "it "
+fn outcome(tried: &Tried) -> String {
+    let slept = match tried.before {
+        Before::PutToSleep => "it slept, and ",
+        Before::Asleep | Before::Available => "it ",
     };
     let left = match tried.ended {
         true => ", and was stopped again",

@@ -70,7 +70,8 @@ impl Places<'_> {
 
     /// A program's name as a config should have it. An agent that a service manager starts has another `PATH` than a terminal.
     fn program(&self, name: &str) -> Option<String> {
-        let file = find_program(name, self.path.as_deref()).ok()?;
+        // A folder of `PATH` may be a relative one.
+        let file = std::path::absolute(find_program(name, self.path.as_deref()).ok()?).ok()?;
         let is_usual = USUAL_FOLDERS
             .iter()
             .any(|folder| file.parent() == Some(Path::new(folder)));
@@ -268,7 +269,8 @@ impl Search<'_> {
             }
             (given, _) => given.to_vec(),
         };
-        let only = files.len() == 1 && !self.runs(Server::LlamaCpp);
+        let count = files.len();
+        let only = count == 1 && !self.runs(Server::LlamaCpp);
         for file in files {
             let path = file.path.display().to_string();
             let served = self
@@ -301,6 +303,12 @@ impl Search<'_> {
             }
             let mut how =
                 Installed::serve(program.clone().unwrap_or_else(|| "llama-server".to_owned()), args);
+            if count > 1 {
+                how.note = Some(
+                    "If it doesn't fit into memory beside the others, give each of them `exclusive = \"gpu\"`: then they take turns."
+                        .to_owned(),
+                );
+            }
             if program.is_none() {
                 how.lacks = Some(
                     "llama.cpp's server, `llama-server`, isn't in PATH: install it, or name it by its path, and uncomment this."
@@ -406,7 +414,7 @@ impl Search<'_> {
                 "LM Studio's models are here, but its command, `lms`, isn't: run LM Studio once, and `reveille init --force` again."
                     .to_owned()
             }),
-            note: Some("Its models are published once it has been awake.".to_owned()),
+            note: Some("Its models are published once it has been awake while the agent runs: `reveille wake lm-studio` wakes it.".to_owned()),
         };
         self.add("lm-studio".to_owned(), Server::LmStudio, port, vec![], how);
     }

@@ -263,7 +263,13 @@ fn given_model_files_are_served_each_on_a_port_of_its_own_by_names_that_are_no_p
     assert_eq!(args(served(&provider)), expected);
 
     machine.taken = vec![8080];
-    let two = active(&machine.look(&[], &USUAL, &[chat.clone(), embeds]));
+    let stopped = machine.look(&[], &USUAL, &[chat.clone(), embeds]);
+    let reasons = config("gpu-box", None, &stopped.backends).reasons;
+    assert!(
+        reasons.iter().all(|reason| reason.contains("`exclusive = ")),
+        "{reasons:?}"
+    );
+    let two = active(&stopped);
     let names: Vec<_> = two.iter().map(|provider| provider.name.as_str()).collect();
     assert_eq!(names, ["llama-cpp-qwen3-8b-q4_k_m", "llama-cpp-nomic"]);
     assert_eq!(args(served(&two[0])).last(), Some(&"8081"));
