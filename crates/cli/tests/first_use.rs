@@ -93,9 +93,11 @@ body = "hidden-body"
 [[provider]]
 name = "served"
 base_url = "http://127.0.0.1:8001"
+probe = { path = "/is_sleeping?token=hidden-probe" }
 
 [provider.wake]
 max_wait = "90s"
+verify = { path = "/v1/completions?token=hidden-verify", model = "m" }
 
 [[provider.wake.step]]
 type = "command"
@@ -131,9 +133,10 @@ fn config_show_tells_each_value_with_its_origin_and_no_secret() {
     );
     assert_eq!(
         origin("provider[1].wake.max_wait = \"90s\""),
-        format!("{file}:22")
+        format!("{file}:23")
     );
-    assert_eq!(origin("provider[1].wake.step[0].command"), format!("{file}:26"));
+    assert_eq!(origin("provider[1].wake.step[0].command"), format!("{file}:28"));
+    origin("provider[1].probe.path = \"/is_sleeping?[redacted]\"");
     assert_eq!(origin("provider[1].wake.step[0].timeout = \"30s\""), "default");
 
     let other = "nats://127.0.0.1:5222";
