@@ -20,6 +20,7 @@ pub mod fetch;
 pub mod hub;
 mod json_match;
 pub mod listeners;
+pub mod local_checks;
 pub mod models;
 pub mod output;
 mod own_hub;

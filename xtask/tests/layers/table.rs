@@ -47,7 +47,7 @@ const AGENT: Layers = Layers {
         &["recipe"],
         &["recipe/runner"],
         &["recipe/timeline"],
-        &["probe"],
+        &["local_checks", "probe"],
         &["child", "models", "owner_policy", "verify"],
         &[
             "child/shims",

@@ -13,7 +13,7 @@ mod shims;
 
 pub use hint::Hint;
 pub use orphans::{ChildrenLock, Orphans};
-pub use program::find as find_program;
+pub use program::{Unusable, find as find_program};
 pub use report::Exit;
 pub use shim::shim_main;
 pub use shims::{SHIM, Shims};
@@ -136,7 +136,7 @@ impl Child {
     /// # Errors
     /// When the program can't be found or started.
     pub async fn start(shims: &Shims, start: Start<'_>) -> Result<Self, NotStarted> {
-        let launch = launch(shims, start).map_err(|reason| not_found(reason, start.command))?;
+        let launch = launch(shims, start)?;
         let broken = |what: &str| NotStarted::from(format!("the command's supervisor {what}"));
         let shim = timeout(START_LIMIT, shims.give(&launch))
             .await
@@ -265,15 +265,18 @@ impl Child {
     }
 }
 
-fn not_found(reason: &'static str, command: &CommandAction) -> NotStarted {
-    let not_executable = reason == program::NOT_EXECUTABLE;
-    NotStarted {
-        reason: reason.to_owned(),
-        hint: not_executable.then(|| Hint::NotExecutable(Some(command.program.clone()))),
+impl From<Unusable> for NotStarted {
+    fn from(reason: Unusable) -> Self {
+        let shown = reason.to_string();
+        let hint = match reason {
+            Unusable::NotExecutable(file) => Some(Hint::NotExecutable(Some(file.display().to_string()))),
+            Unusable::NotInPath | Unusable::Missing | Unusable::Closed | Unusable::NotAFile => None,
+        };
+        Self { reason: shown, hint }
     }
 }
 
-fn launch(shims: &Shims, start: Start<'_>) -> Result<Launch, &'static str> {
+fn launch(shims: &Shims, start: Start<'_>) -> Result<Launch, NotStarted> {
     let end = start
         .end
         .map(|end| program(shims, &end.command).map(|program| (program, end.timeout)));
@@ -291,7 +294,7 @@ fn launch(shims: &Shims, start: Start<'_>) -> Result<Launch, &'static str> {
     })
 }
 
-fn program(shims: &Shims, command: &CommandAction) -> Result<Program, &'static str> {
+fn program(shims: &Shims, command: &CommandAction) -> Result<Program, NotStarted> {
     let own = command.env.iter().map(|(name, value)| (name, value.reveal()));
     let path = own
         .clone()
@@ -305,7 +308,7 @@ fn program(shims: &Shims, command: &CommandAction) -> Result<Program, &'static s
         file: program::find(&command.program, path)?,
         args: args.collect(),
         variables: variables.collect(),
-        folder: folder(shims, command)?,
+        folder: folder(shims, command).map_err(|reason| NotStarted::from(reason.to_owned()))?,
     })
 }
 

@@ -97,6 +97,7 @@ async fn serve(args: Agent, hangups: Hangups) -> Result<(), Failure> {
     };
     let key = agent_key(&config)?;
     logging::start()?;
+    config::warn_of_mistakes(&config);
     let file = ConfigFile {
         path: file,
         allow_plaintext: false,
