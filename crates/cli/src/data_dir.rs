@@ -4,7 +4,10 @@
 use crate::{logging::notice, whole_file};
 use anyhow::{Context, Result, anyhow, bail};
 use reveille_bus::private_file;
-use rustix::process::{Pid, test_kill_process};
+use rustix::{
+    fs::{Access, access},
+    process::{Pid, test_kill_process},
+};
 use serde::{Deserialize, Serialize};
 use std::{
     env,
@@ -134,11 +137,41 @@ async fn lock_for_us(lock: &mut File, path: &Path, patience: Duration) -> Result
 }
 
 fn refused(path: &Path, holder: &str) -> anyhow::Error {
+    let serves = running_up(path).map(|up| format!(" and serves {}", up.api.as_str().trim_end_matches('/')));
     let path = path.display();
     anyhow!(
-        "another `reveille up` (process {holder}) is using the data directory {path}: stop it, or use --data-dir \
-         for another folder"
+        "another `reveille up` (process {holder}) is using the data directory {path}{}: stop it with `reveille down \
+         --data-dir {path}`, or give this one both --data-dir and --listen",
+        serves.unwrap_or_default()
     )
+}
+
+/// Checks that no other run has a folder, and that it can be written to, before anything else is tried.
+///
+/// # Errors
+/// When it can't be used.
+pub fn usable(path: &Path) -> Result<()> {
+    if let Some(holder) = holder(path).filter(|holder| is_locked(path) && is_alive(holder)) {
+        return Err(refused(path, &holder));
+    }
+    let there = path.ancestors().find(|folder| folder.exists());
+    let there = there.filter(|there| !there.as_os_str().is_empty());
+    let there = there.unwrap_or(Path::new("."));
+    let problem = if there.is_dir() {
+        access(there, Access::WRITE_OK | Access::EXEC_OK)
+            .err()
+            .map(|error| error.to_string())
+    } else {
+        Some("it is not a directory".to_owned())
+    };
+    match problem {
+        None => Ok(()),
+        Some(problem) => Err(anyhow!(
+            "cannot keep the data directory {} in {}: {problem}; use --data-dir for a folder that this user may write to",
+            path.display(),
+            there.display()
+        )),
+    }
 }
 
 /// Whether a run holds this folder. Tries the lock for an instant and releases it.

@@ -259,6 +259,18 @@ fn a_second_run_on_the_same_data_is_refused_and_after_the_first_one_finds_its_jo
         said.contains(&format!("process {}", first.pid())) && said.contains("--data-dir"),
         "{said}"
     );
+    // The port is taken as well, and only the data directory is worth a word.
+    let same = up(first.folder.path(), first.port)
+        .output()
+        .expect("it can be run");
+    let said = String::from_utf8_lossy(&same.stderr);
+    let data = first.folder.path().join("data").display().to_string();
+    for part in [
+        format!("and serves http://127.0.0.1:{}: stop it with", first.port),
+        format!("`reveille down --data-dir {data}`, or give this one both --data-dir and --listen"),
+    ] {
+        assert!(said.contains(&part), "{part} is not in: {said}");
+    }
     assert!(first.is_ready(), "the first one was disturbed");
     let (exit, folder) = first.end(Signal::TERM);
     assert_eq!(exit, Some(0));
@@ -317,6 +329,48 @@ fn a_detached_backend_has_no_file_of_ours_and_the_next_run_starts_beside_it() {
     assert!(is_alive(backend.0), "it is gone, so this shows nothing");
     assert!(again.is_ready());
     assert_eq!(ours, [] as [PathBuf; 0]);
+}
+
+/// Runs a command in a terminal of its own, and passes on what it prints.
+const IN_A_TERMINAL: &str = "import pty, sys; pty.spawn(sys.argv[1:])";
+
+#[test]
+fn in_a_terminal_the_banner_comes_first_and_the_log_after_it() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (data, printed) = (folder.path().join("data"), folder.path().join("printed"));
+    let mut terminal = reveille(&[]);
+    let program = terminal.get_program().to_owned();
+    let variables: Vec<_> = terminal
+        .get_envs()
+        .map(|(name, value)| (name.to_owned(), value.map(ToOwned::to_owned)))
+        .collect();
+    terminal = Command::new("python3");
+    for (name, value) in variables {
+        match value {
+            Some(value) => terminal.env(name, value),
+            None => terminal.env_remove(name),
+        };
+    }
+    terminal.args(["-c", IN_A_TERMINAL]).arg(program);
+    terminal.args([
+        "up",
+        "--listen",
+        &format!("127.0.0.1:{}", free_port()),
+        "--data-dir",
+    ]);
+    terminal.arg(&data).stdin(Stdio::null());
+    terminal.stdout(File::create(&printed).expect("a file"));
+    let mut process = terminal.spawn().expect("python3 can be run");
+    let said = || fs::read_to_string(&printed).unwrap_or_default();
+    wait_until("it said that it is up", || {
+        said().contains("Press Ctrl-C to stop")
+    });
+    let stopped = reveille(&["down", "--data-dir"]).arg(&data).output();
+    assert!(stopped.expect("the program can be run").status.success());
+    process.wait().expect("it ends");
+    let said = said();
+    assert!(said.trim_start().starts_with("reveille is up"), "{said}");
+    assert!(said.contains("INFO"), "nothing is logged later:\n{said}");
 }
 
 #[test]

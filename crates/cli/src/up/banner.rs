@@ -7,12 +7,16 @@ use crate::{
     },
     enroll::Token,
     failure::Failure,
-    logging::notice,
+    logging::{self, notice},
     sd_notify,
 };
 use jiff::tz::TimeZone;
 use reqwest::Method;
-use reveille_agent::config::Config;
+use reveille_agent::{
+    config::{Config, ProviderConfig, WakeConfig},
+    listeners::LocalPort,
+    local_checks::mistakes,
+};
 use reveille_api::keys::SecretKey;
 use serde_json::json;
 use std::{
@@ -34,6 +38,11 @@ const SUGGESTED: &str = "gpu-box";
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// The check of `/readyz` that fails until this run's agent has published its providers.
 const OWN_AGENT: &str = "agent";
+/// How long to wait for Postgres, whose tables a first start creates, before the banner says that it can't be reached.
+const DATABASE_WITHIN: Duration = Duration::from_secs(3);
+const IN_POSTGRES: &str = "in Postgres";
+const NO_DATABASE: &str = "in Postgres, which can't be reached: lists and history are unavailable, requests still work\n          \
+                           (`reveille doctor --database-url URL` says why)";
 
 /// What is running, and where.
 #[derive(Debug)]
@@ -51,6 +60,7 @@ pub struct Banner {
     agents: Option<String>,
     /// The command with which a machine joins, and until when it works.
     join: Option<(Token, String)>,
+    warnings: Vec<String>,
     /// The config of this run's agent.
     agent: Option<Config>,
     /// The journal's last commit before our agent started.
@@ -72,10 +82,11 @@ impl Banner {
             api,
             root_key,
             nats,
-            lists: if database { "in Postgres" } else { "in memory" },
+            lists: if database { IN_POSTGRES } else { "in memory" },
             agents,
             own_ca: None,
             join: None,
+            warnings: vec![],
             agent: None,
             before: 0,
         })
@@ -89,6 +100,7 @@ impl Banner {
     /// Waits until the API is ready; prints a line if that takes long.
     pub async fn api_is_ready(&mut self) {
         if !until(READY_WITHIN, async || self.waits_only_for_agent().await).await {
+            logging::all();
             notice("The API isn't ready yet; the log says why. Still trying.");
             until(Duration::MAX, async || self.waits_only_for_agent().await).await;
         }
@@ -125,9 +137,14 @@ impl Banner {
         Ok((Token::of(None, &Url::parse(&self.api)?, &issued)?, until))
     }
 
-    /// Announces that the config's providers are about to be registered.
-    pub fn expect(&mut self, config: &Config) {
+    /// Announces that the config's providers are about to be registered, and looks for what the owner must do about them.
+    pub async fn expect(&mut self, config: &Config) {
         self.agent = Some(config.clone());
+        for provider in &config.providers {
+            let found = mistakes(provider).into_iter().chain(runs_already(provider).await);
+            self.warnings
+                .extend(found.map(|found| format!("{}: {found}", provider.name)));
+        }
     }
 
     /// Whether the API has all it needs, except for our agent, which starts after it.
@@ -145,7 +162,10 @@ impl Banner {
     }
 
     /// Waits until the config's providers are registered, but not for ever, and returns all providers.
-    pub async fn providers(&self) -> Vec<Row> {
+    pub async fn providers(&mut self) -> Vec<Row> {
+        if self.lists == IN_POSTGRES && !until(DATABASE_WITHIN, async || self.has_lists().await).await {
+            self.lists = NO_DATABASE;
+        }
         let mut providers = vec![];
         until(REGISTERED_WITHIN, async || {
             if let Ok(page) = self.client.providers().await {
@@ -160,6 +180,12 @@ impl Banner {
     /// Prints the banner.
     pub fn show(&self, providers: &[Row]) {
         notice(self.text(providers).trim_end());
+    }
+
+    async fn has_lists(&self) -> bool {
+        let asked = self.client.request(Method::GET, "/reveille/v1/status");
+        let answer = self.client.json::<Row>(asked).await;
+        answer.is_ok_and(|status| status["rows"]["applied"].is_u64())
     }
 
     fn text(&self, providers: &[Row]) -> String {
@@ -196,6 +222,9 @@ impl Banner {
         );
         if !self.is_complete(providers) {
             text += "          some of its providers aren't registered yet; the log says why\n";
+        }
+        for warning in &self.warnings {
+            let _ = writeln!(text, "  warning {warning}");
         }
         if !providers.is_empty() {
             let _ = write!(text, "\n{}\n", indented(&table(PROVIDERS, providers)));
@@ -253,6 +282,17 @@ fn suggested(is_taken: impl Fn(&str) -> bool) -> String {
     names.find(|name| !is_taken(name)).unwrap_or_default()
 }
 
+/// That an idle backend won't be put to sleep, since somebody else has started it, and what to do.
+async fn runs_already(provider: &ProviderConfig) -> Option<String> {
+    provider.sleep.as_ref()?.idle_after?;
+    provider.wake.as_ref().filter(|wake| WakeConfig::serves(wake))?;
+    let taken = LocalPort::of(&provider.base_url)?.taken().await?;
+    Some(format!(
+        "{taken}, and Reveille ends only what it has started itself, so `idle_after` has no effect: end that program once (a \
+         service with `systemctl disable --now`), and requests start it from then on"
+    ))
+}
+
 fn indented(lines: &str) -> String {
     let lines: Vec<_> = lines.lines().map(|line| format!("  {line}")).collect();
     lines.join("\n")
@@ -286,7 +326,7 @@ mod tests {
         let mut banner = Banner::new(api, nats, None, false, &root, file).unwrap();
         let text =
             "[agent]\nname = 'gpu-box'\n[[provider]]\nname = 'vllm'\nbase_url = 'http://127.0.0.1:8000'\n";
-        banner.expect(&Config::parse(text, "reveille.toml", &|_| None).unwrap());
+        banner.agent = Some(Config::parse(text, "reveille.toml", &|_| None).unwrap());
         banner.before = 7;
         banner
     }
@@ -306,6 +346,43 @@ mod tests {
         let text = banner(true).text(&[provider(8)]);
         assert!(!text.contains("rv_"), "{text}");
         insta::assert_snapshot!(text);
+    }
+
+    #[tokio::test]
+    async fn an_idle_backend_that_somebody_else_has_started_is_told_with_what_to_do() {
+        let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("http://{}", taken.local_addr().unwrap());
+        let expect = async |run: &str| {
+            let text = format!(
+                "[[provider]]\nname = 'ollama'\nbase_url = '{url}'\nmodels = ['m']\n[provider.wake]\ntype = 'command'\n\
+                 command = 'sh'\nrun = '{run}'\n[provider.sleep]\nidle_after = '15m'\n{}",
+                if run == "serve" {
+                    ""
+                } else {
+                    "type = 'command'\ncommand = 'true'\n"
+                }
+            );
+            let mut banner = banner(false);
+            banner
+                .expect(&Config::parse(&text, "reveille.toml", &|_| None).unwrap())
+                .await;
+            banner.text(&[])
+        };
+        let said = expect("serve").await;
+        let own = format!("(process {}), and Reveille ends only", std::process::id());
+        for part in [
+            "\n  warning ollama: port ",
+            &own,
+            "`idle_after` has no effect: end that program once",
+        ] {
+            assert!(said.contains(part), "{part} is not in:\n{said}");
+        }
+        assert!(
+            !expect("once").await.contains("warning"),
+            "its recipe puts it to sleep"
+        );
+        drop(taken);
+        assert!(!expect("serve").await.contains("warning"), "nothing runs");
     }
 
     #[test]

@@ -109,10 +109,14 @@ pub async fn run(args: Up, hangups: Hangups) -> Result<(), Failure> {
     let serve = args.serve;
     let database_url = serve.database.database_url;
     let rows = rows(database_url.as_deref())?;
-    logging::start()?;
+    logging::start_calmly()?;
+    if !logging::is_calm() {
+        config.iter().for_each(config::warn_of_mistakes);
+    }
     if let Some(theirs) = &theirs {
         theirs.warn_of_plaintext();
     }
+    data_dir::usable(&data_dir)?;
     let agents = args
         .agents
         .map(|listens| AgentsPort::prepare(listens, &data_dir, &serve.origin.hosts))
@@ -216,7 +220,7 @@ async fn until_ended(
         () = banner.api_is_ready() => hub.mark_journal(),
     }
     if let Some(agent) = &agent {
-        banner.expect(&agent.config);
+        banner.expect(&agent.config).await;
     }
     banner.invite().await;
     if let Some(agent) = agent {
@@ -228,6 +232,7 @@ async fn until_ended(
             let providers = banner.providers().await;
             own_agent.cancel();
             banner.show(&providers);
+            logging::all();
             sd_notify::ready();
             pending().await
         } => never,

@@ -51,7 +51,7 @@ async fn search(candidates: Vec<PathBuf>) -> Result<ServerProgram> {
     for candidate in candidates.into_iter().filter(|candidate| candidate.is_file()) {
         match examine(&candidate).await {
             Ok(found) => return Ok(found),
-            Err(reason) => seen += &format!("\n  {} {reason}", candidate.display()),
+            Err(reason) => seen += &format!("; {} {reason}", candidate.display()),
         }
     }
     let (major, minor, _) = MIN_SERVER;
@@ -99,7 +99,12 @@ async fn examine(path: &Path) -> Result<ServerProgram, String> {
         .to_owned();
     match numbers(&version) {
         None => Err("doesn't print its version".to_owned()),
-        Some(found) if found < MIN_SERVER => Err(format!("is too old: {version}")),
+        Some(found) if found < MIN_SERVER => {
+            let (major, minor, _) = MIN_SERVER;
+            Err(format!(
+                "is too old: {version}; Reveille needs {major}.{minor} or newer"
+            ))
+        }
         Some(_) => Ok(ServerProgram {
             path: path.to_owned(),
             version,
