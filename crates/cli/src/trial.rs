@@ -3,9 +3,11 @@
 use crate::{data_dir::AGENT_STATE, failure::Failure};
 use anyhow::{Context, anyhow};
 use reveille_agent::{
+    BackendClient,
     child::{Orphans, Shims},
     config::{Config, ProviderConfig, WakeConfig},
     fetch,
+    models::discover,
     output::OutputFile,
     probe::Probe,
     recipe::{Ended, Outcome, Progress, Run, Runner},
@@ -81,7 +83,8 @@ pub async fn run(
     let work =
         work.with_context(|| format!("can't make a folder for commands in {}", state.path().display()))?;
     let test = Test {
-        probe: Probe::new(to_backend, provider),
+        probe: Probe::new(to_backend.clone(), provider),
+        backend: to_backend.into(),
         runner: Arc::new(Runner {
             client,
             shims: Shims::of_this_program()?
@@ -93,11 +96,12 @@ pub async fn run(
         stop,
     };
     let before = test.prepare(provider).await?;
-    test.wake(wake, before).await
+    test.wake(wake, provider, before).await
 }
 
 struct Test {
     probe: Probe,
+    backend: BackendClient,
     runner: Arc<Runner>,
     manner: Manner,
     stop: CancellationToken,
@@ -159,13 +163,35 @@ impl Test {
         self.probe.port()?.taken().await
     }
 
-    async fn wake(&self, wake: WakeConfig, before: Before) -> Result<Tried, Failure> {
+    /// Warns of a model of the config that the backend doesn't list: requests for it will fail.
+    async fn models(&self, provider: &ProviderConfig) -> Result<(), Failure> {
+        let listed = discover(self.backend.clone(), provider.clone(), None).await;
+        let named = provider.models.as_deref().unwrap_or_default();
+        let Some(model) = listed.as_ref().and_then(|listed| listed.lacks(named)) else {
+            return Ok(());
+        };
+        let result = format!(
+            "WARNING: the backend doesn't list `{model}`, so requests for it will fail: load or pull it there, or correct \
+             `models`"
+        );
+        self.print("after", "models", "-", &result)
+    }
+
+    async fn wake(
+        &self,
+        wake: WakeConfig,
+        provider: &ProviderConfig,
+        before: Before,
+    ) -> Result<Tried, Failure> {
         let budget = wake.budget();
         let began = Instant::now();
         let run = Run::wake(self.runner.clone(), wake, self.probe.clone(), Box::pin(ready(())));
         let (outcome, mut ended) = self.outcome(run).await?;
         let took = began.elapsed();
         let reported = self.report("wake", &outcome, &ended);
+        if reported.is_ok() {
+            self.models(provider).await?;
+        }
         let child = ended.served.take();
         let ended = child.is_some();
         if let Some(child) = child {

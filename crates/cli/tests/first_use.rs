@@ -52,7 +52,7 @@ fn init_without_a_backend_writes_a_legal_template_says_what_to_do_and_overwrites
     assert!(first.status.success(), "{}", err(&first));
     for part in [
         "nothing listens",
-        "the file is a template",
+        "The file is a template",
         "reveille init --force",
     ] {
         assert!(err(&first).contains(part), "{part} is not in: {}", err(&first));

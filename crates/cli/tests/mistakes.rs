@@ -118,7 +118,7 @@ const MISTAKES: &[Mistake] = &[
     Mistake { number: "14", what: "a command that boots for too long",
         comes: Ends(served!("\"sleep\"", "args = [\"1000\"]\nmax_wait = \"1s\"\n"), RECIPE, 1, &["listens on no port yet", "raise `max_wait`"]) },
     Mistake { number: "15", what: "a command that returns at once",
-        comes: Ends(served!("\"true\"", ""), RECIPE, 1, &["exited with code 0 and has left nothing running", "run = \"once\""]) },
+        comes: Ends(served!("\"true\"", ""), RECIPE, 1, &["exited with code 0", "run = \"once\""]) },
     Mistake { number: "15", what: "a command that goes into the background",
         comes: Ends(served!("\"{folder}/daemon\"", ""), RECIPE, 1, &["was ended: `sleep`", "run = \"detach\""]) },
     Mistake { number: "16", what: "a model that the backend lacks",

@@ -271,9 +271,25 @@ async fn await_boot(
     running: &mut Option<Child>,
     earlier: Option<&Earlier>,
 ) -> Result<(), Failed> {
-    let failed = tokio::select! {
-        Some(failed) = OptionFuture::from(running.as_mut().map(served_ended)) => failed,
-        booted = boot(max_wait, probe, earlier) => return booted,
+    let ended = tokio::select! {
+        Some(failed) = OptionFuture::from(running.as_mut().map(served_ended)) => Ok(failed),
+        booted = boot(max_wait, probe, earlier) => Err(booted),
+    };
+    let failed = match ended {
+        Ok(failed) => failed,
+        Err(Ok(())) => return Ok(()),
+        Err(Err(failed)) => {
+            let instead = OptionFuture::from(
+                probe
+                    .port()
+                    .zip(running.as_ref())
+                    .map(|(port, child)| port.instead(child.id())),
+            );
+            return Err(Failed {
+                reason: with(failed.reason, instead.await.flatten()),
+                ..failed
+            });
+        }
     };
     let left = running.as_ref().is_some_and(|child| !child.left().is_empty());
     let taken = match earlier {
