@@ -156,7 +156,9 @@ impl Packages {
             )?;
         }
         tree.folder("share/man/man1", &pages)?;
-        tree.folder("lib/systemd/system", &root().join("packaging/systemd"))?;
+        let units = root().join("packaging/systemd");
+        tree.folder("lib/systemd/system", &units)?;
+        tree.folder("lib/systemd/user", &units.join("user"))?;
         let docs = "share/doc/reveille";
         for file in ["LICENSE", "CHANGELOG.md"] {
             tree.file(&format!("{docs}/{file}"), &root().join(file))?;

@@ -36,10 +36,13 @@ impl Tree {
         self.chmod(place, "755")
     }
 
-    /// The files of a folder.
+    /// The files of a folder, without those of folders in it.
     pub fn folder(&self, place: &str, from: &Path) -> Result<()> {
         for file in fs::read_dir(from).with_context(|| format!("cannot read {}", from.display()))? {
             let file = file?;
+            if file.file_type()?.is_dir() {
+                continue;
+            }
             let name = file.file_name();
             self.file(&format!("{place}/{}", name.to_string_lossy()), &file.path())?;
         }
