@@ -85,8 +85,9 @@ impl Hub {
         ] {
             let mut channel = self.channel(&format!("log of the {name}"), process.log().into_bytes());
             if name == "agent" {
-                // The last lines of a command that failed.
+                // The last lines of a command that failed, and which program its owner has to install.
                 channel.allowed = printed_by_the_failing_command();
+                channel.allowed.push("path of a program");
             }
             channels.push(channel);
         }
