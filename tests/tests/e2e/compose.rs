@@ -359,6 +359,7 @@ impl Engine {
 }
 
 #[tokio::test]
+#[ignore = "slow: run by cargo xtask test --all"]
 async fn the_services_of_the_compose_file_wake_the_demo_backend_and_answer_from_postgres() {
     let ports = Ports {
         nats: Port::claim(),
