@@ -310,8 +310,8 @@ fn a_detached_backend_has_no_file_of_ours_and_the_next_run_starts_beside_it() {
     );
     let first = Up::start_with(&(CONFIG.to_owned() + &wake), folder);
     let api = format!("http://127.0.0.1:{}", first.port);
-    // The wake fails, since this backend answers nobody.
-    let woken = reveille(&["wake", "box/idle", "--api", &api]).output();
+    // The wake fails, since this backend answers nobody. By then its command has ended: a stop would end what it starts before.
+    let woken = reveille(&["wake", "box/idle", "--wait", "--api", &api]).output();
     woken.expect("the program can be run");
     wait_until("the backend was started", || written.exists());
     let pid = fs::read_to_string(&written).expect("a pid");
