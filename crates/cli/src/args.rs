@@ -18,7 +18,7 @@ const DEFAULT_BODY: &str = "32MiB";
 /// What `--max-body` may be, in bytes.
 const BODY_BYTES: RangeInclusive<u64> = 1024..=MAX_BODY_BYTES;
 /// Where clients look for the API by default.
-pub const DEFAULT_API: &str = "http://127.0.0.1:8420";
+const DEFAULT_API: &str = "http://127.0.0.1:8420";
 
 /// How a process of the hub reaches its NATS servers and other machines.
 #[derive(Debug, Clone, Default, Args)]

@@ -82,7 +82,9 @@ fn key_of(rows: &[Row], given: &str) -> anyhow::Result<KeyId> {
     let by_name = ids(&|row| field(row, "name") == given && is_usable(row));
     let by_id = ids(&|row| field(row, "id") == given);
     let by_prefix = ids(&|row| given.len() >= MIN_PREFIX && field(row, "id").starts_with(given));
-    for found in [by_id, by_name, by_prefix] {
+    // Revoking a revoked key again changes nothing, by its name too.
+    let once_by_name = ids(&|row| field(row, "name") == given);
+    for found in [by_id, by_name, by_prefix, once_by_name] {
         match found.as_slice() {
             [one] => return Ok(one.parse()?),
             [] => {}
@@ -172,6 +174,7 @@ mod tests {
             key("k7mq3v9x4a1b", "laptop", "revoked"),
             key("zz00zz00zz00", "ci", "issued"),
             key("zz11zz00zz00", "ci", "issued"),
+            key("aa00aa00aa00", "old", "revoked"),
         ];
         let found =
             |given: &str| key_of(&rows, given).map_or_else(|error| error.to_string(), |id| id.to_string());
@@ -179,6 +182,7 @@ mod tests {
             ("k7mq3v9x4a1b", "k7mq3v9x4a1b"),
             ("k7mq2", "k7mq2v9x4a1b"),
             ("laptop", "k7mq2v9x4a1b"),
+            ("old", "aa00aa00aa00"),
             (
                 "k7mq",
                 "`k7mq` may be any of the keys k7mq2v9x4a1b, k7mq3v9x4a1b: name one by its id",

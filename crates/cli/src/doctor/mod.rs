@@ -43,7 +43,8 @@ pub struct Doctor {
     pub database: DatabaseUrl,
     #[command(flatten)]
     pub data_dir: DataDirArg,
-    /// URL of the API [default: http://127.0.0.1:8420, which needn't be running].
+    /// URL of the API [default: that of the `up` that uses the data directory, or else http://127.0.0.1:8420, which needn't be
+    /// running].
     #[arg(long, env = "REVEILLE_API_URL", value_name = "URL")]
     pub api: Option<Url>,
     /// PEM file of the certificate authorities to trust for the API instead of the system's.
