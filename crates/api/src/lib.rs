@@ -25,4 +25,5 @@ mod service;
 pub mod wakes;
 
 pub use config::{AgentAuth, AgentHub, Config, DEFAULT_BODY_BYTES, JoinAddresses};
+pub use inference::endpoint::{ServedPath, served_paths};
 pub use service::{ApiFailure, run};

@@ -27,13 +27,15 @@ pub use ids::{CommandId, Epoch, ReportId, ReportSeq, SessionId, TokenId, WakeId}
 pub use key::{Key, KeyCommand, KeyEvent, KeyRejection, Scope, Scopes};
 pub use model::{MAX_CAPABILITIES, ModelDetails, latest_alias, named};
 pub use names::{
-    AgentName, Capability, GroupName, InvalidName, KeyId, KeyName, MAX_CAPABILITY_BYTES, MAX_KEY_NAME_BYTES,
-    MAX_MODEL_NAME_BYTES, MAX_TOKEN_BYTES, ModelName, ProviderId, ProviderName,
+    AgentName, Capability, ExtraPath, GroupName, InvalidName, KeyId, KeyName, MAX_CAPABILITY_BYTES,
+    MAX_KEY_NAME_BYTES, MAX_MODEL_NAME_BYTES, MAX_PATH_BYTES, MAX_TOKEN_BYTES, ModelName, ProviderId,
+    ProviderName,
 };
 pub use provider::{Provider, ProviderCommand, ProviderEvent, Rejection, Status};
 pub use secret::SecretHash;
 pub use spec::{
-    Availability, InvalidSpec, MAX_GROUPS, MAX_MODELS, MAX_WAKE_BUDGET, ProviderSpec, RecipeKind, WakeSpec,
+    Availability, InvalidSpec, MAX_EXTRA_PATHS, MAX_GROUPS, MAX_MODELS, MAX_WAKE_BUDGET, ProviderSpec,
+    RecipeKind, WakeSpec,
 };
 pub use time::Timestamp;
 pub use wake::{

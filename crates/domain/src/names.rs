@@ -12,6 +12,9 @@ pub const MAX_MODEL_NAME_BYTES: usize = 256;
 /// The longest name of a capability, in bytes.
 pub const MAX_CAPABILITY_BYTES: usize = 32;
 
+/// The longest path at a backend, in bytes.
+pub const MAX_PATH_BYTES: usize = 128;
+
 /// The shortest and the longest key id, in bytes.
 const KEY_ID_BYTES: std::ops::RangeInclusive<usize> = 8..=16;
 /// The longest name of a key, in bytes.
@@ -31,6 +34,12 @@ pub enum InvalidName {
         "a capability is 1 to {MAX_CAPABILITY_BYTES} of a-z, 0-9, '-' and '_', beginning with a letter or digit"
     )]
     Capability,
+    /// Paths at a backend.
+    #[error(
+        "a path is `/` and segments of letters, digits, '-', '.', '_' and '~', at most {MAX_PATH_BYTES} bytes, and not one of \
+         Reveille's own"
+    )]
+    Path,
     /// Ids of keys.
     #[error("a key's id is {} to {} of a-z and 0-9", KEY_ID_BYTES.start(), KEY_ID_BYTES.end())]
     KeyId,
@@ -57,6 +66,15 @@ fn is_model(raw: &str) -> bool {
     let fits = |name: &str| (1..=MAX_MODEL_NAME_BYTES).contains(&name.len());
     let of_agent = raw.split_once('/').filter(|(agent, _)| is_token(agent));
     (fits(raw) || of_agent.is_some_and(|(_, name)| fits(name))) && !raw.chars().any(char::is_control)
+}
+
+fn is_path(raw: &str) -> bool {
+    let legal = |b: u8| b.is_ascii_alphanumeric() || b"-._~".contains(&b);
+    let is_segment = |segment: &str| !matches!(segment, "" | "." | "..") && segment.bytes().all(legal);
+    let mut segments = raw.split('/');
+    let is_absolute = segments.next() == Some("");
+    let is_own = segments.clone().next() == Some("reveille");
+    raw.len() <= MAX_PATH_BYTES && is_absolute && !is_own && segments.all(is_segment)
 }
 
 fn is_key_id(raw: &str) -> bool {
@@ -139,6 +157,11 @@ name! {
 name! {
     /// What a model can do, such as `vision` or `tools`, in its backend's words.
     Capability, is_capability, Capability
+}
+
+name! {
+    /// A path at a backend that clients may post to, beside those that every backend may have.
+    ExtraPath, is_path, Path
 }
 
 name! {

@@ -2,7 +2,7 @@
 
 use crate::{
     model::{MAX_CAPABILITIES, ModelDetails},
-    names::{GroupName, ModelName},
+    names::{ExtraPath, GroupName, ModelName},
 };
 use serde::{Deserialize, Serialize};
 use std::{
@@ -15,6 +15,8 @@ use thiserror::Error;
 pub const MAX_MODELS: usize = 256;
 /// The most groups one provider may belong to.
 pub const MAX_GROUPS: usize = 16;
+/// The most paths of its own that one provider may publish.
+pub const MAX_EXTRA_PATHS: usize = 32;
 /// The longest wake budget: a day.
 pub const MAX_WAKE_BUDGET: Duration = Duration::from_secs(24 * 60 * 60);
 
@@ -73,6 +75,8 @@ pub struct ProviderSpec {
     details: BTreeMap<ModelName, ModelDetails>,
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     latest_tag: bool,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    extra_paths: Vec<ExtraPath>,
 }
 
 #[derive(Deserialize)]
@@ -88,6 +92,8 @@ struct RawSpec {
     details: BTreeMap<ModelName, ModelDetails>,
     #[serde(default)]
     latest_tag: bool,
+    #[serde(default)]
+    extra_paths: Vec<ExtraPath>,
 }
 
 impl TryFrom<RawSpec> for ProviderSpec {
@@ -95,7 +101,8 @@ impl TryFrom<RawSpec> for ProviderSpec {
     fn try_from(raw: RawSpec) -> Result<Self, InvalidSpec> {
         let spec = Self::new(raw.models, raw.wake, raw.can_sleep)?;
         let spec = spec.in_groups(raw.groups)?.with_details(raw.details)?;
-        Ok(spec.with_latest_tag(raw.latest_tag))
+        spec.with_latest_tag(raw.latest_tag)
+            .with_extra_paths(raw.extra_paths)
     }
 }
 
@@ -114,6 +121,9 @@ pub enum InvalidSpec {
     /// Too many groups.
     #[error("a provider belongs to at most {MAX_GROUPS} groups")]
     TooManyGroups,
+    /// Too many paths.
+    #[error("a provider publishes at most {MAX_EXTRA_PATHS} paths")]
+    TooManyPaths,
     /// Details of a model that isn't published.
     #[error("there are details of {0}, which isn't published")]
     UnknownModel(ModelName),
@@ -145,6 +155,7 @@ impl ProviderSpec {
             groups: vec![],
             details: BTreeMap::new(),
             latest_tag: false,
+            extra_paths: vec![],
         })
     }
 
@@ -169,6 +180,17 @@ impl ProviderSpec {
     #[must_use]
     pub fn with_latest_tag(self, latest_tag: bool) -> Self {
         Self { latest_tag, ..self }
+    }
+
+    /// The same for a backend that clients may also reach by these paths.
+    ///
+    /// # Errors
+    /// When there are too many.
+    pub fn with_extra_paths(self, extra_paths: Vec<ExtraPath>) -> Result<Self, InvalidSpec> {
+        if extra_paths.len() > MAX_EXTRA_PATHS {
+            return Err(InvalidSpec::TooManyPaths);
+        }
+        Ok(Self { extra_paths, ..self })
     }
 
     /// The same for a member of these groups of its agent: of each, one provider is awake at a time.
@@ -198,6 +220,12 @@ impl ProviderSpec {
     #[must_use]
     pub const fn has_latest_tag(&self) -> bool {
         self.latest_tag
+    }
+
+    /// The paths by which clients may reach it beside those that every backend may have.
+    #[must_use]
+    pub fn extra_paths(&self) -> &[ExtraPath] {
+        &self.extra_paths
     }
 
     /// Its wake recipe, if it has one.

@@ -2,10 +2,10 @@
 //! only by addition, and a change of meaning is a new version with its own snapshots.
 
 use reveille_domain::{
-    AdvanceReason, Agent, AgentEvent, AgentKey, AgentName, Capability, Epoch, Failures, GroupName, Key,
-    KeyEvent, KeyId, KeyName, ModelDetails, ModelName, Provider, ProviderEvent, ProviderId, ProviderSpec,
-    RecipeKind, ReportId, ReportSeq, SecretHash, SessionId, SleepReason, Stage, Timestamp, TokenId, Wake,
-    WakeCause, WakeFailure, WakeFailureKind, WakeId, WakeOutcome, WakeSpec,
+    AdvanceReason, Agent, AgentEvent, AgentKey, AgentName, Capability, Epoch, ExtraPath, Failures, GroupName,
+    Key, KeyEvent, KeyId, KeyName, ModelDetails, ModelName, Provider, ProviderEvent, ProviderId,
+    ProviderSpec, RecipeKind, ReportId, ReportSeq, SecretHash, SessionId, SleepReason, Stage, Timestamp,
+    TokenId, Wake, WakeCause, WakeFailure, WakeFailureKind, WakeId, WakeOutcome, WakeSpec,
     key::{KeyLimits, KeyPolicy},
     provider::{InactiveReason, RegisteredAs, StableStatus},
 };
@@ -184,6 +184,14 @@ fn registered_in_a_group() -> ProviderEvent {
     }
 }
 
+fn registered_with_extra_paths() -> ProviderEvent {
+    let path = ExtraPath::parse("/sdapi/v1/txt2img").expect("legal");
+    registered(
+        spec().with_extra_paths(vec![path]).expect("few"),
+        RegisteredAs::Active,
+    )
+}
+
 fn registered_with_details() -> ProviderEvent {
     let details = ModelDetails {
         created: Some(1_764_000_000),
@@ -212,6 +220,10 @@ fn provider_events() -> Vec<(&'static str, ProviderEvent)> {
         ("provider_registered_down", registered(bare, RegisteredAs::Down)),
         ("provider_registered_in_a_group", registered_in_a_group()),
         ("provider_registered_with_details", registered_with_details()),
+        (
+            "provider_registered_with_extra_paths",
+            registered_with_extra_paths(),
+        ),
         (
             "provider_registered_waking",
             registered(spec(), RegisteredAs::Waking),

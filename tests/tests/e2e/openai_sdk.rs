@@ -85,3 +85,44 @@ print("fine")
         run.stderr
     );
 }
+
+#[tokio::test]
+async fn responses_messages_and_ollamas_chat_are_served_through_one_wake() {
+    let scene = Scene::asleep(Duration::from_millis(300)).await;
+    let script = r#"
+import json, openai, os, urllib.request
+client = openai.OpenAI(max_retries=0)
+answer = client.responses.create(model="gpu-box/qwen", input="hello")
+assert answer.output_text.startswith("token-0"), answer
+events = list(client.responses.create(model="qwen", input="hello", stream=True))
+text = "".join(event.delta for event in events if event.type == "response.output_text.delta")
+assert text.startswith("token-0") and events[-1].type == "response.completed", events
+models = {event.response.model for event in events if hasattr(event, "response")}
+assert models == {"qwen"}, models
+try:
+    list(client.responses.create(model="none", input="hello", stream=True))
+    raise SystemExit("no error")
+except openai.NotFoundError as error:
+    assert error.code == "model_not_found", error
+
+def post(path, body):
+    url = os.environ["OPENAI_BASE_URL"].removesuffix("/v1") + path
+    request = urllib.request.Request(url, json.dumps(body).encode(), {"content-type": "application/json"})
+    return urllib.request.urlopen(request).read().decode()
+
+messages = [{"role": "user", "content": "hello"}]
+stream = post("/v1/messages", {"model": "qwen", "max_tokens": 5, "messages": messages, "stream": True})
+assert stream.startswith("event: message_start\n") and "event: message_stop\n" in stream, stream
+lines = [json.loads(line) for line in post("/api/chat", {"model": "qwen", "messages": messages}).splitlines()]
+assert lines[0]["message"]["content"] == "token-0" and lines[-1]["done"], lines
+print("fine")
+"#;
+    let run = run_python(script, &scene.api.url()).await;
+    assert!(
+        run.succeeded && run.stdout.contains("fine"),
+        "{}\n{}",
+        run.stdout,
+        run.stderr
+    );
+    assert_eq!(scene.posts(), 1);
+}

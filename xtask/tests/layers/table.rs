@@ -156,7 +156,7 @@ const BUS: Layers = Layers {
         &["relay/pending_request", "relay/server_stream"],
         &["relay/inbox", "relay/link", "relay/outbox"],
         &["relay/error", "relay/window"],
-        &["relay/head"],
+        &["relay/form", "relay/head", "relay/last_event"],
         &["relay/frame"],
         &["journal", "wakes"],
         &["journal/execute"],

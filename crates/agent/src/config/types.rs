@@ -8,7 +8,7 @@ use super::{
     secret::Secret,
     trust::Trust,
 };
-use reveille_domain::{AgentName, GroupName, ModelName, ProviderName, WakeSpec};
+use reveille_domain::{AgentName, ExtraPath, GroupName, ModelName, ProviderName, WakeSpec};
 use std::{path::PathBuf, time::Duration};
 
 /// The whole file.
@@ -60,6 +60,8 @@ pub struct ProviderConfig {
     /// Without a wake recipe, the provider is `down` while its backend is unavailable.
     pub wake: Option<WakeConfig>,
     pub sleep: Option<SleepConfig>,
+    /// The paths by which clients may reach it beside those that every backend may have.
+    pub extra_paths: Vec<ExtraPath>,
     /// Its groups: in each, one provider is awake at a time.
     pub exclusive: Vec<GroupName>,
     /// Whether it never makes room for others of its groups.

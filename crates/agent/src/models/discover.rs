@@ -84,10 +84,11 @@ struct Asked {
 }
 
 impl Asked {
-    /// Only these answer these paths in this form. LM Studio answers 200 to everything, so the body counts.
+    /// Only these answer these paths in this form. LM Studio answers 200 to everything, so the body counts; and another hub
+    /// answers as Ollama does, but lists all that it knows as any server does.
     async fn server(&self) -> Server {
         let version = self.get("/api/version", LIST_TIMEOUT).await;
-        if version.is_some_and(|answer| answer["version"].is_string()) {
+        if version.is_some_and(|answer| answer["version"].is_string() && answer["reveille"].is_null()) {
             return Server::Ollama;
         }
         match self.lm_studio().await {

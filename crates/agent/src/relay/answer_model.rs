@@ -1,4 +1,5 @@
-//! Puts another name into the `model` of an answer while it passes, in JSON and in each event of a stream.
+//! Puts another name into the `model` of an answer while it passes, in JSON and in each event or line of a stream: into its own,
+//! and into that of the whole answer within an event, as Anthropic's `message_start` and the events of OpenAI's responses have it.
 //!
 //! Everything else passes as it came, byte for byte and at once: nothing is held back, whatever is still to come. What isn't a JSON
 //! object, or a stream of events with such objects as data, passes unchanged.
@@ -6,8 +7,9 @@
 use bytes::{BufMut, Bytes, BytesMut};
 use reveille_domain::ModelName;
 
-/// The key whose value changes.
-const KEY: &[u8] = b"model";
+/// The keys that matter. The value of the first changes, and the others are those of whole answers.
+const KEYS: [&[u8]; 3] = [b"model", b"message", b"response"];
+const MODEL: usize = 0;
 /// What the lines of an event with its data begin with.
 const DATA: &[u8] = b"data:";
 /// May come before all else.
@@ -49,6 +51,8 @@ struct Object {
     place: Place,
     /// How many objects and arrays are open.
     depth: u32,
+    /// Whether the second of these is the object of a whole answer.
+    in_answer: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -57,14 +61,20 @@ enum Place {
     Start,
     /// The text isn't an object, or is over.
     Over,
-    /// Where a key of the outermost object is expected.
+    /// Where a key of the outermost object, or of a whole answer's, is expected.
     BeforeKey,
-    /// In such a key, of which so many bytes are those of [`KEY`]; `None` if it is another.
-    Key { same: Option<usize>, escaped: bool },
-    /// After such a key; `true` for [`KEY`].
-    AfterKey(bool),
-    /// Where the value of [`KEY`] begins.
+    /// In such a key, after so many bytes, and which of [`KEYS`] it may be.
+    Key {
+        read: usize,
+        may_be: [bool; KEYS.len()],
+        escaped: bool,
+    },
+    /// After such a key; which of [`KEYS`] it is.
+    AfterKey(Option<usize>),
+    /// Where the value of `model` begins.
     BeforeModel,
+    /// Where a whole answer may begin.
+    BeforeAnswer,
     /// In that value, which is left out.
     Model { escaped: bool },
     /// In another value, or after one.
@@ -154,11 +164,14 @@ impl Object {
     const NEW: Self = Self {
         place: Place::Start,
         depth: 0,
+        in_answer: false,
     };
 
     fn next(&mut self, byte: u8) -> Shown {
         let mut shown = Shown::Same;
         self.place = match (self.place, byte) {
+            // Another may follow on a line of its own.
+            (Place::Over, b'\n') => Place::Start,
             (place, b' ' | b'\t' | b'\r' | b'\n') if !place.is_string() => place,
             (Place::Start, b'{') => {
                 self.depth = 1;
@@ -166,17 +179,41 @@ impl Object {
             }
             (Place::Start | Place::Over, _) => Place::Over,
             (Place::BeforeKey, b'"') => Place::Key {
-                same: Some(0),
+                read: 0,
+                may_be: [true; KEYS.len()],
                 escaped: false,
             },
-            (Place::Key { same, escaped: false }, b'"') => Place::AfterKey(same == Some(KEY.len())),
-            (Place::Key { same, escaped }, byte) => Place::Key {
-                same: same
-                    .filter(|same| KEY.get(*same) == Some(&byte))
-                    .map(|same| same + 1),
-                escaped: !escaped && byte == b'\\',
-            },
-            (Place::AfterKey(true), b':') => Place::BeforeModel,
+            (
+                Place::Key {
+                    read,
+                    may_be,
+                    escaped: false,
+                },
+                b'"',
+            ) => Place::AfterKey((0..KEYS.len()).find(|key| may_be[*key] && KEYS[*key].len() == read)),
+            (
+                Place::Key {
+                    read,
+                    mut may_be,
+                    escaped,
+                },
+                byte,
+            ) => {
+                for (key, may_be) in KEYS.iter().zip(&mut may_be) {
+                    *may_be &= key.get(read) == Some(&byte);
+                }
+                Place::Key {
+                    read: read.saturating_add(1),
+                    may_be,
+                    escaped: !escaped && byte == b'\\',
+                }
+            }
+            (Place::AfterKey(Some(MODEL)), b':') => Place::BeforeModel,
+            (Place::AfterKey(Some(_)), b':') if self.depth == 1 => Place::BeforeAnswer,
+            (Place::BeforeAnswer, b'{') => {
+                (self.depth, self.in_answer) = (2, true);
+                Place::BeforeKey
+            }
             (Place::BeforeModel, b'"') => {
                 shown = Shown::Name;
                 Place::Model { escaped: false }
@@ -188,9 +225,14 @@ impl Object {
             (Place::Text { escaped }, byte) => {
                 after_string(byte, escaped).map_or(Place::Elsewhere, |escaped| Place::Text { escaped })
             }
-            (Place::BeforeKey | Place::AfterKey(_) | Place::BeforeModel | Place::Elsewhere, byte) => {
-                self.elsewhere(byte)
-            }
+            (
+                Place::BeforeKey
+                | Place::AfterKey(_)
+                | Place::BeforeModel
+                | Place::BeforeAnswer
+                | Place::Elsewhere,
+                byte,
+            ) => self.elsewhere(byte),
         };
         shown
     }
@@ -200,8 +242,11 @@ impl Object {
         match byte {
             b'"' => return Place::Text { escaped: false },
             b'{' | b'[' => self.depth = self.depth.saturating_add(1),
-            b'}' | b']' => self.depth = self.depth.saturating_sub(1),
-            b',' if self.depth == 1 => return Place::BeforeKey,
+            b'}' | b']' => {
+                self.depth = self.depth.saturating_sub(1);
+                self.in_answer &= self.depth > 1;
+            }
+            b',' if self.depth == 1 || self.depth == 2 && self.in_answer => return Place::BeforeKey,
             _ => {}
         }
         if self.depth == 0 {
@@ -277,6 +322,30 @@ mod tests {
                 &format!("{}{}{rest}", event("pub\\\"lic"), event("pub\\\"lic")),
             );
         }
+    }
+
+    #[test]
+    fn the_model_of_a_whole_answer_within_an_event_is_the_public_one() {
+        check(
+            r#"data: {"type":"message_start","message":{"id":"m","model":"a","usage":{"model":"a"},"content":[{"model":"a"}],"model":"b"},"x":{"model":"a"}}"#,
+            r#"data: {"type":"message_start","message":{"id":"m","model":"pub\"lic","usage":{"model":"a"},"content":[{"model":"a"}],"model":"pub\"lic"},"x":{"model":"a"}}"#,
+        );
+        check(
+            r#"data: {"response":{"message":{"model":"a"},"model":"b"},"message":{},"model":"c"}"#,
+            r#"data: {"response":{"message":{"model":"a"},"model":"pub\"lic"},"message":{},"model":"pub\"lic"}"#,
+        );
+        check(
+            r#"{"choices":[{"message":{"model":"a"}}],"response":"{\"model\":\"a\"}","message":[{"model":"a"}],"messages":{"model":"a"}}"#,
+            r#"{"choices":[{"message":{"model":"a"}}],"response":"{\"model\":\"a\"}","message":[{"model":"a"}],"messages":{"model":"a"}}"#,
+        );
+    }
+
+    #[test]
+    fn the_model_of_each_line_is_the_public_one() {
+        check(
+            "{\"model\":\"a\",\"message\":{\"content\":\"x\"}}\n{\"model\":\"a\",\"done\":true}\r\n{\"model\":\"a\"}",
+            "{\"model\":\"pub\\\"lic\",\"message\":{\"content\":\"x\"}}\n{\"model\":\"pub\\\"lic\",\"done\":true}\r\n{\"model\":\"pub\\\"lic\"}",
+        );
     }
 
     #[test]

@@ -23,14 +23,14 @@ use client::{Client, Response, SendError};
 use futures::StreamExt;
 use http::{
     HeaderMap, HeaderName, HeaderValue, Method, Uri,
-    header::{CONTENT_LENGTH, TRANSFER_ENCODING},
+    header::{CONTENT_LENGTH, CONTENT_TYPE, TRANSFER_ENCODING},
     response::Parts,
 };
 use outcome::{Broken, Connecting, EndOfEvents};
 use parking_lot::RwLock;
 use reveille_bus::relay::{
-    FaultCode, Incoming, MAX_BODY_BYTES, REQUEST_HEADERS, RESPONSE_HEADERS, RelayFault, RequestBody,
-    RequestHead, ResponseHead,
+    FaultCode, GET_PATHS, Incoming, MAX_BODY_BYTES, POST_PATHS, REQUEST_HEADERS, RESPONSE_HEADERS,
+    RelayFault, RequestBody, RequestHead, ResponseHead, boundary,
 };
 use reveille_domain::{AgentName, Availability, ModelName, ProviderName};
 use std::{collections::HashMap, sync::Arc, time::Duration};
@@ -41,8 +41,6 @@ use tokio::{
 use tracing::debug;
 use url::Position;
 
-/// The paths of inference. All others, such as a backend's administration, are refused.
-const PATHS: [&str; 3] = [CHAT_PATH, COMPLETIONS_PATH, EMBEDDINGS_PATH];
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 
 /// The longest value of an answer's header. All that pass fit into a frame.
@@ -73,6 +71,7 @@ struct Backend {
 /// A request as the backend gets it.
 #[derive(Clone)]
 struct Outgoing {
+    method: Method,
     target: Uri,
     headers: HeaderMap,
     body: Bytes,
@@ -195,24 +194,46 @@ impl Relay {
         head: &RequestHead,
         body: RequestBody,
     ) -> Result<Answer, RelayFault> {
-        let path = head.path.split('?').next().unwrap_or_default();
-        let path = PATHS.into_iter().find(|legal| *legal == path);
-        let path = path.ok_or_else(|| bad_frame("the agent doesn't relay this path"))?;
-        if head.method != Method::POST.as_str() {
-            return Err(bad_frame("the agent doesn't relay this method"));
+        let (path, query) = head.path.split_once('?').unwrap_or((&head.path, ""));
+        let (method, paths): (_, &[&str]) = match head.method.as_str() {
+            "POST" => (Method::POST, &POST_PATHS),
+            "GET" => (Method::GET, &GET_PATHS),
+            _ => return Err(bad_frame("the agent doesn't relay this method")),
+        };
+        let extra = &backend.config.extra_paths;
+        let is_extra = method == Method::POST && extra.iter().any(|extra| extra.as_str() == path);
+        if !paths.contains(&path) && !is_extra {
+            return Err(bad_frame("the agent doesn't relay this path"));
         }
-        let url = backend.config.base_url.at(&head.path).ok();
-        let target = url.and_then(|url| Uri::try_from(&url[Position::BeforePath..]).ok());
-        let target = target.ok_or_else(|| bad_frame("the request's path is invalid"))?;
         let slot = self.enter(backend, head.hold()).await?;
         let (body, _held) = self.collect(head, body).await?;
         let mut served = None;
-        let (body, model) = rename::rename(body, |asked| {
+        let mut as_backend = |asked: &str| {
             served = self.memory.served(&self.agent, &backend.config, asked);
             served.as_ref().map(|served| served.id.to_string())
-        });
-        backend.handle.health.asked(Asked { path, model });
+        };
+        let kind = head
+            .headers
+            .iter()
+            .find(|(name, _)| name == CONTENT_TYPE.as_str());
+        let boundary = kind.and_then(|(_, kind)| boundary(kind));
+        let (mut query, named) = rename::rename_in_query(query, &mut as_backend);
+        let (body, model) = match (named, boundary) {
+            (Some(model), _) => (body, Some(model)),
+            (None, Some(boundary)) => rename::rename_in_form(body, boundary, as_backend),
+            (None, None) => rename::rename(body, as_backend),
+        };
+        if !query.is_empty() {
+            query.insert(0, '?');
+        }
+        let url = backend.config.base_url.at(&format!("{path}{query}")).ok();
+        let target = url.and_then(|url| Uri::try_from(&url[Position::BeforePath..]).ok());
+        let target = target.ok_or_else(|| bad_frame("the request's path is invalid"))?;
+        if let Some(path) = verified_by(path) {
+            backend.handle.health.asked(Asked { path, model });
+        }
         let request = Outgoing {
+            method,
             target,
             headers: request_headers(head, &self.own_hub),
             body,
@@ -327,11 +348,26 @@ async fn hand_over(backend: &Backend, slot: &mut Slot, request: Outgoing) -> Res
     let connection = connection?;
     slot.connected();
     let Outgoing {
+        method,
         target,
         headers,
         body,
     } = request;
-    backend.client.post(connection, target, headers, body).await
+    backend
+        .client
+        .send(connection, method, target, headers, body)
+        .await
+}
+
+/// The path of a completion that shows whether a backend works that is asked for `path`; `None` if no completion shows that.
+fn verified_by(path: &str) -> Option<&'static str> {
+    Some(match path {
+        COMPLETIONS_PATH => COMPLETIONS_PATH,
+        EMBEDDINGS_PATH => EMBEDDINGS_PATH,
+        // What has one of these has chat completions too.
+        CHAT_PATH | "/v1/responses" | "/v1/messages" | "/api/chat" => CHAT_PATH,
+        _ => return None,
+    })
 }
 
 /// What to do about a request that got no answer, if `http` and `https` were mixed up.
@@ -506,6 +542,7 @@ mod tests {
 
     async fn send(relay: &Relay, backend: &Backend) -> Result<StatusCode, RelayFault> {
         let request = Outgoing {
+            method: Method::POST,
             target: Uri::from_static("/v1/completions"),
             headers: HeaderMap::new(),
             body: Bytes::from_static(b"{}"),

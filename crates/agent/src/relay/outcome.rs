@@ -7,15 +7,12 @@ use crate::{
     verify::is_engine_failure,
 };
 use http::StatusCode;
-use reveille_bus::relay::{FaultCode, RelayFault};
+use reveille_bus::relay::{FaultCode, LastEvent, RelayFault};
 use std::time::Duration;
 use tokio::time::Instant;
 
 /// How long a caller must have waited for a connection when it gives up, for that to be a sign that the backend is gone.
 const GIVEN_UP_AFTER: Duration = Duration::from_secs(1);
-
-/// How much of a line shows whether it ends a stream of events: `data: [DONE]` and some more.
-const LINE_BYTES: usize = 24;
 
 /// When a request broke off.
 #[derive(Debug, Clone, Copy)]
@@ -75,6 +72,8 @@ pub(super) fn completed(handle: &Handle, status: StatusCode) {
 pub(super) struct EndOfEvents {
     /// How the current line begins.
     line: Vec<u8>,
+    /// Whether the open event is the last one.
+    is_last: bool,
 }
 
 impl EndOfEvents {
@@ -83,10 +82,15 @@ impl EndOfEvents {
         let mut found = false;
         for byte in part {
             if matches!(byte, b'\n' | b'\r') {
-                let data = self.line.strip_prefix(b"data:");
-                found |= data.is_some_and(|data| data.trim_ascii() == b"[DONE]");
+                match LastEvent::in_line(&self.line) {
+                    Some(LastEvent::Data) => found = true,
+                    Some(LastEvent::Named) => self.is_last = true,
+                    None if self.line.is_empty() => {}
+                    // Its data.
+                    None => found |= std::mem::take(&mut self.is_last),
+                }
                 self.line.clear();
-            } else if self.line.len() < LINE_BYTES {
+            } else if self.line.len() < LastEvent::LINE_BYTES {
                 self.line.push(*byte);
             }
         }
@@ -152,6 +156,9 @@ mod tests {
         };
         assert!(found(&["data: {}\n\ndata: [DONE]\n\n"]));
         assert!(found(&["data:[DO", "NE]", "\r\n"]));
+        assert!(found(&["event: message_", "stop\ndata: {}", "\n\n"]));
+        assert!(!found(&["event: message_stop\n"]), "its data is still to come");
+        assert!(!found(&["event: message_delta\ndata: message_stop\n\n"]));
         assert!(!found(&["data: {\"text\":\"data: [DONE]\"}\n\n"]));
         assert!(!found(&["data: [DONE]", " and more than a line has room for\n"]));
         assert!(!found(&["{\"data\":1}"]));

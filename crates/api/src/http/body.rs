@@ -1,4 +1,4 @@
-//! Reads a request's body into memory: JSON only, up to a limit, counted against the memory for all held bodies.
+//! Reads a request's body into memory: JSON or a form, up to a limit, counted against the memory for all held bodies.
 
 use super::{ApiError, AppState};
 use crate::{
@@ -12,6 +12,7 @@ use axum::{
 };
 use bytes::{Buf, Bytes, BytesMut};
 use futures::StreamExt;
+use reveille_bus::relay::boundary;
 use serde::de::DeserializeOwned;
 use std::{fmt, time::Duration};
 use tokio::time::{Instant, timeout, timeout_at};
@@ -71,14 +72,32 @@ pub(super) struct HeldBody {
 /// Refuses anything but plain JSON that says so. A page may send a body without a content type to any address, without the
 /// browser's preflight.
 pub(super) fn check_media_type(headers: &HeaderMap, body: &Body) -> Result<(), ApiError> {
-    if let Some(encoding) = headers.get(header::CONTENT_ENCODING)
-        && !encoding.as_bytes().eq_ignore_ascii_case(b"identity")
-    {
-        return Err(ApiError::ContentEncoding(quoted(encoding.as_bytes())));
-    }
+    check_encoding(headers)?;
     match headers.get(header::CONTENT_TYPE) {
         Some(value) if !is_json(value.as_bytes()) => Err(ApiError::MediaType(quoted(value.as_bytes()))),
         None if !body.is_end_stream() => Err(ApiError::NoMediaType),
+        Some(_) | None => Ok(()),
+    }
+}
+
+/// The content type of a form. A page may send one to any address without the browser's preflight, so only the check of its
+/// origin keeps it out.
+pub(super) fn form_type(headers: &HeaderMap) -> Result<&str, ApiError> {
+    check_encoding(headers)?;
+    let kind = headers.get(header::CONTENT_TYPE);
+    let kind = kind.and_then(|kind| kind.to_str().ok()).unwrap_or_default();
+    if boundary(kind).is_some() {
+        Ok(kind)
+    } else {
+        Err(ApiError::NoForm(quoted(kind.as_bytes())))
+    }
+}
+
+fn check_encoding(headers: &HeaderMap) -> Result<(), ApiError> {
+    match headers.get(header::CONTENT_ENCODING) {
+        Some(encoding) if !encoding.as_bytes().eq_ignore_ascii_case(b"identity") => {
+            Err(ApiError::ContentEncoding(quoted(encoding.as_bytes())))
+        }
         Some(_) | None => Ok(()),
     }
 }

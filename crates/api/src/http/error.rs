@@ -38,11 +38,13 @@ pub(crate) enum ApiError {
     #[error(transparent)]
     Origin(#[from] OriginError),
     #[error(
-        "there is no path {path:?}: the base URL for OpenAI's clients is {base}/v1, with chat/completions, completions, \
-         embeddings and models below it"
+        "there is no path {path:?}{}: the base URL for OpenAI's clients is {base}/v1, and for Anthropic's, Ollama's and \
+         llama.cpp's {base}",
+        nearest.map(|nearest| format!("; is {nearest} meant?")).unwrap_or_default()
     )]
     UnknownPath {
         path: String,
+        nearest: Option<&'static str>,
         /// Where the client reaches the API, `http://host:port`; empty for one that names no host.
         base: String,
     },
@@ -54,6 +56,10 @@ pub(crate) enum ApiError {
         "the content-type {0:?} is not supported: send JSON with the header `content-type: application/json`"
     )]
     MediaType(String),
+    #[error(
+        "the content-type {0:?} is not supported: this path takes a form, multipart/form-data with a boundary"
+    )]
+    NoForm(String),
     #[error("the content-encoding {0:?} is not supported: send the body as it is, without that header")]
     ContentEncoding(String),
     #[error("the body needs the header `content-type: application/json`")]

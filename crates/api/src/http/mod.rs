@@ -1,7 +1,7 @@
 //! The HTTP API: OpenAI's paths under `/v1`, Reveille's own under `/reveille/v1`, health at the root.
 //!
-//! Only inference POSTs and an explicit `wake` wake anything; a `GET` never does. Every error is OpenAI's error object,
-//! with an `x-request-id`.
+//! Only inference POSTs and an explicit `wake` wake anything; a `GET` never does. Every error has the form that the
+//! client's family of APIs gives it, and an `x-request-id`.
 
 mod agents;
 mod auth;
@@ -15,6 +15,7 @@ mod inference;
 mod keys;
 mod metrics;
 mod models;
+mod ollama;
 mod origin;
 mod paging;
 mod path;

@@ -1,17 +1,27 @@
-//! `/v1/models`, answered from memory: sleeping models are listed, and listing wakes none.
+//! `/v1/models`, answered from memory: sleeping models are listed, and listing wakes none. A model can be loaded and unloaded by
+//! its name.
 
-use super::{ApiError, AppState, extract::Path};
+use super::{
+    ApiError, AppState, body, error_response::family::ANTHROPIC_VERSION, extract::Path, request_id::RequestId,
+};
 use crate::{
     inference::{pool_for, pools_for},
     keys::Caller,
     registry::ProviderSnapshot,
     wakes::{WakeTimes, time_until_awake},
 };
-use axum::{Extension, Json, extract::State};
-use reveille_domain::{
-    Capability, ModelDetails, ModelName, ProviderId, Timestamp, WakeId, provider::StatusName,
+use axum::{
+    Extension, Json,
+    extract::{Request, State},
+    http::HeaderMap,
+    response::{IntoResponse, Response},
 };
-use serde::Serialize;
+use reveille_domain::{
+    Capability, ModelDetails, ModelName, ProviderId, Scope, Timestamp, WakeCause, WakeId,
+    provider::StatusName,
+};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 /// OpenAI's model object, with the status in llama.cpp's terms and in ours.
@@ -84,20 +94,66 @@ pub(super) struct List {
     data: Vec<Model>,
 }
 
-pub(super) async fn list(State(state): State<AppState>, Extension(caller): Extension<Caller>) -> Json<List> {
+/// Anthropic's model object.
+#[derive(Debug, Serialize)]
+struct AnthropicModel {
+    r#type: &'static str,
+    display_name: String,
+    created_at: String,
+    id: String,
+}
+
+/// Anthropic's list, in one page.
+#[derive(Debug, Serialize)]
+struct AnthropicList {
+    first_id: Option<String>,
+    last_id: Option<String>,
+    has_more: bool,
+    data: Vec<AnthropicModel>,
+}
+
+/// In OpenAI's form, or in Anthropic's for its clients.
+pub(super) async fn list(
+    State(state): State<AppState>,
+    Extension(caller): Extension<Caller>,
+    headers: HeaderMap,
+) -> Response {
     let pools = pools_for(&state.registry, &caller);
+    if headers.contains_key(ANTHROPIC_VERSION) {
+        let data: Vec<_> = pools
+            .into_iter()
+            .map(|(model, pool)| AnthropicModel::new(model, &pool))
+            .collect();
+        let id = |model: &AnthropicModel| model.id.clone();
+        return Json(AnthropicList {
+            first_id: data.first().map(id),
+            last_id: data.last().map(id),
+            has_more: false,
+            data,
+        })
+        .into_response();
+    }
     let data = pools.into_iter().map(|(model, pool)| Model::new(model, &pool));
     Json(List {
         object: "list",
         data: data.collect(),
     })
+    .into_response()
 }
 
 pub(super) async fn one(
     State(state): State<AppState>,
     Extension(caller): Extension<Caller>,
     Path(id): Path<String>,
-) -> Result<Json<Model>, ApiError> {
+    headers: HeaderMap,
+) -> Result<Response, ApiError> {
+    let shown = |id: String, pool: &[Arc<ProviderSnapshot>]| {
+        if headers.contains_key(ANTHROPIC_VERSION) {
+            Json(AnthropicModel::new(id, pool)).into_response()
+        } else {
+            Json(Model::new(id, pool)).into_response()
+        }
+    };
     let model = ModelName::parse(&id)
         .map_err(|error| ApiError::invalid("invalid_model", "model", error.to_string()))?;
     let pool = pool_for(&state.registry, &caller, &model);
@@ -107,9 +163,96 @@ pub(super) async fn one(
         && let Ok(model) = ModelName::parse(short)
         && let Ok(pool) = pool_for(&state.registry, &caller, &model)
     {
-        return Ok(Json(Model::new(short.to_owned(), &pool)));
+        return Ok(shown(short.to_owned(), &pool));
     }
-    Ok(Json(Model::new(id, &pool?)))
+    Ok(shown(id, &pool?))
+}
+
+/// Unix seconds as a text.
+pub(super) fn rfc3339(seconds: u64) -> String {
+    let seconds = i64::try_from(seconds).unwrap_or_default();
+    jiff::Timestamp::from_second(seconds)
+        .unwrap_or_default()
+        .to_string()
+}
+
+/// The body of both commands.
+#[derive(Deserialize)]
+struct Named {
+    model: String,
+}
+
+/// `load` and `unload`, as llama.cpp's router has them: by the name of a model.
+pub(super) async fn command(
+    State(state): State<AppState>,
+    Extension(caller): Extension<Caller>,
+    Extension(id): Extension<RequestId>,
+    Path(command): Path<String>,
+    request: Request,
+) -> Result<Json<Value>, ApiError> {
+    let is_load = match command.as_str() {
+        "load" => true,
+        "unload" => false,
+        _ => return Err(ApiError::MethodNotAllowed),
+    };
+    if !is_load {
+        // Others may be using it.
+        caller.require(&Scope::Admin)?;
+    }
+    let Named { model } = body::read_small(&state, request).await?;
+    let model = ModelName::parse(&model)
+        .map_err(|error| ApiError::invalid("invalid_model", "model", error.to_string()))?;
+    let mut pool = pool_for(&state.registry, &caller, &model)?;
+    if is_load {
+        pool.sort_by_key(|snapshot| rank(snapshot.provider.status.name()));
+        let cause = WakeCause::Request {
+            request_id: id.as_str().to_owned(),
+            model,
+            key: caller.key().cloned(),
+        };
+        load(&state, &pool, &cause).await?;
+    } else {
+        unload(&state, &pool).await?;
+    }
+    Ok(Json(json!({ "success": true })))
+}
+
+/// Begins the wake of the first that can be woken, if none is awake. It counts as one of a request by this caller.
+async fn load(state: &AppState, pool: &[Arc<ProviderSnapshot>], cause: &WakeCause) -> Result<(), ApiError> {
+    let mut refused = None;
+    for snapshot in pool {
+        match state.waker.begin(&snapshot.provider.id, cause.clone()).await {
+            Ok(_) => return Ok(()),
+            Err(error) if error.is_about_one_provider() => _ = refused.get_or_insert(error),
+            Err(error) => return Err(error.into()),
+        }
+    }
+    refused.map_or(Ok(()), |error| Err(error.into()))
+}
+
+/// Puts all that are awake to sleep.
+async fn unload(state: &AppState, pool: &[Arc<ProviderSnapshot>]) -> Result<(), ApiError> {
+    let is_awake = |snapshot: &&Arc<ProviderSnapshot>| {
+        matches!(
+            snapshot.provider.status.name(),
+            StatusName::Active | StatusName::Waking
+        )
+    };
+    for snapshot in pool.iter().filter(is_awake) {
+        state.waker.sleep(&snapshot.provider.id).await?;
+    }
+    Ok(())
+}
+
+impl AnthropicModel {
+    fn new(id: String, pool: &[Arc<ProviderSnapshot>]) -> Self {
+        Self {
+            r#type: "model",
+            display_name: id.clone(),
+            created_at: rfc3339(common(&id, pool).created.unwrap_or_default()),
+            id,
+        }
+    }
 }
 
 impl Model {
@@ -166,7 +309,7 @@ impl Model {
 
 /// What holds for a model at whichever provider of its pool a request comes to; what one of them doesn't tell is left out of
 /// account. It was created when the first of them was, or, as long as none tells that, since one has its status.
-fn common(asked: &str, pool: &[Arc<ProviderSnapshot>]) -> ModelDetails {
+pub(super) fn common(asked: &str, pool: &[Arc<ProviderSnapshot>]) -> ModelDetails {
     let told = pool
         .iter()
         .filter_map(|snapshot| snapshot.provider.spec.details(snapshot.named(asked)?));

@@ -5,7 +5,10 @@ use super::{
     error_response::{PROVIDER, WAKE_ID},
     request_id::X_REQUEST_ID,
 };
-use crate::origin::{Origin, OriginPolicy};
+use crate::{
+    inference::{Endpoint, Verb},
+    origin::{Origin, OriginPolicy},
+};
 use axum::{
     extract::{Request, State},
     http::{HeaderName, Method, header},
@@ -47,7 +50,8 @@ pub(super) async fn check(
     request: Request,
     next: Next,
 ) -> Result<Response, ApiError> {
-    policy.check(&request)?;
+    let uses_a_backend = Endpoint::find(Verb::Get, request.uri().path()).is_some();
+    policy.check(&request, uses_a_backend)?;
     Ok(next.run(request).await)
 }
 

@@ -4,14 +4,10 @@
 //! Everything else, the checks of host, origin and key included, sees the result alone. Escapes stay as they are, so no
 //! two spellings of a path that differ in them become one.
 
+use crate::inference::endpoint::{MODELS, V1, lacks_v1};
 use axum::extract::Request;
 use http::{Uri, uri::PathAndQuery};
 
-/// OpenAI's paths as a client sends them whose base URL lacks the `/v1`.
-const WITHOUT_V1: [&str; 4] = ["/chat/completions", "/completions", "/embeddings", "/models"];
-const V1: &str = "/v1";
-/// A model's name follows, which may contain slashes.
-const MODELS: &str = "/v1/models";
 /// An agent's name follows, and then a model's.
 const LLMS: &str = "/reveille/v1/llms/";
 
@@ -57,13 +53,14 @@ fn plain_path(path: &str) -> Option<String> {
         }
         plain.push('/');
         plain.push_str(segment);
-        if WITHOUT_V1.contains(&plain.as_str()) {
+        if lacks_v1(&plain) {
             plain.insert_str(0, V1);
         }
     }
     Some(if plain.is_empty() { "/".to_owned() } else { plain })
 }
 
+/// Whether a model's name follows, which may contain slashes.
 fn names_follow(plain: &str) -> bool {
     let agent = plain.strip_prefix(LLMS);
     plain == MODELS || agent.is_some_and(|agent| !agent.contains('/'))
@@ -95,6 +92,14 @@ mod tests {
             ("/completions", "/v1/completions"),
             ("/embeddings/", "/v1/embeddings"),
             ("/models", "/v1/models"),
+            ("/models/m", "/v1/models/m"),
+            ("/messages/count_tokens", "/v1/messages/count_tokens"),
+            ("/v1/v1/messages", "/v1/messages"),
+            ("/audio/speech/", "/v1/audio/speech"),
+            ("//rerank", "/rerank"),
+            ("/v1/rerank", "/v1/rerank"),
+            ("/completion", "/completion"),
+            ("/api//chat/", "/api/chat"),
             ("/v1/models/", "/v1/models"),
             ("/v1//models//", "/v1/models"),
             ("//reveille//v1/events/", "/reveille/v1/events"),

@@ -3,23 +3,28 @@
 use super::{
     ApiError, AppState, agents,
     auth::{self, Check},
-    health, hub, inference, keys, metrics, models, origin, path,
+    error_response::family,
+    health, hub, inference, keys, metrics, models, ollama, origin, path,
     queries::{events, llms, providers, status, wakes},
-    request_id,
+    request_id::{self, RequestId},
 };
 use crate::{
-    inference::Endpoint,
+    inference::{
+        Endpoint, Verb,
+        endpoint::{ENDPOINTS, EXTRA, nearest_path},
+    },
     keys::Caller,
     origin::{OriginPolicy, quoted},
+    registry::ProviderSnapshot,
     server::Refuse,
 };
 use axum::{
-    Router,
-    extract::Request,
+    Extension, Router,
+    extract::{Request, State},
     http::{header, uri::Authority},
     middleware,
     response::{IntoResponse, Response},
-    routing::{MethodRouter, delete, get, post},
+    routing::{MethodFilter, MethodRouter, delete, get, on, post},
 };
 use reveille_domain::Scope;
 use reveille_http1_guard::ProtocolError;
@@ -43,13 +48,18 @@ fn routes(state: AppState, policy: OriginPolicy) -> Router {
     let check_origin = middleware::from_fn_with_state(policy, origin::check);
     let authenticate = middleware::from_fn_with_state(state.clone(), auth::authenticate);
     let require = |check: Check| middleware::from_fn_with_state(check, auth::require);
-    let inference = Router::new()
-        .route("/v1/chat/completions", infer(Endpoint::ChatCompletions))
-        .route("/v1/completions", infer(Endpoint::Completions))
-        .route("/v1/embeddings", infer(Endpoint::Embeddings))
+    let inference = inference_paths()
         .route("/v1/models", get(models::list))
-        .route("/v1/models/{*id}", get(models::one))
+        .route("/v1/models/{*id}", get(models::one).post(models::command))
+        .route("/api/tags", get(ollama::tags))
+        .route("/api/ps", get(ollama::running))
+        .route("/api/version", get(ollama::version))
         .route_layer(require(Caller::require_infer));
+    let extra_paths = Router::new()
+        .fallback(on(MethodFilter::POST, extra_path).fallback(async || ApiError::MethodNotAllowed))
+        .layer(require(Caller::require_infer))
+        .layer(authenticate.clone())
+        .with_state(state.clone());
     let queries = Router::new()
         .route("/metrics", get(metrics::page))
         .nest("/reveille/v1", queries())
@@ -67,9 +77,13 @@ fn routes(state: AppState, policy: OriginPolicy) -> Router {
         .route_layer(authenticate)
         // The token in the body authenticates this one.
         .route("/reveille/v1/enroll", post(agents::enroll))
+        .route("/", get(ollama::root))
         .route("/livez", get(health::livez))
         .route("/readyz", get(health::readyz))
-        .fallback(move |request: Request| async move { unknown_path(&request, scheme) })
+        .fallback(move |State(state): State<AppState>, request: Request| {
+            let extra_paths = extra_paths.clone();
+            async move { extra_path_or_unknown(&state, extra_paths, request, scheme).await }
+        })
         .method_not_allowed_fallback(async || ApiError::MethodNotAllowed)
         .layer(check_origin)
         .layer(middleware::from_fn_with_state(state.clone(), hub::refuse_loops));
@@ -80,10 +94,39 @@ fn routes(state: AppState, policy: OriginPolicy) -> Router {
     };
     router
         .layer(check_host)
+        .layer(middleware::from_fn(family::in_its_form))
         .layer(middleware::from_fn_with_state(state.clone(), metrics::count))
         .layer(middleware::from_fn_with_state(state.clone(), hub::name_hub))
         .layer(middleware::from_fn(request_id::name_requests))
         .with_state(state)
+}
+
+/// Answers a path that some provider has in its config.
+async fn extra_path_or_unknown(
+    state: &AppState,
+    mut extra_paths: Router,
+    request: Request,
+    scheme: &'static str,
+) -> Response {
+    let path = request.uri().path();
+    let has = |snapshot: &Arc<ProviderSnapshot>| {
+        let mut extra = snapshot.provider.spec.extra_paths().iter();
+        extra.any(|extra| extra.as_str() == path)
+    };
+    if !state.registry.all().iter().any(has) {
+        return unknown_path(&request, scheme).into_response();
+    }
+    let Ok(response) = extra_paths.call(request).await;
+    response
+}
+
+async fn extra_path(
+    state: State<AppState>,
+    id: Extension<RequestId>,
+    request: Request,
+) -> Result<Response, ApiError> {
+    let path = request.uri().path().to_owned();
+    inference::infer(&EXTRA, &path, state, id, request).await
 }
 
 /// Names the base URL that a client should have, as this client reaches the API.
@@ -100,12 +143,29 @@ fn unknown_path(request: &Request, scheme: &str) -> ApiError {
     };
     ApiError::UnknownPath {
         path: quoted(request.uri().path().as_bytes()),
+        nearest: nearest_path(request.uri().path()),
         base: authority.map_or_else(String::new, |authority| format!("{scheme}://{authority}")),
     }
 }
 
-fn infer(endpoint: Endpoint) -> MethodRouter<AppState> {
-    post(move |state, id, request| inference::infer(endpoint, state, id, request))
+/// Each path of each endpoint.
+fn inference_paths() -> Router<AppState> {
+    let paths = ENDPOINTS
+        .iter()
+        .flat_map(|endpoint| endpoint.paths.iter().map(move |path| (endpoint, *path)));
+    paths.fold(Router::new(), |router, (endpoint, path)| {
+        router.route(path, infer(endpoint, path))
+    })
+}
+
+fn infer(endpoint: &'static Endpoint, path: &'static str) -> MethodRouter<AppState> {
+    let method = match endpoint.verb {
+        Verb::Get => MethodFilter::GET,
+        Verb::Post => MethodFilter::POST,
+    };
+    on(method, move |state, id, request| {
+        inference::infer(endpoint, path, state, id, request)
+    })
 }
 
 fn queries() -> Router<AppState> {

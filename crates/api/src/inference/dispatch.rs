@@ -141,8 +141,12 @@ impl Inference {
     fn choose(&self, request: &InferenceRequest) -> Result<Arc<ProviderSnapshot>, InferenceError> {
         let pool = model_access::pool_for(&self.registry, &request.caller, &request.model)?;
         self.members.forget_withdrawn(&self.registry);
+        let pool = request.at_its_path(pool);
         let best = self.members.choose(&pool, Reach::All, &[]);
-        best.ok_or(InferenceError::NotReady)
+        best.ok_or_else(|| InferenceError::LacksPath {
+            model: request.model.clone(),
+            path: request.plain_path().to_owned(),
+        })
     }
 
     /// What the caller gets once no step follows.

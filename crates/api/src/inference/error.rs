@@ -13,6 +13,9 @@ pub(crate) enum InferenceError {
     NotReady,
     #[error("the model `{model}` does not exist{}", suggestion(nearest))]
     UnknownModel { model: ModelName, nearest: Vec<String> },
+    /// No provider of the model has the path in its config.
+    #[error("no provider of `{model}` has {path} among its extra_paths")]
+    LacksPath { model: ModelName, path: String },
     /// The request names no model, and there is none for such requests.
     #[error("`model` is missing or empty{}", listed(some))]
     NoModel { code: &'static str, some: Vec<String> },
@@ -122,6 +125,7 @@ impl InferenceError {
             Self::Wake(error) => matches!(**error, WakeError::CallerTimedOut { .. }),
             Self::NotReady
             | Self::UnknownModel { .. }
+            | Self::LacksPath { .. }
             | Self::NoModel { .. }
             | Self::Relay { .. }
             | Self::BadResponse { .. } => false,
@@ -135,6 +139,7 @@ impl InferenceError {
             Self::BadResponse { .. } => false,
             Self::NotReady
             | Self::UnknownModel { .. }
+            | Self::LacksPath { .. }
             | Self::NoModel { .. }
             | Self::Asleep { .. }
             | Self::FallingAsleep { .. }

@@ -78,12 +78,12 @@ pub(crate) fn encoding(head: &ResponseHead) -> Option<String> {
     (!matches!(encoding.as_str(), "" | "identity")).then_some(encoding)
 }
 
-/// Whether the backend answers with a stream of events.
-pub(crate) fn is_event_stream(head: &ResponseHead) -> bool {
+/// Whether the backend answers with this content type.
+pub(crate) fn is_of_type(head: &ResponseHead, kind: &str) -> bool {
     let essence = head
         .header("content-type")
         .and_then(|value| value.split(';').next());
-    essence.is_some_and(|essence| essence.trim().eq_ignore_ascii_case("text/event-stream"))
+    essence.is_some_and(|essence| essence.trim().eq_ignore_ascii_case(kind))
 }
 
 /// Keeps proxies from buffering a stream.

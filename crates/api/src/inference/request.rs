@@ -6,7 +6,7 @@ use axum::http::HeaderMap;
 use bytes::Bytes;
 use reveille_bus::relay::{HOLD_LIMIT, RequestHead, ResponseHead};
 use reveille_domain::{ModelName, ProviderId, WakeCause, WakeId, rows::READ_WAIT};
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 use tokio::time::Instant;
 use uuid::{Builder, Uuid};
 
@@ -46,7 +46,9 @@ impl Default for Timings {
 /// One request, read and checked.
 #[derive(Debug)]
 pub(crate) struct InferenceRequest {
-    pub endpoint: Endpoint,
+    pub endpoint: &'static Endpoint,
+    /// The path and query that the backend gets.
+    pub path: String,
     pub model: ModelName,
     pub caller: Caller,
     pub request_id: String,
@@ -68,6 +70,17 @@ impl InferenceRequest {
             model: self.model.clone(),
             key: self.caller.key().cloned(),
         }
+    }
+
+    /// Its path without the query.
+    pub(super) fn plain_path(&self) -> &str {
+        self.path.split('?').next().unwrap_or_default()
+    }
+
+    /// The members of a pool that may be asked for its path.
+    pub(super) fn at_its_path(&self, mut pool: Vec<Arc<ProviderSnapshot>>) -> Vec<Arc<ProviderSnapshot>> {
+        pool.retain(|snapshot| self.endpoint.is_at(&snapshot.provider.spec, self.plain_path()));
+        pool
     }
 
     /// Whether it still waits for a backend to be put to sleep and woken again.
@@ -102,8 +115,8 @@ impl InferenceRequest {
         let hold_ms = (left < HOLD_LIMIT).then_some(left.as_millis().try_into().unwrap_or(0));
         RequestHead {
             provider: snapshot.provider.id.provider.clone(),
-            method: "POST".to_owned(),
-            path: self.endpoint.path().to_owned(),
+            method: self.endpoint.verb.as_str().to_owned(),
+            path: self.path.clone(),
             headers: headers::to_backend(&self.headers, &self.attempt_id()),
             traceparent: headers::traceparent(&self.headers),
             hold_ms,

@@ -15,6 +15,7 @@ impl Inference {
         tried: &[ProviderId],
     ) -> Option<Arc<ProviderSnapshot>> {
         let pool = self.registry.pool(run.request.model.as_str());
+        let pool = run.request.at_its_path(pool);
         self.members.choose(&pool, reach, tried)
     }
 

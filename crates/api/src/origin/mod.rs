@@ -155,11 +155,12 @@ impl OriginPolicy {
         self.own_authority(request).map(|_| ())
     }
 
-    /// Refuses also one from a page of an origin which isn't listed, unless it is safe (RFC 9110, section 9.2.1) and holds
-    /// nothing.
-    pub(crate) fn check<B>(&self, request: &Request<B>) -> Result<(), OriginError> {
+    /// Refuses also one from a page of an origin which isn't listed, unless it is safe (RFC 9110, section 9.2.1), holds
+    /// nothing and reaches no backend.
+    pub(crate) fn check<B>(&self, request: &Request<B>, uses_a_backend: bool) -> Result<(), OriginError> {
         let own = self.own_authority(request)?;
-        if own.is_some() && request.method().is_safe() && request.uri().path() != FOLLOWED_PATH {
+        let costs = uses_a_backend || request.uri().path() == FOLLOWED_PATH;
+        if own.is_some() && request.method().is_safe() && !costs {
             return Ok(());
         }
         self.check_origin(request.headers(), own.as_ref())
@@ -265,7 +266,7 @@ mod tests {
         let listed = vec!["https://chat.example".parse().expect("an origin")];
         let listener = SocketAddr::from(([127, 0, 0, 1], 8420));
         let policy = OriginPolicy::new(listener, None, hosts, listed);
-        policy.check(&build(Request::builder()).body(()).expect("a request"))
+        policy.check(&build(Request::builder()).body(()).expect("a request"), false)
     }
 
     #[test]

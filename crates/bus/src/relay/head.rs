@@ -28,6 +28,44 @@ pub const REQUEST_HEADERS: [&str; 7] = [
     VIA_HEADER,
     "x-request-id",
 ];
+/// What may be posted to a backend. Agents refuse all other paths, such as those by which a backend is administered, whatever a
+/// hub asks for.
+pub const POST_PATHS: [&str; 32] = [
+    "/v1/chat/completions",
+    "/v1/completions",
+    "/v1/embeddings",
+    "/v1/responses",
+    "/v1/rerank",
+    "/rerank",
+    "/v1/reranking",
+    "/reranking",
+    "/v2/rerank",
+    "/v1/score",
+    "/score",
+    "/classify",
+    "/pooling",
+    "/v1/moderations",
+    "/v1/audio/speech",
+    "/v1/audio/transcriptions",
+    "/v1/audio/translations",
+    "/v1/images/edits",
+    "/v1/images/variations",
+    "/v1/images/generations",
+    "/tokenize",
+    "/detokenize",
+    "/completion",
+    "/infill",
+    "/apply-template",
+    "/v1/messages",
+    "/v1/messages/count_tokens",
+    "/api/chat",
+    "/api/generate",
+    "/api/embed",
+    "/api/embeddings",
+    "/api/show",
+];
+/// What may be got from a backend.
+pub const GET_PATHS: [&str; 2] = ["/v1/audio/voices", "/props"];
 /// The response headers that reach the client.
 pub const RESPONSE_HEADERS: [&str; 9] = [
     "content-encoding",

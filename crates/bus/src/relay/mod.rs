@@ -16,10 +16,12 @@
 mod client;
 mod error;
 mod exchange;
+mod form;
 mod frame;
 mod head;
 mod inbox;
 mod incoming;
+mod last_event;
 mod link;
 mod outbox;
 mod pending_request;
@@ -32,12 +34,14 @@ mod window;
 pub use client::{RelayClient, Reservation};
 pub use error::{RelayError, RelayStartError};
 pub use exchange::{Exchange, ResponseBody};
+pub use form::{BadForm, FormPart, boundary, form_parts};
 pub use frame::{BadFrame, RequestId};
 pub use head::{
-    FaultCode, HOLD_LIMIT, Headers, MAX_BODY_BYTES, REQUEST_HEADERS, RESPONSE_HEADERS, RelayFault,
-    RequestHead, ResponseHead,
+    FaultCode, GET_PATHS, HOLD_LIMIT, Headers, MAX_BODY_BYTES, POST_PATHS, REQUEST_HEADERS, RESPONSE_HEADERS,
+    RelayFault, RequestHead, ResponseHead,
 };
 pub use incoming::{Incoming, RequestBody};
+pub use last_event::LastEvent;
 pub use link::{DroppedFrames, RelayLimits, RelayStats};
 pub use responder::{RespondError, Responder};
 pub use server::{RelayServer, RelayServerHandle};

@@ -121,6 +121,11 @@ impl Shown {
         });
         self.add_some(path, "answer_model", answer_model);
         self.add(path, "answer_timeout", duration(provider.answer_timeout));
+        if !provider.extra_paths.is_empty() {
+            let paths = provider.extra_paths.iter().map(|extra| quoted(extra.as_str()));
+            let paths: Vec<_> = paths.collect();
+            self.add(path, "extra_paths", format!("[{}]", paths.join(", ")));
+        }
         let probe = &provider.probe;
         self.add(path, "probe.check_models", probe.check_models);
         self.add(path, "probe.path", quoted(&without_query(&probe.path)));

@@ -1,8 +1,9 @@
 //! Generates parts of the documentation. The tables of docs/configuration.md: keys from the schema of config files, flags and
-//! variables from the command line. Tests compare the schema with the agent's reader.
+//! variables from the command line. That of docs/clients.md: the paths that reach a backend. Tests compare the schema with the agent's reader.
 
 mod flags;
 mod keys;
+mod paths;
 mod reader;
 
 use std::{fmt::Write as _, fs, path::PathBuf};
@@ -69,4 +70,5 @@ fn the_generated_tables_are_up_to_date() {
     let mut names: Vec<_> = keys::SECTIONS.iter().map(|section| section.0).collect();
     names.push("flags");
     assert_up_to_date("docs/configuration.md", &names, &table);
+    assert_up_to_date("docs/clients.md", &["paths"], &|_| paths::table());
 }

@@ -88,6 +88,7 @@ fn entries(key: &Key, many: u64) -> String {
             "[{}]",
             items(|n| format!("\"{:02}:{:02}-24:00\"", n / 60, n % 60))
         ),
+        "extra_paths" => format!("[{}]", items(|n| format!("\"/a{n}\""))),
         "headers" | "env" => format!("{{ {} }}", items(|n| format!("a{n} = \"x\""))),
         _ => format!("[{}]", items(|n| format!("\"A{n}\""))),
     }

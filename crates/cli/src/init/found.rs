@@ -262,11 +262,12 @@ fn loads_here(model: &ModelName, shown: &Value) -> bool {
     generates && shown["remote_host"].is_null() && shown["remote_model"].is_null()
 }
 
-/// Each server has a path that only it answers in this form. LM Studio answers 200 to everything, so the body counts.
+/// Each server has a path that only it answers in this form. LM Studio answers 200 to everything, so the body counts; and a hub,
+/// which answers as Ollama does, says so.
 async fn which(client: &Client, base: &str, props: Option<&Value>) -> Server {
     let says = async |path: &str, key: &str| {
         let body = get(client, &format!("{base}{path}")).await;
-        body.is_some_and(|body| body.get(key).is_some_and(|value| !value.is_null()))
+        body.is_some_and(|body| !body[key].is_null() && body["reveille"].is_null())
     };
     if says("/api/version", "version").await {
         Server::Ollama

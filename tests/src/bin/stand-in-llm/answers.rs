@@ -7,8 +7,9 @@ use futures::{Stream, stream};
 use reveille_tests::long_answer;
 use serde_json::{Value, json};
 
-use crate::{options::Options, ticket::Ticket};
+use crate::{dialects::Dialect, options::Options, ticket::Ticket};
 
+const EVENTS: &str = "text/event-stream";
 /// Numbers in one embedding.
 const EMBEDDING_DIMENSIONS: usize = 8;
 /// What died in the middle of an answer ends with.
@@ -18,8 +19,8 @@ const LAST_WORDS: Duration = Duration::from_millis(50);
 
 /// An answer to one request.
 pub enum Answer {
-    /// Piece by piece, as an event stream.
-    Stream(Pieces),
+    /// Piece by piece, with this content type.
+    Stream(&'static str, Pieces),
     /// In one JSON object, or, when it dies, not at all.
     Whole {
         /// How long it takes.
@@ -60,11 +61,14 @@ pub fn answer(options: &Options, path: &str, request: &Value, ticket: &Ticket) -
             after: Duration::ZERO,
             bytes,
         });
-        return Answer::Stream(Pieces(Box::new(pieces)));
+        return Answer::Stream(EVENTS, Pieces(Box::new(pieces)));
     }
     let reply = Reply::new(options, path, request, ticket);
+    if let Some(dialect) = Dialect::of(path) {
+        return reply.in_dialect(dialect, dialect.streams(request));
+    }
     if request["stream"] == json!(true) {
-        Answer::Stream(reply.pieces())
+        Answer::Stream(EVENTS, reply.pieces())
     } else {
         reply.whole()
     }
@@ -160,6 +164,40 @@ impl Reply {
             body,
             dies: self.dies_after.is_some(),
         }
+    }
+
+    /// The same in the words of another API.
+    fn in_dialect(self, dialect: Dialect, streams: bool) -> Answer {
+        let tokens: Vec<_> = (0..self.tokens).map(token).collect();
+        if !streams {
+            let further = u32::try_from(self.tokens.saturating_sub(1)).unwrap_or(u32::MAX);
+            return Answer::Whole {
+                after: self.first_after + self.next_after.saturating_mul(further),
+                body: dialect.whole(&self.model, &tokens.concat()),
+                dies: false,
+            };
+        }
+        let (before, tokens, after) = dialect.stream(&self.model, &tokens);
+        let send = |after: Duration, text: String| Piece::Send {
+            after,
+            bytes: text.into(),
+        };
+        let before = before.into_iter().map(move |text| send(Duration::ZERO, text));
+        let tokens = tokens.into_iter().enumerate().map(move |(number, text)| {
+            send(
+                if number == 0 {
+                    self.first_after
+                } else {
+                    self.next_after
+                },
+                text,
+            )
+        });
+        let after = after.into_iter().map(move |text| send(Duration::ZERO, text));
+        Answer::Stream(
+            dialect.stream_type(),
+            Pieces(Box::new(before.chain(tokens).chain(after))),
+        )
     }
 
     /// The receipt, the tokens, the reason of the end, the usage when it was asked for, and `[DONE]`.

@@ -5,6 +5,7 @@
 //! request, so that they can be counted.
 
 mod answers;
+mod dialects;
 mod imitated;
 mod log;
 mod options;

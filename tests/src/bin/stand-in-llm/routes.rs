@@ -37,6 +37,9 @@ pub fn router(server: Arc<Server>) -> Router {
     own.route("/v1/chat/completions", post(infer))
         .route("/v1/completions", post(infer))
         .route("/v1/embeddings", post(infer))
+        .route("/v1/responses", post(infer))
+        .route("/v1/messages", post(infer))
+        .route("/api/chat", post(infer))
         .fallback(async || {
             refusal(
                 StatusCode::NOT_FOUND,
@@ -146,11 +149,8 @@ fn checked(server: &Server, body: &[u8]) -> Result<Value, Refusal> {
 
 async fn send(answer: Answer, ticket: Ticket) -> Response {
     match answer {
-        Answer::Stream(pieces) => {
-            let headers = [
-                (header::CONTENT_TYPE, "text/event-stream"),
-                (header::CACHE_CONTROL, "no-cache"),
-            ];
+        Answer::Stream(kind, pieces) => {
+            let headers = [(header::CONTENT_TYPE, kind), (header::CACHE_CONTROL, "no-cache")];
             (headers, Body::from_stream(pieces.stream(ticket))).into_response()
         }
         Answer::Whole { after, body, dies } => {

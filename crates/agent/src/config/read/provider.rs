@@ -8,7 +8,10 @@ use crate::config::{
     AnswerModelName, BaseUrl, ConfigError, MODELS_PATH, ModelConfig, ProbeConfig, ProviderConfig, Secret,
     Trust, WakeConfig,
 };
-use reveille_domain::{GroupName, MAX_GROUPS, MAX_MODELS, MAX_WAKE_BUDGET, ModelName, ProviderName};
+use reveille_bus::relay::POST_PATHS;
+use reveille_domain::{
+    ExtraPath, GroupName, MAX_EXTRA_PATHS, MAX_GROUPS, MAX_MODELS, MAX_WAKE_BUDGET, ModelName, ProviderName,
+};
 use std::{collections::HashSet, time::Duration};
 
 /// How long a backend may stay silent during a request unless `answer_timeout` says otherwise: the default of OpenAI's SDKs.
@@ -20,7 +23,7 @@ const DEFAULT_PROBE_INTERVAL: Duration = Duration::from_secs(10);
 /// The default time-out of a probe.
 const DEFAULT_PROBE_TIMEOUT: Duration = Duration::from_secs(2);
 
-const PROVIDER_KEYS: [&str; 14] = [
+const PROVIDER_KEYS: [&str; 15] = [
     "name",
     "base_url",
     "ca",
@@ -29,6 +32,7 @@ const PROVIDER_KEYS: [&str; 14] = [
     "models",
     "answer_model",
     "answer_timeout",
+    "extra_paths",
     "probe",
     "wake",
     "sleep",
@@ -62,6 +66,7 @@ pub(super) fn read(mut table: Table<'_>, names: &mut Names) -> Result<ProviderCo
     let models = table.optional("models", |value| models(value, &mut names.models))?;
     let answer_model = table.optional("answer_model", |value| value.choice(&ANSWER_MODELS))?;
     let answer_timeout = table.duration("answer_timeout")?;
+    let extra_paths = table.optional("extra_paths", extra_paths)?;
     let wake = table.optional("wake", |value| {
         recipe::wake(value.table()?, &base_url, models.as_deref())
     })?;
@@ -80,6 +85,7 @@ pub(super) fn read(mut table: Table<'_>, names: &mut Names) -> Result<ProviderCo
         models,
         answer_model,
         answer_timeout: answer_timeout.unwrap_or(ANSWER_TIMEOUT),
+        extra_paths: extra_paths.unwrap_or_default(),
         probe,
         wake,
         sleep,
@@ -96,6 +102,22 @@ pub(super) fn read(mut table: Table<'_>, names: &mut Names) -> Result<ProviderCo
             Ok(provider.with_trust_in_steps(&trust))
         }
     }
+}
+
+/// `extra_paths`: a list of paths, none of them one that every backend may have.
+fn extra_paths(value: Value<'_>) -> Result<Vec<ExtraPath>, ConfigError> {
+    let mut paths = Vec::new();
+    for entry in value.array(MAX_EXTRA_PATHS)? {
+        let path = entry.parsed(ExtraPath::parse)?;
+        if POST_PATHS.contains(&path.as_str()) {
+            return Err(entry.error("is relayed in any case: leave it out"));
+        }
+        if paths.contains(&path) {
+            return Err(entry.error("names a path twice"));
+        }
+        paths.push(path);
+    }
+    Ok(paths)
 }
 
 /// `exclusive`: the name of a group, or a list of them.

@@ -179,6 +179,7 @@ impl Owner {
         };
         let spec = ProviderSpec::new(models, config.wake_spec(), config.sleep.is_some())
             .and_then(|spec| spec.in_groups(config.exclusive.clone()))
+            .and_then(|spec| spec.with_extra_paths(config.extra_paths.clone()))
             .and_then(|spec| spec.with_details(details));
         let spec = spec.map_err(
             |error| error!(provider.name = %config.name, %error, "{} can't be published", config.name),

@@ -100,10 +100,11 @@ impl Client {
         self.connector.connect().await.map_err(SendError::Connect)
     }
 
-    /// Posts `body` and waits for the answer's head. Dropping the future closes the connection.
-    pub async fn post(
+    /// Sends a request and waits for the answer's head. Dropping the future closes the connection.
+    pub async fn send(
         &self,
         connection: Box<dyn Connection>,
+        method: Method,
         path: Uri,
         headers: HeaderMap,
         body: Bytes,
@@ -115,7 +116,7 @@ impl Client {
             let _ = connection.await;
         }));
         let mut request = Request::new(Full::new(body));
-        (*request.method_mut(), *request.uri_mut(), *request.headers_mut()) = (Method::POST, path, headers);
+        (*request.method_mut(), *request.uri_mut(), *request.headers_mut()) = (method, path, headers);
         request.headers_mut().extend(self.headers.clone());
         let answer = timeout(self.answer_timeout, sender.try_send_request(request)).await;
         let answer = answer.map_err(|_| SendError::Silent(self.answer_timeout))?;

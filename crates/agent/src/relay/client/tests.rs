@@ -37,7 +37,9 @@ where
 async fn post(client: &Client, body: impl Into<Bytes>) -> Result<Response, SendError> {
     let path = Uri::from_static("/v1/completions");
     let connection = client.connect().await?;
-    client.post(connection, path, HeaderMap::new(), body.into()).await
+    client
+        .send(connection, Method::POST, path, HeaderMap::new(), body.into())
+        .await
 }
 
 async fn text(response: Response) -> Result<String, SendError> {

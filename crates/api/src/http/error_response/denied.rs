@@ -1,6 +1,6 @@
 //! What a client sees when its key is refused, or has used up a limit.
 
-use super::{ErrorResponse, whole_seconds};
+use super::{ErrorResponse, MAX_RETRY_AFTER_SECONDS, whole_seconds};
 use crate::keys::Denied;
 use axum::http::StatusCode;
 
@@ -23,7 +23,15 @@ pub(super) fn of_denied(denied: &Denied) -> ErrorResponse {
             say(StatusCode::TOO_MANY_REQUESTS, "concurrency_exceeded").retry_in(REQUEST_ENDS_SECONDS)
         }
         Denied::Wakes { retry_after, .. } => {
-            say(StatusCode::TOO_MANY_REQUESTS, "wake_quota_exceeded").retry_in(whole_seconds(*retry_after))
+            let say = say(StatusCode::TOO_MANY_REQUESTS, "wake_quota_exceeded");
+            let seconds = whole_seconds(*retry_after);
+            // A client's own retries would all come too early.
+            let say = if seconds > MAX_RETRY_AFTER_SECONDS {
+                say.lasting("rate_limit_error")
+            } else {
+                say
+            };
+            say.retry_in(seconds)
         }
     }
 }

@@ -1,8 +1,9 @@
-//! The one mapping of errors to responses: OpenAI's error object, always JSON, with a status, a code and a sentence that
-//! says what to do. Clients never see the text of an underlying error, except the reason of a failed wake, which its agent
+//! The one mapping of errors to responses: an error object in the form of the client's [family](family), always JSON, with a
+//! status, a code and a sentence that says what to do. Clients never see the text of an underlying error, except the reason of a failed wake, which its agent
 //! wrote for people.
 
 mod denied;
+pub(crate) mod family;
 mod relay;
 mod rows;
 mod wake;
@@ -29,6 +30,8 @@ pub(crate) const PROVIDER: HeaderName = HeaderName::from_static("x-reveille-prov
 const MAX_RETRY_AFTER_SECONDS: u64 = 60;
 /// For a cause of unknown duration, in seconds.
 const RETRY_SOON_SECONDS: u64 = 2;
+/// OpenAI's and Anthropic's clients retry what this header says, whatever the status.
+const X_SHOULD_RETRY: HeaderName = HeaderName::from_static("x-should-retry");
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub(crate) struct ErrorObject {
@@ -51,6 +54,8 @@ pub(crate) struct ErrorResponse {
     pub status: StatusCode,
     pub object: ErrorObject,
     retry_after_s: Option<u64>,
+    /// Whether sending the request again soon can't better it.
+    is_lasting: bool,
     provider: Option<ProviderId>,
     wake_id: Option<WakeId>,
 }
@@ -67,6 +72,7 @@ impl ErrorResponse {
             status,
             object,
             retry_after_s: None,
+            is_lasting: false,
             provider: None,
             wake_id: None,
         }
@@ -79,6 +85,13 @@ impl ErrorResponse {
 
     fn retry_in(mut self, seconds: u64) -> Self {
         self.retry_after_s = Some(seconds.clamp(1, MAX_RETRY_AFTER_SECONDS));
+        self
+    }
+
+    /// Tells clients not to send the request again by themselves: they would only cost wakes. Some know that by the `type`
+    /// of an error in a stream, which has to be another one than `server_error`.
+    fn lasting(mut self, kind: &'static str) -> Self {
+        (self.is_lasting, self.object.kind) = (true, kind);
         self
     }
 
@@ -96,7 +109,7 @@ impl ErrorResponse {
         self
     }
 
-    /// The response's body.
+    /// The response's body for OpenAI's clients.
     pub fn json(&self) -> Vec<u8> {
         serde_json::to_vec(&ErrorBody { error: &self.object }).unwrap_or_else(|_| b"{\"error\":{}}".to_vec())
     }
@@ -126,7 +139,12 @@ impl IntoResponse for ErrorResponse {
         if self.status == StatusCode::UNAUTHORIZED {
             headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }
+        if self.is_lasting {
+            headers.insert(X_SHOULD_RETRY, HeaderValue::from_static("false"));
+        }
         name_provider(headers, self.provider.as_ref(), self.wake_id);
+        // Its form for other families follows.
+        response.extensions_mut().insert(self);
         response
     }
 }
@@ -153,7 +171,7 @@ impl ApiError {
             Self::UnknownPath { .. } | Self::NotFound { .. } => say(StatusCode::NOT_FOUND, "not_found"),
             Self::MethodNotAllowed => say(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed"),
             Self::TooLarge(_) => say(StatusCode::PAYLOAD_TOO_LARGE, "request_too_large"),
-            Self::MediaType(_) | Self::ContentEncoding(_) | Self::NoMediaType => {
+            Self::MediaType(_) | Self::NoForm(_) | Self::ContentEncoding(_) | Self::NoMediaType => {
                 say(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type")
             }
             Self::BodyTimeout { .. } => say(StatusCode::REQUEST_TIMEOUT, "request_timeout"),
@@ -164,7 +182,9 @@ impl ApiError {
             Self::Sleep(error) => wake::of_sleep(error),
             Self::Rows(error) => rows::of_rows(error),
             Self::Denied(denied) => denied::of_denied(denied),
-            Self::Loop | Self::TooManyHubs => say(StatusCode::LOOP_DETECTED, LOOP_DETECTED),
+            Self::Loop | Self::TooManyHubs => {
+                say(StatusCode::LOOP_DETECTED, LOOP_DETECTED).lasting("configuration_error")
+            }
             Self::TokenRefused(_) => say(StatusCode::FORBIDDEN, "token_refused"),
             Self::Conflict { code, .. } => say(StatusCode::CONFLICT, code),
             Self::Journal(error) => rows::of_journal(error),
@@ -181,6 +201,9 @@ fn inference(error: &InferenceError) -> ErrorResponse {
         InferenceError::UnknownModel { .. } => {
             ErrorResponse::new(StatusCode::NOT_FOUND, "model_not_found", error.to_string())
                 .param(Some("model"))
+        }
+        InferenceError::LacksPath { .. } => {
+            ErrorResponse::new(StatusCode::NOT_FOUND, "not_found", error.to_string())
         }
         InferenceError::NoModel { code, .. } => {
             ErrorResponse::new(StatusCode::BAD_REQUEST, code, error.to_string()).param(Some("model"))

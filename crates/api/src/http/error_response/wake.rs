@@ -6,6 +6,8 @@ use axum::http::StatusCode;
 use reveille_domain::{ProviderId, WakeFailure, WakeFailureKind, provider::InactiveReason};
 use std::time::Duration;
 
+/// The `type` of an error that another wake would only repeat.
+const WAKE_ERROR: &str = "wake_error";
 /// When a person has to act first, in seconds.
 const RETRY_LATER_SECONDS: u64 = 10;
 
@@ -30,7 +32,7 @@ pub(super) fn of_wake(error: &WakeError) -> ErrorResponse {
                         format!("failed to wake a short while ago, in stage `{stage}`: {reason}")
                     };
                     let message = format!("{provider} {what}; the next wake is possible in {retry} s");
-                    unavailable("wake_failed", message)
+                    unavailable("wake_failed", message).lasting(WAKE_ERROR)
                 }
                 Some(_) => ended(provider, failure, *spent),
             };
@@ -73,7 +75,9 @@ pub(super) fn of_wake(error: &WakeError) -> ErrorResponse {
                 "{error}: add [provider.wake] to the configuration of the agent {}",
                 provider.agent
             );
-            ErrorResponse::new(StatusCode::CONFLICT, "no_wake_recipe", message).about(provider, None)
+            ErrorResponse::new(StatusCode::CONFLICT, "no_wake_recipe", message)
+                .lasting(WAKE_ERROR)
+                .about(provider, None)
         }
         WakeError::QueueFull { provider, .. } => {
             ErrorResponse::new(StatusCode::TOO_MANY_REQUESTS, "queue_full", error.to_string())
@@ -106,14 +110,16 @@ fn ended(provider: &ProviderId, failure: &WakeFailure, spent: Duration) -> Error
                 "{provider} did not wake in time: {reason} (stage `{stage}`, after {spent}); if it needs longer, raise \
                  provider.wake.max_wait in the configuration of the agent {agent}"
             );
-            ErrorResponse::new(StatusCode::GATEWAY_TIMEOUT, "wake_timeout", message)
+            ErrorResponse::new(StatusCode::GATEWAY_TIMEOUT, "wake_timeout", message).lasting(WAKE_ERROR)
         }
         WakeFailureKind::Recipe => failed(&format!(
             "run `reveille logs {name}` on the machine of {agent}, or check [provider.wake] in its configuration"
-        )),
+        ))
+        .lasting(WAKE_ERROR),
         WakeFailureKind::Died => failed(&format!(
             "run `reveille logs {name}` on the machine of {agent}, or read the backend's own log"
-        )),
+        ))
+        .lasting(WAKE_ERROR),
         WakeFailureKind::AgentLost | WakeFailureKind::AgentStopped => {
             failed(&format!("start the agent {agent}, then try again"))
         }
@@ -133,7 +139,7 @@ fn ended(provider: &ProviderId, failure: &WakeFailure, spent: Duration) -> Error
 /// The machine's owner allows no wake now.
 fn declined(provider: &ProviderId, failure: &WakeFailure) -> ErrorResponse {
     let message = format!("{provider} can't be woken now: {}", failure.reason);
-    ErrorResponse::new(StatusCode::SERVICE_UNAVAILABLE, "provider_declined", message)
+    ErrorResponse::new(StatusCode::SERVICE_UNAVAILABLE, "provider_declined", message).lasting(WAKE_ERROR)
 }
 
 pub(super) fn of_sleep(error: &SleepError) -> ErrorResponse {

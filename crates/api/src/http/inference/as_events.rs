@@ -3,10 +3,10 @@
 
 use super::{
     backend_error, completion, decoded,
-    respond::{log, pieces},
+    respond::{is_stream, log, pieces},
     sse_stream::Pieces,
 };
-use crate::inference::{InferenceError, InferenceResponse, headers};
+use crate::inference::{Family, InferenceError, InferenceResponse};
 use bytes::{Bytes, BytesMut};
 use futures::{StreamExt, stream};
 use std::time::Duration;
@@ -26,15 +26,15 @@ const BEGINNINGS: [&[u8]; 5] = [b"data:", b"event:", b"id:", b"retry:", b":"];
 const BYTE_ORDER_MARK: &[u8] = b"\xEF\xBB\xBF";
 
 /// The rest of a stream, from its backend's response.
-pub(super) async fn as_events(answered: Result<InferenceResponse, InferenceError>) -> Pieces {
+pub(super) async fn as_events(family: Family, answered: Result<InferenceResponse, InferenceError>) -> Pieces {
     let events = match answered {
-        Ok(response) => embed(response).await,
+        Ok(response) => embed(family, response).await,
         Err(error) => Err(error),
     };
     events.unwrap_or_else(|error| stream::iter([Err(error)]).boxed())
 }
 
-async fn embed(response: InferenceResponse) -> Result<Pieces, InferenceError> {
+async fn embed(family: Family, response: InferenceResponse) -> Result<Pieces, InferenceError> {
     let is_success = response.is_success();
     let InferenceResponse {
         provider,
@@ -48,7 +48,13 @@ async fn embed(response: InferenceResponse) -> Result<Pieces, InferenceError> {
     let as_error = |body: &Reader| {
         let shown = &body.read[..body.read.len().min(MAX_ERROR_BYTES)];
         let is_cut = !body.has_ended || shown.len() < body.read.len();
-        only(backend_error::event_of(&provider, head.status, shown, is_cut))
+        only(backend_error::event_of(
+            family,
+            &provider,
+            head.status,
+            shown,
+            is_cut,
+        ))
     };
     if !is_success {
         // A part says more than that it broke off.
@@ -59,11 +65,13 @@ async fn embed(response: InferenceResponse) -> Result<Pieces, InferenceError> {
     if body.read.starts_with(BYTE_ORDER_MARK) {
         let _ = body.read.split_to(BYTE_ORDER_MARK.len());
     }
-    if headers::is_event_stream(&head) || body.sniffs_of_events().await? {
+    if is_stream(family, &head) || body.sniffs_of(family).await? {
         return Ok(body.into_pieces());
     }
     body.read(MAX_COMPLETION_BYTES).await?;
-    if let Some(events) = completion::events(&body.read).filter(|_| body.has_ended) {
+    if matches!(family, Family::OpenAi | Family::LlamaCpp)
+        && let Some(events) = completion::events(&body.read).filter(|_| body.has_ended)
+    {
         return Ok(only(events));
     }
     Ok(as_error(&body))
@@ -100,10 +108,13 @@ impl Reader {
         Ok(())
     }
 
-    /// Whether it begins like a stream of events.
-    async fn sniffs_of_events(&mut self) -> Result<bool, InferenceError> {
+    /// Whether it begins like a stream of events, or of lines of JSON.
+    async fn sniffs_of(&mut self, family: Family) -> Result<bool, InferenceError> {
         self.read(SNIFFED_BYTES).await?;
         let text = self.read.trim_ascii_start();
+        if family == Family::Ollama {
+            return Ok(text.starts_with(b"{"));
+        }
         Ok(BEGINNINGS.iter().any(|beginning| text.starts_with(beginning)))
     }
 
@@ -137,7 +148,7 @@ mod tests {
             body: ResponseBody::Pieces(half.boxed()),
         };
         let began = Instant::now();
-        let events: Vec<_> = as_events(Ok(response)).await.collect().await;
+        let events: Vec<_> = as_events(Family::OpenAi, Ok(response)).await.collect().await;
         assert_eq!(began.elapsed(), ERROR_WITHIN);
         let [Ok(event)] = events.as_slice() else {
             panic!("one event: {events:?}")

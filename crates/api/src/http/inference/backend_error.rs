@@ -1,7 +1,9 @@
-//! A backend's error as an event: whatever its shape, OpenAI's error object with the backend's own words and status.
+//! A backend's error as an event: whatever its shape, an error of the client's family with the backend's own words and status.
 
-use super::sse_stream::event;
-use crate::http::error_response::error_type;
+use crate::{
+    http::error_response::family::{event, type_of},
+    inference::Family,
+};
 use bytes::Bytes;
 use reveille_domain::ProviderId;
 use serde_json::{Map, Value};
@@ -10,7 +12,13 @@ use serde_json::{Map, Value};
 const FIELDS: [&str; 4] = ["message", "type", "param", "code"];
 
 /// The event for an answer with this status, of which `body` has come; `is_cut` if that isn't all.
-pub(super) fn event_of(provider: &ProviderId, status: u16, body: &[u8], is_cut: bool) -> Bytes {
+pub(super) fn event_of(
+    family: Family,
+    provider: &ProviderId,
+    status: u16,
+    body: &[u8],
+    is_cut: bool,
+) -> Bytes {
     let parsed = serde_json::from_slice(body).map(its_own).unwrap_or_default();
     let mut error = parsed;
     let has_message = error
@@ -24,15 +32,14 @@ pub(super) fn event_of(provider: &ProviderId, status: u16, body: &[u8], is_cut: 
         );
     }
     for (field, value) in [
-        ("type", error_type(status).into()),
+        ("type", type_of(family, status).into()),
         ("param", Value::Null),
         ("code", "backend_failed".into()),
         ("status", status.into()),
     ] {
         error.entry(field).or_insert(value);
     }
-    let json = Value::from_iter([("error", Value::Object(error))]);
-    event(json.to_string().as_bytes())
+    event(family, error)
 }
 
 /// The backend's own error object; empty if there is none.

@@ -1,6 +1,6 @@
 //! Turns a whole completion, sent by a backend that was asked for a stream, into that stream.
 
-use super::{sse_keepalive::DONE, sse_stream::event};
+use super::sse_stream::DONE;
 use bytes::Bytes;
 use serde_json::{Map, Value};
 
@@ -23,8 +23,8 @@ pub(super) fn events(body: &[u8]) -> Option<Bytes> {
     if is_chat {
         completion.insert("object".to_owned(), "chat.completion.chunk".into());
     }
-    let chunk = event(Value::Object(completion).to_string().as_bytes());
-    Some(Bytes::from([&chunk, DONE].concat()))
+    let chunk = format!("data: {}\n\n", Value::Object(completion));
+    Some(Bytes::from([chunk.as_bytes(), DONE].concat()))
 }
 
 fn number_tool_calls(message: &mut Value) {

@@ -14,65 +14,213 @@ pub(super) use respond::event_stream;
 
 use super::{
     ApiError, AppState,
-    body::{self, BodyLimit, check_media_type},
+    body::{self, BodyLimit, HeldBody, check_media_type, form_type},
+    ollama,
     request_id::RequestId,
 };
 use crate::{
     inference::{
-        AskedModel, BadBody, BadOption, CurrentPhase, Endpoint, InferenceRequest, Options, default_for, peek,
+        AskedModel, BadBody, BadOption, CurrentPhase, Endpoint, HeldBytes, InferenceError, InferenceRequest,
+        ModelPlace, Options, WakeMode, checked_model, default_for, endpoint::SHOW, peek, peek_form,
+        with_model,
     },
     keys::Caller,
 };
 use axum::{
     Extension,
-    extract::{Request, State},
-    response::Response,
+    body::Body,
+    extract::{Query, Request, State},
+    http::{Uri, request::Parts},
+    response::{IntoResponse, Response},
 };
+use bytes::Bytes;
+use reveille_domain::ModelName;
 
+/// Answers a request for `path`, one of the endpoint's.
 pub(super) async fn infer(
-    endpoint: Endpoint,
+    endpoint: &'static Endpoint,
+    path: &str,
     State(state): State<AppState>,
     Extension(id): Extension<RequestId>,
     request: Request,
 ) -> Result<Response, ApiError> {
     let (mut parts, body) = request.into_parts();
     let caller = parts.extensions.remove::<Caller>().ok_or(ApiError::NotReady)?;
-    let options = Options::read(&parts.headers, state.limits.timings.wait)?;
-    check_media_type(&parts.headers, &body)?;
-    let limit = BodyLimit {
-        bytes: state.limits.body_bytes,
-        flag: Some("--max-body"),
-    };
-    let idle = state.limits.timings.body_idle;
-    let mut body = body::read(&parts.headers, body, limit, idle, &state.bodies).await?;
-    let peeked = peek(&body.bytes, endpoint)?;
-    let model = match peeked.model {
-        AskedModel::Named(model) => model,
-        AskedModel::Unnamed(gap) => {
-            let model = default_for(&state.registry, &caller, state.default_model.as_ref(), &gap)?;
-            body.bytes = gap.filled(&body.bytes, &model);
-            model
+    let mut options = Options::read(&parts.headers, state.limits.timings.wait)?;
+    if !endpoint.wakes {
+        options.wake = WakeMode::Never;
+    }
+    let asked = match endpoint.model {
+        ModelPlace::Json => in_json(&state, &caller, endpoint, path, &parts, body).await?,
+        ModelPlace::Form => in_form(&state, &caller, endpoint, path, &parts, body).await?,
+        ModelPlace::Query => in_query(&state, &caller, path, &parts.uri)?,
+        ModelPlace::JsonOrQuery if model_of_query(&parts.uri)?.is_some() => {
+            check_media_type(&parts.headers, &body)?;
+            let body = held(&state, &parts, body).await?;
+            Asked {
+                body: body.bytes,
+                held: body.held,
+                ..in_query(&state, &caller, path, &parts.uri)?
+            }
         }
+        ModelPlace::JsonOrQuery => in_json(&state, &caller, endpoint, path, &parts, body).await?,
     };
+    let Asked {
+        model,
+        stream,
+        path: sent_path,
+        body,
+        held,
+    } = asked;
     let request = InferenceRequest {
         endpoint,
+        path: sent_path,
         model,
         caller,
         request_id: id.as_str().to_owned(),
         options,
         headers: parts.headers,
-        body: body.bytes,
-        held: body.held,
+        body,
+        held,
     };
-    if peeked.stream {
+    if stream {
         waiting::respond_when_known(state, request).await
     } else {
         let phase = CurrentPhase::default();
-        Ok(respond::respond(
-            state.inference.answer(&request, &phase).await?,
-            None,
-        )?)
+        match state.inference.answer(&request, &phase).await {
+            Err(InferenceError::Asleep { .. }) if path == SHOW => {
+                Ok(ollama::show(&state, &request).into_response())
+            }
+            answered => Ok(respond::respond(endpoint.family, answered?, None)?),
+        }
     }
+}
+
+/// What a request asks for.
+struct Asked {
+    model: ModelName,
+    stream: bool,
+    path: String,
+    body: Bytes,
+    held: HeldBytes,
+}
+
+async fn in_json(
+    state: &AppState,
+    caller: &Caller,
+    endpoint: &Endpoint,
+    path: &str,
+    parts: &Parts,
+    body: Body,
+) -> Result<Asked, ApiError> {
+    check_media_type(&parts.headers, &body)?;
+    let mut body = held(state, parts, body).await?;
+    let peeked = peek(&body.bytes, endpoint)?;
+    let (model, gap) = match peeked.model {
+        AskedModel::Named(model) => (model, None),
+        AskedModel::Otherwise(model, gap) => (model, Some(gap)),
+        AskedModel::Unnamed(gap) => (default_model(state, caller, gap.code)?, Some(gap)),
+    };
+    if let Some(gap) = gap {
+        body.bytes = gap.filled(&body.bytes, &model);
+    }
+    Ok(Asked {
+        model,
+        stream: peeked.stream,
+        path: path.to_owned(),
+        body: body.bytes,
+        held: body.held,
+    })
+}
+
+async fn in_form(
+    state: &AppState,
+    caller: &Caller,
+    endpoint: &Endpoint,
+    path: &str,
+    parts: &Parts,
+    body: Body,
+) -> Result<Asked, ApiError> {
+    let kind = form_type(&parts.headers)?;
+    let mut body = held(state, parts, body).await?;
+    let peeked = peek_form(kind, &body.bytes, endpoint).ok_or_else(|| ApiError::NoForm(String::new()))??;
+    let model = match peeked.model {
+        Some(model) => model,
+        None => {
+            let model = default_model(state, caller, "missing_field")?;
+            body.bytes = with_model(kind, &body.bytes, &model);
+            model
+        }
+    };
+    Ok(Asked {
+        model,
+        stream: peeked.stream,
+        path: path.to_owned(),
+        body: body.bytes,
+        held: body.held,
+    })
+}
+
+async fn held(state: &AppState, parts: &Parts, body: Body) -> Result<HeldBody, ApiError> {
+    let limit = BodyLimit {
+        bytes: state.limits.body_bytes,
+        flag: Some("--max-body"),
+    };
+    let idle = state.limits.timings.body_idle;
+    body::read(&parts.headers, body, limit, idle, &state.bodies).await
+}
+
+/// The backend gets the query too.
+fn in_query(state: &AppState, caller: &Caller, path: &str, uri: &Uri) -> Result<Asked, ApiError> {
+    let query = uri.query().unwrap_or_default();
+    let (model, path) = match model_of_query(uri)? {
+        Some(model) => (checked_model("model", &model)?, format!("{path}?{query}")),
+        None => {
+            let model = default_model(state, caller, "missing_field")?;
+            let named = format!("{path}?model={}", escaped(model.as_str()));
+            (model, named)
+        }
+    };
+    Ok(Asked {
+        model,
+        stream: false,
+        path,
+        body: Bytes::new(),
+        held: state.bodies.hold(),
+    })
+}
+
+fn model_of_query(uri: &Uri) -> Result<Option<String>, ApiError> {
+    let query = Query::<Vec<(String, String)>>::try_from_uri(uri);
+    let Query(query) =
+        query.map_err(|_| ApiError::invalid("invalid_query", None, "the query can't be read"))?;
+    let mut models = query.into_iter().filter(|(name, _)| name == "model");
+    let model = models
+        .next()
+        .map(|(_, model)| model)
+        .filter(|model| !model.is_empty());
+    if models.next().is_some() {
+        return Err(ApiError::invalid(
+            "duplicate_field",
+            "model",
+            "`model` is given twice",
+        ));
+    }
+    Ok(model)
+}
+
+/// A text as a query has it.
+fn escaped(text: &str) -> String {
+    let escape = |byte: u8| match byte {
+        b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' | b'.' => char::from(byte).to_string(),
+        other => format!("%{other:02X}"),
+    };
+    text.bytes().map(escape).collect()
+}
+
+fn default_model(state: &AppState, caller: &Caller, code: &'static str) -> Result<ModelName, ApiError> {
+    let default = state.default_model.as_ref();
+    Ok(default_for(&state.registry, caller, default, code)?)
 }
 
 impl From<BadBody> for ApiError {

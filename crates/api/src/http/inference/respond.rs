@@ -6,7 +6,7 @@ use super::{
 };
 use crate::{
     http::error_response::name_provider,
-    inference::{InferenceError, InferenceResponse, ResponseBody, headers},
+    inference::{Family, InferenceError, InferenceResponse, ResponseBody, headers},
 };
 use axum::{
     body::Body,
@@ -18,13 +18,18 @@ use futures::{
     StreamExt,
     stream::{self, BoxStream},
 };
-use reveille_bus::relay::RelayError;
+use reveille_bus::relay::{RelayError, ResponseHead};
 use reveille_domain::{ProviderId, WakeId};
 use tokio::time::Instant;
 use tracing::{debug, info};
 
-/// Passes the backend's response on. A stream of events may get `keepalives`.
+/// The types of streams.
+const EVENTS: &str = "text/event-stream";
+const LINES: &str = "application/x-ndjson";
+
+/// Passes the backend's response on. A stream may get `keepalives`.
 pub(super) fn respond(
+    family: Family,
     response: InferenceResponse,
     keepalives: Option<Keepalives>,
 ) -> Result<Response, InferenceError> {
@@ -49,7 +54,7 @@ pub(super) fn respond(
     let mut response = Response::new(Body::empty());
     *response.status_mut() = status;
     headers::to_caller(&head, response.headers_mut());
-    let streams = headers::is_event_stream(&head);
+    let streams = is_stream(family, &head);
     if streams {
         headers::unbuffered(response.headers_mut());
     }
@@ -63,9 +68,9 @@ pub(super) fn respond(
                 // Its length changes with what is inserted.
                 response.headers_mut().remove(header::CONTENT_LENGTH);
                 let due = Instant::now() + keepalives.as_ref().map(Keepalives::quiet).unwrap_or_default();
-                sse_stream::body(pieces, Break::Event, keepalives, due)
+                sse_stream::body(pieces, family, Break::Event, keepalives, due)
             } else {
-                sse_stream::body(pieces, Break::Connection, None, Instant::now())
+                sse_stream::body(pieces, family, Break::Connection, None, Instant::now())
             }
         }
     };
@@ -103,14 +108,30 @@ pub(super) fn pieces(body: ResponseBody, provider: ProviderId, wake_id: Option<W
     }
 }
 
-/// The response that begins a stream of events, which proxies don't buffer.
+/// Whether a backend's answer is a stream: of events, or of Ollama's lines.
+pub(super) fn is_stream(family: Family, head: &ResponseHead) -> bool {
+    headers::is_of_type(head, EVENTS) || family == Family::Ollama && headers::is_of_type(head, LINES)
+}
+
+/// The response that begins a stream for a client of this family.
+pub(super) fn begun_stream(family: Family, body: Body) -> Response {
+    let kind = match family {
+        Family::Ollama => LINES,
+        Family::OpenAi | Family::Responses | Family::Anthropic | Family::LlamaCpp => EVENTS,
+    };
+    stream_of(kind, body)
+}
+
+/// The response that begins a stream of events.
 pub(in crate::http) fn event_stream(body: Body) -> Response {
+    stream_of(EVENTS, body)
+}
+
+/// Proxies don't buffer it.
+fn stream_of(kind: &'static str, body: Body) -> Response {
     let mut response = Response::new(body);
     let headers = response.headers_mut();
-    headers.insert(
-        header::CONTENT_TYPE,
-        HeaderValue::from_static("text/event-stream"),
-    );
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
     headers::unbuffered(headers);
     response
 }
@@ -118,7 +139,6 @@ pub(in crate::http) fn event_stream(body: Body) -> Response {
 #[cfg(test)]
 mod tests {
     use super::{super::sse_keepalive::tests::every, *};
-    use reveille_bus::relay::ResponseHead;
     use std::time::Duration;
 
     /// A stream that breaks off after a moment, as its caller gets it: with its length, and what came before its end.
@@ -144,7 +164,8 @@ mod tests {
             body: ResponseBody::Pieces(body.boxed()),
         };
         let second = Duration::from_secs(1);
-        let response = respond(response, Some(every(second, second))).expect("it is passed on");
+        let response =
+            respond(Family::OpenAi, response, Some(every(second, second))).expect("it is passed on");
         let length = response.headers().get(header::CONTENT_LENGTH).cloned();
         let (mut sent, mut body) = (String::new(), response.into_body().into_data_stream());
         while let Some(piece) = body.next().await {

@@ -1,27 +1,29 @@
 //! What a stream sends while its request waits.
 //!
-//! The default is a comment line with a single newline: parsers skip it, while a blank line after a comment has broken
-//! some. Never `id:`, `event:` or `retry:`, which break clients of these endpoints.
+//! For OpenAI's clients that is a comment line with a single newline: parsers skip it, while a blank line after a comment has
+//! broken some. They never get `id:`, `event:` or `retry:`, which break them. Anthropic's clients have an event for this, and
+//! Ollama's a line without text.
 
 use crate::{
     http::AppState,
-    inference::{CurrentPhase, Endpoint, InferenceRequest, Phase, Progress},
+    inference::{CurrentPhase, InferenceRequest, Phase, Progress, endpoint::Keepalive},
     registry::{ProviderSnapshot, Registry},
     wakes::{now_ms, time_until_awake},
 };
 use bytes::Bytes;
+use jiff::Timestamp;
 use reveille_domain::{AgentName, ModelName};
 use serde_json::json;
 use std::{sync::Arc, time::Duration};
 use tokio::time::Instant;
 
-/// The end of a stream.
-pub(super) const DONE: &[u8] = b"data: [DONE]\n\n";
+/// Anthropic's.
+const PING: &[u8] = b"event: ping\ndata: {\"type\": \"ping\"}\n\n";
 
 /// The keep-alives of one request.
 pub(super) struct Keepalives {
     progress: Progress,
-    endpoint: Endpoint,
+    kind: Keepalive,
     request_id: String,
     model: ModelName,
     phase: Arc<CurrentPhase>,
@@ -38,7 +40,7 @@ impl Keepalives {
         let timings = &state.limits.timings;
         (progress != Progress::Off).then(|| Self {
             progress,
-            endpoint: request.endpoint,
+            kind: request.endpoint.keepalive,
             request_id: request.request_id.clone(),
             model: request.model.clone(),
             phase,
@@ -87,17 +89,43 @@ impl Keepalives {
             format!(" eta={}s", left.as_millis().div_ceil(1000))
         });
         let text = || format!("{} {who} elapsed={seconds}s{eta}", phase.word());
-        match (self.progress, self.endpoint) {
-            (Progress::Comment | Progress::Off, _) => Bytes::from(format!(": {}\n", text())),
-            (Progress::Reasoning, Endpoint::ChatCompletions) => {
+        let comment = || Bytes::from(format!(": {}\n", text()));
+        match (self.kind, self.progress) {
+            (Keepalive::Ping, _) => Bytes::from_static(PING),
+            (Keepalive::ChatLine, Progress::Reasoning) => self.chat_line(
+                &json!({ "role": "assistant", "content": "", "thinking": format!("{}\n", text()) }),
+            ),
+            (Keepalive::ChatLine, _) => self.chat_line(&json!({ "role": "assistant", "content": "" })),
+            (Keepalive::GenerateLine, Progress::Reasoning) => {
+                self.line(&json!({ "response": "", "thinking": format!("{}\n", text()) }))
+            }
+            (Keepalive::GenerateLine, _) => self.line(&json!({ "response": "" })),
+            (Keepalive::ChatChunk, Progress::Reasoning) => {
                 self.chat_chunk(&json!({ "reasoning_content": format!("{}\n", text()) }))
             }
-            (Progress::Delta, Endpoint::ChatCompletions) => self.chat_chunk(&json!({ "content": "" })),
-            (Progress::Delta | Progress::Reasoning, Endpoint::Completions | Endpoint::Embeddings) => {
+            (Keepalive::ChatChunk, Progress::Delta) => self.chat_chunk(&json!({ "content": "" })),
+            (Keepalive::TextChunk, Progress::Delta | Progress::Reasoning) => {
                 let choice = json!({ "index": 0, "text": "", "logprobs": null, "finish_reason": null });
                 self.chunk("cmpl", "text_completion", &choice)
             }
+            (Keepalive::ChatChunk | Keepalive::TextChunk, Progress::Comment | Progress::Off)
+            | (Keepalive::Comment | Keepalive::Unneeded, _) => comment(),
         }
+    }
+
+    fn chat_line(&self, message: &serde_json::Value) -> Bytes {
+        self.line(&json!({ "message": message }))
+    }
+
+    /// A line with these fields and those that all lines of Ollama's have.
+    fn line(&self, own: &serde_json::Value) -> Bytes {
+        let now = i64::try_from(now_ms()).unwrap_or_default();
+        let now = Timestamp::from_millisecond(now).unwrap_or_default();
+        let mut line = json!({ "model": self.model, "created_at": now.to_string(), "done": false });
+        if let (Some(line), Some(own)) = (line.as_object_mut(), own.as_object()) {
+            line.extend(own.clone());
+        }
+        Bytes::from(format!("{line}\n"))
     }
 
     fn chat_chunk(&self, delta: &serde_json::Value) -> Bytes {
@@ -138,7 +166,7 @@ pub(super) mod tests {
         phase.enter(Phase::Waking("gpu-box/vllm".parse().expect("legal")));
         Keepalives {
             progress: Progress::Comment,
-            endpoint: Endpoint::ChatCompletions,
+            kind: Keepalive::ChatChunk,
             request_id: "r1".to_owned(),
             model: ModelName::parse("m").expect("legal"),
             phase: Arc::new(phase),
@@ -149,14 +177,14 @@ pub(super) mod tests {
         }
     }
 
-    fn beat(progress: Progress, endpoint: Endpoint, model: &str) -> String {
-        beat_with(progress, endpoint, model, None)
+    fn beat(progress: Progress, kind: Keepalive, model: &str) -> String {
+        beat_with(progress, kind, model, None)
     }
 
-    fn beat_with(progress: Progress, endpoint: Endpoint, model: &str, left: Option<Duration>) -> String {
+    fn beat_with(progress: Progress, kind: Keepalive, model: &str, left: Option<Duration>) -> String {
         let keepalives = Keepalives {
             progress,
-            endpoint,
+            kind,
             model: ModelName::parse(model).expect("legal"),
             ..every(Duration::ZERO, Duration::ZERO)
         };
@@ -168,7 +196,7 @@ pub(super) mod tests {
     fn a_comment_is_one_line_with_a_single_newline() {
         let expected = ": waking gpu-box/qwen3-8b elapsed=9s\n";
         for name in ["qwen3-8b", "gpu-box/qwen3-8b"] {
-            assert_eq!(beat(Progress::Comment, Endpoint::ChatCompletions, name), expected);
+            assert_eq!(beat(Progress::Comment, Keepalive::ChatChunk, name), expected);
         }
     }
 
@@ -176,16 +204,16 @@ pub(super) mod tests {
     fn what_is_left_is_told_when_earlier_wakes_tell_it() {
         let left = Some(Duration::from_millis(20_100));
         assert_eq!(
-            beat_with(Progress::Comment, Endpoint::ChatCompletions, "m", left),
+            beat_with(Progress::Comment, Keepalive::ChatChunk, "m", left),
             ": waking gpu-box/m elapsed=9s eta=21s\n"
         );
     }
 
     #[test]
     fn chunks_are_whole_events_that_add_no_text() {
-        for endpoint in [Endpoint::ChatCompletions, Endpoint::Completions] {
+        for kind in [Keepalive::ChatChunk, Keepalive::TextChunk] {
             for progress in [Progress::Delta, Progress::Reasoning] {
-                let beat = beat(progress, endpoint, "m\"1");
+                let beat = beat(progress, kind, "m\"1");
                 let data = beat
                     .strip_prefix("data: ")
                     .and_then(|rest| rest.strip_suffix("\n\n"))
@@ -204,10 +232,59 @@ pub(super) mod tests {
                 );
             }
         }
-        let told = beat(Progress::Reasoning, Endpoint::ChatCompletions, "m");
+        let told = beat(Progress::Reasoning, Keepalive::ChatChunk, "m");
         assert!(
             told.contains("\"reasoning_content\":\"waking gpu-box/m elapsed=9s\\n\""),
             "{told}"
         );
+    }
+    #[test]
+    fn each_familys_clients_survive_its_keepalive() {
+        for (kind, progress, expected) in [
+            (
+                Keepalive::Comment,
+                Progress::Delta,
+                ": waking gpu-box/m elapsed=9s\n",
+            ),
+            (
+                Keepalive::Ping,
+                Progress::Comment,
+                "event: ping\ndata: {\"type\": \"ping\"}\n\n",
+            ),
+            (
+                Keepalive::Ping,
+                Progress::Reasoning,
+                "event: ping\ndata: {\"type\": \"ping\"}\n\n",
+            ),
+        ] {
+            assert_eq!(beat(progress, kind, "m"), expected);
+        }
+    }
+
+    #[test]
+    fn a_line_is_one_of_ollamas_and_adds_no_text() {
+        for (kind, text) in [
+            (Keepalive::ChatLine, "/message/content"),
+            (Keepalive::GenerateLine, "/response"),
+        ] {
+            for progress in [Progress::Comment, Progress::Delta, Progress::Reasoning] {
+                let beat = beat(progress, kind, "m");
+                let line = beat.strip_suffix('\n').expect("a line");
+                assert!(!line.contains('\n'), "{line}");
+                let line: serde_json::Value = serde_json::from_str(line).expect("JSON");
+                assert_eq!(
+                    (&line["model"], &line["done"], line.pointer(text)),
+                    (&json!("m"), &json!(false), Some(&json!(""))),
+                    "{line}"
+                );
+                let created = line["created_at"].as_str().expect("a time");
+                assert!(created.parse::<Timestamp>().is_ok(), "{created}");
+                assert_eq!(
+                    line.to_string().contains("waking"),
+                    progress == Progress::Reasoning,
+                    "{line}"
+                );
+            }
+        }
     }
 }

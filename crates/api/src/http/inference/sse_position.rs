@@ -1,16 +1,18 @@
-//! Where in a stream of server-sent events its last byte was, however its bytes are cut: whether an event is open, and
-//! whether the end has been sent.
+//! Where in a stream its last byte was, however its bytes are cut: whether an event is open, and whether the end has been sent.
 //!
-//! Lines end with LF, CR or CRLF; a blank line ends an event; lines that begin with a colon belong to none.
+//! Lines end with LF, CR or CRLF; a blank line ends an event; lines that begin with a colon belong to none. In a stream of
+//! lines each is an event of its own.
 
-/// The end of a stream of OpenAI's API.
-const END: &[u8] = b"[DONE]";
-/// How much of a line is kept: more than the line of the end, and less than a line of any length.
-const KEPT_BYTES: usize = 32;
+use reveille_bus::relay::LastEvent;
+
+/// How much of a line is kept: more than a line of the end, and less than a line of any length.
+const KEPT_BYTES: usize = LastEvent::LINE_BYTES;
 
 /// How far a stream has come.
 #[derive(Debug, Default)]
 pub(super) struct Position {
+    /// Whether each line is an event of its own.
+    lines: bool,
     /// The beginning of the line that is open.
     line: Vec<u8>,
     /// Whether the last byte was a CR, which an LF may complete.
@@ -19,10 +21,20 @@ pub(super) struct Position {
     is_crlf: bool,
     /// Whether a line of an event was sent, and not the blank line that ends the event.
     is_in_event: bool,
+    /// Whether the name of the open event says that it is the last.
+    is_last: bool,
     has_ended: bool,
 }
 
 impl Position {
+    /// The beginning of a stream of lines.
+    pub fn of_lines() -> Self {
+        Self {
+            lines: true,
+            ..Self::default()
+        }
+    }
+
     /// Moves on past bytes that were sent.
     pub fn pass(&mut self, mut bytes: &[u8]) {
         if std::mem::take(&mut self.after_cr) && !bytes.is_empty() {
@@ -51,9 +63,9 @@ impl Position {
         self.line.is_empty() && !self.is_in_event && !awaits_lf
     }
 
-    /// Whether `data: [DONE]` was sent, with or without the end of its line.
+    /// Whether the last event was sent. `data: [DONE]` needs no end of its line.
     pub fn has_ended(&self) -> bool {
-        self.has_ended || is_end(&self.line)
+        self.has_ended || LastEvent::in_line(&self.line) == Some(LastEvent::Data)
     }
 
     fn add_to_line(&mut self, bytes: &[u8]) {
@@ -63,18 +75,20 @@ impl Position {
 
     fn end_line(&mut self) {
         match self.line.first() {
-            None => self.is_in_event = false,
+            None => {
+                self.is_in_event = false;
+                self.has_ended |= self.is_last;
+            }
             Some(b':') => {}
-            Some(_) => self.is_in_event = true,
+            Some(_) => self.is_in_event = !self.lines,
         }
-        self.has_ended |= is_end(&self.line);
+        match LastEvent::in_line(&self.line) {
+            Some(LastEvent::Data) => self.has_ended = true,
+            Some(LastEvent::Named) => self.is_last = true,
+            None => {}
+        }
         self.line.clear();
     }
-}
-
-fn is_end(line: &[u8]) -> bool {
-    line.strip_prefix(b"data:")
-        .is_some_and(|data| data.trim_ascii() == END)
 }
 
 #[cfg(test)]
@@ -123,6 +137,47 @@ mod tests {
         ] {
             for position in positions(within) {
                 assert!(!position.is_between_events(), "{within:?} {position:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_line_of_a_stream_of_lines_is_an_event() {
+        for (sent, between) in [
+            ("{}\n", true),
+            ("{}\r\n{}\n", true),
+            ("{}\n{\"a\"", false),
+            ("{}", false),
+        ] {
+            let mut position = Position::of_lines();
+            position.pass(sent.as_bytes());
+            assert_eq!(position.is_between_events(), between, "{sent:?}");
+        }
+    }
+
+    #[test]
+    fn the_last_of_named_events_has_come_once_it_has_ended() {
+        for name in [
+            "message_stop",
+            "response.completed",
+            "response.incomplete",
+            "response.failed",
+        ] {
+            let long = "x".repeat(1_000);
+            let event = format!("event: ping\ndata: {{}}\n\nevent: {name}\r\ndata: {{\"a\":\"{long}\"}}\r\n");
+            for mut position in positions(&[&event]) {
+                assert!(!position.has_ended(), "{name}");
+                position.pass(b"\n");
+                assert!(position.has_ended(), "{name}");
+            }
+        }
+        for open in [
+            "event: message_stop_reason\n\n",
+            "data: message_stop\n\n",
+            "event: error\n\n",
+        ] {
+            for position in positions(&[open]) {
+                assert!(!position.has_ended(), "{open:?}");
             }
         }
     }

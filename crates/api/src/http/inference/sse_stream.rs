@@ -1,10 +1,10 @@
 //! The body of a stream: a backend's bytes as they come, keep-alives while it is silent, and a visible end.
 
-use super::{
-    sse_keepalive::{DONE, Keepalives},
-    sse_position::Position,
+use super::{sse_keepalive::Keepalives, sse_position::Position};
+use crate::{
+    http::{ApiError, error_response::family::event},
+    inference::{Family, InferenceError},
 };
-use crate::{http::ApiError, inference::InferenceError};
 use axum::body::Body;
 use bytes::{Bytes, BytesMut};
 use futures::{
@@ -19,6 +19,8 @@ use tokio::{
 };
 use tracing::{Instrument, Span};
 
+/// The end of a stream of OpenAI's.
+pub(super) const DONE: &[u8] = b"data: [DONE]\n\n";
 /// How long a backend's connection may stay open after the end of its stream: as a rule both come together.
 const OPEN_AFTER_END: Duration = Duration::from_secs(1);
 
@@ -34,14 +36,25 @@ pub(super) enum Break {
     Connection,
 }
 
-/// A body of these pieces. It ends with them, or soon after `data: [DONE]`. The first of `keepalives` is due at `due`.
-pub(super) fn body(pieces: Pieces, on_break: Break, keepalives: Option<Keepalives>, due: Instant) -> Body {
+/// A body of these pieces for a client of this family. It ends with them, or soon after the last event. The first of
+/// `keepalives` is due at `due`.
+pub(super) fn body(
+    pieces: Pieces,
+    family: Family,
+    on_break: Break,
+    keepalives: Option<Keepalives>,
+    due: Instant,
+) -> Body {
     let stream = SseStream {
         pieces,
+        family,
         on_break,
         keepalives,
         due,
-        position: Position::default(),
+        position: match family {
+            Family::Ollama => Position::of_lines(),
+            Family::OpenAi | Family::Responses | Family::Anthropic | Family::LlamaCpp => Position::default(),
+        },
         has_begun: false,
         ends_by: None,
     };
@@ -55,6 +68,7 @@ pub(super) fn body(pieces: Pieces, on_break: Break, keepalives: Option<Keepalive
 
 struct SseStream {
     pieces: Pieces,
+    family: Family,
     on_break: Break,
     keepalives: Option<Keepalives>,
     /// When the next keep-alive is due, if nothing comes before.
@@ -122,20 +136,20 @@ impl SseStream {
         }
         let mut last = BytesMut::new();
         if !self.position.is_between_events() {
-            last.extend_from_slice(b"\n\n");
+            let end = if self.family == Family::Ollama {
+                "\n"
+            } else {
+                "\n\n"
+            };
+            last.extend_from_slice(end.as_bytes());
         }
-        last.extend_from_slice(&event(&response.json()));
+        last.extend_from_slice(&event(self.family, response.fields(self.family)));
         // No backend's stream was cut short, so this is its regular end.
-        if never_handed_over {
+        if never_handed_over && self.family == Family::OpenAi {
             last.extend_from_slice(DONE);
         }
         Ok(last.freeze())
     }
-}
-
-/// An event with this JSON, which has no line breaks. Without an `event:` line, which clients don't expect.
-pub(super) fn event(json: &[u8]) -> Bytes {
-    Bytes::from([b"data: ", json, b"\n\n"].concat())
 }
 
 #[cfg(test)]
@@ -156,6 +170,7 @@ mod tests {
         let keepalives = every(QUIET, EVERY);
         let body = body(
             pieces.boxed(),
+            Family::OpenAi,
             Break::Event,
             Some(keepalives),
             Instant::now() + QUIET,

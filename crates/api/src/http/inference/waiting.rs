@@ -3,7 +3,7 @@
 
 use super::{
     as_events::as_events,
-    respond::{event_stream, respond},
+    respond::{begun_stream, respond},
     sse_keepalive::Keepalives,
     sse_stream::{self, Break},
 };
@@ -24,23 +24,23 @@ pub(super) async fn respond_when_known(
 ) -> Result<Response, ApiError> {
     let phase = Arc::new(CurrentPhase::default());
     let keepalives = Keepalives::new(&state, &request, phase.clone());
-    let quiet = state.limits.timings.quiet;
+    let (quiet, family) = (state.limits.timings.quiet, request.endpoint.family);
     let answering = async move { state.inference.answer(&request, &phase).await };
     let mut answering = answering.instrument(Span::current()).boxed();
     let Some(keepalives) = keepalives else {
-        return Ok(respond(answering.await?, None)?);
+        return Ok(respond(family, answering.await?, None)?);
     };
     tokio::select! {
         biased;
-        answered = &mut answering => return Ok(respond(answered?, Some(keepalives))?),
+        answered = &mut answering => return Ok(respond(family, answered?, Some(keepalives))?),
         () = sleep(quiet) => {}
     }
     let (phase, snapshot) = (keepalives.phase(), keepalives.snapshot());
     let wake_id = snapshot.and_then(|snapshot| snapshot.provider.status.wake().map(|wake| wake.id));
-    let events = answering.then(as_events);
+    let events = answering.then(move |answered| as_events(family, answered));
     let events = events.into_stream().flatten().boxed();
-    let body = sse_stream::body(events, Break::Event, Some(keepalives), Instant::now());
-    let mut response = event_stream(body);
+    let body = sse_stream::body(events, family, Break::Event, Some(keepalives), Instant::now());
+    let mut response = begun_stream(family, body);
     name_provider(response.headers_mut(), phase.provider(), wake_id);
     Ok(response)
 }

@@ -192,7 +192,7 @@ async fn paths_methods_media_types_and_headers_are_judged_before_the_body() {
     };
     let cases = [
         (served.client.get(url("/v1/nothing")), 404, "not_found"),
-        (served.client.get(url("/")), 404, "not_found"),
+        (served.client.get(url("/nothing")), 404, "not_found"),
         (served.client.post(url("/reveille/v1/nothing")), 404, "not_found"),
         (served.client.get(url(CHAT)), 405, "method_not_allowed"),
         (served.client.delete(url("/v1/models")), 405, "method_not_allowed"),

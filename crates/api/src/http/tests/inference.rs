@@ -485,7 +485,7 @@ async fn a_pool_prefers_members_that_are_awake_and_idle() {
 }
 
 /// The owner of the provider's machine said no.
-fn declined(provider: &str) -> WakeError {
+pub(super) fn declined(provider: &str) -> WakeError {
     let why = format!("its owner has paused {provider}");
     WakeError::Failed {
         provider: id(provider),

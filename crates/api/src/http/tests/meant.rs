@@ -66,7 +66,7 @@ async fn any_other_path_is_told_the_base_url() {
     served.hub.publish("gpu-box/vllm", "m", active());
     for path in [
         "/openai/v1/chat/completions",
-        "/api/chat",
+        "/apis/chat",
         "/V1/chat/completions",
         "/v1/chat%2Fcompletions",
         "/v1/engines/m/completions",
@@ -82,7 +82,7 @@ async fn any_other_path_is_told_the_base_url() {
     }
     let behind_a_proxy = served
         .client
-        .get(&served.url)
+        .get(format!("{}/nothing", served.url))
         .header("x-forwarded-proto", "https");
     let answer = Answer::of(behind_a_proxy).await;
     let base = format!("https://{}/v1", served.address());

@@ -14,6 +14,7 @@ mod origin;
 mod pools;
 mod queries;
 mod streams;
+mod surface;
 mod waking;
 
 use super::{AppServices, AppState, HttpLimits, Readiness, refusal, router};

@@ -15,7 +15,7 @@ pub(super) fn piece(text: &'static str) -> Result<Bytes, RelayError> {
     Ok(Bytes::from_static(text.as_bytes()))
 }
 
-fn failed() -> WakeError {
+pub(super) fn failed() -> WakeError {
     WakeError::Failed {
         provider: id("gpu-box/vllm"),
         wake_id: Some(WakeId(uuid::Uuid::now_v7())),

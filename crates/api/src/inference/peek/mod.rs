@@ -4,11 +4,12 @@
 //! It refuses what two parsers could read differently, because the backend reads the same bytes again: a key with a
 //! meaning here that is given twice, bytes that aren't UTF-8, nesting too deep for a recursive parser.
 
+use super::endpoint::{Endpoint, Family, Required, Streams};
 use bytes::Bytes;
 use reveille_domain::{MAX_MODEL_NAME_BYTES, ModelName};
 use serde::{
-    Deserialize, Deserializer,
-    de::{IgnoredAny, MapAccess, Visitor},
+    Deserializer,
+    de::{DeserializeSeed, IgnoredAny, MapAccess, Visitor},
 };
 use serde_json::value::RawValue;
 use std::{fmt, ops::Range};
@@ -18,25 +19,6 @@ mod tests;
 
 /// How deep a body may nest: the default limit of recursive JSON parsers.
 pub(crate) const MAX_DEPTH: usize = 128;
-
-/// The endpoint of a request; each needs other fields.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Endpoint {
-    ChatCompletions,
-    Completions,
-    Embeddings,
-}
-
-impl Endpoint {
-    /// The path, here and at the backend.
-    pub const fn path(self) -> &'static str {
-        match self {
-            Self::ChatCompletions => "/v1/chat/completions",
-            Self::Completions => "/v1/completions",
-            Self::Embeddings => "/v1/embeddings",
-        }
-    }
-}
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Peeked {
@@ -49,6 +31,8 @@ pub(crate) struct Peeked {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum AskedModel {
     Named(ModelName),
+    /// By another field, as older clients of Ollama do. The backend gets it in `model` too.
+    Otherwise(ModelName, ModelGap),
     /// None: it is missing, `null` or empty.
     Unnamed(ModelGap),
 }
@@ -58,7 +42,8 @@ pub(crate) enum AskedModel {
 pub(crate) struct ModelGap {
     /// These bytes make room for it.
     at: Range<usize>,
-    is_field: bool,
+    before: &'static str,
+    after: &'static str,
     /// The code of the error, if nothing fills it.
     pub code: &'static str,
 }
@@ -67,12 +52,8 @@ impl ModelGap {
     /// The body with `model` in the gap, and every other byte as it was.
     pub fn filled(&self, body: &[u8], model: &ModelName) -> Bytes {
         let name = serde_json::Value::from(model.as_str()).to_string();
-        let field = if self.is_field {
-            name
-        } else {
-            format!("\"model\":{name},")
-        };
-        [&body[..self.at.start], field.as_bytes(), &body[self.at.end..]]
+        let filling = [self.before, &name, self.after].concat();
+        [&body[..self.at.start], filling.as_bytes(), &body[self.at.end..]]
             .concat()
             .into()
     }
@@ -87,7 +68,11 @@ pub(crate) struct BadBody {
 }
 
 impl BadBody {
-    fn new(code: &'static str, param: impl Into<Option<&'static str>>, message: impl Into<String>) -> Self {
+    pub(super) fn new(
+        code: &'static str,
+        param: impl Into<Option<&'static str>>,
+        message: impl Into<String>,
+    ) -> Self {
         Self {
             code,
             param: param.into(),
@@ -97,7 +82,7 @@ impl BadBody {
 }
 
 /// Reads `model` and `stream`, and checks what the endpoint wants of the rest.
-pub(crate) fn peek(body: &[u8], endpoint: Endpoint) -> Result<Peeked, BadBody> {
+pub(crate) fn peek(body: &[u8], endpoint: &Endpoint) -> Result<Peeked, BadBody> {
     let invalid = |message: String| BadBody::new("invalid_json", None, message);
     if body.trim_ascii().is_empty() {
         return Err(invalid("the body is empty: a JSON object is needed".to_owned()));
@@ -107,8 +92,10 @@ pub(crate) fn peek(body: &[u8], endpoint: Endpoint) -> Result<Peeked, BadBody> {
     if nests_deeper_than(body, MAX_DEPTH) {
         return Err(invalid(format!("the body nests deeper than {MAX_DEPTH} levels")));
     }
-    let fields: Fields<'_> = serde_json::from_str(text)
-        .map_err(|error| invalid(format!("the body is not a JSON object: {error}")))?;
+    let mut parser = serde_json::Deserializer::from_str(text);
+    let fields = FieldsOf(endpoint).deserialize(&mut parser);
+    let fields = fields.and_then(|fields| parser.end().map(|()| fields));
+    let fields = fields.map_err(|error| invalid(format!("the body is not a JSON object: {error}")))?;
     fields.check(text, endpoint)
 }
 
@@ -148,45 +135,58 @@ fn after_string(mut rest: &[u8]) -> &[u8] {
 #[derive(Debug, Default)]
 struct Fields<'a> {
     model: Option<&'a RawValue>,
+    /// Ollama's older name for `model`.
+    name: Option<&'a RawValue>,
     stream: Option<&'a RawValue>,
-    messages: Option<&'a RawValue>,
-    prompt: bool,
-    input: bool,
+    /// What the endpoint requires.
+    required: Option<&'a RawValue>,
+    /// Whether there is any field.
+    some: bool,
     twice: Option<&'static str>,
     /// Other gateways take the backend's address from the body. Here a request can't choose it.
     backend_address: Option<&'static str>,
 }
 
-impl<'de> Deserialize<'de> for Fields<'de> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct FieldsVisitor;
-        impl<'de> Visitor<'de> for FieldsVisitor {
-            type Value = Fields<'de>;
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a JSON object")
-            }
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Fields<'de>, A::Error> {
-                let mut fields = Fields::default();
-                while let Some(key) = map.next_key::<String>()? {
-                    fields.take(&key, &mut map)?;
-                }
-                Ok(fields)
-            }
+/// Reads the fields with a meaning to one endpoint.
+struct FieldsOf<'e>(&'e Endpoint);
+
+impl<'de> DeserializeSeed<'de> for FieldsOf<'_> {
+    type Value = Fields<'de>;
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Fields<'de>, D::Error> {
+        deserializer.deserialize_map(self)
+    }
+}
+
+impl<'de> Visitor<'de> for FieldsOf<'_> {
+    type Value = Fields<'de>;
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a JSON object")
+    }
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Fields<'de>, A::Error> {
+        let mut fields = Fields::default();
+        while let Some(key) = map.next_key::<String>()? {
+            fields.take(&key, &mut map, self.0)?;
         }
-        deserializer.deserialize_map(FieldsVisitor)
+        Ok(fields)
     }
 }
 
 impl<'de> Fields<'de> {
-    fn take<A: MapAccess<'de>>(&mut self, key: &str, map: &mut A) -> Result<(), A::Error> {
-        let (name, slot) = match key {
-            "model" => ("model", &mut self.model),
-            "stream" => ("stream", &mut self.stream),
-            "messages" => ("messages", &mut self.messages),
+    fn take<A: MapAccess<'de>>(
+        &mut self,
+        key: &str,
+        map: &mut A,
+        endpoint: &Endpoint,
+    ) -> Result<(), A::Error> {
+        self.some = true;
+        let required = endpoint.required.field().filter(|name| *name == key);
+        let (name, slot) = match (key, required) {
+            ("model", _) => ("model", &mut self.model),
+            ("stream", _) => ("stream", &mut self.stream),
+            ("name", _) if endpoint.family == Family::Ollama => ("name", &mut self.name),
+            (_, Some(name)) => (name, &mut self.required),
             _ => {
                 match key {
-                    "prompt" => self.prompt = true,
-                    "input" => self.input = true,
                     "api_base" => self.backend_address = Some("api_base"),
                     "base_url" => self.backend_address = Some("base_url"),
                     _ => {}
@@ -201,7 +201,7 @@ impl<'de> Fields<'de> {
     }
 
     /// `text` is the body that they were read from.
-    fn check(self, text: &str, endpoint: Endpoint) -> Result<Peeked, BadBody> {
+    fn check(self, text: &str, endpoint: &Endpoint) -> Result<Peeked, BadBody> {
         if let Some(name) = self.twice {
             return Err(BadBody::new(
                 "duplicate_field",
@@ -216,10 +216,35 @@ impl<'de> Fields<'de> {
                 format!("`{name}` is not supported: `model` alone chooses the backend"),
             ));
         }
-        let model = check_model(text, self.model)?;
-        let stream = match self.stream.map(RawValue::get) {
-            None | Some("null" | "false") => false,
-            Some("true") => true,
+        let model = self.model(text)?;
+        let stream = self.streams(endpoint.streams)?;
+        let Some(name) = endpoint.required.field() else {
+            return Ok(Peeked { model, stream });
+        };
+        match (endpoint.required, self.required.map(RawValue::get)) {
+            (Required::Array(_), None) => {
+                Err(BadBody::new("invalid_type", name, format!("`{name}` is missing")))
+            }
+            (Required::Array(_), Some(value)) if !value.starts_with('[') => Err(BadBody::new(
+                "invalid_type",
+                name,
+                format!("`{name}` must be an array"),
+            )),
+            (Required::Field(_), None) => Err(BadBody::new(
+                "missing_field",
+                name,
+                format!("`{name}` is missing"),
+            )),
+            (Required::Array(_) | Required::Field(_) | Required::Nothing, _) => Ok(Peeked { model, stream }),
+        }
+    }
+
+    fn streams(&self, streams: Streams) -> Result<bool, BadBody> {
+        let given = match self.stream.map(RawValue::get) {
+            None | Some("null") => None,
+            Some("false") => Some(false),
+            Some("true") => Some(true),
+            Some(_) if streams == Streams::Never => None,
             Some(_) => {
                 return Err(BadBody::new(
                     "invalid_type",
@@ -228,56 +253,63 @@ impl<'de> Fields<'de> {
                 ));
             }
         };
-        match endpoint {
-            Endpoint::ChatCompletions => match self.messages {
-                Some(messages) if messages.get().starts_with('[') => Ok(Peeked { model, stream }),
-                Some(_) => Err(BadBody::new(
-                    "invalid_type",
-                    "messages",
-                    "`messages` must be an array",
-                )),
-                None => Err(BadBody::new("invalid_type", "messages", "`messages` is missing")),
+        Ok(match streams {
+            Streams::Never => false,
+            Streams::WhenTrue => given.unwrap_or(false),
+            Streams::UnlessFalse => given.unwrap_or(true),
+        })
+    }
+
+    /// The model of the body `text`.
+    fn model(&self, text: &str) -> Result<AskedModel, BadBody> {
+        let gap = match self.model.map(RawValue::get) {
+            Some(model) => match gap_in(text, model) {
+                Some(gap) => gap,
+                None => return Ok(AskedModel::Named(parse_model("model", model)?)),
             },
-            Endpoint::Completions if !self.prompt => {
-                Err(BadBody::new("missing_field", "prompt", "`prompt` is missing"))
+            None => {
+                let begins = text.find('{').map_or(0, |brace| brace + 1);
+                ModelGap {
+                    at: begins..begins,
+                    before: "\"model\":",
+                    after: if self.some { "," } else { "" },
+                    code: "missing_field",
+                }
             }
-            Endpoint::Embeddings if !self.input => {
-                Err(BadBody::new("missing_field", "input", "`input` is missing"))
-            }
-            Endpoint::Embeddings => Ok(Peeked { model, stream: false }),
-            Endpoint::Completions => Ok(Peeked { model, stream }),
+        };
+        match self.name.map(RawValue::get).filter(|name| *name != "\"\"") {
+            Some(name) => Ok(AskedModel::Otherwise(parse_model("name", name)?, gap)),
+            None => Ok(AskedModel::Unnamed(gap)),
         }
     }
 }
 
-fn check_model(body: &str, model: Option<&RawValue>) -> Result<AskedModel, BadBody> {
-    let Some(model) = model.map(RawValue::get) else {
-        // The object has other fields, since each endpoint needs one, so a comma may follow.
-        let begins = body.find('{').map_or(0, |brace| brace + 1);
-        return Ok(AskedModel::Unnamed(ModelGap {
-            at: begins..begins,
-            is_field: false,
-            code: "missing_field",
-        }));
+/// The gap in the body `text` whose `model` says nothing.
+fn gap_in(text: &str, model: &str) -> Option<ModelGap> {
+    let code = match model {
+        "null" => "invalid_type",
+        "\"\"" => "invalid_model",
+        _ => return None,
     };
-    let empty = match model {
-        "null" => Some("invalid_type"),
-        "\"\"" => Some("invalid_model"),
-        _ => None,
-    };
-    if let Some(code) = empty {
-        let begins = model.as_ptr().addr() - body.as_ptr().addr();
-        return Ok(AskedModel::Unnamed(ModelGap {
-            at: begins..begins + model.len(),
-            is_field: true,
-            code,
-        }));
-    }
-    let text: String = serde_json::from_str(model)
-        .map_err(|_| BadBody::new("invalid_type", "model", "`model` must be a string"))?;
-    let model = ModelName::parse(&text).map_err(|_| {
-        let message = format!("`model` must be 1 to {MAX_MODEL_NAME_BYTES} bytes of printable text");
-        BadBody::new("invalid_model", "model", message)
-    })?;
-    Ok(AskedModel::Named(model))
+    let begins = model.as_ptr().addr() - text.as_ptr().addr();
+    Some(ModelGap {
+        at: begins..begins + model.len(),
+        before: "",
+        after: "",
+        code,
+    })
+}
+
+fn parse_model(field: &'static str, json: &str) -> Result<ModelName, BadBody> {
+    let text: String = serde_json::from_str(json)
+        .map_err(|_| BadBody::new("invalid_type", field, format!("`{field}` must be a string")))?;
+    checked_model(field, &text)
+}
+
+/// The name of a model that a request has in `field`.
+pub(crate) fn checked_model(field: &'static str, text: &str) -> Result<ModelName, BadBody> {
+    ModelName::parse(text).map_err(|_| {
+        let message = format!("`{field}` must be 1 to {MAX_MODEL_NAME_BYTES} bytes of printable text");
+        BadBody::new("invalid_model", field, message)
+    })
 }

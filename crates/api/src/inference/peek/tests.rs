@@ -1,9 +1,14 @@
 use super::*;
+use crate::inference::{Verb, endpoint::ENDPOINTS};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
+fn at(path: &str) -> &'static Endpoint {
+    Endpoint::find(Verb::Post, path).expect(path)
+}
+
 fn chat(body: &str) -> Result<Peeked, BadBody> {
-    peek(body.as_bytes(), Endpoint::ChatCompletions)
+    peek(body.as_bytes(), at("/v1/chat/completions"))
 }
 
 fn named(model: &str) -> AskedModel {
@@ -48,6 +53,57 @@ fn a_body_without_a_model_gets_one_where_it_belongs() {
             "invalid_type"
         );
     }
+}
+
+#[test]
+fn whatever_an_endpoint_requires_a_gap_is_filled_with_json() {
+    for endpoint in ENDPOINTS.iter().filter(|endpoint| endpoint.verb == Verb::Post) {
+        let body = match endpoint.required.field() {
+            None => "{ }".to_owned(),
+            Some(field) => format!(r#"{{ "{field}": [] }}"#),
+        };
+        let AskedModel::Unnamed(gap) = peek(body.as_bytes(), endpoint).expect(&body).model else {
+            panic!("{body} names its model");
+        };
+        let filled = gap.filled(body.as_bytes(), &ModelName::parse("m").expect("legal"));
+        let filled: Value = serde_json::from_slice(&filled).expect("JSON");
+        assert_eq!(filled["model"], "m", "{:?}", endpoint.paths);
+    }
+}
+
+#[test]
+fn whether_an_answer_streams_is_the_endpoints_rule() {
+    for (path, field, absent, given) in [
+        ("/v1/chat/completions", "messages", false, true),
+        ("/v1/embeddings", "input", false, false),
+        ("/api/chat", "messages", true, true),
+    ] {
+        let streams = |rest: &str| {
+            let body = format!(r#"{{"model":"m","{field}":[]{rest}}}"#);
+            peek(body.as_bytes(), at(path)).expect(path).stream
+        };
+        assert_eq!(streams(""), absent, "{path}");
+        assert_eq!(streams(r#","stream":null"#), absent, "{path}");
+        assert_eq!(streams(r#","stream":true"#), given, "{path}");
+        assert!(!streams(r#","stream":false"#), "{path}");
+    }
+}
+
+#[test]
+fn older_clients_of_ollama_name_the_model_otherwise_and_its_backend_gets_both() {
+    let peeked = |body: &str| peek(body.as_bytes(), at("/api/show")).expect(body).model;
+    let body = r#"{"name":"qwen3"}"#;
+    let AskedModel::Otherwise(model, gap) = peeked(body) else {
+        panic!("{:?}", peeked(body));
+    };
+    assert_eq!(
+        gap.filled(body.as_bytes(), &model),
+        r#"{"model":"qwen3","name":"qwen3"}"#
+    );
+    assert_eq!(peeked(r#"{"name":"other","model":"qwen3"}"#), named("qwen3"));
+    assert!(matches!(peeked(r#"{"name":""}"#), AskedModel::Unnamed(_)));
+    let chat = chat(r#"{"name":"qwen3","messages":[]}"#).expect("a body").model;
+    assert!(matches!(chat, AskedModel::Unnamed(_)), "only Ollama's: {chat:?}");
 }
 
 fn code(body: &str) -> &'static str {
@@ -147,20 +203,20 @@ proptest! {
             body.insert("stream".to_owned(), json!(stream));
         }
         let bytes = if pretty { serde_json::to_vec_pretty(&body) } else { serde_json::to_vec(&body) };
-        let peeked = peek(&bytes.expect("JSON"), Endpoint::ChatCompletions);
+        let peeked = peek(&bytes.expect("JSON"), at("/v1/chat/completions"));
         let expected = Peeked { model: named(&model), stream: stream.unwrap_or(false) };
         prop_assert_eq!(peeked, Ok(expected));
     }
 
     #[test]
     fn any_bytes_are_judged_without_a_panic(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
-        let _ = peek(&bytes, Endpoint::ChatCompletions);
+        let _ = peek(&bytes, at("/v1/chat/completions"));
     }
 
     #[test]
-    fn a_body_cut_anywhere_is_refused(at in 0_usize..1_000) {
+    fn a_body_cut_anywhere_is_refused(place in 0_usize..1_000) {
         let body = br#"{"model":"m","messages":[{"role":"user","content":"a \"b\" \\ c"}],"x":[1,{"y":null}]}"#;
-        let at = at % body.len();
-        prop_assert!(peek(&body[..at], Endpoint::ChatCompletions).is_err());
+        let cut = place % body.len();
+        prop_assert!(peek(&body[..cut], at("/v1/chat/completions")).is_err());
     }
 }

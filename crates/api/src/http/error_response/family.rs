@@ -1,0 +1,107 @@
+//! Errors as the clients of each family read them.
+
+use super::{ErrorResponse, error_type};
+use crate::{http::request_id::RequestId, inference::Family};
+use axum::{body::Body, extract::Request, middleware::Next, response::Response};
+use bytes::Bytes;
+use http::HeaderMap;
+use serde_json::{Map, Value, json};
+
+/// What every client of Anthropic's sends.
+pub(in crate::http) const ANTHROPIC_VERSION: &str = "anthropic-version";
+
+/// Puts errors into the form of the family whose client asks.
+pub(in crate::http) async fn in_its_form(request: Request, next: Next) -> Response {
+    let family = family_of(request.uri().path(), request.headers());
+    let id = request.extensions().get::<RequestId>().cloned();
+    let mut response = next.run(request).await;
+    if let Some(error) = response.extensions_mut().remove::<ErrorResponse>()
+        && matches!(family, Family::Anthropic | Family::Ollama)
+    {
+        let mut json = whole(family, error.fields(family));
+        if let (Family::Anthropic, Some(id)) = (family, id) {
+            json["request_id"] = id.as_str().into();
+        }
+        *response.body_mut() = Body::from(json.to_string());
+    }
+    response
+}
+
+fn family_of(path: &str, headers: &HeaderMap) -> Family {
+    match Family::of_path(path) {
+        Family::OpenAi if headers.contains_key(ANTHROPIC_VERSION) => Family::Anthropic,
+        family => family,
+    }
+}
+
+impl ErrorResponse {
+    /// The fields of the error object.
+    pub(in crate::http) fn fields(&self, family: Family) -> Map<String, Value> {
+        let object = &self.object;
+        let kind = match family {
+            Family::Anthropic => anthropic_type(self.status.as_u16(), self.is_lasting),
+            Family::OpenAi | Family::Responses | Family::Ollama | Family::LlamaCpp => object.kind,
+        };
+        Map::from_iter([
+            ("message".to_owned(), object.message.clone().into()),
+            ("type".to_owned(), kind.into()),
+            ("param".to_owned(), object.param.into()),
+            ("code".to_owned(), object.code.into()),
+        ])
+    }
+}
+
+/// The `type` of a backend's error with this status that has none of its own.
+pub(in crate::http) const fn type_of(family: Family, status: u16) -> &'static str {
+    match family {
+        Family::Anthropic => anthropic_type(status, false),
+        Family::OpenAi | Family::Responses | Family::Ollama | Family::LlamaCpp => error_type(status),
+    }
+}
+
+/// Anthropic's types. Its clients take an overload for worth another try.
+const fn anthropic_type(status: u16, is_lasting: bool) -> &'static str {
+    match status {
+        401 => "authentication_error",
+        403 => "permission_error",
+        404 => "not_found_error",
+        413 => "request_too_large",
+        429 => "rate_limit_error",
+        400..500 => "invalid_request_error",
+        504 => "timeout_error",
+        503 | 529 if !is_lasting => "overloaded_error",
+        _ => "api_error",
+    }
+}
+
+/// The body of an error with these fields.
+fn whole(family: Family, error: Map<String, Value>) -> Value {
+    match family {
+        Family::OpenAi | Family::Responses | Family::LlamaCpp => json!({ "error": error }),
+        Family::Anthropic => json!({ "type": "error", "error": error }),
+        Family::Ollama => {
+            let field = |name: &str| error.get(name).cloned().unwrap_or_default();
+            json!({ "error": field("message"), "code": field("code") })
+        }
+    }
+}
+
+/// An error with these fields as the next event of a stream.
+///
+/// OpenAI's streams have no `event:` line, which their clients don't expect, but those of its responses have: there the fields are
+/// where OpenAI's own event has them, and also in `error`, by which its clients know that they have to raise it.
+pub(in crate::http) fn event(family: Family, error: Map<String, Value>) -> Bytes {
+    let text = match family {
+        Family::OpenAi | Family::LlamaCpp => format!("data: {}\n\n", whole(family, error)),
+        Family::Anthropic => format!("event: error\ndata: {}\n\n", whole(family, error)),
+        Family::Ollama => format!("{}\n", whole(family, error)),
+        Family::Responses => {
+            let mut event = error.clone();
+            event.insert("type".to_owned(), "error".into());
+            event.insert("sequence_number".to_owned(), 0.into());
+            event.insert("error".to_owned(), error.into());
+            format!("event: error\ndata: {}\n\n", Value::from(event))
+        }
+    };
+    Bytes::from(text)
+}
