@@ -29,8 +29,8 @@ use http::{
 use outcome::{Broken, Connecting, EndOfEvents};
 use parking_lot::RwLock;
 use reveille_bus::relay::{
-    FaultCode, GET_PATHS, Incoming, MAX_BODY_BYTES, POST_PATHS, REQUEST_HEADERS, RESPONSE_HEADERS,
-    RelayFault, RequestBody, RequestHead, ResponseHead, boundary,
+    FaultCode, Incoming, MAX_BODY_BYTES, REQUEST_HEADERS, RESPONSE_HEADERS, RelayFault, RequestBody,
+    RequestHead, ResponseHead, boundary, is_relayed,
 };
 use reveille_domain::{AgentName, Availability, ModelName, ProviderName};
 use std::{collections::HashMap, sync::Arc, time::Duration};
@@ -195,16 +195,13 @@ impl Relay {
         body: RequestBody,
     ) -> Result<Answer, RelayFault> {
         let (path, query) = head.path.split_once('?').unwrap_or((&head.path, ""));
-        let (method, paths): (_, &[&str]) = match head.method.as_str() {
-            "POST" => (Method::POST, &POST_PATHS),
-            "GET" => (Method::GET, &GET_PATHS),
-            _ => return Err(bad_frame("the agent doesn't relay this method")),
-        };
         let extra = &backend.config.extra_paths;
-        let is_extra = method == Method::POST && extra.iter().any(|extra| extra.as_str() == path);
-        if !paths.contains(&path) && !is_extra {
-            return Err(bad_frame("the agent doesn't relay this path"));
+        let is_extra = head.method == "POST" && extra.iter().any(|extra| extra.as_str() == path);
+        if !is_extra && !is_relayed(&head.method, path) {
+            return Err(bad_frame("the agent doesn't relay this method and path"));
         }
+        let method = Method::from_bytes(head.method.as_bytes());
+        let method = method.map_err(|_| bad_frame("the request's method is invalid"))?;
         let slot = self.enter(backend, head.hold()).await?;
         let (body, _held) = self.collect(head, body).await?;
         let mut served = None;

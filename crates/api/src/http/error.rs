@@ -5,7 +5,7 @@ use super::{
     error_response::ErrorResponse,
 };
 use crate::{
-    inference::InferenceError,
+    inference::{InferenceError, REMEMBERED},
     keys::Denied,
     origin::OriginError,
     wakes::{SleepError, WakeError},
@@ -72,6 +72,11 @@ pub(crate) enum ApiError {
     BodyTimeout { idle: Duration },
     #[error("waiting requests take up all {limit} bytes of memory for request bodies; try again shortly")]
     MemoryFull { limit: usize },
+    #[error(
+        "this replica doesn't know the response {id:?}: only the one that passed it on does, as one of its last {REMEMBERED}, and \
+         until it is restarted"
+    )]
+    UnknownResponse { id: String },
     #[error("there is no {what} {name}")]
     NotFound { what: &'static str, name: String },
     #[error(transparent)]

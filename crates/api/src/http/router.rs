@@ -162,6 +162,7 @@ fn infer(endpoint: &'static Endpoint, path: &'static str) -> MethodRouter<AppSta
     let method = match endpoint.verb {
         Verb::Get => MethodFilter::GET,
         Verb::Post => MethodFilter::POST,
+        Verb::Delete => MethodFilter::DELETE,
     };
     on(method, move |state, id, request| {
         inference::infer(endpoint, path, state, id, request)

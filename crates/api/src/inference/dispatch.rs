@@ -11,6 +11,7 @@ use super::{
     members::{Attempt, Members},
     model_access,
     retry_policy::{NextStep, Outcome, RetryPolicy},
+    stored::{Stored, StoredResponses},
 };
 use crate::{
     metrics::Metrics,
@@ -27,6 +28,8 @@ pub(crate) struct Inference {
     pub(super) relay: Arc<dyn Relay>,
     pub(super) members: Members,
     pub(super) timings: Timings,
+    /// The responses that backends keep.
+    pub(crate) stored: StoredResponses,
     metrics: Metrics,
 }
 
@@ -87,6 +90,7 @@ impl Inference {
             relay,
             members: Members::new(metrics.clone()),
             timings,
+            stored: StoredResponses::default(),
             metrics,
         }
     }
@@ -143,9 +147,12 @@ impl Inference {
         self.members.forget_withdrawn(&self.registry);
         let pool = request.at_its_path(pool);
         let best = self.members.choose(&pool, Reach::All, &[]);
-        best.ok_or_else(|| InferenceError::LacksPath {
-            model: request.model.clone(),
-            path: request.plain_path().to_owned(),
+        best.ok_or_else(|| match &request.member {
+            Some(member) => self.gone(member.clone()),
+            None => InferenceError::LacksPath {
+                model: request.model.clone(),
+                path: request.plain_path().to_owned(),
+            },
         })
     }
 
@@ -166,6 +173,14 @@ impl Inference {
                     .is_success()
                     .then(|| self.metrics.first_byte(run.begun, is_cold));
                 response.body = response.body.observed(attempt, first_byte);
+                if run.request.endpoint.keeps_answers() && response.is_success() {
+                    let stored = Stored {
+                        provider: response.provider.clone(),
+                        model: run.request.model.clone(),
+                        key: run.request.caller.key().cloned(),
+                    };
+                    response.body = self.stored.watching(response.body, stored);
+                }
                 Ok(response)
             }
             // The first provider's refusal says more than that a quota keeps another one out of reach.

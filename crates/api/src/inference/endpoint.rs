@@ -5,9 +5,10 @@
 
 use Family::{Anthropic, LlamaCpp, Ollama, OpenAi, Responses};
 use Keepalive::{ChatChunk, ChatLine, Comment, GenerateLine, Ping, TextChunk, Unneeded};
-use ModelPlace::{Form, Json, JsonOrQuery, Query};
+use ModelPlace::{Form, Json, JsonOrQuery, Query, Stored};
 use Required::{Array, Field, Nothing};
 use Streams::{Never, UnlessFalse, WhenTrue};
+use reveille_bus::relay::is_stored_id;
 use reveille_domain::ProviderSpec;
 use strum::IntoStaticStr;
 
@@ -31,6 +32,7 @@ pub(crate) struct Endpoint {
 pub(crate) enum Verb {
     Get,
     Post,
+    Delete,
 }
 
 /// Whose clients ask: how they read errors and streams.
@@ -56,6 +58,8 @@ pub(crate) enum ModelPlace {
     Query,
     /// In either.
     JsonOrQuery,
+    /// Nowhere: an earlier response had it, whose id is in the path.
+    Stored,
 }
 
 /// Whether the answer is a stream.
@@ -94,12 +98,15 @@ pub(crate) enum Required {
 }
 
 #[rustfmt::skip]
-pub(crate) static ENDPOINTS: [Endpoint; 29] = [
+pub(crate) static ENDPOINTS: [Endpoint; 32] = [
     //     paths                                family     model  streams      keep-alive    required
     post(&["/v1/chat/completions"],             OpenAi,    Json,  WhenTrue,    ChatChunk,    Array("messages")),
     post(&["/v1/completions"],                  OpenAi,    Json,  WhenTrue,    TextChunk,    Field("prompt")),
     post(&["/v1/embeddings"],                   OpenAi,    Json,  Never,       Unneeded,     Field("input")),
     post(&["/v1/responses"],                    Responses, Json,  WhenTrue,    Comment,      Nothing),
+    stored(Verb::Get,    &["/v1/responses/{id}", "/v1/responses/{id}/input_items"]),
+    stored(Verb::Delete, &["/v1/responses/{id}"]),
+    stored(Verb::Post,   &["/v1/responses/{id}/cancel"]),
     post(&["/v1/rerank", "/rerank", "/v1/reranking", "/reranking", "/v2/rerank"],
                                                 OpenAi,    Json,  Never,       Unneeded,     Field("query")),
     post(&["/v1/score", "/score"],              OpenAi,    Json,  Never,       Unneeded,     Nothing),
@@ -172,8 +179,18 @@ const fn get(paths: &'static [&'static str], family: Family) -> Endpoint {
     }
 }
 
+const fn stored(verb: Verb, paths: &'static [&'static str]) -> Endpoint {
+    Endpoint {
+        verb,
+        model: Stored,
+        ..get(paths, Responses)
+    }
+}
+
 /// The base of OpenAI's and Anthropic's paths.
 pub(crate) const V1: &str = "/v1";
+/// Stands for the id of a stored response.
+const ID: &str = "{id}";
 /// The list of models, which is answered here.
 pub(crate) const MODELS: &str = "/v1/models";
 /// What Ollama says of one model.
@@ -193,6 +210,11 @@ impl Endpoint {
 }
 
 impl Endpoint {
+    /// Whether backends may keep its answers, and be asked for them again.
+    pub fn keeps_answers(&self) -> bool {
+        self.family == Responses && self.model == Json
+    }
+
     /// Whether a provider may be asked for `path`, one of this endpoint's.
     pub fn is_at(&self, spec: &ProviderSpec, path: &str) -> bool {
         let has = || spec.extra_paths().iter().any(|extra| extra.as_str() == path);
@@ -229,7 +251,20 @@ impl Family {
 fn of_path(path: &str) -> impl Iterator<Item = &'static Endpoint> {
     ENDPOINTS
         .iter()
-        .filter(move |endpoint| endpoint.paths.contains(&path))
+        .filter(move |endpoint| endpoint.paths.iter().any(|known| is(known, path)))
+}
+
+/// Whether a path is one that may have an id in it.
+fn is(known: &str, path: &str) -> bool {
+    match known.split_once(ID) {
+        None => known == path,
+        Some((before, after)) => {
+            let id = path
+                .strip_prefix(before)
+                .and_then(|rest| rest.strip_suffix(after));
+            id.is_some_and(is_stored_id)
+        }
+    }
 }
 
 fn all_paths() -> impl Iterator<Item = &'static str> {
@@ -237,6 +272,7 @@ fn all_paths() -> impl Iterator<Item = &'static str> {
         .iter()
         .flat_map(|endpoint| endpoint.paths)
         .copied()
+        .filter(|path| !path.contains(ID))
         .chain([MODELS])
 }
 
@@ -305,6 +341,7 @@ pub fn served_paths() -> Vec<ServedPath> {
             Form => "form",
             Query => "query",
             JsonOrQuery => "JSON or query",
+            Stored => "",
         },
         streams: match endpoint.streams {
             Never => "",
@@ -327,7 +364,7 @@ pub fn served_paths() -> Vec<ServedPath> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use reveille_bus::relay::{GET_PATHS, POST_PATHS};
+    use reveille_bus::relay::{GET_PATHS, POST_PATHS, is_relayed};
     use std::collections::HashSet;
 
     #[test]
@@ -338,12 +375,16 @@ mod tests {
                 assert!(seen.insert((endpoint.verb.as_str(), *path)), "{path}");
             }
         }
-        let relayed = |verb: Verb, paths: &[&'static str]| {
-            let of_verb = paths.iter().map(|path| (verb.as_str(), *path));
-            of_verb.collect::<HashSet<_>>()
+        for (verb, path) in &seen {
+            assert!(is_relayed(verb, &path.replace(ID, "resp_1")), "{verb} {path}");
+        }
+        let of_verb = |verb: &str| {
+            seen.iter()
+                .filter(|(of, path)| *of == verb && !path.contains(ID))
+                .count()
         };
-        let relayed = &relayed(Verb::Post, &POST_PATHS) | &relayed(Verb::Get, &GET_PATHS);
-        assert_eq!(seen, relayed);
+        assert_eq!(of_verb("POST"), POST_PATHS.len());
+        assert_eq!(of_verb("GET"), GET_PATHS.len());
     }
 
     #[test]

@@ -21,6 +21,7 @@ mod relay;
 mod request;
 mod resend;
 mod retry_policy;
+mod stored;
 
 pub(crate) use body_budget::{BodyBudget, HeldBytes};
 pub(crate) use default_model::default_for;
@@ -37,3 +38,4 @@ pub(crate) use phase::{CurrentPhase, Phase};
 pub(crate) use relay::Reserved;
 pub(crate) use relay::{Relay, ResponseBody};
 pub(crate) use request::{InferenceRequest, InferenceResponse, Timings};
+pub(crate) use stored::REMEMBERED;

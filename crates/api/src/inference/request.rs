@@ -50,6 +50,8 @@ pub(crate) struct InferenceRequest {
     /// The path and query that the backend gets.
     pub path: String,
     pub model: ModelName,
+    /// The only member of the model's pool that can answer it.
+    pub member: Option<ProviderId>,
     pub caller: Caller,
     pub request_id: String,
     pub options: Options,
@@ -79,7 +81,11 @@ impl InferenceRequest {
 
     /// The members of a pool that may be asked for its path.
     pub(super) fn at_its_path(&self, mut pool: Vec<Arc<ProviderSnapshot>>) -> Vec<Arc<ProviderSnapshot>> {
-        pool.retain(|snapshot| self.endpoint.is_at(&snapshot.provider.spec, self.plain_path()));
+        pool.retain(|snapshot| {
+            let provider = &snapshot.provider;
+            let is_member = self.member.as_ref().is_none_or(|member| *member == provider.id);
+            is_member && self.endpoint.is_at(&provider.spec, self.plain_path())
+        });
         pool
     }
 

@@ -66,6 +66,40 @@ pub const POST_PATHS: [&str; 32] = [
 ];
 /// What may be got from a backend.
 pub const GET_PATHS: [&str; 2] = ["/v1/audio/voices", "/props"];
+/// What the path of an answer begins with that a backend keeps; its id follows.
+pub const STORED_PATH: &str = "/v1/responses/";
+/// The longest id of such an answer, in bytes.
+pub const MAX_STORED_ID_BYTES: usize = 128;
+
+/// Whether an agent relays requests with this method for this path, whatever the config of the provider.
+#[must_use]
+pub fn is_relayed(method: &str, path: &str) -> bool {
+    let listed = match method {
+        "POST" => POST_PATHS.contains(&path),
+        "GET" => GET_PATHS.contains(&path),
+        _ => false,
+    };
+    let stored = || {
+        let (id, what) = path
+            .strip_prefix(STORED_PATH)?
+            .split_once('/')
+            .unwrap_or_else(|| (&path[STORED_PATH.len()..], ""));
+        let offered = matches!(
+            (method, what),
+            ("GET" | "DELETE", "") | ("GET", "input_items") | ("POST", "cancel")
+        );
+        Some(offered && is_stored_id(id))
+    };
+    listed || stored().unwrap_or(false)
+}
+
+/// Whether this may be the id of an answer that a backend keeps.
+#[must_use]
+pub fn is_stored_id(id: &str) -> bool {
+    let legal = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_';
+    (1..=MAX_STORED_ID_BYTES).contains(&id.len()) && id.bytes().all(legal)
+}
+
 /// The response headers that reach the client.
 pub const RESPONSE_HEADERS: [&str; 9] = [
     "content-encoding",
@@ -239,5 +273,39 @@ pub(super) fn write_meta<T: Serialize>(meta: &T) -> Result<Vec<u8>, BadFrame> {
         Err(BadFrame::Meta)
     } else {
         Ok(written)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_is_listed_is_relayed() {
+        for (method, path) in [
+            ("POST", "/v1/chat/completions"),
+            ("GET", "/props"),
+            ("GET", "/v1/responses/resp_1"),
+            ("GET", "/v1/responses/resp_1/input_items"),
+            ("DELETE", "/v1/responses/resp_1"),
+            ("POST", "/v1/responses/resp_1/cancel"),
+        ] {
+            assert!(is_relayed(method, path), "{method} {path}");
+        }
+        for (method, path) in [
+            ("POST", "/props"),
+            ("GET", "/v1/chat/completions"),
+            ("DELETE", "/v1/chat/completions"),
+            ("POST", "/v1/responses/resp_1"),
+            ("GET", "/v1/responses/"),
+            ("GET", "/v1/responses/../models"),
+            ("GET", "/v1/responses/a%2Fb"),
+            ("GET", "/v1/responses/a/b/c"),
+            ("PUT", "/v1/responses/resp_1"),
+            ("POST", "/sleep"),
+            ("POST", "/api/pull"),
+        ] {
+            assert!(!is_relayed(method, path), "{method} {path}");
+        }
     }
 }

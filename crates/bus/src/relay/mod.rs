@@ -38,7 +38,7 @@ pub use form::{BadForm, FormPart, boundary, form_parts};
 pub use frame::{BadFrame, RequestId};
 pub use head::{
     FaultCode, GET_PATHS, HOLD_LIMIT, Headers, MAX_BODY_BYTES, POST_PATHS, REQUEST_HEADERS, RESPONSE_HEADERS,
-    RelayFault, RequestHead, ResponseHead,
+    RelayFault, RequestHead, ResponseHead, STORED_PATH, is_relayed, is_stored_id,
 };
 pub use incoming::{Incoming, RequestBody};
 pub use last_event::LastEvent;

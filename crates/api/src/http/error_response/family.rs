@@ -18,7 +18,7 @@ pub(in crate::http) async fn in_its_form(request: Request, next: Next) -> Respon
     if let Some(error) = response.extensions_mut().remove::<ErrorResponse>()
         && matches!(family, Family::Anthropic | Family::Ollama)
     {
-        let mut json = whole(family, error.fields(family));
+        let mut json = whole(family, &error.fields(family));
         if let (Family::Anthropic, Some(id)) = (family, id) {
             json["request_id"] = id.as_str().into();
         }
@@ -75,7 +75,7 @@ const fn anthropic_type(status: u16, is_lasting: bool) -> &'static str {
 }
 
 /// The body of an error with these fields.
-fn whole(family: Family, error: Map<String, Value>) -> Value {
+fn whole(family: Family, error: &Map<String, Value>) -> Value {
     match family {
         Family::OpenAi | Family::Responses | Family::LlamaCpp => json!({ "error": error }),
         Family::Anthropic => json!({ "type": "error", "error": error }),
@@ -92,9 +92,9 @@ fn whole(family: Family, error: Map<String, Value>) -> Value {
 /// where OpenAI's own event has them, and also in `error`, by which its clients know that they have to raise it.
 pub(in crate::http) fn event(family: Family, error: Map<String, Value>) -> Bytes {
     let text = match family {
-        Family::OpenAi | Family::LlamaCpp => format!("data: {}\n\n", whole(family, error)),
-        Family::Anthropic => format!("event: error\ndata: {}\n\n", whole(family, error)),
-        Family::Ollama => format!("{}\n", whole(family, error)),
+        Family::OpenAi | Family::LlamaCpp => format!("data: {}\n\n", whole(family, &error)),
+        Family::Anthropic => format!("event: error\ndata: {}\n\n", whole(family, &error)),
+        Family::Ollama => format!("{}\n", whole(family, &error)),
         Family::Responses => {
             let mut event = error.clone();
             event.insert("type".to_owned(), "error".into());

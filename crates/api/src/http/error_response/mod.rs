@@ -169,6 +169,7 @@ impl ApiError {
             Self::Protocol(error) => of_protocol(*error),
             Self::Origin(error) => of_origin(error),
             Self::UnknownPath { .. } | Self::NotFound { .. } => say(StatusCode::NOT_FOUND, "not_found"),
+            Self::UnknownResponse { .. } => say(StatusCode::NOT_FOUND, "response_not_found"),
             Self::MethodNotAllowed => say(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed"),
             Self::TooLarge(_) => say(StatusCode::PAYLOAD_TOO_LARGE, "request_too_large"),
             Self::MediaType(_) | Self::NoForm(_) | Self::ContentEncoding(_) | Self::NoMediaType => {

@@ -25,16 +25,18 @@ use crate::{
         with_model,
     },
     keys::Caller,
+    origin::quoted,
 };
 use axum::{
     Extension,
     body::Body,
     extract::{Query, Request, State},
-    http::{Uri, request::Parts},
+    http::{Uri, request::Parts, uri::PathAndQuery},
     response::{IntoResponse, Response},
 };
 use bytes::Bytes;
-use reveille_domain::ModelName;
+use reveille_bus::relay::STORED_PATH;
+use reveille_domain::{ModelName, ProviderId};
 
 /// Answers a request for `path`, one of the endpoint's.
 pub(super) async fn infer(
@@ -54,6 +56,7 @@ pub(super) async fn infer(
         ModelPlace::Json => in_json(&state, &caller, endpoint, path, &parts, body).await?,
         ModelPlace::Form => in_form(&state, &caller, endpoint, path, &parts, body).await?,
         ModelPlace::Query => in_query(&state, &caller, path, &parts.uri)?,
+        ModelPlace::Stored => stored(&state, &caller, &parts.uri)?,
         ModelPlace::JsonOrQuery if model_of_query(&parts.uri)?.is_some() => {
             check_media_type(&parts.headers, &body)?;
             let body = held(&state, &parts, body).await?;
@@ -67,6 +70,7 @@ pub(super) async fn infer(
     };
     let Asked {
         model,
+        member,
         stream,
         path: sent_path,
         body,
@@ -76,6 +80,7 @@ pub(super) async fn infer(
         endpoint,
         path: sent_path,
         model,
+        member,
         caller,
         request_id: id.as_str().to_owned(),
         options,
@@ -99,6 +104,7 @@ pub(super) async fn infer(
 /// What a request asks for.
 struct Asked {
     model: ModelName,
+    member: Option<ProviderId>,
     stream: bool,
     path: String,
     body: Bytes,
@@ -124,7 +130,17 @@ async fn in_json(
     if let Some(gap) = gap {
         body.bytes = gap.filled(&body.bytes, &model);
     }
+    // Without that backend, another one says itself that it doesn't know the response.
+    let previous = peeked
+        .previous
+        .and_then(|id| state.inference.stored.get(&id, caller.key()));
+    let member = previous.map(|stored| stored.provider);
+    let in_pool = |member: &ProviderId| {
+        let pool = state.registry.pool(model.as_str());
+        pool.iter().any(|snapshot| snapshot.provider.id == *member)
+    };
     Ok(Asked {
+        member: member.filter(in_pool),
         model,
         stream: peeked.stream,
         path: path.to_owned(),
@@ -154,6 +170,7 @@ async fn in_form(
     };
     Ok(Asked {
         model,
+        member: None,
         stream: peeked.stream,
         path: path.to_owned(),
         body: body.bytes,
@@ -183,8 +200,28 @@ fn in_query(state: &AppState, caller: &Caller, path: &str, uri: &Uri) -> Result<
     };
     Ok(Asked {
         model,
+        member: None,
         stream: false,
         path,
+        body: Bytes::new(),
+        held: state.bodies.hold(),
+    })
+}
+
+/// What concerns a response that a backend keeps.
+fn stored(state: &AppState, caller: &Caller, uri: &Uri) -> Result<Asked, ApiError> {
+    let id = uri.path().strip_prefix(STORED_PATH).unwrap_or_default();
+    let id = id.split('/').next().unwrap_or_default();
+    let stored = state.inference.stored.get(id, caller.key());
+    let stored = stored.ok_or_else(|| ApiError::UnknownResponse {
+        id: quoted(id.as_bytes()),
+    })?;
+    let target = uri.path_and_query().map(PathAndQuery::as_str);
+    Ok(Asked {
+        model: stored.model,
+        member: Some(stored.provider),
+        stream: false,
+        path: target.unwrap_or_default().to_owned(),
         body: Bytes::new(),
         held: state.bodies.hold(),
     })

@@ -20,11 +20,15 @@ mod tests;
 /// How deep a body may nest: the default limit of recursive JSON parsers.
 pub(crate) const MAX_DEPTH: usize = 128;
 
+const PREVIOUS: &str = "previous_response_id";
+
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Peeked {
     pub model: AskedModel,
     /// Whether the caller wants a stream.
     pub stream: bool,
+    /// The response that it goes on from, which one backend keeps.
+    pub previous: Option<String>,
 }
 
 /// The model that a body asks for.
@@ -138,6 +142,7 @@ struct Fields<'a> {
     /// Ollama's older name for `model`.
     name: Option<&'a RawValue>,
     stream: Option<&'a RawValue>,
+    previous: Option<&'a RawValue>,
     /// What the endpoint requires.
     required: Option<&'a RawValue>,
     /// Whether there is any field.
@@ -183,6 +188,7 @@ impl<'de> Fields<'de> {
         let (name, slot) = match (key, required) {
             ("model", _) => ("model", &mut self.model),
             ("stream", _) => ("stream", &mut self.stream),
+            (PREVIOUS, _) if endpoint.keeps_answers() => (PREVIOUS, &mut self.previous),
             ("name", _) if endpoint.family == Family::Ollama => ("name", &mut self.name),
             (_, Some(name)) => (name, &mut self.required),
             _ => {
@@ -218,8 +224,15 @@ impl<'de> Fields<'de> {
         }
         let model = self.model(text)?;
         let stream = self.streams(endpoint.streams)?;
+        // Whether it is a text is its backend's business.
+        let previous = self.previous.and_then(|id| serde_json::from_str(id.get()).ok());
+        let peeked = Peeked {
+            model,
+            stream,
+            previous,
+        };
         let Some(name) = endpoint.required.field() else {
-            return Ok(Peeked { model, stream });
+            return Ok(peeked);
         };
         match (endpoint.required, self.required.map(RawValue::get)) {
             (Required::Array(_), None) => {
@@ -235,7 +248,7 @@ impl<'de> Fields<'de> {
                 name,
                 format!("`{name}` is missing"),
             )),
-            (Required::Array(_) | Required::Field(_) | Required::Nothing, _) => Ok(Peeked { model, stream }),
+            (Required::Array(_) | Required::Field(_) | Required::Nothing, _) => Ok(peeked),
         }
     }
 

@@ -118,7 +118,8 @@ fn model_and_stream_are_read_wherever_they_stand() {
         peeked,
         Ok(Peeked {
             model: named("a.b/*> c"),
-            stream: true
+            stream: true,
+            previous: None,
         })
     );
     for silent in ["", r#","stream":null"#, r#","stream":false"#] {
@@ -204,7 +205,7 @@ proptest! {
         }
         let bytes = if pretty { serde_json::to_vec_pretty(&body) } else { serde_json::to_vec(&body) };
         let peeked = peek(&bytes.expect("JSON"), at("/v1/chat/completions"));
-        let expected = Peeked { model: named(&model), stream: stream.unwrap_or(false) };
+        let expected = Peeked { model: named(&model), stream: stream.unwrap_or(false), previous: None };
         prop_assert_eq!(peeked, Ok(expected));
     }
 
