@@ -331,7 +331,7 @@ async fn a_later_session_of_the_same_name_ends_this_one_with_an_error_of_its_own
         .await
         .expect("sent");
     match world.end().await {
-        Err(AgentError::Superseded { current }) => assert_eq!(current, later),
+        Err(AgentError::Superseded { current, .. }) => assert_eq!(current, later),
         other => panic!("{other:?}"),
     }
 }

@@ -18,6 +18,9 @@ pub enum BusError {
     /// The commit may or may not be in the journal.
     #[error("the outcome of an append is unknown: {0}")]
     Unknown(String),
+    /// The hub says that this agent's key was revoked or replaced.
+    #[error("this agent was revoked: its key no longer works")]
+    Revoked,
     /// The journal is lost, or takes no commits. After the latter, the commit may yet be stored.
     #[error(transparent)]
     Journal(#[from] JournalTrouble),

@@ -53,7 +53,8 @@ Environment variables (a flag overrides its variable):
   REVEILLE_LOG_FORMAT   text or json
   REVEILLE_NATS_SERVER  the nats-server program that `up` starts
 
-Exit codes: 0 success, 1 failure, 2 wrong usage or config, 3 another agent took over this name.";
+Exit codes: 0 success, 1 failure, 2 wrong usage or config, 3 another agent took over this name,
+4 this agent was revoked.";
 
 /// LLM backends that wake when a request arrives.
 #[derive(Debug, Parser)]

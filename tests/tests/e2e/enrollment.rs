@@ -1,7 +1,7 @@
 //! A machine joins by a token, serves, and is shown out: by the commands that people type, on the hub that `reveille up`
 //! runs by itself.
 
-use reveille_tests::{Api, Exit, Process, World, wait_until};
+use reveille_tests::{AgentConfig, Api, Exit, Process, World, wait_until};
 use serde_json::{Value, json};
 use std::{
     fs,
@@ -119,25 +119,23 @@ async fn a_machine_joins_by_a_token_serves_and_is_shown_out_when_it_is_revoked()
     let revoked = hub.run(&["agent", "revoke", "gpu-box"]).await;
     let since = Instant::now();
     assert_eq!(revoked.exit(), Some(Exit::Code(0)), "{}", revoked.log());
-    // It notices that its connections are ended, or is told before that its session is over, and leaves by itself.
-    wait_until("its connections were ended", SOON, async || {
-        let cut = agent.log().contains("lost the connection to NATS");
-        (cut || !agent.is_running()).then_some(())
-    })
-    .await;
-    println!("cut {:?} after the command had ended", since.elapsed());
+    // Its connections are ended, or it is told before that its session is over.
+    ended_as_revoked(&agent).await;
+    println!("ended {:?} after the command", since.elapsed());
     hub.api.wait_for_status("gpu-box/qwen", "inactive", SOON).await;
     assert_eq!(hub.api.chat("qwen").await.error_code(), "provider_inactive");
-    agent.kill9();
 
-    // Whoever has only the old key is told so, and is not let in.
-    let again = hub.agent(&machine);
-    wait_until("the agent said why it isn't let in", SOON, async || {
-        again.log().contains("refuses this key").then_some(())
-    })
-    .await;
+    // One that starts with the old key is told so, and is not let in.
+    ended_as_revoked(&hub.agent(&machine)).await;
     assert_eq!(hub.api.chat("qwen").await.error_code(), "provider_inactive");
-    again.kill9();
+    let doctor = hub.world.reveille("doctor").arg("--config").arg(&config);
+    let doctor = doctor.arg("--data-dir").arg(machine.join("data")).start();
+    doctor.wait_for_exit(SOON).await;
+    let said = doctor.log();
+    assert!(
+        said.contains("this agent was revoked") && said.contains("reveille agent-token create"),
+        "{said}"
+    );
 
     // The machine's old key is good again once a new token lets it in.
     let (token, _) = hub.token("gpu-box", "15m").await;
@@ -147,6 +145,93 @@ async fn a_machine_joins_by_a_token_serves_and_is_shown_out_when_it_is_revoked()
     fs::write(&config, kept).expect("written");
     let _agent = hub.agent(&machine);
     hub.api.wait_for_status("gpu-box/qwen", "active", SOON).await;
+}
+
+async fn ended_as_revoked(agent: &Process) {
+    agent.wait_for_exit(SOON).await;
+    let log = agent.log();
+    assert_eq!(agent.exit(), Some(Exit::Code(4)), "{log}");
+    assert!(
+        log.ends_with("error: this agent was revoked: join again with a new token\n"),
+        "{log}"
+    );
+}
+
+#[tokio::test]
+async fn an_agent_whose_name_was_given_to_another_machine_ends_and_the_other_one_serves() {
+    let hub = Hub::new().await;
+    let [first, second] = ["first", "second"].map(|name| hub.machine(name));
+    let mut agents = vec![];
+    for machine in [&first, &second] {
+        let (token, _) = hub.token("gpu-box", "15m").await;
+        let joined = hub.join(machine, &token, &[]).await;
+        assert_eq!(joined.exit(), Some(Exit::Code(0)), "{}", joined.log());
+        let agent = hub.agent(machine);
+        wait_until("the agent was connected", SOON, async || {
+            agent.log().contains("gpu-box is connected").then_some(())
+        })
+        .await;
+        agents.push(agent);
+    }
+    ended_as_revoked(&agents[0]).await;
+    ended_as_revoked(&hub.agent(&first)).await;
+    assert!(agents[1].is_running(), "{}", agents[1].log());
+}
+
+#[tokio::test]
+async fn an_agent_waits_for_a_hub_that_admits_nobody_yet_and_does_not_take_that_for_a_revocation() {
+    let hub = Hub::new().await;
+    let (token, _) = hub.token("gpu-box", "15m").await;
+    let machine = hub.machine("machine");
+    let joined = hub.join(&machine, &token, &[]).await;
+    assert_eq!(joined.exit(), Some(Exit::Code(0)), "{}", joined.log());
+    // A hub with another journal, which knows neither the key nor its revocation.
+    let other = hub.world.up(&hub.world.folder().join("other"), "", &[]);
+    other.wait_until_ready().await;
+    let port = fs::read_to_string(hub.world.folder().join("other/nats-port")).expect("a port");
+    let agent = hub
+        .world
+        .reveille("agent")
+        .arg("--config")
+        .arg(machine.join("agent.toml"))
+        .args(["--nats", &format!("nats://127.0.0.1:{}", port.trim())])
+        .arg("--data-dir")
+        .arg(machine.join("data"));
+    let agent = agent.start();
+    wait_until("the agent said why it isn't let in", SOON, async || {
+        agent.log().contains("refuses this key").then_some(())
+    })
+    .await;
+    wait_until("it has tried again", SOON, async || {
+        (agent.log().matches("authorization violation error").count() >= 4).then_some(())
+    })
+    .await;
+    assert!(agent.is_running(), "{}", agent.log());
+}
+
+#[tokio::test]
+async fn a_hub_goes_on_when_the_agent_of_its_own_machine_is_revoked_and_admits_it_again_at_its_next_start() {
+    let world = World::new().await;
+    let backend = world.backend(&[]);
+    backend.start_and_wait().await;
+    let config = AgentConfig::new("gpu-box").provider("vllm", "qwen", &backend);
+    let data_dir = world.folder().join("hub");
+    let up = world.up(&data_dir, &config.to_toml(), &[]);
+    up.wait_for_status("gpu-box/qwen", "active", SOON).await;
+    let revoke = world.reveille("agent").args(["revoke", "gpu-box"]);
+    let revoke = revoke
+        .env("REVEILLE_API_URL", up.url())
+        .env("REVEILLE_DATA_DIR", &data_dir)
+        .start();
+    revoke.wait_for_exit(SOON).await;
+    assert_eq!(revoke.exit(), Some(Exit::Code(0)), "{}", revoke.log());
+    wait_until("the hub said so", SOON, async || {
+        let log = up.process().log();
+        log.contains("this machine's agent was revoked").then_some(())
+    })
+    .await;
+    up.wait_for_status("gpu-box/qwen", "inactive", SOON).await;
+    assert_eq!(up.get("/readyz").await.status, 200);
 }
 
 #[tokio::test]

@@ -149,7 +149,11 @@ impl Session {
         let hub: Arc<dyn Hub> = Arc::new(NatsHub::new(connection.clone(), agent.clone()));
         let id = SessionId(Uuid::now_v7());
         let own_hub = OwnHub::default();
-        let (current, known) = connect::accepted(hub.ask(connect::request(id)).await, &own_hub)?;
+        let (current, known) = {
+            let asked = hub.ask(connect::request(id));
+            let answer = or_revoked(&connection, asked).await?;
+            connect::accepted(answer, &agent, &own_hub)?
+        };
         info!(agent.name = %agent, agent.epoch = %current, "{agent} is connected");
         connect::withdraw(hub.as_ref(), current, known, &config.providers).await;
         epoch.set(Some(current));
@@ -225,12 +229,15 @@ impl Session {
     }
 
     async fn run(mut self, shutdown: &CancellationToken) -> Result<(), AgentError> {
+        let connection = self.connection.clone();
+        let mut revoked = std::pin::pin!(connection.revoked());
         loop {
             tokio::select! {
                 () = shutdown.cancelled() => {
                     self.stop().await;
                     return Ok(());
                 }
+                () = &mut revoked => return self.fail(AgentError::Revoked).await,
                 wake = self.wakes.next() => match wake {
                     Some(wake) => self.wake(wake),
                     None => return self.fail(AgentError::Closed).await,
@@ -238,7 +245,8 @@ impl Session {
                 order = self.orders.next() => match order {
                     Some(order) => {
                         if let Some(current) = self.order(order) {
-                            return self.fail(AgentError::Superseded { current }).await;
+                            let agent = self.agent.clone();
+                            return self.fail(AgentError::Superseded { agent, current }).await;
                         }
                     }
                     None => return self.fail(AgentError::Closed).await,
@@ -261,9 +269,9 @@ impl Session {
                 }
                 Ok(()) = self.superseded.changed() => {
                     let by = *self.superseded.borrow_and_update();
-                    if let Some(Superseded { current, restored }) = by.filter(|by| self.is_behind(by.current)) {
-                        if !restored {
-                            return self.fail(AgentError::Superseded { current }).await;
+                    if let Some(by) = by.filter(|by| self.is_behind(by.current)) {
+                        if let Some(ended) = self.ended(by) {
+                            return self.fail(ended).await;
                         }
                         self.begin_again();
                     }
@@ -284,6 +292,18 @@ impl Session {
         self.epoch.set(None);
         self.id = SessionId(Uuid::now_v7());
         self.reconnect();
+    }
+
+    /// The error with which this process ends; `None` if it may begin a new session.
+    fn ended(&self, by: Superseded) -> Option<AgentError> {
+        match by {
+            Superseded { restored: true, .. } => None,
+            Superseded { revoked: true, .. } => Some(AgentError::Revoked),
+            Superseded { current, .. } => Some(AgentError::Superseded {
+                agent: self.agent.clone(),
+                current,
+            }),
+        }
     }
 
     /// Whether `current` is later than this session. While a new one begins, that is for its connect to find out.
@@ -392,7 +412,7 @@ impl Session {
     }
 
     fn reconnected(&self, answer: ControlAnswer) -> Result<(), AgentError> {
-        let (current, _) = connect::accepted(answer, &self.own_hub)?;
+        let (current, _) = connect::accepted(answer, &self.agent, &self.own_hub)?;
         info!(agent.name = %self.agent, agent.epoch = %current, "{} is connected again", self.agent);
         self.epoch.set(Some(current));
         self.providers.reconnected();
@@ -457,6 +477,17 @@ impl Session {
         self.tasks.close();
         self.tasks.wait().await;
         Err(error)
+    }
+}
+
+/// Control's answer, unless the hub says on the way to it that this agent was revoked.
+async fn or_revoked(
+    connection: &Connection,
+    asked: BoxFuture<'static, ControlAnswer>,
+) -> Result<ControlAnswer, AgentError> {
+    tokio::select! {
+        answer = asked => Ok(answer),
+        () = connection.revoked() => Err(AgentError::Revoked),
     }
 }
 

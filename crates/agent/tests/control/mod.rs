@@ -345,6 +345,7 @@ impl State {
                     Rejection::SessionSuperseded { current } => ControlError::Superseded {
                         current,
                         restored: false,
+                        revoked: false,
                     },
                     Rejection::NotRegistered | Rejection::RegisterFirst { .. } => ControlError::RegisterFirst,
                     Rejection::ResumeFirst => ControlError::ResumeFirst,

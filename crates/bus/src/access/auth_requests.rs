@@ -18,6 +18,10 @@ use tracing::{debug, warn};
 const QUEUE_GROUP: &str = "reveille-callout";
 /// The first part of the user name of an agent's connection; the agent's name and public key follow.
 const AGENT_USER: &str = "agent";
+/// The same of a connection that is dismissed.
+const FORMER_USER: &str = "former";
+/// The name of a connection that only asks whether its key was revoked or replaced. It is never admitted.
+pub(crate) const ASKS_WHETHER_REVOKED: &str = "reveille revocation check";
 
 /// The servers' authorization requests.
 pub struct AuthRequests {
@@ -96,6 +100,20 @@ impl AuthRequest {
     #[must_use]
     pub fn host(&self) -> &str {
         self.claims.host()
+    }
+
+    /// Whether the connecting party only asks whether its key was revoked or replaced.
+    #[must_use]
+    pub fn asks_whether_revoked(&self) -> bool {
+        self.claims.connection_name() == ASKS_WHETHER_REVOKED
+    }
+
+    /// Tells the connecting party that its key was revoked or replaced: the connection ends with an error that nothing else
+    /// causes.
+    pub async fn dismiss(self, agent: &AgentName) {
+        let user = format!("{FORMER_USER}.{agent}");
+        let answer = self.claims.dismiss(&self.issuer, &user);
+        send(&self.client, self.reply, answer).await;
     }
 
     /// Admits the connection as this agent, with an agent's permissions.

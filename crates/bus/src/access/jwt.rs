@@ -14,6 +14,8 @@ use uuid::Uuid;
 
 const HEADER: &str = r#"{"typ":"JWT","alg":"ed25519-nkey"}"#;
 const VERSION: u8 = 2;
+/// After how many seconds a dismissed connection ends: at the next full second, and not before it is made.
+const DISMISSED_AFTER_SECS: u64 = 1;
 /// The audience of a server's request.
 const REQUEST_AUDIENCE: &str = "nats-authorization-request";
 /// The account of all parties of Reveille: the server's default account.
@@ -24,6 +26,9 @@ struct Claims<T> {
     jti: String,
     /// When it was issued, in Unix seconds, for information only.
     iat: u64,
+    /// When it expires, in Unix seconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    exp: Option<u64>,
     /// The public key that signed it.
     iss: String,
     #[serde(default, skip_serializing_if = "String::is_empty")]
@@ -41,6 +46,9 @@ pub(super) struct AuthRequestClaims {
     pub user_nkey: String,
     client_info: ClientInfo,
     connect_opts: ConnectOptions,
+    /// When the server asked, by its own clock, in Unix seconds.
+    #[serde(skip)]
+    asked_at: u64,
 }
 
 #[derive(Debug, Deserialize)]
@@ -62,6 +70,8 @@ struct ConnectOptions {
     nkey: String,
     #[serde(default)]
     sig: String,
+    #[serde(default)]
+    name: String,
 }
 
 #[derive(Debug, Serialize)]
@@ -110,7 +120,10 @@ impl AuthRequestClaims {
     /// Reads a server's request; `None` if the token is something else.
     pub fn read(token: &[u8]) -> Option<Self> {
         let claims: Claims<Self> = read(token)?;
-        (claims.aud == REQUEST_AUDIENCE).then_some(claims.nats)
+        (claims.aud == REQUEST_AUDIENCE).then_some(Self {
+            asked_at: claims.iat,
+            ..claims.nats
+        })
     }
 
     /// The public key that the connecting party has proven to hold, by signing the nonce that this server gave this
@@ -129,8 +142,35 @@ impl AuthRequestClaims {
         &self.client_info.host
     }
 
+    /// The name that the connecting party gives its connection.
+    pub fn connection_name(&self) -> &str {
+        &self.connect_opts.name
+    }
+
     /// The response that admits the connection as `name` with these permissions, signed by `issuer`.
     pub fn admit(&self, issuer: &NatsKey, name: &str, permissions: Permissions) -> Option<String> {
+        self.admit_until(issuer, name, permissions, None)
+    }
+
+    /// The response that ends the connection with an error of its own: "User Authentication Expired". Until then, for a
+    /// second or two, it may do nothing.
+    pub fn dismiss(&self, issuer: &NatsKey, name: &str) -> Option<String> {
+        let nothing = Permissions {
+            publish: vec![],
+            subscribe: vec![],
+        };
+        // By the server's clock, which ours may differ from.
+        let expires = self.asked_at + DISMISSED_AFTER_SECS;
+        self.admit_until(issuer, name, nothing, Some(expires))
+    }
+
+    fn admit_until(
+        &self,
+        issuer: &NatsKey,
+        name: &str,
+        permissions: Permissions,
+        expires: Option<u64>,
+    ) -> Option<String> {
         let user = User {
             r#pub: permissions.publish.into(),
             sub: permissions.subscribe.into(),
@@ -140,7 +180,7 @@ impl AuthRequestClaims {
             r#type: "user",
             version: VERSION,
         };
-        let user = signed(issuer, name, &self.user_nkey, ACCOUNT, user)?;
+        let user = signed(issuer, name, &self.user_nkey, ACCOUNT, expires, user)?;
         self.answer(issuer, Some(&user), None)
     }
 
@@ -157,7 +197,7 @@ impl AuthRequestClaims {
             r#type: "authorization_response",
             version: VERSION,
         };
-        signed(issuer, "", &self.user_nkey, &self.server_id.id, answer)
+        signed(issuer, "", &self.user_nkey, &self.server_id.id, None, answer)
     }
 }
 
@@ -166,6 +206,7 @@ fn signed<T: Serialize>(
     name: &str,
     subject: &str,
     audience: &str,
+    exp: Option<u64>,
     nats: T,
 ) -> Option<String> {
     let claims = Claims {
@@ -173,6 +214,7 @@ fn signed<T: Serialize>(
         iat: SystemTime::now()
             .duration_since(UNIX_EPOCH)
             .map_or(0, |since| since.as_secs()),
+        exp,
         iss: issuer.public(),
         name: name.to_owned(),
         sub: subject.to_owned(),
@@ -212,7 +254,7 @@ mod tests {
                 "sig": BASE64.encode(key.sign(signs.as_bytes()).expect("signed")),
             },
         });
-        let token = signed(&server, "", "A", REQUEST_AUDIENCE, nats);
+        let token = signed(&server, "", "A", REQUEST_AUDIENCE, None, nats);
         token.expect("signed").into_bytes()
     }
 
@@ -266,5 +308,20 @@ mod tests {
         assert_eq!((user.iss, user.name.as_str()), (issuer.public(), "who"));
         assert_eq!(user.nats["pub"], json!({"deny": [">"]}));
         assert_eq!(user.nats["sub"], json!({"allow": ["a"]}));
+    }
+
+    #[test]
+    fn a_dismissed_connection_may_do_nothing_and_expires_by_the_servers_clock() {
+        let token = question(&NatsKey::fresh_user(), "n", "n");
+        let asked_at = read::<Value>(&token).expect("signed").iat;
+        let asked = AuthRequestClaims::read(&token).expect("a question");
+        let answer = asked.dismiss(&NatsKey::fresh_account(), "who");
+        let answer: Claims<Value> = read(answer.expect("an answer").as_bytes()).expect("signed");
+        let user = answer.nats["jwt"].as_str().expect("a token");
+        let user: Claims<Value> = read(user.as_bytes()).expect("signed");
+        assert_eq!(user.exp, Some(asked_at + DISMISSED_AFTER_SECS));
+        for rule in ["pub", "sub"] {
+            assert_eq!(user.nats[rule], json!({"deny": [">"]}));
+        }
     }
 }

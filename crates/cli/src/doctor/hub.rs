@@ -158,6 +158,10 @@ async fn connect(hub: &HubNats, agent: Option<&Config>, findings: &mut Findings)
             error.to_string(),
             "install nats-server 2.12 or newer on the hub's machine and restart it; its data is kept",
         ),
+        Ok(Err(error @ BusError::Revoked)) => (
+            format!("{shown}: {error}"),
+            "create a token on the hub (`reveille agent-token create`) and join again with it (`reveille join`)",
+        ),
         Ok(Err(error)) => (format!("{shown}: {error}"), UNREACHABLE),
         Err(_) => (
             format!("{shown}: no answer within {} s", REACHED_WITHIN.as_secs()),

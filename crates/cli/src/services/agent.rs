@@ -105,6 +105,7 @@ pub async fn serve_agent(
         .await
         .map_err(|error| match error {
             AgentError::Superseded { .. } => Failure::Superseded(error.to_string()),
+            AgentError::Revoked => Failure::Revoked(error.to_string()),
             error => error.into(),
         })
 }

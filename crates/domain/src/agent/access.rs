@@ -11,6 +11,8 @@ use serde::{Deserialize, Serialize};
 
 /// How many tokens are remembered, used ones included. The oldest is forgotten first.
 const REMEMBERED_TOKENS: usize = 8;
+/// How many former keys are remembered. The oldest is forgotten first.
+const REMEMBERED_KEYS: usize = 8;
 
 /// The key that authenticates an agent, and its latest tokens.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -24,6 +26,9 @@ pub struct Access {
     /// When it was last revoked.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     revoked_at_ms: Option<Timestamp>,
+    /// Keys that were revoked or replaced, latest last: a machine that has one can be told.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    former_keys: Vec<AgentKey>,
 }
 
 /// The key of an enrolled agent.
@@ -66,6 +71,12 @@ impl Access {
     #[must_use]
     pub const fn revoked_at(&self) -> Option<Timestamp> {
         self.revoked_at_ms
+    }
+
+    /// Keys that were revoked or replaced, latest last.
+    #[must_use]
+    pub fn former_keys(&self) -> &[AgentKey] {
+        &self.former_keys
     }
 
     pub(super) const fn is_empty(&self) -> bool {
@@ -118,6 +129,7 @@ impl Access {
                 name: name.clone(),
                 key: key.clone(),
                 token: Some(token),
+                replaces: self.replaced_by(key),
                 at_ms: at,
             }]),
         }
@@ -131,14 +143,21 @@ impl Access {
             name: name.clone(),
             key: key.clone(),
             token: None,
+            replaces: self.replaced_by(key),
             at_ms: at,
         }]
+    }
+
+    /// The key that stops working when `key` is enrolled.
+    fn replaced_by(&self, key: &AgentKey) -> Option<AgentKey> {
+        self.key().filter(|current| *current != key).cloned()
     }
 
     pub(super) fn revoke(&self, name: &AgentName, at: Timestamp) -> Option<AgentEvent> {
         let something = self.key.is_some() || !self.tokens.is_empty();
         something.then(|| AgentEvent::AgentRevoked {
             name: name.clone(),
+            key: self.key().cloned(),
             at_ms: at,
         })
     }
@@ -162,7 +181,11 @@ impl Access {
                     .drain(..self.tokens.len().saturating_sub(REMEMBERED_TOKENS));
             }
             AgentEvent::AgentEnrolled {
-                key, token, at_ms, ..
+                key,
+                token,
+                replaces,
+                at_ms,
+                ..
             } => {
                 for used in self.tokens.iter_mut().filter(|it| Some(it.id) == *token) {
                     used.used_by = Some(key.clone());
@@ -171,14 +194,24 @@ impl Access {
                     public: key.clone(),
                     since_ms: *at_ms,
                 });
+                self.former_keys.retain(|former| former != key);
+                self.retire(replaces.as_ref());
             }
-            AgentEvent::AgentRevoked { at_ms, .. } => {
+            AgentEvent::AgentRevoked { key, at_ms, .. } => {
                 self = Self {
                     revoked_at_ms: Some(*at_ms),
+                    former_keys: self.former_keys,
                     ..Self::default()
                 };
+                self.retire(key.as_ref());
             }
         }
         self
+    }
+
+    fn retire(&mut self, key: Option<&AgentKey>) {
+        self.former_keys.extend(key.cloned());
+        self.former_keys
+            .drain(..self.former_keys.len().saturating_sub(REMEMBERED_KEYS));
     }
 }
