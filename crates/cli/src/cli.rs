@@ -98,11 +98,11 @@ pub enum Command {
     Status(Status),
     /// Run an API replica.
     Api(Api),
-    /// Run, reload, pause or resume this machine's agent, or revoke an agent.
+    /// Run, reload, pause or resume this machine's agent, or manage the agents of a hub.
     Agent(Agent),
-    /// List the agents.
+    /// List the agents, as `agent list` does.
     Agents(Listing),
-    /// Create the tokens with which agents join.
+    /// Create the tokens with which agents join, as `agent token` does.
     #[command(subcommand)]
     AgentToken(AgentTokenCommand),
     /// Join a hub with a token.

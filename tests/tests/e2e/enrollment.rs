@@ -147,6 +147,69 @@ async fn a_machine_joins_by_a_token_serves_and_is_shown_out_when_it_is_revoked()
     hub.api.wait_for_status("gpu-box/qwen", "active", SOON).await;
 }
 
+#[tokio::test]
+async fn an_agent_is_forgotten_with_its_models_unless_it_is_connected_and_comes_back_with_its_key() {
+    let hub = Hub::new().await;
+    let backend = hub.world.backend(&[]);
+    backend.start_and_wait().await;
+    let made = hub.run(&["agent", "token", "old-box"]).await.log();
+    let token = made.split_whitespace().find(|word| word.starts_with("rvt_"));
+    let machine = hub.machine("machine");
+    let joined = hub.join(&machine, token.expect("a token"), &[]).await;
+    assert_eq!(joined.exit(), Some(Exit::Code(0)), "{}", joined.log());
+    let agents = async || hub.run(&["agent", "list"]).await.log();
+    let listed = agents().await;
+    assert!(listed.contains("old-box") && listed.contains("new"), "{listed}");
+    let config = machine.join("agent.toml");
+    let provider = format!(
+        "\n[[provider]]\nname = \"vllm\"\nbase_url = \"{}\"\nmodels = [{{ id = \"stand-in\", as = \"qwen\" }}]\n",
+        backend.url()
+    );
+    fs::write(
+        &config,
+        fs::read_to_string(&config).expect("a config") + &provider,
+    )
+    .expect("written");
+    let agent = hub.agent(&machine);
+    hub.api.wait_for_status("old-box/qwen", "active", SOON).await;
+    let listed = agents().await;
+    assert!(listed.contains("connected"), "{listed}");
+
+    let refused = hub.run(&["agent", "forget", "old-box"]).await;
+    assert_eq!(refused.exit(), Some(Exit::Code(1)), "{}", refused.log());
+    assert!(
+        refused.log().contains("old-box is connected") && refused.log().contains("stop the agent first"),
+        "{}",
+        refused.log()
+    );
+    agent.stop(SOON).await;
+    hub.api.wait_for_status("old-box/qwen", "inactive", SOON).await;
+    let listed = agents().await;
+    assert!(listed.contains("away 0") || listed.contains("away 1"), "{listed}");
+    let forgotten = hub.run(&["agent", "forget", "old-box"]).await;
+    assert_eq!(forgotten.exit(), Some(Exit::Code(0)), "{}", forgotten.log());
+    assert_eq!(forgotten.log(), "forgot the provider of old-box\n");
+    for list in ["/reveille/v1/llms", "/reveille/v1/providers", "/v1/models"] {
+        let listed = hub.api.get(list).await.text();
+        assert!(!listed.contains("qwen"), "{list}: {listed}");
+    }
+    assert_eq!(hub.api.chat("qwen").await.error_code(), "model_not_found");
+    let listed = agents().await;
+    assert!(listed.contains("away"), "{listed}");
+    let again = hub.run(&["agent", "forget", "old-box"]).await;
+    assert_eq!(again.log(), "old-box has no providers\n");
+    let nobody = hub.run(&["agent", "forget", "nobody"]).await;
+    assert_eq!(nobody.exit(), Some(Exit::Code(1)), "{}", nobody.log());
+
+    let _agent = hub.agent(&machine);
+    hub.api.wait_for_status("old-box/qwen", "active", SOON).await;
+    hub.run(&["agent", "revoke", "old-box"]).await;
+    let listed = agents().await;
+    assert!(listed.contains("revoked 0"), "{listed}");
+    let by_the_other_name = hub.run(&["agents"]).await.log();
+    assert!(by_the_other_name.contains("revoked 0"), "{by_the_other_name}");
+}
+
 async fn ended_as_revoked(agent: &Process) {
     agent.wait_for_exit(SOON).await;
     let log = agent.log();

@@ -56,9 +56,10 @@ pub const STATUS: Columns = &[
     ("LAST WAKE", Text(hold_or_last_wake)),
 ];
 
-/// The agents, with the age of each one's session.
+/// The agents, with the time since one went away or was revoked, and the age of each one's session.
 pub const AGENTS: Columns = &[
     ("AGENT", Value("/agent")),
+    ("STATUS", Text(agent_status)),
     ("SESSION", Age("connected_at_ms")),
     ("VERSION", Value("/version")),
     ("PROVIDERS", Value("/providers")),
@@ -135,6 +136,15 @@ fn status(row: &Row, _: Timestamp) -> String {
     } else {
         status
     }
+}
+
+/// Whether an agent is there, and if not, for how long.
+fn agent_status(row: &Row, now: Timestamp) -> String {
+    let status = word(&row["status"]);
+    if row["status_since_ms"].is_null() {
+        return status;
+    }
+    format!("{status} {}", age(&row["status_since_ms"], now))
 }
 
 fn last_wake(row: &Row, _: Timestamp) -> String {

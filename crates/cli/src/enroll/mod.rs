@@ -28,6 +28,16 @@ pub struct AgentRevoke {
     pub api: ApiAddress,
 }
 
+/// `reveille agent forget`.
+#[derive(Debug, Args)]
+pub struct AgentForget {
+    /// The agent.
+    #[arg(value_name = "AGENT")]
+    pub agent: AgentName,
+    #[command(flatten)]
+    pub api: ApiAddress,
+}
+
 /// `reveille agent-token …`.
 #[derive(Debug, Subcommand)]
 pub enum AgentTokenCommand {
@@ -92,6 +102,18 @@ pub async fn revoke(args: &AgentRevoke) -> Result<(), Failure> {
             args.agent
         )),
         _ => line(&format!("{} had no key and no tokens", args.agent)),
+    }
+}
+
+/// Removes what an agent has published.
+pub async fn forget(args: &AgentForget) -> Result<(), Failure> {
+    let client = ApiClient::new(&args.api)?;
+    let path = format!("/reveille/v1/agents/{}/providers", args.agent);
+    let agent = &args.agent;
+    match client.delete(&path).await?["providers"].as_u64() {
+        Some(0) | None => line(&format!("{agent} has no providers")),
+        Some(1) => line(&format!("forgot the provider of {agent}")),
+        Some(providers) => line(&format!("forgot the {providers} providers of {agent}")),
     }
 }
 

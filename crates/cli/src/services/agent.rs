@@ -2,10 +2,10 @@
 
 use super::until_signalled;
 use crate::{
-    args::DataDirArg,
+    args::{DataDirArg, Listing},
     config,
     data_dir::AGENT_STATE,
-    enroll::{self, AgentRevoke},
+    enroll::{self, AgentForget, AgentRevoke, AgentTokenCreate},
     failure::Failure,
     hub::{agent_key, nats_for_agent, server_of},
     logging,
@@ -38,6 +38,12 @@ pub struct Agent {
 /// `reveille agent …`.
 #[derive(Debug, Subcommand)]
 pub enum AgentCommand {
+    /// List the agents.
+    List(Listing),
+    /// Create a one-time token with which a machine joins as this agent.
+    Token(AgentTokenCreate),
+    /// Forget what an agent has published that isn't connected, such as one under a former name. Its key stays valid.
+    Forget(AgentForget),
     /// Revoke an agent: its key and tokens stop working, and its connections are closed.
     Revoke(AgentRevoke),
     /// Pause this machine's agent: no backend is woken, and those awake keep running. Needs no hub or key.
@@ -51,6 +57,9 @@ pub enum AgentCommand {
 /// Runs the agent until a signal, or the subcommand.
 pub async fn run(args: Agent) -> Result<(), Failure> {
     match &args.command {
+        Some(AgentCommand::List(args)) => enroll::list(args).await,
+        Some(AgentCommand::Token(args)) => enroll::create_token(args).await,
+        Some(AgentCommand::Forget(args)) => enroll::forget(args).await,
         Some(AgentCommand::Revoke(args)) => enroll::revoke(args).await,
         Some(AgentCommand::Pause(args)) => pause::pause(args),
         Some(AgentCommand::Resume(data_dir)) => pause::resume(data_dir),

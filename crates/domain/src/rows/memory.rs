@@ -107,6 +107,17 @@ impl MemoryRows {
         self.write().heartbeats.insert(agent.clone(), at);
     }
 
+    /// The time of an agent's last heartbeat.
+    #[must_use]
+    pub fn last_heartbeat(&self, agent: &AgentName) -> Option<Timestamp> {
+        self.read().heartbeats.get(agent).copied()
+    }
+
+    /// Forgets when an agent was heard.
+    pub fn forget_heartbeat(&self, agent: &AgentName) {
+        self.write().heartbeats.remove(agent);
+    }
+
     /// Forgets everything, because the journal was replaced.
     pub fn reset(&self) {
         *self.write() = Held::default();

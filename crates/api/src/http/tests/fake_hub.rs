@@ -1,7 +1,7 @@
 //! The process behind the HTTP API, as a test scripts it: the fold is the real one, wakes and backends do what they are told.
 
 use crate::{
-    commands::{Admin, AgentCommandAt, KeyCommandAt},
+    commands::{Admin, AgentCommandAt, Forgotten, KeyCommandAt},
     inference::{Relay, Reserved, ResponseBody},
     metrics::Metrics,
     registry::{Registry, tests::entry},
@@ -17,8 +17,8 @@ use reveille_bus::{
 };
 use reveille_domain::{
     Agent, AgentName, AgentRejection, Epoch, Failures, Key, KeyId, KeyRejection, ModelName, Provider,
-    ProviderId, ProviderSpec, RecipeKind, ReportId, ReportSeq, Status, Timestamp, Wake, WakeCause, WakeId,
-    WakeSpec,
+    ProviderId, ProviderSpec, RecipeKind, Rejection, ReportId, ReportSeq, Status, Timestamp, Wake, WakeCause,
+    WakeId, WakeSpec,
     provider::{Gone, InactiveReason, Registered, StableStatus, WakeCounts},
 };
 use std::{
@@ -394,6 +394,14 @@ impl Admin for FakeHub {
 
     async fn stop_providers(&self, _: &AgentName, _: &'static str, _: Epoch) {
         self.stopped.fetch_add(1, Ordering::SeqCst);
+    }
+
+    async fn forget_providers(
+        &self,
+        _: &AgentName,
+        _: &'static str,
+    ) -> Result<Forgotten, CommandError<Rejection>> {
+        Ok(Forgotten::default())
     }
 }
 
