@@ -4,7 +4,7 @@ use crate::{
     commands::Commands,
     config::{AgentAuth, Config},
     control::{self, Control, Presence, Sweeper, admission},
-    history::{JournalFeed, JournalRows},
+    history::{self, JournalFeed, JournalRows},
     http::{self, AppServices, AppState, HttpLimits, Readiness},
     keys::Authenticator,
     metrics::Metrics,
@@ -198,6 +198,9 @@ impl Service {
 
         let relay_client =
             RelayClient::start(relay.client().clone(), &config.replica, RelayLimits::default()).await?;
+        if rows.is_none() {
+            self.recall_wakes();
+        }
         let rows = rows.unwrap_or_else(|| {
             Arc::new(JournalRows {
                 memory: registry.rows(),
@@ -276,6 +279,26 @@ impl Service {
                     warn!(%error, "can't count the wakes of the last hour yet: keys with a wake limit start none");
                 });
                 let _ = counted.await;
+            }
+        });
+    }
+
+    /// Fills the rows in memory with the wakes from before the fold began, whenever one has begun. It goes on behind a start
+    /// that is ready by then.
+    fn recall_wakes(&self) {
+        let (registry, journal) = (self.registry.clone(), self.commands.journal.clone());
+        self.spawn(async move {
+            let rows = registry.rows();
+            loop {
+                registry.ready().await;
+                let loaded_at = rows.loaded_at();
+                let recall = || history::recall_wakes(&journal, &rows, loaded_at);
+                let every = ConstantBuilder::new().with_delay(COUNT_AGAIN).without_max_times();
+                let recalled = recall.retry(every).notify(
+                    |error, _| warn!(%error, "can't read the wakes from before the start yet, trying again"),
+                );
+                let _ = recalled.await;
+                registry.another_fold(loaded_at).await;
             }
         });
     }

@@ -11,7 +11,8 @@ use reveille_bus::{
 };
 use reveille_domain::{
     AgentName, Epoch, ModelName, Provider, ProviderId, ProviderSpec, latest_alias, named,
-    provider::Registered, rows::MemoryRows,
+    provider::Registered,
+    rows::{LoadedAt, MemoryRows},
 };
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
@@ -174,6 +175,12 @@ impl Registry {
     pub(crate) async fn ready(&self) {
         // The sender lives as long as this registry.
         let _ = self.inner.applied.subscribe().wait_for(Option::is_some).await;
+    }
+
+    /// Waits until another fold than this one has begun, because the journal was replaced.
+    pub(crate) async fn another_fold(&self, loaded_at: LoadedAt) {
+        let mut applied = self.inner.applied.subscribe();
+        while self.inner.rows.loaded_at() == loaded_at && applied.changed().await.is_ok() {}
     }
 
     /// Whether everything that was in the journal at the start is folded.

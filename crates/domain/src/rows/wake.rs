@@ -206,6 +206,30 @@ impl WakeRow {
         }
     }
 
+    /// This row with what `earlier` has of the same wake and this one lacks.
+    #[must_use]
+    pub fn completed_by(self, earlier: Self) -> Self {
+        let ended = if self.ended_at_ms.is_some() {
+            &self
+        } else {
+            &earlier
+        };
+        Self {
+            cause: self.cause.clone().or_else(|| earlier.cause.clone()),
+            deadline_ms: self.deadline_ms.or(earlier.deadline_ms),
+            ended_at_ms: ended.ended_at_ms,
+            outcome: ended.outcome,
+            failure: ended.failure.clone(),
+            stages: match self.stages.is_empty() {
+                true => earlier.stages.clone(),
+                false => self.stages.clone(),
+            },
+            requested_seq: self.requested_seq.or(earlier.requested_seq),
+            ended_seq: self.ended_seq.or(earlier.ended_seq),
+            ..self.clone()
+        }
+    }
+
     /// A wake in flight, with the sequence of the commit that began it when that is known.
     #[must_use]
     pub fn requested(provider: &ProviderId, wake: &Wake, seq: Option<u64>) -> Self {
