@@ -2,15 +2,13 @@
 
 use super::{Doctor, Findings};
 use crate::{
-    data_dir::{self, HUB_KEYS},
     failure::Failure,
-    hub::{HubNats, agent_key, nats_for_agent},
+    hub::{HubNats, UpNats, agent_key, nats_for_agent},
 };
 use reveille_agent::config::{Config, NatsUrl};
 use reveille_bus::{
     BusError, Connection, HubId, JETSTREAM_OFF, JOURNAL_STREAM, NatsAccess, StreamHealth, TURN_JETSTREAM_ON,
-    access::{HubKeys, Role},
-    hub_id, inspect_streams,
+    access::Role, hub_id, inspect_streams,
 };
 use serde_json::Value;
 use std::{
@@ -55,18 +53,13 @@ pub fn place(args: &Doctor, config: Option<&Config>, data_dir: &Path) -> Result<
         hub.nats_ca = hub.nats_ca.or_else(|| config?.agent.ca.clone());
         return Ok(Place::Named(HubNats::named(url, &hub)?));
     }
-    if let Some(given) = data_dir::running_up(data_dir).and_then(|up| up.nats) {
-        return Ok(Place::Given(given));
-    }
-    Ok(match data_dir::nats_port(data_dir) {
-        Some(port) if data_dir::is_locked(data_dir) => Place::Ours {
-            nats: HubNats::ours(
-                format!("nats://127.0.0.1:{port}"),
-                HubKeys::of(&data_dir.join(HUB_KEYS)),
-            ),
+    Ok(match UpNats::of(data_dir) {
+        Some(UpNats::Ours(nats)) => Place::Ours {
+            nats,
             config: data_dir.join("nats.conf"),
         },
-        _ => Place::None,
+        Some(UpNats::Given(given)) => Place::Given(given),
+        None => Place::None,
     })
 }
 

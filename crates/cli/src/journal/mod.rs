@@ -3,10 +3,10 @@
 mod commits;
 
 use crate::{
-    args::{HubArgs, NatsUrl},
+    args::{DataDirArg, HubArgs},
     client,
     failure::Failure,
-    hub::HubNats,
+    hub::{HubNats, UpNats},
     replica, whole_file,
 };
 use anyhow::Context;
@@ -27,6 +27,7 @@ use std::{
 
 const EXPORT_EXAMPLES: &str = "\
 Examples:
+  reveille journal export journal.jsonl         the journal of the `up` that runs on this machine
   reveille journal export --nats nats://127.0.0.1:4222 journal.jsonl
   reveille journal export --from-postgres postgres://reveille@127.0.0.1/reveille journal.jsonl
   reveille journal export --nats nats://127.0.0.1:4222 | zstd > journal.jsonl.zst
@@ -78,20 +79,40 @@ pub struct Import {
     #[arg(value_name = "FILE")]
     pub file: PathBuf,
     #[command(flatten)]
-    pub nats: NatsUrl,
+    pub running: Running,
     /// The file holds every commit ever acknowledged, so agents keep their sessions and epochs.
     #[arg(long)]
     pub exact: bool,
 }
 
-/// A running journal, if one is named.
+/// A running journal.
 #[derive(Debug, Args)]
 pub struct Running {
-    /// The hub's NATS servers.
+    /// The hub's NATS servers [default: that of the `up` that uses the data directory].
     #[arg(long, env = "REVEILLE_NATS_URL", value_name = "URL", hide_env_values = true)]
     pub nats: Option<String>,
     #[command(flatten)]
     pub hub: HubArgs,
+    #[command(flatten)]
+    pub data_dir: DataDirArg,
+}
+
+impl Running {
+    /// The servers that are named, or else that of the running `up`. Without either, the error ends with `otherwise`.
+    fn nats(&self, otherwise: &str) -> Result<HubNats, Failure> {
+        if let Some(url) = &self.nats {
+            return HubNats::named(url, &self.hub);
+        }
+        let data_dir = self.data_dir.path()?;
+        match UpNats::of(&data_dir) {
+            Some(UpNats::Ours(nats)) => Ok(nats),
+            Some(UpNats::Given(url)) => HubNats::named(&url, &self.hub),
+            None => Err(Failure::Config(format!(
+                "no `reveille up` is running with the data directory {}: {otherwise}",
+                data_dir.display()
+            ))),
+        }
+    }
 }
 
 /// A file or a running journal.
@@ -115,10 +136,9 @@ pub async fn run(command: JournalCommand) -> Result<(), Failure> {
 }
 
 async fn export(args: Export) -> Result<(), Failure> {
-    let mut commits = match (&args.from_postgres, &args.running.nats) {
-        (Some(url), _) => Commits::postgres(url).await?,
-        (None, Some(url)) => Commits::live(url, &args.running.hub).await?,
-        (None, None) => return Err(Failure::Config("use --nats or --from-postgres".to_owned())),
+    let mut commits = match &args.from_postgres {
+        Some(url) => Commits::postgres(url).await?,
+        None => Commits::live(&args.running.nats("start it, or use --nats or --from-postgres")?).await?,
     };
     match &args.file {
         None => write(&mut commits, io::stdout()).await?,
@@ -142,7 +162,7 @@ async fn write(commits: &mut Commits, to: impl Write) -> Result<(), Failure> {
 }
 
 async fn import(args: Import) -> Result<(), Failure> {
-    let connection = connect(&args.nats.nats, &args.nats.hub).await?;
+    let connection = connect(&args.running.nats("start it, or use --nats")?).await?;
     let epochs = if args.exact { Epochs::Keep } else { Epochs::Advance };
     let show = |progress: archive::ImportProgress| {
         let archive::ImportProgress { done, of } = progress;
@@ -201,10 +221,9 @@ async fn stats(source: Source) -> Result<(), Failure> {
 
 impl Source {
     async fn open(&self) -> Result<Commits, Failure> {
-        match (&self.file, &self.running.nats) {
-            (Some(file), _) => Ok(Commits::file(file).map_err(|error| about(error, file))?),
-            (None, Some(url)) => Commits::live(url, &self.running.hub).await,
-            (None, None) => Err(Failure::Config("name a FILE or use --nats".to_owned())),
+        match &self.file {
+            Some(file) => Ok(Commits::file(file).map_err(|error| about(error, file))?),
+            None => Commits::live(&self.running.nats("start it, name a FILE, or use --nats")?).await,
         }
     }
 }
@@ -218,8 +237,8 @@ fn about(error: ArchiveError, file: &Path) -> anyhow::Error {
     }
 }
 
-async fn connect(url: &str, hub: &HubArgs) -> Result<Connection, Failure> {
-    let access = HubNats::named(url, hub)?.access(Role::Admin)?;
+async fn connect(nats: &HubNats) -> Result<Connection, Failure> {
+    let access = nats.access(Role::Admin)?;
     let options = access.named(&format!("journal {}", replica::name()));
     Ok(Connection::try_open(&options)
         .await

@@ -47,6 +47,7 @@ const COVERED: &[Covered] = &[
     ("docs/subscribers.md", "nats --server", "subscribers_are_told_by_the_documented_commands"),
     ("nats/README.md", "nats subscribe", "subscribers_are_told_by_the_documented_commands"),
     ("docs/subscribers.md", "import asyncio", "subscribers_are_told_by_the_documented_commands"),
+    ("docs/subscribers.md", "python3 facts.py", "subscribers_are_told_by_the_documented_commands"),
     ("docs/subscribers.md", "9 reveille.facts", "subscribers_are_told_by_the_documented_commands"),
     ("docs/subscribers.md", "reveille events --follow", "subscribers_are_told_by_the_documented_commands"),
     ("docs/wake-on-demand.md", "(none) ──published, up", "pictures_use_the_names_of_what_they_show"),
