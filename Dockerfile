@@ -1,7 +1,9 @@
-# Reveille in one image: the program, and root certificates for tls:// and https://. It has no compiler and no NATS server, so it
-# can't run `reveille up`, only the separate services (see docker-compose.yml).
+# Reveille in one image: the program, the NATS server for `reveille up`, and root certificates for tls:// and https://.
 #
 #   docker build --tag reveille .
+#   docker run --rm --network host --volume reveille:/var/lib/reveille reveille up
+#
+# The second command is a hub at 127.0.0.1:8420. docker-compose.yml runs the separate services instead.
 #
 # A second target adds the stand-in LLM server, for the demo:
 #
@@ -17,6 +19,9 @@ RUN --mount=type=cache,target=/usr/local/cargo/registry \
     && mkdir /out \
     && cp target/release/reveille target/release/stand-in-llm /out/
 
+# The version that docker-compose.yml runs.
+FROM nats:2.12-alpine AS nats
+
 FROM debian:12.12-slim AS base
 # An empty volume gets the owner of the folder that it is mounted over, so this creates /etc/reveille/hub for the hub's keys.
 RUN apt-get update \
@@ -25,6 +30,8 @@ RUN apt-get update \
     && useradd --system --uid 8420 --create-home --home-dir /var/lib/reveille reveille \
     && install --directory --owner=8420 --mode=0700 /etc/reveille/hub
 COPY --from=build /out/reveille /usr/local/bin/
+# Where `reveille up` looks. It is linked statically, so it runs here too.
+COPY --from=nats /usr/local/bin/nats-server /usr/local/lib/reveille/
 # A number, so that an engine that forbids root can see that this isn't root.
 USER 8420:8420
 WORKDIR /var/lib/reveille

@@ -13,4 +13,4 @@ if [ -e "$2" ]; then
 fi
 # Prints `reveille join` and the token.
 join=$(reveille agent-token create "$1")
-exec $join --name "$1" --config "$2"
+exec $join --name "$1" --config "$2" --no-start

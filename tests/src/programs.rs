@@ -63,6 +63,12 @@ pub(crate) fn pgbouncer() -> PathBuf {
         .expect("no PgBouncer: run `cargo xtask test --all`, which installs it")
 }
 
+/// The folder of what people install, made of a debug build.
+pub fn packages() -> PathBuf {
+    told("REVEILLE_TEST_PACKAGES")
+        .expect("no packages: run `cargo xtask test --all`, which makes them, or name their folder in REVEILLE_TEST_PACKAGES")
+}
+
 /// The folder that makes `import openai` work.
 pub(crate) fn openai_path() -> PathBuf {
     told("REVEILLE_TEST_OPENAI_PATH")

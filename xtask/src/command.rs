@@ -2,6 +2,7 @@
 
 use std::{
     env,
+    ffi::OsStr,
     os::unix::process::CommandExt,
     path::Path,
     process::{Command, Stdio},
@@ -17,7 +18,12 @@ pub fn root() -> &'static Path {
 
 /// The `cargo` that started this program, run in the workspace's folder.
 pub fn cargo() -> Command {
-    let mut command = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    starting_cargo(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
+}
+
+/// A program that starts `cargo`, run in the workspace's folder.
+pub fn starting_cargo(program: impl AsRef<OsStr>) -> Command {
+    let mut command = Command::new(program);
     command.current_dir(root());
     // It has described this package to this program. Build scripts that ask for these variables would run again, and all that
     // depends on them would be built again, for each change between `cargo xtask` and `cargo build`.

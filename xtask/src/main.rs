@@ -6,6 +6,7 @@
 mod build;
 mod ci;
 mod command;
+mod dist;
 mod fuzz;
 mod install;
 mod pip;
@@ -32,6 +33,8 @@ Usage: cargo xtask <command>
   bench relay [args…]   release build, then requests and streams per second through the relay
   bench wake [args…]    release build, then how long 20 wakes (or `--wakes N`) take beside the backend's own boot
   bench rebuild [args…] release build, then a rebuild of the rows from 100,000 commits while requests go on
+  dist                  release build, then what people install, in dist/: a Python wheel with nats-server's beside it, an
+                        archive with an installer, and a Debian package
   sbom [FILE]           what the programs consist of, as CycloneDX [default: target/reveille.cdx.json]
 ";
 
@@ -47,6 +50,8 @@ fn main() -> ExitCode {
         ["ci"] => ci::command(),
         ["fuzz", rest @ ..] => fuzz::command(rest),
         ["backends"] => build::backends(),
+        ["dist"] => dist::command(),
+        ["dist", "--debug"] => dist::for_tests().map(drop),
         ["sbom", rest @ ..] => build::sbom(rest),
         ["bench", name @ ("relay" | "rebuild" | "wake"), rest @ ..] => {
             build::bench(&format!("bench-{name}"), rest)

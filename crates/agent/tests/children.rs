@@ -17,11 +17,13 @@ use owned::Owned;
 use reveille_agent::{
     child::{Child, Exit, SHIM, Shims, Start, shim_main},
     config::{CommandAction, Secret},
+    output::{MAX_FILE_BYTES, OutputFile, Reader},
     provider::Input,
-    recipe::Outcome,
+    recipe::{Outcome, Progress},
+    state_dir::StateDir,
 };
 use reveille_domain::{
-    SleepReason, WakeFailureKind,
+    AgentName, ProviderId, ProviderName, SleepReason, WakeFailureKind,
     provider::StatusName::{Active, Hibernating},
 };
 use reveille_tests::descendants;
@@ -31,6 +33,7 @@ use std::{
     os::unix::fs::PermissionsExt,
     path::Path,
     process::{ExitCode, Stdio},
+    sync::Arc,
     time::Duration,
 };
 use tempfile::TempDir;
@@ -92,7 +95,11 @@ fn trials() -> Vec<Trial> {
         what_a_detached_command_leaves_running_outlives_the_agent,
         what_a_detached_command_leaves_running_may_go_on_to_print,
         a_detached_command_that_has_just_succeeded_is_not_waited_for_by_whoever_cancels_it,
-        what_a_failed_command_printed_last_is_kept_on_the_machine,
+        what_commands_print_is_kept_on_the_machine_with_what_printed_it,
+        what_is_printed_after_the_agent_has_ended_is_kept_too,
+        a_flood_of_output_costs_neither_memory_nor_disk,
+        a_command_whose_output_cannot_be_kept_runs_all_the_same,
+        a_hint_names_what_to_change_and_is_told_without_names_to_others,
         a_command_runs_in_its_own_folder_or_in_one_that_it_can_write_to,
         a_served_command_that_goes_into_the_background_has_a_reason,
         a_container_that_outlives_its_client_is_ended_by_its_name,
@@ -130,8 +137,19 @@ async fn serve_backend(address: &str) -> ExitCode {
 /// Runs the wake of the provider that a file describes, as an agent would, and says how it went.
 async fn run_a_recipe(file: &Path) -> ExitCode {
     let config = fs::read_to_string(file).expect("a provider");
-    let mut run = wake(&config, runner());
+    let runner = match std::env::var_os("KEEP_IN") {
+        Some(directory) => Arc::new(runner().keeping(output_in(Path::new(&directory)))),
+        None => runner(),
+    };
+    let mut run = wake(&config, runner);
     println!("{:?}", outcome(&mut run).await.failure);
+    if std::env::var_os("SHOW_HINT").is_some()
+        && let Progress::Ended(ended) = run.next().await
+    {
+        let hint = ended.hint.map(|hint| hint.to_string());
+        println!("{}", hint.as_deref().unwrap_or("None"));
+        return ExitCode::SUCCESS;
+    }
     run.stop().await;
     ExitCode::SUCCESS
 }
@@ -599,41 +617,203 @@ async fn a_detached_command_that_has_just_succeeded_is_not_waited_for_by_whoever
     kill_group(left, Signal::KILL);
 }
 
-async fn what_a_failed_command_printed_last_is_kept_on_the_machine() {
-    let directory = directory();
-    let kept = || fs::read_to_string(directory.path().join("box.p.printed")).unwrap_or_default();
-    let once = "[provider.wake]\ntype = \"command\"\ncommand = \"sh\"\nargs = [\"-c\", \"echo canary; echo why >&2; exit 3\"]";
-    let config = format!("models = [\"m\"]\nbase_url = \"http://127.0.0.1:1\"\n{once}");
-    let owned = Owned::with(control::Control::new(), &config, Some(directory.path()));
-    owned.until(Hibernating).await;
-    owned.wake();
-    eventually("the output", || kept() == "canary\nwhy\n").await;
-    let failure = owned.failed().await;
-    assert_eq!(failure.reason, "the command exited with code 3");
-    owned.stop().await;
-    let mode = fs::metadata(directory.path().join("box.p.printed")).expect("a file");
-    assert_eq!(mode.permissions().mode() & 0o777, 0o600);
+/// Where the output of `box/p` is kept in a folder.
+fn output_in(directory: &Path) -> OutputFile {
+    let id = ProviderId::new(
+        AgentName::parse("box").expect("legal"),
+        ProviderName::parse("p").expect("legal"),
+    );
+    OutputFile::of(&StateDir::new(directory.to_owned()), &id)
+}
 
+/// What is kept, without times and process ids.
+fn kept(output: &OutputFile) -> Vec<String> {
+    let lines = Reader::new(output.clone()).more().unwrap_or_default();
+    let line = |line: String| {
+        let (_, line) = line.split_once(' ').expect("a time");
+        let digit = |c: char| c.is_ascii_digit();
+        match line.split_once("as process ") {
+            Some((line, pid)) => format!("{line}{}", pid.trim_matches(digit)),
+            None => line.to_owned(),
+        }
+    };
+    lines.into_iter().map(line).collect()
+}
+
+async fn what_commands_print_is_kept_on_the_machine_with_what_printed_it() {
+    let once = "[provider.wake]\ntype = \"command\"\ncommand = \"sh\"\nargs = [\"-c\", \"echo canary; echo why >&2; exit 3\"]";
+    let once = format!("models = [\"m\"]\nbase_url = \"http://127.0.0.1:1\"\n{once}");
     // A served command, by its end while it boots, and when it is ended since it never answers.
-    for (script, max_wait, printed) in [
-        ("echo booting; exit 7", "1h", "booting\n"),
-        ("echo loading; exec sleep 1000", "300ms", "loading\n"),
+    let served = async |script: &str, max_wait: &str| {
+        let args = format!("\"-c\", \"{script}\"");
+        let rest = format!("max_wait = \"{max_wait}\"");
+        format!("models = [\"m\"]\n{}", serve_recipe("sh", &args, &rest).await)
+    };
+    for (config, expected) in [
+        (
+            once,
+            &[
+                "wake step 1 command * started ",
+                "wake step 1 command | canary",
+                "wake step 1 command | why",
+                "wake step 1 command * exited with code 3",
+                "wake * failed: step 1 command: the command exited with code 3",
+            ][..],
+        ),
+        (
+            served("echo booting; exit 7", "1h").await,
+            &[
+                "wake step 1 serve * started ",
+                "wake step 1 serve | booting",
+                "wake step 1 serve * exited with code 7",
+                "wake * failed: probe: the served command exited with code 7",
+            ],
+        ),
+        (
+            served("echo loading; exec sleep 1000", "300ms").await,
+            &[
+                "wake step 1 serve * started ",
+                "wake step 1 serve | loading",
+                "wake step 1 serve * is stopped by the agent, or because the agent has ended",
+                "wake step 1 serve * was ended by signal 15",
+                "wake * failed: probe: not available within 300ms (`max_wait`): connection refused",
+            ],
+        ),
     ] {
-        let served = serve_recipe(
-            "sh",
-            &format!("\"-c\", \"{script}\""),
-            &format!("max_wait = \"{max_wait}\""),
-        )
-        .await;
-        let owned = Owned::with(
-            control::Control::new(),
-            &format!("models = [\"m\"]\n{served}"),
-            Some(directory.path()),
-        );
+        let directory = directory();
+        let output = output_in(directory.path());
+        let owned = Owned::with(control::Control::new(), &config, Some(directory.path()));
         owned.until(Hibernating).await;
         owned.wake();
-        eventually("the output", || kept() == printed).await;
+        eventually("the output", || kept(&output).len() >= expected.len()).await;
+        let kept = kept(&output);
+        let begins = kept
+            .iter()
+            .zip(expected)
+            .all(|(line, begin)| line.starts_with(begin));
+        assert!(begins && kept.len() == expected.len(), "{kept:?}");
+        let failure = owned.failed().await;
+        assert!(!format!("{failure:?}").contains("canary"), "{failure:?}");
         owned.stop().await;
+        let mode = fs::metadata(output.path()).expect("a file").permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+    }
+}
+
+async fn what_is_printed_after_the_agent_has_ended_is_kept_too() {
+    let directory = directory();
+    let output = output_in(directory.path());
+    let prints = script(
+        directory.path(),
+        "prints",
+        "while ! [ -e $1/go ]; do sleep 0.01; done; echo later",
+    );
+    let path = directory.path().display();
+    let backend = Backend::start().await;
+    let config = format!(
+        "base_url = \"{}\"\n[provider.wake]\ntype = \"command\"\ncommand = \"sh\"\n\
+         args = [\"-c\", \"setsid {prints} {path} &\"]\nrun = \"detach\"\n",
+        backend.url
+    );
+    // The agent is a process of its own here, and has ended when this returns.
+    let variables = [("KEEP_IN", directory.path().to_str().expect("a path"))];
+    assert_eq!(run_in(directory.path(), &config, &variables).await, "None\n");
+    assert!(!kept(&output).concat().contains("later"));
+    fs::write(directory.path().join("go"), "").expect("written");
+    let line = "wake step 1 command | later".to_owned();
+    eventually("the line", || kept(&output).contains(&line)).await;
+}
+
+async fn a_flood_of_output_costs_neither_memory_nor_disk() {
+    let directory = directory();
+    let output = output_in(directory.path());
+    let shims = Shims::of_this_program()
+        .expect("a program")
+        .keeping(output.clone());
+    let highest = directory.path().join("highest");
+    let mut used = vec![];
+    for mib in [1, 200] {
+        let flood = format!(
+            "head -c {mib}M /dev/zero; head -c {mib}M /dev/urandom; yes | head -c {mib}M; echo the end; \
+             grep VmHWM /proc/$PPID/status > {}",
+            highest.display()
+        );
+        let flood = action("sh", &["-c", &flood]);
+        let mut child = Child::start(&shims, Start::new(&flood, GRACE))
+            .await
+            .expect("started");
+        assert_eq!(child.ended().await, Exit::Code(0));
+        let lines = kept(&output);
+        let last = &lines[lines.len() - 2..];
+        assert_eq!(last, ["command | the end", "command * exited with code 0"]);
+        let highest = fs::read_to_string(&highest).expect("it looked");
+        let kib = highest.split_ascii_whitespace().nth(1).expect("a number");
+        used.push(kib.parse::<u64>().expect("a number"));
+    }
+    assert!(used[1] < used[0] + 8 * 1024, "memory grows: {used:?} KiB");
+    let mut bytes = 0;
+    for file in fs::read_dir(directory.path()).expect("files") {
+        bytes += file.expect("a file").metadata().expect("there").len();
+    }
+    assert!(bytes <= 2 * MAX_FILE_BYTES + 100, "{bytes}");
+}
+
+async fn a_command_whose_output_cannot_be_kept_runs_all_the_same() {
+    let directory = directory();
+    let output = output_in(directory.path());
+    fs::create_dir(output.path()).expect("in its place");
+    let shims = Shims::of_this_program().expect("a program").keeping(output);
+    let prints = action("sh", &["-c", "yes | head -c 10000000; exit 3"]);
+    let mut child = Child::start(&shims, Start::new(&prints, GRACE))
+        .await
+        .expect("started");
+    assert_eq!(child.ended().await, Exit::Code(3));
+    assert!(child.printed().ends_with("y\ny\n"));
+}
+
+async fn a_hint_names_what_to_change_and_is_told_without_names_to_others() {
+    let directory = directory();
+    let needs = script(
+        directory.path(),
+        "needs",
+        "echo HF_TOKEN is needed: set it; exit 7",
+    );
+    let config = |more: &str| {
+        format!(
+            "base_url = \"http://127.0.0.1:1\"\n[provider.wake]\ntype = \"command\"\ncommand = \"{needs}\"\nrun = \"serve\"\n{more}"
+        )
+    };
+    let variables = [("HF_TOKEN", "canary-5ecr3t"), ("SHOW_HINT", "1")];
+    let said = run_in(directory.path(), &config(""), &variables).await;
+    assert!(
+        said.contains("add env_pass = [\"HF_TOKEN\"] to its recipe"),
+        "{said}"
+    );
+    let reason = "the served command exited with code 7; it lacks a variable that the agent has (`env_pass`)";
+    assert!(said.contains(reason) && !said.contains("canary"), "{said}");
+    for (more, variables) in [
+        ("env_pass = [\"HF_*\"]", &variables[..]),
+        ("env = { HF_TOKEN = \"x\" }", &variables),
+        ("", &variables[1..]),
+    ] {
+        let said = run_in(directory.path(), &config(more), variables).await;
+        assert!(
+            said.contains("exited with code 7\"") && said.ends_with("None\n"),
+            "{said}"
+        );
+    }
+
+    let odd = script(directory.path(), "odd", "");
+    fs::write(&odd, "#!/bin/sh\r\n").expect("written");
+    for (command, said_to_the_owner) in [
+        ("/dev/null/x".to_owned(), "None"),
+        (odd, "the script has the line ends of Windows"),
+    ] {
+        let config = format!(
+            "base_url = \"http://127.0.0.1:1\"\n[provider.wake]\ntype = \"command\"\ncommand = \"{command}\"\n"
+        );
+        let said = run_in(directory.path(), &config, &variables).await;
+        assert!(said.contains(said_to_the_owner), "{said}");
     }
 }
 

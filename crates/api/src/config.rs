@@ -8,6 +8,8 @@ use crate::{
 };
 use reveille_bus::{Beginning, JournalHealth, NatsAccess, access::NatsKey};
 use reveille_domain::{AgentKey, AgentName, ModelName};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 
 /// The largest body of an inference request by default, in bytes.
 pub const DEFAULT_BODY_BYTES: usize = 32 * 1024 * 1024;
@@ -31,6 +33,17 @@ pub struct AgentHub {
     pub nats_url: String,
     /// The certificate authorities that agents have to trust beside the usual ones, in PEM.
     pub ca_pem: Option<String>,
+    /// Set if machines can join over NATS itself, which takes a token that names where.
+    pub joins: Option<JoinAddresses>,
+}
+
+/// Where machines reach the hub's NATS server, and how they recognise it.
+#[derive(Debug, Clone)]
+pub struct JoinAddresses {
+    /// `host:port` of each address of the server, the likeliest first. They change with the machine's own.
+    pub addresses: watch::Receiver<Vec<String>>,
+    /// The SHA-256 of its certificate authority's certificate, in base64.
+    pub ca_sha256: String,
 }
 
 #[derive(Debug, Clone)]
@@ -44,6 +57,8 @@ pub struct Config {
     /// Set if this replica answers for the keys of agents.
     pub agent_auth: Option<AgentAuth>,
     pub agent_hub: AgentHub,
+    /// Cancelled once the agent that runs in the same process has published its providers; the replica isn't ready before.
+    pub own_agent: CancellationToken,
     /// The replica's name, unique among the replicas: one subject token.
     pub replica: String,
     /// How many requests may wait for one provider.
@@ -73,11 +88,13 @@ impl Config {
             agent_hub: AgentHub {
                 nats_url: nats.server.url.clone(),
                 ca_pem: None,
+                joins: None,
             },
             nats,
             beginning: Beginning::default(),
             journal_health: JournalHealth::default(),
             agent_auth: None,
+            own_agent: nobody_to_wait_for(),
             replica: replica.to_owned(),
             max_waiting: MAX_WAITING,
             max_body: DEFAULT_BODY_BYTES,
@@ -90,4 +107,10 @@ impl Config {
             root_key: None,
         }
     }
+}
+
+fn nobody_to_wait_for() -> CancellationToken {
+    let token = CancellationToken::new();
+    token.cancel();
+    token
 }

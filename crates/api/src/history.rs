@@ -20,6 +20,7 @@ use std::{
     time::Duration,
 };
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio_util::sync::CancellationToken;
 
 /// How long the search of the journal for one page of events may take.
 const READ_TIME: Duration = Duration::from_secs(5);
@@ -213,14 +214,17 @@ pub(crate) trait EventFeed: Send + Sync {
 pub(crate) struct JournalFeed {
     connection: Connection,
     journal: Journal,
+    /// Ends what is followed, since nothing else does.
+    stop: CancellationToken,
     places: Arc<Semaphore>,
 }
 
 impl JournalFeed {
-    pub(crate) fn new(connection: &Connection, journal: Journal) -> Self {
+    pub(crate) fn new(connection: &Connection, journal: Journal, stop: CancellationToken) -> Self {
         Self {
             connection: connection.clone(),
             journal,
+            stop,
             places: Arc::new(Semaphore::new(MAX_FOLLOWERS)),
         }
     }
@@ -261,6 +265,7 @@ impl EventFeed for JournalFeed {
         stream::once(begun)
             .map_ok(|following| stream::unfold(Some(following), next))
             .try_flatten()
+            .take_until(self.stop.clone().cancelled_owned())
             .boxed()
     }
 }

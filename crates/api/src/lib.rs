@@ -24,5 +24,5 @@ pub mod server;
 mod service;
 pub mod wakes;
 
-pub use config::{AgentAuth, AgentHub, Config, DEFAULT_BODY_BYTES};
+pub use config::{AgentAuth, AgentHub, Config, DEFAULT_BODY_BYTES, JoinAddresses};
 pub use service::{ApiFailure, run};

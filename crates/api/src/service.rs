@@ -3,7 +3,7 @@
 use crate::{
     commands::Commands,
     config::{AgentAuth, Config},
-    control::{self, Control, Presence, Sweeper, admission},
+    control::{self, Control, Presence, Sweeper, admission, enrollment},
     history::{self, JournalFeed, JournalRows},
     http::{self, AppServices, AppState, HttpLimits, Readiness},
     keys::Authenticator,
@@ -18,6 +18,7 @@ use reveille_bus::{
     Beginning, BusError, Connection, Follow, Follower, HubId, Journal, NatsClock,
     access::AuthRequests,
     control::ControlRequests,
+    enroll::EnrollRequests,
     heartbeats::HeartbeatWatch,
     relay::{RelayClient, RelayLimits, RelayStartError},
 };
@@ -222,8 +223,12 @@ impl Service {
             admin: Arc::new(commands.clone()),
             metrics: commands.metrics.clone(),
             rows,
-            feed: Arc::new(JournalFeed::new(&self.bus, commands.journal.clone())),
-            readiness: self.readiness(relay, agent_auth),
+            feed: Arc::new(JournalFeed::new(
+                &self.bus,
+                commands.journal.clone(),
+                self.shutdown.clone(),
+            )),
+            readiness: self.readiness(relay, agent_auth, config.own_agent.clone()),
             hub_id: self.hub_id(),
             authenticator,
             agent_hub: config.agent_hub.clone(),
@@ -344,10 +349,17 @@ impl Service {
                 admission::trust(&commands, trusted).await;
                 AuthRequests::subscribe(bus.client(), issuer, refusals).await
             };
+            let opened = async {
+                let requests = opened.await?;
+                Ok::<_, BusError>((requests, EnrollRequests::subscribe(bus.client(), refusals).await?))
+            };
             match stop.run_until_cancelled(opened).await {
-                Some(Ok(requests)) => {
+                Some(Ok((requests, joins))) => {
                     answers.send_replace(true);
-                    admission::answer(requests, &registry, refusals, &stop).await;
+                    tokio::join!(
+                        admission::answer(requests, &registry, refusals, &stop),
+                        enrollment::serve(joins, &commands, &registry, &stop),
+                    );
                 }
                 Some(Err(error)) => error!(%error, "can't authenticate agents"),
                 None => {}
@@ -377,6 +389,7 @@ impl Service {
         &self,
         relay: &Connection,
         agent_auth: watch::Receiver<bool>,
+        own_agent: CancellationToken,
     ) -> Box<dyn Fn() -> Readiness + Send + Sync> {
         let (registry, clock) = (self.registry.clone(), self.commands.clock.clone());
         let journal = self.commands.journal.health().clone();
@@ -386,6 +399,7 @@ impl Service {
             nats: connections.iter().all(Connection::is_connected),
             clock: clock.try_now().is_some(),
             agent_auth: *agent_auth.borrow(),
+            agent: own_agent.is_cancelled(),
             trouble: journal.unusable(),
         })
     }

@@ -1,7 +1,7 @@
 //! Connecting to NATS: with retries from the first attempt on, and only to a server that is new enough.
 
 use crate::{
-    access::{ASKS_WHETHER_REVOKED, NatsKey, Role},
+    access::{ASKS_WHETHER_REVOKED, JoinToken, NatsKey, Role},
     error::BusError,
     health::JournalHealth,
     loopback::is_loopback_host,
@@ -123,6 +123,7 @@ impl NatsAccess {
             access: self.clone(),
             name: name.to_owned(),
             health: JournalHealth::default(),
+            login: None,
         }
     }
 }
@@ -134,9 +135,24 @@ pub struct NatsOptions {
     /// The connection's name in the server's monitoring.
     name: String,
     health: JournalHealth,
+    login: Option<(String, String)>,
 }
 
 impl NatsOptions {
+    /// The connection asks to join with this token.
+    #[must_use]
+    pub fn joining(mut self, token: &JoinToken) -> Self {
+        self.login = Some(token.login());
+        self
+    }
+
+    /// The connection reports the journal's health to `health`.
+    #[must_use]
+    pub fn reporting(mut self, health: &JournalHealth) -> Self {
+        self.health = health.clone();
+        self
+    }
+
     /// Whether the hub says that this agent's key was revoked or replaced. Everything else, such as a hub that can't be
     /// reached or isn't ready to admit anybody, is a no.
     async fn is_revoked(&self) -> bool {
@@ -167,13 +183,6 @@ impl NatsOptions {
             Ok(Err(error)) => std::error::Error::source(&error).is_some_and(is_dismissal),
             Err(_) => false,
         }
-    }
-
-    /// The connection reports the journal's health to `health`.
-    #[must_use]
-    pub fn reporting(mut self, health: &JournalHealth) -> Self {
-        self.health = health.clone();
-        self
     }
 }
 
@@ -444,6 +453,9 @@ async fn authenticated(options: &NatsOptions, servers: &[ServerAddr]) -> Connect
     let mut connect = ConnectOptions::new();
     if let Some(seed) = options.access.key.as_ref().and_then(NatsKey::seed) {
         connect = connect.nkey(seed);
+    }
+    if let Some((user, password)) = options.login.clone() {
+        connect = connect.user_and_password(user, password);
     }
     let server = &options.access.server;
     if let Some(ca) = &server.ca {

@@ -302,6 +302,10 @@ impl ControlRequests {
     pub async fn next(&mut self) -> Option<ReceivedRequest> {
         loop {
             let message = self.subscription.next().await?;
+            // Requests to join have a subscription of their own.
+            if subjects::joining_key(&message.subject).is_some() {
+                continue;
+            }
             let parsed = parse(&message);
             let reply = Reply {
                 client: self.client.clone(),

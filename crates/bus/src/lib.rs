@@ -4,6 +4,7 @@
 //! - [`Follower`]: the journal's commits in order, from each aggregate's latest or from a checkpoint.
 //! - [`access`]: what each role may publish and subscribe to, and the keys that prove who connects.
 //! - [`archive`]: exporting the journal to a file, importing it again, verifying it.
+//! - [`enroll`]: how a machine that joins over NATS gets its key enrolled.
 //! - [`heartbeats`] and [`NatsClock`]: who is alive, and the time that all replicas share.
 //! - [`control`], [`wakes`], [`orders`]: the messages between agents and control.
 //! - [`private_file`]: files and folders for their owner alone, in every process.
@@ -19,6 +20,7 @@ mod clock;
 pub mod commit;
 mod connection;
 pub mod control;
+pub mod enroll;
 mod entry;
 mod error;
 mod follow;

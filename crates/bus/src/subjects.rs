@@ -147,6 +147,27 @@ pub(crate) fn control(agent: &AgentName, verb: &str) -> String {
     format!("reveille.control.{agent}.{verb}")
 }
 
+/// A token that is no legal agent name, so that no agent's subject looks like that of a machine that joins.
+const JOINING: &str = "_join";
+/// Every request to join. It is a control subject, so replicas may subscribe to it with the permissions that they have.
+pub(crate) const JOIN_REQUESTS: &str = "reveille.control._join.*";
+
+/// Where the machine with this public key asks to join; no other party may publish there.
+pub(crate) fn join_request(key: &str) -> String {
+    format!("reveille.control.{JOINING}.{key}")
+}
+
+/// The public key of the machine that asks to join, by the subject of its request.
+pub(crate) fn joining_key(subject: &str) -> Option<&str> {
+    let (joining, key) = subject.strip_prefix("reveille.control.")?.split_once('.')?;
+    (joining == JOINING).then_some(key)
+}
+
+/// The prefix of the subjects on which the machine with this public key receives answers; no other party may subscribe there.
+pub(crate) fn joining_inbox(key: &str) -> String {
+    format!("_INBOX.agent.{JOINING}.{key}")
+}
+
 /// The agent and the verb of a control subject.
 pub(crate) fn control_parts(subject: &str) -> Option<(AgentName, &str)> {
     let (agent, verb) = subject.strip_prefix("reveille.control.")?.split_once('.')?;
@@ -179,6 +200,14 @@ mod tests {
         ] {
             assert_eq!(AggregateId::of_subject(subject), None, "{subject}");
         }
+    }
+
+    #[test]
+    fn no_agent_can_be_named_like_a_machine_that_joins() {
+        assert!(AgentName::parse(JOINING).is_err());
+        assert_eq!(joining_key(&join_request("UKEY")), Some("UKEY"));
+        assert_eq!(control_parts(&join_request("UKEY")), None);
+        assert_eq!(joining_key("reveille.control.gpu-box.connect"), None);
     }
 
     #[test]

@@ -6,7 +6,7 @@ use crate::{data_dir, failure::Failure};
 use clap::{Args, ValueEnum, builder::FalseyValueParser};
 use reveille_agent::config::{Config, parse_duration};
 use reveille_api::origin::{Host, Origin};
-use reveille_bus::relay::MAX_BODY_BYTES;
+use reveille_bus::{is_loopback_ip, relay::MAX_BODY_BYTES};
 use reveille_domain::ModelName;
 use std::{net::SocketAddr, ops::RangeInclusive, path::PathBuf, time::Duration};
 use url::Url;
@@ -18,7 +18,7 @@ const DEFAULT_BODY: &str = "32MiB";
 /// What `--max-body` may be, in bytes.
 const BODY_BYTES: RangeInclusive<u64> = 1024..=MAX_BODY_BYTES;
 /// Where clients look for the API by default.
-pub const DEFAULT_API: &str = "http://127.0.0.1:8420";
+const DEFAULT_API: &str = "http://127.0.0.1:8420";
 
 /// How a process of the hub reaches its NATS servers and other machines.
 #[derive(Debug, Clone, Default, Args)]
@@ -119,6 +119,20 @@ pub struct TlsArgs {
     /// PEM private key of the certificate.
     #[arg(long, env = "REVEILLE_TLS_KEY", value_name = "FILE", requires = "tls_cert")]
     pub tls_key: Option<PathBuf>,
+}
+
+impl TlsArgs {
+    /// The given files, or else these for a listener that other machines reach.
+    pub fn or_own(self, own: (PathBuf, PathBuf), listens: SocketAddr) -> Self {
+        if self.tls_cert.is_some() || is_loopback_ip(listens.ip()) {
+            return self;
+        }
+        let (certificate, key) = own;
+        Self {
+            tls_cert: Some(certificate),
+            tls_key: Some(key),
+        }
+    }
 }
 
 /// Who needs a key. By default everyone does, except on loopback.

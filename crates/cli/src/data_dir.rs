@@ -4,7 +4,10 @@
 use crate::{logging::notice, whole_file};
 use anyhow::{Context, Result, anyhow, bail};
 use reveille_bus::private_file;
-use rustix::process::{Pid, test_kill_process};
+use rustix::{
+    fs::{Access, access},
+    process::{Pid, test_kill_process},
+};
 use serde::{Deserialize, Serialize};
 use std::{
     env,
@@ -25,6 +28,10 @@ pub const ROOT_KEY: &str = "root.key";
 pub const PORT_FILE: &str = "nats-port";
 /// The file that tells other commands of the run that has the folder.
 const RUN_FILE: &str = "up.json";
+/// The subfolder of the certificates for the port on which `up` listens for agents.
+pub const AGENTS_TLS: &str = "agents-tls";
+/// The file of the URL of `up`'s own NATS server.
+pub const URL_FILE: &str = "nats-url";
 /// The process that holds this file's lock has the folder.
 const LOCK_FILE: &str = "lock";
 /// How long the processes of a killed run may take to end: a bit more than the longest grace period they have.
@@ -130,11 +137,41 @@ async fn lock_for_us(lock: &mut File, path: &Path, patience: Duration) -> Result
 }
 
 fn refused(path: &Path, holder: &str) -> anyhow::Error {
+    let serves = running_up(path).map(|up| format!(" and serves {}", up.api.as_str().trim_end_matches('/')));
     let path = path.display();
     anyhow!(
-        "another `reveille up` (process {holder}) is using the data directory {path}: stop it, or use --data-dir \
-         for another folder"
+        "another `reveille up` (process {holder}) is using the data directory {path}{}: stop it with `reveille down \
+         --data-dir {path}`, or give this one both --data-dir and --listen",
+        serves.unwrap_or_default()
     )
+}
+
+/// Checks that no other run has a folder, and that it can be written to, before anything else is tried.
+///
+/// # Errors
+/// When it can't be used.
+pub fn usable(path: &Path) -> Result<()> {
+    if let Some(holder) = holder(path).filter(|holder| is_locked(path) && is_alive(holder)) {
+        return Err(refused(path, &holder));
+    }
+    let there = path.ancestors().find(|folder| folder.exists());
+    let there = there.filter(|there| !there.as_os_str().is_empty());
+    let there = there.unwrap_or(Path::new("."));
+    let problem = if there.is_dir() {
+        access(there, Access::WRITE_OK | Access::EXEC_OK)
+            .err()
+            .map(|error| error.to_string())
+    } else {
+        Some("it is not a directory".to_owned())
+    };
+    match problem {
+        None => Ok(()),
+        Some(problem) => Err(anyhow!(
+            "cannot keep the data directory {} in {}: {problem}; use --data-dir for a folder that this user may write to",
+            path.display(),
+            there.display()
+        )),
+    }
 }
 
 /// Whether a run holds this folder. Tries the lock for an instant and releases it.
@@ -158,6 +195,24 @@ pub fn nats_port(path: &Path) -> Option<u16> {
 pub fn running_up(path: &Path) -> Option<RunningUp> {
     let text = fs::read_to_string(path.join(RUN_FILE)).ok()?;
     serde_json::from_str(&text).ok().filter(|_| is_locked(path))
+}
+
+/// The URL of the NATS server of the run that last held this folder.
+pub fn nats_url(path: &Path) -> Option<String> {
+    let url = fs::read_to_string(path.join(URL_FILE)).ok();
+    url.map(|url| url.trim().to_owned()).filter(|url| !url.is_empty())
+}
+
+/// The certificate authority of the port on which `up` listens for agents, if it has ever done so.
+pub fn authority(path: &Path) -> Option<PathBuf> {
+    let file = path.join(AGENTS_TLS).join("ca.pem");
+    file.exists().then_some(file)
+}
+
+/// Writes one of the folder's small files.
+pub fn note(data: &DataDir, name: &str, text: &str) -> Result<()> {
+    let file = data.join(name);
+    fs::write(&file, text).with_context(|| format!("cannot write {}", file.display()))
 }
 
 /// Whether a process with this id is running.

@@ -49,10 +49,10 @@ impl HubNats {
         })
     }
 
-    /// Our own server, which accepts these keys.
-    pub fn ours(url: String, keys: HubKeys) -> Self {
+    /// Our own server, which accepts these keys; `ca` is its authority if it uses TLS.
+    pub fn ours(url: String, keys: HubKeys, ca: Option<PathBuf>) -> Self {
         Self {
-            server: NatsServer { url, ca: None },
+            server: NatsServer { url, ca },
             keys: Some(keys),
         }
     }
@@ -146,11 +146,12 @@ impl UpNats {
         if let Some(given) = data_dir::running_up(data_dir).and_then(|up| up.nats) {
             return Some(Self::Given(given));
         }
-        let port = data_dir::nats_port(data_dir).filter(|_| data_dir::is_locked(data_dir))?;
+        let url = data_dir::nats_url(data_dir).filter(|_| data_dir::is_locked(data_dir))?;
         let keys = HubKeys::of(&data_dir.join(HUB_KEYS));
         Some(Self::Ours(HubNats::ours(
-            format!("nats://127.0.0.1:{port}"),
+            url,
             keys,
+            data_dir::authority(data_dir),
         )))
     }
 }

@@ -6,7 +6,7 @@ use crate::{
     failure::Failure,
 };
 use clap::{Args, Subcommand};
-use reveille_domain::{KeyId, KeyName, Scope};
+use reveille_domain::{KeyName, Scope};
 use serde_json::json;
 use std::time::Duration;
 
@@ -67,9 +67,9 @@ pub struct Create {
 /// `reveille key rotate`.
 #[derive(Debug, Args)]
 pub struct Rotate {
-    /// The key's id, from `reveille key list`.
-    #[arg(value_name = "ID")]
-    pub id: KeyId,
+    /// The key's name, its id or the beginning of it, from `reveille key list`.
+    #[arg(value_name = "KEY")]
+    pub named: String,
     /// How long the old secret stays valid, such as 1h [default: not at all].
     #[arg(long, value_name = "TIME", value_parser = duration)]
     pub grace: Option<Duration>,
@@ -80,9 +80,9 @@ pub struct Rotate {
 /// `reveille key revoke`.
 #[derive(Debug, Args)]
 pub struct Revoke {
-    /// The key's id, from `reveille key list`.
-    #[arg(value_name = "ID")]
-    pub id: KeyId,
+    /// The key's name, its id or the beginning of it, from `reveille key list`.
+    #[arg(value_name = "KEY")]
+    pub named: String,
     #[command(flatten)]
     pub api: ApiAddress,
 }
@@ -113,14 +113,16 @@ async fn list(args: &Listing) -> Result<(), Failure> {
 async fn rotate(args: &Rotate) -> Result<(), Failure> {
     let client = ApiClient::new(&args.listing.api)?;
     let body = json!({"grace_s": args.grace.unwrap_or_default().as_secs()});
-    let path = format!("{PATH}/{}/rotate", args.id);
+    let id = client::key(&client, &args.named).await?;
+    let path = format!("{PATH}/{id}/rotate");
     show(&client.post(&path, &body).await?, args.listing.output)
 }
 
 async fn revoke(args: &Revoke) -> Result<(), Failure> {
     let client = ApiClient::new(&args.api)?;
-    client.delete(&format!("{PATH}/{}", args.id)).await?;
-    client::line(&format!("{} is revoked", args.id))
+    let id = client::key(&client, &args.named).await?;
+    client.delete(&format!("{PATH}/{id}")).await?;
+    client::line(&format!("{id} is revoked"))
 }
 
 /// Prints only the key on standard output, for scripts; the note for people goes to standard error.

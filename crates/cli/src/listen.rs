@@ -1,6 +1,7 @@
 //! Binds the API's port before anything else starts.
 
 use anyhow::anyhow;
+use reveille_agent::listeners::listener_on;
 use std::{
     io::ErrorKind,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
@@ -13,9 +14,12 @@ pub async fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
         .await
         .map_err(|error| match error.kind() {
             ErrorKind::AddrInUse => anyhow!(
-                "port {} is taken by another process (is another `reveille` running?): stop it, or use --listen \
-                 {}:{} for another port",
+                "port {} is taken by {}: stop it, or use --listen {}:{} for another port",
                 address.port(),
+                listener_on(reachable(address)).map_or_else(
+                    || "another user's process".to_owned(),
+                    |holder| holder.to_string()
+                ),
                 address.ip(),
                 address.port().wrapping_add(1),
             ),
@@ -30,13 +34,18 @@ pub async fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
 }
 
 /// The address at which this machine reaches a listener, even one on all addresses.
-fn reachable(address: SocketAddr) -> SocketAddr {
+pub fn reachable(address: SocketAddr) -> SocketAddr {
     let ip = match address.ip() {
         IpAddr::V4(ip) if ip.is_unspecified() => IpAddr::V4(Ipv4Addr::LOCALHOST),
         IpAddr::V6(ip) if ip.is_unspecified() => IpAddr::V6(Ipv6Addr::LOCALHOST),
         ip => ip,
     };
     SocketAddr::new(ip, address.port())
+}
+
+/// Whether an address stands for all of this machine's.
+pub fn is_unspecified(ip: IpAddr) -> bool {
+    ip.to_canonical().is_unspecified()
 }
 
 /// The URL at which this machine reaches a listener.
@@ -54,8 +63,9 @@ mod tests {
         let taken = bind(SocketAddr::from(([127, 0, 0, 1], 0))).await.unwrap();
         let address = taken.local_addr().unwrap();
         let said = bind(address).await.unwrap_err().to_string();
+        let own = format!("(process {}): stop it", std::process::id());
         assert!(
-            said.contains(&format!("port {} is taken by another process", address.port())),
+            said.starts_with(&format!("port {} is taken by `", address.port())) && said.contains(&own),
             "{said}"
         );
         assert!(said.contains("--listen"), "{said}");

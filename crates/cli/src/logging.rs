@@ -4,10 +4,16 @@ use crate::{failure::Failure, terminal};
 use std::{
     fmt::Display,
     io::{self, IsTerminal, Write},
+    sync::atomic::{AtomicBool, Ordering},
 };
 use tracing::{Level, Metadata};
 use tracing_subscriber::{
-    EnvFilter, Layer, filter::filter_fn, fmt, layer::SubscriberExt, registry, util::SubscriberInitExt,
+    EnvFilter, Layer,
+    filter::{dynamic_filter_fn, filter_fn},
+    fmt,
+    layer::SubscriberExt,
+    registry,
+    util::SubscriberInitExt,
 };
 
 /// The variable that selects which lines are logged.
@@ -19,6 +25,28 @@ const DEFAULT_FILTER: &str = "warn,reveille=info";
 
 /// Logs whole messages, and passwords in addresses, at the finer levels.
 const INDISCREET: &str = "async_nats";
+
+/// Whether only warnings are logged, since a person waits for the banner.
+static CALM: AtomicBool = AtomicBool::new(false);
+
+/// Starts logging for `up`. In a terminal it says nothing but warnings until [`all`], unless the filter is chosen.
+pub fn start_calmly() -> Result<(), Failure> {
+    CALM.store(
+        io::stderr().is_terminal() && read(FILTER).is_none(),
+        Ordering::Relaxed,
+    );
+    start()
+}
+
+/// Whether only warnings are logged now.
+pub fn is_calm() -> bool {
+    CALM.load(Ordering::Relaxed)
+}
+
+/// Logs everything from now on that the filter lets through.
+pub fn all() {
+    CALM.store(false, Ordering::Relaxed);
+}
 
 /// Starts logging. Only services log; the other commands just print their result.
 pub fn start() -> Result<(), Failure> {
@@ -48,6 +76,9 @@ pub fn start() -> Result<(), Failure> {
     registry()
         .with(filter)
         .with(filter_fn(is_discreet))
+        .with(dynamic_filter_fn(|line, _| {
+            !is_calm() || *line.level() <= Level::WARN
+        }))
         .with(lines)
         .init();
     Ok(())

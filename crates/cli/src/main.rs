@@ -2,10 +2,12 @@
 //!
 //! `main` reads the command line, starts a runtime and turns the outcome into an exit code.
 
+mod addresses;
 mod api_auth;
 mod args;
 mod cli;
 mod client;
+mod command_line_files;
 mod config;
 mod data_dir;
 mod doctor;
@@ -21,6 +23,7 @@ mod journal;
 mod keys;
 mod listen;
 mod logging;
+mod logs;
 mod pause;
 mod recipe_test;
 mod reload;
@@ -32,6 +35,7 @@ mod signals;
 mod status;
 mod terminal;
 mod tls;
+mod trial;
 mod up;
 mod whole_file;
 

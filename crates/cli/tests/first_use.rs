@@ -52,7 +52,7 @@ fn init_without_a_backend_writes_a_legal_template_says_what_to_do_and_overwrites
     assert!(first.status.success(), "{}", err(&first));
     for part in [
         "nothing listens",
-        "the file is a template",
+        "The file is a template",
         "reveille init --force",
     ] {
         assert!(err(&first).contains(part), "{part} is not in: {}", err(&first));
@@ -93,9 +93,11 @@ body = "hidden-body"
 [[provider]]
 name = "served"
 base_url = "http://127.0.0.1:8001"
+probe = { path = "/is_sleeping?token=hidden-probe" }
 
 [provider.wake]
 max_wait = "90s"
+verify = { path = "/v1/completions?token=hidden-verify", model = "m" }
 
 [[provider.wake.step]]
 type = "command"
@@ -131,9 +133,10 @@ fn config_show_tells_each_value_with_its_origin_and_no_secret() {
     );
     assert_eq!(
         origin("provider[1].wake.max_wait = \"90s\""),
-        format!("{file}:22")
+        format!("{file}:23")
     );
-    assert_eq!(origin("provider[1].wake.step[0].command"), format!("{file}:26"));
+    assert_eq!(origin("provider[1].wake.step[0].command"), format!("{file}:28"));
+    origin("provider[1].probe.path = \"/is_sleeping?[redacted]\"");
     assert_eq!(origin("provider[1].wake.step[0].timeout = \"30s\""), "default");
 
     let other = "nats://127.0.0.1:5222";
@@ -253,12 +256,14 @@ fn a_recipe_test_of_a_provider_that_is_not_there_or_never_woken_says_so() {
     let file = folder.path().join("c.toml").display().to_string();
     fs::write(
         &file,
-        "[[provider]]\nname = \"p\"\nbase_url = \"http://127.0.0.1:1\"\n",
+        "[[provider]]\nname = \"vllm\"\nbase_url = \"http://127.0.0.1:1\"\nmodels = [\"qwen3\"]\n",
     )
     .unwrap();
     for (provider, said) in [
-        ("q", "has no provider `q`; it has: p"),
-        ("p", "has no [provider.wake]"),
+        ("q", "has no provider `q`; it has: vllm"),
+        ("vlm", "has no provider `vlm`, did you mean `vllm`?"),
+        ("qwen3", "has no provider `qwen3`: that is a model of `vllm`"),
+        ("vllm", "has no [provider.wake]"),
     ] {
         let tested = reveille(&["recipe", "test", provider, "--config", &file]);
         assert_eq!(tested.status.code(), Some(2));

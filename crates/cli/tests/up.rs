@@ -42,18 +42,7 @@ impl Up {
     }
 
     fn start_with(config: &str, folder: TempDir) -> Self {
-        fs::write(folder.path().join("reveille.toml"), config).expect("a config can be written");
-        let log = File::create(folder.path().join("up.log")).expect("a log can be made");
-        let port = free_port();
-        let process = up(folder.path(), port)
-            .stderr(log)
-            .spawn()
-            .expect("the program can be run");
-        let mut up = Self {
-            process,
-            folder,
-            port,
-        };
+        let mut up = Self::begin(config, folder);
         wait_until("it said that it is up", || {
             assert!(
                 up.process.try_wait().is_ok_and(|exit| exit.is_none()),
@@ -63,6 +52,21 @@ impl Up {
             up.log().contains("reveille is up")
         });
         up
+    }
+
+    fn begin(config: &str, folder: TempDir) -> Self {
+        fs::write(folder.path().join("reveille.toml"), config).expect("a config can be written");
+        let log = File::create(folder.path().join("up.log")).expect("a log can be made");
+        let port = free_port();
+        let process = up(folder.path(), port)
+            .stderr(log)
+            .spawn()
+            .expect("the program can be run");
+        Self {
+            process,
+            folder,
+            port,
+        }
     }
 
     fn log(&self) -> String {
@@ -255,6 +259,18 @@ fn a_second_run_on_the_same_data_is_refused_and_after_the_first_one_finds_its_jo
         said.contains(&format!("process {}", first.pid())) && said.contains("--data-dir"),
         "{said}"
     );
+    // The port is taken as well, and only the data directory is worth a word.
+    let same = up(first.folder.path(), first.port)
+        .output()
+        .expect("it can be run");
+    let said = String::from_utf8_lossy(&same.stderr);
+    let data = first.folder.path().join("data").display().to_string();
+    for part in [
+        format!("and serves http://127.0.0.1:{}: stop it with", first.port),
+        format!("`reveille down --data-dir {data}`, or give this one both --data-dir and --listen"),
+    ] {
+        assert!(said.contains(&part), "{part} is not in: {said}");
+    }
     assert!(first.is_ready(), "the first one was disturbed");
     let (exit, folder) = first.end(Signal::TERM);
     assert_eq!(exit, Some(0));
@@ -294,8 +310,8 @@ fn a_detached_backend_has_no_file_of_ours_and_the_next_run_starts_beside_it() {
     );
     let first = Up::start_with(&(CONFIG.to_owned() + &wake), folder);
     let api = format!("http://127.0.0.1:{}", first.port);
-    // The wake fails, since this backend answers nobody.
-    let woken = reveille(&["wake", "box/idle", "--api", &api]).output();
+    // The wake fails, since this backend answers nobody. By then its command has ended: a stop would end what it starts before.
+    let woken = reveille(&["wake", "box/idle", "--wait", "--api", &api]).output();
     woken.expect("the program can be run");
     wait_until("the backend was started", || written.exists());
     let pid = fs::read_to_string(&written).expect("a pid");
@@ -313,6 +329,111 @@ fn a_detached_backend_has_no_file_of_ours_and_the_next_run_starts_beside_it() {
     assert!(is_alive(backend.0), "it is gone, so this shows nothing");
     assert!(again.is_ready());
     assert_eq!(ours, [] as [PathBuf; 0]);
+}
+
+/// Runs a command in a terminal of its own, and passes on what it prints.
+const IN_A_TERMINAL: &str = "import pty, sys; pty.spawn(sys.argv[1:])";
+
+#[test]
+fn in_a_terminal_the_banner_comes_first_and_the_log_after_it() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (data, printed) = (folder.path().join("data"), folder.path().join("printed"));
+    let mut terminal = reveille(&[]);
+    let program = terminal.get_program().to_owned();
+    let variables: Vec<_> = terminal
+        .get_envs()
+        .map(|(name, value)| (name.to_owned(), value.map(ToOwned::to_owned)))
+        .collect();
+    terminal = Command::new("python3");
+    for (name, value) in variables {
+        match value {
+            Some(value) => terminal.env(name, value),
+            None => terminal.env_remove(name),
+        };
+    }
+    terminal.args(["-c", IN_A_TERMINAL]).arg(program);
+    terminal.args([
+        "up",
+        "--listen",
+        &format!("127.0.0.1:{}", free_port()),
+        "--data-dir",
+    ]);
+    terminal.arg(&data).stdin(Stdio::null());
+    terminal.stdout(File::create(&printed).expect("a file"));
+    let mut process = terminal.spawn().expect("python3 can be run");
+    let said = || fs::read_to_string(&printed).unwrap_or_default();
+    wait_until("it said that it is up", || {
+        said().contains("Press Ctrl-C to stop")
+    });
+    let stopped = reveille(&["down", "--data-dir"]).arg(&data).output();
+    assert!(stopped.expect("the program can be run").status.success());
+    process.wait().expect("it ends");
+    let said = said();
+    assert!(said.trim_start().starts_with("reveille is up"), "{said}");
+    assert!(said.contains("INFO"), "nothing is logged later:\n{said}");
+}
+
+#[test]
+fn it_is_ready_once_its_own_agent_has_published_its_providers_at_a_restart_too() {
+    let mut folder = tempfile::tempdir().expect("a folder");
+    for _ in 0..2 {
+        let up = Up::begin(CONFIG, folder);
+        wait_until("it is ready", || up.is_ready());
+        let api = format!("http://127.0.0.1:{}", up.port);
+        let listed = reveille(&["providers", "-o", "jsonl", "--api", &api]).output();
+        let listed = listed.expect("the program can be run").stdout;
+        let listed = String::from_utf8_lossy(&listed);
+        assert!(listed.contains("\"status\":\"down\""), "{listed}");
+        (_, folder) = up.end(Signal::TERM);
+    }
+}
+
+#[test]
+fn the_config_in_the_working_directory_needs_no_flag() {
+    let folder = tempfile::tempdir().expect("a folder");
+    fs::write(folder.path().join("reveille.toml"), CONFIG).expect("a config");
+    let log = folder.path().join("up.log");
+    let data = folder.path().join("data").display().to_string();
+    let listen = format!("127.0.0.1:{}", free_port());
+    let mut up = reveille(&["up", "--listen", &listen, "--data-dir", &data]);
+    up.current_dir(folder.path())
+        .stderr(File::create(&log).expect("a log"));
+    let _up = Running(up.spawn().expect("the program can be run"));
+    wait_until("its provider is published", || {
+        fs::read_to_string(&log).is_ok_and(|log| log.contains("box/idle   down"))
+    });
+    // It is found without a name here too, and has nothing to test.
+    let mut test = reveille(&["recipe", "test", "idle", "--data-dir", &data]);
+    let test = test
+        .current_dir(folder.path())
+        .output()
+        .expect("the program can be run");
+    let said = String::from_utf8_lossy(&test.stderr);
+    assert!(said.contains("no [provider.wake]"), "{said}");
+}
+
+#[test]
+fn followed_events_end_with_it_and_hold_up_nothing() {
+    let up = Up::start(tempfile::tempdir().expect("a folder"));
+    let api = format!("http://127.0.0.1:{}", up.port);
+    let mut follow = reveille(&["events", "--follow", "--after", "0", "--api", &api]);
+    let mut follow = follow
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("the program can be run");
+    let mut line = String::new();
+    let mut events = BufReader::new(follow.stdout.take().expect("it is piped"));
+    events.read_line(&mut line).expect("an event comes");
+    let _follow = Running(follow);
+    let log = up.folder.path().join("up.log");
+    let (exit, _folder) = up.end(Signal::TERM);
+    assert_eq!(exit, Some(0));
+    let said = fs::read_to_string(log).expect("a log");
+    assert!(
+        !said.contains("cut off requests that did not end in time"),
+        "{said}"
+    );
 }
 
 #[test]

@@ -12,8 +12,17 @@ use sqlx::{
 };
 use std::str::FromStr;
 
+/// What a database URL begins with.
+const SCHEMES: [&str; 2] = ["postgres://", "postgresql://"];
+
 /// Parses the database URL.
 pub(crate) fn options(url: &str) -> Result<PgConnectOptions, ProjectorError> {
+    // sqlx takes any scheme, and would speak to another program's server.
+    if !SCHEMES.iter().any(|scheme| url.starts_with(scheme)) {
+        return Err(ProjectorError::DatabaseUrl(
+            "it must begin with postgres://, as in postgres://user@host/database; other databases can't be used".to_owned(),
+        ));
+    }
     let options = PgConnectOptions::from_str(url).map_err(|error| match error {
         sqlx::Error::Configuration(reason) => ProjectorError::DatabaseUrl(reason.to_string()),
         _ => ProjectorError::DatabaseUrl("it isn't a PostgreSQL URL".to_owned()),

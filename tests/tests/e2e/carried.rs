@@ -20,6 +20,7 @@ async fn asked(api: &reveille_tests::Api, mib: usize) -> Answer {
 }
 
 #[tokio::test]
+#[ignore = "slow: run by cargo xtask test --all"]
 async fn a_body_as_large_as_the_flag_allows_reaches_its_backend_and_no_larger_one() {
     let world = World::new().await;
     let backend = world.backend(&[]);

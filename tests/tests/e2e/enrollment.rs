@@ -48,7 +48,11 @@ impl Hub {
     /// Joins on a machine of which only a folder is seen.
     async fn join(&self, machine: &Path, token: &str, more: &[&str]) -> Process {
         let config = machine.join("agent.toml").display().to_string();
-        let words = [&["join", token, "--config", &config, "--ports", "1"], more].concat();
+        let words = [
+            &["join", token, "--config", &config, "--ports", "1", "--no-start"],
+            more,
+        ]
+        .concat();
         self.run(&words).await
     }
 
@@ -332,7 +336,7 @@ async fn a_token_that_is_used_expired_or_for_somebody_else_lets_nobody_in_and_sa
         &other[..other.len() - 4],
         &[],
         2,
-        "that isn't a join token",
+        "the token is incomplete",
     )
     .await;
     let (late, expires_at_ms) = hub.token("late-box", "1s").await;

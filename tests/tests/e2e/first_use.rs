@@ -350,8 +350,7 @@ async fn a_missing_program_and_a_closed_port_are_problems_with_remedies() {
     sick.assert_problem(
         "provider vllm",
         "step 1 of [provider.wake] can't run `no-such-server`: the program was not found in PATH",
-        "install `no-such-server` or make it executable, put its folder into the agent's PATH, or write its absolute path \
-         as `command`",
+        "install `no-such-server`, put its folder into the agent's PATH, or write its absolute path as `command`",
     );
     sick.assert_problem(
         "provider alone",

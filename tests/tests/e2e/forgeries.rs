@@ -55,7 +55,7 @@ impl Hub {
         let made: Value = serde_json::from_str(&made).expect("JSON");
         let config = hub.machine.join("agent.toml").display().to_string();
         let token = made["token"].as_str().expect("a token");
-        hub.run(&["join", token, "--config", &config, "--ports", "1"])
+        hub.run(&["join", token, "--config", &config, "--ports", "1", "--no-start"])
             .await;
         hub
     }

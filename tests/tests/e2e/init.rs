@@ -13,15 +13,15 @@ use std::{
 use crate::scene::SOON;
 
 /// A machine on which somebody runs `init`.
-struct Machine {
-    world: World,
-    path: String,
-    file: String,
+pub struct Machine {
+    pub world: World,
+    pub path: String,
+    pub file: String,
 }
 
 impl Machine {
     /// With a folder in `PATH` in which these names are the stand-in.
-    async fn with(programs: &[&str]) -> Self {
+    pub async fn with(programs: &[&str]) -> Self {
         let world = World::new().await;
         let bin = world.folder().join("programs");
         fs::create_dir(&bin).expect("a folder");
@@ -41,18 +41,19 @@ impl Machine {
     }
 
     /// A program of its `PATH`, started in its folder.
-    fn start(&self, name: &str, args: &[&str]) -> Process {
+    pub fn start(&self, name: &str, args: &[&str]) -> Process {
         let log = self.world.folder().join(format!("{name}.log"));
         let launch = Launch::new(name, log).args(args).env("PATH", &self.path);
         launch.folder(self.world.folder()).start()
     }
 
-    async fn run(&self, command: &str, args: &[&str]) -> String {
+    pub async fn run(&self, command: &str, args: &[&str]) -> String {
         let process = self
             .world
             .reveille(command)
             .args(args)
             .env("PATH", &self.path)
+            .env("HOME", self.home())
             .start();
         let exit = process.wait_for_exit(SOON).await;
         assert_eq!(exit, Exit::Code(0), "{}", process.log());
@@ -69,7 +70,7 @@ impl Machine {
     }
 
     /// `reveille up` with that file.
-    async fn up(&self) -> Api {
+    pub async fn up(&self) -> Api {
         let data = self.world.folder().join("data");
         let launch = self.world.reveille("up").env("PATH", &self.path);
         let launch = launch.args(["--config", &self.file]).arg("--data-dir").arg(data);
@@ -79,13 +80,18 @@ impl Machine {
     }
 
     /// The name of a model's row.
-    fn row(&self, model: &str) -> String {
+    pub fn row(&self, model: &str) -> String {
         let text = fs::read_to_string(&self.file).expect("the file");
         let config: toml::Table = text.parse().expect("TOML");
         format!("{}/{model}", config["agent"]["name"].as_str().expect("a name"))
     }
 
-    fn folder(&self) -> &Path {
+    /// The home of the user, who has no models but those of the test.
+    pub fn home(&self) -> PathBuf {
+        self.folder().join("user")
+    }
+
+    pub fn folder(&self) -> &Path {
         self.world.folder()
     }
 }
@@ -100,7 +106,7 @@ async fn sleeps(up: &Api, provider: &str, model: &str) {
 }
 
 /// The processes that a stand-in's log names.
-fn pids(log: &PathBuf) -> Vec<u32> {
+pub fn pids(log: &PathBuf) -> Vec<u32> {
     let text = fs::read_to_string(log).unwrap_or_default();
     let starts = text
         .lines()

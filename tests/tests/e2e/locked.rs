@@ -151,7 +151,10 @@ pub async fn join(servers: &LockedServers, world: &World, api: &Api, config: &Ag
     let made: Value = serde_json::from_str(&made.log()).expect("JSON");
     let file = world.folder().join("machine/agent.toml");
     let joined = at_api("join").arg(made["token"].as_str().expect("a token"));
-    let joined = joined.args(["--ports", "1", "--config"]).arg(&file).start();
+    let joined = joined
+        .args(["--no-start", "--ports", "1", "--config"])
+        .arg(&file)
+        .start();
     assert_eq!(
         joined.wait_for_exit(SOON).await,
         Exit::Code(0),

@@ -36,6 +36,7 @@ async fn none_with(scene: &Scene, event_type: &str) {
 }
 
 #[tokio::test]
+#[ignore = "slow: run by cargo xtask test --all"]
 async fn a_step_of_natss_clock_makes_nobody_inactive_and_ends_no_wake() {
     for ahead in [HOUR, -HOUR] {
         let (world, clock) = stepped().await;
@@ -154,6 +155,7 @@ async fn a_wake_ends_at_its_deadline_although_natss_clock_was_set_back() {
 }
 
 #[tokio::test]
+#[ignore = "slow: run by cargo xtask test --all"]
 async fn a_hub_that_was_frozen_as_a_whole_marks_nobody_inactive() {
     let scene = asleep_in(World::new().await, QUICK_HEARTBEAT, Duration::ZERO).await;
     assert_eq!(scene.chat().await.status, 200);

@@ -198,6 +198,7 @@ impl Shared {
 }
 
 #[tokio::test]
+#[ignore = "slow: run by cargo xtask test --all"]
 async fn three_models_share_one_gpu_and_three_hundred_requests_are_answered() {
     const MIN_AWAKE: Duration = Duration::from_millis(100);
     const CLIENTS: u64 = 12;

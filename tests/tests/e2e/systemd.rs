@@ -14,8 +14,11 @@ use std::{
 
 use crate::scene::SOON;
 
-/// Where the units expect the program.
-const INSTALLED: &str = "/usr/local/bin/reveille";
+/// Where the units expect the programs.
+const INSTALLED: [&str; 2] = ["/usr/local/bin/reveille", "/usr/local/bin/nats-server"];
+/// The units of a machine, and those of a user.
+const MACHINE_UNITS: &str = "packaging/systemd";
+const USER_UNITS: &str = "packaging/systemd/user";
 const READY: &str = "READY=1";
 const STOPPING: &str = "STOPPING=1";
 
@@ -146,25 +149,37 @@ async fn a_supervisor_is_told_when_the_projector_goes_on_from_its_checkpoint() {
 
 #[test]
 fn the_systemd_units_are_legal() {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../packaging/systemd");
+    for (scope, units) in [("--system", MACHINE_UNITS), ("--user", USER_UNITS)] {
+        are_legal(
+            scope,
+            Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(units),
+        );
+    }
+}
+
+fn are_legal(scope: &str, units: PathBuf) {
     let folder = Folder::new();
+    let entries = fs::read_dir(units).expect("the units");
+    let files = entries.map(|file| file.expect("a unit").path());
     let mut units = vec![];
-    for file in fs::read_dir(root)
-        .expect("the units")
-        .map(|file| file.expect("a unit").path())
-    {
+    for file in files.filter(|file| file.is_file()) {
         let text = fs::read_to_string(&file).expect("a unit");
-        assert!(text.contains(INSTALLED), "{}", file.display());
+        let runs = |installed| text.contains(&format!("ExecStart={installed} "));
+        assert!(INSTALLED.into_iter().any(runs), "{}", file.display());
         let unit = folder.path().join(file.file_name().expect("a file has a name"));
-        // The program isn't installed where the tests run.
+        // The programs aren't installed where the tests run.
         let here = program("reveille").display().to_string();
-        fs::write(&unit, text.replace(INSTALLED, &here)).expect("a unit");
+        let text = INSTALLED
+            .iter()
+            .fold(text, |text, installed| text.replace(installed, &here));
+        fs::write(&unit, text).expect("a unit");
         units.push(unit);
     }
-    assert_eq!(units.len(), 2);
+    assert!(!units.is_empty(), "{scope}");
     let verified = Command::new("systemd-analyze")
-        .args(["--man=no", "verify"])
+        .args([scope, "--man=no", "verify"])
         .args(&units)
+        .env("XDG_RUNTIME_DIR", folder.path())
         .output();
     let verified = match verified {
         Err(error) if error.kind() == ErrorKind::NotFound => {

@@ -40,6 +40,12 @@ pub(super) fn passed(
     agents.filter(move |(name, _)| passes(name, more))
 }
 
+/// Whether the agent has a variable that a command doesn't get which names `more` of them.
+pub(super) fn is_held_back(name: &str, more: &[String]) -> bool {
+    let could_pass = !name.starts_with(OWN_VARIABLES);
+    could_pass && std::env::var_os(name).is_some() && !passes(name.as_ref(), more)
+}
+
 fn passes(name: &OsStr, more: &[String]) -> bool {
     let Some(name) = name.to_str() else { return false };
     let known = NAMES.contains(&name) || PREFIXES.iter().any(|prefix| name.starts_with(prefix));

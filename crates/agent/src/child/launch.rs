@@ -2,6 +2,7 @@
 //! be secrets, are neither on its command line nor in its environment.
 
 use super::orphans::ChildrenLock;
+use crate::output::{OutputFile, Writer};
 use rustix::process::Pid;
 use serde::{Deserialize, Serialize};
 use std::{
@@ -24,8 +25,31 @@ pub(super) struct Launch {
     pub(super) end: Option<(Program, Duration)>,
     /// Whether the shim's standard error is a file that the program should hold open too.
     pub(super) held: bool,
+    /// Where what they print is kept.
+    pub(super) kept: Option<Kept>,
     /// Held while anything runs, so that a later run of the agent knows.
     pub(super) lock: Option<ChildrenLock>,
+}
+
+/// Where output is kept, and as whose.
+#[derive(Serialize, Deserialize)]
+pub(super) struct Kept {
+    pub(super) file: OutputFile,
+    pub(super) source: String,
+}
+
+impl Launch {
+    /// Keeps what the program prints.
+    pub(super) fn writer(&self) -> Option<Writer> {
+        let Kept { file, source } = self.kept.as_ref()?;
+        Some(Writer::start(file.clone(), source.clone()))
+    }
+
+    /// Keeps what the program prints that runs at the end.
+    pub(super) fn end_writer(&self) -> Option<Writer> {
+        let Kept { file, source } = self.kept.as_ref()?;
+        Some(Writer::start(file.clone(), format!("{source} end")))
+    }
 }
 
 /// A program with all that it is started with.

@@ -2,6 +2,7 @@
 
 mod descendants;
 mod environment;
+mod hint;
 mod launch;
 mod orphans;
 mod printed;
@@ -10,8 +11,9 @@ mod report;
 mod shim;
 mod shims;
 
+pub use hint::Hint;
 pub use orphans::{ChildrenLock, Orphans};
-pub use program::find as find_program;
+pub use program::{Unusable, find as find_program};
 pub use report::Exit;
 pub use shim::shim_main;
 pub use shims::{SHIM, Shims};
@@ -20,8 +22,9 @@ use crate::{
     config::{CommandAction, EndCommand, Secret},
     processes::Process,
 };
-use launch::{Launch, Program};
-use report::Report;
+use hint::Facts;
+use launch::{Kept, Launch, Program};
+use report::{INTERPRETER_MISSING, Report};
 use rustix::process::{Pid, Signal, kill_process_group};
 use std::{path::PathBuf, time::Duration};
 use tokio::{
@@ -33,10 +36,21 @@ use tokio::{
 /// How long the shim may take to read what it should start, and then to confirm the start.
 const START_LIMIT: Duration = Duration::from_secs(5);
 
-/// Why a child could not be started; one sentence, without the program's name.
+/// Why a child could not be started.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{0}")]
-pub struct NotStarted(String);
+#[error("{reason}")]
+pub struct NotStarted {
+    /// One sentence, without the program's name.
+    pub reason: String,
+    /// What to do about it, for the owner of this machine.
+    pub hint: Option<Hint>,
+}
+
+impl From<String> for NotStarted {
+    fn from(reason: String) -> Self {
+        Self { reason, hint: None }
+    }
+}
 
 /// How a command is run.
 #[derive(Debug, Clone, Copy)]
@@ -45,6 +59,8 @@ pub struct Start<'a> {
     grace: Duration,
     detach: bool,
     end: Option<&'a EndCommand>,
+    serves: bool,
+    source: &'a str,
 }
 
 impl<'a> Start<'a> {
@@ -56,7 +72,23 @@ impl<'a> Start<'a> {
             grace,
             detach: false,
             end: None,
+            serves: false,
+            source: "command",
         }
+    }
+
+    /// What it is called where its output is kept.
+    #[must_use]
+    pub const fn named(mut self, source: &'a str) -> Self {
+        self.source = source;
+        self
+    }
+
+    /// The command is a backend, and should go on.
+    #[must_use]
+    pub const fn serving(mut self) -> Self {
+        self.serves = true;
+        self
     }
 
     /// What the command leaves behind lives on once it has exited with code 0.
@@ -86,6 +118,16 @@ pub struct Child {
     exit: Option<Exit>,
     left: Vec<Process>,
     printed: String,
+    clues: Clues,
+}
+
+/// What hints depend on.
+#[derive(Debug)]
+struct Clues {
+    serves: bool,
+    env_pass: Vec<String>,
+    /// The names of its own variables.
+    own: Vec<String>,
 }
 
 impl Child {
@@ -94,8 +136,8 @@ impl Child {
     /// # Errors
     /// When the program can't be found or started.
     pub async fn start(shims: &Shims, start: Start<'_>) -> Result<Self, NotStarted> {
-        let launch = launch(shims, start).map_err(|reason| NotStarted(reason.to_owned()))?;
-        let broken = |what: &str| NotStarted(format!("the command's supervisor {what}"));
+        let launch = launch(shims, start)?;
+        let broken = |what: &str| NotStarted::from(format!("the command's supervisor {what}"));
         let shim = timeout(START_LIMIT, shims.give(&launch))
             .await
             .map_err(|_| broken("did not listen"))?
@@ -120,8 +162,21 @@ impl Child {
                 exit: None,
                 left: Vec::new(),
                 printed: String::new(),
+                clues: Clues {
+                    serves: start.serves,
+                    env_pass: start.command.env_pass.clone(),
+                    own: start.command.env.iter().map(|(name, _)| name.clone()).collect(),
+                },
             }),
-            Report::Failed(why) => Err(NotStarted(format!("the program could not be started: {why}"))),
+            Report::Failed(why) => {
+                let interpreter = (why == INTERPRETER_MISSING)
+                    .then(|| program::interpreter(&launch.program.file))
+                    .flatten();
+                Err(NotStarted {
+                    reason: format!("the program could not be started: {why}"),
+                    hint: interpreter.map(|line| Hint::Interpreter(Some(line))),
+                })
+            }
             Report::Exited { .. } => Err(nonsense()),
         }
     }
@@ -158,10 +213,32 @@ impl Child {
         &self.left
     }
 
+    /// How it has ended, if that was awaited.
+    #[must_use]
+    pub const fn exit(&self) -> Option<Exit> {
+        self.exit
+    }
+
     /// The end of what it has printed, once it has ended. For the owner of this machine only.
     #[must_use]
     pub fn printed(&self) -> &str {
         &self.printed
+    }
+
+    /// What to do about its end. `boots` says whether a backend was still to come up.
+    #[must_use]
+    pub fn hint(&self, boots: bool) -> Option<Hint> {
+        let Clues {
+            serves,
+            env_pass,
+            own,
+        } = &self.clues;
+        hint::hint(&Facts {
+            exit: self.exit?,
+            printed: &self.printed,
+            should_serve: boots && *serves && self.left.is_empty(),
+            lacks: &|name| environment::is_held_back(name, env_pass) && !own.iter().any(|own| own == name),
+        })
     }
 
     /// Waits for the end of the child and all of its descendants; of a detached one that has succeeded, only for its own,
@@ -188,7 +265,18 @@ impl Child {
     }
 }
 
-fn launch(shims: &Shims, start: Start<'_>) -> Result<Launch, &'static str> {
+impl From<Unusable> for NotStarted {
+    fn from(reason: Unusable) -> Self {
+        let shown = reason.to_string();
+        let hint = match reason {
+            Unusable::NotExecutable(file) => Some(Hint::NotExecutable(Some(file.display().to_string()))),
+            Unusable::NotInPath | Unusable::Missing | Unusable::Closed | Unusable::NotAFile => None,
+        };
+        Self { reason: shown, hint }
+    }
+}
+
+fn launch(shims: &Shims, start: Start<'_>) -> Result<Launch, NotStarted> {
     let end = start
         .end
         .map(|end| program(shims, &end.command).map(|program| (program, end.timeout)));
@@ -198,11 +286,15 @@ fn launch(shims: &Shims, start: Start<'_>) -> Result<Launch, &'static str> {
         detach: start.detach,
         end: end.transpose()?,
         held: shims.held.is_some(),
+        kept: shims.kept.clone().map(|file| Kept {
+            file,
+            source: start.source.to_owned(),
+        }),
         lock: shims.lock.clone(),
     })
 }
 
-fn program(shims: &Shims, command: &CommandAction) -> Result<Program, &'static str> {
+fn program(shims: &Shims, command: &CommandAction) -> Result<Program, NotStarted> {
     let own = command.env.iter().map(|(name, value)| (name, value.reveal()));
     let path = own
         .clone()
@@ -216,7 +308,7 @@ fn program(shims: &Shims, command: &CommandAction) -> Result<Program, &'static s
         file: program::find(&command.program, path)?,
         args: args.collect(),
         variables: variables.collect(),
-        folder: folder(shims, command)?,
+        folder: folder(shims, command).map_err(|reason| NotStarted::from(reason.to_owned()))?,
     })
 }
 

@@ -1,8 +1,11 @@
-//! What a child and its descendants print. It is always read, so that none of them is held up; only its end is kept.
+//! What a child and its descendants print. It is always read, so that none of them is held up; its end is kept in memory, and more
+//! of it in a file.
 
+use crate::output::{Writer, lines_of};
 use rustix::io::read;
 use std::{
     collections::VecDeque,
+    fmt::Display,
     future::pending,
     io::{self, PipeWriter},
     os::fd::OwnedFd,
@@ -22,19 +25,21 @@ pub(super) struct Printed {
     buffer: Box<[u8]>,
     kept: VecDeque<u8>,
     cut: bool,
+    writer: Option<Writer>,
 }
 
 impl Printed {
-    /// The reader, and the end to print to.
-    pub(super) fn new() -> io::Result<(Self, PipeWriter)> {
-        let (reader, writer) = io::pipe()?;
+    /// The reader, which passes what it reads on to a writer too, and the end to print to.
+    pub(super) fn new(writer: Option<Writer>) -> io::Result<(Self, PipeWriter)> {
+        let (reader, output) = io::pipe()?;
         let this = Self {
             pipe: Some(Receiver::from_owned_fd(OwnedFd::from(reader))?),
             buffer: vec![0; READ_BYTES].into(),
             kept: VecDeque::new(),
             cut: false,
+            writer,
         };
-        Ok((this, writer))
+        Ok((this, output))
     }
 
     /// Whether nobody can print any longer.
@@ -68,26 +73,40 @@ impl Printed {
         if bytes == 0 {
             self.pipe = None;
         }
+        if let Some(writer) = &self.writer {
+            writer.printed(&self.buffer[..bytes]);
+        }
         self.kept.extend(&self.buffer[..bytes]);
         let excess = self.kept.len().saturating_sub(KEPT_BYTES);
         self.kept.drain(..excess);
         self.cut |= excess > 0;
     }
 
+    /// Adds a line about what prints to what is kept.
+    pub(super) fn note(&self, text: impl Display) {
+        if let Some(writer) = &self.writer {
+            writer.note(text);
+        }
+    }
+
+    /// Waits until what was read is on the disk, but not long.
+    pub(super) fn close(&mut self) {
+        if let Some(writer) = self.writer.take() {
+            writer.close();
+        }
+    }
+
     /// The end of it as text, in whole lines if they are short, without what would control a terminal.
     pub(super) fn text(&self) -> String {
         let bytes: Vec<u8> = self.kept.iter().copied().collect();
-        let text = String::from_utf8_lossy(&bytes);
-        // Bars of progress overwrite their line.
-        let text = text.replace("\r\n", "\n").replace('\r', "\n");
-        let whole = match text.split_once('\n') {
-            Some((_, whole)) if self.cut => whole,
-            _ => &text,
-        };
-        let kept = whole
-            .chars()
-            .filter(|c| !c.is_control() || matches!(c, '\n' | '\t'));
-        kept.collect()
+        let first = bytes.iter().position(|byte| *byte == b'\n');
+        let from = first.filter(|_| self.cut).map_or(0, |first| first + 1);
+        let mut text = String::new();
+        for line in lines_of(&bytes[from..]) {
+            text += &line;
+            text.push('\n');
+        }
+        text
     }
 }
 
@@ -98,7 +117,7 @@ mod tests {
 
     #[tokio::test]
     async fn only_the_last_lines_are_kept_without_what_controls_a_terminal() {
-        let (mut printed, mut writer) = Printed::new().unwrap();
+        let (mut printed, mut writer) = Printed::new(None).unwrap();
         let print = std::thread::spawn(move || {
             for number in 0..20_000 {
                 writeln!(writer, "\x1b[1mline {number}\x07\r").unwrap();
@@ -110,7 +129,7 @@ mod tests {
         print.join().unwrap();
         let text = printed.text();
         assert!(
-            text.starts_with("[1mline ") && text.ends_with("[1mline 19999\n"),
+            text.starts_with("line ") && text.ends_with("line 19999\n"),
             "{text}"
         );
         assert!(text.len() <= KEPT_BYTES && text.len() > KEPT_BYTES / 2);
@@ -119,10 +138,10 @@ mod tests {
 
     #[tokio::test]
     async fn what_was_printed_before_is_read_at_once() {
-        let (mut printed, mut writer) = Printed::new().unwrap();
+        let (mut printed, mut writer) = Printed::new(None).unwrap();
         writer.write_all(b"why it failed").unwrap();
         printed.catch_up();
-        assert_eq!(printed.text(), "why it failed");
+        assert_eq!(printed.text(), "why it failed\n");
         assert!(!printed.has_ended());
         drop(writer);
         printed.catch_up();

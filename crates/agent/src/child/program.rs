@@ -3,16 +3,32 @@
 use std::{
     env,
     ffi::OsStr,
-    io,
+    fs::File,
+    io::{self, Read},
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
 };
 
+/// Why a program can't be used. The text is without the program's name: it may leave this machine in a wake's outcome.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Unusable {
+    #[error("the program was not found in PATH")]
+    NotInPath,
+    #[error("the program does not exist")]
+    Missing,
+    #[error("the program's directory may not be entered")]
+    Closed,
+    #[error("the program is not a file")]
+    NotAFile,
+    #[error("the program is not executable")]
+    NotExecutable(PathBuf),
+}
+
 /// The file of `program`, which is an absolute path or a name to look up in `path`.
 ///
 /// # Errors
-/// The reason, without the program's name: it may leave this machine in a wake's outcome.
-pub fn find(program: &str, path: Option<&OsStr>) -> Result<PathBuf, &'static str> {
+/// Why there is none that can be started.
+pub fn find(program: &str, path: Option<&OsStr>) -> Result<PathBuf, Unusable> {
     if Path::new(program).is_absolute() {
         return executable(Path::new(program)).map(|()| PathBuf::from(program));
     }
@@ -20,29 +36,41 @@ pub fn find(program: &str, path: Option<&OsStr>) -> Result<PathBuf, &'static str
     let path = path.or(own.as_deref()).unwrap_or_default();
     // Relative entries of PATH depend on the directory that the agent was started in, so they are skipped.
     let candidates = env::split_paths(path).filter(|directory| directory.is_absolute());
-    let mut worst = "the program was not found in PATH";
+    let mut worst = Unusable::NotInPath;
     for candidate in candidates.map(|directory| directory.join(program)) {
         match executable(&candidate) {
             Ok(()) => return Ok(candidate),
-            Err(MISSING) => {}
+            Err(Unusable::Missing) => {}
             Err(reason) => worst = reason,
         }
     }
     Err(worst)
 }
 
-const MISSING: &str = "the program does not exist";
+/// What the first line of a script names as its interpreter, with a carriage return if the line has one.
+pub(super) fn interpreter(file: &Path) -> Option<String> {
+    const MOST_BYTES: u64 = 256;
+    let mut begin = Vec::new();
+    File::open(file)
+        .ok()?
+        .take(MOST_BYTES)
+        .read_to_end(&mut begin)
+        .ok()?;
+    let text = String::from_utf8_lossy(&begin);
+    let line = text.strip_prefix("#!")?.split('\n').next()?;
+    Some(line.trim_matches([' ', '\t']).to_owned())
+}
 
-fn executable(file: &Path) -> Result<(), &'static str> {
+fn executable(file: &Path) -> Result<(), Unusable> {
     let found = file.metadata().map_err(|error| match error.kind() {
-        io::ErrorKind::PermissionDenied => "the program's directory may not be entered",
-        _ => MISSING,
+        io::ErrorKind::PermissionDenied => Unusable::Closed,
+        _ => Unusable::Missing,
     })?;
     if !found.is_file() {
-        return Err("the program is not a file");
+        return Err(Unusable::NotAFile);
     }
     if found.permissions().mode() & 0o111 == 0 {
-        return Err("the program is not executable");
+        return Err(Unusable::NotExecutable(file.to_owned()));
     }
     Ok(())
 }

@@ -20,6 +20,8 @@ pub(super) enum Report {
     },
 }
 
+/// Why there is no child although its program's file exists: as a rule it is a script.
+pub(super) const INTERPRETER_MISSING: &str = "it or its interpreter was not found";
 /// The most descendants that are named.
 pub(super) const MAX_LEFT: usize = 16;
 

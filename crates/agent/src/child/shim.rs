@@ -8,6 +8,9 @@
 //! the child has started, or why not, and then how it has ended, with the end of what it has printed. The shim's exit code is
 //! the child's.
 //!
+//! What is printed also goes to a file of the agent's, if the launch names one. The shim writes it, on a thread of its own, because it
+//! lives as long as those who print.
+//!
 //! A child that should detach is the exception: once it has succeeded, what it has left behind lives on. The shim then goes on
 //! only to read what is printed, for as long as anything holds the child's output open: it would be ended by writing to a pipe
 //! that nobody reads.
@@ -16,9 +19,9 @@ use super::{
     descendants::{descendants, signal_all},
     launch::{Launch, Program},
     printed::Printed,
-    report::{Exit, MAX_LEFT, Report},
+    report::{Exit, INTERPRETER_MISSING, MAX_LEFT, Report},
 };
-use crate::processes::Running;
+use crate::{output::Writer, processes::Running};
 use rustix::process::{Pid, Signal, WaitOptions, WaitStatus, wait};
 use std::{
     io::{self, Write},
@@ -77,7 +80,7 @@ async fn live() -> io::Result<u8> {
     };
     // Released by the end of this process. The child runs even without it.
     let lock = launch.lock.as_ref().and_then(|lock| lock.share().ok());
-    let (printed, output) = Printed::new()?;
+    let (mut printed, output) = Printed::new(launch.writer())?;
     let input = if launch.held {
         io::stderr().as_fd().try_clone_to_owned()?.into()
     } else {
@@ -87,14 +90,17 @@ async fn live() -> io::Result<u8> {
         Ok(child) => child,
         Err(error) => {
             let why = match error.kind() {
-                io::ErrorKind::NotFound => "it or its interpreter was not found".to_owned(),
+                io::ErrorKind::NotFound => INTERPRETER_MISSING.to_owned(),
                 kind => kind.to_string(),
             };
+            printed.note(format_args!("could not be started: {why}"));
             say(&Report::Failed(why));
+            printed.close();
             return Ok(FAILED);
         }
     };
     say(&Report::Started(child.as_raw_pid()));
+    printed.note(format_args!("started as process {child}"));
 
     let mut family = Family {
         child,
@@ -104,8 +110,11 @@ async fn live() -> io::Result<u8> {
     };
     tokio::select! {
         () = family.child_ended() => {}
-        // The child may have succeeded before.
-        () = agent.stop() => { family.reap(); }
+        () = agent.stop() => {
+            family.printed.note("is stopped by the agent, or because the agent has ended");
+            // The child may have succeeded before.
+            family.reap();
+        }
     }
     if family.has_succeeded() {
         if launch.detach {
@@ -115,6 +124,7 @@ async fn live() -> io::Result<u8> {
                 () = family.nobody_prints() => {}
                 () = signalled(&mut agent.signals) => {}
             }
+            family.printed.close();
             return Ok(0);
         }
         // Either way the report says what is left.
@@ -127,8 +137,9 @@ async fn live() -> io::Result<u8> {
         family.report();
     }
     let code = family.exit_code();
+    family.printed.close();
     if let Some((end, limit)) = &launch.end {
-        family.run(end, *limit).await;
+        family.run(end, *limit, launch.end_writer()).await;
     }
     Ok(code)
 }
@@ -265,14 +276,40 @@ impl Family {
     }
 
     /// Runs another program when all have ended.
-    async fn run(&mut self, program: &Program, limit: Duration) {
-        // Its output is of no use to anybody: the agent has been told how the child has ended.
-        let started =
-            Printed::new().and_then(|(printed, output)| Ok((printed, program.start(Stdio::null(), output)?)));
-        let Ok((printed, child)) = started else { return };
-        (self.child, self.status, self.printed) = (child, None, printed);
-        let _ = timeout(limit, self.child_ended()).await;
+    async fn run(&mut self, program: &Program, limit: Duration, writer: Option<Writer>) {
+        let Ok((mut printed, output)) = Printed::new(writer) else {
+            return;
+        };
+        match program.start(Stdio::null(), output) {
+            Ok(child) => {
+                printed.note(format_args!("started as process {child}"));
+                (self.child, self.status, self.printed) = (child, None, printed);
+            }
+            Err(error) => {
+                printed.note(format_args!("could not be started: {}", error.kind()));
+                return printed.close();
+            }
+        }
+        // The agent has been told how the child has ended, and isn't told about this.
+        let in_time = timeout(limit, self.child_ended()).await.is_ok();
         self.end_all(END_GRACE).await;
+        self.printed.catch_up();
+        match self.exit() {
+            Some(exit) if in_time => self.printed.note(exit),
+            Some(_) | None => self
+                .printed
+                .note(format_args!("was ended: not done within {limit:?}")),
+        }
+        self.printed.close();
+    }
+
+    /// How the child ended, once it has.
+    fn exit(&self) -> Option<Exit> {
+        let status = self.status?;
+        Some(match status.exit_status() {
+            Some(code) => Exit::Code(code),
+            None => Exit::Signal(status.terminating_signal().unwrap_or_default()),
+        })
     }
 
     fn has_succeeded(&self) -> bool {
@@ -281,14 +318,11 @@ impl Family {
 
     /// Reports how the child ended; returns whether it has.
     fn report(&mut self) -> bool {
-        let Some(status) = self.status else { return false };
-        let exit = match status.exit_status() {
-            Some(code) => Exit::Code(code),
-            None => Exit::Signal(status.terminating_signal().unwrap_or_default()),
-        };
+        let Some(exit) = self.exit() else { return false };
         let left = descendants();
         let left = left.iter().take(MAX_LEFT).map(Running::process).collect();
         self.printed.catch_up();
+        self.printed.note(exit);
         let printed = self.printed.text();
         say(&Report::Exited { exit, left, printed });
         true

@@ -1,6 +1,7 @@
 //! The agent's side of shims: each child needs one, which is started for it or was started before and waits.
 
 use super::{launch::Launch, orphans::ChildrenLock};
+use crate::output::OutputFile;
 use parking_lot::Mutex;
 use std::{fs::File, io, path::PathBuf, process::Stdio, sync::Arc};
 use tokio::{
@@ -20,6 +21,8 @@ pub struct Shims {
     pub(super) held: Option<Arc<File>>,
     /// Where commands without a working directory of their own run; `None` for the agent's.
     pub(super) folder: Option<PathBuf>,
+    /// Where what commands print is kept.
+    pub(crate) kept: Option<OutputFile>,
     /// The waiting shim; present only if one is kept ready.
     ready: Option<Arc<Mutex<Option<Shim>>>>,
 }
@@ -45,6 +48,7 @@ impl Shims {
             lock: None,
             held: None,
             folder: None,
+            kept: None,
             ready: None,
         })
     }
@@ -68,6 +72,13 @@ impl Shims {
     #[must_use]
     pub fn working_in(mut self, folder: PathBuf) -> Self {
         self.folder = Some(folder);
+        self
+    }
+
+    /// Keeps what commands print from now on; clones may keep it elsewhere.
+    #[must_use]
+    pub fn keeping(mut self, file: OutputFile) -> Self {
+        self.kept = Some(file);
         self
     }
 

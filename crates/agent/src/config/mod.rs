@@ -14,6 +14,7 @@ mod read;
 mod recipe;
 mod regular_file;
 mod secret;
+mod suggest;
 mod trust;
 mod types;
 mod variables;
@@ -32,6 +33,7 @@ pub use recipe::{
 };
 pub(crate) use recipe::{CHAT_PATH, COMPLETIONS_PATH, EMBEDDINGS_PATH, OWN_VARIABLES};
 pub use secret::Secret;
+pub use suggest::nearest;
 pub use trust::Trust;
 pub(crate) use types::MODELS_PATH;
 pub use types::{AgentConfig, AnswerModelName, Config, ModelConfig, ProbeConfig, ProviderConfig};

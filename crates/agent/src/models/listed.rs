@@ -1,5 +1,6 @@
 //! What a backend lists.
 
+use crate::config::ModelConfig;
 use reveille_domain::{ModelDetails, ModelName};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -26,6 +27,13 @@ impl Listed {
     #[must_use]
     pub fn has_latest_tag(&self) -> bool {
         self.server == Server::Ollama
+    }
+
+    /// The first of these models that the backend doesn't list.
+    #[must_use]
+    pub fn lacks<'a>(&self, models: &'a [ModelConfig]) -> Option<&'a ModelName> {
+        let ids = models.iter().map(|model| &model.id);
+        ids.into_iter().find(|id| !self.models.contains_key(id))
     }
 
     /// The same with the earliest time that is known of each model, which is `now` for a model that is new and has none. Some

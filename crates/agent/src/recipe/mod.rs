@@ -11,7 +11,7 @@ pub use runner::Runner;
 pub use timeline::Outcome;
 
 use crate::{
-    child::{Child, Exit},
+    child::{Child, Exit, Hint},
     config::{Action, Step, WakeConfig},
     listeners::Earlier,
     probe::Probe,
@@ -19,7 +19,7 @@ use crate::{
     verify::{self, Verify},
 };
 use futures::future::{BoxFuture, OptionFuture};
-use reveille_domain::{WakeFailure, WakeFailureKind};
+use reveille_domain::WakeFailure;
 use runner::stage_name;
 use std::{sync::Arc, time::Duration};
 use timeline::{Failed, Timeline};
@@ -63,6 +63,8 @@ pub struct Ended {
     pub served: Option<Child>,
     /// The end of what the command has printed that failed; empty if none has. For the owner of this machine only.
     pub printed: String,
+    /// What to do about the failure, for the owner of this machine.
+    pub hint: Option<Hint>,
 }
 
 /// A running recipe. Dropping it cancels it and ends what it started, in the background.
@@ -111,30 +113,39 @@ impl Run {
             // Not cancellable: when this run has ended, everything before it must have ended too.
             before.await;
             let mut running = None;
-            let outcome = cancelled
+            let done = cancelled
                 .run_until_cancelled(job.run(&runner, &mut running))
                 .await;
-            let failed = outcome.as_ref().map(|outcome| outcome.failure.is_some());
-            if let Some(outcome) = outcome {
-                // The owner may be gone; what was started must end all the same.
-                let _ = tell.send(outcome);
-            }
-            let Some(mut child) = running else {
+            let Some((outcome, hint)) = done else {
+                if let Some(child) = running {
+                    child.stop().await;
+                }
                 return Ended::default();
             };
-            if failed == Some(false) {
-                let served = Some(child);
+            let failure = outcome.failure.clone();
+            // The owner may be gone; what was started must end all the same.
+            let _ = tell.send(outcome);
+            let Some(failure) = failure else {
                 return Ended {
-                    served,
+                    served: running,
                     ..Ended::default()
                 };
+            };
+            let mut ended = Ended {
+                hint,
+                ..Ended::default()
+            };
+            if let Some(mut child) = running {
+                child.end().await;
+                child.printed().clone_into(&mut ended.printed);
+                ended.hint = ended.hint.or_else(|| child.hint(true));
             }
-            child.end().await;
-            let printed = if failed.is_some() { child.printed() } else { "" };
-            Ended {
-                served: None,
-                printed: printed.to_owned(),
-            }
+            // It may say no more than the reason.
+            ended.hint = ended
+                .hint
+                .filter(|hint| !failure.reason.contains(&hint.to_string()));
+            runner.note(job.name(), &failure, ended.hint.as_ref());
+            ended
         });
         Self {
             outcome: Some(outcome),
@@ -176,15 +187,23 @@ enum Job {
 }
 
 impl Job {
-    /// A child in `running` at the end, or after a cancellation, must be ended by the caller or, after a success, kept.
-    async fn run(&self, runner: &Runner, running: &mut Option<Child>) -> Outcome {
+    /// What its stages are called where output is kept.
+    const fn name(&self) -> &'static str {
+        match self {
+            Self::Wake(..) => "wake",
+            Self::Sleep(..) => "sleep",
+        }
+    }
+
+    /// How it went, and what to do about a failure. A child in `running` at the end, or after a cancellation, must be ended by the caller or, after a success, kept.
+    async fn run(&self, runner: &Runner, running: &mut Option<Child>) -> (Outcome, Option<Hint>) {
         if let Self::Wake(..) = self {
             runner.orphans.clone().gone().await;
         }
         let mut timeline = Timeline::begin();
         let failure = self.run_stages(runner, &mut timeline, running).await.err();
-        let stages = timeline.stages;
-        Outcome { stages, failure }
+        let Timeline { stages, hint, .. } = timeline;
+        (Outcome { stages, failure }, hint)
     }
 
     /// Runs the stages in order, up to the first that fails.
@@ -200,19 +219,21 @@ impl Job {
         };
         let mut earlier = None;
         for (index, step) in steps.iter().enumerate() {
+            let stage = stage_name(index, step);
+            let source = format!("{} {stage}", self.name());
             let done = async {
                 if let Action::Serve { end, .. } = &step.action {
                     if let Some(end) = end {
-                        let ended = runner.end(end, running).await;
-                        ended.map_err(|reason| format!("`end`: {reason}"))?;
+                        let ended = runner.end(end, &format!("{source} end"), running).await;
+                        ended.map_err(|failed| failed.of("`end`"))?;
                     }
                     if let Some(port) = probe.port() {
                         earlier = Some(Earlier::at(port.clone()).await);
                     }
                 }
-                runner.run_step(step, running).await
+                runner.run_step(step, &source, running).await
             };
-            timeline.stage(&stage_name(index, step), done).await?;
+            timeline.stage(&stage, done).await?;
         }
         let Self::Wake(recipe, _) = self else {
             return timeline.stage(PROBE_STAGE, await_end(probe)).await;
@@ -250,9 +271,25 @@ async fn await_boot(
     running: &mut Option<Child>,
     earlier: Option<&Earlier>,
 ) -> Result<(), Failed> {
-    let reason = tokio::select! {
-        Some(reason) = OptionFuture::from(running.as_mut().map(served_ended)) => reason,
-        booted = boot(max_wait, probe, earlier) => return booted,
+    let ended = tokio::select! {
+        Some(failed) = OptionFuture::from(running.as_mut().map(served_ended)) => Ok(failed),
+        booted = boot(max_wait, probe, earlier) => Err(booted),
+    };
+    let failed = match ended {
+        Ok(failed) => failed,
+        Err(Ok(())) => return Ok(()),
+        Err(Err(failed)) => {
+            let instead = OptionFuture::from(
+                probe
+                    .port()
+                    .zip(running.as_ref())
+                    .map(|(port, child)| port.instead(child.id())),
+            );
+            return Err(Failed {
+                reason: with(failed.reason, instead.await.flatten()),
+                ..failed
+            });
+        }
     };
     let left = running.as_ref().is_some_and(|child| !child.left().is_empty());
     let taken = match earlier {
@@ -261,7 +298,10 @@ async fn await_boot(
         Some(earlier) => earlier.port().taken().await,
         None => None,
     };
-    Err(with(reason, taken).into())
+    Err(Failed {
+        reason: with(failed.reason, taken),
+        ..failed
+    })
 }
 
 /// Probes until the backend is available, for `max_wait`. What listened there `earlier` isn't the backend, but the served command
@@ -284,11 +324,11 @@ async fn boot(max_wait: Duration, probe: &Probe, earlier: Option<&Earlier>) -> R
         };
         match (found, taken) {
             (Err(why), _) if why.is_hub_itself() => {
-                return Err(Failed(WakeFailureKind::Unavailable, why.reason));
+                return Err(Failed::unavailable(why.reason));
             }
             (Err(why), taken) => {
                 let reason = format!("not available within {max_wait:?} (`max_wait`): {}", why.reason);
-                return Err(Failed(WakeFailureKind::Unavailable, with(reason, taken)));
+                return Err(Failed::unavailable(with(reason, taken)));
             }
             (Ok(()), Some(taken)) => {
                 let reason =
@@ -325,23 +365,24 @@ async fn answers(
     completions: &[Verify],
     by: Option<Instant>,
     running: &mut Option<Child>,
-) -> Result<(), String> {
+) -> Result<(), Failed> {
     tokio::select! {
-        Some(reason) = OptionFuture::from(running.as_mut().map(served_ended)) => Err(reason),
-        verified = verify::any(completions, by) => verified,
+        Some(failed) = OptionFuture::from(running.as_mut().map(served_ended)) => Err(failed),
+        verified = verify::any(completions, by) => Ok(verified?),
     }
 }
 
-/// Waits for the end of the served command; the reason why there is no backend then.
-async fn served_ended(child: &mut Child) -> String {
+/// Waits for the end of the served command; why there is no backend then.
+async fn served_ended(child: &mut Child) -> Failed {
     let exit = child.exited().await;
     let left = child.left();
     if exit != Exit::Code(0) || left.is_empty() {
-        return format!("the served command {exit}");
+        return Failed::hinted(format!("the served command {exit}"), child.hint(true));
     }
-    format!(
+    let reason = format!(
         "the served command {exit}, and what it left running was ended: {}; run = \"serve\" is for a server that stays in \
          the foreground, run = \"detach\" for a command that leaves one running",
         listed(left)
-    )
+    );
+    reason.into()
 }

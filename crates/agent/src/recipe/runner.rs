@@ -1,12 +1,15 @@
 //! Runs the steps of recipes.
 
+use super::timeline::Failed;
 use crate::{
     AgentError,
-    child::{Child, ChildrenLock, Exit, Orphans, Shims, Start},
-    config::{Action, Address, CommandAction, EndCommand, HttpAction, ProviderConfig, Step, Trust},
+    child::{Child, ChildrenLock, Exit, Hint, Orphans, Shims, Start},
+    config::{Action, Address, EndCommand, HttpAction, ProviderConfig, Step, Trust},
     fetch,
+    output::OutputFile,
     processes::listed,
 };
+use reveille_domain::WakeFailure;
 use std::{
     path::{Path, PathBuf},
     time::Duration,
@@ -77,6 +80,15 @@ impl Runner {
         })
     }
 
+    /// A runner that keeps in `file` what commands print, and why recipes fail.
+    #[must_use]
+    pub fn keeping(&self, file: OutputFile) -> Self {
+        Self {
+            shims: self.shims.clone().keeping(file),
+            ..self.clone()
+        }
+    }
+
     /// The client for a server that isn't trusted or reached as others are.
     ///
     /// # Errors
@@ -89,23 +101,32 @@ impl Runner {
     }
 
     /// Runs one step. `running` holds the step's command while there is one. A command that is still there afterwards is
-    /// the served backend or, after a failure or a cancellation, something that must be ended.
-    pub(super) async fn run_step(&self, step: &Step, running: &mut Option<Child>) -> Result<(), String> {
+    /// the served backend or, after a failure or a cancellation, something that must be ended. What a command prints is kept as
+    /// that of `source`.
+    pub(super) async fn run_step(
+        &self,
+        step: &Step,
+        source: &str,
+        running: &mut Option<Child>,
+    ) -> Result<(), Failed> {
+        let start = |command| Start::new(command, COMMAND_GRACE).named(source);
         match &step.action {
-            Action::Http(action) => self.request(action, step.timeout).await,
-            Action::Wol(action) => timeout(step.timeout, action.send())
-                .await
-                .map_err(|_| overran(step.timeout))?
-                .map_err(|error| format!("the packet was not sent: {}", error.kind())),
-            Action::Tcp(address) => reachable(address, step.timeout).await,
-            Action::Once(command) => self.run_once(command, step.timeout, running).await,
-            Action::Detach(command) => self.detach(command, step.timeout, running).await,
+            Action::Http(action) => Ok(self.request(action, step.timeout).await?),
+            Action::Wol(action) => {
+                let sent = timeout(step.timeout, action.send()).await;
+                let sent = sent.map_err(|_| overran(step.timeout))?;
+                Ok(sent.map_err(|error| format!("the packet was not sent: {}", error.kind()))?)
+            }
+            Action::Tcp(address) => Ok(reachable(address, step.timeout).await?),
+            Action::Once(command) => self.run_once(start(command), step.timeout, running).await,
+            Action::Detach(command) => self.detach(start(command), step.timeout, running).await,
             Action::Serve {
                 command,
                 stop_grace,
                 end,
             } => {
-                let start = self.start(Start::new(command, *stop_grace).then(end.as_deref()));
+                let start = Start::new(command, *stop_grace).named(source).serving();
+                let start = Child::start(&self.shims, start.then(end.as_deref()));
                 let child = timeout(step.timeout, start)
                     .await
                     .map_err(|_| overran(step.timeout))?;
@@ -146,22 +167,23 @@ impl Runner {
     /// Runs a command to its end, and ends what it leaves running: the step fails then, since what it has started is gone.
     async fn run_once(
         &self,
-        command: &CommandAction,
+        start: Start<'_>,
         limit: Duration,
         running: &mut Option<Child>,
-    ) -> Result<(), String> {
+    ) -> Result<(), Failed> {
         let to_its_end = async {
-            let child = running.insert(self.start(Start::new(command, COMMAND_GRACE)).await?);
-            Ok::<_, String>((child.ended().await, child.left()))
+            let child = running.insert(Child::start(&self.shims, start).await?);
+            Ok::<_, Failed>((child.ended().await, child))
         };
-        let (exit, left) = timeout(limit, to_its_end).await.map_err(|_| overran(limit))??;
-        succeeded(exit)?;
-        if !left.is_empty() {
-            return Err(format!(
+        let (exit, child) = timeout(limit, to_its_end).await.map_err(|_| overran(limit))??;
+        succeeded(exit, child)?;
+        if !child.left().is_empty() {
+            let reason = format!(
                 "the command ended, and what it left running was ended too: {}; a command that leaves a server \
                  running needs run = \"detach\"",
-                listed(left)
-            ));
+                listed(child.left())
+            );
+            return Err(reason.into());
         }
         *running = None;
         Ok(())
@@ -170,25 +192,32 @@ impl Runner {
     /// Runs a command to its end; if it succeeds, what it leaves running lives on.
     async fn detach(
         &self,
-        command: &CommandAction,
+        start: Start<'_>,
         limit: Duration,
         running: &mut Option<Child>,
-    ) -> Result<(), String> {
+    ) -> Result<(), Failed> {
         let to_its_end = async {
-            let start = Start::new(command, COMMAND_GRACE).detached();
-            Ok::<_, String>(running.insert(self.start(start).await?).exited().await)
+            let child = running.insert(Child::start(&self.shims, start.detached()).await?);
+            Ok::<_, Failed>((child.exited().await, child))
         };
-        succeeded(timeout(limit, to_its_end).await.map_err(|_| overran(limit))??)?;
+        let (exit, child) = timeout(limit, to_its_end).await.map_err(|_| overran(limit))??;
+        succeeded(exit, child)?;
         *running = None;
         Ok(())
     }
 
     /// Ends what an earlier run of a served command may have left. There is nothing to end as a rule, and then such commands
     /// fail, so only one that can't be run is an error.
-    pub(super) async fn end(&self, end: &EndCommand, running: &mut Option<Child>) -> Result<(), String> {
+    pub(super) async fn end(
+        &self,
+        end: &EndCommand,
+        source: &str,
+        running: &mut Option<Child>,
+    ) -> Result<(), Failed> {
         let to_its_end = async {
-            let child = self.start(Start::new(&end.command, COMMAND_GRACE)).await?;
-            Ok::<_, String>(running.insert(child).ended().await)
+            let start = Start::new(&end.command, COMMAND_GRACE).named(source);
+            let child = Child::start(&self.shims, start).await?;
+            Ok::<_, Failed>(running.insert(child).ended().await)
         };
         let limit = end.timeout;
         let exit = timeout(limit, to_its_end).await.map_err(|_| overran(limit))??;
@@ -197,16 +226,24 @@ impl Runner {
         Ok(())
     }
 
-    async fn start(&self, start: Start<'_>) -> Result<Child, String> {
-        let child = Child::start(&self.shims, start).await;
-        child.map_err(|error| error.to_string())
+    /// Adds why a recipe has failed to what is kept.
+    pub(super) fn note(&self, source: &'static str, failure: &WakeFailure, hint: Option<&Hint>) {
+        let Some(file) = self.shims.kept.clone() else {
+            return;
+        };
+        let mut notes = vec![format!("failed: {}: {}", failure.stage, failure.reason)];
+        notes.extend(hint.map(|hint| format!("hint: {hint}")));
+        // The disk may be slow or full; nobody waits for it.
+        tokio::task::spawn_blocking(move || file.note(source, &notes));
     }
 }
 
-fn succeeded(exit: Exit) -> Result<(), String> {
+fn succeeded(exit: Exit, child: &Child) -> Result<(), Failed> {
     match exit {
         Exit::Code(0) => Ok(()),
-        Exit::Code(_) | Exit::Signal(_) | Exit::Lost => Err(format!("the command {exit}")),
+        Exit::Code(_) | Exit::Signal(_) | Exit::Lost => {
+            Err(Failed::hinted(format!("the command {exit}"), child.hint(true)))
+        }
     }
 }
 

@@ -1,6 +1,9 @@
 //! How a recipe's run went: its stages with their times, and the failure that ended it.
 
-use crate::config::millis;
+use crate::{
+    child::{Hint, NotStarted},
+    config::millis,
+};
 use reveille_domain::{Stage, WakeFailure, WakeFailureKind, WakeOutcome};
 use tokio::time::Instant;
 
@@ -46,11 +49,60 @@ impl From<Outcome> for WakeOutcome {
 }
 
 /// Why a stage failed.
-pub(super) struct Failed(pub(super) WakeFailureKind, pub(super) String);
+#[derive(Debug)]
+pub(super) struct Failed {
+    pub(super) kind: WakeFailureKind,
+    pub(super) reason: String,
+    /// What to do about it, for the owner of this machine.
+    pub(super) hint: Option<Hint>,
+}
+
+impl Failed {
+    pub(super) const fn unavailable(reason: String) -> Self {
+        Self {
+            kind: WakeFailureKind::Unavailable,
+            reason,
+            hint: None,
+        }
+    }
+
+    /// A command that failed as `reason` says, with what the hint may say to everybody.
+    pub(super) fn hinted(reason: String, hint: Option<Hint>) -> Self {
+        let reason = match &hint {
+            Some(hint) => format!("{reason}; {}", hint.public()),
+            None => reason,
+        };
+        Self {
+            hint,
+            ..Self::from(reason)
+        }
+    }
+
+    /// The same, as the failure of a part.
+    pub(super) fn of(self, part: &str) -> Self {
+        Self {
+            reason: format!("{part}: {}", self.reason),
+            ..self
+        }
+    }
+}
 
 impl From<String> for Failed {
     fn from(reason: String) -> Self {
-        Self(WakeFailureKind::Recipe, reason)
+        Self {
+            kind: WakeFailureKind::Recipe,
+            reason,
+            hint: None,
+        }
+    }
+}
+
+impl From<NotStarted> for Failed {
+    fn from(NotStarted { reason, hint }: NotStarted) -> Self {
+        Self {
+            hint,
+            ..Self::from(reason)
+        }
     }
 }
 
@@ -59,6 +111,8 @@ impl From<String> for Failed {
 pub(super) struct Timeline {
     began: Instant,
     pub(super) stages: Vec<Stage>,
+    /// What to do about the stage that failed.
+    pub(super) hint: Option<Hint>,
 }
 
 impl Timeline {
@@ -66,6 +120,7 @@ impl Timeline {
         Self {
             began: Instant::now(),
             stages: Vec::new(),
+            hint: None,
         }
     }
 
@@ -84,7 +139,8 @@ impl Timeline {
             took_ms: millis(took),
         });
         result.map_err(|failed| {
-            let Failed(kind, reason) = failed.into();
+            let Failed { kind, reason, hint } = failed.into();
+            self.hint = hint;
             WakeFailure::new(kind, name, &reason)
         })
     }

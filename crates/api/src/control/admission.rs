@@ -8,7 +8,7 @@ use crate::{
 use backon::{ConstantBuilder, Retryable};
 use reveille_bus::{
     Connection, Reason, Refusals, SubjectKind,
-    access::{AuthRequests, ConnectionRevoker},
+    access::{AuthRequests, ConnectionRevoker, JoinToken},
 };
 use reveille_domain::{AgentCommand, AgentKey, AgentName};
 use std::time::Duration;
@@ -62,6 +62,21 @@ pub(crate) async fn answer(
                 }
                 None => request.refuse("this key was not revoked").await,
             }
+        } else if let Some(token) = request.join_token() {
+            // A token that is used or has expired gets in too, and is told so when it asks.
+            if knows(registry, &token) {
+                debug!(agent.name = %token.agent, client.host = host, "a machine asks to join as {}", token.agent);
+                request.admit_joining().await;
+            } else {
+                if let Some(so_far) = refusals.count(SubjectKind::Connections, Reason::UnknownKey) {
+                    info!(
+                        client.host = host,
+                        refused.so_far = so_far,
+                        "refused a connection from {host}: it has no token of this hub"
+                    );
+                }
+                request.refuse("the token is unknown").await;
+            }
         } else if let Some(agent) = registry.agents().of_key(&key) {
             debug!(agent.name = %agent, client.host = host, "admitted {agent}");
             request.admit(&agent).await;
@@ -77,6 +92,12 @@ pub(crate) async fn answer(
             request.refuse("this key belongs to no agent").await;
         }
     }
+}
+
+/// Whether the journal has this token.
+fn knows(registry: &Registry, token: &JoinToken) -> bool {
+    let agent = registry.agents().get(&token.agent);
+    agent.is_some_and(|known| known.access.knows_token(token.id, &token.hash()))
 }
 
 /// Ends the connections of agents whose keys were revoked, for as long as this is polled; `system` is a connection with

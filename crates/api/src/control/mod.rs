@@ -2,6 +2,7 @@
 //! compare-and-set decides, so a command that is issued twice changes nothing.
 
 pub(crate) mod admission;
+pub(crate) mod enrollment;
 mod observed;
 mod presence;
 mod requests;

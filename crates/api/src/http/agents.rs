@@ -9,14 +9,23 @@ use super::{
     extract::{Path, Query},
     paging::{Listed, Page},
 };
-use crate::{agents::AgentSnapshot, commands::AgentCommandAt, registry::ProviderSnapshot};
+use crate::{
+    agents::AgentSnapshot,
+    commands::AgentCommandAt,
+    control::enrollment::{ENROLL_CAUSE, enrollment},
+    registry::ProviderSnapshot,
+    wakes::now_ms,
+};
 use axum::{
     Json,
     extract::{Request, State},
     http::StatusCode,
 };
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD as BASE64};
-use reveille_bus::{CommandError, Executed, access::NatsKey};
+use reveille_bus::{
+    CommandError, Executed,
+    access::{JoinToken, NatsKey},
+};
 use reveille_domain::{
     AdvanceReason, Agent, AgentCommand, AgentEvent, AgentKey, AgentName, AgentRejection, Epoch,
     MAX_TOKEN_LIFETIME, SecretHash, Status, Timestamp, TokenId,
@@ -24,18 +33,13 @@ use reveille_domain::{
 };
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
-use std::{
-    sync::Arc,
-    time::{Duration, SystemTime, UNIX_EPOCH},
-};
+use std::{sync::Arc, time::Duration};
 use tokio::time::Instant;
 use tracing::info;
 use uuid::Uuid;
 
 /// The cause of an administrator's commits.
 const CAUSE: &str = "operator";
-/// The cause of an enrollment's commit.
-const ENROLL_CAUSE: &str = "enroll";
 /// The length of a token's random secret.
 const SECRET_BYTES: usize = 32;
 /// An agent without providers counts as connected for this long after a heartbeat.
@@ -107,9 +111,7 @@ impl AgentStatus {
 
 /// By the wall clock: this is only shown to people.
 fn is_recent(heartbeat: Timestamp) -> bool {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    let now = Timestamp::from_millis(now.as_millis().try_into().unwrap_or_default());
-    now.since(heartbeat) < RECENT
+    Timestamp::from_millis(now_ms()).since(heartbeat) < RECENT
 }
 
 impl AgentRow {
@@ -204,6 +206,15 @@ pub(super) struct IssuedToken {
     token_id: TokenId,
     secret: String,
     expires_at_ms: Timestamp,
+    #[serde(flatten)]
+    joins: Option<JoinsAt>,
+}
+
+/// Where the machine joins over NATS, and how it recognises the hub.
+#[derive(Serialize)]
+struct JoinsAt {
+    nats: Vec<String>,
+    ca_sha256: String,
 }
 
 pub(super) async fn issue_token(
@@ -239,6 +250,10 @@ pub(super) async fn issue_token(
         token_id: token,
         secret: BASE64.encode(secret),
         expires_at_ms: expires_at_ms.unwrap_or_default(),
+        joins: state.agent_hub.joins.as_ref().map(|joins| JoinsAt {
+            nats: joins.addresses.borrow().clone(),
+            ca_sha256: joins.ca_sha256.clone(),
+        }),
     };
     Ok((StatusCode::CREATED, Json(issued)))
 }
@@ -275,15 +290,14 @@ pub(super) async fn enroll(
     let key = key.and_then(|key| AgentKey::parse(&key).ok());
     let key = key
         .ok_or_else(|| ApiError::invalid("invalid_key", "key", "it is not the public key of a NATS user"))?;
-    let secret = SecretHash::new(Sha256::digest(BASE64.decode(&secret).unwrap_or_default()).into());
-    let name = agent.clone();
-    let command = Box::new(move |at| AgentCommand::Enroll {
-        name,
-        token,
-        secret,
+    let command = enrollment(
+        JoinToken {
+            agent: agent.clone(),
+            id: token,
+            secret,
+        },
         key,
-        at,
-    });
+    );
     let done = run(&state, &agent, ENROLL_CAUSE, command).await?;
     info!(agent.name = %agent, token.id = %token, journal.sequence = done.sequence, "enrolled {agent}");
     let hub = &state.agent_hub;

@@ -15,6 +15,8 @@ pub(crate) struct Readiness {
     pub clock: bool,
     /// This replica answers for agents' keys, unless others do.
     pub agent_auth: bool,
+    /// The agent of the same process has published its providers, or there is none to wait for.
+    pub agent: bool,
     /// Why the journal can't be used, can't be read now, or takes no commits.
     pub trouble: Option<String>,
 }
@@ -26,6 +28,7 @@ struct Checks {
     nats: bool,
     clock: bool,
     agent_auth: bool,
+    agent: bool,
     journal: bool,
 }
 
@@ -36,6 +39,7 @@ impl Readiness {
             nats: self.nats,
             clock: self.clock,
             agent_auth: self.agent_auth,
+            agent: self.agent,
             journal: self.trouble.is_none(),
         }
     }
@@ -62,7 +66,8 @@ pub(super) async fn livez() -> impl IntoResponse {
 pub(super) async fn readyz(State(state): State<AppState>) -> impl IntoResponse {
     let readiness = (state.readiness)();
     let checks = readiness.checks();
-    let is_ready = checks.registry && checks.nats && checks.clock && checks.agent_auth && checks.journal;
+    let is_ready =
+        checks.registry && checks.nats && checks.clock && checks.agent_auth && checks.agent && checks.journal;
     let (code, status) = if is_ready {
         (StatusCode::OK, "ready")
     } else {

@@ -2,7 +2,12 @@
 //! and carries the answers; an API replica decides by what the journal says about the key. Agents come and go without changes to
 //! any server.
 
-use super::{jwt::AuthRequestClaims, nats_key::NatsKey, role::Role};
+use super::{
+    join_token::{JOIN_USER, JoinToken},
+    jwt::AuthRequestClaims,
+    nats_key::NatsKey,
+    role::Role,
+};
 use crate::{
     error::BusError,
     messages,
@@ -96,6 +101,13 @@ impl AuthRequest {
         &self.key
     }
 
+    /// The token with which it asks to join, if it does. A text that is no token asks for nothing.
+    #[must_use]
+    pub fn join_token(&self) -> Option<JoinToken> {
+        let (user, token) = self.claims.login();
+        (user == JOIN_USER).then(|| JoinToken::parse(token)).flatten()
+    }
+
     /// The address that it connects from.
     #[must_use]
     pub fn host(&self) -> &str {
@@ -122,6 +134,14 @@ impl AuthRequest {
         let answer = self
             .claims
             .admit(&self.issuer, &agent_user(agent, &self.key), permissions);
+        send(&self.client, self.reply, answer).await;
+    }
+
+    /// Admits the connection of a machine that joins: it may ask to join, and nothing else.
+    pub async fn admit_joining(self) {
+        let permissions = Role::Joining(self.key.clone()).permissions();
+        let user = format!("{JOIN_USER}.{}", self.key);
+        let answer = self.claims.admit(&self.issuer, &user, permissions);
         send(&self.client, self.reply, answer).await;
     }
 

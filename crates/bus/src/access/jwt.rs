@@ -72,6 +72,10 @@ struct ConnectOptions {
     sig: String,
     #[serde(default)]
     name: String,
+    #[serde(default)]
+    user: String,
+    #[serde(default)]
+    pass: String,
 }
 
 #[derive(Debug, Serialize)]
@@ -135,6 +139,11 @@ impl AuthRequestClaims {
         let proven =
             NatsKey::is_public_user_key(key) && !nonce.is_empty() && has_signed(key, nonce, &signature);
         proven.then_some(key)
+    }
+
+    /// The user name and password that it gave beside its key; both empty without.
+    pub fn login(&self) -> (&str, &str) {
+        (&self.connect_opts.user, &self.connect_opts.pass)
     }
 
     /// The address that the connection comes from.

@@ -28,6 +28,9 @@ pub enum Role {
     /// The agent of this name.
     #[strum(to_string = "agent {0}")]
     Agent(AgentName),
+    /// A machine that joins with a token, by its public key. It may ask for nothing else.
+    #[strum(to_string = "joining machine {0}")]
+    Joining(String),
 }
 
 /// The subjects that a party may use, with NATS's wildcards.
@@ -52,6 +55,7 @@ impl Role {
                 format!("_INBOX.{self}")
             }
             Self::Agent(name) => subjects::agent_inbox(name),
+            Self::Joining(key) => subjects::joining_inbox(key),
         }
     }
 
@@ -60,7 +64,7 @@ impl Role {
     pub const fn makes_streams(&self) -> bool {
         match self {
             Self::Api | Self::Admin => true,
-            Self::Projector | Self::Subscriber | Self::System | Self::Agent(_) => false,
+            Self::Projector | Self::Subscriber | Self::System | Self::Agent(_) | Self::Joining(_) => false,
         }
     }
 
@@ -69,7 +73,7 @@ impl Role {
     pub const fn uses_jetstream(&self) -> bool {
         match self {
             Self::Api | Self::Projector | Self::Admin => true,
-            Self::Subscriber | Self::System | Self::Agent(_) => false,
+            Self::Subscriber | Self::System | Self::Agent(_) | Self::Joining(_) => false,
         }
     }
 
@@ -141,6 +145,10 @@ impl Role {
                     inbox,
                 ],
             },
+            Self::Joining(key) => Permissions {
+                publish: vec![subjects::join_request(key)],
+                subscribe: vec![inbox],
+            },
         }
     }
 }
@@ -185,9 +193,19 @@ mod tests {
     }
 
     #[test]
+    fn a_machine_that_joins_has_no_right_to_anything_that_does_not_name_its_key() {
+        let Permissions { publish, subscribe } = Role::Joining("UKEY".to_owned()).permissions();
+        assert!(!publish.is_empty() && !subscribe.is_empty());
+        for subject in publish.iter().chain(&subscribe) {
+            assert!(subject.split('.').any(|token| token == "UKEY"), "{subject}");
+        }
+    }
+
+    #[test]
     fn no_role_hears_anothers_answers() {
         let name = AgentName::parse("api").expect("legal");
-        let roles = [Role::OF_THE_HUB.to_vec(), vec![Role::Agent(name)]].concat();
+        let joining = Role::Joining("UKEY".to_owned());
+        let roles = [Role::OF_THE_HUB.to_vec(), vec![Role::Agent(name), joining]].concat();
         for one in &roles {
             for other in roles.iter().filter(|other| *other != one) {
                 let inbox = format!("{}.", other.inbox_prefix());

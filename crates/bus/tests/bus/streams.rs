@@ -177,6 +177,7 @@ async fn a_server_that_comes_late_is_waited_for() {
 }
 
 #[tokio::test]
+#[ignore = "slow: run by cargo xtask test --all"]
 async fn a_cluster_without_jetstream_is_refused_once_its_other_servers_had_time_to_start() {
     let (folder, port, routes) = (Folder::new(), Port::claim(), Port::claim());
     let config = folder.path().join("nats.conf");

@@ -1,12 +1,12 @@
 //! What arrives, and in how many messages.
 
-use crate::nats::{EPOCH, Nats, PATIENCE, agent_name, body, brisk, ok, request, send, soon, until};
+use crate::nats::{EPOCH, Nats, PATIENCE, agent_name, body, ok, request, send, soon, until};
 use crate::{MIB, pattern, raw, read};
 use bytes::Bytes;
 use futures::{StreamExt, stream};
 use reveille_bus::relay::{RelayFault, RelayLimits};
 use sha2::{Digest, Sha256};
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 use tokio::time::Instant;
 
 #[tokio::test]
@@ -172,13 +172,18 @@ async fn an_announced_body_that_comes_a_moment_later_is_still_one_message() {
 #[tokio::test]
 async fn a_long_silence_of_the_backend_is_not_death() {
     let nats = Nats::start().await;
-    nats.serve(brisk(), async |incoming| {
+    // Long enough for a busy machine to send a keep-alive in time.
+    let limits = || RelayLimits {
+        keep_alive: Duration::from_secs(1),
+        ..RelayLimits::default()
+    };
+    nats.serve(limits(), async |incoming| {
         // Longer than three keep-alive periods.
-        tokio::time::sleep(brisk().keep_alive * 6).await;
+        tokio::time::sleep(Duration::from_secs(4)).await;
         incoming.responder.stream(&ok(), body(["late"])).await.unwrap();
     })
     .await;
-    let api = nats.api(brisk()).await;
+    let api = nats.api(limits()).await;
     let exchange = send(&api, request(), Bytes::new()).await.unwrap();
     let (_, late) = soon("the head", exchange.head()).await.unwrap();
     assert_eq!(soon("the answer", read(late)).await.unwrap(), b"late");

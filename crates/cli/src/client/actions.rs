@@ -3,6 +3,7 @@
 use super::{
     ApiClient,
     format::{Row, field, printable, span},
+    named,
     output::line,
 };
 use crate::{args::ApiAddress, failure::Failure};
@@ -17,12 +18,15 @@ const LOOK_EVERY: Duration = Duration::from_millis(250);
 /// The longest budget of a wake, plus the time until its end is known.
 const WAIT_AT_MOST: Duration = MAX_WAKE_BUDGET.saturating_add(Duration::from_secs(60));
 
+/// How long a sleep may take: requests in progress have two minutes to finish, and the recipe as long again.
+const SLEEPS_WITHIN: Duration = Duration::from_secs(5 * 60);
+
 /// `reveille wake`.
 #[derive(Debug, Args)]
 pub struct Wake {
-    /// The provider.
+    /// The provider; its name alone will do if only one agent has it.
     #[arg(value_name = "AGENT/PROVIDER")]
-    pub provider: ProviderId,
+    pub provider: String,
     /// Wait until the provider is awake or the wake has failed.
     #[arg(long)]
     pub wait: bool,
@@ -33,9 +37,12 @@ pub struct Wake {
 /// `reveille sleep`.
 #[derive(Debug, Args)]
 pub struct Sleep {
-    /// The provider.
+    /// The provider; its name alone will do if only one agent has it.
     #[arg(value_name = "AGENT/PROVIDER")]
-    pub provider: ProviderId,
+    pub provider: String,
+    /// Wait until the provider is asleep, or stays awake after all.
+    #[arg(long)]
+    pub wait: bool,
     #[command(flatten)]
     pub api: ApiAddress,
 }
@@ -43,7 +50,7 @@ pub struct Sleep {
 /// Wakes a provider, and waits for the end of the wake with `--wait`.
 pub async fn wake(args: &Wake) -> Result<(), Failure> {
     let client = ApiClient::new(&args.api)?;
-    let provider = &args.provider;
+    let provider = &named::provider(&client, &args.provider).await?;
     let started = Instant::now();
     let started_wake: Row = client
         .json(client.request(Method::POST, &path(provider, "/wake")))
@@ -71,16 +78,37 @@ pub async fn wake(args: &Wake) -> Result<(), Failure> {
     Err(anyhow!("{provider}: lost track of wake {wake}").into())
 }
 
-/// Puts a provider to sleep.
+/// Puts a provider to sleep, and waits until it is asleep with `--wait`.
 pub async fn sleep(args: &Sleep) -> Result<(), Failure> {
     let client = ApiClient::new(&args.api)?;
+    let provider = &named::provider(&client, &args.provider).await?;
+    let started = Instant::now();
     let answer: Row = client
-        .json(client.request(Method::POST, &path(&args.provider, "/sleep")))
+        .json(client.request(Method::POST, &path(provider, "/sleep")))
         .await?;
     match field(&answer, "status") {
-        "active" => line(&format!("{} is going to sleep", args.provider)),
-        status => line(&format!("{} is {status}", args.provider)),
+        "active" => line(&format!("{provider} is going to sleep"))?,
+        status => return line(&format!("{provider} is {status}")),
     }
+    while args.wait && started.elapsed() < SLEEPS_WITHIN {
+        let row: Row = client
+            .json(client.request(Method::GET, &path(provider, "")))
+            .await?;
+        match field(&row, "status") {
+            "active" => pause(LOOK_EVERY).await,
+            "hibernating" => return line(&format!("{provider} is asleep after {}", span(started.elapsed()))),
+            status => return Err(anyhow!("{provider} is {status}").into()),
+        }
+    }
+    if args.wait {
+        let waited = span(started.elapsed());
+        return Err(anyhow!(
+            "{provider} is still awake after {waited}: requests keep it awake, or its sleep recipe failed; the log of its agent says \
+             which"
+        )
+        .into());
+    }
+    Ok(())
 }
 
 fn path(provider: &ProviderId, order: &str) -> String {

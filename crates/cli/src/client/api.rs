@@ -1,7 +1,12 @@
 //! A client of the API, with errors that say what to do.
 
 use super::{Row, readiness::missing};
-use crate::{api_auth, args::ApiAddress, data_dir::ROOT_KEY, failure::Failure};
+use crate::{
+    api_auth,
+    args::ApiAddress,
+    data_dir::{self, ROOT_KEY},
+    failure::Failure,
+};
 use anyhow::{Context, anyhow};
 use reqwest::{
     Method, RequestBuilder, Response, StatusCode,
@@ -52,6 +57,7 @@ pub struct Page {
 
 impl ApiClient {
     pub fn new(address: &ApiAddress) -> Result<Self, Failure> {
+        let data_dir = address.data_dir.path().ok();
         let base = address.url()?;
         if !matches!(base.scheme(), "http" | "https") || base.host().is_none() {
             return Err(Failure::Config(format!(
@@ -59,14 +65,17 @@ impl ApiClient {
             )));
         }
         let key = address.key.as_deref().map(bearer).transpose()?;
-        let data_dir = address.data_dir.path().ok();
+        let own_ca = data_dir
+            .as_deref()
+            .filter(|_| is_local(&base))
+            .and_then(data_dir::authority);
         let root_key = data_dir.filter(|_| key.is_none() && is_local(&base));
         let mut http = builder();
         if is_local(&base) {
             // A proxy would connect to its own machine.
             http = http.no_proxy();
         }
-        if let Some(file) = &address.ca {
+        if let Some(file) = address.ca.as_ref().or(own_ca.as_ref()) {
             http = http.tls_certs_only(authorities(file)?);
         }
         Ok(Self {
@@ -75,6 +84,11 @@ impl ApiClient {
             key,
             root_key: root_key.map(|folder| folder.join(ROOT_KEY)),
         })
+    }
+
+    /// Its URL.
+    pub const fn base(&self) -> &Url {
+        &self.base
     }
 
     /// The API of this process, at a URL without a path; called with its root key if it has one.

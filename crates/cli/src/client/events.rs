@@ -3,7 +3,8 @@
 use super::{
     ApiClient,
     api::{PAGE_ROWS, Page},
-    format::{Row, clock, field, printable, word},
+    format::{Row, exact, field, printable, word},
+    named,
     output::line,
     sse::Blocks,
 };
@@ -16,10 +17,7 @@ use anyhow::{Context, anyhow};
 use clap::Args;
 use jiff::tz::TimeZone;
 use reqwest::{Method, RequestBuilder};
-use reveille_domain::{
-    ProviderId,
-    rows::{EventSort, Sort},
-};
+use reveille_domain::rows::{EventSort, Sort};
 use std::time::Duration;
 use tokio::time::{sleep, timeout};
 
@@ -32,6 +30,7 @@ const PAUSE: Duration = Duration::from_secs(1);
 const EXAMPLES: &str = "\
 Examples:
   reveille events --follow
+  reveille events --limit 20
   reveille events --after 120 --provider gpu-box/vllm -o jsonl";
 
 /// `reveille events`.
@@ -51,19 +50,25 @@ pub struct Events {
     pub after: Option<u64>,
     /// Only events of this provider.
     #[arg(long, value_name = "AGENT/PROVIDER")]
-    pub provider: Option<ProviderId>,
+    pub provider: Option<String>,
+    /// Only the last so many events.
+    #[arg(long, value_name = "N", conflicts_with_all = ["follow", "sort", "after"])]
+    pub limit: Option<usize>,
 }
 
 /// Prints the events.
 pub async fn events(args: &Events) -> Result<(), Failure> {
     let client = ApiClient::new(&args.listing.api)?;
     let mut reader = Reader {
+        filters: filters(args, &client).await?,
         client,
-        filters: filters(args),
         format: args.listing.output,
         zone: TimeZone::system(),
         after: None,
     };
+    if let Some(limit) = args.limit {
+        return reader.last(limit).await;
+    }
     if !args.follow {
         return reader.list().await;
     }
@@ -79,15 +84,16 @@ pub async fn events(args: &Events) -> Result<(), Failure> {
     }
 }
 
-fn filters(args: &Events) -> Vec<(&'static str, String)> {
+async fn filters(args: &Events, client: &ApiClient) -> Result<Vec<(&'static str, String)>, Failure> {
     let mut filters = vec![];
-    if let Some(id) = &args.provider {
+    if let Some(given) = &args.provider {
+        let id = named::provider(client, given).await?;
         filters.push(("aggregate_type", "provider".to_owned()));
         filters.push(("aggregate_id", format!("{}.{}", id.agent, id.provider)));
     }
     filters.extend(args.after.map(|seq| ("after_seq", seq.to_string())));
     filters.extend(args.sort.map(|sort| ("sort", sort.to_string())));
-    filters
+    Ok(filters)
 }
 
 struct Reader {
@@ -100,6 +106,18 @@ struct Reader {
 }
 
 impl Reader {
+    /// The latest events, oldest first.
+    async fn last(&self, limit: usize) -> Result<(), Failure> {
+        let mut filters = self.filters.clone();
+        filters.push(("sort", "-seq".to_owned()));
+        let mut rows = self.client.rows(PATH, &filters, limit).await?;
+        rows.reverse();
+        if self.format == Format::Json {
+            return line(&serde_json::to_string_pretty(&rows)?);
+        }
+        rows.iter().try_for_each(|row| self.print(row))
+    }
+
     async fn list(&mut self) -> Result<(), Failure> {
         let mut all = vec![];
         loop {
@@ -181,12 +199,12 @@ impl Reader {
     }
 }
 
-/// An event as a line: time, commit, aggregate, type.
+/// An event as a line: time, commit, aggregate, type, cause.
 fn text(row: &Row, zone: &TimeZone) -> String {
     let of = field(row, "aggregate_id").replacen('.', "/", 1);
     let mut text = format!(
         "{}  {:>6}  {}  {}",
-        clock(&row["at_ms"], zone),
+        exact(&row["at_ms"], zone),
         word(&row["stream_seq"]),
         printable(&of),
         word(&row["event_type"])

@@ -37,9 +37,9 @@ pub fn moment(value: &Value, zone: &TimeZone) -> String {
     local(value, zone, "%Y-%m-%d %H:%M:%S")
 }
 
-/// A time in milliseconds as a local time of day with milliseconds, for log-like lines.
-pub fn clock(value: &Value, zone: &TimeZone) -> String {
-    local(value, zone, "%H:%M:%S.%3f")
+/// A time in milliseconds as a local date and time with milliseconds, for log-like lines.
+pub fn exact(value: &Value, zone: &TimeZone) -> String {
+    local(value, zone, "%Y-%m-%d %H:%M:%S.%3f")
 }
 
 fn local(value: &Value, zone: &TimeZone, format: &str) -> String {

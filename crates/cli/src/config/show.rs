@@ -123,7 +123,7 @@ impl Shown {
         self.add(path, "answer_timeout", duration(provider.answer_timeout));
         let probe = &provider.probe;
         self.add(path, "probe.check_models", probe.check_models);
-        self.add(path, "probe.path", quoted(&probe.path));
+        self.add(path, "probe.path", quoted(&without_query(&probe.path)));
         self.add_some(path, "probe.expect", probe.expect.as_ref());
         self.add(path, "probe.interval", duration(probe.interval));
         self.add(path, "probe.timeout", duration(probe.timeout));
@@ -133,7 +133,7 @@ impl Shown {
             self.add_some(path, "max_per_day", wake.max_per_day);
             if let Some(verify) = &wake.verify {
                 let path = &format!("{path}.verify");
-                self.add(path, "path", quoted(&verify.path));
+                self.add(path, "path", quoted(&without_query(&verify.path)));
                 self.add(path, "model", &verify.body["model"]);
                 self.add_some(path, "expect", verify.expect.as_ref());
                 self.add(path, "timeout", duration(verify.timeout));
@@ -287,6 +287,14 @@ fn model(model: &ModelConfig) -> String {
         return id;
     }
     format!("{{ id = {id}, as = {} }}", quoted(model.public.as_str()))
+}
+
+/// A path with its query hidden.
+fn without_query(path: &str) -> String {
+    match path.split_once('?') {
+        Some((path, _)) => format!("{path}?{REDACTED}"),
+        None => path.to_owned(),
+    }
 }
 
 fn quoted(text: &str) -> String {

@@ -2,7 +2,7 @@
 
 use super::{Findings, published};
 use crate::{
-    args::{ApiAddress, DEFAULT_API, DataDirArg},
+    args::{ApiAddress, DataDirArg},
     client::ApiClient,
     failure::Failure,
 };
@@ -80,16 +80,15 @@ pub async fn look(
 
 /// The API's address, and a client of it.
 fn client(named: Option<&Url>, ca: Option<PathBuf>, data_dir: PathBuf) -> Result<(Url, ApiClient), Failure> {
-    let usual = Url::parse(DEFAULT_API)?;
-    let url = named.unwrap_or(&usual).clone();
     let api = ApiClient::new(&ApiAddress {
+        api: named.cloned(),
         ca,
+        key: None,
         data_dir: DataDirArg {
             data_dir: Some(data_dir),
         },
-        ..ApiAddress::keyless(url.clone())
     })?;
-    Ok((url, api))
+    Ok((api.base().clone(), api))
 }
 
 /// Warns of a certificate that expires soon. An expired one has already failed the request.

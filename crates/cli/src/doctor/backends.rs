@@ -3,12 +3,11 @@
 use super::{Findings, counted};
 use reveille_agent::{
     BackendClient,
-    child::find_program,
-    config::{CommandAction, ProviderConfig, Step},
+    config::ProviderConfig,
+    local_checks::{LocalCheck, local_checks},
     models::{Memory, discover},
     probe::{Probe, Unavailable},
 };
-use std::ffi::OsStr;
 
 /// Checks one provider.
 pub async fn look(
@@ -42,36 +41,30 @@ pub async fn look(
             }
         }
     }
-    let wake = provider.wake.iter().flat_map(|wake| &wake.steps);
-    programs("wake", wake, &check, findings);
-    let sleep = provider.sleep.iter().flat_map(|sleep| &sleep.steps);
-    programs("sleep", sleep, &check, findings);
+    local(provider, &check, findings);
 }
 
 async fn models(client: &BackendClient, provider: &ProviderConfig, check: &str, findings: &mut Findings) {
     let url = &provider.base_url;
     let listed = discover(client.clone(), provider.clone(), None).await;
-    let listed = listed
-        .map(|listed| listed.models)
-        .filter(|models| !models.is_empty());
+    let listed = listed.filter(|listed| !listed.models.is_empty());
     let found = match (&provider.models, listed) {
         (None, None) => {
             let found = format!("available at {url}, but lists no models");
             let remedy = "load a model there, or list its `models` in the config";
             return findings.problem(check, found, remedy);
         }
-        (None, Some(listed)) => format!("available at {url}, lists {}", counted(listed.len(), "model")),
+        (None, Some(listed)) => format!(
+            "available at {url}, lists {}",
+            counted(listed.models.len(), "model")
+        ),
         (Some(named), None) => format!(
             "available at {url}; the config lists {}",
             counted(named.len(), "model")
         ),
         (Some(named), Some(listed)) => {
-            let unlisted = named.iter().find(|model| !listed.contains_key(&model.id));
-            if let Some(model) = unlisted {
-                let found = format!(
-                    "available at {url}, but doesn't list the configured model `{}`",
-                    model.id
-                );
+            if let Some(model) = listed.lacks(named) {
+                let found = format!("available at {url}, but doesn't list the configured model `{model}`");
                 let remedy = "correct `models` in the config, or load the model there";
                 return findings.warning(check, found, remedy);
             }
@@ -150,44 +143,13 @@ fn unavailable(provider: &ProviderConfig, why: &Unavailable, check: &str, findin
     }
 }
 
-fn programs<'a>(recipe: &str, steps: impl Iterator<Item = &'a Step>, check: &str, findings: &mut Findings) {
-    for (index, step) in steps.enumerate() {
-        for command in step.action.commands() {
-            let of_step = format!("step {} of [provider.{recipe}]", index + 1);
-            program(command, &of_step, check, findings);
+fn local(provider: &ProviderConfig, check: &str, findings: &mut Findings) {
+    for local in local_checks(provider) {
+        match local {
+            LocalCheck::Ok(found) => findings.ok(check, found),
+            LocalCheck::Mistake { found, remedy } => findings.problem(check, found, remedy),
         }
     }
-}
-
-fn program(command: &CommandAction, of_step: &str, check: &str, findings: &mut Findings) {
-    let program = &command.program;
-    match find_program(program, path_of(command).map(OsStr::new)) {
-        Ok(_) => findings.ok(check, format!("found `{program}` of {of_step}")),
-        Err(reason) => findings.problem(
-            check,
-            format!("{of_step} can't run `{program}`: {reason}"),
-            format!(
-                "install `{program}` or make it executable, put its folder into the agent's PATH, or write its \
-                 absolute path as `command`"
-            ),
-        ),
-    }
-    if let Some(folder) = command.cwd.as_ref().filter(|folder| !folder.is_dir()) {
-        findings.problem(
-            check,
-            format!(
-                "{of_step} can't run in {}: there is no such directory",
-                folder.display()
-            ),
-            "create the directory, or correct `cwd`",
-        );
-    }
-}
-
-/// The `PATH` that the step sets.
-fn path_of(command: &CommandAction) -> Option<&str> {
-    let path = command.env.iter().find(|(name, _)| name == "PATH");
-    path.map(|(_, value)| value.reveal())
 }
 
 #[cfg(test)]

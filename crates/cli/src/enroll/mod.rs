@@ -1,10 +1,13 @@
 //! Enrolling agents: a token from the hub, `reveille join` on the machine, and revoking an agent.
 
+mod hub_nats;
 mod join;
+mod pinned;
+mod service;
 mod token;
 
-pub use join::{Join, join};
-pub use token::Token;
+pub use join::{Join, Joined, join};
+pub use token::{HubAddress, Token};
 
 use crate::{
     args::{ApiAddress, Format, Listing, duration},
@@ -54,7 +57,7 @@ pub struct AgentTokenCreate {
     /// How long the token is valid, at most 15 minutes.
     #[arg(long, value_name = "DURATION", default_value = "15m", value_parser = token_lifetime)]
     pub expires: Duration,
-    /// URL at which the machine reaches the API [default: the one this command uses].
+    /// URL at which the machine reaches the API, for a hub that listens for no agents itself [default: the one this command uses].
     #[arg(long, env = "REVEILLE_HUB_URL", value_name = "URL")]
     pub hub: Option<Url>,
     #[command(flatten)]
@@ -75,8 +78,7 @@ pub async fn create_token(args: &AgentTokenCreate) -> Result<(), Failure> {
     let path = format!("/reveille/v1/agents/{}/tokens", args.agent);
     let lifetime = json!({"expires_in_s": args.expires.as_secs()});
     let issued = client.post(&path, &lifetime).await?;
-    let hub = args.hub.clone().map_or_else(|| args.listing.api.url(), Ok)?;
-    let token = Token::of(&hub, &issued)?;
+    let token = Token::of(args.hub.as_ref(), &args.listing.api.url()?, &issued)?;
     if args.listing.output != Format::Table {
         let expires_at_ms = &issued["expires_at_ms"];
         return line(

@@ -42,7 +42,7 @@ fn collect(command: &Command, path: &str, flags: &mut Vec<(Flag, Vec<String>)>) 
     }
     for command in command
         .get_subcommands()
-        .filter(|command| command.get_name() != "help")
+        .filter(|command| command.get_name() != "help" && !command.is_hide_set())
     {
         let path = format!("{path} {}", command.get_name());
         collect(command, path.trim(), flags);

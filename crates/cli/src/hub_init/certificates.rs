@@ -16,9 +16,12 @@ const AUTHORITY_DAYS: i32 = 3652;
 /// A server certificate's lifetime in days: about thirteen months, the longest that every client accepts.
 const SERVER_DAYS: i32 = 397;
 
-const AUTHORITY: &str = "ca.pem";
+/// The file of the authority's certificate.
+pub const AUTHORITY: &str = "ca.pem";
 const SERVER_CERTIFICATE: &str = "server.pem";
 const SERVER_KEY: &str = "server.key";
+/// The server's certificate and its key.
+pub const SERVER_FILES: [&str; 2] = [SERVER_CERTIFICATE, SERVER_KEY];
 
 /// The parts of a server's config that name its certificate.
 pub struct TlsBlocks {
@@ -49,7 +52,14 @@ pub fn make(folder: &Path, hosts: &[String]) -> Result<TlsBlocks, Failure> {
     let server_key = KeyPair::generate()?;
     let certificate = server(hosts, today)?.signed_by(&server_key, &issuer)?;
     private(&folder.join(SERVER_KEY), &server_key.serialize_pem())?;
-    public(&folder.join(SERVER_CERTIFICATE), &certificate.pem())?;
+    // With the authority's own certificate: a machine that knows only its fingerprint learns it from the server.
+    let authority = folder.join(AUTHORITY);
+    let authority =
+        fs::read_to_string(&authority).with_context(|| format!("cannot read {}", authority.display()))?;
+    public(
+        &folder.join(SERVER_CERTIFICATE),
+        &format!("{}{authority}", certificate.pem()),
+    )?;
     blocks(folder)
 }
 

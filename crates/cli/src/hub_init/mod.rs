@@ -1,6 +1,6 @@
 //! `reveille hub init`: a hub's keys, certificates for its servers, and config files that name both.
 
-mod certificates;
+pub mod certificates;
 
 use crate::{client::line, failure::Failure};
 use anyhow::Context;

@@ -1,9 +1,9 @@
 //! Finds out what listens on a port of this machine: whether it lists models, and which server it seems to be.
 
-use super::process::{self, Origin};
+use super::process::{self, Installed, Origin};
 use reqwest::{Client, StatusCode};
 use reveille_bus::HUB_HEADER;
-use reveille_domain::{MAX_MODELS, ModelName};
+use reveille_domain::{MAX_MODELS, MAX_TOKEN_BYTES, ModelName};
 use serde_json::{Value, json};
 use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
@@ -66,12 +66,12 @@ pub const fn usual_at(port: u16) -> Option<Server> {
     }
 }
 
-/// A running backend.
+/// A backend that runs, or that is installed and could be started.
 #[derive(Debug)]
 pub struct Found {
     /// The provider's name in the config.
     pub name: String,
-    /// Where it listens.
+    /// Where it listens, or will.
     pub address: SocketAddr,
     /// The server it seems to be.
     pub server: Server,
@@ -86,7 +86,7 @@ pub struct Found {
     /// The models that an Ollama has in memory; or else its only one. Without those that it doesn't load on this machine to
     /// generate text.
     pub in_memory: Vec<ModelName>,
-    /// How it was started.
+    /// How it was started, or would be.
     pub origin: Origin,
 }
 
@@ -94,6 +94,14 @@ impl Found {
     /// Its URL.
     pub fn base_url(&self) -> String {
         format!("http://{}", self.address)
+    }
+
+    /// How it would be started, if it doesn't run.
+    pub fn installed(&self) -> Option<&Installed> {
+        match &self.origin {
+            Origin::Installed(installed) => Some(installed),
+            _ => None,
+        }
     }
 
     /// Whether requests need a key. llama.cpp lists its models without one.
@@ -104,6 +112,14 @@ impl Found {
 
     /// One line for a person.
     pub fn described(&self) -> String {
+        if let Some(installed) = self.installed() {
+            let names: Vec<_> = self.models.iter().map(ModelName::as_str).collect();
+            let models = match (&installed.lacks, names.as_slice()) {
+                (Some(_), _) | (None, []) => String::new(),
+                (None, names) => format!(", with {}", names.join(", ")),
+            };
+            return format!("{} is installed and doesn't run{models}", self.server.label());
+        }
         let models = match self.models.as_slice() {
             _ if self.needs_key => "requires a key, so its models are unknown".to_owned(),
             [] => "lists no models".to_owned(),
@@ -119,6 +135,23 @@ impl Found {
         };
         format!("{}; {models}{asleep}", self.server.label())
     }
+}
+
+/// A provider's name for one model of a backend.
+pub fn name_for(backend: &str, model: &ModelName) -> String {
+    let legal = |c: char| {
+        if c.is_ascii_alphanumeric() || c == '_' {
+            c.to_ascii_lowercase()
+        } else {
+            '-'
+        }
+    };
+    let name = format!("{backend}-{}", model.as_str())
+        .chars()
+        .map(legal)
+        .collect::<String>();
+    // With room for a number.
+    name.chars().take(MAX_TOKEN_BYTES - 4).collect()
 }
 
 /// The backend on a port, or why there is none.

@@ -1,51 +1,77 @@
 //! `reveille init`: finds backends on this machine's usual ports, writes a config for them, and explains each choice.
 
+mod answers;
+mod folders;
 mod found;
+mod gguf;
+mod installed;
+mod next;
 mod process;
 mod recipe;
 #[cfg(test)]
 mod tests;
 mod text;
+mod trials;
 
-use crate::{failure::Failure, logging::notice, whole_file};
+use crate::{args::DataDirArg, failure::Failure, logging::notice, whole_file};
+use answers::Answers;
 use anyhow::Context;
 use clap::{Args, value_parser};
 pub use found::Found;
-use recipe::Trial;
+use gguf::Gguf;
+use installed::Places;
 use reveille_agent::{
     config::{Config, machine_name},
     fetch,
 };
 use reveille_bus::private_file;
 use std::{
-    io::ErrorKind,
+    io::{BufRead, ErrorKind},
     path::{Path, PathBuf},
 };
 use text::Written;
 
+/// The file that is written by default.
+const OUTPUT: &str = "reveille.toml";
 const EXAMPLES: &str = "\
 Examples:
   reveille init                             looks for Ollama, vLLM, llama.cpp and LM Studio, and writes reveille.toml
+  reveille init Qwen3-8B-Q4_K_M.gguf        has llama.cpp serve this model
+  reveille init --yes                       asks nothing, and tries what doesn't run
   reveille init --ports 8000,8001           looks on these ports";
 
 /// `reveille init`.
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Init {
+    /// Model files for llama.cpp's server, `llama-server`.
+    #[arg(value_name = "GGUF")]
+    pub files: Vec<PathBuf>,
     /// The file to write.
-    #[arg(long, value_name = "FILE", default_value = "reveille.toml")]
+    #[arg(long, value_name = "FILE", default_value = OUTPUT)]
     pub output: PathBuf,
     /// Replace the file if it exists.
     #[arg(long)]
     pub force: bool,
+    /// Ask nothing: write the file, and try the recipes of what doesn't run yet, each by starting it. What runs is left alone.
+    /// Without a terminal and without this nothing is asked and nothing is tried.
+    #[arg(long)]
+    pub yes: bool,
+    /// Try the recipes of running backends too: they are put to sleep and woken, or stopped. Requests that they are answering
+    /// may fail.
+    #[arg(long = "try", requires = "yes")]
+    pub try_running: bool,
     #[command(flatten)]
     pub ports: Ports,
+    #[command(flatten)]
+    pub data_dir: DataDirArg,
 }
 
 /// Where to look for backends.
 #[derive(Debug, Args)]
 pub struct Ports {
-    /// Ports of this machine to look for backends on; by default those of Ollama, vLLM, llama.cpp and LM Studio.
+    /// Ports of this machine to look for backends on, and to give to those that don't run; by default those of Ollama, vLLM,
+    /// llama.cpp and LM Studio.
     #[arg(
         long,
         value_name = "PORT,…",
@@ -56,48 +82,81 @@ pub struct Ports {
     pub ports: Vec<u16>,
 }
 
-/// Finds backends, explains on standard error, and writes the file.
+/// Finds backends, explains and asks on standard error, writes the file, and tries what it has leave to.
 pub async fn run(args: &Init) -> Result<(), Failure> {
     let output = &args.output;
     if !args.force && output.exists() {
         return Err(exists(output));
     }
-    let backends = look(&args.ports.ports).await?;
-    let written = write_config(output, machine_name().as_str(), None, &backends, args.force)?;
-    let file = output.display();
-    if backends.is_empty() {
-        let installed = text::installed().map(|program| format!(", for `{program}`, which is installed"));
-        notice(format_args!(
-            "No running backend was found, so the file is a template{}. Start your backend and run `reveille init \
-             --force` again (with --ports PORT for another port), or fill in the template and run `reveille config \
-             check {file}`.",
-            installed.unwrap_or_default()
-        ));
+    let mut files: Vec<Gguf> = vec![];
+    for file in &args.files {
+        let file = model_file(file)?;
+        if !files.contains(&file) {
+            files.push(file);
+        }
+    }
+    let mut answers = Answers::of(args.yes, args.try_running);
+    let found = look_for(&args.ports.ports, &files).await?;
+    let something = !found.is_empty();
+    let backends = wanted(found, &mut answers)?;
+    if backends.is_empty() && something {
+        notice("Nothing was added, so nothing was written.");
         return Ok(());
     }
-    notice(format_args!("Next: reveille up --config {file}"));
-    if written.trials.is_empty() {
-        notice(format_args!(
-            "No provider has an active recipe: see the comments in {file}."
-        ));
+    let (written, config) = made(output, machine_name().as_str(), None, &backends)?;
+    for reason in &written.reasons {
+        notice(reason);
     }
-    for (provider, trial) in &written.trials {
-        let first = match trial {
-            Trial::Now => "run".to_owned(),
-            Trial::AfterStopping(pid) => format!(
-                "stop process {pid} (`kill {pid}`), and run",
-                pid = pid.as_raw_pid()
-            ),
-        };
-        notice(format_args!(
-            "To try `{provider}` first: {first} `reveille recipe test {provider} --config {file}`"
-        ));
+    let file = output.display();
+    if !answers.writes(&format!("Write {file}?"))? {
+        notice("Nothing was written.");
+        return Ok(());
     }
-    Ok(())
+    let chosen = trials::chosen(&written, &mut answers)?;
+    write(output, &written.text, args.force)?;
+    notice(format_args!("wrote {file}"));
+    let failed = trials::run(&config, &chosen, &args.data_dir).await?;
+    match failed.as_slice() {
+        [] => {
+            let tried: Vec<_> = chosen.iter().map(|(name, _)| *name).collect();
+            next::say(args, &written, !config.providers.is_empty(), &tried);
+            Ok(())
+        }
+        [first, ..] => Err(anyhow::anyhow!(
+            "{file} was written, but doesn't work yet: {}. Correct it, and run `reveille recipe test {first} --config {file}`",
+            failed.join(", "),
+        )
+        .into()),
+    }
 }
 
-/// Looks for backends on these ports of this machine, and prints what it finds.
+/// The backends that are to be written.
+fn wanted<I: BufRead>(found: Vec<Found>, answers: &mut Answers<I>) -> Result<Vec<Found>, Failure> {
+    let mut wanted = vec![];
+    for backend in found {
+        // What lacks something only becomes a comment.
+        let lacks = backend
+            .installed()
+            .is_some_and(|installed| installed.lacks.is_some());
+        let question = format!("Add `{}` ({})?", backend.name, backend.server.label());
+        if lacks || answers.writes(&question)? {
+            wanted.push(backend);
+        }
+    }
+    Ok(wanted)
+}
+
+fn model_file(file: &Path) -> Result<Gguf, Failure> {
+    Gguf::read(file).map_err(|reason| Failure::Config(format!("{} {reason}", file.display())))
+}
+
+/// Looks for backends on these ports of this machine and for programs that are installed, and prints what it finds.
 pub async fn look(ports: &[u16]) -> Result<Vec<Found>, Failure> {
+    look_for(ports, &[]).await
+}
+
+/// The same with these model files for llama.cpp.
+async fn look_for(ports: &[u16], files: &[Gguf]) -> Result<Vec<Found>, Failure> {
     let client = fetch::client()?;
     let mut backends: Vec<Found> = vec![];
     for (index, port) in ports.iter().copied().enumerate() {
@@ -122,6 +181,14 @@ pub async fn look(ports: &[u16]) -> Result<Vec<Found>, Failure> {
             Err(reason) => notice(format_args!("127.0.0.1:{port}{usual}: {reason}")),
         }
     }
+    let stopped = installed::look(&Places::own(), &backends, ports, files);
+    for backend in &stopped.backends {
+        notice(backend.described());
+    }
+    for remark in &stopped.remarks {
+        notice(remark);
+    }
+    backends.extend(stopped.backends);
     Ok(backends)
 }
 
@@ -134,16 +201,27 @@ pub fn write_config(
     backends: &[Found],
     force: bool,
 ) -> Result<Written, Failure> {
-    let written = text::config(agent, hub, backends);
-    // Whatever a backend lists, only a valid config is written.
-    Config::parse(&written.text, &output.display().to_string(), &|_| None)
-        .map_err(|error| anyhow::anyhow!("the backends found don't make a valid config: {error}"))?;
+    let (written, _) = made(output, agent, hub, backends)?;
     write(output, &written.text, force)?;
     for reason in &written.reasons {
         notice(reason);
     }
     notice(format_args!("wrote {}", output.display()));
     Ok(written)
+}
+
+/// The config of `agent` with these backends, as text and as the agent reads it.
+fn made(
+    output: &Path,
+    agent: &str,
+    hub: Option<&str>,
+    backends: &[Found],
+) -> Result<(Written, Config), Failure> {
+    let written = text::config(agent, hub, backends);
+    // Whatever a backend lists, only a valid config is written.
+    let config = Config::parse(&written.text, &output.display().to_string(), &|_| None)
+        .map_err(|error| anyhow::anyhow!("the backends found don't make a valid config: {error}"))?;
+    Ok((written, config))
 }
 
 /// The error for a file that exists.

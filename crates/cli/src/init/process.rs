@@ -68,6 +68,50 @@ pub enum Origin {
     Forwarded(&'static str),
     /// It can't be seen.
     Unknown,
+    /// It doesn't run.
+    Installed(Installed),
+}
+
+/// How a program that doesn't run would be started.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Installed {
+    pub start: Start,
+    /// What keeps the recipe from holding: a sentence.
+    pub lacks: Option<String>,
+    /// What else a person should know: a sentence.
+    pub note: Option<String>,
+}
+
+/// Who starts it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Start {
+    /// The agent, which runs it.
+    Serve {
+        /// An absolute path, or a name that any `PATH` finds.
+        program: String,
+        args: Vec<String>,
+        /// Variables with their values.
+        variables: Vec<(&'static str, String)>,
+    },
+    /// LM Studio's own command, by this name.
+    Lms(String),
+    /// systemd.
+    Unit(Unit),
+}
+
+impl Installed {
+    /// What the agent would run.
+    pub fn serve(program: String, args: Vec<String>) -> Self {
+        Self {
+            start: Start::Serve {
+                program,
+                args,
+                variables: vec![],
+            },
+            lacks: None,
+            note: None,
+        }
+    }
 }
 
 /// A systemd unit.

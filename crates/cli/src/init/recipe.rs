@@ -5,14 +5,23 @@
 
 use super::{
     found::{Found, Server},
-    process::{Arg, Origin, ServerCommand, Unit},
+    installed::Places,
+    process::{Arg, Installed, Origin, ServerCommand, Start, Unit},
 };
 use crate::terminal;
 use reveille_agent::child::find_program;
 use reveille_domain::ModelName;
 use rustix::process::Pid;
 use serde_json::{Value, json};
-use std::{borrow::Cow, path::Path};
+use std::{borrow::Cow, net::SocketAddr, path::Path};
+
+const LMS: &str = "LM Studio's own command, `lms`, starts its server and stops it after 30 idle minutes. LM Studio loads models \
+                   on request.";
+/// Why llama.cpp's probe is another, and that probe.
+const LLAMA_CPP_PROBE: (&str, &str) = (
+    "It may list its model before it has loaded it, so the probe checks whether it has.",
+    "{ path = \"/health\" }",
+);
 
 /// How a provider's backend is woken and put to sleep.
 pub struct Recipe {
@@ -37,8 +46,14 @@ pub struct Probe {
 pub enum Trial {
     /// At once: it puts the backend to sleep first.
     Now,
+    /// At once: it starts the backend, which doesn't run.
+    Stopped,
     /// Once this process, which Reveille didn't start, has been stopped.
-    AfterStopping(Pid),
+    AfterStopping {
+        pid: Pid,
+        /// Where it listens.
+        address: SocketAddr,
+    },
 }
 
 impl Recipe {
@@ -70,17 +85,17 @@ impl Recipe {
         }
     }
 
-    /// The recipe of a backend other than Ollama.
+    /// The recipe of a backend other than a running Ollama.
     pub fn of(backend: &Found) -> Self {
+        if let Some(installed) = backend.installed() {
+            return Self::of_installed(backend, installed);
+        }
         if backend.sleep_mode {
             return Self::of_sleep_mode(backend);
         }
         match backend.server {
             Server::LmStudio => Self::of_lm_studio(backend.address.port()),
-            Server::LlamaCpp => Self::of_process(backend).probed(
-                "It may list its model before it has loaded it, so the probe checks whether it has.",
-                "{ path = \"/health\" }",
-            ),
+            Server::LlamaCpp => Self::of_process(backend).probed(LLAMA_CPP_PROBE.0, LLAMA_CPP_PROBE.1),
             Server::Vllm => {
                 let recipe = Self::of_process(backend);
                 Self {
@@ -114,30 +129,56 @@ impl Recipe {
     }
 
     fn of_lm_studio(port: u16) -> Self {
-        // Its installer puts it there, and not always into PATH.
-        let installed = std::env::home_dir().map(|home| home.join(".lmstudio/bin/lms"));
-        let program = match installed.filter(|file| find_program("lms", None).is_err() && file.is_file()) {
-            Some(file) => file.display().to_string(),
-            None => "lms".to_owned(),
-        };
-        let command = format!(
-            "type = \"command\"\nrun = \"detach\"\ncommand = {}\n",
-            quoted(&program)
-        );
-        let text = format!(
-            "[provider.wake]\n{command}args = [\"server\", \"start\", \"--port\", \"{port}\"]\n\n\
-             [provider.sleep]\nidle_after = \"30m\"\n{command}args = [\"server\", \"stop\"]\n"
-        );
+        let program = Places::own().lms().unwrap_or_else(|| "lms".to_owned());
+        let text = lms(&program, port);
         if find_program(&program, None).is_ok() {
-            let why = "LM Studio's own command, `lms`, starts its server and stops it after 30 idle minutes. LM Studio loads \
-                       models on request.";
-            return Self::active(why, Trial::Now, text);
+            return Self::active(LMS, Trial::Now, text);
         }
         Self::incomplete(
             "LM Studio's command, `lms`, could start and stop its server, but isn't in PATH: install it and uncomment the \
              recipe.",
             &text,
         )
+    }
+
+    /// The recipe of a backend that doesn't run. The text of one that lacks something is completed by a person.
+    fn of_installed(backend: &Found, installed: &Installed) -> Self {
+        let mut recipe = match &installed.start {
+            Start::Serve {
+                program,
+                args,
+                variables,
+            } => {
+                let mut variables = variables.clone();
+                if backend.server == Server::Ollama {
+                    variables.insert(0, ("OLLAMA_HOST", backend.address.to_string()));
+                }
+                let args: Vec<_> = args.iter().map(|arg| Arg::Plain(arg.clone())).collect();
+                let text = served(program, &args, None, &Variables::Set(&variables), backend.server);
+                let later = match backend.server {
+                    Server::Ollama => " Models that you pull later have to be named here too.",
+                    _ => "",
+                };
+                let why = "Reveille starts it when a request arrives, and stops it after 15 idle minutes.";
+                Self::active(format!("{why}{later}"), Trial::Stopped, text)
+            }
+            Start::Lms(program) => Self::active(LMS, Trial::Stopped, lms(program, backend.address.port())),
+            Start::Unit(unit) => Self::active("", Trial::Stopped, switched_by_systemd(unit)),
+        };
+        if backend.server == Server::LlamaCpp {
+            recipe = recipe.probed(LLAMA_CPP_PROBE.0, LLAMA_CPP_PROBE.1);
+        }
+        if let Some(note) = &installed.note {
+            recipe.why = format!("{} {note}", recipe.why);
+        }
+        if let Some(lacks) = &installed.lacks {
+            recipe.why = format!(
+                "{} is installed, but doesn't run. {lacks}",
+                backend.server.label()
+            );
+            recipe.trial = None;
+        }
+        recipe
     }
 
     /// The recipe of a server that has to be stopped to sleep, by how it was started.
@@ -156,7 +197,7 @@ impl Recipe {
                 ),
                 &guessed(backend),
             ),
-            Origin::Unknown => Self::incomplete(
+            Origin::Unknown | Origin::Installed(_) => Self::incomplete(
                 "How it was started can't be seen, so nothing wakes it yet: correct `command` and `args`, which are a guess, \
                  and uncomment the recipe.",
                 &guessed(backend),
@@ -177,13 +218,20 @@ impl Recipe {
             &command.program,
             &command.args,
             folder,
-            &command.variables,
+            &Variables::Passed(&command.variables),
             backend.server,
         );
         if doubts.is_empty() {
             let why = "Reveille starts it with the command of the running server, and stops it after 15 idle minutes. It never \
                        stops a server that it hasn't started, so stop the running one yourself once.";
-            return Self::active(why, Trial::AfterStopping(command.pid), text);
+            return Self::active(
+                why,
+                Trial::AfterStopping {
+                    pid: command.pid,
+                    address: backend.address,
+                },
+                text,
+            );
         }
         Self::incomplete(
             format!(
@@ -195,9 +243,7 @@ impl Recipe {
     }
 
     fn of_unit(unit: &Unit) -> Self {
-        let user: &[&str] = if unit.of_user { &["--user"] } else { &[] };
-        let order = |order| [user, &[order, unit.name.as_str()]].concat();
-        let text = switched("systemctl", &order("start"), &order("stop"));
+        let text = switched_by_systemd(unit);
         let condition = if unit.of_user {
             "the agent runs as the same user"
         } else {
@@ -253,7 +299,7 @@ pub fn ollama_as_child(backend: &Found) -> Option<String> {
     let program = match &backend.origin {
         Origin::Command(command) if command.program.ends_with("/ollama") => command.program.as_str(),
         Origin::Command(_) | Origin::Unknown => "ollama",
-        Origin::Unit(_) | Origin::Container | Origin::Forwarded(_) => return None,
+        Origin::Unit(_) | Origin::Container | Origin::Forwarded(_) | Origin::Installed(_) => return None,
     };
     Some(format!(
         "[provider.wake]\ntype = \"command\"\nrun = \"serve\"\ncommand = {}\nargs = [\"serve\"]\n\
@@ -281,7 +327,15 @@ fn guessed(backend: &Found) -> String {
         Server::LmStudio | Server::Other => ("/path/to/server", vec!["--its", "arguments"]),
     };
     let args: Vec<_> = args.into_iter().map(|arg| Arg::Plain(arg.to_owned())).collect();
-    served(program, &args, None, &[], backend.server)
+    served(program, &args, None, &Variables::Passed(&[]), backend.server)
+}
+
+/// The variables of a command.
+enum Variables<'a> {
+    /// As the agent has them.
+    Passed(&'a [String]),
+    /// With these values.
+    Set(&'a [(&'static str, String)]),
 }
 
 /// A server as the agent's child.
@@ -289,7 +343,7 @@ fn served(
     program: &str,
     args: &[Arg],
     folder: Option<&Path>,
-    variables: &[String],
+    variables: &Variables<'_>,
     server: Server,
 ) -> String {
     let list = |words: Vec<String>| format!("[{}]", words.join(", "));
@@ -303,15 +357,40 @@ fn served(
     if let Some(folder) = folder {
         text += &format!("cwd = {}\n", quoted(&folder.display().to_string()));
     }
-    if !variables.is_empty() {
-        text += &format!(
-            "env_pass = {}\n",
-            list(variables.iter().map(|name| quoted(name)).collect())
-        );
+    match variables {
+        Variables::Passed([]) | Variables::Set([]) => {}
+        Variables::Passed(names) => {
+            let names = names.iter().map(|name| quoted(name)).collect();
+            text += &format!("env_pass = {}\n", list(names));
+        }
+        Variables::Set(variables) => {
+            let set = variables
+                .iter()
+                .map(|(name, value)| format!("{name} = {}", quoted(value)));
+            text += &format!("env = {{ {} }}\n", set.collect::<Vec<_>>().join(", "));
+        }
     }
     // vLLM compiles before it listens.
     let max_wait = if server == Server::Vllm { "10m" } else { "5m" };
     text + &format!("max_wait = \"{max_wait}\"\n\n[provider.sleep]\nidle_after = \"15m\"\n")
+}
+
+/// LM Studio's command starts and stops it.
+fn lms(program: &str, port: u16) -> String {
+    let command = format!(
+        "type = \"command\"\nrun = \"detach\"\ncommand = {}\n",
+        quoted(program)
+    );
+    format!(
+        "[provider.wake]\n{command}args = [\"server\", \"start\", \"--port\", \"{port}\"]\n\n\
+         [provider.sleep]\nidle_after = \"30m\"\n{command}args = [\"server\", \"stop\"]\n"
+    )
+}
+
+fn switched_by_systemd(unit: &Unit) -> String {
+    let user: &[&str] = if unit.of_user { &["--user"] } else { &[] };
+    let order = |order| [user, &[order, unit.name.as_str()]].concat();
+    switched("systemctl", &order("start"), &order("stop"))
 }
 
 /// A server that a manager starts and stops.

@@ -247,7 +247,13 @@ fn a_server_is_started_with_the_command_of_the_running_one() {
     let written = write(std::slice::from_ref(&backend));
     assert_eq!(
         written.trials,
-        [("p8080".to_owned(), Trial::AfterStopping(getpid()))]
+        [(
+            "p8080".to_owned(),
+            Trial::AfterStopping {
+                pid: getpid(),
+                address: backend.address
+            }
+        )]
     );
     assert!(
         written.reasons[0].contains("stop the running one yourself"),

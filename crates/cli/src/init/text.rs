@@ -2,11 +2,11 @@
 //! sentence that explains it.
 
 use super::{
-    found::{Found, Server},
+    found::{Found, Server, name_for},
     recipe::{self, Recipe, Trial, commented, quoted},
 };
 use reveille_agent::child::find_program;
-use reveille_domain::{MAX_TOKEN_BYTES, ModelName};
+use reveille_domain::ModelName;
 use std::{collections::HashSet, fmt::Write as _};
 
 const HEAD: &str = "\
@@ -83,6 +83,9 @@ idle_after = "15m"
     ),
 ];
 
+/// The programs that are looked for.
+pub const PROGRAMS: &str = "`ollama`, `llama-server`, `vllm` and `lms`";
+
 /// A config, and the reasons for its choices.
 pub struct Written {
     /// The file's text.
@@ -119,7 +122,7 @@ pub fn config(agent: &str, hub: Option<&str>, backends: &[Found]) -> Written {
         for provider in providers(backend, &mut names) {
             written.add(backend, &provider, &mut models);
         }
-        if backend.server == Server::Ollama {
+        if backend.server == Server::Ollama && backend.installed().is_none() {
             written.text += &alternatives(backend);
         }
     }
@@ -132,6 +135,16 @@ pub fn config(agent: &str, hub: Option<&str>, backends: &[Found]) -> Written {
 impl Written {
     fn add(&mut self, backend: &Found, provider: &Provider, taken: &mut HashSet<ModelName>) {
         let Provider { name, recipe, .. } = provider;
+        if let Some(lacks) = backend
+            .installed()
+            .and_then(|installed| installed.lacks.as_deref())
+        {
+            // It isn't a provider yet, so it takes no name from one.
+            let block = block(backend, provider, &mut HashSet::new());
+            let _ = write!(self.text, "\n{}#\n{}", comment(&recipe.why), commented(&block));
+            self.reasons.push(format!("{}: {lacks}", backend.server.label()));
+            return;
+        }
         self.text += &head(backend, name);
         self.text += &models(backend, provider, taken);
         if let Some(probe) = &recipe.probe {
@@ -148,6 +161,22 @@ impl Written {
         self.trials
             .extend(recipe.trial.map(|trial| (name.clone(), trial)));
     }
+}
+
+/// A provider without comments in it.
+fn block(backend: &Found, provider: &Provider, taken: &mut HashSet<ModelName>) -> String {
+    let models = models(backend, provider, taken);
+    let models = if models.starts_with('#') { "" } else { &models };
+    let probe = provider.recipe.probe.as_ref();
+    let probe = probe
+        .map(|probe| format!("probe = {}\n", probe.text))
+        .unwrap_or_default();
+    format!(
+        "[[provider]]\nname = {:?}\nbase_url = \"{}\"\n{models}{probe}\n{}",
+        provider.name,
+        backend.base_url(),
+        provider.recipe.text
+    )
 }
 
 /// Sentences as a comment of several lines.
@@ -167,9 +196,15 @@ fn comment(text: &str) -> String {
 }
 
 fn head(backend: &Found, name: &str) -> String {
+    let what = match backend.installed() {
+        Some(_) => format!(
+            "This is {}, which is installed but didn't run.",
+            backend.server.label()
+        ),
+        None => format!("This seems to be {}.", backend.server.label()),
+    };
     let mut text = format!(
-        "\n[[provider]]\n# This seems to be {}.\nname = {name:?}\nbase_url = \"{}\"\n",
-        backend.server.label(),
+        "\n[[provider]]\n# {what}\nname = {name:?}\nbase_url = \"{}\"\n",
         backend.base_url()
     );
     if backend.requires_key() {
@@ -192,7 +227,7 @@ fn providers(backend: &Found, names: &mut HashSet<String>) -> Vec<Provider> {
         free
     };
     let own = name(&backend.name);
-    if backend.server != Server::Ollama {
+    if backend.server != Server::Ollama || backend.installed().is_some() {
         let looked_up = backend.server == Server::LmStudio || backend.models.is_empty();
         let models = if looked_up {
             Models::LookedUp
@@ -222,23 +257,6 @@ fn providers(backend: &Found, names: &mut HashSet<String>) -> Vec<Provider> {
     let in_memory = backend.in_memory.iter();
     let in_memory = in_memory.map(|model| of_model(name(&name_for(&backend.name, model)), model));
     std::iter::once(others).chain(in_memory).collect()
-}
-
-/// A provider's name for one model of a backend.
-fn name_for(backend: &str, model: &ModelName) -> String {
-    let legal = |c: char| {
-        if c.is_ascii_alphanumeric() || c == '_' {
-            c.to_ascii_lowercase()
-        } else {
-            '-'
-        }
-    };
-    let name = format!("{backend}-{}", model.as_str())
-        .chars()
-        .map(legal)
-        .collect::<String>();
-    // With room for a number.
-    name.chars().take(MAX_TOKEN_BYTES - 4).collect()
 }
 
 /// What else may be done with an Ollama, commented out.
@@ -338,7 +356,7 @@ fn template() -> String {
     let fits = TEMPLATES.iter().find(|(program, _)| Some(*program) == installed);
     let (_, provider) = fits.unwrap_or(&TEMPLATES[0]);
     format!(
-        "\n# No running backend was found. Uncomment this and adapt it to yours:\n#\n{}",
+        "\n# No backend was found. Uncomment this and adapt it to yours:\n#\n{}",
         commented(provider)
     )
 }

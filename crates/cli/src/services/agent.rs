@@ -3,9 +3,9 @@
 use super::until_signalled;
 use crate::{
     args::{DataDirArg, Listing},
-    config,
+    config::{self, CONFIG_FILE},
     data_dir::AGENT_STATE,
-    enroll::{self, AgentForget, AgentRevoke, AgentTokenCreate},
+    enroll::{self, AgentForget, AgentRevoke, AgentTokenCreate, Joined},
     failure::Failure,
     hub::{agent_key, nats_for_agent, server_of},
     logging,
@@ -20,13 +20,13 @@ use tokio_util::sync::CancellationToken;
 
 /// `reveille agent`.
 #[derive(Debug, Args)]
-#[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
+#[command(args_conflicts_with_subcommands = true)]
 pub struct Agent {
     /// A command other than running the agent.
     #[command(subcommand)]
     pub command: Option<AgentCommand>,
-    /// The agent's config file.
-    #[arg(long, env = "REVEILLE_CONFIG", value_name = "FILE", required = true)]
+    /// The agent's config file [default: reveille.toml in this folder, or else in the data directory].
+    #[arg(long, env = "REVEILLE_CONFIG", value_name = "FILE")]
     pub config: Option<PathBuf>,
     /// The hub's NATS servers [default: those in the config].
     #[arg(long, env = "REVEILLE_NATS_URL", value_name = "URL", hide_env_values = true)]
@@ -54,6 +54,20 @@ pub enum AgentCommand {
     Reload(DataDirArg),
 }
 
+impl Agent {
+    /// The agent of a machine that has just joined.
+    pub fn of(joined: Joined) -> Self {
+        Self {
+            command: None,
+            config: Some(joined.config),
+            nats: None,
+            data_dir: DataDirArg {
+                data_dir: Some(joined.data_dir),
+            },
+        }
+    }
+}
+
 /// Runs the agent until a signal, or the subcommand.
 pub async fn run(args: Agent) -> Result<(), Failure> {
     match &args.command {
@@ -69,7 +83,16 @@ pub async fn run(args: Agent) -> Result<(), Failure> {
 }
 
 async fn serve(args: Agent, hangups: Hangups) -> Result<(), Failure> {
-    let file = args.config.unwrap_or_default();
+    let data_dir = args.data_dir.path()?;
+    let file = match args.config {
+        Some(file) => file,
+        None => config::default_file(Some(&data_dir)).ok_or_else(|| {
+            Failure::Config(format!(
+                "there is no {CONFIG_FILE} here or in {}: join a hub with `reveille join TOKEN`, or use --config FILE",
+                data_dir.display()
+            ))
+        })?,
+    };
     let config = config::load(&file)?;
     let nats = match (&args.nats, &config.agent.nats) {
         (Some(url), _) => nats_for_agent(url, &config)?,
@@ -82,8 +105,8 @@ async fn serve(args: Agent, hangups: Hangups) -> Result<(), Failure> {
         }
     };
     let key = agent_key(&config)?;
-    let data_dir = args.data_dir.path()?;
     logging::start()?;
+    config::warn_of_mistakes(&config);
     let file = ConfigFile {
         path: file,
         allow_plaintext: false,

@@ -107,6 +107,7 @@ pub fn config(hub: &HubNats, agents_nats: Option<String>) -> Result<Config, Fail
         agent_hub: AgentHub {
             nats_url: agents_nats.unwrap_or_else(|| hub.server().url.clone()),
             ca_pem: hub.ca_pem()?,
+            joins: None,
         },
         ..Config::new(hub.access(Role::Api)?, &replica::name())
     })

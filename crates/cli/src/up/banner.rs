@@ -2,27 +2,47 @@
 
 use crate::{
     client::{
-        ApiClient, Row, field,
+        ApiClient, Row, field, moment,
         table::{PROVIDERS, table},
     },
+    enroll::Token,
     failure::Failure,
-    logging::notice,
+    logging::{self, notice},
+    sd_notify,
 };
-use reveille_agent::config::Config;
+use jiff::tz::TimeZone;
+use reqwest::Method;
+use reveille_agent::{
+    config::{Config, ProviderConfig, WakeConfig},
+    listeners::LocalPort,
+    local_checks::mistakes,
+};
 use reveille_api::keys::SecretKey;
 use serde_json::json;
 use std::{
     fmt::Write as _,
+    iter,
     path::PathBuf,
     time::{Duration, Instant},
 };
 use tokio::time::sleep;
+use tracing::warn;
+use url::Url;
 
 /// How long the API may take before a line says that it isn't ready.
 const READY_WITHIN: Duration = Duration::from_secs(30);
 /// How long to wait for providers to be registered before showing the banner without them.
 const REGISTERED_WITHIN: Duration = Duration::from_secs(15);
+/// The name of the first machine that joins, unless its owner chooses one.
+const SUGGESTED: &str = "gpu-box";
 const LOOK_EVERY: Duration = Duration::from_millis(100);
+/// The check of `/readyz` that fails until this run's agent has published its providers.
+const OWN_AGENT: &str = "agent";
+/// How long to wait for Postgres, whose tables a first start creates, before the banner says that it can't be reached.
+const DATABASE_WITHIN: Duration = Duration::from_secs(3);
+const IN_POSTGRES: &str = "in Postgres";
+const NO_DATABASE: &str = "in Postgres, which can't be reached: lists and history are unavailable, requests still work\n          \
+                           (`reveille doctor --database-url URL` says why)";
 
 /// What is running, and where.
 #[derive(Debug)]
@@ -34,6 +54,13 @@ pub struct Banner {
     root_key: Option<PathBuf>,
     nats: String,
     lists: &'static str,
+    /// The authority of the API's certificate, if we made that ourselves.
+    own_ca: Option<PathBuf>,
+    /// Where agents of other machines reach this hub, if it listens for them.
+    agents: Option<String>,
+    /// The command with which a machine joins, and until when it works.
+    join: Option<(Token, String)>,
+    warnings: Vec<String>,
     /// The config of this run's agent.
     agent: Option<Config>,
     /// The journal's last commit before our agent started.
@@ -45,6 +72,7 @@ impl Banner {
     pub fn new(
         api: String,
         nats: String,
+        agents: Option<String>,
         database: bool,
         root: &SecretKey,
         root_key: Option<PathBuf>,
@@ -54,30 +82,90 @@ impl Banner {
             api,
             root_key,
             nats,
-            lists: if database { "in Postgres" } else { "in memory" },
+            lists: if database { IN_POSTGRES } else { "in memory" },
+            agents,
+            own_ca: None,
+            join: None,
+            warnings: vec![],
             agent: None,
             before: 0,
         })
     }
 
+    /// Says that the API's certificate is from this authority of our own.
+    pub fn trusts(&mut self, authority: Option<PathBuf>) {
+        self.own_ca = authority;
+    }
+
     /// Waits until the API is ready; prints a line if that takes long.
     pub async fn api_is_ready(&mut self) {
-        if !until(READY_WITHIN, async || self.client.is_ready().await).await {
+        if !until(READY_WITHIN, async || self.waits_only_for_agent().await).await {
+            logging::all();
             notice("The API isn't ready yet; the log says why. Still trying.");
-            until(Duration::MAX, async || self.client.is_ready().await).await;
+            until(Duration::MAX, async || self.waits_only_for_agent().await).await;
         }
         if let Ok(page) = self.client.providers().await {
             self.before = page.applied;
         }
     }
 
-    /// Announces that the config's providers are about to be registered.
-    pub fn expect(&mut self, config: &Config) {
-        self.agent = Some(config.clone());
+    /// Creates the token that the banner shows. A service manager keeps what is printed where others may read it, so there is
+    /// none then.
+    pub async fn invite(&mut self) {
+        if self.agents.is_none() || sd_notify::is_managed() {
+            return;
+        }
+        match self.token().await {
+            Ok(token) => self.join = Some(token),
+            Err(failure) => {
+                warn!(%failure, "can't create a token; `reveille agent-token create NAME` creates one");
+            }
+        }
     }
 
-    /// Prints the banner once the config's providers are registered.
-    pub async fn show(&self) {
+    async fn token(&self) -> Result<(Token, String), Failure> {
+        let agents = self.client.rows("/reveille/v1/agents", &[], usize::MAX).await?;
+        let own = self.agent.as_ref().map(|config| config.agent.name.as_str());
+        let is_taken = |name: &str| {
+            let joined = |row: &Row| field(row, "agent") == name && row["key"].is_string();
+            own == Some(name) || agents.iter().any(joined)
+        };
+        let name = suggested(is_taken);
+        let path = format!("/reveille/v1/agents/{name}/tokens");
+        let issued = self.client.post(&path, &json!({})).await?;
+        let until = moment(&issued["expires_at_ms"], &TimeZone::system());
+        Ok((Token::of(None, &Url::parse(&self.api)?, &issued)?, until))
+    }
+
+    /// Announces that the config's providers are about to be registered, and looks for what the owner must do about them.
+    pub async fn expect(&mut self, config: &Config) {
+        self.agent = Some(config.clone());
+        for provider in &config.providers {
+            let found = mistakes(provider).into_iter().chain(runs_already(provider).await);
+            self.warnings
+                .extend(found.map(|found| format!("{}: {found}", provider.name)));
+        }
+    }
+
+    /// Whether the API has all it needs, except for our agent, which starts after it.
+    async fn waits_only_for_agent(&self) -> bool {
+        let request = self.client.request(Method::GET, "/readyz");
+        let Ok(answer) = self.client.body(request).await else {
+            return false;
+        };
+        let checks = answer["checks"].as_object();
+        checks.is_some_and(|checks| {
+            checks
+                .iter()
+                .all(|(check, passed)| check == OWN_AGENT || *passed == true)
+        })
+    }
+
+    /// Waits until the config's providers are registered, but not for ever, and returns all providers.
+    pub async fn providers(&mut self) -> Vec<Row> {
+        if self.lists == IN_POSTGRES && !until(DATABASE_WITHIN, async || self.has_lists().await).await {
+            self.lists = NO_DATABASE;
+        }
         let mut providers = vec![];
         until(REGISTERED_WITHIN, async || {
             if let Ok(page) = self.client.providers().await {
@@ -86,7 +174,18 @@ impl Banner {
             self.is_complete(&providers)
         })
         .await;
-        notice(self.text(&providers).trim_end());
+        providers
+    }
+
+    /// Prints the banner.
+    pub fn show(&self, providers: &[Row]) {
+        notice(self.text(providers).trim_end());
+    }
+
+    async fn has_lists(&self) -> bool {
+        let asked = self.client.request(Method::GET, "/reveille/v1/status");
+        let answer = self.client.json::<Row>(asked).await;
+        answer.is_ok_and(|status| status["rows"]["applied"].is_u64())
     }
 
     fn text(&self, providers: &[Row]) -> String {
@@ -100,11 +199,20 @@ impl Banner {
         };
         let mut text =
             format!("\nreveille is up\n\n  API     {api}/v1   point OpenAI clients here; {keys}\n");
-        if api.starts_with("https:") {
+        if api.starts_with("https:") && self.own_ca.is_none() {
             text += "          (use a host name from the certificate instead of this address)\n";
         }
+        if let Some(ca) = &self.own_ca {
+            let _ = writeln!(
+                text,
+                "          (clients have to trust the certificate {})",
+                ca.display()
+            );
+        } else if self.agents.is_some() && api.starts_with("http:") && self.root_key.is_none() {
+            text += "          (`--listen 0.0.0.0:8420` opens it to other machines, with HTTPS and keys)\n";
+        }
         let agent = match &self.agent {
-            None => "none: no config (--config FILE)",
+            None => "none: no reveille.toml in this folder (--config FILE)",
             Some(config) => config.agent.name.as_str(),
         };
         let _ = write!(
@@ -114,6 +222,9 @@ impl Banner {
         );
         if !self.is_complete(providers) {
             text += "          some of its providers aren't registered yet; the log says why\n";
+        }
+        for warning in &self.warnings {
+            let _ = writeln!(text, "  warning {warning}");
         }
         if !providers.is_empty() {
             let _ = write!(text, "\n{}\n", indented(&table(PROVIDERS, providers)));
@@ -129,8 +240,28 @@ impl Banner {
                 "\n  curl {api}/v1/chat/completions{key} -H 'content-type: application/json' \\\n    -d '{body}'\n"
             );
         }
+        text += &self.joining();
         text += "\n  Press Ctrl-C to stop\n\n";
         text
+    }
+
+    /// How another machine joins.
+    fn joining(&self) -> String {
+        let Some(agents) = &self.agents else {
+            return String::new();
+        };
+        let Some((token, until)) = &self.join else {
+            return format!(
+                "\n  Agents of other machines reach this hub at {agents}\n  `reveille agent-token create NAME` prints the line with which one joins\n"
+            );
+        };
+        format!(
+            "\n  To add a machine with backends, run this there. It works once, until {until}; {agent} is the name it gets:\n\n\
+             reveille join {token}\n\n  \
+             For another name, or the next machine: reveille agent-token create NAME\n  \
+             Agents reach this hub at {agents}\n",
+            agent = token.join.agent
+        )
     }
 
     /// Whether this run's agent has registered all of its providers. Registrations of earlier runs don't count.
@@ -142,6 +273,24 @@ impl Banner {
             .filter(|row| row["updated_seq"].as_u64() > Some(self.before));
         ours.count() >= config.providers.len()
     }
+}
+
+/// The name that a machine gets if nobody chooses one: the first that is free.
+fn suggested(is_taken: impl Fn(&str) -> bool) -> String {
+    let numbered = (2..).map(|number| format!("{SUGGESTED}-{number}"));
+    let mut names = iter::once(SUGGESTED.to_owned()).chain(numbered);
+    names.find(|name| !is_taken(name)).unwrap_or_default()
+}
+
+/// That an idle backend won't be put to sleep, since somebody else has started it, and what to do.
+async fn runs_already(provider: &ProviderConfig) -> Option<String> {
+    provider.sleep.as_ref()?.idle_after?;
+    provider.wake.as_ref().filter(|wake| WakeConfig::serves(wake))?;
+    let taken = LocalPort::of(&provider.base_url)?.taken().await?;
+    Some(format!(
+        "{taken}, and Reveille ends only what it has started itself, so `idle_after` has no effect: end that program once (a \
+         service with `systemctl disable --now`), and requests start it from then on"
+    ))
 }
 
 fn indented(lines: &str) -> String {
@@ -174,10 +323,10 @@ mod tests {
         let nats = "nats://hub.example (yours)".to_owned();
         let root = SecretKey::generate().unwrap();
         let file = required.then(|| "/data/root.key".into());
-        let mut banner = Banner::new(api, nats, false, &root, file).unwrap();
+        let mut banner = Banner::new(api, nats, None, false, &root, file).unwrap();
         let text =
             "[agent]\nname = 'gpu-box'\n[[provider]]\nname = 'vllm'\nbase_url = 'http://127.0.0.1:8000'\n";
-        banner.expect(&Config::parse(text, "reveille.toml", &|_| None).unwrap());
+        banner.agent = Some(Config::parse(text, "reveille.toml", &|_| None).unwrap());
         banner.before = 7;
         banner
     }
@@ -199,12 +348,77 @@ mod tests {
         insta::assert_snapshot!(text);
     }
 
+    #[tokio::test]
+    async fn an_idle_backend_that_somebody_else_has_started_is_told_with_what_to_do() {
+        let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("http://{}", taken.local_addr().unwrap());
+        let expect = async |run: &str| {
+            let text = format!(
+                "[[provider]]\nname = 'ollama'\nbase_url = '{url}'\nmodels = ['m']\n[provider.wake]\ntype = 'command'\n\
+                 command = 'sh'\nrun = '{run}'\n[provider.sleep]\nidle_after = '15m'\n{}",
+                if run == "serve" {
+                    ""
+                } else {
+                    "type = 'command'\ncommand = 'true'\n"
+                }
+            );
+            let mut banner = banner(false);
+            banner
+                .expect(&Config::parse(&text, "reveille.toml", &|_| None).unwrap())
+                .await;
+            banner.text(&[])
+        };
+        let said = expect("serve").await;
+        let own = format!("(process {}), and Reveille ends only", std::process::id());
+        for part in [
+            "\n  warning ollama: port ",
+            &own,
+            "`idle_after` has no effect: end that program once",
+        ] {
+            assert!(said.contains(part), "{part} is not in:\n{said}");
+        }
+        assert!(
+            !expect("once").await.contains("warning"),
+            "its recipe puts it to sleep"
+        );
+        drop(taken);
+        assert!(!expect("serve").await.contains("warning"), "nothing runs");
+    }
+
     #[test]
     fn an_address_that_is_not_in_the_certificate_is_explained() {
         let mut banner = banner(false);
         assert!(!banner.text(&[]).contains("certificate"));
         banner.api = "https://127.0.0.1:8420".to_owned();
         assert!(banner.text(&[]).contains("a host name from the certificate"));
+    }
+
+    #[test]
+    fn the_line_for_another_machine_stands_alone_so_that_it_can_be_copied() {
+        let mut banner = banner(false);
+        banner.agents = Some("192.0.2.1:8422".to_owned());
+        let text = banner.text(&[]);
+        assert!(
+            text.contains("reveille agent-token create NAME") && !text.contains("rvt_"),
+            "{text}"
+        );
+        let issued = json!({"agent": "gpu-box", "token_id": uuid::Uuid::from_u128(7), "secret": "x",
+            "nats": ["192.0.2.1:8422"], "ca_sha256": "AAAA"});
+        let token = Token::of(None, &Url::parse(&banner.api).unwrap(), &issued).unwrap();
+        banner.join = Some((token.clone(), "12:34".to_owned()));
+        let text = banner.text(&[]);
+        let lines: Vec<_> = text.lines().filter(|line| line.contains("rvt_")).collect();
+        assert_eq!(lines, [format!("reveille join {token}")]);
+    }
+
+    #[test]
+    fn a_machine_gets_the_first_name_that_is_free() {
+        assert_eq!(suggested(|_| false), "gpu-box");
+        assert_eq!(suggested(|name| name == "gpu-box"), "gpu-box-2");
+        assert_eq!(
+            suggested(|name| ["gpu-box", "gpu-box-2"].contains(&name)),
+            "gpu-box-3"
+        );
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! The NATS server of `up`: its own, or one that is already running.
 
 use super::{
+    agents_port::AgentsPort,
     nats_program,
     nats_server::{STORE, Server},
 };
@@ -9,8 +10,10 @@ use crate::{
     failure::Failure,
     hub::HubNats,
 };
+use reveille_api::JoinAddresses;
 use reveille_bus::{JournalHealth, access::HubKeys};
 use std::{fs, path::Path};
+use tokio_util::task::AbortOnDropHandle;
 use tracing::warn;
 use url::Url;
 
@@ -29,6 +32,10 @@ pub enum Hub {
         nats: HubNats,
         /// Whether the folder had a journal before and the server found none of its streams.
         lost_store: bool,
+        /// Where agents of other machines reach it, if it listens for them.
+        joins: Option<(String, JoinAddresses)>,
+        /// Keeps the certificate for them current.
+        renewal: Option<AbortOnDropHandle<()>>,
     },
     /// A server that someone else runs.
     Theirs { nats: HubNats, data: DataDir },
@@ -40,6 +47,7 @@ impl Hub {
         theirs: Option<HubNats>,
         data_dir: &Path,
         health: JournalHealth,
+        agents: Option<AgentsPort>,
     ) -> Result<Self, Failure> {
         if let Some(nats) = theirs {
             let data = DataDir::open(data_dir).await?;
@@ -49,10 +57,20 @@ impl Hub {
         let data = DataDir::open(data_dir).await?;
         let keys = HubKeys::make(&data.join(HUB_KEYS))?;
         let lost_store = data.join(JOURNAL_MARK).exists() && !data.join(STORE).join(STREAMS).exists();
-        let server = Server::start(&program, &data, &keys, health).await?;
+        let server = Server::start(&program, &data, &keys, health, agents.as_ref()).await?;
+        let ca = agents.as_ref().map(AgentsPort::ca);
         Ok(Self::Ours {
             lost_store,
-            nats: HubNats::ours(server.url(), keys),
+            nats: HubNats::ours(server.url().to_owned(), keys, ca),
+            joins: agents
+                .as_ref()
+                .map(|agents| (agents.agents_url(), agents.joins())),
+            renewal: agents.map(|agents| {
+                let data = data.path().to_owned();
+                AbortOnDropHandle::new(tokio::spawn(async move {
+                    agents.keep_current(&data).await;
+                }))
+            }),
             server,
             version: program.version,
             data,
@@ -93,6 +111,14 @@ impl Hub {
         Ok(data.announce(&RunningUp { api, nats })?)
     }
 
+    /// Where agents of other machines find our own server, if it listens for them.
+    pub const fn joins(&self) -> Option<&(String, JoinAddresses)> {
+        match self {
+            Self::Ours { joins, .. } => joins.as_ref(),
+            Self::Theirs { .. } => None,
+        }
+    }
+
     /// What shows that there was a journal, as a clause, if the folder of our own server's streams is gone.
     pub fn evidence(&self) -> Option<String> {
         match self {
@@ -120,7 +146,13 @@ impl Hub {
     /// Stops our own server.
     pub async fn stop(self) {
         match self {
-            Self::Ours { server, data, .. } => {
+            Self::Ours {
+                server,
+                data,
+                renewal,
+                ..
+            } => {
+                drop(renewal);
                 server.stop().await;
                 drop(data);
             }

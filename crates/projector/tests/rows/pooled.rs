@@ -37,6 +37,7 @@ async fn a_journal_is_followed_archived_and_folded_again_at(database: &Database)
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "slow: run by cargo xtask test --all"]
 async fn rows_are_written_and_read_through_a_pooler_of_transactions() {
     let database = Database::create().await;
     let pooler = TransactionPooler::start(&database).await;

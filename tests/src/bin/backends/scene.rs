@@ -135,15 +135,17 @@ impl<'a> Scene<'a> {
 
     /// The last line of what its command printed before it failed, which the agent keeps for the owner of the machine.
     pub async fn last_printed(&self) -> String {
-        let file = format!("reveille/agent/{}.{PROVIDER}.printed", self.agent);
+        let file = format!("reveille/agent/{}.{PROVIDER}.output", self.agent);
         let file = self.hub.world.data_home().join(file);
         wait_until(
             "the output of the failed command was kept",
             PATIENCE,
             async || {
                 let printed = fs::read_to_string(&file).ok()?;
-                let mut lines = printed.lines().map(str::trim);
-                lines.rfind(|line| !line.is_empty()).map(str::to_owned)
+                // Each line has its time and its step before it.
+                let mut lines = printed.lines().filter_map(|line| line.split_once(" | "));
+                let (_, text) = lines.rfind(|(_, text)| !text.trim().is_empty())?;
+                Some(text.trim().to_owned())
             },
         )
         .await

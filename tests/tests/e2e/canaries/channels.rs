@@ -6,6 +6,15 @@ use std::{collections::BTreeMap, fs, os::unix::fs::PermissionsExt};
 
 use crate::scene::SOON;
 
+/// What is in the output of the command that fails.
+pub fn printed_by_the_failing_command() -> Vec<&'static str> {
+    vec![
+        "output of a failing command",
+        "argument of a command",
+        "variable of a command",
+    ]
+}
+
 impl Hub {
     /// Everything that came out anywhere.
     pub async fn channels(&self) -> Vec<Channel> {
@@ -38,6 +47,10 @@ impl Hub {
         let mut files = self.channel("files", self.files());
         files.allowed = vec!["heartbeat that is none"];
         channels.push(files);
+        let mut output = self.channel("kept output", self.kept_output());
+        output.allowed = vec!["output of a served command"];
+        output.allowed.extend(printed_by_the_failing_command());
+        channels.push(output);
         channels
     }
 
@@ -70,22 +83,26 @@ impl Hub {
             ("NATS", &self.nats),
             ("Postgres", postgres),
         ] {
-            channels.push(self.channel(&format!("log of the {name}"), process.log().into_bytes()));
+            let mut channel = self.channel(&format!("log of the {name}"), process.log().into_bytes());
+            if name == "agent" {
+                // The last lines of a command that failed, and which program its owner has to install.
+                channel.allowed = printed_by_the_failing_command();
+                channel.allowed.push("path of a program");
+            }
+            channels.push(channel);
         }
         let mut commands = self.channel("output of commands", vec![]);
         for command in self.commands.lock().expect("not poisoned").iter() {
             commands.bytes.extend(command.log().into_bytes());
         }
-        // Whoever makes a token is shown it, and whoever has a config where its recipes lead, and what a failed command of
-        // theirs printed.
+        // Whoever makes a token is shown it, and whoever has a config where its recipes lead, and what their commands printed.
         commands.allowed = vec![
             "token",
             "path of a recipe that reaches nobody",
             "path of a program",
-            "output of a failing command",
-            "argument of a command",
-            "variable of a command",
+            "output of a served command",
         ];
+        commands.allowed.extend(printed_by_the_failing_command());
         channels.push(commands);
     }
 
@@ -181,6 +198,17 @@ impl Hub {
         channel
     }
 
+    /// What commands printed, as the agent and `recipe test` have kept it.
+    fn kept_output(&self) -> Vec<u8> {
+        let folders = ["machine/data/agent", "data-of-commands/agent"].map(|folder| self.folder.join(folder));
+        let entries = folders
+            .iter()
+            .flat_map(|folder| fs::read_dir(folder).expect("a folder"));
+        let files = entries.map(|entry| entry.expect("a file").path());
+        let output = files.filter(|file| file.extension().is_some_and(|end| end == "output"));
+        output.flat_map(|file| fs::read(file).expect("read")).collect()
+    }
+
     /// Everything that was left in a file, but for those that are there to hold a secret.
     fn files(&self) -> Vec<u8> {
         let mut bytes = vec![];
@@ -190,7 +218,7 @@ impl Hub {
                 let path = entry.path();
                 let holds_a_secret = path
                     .extension()
-                    .is_some_and(|end| ["nk", "key", "toml", "sh", "printed"].iter().any(|of| end == *of));
+                    .is_some_and(|end| ["nk", "key", "toml", "sh", "output"].iter().any(|of| end == *of));
                 if path.is_dir() {
                     folders.push(path);
                 } else if !holds_a_secret {

@@ -174,7 +174,7 @@ impl Hub {
         fs::create_dir(self.folder.join("machine")).expect("a folder");
         let config = self.agent_config.display().to_string();
         self.run(
-            &["join", "--config", &config, "--ports", "1"],
+            &["join", "--config", &config, "--ports", "1", "--no-start"],
             &[("REVEILLE_AGENT_TOKEN", &token)],
             0,
         )

@@ -155,7 +155,7 @@ impl Hub {
         let script = self.folder.join("machine/failing.sh");
         let output = self.planted.plant("output of a failing command");
         let text = format!(
-            "#!/bin/sh\nenv > {}\necho \"{output} $* $GIVEN\"\necho \"{output} $* $GIVEN\" >&2\nenv >&2\nexit 3\n",
+            "#!/bin/sh\nenv > {}\nenv >&2\necho \"{output} $* $GIVEN\"\necho \"{output} $* $GIVEN\" >&2\nexit 3\n",
             self.environment_file().display()
         );
         fs::write(&script, text).expect("written");

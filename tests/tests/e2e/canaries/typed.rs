@@ -81,6 +81,8 @@ pub async fn commands(hub: &Hub, key: &str) {
         .await;
     hub.run(&["recipe", "test", "failing", "--config", &agent], &variables, 1)
         .await;
+    let data = hub.folder.join("machine/data").display().to_string();
+    hub.run(&["logs", "--data-dir", &data], &[], 0).await;
     let password = plant("password of a database that is not there");
     let nowhere = format!("postgres://reveille:{password}@127.0.0.1:1/{}", hub.marker);
     let nats = format!("nats://user:{}@127.0.0.1:1", plant("password in --nats"));

@@ -2,6 +2,7 @@
 
 mod architecture;
 mod blocks;
+mod clients;
 mod covered;
 mod operations;
 mod readme;

@@ -207,7 +207,7 @@ async fn the_api_is_served_over_tls_by_the_documented_commands() {
 
 #[test]
 fn commands_that_no_test_can_run_name_what_is_there() {
-    let [containers, make_key, units] = blocks_of("commands_that_no_test_can_run_name_what_is_there");
+    let [hub, containers, make_key, unit] = blocks_of("commands_that_no_test_can_run_name_what_is_there");
     let (password, up) = containers.split_once('\n').expect("two commands");
     let folder = reveille_tests::Folder::new();
     let shell = Command::new("sh")
@@ -229,21 +229,32 @@ fn commands_that_no_test_can_run_name_what_is_there() {
         .and_then(|rest| rest.split(' ').next());
     assert!(compose.contains(&format!("\n  {}:\n", service.expect("a service"))));
 
-    let [install, reload, enable]: [&str; 3] = units
-        .lines()
-        .collect::<Vec<_>>()
-        .try_into()
-        .expect("three commands");
-    let [.., unit, folder] = install.split(' ').collect::<Vec<_>>()[..] else {
-        panic!("{install}")
-    };
-    assert!(
-        root().join(unit).is_file() && folder == "/etc/systemd/system/",
-        "{install}"
-    );
-    assert_eq!(reload, "systemctl daemon-reload");
-    let name = enable
+    let name = unit
         .strip_prefix("systemctl enable --now ")
         .expect("a unit is enabled");
-    assert!(unit.ends_with(&format!("/{name}.service")), "{enable}");
+    let unit = root().join(format!("packaging/systemd/{name}.service"));
+    assert!(unit.is_file(), "{}", unit.display());
+
+    // The hub in a container: the image keeps its data in the volume, and has a server where `up` looks, of the version that
+    // the compose file has.
+    let image = fs::read_to_string(root().join("Dockerfile")).expect("the Dockerfile");
+    for command in hub.lines() {
+        assert!(image.contains(&format!("#   {command}\n")), "{command}");
+    }
+    let (_, volume) = hub.split_once(" --volume reveille:").expect("a volume");
+    let volume = volume.split(' ').next().expect("its folder");
+    let server = "--from=nats /usr/local/bin/nats-server /usr/local/lib/reveille/\n";
+    let version = compose
+        .split("image: nats:")
+        .nth(1)
+        .and_then(|rest| rest.lines().next());
+    for line in [
+        format!("\nVOLUME {volume}\n"),
+        format!("\nENV REVEILLE_DATA_DIR={volume}\n"),
+        format!("\nFROM nats:{} AS nats\n", version.expect("a version of NATS")),
+        format!("\nCOPY {server}"),
+        "\nCOPY --from=build /out/reveille /usr/local/bin/\n".to_owned(),
+    ] {
+        assert!(image.contains(&line), "{line}");
+    }
 }

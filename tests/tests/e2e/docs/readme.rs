@@ -6,7 +6,7 @@ use super::{
 };
 use crate::machine::{MODEL, Machine, install_ollama, obstacle};
 use reveille_tests::{Exit, nats_server, program};
-use std::{fs, os::unix::fs::symlink, process::Command};
+use std::{fs, process::Command};
 
 #[test]
 fn the_first_two_commands_are_ones_that_xtask_knows() {
@@ -76,27 +76,19 @@ async fn the_readme_leads_from_a_config_to_an_answer() {
     install_ollama(&machine);
     fs::write(folder.join("reveille.toml"), config()).expect("a config");
     fs::write(folder.join("chat.py"), python).expect("a script");
-    let built = program("reveille");
-    fs::create_dir(folder.join("target")).expect("a folder");
-    symlink(built.parent().expect("a folder"), folder.join("target/debug")).expect("a link");
 
     // What the second terminal runs comes after the first one's last command, which stays.
     let commands = [first, second].join("\n").replace("\\\n", " ");
-    let (exports, commands): (Vec<_>, Vec<_>) = commands
-        .lines()
-        .filter(|line| !line.is_empty())
-        .partition(|line| line.starts_with("export "));
-    let with_exports = |line: &str| [&exports[..], &[line]].concat().join("\n");
     let mut up = None;
     let mut printed = String::new();
-    for line in commands {
+    for line in commands.lines().filter(|line| !line.is_empty()) {
         if line.starts_with("reveille up ") {
-            let started = machine.start("up", &with_exports(line));
+            let started = machine.start("up", line);
             machine.api_is_ready(&started).await;
             machine.prints("reveille llms", &format!("gpu-box/{MODEL}")).await;
             up = Some(started);
         } else {
-            printed += &machine.does(&with_exports(line));
+            printed += &machine.does(line);
         }
     }
     let up = up.expect("the README starts it");

@@ -6,10 +6,10 @@ mod recipe;
 mod table;
 mod verify;
 
-use super::{AgentConfig, Config, ConfigError, NatsUrl, regular_file};
+use super::{AgentConfig, Config, ConfigError, NatsUrl, regular_file, suggest::legal_name};
 use provider::Names;
 use reveille_bus::heartbeats::HEARTBEAT_EVERY;
-use reveille_domain::{AgentName, MAX_TOKEN_BYTES};
+use reveille_domain::AgentName;
 use std::{ops::RangeInclusive, path::Path, time::Duration};
 use table::{Source, Table, Value};
 
@@ -56,12 +56,12 @@ impl Config {
         let mut root = source.root()?;
         root.only(&[&["agent", "provider"]])?;
         let agent = agent(root.table("agent")?)?;
-        let entries = root.optional("provider", |list| list.array(MAX_PROVIDERS))?;
+        let entries = root.optional("provider", |list| list.tables(MAX_PROVIDERS))?;
         let mut names = Names::default();
         let providers = entries
             .unwrap_or_default()
             .into_iter()
-            .map(|entry| provider::read(entry.table()?, &mut names));
+            .map(|entry| provider::read(entry, &mut names));
         Ok(Self {
             agent,
             providers: providers.collect::<Result<_, _>>()?,
@@ -71,7 +71,7 @@ impl Config {
 
 fn agent(mut table: Table<'_>) -> Result<AgentConfig, ConfigError> {
     table.only(&[&AGENT_KEYS])?;
-    let name = table.optional("name", |value| value.parsed(AgentName::parse))?;
+    let name = table.optional("name", |value| value.name(AgentName::parse))?;
     let allow_plaintext = table.optional("allow_plaintext", |value| value.bool())?;
     let allow_plaintext = allow_plaintext.unwrap_or(false);
     let nats = table.optional("nats", |value| {
@@ -104,15 +104,12 @@ fn heartbeat(value: &Value<'_>) -> Result<Duration, ConfigError> {
 #[must_use]
 pub fn machine_name() -> AgentName {
     let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
-    legal_name(&host)
+    agent_name(&host)
 }
 
-fn legal_name(host: &str) -> AgentName {
-    let first_label = host.split('.').next().unwrap_or_default().to_ascii_lowercase();
-    let legal = first_label.replace(|c: char| !c.is_ascii_alphanumeric() && c != '_', "-");
-    let name = legal.trim_start_matches(['-', '_']);
-    let name = &name[..name.len().min(MAX_TOKEN_BYTES)];
-    AgentName::parse(name)
+fn agent_name(host: &str) -> AgentName {
+    let first_label = host.split('.').next().unwrap_or_default();
+    AgentName::parse(&legal_name(first_label))
         .or_else(|_| AgentName::parse("agent"))
         .expect("`agent` is a legal name")
 }
@@ -131,7 +128,7 @@ mod tests {
             ("...", "agent"),
             ("日本", "agent"),
         ] {
-            assert_eq!(legal_name(host).as_str(), name, "{host}");
+            assert_eq!(agent_name(host).as_str(), name, "{host}");
         }
     }
 }

@@ -37,6 +37,11 @@ const PROVIDER_KEYS: [&str; 14] = [
     "max_group_wait",
 ];
 
+const ANSWER_MODELS: [(&str, AnswerModelName); 2] = [
+    ("backend", AnswerModelName::Backend),
+    ("public", AnswerModelName::Public),
+];
+
 /// The names used so far.
 #[derive(Default)]
 pub(super) struct Names {
@@ -47,7 +52,7 @@ pub(super) struct Names {
 pub(super) fn read(mut table: Table<'_>, names: &mut Names) -> Result<ProviderConfig, ConfigError> {
     table.only(&[&PROVIDER_KEYS])?;
     let name_value = table.require("name")?;
-    let name = name_value.parsed(ProviderName::parse)?;
+    let name = name_value.name(ProviderName::parse)?;
     if !names.providers.insert(name.clone()) {
         return Err(name_value.error("another provider has the same name"));
     }
@@ -55,7 +60,7 @@ pub(super) fn read(mut table: Table<'_>, names: &mut Names) -> Result<ProviderCo
     let trust = trust(&mut table, &base_url)?;
     let api_key = table.optional("api_key", |value| api_key(&value))?;
     let models = table.optional("models", |value| models(value, &mut names.models))?;
-    let answer_model = table.optional("answer_model", |value| value.parsed(answer_model))?;
+    let answer_model = table.optional("answer_model", |value| value.choice(&ANSWER_MODELS))?;
     let answer_timeout = table.duration("answer_timeout")?;
     let wake = table.optional("wake", |value| {
         recipe::wake(value.table()?, &base_url, models.as_deref())
@@ -102,12 +107,12 @@ fn exclusive(value: Value<'_>, comes_and_goes: bool) -> Result<Vec<GroupName>, C
         ));
     }
     if !value.is_array() {
-        return Ok(vec![value.parsed(GroupName::parse)?]);
+        return Ok(vec![value.name(GroupName::parse)?]);
     }
     let empty = value.error("names no group");
     let mut groups = Vec::new();
     for entry in value.array(MAX_GROUPS)? {
-        let group = entry.parsed(GroupName::parse)?;
+        let group = entry.name(GroupName::parse)?;
         if groups.contains(&group) {
             return Err(entry.error("names a group twice"));
         }
@@ -155,14 +160,6 @@ fn api_key(value: &Value<'_>) -> Result<Secret, ConfigError> {
         return Err(value.error("is not a key that fits into a header"));
     }
     Ok(Secret::new(key))
-}
-
-fn answer_model(raw: &str) -> Result<AnswerModelName, &'static str> {
-    match raw {
-        "backend" => Ok(AnswerModelName::Backend),
-        "public" => Ok(AnswerModelName::Public),
-        _ => Err("must be \"backend\" or \"public\""),
-    }
 }
 
 fn models(value: Value<'_>, taken: &mut HashSet<ModelName>) -> Result<Vec<ModelConfig>, ConfigError> {

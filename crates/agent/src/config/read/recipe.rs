@@ -30,6 +30,17 @@ const DEFAULT_MAX_WAIT: Duration = Duration::from_secs(60);
 const SERVE_START_TIMEOUT: Duration = Duration::from_secs(5);
 /// The default of `stop_grace`: the time between TERM and KILL for a served command.
 const DEFAULT_STOP_GRACE: Duration = Duration::from_secs(10);
+const TYPES: [(&str, Kind); 4] = [
+    ("http", Kind::Http),
+    ("command", Kind::Command),
+    ("wol", Kind::Wol),
+    ("tcp", Kind::Tcp),
+];
+const RUNS: [(&str, Run); 3] = [
+    ("once", Run::Once),
+    ("detach", Run::Detach),
+    ("serve", Run::Serve),
+];
 /// The most steps of one recipe.
 const MAX_STEPS: usize = 16;
 /// The most arguments, variables or headers of one step.
@@ -91,10 +102,7 @@ pub(super) fn sleep(mut table: Table<'_>, wake: Option<&WakeConfig>) -> Result<S
         value => value.map(Value::hours).transpose()?.unwrap_or_default(),
     };
     if !served && !table.has("step") && !table.has("type") {
-        return Err(table.error(
-            "`type` is missing: only a backend with run = \"serve\" is put to sleep without a recipe, by ending its \
-             command; name a command or a request that puts this one to sleep",
-        ));
+        return Err(table.error(without_a_recipe(wake)));
     }
     let steps = steps(&mut table, !served)?;
     for step in &steps {
@@ -111,6 +119,18 @@ pub(super) fn sleep(mut table: Table<'_>, wake: Option<&WakeConfig>) -> Result<S
         min_awake: min_awake.unwrap_or(DEFAULT_MIN_AWAKE),
         keep_warm,
     })
+}
+
+/// Why a backend with that wake recipe needs a sleep recipe. Most often its wake recipe lacks `run = "serve"`.
+fn without_a_recipe(wake: Option<&WakeConfig>) -> &'static str {
+    let last = wake.and_then(|wake| wake.steps.last());
+    if last.is_some_and(|step| matches!(step.action, Action::Once(_))) {
+        return "nothing says how to put the backend to sleep. If the command of [provider.wake] is the server itself, add \
+                run = \"serve\" there, and the backend sleeps when that command is ended. Otherwise give this table a \
+                `type` and what puts the backend to sleep";
+    }
+    "`type` is missing: only a backend with run = \"serve\" is put to sleep without a recipe, by ending its command; name a \
+     command or a request that puts this one to sleep"
 }
 
 /// Checks that a recipe's table has no other keys than its `own` and those of its steps.
@@ -148,10 +168,9 @@ fn steps(table: &mut Table<'_>, required: bool) -> Result<Vec<Step>, ConfigError
         return Ok(vec![step(table)?]);
     };
     let empty = list.error("has no steps");
-    let steps = list.array(MAX_STEPS)?.into_iter();
+    let steps = list.tables(MAX_STEPS)?.into_iter();
     let steps: Vec<Step> = steps
-        .map(|value| {
-            let mut table = value.table()?;
+        .map(|mut table| {
             let kind = kind_keys(&table);
             table.only(&[&STEP_KEYS, &kind])?;
             step(&mut table)
@@ -165,24 +184,32 @@ fn step(table: &mut Table<'_>) -> Result<Step, ConfigError> {
     let timeout = table.take("timeout");
     let given = timeout.as_ref().map(Value::duration).transpose()?;
     let mut limit = given.unwrap_or(DEFAULT_STEP_TIMEOUT);
-    let action = match kind.string()?.as_str() {
-        "http" => Action::Http(http_action(table)?),
-        "command" => {
+    let action = match kind.choice(&TYPES)? {
+        Kind::Http => Action::Http(http_action(table)?),
+        Kind::Command => {
             let (action, starts_within) = command(table, timeout.as_ref())?;
             limit = starts_within.unwrap_or(limit);
             action
         }
-        "wol" => {
+        Kind::Wol => {
             limit = given.unwrap_or(DEFAULT_WOL_TIMEOUT);
             Action::Wol(network::wol(table, limit)?)
         }
-        "tcp" => Action::Tcp(network::tcp(table)?),
-        _ => return Err(kind.error("must be \"http\", \"command\", \"wol\" or \"tcp\"")),
+        Kind::Tcp => Action::Tcp(network::tcp(table)?),
     };
     Ok(Step {
         timeout: limit,
         action,
     })
+}
+
+/// What a step does.
+#[derive(Clone, Copy)]
+enum Kind {
+    Http,
+    Command,
+    Wol,
+    Tcp,
 }
 
 /// How a command is run.
@@ -199,14 +226,7 @@ fn command(
     timeout: Option<&Value<'_>>,
 ) -> Result<(Action, Option<Duration>), ConfigError> {
     let command = command_action(table)?;
-    let run = table.optional("run", |run| {
-        run.parsed(|raw| match raw {
-            "once" => Ok(Run::Once),
-            "detach" => Ok(Run::Detach),
-            "serve" => Ok(Run::Serve),
-            _ => Err("must be \"once\", \"detach\" or \"serve\""),
-        })
-    })?;
+    let run = table.optional("run", |run| run.choice(&RUNS))?;
     let run = run.unwrap_or(Run::Once);
     let (grace, end) = (table.take("stop_grace"), table.take("end"));
     if let (Some(value), Run::Once | Run::Detach) = (grace.as_ref().or(end.as_ref()), run) {
@@ -339,7 +359,7 @@ fn legal_program(raw: &str) -> Result<String, &'static str> {
     }
     let name = raw.split('/').next().unwrap_or_default();
     if name.contains(char::is_whitespace) {
-        return Err("is only the program: put its arguments into `args`");
+        return Err("is only the program: put the words after it into `args`, as in args = [\"serve\"]");
     }
     // A relative path would depend on the directory that the agent was started in.
     if raw.contains('/') && !Path::new(raw).is_absolute() {

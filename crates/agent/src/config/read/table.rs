@@ -3,7 +3,14 @@
 //! A section says first which keys its [`Table`] may have ([`Table::only`]), so that a mistyped key is reported as such rather than
 //! as a missing one; then it takes them out.
 
-use crate::config::{ConfigError, Hours, duration::parse_duration, places::line_of, variables::interpolate};
+use crate::config::{
+    ConfigError, Hours,
+    duration::parse_duration,
+    places::line_of,
+    suggest::{legal_name, nearest},
+    variables::interpolate,
+};
+use reveille_domain::InvalidName;
 use std::{
     fmt::Display,
     ops::RangeInclusive,
@@ -17,8 +24,27 @@ use toml::{
 
 /// The most windows of `quiet_hours` or `keep_warm`.
 const MAX_WINDOWS: usize = 64;
-/// From this Jaro-Winkler similarity on, one key is suggested for another.
-const SIMILAR: f64 = 0.85;
+/// The tables that are items of a list, which are written in double brackets.
+const LISTS: [&str; 2] = ["provider", "step"];
+/// The tables of keys that are easily put into another, and these keys.
+const HOMES: [(&str, &[&str]); 4] = [
+    ("[provider.wake]", &["max_wait", "max_per_day", "verify"]),
+    ("[provider.sleep]", &["idle_after", "min_awake", "keep_warm"]),
+    ("[agent]", &["nats", "credentials", "heartbeat", "quiet_hours"]),
+    (
+        "[[provider]]",
+        &[
+            "base_url",
+            "models",
+            "exclusive",
+            "persistent",
+            "max_group_wait",
+            "probe",
+            "wake",
+            "sleep",
+        ],
+    ),
+];
 /// The longest duration of any key.
 const MAX_DURATION: Duration = Duration::from_secs(24 * 60 * 60);
 
@@ -158,13 +184,37 @@ impl<'a> Table<'a> {
             .filter(|(key, _)| !self.known.contains(&key.as_str()));
         match unknown.min_by_key(|(_, value)| value.offset) {
             None => Ok(()),
-            Some((key, value)) => {
-                let meant = match nearest(key, &self.known) {
-                    Some(meant) => format!(", did you mean `{meant}`? Known here: "),
-                    None => "; known here: ".to_owned(),
+            Some((key, value)) => Err(value.error(self.unknown(key, value))),
+        }
+    }
+
+    /// What is said of a key that isn't known here.
+    fn unknown(&self, key: &str, value: &Value<'a>) -> String {
+        let is_table = value.is_table() || value.is_tables();
+        let what = if is_table { "table" } else { "key" };
+        let own = section(&self.path);
+        let known: Vec<_> = match own.as_str() {
+            "" => self.known.iter().map(|known| header("", known)).collect(),
+            _ => self.known.iter().map(|&known| known.to_owned()).collect(),
+        };
+        let known = known.join(", ");
+        if let Some((home, _)) = HOMES.iter().find(|(_, keys)| keys.contains(&key)) {
+            let home = match is_table {
+                true => header("provider", key),
+                false => (*home).to_owned(),
+            };
+            return format!("unknown {what} here: did you mean it in `{home}`? Known here: {known}");
+        }
+        match nearest(key, self.known.iter().copied()) {
+            Some(meant) => {
+                let meant = match value.only_subtable() {
+                    Some(below) if own.is_empty() => header(meant, below),
+                    _ if is_table => header(&own, meant),
+                    _ => meant.to_owned(),
                 };
-                Err(value.error(format!("unknown key{meant}{}", self.known.join(", "))))
+                format!("unknown {what}, did you mean `{meant}`? Known here: {known}")
             }
+            None => format!("unknown {what}; known here: {known}"),
         }
     }
 
@@ -180,14 +230,37 @@ impl<'a> Table<'a> {
     }
 }
 
-/// The known key that was probably meant.
-fn nearest(key: &str, known: &[&'static str]) -> Option<&'static str> {
-    let plain = |key: &str| key.to_ascii_lowercase().replace(['_', '-'], "");
-    let scored = known
-        .iter()
-        .map(|known| (*known, strsim::jaro_winkler(&plain(known), &plain(key))));
-    let (meant, score) = scored.max_by(|(_, one), (_, other)| one.total_cmp(other))?;
-    (score >= SIMILAR).then_some(meant)
+/// The path of a table without its places in lists, such as `provider.wake`.
+fn section(path: &str) -> String {
+    let names = path.split('.').filter_map(|part| part.split('[').next());
+    names.collect::<Vec<_>>().join(".")
+}
+
+/// How a table below `section` is begun.
+fn header(section: &str, key: &str) -> String {
+    let name = match section {
+        "" => key.to_owned(),
+        _ => format!("{section}.{key}"),
+    };
+    if LISTS.contains(&key) {
+        format!("[[{name}]]")
+    } else {
+        format!("[{name}]")
+    }
+}
+
+/// What a word must be, and which was probably meant.
+fn one_of(words: &[&str], word: &str) -> String {
+    let quoted: Vec<_> = words.iter().map(|word| format!("\"{word}\"")).collect();
+    let all = match quoted.split_last() {
+        Some((last, [])) => last.clone(),
+        Some((last, others)) => format!("{} or {last}", others.join(", ")),
+        None => String::new(),
+    };
+    match nearest(word, words.iter().copied()) {
+        Some(meant) => format!("must be {all}; did you mean \"{meant}\"?"),
+        None => format!("must be {all}"),
+    }
 }
 
 /// A value and its place.
@@ -212,6 +285,20 @@ impl<'a> Value<'a> {
         self.value.is_table()
     }
 
+    fn is_tables(&self) -> bool {
+        let items = self.value.as_array().into_iter().flatten();
+        let mut items = items.map(|item| item.get_ref().is_table());
+        items.next() == Some(true) && items.all(|is_table| is_table)
+    }
+
+    /// The name of the only thing in a table, if that is a table: the last word of `[provider.wake]`.
+    fn only_subtable(&self) -> Option<&str> {
+        let mut entries = self.value.as_table()?.iter();
+        let (name, value) = entries.next()?;
+        let is_it = entries.next().is_none() && value.get_ref().is_table();
+        is_it.then(|| name.get_ref().as_ref())
+    }
+
     pub(super) fn is_array(&self) -> bool {
         self.value.is_array()
     }
@@ -228,6 +315,33 @@ impl<'a> Value<'a> {
         parse: impl FnOnce(&str) -> Result<T, E>,
     ) -> Result<T, ConfigError> {
         parse(&self.string()?).map_err(|error| self.error(error.to_string()))
+    }
+
+    /// A name of an agent, a provider or a group. It is published, so an error may offer its legal form; what variables bring
+    /// is never shown.
+    pub(super) fn name<T>(
+        &self,
+        parse: impl FnOnce(&str) -> Result<T, InvalidName>,
+    ) -> Result<T, ConfigError> {
+        let raw = self.string()?;
+        let is_literal = self.value.as_str() == Some(&raw);
+        parse(&raw).map_err(|error| match legal_name(&raw) {
+            legal if is_literal && !legal.is_empty() => {
+                self.error(format!("{error}; did you mean `{legal}`?"))
+            }
+            _ => self.error(error.to_string()),
+        })
+    }
+
+    /// One of a few words.
+    pub(super) fn choice<T: Copy>(&self, choices: &[(&str, T)]) -> Result<T, ConfigError> {
+        self.parsed(|raw| {
+            let choice = choices.iter().find(|(word, _)| *word == raw);
+            let words = || choices.iter().map(|(word, _)| *word).collect::<Vec<_>>();
+            choice
+                .map(|(_, choice)| *choice)
+                .ok_or_else(|| one_of(&words(), raw))
+        })
     }
 
     /// A string of at most `max` bytes.
@@ -291,8 +405,23 @@ impl<'a> Value<'a> {
     pub(super) fn table(self) -> Result<Table<'a>, ConfigError> {
         match self.value {
             DeValue::Table(table) => Ok(Table::new(self.source, self.path, self.offset, table)),
+            DeValue::Array(_) if self.is_tables() => Err(self.error(format!(
+                "is a single table: write [{}], in single brackets",
+                section(&self.path)
+            ))),
             _ => Err(self.wrong_type("a table")),
         }
+    }
+
+    /// A list of at most `max` tables.
+    pub(super) fn tables(self, max: usize) -> Result<Vec<Table<'a>>, ConfigError> {
+        if self.is_table() {
+            return Err(self.error(format!(
+                "is one of a list: write [[{}]], in double brackets",
+                section(&self.path)
+            )));
+        }
+        self.array(max)?.into_iter().map(Self::table).collect()
     }
 
     /// An array of at most `max` items.

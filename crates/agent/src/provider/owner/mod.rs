@@ -28,6 +28,7 @@ use crate::{
     config::ProviderConfig,
     hub::{Hub, Superseded},
     models::{Listed, Memory},
+    output::OutputFile,
     own_hub::OwnHub,
     owner_policy::{OwnerPolicy, WakeAllowance},
     probe::{Probe, Verdict},
@@ -136,7 +137,11 @@ enum Event {
 impl Owner {
     /// An owner, which must be [run](Self::run), and the handle that reaches it.
     #[must_use]
-    pub fn new(setup: Setup) -> (Self, Handle) {
+    pub fn new(mut setup: Setup) -> (Self, Handle) {
+        let id = ProviderId::new(setup.agent.clone(), setup.config.name.clone());
+        if let Some(state) = &setup.state {
+            setup.runner = Arc::new(setup.runner.keeping(OutputFile::of(state, &id)));
+        }
         let gate = Gate::open();
         let config = &setup.config;
         let (handle, mailbox, reloads) = Handle::new(config.name.clone(), gate.clone());
@@ -145,7 +150,6 @@ impl Owner {
         let probe = Probe::new(client.clone(), config);
         let group = setup.groups.join(&config.name, group_policy(config));
         let max_per_day = config.wake.as_ref().and_then(|wake| wake.max_per_day);
-        let id = ProviderId::new(setup.agent.clone(), config.name.clone());
         let allowance = setup.owner_policy.of(&id, max_per_day);
         let resource = ResourceHold::open(&id, setup.state.clone().filter(|_| group.is_some()));
         let owner = Self {
@@ -248,7 +252,7 @@ impl Owner {
                     return;
                 }
                 if let Some(child) = &self.child {
-                    self.keep_printed(child.printed());
+                    self.log_printed(child.printed(), child.hint(false).as_ref());
                 }
                 let crashed = self.suspicion.broke_off || self.gate.in_flight() > 0;
                 self.reported.down(if crashed {

@@ -2,19 +2,19 @@
 
 use super::{Owner, sleep_state::Woken};
 use crate::{
+    child::Hint,
     config::WakeConfig,
+    output,
     provider::{
         activity::{Activity, Advance, stage},
         reported_state::Signs,
     },
     recipe::{Before, Ended, Outcome, Run},
-    state_dir::provider_file,
 };
 use futures::FutureExt;
 use reveille_bus::wakes::WakeMessage;
 use reveille_domain::{
-    GROUP_STAGE, ProviderId, SleepReason, Stage, WakeFailure, WakeFailureKind, WakeId, WakeOutcome,
-    provider::StatusName,
+    GROUP_STAGE, SleepReason, Stage, WakeFailure, WakeFailureKind, WakeId, WakeOutcome, provider::StatusName,
 };
 use std::time::Duration;
 use tokio::time::Instant;
@@ -24,8 +24,11 @@ use tracing::{debug, info, warn};
 /// group say. Otherwise a backend that may sleep before a request arrives would never answer one.
 pub(super) const ARRIVAL_LIMIT: Duration = Duration::from_secs(30);
 
-/// The file with the end of what a failed command has printed.
-const PRINTED: &str = "printed";
+/// How much of what a failed command has printed the log has.
+const LOGGED_LINES: usize = 5;
+const LOGGED_BYTES: usize = 1024;
+/// The target of those lines, by which `REVEILLE_LOG` can leave them out.
+const PRINTED: &str = "reveille_agent::printed";
 
 impl Owner {
     pub(super) fn wake(&mut self, wake: &WakeMessage) {
@@ -235,8 +238,12 @@ impl Owner {
                 self.ending();
                 self.slept(intent, &outcome);
             }
-            Advance::Ended(Ended { served, printed }) => {
-                self.keep_printed(&printed);
+            Advance::Ended(Ended {
+                served,
+                printed,
+                hint,
+            }) => {
+                self.log_printed(&printed, hint.as_ref());
                 let was = std::mem::replace(&mut self.activity, Activity::Idle);
                 if let Activity::Waking { wake, .. } = was {
                     let failure = WakeFailure::new(
@@ -303,22 +310,16 @@ impl Owner {
         }
     }
 
-    /// Keeps the end of what a failed command has printed where the owner of the machine can read it: in a file, since logs
-    /// may be sent elsewhere, and a backend may print what it was asked.
-    pub(super) fn keep_printed(&self, printed: &str) {
-        let Some(state) = self.setup.state.as_ref().filter(|_| !printed.is_empty()) else {
-            return;
-        };
+    /// Logs the last lines that a failed command has printed, and what to do about them. This log and the file that keeps the rest are
+    /// the only places for them: a backend may print what it was asked.
+    pub(super) fn log_printed(&self, printed: &str, hint: Option<&Hint>) {
         let name = self.name();
-        let file = provider_file(&ProviderId::new(self.setup.agent.clone(), name.clone()), PRINTED);
-        let path = state.path().join(&file);
-        match state.write(&file, printed.as_bytes()) {
-            Ok(()) => {
-                info!(provider.name = %name, "what the failed command of {name} printed last is in {}", path.display());
-            }
-            Err(error) => {
-                warn!(provider.name = %name, %error, "can't keep what the failed command of {name} printed in {}", path.display());
-            }
+        // One by one, so that no line looks like one of the agent's own.
+        for line in output::end_of(printed, LOGGED_LINES, LOGGED_BYTES) {
+            warn!(target: PRINTED, { provider.name = %name }, "{name} printed: {line}");
+        }
+        if let Some(hint) = hint {
+            warn!(provider.name = %name, "hint for {name}: {hint}");
         }
     }
 

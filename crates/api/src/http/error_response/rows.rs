@@ -34,7 +34,10 @@ pub(super) fn of_rows(error: &RowsError) -> ErrorResponse {
     let say = |status, code| ErrorResponse::new(status, code, error.to_string());
     match error {
         RowsError::Unavailable(_) => {
-            let message = "the row store is unreachable; inference works without it".to_owned();
+            let message =
+                "lists and history can't be read now; requests still work. `reveille doctor` says why, with \
+                 --database-url if they are kept in Postgres"
+                    .to_owned();
             ErrorResponse::new(StatusCode::SERVICE_UNAVAILABLE, "rows_unavailable", message)
                 .retry_in(RETRY_SOON_SECONDS)
         }

@@ -95,7 +95,7 @@ pub(super) fn of_wake(error: &WakeError) -> ErrorResponse {
 /// A wake that left the backend unavailable, for a caller that waited for `spent`.
 fn ended(provider: &ProviderId, failure: &WakeFailure, spent: Duration) -> ErrorResponse {
     let (stage, reason, spent) = (&failure.stage, &failure.reason, seconds(spent));
-    let agent = &provider.agent;
+    let (agent, name) = (&provider.agent, &provider.provider);
     let failed = |next: &str| {
         let message = format!("{provider} did not wake: {reason} (stage `{stage}`, after {spent}); {next}");
         ErrorResponse::new(StatusCode::SERVICE_UNAVAILABLE, "wake_failed", message)
@@ -109,9 +109,11 @@ fn ended(provider: &ProviderId, failure: &WakeFailure, spent: Duration) -> Error
             ErrorResponse::new(StatusCode::GATEWAY_TIMEOUT, "wake_timeout", message)
         }
         WakeFailureKind::Recipe => failed(&format!(
-            "check [provider.wake] in the configuration of the agent {agent}"
+            "run `reveille logs {name}` on the machine of {agent}, or check [provider.wake] in its configuration"
         )),
-        WakeFailureKind::Died => failed(&format!("check the backend's own log on the machine of {agent}")),
+        WakeFailureKind::Died => failed(&format!(
+            "run `reveille logs {name}` on the machine of {agent}, or read the backend's own log"
+        )),
         WakeFailureKind::AgentLost | WakeFailureKind::AgentStopped => {
             failed(&format!("start the agent {agent}, then try again"))
         }

@@ -327,7 +327,7 @@ async fn readiness_says_what_is_missing() {
     assert_eq!((ready.status, &ready.json()["status"]), (200, &json!("ready")));
     served.hub.forget_everything();
     let missing = served.get("/readyz").await;
-    let expected = json!({ "status": "not_ready", "checks": { "registry": false, "nats": true, "clock": true, "agent_auth": true, "journal": true } });
+    let expected = json!({ "status": "not_ready", "checks": { "registry": false, "nats": true, "clock": true, "agent_auth": true, "agent": true, "journal": true } });
     assert_eq!((missing.status, missing.json()), (503, expected));
     assert_eq!(served.get("/livez").await.json(), json!({ "status": "alive" }));
 }

@@ -152,6 +152,7 @@ impl Served {
                 nats: true,
                 clock: true,
                 agent_auth: true,
+                agent: true,
                 trouble: None,
             }),
             hub_id: Box::new(move || *named.id.lock()),
@@ -159,6 +160,7 @@ impl Served {
             agent_hub: AgentHub {
                 nats_url: "tls://hub.example:4222".to_owned(),
                 ca_pem: None,
+                joins: None,
             },
             default_model: Some(ModelName::parse(DEFAULT_MODEL).expect("legal")),
         };

@@ -92,8 +92,10 @@ async fn health(State(server): State<Arc<Server>>) -> Response {
         Imitated::LlamaCpp(_)
         | Imitated::Nobody
         | Imitated::Vllm(_)
+        | Imitated::VllmWithoutSleepMode
         | Imitated::Ollama(_)
-        | Imitated::Router(_) => Json(json!({ "status": "ok" })).into_response(),
+        | Imitated::Router(_)
+        | Imitated::LmStudio => Json(json!({ "status": "ok" })).into_response(),
     }
 }
 
@@ -155,7 +157,12 @@ fn change(
 fn with<T>(server: &Server, change: impl FnOnce(&mut Router) -> T) -> Option<T> {
     match &server.imitated {
         Imitated::Router(router) => Some(change(&mut lock(router))),
-        Imitated::Nobody | Imitated::Vllm(_) | Imitated::Ollama(_) | Imitated::LlamaCpp(_) => None,
+        Imitated::Nobody
+        | Imitated::Vllm(_)
+        | Imitated::VllmWithoutSleepMode
+        | Imitated::Ollama(_)
+        | Imitated::LlamaCpp(_)
+        | Imitated::LmStudio => None,
     }
 }
 

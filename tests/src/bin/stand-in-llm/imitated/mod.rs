@@ -3,6 +3,7 @@
 //! Each was written after its server's documentation and source. What a trap costs is written into the log.
 
 mod llama_cpp;
+mod lm_studio;
 mod ollama;
 mod vllm;
 
@@ -18,12 +19,16 @@ use crate::{options::Options, server::Server};
 pub enum Name {
     /// vLLM with sleep mode.
     Vllm,
+    /// vLLM without it.
+    VllmWithoutSleepMode,
     /// Ollama.
     Ollama,
     /// llama.cpp's server with one model.
     LlamaCpp,
     /// llama.cpp's server as a router.
     LlamaCppRouter,
+    /// LM Studio's server.
+    LmStudio,
 }
 
 /// What the imitated server has in its memory.
@@ -34,11 +39,15 @@ pub enum Imitated {
     /// See [`Name`].
     Vllm(Mutex<vllm::Vllm>),
     /// See [`Name`].
+    VllmWithoutSleepMode,
+    /// See [`Name`].
     Ollama(Mutex<ollama::Ollama>),
     /// See [`Name`].
     LlamaCpp(llama_cpp::Loading),
     /// See [`Name`].
     Router(Mutex<llama_cpp::Router>),
+    /// See [`Name`].
+    LmStudio,
 }
 
 /// What becomes of a completion.
@@ -60,6 +69,8 @@ impl Imitated {
         match options.imitates {
             None => Self::Nobody,
             Some(Name::Vllm) => Self::Vllm(Mutex::default()),
+            Some(Name::VllmWithoutSleepMode) => Self::VllmWithoutSleepMode,
+            Some(Name::LmStudio) => Self::LmStudio,
             Some(Name::Ollama) => Self::Ollama(Mutex::default()),
             Some(Name::LlamaCpp) => Self::LlamaCpp(llama_cpp::Loading::begun(options)),
             Some(Name::LlamaCppRouter) => Self::Router(Mutex::default()),
@@ -69,7 +80,7 @@ impl Imitated {
     /// What it would make of a completion of that model now.
     pub fn completion(&self, server: &Server, model: &str) -> Completion {
         match self {
-            Self::Nobody => Completion::Answered,
+            Self::Nobody | Self::VllmWithoutSleepMode | Self::LmStudio => Completion::Answered,
             Self::Vllm(vllm) => lock(vllm).completion(),
             Self::Ollama(ollama) => lock(ollama).completion(server, model),
             Self::LlamaCpp(loading) => loading.completion(),
@@ -83,6 +94,8 @@ pub fn routes(server: &Server) -> Option<Router<Arc<Server>>> {
     match server.imitated {
         Imitated::Nobody => None,
         Imitated::Vllm(_) => Some(vllm::routes()),
+        Imitated::VllmWithoutSleepMode => Some(vllm::routes_without_sleep_mode()),
+        Imitated::LmStudio => Some(lm_studio::routes()),
         Imitated::Ollama(_) => Some(ollama::routes()),
         Imitated::LlamaCpp(_) => Some(llama_cpp::routes()),
         Imitated::Router(_) => Some(llama_cpp::router_routes()),

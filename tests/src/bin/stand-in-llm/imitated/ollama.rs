@@ -49,7 +49,12 @@ pub fn routes() -> Router<Arc<Server>> {
 fn with<T>(server: &Server, change: impl FnOnce(&mut Ollama) -> T) -> Option<T> {
     match &server.imitated {
         Imitated::Ollama(ollama) => Some(change(&mut lock(ollama))),
-        Imitated::Nobody | Imitated::Vllm(_) | Imitated::LlamaCpp(_) | Imitated::Router(_) => None,
+        Imitated::Nobody
+        | Imitated::Vllm(_)
+        | Imitated::VllmWithoutSleepMode
+        | Imitated::LlamaCpp(_)
+        | Imitated::Router(_)
+        | Imitated::LmStudio => None,
     }
 }
 

@@ -90,10 +90,15 @@ impl Vllm {
     }
 }
 
-pub fn routes() -> Router<Arc<Server>> {
+pub fn routes_without_sleep_mode() -> Router<Arc<Server>> {
     Router::new()
         .route("/v1/models", get(routes::models))
         .route("/health", get(|| async { StatusCode::OK }))
+        .route("/version", get(|| async { Json(json!({ "version": "0.0.0" })) }))
+}
+
+pub fn routes() -> Router<Arc<Server>> {
+    routes_without_sleep_mode()
         .route("/is_sleeping", get(is_sleeping))
         .route("/sleep", post(sleep))
         .route("/wake_up", post(wake_up))
@@ -103,7 +108,12 @@ pub fn routes() -> Router<Arc<Server>> {
 fn with<T>(server: &Server, change: impl FnOnce(&mut Vllm) -> T) -> Option<T> {
     match &server.imitated {
         Imitated::Vllm(vllm) => Some(change(&mut lock(vllm))),
-        Imitated::Nobody | Imitated::Ollama(_) | Imitated::LlamaCpp(_) | Imitated::Router(_) => None,
+        Imitated::Nobody
+        | Imitated::Ollama(_)
+        | Imitated::VllmWithoutSleepMode
+        | Imitated::LlamaCpp(_)
+        | Imitated::Router(_)
+        | Imitated::LmStudio => None,
     }
 }
 

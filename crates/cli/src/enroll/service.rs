@@ -1,0 +1,201 @@
+//! `reveille join --service`: the agent as a systemd service, of the machine or of a user.
+
+use crate::{client::line, data_dir, failure::Failure, whole_file};
+use anyhow::{Context, anyhow};
+use std::{
+    env, fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+/// The unit of the machine's agent, as it is packaged.
+const MACHINE_UNIT: &str = include_str!("../../../../packaging/systemd/reveille-agent.service");
+/// The unit of a user's agent.
+const USER_UNIT: &str = include_str!("../../../../packaging/systemd/user/reveille-agent.service");
+const UNIT: &str = "reveille-agent.service";
+/// What the packaged units expect, and what `join` puts in its place.
+const PACKAGED_PROGRAM: &str = "/usr/local/bin/reveille";
+const PACKAGED_CONFIG: &str = "/etc/reveille/agent.toml";
+/// The folder of the machine's agent, which its unit gives to the service's own user.
+const MACHINE_DATA: &str = "/var/lib/reveille-agent";
+/// Where programs are that a service's own user can't run.
+const HOMES: [&str; 2] = ["/root", "/home"];
+const MACHINE_UNITS: &str = "/etc/systemd/system";
+
+/// The data directory of the service.
+pub fn data_dir() -> Result<PathBuf, Failure> {
+    match is_root() {
+        true => Ok(MACHINE_DATA.into()),
+        false => Ok(data_dir::default_path()?),
+    }
+}
+
+fn is_root() -> bool {
+    rustix::process::geteuid().is_root()
+}
+
+/// Fails where no service could be installed, before anything is done.
+pub fn check() -> Result<(), Failure> {
+    let root = is_root();
+    let words = if root { "systemctl" } else { "systemctl --user" };
+    if !has_systemd(scope(root)) {
+        return Err(anyhow!(
+            "systemd doesn't run here (`{words} is-system-running`), so nothing was done. Join without --service, and let your \
+             own service manager run `reveille agent`"
+        )
+        .into());
+    }
+    let program = program()?;
+    if root && HOMES.iter().any(|home| program.starts_with(home)) {
+        return Err(anyhow!(
+            "{} is in a home directory, which a service of the machine can't enter: copy it to {PACKAGED_PROGRAM} and run that",
+            program.display()
+        )
+        .into());
+    }
+    Ok(())
+}
+
+fn program() -> Result<PathBuf, Failure> {
+    Ok(env::current_exe().context("this program's path is unknown")?)
+}
+
+const fn scope(root: bool) -> &'static [&'static str] {
+    if root { &[] } else { &["--user"] }
+}
+
+/// Writes the unit, enables it and starts it.
+pub fn install(config: &Path, data_dir: &Path) -> Result<(), Failure> {
+    let program = program()?;
+    let root = is_root();
+    let (folder, text) = match root {
+        true => (MACHINE_UNITS.into(), machine_unit(&program, config, data_dir)?),
+        false => (user_units()?, user_unit(&program, config, data_dir)?),
+    };
+    let scope = scope(root);
+    let shown = scope.iter().map(|scope| format!("{scope} ")).collect::<String>();
+    fs::create_dir_all(&folder).with_context(|| format!("cannot use {}", folder.display()))?;
+    let unit = folder.join(UNIT);
+    whole_file::write(&unit, &text, 0o644, true)
+        .with_context(|| format!("cannot write {}", unit.display()))?;
+    line(&format!("wrote {}", unit.display()))?;
+    systemctl(scope, &["daemon-reload"])?;
+    // A unit that an earlier run has started goes on with the new one.
+    systemctl(scope, &["enable", UNIT])?;
+    systemctl(scope, &["restart", "--no-block", UNIT])?;
+    line(&format!(
+        "The service is enabled and starts: `systemctl {shown}status reveille-agent` shows it."
+    ))?;
+    if !root {
+        line(
+            "It runs while you are logged in; `sudo loginctl enable-linger $USER` lets it start with the machine.",
+        )?;
+    }
+    Ok(())
+}
+
+fn has_systemd(scope: &[&str]) -> bool {
+    // Its exit code is about units that failed; its text is `offline` where systemd doesn't run.
+    let asked = Command::new("systemctl")
+        .args(scope)
+        .arg("is-system-running")
+        .output();
+    asked.is_ok_and(|asked| {
+        let text = String::from_utf8_lossy(&asked.stdout);
+        !matches!(text.trim(), "" | "offline" | "unknown")
+    })
+}
+
+fn systemctl(scope: &[&str], args: &[&str]) -> Result<(), Failure> {
+    let words = [scope, args].concat();
+    let done = Command::new("systemctl")
+        .args(&words)
+        .output()
+        .context("cannot run systemctl")?;
+    if done.status.success() {
+        return Ok(());
+    }
+    let said = String::from_utf8_lossy(&done.stderr).trim().to_owned();
+    Err(anyhow!("`systemctl {}` failed: {said}", words.join(" ")).into())
+}
+
+fn user_units() -> Result<PathBuf, Failure> {
+    let absolute = |variable| {
+        env::var_os(variable)
+            .map(PathBuf::from)
+            .filter(|path| path.is_absolute())
+    };
+    let config = absolute("XDG_CONFIG_HOME").or_else(|| Some(absolute("HOME")?.join(".config")));
+    let config = config.context("there is no home directory to write the unit to")?;
+    Ok(config.join("systemd/user"))
+}
+
+fn machine_unit(program: &Path, config: &Path, data_dir: &Path) -> Result<String, Failure> {
+    if data_dir != Path::new(MACHINE_DATA) || !config.starts_with(MACHINE_DATA) {
+        return Err(Failure::Config(format!(
+            "--service as root keeps everything in {MACHINE_DATA}, which it gives to the service's own user: leave out \
+             --config and --data-dir"
+        )));
+    }
+    let unit = MACHINE_UNIT.replace(PACKAGED_PROGRAM, word(program)?);
+    Ok(unit.replace(PACKAGED_CONFIG, word(config)?))
+}
+
+fn user_unit(program: &Path, config: &Path, data_dir: &Path) -> Result<String, Failure> {
+    let unit = USER_UNIT.replace(PACKAGED_PROGRAM, word(program)?);
+    let unit = unit.replace("%h/.local/share/reveille/reveille.toml", word(config)?);
+    Ok(unit.replace("%h/.local/share/reveille", word(data_dir)?))
+}
+
+/// A path that needs no quotes in a unit.
+fn word(path: &Path) -> Result<&str, Failure> {
+    let plain = |c: char| c.is_alphanumeric() || "/._-+@,:=".contains(c);
+    let text = path.to_str().filter(|text| text.chars().all(plain));
+    text.ok_or_else(|| {
+        Failure::Config(format!(
+            "{} has characters that a systemd unit would read in its own way: use another folder",
+            path.display()
+        ))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_unit_runs_this_program_with_the_config_that_was_written() {
+        let program = Path::new("/opt/reveille");
+        let machine = machine_unit(
+            program,
+            Path::new("/var/lib/reveille-agent/reveille.toml"),
+            Path::new(MACHINE_DATA),
+        );
+        let user = user_unit(
+            program,
+            Path::new("/home/me/data/reveille.toml"),
+            Path::new("/home/me/data"),
+        );
+        for (unit, config) in [
+            (
+                machine.unwrap(),
+                "REVEILLE_CONFIG=/var/lib/reveille-agent/reveille.toml",
+            ),
+            (user.unwrap(), "REVEILLE_CONFIG=/home/me/data/reveille.toml"),
+        ] {
+            assert!(unit.contains("ExecStart=/opt/reveille agent\n"), "{unit}");
+            assert!(unit.contains(&format!("Environment={config}\n")), "{unit}");
+            for packaged in [PACKAGED_PROGRAM, "/etc/reveille/agent.toml\n", "%h"] {
+                assert!(!unit.contains(packaged), "{packaged}: {unit}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_service_of_the_machine_keeps_its_files_where_its_user_may_read_them() {
+        let elsewhere = Path::new("/root/reveille.toml");
+        let said = machine_unit(Path::new("/opt/reveille"), elsewhere, Path::new("/root")).unwrap_err();
+        assert!(said.to_string().contains(MACHINE_DATA), "{said}");
+        assert!(word(Path::new("/home/my folder")).is_err());
+    }
+}

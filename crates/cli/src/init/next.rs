@@ -1,0 +1,176 @@
+//! What to do next: only commands that can work.
+
+use super::{Init, OUTPUT, found::usual_at, recipe::Trial, text, text::Written};
+use crate::logging::notice;
+use std::path::Path;
+
+/// Says what to do with the file that was `written`, in which there may be no provider; `tried` work already.
+pub fn say(args: &Init, written: &Written, has_providers: bool, tried: &[&str]) {
+    for line in lines(args, written, has_providers, tried) {
+        notice(line);
+    }
+}
+
+fn lines(args: &Init, written: &Written, has_providers: bool, tried: &[&str]) -> Vec<String> {
+    let file = args.output.display();
+    if !has_providers {
+        return nothing(args, written);
+    }
+    let mut lines: Vec<_> = written
+        .trials
+        .iter()
+        .filter(|(provider, _)| !tried.contains(&provider.as_str()))
+        .map(|(provider, trial)| {
+            let first = match trial {
+                Trial::Now | Trial::Stopped => "run".to_owned(),
+                Trial::AfterStopping { pid, .. } => {
+                    let pid = pid.as_raw_pid();
+                    format!("stop process {pid} (`kill {pid}`), and run")
+                }
+            };
+            format!("To try `{provider}` first: {first} `reveille recipe test {provider} --config {file}`")
+        })
+        .collect();
+    lines.insert(0, format!("Next: reveille up --config {file}"));
+    if written.trials.is_empty() {
+        lines.push(format!(
+            "Nothing in it can be woken yet: see the comments in {file}."
+        ));
+    }
+    lines
+}
+
+/// What was looked for, and how to add a backend.
+fn nothing(args: &Init, written: &Written) -> Vec<String> {
+    let file = args.output.display();
+    let again = match args.output == Path::new(OUTPUT) {
+        true => "reveille init --force".to_owned(),
+        false => format!("reveille init --force --output {file}"),
+    };
+    let complete = format!("complete what is in {file} and run `reveille config check {file}`");
+    if !written.reasons.is_empty() {
+        return vec![format!(
+            "Nothing in it can be woken yet. To change that, {complete}."
+        )];
+    }
+    let ports = args.ports.ports.iter().map(|port| match usual_at(*port) {
+        Some(server) => format!("{port} ({})", server.label()),
+        None => port.to_string(),
+    });
+    let ports: Vec<_> = ports.collect();
+    let template = match text::installed() {
+        Some(program) => format!("for `{program}`, which is installed"),
+        None => "for Ollama".to_owned(),
+    };
+    vec![
+        format!(
+            "No backend was found on this machine: looked for servers on the ports {}, and for {} in PATH. The file is a template {template}.",
+            ports.join(", "),
+            text::PROGRAMS,
+        ),
+        format!(
+            "To add a backend, start it and run `{again}` (with --ports PORT for another port), or name a model file \
+             (`{again} MODEL.gguf`), or {complete}."
+        ),
+    ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{args::DataDirArg, init::Ports};
+    use rustix::process::getpid;
+    use std::net::{Ipv4Addr, SocketAddr};
+
+    fn init(output: &str, ports: &[u16]) -> Init {
+        Init {
+            files: vec![],
+            output: output.into(),
+            force: false,
+            yes: false,
+            try_running: false,
+            ports: Ports {
+                ports: ports.to_vec(),
+            },
+            data_dir: DataDirArg { data_dir: None },
+        }
+    }
+
+    fn written(reasons: &[&str], trials: &[(&str, Trial)]) -> Written {
+        Written {
+            text: String::new(),
+            reasons: reasons.iter().map(|reason| (*reason).to_owned()).collect(),
+            trials: trials
+                .iter()
+                .map(|(name, trial)| ((*name).to_owned(), *trial))
+                .collect(),
+        }
+    }
+
+    #[test]
+    fn each_command_names_a_provider_whose_recipe_can_be_tested_and_what_has_to_be_so_first() {
+        let pid = getpid();
+        let running = Trial::AfterStopping {
+            pid,
+            address: SocketAddr::from((Ipv4Addr::LOCALHOST, 8080)),
+        };
+        let trials = [
+            ("ollama", Trial::Stopped),
+            ("llama-cpp", running),
+            ("vllm", Trial::Now),
+        ];
+        let written = written(&["", "", "", "lm-studio has no recipe"], &trials);
+        let pid = pid.as_raw_pid();
+        assert_eq!(
+            lines(&init("my.toml", &[]), &written, true, &["ollama"]),
+            [
+                "Next: reveille up --config my.toml".to_owned(),
+                format!(
+                    "To try `llama-cpp` first: stop process {pid} (`kill {pid}`), and run `reveille recipe test llama-cpp \
+                     --config my.toml`"
+                ),
+                "To try `vllm` first: run `reveille recipe test vllm --config my.toml`".to_owned(),
+            ]
+        );
+    }
+
+    #[test]
+    fn with_nothing_to_wake_no_start_is_suggested_but_how_to_add_a_backend() {
+        let said = lines(
+            &init("reveille.toml", &[11434, 9]),
+            &written(&[], &[]),
+            false,
+            &[],
+        );
+        assert!(
+            said[0].contains("on the ports 11434 (Ollama), 9, and for `ollama`,"),
+            "{said:?}"
+        );
+        assert!(said[1].contains("run `reveille init --force` (with"), "{said:?}");
+        let said = lines(&init("my.toml", &[9]), &written(&[], &[]), false, &[]);
+        assert!(
+            said[1].contains("`reveille init --force --output my.toml MODEL.gguf`"),
+            "{said:?}"
+        );
+        let comment = lines(
+            &init("my.toml", &[9]),
+            &written(&["it lacks a model"], &[]),
+            false,
+            &[],
+        );
+        assert!(
+            comment.len() == 1 && comment[0].contains("`reveille config check my.toml`"),
+            "{comment:?}"
+        );
+        for said in [&said, &comment] {
+            assert!(!said.concat().contains("reveille up"), "{said:?}");
+        }
+        let no_recipe = lines(
+            &init("my.toml", &[9]),
+            &written(&["in a container"], &[]),
+            true,
+            &[],
+        );
+        assert!(no_recipe[1].contains("see the comments"), "{no_recipe:?}");
+    }
+}

@@ -1,0 +1,294 @@
+//! The port on which `up` listens for agents of other machines: its address, and a certificate of its own making that is valid
+//! for every address of this machine, and is made again when they change. The authority stays, because agents know it.
+
+use crate::{
+    addresses,
+    data_dir::AGENTS_TLS,
+    failure::Failure,
+    hub_init::certificates,
+    listen::{is_unspecified, reachable},
+};
+use anyhow::{Context, anyhow};
+use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD as BASE64};
+use reveille_api::{JoinAddresses, origin::Host};
+use reveille_bus::private_file;
+use rustix::{
+    process::{Pid, Signal, kill_process},
+    system::uname,
+};
+use rustls::pki_types::{CertificateDer, pem::PemObject};
+use sha2::{Digest, Sha256};
+use std::{
+    convert::Infallible,
+    fs,
+    net::{IpAddr, SocketAddr},
+    path::{Path, PathBuf},
+    time::Duration,
+};
+use tokio::{sync::watch, time::sleep};
+use tracing::{info, warn};
+
+/// The port for agents unless another is chosen.
+pub const PORT: u16 = 8422;
+/// Where `--agents` without an address listens: everywhere, in IPv6 too.
+pub const EVERYWHERE: &str = "0.0.0.0:8422";
+/// How often the machine's addresses are looked at.
+const LOOK_EVERY: Duration = Duration::from_secs(10);
+/// A certificate is made again long before it expires.
+const RENEW_AFTER: Duration = Duration::from_secs(180 * 24 * 60 * 60);
+/// The file of the hosts that the certificate is valid for.
+const HOSTS_FILE: &str = "hosts";
+/// The file in which nats-server writes its process id.
+pub const PID_FILE: &str = "nats.pid";
+
+/// The port for agents, and its certificate.
+#[derive(Debug)]
+pub struct AgentsPort {
+    listens: SocketAddr,
+    folder: PathBuf,
+    /// The names and addresses that `--host` gives this machine.
+    named: Vec<String>,
+    ca_sha256: String,
+    addresses: watch::Sender<Vec<String>>,
+}
+
+/// Reads `ADDRESS`, `ADDRESS:PORT` or nothing but the port's default.
+pub fn parse(raw: &str) -> Result<SocketAddr, String> {
+    let address = raw.parse::<SocketAddr>().ok();
+    let ip = || raw.trim_matches(['[', ']']).parse::<IpAddr>().ok();
+    let address = address.or_else(|| Some(SocketAddr::new(ip()?, PORT)));
+    address.ok_or_else(|| {
+        format!(
+            "an IP address of this machine is needed, perhaps with a port, such as 192.0.2.1 or {EVERYWHERE}"
+        )
+    })
+}
+
+impl AgentsPort {
+    /// Makes the certificate, and the authority before the first one.
+    pub fn prepare(listens: SocketAddr, data_dir: &Path, hosts: &[Host]) -> Result<Self, Failure> {
+        let folder = data_dir.join(AGENTS_TLS);
+        private_file::make_folder(&folder).with_context(|| format!("cannot use {}", folder.display()))?;
+        let mut port = Self {
+            listens,
+            named: hosts.iter().map(ToString::to_string).collect(),
+            ca_sha256: String::new(),
+            addresses: watch::Sender::default(),
+            folder,
+        };
+        port.folder = port.folder.canonicalize()?;
+        let ips = reached_at(listens);
+        if port.is_current(&ips) {
+            port.announce(&ips);
+        } else {
+            port.renew(&ips)?;
+        }
+        port.ca_sha256 = sha256(&port.ca())?;
+        Ok(port)
+    }
+
+    /// Where it listens.
+    pub const fn listens(&self) -> SocketAddr {
+        self.listens
+    }
+
+    /// The URL at which this machine's own processes reach it.
+    pub fn url(&self) -> String {
+        format!("tls://{}", reachable(self.listens))
+    }
+
+    /// Where other machines reach it, with commas.
+    pub fn agents_url(&self) -> String {
+        let addresses = self.addresses.borrow();
+        let urls: Vec<_> = addresses
+            .iter()
+            .map(|address| format!("tls://{address}"))
+            .collect();
+        urls.join(",")
+    }
+
+    /// The authority's certificate, in PEM.
+    pub fn ca(&self) -> PathBuf {
+        self.folder.join(certificates::AUTHORITY)
+    }
+
+    /// The part of the server's config that names the certificate.
+    pub fn server_config(&self) -> Result<String, Failure> {
+        let tls = certificates::earlier(&self.folder)?.context("the certificate is gone")?;
+        Ok(tls.for_clients)
+    }
+
+    /// What a token says about it.
+    pub fn joins(&self) -> JoinAddresses {
+        JoinAddresses {
+            addresses: self.addresses.subscribe(),
+            ca_sha256: self.ca_sha256.clone(),
+        }
+    }
+
+    /// Whether an earlier run's certificate is valid for these addresses, and for long enough.
+    fn is_current(&self, ips: &[IpAddr]) -> bool {
+        let note = self.folder.join(HOSTS_FILE);
+        let made = note.metadata().and_then(|note| note.modified());
+        let age = made.ok().and_then(|made| made.elapsed().ok());
+        let is_young = age.is_some_and(|age| age < RENEW_AFTER);
+        let hosts = fs::read_to_string(&note).unwrap_or_default();
+        let has_all = matches!(certificates::earlier(&self.folder), Ok(Some(_))) && self.ca().exists();
+        is_young && has_all && hosts == lines(&self.hosts_of(ips))
+    }
+
+    /// Makes a certificate for these addresses.
+    fn renew(&mut self, ips: &[IpAddr]) -> Result<(), Failure> {
+        let hosts = self.hosts_of(ips);
+        certificates::make(&self.folder, &hosts)?;
+        let note = self.folder.join(HOSTS_FILE);
+        fs::write(&note, lines(&hosts)).with_context(|| format!("cannot write {}", note.display()))?;
+        self.announce(ips);
+        Ok(())
+    }
+
+    /// From now on tokens name these addresses.
+    fn announce(&mut self, ips: &[IpAddr]) {
+        let port = self.listens.port();
+        let named = self.named.iter().map(|host| with_port(host, port));
+        let ips = ips.iter().map(|ip| SocketAddr::new(*ip, port).to_string());
+        let mut addresses: Vec<String> = vec![];
+        for address in named.chain(ips) {
+            if !addresses.contains(&address) {
+                addresses.push(address);
+            }
+        }
+        self.addresses.send_replace(addresses);
+    }
+
+    /// The certificate and its key, for the API where it has none of its own.
+    pub fn tls_files(&self) -> (PathBuf, PathBuf) {
+        let [certificate, key] = certificates::SERVER_FILES.map(|name| self.folder.join(name));
+        (certificate, key)
+    }
+
+    /// Everything that the certificate has to be valid for.
+    fn hosts_of(&self, ips: &[IpAddr]) -> Vec<String> {
+        let own_name = uname().nodename().to_string_lossy().into_owned();
+        let mut hosts = self.named.clone();
+        // A certificate has only names that are legal in the DNS.
+        hosts.extend(own_name.parse::<Host>().ok().map(|host| host.to_string()));
+        hosts.extend(["localhost", "127.0.0.1", "::1"].map(str::to_owned));
+        hosts.extend(ips.iter().map(ToString::to_string));
+        hosts.sort();
+        hosts.dedup();
+        hosts
+    }
+
+    /// Makes the certificate again whenever this machine's addresses change, and before it expires. The server in `data_dir`
+    /// then reads it, and ends the connections of agents, which come back within seconds.
+    pub async fn keep_current(mut self, data_dir: &Path) -> Infallible {
+        loop {
+            sleep(LOOK_EVERY).await;
+            let ips = reached_at(self.listens);
+            if self.is_current(&ips) {
+                continue;
+            }
+            let renewed = self
+                .renew(&ips)
+                .map_err(|failure| anyhow!("{failure}"))
+                .and_then(|()| reload(data_dir));
+            match renewed {
+                Ok(()) => info!(
+                    agents.addresses = self.agents_url(),
+                    "this machine's addresses changed: made a new certificate for the agents' port"
+                ),
+                Err(error) => warn!(%error, "can't renew the certificate of the agents' port"),
+            }
+        }
+    }
+}
+
+/// The addresses at which other machines reach a listener.
+fn reached_at(listens: SocketAddr) -> Vec<IpAddr> {
+    if is_unspecified(listens.ip()) {
+        addresses::beyond_loopback()
+    } else {
+        vec![listens.ip()]
+    }
+}
+
+fn lines(hosts: &[String]) -> String {
+    hosts.iter().map(|host| format!("{host}\n")).collect()
+}
+
+fn with_port(host: &str, port: u16) -> String {
+    match host.parse::<IpAddr>() {
+        Ok(ip) => SocketAddr::new(ip, port).to_string(),
+        Err(_) => format!("{host}:{port}"),
+    }
+}
+
+/// The SHA-256 of a certificate, in base64.
+fn sha256(file: &Path) -> Result<String, Failure> {
+    let certificate =
+        CertificateDer::from_pem_file(file).with_context(|| format!("cannot read {}", file.display()))?;
+    Ok(BASE64.encode(Sha256::digest(&certificate)))
+}
+
+/// Lets the running server read its certificate again.
+fn reload(data_dir: &Path) -> anyhow::Result<()> {
+    let text = fs::read_to_string(data_dir.join(PID_FILE)).context("nats-server's process id is unknown")?;
+    let id = text.trim();
+    let command = fs::read(format!("/proc/{id}/cmdline")).unwrap_or_default();
+    // After a crash the id may be another program's by now. The server that is started next reads the new certificate anyway.
+    if !String::from_utf8_lossy(&command).contains(&*data_dir.to_string_lossy()) {
+        return Ok(());
+    }
+    let pid = id
+        .parse()
+        .ok()
+        .and_then(Pid::from_raw)
+        .context("nats-server has no process id")?;
+    Ok(kill_process(pid, Signal::HUP)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_needs_no_port() {
+        for (raw, address) in [
+            ("192.0.2.1", "192.0.2.1:8422"),
+            ("192.0.2.1:4222", "192.0.2.1:4222"),
+            ("::", "[::]:8422"),
+            ("[fd00::1]", "[fd00::1]:8422"),
+            ("[fd00::1]:1", "[fd00::1]:1"),
+            (EVERYWHERE, "0.0.0.0:8422"),
+        ] {
+            assert_eq!(parse(raw).unwrap().to_string(), address);
+        }
+        for wrong in ["", "hub.example", "8422", "192.0.2.1:x", "192.0.2"] {
+            assert!(parse(wrong).unwrap_err().contains("such as 192.0.2.1"), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_new_address_gets_a_certificate_of_the_same_authority() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |ip: &str| parse(ip).unwrap();
+        let hosts = ["hub.example".parse().unwrap()];
+        let first = AgentsPort::prepare(at("192.0.2.1"), folder.path(), &hosts).unwrap();
+        let certificate = || fs::read(folder.path().join(AGENTS_TLS).join("server.pem")).unwrap();
+        let before = certificate();
+        assert_eq!(first.agents_url(), "tls://hub.example:8422,tls://192.0.2.1:8422");
+        AgentsPort::prepare(at("192.0.2.1"), folder.path(), &hosts).unwrap();
+        assert_eq!(certificate(), before, "the same addresses need no new one");
+        let second = AgentsPort::prepare(at("192.0.2.9"), folder.path(), &[]).unwrap();
+        assert_ne!(certificate(), before);
+        assert_eq!(first.ca_sha256, second.ca_sha256);
+        assert_eq!(second.url(), "tls://192.0.2.9:8422");
+        assert_eq!(
+            AgentsPort::prepare(at("0.0.0.0"), folder.path(), &[])
+                .unwrap()
+                .url(),
+            "tls://127.0.0.1:8422"
+        );
+    }
+}

