@@ -213,12 +213,6 @@ impl Child {
         &self.left
     }
 
-    /// How it has ended, if that was awaited.
-    #[must_use]
-    pub const fn exit(&self) -> Option<Exit> {
-        self.exit
-    }
-
     /// The end of what it has printed, once it has ended. For the owner of this machine only.
     #[must_use]
     pub fn printed(&self) -> &str {
