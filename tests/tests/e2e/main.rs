@@ -19,6 +19,7 @@ mod forgeries;
 mod full_disk;
 mod harness;
 mod https;
+mod hub;
 mod init;
 mod init_tries;
 mod joining;
