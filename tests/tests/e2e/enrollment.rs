@@ -1,63 +1,17 @@
 //! A machine joins by a token, serves, and is shown out: by the commands that people type, on the hub that `reveille up`
 //! runs by itself.
 
-use reveille_tests::{AgentConfig, Api, Exit, Process, World, wait_until};
+use reveille_tests::{AgentConfig, Exit, Process, World, wait_until};
 use serde_json::{Value, json};
-use std::{
-    fs,
-    os::unix::fs::PermissionsExt,
-    path::{Path, PathBuf},
-    time::{Instant, SystemTime, UNIX_EPOCH},
-};
+use std::{fs, os::unix::fs::PermissionsExt, path::Path, time::Instant};
 
-use crate::scene::SOON;
-
-struct Hub {
-    api: Api,
-    world: World,
-}
+use crate::{hub::Hub, scene::SOON};
 
 impl Hub {
-    async fn new() -> Self {
-        let world = World::new().await;
-        let api = world.up(&world.folder().join("hub"), "", &[]);
-        api.wait_until_ready().await;
-        Self { api, world }
-    }
-
-    async fn run(&self, words: &[&str]) -> Process {
-        let command = self.world.reveille(words[0]).args(&words[1..]);
-        let command = command.env("REVEILLE_API_URL", self.api.url());
-        // Where its root key is.
-        let process = command
-            .env("REVEILLE_DATA_DIR", self.world.folder().join("hub"))
-            .start();
-        process.wait_for_exit(SOON).await;
-        process
-    }
-
-    async fn token(&self, agent: &str, expires: &str) -> (String, u64) {
-        let made = self
-            .run(&["agent-token", "create", agent, "--expires", expires, "-o", "json"])
-            .await;
-        let made: Value = serde_json::from_str(&made.log()).unwrap_or_else(|_| panic!("{}", made.log()));
-        let token = made["token"].as_str().expect("a token").to_owned();
-        (token, made["expires_at_ms"].as_u64().expect("a time"))
-    }
-
     /// Joins on a machine of which only a folder is seen.
     async fn join(&self, machine: &Path, token: &str, more: &[&str]) -> Process {
         let config = machine.join("agent.toml").display().to_string();
-        let words = [
-            &["join", token, "--config", &config, "--ports", "1", "--no-start"],
-            more,
-        ]
-        .concat();
-        self.run(&words).await
-    }
-
-    fn machine(&self, name: &str) -> PathBuf {
-        self.world.folder().join(name)
+        self.join_at(token, &["--config", &config], more).await
     }
 
     fn agent(&self, machine: &Path) -> Process {
@@ -340,14 +294,7 @@ async fn a_token_that_is_used_expired_or_for_somebody_else_lets_nobody_in_and_sa
     )
     .await;
     let (late, expires_at_ms) = hub.token("late-box", "1s").await;
-    wait_until("the token had expired", SOON, async || {
-        let now = SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .expect("a time")
-            .as_millis();
-        (now > u128::from(expires_at_ms) + 1_500).then_some(())
-    })
-    .await;
+    hub.expired(expires_at_ms).await;
     refused("late", &late, &[], 1, "the token has expired").await;
 
     // What no token is for answers alike, whether the agent is known or not, and tells no more.

@@ -1,11 +1,12 @@
 //! `reveille init` beside imitations of the servers that people have: what it writes, tries and says for each.
 
 use reveille_tests::{Backend, Exit, Port, Process, SOON, is_alive, program, wait_until};
-use std::{fs, os::unix::fs::PermissionsExt};
+use std::fs;
 
 use crate::{
     docs::blocks_of,
     init::{Machine, pids},
+    machine::{ollama, write_script},
 };
 
 /// What is said or written, and what is not.
@@ -14,31 +15,14 @@ type Parts<'a> = (&'a [&'a str], &'a [&'a str]);
 impl Machine {
     /// A program in its `PATH` that is a script of a shell.
     fn script(&self, name: &str, script: &str) {
-        let file = self.folder().join("programs").join(name);
-        fs::write(&file, format!("#!/bin/sh\n{script}\n")).expect("a script");
-        fs::set_permissions(file, fs::Permissions::from_mode(0o755)).expect("a program");
+        write_script(&self.folder().join("programs").join(name), script);
     }
 
     /// An installed Ollama that has pulled these models, each `NAME:TAG`.
     fn install_ollama(&self, models: &[&str], before: &str) {
-        let log = self.folder().join("ollama.jsonl");
-        let listed: String = models.iter().map(|model| format!(" --model {model}")).collect();
-        self.script(
-            "ollama",
-            &format!(
-                "{before}\n[ \"$1\" = serve ] && exec {} --imitates ollama --listen \"$OLLAMA_HOST\"{listed} --log {}",
-                program("stand-in-llm").display(),
-                log.display()
-            ),
-        );
-        for model in models {
-            let (name, tag) = model.split_once(':').expect("a tag");
-            let library = self
-                .home()
-                .join(".ollama/models/manifests/registry.ollama.ai/library");
-            fs::create_dir_all(library.join(name)).expect("a folder");
-            fs::write(library.join(name).join(tag), "{}").expect("a manifest");
-        }
+        let log = format!("--log {}", self.folder().join("ollama.jsonl").display());
+        let serve = ollama(&self.home(), models, &log);
+        self.script("ollama", &format!("{before}\n{serve}"));
     }
 
     /// What a run of `init` with these arguments says, which are for this port.

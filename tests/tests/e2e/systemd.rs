@@ -176,9 +176,15 @@ fn are_legal(scope: &str, units: PathBuf) {
         units.push(unit);
     }
     assert!(!units.is_empty(), "{scope}");
+    verify(scope, &units);
+}
+
+/// Has systemd look at units. `scope` is whose they are.
+pub fn verify(scope: &str, units: &[PathBuf]) {
+    let folder = Folder::new();
     let verified = Command::new("systemd-analyze")
         .args([scope, "--man=no", "verify"])
-        .args(&units)
+        .args(units)
         .env("XDG_RUNTIME_DIR", folder.path())
         .output();
     let verified = match verified {

@@ -65,13 +65,16 @@ impl ApiClient {
             )));
         }
         let key = address.key.as_deref().map(bearer).transpose()?;
+        // An `up` that listens on one address of this machine isn't reached on loopback.
+        let running = data_dir.as_deref().and_then(data_dir::running_up);
+        let is_here = is_local(&base) || running.is_some_and(|up| up.api == base);
         let own_ca = data_dir
             .as_deref()
-            .filter(|_| is_local(&base))
+            .filter(|_| is_here)
             .and_then(data_dir::authority);
-        let root_key = data_dir.filter(|_| key.is_none() && is_local(&base));
+        let root_key = data_dir.filter(|_| key.is_none() && is_here);
         let mut http = builder();
-        if is_local(&base) {
+        if is_here {
             // A proxy would connect to its own machine.
             http = http.no_proxy();
         }
