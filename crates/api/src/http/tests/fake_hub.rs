@@ -30,6 +30,7 @@ use std::{
     time::Duration,
 };
 use tokio::{sync::watch, time::Instant};
+use tokio_util::sync::CancellationToken;
 
 /// Where the journal is when a test begins.
 const FIRST_SEQUENCE: u64 = 41;
@@ -75,6 +76,8 @@ pub(super) struct FakeHub {
     pub metrics: Metrics,
     /// The hub's id, once the journal was found.
     pub id: Mutex<Option<HubId>>,
+    /// Cancelled once the agent of the same process has published its providers.
+    pub own_agent: CancellationToken,
     sequence: AtomicU64,
     replies: Mutex<VecDeque<Reply>>,
     sent: Mutex<Vec<Sent>>,
@@ -140,6 +143,13 @@ fn waking() -> Status {
 
 impl FakeHub {
     pub fn new() -> Self {
+        let hub = Self::starting();
+        hub.own_agent.cancel();
+        hub
+    }
+
+    /// Its own agent hasn't published anything.
+    pub fn starting() -> Self {
         let hub = Self::default();
         let sequence = FIRST_SEQUENCE;
         hub.registry.follow(&Followed::CaughtUp { sequence });
