@@ -67,11 +67,14 @@ impl Control {
             .expect("a connection");
         while let Some(asked) = requests.next().await {
             let answer = match &asked.request {
-                ControlRequest::Connect { .. } => ControlAnswer::Connected {
-                    epoch: EPOCH,
-                    providers: vec![],
-                    hub: self.state().hub,
-                },
+                ControlRequest::Connect { .. } => {
+                    self.released().await;
+                    ControlAnswer::Connected {
+                        epoch: EPOCH,
+                        providers: vec![],
+                        hub: self.state().hub,
+                    }
+                }
                 ControlRequest::Stop { .. } => {
                     self.state().stopped = true;
                     ControlAnswer::Stopped
@@ -243,6 +246,13 @@ impl Control {
         asked.iter().filter(registers).count()
     }
 
+    async fn released(&self) {
+        self.state().kept_waiting += 1;
+        let mut held = self.1.subscribe();
+        held.wait_for(|held| !held).await.expect("control lives");
+        self.state().kept_waiting -= 1;
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         self.0.lock().expect("not poisoned")
     }
@@ -253,10 +263,7 @@ impl Hub for Control {
         let this = self.clone();
         async move {
             tokio::task::yield_now().await;
-            this.state().kept_waiting += 1;
-            let mut held = this.1.subscribe();
-            held.wait_for(|held| !held).await.expect("control lives");
-            this.state().kept_waiting -= 1;
+            this.released().await;
             this.state().answer(request)
         }
         .boxed()

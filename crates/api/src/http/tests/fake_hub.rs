@@ -16,9 +16,9 @@ use reveille_bus::{
     relay::{DroppedFrames, RelayError, RelayFault, RelayStats, RequestHead, ResponseHead},
 };
 use reveille_domain::{
-    Agent, AgentName, AgentRejection, Epoch, Failures, Key, KeyId, KeyRejection, ModelName, Provider,
-    ProviderId, ProviderSpec, RecipeKind, ReportId, ReportSeq, Status, Timestamp, Wake, WakeCause, WakeId,
-    WakeSpec,
+    Agent, AgentEvent, AgentName, AgentRejection, Epoch, Failures, Key, KeyId, KeyRejection, ModelName,
+    Provider, ProviderId, ProviderSpec, RecipeKind, ReportId, ReportSeq, SessionId, Status, Timestamp, Wake,
+    WakeCause, WakeId, WakeSpec,
     provider::{Gone, InactiveReason, Registered, StableStatus, WakeCounts},
 };
 use std::{
@@ -180,6 +180,22 @@ impl FakeHub {
             wakes: vec![],
             counts: WakeCounts::default(),
         }));
+    }
+
+    /// The agent of a published provider begins its next session, which publishes nothing at first.
+    pub fn begin_session(&self, agent: &str, epoch: Epoch) {
+        let name = AgentName::parse(agent).expect("legal");
+        let connected = AgentEvent::AgentConnected {
+            name: name.clone(),
+            session: SessionId(uuid::Uuid::now_v7()),
+            epoch,
+            version: "0.1.0".to_owned(),
+            at_ms: Timestamp::from_millis(2_000),
+        };
+        let state = Agent::default().evolve(&connected);
+        let sequence = self.sequence.fetch_add(1, Ordering::SeqCst) + 1;
+        let agents = self.registry.agents();
+        agents.take(&name, &state, &[connected], sequence);
     }
 
     /// A later state of the provider is folded.
