@@ -36,6 +36,8 @@ struct State {
     refusal: Option<ControlError>,
     lost: bool,
     hub: Option<HubId>,
+    /// The stages of each wake that has succeeded.
+    succeeded: Vec<Vec<Stage>>,
 }
 
 impl Control {
@@ -56,6 +58,7 @@ impl Control {
             refusal: None,
             lost: false,
             hub: None,
+            succeeded: Vec::new(),
         };
         Self(Arc::new(Mutex::new(state)), Arc::new(watch::Sender::new(false)))
     }
@@ -215,6 +218,12 @@ impl Control {
         self.state().asked.iter().rev().find_map(stages).expect("a wake")
     }
 
+    /// The names of the stages of each wake that has succeeded, as the journal has them.
+    pub fn succeeded(&self) -> Vec<Vec<String>> {
+        let names = |stages: &Vec<Stage>| stages.iter().map(|stage| stage.name.clone()).collect();
+        self.state().succeeded.iter().map(names).collect()
+    }
+
     /// For which wakes of its group the backend slept.
     pub fn sleeps_for(&self) -> Vec<WakeId> {
         let for_wake = |asked: &ControlRequest| match asked {
@@ -365,6 +374,9 @@ impl State {
         let events = self.provider.decide(command)?;
         self.sequence += u64::from(!events.is_empty());
         for event in &events {
+            if let ProviderEvent::WakeSucceeded { stages, .. } = event {
+                self.succeeded.push(stages.clone());
+            }
             self.provider = std::mem::take(&mut self.provider).evolve(event);
         }
         Ok(events)
