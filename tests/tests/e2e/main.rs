@@ -36,6 +36,7 @@ mod outages;
 mod owner;
 mod packages;
 mod pools;
+mod real_systemd;
 mod recipes;
 mod relay;
 mod reload;
