@@ -233,6 +233,7 @@ impl Service {
             authenticator,
             agent_hub: config.agent_hub.clone(),
             default_model: config.default_model.clone(),
+            own_agent: config.own_agent.clone(),
         };
         Ok(AppState::new(
             services,

@@ -130,10 +130,10 @@ fn show(made: &Row, format: Format) -> Result<(), Failure> {
     match format {
         Format::Table => {
             client::line(field(made, "key"))?;
-            eprintln!(
+            client::notice(format_args!(
                 "This is key {}. Save it now: it won't be shown again.",
                 field(made, "id")
-            );
+            ));
             Ok(())
         }
         Format::Json => client::line(&serde_json::to_string_pretty(made)?),

@@ -1,5 +1,6 @@
 //! The program as a person or a supervisor sees it: what it prints and the code it ends with.
 
+use reveille_bus::archive::{ArchiveWriter, ArchivedCommit};
 use std::{
     net::TcpListener,
     path::PathBuf,
@@ -107,6 +108,32 @@ fn a_good_config_is_ok_and_says_what_it_publishes() {
         "{}",
         out(&checked)
     );
+}
+
+/// A file with one commit, of an event that is named like this.
+fn archive(folder: &TempDir, event: &str) -> String {
+    let commit = serde_json::json!({
+        "v": 1, "aggregate_version": 1, "first_event_seq": 1, "command_id": "00000000-0000-7000-8000-000000000000",
+        "at_ms": 1, "cause": "test", "events": [{"type": event, "version": "1", "data": {}}], "state_version": 1, "state": {},
+    });
+    let file = folder.path().join("journal.jsonl");
+    let created = std::fs::File::create(&file).expect("a file");
+    let mut archive = ArchiveWriter::new(created, 1).expect("written");
+    let subject = "reveille.events.agent.box".to_owned();
+    let commit = ArchivedCommit::new(1, subject, vec![], commit.to_string().into(), None);
+    archive.write(&commit).expect("written");
+    archive.finish().expect("written");
+    file.display().to_string()
+}
+
+#[test]
+fn an_event_of_a_newer_version_may_have_any_name_and_moves_no_cursor() {
+    let folder = tempfile::tempdir().unwrap();
+    let stats = reveille(&["journal", "stats", &archive(&folder, "\u{1b}[2J\u{202e}x")]);
+    assert_eq!(code(&stats), 0, "{}", err(&stats));
+    let said = out(&stats);
+    assert!(said.contains(r"\u001b[2J\u202ex"), "{said}");
+    assert!(!said.contains(['\u{202e}', '\u{1b}']), "{said:?}");
 }
 
 #[test]

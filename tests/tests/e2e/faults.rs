@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use futures::future::join_all;
 use reveille_tests::{
     AgentConfig, Backend, Cluster, Exit, WakeController, World, descendants, hold_for, is_alive, wait_until,
 };
@@ -50,6 +51,30 @@ async fn an_agent_killed_in_a_wake_and_restarted_finds_its_backend_and_posts_onc
     );
     assert_eq!(scene.commits_with("WakeRequested").await.len(), 1);
     assert_eq!(scene.commits_with("WakeSucceeded").await.len(), 1);
+}
+
+#[tokio::test]
+async fn requests_that_come_while_a_killed_agent_starts_again_are_answered_by_the_new_one() {
+    const ROUNDS: usize = 3;
+    const REQUESTS: u64 = 60;
+    /// The NATS server may need a moment to notice that the agent has gone; what it sends there meanwhile is lost.
+    const NOTICED: Duration = Duration::from_millis(200);
+    let mut scene = Scene::awake("", "").await;
+    for _ in 0..ROUNDS {
+        scene.agent.kill9();
+        tokio::time::sleep(NOTICED).await;
+        scene.agent = scene.world.agent(&scene.config);
+        // So that some come at each step of the start.
+        let asked = (0..REQUESTS).map(async |number| {
+            tokio::time::sleep(Duration::from_millis(10 * number)).await;
+            scene.chat().await
+        });
+        for answer in join_all(asked).await {
+            let unreachable = answer.status == 503 && answer.error_code() == "agent_unreachable";
+            assert!(answer.status == 200 || unreachable, "{}", answer.text());
+        }
+        assert_eq!(scene.chat().await.status, 200);
+    }
 }
 
 #[tokio::test]

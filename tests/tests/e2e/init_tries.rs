@@ -386,7 +386,7 @@ async fn a_model_file_is_served_by_an_installed_llama_server_under_the_name_of_t
 }
 
 /// Runs a command at a terminal of its own and gives it the next line whenever it asks.
-const AT_A_TERMINAL: &str = r"
+pub const AT_A_TERMINAL: &str = r"
 import os, pty, sys
 lines = sys.argv[1].split(',')
 pid, terminal = pty.fork()

@@ -1,11 +1,11 @@
 //! Joining a hub that listens for agents itself: what a token is good for, and what each mistake is told.
 
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD as BASE64};
-use reveille_tests::{Exit, Port, Process, World, wait_until};
+use reveille_tests::{Exit, Port, Process, World, program, wait_until};
 use serde_json::{Value, json};
-use std::fs;
+use std::{env, fs, os::unix::fs::symlink};
 
-use crate::{hub::Hub, scene::SOON};
+use crate::{hub::Hub, init_tries::AT_A_TERMINAL, scene::SOON};
 
 impl Hub {
     /// Joins on a machine of which only a data directory is seen.
@@ -65,6 +65,51 @@ async fn a_machine_joins_once_and_again_with_the_same_command() {
     assert_eq!(refused.exit(), Some(Exit::Code(2)), "{}", refused.log());
     for part in ["is the config of gpu-box", "--config FILE", "--force"] {
         assert!(refused.log().contains(part), "{part}: {}", refused.log());
+    }
+}
+
+#[tokio::test]
+async fn a_backend_that_does_not_run_is_added_only_if_somebody_says_so() {
+    let (hub, _agents) = Hub::with_agents().await;
+    let bin = hub.world.folder().join("bin");
+    let home = hub.world.folder().join("home");
+    let models = home.join(".ollama/models/manifests/registry.ollama.ai/library/qwen2.5");
+    for folder in [&bin, &models] {
+        fs::create_dir_all(folder).expect("a folder");
+    }
+    symlink(program("stand-in-llm"), bin.join("ollama")).expect("a link");
+    fs::write(models.join("7b"), "{}").expect("a manifest");
+    let path = format!("{}:{}", bin.display(), env::var("PATH").unwrap_or_default());
+    let (port, (token, _)) = (Port::claim(), hub.token("gpu-box", "15m").await);
+    let (address, number) = (port.address().to_string(), port.number().to_string());
+    let join = async |answer: Option<&str>, more: &[&str]| {
+        let launch = hub.world.reveille("join").args([&*token, "--ports", &number]);
+        let launch = launch.args(["--no-start", "--force"]).args(more);
+        let launch = launch.arg("--data-dir").arg(hub.machine("machine"));
+        let launch = launch.env("PATH", &path).env("HOME", &home);
+        let launch = launch.env("OLLAMA_HOST", &address);
+        let process = match answer {
+            None => launch.start(),
+            Some(answer) => launch.under("python3", &["-c", AT_A_TERMINAL, answer]).start(),
+        };
+        let exit = process.wait_for_exit(SOON).await;
+        assert_eq!(exit, Exit::Code(0), "{}", process.log());
+        let config = fs::read_to_string(hub.machine("machine").join("reveille.toml"));
+        let is_added = config.expect("a config").contains("\nname = \"ollama\"\n");
+        (is_added, process.log())
+    };
+    let (is_added, said) = join(None, &[]).await;
+    assert!(!is_added, "{said}");
+    let left_out = "Not added, because nobody was asked and it doesn't run: `ollama`.";
+    for part in [left_out, "--yes --force", "No backend was added"] {
+        assert!(said.contains(part), "{part}: {said}");
+    }
+    let (is_added, said) = join(None, &["--yes"]).await;
+    assert!(is_added && !said.contains("Not added"), "{said}");
+    for (answer, expected) in [("n", false), ("y", true)] {
+        let (is_added, said) = join(Some(answer), &[]).await;
+        assert!(said.contains("Add `ollama` (Ollama)? [Y/n]"), "{said}");
+        assert_eq!(is_added, expected, "{said}");
     }
 }
 

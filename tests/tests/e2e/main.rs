@@ -38,6 +38,7 @@ mod owner;
 mod packages;
 mod pools;
 mod rack;
+mod real_systemd;
 mod recipes;
 mod relay;
 mod reload;

@@ -137,14 +137,6 @@ impl Session {
         let orders = Orders::subscribe(connection.client(), &agent).await?;
         let (superseded_sender, superseded) = watch::channel(None);
         let epoch = CurrentEpoch::default();
-        let limits = RelayLimits::default();
-        let server = RelayServer::start(
-            relay_connection.client().clone(),
-            agent.clone(),
-            epoch.clone(),
-            limits,
-        )
-        .await?;
 
         let hub: Arc<dyn Hub> = Arc::new(NatsHub::new(connection.clone(), agent.clone()));
         let id = SessionId(Uuid::now_v7());
@@ -157,6 +149,15 @@ impl Session {
         info!(agent.name = %agent, agent.epoch = %current, "{agent} is connected");
         connect::withdraw(hub.as_ref(), current, known, &config.providers).await;
         epoch.set(Some(current));
+        // Not earlier: a request for the session before would come here and be dropped, and its sender would wait for nothing.
+        // While nobody listens, it hears so at once, and sends the request again.
+        let server = RelayServer::start(
+            relay_connection.client().clone(),
+            agent.clone(),
+            epoch.clone(),
+            RelayLimits::default(),
+        )
+        .await?;
 
         // Control has ended an earlier session of this name by now.
         let work = state.as_ref().and_then(work);

@@ -2,7 +2,7 @@
 
 use super::{ApiError, AppState, extract::Path};
 use crate::{
-    inference::{pool_for, pools_for},
+    inference::{InferenceError, Missing, pool_for, pools_for},
     keys::Caller,
     registry::ProviderSnapshot,
     wakes::{WakeTimes, time_until_awake},
@@ -84,13 +84,23 @@ pub(super) struct List {
     data: Vec<Model>,
 }
 
-pub(super) async fn list(State(state): State<AppState>, Extension(caller): Extension<Caller>) -> Json<List> {
-    let pools = pools_for(&state.registry, &caller);
-    let data = pools.into_iter().map(|(model, pool)| Model::new(model, &pool));
-    Json(List {
+/// Clients that list the models once, when they start, may start together with this replica.
+pub(super) async fn list(
+    State(state): State<AppState>,
+    Extension(caller): Extension<Caller>,
+) -> Result<Json<List>, ApiError> {
+    state.startup.over().await;
+    // Those of other machines are listed without our own agent's, but not before the journal is read.
+    if let Some(missing @ Missing::Journal) = state.startup.missing() {
+        return Err(InferenceError::NotReady(missing).into());
+    }
+    let data = pools_for(&state.registry, &caller)
+        .into_iter()
+        .map(|(model, pool)| Model::new(model, &pool));
+    Ok(Json(List {
         object: "list",
         data: data.collect(),
-    })
+    }))
 }
 
 pub(super) async fn one(
@@ -100,12 +110,16 @@ pub(super) async fn one(
 ) -> Result<Json<Model>, ApiError> {
     let model = ModelName::parse(&id)
         .map_err(|error| ApiError::invalid("invalid_model", "model", error.to_string()))?;
-    let pool = pool_for(&state.registry, &caller, &model);
+    let pool_for = |model: &ModelName| pool_for(&state.registry, &state.startup, &caller, model);
+    if pool_for(&model).is_err() {
+        state.startup.over().await;
+    }
+    let pool = pool_for(&model);
     // Some clients end every path with a slash, and some models' names end with one too.
     if pool.is_err()
         && let Some(short) = id.strip_suffix('/')
         && let Ok(model) = ModelName::parse(short)
-        && let Ok(pool) = pool_for(&state.registry, &caller, &model)
+        && let Ok(pool) = pool_for(&model)
     {
         return Ok(Json(Model::new(short.to_owned(), &pool)));
     }

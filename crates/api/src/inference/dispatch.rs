@@ -6,18 +6,19 @@
 
 use super::{
     CurrentPhase, FailedRequests, InferenceError, InferenceRequest, InferenceResponse, Relay, ResponseBody,
-    Timings, WakeMode,
+    Startup, Timings, WakeMode,
     choice::Reach,
     members::{Attempt, Members},
     model_access,
     retry_policy::{NextStep, Outcome, RetryPolicy},
+    startup::Missing,
 };
 use crate::{
     metrics::Metrics,
     registry::{ProviderSnapshot, Registry},
     wakes::{WakeError, Waker},
 };
-use reveille_domain::{ProviderId, WakeId};
+use reveille_domain::{ProviderId, WakeId, provider::StatusName};
 use std::sync::Arc;
 use tokio::time::Instant;
 
@@ -27,6 +28,7 @@ pub(crate) struct Inference {
     pub(super) relay: Arc<dyn Relay>,
     pub(super) members: Members,
     pub(super) timings: Timings,
+    startup: Startup,
     metrics: Metrics,
 }
 
@@ -80,6 +82,7 @@ impl Inference {
         relay: Arc<dyn Relay>,
         metrics: Metrics,
         timings: Timings,
+        startup: Startup,
     ) -> Self {
         Self {
             registry,
@@ -87,6 +90,7 @@ impl Inference {
             relay,
             members: Members::new(metrics.clone()),
             timings,
+            startup,
             metrics,
         }
     }
@@ -110,7 +114,7 @@ impl Inference {
             begun,
         };
         let (mut policy, mut earlier) = (RetryPolicy::default(), Earlier::default());
-        let mut chosen = self.choose(request)?;
+        let mut chosen = self.startup.wait_for(run.until, || self.choose(request)).await?;
         loop {
             let outcome = self.attempt(&run, &mut chosen).await;
             earlier.woken_by = earlier.woken_by.or(outcome.wake_id());
@@ -139,10 +143,18 @@ impl Inference {
     }
 
     fn choose(&self, request: &InferenceRequest) -> Result<Arc<ProviderSnapshot>, InferenceError> {
-        let pool = model_access::pool_for(&self.registry, &request.caller, &request.model)?;
+        let pool = model_access::pool_for(&self.registry, &self.startup, &request.caller, &request.model)?;
         self.members.forget_withdrawn(&self.registry);
+        // What an earlier run of the agent has left inactive is about to be published again.
+        if let Some(missing) = self.startup.missing()
+            && pool
+                .iter()
+                .all(|snapshot| snapshot.provider.status.name() == StatusName::Inactive)
+        {
+            return Err(InferenceError::NotReady(missing));
+        }
         let best = self.members.choose(&pool, Reach::All, &[]);
-        best.ok_or(InferenceError::NotReady)
+        best.ok_or(InferenceError::NotReady(Missing::Journal))
     }
 
     /// What the caller gets once no step follows.
@@ -192,7 +204,7 @@ impl Inference {
         if self.registry.is_ready() {
             WakeError::Unknown { provider }.into()
         } else {
-            InferenceError::NotReady
+            InferenceError::NotReady(Missing::Journal)
         }
     }
 }

@@ -1,5 +1,6 @@
 //! Why an inference request gets no response from a backend.
 
+use super::startup::Missing;
 use crate::wakes::WakeError;
 use reveille_bus::relay::RelayError;
 use reveille_domain::{ModelName, ProviderId, WakeId};
@@ -9,8 +10,9 @@ use thiserror::Error;
 /// Why a request gets no response from a backend.
 #[derive(Debug, Error)]
 pub(crate) enum InferenceError {
-    #[error("this replica has not read the journal yet")]
-    NotReady,
+    /// The request may be for something that only isn't there yet.
+    #[error("{0}: retry")]
+    NotReady(Missing),
     #[error("the model `{model}` does not exist{}", suggestion(nearest))]
     UnknownModel { model: ModelName, nearest: Vec<String> },
     /// The request names no model, and there is none for such requests.
@@ -120,7 +122,7 @@ impl InferenceError {
             | Self::Waking { .. }
             | Self::WaitTooShort { .. } => true,
             Self::Wake(error) => matches!(**error, WakeError::CallerTimedOut { .. }),
-            Self::NotReady
+            Self::NotReady(_)
             | Self::UnknownModel { .. }
             | Self::NoModel { .. }
             | Self::Relay { .. }
@@ -133,7 +135,7 @@ impl InferenceError {
         match self {
             Self::Relay { error, .. } => error.never_handed_over(),
             Self::BadResponse { .. } => false,
-            Self::NotReady
+            Self::NotReady(_)
             | Self::UnknownModel { .. }
             | Self::NoModel { .. }
             | Self::Asleep { .. }

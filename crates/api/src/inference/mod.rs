@@ -19,6 +19,7 @@ mod relay;
 mod request;
 mod resend;
 mod retry_policy;
+mod startup;
 
 pub(crate) use body_budget::{BodyBudget, HeldBytes};
 pub(crate) use default_model::default_for;
@@ -33,3 +34,4 @@ pub(crate) use phase::{CurrentPhase, Phase};
 pub(crate) use relay::Reserved;
 pub(crate) use relay::{Relay, ResponseBody};
 pub(crate) use request::{InferenceRequest, InferenceResponse, Timings};
+pub(crate) use startup::{Missing, Startup};

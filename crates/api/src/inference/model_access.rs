@@ -1,6 +1,6 @@
 //! Which models a caller may see: a model that a key doesn't allow doesn't exist for that key.
 
-use super::InferenceError;
+use super::{InferenceError, Startup};
 use crate::{
     keys::Caller,
     registry::{ProviderSnapshot, Registry},
@@ -9,9 +9,10 @@ use reveille_domain::ModelName;
 use std::{collections::BTreeMap, sync::Arc};
 
 /// The providers that serve `model` to the caller. A model that it may not use gives the same error as one that doesn't
-/// exist.
+/// exist. Neither does until the start is over.
 pub(crate) fn pool_for(
     registry: &Registry,
+    startup: &Startup,
     caller: &Caller,
     model: &ModelName,
 ) -> Result<Vec<Arc<ProviderSnapshot>>, InferenceError> {
@@ -22,8 +23,8 @@ pub(crate) fn pool_for(
     if public.is_some_and(|public| caller.may_ask(asked, public.as_str())) {
         return Ok(pool);
     }
-    if !registry.is_ready() {
-        return Err(InferenceError::NotReady);
+    if let Some(missing) = startup.missing() {
+        return Err(InferenceError::NotReady(missing));
     }
     Err(InferenceError::UnknownModel {
         model: model.clone(),

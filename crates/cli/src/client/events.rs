@@ -11,6 +11,7 @@ use super::{
 use crate::{
     args::{Format, Listing},
     failure::Failure,
+    logging::notice,
     signals::Signals,
 };
 use anyhow::{Context, anyhow};
@@ -144,7 +145,7 @@ impl Reader {
         let mut body = self.open().await?;
         loop {
             let ended = self.read(body).await?;
-            eprintln!("{ended}; trying again");
+            notice(format_args!("{ended}; trying again"));
             body = loop {
                 sleep(PAUSE).await;
                 if let Ok(body) = self.open().await {

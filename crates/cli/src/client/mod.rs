@@ -12,6 +12,7 @@ mod readiness;
 mod sse;
 pub mod table;
 
+pub use crate::logging::notice;
 pub use actions::{Sleep, Wake, sleep, wake};
 pub use api::{ApiClient, is_local};
 pub use events::{Events, events};

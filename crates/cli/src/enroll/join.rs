@@ -56,6 +56,10 @@ pub struct Join {
     /// Replace the config file if it exists.
     #[arg(long)]
     pub force: bool,
+    /// Ask nothing: add every backend that is found, even one that is only installed. Without a terminal and without this, only
+    /// those that run are added.
+    #[arg(long)]
+    pub yes: bool,
     /// Join and write the config, but don't start the agent.
     #[arg(long)]
     pub no_start: bool,
@@ -164,13 +168,13 @@ pub async fn join(args: Join) -> Result<Option<Joined>, Failure> {
         let allow_plaintext = args.allow_plaintext && NatsUrl::parse(&nats, false).is_err();
         let ca = hub.has_ca.then_some(ca_file.as_path());
         let lines = hub_lines(&nats, allow_plaintext, &credentials, ca)?;
-        let backends = init::look(&args.ports.ports).await?;
+        let backends = init::choose(&args.ports.ports, args.yes).await?;
         let written = init::write_config(&file, agent.as_str(), Some(&lines), &backends, args.force)?;
         Config::parse(&written.text, "", &|_| None).map_or(0, |config| config.providers.len())
     };
     if providers == 0 {
         line(&format!(
-            "No backend was found. Add one to {}: a template is in it. A running agent takes it up with `reveille agent reload`.",
+            "No backend was added. Add one to {}: a template is in it. A running agent takes it up with `reveille agent reload`.",
             file.display()
         ))?;
     }

@@ -13,6 +13,7 @@ use crate::{
     args::{ApiAddress, Format, Listing, duration},
     client::{ApiClient, Row, field, line, moment, print, table},
     failure::Failure,
+    logging::notice,
 };
 use clap::{Args, Subcommand};
 use jiff::tz::TimeZone;
@@ -87,10 +88,10 @@ pub async fn create_token(args: &AgentTokenCreate) -> Result<(), Failure> {
         );
     }
     let until = moment(&issued["expires_at_ms"], &TimeZone::system());
-    eprintln!(
+    notice(format_args!(
         "Valid once, until {until}. Run this on the machine of {}:\n",
         args.agent
-    );
+    ));
     line(&format!("reveille join {token}"))
 }
 

@@ -131,14 +131,20 @@ fn user_units() -> Result<PathBuf, Failure> {
 }
 
 fn machine_unit(program: &Path, config: &Path, data_dir: &Path) -> Result<String, Failure> {
-    if data_dir != Path::new(MACHINE_DATA) || !config.starts_with(MACHINE_DATA) {
+    // The service's first start moves the folder, and leaves a link to it.
+    let moved = fs::canonicalize(MACHINE_DATA).unwrap_or_else(|_| MACHINE_DATA.into());
+    let within = [Path::new(MACHINE_DATA), &moved]
+        .into_iter()
+        .find_map(|folder| config.strip_prefix(folder).ok());
+    let Some(within) = within.filter(|_| data_dir == Path::new(MACHINE_DATA)) else {
         return Err(Failure::Config(format!(
             "--service as root keeps everything in {MACHINE_DATA}, which it gives to the service's own user: leave out \
              --config and --data-dir"
         )));
-    }
+    };
+    let config = Path::new(MACHINE_DATA).join(within);
     let unit = MACHINE_UNIT.replace(PACKAGED_PROGRAM, word(program)?);
-    Ok(unit.replace(PACKAGED_CONFIG, word(config)?))
+    Ok(unit.replace(PACKAGED_CONFIG, word(&config)?))
 }
 
 fn user_unit(program: &Path, config: &Path, data_dir: &Path) -> Result<String, Failure> {

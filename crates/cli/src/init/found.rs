@@ -104,6 +104,18 @@ impl Found {
         }
     }
 
+    /// Whether it is installed and can't be started as it is.
+    pub fn lacks_something(&self) -> bool {
+        self.installed()
+            .is_some_and(|installed| installed.lacks.is_some())
+    }
+
+    /// Whether it doesn't run, and the config would have it started.
+    pub fn is_startable(&self) -> bool {
+        self.installed()
+            .is_some_and(|installed| installed.lacks.is_none())
+    }
+
     /// Whether requests need a key. llama.cpp lists its models without one.
     pub fn requires_key(&self) -> bool {
         let takes_key = matches!(&self.origin, Origin::Command(command) if command.takes_key());

@@ -149,7 +149,7 @@ async fn export(args: Export) -> Result<(), Failure> {
             whole_file::place(file, path, true).with_context(cannot)?;
         }
     }
-    eprintln!("exported {} commits", commits.last_sequence());
+    client::notice(format_args!("exported {} commits", commits.last_sequence()));
     Ok(())
 }
 
@@ -166,20 +166,23 @@ async fn import(args: Import) -> Result<(), Failure> {
     let epochs = if args.exact { Epochs::Keep } else { Epochs::Advance };
     let show = |progress: archive::ImportProgress| {
         let archive::ImportProgress { done, of } = progress;
-        eprintln!("{done} of {of} commits are in the journal");
+        client::notice(format_args!("{done} of {of} commits are in the journal"));
     };
     let done = archive::import(&connection, &args.file, epochs, show)
         .await
         .map_err(|error| about(error, &args.file))?;
     let (commits, found, advanced) = (done.commits, done.found, done.advanced);
     if found > 0 {
-        eprintln!("{found} of them were already there from an interrupted import");
+        client::notice(format_args!(
+            "{found} of them were already there from an interrupted import"
+        ));
     }
     if advanced > 0 {
-        eprintln!("raised the epochs of {advanced} agents by {EPOCHS_LEFT_FREE}: they begin new sessions");
+        client::notice(format_args!(
+            "raised the epochs of {advanced} agents by {EPOCHS_LEFT_FREE}: they begin new sessions"
+        ));
     }
-    println!("imported {commits} commits");
-    Ok(())
+    client::line(&format!("imported {commits} commits"))
 }
 
 async fn verify(source: Source) -> Result<(), Failure> {
@@ -189,8 +192,7 @@ async fn verify(source: Source) -> Result<(), Failure> {
         verifier.take(&commit)?;
     }
     let (taken, aggregates) = (verifier.taken(), verifier.aggregates());
-    println!("sound: {taken} commits of {aggregates} aggregates");
-    Ok(())
+    client::line(&format!("sound: {taken} commits of {aggregates} aggregates"))
 }
 
 async fn stats(source: Source) -> Result<(), Failure> {
@@ -199,22 +201,23 @@ async fn stats(source: Source) -> Result<(), Failure> {
     while let Some(commit) = commits.next().await? {
         stats.take(&commit);
     }
-    println!("commits     {}", stats.commits);
-    println!("bytes       {}", stats.bytes);
-    println!("first       {}", moment(stats.first_at));
-    println!("last        {}", moment(stats.last_at));
-    println!("unreadable  {}", stats.unreadable);
-    println!(
+    let line = |text: String| client::line(&text);
+    line(format!("commits     {}", stats.commits))?;
+    line(format!("bytes       {}", stats.bytes))?;
+    line(format!("first       {}", moment(stats.first_at)))?;
+    line(format!("last        {}", moment(stats.last_at)))?;
+    line(format!("unreadable  {}", stats.unreadable))?;
+    line(format!(
         "\n{:<10} {:>10} {:>10} {:>14}",
         "type", "aggregates", "commits", "bytes"
-    );
+    ))?;
     for (kind, of_kind) in &stats.aggregates {
         let (aggregates, commits, bytes) = (of_kind.aggregates, of_kind.commits, of_kind.bytes);
-        println!("{kind:<10} {aggregates:>10} {commits:>10} {bytes:>14}");
+        line(format!("{kind:<10} {aggregates:>10} {commits:>10} {bytes:>14}"))?;
     }
-    println!("\n{:<28} {:>10}", "event", "count");
+    line(format!("\n{:<28} {:>10}", "event", "count"))?;
     for (event, count) in &stats.events {
-        println!("{event:<28} {count:>10}");
+        line(format!("{event:<28} {count:>10}"))?;
     }
     Ok(())
 }

@@ -286,7 +286,7 @@ impl Owner {
             Input::Reconnected => {
                 self.seen = 0;
                 self.demand.outlast(Instant::now());
-                self.reported.unregistered();
+                self.reported.register_again();
             }
             Input::Suspect(symptom) => self.suspect(symptom),
             // The request learns from the gate that the owner leaves.

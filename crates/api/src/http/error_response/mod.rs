@@ -177,7 +177,7 @@ fn inference(error: &InferenceError) -> ErrorResponse {
     let unavailable = |code| ErrorResponse::new(StatusCode::SERVICE_UNAVAILABLE, code, error.to_string());
     let too_late = || ErrorResponse::new(StatusCode::GATEWAY_TIMEOUT, "wake_timeout", error.to_string());
     match error {
-        InferenceError::NotReady => unavailable("not_ready").retry_in(1),
+        InferenceError::NotReady(_) => unavailable("not_ready").retry_in(1),
         InferenceError::UnknownModel { .. } => {
             ErrorResponse::new(StatusCode::NOT_FOUND, "model_not_found", error.to_string())
                 .param(Some("model"))

@@ -28,6 +28,7 @@ use axum::{
     extract::{Request, State},
     response::Response,
 };
+use tokio::time::Instant;
 
 pub(super) async fn infer(
     endpoint: Endpoint,
@@ -49,7 +50,10 @@ pub(super) async fn infer(
     let model = match peeked.model {
         AskedModel::Named(model) => model,
         AskedModel::Unnamed(gap) => {
-            let model = default_for(&state.registry, &caller, state.default_model.as_ref(), &gap)?;
+            let (registry, startup, default) =
+                (&state.registry, &state.startup, state.default_model.as_ref());
+            let find = || default_for(registry, startup, &caller, default, &gap);
+            let model = startup.wait_for(Instant::now() + options.wait, find).await?;
             body.bytes = gap.filled(&body.bytes, &model);
             model
         }

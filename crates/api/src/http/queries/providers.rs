@@ -8,7 +8,7 @@ use crate::{
         extract::{Path, Query, parsed},
         paging::{JsonResult, Page, folded, limit},
     },
-    inference::FailedRequests,
+    inference::{FailedRequests, InferenceError},
     keys::Caller,
     registry::ProviderSnapshot,
 };
@@ -170,6 +170,16 @@ struct StatusAfter {
     deadline_ms: Option<Timestamp>,
 }
 
+/// Waits a moment for a provider that may only be missing because this replica, or the agent beside it, has just started.
+async fn once_published(state: &AppState, id: &ProviderId) -> Result<(), InferenceError> {
+    let find = || match state.startup.missing() {
+        Some(missing) if state.registry.get(id).is_none() => Err(InferenceError::NotReady(missing)),
+        Some(_) | None => Ok(()),
+    };
+    let longest = Instant::now() + state.limits.timings.wait;
+    state.startup.wait_for(longest, find).await
+}
+
 pub(in crate::http) async fn wake(
     State(state): State<AppState>,
     Extension(caller): Extension<Caller>,
@@ -177,6 +187,7 @@ pub(in crate::http) async fn wake(
     Query(wait): Query<Wait>,
 ) -> Result<Response, ApiError> {
     let id = ProviderId::new(agent, provider);
+    once_published(&state, &id).await?;
     let cause = WakeCause::Operator {
         key: caller.key().cloned(),
     };
@@ -215,6 +226,7 @@ pub(in crate::http) async fn sleep(
     Path((agent, provider)): Path<(AgentName, ProviderName)>,
 ) -> Result<Response, ApiError> {
     let id = ProviderId::new(agent, provider);
+    once_published(&state, &id).await?;
     state.waker.sleep(&id).await?;
     let status = state
         .registry
