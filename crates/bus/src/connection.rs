@@ -49,7 +49,7 @@ const JETSTREAM_STARTS_WITHIN: Duration = Duration::from_secs(30);
 const JETSTREAM_POLL: Duration = Duration::from_secs(1);
 /// How long the hub may take to tell a connection that its key was revoked: it does within two seconds.
 const DISMISSED_WITHIN: Duration = Duration::from_secs(5);
-/// The error with which a server ends such a connection; a hub causes it in no other way.
+/// The error with which a server ends such a connection; no other connection of an agent ends with it.
 const DISMISSED: &str = "user authentication expired";
 /// How long an agent's connection may be down until the hub is asked whether the key was revoked, and then again.
 const ASK_IF_REVOKED_AFTER: Duration = Duration::from_secs(1);
