@@ -7,7 +7,7 @@ use std::{fs, os::unix::fs::symlink};
 use crate::{
     docs::blocks_of,
     locked::copy_configs,
-    machine::{MODEL, Machine, install_ollama, obstacle},
+    machine::{MODEL, Machine, Terminal, install_ollama, obstacle},
     scene::SOON,
 };
 
@@ -56,11 +56,11 @@ fn join(hub: &Machine, gpu_box: &Machine) {
     }
 }
 
-/// What a hub has printed for another machine.
-async fn line_for_another_machine(up: &Process) -> String {
+/// What a hub has printed for another machine, in its terminal.
+async fn line_for_another_machine(up: &Process, terminal: &Terminal) -> String {
     wait_until("the hub printed a line for another machine", SOON, async || {
-        assert!(up.is_running(), "{}", up.log());
-        let log = up.log();
+        let log = terminal.text();
+        assert!(up.is_running(), "{log}");
         let lines: Vec<_> = log
             .lines()
             .filter(|line| line.starts_with("reveille join rvt_"))
@@ -69,11 +69,6 @@ async fn line_for_another_machine(up: &Process) -> String {
         Some(lines.first()?.to_string())
     })
     .await
-}
-
-/// The last of a machine's log, for a test that fails.
-fn logs(processes: &[&Process]) -> String {
-    processes.iter().map(|process| process.log()).collect()
 }
 
 #[tokio::test]
@@ -97,8 +92,9 @@ async fn two_commands_join_two_machines_and_a_third_one_is_answered() {
     .await;
 
     // The first command, and the second one, as the first has printed it.
-    let up = hub.start("up", &on_hub);
-    let line = line_for_another_machine(&up).await;
+    let terminal = Terminal::new();
+    let up = hub.start("up", &format!("{on_hub} 2>{}", terminal.path));
+    let line = line_for_another_machine(&up, &terminal).await;
     assert!(on_gpu_box.starts_with("reveille join rvt_…  "), "{on_gpu_box}");
     let agent = gpu_box.start("join", &line);
 
@@ -116,7 +112,12 @@ async fn two_commands_join_two_machines_and_a_third_one_is_answered() {
     // From now on the agent starts and stops it.
     server.stop(SOON).await;
     let answer = caller.does(curl);
-    assert!(answer.contains("token-0"), "{answer}\n{}", logs(&[&up, &agent]));
+    assert!(
+        answer.contains("token-0"),
+        "{answer}\n{}\n{}",
+        terminal.text(),
+        agent.log()
+    );
     let events = hub.does("reveille events -o jsonl");
     for event in ["AgentEnrolled", "WakeRequested", "WakeSucceeded"] {
         assert!(events.contains(event), "{event} is not in {events}");
@@ -136,7 +137,7 @@ async fn two_commands_join_two_machines_and_a_third_one_is_answered() {
     wait_until(
         "the hub had a certificate for its new address",
         SOON,
-        async || up.log().contains("made a new certificate").then_some(()),
+        async || terminal.text().contains("made a new certificate").then_some(()),
     )
     .await;
     let next = hub.does("reveille agent-token create spare-box");
@@ -145,7 +146,7 @@ async fn two_commands_join_two_machines_and_a_third_one_is_answered() {
         let said = String::from_utf8_lossy(&joined.stderr);
         let nats = hub.folder.path().join(".local/share/reveille/nats.log");
         let nats = fs::read_to_string(nats).unwrap_or_default();
-        assert!(joined.status.success(), "{said}\n{}\n{nats}", up.log());
+        assert!(joined.status.success(), "{said}\n{}\n{nats}", terminal.text());
         let config = caller.folder.path().join(".local/share/reveille/reveille.toml");
         let config = fs::read_to_string(config).expect("a config");
         config.contains("tls://203.0.113.1:8422").then_some(())
@@ -155,10 +156,15 @@ async fn two_commands_join_two_machines_and_a_third_one_is_answered() {
     // Each side comes back by itself after the other, and after its own end.
     up.kill9();
     up.wait_for_exit(SOON).await;
-    let up = hub.start("up-again", &on_hub);
-    let next = line_for_another_machine(&up).await;
+    let terminal = Terminal::new();
+    let up = hub.start("up-again", &format!("{on_hub} 2>{}", terminal.path));
+    let next = line_for_another_machine(&up, &terminal).await;
     assert_ne!(next, line);
-    assert!(up.log().contains("gpu-box-2 is the name"), "{}", up.log());
+    assert!(
+        terminal.text().contains("gpu-box-2 is the name"),
+        "{}",
+        terminal.text()
+    );
     wait_until("the agent's model was answered for again", SOON, async || {
         let answer = caller.run(curl);
         String::from_utf8_lossy(&answer.stdout)
@@ -177,7 +183,7 @@ async fn two_commands_join_two_machines_and_a_third_one_is_answered() {
     caller.prints(curl, "token-0").await;
 
     assert_eq!(again.stop(SOON).await, Exit::Code(0), "{}", again.log());
-    assert_eq!(up.stop(SOON).await, Exit::Code(0), "{}", up.log());
+    assert_eq!(up.stop(SOON).await, Exit::Code(0), "{}", terminal.text());
 }
 
 #[tokio::test]
