@@ -359,7 +359,7 @@ impl Service {
                     answers.send_replace(true);
                     tokio::join!(
                         admission::answer(requests, &registry, refusals, &stop),
-                        enrollment::serve(joins, &commands, &registry, &stop),
+                        enrollment::serve(joins, &commands, &registry, refusals, &stop),
                     );
                 }
                 Some(Err(error)) => error!(%error, "can't authenticate agents"),

@@ -49,7 +49,7 @@ const JETSTREAM_STARTS_WITHIN: Duration = Duration::from_secs(30);
 const JETSTREAM_POLL: Duration = Duration::from_secs(1);
 /// How long the hub may take to tell a connection that its key was revoked: it does within two seconds.
 const DISMISSED_WITHIN: Duration = Duration::from_secs(5);
-/// The error with which a server ends such a connection; a hub causes it in no other way.
+/// The error with which a server ends such a connection; no other connection of an agent ends with it.
 const DISMISSED: &str = "user authentication expired";
 /// How long an agent's connection may be down until the hub is asked whether the key was revoked, and then again.
 const ASK_IF_REVOKED_AFTER: Duration = Duration::from_secs(1);
@@ -204,23 +204,23 @@ impl Connection {
     pub async fn open(options: &NatsOptions) -> Result<Self, BusError> {
         let (mut pauses, mut failures) = (RETRIES.build(), RetryLog::default());
         loop {
-            match Self::try_open(options).await {
+            let reason = match Self::try_open(options).await {
                 Ok(connection) => {
                     if options.access.role.uses_jetstream() {
                         connection.check_jetstream().await?;
                     }
                     return Ok(connection);
                 }
-                Err(BusError::Unavailable(reason)) => {
-                    let pause = pauses.next().unwrap_or(LONGEST_RETRY);
-                    let pause_ms = pause.as_millis();
-                    if failures.is_due(&reason) {
-                        warn!(nats.url = %redacted(&options.access.server.url), %reason, pause_ms, "can't reach NATS, trying again");
-                    }
-                    tokio::time::sleep(pause).await;
-                }
+                Err(BusError::Unavailable(reason)) => reason,
+                Err(error @ BusError::Refused) => error.to_string(),
                 Err(error) => return Err(error),
+            };
+            let pause = pauses.next().unwrap_or(LONGEST_RETRY);
+            let pause_ms = pause.as_millis();
+            if failures.is_due(&reason) {
+                warn!(nats.url = %redacted(&options.access.server.url), %reason, pause_ms, "can't reach NATS, trying again");
             }
+            tokio::time::sleep(pause).await;
         }
     }
 
@@ -380,14 +380,10 @@ fn is_dismissal(error: impl std::fmt::Display) -> bool {
 
 fn refused(error: &ConnectError) -> BusError {
     match error.kind() {
-        _ if is_unauthorized(error) => BusError::Unavailable(
-            "the server refuses this key (authorization violation): it is unknown or revoked, or no API replica is \
-             running to admit it"
-                .to_owned(),
+        _ if is_unauthorized(error) => BusError::Refused,
+        _ if speaks_no_tls(error) => BusError::Unavailable(
+            "this server speaks no TLS: its URL begins with nats:// or ws://".to_owned(),
         ),
-        _ if speaks_no_tls(error) => {
-            BusError::Unavailable("this server speaks no TLS: its URL begins with nats:// or ws://".to_owned())
-        }
         _ => BusError::unavailable(error),
     }
 }

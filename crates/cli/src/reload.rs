@@ -40,7 +40,7 @@ fn none_runs(data_dir: &Path) -> Failure {
 }
 
 /// Prints how one agent reloads, to its end.
-async fn follow(mut asked: Asked) -> Result<(), Failure> {
+pub async fn follow(mut asked: Asked) -> Result<(), Failure> {
     let agent = asked.agent.clone();
     let mut until = Instant::now() + ACCEPTS_WITHIN;
     let mut failed = 0;

@@ -29,8 +29,6 @@ const WAKES: usize = 5;
 const WATCH: &str = "2s";
 /// The status of an API that has all it needs.
 const READY: &str = "ready";
-/// The status of the providers of an agent that is away.
-const INACTIVE: &str = "inactive";
 const SEE_DOCTOR: &str = "`reveille doctor` looks for the cause";
 /// Clears a terminal and moves the cursor to its first line.
 const CLEAR: &str = "\u{1b}[2J\u{1b}[H";
@@ -227,9 +225,7 @@ impl Screen {
             .iter()
             .map(|row| {
                 let name = field(row, "agent");
-                let state = self
-                    .state_of(name)
-                    .unwrap_or_else(|| format!("connected for {}", age(&row["connected_at_ms"], now)));
+                let state = agent_state(row, now);
                 format!("{} ({state})", printable(name))
             })
             .collect();
@@ -237,20 +233,6 @@ impl Screen {
             [] => "none yet".to_owned(),
             agents => agents.join(", "),
         }
-    }
-
-    /// What is to be said of an agent that isn't there.
-    fn state_of(&self, agent: &str) -> Option<String> {
-        let mut statuses = self
-            .providers
-            .iter()
-            .filter(|row| field(row, "agent") == agent)
-            .map(|row| field(row, "status"))
-            .peekable();
-        statuses.peek()?;
-        statuses
-            .all(|status| status == INACTIVE)
-            .then(|| "away".to_owned())
     }
 
     fn json(&self) -> Value {
@@ -264,6 +246,21 @@ impl Screen {
             "wakes": self.wakes,
             "findings": self.findings.all(),
         })
+    }
+}
+
+/// Whether an agent is there, and for how long it has been or hasn't.
+fn agent_state(row: &Row, now: Timestamp) -> String {
+    let since = |what: &str, at: &str| match row[at].is_null() {
+        true => what.to_owned(),
+        false => format!("{what} for {}", age(&row[at], now)),
+    };
+    match field(row, "status") {
+        "connected" => since("connected", "connected_at_ms"),
+        "new" if row["key"].is_null() => "invited".to_owned(),
+        "new" => "never connected".to_owned(),
+        "away" => since("away", "status_since_ms"),
+        other => printable(other),
     }
 }
 
@@ -281,7 +278,9 @@ mod tests {
         Screen {
             api: "http://127.0.0.1:8420".to_owned(),
             replica: json!({"journal": 42, "rows": {"applied": 42, "lag": 0}}),
-            agents: vec![json!({"agent": "gpu-box", "connected_at_ms": NOW_MS - 11_000_000})],
+            agents: vec![
+                json!({"agent": "gpu-box", "status": "connected", "connected_at_ms": NOW_MS - 11_000_000}),
+            ],
             ..Screen::default()
         }
     }
@@ -320,9 +319,10 @@ mod tests {
             }
             "starting" => screen.not_ready("waiting for nats, clock"),
             "quiet" => {
-                screen
-                    .agents
-                    .push(json!({"agent": "nas", "connected_at_ms": NOW_MS - 90_000_000}));
+                screen.agents.push(
+                    json!({"agent": "nas", "status": "away", "connected_at_ms": NOW_MS - 90_000_000,
+                    "status_since_ms": NOW_MS - 7_200_000}),
+                );
                 screen.providers = vec![
                     provider("gpu-box/vllm", "hibernating", 754, &["qwen3-8b"]),
                     provider("nas/ollama", "inactive", 7_200, &["llama3:8b", "phi"]),
@@ -364,6 +364,21 @@ mod tests {
     #[test]
     fn the_generated_screens_are_up_to_date() {
         generated_docs::assert_up_to_date("docs/status.md", STATES, &shown);
+    }
+
+    #[test]
+    fn an_agent_that_never_connected_is_not_called_connected() {
+        let mut screen = ready();
+        screen.agents = vec![
+            json!({"agent": "invited", "status": "new", "key": null, "connected_at_ms": null}),
+            json!({"agent": "joined", "status": "new", "key": "U7", "connected_at_ms": null}),
+            json!({"agent": "lost", "status": "revoked", "connected_at_ms": null, "status_since_ms": 7}),
+            json!({"agent": "idle", "status": "away", "connected_at_ms": null, "status_since_ms": null}),
+        ];
+        assert_eq!(
+            screen.agents(Timestamp::from_millisecond(NOW_MS).unwrap()),
+            "invited (invited), joined (never connected), lost (revoked), idle (away)"
+        );
     }
 
     #[test]

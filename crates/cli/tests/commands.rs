@@ -219,7 +219,7 @@ fn a_taken_port_is_named_before_anything_is_started() {
     let said = err(&up);
     let own = format!("(process {}): stop it, or use --listen", std::process::id());
     assert!(
-        said.contains(&format!("port {} is taken by `", address.port())) && said.contains(&own),
+        said.contains(&format!("port {} (--listen) is taken by `", address.port())) && said.contains(&own),
         "{said}"
     );
     assert!(!data.exists(), "something was started before");

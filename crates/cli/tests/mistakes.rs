@@ -126,7 +126,7 @@ const MISTAKES: &[Mistake] = &[
                      run = \"serve\"\ncommand = \"python3\"\nargs = [\"{folder}/server.py\", \"{free}\"]\n", RECIPE, 0,
             &["WARNING: the backend doesn't list `lacking`", "correct `models`", "nothing is left running"]) },
     Mistake { number: "17", what: "a taken port",
-        comes: Ends("", &["up", "--listen", "127.0.0.1:{taken}"], 1, &["port {taken} is taken by `", "stop it, or use --listen 127.0.0.1:"]) },
+        comes: Ends("", &["up", "--listen", "127.0.0.1:{taken}"], 1, &["port {taken} (--listen) is taken by `", "stop it, or use --listen 127.0.0.1:"]) },
     Mistake { number: "18", what: "a second `up` on the same data",
         comes: Elsewhere("crates/cli/tests/up.rs", "a_second_run_on_the_same_data_is_refused_and_after_the_first_one_finds_its_journal") },
     Mistake { number: "19", what: "a data directory that can't be",

@@ -1,9 +1,13 @@
 //! Joining a hub that listens for agents itself: what a token is good for, and what each mistake is told.
 
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD as BASE64};
-use reveille_tests::{Exit, Port, Process, World, program, wait_until};
+use reveille_tests::{Exit, Launch, Port, Process, World, program, wait_until};
 use serde_json::{Value, json};
-use std::{env, fs, os::unix::fs::symlink};
+use std::{
+    env, fs,
+    os::unix::fs::{PermissionsExt, symlink},
+    process::Command,
+};
 
 use crate::{hub::Hub, init_tries::AT_A_TERMINAL, scene::SOON};
 
@@ -54,11 +58,32 @@ async fn a_machine_joins_once_and_again_with_the_same_command() {
     let running = hub.join_in_data_dir("machine", &token, &[]).await;
     assert_eq!(running.exit(), Some(Exit::Code(0)), "{}", running.log());
     assert!(
-        running.log().contains("is running on this machine already"),
+        running.log().contains("is running on this machine already")
+            && running.log().contains("gpu-box: done"),
         "{}",
         running.log()
     );
     assert!(agent.is_running(), "{}", agent.log());
+
+    // The config that stays names its key, wherever that is, and the next token enrolls that one.
+    agent.stop(SOON).await;
+    let key = hub.machine("machine").join("mine.key");
+    fs::rename(hub.machine("machine").join("gpu-box.nk"), &key).expect("moved");
+    fs::write(&config, own.replace("gpu-box.nk", "mine.key")).expect("written");
+    let (next, _) = hub.token("gpu-box", "15m").await;
+    let rejoined = hub.join_in_data_dir("machine", &next, &[]).await;
+    assert_eq!(rejoined.exit(), Some(Exit::Code(0)), "{}", rejoined.log());
+    assert!(!hub.machine("machine").join("gpu-box.nk").exists(), "another key");
+    let agent = hub.world.reveille("agent").arg("--data-dir");
+    let agent = agent
+        .arg(hub.machine("machine"))
+        .folder(hub.world.folder())
+        .start();
+    wait_until("the agent was connected with its key", SOON, async || {
+        assert!(agent.is_running(), "{}", agent.log());
+        agent.log().contains("gpu-box is connected").then_some(())
+    })
+    .await;
 
     let (other, _) = hub.token("other-box", "15m").await;
     let refused = hub.join_in_data_dir("machine", &other, &[]).await;
@@ -244,11 +269,7 @@ async fn a_taken_port_and_a_server_of_ones_own_are_told_apart_from_agents() {
     };
     let at = taken.address().to_string();
     for (more, code, says) in [
-        (
-            &["--agents", &at][..],
-            1,
-            "on which agents are listened for, is taken by another process",
-        ),
+        (&["--agents", &at][..], 1, "(--agents) is taken by "),
         (
             &["--agents", "hub.example"],
             2,
@@ -264,4 +285,115 @@ async fn a_taken_port_and_a_server_of_ones_own_are_told_apart_from_agents() {
         assert_eq!(up.wait_for_exit(SOON).await, Exit::Code(code), "{}", up.log());
         assert!(up.log().contains(says), "{}", up.log());
     }
+}
+
+/// What systemd does with the folder of a service with a user of its own when it starts it for the first time.
+const FIRST_START: &str = "mkdir /var/lib/private && mv /var/lib/reveille-agent /var/lib/private/ && \
+     ln -s private/reveille-agent /var/lib/reveille-agent && chown -R 61234:61234 /var/lib/private/reveille-agent";
+
+#[tokio::test]
+async fn a_service_of_the_machine_is_installed_again_and_keeps_what_its_admin_has_changed() {
+    let probe = Command::new("unshare").args(["--mount", "true"]).output();
+    if !probe.is_ok_and(|probe| probe.status.success()) {
+        eprintln!("skipped: `unshare --mount` doesn't work here");
+        return;
+    }
+    let (hub, _agents) = Hub::with_agents().await;
+    let ((token, _), (next, _)) = (
+        hub.token("gpu-box", "15m").await,
+        hub.token("gpu-box", "15m").await,
+    );
+    let bin = hub.machine("bin");
+    fs::create_dir(&bin).expect("a folder");
+    for (name, text) in [
+        (
+            "systemctl",
+            "#!/bin/sh\n[ \"$1\" != is-system-running ] || echo running\n",
+        ),
+        ("ollama", "#!/bin/sh\n"),
+    ] {
+        fs::write(bin.join(name), text).expect("written");
+        fs::set_permissions(bin.join(name), fs::Permissions::from_mode(0o755)).expect("a program");
+    }
+    let unit = "/etc/systemd/system/reveille-agent.service";
+    let script = format!(
+        "set -e\n\
+         mount -t tmpfs none /var/lib\n\
+         mkdir -p /etc/systemd && mount -t tmpfs none /etc/systemd && mkdir /etc/systemd/system\n\
+         mount -t tmpfs none /usr/local/bin && touch /usr/local/bin/reveille\n\
+         mount --bind {program} /usr/local/bin/reveille\n\
+         export PATH={bin}:/usr/local/bin:/usr/bin:/bin HOME={home}\n\
+         reveille join {token} --service --ports 1\n\
+         cat /var/lib/reveille-agent/reveille.toml\n\
+         {FIRST_START}\n\
+         reveille join {token} --service --ports 1\n\
+         reveille join {next} --service --ports 1 --force\n\
+         echo owners: $(stat -c %u /var/lib/private/reveille-agent/* | sort -u)\n\
+         grep REVEILLE_CONFIG {unit}\n\
+         echo '# mine' >> {unit}\n\
+         if reveille join {next} --service --ports 1; then exit 1; else echo refused: $?; fi\n\
+         tail -1 {unit}\n",
+        program = program("reveille").display(),
+        bin = bin.display(),
+        home = hub.machine("home").display(),
+    );
+    let file = hub.machine("script");
+    fs::write(&file, script).expect("written");
+    let run = Launch::new("unshare", hub.machine("script.log"));
+    let run = run.args(["--mount", "sh"]).arg(&file).start();
+    let exit = run.wait_for_exit(SOON).await;
+    let log = run.log();
+    assert_eq!(exit, Exit::Code(0), "{log}");
+    for part in [
+        "was left out: the service runs as a user of its own",
+        "Its config is /var/lib/reveille-agent/reveille.toml, which stays",
+        "owners: 61234\n",
+        "REVEILLE_CONFIG=/var/lib/reveille-agent/reveille.toml\n",
+        "differs from what --service writes",
+        "refused: 2\n# mine\n",
+    ] {
+        assert!(log.contains(part), "{part}: {log}");
+    }
+    assert!(!log.lines().any(|line| line.starts_with("[[provider]]")), "{log}");
+}
+
+#[tokio::test]
+async fn a_certificate_is_made_only_by_who_has_the_data_directory() {
+    let world = World::new().await;
+    let data = world.folder().join("data");
+    fs::create_dir(&data).expect("a folder");
+    // As the server of a killed run holds it until it has ended.
+    let mut killed = Command::new("true").spawn().expect("a process");
+    killed.wait().expect("it ended");
+    fs::write(data.join("lock"), killed.id().to_string()).expect("written");
+    let held = fs::File::open(data.join("lock")).expect("the lock");
+    held.lock().expect("locked");
+    let agents = Port::claim().address().to_string();
+    let up = world.reveille("up").args([
+        "--agents",
+        &agents,
+        "--listen",
+        &Port::claim().address().to_string(),
+    ]);
+    let up = up.arg("--data-dir").arg(&data).start();
+    wait_until("it waits", SOON, async || {
+        assert!(up.is_running(), "{}", up.log());
+        up.log()
+            .contains("waiting for the last run's processes")
+            .then_some(())
+    })
+    .await;
+    assert!(!data.join("agents-tls").exists(), "{}", up.log());
+    drop(held);
+    wait_until("it was up", SOON, async || {
+        assert!(up.is_running(), "{}", up.log());
+        up.log().contains("reveille is up").then_some(())
+    })
+    .await;
+    assert!(
+        !up.log().contains("reveille join rvt_"),
+        "a log keeps no token: {}",
+        up.log()
+    );
+    assert_eq!(up.stop(SOON).await, Exit::Code(0), "{}", up.log());
 }

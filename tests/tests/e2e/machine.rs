@@ -4,11 +4,14 @@
 //! however it ends. No traffic leaves them.
 
 use reveille_tests::{Folder, Launch, Process, nats_server, program, python_path, wait_until};
+use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use std::{
     fs,
+    io::Read,
     os::unix::fs::{PermissionsExt, symlink},
     path::Path,
     process::{Command, Output},
+    sync::{Arc, Mutex},
 };
 
 use crate::scene::SOON;
@@ -180,6 +183,48 @@ impl Machine {
             printed.contains(expected).then_some(printed)
         })
         .await
+    }
+}
+
+/// A terminal that nobody watches, for a program's standard error.
+pub struct Terminal {
+    /// Where a program opens it.
+    path: String,
+    printed: Arc<Mutex<Vec<u8>>>,
+}
+
+impl Terminal {
+    pub fn new() -> Self {
+        let master = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).expect("a terminal");
+        grantpt(&master)
+            .and_then(|()| unlockpt(&master))
+            .expect("a terminal");
+        let path = ptsname(&master, vec![]).expect("a terminal has a name");
+        let printed = Arc::new(Mutex::new(vec![]));
+        let copy = printed.clone();
+        std::thread::spawn(move || {
+            let mut bytes = [0; 4096];
+            let mut master = fs::File::from(master);
+            // It fails once the program has ended.
+            while let Ok(length @ 1..) = master.read(&mut bytes) {
+                copy.lock().expect("a lock").extend(&bytes[..length]);
+            }
+        });
+        Self {
+            path: path.into_string().expect("a path"),
+            printed,
+        }
+    }
+
+    /// Starts a line that goes on, with its standard error in this terminal.
+    pub fn start(&self, machine: &Machine, name: &str, line: &str) -> Process {
+        machine.start(name, &format!("{} 2>{}", line.trim_end(), self.path))
+    }
+
+    /// What was printed so far.
+    pub fn text(&self) -> String {
+        let printed = self.printed.lock().expect("a lock");
+        String::from_utf8_lossy(&printed).replace("\r\n", "\n")
     }
 }
 

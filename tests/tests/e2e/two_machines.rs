@@ -5,7 +5,7 @@ use std::{fs, os::unix::fs::symlink};
 
 use crate::{
     docs::{assert_says, blocks_of, commands, root},
-    machine::{MODEL, Machine, connect, obstacle},
+    machine::{MODEL, Machine, Terminal, connect, obstacle},
     scene::SOON,
 };
 
@@ -37,11 +37,11 @@ fn join_another(hub: &Machine, caller: &Machine) {
     );
 }
 
-/// What a hub has printed for another machine.
-async fn line_for_another_machine(up: &Process) -> String {
+/// What a hub has printed for another machine, in its terminal.
+async fn line_for_another_machine(up: &Process, terminal: &Terminal) -> String {
     wait_until("the hub printed a line for another machine", SOON, async || {
-        assert!(up.is_running(), "{}", up.log());
-        let log = up.log();
+        let log = terminal.text();
+        assert!(up.is_running(), "{log}");
         let lines: Vec<_> = log
             .lines()
             .filter(|line| line.starts_with("reveille join rvt_"))
@@ -58,6 +58,8 @@ struct Household {
     pc: Machine,
     caller: Machine,
     up: Process,
+    /// Where `up` runs.
+    terminal: Terminal,
     agent: Process,
     /// The commands of the page, and the line that the NAS has printed.
     on_nas: String,
@@ -89,8 +91,9 @@ impl Household {
         .await;
 
         // The first command, and the second one, as the first has printed it.
-        let up = nas.start("up", &on_nas);
-        let join = line_for_another_machine(&up).await;
+        let terminal = Terminal::new();
+        let up = terminal.start(&nas, "up", &on_nas);
+        let join = line_for_another_machine(&up, &terminal).await;
         assert!(on_pc.starts_with("reveille join rvt_…  "), "{on_pc}");
         let agent = pc.start("join", &join);
         let key = nas.prints(&make_key, "rv_").await;
@@ -115,6 +118,7 @@ impl Household {
             pc,
             caller,
             up,
+            terminal,
             agent,
             on_nas,
             join,
@@ -132,14 +136,14 @@ impl Household {
 #[tokio::test]
 async fn two_commands_join_two_machines_and_a_third_one_is_answered() {
     let home = Household::new().await;
-    let (caller, up, agent) = (&home.caller, &home.up, &home.agent);
+    let (caller, agent) = (&home.caller, &home.agent);
     let refused = caller.run("curl --insecure --fail https://192.168.1.10:8420/v1/models");
     assert!(!refused.status.success(), "nobody without a key");
     let answer = caller.does(&home.curl);
     assert!(
         answer.contains("token-0"),
         "{answer}\n{}{}",
-        up.log(),
+        home.terminal.text(),
         agent.log()
     );
     let events = home.nas.does("reveille events -o jsonl");
@@ -180,7 +184,7 @@ async fn a_hub_and_its_machines_come_back_and_the_hub_becomes_a_service_by_the_d
     wait_until(
         "the hub had a certificate for its new address",
         SOON,
-        async || home.up.log().contains("made a new certificate").then_some(()),
+        async || home.terminal.text().contains("made a new certificate").then_some(()),
     )
     .await;
     let next = nas.does(&next_pc);
@@ -189,7 +193,7 @@ async fn a_hub_and_its_machines_come_back_and_the_hub_becomes_a_service_by_the_d
         let said = String::from_utf8_lossy(&joined.stderr);
         let log = nas.folder.path().join(".local/share/reveille/nats.log");
         let log = fs::read_to_string(log).unwrap_or_default();
-        assert!(joined.status.success(), "{said}\n{}\n{log}", home.up.log());
+        assert!(joined.status.success(), "{said}\n{}\n{log}", home.terminal.text());
         let config = caller.folder.path().join(".local/share/reveille/reveille.toml");
         let config = fs::read_to_string(config).expect("a config");
         config.contains("tls://203.0.113.1:8422").then_some(())
@@ -199,10 +203,11 @@ async fn a_hub_and_its_machines_come_back_and_the_hub_becomes_a_service_by_the_d
     // Each side comes back by itself after the other, and after its own end.
     home.up.kill9();
     home.up.wait_for_exit(SOON).await;
-    home.up = nas.start("up-again", &home.on_nas);
-    let next = line_for_another_machine(&home.up).await;
+    home.terminal = Terminal::new();
+    home.up = home.terminal.start(nas, "up-again", &home.on_nas);
+    let next = line_for_another_machine(&home.up, &home.terminal).await;
     assert_ne!(next, home.join);
-    let log = home.up.log();
+    let log = home.terminal.text();
     assert!(log.contains("gpu-box-2 is the name"), "{log}");
     home.is_answered().await;
     assert!(home.agent.is_running(), "{}", home.agent.log());
@@ -222,7 +227,7 @@ async fn a_hub_and_its_machines_come_back_and_the_hub_becomes_a_service_by_the_d
         home.up.wait_for_exit(SOON).await,
         Exit::Code(0),
         "{}",
-        home.up.log()
+        home.terminal.text()
     );
     let unit = fs::read_to_string(root().join("packaging/systemd/reveille.service")).expect("a unit");
     let up = nas.start_asked_service(Some(&unit));

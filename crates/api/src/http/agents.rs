@@ -303,7 +303,7 @@ pub(super) async fn enroll(
     let hub = &state.agent_hub;
     Ok(Json(Enrolled {
         agent,
-        nats_url: hub.nats_url.clone(),
+        nats_url: hub.nats_url(),
         ca_pem: hub.ca_pem.clone(),
     }))
 }

@@ -137,11 +137,11 @@ impl AuthRequest {
         send(&self.client, self.reply, answer).await;
     }
 
-    /// Admits the connection of a machine that joins: it may ask to join, and nothing else.
+    /// Admits the connection of a machine that joins, for a minute: it may ask to join, and nothing else.
     pub async fn admit_joining(self) {
         let permissions = Role::Joining(self.key.clone()).permissions();
         let user = format!("{JOIN_USER}.{}", self.key);
-        let answer = self.claims.admit(&self.issuer, &user, permissions);
+        let answer = self.claims.admit_joining(&self.issuer, &user, permissions);
         send(&self.client, self.reply, answer).await;
     }
 

@@ -16,6 +16,12 @@ const HEADER: &str = r#"{"typ":"JWT","alg":"ed25519-nkey"}"#;
 const VERSION: u8 = 2;
 /// After how many seconds a dismissed connection ends: at the next full second, and not before it is made.
 const DISMISSED_AFTER_SECS: u64 = 1;
+/// After how many seconds the connection of a machine that joins ends. A token that was used or has expired gets one too.
+const JOINING_ENDS_AFTER_SECS: u64 = 60;
+/// The longest message that such a machine may send: its token in JSON, several times over.
+const MAX_JOINING_BYTES: i64 = 1024;
+/// Stands for the server's own limit.
+const NO_LIMIT: i64 = -1;
 /// The audience of a server's request.
 const REQUEST_AUDIENCE: &str = "nats-authorization-request";
 /// The account of all parties of Reveille: the server's default account.
@@ -92,10 +98,10 @@ struct AuthResponse<'a> {
 struct User {
     r#pub: Rule,
     sub: Rule,
-    /// The limits on subscriptions, data and message size: -1 stands for the server's own.
-    subs: i8,
-    data: i8,
-    payload: i8,
+    /// The limits on subscriptions, data and message size.
+    subs: i64,
+    data: i64,
+    payload: i64,
     r#type: &'static str,
     version: u8,
 }
@@ -158,7 +164,13 @@ impl AuthRequestClaims {
 
     /// The response that admits the connection as `name` with these permissions, signed by `issuer`.
     pub fn admit(&self, issuer: &NatsKey, name: &str, permissions: Permissions) -> Option<String> {
-        self.admit_until(issuer, name, permissions, None)
+        self.permit(issuer, name, permissions, NO_LIMIT, None)
+    }
+
+    /// The same for a machine that joins: for a minute, and for short messages.
+    pub fn admit_joining(&self, issuer: &NatsKey, name: &str, permissions: Permissions) -> Option<String> {
+        let expires = self.asked_at + JOINING_ENDS_AFTER_SECS;
+        self.permit(issuer, name, permissions, MAX_JOINING_BYTES, Some(expires))
     }
 
     /// The response that ends the connection with an error of its own: "User Authentication Expired". Until then, for a
@@ -170,22 +182,23 @@ impl AuthRequestClaims {
         };
         // By the server's clock, which ours may differ from.
         let expires = self.asked_at + DISMISSED_AFTER_SECS;
-        self.admit_until(issuer, name, nothing, Some(expires))
+        self.permit(issuer, name, nothing, NO_LIMIT, Some(expires))
     }
 
-    fn admit_until(
+    fn permit(
         &self,
         issuer: &NatsKey,
         name: &str,
         permissions: Permissions,
+        max_message_bytes: i64,
         expires: Option<u64>,
     ) -> Option<String> {
         let user = User {
             r#pub: permissions.publish.into(),
             sub: permissions.subscribe.into(),
-            subs: -1,
-            data: -1,
-            payload: -1,
+            subs: NO_LIMIT,
+            data: NO_LIMIT,
+            payload: max_message_bytes,
             r#type: "user",
             version: VERSION,
         };
@@ -332,5 +345,26 @@ mod tests {
         for rule in ["pub", "sub"] {
             assert_eq!(user.nats[rule], json!({"deny": [">"]}));
         }
+    }
+    #[test]
+    fn a_machine_that_joins_is_admitted_for_a_minute_and_for_short_messages() {
+        let token = question(&NatsKey::fresh_user(), "n", "n");
+        let asked_at = read::<Value>(&token).expect("signed").iat;
+        let asked = AuthRequestClaims::read(&token).expect("a question");
+        let rights = || Permissions {
+            publish: vec!["a".to_owned()],
+            subscribe: vec![],
+        };
+        let issuer = NatsKey::fresh_account();
+        let permit = |answer: Option<String>| {
+            let answer: Claims<Value> = read(answer.expect("an answer").as_bytes()).expect("signed");
+            let user = answer.nats["jwt"].as_str().expect("a token");
+            read::<Value>(user.as_bytes()).expect("signed")
+        };
+        let joining = permit(asked.admit_joining(&issuer, "who", rights()));
+        assert_eq!(joining.exp, Some(asked_at + JOINING_ENDS_AFTER_SECS));
+        assert_eq!(joining.nats["payload"], MAX_JOINING_BYTES);
+        let agent = permit(asked.admit(&issuer, "who", rights()));
+        assert_eq!((agent.exp, &agent.nats["payload"]), (None, &json!(NO_LIMIT)));
     }
 }

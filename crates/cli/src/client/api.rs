@@ -67,19 +67,20 @@ impl ApiClient {
         let key = address.key.as_deref().map(bearer).transpose()?;
         // An `up` that listens on one address of this machine isn't reached on loopback.
         let running = data_dir.as_deref().and_then(data_dir::running_up);
-        let is_here = is_local(&base) || running.is_some_and(|up| up.api == base);
-        let own_ca = data_dir
-            .as_deref()
-            .filter(|_| is_here)
-            .and_then(data_dir::authority);
+        let is_here = is_local(&base) || running.as_ref().is_some_and(|up| up.api == base);
+        let own_ca = running
+            .filter(|up| is_here && up.api.port_or_known_default() == base.port_or_known_default())
+            .and_then(|up| up.ca);
         let root_key = data_dir.filter(|_| key.is_none() && is_here);
         let mut http = builder();
         if is_here {
             // A proxy would connect to its own machine.
             http = http.no_proxy();
         }
-        if let Some(file) = address.ca.as_ref().or(own_ca.as_ref()) {
-            http = http.tls_certs_only(authorities(file)?);
+        if let Some(file) = &address.ca {
+            http = http.tls_certs_only(authorities(file, "--ca")?);
+        } else if let Some(file) = &own_ca {
+            http = http.tls_certs_only(authorities(file, "the authority of the running `reveille up`")?);
         }
         Ok(Self {
             base,
@@ -280,9 +281,9 @@ fn builder() -> reqwest::ClientBuilder {
         .user_agent(concat!("reveille/", env!("CARGO_PKG_VERSION")))
 }
 
-/// The certificates in a file, to trust instead of the system's.
-fn authorities(file: &Path) -> Result<Vec<reqwest::Certificate>, Failure> {
-    let unusable = |what: &dyn fmt::Display| Failure::Config(format!("--ca: {}: {what}", file.display()));
+/// The certificates in a file, to trust instead of the system's; `named` says in an error whose file it is.
+fn authorities(file: &Path, named: &str) -> Result<Vec<reqwest::Certificate>, Failure> {
+    let unusable = |what: &dyn fmt::Display| Failure::Config(format!("{named}: {}: {what}", file.display()));
     let pem = fs::read(file).map_err(|error| unusable(&error))?;
     let authorities = reqwest::Certificate::from_pem_bundle(&pem).map_err(|error| unusable(&error))?;
     if authorities.is_empty() {
@@ -326,4 +327,55 @@ fn remedy(refused: &rustls::Error) -> &'static str {
 /// Whether a URL names this machine.
 pub fn is_local(url: &Url) -> bool {
     url.host_str().is_some_and(is_loopback_host)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        args::DataDirArg,
+        data_dir::{AGENTS_TLS, DataDir, RunningUp},
+    };
+
+    #[tokio::test]
+    async fn only_an_api_with_a_certificate_of_our_own_is_held_to_our_own_authority() {
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let folder = tempfile::tempdir().unwrap();
+        let data = DataDir::open(folder.path()).await.unwrap();
+        // Whoever trusts this file alone is told that it is no certificate.
+        let ca = data.join(AGENTS_TLS).join("ca.pem");
+        fs::create_dir(data.join(AGENTS_TLS)).unwrap();
+        fs::write(&ca, "of an earlier run").unwrap();
+        let at = |api: &str| {
+            ApiClient::new(&ApiAddress {
+                data_dir: DataDirArg {
+                    data_dir: Some(folder.path().to_owned()),
+                },
+                ..ApiAddress::keyless(Url::parse(api).unwrap())
+            })
+        };
+        let (api, other) = ("https://127.0.0.1:8420", "https://127.0.0.1:9000");
+        for (own, addressed, is_trusted) in [
+            (None, api, false),
+            (Some(&ca), other, false),
+            (Some(&ca), "https://192.0.2.1:8420", false),
+            (Some(&ca), api, true),
+        ] {
+            let run = RunningUp {
+                api: Url::parse(api).unwrap(),
+                nats: None,
+                ca: own.cloned(),
+            };
+            data.announce(&run).unwrap();
+            let client = at(addressed);
+            assert_eq!(client.is_err(), is_trusted, "{addressed} {own:?}");
+            if let Err(failure) = client {
+                let said = failure.to_string();
+                assert!(
+                    said.starts_with("the authority of the running `reveille up`"),
+                    "{said}"
+                );
+            }
+        }
+    }
 }

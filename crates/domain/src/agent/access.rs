@@ -87,6 +87,45 @@ impl Access {
             .any(|it| it.id == token && it.secret == *secret)
     }
 
+    /// Whether this token enrolls `key` no more at this time: it was used or has expired. That of a state which is older than the
+    /// latest holds for the latest too, unless the token is unknown there.
+    #[must_use]
+    pub fn spent_token(
+        &self,
+        token: TokenId,
+        secret: &SecretHash,
+        key: &AgentKey,
+        at: Timestamp,
+    ) -> Option<AgentRejection> {
+        match self.token_for(token, secret, key, at) {
+            Err(rejection @ (AgentRejection::TokenUsed | AgentRejection::TokenExpired)) => Some(rejection),
+            _ => None,
+        }
+    }
+
+    /// Whether the token enrolls the key now; it doesn't need to if the token has enrolled this key already.
+    fn token_for(
+        &self,
+        token: TokenId,
+        secret: &SecretHash,
+        key: &AgentKey,
+        at: Timestamp,
+    ) -> Result<bool, AgentRejection> {
+        // The hashes need no comparison in constant time: its duration tells a guesser nothing about the secret.
+        let known = self
+            .tokens
+            .iter()
+            .find(|it| it.id == token && it.secret == *secret);
+        let known = known.ok_or(AgentRejection::TokenUnknown)?;
+        match &known.used_by {
+            // A retry, because the answer to the first request was lost.
+            Some(used_by) if used_by == key && self.key() == Some(key) => Ok(false),
+            Some(_) => Err(AgentRejection::TokenUsed),
+            None if at >= known.expires_at_ms => Err(AgentRejection::TokenExpired),
+            None => Ok(true),
+        }
+    }
+
     pub(super) const fn is_empty(&self) -> bool {
         self.key.is_none() && self.tokens.is_empty() && self.revoked_at_ms.is_none()
     }
@@ -122,25 +161,16 @@ impl Access {
         key: &AgentKey,
         at: Timestamp,
     ) -> Result<Vec<AgentEvent>, AgentRejection> {
-        // The hashes need no comparison in constant time: its duration tells a guesser nothing about the secret.
-        let known = self
-            .tokens
-            .iter()
-            .find(|it| it.id == token && it.secret == *secret);
-        let known = known.ok_or(AgentRejection::TokenUnknown)?;
-        match &known.used_by {
-            // A retry, because the answer to the first request was lost.
-            Some(used_by) if used_by == key && self.key() == Some(key) => Ok(vec![]),
-            Some(_) => Err(AgentRejection::TokenUsed),
-            None if at >= known.expires_at_ms => Err(AgentRejection::TokenExpired),
-            None => Ok(vec![AgentEvent::AgentEnrolled {
-                name: name.clone(),
-                key: key.clone(),
-                token: Some(token),
-                replaces: self.replaced_by(key),
-                at_ms: at,
-            }]),
+        if !self.token_for(token, secret, key, at)? {
+            return Ok(vec![]);
         }
+        Ok(vec![AgentEvent::AgentEnrolled {
+            name: name.clone(),
+            key: key.clone(),
+            token: Some(token),
+            replaces: self.replaced_by(key),
+            at_ms: at,
+        }])
     }
 
     pub(super) fn trust(&self, name: &AgentName, key: &AgentKey, at: Timestamp) -> Vec<AgentEvent> {

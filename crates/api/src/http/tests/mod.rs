@@ -180,7 +180,8 @@ impl Served {
             hub_id: Box::new(move || *named.id.lock()),
             authenticator,
             agent_hub: AgentHub {
-                nats_url: "tls://hub.example:4222".to_owned(),
+                chosen_url: None,
+                own_url: "tls://hub.example:4222".to_owned(),
                 ca_pem: None,
                 joins: None,
             },
