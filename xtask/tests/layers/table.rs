@@ -131,7 +131,7 @@ const API: Layers = Layers {
         &["commands"],
         &["metrics"],
         &["origin", "registry"],
-        &["agents", "history", "keys", "server"],
+        &["agents", "history", "keys", "owner_refusals", "server"],
         &["guarded_body"],
     ],
 };
@@ -208,6 +208,7 @@ const CLI: Layers = Layers {
             "command_line_files",
             "down",
             "logs",
+            "meant",
             "pause",
             "recipe_test",
             "reload",
@@ -266,7 +267,7 @@ const DOMAIN: Layers = Layers {
         &["key/scope"],
         &["spec", "wake"],
         &["model"],
-        &["aggregate", "ids", "names", "secret", "time"],
+        &["aggregate", "counted", "ids", "names", "secret", "time"],
     ],
 };
 

@@ -13,6 +13,7 @@ use crate::{
     agents::AgentSnapshot,
     commands::AgentCommandAt,
     control::enrollment::{ENROLL_CAUSE, enrollment},
+    registry::Registry,
 };
 use axum::{
     Json,
@@ -26,7 +27,7 @@ use reveille_bus::{
 };
 use reveille_domain::{
     Agent, AgentCommand, AgentEvent, AgentKey, AgentName, AgentRejection, Epoch, MAX_TOKEN_LIFETIME,
-    SecretHash, Timestamp, TokenId,
+    SecretHash, Timestamp, TokenId, WakeFailure,
     rows::{Sort, SortBy, SortKey, SortKind, SortValue},
 };
 use serde::{Deserialize, Serialize};
@@ -54,12 +55,14 @@ pub(super) struct AgentRow {
     revoked_at_ms: Option<Timestamp>,
     /// How many providers it publishes.
     providers: usize,
+    /// How each wake would fail now, while the agent is paused or in quiet hours.
+    wakes_refused: Option<WakeFailure>,
     /// The journal sequence of its last commit.
     updated_seq: u64,
 }
 
 impl AgentRow {
-    fn of(agent: AgentName, known: &AgentSnapshot, providers: usize) -> Self {
+    fn of(registry: &Registry, agent: AgentName, known: &AgentSnapshot, providers: usize) -> Self {
         let session = known.session.as_ref();
         Self {
             epoch: known.epoch,
@@ -69,6 +72,7 @@ impl AgentRow {
             enrolled_at_ms: known.access.enrolled_at(),
             revoked_at_ms: known.access.revoked_at(),
             providers,
+            wakes_refused: registry.owner_refusals().of(&agent, known.epoch),
             updated_seq: known.sequence,
             agent,
         }
@@ -130,7 +134,7 @@ pub(super) async fn list(
     };
     Ok(Json(Page::of(page, |(name, known)| {
         let providers = providers(&name);
-        AgentRow::of(name, &known, providers)
+        AgentRow::of(registry, name, &known, providers)
     })))
 }
 
