@@ -3,7 +3,7 @@
 mod commits;
 
 use crate::{
-    args::{HubArgs, NatsUrl},
+    args::{HubArgs, NatsUrl, OutputArg},
     client,
     failure::Failure,
     hub::HubNats,
@@ -18,9 +18,10 @@ use reveille_bus::{
     access::Role,
     archive::{self, ArchiveError, ArchiveWriter, EPOCHS_LEFT_FREE, Epochs, Stats, Verifier},
 };
-use reveille_domain::Timestamp;
+use reveille_domain::{Timestamp, counted};
 use serde_json::json;
 use std::{
+    fmt::Write as _,
     io::{self, BufWriter, Write},
     path::{Path, PathBuf},
 };
@@ -102,6 +103,8 @@ pub struct Source {
     pub file: Option<PathBuf>,
     #[command(flatten)]
     pub running: Running,
+    #[command(flatten)]
+    pub format: OutputArg,
 }
 
 /// Runs the command.
@@ -129,7 +132,7 @@ async fn export(args: Export) -> Result<(), Failure> {
             whole_file::place(file, path, true).with_context(cannot)?;
         }
     }
-    eprintln!("exported {} commits", commits.last_sequence());
+    eprintln!("exported {}", counted(commits.last_sequence(), "commit"));
     Ok(())
 }
 
@@ -146,7 +149,7 @@ async fn import(args: Import) -> Result<(), Failure> {
     let epochs = if args.exact { Epochs::Keep } else { Epochs::Advance };
     let show = |progress: archive::ImportProgress| {
         let archive::ImportProgress { done, of } = progress;
-        eprintln!("{done} of {of} commits are in the journal");
+        eprintln!("{done} of {} in the journal", counted(of, "commit"));
     };
     let done = archive::import(&connection, &args.file, epochs, show)
         .await
@@ -156,9 +159,10 @@ async fn import(args: Import) -> Result<(), Failure> {
         eprintln!("{found} of them were already there from an interrupted import");
     }
     if advanced > 0 {
-        eprintln!("raised the epochs of {advanced} agents by {EPOCHS_LEFT_FREE}: they begin new sessions");
+        let agents = counted(advanced, "agent");
+        eprintln!("raised the epochs of {agents} by {EPOCHS_LEFT_FREE}, for new sessions");
     }
-    println!("imported {commits} commits");
+    println!("imported {}", counted(commits, "commit"));
     Ok(())
 }
 
@@ -169,8 +173,13 @@ async fn verify(source: Source) -> Result<(), Failure> {
         verifier.take(&commit)?;
     }
     let (taken, aggregates) = (verifier.taken(), verifier.aggregates());
-    println!("sound: {taken} commits of {aggregates} aggregates");
-    Ok(())
+    let text = format!(
+        "sound: {} of {}",
+        counted(taken, "commit"),
+        counted(aggregates, "aggregate")
+    );
+    let row = json!({"sound": true, "commits": taken, "aggregates": aggregates});
+    client::print_one(&row, source.format.output, &text)
 }
 
 async fn stats(source: Source) -> Result<(), Failure> {
@@ -179,24 +188,38 @@ async fn stats(source: Source) -> Result<(), Failure> {
     while let Some(commit) = commits.next().await? {
         stats.take(&commit);
     }
-    println!("commits     {}", stats.commits);
-    println!("bytes       {}", stats.bytes);
-    println!("first       {}", moment(stats.first_at));
-    println!("last        {}", moment(stats.last_at));
-    println!("unreadable  {}", stats.unreadable);
-    println!(
-        "\n{:<10} {:>10} {:>10} {:>14}",
-        "type", "aggregates", "commits", "bytes"
+    let kinds = stats.aggregates.iter().map(|(kind, of_kind)| {
+        let (aggregates, commits, bytes) = (of_kind.aggregates, of_kind.commits, of_kind.bytes);
+        let counts = json!({"aggregates": aggregates, "commits": commits, "bytes": bytes});
+        ((*kind).to_owned(), counts)
+    });
+    let kinds: client::Row = kinds.collect::<serde_json::Map<_, _>>().into();
+    let row = json!({"commits": stats.commits, "bytes": stats.bytes, "first_ms": stats.first_at, "last_ms": stats.last_at,
+        "unreadable": stats.unreadable, "aggregates": kinds, "events": stats.events});
+    client::print_one(&row, source.format.output, &as_text(&stats))
+}
+
+fn as_text(stats: &Stats) -> String {
+    let mut text = format!(
+        "commits     {}\nbytes       {}\nfirst       {}\nlast        {}\nunreadable  {}\n",
+        stats.commits,
+        stats.bytes,
+        moment(stats.first_at),
+        moment(stats.last_at),
+        stats.unreadable
     );
+    let heading = ["type", "aggregates", "commits", "bytes"];
+    let [kind, aggregates, commits, bytes] = heading;
+    let _ = write!(text, "\n{kind:<10} {aggregates:>10} {commits:>10} {bytes:>14}");
     for (kind, of_kind) in &stats.aggregates {
         let (aggregates, commits, bytes) = (of_kind.aggregates, of_kind.commits, of_kind.bytes);
-        println!("{kind:<10} {aggregates:>10} {commits:>10} {bytes:>14}");
+        let _ = write!(text, "\n{kind:<10} {aggregates:>10} {commits:>10} {bytes:>14}");
     }
-    println!("\n{:<28} {:>10}", "event", "count");
+    let _ = write!(text, "\n\n{:<28} {:>10}", "event", "count");
     for (event, count) in &stats.events {
-        println!("{event:<28} {count:>10}");
+        let _ = write!(text, "\n{event:<28} {count:>10}");
     }
-    Ok(())
+    text
 }
 
 impl Source {

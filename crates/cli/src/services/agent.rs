@@ -9,8 +9,9 @@ use crate::{
     failure::Failure,
     hub::{agent_key, nats_for_agent, server_of},
     logging,
-    pause::{self, AgentPause},
-    reload, sd_notify,
+    pause::{self, AgentPause, AgentResume},
+    reload::{self, AgentReload},
+    sd_notify,
     signals::Hangups,
 };
 use clap::{Args, Subcommand};
@@ -43,9 +44,9 @@ pub enum AgentCommand {
     /// Pause this machine's agent: no backend is woken, and those awake keep running. Needs no hub or key.
     Pause(AgentPause),
     /// Resume this machine's agent: backends are woken again.
-    Resume(DataDirArg),
+    Resume(AgentResume),
     /// Make this machine's agent use its config file as it is now. Providers that it doesn't change go on undisturbed.
-    Reload(DataDirArg),
+    Reload(AgentReload),
 }
 
 impl Agent {
@@ -67,8 +68,8 @@ pub async fn run(args: Agent) -> Result<(), Failure> {
     match &args.command {
         Some(AgentCommand::Revoke(args)) => enroll::revoke(args).await,
         Some(AgentCommand::Pause(args)) => pause::pause(args),
-        Some(AgentCommand::Resume(data_dir)) => pause::resume(data_dir),
-        Some(AgentCommand::Reload(data_dir)) => reload::run(data_dir).await,
+        Some(AgentCommand::Resume(args)) => pause::resume(args),
+        Some(AgentCommand::Reload(args)) => reload::run(args).await,
         None => serve(args, Hangups::listen()?).await,
     }
 }
