@@ -41,3 +41,4 @@ pub use backend_client::{BackendClient, hub_of};
 pub use error::AgentError;
 pub use own_hub::OwnHub;
 pub use session::{Options, run};
+pub use tls::speaks_other_scheme;

@@ -1,8 +1,8 @@
 //! `reveille down`: ends the `reveille up` of a data directory, in order, and waits until it has ended.
 
 use crate::{
-    args::DataDirArg,
-    client::line,
+    args::{DataDirArg, OutputArg},
+    client::print_one,
     data_dir::{holder, is_alive, is_locked},
     failure::Failure,
     logging::notice,
@@ -10,6 +10,7 @@ use crate::{
 use anyhow::{Context, anyhow};
 use clap::Args;
 use rustix::process::{Pid, Signal, kill_process};
+use serde_json::json;
 use std::{path::Path, time::Duration};
 use tokio::time::{Instant, sleep};
 
@@ -29,6 +30,8 @@ pub struct Down {
     pub now: bool,
     #[command(flatten)]
     pub data_dir: DataDirArg,
+    #[command(flatten)]
+    pub format: OutputArg,
 }
 
 /// Ends the running `up`, if there is one.
@@ -36,9 +39,12 @@ pub async fn run(args: &Down) -> Result<(), Failure> {
     let data_dir = args.data_dir.path()?;
     let shown = data_dir.display();
     let Some(pid) = running(&data_dir)? else {
-        return line(&format!(
-            "no `reveille up` is running with the data directory {shown}"
-        ));
+        let text = format!("no `reveille up` is running with the data directory {shown}");
+        return print_one(
+            &json!({"stopped": false, "process": null}),
+            args.format.output,
+            &text,
+        );
     };
     let stop = || {
         kill_process(pid, Signal::TERM)
@@ -73,7 +79,8 @@ pub async fn run(args: &Down) -> Result<(), Failure> {
         }
         sleep(LOOK_EVERY).await;
     }
-    line("stopped")
+    let row = json!({"stopped": true, "process": pid.as_raw_pid()});
+    print_one(&row, args.format.output, "stopped")
 }
 
 /// The process of the `up` that has the folder. Once another has it, as when a service manager starts it again, the first has

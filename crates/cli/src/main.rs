@@ -27,6 +27,7 @@ mod keys;
 mod listen;
 mod logging;
 mod logs;
+mod meant;
 mod pause;
 mod recipe_test;
 mod reload;

@@ -9,6 +9,7 @@ use crate::{
 };
 use anyhow::anyhow;
 use clap::Subcommand;
+use reveille_domain::counted;
 use reveille_projector::{Rebuilding, rebuild};
 use std::{
     io::{IsTerminal, stderr},
@@ -101,7 +102,10 @@ fn progress(seen: Rebuilding, elapsed: Duration) -> String {
     let done = applied.saturating_sub(began_after);
     let millis = u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX).max(1);
     let rate = done.saturating_mul(1_000) / millis;
-    let mut line = format!("rebuilding the rows: {applied} of {last_seq} commits ({percent} %), {rate}/s");
+    let mut line = format!(
+        "rebuilding the rows: {applied} of {} ({percent} %), {rate}/s",
+        counted(last_seq, "commit")
+    );
     if left == 0 {
         line += ", about to switch";
     } else if let Some(seconds) = left.checked_div(rate) {

@@ -153,6 +153,8 @@ pub struct Stage {
     pub took_ms: u64,
 }
 
+/// The stage of a wake that a pause of its agent refuses.
+pub const PAUSED_STAGE: &str = "paused";
 /// The stage in which a wake waits until its groups have room, as agents report it.
 pub const GROUP_STAGE: &str = "group";
 /// The only stage of a wake whose backend was found awake before its agent had reported how a recipe went.

@@ -7,7 +7,10 @@ use futures::FutureExt;
 use reveille_bus::{
     Beginning, Checkpoint, Connection, Follow, Followed, Follower, Journal, NatsAccess, commit::CommitHash,
 };
-use reveille_domain::rows::{RowSource, SourceBody};
+use reveille_domain::{
+    counted,
+    rows::{RowSource, SourceBody},
+};
 use std::{fmt, str::FromStr, time::Duration};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -166,8 +169,8 @@ impl Projector {
             debug!(
                 journal.sequence = mark.stream_seq,
                 commits = batch.len(),
-                "wrote {} commits",
-                batch.len()
+                "wrote {}",
+                counted(batch.len(), "commit")
             );
             self.applied(mark.stream_seq);
         }
@@ -198,8 +201,8 @@ impl Projector {
                 info!(
                     rows.lag = status.lag(),
                     rows.applied = status.applied,
-                    "the rows are {} commits behind",
-                    status.lag()
+                    "the rows are {} behind",
+                    counted(status.lag(), "commit")
                 );
             } else if status.lag() == 0 && was_behind > 0 {
                 info!(

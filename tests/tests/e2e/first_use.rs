@@ -69,7 +69,7 @@ async fn init_writes_a_config_for_what_answers_and_its_recipe_works() {
     let ports = format!("{},{}", port_of(&backend.url()), unused.number());
     let file = world.folder().join("reveille.toml").display().to_string();
 
-    let (exit, said) = run(&world, "init", &["--output", &file, "--ports", &ports]).await;
+    let (exit, said) = run(&world, "init", &["--config", &file, "--ports", &ports]).await;
     assert_eq!(exit, Exit::Code(0), "{said}");
     for part in [
         "lists stand-in",

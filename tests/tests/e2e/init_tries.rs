@@ -28,7 +28,7 @@ impl Machine {
     /// What a run of `init` with these arguments says, which are for this port.
     async fn says(&self, port: u16, args: &[&str], code: i32) -> String {
         let port_text = port.to_string();
-        let all = ["--output", &self.file, "--ports", &port_text];
+        let all = ["--config", &self.file, "--ports", &port_text];
         let launch = self.world.reveille("init").args(all).args(args);
         let launch = launch.env("PATH", &self.path).env("HOME", self.home());
         let process = launch.env("OLLAMA_HOST", format!("127.0.0.1:{port}")).start();
@@ -165,7 +165,7 @@ async fn a_trial_that_is_stopped_leaves_nothing_running() {
     let launch = machine
         .world
         .reveille("init")
-        .args(["--yes", "--output", &machine.file]);
+        .args(["--yes", "--config", &machine.file]);
     let launch = launch.env("PATH", &machine.path).env("HOME", machine.home());
     let launch = launch.env("OLLAMA_HOST", port.address().to_string());
     let process = launch.args(["--ports", &port.number().to_string()]).start();
@@ -416,7 +416,7 @@ async fn at_a_terminal_each_step_is_asked_for() {
     let number = port.number().to_string();
     let asked = async |answers: &str| {
         let launch = machine.world.reveille("init");
-        let args = ["--output", &machine.file, "--force", "--ports", &number];
+        let args = ["--config", &machine.file, "--force", "--ports", &number];
         let launch = launch
             .args(args)
             .env("PATH", &machine.path)

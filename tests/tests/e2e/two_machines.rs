@@ -184,7 +184,12 @@ async fn a_hub_and_its_machines_come_back_and_the_hub_becomes_a_service_by_the_d
     wait_until(
         "the hub had a certificate for its new address",
         SOON,
-        async || home.terminal.text().contains("made a new certificate").then_some(()),
+        async || {
+            home.terminal
+                .text()
+                .contains("made a new certificate")
+                .then_some(())
+        },
     )
     .await;
     let next = nas.does(&next_pc);

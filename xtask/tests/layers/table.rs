@@ -131,7 +131,7 @@ const API: Layers = Layers {
         &["commands"],
         &["metrics"],
         &["origin", "registry"],
-        &["agents", "history", "keys", "server"],
+        &["agents", "history", "keys", "owner_refusals", "server"],
         &["guarded_body"],
     ],
 };
@@ -204,7 +204,14 @@ const CLI: Layers = Layers {
         &["up/nats_server", "up/parts"],
         &["up/agents_port", "up/disk", "up/nats_program"],
         &["services"],
-        &["command_line_files", "down", "logs", "pause", "recipe_test"],
+        &[
+            "command_line_files",
+            "down",
+            "logs",
+            "meant",
+            "pause",
+            "recipe_test",
+        ],
         &["enroll"],
         &["config", "hub_init", "journal", "keys", "reload"],
         &["client", "init"],
@@ -259,7 +266,7 @@ const DOMAIN: Layers = Layers {
         &["key/scope"],
         &["spec", "wake"],
         &["model"],
-        &["aggregate", "ids", "names", "secret", "time"],
+        &["aggregate", "counted", "ids", "names", "secret", "time"],
     ],
 };
 

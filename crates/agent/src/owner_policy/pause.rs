@@ -61,6 +61,12 @@ impl Pause {
         Ok(was != PauseState::Running)
     }
 
+    /// When it ends by itself, if it does.
+    #[must_use]
+    pub const fn until(self) -> Option<Timestamp> {
+        self.until
+    }
+
     pub(super) const fn sleep(self) -> bool {
         self.sleep
     }

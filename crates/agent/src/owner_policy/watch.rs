@@ -11,6 +11,13 @@ use tracing::{error, info};
 /// How often the pause is read: one small file, and soon enough for somebody who waits for the GPU.
 const READ_EVERY: Duration = Duration::from_secs(1);
 
+/// The agent is paused, paused otherwise, or no longer paused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct PauseChange {
+    /// Whether awake backends should be put to sleep (`true`), or no longer should; `None` if that hasn't changed.
+    pub sleep: Option<bool>,
+}
+
 #[derive(Debug)]
 pub(crate) struct PauseWatch {
     state: Option<StateDir>,
@@ -30,17 +37,17 @@ impl PauseWatch {
         }
     }
 
-    /// Waits until awake backends should be put to sleep (`true`), or no longer should (`false`). Cancel-safe.
-    pub(crate) async fn sleep_wanted(&mut self) -> bool {
+    /// Waits for another pause, or the end of one. Cancel-safe.
+    pub(crate) async fn changed(&mut self) -> PauseChange {
         loop {
             self.ticks.tick().await;
-            if let Some(wanted) = self.look(Timestamp::now()) {
-                return wanted;
+            if let Some(change) = self.look(Timestamp::now()) {
+                return change;
             }
         }
     }
 
-    fn look(&mut self, now: Timestamp) -> Option<bool> {
+    fn look(&mut self, now: Timestamp) -> Option<PauseChange> {
         let was = std::mem::replace(&mut self.last, PauseState::at(self.state.as_ref(), now));
         if self.last == was {
             return None;
@@ -55,7 +62,8 @@ impl PauseWatch {
             }
         }
         let wanted = |state: &PauseState| matches!(state, PauseState::Paused(pause) if pause.sleep());
-        (wanted(&self.last) || wanted(&was)).then_some(wanted(&self.last))
+        let sleep = (wanted(&self.last) || wanted(&was)).then_some(wanted(&self.last));
+        Some(PauseChange { sleep })
     }
 }
 
@@ -74,19 +82,20 @@ mod tests {
             let lasts = Some(Duration::from_secs(10));
             Pause::begin(at(second), lasts, sleep).write(&state).unwrap();
         };
-        assert_eq!(watch.look(at(0)), None);
+        let mut look = |second| watch.look(at(second)).map(|change| change.sleep);
+        assert_eq!(look(0), None);
         pause(0, false);
-        assert_eq!(watch.look(at(0)), None);
+        assert_eq!(look(0), Some(None), "it sleeps as before");
         pause(1, true);
-        assert_eq!((watch.look(at(1)), watch.look(at(2))), (Some(true), None));
+        assert_eq!((look(1), look(2)), (Some(Some(true)), None));
         pause(2, true);
-        assert_eq!(watch.look(at(2)), Some(true), "said again");
-        assert_eq!((watch.look(at(11)), watch.look(at(12))), (None, Some(false)));
+        assert_eq!(look(2), Some(Some(true)), "said again");
+        assert_eq!((look(11), look(12)), (None, Some(Some(false))));
         pause(12, true);
-        assert_eq!(watch.look(at(12)), Some(true));
+        assert_eq!(look(12), Some(Some(true)));
         state.write("paused.json", b"?").unwrap();
-        assert_eq!((watch.look(at(13)), watch.look(at(14))), (Some(false), None));
+        assert_eq!((look(13), look(14)), (Some(Some(false)), None));
         Pause::lift(&state, at(14)).unwrap();
-        assert_eq!(watch.look(at(14)), None);
+        assert_eq!(look(14), Some(None));
     }
 }

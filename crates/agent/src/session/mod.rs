@@ -29,7 +29,7 @@ use reveille_bus::{
     relay::{CurrentEpoch, RelayLimits, RelayServer, RelayServerHandle},
     wakes::{WakeMessage, Wakes},
 };
-use reveille_domain::{AgentName, Epoch, SessionId};
+use reveille_domain::{AgentName, Epoch, SessionId, counted};
 use std::{path::PathBuf, sync::Arc, time::Duration};
 use tokio::{
     sync::{mpsc, watch},
@@ -253,7 +253,12 @@ impl Session {
                     None => return self.fail(AgentError::Closed).await,
                 },
                 _ = self.heartbeats.tick() => self.send_heartbeat().await,
-                wanted = self.pauses.sleep_wanted() => self.providers.rest(wanted),
+                change = self.pauses.changed() => {
+                    if let Some(wanted) = change.sleep {
+                        self.providers.rest(wanted);
+                    }
+                    self.heartbeats.reset_immediately();
+                }
                 (progress, read) = self.reloads.next() => self.reload(read, &progress),
                 () = self.providers.next_left() => {}
                 Ok(()) = self.generation.changed() => {
@@ -392,6 +397,7 @@ impl Session {
         if config.agent.quiet_hours != self.config.agent.quiet_hours {
             self.owner_policy
                 .set_quiet_hours(config.agent.quiet_hours.clone());
+            self.heartbeats.reset_immediately();
             agent_keys.push("quiet_hours".to_owned());
         }
         let kept = config
@@ -401,7 +407,7 @@ impl Session {
         let unchanged = kept.count();
         info!(
             agent.name = %self.agent, agent.changed = changes.len(), agent.unchanged = unchanged,
-            "reloaded the config: {} providers change, {unchanged} don't", changes.len()
+            "reloaded the config: {} to change, {unchanged} unchanged", counted(changes.len(), "provider")
         );
         progress.report(ReloadEvent::Accepted {
             unchanged,
@@ -440,6 +446,7 @@ impl Session {
             session: self.id,
             epoch: self.epoch.get()?,
             silent_after_ms: millis(silent_after),
+            refusal: self.owner_policy.refused(),
             providers: self.providers.handles().map(pulse).collect(),
         })
     }

@@ -13,7 +13,7 @@ use crate::{
     agents::AgentSnapshot,
     commands::AgentCommandAt,
     control::enrollment::{ENROLL_CAUSE, enrollment},
-    registry::ProviderSnapshot,
+    registry::{ProviderSnapshot, Registry},
     wakes::now_ms,
 };
 use axum::{
@@ -28,7 +28,7 @@ use reveille_bus::{
 };
 use reveille_domain::{
     AdvanceReason, Agent, AgentCommand, AgentEvent, AgentKey, AgentName, AgentRejection, Epoch,
-    MAX_TOKEN_LIFETIME, SecretHash, Status, Timestamp, TokenId,
+    MAX_TOKEN_LIFETIME, SecretHash, Status, Timestamp, TokenId, WakeFailure,
     rows::{Sort, SortBy, SortKey, SortKind, SortValue},
 };
 use serde::{Deserialize, Serialize};
@@ -61,6 +61,8 @@ pub(super) struct AgentRow {
     revoked_at_ms: Option<Timestamp>,
     /// How many providers it publishes.
     providers: usize,
+    /// How each wake would fail now, while the agent is paused or in quiet hours.
+    wakes_refused: Option<WakeFailure>,
     /// The journal sequence of its last commit.
     updated_seq: u64,
 }
@@ -115,14 +117,11 @@ fn is_recent(heartbeat: Timestamp) -> bool {
 }
 
 impl AgentRow {
-    fn of(
-        agent: AgentName,
-        known: &AgentSnapshot,
-        published: &[Arc<ProviderSnapshot>],
-        last_heartbeat: Option<Timestamp>,
-    ) -> Self {
+    fn of(registry: &Registry, agent: AgentName, known: &AgentSnapshot) -> Self {
         let session = known.session.as_ref();
-        let (status, status_since_ms) = AgentStatus::of(known, published, last_heartbeat);
+        let published = registry.of_agent(&agent);
+        let last_heartbeat = registry.rows().last_heartbeat(&agent);
+        let (status, status_since_ms) = AgentStatus::of(known, &published, last_heartbeat);
         Self {
             status,
             status_since_ms,
@@ -133,6 +132,7 @@ impl AgentRow {
             enrolled_at_ms: known.access.enrolled_at(),
             revoked_at_ms: known.access.revoked_at(),
             providers: published.len(),
+            wakes_refused: registry.owner_refusals().of(&agent, known.epoch),
             updated_seq: known.sequence,
             agent,
         }
@@ -185,10 +185,8 @@ pub(super) async fn list(
         return Err(ApiError::NotReady);
     }
     let page = listed.page(&state, || registry.agents().all(), sort_key).await?;
-    let rows = registry.rows();
     Ok(Json(Page::of(page, |(name, known)| {
-        let (published, last_heartbeat) = (registry.of_agent(&name), rows.last_heartbeat(&name));
-        AgentRow::of(name, &known, &published, last_heartbeat)
+        AgentRow::of(registry, name, &known)
     })))
 }
 

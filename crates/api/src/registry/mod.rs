@@ -4,13 +4,13 @@
 #[cfg(test)]
 pub(crate) mod tests;
 
-use crate::{agents::Agents, keys::Keys};
+use crate::{agents::Agents, keys::Keys, owner_refusals::OwnerRefusals};
 use parking_lot::RwLock;
 use reveille_bus::{
     AggregateId, BusError, Followed, Follower, JournalContext, JournalEntry, commit::AnyCommit,
 };
 use reveille_domain::{
-    AgentName, Epoch, ModelName, Provider, ProviderId, ProviderSpec, latest_alias, named,
+    AgentName, Epoch, ModelName, Provider, ProviderId, ProviderSpec, counted, latest_alias, named,
     provider::Registered,
     rows::{LoadedAt, MemoryRows},
 };
@@ -64,6 +64,7 @@ struct Inner {
     rows: Arc<MemoryRows>,
     agents: Agents,
     keys: Keys,
+    owner_refusals: OwnerRefusals,
 }
 
 #[derive(Default)]
@@ -203,6 +204,11 @@ impl Registry {
         &self.inner.keys
     }
 
+    /// What agents' heartbeats say of their owners.
+    pub(crate) fn owner_refusals(&self) -> &OwnerRefusals {
+        &self.inner.owner_refusals
+    }
+
     /// Folds the journal, for as long as this version can follow it.
     pub(crate) async fn run(&self, mut follower: Follower) -> Result<Infallible, BusError> {
         loop {
@@ -234,7 +240,9 @@ impl Registry {
             let providers = self.inner.table.read().providers.len();
             info!(
                 journal.sequence = sequence,
-                providers, "read the journal: {providers} providers"
+                providers,
+                "read the journal: {}",
+                counted(providers, "provider")
             );
         }
         self.inner.table.write().current = true;

@@ -3,7 +3,7 @@
 use super::{Findings, published};
 use crate::{
     args::{ApiAddress, DataDirArg},
-    client::ApiClient,
+    client::{ApiClient, NOT_RUNNING},
     failure::Failure,
 };
 use reqwest::{Method, tls::TlsInfo};
@@ -64,7 +64,7 @@ pub async fn look(
     let mut lines = failure.lines();
     let found = lines.next().unwrap_or_default();
     let remedy = match lines.next() {
-        Some(remedy) if url.scheme() == "https" => remedy,
+        Some(remedy) if remedy != NOT_RUNNING => remedy,
         _ => {
             "start `reveille up` or `reveille api`, or use --api URL for another address; if it is running, its log \
              says why it isn't ready"

@@ -1,7 +1,7 @@
 //! Postgres: whether it answers, has our tables, and is up to date with the journal.
 
 use super::Findings;
-use reveille_domain::rows::Rows;
+use reveille_domain::{counted, rows::Rows};
 use reveille_projector::{DatabaseHealth, PostgresRows, Tables, inspect_database};
 use std::time::Duration;
 use tokio::time::sleep;
@@ -70,10 +70,16 @@ async fn lag(rows: &PostgresRows, journal: Option<u64>, findings: &mut Findings)
     if later > applied {
         findings.ok(
             "rows",
-            format!("the projector is catching up: {behind} commits behind"),
+            format!(
+                "the projector is catching up: {} behind",
+                counted(behind, "commit")
+            ),
         );
     } else {
-        let found = format!("{behind} commits behind the journal, and not catching up");
+        let found = format!(
+            "{} behind the journal, and not catching up",
+            counted(behind, "commit")
+        );
         findings.warning("rows", found, remedy);
     }
 }

@@ -1,6 +1,6 @@
 //! This machine: the config file, the data directory, its disk, and the nats-server program.
 
-use super::{Findings, counted, hub::Place};
+use super::{Findings, hub::Place};
 use crate::{
     config, data_dir,
     up::{disk::RESTART_NOTE, nats_program},
@@ -11,6 +11,7 @@ use reveille_agent::{
     state_dir::StateDir,
 };
 use reveille_bus::private_file;
+use reveille_domain::counted;
 use rustix::fs::statvfs;
 use std::{
     fs,

@@ -8,7 +8,7 @@ use super::{
     service, text,
 };
 use crate::{
-    args::{ApiAddress, DataDirArg},
+    args::{ApiAddress, DataDirArg, Format},
     client::{ApiClient, is_local, line},
     config::{self, CONFIG_FILE},
     data_dir::AGENT_STATE,
@@ -227,7 +227,7 @@ pub async fn join(args: Join) -> Result<Option<Joined>, Failure> {
     let running = reload::agent(&state, agent).await;
     if let Some(asked) = running.with_context(|| format!("cannot reach the running {agent}"))? {
         line(&format!("{agent} is running on this machine already."))?;
-        crate::reload::follow(asked).await?;
+        crate::reload::follow(asked, Format::Table, &mut vec![]).await?;
         return Ok(None);
     }
     if args.no_start {

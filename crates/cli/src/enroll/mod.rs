@@ -10,8 +10,8 @@ pub use join::{Join, Joined, join};
 pub use token::{HubAddress, Token};
 
 use crate::{
-    args::{ApiAddress, Format, Listing, duration},
-    client::{ApiClient, Row, field, line, moment, print, table},
+    args::{Format, Listing, duration},
+    client::{ApiClient, Row, field, line, moment, print_one},
     failure::Failure,
     logging::notice,
 };
@@ -29,7 +29,7 @@ pub struct AgentRevoke {
     #[arg(value_name = "AGENT")]
     pub agent: AgentName,
     #[command(flatten)]
-    pub api: ApiAddress,
+    pub listing: Listing,
 }
 
 /// `reveille agent forget`.
@@ -39,7 +39,7 @@ pub struct AgentForget {
     #[arg(value_name = "AGENT")]
     pub agent: AgentName,
     #[command(flatten)]
-    pub api: ApiAddress,
+    pub listing: Listing,
 }
 
 /// `reveille agent-token …`.
@@ -97,34 +97,27 @@ pub async fn create_token(args: &AgentTokenCreate) -> Result<(), Failure> {
 
 /// Revokes an agent.
 pub async fn revoke(args: &AgentRevoke) -> Result<(), Failure> {
-    let client = ApiClient::new(&args.api)?;
+    let client = ApiClient::new(&args.listing.api)?;
     let path = format!("/reveille/v1/agents/{}", args.agent);
-    match client.delete(&path).await?["revoked"].as_bool() {
-        Some(true) => line(&format!(
-            "{} is revoked: its key and tokens no longer work",
-            args.agent
-        )),
-        _ => line(&format!("{} had no key and no tokens", args.agent)),
-    }
+    let row = client.delete(&path).await?;
+    let text = match row["revoked"].as_bool() {
+        Some(true) => format!("{} is revoked: its key and tokens no longer work", args.agent),
+        _ => format!("{} had no key and no tokens", args.agent),
+    };
+    print_one(&row, args.listing.output, &text)
 }
 
 /// Removes what an agent has published.
 pub async fn forget(args: &AgentForget) -> Result<(), Failure> {
-    let client = ApiClient::new(&args.api)?;
+    let client = ApiClient::new(&args.listing.api)?;
     let path = format!("/reveille/v1/agents/{}/providers", args.agent);
-    let agent = &args.agent;
-    match client.delete(&path).await?["providers"].as_u64() {
-        Some(0) | None => line(&format!("{agent} has no providers")),
-        Some(1) => line(&format!("forgot the provider of {agent}")),
-        Some(providers) => line(&format!("forgot the {providers} providers of {agent}")),
-    }
-}
-
-/// Lists the agents.
-pub async fn list(args: &Listing) -> Result<(), Failure> {
-    let client = ApiClient::new(&args.api)?;
-    let rows = client.rows("/reveille/v1/agents", &[], usize::MAX).await?;
-    print(&rows, args.output, table::AGENTS)
+    let row = client.delete(&path).await?;
+    let text = match row["providers"].as_u64() {
+        Some(0) | None => format!("{} has no providers", args.agent),
+        Some(1) => format!("forgot the provider of {}", args.agent),
+        Some(providers) => format!("forgot the {providers} providers of {}", args.agent),
+    };
+    print_one(&row, args.listing.output, &text)
 }
 
 fn text(row: &Row, name: &str) -> Result<String, Failure> {

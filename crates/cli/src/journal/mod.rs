@@ -3,7 +3,7 @@
 mod commits;
 
 use crate::{
-    args::{DataDirArg, HubArgs},
+    args::{DataDirArg, HubArgs, OutputArg},
     client,
     failure::Failure,
     hub::{HubNats, UpNats},
@@ -18,9 +18,10 @@ use reveille_bus::{
     access::Role,
     archive::{self, ArchiveError, ArchiveWriter, EPOCHS_LEFT_FREE, Epochs, Stats, Verifier},
 };
-use reveille_domain::Timestamp;
+use reveille_domain::{Timestamp, counted};
 use serde_json::json;
 use std::{
+    fmt::Write as _,
     io::{self, BufWriter, Write},
     path::{Path, PathBuf},
 };
@@ -123,6 +124,8 @@ pub struct Source {
     pub file: Option<PathBuf>,
     #[command(flatten)]
     pub running: Running,
+    #[command(flatten)]
+    pub format: OutputArg,
 }
 
 /// Runs the command.
@@ -149,7 +152,10 @@ async fn export(args: Export) -> Result<(), Failure> {
             whole_file::place(file, path, true).with_context(cannot)?;
         }
     }
-    client::notice(format_args!("exported {} commits", commits.last_sequence()));
+    client::notice(format_args!(
+        "exported {}",
+        counted(commits.last_sequence(), "commit")
+    ));
     Ok(())
 }
 
@@ -166,7 +172,7 @@ async fn import(args: Import) -> Result<(), Failure> {
     let epochs = if args.exact { Epochs::Keep } else { Epochs::Advance };
     let show = |progress: archive::ImportProgress| {
         let archive::ImportProgress { done, of } = progress;
-        client::notice(format_args!("{done} of {of} commits are in the journal"));
+        client::notice(format_args!("{done} of {} in the journal", counted(of, "commit")));
     };
     let done = archive::import(&connection, &args.file, epochs, show)
         .await
@@ -178,11 +184,12 @@ async fn import(args: Import) -> Result<(), Failure> {
         ));
     }
     if advanced > 0 {
+        let agents = counted(advanced, "agent");
         client::notice(format_args!(
-            "raised the epochs of {advanced} agents by {EPOCHS_LEFT_FREE}: they begin new sessions"
+            "raised the epochs of {agents} by {EPOCHS_LEFT_FREE}, for new sessions"
         ));
     }
-    client::line(&format!("imported {commits} commits"))
+    client::line(&format!("imported {}", counted(commits, "commit")))
 }
 
 async fn verify(source: Source) -> Result<(), Failure> {
@@ -192,7 +199,13 @@ async fn verify(source: Source) -> Result<(), Failure> {
         verifier.take(&commit)?;
     }
     let (taken, aggregates) = (verifier.taken(), verifier.aggregates());
-    client::line(&format!("sound: {taken} commits of {aggregates} aggregates"))
+    let text = format!(
+        "sound: {} of {}",
+        counted(taken, "commit"),
+        counted(aggregates, "aggregate")
+    );
+    let row = json!({"sound": true, "commits": taken, "aggregates": aggregates});
+    client::print_one(&row, source.format.output, &text)
 }
 
 async fn stats(source: Source) -> Result<(), Failure> {
@@ -201,25 +214,38 @@ async fn stats(source: Source) -> Result<(), Failure> {
     while let Some(commit) = commits.next().await? {
         stats.take(&commit);
     }
-    let line = |text: String| client::line(&text);
-    line(format!("commits     {}", stats.commits))?;
-    line(format!("bytes       {}", stats.bytes))?;
-    line(format!("first       {}", moment(stats.first_at)))?;
-    line(format!("last        {}", moment(stats.last_at)))?;
-    line(format!("unreadable  {}", stats.unreadable))?;
-    line(format!(
-        "\n{:<10} {:>10} {:>10} {:>14}",
-        "type", "aggregates", "commits", "bytes"
-    ))?;
+    let kinds = stats.aggregates.iter().map(|(kind, of_kind)| {
+        let (aggregates, commits, bytes) = (of_kind.aggregates, of_kind.commits, of_kind.bytes);
+        let counts = json!({"aggregates": aggregates, "commits": commits, "bytes": bytes});
+        ((*kind).to_owned(), counts)
+    });
+    let kinds: client::Row = kinds.collect::<serde_json::Map<_, _>>().into();
+    let row = json!({"commits": stats.commits, "bytes": stats.bytes, "first_ms": stats.first_at, "last_ms": stats.last_at,
+        "unreadable": stats.unreadable, "aggregates": kinds, "events": stats.events});
+    client::print_one(&row, source.format.output, &as_text(&stats))
+}
+
+fn as_text(stats: &Stats) -> String {
+    let mut text = format!(
+        "commits     {}\nbytes       {}\nfirst       {}\nlast        {}\nunreadable  {}\n",
+        stats.commits,
+        stats.bytes,
+        moment(stats.first_at),
+        moment(stats.last_at),
+        stats.unreadable
+    );
+    let heading = ["type", "aggregates", "commits", "bytes"];
+    let [kind, aggregates, commits, bytes] = heading;
+    let _ = write!(text, "\n{kind:<10} {aggregates:>10} {commits:>10} {bytes:>14}");
     for (kind, of_kind) in &stats.aggregates {
         let (aggregates, commits, bytes) = (of_kind.aggregates, of_kind.commits, of_kind.bytes);
-        line(format!("{kind:<10} {aggregates:>10} {commits:>10} {bytes:>14}"))?;
+        let _ = write!(text, "\n{kind:<10} {aggregates:>10} {commits:>10} {bytes:>14}");
     }
-    line(format!("\n{:<28} {:>10}", "event", "count"))?;
+    let _ = write!(text, "\n\n{:<28} {:>10}", "event", "count");
     for (event, count) in &stats.events {
-        line(format!("{event:<28} {count:>10}"))?;
+        let _ = write!(text, "\n{event:<28} {count:>10}");
     }
-    Ok(())
+    text
 }
 
 impl Source {

@@ -325,6 +325,7 @@ async fn heartbeats_reach_the_rows() {
         session: SessionId(Uuid::now_v7()),
         epoch: Epoch(1),
         silent_after_ms: 30_000,
+        refusal: None,
         providers: vec![],
     };
     heartbeats::send(hub.connection.client(), &heartbeat)

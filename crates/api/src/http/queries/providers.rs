@@ -20,7 +20,7 @@ use axum::{
 };
 use reveille_domain::{
     AgentName, Epoch, Failures, ModelName, ProviderId, ProviderName, Status, Timestamp, Wake, WakeCause,
-    WakeId, WakeRecord, WakeSpec,
+    WakeFailure, WakeId, WakeRecord, WakeSpec,
     provider::{InactiveReason, StatusName, WakeCounts},
     rows::{self, LlmSort, SortKey},
 };
@@ -48,10 +48,12 @@ pub(in crate::http) struct ProviderRow {
     /// How many requests wait for it in this replica.
     waiting: usize,
     failures: Failures,
+    /// How a wake would fail now, while its agent is paused or in quiet hours.
+    wakes_refused: Option<WakeFailure>,
     wakes: WakeCounts,
     /// The last few that ended, latest last.
     last_wakes: Vec<WakeRecord>,
-    /// The last requests of this replica that failed there in a row.
+    /// The last requests of this replica that failed there in a row, until one succeeds.
     failed_requests: Option<FailedRequests>,
     /// The journal sequence of its last commit.
     updated_seq: u64,
@@ -142,6 +144,10 @@ impl ProviderRow {
             wake: provider.status.wake().cloned(),
             waiting: state.waker.waiting(&provider.id),
             failures: provider.failures.clone(),
+            wakes_refused: provider.spec.wake().and_then(|_| {
+                let refusals = state.registry.owner_refusals();
+                refusals.of(&provider.id.agent, provider.epoch)
+            }),
             wakes: provider.counts,
             last_wakes: provider.wakes.clone(),
             failed_requests: state.inference.failed_requests(snapshot),

@@ -11,6 +11,7 @@ mod loops;
 mod meant;
 mod metrics;
 mod origin;
+mod paused;
 mod pools;
 mod queries;
 mod startup;
