@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use futures::future::join_all;
 use reveille_tests::{
-    AgentConfig, Backend, Cluster, Exit, WakeController, World, descendants, hold_for, is_alive, wait_until,
+    AgentConfig, Backend, Cluster, Exit, Process, WakeController, World, descendants, hold_for, is_alive,
+    wait_until,
 };
 
 use crate::scene::{LLM, QUICK_HEARTBEAT, SOON, Scene, refused};
@@ -54,27 +54,24 @@ async fn an_agent_killed_in_a_wake_and_restarted_finds_its_backend_and_posts_onc
 }
 
 #[tokio::test]
-async fn requests_that_come_while_a_killed_agent_starts_again_are_answered_by_the_new_one() {
-    const ROUNDS: usize = 3;
-    const REQUESTS: u64 = 60;
-    /// The NATS server may need a moment to notice that the agent has gone; what it sends there meanwhile is lost.
-    const NOTICED: Duration = Duration::from_millis(200);
+async fn a_request_waits_for_a_killed_agent_that_starts_again_to_publish_its_provider() {
+    /// Far longer than it takes to send a request, and shorter than a request waits for an agent.
+    const STARTS_FOR: Duration = Duration::from_secs(1);
     let mut scene = Scene::awake("", "").await;
-    for _ in 0..ROUNDS {
-        scene.agent.kill9();
-        tokio::time::sleep(NOTICED).await;
-        scene.agent = scene.world.agent(&scene.config);
-        // So that some come at each step of the start.
-        let asked = (0..REQUESTS).map(async |number| {
-            tokio::time::sleep(Duration::from_millis(10 * number)).await;
-            scene.chat().await
-        });
-        for answer in join_all(asked).await {
-            let unreachable = answer.status == 503 && answer.error_code() == "agent_unreachable";
-            assert!(answer.status == 200 || unreachable, "{}", answer.text());
-        }
-        assert_eq!(scene.chat().await.status, 200);
-    }
+    scene.agent.kill9();
+    // A provider is published once it was probed.
+    scene.backend.with_process(Process::sigstop);
+    scene.agent = scene.world.agent(&scene.config);
+    wait_until("the agent was connected", SOON, async || {
+        scene.agent.log().contains("gpu-box is connected").then_some(())
+    })
+    .await;
+    let starts = async {
+        tokio::time::sleep(STARTS_FOR).await;
+        scene.backend.with_process(Process::sigcont);
+    };
+    let (answer, ()) = tokio::join!(scene.chat(), starts);
+    assert_eq!(answer.status, 200, "{}", answer.text());
 }
 
 #[tokio::test]

@@ -9,7 +9,7 @@ use crate::{
     hub_init::certificates,
     listen::{is_unspecified, reachable},
 };
-use anyhow::{Context, anyhow};
+use anyhow::Context;
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD as BASE64};
 use reveille_api::{JoinAddresses, origin::Host};
 use reveille_bus::private_file;
