@@ -297,6 +297,7 @@ fn reload(data_dir: &Path) -> anyhow::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use anyhow::anyhow;
     use tokio_util::sync::CancellationToken;
 
     #[test]
