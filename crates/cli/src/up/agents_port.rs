@@ -140,7 +140,8 @@ impl AgentsPort {
         if !has_all || !self.hosts_of(ips).iter().all(|host| noted.contains(host)) {
             return Some(Cause::Address);
         }
-        (!age.is_some_and(|age| age < RENEW_AFTER)).then_some(Cause::Age)
+        let is_old = age.is_none_or(|age| age >= RENEW_AFTER);
+        is_old.then_some(Cause::Age)
     }
 
     /// The hosts that the certificate is valid for.

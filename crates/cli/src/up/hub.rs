@@ -12,7 +12,10 @@ use crate::{
 };
 use reveille_api::JoinAddresses;
 use reveille_bus::{JournalHealth, access::HubKeys};
-use std::{fs, path::PathBuf};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
 use tokio_util::task::AbortOnDropHandle;
 use tracing::warn;
 use url::Url;
@@ -42,17 +45,25 @@ pub enum Hub {
 }
 
 impl Hub {
-    /// The given server, or else our own, which is started with this folder, and restarted when `health` says that it stores nothing.
+    /// The given server, or else our own, which is started, and restarted when `health` says that it stores nothing. Locks the data
+    /// directory unless that is done.
     pub async fn ready(
         theirs: Option<HubNats>,
-        data: DataDir,
+        data_dir: &Path,
+        locked: Option<DataDir>,
         health: JournalHealth,
         agents: Option<AgentsPort>,
     ) -> Result<Self, Failure> {
+        let lock = async || match locked {
+            Some(data) => Ok(data),
+            None => DataDir::open(data_dir).await,
+        };
         if let Some(nats) = theirs {
+            let data = lock().await?;
             return Ok(Self::Theirs { nats, data });
         }
         let program = nats_program::find().await?;
+        let data = lock().await?;
         let keys = HubKeys::make(&data.join(HUB_KEYS))?;
         let lost_store = data.join(JOURNAL_MARK).exists() && !data.join(STORE).join(STREAMS).exists();
         let server = Server::start(&program, &data, &keys, health, agents.as_ref()).await?;

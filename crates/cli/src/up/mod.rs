@@ -119,34 +119,34 @@ pub async fn run(args: Up, hangups: Hangups) -> Result<(), Failure> {
     }
     data_dir::usable(&data_dir)?;
     let signals = Signals::listen()?;
-    // Locked before anything is written: another run may be about to start too.
-    let data = tokio::select! {
-        data = DataDir::open(&data_dir) => data?,
-        () = signals.stop.cancelled() => return Ok(()),
-    };
+    let mut locked = None;
+    if args.agents.is_some() {
+        // The certificate is written into the folder, with which another run may be about to start too.
+        locked = tokio::select! {
+            data = DataDir::open(&data_dir) => Some(data?),
+            () = signals.stop.cancelled() => return Ok(()),
+        };
+    }
     let agents = args
         .agents
-        .map(|listens| AgentsPort::prepare(listens, data.path(), &serve.origin.hosts))
+        .map(|listens| AgentsPort::prepare(listens, &data_dir, &serve.origin.hosts))
         .transpose()?;
     let tls_args = match &agents {
         Some(agents) if !args.hub.allow_plaintext => serve.tls.or_own(agents.tls_files(), serve.listen),
         _ => serve.tls,
     };
-    let uses_own_certificate = agents.as_ref().is_some_and(|agents| {
+    let own_ca = agents.as_ref().and_then(|agents| {
         let (certificate, _) = agents.tls_files();
-        tls_args.tls_cert.as_ref() == Some(&certificate)
+        (tls_args.tls_cert.as_ref() == Some(&certificate)).then(|| agents.ca())
     });
     let tls = tls::load(&tls_args, serve.listen, args.hub.allow_plaintext)?;
     let listener = listen::bind(serve.listen, "--listen").await?;
     let address = listener.local_addr()?;
     let url = listen::url(address, tls.is_some());
     let root_key = api_auth::root_key(&data_dir.join(ROOT_KEY))?;
-    let own_ca = uses_own_certificate
-        .then(|| data_dir::authority(data.path()))
-        .flatten();
     let journal_health = JournalHealth::default();
     let hub = tokio::select! {
-        hub = Hub::ready(theirs, data, journal_health.clone(), agents) => hub?,
+        hub = Hub::ready(theirs, &data_dir, locked, journal_health.clone(), agents) => hub?,
         () = signals.stop.cancelled() => return Ok(()),
     };
 
