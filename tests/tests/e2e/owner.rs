@@ -288,7 +288,7 @@ async fn a_wake_beyond_what_the_owner_allows_in_a_day_runs_nothing_after_a_resta
     scene.is("hibernating").await;
 
     let parts = [
-        "no more than 1 wakes in 24 hours",
+        "no more than 1 wake in 24 hours",
         "the next one is possible in 2",
         "provider.wake.max_per_day",
     ];

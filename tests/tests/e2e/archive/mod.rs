@@ -294,7 +294,7 @@ async fn an_import_goes_into_an_empty_journal_without_replicas_only() {
     let last = before.last().expect("commits");
     let said = fails(&world, &["import", "--nats", &world.nats.url(), text(&file)]).await;
     let expected = format!(
-        "it holds {0} commits, the last of them commit {0} of {1}",
+        "it holds {0} commits, up to commit {0} of {1}",
         before.len(),
         last.subject
     );
