@@ -43,6 +43,7 @@ pub fn config(rest: &str) -> String {
 impl World {
     /// An agent with the provider that `rest` describes.
     pub async fn start(rest: &str) -> Self {
+        let _ = rustls::crypto::ring::default_provider().install_default();
         Self::with(&config(rest), None).await
     }
 
@@ -53,7 +54,6 @@ impl World {
 
     /// The same with this control.
     pub async fn under(control: Control, text: &str, state_dir: Option<&Path>) -> Self {
-        let _ = rustls::crypto::ring::default_provider().install_default();
         let nats = Nats::start().await;
         let client = nats.connect().await;
         tokio::spawn(control.clone().serve(nats.connect().await));
