@@ -10,8 +10,8 @@ use reveille_bus::{AggregateId, BusError, Connection, Follow, Followed, Follower
 use reveille_domain::{
     WakeId,
     rows::{
-        EventQuery, EventRange, EventRow, LlmQuery, LlmRow, LoadedAt, MAX_HELD_WAKES, MemoryRows, Page, Rows,
-        RowsError, SourceBody, WakeChange, WakeQuery, WakeRow, event_rows, wake_changes,
+        EventQuery, EventRange, EventRow, LlmQuery, LlmRow, LoadedAt, MAX_HELD_WAKES, MemoryRows, Page,
+        READ_WAIT, Rows, RowsError, SourceBody, WakeChange, WakeQuery, WakeRow, event_rows, wake_changes,
     },
 };
 use std::{
@@ -19,7 +19,7 @@ use std::{
     sync::Arc,
     time::Duration,
 };
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 
 /// How long the search of the journal for one page of events may take.
@@ -35,6 +35,8 @@ const MAX_FOLLOWERS: usize = 256;
 pub(crate) struct JournalRows {
     pub(crate) memory: Arc<MemoryRows>,
     pub(crate) journal: Journal,
+    /// Where the rows were loaded whose wakes from before are recalled.
+    pub(crate) recalled: watch::Receiver<Option<LoadedAt>>,
 }
 
 #[async_trait]
@@ -44,10 +46,12 @@ impl Rows for JournalRows {
     }
 
     async fn wakes(&self, query: &WakeQuery) -> Result<Page<WakeRow>, RowsError> {
+        self.recalled().await;
         self.memory.wakes(query).await
     }
 
     async fn wake(&self, id: WakeId) -> Result<Option<WakeRow>, RowsError> {
+        self.recalled().await;
         self.memory.wake(id).await
     }
 
@@ -69,6 +73,14 @@ impl Rows for JournalRows {
 }
 
 impl JournalRows {
+    /// Waits until the wakes from before the start are there. That takes long only while the journal can't be read, and then
+    /// the wakes that are there have to do.
+    async fn recalled(&self) {
+        let mut recalled = self.recalled.clone();
+        let here = recalled.wait_for(|at| *at == Some(self.memory.loaded_at()));
+        let _ = tokio::time::timeout(READ_WAIT, here).await;
+    }
+
     async fn read(&self, query: &EventQuery) -> Result<Page<EventRow>, RowsError> {
         let applied = self.applied().await?;
         let cut = |rows| {

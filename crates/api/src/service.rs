@@ -22,7 +22,7 @@ use reveille_bus::{
     heartbeats::HeartbeatWatch,
     relay::{RelayClient, RelayLimits, RelayStartError},
 };
-use reveille_domain::rows::Rows;
+use reveille_domain::rows::{LoadedAt, Rows};
 use std::{future::pending, sync::Arc, time::Duration};
 use thiserror::Error;
 use tokio::{
@@ -199,13 +199,11 @@ impl Service {
 
         let relay_client =
             RelayClient::start(relay.client().clone(), &config.replica, RelayLimits::default()).await?;
-        if rows.is_none() {
-            self.recall_wakes();
-        }
         let rows = rows.unwrap_or_else(|| {
             Arc::new(JournalRows {
                 memory: registry.rows(),
                 journal: commands.journal.clone(),
+                recalled: self.recall_wakes(),
             })
         });
         let (folded, clock) = (registry.clone(), commands.clock.clone());
@@ -290,8 +288,9 @@ impl Service {
     }
 
     /// Fills the rows in memory with the wakes from before the fold began, whenever one has begun. It goes on behind a start
-    /// that is ready by then.
-    fn recall_wakes(&self) {
+    /// that is ready by then. The receiver tells which fold has them.
+    fn recall_wakes(&self) -> watch::Receiver<Option<LoadedAt>> {
+        let (done, recalled) = watch::channel(None);
         let (registry, journal) = (self.registry.clone(), self.commands.journal.clone());
         self.spawn(async move {
             let rows = registry.rows();
@@ -304,9 +303,11 @@ impl Service {
                     |error, _| warn!(%error, "can't read the wakes from before the start yet, trying again"),
                 );
                 let _ = recalled.await;
+                done.send_replace(Some(loaded_at));
                 registry.another_fold(loaded_at).await;
             }
         });
+        recalled
     }
 
     /// Answers agents once the fold includes what they published before.

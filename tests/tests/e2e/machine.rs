@@ -50,9 +50,9 @@ impl Machine {
              mkdir -p own/new/$folder own/work/$folder\n\
              mount -t overlay overlay -o lowerdir=/$folder,upperdir=own/new/$folder,workdir=own/work/$folder /$folder\n\
              done\n\
-             for program in '{}' '{}'; do\n\
-             installed=/usr/local/bin/${{program##*/}}; : > \"$installed\"; mount --bind \"$program\" \"$installed\"\n\
-             done\n\
+             install() {{ mkdir -p \"${{2%/*}}\"; : > \"$2\"; mount --bind \"$1\" \"$2\"; }}\n\
+             install '{}' /usr/local/bin/reveille\n\
+             install '{}' /usr/local/lib/reveille/nats-server\n\
              : > ready; exec sleep infinity",
             reveille.display(),
             nats.display()
