@@ -61,6 +61,12 @@ pub(crate) enum InferenceError {
         wake_id: Option<WakeId>,
         what: String,
     },
+    /// The backend's stream ended without an outcome.
+    #[error("the backend of {provider} ended its stream before its answer was complete")]
+    CutShort {
+        provider: ProviderId,
+        wake_id: Option<WakeId>,
+    },
 }
 
 fn suggestion(nearest: &[String]) -> String {
@@ -126,7 +132,8 @@ impl InferenceError {
             | Self::UnknownModel { .. }
             | Self::NoModel { .. }
             | Self::Relay { .. }
-            | Self::BadResponse { .. } => false,
+            | Self::BadResponse { .. }
+            | Self::CutShort { .. } => false,
         }
     }
 
@@ -134,7 +141,7 @@ impl InferenceError {
     pub fn never_handed_over(&self) -> bool {
         match self {
             Self::Relay { error, .. } => error.never_handed_over(),
-            Self::BadResponse { .. } => false,
+            Self::BadResponse { .. } | Self::CutShort { .. } => false,
             Self::NotReady(_)
             | Self::UnknownModel { .. }
             | Self::NoModel { .. }

@@ -30,8 +30,9 @@ pub async fn look(url: &str, journal: Option<u64>, findings: &mut Findings) {
                 Tables::Ours => lag(&rows, journal, findings).await,
                 Tables::Missing => findings.warning(
                     "schema",
-                    "the database has none of Reveille's tables yet",
-                    "start `reveille projector` or `reveille up` with this --database-url: it creates them",
+                    "the database has none of Reveille's tables, so lists and history can't be read",
+                    "start `reveille projector` or `reveille up` with this --database-url: it creates them and fills them from \
+                     the journal; if it runs, its log says what keeps it from that",
                 ),
                 Tables::Foreign(tables) => findings.problem(
                     "schema",

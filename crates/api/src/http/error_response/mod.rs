@@ -218,8 +218,11 @@ fn inference(error: &InferenceError) -> ErrorResponse {
             .about(provider, *wake_id),
         InferenceError::BadResponse {
             provider, wake_id, ..
-        } => ErrorResponse::new(StatusCode::BAD_GATEWAY, "backend_failed", error.to_string())
-            .about(provider, *wake_id),
+        }
+        | InferenceError::CutShort { provider, wake_id } => {
+            ErrorResponse::new(StatusCode::BAD_GATEWAY, "backend_failed", error.to_string())
+                .about(provider, *wake_id)
+        }
     }
 }
 

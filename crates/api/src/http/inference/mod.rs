@@ -5,6 +5,7 @@ mod backend_error;
 mod completion;
 mod decoded;
 mod respond;
+mod sniff;
 mod sse_keepalive;
 mod sse_position;
 mod sse_stream;
@@ -12,6 +13,7 @@ mod waiting;
 
 pub(super) use respond::event_stream;
 
+use self::respond::Wanted;
 use super::{
     ApiError, AppState,
     body::{self, BodyLimit, check_media_type},
@@ -74,7 +76,7 @@ pub(super) async fn infer(
         let phase = CurrentPhase::default();
         Ok(respond::respond(
             state.inference.answer(&request, &phase).await?,
-            None,
+            Wanted::Whole,
         )?)
     }
 }

@@ -2,7 +2,7 @@
 
 use super::{
     sse_keepalive::{DONE, Keepalives},
-    sse_position::Position,
+    sse_position::{Outcome, Position},
 };
 use crate::{http::ApiError, inference::InferenceError};
 use axum::body::Body;
@@ -22,7 +22,8 @@ use tracing::{Instrument, Span};
 /// How long a backend's connection may stay open after the end of its stream: as a rule both come together.
 const OPEN_AFTER_END: Duration = Duration::from_secs(1);
 
-/// The pieces of a backend's body; an error means that it broke off.
+/// The pieces of a backend's body; an error means that it broke off, or may have: [`InferenceError::CutShort`] ends every
+/// stream, and counts if the stream has told no outcome.
 pub(super) type Pieces = BoxStream<'static, Result<Bytes, InferenceError>>;
 
 /// What is sent when the pieces break off.
@@ -80,6 +81,7 @@ impl SseStream {
             biased;
             piece = self.pieces.next() => match piece? {
                 Ok(piece) => Some((Ok(self.pass(piece)), Some(self))),
+                Err(error @ InferenceError::CutShort { .. }) => self.ended(error).map(|last| (last, None)),
                 Err(error) => {
                     if self.on_break == Break::Connection {
                         // Lets hyper send what it has. It would drop that with the connection, and a caller that hears
@@ -111,7 +113,28 @@ impl SseStream {
         piece
     }
 
-    /// The last of the body.
+    /// The last of a body that ended without breaking off; `error` if it did so too early.
+    fn ended(&self, error: InferenceError) -> Option<Result<Bytes, ApiError>> {
+        let end = match self.position.outcome() {
+            Outcome::Done => return None,
+            Outcome::Error if self.position.is_between_events() => return None,
+            Outcome::Error => b"",
+            Outcome::Finished => DONE,
+            Outcome::Missing => return Some(self.broke_off(error)),
+        };
+        Some(Ok(Bytes::from([self.closing(), end].concat())))
+    }
+
+    /// What closes the event or line that is open.
+    fn closing(&self) -> &'static [u8] {
+        if self.position.is_between_events() {
+            b""
+        } else {
+            b"\n\n"
+        }
+    }
+
+    /// The last of a body that broke off.
     fn broke_off(&self, error: InferenceError) -> Result<Bytes, ApiError> {
         let never_handed_over = !self.has_begun && error.never_handed_over();
         let error = ApiError::from(error);
@@ -120,10 +143,7 @@ impl SseStream {
         if self.on_break == Break::Connection {
             return Err(error);
         }
-        let mut last = BytesMut::new();
-        if !self.position.is_between_events() {
-            last.extend_from_slice(b"\n\n");
-        }
+        let mut last = BytesMut::from(self.closing());
         last.extend_from_slice(&event(&response.json()));
         // No backend's stream was cut short, so this is its regular end.
         if never_handed_over {
