@@ -31,7 +31,7 @@ where
     let text =
         format!("[[provider]]\nname = \"p\"\nbase_url = \"http://{address}\"\nanswer_timeout = \"10s\"");
     let config = Config::parse(&text, "test.toml", &|_| None).expect("a config");
-    Client::new(&config.providers[0]).expect("a client")
+    Client::of_backend(&config.providers[0]).expect("a client")
 }
 
 async fn post(client: &Client, body: impl Into<Bytes>) -> Result<Response, SendError> {
