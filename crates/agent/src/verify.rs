@@ -88,9 +88,8 @@ impl Verify {
     /// # Errors
     /// Why there was none in that time; contains no URLs, headers or answers.
     pub async fn check(&self, by: Option<Instant>) -> Result<(), String> {
-        let now = Instant::now();
-        let deadline = by.map_or(now + self.timeout, |by| by.min(now + self.timeout));
-        until_ready(deadline, || self.ask()).await
+        let left = by.map_or(self.timeout, |by| by.saturating_duration_since(Instant::now()));
+        until_ready(left.min(self.timeout), || self.ask()).await
     }
 
     /// Asks for the completion once.
@@ -151,12 +150,12 @@ fn events(body: &[u8]) -> impl Iterator<Item = Value> {
     lines.filter_map(|line| lenient_json::read(line.strip_prefix(b"data:")?))
 }
 
-/// Asks until an answer shows more than that the backend isn't ready, or until `deadline`.
-async fn until_ready<F>(deadline: Instant, ask: impl Fn() -> F) -> Result<(), String>
+/// Asks until an answer shows more than that the backend isn't ready, but no longer than `limit`.
+async fn until_ready<F>(limit: Duration, ask: impl Fn() -> F) -> Result<(), String>
 where
     F: Future<Output = Result<(), Failed>>,
 {
-    let began = Instant::now();
+    let deadline = Instant::now() + limit;
     let mut seen = None;
     let mut pause = Duration::ZERO;
     loop {
@@ -170,7 +169,7 @@ where
             Ok(Err(failed)) => return Err(failed.to_string()),
             Err(_) => {
                 let last = seen.map(|reason| format!(": {reason}")).unwrap_or_default();
-                let late = Failed::Late(fetch::rounded(deadline - began));
+                let late = Failed::Late(fetch::rounded(limit));
                 return Err(format!("{late}{last}"));
             }
         }
@@ -327,7 +326,7 @@ mod tests {
                 _ => Failed::Status(StatusCode::SERVICE_UNAVAILABLE),
             }))
         };
-        let told = until_ready(began + Duration::from_secs(20), ask).await;
+        let told = until_ready(Duration::from_secs(20), ask).await;
         let late = "no completion within 20s (`timeout`): HTTP status 503";
         assert_eq!(told.expect_err("it never is"), late);
         assert_eq!(began.elapsed(), Duration::from_secs(20));

@@ -7,7 +7,7 @@ mod decode;
 use crate::{
     AgentError,
     config::{Address, Secret, Server, Trust, millis},
-    http1::{self, ConnectError, SendError, io_kind, io_reason, is_gone},
+    http1::{self, ConnectError, SendError, io_kind, io_reason, is_gone, wrong_answer},
     lenient_json, tls,
 };
 use bytes::Bytes;
@@ -223,6 +223,7 @@ pub(crate) fn reason(error: &SendError, waited: Duration) -> String {
             .or_else(|| io_kind(error).map(io_reason))
             // By the kernel.
             .or_else(|| is_gone(error).then(late))
+            .or_else(|| wrong_answer(error).map(|wrong| format!("its answer {wrong}")))
             .unwrap_or_else(|| "the connection broke".to_owned()),
     }
 }

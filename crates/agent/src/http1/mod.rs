@@ -9,9 +9,11 @@
 mod connector;
 mod deaf_peer;
 mod io_error;
+mod wrong_answer;
 
 pub(crate) use connector::{ConnectError, Connection};
 pub(crate) use io_error::{io_kind, io_reason, is_gone};
+pub(crate) use wrong_answer::wrong_answer;
 
 use crate::{
     config::{ProviderConfig, Server},
@@ -60,7 +62,7 @@ pub(crate) struct Client {
 pub(crate) struct Response {
     pub head: Parts,
     body: Incoming,
-    connection: AbortOnDropHandle<()>,
+    connection: AbortOnDropHandle<hyper::Result<()>>,
     answer_timeout: Option<Duration>,
 }
 
@@ -156,14 +158,15 @@ impl Client {
     ) -> Result<Response, SendError> {
         let io = TokioIo::new(DeafPeer::new(connection));
         let (mut sender, connection) = self.http.handshake(io).await?;
-        let connection = AbortOnDropHandle::new(tokio::spawn(async {
-            // The request or its answer has the error too.
-            let _ = connection.await;
-        }));
+        // A request that was sent has its error too, or its answer.
+        let connection = AbortOnDropHandle::new(tokio::spawn(connection));
         let mut request = request.map(Full::new);
         request.headers_mut().extend(self.headers.clone());
         let answer = within(self.answer_timeout, sender.try_send_request(request)).await?;
-        let (head, body) = answer.map_err(SendError::of)?.into_parts();
+        let (head, body) = match answer {
+            Ok(answer) => answer.into_parts(),
+            Err(error) => return Err(SendError::of(error, connection).await),
+        };
         Ok(Response {
             head,
             body,
@@ -189,11 +192,22 @@ async fn within<T>(limit: Option<Duration>, future: impl Future<Output = T>) -> 
 }
 
 impl SendError {
-    fn of(mut error: TrySendError<Request<Full<Bytes>>>) -> Self {
-        match error.take_message() {
-            // hyper hands a request back of which it has written nothing.
-            Some(_) => Self::Connect(ConnectError::Closed),
-            None => Self::Broken(error.into_error()),
+    /// Why a request has no answer on a connection that is over.
+    async fn of(
+        mut error: TrySendError<Request<Full<Bytes>>>,
+        connection: AbortOnDropHandle<hyper::Result<()>>,
+    ) -> Self {
+        // hyper hands a request back of which it has written nothing.
+        if error.take_message().is_none() {
+            return Self::Broken(error.into_error());
+        }
+        // A server that speaks first doesn't speak HTTP.
+        if wrong_answer(error.error()).is_some() {
+            return Self::Broken(error.into_error());
+        }
+        match connection.await {
+            Ok(Err(error)) if wrong_answer(&error).is_some() => Self::Broken(error),
+            _ => Self::Connect(ConnectError::Closed),
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use crate::{
     fetch,
-    http1::{SendError, is_gone},
+    http1::{SendError, is_gone, wrong_answer},
     provider::{Handle, Input, Symptom},
     verify::is_engine_failure,
 };
@@ -115,7 +115,14 @@ pub(super) fn broken(handle: &Handle, error: &SendError, when: Broken, silent: D
                     format!("in the middle of its answer, {silence} after the last part of it")
                 }
             };
-            let message = format!("the backend broke off {when}");
+            let wrong = match error {
+                SendError::Broken(error) => wrong_answer(error),
+                SendError::Silent(_) | SendError::Connect(_) => None,
+            };
+            let message = match wrong {
+                Some(wrong) => format!("the backend's answer {wrong}"),
+                None => format!("the backend broke off {when}"),
+            };
             (Symptom::BrokeOff, FaultCode::BackendFailed, message)
         }
     };

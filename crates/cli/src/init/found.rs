@@ -1,7 +1,7 @@
 //! Finds out what listens on a port of this machine: whether it lists models, and which server it seems to be.
 
 use super::process::{self, Installed, Origin};
-use http::StatusCode;
+use reqwest::StatusCode;
 use reveille_agent::fetch::{Answer, Client};
 use reveille_bus::HUB_HEADER;
 use reveille_domain::{MAX_MODELS, MAX_TOKEN_BYTES, ModelName};
