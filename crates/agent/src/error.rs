@@ -26,8 +26,6 @@ pub enum AgentError {
     Relay(#[from] RelayStartError),
     #[error("the connection to NATS was closed")]
     Closed,
-    #[error("the HTTP client can't be set up")]
-    Http(#[from] reqwest::Error),
     #[error("TLS to a backend can't be set up: {0}")]
     Tls(#[from] rustls::Error),
     /// Without it, no command can be supervised.

@@ -4,14 +4,12 @@
 //! here and goes nowhere else.
 
 mod answer_model;
-mod client;
-mod connector;
-mod deaf_peer;
 mod outcome;
 mod rename;
 
 use crate::{
     config::{AnswerModelName, CHAT_PATH, COMPLETIONS_PATH, EMBEDDINGS_PATH, ProviderConfig},
+    http1::{Client, Response, SendError},
     models::{Memory, Served},
     own_hub::OwnHub,
     provider::{Asked, Handle, Input, Slot, Symptom},
@@ -19,7 +17,6 @@ use crate::{
 };
 use answer_model::AnswerModel;
 use bytes::{Bytes, BytesMut};
-use client::{Client, Response, SendError};
 use futures::StreamExt;
 use http::{
     HeaderMap, HeaderName, HeaderValue, Method, Uri,
@@ -104,7 +101,7 @@ impl Relay {
     /// # Errors
     /// When TLS can't be set up.
     pub fn publish(&self, config: ProviderConfig, handle: Handle) -> Result<(), rustls::Error> {
-        let client = Client::new(&config)?;
+        let client = Client::of_backend(&config)?;
         let name = config.name.clone();
         let backend = Arc::new(Backend {
             config,
@@ -493,7 +490,7 @@ mod tests {
         let config = config.providers[0].clone();
         let (handle, inputs, _) = Handle::new(config.name.clone(), Gate::open());
         handle.gate.set(Some(Availability::Available), true);
-        let client = Client::new(&config).expect("no TLS");
+        let client = Client::of_backend(&config).expect("no TLS");
         let backend = Backend {
             config,
             handle,

@@ -1,8 +1,8 @@
 //! What the outcome of a request shows of its backend, and what its caller is told.
 
-use super::client::SendError;
 use crate::{
     fetch,
+    http1::{SendError, is_gone, wrong_answer},
     provider::{Handle, Input, Symptom},
     verify::is_engine_failure,
 };
@@ -103,7 +103,7 @@ pub(super) fn broken(handle: &Handle, error: &SendError, when: Broken, silent: D
             let message = format!("the backend was silent for {silence} (`answer_timeout`)");
             (Symptom::Failing, FaultCode::BackendTimeout, message)
         }
-        SendError::Broken(error) if fetch::is_gone(error) => {
+        SendError::Broken(error) if is_gone(error) => {
             let message =
                 format!("its machine has not answered for {silence}, so it is off, asleep or unreachable");
             (Symptom::Unreachable, FaultCode::BackendFailed, message)
@@ -115,7 +115,14 @@ pub(super) fn broken(handle: &Handle, error: &SendError, when: Broken, silent: D
                     format!("in the middle of its answer, {silence} after the last part of it")
                 }
             };
-            let message = format!("the backend broke off {when}");
+            let wrong = match error {
+                SendError::Broken(error) => wrong_answer(error),
+                SendError::Silent(_) | SendError::Connect(_) => None,
+            };
+            let message = match wrong {
+                Some(wrong) => format!("the backend's answer {wrong}"),
+                None => format!("the backend broke off {when}"),
+            };
             (Symptom::BrokeOff, FaultCode::BackendFailed, message)
         }
     };

@@ -292,7 +292,7 @@ pub fn named_provider(name: &str, rest: &str) -> ProviderConfig {
     config.providers.remove(0)
 }
 
-pub fn client() -> reqwest::Client {
+pub fn client() -> fetch::Client {
     // Another test of this process may have installed it.
     let _ = rustls::crypto::ring::default_provider().install_default();
     fetch::client().expect("a client")

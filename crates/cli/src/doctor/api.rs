@@ -27,7 +27,11 @@ pub async fn hub(
 ) -> Result<Option<HubId>, Failure> {
     let (_, api) = client(named, ca, data_dir.to_owned())?;
     let request = api.request(Method::GET, "/livez").timeout(ANSWERS_WITHIN);
-    Ok(api.ask(request).await.ok().and_then(|answer| hub_of(&answer)))
+    Ok(api
+        .ask(request)
+        .await
+        .ok()
+        .and_then(|answer| hub_of(answer.headers())))
 }
 
 /// Checks the API, and what it says of its providers. One named on the command line must answer, the default one needn't.

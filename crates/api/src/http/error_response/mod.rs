@@ -88,10 +88,10 @@ impl ErrorResponse {
         self
     }
 
-    /// Adds for how long requests have failed before this one.
+    /// Adds for how long the provider has failed: its requests, or its probe.
     fn failing_for(mut self, time: Option<Duration>) -> Self {
         if let Some(seconds) = time.map(|time| time.as_secs()).filter(|seconds| *seconds > 0) {
-            self.object.message += &format!("; requests have failed there for {seconds} s");
+            self.object.message += &format!("; it has been failing for {seconds} s");
         }
         self
     }
