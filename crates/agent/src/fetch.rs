@@ -8,6 +8,7 @@ use crate::{
     tls,
 };
 use reqwest::{RequestBuilder, Response};
+use reveille_bus::open_files;
 use std::{error::Error, io, path::Path, time::Duration};
 
 /// A client for probes and recipes. It follows no redirects (a login page is not a backend), uses no proxy (backends are
@@ -70,6 +71,9 @@ pub(crate) async fn read_body(answer: &mut Response, max_bytes: usize) -> Result
 
 /// Why a request got no usable answer, `waited` after it began.
 pub(crate) fn reason(error: &reqwest::Error, waited: Duration) -> String {
+    if let Some(limit) = limit_reached(error) {
+        return limit;
+    }
     if error.is_timeout() {
         // By the time-out of the request, or by the kernel's.
         return format!("no answer within {:?}", rounded(waited));
@@ -88,6 +92,11 @@ pub(crate) fn reason(error: &reqwest::Error, waited: Duration) -> String {
     } else {
         "the connection broke".to_owned()
     }
+}
+
+/// Why the agent could not even try, if it has reached its limit of open files.
+pub(crate) fn limit_reached(error: &reqwest::Error) -> Option<String> {
+    open_files::reached_in(error).or_else(|| error.is_dns().then(open_files::reached_now).flatten())
 }
 
 /// The same of a request to `address`, after asking the server whether `http` and `https` were mixed up, if it seems so.

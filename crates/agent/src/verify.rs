@@ -33,6 +33,8 @@ pub struct Verify {
 /// Why a completion failed.
 #[derive(Debug)]
 pub(crate) enum Failed {
+    /// The agent has reached its limit of open files.
+    NoFiles(String),
     /// There was no connection.
     Unreached {
         refused: bool,
@@ -52,7 +54,7 @@ pub(crate) enum Failed {
 /// What a failed completion says about the backend.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Finding {
-    /// Nothing listens, the machine is away, or there is no backend but the hub itself.
+    /// Nothing listens, the machine is away, there is no backend but the hub itself, or the agent could not ask.
     Unreachable,
     /// It is loading or busy, or refuses this request for its content.
     Unclear,
@@ -141,6 +143,9 @@ impl Verify {
 }
 
 fn broke(error: &reqwest::Error, waited: Duration) -> Failed {
+    if let Some(limit) = fetch::limit_reached(error) {
+        return Failed::NoFiles(limit);
+    }
     let reason = fetch::reason(error, waited);
     if error.is_connect() {
         let refused = fetch::is_refused(error);
@@ -153,7 +158,7 @@ impl Failed {
     /// Whether the backend may only not be ready yet.
     fn may_change(&self) -> bool {
         match self {
-            Self::Unreached { .. } | Self::Broken(_) => true,
+            Self::NoFiles(_) | Self::Unreached { .. } | Self::Broken(_) => true,
             Self::Status(status) => matches!(
                 *status,
                 StatusCode::TOO_MANY_REQUESTS | StatusCode::BAD_GATEWAY | StatusCode::SERVICE_UNAVAILABLE
@@ -164,7 +169,7 @@ impl Failed {
 
     pub(crate) fn finding(&self) -> Finding {
         match self {
-            Self::Unreached { .. } | Self::HubItself(_) => Finding::Unreachable,
+            Self::NoFiles(_) | Self::Unreached { .. } | Self::HubItself(_) => Finding::Unreachable,
             Self::Status(status) if is_engine_failure(*status) => Finding::Dead,
             Self::Status(status) if status.is_client_error() || status.is_server_error() => Finding::Unclear,
             Self::Status(_) | Self::Broken(_) | Self::Wrong(_) | Self::Late(_) => Finding::Dead,
@@ -176,9 +181,10 @@ impl fmt::Display for Failed {
     /// The reason, for people; contains no URLs, headers or answers.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Unreached { reason, .. } | Self::Broken(reason) | Self::Wrong(reason) => {
-                f.write_str(reason)
-            }
+            Self::NoFiles(reason)
+            | Self::Unreached { reason, .. }
+            | Self::Broken(reason)
+            | Self::Wrong(reason) => f.write_str(reason),
             Self::Status(status) => write!(f, "HTTP status {}", status.as_u16()),
             Self::HubItself(why) => f.write_str(why),
             Self::Late(limit) => write!(f, "no completion within {limit:?} (`timeout`)"),

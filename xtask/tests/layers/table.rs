@@ -179,6 +179,7 @@ const BUS: Layers = Layers {
             "clock",
             "error",
             "loopback",
+            "open_files",
             "private_file",
             "refusals",
             "retry_log",

@@ -9,6 +9,7 @@ use crate::{
 };
 use http::Uri;
 use hyper_util::client::legacy::connect::HttpConnector;
+use reveille_bus::open_files;
 use rustls::pki_types::ServerName;
 use std::{error::Error, io, path::PathBuf, sync::Arc, time::Duration};
 use thiserror::Error;
@@ -121,6 +122,15 @@ impl ConnectError {
         }
     }
 
+    /// Why the agent could open no connection, if it has reached its limit of open files. That says nothing about the backend.
+    pub fn limit_reached(&self) -> Option<String> {
+        match self {
+            Self::Failed(error) => open_files::reached_in(&**error)
+                .or_else(|| is_dns(&**error).then(open_files::reached_now).flatten()),
+            Self::Late | Self::Closed => None,
+        }
+    }
+
     /// The reason, for people: no URL, and nothing that the backend sent.
     pub fn reason(&self) -> String {
         match self {
@@ -163,6 +173,7 @@ impl Tls {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use rustix::io::Errno;
     use tokio::net::TcpListener;
 
     async fn reason(url: &str) -> String {
@@ -181,6 +192,18 @@ mod tests {
         // No resolver has to be asked: a label has at most 63 characters.
         let nowhere = format!("http://{}.example", "x".repeat(64));
         assert_eq!(reason(&nowhere).await, "the host's name can't be resolved");
+    }
+
+    #[test]
+    fn an_agent_that_has_reached_its_limit_of_open_files_does_not_blame_the_backend() {
+        let failed = |errno: Errno| {
+            let error = io::Error::from_raw_os_error(errno.raw_os_error());
+            ConnectError::of(Box::new(error)).limit_reached()
+        };
+        let why = failed(Errno::MFILE).expect("no file");
+        assert!(why.contains("open files (`ulimit -n`)"), "{why}");
+        assert!(failed(Errno::NFILE).is_some());
+        assert_eq!(failed(Errno::CONNREFUSED), None);
     }
 
     #[tokio::test(start_paused = true)]
