@@ -157,7 +157,7 @@ const BUS: Layers = Layers {
         &["relay/inbox", "relay/link", "relay/outbox"],
         &["relay/error", "relay/window"],
         &["relay/head"],
-        &["relay/frame"],
+        &["relay/content", "relay/frame"],
         &["journal", "wakes"],
         &["journal/execute"],
         &["journal/append", "journal/read"],

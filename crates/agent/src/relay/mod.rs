@@ -20,19 +20,19 @@ use crate::{
 use answer_model::AnswerModel;
 use bytes::{Bytes, BytesMut};
 use client::{Client, Response, SendError};
-use futures::StreamExt;
+use futures::{StreamExt, TryStreamExt, stream};
 use http::{
     HeaderMap, HeaderName, HeaderValue, Method, Uri,
     header::{CONTENT_LENGTH, TRANSFER_ENCODING},
     response::Parts,
 };
-use outcome::{Broken, Connecting, EndOfEvents};
+use outcome::{Answering, Broken, Connecting};
 use parking_lot::RwLock;
 use reveille_bus::{
     open_files,
     relay::{
         FaultCode, Incoming, MAX_BODY_BYTES, REQUEST_HEADERS, RESPONSE_HEADERS, RelayFault, RequestBody,
-        RequestHead, ResponseHead,
+        RequestHead, RespondError, ResponseHead,
     },
 };
 use reveille_domain::{AgentName, Availability, ModelName, ProviderName};
@@ -90,6 +90,7 @@ struct Outgoing {
 /// A backend's answer, and the request's slot and permit until it is over.
 struct Answer {
     response: Response,
+    answering: Answering,
     slot: Slot,
     connection: OwnedSemaphorePermit,
     /// The model to name in it, if not as the backend does.
@@ -162,44 +163,41 @@ impl Relay {
         };
         let Answer {
             response,
+            mut answering,
             slot,
             connection,
             model,
         } = answer;
-        let (mut head, status) = (response_head(&response.head), response.head.status);
+        let mut head = response_head(&response.head);
         let mut model = model.and_then(|model| rename_in(&mut head, &model));
         if self.own_hub.is_named_in(&response.head.headers) {
             backend.handle.send(Input::Suspect(Symptom::HubItself));
         }
-        outcome::answered(&backend.handle, status);
-        let (mut heard, mut end) = (Instant::now(), EndOfEvents::default());
-        let body = response.into_stream().map(|part| match part {
-            Ok(part) => {
-                heard = Instant::now();
-                if status.is_success() {
-                    slot.heard();
-                    if end.is_in(&part) {
-                        outcome::completed(&backend.handle, status);
-                    }
+        answering.head(&response.head);
+        let limit = backend.config.answer_timeout;
+        let body = stream::unfold(Some((response, &mut answering)), async |open| {
+            let (mut response, answering) = open?;
+            match response.next(answering.silent_until(limit)).await {
+                Ok(None) => None,
+                Ok(Some(part)) => {
+                    answering.part(&part, &slot);
+                    Some((Ok(part), Some((response, answering))))
                 }
-                Ok(match &mut model {
-                    Some(model) => model.pass(part),
-                    None => part,
-                })
-            }
-            Err(error) => {
-                let silent = heard.elapsed();
-                Err(outcome::broken(
-                    &backend.handle,
-                    &error,
-                    Broken::MidAnswer,
-                    silent,
-                ))
+                Err(error) => Some((Err(answering.broke(&error, Broken::MidAnswer)), None)),
             }
         });
-        match responder.stream(&head, body).await {
-            Ok(_) => outcome::completed(&backend.handle, status),
-            Err(error) => debug!(request.id = %id, %error, "the answer was not sent completely"),
+        let body = body.map_ok(|part| match &mut model {
+            Some(model) => model.pass(part),
+            None => part,
+        });
+        let sent = responder.stream(&head, body).await;
+        if let Err(error) = &sent {
+            debug!(request.id = %id, %error, "the answer was not sent completely");
+        }
+        match sent {
+            Ok(_) => answering.ended(&slot),
+            Err(RespondError::Cancelled(_)) => {}
+            Err(_) => answering.forget(),
         }
         drop((slot, connection));
     }
@@ -233,9 +231,10 @@ impl Relay {
             body,
         };
         let sent = self.send(backend, &request, slot, head.hold()).await?;
-        let (response, slot, connection) = sent;
+        let (response, answering, slot, connection) = sent;
         Ok(Answer {
             response,
+            answering,
             slot,
             connection,
             model: served.and_then(|served| named_in_answers(&backend.config, served)),
@@ -250,26 +249,27 @@ impl Relay {
         request: &Outgoing,
         mut slot: Slot,
         hold: Duration,
-    ) -> Result<(Response, Slot, OwnedSemaphorePermit), RelayFault> {
+    ) -> Result<(Response, Answering, Slot, OwnedSemaphorePermit), RelayFault> {
         let mut is_last = false;
         let by = Instant::now() + hold;
         loop {
             let connection = self.connection_permit(by).await?;
-            let began = Instant::now();
+            let mut answering = Answering::begin(&backend.handle);
             let error = match hand_over(backend, &mut slot, request.clone()).await {
-                Ok(response) => return Ok((response, slot, connection)),
+                Ok(response) => return Ok((response, answering, slot, connection)),
                 Err(error) => error,
             };
             drop(connection);
             let SendError::Connect(failed) = &error else {
                 // The owner must hear of it before it can learn otherwise that the backend has ended.
-                let fault = outcome::broken(&backend.handle, &error, Broken::BeforeAnswer, began.elapsed());
+                let fault = answering.broke(&error, Broken::BeforeAnswer);
                 drop(slot);
                 return Err(match scheme_hint(backend, &error).await {
                     Some(hint) => RelayFault::new(fault.code, format!("{}: {hint}", fault.message)),
                     None => fault,
                 });
             };
+            answering.forget();
             if let Some(limit) = failed.limit_reached() {
                 if Instant::now() >= by {
                     return Err(RelayFault::new(FaultCode::Overloaded, limit));

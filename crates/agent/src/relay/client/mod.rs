@@ -9,7 +9,6 @@ use super::{
 };
 use crate::{config::ProviderConfig, tls};
 use bytes::Bytes;
-use futures::{Stream, stream};
 use http::{
     HeaderMap, HeaderValue, Method, Request, Uri,
     header::{ACCEPT_ENCODING, AUTHORIZATION, CONNECTION, HOST},
@@ -23,7 +22,7 @@ use hyper::{
 use hyper_util::rt::TokioIo;
 use std::time::Duration;
 use thiserror::Error;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::task::AbortOnDropHandle;
 
 /// How many headers an answer may have. All but a few are dropped afterwards.
@@ -46,6 +45,7 @@ pub(super) struct Response {
     pub head: Parts,
     body: Incoming,
     connection: AbortOnDropHandle<()>,
+    /// How long the backend may stay silent, for the error that it was.
     answer_timeout: Duration,
 }
 
@@ -140,22 +140,11 @@ impl SendError {
 }
 
 impl Response {
-    /// The body, piece by piece.
-    pub fn into_stream(self) -> impl Stream<Item = Result<Bytes, SendError>> + Send {
-        stream::unfold(Some(self), async |response| {
-            let mut response = response?;
-            match response.next().await {
-                Ok(None) => None,
-                Ok(Some(piece)) => Some((Ok(piece), Some(response))),
-                Err(error) => Some((Err(error), None)),
-            }
-        })
-    }
-
-    async fn next(&mut self) -> Result<Option<Bytes>, SendError> {
+    /// The next piece of the body, which must come by then; `None` at its end.
+    pub async fn next(&mut self, by: Instant) -> Result<Option<Bytes>, SendError> {
         let _open = &self.connection;
         loop {
-            let frame = timeout(self.answer_timeout, self.body.frame()).await;
+            let frame = timeout_at(by, self.body.frame()).await;
             match frame.map_err(|_| SendError::Silent(self.answer_timeout))? {
                 None => return Ok(None),
                 // Trailers aren't passed on.
