@@ -73,6 +73,8 @@ pub struct Unavailable {
     pub refused: bool,
     /// Whether it answered the probe, but no completion.
     pub failed: bool,
+    /// Whether the agent couldn't ask, because it has reached its limit of open files. This says nothing about the backend.
+    pub no_files: bool,
     /// Whether it is the hub that its agent belongs to; `None` if nothing answered.
     pub is_hub: Option<bool>,
     /// Whether it is another server that answered.
@@ -87,6 +89,7 @@ impl Unavailable {
             asleep: false,
             refused: false,
             failed: false,
+            no_files: false,
             is_hub: None,
             stranger: false,
             reason: reason.into(),
@@ -356,6 +359,7 @@ impl Probe {
     async fn broke(&self, error: &SendError, waited: Duration) -> Unavailable {
         Unavailable {
             refused: fetch::is_refused(error),
+            no_files: fetch::limit_reached(error).is_some(),
             ..Unavailable::because(fetch::reason_at(error, &self.address, waited).await)
         }
     }
@@ -377,6 +381,7 @@ impl From<Failed> for Unavailable {
         let is_hub = matches!(failed, Failed::HubItself(_)).then_some(true);
         Self {
             refused,
+            no_files: matches!(failed, Failed::NoFiles(_)),
             is_hub,
             ..Self::because(format!("verify: {failed}"))
         }

@@ -37,6 +37,8 @@ pub struct Verify {
 /// Why a completion failed.
 #[derive(Debug)]
 pub(crate) enum Failed {
+    /// The agent has reached its limit of open files.
+    NoFiles(String),
     /// There was no connection.
     Unreached {
         refused: bool,
@@ -58,7 +60,7 @@ pub(crate) enum Failed {
 /// What a failed completion says about the backend.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Finding {
-    /// Nothing listens, the machine is away, or there is no backend but the hub itself.
+    /// Nothing listens, the machine is away, there is no backend but the hub itself, or the agent could not ask.
     Unreachable,
     /// It is loading or busy, or refuses this request for its content.
     Unclear,
@@ -178,6 +180,9 @@ where
 }
 
 fn broke(error: &SendError, waited: Duration) -> Failed {
+    if let Some(limit) = fetch::limit_reached(error) {
+        return Failed::NoFiles(limit);
+    }
     let reason = fetch::reason(error, waited);
     match error {
         SendError::Connect(ConnectError::Late(_) | ConnectError::Failed(_)) => Failed::Unreached {
@@ -194,7 +199,7 @@ impl Failed {
     /// Whether the backend may only not be ready yet.
     fn may_change(&self) -> bool {
         match self {
-            Self::Unreached { .. } | Self::Broken(_) => true,
+            Self::NoFiles(_) | Self::Unreached { .. } | Self::Broken(_) => true,
             Self::Status(status) => matches!(
                 *status,
                 StatusCode::TOO_MANY_REQUESTS | StatusCode::BAD_GATEWAY | StatusCode::SERVICE_UNAVAILABLE
@@ -205,7 +210,7 @@ impl Failed {
 
     pub(crate) fn finding(&self) -> Finding {
         match self {
-            Self::Unreached { .. } | Self::HubItself(_) => Finding::Unreachable,
+            Self::NoFiles(_) | Self::Unreached { .. } | Self::HubItself(_) => Finding::Unreachable,
             Self::Status(status) if is_engine_failure(*status) => Finding::Dead,
             // Its callers may be able to.
             Self::Unreadable => Finding::Unclear,
@@ -219,9 +224,10 @@ impl fmt::Display for Failed {
     /// The reason, for people; contains no URLs, headers or answers.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Unreached { reason, .. } | Self::Broken(reason) | Self::Wrong(reason) => {
-                f.write_str(reason)
-            }
+            Self::NoFiles(reason)
+            | Self::Unreached { reason, .. }
+            | Self::Broken(reason)
+            | Self::Wrong(reason) => f.write_str(reason),
             Self::Status(status) => write!(f, "HTTP status {}", status.as_u16()),
             Self::HubItself(why) => f.write_str(why),
             Self::Unreadable => f.write_str("the answer is not JSON"),

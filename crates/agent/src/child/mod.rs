@@ -25,6 +25,7 @@ use crate::{
 use hint::Facts;
 use launch::{Kept, Launch, Program};
 use report::{INTERPRETER_MISSING, Report};
+use reveille_bus::open_files;
 use rustix::process::{Pid, Signal, kill_process_group};
 use std::{ffi::OsStr, path::PathBuf, time::Duration};
 use tokio::{
@@ -285,6 +286,7 @@ fn launch(shims: &Shims, start: Start<'_>) -> Result<Launch, NotStarted> {
             file,
             source: start.source.to_owned(),
         }),
+        open_files: open_files::first_limit(),
         lock: shims.lock.clone(),
     })
 }

@@ -173,7 +173,7 @@ impl Answer {
     pub async fn body(&mut self, max_bytes: usize) -> Result<Vec<u8>, BodyError> {
         let mut body = Vec::new();
         loop {
-            let piece = within(self.until, self.response.next()).await;
+            let piece = within(self.until, self.response.next(None)).await;
             let piece = piece.and_then(|piece| piece).map_err(BodyError::Broken)?;
             let Some(piece) = piece else { break };
             if body.len() + piece.len() > max_bytes {
@@ -215,6 +215,9 @@ pub enum BodyError {
 
 /// Why a request got no usable answer, `waited` after it began.
 pub(crate) fn reason(error: &SendError, waited: Duration) -> String {
+    if let Some(limit) = limit_reached(error) {
+        return limit;
+    }
     let late = || format!("no answer within {:?}", rounded(waited));
     match error {
         SendError::Silent(_) | SendError::Connect(ConnectError::Late(_)) => late(),
@@ -225,6 +228,14 @@ pub(crate) fn reason(error: &SendError, waited: Duration) -> String {
             .or_else(|| is_gone(error).then(late))
             .or_else(|| wrong_answer(error).map(|wrong| format!("its answer {wrong}")))
             .unwrap_or_else(|| "the connection broke".to_owned()),
+    }
+}
+
+/// Why the agent could not even try, if it has reached its limit of open files.
+pub(crate) fn limit_reached(error: &SendError) -> Option<String> {
+    match error {
+        SendError::Connect(error) => error.limit_reached(),
+        SendError::Silent(_) | SendError::Broken(_) => None,
     }
 }
 

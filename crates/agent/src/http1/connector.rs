@@ -6,6 +6,7 @@ use super::io_error::{io_kind, io_reason};
 use crate::{config::Server, tls};
 use http::Uri;
 use hyper_util::client::legacy::connect::HttpConnector;
+use reveille_bus::open_files;
 use rustls::{ClientConfig, pki_types::ServerName};
 use std::{
     error::Error,
@@ -140,6 +141,15 @@ impl ConnectError {
         }
     }
 
+    /// Why the agent could open no connection, if it has reached its limit of open files. That says nothing about the backend.
+    pub fn limit_reached(&self) -> Option<String> {
+        match self {
+            Self::Failed(error) => open_files::reached_in(&**error)
+                .or_else(|| is_dns(&**error).then(open_files::reached_now).flatten()),
+            Self::Late(_) | Self::Closed => None,
+        }
+    }
+
     /// The reason, for people: no URL, and nothing that the backend sent.
     pub fn reason(&self) -> String {
         match self {
@@ -172,6 +182,7 @@ fn is_dns(error: &(dyn Error + 'static)) -> bool {
 mod tests {
     use super::*;
     use crate::config::{BaseUrl, Trust};
+    use rustix::io::Errno;
     use tokio::net::TcpListener;
 
     const LIMIT: Duration = Duration::from_secs(4);
@@ -196,6 +207,18 @@ mod tests {
         // No resolver has to be asked: a label has at most 63 characters.
         let nowhere = format!("http://{}.example", "x".repeat(64));
         assert_eq!(reason(&nowhere).await, "the host's name can't be resolved");
+    }
+
+    #[test]
+    fn an_agent_that_has_reached_its_limit_of_open_files_does_not_blame_the_backend() {
+        let failed = |errno: Errno| {
+            let error = io::Error::from_raw_os_error(errno.raw_os_error());
+            ConnectError::of(Box::new(error), None).limit_reached()
+        };
+        let why = failed(Errno::MFILE).expect("no file");
+        assert!(why.contains("open files (`ulimit -n`)"), "{why}");
+        assert!(failed(Errno::NFILE).is_some());
+        assert_eq!(failed(Errno::CONNREFUSED), None);
     }
 
     #[tokio::test(start_paused = true)]

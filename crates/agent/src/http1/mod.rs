@@ -22,7 +22,6 @@ use crate::{
 use bytes::Bytes;
 use connector::Connector;
 use deaf_peer::DeafPeer;
-use futures::{Stream, stream};
 use http::{
     HeaderMap, HeaderValue, Method, Request, Uri,
     header::{ACCEPT_ENCODING, AUTHORIZATION, CONNECTION, HOST},
@@ -37,7 +36,7 @@ use hyper_util::rt::TokioIo;
 use rustls::ClientConfig;
 use std::{convert::Infallible, path::Path, sync::Arc, time::Duration};
 use thiserror::Error;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::task::AbortOnDropHandle;
 
 /// How many headers an answer may have. All but a few are dropped afterwards.
@@ -63,6 +62,7 @@ pub(crate) struct Response {
     pub head: Parts,
     body: Incoming,
     connection: AbortOnDropHandle<hyper::Result<()>>,
+    /// How long the server may stay silent, for the error that it was.
     answer_timeout: Option<Duration>,
 }
 
@@ -213,23 +213,17 @@ impl SendError {
 }
 
 impl Response {
-    /// The body, piece by piece.
-    pub fn into_stream(self) -> impl Stream<Item = Result<Bytes, SendError>> + Send {
-        stream::unfold(Some(self), async |response| {
-            let mut response = response?;
-            match response.next().await {
-                Ok(None) => None,
-                Ok(Some(piece)) => Some((Ok(piece), Some(response))),
-                Err(error) => Some((Err(error), None)),
-            }
-        })
-    }
-
-    /// The next piece of the body; `None` at its end.
-    pub async fn next(&mut self) -> Result<Option<Bytes>, SendError> {
+    /// The next piece of the body, which must come by then if there is a limit; `None` at its end.
+    pub async fn next(&mut self, by: Option<Instant>) -> Result<Option<Bytes>, SendError> {
         let _open = &self.connection;
         loop {
-            match within(self.answer_timeout, self.body.frame()).await? {
+            let frame = match by {
+                Some(by) => timeout_at(by, self.body.frame())
+                    .await
+                    .map_err(|_| SendError::Silent(self.answer_timeout.unwrap_or_default()))?,
+                None => self.body.frame().await,
+            };
+            match frame {
                 None => return Ok(None),
                 // Trailers aren't passed on.
                 Some(frame) => {

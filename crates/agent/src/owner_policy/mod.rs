@@ -17,6 +17,7 @@ use std::sync::Arc;
 use wake_history::WakeHistory;
 
 /// The stages that refused wakes report, beside [`PAUSED_STAGE`].
+const OPEN_FILES_STAGE: &str = "open_files";
 const QUIET_HOURS_STAGE: &str = "quiet_hours";
 const MAX_PER_DAY_STAGE: &str = "max_per_day";
 
@@ -73,6 +74,14 @@ impl OwnerPolicy {
             PauseState::Running => {}
             PauseState::Paused(pause) => {
                 return refused(PAUSED_STAGE, &format!("has paused this agent {pause}"));
+            }
+            PauseState::Unknown(limit) => {
+                let reason = format!("whether its owner has paused it can't be read: {limit}");
+                return Err(WakeFailure::new(
+                    WakeFailureKind::NotAllowed,
+                    OPEN_FILES_STAGE,
+                    &reason,
+                ));
             }
             PauseState::Unreadable(_) => {
                 return refused(

@@ -23,6 +23,8 @@ pub(crate) struct PauseWatch {
     state: Option<StateDir>,
     ticks: Interval,
     last: PauseState,
+    /// Whether the pause couldn't be read for want of files.
+    is_blind: bool,
 }
 
 impl PauseWatch {
@@ -34,6 +36,7 @@ impl PauseWatch {
             state,
             ticks,
             last: PauseState::Running,
+            is_blind: false,
         }
     }
 
@@ -48,7 +51,19 @@ impl PauseWatch {
     }
 
     fn look(&mut self, now: Timestamp) -> Option<PauseChange> {
-        let was = std::mem::replace(&mut self.last, PauseState::at(self.state.as_ref(), now));
+        let state = PauseState::at(self.state.as_ref(), now);
+        self.take(state)
+    }
+
+    fn take(&mut self, state: PauseState) -> Option<PauseChange> {
+        if let PauseState::Unknown(limit) = &state {
+            if !std::mem::replace(&mut self.is_blind, true) {
+                error!("whether this agent is paused can't be read, and stays as it was: {limit}");
+            }
+            return None;
+        }
+        self.is_blind = false;
+        let was = std::mem::replace(&mut self.last, state);
         if self.last == was {
             return None;
         }
@@ -57,6 +72,7 @@ impl PauseWatch {
             PauseState::Paused(pause) => {
                 info!("the owner of this machine paused this agent {pause}: no wake begins");
             }
+            PauseState::Unknown(_) => {}
             PauseState::Unreadable(why) => {
                 error!("this agent counts as paused, because its pause can't be read: {why}");
             }
@@ -97,5 +113,25 @@ mod tests {
         assert_eq!((look(13), look(14)), (Some(Some(false)), None));
         Pause::lift(&state, at(14)).unwrap();
         assert_eq!(look(14), Some(None));
+    }
+
+    #[tokio::test]
+    async fn a_pause_that_cannot_be_read_for_want_of_files_stays_as_it_was() {
+        let folder = tempfile::tempdir().unwrap();
+        let state = StateDir::new(folder.path().to_owned());
+        let mut watch = PauseWatch::new(Some(state.clone()));
+        let now = Timestamp::from_second(0).unwrap();
+        Pause::begin(now, None, true).write(&state).unwrap();
+        let paused = watch.look(now).map(|change| change.sleep);
+        assert_eq!(paused, Some(Some(true)));
+        let no_files = std::io::Error::from_raw_os_error(rustix::io::Errno::MFILE.raw_os_error());
+        let unknown = PauseState::unread(&state, &no_files);
+        assert_eq!(watch.take(unknown), None);
+        assert_eq!(watch.look(now), None, "it goes on");
+        let broken = std::io::Error::other("a broken disk");
+        assert!(matches!(
+            PauseState::unread(&state, &broken),
+            PauseState::Unreadable(_)
+        ));
     }
 }

@@ -209,7 +209,7 @@ async fn embed(State(seen): State<Arc<Seen>>, body: String) -> impl IntoResponse
 async fn complete(State(seen): State<Arc<Seen>>, body: String) -> Body {
     let is_stream = body.contains("stream");
     let one = if is_stream {
-        "data: {}\n\ndata: [DONE]\n\n"
+        "data: {\"choices\":[{\"text\":\"one\"}]}\n\ndata: [DONE]\n\n"
     } else {
         "one"
     };

@@ -173,7 +173,7 @@ impl Inference {
                 let first_byte = response
                     .is_success()
                     .then(|| self.metrics.first_byte(run.begun, is_cold));
-                response.body = response.body.observed(attempt, first_byte);
+                response.body = response.body.observed(&response.head, attempt, first_byte);
                 Ok(response)
             }
             // The first provider's refusal says more than that a quota keeps another one out of reach.

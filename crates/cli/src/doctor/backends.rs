@@ -212,6 +212,7 @@ mod tests {
                 asleep: false,
                 refused: false,
                 failed: false,
+                no_files: false,
                 is_hub: Some(false),
                 stranger: false,
                 reason: reason.to_owned(),

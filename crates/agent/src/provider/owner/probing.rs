@@ -4,7 +4,7 @@ use super::Owner;
 use crate::{probe::Verdict, provider::reported_state::Signs};
 use futures::{FutureExt, future::BoxFuture};
 use tokio::time::Instant;
-use tracing::info;
+use tracing::{info, warn};
 
 /// A probe under way.
 pub(super) struct Look {
@@ -64,6 +64,12 @@ impl Owner {
             // It has gone since this probe began, so what answered may be another server.
             return self.start_probe();
         }
+        if let Err(why) = &verdict
+            && why.no_files
+        {
+            return self.could_not_look(&why.reason);
+        }
+        self.unlooked = false;
         if verdict.as_ref().is_err_and(|why| why.failed) && self.gate.heard_since(look.began) {
             // A request gets an answer all the same.
             verdict = Ok(());
@@ -80,6 +86,13 @@ impl Owner {
         }
         if again && verdict.is_ok() {
             self.start_probe();
+        }
+    }
+
+    /// The agent couldn't ask its backend, so everything stays as it was. People are told once.
+    fn could_not_look(&mut self, why: &str) {
+        if !std::mem::replace(&mut self.unlooked, true) {
+            warn!(provider.name = %self.name(), "{} can't be probed, and counts as before: {why}", self.name());
         }
     }
 
