@@ -315,6 +315,8 @@ async fn a_service_of_the_machine_is_installed_again_and_keeps_what_its_admin_ha
         fs::write(bin.join(name), text).expect("written");
         fs::set_permissions(bin.join(name), fs::Permissions::from_mode(0o755)).expect("a program");
     }
+    // Its usual port may be taken by this machine's own.
+    let ollama = Port::claim();
     let unit = "/etc/systemd/system/reveille-agent.service";
     let script = format!(
         "set -e\n\
@@ -322,7 +324,7 @@ async fn a_service_of_the_machine_is_installed_again_and_keeps_what_its_admin_ha
          mkdir -p /etc/systemd && mount -t tmpfs none /etc/systemd && mkdir /etc/systemd/system\n\
          mount -t tmpfs none /usr/local/bin && touch /usr/local/bin/reveille\n\
          mount --bind {program} /usr/local/bin/reveille\n\
-         export PATH={bin}:/usr/local/bin:/usr/bin:/bin HOME={home}\n\
+         export PATH={bin}:/usr/local/bin:/usr/bin:/bin HOME={home} OLLAMA_HOST={ollama}\n\
          reveille join {token} --service --ports 1\n\
          cat /var/lib/reveille-agent/reveille.toml\n\
          {FIRST_START}\n\
@@ -336,6 +338,7 @@ async fn a_service_of_the_machine_is_installed_again_and_keeps_what_its_admin_ha
         program = program("reveille").display(),
         bin = bin.display(),
         home = hub.machine("home").display(),
+        ollama = ollama.address(),
     );
     let file = hub.machine("script");
     fs::write(&file, script).expect("written");

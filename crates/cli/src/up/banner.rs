@@ -438,7 +438,10 @@ mod tests {
             !expect("once").await.contains("warning"),
             "its recipe puts it to sleep"
         );
+        let address = taken.local_addr().unwrap();
         drop(taken);
+        // A child that another test is starting has it until it runs its program.
+        while tokio::net::TcpStream::connect(address).await.is_ok() {}
         assert!(!expect("serve").await.contains("warning"), "nothing runs");
     }
 

@@ -30,8 +30,9 @@ pub const MAX_HELD_EVENTS: usize = 10_000;
 /// It starts empty before the journal's first commit, or with a [`load`](Self::load) of each aggregate's last commit
 /// and [`loaded`](Self::loaded) at the sequence where the reading stopped. [`apply`](Self::apply) then takes in each
 /// commit. LLM rows are complete either way. Wakes are held while they are recent or a provider's state remembers
-/// them; of wakes from before the load, [`recall`](Self::recall) takes in what the journal has of them. Events are held from the first applied commit on, at most [`MAX_HELD_EVENTS`]: a query that reaches further
-/// back gets [`RowsError::NotHeld`] with the first sequence that is held, and the older events are in the journal.
+/// them; of wakes from before the load, [`recall`](Self::recall) takes in what the journal has of them. Events are held from the
+/// first applied commit on, at most [`MAX_HELD_EVENTS`]: a query that reaches further back gets [`RowsError::NotHeld`] with the
+/// first sequence that is held, and the older events are in the journal.
 #[derive(Debug, Default)]
 pub struct MemoryRows {
     held: RwLock<Held>,

@@ -3,8 +3,13 @@
 use super::Owner;
 use crate::{probe::Verdict, provider::reported_state::Signs};
 use futures::{FutureExt, future::BoxFuture};
+use std::time::Duration;
 use tokio::time::Instant;
 use tracing::{info, warn};
+
+/// When a backend that broke off a request is looked at again, after a look that wasn't clear: one that is just ending may take a
+/// last connection.
+const LOOK_AFTER_BREAK: Duration = Duration::from_secs(1);
 
 /// A probe under way.
 pub(super) struct Look {
@@ -80,6 +85,10 @@ impl Owner {
             Ok(()) | Err(_) => {}
         }
         self.found(&verdict, self.signs(&look));
+        if self.suspicion.broke_off && self.reported.is_up() {
+            let soon = LOOK_AFTER_BREAK.min(self.setup.config.probe.interval);
+            self.next_probe = Instant::now() + soon;
+        }
         self.refused.append(&mut self.unconfirmed);
         if self.reported.is_up() {
             self.list(!was_up);
