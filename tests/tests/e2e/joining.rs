@@ -292,6 +292,7 @@ const FIRST_START: &str = "mkdir /var/lib/private && mv /var/lib/reveille-agent 
      ln -s private/reveille-agent /var/lib/reveille-agent && chown -R 61234:61234 /var/lib/private/reveille-agent";
 
 #[tokio::test]
+#[ignore = "slow: run by cargo xtask test --all"]
 async fn a_service_of_the_machine_is_installed_again_and_keeps_what_its_admin_has_changed() {
     let probe = Command::new("unshare").args(["--mount", "true"]).output();
     if !probe.is_ok_and(|probe| probe.status.success()) {
