@@ -131,6 +131,8 @@ impl Answering {
                 slot.heard();
                 self.handle.health.succeeded();
             }
+            // That it says no to a request shows neither that it works nor that it doesn't.
+            Err(_) if self.content.is_error_object() => {}
             Err(content) => self.failed(format!("HTTP status {} with {content}", self.status.as_u16())),
         }
     }
@@ -282,14 +284,7 @@ mod tests {
     #[tokio::test]
     async fn an_engine_is_dead_that_answers_200_without_anything_of_a_completion_in_between() {
         let error = "data: {\"error\":{\"message\":\"EngineDeadError\"}}\n\ndata: [DONE]\n\n";
-        let whole = "{\"error\":{\"message\":\"EngineDeadError\"}}";
-        for (status, body) in [
-            (500, ""),
-            (200, error),
-            (200, whole),
-            (200, ""),
-            (200, "data: [DONE]\n\n"),
-        ] {
+        for (status, body) in [(500, ""), (200, error), (200, ""), (200, "data: [DONE]\n\n")] {
             let (handle, mut inputs) = handle();
             let mut suspected = |status, body| {
                 answers(&handle, status, body);
@@ -303,6 +298,19 @@ mod tests {
                 "{body}: it works"
             );
         }
+    }
+
+    #[tokio::test]
+    async fn a_200_that_is_an_error_object_shows_nothing() {
+        let whole = "{\"error\":{\"message\":\"no\"}}";
+        let (handle, mut inputs) = handle();
+        let mut suspected = |status, body| {
+            answers(&handle, status, body);
+            matches!(inputs.try_recv(), Ok(Input::Suspect(Symptom::Failing)))
+        };
+        assert!((0..5).all(|_| !suspected(200, whole)));
+        assert!(!suspected(500, "") && !suspected(500, "") && !suspected(200, whole));
+        assert!(suspected(500, ""));
     }
 
     #[tokio::test(start_paused = true)]

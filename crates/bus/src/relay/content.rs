@@ -116,6 +116,12 @@ impl Content {
         }
     }
 
+    /// Whether the whole answer is an error object, not a stream with one.
+    #[must_use]
+    pub const fn is_error_object(&self) -> bool {
+        matches!(self.form, Form::Json) && self.has_error
+    }
+
     fn next_of_json(&mut self, part: &[u8]) -> Said {
         if self.has_content {
             return Said::Content;

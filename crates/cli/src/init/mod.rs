@@ -48,7 +48,7 @@ pub struct Init {
     #[arg(value_name = "GGUF")]
     pub files: Vec<PathBuf>,
     /// The file to write.
-    #[arg(long = "config", value_name = "FILE", default_value = OUTPUT)]
+    #[arg(long = "config", alias = "output", value_name = "FILE", default_value = OUTPUT)]
     pub output: PathBuf,
     /// Replace the file if it exists.
     #[arg(long)]
