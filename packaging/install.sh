@@ -55,6 +55,16 @@ remove() {
     done
 }
 
+# Stops the services whose units are installed here: those of a package, or of another folder, go on.
+stop_services() {
+    for unit in reveille reveille-agent reveille-nats; do
+        file=$(systemctl show --property FragmentPath --value "$unit.service" 2>/dev/null) || continue
+        case $(readlink -f "${file:-/}") in
+        "$(readlink -f "$prefix")"/*) systemctl disable --now "$unit.service" 2>/dev/null || true ;;
+        esac
+    done
+}
+
 reload() {
     if [ -d /run/systemd/system ] && [ "$(id -u)" = 0 ]; then systemctl daemon-reload || true; fi
 }
@@ -62,9 +72,7 @@ reload() {
 if [ "$uninstall" = yes ]; then
     [ -f "$list" ] || fail "nothing is installed in $prefix"
     [ -w "$list" ] || fail "$prefix can't be changed: run this as root" 2
-    if [ -d /run/systemd/system ] && grep -q '\.service$' "$list"; then
-        systemctl disable --now reveille.service reveille-agent.service 2>/dev/null || true
-    fi
+    if [ -d /run/systemd/system ] && grep -q '\.service$' "$list"; then stop_services; fi
     installed=$(cat "$list")
     printf '%s\n' "$installed" | remove
     reload
@@ -86,7 +94,7 @@ if [ "$user" = yes ]; then files=$(printf '%s\n' "$files" | grep -v '\.service$'
 put() {
     mkdir -p "$prefix/$(dirname "$2")"
     case $1 in
-    *.service) sed "s|/usr/local/bin/|$prefix/bin/|" "$1" > "$prefix/$2.new" ;;
+    *.service) sed "s|/usr/local/|$prefix/|g" "$1" > "$prefix/$2.new" ;;
     *) cp "$1" "$prefix/$2.new" ;;
     esac
     if [ -x "$1" ]; then chmod 755 "$prefix/$2.new"; else chmod 644 "$prefix/$2.new"; fi
@@ -107,7 +115,10 @@ case :$PATH: in
 esac
 if [ "$user" = no ]; then
     case $prefix in
-    /usr/local | /usr) echo "  systemctl enable --now reveille-agent    starts its agent with the machine; reveille is the hub" ;;
+    /usr/local | /usr)
+        echo "  systemctl enable --now reveille    runs a hub from now on, and starts it with the machine"
+        echo "  reveille join TOKEN --service      makes this machine an agent of another one's hub, in the same way"
+        ;;
     *) echo "  systemctl link $prefix/lib/systemd/system/reveille.service    makes its units known to systemd" ;;
     esac
 fi

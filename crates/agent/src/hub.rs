@@ -21,6 +21,8 @@ pub struct Superseded {
     pub current: Epoch,
     /// Whether a restore of the journal ended the session, and no other process has the name.
     pub restored: bool,
+    /// Whether the agent was revoked, and no other process has the name.
+    pub revoked: bool,
 }
 
 /// Control, as the agent sees it.

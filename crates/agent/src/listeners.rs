@@ -40,9 +40,9 @@ impl LocalPort {
     #[must_use]
     pub fn of(base_url: &BaseUrl) -> Option<Self> {
         let server = base_url.server();
-        let host = server.host()?.trim_matches(['[', ']']).to_owned();
+        let host = server.uri.host()?.trim_matches(['[', ']']).to_owned();
         let usual = if base_url.is_https() { 443 } else { 80 };
-        let port = server.port_u16().unwrap_or(usual);
+        let port = server.uri.port_u16().unwrap_or(usual);
         let may_be_local = base_url.is_loopback() || host.parse::<IpAddr>().is_ok();
         (base_url.socket().is_none() && may_be_local).then_some(Self { host, port })
     }

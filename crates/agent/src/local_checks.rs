@@ -2,7 +2,7 @@
 //! check`, `reveille doctor` and the start of an agent say it.
 
 use crate::{
-    child::{Unusable, find_program},
+    child::find_program,
     config::{BaseUrl, CommandAction, ProviderConfig, Step},
 };
 use std::{
@@ -88,32 +88,13 @@ fn program(command: &CommandAction, of_step: &str) -> LocalCheck {
     let path = path_of(command).map(OsStr::new);
     let found = match find_program(program, path) {
         Ok(file) => interpreter(&file, path),
-        Err(reason) => Some((reason.to_string(), remedy(program, &reason, path))),
+        Err(reason) => Some((reason.to_string(), reason.remedy(program, path))),
     };
     match found {
         None => LocalCheck::Ok(format!("found `{program}` of {of_step}")),
         Some((reason, remedy)) => LocalCheck::Mistake {
             found: format!("{of_step} can't run `{program}`: {reason}"),
             remedy,
-        },
-    }
-}
-
-fn remedy(program: &str, reason: &Unusable, path: Option<&OsStr>) -> String {
-    match reason {
-        Unusable::NotExecutable(file) => format!("run `chmod +x {}`", file.display()),
-        Unusable::NotInPath => format!(
-            "install `{program}`, put its folder into the agent's PATH, or write its absolute path as `command`"
-        ),
-        Unusable::Closed => {
-            "let the agent's user enter that directory (`chmod o+x` on each of its parents)".to_owned()
-        }
-        Unusable::NotAFile => "name the program in it as `command`".to_owned(),
-        Unusable::Missing => match program.split_once(char::is_whitespace) {
-            Some((first, _)) if find_program(first, path).is_ok() => {
-                format!("write command = \"{first}\", and put the words after it into `args`")
-            }
-            _ => format!("correct `command`, or install `{program}`"),
         },
     }
 }

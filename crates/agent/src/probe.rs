@@ -5,13 +5,15 @@ use crate::{
     backend_client::{BackendClient, hub_of},
     config::{Address, MODELS_PATH, ProviderConfig, Secret},
     fetch::{self, BodyError, MAX_ANSWER_BYTES},
+    http1::SendError,
     json_match::contains,
+    lenient_json,
     listeners::LocalPort,
     models::{Identity, MAX_LIST_BYTES, Mismatch},
     tls,
     verify::{self, Failed, Finding, Verify},
 };
-use reqwest::StatusCode;
+use http::StatusCode;
 use reveille_bus::HubId;
 use reveille_domain::SleepReason;
 use serde_json::Value;
@@ -71,6 +73,8 @@ pub struct Unavailable {
     pub refused: bool,
     /// Whether it answered the probe, but no completion.
     pub failed: bool,
+    /// Whether the agent couldn't ask, because it has reached its limit of open files. This says nothing about the backend.
+    pub no_files: bool,
     /// Whether it is the hub that its agent belongs to; `None` if nothing answered.
     pub is_hub: Option<bool>,
     /// Whether it is another server that answered.
@@ -85,6 +89,7 @@ impl Unavailable {
             asleep: false,
             refused: false,
             failed: false,
+            no_files: false,
             is_hub: None,
             stranger: false,
             reason: reason.into(),
@@ -162,7 +167,7 @@ impl Probe {
     /// The hub that answers the probe, whichever it is; `None` if no hub does.
     pub async fn hub(&self) -> Option<HubId> {
         let request = self.client.get(self.address.url.clone());
-        hub_of(&request.timeout(self.timeout).send().await.ok()?)
+        hub_of(request.timeout(self.timeout).send().await.ok()?.headers())
     }
 
     /// Probes once, and makes sure that it is the provider's backend which answers.
@@ -269,7 +274,10 @@ impl Probe {
     }
 
     async fn ask(&self, limit: Duration) -> Verdict {
-        let request = fetch::authorized(self.client.get(self.address.url.clone()), self.api_key.as_ref());
+        let request = self
+            .client
+            .get(self.address.url.clone())
+            .authorized(self.api_key.as_ref());
         let began = Instant::now();
         let mut answer = match request.send().await {
             Ok(answer) => answer,
@@ -293,7 +301,7 @@ impl Probe {
             return Ok(());
         }
         let max_bytes = identity.map_or(MAX_ANSWER_BYTES, |_| MAX_LIST_BYTES);
-        let body = match fetch::read_body(&mut answer, max_bytes).await {
+        let body = match answer.body(max_bytes).await {
             Ok(body) => body,
             Err(BodyError::TooLarge) => {
                 let most = max_bytes / (1024 * 1024);
@@ -304,8 +312,8 @@ impl Probe {
                 return Err(self.broke(&error, began.elapsed().min(limit)).await);
             }
         };
-        let found = serde_json::from_slice::<Value>(&body);
-        let found = found.map_err(|_| match identity {
+        let found = lenient_json::read(&body);
+        let found = found.ok_or_else(|| match identity {
             Some(_) => Mismatch::NoList.into(),
             None => Unavailable::answered("the probe's answer is not JSON"),
         })?;
@@ -329,7 +337,10 @@ impl Probe {
         let (Some(identity), Some(list)) = (&self.identity, &self.list) else {
             return Ok(());
         };
-        let request = fetch::authorized(self.client.get(list.url.clone()), self.api_key.as_ref());
+        let request = self
+            .client
+            .get(list.url.clone())
+            .authorized(self.api_key.as_ref());
         let answer = timeout(limit, self.client.json(request, MAX_LIST_BYTES)).await;
         let answer = match answer {
             Ok(Some(answer)) => answer,
@@ -345,9 +356,10 @@ impl Probe {
         }
     }
 
-    async fn broke(&self, error: &reqwest::Error, waited: Duration) -> Unavailable {
+    async fn broke(&self, error: &SendError, waited: Duration) -> Unavailable {
         Unavailable {
             refused: fetch::is_refused(error),
+            no_files: fetch::limit_reached(error).is_some(),
             ..Unavailable::because(fetch::reason_at(error, &self.address, waited).await)
         }
     }
@@ -369,6 +381,7 @@ impl From<Failed> for Unavailable {
         let is_hub = matches!(failed, Failed::HubItself(_)).then_some(true);
         Self {
             refused,
+            no_files: matches!(failed, Failed::NoFiles(_)),
             is_hub,
             ..Self::because(format!("verify: {failed}"))
         }

@@ -8,16 +8,20 @@ use crate::{
     backend_client::BackendClient,
     config::{ProviderConfig, Secret, VerifyConfig},
     fetch::{self, BodyError, MAX_ANSWER_BYTES},
+    http1::{ConnectError, SendError},
     json_match::contains,
+    lenient_json,
 };
-use reqwest::{StatusCode, header::CONTENT_TYPE};
+use http::{HeaderValue, StatusCode, header::CONTENT_TYPE};
 use serde_json::Value;
 use std::{fmt, time::Duration};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 use url::Url;
 
-/// The pause before a backend that isn't ready is asked again.
-const PAUSE: Duration = Duration::from_millis(100);
+/// The first pause before a backend that isn't ready is asked again; it doubles up to a cap. Each question is work, or a line in its
+/// log.
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
+const LONGEST_PAUSE: Duration = Duration::from_secs(4);
 
 /// The verification of one provider's backend.
 #[derive(Debug, Clone)]
@@ -33,6 +37,8 @@ pub struct Verify {
 /// Why a completion failed.
 #[derive(Debug)]
 pub(crate) enum Failed {
+    /// The agent has reached its limit of open files.
+    NoFiles(String),
     /// There was no connection.
     Unreached {
         refused: bool,
@@ -45,6 +51,8 @@ pub(crate) enum Failed {
     HubItself(&'static str),
     /// The answer is no completion.
     Wrong(String),
+    /// The answer is something that the agent can't read.
+    Unreadable,
     /// There was no answer within the time-out.
     Late(Duration),
 }
@@ -52,7 +60,7 @@ pub(crate) enum Failed {
 /// What a failed completion says about the backend.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Finding {
-    /// Nothing listens, the machine is away, or there is no backend but the hub itself.
+    /// Nothing listens, the machine is away, there is no backend but the hub itself, or the agent could not ask.
     Unreachable,
     /// It is loading or busy, or refuses this request for its content.
     Unclear,
@@ -82,22 +90,8 @@ impl Verify {
     /// # Errors
     /// Why there was none in that time; contains no URLs, headers or answers.
     pub async fn check(&self, by: Option<Instant>) -> Result<(), String> {
-        let began = Instant::now();
-        let deadline = by.map_or(began + self.timeout, |by| by.min(began + self.timeout));
-        let mut seen = None;
-        loop {
-            match timeout_at(deadline, self.ask()).await {
-                Ok(Ok(())) => return Ok(()),
-                Ok(Err(failed)) if failed.may_change() => seen = Some(failed.to_string()),
-                Ok(Err(failed)) => return Err(failed.to_string()),
-                Err(_) => {
-                    let last = seen.map(|reason| format!(": {reason}")).unwrap_or_default();
-                    let late = Failed::Late(fetch::rounded(deadline - began));
-                    return Err(format!("{late}{last}"));
-                }
-            }
-            sleep(PAUSE).await;
-        }
+        let left = by.map_or(self.timeout, |by| by.saturating_duration_since(Instant::now()));
+        until_ready(left.min(self.timeout), || self.ask()).await
     }
 
     /// Asks for the completion once.
@@ -109,10 +103,10 @@ impl Verify {
     async fn ask(&self) -> Result<(), Failed> {
         let body = self.body.reveal().to_owned();
         let request = self.client.post(self.url.clone()).body(body);
-        let request = request.header(CONTENT_TYPE, "application/json");
-        let request = fetch::authorized(request, self.api_key.as_ref());
+        let request = request.headers([(CONTENT_TYPE, HeaderValue::from_static("application/json"))]);
+        let request = request.authorized(self.api_key.as_ref());
         let began = Instant::now();
-        let broke = |error: reqwest::Error| broke(&error, began.elapsed());
+        let broke = |error: SendError| broke(&error, began.elapsed());
         let mut answer = request.send().await.map_err(broke)?;
         if let Some(why) = self.client.hub_itself(&mut answer).await {
             return Err(Failed::HubItself(why));
@@ -120,52 +114,106 @@ impl Verify {
         if !answer.status().is_success() {
             return Err(Failed::Status(answer.status()));
         }
-        let body = fetch::read_body(&mut answer, MAX_ANSWER_BYTES).await;
+        let body = answer.body(MAX_ANSWER_BYTES).await;
         let body = body.map_err(|error| match error {
             BodyError::TooLarge => Failed::Wrong("the answer is larger than 1 MiB".to_owned()),
             BodyError::Broken(error) => broke(error),
         })?;
-        match serde_json::from_slice::<Value>(&body) {
-            Err(_) => Err(Failed::Wrong("the answer is not JSON".to_owned())),
-            Ok(answer) if !is_completion(&answer) => {
-                Err(Failed::Wrong("the answer is no completion".to_owned()))
-            }
-            Ok(answer) => match &self.expect {
-                Some(expect) if !contains(&answer, expect) => Err(Failed::Wrong(
-                    "the answer is not what `expect` asks for".to_owned(),
-                )),
-                Some(_) | None => Ok(()),
-            },
-        }
+        judge(&body, self.expect.as_ref())
     }
 }
 
-fn broke(error: &reqwest::Error, waited: Duration) -> Failed {
-    let reason = fetch::reason(error, waited);
-    if error.is_connect() {
-        let refused = fetch::is_refused(error);
-        return Failed::Unreached { refused, reason };
+/// Whether the body of a 2xx is a completion, and the one that is expected.
+fn judge(body: &[u8], expect: Option<&Value>) -> Result<(), Failed> {
+    let answers: Vec<_> = match lenient_json::read(body) {
+        Some(answer) => vec![answer],
+        None => events(body).collect(),
+    };
+    if answers.is_empty() {
+        return Err(match body.trim_ascii() {
+            [] => Failed::Wrong("the answer is empty".to_owned()),
+            _ => Failed::Unreadable,
+        });
     }
-    Failed::Broken(reason)
+    if !answers.iter().any(is_completion) {
+        return Err(Failed::Wrong("the answer is no completion".to_owned()));
+    }
+    match expect {
+        Some(expect) if !answers.iter().any(|answer| contains(answer, expect)) => Err(Failed::Wrong(
+            "the answer is not what `expect` asks for".to_owned(),
+        )),
+        Some(_) | None => Ok(()),
+    }
+}
+
+/// The data of a stream of events, which some backends answer whatever they are asked for.
+fn events(body: &[u8]) -> impl Iterator<Item = Value> {
+    let lines = body.split(|byte| matches!(byte, b'\n' | b'\r'));
+    lines.filter_map(|line| lenient_json::read(line.strip_prefix(b"data:")?))
+}
+
+/// Asks until an answer shows more than that the backend isn't ready, but no longer than `limit`.
+async fn until_ready<F>(limit: Duration, ask: impl Fn() -> F) -> Result<(), String>
+where
+    F: Future<Output = Result<(), Failed>>,
+{
+    let deadline = Instant::now() + limit;
+    let mut seen = None;
+    let mut pause = Duration::ZERO;
+    loop {
+        let asked = async {
+            sleep(pause).await;
+            ask().await
+        };
+        match timeout_at(deadline, asked).await {
+            Ok(Ok(())) => return Ok(()),
+            Ok(Err(failed)) if failed.may_change() => seen = Some(failed.to_string()),
+            Ok(Err(failed)) => return Err(failed.to_string()),
+            Err(_) => {
+                let last = seen.map(|reason| format!(": {reason}")).unwrap_or_default();
+                let late = Failed::Late(fetch::rounded(limit));
+                return Err(format!("{late}{last}"));
+            }
+        }
+        pause = (pause * 2).clamp(FIRST_PAUSE, LONGEST_PAUSE);
+    }
+}
+
+fn broke(error: &SendError, waited: Duration) -> Failed {
+    if let Some(limit) = fetch::limit_reached(error) {
+        return Failed::NoFiles(limit);
+    }
+    let reason = fetch::reason(error, waited);
+    match error {
+        SendError::Connect(ConnectError::Late(_) | ConnectError::Failed(_)) => Failed::Unreached {
+            refused: fetch::is_refused(error),
+            reason,
+        },
+        SendError::Connect(ConnectError::Closed) | SendError::Silent(_) | SendError::Broken(_) => {
+            Failed::Broken(reason)
+        }
+    }
 }
 
 impl Failed {
     /// Whether the backend may only not be ready yet.
     fn may_change(&self) -> bool {
         match self {
-            Self::Unreached { .. } | Self::Broken(_) => true,
+            Self::NoFiles(_) | Self::Unreached { .. } | Self::Broken(_) => true,
             Self::Status(status) => matches!(
                 *status,
                 StatusCode::TOO_MANY_REQUESTS | StatusCode::BAD_GATEWAY | StatusCode::SERVICE_UNAVAILABLE
             ),
-            Self::Wrong(_) | Self::Late(_) | Self::HubItself(_) => false,
+            Self::Wrong(_) | Self::Unreadable | Self::Late(_) | Self::HubItself(_) => false,
         }
     }
 
     pub(crate) fn finding(&self) -> Finding {
         match self {
-            Self::Unreached { .. } | Self::HubItself(_) => Finding::Unreachable,
+            Self::NoFiles(_) | Self::Unreached { .. } | Self::HubItself(_) => Finding::Unreachable,
             Self::Status(status) if is_engine_failure(*status) => Finding::Dead,
+            // Its callers may be able to.
+            Self::Unreadable => Finding::Unclear,
             Self::Status(status) if status.is_client_error() || status.is_server_error() => Finding::Unclear,
             Self::Status(_) | Self::Broken(_) | Self::Wrong(_) | Self::Late(_) => Finding::Dead,
         }
@@ -176,11 +224,13 @@ impl fmt::Display for Failed {
     /// The reason, for people; contains no URLs, headers or answers.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Unreached { reason, .. } | Self::Broken(reason) | Self::Wrong(reason) => {
-                f.write_str(reason)
-            }
+            Self::NoFiles(reason)
+            | Self::Unreached { reason, .. }
+            | Self::Broken(reason)
+            | Self::Wrong(reason) => f.write_str(reason),
             Self::Status(status) => write!(f, "HTTP status {}", status.as_u16()),
             Self::HubItself(why) => f.write_str(why),
+            Self::Unreadable => f.write_str("the answer is not JSON"),
             Self::Late(limit) => write!(f, "no completion within {limit:?} (`timeout`)"),
         }
     }
@@ -230,19 +280,22 @@ pub(crate) async fn any_at_once(completions: &[Verify]) -> Result<(), Failed> {
     Err(failed)
 }
 
-/// Whether the answer has a choice with a message or a text, or an embedding. A text may be empty: the first token of a
-/// reasoning model is.
+/// Whether the answer has a choice with a message or a text, or a part of one, or an embedding. A text may be empty: the first token
+/// of a reasoning model is.
 fn is_completion(answer: &Value) -> bool {
     let choice = answer.get("choices").and_then(|choices| choices.get(0));
     let embedding = || answer.get("data").and_then(|data| data.get(0)?.get("embedding"));
-    choice.is_some_and(|choice| choice["message"].is_object() || choice["text"].is_string())
+    let has_message = |choice: &Value| choice["message"].is_object() || choice["delta"].is_object();
+    choice.is_some_and(|choice| has_message(choice) || choice["text"].is_string())
         || embedding().is_some_and(|embedding| embedding.is_array() || embedding.is_string())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use parking_lot::Mutex;
     use serde_json::json;
+    use std::future::ready;
 
     #[test]
     fn a_completion_has_a_choice_with_a_message_or_a_text_or_an_embedding() {
@@ -252,6 +305,7 @@ mod tests {
                 true,
             ),
             (json!({"choices": [{"text": ""}]}), true),
+            (json!({"choices": [{"delta": {}}]}), true),
             (json!({"data": [{"embedding": [0.5]}]}), true),
             (json!({"data": [{"id": "m"}]}), false),
             (json!({"choices": []}), false),
@@ -264,6 +318,46 @@ mod tests {
         ] {
             assert_eq!(is_completion(&answer), is, "{answer}");
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_backend_that_is_not_ready_is_asked_ever_less_often_and_to_the_end() {
+        let asked = Mutex::new(Vec::new());
+        let began = Instant::now();
+        let ask = || {
+            asked.lock().push(began.elapsed().as_secs());
+            ready(Err(match asked.lock().len() {
+                1 => Failed::Broken("the connection broke".to_owned()),
+                2 => Failed::Status(StatusCode::TOO_MANY_REQUESTS),
+                _ => Failed::Status(StatusCode::SERVICE_UNAVAILABLE),
+            }))
+        };
+        let told = until_ready(Duration::from_secs(20), ask).await;
+        let late = "no completion within 20s (`timeout`): HTTP status 503";
+        assert_eq!(told.expect_err("it never is"), late);
+        assert_eq!(began.elapsed(), Duration::from_secs(20));
+        assert_eq!(*asked.lock(), [0, 1, 3, 7, 11, 15, 19]);
+    }
+
+    #[test]
+    fn only_an_answer_that_can_be_read_shows_that_the_engine_is_dead() {
+        let message = r#"{"choices":[{"message":{"content":"4"}}],"logprob":NaN}"#;
+        let events = "data: {\"choices\":[{\"delta\":{\"content\":\"4\"}}]}\r\n\r\ndata: [DONE]\r\n\r\n";
+        for (body, finding) in [
+            (message, None),
+            (&format!("\u{feff}{message}"), None),
+            (events, None),
+            ("data: {\"error\":{}}\n\ndata: [DONE]\n\n", Some(Finding::Dead)),
+            ("<h1>Sign in</h1>", Some(Finding::Unclear)),
+            ("{\"error\":{}}", Some(Finding::Dead)),
+            (" \n", Some(Finding::Dead)),
+        ] {
+            let found = judge(body.as_bytes(), None).err().map(|failed| failed.finding());
+            assert_eq!(found, finding, "{body}");
+        }
+        let of = |content: &str| json!({"choices": [{"delta": {"content": content}}]});
+        assert!(judge(events.as_bytes(), Some(&of("4"))).is_ok());
+        assert!(judge(events.as_bytes(), Some(&of("5"))).is_err());
     }
 
     #[test]

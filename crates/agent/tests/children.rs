@@ -806,7 +806,14 @@ async fn a_hint_names_what_to_change_and_is_told_without_names_to_others() {
     let odd = script(directory.path(), "odd", "");
     fs::write(&odd, "#!/bin/sh\r\n").expect("written");
     for (command, said_to_the_owner) in [
-        ("/dev/null/x".to_owned(), "None"),
+        (
+            "/dev/null/x".to_owned(),
+            "can't run `/dev/null/x`: the program does not exist; correct `command`, or install `/dev/null/x`",
+        ),
+        (
+            "no-such-program-anywhere".to_owned(),
+            "can't run `no-such-program-anywhere`: the program was not found in PATH; install `no-such-program-anywhere`,",
+        ),
         (odd, "the script has the line ends of Windows"),
     ] {
         let config = format!(

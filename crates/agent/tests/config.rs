@@ -853,6 +853,65 @@ fn every_mistake_names_its_line_key_and_reason_and_shows_no_value() {
 }
 
 #[test]
+fn all_that_is_wrong_with_a_file_is_told_at_once_in_the_order_of_its_lines() {
+    let text = "\
+[agent]
+name = \"GPU-Box\"
+heartbeat = \"1h\"
+[[provider]]
+name = \"a\"
+baseurl = \"http://127.0.0.1:1\"
+answer_timeout = \"soon\"
+[[provider]]
+name = \"b\"
+base_url = \"http://127.0.0.1:2\"
+modles = [\"m\"]
+[provider.wake]
+typ = \"http\"
+max_wait = 5
+[provider.sleep]
+idle_after = \"15m\"
+[[provider]]
+[[provider]]
+name = \"a\"
+base_url = \"ftp://x\"
+[provider.probe]
+interval = \"0s\"
+pth = \"/\"
+";
+    let error = parse(text).expect_err("it can't be used");
+    let all = std::iter::once(&error).chain(&error.others);
+    let places: Vec<_> = all
+        .map(|error| {
+            (
+                error.line.expect("a line"),
+                error.key.as_deref().unwrap_or_default(),
+            )
+        })
+        .collect();
+    assert_eq!(
+        places,
+        [
+            (2, "agent.name"),
+            (3, "agent.heartbeat"),
+            (6, "provider[0].baseurl"),
+            (7, "provider[0].answer_timeout"),
+            (11, "provider[1].modles"),
+            (13, "provider[1].wake.typ"),
+            (14, "provider[1].wake.max_wait"),
+            (17, "provider[2]"),
+            (17, "provider[2]"),
+            (19, "provider[3].name"),
+            (20, "provider[3].base_url"),
+            (22, "provider[3].probe.interval"),
+            (23, "provider[3].probe.pth"),
+        ],
+        "{error}"
+    );
+    assert_eq!(error.to_string().lines().count(), places.len(), "{error}");
+}
+
+#[test]
 fn broken_toml_is_told_with_its_line_and_without_its_text() {
     for text in [
         "[agent]\nname = \"canary-5ecr3t",

@@ -453,17 +453,33 @@ async fn the_reason_of_a_request_that_broke_off_has_the_time_that_has_really_pas
 
 #[tokio::test]
 async fn a_backend_that_breaks_off_a_request_and_refuses_the_next_connection_has_crashed() {
+    crashes(false).await;
+}
+
+#[tokio::test]
+async fn a_backend_that_takes_a_last_look_while_it_ends_has_crashed_too() {
+    crashes(true).await;
+}
+
+/// A backend ends while it has a request. The first look after that may still get a connection, which is closed.
+async fn crashes(takes_a_look: bool) {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let url = format!("http://{}", listener.local_addr().expect("an address"));
     tokio::spawn(async move {
+        let mut is_ending = false;
         loop {
             let (mut connection, _) = listener.accept().await.expect("a connection");
             let mut request = vec![0; 4096];
             let read = connection.read(&mut request).await.expect("a request");
-            if request[..read].starts_with(b"POST") {
+            let is_look = request[..read].starts_with(b"GET");
+            is_ending |= request[..read].starts_with(b"POST");
+            if is_ending && (is_look || !takes_a_look) {
                 // It takes nobody any more by the time at which the request breaks off.
                 drop(listener);
                 return;
+            }
+            if is_ending {
+                continue;
             }
             let list = r#"{"object":"list","data":[{"id":"m"}]}"#;
             let length = list.len();

@@ -175,6 +175,24 @@ async fn a_list_that_fails_and_a_backend_that_sleeps_withdraw_nothing() {
 }
 
 #[tokio::test]
+async fn a_wake_that_makes_the_models_known_keeps_its_stages() {
+    let lister = Lister::start().await;
+    lister.forget("/ok");
+    lister.set("/start", json!({}));
+    lister.name(&["m"]);
+    // Its probe asks for `/ok`, and its recipe for `/start`.
+    let owned = Owned::start(&probed(&lister, "").replace("/ok\"\n", "/start\"\n"));
+    owned.until(Hibernating).await;
+    assert!(names(&published(&owned)).is_empty(), "nobody knows them yet");
+    owned.handle.send(Input::Wake(owned.control.wake_for_request()));
+    eventually("its recipe", || lister.asked("/start") > 0).await;
+    lister.set("/ok", json!({}));
+    owned.until(Active).await;
+    lists(&owned, &["m"]).await;
+    assert_eq!(owned.control.succeeded(), [["step 1 http", "probe"]]);
+}
+
+#[tokio::test]
 async fn a_backend_has_no_model_only_after_it_has_said_so_several_times() {
     let lister = Lister::start().await;
     lister.name(&["m"]);

@@ -638,6 +638,7 @@ async fn a_superseded_session_is_told() {
     let by = Superseded {
         current: Epoch(EPOCH.0 + 1),
         restored: false,
+        revoked: false,
     };
     assert_eq!(*owned.superseded.borrow(), Some(by));
 }

@@ -352,12 +352,12 @@ fn verified(url: &str, timeout: &str) -> String {
 
 #[tokio::test]
 async fn a_wake_succeeds_when_a_completion_does_and_waits_for_a_backend_that_is_not_ready() {
-    let (backend, url) = Completes::with(&[(503, "loading"), (429, "busy"), (200, COMPLETION)]).await;
+    let (backend, url) = Completes::with(&[(503, "loading"), (200, COMPLETION)]).await;
     let outcome = run(&verified(&url, "1m")).await;
     assert_eq!(outcome.failure, None);
     assert_eq!(stages(&outcome), ["step 1 tcp", "probe", "verify"]);
     let asked = backend.asked();
-    assert_eq!(asked.len(), 3);
+    assert_eq!(asked.len(), 2);
     let body: serde_json::Value = serde_json::from_str(&asked[0]).expect("JSON");
     assert_eq!(
         (&body["model"], &body["max_tokens"]),

@@ -14,7 +14,7 @@ use axum::{
 };
 use backend::{Backend, Closed, KEY, eventually};
 use bytes::Bytes;
-use control::EPOCH;
+use control::{Control, EPOCH};
 use futures::StreamExt;
 use reveille_agent::AgentError;
 use reveille_bus::{
@@ -33,6 +33,9 @@ use tokio::{
     time::timeout,
 };
 use whole_agent::{World, agent_name};
+
+/// Far longer than an answer takes that comes at once, and shorter than the first keep-alive.
+const SOON: Duration = Duration::from_secs(3);
 
 fn config(backend: &Backend) -> String {
     format!(
@@ -72,6 +75,23 @@ async fn a_request_reaches_the_backend_with_its_own_key_and_model_name() {
             format!(r#"Bearer {KEY}|application/json|{{"messages":[], "model":"Org/Model","x":1.0}}"#);
         assert_eq!(answer, reached);
     }
+}
+
+#[tokio::test]
+async fn until_control_has_accepted_it_a_request_for_the_session_before_hears_that_nobody_is_there() {
+    let backend = Backend::start().await;
+    backend.wake_up();
+    let control = Control::new();
+    control.hold();
+    let world = World::under(control.clone(), &whole_agent::config(&config(&backend)), None).await;
+    eventually("it asks", || control.is_asked()).await;
+    let sent = timeout(SOON, world.send("/v1/chat/completions", "{}")).await;
+    let error = sent.expect("it isn't swallowed").expect_err("nobody is there");
+    assert!(error.never_handed_over(), "{error}");
+    control.release();
+    world.until(Active).await;
+    let answered = world.send("/v1/chat/completions", "{}").await;
+    assert_eq!(answered.expect("an answer").0.status, 200);
 }
 
 /// A backend that names the model as it was asked for it, in JSON and in a stream.
@@ -331,7 +351,7 @@ async fn a_later_session_of_the_same_name_ends_this_one_with_an_error_of_its_own
         .await
         .expect("sent");
     match world.end().await {
-        Err(AgentError::Superseded { current }) => assert_eq!(current, later),
+        Err(AgentError::Superseded { current, .. }) => assert_eq!(current, later),
         other => panic!("{other:?}"),
     }
 }

@@ -76,7 +76,7 @@ async fn a_client_that_cannot_be_set_up_fails_its_step_or_provider_and_nothing_e
 }
 
 /// A step that trusts others than the system does sends nothing.
-async fn step(backend: &Backend, client: reqwest::Client) {
+async fn step(backend: &Backend, client: fetch::Client) {
     let provider = provider(&format!(
         "base_url = \"{0}\"\ninsecure_skip_verify = true\n[provider.wake]\ntype = \"http\"\nurl = \"{1}/wake\"\n",
         backend.url.replace("http:", "https:"),

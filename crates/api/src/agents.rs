@@ -18,8 +18,8 @@ pub(crate) struct AgentSnapshot {
     /// When its current session began, and the version of its program.
     pub session: Option<(Timestamp, String)>,
     pub access: Access,
-    /// Whether the last session was ended by a restore of the journal, so that its process may begin another.
-    pub restored: bool,
+    /// What ended the last session, if no later one did: after a restore of the journal its process may begin another.
+    pub ended_by: Option<AdvanceReason>,
     /// The journal sequence of that commit.
     pub sequence: u64,
 }
@@ -35,6 +35,8 @@ pub(crate) struct Agents {
 struct Table {
     agents: BTreeMap<AgentName, Arc<AgentSnapshot>>,
     keys: HashMap<AgentKey, AgentName>,
+    /// The keys that were revoked or replaced.
+    former: HashMap<AgentKey, AgentName>,
 }
 
 impl Agents {
@@ -42,6 +44,12 @@ impl Agents {
     pub(crate) fn of_key(&self, key: &str) -> Option<AgentName> {
         let key = AgentKey::parse(key).ok()?;
         self.table.read().keys.get(&key).cloned()
+    }
+
+    /// The agent that had this key until it was revoked or replaced.
+    pub(crate) fn of_former_key(&self, key: &str) -> Option<AgentName> {
+        let key = AgentKey::parse(key).ok()?;
+        self.table.read().former.get(&key).cloned()
     }
 
     pub(crate) fn get(&self, agent: &AgentName) -> Option<Arc<AgentSnapshot>> {
@@ -70,14 +78,17 @@ impl Agents {
             Sessions::Connected(session) => Some((session.connected_at_ms, session.version.clone())),
         };
         let mut table = self.table.write();
-        let was_restored = table.agents.get(name).is_some_and(|before| before.restored);
+        let ended_before = table.agents.get(name).and_then(|before| before.ended_by);
         let known = AgentSnapshot {
             epoch: agent.epoch(),
             session,
             access: agent.access.clone(),
-            restored: is_restored(events, was_restored),
+            ended_by: ended_by(events, ended_before),
             sequence,
         };
+        let former = known.access.former_keys().iter().cloned();
+        table.former.retain(|_, agent| agent != name);
+        table.former.extend(former.map(|key| (key, name.clone())));
         let key = known.access.key().cloned();
         let before = table.agents.insert(name.clone(), Arc::new(known));
         let before = before.and_then(|before| before.access.key().cloned());
@@ -99,11 +110,12 @@ impl Agents {
     }
 }
 
-/// Whether a restore of the journal ended the last session, after these events.
-fn is_restored(events: &[AgentEvent], before: bool) -> bool {
+/// What has ended the last session without a later one, after these events.
+fn ended_by(events: &[AgentEvent], before: Option<AdvanceReason>) -> Option<AdvanceReason> {
     events.iter().fold(before, |before, event| match event {
-        AgentEvent::AgentConnected { .. } | AgentEvent::AgentRevoked { .. } => false,
-        AgentEvent::AgentEpochAdvanced { reason, .. } => *reason == AdvanceReason::JournalRestored,
+        AgentEvent::AgentConnected { .. } => None,
+        AgentEvent::AgentRevoked { .. } => Some(AdvanceReason::Revoked),
+        AgentEvent::AgentEpochAdvanced { reason, .. } => Some(*reason),
         AgentEvent::AgentTokenIssued { .. } | AgentEvent::AgentEnrolled { .. } => before,
     })
 }

@@ -82,6 +82,21 @@ pub(crate) trait Admin: Send + Sync {
     /// Makes the providers of an agent inactive whose session is over. A provider for which this fails becomes inactive
     /// when its agent counts as lost.
     async fn stop_providers(&self, agent: &AgentName, cause: &'static str, epoch: Epoch);
+
+    /// Removes the inactive providers of an agent, and returns how many. One that isn't inactive is refused.
+    async fn forget_providers(
+        &self,
+        agent: &AgentName,
+        cause: &'static str,
+    ) -> Result<Forgotten, CommandError<Rejection>>;
+}
+
+/// The providers that were forgotten.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Forgotten {
+    pub(crate) providers: usize,
+    /// The journal sequence of the last commit about them; 0 without any.
+    pub(crate) sequence: u64,
 }
 
 #[async_trait]
@@ -118,5 +133,23 @@ impl Admin for Commands {
                 warn!(provider.name = %id, %error, "{id} is not inactive yet");
             }
         }
+    }
+
+    async fn forget_providers(
+        &self,
+        agent: &AgentName,
+        cause: &'static str,
+    ) -> Result<Forgotten, CommandError<Rejection>> {
+        let mut forgotten = Forgotten::default();
+        for snapshot in self.registry.of_agent(agent) {
+            let expire = |at| ProviderCommand::Expire {
+                after: Duration::ZERO,
+                at,
+            };
+            let done = self.provider(&snapshot.provider.id, cause, expire).await?;
+            forgotten.providers += 1;
+            forgotten.sequence = forgotten.sequence.max(done.sequence);
+        }
+        Ok(forgotten)
     }
 }

@@ -29,12 +29,32 @@ pub struct AgentAuth {
 /// Where agents find the hub's NATS servers when they enroll.
 #[derive(Debug, Clone)]
 pub struct AgentHub {
-    /// `tls://host:port` or `nats://host:port`, or several with commas.
-    pub nats_url: String,
+    /// `tls://host:port` or `nats://host:port`, or several with commas, if an operator has chosen what agents get.
+    pub chosen_url: Option<String>,
+    /// The same as this process reaches them.
+    pub own_url: String,
     /// The certificate authorities that agents have to trust beside the usual ones, in PEM.
     pub ca_pem: Option<String>,
     /// Set if machines can join over NATS itself, which takes a token that names where.
     pub joins: Option<JoinAddresses>,
+}
+
+impl AgentHub {
+    /// The URLs for agents, with commas. Those of a hub that machines join over NATS change with its addresses.
+    #[must_use]
+    pub fn nats_url(&self) -> String {
+        let joined = |joins: &JoinAddresses| {
+            let addresses = joins.addresses.borrow();
+            let urls: Vec<_> = addresses
+                .iter()
+                .map(|address| format!("tls://{address}"))
+                .collect();
+            urls.join(",")
+        };
+        let joined = self.joins.as_ref().map(joined).filter(|urls| !urls.is_empty());
+        let chosen = self.chosen_url.clone();
+        chosen.or(joined).unwrap_or_else(|| self.own_url.clone())
+    }
 }
 
 /// Where machines reach the hub's NATS server, and how they recognise it.
@@ -86,7 +106,8 @@ impl Config {
     pub fn new(nats: NatsAccess, replica: &str) -> Self {
         Self {
             agent_hub: AgentHub {
-                nats_url: nats.server.url.clone(),
+                chosen_url: None,
+                own_url: nats.server.url.clone(),
                 ca_pem: None,
                 joins: None,
             },
@@ -113,4 +134,32 @@ fn nobody_to_wait_for() -> CancellationToken {
     let token = CancellationToken::new();
     token.cancel();
     token
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn agents_get_the_addresses_of_the_moment_unless_others_were_chosen() {
+        let addresses = watch::Sender::new(vec![]);
+        let mut hub = AgentHub {
+            chosen_url: None,
+            own_url: "tls://127.0.0.1:8422".to_owned(),
+            ca_pem: None,
+            joins: Some(JoinAddresses {
+                addresses: addresses.subscribe(),
+                ca_sha256: String::new(),
+            }),
+        };
+        assert_eq!(
+            hub.nats_url(),
+            "tls://127.0.0.1:8422",
+            "it has no other address now"
+        );
+        addresses.send_replace(vec!["192.0.2.1:8422".to_owned(), "hub.example:8422".to_owned()]);
+        assert_eq!(hub.nats_url(), "tls://192.0.2.1:8422,tls://hub.example:8422");
+        hub.chosen_url = Some("tls://outside.example:443".to_owned());
+        assert_eq!(hub.nats_url(), "tls://outside.example:443");
+    }
 }

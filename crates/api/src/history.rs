@@ -1,5 +1,5 @@
-//! The past without Postgres: rows and recent wakes from memory, older events from the journal. And events as they are
-//! committed.
+//! The past without Postgres: rows and recent wakes from memory, which are recalled from the journal after a start; older events
+//! from the journal. And events as they are committed.
 
 use async_trait::async_trait;
 use futures::{
@@ -10,18 +10,24 @@ use reveille_bus::{AggregateId, BusError, Connection, Follow, Followed, Follower
 use reveille_domain::{
     WakeId,
     rows::{
-        EventQuery, EventRange, EventRow, LlmQuery, LlmRow, MemoryRows, Page, Rows, RowsError, WakeQuery,
-        WakeRow, event_rows,
+        EventQuery, EventRange, EventRow, LlmQuery, LlmRow, LoadedAt, MAX_HELD_WAKES, MemoryRows, Page,
+        READ_WAIT, Rows, RowsError, SourceBody, WakeChange, WakeQuery, WakeRow, event_rows, wake_changes,
     },
 };
-use std::{collections::VecDeque, sync::Arc, time::Duration};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::Arc,
+    time::Duration,
+};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 
 /// How long the search of the journal for one page of events may take.
 const READ_TIME: Duration = Duration::from_secs(5);
 /// How many commits are read first in search of the newest events.
 const STRETCH: u64 = 1_000;
+/// How far back the journal is searched for wakes from before the start, in commits.
+const RECALLED_COMMITS: u64 = 100_000;
 /// How many clients may follow the events of one replica at once: each has a consumer of its own.
 const MAX_FOLLOWERS: usize = 256;
 
@@ -29,6 +35,8 @@ const MAX_FOLLOWERS: usize = 256;
 pub(crate) struct JournalRows {
     pub(crate) memory: Arc<MemoryRows>,
     pub(crate) journal: Journal,
+    /// Where the rows were loaded whose wakes from before are recalled.
+    pub(crate) recalled: watch::Receiver<Option<LoadedAt>>,
 }
 
 #[async_trait]
@@ -38,10 +46,12 @@ impl Rows for JournalRows {
     }
 
     async fn wakes(&self, query: &WakeQuery) -> Result<Page<WakeRow>, RowsError> {
+        self.recalled().await;
         self.memory.wakes(query).await
     }
 
     async fn wake(&self, id: WakeId) -> Result<Option<WakeRow>, RowsError> {
+        self.recalled().await;
         self.memory.wake(id).await
     }
 
@@ -63,6 +73,14 @@ impl Rows for JournalRows {
 }
 
 impl JournalRows {
+    /// Waits until the wakes from before the start are there. That takes long only while the journal can't be read, and then
+    /// the wakes that are there have to do.
+    async fn recalled(&self) {
+        let mut recalled = self.recalled.clone();
+        let here = recalled.wait_for(|at| *at == Some(self.memory.loaded_at()));
+        let _ = tokio::time::timeout(READ_WAIT, here).await;
+    }
+
     async fn read(&self, query: &EventQuery) -> Result<Page<EventRow>, RowsError> {
         let applied = self.applied().await?;
         let cut = |rows| {
@@ -137,6 +155,53 @@ impl JournalRows {
         }
         Ok(rows)
     }
+}
+
+/// Completes the wakes in `rows`: they begin with the last commit of each aggregate, whose state remembers little of the
+/// earlier ones. Reads the journal backwards from there, until there are as many wakes as are held, for a bounded number of
+/// commits.
+pub(crate) async fn recall_wakes(
+    journal: &Journal,
+    rows: &MemoryRows,
+    loaded_at: LoadedAt,
+) -> Result<(), BusError> {
+    let mut end = loaded_at.seq;
+    let floor = end.saturating_sub(RECALLED_COMMITS);
+    let (mut stretch, mut recalled) = (STRETCH, 0);
+    let mut ends = HashMap::new();
+    while end > floor && recalled < MAX_HELD_WAKES {
+        let begin = end.saturating_sub(stretch).max(floor);
+        let mut entries = std::pin::pin!(journal.read(begin, None).await?);
+        let mut changes = vec![];
+        while let Some(entry) = entries.next().await {
+            let entry = entry?;
+            if entry.sequence > end {
+                break;
+            }
+            if let SourceBody::Provider { id, events, .. } = entry.row_source().body {
+                changes.extend(wake_changes(&id, &events, entry.sequence));
+            }
+        }
+        // From the newest on, so that a wake's end comes before its beginning.
+        let mut wakes = vec![];
+        for change in changes.into_iter().rev() {
+            match change {
+                WakeChange::Ended(end) => {
+                    ends.insert(end.wake_id, end);
+                }
+                WakeChange::Requested(wake) => wakes.push(match ends.remove(&wake.wake_id) {
+                    Some(end) => WakeChange::Ended(end).after(Some(wake)),
+                    None => wake,
+                }),
+            }
+        }
+        recalled += wakes.len();
+        if !rows.recall(loaded_at, wakes) {
+            return Ok(());
+        }
+        (end, stretch) = (begin, stretch.saturating_mul(2));
+    }
+    Ok(())
 }
 
 fn wanted(entry: &JournalEntry, query: &EventQuery, range: EventRange) -> impl Iterator<Item = EventRow> {

@@ -19,6 +19,7 @@ mod inference;
 pub mod keys;
 mod metrics;
 pub mod origin;
+mod owner_refusals;
 mod registry;
 pub mod server;
 mod service;

@@ -4,7 +4,7 @@ use crate::{
     commands::Commands,
     config::{AgentAuth, Config},
     control::{self, Control, Presence, Sweeper, admission, enrollment},
-    history::{JournalFeed, JournalRows},
+    history::{self, JournalFeed, JournalRows},
     http::{self, AppServices, AppState, HttpLimits, Readiness},
     keys::Authenticator,
     metrics::Metrics,
@@ -22,7 +22,7 @@ use reveille_bus::{
     heartbeats::HeartbeatWatch,
     relay::{RelayClient, RelayLimits, RelayStartError},
 };
-use reveille_domain::rows::Rows;
+use reveille_domain::rows::{LoadedAt, Rows};
 use std::{future::pending, sync::Arc, time::Duration};
 use thiserror::Error;
 use tokio::{
@@ -203,6 +203,7 @@ impl Service {
             Arc::new(JournalRows {
                 memory: registry.rows(),
                 journal: commands.journal.clone(),
+                recalled: self.recall_wakes(),
             })
         });
         let (folded, clock) = (registry.clone(), commands.clock.clone());
@@ -230,6 +231,7 @@ impl Service {
             authenticator,
             agent_hub: config.agent_hub.clone(),
             default_model: config.default_model.clone(),
+            own_agent: config.own_agent.clone(),
         };
         Ok(AppState::new(
             services,
@@ -285,6 +287,29 @@ impl Service {
         });
     }
 
+    /// Fills the rows in memory with the wakes from before the fold began, whenever one has begun. It goes on behind a start
+    /// that is ready by then. The receiver tells which fold has them.
+    fn recall_wakes(&self) -> watch::Receiver<Option<LoadedAt>> {
+        let (done, recalled) = watch::channel(None);
+        let (registry, journal) = (self.registry.clone(), self.commands.journal.clone());
+        self.spawn(async move {
+            let rows = registry.rows();
+            loop {
+                registry.ready().await;
+                let loaded_at = rows.loaded_at();
+                let recall = || history::recall_wakes(&journal, &rows, loaded_at);
+                let every = ConstantBuilder::new().with_delay(COUNT_AGAIN).without_max_times();
+                let recalled = recall.retry(every).notify(
+                    |error, _| warn!(%error, "can't read the wakes from before the start yet, trying again"),
+                );
+                let _ = recalled.await;
+                done.send_replace(Some(loaded_at));
+                registry.another_fold(loaded_at).await;
+            }
+        });
+        recalled
+    }
+
     /// Answers agents once the fold includes what they published before.
     fn answer_agents(&self, control: Control) {
         let (tasks, stop) = (self.tasks.clone(), self.shutdown.clone());
@@ -335,7 +360,7 @@ impl Service {
                     answers.send_replace(true);
                     tokio::join!(
                         admission::answer(requests, &registry, refusals, &stop),
-                        enrollment::serve(joins, &commands, &registry, &stop),
+                        enrollment::serve(joins, &commands, &registry, refusals, &stop),
                     );
                 }
                 Some(Err(error)) => error!(%error, "can't authenticate agents"),

@@ -1,7 +1,7 @@
 //! Connecting to NATS: with retries from the first attempt on, and only to a server that is new enough.
 
 use crate::{
-    access::{JoinToken, NatsKey, Role},
+    access::{ASKS_WHETHER_REVOKED, JoinToken, NatsKey, Role},
     error::BusError,
     health::JournalHealth,
     loopback::is_loopback_host,
@@ -47,6 +47,13 @@ const JETSTREAM_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long a cluster may be without a server that has JetStream, as while its servers start, and how often it is asked.
 const JETSTREAM_STARTS_WITHIN: Duration = Duration::from_secs(30);
 const JETSTREAM_POLL: Duration = Duration::from_secs(1);
+/// How long the hub may take to tell a connection that its key was revoked: it does within two seconds.
+const DISMISSED_WITHIN: Duration = Duration::from_secs(5);
+/// The error with which a server ends such a connection; no other connection of an agent ends with it.
+const DISMISSED: &str = "user authentication expired";
+/// How long an agent's connection may be down until the hub is asked whether the key was revoked, and then again.
+const ASK_IF_REVOKED_AFTER: Duration = Duration::from_secs(1);
+const ASK_AGAIN_AFTER: Duration = Duration::from_secs(10);
 /// How many messages a subscription holds before it drops some. Frames are numbered, so a loss is noticed.
 const SUBSCRIPTION_CAPACITY: usize = 65_536;
 
@@ -145,6 +152,38 @@ impl NatsOptions {
         self.health = health.clone();
         self
     }
+
+    /// Whether the hub says that this agent's key was revoked or replaced. Everything else, such as a hub that can't be
+    /// reached or isn't ready to admit anybody, is a no.
+    async fn is_revoked(&self) -> bool {
+        let (Role::Agent(_), Some(_)) = (&self.access.role, &self.access.key) else {
+            return false;
+        };
+        let Ok(servers) = servers(&self.access.server.url) else {
+            return false;
+        };
+        let (dismissed, mut told) = watch::channel(false);
+        let connect = authenticated(self, &servers)
+            .await
+            .name(ASKS_WHETHER_REVOKED)
+            .max_reconnects(1)
+            .event_callback(move |event| {
+                if let Event::ServerError(error) = event
+                    && is_dismissal(&error)
+                {
+                    dismissed.send_replace(true);
+                }
+                std::future::ready(())
+            });
+        match timeout(DISMISSED_WITHIN, connect.connect(servers)).await {
+            Ok(Ok(_client)) => matches!(
+                timeout(DISMISSED_WITHIN, told.wait_for(|told| *told)).await,
+                Ok(Ok(_))
+            ),
+            Ok(Err(error)) => std::error::Error::source(&error).is_some_and(is_dismissal),
+            Err(_) => false,
+        }
+    }
 }
 
 /// A connection that reconnects by itself.
@@ -154,7 +193,7 @@ pub struct Connection {
     generation: watch::Receiver<u64>,
     /// See [`Role::makes_streams`].
     makes_streams: bool,
-    health: JournalHealth,
+    options: NatsOptions,
 }
 
 impl Connection {
@@ -165,30 +204,30 @@ impl Connection {
     pub async fn open(options: &NatsOptions) -> Result<Self, BusError> {
         let (mut pauses, mut failures) = (RETRIES.build(), RetryLog::default());
         loop {
-            match Self::try_open(options).await {
+            let reason = match Self::try_open(options).await {
                 Ok(connection) => {
                     if options.access.role.uses_jetstream() {
                         connection.check_jetstream().await?;
                     }
                     return Ok(connection);
                 }
-                Err(BusError::Unavailable(reason)) => {
-                    let pause = pauses.next().unwrap_or(LONGEST_RETRY);
-                    let pause_ms = pause.as_millis();
-                    if failures.is_due(&reason) {
-                        warn!(nats.url = %redacted(&options.access.server.url), %reason, pause_ms, "can't reach NATS, trying again");
-                    }
-                    tokio::time::sleep(pause).await;
-                }
+                Err(BusError::Unavailable(reason)) => reason,
+                Err(error @ BusError::Refused) => error.to_string(),
                 Err(error) => return Err(error),
+            };
+            let pause = pauses.next().unwrap_or(LONGEST_RETRY);
+            let pause_ms = pause.as_millis();
+            if failures.is_due(&reason) {
+                warn!(nats.url = %redacted(&options.access.server.url), %reason, pause_ms, "can't reach NATS, trying again");
             }
+            tokio::time::sleep(pause).await;
         }
     }
 
     /// Connects, or fails after one attempt.
     ///
     /// # Errors
-    /// When the server can't be reached or is too old, or the URL is malformed.
+    /// When the server can't be reached or is too old, the URL is malformed, or this agent was revoked.
     pub async fn try_open(options: &NatsOptions) -> Result<Self, BusError> {
         let servers = servers(&options.access.server.url)?;
         let (changed, mut generation) = watch::channel(0);
@@ -207,8 +246,14 @@ impl Connection {
                 std::future::ready(())
             })
             .connect(servers)
-            .await
-            .map_err(|error| refused(&error))?;
+            .await;
+        let client = match client {
+            Ok(client) => client,
+            Err(error) if is_unauthorized(&error) && options.is_revoked().await => {
+                return Err(BusError::Revoked);
+            }
+            Err(error) => return Err(refused(&error)),
+        };
         check_version(&client.server_info().version)?;
         // Wait for the first connection to be counted, so that later changes of the count mean reconnects.
         let connected = generation.wait_for(|generation| *generation > 0);
@@ -220,7 +265,7 @@ impl Connection {
             client,
             generation,
             makes_streams: options.access.role.makes_streams(),
-            health: options.health.clone(),
+            options: options.clone(),
         })
     }
 
@@ -276,7 +321,21 @@ impl Connection {
     /// What is wrong with the journal, as far as its users on this connection have found out.
     #[must_use]
     pub const fn health(&self) -> &JournalHealth {
-        &self.health
+        &self.options.health
+    }
+
+    /// Resolves once the hub says that this agent's key was revoked or replaced. It is asked while the connection is down.
+    pub async fn revoked(&self) {
+        loop {
+            tokio::time::sleep(ASK_IF_REVOKED_AFTER).await;
+            if self.is_connected() {
+                continue;
+            }
+            if self.options.is_revoked().await {
+                return;
+            }
+            tokio::time::sleep(ASK_AGAIN_AFTER).await;
+        }
     }
 
     /// See [`Role::makes_streams`].
@@ -307,16 +366,24 @@ enum JetStreamState {
     Nowhere,
 }
 
+fn is_unauthorized(error: &ConnectError) -> bool {
+    matches!(
+        error.kind(),
+        ConnectErrorKind::AuthorizationViolation | ConnectErrorKind::Authentication
+    )
+}
+
+/// Whether this is the error with which a hub tells an agent that its key was revoked.
+fn is_dismissal(error: impl std::fmt::Display) -> bool {
+    error.to_string().to_lowercase().contains(DISMISSED)
+}
+
 fn refused(error: &ConnectError) -> BusError {
     match error.kind() {
-        ConnectErrorKind::AuthorizationViolation | ConnectErrorKind::Authentication => BusError::Unavailable(
-            "the server refuses this key (authorization violation): it is unknown or revoked, or no API replica is \
-             running to admit it"
-                .to_owned(),
+        _ if is_unauthorized(error) => BusError::Refused,
+        _ if speaks_no_tls(error) => BusError::Unavailable(
+            "this server speaks no TLS: its URL begins with nats:// or ws://".to_owned(),
         ),
-        _ if speaks_no_tls(error) => {
-            BusError::Unavailable("this server speaks no TLS: its URL begins with nats:// or ws://".to_owned())
-        }
         _ => BusError::unavailable(error),
     }
 }

@@ -163,7 +163,8 @@ pub enum ControlAnswer {
 #[derive(Debug, Clone, PartialEq, Eq, Error, Serialize, Deserialize)]
 #[serde(tag = "code", rename_all = "snake_case")]
 pub enum ControlError {
-    /// A later session took the agent's name, and this process must exit; or the journal was restored.
+    /// A later session took the agent's name, or the agent was revoked, and this process must exit; or the journal was
+    /// restored.
     #[error("superseded by a later session of the same agent (epoch {current})")]
     Superseded {
         /// The current epoch.
@@ -171,6 +172,9 @@ pub enum ControlError {
         /// Whether no later session took the name: the journal was restored, and this process may begin a new session.
         #[serde(default, skip_serializing_if = "std::ops::Not::not")]
         restored: bool,
+        /// Whether no later session took the name: the agent was revoked.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        revoked: bool,
     },
     /// This session hasn't registered the provider.
     #[error("register the provider first")]

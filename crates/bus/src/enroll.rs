@@ -10,18 +10,23 @@ use crate::{
     subjects,
 };
 use async_nats::{Client, Subject, Subscriber};
+use backon::{BackoffBuilder, ConstantBuilder};
 use futures::StreamExt;
 use reveille_domain::{AgentKey, AgentRejection};
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
+use tokio::time::sleep;
 use tracing::{debug, warn};
 
 /// The queue group in which all API replicas share the requests.
 const QUEUE_GROUP: &str = "reveille-join";
 /// How long a replica may take before the request is sent again: it appends to the journal.
 const ANSWERS_WITHIN: Duration = Duration::from_secs(5);
-/// How often the request is sent. A server that reads its config again ends connections, and with them a request on its way.
-const ATTEMPTS: usize = 3;
+/// How often the request is sent again, and after which pause. A server that reads its config again ends connections, and with them
+/// a request on its way; the replicas are back within seconds.
+const RETRIES: ConstantBuilder = ConstantBuilder::new()
+    .with_delay(Duration::from_secs(2))
+    .with_max_times(2);
 
 /// The answer to a request to join.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -36,7 +41,7 @@ pub enum EnrollAnswer {
     },
     /// The hub can't enroll anybody now.
     Unavailable {
-        /// What is in the way.
+        /// What is in the way, in words that tell a machine outside nothing about the hub.
         reason: String,
     },
 }
@@ -76,15 +81,27 @@ pub async fn ask(
     token: &JoinToken,
 ) -> Result<EnrollAnswer, BusError> {
     let public = key.public();
-    let mut attempts = 1;
-    loop {
+    let attempt = async || {
         let inbox = format!("{}.{}", subjects::joining_inbox(&public), messages::nonce());
         let subject = subjects::join_request(&public);
-        match messages::request(connection.client(), subject, inbox, ANSWERS_WITHIN, token).await {
-            Err(_) if attempts < ATTEMPTS => attempts += 1,
-            answered => return answered,
+        messages::request(connection.client(), subject, inbox, ANSWERS_WITHIN, token).await
+    };
+    retried(attempt).await
+}
+
+/// Repeats a failed attempt. If none succeeds, the first error tells most: later ones may only follow from it.
+async fn retried<A>(mut attempt: impl AsyncFnMut() -> Result<A, BusError>) -> Result<A, BusError> {
+    let first = match attempt().await {
+        Ok(answer) => return Ok(answer),
+        Err(error) => error,
+    };
+    for pause in RETRIES.build() {
+        sleep(pause).await;
+        if let Ok(answer) = attempt().await {
+            return Ok(answer);
         }
     }
+    Err(first)
 }
 
 /// The requests of machines that join, shared among the replicas.
@@ -161,5 +178,33 @@ impl EnrollRequest {
         if let Err(error) = self.client.publish(self.reply, payload.into()).await {
             debug!(%error, "can't answer a request to join");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::time::Instant;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_request_that_nobody_answers_is_repeated_after_a_pause_and_the_first_error_is_kept() {
+        let began = Instant::now();
+        let answered_at = |at: usize| async move {
+            let mut attempts = 0;
+            let outcome = retried(async || {
+                attempts += 1;
+                match attempts == at {
+                    true => Ok(()),
+                    false => Err(BusError::Unavailable(format!("no responders, {attempts}"))),
+                }
+            });
+            let outcome = outcome.await.map_err(|error| error.to_string());
+            (outcome, attempts)
+        };
+        assert_eq!(answered_at(3).await, (Ok(()), 3));
+        assert!(began.elapsed() >= Duration::from_secs(4), "{:?}", began.elapsed());
+        let (outcome, attempts) = answered_at(9).await;
+        assert_eq!(attempts, 3);
+        assert!(outcome.unwrap_err().ends_with("no responders, 1"));
     }
 }

@@ -15,9 +15,18 @@ pub enum BusError {
     /// NATS can't be reached, or doesn't answer in time.
     #[error("NATS is not available: {0}")]
     Unavailable(String),
+    /// The server doesn't let this key in, or not yet.
+    #[error(
+        "the server refuses this key (authorization violation): it is unknown or revoked, or no API replica is running \
+         to admit it"
+    )]
+    Refused,
     /// The commit may or may not be in the journal.
     #[error("the outcome of an append is unknown: {0}")]
     Unknown(String),
+    /// The hub says that this agent's key was revoked or replaced.
+    #[error("this agent was revoked: its key no longer works")]
+    Revoked,
     /// The journal is lost, or takes no commits. After the latter, the commit may yet be stored.
     #[error(transparent)]
     Journal(#[from] JournalTrouble),

@@ -19,7 +19,7 @@ use async_nats::{
     Client,
     jetstream::{self, consumer::DeliverPolicy},
 };
-use reveille_domain::{AgentName, Availability, Epoch, ProviderName, SessionId, Timestamp};
+use reveille_domain::{AgentName, Availability, Epoch, ProviderName, SessionId, Timestamp, WakeFailure};
 use serde::{Deserialize, Serialize};
 use std::time::{Duration, Instant};
 use tokio::sync::watch;
@@ -46,6 +46,9 @@ pub struct Heartbeat {
     pub epoch: Epoch,
     /// How long the agent may be silent before it counts as lost, in milliseconds: three of its periods.
     pub silent_after_ms: u64,
+    /// Why the machine's owner lets none of its providers wake now: a pause, or quiet hours.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refusal: Option<WakeFailure>,
     /// The agent's providers.
     pub providers: Vec<ProviderPulse>,
 }

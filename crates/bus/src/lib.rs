@@ -7,6 +7,7 @@
 //! - [`enroll`]: how a machine that joins over NATS gets its key enrolled.
 //! - [`heartbeats`] and [`NatsClock`]: who is alive, and the time that all replicas share.
 //! - [`control`], [`wakes`], [`orders`]: the messages between agents and control.
+//! - [`open_files`]: the limit of open files, in every process.
 //! - [`private_file`]: files and folders for their owner alone, in every process.
 //! - [`relay`]: inference requests and responses, frame by frame.
 //! - [`JournalHealth`]: what keeps a process from using its journal.
@@ -30,6 +31,7 @@ mod hub_id;
 mod journal;
 mod loopback;
 mod messages;
+pub mod open_files;
 mod ordered_reader;
 pub mod orders;
 pub mod private_file;

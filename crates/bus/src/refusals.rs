@@ -55,6 +55,8 @@ pub enum Reason {
     Unproven,
     /// The key belongs to no agent.
     UnknownKey,
+    /// The token was used or revoked, has expired, or never existed.
+    Token,
 }
 
 /// The counts since the process started. Clones share them.

@@ -10,7 +10,7 @@ use crate::{
 };
 use async_nats::jetstream::{consumer::DeliverPolicy, stream::Stream};
 use cqrs_es::Aggregate;
-use reveille_domain::{Agent, Key, Provider};
+use reveille_domain::{Agent, Key, Provider, counted};
 use std::collections::HashMap;
 use tracing::info;
 
@@ -37,7 +37,7 @@ pub(crate) async fn commit_at<A: Aggregate + Clone, I: Send + Sync>(
         }
         if let Ok(commit) = &commit {
             let commits = commit.aggregate_version;
-            info!(aggregate.id = %id, commits, "the state of {id} has an older format: folded its {commits} commits again");
+            info!(aggregate.id = %id, commits, "the state of {id} has an older format: folded {} again", counted(commits, "commit"));
         }
         return Ok(commit);
     }

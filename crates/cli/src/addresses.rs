@@ -9,7 +9,8 @@ use std::{
 const IPV4_ADDRESSES: &str = "/proc/net/fib_trie";
 const IPV4_ROUTES: &str = "/proc/net/route";
 const IPV6_ADDRESSES: &str = "/proc/net/if_inet6";
-/// How the names of interfaces begin that lead to containers and virtual machines of this machine.
+/// How the names of interfaces begin that lead to containers and virtual machines of this machine. They come and go, and no other
+/// machine reaches this one there.
 const VIRTUAL: [&str; 6] = ["docker", "br-", "veth", "virbr", "cni", "podman"];
 /// A global scope in `if_inet6`; unique local addresses have it too.
 const GLOBAL: u8 = 0;
@@ -17,19 +18,29 @@ const GLOBAL: u8 = 0;
 const PASSING: u8 = 0x01 | 0x08 | 0x20 | 0x40;
 
 /// This machine's addresses beyond loopback, the likeliest for other machines first: those behind the default route, then other
-/// networks, then those of containers. IPv4 comes before IPv6.
+/// networks. IPv4 comes before IPv6.
 pub fn beyond_loopback() -> Vec<IpAddr> {
     let read = |path| fs::read_to_string(path).unwrap_or_default();
-    let routes = routes(&read(IPV4_ROUTES));
-    let mut v4 = ipv4(&read(IPV4_ADDRESSES));
-    v4.sort_by_key(|ip| (rank(interface_of(*ip, &routes), &routes), *ip));
-    v4.dedup();
-    let mut v6 = ipv6(&read(IPV6_ADDRESSES));
-    v6.sort_by_key(|(ip, interface)| (rank(Some(interface), &routes), *ip));
-    v4.into_iter()
-        .map(IpAddr::V4)
-        .chain(v6.into_iter().map(|(ip, _)| IpAddr::V6(ip)))
-        .collect()
+    in_tables(&read(IPV4_ADDRESSES), &read(IPV4_ROUTES), &read(IPV6_ADDRESSES))
+}
+
+fn in_tables(v4: &str, routes_v4: &str, v6: &str) -> Vec<IpAddr> {
+    let routes = routes(routes_v4);
+    let v4 = ipv4(v4).into_iter().map(|ip| {
+        let interface = interface_of(ip, &routes).map(str::to_owned);
+        (IpAddr::V4(ip), interface)
+    });
+    let v6 = ipv6(v6)
+        .into_iter()
+        .map(|(ip, interface)| (IpAddr::V6(ip), Some(interface)));
+    let mut found: Vec<_> = v4
+        .chain(v6)
+        .filter(|(_, interface)| !interface.as_deref().is_some_and(is_virtual))
+        .map(|(ip, interface)| (ip.is_ipv6(), leads_nowhere(interface.as_deref(), &routes), ip))
+        .collect();
+    found.sort_unstable();
+    found.dedup();
+    found.into_iter().map(|(_, _, ip)| ip).collect()
 }
 
 /// A route: its interface, network and mask.
@@ -72,13 +83,14 @@ fn interface_of(ip: Ipv4Addr, routes: &[Route]) -> Option<&str> {
         .map(|route| route.interface.as_str())
 }
 
-fn rank(interface: Option<&str>, routes: &[Route]) -> u8 {
-    let Some(interface) = interface else { return 1 };
-    if VIRTUAL.iter().any(|name| interface.starts_with(name)) {
-        return 2;
-    }
-    let leads_out = |route: &Route| route.mask == 0 && route.interface == interface;
-    u8::from(!routes.iter().any(leads_out))
+fn is_virtual(interface: &str) -> bool {
+    VIRTUAL.iter().any(|name| interface.starts_with(name))
+}
+
+/// Whether the default route goes elsewhere.
+fn leads_nowhere(interface: Option<&str>, routes: &[Route]) -> bool {
+    let is_default = |route: &Route| route.mask == 0 && Some(route.interface.as_str()) == interface;
+    !routes.iter().any(is_default)
 }
 
 /// The addresses in `fib_trie`: each has a line of its own, and the next one says `/32 host LOCAL`.
@@ -116,12 +128,15 @@ mod tests {
         wg0\t0000080A\t00000000\t0001\t0\t0\t0\t0000FFFF\t0\t0\t0\n";
 
     #[test]
-    fn addresses_come_in_the_order_in_which_other_machines_are_likely_to_reach_them() {
-        let routes = routes(ROUTES);
-        let mut found = ipv4(TRIE);
-        found.sort_by_key(|ip| (rank(interface_of(*ip, &routes), &routes), *ip));
-        let shown: Vec<_> = found.iter().map(ToString::to_string).collect();
-        assert_eq!(shown, ["192.0.2.2", "10.8.0.2", "172.17.0.1"]);
+    fn addresses_come_in_the_order_in_which_other_machines_are_likely_to_reach_them_without_those_of_containers()
+     {
+        let v6 = "fd000000000000000000000000000002 04 40 00 80     eth0\n\
+            fd000000000000000000000000000003 05 40 00 80  br-1a2b3c\n";
+        let shown: Vec<_> = in_tables(TRIE, ROUTES, v6)
+            .iter()
+            .map(ToString::to_string)
+            .collect();
+        assert_eq!(shown, ["192.0.2.2", "10.8.0.2", "fd00::2"]);
     }
 
     #[test]

@@ -3,12 +3,16 @@
 //! A flag overrides its variable, which overrides the config file, which overrides the default.
 
 use crate::{data_dir, failure::Failure};
-use clap::{Args, ValueEnum, builder::FalseyValueParser};
+use clap::{
+    Args, ValueEnum,
+    builder::{FalseyValueParser, PossibleValuesParser, TypedValueParser},
+};
+use jiff::{SignedDuration, Timestamp};
 use reveille_agent::config::{Config, parse_duration};
 use reveille_api::origin::{Host, Origin};
 use reveille_bus::{is_loopback_ip, relay::MAX_BODY_BYTES};
-use reveille_domain::ModelName;
-use std::{net::SocketAddr, ops::RangeInclusive, path::PathBuf, time::Duration};
+use reveille_domain::{AgentName, ModelName};
+use std::{net::SocketAddr, ops::RangeInclusive, path::PathBuf, str::FromStr, time::Duration};
 use url::Url;
 
 /// Where the API listens by default: reachable from this machine only.
@@ -17,6 +21,10 @@ const DEFAULT_LISTEN: &str = "127.0.0.1:8420";
 const DEFAULT_BODY: &str = "32MiB";
 /// What `--max-body` may be, in bytes.
 const BODY_BYTES: RangeInclusive<u64> = 1024..=MAX_BODY_BYTES;
+/// Where the paths of an API begin.
+const OWN_PATHS: &[&str] = &["/v1", "/reveille", "/livez", "/readyz", "/metrics"];
+/// The port of the API by default.
+pub const API_PORT: u16 = 8420;
 /// Where clients look for the API by default.
 const DEFAULT_API: &str = "http://127.0.0.1:8420";
 
@@ -183,7 +191,7 @@ pub struct RequestArgs {
 #[derive(Debug, Args)]
 pub struct ApiAddress {
     /// URL of the API [default: that of the `up` that uses the data directory, or else http://127.0.0.1:8420].
-    #[arg(long, env = "REVEILLE_API_URL", value_name = "URL")]
+    #[arg(long, env = "REVEILLE_API_URL", value_name = "URL", value_parser = api_url)]
     pub api: Option<Url>,
     /// PEM file of the certificate authorities to trust instead of the system's.
     #[arg(long, env = "REVEILLE_CA_FILE", value_name = "FILE")]
@@ -225,10 +233,18 @@ impl ApiAddress {
 pub enum Format {
     /// A table for people.
     Table,
-    /// One JSON array.
+    /// JSON: an array of what is listed, or one object.
     Json,
     /// One JSON object per line.
     Jsonl,
+}
+
+/// How a command that asks no API prints what it has done.
+#[derive(Debug, Clone, Copy, Args)]
+pub struct OutputArg {
+    /// Output format.
+    #[arg(short, long, value_enum, default_value = "table")]
+    pub output: Format,
 }
 
 /// A request to the API, and how to print the response.
@@ -241,10 +257,102 @@ pub struct Listing {
     pub output: Format,
 }
 
+/// Which part of a list is wanted.
+#[derive(Debug, Args)]
+pub struct Filter {
+    /// Only what is of this agent.
+    #[arg(long, value_name = "AGENT")]
+    pub agent: Option<AgentName>,
+    /// Only what is of this provider; its name alone will do if only one agent has it.
+    #[arg(long, value_name = "AGENT/PROVIDER")]
+    pub provider: Option<String>,
+    /// Only what is from this time, such as 12h or 2d: wakes requested in it, events, and providers whose status has changed.
+    #[arg(long, value_name = "TIME", value_parser = duration)]
+    pub since: Option<Duration>,
+    #[command(flatten)]
+    pub limit: Limit,
+}
+
+impl Filter {
+    /// When the wanted time begins, in milliseconds.
+    pub fn begins_ms(&self) -> Result<Option<i64>, Failure> {
+        let begins = |since: Duration| Timestamp::now().checked_sub(SignedDuration::try_from(since)?);
+        Ok(self.since.map(begins).transpose()?.map(Timestamp::as_millisecond))
+    }
+}
+
+/// How much of a list is wanted.
+#[derive(Debug, Args)]
+pub struct Limit {
+    /// How many to list at most [default: 20 wakes; without a limit all of what else is listed].
+    #[arg(long = "limit", value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub rows: Option<u32>,
+}
+
+impl Limit {
+    /// The number of rows, `unless` another is given.
+    pub fn or(&self, unless: usize) -> usize {
+        self.rows
+            .map_or(unless, |rows| usize::try_from(rows).unwrap_or(usize::MAX))
+    }
+}
+
+/// One of a few words, which help and completions offer.
+pub fn one_of<T>(words: impl IntoIterator<Item = &'static str>) -> impl TypedValueParser<Value = T>
+where
+    T: FromStr<Err = String> + Clone + Send + Sync + 'static,
+{
+    PossibleValuesParser::new(words).try_map(|word| word.parse::<T>())
+}
+
 /// An address and a port, such as `127.0.0.1:8420`.
 fn listen_address(raw: &str) -> Result<SocketAddr, String> {
     raw.parse()
         .map_err(|_| format!("an IP address and a port are needed, such as {DEFAULT_LISTEN} or 0.0.0.0:8420"))
+}
+
+/// The URL of an API. The error for anything else has the URL that was probably meant.
+pub fn api_url(raw: &str) -> Result<Url, String> {
+    let Some((scheme, rest)) = raw.split_once("://") else {
+        return Err(format!("it must begin with http:// or https://{}", meant(raw)));
+    };
+    if !matches!(scheme, "http" | "https") {
+        return Err(format!("it must begin with http:// or https://{}", meant(rest)));
+    }
+    let url = Url::parse(raw).map_err(|error| format!("{error}; a URL is needed, such as {DEFAULT_API}"))?;
+    let tail = &rest[rest.find(['/', '?', '#']).unwrap_or(rest.len())..];
+    let is_whole = |at: &usize, own: &str| {
+        let after = tail[at + own.len()..].chars().next();
+        after.is_none_or(|next| "/?#".contains(next))
+    };
+    // A proxy may have the API below a path of its own.
+    let own = OWN_PATHS.iter().filter_map(|&own| {
+        let mut found = tail.match_indices(own).map(|(at, _)| at);
+        found.find(|at| is_whole(at, own))
+    });
+    match own.chain(tail.find(['?', '#'])).min() {
+        None => Ok(url),
+        Some(at) => {
+            let (meant, path) = raw.split_at(raw.len() - tail.len() + at);
+            let meant = meant.trim_end_matches('/');
+            Err(format!("leave out `{path}`: did you mean {meant}?"))
+        }
+    }
+}
+
+/// The URL that is meant by a host, a port or both, as a question; empty if it can't be told.
+fn meant(raw: &str) -> String {
+    let raw = raw.trim_matches('/');
+    let is_port = |text: &str| text.parse::<u16>().is_ok();
+    let meant = match raw.trim_start_matches(':') {
+        port if is_port(port) => format!("http://127.0.0.1:{port}"),
+        host if host.rsplit_once(':').is_some_and(|(_, port)| is_port(port)) => format!("http://{host}"),
+        host => format!("http://{host}:{API_PORT}"),
+    };
+    match Url::parse(&meant) {
+        Ok(url) if url.host().is_some() && url.path() == "/" => format!(": did you mean {meant}?"),
+        _ => format!(", such as {DEFAULT_API}"),
+    }
 }
 
 /// The size of a body, such as `64MiB`.
@@ -318,6 +426,48 @@ mod tests {
         for wrong in ["MiB", "lots", "64MB"] {
             let said = body_bytes(wrong).unwrap_err();
             assert!(said.contains("whole number") && said.contains("64MiB"), "{said}");
+        }
+    }
+
+    #[test]
+    fn a_url_of_an_api_that_is_none_is_told_with_the_one_that_was_meant() {
+        for url in [
+            "http://127.0.0.1:8420",
+            "https://hub.example/",
+            "http://[::1]:1",
+            "https://proxy/llm/",
+        ] {
+            assert_eq!(
+                api_url(url).map(|url| url.to_string().starts_with("http")),
+                Ok(true),
+                "{url}"
+            );
+        }
+        for (wrong, meant) in [
+            ("localhost", "did you mean http://localhost:8420?"),
+            ("localhost:8421", "did you mean http://localhost:8421?"),
+            ("8421", "did you mean http://127.0.0.1:8421?"),
+            (":8421", "did you mean http://127.0.0.1:8421?"),
+            ("nats://gpu-box:4222", "did you mean http://gpu-box:4222?"),
+            ("[::1]", "did you mean http://[::1]:8420?"),
+            ("no host", "such as http://127.0.0.1:8420"),
+            ("http://", "such as http://127.0.0.1:8420"),
+            (
+                "http://127.0.0.1:8420/v1",
+                "leave out `/v1`: did you mean http://127.0.0.1:8420?",
+            ),
+            (
+                "https://proxy/llm/v1/",
+                "leave out `/v1/`: did you mean https://proxy/llm?",
+            ),
+            (
+                "http://a:1/reveille/v1/status",
+                "leave out `/reveille/v1/status`: did you mean http://a:1?",
+            ),
+            ("http://a:1?x", "leave out `?x`: did you mean http://a:1?"),
+        ] {
+            let said = api_url(wrong).unwrap_err();
+            assert!(said.contains(meant), "{wrong}: {said}");
         }
     }
 

@@ -1,8 +1,8 @@
 //! The command line: every command, and where it is run.
 
 use crate::{
-    args::{ApiAddress, Listing},
-    client::{self, Events, Published, Sleep, Wake, Wakes},
+    args::Listing,
+    client::{self, Agents, Events, Published, Sleep, Wake, Wakes},
     command_line_files::{self, Completions, ManPages},
     config::{self, ConfigCommand},
     doctor::{self, Doctor},
@@ -14,6 +14,7 @@ use crate::{
     journal::{self, JournalCommand},
     keys::{self, KeyCommand},
     logs::{self, Logs},
+    meant,
     recipe_test::{self, RecipeCommand},
     rows_rebuild::{self, RowsCommand},
     services::{
@@ -26,7 +27,7 @@ use crate::{
     terminal,
     up::{self, Up},
 };
-use clap::{CommandFactory, Parser, Subcommand};
+use clap::{ArgAction, CommandFactory, Parser, Subcommand};
 use std::{
     borrow::Cow,
     env,
@@ -56,12 +57,16 @@ Environment variables (a flag overrides its variable):
   REVEILLE_LOG_FORMAT   text or json
   REVEILLE_NATS_SERVER  the nats-server program that `up` starts
 
-Exit codes: 0 success, 1 failure, 2 wrong usage or config, 3 another agent took over this name.";
+Exit codes: 0 success, 1 failure, 2 wrong usage or config, 3 another agent took over this name,
+4 this agent was revoked.";
 
 /// LLM backends that wake when a request arrives.
 #[derive(Debug, Parser)]
-#[command(name = "reveille", version, after_help = EXAMPLES)]
+#[command(name = "reveille", version, disable_version_flag = true, after_help = EXAMPLES)]
 pub struct Cli {
+    /// Print the version.
+    #[arg(short = 'V', short_alias = 'v', long, action = ArgAction::Version)]
+    pub version: Option<bool>,
     /// The command to run.
     #[command(subcommand)]
     pub command: Command,
@@ -69,7 +74,9 @@ pub struct Cli {
 
 /// The command line as it was given, or the exit code once the help or the error is printed.
 pub fn parse() -> Result<Cli, ExitCode> {
-    Cli::try_parse().map_err(|unused| {
+    let words = meant::plain(env::args_os().collect());
+    Cli::try_parse_from(words).map_err(|mut unused| {
+        meant::add_tip(&mut unused);
         let variables = env::vars_os().filter_map(|(name, value)| {
             let is_ours = name.to_str().is_some_and(|name| name.starts_with(VARIABLES));
             is_ours.then_some(value)
@@ -100,11 +107,11 @@ pub enum Command {
     Status(Status),
     /// Run an API replica.
     Api(Api),
-    /// Run, reload, pause or resume this machine's agent, or revoke an agent.
+    /// Run, reload, pause or resume this machine's agent, or manage the agents of a hub.
     Agent(Agent),
-    /// List the agents.
-    Agents(Listing),
-    /// Create the tokens with which agents join.
+    /// List the agents, as `agent list` does.
+    Agents(Agents),
+    /// Create the tokens with which agents join, as `agent token` does.
     #[command(subcommand)]
     AgentToken(AgentTokenCommand),
     /// Join a hub with a token.
@@ -115,7 +122,7 @@ pub enum Command {
     /// Run the projector, which fills Postgres from the journal.
     Projector(Projector),
     /// Exit with 0 if an API is ready.
-    Health(ApiAddress),
+    Health(Listing),
     /// List the models.
     Llms(Published),
     /// List the providers.
@@ -153,6 +160,9 @@ pub enum Command {
     Completions(Completions),
     #[command(hide = true)]
     ManPages(ManPages),
+    /// Print the version.
+    #[command(hide = true)]
+    Version,
 }
 
 impl Cli {
@@ -164,7 +174,7 @@ impl Cli {
             Command::Status(args) => status::run(&args).await,
             Command::Api(args) => api::run(args, Hangups::listen()?).await,
             Command::Agent(args) => agent::run(args).await,
-            Command::Agents(args) => enroll::list(&args).await,
+            Command::Agents(args) => client::agents(&args).await,
             Command::AgentToken(AgentTokenCommand::Create(args)) => enroll::create_token(&args).await,
             Command::Join(args) => match enroll::join(args).await? {
                 Some(joined) => agent::run(Agent::of(joined)).await,
@@ -188,6 +198,7 @@ impl Cli {
             Command::Doctor(args) => doctor::run(args).await,
             Command::Config(command) => config::run(&command),
             Command::Completions(args) => command_line_files::completions(&args, Cli::command()),
+            Command::Version => client::line(concat!("reveille ", env!("CARGO_PKG_VERSION"))),
             Command::ManPages(args) => command_line_files::man_pages(&args, Cli::command()),
         }
     }

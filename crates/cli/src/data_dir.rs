@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use std::{
     env,
     fs::{self, File, TryLockError},
-    io::{self, Read},
+    io::{self, ErrorKind, Read},
     path::{Path, PathBuf},
     time::{Duration, Instant},
 };
@@ -45,6 +45,9 @@ pub struct RunningUp {
     pub api: Url,
     /// The NATS server that it was given, without a password; `None` if it runs its own.
     pub nats: Option<String>,
+    /// The authority of the API's certificate, if that is of the run's own making.
+    #[serde(default)]
+    pub ca: Option<PathBuf>,
 }
 
 /// A locked data folder.
@@ -151,7 +154,8 @@ fn refused(path: &Path, holder: &str) -> anyhow::Error {
 /// # Errors
 /// When it can't be used.
 pub fn usable(path: &Path) -> Result<()> {
-    if let Some(holder) = holder(path).filter(|holder| is_locked(path) && is_alive(holder)) {
+    let holder = holder(path).unwrap_or_default();
+    if let Some(holder) = holder.filter(|holder| is_locked(path) && is_alive(holder)) {
         return Err(refused(path, &holder));
     }
     let there = path.ancestors().find(|folder| folder.exists());
@@ -181,9 +185,15 @@ pub fn is_locked(path: &Path) -> bool {
 }
 
 /// The process that last held this folder.
-pub fn holder(path: &Path) -> Option<String> {
-    let text = fs::read_to_string(path.join(LOCK_FILE)).ok()?;
-    Some(text.trim().to_owned()).filter(|pid| !pid.is_empty())
+///
+/// # Errors
+/// When that can't be read, as that of another user.
+pub fn holder(path: &Path) -> io::Result<Option<String>> {
+    match fs::read_to_string(path.join(LOCK_FILE)) {
+        Ok(text) => Ok(Some(text.trim().to_owned()).filter(|pid| !pid.is_empty())),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
 }
 
 /// The port of the NATS server of the run that last held this folder.

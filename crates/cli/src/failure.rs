@@ -8,6 +8,8 @@ const FAILED: u8 = 1;
 const UNUSABLE: u8 = 2;
 /// Another agent took over this agent's name: a service manager must not restart it.
 const SUPERSEDED: u8 = 3;
+/// The hub has revoked this agent: another start would fail as well.
+const REVOKED: u8 = 4;
 
 /// Why a command failed, in words for a person.
 #[derive(Debug)]
@@ -16,6 +18,8 @@ pub enum Failure {
     Config(String),
     /// Another session of the same agent replaced this one.
     Superseded(String),
+    /// This agent was revoked.
+    Revoked(String),
     /// Any other failure.
     Other(anyhow::Error),
 }
@@ -26,6 +30,7 @@ impl Failure {
         ExitCode::from(match self {
             Self::Config(_) => UNUSABLE,
             Self::Superseded(_) => SUPERSEDED,
+            Self::Revoked(_) => REVOKED,
             Self::Other(_) => FAILED,
         })
     }
@@ -34,7 +39,7 @@ impl Failure {
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Config(text) | Self::Superseded(text) => f.write_str(text),
+            Self::Config(text) | Self::Superseded(text) | Self::Revoked(text) => f.write_str(text),
             Self::Other(error) => f.write_str(&chain(error)),
         }
     }

@@ -1,13 +1,20 @@
 //! How the processes of a hub reach its NATS servers: the address, the keys and the role.
 
-use crate::{args::HubArgs, failure::Failure};
+use crate::{
+    args::HubArgs,
+    data_dir::{self, HUB_KEYS},
+    failure::Failure,
+};
 use reveille_agent::config::{Config, NatsUrl};
 use reveille_api::AgentAuth;
 use reveille_bus::{
     NatsAccess, NatsServer,
     access::{HubKeys, NatsKey, NatsKeyError, Role},
 };
-use std::{fs, path::PathBuf};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
 use tracing::warn;
 
 /// The hub's NATS servers, and the folder of the keys they require.
@@ -121,6 +128,31 @@ impl HubNats {
             system,
             trusted: vec![],
         }))
+    }
+}
+
+/// The NATS server of the `up` that runs with a data directory.
+#[derive(Debug)]
+pub enum UpNats {
+    /// Its own server.
+    Ours(HubNats),
+    /// A server that it was given, by its address without a password.
+    Given(String),
+}
+
+impl UpNats {
+    /// `None` if no `up` runs with this data directory.
+    pub fn of(data_dir: &Path) -> Option<Self> {
+        if let Some(given) = data_dir::running_up(data_dir).and_then(|up| up.nats) {
+            return Some(Self::Given(given));
+        }
+        let url = data_dir::nats_url(data_dir).filter(|_| data_dir::is_locked(data_dir))?;
+        let keys = HubKeys::of(&data_dir.join(HUB_KEYS));
+        Some(Self::Ours(HubNats::ours(
+            url,
+            keys,
+            data_dir::authority(data_dir),
+        )))
     }
 }
 

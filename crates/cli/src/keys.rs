@@ -1,7 +1,7 @@
 //! `reveille key`: creates, lists, rotates and revokes API keys.
 
 use crate::{
-    args::{ApiAddress, Format, Listing, duration},
+    args::{Format, Listing, duration},
     client::{self, ApiClient, Row, field, table},
     failure::Failure,
 };
@@ -84,7 +84,7 @@ pub struct Revoke {
     #[arg(value_name = "KEY")]
     pub named: String,
     #[command(flatten)]
-    pub api: ApiAddress,
+    pub listing: Listing,
 }
 
 /// Runs the command.
@@ -119,10 +119,10 @@ async fn rotate(args: &Rotate) -> Result<(), Failure> {
 }
 
 async fn revoke(args: &Revoke) -> Result<(), Failure> {
-    let client = ApiClient::new(&args.api)?;
+    let client = ApiClient::new(&args.listing.api)?;
     let id = client::key(&client, &args.named).await?;
-    client.delete(&format!("{PATH}/{id}")).await?;
-    client::line(&format!("{id} is revoked"))
+    let row = client.delete(&format!("{PATH}/{id}")).await?;
+    client::print_one(&row, args.listing.output, &format!("{id} is revoked"))
 }
 
 /// Prints only the key on standard output, for scripts; the note for people goes to standard error.
@@ -130,10 +130,10 @@ fn show(made: &Row, format: Format) -> Result<(), Failure> {
     match format {
         Format::Table => {
             client::line(field(made, "key"))?;
-            eprintln!(
+            client::notice(format_args!(
                 "This is key {}. Save it now: it won't be shown again.",
                 field(made, "id")
-            );
+            ));
             Ok(())
         }
         Format::Json => client::line(&serde_json::to_string_pretty(made)?),

@@ -1,36 +1,51 @@
-//! Binds the API's port before anything else starts.
+//! Binds the API's port before anything else starts, and finds out whether others are free.
 
 use anyhow::anyhow;
 use reveille_agent::listeners::listener_on;
 use std::{
-    io::ErrorKind,
+    io::{self, ErrorKind},
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
 };
 use tokio::net::TcpListener;
 
-/// Binds `address`. The error for a taken port says what to do.
-pub async fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
+/// Binds `address`, which `flag` has named. The error for a taken port says what to do.
+pub async fn bind(address: SocketAddr, flag: &str) -> anyhow::Result<TcpListener> {
     TcpListener::bind(address)
         .await
-        .map_err(|error| match error.kind() {
-            ErrorKind::AddrInUse => anyhow!(
-                "port {} is taken by {}: stop it, or use --listen {}:{} for another port",
-                address.port(),
-                listener_on(reachable(address)).map_or_else(
-                    || "another user's process".to_owned(),
-                    |holder| holder.to_string()
-                ),
-                address.ip(),
-                address.port().wrapping_add(1),
+        .map_err(|error| cannot(address, flag, &error))
+}
+
+/// Checks that another program can bind `address`, which `flag` has named: for all addresses of this machine in both families,
+/// since nats-server listens in both.
+pub async fn is_free(address: SocketAddr, flag: &str) -> anyhow::Result<()> {
+    let refused = |error: io::Error| cannot(address, flag, &error);
+    TcpListener::bind(address).await.map_err(refused)?;
+    if is_unspecified(address.ip()) {
+        let ipv6 = SocketAddr::from((Ipv6Addr::UNSPECIFIED, address.port()));
+        match TcpListener::bind(ipv6).await {
+            Err(error) if error.kind() == ErrorKind::AddrInUse => return Err(cannot(ipv6, flag, &error)),
+            // Or this machine has no IPv6.
+            Ok(_) | Err(_) => {}
+        }
+    }
+    Ok(())
+}
+
+fn cannot(address: SocketAddr, flag: &str, error: &io::Error) -> anyhow::Error {
+    let (ip, port) = (address.ip(), address.port());
+    match error.kind() {
+        ErrorKind::AddrInUse => anyhow!(
+            "port {port} ({flag}) is taken by {}: stop it, or use {flag} {} for another port",
+            listener_on(reachable(address)).map_or_else(
+                || "another user's process".to_owned(),
+                |holder| holder.to_string()
             ),
-            ErrorKind::AddrNotAvailable => {
-                anyhow!("{} is not an address of this machine: see --listen", address.ip())
-            }
-            ErrorKind::PermissionDenied => {
-                anyhow!("port {} needs more privileges: see --listen", address.port())
-            }
-            _ => anyhow!("cannot listen on {address}: {error} (see --listen)"),
-        })
+            SocketAddr::new(ip, port.wrapping_add(1)),
+        ),
+        ErrorKind::AddrNotAvailable => anyhow!("{ip} is not an address of this machine: see {flag}"),
+        ErrorKind::PermissionDenied => anyhow!("port {port} needs more privileges: see {flag}"),
+        _ => anyhow!("cannot listen on {address}: {error} (see {flag})"),
+    }
 }
 
 /// The address at which this machine reaches a listener, even one on all addresses.
@@ -60,15 +75,36 @@ mod tests {
 
     #[tokio::test]
     async fn a_taken_port_is_named_with_a_remedy() {
-        let taken = bind(SocketAddr::from(([127, 0, 0, 1], 0))).await.unwrap();
+        let any = SocketAddr::from(([127, 0, 0, 1], 0));
+        let taken = bind(any, "--listen").await.unwrap();
         let address = taken.local_addr().unwrap();
-        let said = bind(address).await.unwrap_err().to_string();
-        let own = format!("(process {}): stop it", std::process::id());
-        assert!(
-            said.starts_with(&format!("port {} is taken by `", address.port())) && said.contains(&own),
-            "{said}"
-        );
-        assert!(said.contains("--listen"), "{said}");
+        for (flag, refused) in [
+            ("--listen", bind(address, "--listen").await.map(drop)),
+            ("--agents", is_free(address, "--agents").await),
+        ] {
+            let said = refused.unwrap_err().to_string();
+            let begin = format!("port {} ({flag}) is taken by `", address.port());
+            let end = format!(
+                "(process {}): stop it, or use {flag} 127.0.0.1:{} for another port",
+                std::process::id(),
+                address.port().wrapping_add(1)
+            );
+            assert!(said.starts_with(&begin) && said.ends_with(&end), "{said}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_port_for_all_addresses_is_free_in_both_families() {
+        let Ok(taken) = TcpListener::bind("[::1]:0").await else {
+            eprintln!("skipped: there is no IPv6 here");
+            return;
+        };
+        let port = taken.local_addr().unwrap().port();
+        let everywhere = SocketAddr::from((Ipv4Addr::UNSPECIFIED, port));
+        let said = is_free(everywhere, "--agents").await.unwrap_err().to_string();
+        assert!(said.contains("is taken by"), "{said}");
+        drop(taken);
+        is_free(everywhere, "--agents").await.unwrap();
     }
 
     #[test]

@@ -90,6 +90,13 @@ pub fn notice(line: impl Display) {
     let _ = io::stderr().write_all(terminal::lines(&line).as_bytes());
 }
 
+/// Shows a line that replaces the last one, as far as it is as long.
+pub fn replace_line(line: &str) {
+    let mut shown = io::stderr();
+    let _ = write!(shown, "\r{}", terminal::word(line));
+    let _ = shown.flush();
+}
+
 /// Standard error, for lines with names in them.
 struct Escaping {
     /// Whether the lines have colours. Then the formatter escapes what would change them.

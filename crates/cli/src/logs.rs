@@ -2,7 +2,12 @@
 //! directory, so it needs no hub, no key and no running agent.
 
 use crate::{
-    args::DataDirArg, client::line, config, data_dir::AGENT_STATE, failure::Failure, logging::notice,
+    args::{DataDirArg, Format, OutputArg},
+    client::{Row, line, print},
+    config,
+    data_dir::AGENT_STATE,
+    failure::Failure,
+    logging::notice,
     signals::Signals,
 };
 use anyhow::Context;
@@ -14,6 +19,7 @@ use reveille_agent::{
     state_dir::StateDir,
 };
 use reveille_domain::ProviderId;
+use serde_json::json;
 use std::{
     io::{self, ErrorKind},
     path::{Path, PathBuf},
@@ -52,10 +58,18 @@ pub struct Logs {
     pub config: Option<PathBuf>,
     #[command(flatten)]
     pub data_dir: DataDirArg,
+    #[command(flatten)]
+    pub format: OutputArg,
 }
 
 /// Prints the last lines, and those that follow.
 pub async fn run(args: Logs) -> Result<(), Failure> {
+    let format = args.format.output;
+    if args.follow && format == Format::Json {
+        return Err(Failure::Config(
+            "--follow never ends, and -o json prints one array: use -o jsonl".to_owned(),
+        ));
+    }
     let signals = Signals::quiet()?;
     let data_dir = args.data_dir.path()?;
     let state = StateDir::new(data_dir.join(AGENT_STATE));
@@ -71,7 +85,15 @@ pub async fn run(args: Logs) -> Result<(), Failure> {
     }
     lines.drain(..lines.len().saturating_sub(args.lines));
     loop {
-        lines.iter().try_for_each(|text| line(text))?;
+        match format {
+            Format::Table => lines
+                .iter()
+                .try_for_each(|(index, text)| line(&logs.shown(*index, text)))?,
+            Format::Json | Format::Jsonl => {
+                let rows: Vec<_> = lines.iter().map(|(index, text)| logs.row(*index, text)).collect();
+                print(&rows, format, &[])?;
+            }
+        }
         if !args.follow {
             return Ok(());
         }
@@ -128,8 +150,8 @@ impl Sources {
         self.readers.push((id, reader));
     }
 
-    /// What came since the last time, in the order in which it was printed.
-    fn more(&mut self) -> Result<Vec<String>, Failure> {
+    /// What came since the last time, in the order in which it was printed, each line with the number of its provider.
+    fn more(&mut self) -> Result<Vec<(usize, String)>, Failure> {
         if self.all {
             for id in kept(&self.state).with_context(|| cannot_read(&self.state))? {
                 if self.readers.iter().all(|(known, _)| *known != id) {
@@ -144,10 +166,15 @@ impl Sources {
         }
         // Times have the same length.
         lines.sort_by(|(_, one), (_, other)| time(one).cmp(time(other)));
-        Ok(lines
-            .iter()
-            .map(|(index, line)| self.shown(*index, line))
-            .collect())
+        Ok(lines)
+    }
+
+    /// A line for programs.
+    fn row(&self, index: usize, line: &str) -> Row {
+        let at = time(line);
+        let text = line[at.len()..].strip_prefix(' ').unwrap_or_default();
+        let (id, _) = &self.readers[index];
+        json!({"at": at, "provider": id, "text": text})
     }
 
     /// A line with its local time, and its provider if there are several.

@@ -2,6 +2,9 @@
 //!
 //! `main` reads the command line, starts a runtime and turns the outcome into an exit code.
 
+// Names and reasons come from other machines, so what is printed passes `terminal`: by `client::line` or `logging::notice`.
+#![warn(clippy::print_stdout, clippy::print_stderr)]
+
 mod addresses;
 mod api_auth;
 mod args;
@@ -24,6 +27,7 @@ mod keys;
 mod listen;
 mod logging;
 mod logs;
+mod meant;
 mod pause;
 mod recipe_test;
 mod reload;

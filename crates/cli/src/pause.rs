@@ -2,8 +2,8 @@
 //! state directory. Neither needs a hub, a key or a running agent.
 
 use crate::{
-    args::{DataDirArg, duration},
-    client::line,
+    args::{DataDirArg, OutputArg, duration},
+    client::print_one,
     data_dir::AGENT_STATE,
     failure::Failure,
 };
@@ -11,6 +11,7 @@ use anyhow::Context;
 use clap::Args;
 use jiff::Timestamp;
 use reveille_agent::{owner_policy::Pause, state_dir::StateDir};
+use serde_json::json;
 use std::time::Duration;
 
 const EXAMPLES: &str = "\
@@ -32,6 +33,17 @@ pub struct AgentPause {
     pub sleep: bool,
     #[command(flatten)]
     pub data_dir: DataDirArg,
+    #[command(flatten)]
+    pub format: OutputArg,
+}
+
+/// `reveille agent resume`.
+#[derive(Debug, Args)]
+pub struct AgentResume {
+    #[command(flatten)]
+    pub data_dir: DataDirArg,
+    #[command(flatten)]
+    pub format: OutputArg,
 }
 
 /// Pauses the agent.
@@ -45,31 +57,28 @@ pub fn pause(args: &AgentPause) -> Result<(), Failure> {
     } else {
         "stay awake"
     };
-    line(&format!(
-        "paused {pause}: no backend is woken, and those awake {awake}"
-    ))?;
-    if runs {
-        return Ok(());
+    let mut text = format!("paused {pause}: no backend is woken, and those awake {awake}");
+    if !runs {
+        let shown = state.path().display();
+        text += &format!("\nno agent is using {shown} now; the next one starts paused");
     }
-    line(&format!(
-        "no agent is using {} now; the next one starts paused",
-        state.path().display()
-    ))
+    let until_ms = pause.until().map(Timestamp::as_millisecond);
+    let row = json!({"paused": true, "until_ms": until_ms, "sleep": args.sleep, "agent_running": runs});
+    print_one(&row, args.format.output, &text)
 }
 
 /// Resumes the agent.
-pub fn resume(data_dir: &DataDirArg) -> Result<(), Failure> {
-    let (state, runs) = agent(data_dir)?;
+pub fn resume(args: &AgentResume) -> Result<(), Failure> {
+    let (state, runs) = agent(&args.data_dir)?;
     let lifted = Pause::lift(&state, Timestamp::now());
     let lifted = lifted.with_context(|| format!("cannot resume the agent of {}", state.path().display()))?;
-    let runs = if runs { "" } else { " (no agent is running now)" };
-    match lifted {
-        true => line(&format!("resumed: backends are woken again{runs}")),
-        false => line(&format!(
-            "the agent of {} wasn't paused{runs}",
-            state.path().display()
-        )),
-    }
+    let note = if runs { "" } else { " (no agent is running now)" };
+    let text = match lifted {
+        true => format!("resumed: backends are woken again{note}"),
+        false => format!("the agent of {} wasn't paused{note}", state.path().display()),
+    };
+    let row = json!({"paused": false, "was_paused": lifted, "agent_running": runs});
+    print_one(&row, args.format.output, &text)
 }
 
 /// The agent's state directory, and whether an agent is using it.

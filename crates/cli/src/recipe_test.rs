@@ -2,16 +2,21 @@
 //! request waits for them.
 
 use crate::{
-    args::DataDirArg,
-    client::line,
+    args::{DataDirArg, Format, OutputArg},
+    client::{line, print_one},
     config::{self, CONFIG_FILE},
     failure::Failure,
     signals::Signals,
-    trial::{self, Before, Manner, seconds},
+    trial::{self, Before, Manner, Said, Tried, seconds},
 };
 use clap::{Args, Subcommand};
 use reveille_agent::config::{Config, ProviderConfig, nearest};
-use std::path::{Path, PathBuf};
+use serde_json::json;
+use std::{
+    cell::RefCell,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 /// `reveille recipe …`.
 #[derive(Debug, Subcommand)]
@@ -37,6 +42,8 @@ pub struct RecipeTest {
     /// Run the wake recipe even if the backend is already available.
     #[arg(long)]
     pub yes: bool,
+    #[command(flatten)]
+    pub format: OutputArg,
 }
 
 /// Puts the backend to sleep if it can, wakes it, and prints the time of each step.
@@ -51,30 +58,81 @@ pub async fn run(args: RecipeTest) -> Result<(), Failure> {
     })?;
     let config = config::load(&file)?;
     let provider = provider(&config, &file, &args.provider)?;
+    let format = args.format.output;
+    let (stages, printed) = (RefCell::new(vec![]), RefCell::new(vec![]));
+    let say = |said: Said<'_>| -> Result<(), Failure> {
+        match (format, said) {
+            (Format::Table, _) => line(&said.to_string())?,
+            (_, Said::Headings) => {}
+            (_, Said::Printed(line)) => printed.borrow_mut().push(line.to_owned()),
+            (
+                _,
+                Said::Stage {
+                    phase,
+                    stage,
+                    took,
+                    result,
+                },
+            ) => {
+                let took_ms = took.map(millis);
+                let row = json!({"phase": phase, "stage": stage, "took_ms": took_ms, "result": result});
+                stages.borrow_mut().push(row);
+            }
+        }
+        Ok(())
+    };
     let manner = Manner {
         no_sleep: args.no_sleep,
         wake_anyway: args.yes,
-        say: line,
+        say: &say,
     };
     let signals = Signals::listen()?;
-    let tried = trial::run(&config, provider, &data_dir, manner, signals.stop).await?;
+    let result = trial::run(&config, provider, &data_dir, manner, signals.stop).await;
+    if format == Format::Table {
+        return line(&ended(provider, &result?));
+    }
+    let (outcome, tried) = match &result {
+        Ok(tried) if tried.before == Before::Available => ("untested", Ok(tried)),
+        Ok(tried) => ("ok", Ok(tried)),
+        Err(failure) => ("failed", Err(failure.to_string())),
+    };
+    let row = json!({
+        "provider": provider.name,
+        "outcome": outcome,
+        "took_ms": tried.as_ref().ok().map(|tried| millis(tried.took)),
+        "budget_ms": tried.as_ref().ok().map(|tried| millis(tried.budget)),
+        "left_awake": tried.as_ref().ok().map(|tried| !tried.ended),
+        "stages": stages.into_inner(),
+        "printed": printed.into_inner(),
+        "failure": tried.err(),
+    });
+    print_one(&row, format, "")?;
+    result.map(drop)
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// What has come of the trial.
+fn ended(provider: &ProviderConfig, tried: &Tried) -> String {
     let left = if tried.ended {
         "nothing is left running"
     } else {
         "the backend is left awake"
     };
     if tried.before == Before::Available {
-        return line(&format!(
+        return format!(
             "ok: the recipe of {} ran, but wasn't tested: the backend was available before it; {left}",
             provider.name
-        ));
+        );
     }
-    line(&format!(
+    format!(
         "ok: {} was awake after {} (budget {}); {left}",
         provider.name,
         seconds(tried.took),
         seconds(tried.budget)
-    ))
+    )
 }
 
 fn provider<'a>(config: &'a Config, file: &Path, given: &str) -> Result<&'a ProviderConfig, Failure> {

@@ -1,12 +1,19 @@
 //! `reveille agent reload`: the agents of this machine's data directory use their config files as they are now.
 
-use crate::{args::DataDirArg, client::line, data_dir::AGENT_STATE, failure::Failure};
+use crate::{
+    args::{DataDirArg, Format, OutputArg},
+    client::{Row, line},
+    data_dir::AGENT_STATE,
+    failure::Failure,
+};
 use anyhow::{Context, anyhow};
+use clap::Args;
 use reveille_agent::{
     config::Change,
     reload::{self, Asked, ReloadEvent},
     state_dir::StateDir,
 };
+use reveille_domain::counted;
 use std::{io::ErrorKind, path::Path, time::Duration};
 use tokio::time::{Instant, timeout_at};
 
@@ -15,9 +22,18 @@ const ACCEPTS_WITHIN: Duration = Duration::from_secs(10);
 /// How long the reload may take then. Requests of a provider that restarts have two minutes to finish.
 const ENDS_WITHIN: Duration = Duration::from_secs(300);
 
+/// `reveille agent reload`.
+#[derive(Debug, Args)]
+pub struct AgentReload {
+    #[command(flatten)]
+    pub data_dir: DataDirArg,
+    #[command(flatten)]
+    pub format: OutputArg,
+}
+
 /// Reloads the agents, and prints what changes.
-pub async fn run(data_dir: &DataDirArg) -> Result<(), Failure> {
-    let data_dir = data_dir.path()?;
+pub async fn run(args: &AgentReload) -> Result<(), Failure> {
+    let data_dir = args.data_dir.path()?;
     let state = StateDir::new(data_dir.join(AGENT_STATE));
     let asked = match reload::agents(&state).await {
         Ok(asked) if asked.is_empty() => return Err(none_runs(&data_dir)),
@@ -25,8 +41,13 @@ pub async fn run(data_dir: &DataDirArg) -> Result<(), Failure> {
         asked => asked.with_context(|| format!("cannot reach the agent of {}", state.path().display()))?,
     };
     let mut outcome = Ok(());
+    let mut events = vec![];
+    let format = args.format.output;
     for asked in asked {
-        outcome = outcome.and(follow(asked).await);
+        outcome = outcome.and(follow(asked, format, &mut events).await);
+    }
+    if format == Format::Json {
+        line(&serde_json::to_string_pretty(&events)?)?;
     }
     outcome
 }
@@ -39,8 +60,8 @@ fn none_runs(data_dir: &Path) -> Failure {
     .into()
 }
 
-/// Prints how one agent reloads, to its end.
-async fn follow(mut asked: Asked) -> Result<(), Failure> {
+/// Prints how one agent reloads, to its end; as JSON, adds it to the `events`.
+pub async fn follow(mut asked: Asked, format: Format, events: &mut Vec<Row>) -> Result<(), Failure> {
     let agent = asked.agent.clone();
     let mut until = Instant::now() + ACCEPTS_WITHIN;
     let mut failed = 0;
@@ -53,12 +74,27 @@ async fn follow(mut asked: Asked) -> Result<(), Failure> {
                 );
             }
         };
+        if let Some(event) = &event {
+            let mut row = serde_json::to_value(event)?;
+            row["agent"] = asked.agent.to_string().into();
+            match format {
+                Format::Table => {}
+                Format::Json => events.push(row),
+                Format::Jsonl => line(&row.to_string())?,
+            }
+        }
+        let line = |text: &str| match format {
+            Format::Table => line(text),
+            Format::Json | Format::Jsonl => Ok(()),
+        };
         match event {
             None => return Err(anyhow!("{agent} stopped before the reload was complete").into()),
             Some(ReloadEvent::Done) if failed > 0 => {
-                return Err(
-                    anyhow!("{agent} can't use {failed} providers; the next reload tries again").into(),
-                );
+                return Err(anyhow!(
+                    "{agent} can't use {}; the next reload tries again",
+                    counted(failed, "provider")
+                )
+                .into());
             }
             Some(ReloadEvent::Done) => return line(&format!("{agent}: done")),
             Some(ReloadEvent::Refused { reason }) => {
@@ -73,7 +109,7 @@ async fn follow(mut asked: Asked) -> Result<(), Failure> {
                 for key in agent_keys {
                     line(&format!("{agent}: agent.{key} changed"))?;
                 }
-                line(&format!("{agent}: {unchanged} providers unchanged"))?;
+                line(&format!("{agent}: {} unchanged", counted(unchanged, "provider")))?;
             }
             Some(ReloadEvent::Changes {
                 provider,

@@ -1,6 +1,7 @@
 //! `reveille rows rebuild`, with its progress on standard error.
 
 use crate::{
+    client::line,
     failure::Failure,
     logging,
     services::projector::{self, Projector},
@@ -8,9 +9,10 @@ use crate::{
 };
 use anyhow::anyhow;
 use clap::Subcommand;
+use reveille_domain::counted;
 use reveille_projector::{Rebuilding, rebuild};
 use std::{
-    io::{IsTerminal, Write, stderr},
+    io::{IsTerminal, stderr},
     time::{Duration, Instant},
 };
 use tokio::sync::watch;
@@ -45,7 +47,8 @@ pub async fn run(args: Projector) -> Result<(), Failure> {
         () = show(&seen, started) => Ok(None),
     };
     if stderr().is_terminal() {
-        eprint!("\r{:LINE_CHARS$}\r", "");
+        logging::replace_line(&" ".repeat(LINE_CHARS));
+        logging::replace_line("");
     }
     let Some(done) = done.map_err(projector::failure)? else {
         return Err(anyhow!(
@@ -55,12 +58,15 @@ pub async fn run(args: Projector) -> Result<(), Failure> {
         .into());
     };
     let took = started.elapsed().as_secs_f64();
-    println!("rebuilt the rows up to commit {} in {took:.1} s", done.applied);
+    line(&format!(
+        "rebuilt the rows up to commit {} in {took:.1} s",
+        done.applied
+    ))?;
     if let Some(schema) = done.old_kept_in {
-        println!(
+        line(&format!(
             "the journal no longer holds the commits behind the old rows, so these are kept in the schema {schema}; \
              to delete them: DROP SCHEMA {schema} CASCADE"
-        );
+        ))?;
     }
     Ok(())
 }
@@ -76,17 +82,16 @@ async fn show(seen: &watch::Receiver<Rebuilding>, started: Instant) {
         if seen.last_seq == 0 {
             continue;
         }
-        let line = line(seen, started.elapsed());
+        let line = progress(seen, started.elapsed());
         if terminal {
-            eprint!("\r{line:LINE_CHARS$}");
-            let _ = stderr().flush();
+            logging::replace_line(&format!("{line:LINE_CHARS$}"));
         } else {
-            eprintln!("{line}");
+            logging::notice(line);
         }
     }
 }
 
-fn line(seen: Rebuilding, elapsed: Duration) -> String {
+fn progress(seen: Rebuilding, elapsed: Duration) -> String {
     let Rebuilding {
         began_after,
         applied,
@@ -97,7 +102,10 @@ fn line(seen: Rebuilding, elapsed: Duration) -> String {
     let done = applied.saturating_sub(began_after);
     let millis = u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX).max(1);
     let rate = done.saturating_mul(1_000) / millis;
-    let mut line = format!("rebuilding the rows: {applied} of {last_seq} commits ({percent} %), {rate}/s");
+    let mut line = format!(
+        "rebuilding the rows: {applied} of {} ({percent} %), {rate}/s",
+        counted(last_seq, "commit")
+    );
     if left == 0 {
         line += ", about to switch";
     } else if let Some(seconds) = left.checked_div(rate) {
@@ -130,8 +138,8 @@ mod tests {
             ),
         ];
         for (seen, expected) in cases {
-            assert_eq!(line(seen, second), expected);
+            assert_eq!(progress(seen, second), expected);
         }
-        assert!(line(at(0, 5, 10), Duration::ZERO).contains("50 %"));
+        assert!(progress(at(0, 5, 10), Duration::ZERO).contains("50 %"));
     }
 }

@@ -15,11 +15,6 @@ use tracing::warn;
 /// The variable that names the service manager's socket.
 const SOCKET: &str = "NOTIFY_SOCKET";
 
-/// Whether a service manager waits for notifications.
-pub fn is_managed() -> bool {
-    env::var_os(SOCKET).is_some()
-}
-
 /// The service answers requests, or carries out wakes.
 pub fn ready() {
     notify("READY=1");

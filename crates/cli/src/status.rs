@@ -3,7 +3,7 @@
 use crate::{
     args::{ApiAddress, Format},
     client::{
-        self, ApiClient, Row, age, field, line, missing, printable,
+        self, ApiClient, NOT_RUNNING, Row, age, field, line, missing, printable,
         table::{self, table_at},
     },
     data_dir,
@@ -15,6 +15,7 @@ use anyhow::anyhow;
 use clap::Args;
 use jiff::{Timestamp, Zoned};
 use reqwest::Method;
+use reveille_domain::counted;
 use serde_json::{Value, json};
 use std::{
     fmt::Write as _,
@@ -29,8 +30,6 @@ const WAKES: usize = 5;
 const WATCH: &str = "2s";
 /// The status of an API that has all it needs.
 const READY: &str = "ready";
-/// The status of the providers of an agent that is away.
-const INACTIVE: &str = "inactive";
 const SEE_DOCTOR: &str = "`reveille doctor` looks for the cause";
 /// Clears a terminal and moves the cursor to its first line.
 const CLEAR: &str = "\u{1b}[2J\u{1b}[H";
@@ -100,6 +99,8 @@ struct Screen {
     /// The providers, each with the number of requests that wait for it.
     providers: Vec<Row>,
     wakes: Vec<Row>,
+    /// What the owners of machines let nobody wake now.
+    held_back: Findings,
     /// What is wrong, and what mends it.
     findings: Findings,
 }
@@ -137,6 +138,7 @@ impl Screen {
             row["waiting"] = self.replica["waiting"][field(row, "id")].clone();
             published::provider(row, now, &mut self.findings);
         }
+        published::held_back(&self.agents, &self.providers, now, &mut self.held_back);
         self.wakes = client.rows("/reveille/v1/wakes", &[], WAKES).await?;
         Ok(())
     }
@@ -148,7 +150,7 @@ impl Screen {
     }
 
     fn unreachable(&mut self, failure: &str, address: &ApiAddress) {
-        let reason = failure.lines().next().unwrap_or_default();
+        let (reason, remedy) = failure.split_once('\n').unwrap_or((failure, SEE_DOCTOR));
         self.trouble = Some("not reached".to_owned());
         let running = address
             .data_dir
@@ -156,6 +158,7 @@ impl Screen {
             .ok()
             .filter(|path| data_dir::is_locked(path));
         let remedy = match running {
+            _ if remedy != NOT_RUNNING => remedy,
             Some(_) => {
                 "a `reveille up` is running, so wait until it listens, or name its address with --api URL"
             }
@@ -177,8 +180,8 @@ impl Screen {
         if !self.replica.is_null() {
             let _ = writeln!(
                 text,
-                "journal  {} commits\nlists    {}",
-                self.replica["journal"],
+                "journal  {}\nlists    {}",
+                counted(self.replica["journal"].as_u64().unwrap_or_default(), "commit"),
                 self.lists()
             );
             let _ = writeln!(text, "agents   {}", self.agents(now.timestamp()));
@@ -195,18 +198,13 @@ impl Screen {
                 table_at(table::LATEST, &self.wakes, now)
             );
         }
-        text += "\n";
+        if !self.held_back.all().is_empty() {
+            text += &section("held back by the owners of machines", &self.held_back);
+            text += "\n";
+        }
         match self.findings.all() {
-            [] => text += "nothing is wrong",
-            all => {
-                text += "what is wrong\n";
-                for finding in all {
-                    let _ = write!(text, "\n  {}: {}", finding.check, finding.found);
-                    if let Some(remedy) = &finding.remedy {
-                        let _ = write!(text, "\n    -> {remedy}");
-                    }
-                }
-            }
+            [] => text += "\nnothing is wrong",
+            _ => text += &section("what is wrong", &self.findings),
         }
         text
     }
@@ -216,8 +214,7 @@ impl Screen {
         match self.replica["rows"]["lag"].as_u64() {
             None => "unavailable, since Postgres can't be reached; requests still work".to_owned(),
             Some(0) => "up to date".to_owned(),
-            Some(1) => "1 commit behind".to_owned(),
-            Some(lag) => format!("{lag} commits behind"),
+            Some(lag) => format!("{} behind", counted(lag, "commit")),
         }
     }
 
@@ -227,9 +224,7 @@ impl Screen {
             .iter()
             .map(|row| {
                 let name = field(row, "agent");
-                let state = self
-                    .state_of(name)
-                    .unwrap_or_else(|| format!("connected for {}", age(&row["connected_at_ms"], now)));
+                let state = agent_state(row, now);
                 format!("{} ({state})", printable(name))
             })
             .collect();
@@ -237,20 +232,6 @@ impl Screen {
             [] => "none yet".to_owned(),
             agents => agents.join(", "),
         }
-    }
-
-    /// What is to be said of an agent that isn't there.
-    fn state_of(&self, agent: &str) -> Option<String> {
-        let mut statuses = self
-            .providers
-            .iter()
-            .filter(|row| field(row, "agent") == agent)
-            .map(|row| field(row, "status"))
-            .peekable();
-        statuses.peek()?;
-        statuses
-            .all(|status| status == INACTIVE)
-            .then(|| "away".to_owned())
     }
 
     fn json(&self) -> Value {
@@ -262,9 +243,44 @@ impl Screen {
             "agents": self.agents,
             "providers": self.providers,
             "wakes": self.wakes,
+            "held_back": self.held_back.all(),
             "findings": self.findings.all(),
         })
     }
+}
+
+/// Whether an agent is there, and for how long it has been or hasn't.
+fn agent_state(row: &Row, now: Timestamp) -> String {
+    let since = |what: &str, at: &str| match row[at].is_null() {
+        true => what.to_owned(),
+        false => format!("{what} for {}", age(&row[at], now)),
+    };
+    match field(row, "status") {
+        "connected" => {
+            let refused = &row["wakes_refused"];
+            let rule = match field(refused, "stage") {
+                "" => String::new(),
+                _ => format!(", {}", table::rule(refused)),
+            };
+            since("connected", "connected_at_ms") + &rule
+        }
+        "new" if row["key"].is_null() => "invited".to_owned(),
+        "new" => "never connected".to_owned(),
+        "away" => since("away", "status_since_ms"),
+        other => printable(other),
+    }
+}
+
+/// A heading, and below it each finding with its remedy.
+fn section(heading: &str, findings: &Findings) -> String {
+    let mut text = format!("\n{heading}\n");
+    for finding in findings.all() {
+        let _ = write!(text, "\n  {}: {}", finding.check, finding.found);
+        if let Some(remedy) = &finding.remedy {
+            let _ = write!(text, "\n    -> {remedy}");
+        }
+    }
+    text
 }
 
 #[cfg(test)]
@@ -275,13 +291,15 @@ mod tests {
 
     const NOW_MS: i64 = 1_795_449_600_000;
     /// What the documentation shows, in its order.
-    const STATES: &[&str] = &["stopped", "starting", "quiet", "waking", "failing"];
+    const STATES: &[&str] = &["stopped", "starting", "quiet", "waking", "paused", "failing"];
 
     fn ready() -> Screen {
         Screen {
             api: "http://127.0.0.1:8420".to_owned(),
             replica: json!({"journal": 42, "rows": {"applied": 42, "lag": 0}}),
-            agents: vec![json!({"agent": "gpu-box", "connected_at_ms": NOW_MS - 11_000_000})],
+            agents: vec![
+                json!({"agent": "gpu-box", "status": "connected", "connected_at_ms": NOW_MS - 11_000_000}),
+            ],
             ..Screen::default()
         }
     }
@@ -314,15 +332,18 @@ mod tests {
                     ..ApiAddress::keyless(screen.api.parse().unwrap())
                 };
                 screen.unreachable(
-                    "cannot reach the API at http://127.0.0.1:8420: Connection refused (os error 111)\nmore",
+                    &format!(
+                        "cannot reach the API at http://127.0.0.1:8420: Connection refused (os error 111)\n{NOT_RUNNING}"
+                    ),
                     &nowhere,
                 );
             }
             "starting" => screen.not_ready("waiting for nats, clock"),
             "quiet" => {
-                screen
-                    .agents
-                    .push(json!({"agent": "nas", "connected_at_ms": NOW_MS - 90_000_000}));
+                screen.agents.push(
+                    json!({"agent": "nas", "status": "away", "connected_at_ms": NOW_MS - 90_000_000,
+                    "status_since_ms": NOW_MS - 7_200_000}),
+                );
                 screen.providers = vec![
                     provider("gpu-box/vllm", "hibernating", 754, &["qwen3-8b"]),
                     provider("nas/ollama", "inactive", 7_200, &["llama3:8b", "phi"]),
@@ -334,6 +355,15 @@ mod tests {
                 waking["waiting"] = json!(3);
                 screen.providers = vec![waking];
                 screen.wakes = vec![wake("gpu-box/vllm", "in_flight", 4, None)];
+            }
+            "paused" => {
+                let reason = "its owner has paused this agent until 2026-11-23 18:00 +00:00";
+                let refused = json!({"kind": "not_allowed", "stage": "paused", "reason": reason});
+                screen.agents[0]["wakes_refused"] = refused.clone();
+                let mut paused = provider("gpu-box/vllm", "hibernating", 754, &["qwen3-8b"]);
+                paused["wakes_refused"] = refused;
+                screen.providers = vec![paused];
+                screen.wakes = vec![wake("gpu-box/vllm", "succeeded", 4_000, Some(8_400))];
             }
             "failing" => {
                 let mut failing = provider("gpu-box/vllm", "hibernating", 60, &["qwen3-8b"]);
@@ -351,6 +381,7 @@ mod tests {
         for row in &screen.providers {
             published::provider(row, now, &mut screen.findings);
         }
+        published::held_back(&screen.agents, &screen.providers, now, &mut screen.held_back);
         screen
     }
 
@@ -367,10 +398,38 @@ mod tests {
     }
 
     #[test]
+    fn an_agent_that_never_connected_is_not_called_connected() {
+        let mut screen = ready();
+        screen.agents = vec![
+            json!({"agent": "invited", "status": "new", "key": null, "connected_at_ms": null}),
+            json!({"agent": "joined", "status": "new", "key": "U7", "connected_at_ms": null}),
+            json!({"agent": "lost", "status": "revoked", "connected_at_ms": null, "status_since_ms": 7}),
+            json!({"agent": "idle", "status": "away", "connected_at_ms": null, "status_since_ms": null}),
+        ];
+        assert_eq!(
+            screen.agents(Timestamp::from_millisecond(NOW_MS).unwrap()),
+            "invited (invited), joined (never connected), lost (revoked), idle (away)"
+        );
+    }
+
+    #[test]
+    fn every_table_fits_a_hundred_columns() {
+        for state in STATES {
+            let shown = shown(state);
+            // What is found is a sentence.
+            for line in shown.lines().filter(|line| !line.starts_with("  ")) {
+                assert!(line.len() <= 100, "{state}: {line}");
+            }
+        }
+    }
+
+    #[test]
     fn programs_get_the_same_facts() {
         let failing = screen("failing").json();
         assert_eq!(failing["status"], "ready");
         assert_eq!(failing["findings"].as_array().map(Vec::len), Some(2), "{failing}");
+        let paused = screen("paused").json();
+        assert_eq!(paused["held_back"][0]["check"], "agent gpu-box", "{paused}");
         let starting = screen("starting").json();
         assert_eq!(starting["status"], "not_ready");
         assert_eq!(starting["reason"], "not ready: waiting for nats, clock");

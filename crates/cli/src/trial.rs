@@ -9,12 +9,14 @@ use reveille_agent::{
     fetch,
     models::discover,
     output::OutputFile,
+    owner_policy::OwnerPolicy,
     probe::Probe,
     recipe::{Ended, Outcome, Progress, Run, Runner},
     state_dir::StateDir,
 };
 use reveille_domain::ProviderId;
 use std::{
+    fmt,
     future::ready,
     path::Path,
     sync::Arc,
@@ -25,18 +27,56 @@ use tokio_util::sync::CancellationToken;
 /// Without a hub nothing shows which one this agent will belong to.
 const A_HUB_ANSWERS: &str = "a Reveille hub answers: if it is this agent's own hub, the agent will refuse it, so set \
  base_url to the backend's own address";
+/// While an agent runs, requests wake its backends, too.
+const AN_AGENT_RUNS: &str = "this machine's agent is running, and a request may wake the backend meanwhile: `reveille agent pause` \
+ prevents that";
 /// How many lines of a failed command's output are shown.
 const LINES_SHOWN: usize = 40;
 
-/// How recipes are tried.
+/// What a trial says while it runs.
 #[derive(Debug, Clone, Copy)]
-pub struct Manner {
+pub enum Said<'a> {
+    /// The headings of what follows.
+    Headings,
+    /// What came of one stage.
+    Stage {
+        phase: &'static str,
+        stage: &'a str,
+        took: Option<Duration>,
+        result: &'a str,
+    },
+    /// A line that a command has printed.
+    Printed(&'a str),
+}
+
+/// As a line for people.
+impl fmt::Display for Said<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match *self {
+            Self::Headings => write!(f, "{:<8}{:<18}{:>10}   RESULT", "PHASE", "STAGE", "TOOK"),
+            Self::Stage {
+                phase,
+                stage,
+                took,
+                result,
+            } => {
+                let took = took.map_or_else(|| "-".to_owned(), seconds);
+                write!(f, "{phase:<8}{stage:<18}{took:>10}   {result}")
+            }
+            Self::Printed(line) => write!(f, "        | {line}"),
+        }
+    }
+}
+
+/// How recipes are tried.
+#[derive(Clone, Copy)]
+pub struct Manner<'a> {
     /// Leaves the sleep recipe out.
     pub no_sleep: bool,
     /// Runs the wake recipe even if the backend is available already.
     pub wake_anyway: bool,
-    /// Takes each line for a person.
-    pub say: fn(&str) -> Result<(), Failure>,
+    /// Takes what is said, in its order.
+    pub say: &'a dyn Fn(Said<'_>) -> Result<(), Failure>,
 }
 
 /// A wake that succeeded.
@@ -66,7 +106,7 @@ pub async fn run(
     config: &Config,
     provider: &ProviderConfig,
     data_dir: &Path,
-    manner: Manner,
+    manner: Manner<'_>,
     stop: CancellationToken,
 ) -> Result<Tried, Failure> {
     let Some(wake) = provider.wake.clone() else {
@@ -82,7 +122,12 @@ pub async fn run(
     let work = state.work();
     let work =
         work.with_context(|| format!("can't make a folder for commands in {}", state.path().display()))?;
+    let used = state.is_in_use().ok().flatten().unwrap_or_default();
+    let hours = config.agent.quiet_hours.clone();
+    let is_paused = OwnerPolicy::new(Some(state.clone()), hours).refusal().is_some();
     let test = Test {
+        may_wake: used && !is_paused,
+        agent_runs: used.then(|| id.clone()),
         probe: Probe::new(to_backend.clone(), provider),
         backend: to_backend.into(),
         runner: Arc::new(Runner {
@@ -99,24 +144,31 @@ pub async fn run(
     test.wake(wake, provider, before).await
 }
 
-struct Test {
+struct Test<'a> {
     probe: Probe,
     backend: BackendClient,
     runner: Arc<Runner>,
-    manner: Manner,
+    manner: Manner<'a>,
+    /// The provider, if an agent of this data directory runs, which wakes it for requests.
+    agent_runs: Option<ProviderId>,
+    /// Whether its owner lets it wake backends now.
+    may_wake: bool,
     stop: CancellationToken,
 }
 
-impl Test {
+impl Test<'_> {
     /// Makes sure that the backend sleeps; refuses a wake that would prove nothing. Returns what it did before.
     async fn prepare(&self, provider: &ProviderConfig) -> Result<Before, Failure> {
         let began = Instant::now();
         let verdict = self.probe.check_and_identify().await;
         let steps = provider.sleep.as_ref().map(|sleep| sleep.steps.clone());
         let steps = steps.filter(|steps| !steps.is_empty() && !self.manner.no_sleep);
-        self.print("PHASE", "STAGE", "TOOK", "RESULT")?;
+        (self.manner.say)(Said::Headings)?;
+        if self.may_wake {
+            self.print("before", "agent", None, AN_AGENT_RUNS)?;
+        }
         if self.probe.hub().await.is_some() {
-            self.print("before", "probe", "-", A_HUB_ANSWERS)?;
+            self.print("before", "probe", None, A_HUB_ANSWERS)?;
         }
         match verdict {
             Err(why) => {
@@ -125,7 +177,7 @@ impl Test {
                 let result = format!("not available: {}{taken}", why.reason);
                 self.row("before", "probe", began.elapsed(), &result)?;
                 if steps.is_some() {
-                    self.print("sleep", "-", "-", "skipped: the backend isn't available")?;
+                    self.print("sleep", "-", None, "skipped: the backend isn't available")?;
                 }
                 return Ok(Before::Asleep);
             }
@@ -134,15 +186,27 @@ impl Test {
         let Some(steps) = steps else {
             if self.manner.wake_anyway {
                 let result = "skipped: the backend is available before the wake";
-                self.print("sleep", "-", "-", result)?;
+                self.print("sleep", "-", None, result)?;
                 return Ok(Before::Available);
             }
             let taken = self.taken().await;
+            let first = match &self.agent_runs {
+                Some(id) => format!(
+                    "Put it to sleep first with `reveille sleep {id} --wait`, or with `reveille agent pause --sleep` if requests \
+                     would wake it again (`reveille agent resume` ends that)"
+                ),
+                None => "Stop it first, or use `recipe test --yes` to run the wake anyway".to_owned(),
+            };
             return Err(anyhow!(
-                "the recipe wasn't tested: the backend is already available{}{}, so a wake would prove nothing{}. Stop it \
-                 first, or use `recipe test --yes` to run the wake anyway",
-                taken.map(|taken| format!(" ({taken})")).unwrap_or_default(),
-                if self.manner.no_sleep { " and --no-sleep keeps it so" } else { " and has no sleep recipe" },
+                "the recipe wasn't tested: the backend is already available{}{}, so a wake would prove nothing{}. {first}",
+                taken
+                    .map(|taken| format!(" ({taken})"))
+                    .unwrap_or_default(),
+                if self.manner.no_sleep {
+                    " and --no-sleep keeps it so"
+                } else {
+                    " and has no sleep recipe"
+                },
                 if provider.wake.as_ref().is_some_and(WakeConfig::serves) {
                     " and might start a second server beside it"
                 } else {
@@ -174,7 +238,7 @@ impl Test {
             "WARNING: the backend doesn't list `{model}`, so requests for it will fail: load or pull it there, or correct \
              `models`"
         );
-        self.print("after", "models", "-", &result)
+        self.print("after", "models", None, &result)
     }
 
     async fn wake(
@@ -228,7 +292,7 @@ impl Test {
     }
 
     /// Prints the stages of a run, and what a failed command has printed last; fails if the run did.
-    fn report(&self, phase: &str, outcome: &Outcome, ended: &Ended) -> Result<(), Failure> {
+    fn report(&self, phase: &'static str, outcome: &Outcome, ended: &Ended) -> Result<(), Failure> {
         let mut failure = outcome.failure.as_ref();
         for (index, stage) in outcome.stages.iter().enumerate() {
             let last = index + 1 == outcome.stages.len();
@@ -243,14 +307,14 @@ impl Test {
             self.row(phase, &stage.name, Duration::from_millis(stage.took_ms), &result)?;
         }
         if !ended.printed.is_empty() {
-            self.print(phase, "printed", "", "the last lines of the command's output:")?;
+            self.print(phase, "printed", None, "the last lines of the command's output:")?;
             let lines: Vec<_> = ended.printed.lines().collect();
             for printed in &lines[lines.len().saturating_sub(LINES_SHOWN)..] {
-                (self.manner.say)(&format!("        | {printed}"))?;
+                (self.manner.say)(Said::Printed(printed))?;
             }
         }
         if let Some(hint) = &ended.hint {
-            self.print(phase, "hint", "", &hint.to_string())?;
+            self.print(phase, "hint", None, &hint.to_string())?;
         }
         match failure.take() {
             None => Ok(()),
@@ -258,12 +322,23 @@ impl Test {
         }
     }
 
-    fn row(&self, phase: &str, stage: &str, took: Duration, result: &str) -> Result<(), Failure> {
-        self.print(phase, stage, &seconds(took), result)
+    fn row(&self, phase: &'static str, stage: &str, took: Duration, result: &str) -> Result<(), Failure> {
+        self.print(phase, stage, Some(took), result)
     }
 
-    fn print(&self, phase: &str, stage: &str, took: &str, result: &str) -> Result<(), Failure> {
-        (self.manner.say)(&format!("{phase:<8}{stage:<18}{took:>10}   {result}"))
+    fn print(
+        &self,
+        phase: &'static str,
+        stage: &str,
+        took: Option<Duration>,
+        result: &str,
+    ) -> Result<(), Failure> {
+        (self.manner.say)(Said::Stage {
+            phase,
+            stage,
+            took,
+            result,
+        })
     }
 }
 

@@ -1,6 +1,8 @@
 //! The program as a person or a supervisor sees it: what it prints and the code it ends with.
 
+use reveille_bus::archive::{ArchiveWriter, ArchivedCommit};
 use std::{
+    io::{Read, Write},
     net::TcpListener,
     path::PathBuf,
     process::{Command, Output},
@@ -109,6 +111,32 @@ fn a_good_config_is_ok_and_says_what_it_publishes() {
     );
 }
 
+/// A file with one commit, of an event that is named like this.
+fn archive(folder: &TempDir, event: &str) -> String {
+    let commit = serde_json::json!({
+        "v": 1, "aggregate_version": 1, "first_event_seq": 1, "command_id": "00000000-0000-7000-8000-000000000000",
+        "at_ms": 1, "cause": "test", "events": [{"type": event, "version": "1", "data": {}}], "state_version": 1, "state": {},
+    });
+    let file = folder.path().join("journal.jsonl");
+    let created = std::fs::File::create(&file).expect("a file");
+    let mut archive = ArchiveWriter::new(created, 1).expect("written");
+    let subject = "reveille.events.agent.box".to_owned();
+    let commit = ArchivedCommit::new(1, subject, vec![], commit.to_string().into(), None);
+    archive.write(&commit).expect("written");
+    archive.finish().expect("written");
+    file.display().to_string()
+}
+
+#[test]
+fn an_event_of_a_newer_version_may_have_any_name_and_moves_no_cursor() {
+    let folder = tempfile::tempdir().unwrap();
+    let stats = reveille(&["journal", "stats", &archive(&folder, "\u{1b}[2J\u{202e}x")]);
+    assert_eq!(code(&stats), 0, "{}", err(&stats));
+    let said = out(&stats);
+    assert!(said.contains(r"\u001b[2J\u202ex"), "{said}");
+    assert!(!said.contains(['\u{202e}', '\u{1b}']), "{said:?}");
+}
+
 #[test]
 fn what_a_terminal_would_obey_is_escaped_in_errors_and_checks() {
     let folder = tempfile::tempdir().unwrap();
@@ -175,6 +203,117 @@ fn an_api_that_is_not_there_is_named_with_the_flag_for_another() {
     }
 }
 
+/// A server on loopback that answers each connection with these bytes, by the first byte of what it gets.
+fn server(answer: fn(u8) -> &'static [u8]) -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let port = listener.local_addr().expect("it has one").port();
+    std::thread::spawn(move || {
+        for connection in listener.incoming() {
+            let mut connection = connection.expect("a connection");
+            let mut first = [0; 2048];
+            if connection.read(&mut first).is_ok_and(|read| read > 0) {
+                let _ = connection.write_all(answer(first[0]));
+            }
+        }
+    });
+    port
+}
+
+/// How the greeting of TLS begins.
+const GREETING: u8 = 0x16;
+const NOT_FOUND: &[u8] = b"HTTP/1.1 404 Not Found\r\ncontent-length: 9\r\nconnection: close\r\n\r\nnot found";
+
+#[test]
+fn an_api_that_speaks_otherwise_or_is_none_is_told_with_what_to_use() {
+    let http = server(|_| NOT_FOUND);
+    // An alert, `handshake failure`.
+    let tls = server(|first| {
+        if first == GREETING {
+            &[0x15, 3, 1, 0, 2, 2, 40]
+        } else {
+            b""
+        }
+    });
+    let (http, https) = (format!("127.0.0.1:{http}"), format!("127.0.0.1:{tls}"));
+    for command in ["status", "llms", "health", "doctor"] {
+        for (api, said) in [
+            (format!("https://{http}"), format!("--api http://{http}")),
+            (format!("http://{https}"), format!("--api https://{https}")),
+            (
+                format!("http://{http}"),
+                "is not Reveille's API: it answered 404".to_owned(),
+            ),
+        ] {
+            let folder = tempfile::tempdir().unwrap();
+            let data = folder.path().display().to_string();
+            let asked = reveille(&[command, "--api", &api, "--data-dir", &data]);
+            assert_eq!(code(&asked), 1, "{command} {api}");
+            let all = out(&asked) + &err(&asked);
+            assert!(all.contains(&said), "{command} {api}: {all}");
+        }
+    }
+}
+
+#[test]
+fn whatever_tells_something_tells_it_as_json_too() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = config(&folder, GOOD);
+    let data = folder.path().join("data").display().to_string();
+    std::fs::create_dir_all(folder.path().join("data/agent")).unwrap();
+    let in_use = folder.path().join("data/agent/in-use");
+    std::fs::write(in_use, "").unwrap();
+    let json = |args: &[&str], expected: i32| -> serde_json::Value {
+        let told = reveille(&[args, &["-o", "json"]].concat());
+        assert_eq!(code(&told), expected, "{args:?}: {}", err(&told));
+        serde_json::from_str(&out(&told)).unwrap_or_else(|error| panic!("{args:?}: {error}: {}", out(&told)))
+    };
+    let checked = json(&["config", "check", &file], 0);
+    assert_eq!(checked["providers"][0]["wake_budget_s"], 90, "{checked}");
+    let shown = json(&["config", "show", &file], 0);
+    let models = shown
+        .as_array()
+        .unwrap()
+        .iter()
+        .find(|row| row["key"] == "provider[0].models");
+    assert_eq!(models.expect("they are shown")["value"][0], "qwen3-8b");
+    let bad = config(
+        &folder,
+        &GOOD.replace("base_url", "baseurl").replace("60s", "soon"),
+    );
+    let wrong = json(&["config", "check", &bad], 2);
+    assert_eq!(
+        wrong["errors"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|error| &error["line"])
+            .collect::<Vec<_>>(),
+        [6, 12],
+        "{wrong}"
+    );
+    let paused = json(&["agent", "pause", "--for", "2h", "--data-dir", &data], 0);
+    assert!(
+        paused["until_ms"].is_u64() && paused["agent_running"] == false,
+        "{paused}"
+    );
+    let resumed = json(&["agent", "resume", "--data-dir", &data], 0);
+    assert_eq!(resumed["was_paused"], true, "{resumed}");
+    assert_eq!(json(&["down", "--data-dir", &data], 0)["stopped"], false);
+    assert_eq!(json(&["logs", "--data-dir", &data], 0), serde_json::json!([]));
+    let good = config(
+        &folder,
+        &GOOD
+            .replace("8000", &closed_port().to_string())
+            .replace("60s", "1s"),
+    );
+    let tried = json(
+        &["recipe", "test", "vllm", "--config", &good, "--data-dir", &data],
+        1,
+    );
+    assert_eq!(tried["outcome"], "failed", "{tried}");
+    assert_eq!(tried["stages"][0]["phase"], "before", "{tried}");
+}
+
 #[test]
 fn a_taken_port_is_named_before_anything_is_started() {
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -192,7 +331,7 @@ fn a_taken_port_is_named_before_anything_is_started() {
     let said = err(&up);
     let own = format!("(process {}): stop it, or use --listen", std::process::id());
     assert!(
-        said.contains(&format!("port {} is taken by `", address.port())) && said.contains(&own),
+        said.contains(&format!("port {} (--listen) is taken by `", address.port())) && said.contains(&own),
         "{said}"
     );
     assert!(!data.exists(), "something was started before");

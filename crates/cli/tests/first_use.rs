@@ -47,7 +47,7 @@ fn init_without_a_backend_writes_a_legal_template_says_what_to_do_and_overwrites
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("reveille.toml");
     let path = file.display().to_string();
-    let init = ["init", "--output", &path, "--ports", &closed_port()];
+    let init = ["init", "--config", &path, "--ports", &closed_port()];
     let first = reveille(&init);
     assert!(first.status.success(), "{}", err(&first));
     for part in [

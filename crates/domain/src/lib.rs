@@ -8,6 +8,7 @@
 
 mod agent;
 mod aggregate;
+mod counted;
 mod ids;
 pub mod key;
 mod model;
@@ -23,6 +24,7 @@ pub use agent::{
     Access, AdvanceReason, Agent, AgentCommand, AgentEvent, AgentKey, AgentRejection, EnrolledKey,
     EnrollmentToken, Fence, InvalidAgentKey, MAX_TOKEN_LIFETIME, Session, Sessions,
 };
+pub use counted::counted;
 pub use ids::{CommandId, Epoch, ReportId, ReportSeq, SessionId, TokenId, WakeId};
 pub use key::{Key, KeyCommand, KeyEvent, KeyRejection, Scope, Scopes};
 pub use model::{MAX_CAPABILITIES, ModelDetails, latest_alias, named};
@@ -39,6 +41,6 @@ pub use spec::{
 };
 pub use time::Timestamp;
 pub use wake::{
-    Failures, GROUP_STAGE, SleepReason, Stage, Wake, WakeCause, WakeFailure, WakeFailureKind, WakeOutcome,
-    WakeRecord,
+    Failures, GROUP_STAGE, PAUSED_STAGE, SleepReason, Stage, Wake, WakeCause, WakeFailure, WakeFailureKind,
+    WakeOutcome, WakeRecord,
 };

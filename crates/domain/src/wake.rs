@@ -153,8 +153,24 @@ pub struct Stage {
     pub took_ms: u64,
 }
 
+/// The stage of a wake that a pause of its agent refuses.
+pub const PAUSED_STAGE: &str = "paused";
 /// The stage in which a wake waits until its groups have room, as agents report it.
 pub const GROUP_STAGE: &str = "group";
+/// The only stage of a wake whose backend was found awake before its agent had reported how a recipe went.
+const FOUND_AWAKE_STAGE: &str = "found awake";
+
+impl Wake {
+    /// The stages of this wake if the backend is simply found awake at `at`.
+    pub(crate) fn found_awake(&self, at: Timestamp) -> Vec<Stage> {
+        let took = at.since(self.requested_at_ms).as_millis();
+        vec![Stage {
+            name: FOUND_AWAKE_STAGE.to_owned(),
+            started_after_ms: 0,
+            took_ms: u64::try_from(took).unwrap_or(u64::MAX),
+        }]
+    }
+}
 
 impl Stage {
     /// How long a wake with these stages waited for its groups, in milliseconds.

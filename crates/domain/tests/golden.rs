@@ -457,23 +457,38 @@ fn agent_keys_are_written_and_read_as_ever() {
         name: name.clone(),
         key: key.clone(),
         token,
+        replaces: None,
         at_ms: at(80),
     };
     let by_token = enrolled(Some(token));
+    let revoked_without = AgentEvent::AgentRevoked {
+        name: name.clone(),
+        key: None,
+        at_ms: at(90),
+    };
     let revoked = AgentEvent::AgentRevoked {
         name: name.clone(),
+        key: Some(key.clone()),
         at_ms: at(90),
+    };
+    let replacing = AgentEvent::AgentEnrolled {
+        name: name.clone(),
+        key: AgentKey::parse(&format!("U{}", "A".repeat(55))).expect("legal"),
+        token: None,
+        replaces: Some(key.clone()),
+        at_ms: at(85),
     };
     golden("agent_token_issued", &issued);
     golden("agent_enrolled_by_token", &by_token);
     golden("agent_enrolled_by_its_hub", &enrolled(None));
-    golden("agent_revoked", &revoked);
+    golden("agent_enrolled_in_place_of_a_key", &replacing);
+    golden("agent_revoked", &revoked_without);
+    golden("agent_revoked_with_its_key", &revoked);
     let known = Agent::default().evolve(&issued).evolve(&by_token);
     golden("agent_state_enrolled", &known);
-    golden(
-        "agent_state_revoked",
-        &known.evolve(&connected(1, 1)).evolve(&revoked),
-    );
+    let connected = known.evolve(&connected(1, 1));
+    golden("agent_state_revoked", &connected.clone().evolve(&revoked_without));
+    golden("agent_state_revoked_with_its_key", &connected.evolve(&revoked));
 }
 
 #[test]

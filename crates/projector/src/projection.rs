@@ -82,6 +82,20 @@ impl From<sqlx::Error> for ProjectionError {
     }
 }
 
+impl ProjectionError {
+    /// Whether the tables aren't there, or not even their schema.
+    pub(crate) fn is_about_missing_tables(&self) -> bool {
+        // undefined_table, invalid_schema_name
+        let is_missing = |code: &str| matches!(code, "42P01" | "3F000");
+        match self {
+            Self::Unavailable(sqlx::Error::Database(error)) => {
+                error.code().is_some_and(|code| is_missing(&code))
+            }
+            Self::Unavailable(_) | Self::Refused(_) => false,
+        }
+    }
+}
+
 /// Writes to the database. Several projectors may share one: the checkpoint decides between them.
 #[derive(Debug, Clone)]
 pub struct Projection {

@@ -7,11 +7,14 @@ use futures::FutureExt;
 use reveille_bus::{
     Beginning, Checkpoint, Connection, Follow, Followed, Follower, Journal, NatsAccess, commit::CommitHash,
 };
-use reveille_domain::rows::{RowSource, SourceBody};
+use reveille_domain::{
+    counted,
+    rows::{RowSource, SourceBody},
+};
 use std::{fmt, str::FromStr, time::Duration};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, error, info};
+use tracing::{debug, error, info, warn};
 
 /// The most commits of a transaction.
 const MAX_BATCH_COMMITS: usize = 500;
@@ -21,6 +24,10 @@ const MAX_BATCH_BYTES: usize = 4 * 1024 * 1024;
 pub(crate) const APPLY_TIMEOUT: Duration = Duration::from_secs(60);
 /// How long a fenced projector pauses, so that the other one can proceed.
 const FENCED_PAUSE: Duration = Duration::from_secs(1);
+/// How often an idle projector looks whether its rows are still there.
+const LOOK_EVERY: Duration = Duration::from_secs(2);
+/// How long such a look may take.
+const LOOK_TIMEOUT: Duration = Duration::from_secs(5);
 /// How often the rows are compared with the journal's head.
 const LAG_EVERY: Duration = Duration::from_secs(2);
 
@@ -121,6 +128,9 @@ impl Projector {
                 Ok(mark) => mark,
                 Err(error) => {
                     backoff.wait(&error).await;
+                    if error.is_about_missing_tables() {
+                        self.create_again(projection).await?;
+                    }
                     continue;
                 }
             };
@@ -149,7 +159,10 @@ impl Projector {
         backoff: &mut Backoff,
     ) -> Result<Restart, ProjectorError> {
         loop {
-            let batch = next_batch(follower).await?;
+            let batch = tokio::select! {
+                batch = next_batch(follower) => batch?,
+                why = lost(projection, &mark) => return Ok(why),
+            };
             let applied = match tokio::time::timeout(APPLY_TIMEOUT, projection.apply(&mark, &batch)).await {
                 Ok(applied) => applied,
                 Err(_) => Err(sqlx::Error::PoolTimedOut.into()),
@@ -166,11 +179,24 @@ impl Projector {
             debug!(
                 journal.sequence = mark.stream_seq,
                 commits = batch.len(),
-                "wrote {} commits",
-                batch.len()
+                "wrote {}",
+                counted(batch.len(), "commit")
             );
             self.applied(mark.stream_seq);
         }
+    }
+
+    /// Creates the tables in a database that was replaced by an empty one. They fill from the journal.
+    async fn create_again(&self, projection: &Projection) -> Result<(), ProjectorError> {
+        match projection.migrate().await? {
+            Ok(()) => {
+                warn!(
+                    "the database had lost the rows: created the tables again, and they fill from the journal"
+                );
+            }
+            Err(error) => debug!(%error, "the tables can't be created, trying again"),
+        }
+        Ok(())
     }
 
     fn applied(&self, seq: u64) {
@@ -198,8 +224,8 @@ impl Projector {
                 info!(
                     rows.lag = status.lag(),
                     rows.applied = status.applied,
-                    "the rows are {} commits behind",
-                    status.lag()
+                    "the rows are {} behind",
+                    counted(status.lag(), "commit")
                 );
             } else if status.lag() == 0 && was_behind > 0 {
                 info!(
@@ -208,6 +234,19 @@ impl Projector {
                 );
             }
             was_behind = status.lag();
+        }
+    }
+}
+
+/// Ends when the database no longer holds the rows up to `mark`: it was emptied, replaced or restored. An outage is noticed
+/// by the next batch.
+async fn lost(projection: &Projection, mark: &Mark) -> Restart {
+    loop {
+        tokio::time::sleep(LOOK_EVERY).await;
+        match tokio::time::timeout(LOOK_TIMEOUT, projection.mark()).await {
+            Ok(Ok(found)) if found.stream_seq < mark.stream_seq => return Restart::Fenced,
+            Ok(Err(error)) if error.is_about_missing_tables() => return Restart::Database(error),
+            Ok(Ok(_) | Err(_)) | Err(_) => {}
         }
     }
 }

@@ -1,63 +1,17 @@
 //! A machine joins by a token, serves, and is shown out: by the commands that people type, on the hub that `reveille up`
 //! runs by itself.
 
-use reveille_tests::{Api, Exit, Process, World, wait_until};
+use reveille_tests::{AgentConfig, Exit, Process, World, wait_until};
 use serde_json::{Value, json};
-use std::{
-    fs,
-    os::unix::fs::PermissionsExt,
-    path::{Path, PathBuf},
-    time::{Instant, SystemTime, UNIX_EPOCH},
-};
+use std::{fs, os::unix::fs::PermissionsExt, path::Path, time::Instant};
 
-use crate::scene::SOON;
-
-struct Hub {
-    api: Api,
-    world: World,
-}
+use crate::{hub::Hub, scene::SOON};
 
 impl Hub {
-    async fn new() -> Self {
-        let world = World::new().await;
-        let api = world.up(&world.folder().join("hub"), "", &[]);
-        api.wait_until_ready().await;
-        Self { api, world }
-    }
-
-    async fn run(&self, words: &[&str]) -> Process {
-        let command = self.world.reveille(words[0]).args(&words[1..]);
-        let command = command.env("REVEILLE_API_URL", self.api.url());
-        // Where its root key is.
-        let process = command
-            .env("REVEILLE_DATA_DIR", self.world.folder().join("hub"))
-            .start();
-        process.wait_for_exit(SOON).await;
-        process
-    }
-
-    async fn token(&self, agent: &str, expires: &str) -> (String, u64) {
-        let made = self
-            .run(&["agent-token", "create", agent, "--expires", expires, "-o", "json"])
-            .await;
-        let made: Value = serde_json::from_str(&made.log()).unwrap_or_else(|_| panic!("{}", made.log()));
-        let token = made["token"].as_str().expect("a token").to_owned();
-        (token, made["expires_at_ms"].as_u64().expect("a time"))
-    }
-
     /// Joins on a machine of which only a folder is seen.
     async fn join(&self, machine: &Path, token: &str, more: &[&str]) -> Process {
         let config = machine.join("agent.toml").display().to_string();
-        let words = [
-            &["join", token, "--config", &config, "--ports", "1", "--no-start"],
-            more,
-        ]
-        .concat();
-        self.run(&words).await
-    }
-
-    fn machine(&self, name: &str) -> PathBuf {
-        self.world.folder().join(name)
+        self.join_at(token, &["--config", &config], more).await
     }
 
     fn agent(&self, machine: &Path) -> Process {
@@ -123,25 +77,23 @@ async fn a_machine_joins_by_a_token_serves_and_is_shown_out_when_it_is_revoked()
     let revoked = hub.run(&["agent", "revoke", "gpu-box"]).await;
     let since = Instant::now();
     assert_eq!(revoked.exit(), Some(Exit::Code(0)), "{}", revoked.log());
-    // It notices that its connections are ended, or is told before that its session is over, and leaves by itself.
-    wait_until("its connections were ended", SOON, async || {
-        let cut = agent.log().contains("lost the connection to NATS");
-        (cut || !agent.is_running()).then_some(())
-    })
-    .await;
-    println!("cut {:?} after the command had ended", since.elapsed());
+    // Its connections are ended, or it is told before that its session is over.
+    ended_as_revoked(&agent).await;
+    println!("ended {:?} after the command", since.elapsed());
     hub.api.wait_for_status("gpu-box/qwen", "inactive", SOON).await;
     assert_eq!(hub.api.chat("qwen").await.error_code(), "provider_inactive");
-    agent.kill9();
 
-    // Whoever has only the old key is told so, and is not let in.
-    let again = hub.agent(&machine);
-    wait_until("the agent said why it isn't let in", SOON, async || {
-        again.log().contains("refuses this key").then_some(())
-    })
-    .await;
+    // One that starts with the old key is told so, and is not let in.
+    ended_as_revoked(&hub.agent(&machine)).await;
     assert_eq!(hub.api.chat("qwen").await.error_code(), "provider_inactive");
-    again.kill9();
+    let doctor = hub.world.reveille("doctor").arg("--config").arg(&config);
+    let doctor = doctor.arg("--data-dir").arg(machine.join("data")).start();
+    doctor.wait_for_exit(SOON).await;
+    let said = doctor.log();
+    assert!(
+        said.contains("this agent was revoked") && said.contains("reveille agent-token create"),
+        "{said}"
+    );
 
     // The machine's old key is good again once a new token lets it in.
     let (token, _) = hub.token("gpu-box", "15m").await;
@@ -151,6 +103,156 @@ async fn a_machine_joins_by_a_token_serves_and_is_shown_out_when_it_is_revoked()
     fs::write(&config, kept).expect("written");
     let _agent = hub.agent(&machine);
     hub.api.wait_for_status("gpu-box/qwen", "active", SOON).await;
+}
+
+#[tokio::test]
+async fn an_agent_is_forgotten_with_its_models_unless_it_is_connected_and_comes_back_with_its_key() {
+    let hub = Hub::new().await;
+    let backend = hub.world.backend(&[]);
+    backend.start_and_wait().await;
+    let made = hub.run(&["agent", "token", "old-box"]).await.log();
+    let token = made.split_whitespace().find(|word| word.starts_with("rvt_"));
+    let machine = hub.machine("machine");
+    let joined = hub.join(&machine, token.expect("a token"), &[]).await;
+    assert_eq!(joined.exit(), Some(Exit::Code(0)), "{}", joined.log());
+    let agents = async || hub.run(&["agent", "list"]).await.log();
+    let listed = agents().await;
+    assert!(listed.contains("old-box") && listed.contains("new"), "{listed}");
+    let config = machine.join("agent.toml");
+    let provider = format!(
+        "\n[[provider]]\nname = \"vllm\"\nbase_url = \"{}\"\nmodels = [{{ id = \"stand-in\", as = \"qwen\" }}]\n",
+        backend.url()
+    );
+    fs::write(
+        &config,
+        fs::read_to_string(&config).expect("a config") + &provider,
+    )
+    .expect("written");
+    let agent = hub.agent(&machine);
+    hub.api.wait_for_status("old-box/qwen", "active", SOON).await;
+    let listed = agents().await;
+    assert!(listed.contains("connected"), "{listed}");
+
+    let refused = hub.run(&["agent", "forget", "old-box"]).await;
+    assert_eq!(refused.exit(), Some(Exit::Code(1)), "{}", refused.log());
+    assert!(
+        refused.log().contains("old-box is connected") && refused.log().contains("stop the agent first"),
+        "{}",
+        refused.log()
+    );
+    agent.stop(SOON).await;
+    hub.api.wait_for_status("old-box/qwen", "inactive", SOON).await;
+    let listed = agents().await;
+    assert!(listed.contains("away 0") || listed.contains("away 1"), "{listed}");
+    let forgotten = hub.run(&["agent", "forget", "old-box"]).await;
+    assert_eq!(forgotten.exit(), Some(Exit::Code(0)), "{}", forgotten.log());
+    assert_eq!(forgotten.log(), "forgot the provider of old-box\n");
+    for list in ["/reveille/v1/llms", "/reveille/v1/providers", "/v1/models"] {
+        let listed = hub.api.get(list).await.text();
+        assert!(!listed.contains("qwen"), "{list}: {listed}");
+    }
+    assert_eq!(hub.api.chat("qwen").await.error_code(), "model_not_found");
+    let listed = agents().await;
+    assert!(listed.contains("away"), "{listed}");
+    let again = hub.run(&["agent", "forget", "old-box"]).await;
+    assert_eq!(again.log(), "old-box has no providers\n");
+    let nobody = hub.run(&["agent", "forget", "nobody"]).await;
+    assert_eq!(nobody.exit(), Some(Exit::Code(1)), "{}", nobody.log());
+
+    let _agent = hub.agent(&machine);
+    hub.api.wait_for_status("old-box/qwen", "active", SOON).await;
+    hub.run(&["agent", "revoke", "old-box"]).await;
+    let listed = agents().await;
+    assert!(listed.contains("revoked 0"), "{listed}");
+    let by_the_other_name = hub.run(&["agents"]).await.log();
+    assert!(by_the_other_name.contains("revoked 0"), "{by_the_other_name}");
+}
+
+async fn ended_as_revoked(agent: &Process) {
+    agent.wait_for_exit(SOON).await;
+    let log = agent.log();
+    assert_eq!(agent.exit(), Some(Exit::Code(4)), "{log}");
+    assert!(
+        log.ends_with("error: this agent was revoked: join again with a new token\n"),
+        "{log}"
+    );
+}
+
+#[tokio::test]
+async fn an_agent_whose_name_was_given_to_another_machine_ends_and_the_other_one_serves() {
+    let hub = Hub::new().await;
+    let [first, second] = ["first", "second"].map(|name| hub.machine(name));
+    let mut agents = vec![];
+    for machine in [&first, &second] {
+        let (token, _) = hub.token("gpu-box", "15m").await;
+        let joined = hub.join(machine, &token, &[]).await;
+        assert_eq!(joined.exit(), Some(Exit::Code(0)), "{}", joined.log());
+        let agent = hub.agent(machine);
+        wait_until("the agent was connected", SOON, async || {
+            agent.log().contains("gpu-box is connected").then_some(())
+        })
+        .await;
+        agents.push(agent);
+    }
+    ended_as_revoked(&agents[0]).await;
+    ended_as_revoked(&hub.agent(&first)).await;
+    assert!(agents[1].is_running(), "{}", agents[1].log());
+}
+
+#[tokio::test]
+async fn an_agent_waits_for_a_hub_that_admits_nobody_yet_and_does_not_take_that_for_a_revocation() {
+    let hub = Hub::new().await;
+    let (token, _) = hub.token("gpu-box", "15m").await;
+    let machine = hub.machine("machine");
+    let joined = hub.join(&machine, &token, &[]).await;
+    assert_eq!(joined.exit(), Some(Exit::Code(0)), "{}", joined.log());
+    // A hub with another journal, which knows neither the key nor its revocation.
+    let other = hub.world.up(&hub.world.folder().join("other"), "", &[]);
+    other.wait_until_ready().await;
+    let port = fs::read_to_string(hub.world.folder().join("other/nats-port")).expect("a port");
+    let agent = hub
+        .world
+        .reveille("agent")
+        .arg("--config")
+        .arg(machine.join("agent.toml"))
+        .args(["--nats", &format!("nats://127.0.0.1:{}", port.trim())])
+        .arg("--data-dir")
+        .arg(machine.join("data"));
+    let agent = agent.start();
+    wait_until("the agent said why it isn't let in", SOON, async || {
+        agent.log().contains("refuses this key").then_some(())
+    })
+    .await;
+    wait_until("it has tried again", SOON, async || {
+        (agent.log().matches("authorization violation error").count() >= 4).then_some(())
+    })
+    .await;
+    assert!(agent.is_running(), "{}", agent.log());
+}
+
+#[tokio::test]
+async fn a_hub_goes_on_when_the_agent_of_its_own_machine_is_revoked_and_admits_it_again_at_its_next_start() {
+    let world = World::new().await;
+    let backend = world.backend(&[]);
+    backend.start_and_wait().await;
+    let config = AgentConfig::new("gpu-box").provider("vllm", "qwen", &backend);
+    let data_dir = world.folder().join("hub");
+    let up = world.up(&data_dir, &config.to_toml(), &[]);
+    up.wait_for_status("gpu-box/qwen", "active", SOON).await;
+    let revoke = world.reveille("agent").args(["revoke", "gpu-box"]);
+    let revoke = revoke
+        .env("REVEILLE_API_URL", up.url())
+        .env("REVEILLE_DATA_DIR", &data_dir)
+        .start();
+    revoke.wait_for_exit(SOON).await;
+    assert_eq!(revoke.exit(), Some(Exit::Code(0)), "{}", revoke.log());
+    wait_until("the hub said so", SOON, async || {
+        let log = up.process().log();
+        log.contains("this machine's agent was revoked").then_some(())
+    })
+    .await;
+    up.wait_for_status("gpu-box/qwen", "inactive", SOON).await;
+    assert_eq!(up.get("/readyz").await.status, 200);
 }
 
 #[tokio::test]
@@ -192,14 +294,7 @@ async fn a_token_that_is_used_expired_or_for_somebody_else_lets_nobody_in_and_sa
     )
     .await;
     let (late, expires_at_ms) = hub.token("late-box", "1s").await;
-    wait_until("the token had expired", SOON, async || {
-        let now = SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .expect("a time")
-            .as_millis();
-        (now > u128::from(expires_at_ms) + 1_500).then_some(())
-    })
-    .await;
+    hub.expired(expires_at_ms).await;
     refused("late", &late, &[], 1, "the token has expired").await;
 
     // What no token is for answers alike, whether the agent is known or not, and tells no more.

@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use reveille_tests::{
-    AgentConfig, Backend, Cluster, Exit, WakeController, World, descendants, hold_for, is_alive, wait_until,
+    AgentConfig, Backend, Cluster, Exit, Process, WakeController, World, descendants, hold_for, is_alive,
+    wait_until,
 };
 
 use crate::scene::{LLM, QUICK_HEARTBEAT, SOON, Scene, refused};
@@ -50,6 +51,27 @@ async fn an_agent_killed_in_a_wake_and_restarted_finds_its_backend_and_posts_onc
     );
     assert_eq!(scene.commits_with("WakeRequested").await.len(), 1);
     assert_eq!(scene.commits_with("WakeSucceeded").await.len(), 1);
+}
+
+#[tokio::test]
+async fn a_request_waits_for_a_killed_agent_that_starts_again_to_publish_its_provider() {
+    /// Far longer than it takes to send a request, and shorter than a request waits for an agent.
+    const STARTS_FOR: Duration = Duration::from_secs(1);
+    let mut scene = Scene::awake("", "").await;
+    scene.agent.kill9();
+    // A provider is published once it was probed.
+    scene.backend.with_process(Process::sigstop);
+    scene.agent = scene.world.agent(&scene.config);
+    wait_until("the agent was connected", SOON, async || {
+        scene.agent.log().contains("gpu-box is connected").then_some(())
+    })
+    .await;
+    let starts = async {
+        tokio::time::sleep(STARTS_FOR).await;
+        scene.backend.with_process(Process::sigcont);
+    };
+    let (answer, ()) = tokio::join!(scene.chat(), starts);
+    assert_eq!(answer.status, 200, "{}", answer.text());
 }
 
 #[tokio::test]

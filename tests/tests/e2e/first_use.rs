@@ -69,7 +69,7 @@ async fn init_writes_a_config_for_what_answers_and_its_recipe_works() {
     let ports = format!("{},{}", port_of(&backend.url()), unused.number());
     let file = world.folder().join("reveille.toml").display().to_string();
 
-    let (exit, said) = run(&world, "init", &["--output", &file, "--ports", &ports]).await;
+    let (exit, said) = run(&world, "init", &["--config", &file, "--ports", &ports]).await;
     assert_eq!(exit, Exit::Code(0), "{said}");
     for part in [
         "lists stand-in",
@@ -384,7 +384,7 @@ async fn what_the_owner_of_the_machine_does_not_allow_is_a_warning_that_says_unt
         "wakes are refused: its owner has paused this agent until `reveille agent resume`"
     );
     let used_up = paused.of("provider vllm", "warning")["found"].to_string();
-    assert!(used_up.contains("no more than 1 wakes in 24 hours"), "{used_up}");
+    assert!(used_up.contains("no more than 1 wake in 24 hours"), "{used_up}");
     assert_eq!(fs::read_to_string(wakes).expect("it is there"), begun);
 }
 

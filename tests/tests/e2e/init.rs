@@ -63,7 +63,7 @@ impl Machine {
     /// What `init` says about the backend on this port, and the file that it writes.
     async fn init(&self, port: u16) -> (String, String) {
         let said = self
-            .run("init", &["--output", &self.file, "--ports", &port.to_string()])
+            .run("init", &["--config", &self.file, "--ports", &port.to_string()])
             .await;
         let text = fs::read_to_string(&self.file).expect("the file");
         (said, text)

@@ -1,11 +1,12 @@
 //! `reveille init` beside imitations of the servers that people have: what it writes, tries and says for each.
 
 use reveille_tests::{Backend, Exit, Port, Process, SOON, is_alive, program, wait_until};
-use std::{fs, os::unix::fs::PermissionsExt};
+use std::fs;
 
 use crate::{
     docs::blocks_of,
     init::{Machine, pids},
+    machine::{ollama, write_script},
 };
 
 /// What is said or written, and what is not.
@@ -14,37 +15,20 @@ type Parts<'a> = (&'a [&'a str], &'a [&'a str]);
 impl Machine {
     /// A program in its `PATH` that is a script of a shell.
     fn script(&self, name: &str, script: &str) {
-        let file = self.folder().join("programs").join(name);
-        fs::write(&file, format!("#!/bin/sh\n{script}\n")).expect("a script");
-        fs::set_permissions(file, fs::Permissions::from_mode(0o755)).expect("a program");
+        write_script(&self.folder().join("programs").join(name), script);
     }
 
     /// An installed Ollama that has pulled these models, each `NAME:TAG`.
     fn install_ollama(&self, models: &[&str], before: &str) {
-        let log = self.folder().join("ollama.jsonl");
-        let listed: String = models.iter().map(|model| format!(" --model {model}")).collect();
-        self.script(
-            "ollama",
-            &format!(
-                "{before}\n[ \"$1\" = serve ] && exec {} --imitates ollama --listen \"$OLLAMA_HOST\"{listed} --log {}",
-                program("stand-in-llm").display(),
-                log.display()
-            ),
-        );
-        for model in models {
-            let (name, tag) = model.split_once(':').expect("a tag");
-            let library = self
-                .home()
-                .join(".ollama/models/manifests/registry.ollama.ai/library");
-            fs::create_dir_all(library.join(name)).expect("a folder");
-            fs::write(library.join(name).join(tag), "{}").expect("a manifest");
-        }
+        let log = format!("--log {}", self.folder().join("ollama.jsonl").display());
+        let serve = ollama(&self.home(), models, &log);
+        self.script("ollama", &format!("{before}\n{serve}"));
     }
 
     /// What a run of `init` with these arguments says, which are for this port.
     async fn says(&self, port: u16, args: &[&str], code: i32) -> String {
         let port_text = port.to_string();
-        let all = ["--output", &self.file, "--ports", &port_text];
+        let all = ["--config", &self.file, "--ports", &port_text];
         let launch = self.world.reveille("init").args(all).args(args);
         let launch = launch.env("PATH", &self.path).env("HOME", self.home());
         let process = launch.env("OLLAMA_HOST", format!("127.0.0.1:{port}")).start();
@@ -181,7 +165,7 @@ async fn a_trial_that_is_stopped_leaves_nothing_running() {
     let launch = machine
         .world
         .reveille("init")
-        .args(["--yes", "--output", &machine.file]);
+        .args(["--yes", "--config", &machine.file]);
     let launch = launch.env("PATH", &machine.path).env("HOME", machine.home());
     let launch = launch.env("OLLAMA_HOST", port.address().to_string());
     let process = launch.args(["--ports", &port.number().to_string()]).start();
@@ -402,7 +386,7 @@ async fn a_model_file_is_served_by_an_installed_llama_server_under_the_name_of_t
 }
 
 /// Runs a command at a terminal of its own and gives it the next line whenever it asks.
-const AT_A_TERMINAL: &str = r"
+pub const AT_A_TERMINAL: &str = r"
 import os, pty, sys
 lines = sys.argv[1].split(',')
 pid, terminal = pty.fork()
@@ -432,7 +416,7 @@ async fn at_a_terminal_each_step_is_asked_for() {
     let number = port.number().to_string();
     let asked = async |answers: &str| {
         let launch = machine.world.reveille("init");
-        let args = ["--output", &machine.file, "--force", "--ports", &number];
+        let args = ["--config", &machine.file, "--force", "--ports", &number];
         let launch = launch
             .args(args)
             .env("PATH", &machine.path)

@@ -1,74 +1,21 @@
 //! Joining a hub that listens for agents itself: what a token is good for, and what each mistake is told.
 
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD as BASE64};
-use reveille_tests::{Api, Exit, Port, Process, World, wait_until};
+use reveille_tests::{Exit, Launch, Port, Process, World, program, wait_until};
 use serde_json::{Value, json};
 use std::{
-    fs,
-    path::PathBuf,
-    time::{SystemTime, UNIX_EPOCH},
+    env, fs,
+    os::unix::fs::{PermissionsExt, symlink},
+    process::Command,
 };
 
-use crate::scene::SOON;
-
-/// A hub that listens for agents, on this machine's loopback.
-struct Hub {
-    world: World,
-    api: Api,
-    agents: Port,
-}
-
-/// How a `join` ended, and what it printed.
-struct Outcome {
-    exit: Option<Exit>,
-    log: String,
-}
+use crate::{hub::Hub, init_tries::AT_A_TERMINAL, scene::SOON};
 
 impl Hub {
-    async fn new() -> Self {
-        let (world, agents) = (World::new().await, Port::claim());
-        let listens = agents.address().to_string();
-        let api = world.up(&world.folder().join("hub"), "", &["--agents", &listens]);
-        api.wait_until_ready().await;
-        Self { world, api, agents }
-    }
-
-    async fn run(&self, words: &[&str]) -> Process {
-        let command = self.world.reveille(words[0]).args(&words[1..]);
-        let command = command.env("REVEILLE_API_URL", self.api.url());
-        let process = command
-            .env("REVEILLE_DATA_DIR", self.world.folder().join("hub"))
-            .start();
-        process.wait_for_exit(SOON).await;
-        process
-    }
-
-    async fn token(&self, agent: &str, expires: &str) -> (String, u64) {
-        let made = self
-            .run(&["agent-token", "create", agent, "--expires", expires, "-o", "json"])
-            .await;
-        let made: Value = serde_json::from_str(&made.log()).unwrap_or_else(|_| panic!("{}", made.log()));
-        let token = made["token"].as_str().expect("a token").to_owned();
-        (token, made["expires_at_ms"].as_u64().expect("a time"))
-    }
-
-    fn data_of(&self, machine: &str) -> PathBuf {
-        self.world.folder().join(machine)
-    }
-
     /// Joins on a machine of which only a data directory is seen.
-    async fn join(&self, machine: &str, token: &str, more: &[&str]) -> Outcome {
-        let command = self
-            .world
-            .reveille("join")
-            .args([token, "--ports", "1", "--no-start"]);
-        let command = command.arg("--data-dir").arg(self.data_of(machine));
-        let joined = command.args(more).start();
-        let exit = joined.wait_for_exit(SOON).await;
-        Outcome {
-            exit: Some(exit),
-            log: joined.log(),
-        }
+    async fn join_in_data_dir(&self, machine: &str, token: &str, more: &[&str]) -> Process {
+        let data = self.machine(machine).display().to_string();
+        self.join_at(token, &["--data-dir", &data], more).await
     }
 }
 
@@ -82,25 +29,25 @@ fn changed(token: &str, change: impl FnOnce(&mut Value)) -> String {
 
 #[tokio::test]
 async fn a_machine_joins_once_and_again_with_the_same_command() {
-    let hub = Hub::new().await;
+    let (hub, agents) = Hub::with_agents().await;
     let (token, _) = hub.token("gpu-box", "15m").await;
-    let joined = hub.join("machine", &token, &[]).await;
-    assert_eq!(joined.exit, Some(Exit::Code(0)), "{}", joined.log);
-    let config = hub.data_of("machine").join("reveille.toml");
+    let joined = hub.join_in_data_dir("machine", &token, &[]).await;
+    assert_eq!(joined.exit(), Some(Exit::Code(0)), "{}", joined.log());
+    let config = hub.machine("machine").join("reveille.toml");
     let written = fs::read_to_string(&config).expect("a config");
-    let address = format!("nats = \"tls://{}\"", hub.agents.address());
+    let address = format!("nats = \"tls://{}\"", agents.address());
     assert!(written.contains(&address), "{written}");
 
     let own = written + "# A line of its owner.\n";
     fs::write(&config, &own).expect("written");
-    let again = hub.join("machine", &token, &[]).await;
-    assert_eq!(again.exit, Some(Exit::Code(0)), "{}", again.log);
-    assert!(again.log.contains("stays as it is"), "{}", again.log);
+    let again = hub.join_in_data_dir("machine", &token, &[]).await;
+    assert_eq!(again.exit(), Some(Exit::Code(0)), "{}", again.log());
+    assert!(again.log().contains("stays as it is"), "{}", again.log());
     assert_eq!(fs::read_to_string(&config).expect("a config"), own);
 
     let agent = hub.world.reveille("agent").arg("--data-dir");
     let agent = agent
-        .arg(hub.data_of("machine"))
+        .arg(hub.machine("machine"))
         .folder(hub.world.folder())
         .start();
     wait_until("the agent was connected", SOON, async || {
@@ -108,36 +55,98 @@ async fn a_machine_joins_once_and_again_with_the_same_command() {
         agent.log().contains("gpu-box is connected").then_some(())
     })
     .await;
-    let running = hub.join("machine", &token, &[]).await;
-    assert_eq!(running.exit, Some(Exit::Code(0)), "{}", running.log);
+    let running = hub.join_in_data_dir("machine", &token, &[]).await;
+    assert_eq!(running.exit(), Some(Exit::Code(0)), "{}", running.log());
     assert!(
-        running.log.contains("is running on this machine already"),
+        running.log().contains("is running on this machine already")
+            && running.log().contains("gpu-box: done"),
         "{}",
-        running.log
+        running.log()
     );
     assert!(agent.is_running(), "{}", agent.log());
 
+    // The config that stays names its key, wherever that is, and the next token enrolls that one.
+    agent.stop(SOON).await;
+    let key = hub.machine("machine").join("mine.key");
+    fs::rename(hub.machine("machine").join("gpu-box.nk"), &key).expect("moved");
+    fs::write(&config, own.replace("gpu-box.nk", "mine.key")).expect("written");
+    let (next, _) = hub.token("gpu-box", "15m").await;
+    let rejoined = hub.join_in_data_dir("machine", &next, &[]).await;
+    assert_eq!(rejoined.exit(), Some(Exit::Code(0)), "{}", rejoined.log());
+    assert!(!hub.machine("machine").join("gpu-box.nk").exists(), "another key");
+    let agent = hub.world.reveille("agent").arg("--data-dir");
+    let agent = agent
+        .arg(hub.machine("machine"))
+        .folder(hub.world.folder())
+        .start();
+    wait_until("the agent was connected with its key", SOON, async || {
+        assert!(agent.is_running(), "{}", agent.log());
+        agent.log().contains("gpu-box is connected").then_some(())
+    })
+    .await;
+
     let (other, _) = hub.token("other-box", "15m").await;
-    let refused = hub.join("machine", &other, &[]).await;
-    assert_eq!(refused.exit, Some(Exit::Code(2)), "{}", refused.log);
+    let refused = hub.join_in_data_dir("machine", &other, &[]).await;
+    assert_eq!(refused.exit(), Some(Exit::Code(2)), "{}", refused.log());
     for part in ["is the config of gpu-box", "--config FILE", "--force"] {
-        assert!(refused.log.contains(part), "{part}: {}", refused.log);
+        assert!(refused.log().contains(part), "{part}: {}", refused.log());
+    }
+}
+
+#[tokio::test]
+async fn a_backend_that_does_not_run_is_added_only_if_somebody_says_so() {
+    let (hub, _agents) = Hub::with_agents().await;
+    let bin = hub.world.folder().join("bin");
+    let home = hub.world.folder().join("home");
+    let models = home.join(".ollama/models/manifests/registry.ollama.ai/library/qwen2.5");
+    for folder in [&bin, &models] {
+        fs::create_dir_all(folder).expect("a folder");
+    }
+    symlink(program("stand-in-llm"), bin.join("ollama")).expect("a link");
+    fs::write(models.join("7b"), "{}").expect("a manifest");
+    let path = format!("{}:{}", bin.display(), env::var("PATH").unwrap_or_default());
+    let (port, (token, _)) = (Port::claim(), hub.token("gpu-box", "15m").await);
+    let (address, number) = (port.address().to_string(), port.number().to_string());
+    let join = async |answer: Option<&str>, more: &[&str]| {
+        let launch = hub.world.reveille("join").args([&*token, "--ports", &number]);
+        let launch = launch.args(["--no-start", "--force"]).args(more);
+        let launch = launch.arg("--data-dir").arg(hub.machine("machine"));
+        let launch = launch.env("PATH", &path).env("HOME", &home);
+        let launch = launch.env("OLLAMA_HOST", &address);
+        let process = match answer {
+            None => launch.start(),
+            Some(answer) => launch.under("python3", &["-c", AT_A_TERMINAL, answer]).start(),
+        };
+        let exit = process.wait_for_exit(SOON).await;
+        assert_eq!(exit, Exit::Code(0), "{}", process.log());
+        let config = fs::read_to_string(hub.machine("machine").join("reveille.toml"));
+        let is_added = config.expect("a config").contains("\nname = \"ollama\"\n");
+        (is_added, process.log())
+    };
+    let (is_added, said) = join(None, &[]).await;
+    assert!(!is_added, "{said}");
+    let left_out = "Not added, because nobody was asked and it doesn't run: `ollama`.";
+    for part in [left_out, "--yes --force", "No backend was added"] {
+        assert!(said.contains(part), "{part}: {said}");
+    }
+    let (is_added, said) = join(None, &["--yes"]).await;
+    assert!(is_added && !said.contains("Not added"), "{said}");
+    for (answer, expected) in [("n", false), ("y", true)] {
+        let (is_added, said) = join(Some(answer), &[]).await;
+        assert!(said.contains("Add `ollama` (Ollama)? [Y/n]"), "{said}");
+        assert_eq!(is_added, expected, "{said}");
     }
 }
 
 #[tokio::test]
 async fn a_token_that_lets_nobody_in_is_told_why_and_what_to_do() {
-    let hub = Hub::new().await;
+    let (hub, _agents) = Hub::with_agents().await;
     let (used, _) = hub.token("gpu-box", "15m").await;
-    let first = hub.join("first", &used, &[]).await;
-    assert_eq!(first.exit, Some(Exit::Code(0)), "{}", first.log);
+    let first = hub.join_in_data_dir("first", &used, &[]).await;
+    assert_eq!(first.exit(), Some(Exit::Code(0)), "{}", first.log());
     let (good, _) = hub.token("other-box", "15m").await;
     let (late, expires_at_ms) = hub.token("late-box", "1s").await;
-    wait_until("the token had expired", SOON, async || {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("a time");
-        (now.as_millis() > u128::from(expires_at_ms) + 1_500).then_some(())
-    })
-    .await;
+    hub.expired(expires_at_ms).await;
     let at = |address: String| changed(&good, |token| token["nats"] = json!([address]));
     let [closed, also_closed] = [Port::claim(), Port::claim()].map(|port| port.address().to_string());
     let unreachable = changed(&good, |token| token["nats"] = json!([closed, also_closed]));
@@ -183,27 +192,29 @@ async fn a_token_that_lets_nobody_in_is_told_why_and_what_to_do() {
         ),
         ("no token", "hello".to_owned(), 2, &["that isn't a join token"]),
     ] {
-        let joined = hub.join(name, &token, &[]).await;
-        assert_eq!(joined.exit, Some(Exit::Code(code)), "{name}: {}", joined.log);
+        let joined = hub.join_in_data_dir(name, &token, &[]).await;
+        assert_eq!(joined.exit(), Some(Exit::Code(code)), "{name}: {}", joined.log());
         for part in says {
             assert!(
-                joined.log.contains(part),
+                joined.log().contains(part),
                 "{name}: {part:?} is not in: {}",
-                joined.log
+                joined.log()
             );
         }
         assert!(
-            !hub.data_of(name).join("reveille.toml").exists(),
+            !hub.machine(name).join("reveille.toml").exists(),
             "{name} has a config"
         );
     }
 
-    let misnamed = hub.join("misnamed", &good, &["--name", "third-box"]).await;
-    assert_eq!(misnamed.exit, Some(Exit::Code(2)), "{}", misnamed.log);
+    let misnamed = hub
+        .join_in_data_dir("misnamed", &good, &["--name", "third-box"])
+        .await;
+    assert_eq!(misnamed.exit(), Some(Exit::Code(2)), "{}", misnamed.log());
     assert!(
-        misnamed.log.contains("agent-token create third-box"),
+        misnamed.log().contains("agent-token create third-box"),
         "{}",
-        misnamed.log
+        misnamed.log()
     );
 
     // Nothing was done yet where no service can be installed.
@@ -211,7 +222,7 @@ async fn a_token_that_lets_nobody_in_is_told_why_and_what_to_do() {
         .world
         .reveille("join")
         .args([&*good, "--ports", "1", "--service"]);
-    let data = hub.data_of("serviced");
+    let data = hub.machine("serviced");
     let joined = command
         .arg("--data-dir")
         .arg(&data)
@@ -233,9 +244,13 @@ async fn a_token_that_lets_nobody_in_is_told_why_and_what_to_do() {
     // What was tried in between has not used it up; a revocation does.
     let revoked = hub.run(&["agent", "revoke", "other-box"]).await;
     assert_eq!(revoked.exit(), Some(Exit::Code(0)), "{}", revoked.log());
-    let joined = hub.join("revoked", &good, &[]).await;
-    assert_eq!(joined.exit, Some(Exit::Code(1)), "{}", joined.log);
-    assert!(joined.log.contains("doesn't know the token"), "{}", joined.log);
+    let joined = hub.join_in_data_dir("revoked", &good, &[]).await;
+    assert_eq!(joined.exit(), Some(Exit::Code(1)), "{}", joined.log());
+    assert!(
+        joined.log().contains("doesn't know the token"),
+        "{}",
+        joined.log()
+    );
 }
 
 #[tokio::test]
@@ -254,11 +269,7 @@ async fn a_taken_port_and_a_server_of_ones_own_are_told_apart_from_agents() {
     };
     let at = taken.address().to_string();
     for (more, code, says) in [
-        (
-            &["--agents", &at][..],
-            1,
-            "on which agents are listened for, is taken by another process",
-        ),
+        (&["--agents", &at][..], 1, "(--agents) is taken by "),
         (
             &["--agents", "hub.example"],
             2,
@@ -274,4 +285,119 @@ async fn a_taken_port_and_a_server_of_ones_own_are_told_apart_from_agents() {
         assert_eq!(up.wait_for_exit(SOON).await, Exit::Code(code), "{}", up.log());
         assert!(up.log().contains(says), "{}", up.log());
     }
+}
+
+/// What systemd does with the folder of a service with a user of its own when it starts it for the first time.
+const FIRST_START: &str = "mkdir /var/lib/private && mv /var/lib/reveille-agent /var/lib/private/ && \
+     ln -s private/reveille-agent /var/lib/reveille-agent && chown -R 61234:61234 /var/lib/private/reveille-agent";
+
+#[tokio::test]
+#[ignore = "slow: run by cargo xtask test --all"]
+async fn a_service_of_the_machine_is_installed_again_and_keeps_what_its_admin_has_changed() {
+    let probe = Command::new("unshare").args(["--mount", "true"]).output();
+    if !probe.is_ok_and(|probe| probe.status.success()) {
+        eprintln!("skipped: `unshare --mount` doesn't work here");
+        return;
+    }
+    let (hub, _agents) = Hub::with_agents().await;
+    let ((token, _), (next, _)) = (
+        hub.token("gpu-box", "15m").await,
+        hub.token("gpu-box", "15m").await,
+    );
+    let bin = hub.machine("bin");
+    fs::create_dir(&bin).expect("a folder");
+    for (name, text) in [
+        (
+            "systemctl",
+            "#!/bin/sh\n[ \"$1\" != is-system-running ] || echo running\n",
+        ),
+        ("ollama", "#!/bin/sh\n"),
+    ] {
+        fs::write(bin.join(name), text).expect("written");
+        fs::set_permissions(bin.join(name), fs::Permissions::from_mode(0o755)).expect("a program");
+    }
+    // Its usual port may be taken by this machine's own.
+    let ollama = Port::claim();
+    let unit = "/etc/systemd/system/reveille-agent.service";
+    let script = format!(
+        "set -e\n\
+         mount -t tmpfs none /var/lib\n\
+         mkdir -p /etc/systemd && mount -t tmpfs none /etc/systemd && mkdir /etc/systemd/system\n\
+         mount -t tmpfs none /usr/local/bin && touch /usr/local/bin/reveille\n\
+         mount --bind {program} /usr/local/bin/reveille\n\
+         export PATH={bin}:/usr/local/bin:/usr/bin:/bin HOME={home} OLLAMA_HOST={ollama}\n\
+         reveille join {token} --service --ports 1\n\
+         cat /var/lib/reveille-agent/reveille.toml\n\
+         {FIRST_START}\n\
+         reveille join {token} --service --ports 1\n\
+         reveille join {next} --service --ports 1 --force\n\
+         echo owners: $(stat -c %u /var/lib/private/reveille-agent/* | sort -u)\n\
+         grep REVEILLE_CONFIG {unit}\n\
+         echo '# mine' >> {unit}\n\
+         if reveille join {next} --service --ports 1; then exit 1; else echo refused: $?; fi\n\
+         tail -1 {unit}\n",
+        program = program("reveille").display(),
+        bin = bin.display(),
+        home = hub.machine("home").display(),
+        ollama = ollama.address(),
+    );
+    let file = hub.machine("script");
+    fs::write(&file, script).expect("written");
+    let run = Launch::new("unshare", hub.machine("script.log"));
+    let run = run.args(["--mount", "sh"]).arg(&file).start();
+    let exit = run.wait_for_exit(SOON).await;
+    let log = run.log();
+    assert_eq!(exit, Exit::Code(0), "{log}");
+    for part in [
+        "was left out: the service runs as a user of its own",
+        "Its config is /var/lib/reveille-agent/reveille.toml, which stays",
+        "owners: 61234\n",
+        "REVEILLE_CONFIG=/var/lib/reveille-agent/reveille.toml\n",
+        "differs from what --service writes",
+        "refused: 2\n# mine\n",
+    ] {
+        assert!(log.contains(part), "{part}: {log}");
+    }
+    assert!(!log.lines().any(|line| line.starts_with("[[provider]]")), "{log}");
+}
+
+#[tokio::test]
+async fn a_certificate_is_made_only_by_who_has_the_data_directory() {
+    let world = World::new().await;
+    let data = world.folder().join("data");
+    fs::create_dir(&data).expect("a folder");
+    // As the server of a killed run holds it until it has ended.
+    let mut killed = Command::new("true").spawn().expect("a process");
+    killed.wait().expect("it ended");
+    fs::write(data.join("lock"), killed.id().to_string()).expect("written");
+    let held = fs::File::open(data.join("lock")).expect("the lock");
+    held.lock().expect("locked");
+    let agents = Port::claim().address().to_string();
+    let up = world.reveille("up").args([
+        "--agents",
+        &agents,
+        "--listen",
+        &Port::claim().address().to_string(),
+    ]);
+    let up = up.arg("--data-dir").arg(&data).start();
+    wait_until("it waits", SOON, async || {
+        assert!(up.is_running(), "{}", up.log());
+        up.log()
+            .contains("waiting for the last run's processes")
+            .then_some(())
+    })
+    .await;
+    assert!(!data.join("agents-tls").exists(), "{}", up.log());
+    drop(held);
+    wait_until("it was up", SOON, async || {
+        assert!(up.is_running(), "{}", up.log());
+        up.log().contains("reveille is up").then_some(())
+    })
+    .await;
+    assert!(
+        !up.log().contains("reveille join rvt_"),
+        "a log keeps no token: {}",
+        up.log()
+    );
+    assert_eq!(up.stop(SOON).await, Exit::Code(0), "{}", up.log());
 }

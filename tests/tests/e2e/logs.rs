@@ -10,6 +10,7 @@ use std::{
 
 use crate::{docs::blocks_of, scene::SOON};
 
+const MISSING: &str = "no-such-server";
 const WORDS: &str = "last-words-canary";
 
 /// A program in a file of its own.
@@ -57,11 +58,14 @@ async fn why_a_recipe_failed_is_said_in_its_test_in_the_agents_log_and_by_logs()
         "needs-token",
         &format!("echo {WORDS}; echo HF_TOKEN is needed: set it >&2; exit 7"),
     );
+    let served_by = |program: &Path| {
+        format!("[provider.wake]\ntype = \"command\"\nrun = \"serve\"\ncommand = {program:?}\n")
+    };
     let config = AgentConfig::new("gpu-box")
+        .provider("ollama", "llama", &world.backend(&[]))
+        .lines(&served_by(MISSING.as_ref()))
         .provider("vllm", "qwen", &backend)
-        .lines(&format!(
-            "[provider.wake]\ntype = \"command\"\nrun = \"serve\"\ncommand = {program:?}\n"
-        ));
+        .lines(&served_by(&program));
     let file = config_file(&world, &config);
     let hint =
         "HF_TOKEN is set here, but the command doesn't get it: add env_pass = [\"HF_TOKEN\"] to its recipe";
@@ -79,6 +83,23 @@ async fn why_a_recipe_failed_is_said_in_its_test_in_the_agents_log_and_by_logs()
     let agent = agent.args(["--config", &file]).arg("--data-dir").arg(&data);
     let agent = agent.env("HF_TOKEN", "secret-canary").start();
     api.wait_for_status("gpu-box/qwen", "hibernating", SOON).await;
+    let answer = api.chat("gpu-box/llama").await;
+    assert_eq!(answer.status, 503, "{}", answer.text());
+    let said = answer.text();
+    for part in [
+        "the program was not found in PATH",
+        "run `reveille logs ollama` on the machine of gpu-box",
+    ] {
+        assert!(
+            said.contains(part) && !said.contains(MISSING),
+            "{part} is not in: {said}"
+        );
+    }
+    let missing = format!("can't run `{MISSING}`: the program was not found in PATH; install `{MISSING}`, ");
+    says(&agent, &format!("hint for ollama: {missing}")).await;
+    let (_, said) = run(&world, &data, "logs", &["ollama"]).await;
+    assert!(said.contains(&format!("wake * hint: {missing}")), "{said}");
+
     let answer = api.chat("gpu-box/qwen").await;
     assert_eq!(answer.status, 503, "{}", answer.text());
     let reason = "the served command exited with code 7; it lacks a variable that the agent has (`env_pass`)";
@@ -111,7 +132,9 @@ async fn why_a_recipe_failed_is_said_in_its_test_in_the_agents_log_and_by_logs()
             commit.headers,
             String::from_utf8_lossy(&commit.payload)
         );
-        assert!(!shown.contains(WORDS) && !shown.contains("HF_TOKEN"), "{shown}");
+        for secret in [WORDS, "HF_TOKEN", MISSING] {
+            assert!(!shown.contains(secret), "{shown}");
+        }
     }
     assert!(!api.process().log().contains(WORDS));
 }

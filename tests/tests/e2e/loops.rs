@@ -166,7 +166,7 @@ async fn a_hub_neither_publishes_nor_wakes_itself_whatever_leads_back_to_it() {
     let init = init.display().to_string();
     let init: Process = world
         .reveille("init")
-        .args(["--output", &init, "--ports", &ports])
+        .args(["--config", &init, "--ports", &ports])
         .start();
     init.wait_for_exit(SOON).await;
     assert!(init.log().contains("a Reveille hub"), "{}", init.log());

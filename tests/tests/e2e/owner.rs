@@ -68,6 +68,18 @@ impl Scene {
         failed.iter().map(failure).collect()
     }
 
+    /// Waits until the agent and its provider are listed with this rule of the owner's.
+    async fn lists_rule(&self, rule: Value) {
+        for list in ["agents", "providers"] {
+            let path = format!("/reveille/v1/{list}");
+            wait_until("the rule in lists", SOON, async || {
+                let listed = self.api.get(&path).await.json();
+                (listed["data"][0]["wakes_refused"]["stage"] == rule).then_some(())
+            })
+            .await;
+        }
+    }
+
     /// Ends the agent and starts it again.
     async fn restart_agent(&mut self) {
         assert_eq!(self.agent.stop(SOON).await, Exit::Code(0));
@@ -117,8 +129,26 @@ async fn the_owner_of_a_machine_pauses_and_resumes_its_agent_by_the_documented_c
         "{said}"
     );
     scene.is("hibernating").await;
-    declined(&scene.chat().await, &["its owner has paused this agent until 20"]);
+    declined(
+        &scene.chat().await,
+        &[
+            "its owner has paused this agent until 20",
+            "`reveille agent resume` on the machine of gpu-box ends the pause",
+        ],
+    );
     assert_eq!(scene.not_allowed().await, ["paused"]);
+    scene.lists_rule("paused".into()).await;
+    let status = told(
+        &scene.world,
+        &format!("reveille status --api {}", scene.api.url()),
+    );
+    for part in [
+        "held back",
+        "agent gpu-box: nothing is woken",
+        "run `reveille agent resume` on the machine of gpu-box",
+    ] {
+        assert!(status.contains(part), "{part}: {status}");
+    }
     let slept = scene.commits_with("BackendSlept").await;
     assert_eq!(
         slept
@@ -131,6 +161,7 @@ async fn the_owner_of_a_machine_pauses_and_resumes_its_agent_by_the_documented_c
 
     let said = told(&scene.world, resume);
     assert_eq!(said, "resumed: backends are woken again\n");
+    scene.lists_rule(Value::Null).await;
     // For a moment after a refusal nobody is asked.
     let answered = wait_until("a request wakes it", SOON, async || {
         let answer = scene.chat().await;
@@ -257,7 +288,7 @@ async fn a_wake_beyond_what_the_owner_allows_in_a_day_runs_nothing_after_a_resta
     scene.is("hibernating").await;
 
     let parts = [
-        "no more than 1 wakes in 24 hours",
+        "no more than 1 wake in 24 hours",
         "the next one is possible in 2",
         "provider.wake.max_per_day",
     ];

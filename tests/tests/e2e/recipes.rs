@@ -4,13 +4,13 @@
 use axum::{Router, extract::State, http::StatusCode, routing::post};
 use reveille_tests::{Answer, Api, Backend, Process, World, is_alive, wait_until};
 use serde_json::{Value, json};
-use std::{fs, os::unix::fs::PermissionsExt, path::PathBuf};
+use std::{fs, path::PathBuf};
 use tokio::{
     net::{TcpListener, UdpSocket},
     task::AbortHandle,
 };
 
-use crate::{docs::root, scene::SOON};
+use crate::{docs::root, machine::write_script, scene::SOON};
 
 /// What the stand-in answers to [`ask`].
 const TOKENS: &str = "token-0 token-1";
@@ -48,9 +48,7 @@ fn programs(world: &World, scripts: &[(&str, String)]) -> PathBuf {
     let folder = world.folder().join("programs");
     fs::create_dir(&folder).expect("a folder");
     for (name, script) in scripts {
-        let file = folder.join(name);
-        fs::write(&file, format!("#!/bin/sh\n{script}")).expect("a script");
-        fs::set_permissions(&file, fs::Permissions::from_mode(0o755)).expect("a program");
+        write_script(&folder.join(name), script);
     }
     folder
 }

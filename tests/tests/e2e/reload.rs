@@ -150,7 +150,7 @@ async fn a_third_provider_is_taken_up_at_a_hangup_and_the_children_and_streams_o
     }
     let log = agent.agent.log();
     assert!(
-        log.contains("reloaded the config: 1 providers change, 2 don't"),
+        log.contains("reloaded the config: 1 provider to change, 2 unchanged"),
         "{log}"
     );
     assert_eq!(agent.count("a", "ProviderRegistered").await, 1);
@@ -195,7 +195,7 @@ async fn a_changed_provider_finishes_its_stream_starts_again_and_keeps_those_who
     assert!(late.is_done() && late.said().ends_with("token-2"), "{late:?}");
     assert_eq!(said.code, Some(0), "{said:?}");
     for line in [
-        "gpu-box: 1 providers unchanged",
+        "gpu-box: 1 provider unchanged",
         "gpu-box/p: restarts (wake), once its request has finished",
         "gpu-box/p: has stopped",
         "gpu-box: done",

@@ -2,13 +2,16 @@
 
 use std::time::Duration;
 
-use reveille_tests::{Cluster, Database, Exit, Process, World, wait_until};
+use reveille_tests::{AgentConfig, Api, Cluster, Database, Exit, Process, World, wait_until};
 use serde_json::Value;
 
 use crate::{
     docs::blocks_of,
     scene::{LLM, SOON, Scene},
 };
+
+/// How many wakes there are in the test of a restart.
+const WAKES: usize = 12;
 
 fn rebuild(world: &World) -> Process {
     let database = world.database().url();
@@ -89,6 +92,67 @@ async fn rows_are_rebuilt_by_a_command_while_the_api_and_the_projector_go_on() {
     })
     .await;
     assert_eq!(newest["event_type"], "BackendSlept", "{newest}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn wakes_keep_their_cause_and_stages_over_a_restart_without_postgres() {
+    let world = World::new().await;
+    let backend = world.backend(&["--asleep"]);
+    backend.start_and_wait().await;
+    let url = backend.url();
+    let config = AgentConfig::new("gpu-box")
+        .provider("vllm", "qwen", &backend)
+        .lines("probe = { path = \"/is_sleeping\", expect = { is_sleeping = false } }\n")
+        .woken_by_http(&format!("{url}/wake_up"))
+        .lines(&format!(
+            "[provider.sleep]\ntype = \"http\"\nurl = \"{url}/sleep\"\nidle_after = \"20ms\"\nmin_awake = \"1ms\"\n"
+        ));
+    let mut api = world.api().await;
+    let _agent = world.agent(&config);
+    api.wait_for_status(LLM, "hibernating", SOON).await;
+    // More than a provider's state remembers.
+    for number in 0..WAKES {
+        let answer = api
+            .chat_with("qwen", "x-request-id", &format!("asked-{number}"))
+            .await;
+        assert_eq!(answer.status, 200, "{}", answer.text());
+        api.wait_for_status(LLM, "hibernating", SOON).await;
+    }
+    let listed = async |api: &Api| {
+        let mut page = api.get("/reveille/v1/wakes").await.json();
+        page["data"].take()
+    };
+    let before = listed(&api).await;
+    assert_eq!(before.as_array().map(Vec::len), Some(WAKES), "{before}");
+    api.process().kill9();
+    api = world.api().await;
+    wait_until("the wakes were recalled", SOON, async || {
+        (listed(&api).await == before).then_some(())
+    })
+    .await;
+    let oldest = &before[WAKES - 1];
+    assert_eq!(oldest["cause"]["request_id"], "asked-0", "{oldest}");
+    assert!(
+        oldest["stages"]
+            .as_array()
+            .is_some_and(|stages| !stages.is_empty()),
+        "{oldest}"
+    );
+    // The wake's own page and a later wake.
+    let wake = api
+        .get(&format!(
+            "/reveille/v1/wakes/{}",
+            oldest["wake_id"].as_str().expect("an id")
+        ))
+        .await;
+    assert_eq!(wake.json()["cause"], oldest["cause"]);
+    assert_eq!(api.chat("qwen").await.status, 200);
+    wait_until("the next wake was listed before them", SOON, async || {
+        let rows = listed(&api).await;
+        let rows = rows.as_array().expect("rows");
+        (rows.len() == WAKES + 1 && rows[1..] == before.as_array().expect("rows")[..]).then_some(())
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -15,7 +15,7 @@ use std::{
 use crate::scene::SOON;
 
 /// Where the units expect the programs.
-const INSTALLED: [&str; 2] = ["/usr/local/bin/reveille", "/usr/local/bin/nats-server"];
+const INSTALLED: [&str; 2] = ["/usr/local/bin/reveille", "/usr/local/lib/reveille/nats-server"];
 /// The units of a machine, and those of a user.
 const MACHINE_UNITS: &str = "packaging/systemd";
 const USER_UNITS: &str = "packaging/systemd/user";
@@ -150,35 +150,43 @@ async fn a_supervisor_is_told_when_the_projector_goes_on_from_its_checkpoint() {
 #[test]
 fn the_systemd_units_are_legal() {
     for (scope, units) in [("--system", MACHINE_UNITS), ("--user", USER_UNITS)] {
-        are_legal(
-            scope,
-            Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(units),
-        );
+        let folder = Folder::new();
+        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(units);
+        for file in units_in(&source) {
+            let text = fs::read_to_string(&file).expect("a unit");
+            let runs = |installed| text.contains(&format!("ExecStart={installed} "));
+            assert!(INSTALLED.into_iter().any(runs), "{}", file.display());
+            // The programs aren't installed where the tests run.
+            let here = program("reveille").display().to_string();
+            let text = INSTALLED
+                .iter()
+                .fold(text, |text, installed| text.replace(installed, &here));
+            fs::write(folder.path().join(file.file_name().expect("a name")), text).expect("a unit");
+        }
+        are_legal(scope, folder.path());
     }
 }
 
-fn are_legal(scope: &str, units: PathBuf) {
+/// The units in a folder.
+pub fn units_in(folder: &Path) -> Vec<PathBuf> {
+    let files = fs::read_dir(folder).expect("the units");
+    let files = files.map(|file| file.expect("a unit").path());
+    let units: Vec<_> = files.filter(|file| file.is_file()).collect();
+    assert!(!units.is_empty(), "no units in {}", folder.display());
+    units
+}
+
+/// systemd has nothing to say against the units in a folder.
+pub fn are_legal(scope: &str, folder: &Path) {
+    verify(scope, &units_in(folder));
+}
+
+/// Has systemd look at units. `scope` is whose they are.
+pub fn verify(scope: &str, units: &[PathBuf]) {
     let folder = Folder::new();
-    let entries = fs::read_dir(units).expect("the units");
-    let files = entries.map(|file| file.expect("a unit").path());
-    let mut units = vec![];
-    for file in files.filter(|file| file.is_file()) {
-        let text = fs::read_to_string(&file).expect("a unit");
-        let runs = |installed| text.contains(&format!("ExecStart={installed} "));
-        assert!(INSTALLED.into_iter().any(runs), "{}", file.display());
-        let unit = folder.path().join(file.file_name().expect("a file has a name"));
-        // The programs aren't installed where the tests run.
-        let here = program("reveille").display().to_string();
-        let text = INSTALLED
-            .iter()
-            .fold(text, |text, installed| text.replace(installed, &here));
-        fs::write(&unit, text).expect("a unit");
-        units.push(unit);
-    }
-    assert!(!units.is_empty(), "{scope}");
     let verified = Command::new("systemd-analyze")
         .args([scope, "--man=no", "verify"])
-        .args(&units)
+        .args(units)
         .env("XDG_RUNTIME_DIR", folder.path())
         .output();
     let verified = match verified {

@@ -1,23 +1,17 @@
-//! A hub, an agent and a client that share nothing but a network: network namespaces, joined by cables, and the commands of
-//! docs/operations.md, word by word.
+//! docs/nas-and-gaming-pcs.md, word by word: a hub, agents and a client that share nothing but a network.
 
 use reveille_tests::{Exit, Folder, Launch, Process, program, wait_until};
 use std::{fs, os::unix::fs::symlink};
 
 use crate::{
-    docs::blocks_of,
-    locked::copy_configs,
-    machine::{MODEL, Machine, install_ollama, obstacle},
+    docs::{assert_says, blocks_of, commands, root},
+    machine::{MODEL, Machine, Terminal, connect, obstacle},
     scene::SOON,
 };
 
-const HUB: &str = "192.0.2.1/24";
-const GPU_BOX: &str = "192.0.2.2/24";
-
-fn lines(block: &str) -> [&str; 2] {
-    let lines: Vec<_> = block.lines().collect();
-    lines.try_into().expect("two commands")
-}
+const PAGE: &str = "docs/nas-and-gaming-pcs.md";
+const NAS: &str = "192.168.1.10/24";
+const GAMING_PC: &str = "192.168.1.30/24";
 
 /// How the machine with the backend runs it, and Reveille from then on.
 const LLAMA_SERVER: &str =
@@ -39,28 +33,15 @@ fn join_another(hub: &Machine, caller: &Machine) {
     ));
     caller.set_up(
         "ip addr add 198.51.100.2/24 dev cable && ip link set cable up && \
-         ip route add 192.0.2.1/32 via 198.51.100.1",
+         ip route add 192.168.1.10/32 via 198.51.100.1",
     );
 }
 
-/// Puts a cable between two machines.
-fn join(hub: &Machine, gpu_box: &Machine) {
-    let other = gpu_box.sleeper.pid();
-    hub.set_up(&format!(
-        "ip link add cable type veth peer name cable netns {other}"
-    ));
-    for (machine, address) in [(hub, HUB), (gpu_box, GPU_BOX)] {
-        machine.set_up(&format!(
-            "ip addr add {address} dev cable && ip link set cable up"
-        ));
-    }
-}
-
-/// What a hub has printed for another machine.
-async fn line_for_another_machine(up: &Process) -> String {
+/// What a hub has printed for another machine, in its terminal.
+async fn line_for_another_machine(up: &Process, terminal: &Terminal) -> String {
     wait_until("the hub printed a line for another machine", SOON, async || {
-        assert!(up.is_running(), "{}", up.log());
-        let log = up.log();
+        let log = terminal.text();
+        assert!(up.is_running(), "{log}");
         let lines: Vec<_> = log
             .lines()
             .filter(|line| line.starts_with("reveille join rvt_"))
@@ -71,58 +52,106 @@ async fn line_for_another_machine(up: &Process) -> String {
     .await
 }
 
-/// The last of a machine's log, for a test that fails.
-fn logs(processes: &[&Process]) -> String {
-    processes.iter().map(|process| process.log()).collect()
+/// The NAS, the PC that has joined it, whose backend sleeps, and somebody with a key.
+struct Household {
+    nas: Machine,
+    pc: Machine,
+    caller: Machine,
+    up: Process,
+    /// Where `up` runs.
+    terminal: Terminal,
+    agent: Process,
+    /// The commands of the page, and the line that the NAS has printed.
+    on_nas: String,
+    join: String,
+    pause: String,
+    /// What the caller runs, with the key.
+    llms: String,
+    curl: String,
+}
+
+impl Household {
+    async fn new() -> Self {
+        assert_eq!(
+            obstacle(),
+            None,
+            "three machines are needed, as network namespaces"
+        );
+        let [on_nas, on_pc, make_key, curl, pause] =
+            blocks_of("two_commands_join_two_machines_and_a_third_one_is_answered");
+        let (nas, pc, caller) = tokio::join!(Machine::with_system(), Machine::new(), Machine::new());
+        connect(&[(&nas, NAS), (&pc, GAMING_PC)]);
+        join_another(&nas, &caller);
+        install_llama_server(&pc);
+        let server = pc.start("llama-server", LLAMA_SERVER);
+        wait_until("the server answered", SOON, async || {
+            let found = pc.run("curl --silent --fail http://127.0.0.1:8080/health");
+            found.status.success().then_some(())
+        })
+        .await;
+
+        // The first command, and the second one, as the first has printed it.
+        let terminal = Terminal::new();
+        let up = terminal.start(&nas, "up", &on_nas);
+        let join = line_for_another_machine(&up, &terminal).await;
+        assert!(on_pc.starts_with("reveille join rvt_…  "), "{on_pc}");
+        let agent = pc.start("join", &join);
+        let key = nas.prints(&make_key, "rv_").await;
+        let with_key = |line: &str| format!("export REVEILLE_API_KEY={}; {line}", key.trim());
+        let llms = with_key("reveille llms --api https://192.168.1.10:8420 --ca ca.pem");
+        let ca = nas.folder.path().join(".local/share/reveille/agents-tls/ca.pem");
+        fs::copy(ca, caller.folder.path().join("ca.pem")).expect("the authority");
+        let printed = caller.prints(&llms, "active").await;
+        assert!(printed.contains(&format!("gpu-box/{MODEL}")), "{printed}");
+        let [first, second, third] = [&[&*on_nas, &make_key][..], &[&on_pc], &[&curl]].map(commands);
+        assert_says(
+            PAGE,
+            &format!(
+                ". {first} commands on the NAS, {second} on the PC and {third} on any other machine lead to the first answer."
+            ),
+        );
+        // From now on the agent starts and stops it.
+        server.stop(SOON).await;
+        let curl = with_key(&format!("{curl} --silent --show-error --max-time 60"));
+        Self {
+            nas,
+            pc,
+            caller,
+            up,
+            terminal,
+            agent,
+            on_nas,
+            join,
+            pause,
+            llms,
+            curl,
+        }
+    }
+
+    async fn is_answered(&self) {
+        self.caller.prints(&self.curl, "token-0").await;
+    }
 }
 
 #[tokio::test]
 async fn two_commands_join_two_machines_and_a_third_one_is_answered() {
-    assert_eq!(
-        obstacle(),
-        None,
-        "three machines are needed, as network namespaces"
-    );
-    let [on_hub, on_gpu_box, make_key, anywhere] =
-        blocks_of("two_commands_join_two_machines_and_a_third_one_is_answered");
-    let (hub, gpu_box, caller) = (Machine::new().await, Machine::new().await, Machine::new().await);
-    join(&hub, &gpu_box);
-    join_another(&hub, &caller);
-    install_llama_server(&gpu_box);
-    let server = gpu_box.start("llama-server", LLAMA_SERVER);
-    wait_until("the server answered", SOON, async || {
-        let found = gpu_box.run("curl --silent --fail http://127.0.0.1:8080/health");
-        found.status.success().then_some(())
-    })
-    .await;
-
-    // The first command, and the second one, as the first has printed it.
-    let up = hub.start("up", &on_hub);
-    let line = line_for_another_machine(&up).await;
-    assert!(on_gpu_box.starts_with("reveille join rvt_…  "), "{on_gpu_box}");
-    let agent = gpu_box.start("join", &line);
-
-    let key = hub.prints(&make_key, "rv_").await;
-    let with_key = |line: &str| format!("export REVEILLE_API_KEY={}; {line}", key.trim());
-    let [llms, curl] = &lines(&anywhere).map(with_key);
-    let curl = &format!("{curl} --silent --show-error --max-time 60");
-    let refused = caller.run("curl --insecure --fail https://192.0.2.1:8420/v1/models");
+    let home = Household::new().await;
+    let (caller, agent) = (&home.caller, &home.agent);
+    let refused = caller.run("curl --insecure --fail https://192.168.1.10:8420/v1/models");
     assert!(!refused.status.success(), "nobody without a key");
-    let ca = hub.folder.path().join(".local/share/reveille/agents-tls/ca.pem");
-    fs::copy(ca, caller.folder.path().join("ca.pem")).expect("the authority");
-    let printed = caller.prints(llms, "active").await;
-    assert!(printed.contains(&format!("gpu-box/{MODEL}")), "{printed}");
-
-    // From now on the agent starts and stops it.
-    server.stop(SOON).await;
-    let answer = caller.does(curl);
-    assert!(answer.contains("token-0"), "{answer}\n{}", logs(&[&up, &agent]));
-    let events = hub.does("reveille events -o jsonl");
+    let answer = caller.does(&home.curl);
+    assert!(
+        answer.contains("token-0"),
+        "{answer}\n{}{}",
+        home.terminal.text(),
+        agent.log()
+    );
+    let events = home.nas.does("reveille events -o jsonl");
     for event in ["AgentEnrolled", "WakeRequested", "WakeSucceeded"] {
         assert!(events.contains(event), "{event} is not in {events}");
     }
 
-    let thief = caller.run(&line);
+    let thief = caller.run(&home.join);
     let said = String::from_utf8_lossy(&thief.stderr).into_owned();
     assert_eq!(thief.status.code(), Some(1), "{said}");
     assert!(
@@ -130,22 +159,46 @@ async fn two_commands_join_two_machines_and_a_third_one_is_answered() {
         "{said}"
     );
 
+    // A game on the PC, and its end.
+    let (pause, resume) = home.pause.split_once('\n').expect("two commands");
+    home.pc.does(pause);
+    caller.prints(&home.llms, "hibernating").await;
+    let refused = caller.does(&home.curl);
+    assert!(refused.contains("provider_declined"), "{refused}");
+    home.pc.does(resume);
+    home.is_answered().await;
+}
+
+#[tokio::test]
+#[ignore = "slow: run by cargo xtask test --all"]
+async fn a_hub_and_its_machines_come_back_and_the_hub_becomes_a_service_by_the_documented_commands() {
+    let [next_pc, revoke_key, service] = blocks_of(
+        "a_hub_and_its_machines_come_back_and_the_hub_becomes_a_service_by_the_documented_commands",
+    );
+    let mut home = Household::new().await;
+    let (nas, caller) = (&home.nas, &home.caller);
+
     // A new address of the hub is one more way to it, without a restart.
-    hub.set_up("ip addr add 203.0.113.1/24 dev second");
+    nas.set_up("ip addr add 203.0.113.1/24 dev second");
     caller.set_up("ip route add 203.0.113.1/32 via 198.51.100.1");
     wait_until(
         "the hub had a certificate for its new address",
         SOON,
-        async || up.log().contains("made a new certificate").then_some(()),
+        async || {
+            home.terminal
+                .text()
+                .contains("made a new certificate")
+                .then_some(())
+        },
     )
     .await;
-    let next = hub.does("reveille agent-token create spare-box");
+    let next = nas.does(&next_pc);
     wait_until("the hub was reached at its new address", SOON, async || {
         let joined = caller.run(&format!("{} --no-start --force", next.trim()));
         let said = String::from_utf8_lossy(&joined.stderr);
-        let nats = hub.folder.path().join(".local/share/reveille/nats.log");
-        let nats = fs::read_to_string(nats).unwrap_or_default();
-        assert!(joined.status.success(), "{said}\n{}\n{nats}", up.log());
+        let log = nas.folder.path().join(".local/share/reveille/nats.log");
+        let log = fs::read_to_string(log).unwrap_or_default();
+        assert!(joined.status.success(), "{said}\n{}\n{log}", home.terminal.text());
         let config = caller.folder.path().join(".local/share/reveille/reveille.toml");
         let config = fs::read_to_string(config).expect("a config");
         config.contains("tls://203.0.113.1:8422").then_some(())
@@ -153,31 +206,118 @@ async fn two_commands_join_two_machines_and_a_third_one_is_answered() {
     .await;
 
     // Each side comes back by itself after the other, and after its own end.
-    up.kill9();
-    up.wait_for_exit(SOON).await;
-    let up = hub.start("up-again", &on_hub);
-    let next = line_for_another_machine(&up).await;
-    assert_ne!(next, line);
-    assert!(up.log().contains("gpu-box-2 is the name"), "{}", up.log());
-    wait_until("the agent's model was answered for again", SOON, async || {
-        let answer = caller.run(curl);
-        String::from_utf8_lossy(&answer.stdout)
-            .contains("token-0")
-            .then_some(())
-    })
-    .await;
-    assert!(agent.is_running(), "{}", agent.log());
-    agent.kill9();
-    agent.wait_for_exit(SOON).await;
-    let again = gpu_box.start("agent", "reveille agent");
+    home.up.kill9();
+    home.up.wait_for_exit(SOON).await;
+    home.terminal = Terminal::new();
+    home.up = home.terminal.start(nas, "up-again", &home.on_nas);
+    let next = line_for_another_machine(&home.up, &home.terminal).await;
+    assert_ne!(next, home.join);
+    let log = home.terminal.text();
+    assert!(log.contains("gpu-box-2 is the name"), "{log}");
+    home.is_answered().await;
+    assert!(home.agent.is_running(), "{}", home.agent.log());
+    home.agent.kill9();
+    home.agent.wait_for_exit(SOON).await;
+    let agent = home.pc.start("agent", "reveille agent");
     wait_until("the new agent was connected", SOON, async || {
-        again.log().contains("gpu-box is connected").then_some(())
+        agent.log().contains("gpu-box is connected").then_some(())
     })
     .await;
-    caller.prints(curl, "token-0").await;
+    home.is_answered().await;
 
-    assert_eq!(again.stop(SOON).await, Exit::Code(0), "{}", again.log());
+    // The hub becomes a service, with all that it had.
+    nas.install_systemctl();
+    nas.does(&service);
+    assert_eq!(
+        home.up.wait_for_exit(SOON).await,
+        Exit::Code(0),
+        "{}",
+        home.terminal.text()
+    );
+    let unit = fs::read_to_string(root().join("packaging/systemd/reveille.service")).expect("a unit");
+    let up = nas.start_asked_service(Some(&unit));
+    home.is_answered().await;
+    nas.does(&format!(
+        "export REVEILLE_DATA_DIR=/var/lib/reveille\n{revoke_key}"
+    ));
+    caller.prints(&home.curl, "revoked").await;
+
+    assert_eq!(agent.stop(SOON).await, Exit::Code(0), "{}", agent.log());
     assert_eq!(up.stop(SOON).await, Exit::Code(0), "{}", up.log());
+}
+
+/// A network card that wakes its machine by a magic packet: Ollama begins to listen.
+const NETWORK_CARD: &str = r#"
+import socket, subprocess, sys
+packets = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+packets.bind(("", 9))
+print("listening", flush=True)
+ollama = None
+while True:
+    packet, _ = packets.recvfrom(1024)
+    woken = packet == b"\xff" * 6 + bytes.fromhex("001122334455") * 16
+    if woken and (ollama is None or ollama.poll() is not None):
+        ollama = subprocess.Popen(["stand-in-llm", "--imitates", "ollama", "--model", "qwen2.5:32b", "--listen", "192.168.1.20:11434"])
+        print("woken", ollama.pid, flush=True)
+"#;
+
+#[tokio::test]
+#[ignore = "slow: run by cargo xtask test --all"]
+async fn a_pc_that_is_off_is_woken_from_the_nas_by_the_documented_commands() {
+    if let Some(why) = obstacle() {
+        eprintln!("skipped: {why}");
+        return;
+    }
+    let [commands] = blocks_of("a_pc_that_is_off_is_woken_from_the_nas_by_the_documented_commands");
+    let [try_it, down, up]: [&str; 3] = commands
+        .lines()
+        .collect::<Vec<_>>()
+        .try_into()
+        .expect("three commands");
+    let (nas, pc) = (Machine::new().await, Machine::new().await);
+    connect(&[(&nas, NAS), (&pc, "192.168.1.20/24")]);
+    fs::write(pc.folder.path().join("card.py"), NETWORK_CARD).expect("a script");
+    let card = pc.start("card", "python3 card.py");
+    let woken = async |times: usize| {
+        wait_until("the network card had done its part", SOON, async || {
+            assert!(card.is_running(), "{}", card.log());
+            (card.log().contains("listening") && card.log().matches("woken ").count() == times).then_some(())
+        })
+        .await;
+    };
+    woken(0).await;
+    let recipe = root().join("docs/recipes/wake-on-lan.toml");
+    fs::copy(recipe, nas.folder.path().join("reveille.toml")).expect("a config");
+    let before = nas.start("before", up);
+    nas.api_is_ready_at("https://127.0.0.1:8420", &before).await;
+    nas.does(try_it);
+    woken(1).await;
+    nas.does(down);
+    assert_eq!(
+        before.wait_for_exit(SOON).await,
+        Exit::Code(0),
+        "{}",
+        before.log()
+    );
+
+    // The PC is off again.
+    let log = card.log();
+    let pid = log.lines().find_map(|line| line.strip_prefix("woken "));
+    let pid = pid.expect("a process");
+    pc.does(&format!("kill {pid}"));
+    let up = nas.start("up", up);
+    nas.prints("reveille llms", "hibernating").await;
+    let key = nas
+        .prints("reveille key create --name me --scope 'infer:*'", "rv_")
+        .await;
+    let answer = nas.does(&format!(
+        "curl --silent --show-error --max-time 60 --cacert .local/share/reveille/agents-tls/ca.pem \
+         https://192.168.1.10:8420/v1/chat/completions -H 'authorization: Bearer {}' -H 'content-type: application/json' \
+         -d '{{\"model\": \"qwen2.5:32b\", \"messages\": [{{\"role\": \"user\", \"content\": \"hello\"}}]}}'",
+        key.trim()
+    ));
+    assert!(answer.contains("token-0"), "{answer}\n{}", up.log());
+    woken(2).await;
 }
 
 #[tokio::test]
@@ -189,76 +329,4 @@ async fn an_agent_refuses_plaintext_to_another_machine_unless_its_config_allows_
     let agent = agent.args(["agent", "--config"]).arg(&file).start();
     assert_eq!(agent.wait_for_exit(SOON).await, Exit::Code(2), "{}", agent.log());
     assert!(agent.log().contains("allow_plaintext"), "{}", agent.log());
-}
-
-#[tokio::test]
-async fn a_machine_joins_a_locked_hub_over_a_network_by_the_documented_commands() {
-    if let Some(why) = obstacle() {
-        eprintln!("skipped: {why}");
-        return;
-    }
-    let [on_hub, token, on_gpu_box, revoke] =
-        blocks_of("a_machine_joins_a_locked_hub_over_a_network_by_the_documented_commands");
-    let (hub, gpu_box) = (Machine::new().await, Machine::new().await);
-    join(&hub, &gpu_box);
-    copy_configs(&hub.folder.path().join("nats"));
-    install_ollama(&gpu_box);
-    let [init, nats, up]: [&str; 3] = on_hub
-        .lines()
-        .collect::<Vec<_>>()
-        .try_into()
-        .expect("three commands");
-    hub.does(init);
-    let _nats = hub.start("nats", nats);
-    let up = hub.start("up", up);
-    let printed = hub.prints(&token, "rvt_").await;
-    let ca = hub.folder.path().join("nats/hub/ca.pem");
-    fs::copy(ca, gpu_box.folder.path().join("ca.pem")).expect("the authority");
-
-    // The network between sees no token, and a stranger on it gets nowhere.
-    let stranger = gpu_box.run("reveille journal verify --nats tls://192.0.2.1:4222 --nats-ca ca.pem");
-    assert!(!stranger.status.success());
-    let said = String::from_utf8_lossy(&stranger.stderr).into_owned();
-    assert!(said.contains("refuses this key"), "{said}");
-
-    let [join_line, agent_line] = lines(&on_gpu_box);
-    let printed = printed
-        .lines()
-        .find(|line| line.contains("rvt_"))
-        .expect("a command")
-        .trim();
-    assert!(join_line.starts_with("reveille join rvt_… "), "{join_line}");
-    gpu_box.does(&join_line.replace("reveille join rvt_…", printed));
-    let config = gpu_box.folder.path().join("agent.toml");
-    let provider = "\n[[provider]]\nname = \"ollama\"\nbase_url = \"http://127.0.0.1:11434\"\nmodels = [\"qwen2.5:7b\"]\n\
-         [provider.wake]\ntype = \"command\"\ncommand = \"ollama\"\nargs = [\"serve\"]\nrun = \"serve\"\n";
-    fs::write(&config, fs::read_to_string(&config).expect("a config") + provider).expect("written");
-    let agent = gpu_box.start("agent", agent_line);
-
-    let root = fs::read_to_string(hub.folder.path().join(".local/share/reveille/root.key")).expect("a key");
-    let root = root.trim();
-    let llms = format!("reveille llms --api https://192.0.2.1:8420 --ca ca.pem --key {root}");
-    gpu_box.prints(&llms, "hibernating").await;
-    let ask = format!(
-        "curl --silent --show-error --max-time 30 --cacert ca.pem https://192.0.2.1:8420/v1/chat/completions \
-         -H 'authorization: Bearer {root}' -H 'content-type: application/json' \
-         -d '{{\"model\": \"{MODEL}\", \"messages\": [{{\"role\": \"user\", \"content\": \"hello\"}}]}}'"
-    );
-    let answer = gpu_box.does(&ask);
-    assert!(
-        answer.contains("token-0"),
-        "{answer}\n{}\n{}",
-        up.log(),
-        agent.log()
-    );
-
-    hub.does(&revoke);
-    gpu_box.prints(&llms, "inactive").await;
-    let refused = gpu_box.does(&ask);
-    assert!(refused.contains("provider_inactive"), "{refused}");
-    assert!(
-        agent.log().contains("lost the connection to NATS"),
-        "{}",
-        agent.log()
-    );
 }

@@ -163,6 +163,13 @@ impl Packages {
         for file in ["LICENSE", "CHANGELOG.md"] {
             tree.file(&format!("{docs}/{file}"), &root().join(file))?;
         }
+        // For reveille-nats.service.
+        for config in ["single.conf", "locked.conf"] {
+            tree.file(
+                &format!("{docs}/nats/{config}"),
+                &root().join("nats").join(config),
+            )?;
+        }
         let licence = unpacked.join(format!("{name}.dist-info/licenses/LICENSE"));
         tree.file(&format!("{docs}/LICENSE.nats-server"), &licence)?;
         tree.text(&format!("{docs}/LICENSES.crates"), &licences::of_crates()?)?;

@@ -12,8 +12,14 @@ pub enum Hint {
     GpuMemory,
     /// The interpreter of a script doesn't exist; what its first line names, if that is known.
     Interpreter(Option<String>),
-    /// A file isn't executable; which, if that is known.
-    NotExecutable(Option<String>),
+    /// The command itself can't be run.
+    Unusable {
+        program: String,
+        reason: String,
+        remedy: String,
+    },
+    /// A file that the command runs isn't executable.
+    NotExecutable,
     NotAllowed,
     NotFound,
     /// A command that should serve has ended, and nothing failed.
@@ -29,7 +35,8 @@ impl Hint {
             Self::PortTaken => "its port is taken",
             Self::GpuMemory => "the GPU's memory is full",
             Self::Interpreter(_) => "the interpreter of a script was not found",
-            Self::NotExecutable(_) => "a file that it runs is not executable",
+            Self::Unusable { .. } => "its program can't be run",
+            Self::NotExecutable => "a file that it runs is not executable",
             Self::NotAllowed => "it was denied the use of a file",
             Self::NotFound => "a program that it runs was not found",
             Self::NotServing => {
@@ -63,8 +70,12 @@ impl fmt::Display for Hint {
             Self::Interpreter(None) => f.write_str(
                 "the interpreter in a script's first line does not exist: correct that line, or install it",
             ),
-            Self::NotExecutable(Some(file)) => write!(f, "make it executable: chmod +x {file}"),
-            Self::NotExecutable(None) => {
+            Self::Unusable {
+                program,
+                reason,
+                remedy,
+            } => write!(f, "can't run `{program}`: {reason}; {remedy}"),
+            Self::NotExecutable => {
                 f.write_str("code 126 means that a file is not executable: chmod +x FILE")
             }
             Self::NotAllowed => f.write_str(
@@ -153,7 +164,7 @@ pub(super) fn hint(facts: &Facts<'_>) -> Option<Hint> {
         return Some(Hint::NotFound);
     }
     if facts.exit == NOT_EXECUTABLE && !says(&["exec format error"]) {
-        return Some(Hint::NotExecutable(None));
+        return Some(Hint::NotExecutable);
     }
     says(&["permission denied"]).then_some(Hint::NotAllowed)
 }
@@ -227,11 +238,7 @@ mod tests {
             (127, "", Some(Hint::NotFound)),
             (127, "sh: 1: vllm: not found", Some(Hint::NotFound)),
             (1, "./run: line 3: vllm: command not found", Some(Hint::NotFound)),
-            (
-                126,
-                "sh: 1: ./run: Permission denied",
-                Some(Hint::NotExecutable(None)),
-            ),
+            (126, "sh: 1: ./run: Permission denied", Some(Hint::NotExecutable)),
             (126, "cannot execute: Exec format error", None),
             (
                 126,
@@ -274,7 +281,11 @@ mod tests {
         let variable = Hint::Variable("HF_TOKEN".to_owned());
         assert!(variable.to_string().contains("env_pass = [\"HF_TOKEN\"]"));
         assert!(!variable.public().contains("HF_TOKEN"));
-        let file = Hint::NotExecutable(Some("/opt/run.sh".to_owned()));
+        let file = Hint::Unusable {
+            program: "/opt/run.sh".to_owned(),
+            reason: "the program is not executable".to_owned(),
+            remedy: "run `chmod +x /opt/run.sh`".to_owned(),
+        };
         assert!(file.to_string().contains("chmod +x /opt/run.sh"));
         assert!(!file.public().contains("/opt"));
         let script = |line: &str| Hint::Interpreter(Some(line.to_owned())).to_string();

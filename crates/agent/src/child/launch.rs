@@ -27,6 +27,8 @@ pub(super) struct Launch {
     pub(super) held: bool,
     /// Where what they print is kept.
     pub(super) kept: Option<Kept>,
+    /// The soft limit of open files for what is started: the agent has raised its own.
+    pub(super) open_files: Option<u64>,
     /// Held while anything runs, so that a later run of the agent knows.
     pub(super) lock: Option<ChildrenLock>,
 }

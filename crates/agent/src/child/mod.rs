@@ -25,8 +25,9 @@ use crate::{
 use hint::Facts;
 use launch::{Kept, Launch, Program};
 use report::{INTERPRETER_MISSING, Report};
+use reveille_bus::open_files;
 use rustix::process::{Pid, Signal, kill_process_group};
-use std::{path::PathBuf, time::Duration};
+use std::{ffi::OsStr, path::PathBuf, time::Duration};
 use tokio::{
     io::{AsyncBufReadExt, BufReader, Lines},
     process::{ChildStdin, ChildStdout},
@@ -213,12 +214,6 @@ impl Child {
         &self.left
     }
 
-    /// How it has ended, if that was awaited.
-    #[must_use]
-    pub const fn exit(&self) -> Option<Exit> {
-        self.exit
-    }
-
     /// The end of what it has printed, once it has ended. For the owner of this machine only.
     #[must_use]
     pub fn printed(&self) -> &str {
@@ -265,14 +260,15 @@ impl Child {
     }
 }
 
-impl From<Unusable> for NotStarted {
-    fn from(reason: Unusable) -> Self {
-        let shown = reason.to_string();
-        let hint = match reason {
-            Unusable::NotExecutable(file) => Some(Hint::NotExecutable(Some(file.display().to_string()))),
-            Unusable::NotInPath | Unusable::Missing | Unusable::Closed | Unusable::NotAFile => None,
-        };
-        Self { reason: shown, hint }
+/// Why `program`, which was looked up in `path`, isn't started. Only the hint names it.
+fn unusable(program: &str, path: Option<&OsStr>, why: &Unusable) -> NotStarted {
+    NotStarted {
+        reason: why.to_string(),
+        hint: Some(Hint::Unusable {
+            program: program.to_owned(),
+            reason: why.to_string(),
+            remedy: why.remedy(program, path),
+        }),
     }
 }
 
@@ -290,6 +286,7 @@ fn launch(shims: &Shims, start: Start<'_>) -> Result<Launch, NotStarted> {
             file,
             source: start.source.to_owned(),
         }),
+        open_files: open_files::first_limit(),
         lock: shims.lock.clone(),
     })
 }
@@ -305,7 +302,7 @@ fn program(shims: &Shims, command: &CommandAction) -> Result<Program, NotStarted
     let variables = environment::passed(std::env::vars_os(), &command.env_pass)
         .chain(own.map(|(name, value)| (name.into(), value.into())));
     Ok(Program {
-        file: program::find(&command.program, path)?,
+        file: program::find(&command.program, path).map_err(|why| unusable(&command.program, path, &why))?,
         args: args.collect(),
         variables: variables.collect(),
         folder: folder(shims, command).map_err(|reason| NotStarted::from(reason.to_owned()))?,

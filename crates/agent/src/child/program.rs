@@ -24,6 +24,29 @@ pub enum Unusable {
     NotExecutable(PathBuf),
 }
 
+impl Unusable {
+    /// What the owner of this machine does about `program`, which was looked up in `path`.
+    #[must_use]
+    pub fn remedy(&self, program: &str, path: Option<&OsStr>) -> String {
+        match self {
+            Self::NotExecutable(file) => format!("run `chmod +x {}`", file.display()),
+            Self::NotInPath => format!(
+                "install `{program}`, put its folder into the agent's PATH, or write its absolute path as `command`"
+            ),
+            Self::Closed => {
+                "let the agent's user enter that directory (`chmod o+x` on each of its parents)".to_owned()
+            }
+            Self::NotAFile => "name the program in it as `command`".to_owned(),
+            Self::Missing => match program.split_once(char::is_whitespace) {
+                Some((first, _)) if find(first, path).is_ok() => {
+                    format!("write command = \"{first}\", and put the words after it into `args`")
+                }
+                _ => format!("correct `command`, or install `{program}`"),
+            },
+        }
+    }
+}
+
 /// The file of `program`, which is an absolute path or a name to look up in `path`.
 ///
 /// # Errors

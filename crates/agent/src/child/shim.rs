@@ -22,6 +22,7 @@ use super::{
     report::{Exit, INTERPRETER_MISSING, MAX_LEFT, Report},
 };
 use crate::{output::Writer, processes::Running};
+use reveille_bus::open_files;
 use rustix::process::{Pid, Signal, WaitOptions, WaitStatus, wait};
 use std::{
     io::{self, Write},
@@ -78,6 +79,9 @@ async fn live() -> io::Result<u8> {
     let Some(launch) = agent.launch().await? else {
         return Ok(0);
     };
+    if let Some(limit) = launch.open_files {
+        open_files::lower_to(limit);
+    }
     // Released by the end of this process. The child runs even without it.
     let lock = launch.lock.as_ref().and_then(|lock| lock.share().ok());
     let (mut printed, output) = Printed::new(launch.writer())?;

@@ -96,12 +96,15 @@ pub struct BaseUrl {
     socket: Option<PathBuf>,
 }
 
-/// The server of a base URL.
+/// The server of a URL.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Server {
-    uri: Uri,
-    host: HeaderValue,
-    tls_name: Option<ServerName<'static>>,
+pub struct Server {
+    /// The scheme, host and port to connect to.
+    pub uri: Uri,
+    /// The `Host` of requests.
+    pub host: HeaderValue,
+    /// The name that its certificate must have, with `https`.
+    pub tls_name: Option<ServerName<'static>>,
 }
 
 impl BaseUrl {
@@ -163,10 +166,10 @@ impl BaseUrl {
         self.loopback
     }
 
-    /// The scheme, host and port to connect to.
+    /// The server to connect to.
     #[must_use]
-    pub fn server(&self) -> &Uri {
-        &self.server.uri
+    pub const fn server(&self) -> &Server {
+        &self.server
     }
 
     /// The Unix socket to connect to instead.
@@ -186,22 +189,12 @@ impl BaseUrl {
     pub const fn is_https(&self) -> bool {
         self.server.tls_name.is_some()
     }
-
-    /// The `Host` of requests.
-    #[must_use]
-    pub const fn host(&self) -> &HeaderValue {
-        &self.server.host
-    }
-
-    /// The name that the server's certificate must have, with `https`.
-    #[must_use]
-    pub const fn tls_name(&self) -> Option<&ServerName<'static>> {
-        self.server.tls_name.as_ref()
-    }
 }
 
 impl Server {
-    fn of(url: &Url) -> Option<Self> {
+    /// The server of an `http` or `https` URL; `None` if HTTP can't name its host.
+    #[must_use]
+    pub fn of(url: &Url) -> Option<Self> {
         let tls_name = match url.scheme() {
             "https" => Some(tls_name(url)?),
             _ => None,
@@ -360,10 +353,16 @@ mod tests {
         ] {
             let base = BaseUrl::parse(raw).expect("legal");
             assert_eq!(
-                (base.server().to_string().as_str(), base.host().to_str().ok()),
+                (
+                    base.server().uri.to_string().as_str(),
+                    base.server().host.to_str().ok()
+                ),
                 (server, Some(host))
             );
-            assert_eq!(base.tls_name().map(ServerName::to_str).as_deref(), tls);
+            assert_eq!(
+                base.server().tls_name.as_ref().map(ServerName::to_str).as_deref(),
+                tls
+            );
         }
     }
 

@@ -13,6 +13,8 @@ pub struct ConfigError {
     pub key: Option<String>,
     /// Without the value.
     pub reason: String,
+    /// What else is wrong with the same file, in the order of its lines.
+    pub others: Vec<ConfigError>,
 }
 
 impl ConfigError {
@@ -23,7 +25,29 @@ impl ConfigError {
             line: None,
             key: None,
             reason,
+            others: vec![],
         }
+    }
+
+    /// Stands for an error that has been noted already.
+    pub(super) fn noted() -> Self {
+        Self::of_file("", String::new())
+    }
+
+    pub(super) fn is_noted(&self) -> bool {
+        self.reason.is_empty()
+    }
+
+    /// All that is wrong, as one error; `None` if nothing is.
+    pub(super) fn all(mut errors: Vec<Self>) -> Option<Self> {
+        errors.sort_by_key(|error| error.line);
+        errors.dedup();
+        let mut errors = errors.into_iter();
+        let first = errors.next()?;
+        Some(Self {
+            others: errors.collect(),
+            ..first
+        })
     }
 }
 
@@ -36,7 +60,8 @@ impl fmt::Display for ConfigError {
         if let Some(key) = &self.key {
             write!(f, ": {key}")?;
         }
-        write!(f, ": {}", self.reason)
+        write!(f, ": {}", self.reason)?;
+        self.others.iter().try_for_each(|other| write!(f, "\n{other}"))
     }
 }
 

@@ -19,7 +19,7 @@ mod trust;
 mod types;
 mod variables;
 
-pub use address::{Address, BaseUrl, NatsUrl};
+pub use address::{Address, BaseUrl, NatsUrl, Server};
 pub use changes::{Change, changes, fixed_keys};
 pub(crate) use duration::millis;
 pub use duration::parse_duration;

@@ -7,10 +7,9 @@ use super::{
 use crate::{
     backend_client::BackendClient,
     config::{MODELS_PATH, ModelConfig, ProviderConfig},
-    fetch,
+    fetch::Request,
 };
 use futures::{StreamExt, stream};
-use reqwest::RequestBuilder;
 use reveille_domain::{MAX_MODELS, ModelDetails, ModelName, latest_alias};
 use serde_json::{Value, json};
 use std::{collections::BTreeMap, time::Duration};
@@ -168,13 +167,10 @@ impl Asked {
 
     fn request(
         &self,
-        method: impl FnOnce(&BackendClient, url::Url) -> RequestBuilder,
+        method: impl FnOnce(&BackendClient, url::Url) -> Request,
         path: &str,
-    ) -> Option<RequestBuilder> {
+    ) -> Option<Request> {
         let url = self.provider.base_url.at(path).ok()?;
-        Some(fetch::authorized(
-            method(&self.client, url),
-            self.provider.api_key.as_ref(),
-        ))
+        Some(method(&self.client, url).authorized(self.provider.api_key.as_ref()))
     }
 }

@@ -79,8 +79,9 @@ impl Reader {
         if bytes < self.read {
             // Part of a line was taken back that could not be written whole.
             io::Seek::seek(file, io::SeekFrom::Start(bytes))?;
+            let taken_back = usize::try_from(self.read - bytes).unwrap_or(usize::MAX);
+            text.truncate(text.len().saturating_sub(taken_back));
             self.read = bytes;
-            text.clear();
         }
         self.read += read(file, text)?;
         Ok(())
@@ -168,5 +169,14 @@ mod tests {
         assert_eq!(reader.more().unwrap(), [""; 0]);
         file.append(b"two\n").unwrap();
         assert_eq!(reader.more().unwrap(), ["two"]);
+
+        // Taken back while it is read.
+        file.append(b"three\nha").unwrap();
+        let mut text = vec![];
+        reader.read_current(&mut text).unwrap();
+        let open = File::options().write(true).open(file.path()).unwrap();
+        open.set_len(14).unwrap();
+        reader.read_current(&mut text).unwrap();
+        assert_eq!(text, b"three\n");
     }
 }

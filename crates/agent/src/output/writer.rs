@@ -150,8 +150,8 @@ struct Job {
     file: OutputFile,
     source: String,
     lines: Lines,
-    /// When a line was written last.
-    written: Instant,
+    /// Since when the last line waits for its end.
+    begun: Option<Instant>,
     /// What could not be written, and why.
     failed: Option<(u64, io::ErrorKind)>,
 }
@@ -162,7 +162,7 @@ impl Job {
             file,
             source,
             lines: Lines::default(),
-            written: Instant::now(),
+            begun: None,
             failed: None,
         }
     }
@@ -170,11 +170,7 @@ impl Job {
     fn run(&mut self, shared: &Shared) {
         loop {
             let (pieces, lost, closing) = self.next(shared);
-            let mut batch = self.batch(pieces, lost);
-            let due = closing || self.written.elapsed() >= BEGUN_LIMIT;
-            if due && let Some(begun) = self.lines.begun() {
-                batch.add(Timestamp::now(), &self.source, PRINTED, &begun);
-            }
+            let batch = self.batch(pieces, lost, closing);
             self.write(batch);
             if closing {
                 return;
@@ -187,14 +183,14 @@ impl Job {
     fn next(&self, shared: &Shared) -> (VecDeque<Piece>, u64, bool) {
         let mut waiting = shared.waiting.lock();
         while waiting.pieces.is_empty() && !waiting.closing {
-            if !self.lines.has_begun() {
-                shared.changed.wait(&mut waiting);
-            } else if shared
-                .changed
-                .wait_until(&mut waiting, self.written + BEGUN_LIMIT)
-                .timed_out()
-            {
-                break;
+            match self.begun {
+                None => shared.changed.wait(&mut waiting),
+                Some(since) => {
+                    let until = since + BEGUN_LIMIT;
+                    if shared.changed.wait_until(&mut waiting, until).timed_out() {
+                        break;
+                    }
+                }
             }
         }
         waiting.bytes = 0;
@@ -206,22 +202,36 @@ impl Job {
         )
     }
 
-    fn batch(&mut self, pieces: VecDeque<Piece>, lost: u64) -> Batch {
+    /// The lines of these pieces; of one that has only begun, `all` or what has waited long enough for its end.
+    fn batch(&mut self, pieces: VecDeque<Piece>, lost: u64, all: bool) -> Batch {
         let (source, mut batch) = (&self.source, Batch::default());
         batch.lost = lost;
         for piece in pieces {
             match piece {
                 Piece::Printed(at, bytes) => {
-                    self.lines
-                        .push(&bytes, |line| batch.add(at, source, PRINTED, &line));
+                    let begun = &mut self.begun;
+                    self.lines.push(&bytes, |line| {
+                        *begun = None;
+                        batch.add(at, source, PRINTED, &line);
+                    });
+                    if self.lines.has_begun() {
+                        self.begun.get_or_insert_with(Instant::now);
+                    }
                 }
                 Piece::Note(at, note) => {
+                    self.begun = None;
                     if let Some(begun) = self.lines.begun() {
                         batch.add(at, source, PRINTED, &begun);
                     }
                     batch.add(at, source, ABOUT, &note);
                 }
             }
+        }
+        if (all || self.begun.is_some_and(|since| since.elapsed() >= BEGUN_LIMIT))
+            && let Some(begun) = self.lines.begun()
+        {
+            self.begun = None;
+            batch.add(Timestamp::now(), source, PRINTED, &begun);
         }
         batch.cut_to(WRITE_BYTES);
         batch
@@ -231,7 +241,6 @@ impl Job {
         if batch.text.is_empty() && batch.lost == 0 {
             return;
         }
-        self.written = Instant::now();
         let (mut text, bytes) = (vec![], batch.text.len() as u64);
         let mut note = |note: String| add(&mut text, Timestamp::now(), &self.source, ABOUT, &note);
         if let Some((failed, why)) = self.failed {
@@ -358,6 +367,24 @@ mod tests {
             thread::sleep(Duration::from_millis(10));
         }
         assert_eq!(lines(&file), ["s | password: "]);
+    }
+
+    #[test]
+    fn a_line_in_two_pieces_is_one_line_unless_its_end_takes_long() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut job = Job::new(file(folder.path()), "s".to_owned());
+        let mut printed = |text: &[u8], waited: Duration| {
+            job.begun = job.begun.map(|since| since - waited);
+            let piece = Piece::Printed(Timestamp::now(), text.to_vec());
+            let batch = job.batch(VecDeque::from([piece]), 0, false);
+            let text = String::from_utf8(batch.text).unwrap();
+            text.lines().map(|line| line[25..].to_owned()).collect::<Vec<_>>()
+        };
+        let soon = BEGUN_LIMIT / 2;
+        assert!(printed(b"HF_TOKEN is nee", soon).is_empty());
+        assert_eq!(printed(b"ded\nset", soon), ["s | HF_TOKEN is needed"]);
+        assert!(printed(b" ", soon).is_empty(), "the second line has only begun");
+        assert_eq!(printed(b"it", BEGUN_LIMIT), ["s | set it"]);
     }
 
     #[test]

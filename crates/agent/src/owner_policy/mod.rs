@@ -12,12 +12,12 @@ use crate::{config::Hours, state_dir::StateDir};
 use jiff::{Timestamp, Zoned};
 use parking_lot::RwLock;
 use pause::{PauseState, local_time};
-use reveille_domain::{ProviderId, WakeFailure, WakeFailureKind};
+use reveille_domain::{PAUSED_STAGE, ProviderId, WakeFailure, WakeFailureKind};
 use std::sync::Arc;
 use wake_history::WakeHistory;
 
-/// The stages that refused wakes report.
-const PAUSED_STAGE: &str = "paused";
+/// The stages that refused wakes report, beside [`PAUSED_STAGE`].
+const OPEN_FILES_STAGE: &str = "open_files";
 const QUIET_HOURS_STAGE: &str = "quiet_hours";
 const MAX_PER_DAY_STAGE: &str = "max_per_day";
 
@@ -53,7 +53,12 @@ impl OwnerPolicy {
     /// Why no provider may wake now, in a sentence.
     #[must_use]
     pub fn refusal(&self) -> Option<String> {
-        self.check_at(&Zoned::now()).err().map(|failure| failure.reason)
+        self.refused().map(|failure| failure.reason)
+    }
+
+    /// The same as the failure that each wake has now.
+    pub(crate) fn refused(&self) -> Option<WakeFailure> {
+        self.check_at(&Zoned::now()).err()
     }
 
     /// Why this provider may not wake now, in a sentence: it has used up its `max_per_day`.
@@ -69,6 +74,14 @@ impl OwnerPolicy {
             PauseState::Running => {}
             PauseState::Paused(pause) => {
                 return refused(PAUSED_STAGE, &format!("has paused this agent {pause}"));
+            }
+            PauseState::Unknown(limit) => {
+                let reason = format!("whether its owner has paused it can't be read: {limit}");
+                return Err(WakeFailure::new(
+                    WakeFailureKind::NotAllowed,
+                    OPEN_FILES_STAGE,
+                    &reason,
+                ));
             }
             PauseState::Unreadable(_) => {
                 return refused(

@@ -5,6 +5,7 @@
 
 use crate::state_dir::StateDir;
 use jiff::{Timestamp, tz::TimeZone};
+use reveille_bus::open_files;
 use serde::{Deserialize, Serialize};
 use std::{fmt, io, time::Duration};
 
@@ -29,6 +30,8 @@ pub(super) enum PauseState {
     Paused(Pause),
     /// The file exists, and this is why it can't be read.
     Unreadable(String),
+    /// Whether there is a pause can't be found out now, because the agent has reached this limit of open files.
+    Unknown(String),
 }
 
 impl Pause {
@@ -59,6 +62,12 @@ impl Pause {
         let was = PauseState::at(Some(state), now);
         state.remove(FILE)?;
         Ok(was != PauseState::Running)
+    }
+
+    /// When it ends by itself, if it does.
+    #[must_use]
+    pub const fn until(self) -> Option<Timestamp> {
+        self.until
     }
 
     pub(super) const fn sleep(self) -> bool {
@@ -92,8 +101,15 @@ impl PauseState {
         match Pause::read(state) {
             Ok(Some(pause)) if pause.until.is_none_or(|until| now < until) => Self::Paused(pause),
             Ok(_) => Self::Running,
-            Err(error) => Self::Unreadable(format!("{}: {error}", state.path().join(FILE).display())),
+            Err(error) => Self::unread(state, &error),
         }
+    }
+
+    pub(super) fn unread(state: &StateDir, error: &io::Error) -> Self {
+        open_files::reached_in(error).map_or_else(
+            || Self::Unreadable(format!("{}: {error}", state.path().join(FILE).display())),
+            Self::Unknown,
+        )
     }
 }
 

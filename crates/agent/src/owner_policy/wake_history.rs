@@ -7,7 +7,7 @@
 
 use crate::state_dir::{StateDir, provider_file};
 use jiff::Timestamp;
-use reveille_domain::ProviderId;
+use reveille_domain::{ProviderId, counted};
 use std::{collections::VecDeque, time::Duration};
 use tracing::warn;
 
@@ -57,8 +57,8 @@ impl WakeHistory {
             Some(oldest) if self.times.len() >= max as usize => {
                 let minutes = DAY.saturating_sub(age(*oldest, now)).as_secs().div_ceil(60);
                 Err(format!(
-                    "allows no more than {max} wakes in 24 hours (provider.wake.max_per_day); the next one is possible in \
-                     {} h {} min",
+                    "allows no more than {} in 24 hours (provider.wake.max_per_day); the next one is possible in {} h {} min",
+                    counted(max, "wake"),
                     minutes / 60,
                     minutes % 60
                 ))

@@ -9,6 +9,8 @@ use tokio::time::Instant;
 
 /// After how many failed requests in a row a completion verifies the backend. One or two may be the fault of what was asked.
 pub(super) const FAILURES_IN_A_ROW: u32 = 3;
+/// After how many callers in a row that left without anything of an answer.
+pub(crate) const LEFT_IN_A_ROW: u32 = 5;
 /// How long a backend that was verified isn't verified again, whatever its requests show: a caller may repeat one that always
 /// fails.
 const VERIFIED_FOR: Duration = Duration::from_secs(30);
@@ -21,6 +23,8 @@ pub struct Health(Arc<Mutex<State>>);
 struct State {
     asked: Option<Asked>,
     failures: u32,
+    /// How many callers have left since the backend last said anything.
+    left: u32,
     why: String,
     verified: Option<Instant>,
 }
@@ -42,7 +46,25 @@ impl Health {
 
     /// The backend has answered a request.
     pub fn succeeded(&self) {
-        self.0.lock().failures = 0;
+        let mut state = self.0.lock();
+        (state.failures, state.left) = (0, 0);
+    }
+
+    /// The backend has sent something of a completion.
+    pub fn heard(&self) {
+        self.0.lock().left = 0;
+    }
+
+    /// A caller has left after a while, without anything of an answer. Returns whether it is time to verify the backend.
+    pub fn was_left(&self) -> bool {
+        let mut state = self.0.lock();
+        state.left = state.left.saturating_add(1);
+        state.is_left()
+    }
+
+    /// Whether callers leave so that the backend should be verified.
+    pub(super) fn is_left(&self) -> bool {
+        self.0.lock().is_left()
     }
 
     /// A request has failed in a way that may show that the backend is dead. Returns whether it is time to verify that.
@@ -61,7 +83,7 @@ impl Health {
     /// The backend has shown that it works.
     pub(super) fn verified(&self) {
         let mut state = self.0.lock();
-        (state.failures, state.verified) = (0, Some(Instant::now()));
+        (state.failures, state.left, state.verified) = (0, 0, Some(Instant::now()));
     }
 
     /// What the last request has asked for.
@@ -73,6 +95,12 @@ impl Health {
     pub(super) fn failures(&self) -> String {
         let state = self.0.lock();
         match state.failures {
+            0 if state.left >= LEFT_IN_A_ROW => {
+                format!(
+                    "{} callers in a row left without any part of an answer",
+                    state.left
+                )
+            }
             0 => String::new(),
             1 => format!("a request failed ({})", state.why),
             count => format!("{count} requests in a row failed (the last: {})", state.why),
@@ -82,10 +110,16 @@ impl Health {
 
 impl State {
     fn is_doubtful(&self) -> bool {
-        let verified = self
-            .verified
-            .is_some_and(|verified| verified.elapsed() < VERIFIED_FOR);
-        self.failures >= FAILURES_IN_A_ROW && !verified
+        self.failures >= FAILURES_IN_A_ROW && !self.is_verified()
+    }
+
+    fn is_left(&self) -> bool {
+        self.left >= LEFT_IN_A_ROW && !self.is_verified()
+    }
+
+    fn is_verified(&self) -> bool {
+        self.verified
+            .is_some_and(|verified| verified.elapsed() < VERIFIED_FOR)
     }
 }
 
@@ -110,5 +144,16 @@ mod tests {
         assert!(!fail() && !fail() && !fail(), "it was verified just now");
         tokio::time::advance(VERIFIED_FOR).await;
         assert!(health.is_doubtful() && fail());
+        for _ in 1..LEFT_IN_A_ROW {
+            assert!(!health.was_left());
+        }
+        assert!(health.was_left() && health.is_left());
+        health.heard();
+        assert!(
+            !health.is_left() && health.is_doubtful(),
+            "an answer may still fail"
+        );
+        health.verified();
+        assert!((0..LEFT_IN_A_ROW).all(|_| !health.was_left()));
     }
 }

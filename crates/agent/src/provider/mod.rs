@@ -16,6 +16,8 @@ mod reported_state;
 pub use gate::{Gate, Slot};
 pub use groups::{GroupPolicy, Groups, Membership};
 pub use handle::{Handle, Input, Leave, Symptom};
+#[cfg(test)]
+pub(crate) use health::LEFT_IN_A_ROW;
 pub use health::{Asked, Health};
 pub use owner::{Owner, Setup};
 pub use report_numbers::ReportNumbers;

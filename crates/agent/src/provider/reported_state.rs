@@ -75,6 +75,8 @@ pub(super) struct ReportedState {
     status: Option<StatusName>,
     /// Whether it is to be registered next. What control answers to an earlier question doesn't change that.
     must_register: bool,
+    /// Whether control has the provider of this session, if only with an earlier spec.
+    is_registered: bool,
     /// The highest report number so far.
     seq: ReportSeq,
     /// The last report that changed something.
@@ -97,6 +99,7 @@ impl ReportedState {
             unclear: 0,
             status: None,
             must_register: true,
+            is_registered: false,
             seq: ReportSeq(0),
             last_seq: ReportSeq(0),
             outcome: None,
@@ -238,7 +241,13 @@ impl ReportedState {
             return None;
         }
         let availability = self.availability();
+        let outcome = self.outcome.clone();
+        let outcome = outcome.map(|(wake_id, outcome)| Report::Wake { wake_id, outcome });
         let Some(status) = self.status else {
+            // Registering an available backend would end the wake as well, without its stages.
+            if let Some(outcome) = outcome.filter(|_| self.is_registered) {
+                return Some(Ask::Report(self.next_id(epoch), outcome));
+            }
             let found = availability?;
             self.must_register = false;
             return Some(Ask::Register(self.next_id(epoch).seq, found));
@@ -246,10 +255,7 @@ impl ReportedState {
         if status == StatusName::Inactive {
             return availability.map(|found| Ask::Resume(self.next_id(epoch), found));
         }
-        let outcome = self.outcome.clone();
-        let report = outcome
-            .map(|(wake_id, outcome)| Report::Wake { wake_id, outcome })
-            .or_else(|| self.difference(status))?;
+        let report = outcome.or_else(|| self.difference(status))?;
         Some(Ask::Report(self.next_id(epoch), report))
     }
 
@@ -302,7 +308,8 @@ impl ReportedState {
         self.status = status.filter(|_| !self.must_register);
         self.last_seq = last_seq;
         match ask {
-            Ask::Register(..) | Ask::Resume(..) | Ask::Withdraw => {}
+            Ask::Register(..) => self.is_registered = true,
+            Ask::Resume(..) | Ask::Withdraw => {}
             Ask::Report(_, Report::Wake { wake_id, .. }) => self.outcome_heard(*wake_id),
             // Reported once for each finding, even if control disagrees.
             Ask::Report(_, Report::Asleep { .. } | Report::Awake) => self.quiet = !self.must_register,
@@ -313,6 +320,7 @@ impl ReportedState {
     pub(super) fn refused(&mut self, ask: &Ask) {
         self.quiet = true;
         if let Ask::Report(_, Report::Wake { wake_id, .. }) = ask {
+            self.quiet = !self.must_register;
             self.outcome_heard(*wake_id);
         }
     }
@@ -323,8 +331,14 @@ impl ReportedState {
         }
     }
 
-    /// Control doesn't know the provider in this session, or not as it is now.
+    /// Control doesn't know the provider in this session.
     pub(super) fn unregistered(&mut self) {
+        self.is_registered = false;
+        self.register_again();
+    }
+
+    /// What is to be published has changed, or what control has of it is uncertain.
+    pub(super) fn register_again(&mut self) {
         self.quiet = false;
         self.must_register = true;
         self.status = None;
@@ -333,6 +347,7 @@ impl ReportedState {
     /// Control has counted the agent as lost.
     pub(super) fn inactive(&mut self) {
         self.quiet = false;
+        self.is_registered &= !self.must_register;
         self.status = Some(StatusName::Inactive).filter(|_| !self.must_register);
     }
 
@@ -386,6 +401,7 @@ mod tests {
             asleep: false,
             refused: false,
             failed: false,
+            no_files: false,
             is_hub: None,
             stranger: false,
             reason: "slow".to_owned(),
@@ -397,6 +413,7 @@ mod tests {
             asleep: false,
             refused: true,
             failed: false,
+            no_files: false,
             is_hub: None,
             stranger: false,
             reason: "nobody".to_owned(),
@@ -589,6 +606,46 @@ mod tests {
                 }
             ))
         );
+    }
+
+    #[test]
+    fn what_has_become_of_a_wake_is_told_before_a_registration_that_would_end_it_without_its_stages() {
+        let wake = WakeId(Uuid::now_v7());
+        let woken = || {
+            let mut state = registered(&refused(), StatusName::Hibernating);
+            assert!(state.wake_asked(wake));
+            state.wake_ended(wake, WakeOutcome::Succeeded { stages: vec![] });
+            // It lists models that it didn't before.
+            state.register_again();
+            state
+        };
+        let is_outcome = |ask: &Ask| matches!(ask, Ask::Report(_, Report::Wake { .. }));
+
+        let mut state = woken();
+        let ask = state.next_ask(EPOCH).expect("the outcome");
+        assert!(is_outcome(&ask), "{ask:?}");
+        state.done(&ask, Some(StatusName::Active), ReportSeq(2));
+        let ask = state.next_ask(EPOCH).expect("the models");
+        assert_eq!(ask, Ask::Register(ReportSeq(3), Availability::Available));
+        state.done(&ask, Some(StatusName::Active), ReportSeq(3));
+        assert_eq!(state.next_ask(EPOCH), None);
+
+        // Control, which has forgotten the provider or counts it as lost, takes no report before a registration.
+        for refuse in [ReportedState::unregistered, ReportedState::inactive] {
+            let mut state = woken();
+            let ask = state.next_ask(EPOCH).expect("the outcome");
+            assert!(is_outcome(&ask), "{ask:?}");
+            refuse(&mut state);
+            let ask = state.next_ask(EPOCH).expect("a registration");
+            assert!(matches!(ask, Ask::Register(..)), "{ask:?}");
+        }
+
+        // A refusal of the outcome for good doesn't keep the models back.
+        let mut state = woken();
+        let ask = state.next_ask(EPOCH).expect("the outcome");
+        state.refused(&ask);
+        let ask = state.next_ask(EPOCH).expect("the models");
+        assert!(matches!(ask, Ask::Register(..)), "{ask:?}");
     }
 
     #[test]

@@ -32,7 +32,7 @@ const TCP_PAUSE: Duration = Duration::from_millis(50);
 #[derive(Debug, Clone)]
 pub struct Runner {
     /// The client of `http` steps.
-    pub client: reqwest::Client,
+    pub client: fetch::Client,
     /// The shims of `command` steps.
     pub shims: Shims,
     /// Wake recipes wait until these have ended.
@@ -93,7 +93,7 @@ impl Runner {
     ///
     /// # Errors
     /// When TLS can't be set up.
-    pub fn client_for(&self, trust: &Trust, socket: Option<&Path>) -> Result<reqwest::Client, AgentError> {
+    pub fn client_for(&self, trust: &Trust, socket: Option<&Path>) -> Result<fetch::Client, AgentError> {
         if trust.is_default() && socket.is_none() {
             return Ok(self.client.clone());
         }
@@ -141,10 +141,10 @@ impl Runner {
         // Another client would send the step's secrets somewhere else, or to somebody else.
         let client = self.client_for(&action.trust, socket.as_deref());
         let client = client.map_err(|error| error.to_string())?;
-        let mut request = client.request(action.method.clone(), url.clone()).timeout(limit);
-        for (name, value) in &action.headers {
-            request = request.header(name, value);
-        }
+        let mut request = client
+            .request(action.method.clone(), url.clone())
+            .headers(action.headers.clone())
+            .timeout(limit);
         if let Some(body) = &action.body {
             request = request.body(body.reveal().to_owned());
         }

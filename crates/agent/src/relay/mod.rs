@@ -4,14 +4,12 @@
 //! here and goes nowhere else.
 
 mod answer_model;
-mod client;
-mod connector;
-mod deaf_peer;
 mod outcome;
 mod rename;
 
 use crate::{
     config::{AnswerModelName, CHAT_PATH, COMPLETIONS_PATH, EMBEDDINGS_PATH, ProviderConfig},
+    http1::{Client, Response, SendError},
     models::{Memory, Served},
     own_hub::OwnHub,
     provider::{Asked, Handle, Input, Slot, Symptom},
@@ -19,24 +17,26 @@ use crate::{
 };
 use answer_model::AnswerModel;
 use bytes::{Bytes, BytesMut};
-use client::{Client, Response, SendError};
-use futures::StreamExt;
+use futures::{StreamExt, TryStreamExt, stream};
 use http::{
-    HeaderMap, HeaderName, HeaderValue, Method, Uri,
+    HeaderMap, HeaderName, HeaderValue, Method, Request, Uri,
     header::{CONTENT_LENGTH, CONTENT_TYPE, TRANSFER_ENCODING},
     response::Parts,
 };
-use outcome::{Broken, Connecting, EndOfEvents};
+use outcome::{Answering, Broken, Connecting};
 use parking_lot::RwLock;
-use reveille_bus::relay::{
-    FaultCode, Incoming, MAX_BODY_BYTES, REQUEST_HEADERS, RESPONSE_HEADERS, RelayFault, RequestBody,
-    RequestHead, ResponseHead, boundary, is_relayed,
+use reveille_bus::{
+    open_files,
+    relay::{
+        AnswerKind, FaultCode, Incoming, MAX_BODY_BYTES, REQUEST_HEADERS, RESPONSE_HEADERS, RelayFault,
+        RequestBody, RequestHead, RespondError, ResponseHead, boundary, is_relayed,
+    },
 };
 use reveille_domain::{AgentName, Availability, ModelName, ProviderName};
 use std::{collections::HashMap, sync::Arc, time::Duration};
 use tokio::{
-    sync::{Semaphore, SemaphorePermit},
-    time::{Instant, sleep, timeout},
+    sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit},
+    time::{Instant, sleep, timeout, timeout_at},
 };
 use tracing::debug;
 use url::Position;
@@ -48,6 +48,10 @@ const MAX_HEADER_BYTES: usize = 2048;
 /// The memory for all request bodies together, in KiB: at least two of the largest. Requests beyond that wait, and then get
 /// `overloaded`.
 const MAX_HELD_KIB: u32 = 512 * 1024;
+/// How many connections to backends there may be, if the limit of open files has room for as many.
+const MAX_CONNECTIONS: usize = 65_536;
+/// The pause before a request asks again for a connection when the process had no file left for it.
+const FILES_PAUSE: Duration = Duration::from_millis(100);
 /// How long a request that found no backend waits for its owner's report, beyond the time of a probe.
 const SETTLE_MARGIN: Duration = Duration::from_secs(8);
 /// The pause before a request asks again to be let in.
@@ -60,6 +64,8 @@ pub struct Relay {
     memory: Memory,
     backends: RwLock<HashMap<ProviderName, Arc<Backend>>>,
     held: Semaphore,
+    /// A permit for each connection, so that files are left for everything else. Served in order.
+    connections: Arc<Semaphore>,
 }
 
 struct Backend {
@@ -77,10 +83,12 @@ struct Outgoing {
     body: Bytes,
 }
 
-/// A backend's answer, and the request's slot until it is over.
+/// A backend's answer, and the request's slot and permit until it is over.
 struct Answer {
     response: Response,
+    answering: Answering,
     slot: Slot,
+    connection: OwnedSemaphorePermit,
     /// The model to name in it, if not as the backend does.
     model: Option<ModelName>,
 }
@@ -95,6 +103,10 @@ impl Relay {
             memory,
             backends: RwLock::default(),
             held: Semaphore::new(MAX_HELD_KIB as usize),
+            connections: Arc::new(Semaphore::new(open_files::room_within(
+                open_files::raise_limit(),
+                MAX_CONNECTIONS,
+            ))),
         }
     }
 
@@ -103,7 +115,7 @@ impl Relay {
     /// # Errors
     /// When TLS can't be set up.
     pub fn publish(&self, config: ProviderConfig, handle: Handle) -> Result<(), rustls::Error> {
-        let client = Client::new(&config)?;
+        let client = Client::of_backend(&config)?;
         let name = config.name.clone();
         let backend = Arc::new(Backend {
             config,
@@ -129,6 +141,7 @@ impl Relay {
             cancelled,
             ..
         } = incoming;
+        let kind = AnswerKind::of_path(&head.path);
         let backend = self.backends.read().get(&head.provider).cloned();
         let Some(backend) = backend.as_deref() else {
             let fault = RelayFault::new(FaultCode::UnknownProvider, "the agent has no such provider");
@@ -147,45 +160,43 @@ impl Relay {
         };
         let Answer {
             response,
+            mut answering,
             slot,
+            connection,
             model,
         } = answer;
-        let (mut head, status) = (response_head(&response.head), response.head.status);
+        let mut head = response_head(&response.head);
         let mut model = model.and_then(|model| rename_in(&mut head, &model));
         if self.own_hub.is_named_in(&response.head.headers) {
             backend.handle.send(Input::Suspect(Symptom::HubItself));
         }
-        outcome::answered(&backend.handle, status);
-        let (mut heard, mut end) = (Instant::now(), EndOfEvents::default());
-        let body = response.into_stream().map(|part| match part {
-            Ok(part) => {
-                heard = Instant::now();
-                if status.is_success() {
-                    slot.heard();
-                    if end.is_in(&part) {
-                        outcome::completed(&backend.handle, status);
-                    }
+        answering.head(&response.head, kind);
+        let limit = backend.config.answer_timeout;
+        let body = stream::unfold(Some((response, &mut answering)), async |open| {
+            let (mut response, answering) = open?;
+            match response.next(Some(answering.silent_until(limit))).await {
+                Ok(None) => None,
+                Ok(Some(part)) => {
+                    answering.part(&part, &slot);
+                    Some((Ok(part), Some((response, answering))))
                 }
-                Ok(match &mut model {
-                    Some(model) => model.pass(part),
-                    None => part,
-                })
-            }
-            Err(error) => {
-                let silent = heard.elapsed();
-                Err(outcome::broken(
-                    &backend.handle,
-                    &error,
-                    Broken::MidAnswer,
-                    silent,
-                ))
+                Err(error) => Some((Err(answering.broke(&error, Broken::MidAnswer)), None)),
             }
         });
-        match responder.stream(&head, body).await {
-            Ok(_) => outcome::completed(&backend.handle, status),
-            Err(error) => debug!(request.id = %id, %error, "the answer was not sent completely"),
+        let body = body.map_ok(|part| match &mut model {
+            Some(model) => model.pass(part),
+            None => part,
+        });
+        let sent = responder.stream(&head, body).await;
+        if let Err(error) = &sent {
+            debug!(request.id = %id, %error, "the answer was not sent completely");
         }
-        drop(slot);
+        match sent {
+            Ok(_) => answering.ended(&slot),
+            Err(RespondError::Cancelled(_)) => {}
+            Err(_) => answering.forget(),
+        }
+        drop((slot, connection));
     }
 
     async fn forward(
@@ -235,38 +246,53 @@ impl Relay {
             headers: request_headers(head, &self.own_hub),
             body,
         };
-        let (response, slot) = self.send(backend, &request, slot, head.hold()).await?;
+        let sent = self.send(backend, &request, slot, head.hold()).await?;
+        let (response, answering, slot, connection) = sent;
         Ok(Answer {
             response,
+            answering,
             slot,
+            connection,
             model: served.and_then(|served| named_in_answers(&backend.config, served)),
         })
     }
 
-    /// Sends a request, a second time if there was no connection although the backend is up.
+    /// Sends a request, a second time if there was no connection although the backend is up. While the process has no file left
+    /// for a connection, the request waits.
     async fn send(
         &self,
         backend: &Backend,
         request: &Outgoing,
         mut slot: Slot,
         hold: Duration,
-    ) -> Result<(Response, Slot), RelayFault> {
+    ) -> Result<(Response, Answering, Slot, OwnedSemaphorePermit), RelayFault> {
         let mut is_last = false;
+        let by = Instant::now() + hold;
         loop {
-            let began = Instant::now();
+            let connection = self.connection_permit(by).await?;
+            let mut answering = Answering::begin(&backend.handle);
             let error = match hand_over(backend, &mut slot, request.clone()).await {
-                Ok(response) => return Ok((response, slot)),
+                Ok(response) => return Ok((response, answering, slot, connection)),
                 Err(error) => error,
             };
+            drop(connection);
             let SendError::Connect(failed) = &error else {
                 // The owner must hear of it before it can learn otherwise that the backend has ended.
-                let fault = outcome::broken(&backend.handle, &error, Broken::BeforeAnswer, began.elapsed());
+                let fault = answering.broke(&error, Broken::BeforeAnswer);
                 drop(slot);
                 return Err(match scheme_hint(backend, &error).await {
                     Some(hint) => RelayFault::new(fault.code, format!("{}: {hint}", fault.message)),
                     None => fault,
                 });
             };
+            answering.forget();
+            if let Some(limit) = failed.limit_reached() {
+                if Instant::now() >= by {
+                    return Err(RelayFault::new(FaultCode::Overloaded, limit));
+                }
+                sleep(FILES_PAUSE).await;
+                continue;
+            }
             drop(slot);
             let hint = scheme_hint(backend, &error).await;
             let reason = hint.map_or_else(|| failed.reason(), str::to_owned);
@@ -278,6 +304,15 @@ impl Relay {
             is_last = true;
             slot = self.enter(backend, hold).await?;
         }
+    }
+
+    /// The permit for a connection, in the order of those who ask.
+    async fn connection_permit(&self, by: Instant) -> Result<OwnedSemaphorePermit, RelayFault> {
+        let permit = timeout_at(by, self.connections.clone().acquire_owned()).await;
+        permit.ok().and_then(Result::ok).ok_or_else(|| {
+            let full = "the agent's limit of open files (`ulimit -n`) has no room for another connection";
+            RelayFault::new(FaultCode::Overloaded, full)
+        })
     }
 
     /// A slot at the backend. While the backend is being put to sleep, requests wait until it sleeps or stays awake after all.
@@ -344,16 +379,10 @@ async fn hand_over(backend: &Backend, slot: &mut Slot, request: Outgoing) -> Res
     connecting.end();
     let connection = connection?;
     slot.connected();
-    let Outgoing {
-        method,
-        target,
-        headers,
-        body,
-    } = request;
-    backend
-        .client
-        .send(connection, method, target, headers, body)
-        .await
+    let mut sent = Request::new(request.body);
+    (*sent.method_mut(), *sent.uri_mut(), *sent.headers_mut()) =
+        (request.method, request.target, request.headers);
+    backend.client.send(connection, sent).await
 }
 
 /// The path of a completion that shows whether a backend works that is asked for `path`; `None` if no completion shows that.
@@ -526,7 +555,7 @@ mod tests {
         let config = config.providers[0].clone();
         let (handle, inputs, _) = Handle::new(config.name.clone(), Gate::open());
         handle.gate.set(Some(Availability::Available), true);
-        let client = Client::new(&config).expect("no TLS");
+        let client = Client::of_backend(&config).expect("no TLS");
         let backend = Backend {
             config,
             handle,
@@ -546,7 +575,7 @@ mod tests {
         };
         let slot = backend.handle.gate.enter().expect("open");
         let sent = relay.send(backend, &request, slot, Duration::ZERO).await;
-        sent.map(|(response, _)| response.head.status)
+        sent.map(|(response, ..)| response.head.status)
     }
 
     async fn soon<T>(future: impl Future<Output = T>) -> T {
@@ -592,6 +621,32 @@ mod tests {
         };
         let (sent, _connection) = soon(join(send(&relay, &backend), owner)).await;
         assert_eq!(sent.expect("an answer"), StatusCode::OK);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_request_waits_for_a_connection_that_open_files_have_room_for_and_blames_the_limit() {
+        let (mut relay, backend, mut inputs) = backend("http://127.0.0.1:1");
+        relay.connections = Arc::new(Semaphore::new(1));
+        let request = Outgoing {
+            method: Method::POST,
+            target: Uri::from_static("/v1/completions"),
+            headers: HeaderMap::new(),
+            body: Bytes::new(),
+        };
+        let taken = relay.connection_permit(Instant::now()).await.expect("room");
+        let began = Instant::now();
+        let slot = backend.handle.gate.enter().expect("open");
+        let sent = relay.send(&backend, &request, slot, Duration::from_secs(5)).await;
+        let fault = sent.map(drop).expect_err("no room");
+        assert_eq!(
+            (fault.code, began.elapsed().as_secs()),
+            (FaultCode::Overloaded, 5)
+        );
+        assert!(fault.message.contains("limit of open files"), "{fault}");
+        assert!(inputs.try_recv().is_err(), "it says nothing of the backend");
+        drop(taken);
+        let room = relay.connection_permit(Instant::now()).await;
+        drop(room.expect("room again"));
     }
 
     #[tokio::test]

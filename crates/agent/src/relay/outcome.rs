@@ -1,17 +1,18 @@
 //! What the outcome of a request shows of its backend, and what its caller is told.
 
-use super::client::SendError;
 use crate::{
     fetch,
-    provider::{Handle, Input, Symptom},
+    http1::{SendError, is_gone, wrong_answer},
+    provider::{Handle, Input, Slot, Symptom},
     verify::is_engine_failure,
 };
-use http::StatusCode;
-use reveille_bus::relay::{FaultCode, LastEvent, RelayFault};
+use http::{StatusCode, header::CONTENT_ENCODING, response::Parts};
+use reveille_bus::relay::{AnswerKind, Content, FaultCode, RelayFault, Said};
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// How long a caller must have waited for a connection when it gives up, for that to be a sign that the backend is gone.
+/// How long a caller must have waited when it gives up, for a connection or for an answer, for that to be a sign that the backend is
+/// gone or dead.
 const GIVEN_UP_AFTER: Duration = Duration::from_secs(1);
 
 /// When a request broke off.
@@ -53,61 +54,133 @@ impl Drop for Connecting<'_> {
     }
 }
 
-/// The backend has answered with this status; its body may still be on its way.
-pub(super) fn answered(handle: &Handle, status: StatusCode) {
-    if is_engine_failure(status) && handle.health.failed(format!("HTTP status {}", status.as_u16())) {
-        handle.send(Input::Suspect(Symptom::Failing));
+/// A request that the backend may see, from its connection to the end of its answer. If it is dropped before, because its caller
+/// has left, the owner hears how: callers may all be more impatient than `answer_timeout`.
+pub(super) struct Answering {
+    handle: Handle,
+    began: Instant,
+    /// When the backend last said something, or else when it got the request.
+    heard: Instant,
+    status: StatusCode,
+    content: Content,
+    /// Whether a success shows that the engine works.
+    shows_engine: bool,
+    /// Whether nothing of a completion has come.
+    is_silent: bool,
+    /// Whether the request's outcome is known.
+    is_over: bool,
+}
+
+impl Answering {
+    pub fn begin(handle: &Handle) -> Self {
+        Self {
+            handle: handle.clone(),
+            began: Instant::now(),
+            heard: Instant::now(),
+            status: StatusCode::OK,
+            content: Content::new(AnswerKind::Completion, false),
+            shows_engine: true,
+            is_silent: true,
+            is_over: false,
+        }
     }
-}
 
-/// The whole answer has come.
-pub(super) fn completed(handle: &Handle, status: StatusCode) {
-    if status.is_success() {
-        handle.health.succeeded();
-    }
-}
-
-/// Finds the end of a stream of events. The API leaves there, and the backend may keep its connection open.
-#[derive(Debug, Default)]
-pub(super) struct EndOfEvents {
-    /// How the current line begins.
-    line: Vec<u8>,
-    /// Whether the open event is the last one.
-    is_last: bool,
-}
-
-impl EndOfEvents {
-    /// Whether it is in the next part of the answer.
-    pub fn is_in(&mut self, part: &[u8]) -> bool {
-        let mut found = false;
-        for byte in part {
-            if matches!(byte, b'\n' | b'\r') {
-                match LastEvent::in_line(&self.line) {
-                    Some(LastEvent::Data) => found = true,
-                    Some(LastEvent::Named) => self.is_last = true,
-                    None if self.line.is_empty() => {}
-                    // Its data.
-                    None => found |= std::mem::take(&mut self.is_last),
-                }
-                self.line.clear();
-            } else if self.line.len() < LastEvent::LINE_BYTES {
-                self.line.push(*byte);
+    /// The head of an answer of this kind; its body may still be on its way.
+    pub fn head(&mut self, head: &Parts, kind: AnswerKind) {
+        self.heard = Instant::now();
+        self.status = head.status;
+        let encoding = head.headers.get(CONTENT_ENCODING);
+        self.content = Content::new(kind, encoding.is_some_and(|encoding| encoding != "identity"));
+        self.shows_engine = kind != AnswerKind::Aside;
+        if !head.status.is_success() {
+            self.is_over = true;
+            if is_engine_failure(head.status) {
+                self.failed(format!("HTTP status {}", head.status.as_u16()));
             }
         }
-        found
+    }
+
+    /// Until when the backend may say nothing.
+    pub fn silent_until(&self, answer_timeout: Duration) -> Instant {
+        self.heard + answer_timeout
+    }
+
+    /// The next part of the answer. `slot` is the request's.
+    pub fn part(&mut self, part: &[u8], slot: &Slot) {
+        if !self.status.is_success() {
+            self.heard = Instant::now();
+            return;
+        }
+        let said = self.content.next(part);
+        if said != Said::Nothing {
+            self.heard = Instant::now();
+        }
+        if said == Said::Content {
+            self.is_silent = false;
+            if self.shows_engine {
+                self.handle.health.heard();
+                slot.heard();
+            }
+        }
+        if self.content.is_over() {
+            self.ended(slot);
+        }
+    }
+
+    /// The whole answer has come.
+    pub fn ended(&mut self, slot: &Slot) {
+        if std::mem::replace(&mut self.is_over, true) {
+            return;
+        }
+        match self.content.end() {
+            Ok(()) if !self.shows_engine => {}
+            Ok(()) => {
+                slot.heard();
+                self.handle.health.succeeded();
+            }
+            // That it says no to a request shows neither that it works nor that it doesn't.
+            Err(_) if self.content.is_error_object() => {}
+            Err(content) => self.failed(format!("HTTP status {} with {content}", self.status.as_u16())),
+        }
+    }
+
+    /// The answer broke off, or none came.
+    pub fn broke(&mut self, error: &SendError, when: Broken) -> RelayFault {
+        self.is_over = true;
+        broken(&self.handle, error, when, self.heard.elapsed())
+    }
+
+    /// Nothing about the backend ended it.
+    pub fn forget(&mut self) {
+        self.is_over = true;
+    }
+
+    fn failed(&self, why: String) {
+        if self.handle.health.failed(why) {
+            self.handle.send(Input::Suspect(Symptom::Failing));
+        }
+    }
+}
+
+impl Drop for Answering {
+    fn drop(&mut self) {
+        let waited_in_vain = !self.is_over && self.is_silent && self.began.elapsed() >= GIVEN_UP_AFTER;
+        if waited_in_vain && self.handle.health.was_left() {
+            self.handle.send(Input::Suspect(Symptom::Failing));
+        }
     }
 }
 
 /// The fault for a request that broke off after the backend may have seen it, `silent` after its beginning or the last part of
 /// its answer. The owner looks whether the backend is still up.
-pub(super) fn broken(handle: &Handle, error: &SendError, when: Broken, silent: Duration) -> RelayFault {
+fn broken(handle: &Handle, error: &SendError, when: Broken, silent: Duration) -> RelayFault {
     let silence = format!("{} s", fetch::rounded(silent).as_secs_f64());
     let (symptom, code, message) = match error {
         SendError::Silent(_) => {
             let message = format!("the backend was silent for {silence} (`answer_timeout`)");
             (Symptom::Failing, FaultCode::BackendTimeout, message)
         }
-        SendError::Broken(error) if fetch::is_gone(error) => {
+        SendError::Broken(error) if is_gone(error) => {
             let message =
                 format!("its machine has not answered for {silence}, so it is off, asleep or unreachable");
             (Symptom::Unreachable, FaultCode::BackendFailed, message)
@@ -119,7 +192,14 @@ pub(super) fn broken(handle: &Handle, error: &SendError, when: Broken, silent: D
                     format!("in the middle of its answer, {silence} after the last part of it")
                 }
             };
-            let message = format!("the backend broke off {when}");
+            let wrong = match error {
+                SendError::Broken(error) => wrong_answer(error),
+                SendError::Silent(_) | SendError::Connect(_) => None,
+            };
+            let message = match wrong {
+                Some(wrong) => format!("the backend's answer {wrong}"),
+                None => format!("the backend broke off {when}"),
+            };
             (Symptom::BrokeOff, FaultCode::BackendFailed, message)
         }
     };
@@ -131,7 +211,7 @@ pub(super) fn broken(handle: &Handle, error: &SendError, when: Broken, silent: D
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::provider::Gate;
+    use crate::provider::{Gate, LEFT_IN_A_ROW};
     use http::Request;
     use hyper::client::conn::http1;
     use hyper_util::rt::TokioIo;
@@ -147,22 +227,6 @@ mod tests {
         sync::mpsc,
         time::advance,
     };
-
-    #[test]
-    fn the_end_of_events_is_a_line_of_its_own_however_it_comes() {
-        let found = |parts: &[&str]| {
-            let mut end = EndOfEvents::default();
-            parts.iter().filter(|part| end.is_in(part.as_bytes())).count() > 0
-        };
-        assert!(found(&["data: {}\n\ndata: [DONE]\n\n"]));
-        assert!(found(&["data:[DO", "NE]", "\r\n"]));
-        assert!(found(&["event: message_", "stop\ndata: {}", "\n\n"]));
-        assert!(!found(&["event: message_stop\n"]), "its data is still to come");
-        assert!(!found(&["event: message_delta\ndata: message_stop\n\n"]));
-        assert!(!found(&["data: {\"text\":\"data: [DONE]\"}\n\n"]));
-        assert!(!found(&["data: [DONE]", " and more than a line has room for\n"]));
-        assert!(!found(&["{\"data\":1}"]));
-    }
 
     fn handle() -> (Handle, mpsc::Receiver<Input>) {
         let (handle, inputs, _) = Handle::new(ProviderName::parse("p").expect("legal"), Gate::open());
@@ -209,6 +273,105 @@ mod tests {
         fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
             Poll::Ready(Ok(()))
         }
+    }
+
+    /// The backend has answered a completion so, as a whole.
+    fn answers(handle: &Handle, status: u16, body: &str) {
+        answers_with(handle, AnswerKind::Completion, status, body);
+    }
+
+    fn answers_with(handle: &Handle, kind: AnswerKind, status: u16, body: &str) {
+        let slot = handle.gate.enter().expect("open");
+        let mut answering = Answering::begin(handle);
+        let answer = http::Response::builder().status(status).body(());
+        let (head, ()) = answer.expect("a head").into_parts();
+        answering.head(&head, kind);
+        answering.part(body.as_bytes(), &slot);
+        answering.ended(&slot);
+    }
+
+    const TOKEN: &str = "data: {\"choices\":[{\"delta\":{\"content\":\"hi\"}}]}\n\n";
+
+    #[tokio::test]
+    async fn an_engine_is_dead_that_answers_200_without_anything_of_a_completion_in_between() {
+        let error = "data: {\"error\":{\"message\":\"EngineDeadError\"}}\n\ndata: [DONE]\n\n";
+        for (status, body) in [(500, ""), (200, error), (200, ""), (200, "data: [DONE]\n\n")] {
+            let (handle, mut inputs) = handle();
+            let mut suspected = |status, body| {
+                answers(&handle, status, body);
+                matches!(inputs.try_recv(), Ok(Input::Suspect(Symptom::Failing)))
+            };
+            assert!(!suspected(200, body) || status == 500, "{body}");
+            assert!(!suspected(500, ""), "{body}");
+            assert!(suspected(status, body), "{body}");
+            assert!(
+                !suspected(200, TOKEN) && !suspected(status, body),
+                "{body}: it works"
+            );
+        }
+    }
+
+    #[tokio::test]
+    async fn a_200_that_is_an_error_object_shows_nothing() {
+        let whole = "{\"error\":{\"message\":\"no\"}}";
+        let (handle, mut inputs) = handle();
+        let mut suspected = |status, body| {
+            answers(&handle, status, body);
+            matches!(inputs.try_recv(), Ok(Input::Suspect(Symptom::Failing)))
+        };
+        assert!((0..5).all(|_| !suspected(200, whole)));
+        assert!(!suspected(500, "") && !suspected(500, "") && !suspected(200, whole));
+        assert!(suspected(500, ""));
+    }
+
+    #[tokio::test]
+    async fn only_an_answer_that_takes_the_engine_shows_that_it_works() {
+        for (kind, shows) in [(AnswerKind::Aside, false), (AnswerKind::Other, true)] {
+            let (handle, mut inputs) = handle();
+            answers(&handle, 500, "");
+            answers(&handle, 500, "");
+            answers_with(&handle, kind, 200, "{\"tokens\":[1]}");
+            answers(&handle, 500, "");
+            let is_suspected = matches!(inputs.try_recv(), Ok(Input::Suspect(Symptom::Failing)));
+            assert_eq!(is_suspected, !shows, "{kind:?}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn callers_that_leave_without_anything_of_an_answer_leave_a_trace_unless_one_hears_something() {
+        let (handle, mut inputs) = handle();
+        let role =
+            "data: {\"choices\":[{\"delta\":{\"role\":\"assistant\",\"content\":\"\"}}]}\n\n: ping\n\n";
+        let mut leaves = async |body: &str, waited: Duration| {
+            let slot = handle.gate.enter().expect("open");
+            let mut answering = Answering::begin(&handle);
+            answering.part(body.as_bytes(), &slot);
+            advance(waited).await;
+            drop(answering);
+            matches!(inputs.try_recv(), Ok(Input::Suspect(Symptom::Failing)))
+        };
+        for body in [role, TOKEN, role] {
+            for left in 1..LEFT_IN_A_ROW {
+                assert!(!leaves(body, GIVEN_UP_AFTER).await, "{left}");
+            }
+        }
+        assert!(!leaves(role, GIVEN_UP_AFTER / 2).await, "it didn't wait");
+        assert!(leaves(role, GIVEN_UP_AFTER).await);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn comments_do_not_lengthen_the_time_that_the_backend_may_say_nothing() {
+        let (handle, _inputs) = handle();
+        let slot = handle.gate.enter().expect("open");
+        let mut answering = Answering::begin(&handle);
+        let (limit, began) = (Duration::from_secs(4), Instant::now());
+        for part in [": ping\n\n", "\n", "data: {\"", "a"] {
+            advance(Duration::from_secs(1)).await;
+            answering.part(part.as_bytes(), &slot);
+            assert_eq!(answering.silent_until(limit), began + limit, "{part:?}");
+        }
+        answering.part(b"\"}\n", &slot);
+        assert_eq!(answering.silent_until(limit), Instant::now() + limit);
     }
 
     #[tokio::test]

@@ -8,7 +8,7 @@ mod socket;
 pub(crate) use progress::Progress;
 pub use progress::ReloadEvent;
 pub(crate) use socket::listen;
-pub use socket::{Asked, agents};
+pub use socket::{Asked, agent, agents};
 
 use crate::config::{Config, ConfigFile};
 use reading::{Reader, Reading};

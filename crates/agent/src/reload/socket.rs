@@ -10,7 +10,7 @@ use reveille_domain::AgentName;
 use std::{
     fs,
     io::{self, ErrorKind},
-    path::Path,
+    path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
 };
@@ -38,7 +38,7 @@ pub(crate) fn listen(
     agent: &AgentName,
     session: mpsc::Sender<Progress>,
 ) -> io::Result<impl Future<Output = ()> + Send + use<>> {
-    let path = state.path().join(format!("{agent}{SOCKET}"));
+    let path = socket_of(state, agent);
     // An earlier run of this agent has left it, and doesn't answer there any more.
     match fs::remove_file(&path) {
         Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
@@ -114,19 +114,31 @@ impl Asked {
 pub async fn agents(state: &StateDir) -> io::Result<Vec<Asked>> {
     let mut asked = Vec::new();
     for entry in fs::read_dir(state.path())? {
-        let path = entry?.path();
-        let Some(agent) = agent_of(&path) else { continue };
-        match UnixStream::connect(&path).await {
-            Ok(stream) => asked.push(Asked {
-                agent,
-                events: BufReader::new(stream).lines(),
-            }),
-            // Its agent was killed.
-            Err(error) if error.kind() == ErrorKind::ConnectionRefused => {}
-            Err(error) => return Err(error),
+        if let Some(agent) = agent_of(&entry?.path()) {
+            asked.extend(self::agent(state, &agent).await?);
         }
     }
     Ok(asked)
+}
+
+/// Asks one agent of a state directory to reload its config; `None` if it doesn't run.
+///
+/// # Errors
+/// When its socket can't be opened.
+pub async fn agent(state: &StateDir, agent: &AgentName) -> io::Result<Option<Asked>> {
+    match UnixStream::connect(socket_of(state, agent)).await {
+        Ok(stream) => Ok(Some(Asked {
+            agent: agent.clone(),
+            events: BufReader::new(stream).lines(),
+        })),
+        // There never was one, or it was killed.
+        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::ConnectionRefused) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+fn socket_of(state: &StateDir, agent: &AgentName) -> PathBuf {
+    state.path().join(format!("{agent}{SOCKET}"))
 }
 
 fn agent_of(path: &Path) -> Option<AgentName> {
@@ -143,6 +155,26 @@ mod tests {
     /// Set in the process that has too few files.
     const ALONE: &str = "REVEILLE_TEST_WITHOUT_FILES";
     const FEW: u64 = 128;
+
+    #[tokio::test]
+    async fn one_agent_is_asked_and_no_other_of_the_same_folder() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let state = StateDir::new(folder.path().to_owned());
+        let name = |name| AgentName::parse(name).expect("legal");
+        let (sender, mut others) = mpsc::channel(1);
+        let _other = tokio::spawn(listen(&state, &name("other"), sender).expect("a socket"));
+        assert!(agent(&state, &name("box")).await.expect("asked").is_none());
+        let (sender, mut session) = mpsc::channel(1);
+        let _own = tokio::spawn(listen(&state, &name("box"), sender).expect("a socket"));
+        let asked = agent(&state, &name("box")).await.expect("asked");
+        assert_eq!(asked.expect("it runs").agent, name("box"));
+        assert!(session.recv().await.is_some());
+        assert!(others.try_recv().is_err());
+        // A path that can't be a socket's folder isn't an agent that doesn't run.
+        fs::write(folder.path().join("file"), "").expect("written");
+        let state = StateDir::new(folder.path().join("file"));
+        assert!(agent(&state, &name("box")).await.is_err());
+    }
 
     /// The limit is one of the process, so this test runs in a process of its own.
     #[test]

@@ -2,7 +2,7 @@
 
 use crate::{AgentError, config::ProviderConfig, hub::Hub, own_hub::OwnHub};
 use reveille_bus::control::{ControlAnswer, ControlError, ControlRequest};
-use reveille_domain::{Epoch, ProviderName, SessionId};
+use reveille_domain::{AgentName, Epoch, ProviderName, SessionId};
 use std::collections::HashSet;
 use tracing::{info, warn};
 
@@ -26,6 +26,7 @@ pub(super) const fn is_restored(answer: &ControlAnswer) -> bool {
 /// The session's epoch, and the providers that control has of earlier sessions. Takes over which hub control belongs to.
 pub(super) fn accepted(
     answer: ControlAnswer,
+    agent: &AgentName,
     own_hub: &OwnHub,
 ) -> Result<(Epoch, Vec<ProviderName>), AgentError> {
     match answer {
@@ -38,8 +39,14 @@ pub(super) fn accepted(
             Ok((epoch, providers))
         }
         ControlAnswer::Refused {
+            refusal: ControlError::Superseded { revoked: true, .. },
+        } => Err(AgentError::Revoked),
+        ControlAnswer::Refused {
             refusal: ControlError::Superseded { current, .. },
-        } => Err(AgentError::Superseded { current }),
+        } => Err(AgentError::Superseded {
+            agent: agent.clone(),
+            current,
+        }),
         ControlAnswer::Refused { refusal } => Err(AgentError::Refused(refusal)),
         ControlAnswer::Done { .. } | ControlAnswer::Stopped => {
             let reason = "its answer doesn't fit the question".to_owned();

@@ -29,7 +29,7 @@ use reveille_bus::{
     relay::{CurrentEpoch, RelayLimits, RelayServer, RelayServerHandle},
     wakes::{WakeMessage, Wakes},
 };
-use reveille_domain::{AgentName, Epoch, SessionId};
+use reveille_domain::{AgentName, Epoch, SessionId, counted};
 use std::{path::PathBuf, sync::Arc, time::Duration};
 use tokio::{
     sync::{mpsc, watch},
@@ -137,22 +137,27 @@ impl Session {
         let orders = Orders::subscribe(connection.client(), &agent).await?;
         let (superseded_sender, superseded) = watch::channel(None);
         let epoch = CurrentEpoch::default();
-        let limits = RelayLimits::default();
-        let server = RelayServer::start(
-            relay_connection.client().clone(),
-            agent.clone(),
-            epoch.clone(),
-            limits,
-        )
-        .await?;
 
         let hub: Arc<dyn Hub> = Arc::new(NatsHub::new(connection.clone(), agent.clone()));
         let id = SessionId(Uuid::now_v7());
         let own_hub = OwnHub::default();
-        let (current, known) = connect::accepted(hub.ask(connect::request(id)).await, &own_hub)?;
+        let (current, known) = {
+            let asked = hub.ask(connect::request(id));
+            let answer = or_revoked(&connection, asked).await?;
+            connect::accepted(answer, &agent, &own_hub)?
+        };
         info!(agent.name = %agent, agent.epoch = %current, "{agent} is connected");
         connect::withdraw(hub.as_ref(), current, known, &config.providers).await;
         epoch.set(Some(current));
+        // Not earlier: a request for the session before would come here and be dropped, and its sender would wait for nothing.
+        // While nobody listens, it hears so at once, and sends the request again.
+        let server = RelayServer::start(
+            relay_connection.client().clone(),
+            agent.clone(),
+            epoch.clone(),
+            RelayLimits::default(),
+        )
+        .await?;
 
         // Control has ended an earlier session of this name by now.
         let work = state.as_ref().and_then(work);
@@ -225,12 +230,15 @@ impl Session {
     }
 
     async fn run(mut self, shutdown: &CancellationToken) -> Result<(), AgentError> {
+        let connection = self.connection.clone();
+        let mut revoked = std::pin::pin!(connection.revoked());
         loop {
             tokio::select! {
                 () = shutdown.cancelled() => {
                     self.stop().await;
                     return Ok(());
                 }
+                () = &mut revoked => return self.fail(AgentError::Revoked).await,
                 wake = self.wakes.next() => match wake {
                     Some(wake) => self.wake(wake),
                     None => return self.fail(AgentError::Closed).await,
@@ -238,13 +246,19 @@ impl Session {
                 order = self.orders.next() => match order {
                     Some(order) => {
                         if let Some(current) = self.order(order) {
-                            return self.fail(AgentError::Superseded { current }).await;
+                            let agent = self.agent.clone();
+                            return self.fail(AgentError::Superseded { agent, current }).await;
                         }
                     }
                     None => return self.fail(AgentError::Closed).await,
                 },
                 _ = self.heartbeats.tick() => self.send_heartbeat().await,
-                wanted = self.pauses.sleep_wanted() => self.providers.rest(wanted),
+                change = self.pauses.changed() => {
+                    if let Some(wanted) = change.sleep {
+                        self.providers.rest(wanted);
+                    }
+                    self.heartbeats.reset_immediately();
+                }
                 (progress, read) = self.reloads.next() => self.reload(read, &progress),
                 () = self.providers.next_left() => {}
                 Ok(()) = self.generation.changed() => {
@@ -261,9 +275,9 @@ impl Session {
                 }
                 Ok(()) = self.superseded.changed() => {
                     let by = *self.superseded.borrow_and_update();
-                    if let Some(Superseded { current, restored }) = by.filter(|by| self.is_behind(by.current)) {
-                        if !restored {
-                            return self.fail(AgentError::Superseded { current }).await;
+                    if let Some(by) = by.filter(|by| self.is_behind(by.current)) {
+                        if let Some(ended) = self.ended(by) {
+                            return self.fail(ended).await;
                         }
                         self.begin_again();
                     }
@@ -284,6 +298,18 @@ impl Session {
         self.epoch.set(None);
         self.id = SessionId(Uuid::now_v7());
         self.reconnect();
+    }
+
+    /// The error with which this process ends; `None` if it may begin a new session.
+    fn ended(&self, by: Superseded) -> Option<AgentError> {
+        match by {
+            Superseded { restored: true, .. } => None,
+            Superseded { revoked: true, .. } => Some(AgentError::Revoked),
+            Superseded { current, .. } => Some(AgentError::Superseded {
+                agent: self.agent.clone(),
+                current,
+            }),
+        }
     }
 
     /// Whether `current` is later than this session. While a new one begins, that is for its connect to find out.
@@ -371,6 +397,7 @@ impl Session {
         if config.agent.quiet_hours != self.config.agent.quiet_hours {
             self.owner_policy
                 .set_quiet_hours(config.agent.quiet_hours.clone());
+            self.heartbeats.reset_immediately();
             agent_keys.push("quiet_hours".to_owned());
         }
         let kept = config
@@ -380,7 +407,7 @@ impl Session {
         let unchanged = kept.count();
         info!(
             agent.name = %self.agent, agent.changed = changes.len(), agent.unchanged = unchanged,
-            "reloaded the config: {} providers change, {unchanged} don't", changes.len()
+            "reloaded the config: {} to change, {unchanged} unchanged", counted(changes.len(), "provider")
         );
         progress.report(ReloadEvent::Accepted {
             unchanged,
@@ -392,7 +419,7 @@ impl Session {
     }
 
     fn reconnected(&self, answer: ControlAnswer) -> Result<(), AgentError> {
-        let (current, _) = connect::accepted(answer, &self.own_hub)?;
+        let (current, _) = connect::accepted(answer, &self.agent, &self.own_hub)?;
         info!(agent.name = %self.agent, agent.epoch = %current, "{} is connected again", self.agent);
         self.epoch.set(Some(current));
         self.providers.reconnected();
@@ -419,6 +446,7 @@ impl Session {
             session: self.id,
             epoch: self.epoch.get()?,
             silent_after_ms: millis(silent_after),
+            refusal: self.owner_policy.refused(),
             providers: self.providers.handles().map(pulse).collect(),
         })
     }
@@ -457,6 +485,17 @@ impl Session {
         self.tasks.close();
         self.tasks.wait().await;
         Err(error)
+    }
+}
+
+/// Control's answer, unless the hub says on the way to it that this agent was revoked.
+async fn or_revoked(
+    connection: &Connection,
+    asked: BoxFuture<'static, ControlAnswer>,
+) -> Result<ControlAnswer, AgentError> {
+    tokio::select! {
+        answer = asked => Ok(answer),
+        () = connection.revoked() => Err(AgentError::Revoked),
     }
 }
 

@@ -9,6 +9,7 @@ mod verifier;
 pub(crate) use client_config::client_config;
 pub(crate) use reason::{is_garbled, reason};
 pub(crate) use scheme::other_scheme;
+pub use scheme::speaks_other_scheme;
 
 #[cfg(test)]
 mod tests;

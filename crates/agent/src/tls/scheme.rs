@@ -23,17 +23,22 @@ pub(crate) async fn other_scheme(address: &Address) -> Option<&'static str> {
     if address.socket.is_some() {
         return None;
     }
-    let is_other = match url.scheme() {
-        "http" => timeout(LIMIT, speaks_tls(url)).await,
-        _ => timeout(LIMIT, speaks_http(url)).await,
-    };
-    match (url.scheme(), is_other) {
-        ("http", Ok(Ok(true))) => Some("the server speaks TLS there, so its URL must begin with https://"),
-        ("https", Ok(Ok(true))) => {
-            Some("the server speaks HTTP without TLS there, so its URL must begin with http://")
-        }
-        _ => None,
+    match url.scheme() {
+        _ if !speaks_other_scheme(url).await => None,
+        "http" => Some("the server speaks TLS there, so its URL must begin with https://"),
+        _ => Some("the server speaks HTTP without TLS there, so its URL must begin with http://"),
     }
+}
+
+/// Whether the server at a URL speaks the other of `http` and `https`.
+pub async fn speaks_other_scheme(url: &Url) -> bool {
+    let other = async {
+        match url.scheme() {
+            "http" => speaks_tls(url).await,
+            _ => speaks_http(url).await,
+        }
+    };
+    matches!(timeout(LIMIT, other).await, Ok(Ok(true)))
 }
 
 async fn connect(url: &Url) -> io::Result<TcpStream> {

@@ -209,7 +209,7 @@ async fn embed(State(seen): State<Arc<Seen>>, body: String) -> impl IntoResponse
 async fn complete(State(seen): State<Arc<Seen>>, body: String) -> Body {
     let is_stream = body.contains("stream");
     let one = if is_stream {
-        "data: {}\n\ndata: [DONE]\n\n"
+        "data: {\"choices\":[{\"text\":\"one\"}]}\n\ndata: [DONE]\n\n"
     } else {
         "one"
     };
@@ -292,7 +292,7 @@ pub fn named_provider(name: &str, rest: &str) -> ProviderConfig {
     config.providers.remove(0)
 }
 
-pub fn client() -> reqwest::Client {
+pub fn client() -> fetch::Client {
     // Another test of this process may have installed it.
     let _ = rustls::crypto::ring::default_provider().install_default();
     fetch::client().expect("a client")

@@ -36,6 +36,8 @@ struct State {
     refusal: Option<ControlError>,
     lost: bool,
     hub: Option<HubId>,
+    /// The stages of each wake that has succeeded.
+    succeeded: Vec<Vec<Stage>>,
 }
 
 impl Control {
@@ -56,6 +58,7 @@ impl Control {
             refusal: None,
             lost: false,
             hub: None,
+            succeeded: Vec::new(),
         };
         Self(Arc::new(Mutex::new(state)), Arc::new(watch::Sender::new(false)))
     }
@@ -67,11 +70,14 @@ impl Control {
             .expect("a connection");
         while let Some(asked) = requests.next().await {
             let answer = match &asked.request {
-                ControlRequest::Connect { .. } => ControlAnswer::Connected {
-                    epoch: EPOCH,
-                    providers: vec![],
-                    hub: self.state().hub,
-                },
+                ControlRequest::Connect { .. } => {
+                    self.released().await;
+                    ControlAnswer::Connected {
+                        epoch: EPOCH,
+                        providers: vec![],
+                        hub: self.state().hub,
+                    }
+                }
                 ControlRequest::Stop { .. } => {
                     self.state().stopped = true;
                     ControlAnswer::Stopped
@@ -212,6 +218,12 @@ impl Control {
         self.state().asked.iter().rev().find_map(stages).expect("a wake")
     }
 
+    /// The names of the stages of each wake that has succeeded, as the journal has them.
+    pub fn succeeded(&self) -> Vec<Vec<String>> {
+        let names = |stages: &Vec<Stage>| stages.iter().map(|stage| stage.name.clone()).collect();
+        self.state().succeeded.iter().map(names).collect()
+    }
+
     /// For which wakes of its group the backend slept.
     pub fn sleeps_for(&self) -> Vec<WakeId> {
         let for_wake = |asked: &ControlRequest| match asked {
@@ -243,6 +255,13 @@ impl Control {
         asked.iter().filter(registers).count()
     }
 
+    async fn released(&self) {
+        self.state().kept_waiting += 1;
+        let mut held = self.1.subscribe();
+        held.wait_for(|held| !held).await.expect("control lives");
+        self.state().kept_waiting -= 1;
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         self.0.lock().expect("not poisoned")
     }
@@ -253,10 +272,7 @@ impl Hub for Control {
         let this = self.clone();
         async move {
             tokio::task::yield_now().await;
-            this.state().kept_waiting += 1;
-            let mut held = this.1.subscribe();
-            held.wait_for(|held| !held).await.expect("control lives");
-            this.state().kept_waiting -= 1;
+            this.released().await;
             this.state().answer(request)
         }
         .boxed()
@@ -345,6 +361,7 @@ impl State {
                     Rejection::SessionSuperseded { current } => ControlError::Superseded {
                         current,
                         restored: false,
+                        revoked: false,
                     },
                     Rejection::NotRegistered | Rejection::RegisterFirst { .. } => ControlError::RegisterFirst,
                     Rejection::ResumeFirst => ControlError::ResumeFirst,
@@ -358,6 +375,9 @@ impl State {
         let events = self.provider.decide(command)?;
         self.sequence += u64::from(!events.is_empty());
         for event in &events {
+            if let ProviderEvent::WakeSucceeded { stages, .. } = event {
+                self.succeeded.push(stages.clone());
+            }
             self.provider = std::mem::take(&mut self.provider).evolve(event);
         }
         Ok(events)

@@ -49,9 +49,13 @@ impl World {
 
     /// An agent with this config, which it reads again from `agent.toml` in a state directory if it has one.
     pub async fn with(text: &str, state_dir: Option<&Path>) -> Self {
+        Self::under(Control::new(), text, state_dir).await
+    }
+
+    /// The same with this control.
+    pub async fn under(control: Control, text: &str, state_dir: Option<&Path>) -> Self {
         let nats = Nats::start().await;
         let client = nats.connect().await;
-        let control = Control::new();
         tokio::spawn(control.clone().serve(nats.connect().await));
         let relay = RelayClient::start(nats.connect().await, "replica", RelayLimits::default()).await;
         let config = Config::parse(text, "test.toml", &|_| None).unwrap_or_else(|error| panic!("{error}"));

@@ -49,6 +49,19 @@ pub(crate) async fn answer(
         let (key, host) = (request.key().to_owned(), request.host().to_owned());
         if !registry.is_ready() {
             request.refuse("the journal is being read").await;
+        } else if request.asks_whether_revoked() {
+            match registry.agents().of_former_key(&key) {
+                Some(agent) => {
+                    if refusals
+                        .count(SubjectKind::Connections, Reason::UnknownKey)
+                        .is_some()
+                    {
+                        info!(agent.name = %agent, client.host = host, "told {host} that its key of {agent} was revoked");
+                    }
+                    request.dismiss(&agent).await;
+                }
+                None => request.refuse("this key was not revoked").await,
+            }
         } else if let Some(token) = request.join_token() {
             // A token that is used or has expired gets in too, and is told so when it asks.
             if knows(registry, &token) {

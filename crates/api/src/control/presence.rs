@@ -34,6 +34,7 @@ impl Presence {
         loop {
             let heard = watch.next().await;
             rows.set_last_heartbeat(&heard.heartbeat.agent, heard.stored_at);
+            registry.owner_refusals().take(&heard.heartbeat);
             self.take(heard);
         }
     }
@@ -112,6 +113,7 @@ mod tests {
                     session: SessionId(Uuid::nil()),
                     epoch: Epoch(2),
                     silent_after_ms: 30_000,
+                    refusal: None,
                     providers: vec![],
                 },
                 stored_at: Timestamp::from_millis(1),

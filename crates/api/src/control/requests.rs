@@ -8,9 +8,9 @@ use reveille_bus::{
     orders,
 };
 use reveille_domain::{
-    Agent, AgentCommand, AgentName, AgentRejection, Availability, Epoch, Provider, ProviderCommand,
-    ProviderEvent, ProviderId, ProviderName, ProviderSpec, Rejection, ReportId, SessionId, Timestamp,
-    WakeFailure, WakeFailureKind, WakeOutcome,
+    AdvanceReason, Agent, AgentCommand, AgentName, AgentRejection, Availability, Epoch, Provider,
+    ProviderCommand, ProviderEvent, ProviderId, ProviderName, ProviderSpec, Rejection, ReportId, SessionId,
+    Timestamp, WakeFailure, WakeFailureKind, WakeOutcome,
 };
 use std::{sync::Arc, time::Duration};
 use tokio::{sync::Semaphore, time::Instant};
@@ -64,17 +64,18 @@ impl Control {
         asked.answer(&answer).await;
     }
 
-    /// Tells a session that was superseded whether its process may begin another.
+    /// Tells a session that was superseded whether its process may begin another, or was revoked.
     fn with_reason(&self, agent: &AgentName, refusal: ControlError) -> ControlError {
         match refusal {
-            ControlError::Superseded { current, .. } => ControlError::Superseded {
-                current,
-                restored: self
-                    .registry
-                    .agents()
-                    .get(agent)
-                    .is_some_and(|known| known.restored),
-            },
+            ControlError::Superseded { current, .. } => {
+                let known = self.registry.agents().get(agent);
+                let ended_by = known.and_then(|known| known.ended_by);
+                ControlError::Superseded {
+                    current,
+                    restored: ended_by == Some(AdvanceReason::JournalRestored),
+                    revoked: ended_by == Some(AdvanceReason::Revoked),
+                }
+            }
             refusal => refusal,
         }
     }
@@ -338,6 +339,7 @@ const fn superseded(current: Epoch) -> ControlError {
     ControlError::Superseded {
         current,
         restored: false,
+        revoked: false,
     }
 }
 

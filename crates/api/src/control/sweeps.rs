@@ -71,8 +71,8 @@ impl Sweeper {
         self.correct_sessions().await;
     }
 
-    /// Tells agents that are heard in an epoch which isn't theirs. One that is ahead of the journal, or that a restore of the
-    /// journal has put behind it, may connect again; any other is superseded. The fold may be late by a moment, so an agent is
+    /// Tells agents that are heard in an epoch which isn't theirs. One that is ahead of the journal, or that no later session
+    /// has put behind it, is to connect again, which tells it more; any other is superseded. The fold may be late by a moment, so an agent is
     /// ahead only when it still is at the next sweep.
     async fn correct_sessions(&mut self) {
         let (registry, client) = (&self.control.registry, &self.control.client);
@@ -80,11 +80,12 @@ impl Sweeper {
         let mut ahead = HashSet::new();
         for other in others {
             let (agent, current) = (&other.agent, other.current);
-            let restored = registry.agents().get(agent).is_some_and(|known| known.restored);
+            let known = registry.agents().get(agent);
+            let alone = known.is_some_and(|known| known.ended_by.is_some());
             // If it is lost, the next sweep sends it again.
-            let _ = if other.heard < current && !restored {
+            let _ = if other.heard < current && !alone {
                 orders::announce_session(client, agent, current).await
-            } else if restored || self.ahead.contains(&other) {
+            } else if alone || self.ahead.contains(&other) {
                 orders::ask_to_reconnect(client, agent, current).await
             } else {
                 Ok(())

@@ -1,4 +1,4 @@
-//! Agents: listing them, enrolling a machine's key by a token, and revoking it.
+//! Agents: listing them, enrolling a machine's key by a token, revoking it, and forgetting what an agent published.
 //!
 //! A token's secret is shown once. A machine that enrolls sends the public half of its key; the other half never leaves
 //! it.
@@ -13,6 +13,8 @@ use crate::{
     agents::AgentSnapshot,
     commands::AgentCommandAt,
     control::enrollment::{ENROLL_CAUSE, enrollment},
+    registry::{ProviderSnapshot, Registry},
+    wakes::now_ms,
 };
 use axum::{
     Json,
@@ -25,8 +27,8 @@ use reveille_bus::{
     access::{JoinToken, NatsKey},
 };
 use reveille_domain::{
-    Agent, AgentCommand, AgentEvent, AgentKey, AgentName, AgentRejection, Epoch, MAX_TOKEN_LIFETIME,
-    SecretHash, Timestamp, TokenId,
+    AdvanceReason, Agent, AgentCommand, AgentEvent, AgentKey, AgentName, AgentRejection, Epoch,
+    MAX_TOKEN_LIFETIME, SecretHash, Status, Timestamp, TokenId, WakeFailure,
     rows::{Sort, SortBy, SortKey, SortKind, SortValue},
 };
 use serde::{Deserialize, Serialize};
@@ -40,11 +42,16 @@ use uuid::Uuid;
 const CAUSE: &str = "operator";
 /// The length of a token's random secret.
 const SECRET_BYTES: usize = 32;
+/// An agent without providers counts as connected for this long after a heartbeat.
+const RECENT: Duration = Duration::from_secs(60);
 
 /// An agent as this replica knows it.
 #[derive(Debug, Serialize)]
 pub(super) struct AgentRow {
     agent: AgentName,
+    status: AgentStatus,
+    /// Since when it has been away or revoked.
+    status_since_ms: Option<Timestamp>,
     epoch: Epoch,
     /// When its current session began, and the version of its program.
     connected_at_ms: Option<Timestamp>,
@@ -54,21 +61,78 @@ pub(super) struct AgentRow {
     revoked_at_ms: Option<Timestamp>,
     /// How many providers it publishes.
     providers: usize,
+    /// How each wake would fail now, while the agent is paused or in quiet hours.
+    wakes_refused: Option<WakeFailure>,
     /// The journal sequence of its last commit.
     updated_seq: u64,
 }
 
+/// Whether an agent is there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+enum AgentStatus {
+    Connected,
+    /// It was connected.
+    Away,
+    /// Its key and tokens were revoked.
+    Revoked,
+    /// It has never connected.
+    New,
+}
+
+impl AgentStatus {
+    /// The status, and since when it has been away or revoked.
+    fn of(
+        known: &AgentSnapshot,
+        published: &[Arc<ProviderSnapshot>],
+        last_heartbeat: Option<Timestamp>,
+    ) -> (Self, Option<Timestamp>) {
+        if known.ended_by == Some(AdvanceReason::Revoked) && known.access.key().is_none() {
+            return (Self::Revoked, known.access.revoked_at());
+        }
+        let inactive_since = |provider: &Arc<ProviderSnapshot>| match provider.provider.status {
+            Status::Inactive { since_ms, .. } => Some(since_ms),
+            Status::Active { .. }
+            | Status::Hibernating { .. }
+            | Status::Waking { .. }
+            | Status::Down { .. } => None,
+        };
+        let away_since: Option<Vec<_>> = published.iter().map(inactive_since).collect();
+        match away_since.map(|since| since.into_iter().max()) {
+            None => (Self::Connected, None),
+            Some(Some(since)) => (Self::Away, Some(since)),
+            // It publishes nothing, so only its heartbeats show whether it is there.
+            Some(None) if known.session.is_some() && last_heartbeat.is_some_and(is_recent) => {
+                (Self::Connected, None)
+            }
+            Some(None) if known.epoch == Epoch::default() => (Self::New, None),
+            Some(None) => (Self::Away, last_heartbeat),
+        }
+    }
+}
+
+/// By the wall clock: this is only shown to people.
+fn is_recent(heartbeat: Timestamp) -> bool {
+    Timestamp::from_millis(now_ms()).since(heartbeat) < RECENT
+}
+
 impl AgentRow {
-    fn of(agent: AgentName, known: &AgentSnapshot, providers: usize) -> Self {
+    fn of(registry: &Registry, agent: AgentName, known: &AgentSnapshot) -> Self {
         let session = known.session.as_ref();
+        let published = registry.of_agent(&agent);
+        let last_heartbeat = registry.rows().last_heartbeat(&agent);
+        let (status, status_since_ms) = AgentStatus::of(known, &published, last_heartbeat);
         Self {
+            status,
+            status_since_ms,
             epoch: known.epoch,
             connected_at_ms: session.map(|(since, _)| *since),
             version: session.map(|(_, version)| version.clone()),
             key: known.access.key().cloned(),
             enrolled_at_ms: known.access.enrolled_at(),
             revoked_at_ms: known.access.revoked_at(),
-            providers,
+            providers: published.len(),
+            wakes_refused: registry.owner_refusals().of(&agent, known.epoch),
             updated_seq: known.sequence,
             agent,
         }
@@ -121,16 +185,8 @@ pub(super) async fn list(
         return Err(ApiError::NotReady);
     }
     let page = listed.page(&state, || registry.agents().all(), sort_key).await?;
-    let published = registry.all();
-    let providers = |agent: &AgentName| {
-        published
-            .iter()
-            .filter(|known| known.provider.id.agent == *agent)
-            .count()
-    };
     Ok(Json(Page::of(page, |(name, known)| {
-        let providers = providers(&name);
-        AgentRow::of(name, &known, providers)
+        AgentRow::of(registry, name, &known)
     })))
 }
 
@@ -245,7 +301,7 @@ pub(super) async fn enroll(
     let hub = &state.agent_hub;
     Ok(Json(Enrolled {
         agent,
-        nats_url: hub.nats_url.clone(),
+        nats_url: hub.nats_url(),
         ca_pem: hub.ca_pem.clone(),
     }))
 }
@@ -282,6 +338,50 @@ pub(super) async fn revoke(
         revoked: !done.events.is_empty(),
         sequence: done.sequence,
     }))
+}
+
+#[derive(Serialize)]
+pub(super) struct ForgottenAgent {
+    agent: AgentName,
+    /// How many providers were removed.
+    providers: usize,
+}
+
+/// Removes what an agent that is away published. If it ever comes back, it publishes its providers again.
+pub(super) async fn forget(
+    State(state): State<AppState>,
+    Path(agent): Path<AgentName>,
+) -> Result<Json<ForgottenAgent>, ApiError> {
+    let registry = &state.registry;
+    let published = registry.of_agent(&agent);
+    let known = registry.agents().get(&agent);
+    if known.is_none() && published.is_empty() {
+        return Err(ApiError::NotFound {
+            what: "agent",
+            name: agent.to_string(),
+        });
+    }
+    let connected = || ApiError::Conflict {
+        code: "agent_connected",
+        message: format!("{agent} is connected, and would publish its providers again: stop the agent first"),
+    };
+    let is_inactive =
+        |known: &Arc<ProviderSnapshot>| matches!(known.provider.status, Status::Inactive { .. });
+    if !published.iter().all(is_inactive) {
+        return Err(connected());
+    }
+    let forgotten = match state.admin.forget_providers(&agent, CAUSE).await {
+        Ok(forgotten) => forgotten,
+        Err(CommandError::Bus(error)) => return Err(ApiError::Journal(error)),
+        Err(CommandError::Rejected(_)) => return Err(connected()),
+    };
+    let providers = forgotten.providers;
+    info!(agent.name = %agent, "forgot {providers} providers of {agent}");
+    let until = Instant::now() + state.limits.timings.fold;
+    registry.applied_to(forgotten.sequence, until).await;
+    // Its last one may be recent.
+    registry.rows().forget_heartbeat(&agent);
+    Ok(Json(ForgottenAgent { agent, providers }))
 }
 
 /// Runs a command, and waits until this replica has folded its result: from then on it accepts a newly enrolled key.

@@ -5,7 +5,7 @@ use super::{
     ApiError, AppState, body, error_response::family::ANTHROPIC_VERSION, extract::Path, request_id::RequestId,
 };
 use crate::{
-    inference::{pool_for, pools_for},
+    inference::{InferenceError, Missing, Pools, pool_for, pools_for},
     keys::Caller,
     registry::ProviderSnapshot,
     wakes::{WakeTimes, time_until_awake},
@@ -23,6 +23,7 @@ use reveille_domain::{
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
+use tokio::time::Instant;
 
 /// OpenAI's model object, with the status in llama.cpp's terms and in ours.
 #[derive(Debug, Serialize)]
@@ -112,33 +113,43 @@ struct AnthropicList {
     data: Vec<AnthropicModel>,
 }
 
+/// All models of this caller. Clients that list the models once, when they start, may start together with this replica.
+pub(super) async fn listed(state: &AppState, caller: &Caller) -> Result<Pools, InferenceError> {
+    state.startup.over().await;
+    match state.startup.missing() {
+        // Those of other machines are listed without our own agent's, but not before the journal is read.
+        Some(missing @ Missing::Journal) => Err(InferenceError::NotReady(missing)),
+        Some(Missing::OwnAgent) | None => Ok(pools_for(&state.registry, caller)),
+    }
+}
+
 /// In OpenAI's form, or in Anthropic's for its clients.
 pub(super) async fn list(
     State(state): State<AppState>,
     Extension(caller): Extension<Caller>,
     headers: HeaderMap,
-) -> Response {
-    let pools = pools_for(&state.registry, &caller);
+) -> Result<Response, ApiError> {
+    let pools = listed(&state, &caller).await?;
     if headers.contains_key(ANTHROPIC_VERSION) {
         let data: Vec<_> = pools
             .into_iter()
             .map(|(model, pool)| AnthropicModel::new(model, &pool))
             .collect();
         let id = |model: &AnthropicModel| model.id.clone();
-        return Json(AnthropicList {
+        let list = AnthropicList {
             first_id: data.first().map(id),
             last_id: data.last().map(id),
             has_more: false,
             data,
-        })
-        .into_response();
+        };
+        return Ok(Json(list).into_response());
     }
     let data = pools.into_iter().map(|(model, pool)| Model::new(model, &pool));
-    Json(List {
+    let list = List {
         object: "list",
         data: data.collect(),
-    })
-    .into_response()
+    };
+    Ok(Json(list).into_response())
 }
 
 pub(super) async fn one(
@@ -156,12 +167,16 @@ pub(super) async fn one(
     };
     let model = ModelName::parse(&id)
         .map_err(|error| ApiError::invalid("invalid_model", "model", error.to_string()))?;
-    let pool = pool_for(&state.registry, &caller, &model);
+    let pool_for = |model: &ModelName| pool_for(&state.registry, &state.startup, &caller, model);
+    if pool_for(&model).is_err() {
+        state.startup.over().await;
+    }
+    let pool = pool_for(&model);
     // Some clients end every path with a slash, and some models' names end with one too.
     if pool.is_err()
         && let Some(short) = id.strip_suffix('/')
         && let Ok(model) = ModelName::parse(short)
-        && let Ok(pool) = pool_for(&state.registry, &caller, &model)
+        && let Ok(pool) = pool_for(&model)
     {
         return Ok(shown(short.to_owned(), &pool));
     }
@@ -202,7 +217,9 @@ pub(super) async fn command(
     let Named { model } = body::read_small(&state, request).await?;
     let model = ModelName::parse(&model)
         .map_err(|error| ApiError::invalid("invalid_model", "model", error.to_string()))?;
-    let mut pool = pool_for(&state.registry, &caller, &model)?;
+    let find = || pool_for(&state.registry, &state.startup, &caller, &model);
+    let longest = Instant::now() + state.limits.timings.wait;
+    let mut pool = state.startup.wait_for(longest, find).await?;
     if is_load {
         pool.sort_by_key(|snapshot| rank(snapshot.provider.status.name()));
         let cause = WakeCause::Request {

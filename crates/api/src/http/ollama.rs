@@ -1,14 +1,10 @@
 //! What Ollama's clients ask of the server itself, answered from memory: sleeping models are listed, and listing wakes none.
 
 use super::{
-    AppState,
-    models::{common, rfc3339},
+    ApiError, AppState,
+    models::{common, listed, rfc3339},
 };
-use crate::{
-    inference::{InferenceRequest, pools_for},
-    keys::Caller,
-    registry::ProviderSnapshot,
-};
+use crate::{inference::InferenceRequest, keys::Caller, registry::ProviderSnapshot};
 use axum::{Extension, Json, extract::State};
 use reveille_domain::Status;
 use serde_json::{Value, json};
@@ -30,27 +26,31 @@ pub(super) async fn version() -> Json<Value> {
 }
 
 /// All models.
-pub(super) async fn tags(state: State<AppState>, caller: Extension<Caller>) -> Json<Value> {
-    list(&state, &caller, |_| true)
+pub(super) async fn tags(state: State<AppState>, caller: Extension<Caller>) -> Result<Json<Value>, ApiError> {
+    list(&state, &caller, |_| true).await
 }
 
 /// The models that are awake.
-pub(super) async fn running(state: State<AppState>, caller: Extension<Caller>) -> Json<Value> {
+pub(super) async fn running(
+    state: State<AppState>,
+    caller: Extension<Caller>,
+) -> Result<Json<Value>, ApiError> {
     list(&state, &caller, |pool| {
         pool.iter()
             .any(|snapshot| matches!(snapshot.provider.status, Status::Active { .. }))
     })
+    .await
 }
 
-fn list(
+async fn list(
     state: &AppState,
     caller: &Caller,
     is_listed: impl Fn(&[Arc<ProviderSnapshot>]) -> bool,
-) -> Json<Value> {
-    let pools = pools_for(&state.registry, caller);
+) -> Result<Json<Value>, ApiError> {
+    let pools = listed(state, caller).await?;
     let listed = pools.into_iter().filter(|(_, pool)| is_listed(pool));
     let models: Vec<_> = listed.map(|(name, pool)| model(&name, &pool)).collect();
-    Json(json!({ "models": models }))
+    Ok(Json(json!({ "models": models })))
 }
 
 /// A model as both lists have it. What Reveille doesn't know is there and empty, since clients read it without looking; they

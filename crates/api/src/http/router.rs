@@ -193,6 +193,7 @@ fn commands() -> Router<AppState> {
 fn access() -> Router<AppState> {
     Router::new()
         .route("/agents/{agent}", delete(agents::revoke))
+        .route("/agents/{agent}/providers", delete(agents::forget))
         .route("/agents/{agent}/tokens", post(agents::issue_token))
         .route("/keys", post(keys::create))
         .route("/keys/{id}", delete(keys::revoke))

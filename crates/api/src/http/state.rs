@@ -5,7 +5,7 @@ use crate::{
     commands::Admin,
     config::AgentHub,
     history::EventFeed,
-    inference::{BodyBudget, Inference, Relay, Timings},
+    inference::{BodyBudget, Inference, Relay, Startup, Timings},
     keys::Authenticator,
     metrics::Metrics,
     registry::Registry,
@@ -14,6 +14,7 @@ use crate::{
 use reveille_bus::HubId;
 use reveille_domain::{ModelName, rows::Rows};
 use std::{ops::Deref, sync::Arc};
+use tokio_util::sync::CancellationToken;
 
 /// What HTTP requests may take.
 #[derive(Debug, Clone)]
@@ -57,6 +58,8 @@ pub(crate) struct AppServices {
     pub agent_hub: AgentHub,
     /// The model of a request that names none.
     pub default_model: Option<ModelName>,
+    /// Cancelled once the agent of the same process has published its providers.
+    pub own_agent: CancellationToken,
 }
 
 /// What the handlers share. Cheap to clone.
@@ -68,23 +71,31 @@ pub(crate) struct AppState {
 pub(crate) struct Shared {
     services: AppServices,
     pub(super) inference: Inference,
+    pub(super) startup: Startup,
     pub(super) bodies: BodyBudget,
     pub(super) limits: HttpLimits,
 }
 
 impl AppState {
     pub fn new(services: AppServices, limits: HttpLimits) -> Self {
+        let startup = Startup::new(
+            services.registry.clone(),
+            services.own_agent.clone(),
+            limits.timings.startup,
+        );
         let inference = Inference::new(
             services.registry.clone(),
             services.waker.clone(),
             services.relay.clone(),
             services.metrics.clone(),
             limits.timings.clone(),
+            startup.clone(),
         );
         Self {
             inner: Arc::new(Shared {
                 services,
                 inference,
+                startup,
                 bodies: BodyBudget::new(limits.held_body_bytes),
                 limits,
             }),

@@ -8,6 +8,7 @@ use crate::{
     registry::ProviderSnapshot,
     wakes::{WakeError, time_left, time_until_awake},
 };
+use reveille_bus::relay::{FaultCode, RelayFault};
 use reveille_domain::{Status, WakeId};
 use std::sync::Arc;
 use tokio::time::Instant;
@@ -48,11 +49,19 @@ impl Inference {
         let mut attempt = self.members.enter(chosen);
         let reserved = self.relay.reserve(run.request.room_by(run.until)).await;
         // The agent may have restarted while the request waited.
-        let Some(current) = self.registry.get(&provider) else {
+        let Some(current) = self.in_this_session(&provider, run).await else {
             return Outcome::Refused(self.gone(provider));
         };
         *chosen = current;
         attempt.sent_by(chosen);
+        if !self.is_in_this_session(chosen) {
+            let why = "its agent has restarted and hasn't published it yet";
+            return Outcome::Missed {
+                sequence: chosen.sequence,
+                wake_id,
+                error: RelayFault::new(FaultCode::UnknownProvider, why).into(),
+            };
+        }
         let sent = match reserved {
             Ok(reserved) => {
                 run.phase.enter(Phase::Answering(provider.clone()));

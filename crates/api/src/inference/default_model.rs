@@ -1,7 +1,7 @@
 //! The model of a request that names none.
 
 use super::{
-    InferenceError,
+    InferenceError, Startup,
     model_access::{pool_for, pools_for},
 };
 use crate::{keys::Caller, registry::Registry};
@@ -16,16 +16,20 @@ const LISTED: usize = 5;
 /// [`InferenceError::NoModel`] with this `code` if there is none for this caller, and with some that it could name instead.
 pub(crate) fn default_for(
     registry: &Registry,
+    startup: &Startup,
     caller: &Caller,
     default: Option<&ModelName>,
     code: &'static str,
 ) -> Result<ModelName, InferenceError> {
-    if !registry.is_ready() {
-        return Err(InferenceError::NotReady);
+    let usable = default.filter(|model| pool_for(registry, startup, caller, model).is_ok());
+    if let Some(usable) = usable {
+        return Ok(usable.clone());
     }
-    let usable = default.filter(|model| pool_for(registry, caller, model).is_ok());
-    usable.cloned().ok_or_else(|| InferenceError::NoModel {
-        code,
-        some: pools_for(registry, caller).into_keys().take(LISTED).collect(),
+    Err(match startup.missing() {
+        Some(missing) => InferenceError::NotReady(missing),
+        None => InferenceError::NoModel {
+            code,
+            some: pools_for(registry, caller).into_keys().take(LISTED).collect(),
+        },
     })
 }

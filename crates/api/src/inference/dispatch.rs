@@ -6,11 +6,12 @@
 
 use super::{
     CurrentPhase, FailedRequests, InferenceError, InferenceRequest, InferenceResponse, Relay, ResponseBody,
-    Timings, WakeMode,
+    Startup, Timings, WakeMode,
     choice::Reach,
     members::{Attempt, Members},
     model_access,
     retry_policy::{NextStep, Outcome, RetryPolicy},
+    startup::Missing,
     stored::{Stored, StoredResponses},
 };
 use crate::{
@@ -18,7 +19,8 @@ use crate::{
     registry::{ProviderSnapshot, Registry},
     wakes::{WakeError, Waker},
 };
-use reveille_domain::{ProviderId, WakeId};
+use reveille_bus::relay::AnswerKind;
+use reveille_domain::{ProviderId, WakeId, provider::StatusName};
 use std::sync::Arc;
 use tokio::time::Instant;
 
@@ -30,6 +32,7 @@ pub(crate) struct Inference {
     pub(super) timings: Timings,
     /// The responses that backends keep.
     pub(crate) stored: StoredResponses,
+    startup: Startup,
     metrics: Metrics,
 }
 
@@ -83,6 +86,7 @@ impl Inference {
         relay: Arc<dyn Relay>,
         metrics: Metrics,
         timings: Timings,
+        startup: Startup,
     ) -> Self {
         Self {
             registry,
@@ -91,6 +95,7 @@ impl Inference {
             members: Members::new(metrics.clone()),
             timings,
             stored: StoredResponses::default(),
+            startup,
             metrics,
         }
     }
@@ -114,7 +119,7 @@ impl Inference {
             begun,
         };
         let (mut policy, mut earlier) = (RetryPolicy::default(), Earlier::default());
-        let mut chosen = self.choose(request)?;
+        let mut chosen = self.startup.wait_for(run.until, || self.choose(request)).await?;
         loop {
             let outcome = self.attempt(&run, &mut chosen).await;
             earlier.woken_by = earlier.woken_by.or(outcome.wake_id());
@@ -143,8 +148,16 @@ impl Inference {
     }
 
     fn choose(&self, request: &InferenceRequest) -> Result<Arc<ProviderSnapshot>, InferenceError> {
-        let pool = model_access::pool_for(&self.registry, &request.caller, &request.model)?;
+        let pool = model_access::pool_for(&self.registry, &self.startup, &request.caller, &request.model)?;
         self.members.forget_withdrawn(&self.registry);
+        // What an earlier run of the agent has left inactive is about to be published again.
+        if let Some(missing) = self.startup.missing()
+            && pool
+                .iter()
+                .all(|snapshot| snapshot.provider.status.name() == StatusName::Inactive)
+        {
+            return Err(InferenceError::NotReady(missing));
+        }
         let pool = request.at_its_path(pool);
         let best = self.members.choose(&pool, Reach::All, &[]);
         best.ok_or_else(|| match &request.member {
@@ -172,7 +185,8 @@ impl Inference {
                 let first_byte = response
                     .is_success()
                     .then(|| self.metrics.first_byte(run.begun, is_cold));
-                response.body = response.body.observed(attempt, first_byte);
+                let kind = AnswerKind::of_path(&run.request.path);
+                response.body = response.body.observed(&response.head, kind, attempt, first_byte);
                 if run.request.endpoint.keeps_answers() && response.is_success() {
                     let stored = Stored {
                         provider: response.provider.clone(),
@@ -211,7 +225,7 @@ impl Inference {
         if self.registry.is_ready() {
             WakeError::Unknown { provider }.into()
         } else {
-            InferenceError::NotReady
+            InferenceError::NotReady(Missing::Journal)
         }
     }
 }

@@ -89,6 +89,21 @@ pub(crate) enum Keepalive {
     GenerateLine,
 }
 
+/// How a stream tells that its answer is complete.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum StreamEnd {
+    /// By `finish_reason`, and then by `data: [DONE]`.
+    Finish,
+    /// By the name of its last event.
+    Named,
+    /// By `stop: true`.
+    Stop,
+    /// By `done: true`, in its last line.
+    Done,
+    /// There is no rule for it.
+    Untold,
+}
+
 /// A field without which a request is refused here: no backend is woken for it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Required {
@@ -207,12 +222,21 @@ impl Endpoint {
     pub fn find(verb: Verb, path: &str) -> Option<&'static Self> {
         of_path(path).find(|endpoint| endpoint.verb == verb)
     }
-}
 
-impl Endpoint {
     /// Whether backends may keep its answers, and be asked for them again.
     pub fn keeps_answers(&self) -> bool {
         self.family == Responses && self.model == Json
+    }
+
+    /// How its streams end.
+    pub const fn stream_end(&self) -> StreamEnd {
+        match (self.family, self.keepalive) {
+            (OpenAi, ChatChunk | TextChunk) => StreamEnd::Finish,
+            (OpenAi, _) => StreamEnd::Untold,
+            (Responses | Anthropic, _) => StreamEnd::Named,
+            (LlamaCpp, _) => StreamEnd::Stop,
+            (Ollama, _) => StreamEnd::Done,
+        }
     }
 
     /// Whether a provider may be asked for `path`, one of this endpoint's.
@@ -362,10 +386,15 @@ pub fn served_paths() -> Vec<ServedPath> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use reveille_bus::relay::{GET_PATHS, POST_PATHS, is_relayed};
     use std::collections::HashSet;
+
+    /// The endpoint of a path that is posted to.
+    pub fn at(path: &str) -> &'static Endpoint {
+        Endpoint::find(Verb::Post, path).expect(path)
+    }
 
     #[test]
     fn each_path_is_there_once_and_agents_relay_it() {

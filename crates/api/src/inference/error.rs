@@ -1,5 +1,6 @@
 //! Why an inference request gets no response from a backend.
 
+use super::startup::Missing;
 use crate::wakes::WakeError;
 use reveille_bus::relay::RelayError;
 use reveille_domain::{ModelName, ProviderId, WakeId};
@@ -9,8 +10,9 @@ use thiserror::Error;
 /// Why a request gets no response from a backend.
 #[derive(Debug, Error)]
 pub(crate) enum InferenceError {
-    #[error("this replica has not read the journal yet")]
-    NotReady,
+    /// The request may be for something that only isn't there yet.
+    #[error("{0}: retry")]
+    NotReady(Missing),
     #[error("the model `{model}` does not exist{}", suggestion(nearest))]
     UnknownModel { model: ModelName, nearest: Vec<String> },
     /// No provider of the model has the path in its config.
@@ -61,6 +63,12 @@ pub(crate) enum InferenceError {
         provider: ProviderId,
         wake_id: Option<WakeId>,
         what: String,
+    },
+    /// The backend's stream ended without an outcome.
+    #[error("the backend of {provider} ended its stream before its answer was complete")]
+    CutShort {
+        provider: ProviderId,
+        wake_id: Option<WakeId>,
     },
 }
 
@@ -123,12 +131,13 @@ impl InferenceError {
             | Self::Waking { .. }
             | Self::WaitTooShort { .. } => true,
             Self::Wake(error) => matches!(**error, WakeError::CallerTimedOut { .. }),
-            Self::NotReady
+            Self::NotReady(_)
             | Self::UnknownModel { .. }
             | Self::LacksPath { .. }
             | Self::NoModel { .. }
             | Self::Relay { .. }
-            | Self::BadResponse { .. } => false,
+            | Self::BadResponse { .. }
+            | Self::CutShort { .. } => false,
         }
     }
 
@@ -136,8 +145,8 @@ impl InferenceError {
     pub fn never_handed_over(&self) -> bool {
         match self {
             Self::Relay { error, .. } => error.never_handed_over(),
-            Self::BadResponse { .. } => false,
-            Self::NotReady
+            Self::BadResponse { .. } | Self::CutShort { .. } => false,
+            Self::NotReady(_)
             | Self::UnknownModel { .. }
             | Self::LacksPath { .. }
             | Self::NoModel { .. }

@@ -31,7 +31,7 @@ pub(crate) enum FailureKind {
     /// A status with which no model has worked on the request: a redirect, a missing model, a wrong key, or a proxy without
     /// a working server behind it.
     Declined,
-    /// Any other 5xx.
+    /// Any other 5xx, or a success that has an error in it, or nothing of a completion.
     Errored,
 }
 
@@ -69,6 +69,14 @@ impl Failure {
             _ => return None,
         };
         Some(Self { kind, what })
+    }
+
+    /// An answer with a 2xx that has `content` instead of a completion.
+    pub fn in_success(status: u16, content: &str) -> Self {
+        Self {
+            kind: FailureKind::Errored,
+            what: format!("HTTP status {status} with {content}"),
+        }
     }
 
     /// What a missing or broken answer says about the member; `None` if nothing, such as an agent at its limit.

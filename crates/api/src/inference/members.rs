@@ -40,8 +40,6 @@ struct Member {
     in_flight: Arc<()>,
     last_turn: u64,
     suspicion: Option<Suspicion>,
-    /// The last suspicion that has passed.
-    past: Option<Suspicion>,
 }
 
 /// One request at one member: in flight until this is dropped.
@@ -57,10 +55,10 @@ pub(super) struct Attempt {
     _in_flight: Arc<()>,
 }
 
-/// The requests of this replica that failed in a row at a provider, the last time that any did.
+/// The requests of this replica that failed in a row at a provider, none of which has succeeded since.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub(crate) struct FailedRequests {
-    /// Whether none has succeeded since, so that other members of its pools come first.
+    /// Whether the provider's status is still the same, so that other members of its pools come first.
     pub suspect: bool,
     /// How many.
     count: u32,
@@ -143,12 +141,12 @@ impl Members {
         Some(suspicion.first_at.elapsed())
     }
 
-    /// The provider's last failures in a row.
+    /// The provider's last failures in a row; `None` once a request has succeeded.
     pub fn failed_requests(&self, snapshot: &ProviderSnapshot) -> Option<FailedRequests> {
         let inner = self.inner.lock();
         let current = inner.suspicion(snapshot);
         let member = inner.members.get(&snapshot.provider.id)?;
-        let failed = current.or(member.suspicion.as_ref()).or(member.past.as_ref())?;
+        let failed = current.or(member.suspicion.as_ref())?;
         Some(FailedRequests {
             suspect: current.is_some(),
             count: failed.failures,
@@ -240,7 +238,6 @@ impl Attempt {
         let member = inner.member(id);
         if let Some(suspicion) = member.suspicion.take() {
             info!(provider.name = %id, "{id} answers again after failed requests: {}", suspicion.failures);
-            member.past = Some(suspicion);
         }
     }
 }
@@ -299,11 +296,12 @@ mod tests {
         assert_eq!(members.failing_for(&pool[0]), Some(Duration::from_secs(7)));
         advance(Duration::from_secs(8)).await;
         let trial = members.choose(&pool, Reach::All, &[]).expect("one");
+        let failed = members.failed_requests(&pool[0]).expect("they are remembered");
+        assert_eq!((failed.suspect, failed.count), (true, 4));
+        assert_eq!(failed.last, "HTTP status 503");
         members.enter(&trial).served();
         assert!(members.next(&pool, 3).contains('a'));
-        let failed = members.failed_requests(&pool[0]).expect("they are remembered");
-        assert_eq!((failed.suspect, failed.count), (false, 4));
-        assert_eq!(failed.last, "HTTP status 503");
+        assert_eq!(members.failed_requests(&pool[0]), None, "a success clears them");
     }
 
     #[tokio::test(start_paused = true)]

@@ -1,6 +1,6 @@
 //! Which models a caller may see: a model that a key doesn't allow doesn't exist for that key.
 
-use super::InferenceError;
+use super::{InferenceError, Startup};
 use crate::{
     keys::Caller,
     registry::{ProviderSnapshot, Registry},
@@ -8,10 +8,14 @@ use crate::{
 use reveille_domain::ModelName;
 use std::{collections::BTreeMap, sync::Arc};
 
+/// The providers of each model, by its name.
+pub(crate) type Pools = BTreeMap<String, Vec<Arc<ProviderSnapshot>>>;
+
 /// The providers that serve `model` to the caller. A model that it may not use gives the same error as one that doesn't
-/// exist.
+/// exist. Neither does until the start is over.
 pub(crate) fn pool_for(
     registry: &Registry,
+    startup: &Startup,
     caller: &Caller,
     model: &ModelName,
 ) -> Result<Vec<Arc<ProviderSnapshot>>, InferenceError> {
@@ -22,8 +26,8 @@ pub(crate) fn pool_for(
     if public.is_some_and(|public| caller.may_ask(asked, public.as_str())) {
         return Ok(pool);
     }
-    if !registry.is_ready() {
-        return Err(InferenceError::NotReady);
+    if let Some(missing) = startup.missing() {
+        return Err(InferenceError::NotReady(missing));
     }
     Err(InferenceError::UnknownModel {
         model: model.clone(),
@@ -33,11 +37,8 @@ pub(crate) fn pool_for(
 
 /// Every model that the caller may use, by the name it may use: public names, and `agent/model` for a model that it may
 /// use on one agent only.
-pub(crate) fn pools_for(
-    registry: &Registry,
-    caller: &Caller,
-) -> BTreeMap<String, Vec<Arc<ProviderSnapshot>>> {
-    let mut pools: BTreeMap<String, Vec<Arc<ProviderSnapshot>>> = BTreeMap::new();
+pub(crate) fn pools_for(registry: &Registry, caller: &Caller) -> Pools {
+    let mut pools = Pools::new();
     for snapshot in registry.all() {
         for model in snapshot.provider.spec.models() {
             if caller.may_ask(model.as_str(), model.as_str()) {

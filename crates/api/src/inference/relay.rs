@@ -8,7 +8,9 @@ use futures::{
     StreamExt,
     stream::{self, BoxStream},
 };
-use reveille_bus::relay::{RelayClient, RelayError, RelayStats, RequestHead, Reservation, ResponseHead};
+use reveille_bus::relay::{
+    AnswerKind, Content, RelayClient, RelayError, RelayStats, RequestHead, Reservation, ResponseHead, Said,
+};
 use reveille_domain::{AgentName, Epoch};
 use std::time::Duration;
 use tokio::time::{Instant, timeout_at};
@@ -74,34 +76,86 @@ impl ResponseBody {
         Self::Pieces(read.chain(pieces).boxed())
     }
 
-    /// Keeps `attempt` until the last piece has come. `first_byte`, of a successful answer: the first piece tells it, and
-    /// shows that the backend works. An error shows that it doesn't.
-    pub(super) fn observed(self, mut attempt: Attempt, mut first_byte: Option<FirstByte>) -> Self {
+    /// Keeps `attempt` until the last piece of an answer of this kind has come. `first_byte`, of a successful answer: the first piece tells it. Something
+    /// of a completion shows that the backend works. An error shows that it doesn't, and so does an end without anything.
+    pub(super) fn observed(
+        self,
+        head: &ResponseHead,
+        kind: AnswerKind,
+        attempt: Attempt,
+        first_byte: Option<FirstByte>,
+    ) -> Self {
+        let encoding = head.header("content-encoding");
+        let is_compressed = encoding.is_some_and(|encoding| encoding != "identity");
+        let has_content = first_byte.is_some() && kind != AnswerKind::Aside;
+        let mut observer = Observer {
+            content: has_content.then(|| Content::new(kind, is_compressed)),
+            status: head.status,
+            attempt,
+            first_byte,
+            is_served: false,
+        };
         match self {
             Self::Whole(bytes) => {
-                if let Some(first_byte) = first_byte {
-                    first_byte.seen();
-                    attempt.served();
-                }
+                observer.piece(&bytes);
+                observer.end();
                 Self::Whole(bytes)
             }
             Self::Pieces(pieces) => {
-                let observed = pieces.inspect(move |piece| match piece {
-                    Ok(_) => {
-                        attempt.heard();
-                        if let Some(first_byte) = first_byte.take() {
-                            first_byte.seen();
-                            attempt.served();
-                        }
+                let observed = stream::unfold((pieces, observer), async |(mut pieces, mut observer)| {
+                    let piece = pieces.next().await;
+                    match &piece {
+                        Some(Ok(piece)) => observer.piece(piece),
+                        Some(Err(error)) => observer.broke(error),
+                        None => observer.end(),
                     }
-                    Err(error) => {
-                        if let Some(failure) = Failure::in_error(error) {
-                            attempt.failed(failure);
-                        }
-                    }
+                    Some((piece?, (pieces, observer)))
                 });
                 Self::Pieces(observed.boxed())
             }
+        }
+    }
+}
+
+/// Learns from an answer that passes whether its member works.
+struct Observer {
+    attempt: Attempt,
+    first_byte: Option<FirstByte>,
+    /// Of a successful answer, until its outcome is known.
+    content: Option<Content>,
+    is_served: bool,
+    status: u16,
+}
+
+impl Observer {
+    fn piece(&mut self, piece: &[u8]) {
+        self.attempt.heard();
+        if let Some(first_byte) = self.first_byte.take() {
+            first_byte.seen();
+        }
+        let Some(content) = &mut self.content else {
+            return;
+        };
+        let said = content.next(piece);
+        if content.has_error() || content.is_over() {
+            self.end();
+        } else if said == Said::Content && !std::mem::replace(&mut self.is_served, true) {
+            self.attempt.served();
+        }
+    }
+
+    fn end(&mut self) {
+        match self.content.take().map(|mut content| content.end()) {
+            Some(Ok(())) if !self.is_served => self.attempt.served(),
+            Some(Err(what)) => self.attempt.failed(Failure::in_success(self.status, what)),
+            Some(Ok(())) | None => {}
+        }
+    }
+
+    fn broke(&mut self, error: &RelayError) {
+        self.content = None;
+        if let Some(failure) = Failure::in_error(error) {
+            self.attempt.failed(failure);
         }
     }
 }
@@ -145,8 +199,16 @@ mod tests {
         metrics::Metrics,
         registry::tests::snapshot_at,
     };
+    use futures::TryStreamExt;
     use reveille_bus::relay::{FaultCode, RelayFault};
     use std::time::Duration;
+
+    fn success() -> ResponseHead {
+        ResponseHead {
+            status: 200,
+            headers: Vec::new(),
+        }
+    }
 
     /// A long stream's beginning says nothing of its end: only its last silence was waited for.
     #[tokio::test(start_paused = true)]
@@ -160,7 +222,12 @@ mod tests {
             piece
         });
         let first_byte = Some(Metrics::default().first_byte(Instant::now(), false));
-        let body = ResponseBody::Pieces(Box::pin(pieces)).observed(members.enter(&pool[0]), first_byte);
+        let body = ResponseBody::Pieces(Box::pin(pieces)).observed(
+            &success(),
+            AnswerKind::Completion,
+            members.enter(&pool[0]),
+            first_byte,
+        );
         let ResponseBody::Pieces(pieces) = body else {
             panic!("it comes in pieces")
         };
@@ -177,5 +244,61 @@ mod tests {
         assert_eq!(next(), "b/p");
         tokio::time::advance(Duration::from_millis(100)).await;
         assert_eq!(next(), "a/p", "the trial");
+    }
+
+    /// How many of nine more requests go to a member that has answered three so.
+    async fn share_after(body: &'static str, in_pieces: bool) -> usize {
+        let members = Members::new(Metrics::default());
+        let pool = ["a/p", "b/p"].map(|id| snapshot_at(id, 7));
+        for _ in 0..3 {
+            let first_byte = Some(Metrics::default().first_byte(Instant::now(), false));
+            let answer = if in_pieces {
+                let pieces = body
+                    .as_bytes()
+                    .chunks(5)
+                    .map(|piece| Ok(Bytes::from_static(piece)));
+                ResponseBody::Pieces(stream::iter(pieces).boxed())
+            } else {
+                ResponseBody::Whole(Bytes::from_static(body.as_bytes()))
+            };
+            match answer.observed(
+                &success(),
+                AnswerKind::Completion,
+                members.enter(&pool[0]),
+                first_byte,
+            ) {
+                ResponseBody::Whole(bytes) => assert_eq!(bytes, body),
+                ResponseBody::Pieces(pieces) => {
+                    let pieces: Vec<Bytes> = pieces.try_collect().await.expect("no error");
+                    assert_eq!(pieces.concat(), body.as_bytes());
+                }
+            }
+        }
+        let chosen = (0..9).filter_map(|_| members.choose(&pool, Reach::All, &[]));
+        chosen
+            .filter(|chosen| chosen.provider.id == pool[0].provider.id)
+            .count()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_member_that_answers_200_without_anything_of_a_completion_fails() {
+        for body in [
+            "data: {\"error\":{\"message\":\"EngineDeadError\"}}\n\ndata: [DONE]\n\n",
+            "{\"error\":{\"message\":\"EngineDeadError\"}}",
+            ": ping\n\ndata: [DONE]\n\n",
+            "",
+        ] {
+            for in_pieces in [false, true] {
+                assert_eq!(share_after(body, in_pieces).await, 0, "{body}, {in_pieces}");
+            }
+        }
+        for body in [
+            "data: {\"choices\":[{\"delta\":{\"content\":\"hi\"}}]}\n\ndata: [DONE]\n\n",
+            "{\"choices\":[{\"message\":{}}]}",
+        ] {
+            for in_pieces in [false, true] {
+                assert_eq!(share_after(body, in_pieces).await, 5, "{body}, {in_pieces}");
+            }
+        }
     }
 }

@@ -19,6 +19,9 @@ pub(crate) struct Timings {
     pub keepalive: Duration,
     /// How long a caller waits for a wake by default: under the 300 s after which Node's `fetch` gives up.
     pub wait: Duration,
+    /// How long a request waits for a model that may only be missing because this replica has just started: under `quiet`, so
+    /// that a stream's failure keeps its status.
+    pub startup: Duration,
     /// How long an agent may be away before its request is tried once more; it reconnects within 2 s.
     pub absence: Duration,
     /// How long an agent's report may take to come back through the journal.
@@ -35,6 +38,7 @@ impl Default for Timings {
             quiet: Duration::from_secs(8),
             keepalive: Duration::from_secs(5),
             wait: Duration::from_secs(290),
+            startup: Duration::from_secs(6),
             absence: Duration::from_secs(3),
             report: Duration::from_secs(5),
             body_idle: Duration::from_secs(30),

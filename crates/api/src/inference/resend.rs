@@ -79,6 +79,29 @@ impl Inference {
         self.changed(id, self.timings.absence, run, is_new).await
     }
 
+    /// The provider as it is now, once its agent has published it in its present session, or after as long as a reconnect takes. An
+    /// agent drops a request for an earlier session, and nobody could say whether the backend has seen it.
+    pub(super) async fn in_this_session(
+        &self,
+        id: &ProviderId,
+        run: &Run<'_>,
+    ) -> Option<Arc<ProviderSnapshot>> {
+        let current = self.registry.get(id)?;
+        if self.is_in_this_session(&current) {
+            return Some(current);
+        }
+        run.phase.enter(Phase::Reaching(id.clone()));
+        let published = |snapshot: &Arc<ProviderSnapshot>| self.is_in_this_session(snapshot);
+        self.changed(id, self.timings.absence, run, published).await
+    }
+
+    pub(super) fn is_in_this_session(&self, snapshot: &ProviderSnapshot) -> bool {
+        let agent = self.registry.agents().get(&snapshot.provider.id.agent);
+        // After a restore of the journal the session from before it serves until the agent begins the next one.
+        let connected = agent.filter(|agent| agent.session.is_some());
+        connected.is_none_or(|agent| snapshot.provider.epoch >= agent.epoch)
+    }
+
     /// The provider once `condition` holds, or after `most`; `None` when it is gone.
     async fn changed(
         &self,

@@ -1,6 +1,6 @@
 //! Why a request is refused because of its key, or of what the key has used.
 
-use reveille_domain::KeyId;
+use reveille_domain::{KeyId, counted};
 use std::time::Duration;
 use thiserror::Error;
 
@@ -29,16 +29,17 @@ pub(crate) enum Denied {
     NotReady,
     #[error("the key needs the scope `{scope}` for this")]
     Scope { scope: String },
-    #[error("the key {key} may send a replica {limit} requests per minute")]
+    #[error("the key {key} may send a replica {} per minute", counted(*limit, "request"))]
     Rate {
         key: KeyId,
         limit: u32,
         retry_after: Duration,
     },
-    #[error("the key {key} has {limit} requests under way at this replica, which is its limit")]
+    #[error("the key {key} has {} under way at this replica, which is its limit", counted(*limit, "request"))]
     Concurrency { key: KeyId, limit: u32 },
     #[error(
-        "the key {key} has started its {limit} wakes of this hour; it can still use models that are awake"
+        "the key {key} has started the {} that it may start in an hour; it can still use models that are awake",
+        counted(*limit, "wake")
     )]
     Wakes {
         key: KeyId,

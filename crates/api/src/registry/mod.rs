@@ -4,14 +4,15 @@
 #[cfg(test)]
 pub(crate) mod tests;
 
-use crate::{agents::Agents, keys::Keys};
+use crate::{agents::Agents, keys::Keys, owner_refusals::OwnerRefusals};
 use parking_lot::RwLock;
 use reveille_bus::{
     AggregateId, BusError, Followed, Follower, JournalContext, JournalEntry, commit::AnyCommit,
 };
 use reveille_domain::{
-    AgentName, Epoch, ModelName, Provider, ProviderId, ProviderSpec, latest_alias, named,
-    provider::Registered, rows::MemoryRows,
+    AgentName, Epoch, ModelName, Provider, ProviderId, ProviderSpec, counted, latest_alias, named,
+    provider::Registered,
+    rows::{LoadedAt, MemoryRows},
 };
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
@@ -63,6 +64,7 @@ struct Inner {
     rows: Arc<MemoryRows>,
     agents: Agents,
     keys: Keys,
+    owner_refusals: OwnerRefusals,
 }
 
 #[derive(Default)]
@@ -176,6 +178,12 @@ impl Registry {
         let _ = self.inner.applied.subscribe().wait_for(Option::is_some).await;
     }
 
+    /// Waits until another fold than this one has begun, because the journal was replaced.
+    pub(crate) async fn another_fold(&self, loaded_at: LoadedAt) {
+        let mut applied = self.inner.applied.subscribe();
+        while self.inner.rows.loaded_at() == loaded_at && applied.changed().await.is_ok() {}
+    }
+
     /// Whether everything that was in the journal at the start is folded.
     pub(crate) fn is_ready(&self) -> bool {
         self.inner.applied.borrow().is_some()
@@ -194,6 +202,11 @@ impl Registry {
     /// The same fold as keys.
     pub(crate) fn keys(&self) -> &Keys {
         &self.inner.keys
+    }
+
+    /// What agents' heartbeats say of their owners.
+    pub(crate) fn owner_refusals(&self) -> &OwnerRefusals {
+        &self.inner.owner_refusals
     }
 
     /// Folds the journal, for as long as this version can follow it.
@@ -227,7 +240,9 @@ impl Registry {
             let providers = self.inner.table.read().providers.len();
             info!(
                 journal.sequence = sequence,
-                providers, "read the journal: {providers} providers"
+                providers,
+                "read the journal: {}",
+                counted(providers, "provider")
             );
         }
         self.inner.table.write().current = true;

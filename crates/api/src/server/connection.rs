@@ -45,6 +45,9 @@ impl Serving {
         stop: CancellationToken,
     ) -> Self {
         let mut protocols = auto::Builder::new(TokioExecutor::new());
+        // Without `half_close`: a client that has left and one that has only closed its sending half both look like the end of
+        // what it sends, and the former must be noticed while its request waits.
+        //
         // The guard has its own limits for heads, and answers when they are exceeded.
         protocols.http1().header_read_timeout(None);
         protocols

@@ -5,7 +5,6 @@
 //! neither connections nor idle time.
 
 mod connection;
-mod open_files;
 mod service;
 #[cfg(test)]
 mod tests;
@@ -15,6 +14,7 @@ pub use service::Refuse;
 
 use axum::Router;
 use connection::Serving;
+use reveille_bus::open_files;
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 use tls::Tls;
 use tokio::{
@@ -88,7 +88,7 @@ pub(crate) async fn serve(
     stop: CancellationToken,
 ) -> io::Result<()> {
     listener.local_addr()?;
-    let permits = Arc::new(Semaphore::new(open_files::room_for(limits.connections)));
+    let permits = Arc::new(Semaphore::new(room_for(limits.connections)));
     let serving = Arc::new(Serving::new(router, refuse, tls, limits, stop.clone()));
     let connections = TaskTracker::new();
     let _cuts = serving.cut.clone().drop_guard();
@@ -163,4 +163,16 @@ fn is_the_clients(error: &io::Error) -> bool {
         error.kind(),
         io::ErrorKind::ConnectionRefused | io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset
     )
+}
+
+/// For how many connections there is room.
+fn room_for(connections: usize) -> usize {
+    let limit = open_files::raise_limit();
+    let room = open_files::room_within(limit, connections);
+    if let Some(files) = limit.filter(|_| room < connections) {
+        warn!(
+            "the limit of {files} open files (ulimit -n) leaves room for {room} connections instead of {connections}"
+        );
+    }
+    room
 }

@@ -3,7 +3,7 @@
 use crate::keys::Denied;
 use reveille_bus::{BusError, CommandError, JournalTrouble};
 use reveille_domain::{
-    ProviderId, Rejection, Timestamp, WakeFailure, WakeFailureKind, WakeId,
+    ProviderId, Rejection, Timestamp, WakeFailure, WakeFailureKind, WakeId, counted,
     provider::{InactiveReason, Registered},
 };
 use std::time::Duration;
@@ -47,7 +47,7 @@ pub(crate) enum WakeError {
     Unknown { provider: ProviderId },
     #[error("{provider} has no wake recipe")]
     NoRecipe { provider: ProviderId },
-    #[error("{limit} requests already wait for {provider}")]
+    #[error("{provider} already has {} waiting", counted(*limit, "request"))]
     QueueFull { provider: ProviderId, limit: usize },
     /// The caller's key has used up its wakes, or it isn't known yet how many it has used.
     #[error("{denied}")]

@@ -23,6 +23,10 @@ use tracing::{debug, warn};
 const QUEUE_GROUP: &str = "reveille-callout";
 /// The first part of the user name of an agent's connection; the agent's name and public key follow.
 const AGENT_USER: &str = "agent";
+/// The same of a connection that is dismissed.
+const FORMER_USER: &str = "former";
+/// The name of a connection that only asks whether its key was revoked or replaced. It is never admitted.
+pub(crate) const ASKS_WHETHER_REVOKED: &str = "reveille revocation check";
 
 /// The servers' authorization requests.
 pub struct AuthRequests {
@@ -110,6 +114,20 @@ impl AuthRequest {
         self.claims.host()
     }
 
+    /// Whether the connecting party only asks whether its key was revoked or replaced.
+    #[must_use]
+    pub fn asks_whether_revoked(&self) -> bool {
+        self.claims.connection_name() == ASKS_WHETHER_REVOKED
+    }
+
+    /// Tells the connecting party that its key was revoked or replaced: the connection ends with an error that nothing else
+    /// causes.
+    pub async fn dismiss(self, agent: &AgentName) {
+        let user = format!("{FORMER_USER}.{agent}");
+        let answer = self.claims.dismiss(&self.issuer, &user);
+        send(&self.client, self.reply, answer).await;
+    }
+
     /// Admits the connection as this agent, with an agent's permissions.
     pub async fn admit(self, agent: &AgentName) {
         let permissions = Role::Agent(agent.clone()).permissions();
@@ -119,11 +137,11 @@ impl AuthRequest {
         send(&self.client, self.reply, answer).await;
     }
 
-    /// Admits the connection of a machine that joins: it may ask to join, and nothing else.
+    /// Admits the connection of a machine that joins, for a minute: it may ask to join, and nothing else.
     pub async fn admit_joining(self) {
         let permissions = Role::Joining(self.key.clone()).permissions();
         let user = format!("{JOIN_USER}.{}", self.key);
-        let answer = self.claims.admit(&self.issuer, &user, permissions);
+        let answer = self.claims.admit_joining(&self.issuer, &user, permissions);
         send(&self.client, self.reply, answer).await;
     }
 

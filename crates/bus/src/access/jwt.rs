@@ -14,6 +14,14 @@ use uuid::Uuid;
 
 const HEADER: &str = r#"{"typ":"JWT","alg":"ed25519-nkey"}"#;
 const VERSION: u8 = 2;
+/// After how many seconds a dismissed connection ends: at the next full second, and not before it is made.
+const DISMISSED_AFTER_SECS: u64 = 1;
+/// After how many seconds the connection of a machine that joins ends. A token that was used or has expired gets one too.
+const JOINING_ENDS_AFTER_SECS: u64 = 60;
+/// The longest message that such a machine may send: its token in JSON, several times over.
+const MAX_JOINING_BYTES: i64 = 1024;
+/// Stands for the server's own limit.
+const NO_LIMIT: i64 = -1;
 /// The audience of a server's request.
 const REQUEST_AUDIENCE: &str = "nats-authorization-request";
 /// The account of all parties of Reveille: the server's default account.
@@ -24,6 +32,9 @@ struct Claims<T> {
     jti: String,
     /// When it was issued, in Unix seconds, for information only.
     iat: u64,
+    /// When it expires, in Unix seconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    exp: Option<u64>,
     /// The public key that signed it.
     iss: String,
     #[serde(default, skip_serializing_if = "String::is_empty")]
@@ -41,6 +52,9 @@ pub(super) struct AuthRequestClaims {
     pub user_nkey: String,
     client_info: ClientInfo,
     connect_opts: ConnectOptions,
+    /// When the server asked, by its own clock, in Unix seconds.
+    #[serde(skip)]
+    asked_at: u64,
 }
 
 #[derive(Debug, Deserialize)]
@@ -63,6 +77,8 @@ struct ConnectOptions {
     #[serde(default)]
     sig: String,
     #[serde(default)]
+    name: String,
+    #[serde(default)]
     user: String,
     #[serde(default)]
     pass: String,
@@ -82,10 +98,10 @@ struct AuthResponse<'a> {
 struct User {
     r#pub: Rule,
     sub: Rule,
-    /// The limits on subscriptions, data and message size: -1 stands for the server's own.
-    subs: i8,
-    data: i8,
-    payload: i8,
+    /// The limits on subscriptions, data and message size.
+    subs: i64,
+    data: i64,
+    payload: i64,
     r#type: &'static str,
     version: u8,
 }
@@ -114,7 +130,10 @@ impl AuthRequestClaims {
     /// Reads a server's request; `None` if the token is something else.
     pub fn read(token: &[u8]) -> Option<Self> {
         let claims: Claims<Self> = read(token)?;
-        (claims.aud == REQUEST_AUDIENCE).then_some(claims.nats)
+        (claims.aud == REQUEST_AUDIENCE).then_some(Self {
+            asked_at: claims.iat,
+            ..claims.nats
+        })
     }
 
     /// The public key that the connecting party has proven to hold, by signing the nonce that this server gave this
@@ -138,18 +157,52 @@ impl AuthRequestClaims {
         &self.client_info.host
     }
 
+    /// The name that the connecting party gives its connection.
+    pub fn connection_name(&self) -> &str {
+        &self.connect_opts.name
+    }
+
     /// The response that admits the connection as `name` with these permissions, signed by `issuer`.
     pub fn admit(&self, issuer: &NatsKey, name: &str, permissions: Permissions) -> Option<String> {
+        self.permit(issuer, name, permissions, NO_LIMIT, None)
+    }
+
+    /// The same for a machine that joins: for a minute, and for short messages.
+    pub fn admit_joining(&self, issuer: &NatsKey, name: &str, permissions: Permissions) -> Option<String> {
+        let expires = self.asked_at + JOINING_ENDS_AFTER_SECS;
+        self.permit(issuer, name, permissions, MAX_JOINING_BYTES, Some(expires))
+    }
+
+    /// The response that ends the connection with an error of its own: "User Authentication Expired". Until then, for a
+    /// second or two, it may do nothing.
+    pub fn dismiss(&self, issuer: &NatsKey, name: &str) -> Option<String> {
+        let nothing = Permissions {
+            publish: vec![],
+            subscribe: vec![],
+        };
+        // By the server's clock, which ours may differ from.
+        let expires = self.asked_at + DISMISSED_AFTER_SECS;
+        self.permit(issuer, name, nothing, NO_LIMIT, Some(expires))
+    }
+
+    fn permit(
+        &self,
+        issuer: &NatsKey,
+        name: &str,
+        permissions: Permissions,
+        max_message_bytes: i64,
+        expires: Option<u64>,
+    ) -> Option<String> {
         let user = User {
             r#pub: permissions.publish.into(),
             sub: permissions.subscribe.into(),
-            subs: -1,
-            data: -1,
-            payload: -1,
+            subs: NO_LIMIT,
+            data: NO_LIMIT,
+            payload: max_message_bytes,
             r#type: "user",
             version: VERSION,
         };
-        let user = signed(issuer, name, &self.user_nkey, ACCOUNT, user)?;
+        let user = signed(issuer, name, &self.user_nkey, ACCOUNT, expires, user)?;
         self.answer(issuer, Some(&user), None)
     }
 
@@ -166,7 +219,7 @@ impl AuthRequestClaims {
             r#type: "authorization_response",
             version: VERSION,
         };
-        signed(issuer, "", &self.user_nkey, &self.server_id.id, answer)
+        signed(issuer, "", &self.user_nkey, &self.server_id.id, None, answer)
     }
 }
 
@@ -175,6 +228,7 @@ fn signed<T: Serialize>(
     name: &str,
     subject: &str,
     audience: &str,
+    exp: Option<u64>,
     nats: T,
 ) -> Option<String> {
     let claims = Claims {
@@ -182,6 +236,7 @@ fn signed<T: Serialize>(
         iat: SystemTime::now()
             .duration_since(UNIX_EPOCH)
             .map_or(0, |since| since.as_secs()),
+        exp,
         iss: issuer.public(),
         name: name.to_owned(),
         sub: subject.to_owned(),
@@ -221,7 +276,7 @@ mod tests {
                 "sig": BASE64.encode(key.sign(signs.as_bytes()).expect("signed")),
             },
         });
-        let token = signed(&server, "", "A", REQUEST_AUDIENCE, nats);
+        let token = signed(&server, "", "A", REQUEST_AUDIENCE, None, nats);
         token.expect("signed").into_bytes()
     }
 
@@ -275,5 +330,41 @@ mod tests {
         assert_eq!((user.iss, user.name.as_str()), (issuer.public(), "who"));
         assert_eq!(user.nats["pub"], json!({"deny": [">"]}));
         assert_eq!(user.nats["sub"], json!({"allow": ["a"]}));
+    }
+
+    #[test]
+    fn a_dismissed_connection_may_do_nothing_and_expires_by_the_servers_clock() {
+        let token = question(&NatsKey::fresh_user(), "n", "n");
+        let asked_at = read::<Value>(&token).expect("signed").iat;
+        let asked = AuthRequestClaims::read(&token).expect("a question");
+        let answer = asked.dismiss(&NatsKey::fresh_account(), "who");
+        let answer: Claims<Value> = read(answer.expect("an answer").as_bytes()).expect("signed");
+        let user = answer.nats["jwt"].as_str().expect("a token");
+        let user: Claims<Value> = read(user.as_bytes()).expect("signed");
+        assert_eq!(user.exp, Some(asked_at + DISMISSED_AFTER_SECS));
+        for rule in ["pub", "sub"] {
+            assert_eq!(user.nats[rule], json!({"deny": [">"]}));
+        }
+    }
+    #[test]
+    fn a_machine_that_joins_is_admitted_for_a_minute_and_for_short_messages() {
+        let token = question(&NatsKey::fresh_user(), "n", "n");
+        let asked_at = read::<Value>(&token).expect("signed").iat;
+        let asked = AuthRequestClaims::read(&token).expect("a question");
+        let rights = || Permissions {
+            publish: vec!["a".to_owned()],
+            subscribe: vec![],
+        };
+        let issuer = NatsKey::fresh_account();
+        let permit = |answer: Option<String>| {
+            let answer: Claims<Value> = read(answer.expect("an answer").as_bytes()).expect("signed");
+            let user = answer.nats["jwt"].as_str().expect("a token");
+            read::<Value>(user.as_bytes()).expect("signed")
+        };
+        let joining = permit(asked.admit_joining(&issuer, "who", rights()));
+        assert_eq!(joining.exp, Some(asked_at + JOINING_ENDS_AFTER_SECS));
+        assert_eq!(joining.nats["payload"], MAX_JOINING_BYTES);
+        let agent = permit(asked.admit(&issuer, "who", rights()));
+        assert_eq!((agent.exp, &agent.nats["payload"]), (None, &json!(NO_LIMIT)));
     }
 }

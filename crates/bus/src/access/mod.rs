@@ -14,6 +14,7 @@ mod nats_key;
 mod revoker;
 mod role;
 
+pub(crate) use auth_requests::ASKS_WHETHER_REVOKED;
 pub use auth_requests::{AuthRequest, AuthRequests};
 pub use hub_keys::{HubKeys, HubKeysError};
 pub use join_token::JoinToken;

@@ -2,6 +2,7 @@
 
 use super::verify::Breach;
 use crate::error::BusError;
+use reveille_domain::counted;
 use thiserror::Error;
 
 /// What can go wrong with an archive.
@@ -50,8 +51,9 @@ pub enum ArchiveError {
     NoJournal,
     /// The server has a journal already.
     #[error(
-        "the journal isn't empty: it holds {commits} commits, the last of them commit {last} of {subject}. An import \
-         needs an empty journal; nothing was changed"
+        "the journal isn't empty: it holds {}, up to commit {last} of {subject}. An import needs an empty journal; nothing \
+         was changed",
+        counted(*commits, "commit")
     )]
     NotEmpty {
         /// How many commits it holds.

@@ -14,6 +14,7 @@
 //! reader holds up only its own request; an end that gives up tells the other.
 
 mod client;
+mod content;
 mod error;
 mod exchange;
 mod form;
@@ -32,6 +33,7 @@ mod shared;
 mod window;
 
 pub use client::{RelayClient, Reservation};
+pub use content::{AnswerKind, Content, Said};
 pub use error::{RelayError, RelayStartError};
 pub use exchange::{Exchange, ResponseBody};
 pub use form::{BadForm, FormPart, boundary, form_parts};

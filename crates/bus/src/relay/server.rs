@@ -155,16 +155,20 @@ impl ServerShared {
     /// A frame of an unknown request. A keep-alive means that the sender waits in vain, because the request's head or
     /// end was lost. Only the current session can know that, of its own epoch and earlier ones.
     fn take_unknown(&self, frame: &Frame, reply: Option<Subject>) {
-        let current = self.epoch.get().is_some_and(|epoch| frame.epoch <= epoch.0);
+        let current = self.epoch.get().filter(|epoch| frame.epoch <= epoch.0);
         let asks = matches!(frame.content, Content::KeepAlive(_));
         let origin = Origin {
             id: frame.id,
             epoch: frame.epoch,
         };
-        match reply.filter(|reply| asks && current && self.is_reply(reply, &frame.id)) {
-            Some(reply) => {
-                let fault = RelayFault::new(FaultCode::Lost, "the agent no longer knows this request");
-                self.refuse(origin, reply, &fault);
+        match current.zip(reply.filter(|reply| asks && self.is_reply(reply, &frame.id))) {
+            Some((current, reply)) => {
+                let why = if frame.epoch < current.0 {
+                    "its agent has restarted meanwhile, and the backend may have seen the request"
+                } else {
+                    "its agent doesn't have the request, and the backend may have seen it"
+                };
+                self.refuse(origin, reply, &RelayFault::new(FaultCode::Lost, why));
             }
             None => self.counters.add(|dropped| &mut dropped.unknown_request),
         }

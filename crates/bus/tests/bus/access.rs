@@ -181,10 +181,7 @@ async fn who_has_no_key_or_an_unknown_one_is_not_let_in() {
     for key in [None, Some(NatsKey::fresh_user())] {
         let refused = Connection::try_open(&locked.access(agent.clone(), key).named("stranger")).await;
         let error = refused.expect_err("nobody knows it");
-        assert!(
-            matches!(&error, BusError::Unavailable(text) if text.contains("authorization")),
-            "{error}"
-        );
+        assert!(matches!(error, BusError::Refused), "{error}");
     }
     let key = locked.enrolled("gpu-box");
     let known = Connection::try_open(&locked.access(agent, Some(key)).named("agent")).await;

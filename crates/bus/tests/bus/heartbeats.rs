@@ -17,6 +17,7 @@ fn heartbeat(agent: &AgentName) -> Heartbeat {
         session: SessionId(Uuid::now_v7()),
         epoch: Epoch(2),
         silent_after_ms: 30_000,
+        refusal: None,
         providers: vec![ProviderPulse {
             provider: ProviderName::parse("vllm").unwrap(),
             availability: Some(Availability::Available),

@@ -208,6 +208,7 @@ async fn heartbeats_and_other_evidence_show_that_there_was_a_journal() {
         session: SessionId(Uuid::now_v7()),
         epoch: Epoch(1),
         silent_after_ms: 30_000,
+        refusal: None,
         providers: vec![],
     };
     let client = nats.connect().await;

@@ -139,6 +139,7 @@ fn answers() -> Vec<ControlAnswer> {
         refused(ControlError::Superseded {
             current: Epoch(3),
             restored: false,
+            revoked: false,
         }),
         refused(ControlError::RegisterFirst),
         refused(ControlError::ResumeFirst),

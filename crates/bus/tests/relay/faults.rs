@@ -314,13 +314,20 @@ async fn whoever_keeps_an_unknown_request_alive_is_told_that_it_is_lost() {
     let nats = Nats::start().await;
     let _agent = nats.serve(RelayLimits::default(), async |_| {}).await;
     let (client, reply, mut replies) = play_api(&nats, [5; 16]).await;
-    let keep_alive = Raw::new(KEEP_ALIVE, 1, [5; 16], 0u64.to_le_bytes());
-    client
-        .publish_with_reply("reveille.infer.gpu-box", reply, keep_alive.bytes())
-        .await
-        .unwrap();
-    let answer = soon("the answer", replies.next()).await.unwrap();
-    assert_eq!(raw::kind(&answer.payload), ERROR);
-    let fault: RelayFault = serde_json::from_slice(&answer.payload[32..]).unwrap();
-    assert_eq!(fault.code, FaultCode::Lost);
+    for (epoch, why) in [
+        (EPOCH.0, "its agent doesn't have the request"),
+        (EPOCH.0 - 1, "its agent has restarted meanwhile"),
+    ] {
+        let keep_alive = Raw::new(KEEP_ALIVE, 1, [5; 16], 0u64.to_le_bytes()).epoch(epoch);
+        client
+            .publish_with_reply("reveille.infer.gpu-box", reply.clone(), keep_alive.bytes())
+            .await
+            .unwrap();
+        let answer = soon("the answer", replies.next()).await.unwrap();
+        assert_eq!(raw::kind(&answer.payload), ERROR);
+        let fault: RelayFault = serde_json::from_slice(&answer.payload[32..]).unwrap();
+        assert_eq!(fault.code, FaultCode::Lost);
+        assert!(fault.message.starts_with(why), "{fault}");
+        assert!(fault.message.contains("may have seen"), "{fault}");
+    }
 }

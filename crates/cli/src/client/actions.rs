@@ -4,13 +4,17 @@ use super::{
     ApiClient,
     format::{Row, field, printable, span},
     named,
-    output::line,
+    output::{line, print_one},
 };
-use crate::{args::ApiAddress, failure::Failure};
+use crate::{
+    args::{Format, Listing},
+    failure::Failure,
+};
 use anyhow::anyhow;
 use clap::Args;
 use reqwest::Method;
 use reveille_domain::{MAX_WAKE_BUDGET, ProviderId};
+use serde_json::json;
 use std::time::{Duration, Instant};
 use tokio::time::sleep as pause;
 
@@ -31,7 +35,7 @@ pub struct Wake {
     #[arg(long)]
     pub wait: bool,
     #[command(flatten)]
-    pub api: ApiAddress,
+    pub listing: Listing,
 }
 
 /// `reveille sleep`.
@@ -44,34 +48,36 @@ pub struct Sleep {
     #[arg(long)]
     pub wait: bool,
     #[command(flatten)]
-    pub api: ApiAddress,
+    pub listing: Listing,
 }
 
 /// Wakes a provider, and waits for the end of the wake with `--wait`.
 pub async fn wake(args: &Wake) -> Result<(), Failure> {
-    let client = ApiClient::new(&args.api)?;
+    let client = ApiClient::new(&args.listing.api)?;
     let provider = &named::provider(&client, &args.provider).await?;
     let started = Instant::now();
-    let started_wake: Row = client
+    let begun: Row = client
         .json(client.request(Method::POST, &path(provider, "/wake")))
         .await?;
-    let wake = field(&started_wake, "wake_id");
+    let (wake, format) = (field(&begun, "wake_id"), args.listing.output);
     if wake.is_empty() {
-        return line(&format!(
-            "{provider} is already {}",
-            field(&started_wake, "status")
-        ));
+        let text = format!("{provider} is already {}", field(&begun, "status"));
+        return print_one(&begun, format, &text);
     }
-    line(&format!("{provider} is waking: wake {wake}"))?;
+    let text = format!("{provider} is waking: wake {wake}");
     if !args.wait {
-        return Ok(());
+        return print_one(&begun, format, &text);
+    }
+    if format == Format::Table {
+        line(&text)?;
     }
     while started.elapsed() < WAIT_AT_MOST {
         let row: Row = client
             .json(client.request(Method::GET, &path(provider, "")))
             .await?;
         if let Some(ended) = ended(&row, wake) {
-            return tell(provider, ended, started.elapsed());
+            let done = done(provider, &row, started, &ended["failure"]);
+            return tell(provider, &done, format, started.elapsed());
         }
         pause(LOOK_EVERY).await;
     }
@@ -80,35 +86,44 @@ pub async fn wake(args: &Wake) -> Result<(), Failure> {
 
 /// Puts a provider to sleep, and waits until it is asleep with `--wait`.
 pub async fn sleep(args: &Sleep) -> Result<(), Failure> {
-    let client = ApiClient::new(&args.api)?;
+    let client = ApiClient::new(&args.listing.api)?;
     let provider = &named::provider(&client, &args.provider).await?;
-    let started = Instant::now();
+    let (started, format) = (Instant::now(), args.listing.output);
     let answer: Row = client
         .json(client.request(Method::POST, &path(provider, "/sleep")))
         .await?;
+    let going = format!("{provider} is going to sleep");
     match field(&answer, "status") {
-        "active" => line(&format!("{provider} is going to sleep"))?,
-        status => return line(&format!("{provider} is {status}")),
+        "active" if !args.wait => return print_one(&answer, format, &going),
+        "active" if format == Format::Table => line(&going)?,
+        "active" => {}
+        status => return print_one(&answer, format, &format!("{provider} is {status}")),
     }
-    while args.wait && started.elapsed() < SLEEPS_WITHIN {
+    while started.elapsed() < SLEEPS_WITHIN {
         let row: Row = client
             .json(client.request(Method::GET, &path(provider, "")))
             .await?;
         match field(&row, "status") {
             "active" => pause(LOOK_EVERY).await,
-            "hibernating" => return line(&format!("{provider} is asleep after {}", span(started.elapsed()))),
+            "hibernating" => {
+                let text = format!("{provider} is asleep after {}", span(started.elapsed()));
+                return print_one(&done(provider, &row, started, &Row::Null), format, &text);
+            }
             status => return Err(anyhow!("{provider} is {status}").into()),
         }
     }
-    if args.wait {
-        let waited = span(started.elapsed());
-        return Err(anyhow!(
-            "{provider} is still awake after {waited}: requests keep it awake, or its sleep recipe failed; the log of its agent says \
-             which"
-        )
-        .into());
-    }
-    Ok(())
+    let waited = span(started.elapsed());
+    Err(anyhow!(
+        "{provider} is still awake after {waited}: requests keep it awake, or its sleep recipe failed; the log of its agent says \
+         which"
+    )
+    .into())
+}
+
+/// What has come of an order, for programs.
+fn done(provider: &ProviderId, row: &Row, since: Instant, failure: &Row) -> Row {
+    let took_ms = u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX);
+    json!({"provider": provider, "status": row["status"], "took_ms": took_ms, "failure": failure})
 }
 
 fn path(provider: &ProviderId, order: &str) -> String {
@@ -121,15 +136,18 @@ fn ended<'a>(provider: &'a Row, wake: &str) -> Option<&'a Row> {
     ended.find(|ended| ended["id"] == wake)
 }
 
-fn tell(provider: &ProviderId, wake: &Row, took: Duration) -> Result<(), Failure> {
-    let (failure, took) = (&wake["failure"], span(took));
-    match failure["reason"].as_str() {
-        None => line(&format!("{provider} is awake after {took}")),
-        Some(reason) => Err(anyhow!(
-            "{provider} did not wake: {} (stage `{}`, after {took})",
-            printable(reason),
-            printable(field(failure, "stage"))
-        )
-        .into()),
+fn tell(provider: &ProviderId, done: &Row, format: Format, took: Duration) -> Result<(), Failure> {
+    let (failure, took) = (&done["failure"], span(took));
+    let Some(reason) = failure["reason"].as_str() else {
+        return print_one(done, format, &format!("{provider} is awake after {took}"));
+    };
+    if format != Format::Table {
+        print_one(done, format, "")?;
     }
+    Err(anyhow!(
+        "{provider} did not wake: {} (stage `{}`, after {took})",
+        printable(reason),
+        printable(field(failure, "stage"))
+    )
+    .into())
 }

@@ -3,7 +3,7 @@
 use super::{Row, readiness::missing};
 use crate::{
     api_auth,
-    args::ApiAddress,
+    args::{API_PORT, ApiAddress},
     data_dir::{self, ROOT_KEY},
     failure::Failure,
 };
@@ -12,8 +12,9 @@ use reqwest::{
     Method, RequestBuilder, Response, StatusCode,
     header::{AUTHORIZATION, HeaderValue},
 };
+use reveille_agent::speaks_other_scheme;
 use reveille_api::keys::SecretKey;
-use reveille_bus::is_loopback_host;
+use reveille_bus::{HUB_HEADER, is_loopback_host};
 use serde::Deserialize;
 use serde_json::Value;
 use std::{
@@ -29,6 +30,13 @@ const CONNECTS_WITHIN: Duration = Duration::from_secs(5);
 pub const ANSWERS_WITHIN: Duration = Duration::from_secs(30);
 /// How many rows to request at a time.
 pub const PAGE_ROWS: usize = 500;
+/// What to do about an API that can't be reached.
+pub const NOT_RUNNING: &str =
+    "Is `reveille up` or `reveille api` running? For another address use --api URL or REVEILLE_API_URL.";
+/// How many rows to request at least, for some may not be wanted.
+const FEW_ROWS: usize = 50;
+/// The header in which an API names a request.
+const REQUEST_ID: &str = "x-request-id";
 /// How much of an error's body to show.
 const MAX_ERROR_CHARS: usize = 2_000;
 
@@ -65,18 +73,22 @@ impl ApiClient {
             )));
         }
         let key = address.key.as_deref().map(bearer).transpose()?;
-        let own_ca = data_dir
-            .as_deref()
-            .filter(|_| is_local(&base))
-            .and_then(data_dir::authority);
-        let root_key = data_dir.filter(|_| key.is_none() && is_local(&base));
+        // An `up` that listens on one address of this machine isn't reached on loopback.
+        let running = data_dir.as_deref().and_then(data_dir::running_up);
+        let is_here = is_local(&base) || running.as_ref().is_some_and(|up| up.api == base);
+        let own_ca = running
+            .filter(|up| is_here && up.api.port_or_known_default() == base.port_or_known_default())
+            .and_then(|up| up.ca);
+        let root_key = data_dir.filter(|_| key.is_none() && is_here);
         let mut http = builder();
-        if is_local(&base) {
+        if is_here {
             // A proxy would connect to its own machine.
             http = http.no_proxy();
         }
-        if let Some(file) = address.ca.as_ref().or(own_ca.as_ref()) {
-            http = http.tls_certs_only(authorities(file)?);
+        if let Some(file) = &address.ca {
+            http = http.tls_certs_only(authorities(file, "--ca")?);
+        } else if let Some(file) = &own_ca {
+            http = http.tls_certs_only(authorities(file, "the authority of the running `reveille up`")?);
         }
         Ok(Self {
             base,
@@ -141,16 +153,49 @@ impl ApiClient {
         }
     }
 
+    /// The rows of a list that are `wanted`, at most `most`, up to the first that is `past` all of these.
+    pub async fn rows_until(
+        &self,
+        path: &str,
+        filters: &[(&str, String)],
+        most: usize,
+        wanted: impl Fn(&Row) -> bool,
+        past: impl Fn(&Row) -> bool,
+    ) -> Result<Vec<Row>, Failure> {
+        let mut rows = vec![];
+        let mut next = None;
+        loop {
+            let mut query = filters.to_vec();
+            query.push(("limit", most.clamp(FEW_ROWS, PAGE_ROWS).to_string()));
+            query.extend(next.map(|next| ("after", next)));
+            let page: Page = self.json(self.request(Method::GET, path).query(&query)).await?;
+            for row in page.data {
+                if rows.len() >= most || past(&row) {
+                    return Ok(rows);
+                }
+                rows.extend(Some(row).filter(|row| wanted(row)));
+            }
+            next = page.next;
+            if next.is_none() {
+                return Ok(rows);
+            }
+        }
+    }
+
     /// Sends a request that is answered at once, and parses the response.
     pub async fn json<T: serde::de::DeserializeOwned>(&self, request: RequestBuilder) -> Result<T, Failure> {
         let answer = self.send(request.timeout(ANSWERS_WITHIN)).await?;
+        let (status, is_reveille) = (answer.status(), is_reveille(&answer));
         let text = answer.text().await.map_err(|error| self.broken(&error))?;
-        Ok(serde_json::from_str(&text).with_context(|| {
-            format!(
-                "{} sent a response that this program doesn't understand: is it Reveille, in the same version?",
-                self.base
-            )
-        })?)
+        match serde_json::from_str(&text) {
+            Err(_) if !is_reveille => Err(self.foreign(status)),
+            parsed => Ok(parsed.with_context(|| {
+                format!(
+                    "{} sent a response that this program doesn't understand: is it Reveille in the same version?",
+                    self.shown()
+                )
+            })?),
+        }
     }
 
     /// Sends a request with a JSON body, and returns the response's row.
@@ -166,6 +211,9 @@ impl ApiClient {
     /// The body of a response of any status; empty if it isn't JSON.
     pub async fn body(&self, request: RequestBuilder) -> Result<Value, Failure> {
         let answer = self.ask(request.timeout(ANSWERS_WITHIN)).await?;
+        if !is_reveille(&answer) {
+            return Err(self.foreign(answer.status()));
+        }
         let text = answer.text().await.map_err(|error| self.broken(&error))?;
         Ok(serde_json::from_str(&text).unwrap_or_default())
     }
@@ -200,7 +248,15 @@ impl ApiClient {
 
     /// Sends a request, and returns the response whatever its status.
     pub async fn ask(&self, request: RequestBuilder) -> Result<Response, Failure> {
-        request.send().await.map_err(|error| self.broken(&error))
+        let error = match request.send().await {
+            Ok(answer) => return Ok(answer),
+            Err(error) => error,
+        };
+        let is_other = certificate_error(&error).is_none() && !error.is_timeout();
+        if is_other && speaks_other_scheme(&self.base).await {
+            return Err(self.other_scheme());
+        }
+        Err(self.broken(&error))
     }
 
     /// The response, unless its status is an error.
@@ -208,6 +264,12 @@ impl ApiClient {
         let status = answer.status();
         if status.is_success() {
             return Ok(answer);
+        }
+        if !is_reveille(&answer) {
+            return Err(match speaks_other_scheme(&self.base).await {
+                true => self.other_scheme(),
+                false => self.foreign(status),
+            });
         }
         let text = answer.text().await.unwrap_or_default();
         Err(self.refused(status, &text).into())
@@ -220,16 +282,20 @@ impl ApiClient {
             reason = inner.to_string();
             cause = inner.source();
         }
-        let base = self.base.as_str().trim_end_matches('/');
+        let base = self.shown();
         if let Some(rejected) = certificate_error(error) {
             let remedy = remedy(rejected);
             anyhow!("the certificate of the API at {base} was rejected: {rejected}\n{remedy}").into()
         } else if error.is_connect() {
-            anyhow!(
-                "cannot reach the API at {base}: {reason}\n\
-                 Is `reveille up` or `reveille api` running? For another address use --api URL or REVEILLE_API_URL."
-            )
-            .into()
+            let remedy = match (self.base.port(), self.base.host()) {
+                (None, Some(host)) if is_local(&self.base) => format!(
+                    "A URL without a port means port {}: did you mean {}://{host}:{API_PORT}?",
+                    self.base.port_or_known_default().unwrap_or_default(),
+                    self.base.scheme()
+                ),
+                _ => NOT_RUNNING.to_owned(),
+            };
+            anyhow!("cannot reach the API at {base}: {reason}\n{remedy}").into()
         } else if error.is_timeout() {
             anyhow!("the API at {base} did not answer in time").into()
         } else {
@@ -246,19 +312,49 @@ impl ApiClient {
             ),
             Some(message) => anyhow!("{}", super::format::printable(message)),
             None if body["status"] == "not_ready" => {
-                let base = self.base.as_str().trim_end_matches('/');
-                anyhow!("the API at {base} isn't ready: {}", missing(&body))
+                anyhow!("the API at {} isn't ready: {}", self.shown(), missing(&body))
             }
             None => {
                 let text: String = text.chars().take(MAX_ERROR_CHARS).collect();
                 anyhow!(
-                    "the server at {} answered {status}: is it Reveille's API? {}",
-                    self.base,
+                    "the API at {} answered {status}: {}",
+                    self.shown(),
                     super::format::printable(text.trim())
                 )
             }
         }
     }
+
+    /// What answers isn't Reveille.
+    fn foreign(&self, status: StatusCode) -> Failure {
+        anyhow!(
+            "the server at {} is not Reveille's API: it answered {status}\n\
+             Use --api URL or REVEILLE_API_URL with the address of an API; `reveille up` shows its own.",
+            self.shown()
+        )
+        .into()
+    }
+
+    /// The server speaks the other of `http` and `https`.
+    fn other_scheme(&self) -> Failure {
+        let base = self.shown();
+        let (is, other) = match base.strip_prefix("https://") {
+            Some(rest) => ("HTTP without TLS", format!("http://{rest}")),
+            None => ("HTTPS", format!("https://{}", base.trim_start_matches("http://"))),
+        };
+        anyhow!("the server at {base} speaks {is}\nUse --api {other} for it.").into()
+    }
+
+    /// Its URL for people.
+    fn shown(&self) -> &str {
+        self.base.as_str().trim_end_matches('/')
+    }
+}
+
+/// Whether a response comes from an API of Reveille's, which names each request and, once it knows it, its hub.
+fn is_reveille(answer: &Response) -> bool {
+    let headers = answer.headers();
+    headers.contains_key(HUB_HEADER) || headers.contains_key(REQUEST_ID)
 }
 
 /// A key as a header, marked so that it isn't logged.
@@ -277,9 +373,9 @@ fn builder() -> reqwest::ClientBuilder {
         .user_agent(concat!("reveille/", env!("CARGO_PKG_VERSION")))
 }
 
-/// The certificates in a file, to trust instead of the system's.
-fn authorities(file: &Path) -> Result<Vec<reqwest::Certificate>, Failure> {
-    let unusable = |what: &dyn fmt::Display| Failure::Config(format!("--ca: {}: {what}", file.display()));
+/// The certificates in a file, to trust instead of the system's; `named` says in an error whose file it is.
+fn authorities(file: &Path, named: &str) -> Result<Vec<reqwest::Certificate>, Failure> {
+    let unusable = |what: &dyn fmt::Display| Failure::Config(format!("{named}: {}: {what}", file.display()));
     let pem = fs::read(file).map_err(|error| unusable(&error))?;
     let authorities = reqwest::Certificate::from_pem_bundle(&pem).map_err(|error| unusable(&error))?;
     if authorities.is_empty() {
@@ -323,4 +419,55 @@ fn remedy(refused: &rustls::Error) -> &'static str {
 /// Whether a URL names this machine.
 pub fn is_local(url: &Url) -> bool {
     url.host_str().is_some_and(is_loopback_host)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        args::DataDirArg,
+        data_dir::{AGENTS_TLS, DataDir, RunningUp},
+    };
+
+    #[tokio::test]
+    async fn only_an_api_with_a_certificate_of_our_own_is_held_to_our_own_authority() {
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let folder = tempfile::tempdir().unwrap();
+        let data = DataDir::open(folder.path()).await.unwrap();
+        // Whoever trusts this file alone is told that it is no certificate.
+        let ca = data.join(AGENTS_TLS).join("ca.pem");
+        fs::create_dir(data.join(AGENTS_TLS)).unwrap();
+        fs::write(&ca, "of an earlier run").unwrap();
+        let at = |api: &str| {
+            ApiClient::new(&ApiAddress {
+                data_dir: DataDirArg {
+                    data_dir: Some(folder.path().to_owned()),
+                },
+                ..ApiAddress::keyless(Url::parse(api).unwrap())
+            })
+        };
+        let (api, other) = ("https://127.0.0.1:8420", "https://127.0.0.1:9000");
+        for (own, addressed, is_trusted) in [
+            (None, api, false),
+            (Some(&ca), other, false),
+            (Some(&ca), "https://192.0.2.1:8420", false),
+            (Some(&ca), api, true),
+        ] {
+            let run = RunningUp {
+                api: Url::parse(api).unwrap(),
+                nats: None,
+                ca: own.cloned(),
+            };
+            data.announce(&run).unwrap();
+            let client = at(addressed);
+            assert_eq!(client.is_err(), is_trusted, "{addressed} {own:?}");
+            if let Err(failure) = client {
+                let said = failure.to_string();
+                assert!(
+                    said.starts_with("the authority of the running `reveille up`"),
+                    "{said}"
+                );
+            }
+        }
+    }
 }

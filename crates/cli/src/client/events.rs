@@ -9,19 +9,24 @@ use super::{
     sse::Blocks,
 };
 use crate::{
-    args::{Format, Listing},
+    args::{Filter, Format, Listing, one_of},
     failure::Failure,
+    logging::notice,
     signals::Signals,
 };
 use anyhow::{Context, anyhow};
 use clap::Args;
 use jiff::tz::TimeZone;
 use reqwest::{Method, RequestBuilder};
-use reveille_domain::rows::{EventSort, Sort};
+use reveille_domain::{
+    AgentName,
+    rows::{EventSort, Sort},
+};
 use std::time::Duration;
 use tokio::time::{sleep, timeout};
 
 const PATH: &str = "/reveille/v1/events";
+const SORTS: [&str; 2] = ["seq", "-seq"];
 /// The API sends keep-alives more often than this.
 const SILENT_AT_MOST: Duration = Duration::from_secs(35);
 /// How long to wait before reconnecting.
@@ -42,32 +47,41 @@ pub struct Events {
     /// Keep printing events as they happen, until Ctrl-C.
     #[arg(long)]
     pub follow: bool,
-    /// Sort by seq, or by -seq for the newest first [default: seq].
-    #[arg(long, allow_hyphen_values = true, conflicts_with = "follow")]
+    /// What to sort by; -seq has the newest first [default: seq].
+    #[arg(
+        long,
+        allow_hyphen_values = true,
+        conflicts_with_all = ["follow", "since"],
+        value_parser = one_of::<Sort<EventSort>>(SORTS)
+    )]
     pub sort: Option<Sort<EventSort>>,
     /// Only events after this commit of the journal.
     #[arg(long, value_name = "SEQ")]
     pub after: Option<u64>,
-    /// Only events of this provider.
-    #[arg(long, value_name = "AGENT/PROVIDER")]
-    pub provider: Option<String>,
-    /// Only the last so many events.
-    #[arg(long, value_name = "N", conflicts_with_all = ["follow", "sort", "after"])]
-    pub limit: Option<usize>,
+    #[command(flatten)]
+    pub filter: Filter,
 }
 
 /// Prints the events.
 pub async fn events(args: &Events) -> Result<(), Failure> {
+    let filter = &args.filter;
+    let is_part = filter.since.is_some() || filter.limit.rows.is_some();
+    if args.follow && is_part {
+        return Err(Failure::Config(
+            "--follow prints what comes: leave out --since and --limit, or --follow".to_owned(),
+        ));
+    }
     let client = ApiClient::new(&args.listing.api)?;
     let mut reader = Reader {
         filters: filters(args, &client).await?,
+        agent: filter.agent.clone(),
         client,
         format: args.listing.output,
         zone: TimeZone::system(),
         after: None,
     };
-    if let Some(limit) = args.limit {
-        return reader.last(limit).await;
+    if is_part {
+        return reader.part(args).await;
     }
     if !args.follow {
         return reader.list().await;
@@ -86,7 +100,7 @@ pub async fn events(args: &Events) -> Result<(), Failure> {
 
 async fn filters(args: &Events, client: &ApiClient) -> Result<Vec<(&'static str, String)>, Failure> {
     let mut filters = vec![];
-    if let Some(given) = &args.provider {
+    if let Some(given) = &args.filter.provider {
         let id = named::provider(client, given).await?;
         filters.push(("aggregate_type", "provider".to_owned()));
         filters.push(("aggregate_id", format!("{}.{}", id.agent, id.provider)));
@@ -99,6 +113,8 @@ async fn filters(args: &Events, client: &ApiClient) -> Result<Vec<(&'static str,
 struct Reader {
     client: ApiClient,
     filters: Vec<(&'static str, String)>,
+    /// The agent whose events, and whose providers' events, are wanted.
+    agent: Option<AgentName>,
     format: Format,
     zone: TimeZone,
     /// The last event that was printed.
@@ -106,16 +122,32 @@ struct Reader {
 }
 
 impl Reader {
-    /// The latest events, oldest first.
-    async fn last(&self, limit: usize) -> Result<(), Failure> {
+    /// A part of the events. Without an order or a beginning it is the latest, the oldest of them first.
+    async fn part(&self, args: &Events) -> Result<(), Failure> {
+        let most = args.filter.limit.or(usize::MAX);
+        let begins_ms = args.filter.begins_ms()?;
+        let is_latest = args.sort.is_none() && (args.after.is_none() || begins_ms.is_some());
         let mut filters = self.filters.clone();
-        filters.push(("sort", "-seq".to_owned()));
-        let mut rows = self.client.rows(PATH, &filters, limit).await?;
-        rows.reverse();
+        if is_latest {
+            filters.push(("sort", "-seq".to_owned()));
+        }
+        let past = |row: &Row| row["at_ms"].as_i64() < begins_ms;
+        let wanted = |row: &Row| self.wants(row);
+        let mut rows = self.client.rows_until(PATH, &filters, most, wanted, past).await?;
+        if is_latest {
+            rows.reverse();
+        }
         if self.format == Format::Json {
             return line(&serde_json::to_string_pretty(&rows)?);
         }
         rows.iter().try_for_each(|row| self.print(row))
+    }
+
+    fn wants(&self, row: &Row) -> bool {
+        let agent = field(row, "aggregate_id").split('.').next();
+        self.agent
+            .as_ref()
+            .is_none_or(|wanted| row["aggregate_type"] != "key" && agent == Some(wanted.as_str()))
     }
 
     async fn list(&mut self) -> Result<(), Failure> {
@@ -124,7 +156,7 @@ impl Reader {
             let request = self.request().query(&[("limit", PAGE_ROWS)]);
             let page: Page = self.client.json(request).await?;
             if self.format == Format::Json {
-                all.extend(page.data);
+                all.extend(page.data.into_iter().filter(|row| self.wants(row)));
             } else {
                 page.data.iter().try_for_each(|row| self.print(row))?;
             }
@@ -144,7 +176,7 @@ impl Reader {
         let mut body = self.open().await?;
         loop {
             let ended = self.read(body).await?;
-            eprintln!("{ended}; trying again");
+            notice(format_args!("{ended}; trying again"));
             body = loop {
                 sleep(PAUSE).await;
                 if let Ok(body) = self.open().await {
@@ -192,6 +224,9 @@ impl Reader {
     }
 
     fn print(&self, row: &Row) -> Result<(), Failure> {
+        if !self.wants(row) {
+            return Ok(());
+        }
         match self.format {
             Format::Table => line(&text(row, &self.zone)),
             Format::Json | Format::Jsonl => line(&row.to_string()),

@@ -53,6 +53,20 @@ pub fn age(value: &Value, now: Timestamp) -> String {
     timestamp(value).map_or_else(|| NOTHING.to_owned(), age)
 }
 
+/// How long ago a time in milliseconds was, in its largest unit alone.
+pub fn ago(value: &Value, now: Timestamp) -> String {
+    let ago = |at: Timestamp| {
+        let seconds = now.duration_since(at).as_secs().max(0);
+        match seconds {
+            0..60 => format!("{seconds}s ago"),
+            60..3_600 => format!("{}m ago", seconds / 60),
+            3_600..86_400 => format!("{}h ago", seconds / 3_600),
+            _ => format!("{}d ago", seconds / 86_400),
+        }
+    };
+    timestamp(value).map_or_else(|| NOTHING.to_owned(), ago)
+}
+
 /// A duration in its two largest units.
 pub fn span(duration: Duration) -> String {
     let seconds = duration.as_secs();
@@ -86,6 +100,21 @@ mod tests {
         ] {
             assert_eq!(span(Duration::from_millis(ms)), shown);
         }
+    }
+
+    #[test]
+    fn a_time_ago_is_shown_in_its_largest_unit() {
+        let now = Timestamp::from_second(1_000_000).unwrap();
+        for (seconds, shown) in [
+            (-5, "0s ago"),
+            (59, "59s ago"),
+            (119, "1m ago"),
+            (7_199, "1h ago"),
+            (180_000, "2d ago"),
+        ] {
+            assert_eq!(ago(&json!((1_000_000 - seconds) * 1_000), now), shown);
+        }
+        assert_eq!(ago(&Value::Null, now), "-");
     }
 
     #[test]

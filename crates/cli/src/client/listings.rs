@@ -1,35 +1,36 @@
-//! `reveille llms`, `reveille providers` and `reveille wakes`.
+//! `reveille llms`, `reveille providers`, `reveille wakes` and `reveille agents`.
 
 use super::{ApiClient, Row, named, output::print, table};
 use crate::{
-    args::{Listing, duration},
+    args::{Filter, Limit, Listing, one_of},
     failure::Failure,
 };
 use clap::Args;
-use jiff::{SignedDuration, Timestamp};
 use reveille_domain::{
-    AgentName,
     provider::StatusName,
     rows::{LlmSort, Sort, WakeOutcomeName, WakeSort},
 };
-use std::time::Duration;
 
-/// How many wakes are listed by default.
-const DEFAULT_WAKES: &str = "20";
+/// How many wakes are listed unless a number or a time is given.
+const USUAL_WAKES: usize = 20;
+const LLM_SORTS: [&str; 6] = ["name", "-name", "status", "-status", "since", "-since"];
+const WAKE_SORTS: [&str; 4] = ["requested", "-requested", "took", "-took"];
+const AGENT_SORTS: [&str; 4] = ["name", "-name", "connected", "-connected"];
+const STATUSES: [&str; 5] = ["active", "waking", "hibernating", "down", "inactive"];
+const OUTCOMES: [&str; 4] = ["in_flight", "succeeded", "failed", "timed_out"];
 
 /// `reveille llms` and `reveille providers`.
 #[derive(Debug, Args)]
 pub struct Published {
     #[command(flatten)]
     pub listing: Listing,
-    /// Sort by name, status or since; a leading - reverses the order [default: name].
-    #[arg(long, allow_hyphen_values = true)]
+    /// What to sort by; a leading - reverses the order [default: name].
+    #[arg(long, allow_hyphen_values = true, value_parser = one_of::<Sort<LlmSort>>(LLM_SORTS))]
     pub sort: Option<Sort<LlmSort>>,
-    /// Only those of this agent.
-    #[arg(long, value_name = "AGENT")]
-    pub agent: Option<AgentName>,
-    /// Only those with this status: active, waking, hibernating, down or inactive.
-    #[arg(long, value_name = "STATUS")]
+    #[command(flatten)]
+    pub filter: Filter,
+    /// Only those with this status.
+    #[arg(long, value_name = "STATUS", value_parser = one_of::<StatusName>(STATUSES))]
     pub status: Option<StatusName>,
 }
 
@@ -38,21 +39,31 @@ pub struct Published {
 pub struct Wakes {
     #[command(flatten)]
     pub listing: Listing,
-    /// Sort by requested or took; a leading - reverses the order [default: -requested].
-    #[arg(long, allow_hyphen_values = true)]
+    /// What to sort by; a leading - reverses the order [default: -requested].
+    #[arg(
+        long,
+        allow_hyphen_values = true,
+        conflicts_with = "since",
+        value_parser = one_of::<Sort<WakeSort>>(WAKE_SORTS)
+    )]
     pub sort: Option<Sort<WakeSort>>,
-    /// Only wakes of this provider.
-    #[arg(long, value_name = "AGENT/PROVIDER")]
-    pub provider: Option<String>,
-    /// Only wakes with this outcome: in_flight, succeeded, failed or timed_out.
-    #[arg(long, value_name = "OUTCOME")]
+    #[command(flatten)]
+    pub filter: Filter,
+    /// Only wakes with this outcome.
+    #[arg(long, value_name = "OUTCOME", value_parser = one_of::<WakeOutcomeName>(OUTCOMES))]
     pub outcome: Option<WakeOutcomeName>,
-    /// Only wakes requested in this time, such as 12h or 2d.
-    #[arg(long, value_name = "TIME", value_parser = duration, conflicts_with = "sort")]
-    pub since: Option<Duration>,
-    /// How many wakes to list.
-    #[arg(long, value_name = "N", default_value = DEFAULT_WAKES, value_parser = clap::value_parser!(u32).range(1..=1000))]
-    pub limit: u32,
+}
+
+/// `reveille agents`.
+#[derive(Debug, Args)]
+pub struct Agents {
+    #[command(flatten)]
+    pub listing: Listing,
+    /// What to sort by; a leading - reverses the order [default: name].
+    #[arg(long, allow_hyphen_values = true, value_parser = AGENT_SORTS)]
+    pub sort: Option<String>,
+    #[command(flatten)]
+    pub limit: Limit,
 }
 
 /// Lists the models.
@@ -68,31 +79,93 @@ pub async fn providers(args: &Published) -> Result<(), Failure> {
 }
 
 async fn published(path: &str, args: &Published) -> Result<Vec<Row>, Failure> {
+    let client = ApiClient::new(&args.listing.api)?;
+    let filter = &args.filter;
     let mut query = vec![];
     query.extend(args.sort.map(|sort| ("sort", sort.to_string())));
-    query.extend(args.agent.as_ref().map(|agent| ("agent", agent.to_string())));
     query.extend(args.status.map(|status| ("status", status.to_string())));
-    let client = ApiClient::new(&args.listing.api)?;
-    client.rows(path, &query, usize::MAX).await
+    match &filter.provider {
+        Some(given) => {
+            let id = named::provider(&client, given).await?;
+            query.push(("agent", id.agent.to_string()));
+            query.push(("provider", id.provider.to_string()));
+        }
+        None => query.extend(filter.agent.as_ref().map(|agent| ("agent", agent.to_string()))),
+    }
+    let begins_ms = filter.begins_ms()?;
+    let wanted = |row: &Row| of_agent(row, filter) && row["since_ms"].as_i64() >= begins_ms;
+    let most = filter.limit.or(usize::MAX);
+    client.rows_until(path, &query, most, wanted, |_| false).await
+}
+
+/// Whether a row is of the wanted agent, even beside a provider of another.
+fn of_agent(row: &Row, filter: &Filter) -> bool {
+    filter
+        .agent
+        .as_ref()
+        .is_none_or(|agent| row["agent"] == agent.as_str())
 }
 
 /// Lists the latest wakes.
 pub async fn wakes(args: &Wakes) -> Result<(), Failure> {
     let client = ApiClient::new(&args.listing.api)?;
+    let filter = &args.filter;
     let mut query = vec![];
-    if let Some(given) = &args.provider {
+    if let Some(given) = &filter.provider {
         query.push(("provider", named::provider(&client, given).await?.to_string()));
     }
+    query.extend(filter.agent.as_ref().map(|agent| ("agent", agent.to_string())));
     query.extend(args.sort.map(|sort| ("sort", sort.to_string())));
     query.extend(args.outcome.map(|outcome| ("outcome", outcome.to_string())));
-    let most = usize::try_from(args.limit)?;
-    let mut rows = client.rows("/reveille/v1/wakes", &query, most).await?;
-    if let Some(since) = args.since {
-        // The latest come first.
-        let begin = Timestamp::now()
-            .checked_sub(SignedDuration::try_from(since)?)?
-            .as_millisecond();
-        rows.retain(|row| row["requested_at_ms"].as_i64() >= Some(begin));
-    }
+    let begins_ms = filter.begins_ms()?;
+    let most = filter.limit.or(match begins_ms {
+        None => USUAL_WAKES,
+        Some(_) => usize::MAX,
+    });
+    // The latest come first.
+    let past = |row: &Row| row["requested_at_ms"].as_i64() < begins_ms;
+    let rows = client
+        .rows_until("/reveille/v1/wakes", &query, most, |_| true, past)
+        .await?;
     print(&rows, args.listing.output, table::WAKES)
+}
+
+/// Lists the agents.
+pub async fn agents(args: &Agents) -> Result<(), Failure> {
+    let client = ApiClient::new(&args.listing.api)?;
+    let query: Vec<_> = args.sort.iter().map(|sort| ("sort", sort.clone())).collect();
+    let rows = client
+        .rows("/reveille/v1/agents", &query, args.limit.or(usize::MAX))
+        .await?;
+    print(&rows, args.listing.output, table::AGENTS)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_word_that_is_offered_is_read_and_none_is_missing() {
+        for sort in LLM_SORTS {
+            assert!(sort.parse::<Sort<LlmSort>>().is_ok(), "{sort}");
+        }
+        assert_eq!(LLM_SORTS.join(", "), Sort::<LlmSort>::legal());
+        assert_eq!(WAKE_SORTS.join(", "), Sort::<WakeSort>::legal());
+        let said = "x".parse::<StatusName>().unwrap_err();
+        for status in STATUSES {
+            assert!(
+                status.parse::<StatusName>().is_ok() && said.contains(status),
+                "{status}"
+            );
+        }
+        assert_eq!(said.matches(',').count() + 2, STATUSES.len());
+        let said = "x".parse::<WakeOutcomeName>().unwrap_err();
+        for outcome in OUTCOMES {
+            assert!(
+                outcome.parse::<WakeOutcomeName>().is_ok() && said.contains(outcome),
+                "{outcome}"
+            );
+        }
+        assert_eq!(said.matches(',').count() + 2, OUTCOMES.len());
+    }
 }

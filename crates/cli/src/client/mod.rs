@@ -12,12 +12,13 @@ mod readiness;
 mod sse;
 pub mod table;
 
+pub use crate::logging::notice;
 pub use actions::{Sleep, Wake, sleep, wake};
-pub use api::{ApiClient, is_local};
+pub use api::{ApiClient, NOT_RUNNING, is_local};
 pub use events::{Events, events};
-pub use format::{Row, age, field, moment, printable};
+pub use format::{Row, age, ago, field, moment, printable};
 pub use health::health;
-pub use listings::{Published, Wakes, llms, providers, wakes};
+pub use listings::{Agents, Published, Wakes, agents, llms, providers, wakes};
 pub use named::key;
-pub use output::{line, print, screen};
+pub use output::{line, print, print_one, screen};
 pub use readiness::missing;

@@ -16,6 +16,15 @@ pub fn print(rows: &[Row], format: Format, columns: Columns) -> Result<(), Failu
     }
 }
 
+/// Prints one object, for people as `text`.
+pub fn print_one(row: &Row, format: Format, text: &str) -> Result<(), Failure> {
+    match format {
+        Format::Table => line(text),
+        Format::Json => line(&serde_json::to_string_pretty(row)?),
+        Format::Jsonl => line(&row.to_string()),
+    }
+}
+
 /// Prints a line, or several, unbuffered.
 pub fn line(text: &str) -> Result<(), Failure> {
     screen("", text)

@@ -1,10 +1,14 @@
 //! Tables for people: aligned columns without frames, easy to cut and grep.
 
-use super::format::{Row, age, moment, printable, span, word};
+use super::format::{Row, age, ago, field, moment, printable, span, word};
 use comfy_table::presets::NOTHING;
 use jiff::{Timestamp, Zoned};
 use std::time::Duration;
 
+/// How much space the models of a provider have on one screen.
+const MODELS_CHARS: usize = 28;
+/// The kind of a wake that the machine's owner has refused.
+pub const NOT_ALLOWED: &str = "not_allowed";
 /// The space between two columns.
 const GAP: u16 = 3;
 
@@ -51,17 +55,19 @@ pub const STATUS: Columns = &[
     ("PROVIDER", Value("/id")),
     ("STATUS", Text(status)),
     ("SINCE", Age("since_ms")),
-    ("MODELS", Value("/models")),
+    ("MODELS", Text(few_models)),
     ("WAITING", Value("/waiting")),
-    ("LAST WAKE", Text(hold_or_last_wake)),
+    ("LAST WAKE", Text(last_wake_in_short)),
 ];
 
-/// The agents, with the age of each one's session.
+/// The agents, with the time since one went away or was revoked, and the age of each one's session.
 pub const AGENTS: Columns = &[
     ("AGENT", Value("/agent")),
+    ("STATUS", Text(agent_status)),
     ("SESSION", Age("connected_at_ms")),
     ("VERSION", Value("/version")),
     ("PROVIDERS", Value("/providers")),
+    ("WAKES", Text(wakes_of_agent)),
     ("KEY", Value("/key")),
 ];
 
@@ -137,6 +143,60 @@ fn status(row: &Row, _: Timestamp) -> String {
     }
 }
 
+/// Whether an agent is there, and if not, for how long.
+fn agent_status(row: &Row, now: Timestamp) -> String {
+    let status = word(&row["status"]);
+    if row["status_since_ms"].is_null() {
+        return status;
+    }
+    format!("{status} {}", age(&row["status_since_ms"], now))
+}
+
+/// The models, if there is space for them, or else the first ones and how many more there are.
+fn few_models(row: &Row, _: Timestamp) -> String {
+    let models: Vec<_> = row["models"].as_array().into_iter().flatten().map(word).collect();
+    let all = models.join(", ");
+    if all.chars().count() <= MODELS_CHARS {
+        return all;
+    }
+    let space = MODELS_CHARS - ", +99".len();
+    let mut few = String::new();
+    let mut shown = 0;
+    for model in &models {
+        let longer = if few.is_empty() {
+            model.clone()
+        } else {
+            format!("{few}, {model}")
+        };
+        if longer.chars().count() > space {
+            break;
+        }
+        (few, shown) = (longer, shown + 1);
+    }
+    if few.is_empty() {
+        few = models[0].chars().take(space - 1).chain(['…']).collect();
+        shown = 1;
+    }
+    match models.len() - shown {
+        0 => few,
+        more => format!("{few}, +{more}"),
+    }
+}
+
+/// Whether the agent's owner lets its providers wake.
+fn wakes_of_agent(row: &Row, _: Timestamp) -> String {
+    match (&row["connected_at_ms"], &row["wakes_refused"]) {
+        (Row::Null, _) => word(&Row::Null),
+        (_, Row::Null) => "allowed".to_owned(),
+        (_, refused) => rule(refused),
+    }
+}
+
+/// The rule by which a machine's owner refuses wakes.
+pub fn rule(refused: &Row) -> String {
+    printable(field(refused, "stage")).replace('_', " ")
+}
+
 fn last_wake(row: &Row, _: Timestamp) -> String {
     let wake = &row["last_wake"];
     match wake["took_ms"].as_u64() {
@@ -145,28 +205,49 @@ fn last_wake(row: &Row, _: Timestamp) -> String {
     }
 }
 
-/// Why wakes are on hold after failures, and for how long; `None` if they aren't.
+/// For how long wakes are on hold after failures; `None` if they aren't.
 fn on_hold(failures: &Row, now: Timestamp) -> Option<String> {
     let until = failures["held_until_ms"].as_i64()?;
     let left = u64::try_from(until.saturating_sub(now.as_millisecond()))
         .ok()
         .filter(|left| *left > 0)?;
-    let (left, reason) = (
-        span(Duration::from_millis(left)),
-        word(&failures["last"]["reason"]),
-    );
-    Some(format!("on hold for {left}: {reason}"))
+    Some(format!("on hold for {}", span(Duration::from_millis(left))))
 }
 
 fn hold_or_last_wake(row: &Row, now: Timestamp) -> String {
-    if let Some(held) = on_hold(&row["failures"], now) {
-        return held;
+    let refused = &row["wakes_refused"];
+    if row["status"] == "hibernating" && !refused.is_null() {
+        return format!("held back: {}", word(&refused["reason"]));
     }
-    let last = row["last_wakes"].as_array().and_then(|wakes| wakes.last());
-    match last.and_then(|wake| Some((wake, time_between(wake)?))) {
+    if let Some(held) = on_hold(&row["failures"], now) {
+        return format!("{held}: {}", word(&row["failures"]["last"]["reason"]));
+    }
+    match latest(row) {
         None => word(&Row::Null),
         Some((wake, took)) => ended(took, &wake["failure"]),
     }
+}
+
+/// The same without reasons, which the rest of the screen has.
+fn last_wake_in_short(row: &Row, now: Timestamp) -> String {
+    if let Some(held) = on_hold(&row["failures"], now) {
+        return held;
+    }
+    let Some((wake, took)) = latest(row) else {
+        return word(&Row::Null);
+    };
+    let failure = &wake["failure"];
+    match field(failure, "kind") {
+        _ if failure.is_null() => format!("ok in {}", span(took)),
+        NOT_ALLOWED => format!("refused {}", ago(&wake["ended_at_ms"], now)),
+        _ => format!("failed {}", ago(&wake["ended_at_ms"], now)),
+    }
+}
+
+/// The last wake that has ended, and how long it took.
+fn latest(row: &Row) -> Option<(&Row, Duration)> {
+    let last = row["last_wakes"].as_array()?.last()?;
+    Some((last, time_between(last)?))
 }
 
 fn ended(took: Duration, failure: &Row) -> String {
@@ -236,8 +317,35 @@ mod tests {
             "wakes": {"requested": 0}, "failed_requests": {"suspect": true, "count": 2}}),
             json!({"id": "pc/ollama", "status": "down", "since_ms": NOW_MS - 60_000, "models": ["d"],
             "wakes": {"requested": 0}, "failed_requests": {"suspect": false, "count": 2}}),
+            json!({"id": "pc/vllm", "status": "hibernating", "since_ms": NOW_MS - 60_000, "models": ["d"],
+            "wakes": {"requested": 0}, "wakes_refused": {"stage": "paused", "reason": "its owner has paused this agent"}}),
         ];
         insta::assert_snapshot!(shown(PROVIDERS, &rows));
+    }
+
+    #[test]
+    fn many_models_and_a_long_failure_leave_the_screen_narrow() {
+        let models = ["qwen2.5:7b", "llama3:8b", "phi", "qwen3-coder:30b", "gemma3:27b"];
+        let failure = json!({"kind": "recipe", "reason": "the served command exited with code 3, and more"});
+        let row = |id: &str, models: &[&str], failures: Row| {
+            json!({"id": id, "status": "hibernating", "since_ms": NOW_MS - 754_000, "models": models, "waiting": 120,
+            "failures": failures, "last_wakes": [{"requested_at_ms": NOW_MS - 70_000, "ended_at_ms": NOW_MS - 60_000,
+            "failure": failure}]})
+        };
+        let long = "unsloth/Qwen3-Coder-30B-A3B-Instruct-GGUF";
+        let held = json!({"held_until_ms": NOW_MS + 59_000, "last": failure});
+        let rows = [
+            row("gpu-box/ollama", &models, Row::Null),
+            row("gpu-box/vllm", &models[..2], held),
+            row("nas/llama-cpp", &[long, "phi"], Row::Null),
+        ];
+        let shown = shown(STATUS, &rows);
+        let lines: Vec<_> = shown.lines().collect();
+        assert!(lines.iter().all(|line| line.trim_end().len() <= 100), "{shown}");
+        for part in ["qwen2.5:7b, llama3:8b, +3 ", "failed 1m ago", "on hold for 59s"] {
+            assert!(shown.contains(part), "{part}\n{shown}");
+        }
+        assert!(lines[3].contains("unsloth/Qwen3-Coder-30…, +1 "), "{shown}");
     }
 
     #[test]

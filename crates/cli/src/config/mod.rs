@@ -2,9 +2,19 @@
 
 mod show;
 
-use crate::{client::line, data_dir, failure::Failure};
-use clap::Subcommand;
-use reveille_agent::{config::Config, local_checks::mistakes};
+use crate::{
+    args::{Format, OutputArg},
+    client::{Row, line, print_one},
+    data_dir,
+    failure::Failure,
+};
+use clap::{Args, Subcommand};
+use reveille_agent::{
+    config::{Config, ConfigError},
+    local_checks::mistakes,
+};
+use reveille_domain::counted;
+use serde_json::json;
 use show::ConfigShow;
 use std::path::{Path, PathBuf};
 use tracing::warn;
@@ -16,48 +26,96 @@ pub const SCHEMA: &str = include_str!("schema.json");
 /// `reveille config …`.
 #[derive(Debug, Subcommand)]
 pub enum ConfigCommand {
-    /// Check a config file as the agent would.
-    Check {
-        /// The config file.
-        #[arg(env = "REVEILLE_CONFIG")]
-        file: PathBuf,
-    },
+    /// Check a config file as the agent would, and tell all that is wrong with it.
+    Check(ConfigCheck),
     /// Print the effective config, defaults included; secrets are hidden.
     Show(ConfigShow),
     /// Print the JSON Schema of config files, for editors.
     Schema,
 }
 
+/// `reveille config check`.
+#[derive(Debug, Args)]
+pub struct ConfigCheck {
+    #[command(flatten)]
+    pub file: FileArg,
+    #[command(flatten)]
+    pub format: OutputArg,
+}
+
+/// The config file, with `--config` as for all commands, or without.
+#[derive(Debug, Args)]
+pub struct FileArg {
+    /// The config file [default: reveille.toml in this folder, or else in the data directory].
+    #[arg(value_name = "FILE")]
+    pub file: Option<PathBuf>,
+    /// The same, as for other commands.
+    #[arg(long, env = "REVEILLE_CONFIG", value_name = "FILE")]
+    pub config: Option<PathBuf>,
+}
+
+impl FileArg {
+    fn path(&self) -> Result<PathBuf, Failure> {
+        let named = self.file.clone().or_else(|| self.config.clone());
+        named.or_else(|| default_file(None)).ok_or_else(|| {
+            Failure::Config(format!(
+                "there is no {CONFIG_FILE} here or in the data directory: name the file, or make one with `reveille init`"
+            ))
+        })
+    }
+}
+
 /// Runs the command.
 pub fn run(command: &ConfigCommand) -> Result<(), Failure> {
     match command {
-        ConfigCommand::Check { file } => check(file),
+        ConfigCommand::Check(args) => check(args),
         ConfigCommand::Show(args) => show::run(args),
         ConfigCommand::Schema => line(SCHEMA.trim_end()),
     }
 }
 
-/// Prints what the file publishes and what on this machine doesn't fit it, or fails with the line and the reason why it can't
+/// Prints what the file publishes and what on this machine doesn't fit it, or fails with the lines and the reasons why it can't
 /// be used. What doesn't fit is no failure: the file may be for another machine.
-fn check(file: &Path) -> Result<(), Failure> {
-    let config = load(file)?;
-    line(&format!(
-        "ok: agent {} with {} provider{}",
-        config.agent.name,
-        config.providers.len(),
-        if config.providers.len() == 1 { "" } else { "s" }
-    ))?;
-    for provider in &config.providers {
-        let wake = provider.wake.as_ref().map_or_else(
-            || "never woken".to_owned(),
-            |wake| format!("woken within {} s", wake.budget().as_secs()),
-        );
-        line(&format!("  {}  {}  {wake}", provider.name, provider.base_url))?;
-        for mistake in mistakes(provider) {
-            line(&format!("    warning: {mistake}"))?;
+fn check(args: &ConfigCheck) -> Result<(), Failure> {
+    let (file, format) = (args.file.path()?, args.format.output);
+    let config = match Config::load(&file) {
+        Ok(config) => config,
+        Err(error) => {
+            if format != Format::Table {
+                let errors: Vec<_> = std::iter::once(&error).chain(&error.others).map(wrong).collect();
+                print_one(&json!({"file": file, "ok": false, "errors": errors}), format, "")?;
+            }
+            return Err(Failure::Config(error.to_string()));
         }
+    };
+    let mut text = format!(
+        "ok: agent {} with {}",
+        config.agent.name,
+        counted(config.providers.len(), "provider")
+    );
+    let mut providers = vec![];
+    for provider in &config.providers {
+        let budget = provider.wake.as_ref().map(|wake| wake.budget().as_secs());
+        let wake = budget.map_or_else(
+            || "never woken".to_owned(),
+            |seconds| format!("woken within {seconds} s"),
+        );
+        text += &format!("\n  {}  {}  {wake}", provider.name, provider.base_url);
+        let mistakes = mistakes(provider);
+        for mistake in &mistakes {
+            text += &format!("\n    warning: {mistake}");
+        }
+        providers.push(
+            json!({"name": provider.name, "base_url": provider.base_url.to_string(), "wake_budget_s": budget,
+            "warnings": mistakes}),
+        );
     }
-    Ok(())
+    let row = json!({"file": file, "ok": true, "agent": config.agent.name, "providers": providers});
+    print_one(&row, format, &text)
+}
+
+fn wrong(error: &ConfigError) -> Row {
+    json!({"line": error.line, "key": error.key, "reason": error.reason})
 }
 
 /// The name of a config file, in the working directory or the data directory.

@@ -2,8 +2,13 @@
 //!
 //! Secrets are hidden: API keys, and the headers, bodies, arguments, variables and URL queries of recipes.
 
-use super::load;
-use crate::{client::line, failure::Failure, hub::nats_for_agent};
+use super::{FileArg, load};
+use crate::{
+    args::{Format, OutputArg},
+    client::{Row, line, print},
+    failure::Failure,
+    hub::nats_for_agent,
+};
 use anyhow::Context;
 use clap::Args;
 use reveille_agent::config::{
@@ -11,6 +16,7 @@ use reveille_agent::config::{
     Step, places,
 };
 use reveille_agent::wol::WakeOnLan;
+use serde_json::json;
 use std::{collections::BTreeMap, env, fmt, fs, path::PathBuf, time::Duration};
 
 /// Shown in place of a secret.
@@ -22,30 +28,35 @@ const NATS_VARIABLE: &str = "REVEILLE_NATS_URL";
 /// `reveille config show`.
 #[derive(Debug, Args)]
 pub struct ConfigShow {
-    /// The config file.
-    #[arg(env = "REVEILLE_CONFIG")]
-    pub file: PathBuf,
+    #[command(flatten)]
+    pub file: FileArg,
     /// Show where each value comes from.
     #[arg(long)]
     pub origin: bool,
     /// The hub's NATS servers [default: those in the config].
     #[arg(long, env = "REVEILLE_NATS_URL", value_name = "URL", hide_env_values = true)]
     pub nats: Option<String>,
+    #[command(flatten)]
+    pub format: OutputArg,
 }
 
 /// Prints each value on its own line.
 pub fn run(args: &ConfigShow) -> Result<(), Failure> {
-    let config = load(&args.file)?;
-    let text =
-        fs::read_to_string(&args.file).with_context(|| format!("cannot read {}", args.file.display()))?;
+    let file = args.file.path()?;
+    let config = load(&file)?;
+    let text = fs::read_to_string(&file).with_context(|| format!("cannot read {}", file.display()))?;
     let mut shown = Shown {
-        file: args.file.display().to_string(),
+        file: file.display().to_string(),
         places: places(&text),
         lines: vec![],
     };
     shown.agent(&config, args.nats.as_deref())?;
     for (index, provider) in config.providers.iter().enumerate() {
         shown.provider(&format!("provider[{index}]"), provider);
+    }
+    if args.format.output != Format::Table {
+        let rows: Vec<_> = shown.lines.iter().map(row).collect();
+        return print(&rows, args.format.output, &[]);
     }
     let width = shown
         .lines
@@ -61,6 +72,18 @@ pub fn run(args: &ConfigShow) -> Result<(), Failure> {
         }
     }
     Ok(())
+}
+
+/// A setting for programs.
+fn row((setting, origin): &(String, String)) -> Row {
+    let (key, value) = setting.split_once(" = ").unwrap_or((setting, ""));
+    // Each value is written as JSON or TOML has it.
+    let of_toml = || {
+        let read = format!("value = {value}").parse::<toml::Table>().ok()?;
+        serde_json::to_value(read.get("value")?).ok()
+    };
+    let value = serde_json::from_str::<Row>(value).ok().or_else(of_toml);
+    json!({"key": key, "value": value, "origin": origin})
 }
 
 struct Shown {

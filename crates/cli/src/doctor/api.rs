@@ -3,7 +3,7 @@
 use super::{Findings, published};
 use crate::{
     args::{ApiAddress, DataDirArg},
-    client::ApiClient,
+    client::{ApiClient, NOT_RUNNING},
     failure::Failure,
 };
 use reqwest::{Method, tls::TlsInfo};
@@ -27,7 +27,11 @@ pub async fn hub(
 ) -> Result<Option<HubId>, Failure> {
     let (_, api) = client(named, ca, data_dir.to_owned())?;
     let request = api.request(Method::GET, "/livez").timeout(ANSWERS_WITHIN);
-    Ok(api.ask(request).await.ok().and_then(|answer| hub_of(&answer)))
+    Ok(api
+        .ask(request)
+        .await
+        .ok()
+        .and_then(|answer| hub_of(answer.headers())))
 }
 
 /// Checks the API, and what it says of its providers. One named on the command line must answer, the default one needn't.
@@ -64,7 +68,7 @@ pub async fn look(
     let mut lines = failure.lines();
     let found = lines.next().unwrap_or_default();
     let remedy = match lines.next() {
-        Some(remedy) if url.scheme() == "https" => remedy,
+        Some(remedy) if remedy != NOT_RUNNING => remedy,
         _ => {
             "start `reveille up` or `reveille api`, or use --api URL for another address; if it is running, its log \
              says why it isn't ready"

@@ -1,6 +1,6 @@
 //! The backends of a config: whether they answer, which models they list, and whether their recipes' programs exist.
 
-use super::{Findings, counted};
+use super::Findings;
 use reveille_agent::{
     BackendClient,
     config::ProviderConfig,
@@ -8,6 +8,7 @@ use reveille_agent::{
     models::{Memory, discover},
     probe::{Probe, Unavailable},
 };
+use reveille_domain::counted;
 
 /// Checks one provider.
 pub async fn look(
@@ -211,6 +212,7 @@ mod tests {
                 asleep: false,
                 refused: false,
                 failed: false,
+                no_files: false,
                 is_hub: Some(false),
                 stranger: false,
                 reason: reason.to_owned(),

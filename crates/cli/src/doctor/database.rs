@@ -1,7 +1,7 @@
 //! Postgres: whether it answers, has our tables, and is up to date with the journal.
 
 use super::Findings;
-use reveille_domain::rows::Rows;
+use reveille_domain::{counted, rows::Rows};
 use reveille_projector::{DatabaseHealth, PostgresRows, Tables, inspect_database};
 use std::time::Duration;
 use tokio::time::sleep;
@@ -30,8 +30,9 @@ pub async fn look(url: &str, journal: Option<u64>, findings: &mut Findings) {
                 Tables::Ours => lag(&rows, journal, findings).await,
                 Tables::Missing => findings.warning(
                     "schema",
-                    "the database has none of Reveille's tables yet",
-                    "start `reveille projector` or `reveille up` with this --database-url: it creates them",
+                    "the database has none of Reveille's tables, so lists and history can't be read",
+                    "start `reveille projector` or `reveille up` with this --database-url: it creates them and fills them from \
+                     the journal; if it runs, its log says what keeps it from that",
                 ),
                 Tables::Foreign(tables) => findings.problem(
                     "schema",
@@ -70,10 +71,16 @@ async fn lag(rows: &PostgresRows, journal: Option<u64>, findings: &mut Findings)
     if later > applied {
         findings.ok(
             "rows",
-            format!("the projector is catching up: {behind} commits behind"),
+            format!(
+                "the projector is catching up: {} behind",
+                counted(behind, "commit")
+            ),
         );
     } else {
-        let found = format!("{behind} commits behind the journal, and not catching up");
+        let found = format!(
+            "{} behind the journal, and not catching up",
+            counted(behind, "commit")
+        );
         findings.warning("rows", found, remedy);
     }
 }

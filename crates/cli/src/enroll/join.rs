@@ -8,7 +8,7 @@ use super::{
     service, text,
 };
 use crate::{
-    args::{ApiAddress, DataDirArg},
+    args::{ApiAddress, DataDirArg, Format},
     client::{ApiClient, is_local, line},
     config::{self, CONFIG_FILE},
     data_dir::AGENT_STATE,
@@ -25,13 +25,17 @@ use reveille_agent::{
 };
 use reveille_bus::{access::NatsKey, private_file};
 use reveille_domain::AgentName;
+use rustls::pki_types::{CertificateDer, pem::PemObject};
 use serde_json::json;
 use std::{
     fs,
+    io::{self, BufRead},
     path::{Path, PathBuf},
 };
 use url::Url;
 
+/// More than any token has.
+const MAX_TOKEN_BYTES: u64 = 16 * 1024;
 const EXAMPLES: &str = "\
 Examples:
   reveille up --agents             on the hub: prints the line for the other machine
@@ -44,7 +48,8 @@ If it is interrupted, run it again: it keeps the key and the config that it has 
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Join {
-    /// The token that `reveille up --agents` or `reveille agent-token create` printed.
+    /// The token that `reveille up --agents` or `reveille agent-token create` printed; `-` reads it from standard input, where no
+    /// other user of this machine sees it.
     #[arg(env = "REVEILLE_AGENT_TOKEN", value_name = "TOKEN", hide_env_values = true)]
     pub token: String,
     /// The agent this machine should become; a token for another agent is refused.
@@ -53,9 +58,13 @@ pub struct Join {
     /// The config file to write; the key is written beside it [default: reveille.toml in the data directory].
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
-    /// Replace the config file if it exists.
+    /// Replace the config file if it exists, and with --service a unit that was changed.
     #[arg(long)]
     pub force: bool,
+    /// Ask nothing: add every backend that is found, even one that is only installed. Without a terminal and without this, only
+    /// those that run are added.
+    #[arg(long)]
+    pub yes: bool,
     /// Join and write the config, but don't start the agent.
     #[arg(long)]
     pub no_start: bool,
@@ -111,39 +120,70 @@ fn hub_lines(
     Ok(text)
 }
 
+/// The first line of a text that is a token.
+fn first_line(input: impl BufRead) -> Result<String, Failure> {
+    let mut line = String::new();
+    let mut input = input.take(MAX_TOKEN_BYTES);
+    input
+        .read_line(&mut line)
+        .context("cannot read the token from standard input")?;
+    Ok(line)
+}
+
 /// Joins the hub that the token names. Returns the agent to start, unless it isn't to be started here.
 pub async fn join(args: Join) -> Result<Option<Joined>, Failure> {
     // Parsed here, not by clap, whose error messages would show it.
-    let token = args.token.parse::<Token>().map_err(Failure::Config)?;
+    let token = match args.token.as_str() {
+        "-" => first_line(io::stdin().lock())?,
+        token => token.to_owned(),
+    };
+    let token = token.parse::<Token>().map_err(Failure::Config)?;
     let agent = &token.join.agent;
     if let Some(name) = args.name.as_ref().filter(|name| *name != agent) {
         return Err(Failure::Config(format!(
             "the token is for {agent}, not for {name}: create one with `reveille agent-token create {name}` on the hub"
         )));
     }
-    if args.service {
-        service::check()?;
-    }
     let data_dir = match args.data_dir.data_dir {
         None if args.service => service::data_dir()?,
         _ => args.data_dir.path()?,
     };
+    // Links stay: systemd makes one of the service's own folder at its first start.
+    let data_dir = std::path::absolute(data_dir)?;
     let file = args.config.clone().unwrap_or_else(|| data_dir.join(CONFIG_FILE));
+    let file = std::path::absolute(file)?;
+    if args.service {
+        service::check(&file, &data_dir, args.force)?;
+    }
     let kept = match file.exists() && !args.force {
-        true => Some(ours(&file, &token)?),
+        true => Some(Kept::read(&file, agent)?),
         false => None,
     };
     let folder = whole_file::folder_of(&file);
     private_file::make_folder(folder).with_context(|| format!("cannot use {}", folder.display()))?;
-    let folder = folder.canonicalize()?;
-    let file = folder.join(file.file_name().context("--config names a folder")?);
-    let credentials = folder.join(format!("{agent}.nk"));
+    let credentials = match &kept {
+        Some(kept) => kept.credentials.clone(),
+        None => folder.join(format!("{agent}.nk")),
+    };
     let key = NatsKey::read_or_make(&credentials, NatsKey::fresh_user)?;
-    let ca_file = folder.join(format!("{agent}-ca.pem"));
 
     let hub = match &token.hub {
-        HubAddress::Nats { nats, ca } => hub_nats::enroll(nats, ca, &ca_file, &token.join, &key).await?,
-        HubAddress::Api { hub } => enroll_at_api(&args, hub, &token, &key, &ca_file).await?,
+        HubAddress::Nats { nats, ca } => {
+            let hub = hub_nats::find(nats, ca).await?;
+            if let Some(kept) = &kept {
+                kept.check(&hub, args.nats.as_deref())?;
+            }
+            hub_nats::enroll(&hub, &token.join, &key).await?;
+            hub
+        }
+        HubAddress::Api { hub } => {
+            let hub = enroll_at_api(&args, hub, &token, &key).await?;
+            // Only now is it known where the hub's NATS servers are.
+            if let Some(kept) = &kept {
+                kept.check(&hub, args.nats.as_deref())?;
+            }
+            hub
+        }
     };
     line(&format!("{agent} has joined the hub at {}.", hub.shown))?;
 
@@ -152,7 +192,7 @@ pub async fn join(args: Join) -> Result<Option<Joined>, Failure> {
             "Its config is {}, which stays as it is.",
             file.display()
         ))?;
-        kept.providers.len()
+        kept.config.providers.len()
     } else {
         let nats = args.nats.clone().unwrap_or(hub.nats);
         NatsUrl::parse(&nats, args.allow_plaintext).map_err(|reason| {
@@ -162,15 +202,20 @@ pub async fn join(args: Join) -> Result<Option<Joined>, Failure> {
             ))
         })?;
         let allow_plaintext = args.allow_plaintext && NatsUrl::parse(&nats, false).is_err();
-        let ca = hub.has_ca.then_some(ca_file.as_path());
+        let ca_file = folder.join(format!("{agent}-ca.pem"));
+        if let Some(pem) = &hub.ca_pem {
+            fs::write(&ca_file, pem).with_context(|| format!("cannot write {}", ca_file.display()))?;
+        }
+        let ca = hub.ca_pem.is_some().then_some(ca_file.as_path());
         let lines = hub_lines(&nats, allow_plaintext, &credentials, ca)?;
-        let backends = init::look(&args.ports.ports).await?;
+        let backends = service::runnable(init::look_for(&args.ports.ports, &[]).await?, args.service);
+        let backends = init::choose(backends, args.yes)?;
         let written = init::write_config(&file, agent.as_str(), Some(&lines), &backends, args.force)?;
         Config::parse(&written.text, "", &|_| None).map_or(0, |config| config.providers.len())
     };
     if providers == 0 {
         line(&format!(
-            "No backend was found. Add one to {}: a template is in it. A running agent takes it up with `reveille agent reload`.",
+            "No backend was added. Add one to {}: a template is in it. A running agent takes it up with `reveille agent reload`.",
             file.display()
         ))?;
     }
@@ -178,10 +223,11 @@ pub async fn join(args: Join) -> Result<Option<Joined>, Failure> {
         service::install(&file, &data_dir)?;
         return Ok(None);
     }
-    if is_running(&data_dir, agent).await {
-        line(&format!(
-            "{agent} is running on this machine already, and reads its config again."
-        ))?;
+    let state = StateDir::new(data_dir.join(AGENT_STATE));
+    let running = reload::agent(&state, agent).await;
+    if let Some(asked) = running.with_context(|| format!("cannot reach the running {agent}"))? {
+        line(&format!("{agent} is running on this machine already."))?;
+        crate::reload::follow(asked, Format::Table, &mut vec![]).await?;
         return Ok(None);
     }
     if args.no_start {
@@ -198,57 +244,92 @@ pub async fn join(args: Join) -> Result<Option<Joined>, Failure> {
     }))
 }
 
-/// The config that an earlier `join` has written for the token's agent and hub.
-fn ours(file: &Path, token: &Token) -> Result<Config, Failure> {
-    let config = config::load(file)?;
-    let shown = file.display();
-    let other = |what: String| {
-        Failure::Config(format!(
-            "{shown} exists already and is {what}: use --config FILE to write another file, or --force to replace it"
-        ))
-    };
-    let agent = &token.join.agent;
-    if config.agent.name != *agent {
-        return Err(other(format!("the config of {}", config.agent.name)));
-    }
-    if config.agent.credentials.is_none() {
-        return Err(other("not from `reveille join`".to_owned()));
-    }
-    if let (HubAddress::Nats { nats, .. }, Some(theirs)) = (&token.hub, &config.agent.nats) {
-        let is_known = |one: &str| {
-            nats.iter()
-                .any(|address| one.trim().ends_with(&format!("/{address}")))
-        };
-        if !theirs.as_str().split(',').any(is_known) {
-            return Err(other(format!("for another hub, at {}", theirs.as_str())));
+/// A config that an earlier `join` has written. It stays as it is, so the hub gets the key that it names.
+#[derive(Debug)]
+struct Kept {
+    config: Config,
+    credentials: PathBuf,
+    file: PathBuf,
+}
+
+impl Kept {
+    /// Reads the config, which must be `agent`'s.
+    fn read(file: &Path, agent: &AgentName) -> Result<Self, Failure> {
+        let config = config::load(file)?;
+        if config.agent.name != *agent {
+            let what = format!("the config of {}", config.agent.name);
+            return Err(is_another(file, &what));
+        }
+        match config.agent.credentials.clone() {
+            None => Err(is_another(file, "not from `reveille join`")),
+            Some(credentials) => Ok(Self {
+                config,
+                credentials,
+                file: file.to_owned(),
+            }),
         }
     }
-    Ok(config)
+
+    /// Fails unless the config leads to this hub, which the authority shows that it trusts, or else an address: the hub's own,
+    /// or the one that is given for it.
+    fn check(&self, hub: &Hub, given: Option<&str>) -> Result<(), Failure> {
+        let Some(nats) = &self.config.agent.nats else {
+            return Ok(());
+        };
+        let is_same = match (&self.config.agent.ca, &hub.ca_pem) {
+            (Some(file), Some(pem)) => {
+                let trusted = fs::read(file).with_context(|| format!("cannot read {}", file.display()))?;
+                certificates(pem.as_bytes())
+                    .iter()
+                    .any(|authority| certificates(&trusted).contains(authority))
+            }
+            _ => {
+                let theirs = given.unwrap_or(&hub.nats).split(',').map(address_in);
+                let theirs: Vec<_> = theirs.collect();
+                nats.as_str()
+                    .split(',')
+                    .any(|url| theirs.contains(&address_in(url)))
+            }
+        };
+        if is_same {
+            return Ok(());
+        }
+        Err(is_another(
+            &self.file,
+            &format!("for another hub, at {}", nats.as_str()),
+        ))
+    }
+}
+
+fn is_another(file: &Path, what: &str) -> Failure {
+    Failure::Config(format!(
+        "{} exists already and is {what}: use --config FILE to write another file, or --force to replace it",
+        file.display()
+    ))
+}
+
+fn certificates(pem: &[u8]) -> Vec<CertificateDer<'static>> {
+    CertificateDer::pem_slice_iter(pem)
+        .filter_map(Result::ok)
+        .collect()
+}
+
+/// What of a NATS URL says where it leads.
+fn address_in(url: &str) -> &str {
+    let url = url.trim().trim_end_matches('/');
+    url.split_once("://").map_or(url, |(_, address)| address)
 }
 
 /// What starts the agent with this config, as short as it can be.
 fn start_command(file: &Path) -> String {
     match config::default_file(None) {
-        Some(default) if default == file => "reveille agent".to_owned(),
+        Some(default) if file.canonicalize().is_ok_and(|file| file == default) => "reveille agent".to_owned(),
         _ => format!("reveille agent --config {}", file.display()),
     }
 }
 
-/// Whether a process of this agent runs with this data directory. To find out is to ask it to reload.
-async fn is_running(data_dir: &Path, agent: &AgentName) -> bool {
-    let state = StateDir::new(data_dir.join(AGENT_STATE));
-    let asked = reload::agents(&state).await.unwrap_or_default();
-    asked.iter().any(|asked| asked.agent == *agent)
-}
-
-/// Enrolls over HTTP, as tokens of hubs want it whose NATS servers others run.
-async fn enroll_at_api(
-    args: &Join,
-    hub: &Url,
-    token: &Token,
-    key: &NatsKey,
-    ca_file: &Path,
-) -> Result<Hub, Failure> {
+/// Enrolls over HTTP: tokens of hubs whose NATS servers others run lead to the API.
+async fn enroll_at_api(args: &Join, hub: &Url, token: &Token, key: &NatsKey) -> Result<Hub, Failure> {
     if hub.scheme() != "https" && !is_local(hub) && !args.allow_plaintext {
         return Err(Failure::Config(format!(
             "the hub at {hub} has no TLS, so anyone on the network path could read the token and use it first: serve \
@@ -272,13 +353,98 @@ async fn enroll_at_api(
         }
         failure => failure,
     })?;
-    let ca_pem = enrolled["ca_pem"].as_str();
-    if let Some(pem) = ca_pem {
-        fs::write(ca_file, pem).with_context(|| format!("cannot write {}", ca_file.display()))?;
-    }
     Ok(Hub {
         shown: hub.as_str().trim_end_matches('/').to_owned(),
         nats: text(&enrolled, "nats_url")?,
-        has_ca: ca_pem.is_some(),
+        ca_pem: enrolled["ca_pem"].as_str().map(str::to_owned),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::hub_init::certificates;
+
+    /// The config of `gpu-box` with this `[agent]`.
+    fn kept(folder: &Path, agent: &str) -> Result<Kept, Failure> {
+        let file = folder.join("reveille.toml");
+        fs::write(&file, format!("[agent]\nname = 'gpu-box'\n{agent}")).unwrap();
+        Kept::read(&file, &AgentName::parse("gpu-box").unwrap())
+    }
+
+    fn authority(folder: &Path) -> (PathBuf, String) {
+        private_file::make_folder(folder).unwrap();
+        certificates::make(folder, &["192.0.2.1".to_owned()]).unwrap();
+        let file = folder.join(certificates::AUTHORITY);
+        let pem = fs::read_to_string(&file).unwrap();
+        (file, pem)
+    }
+
+    fn hub(nats: &str, ca_pem: Option<&str>) -> Hub {
+        Hub {
+            shown: "a hub".to_owned(),
+            nats: nats.to_owned(),
+            ca_pem: ca_pem.map(str::to_owned),
+        }
+    }
+
+    #[test]
+    fn a_token_is_read_from_standard_input_without_what_follows() {
+        let read = first_line(&b"rvt_abc\nmore"[..]).unwrap();
+        assert_eq!(read.trim(), "rvt_abc");
+        let endless = io::BufReader::new(io::repeat(b'a'));
+        assert_eq!(first_line(endless).unwrap().len() as u64, MAX_TOKEN_BYTES);
+    }
+
+    #[test]
+    fn the_key_of_a_kept_config_is_the_one_that_it_names() {
+        let folder = tempfile::tempdir().unwrap();
+        let kept = kept(folder.path(), "credentials = '/keys/mine.nk'\n").unwrap();
+        assert_eq!(kept.credentials, Path::new("/keys/mine.nk"));
+        let file = folder.path().join("reveille.toml");
+        let other = AgentName::parse("nas").unwrap();
+        let said = Kept::read(&file, &other).unwrap_err().to_string();
+        assert!(said.contains("is the config of gpu-box"), "{said}");
+    }
+
+    #[test]
+    fn a_kept_config_is_for_one_hub_by_its_authority_or_else_by_an_address() {
+        let folder = tempfile::tempdir().unwrap();
+        let [(own, own_pem), (_, other_pem)] =
+            ["own", "other"].map(|name| authority(&folder.path().join(name)));
+        let agent = |ca: &str| {
+            let nats = "nats = 'tls://192.0.2.1:8422,tls://hub.example:4222'\ncredentials = '/k.nk'\n";
+            kept(folder.path(), &format!("{nats}{ca}")).unwrap()
+        };
+        let trusting = agent(&format!("ca = '{}'\n", own.display()));
+        let public = agent("");
+        for (kept, nats, ca_pem, given, is_same) in [
+            (&trusting, "tls://192.0.2.1:8422", Some(&own_pem), None, true),
+            // Its owner has written another address.
+            (&trusting, "tls://198.51.100.1:8422", Some(&own_pem), None, true),
+            (&trusting, "tls://192.0.2.1:8422", Some(&other_pem), None, false),
+            (&trusting, "tls://192.0.2.1:8422", None, None, true),
+            (&public, "tls://hub.example:4222/", None, None, true),
+            (&public, "tls://other.example:4222", None, None, false),
+            (
+                &public,
+                "tls://inside.example:4222",
+                None,
+                Some("tls://hub.example:4222"),
+                true,
+            ),
+            (&public, "tls://other.example:4222", Some(&other_pem), None, false),
+        ] {
+            let hub = hub(nats, ca_pem.map(String::as_str));
+            let checked = kept.check(&hub, given);
+            assert_eq!(checked.is_ok(), is_same, "{nats} {given:?}: {checked:?}");
+            if let Err(failure) = checked {
+                let said = failure.to_string();
+                assert!(
+                    said.contains("is for another hub, at tls://192.0.2.1:8422"),
+                    "{said}"
+                );
+            }
+        }
+    }
 }

@@ -10,9 +10,10 @@ pub use join::{Join, Joined, join};
 pub use token::{HubAddress, Token};
 
 use crate::{
-    args::{ApiAddress, Format, Listing, duration},
-    client::{ApiClient, Row, field, line, moment, print, table},
+    args::{Format, Listing, duration},
+    client::{ApiClient, Row, field, line, moment, print_one},
     failure::Failure,
+    logging::notice,
 };
 use clap::{Args, Subcommand};
 use jiff::tz::TimeZone;
@@ -28,7 +29,17 @@ pub struct AgentRevoke {
     #[arg(value_name = "AGENT")]
     pub agent: AgentName,
     #[command(flatten)]
-    pub api: ApiAddress,
+    pub listing: Listing,
+}
+
+/// `reveille agent forget`.
+#[derive(Debug, Args)]
+pub struct AgentForget {
+    /// The agent.
+    #[arg(value_name = "AGENT")]
+    pub agent: AgentName,
+    #[command(flatten)]
+    pub listing: Listing,
 }
 
 /// `reveille agent-token …`.
@@ -77,31 +88,36 @@ pub async fn create_token(args: &AgentTokenCreate) -> Result<(), Failure> {
         );
     }
     let until = moment(&issued["expires_at_ms"], &TimeZone::system());
-    eprintln!(
+    notice(format_args!(
         "Valid once, until {until}. Run this on the machine of {}:\n",
         args.agent
-    );
+    ));
     line(&format!("reveille join {token}"))
 }
 
 /// Revokes an agent.
 pub async fn revoke(args: &AgentRevoke) -> Result<(), Failure> {
-    let client = ApiClient::new(&args.api)?;
+    let client = ApiClient::new(&args.listing.api)?;
     let path = format!("/reveille/v1/agents/{}", args.agent);
-    match client.delete(&path).await?["revoked"].as_bool() {
-        Some(true) => line(&format!(
-            "{} is revoked: its key and tokens no longer work",
-            args.agent
-        )),
-        _ => line(&format!("{} had no key and no tokens", args.agent)),
-    }
+    let row = client.delete(&path).await?;
+    let text = match row["revoked"].as_bool() {
+        Some(true) => format!("{} is revoked: its key and tokens no longer work", args.agent),
+        _ => format!("{} had no key and no tokens", args.agent),
+    };
+    print_one(&row, args.listing.output, &text)
 }
 
-/// Lists the agents.
-pub async fn list(args: &Listing) -> Result<(), Failure> {
-    let client = ApiClient::new(&args.api)?;
-    let rows = client.rows("/reveille/v1/agents", &[], usize::MAX).await?;
-    print(&rows, args.output, table::AGENTS)
+/// Removes what an agent has published.
+pub async fn forget(args: &AgentForget) -> Result<(), Failure> {
+    let client = ApiClient::new(&args.listing.api)?;
+    let path = format!("/reveille/v1/agents/{}/providers", args.agent);
+    let row = client.delete(&path).await?;
+    let text = match row["providers"].as_u64() {
+        Some(0) | None => format!("{} has no providers", args.agent),
+        Some(1) => format!("forgot the provider of {}", args.agent),
+        Some(providers) => format!("forgot the {providers} providers of {}", args.agent),
+    };
+    print_one(&row, args.listing.output, &text)
 }
 
 fn text(row: &Row, name: &str) -> Result<String, Failure> {

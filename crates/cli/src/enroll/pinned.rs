@@ -35,6 +35,8 @@ pub enum Unreachable {
     Connect(io::Error),
     /// Nothing answered in time.
     Silent,
+    /// The address names no host.
+    Name,
     /// Something answers that is no NATS server.
     NotNats,
     /// Its server has no TLS.
@@ -57,7 +59,10 @@ impl fmt::Display for Unreachable {
                 }
                 _ => write!(f, "{error}"),
             },
-            Self::Silent => f.write_str("no answer: the machine is off, or a firewall drops the packets"),
+            Self::Silent => {
+                f.write_str("no answer in time: the machine is off or busy, or a firewall drops the packets")
+            }
+            Self::Name => f.write_str("this is no name or address of a machine"),
             Self::NotNats => f.write_str("something else than a hub answers there"),
             Self::NoTls => f.write_str("the server there has no TLS, so it isn't this hub"),
             Self::OtherHub => f.write_str("the server's certificate isn't from the token's hub"),
@@ -87,6 +92,7 @@ impl Unreachable {
                 "Check that `reveille up --agents` is running on the hub, that this machine is in the same network, and that \
                  no firewall blocks the port."
             }
+            Self::Name => "Create a new token on the hub: `reveille agent-token create NAME`.",
             Self::NotNats | Self::NoTls | Self::OtherHub => {
                 "The token is for another hub than the one that answers, or somebody is in between. Create a new token on the \
                  hub: `reveille agent-token create NAME`."
@@ -108,7 +114,7 @@ impl Unreachable {
     pub const fn weight(&self) -> u8 {
         match self {
             Self::Silent => 0,
-            Self::Connect(_) => 1,
+            Self::Connect(_) | Self::Name => 1,
             Self::NotNats | Self::NoTls => 2,
             Self::OtherHub => 3,
             Self::Handshake(_) => 4,
@@ -125,7 +131,7 @@ pub async fn authority(address: &str, fingerprint: &str) -> Result<String, Unrea
     };
     let mut stream = BufReader::new(stream);
     let greeting = timeout(ANSWERS_WITHIN, greeting(&mut stream)).await;
-    let greeting = greeting.map_err(|_| Unreachable::NotNats)?;
+    let greeting = greeting.map_err(|_| Unreachable::Silent)?;
     let greeting = greeting.ok_or(Unreachable::NotNats)?;
     if greeting["tls_required"] != true && greeting["tls_available"] != true {
         return Err(Unreachable::NoTls);
@@ -141,7 +147,7 @@ pub async fn authority(address: &str, fingerprint: &str) -> Result<String, Unrea
         .with_no_client_auth();
     let host = address.rsplit_once(':').map_or(address, |(host, _)| host);
     let name =
-        ServerName::try_from(host.trim_matches(['[', ']']).to_owned()).map_err(|_| Unreachable::NotNats)?;
+        ServerName::try_from(host.trim_matches(['[', ']']).to_owned()).map_err(|_| Unreachable::Name)?;
     let connector = TlsConnector::from(Arc::new(config));
     let handshake = timeout(ANSWERS_WITHIN, connector.connect(name, stream.into_inner())).await;
     match (handshake, verifier.outcome.lock().take()) {
@@ -301,6 +307,14 @@ mod tests {
         let now = UnixTime::since_unix_epoch(now);
         let outcome = pinned.check(&chain[0], &chain[1..], &name, now);
         outcome.map_err(|unreachable| format!("{unreachable}. {}", unreachable.remedy()))
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_port_that_says_nothing_is_no_other_hub() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let unreachable = authority(&address, "AAAA").await.unwrap_err();
+        assert!(matches!(unreachable, Unreachable::Silent), "{unreachable}");
     }
 
     #[test]

@@ -1,9 +1,11 @@
 //! `reveille join --service`: the agent as a systemd service, of the machine or of a user.
 
-use crate::{client::line, data_dir, failure::Failure, whole_file};
+use crate::{client::line, data_dir, failure::Failure, init::Found, logging::notice, whole_file};
 use anyhow::{Context, anyhow};
 use std::{
     env, fs,
+    io::{self, ErrorKind},
+    os::unix::fs::{MetadataExt, lchown},
     path::{Path, PathBuf},
     process::Command,
 };
@@ -18,8 +20,10 @@ const PACKAGED_PROGRAM: &str = "/usr/local/bin/reveille";
 const PACKAGED_CONFIG: &str = "/etc/reveille/agent.toml";
 /// The folder of the machine's agent, which its unit gives to the service's own user.
 const MACHINE_DATA: &str = "/var/lib/reveille-agent";
-/// Where programs are that a service's own user can't run.
-const HOMES: [&str; 2] = ["/root", "/home"];
+/// Where programs are that a service's own user can't run: others' homes, and folders of which it has its own.
+const HIDDEN: [&str; 4] = ["/root", "/home", "/tmp", "/var/tmp"];
+/// Folders that are emptied now and then.
+const TEMPORARY: [&str; 3] = ["/tmp", "/var/tmp", "/dev/shm"];
 const MACHINE_UNITS: &str = "/etc/systemd/system";
 
 /// The data directory of the service.
@@ -35,7 +39,7 @@ fn is_root() -> bool {
 }
 
 /// Fails where no service could be installed, before anything is done.
-pub fn check() -> Result<(), Failure> {
+pub fn check(config: &Path, data_dir: &Path, force: bool) -> Result<(), Failure> {
     let root = is_root();
     let words = if root { "systemctl" } else { "systemctl --user" };
     if !has_systemd(scope(root)) {
@@ -46,14 +50,56 @@ pub fn check() -> Result<(), Failure> {
         .into());
     }
     let program = program()?;
-    if root && HOMES.iter().any(|home| program.starts_with(home)) {
+    if root && HIDDEN.iter().any(|folder| program.starts_with(folder)) {
         return Err(anyhow!(
-            "{} is in a home directory, which a service of the machine can't enter: copy it to {PACKAGED_PROGRAM} and run that",
+            "{} is in a folder that a service of the machine can't enter: copy it to {PACKAGED_PROGRAM} and run that",
             program.display()
         )
         .into());
     }
-    Ok(())
+    if is_passing(&program) {
+        notice(format_args!(
+            "{} is in a folder that may be emptied, and the service runs it from there: install Reveille, and join again with that",
+            program.display()
+        ));
+    }
+    let unit = Unit::of(config, data_dir)?;
+    match fs::read_to_string(&unit.file) {
+        Ok(text) if text != unit.text && !force => Err(Failure::Config(format!(
+            "{} exists already and differs from what --service writes: keep your changes with `systemctl edit reveille-agent` and \
+             remove the file, or use --force to replace it and the config",
+            unit.file.display()
+        ))),
+        Err(error) if error.kind() != ErrorKind::NotFound => {
+            Err(anyhow!("cannot read {}: {error}", unit.file.display()).into())
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Whether a program is where it may be gone tomorrow, such as in the cache of `uvx`.
+fn is_passing(program: &Path) -> bool {
+    let cache = absolute("XDG_CACHE_HOME");
+    TEMPORARY.iter().any(|folder| program.starts_with(folder))
+        || cache.is_some_and(|cache| program.starts_with(cache))
+        || program.components().any(|part| part.as_os_str() == ".cache")
+}
+
+/// The backends that the agent can run. That of the machine runs as a user of its own, whose home is empty.
+pub fn runnable(backends: Vec<Found>, is_service: bool) -> Vec<Found> {
+    if !is_service || !is_root() {
+        return backends;
+    }
+    let (installed, running): (Vec<_>, Vec<_>) = backends
+        .into_iter()
+        .partition(|backend| backend.installed().is_some());
+    if !installed.is_empty() {
+        notice(
+            "What is installed but doesn't run was left out: the service runs as a user of its own, which doesn't have your models. \
+             `reveille join` with --service and without sudo installs one that has them.",
+        );
+    }
+    running
 }
 
 fn program() -> Result<PathBuf, Failure> {
@@ -66,19 +112,19 @@ const fn scope(root: bool) -> &'static [&'static str] {
 
 /// Writes the unit, enables it and starts it.
 pub fn install(config: &Path, data_dir: &Path) -> Result<(), Failure> {
-    let program = program()?;
     let root = is_root();
-    let (folder, text) = match root {
-        true => (MACHINE_UNITS.into(), machine_unit(&program, config, data_dir)?),
-        false => (user_units()?, user_unit(&program, config, data_dir)?),
-    };
+    let unit = Unit::of(config, data_dir)?;
+    if root {
+        give_to_owner_of(data_dir)
+            .with_context(|| format!("cannot give the files in {} to its owner", data_dir.display()))?;
+    }
     let scope = scope(root);
     let shown = scope.iter().map(|scope| format!("{scope} ")).collect::<String>();
-    fs::create_dir_all(&folder).with_context(|| format!("cannot use {}", folder.display()))?;
-    let unit = folder.join(UNIT);
-    whole_file::write(&unit, &text, 0o644, true)
-        .with_context(|| format!("cannot write {}", unit.display()))?;
-    line(&format!("wrote {}", unit.display()))?;
+    let folder = whole_file::folder_of(&unit.file);
+    fs::create_dir_all(folder).with_context(|| format!("cannot use {}", folder.display()))?;
+    let file = unit.file.display();
+    whole_file::write(&unit.file, &unit.text, 0o644, true).with_context(|| format!("cannot write {file}"))?;
+    line(&format!("wrote {file}"))?;
     systemctl(scope, &["daemon-reload"])?;
     // A unit that an earlier run has started goes on with the new one.
     systemctl(scope, &["enable", UNIT])?;
@@ -92,6 +138,38 @@ pub fn install(config: &Path, data_dir: &Path) -> Result<(), Failure> {
         )?;
     }
     Ok(())
+}
+
+/// Gives files that root has added to the user whose folder it is. systemd does that only when the folder itself is another's.
+fn give_to_owner_of(folder: &Path) -> io::Result<()> {
+    let owner = folder.metadata()?;
+    for entry in fs::read_dir(folder)? {
+        let entry = entry?;
+        if entry.metadata()?.uid() != owner.uid() {
+            lchown(entry.path(), Some(owner.uid()), Some(owner.gid()))?;
+        }
+    }
+    Ok(())
+}
+
+/// A unit as it is installed.
+struct Unit {
+    file: PathBuf,
+    text: String,
+}
+
+impl Unit {
+    fn of(config: &Path, data_dir: &Path) -> Result<Self, Failure> {
+        let program = program()?;
+        let (folder, text) = match is_root() {
+            true => (MACHINE_UNITS.into(), machine_unit(&program, config, data_dir)?),
+            false => (user_units()?, user_unit(&program, config, data_dir)?),
+        };
+        Ok(Self {
+            file: folder.join(UNIT),
+            text,
+        })
+    }
 }
 
 fn has_systemd(scope: &[&str]) -> bool {
@@ -119,26 +197,33 @@ fn systemctl(scope: &[&str], args: &[&str]) -> Result<(), Failure> {
     Err(anyhow!("`systemctl {}` failed: {said}", words.join(" ")).into())
 }
 
+fn absolute(variable: &str) -> Option<PathBuf> {
+    env::var_os(variable)
+        .map(PathBuf::from)
+        .filter(|path| path.is_absolute())
+}
+
 fn user_units() -> Result<PathBuf, Failure> {
-    let absolute = |variable| {
-        env::var_os(variable)
-            .map(PathBuf::from)
-            .filter(|path| path.is_absolute())
-    };
     let config = absolute("XDG_CONFIG_HOME").or_else(|| Some(absolute("HOME")?.join(".config")));
     let config = config.context("there is no home directory to write the unit to")?;
     Ok(config.join("systemd/user"))
 }
 
 fn machine_unit(program: &Path, config: &Path, data_dir: &Path) -> Result<String, Failure> {
-    if data_dir != Path::new(MACHINE_DATA) || !config.starts_with(MACHINE_DATA) {
+    // The service's first start moves the folder, and leaves a link to it.
+    let moved = fs::canonicalize(MACHINE_DATA).unwrap_or_else(|_| MACHINE_DATA.into());
+    let within = [Path::new(MACHINE_DATA), &moved]
+        .into_iter()
+        .find_map(|folder| config.strip_prefix(folder).ok());
+    let Some(within) = within.filter(|_| data_dir == Path::new(MACHINE_DATA)) else {
         return Err(Failure::Config(format!(
             "--service as root keeps everything in {MACHINE_DATA}, which it gives to the service's own user: leave out \
              --config and --data-dir"
         )));
-    }
+    };
+    let config = Path::new(MACHINE_DATA).join(within);
     let unit = MACHINE_UNIT.replace(PACKAGED_PROGRAM, word(program)?);
-    Ok(unit.replace(PACKAGED_CONFIG, word(config)?))
+    Ok(unit.replace(PACKAGED_CONFIG, word(&config)?))
 }
 
 fn user_unit(program: &Path, config: &Path, data_dir: &Path) -> Result<String, Failure> {
@@ -197,5 +282,32 @@ mod tests {
         let said = machine_unit(Path::new("/opt/reveille"), elsewhere, Path::new("/root")).unwrap_err();
         assert!(said.to_string().contains(MACHINE_DATA), "{said}");
         assert!(word(Path::new("/home/my folder")).is_err());
+    }
+
+    #[test]
+    fn a_program_that_may_be_gone_tomorrow_is_known_by_its_folder() {
+        for (program, passing) in [
+            ("/home/me/.cache/uv/archive-v0/x/bin/reveille", true),
+            ("/tmp/venv/bin/reveille", true),
+            ("/home/me/.local/bin/reveille", false),
+            ("/usr/local/bin/reveille", false),
+        ] {
+            assert_eq!(is_passing(Path::new(program)), passing, "{program}");
+        }
+    }
+
+    #[test]
+    fn files_that_root_adds_belong_to_the_folders_owner() {
+        if !is_root() {
+            eprintln!("skipped: only root gives files away");
+            return;
+        }
+        let folder = tempfile::tempdir().unwrap();
+        lchown(folder.path(), Some(61_234), Some(61_234)).unwrap();
+        let key = folder.path().join("gpu-box.nk");
+        fs::write(&key, "a key").unwrap();
+        give_to_owner_of(folder.path()).unwrap();
+        let owner = key.metadata().unwrap();
+        assert_eq!((owner.uid(), owner.gid()), (61_234, 61_234));
     }
 }

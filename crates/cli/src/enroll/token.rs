@@ -6,6 +6,7 @@
 
 use super::text;
 use crate::{client::Row, failure::Failure};
+use anyhow::anyhow;
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD as BASE64};
 use reveille_bus::access::JoinToken;
 use reveille_domain::{AgentName, TokenId};
@@ -51,7 +52,14 @@ impl Token {
     pub fn of(hub: Option<&Url>, api: &Url, issued: &Row) -> Result<Self, Failure> {
         let nats: Vec<String> = serde_json::from_value(issued["nats"].clone()).unwrap_or_default();
         let hub = match (hub, issued["ca_sha256"].as_str()) {
-            (None, Some(ca)) if !nats.is_empty() => HubAddress::Nats {
+            (None, Some(_)) if nats.is_empty() => {
+                return Err(anyhow!(
+                    "the hub has no address now at which another machine reaches it: connect it to a network, start \
+                     `reveille up --agents` with --host NAME, or use --hub URL"
+                )
+                .into());
+            }
+            (None, Some(ca)) => HubAddress::Nats {
                 nats,
                 ca: ca.to_owned(),
             },
@@ -166,6 +174,16 @@ mod tests {
         let port = json!(["192.0.2.1:8422"]);
         assert!(matches!(at(None, port.clone()), HubAddress::Nats { .. }));
         assert_eq!(at(Some(&other), port), HubAddress::Api { hub: other.clone() });
-        assert_eq!(at(None, json!(null)), HubAddress::Api { hub: api.clone() });
+        let mut without = issued(json!(null));
+        without["ca_sha256"] = json!(null);
+        let hub = Token::of(None, &api, &without).unwrap().hub;
+        assert_eq!(hub, HubAddress::Api { hub: api.clone() });
+        let nowhere = json!([]);
+        assert_eq!(at(Some(&other), nowhere.clone()), HubAddress::Api { hub: other });
+        let said = Token::of(None, &api, &issued(nowhere)).unwrap_err().to_string();
+        assert!(
+            said.contains("no address now"),
+            "a token to this machine itself: {said}"
+        );
     }
 }

@@ -1,7 +1,8 @@
 //! Finds out what listens on a port of this machine: whether it lists models, and which server it seems to be.
 
 use super::process::{self, Installed, Origin};
-use reqwest::{Client, StatusCode};
+use reqwest::StatusCode;
+use reveille_agent::fetch::{Answer, Client};
 use reveille_bus::HUB_HEADER;
 use reveille_domain::{MAX_MODELS, MAX_TOKEN_BYTES, ModelName};
 use serde_json::{Value, json};
@@ -9,6 +10,7 @@ use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     time::Duration,
 };
+use url::Url;
 
 /// How long one request may take: the server is on this machine.
 const ANSWERS_WITHIN: Duration = Duration::from_secs(2);
@@ -104,6 +106,18 @@ impl Found {
         }
     }
 
+    /// Whether it is installed and can't be started as it is.
+    pub fn lacks_something(&self) -> bool {
+        self.installed()
+            .is_some_and(|installed| installed.lacks.is_some())
+    }
+
+    /// Whether it doesn't run, and the config would have it started.
+    pub fn is_startable(&self) -> bool {
+        self.installed()
+            .is_some_and(|installed| installed.lacks.is_none())
+    }
+
     /// Whether requests need a key. llama.cpp lists its models without one.
     pub fn requires_key(&self) -> bool {
         let takes_key = matches!(&self.origin, Origin::Command(command) if command.takes_key());
@@ -167,14 +181,10 @@ pub async fn look(client: &Client, port: u16) -> Result<Found, &'static str> {
 
 async fn look_at(client: &Client, address: SocketAddr) -> Result<Found, &'static str> {
     let base = format!("http://{address}");
-    let listing = client.get(format!("{base}/v1/models")).timeout(ANSWERS_WITHIN);
-    let answer = listing.send().await.map_err(|error| {
-        if error.is_connect() {
-            NOTHING
-        } else {
-            "something listens, but doesn't answer /v1/models"
-        }
-    })?;
+    const SILENT: &str = "something listens, but doesn't answer /v1/models";
+    let listing = Url::parse(&format!("{base}/v1/models")).map_err(|_| NOTHING)?;
+    let answer = client.get(listing).timeout(ANSWERS_WITHIN).send().await;
+    let answer = answer.map_err(|error| if error.is_unreached() { NOTHING } else { SILENT })?;
     if answer.headers().contains_key(HUB_HEADER) {
         return Err("a Reveille hub");
     }
@@ -237,9 +247,10 @@ async fn in_memory(client: &Client, base: &str, models: &[ModelName]) -> Vec<Mod
     };
     let mut generate = vec![];
     for model in candidates.into_iter().take(MAX_LOADED) {
-        let shown = client
-            .post(format!("{base}/api/show"))
-            .json(&json!({ "model": model.as_str() }));
+        let Ok(show) = Url::parse(&format!("{base}/api/show")) else {
+            continue;
+        };
+        let shown = client.post(show).json(&json!({ "model": model.as_str() }));
         let shown = shown.timeout(ANSWERS_WITHIN).send().await;
         let shown = match shown {
             Ok(answer) => read(answer).await.unwrap_or_default(),
@@ -283,20 +294,20 @@ async fn which(client: &Client, base: &str, props: Option<&Value>) -> Server {
 }
 
 async fn get(client: &Client, url: &str) -> Option<Value> {
-    let answer = client.get(url).timeout(ANSWERS_WITHIN).send().await.ok()?;
-    read(answer).await
+    let answer = client
+        .get(Url::parse(url).ok()?)
+        .timeout(ANSWERS_WITHIN)
+        .send()
+        .await;
+    read(answer.ok()?).await
 }
 
-async fn read(answer: reqwest::Response) -> Option<Value> {
-    let mut answer = answer.error_for_status().ok()?;
-    let mut body = vec![];
-    while let Some(chunk) = answer.chunk().await.ok()? {
-        if body.len() + chunk.len() > MAX_ANSWER_BYTES {
-            return None;
-        }
-        body.extend_from_slice(&chunk);
+async fn read(mut answer: Answer) -> Option<Value> {
+    let failed = answer.status().is_client_error() || answer.status().is_server_error();
+    if failed {
+        return None;
     }
-    serde_json::from_slice(&body).ok()
+    answer.json(MAX_ANSWER_BYTES).await
 }
 
 #[cfg(test)]

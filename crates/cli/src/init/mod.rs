@@ -48,7 +48,7 @@ pub struct Init {
     #[arg(value_name = "GGUF")]
     pub files: Vec<PathBuf>,
     /// The file to write.
-    #[arg(long, value_name = "FILE", default_value = OUTPUT)]
+    #[arg(long = "config", alias = "output", value_name = "FILE", default_value = OUTPUT)]
     pub output: PathBuf,
     /// Replace the file if it exists.
     #[arg(long)]
@@ -134,29 +134,41 @@ pub async fn run(args: &Init) -> Result<(), Failure> {
 fn wanted<I: BufRead>(found: Vec<Found>, answers: &mut Answers<I>) -> Result<Vec<Found>, Failure> {
     let mut wanted = vec![];
     for backend in found {
-        // What lacks something only becomes a comment.
-        let lacks = backend
-            .installed()
-            .is_some_and(|installed| installed.lacks.is_some());
         let question = format!("Add `{}` ({})?", backend.name, backend.server.label());
-        if lacks || answers.writes(&question)? {
+        // What lacks something only becomes a comment.
+        if backend.lacks_something() || answers.writes(&question)? {
             wanted.push(backend);
         }
     }
     Ok(wanted)
 }
 
+/// What `join` adds to the config of an agent that starts right after: what is found and a person wants. Without a person to ask,
+/// that is what runs; the hub could have anything else started.
+pub fn choose(found: Vec<Found>, yes: bool) -> Result<Vec<Found>, Failure> {
+    let mut answers = Answers::of(yes, false);
+    let (found, left_out) = match answers {
+        Answers::Nobody => found.into_iter().partition(|found| !found.is_startable()),
+        Answers::Person(_) | Answers::Flags { .. } => (found, vec![]),
+    };
+    let chosen = wanted(found, &mut answers)?;
+    if !left_out.is_empty() {
+        let names: Vec<_> = left_out.iter().map(|found| format!("`{}`", found.name)).collect();
+        notice(format_args!(
+            "Not added, because nobody was asked and it doesn't run: {}. The same command with --yes --force adds it.",
+            names.join(", ")
+        ));
+    }
+    Ok(chosen)
+}
+
 fn model_file(file: &Path) -> Result<Gguf, Failure> {
     Gguf::read(file).map_err(|reason| Failure::Config(format!("{} {reason}", file.display())))
 }
 
-/// Looks for backends on these ports of this machine and for programs that are installed, and prints what it finds.
-pub async fn look(ports: &[u16]) -> Result<Vec<Found>, Failure> {
-    look_for(ports, &[]).await
-}
-
-/// The same with these model files for llama.cpp.
-async fn look_for(ports: &[u16], files: &[Gguf]) -> Result<Vec<Found>, Failure> {
+/// Looks for backends on these ports of this machine and for programs that are installed, with these model files for llama.cpp, and
+/// prints what it finds.
+pub async fn look_for(ports: &[u16], files: &[Gguf]) -> Result<Vec<Found>, Failure> {
     let client = fetch::client()?;
     let mut backends: Vec<Found> = vec![];
     for (index, port) in ports.iter().copied().enumerate() {

@@ -1,6 +1,12 @@
 //! What to do next: only commands that can work.
 
-use super::{Init, OUTPUT, found::usual_at, recipe::Trial, text, text::Written};
+use super::{
+    Init, OUTPUT,
+    found::{Server, usual_at},
+    recipe::Trial,
+    text,
+    text::Written,
+};
 use crate::logging::notice;
 use std::path::Path;
 
@@ -31,7 +37,21 @@ fn lines(args: &Init, written: &Written, has_providers: bool, tried: &[&str]) ->
             format!("To try `{provider}` first: {first} `reveille recipe test {provider} --config {file}`")
         })
         .collect();
-    lines.insert(0, format!("Next: reveille up --config {file}"));
+    let models = written.without_models.iter().map(|(provider, server)| {
+        let first = match server {
+            Server::Ollama => format!(
+                "run `ollama pull qwen2.5:7b` or take another one, and then `{}`, which writes how it is woken",
+                again(args)
+            ),
+            Server::LmStudio => "download one in LM Studio".to_owned(),
+            Server::Vllm | Server::LlamaCpp | Server::Other => "load one into it".to_owned(),
+        };
+        format!("`{provider}` has no model yet, so it can answer nothing: {first}.")
+    });
+    let models: Vec<_> = models.collect();
+    let next = if models.is_empty() { "Next" } else { "Then" };
+    lines.insert(0, format!("{next}: reveille up --config {file}"));
+    lines.splice(0..0, models);
     if written.trials.is_empty() {
         lines.push(format!(
             "Nothing in it can be woken yet: see the comments in {file}."
@@ -40,13 +60,17 @@ fn lines(args: &Init, written: &Written, has_providers: bool, tried: &[&str]) ->
     lines
 }
 
+/// The command that writes the same file again.
+fn again(args: &Init) -> String {
+    match args.output == Path::new(OUTPUT) {
+        true => "reveille init --force".to_owned(),
+        false => format!("reveille init --force --config {}", args.output.display()),
+    }
+}
+
 /// What was looked for, and how to add a backend.
 fn nothing(args: &Init, written: &Written) -> Vec<String> {
-    let file = args.output.display();
-    let again = match args.output == Path::new(OUTPUT) {
-        true => "reveille init --force".to_owned(),
-        false => format!("reveille init --force --output {file}"),
-    };
+    let (file, again) = (args.output.display(), again(args));
     let complete = format!("complete what is in {file} and run `reveille config check {file}`");
     if !written.reasons.is_empty() {
         return vec![format!(
@@ -104,6 +128,7 @@ mod tests {
                 .iter()
                 .map(|(name, trial)| ((*name).to_owned(), *trial))
                 .collect(),
+            without_models: vec![],
         }
     }
 
@@ -135,6 +160,26 @@ mod tests {
     }
 
     #[test]
+    fn a_server_without_a_model_gets_one_first() {
+        let mut written = written(&["it has no recipe"], &[]);
+        written.without_models = vec![
+            ("ollama".to_owned(), Server::Ollama),
+            ("lm-studio".to_owned(), Server::LmStudio),
+        ];
+        let said = lines(&init("my.toml", &[]), &written, true, &[]);
+        assert!(
+            said[0].contains("`ollama pull qwen2.5:7b`")
+                && said[0].contains("`reveille init --force --config my.toml`"),
+            "{said:?}"
+        );
+        assert!(
+            said[1].contains("`lm-studio` has no model yet") && said[1].contains("LM Studio"),
+            "{said:?}"
+        );
+        assert_eq!(said[2], "Then: reveille up --config my.toml");
+    }
+
+    #[test]
     fn with_nothing_to_wake_no_start_is_suggested_but_how_to_add_a_backend() {
         let said = lines(
             &init("reveille.toml", &[11434, 9]),
@@ -149,7 +194,7 @@ mod tests {
         assert!(said[1].contains("run `reveille init --force` (with"), "{said:?}");
         let said = lines(&init("my.toml", &[9]), &written(&[], &[]), false, &[]);
         assert!(
-            said[1].contains("`reveille init --force --output my.toml MODEL.gguf`"),
+            said[1].contains("`reveille init --force --config my.toml MODEL.gguf`"),
             "{said:?}"
         );
         let comment = lines(

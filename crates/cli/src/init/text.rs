@@ -94,6 +94,8 @@ pub struct Written {
     pub reasons: Vec<String>,
     /// The providers whose recipes can be tried.
     pub trials: Vec<(String, Trial)>,
+    /// The servers that run and have no model yet, each with its provider's name.
+    pub without_models: Vec<(String, Server)>,
 }
 
 /// A provider that publishes all or some models of a backend.
@@ -116,6 +118,7 @@ pub fn config(agent: &str, hub: Option<&str>, backends: &[Found]) -> Written {
         text: format!("{HEAD}name = {agent:?}\n{}", hub.unwrap_or(NATS)),
         reasons: vec![],
         trials: vec![],
+        without_models: vec![],
     };
     let (mut names, mut models) = (HashSet::new(), HashSet::new());
     for backend in backends {
@@ -144,6 +147,9 @@ impl Written {
             let _ = write!(self.text, "\n{}#\n{}", comment(&recipe.why), commented(&block));
             self.reasons.push(format!("{}: {lacks}", backend.server.label()));
             return;
+        }
+        if backend.models.is_empty() && backend.installed().is_none() && !backend.requires_key() {
+            self.without_models.push((name.clone(), backend.server));
         }
         self.text += &head(backend, name);
         self.text += &models(backend, provider, taken);

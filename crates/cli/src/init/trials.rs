@@ -105,8 +105,8 @@ async fn one(
     let manner = Manner {
         no_sleep: false,
         wake_anyway: false,
-        say: |line| {
-            notice(format_args!("  {line}"));
+        say: &|said| {
+            notice(format_args!("  {said}"));
             Ok(())
         },
     };

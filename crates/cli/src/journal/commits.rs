@@ -1,7 +1,7 @@
 //! Reads commits from a running journal, the archive in Postgres, or a file.
 
 use super::connect;
-use crate::{args::HubArgs, failure::Failure};
+use crate::{failure::Failure, hub::HubNats};
 use reveille_bus::{
     Journal,
     archive::{ArchiveError, ArchiveReader, ArchivedCommit, LiveCommits},
@@ -18,8 +18,8 @@ pub enum Commits {
 }
 
 impl Commits {
-    pub async fn live(url: &str, hub: &HubArgs) -> Result<Self, Failure> {
-        let connection = connect(url, hub).await?;
+    pub async fn live(nats: &HubNats) -> Result<Self, Failure> {
+        let connection = connect(nats).await?;
         let commits = LiveCommits::read(&Journal::new(connection.jetstream())).await?;
         Ok(Self::Live(commits))
     }

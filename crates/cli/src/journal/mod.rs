@@ -3,10 +3,10 @@
 mod commits;
 
 use crate::{
-    args::{HubArgs, NatsUrl},
+    args::{DataDirArg, HubArgs, OutputArg},
     client,
     failure::Failure,
-    hub::HubNats,
+    hub::{HubNats, UpNats},
     replica, whole_file,
 };
 use anyhow::Context;
@@ -18,15 +18,17 @@ use reveille_bus::{
     access::Role,
     archive::{self, ArchiveError, ArchiveWriter, EPOCHS_LEFT_FREE, Epochs, Stats, Verifier},
 };
-use reveille_domain::Timestamp;
+use reveille_domain::{Timestamp, counted};
 use serde_json::json;
 use std::{
+    fmt::Write as _,
     io::{self, BufWriter, Write},
     path::{Path, PathBuf},
 };
 
 const EXPORT_EXAMPLES: &str = "\
 Examples:
+  reveille journal export journal.jsonl         the journal of the `up` that runs on this machine
   reveille journal export --nats nats://127.0.0.1:4222 journal.jsonl
   reveille journal export --from-postgres postgres://reveille@127.0.0.1/reveille journal.jsonl
   reveille journal export --nats nats://127.0.0.1:4222 | zstd > journal.jsonl.zst
@@ -78,20 +80,40 @@ pub struct Import {
     #[arg(value_name = "FILE")]
     pub file: PathBuf,
     #[command(flatten)]
-    pub nats: NatsUrl,
+    pub running: Running,
     /// The file holds every commit ever acknowledged, so agents keep their sessions and epochs.
     #[arg(long)]
     pub exact: bool,
 }
 
-/// A running journal, if one is named.
+/// A running journal.
 #[derive(Debug, Args)]
 pub struct Running {
-    /// The hub's NATS servers.
+    /// The hub's NATS servers [default: that of the `up` that uses the data directory].
     #[arg(long, env = "REVEILLE_NATS_URL", value_name = "URL", hide_env_values = true)]
     pub nats: Option<String>,
     #[command(flatten)]
     pub hub: HubArgs,
+    #[command(flatten)]
+    pub data_dir: DataDirArg,
+}
+
+impl Running {
+    /// The servers that are named, or else that of the running `up`. Without either, the error ends with `otherwise`.
+    fn nats(&self, otherwise: &str) -> Result<HubNats, Failure> {
+        if let Some(url) = &self.nats {
+            return HubNats::named(url, &self.hub);
+        }
+        let data_dir = self.data_dir.path()?;
+        match UpNats::of(&data_dir) {
+            Some(UpNats::Ours(nats)) => Ok(nats),
+            Some(UpNats::Given(url)) => HubNats::named(&url, &self.hub),
+            None => Err(Failure::Config(format!(
+                "no `reveille up` is running with the data directory {}: {otherwise}",
+                data_dir.display()
+            ))),
+        }
+    }
 }
 
 /// A file or a running journal.
@@ -102,6 +124,8 @@ pub struct Source {
     pub file: Option<PathBuf>,
     #[command(flatten)]
     pub running: Running,
+    #[command(flatten)]
+    pub format: OutputArg,
 }
 
 /// Runs the command.
@@ -115,10 +139,9 @@ pub async fn run(command: JournalCommand) -> Result<(), Failure> {
 }
 
 async fn export(args: Export) -> Result<(), Failure> {
-    let mut commits = match (&args.from_postgres, &args.running.nats) {
-        (Some(url), _) => Commits::postgres(url).await?,
-        (None, Some(url)) => Commits::live(url, &args.running.hub).await?,
-        (None, None) => return Err(Failure::Config("use --nats or --from-postgres".to_owned())),
+    let mut commits = match &args.from_postgres {
+        Some(url) => Commits::postgres(url).await?,
+        None => Commits::live(&args.running.nats("start it, or use --nats or --from-postgres")?).await?,
     };
     match &args.file {
         None => write(&mut commits, io::stdout()).await?,
@@ -129,7 +152,10 @@ async fn export(args: Export) -> Result<(), Failure> {
             whole_file::place(file, path, true).with_context(cannot)?;
         }
     }
-    eprintln!("exported {} commits", commits.last_sequence());
+    client::notice(format_args!(
+        "exported {}",
+        counted(commits.last_sequence(), "commit")
+    ));
     Ok(())
 }
 
@@ -142,24 +168,28 @@ async fn write(commits: &mut Commits, to: impl Write) -> Result<(), Failure> {
 }
 
 async fn import(args: Import) -> Result<(), Failure> {
-    let connection = connect(&args.nats.nats, &args.nats.hub).await?;
+    let connection = connect(&args.running.nats("start it, or use --nats")?).await?;
     let epochs = if args.exact { Epochs::Keep } else { Epochs::Advance };
     let show = |progress: archive::ImportProgress| {
         let archive::ImportProgress { done, of } = progress;
-        eprintln!("{done} of {of} commits are in the journal");
+        client::notice(format_args!("{done} of {} in the journal", counted(of, "commit")));
     };
     let done = archive::import(&connection, &args.file, epochs, show)
         .await
         .map_err(|error| about(error, &args.file))?;
     let (commits, found, advanced) = (done.commits, done.found, done.advanced);
     if found > 0 {
-        eprintln!("{found} of them were already there from an interrupted import");
+        client::notice(format_args!(
+            "{found} of them were already there from an interrupted import"
+        ));
     }
     if advanced > 0 {
-        eprintln!("raised the epochs of {advanced} agents by {EPOCHS_LEFT_FREE}: they begin new sessions");
+        let agents = counted(advanced, "agent");
+        client::notice(format_args!(
+            "raised the epochs of {agents} by {EPOCHS_LEFT_FREE}, for new sessions"
+        ));
     }
-    println!("imported {commits} commits");
-    Ok(())
+    client::line(&format!("imported {}", counted(commits, "commit")))
 }
 
 async fn verify(source: Source) -> Result<(), Failure> {
@@ -169,8 +199,13 @@ async fn verify(source: Source) -> Result<(), Failure> {
         verifier.take(&commit)?;
     }
     let (taken, aggregates) = (verifier.taken(), verifier.aggregates());
-    println!("sound: {taken} commits of {aggregates} aggregates");
-    Ok(())
+    let text = format!(
+        "sound: {} of {}",
+        counted(taken, "commit"),
+        counted(aggregates, "aggregate")
+    );
+    let row = json!({"sound": true, "commits": taken, "aggregates": aggregates});
+    client::print_one(&row, source.format.output, &text)
 }
 
 async fn stats(source: Source) -> Result<(), Failure> {
@@ -179,32 +214,45 @@ async fn stats(source: Source) -> Result<(), Failure> {
     while let Some(commit) = commits.next().await? {
         stats.take(&commit);
     }
-    println!("commits     {}", stats.commits);
-    println!("bytes       {}", stats.bytes);
-    println!("first       {}", moment(stats.first_at));
-    println!("last        {}", moment(stats.last_at));
-    println!("unreadable  {}", stats.unreadable);
-    println!(
-        "\n{:<10} {:>10} {:>10} {:>14}",
-        "type", "aggregates", "commits", "bytes"
+    let kinds = stats.aggregates.iter().map(|(kind, of_kind)| {
+        let (aggregates, commits, bytes) = (of_kind.aggregates, of_kind.commits, of_kind.bytes);
+        let counts = json!({"aggregates": aggregates, "commits": commits, "bytes": bytes});
+        ((*kind).to_owned(), counts)
+    });
+    let kinds: client::Row = kinds.collect::<serde_json::Map<_, _>>().into();
+    let row = json!({"commits": stats.commits, "bytes": stats.bytes, "first_ms": stats.first_at, "last_ms": stats.last_at,
+        "unreadable": stats.unreadable, "aggregates": kinds, "events": stats.events});
+    client::print_one(&row, source.format.output, &as_text(&stats))
+}
+
+fn as_text(stats: &Stats) -> String {
+    let mut text = format!(
+        "commits     {}\nbytes       {}\nfirst       {}\nlast        {}\nunreadable  {}\n",
+        stats.commits,
+        stats.bytes,
+        moment(stats.first_at),
+        moment(stats.last_at),
+        stats.unreadable
     );
+    let heading = ["type", "aggregates", "commits", "bytes"];
+    let [kind, aggregates, commits, bytes] = heading;
+    let _ = write!(text, "\n{kind:<10} {aggregates:>10} {commits:>10} {bytes:>14}");
     for (kind, of_kind) in &stats.aggregates {
         let (aggregates, commits, bytes) = (of_kind.aggregates, of_kind.commits, of_kind.bytes);
-        println!("{kind:<10} {aggregates:>10} {commits:>10} {bytes:>14}");
+        let _ = write!(text, "\n{kind:<10} {aggregates:>10} {commits:>10} {bytes:>14}");
     }
-    println!("\n{:<28} {:>10}", "event", "count");
+    let _ = write!(text, "\n\n{:<28} {:>10}", "event", "count");
     for (event, count) in &stats.events {
-        println!("{event:<28} {count:>10}");
+        let _ = write!(text, "\n{event:<28} {count:>10}");
     }
-    Ok(())
+    text
 }
 
 impl Source {
     async fn open(&self) -> Result<Commits, Failure> {
-        match (&self.file, &self.running.nats) {
-            (Some(file), _) => Ok(Commits::file(file).map_err(|error| about(error, file))?),
-            (None, Some(url)) => Commits::live(url, &self.running.hub).await,
-            (None, None) => Err(Failure::Config("name a FILE or use --nats".to_owned())),
+        match &self.file {
+            Some(file) => Ok(Commits::file(file).map_err(|error| about(error, file))?),
+            None => Commits::live(&self.running.nats("start it, name a FILE, or use --nats")?).await,
         }
     }
 }
@@ -218,8 +266,8 @@ fn about(error: ArchiveError, file: &Path) -> anyhow::Error {
     }
 }
 
-async fn connect(url: &str, hub: &HubArgs) -> Result<Connection, Failure> {
-    let access = HubNats::named(url, hub)?.access(Role::Admin)?;
+async fn connect(nats: &HubNats) -> Result<Connection, Failure> {
+    let access = nats.access(Role::Admin)?;
     let options = access.named(&format!("journal {}", replica::name()));
     Ok(Connection::try_open(&options)
         .await

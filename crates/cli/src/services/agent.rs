@@ -3,14 +3,16 @@
 use super::until_signalled;
 use crate::{
     args::DataDirArg,
+    client::{self, Agents},
     config::{self, CONFIG_FILE},
     data_dir::AGENT_STATE,
-    enroll::{self, AgentRevoke, Joined},
+    enroll::{self, AgentForget, AgentRevoke, AgentTokenCreate, Joined},
     failure::Failure,
     hub::{agent_key, nats_for_agent, server_of},
     logging,
-    pause::{self, AgentPause},
-    reload, sd_notify,
+    pause::{self, AgentPause, AgentResume},
+    reload::{self, AgentReload},
+    sd_notify,
     signals::Hangups,
 };
 use clap::{Args, Subcommand};
@@ -38,14 +40,20 @@ pub struct Agent {
 /// `reveille agent …`.
 #[derive(Debug, Subcommand)]
 pub enum AgentCommand {
+    /// List the agents.
+    List(Agents),
+    /// Create a one-time token with which a machine joins as this agent.
+    Token(AgentTokenCreate),
+    /// Forget what an agent has published that isn't connected, such as one under a former name. Its key stays valid.
+    Forget(AgentForget),
     /// Revoke an agent: its key and tokens stop working, and its connections are closed.
     Revoke(AgentRevoke),
     /// Pause this machine's agent: no backend is woken, and those awake keep running. Needs no hub or key.
     Pause(AgentPause),
     /// Resume this machine's agent: backends are woken again.
-    Resume(DataDirArg),
+    Resume(AgentResume),
     /// Make this machine's agent use its config file as it is now. Providers that it doesn't change go on undisturbed.
-    Reload(DataDirArg),
+    Reload(AgentReload),
 }
 
 impl Agent {
@@ -65,10 +73,13 @@ impl Agent {
 /// Runs the agent until a signal, or the subcommand.
 pub async fn run(args: Agent) -> Result<(), Failure> {
     match &args.command {
+        Some(AgentCommand::List(args)) => client::agents(args).await,
+        Some(AgentCommand::Token(args)) => enroll::create_token(args).await,
+        Some(AgentCommand::Forget(args)) => enroll::forget(args).await,
         Some(AgentCommand::Revoke(args)) => enroll::revoke(args).await,
         Some(AgentCommand::Pause(args)) => pause::pause(args),
-        Some(AgentCommand::Resume(data_dir)) => pause::resume(data_dir),
-        Some(AgentCommand::Reload(data_dir)) => reload::run(data_dir).await,
+        Some(AgentCommand::Resume(args)) => pause::resume(args),
+        Some(AgentCommand::Reload(args)) => reload::run(args).await,
         None => serve(args, Hangups::listen()?).await,
     }
 }
@@ -128,6 +139,7 @@ pub async fn serve_agent(
         .await
         .map_err(|error| match error {
             AgentError::Superseded { .. } => Failure::Superseded(error.to_string()),
+            AgentError::Revoked => Failure::Revoked(error.to_string()),
             error => error.into(),
         })
 }

@@ -47,7 +47,7 @@ pub async fn run(args: Api, hangups: Hangups) -> Result<(), Failure> {
     let hub = HubNats::named(&args.nats.nats, &args.nats.hub)?;
     hub.warn_of_plaintext();
     let tls = tls::load(&serve.tls, serve.listen, args.nats.hub.allow_plaintext)?;
-    let listener = listen::bind(serve.listen).await?;
+    let listener = listen::bind(serve.listen, "--listen").await?;
     let address = listener.local_addr()?;
     let url = listen::url(address, tls.is_some());
     info!(api.listen = %address, "the API listens on {address}: {url}");
@@ -105,7 +105,8 @@ pub fn config(hub: &HubNats, agents_nats: Option<String>) -> Result<Config, Fail
     Ok(Config {
         agent_auth: hub.agent_auth()?,
         agent_hub: AgentHub {
-            nats_url: agents_nats.unwrap_or_else(|| hub.server().url.clone()),
+            chosen_url: agents_nats,
+            own_url: hub.server().url.clone(),
             ca_pem: hub.ca_pem()?,
             joins: None,
         },

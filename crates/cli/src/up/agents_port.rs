@@ -1,5 +1,6 @@
 //! The port on which `up` listens for agents of other machines: its address, and a certificate of its own making that is valid
-//! for every address of this machine, and is made again when they change. The authority stays, because agents know it.
+//! for every address at which others reach this machine. A new address needs a new certificate, and with it the agents' connections
+//! end, so one that goes away and comes back needs none. The authority stays, because agents know it.
 
 use crate::{
     addresses,
@@ -8,7 +9,7 @@ use crate::{
     hub_init::certificates,
     listen::{is_unspecified, reachable},
 };
-use anyhow::{Context, anyhow};
+use anyhow::Context;
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD as BASE64};
 use reveille_api::{JoinAddresses, origin::Host};
 use reveille_bus::private_file;
@@ -30,7 +31,8 @@ use tracing::{info, warn};
 
 /// The port for agents unless another is chosen.
 pub const PORT: u16 = 8422;
-/// Where `--agents` without an address listens: everywhere, in IPv6 too.
+/// Where `--agents` without an address listens: at all addresses. nats-server takes that for those of IPv6 too, and unlike `[::]` it
+/// also works where IPv6 is off.
 pub const EVERYWHERE: &str = "0.0.0.0:8422";
 /// How often the machine's addresses are looked at.
 const LOOK_EVERY: Duration = Duration::from_secs(10);
@@ -38,6 +40,8 @@ const LOOK_EVERY: Duration = Duration::from_secs(10);
 const RENEW_AFTER: Duration = Duration::from_secs(180 * 24 * 60 * 60);
 /// The file of the hosts that the certificate is valid for.
 const HOSTS_FILE: &str = "hosts";
+/// How many hosts a certificate is valid for at most when it keeps earlier addresses.
+const MOST_HOSTS: usize = 32;
 /// The file in which nats-server writes its process id.
 pub const PID_FILE: &str = "nats.pid";
 
@@ -50,6 +54,15 @@ pub struct AgentsPort {
     named: Vec<String>,
     ca_sha256: String,
     addresses: watch::Sender<Vec<String>>,
+}
+
+/// Why a certificate is made again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Cause {
+    /// It isn't valid for an address.
+    Address,
+    /// It expires before long.
+    Age,
 }
 
 /// Reads `ADDRESS`, `ADDRESS:PORT` or nothing but the port's default.
@@ -78,11 +91,12 @@ impl AgentsPort {
         };
         port.folder = port.folder.canonicalize()?;
         let ips = reached_at(listens);
-        if port.is_current(&ips) {
-            port.announce(&ips);
-        } else {
-            port.renew(&ips)?;
+        let hosts = port.hosts_of(&ips);
+        // Nobody is connected yet, so earlier addresses are dropped.
+        if port.outdated(&ips).is_some() || port.noted() != hosts {
+            port.make(&hosts)?;
         }
+        port.announce(&ips);
         port.ca_sha256 = sha256(&port.ca())?;
         Ok(port)
     }
@@ -95,16 +109,6 @@ impl AgentsPort {
     /// The URL at which this machine's own processes reach it.
     pub fn url(&self) -> String {
         format!("tls://{}", reachable(self.listens))
-    }
-
-    /// Where other machines reach it, with commas.
-    pub fn agents_url(&self) -> String {
-        let addresses = self.addresses.borrow();
-        let urls: Vec<_> = addresses
-            .iter()
-            .map(|address| format!("tls://{address}"))
-            .collect();
-        urls.join(",")
     }
 
     /// The authority's certificate, in PEM.
@@ -126,29 +130,46 @@ impl AgentsPort {
         }
     }
 
-    /// Whether an earlier run's certificate is valid for these addresses, and for long enough.
-    fn is_current(&self, ips: &[IpAddr]) -> bool {
-        let note = self.folder.join(HOSTS_FILE);
-        let made = note.metadata().and_then(|note| note.modified());
-        let age = made.ok().and_then(|made| made.elapsed().ok());
-        let is_young = age.is_some_and(|age| age < RENEW_AFTER);
-        let hosts = fs::read_to_string(&note).unwrap_or_default();
+    /// Why the certificate can't be used at these addresses, or not for long.
+    fn outdated(&self, ips: &[IpAddr]) -> Option<Cause> {
+        let made = self.folder.join(HOSTS_FILE).metadata();
+        let age = made.and_then(|note| note.modified()).ok();
+        let age = age.and_then(|made| made.elapsed().ok());
         let has_all = matches!(certificates::earlier(&self.folder), Ok(Some(_))) && self.ca().exists();
-        is_young && has_all && hosts == lines(&self.hosts_of(ips))
+        let noted = self.noted();
+        if !has_all || !self.hosts_of(ips).iter().all(|host| noted.contains(host)) {
+            return Some(Cause::Address);
+        }
+        let is_old = age.is_none_or(|age| age >= RENEW_AFTER);
+        is_old.then_some(Cause::Age)
     }
 
-    /// Makes a certificate for these addresses.
-    fn renew(&mut self, ips: &[IpAddr]) -> Result<(), Failure> {
-        let hosts = self.hosts_of(ips);
-        certificates::make(&self.folder, &hosts)?;
+    /// The hosts that the certificate is valid for.
+    fn noted(&self) -> Vec<String> {
+        let text = fs::read_to_string(self.folder.join(HOSTS_FILE)).unwrap_or_default();
+        text.lines().map(str::to_owned).collect()
+    }
+
+    /// Makes a certificate for these hosts.
+    fn make(&self, hosts: &[String]) -> Result<(), Failure> {
+        certificates::make(&self.folder, hosts)?;
         let note = self.folder.join(HOSTS_FILE);
-        fs::write(&note, lines(&hosts)).with_context(|| format!("cannot write {}", note.display()))?;
-        self.announce(ips);
-        Ok(())
+        Ok(fs::write(&note, lines(hosts)).with_context(|| format!("cannot write {}", note.display()))?)
+    }
+
+    /// Makes a certificate for these addresses too, and keeps those that it is valid for.
+    fn renew(&self, ips: &[IpAddr]) -> Result<(), Failure> {
+        let mut hosts = self.hosts_of(ips);
+        for earlier in self.noted() {
+            if hosts.len() < MOST_HOSTS && !hosts.contains(&earlier) {
+                hosts.push(earlier);
+            }
+        }
+        self.make(&hosts)
     }
 
     /// From now on tokens name these addresses.
-    fn announce(&mut self, ips: &[IpAddr]) {
+    fn announce(&self, ips: &[IpAddr]) {
         let port = self.listens.port();
         let named = self.named.iter().map(|host| with_port(host, port));
         let ips = ips.iter().map(|ip| SocketAddr::new(*ip, port).to_string());
@@ -180,26 +201,52 @@ impl AgentsPort {
         hosts
     }
 
-    /// Makes the certificate again whenever this machine's addresses change, and before it expires. The server in `data_dir`
-    /// then reads it, and ends the connections of agents, which come back within seconds.
-    pub async fn keep_current(mut self, data_dir: &Path) -> Infallible {
+    /// Follows this machine's addresses, and makes the certificate again when it isn't valid for one, and before it expires. The
+    /// server in `data_dir` then reads it, and ends the connections of agents, which come back within seconds.
+    pub async fn keep_current(self, data_dir: &Path) -> Infallible {
+        let listens = self.listens;
+        self.keep(|| reached_at(listens), || reload(data_dir)).await
+    }
+
+    async fn keep(
+        self,
+        mut look: impl FnMut() -> Vec<IpAddr>,
+        mut tell_server: impl FnMut() -> anyhow::Result<()>,
+    ) -> Infallible {
+        let mut last = vec![];
+        // Why there is a certificate that the server hasn't read yet.
+        let mut unread = None;
         loop {
             sleep(LOOK_EVERY).await;
-            let ips = reached_at(self.listens);
-            if self.is_current(&ips) {
+            let ips = look();
+            // What changes between two looks is changing just now.
+            if last != ips {
+                last = ips;
                 continue;
             }
-            let renewed = self
-                .renew(&ips)
-                .map_err(|failure| anyhow!("{failure}"))
-                .and_then(|()| reload(data_dir));
-            match renewed {
-                Ok(()) => info!(
-                    agents.addresses = self.agents_url(),
-                    "this machine's addresses changed: made a new certificate for the agents' port"
-                ),
-                Err(error) => warn!(%error, "can't renew the certificate of the agents' port"),
+            if let Some(cause) = self.outdated(&ips) {
+                if let Err(error) = self.renew(&ips) {
+                    warn!(%error, "can't make a new certificate for the agents' port, trying again");
+                    continue;
+                }
+                unread = Some(cause);
             }
+            if let Some(cause) = unread {
+                if let Err(error) = tell_server() {
+                    warn!(
+                        error = format!("{error:#}"),
+                        "nats-server can't be told to read the new certificate of the agents' port, trying again"
+                    );
+                    continue;
+                }
+                unread = None;
+                let why = match cause {
+                    Cause::Address => "this machine has a new address",
+                    Cause::Age => "the earlier one expires before long",
+                };
+                info!(agents.addresses = ?ips, "made a new certificate for the agents' port: {why}");
+            }
+            self.announce(&ips);
         }
     }
 }
@@ -251,6 +298,8 @@ fn reload(data_dir: &Path) -> anyhow::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use anyhow::anyhow;
+    use tokio_util::sync::CancellationToken;
 
     #[test]
     fn an_address_needs_no_port() {
@@ -269,6 +318,75 @@ mod tests {
         }
     }
 
+    /// What a port does while its machine has these addresses at each look: how often the server is told of a certificate, the
+    /// hosts in the last one, and the addresses that tokens name.
+    async fn kept(looks: &[&[&str]], mut is_told: impl FnMut(usize) -> bool) -> (usize, String, Vec<String>) {
+        let folder = tempfile::tempdir().unwrap();
+        let port = AgentsPort::prepare(parse("192.0.2.1").unwrap(), folder.path(), &[]).unwrap();
+        let addresses = port.joins().addresses;
+        let mut looks = looks.iter();
+        let done = CancellationToken::new();
+        let mut last: Vec<IpAddr> = vec![];
+        let look = || {
+            match looks.next() {
+                Some(ips) => last = ips.iter().map(|ip| ip.parse().unwrap()).collect(),
+                None => done.cancel(),
+            }
+            last.clone()
+        };
+        let mut asked = 0;
+        let tell = || {
+            asked += 1;
+            if is_told(asked) {
+                Ok(())
+            } else {
+                Err(anyhow!("it is restarting"))
+            }
+        };
+        tokio::select! {
+            never = port.keep(look, tell) => match never {},
+            () = done.cancelled() => {}
+        }
+        let hosts = fs::read_to_string(folder.path().join(AGENTS_TLS).join(HOSTS_FILE)).unwrap();
+        let named = addresses.borrow().clone();
+        (asked, hosts, named)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_address_that_goes_and_comes_back_ends_no_connection() {
+        let (home, away): (&[&str], &[&str]) = (&["192.0.2.1"], &[]);
+        let (asked, _, named) = kept(&[home, home, away, away, away, home, home, home], |_| true).await;
+        assert_eq!((asked, named), (0, vec!["192.0.2.1:8422".to_owned()]));
+        let (_, _, named) = kept(&[home, home, away, away, away], |_| true).await;
+        assert!(named.is_empty(), "{named:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_new_address_that_stays_gets_one_certificate_which_keeps_the_earlier_ones() {
+        let (old, new): (&[&str], &[&str]) = (&["192.0.2.1"], &["198.51.100.1"]);
+        let (asked, _, _) = kept(&[old, new, old, new, old, old], |_| true).await;
+        assert_eq!(asked, 0, "it never stayed");
+        let (asked, hosts, named) = kept(&[old, old, new, new, new, old, old, new, new, new], |_| true).await;
+        assert_eq!((asked, named), (1, vec!["198.51.100.1:8422".to_owned()]));
+        assert!(
+            hosts.contains("192.0.2.1\n") && hosts.contains("198.51.100.1\n"),
+            "{hosts}"
+        );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_server_that_could_not_be_told_of_a_certificate_is_told_again() {
+        let (old, new): (&[&str], &[&str]) = (&["192.0.2.1"], &["198.51.100.1"]);
+        let (asked, _, named) = kept(&[old, old, new, new, new, new, new, new], |asked| asked == 3).await;
+        assert_eq!((asked, named), (3, vec!["198.51.100.1:8422".to_owned()]));
+        let (_, _, named) = kept(&[old, old, new, new, new], |_| false).await;
+        assert_eq!(
+            named,
+            ["192.0.2.1:8422"],
+            "tokens name what the server has a certificate for"
+        );
+    }
+
     #[test]
     fn a_new_address_gets_a_certificate_of_the_same_authority() {
         let folder = tempfile::tempdir().unwrap();
@@ -277,7 +395,7 @@ mod tests {
         let first = AgentsPort::prepare(at("192.0.2.1"), folder.path(), &hosts).unwrap();
         let certificate = || fs::read(folder.path().join(AGENTS_TLS).join("server.pem")).unwrap();
         let before = certificate();
-        assert_eq!(first.agents_url(), "tls://hub.example:8422,tls://192.0.2.1:8422");
+        assert_eq!(*first.addresses.borrow(), ["hub.example:8422", "192.0.2.1:8422"]);
         AgentsPort::prepare(at("192.0.2.1"), folder.path(), &hosts).unwrap();
         assert_eq!(certificate(), before, "the same addresses need no new one");
         let second = AgentsPort::prepare(at("192.0.2.9"), folder.path(), &[]).unwrap();

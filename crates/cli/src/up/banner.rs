@@ -8,7 +8,6 @@ use crate::{
     enroll::Token,
     failure::Failure,
     logging::{self, notice},
-    sd_notify,
 };
 use jiff::tz::TimeZone;
 use reqwest::Method;
@@ -21,11 +20,13 @@ use reveille_api::keys::SecretKey;
 use serde_json::json;
 use std::{
     fmt::Write as _,
+    io::{self, IsTerminal},
     iter,
     path::PathBuf,
     time::{Duration, Instant},
 };
 use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
 use tracing::warn;
 use url::Url;
 
@@ -57,7 +58,9 @@ pub struct Banner {
     /// The authority of the API's certificate, if we made that ourselves.
     own_ca: Option<PathBuf>,
     /// Where agents of other machines reach this hub, if it listens for them.
-    agents: Option<String>,
+    agents: Option<Vec<String>>,
+    /// Whether it is a person who reads this.
+    in_terminal: bool,
     /// The command with which a machine joins, and until when it works.
     join: Option<(Token, String)>,
     warnings: Vec<String>,
@@ -72,7 +75,7 @@ impl Banner {
     pub fn new(
         api: String,
         nats: String,
-        agents: Option<String>,
+        agents: Option<Vec<String>>,
         database: bool,
         root: &SecretKey,
         root_key: Option<PathBuf>,
@@ -84,6 +87,7 @@ impl Banner {
             nats,
             lists: if database { IN_POSTGRES } else { "in memory" },
             agents,
+            in_terminal: io::stderr().is_terminal(),
             own_ca: None,
             join: None,
             warnings: vec![],
@@ -109,10 +113,14 @@ impl Banner {
         }
     }
 
-    /// Creates the token that the banner shows. A service manager keeps what is printed where others may read it, so there is
-    /// none then.
+    /// Creates the token that the banner shows in a terminal. Elsewhere what is printed is kept, perhaps where others read it. Without
+    /// an address, a token would lead nowhere.
     pub async fn invite(&mut self) {
-        if self.agents.is_none() || sd_notify::is_managed() {
+        let is_reached = self
+            .agents
+            .as_ref()
+            .is_some_and(|addresses| !addresses.is_empty());
+        if !is_reached || !self.in_terminal {
             return;
         }
         match self.token().await {
@@ -161,11 +169,9 @@ impl Banner {
         })
     }
 
-    /// Waits until the config's providers are registered, but not for ever, and returns all providers.
-    pub async fn providers(&mut self) -> Vec<Row> {
-        if self.lists == IN_POSTGRES && !until(DATABASE_WITHIN, async || self.has_lists().await).await {
-            self.lists = NO_DATABASE;
-        }
+    /// Waits until the config's providers are registered, but not for ever, and returns all providers. Cancels `own_agent` then:
+    /// requests don't wait for Postgres, which is looked for afterwards.
+    pub async fn providers(&mut self, own_agent: &CancellationToken) -> Vec<Row> {
         let mut providers = vec![];
         until(REGISTERED_WITHIN, async || {
             if let Ok(page) = self.client.providers().await {
@@ -174,6 +180,10 @@ impl Banner {
             self.is_complete(&providers)
         })
         .await;
+        own_agent.cancel();
+        if self.lists == IN_POSTGRES && !until(DATABASE_WITHIN, async || self.has_lists().await).await {
+            self.lists = NO_DATABASE;
+        }
         providers
     }
 
@@ -250,6 +260,11 @@ impl Banner {
         let Some(agents) = &self.agents else {
             return String::new();
         };
+        if agents.is_empty() {
+            return "\n  This machine has no address at which others reach it: connect it to a network, or name one with --host\n"
+                .to_owned();
+        }
+        let agents = agents.join(", ");
         let Some((token, until)) = &self.join else {
             return format!(
                 "\n  Agents of other machines reach this hub at {agents}\n  `reveille agent-token create NAME` prints the line with which one joins\n"
@@ -309,6 +324,48 @@ async fn until(within: Duration, mut condition: impl AsyncFnMut() -> bool) -> bo
             return false;
         }
         sleep(LOOK_EVERY).await;
+    }
+}
+
+#[cfg(test)]
+impl Banner {
+    /// A banner in a terminal for a hub whose API is ready, publishes nothing, and answers neither the invitation nor what is in
+    /// Postgres. The paths of what it doesn't answer come from the receiver.
+    pub async fn of_an_api_that_answers_no_invitation() -> (Self, tokio::sync::mpsc::Receiver<String>) {
+        use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let api = format!("http://{}", listener.local_addr().unwrap());
+        let (sender, unanswered) = tokio::sync::mpsc::channel(16);
+        tokio::spawn(async move {
+            let mut held = vec![];
+            while let Ok((stream, _)) = listener.accept().await {
+                let mut stream = BufReader::new(stream);
+                let mut head = String::new();
+                while !head.ends_with("\r\n\r\n") && stream.read_line(&mut head).await.unwrap_or(0) > 0 {}
+                let path = head.split(' ').nth(1).unwrap_or_default().to_owned();
+                let body = match path.split('?').next() {
+                    Some("/readyz") => json!({"checks": {}}),
+                    Some("/reveille/v1/providers") => json!({"data": [], "applied": 1}),
+                    _ => {
+                        let _ = sender.send(path).await;
+                        held.push(stream);
+                        continue;
+                    }
+                };
+                let body = body.to_string();
+                let answer = format!(
+                    "HTTP/1.1 200 OK\r\nx-request-id: 1\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{body}",
+                    body.len()
+                );
+                let _ = stream.write_all(answer.as_bytes()).await;
+            }
+        });
+        let agents = Some(vec!["192.0.2.1:8422".to_owned()]);
+        let root = SecretKey::generate().unwrap();
+        let mut banner = Self::new(api, "nats://here".to_owned(), agents, true, &root, None).unwrap();
+        banner.in_terminal = true;
+        (banner, unanswered)
     }
 }
 
@@ -381,7 +438,10 @@ mod tests {
             !expect("once").await.contains("warning"),
             "its recipe puts it to sleep"
         );
+        let address = taken.local_addr().unwrap();
         drop(taken);
+        // A child that another test is starting has it until it runs its program.
+        while tokio::net::TcpStream::connect(address).await.is_ok() {}
         assert!(!expect("serve").await.contains("warning"), "nothing runs");
     }
 
@@ -396,7 +456,7 @@ mod tests {
     #[test]
     fn the_line_for_another_machine_stands_alone_so_that_it_can_be_copied() {
         let mut banner = banner(false);
-        banner.agents = Some("192.0.2.1:8422".to_owned());
+        banner.agents = Some(vec!["192.0.2.1:8422".to_owned()]);
         let text = banner.text(&[]);
         assert!(
             text.contains("reveille agent-token create NAME") && !text.contains("rvt_"),
@@ -432,5 +492,35 @@ mod tests {
                 .text(&[provider(7)])
                 .contains("some of its providers aren't registered yet")
         );
+    }
+
+    #[tokio::test]
+    async fn a_database_that_is_away_holds_up_no_request() {
+        let (mut banner, _unanswered) = Banner::of_an_api_that_answers_no_invitation().await;
+        let own_agent = CancellationToken::new();
+        let ready = async {
+            tokio::select! {
+                _ = banner.providers(&own_agent) => panic!("the lists have answered"),
+                () = own_agent.cancelled() => {}
+            }
+        };
+        let ready = tokio::time::timeout(Duration::from_secs(10), ready).await;
+        ready.expect("requests are taken while the database is looked for");
+    }
+
+    #[tokio::test]
+    async fn no_token_is_made_where_its_text_is_kept_or_where_it_leads_nowhere() {
+        let (mut banner, mut unanswered) = Banner::of_an_api_that_answers_no_invitation().await;
+        banner.in_terminal = false;
+        banner.invite().await;
+        assert!(
+            banner.joining().contains("reveille agent-token create NAME"),
+            "{}",
+            banner.joining()
+        );
+        (banner.in_terminal, banner.agents) = (true, Some(vec![]));
+        banner.invite().await;
+        assert!(banner.joining().contains("no address"), "{}", banner.joining());
+        assert!(unanswered.try_recv().is_err(), "nothing was asked for");
     }
 }

@@ -12,7 +12,10 @@ use crate::{
 };
 use reveille_api::JoinAddresses;
 use reveille_bus::{JournalHealth, access::HubKeys};
-use std::{fs, path::Path};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
 use tokio_util::task::AbortOnDropHandle;
 use tracing::warn;
 use url::Url;
@@ -33,7 +36,7 @@ pub enum Hub {
         /// Whether the folder had a journal before and the server found none of its streams.
         lost_store: bool,
         /// Where agents of other machines reach it, if it listens for them.
-        joins: Option<(String, JoinAddresses)>,
+        joins: Option<JoinAddresses>,
         /// Keeps the certificate for them current.
         renewal: Option<AbortOnDropHandle<()>>,
     },
@@ -42,19 +45,25 @@ pub enum Hub {
 }
 
 impl Hub {
-    /// The given server, or else our own, which is started, and restarted when `health` says that it stores nothing.
+    /// The given server, or else our own, which is started, and restarted when `health` says that it stores nothing. Locks the data
+    /// directory unless that is done.
     pub async fn ready(
         theirs: Option<HubNats>,
         data_dir: &Path,
+        locked: Option<DataDir>,
         health: JournalHealth,
         agents: Option<AgentsPort>,
     ) -> Result<Self, Failure> {
+        let lock = async || match locked {
+            Some(data) => Ok(data),
+            None => DataDir::open(data_dir).await,
+        };
         if let Some(nats) = theirs {
-            let data = DataDir::open(data_dir).await?;
+            let data = lock().await?;
             return Ok(Self::Theirs { nats, data });
         }
         let program = nats_program::find().await?;
-        let data = DataDir::open(data_dir).await?;
+        let data = lock().await?;
         let keys = HubKeys::make(&data.join(HUB_KEYS))?;
         let lost_store = data.join(JOURNAL_MARK).exists() && !data.join(STORE).join(STREAMS).exists();
         let server = Server::start(&program, &data, &keys, health, agents.as_ref()).await?;
@@ -62,9 +71,7 @@ impl Hub {
         Ok(Self::Ours {
             lost_store,
             nats: HubNats::ours(server.url().to_owned(), keys, ca),
-            joins: agents
-                .as_ref()
-                .map(|agents| (agents.agents_url(), agents.joins())),
+            joins: agents.as_ref().map(AgentsPort::joins),
             renewal: agents.map(|agents| {
                 let data = data.path().to_owned();
                 AbortOnDropHandle::new(tokio::spawn(async move {
@@ -101,18 +108,18 @@ impl Hub {
         }
     }
 
-    /// Tells the commands that use this run's data directory where its API is.
-    pub fn announce(&self, api: &str) -> Result<(), Failure> {
+    /// Tells the commands that use this run's data directory where its API is, and which authority of our own its certificate is from.
+    pub fn announce(&self, api: &str, ca: Option<PathBuf>) -> Result<(), Failure> {
         let (data, nats) = match self {
             Self::Ours { data, .. } => (data, None),
             Self::Theirs { nats, data } => (data, Some(nats.shown())),
         };
         let api = Url::parse(api)?;
-        Ok(data.announce(&RunningUp { api, nats })?)
+        Ok(data.announce(&RunningUp { api, nats, ca })?)
     }
 
     /// Where agents of other machines find our own server, if it listens for them.
-    pub const fn joins(&self) -> Option<&(String, JoinAddresses)> {
+    pub const fn joins(&self) -> Option<&JoinAddresses> {
         match self {
             Self::Ours { joins, .. } => joins.as_ref(),
             Self::Theirs { .. } => None,

@@ -15,7 +15,7 @@ use crate::{
     api_auth,
     args::{DataDirArg, HubArgs, ServeArgs},
     config,
-    data_dir::{self, AGENT_STATE, ROOT_KEY},
+    data_dir::{self, AGENT_STATE, DataDir, ROOT_KEY},
     failure::Failure,
     hub::{HubNats, agent_key, nats_for_agent},
     listen, logging, sd_notify,
@@ -77,7 +77,8 @@ pub struct Up {
     /// Use this NATS server instead of starting one.
     #[arg(long, env = "REVEILLE_NATS_URL", value_name = "URL", hide_env_values = true)]
     pub nats: Option<String>,
-    /// Listen for agents of other machines, with TLS and keys of its own making; the banner shows how they join.
+    /// Listen for agents of other machines, with TLS and keys of its own making; the banner shows how they join. Without an address,
+    /// and with 0.0.0.0, at all addresses of this machine, of IPv6 too.
     #[arg(
         long,
         env = "REVEILLE_AGENTS",
@@ -117,6 +118,15 @@ pub async fn run(args: Up, hangups: Hangups) -> Result<(), Failure> {
         theirs.warn_of_plaintext();
     }
     data_dir::usable(&data_dir)?;
+    let signals = Signals::listen()?;
+    let mut locked = None;
+    if args.agents.is_some() {
+        // The certificate is written into the folder, with which another run may be about to start too.
+        locked = tokio::select! {
+            data = DataDir::open(&data_dir) => Some(data?),
+            () = signals.stop.cancelled() => return Ok(()),
+        };
+    }
     let agents = args
         .agents
         .map(|listens| AgentsPort::prepare(listens, &data_dir, &serve.origin.hosts))
@@ -125,27 +135,25 @@ pub async fn run(args: Up, hangups: Hangups) -> Result<(), Failure> {
         Some(agents) if !args.hub.allow_plaintext => serve.tls.or_own(agents.tls_files(), serve.listen),
         _ => serve.tls,
     };
-    let uses_own_certificate = agents.as_ref().is_some_and(|agents| {
+    let own_ca = agents.as_ref().and_then(|agents| {
         let (certificate, _) = agents.tls_files();
-        tls_args.tls_cert.as_ref() == Some(&certificate)
+        (tls_args.tls_cert.as_ref() == Some(&certificate)).then(|| agents.ca())
     });
     let tls = tls::load(&tls_args, serve.listen, args.hub.allow_plaintext)?;
-    let listener = listen::bind(serve.listen).await?;
+    let listener = listen::bind(serve.listen, "--listen").await?;
     let address = listener.local_addr()?;
     let url = listen::url(address, tls.is_some());
     let root_key = api_auth::root_key(&data_dir.join(ROOT_KEY))?;
-    let signals = Signals::listen()?;
     let journal_health = JournalHealth::default();
     let hub = tokio::select! {
-        hub = Hub::ready(theirs, &data_dir, journal_health.clone(), agents) => hub?,
+        hub = Hub::ready(theirs, &data_dir, locked, journal_health.clone(), agents) => hub?,
         () = signals.stop.cancelled() => return Ok(()),
     };
 
-    hub.announce(&url)?;
+    hub.announce(&url, own_ca.clone())?;
     let mut parts = Parts::default();
     let nats = hub.nats();
     let own_agent = CancellationToken::new();
-    let (agents_nats, joins) = hub.joins().cloned().unzip();
     let mut api = reveille_api::Config {
         own_agent: own_agent.clone(),
         tls,
@@ -161,9 +169,9 @@ pub async fn run(args: Up, hangups: Hangups) -> Result<(), Failure> {
             ..Beginning::default()
         },
         journal_health,
-        ..api::config(nats, serve.agents_nats.or(agents_nats))?
+        ..api::config(nats, serve.agents_nats)?
     };
-    api.agent_hub.joins = joins;
+    api.agent_hub.joins = hub.joins().cloned();
     let root_key_file = (api.auth == AuthMode::Required).then(|| data_dir.join(ROOT_KEY));
     let agent = match config.zip(config_file) {
         Some((config, path)) => {
@@ -191,11 +199,9 @@ pub async fn run(args: Up, hangups: Hangups) -> Result<(), Failure> {
         let config = ProjectorConfig { nats, database_url };
         parts.start(Role::Projector, |stop| serve_projector(config, || (), stop));
     }
-    let agents = hub.joins().map(|(_, joins)| joins.addresses.borrow().join(", "));
+    let agents = hub.joins().map(|joins| joins.addresses.borrow().clone());
     let mut banner = Banner::new(url, hub.shown(), agents, has_database, &root_key, root_key_file)?;
-    if uses_own_certificate {
-        banner.trusts(data_dir::authority(&data_dir));
-    }
+    banner.trusts(own_ca);
     let ended = until_ended(&mut parts, &mut banner, &hub, agent, &own_agent, &signals.stop).await;
     sd_notify::stopping();
     let stopped = tokio::select! {
@@ -215,22 +221,25 @@ async fn until_ended(
     own_agent: &CancellationToken,
     stop: &CancellationToken,
 ) -> Result<(), Failure> {
+    let prepared = async {
+        banner.api_is_ready().await;
+        hub.mark_journal();
+        if let Some(agent) = &agent {
+            banner.expect(&agent.config).await;
+        }
+        banner.invite().await;
+    };
     tokio::select! {
         ended = parts.until_one_fails(stop) => return ended,
-        () = banner.api_is_ready() => hub.mark_journal(),
+        () = prepared => {}
     }
-    if let Some(agent) = &agent {
-        banner.expect(&agent.config).await;
-    }
-    banner.invite().await;
     if let Some(agent) = agent {
         parts.start(Role::Agent, |stop| serve_agent(agent, || (), stop));
     }
     tokio::select! {
         ended = parts.until_one_fails(stop) => ended,
         never = async {
-            let providers = banner.providers().await;
-            own_agent.cancel();
+            let providers = banner.providers(own_agent).await;
             banner.show(&providers);
             logging::all();
             sd_notify::ready();
@@ -284,4 +293,35 @@ fn local_agent(
         state_dir: Some(state_dir),
         reload: None,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+    use tokio::time::timeout;
+
+    #[tokio::test]
+    async fn ctrl_c_is_heard_while_the_api_does_not_answer_the_invitation() {
+        let folder = tempfile::tempdir().unwrap();
+        let hub = Hub::Theirs {
+            nats: HubNats::named("nats://127.0.0.1:1", &HubArgs::default()).unwrap(),
+            data: DataDir::open(folder.path()).await.unwrap(),
+        };
+        let (mut banner, mut invitations) = Banner::of_an_api_that_answers_no_invitation().await;
+        let stop = CancellationToken::new();
+        let ended = async {
+            let (mut parts, own_agent) = (Parts::default(), CancellationToken::new());
+            until_ended(&mut parts, &mut banner, &hub, None, &own_agent, &stop).await
+        };
+        let interrupted = async {
+            invitations.recv().await.expect("it invites");
+            stop.cancel();
+            pending().await
+        };
+        let ended = timeout(Duration::from_secs(10), async {
+            tokio::select! { ended = ended => ended, never = interrupted => never }
+        });
+        ended.await.expect("it ended in time").unwrap();
+    }
 }

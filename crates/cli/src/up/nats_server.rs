@@ -12,7 +12,7 @@ use super::{
 use crate::{
     data_dir::{self, DataDir, PORT_FILE, URL_FILE, nats_port},
     failure::Failure,
-    listen::reachable,
+    listen::{is_free, reachable},
 };
 use anyhow::{Context, Result, anyhow, bail};
 use reveille_agent::{
@@ -143,21 +143,8 @@ async fn choose_address(data: &DataDir) -> Result<SocketAddr> {
 
 /// The address for agents, if it is free: they know its port, so no other one is chosen.
 async fn fixed_address(address: SocketAddr) -> Result<SocketAddr> {
-    let (ip, port) = (address.ip(), address.port());
-    match TcpListener::bind(address).await {
-        Ok(_) => Ok(address),
-        Err(error) => match error.kind() {
-            io::ErrorKind::AddrInUse => bail!(
-                "port {port}, on which agents are listened for, is taken by another process: stop it, or use --agents {} \
-                 for another port (agents that have joined then need the new port in their config)",
-                SocketAddr::new(ip, port.wrapping_add(1)),
-            ),
-            io::ErrorKind::AddrNotAvailable => {
-                bail!("{ip} is not an address of this machine: see --agents")
-            }
-            _ => bail!("cannot listen for agents on {address}: {error} (see --agents)"),
-        },
-    }
+    is_free(address, "--agents").await?;
+    Ok(address)
 }
 
 /// What the server needs to start.

@@ -65,6 +65,11 @@ impl Parts {
                     reason = %failure,
                     "the projector stopped: Postgres is no longer updated, everything else keeps running"
                 ),
+                // The hub serves the agents of other machines.
+                (Role::Agent, Err(Failure::Revoked(_))) => error!(
+                    "this machine's agent was revoked: its models are gone, everything else keeps running. Restart \
+                     `reveille up` to admit it again"
+                ),
                 (Role::Agent | Role::Api | Role::Projector, Ok(())) => {
                     return Err(anyhow!("the {role} stopped unexpectedly").into());
                 }

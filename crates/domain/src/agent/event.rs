@@ -70,6 +70,9 @@ pub enum AgentEvent {
         /// The token that was presented; none for an agent on the hub's own machine.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         token: Option<TokenId>,
+        /// The key that it replaces.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        replaces: Option<AgentKey>,
         /// When.
         at_ms: Timestamp,
     },
@@ -77,6 +80,9 @@ pub enum AgentEvent {
     AgentRevoked {
         /// The agent's name.
         name: AgentName,
+        /// The revoked key; none if only tokens were revoked.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        key: Option<AgentKey>,
         /// When.
         at_ms: Timestamp,
     },

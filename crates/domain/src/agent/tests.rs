@@ -237,6 +237,23 @@ fn a_revocation_ends_key_tokens_and_session_and_a_new_token_starts_over() {
 }
 
 #[test]
+fn revoked_and_replaced_keys_are_remembered_until_they_are_enrolled_again() {
+    let former = |commands: &[AgentCommand]| after(commands).access.former_keys().to_vec();
+    let mut commands = vec![issue(1), enroll(1, key('A'), secs(5)), revoke()];
+    assert_eq!(former(&commands), [key('A')]);
+    commands.extend([issue(2), enroll(2, key('B'), secs(6))]);
+    commands.extend([issue(3), enroll(3, key('C'), secs(7))]);
+    assert_eq!(former(&commands), [key('A'), key('B')]);
+    commands.extend([issue(4), enroll(4, key('A'), secs(8))]);
+    assert_eq!(former(&commands), [key('B'), key('C')]);
+    for (number, letter) in (5..).zip('D'..='P') {
+        commands.extend([issue(number), enroll(number, key(letter), secs(9))]);
+    }
+    let latest: Vec<_> = ('H'..='O').map(key).collect();
+    assert_eq!(former(&commands), latest, "only the latest eight");
+}
+
+#[test]
 fn remembered_tokens_are_bounded_and_the_oldest_is_forgotten() {
     let agent = after(&(1..=20).map(issue).collect::<Vec<_>>());
     assert!(agent.decide(&enroll(20, key('A'), secs(5))).is_ok());

@@ -158,7 +158,7 @@ impl Registered {
             }),
             ProviderCommand::ReportAwake { report, at } => self
                 .fresh(*report)?
-                .map_or(Ok(vec![]), |()| self.report_awake(*report, vec![], *at)),
+                .map_or(Ok(vec![]), |()| self.report_awake(*report, None, *at)),
             ProviderCommand::Resume {
                 report,
                 availability,
@@ -259,11 +259,10 @@ impl Registered {
                     events.push(register(RegisteredAs::Waking));
                 }
                 if up {
-                    let (wake_id, stages) = (wake.id, vec![]);
                     events.push(ProviderEvent::WakeSucceeded {
-                        wake_id,
+                        wake_id: wake.id,
                         report: Some(said).filter(|said| unchanged && !said.seq.is_zero()),
-                        stages,
+                        stages: wake.found_awake(at),
                         at_ms: at,
                     });
                 }

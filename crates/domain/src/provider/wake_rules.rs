@@ -79,7 +79,7 @@ impl Registered {
         let in_flight = |wake: &Wake| wake.id == wake_id;
         match (&self.status, outcome) {
             (Status::Waking { wake }, WakeOutcome::Succeeded { stages }) if in_flight(wake) => {
-                self.report_awake(report, Stage::bounded(stages), at)
+                self.report_awake(report, Some(Stage::bounded(stages)), at)
             }
             (Status::Waking { wake }, WakeOutcome::Failed { failure, stages }) if in_flight(wake) => {
                 let failure = failure.bounded();
@@ -94,7 +94,7 @@ impl Registered {
             }
             // Late, but the backend is up.
             (Status::Hibernating { .. } | Status::Down { .. }, WakeOutcome::Succeeded { .. }) => {
-                self.report_awake(report, vec![], at)
+                self.report_awake(report, None, at)
             }
             (Status::Inactive { .. }, _) => Err(Rejection::ResumeFirst),
             (Status::Waking { .. } | Status::Active { .. }, _)
@@ -102,12 +102,18 @@ impl Registered {
         }
     }
 
-    pub(super) fn report_awake(&self, report: ReportId, stages: Vec<Stage>, at: Timestamp) -> Decision {
+    /// The backend is up. `stages` are those of the recipe that has brought it up, if one has.
+    pub(super) fn report_awake(
+        &self,
+        report: ReportId,
+        stages: Option<Vec<Stage>>,
+        at: Timestamp,
+    ) -> Decision {
         match &self.status {
             Status::Waking { wake } => Ok(vec![ProviderEvent::WakeSucceeded {
                 wake_id: wake.id,
                 report: Some(report),
-                stages,
+                stages: stages.unwrap_or_else(|| wake.found_awake(at)),
                 at_ms: at,
             }]),
             Status::Hibernating { .. } | Status::Down { .. } => {

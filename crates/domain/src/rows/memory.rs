@@ -30,8 +30,9 @@ pub const MAX_HELD_EVENTS: usize = 10_000;
 /// It starts empty before the journal's first commit, or with a [`load`](Self::load) of each aggregate's last commit
 /// and [`loaded`](Self::loaded) at the sequence where the reading stopped. [`apply`](Self::apply) then takes in each
 /// commit. LLM rows are complete either way. Wakes are held while they are recent or a provider's state remembers
-/// them. Events are held from the first applied commit on, at most [`MAX_HELD_EVENTS`]: a query that reaches further
-/// back gets [`RowsError::NotHeld`] with the first sequence that is held, and the older events are in the journal.
+/// them; of wakes from before the load, [`recall`](Self::recall) takes in what the journal has of them. Events are held from the
+/// first applied commit on, at most [`MAX_HELD_EVENTS`]: a query that reaches further back gets [`RowsError::NotHeld`] with the
+/// first sequence that is held, and the older events are in the journal.
 #[derive(Debug, Default)]
 pub struct MemoryRows {
     held: RwLock<Held>,
@@ -46,7 +47,17 @@ struct Held {
     events: VecDeque<EventRow>,
     /// Every event of later commits is held.
     events_after_seq: u64,
+    /// How often everything was forgotten.
+    resets: u64,
     heartbeats: HashMap<AgentName, Timestamp>,
+}
+
+/// Where rows were loaded, and until which reset that is so.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LoadedAt {
+    /// The sequence up to which the journal was read; 0 before the load.
+    pub seq: u64,
+    resets: u64,
 }
 
 impl MemoryRows {
@@ -101,15 +112,58 @@ impl MemoryRows {
         held.applied = commit.stream_seq;
     }
 
+    /// From where wakes can be recalled.
+    #[must_use]
+    pub fn loaded_at(&self) -> LoadedAt {
+        let held = self.read();
+        LoadedAt {
+            seq: held.events_after_seq,
+            resets: held.resets,
+        }
+    }
+
+    /// Takes in wakes as the journal has them up to where the rows were loaded; what was applied since stays. Returns false,
+    /// and changes nothing, if the rows were reset since `loaded_at`.
+    pub fn recall(&self, loaded_at: LoadedAt, wakes: Vec<WakeRow>) -> bool {
+        let mut held = self.write();
+        if held.resets != loaded_at.resets {
+            return false;
+        }
+        for wake in wakes {
+            match held.wakes.get(&wake.wake_id).cloned() {
+                Some(before) => held.put_wake(before.completed_by(wake)),
+                // The end of one that isn't held was applied, and dropped since.
+                None if wake.ended_at_ms.is_none() => {}
+                None => held.put_wake(wake),
+            }
+        }
+        true
+    }
+
     /// Records the time of an agent's last heartbeat.
     pub fn set_last_heartbeat(&self, agent: &AgentName, at: Timestamp) {
         // Not the latest of all times: NATS's clock may have been set back.
         self.write().heartbeats.insert(agent.clone(), at);
     }
 
+    /// The time of an agent's last heartbeat.
+    #[must_use]
+    pub fn last_heartbeat(&self, agent: &AgentName) -> Option<Timestamp> {
+        self.read().heartbeats.get(agent).copied()
+    }
+
+    /// Forgets when an agent was heard.
+    pub fn forget_heartbeat(&self, agent: &AgentName) {
+        self.write().heartbeats.remove(agent);
+    }
+
     /// Forgets everything, because the journal was replaced.
     pub fn reset(&self) {
-        *self.write() = Held::default();
+        let mut held = self.write();
+        *held = Held {
+            resets: held.resets + 1,
+            ..Held::default()
+        };
     }
 
     // A panic under the lock leaves at worst half of a commit in the rows: better than no rows.

@@ -16,7 +16,7 @@ mod wake;
 
 pub use event::{EventPosition, EventRange, EventRow, EventSort, event_rows, parse_events_cursor};
 pub use llm::{LastWake, LlmKey, LlmKind, LlmRow, LlmSort, llm_rows};
-pub use memory::{MAX_HELD_EVENTS, MAX_HELD_WAKES, MemoryRows};
+pub use memory::{LoadedAt, MAX_HELD_EVENTS, MAX_HELD_WAKES, MemoryRows};
 pub use page::{Cursor, DEFAULT_PAGE_ROWS, MAX_PAGE_ROWS, Page, PageLimit, RowsError};
 pub use query::{EventQuery, LlmQuery, READ_WAIT, Rows, WakeQuery, reach};
 pub use row_source::{RawMessage, RecordedEvent, RowSource, SourceBody, provider_aggregate_id};

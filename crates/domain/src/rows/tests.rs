@@ -225,6 +225,40 @@ fn rows_that_begin_with_last_commits_know_states_and_remembered_wakes_but_no_eve
 }
 
 #[test]
+fn wakes_from_before_the_load_are_recalled_whole_and_what_was_applied_since_stays() {
+    let wakes = |rows: &MemoryRows| now(rows.wakes(&WakeQuery::default())).expect("an answer").items;
+    let (whole, mut journal) = (MemoryRows::new(), Journal::default());
+    whole.apply(&journal.register(&["a"]));
+    // More than the provider's state remembers, and one in flight.
+    for _ in 0..20 {
+        whole.apply(&journal.request_wake());
+        whole.apply(&journal.fail_wake());
+    }
+    let last = journal.request_wake();
+    whole.apply(&last);
+    let as_loaded = wakes(&whole);
+
+    let rows = MemoryRows::new();
+    rows.load(&last);
+    rows.loaded(journal.seq);
+    let loaded_at = rows.loaded_at();
+    assert_eq!(loaded_at.seq, journal.seq);
+    for commit in [journal.fail_wake(), journal.request_wake()] {
+        rows.apply(&commit);
+        whole.apply(&commit);
+    }
+    assert!(wakes(&rows).len() < 20);
+    assert!(rows.recall(loaded_at, as_loaded.clone()));
+    assert_eq!(wakes(&rows), wakes(&whole));
+    assert!(rows.recall(loaded_at, as_loaded.clone()), "again");
+    assert_eq!(wakes(&rows), wakes(&whole));
+
+    rows.reset();
+    assert!(!rows.recall(loaded_at, as_loaded), "they are of another journal");
+    assert!(wakes(&rows).is_empty());
+}
+
+#[test]
 fn a_row_that_misses_an_unreadable_commit_says_so_until_the_next_readable_one() {
     let (rows, mut journal) = (MemoryRows::new(), Journal::default());
     rows.apply(&journal.register(&["a"]));

@@ -206,6 +206,29 @@ impl WakeRow {
         }
     }
 
+    /// This row with what `earlier` has of the same wake and this one lacks.
+    #[must_use]
+    pub fn completed_by(self, earlier: Self) -> Self {
+        let (ended_at_ms, outcome, failure) = match self.ended_at_ms {
+            Some(_) => (self.ended_at_ms, self.outcome, self.failure),
+            None => (earlier.ended_at_ms, earlier.outcome, earlier.failure),
+        };
+        Self {
+            cause: self.cause.or(earlier.cause),
+            deadline_ms: self.deadline_ms.or(earlier.deadline_ms),
+            ended_at_ms,
+            outcome,
+            failure,
+            stages: match self.stages.is_empty() {
+                true => earlier.stages,
+                false => self.stages,
+            },
+            requested_seq: self.requested_seq.or(earlier.requested_seq),
+            ended_seq: self.ended_seq.or(earlier.ended_seq),
+            ..self
+        }
+    }
+
     /// A wake in flight, with the sequence of the commit that began it when that is known.
     #[must_use]
     pub fn requested(provider: &ProviderId, wake: &Wake, seq: Option<u64>) -> Self {

@@ -247,6 +247,47 @@ async fn a_database_that_is_away_is_waited_for() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_emptied_database_is_filled_again_from_the_journal() {
+    let (hub, database) = (Hub::start().await, Database::create().await);
+    let projector = hub.projector(database.url());
+    let mut last = hub.wakes_once("before").await;
+    projector.reaches(last).await;
+    let rows = PostgresRows::new(database.url()).expect("a URL");
+    let mut db = database.connect().await;
+    // Also when no commit comes, and when one comes at once.
+    for commits_meanwhile in [false, true] {
+        sqlx::raw_sql("DROP SCHEMA public CASCADE; CREATE SCHEMA public")
+            .execute(&mut db)
+            .await
+            .expect("an empty database");
+        assert!(rows.applied().await.is_err(), "the rows are gone");
+        if commits_meanwhile {
+            last = hub.wakes_once("meanwhile").await;
+        }
+        let filled = || async { rows.applied().await.is_ok_and(|at| at == last).then_some(()) };
+        wait_until("the rows were back", SETTLES, filled).await;
+        hub.rows_are_the_fold(database.url()).await;
+    }
+    projector.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_that_were_restored_from_a_backup_catch_up() {
+    let (hub, database) = (Hub::start().await, Database::create().await);
+    let projector = hub.projector(database.url());
+    let mut db = database.connect().await;
+    let rows = PostgresRows::new(database.url()).expect("a URL");
+    let empty = "TRUNCATE llms, wakes, events, commits; UPDATE checkpoint SET stream_seq = 0, hash = ''";
+    let last = hub.wakes_once("before").await;
+    projector.reaches(last).await;
+    sqlx::raw_sql(empty).execute(&mut db).await.expect("an old state");
+    let filled = || async { rows.applied().await.is_ok_and(|at| at == last).then_some(()) };
+    wait_until("the rows were back", SETTLES, filled).await;
+    hub.rows_are_the_fold(database.url()).await;
+    projector.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_journal_that_is_away_is_waited_for() {
     let (mut hub, database) = (Hub::start().await, Database::create().await);
     let projector = hub.projector(database.url());
@@ -325,6 +366,7 @@ async fn heartbeats_reach_the_rows() {
         session: SessionId(Uuid::now_v7()),
         epoch: Epoch(1),
         silent_after_ms: 30_000,
+        refusal: None,
         providers: vec![],
     };
     heartbeats::send(hub.connection.client(), &heartbeat)

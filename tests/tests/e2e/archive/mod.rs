@@ -294,7 +294,7 @@ async fn an_import_goes_into_an_empty_journal_without_replicas_only() {
     let last = before.last().expect("commits");
     let said = fails(&world, &["import", "--nats", &world.nats.url(), text(&file)]).await;
     let expected = format!(
-        "it holds {0} commits, the last of them commit {0} of {1}",
+        "it holds {0} commits, up to commit {0} of {1}",
         before.len(),
         last.subject
     );
@@ -377,7 +377,7 @@ async fn after_an_import_no_earlier_session_is_believed_and_its_agent_begins_a_n
     let facts = world.facts().await;
     let said = done(world, &["import", "--nats", &world.nats.url(), text(&file)]).await;
     assert!(
-        said.contains("raised the epochs of 1 agents by 1000000: they begin new sessions"),
+        said.contains("raised the epochs of 1 agent by 1000000, for new sessions"),
         "{said}"
     );
     assert!(facts.all().is_empty());

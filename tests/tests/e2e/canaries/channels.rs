@@ -48,7 +48,8 @@ impl Hub {
         files.allowed = vec!["heartbeat that is none"];
         channels.push(files);
         let mut output = self.channel("kept output", self.kept_output());
-        output.allowed = vec!["output of a served command"];
+        // Only the machine's owner reads it, who is told what to install.
+        output.allowed = vec!["output of a served command", "path of a program"];
         output.allowed.extend(printed_by_the_failing_command());
         channels.push(output);
         channels

@@ -109,3 +109,65 @@ fn without_indentation(block: &mut Block) {
         .map(|line| line.get(least..).unwrap_or_default());
     block.text = lines.collect::<Vec<_>>().join("\n");
 }
+
+/// How numbers are written on the pages.
+const NUMBERS: [&str; 21] = [
+    "no",
+    "one",
+    "two",
+    "three",
+    "four",
+    "five",
+    "six",
+    "seven",
+    "eight",
+    "nine",
+    "ten",
+    "eleven",
+    "twelve",
+    "thirteen",
+    "fourteen",
+    "fifteen",
+    "sixteen",
+    "seventeen",
+    "eighteen",
+    "nineteen",
+    "twenty",
+];
+
+/// How many commands a person runs for these blocks, in words. What only sets variables is none.
+pub fn commands(blocks: &[&str]) -> &'static str {
+    let count: usize = blocks.iter().map(|block| commands_in(block)).sum();
+    NUMBERS.get(count).expect("a number with a word")
+}
+
+fn commands_in(block: &str) -> usize {
+    let sets = |word: &str| word == "export" || word.contains('=');
+    let mut lines = block.lines();
+    let mut count = 0;
+    while let Some(line) = lines.next() {
+        if line.split_whitespace().all(sets) {
+            continue;
+        }
+        count += 1;
+        if let Some((_, end)) = line.split_once("<<") {
+            lines.by_ref().find(|line| *line == end);
+        }
+        let mut continues = line.ends_with('\\');
+        while continues {
+            continues = lines.next().is_some_and(|line| line.ends_with('\\'));
+        }
+    }
+    count
+}
+
+/// Fails unless a page has this sentence, wherever its lines break.
+pub fn assert_says(page: &str, sentence: &str) {
+    let text = fs::read_to_string(root().join(page)).expect("a page");
+    let words: Vec<_> = text.split_whitespace().collect();
+    let said = words.join(" ").to_lowercase();
+    assert!(
+        said.contains(&sentence.to_lowercase()),
+        "{page} doesn't say: {sentence}"
+    );
+}

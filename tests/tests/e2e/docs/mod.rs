@@ -4,10 +4,12 @@ mod architecture;
 mod blocks;
 mod clients;
 mod covered;
+mod one_pc;
 mod operations;
 mod readme;
 mod subscribers;
 
+pub use blocks::{assert_says, commands};
 pub use covered::blocks_of;
 
 use blocks::{blocks, pages};

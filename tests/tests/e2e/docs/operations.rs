@@ -3,7 +3,6 @@
 use super::{blocks_of, root};
 use crate::{
     https::Authority,
-    locked::copy_configs,
     machine::{Machine, obstacle},
     scene::{LLM, SOON, Scene},
 };
@@ -133,35 +132,6 @@ async fn the_journal_is_archived_restored_and_folded_by_the_documented_commands(
     let figures = |text: &str| text.chars().filter(|c| !c.is_ascii_digit()).collect::<String>();
     let said = String::from_utf8_lossy(&verified.stderr);
     assert!(figures(&said).contains(&figures(&breach)), "{said}");
-}
-
-#[tokio::test]
-async fn three_nodes_and_a_replica_start_by_the_documented_commands() {
-    if let Some(why) = obstacle() {
-        eprintln!("skipped: {why}");
-        return;
-    }
-    let [init, node, api] = blocks_of("three_nodes_and_a_replica_start_by_the_documented_commands");
-    let machine = Machine::new().await;
-    copy_configs(&machine.folder.path().join("nats"));
-    machine.does(&init);
-    let mut nodes = vec![];
-    for (number, name) in [(1, "a"), (2, "b"), (3, "c")] {
-        machine.set_up(&format!("ip addr add 10.0.0.{number}/32 dev lo"));
-        // Likewise on the other two, as the page says; and no test writes to /var/lib.
-        let store = machine.folder.path().join(name).display().to_string();
-        let own = node
-            .replace("LISTEN=10.0.0.1", &format!("LISTEN=10.0.0.{number}"))
-            .replace("CLUSTER=10.0.0.1", &format!("CLUSTER=10.0.0.{number}"))
-            .replace("cluster/a.conf", &format!("cluster/{name}.conf"))
-            .replace("/var/lib/reveille/nats", &store);
-        nodes.push(machine.start(name, &own));
-    }
-    let api = machine.start("api", &api);
-    machine.api_is_ready(&api).await;
-    for node in &nodes {
-        assert!(node.is_running(), "{}", node.log());
-    }
 }
 
 #[tokio::test]

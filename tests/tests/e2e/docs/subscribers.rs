@@ -57,7 +57,7 @@ async fn subscribers_are_told_by_the_documented_commands() {
         eprintln!("skipped: {why}");
         return;
     }
-    let [by_program, by_program_too, python, printed, over_http] =
+    let [by_program, by_program_too, python, by_python, printed, over_http] =
         blocks_of("subscribers_are_told_by_the_documented_commands");
     let machine = Machine::new().await;
     link(&machine, "nats");
@@ -77,12 +77,7 @@ async fn subscribers_are_told_by_the_documented_commands() {
     for (number, subject) in subjects.enumerate() {
         let script = format!("facts-{number}.py");
         assert!(python.contains("\"reveille.facts.>\""), "{python}");
-        let python = python.replace("reveille.facts.>", subject);
-        // It says when it listens, which nobody but a test needs to know.
-        let python = python.replace(
-            "    async for",
-            "    await connection.flush(); print('listening', flush=True)\n    async for",
-        );
+        let python = saying_when_it_listens(&python.replace("reveille.facts.>", subject));
         fs::write(machine.folder.path().join(&script), python).expect("a script");
         followers.push(machine.start(&script, &format!("python3 {script} nats://127.0.0.1:4222")));
     }
@@ -118,4 +113,50 @@ async fn subscribers_are_told_by_the_documented_commands() {
         .await;
     }
     tells(&followers[3], &["WakeRequested", "WakeSucceeded"]).await;
+
+    assert!(machine.does("reveille journal verify").starts_with("sound: "));
+    up.stop(SOON).await;
+    drop(followers);
+    the_server_of_up_is_found(&machine, &python, by_python.trim(), &printed).await;
+}
+
+/// It says when it listens, which nobody but a test needs to know.
+fn saying_when_it_listens(python: &str) -> String {
+    python.replace(
+        "    async for",
+        "    await connection.flush(); print('listening', flush=True)\n    async for",
+    )
+}
+
+/// The server that `up` starts itself requires keys, and has a port of its own.
+async fn the_server_of_up_is_found(machine: &Machine, python: &str, by_python: &str, printed: &str) {
+    let stats = machine.run("reveille journal stats");
+    let said = String::from_utf8_lossy(&stats.stderr).into_owned();
+    assert_eq!(stats.status.code(), Some(2), "{said}");
+    assert!(
+        said.contains("no `reveille up` is running with the data directory")
+            && said.contains("name a FILE, or use --nats"),
+        "{said}"
+    );
+    let up = machine.start("up-alone", "reveille up --config reveille.toml");
+    machine.api_is_ready(&up).await;
+    machine.prints("reveille llms", "hibernating").await;
+    let script = machine.folder.path().join("facts.py");
+    fs::write(script, saying_when_it_listens(python)).expect("a script");
+    let follower = machine.start("facts", by_python);
+    tells(&follower, &["listening"]).await;
+    assert!(chat(machine, MODEL).contains("token-0"));
+    let events: Vec<_> = printed
+        .lines()
+        .filter_map(|line| line.split_once(' '))
+        .map(|(_, event)| event)
+        .collect();
+    tells(&follower, &events).await;
+
+    let stats = machine.does("reveille journal stats");
+    assert!(stats.contains("WakeSucceeded"), "{stats}");
+    machine.does("reveille journal export found.jsonl");
+    let verified = machine.does("reveille journal verify found.jsonl");
+    assert!(verified.starts_with("sound: "), "{verified}");
+    assert!(machine.does("reveille journal verify").starts_with("sound: "));
 }

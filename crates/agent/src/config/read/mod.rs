@@ -10,7 +10,7 @@ use super::{AgentConfig, Config, ConfigError, NatsUrl, regular_file, suggest::le
 use provider::Names;
 use reveille_bus::heartbeats::HEARTBEAT_EVERY;
 use reveille_domain::AgentName;
-use std::{ops::RangeInclusive, path::Path, time::Duration};
+use std::{cell::RefCell, ops::RangeInclusive, path::Path, time::Duration};
 use table::{Source, Table, Value};
 
 /// The bounds of `heartbeat`. Three missing heartbeats must be less than ten minutes.
@@ -48,48 +48,61 @@ impl Config {
     /// # Errors
     /// When it isn't a usable config. The error says where and why, and shows no value.
     pub fn parse(text: &str, file: &str, env: &dyn Fn(&str) -> Option<String>) -> Result<Self, ConfigError> {
-        let source = Source { file, text, env };
+        let wrong = RefCell::default();
+        let source = Source {
+            file,
+            text,
+            env,
+            wrong,
+        };
         if text.len() as u64 > MAX_FILE_BYTES {
             let reason = format!("is larger than {MAX_FILE_BYTES} bytes");
             return Err(ConfigError::of_file(file, reason));
         }
-        let mut root = source.root()?;
-        root.only(&[&["agent", "provider"]])?;
-        let agent = agent(root.table("agent")?)?;
-        let entries = root.optional("provider", |list| list.tables(MAX_PROVIDERS))?;
-        let mut names = Names::default();
-        let providers = entries
-            .unwrap_or_default()
-            .into_iter()
-            .map(|entry| provider::read(entry, &mut names));
-        Ok(Self {
-            agent,
-            providers: providers.collect::<Result<_, _>>()?,
-        })
+        let config = source.note(source.root()).and_then(config);
+        match (config, ConfigError::all(source.wrong.take())) {
+            (Some(config), None) => Ok(config),
+            (_, wrong) => Err(wrong.unwrap_or_else(ConfigError::noted)),
+        }
     }
 }
 
-fn agent(mut table: Table<'_>) -> Result<AgentConfig, ConfigError> {
-    table.only(&[&AGENT_KEYS])?;
-    let name = table.optional("name", |value| value.name(AgentName::parse))?;
-    let allow_plaintext = table.optional("allow_plaintext", |value| value.bool())?;
-    let allow_plaintext = allow_plaintext.unwrap_or(false);
-    let nats = table.optional("nats", |value| {
-        value.parsed(|raw| NatsUrl::parse(raw, allow_plaintext))
-    })?;
-    let credentials = table.optional("credentials", |value| value.absolute_path())?;
-    let ca = table.optional("ca", |value| value.absolute_path())?;
-    let heartbeat = table.optional("heartbeat", |value| heartbeat(&value))?;
-    let quiet_hours = table.optional("quiet_hours", Value::hours)?;
-    Ok(AgentConfig {
-        name: name.unwrap_or_else(machine_name),
-        nats,
-        allow_plaintext,
-        credentials,
-        ca,
-        heartbeat: heartbeat.unwrap_or(HEARTBEAT_EVERY),
-        quiet_hours: quiet_hours.unwrap_or_default(),
+/// The config; what is wrong with it is noted.
+fn config(mut root: Table<'_>) -> Option<Config> {
+    root.only(&[&["agent", "provider"]]);
+    let agent_table = root.table("agent");
+    let agent = root.note(agent_table).map(agent);
+    let entries = root.noting("provider", |list| list.tables(MAX_PROVIDERS));
+    let mut names = Names::default();
+    let providers = entries.unwrap_or_default().into_iter().filter_map(|entry| {
+        let provider = provider::read(entry, &mut names);
+        root.note(provider)
+    });
+    let providers = providers.collect();
+    Some(Config {
+        agent: agent?,
+        providers,
     })
+}
+
+fn agent(mut table: Table<'_>) -> AgentConfig {
+    table.only(&[&AGENT_KEYS]);
+    let name = table.noting("name", |value| value.name(AgentName::parse));
+    let allow_plaintext = table.noting("allow_plaintext", |value| value.bool());
+    let allow_plaintext = allow_plaintext.unwrap_or(false);
+    AgentConfig {
+        name: name.unwrap_or_else(machine_name),
+        nats: table.noting("nats", |value| {
+            value.parsed(|raw| NatsUrl::parse(raw, allow_plaintext))
+        }),
+        allow_plaintext,
+        credentials: table.noting("credentials", |value| value.absolute_path()),
+        ca: table.noting("ca", |value| value.absolute_path()),
+        heartbeat: table
+            .noting("heartbeat", |value| heartbeat(&value))
+            .unwrap_or(HEARTBEAT_EVERY),
+        quiet_hours: table.noting("quiet_hours", Value::hours).unwrap_or_default(),
+    }
 }
 
 fn heartbeat(value: &Value<'_>) -> Result<Duration, ConfigError> {

@@ -23,6 +23,9 @@ const DEFAULT_PROBE_INTERVAL: Duration = Duration::from_secs(10);
 /// The default time-out of a probe.
 const DEFAULT_PROBE_TIMEOUT: Duration = Duration::from_secs(2);
 
+/// In the place of a base URL that can't be used.
+const STAND_IN: &str = "http://127.0.0.1";
+
 const PROVIDER_KEYS: [&str; 15] = [
     "name",
     "base_url",
@@ -54,29 +57,51 @@ pub(super) struct Names {
 }
 
 pub(super) fn read(mut table: Table<'_>, names: &mut Names) -> Result<ProviderConfig, ConfigError> {
-    table.only(&[&PROVIDER_KEYS])?;
-    let name_value = table.require("name")?;
-    let name = name_value.name(ProviderName::parse)?;
-    if !names.providers.insert(name.clone()) {
-        return Err(name_value.error("another provider has the same name"));
-    }
-    let base_url = table.require("base_url")?.parsed(BaseUrl::parse)?;
-    let trust = trust(&mut table, &base_url)?;
-    let api_key = table.optional("api_key", |value| api_key(&value))?;
-    let models = table.optional("models", |value| models(value, &mut names.models))?;
-    let answer_model = table.optional("answer_model", |value| value.choice(&ANSWER_MODELS))?;
-    let answer_timeout = table.duration("answer_timeout")?;
-    let extra_paths = table.optional("extra_paths", extra_paths)?;
-    let wake = table.optional("wake", |value| {
+    table.only(&[&PROVIDER_KEYS]);
+    let name = table.required("name", |value| {
+        let name = value.name(ProviderName::parse)?;
+        match names.providers.insert(name.clone()) {
+            true => Ok(name),
+            false => Err(value.error("another provider has the same name")),
+        }
+    });
+    let base_url = table.required("base_url", |value| value.parsed(BaseUrl::parse));
+    let api_key = table.noting("api_key", |value| api_key(&value));
+    let models = table.noting("models", |value| models(value, &mut names.models));
+    let answer_model = table.noting("answer_model", |value| value.choice(&ANSWER_MODELS));
+    let answer_timeout = table.noting("answer_timeout", |value| value.duration());
+    let extra_paths = table.noting("extra_paths", extra_paths);
+    let trust = match &base_url {
+        Some(base_url) => {
+            let trust = trust(&mut table, base_url);
+            table.note(trust)
+        }
+        None => None,
+    };
+    // The rest is read for its own mistakes.
+    let base_url = base_url.or_else(|| BaseUrl::parse(STAND_IN).ok());
+    let base_url = base_url.ok_or_else(ConfigError::noted)?;
+    let is_woken = table.has("wake");
+    let wake = table.noting("wake", |value| {
         recipe::wake(value.table()?, &base_url, models.as_deref())
-    })?;
-    let probe = probe(table.table("probe")?, &base_url, wake.is_some())?;
+    });
+    let probe_table = table.table("probe");
+    let probe = table
+        .note(probe_table)
+        .map(|table| probe(table, &base_url, is_woken));
+    // What follows depends on these.
+    if wake.is_none() && (is_woken || table.means("wake")) {
+        return Err(ConfigError::noted());
+    }
     let served = wake.as_ref().is_some_and(WakeConfig::serves);
     let sleep = table.optional("sleep", |value| recipe::sleep(value.table()?, wake.as_ref()))?;
     let can_sleep = served || sleep.as_ref().is_some_and(|sleep| !sleep.steps.is_empty());
     let exclusive = table.optional("exclusive", |value| exclusive(value, wake.is_some() && can_sleep))?;
     let exclusive = exclusive.unwrap_or_default();
     let (persistent, max_group_wait) = group_options(&mut table, &exclusive)?;
+    let (Some(name), Some(trust), Some(probe)) = (name, trust, probe) else {
+        return Err(ConfigError::noted());
+    };
     let provider = ProviderConfig {
         name,
         base_url,
@@ -207,7 +232,7 @@ fn model(entry: Value<'_>) -> Result<ModelConfig, ConfigError> {
         });
     }
     let mut table = entry.table()?;
-    table.only(&[&["id", "as"]])?;
+    table.only(&[&["id", "as"]]);
     let id = table.require("id")?.parsed(ModelName::parse)?;
     let public = table.optional("as", |value| value.parsed(ModelName::parse))?;
     Ok(ModelConfig {
@@ -216,17 +241,21 @@ fn model(entry: Value<'_>) -> Result<ModelConfig, ConfigError> {
     })
 }
 
-fn probe(mut table: Table<'_>, base_url: &BaseUrl, is_woken: bool) -> Result<ProbeConfig, ConfigError> {
-    table.only(&[&["path", "expect", "check_models", "interval", "timeout"]])?;
-    let path = table.optional("path", |path| path.parsed(|raw| base_url.legal_path(raw)))?;
-    Ok(ProbeConfig {
+fn probe(mut table: Table<'_>, base_url: &BaseUrl, is_woken: bool) -> ProbeConfig {
+    table.only(&[&["path", "expect", "check_models", "interval", "timeout"]]);
+    let path = table.noting("path", |path| path.parsed(|raw| base_url.legal_path(raw)));
+    ProbeConfig {
         // Every OpenAI-compatible backend lists its models.
         path: path.unwrap_or_else(|| MODELS_PATH.to_owned()),
-        expect: table.optional("expect", Value::json)?,
+        expect: table.noting("expect", Value::json),
         check_models: table
-            .optional("check_models", |value| value.bool())?
+            .noting("check_models", |value| value.bool())
             .unwrap_or(is_woken),
-        interval: table.duration("interval")?.unwrap_or(DEFAULT_PROBE_INTERVAL),
-        timeout: table.duration("timeout")?.unwrap_or(DEFAULT_PROBE_TIMEOUT),
-    })
+        interval: table
+            .noting("interval", |value| value.duration())
+            .unwrap_or(DEFAULT_PROBE_INTERVAL),
+        timeout: table
+            .noting("timeout", |value| value.duration())
+            .unwrap_or(DEFAULT_PROBE_TIMEOUT),
+    }
 }

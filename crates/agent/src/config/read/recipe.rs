@@ -60,9 +60,9 @@ pub(super) fn wake(
     models: Option<&[ModelConfig]>,
 ) -> Result<WakeConfig, ConfigError> {
     only_with_steps(&mut table, &WAKE_KEYS, true)?;
-    let max_wait = table.duration("max_wait")?;
-    let max_per_day = table.optional("max_per_day", |value| value.integer(MAX_PER_DAY_BOUNDS))?;
-    let verify = table.optional("verify", |value| verify::verify(value.table()?, base_url, models))?;
+    let max_wait = table.noting("max_wait", |value| value.duration());
+    let max_per_day = table.noting("max_per_day", |value| value.integer(MAX_PER_DAY_BOUNDS));
+    let verify = table.noting("verify", |value| verify::verify(value.table()?, base_url, models));
     let steps = steps(&mut table, true)?;
     if steps.iter().rev().skip(1).any(Step::serves) {
         return Err(table.error("a `serve` command is the backend: only the last step can be one"));
@@ -92,7 +92,7 @@ pub(super) fn sleep(mut table: Table<'_>, wake: Option<&WakeConfig>) -> Result<S
         }
         value => value.map(|value| value.duration()).transpose()?,
     };
-    let min_awake = table.duration("min_awake")?;
+    let min_awake = table.noting("min_awake", |value| value.duration());
     let keep_warm = match table.take("keep_warm") {
         Some(value) if idle_after.is_none() => {
             return Err(
@@ -102,7 +102,10 @@ pub(super) fn sleep(mut table: Table<'_>, wake: Option<&WakeConfig>) -> Result<S
         value => value.map(Value::hours).transpose()?.unwrap_or_default(),
     };
     if !served && !table.has("step") && !table.has("type") {
-        return Err(table.error(without_a_recipe(wake)));
+        return Err(match table.is_mistyped() {
+            true => ConfigError::noted(),
+            false => table.error(without_a_recipe(wake)),
+        });
     }
     let steps = steps(&mut table, !served)?;
     for step in &steps {
@@ -139,13 +142,14 @@ fn only_with_steps(table: &mut Table<'_>, own: &[&'static str], required: bool) 
         if table.has("type") {
             return Err(table.error("has both `type` and a list of steps; use one of them"));
         }
-        return table.only(&[own, &["step"]]);
+        table.only(&[own, &["step"]]);
+    } else if !required && !table.has("type") {
+        table.only(&[own, &["step", "type"]]);
+    } else {
+        let kind = kind_keys(table);
+        table.only(&[own, &["step"], &STEP_KEYS, &kind]);
     }
-    if !required && !table.has("type") {
-        return table.only(&[own, &["step", "type"]]);
-    }
-    let kind = kind_keys(table);
-    table.only(&[own, &["step"], &STEP_KEYS, &kind])
+    Ok(())
 }
 
 /// The keys that only the step's own `type` has; those of all types if it has none.
@@ -168,15 +172,23 @@ fn steps(table: &mut Table<'_>, required: bool) -> Result<Vec<Step>, ConfigError
         return Ok(vec![step(table)?]);
     };
     let empty = list.error("has no steps");
-    let steps = list.tables(MAX_STEPS)?.into_iter();
-    let steps: Vec<Step> = steps
-        .map(|mut table| {
-            let kind = kind_keys(&table);
-            table.only(&[&STEP_KEYS, &kind])?;
-            step(&mut table)
+    let steps: Vec<_> = list
+        .tables(MAX_STEPS)?
+        .into_iter()
+        .map(|mut entry| {
+            let kind = kind_keys(&entry);
+            entry.only(&[&STEP_KEYS, &kind]);
+            let step = step(&mut entry);
+            table.note(step)
         })
-        .collect::<Result<_, _>>()?;
-    if steps.is_empty() { Err(empty) } else { Ok(steps) }
+        .collect();
+    if steps.is_empty() {
+        return Err(empty);
+    }
+    steps
+        .into_iter()
+        .collect::<Option<_>>()
+        .ok_or_else(ConfigError::noted)
 }
 
 fn step(table: &mut Table<'_>) -> Result<Step, ConfigError> {
@@ -253,7 +265,7 @@ fn command(
 }
 
 fn end_command(mut table: Table<'_>) -> Result<EndCommand, ConfigError> {
-    table.only(&[&COMMAND_KEYS, &["timeout"]])?;
+    table.only(&[&COMMAND_KEYS, &["timeout"]]);
     let command = command_action(&mut table)?;
     let timeout = table.duration("timeout")?.unwrap_or(DEFAULT_STEP_TIMEOUT);
     Ok(EndCommand { command, timeout })

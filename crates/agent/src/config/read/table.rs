@@ -1,7 +1,7 @@
 //! Reads TOML by hand, so that every error names its line and key and none shows a value.
 //!
 //! A section says first which keys its [`Table`] may have ([`Table::only`]), so that a mistyped key is reported as such rather than
-//! as a missing one; then it takes them out.
+//! as a missing one; then it takes them out. What is wrong is noted, so that one reading finds all of it.
 
 use crate::config::{
     ConfigError, Hours,
@@ -12,6 +12,7 @@ use crate::config::{
 };
 use reveille_domain::InvalidName;
 use std::{
+    cell::RefCell,
     fmt::Display,
     ops::RangeInclusive,
     path::{Path, PathBuf},
@@ -53,6 +54,8 @@ pub(super) struct Source<'a> {
     pub(super) file: &'a str,
     pub(super) text: &'a str,
     pub(super) env: &'a dyn Fn(&str) -> Option<String>,
+    /// What was found wrong so far. Reading goes on after what doesn't decide the rest.
+    pub(super) wrong: RefCell<Vec<ConfigError>>,
 }
 
 impl<'a> Source<'a> {
@@ -64,6 +67,7 @@ impl<'a> Source<'a> {
             key: None,
             // The parser's rendering would print the line; its message only names what it expected.
             reason: error.message().to_owned(),
+            others: vec![],
         })?;
         Ok(Table::new(self, String::new(), 0, parsed.into_inner()))
     }
@@ -75,6 +79,20 @@ impl<'a> Source<'a> {
             line: Some(line_of(self.text, offset)),
             key: (!path.is_empty()).then(|| path.to_owned()),
             reason: reason.into(),
+            others: vec![],
+        }
+    }
+
+    /// What was read, unless something is wrong with it, which is noted.
+    pub(super) fn note<T>(&self, read: Result<T, ConfigError>) -> Option<T> {
+        match read {
+            Ok(read) => Some(read),
+            Err(error) => {
+                if !error.is_noted() {
+                    self.wrong.borrow_mut().push(error);
+                }
+                None
+            }
         }
     }
 }
@@ -86,6 +104,8 @@ pub(super) struct Table<'a> {
     offset: usize,
     left: Vec<(String, Value<'a>)>,
     known: Vec<&'static str>,
+    /// The keys that mistyped ones seem to mean.
+    mistyped: Vec<String>,
 }
 
 impl<'a> Table<'a> {
@@ -96,6 +116,7 @@ impl<'a> Table<'a> {
             offset,
             left: Vec::new(),
             known: Vec::new(),
+            mistyped: Vec::new(),
         };
         for (key, value) in entries {
             let (offset, key) = (key.span().start, key.into_inner().into_owned());
@@ -143,6 +164,31 @@ impl<'a> Table<'a> {
         self.optional(key, |value| value.duration())
     }
 
+    /// Takes and reads a key, if it exists. If something is wrong with it, that is noted, and reading goes on without it.
+    pub(super) fn noting<T>(
+        &mut self,
+        key: &'static str,
+        read: impl FnOnce(Value<'a>) -> Result<T, ConfigError>,
+    ) -> Option<T> {
+        let read = self.optional(key, read);
+        self.source.note(read)?
+    }
+
+    /// Takes and reads a key that must exist, noting what is wrong with it.
+    pub(super) fn required<T>(
+        &mut self,
+        key: &'static str,
+        read: impl FnOnce(Value<'a>) -> Result<T, ConfigError>,
+    ) -> Option<T> {
+        let read = self.require(key).and_then(read);
+        self.source.note(read)
+    }
+
+    /// What was read of this table, unless something is wrong with it, which is noted.
+    pub(super) fn note<T>(&self, read: Result<T, ConfigError>) -> Option<T> {
+        self.source.note(read)
+    }
+
     /// Takes a table, which is empty if it doesn't exist.
     pub(super) fn table(&mut self, key: &'static str) -> Result<Self, ConfigError> {
         let none = Self::new(self.source, self.path_of(key), self.offset, DeTable::new());
@@ -162,8 +208,22 @@ impl<'a> Table<'a> {
 
     /// Takes a key that must exist.
     pub(super) fn require(&mut self, key: &'static str) -> Result<Value<'a>, ConfigError> {
-        self.take(key)
-            .ok_or_else(|| self.error(format!("`{key}` is missing")))
+        self.take(key).ok_or_else(|| {
+            if self.means(key) || (key == "type" && self.means("step")) {
+                return ConfigError::noted();
+            }
+            self.error(format!("`{key}` is missing"))
+        })
+    }
+
+    /// Whether a key seems to be mistyped.
+    pub(super) fn is_mistyped(&self) -> bool {
+        !self.mistyped.is_empty()
+    }
+
+    /// Whether a mistyped key seems to mean this one.
+    pub(super) fn means(&self, key: &str) -> bool {
+        self.mistyped.iter().any(|meant| meant == key)
     }
 
     pub(super) fn has(&self, key: &str) -> bool {
@@ -175,16 +235,18 @@ impl<'a> Table<'a> {
         self.left
     }
 
-    /// Fails if it has another key than these.
-    pub(super) fn only(&mut self, known: &[&[&'static str]]) -> Result<(), ConfigError> {
+    /// Notes each key other than these, and leaves it out.
+    pub(super) fn only(&mut self, known: &[&[&'static str]]) {
         self.known = known.concat();
-        let unknown = self
-            .left
-            .iter()
-            .filter(|(key, _)| !self.known.contains(&key.as_str()));
-        match unknown.min_by_key(|(_, value)| value.offset) {
-            None => Ok(()),
-            Some((key, value)) => Err(value.error(self.unknown(key, value))),
+        let (left, unknown): (Vec<_>, Vec<_>) = std::mem::take(&mut self.left)
+            .into_iter()
+            .partition(|(key, _)| self.known.contains(&key.as_str()));
+        self.left = left;
+        for (key, value) in unknown {
+            let error = value.error(self.unknown(&key, &value));
+            self.source.wrong.borrow_mut().push(error);
+            let meant = nearest(&key, self.known.iter().copied());
+            self.mistyped.extend(meant.map(str::to_owned));
         }
     }
 

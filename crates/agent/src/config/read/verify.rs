@@ -11,7 +11,7 @@ pub(super) fn verify(
     base_url: &BaseUrl,
     models: Option<&[ModelConfig]>,
 ) -> Result<VerifyConfig, ConfigError> {
-    table.only(&[&["path", "timeout", "model", "body", "expect"]])?;
+    table.only(&[&["path", "timeout", "model", "body", "expect"]]);
     let path = table.optional("path", |path| path.parsed(|raw| base_url.legal_path(raw)))?;
     let timeout = table.duration("timeout")?;
     let model = model(&mut table, models)?;

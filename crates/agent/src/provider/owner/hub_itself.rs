@@ -43,7 +43,7 @@ impl Owner {
         let is_published = self.reported.status().is_some() && self.asking.is_none();
         let differs = self.published_as_hub != self.hub_itself.is_some();
         if is_published && differs && !self.reported.owes_outcome() {
-            self.reported.unregistered();
+            self.reported.register_again();
         }
     }
 

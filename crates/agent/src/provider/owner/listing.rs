@@ -143,7 +143,7 @@ impl Owner {
         let name = &self.setup.config.name;
         if self.listing.changes.take(Instant::now()) {
             info!(provider.name = %name, provider.models = spec.models().len(), "the backend of {name} lists other models than before");
-            self.reported.unregistered();
+            self.reported.register_again();
         } else if !was_held {
             warn!(
                 provider.name = %name,
@@ -159,7 +159,7 @@ impl Owner {
         if self.spec() == published {
             self.listing.published = published;
         } else {
-            self.reported.unregistered();
+            self.reported.register_again();
         }
     }
 

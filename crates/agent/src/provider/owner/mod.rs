@@ -108,6 +108,8 @@ pub struct Owner {
     next_probe: Instant,
     /// Whether the last probe had no clear answer, so that the next one may take its whole time-out too.
     slow_probe: bool,
+    /// Whether the last probe couldn't even begin, because the agent has reached its limit of open files.
+    unlooked: bool,
     /// The journal sequence of the provider's latest known commit. Older wakes are over.
     seen: u64,
     /// Requests that found no backend, waiting for a probe to confirm that, or for the report.
@@ -178,6 +180,7 @@ impl Owner {
             must_look_again: false,
             next_probe: Instant::now(),
             slow_probe: false,
+            unlooked: false,
             seen: 0,
             unconfirmed: Vec::new(),
             refused: Vec::new(),
@@ -286,7 +289,7 @@ impl Owner {
             Input::Reconnected => {
                 self.seen = 0;
                 self.demand.outlast(Instant::now());
-                self.reported.unregistered();
+                self.reported.register_again();
             }
             Input::Suspect(symptom) => self.suspect(symptom),
             // The request learns from the gate that the owner leaves.

@@ -3,8 +3,13 @@
 use super::Owner;
 use crate::{probe::Verdict, provider::reported_state::Signs};
 use futures::{FutureExt, future::BoxFuture};
+use std::time::Duration;
 use tokio::time::Instant;
-use tracing::info;
+use tracing::{info, warn};
+
+/// When a backend that broke off a request is looked at again, after a look that wasn't clear: one that is just ending may take a
+/// last connection.
+const LOOK_AFTER_BREAK: Duration = Duration::from_secs(1);
 
 /// A probe under way.
 pub(super) struct Look {
@@ -64,6 +69,12 @@ impl Owner {
             // It has gone since this probe began, so what answered may be another server.
             return self.start_probe();
         }
+        if let Err(why) = &verdict
+            && why.no_files
+        {
+            return self.could_not_look(&why.reason);
+        }
+        self.unlooked = false;
         if verdict.as_ref().is_err_and(|why| why.failed) && self.gate.heard_since(look.began) {
             // A request gets an answer all the same.
             verdict = Ok(());
@@ -74,12 +85,23 @@ impl Owner {
             Ok(()) | Err(_) => {}
         }
         self.found(&verdict, self.signs(&look));
+        if self.suspicion.broke_off && self.reported.is_up() {
+            let soon = LOOK_AFTER_BREAK.min(self.setup.config.probe.interval);
+            self.next_probe = Instant::now() + soon;
+        }
         self.refused.append(&mut self.unconfirmed);
         if self.reported.is_up() {
             self.list(!was_up);
         }
         if again && verdict.is_ok() {
             self.start_probe();
+        }
+    }
+
+    /// The agent couldn't ask its backend, so everything stays as it was. People are told once.
+    fn could_not_look(&mut self, why: &str) {
+        if !std::mem::replace(&mut self.unlooked, true) {
+            warn!(provider.name = %self.name(), "{} can't be probed, and counts as before: {why}", self.name());
         }
     }
 

@@ -199,13 +199,20 @@ impl Owner {
         let name = self.name();
         match answer {
             ControlAnswer::Refused {
-                refusal: ControlError::Superseded { current, restored },
+                refusal:
+                    ControlError::Superseded {
+                        current,
+                        restored,
+                        revoked,
+                    },
             } => {
-                let (current, restored) = (*current, *restored);
-                if self.setup.epoch.get() < Some(current) {
-                    self.setup
-                        .superseded
-                        .send_replace(Some(Superseded { current, restored }));
+                let superseded = Superseded {
+                    current: *current,
+                    restored: *restored,
+                    revoked: *revoked,
+                };
+                if self.setup.epoch.get() < Some(*current) {
+                    self.setup.superseded.send_replace(Some(superseded));
                 }
                 // A session that goes on asks again, with its new epoch.
                 return;

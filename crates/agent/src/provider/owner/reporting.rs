@@ -147,9 +147,17 @@ impl Owner {
                 ControlError::Superseded { current, .. } if self.setup.epoch.get() >= Some(current) => {
                     self.reported.unregistered();
                 }
-                ControlError::Superseded { current, restored } => {
+                ControlError::Superseded {
+                    current,
+                    restored,
+                    revoked,
+                } => {
                     self.reported.refused(&ask);
-                    let superseded = Superseded { current, restored };
+                    let superseded = Superseded {
+                        current,
+                        restored,
+                        revoked,
+                    };
                     self.setup.superseded.send_replace(Some(superseded));
                 }
                 ControlError::RegisterFirst => self.reported.unregistered(),

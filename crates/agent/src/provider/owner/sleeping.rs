@@ -8,7 +8,7 @@ use crate::{
 };
 use futures::FutureExt;
 use jiff::Zoned;
-use reveille_domain::{SleepReason, provider::StatusName};
+use reveille_domain::{SleepReason, counted, provider::StatusName};
 use std::time::Duration;
 use tokio::time::Instant;
 use tracing::{info, warn};
@@ -101,7 +101,7 @@ impl Owner {
         if waits_for > 0 {
             info!(
                 provider.name = %self.name(), provider.in_flight = waits_for,
-                "{} will sleep when its {waits_for} requests have finished", self.name()
+                "{} will sleep after {} in progress", self.name(), counted(waits_for, "request")
             );
         }
         self.activity = Activity::Draining {

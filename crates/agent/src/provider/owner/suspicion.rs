@@ -16,6 +16,9 @@ use tracing::{info, warn};
 /// How long requests may take to finish at a backend that has failed. None of them has heard anything while it was verified.
 const FAILED_DRAIN_LIMIT: Duration = Duration::from_secs(5);
 
+/// How long nobody must have heard anything of an answer before callers that leave are a sign: a few may leave together.
+const LEFT_SILENCE: Duration = Duration::from_secs(30);
+
 /// What is suspected since the backend was last found available.
 #[derive(Debug, Default)]
 pub(super) struct Suspicion {
@@ -52,8 +55,9 @@ impl Owner {
 
     /// Whether the backend answers its probe, as far as is known, but hardly any request.
     pub(super) fn is_doubtful(&self) -> bool {
-        let silent = || self.gate.silent_for() >= self.setup.config.answer_timeout;
-        self.reported.is_up() && (self.health.is_doubtful() || silent())
+        let (silent, limit) = (self.gate.silent_for(), self.setup.config.answer_timeout);
+        let is_left = || self.health.is_left() && silent >= LEFT_SILENCE;
+        self.reported.is_up() && (self.health.is_doubtful() || silent >= limit || is_left())
     }
 
     /// The completions that show whether it works: `verify` of the config, or else what the last request asked for, and the same

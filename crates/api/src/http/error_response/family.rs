@@ -1,11 +1,12 @@
 //! Errors as the clients of each family read them.
 
-use super::{ErrorResponse, error_type};
+use super::{ErrorObject, ErrorResponse, error_type};
 use crate::{http::request_id::RequestId, inference::Family};
 use axum::{body::Body, extract::Request, middleware::Next, response::Response};
 use bytes::Bytes;
 use http::HeaderMap;
-use serde_json::{Map, Value, json};
+use serde::Serialize;
+use serde_json::{Value, json};
 
 /// What every client of Anthropic's sends.
 pub(in crate::http) const ANTHROPIC_VERSION: &str = "anthropic-version";
@@ -18,7 +19,7 @@ pub(in crate::http) async fn in_its_form(request: Request, next: Next) -> Respon
     if let Some(error) = response.extensions_mut().remove::<ErrorResponse>()
         && matches!(family, Family::Anthropic | Family::Ollama)
     {
-        let mut json = whole(family, &error.fields(family));
+        let mut json = whole(family, &json!(error.object_for(family)));
         if let (Family::Anthropic, Some(id)) = (family, id) {
             json["request_id"] = id.as_str().into();
         }
@@ -35,19 +36,16 @@ fn family_of(path: &str, headers: &HeaderMap) -> Family {
 }
 
 impl ErrorResponse {
-    /// The fields of the error object.
-    pub(in crate::http) fn fields(&self, family: Family) -> Map<String, Value> {
-        let object = &self.object;
+    /// The error object for a client of this family.
+    pub(in crate::http) fn object_for(&self, family: Family) -> ErrorObject {
         let kind = match family {
             Family::Anthropic => anthropic_type(self.status.as_u16(), self.is_lasting),
-            Family::OpenAi | Family::Responses | Family::Ollama | Family::LlamaCpp => object.kind,
+            Family::OpenAi | Family::Responses | Family::Ollama | Family::LlamaCpp => self.object.kind,
         };
-        Map::from_iter([
-            ("message".to_owned(), object.message.clone().into()),
-            ("type".to_owned(), kind.into()),
-            ("param".to_owned(), object.param.into()),
-            ("code".to_owned(), object.code.into()),
-        ])
+        ErrorObject {
+            kind,
+            ..self.object.clone()
+        }
     }
 }
 
@@ -75,13 +73,12 @@ const fn anthropic_type(status: u16, is_lasting: bool) -> &'static str {
 }
 
 /// The body of an error with these fields.
-fn whole(family: Family, error: &Map<String, Value>) -> Value {
+fn whole(family: Family, error: &Value) -> Value {
     match family {
         Family::OpenAi | Family::Responses | Family::LlamaCpp => json!({ "error": error }),
         Family::Anthropic => json!({ "type": "error", "error": error }),
         Family::Ollama => {
-            let field = |name: &str| error.get(name).cloned().unwrap_or_default();
-            json!({ "error": field("message"), "code": field("code") })
+            json!({ "error": error["message"], "code": error["code"] })
         }
     }
 }
@@ -90,17 +87,19 @@ fn whole(family: Family, error: &Map<String, Value>) -> Value {
 ///
 /// OpenAI's streams have no `event:` line, which their clients don't expect, but those of its responses have: there the fields are
 /// where OpenAI's own event has them, and also in `error`, by which its clients know that they have to raise it.
-pub(in crate::http) fn event(family: Family, error: Map<String, Value>) -> Bytes {
+pub(in crate::http) fn event(family: Family, error: &impl Serialize) -> Bytes {
+    let ordered = serde_json::to_string(error).unwrap_or_else(|_| "{}".to_owned());
+    let error = json!(error);
     let text = match family {
-        Family::OpenAi | Family::LlamaCpp => format!("data: {}\n\n", whole(family, &error)),
+        Family::OpenAi | Family::LlamaCpp => format!("data: {{\"error\":{ordered}}}\n\n"),
         Family::Anthropic => format!("event: error\ndata: {}\n\n", whole(family, &error)),
         Family::Ollama => format!("{}\n", whole(family, &error)),
         Family::Responses => {
             let mut event = error.clone();
-            event.insert("type".to_owned(), "error".into());
-            event.insert("sequence_number".to_owned(), 0.into());
-            event.insert("error".to_owned(), error.into());
-            format!("event: error\ndata: {}\n\n", Value::from(event))
+            event["type"] = "error".into();
+            event["sequence_number"] = 0.into();
+            event["error"] = error;
+            format!("event: error\ndata: {event}\n\n")
         }
     };
     Bytes::from(text)

@@ -101,10 +101,10 @@ impl ErrorResponse {
         self
     }
 
-    /// Adds for how long requests have failed before this one.
+    /// Adds for how long the provider has failed: its requests, or its probe.
     fn failing_for(mut self, time: Option<Duration>) -> Self {
         if let Some(seconds) = time.map(|time| time.as_secs()).filter(|seconds| *seconds > 0) {
-            self.object.message += &format!("; requests have failed there for {seconds} s");
+            self.object.message += &format!("; it has been failing for {seconds} s");
         }
         self
     }
@@ -198,7 +198,7 @@ fn inference(error: &InferenceError) -> ErrorResponse {
     let unavailable = |code| ErrorResponse::new(StatusCode::SERVICE_UNAVAILABLE, code, error.to_string());
     let too_late = || ErrorResponse::new(StatusCode::GATEWAY_TIMEOUT, "wake_timeout", error.to_string());
     match error {
-        InferenceError::NotReady => unavailable("not_ready").retry_in(1),
+        InferenceError::NotReady(_) => unavailable("not_ready").retry_in(1),
         InferenceError::UnknownModel { .. } => {
             ErrorResponse::new(StatusCode::NOT_FOUND, "model_not_found", error.to_string())
                 .param(Some("model"))
@@ -242,8 +242,11 @@ fn inference(error: &InferenceError) -> ErrorResponse {
             .about(provider, *wake_id),
         InferenceError::BadResponse {
             provider, wake_id, ..
-        } => ErrorResponse::new(StatusCode::BAD_GATEWAY, "backend_failed", error.to_string())
-            .about(provider, *wake_id),
+        }
+        | InferenceError::CutShort { provider, wake_id } => {
+            ErrorResponse::new(StatusCode::BAD_GATEWAY, "backend_failed", error.to_string())
+                .about(provider, *wake_id)
+        }
     }
 }
 

@@ -47,7 +47,7 @@ fn of_fault(provider: &ProviderId, code: FaultCode, message: &str) -> ErrorRespo
         FaultCode::BackendFailed => say(
             StatusCode::BAD_GATEWAY,
             "backend_unavailable",
-            "'s backend broke off",
+            "'s backend failed",
         ),
         FaultCode::BackendTimeout => say(
             StatusCode::GATEWAY_TIMEOUT,

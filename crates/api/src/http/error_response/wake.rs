@@ -3,7 +3,7 @@
 use super::{ErrorResponse, RETRY_SOON_SECONDS, denied::of_denied, rows, whole_seconds};
 use crate::wakes::{SleepError, WakeError};
 use axum::http::StatusCode;
-use reveille_domain::{ProviderId, WakeFailure, WakeFailureKind, provider::InactiveReason};
+use reveille_domain::{PAUSED_STAGE, ProviderId, WakeFailure, WakeFailureKind, provider::InactiveReason};
 use std::time::Duration;
 
 /// The `type` of an error that another wake would only repeat.
@@ -23,7 +23,10 @@ pub(super) fn of_wake(error: &WakeError) -> ErrorResponse {
         } => {
             let retry = retry_after.as_ref().map_or(1, |after| whole_seconds(*after));
             let answer = match wake_id {
-                None if failure.kind == WakeFailureKind::NotAllowed => declined(provider, failure),
+                None if failure.kind == WakeFailureKind::NotAllowed => {
+                    let again = retry_after.map(|_| format!("; its agent is asked again in {retry} s"));
+                    declined(provider, failure, &again.unwrap_or_default())
+                }
                 None => {
                     let what = if failure.kind == WakeFailureKind::Died {
                         format!("can't be woken yet: a short while ago {}", failure.reason)
@@ -123,7 +126,7 @@ fn ended(provider: &ProviderId, failure: &WakeFailure, spent: Duration) -> Error
         WakeFailureKind::AgentLost | WakeFailureKind::AgentStopped => {
             failed(&format!("start the agent {agent}, then try again"))
         }
-        WakeFailureKind::NotAllowed => declined(provider, failure),
+        WakeFailureKind::NotAllowed => declined(provider, failure, ""),
         WakeFailureKind::GroupBlocked => {
             let message = format!(
                 "{provider} was not woken: {reason} (after {spent}); nothing is wrong with it: try again"
@@ -136,10 +139,23 @@ fn ended(provider: &ProviderId, failure: &WakeFailure, spent: Duration) -> Error
     }
 }
 
-/// The machine's owner allows no wake now.
-fn declined(provider: &ProviderId, failure: &WakeFailure) -> ErrorResponse {
-    let message = format!("{provider} can't be woken now: {}", failure.reason);
-    ErrorResponse::new(StatusCode::SERVICE_UNAVAILABLE, "provider_declined", message).lasting(WAKE_ERROR)
+/// The machine's owner allows no wake now; `again` says when that is found out anew.
+fn declined(provider: &ProviderId, failure: &WakeFailure, again: &str) -> ErrorResponse {
+    let (reason, agent) = (&failure.reason, &provider.agent);
+    let message = format!("{provider} can't be woken now: {reason}");
+    let message = match failure.stage.as_str() {
+        PAUSED_STAGE if reason.ends_with('`') => format!("{message} on the machine of {agent}"),
+        PAUSED_STAGE => {
+            format!("{message}; `reveille agent resume` on the machine of {agent} ends the pause")
+        }
+        _ => message,
+    };
+    ErrorResponse::new(
+        StatusCode::SERVICE_UNAVAILABLE,
+        "provider_declined",
+        message + again,
+    )
+    .lasting(WAKE_ERROR)
 }
 
 pub(super) fn of_sleep(error: &SleepError) -> ErrorResponse {

@@ -39,7 +39,7 @@ pub(super) fn event_of(
     ] {
         error.entry(field).or_insert(value);
     }
-    event(family, error)
+    event(family, &error)
 }
 
 /// The backend's own error object; empty if there is none.

@@ -27,6 +27,13 @@ pub(super) fn events(body: &[u8]) -> Option<Bytes> {
     Some(Bytes::from([chunk.as_bytes(), DONE].concat()))
 }
 
+/// The whole of one of llama.cpp's own completions, which is also what its last event has.
+pub(super) fn event(body: &[u8]) -> Option<Bytes> {
+    let completion: Map<String, Value> = serde_json::from_slice(body).ok()?;
+    let is_error = completion.get("error").is_some_and(|error| !error.is_null());
+    (!is_error).then(|| Bytes::from(format!("data: {}\n\n", Value::Object(completion))))
+}
+
 fn number_tool_calls(message: &mut Value) {
     let calls = message.get_mut("tool_calls").and_then(Value::as_array_mut);
     for (index, call) in calls.into_iter().flatten().enumerate() {

@@ -5,6 +5,7 @@ mod backend_error;
 mod completion;
 mod decoded;
 mod respond;
+mod sniff;
 mod sse_keepalive;
 mod sse_position;
 mod sse_stream;
@@ -12,6 +13,7 @@ mod waiting;
 
 pub(super) use respond::event_stream;
 
+use self::respond::Wanted;
 use super::{
     ApiError, AppState,
     body::{self, BodyLimit, HeldBody, check_media_type, form_type},
@@ -37,6 +39,7 @@ use axum::{
 use bytes::Bytes;
 use reveille_bus::relay::STORED_PATH;
 use reveille_domain::{ModelName, ProviderId};
+use tokio::time::Instant;
 
 /// Answers a request for `path`, one of the endpoint's.
 pub(super) async fn infer(
@@ -53,9 +56,9 @@ pub(super) async fn infer(
         options.wake = WakeMode::Never;
     }
     let asked = match endpoint.model {
-        ModelPlace::Json => in_json(&state, &caller, endpoint, path, &parts, body).await?,
-        ModelPlace::Form => in_form(&state, &caller, endpoint, path, &parts, body).await?,
-        ModelPlace::Query => in_query(&state, &caller, path, &parts.uri)?,
+        ModelPlace::Json => in_json(&state, &caller, &options, endpoint, path, &parts, body).await?,
+        ModelPlace::Form => in_form(&state, &caller, &options, endpoint, path, &parts, body).await?,
+        ModelPlace::Query => in_query(&state, &caller, &options, path, &parts.uri).await?,
         ModelPlace::Stored => stored(&state, &caller, &parts.uri)?,
         ModelPlace::JsonOrQuery if model_of_query(&parts.uri)?.is_some() => {
             check_media_type(&parts.headers, &body)?;
@@ -63,10 +66,10 @@ pub(super) async fn infer(
             Asked {
                 body: body.bytes,
                 held: body.held,
-                ..in_query(&state, &caller, path, &parts.uri)?
+                ..in_query(&state, &caller, &options, path, &parts.uri).await?
             }
         }
-        ModelPlace::JsonOrQuery => in_json(&state, &caller, endpoint, path, &parts, body).await?,
+        ModelPlace::JsonOrQuery => in_json(&state, &caller, &options, endpoint, path, &parts, body).await?,
     };
     let Asked {
         model,
@@ -96,7 +99,7 @@ pub(super) async fn infer(
             Err(InferenceError::Asleep { .. }) if path == SHOW => {
                 Ok(ollama::show(&state, &request).into_response())
             }
-            answered => Ok(respond::respond(endpoint.family, answered?, None)?),
+            answered => Ok(respond::respond(endpoint, answered?, Wanted::Whole)?),
         }
     }
 }
@@ -114,6 +117,7 @@ struct Asked {
 async fn in_json(
     state: &AppState,
     caller: &Caller,
+    options: &Options,
     endpoint: &Endpoint,
     path: &str,
     parts: &Parts,
@@ -125,7 +129,7 @@ async fn in_json(
     let (model, gap) = match peeked.model {
         AskedModel::Named(model) => (model, None),
         AskedModel::Otherwise(model, gap) => (model, Some(gap)),
-        AskedModel::Unnamed(gap) => (default_model(state, caller, gap.code)?, Some(gap)),
+        AskedModel::Unnamed(gap) => (default_model(state, caller, options, gap.code).await?, Some(gap)),
     };
     if let Some(gap) = gap {
         body.bytes = gap.filled(&body.bytes, &model);
@@ -152,6 +156,7 @@ async fn in_json(
 async fn in_form(
     state: &AppState,
     caller: &Caller,
+    options: &Options,
     endpoint: &Endpoint,
     path: &str,
     parts: &Parts,
@@ -163,7 +168,7 @@ async fn in_form(
     let model = match peeked.model {
         Some(model) => model,
         None => {
-            let model = default_model(state, caller, "missing_field")?;
+            let model = default_model(state, caller, options, "missing_field").await?;
             body.bytes = with_model(kind, &body.bytes, &model);
             model
         }
@@ -188,12 +193,18 @@ async fn held(state: &AppState, parts: &Parts, body: Body) -> Result<HeldBody, A
 }
 
 /// The backend gets the query too.
-fn in_query(state: &AppState, caller: &Caller, path: &str, uri: &Uri) -> Result<Asked, ApiError> {
+async fn in_query(
+    state: &AppState,
+    caller: &Caller,
+    options: &Options,
+    path: &str,
+    uri: &Uri,
+) -> Result<Asked, ApiError> {
     let query = uri.query().unwrap_or_default();
     let (model, path) = match model_of_query(uri)? {
         Some(model) => (checked_model("model", &model)?, format!("{path}?{query}")),
         None => {
-            let model = default_model(state, caller, "missing_field")?;
+            let model = default_model(state, caller, options, "missing_field").await?;
             let named = format!("{path}?model={}", escaped(model.as_str()));
             (model, named)
         }
@@ -255,9 +266,16 @@ fn escaped(text: &str) -> String {
     text.bytes().map(escape).collect()
 }
 
-fn default_model(state: &AppState, caller: &Caller, code: &'static str) -> Result<ModelName, ApiError> {
-    let default = state.default_model.as_ref();
-    Ok(default_for(&state.registry, caller, default, code)?)
+/// The model of a request that names none. Right after a start, it waits for one.
+async fn default_model(
+    state: &AppState,
+    caller: &Caller,
+    options: &Options,
+    code: &'static str,
+) -> Result<ModelName, ApiError> {
+    let (registry, startup, default) = (&state.registry, &state.startup, state.default_model.as_ref());
+    let find = || default_for(registry, startup, caller, default, code);
+    Ok(startup.wait_for(Instant::now() + options.wait, find).await?)
 }
 
 impl From<BadBody> for ApiError {

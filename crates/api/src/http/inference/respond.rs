@@ -1,12 +1,13 @@
 //! From a backend's response to ours: its bytes unchanged, and a visible end when they break off.
 
 use super::{
+    sniff::Sniffed,
     sse_keepalive::Keepalives,
     sse_stream::{self, Break, Pieces},
 };
 use crate::{
     http::error_response::name_provider,
-    inference::{Family, InferenceError, InferenceResponse, ResponseBody, headers},
+    inference::{Endpoint, Family, InferenceError, InferenceResponse, ResponseBody, headers},
 };
 use axum::{
     body::Body,
@@ -15,7 +16,7 @@ use axum::{
 };
 use bytes::Bytes;
 use futures::{
-    StreamExt,
+    StreamExt, TryStreamExt,
     stream::{self, BoxStream},
 };
 use reveille_bus::relay::{RelayError, ResponseHead};
@@ -27,12 +28,20 @@ use tracing::{debug, info};
 const EVENTS: &str = "text/event-stream";
 const LINES: &str = "application/x-ndjson";
 
-/// Passes the backend's response on. A stream may get `keepalives`.
+/// What a request asks for.
+pub(super) enum Wanted {
+    Whole,
+    /// A stream of events, which may get keep-alives and has an outcome.
+    Stream(Option<Keepalives>),
+}
+
+/// Passes the backend's response on.
 pub(super) fn respond(
-    family: Family,
+    endpoint: &'static Endpoint,
     response: InferenceResponse,
-    keepalives: Option<Keepalives>,
+    wanted: Wanted,
 ) -> Result<Response, InferenceError> {
+    let is_success = response.is_success();
     let InferenceResponse {
         provider,
         wake_id,
@@ -54,24 +63,33 @@ pub(super) fn respond(
     let mut response = Response::new(Body::empty());
     *response.status_mut() = status;
     headers::to_caller(&head, response.headers_mut());
-    let streams = is_stream(family, &head);
+    let streams = is_stream(endpoint.family, &head);
     if streams {
         headers::unbuffered(response.headers_mut());
     }
     name_provider(response.headers_mut(), Some(&provider), wake_id);
-    *response.body_mut() = match body {
-        ResponseBody::Whole(bytes) => Body::from(bytes),
-        ResponseBody::Pieces(pieces) => {
-            let pieces = of_provider(pieces, provider, wake_id);
-            // Nothing can be inserted into compressed bytes.
-            if streams && headers::encoding(&head).is_none() {
-                // Its length changes with what is inserted.
+    // Nothing can be inserted into compressed bytes.
+    let takes_events = streams && headers::encoding(&head).is_none();
+    *response.body_mut() = match (body, wanted) {
+        (body, Wanted::Stream(keepalives)) if takes_events && is_success => {
+            // Its length changes with what is inserted.
+            response.headers_mut().remove(header::CONTENT_LENGTH);
+            let body = pieces(body, provider.clone(), wake_id);
+            let body = Sniffed::new(body, provider, wake_id, head.status, endpoint.family);
+            let events = stream::once(body.events()).try_flatten().boxed();
+            let due = Instant::now() + keepalives.as_ref().map(Keepalives::quiet).unwrap_or_default();
+            sse_stream::body(events, endpoint, Break::Event, keepalives, due)
+        }
+        (ResponseBody::Whole(bytes), _) => Body::from(bytes),
+        (ResponseBody::Pieces(pieces), _) => {
+            let on_break = if takes_events {
                 response.headers_mut().remove(header::CONTENT_LENGTH);
-                let due = Instant::now() + keepalives.as_ref().map(Keepalives::quiet).unwrap_or_default();
-                sse_stream::body(pieces, family, Break::Event, keepalives, due)
+                Break::Event
             } else {
-                sse_stream::body(pieces, family, Break::Connection, None, Instant::now())
-            }
+                Break::Connection
+            };
+            let pieces = of_provider(pieces, provider, wake_id);
+            sse_stream::body(pieces, endpoint, on_break, None, Instant::now())
         }
     };
     Ok(response)
@@ -139,6 +157,7 @@ fn stream_of(kind: &'static str, body: Body) -> Response {
 #[cfg(test)]
 mod tests {
     use super::{super::sse_keepalive::tests::every, *};
+    use crate::inference::endpoint::tests::at;
     use std::time::Duration;
 
     /// A stream that breaks off after a moment, as its caller gets it: with its length, and what came before its end.
@@ -164,8 +183,12 @@ mod tests {
             body: ResponseBody::Pieces(body.boxed()),
         };
         let second = Duration::from_secs(1);
-        let response =
-            respond(Family::OpenAi, response, Some(every(second, second))).expect("it is passed on");
+        let response = respond(
+            at("/v1/chat/completions"),
+            response,
+            Wanted::Stream(Some(every(second, second))),
+        )
+        .expect("it is passed on");
         let length = response.headers().get(header::CONTENT_LENGTH).cloned();
         let (mut sent, mut body) = (String::new(), response.into_body().into_data_stream());
         while let Some(piece) = body.next().await {

@@ -1,9 +1,12 @@
 //! The body of a stream: a backend's bytes as they come, keep-alives while it is silent, and a visible end.
 
-use super::{sse_keepalive::Keepalives, sse_position::Position};
+use super::{
+    sse_keepalive::Keepalives,
+    sse_position::{Outcome, Position},
+};
 use crate::{
     http::{ApiError, error_response::family::event},
-    inference::{Family, InferenceError},
+    inference::{Endpoint, Family, InferenceError, endpoint::StreamEnd},
 };
 use axum::body::Body;
 use bytes::{Bytes, BytesMut};
@@ -24,7 +27,8 @@ pub(super) const DONE: &[u8] = b"data: [DONE]\n\n";
 /// How long a backend's connection may stay open after the end of its stream: as a rule both come together.
 const OPEN_AFTER_END: Duration = Duration::from_secs(1);
 
-/// The pieces of a backend's body; an error means that it broke off.
+/// The pieces of a backend's body; an error means that it broke off, or may have: [`InferenceError::CutShort`] ends every
+/// stream, and counts if the stream has told no outcome.
 pub(super) type Pieces = BoxStream<'static, Result<Bytes, InferenceError>>;
 
 /// What is sent when the pieces break off.
@@ -36,25 +40,24 @@ pub(super) enum Break {
     Connection,
 }
 
-/// A body of these pieces for a client of this family. It ends with them, or soon after the last event. The first of
+/// A body of these pieces, an answer of this endpoint's. It ends with them, or soon after the last event. The first of
 /// `keepalives` is due at `due`.
 pub(super) fn body(
     pieces: Pieces,
-    family: Family,
+    endpoint: &Endpoint,
     on_break: Break,
     keepalives: Option<Keepalives>,
     due: Instant,
 ) -> Body {
+    let (family, end) = (endpoint.family, endpoint.stream_end());
     let stream = SseStream {
         pieces,
         family,
+        end,
         on_break,
         keepalives,
         due,
-        position: match family {
-            Family::Ollama => Position::of_lines(),
-            Family::OpenAi | Family::Responses | Family::Anthropic | Family::LlamaCpp => Position::default(),
-        },
+        position: Position::new(end),
         has_begun: false,
         ends_by: None,
     };
@@ -69,6 +72,7 @@ pub(super) fn body(
 struct SseStream {
     pieces: Pieces,
     family: Family,
+    end: StreamEnd,
     on_break: Break,
     keepalives: Option<Keepalives>,
     /// When the next keep-alive is due, if nothing comes before.
@@ -94,6 +98,7 @@ impl SseStream {
             biased;
             piece = self.pieces.next() => match piece? {
                 Ok(piece) => Some((Ok(self.pass(piece)), Some(self))),
+                Err(error @ InferenceError::CutShort { .. }) => self.ended(error).map(|last| (last, None)),
                 Err(error) => {
                     if self.on_break == Break::Connection {
                         // Lets hyper send what it has. It would drop that with the connection, and a caller that hears
@@ -125,7 +130,30 @@ impl SseStream {
         piece
     }
 
-    /// The last of the body.
+    /// The last of a body that ended without breaking off; `error` if it did so too early.
+    fn ended(&self, error: InferenceError) -> Option<Result<Bytes, ApiError>> {
+        let end = match self.position.outcome() {
+            Outcome::Done => return None,
+            Outcome::Finished if self.end == StreamEnd::Finish => DONE,
+            Outcome::Error | Outcome::Finished if self.position.is_between_events() => return None,
+            Outcome::Error | Outcome::Finished => b"",
+            Outcome::Missing => return Some(self.broke_off(error)),
+        };
+        Some(Ok(Bytes::from([self.closing(), end].concat())))
+    }
+
+    /// What closes the event or line that is open.
+    fn closing(&self) -> &'static [u8] {
+        if self.position.is_between_events() {
+            b""
+        } else if self.end == StreamEnd::Done {
+            b"\n"
+        } else {
+            b"\n\n"
+        }
+    }
+
+    /// The last of a body that broke off.
     fn broke_off(&self, error: InferenceError) -> Result<Bytes, ApiError> {
         let never_handed_over = !self.has_begun && error.never_handed_over();
         let error = ApiError::from(error);
@@ -134,16 +162,8 @@ impl SseStream {
         if self.on_break == Break::Connection {
             return Err(error);
         }
-        let mut last = BytesMut::new();
-        if !self.position.is_between_events() {
-            let end = if self.family == Family::Ollama {
-                "\n"
-            } else {
-                "\n\n"
-            };
-            last.extend_from_slice(end.as_bytes());
-        }
-        last.extend_from_slice(&event(self.family, response.fields(self.family)));
+        let mut last = BytesMut::from(self.closing());
+        last.extend_from_slice(&event(self.family, &response.object_for(self.family)));
         // No backend's stream was cut short, so this is its regular end.
         if never_handed_over && self.family == Family::OpenAi {
             last.extend_from_slice(DONE);
@@ -155,6 +175,7 @@ impl SseStream {
 #[cfg(test)]
 mod tests {
     use super::{super::sse_keepalive::tests::every, *};
+    use crate::inference::endpoint::tests::at;
     use axum::body::BodyDataStream;
     use futures::channel::mpsc::{UnboundedSender, unbounded};
     use reveille_bus::relay::RelayError;
@@ -166,11 +187,15 @@ mod tests {
 
     /// A body, and the backend that its pieces come from.
     fn stream() -> (Backend, BodyDataStream) {
+        stream_at("/v1/chat/completions")
+    }
+
+    fn stream_at(path: &str) -> (Backend, BodyDataStream) {
         let (backend, pieces) = unbounded();
         let keepalives = every(QUIET, EVERY);
         let body = body(
             pieces.boxed(),
-            Family::OpenAi,
+            at(path),
             Break::Event,
             Some(keepalives),
             Instant::now() + QUIET,
@@ -249,6 +274,73 @@ mod tests {
         let began = Instant::now();
         assert!(body.next().await.is_none());
         assert_eq!(began.elapsed(), Duration::ZERO);
+    }
+
+    /// What is added to a stream of a path that ends after these bytes.
+    async fn added(path: &str, sent: &'static str) -> String {
+        let (backend, body) = stream_at(path);
+        send(&backend, sent);
+        let end = InferenceError::CutShort {
+            provider: "gpu-box/vllm".parse().expect("legal"),
+            wake_id: None,
+        };
+        backend.unbounded_send(Err(end)).expect("it is read");
+        drop(backend);
+        let pieces: Vec<_> = body.map(|piece| piece.expect("no error")).collect().await;
+        let all = String::from_utf8(pieces.concat()).expect("text");
+        all.strip_prefix(sent).expect("what was sent").to_owned()
+    }
+
+    #[tokio::test]
+    async fn only_a_stream_that_ends_as_its_familys_do_ends_without_an_error() {
+        for (path, cut, whole) in [
+            (
+                "/v1/messages",
+                "event: message_delta\ndata: {\"finish_reason\":\"stop\",\"done\":true}\n\n",
+                "event: message_stop\ndata: {\"type\":\"message_stop\"}\n\n",
+            ),
+            (
+                "/v1/responses",
+                "event: response.output_text.done\ndata: {}\n\n",
+                "event: response.completed\ndata: {}\n\n",
+            ),
+            (
+                "/v1/messages",
+                "event: ping\ndata: {}\n\n",
+                "event: error\ndata: {\"type\":\"error\",\"error\":{}}\n\n",
+            ),
+            (
+                "/completion",
+                "data: {\"content\":\"a\",\"stop\":false}\n\n",
+                "data: {\"content\":\"\", \"stop\": true}\n\n",
+            ),
+            (
+                "/api/chat",
+                "{\"done\":false}\n",
+                "{\"message\":{},\"done\":true}\n",
+            ),
+            ("/api/chat", "{\"done\":", "{\"error\":\"no\"}\n"),
+            (
+                "/v1/audio/transcriptions",
+                "data: {\"a\"",
+                "data: {\"type\":\"transcript.text.done\"}\n\n",
+            ),
+        ] {
+            let error = added(path, cut).await;
+            let code = "\"code\":\"backend_failed\"";
+            assert!(
+                error.contains(code) && !error.contains("[DONE]"),
+                "{path}: {error}"
+            );
+            assert!(error.ends_with('\n'), "{path}: {error}");
+            assert_eq!(added(path, whole).await, "", "{path}");
+        }
+        // Its last line needs no end.
+        for last in ["{\"done\":true}", "{\"error\":\"no\"}"] {
+            assert_eq!(added("/api/generate", last).await, "\n", "{last}");
+        }
+        let finished = "data: {\"choices\":[{\"finish_reason\":\"stop\"}]}\n\n";
+        assert_eq!(added("/v1/completions", finished).await, "data: [DONE]\n\n");
     }
 
     #[tokio::test]

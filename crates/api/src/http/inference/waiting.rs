@@ -3,7 +3,7 @@
 
 use super::{
     as_events::as_events,
-    respond::{begun_stream, respond},
+    respond::{Wanted, begun_stream, respond},
     sse_keepalive::Keepalives,
     sse_stream::{self, Break},
 };
@@ -24,22 +24,23 @@ pub(super) async fn respond_when_known(
 ) -> Result<Response, ApiError> {
     let phase = Arc::new(CurrentPhase::default());
     let keepalives = Keepalives::new(&state, &request, phase.clone());
-    let (quiet, family) = (state.limits.timings.quiet, request.endpoint.family);
+    let (quiet, endpoint) = (state.limits.timings.quiet, request.endpoint);
+    let family = endpoint.family;
     let answering = async move { state.inference.answer(&request, &phase).await };
     let mut answering = answering.instrument(Span::current()).boxed();
     let Some(keepalives) = keepalives else {
-        return Ok(respond(family, answering.await?, None)?);
+        return Ok(respond(endpoint, answering.await?, Wanted::Stream(None))?);
     };
     tokio::select! {
         biased;
-        answered = &mut answering => return Ok(respond(family, answered?, Some(keepalives))?),
+        answered = &mut answering => return Ok(respond(endpoint, answered?, Wanted::Stream(Some(keepalives)))?),
         () = sleep(quiet) => {}
     }
     let (phase, snapshot) = (keepalives.phase(), keepalives.snapshot());
     let wake_id = snapshot.and_then(|snapshot| snapshot.provider.status.wake().map(|wake| wake.id));
     let events = answering.then(move |answered| as_events(family, answered));
     let events = events.into_stream().flatten().boxed();
-    let body = sse_stream::body(events, family, Break::Event, Some(keepalives), Instant::now());
+    let body = sse_stream::body(events, endpoint, Break::Event, Some(keepalives), Instant::now());
     let mut response = begun_stream(family, body);
     name_provider(response.headers_mut(), phase.provider(), wake_id);
     Ok(response)

@@ -8,7 +8,7 @@ use crate::{
         extract::{Path, Query, parsed},
         paging::{JsonResult, Page, folded, limit},
     },
-    inference::FailedRequests,
+    inference::{FailedRequests, InferenceError},
     keys::Caller,
     registry::ProviderSnapshot,
 };
@@ -20,7 +20,7 @@ use axum::{
 };
 use reveille_domain::{
     AgentName, Epoch, Failures, ModelName, ProviderId, ProviderName, Status, Timestamp, Wake, WakeCause,
-    WakeId, WakeRecord, WakeSpec,
+    WakeFailure, WakeId, WakeRecord, WakeSpec,
     provider::{InactiveReason, StatusName, WakeCounts},
     rows::{self, LlmSort, SortKey},
 };
@@ -48,10 +48,12 @@ pub(in crate::http) struct ProviderRow {
     /// How many requests wait for it in this replica.
     waiting: usize,
     failures: Failures,
+    /// How a wake would fail now, while its agent is paused or in quiet hours.
+    wakes_refused: Option<WakeFailure>,
     wakes: WakeCounts,
     /// The last few that ended, latest last.
     last_wakes: Vec<WakeRecord>,
-    /// The last requests of this replica that failed there in a row.
+    /// The last requests of this replica that failed there in a row, until one succeeds.
     failed_requests: Option<FailedRequests>,
     /// The journal sequence of its last commit.
     updated_seq: u64,
@@ -142,6 +144,10 @@ impl ProviderRow {
             wake: provider.status.wake().cloned(),
             waiting: state.waker.waiting(&provider.id),
             failures: provider.failures.clone(),
+            wakes_refused: provider.spec.wake().and_then(|_| {
+                let refusals = state.registry.owner_refusals();
+                refusals.of(&provider.id.agent, provider.epoch)
+            }),
             wakes: provider.counts,
             last_wakes: provider.wakes.clone(),
             failed_requests: state.inference.failed_requests(snapshot),
@@ -170,6 +176,16 @@ struct StatusAfter {
     deadline_ms: Option<Timestamp>,
 }
 
+/// Waits a moment for a provider that may only be missing because this replica, or the agent beside it, has just started.
+async fn once_published(state: &AppState, id: &ProviderId) -> Result<(), InferenceError> {
+    let find = || match state.startup.missing() {
+        Some(missing) if state.registry.get(id).is_none() => Err(InferenceError::NotReady(missing)),
+        Some(_) | None => Ok(()),
+    };
+    let longest = Instant::now() + state.limits.timings.wait;
+    state.startup.wait_for(longest, find).await
+}
+
 pub(in crate::http) async fn wake(
     State(state): State<AppState>,
     Extension(caller): Extension<Caller>,
@@ -177,6 +193,7 @@ pub(in crate::http) async fn wake(
     Query(wait): Query<Wait>,
 ) -> Result<Response, ApiError> {
     let id = ProviderId::new(agent, provider);
+    once_published(&state, &id).await?;
     let cause = WakeCause::Operator {
         key: caller.key().cloned(),
     };
@@ -215,6 +232,7 @@ pub(in crate::http) async fn sleep(
     Path((agent, provider)): Path<(AgentName, ProviderName)>,
 ) -> Result<Response, ApiError> {
     let id = ProviderId::new(agent, provider);
+    once_published(&state, &id).await?;
     state.waker.sleep(&id).await?;
     let status = state
         .registry

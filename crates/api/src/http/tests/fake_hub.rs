@@ -1,7 +1,7 @@
 //! The process behind the HTTP API, as a test scripts it: the fold is the real one, wakes and backends do what they are told.
 
 use crate::{
-    commands::{Admin, AgentCommandAt, KeyCommandAt},
+    commands::{Admin, AgentCommandAt, Forgotten, KeyCommandAt},
     inference::{Relay, Reserved, ResponseBody},
     metrics::Metrics,
     registry::{Registry, tests::entry},
@@ -16,9 +16,9 @@ use reveille_bus::{
     relay::{DroppedFrames, RelayError, RelayFault, RelayStats, RequestHead, ResponseHead},
 };
 use reveille_domain::{
-    Agent, AgentName, AgentRejection, Epoch, Failures, Key, KeyId, KeyRejection, ModelName, Provider,
-    ProviderId, ProviderSpec, RecipeKind, ReportId, ReportSeq, Status, Timestamp, Wake, WakeCause, WakeId,
-    WakeSpec,
+    Agent, AgentEvent, AgentName, AgentRejection, Epoch, Failures, Key, KeyId, KeyRejection, ModelName,
+    Provider, ProviderId, ProviderSpec, RecipeKind, Rejection, ReportId, ReportSeq, SessionId, Status,
+    Timestamp, Wake, WakeCause, WakeId, WakeSpec,
     provider::{Gone, InactiveReason, Registered, StableStatus, WakeCounts},
 };
 use std::{
@@ -30,6 +30,7 @@ use std::{
     time::Duration,
 };
 use tokio::{sync::watch, time::Instant};
+use tokio_util::sync::CancellationToken;
 
 /// Where the journal is when a test begins.
 const FIRST_SEQUENCE: u64 = 41;
@@ -75,6 +76,8 @@ pub(super) struct FakeHub {
     pub metrics: Metrics,
     /// The hub's id, once the journal was found.
     pub id: Mutex<Option<HubId>>,
+    /// Cancelled once the agent of the same process has published its providers.
+    pub own_agent: CancellationToken,
     sequence: AtomicU64,
     replies: Mutex<VecDeque<Reply>>,
     sent: Mutex<Vec<Sent>>,
@@ -140,6 +143,13 @@ fn waking() -> Status {
 
 impl FakeHub {
     pub fn new() -> Self {
+        let hub = Self::starting();
+        hub.own_agent.cancel();
+        hub
+    }
+
+    /// Its own agent hasn't published anything.
+    pub fn starting() -> Self {
         let hub = Self::default();
         let sequence = FIRST_SEQUENCE;
         hub.registry.follow(&Followed::CaughtUp { sequence });
@@ -170,6 +180,22 @@ impl FakeHub {
             wakes: vec![],
             counts: WakeCounts::default(),
         }));
+    }
+
+    /// The agent of a published provider begins its next session, which publishes nothing at first.
+    pub fn begin_session(&self, agent: &str, epoch: Epoch) {
+        let name = AgentName::parse(agent).expect("legal");
+        let connected = AgentEvent::AgentConnected {
+            name: name.clone(),
+            session: SessionId(uuid::Uuid::now_v7()),
+            epoch,
+            version: "0.1.0".to_owned(),
+            at_ms: Timestamp::from_millis(2_000),
+        };
+        let state = Agent::default().evolve(&connected);
+        let sequence = self.sequence.fetch_add(1, Ordering::SeqCst) + 1;
+        let agents = self.registry.agents();
+        agents.take(&name, &state, &[connected], sequence);
     }
 
     /// A later state of the provider is folded.
@@ -394,6 +420,14 @@ impl Admin for FakeHub {
 
     async fn stop_providers(&self, _: &AgentName, _: &'static str, _: Epoch) {
         self.stopped.fetch_add(1, Ordering::SeqCst);
+    }
+
+    async fn forget_providers(
+        &self,
+        _: &AgentName,
+        _: &'static str,
+    ) -> Result<Forgotten, CommandError<Rejection>> {
+        Ok(Forgotten::default())
     }
 }
 

@@ -622,3 +622,35 @@ async fn memory_for_bodies_is_given_back_once_the_backend_answers() {
     assert_eq!(held(), 0);
     drop(response);
 }
+
+#[tokio::test]
+async fn a_request_is_not_sent_to_a_session_that_is_over() {
+    let served = Served::with_timings(|timings| timings.absence = super::LONG).await;
+    served.hub.publish("gpu-box/vllm", "m", active());
+    served.hub.begin_session("gpu-box", Epoch(8));
+    served.hub.replies([whole("hello")]);
+    let asked = tokio::spawn(Answer::of(served.chat("m", false)));
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    assert!(served.hub.sent().is_empty(), "its agent would drop it");
+    served
+        .hub
+        .change("gpu-box/vllm", |provider| provider.epoch = Epoch(8));
+    assert_eq!(asked.await.expect("an answer").status, 200);
+    let sent = served.hub.sent();
+    assert_eq!((sent.len(), sent[0].epoch), (1, Epoch(8)));
+}
+
+#[tokio::test]
+async fn an_agent_that_does_not_publish_a_provider_again_is_unreachable_for_it() {
+    let served = Served::new().await;
+    served.hub.publish("gpu-box/vllm", "m", active());
+    served.hub.begin_session("gpu-box", Epoch(8));
+    let answer = Answer::of(served.chat("m", false)).await;
+    assert_eq!(
+        (answer.status, answer.error().as_str()),
+        (503, "agent_unreachable")
+    );
+    assert!(answer.text().contains("has restarted"), "{}", answer.text());
+    assert!(answer.header("retry-after").is_some());
+    assert!(served.hub.sent().is_empty());
+}

@@ -316,7 +316,8 @@ async fn before_the_keys_are_known_nobody_is_called_a_stranger() {
     let unknown = SecretKey::generate().expect("randomness");
     let answer = served.get_with(unknown.expose(), "/v1/models").await;
     assert_eq!(refused(&answer, 503), "not_ready");
-    assert_eq!(served.get_with(&root, "/v1/models").await.status, 200);
+    let known = served.get_with(&root, "/reveille/v1/providers").await;
+    assert_eq!(known.status, 200);
 }
 
 #[tokio::test]

@@ -1,6 +1,7 @@
 //! Answers of a backend to a stream that has begun already: 200 and heartbeats have been sent.
 
 use super::{
+    Answer, Served,
     fake_hub::{Reply, active},
     streams::{EVENTS, impatient, piece, rest, waiting},
 };
@@ -202,8 +203,6 @@ async fn a_stream_passes_whatever_its_lines_end_with_and_its_type_says() {
         (EVENTS, "data: 1\r\n\r\ndata: [DONE]\r\n\r\n"),
         (EVENTS, "data: 1\r\rdata: [DONE]\r\r"),
         (EVENTS, "data: 1\n\ndata: [DONE]"),
-        (EVENTS, "1"),
-        (EVENTS, ""),
         ("Text/Event-Stream", "data: 1\n\ndata: [DONE]\n\n"),
         ("text/plain", "\ndata: 1\n\ndata: [DONE]\n\n"),
         ("application/x-ndjson", ": ping\n\ndata: 1\n\ndata: [DONE]\n\n"),
@@ -219,4 +218,103 @@ async fn a_stream_passes_whatever_its_lines_end_with_and_its_type_says() {
             assert_eq!(text, stream.replace(": ping\n", ""), "{kind} {mark:?}");
         }
     }
+}
+
+/// What a caller gets of an awake backend's answer, whose head passes at once.
+async fn at_once(reply: Reply) -> String {
+    let served = Served::new().await;
+    served.hub.publish("gpu-box/vllm", "m", active());
+    served.hub.replies([reply]);
+    Answer::of(served.chat("m", true)).await.text()
+}
+
+#[tokio::test]
+async fn what_is_only_labelled_as_a_stream_becomes_an_event() {
+    let completion = r#"{"choices":[{"index":0,"finish_reason":"stop","message":{"content":"MARK"}}]}"#;
+    let chunk = r#""delta":{"content":"MARK"}"#;
+    for (body, told, is_done) in [
+        (completion, chunk, true),
+        (r#"{"error":{"message":"MARK"}}"#, r#""message":"MARK""#, false),
+        (
+            "MARK overloaded",
+            "answered with status 200: MARK overloaded",
+            false,
+        ),
+        ("1", "answered with status 200: 1", false),
+        ("", "answered with status 200 and an empty body", false),
+    ] {
+        let split = || body.chars().map(|letter| piece(&letter.to_string())).collect();
+        for text in [
+            late(whole(200, EVENTS, body)).await,
+            late(Reply::Pieces(200, EVENTS, split())).await,
+            at_once(whole(200, EVENTS, body)).await,
+            at_once(Reply::Pieces(200, EVENTS, split())).await,
+        ] {
+            let events = text.strip_suffix("data: [DONE]\n\n");
+            assert_eq!(events.is_some(), is_done, "{text}");
+            let event = events.unwrap_or(&text);
+            let json = event
+                .strip_prefix("data: ")
+                .and_then(|rest| rest.strip_suffix("\n\n"));
+            let json = json.unwrap_or_else(|| panic!("an event: {text:?}"));
+            let json: Value = serde_json::from_str(json).expect("JSON");
+            assert!(json.to_string().contains(told), "{json}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_stream_that_ends_by_itself_has_an_outcome() {
+    const FINISHED: &str = "data: {\"choices\":[{\"finish_reason\":\"stop\"}]}\n";
+    const ERROR: &str = "data: {\"error\":\"MARK\"}\n\n";
+    let cut = r#"data: {"error":{"message":"the backend of gpu-box/vllm ended its stream before its answer was complete"#;
+    for (stream, then) in [
+        ("data: 1\n\n", cut.to_owned()),
+        ("data: {\"id\":\"MARK", format!("\n\n{cut}")),
+        ("data: 1\n", format!("\n\n{cut}")),
+        ("event: x\n\n", cut.to_owned()),
+        // Some servers never send [DONE].
+        (format!("{FINISHED}\n").as_str(), "data: [DONE]\n\n".to_owned()),
+        (FINISHED, "\n\ndata: [DONE]\n\n".to_owned()),
+        (ERROR, String::new()),
+        (format!("{FINISHED}\ndata: [DONE]\n\n").as_str(), String::new()),
+    ] {
+        for text in [
+            late(whole(200, EVENTS, stream.to_owned())).await,
+            late(Reply::Pieces(200, "text/plain", vec![piece(stream)])).await,
+            at_once(whole(200, EVENTS, stream.to_owned())).await,
+            at_once(Reply::Pieces(200, EVENTS, vec![piece(stream)])).await,
+        ] {
+            let end = text.strip_prefix(stream);
+            let end = end.unwrap_or_else(|| panic!("what was sent stays: {text:?}"));
+            assert!(end.starts_with(&then), "{stream:?} {end:?}");
+            let is_cut = then.ends_with(cut);
+            assert!(
+                if is_cut {
+                    end.ends_with("}}\n\n") && !end.contains("[DONE]")
+                } else {
+                    end == then
+                },
+                "{end:?}"
+            );
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_was_no_stream_for_its_caller_either_stays_as_it_is() {
+    let body = r#"{"error":{"message":"MARK"}}"#;
+    assert_eq!(
+        at_once(whole(500, EVENTS, body)).await,
+        body,
+        "the status tells it"
+    );
+    let served = Served::new().await;
+    served.hub.publish("gpu-box/vllm", "m", active());
+    served.hub.replies([whole(200, EVENTS, body)]);
+    assert_eq!(
+        Answer::of(served.chat("m", false)).await.text(),
+        body,
+        "no stream was asked for"
+    );
 }

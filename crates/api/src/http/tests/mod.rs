@@ -12,8 +12,10 @@ mod meant;
 mod metrics;
 mod origin;
 mod other_apis;
+mod paused;
 mod pools;
 mod queries;
+mod startup;
 mod streams;
 mod surface;
 mod waking;
@@ -88,6 +90,7 @@ fn limits() -> HttpLimits {
             quiet: LONG,
             keepalive: Duration::from_millis(20),
             wait: LONG,
+            startup: Duration::from_millis(50),
             absence: Duration::from_millis(50),
             report: LONG,
             body_idle: LONG,
@@ -128,11 +131,31 @@ impl Served {
         root: Option<&SecretKey>,
         policy: impl FnOnce(SocketAddr) -> OriginPolicy,
     ) -> Self {
+        Self::of(FakeHub::new(), limits, rows, mode, root, policy).await
+    }
+
+    /// Right after a start: the agent of the same process hasn't published anything, which is waited for so long.
+    async fn starting(patience: Duration) -> Self {
+        let (mut limits, hub) = (limits(), FakeHub::starting());
+        limits.timings.startup = patience;
+        let policy = |listener| OriginPolicy::new(listener, None, vec![], vec![]);
+        let rows = Arc::new(MemoryRows::new());
+        Self::of(hub, limits, rows, AuthMode::Open, None, policy).await
+    }
+
+    async fn of(
+        hub: FakeHub,
+        limits: HttpLimits,
+        rows: Arc<dyn Rows>,
+        mode: AuthMode,
+        root: Option<&SecretKey>,
+        policy: impl FnOnce(SocketAddr) -> OriginPolicy,
+    ) -> Self {
         static CRYPTO: Once = Once::new();
         CRYPTO.call_once(|| {
             let _ = rustls::crypto::ring::default_provider().install_default();
         });
-        let (hub, feed) = (Arc::new(FakeHub::new()), Arc::new(GivenFeed::default()));
+        let (hub, feed) = (Arc::new(hub), Arc::new(GivenFeed::default()));
         let (ready, folded, clock, named) = (hub.clone(), hub.clone(), hub.clone(), hub.clone());
         let authenticator = Authenticator::new(
             mode,
@@ -160,11 +183,13 @@ impl Served {
             hub_id: Box::new(move || *named.id.lock()),
             authenticator,
             agent_hub: AgentHub {
-                nats_url: "tls://hub.example:4222".to_owned(),
+                chosen_url: None,
+                own_url: "tls://hub.example:4222".to_owned(),
                 ca_pem: None,
                 joins: None,
             },
             default_model: Some(ModelName::parse(DEFAULT_MODEL).expect("legal")),
+            own_agent: hub.own_agent.clone(),
         };
         let state = AppState::new(services, limits);
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0")

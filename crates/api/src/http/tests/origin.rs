@@ -229,6 +229,7 @@ async fn keys_and_agents_are_made_and_revoked_with_a_key_on_loopback_too() {
             (served.client.delete(url("keys/nosuchkey1")), 404),
             (served.client.post(url("agents/gpu-box/tokens")), 201),
             (served.client.delete(url("agents/nobody")), 404),
+            (served.client.delete(url("agents/nobody/providers")), 404),
         ]
     };
     assert_eq!(Answer::of(served.client.get(url("keys"))).await.status, 200);

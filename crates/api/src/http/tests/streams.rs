@@ -11,8 +11,8 @@ use std::{sync::atomic::Ordering, time::Duration};
 
 pub(super) const EVENTS: &str = "text/event-stream; charset=utf-8";
 
-pub(super) fn piece(text: &'static str) -> Result<Bytes, RelayError> {
-    Ok(Bytes::from_static(text.as_bytes()))
+pub(super) fn piece(text: &str) -> Result<Bytes, RelayError> {
+    Ok(Bytes::copy_from_slice(text.as_bytes()))
 }
 
 pub(super) fn failed() -> WakeError {

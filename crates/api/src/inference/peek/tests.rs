@@ -1,11 +1,10 @@
 use super::*;
-use crate::inference::{Verb, endpoint::ENDPOINTS};
+use crate::inference::{
+    Verb,
+    endpoint::{ENDPOINTS, tests::at},
+};
 use proptest::prelude::*;
 use serde_json::{Value, json};
-
-fn at(path: &str) -> &'static Endpoint {
-    Endpoint::find(Verb::Post, path).expect(path)
-}
 
 fn chat(body: &str) -> Result<Peeked, BadBody> {
     peek(body.as_bytes(), at("/v1/chat/completions"))

@@ -261,11 +261,17 @@ pub(super) fn succeeded(wake: u128, report: ReportId, secs: u64) -> ProviderEven
     }
 }
 
-pub(super) fn succeeded_unreported(wake: u128, report: Option<ReportId>, secs: u64) -> ProviderEvent {
+/// A wake that was requested at 10 ends because its backend is found awake.
+pub(super) fn found_awake(wake: u128, report: Option<ReportId>, secs: u64) -> ProviderEvent {
+    let stage = Stage {
+        name: "found awake".to_owned(),
+        started_after_ms: 0,
+        took_ms: (secs - 10) * 1000,
+    };
     ProviderEvent::WakeSucceeded {
         wake_id: wake_id(wake),
         report,
-        stages: vec![],
+        stages: vec![stage],
         at_ms: at(secs),
     }
 }

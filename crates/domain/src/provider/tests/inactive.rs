@@ -37,7 +37,7 @@ fn an_agent_that_was_heard_since_is_not_marked_inactive() {
 fn a_registration_is_a_sign_of_life_even_when_all_it_does_is_succeed_a_wake() {
     waking()
         .when(register(1, recipe(), UP, 30))
-        .then([succeeded_unreported(1, None, 30)])
+        .then([found_awake(1, None, 30)])
         .when(mark_inactive(1, 5, 40))
         .then_refused(&Rejection::HeardSince);
 }

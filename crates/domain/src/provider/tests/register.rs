@@ -157,10 +157,10 @@ fn a_later_session_counts_its_reports_from_one() {
 fn an_available_backend_at_registration_succeeds_the_wake_in_flight() {
     waking()
         .when(register(1, recipe(), UP, 12))
-        .then([succeeded_unreported(1, None, 12)]);
+        .then([found_awake(1, None, 12)]);
     waking().when(register(2, recipe(), UP, 12)).then([
         registered(2, recipe(), RegisteredAs::Waking, 12),
-        succeeded_unreported(1, None, 12),
+        found_awake(1, None, 12),
     ]);
 }
 
@@ -187,7 +187,7 @@ fn a_recipe_that_is_removed_during_a_wake_ends_it_without_blame() {
     ]);
     waking().when(register(2, no_recipe(), UP, 12)).then([
         registered(2, no_recipe(), RegisteredAs::Waking, 12),
-        succeeded_unreported(1, None, 12),
+        found_awake(1, None, 12),
     ]);
 }
 
@@ -282,7 +282,7 @@ fn a_duplicate_of_a_registration_that_comes_late_changes_nothing() {
 fn a_registration_that_ends_a_wake_is_numbered_like_a_report() {
     let waking = waking()
         .when(numbered(1, register(1, recipe(), UP, 15)))
-        .then([succeeded_unreported(1, Some(report(1, 1)), 15)])
+        .then([found_awake(1, Some(report(1, 1)), 15)])
         .when(report_asleep(report(1, 2), SleepReason::Idle, 60))
         .then([slept(report(1, 2), SleepReason::Idle, none(), 60)])
         .when(request_wake(2, 70))

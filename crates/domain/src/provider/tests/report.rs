@@ -65,7 +65,7 @@ fn a_backend_that_came_up_by_itself_makes_the_provider_active() {
 fn a_backend_that_came_up_by_itself_resolves_the_wake_in_flight() {
     waking()
         .when(report_awake(report(1, 1), 15))
-        .then([succeeded_unreported(1, Some(report(1, 1)), 15)]);
+        .then([found_awake(1, Some(report(1, 1)), 15)]);
 }
 
 #[test]

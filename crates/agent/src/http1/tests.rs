@@ -2,7 +2,6 @@
 
 use super::*;
 use crate::config::Config;
-use futures::{StreamExt, TryStreamExt};
 use http::StatusCode;
 use std::{collections::HashMap, sync::Arc};
 use tokio::{
@@ -31,19 +30,25 @@ where
     let text =
         format!("[[provider]]\nname = \"p\"\nbase_url = \"http://{address}\"\nanswer_timeout = \"10s\"");
     let config = Config::parse(&text, "test.toml", &|_| None).expect("a config");
-    Client::new(&config.providers[0]).expect("a client")
+    Client::of_backend(&config.providers[0]).expect("a client")
 }
 
 async fn post(client: &Client, body: impl Into<Bytes>) -> Result<Response, SendError> {
-    let path = Uri::from_static("/v1/completions");
+    let request = Request::post("/v1/completions").body(body.into());
     let connection = client.connect().await?;
-    client
-        .send(connection, Method::POST, path, HeaderMap::new(), body.into())
-        .await
+    client.send(connection, request.expect("a request")).await
 }
 
-async fn text(response: Response) -> Result<String, SendError> {
-    let body: Vec<Bytes> = response.into_stream().try_collect().await?;
+async fn next(response: &mut Response) -> Result<Option<Bytes>, SendError> {
+    let by = response.answer_timeout.map(|limit| Instant::now() + limit);
+    response.next(by).await
+}
+
+async fn text(mut response: Response) -> Result<String, SendError> {
+    let mut body = Vec::new();
+    while let Some(piece) = next(&mut response).await? {
+        body.push(piece);
+    }
     Ok(String::from_utf8(body.concat()).expect("text"))
 }
 
@@ -201,10 +206,9 @@ async fn a_response_that_is_dropped_closes_its_connection() {
         }
     })
     .await;
-    let answer = post(&client, "{}").await.expect("an answer");
-    let mut body = Box::pin(answer.into_stream());
-    assert_eq!(body.next().await.expect("a piece").expect("no error"), "1");
-    drop(body);
+    let mut answer = post(&client, "{}").await.expect("an answer");
+    assert_eq!(next(&mut answer).await.expect("no error").expect("a piece"), "1");
+    drop(answer);
     let noticed = timeout(Duration::from_secs(10), has_left).await;
     noticed.expect("in time").expect("the backend notices");
 }
@@ -231,4 +235,59 @@ async fn each_request_says_that_its_connection_ends_with_it_and_asks_for_no_comp
     for line in ["connection: close", "accept-encoding: identity"] {
         assert!(said.lines().any(|is| is == line), "{line}: {said}");
     }
+}
+
+/// What is said of a server that sends `first` at once, and then `answer` to a request.
+async fn told(first: &'static [u8], answer: &'static [u8]) -> Option<&'static str> {
+    let client = backend(move |mut connection| async move {
+        let _ = connection.write_all(first).await;
+        if answer.is_empty() {
+            // It goes on to listen.
+            let _ = connection.read_u8().await;
+            let _ = connection.read(&mut [0; 1024]).await;
+            return;
+        }
+        request(&mut connection).await;
+        let _ = connection.write_all(answer).await;
+    })
+    .await;
+    let broken = match post(&client, "{}").await {
+        Ok(answer) => text(answer).await.expect_err("no answer"),
+        Err(error) => error,
+    };
+    match &broken {
+        SendError::Broken(error) => wrong_answer(error),
+        other => panic!("{other}"),
+    }
+}
+
+#[tokio::test]
+async fn what_is_wrong_with_an_answer_that_is_no_http_is_told() {
+    const NO_HTTP: &str = "isn't HTTP/1.1";
+    for (first, answer, wrong) in [
+        (&b"SSH-2.0-OpenSSH_9.2p1\r\n"[..], &b""[..], NO_HTTP),
+        (b"\x00\x00\x12\x04\x00\x00\x00\x00\x00", b"", NO_HTTP),
+        (b"", b"-ERR unknown command\r\n", NO_HTTP),
+        (b"", b"HTTP/3.0 200 OK\r\ncontent-length: 2\r\n\r\n{}", NO_HTTP),
+        (
+            b"",
+            b"HTTP/1.1 200 OK\r\ncontent-length: 12abc\r\n\r\n{}",
+            "has a `content-length` that isn't one number",
+        ),
+        (
+            b"",
+            b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\ncontent-length: 3\r\n\r\n{}x",
+            "has a `content-length` that isn't one number",
+        ),
+        (
+            b"",
+            b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\nzz\r\n{}\r\n0\r\n\r\n",
+            "has a chunk that isn't as HTTP/1.1 wants it",
+        ),
+    ] {
+        for _ in 0..20 {
+            assert_eq!(told(first, answer).await, Some(wrong), "{first:?} {answer:?}");
+        }
+    }
+    assert_eq!(told(b"", b"HTTP/1.1 200").await, None, "it broke off");
 }

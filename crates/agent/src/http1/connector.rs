@@ -1,16 +1,20 @@
-//! Opens connections to one backend.
+//! Opens connections to one server.
 //!
-//! Everything that decides how a backend is reached is here: name resolution, time-outs of the connection, TLS.
+//! Everything that decides how a server is reached is here: name resolution, time-outs of the connection, TLS.
 
-use crate::{
-    config::{BaseUrl, Trust},
-    fetch::{io_kind, io_reason},
-    tls::{self, client_config},
-};
+use super::io_error::{io_kind, io_reason};
+use crate::{config::Server, tls};
 use http::Uri;
 use hyper_util::client::legacy::connect::HttpConnector;
-use rustls::pki_types::ServerName;
-use std::{error::Error, io, path::PathBuf, sync::Arc, time::Duration};
+use reveille_bus::open_files;
+use rustls::{ClientConfig, pki_types::ServerName};
+use std::{
+    error::Error,
+    io,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 use thiserror::Error;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
@@ -20,9 +24,6 @@ use tokio::{
 use tokio_rustls::TlsConnector;
 use tower::ServiceExt;
 
-/// How long a connection may take, with the name's resolution and TLS. The kernel asks a machine that doesn't answer three times
-/// until then.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(4);
 /// After how long without traffic the kernel asks whether the backend's machine is still there.
 const KEEPALIVE: Duration = Duration::from_secs(10);
 /// How often it asks again.
@@ -34,11 +35,13 @@ const KEEPALIVE_QUESTIONS: u32 = 2;
 #[cfg(target_os = "linux")]
 const GONE_AFTER: Duration = Duration::from_secs(20);
 
-/// The way to one backend.
+/// The way to one server.
 pub(super) struct Connector {
     tcp: HttpConnector,
+    /// How long a connection may take, with the name's resolution and TLS.
+    limit: Option<Duration>,
     uri: Uri,
-    /// The Unix socket at which the backend is instead.
+    /// The Unix socket at which the server is instead.
     socket: Option<PathBuf>,
     tls: Option<Tls>,
 }
@@ -48,17 +51,17 @@ struct Tls {
     name: ServerName<'static>,
 }
 
-/// A connection to a backend.
-pub(super) trait Connection: AsyncRead + AsyncWrite + Send + Unpin {}
+/// A connection to a server.
+pub(crate) trait Connection: AsyncRead + AsyncWrite + Send + Unpin {}
 
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Connection for T {}
 
-/// Why there is no connection. Nothing was sent to the backend.
+/// Why there is no connection. Nothing was sent to the server.
 #[derive(Debug, Error)]
-pub(super) enum ConnectError {
-    /// It took longer than [`CONNECT_TIMEOUT`].
-    #[error("no connection within {CONNECT_TIMEOUT:?}")]
-    Late,
+pub enum ConnectError {
+    /// It took longer than this, or than the kernel waits.
+    #[error("no answer{}", .0.map(|limit| format!(" within {limit:?}")).unwrap_or_default())]
+    Late(Option<Duration>),
     /// It was closed before a request was sent.
     #[error("the connection was closed at once")]
     Closed,
@@ -68,35 +71,52 @@ pub(super) enum ConnectError {
 }
 
 impl Connector {
-    /// The way to the backend at `base`, which has a certificate according to `trust` if it speaks TLS.
+    /// The way to `server`, or to the one at a Unix socket. A connection takes no longer than `limit`. `tls` is asked for only if
+    /// the server speaks it.
     ///
     /// # Errors
-    /// When TLS can't be set up.
-    pub fn new(base: &BaseUrl, trust: &Trust) -> Result<Self, rustls::Error> {
+    /// Those of `tls`.
+    pub fn new<E>(
+        server: &Server,
+        socket: Option<&Path>,
+        limit: Option<Duration>,
+        tls: impl FnOnce() -> Result<Arc<ClientConfig>, E>,
+    ) -> Result<Self, E> {
         let mut tcp = HttpConnector::new();
         tcp.enforce_http(false);
         tcp.set_nodelay(true);
         // Shared by the addresses of a name, so that a dead one leaves time for the others.
-        tcp.set_connect_timeout(Some(CONNECT_TIMEOUT));
+        tcp.set_connect_timeout(limit);
         tcp.set_keepalive(Some(KEEPALIVE));
         tcp.set_keepalive_interval(Some(KEEPALIVE_RETRY));
         tcp.set_keepalive_retries(Some(KEEPALIVE_QUESTIONS));
         #[cfg(target_os = "linux")]
         tcp.set_tcp_user_timeout(Some(GONE_AFTER));
-        let tls = base.tls_name().map(|name| Tls::new(name.clone(), trust));
-        let tls = tls.transpose()?;
+        let tls = match server.tls_name.clone() {
+            Some(name) => Some(Tls {
+                connector: tls()?.into(),
+                name,
+            }),
+            None => None,
+        };
         Ok(Self {
             tcp,
-            uri: base.server().clone(),
-            socket: base.socket().map(ToOwned::to_owned),
+            limit,
+            uri: server.uri.clone(),
+            socket: socket.map(ToOwned::to_owned),
             tls,
         })
     }
 
     /// A new connection.
     pub async fn connect(&self) -> Result<Box<dyn Connection>, ConnectError> {
-        let opened = timeout(CONNECT_TIMEOUT, self.open()).await;
-        opened.map_err(|_| ConnectError::Late)?.map_err(ConnectError::of)
+        let opened = match self.limit {
+            Some(limit) => timeout(limit, self.open())
+                .await
+                .map_err(|_| ConnectError::Late(self.limit))?,
+            None => self.open().await,
+        };
+        opened.map_err(|error| ConnectError::of(error, self.limit))
     }
 
     async fn open(&self) -> Result<Box<dyn Connection>, Box<dyn Error + Send + Sync>> {
@@ -113,19 +133,27 @@ impl Connector {
 
 impl ConnectError {
     /// hyper's connector has the same time, and may be the first to notice that it is over.
-    fn of(error: Box<dyn Error + Send + Sync>) -> Self {
+    fn of(error: Box<dyn Error + Send + Sync>, limit: Option<Duration>) -> Self {
         if is_late(&*error) {
-            Self::Late
+            Self::Late(limit)
         } else {
             Self::Failed(error)
+        }
+    }
+
+    /// Why the agent could open no connection, if it has reached its limit of open files. That says nothing about the backend.
+    pub fn limit_reached(&self) -> Option<String> {
+        match self {
+            Self::Failed(error) => open_files::reached_in(&**error)
+                .or_else(|| is_dns(&**error).then(open_files::reached_now).flatten()),
+            Self::Late(_) | Self::Closed => None,
         }
     }
 
     /// The reason, for people: no URL, and nothing that the backend sent.
     pub fn reason(&self) -> String {
         match self {
-            Self::Late => format!("no answer within {CONNECT_TIMEOUT:?}"),
-            Self::Closed => self.to_string(),
+            Self::Late(_) | Self::Closed => self.to_string(),
             Self::Failed(error) if is_dns(&**error) => "the host's name can't be resolved".to_owned(),
             Self::Failed(error) => {
                 let of_io = || io_kind(&**error).map(io_reason);
@@ -150,25 +178,23 @@ fn is_dns(error: &(dyn Error + 'static)) -> bool {
     error.to_string() == "dns error"
 }
 
-impl Tls {
-    /// TLS to the server `name`.
-    fn new(name: ServerName<'static>, trust: &Trust) -> Result<Self, rustls::Error> {
-        Ok(Self {
-            connector: Arc::new(client_config(trust)?).into(),
-            name,
-        })
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::{BaseUrl, Trust};
+    use rustix::io::Errno;
     use tokio::net::TcpListener;
 
+    const LIMIT: Duration = Duration::from_secs(4);
+
+    fn connector(url: &str) -> Connector {
+        let base = BaseUrl::parse(url).expect("legal");
+        let tls = || tls::client_config(&Trust::default()).map(Arc::new);
+        Connector::new(base.server(), base.socket(), Some(LIMIT), tls).expect("no TLS")
+    }
+
     async fn reason(url: &str) -> String {
-        let connector =
-            Connector::new(&BaseUrl::parse(url).expect("legal"), &Trust::default()).expect("no TLS");
-        let connected = connector.connect().await;
+        let connected = connector(url).connect().await;
         connected.map(drop).expect_err("nobody is there").reason()
     }
 
@@ -181,6 +207,18 @@ mod tests {
         // No resolver has to be asked: a label has at most 63 characters.
         let nowhere = format!("http://{}.example", "x".repeat(64));
         assert_eq!(reason(&nowhere).await, "the host's name can't be resolved");
+    }
+
+    #[test]
+    fn an_agent_that_has_reached_its_limit_of_open_files_does_not_blame_the_backend() {
+        let failed = |errno: Errno| {
+            let error = io::Error::from_raw_os_error(errno.raw_os_error());
+            ConnectError::of(Box::new(error), None).limit_reached()
+        };
+        let why = failed(Errno::MFILE).expect("no file");
+        assert!(why.contains("open files (`ulimit -n`)"), "{why}");
+        assert!(failed(Errno::NFILE).is_some());
+        assert_eq!(failed(Errno::CONNREFUSED), None);
     }
 
     #[tokio::test(start_paused = true)]
@@ -198,7 +236,7 @@ mod tests {
 
         let began = tokio::time::Instant::now();
         assert_eq!(reason(&format!("http://{address}")).await, "no answer within 4s");
-        assert_eq!(began.elapsed(), CONNECT_TIMEOUT);
+        assert_eq!(began.elapsed(), LIMIT);
     }
 
     #[cfg(target_os = "linux")]
@@ -206,8 +244,7 @@ mod tests {
     async fn the_kernel_watches_over_a_connection_and_ends_it_when_the_machine_is_gone() {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let url = format!("http://{}", listener.local_addr().expect("an address"));
-        let connector =
-            Connector::new(&BaseUrl::parse(&url).expect("legal"), &Trust::default()).expect("no TLS");
+        let connector = connector(&url);
         let stream = connector.tcp.clone().oneshot(connector.uri.clone()).await;
         let stream = stream.expect("a connection").into_inner();
         let socket = socket2::SockRef::from(&stream);
