@@ -48,6 +48,7 @@ mod scene;
 mod services;
 mod sleeping;
 mod stand_in;
+mod surface;
 mod systemd;
 mod transcript;
 mod two_machines;

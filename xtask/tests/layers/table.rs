@@ -157,7 +157,7 @@ const BUS: Layers = Layers {
         &["relay/shared"],
         &["relay/pending_request", "relay/server_stream"],
         &["relay/inbox", "relay/link", "relay/outbox"],
-        &["relay/error", "relay/window"],
+        &["relay/error", "relay/upload", "relay/window"],
         &["relay/content"],
         &["relay/form", "relay/head"],
         &["relay/frame", "relay/last_event"],

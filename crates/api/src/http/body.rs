@@ -2,7 +2,7 @@
 
 use super::{ApiError, AppState};
 use crate::{
-    inference::{BodyBudget, HeldBytes},
+    inference::{BodyBudget, BodyFault, HeldBytes},
     origin::quoted,
 };
 use axum::{
@@ -138,13 +138,13 @@ pub(super) async fn read(
     idle: Duration,
     budget: &BodyBudget,
 ) -> Result<HeldBody, ApiError> {
-    let mut chunks = body.into_data_stream();
+    let mut body = PacedBody::new(body, idle);
     let expects_continue = headers.contains_key(header::EXPECT);
     let announced = announced_bytes(headers);
     if expects_continue && announced.is_some_and(|bytes| bytes > limit.bytes as u64) {
         return Err(ApiError::TooLarge(limit));
     }
-    let mut read = read_chunks(&mut chunks, announced, limit, idle, budget).await;
+    let mut read = read_chunks(&mut body, announced, limit, budget).await;
     if let Ok(body) = &mut read
         && let Some(rest) = body.bytes.strip_prefix(BYTE_ORDER_MARK)
     {
@@ -152,45 +152,79 @@ pub(super) async fn read(
         body.bytes.advance(body.bytes.len() - rest);
     }
     if let Err(ApiError::TooLarge(_) | ApiError::MemoryFull { .. }) = &read {
-        linger(&mut chunks).await;
+        body.linger().await;
     }
     read
 }
 
-async fn linger(chunks: &mut BodyDataStream) {
-    let mut left = MAX_LINGER_BYTES;
-    let drain = async {
-        while let Some(Ok(chunk)) = chunks.next().await
-            && chunk.len() <= left
-        {
-            left -= chunk.len();
+/// A body that has to keep its pace.
+pub(super) struct PacedBody {
+    chunks: BodyDataStream,
+    idle: Duration,
+    /// Until when the next piece must have come, whatever the pause before it.
+    latest: Instant,
+}
+
+impl PacedBody {
+    /// A body whose first piece is waited for from now on.
+    pub fn new(body: Body, idle: Duration) -> Self {
+        Self {
+            chunks: body.into_data_stream(),
+            idle,
+            latest: Instant::now() + idle,
         }
-    };
-    // The rest doesn't matter.
-    let _ = timeout(LINGER, drain).await;
+    }
+
+    /// The next piece; `None` at the end.
+    pub async fn next(&mut self) -> Result<Option<Bytes>, BodyFault> {
+        let by = self.latest.min(Instant::now() + self.idle);
+        match timeout_at(by, self.chunks.next()).await {
+            Err(_) => Err(BodyFault::TooSlow { idle: self.idle }),
+            Ok(None) => Ok(None),
+            Ok(Some(Ok(chunk))) => {
+                self.latest += time_for(chunk.len());
+                Ok(Some(chunk))
+            }
+            Ok(Some(Err(_))) => Err(BodyFault::BrokeOff),
+        }
+    }
+
+    /// Discards the rest, as far as that is worth it.
+    pub async fn linger(&mut self) {
+        let mut left = MAX_LINGER_BYTES;
+        let drain = async {
+            while let Some(Ok(chunk)) = self.chunks.next().await
+                && chunk.len() <= left
+            {
+                left -= chunk.len();
+            }
+        };
+        // The rest doesn't matter.
+        let _ = timeout(LINGER, drain).await;
+    }
+}
+
+impl From<BodyFault> for ApiError {
+    fn from(fault: BodyFault) -> Self {
+        match fault {
+            BodyFault::BrokeOff => Self::invalid("incomplete_body", None, "the body broke off"),
+            BodyFault::TooSlow { idle } => Self::BodyTimeout { idle },
+            BodyFault::MemoryFull { limit } => Self::MemoryFull { limit },
+            BodyFault::Bad(bad) => bad.into(),
+        }
+    }
 }
 
 async fn read_chunks(
-    chunks: &mut BodyDataStream,
+    body: &mut PacedBody,
     announced: Option<u64>,
     limit: BodyLimit,
-    idle: Duration,
     budget: &BodyBudget,
 ) -> Result<HeldBody, ApiError> {
     if announced.is_some_and(|bytes| bytes > limit.bytes as u64) {
         return Err(ApiError::TooLarge(limit));
     }
     let mut held = budget.hold();
-    let mut latest = Instant::now() + idle;
-    let mut next = async || match timeout_at(latest.min(Instant::now() + idle), chunks.next()).await {
-        Err(_) => Err(ApiError::BodyTimeout { idle }),
-        Ok(None) => Ok(None),
-        Ok(Some(Ok(chunk))) => {
-            latest += time_for(chunk.len());
-            Ok(Some(chunk))
-        }
-        Ok(Some(Err(_))) => Err(ApiError::invalid("incomplete_body", None, "the body broke off")),
-    };
     let mut take = |length: usize, chunk: &Bytes| {
         if length + chunk.len() > limit.bytes {
             return Err(ApiError::TooLarge(limit));
@@ -199,9 +233,9 @@ async fn read_chunks(
             .map_err(|limit| ApiError::MemoryFull { limit })
     };
     // Most bodies come in one piece, which needs no copy.
-    let first = next().await?.unwrap_or_default();
+    let first = body.next().await?.unwrap_or_default();
     take(0, &first)?;
-    let Some(second) = next().await? else {
+    let Some(second) = body.next().await? else {
         return Ok(HeldBody { bytes: first, held });
     };
     let capacity = announced
@@ -215,7 +249,7 @@ async fn read_chunks(
         take(whole.len(), &more)?;
         whole.extend_from_slice(&more);
         drop(more);
-        chunk = next().await?;
+        chunk = body.next().await?;
     }
     Ok(HeldBody {
         bytes: whole.freeze(),
@@ -228,7 +262,7 @@ fn time_for(bytes: usize) -> Duration {
     Duration::from_micros(bytes as u64 * 1_000_000 / MIN_BYTES_PER_SECOND)
 }
 
-fn announced_bytes(headers: &HeaderMap) -> Option<u64> {
+pub(super) fn announced_bytes(headers: &HeaderMap) -> Option<u64> {
     headers.get(header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
 }
 

@@ -1,6 +1,6 @@
 //! Why an inference request gets no response from a backend.
 
-use super::startup::Missing;
+use super::{request_body::BodyFault, startup::Missing};
 use crate::wakes::WakeError;
 use reveille_bus::relay::RelayError;
 use reveille_domain::{ModelName, ProviderId, WakeId};
@@ -64,6 +64,9 @@ pub(crate) enum InferenceError {
         wake_id: Option<WakeId>,
         what: String,
     },
+    /// The rest of the request's body, which was still coming in, can't be used.
+    #[error(transparent)]
+    Body(#[from] BodyFault),
     /// The backend's stream ended without an outcome.
     #[error("the backend of {provider} ended its stream before its answer was complete")]
     CutShort {
@@ -137,6 +140,7 @@ impl InferenceError {
             | Self::NoModel { .. }
             | Self::Relay { .. }
             | Self::BadResponse { .. }
+            | Self::Body(_)
             | Self::CutShort { .. } => false,
         }
     }
@@ -154,6 +158,8 @@ impl InferenceError {
             | Self::FallingAsleep { .. }
             | Self::Waking { .. }
             | Self::WaitTooShort { .. }
+            // An agent hands over what it has whole.
+            | Self::Body(_)
             | Self::Wake(_) => true,
         }
     }

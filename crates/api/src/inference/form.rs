@@ -5,8 +5,9 @@ use super::{
     peek::{BadBody, checked_model},
 };
 use bytes::Bytes;
-use reveille_bus::relay::{FormPart, boundary, form_parts};
+use reveille_bus::relay::{BadForm, FormPart, FormReader, boundary, form_parts};
 use reveille_domain::ModelName;
+use std::ops::Range;
 
 /// How far into a form its model may be, in bytes: clients write it before or right behind a file's head.
 pub(crate) const MODEL_WITHIN_BYTES: usize = 64 * 1024;
@@ -26,29 +27,58 @@ pub(crate) fn peek_form(
     endpoint: &Endpoint,
 ) -> Option<Result<PeekedForm, BadBody>> {
     let boundary = boundary(content_type)?;
-    let parts = form_parts(body, boundary).map_err(|bad| BadBody::new("invalid_form", None, bad.to_string()));
-    Some(parts.and_then(|parts| check(body, &parts, endpoint)))
+    Some(
+        form_parts(body, boundary)
+            .map_err(BadBody::from)
+            .and_then(|parts| {
+                let peeked = fields(body, &parts, endpoint)?;
+                check_whole_form(&parts, endpoint)?;
+                Ok(peeked)
+            }),
+    )
 }
 
-fn check(body: &[u8], parts: &[FormPart], endpoint: &Endpoint) -> Result<PeekedForm, BadBody> {
-    let one = |name: &'static str| {
-        let mut named = parts.iter().filter(|part| part.name == name);
-        let first = named.next();
-        match (first, named.next()) {
-            (_, Some(_)) => Err(BadBody::new(
-                "duplicate_field",
-                name,
-                format!("`{name}` is given twice"),
-            )),
-            (Some(part), None) if part.is_file => Err(BadBody::new(
-                "invalid_type",
-                name,
-                format!("`{name}` must be a text, not a file"),
-            )),
-            (first, None) => Ok(first.map(|part| part.content.clone())),
-        }
+/// The model of a form of which `begun` has come, and whether it asks for a stream; `None` if more is needed. What follows the beginning of a file can't be told: a form
+/// that asks for a stream there gets it without keep-alives.
+pub(crate) fn peek_begun_form(
+    begun: &[u8],
+    form: &FormReader,
+    endpoint: &Endpoint,
+) -> Result<Option<(ModelName, bool)>, BadBody> {
+    let (parts, last) = match form.parts() {
+        [parts @ .., last] if form.is_in_part() => (parts, Some(last)),
+        parts => (parts, None),
     };
-    let model = one("model")?.filter(|place| !place.is_empty());
+    let has_begun = last.is_some_and(|last| last.is_file) || begun.len() >= MODEL_WITHIN_BYTES;
+    let peeked = fields(begun, parts, endpoint)?;
+    Ok(peeked
+        .model
+        .filter(|_| has_begun)
+        .map(|model| (model, peeked.stream)))
+}
+
+/// Checks what only a whole form shows: that no field with a meaning here is given twice, and that the required one is there.
+pub(crate) fn check_whole_form(parts: &[FormPart], endpoint: &Endpoint) -> Result<(), BadBody> {
+    one(parts, "model")?;
+    one(parts, "stream")?;
+    // Several files have a field of the same name, in PHP's way.
+    let has = |name: &str| {
+        parts
+            .iter()
+            .any(|part| part.name.strip_suffix("[]").unwrap_or(&part.name) == name)
+    };
+    match endpoint.required.field().filter(|name| !has(name)) {
+        Some(name) => Err(BadBody::new(
+            "missing_field",
+            name,
+            format!("`{name}` is missing"),
+        )),
+        None => Ok(()),
+    }
+}
+
+fn fields(body: &[u8], parts: &[FormPart], endpoint: &Endpoint) -> Result<PeekedForm, BadBody> {
+    let model = one(parts, "model")?.filter(|place| !place.is_empty());
     if model.as_ref().is_some_and(|place| place.end > MODEL_WITHIN_BYTES) {
         let message = format!(
             "`model` must be within the first {} KiB of the form: send it before the files",
@@ -61,27 +91,39 @@ fn check(body: &[u8], parts: &[FormPart], endpoint: &Endpoint) -> Result<PeekedF
         let text = text.map_err(|_| BadBody::new("invalid_model", "model", "`model` is not UTF-8"))?;
         checked_model("model", text)
     });
-    let stream = match one("stream")? {
+    let stream = match one(parts, "stream")? {
         Some(place) if endpoint.streams != Streams::Never => body[place].eq_ignore_ascii_case(b"true"),
         Some(_) | None => false,
     };
-    // Several files have a field of the same name, in PHP's way.
-    let has = |name: &str| {
-        parts
-            .iter()
-            .any(|part| part.name.strip_suffix("[]").unwrap_or(&part.name) == name)
-    };
-    if let Some(name) = endpoint.required.field().filter(|name| !has(name)) {
-        return Err(BadBody::new(
-            "missing_field",
-            name,
-            format!("`{name}` is missing"),
-        ));
-    }
     Ok(PeekedForm {
         model: model.transpose()?,
         stream,
     })
+}
+
+/// Where the field of this name is, which is a text and is given once at most.
+fn one(parts: &[FormPart], name: &'static str) -> Result<Option<Range<usize>>, BadBody> {
+    let mut named = parts.iter().filter(|part| part.name == name);
+    let first = named.next();
+    match (first, named.next()) {
+        (_, Some(_)) => Err(BadBody::new(
+            "duplicate_field",
+            name,
+            format!("`{name}` is given twice"),
+        )),
+        (Some(part), None) if part.is_file => Err(BadBody::new(
+            "invalid_type",
+            name,
+            format!("`{name}` must be a text, not a file"),
+        )),
+        (first, None) => Ok(first.map(|part| part.content.clone())),
+    }
+}
+
+impl From<BadForm> for BadBody {
+    fn from(bad: BadForm) -> Self {
+        Self::new("invalid_form", None, bad.to_string())
+    }
 }
 
 /// The form with `model` as its first field, in place of any empty one.

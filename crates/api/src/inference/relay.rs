@@ -1,6 +1,6 @@
 //! The way to the backends. A port, so that the request path can be tested without NATS.
 
-use super::{health::Failure, members::Attempt};
+use super::{RequestBody, health::Failure, members::Attempt};
 use crate::metrics::FirstByte;
 use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
@@ -38,7 +38,7 @@ pub(crate) trait Reserved: Send {
         agent: &AgentName,
         epoch: Epoch,
         head: RequestHead,
-        body: Bytes,
+        body: RequestBody,
     ) -> Result<(ResponseHead, ResponseBody), RelayError>;
 }
 
@@ -178,9 +178,9 @@ impl Reserved for Reservation<'_> {
         agent: &AgentName,
         epoch: Epoch,
         head: RequestHead,
-        body: Bytes,
+        body: RequestBody,
     ) -> Result<(ResponseHead, ResponseBody), RelayError> {
-        let response = Self::send(*self, agent, epoch, head, body).await?;
+        let response = Self::send(*self, agent, epoch, head, body.upload()).await?;
         let (head, mut body) = response.head().await?;
         let body = match body.whole() {
             Some(whole) => ResponseBody::Whole(whole),

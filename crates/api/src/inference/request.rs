@@ -1,9 +1,8 @@
 //! One inference request and its response, and how long it waits for what.
 
-use super::{Endpoint, HeldBytes, Options, ResponseBody, WakeMode, headers};
+use super::{Endpoint, Options, RequestBody, ResponseBody, WakeMode, headers};
 use crate::{keys::Caller, registry::ProviderSnapshot};
 use axum::http::HeaderMap;
-use bytes::Bytes;
 use reveille_bus::relay::{HOLD_LIMIT, RequestHead, ResponseHead};
 use reveille_domain::{ModelName, ProviderId, WakeCause, WakeId, rows::READ_WAIT};
 use std::{sync::Arc, time::Duration};
@@ -61,11 +60,8 @@ pub(crate) struct InferenceRequest {
     pub options: Options,
     /// The caller's headers, all of them.
     pub headers: HeaderMap,
-    /// The body as it came.
-    pub body: Bytes,
-    /// The body's share of the memory for bodies, given back once the backend answers.
-    #[expect(dead_code, reason = "dropping it is what it is for")]
-    pub held: HeldBytes,
+    /// The body as it comes, until the backend answers.
+    pub body: RequestBody,
 }
 
 impl InferenceRequest {

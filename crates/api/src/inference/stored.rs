@@ -4,7 +4,6 @@
 use super::ResponseBody;
 use bytes::{Bytes, BytesMut};
 use futures::StreamExt;
-use memchr::memmem;
 use parking_lot::Mutex;
 use reveille_bus::relay::is_stored_id;
 use reveille_domain::{KeyId, ModelName, ProviderId};
@@ -114,18 +113,43 @@ impl Watch {
     }
 }
 
-/// The first `"id"` in a text of JSON. Within a JSON string its quotes would be escaped.
+/// The `id` of a response, in its own object or in that of its first event. Others, such as that of its conversation, are deeper.
 fn id_in(text: &[u8]) -> Option<String> {
-    const KEY: &[u8] = b"\"id\"";
-    let after = &text[memmem::find(text, KEY)? + KEY.len()..];
-    let value = after
-        .trim_ascii_start()
-        .strip_prefix(b":")?
-        .trim_ascii_start()
-        .strip_prefix(b"\"")?;
-    let id = &value[..memchr::memchr(b'"', value)?];
-    let id = std::str::from_utf8(id).ok()?;
-    is_stored_id(id).then(|| id.to_owned())
+    let (mut depth, mut is_in_event, mut rest) = (0_u32, false, text);
+    loop {
+        let at = rest.iter().position(|byte| b"{}[]\"".contains(byte))?;
+        let (byte, after) = (rest[at], &rest[at + 1..]);
+        rest = after;
+        match byte {
+            b'{' | b'[' => depth += 1,
+            b'}' | b']' => depth = depth.saturating_sub(1),
+            _ => {
+                let (string, after) = after.split_at(end_of_string(after)?);
+                rest = &after[1..];
+                let is_answers = depth == 1 || depth == 2 && is_in_event;
+                // Otherwise it is a value.
+                let Some(value) = rest.trim_ascii_start().strip_prefix(b":").filter(|_| is_answers) else {
+                    continue;
+                };
+                if string == b"id" {
+                    let id = value.trim_ascii_start().strip_prefix(b"\"")?;
+                    let id = std::str::from_utf8(&id[..end_of_string(id)?]).ok()?;
+                    return is_stored_id(id).then(|| id.to_owned());
+                }
+                is_in_event = string == b"response" || depth == 2;
+            }
+        }
+    }
+}
+
+/// Where a string ends that has begun before this text.
+fn end_of_string(text: &[u8]) -> Option<usize> {
+    let mut is_escaped = false;
+    text.iter().position(|byte| {
+        let ends = *byte == b'"' && !is_escaped;
+        is_escaped = *byte == b'\\' && !is_escaped;
+        ends
+    })
 }
 
 #[cfg(test)]
@@ -144,11 +168,14 @@ mod tests {
     #[tokio::test]
     async fn the_id_of_a_response_is_found_however_it_comes() {
         let whole = r#"{"object":"response","metadata":"\"id\":\"no\"", "id" : "resp_1", "x":{"id":"no"}}"#;
+        let behind = r#"{"conversation":{"id":"no"},"output":[{"id":"no"}],"x":"\\","id":"resp_1"}"#;
         let event = r#"event: response.created
 data: {"type":"response.created","response":{"id":"resp_1","object":"response"}}
 
 "#;
-        for text in [whole, event] {
+        let sorted =
+            r#"data: {"response":{"conversation":{"id":"no"},"id":"resp_1"},"type":"response.created"}"#;
+        for text in [whole, behind, event, sorted] {
             for size in [1, 7, text.len()] {
                 let responses = StoredResponses::default();
                 let pieces: Vec<_> = text

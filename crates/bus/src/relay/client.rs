@@ -8,10 +8,10 @@ use super::head::{RequestHead, write_meta};
 use super::link::{Counters, DroppedFrames, Link, RelayLimits, RelayStats};
 use super::pending_request::{Effect, PendingRequest, RequestState};
 use super::shared::ClientShared;
+use super::upload::Upload;
 use super::window::{Pool, Window};
 use crate::subjects;
 use async_nats::{Client, Message, StatusCode, Subject, Subscriber};
-use bytes::Bytes;
 use futures::StreamExt;
 use parking_lot::Mutex;
 use reveille_domain::{AgentName, Epoch};
@@ -136,43 +136,47 @@ impl Reservation<'_> {
         agent: &AgentName,
         epoch: Epoch,
         mut head: RequestHead,
-        body: Bytes,
+        body: impl Into<Upload>,
     ) -> Result<Exchange, RelayError> {
+        let mut body: Upload = body.into();
         let shared = self.shared;
         if !shared.link.is_up() {
             return Err(RelayError::Disconnected);
         }
-        head.body_bytes = body.len() as u64;
+        head.body_bytes = body.left();
         let meta = write_meta(&head).map_err(|_| RelayError::HeadTooLarge)?;
         let beside = HEAD_FIELDS_BYTES + meta.len();
         if !shared.link.takes(beside) {
             return Err(RelayError::HeadTooLarge);
         }
-        let first = shared.link.chunk_bytes(beside).min(body.len());
+        let first = body
+            .next(shared.link.chunk_bytes(beside))
+            .await
+            .unwrap_or_default();
         let window = std::mem::take(&mut self.window);
         let origin = Origin {
             id: RequestId::random(),
             epoch: epoch.0,
         };
-        let mut frame = origin.head(0, window.allowed(), &meta, first);
-        frame.push(&body[..first]);
+        let mut frame = origin.head(0, window.allowed(), &meta, first.len());
+        frame.push(&first);
         let request = Arc::new(PendingRequest::new(
             origin,
             Subject::from(subjects::infer(agent)),
             Subject::from(format!("{}.{agent}.{}", shared.replies, origin.id)),
             window,
-            first,
+            first.len(),
         ));
         shared.pending.lock().insert(origin.id, Arc::clone(&request));
         let exchange = Exchange::new(Arc::clone(shared), Arc::clone(&request));
         let (to, reply) = (request.infer.clone(), request.reply.clone());
         let sent = shared
             .link
-            .publish(to, Some(reply), frame.finish(first == body.len()))
+            .publish(to, Some(reply), frame.finish(body.left() == 0))
             .await;
         sent.map_err(|_| RelayError::Disconnected)?;
-        if first < body.len() {
-            tokio::spawn(upload(Arc::clone(shared), request, body.slice(first..)));
+        if body.left() > 0 {
+            tokio::spawn(upload(Arc::clone(shared), request, body));
         }
         Ok(exchange)
     }
@@ -229,6 +233,12 @@ impl ClientShared {
         }
     }
 
+    /// Ends a request whose body can't be sent, and tells its agent.
+    fn give_up(&self, request: &PendingRequest) {
+        request.fail(RelayError::Closed, &self.pool);
+        self.settle(request, RequestState::Broken);
+    }
+
     fn fail_all(&self) {
         let pending = std::mem::take(&mut *self.pending.lock());
         for request in pending.values() {
@@ -268,28 +278,27 @@ async fn tend(shared: Arc<ClientShared>) {
     }
 }
 
-/// Sends the rest of a body as the agent grants credit.
-async fn upload(shared: Arc<ClientShared>, request: Arc<PendingRequest>, mut rest: Bytes) {
+/// Sends the rest of a body as it comes in and the agent grants credit.
+async fn upload(shared: Arc<ClientShared>, request: Arc<PendingRequest>, mut body: Upload) {
     let mut number = 1;
-    while !rest.is_empty() {
-        let most = rest.len().min(shared.link.chunk_bytes(0));
-        let Some(room) = poll_fn(|cx| request.poll_upload(most, cx)).await else {
-            return;
+    while body.left() > 0 {
+        let Some(mut piece) = body.next(shared.link.chunk_bytes(0)).await else {
+            return shared.give_up(&request);
         };
-        let chunk = rest.split_to(room.min(most));
-        let mut frame = request.origin.body(number, chunk.len());
-        frame.push(&chunk);
-        let frame = frame.finish(rest.is_empty());
-        if shared
-            .link
-            .publish(request.infer.clone(), None, frame)
-            .await
-            .is_err()
-        {
-            request.fail(RelayError::Closed, &shared.pool);
-            return shared.settle(&request, RequestState::Broken);
+        while !piece.is_empty() {
+            let Some(room) = poll_fn(|cx| request.poll_upload(piece.len(), cx)).await else {
+                return;
+            };
+            let chunk = piece.split_to(room.min(piece.len()));
+            let mut frame = request.origin.body(number, chunk.len());
+            frame.push(&chunk);
+            let frame = frame.finish(body.left() == 0 && piece.is_empty());
+            let sent = shared.link.publish(request.infer.clone(), None, frame).await;
+            if sent.is_err() {
+                return shared.give_up(&request);
+            }
+            request.uploaded(chunk.len(), Instant::now());
+            number += 1;
         }
-        request.uploaded(chunk.len(), Instant::now());
-        number += 1;
     }
 }

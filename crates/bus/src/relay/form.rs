@@ -1,5 +1,5 @@
-//! Finds the fields of a form (`multipart/form-data`, RFC 7578) in a body that is there whole. Both ends of the relay need the
-//! name of the model in it, and neither reads anything else.
+//! Finds the fields of a form (`multipart/form-data`, RFC 7578). Both ends of the relay need the name of the model in it, and neither
+//! reads anything else.
 //!
 //! It refuses what two parsers could read differently, because the backend reads the same bytes again.
 
@@ -25,6 +25,9 @@ pub struct FormPart {
     pub content: Range<usize>,
 }
 
+const NO_BEGINNING: BadForm = BadForm("the form doesn't begin with its boundary");
+const NO_HEAD: BadForm = BadForm("a part of the form has no head of at most 8 KiB");
+
 /// Why a form can't be read, for its sender.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 #[error("{0}")]
@@ -49,55 +52,161 @@ pub fn boundary(content_type: &str) -> Option<&str> {
     (legal && other.is_none()).then_some(found)
 }
 
-/// The parts of a form, in order.
+/// The parts of a form that is there whole, in order.
 ///
 /// # Errors
 /// When it isn't one, or has too many parts.
 pub fn form_parts(body: &[u8], boundary: &str) -> Result<Vec<FormPart>, BadForm> {
-    let delimiter = format!("\r\n--{boundary}");
-    let finder = memmem::Finder::new(&delimiter);
-    // The first delimiter needs no line before it.
-    let first = delimiter.trim_start();
-    let mut at = if body.starts_with(first.as_bytes()) {
-        first.len()
-    } else if body.starts_with(delimiter.as_bytes()) {
-        delimiter.len()
-    } else {
-        return Err(BadForm("the form doesn't begin with its boundary"));
-    };
-    let mut parts = Vec::new();
-    loop {
-        let rest = &body[at..];
-        if let Some(after) = rest.strip_prefix(b"--") {
-            let is_over = after.trim_ascii().is_empty();
-            return is_over
-                .then_some(parts)
-                .ok_or(BadForm("something follows the end of the form"));
+    let mut form = FormReader::new(boundary);
+    form.read(body)?;
+    form.end()?;
+    Ok(form.parts)
+}
+
+/// Reads a form while it comes in. It keeps no more of it than the head of a part.
+#[derive(Debug)]
+pub struct FormReader {
+    delimiter: Vec<u8>,
+    place: Place,
+    /// The last bytes: those from `at` on can't be judged yet.
+    rest: Vec<u8>,
+    at: usize,
+    /// How many bytes came before `at`.
+    passed: usize,
+    parts: Vec<FormPart>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Place {
+    /// Before the first boundary.
+    Start,
+    /// Behind a boundary.
+    Boundary,
+    /// In the head of a part.
+    Head,
+    /// Where the content of the last part begins.
+    Begun,
+    /// In that content.
+    Content,
+    /// Behind the end of the form.
+    End,
+}
+
+impl FormReader {
+    /// Of a form with this boundary.
+    #[must_use]
+    pub fn new(boundary: &str) -> Self {
+        Self {
+            delimiter: format!("\r\n--{boundary}").into_bytes(),
+            place: Place::Start,
+            rest: Vec::new(),
+            at: 0,
+            passed: 0,
+            parts: Vec::new(),
         }
-        if !rest.starts_with(b"\r\n") {
-            return Err(BadForm("a boundary of the form isn't on a line of its own"));
+    }
+
+    /// The parts so far. Of the last one, only the beginning may have come: see [`is_in_part`](Self::is_in_part).
+    #[must_use]
+    pub fn parts(&self) -> &[FormPart] {
+        &self.parts
+    }
+
+    /// Whether the end of the last part is still to come; the end of its content is where it begins until then.
+    #[must_use]
+    pub const fn is_in_part(&self) -> bool {
+        matches!(self.place, Place::Begun | Place::Content)
+    }
+
+    /// The next bytes of the form.
+    ///
+    /// # Errors
+    /// When it isn't one, or has too many parts.
+    pub fn read(&mut self, more: &[u8]) -> Result<(), BadForm> {
+        self.rest.extend_from_slice(more);
+        while let Some((place, bytes)) = self.step()? {
+            self.place = place;
+            self.passed += bytes;
+            self.at += bytes;
         }
-        if parts.len() == MAX_PARTS {
-            return Err(BadForm("the form has more than 1,000 parts"));
+        self.rest.drain(..std::mem::take(&mut self.at));
+        Ok(())
+    }
+
+    /// Nothing more will come.
+    ///
+    /// # Errors
+    /// When the form isn't whole.
+    pub const fn end(&self) -> Result<(), BadForm> {
+        match self.place {
+            Place::End => Ok(()),
+            Place::Start => Err(NO_BEGINNING),
+            Place::Boundary => Err(BadForm("the form has no end")),
+            Place::Head => Err(NO_HEAD),
+            Place::Begun | Place::Content => Err(BadForm("the form has no end")),
         }
-        let head = &rest[2..rest.len().min(2 + MAX_HEAD_BYTES)];
-        let (head, head_bytes) = match memmem::find(head, b"\r\n\r\n") {
-            Some(end) => (&head[..end], end + 4),
-            None => return Err(BadForm("a part of the form has no head of at most 8 KiB")),
-        };
-        let begins = at + 2 + head_bytes;
-        let ends = finder.find(&body[begins..]).map(|found| begins + found);
-        let ends = ends.ok_or(BadForm("the form has no end"))?;
-        if body[begins - 2..].starts_with(delimiter.as_bytes()) {
-            return Err(BadForm("a part of the form has no content"));
+    }
+
+    /// The next place, and how many bytes are before it; `None` if more have to come first.
+    fn step(&mut self) -> Result<Option<(Place, usize)>, BadForm> {
+        let (rest, delimiter) = (&self.rest[self.at..], &self.delimiter);
+        let is_open = |wanted: &[u8]| rest.len() < wanted.len() && wanted.starts_with(rest);
+        // The first boundary needs no line before it.
+        let first = &delimiter[2..];
+        match self.place {
+            Place::Start if rest.starts_with(first) => Ok(Some((Place::Boundary, first.len()))),
+            Place::Start if rest.starts_with(delimiter) => Ok(Some((Place::Boundary, delimiter.len()))),
+            Place::Start if is_open(first) || is_open(delimiter) => Ok(None),
+            Place::Start => Err(NO_BEGINNING),
+            Place::Boundary if rest.starts_with(b"--") => Ok(Some((Place::End, 2))),
+            Place::Boundary if rest.starts_with(b"\r\n") => {
+                if self.parts.len() == MAX_PARTS {
+                    return Err(BadForm("the form has more than 1,000 parts"));
+                }
+                Ok(Some((Place::Head, 2)))
+            }
+            Place::Boundary if is_open(b"--") || is_open(b"\r\n") => Ok(None),
+            Place::Boundary => Err(BadForm("a boundary of the form isn't on a line of its own")),
+            Place::Head => {
+                let Some(end) = memmem::find(&rest[..rest.len().min(MAX_HEAD_BYTES)], b"\r\n\r\n") else {
+                    return if rest.len() < MAX_HEAD_BYTES {
+                        Ok(None)
+                    } else {
+                        Err(NO_HEAD)
+                    };
+                };
+                let (name, is_file) = described(&rest[..end])?;
+                let begins = self.passed + end + 4;
+                self.parts.push(FormPart {
+                    name,
+                    is_file,
+                    content: begins..begins,
+                });
+                Ok(Some((Place::Begun, end + 4)))
+            }
+            Place::Begun if is_open(first) => Ok(None),
+            // Its boundary would follow the head's blank line, which some would count as the content's.
+            Place::Begun if rest.starts_with(first) => Err(BadForm("a part of the form has no content")),
+            Place::Begun => Ok(Some((Place::Content, 0))),
+            Place::Content => Ok(match memmem::find(rest, delimiter) {
+                Some(at) => {
+                    if let Some(part) = self.parts.last_mut() {
+                        part.content.end = self.passed + at;
+                    }
+                    Some((Place::Boundary, at + delimiter.len()))
+                }
+                // A boundary may have begun.
+                None => {
+                    let done = (rest.len() + 1).saturating_sub(delimiter.len());
+                    (done > 0).then_some((Place::Content, done))
+                }
+            }),
+            Place::End if rest.trim_ascii().is_empty() => {
+                let all = rest.len();
+                Ok((all > 0).then_some((Place::End, all)))
+            }
+            Place::End => Err(BadForm("something follows the end of the form")),
         }
-        let (name, is_file) = described(head)?;
-        parts.push(FormPart {
-            name,
-            is_file,
-            content: begins..ends,
-        });
-        at = ends + delimiter.len();
     }
 }
 
@@ -168,11 +277,25 @@ mod tests {
     /// The parts of a form whose lines end with `\n` here.
     fn read(form: &str) -> Result<Vec<(String, bool, String)>, BadForm> {
         let body = form.replace('\n', "\r\n");
-        let parts = form_parts(body.as_bytes(), "x-1")?;
+        let parts = form_parts(body.as_bytes(), "x-1");
+        for size in [1, 7, 100] {
+            assert_eq!(in_pieces(&body, size), parts, "{form:?}");
+        }
+        let parts = parts?;
         Ok(parts
             .into_iter()
             .map(|part| (part.name, part.is_file, body[part.content].to_owned()))
             .collect())
+    }
+
+    fn in_pieces(body: &str, size: usize) -> Result<Vec<FormPart>, BadForm> {
+        let mut form = FormReader::new("x-1");
+        for piece in body.as_bytes().chunks(size) {
+            form.read(piece)?;
+            assert!(form.rest.len() <= MAX_HEAD_BYTES + size);
+        }
+        form.end()?;
+        Ok(form.parts)
     }
 
     fn part(name: &str, is_file: bool, content: &str) -> (String, bool, String) {
@@ -215,6 +338,27 @@ mod tests {
             read("\n--x-1\nContent-Disposition: form-data; name=a\n\nb\n--x-1--"),
             Ok(vec![part("a", false, "b")])
         );
+    }
+
+    #[test]
+    fn a_part_is_known_once_its_head_has_come() {
+        let mut form = FormReader::new("x-1");
+        let head = "--x-1\r\nContent-Disposition: form-data; name=\"model\"\r\n\r\n";
+        for (piece, known, is_in_part) in [
+            (&head[..head.len() - 1], 0, false),
+            ("\n", 1, true),
+            ("whisper\r", 1, true),
+            ("\n--x-1", 1, false),
+        ] {
+            form.read(piece.as_bytes()).expect("a form");
+            assert_eq!(
+                (form.parts().len(), form.is_in_part()),
+                (known, is_in_part),
+                "{piece:?}"
+            );
+        }
+        assert_eq!(form.parts()[0].content, head.len()..head.len() + 7);
+        assert!(form.end().is_err());
     }
 
     #[test]

@@ -30,13 +30,14 @@ mod responder;
 mod server;
 mod server_stream;
 mod shared;
+mod upload;
 mod window;
 
 pub use client::{RelayClient, Reservation};
 pub use content::{AnswerKind, Content, Said};
 pub use error::{RelayError, RelayStartError};
 pub use exchange::{Exchange, ResponseBody};
-pub use form::{BadForm, FormPart, boundary, form_parts};
+pub use form::{BadForm, FormPart, FormReader, boundary, form_parts};
 pub use frame::{BadFrame, RequestId};
 pub use head::{
     FaultCode, GET_PATHS, HOLD_LIMIT, Headers, MAX_BODY_BYTES, POST_PATHS, REQUEST_HEADERS, RESPONSE_HEADERS,
@@ -49,3 +50,4 @@ pub use responder::{RespondError, Responder};
 pub use server::{RelayServer, RelayServerHandle};
 pub use server_stream::Cancelled;
 pub use shared::CurrentEpoch;
+pub use upload::Upload;

@@ -4,7 +4,7 @@ use crate::nats::{EPOCH, Nats, PATIENCE, agent_name, body, ok, request, send, so
 use crate::{MIB, pattern, raw, read};
 use bytes::Bytes;
 use futures::{StreamExt, stream};
-use reveille_bus::relay::{RelayFault, RelayLimits};
+use reveille_bus::relay::{RelayError, RelayFault, RelayLimits, Upload};
 use sha2::{Digest, Sha256};
 use std::{sync::Arc, time::Duration};
 use tokio::time::Instant;
@@ -102,6 +102,62 @@ async fn a_big_upload_and_a_big_answer_arrive_intact() {
         api.free_bytes() == RelayLimits::default().pool_bytes
     })
     .await;
+}
+
+/// An agent that answers with what it was sent, and says how many bytes have come, or that no more will.
+async fn echoing(nats: &Nats) -> tokio::sync::mpsc::UnboundedReceiver<Option<usize>> {
+    let (come, seen) = tokio::sync::mpsc::unbounded_channel();
+    nats.serve(RelayLimits::default(), move |mut incoming| {
+        let come = come.clone();
+        async move {
+            let mut upload = Vec::new();
+            while let Some(chunk) = incoming.body.next().await {
+                let Ok(chunk) = chunk else {
+                    come.send(None).unwrap();
+                    return;
+                };
+                upload.extend_from_slice(&chunk);
+                come.send(Some(upload.len())).unwrap();
+            }
+            let echo = stream::iter([Ok::<_, RelayFault>(Bytes::from(upload))]);
+            incoming.responder.stream(&ok(), echo).await.unwrap();
+        }
+    })
+    .await;
+    seen
+}
+
+#[tokio::test]
+async fn an_upload_is_carried_as_it_comes_and_cancelled_if_it_ends_before_its_length() {
+    let nats = Nats::start().await;
+    let mut seen = echoing(&nats).await;
+    let api = nats.api(RelayLimits::default()).await;
+    let whole = pattern(600_000);
+    for ends in [false, true] {
+        let (pieces, upload) = futures::channel::mpsc::unbounded();
+        let piece = |range: std::ops::Range<usize>| pieces.unbounded_send(whole.slice(range)).unwrap();
+        piece(0..10);
+        let reserved = api.reserve(Instant::now()).await.unwrap();
+        let upload = Upload::new(whole.len() as u64, upload);
+        let exchange = reserved
+            .send(&agent_name(), EPOCH, request(), upload)
+            .await
+            .unwrap();
+        assert_eq!(soon("the beginning", seen.recv()).await, Some(Some(10)));
+        piece(10..300_000);
+        while soon("more", seen.recv()).await != Some(Some(300_000)) {}
+        if ends {
+            drop(pieces);
+            let error = soon("the end", exchange.head()).await.unwrap_err();
+            assert_eq!(error, RelayError::Closed);
+            assert_eq!(soon("the cancellation", seen.recv()).await, Some(None));
+        } else {
+            piece(300_000..600_000);
+            let (_, body) = soon("the head", exchange.head()).await.unwrap();
+            assert!(soon("the echo", read(body)).await.unwrap() == whole);
+            while soon("the rest", seen.recv()).await != Some(Some(600_000)) {}
+        }
+    }
 }
 
 #[tokio::test]

@@ -206,6 +206,7 @@ fn inference(error: &InferenceError) -> ErrorResponse {
         InferenceError::LacksPath { .. } => {
             ErrorResponse::new(StatusCode::NOT_FOUND, "not_found", error.to_string())
         }
+        InferenceError::Body(fault) => ApiError::from(fault.clone()).response(),
         InferenceError::NoModel { code, .. } => {
             ErrorResponse::new(StatusCode::BAD_REQUEST, code, error.to_string()).param(Some("model"))
         }

@@ -1,5 +1,6 @@
 //! The paths that reach a backend.
 
+mod arriving;
 mod as_events;
 mod backend_error;
 mod completion;
@@ -13,7 +14,10 @@ mod waiting;
 
 pub(super) use respond::event_stream;
 
-use self::respond::Wanted;
+use self::{
+    arriving::{Form, Reading},
+    respond::Wanted,
+};
 use super::{
     ApiError, AppState,
     body::{self, BodyLimit, HeldBody, check_media_type, form_type},
@@ -22,8 +26,8 @@ use super::{
 };
 use crate::{
     inference::{
-        AskedModel, BadBody, BadOption, CurrentPhase, Endpoint, HeldBytes, InferenceError, InferenceRequest,
-        ModelPlace, Options, WakeMode, checked_model, default_for, endpoint::SHOW, peek, peek_form,
+        AskedModel, BadBody, BadOption, CurrentPhase, Endpoint, InferenceError, InferenceRequest, ModelPlace,
+        Options, RequestBody, WakeMode, checked_model, default_for, endpoint::SHOW, peek, peek_form,
         with_model,
     },
     keys::Caller,
@@ -64,8 +68,7 @@ pub(super) async fn infer(
             check_media_type(&parts.headers, &body)?;
             let body = held(&state, &parts, body).await?;
             Asked {
-                body: body.bytes,
-                held: body.held,
+                body: RequestBody::whole(body.bytes, body.held),
                 ..in_query(&state, &caller, &options, path, &parts.uri).await?
             }
         }
@@ -77,7 +80,7 @@ pub(super) async fn infer(
         stream,
         path: sent_path,
         body,
-        held,
+        reading,
     } = asked;
     let request = InferenceRequest {
         endpoint,
@@ -89,13 +92,13 @@ pub(super) async fn infer(
         options,
         headers: parts.headers,
         body,
-        held,
     };
     if stream {
-        waiting::respond_when_known(state, request).await
+        waiting::respond_when_known(state, request, reading).await
     } else {
         let phase = CurrentPhase::default();
-        match state.inference.answer(&request, &phase).await {
+        let answering = state.inference.answer(&request, &phase);
+        match arriving::while_reading(reading, answering).await {
             Err(InferenceError::Asleep { .. }) if path == SHOW => {
                 Ok(ollama::show(&state, &request).into_response())
             }
@@ -110,8 +113,9 @@ struct Asked {
     member: Option<ProviderId>,
     stream: bool,
     path: String,
-    body: Bytes,
-    held: HeldBytes,
+    body: RequestBody,
+    /// What reads the rest of the body, if it isn't all there.
+    reading: Option<Reading>,
 }
 
 async fn in_json(
@@ -148,8 +152,8 @@ async fn in_json(
         model,
         stream: peeked.stream,
         path: path.to_owned(),
-        body: body.bytes,
-        held: body.held,
+        body: RequestBody::whole(body.bytes, body.held),
+        reading: None,
     })
 }
 
@@ -157,13 +161,30 @@ async fn in_form(
     state: &AppState,
     caller: &Caller,
     options: &Options,
-    endpoint: &Endpoint,
+    endpoint: &'static Endpoint,
     path: &str,
     parts: &Parts,
     body: Body,
 ) -> Result<Asked, ApiError> {
+    let mut body = match arriving::read(state, endpoint, parts, body).await? {
+        Form::Whole(body) => body,
+        Form::Arriving {
+            model,
+            stream,
+            body,
+            reading,
+        } => {
+            return Ok(Asked {
+                model,
+                member: None,
+                stream,
+                path: path.to_owned(),
+                body,
+                reading: Some(reading),
+            });
+        }
+    };
     let kind = form_type(&parts.headers)?;
-    let mut body = held(state, parts, body).await?;
     let peeked = peek_form(kind, &body.bytes, endpoint).ok_or_else(|| ApiError::NoForm(String::new()))??;
     let model = match peeked.model {
         Some(model) => model,
@@ -178,8 +199,8 @@ async fn in_form(
         member: None,
         stream: peeked.stream,
         path: path.to_owned(),
-        body: body.bytes,
-        held: body.held,
+        body: RequestBody::whole(body.bytes, body.held),
+        reading: None,
     })
 }
 
@@ -214,8 +235,8 @@ async fn in_query(
         member: None,
         stream: false,
         path,
-        body: Bytes::new(),
-        held: state.bodies.hold(),
+        body: RequestBody::whole(Bytes::new(), state.bodies.hold()),
+        reading: None,
     })
 }
 
@@ -233,8 +254,8 @@ fn stored(state: &AppState, caller: &Caller, uri: &Uri) -> Result<Asked, ApiErro
         member: Some(stored.provider),
         stream: false,
         path: target.unwrap_or_default().to_owned(),
-        body: Bytes::new(),
-        held: state.bodies.hold(),
+        body: RequestBody::whole(Bytes::new(), state.bodies.hold()),
+        reading: None,
     })
 }
 

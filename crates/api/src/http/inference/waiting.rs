@@ -2,6 +2,7 @@
 //! the backend answers, and every later failure as an event.
 
 use super::{
+    arriving::{Reading, while_reading},
     as_events::as_events,
     respond::{Wanted, begun_stream, respond},
     sse_keepalive::Keepalives,
@@ -21,12 +22,16 @@ use tracing::{Instrument, Span};
 pub(super) async fn respond_when_known(
     state: AppState,
     request: InferenceRequest,
+    reading: Option<Reading>,
 ) -> Result<Response, ApiError> {
     let phase = Arc::new(CurrentPhase::default());
     let keepalives = Keepalives::new(&state, &request, phase.clone());
     let (quiet, endpoint) = (state.limits.timings.quiet, request.endpoint);
     let family = endpoint.family;
-    let answering = async move { state.inference.answer(&request, &phase).await };
+    let answering = async move {
+        let answering = state.inference.answer(&request, &phase);
+        while_reading(reading, answering).await
+    };
     let mut answering = answering.instrument(Span::current()).boxed();
     let Some(keepalives) = keepalives else {
         return Ok(respond(endpoint, answering.await?, Wanted::Stream(None))?);

@@ -2,7 +2,7 @@
 
 use crate::{
     commands::{Admin, AgentCommandAt, Forgotten, KeyCommandAt},
-    inference::{Relay, Reserved, ResponseBody},
+    inference::{Relay, RequestBody, Reserved, ResponseBody},
     metrics::Metrics,
     registry::{Registry, tests::entry},
     wakes::{SleepError, WakeError, WakeTicket, Waker, Woken},
@@ -72,6 +72,8 @@ impl Sent {
 
 #[derive(Default)]
 pub(super) struct FakeHub {
+    /// How many bytes of requests have come.
+    pub uploaded: AtomicUsize,
     pub registry: Registry,
     pub metrics: Metrics,
     /// The hub's id, once the journal was found.
@@ -459,14 +461,23 @@ impl Reserved for &FakeHub {
         agent: &AgentName,
         epoch: Epoch,
         head: RequestHead,
-        body: Bytes,
+        body: RequestBody,
     ) -> Result<(ResponseHead, ResponseBody), RelayError> {
         let provider = ProviderId::new(agent.clone(), head.provider.clone());
+        let length = body.len();
+        let pieces = body.pieces().inspect(|piece| {
+            self.uploaded.fetch_add(piece.len(), Ordering::SeqCst);
+        });
+        let body = pieces.collect::<Vec<_>>().await.concat();
+        if body.len() < length {
+            // The agent waits for the rest.
+            return std::future::pending().await;
+        }
         self.sent.lock().push(Sent {
             agent: agent.clone(),
             epoch,
             head,
-            body,
+            body: body.into(),
         });
         let open = Open::new(&self);
         let reply = self.replies.lock().pop_front().expect("a reply was scripted");

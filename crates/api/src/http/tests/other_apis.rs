@@ -345,7 +345,7 @@ async fn a_stored_response_is_asked_of_the_member_that_keeps_it() {
         (404, "response_not_found")
     );
     served.hub.change(&format!("{}/vllm", holders[0]), |provider| {
-        provider.status = hibernating()
+        provider.status = hibernating();
     });
     let answer = served.get("/v1/responses/resp_1").await;
     assert_eq!((answer.status, answer.error().as_str()), (503, "model_asleep"));

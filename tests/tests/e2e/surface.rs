@@ -1,0 +1,278 @@
+//! Every path of the table in docs/clients.md, at two replicas: to a backend that sleeps and to one that is awake, with a stream and
+//! without.
+
+use std::{
+    collections::HashMap,
+    fs,
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
+
+use axum::{
+    Router,
+    body::Bytes,
+    http::{HeaderMap, Method, Uri, header},
+    response::{IntoResponse, Response},
+};
+use futures::future::join_all;
+use reqwest::RequestBuilder;
+use reveille_tests::{AgentConfig, Answer, Api, Port, World};
+use serde_json::{Value, json};
+use tokio::{net::TcpListener, sync::mpsc};
+
+use crate::scene::{LLM, SOON};
+
+const EVENTS: &str = "text/event-stream";
+const LINES: &str = "application/x-ndjson";
+const FORM: &str = "multipart/form-data; boundary=b";
+
+/// A path of the table.
+#[derive(Debug, Clone)]
+struct Row {
+    method: Method,
+    path: String,
+    model_in: String,
+    required: String,
+    wakes: bool,
+    streams: bool,
+}
+
+/// The rows, one for each path.
+fn rows() -> Vec<Row> {
+    let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/clients.md");
+    let page = fs::read_to_string(page).expect("the page is there");
+    let (_, table) = page.split_once("<!-- generated: paths -->").expect("the table");
+    let (table, _) = table.split_once("<!-- end of generated -->").expect("its end");
+    let rows = table.lines().filter(|line| line.starts_with("| ")).skip(1);
+    let rows = rows.flat_map(|line| {
+        let cells: Vec<_> = line.split('|').map(str::trim).collect();
+        let (method, paths) = cells[1].split_once(' ').expect("a method and paths");
+        let row = |path: &str| Row {
+            method: method.parse().expect("a method"),
+            path: path.trim_matches('`').to_owned(),
+            model_in: cells[3].to_owned(),
+            required: cells[4].trim_matches('`').to_owned(),
+            wakes: cells[5] == "yes",
+            streams: !cells[6].is_empty(),
+        };
+        paths.split(", ").map(row).collect::<Vec<_>>()
+    });
+    rows.collect()
+}
+
+impl Row {
+    fn request(&self, api: &Api, stream: bool) -> RequestBuilder {
+        let url = format!("{}{}", api.url(), self.path);
+        if self.model_in == "query" {
+            return api.client().get(format!("{url}?model=qwen&x=1"));
+        }
+        let post = api.client().post(url);
+        if self.model_in == "form" {
+            let field = |name: &str, value: &str| {
+                format!("--b\r\nContent-Disposition: form-data; name=\"{name}\"\r\n\r\n{value}\r\n")
+            };
+            let fields = [
+                ("model", "qwen"),
+                ("stream", if stream { "true" } else { "false" }),
+            ];
+            let fields = fields.map(|(name, value)| field(name, value)).concat();
+            let body = format!("{fields}{}--b--\r\n", field(&self.required, "x"));
+            return post.header(header::CONTENT_TYPE, FORM).body(body);
+        }
+        let mut body = json!({ "model": "qwen" });
+        match self.required.as_str() {
+            "" => {}
+            "messages" => body["messages"] = json!([{ "role": "user", "content": "hello" }]),
+            field => body[field] = "hello".into(),
+        }
+        if self.streams {
+            body["stream"] = stream.into();
+        }
+        post.json(&body)
+    }
+
+    /// Sends a request and checks that the backend got it as it should have.
+    async fn check(&self, api: &Api, stream: bool) {
+        let answer = Answer::of(self.request(api, stream)).await;
+        let (text, what) = (answer.text(), format!("{self:?} stream: {stream}"));
+        assert_eq!(answer.status, 200, "{what}: {text}");
+        let echoed = text
+            .lines()
+            .find_map(|line| {
+                let json = line.strip_prefix("data: ").unwrap_or(line);
+                serde_json::from_str::<Value>(json).ok()
+            })
+            .unwrap_or_else(|| panic!("{what}: {text}"));
+        let target = if self.model_in == "query" {
+            format!("{}?model=own&x=1", self.path)
+        } else {
+            self.path.clone()
+        };
+        assert_eq!(
+            echoed["echo"],
+            json!({ "method": self.method.as_str(), "target": target, "model": "own" }),
+            "{what}"
+        );
+        assert_eq!(
+            echoed["model"], "qwen",
+            "{what}: its answer names what the caller asked for"
+        );
+        let kind = answer.header("content-type").unwrap_or_default();
+        let expected = match (stream, self.path.starts_with("/api/")) {
+            (false, _) => "application/json",
+            (true, true) => LINES,
+            (true, false) => EVENTS,
+        };
+        assert_eq!(kind, expected, "{what}");
+        assert!(!text.contains("\"error\""), "{what}: {text}");
+    }
+
+    /// Whether it is about a response that a backend keeps.
+    fn is_stored(&self) -> bool {
+        self.path.contains("{id}")
+    }
+}
+
+/// Answers everything with what it was asked, in a form that is whole for each API.
+async fn echo(method: Method, uri: Uri, headers: HeaderMap, body: Bytes) -> Response {
+    static NUMBER: AtomicUsize = AtomicUsize::new(0);
+    let text = String::from_utf8_lossy(&body);
+    let is_form = headers.get(header::CONTENT_TYPE).is_some_and(|kind| kind == FORM);
+    let mut fields = HashMap::new();
+    if is_form {
+        for part in text.split("--b").filter_map(|part| part.split_once("name=\"")) {
+            let (name, value) = part.1.split_once("\"\r\n\r\n").expect("a field");
+            fields.insert(name.to_owned(), value.trim_end().to_owned());
+        }
+    } else if let Ok(Value::Object(json)) = serde_json::from_slice(&body) {
+        let text = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+        fields = json
+            .iter()
+            .map(|(name, value)| (name.clone(), text(value)))
+            .collect();
+    } else if let Some(query) = uri.query() {
+        let pairs = query.split('&').filter_map(|pair| pair.split_once('='));
+        fields = pairs
+            .map(|(name, value)| (name.to_owned(), value.to_owned()))
+            .collect();
+    }
+    let model = fields.get("model").cloned().unwrap_or_default();
+    let whole = json!({
+        "echo": { "method": method.as_str(), "target": uri.to_string(), "model": model },
+        "id": format!("resp_{}", NUMBER.fetch_add(1, Ordering::Relaxed)),
+        "model": model,
+        "object": "response",
+        "type": "message",
+        "choices": [{ "index": 0, "message": { "content": "hi" }, "text": "hi", "finish_reason": "stop" }],
+        "data": [{ "id": "own", "embedding": [0.5] }],
+        "done": true,
+        "stop": true,
+    });
+    if fields.get("stream").map(String::as_str) != Some("true") {
+        return axum::Json(whole).into_response();
+    }
+    let (kind, text) = match uri.path() {
+        path if path.starts_with("/api/") => (LINES, format!("{whole}\n")),
+        "/v1/messages" => (EVENTS, format!("event: message_stop\ndata: {whole}\n\n")),
+        "/v1/responses" => (EVENTS, format!("event: response.completed\ndata: {whole}\n\n")),
+        "/v1/chat/completions" | "/v1/completions" => (EVENTS, format!("data: {whole}\n\ndata: [DONE]\n\n")),
+        _ => (EVENTS, format!("data: {whole}\n\n")),
+    };
+    ([(header::CONTENT_TYPE, kind)], text).into_response()
+}
+
+/// A backend that begins to listen at this port when its controller is asked to, and how often it was.
+async fn asleep(port: Port) -> (String, mpsc::UnboundedReceiver<()>) {
+    let (posted, posts) = mpsc::unbounded_channel();
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a loopback port");
+    let url = format!("http://{}", listener.local_addr().expect("an address"));
+    let port = Arc::new(port);
+    let controller = Router::new().fallback(move || {
+        let (posted, port) = (posted.clone(), port.clone());
+        async move {
+            posted.send(()).expect("the test counts");
+            let backend = TcpListener::bind(port.address()).await.expect("the port is free");
+            tokio::spawn(async move { axum::serve(backend, Router::new().fallback(echo)).await });
+        }
+    });
+    tokio::spawn(async move { axum::serve(listener, controller).await });
+    (url, posts)
+}
+
+#[tokio::test]
+async fn each_path_of_the_table_reaches_its_backend_through_one_wake_at_either_replica() {
+    let (world, rows) = (World::new().await, rows());
+    assert!(rows.len() > 35, "the table is read: {}", rows.len());
+    let port = Port::claim();
+    let base_url = format!("http://{}", port.address());
+    let (controller, mut posts) = asleep(port).await;
+    let apis = [world.api().await, world.api().await];
+    let provider = format!(
+        "\n[[provider]]\nname = \"echo\"\nbase_url = \"{base_url}\"\nmodels = [{{ id = \"own\", as = \"qwen\" }}]\n"
+    );
+    let config = AgentConfig::new("gpu-box")
+        .lines(&provider)
+        .woken_by_http(&controller);
+    let _agent = world.agent(&config);
+    for api in &apis {
+        api.wait_for_status(LLM, "hibernating", SOON).await;
+    }
+
+    let plain: Vec<_> = rows.iter().filter(|row| !row.is_stored()).collect();
+    for row in plain.iter().filter(|row| !row.wakes) {
+        let answer = Answer::of(row.request(&apis[0], false)).await;
+        if row.path == "/api/show" {
+            assert_eq!((answer.status, &answer.json()["model"]), (200, &json!("qwen")));
+        } else {
+            assert_eq!(
+                (answer.status, answer.error_code().as_str()),
+                (503, "model_asleep"),
+                "{row:?}"
+            );
+        }
+    }
+    assert!(posts.is_empty(), "what only asks wakes nothing");
+
+    let each = |swap: usize, wakes_only: bool| {
+        let rows = plain.iter().filter(move |row| row.wakes || !wakes_only);
+        let both = rows.flat_map(|row| {
+            let streams = [false, true].into_iter().filter(|stream| row.streams || !stream);
+            streams.map(move |stream| (*row, stream))
+        });
+        let checks = both
+            .enumerate()
+            .map(|(number, (row, stream))| row.check(&apis[(number + swap) % 2], stream));
+        join_all(checks.collect::<Vec<_>>())
+    };
+    each(0, true).await;
+    assert_eq!(posts.len(), 1, "all shared one wake");
+    each(1, false).await;
+
+    let made = apis[0]
+        .post("/v1/responses", &json!({ "model": "qwen", "input": "hello" }))
+        .await;
+    let id = made.json()["id"].as_str().expect("an id").to_owned();
+    for row in rows.iter().filter(|row| row.is_stored()) {
+        let path = row.path.replace("{id}", &id);
+        let ask = |api: &Api| {
+            let request = api
+                .client()
+                .request(row.method.clone(), format!("{}{path}", api.url()));
+            Answer::of(request)
+        };
+        let answer = ask(&apis[0]).await;
+        assert_eq!(answer.status, 200, "{row:?} {}", answer.text());
+        assert_eq!(answer.json()["echo"]["target"], path.as_str(), "{row:?}");
+        let answer = ask(&apis[1]).await;
+        assert_eq!(
+            (answer.status, answer.error_code().as_str()),
+            (404, "response_not_found"),
+            "{row:?}"
+        );
+    }
+    assert_eq!(posts.recv().await, Some(()));
+    assert!(posts.is_empty());
+}
