@@ -65,6 +65,8 @@ impl Failure {
             300..=399 | 401 | 403 | 429 | 502 | 503 | 504 => {
                 (FailureKind::Declined, format!("HTTP status {status}"))
             }
+            // It lacks what this request asks for, such as reranking, and works otherwise.
+            501 => return None,
             500..=599 => (FailureKind::Errored, format!("HTTP status {status}")),
             _ => return None,
         };
@@ -211,6 +213,7 @@ mod tests {
             (400, None),
             (413, None),
             (422, None),
+            (501, None),
             (302, Some(Declined)),
             (401, Some(Declined)),
             (429, Some(Declined)),

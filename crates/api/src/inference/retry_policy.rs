@@ -116,7 +116,7 @@ impl RetryPolicy {
     ///    works.
     /// 3. An answer with any other 5xx, or a connection that the backend closed before its answer: ask another one that is
     ///    awake, [`MAX_SEEN`] times. The backend has ended the request itself, so nothing works on it any more.
-    /// 4. A 404 for another reason than the model, such as an unknown path: ask another one that is awake. Any other answer
+    /// 4. A 404 for another reason than the model, such as an unknown path, or a 501: ask another one that is awake. Any other answer
     ///    is final.
     /// 5. A refusal that concerns one provider alone (its wake failed, its queue is full …): ask another one of the pool.
     /// 6. Any other refusal is final: the key's quota, the caller's own time, an unreachable journal.
@@ -176,7 +176,7 @@ impl RetryPolicy {
         match Failure::in_answer(status, beginning).map(|failure| failure.kind) {
             Some(FailureKind::Declined) => NextStep::AskAnother(Reach::Working),
             Some(_) => self.after_it_was_seen(),
-            None if status == 404 => NextStep::AskAnother(Reach::Awake),
+            None if matches!(status, 404 | 501) => NextStep::AskAnother(Reach::Awake),
             None => NextStep::Finish,
         }
     }
@@ -425,7 +425,9 @@ mod tests {
                 "{status}"
             );
         }
-        let path = policy.after_answer(404, b"no such path");
-        assert_eq!(path, NextStep::AskAnother(Reach::Awake), "it wakes nothing");
+        for status in [404, 501] {
+            let path = policy.after_answer(status, b"no such path");
+            assert_eq!(path, NextStep::AskAnother(Reach::Awake), "it wakes nothing");
+        }
     }
 }

@@ -277,7 +277,8 @@ fn contains(data: &[u8], word: &[u8]) -> bool {
 }
 
 fn is_error(answer: &Value) -> bool {
-    let given = |error: &Value| !error.is_null();
+    // Some APIs always have the field, and leave it empty without an error.
+    let given = |error: &Value| is_something(error) && error != false;
     given(&answer["error"])
         || given(&answer["response"]["error"])
         || answer["object"] == "error"
@@ -462,6 +463,9 @@ mod tests {
             ),
             ("/v1/rerank", "{\"results\":[]}".to_owned(), Ok(())),
             ("/v1/rerank", "{\"error\":{}}".to_owned(), error),
+            ("/sdapi/v1/txt2img", "{\"error\":\"\"}".to_owned(), Ok(())),
+            ("/sdapi/v1/txt2img", "{\"error\":false}".to_owned(), Ok(())),
+            ("/sdapi/v1/txt2img", "{\"error\":\"no\"}".to_owned(), error),
             ("/v1/audio/speech", "RIFF{\"error\":1}".to_owned(), Ok(())),
             (
                 "/v1/audio/transcriptions",
