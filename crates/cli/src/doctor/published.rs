@@ -1,12 +1,17 @@
 //! What the API says of the providers of all agents: which are down, whose wakes fail, and at which requests fail.
 
 use super::Findings;
-use crate::client::{ApiClient, Row, age, ago, field, printable, table::NOT_ALLOWED};
+use crate::client::{ApiClient, Row, age, ago, field, printable, table::NOT_ALLOWED, timestamp};
 use jiff::Timestamp;
 use reveille_domain::{PAUSED_STAGE, counted};
+use std::time::Duration;
 
 /// The stage of a wake that a provider may no longer begin today.
 const USED_UP_STAGE: &str = "max_per_day";
+/// The kind of failure of a backend that ended, or answered no more, after its wake had succeeded.
+const DIED: &str = "died";
+/// How long a failed backend that was woken again is still told.
+const RECENT: Duration = Duration::from_secs(60 * 60);
 
 /// Adds a warning for each provider that doesn't work.
 pub async fn look(api: &ApiClient, findings: &mut Findings) {
@@ -54,11 +59,16 @@ pub fn provider(row: &Row, now: Timestamp, findings: &mut Findings) {
     }
 }
 
-/// Adds a warning if the last wakes failed.
+/// Adds a warning if the last wakes failed, or the backend did after a wake.
 fn wakes(row: &Row, check: &str, now: Timestamp, findings: &mut Findings) {
     let failures = &row["failures"];
-    let count = failures["count"].as_u64().unwrap_or_default();
-    if count == 0 || !["hibernating", "waking"].contains(&field(row, "status")) {
+    if failures["count"].as_u64().unwrap_or_default() == 0 {
+        return;
+    }
+    if failures["last"]["kind"] == DIED {
+        return died(row, check, now, findings);
+    }
+    if !["hibernating", "waking"].contains(&field(row, "status")) {
         return;
     }
     // An owner's refusal is no failure.
@@ -82,6 +92,35 @@ fn wakes(row: &Row, check: &str, now: Timestamp, findings: &mut Findings) {
         name = printable(field(row, "provider")),
     );
     findings.warning(check, found, remedy);
+}
+
+/// Adds a warning about a backend that failed after its wake had succeeded, for [`RECENT`] after it was woken again.
+fn died(row: &Row, check: &str, now: Timestamp, findings: &mut Findings) {
+    let (failures, since) = (&row["failures"], &row["since_ms"]);
+    let times = match failures["count"].as_u64() {
+        Some(..=1) | None => String::new(),
+        Some(count) => format!(" {count} times in a row"),
+    };
+    let when = match field(row, "status") {
+        "hibernating" => format!("{times}, {}", ago(since, now)),
+        "waking" => format!("{times}, and is being woken again"),
+        "active" if is_recent(since, now) => format!("{times}, and was woken again {}", ago(since, now)),
+        _ => return,
+    };
+    let found = format!(
+        "its backend failed{when}: {}",
+        printable(field(&failures["last"], "reason"))
+    );
+    let remedy = format!(
+        "read `reveille logs {}` and the backend's own log on the machine of {}",
+        printable(field(row, "provider")),
+        printable(field(row, "agent"))
+    );
+    findings.warning(check, found, remedy);
+}
+
+fn is_recent(at: &Row, now: Timestamp) -> bool {
+    timestamp(at).is_some_and(|at| now.duration_since(at).unsigned_abs() < RECENT)
 }
 
 /// Such as `the last 3 wakes failed, the last one 1m ago`.
@@ -211,6 +250,40 @@ mod tests {
         ] {
             assert!(remedy.contains(command), "{command}: {remedy}");
         }
+    }
+
+    #[test]
+    fn a_backend_that_failed_is_a_warning_until_an_hour_after_it_was_woken_again() {
+        let now = Timestamp::now();
+        let reason = "the backend answered its probe, but no completion";
+        let found = |status: &str, count: u32, seconds: i64| {
+            let mut findings = Findings::default();
+            let row = json!({"id": "pc/vllm", "agent": "pc", "provider": "vllm", "status": status, "last_wakes": [],
+                "since_ms": now.as_millisecond() - seconds * 1_000, "failed_requests": null,
+                "failures": {"count": count, "last": {"kind": "died", "stage": "active", "reason": reason}}});
+            provider(&row, now, &mut findings);
+            let found = findings.0.pop();
+            found.map(|finding| {
+                assert_eq!(finding.level, Level::Warning);
+                assert!(finding.remedy.expect("a remedy").contains("`reveille logs vllm`"));
+                finding.found
+            })
+        };
+        for (status, count, seconds, when) in [
+            ("hibernating", 1, 12, ", 12s ago"),
+            ("hibernating", 3, 7_200, " 3 times in a row, 2h ago"),
+            ("waking", 2, 1, " 2 times in a row, and is being woken again"),
+            ("active", 1, 12, ", and was woken again 12s ago"),
+        ] {
+            let expected = format!("its backend failed{when}: {reason}");
+            assert_eq!(
+                found(status, count, seconds).as_deref(),
+                Some(expected.as_str()),
+                "{status}"
+            );
+        }
+        assert_eq!(found("active", 1, 7_200), None);
+        assert_eq!(found("active", 0, 12), None);
     }
 
     #[test]
