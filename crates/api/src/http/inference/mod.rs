@@ -13,7 +13,6 @@ mod waiting;
 
 pub(super) use respond::event_stream;
 
-use self::respond::Wanted;
 use super::{
     ApiError, AppState,
     body::{self, BodyLimit, check_media_type},
@@ -76,7 +75,7 @@ pub(super) async fn infer(
         let phase = CurrentPhase::default();
         Ok(respond::respond(
             state.inference.answer(&request, &phase).await?,
-            Wanted::Whole,
+            None,
         )?)
     }
 }

@@ -3,7 +3,7 @@
 
 use super::{
     as_events::as_events,
-    respond::{Wanted, event_stream, respond},
+    respond::{event_stream, respond},
     sse_keepalive::Keepalives,
     sse_stream::{self, Break},
 };
@@ -28,11 +28,11 @@ pub(super) async fn respond_when_known(
     let answering = async move { state.inference.answer(&request, &phase).await };
     let mut answering = answering.instrument(Span::current()).boxed();
     let Some(keepalives) = keepalives else {
-        return Ok(respond(answering.await?, Wanted::Stream(None))?);
+        return Ok(respond(answering.await?, None)?);
     };
     tokio::select! {
         biased;
-        answered = &mut answering => return Ok(respond(answered?, Wanted::Stream(Some(keepalives)))?),
+        answered = &mut answering => return Ok(respond(answered?, Some(keepalives))?),
         () = sleep(quiet) => {}
     }
     let (phase, snapshot) = (keepalives.phase(), keepalives.snapshot());
