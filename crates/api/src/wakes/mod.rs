@@ -339,10 +339,15 @@ impl Wakes {
             .as_ref()
             .and_then(|snapshot| snapshot.provider.status.wake());
         let overdue = in_flight.filter(|wake| self.is_overdue(wake)).map(|wake| wake.id);
+        let allowed_at = self.inner.registry.get(id).and_then(|snapshot| {
+            let refusals = self.inner.registry.owner_refusals();
+            refusals.allowed_at(&id.agent, snapshot.provider.epoch)
+        });
         let command = |at| ProviderCommand::RequestWake {
             wake_id,
             cause,
             overdue,
+            allowed_at,
             at,
         };
         let done = self

@@ -21,6 +21,7 @@ impl Registered {
         wake_id: WakeId,
         cause: &WakeCause,
         overdue: Option<WakeId>,
+        allowed_at: Option<Timestamp>,
         at: Timestamp,
     ) -> Decision {
         let (ended, failures) = match &self.status {
@@ -46,7 +47,10 @@ impl Registered {
         let Some(recipe) = self.spec.wake() else {
             return Err(Rejection::NoRecipe);
         };
-        match (failures.backoff_at(at), ended) {
+        let backoff = failures
+            .backoff_at(at)
+            .filter(|_| !failures.is_allowed_again(allowed_at));
+        match (backoff, ended) {
             // Only the time-out, which brings the backoff; the next request is refused with it.
             (Some(_), Some(ended)) => Ok(vec![ended]),
             (Some(retry_after), None) => Err(Rejection::RecentlyFailed {
