@@ -307,11 +307,11 @@ fn what_a_killed_run_has_published_is_inactive_in_one_without_its_config() {
     let status = |up: &Up| {
         let listed = up.ask(&["providers", "-o", "jsonl"]);
         let text = String::from_utf8_lossy(&listed.stdout).into_owned();
-        ["active", "inactive"]
+        ["down", "inactive"]
             .into_iter()
             .find(|status| text.contains(&format!("\"status\":\"{status}\"")))
     };
-    assert_eq!(status(&first), Some("active"));
+    assert_eq!(status(&first), Some("down"));
     let (exit, folder) = first.end(Signal::KILL);
     assert_eq!(exit, None);
     // Its agent has another name, and nothing to publish.
@@ -325,7 +325,7 @@ fn what_a_killed_run_has_published_is_inactive_in_one_without_its_config() {
     let (exit, folder) = again.end(Signal::TERM);
     assert_eq!(exit, Some(0));
     let back = Up::start(folder);
-    assert_eq!(status(&back), Some("active"), "{}", back.log());
+    assert_eq!(status(&back), Some("down"), "{}", back.log());
 }
 
 #[test]
@@ -367,10 +367,10 @@ fn a_token_that_leads_no_other_machine_here_is_not_made_and_this_run_joins_nobod
     assert!(!data_dir.join("reveille.toml").exists() && !data_dir.join("nas.nk").exists());
 
     for list in ["llms", "providers", "wakes", "events"] {
-        let (code, listed, said) = run(&[list, "--agent", "bxo"]);
+        let (code, listed, said) = run(&[list, "--agent", "boxx"]);
         assert_eq!((code, listed.as_str()), (Some(1), ""), "{list}: {said}");
         assert!(
-            said.contains("no agent is called `bxo`, did you mean box?"),
+            said.contains("no agent is called `boxx`, did you mean box?"),
             "{list}: {said}"
         );
         let (code, _, said) = run(&[list, "--agent", "box"]);

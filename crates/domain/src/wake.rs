@@ -136,6 +136,13 @@ impl WakeFailure {
         }
     }
 
+    /// Whether a pause or quiet hours of the agent have refused it, which hold for all its providers.
+    #[must_use]
+    pub fn is_by_whole_agent(&self) -> bool {
+        self.kind == WakeFailureKind::NotAllowed
+            && matches!(self.stage.as_str(), PAUSED_STAGE | QUIET_HOURS_STAGE)
+    }
+
     /// The failure as [`Self::new`] makes it: one from the wire may contain anything.
     pub(crate) fn bounded(&self) -> Self {
         Self::new(self.kind, &self.stage, &self.reason)
@@ -317,10 +324,7 @@ impl Failures {
     /// Other refusals concern one provider, and the agent's word says nothing about them.
     #[must_use]
     pub(crate) fn is_allowed_again(&self, allowed_at: Option<Timestamp>) -> bool {
-        let by_whole_agent = self.last.as_ref().is_some_and(|last| {
-            last.kind == WakeFailureKind::NotAllowed
-                && matches!(last.stage.as_str(), PAUSED_STAGE | QUIET_HOURS_STAGE)
-        });
+        let by_whole_agent = self.last.as_ref().is_some_and(WakeFailure::is_by_whole_agent);
         let refused_at = self.held_until_ms.map(|until| until.minus(NOT_ALLOWED_BACKOFF));
         by_whole_agent && refused_at < allowed_at
     }

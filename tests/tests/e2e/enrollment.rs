@@ -11,7 +11,9 @@ impl Hub {
     /// Joins on a machine of which only a folder is seen.
     async fn join(&self, machine: &Path, token: &str, more: &[&str]) -> Process {
         let config = machine.join("agent.toml").display().to_string();
-        self.join_at(token, &["--config", &config], more).await
+        let data = machine.join("data").display().to_string();
+        self.join_at(token, &["--config", &config, "--data-dir", &data], more)
+            .await
     }
 
     fn agent(&self, machine: &Path) -> Process {

@@ -157,7 +157,7 @@ async fn a_token_that_lets_nobody_in_is_told_why_and_what_to_do() {
             "used",
             used.clone(),
             1,
-            &["was used already, by another machine", new_token][..],
+            &["was used already, and each works once", new_token][..],
         ),
         ("expired", late, 1, &["the token has expired", new_token]),
         (

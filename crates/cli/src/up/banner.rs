@@ -242,7 +242,8 @@ impl Banner {
         if !providers.is_empty() {
             let _ = write!(text, "\n{}\n", indented(&table(PROVIDERS, providers)));
         }
-        if let Some(model) = providers.iter().find_map(|row| row["models"][0].as_str()) {
+        let mut served = providers.iter().filter(|row| row["status"] != "inactive");
+        if let Some(model) = served.find_map(|row| row["models"][0].as_str()) {
             let body = json!({"model": model, "messages": [{"role": "user", "content": "hello"}]});
             let key = match &self.root_key {
                 None => "",

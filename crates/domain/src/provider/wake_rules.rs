@@ -47,6 +47,9 @@ impl Registered {
         let Some(recipe) = self.spec.wake() else {
             return Err(Rejection::NoRecipe);
         };
+        // A wake that has succeeded since shows the same as the agent's word.
+        let succeeded = self.wakes.last().filter(|last| last.failure.is_none());
+        let allowed_at = allowed_at.max(succeeded.map(|last| last.ended_at_ms));
         let backoff = failures
             .backoff_at(at)
             .filter(|_| !failures.is_allowed_again(allowed_at));

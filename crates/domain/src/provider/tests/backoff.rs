@@ -306,6 +306,18 @@ fn a_refusal_is_over_as_soon_as_the_agent_says_so() {
             "{stage}"
         );
     }
+    let mut woken = after_failures(1, None);
+    let (_, mut failure) = failed_as(WakeFailureKind::NotAllowed);
+    failure.stage = PAUSED_STAGE.to_owned();
+    let remembered = failures(1, Some(45), failure.clone());
+    woken.happened([
+        requested(2, 30),
+        failed_by(&failure, remembered.clone()),
+        requested(3, 41),
+        succeeded(3, report(1, 3), 42),
+        slept(report(1, 4), SleepReason::Operator, remembered, 43),
+    ]);
+    woken.when(request_wake(4, 44)).then([requested(4, 44)]);
     let limit = requested_after_a_refusal("max_per_day", Some(41));
     assert!(
         matches!(limit, Err(Rejection::RecentlyFailed { .. })),
