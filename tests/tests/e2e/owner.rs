@@ -181,6 +181,13 @@ async fn the_owner_of_a_machine_pauses_and_resumes_its_agent_by_the_documented_c
     scene.is("hibernating").await;
     declined(&scene.chat().await, &["until `reveille agent resume`"]);
     assert_eq!(scene.backend.log().wake_ups(), 1);
+    // Another pause is told without asking the agent again.
+    told(&scene.world, with_sleep);
+    let declined_now = wait_until("the reason of the other pause", SOON, async || {
+        let answer = scene.chat().await;
+        answer.text().contains("this agent until 20").then_some(answer)
+    });
+    declined(&declined_now.await, &["`reveille agent resume` on the machine"]);
     assert_eq!(scene.not_allowed().await, ["paused", "paused"]);
 }
 

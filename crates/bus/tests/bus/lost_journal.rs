@@ -286,7 +286,7 @@ async fn a_journal_at_a_limit_refuses_at_once_and_says_so_until_it_takes_commits
     let mut theirs = ours.clone();
     theirs.max_messages = 1;
     js.update_stream(theirs).await.unwrap();
-    let begun = std::time::Instant::now();
+    let begun = Instant::now();
     let refused = journal
         .execute::<Agent>(&agent_key(), crate::events::connect(), &crate::events::meta(1))
         .await
