@@ -150,7 +150,9 @@ pub async fn join(args: Join) -> Result<Option<Joined>, Failure> {
     };
     // Links stay: systemd makes one of the service's own folder at its first start.
     let data_dir = std::path::absolute(data_dir)?;
-    if let Some(up) = data_dir::running_up(&data_dir) {
+    // A config elsewhere, for an agent that isn't started here, has nothing to do with this folder.
+    let uses_folder = args.config.is_none() || !args.no_start;
+    if let Some(up) = data_dir::running_up(&data_dir).filter(|_| uses_folder) {
         return Err(is_hub(&data_dir, &up));
     }
     let file = args.config.clone().unwrap_or_else(|| data_dir.join(CONFIG_FILE));
