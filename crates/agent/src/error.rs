@@ -16,7 +16,10 @@ pub enum AgentError {
     )]
     Superseded { agent: AgentName, current: Epoch },
     /// The hub says so. Another attempt would fail as well.
-    #[error("this agent was revoked: join again with a new token")]
+    #[error(
+        "this agent's key no longer works: it was revoked, or a machine that joined under the same name has replaced it. Join again with a \
+         new token, made on the hub with `reveille agent token NAME`"
+    )]
     Revoked,
     #[error("control refuses this agent: {0}")]
     Refused(ControlError),

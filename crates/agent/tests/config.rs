@@ -286,7 +286,37 @@ fn mistakes() -> Vec<Mistake> {
             provider("[wake]\ntype = \"http\""),
             4,
             "wake",
-            "unknown table here: did you mean it in `[provider.wake]`?",
+            "unknown table here: did you mean `[provider.wake]`?",
+        ),
+        (
+            provider("[verify]\nprompt = \"hi\""),
+            4,
+            "verify",
+            "unknown table here: did you mean `[provider.wake.verify]`?",
+        ),
+        (
+            provider("[[models]]\nid = \"m\""),
+            4,
+            "models",
+            "unknown table here: did you mean `[[provider.models]]`?",
+        ),
+        (
+            provider("[quiet_hours]\nfrom = \"23:00\""),
+            4,
+            "quiet_hours",
+            "unknown table here: did you mean the key `quiet_hours` in `[agent]`?",
+        ),
+        (
+            provider("[nats]\nurl = \"nats://hub\""),
+            4,
+            "nats",
+            "unknown table here: did you mean the key `nats` in `[agent]`?",
+        ),
+        (
+            provider("[idle_after]\nminutes = 5"),
+            4,
+            "idle_after",
+            "unknown table here: did you mean the key `idle_after` in `[provider.sleep]`?",
         ),
         (
             provider("idle_after = \"15m\""),

@@ -116,6 +116,8 @@ fn ended_by(events: &[AgentEvent], before: Option<AdvanceReason>) -> Option<Adva
         AgentEvent::AgentConnected { .. } => None,
         AgentEvent::AgentRevoked { .. } => Some(AdvanceReason::Revoked),
         AgentEvent::AgentEpochAdvanced { reason, .. } => Some(*reason),
-        AgentEvent::AgentTokenIssued { .. } | AgentEvent::AgentEnrolled { .. } => before,
+        AgentEvent::AgentTokenIssued { .. } | AgentEvent::AgentEnrolled { .. } => {
+            before.filter(|reason| *reason != AdvanceReason::Forgotten)
+        }
     })
 }

@@ -193,6 +193,7 @@ impl HeartbeatWatch {
         let canary = Canary {
             nonce,
             without_journal: self.connection.health().is_lost(),
+            has_read: Some(self.connection.health().has_read()),
         };
         if let Err(error) =
             messages::publish(self.connection.client(), subjects::canary(replica), &canary).await

@@ -169,7 +169,7 @@ const MISTAKES: &[Mistake] = &[
     Mistake { number: "own", what: "a key in the table above its own",
         comes: Ends(provider!("idle_after = \"15m\"\n"), CHECK, 2, &[":5: provider[0].idle_after", "did you mean it in `[provider.sleep]`?"]) },
     Mistake { number: "own", what: "a table without its parent",
-        comes: Ends(provider!("[wake]\ntype = \"http\"\n"), CHECK, 2, &[":5: wake: ", "did you mean it in `[provider.wake]`?"]) },
+        comes: Ends(provider!("[wake]\ntype = \"http\"\n"), CHECK, 2, &[":5: wake: ", "did you mean `[provider.wake]`?"]) },
     Mistake { number: "own", what: "a mistyped word",
         comes: Ends(provider!("[provider.wake]\ntype = \"comand\"\ncommand = \"sh\"\n"), CHECK, 2, &["did you mean \"command\"?"]) },
     Mistake { number: "own", what: "a mistyped provider",

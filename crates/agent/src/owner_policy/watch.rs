@@ -8,8 +8,8 @@ use std::time::Duration;
 use tokio::time::{Interval, MissedTickBehavior, interval};
 use tracing::{error, info};
 
-/// How often the pause is read: one small file, and soon enough for somebody who waits for the GPU.
-const READ_EVERY: Duration = Duration::from_secs(1);
+/// How often the pause is read: one small file, and soon enough for a request that comes right after its end.
+const READ_EVERY: Duration = Duration::from_millis(250);
 
 /// The agent is paused, paused otherwise, or no longer paused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

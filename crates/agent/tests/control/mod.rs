@@ -121,6 +121,7 @@ impl Control {
             wake_id: WakeId(Uuid::now_v7()),
             cause,
             overdue: None,
+            allowed_at: None,
             at: now(),
         };
         self.execute(&command);

@@ -33,6 +33,10 @@ pub const PAGE_ROWS: usize = 500;
 /// What to do about an API that can't be reached.
 pub const NOT_RUNNING: &str =
     "Is `reveille up` or `reveille api` running? For another address use --api URL or REVEILLE_API_URL.";
+/// Which key is needed, and how it is given.
+const KEY_NEEDED: &str = "Pass a key of this hub with --key or REVEILLE_API_KEY: lists need the scope `query`, changes the scope \
+                          `admin`. `reveille key create` makes one on the hub's machine, where the commands find the root key \
+                          themselves (--data-dir DIR if its `up` has one).";
 /// How many rows to request at least, for some may not be wanted.
 const FEW_ROWS: usize = 50;
 /// The header in which an API names a request.
@@ -306,10 +310,9 @@ impl ApiClient {
     fn refused(&self, status: StatusCode, text: &str) -> anyhow::Error {
         let body: Value = serde_json::from_str(text).unwrap_or_default();
         match body["error"]["message"].as_str() {
-            Some(message) if status == StatusCode::UNAUTHORIZED => anyhow!(
-                "{}\nPass a key with --key or REVEILLE_API_KEY; `reveille key create` creates one.",
-                super::format::printable(message)
-            ),
+            Some(message) if status == StatusCode::UNAUTHORIZED => {
+                anyhow!("{}\n{KEY_NEEDED}", super::format::printable(message))
+            }
             Some(message) => anyhow!("{}", super::format::printable(message)),
             None if body["status"] == "not_ready" => {
                 anyhow!("the API at {} isn't ready: {}", self.shown(), missing(&body))

@@ -44,7 +44,7 @@ pub enum AgentCommand {
     List(Agents),
     /// Create a one-time token with which a machine joins as this agent.
     Token(AgentTokenCreate),
-    /// Forget what an agent has published that isn't connected, such as one under a former name. Its key stays valid.
+    /// Remove an agent that isn't connected from all lists, such as one under a former name. Its key stays valid.
     Forget(AgentForget),
     /// Revoke an agent: its key and tokens stop working, and its connections are closed.
     Revoke(AgentRevoke),

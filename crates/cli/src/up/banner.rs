@@ -126,7 +126,7 @@ impl Banner {
         match self.token().await {
             Ok(token) => self.join = Some(token),
             Err(failure) => {
-                warn!(%failure, "can't create a token; `reveille agent-token create NAME` creates one");
+                warn!(%failure, "can't create a token; `reveille agent token NAME` creates one");
             }
         }
     }
@@ -222,8 +222,11 @@ impl Banner {
             text += "          (`--listen 0.0.0.0:8420` opens it to other machines, with HTTPS and keys)\n";
         }
         let agent = match &self.agent {
-            None => "none: no reveille.toml in this folder (--config FILE)",
-            Some(config) => config.agent.name.as_str(),
+            None => "none: no reveille.toml in this folder (--config FILE)".to_owned(),
+            Some(config) if config.providers.is_empty() => {
+                format!("{}, whose config has no providers", config.agent.name)
+            }
+            Some(config) => config.agent.name.to_string(),
         };
         let _ = write!(
             text,
@@ -239,7 +242,8 @@ impl Banner {
         if !providers.is_empty() {
             let _ = write!(text, "\n{}\n", indented(&table(PROVIDERS, providers)));
         }
-        if let Some(model) = providers.iter().find_map(|row| row["models"][0].as_str()) {
+        let mut served = providers.iter().filter(|row| row["status"] != "inactive");
+        if let Some(model) = served.find_map(|row| row["models"][0].as_str()) {
             let body = json!({"model": model, "messages": [{"role": "user", "content": "hello"}]});
             let key = match &self.root_key {
                 None => "",
@@ -267,13 +271,13 @@ impl Banner {
         let agents = agents.join(", ");
         let Some((token, until)) = &self.join else {
             return format!(
-                "\n  Agents of other machines reach this hub at {agents}\n  `reveille agent-token create NAME` prints the line with which one joins\n"
+                "\n  Agents of other machines reach this hub at {agents}\n  `reveille agent token NAME` prints the line with which one joins\n"
             );
         };
         format!(
             "\n  To add a machine with backends, run this there. It works once, until {until}; {agent} is the name it gets:\n\n\
              reveille join {token}\n\n  \
-             For another name, or the next machine: reveille agent-token create NAME\n  \
+             For another name, or the next machine: reveille agent token NAME\n  \
              Agents reach this hub at {agents}\n",
             agent = token.join.agent
         )
@@ -459,7 +463,7 @@ mod tests {
         banner.agents = Some(vec!["192.0.2.1:8422".to_owned()]);
         let text = banner.text(&[]);
         assert!(
-            text.contains("reveille agent-token create NAME") && !text.contains("rvt_"),
+            text.contains("reveille agent token NAME") && !text.contains("rvt_"),
             "{text}"
         );
         let issued = json!({"agent": "gpu-box", "token_id": uuid::Uuid::from_u128(7), "secret": "x",
@@ -514,7 +518,7 @@ mod tests {
         banner.in_terminal = false;
         banner.invite().await;
         assert!(
-            banner.joining().contains("reveille agent-token create NAME"),
+            banner.joining().contains("reveille agent token NAME"),
             "{}",
             banner.joining()
         );

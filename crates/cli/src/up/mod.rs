@@ -37,21 +37,25 @@ use reveille_agent::{
     Options,
     config::{Config, ConfigFile, NatsUrl},
     reload::Reload,
+    state_dir::StateDir,
 };
 use reveille_api::{AgentAuth, keys::AuthMode};
 use reveille_bus::{
     Beginning, JournalHealth, NatsServer,
     access::{self, NatsKey},
 };
-use reveille_domain::AgentKey;
+use reveille_domain::{AgentKey, AgentName};
 use reveille_projector::ProjectorConfig;
 use std::{
-    fs::DirBuilder,
+    fs::{self, DirBuilder},
     future::pending,
     net::SocketAddr,
     path::{Path, PathBuf},
 };
 use tokio_util::sync::CancellationToken;
+
+/// What the name of a file ends with that has the key of an agent.
+const KEY_SUFFIX: &str = ".nk";
 
 const EXAMPLES: &str = "\
 Examples:
@@ -172,6 +176,10 @@ pub async fn run(args: Up, hangups: Hangups) -> Result<(), Failure> {
         ..api::config(nats, serve.agents_nats)?
     };
     api.agent_hub.joins = hub.joins().cloned();
+    let own_name = config.as_ref().map(|config| config.agent.name.clone());
+    if let Some(agent_auth) = &mut api.agent_auth {
+        agent_auth.ended = ended_agents(&data_dir.join(AGENT_STATE), own_name.as_ref());
+    }
     let root_key_file = (api.auth == AuthMode::Required).then(|| data_dir.join(ROOT_KEY));
     let agent = match config.zip(config_file) {
         Some((config, path)) => {
@@ -266,6 +274,25 @@ fn their_nats(args: &Up, config: Option<&Config>) -> Result<Option<HubNats>, Fai
     Ok(Some(nats))
 }
 
+/// The agents that earlier runs had with this state directory, by the keys that they got: all but this run's. They don't run now, or
+/// else the directory is in use.
+fn ended_agents(state_dir: &Path, own: Option<&AgentName>) -> Vec<(AgentName, AgentKey)> {
+    let is_in_use = StateDir::new(state_dir.to_owned()).is_in_use();
+    let Ok(files) = fs::read_dir(state_dir) else {
+        return vec![];
+    };
+    if is_in_use.is_ok_and(|in_use| in_use == Some(true)) {
+        return vec![];
+    }
+    let ended = files.flatten().filter_map(|file| {
+        let (file_name, path) = (file.file_name(), file.path());
+        let name = AgentName::parse(file_name.to_str()?.strip_suffix(KEY_SUFFIX)?).ok()?;
+        let key = NatsKey::read(&path).ok()?.public();
+        Some((name, AgentKey::parse(&key).ok()?))
+    });
+    ended.filter(|(name, _)| Some(name) != own).collect()
+}
+
 /// This machine's agent. If the hub requires keys, the agent gets its own, and our API trusts it.
 fn local_agent(
     config: Config,
@@ -278,7 +305,10 @@ fn local_agent(
         (None, Some(agent_auth)) => {
             let name = &config.agent.name;
             DirBuilder::new().recursive(true).create(&state_dir)?;
-            let key = NatsKey::read_or_make(&state_dir.join(format!("{name}.nk")), NatsKey::fresh_user)?;
+            let key = NatsKey::read_or_make(
+                &state_dir.join(format!("{name}{KEY_SUFFIX}")),
+                NatsKey::fresh_user,
+            )?;
             agent_auth
                 .trusted
                 .push((name.clone(), AgentKey::parse(&key.public())?));

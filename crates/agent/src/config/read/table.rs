@@ -46,6 +46,14 @@ const HOMES: [(&str, &[&str]); 4] = [
         ],
     ),
 ];
+/// Those of them that can be tables, with how each is begun. The others are keys only.
+const HOME_TABLES: [(&str, &str); 5] = [
+    ("wake", "[provider.wake]"),
+    ("sleep", "[provider.sleep]"),
+    ("probe", "[provider.probe]"),
+    ("models", "[[provider.models]]"),
+    ("verify", "[provider.wake.verify]"),
+];
 /// The longest duration of any key.
 const MAX_DURATION: Duration = Duration::from_secs(24 * 60 * 60);
 
@@ -261,11 +269,12 @@ impl<'a> Table<'a> {
         };
         let known = known.join(", ");
         if let Some((home, _)) = HOMES.iter().find(|(_, keys)| keys.contains(&key)) {
-            let home = match is_table {
-                true => header("provider", key),
-                false => (*home).to_owned(),
+            let meant = match HOME_TABLES.iter().find(|(table, _)| *table == key) {
+                Some((_, table)) if is_table => format!("`{table}`"),
+                _ if is_table => format!("the key `{key}` in `{home}`"),
+                _ => format!("it in `{home}`"),
             };
-            return format!("unknown {what} here: did you mean it in `{home}`? Known here: {known}");
+            return format!("unknown {what} here: did you mean {meant}? Known here: {known}");
         }
         match nearest(key, self.known.iter().copied()) {
             Some(meant) => {

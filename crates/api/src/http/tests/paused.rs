@@ -7,7 +7,7 @@ use super::{
 use crate::{commands::Admin, wakes::WakeError};
 use reveille_bus::heartbeats::Heartbeat;
 use reveille_domain::{
-    AgentCommand, AgentName, Epoch, PAUSED_STAGE, SessionId, WakeFailure, WakeFailureKind,
+    AgentCommand, AgentName, Epoch, PAUSED_STAGE, SessionId, Timestamp, WakeFailure, WakeFailureKind,
 };
 use serde_json::json;
 use std::time::Duration;
@@ -28,14 +28,18 @@ impl Served {
 
     /// A heartbeat of the agent's session `epoch`.
     fn hears(&self, agent: &AgentName, epoch: u64, refusal: Option<WakeFailure>) {
-        self.hub.registry.owner_refusals().take(&Heartbeat {
+        let heartbeat = Heartbeat {
             agent: agent.clone(),
             session: SessionId(Uuid::nil()),
             epoch: Epoch(epoch),
             silent_after_ms: 30_000,
             refusal,
             providers: vec![],
-        });
+        };
+        self.hub
+            .registry
+            .owner_refusals()
+            .take(&heartbeat, Timestamp::from_millis(1));
     }
 }
 
