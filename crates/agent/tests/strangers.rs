@@ -15,15 +15,15 @@ use axum::{
     http::{HeaderMap, StatusCode, Uri, header},
     response::{IntoResponse, Response},
 };
-use backend::{Backend, KEY, client, eventually, provider};
+use backend::{Backend, KEY, StoppedClock, client, eventually, provider};
 use owned::Owned;
 use reveille_agent::{
     fetch,
     probe::{Probe, Unavailable, Verdict},
 };
 use reveille_domain::{
-    SleepReason,
-    provider::StatusName::{Active, Down},
+    MODELS_STAGE, SleepReason, WakeFailureKind,
+    provider::StatusName::{Active, Down, Hibernating, Waking},
 };
 use std::{
     sync::{Arc, Mutex},
@@ -343,16 +343,65 @@ async fn a_backend_that_was_started_by_hand_needs_no_wake_if_it_is_the_providers
          [provider.wake]\ntype = \"http\"\nurl = \"{}/wake\"\nmax_wait = \"300ms\"",
         somebody.url, controller.url
     )));
-    owned
-        .until(reveille_domain::provider::StatusName::Hibernating)
-        .await;
+    owned.until(Hibernating).await;
     owned.wake();
     eventually("the recipe", || !controller.wakes().is_empty()).await;
     let failure = owned.failed().await;
-    let expected = format!("not available within 300ms (`max_wait`): {LISTS_OTHER}");
-    assert!(failure.reason.starts_with(&expected), "{}", failure.reason);
+    // More time wouldn't help.
+    assert_eq!(
+        (failure.kind, failure.stage.as_str()),
+        (WakeFailureKind::Recipe, MODELS_STAGE)
+    );
+    assert!(failure.reason.starts_with(LISTS_OTHER), "{}", failure.reason);
     somebody.says(OURS);
     owned.wake();
     owned.until(Active).await;
     assert_eq!(controller.wakes().len(), 1, "it was found awake");
+}
+
+/// A provider whose backend lists its models, and which is woken by a POST that changes nothing there.
+fn woken_elsewhere(somebody: &Somebody, controller: &Backend) -> Owned {
+    Owned::start(&checked(&format!(
+        "base_url = \"{}\"\nmodels = [\"m\"]\nprobe = {{ interval = \"1h\" }}\n\
+         [provider.wake]\ntype = \"http\"\nurl = \"{}/wake\"\nmax_wait = \"1h\"",
+        somebody.url, controller.url
+    )))
+}
+
+#[tokio::test]
+async fn a_backend_that_goes_on_listing_other_models_fails_its_wake_long_before_max_wait() {
+    let (somebody, controller) = (Somebody::who_says(OTHER).await, Backend::start().await);
+    let owned = woken_elsewhere(&somebody, &controller);
+    owned.until(Hibernating).await;
+    owned.wake();
+    eventually("the recipe", || !controller.wakes().is_empty()).await;
+    let clock = StoppedClock::stop();
+    let began = Instant::now();
+    clock
+        .pass_until("its end", || owned.control.status() == Some(Hibernating))
+        .await;
+    assert!(began.elapsed() < Duration::from_secs(60), "{:?}", began.elapsed());
+    let failure = owned.failed().await;
+    assert_eq!(failure.stage, MODELS_STAGE);
+    assert!(failure.reason.starts_with(LISTS_OTHER), "{}", failure.reason);
+    assert!(!failure.reason.contains("max_wait"), "{}", failure.reason);
+}
+
+#[tokio::test]
+async fn a_backend_that_lists_its_model_late_is_waited_for() {
+    let (somebody, controller) = (Somebody::who_says(NONE).await, Backend::start().await);
+    let owned = woken_elsewhere(&somebody, &controller);
+    owned.until(Hibernating).await;
+    owned.wake();
+    eventually("the recipe", || !controller.wakes().is_empty()).await;
+    let clock = StoppedClock::stop();
+    for (says, seconds) in [(NONE, 60), (OTHER, 6), ((503, ""), 6), (OTHER, 6)] {
+        somebody.says(says);
+        clock.pass(Duration::from_secs(seconds)).await;
+        assert_eq!(owned.control.status(), Some(Waking), "{says:?}");
+    }
+    somebody.says(OURS);
+    clock
+        .pass_until("its wake", || owned.control.status() == Some(Active))
+        .await;
 }

@@ -1,12 +1,15 @@
 //! What the API says of the providers of all agents: which are down, whose wakes fail, and at which requests fail.
 
 use super::Findings;
-use crate::client::{ApiClient, Row, age, ago, field, printable, table::NOT_ALLOWED};
+use crate::client::{ApiClient, Row, age, ago, field, printable, span, table::NOT_ALLOWED};
 use jiff::Timestamp;
 use reveille_domain::{PAUSED_STAGE, counted};
+use std::time::Duration;
 
 /// The stage of a wake that a provider may no longer begin today.
 const USED_UP_STAGE: &str = "max_per_day";
+/// The kind of a failure of a backend that a wake has brought up.
+const DIED: &str = "died";
 
 /// Adds a warning for each provider that doesn't work.
 pub async fn look(api: &ApiClient, findings: &mut Findings) {
@@ -38,6 +41,14 @@ pub fn provider(row: &Row, now: Timestamp, findings: &mut Findings) {
         return findings.warning(check, found, remedy);
     }
     wakes(row, &check, now, findings);
+    if let Some(reason) = row["stays_awake"]["reason"].as_str() {
+        let remedy = format!(
+            "see to that on the machine of {agent}, and put it to sleep again with `reveille sleep {}`",
+            printable(id)
+        );
+        let found = format!("it was to sleep and stays awake: {}", printable(reason));
+        findings.warning(check.as_str(), found, remedy);
+    }
     let failed = &row["failed_requests"];
     // After any change of its status they say nothing about it.
     if failed["suspect"] == true {
@@ -61,6 +72,9 @@ fn wakes(row: &Row, check: &str, now: Timestamp, findings: &mut Findings) {
     if count == 0 || !["hibernating", "waking"].contains(&field(row, "status")) {
         return;
     }
+    if failures["last"]["kind"] == DIED {
+        return died(row, check, findings);
+    }
     // An owner's refusal is no failure.
     let failed = |wake: &&Row| !wake["failure"].is_null() && wake["failure"]["kind"] != NOT_ALLOWED;
     let wake = row["last_wakes"]
@@ -82,6 +96,32 @@ fn wakes(row: &Row, check: &str, now: Timestamp, findings: &mut Findings) {
         name = printable(field(row, "provider")),
     );
     findings.warning(check, found, remedy);
+}
+
+/// Adds a warning that its backend ended after a wake that succeeded, as the lists have it.
+fn died(row: &Row, check: &str, findings: &mut Findings) {
+    let failures = &row["failures"];
+    let woken = row["last_wakes"].as_array().and_then(|wakes| wakes.last());
+    let woken = woken.filter(|wake| wake["failure"].is_null() && row["status"] == "hibernating");
+    let lived = || {
+        let (from, to) = (woken?["ended_at_ms"].as_u64()?, row["since_ms"].as_u64()?);
+        Some(span(Duration::from_millis(to.saturating_sub(from))))
+    };
+    let reason = printable(field(&failures["last"], "reason"));
+    let found = match lived() {
+        Some(lived) => format!("its last wake succeeded, and {lived} later it was over: {reason}"),
+        None => format!("a wake succeeded, but {reason}"),
+    };
+    let count = match failures["count"].as_u64() {
+        Some(count) if count > 1 => format!("; that was failure {count} in a row"),
+        Some(_) | None => String::new(),
+    };
+    let remedy = format!(
+        "read `reveille logs {}` on the machine of {}, or the backend's own log",
+        printable(field(row, "provider")),
+        printable(field(row, "agent")),
+    );
+    findings.warning(check, found + &count, remedy);
 }
 
 /// Such as `the last 3 wakes failed, the last one 1m ago`.
@@ -179,6 +219,57 @@ mod tests {
                 Some(expected)
             );
         }
+    }
+
+    #[test]
+    fn a_wake_that_succeeded_is_never_called_failed_because_its_backend_has_died() {
+        let now = Timestamp::now();
+        let ago = |seconds: i64| now.as_millisecond() - seconds * 1_000;
+        let reason = "the backend died soon after it was woken";
+        let found = |last_wakes: Row, count: u32| {
+            let mut findings = Findings::default();
+            let row = json!({"id": "pc/vllm", "agent": "pc", "provider": "vllm", "status": "hibernating", "since_ms": ago(10),
+                "last_wakes": last_wakes, "failures": {"count": count, "last": {"kind": "died", "reason": reason}}});
+            provider(&row, now, &mut findings);
+            findings.0.pop().expect("a warning").found
+        };
+        let succeeded = json!({"ended_at_ms": ago(14)});
+        let failed = json!({"ended_at_ms": ago(60), "failure": {"kind": "recipe", "reason": "exit"}});
+        assert_eq!(
+            found(json!([failed, succeeded]), 2),
+            format!(
+                "its last wake succeeded, and 4.0s later it was over: {reason}; that was failure 2 in a row"
+            )
+        );
+        assert_eq!(
+            found(json!([succeeded]), 1),
+            format!("its last wake succeeded, and 4.0s later it was over: {reason}")
+        );
+        assert_eq!(found(json!([]), 1), format!("a wake succeeded, but {reason}"));
+    }
+
+    #[test]
+    fn a_backend_that_was_to_sleep_and_stays_awake_is_a_warning_with_the_reason() {
+        let row = |stays: Row| json!({"id": "pc/ollama", "agent": "pc", "provider": "ollama", "status": "active", "stays_awake": stays});
+        let mut findings = Findings::default();
+        provider(&row(Row::Null), Timestamp::now(), &mut findings);
+        assert!(findings.all().is_empty());
+        let reason = "port 11434 is taken by `ollama` (process 7)";
+        provider(
+            &row(json!({"attempt": 1, "reason": reason})),
+            Timestamp::now(),
+            &mut findings,
+        );
+        let found = findings.0.pop().expect("a warning");
+        assert_eq!(found.level, Level::Warning);
+        assert!(found.found.ends_with(reason), "{}", found.found);
+        assert!(
+            found
+                .remedy
+                .expect("a remedy")
+                .contains("`reveille sleep pc/ollama`"),
+            "what to do next"
+        );
     }
 
     #[test]
