@@ -42,6 +42,11 @@ const JSON_ERROR: (u16, &str) = (
 );
 const OTHER: (u16, &str) = (200, r#"{"object":"list","data":[{"id":"other"}]}"#);
 const OURS: (u16, &str) = (200, r#"{"object":"list","data":[{"id":"other"},{"id":"m"}]}"#);
+/// As an Ollama lists its models, which has its version elsewhere.
+const OLLAMAS: (u16, &str) = (
+    200,
+    r#"{"object":"list","data":[{"id":"other","owned_by":"library"}]}"#,
+);
 const NONE: (u16, &str) = (200, r#"{"object":"list","data":[]}"#);
 /// How the reason begins if what answers lists [`OTHER`].
 const LISTS_OTHER: &str = "the server there lists `other`, not `m`: correct `models`";
@@ -98,10 +103,12 @@ async fn answer(State(somebody): State<Somebody>, uri: Uri) -> Response {
         .lock()
         .expect("not poisoned")
         .push(uri.path().to_owned());
-    if uri.path() != "/v1/models" {
-        return "{}".into_response();
-    }
     let (status, body) = *somebody.says.lock().expect("not poisoned");
+    match uri.path() {
+        "/v1/models" => {}
+        "/api/version" if body == OLLAMAS.1 => return r#"{"version":"0.12.3"}"#.into_response(),
+        _ => return "{}".into_response(),
+    }
     let mut headers = HeaderMap::new();
     headers.insert(header::LOCATION, "/ok".parse().expect("a path"));
     let status = StatusCode::from_u16(status).expect("a status");
@@ -353,10 +360,20 @@ async fn a_backend_that_was_started_by_hand_needs_no_wake_if_it_is_the_providers
         (WakeFailureKind::Recipe, MODELS_STAGE)
     );
     assert!(failure.reason.starts_with(LISTS_OTHER), "{}", failure.reason);
+    assert!(!failure.reason.contains("ollama"), "{}", failure.reason);
+    somebody.says(OLLAMAS);
+    owned.wake();
+    eventually("the recipe", || controller.wakes().len() == 2).await;
+    let failure = owned.failed().await;
+    assert!(
+        failure.reason.ends_with("; `ollama pull m` gets it"),
+        "{}",
+        failure.reason
+    );
     somebody.says(OURS);
     owned.wake();
     owned.until(Active).await;
-    assert_eq!(controller.wakes().len(), 1, "it was found awake");
+    assert_eq!(controller.wakes().len(), 2, "it was found awake");
 }
 
 /// A provider whose backend lists its models, and which is woken by a POST that changes nothing there.

@@ -3,7 +3,7 @@
 use super::Findings;
 use crate::client::{ApiClient, Row, age, ago, field, printable, span, table::NOT_ALLOWED};
 use jiff::Timestamp;
-use reveille_domain::{PAUSED_STAGE, counted};
+use reveille_domain::{MODELS_STAGE, PAUSED_STAGE, counted};
 use std::time::Duration;
 
 /// The stage of a wake that a provider may no longer begin today.
@@ -89,12 +89,16 @@ fn wakes(row: &Row, check: &str, now: Timestamp, findings: &mut Findings) {
         in_a_row(&failures["count"], "wake", at, now),
         printable(field(last, "reason"))
     );
-    let remedy = format!(
-        "read `reveille logs {name}` on the machine of {}, and correct its [provider.wake] until `reveille recipe test {name} \
-         --config FILE` succeeds there",
-        printable(field(row, "agent")),
-        name = printable(field(row, "provider")),
-    );
+    let (agent, name) = (printable(field(row, "agent")), printable(field(row, "provider")));
+    let remedy = match field(last, "stage") {
+        MODELS_STAGE => {
+            format!("load that model there, or correct `models` or `base_url` in the config of {agent}")
+        }
+        _ => format!(
+            "read `reveille logs {name}` on the machine of {agent}, and correct its [provider.wake] until `reveille recipe test \
+             {name} --config FILE` succeeds there"
+        ),
+    };
     findings.warning(check, found, remedy);
 }
 
@@ -219,6 +223,18 @@ mod tests {
                 Some(expected)
             );
         }
+    }
+
+    #[test]
+    fn a_wake_that_found_other_models_sends_nobody_to_the_recipe() {
+        let failure =
+            json!({"kind": "recipe", "stage": "models", "reason": "the server there lists `a`, not `b`"});
+        let mut findings = Findings::default();
+        let row = json!({"id": "pc/vllm", "agent": "pc", "provider": "vllm", "status": "hibernating",
+            "last_wakes": [{"ended_at_ms": 1, "failure": failure}], "failures": {"count": 1, "last": failure}});
+        provider(&row, Timestamp::now(), &mut findings);
+        let remedy = findings.0.pop().and_then(|found| found.remedy).expect("a remedy");
+        assert!(remedy.contains("correct `models`"), "{remedy}");
     }
 
     #[test]
