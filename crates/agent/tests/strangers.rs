@@ -361,19 +361,10 @@ async fn a_backend_that_was_started_by_hand_needs_no_wake_if_it_is_the_providers
     );
     assert!(failure.reason.starts_with(LISTS_OTHER), "{}", failure.reason);
     assert!(!failure.reason.contains("ollama"), "{}", failure.reason);
-    somebody.says(OLLAMAS);
-    owned.wake();
-    eventually("the recipe", || controller.wakes().len() == 2).await;
-    let failure = owned.failed().await;
-    assert!(
-        failure.reason.ends_with("; `ollama pull m` gets it"),
-        "{}",
-        failure.reason
-    );
     somebody.says(OURS);
     owned.wake();
     owned.until(Active).await;
-    assert_eq!(controller.wakes().len(), 2, "it was found awake");
+    assert_eq!(controller.wakes().len(), 1, "it was found awake");
 }
 
 /// A provider whose backend lists its models, and which is woken by a POST that changes nothing there.
@@ -421,4 +412,23 @@ async fn a_backend_that_lists_its_model_late_is_waited_for() {
     clock
         .pass_until("its wake", || owned.control.status() == Some(Active))
         .await;
+}
+
+#[tokio::test]
+async fn a_model_that_an_ollama_lacks_is_told_with_the_command_that_pulls_it() {
+    let (somebody, controller) = (Somebody::who_says(OLLAMAS).await, Backend::start().await);
+    let owned = Owned::start(&checked(&format!(
+        "base_url = \"{}\"\nmodels = [\"m\"]\nprobe = {{ interval = \"1h\" }}\n\
+         [provider.wake]\ntype = \"http\"\nurl = \"{}/wake\"\nmax_wait = \"300ms\"",
+        somebody.url, controller.url
+    )));
+    owned.until(Hibernating).await;
+    owned.wake();
+    eventually("the recipe", || !controller.wakes().is_empty()).await;
+    let failure = owned.failed().await;
+    assert!(
+        failure.reason.ends_with("; `ollama pull m` gets it"),
+        "{}",
+        failure.reason
+    );
 }
