@@ -949,9 +949,11 @@ fn broken_toml_is_told_with_its_line_and_without_its_text() {
         "a = 1\na = \"canary-5ecr3t\"\n",
     ] {
         let error = parse(text).expect_err(text);
-        assert_eq!(error.line, Some(2), "{error}");
+        let mut all = std::iter::once(&error).chain(&error.others);
+        let broken = all.find(|error| error.key.is_none()).expect("no TOML");
+        assert_eq!(broken.line, Some(2), "{error}");
         assert!(!error.to_string().contains(CANARY), "{error}");
-        assert!(!error.reason.is_empty());
+        assert!(!broken.reason.is_empty());
     }
 }
 
@@ -1019,4 +1021,30 @@ fn a_file_that_cannot_be_read_is_named() {
     assert!(error.reason.contains("cannot be read"), "{error}");
     std::fs::write(&path, "[agent]\nname = \"box\"\n").expect("written");
     assert_eq!(Config::load(&path).expect("a file").agent.name.as_str(), "box");
+}
+
+#[test]
+fn what_is_no_toml_is_told_together_with_what_is_wrong_elsewhere_and_nothing_follows_from_it() {
+    let text = r#"[agent]
+heartbeat = 15m
+[[provider]]
+name = "P"
+base_url = http://127.0.0.1:1
+models = ["m"]
+[provider.sleep]
+idle_afer = "15m"
+type = "http"
+url = "http://127.0.0.1:1/sleep"
+"#;
+    let error = Config::parse(text, "agent.toml", &|_| None).expect_err("unusable");
+    let lines: Vec<_> = std::iter::once(&error)
+        .chain(&error.others)
+        .map(|error| error.line.unwrap_or_default())
+        .collect();
+    assert_eq!(lines, [2, 4, 5, 8], "{error}");
+
+    // Nobody knows to which table the lines below a broken header belong.
+    let broken = "[[provider]\nname = \"p\"\nbase_url = \"http://127.0.0.1:1\"\n";
+    let error = Config::parse(broken, "agent.toml", &|_| None).expect_err("unusable");
+    assert_eq!((error.line, error.others.len()), (Some(1), 0), "{error}");
 }

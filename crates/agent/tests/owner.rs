@@ -185,7 +185,10 @@ async fn a_new_wake_adopts_the_recipe_that_still_runs() {
     owned.handle.send(Input::Wake(second.clone()));
     owned.handle.send(Input::Wake(first));
     // Both have been taken when a later order has.
-    assert_eq!(owned.handle.sleep().await, Err("it has no sleep recipe"));
+    assert_eq!(
+        owned.handle.sleep().await,
+        Err("it has no sleep recipe".to_owned())
+    );
     backend.release();
     owned.until(Active).await;
     let ended = owned.control.last_wake().expect("a wake");
@@ -234,7 +237,10 @@ async fn what_happens_during_a_probe_is_looked_at_by_another_one() {
     eventually("a probe", || backend.wakes().len() == 2).await;
     owned.handle.send(Input::Suspect(Symptom::BrokeOff));
     // It has been taken when a later order has.
-    assert_eq!(owned.handle.sleep().await, Err("it has no sleep recipe"));
+    assert_eq!(
+        owned.handle.sleep().await,
+        Err("it has no sleep recipe".to_owned())
+    );
     backend.release();
     eventually("another probe", || backend.wakes().len() == 3).await;
 }
@@ -680,7 +686,7 @@ async fn a_stopped_owner_ends_its_recipe() {
     );
     assert_eq!(
         handle.sleep().await,
-        Err("its agent is stopping, or has reloaded its config")
+        Err("its agent is stopping, or has reloaded its config".to_owned())
     );
 }
 
@@ -770,7 +776,7 @@ async fn an_order_to_sleep_during_a_wake_is_refused_for_what_it_is() {
     owned.until(Hibernating).await;
     owned.handle.send(Input::Wake(owned.control.request_wake()));
     eventually("the recipe", || backend.wakes().len() == 1).await;
-    assert_eq!(owned.handle.sleep().await, Err("it is being woken"));
+    assert_eq!(owned.handle.sleep().await, Err("it is being woken".to_owned()));
     backend.release();
     owned.until(Active).await;
 }

@@ -87,7 +87,7 @@ pub async fn run(args: RecipeTest) -> Result<(), Failure> {
         say: &say,
     };
     let signals = Signals::listen()?;
-    let result = trial::run(&config, provider, &data_dir, manner, signals.stop).await;
+    let result = trial::run(&config, provider, &data_dir, manner, &signals).await;
     if format == Format::Table {
         return line(&ended(provider, &result?));
     }

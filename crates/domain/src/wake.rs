@@ -166,6 +166,8 @@ pub const PAUSED_STAGE: &str = "paused";
 pub const QUIET_HOURS_STAGE: &str = "quiet_hours";
 /// The stage in which a wake waits until its groups have room, as agents report it.
 pub const GROUP_STAGE: &str = "group";
+/// The stage of a wake whose backend came up, but lists none of the provider's models.
+pub const MODELS_STAGE: &str = "models";
 /// The only stage of a wake whose backend was found awake before its agent had reported how a recipe went.
 const FOUND_AWAKE_STAGE: &str = "found awake";
 

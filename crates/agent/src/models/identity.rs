@@ -51,6 +51,11 @@ impl Identity {
         self.models.is_empty()
     }
 
+    /// The first of the models that it must list.
+    pub(crate) fn first_model(&self) -> Option<&str> {
+        self.models.first().map(ModelName::as_str)
+    }
+
     /// Checks an answer to `/v1/models`.
     ///
     /// # Errors

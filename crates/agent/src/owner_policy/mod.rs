@@ -2,10 +2,12 @@
 //! agent's config and state directory; neither the hub nor a key can change it.
 
 mod pause;
+mod report;
 mod wake_history;
 mod watch;
 
 pub use pause::Pause;
+pub use report::{PauseTaken, PutToSleep};
 pub(crate) use watch::PauseWatch;
 
 use crate::{config::Hours, state_dir::StateDir};

@@ -1,7 +1,7 @@
 //! Watches for pauses of the agent, to log them and to put awake backends to sleep. Wakes don't depend on it: each reads the
 //! pause itself.
 
-use super::pause::PauseState;
+use super::pause::{Pause, PauseState};
 use crate::state_dir::StateDir;
 use jiff::Timestamp;
 use std::time::Duration;
@@ -37,6 +37,14 @@ impl PauseWatch {
             ticks,
             last: PauseState::Running,
             is_blind: false,
+        }
+    }
+
+    /// The pause, as last read.
+    pub(crate) const fn current(&self) -> Option<Pause> {
+        match &self.last {
+            PauseState::Paused(pause) => Some(*pause),
+            PauseState::Running | PauseState::Unreadable(_) | PauseState::Unknown(_) => None,
         }
     }
 

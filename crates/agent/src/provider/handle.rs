@@ -1,6 +1,6 @@
 //! How the session and the relay reach an owner.
 
-use super::{Gate, Health};
+use super::{Gate, Health, LastSleep};
 use crate::config::ProviderConfig;
 use reveille_bus::wakes::WakeMessage;
 use reveille_domain::{ProviderName, ReportId};
@@ -16,7 +16,7 @@ pub enum Input {
     /// A wake is in flight.
     Wake(WakeMessage),
     /// An operator orders the backend to sleep. The answer says why it can't, if so.
-    Sleep(oneshot::Sender<Result<(), &'static str>>),
+    Sleep(oneshot::Sender<Result<(), String>>),
     /// A pause of the agent asks for sleep as soon as the owner has nothing else to do (`true`), or no longer does.
     Rest(bool),
     /// Control has counted the agent as lost.
@@ -67,6 +67,7 @@ pub struct Handle {
     pub name: ProviderName,
     pub gate: Gate,
     pub health: Health,
+    pub last_sleep: LastSleep,
     mailbox: mpsc::Sender<Input>,
     reloaded: watch::Sender<Reloaded>,
 }
@@ -82,6 +83,7 @@ impl Handle {
             name,
             gate,
             health: Health::default(),
+            last_sleep: LastSleep::default(),
             mailbox,
             reloaded,
         };
@@ -92,12 +94,19 @@ impl Handle {
     ///
     /// # Errors
     /// Why it can't.
-    pub async fn sleep(&self) -> Result<(), &'static str> {
+    pub async fn sleep(&self) -> Result<(), String> {
         let (reply, answer) = oneshot::channel();
         self.send(Input::Sleep(reply));
         answer
             .await
-            .unwrap_or(Err("its agent is stopping, or has reloaded its config"))
+            .unwrap_or_else(|_| Err("its agent is stopping, or has reloaded its config".to_owned()))
+    }
+
+    /// A pause wants the backend asleep.
+    pub fn rest(&self) {
+        // Now, so that nobody takes an earlier attempt's result for this one's.
+        self.last_sleep.begin();
+        self.send(Input::Rest(true));
     }
 
     /// A request found no backend. Waits until its owner knows why; see [`Input::Refused`].

@@ -404,6 +404,7 @@ mod tests {
             no_files: false,
             is_hub: None,
             stranger: false,
+            other_models: false,
             reason: "slow".to_owned(),
         })
     }
@@ -416,6 +417,7 @@ mod tests {
             no_files: false,
             is_hub: None,
             stranger: false,
+            other_models: false,
             reason: "nobody".to_owned(),
         })
     }

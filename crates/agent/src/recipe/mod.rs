@@ -13,7 +13,7 @@ pub use timeline::Outcome;
 use crate::{
     child::{Child, Exit, Hint},
     config::{Action, Step, WakeConfig},
-    listeners::Earlier,
+    listeners::{Earlier, LocalPort},
     probe::Probe,
     processes::listed,
     verify::{self, Verify},
@@ -256,11 +256,13 @@ async fn await_end(probe: &Probe) -> Result<(), String> {
     if probe.await_unavailable(Instant::now() + ASLEEP_WITHIN).await {
         return Ok(());
     }
-    Err(format!(
+    let reason = format!(
         "the probe still finds the backend available {} s after the sleep recipe; a server that answers while it \
          sleeps needs a `probe` with `expect`",
         ASLEEP_WITHIN.as_secs()
-    ))
+    );
+    let taken = OptionFuture::from(probe.port().map(LocalPort::taken)).await;
+    Err(with(reason, taken.flatten()))
 }
 
 /// Probes for `max_wait`, or until the served backend ends: it will not become available then. `earlier` listened on its port
@@ -325,6 +327,13 @@ async fn boot(max_wait: Duration, probe: &Probe, earlier: Option<&Earlier>) -> R
         match (found, taken) {
             (Err(why), _) if why.is_hub_itself() => {
                 return Err(Failed::unavailable(why.reason));
+            }
+            (Err(why), taken) if why.other_models => {
+                let reason = match probe.pull_command().await {
+                    Some(pull) => format!("{}; `{pull}` gets it", why.reason),
+                    None => why.reason,
+                };
+                return Err(Failed::of_models(with(reason, taken)));
             }
             (Err(why), taken) => {
                 let reason = format!("not available within {max_wait:?} (`max_wait`): {}", why.reason);

@@ -11,8 +11,8 @@ use crate::{
     hub::{Hub, NatsHub, Superseded},
     models::Memory,
     own_hub::OwnHub,
-    owner_policy::{OwnerPolicy, PauseWatch},
-    provider::{Groups, Handle, Input, ReportNumbers, Setup},
+    owner_policy::{OwnerPolicy, Pause, PauseTaken, PauseWatch, PutToSleep},
+    provider::{Groups, Handle, Input, ReportNumbers, Setup, SleepResult},
     recipe::Runner,
     relay::Relay,
     reload::{self, Progress, Reload, ReloadEvent, Reloads},
@@ -29,10 +29,10 @@ use reveille_bus::{
     relay::{CurrentEpoch, RelayLimits, RelayServer, RelayServerHandle},
     wakes::{WakeMessage, Wakes},
 };
-use reveille_domain::{AgentName, Epoch, SessionId, counted};
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use reveille_domain::{AgentName, Epoch, ProviderName, SessionId, counted};
+use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
 use tokio::{
-    sync::{mpsc, watch},
+    sync::{Notify, mpsc, watch},
     time::{Instant, Interval, MissedTickBehavior, interval, sleep, timeout},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -47,6 +47,8 @@ const DRAIN_LIMIT: Duration = Duration::from_secs(10);
 const DRAIN_LOOK: Duration = Duration::from_millis(20);
 /// How long control may take to acknowledge the stop.
 const STOP_LIMIT: Duration = Duration::from_secs(5);
+/// How long a heartbeat that tells the hub of a pause may take to leave.
+const TELL_LIMIT: Duration = Duration::from_secs(2);
 
 /// What an agent runs with.
 #[derive(Debug, Clone)]
@@ -102,6 +104,12 @@ struct Session {
     owner_policy: OwnerPolicy,
     reloads: Reloads,
     pauses: PauseWatch,
+    /// Where what has become of a pause is written.
+    state: Option<StateDir>,
+    /// What was written last.
+    taken: Option<PauseTaken>,
+    /// Notified when something has become of an attempt to put a backend to sleep.
+    sleep_changes: Arc<Notify>,
     relay: RelayServerHandle,
     reconnecting: Option<BoxFuture<'static, ControlAnswer>>,
     tasks: TaskTracker,
@@ -166,11 +174,12 @@ impl Session {
         let memory = Memory::open(state.clone(), &agent);
         let owner_policy = OwnerPolicy::new(state.clone(), config.agent.quiet_hours.clone());
         let relay = Arc::new(Relay::new(agent.clone(), own_hub.clone(), memory.clone()));
+        let sleep_changes = Arc::new(Notify::new());
         let setup = {
             let (agent, hub, epoch) = (agent.clone(), hub.clone(), epoch.clone());
             let (groups, reports) = (Groups::default(), ReportNumbers::default());
             let (owner_policy, state) = (owner_policy.clone(), state.clone());
-            let own_hub = own_hub.clone();
+            let (own_hub, sleep_changes) = (own_hub.clone(), sleep_changes.clone());
             move |config: ProviderConfig| Setup {
                 agent: agent.clone(),
                 config,
@@ -183,6 +192,7 @@ impl Session {
                 owner_policy: owner_policy.clone(),
                 state: state.clone(),
                 reports: reports.clone(),
+                sleep_changes: sleep_changes.clone(),
                 superseded: superseded_sender.clone(),
             }
         };
@@ -219,7 +229,10 @@ impl Session {
             config,
             owner_policy,
             reloads,
-            pauses: PauseWatch::new(state),
+            pauses: PauseWatch::new(state.clone()),
+            state,
+            taken: None,
+            sleep_changes,
             relay: handle,
             reconnecting: None,
             tasks,
@@ -257,7 +270,11 @@ impl Session {
                     if let Some(wanted) = change.sleep {
                         self.providers.rest(wanted);
                     }
+                    self.take_pause().await;
+                }
+                () = self.sleep_changes.notified() => {
                     self.heartbeats.reset_immediately();
+                    self.note_sleep();
                 }
                 (progress, read) = self.reloads.next() => self.reload(read, &progress),
                 () = self.providers.next_left() => {}
@@ -426,6 +443,56 @@ impl Session {
         Ok(())
     }
 
+    /// Tells the hub of a pause, or of its end, and then whoever waits for that on this machine.
+    async fn take_pause(&mut self) {
+        self.send_heartbeat().await;
+        let left = timeout(TELL_LIMIT, self.connection.client().flush()).await;
+        let hub_told = matches!(left, Ok(Ok(())));
+        let pause = self.pauses.current();
+        self.write_taken(PauseTaken {
+            agent: self.agent.clone(),
+            pause,
+            hub_told,
+            providers: self.put_to_sleep(pause),
+        });
+    }
+
+    /// Writes what has become of the providers that the pause puts to sleep, if that has changed.
+    fn note_sleep(&mut self) {
+        let Some(taken) = &self.taken else { return };
+        let providers = self.put_to_sleep(taken.pause);
+        if providers != taken.providers {
+            let taken = PauseTaken {
+                providers,
+                ..taken.clone()
+            };
+            self.write_taken(taken);
+        }
+    }
+
+    fn put_to_sleep(&self, pause: Option<Pause>) -> BTreeMap<ProviderName, PutToSleep> {
+        let handles = self.providers.handles();
+        let handles = handles.filter(|_| pause.is_some_and(Pause::sleep));
+        let result = |handle: &Handle| {
+            let result = match handle.last_sleep.result()? {
+                SleepResult::Pending => PutToSleep::Pending,
+                SleepResult::Asleep => PutToSleep::Asleep,
+                SleepResult::Awake(reason) => PutToSleep::Awake { reason },
+            };
+            Some((handle.name.clone(), result))
+        };
+        handles.filter_map(result).collect()
+    }
+
+    fn write_taken(&mut self, taken: PauseTaken) {
+        if let Some(state) = &self.state
+            && let Err(error) = taken.write(state)
+        {
+            warn!(%error, "`reveille agent pause` can't be answered: {}", state.path().display());
+        }
+        self.taken = Some(taken);
+    }
+
     async fn send_heartbeat(&mut self) {
         if let Some(heartbeat) = self.heartbeat()
             && let Err(error) = heartbeats::send(self.connection.client(), &heartbeat).await
@@ -440,6 +507,7 @@ impl Session {
             provider: provider.name.clone(),
             availability: provider.gate.availability(),
             in_flight: provider.gate.in_flight(),
+            stays_awake: provider.last_sleep.stays_awake(),
         };
         Some(Heartbeat {
             agent: self.agent.clone(),

@@ -19,6 +19,7 @@ fn heartbeat(agent: &AgentName) -> Heartbeat {
         silent_after_ms: 30_000,
         refusal: None,
         providers: vec![ProviderPulse {
+            stays_awake: None,
             provider: ProviderName::parse("vllm").unwrap(),
             availability: Some(Availability::Available),
             in_flight: 3,

@@ -10,7 +10,7 @@ use crate::{
 };
 use clap::{Args, Subcommand};
 use reveille_agent::{
-    config::{Config, ConfigError},
+    config::{Config, ConfigError, ProviderConfig},
     local_checks::mistakes,
 };
 use reveille_domain::counted;
@@ -78,15 +78,10 @@ pub fn run(command: &ConfigCommand) -> Result<(), Failure> {
 /// be used. What doesn't fit is no failure: the file may be for another machine.
 fn check(args: &ConfigCheck) -> Result<(), Failure> {
     let (file, format) = (args.file.path()?, args.format.output);
-    let config = match Config::load(&file) {
+    let (config, usable) = Config::load_in_part(&file);
+    let config = match config {
         Ok(config) => config,
-        Err(error) => {
-            if format != Format::Table {
-                let errors: Vec<_> = std::iter::once(&error).chain(&error.others).map(wrong).collect();
-                print_one(&json!({"file": file, "ok": false, "errors": errors}), format, "")?;
-            }
-            return Err(Failure::Config(error.to_string()));
-        }
+        Err(error) => return unusable(&file, format, &error, &usable),
     };
     let mut text = format!(
         "ok: agent {} with {}",
@@ -112,6 +107,31 @@ fn check(args: &ConfigCheck) -> Result<(), Failure> {
     }
     let row = json!({"file": file, "ok": true, "agent": config.agent.name, "providers": providers});
     print_one(&row, format, &text)
+}
+
+/// Says all that is wrong with a file, and what on this machine doesn't fit the providers that could be read.
+fn unusable(
+    file: &Path,
+    format: Format,
+    error: &ConfigError,
+    usable: &[ProviderConfig],
+) -> Result<(), Failure> {
+    if format != Format::Table {
+        let errors: Vec<_> = std::iter::once(error).chain(&error.others).map(wrong).collect();
+        let providers: Vec<_> = usable
+            .iter()
+            .map(|provider| json!({"name": provider.name, "warnings": mistakes(provider)}))
+            .collect();
+        let row = json!({"file": file, "ok": false, "errors": errors, "providers": providers});
+        print_one(&row, format, "")?;
+    }
+    let warnings = usable.iter().flat_map(|provider| {
+        let name = &provider.name;
+        let mistakes = mistakes(provider).into_iter();
+        mistakes.map(move |mistake| format!("\nwarning: {name}: {mistake}"))
+    });
+    let warnings: String = warnings.collect();
+    Err(Failure::Config(format!("{error}{warnings}")))
 }
 
 fn wrong(error: &ConfigError) -> Row {

@@ -6,13 +6,14 @@ use crate::{
     up::{disk::RESTART_NOTE, nats_program},
 };
 use reveille_agent::{
-    config::{Action, Config, places},
+    config::{Action, Config, Secret, places},
     owner_policy::OwnerPolicy,
     state_dir::StateDir,
 };
 use reveille_bus::private_file;
 use reveille_domain::counted;
 use rustix::fs::statvfs;
+use serde_json::Value;
 use std::{
     fs,
     io::ErrorKind,
@@ -70,7 +71,8 @@ pub fn config(file: &Path, findings: &mut Findings) -> Option<Config> {
     Some(config)
 }
 
-/// Whether the file contains a literal key, header, body or variable, rather than the name of an environment variable.
+/// Whether the file contains a secret itself, rather than the name of an environment variable: a key, a header, or a variable or a
+/// body that is named like one.
 fn holds_secrets(file: &Path, config: &Config) -> bool {
     let places = places(&fs::read_to_string(file).unwrap_or_default());
     let kept_here = |path: &str| {
@@ -80,21 +82,62 @@ fn holds_secrets(file: &Path, config: &Config) -> bool {
     config.providers.iter().enumerate().any(|(index, provider)| {
         let wake = provider.wake.iter().flat_map(|wake| &wake.steps);
         let steps = wake.chain(provider.sleep.iter().flat_map(|sleep| &sleep.steps));
-        let secretive = steps.into_iter().any(|step| match &step.action {
-            Action::Http(http) => !http.headers.is_empty() || http.body.is_some(),
-            action => action.commands().any(|command| !command.env.is_empty()),
-        });
+        let bodies: Vec<_> = steps
+            .filter_map(|step| match &step.action {
+                Action::Http(http) => http.body.as_ref(),
+                _ => None,
+            })
+            .map(Secret::reveal)
+            .collect();
         let named = |key: &str| {
-            [".headers.", ".env.", ".body"]
-                .iter()
-                .any(|part| key.contains(part))
+            let name_in = |table: &str| key.split_once(table).map(|(_, name)| name);
+            if let Some(header) = name_in(".headers.") {
+                return !PLAIN_HEADERS.contains(&header.to_ascii_lowercase().as_str());
+            }
+            if let Some(variable) = name_in(".env.") {
+                return is_secretive(variable);
+            }
+            key.ends_with(".body") && bodies.iter().any(|body| has_secret(body))
         };
         let own = format!("provider[{index}].");
         let literal = places
             .iter()
             .any(|(key, place)| key.starts_with(&own) && named(key) && place.variables.is_empty());
-        kept_here(&format!("provider[{index}].api_key")) || (secretive && literal)
+        kept_here(&format!("provider[{index}].api_key")) || literal
     })
+}
+
+/// Headers that are nobody's secret.
+const PLAIN_HEADERS: [&str; 3] = ["content-type", "accept", "user-agent"];
+/// What the names of secrets contain.
+const SECRETIVE: [&str; 7] = [
+    "key",
+    "token",
+    "secret",
+    "password",
+    "passwd",
+    "auth",
+    "credential",
+];
+
+/// Whether a variable or a key of JSON is named like a secret.
+fn is_secretive(name: &str) -> bool {
+    let name = name.to_ascii_lowercase();
+    SECRETIVE.iter().any(|word| name.contains(word))
+}
+
+/// Whether a body may contain a secret: JSON has one in a text that is named like one, and in anything else nobody knows.
+fn has_secret(body: &str) -> bool {
+    fn is_in(value: &Value) -> bool {
+        match value {
+            Value::Object(fields) => fields
+                .iter()
+                .any(|(name, value)| value.is_string() && is_secretive(name) || is_in(value)),
+            Value::Array(values) => values.iter().any(is_in),
+            Value::String(_) | Value::Number(_) | Value::Bool(_) | Value::Null => false,
+        }
+    }
+    serde_json::from_str(body).map_or(true, |value| is_in(&value))
 }
 
 fn others_may_read(path: &Path) -> bool {
@@ -243,6 +286,7 @@ mod tests {
         let file = folder.path().join("reveille.toml");
         let head = "[[provider]]\nname = \"p\"\nbase_url = \"http://127.0.0.1:1\"\n";
         let wake = "[provider.wake]\ntype = \"http\"\nurl = \"http://127.0.0.1:1/\"\n";
+        let serve = "[provider.wake]\ntype = \"command\"\nrun = \"serve\"\ncommand = \"true\"\n";
         for (text, holds) in [
             (head.to_owned(), false),
             (format!("{head}api_key = \"k\"\n"), true),
@@ -254,6 +298,24 @@ mod tests {
                 false,
             ),
             (format!("{head}{wake}body = \"k\"\n"), true),
+            (
+                format!("{head}{wake}body = '{{\"model\": \"m\", \"keep_alive\": -1}}'\n"),
+                false,
+            ),
+            (
+                format!("{head}{wake}body = '{{\"login\": {{\"password\": \"p\"}}}}'\n"),
+                true,
+            ),
+            (
+                format!("{head}{wake}headers = {{ content-type = \"application/json\" }}\n"),
+                false,
+            ),
+            (
+                format!("{head}{serve}env = {{ OLLAMA_HOST = \"127.0.0.1:1\" }}\n"),
+                false,
+            ),
+            (format!("{head}{serve}env = {{ HF_TOKEN = \"t\" }}\n"), true),
+            (format!("{head}{serve}env = {{ HF_TOKEN = \"${{K}}\" }}\n"), false),
         ] {
             fs::write(&file, &text).unwrap();
             let config = Config::parse(&text, "f", &|_| Some("v".to_owned())).unwrap();

@@ -1,9 +1,9 @@
 //! What the API says of the providers of all agents: which are down, whose wakes fail, and at which requests fail.
 
 use super::Findings;
-use crate::client::{ApiClient, Row, age, ago, field, printable, table::NOT_ALLOWED, timestamp};
+use crate::client::{ApiClient, Row, age, ago, field, printable, span, table::NOT_ALLOWED, timestamp};
 use jiff::Timestamp;
-use reveille_domain::{PAUSED_STAGE, counted};
+use reveille_domain::{MODELS_STAGE, PAUSED_STAGE, counted};
 use std::time::Duration;
 
 /// The stage of a wake that a provider may no longer begin today.
@@ -43,6 +43,14 @@ pub fn provider(row: &Row, now: Timestamp, findings: &mut Findings) {
         return findings.warning(check, found, remedy);
     }
     wakes(row, &check, now, findings);
+    if let Some(reason) = row["stays_awake"]["reason"].as_str() {
+        let remedy = format!(
+            "see to that on the machine of {agent}, and put it to sleep again with `reveille sleep {}`",
+            printable(id)
+        );
+        let found = format!("it was to sleep and stays awake: {}", printable(reason));
+        findings.warning(check.as_str(), found, remedy);
+    }
     let failed = &row["failed_requests"];
     // After any change of its status they say nothing about it.
     if failed["suspect"] == true {
@@ -85,38 +93,50 @@ fn wakes(row: &Row, check: &str, now: Timestamp, findings: &mut Findings) {
         in_a_row(&failures["count"], "wake", at, now),
         printable(field(last, "reason"))
     );
-    let remedy = format!(
-        "read `reveille logs {name}` on the machine of {}, and correct its [provider.wake] until `reveille recipe test {name} \
-         --config FILE` succeeds there",
-        printable(field(row, "agent")),
-        name = printable(field(row, "provider")),
-    );
+    let (agent, name) = (printable(field(row, "agent")), printable(field(row, "provider")));
+    let remedy = match field(last, "stage") {
+        MODELS_STAGE => {
+            format!("load that model there, or correct `models` or `base_url` in the config of {agent}")
+        }
+        _ => format!(
+            "read `reveille logs {name}` on the machine of {agent}, and correct its [provider.wake] until `reveille recipe test \
+             {name} --config FILE` succeeds there"
+        ),
+    };
     findings.warning(check, found, remedy);
 }
 
 /// Adds a warning about a backend that failed after its wake had succeeded, for [`RECENT`] after it was woken again.
 fn died(row: &Row, check: &str, now: Timestamp, findings: &mut Findings) {
     let (failures, since) = (&row["failures"], &row["since_ms"]);
-    let times = match failures["count"].as_u64() {
-        Some(..=1) | None => String::new(),
-        Some(count) => format!(" {count} times in a row"),
+    let woken = row["last_wakes"].as_array().and_then(|wakes| wakes.last());
+    let lived = || {
+        let woken = woken.filter(|wake| wake["failure"].is_null())?;
+        let (from, to) = (woken["ended_at_ms"].as_u64()?, since.as_u64()?);
+        Some(span(Duration::from_millis(to.saturating_sub(from))))
     };
-    let when = match field(row, "status") {
-        "hibernating" => format!("{times}, {}", ago(since, now)),
-        "waking" => format!("{times}, and is being woken again"),
-        "active" if is_recent(since, now) => format!("{times}, and was woken again {}", ago(since, now)),
+    let what = match (field(row, "status"), lived()) {
+        ("hibernating", Some(lived)) => {
+            format!("its last wake succeeded, and its backend failed {lived} later")
+        }
+        ("hibernating", None) => format!("its backend failed {}", ago(since, now)),
+        ("waking", _) => "its backend failed, and is being woken again".to_owned(),
+        ("active", _) if is_recent(since, now) => {
+            format!("its backend failed, and was woken again {}", ago(since, now))
+        }
         _ => return,
     };
-    let found = format!(
-        "its backend failed{when}: {}",
-        printable(field(&failures["last"], "reason"))
-    );
+    let reason = printable(field(&failures["last"], "reason"));
+    let count = match failures["count"].as_u64() {
+        Some(..=1) | None => String::new(),
+        Some(count) => format!("; that was failure {count} in a row"),
+    };
     let remedy = format!(
-        "read `reveille logs {}` and the backend's own log on the machine of {}",
+        "read `reveille logs {}` on the machine of {}, or the backend's own log",
         printable(field(row, "provider")),
         printable(field(row, "agent"))
     );
-    findings.warning(check, found, remedy);
+    findings.warning(check, format!("{what}: {reason}{count}"), remedy);
 }
 
 fn is_recent(at: &Row, now: Timestamp) -> bool {
@@ -221,6 +241,42 @@ mod tests {
     }
 
     #[test]
+    fn a_wake_that_found_other_models_sends_nobody_to_the_recipe() {
+        let failure =
+            json!({"kind": "recipe", "stage": "models", "reason": "the server there lists `a`, not `b`"});
+        let mut findings = Findings::default();
+        let row = json!({"id": "pc/vllm", "agent": "pc", "provider": "vllm", "status": "hibernating",
+            "last_wakes": [{"ended_at_ms": 1, "failure": failure}], "failures": {"count": 1, "last": failure}});
+        provider(&row, Timestamp::now(), &mut findings);
+        let remedy = findings.0.pop().and_then(|found| found.remedy).expect("a remedy");
+        assert!(remedy.contains("correct `models`"), "{remedy}");
+    }
+
+    #[test]
+    fn a_backend_that_was_to_sleep_and_stays_awake_is_a_warning_with_the_reason() {
+        let row = |stays: Row| json!({"id": "pc/ollama", "agent": "pc", "provider": "ollama", "status": "active", "stays_awake": stays});
+        let mut findings = Findings::default();
+        provider(&row(Row::Null), Timestamp::now(), &mut findings);
+        assert!(findings.all().is_empty());
+        let reason = "port 11434 is taken by `ollama` (process 7)";
+        provider(
+            &row(json!({"attempt": 1, "reason": reason})),
+            Timestamp::now(),
+            &mut findings,
+        );
+        let found = findings.0.pop().expect("a warning");
+        assert_eq!(found.level, Level::Warning);
+        assert!(found.found.ends_with(reason), "{}", found.found);
+        assert!(
+            found
+                .remedy
+                .expect("a remedy")
+                .contains("`reveille sleep pc/ollama`"),
+            "what to do next"
+        );
+    }
+
+    #[test]
     fn wakes_that_fail_are_a_warning_with_the_last_failure_and_the_command_that_tests_the_recipe() {
         let now = Timestamp::now();
         let ended = |seconds: i64, kind: &str| {
@@ -253,13 +309,14 @@ mod tests {
     }
 
     #[test]
-    fn a_backend_that_failed_is_a_warning_until_an_hour_after_it_was_woken_again() {
+    fn a_backend_that_failed_after_its_wake_is_a_warning_until_an_hour_after_it_was_woken_again() {
         let now = Timestamp::now();
+        let ago = |seconds: i64| now.as_millisecond() - seconds * 1_000;
         let reason = "the backend answered its probe, but no completion";
-        let found = |status: &str, count: u32, seconds: i64| {
+        let found = |status: &str, last_wakes: Row, count: u32, since_ms: i64| {
             let mut findings = Findings::default();
-            let row = json!({"id": "pc/vllm", "agent": "pc", "provider": "vllm", "status": status, "last_wakes": [],
-                "since_ms": now.as_millisecond() - seconds * 1_000, "failed_requests": null,
+            let row = json!({"id": "pc/vllm", "agent": "pc", "provider": "vllm", "status": status, "since_ms": since_ms,
+                "last_wakes": last_wakes, "failed_requests": null,
                 "failures": {"count": count, "last": {"kind": "died", "stage": "active", "reason": reason}}});
             provider(&row, now, &mut findings);
             let found = findings.0.pop();
@@ -269,21 +326,44 @@ mod tests {
                 finding.found
             })
         };
-        for (status, count, seconds, when) in [
-            ("hibernating", 1, 12, ", 12s ago"),
-            ("hibernating", 3, 7_200, " 3 times in a row, 2h ago"),
-            ("waking", 2, 1, " 2 times in a row, and is being woken again"),
-            ("active", 1, 12, ", and was woken again 12s ago"),
+        let succeeded = json!({"ended_at_ms": ago(14)});
+        let failed = json!({"ended_at_ms": ago(60), "failure": {"kind": "recipe", "reason": "exit"}});
+        for (status, last_wakes, count, since_ms, what) in [
+            (
+                "hibernating",
+                json!([failed, succeeded]),
+                1,
+                ago(10),
+                "its last wake succeeded, and its backend failed 4.0s later",
+            ),
+            ("hibernating", json!([]), 1, ago(12), "its backend failed 12s ago"),
+            (
+                "waking",
+                json!([succeeded]),
+                1,
+                ago(1),
+                "its backend failed, and is being woken again",
+            ),
+            (
+                "active",
+                json!([succeeded]),
+                2,
+                ago(12),
+                "its backend failed, and was woken again 12s ago",
+            ),
         ] {
-            let expected = format!("its backend failed{when}: {reason}");
+            let count_told = if count == 2 {
+                "; that was failure 2 in a row"
+            } else {
+                ""
+            };
             assert_eq!(
-                found(status, count, seconds).as_deref(),
-                Some(expected.as_str()),
-                "{status}"
+                found(status, last_wakes, count, since_ms),
+                Some(format!("{what}: {reason}{count_told}"))
             );
         }
-        assert_eq!(found("active", 1, 7_200), None);
-        assert_eq!(found("active", 0, 12), None);
+        assert_eq!(found("active", json!([]), 1, ago(7_200)), None);
+        assert_eq!(found("active", json!([]), 0, ago(12)), None);
     }
 
     #[test]

@@ -26,6 +26,7 @@ impl Owner {
             && intent.for_wake != wanted.map(|request| request.for_wake)
         {
             self.activity = Activity::Idle;
+            self.last_sleep.forget();
         }
     }
 

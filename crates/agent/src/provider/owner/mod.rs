@@ -19,6 +19,7 @@ use super::{
     groups::{GroupPolicy, Groups, Membership},
     handle::{Handle, Input, Reloaded},
     health::Health,
+    last_sleep::LastSleep,
     report_numbers::ReportNumbers,
     reported_state::ReportedState,
 };
@@ -47,7 +48,7 @@ use sleep_state::SleepState;
 use std::{sync::Arc, time::Duration};
 use suspicion::Suspicion;
 use tokio::{
-    sync::{mpsc, oneshot, watch},
+    sync::{Notify, mpsc, oneshot, watch},
     time::{Instant, sleep_until},
 };
 use tokio_util::sync::CancellationToken;
@@ -69,6 +70,8 @@ pub struct Setup {
     pub owner_policy: OwnerPolicy,
     pub state: Option<StateDir>,
     pub reports: ReportNumbers,
+    /// Notified of what becomes of attempts to put a backend to sleep.
+    pub sleep_changes: Arc<Notify>,
     /// Notified when control says that a later session has taken the agent's name.
     pub superseded: watch::Sender<Option<Superseded>>,
 }
@@ -97,6 +100,7 @@ pub struct Owner {
     resource: ResourceHold,
     sleep: SleepState,
     health: Health,
+    last_sleep: LastSleep,
     suspicion: Suspicion,
     /// The served backend; kept until its descendants have ended too.
     child: Option<Child>,
@@ -146,7 +150,8 @@ impl Owner {
         }
         let gate = Gate::open();
         let config = &setup.config;
-        let (handle, mailbox, reloads) = Handle::new(config.name.clone(), gate.clone());
+        let (mut handle, mailbox, reloads) = Handle::new(config.name.clone(), gate.clone());
+        handle.last_sleep = LastSleep::notifying(setup.sleep_changes.clone());
         let listing = Listing::open(&setup.memory, config);
         let client = client_of(&setup, config);
         let probe = Probe::new(client.clone(), config);
@@ -172,6 +177,7 @@ impl Owner {
             resource,
             sleep: SleepState::default(),
             health: handle.health.clone(),
+            last_sleep: handle.last_sleep.clone(),
             suspicion: Suspicion::default(),
             child: None,
             child_ended: false,
@@ -268,6 +274,7 @@ impl Owner {
             Event::HubChanged => self.look_again(),
             Event::IdleFor(limit) => {
                 if self.kept_warm().is_none() && self.gate.close_if_idle(limit) {
+                    self.last_sleep.begin();
                     self.begin_sleep(SleepReason::Idle.into());
                 }
             }
@@ -280,11 +287,8 @@ impl Owner {
     fn take(&mut self, input: Input) {
         match input {
             Input::Wake(wake) => self.wake(&wake),
-            Input::Sleep(reply) => {
-                // The order is carried out even if its sender is gone.
-                let _ = reply.send(self.sleep_ordered());
-            }
-            Input::Rest(wanted) => self.sleep.rest_wanted = wanted,
+            Input::Sleep(reply) => self.sleep_ordered(reply),
+            Input::Rest(wanted) => self.rest_ordered(wanted),
             Input::Resume => self.reported.inactive(),
             Input::Reconnected => {
                 self.seen = 0;

@@ -3,18 +3,22 @@
 use super::Owner;
 use crate::{
     config::{Action, Step},
+    listeners::LocalPort,
     provider::{activity::Activity, reported_state::SleepIntent},
     recipe::{Outcome, Run},
 };
-use futures::FutureExt;
+use futures::{FutureExt, future::OptionFuture};
 use jiff::Zoned;
-use reveille_domain::{SleepReason, counted, provider::StatusName};
+use reveille_domain::{Availability, SleepReason, counted, provider::StatusName};
 use std::time::Duration;
-use tokio::time::Instant;
+use tokio::{sync::oneshot, time::Instant};
 use tracing::{info, warn};
 
 /// How long requests may take to finish when an operator puts the backend to sleep. No other request is let in meanwhile.
 const DRAIN_LIMIT: Duration = Duration::from_secs(30);
+/// Why a served backend that somebody else has started can't be put to sleep.
+const NOT_OURS: &str = "this agent didn't start its backend, so it can't stop it: end that program once (a service with \
+                        `systemctl disable --now`), and the next request starts it";
 
 impl Owner {
     // ── When ──
@@ -48,7 +52,7 @@ impl Owner {
         }
         match &self.activity {
             Activity::Idle if steps || self.child.is_some() || self.end_step().is_some() => Ok(()),
-            Activity::Idle => Err("this agent didn't start its backend, so it can't stop it"),
+            Activity::Idle => Err(NOT_OURS),
             Activity::Checking { .. } | Activity::Queued { .. } | Activity::Waking { .. } => {
                 Err("it is being woken")
             }
@@ -58,7 +62,38 @@ impl Owner {
         }
     }
 
-    pub(super) fn sleep_ordered(&mut self) -> Result<(), &'static str> {
+    /// An operator orders it to sleep. The order is carried out even if its sender is gone.
+    pub(super) fn sleep_ordered(&mut self, reply: oneshot::Sender<Result<(), String>>) {
+        let Err(why) = self.obey() else {
+            let _ = reply.send(Ok(()));
+            return;
+        };
+        let explained = self.explained(why);
+        let failed = (why == NOT_OURS).then(|| (self.last_sleep.clone(), self.last_sleep.begin()));
+        tokio::spawn(async move {
+            let why = explained.await;
+            if let Some((last, attempt)) = failed {
+                last.failed(attempt, why.clone());
+            }
+            let _ = reply.send(Err(why));
+        });
+    }
+
+    /// Why it can't sleep, with the program that is in the way.
+    fn explained(&self, why: &'static str) -> impl Future<Output = String> + use<> {
+        let port = self.probe.port().filter(|_| why == NOT_OURS).cloned();
+        async move {
+            match OptionFuture::from(port.as_ref().map(LocalPort::taken))
+                .await
+                .flatten()
+            {
+                Some(taken) => format!("{taken}; {why}"),
+                None => why.to_owned(),
+            }
+        }
+    }
+
+    fn obey(&mut self) -> Result<(), &'static str> {
         let asleep =
             !self.reported.is_up() && self.reported.availability().is_some() && self.activity.is_idle();
         if asleep {
@@ -75,6 +110,14 @@ impl Owner {
         Ok(())
     }
 
+    /// A pause wants it asleep, or no longer does.
+    pub(super) fn rest_ordered(&mut self, wanted: bool) {
+        self.sleep.rest_wanted = wanted;
+        if !wanted {
+            self.last_sleep.forget();
+        }
+    }
+
     /// Puts the backend to sleep if a pause wants that and nothing else is done with it. The owner of the machine has the last
     /// word, so this doesn't wait for requests that are expected either.
     fn rest(&mut self) {
@@ -87,7 +130,24 @@ impl Owner {
         }
         match self.can_sleep() {
             Ok(()) => self.drain(SleepReason::Operator.into(), Instant::now() + DRAIN_LIMIT),
-            Err(why) => info!(provider.name = %self.name(), "{} stays awake: {why}", self.name()),
+            Err(why) => {
+                let (name, explained) = (self.name().clone(), self.explained(why));
+                let (last, attempt) = (self.last_sleep.clone(), self.last_sleep.attempt());
+                tokio::spawn(async move {
+                    let why = explained.await;
+                    warn!(provider.name = %name, "{name} stays awake: {why}");
+                    last.failed(attempt, why);
+                });
+            }
+        }
+    }
+
+    /// Notes what has come of the last attempt to put it to sleep, as far as its state shows.
+    fn note_sleep(&self) {
+        match self.reported.availability() {
+            Some(Availability::Unavailable) if self.activity.is_idle() => self.last_sleep.is_asleep(),
+            Some(Availability::Available) => self.last_sleep.is_awake(),
+            Some(Availability::Unavailable) | None => {}
         }
     }
 
@@ -95,6 +155,7 @@ impl Owner {
 
     /// Closes the gate, and puts the backend to sleep when the last request has left.
     pub(super) fn drain(&mut self, intent: SleepIntent, until: Instant) {
+        self.last_sleep.begin();
         self.gate.close();
         self.probing = None;
         let waits_for = self.gate.in_flight();
@@ -116,6 +177,9 @@ impl Owner {
             provider.name = %self.name(), provider.in_flight = self.gate.in_flight(),
             "{} stays awake: its requests didn't finish in time", self.name()
         );
+        let attempt = self.last_sleep.attempt();
+        self.last_sleep
+            .failed(attempt, "its requests didn't finish in time".to_owned());
         if let (Some(group), Some(request)) = (&self.group, self.eviction_for(intent)) {
             group.refuse(&request, "still worked on requests");
         }
@@ -164,6 +228,8 @@ impl Owner {
         };
         warn!(provider.name = %name, "{name} could not be put to sleep: {}: {}", failure.stage, failure.reason);
         self.sleep.failed();
+        let why = format!("its sleep recipe failed: {}: {}", failure.stage, failure.reason);
+        self.last_sleep.failed(self.last_sleep.attempt(), why);
         self.sleep.failed_eviction = self.eviction_for(intent).map(|request| {
             let why = format!("could not be put to sleep: {}: {}", failure.stage, failure.reason);
             (request, why)
@@ -181,6 +247,7 @@ impl Owner {
     pub(super) fn go_on(&mut self) {
         // First, since the requests of the group depend on it.
         self.settle_group();
+        self.note_sleep();
         if self.is_leaving() {
             return self.go_on_leaving();
         }
