@@ -49,7 +49,7 @@ pub enum AgentTokenCommand {
     Create(AgentTokenCreate),
 }
 
-/// `reveille agent-token create`.
+/// `reveille agent token`, or as it was called first, `reveille agent-token create`.
 #[derive(Debug, Args)]
 pub struct AgentTokenCreate {
     /// The agent.
