@@ -159,6 +159,9 @@ impl Screen {
             .filter(|path| data_dir::is_locked(path));
         let remedy = match running {
             _ if remedy != NOT_RUNNING => remedy,
+            Some(_) if address.api.is_some() => {
+                "a `reveille up` is running on this machine: leave out --api and REVEILLE_API_URL to reach that one"
+            }
             Some(_) => {
                 "a `reveille up` is running, so wait until it listens, or name its address with --api URL"
             }

@@ -230,6 +230,7 @@ const CLI: Layers = Layers {
         &["api_auth", "hub", "tls"],
         &["args"],
         &["trial"],
+        &["config_file"],
         &["data_dir", "signals"],
         &["logging"],
         &[

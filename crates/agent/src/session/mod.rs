@@ -311,7 +311,7 @@ impl Session {
     /// Connects with a new session, since a restore of the journal has ended this one. Backends and recipes run on, and
     /// everything is reported again.
     fn begin_again(&mut self) {
-        info!(agent.name = %self.agent, "the journal was restored: {} begins a new session", self.agent);
+        info!(agent.name = %self.agent, "{} begins a new session: the hub has restored its journal, or had forgotten the agent", self.agent);
         self.epoch.set(None);
         self.id = SessionId(Uuid::now_v7());
         self.reconnect();

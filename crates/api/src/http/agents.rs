@@ -106,7 +106,12 @@ impl AgentStatus {
             Some(None) if known.session.is_some() && last_heartbeat.is_some_and(is_recent) => {
                 (Self::Connected, None)
             }
-            Some(None) if known.session.is_none() && known.ended_by.is_none() => (Self::Invited, None),
+            Some(None)
+                if known.session.is_none()
+                    && matches!(known.ended_by, None | Some(AdvanceReason::Forgotten)) =>
+            {
+                (Self::Invited, None)
+            }
             Some(None) => (Self::Away, last_heartbeat),
         }
     }
@@ -187,7 +192,7 @@ pub(super) async fn list(
     }
     let listed_agents = || {
         let mut agents = registry.agents().all();
-        agents.retain(|(_, known)| known.ended_by != Some(AdvanceReason::Forgotten));
+        agents.retain(|(_, known)| !known.is_forgotten);
         agents
     };
     let page = listed.page(&state, listed_agents, sort_key).await?;
@@ -401,9 +406,16 @@ pub(super) async fn forget(
         code: "agent_connected",
         message: format!("{agent} is connected, and would publish its providers again: stop the agent first"),
     };
-    let is_inactive =
-        |known: &Arc<ProviderSnapshot>| matches!(known.provider.status, Status::Inactive { .. });
-    if !published.iter().all(is_inactive) {
+    let is_connected = match &known {
+        Some(known) => {
+            let last_heartbeat = registry.rows().last_heartbeat(&agent);
+            AgentStatus::of(known, &published, last_heartbeat).0 == AgentStatus::Connected
+        }
+        None => !published
+            .iter()
+            .all(|known| matches!(known.provider.status, Status::Inactive { .. })),
+    };
+    if is_connected {
         return Err(connected());
     }
     let forgotten = match state.admin.forget_providers(&agent, CAUSE).await {

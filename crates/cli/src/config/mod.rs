@@ -5,7 +5,7 @@ mod show;
 use crate::{
     args::{Format, OutputArg},
     client::{Row, line, print_one},
-    data_dir,
+    config_file::{CONFIG_FILE, default_file},
     failure::Failure,
 };
 use clap::{Args, Subcommand};
@@ -136,25 +136,6 @@ fn unusable(
 
 fn wrong(error: &ConfigError) -> Row {
     json!({"line": error.line, "key": error.key, "reason": error.reason})
-}
-
-/// The name of a config file, in the working directory or the data directory.
-pub const CONFIG_FILE: &str = "reveille.toml";
-
-/// The config file in the working directory.
-pub fn file_here() -> Option<PathBuf> {
-    let here = Path::new(CONFIG_FILE);
-    here.exists().then(|| here.canonicalize().ok()).flatten()
-}
-
-/// The config file where none is named: the one in the working directory, or else the one in the data directory.
-pub fn default_file(data_dir: Option<&Path>) -> Option<PathBuf> {
-    if let Some(here) = file_here() {
-        return Some(here);
-    }
-    let folder = data_dir.map_or_else(|| data_dir::default_path().ok(), |folder| Some(folder.to_owned()));
-    let file = folder?.join(CONFIG_FILE);
-    file.exists().then(|| file.canonicalize().ok()).flatten()
 }
 
 /// Logs what on this machine doesn't fit the config of the agent that starts.

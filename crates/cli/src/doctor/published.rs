@@ -1,7 +1,7 @@
 //! What the API says of the providers of all agents: which are down, whose wakes fail, and at which requests fail.
 
 use super::Findings;
-use crate::client::{ApiClient, Row, age, ago, field, printable, span, table::NOT_ALLOWED, timestamp};
+use crate::client::{ApiClient, Row, age, ago, field, printable, table::NOT_ALLOWED, timestamp};
 use jiff::Timestamp;
 use reveille_domain::{MODELS_STAGE, PAUSED_STAGE, counted};
 use std::time::Duration;
@@ -44,10 +44,14 @@ pub fn provider(row: &Row, now: Timestamp, findings: &mut Findings) {
     }
     wakes(row, &check, now, findings);
     if let Some(reason) = row["stays_awake"]["reason"].as_str() {
-        let remedy = format!(
-            "see to that on the machine of {agent}, and put it to sleep again with `reveille sleep {}`",
-            printable(id)
-        );
+        let remedy = if row["can_sleep"] == false {
+            format!("add a [provider.sleep] to it in the config of {agent}")
+        } else {
+            format!(
+                "see to that on the machine of {agent}; `reveille sleep {}` tries it again",
+                printable(id)
+            )
+        };
         let found = format!("it was to sleep and stays awake: {}", printable(reason));
         findings.warning(check.as_str(), found, remedy);
     }
@@ -109,19 +113,10 @@ fn wakes(row: &Row, check: &str, now: Timestamp, findings: &mut Findings) {
 /// Adds a warning about a backend that failed after its wake had succeeded, for [`RECENT`] after it was woken again.
 fn died(row: &Row, check: &str, now: Timestamp, findings: &mut Findings) {
     let (failures, since) = (&row["failures"], &row["since_ms"]);
-    let woken = row["last_wakes"].as_array().and_then(|wakes| wakes.last());
-    let lived = || {
-        let woken = woken.filter(|wake| wake["failure"].is_null())?;
-        let (from, to) = (woken["ended_at_ms"].as_u64()?, since.as_u64()?);
-        Some(span(Duration::from_millis(to.saturating_sub(from))))
-    };
-    let what = match (field(row, "status"), lived()) {
-        ("hibernating", Some(lived)) => {
-            format!("its last wake succeeded, and its backend failed {lived} later")
-        }
-        ("hibernating", None) => format!("its backend failed {}", ago(since, now)),
-        ("waking", _) => "its backend failed, and is being woken again".to_owned(),
-        ("active", _) if is_recent(since, now) => {
+    let what = match field(row, "status") {
+        "hibernating" => "its backend failed after its wake had succeeded".to_owned(),
+        "waking" => "its backend failed, and is being woken again".to_owned(),
+        "active" if is_recent(since, now) => {
             format!("its backend failed, and was woken again {}", ago(since, now))
         }
         _ => return,
@@ -254,7 +249,7 @@ mod tests {
 
     #[test]
     fn a_backend_that_was_to_sleep_and_stays_awake_is_a_warning_with_the_reason() {
-        let row = |stays: Row| json!({"id": "pc/ollama", "agent": "pc", "provider": "ollama", "status": "active", "stays_awake": stays});
+        let row = |stays: Row| json!({"id": "pc/ollama", "agent": "pc", "provider": "ollama", "status": "active", "can_sleep": true, "stays_awake": stays});
         let mut findings = Findings::default();
         provider(&row(Row::Null), Timestamp::now(), &mut findings);
         assert!(findings.all().is_empty());
@@ -274,6 +269,11 @@ mod tests {
                 .contains("`reveille sleep pc/ollama`"),
             "what to do next"
         );
+        let mut row = row(json!({"attempt": 1, "reason": "it has no sleep recipe"}));
+        row["can_sleep"] = false.into();
+        provider(&row, Timestamp::now(), &mut findings);
+        let remedy = findings.0.pop().and_then(|found| found.remedy).expect("a remedy");
+        assert!(remedy.starts_with("add a [provider.sleep]"), "{remedy}");
     }
 
     #[test]
@@ -313,10 +313,10 @@ mod tests {
         let now = Timestamp::now();
         let ago = |seconds: i64| now.as_millisecond() - seconds * 1_000;
         let reason = "the backend answered its probe, but no completion";
-        let found = |status: &str, last_wakes: Row, count: u32, since_ms: i64| {
+        let found = |status: &str, count: u32, since_ms: i64| {
             let mut findings = Findings::default();
             let row = json!({"id": "pc/vllm", "agent": "pc", "provider": "vllm", "status": status, "since_ms": since_ms,
-                "last_wakes": last_wakes, "failed_requests": null,
+                "last_wakes": [{"ended_at_ms": ago(14)}], "failed_requests": null,
                 "failures": {"count": count, "last": {"kind": "died", "stage": "active", "reason": reason}}});
             provider(&row, now, &mut findings);
             let found = findings.0.pop();
@@ -326,44 +326,25 @@ mod tests {
                 finding.found
             })
         };
-        let succeeded = json!({"ended_at_ms": ago(14)});
-        let failed = json!({"ended_at_ms": ago(60), "failure": {"kind": "recipe", "reason": "exit"}});
-        for (status, last_wakes, count, since_ms, what) in [
+        for (status, since_ms, what) in [
             (
                 "hibernating",
-                json!([failed, succeeded]),
-                1,
                 ago(10),
-                "its last wake succeeded, and its backend failed 4.0s later",
+                "its backend failed after its wake had succeeded",
             ),
-            ("hibernating", json!([]), 1, ago(12), "its backend failed 12s ago"),
-            (
-                "waking",
-                json!([succeeded]),
-                1,
-                ago(1),
-                "its backend failed, and is being woken again",
-            ),
+            ("waking", ago(1), "its backend failed, and is being woken again"),
             (
                 "active",
-                json!([succeeded]),
-                2,
                 ago(12),
                 "its backend failed, and was woken again 12s ago",
             ),
         ] {
-            let count_told = if count == 2 {
-                "; that was failure 2 in a row"
-            } else {
-                ""
-            };
-            assert_eq!(
-                found(status, last_wakes, count, since_ms),
-                Some(format!("{what}: {reason}{count_told}"))
-            );
+            assert_eq!(found(status, 1, since_ms), Some(format!("{what}: {reason}")));
+            let second = format!("{what}: {reason}; that was failure 2 in a row");
+            assert_eq!(found(status, 2, since_ms), Some(second));
         }
-        assert_eq!(found("active", json!([]), 1, ago(7_200)), None);
-        assert_eq!(found("active", json!([]), 0, ago(12)), None);
+        assert_eq!(found("active", 1, ago(7_200)), None);
+        assert_eq!(found("active", 0, ago(12)), None);
     }
 
     #[test]

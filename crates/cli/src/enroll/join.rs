@@ -10,7 +10,8 @@ use super::{
 use crate::{
     args::{ApiAddress, DataDirArg, Format},
     client::{ApiClient, is_local, line},
-    config::{self, CONFIG_FILE},
+    config,
+    config_file::{CONFIG_FILE, default_file},
     data_dir::{self, AGENT_STATE, RunningUp},
     failure::Failure,
     init::{self, Ports},
@@ -338,7 +339,7 @@ fn address_in(url: &str) -> &str {
 
 /// What starts the agent with this config, as short as it can be.
 fn start_command(file: &Path) -> String {
-    match config::default_file(None) {
+    match default_file(None) {
         Some(default) if file.canonicalize().is_ok_and(|file| file == default) => "reveille agent".to_owned(),
         _ => format!("reveille agent --config {}", file.display()),
     }

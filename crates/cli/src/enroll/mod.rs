@@ -80,7 +80,10 @@ pub async fn create_token(args: &AgentTokenCreate) -> Result<(), Failure> {
     let api = args.listing.api.url()?;
     // An address of this machine alone leads no other one to the API, unless somebody has chosen it.
     let over_nats = args.hub.is_none() && args.listing.api.api.is_none() && is_local(&api);
-    let wanted = json!({"expires_in_s": args.expires.as_secs(), "over_nats": over_nats});
+    let mut wanted = json!({"expires_in_s": args.expires.as_secs()});
+    if over_nats {
+        wanted["over_nats"] = true.into();
+    }
     let issued = client.post(&path, &wanted).await?;
     let token = Token::of(args.hub.as_ref(), &api, &issued)?;
     if args.listing.output != Format::Table {

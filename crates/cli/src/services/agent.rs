@@ -4,7 +4,8 @@ use super::until_signalled;
 use crate::{
     args::DataDirArg,
     client::{self, Agents},
-    config::{self, CONFIG_FILE},
+    config,
+    config_file::{CONFIG_FILE, default_file},
     data_dir::AGENT_STATE,
     enroll::{self, AgentForget, AgentRevoke, AgentTokenCreate, Joined},
     failure::Failure,
@@ -88,7 +89,7 @@ async fn serve(args: Agent, hangups: Hangups) -> Result<(), Failure> {
     let data_dir = args.data_dir.path()?;
     let file = match args.config {
         Some(file) => file,
-        None => config::default_file(Some(&data_dir)).ok_or_else(|| {
+        None => default_file(Some(&data_dir)).ok_or_else(|| {
             Failure::Config(format!(
                 "there is no {CONFIG_FILE} here or in {}: join a hub with `reveille join TOKEN`, or use --config FILE",
                 data_dir.display()

@@ -5,6 +5,7 @@ use crate::{
         ApiClient, Row, field, moment,
         table::{PROVIDERS, table},
     },
+    data_dir,
     enroll::Token,
     failure::Failure,
     logging::{self, notice},
@@ -22,7 +23,7 @@ use std::{
     fmt::Write as _,
     io::{self, IsTerminal},
     iter,
-    path::PathBuf,
+    path::{Path, PathBuf},
     time::{Duration, Instant},
 };
 use tokio::time::sleep;
@@ -99,6 +100,16 @@ impl Banner {
     /// Says that the API's certificate is from this authority of our own.
     pub fn trusts(&mut self, authority: Option<PathBuf>) {
         self.own_ca = authority;
+    }
+
+    /// Says that machines which joined an earlier run don't reach this one, if it listens for none.
+    pub fn misses_agents(&mut self, data_dir: &Path) {
+        if self.agents.is_none() && data_dir::authority(data_dir).is_some() {
+            self.warnings.push(
+                "an earlier run listened for agents of other machines, and this one doesn't: `reveille up --agents` lets them in"
+                    .to_owned(),
+            );
+        }
     }
 
     /// Waits until the API is ready; prints a line if that takes long.
@@ -447,6 +458,23 @@ mod tests {
         // A child that another test is starting has it until it runs its program.
         while tokio::net::TcpStream::connect(address).await.is_ok() {}
         assert!(!expect("serve").await.contains("warning"), "nothing runs");
+    }
+
+    #[test]
+    fn machines_that_joined_an_earlier_run_are_missed_unless_it_listens_for_them() {
+        let folder = tempfile::tempdir().unwrap();
+        let said = |agents: Option<Vec<String>>| {
+            let mut banner = banner(false);
+            banner.agents = agents;
+            banner.misses_agents(folder.path());
+            banner.text(&[])
+        };
+        assert!(!said(None).contains("warning"));
+        let tls = folder.path().join(data_dir::AGENTS_TLS);
+        std::fs::create_dir(&tls).unwrap();
+        std::fs::write(tls.join("ca.pem"), "").unwrap();
+        assert!(said(None).contains("warning an earlier run listened for agents"));
+        assert!(!said(Some(vec![])).contains("warning"));
     }
 
     #[test]

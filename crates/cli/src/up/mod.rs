@@ -15,6 +15,7 @@ use crate::{
     api_auth,
     args::{DataDirArg, HubArgs, ServeArgs},
     config,
+    config_file::file_here,
     data_dir::{self, AGENT_STATE, DataDir, ROOT_KEY},
     failure::Failure,
     hub::{HubNats, agent_key, nats_for_agent},
@@ -99,7 +100,7 @@ pub struct Up {
 
 /// Runs until a signal, or until a part that the others need has stopped.
 pub async fn run(args: Up, hangups: Hangups) -> Result<(), Failure> {
-    let config_file = args.config.clone().or_else(config::file_here);
+    let config_file = args.config.clone().or_else(file_here);
     let mut config = config_file.as_deref().map(config::load).transpose()?;
     if let Some(config) = &mut config {
         // A flag overrides the file.
@@ -209,6 +210,7 @@ pub async fn run(args: Up, hangups: Hangups) -> Result<(), Failure> {
     }
     let agents = hub.joins().map(|joins| joins.addresses.borrow().clone());
     let mut banner = Banner::new(url, hub.shown(), agents, has_database, &root_key, root_key_file)?;
+    banner.misses_agents(&data_dir);
     banner.trusts(own_ca);
     let ended = until_ended(&mut parts, &mut banner, &hub, agent, &own_agent, &signals.stop).await;
     sd_notify::stopping();
@@ -281,7 +283,7 @@ fn ended_agents(state_dir: &Path, own: Option<&AgentName>) -> Vec<(AgentName, Ag
     let Ok(files) = fs::read_dir(state_dir) else {
         return vec![];
     };
-    if is_in_use.is_ok_and(|in_use| in_use == Some(true)) {
+    if is_in_use.map_or(true, |in_use| in_use == Some(true)) {
         return vec![];
     }
     let ended = files.flatten().filter_map(|file| {

@@ -1,8 +1,11 @@
 //! Tokens that would lead nowhere, and agents that were forgotten.
 
 use super::{Answer, Served, keys::with_root};
-use crate::{commands::Admin, keys::AuthMode};
-use reveille_domain::{AgentCommand, AgentName, SessionId};
+use crate::{
+    commands::{Admin, AgentCommandAt},
+    keys::AuthMode,
+};
+use reveille_domain::{AdvanceReason, AgentCommand, AgentName, Epoch, SessionId};
 use serde_json::json;
 use uuid::Uuid;
 
@@ -79,4 +82,27 @@ async fn a_forgotten_agent_is_not_listed_until_it_is_invited_or_comes_back() {
         forget().await;
         assert_eq!(listed(&served).await, [""; 0], "{session}");
     }
+    // Neither ends what a person has done: to forget it.
+    let restored = |at| AgentCommand::Advance {
+        to: Epoch(1_000),
+        reason: AdvanceReason::JournalRestored,
+        at,
+    };
+    for command in [
+        Box::new(restored) as AgentCommandAt,
+        Box::new({
+            let name = nas.clone();
+            move |at| AgentCommand::Revoke { name, at }
+        }),
+    ] {
+        assert!(Admin::agent(&*served.hub, &nas, "test", command).await.is_ok());
+        assert_eq!(listed(&served).await, [""; 0]);
+    }
+    invite().await;
+    let ended_by = served.state.registry.agents().get(&nas).unwrap().ended_by;
+    assert_eq!(
+        ended_by,
+        Some(AdvanceReason::Revoked),
+        "a new token ends no session"
+    );
 }
