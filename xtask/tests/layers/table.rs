@@ -90,12 +90,11 @@ const AGENT: Layers = Layers {
         &["config/read/network", "config/read/verify"],
         &["config/read/table"],
         &["config/types"],
-        &["config/recipe"],
+        &["config/places", "config/recipe"],
         &[
             "config/address",
             "config/error",
             "config/hours",
-            "config/places",
             "config/secret",
             "config/trust",
         ],
