@@ -41,6 +41,9 @@ const REMOTE_PAUSES: Pauses = Pauses {
 /// connections in between.
 const SAME_LISTS: u32 = 5;
 const SAME_LISTS_FOR: Duration = Duration::from_secs(10);
+/// The same for a list that was there at the first look: another server may still be ending to make room, which is well over the
+/// time that common service managers give one (a container 10 s, a pod 30 s).
+const FIRST_LIST_FOR: Duration = Duration::from_secs(60);
 /// Which only Ollama answers in its form.
 const OLLAMA_VERSION_PATH: &str = "/api/version";
 
@@ -425,6 +428,8 @@ impl From<Failed> for Unavailable {
 /// The lists with the same other models that a backend has given in a row.
 #[derive(Default)]
 struct Lists {
+    /// What the first look found; empty if that was no such list.
+    at_first: Option<String>,
     reason: String,
     count: u32,
     since: Option<Instant>,
@@ -433,16 +438,18 @@ struct Lists {
 impl Lists {
     /// Takes in what a probe has found. Returns whether the backend surely won't list the provider's models.
     fn are_clear(&mut self, found: &Unavailable) -> bool {
-        if !found.other_models || found.reason != self.reason {
-            *self = Self::default();
+        let list: &str = if found.other_models { &found.reason } else { "" };
+        let was_there = self.at_first.get_or_insert_with(|| list.to_owned()) == list;
+        if list.is_empty() || list != self.reason {
+            (self.reason, self.count, self.since) = (list.to_owned(), 0, None);
         }
-        if !found.other_models {
+        if list.is_empty() {
             return false;
         }
-        self.reason.clone_from(&found.reason);
         self.count += 1;
         let since = self.since.get_or_insert_with(Instant::now);
-        self.count >= SAME_LISTS && since.elapsed() >= SAME_LISTS_FOR
+        let wanted = if was_there { FIRST_LIST_FOR } else { SAME_LISTS_FOR };
+        self.count >= SAME_LISTS && since.elapsed() >= wanted
     }
 }
 
@@ -492,6 +499,7 @@ mod tests {
         };
         let (other, another) = (lists("a"), lists("b"));
         let mut seen = Lists::default();
+        assert!(!seen.are_clear(&Unavailable::because("connection refused")));
         assert!(!seen.are_clear(&other));
         tokio::time::advance(SAME_LISTS_FOR).await;
         for _ in 0..3 {
@@ -510,5 +518,28 @@ mod tests {
         tokio::time::advance(SAME_LISTS_FOR).await;
         let clear: Vec<_> = (0..5).map(|_| seen.are_clear(&other)).collect();
         assert_eq!(clear, [false, false, false, true, true]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_list_that_was_there_at_the_first_look_may_be_of_a_server_that_is_still_ending() {
+        let list = |names: &str| Unavailable {
+            other_models: true,
+            ..Unavailable::because(names)
+        };
+        let (old, new) = (list("old"), list("new"));
+        let mut seen = Lists::default();
+        for _ in 0..10 {
+            assert!(!seen.are_clear(&old));
+        }
+        tokio::time::advance(FIRST_LIST_FOR - SAME_LISTS_FOR).await;
+        assert!(!seen.are_clear(&old), "it may still be ending");
+        let mut replaced = Lists::default();
+        assert!(!replaced.are_clear(&old));
+        for _ in 0..5 {
+            assert!(!replaced.are_clear(&new));
+        }
+        tokio::time::advance(SAME_LISTS_FOR).await;
+        assert!(replaced.are_clear(&new), "it came later");
+        assert!(seen.are_clear(&old), "it stays");
     }
 }

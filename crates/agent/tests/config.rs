@@ -1043,6 +1043,19 @@ url = "http://127.0.0.1:1/sleep"
         .collect();
     assert_eq!(lines, [2, 4, 5, 8], "{error}");
 
+    // What puts it to sleep may be on the line that is no TOML.
+    let recipe = r#"[[provider]]
+name = "p"
+base_url = "http://127.0.0.1:1"
+[provider.wake]
+type = "command"
+command = "true"
+[provider.sleep]
+type "command"
+"#;
+    let error = Config::parse(recipe, "agent.toml", &|_| None).expect_err("unusable");
+    assert_eq!((error.line, error.others.len()), (Some(8), 0), "{error}");
+
     // Nobody knows to which table the lines below a broken header belong.
     let broken = "[[provider]\nname = \"p\"\nbase_url = \"http://127.0.0.1:1\"\n";
     let error = Config::parse(broken, "agent.toml", &|_| None).expect_err("unusable");

@@ -604,14 +604,15 @@ async fn a_backend_that_somebody_else_has_started_stays_awake_and_says_whose_it_
     assert_eq!(last.stays_awake().map(|stays| stays.reason), Some(why.clone()));
 
     // A pause that wants it asleep.
-    owned.handle.send(Input::Rest(false));
-    eventually("the end of that", || last.result().is_none()).await;
     owned.handle.rest();
     eventually("another attempt", || {
         last.result() == Some(SleepResult::Awake(why.clone()))
     })
     .await;
     assert_eq!(last.stays_awake().map(|stays| stays.attempt), Some(2));
+    owned.handle.send(Input::Rest(None));
+    eventually("the end of the pause", || last.result().is_none()).await;
+    owned.handle.rest();
     backend.close().await;
     eventually("its end", || backend_is_gone(&backend)).await;
     owned.handle.send(Input::Suspect(Symptom::Unreachable));

@@ -488,7 +488,7 @@ async fn when_its_machine_is_paused_a_backend_is_put_to_sleep_after_whatever_is_
     let backend = Backend::start().await;
     let owned = Owned::start(&put_to_sleep_by(&backend, "/sleep").replace("/wake\"", "/slow-wake\""));
     owned.until(Hibernating).await;
-    owned.handle.send(Input::Rest(true));
+    owned.handle.rest();
     assert_eq!(owned.handle.sleep().await, Ok(()), "it sleeps");
     assert_eq!(backend.sleeps(), 0, "and nothing is done to it");
 
@@ -496,8 +496,10 @@ async fn when_its_machine_is_paused_a_backend_is_put_to_sleep_after_whatever_is_
         let wakes = backend.wakes().len();
         owned.handle.send(Input::Wake(owned.control.request_wake()));
         eventually("the recipe", || backend.wakes().len() > wakes).await;
-        owned.handle.send(Input::Rest(true));
-        owned.handle.send(Input::Rest(wanted));
+        owned.handle.rest();
+        if !wanted {
+            owned.handle.send(Input::Rest(None));
+        }
         backend.release();
         if !wanted {
             owned.until(Active).await;
@@ -767,6 +769,14 @@ async fn a_backend_that_cannot_be_put_to_sleep_is_not_tried_again_at_once() {
     backend.await_requests(backend.requests() + 5).await;
     assert_eq!(backend.wakes().len(), 1);
     assert!(owned.handle.gate.enter().is_some(), "it goes on meanwhile");
+    let last = &owned.handle.last_sleep;
+    assert_eq!(last.result(), None, "nobody ordered it");
+    assert_eq!(owned.handle.sleep().await, Ok(()));
+    eventually("why it stays awake", || {
+        last.stays_awake()
+            .is_some_and(|stays| stays.reason.starts_with("its sleep recipe failed: "))
+    })
+    .await;
 }
 
 #[tokio::test]

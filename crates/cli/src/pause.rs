@@ -21,7 +21,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// How long a running agent may take to notice a pause: it looks every second, and tells its hub.
+/// How long a running agent may take to notice a pause: it looks every 250 ms, and then has 2 s to send that to its hub.
 const TAKEN_WITHIN: Duration = Duration::from_secs(6);
 /// How long its backends may take to sleep: their requests have 30 s, and then their recipes run.
 const ASLEEP_WITHIN: Duration = Duration::from_secs(60);
@@ -32,7 +32,7 @@ Examples:
   reveille agent pause                      until `reveille agent resume`
   reveille agent pause --for 2h --sleep     for two hours, freeing the GPU now
 
-It ends once the agent has told its hub, and with --sleep once the backends sleep or it is clear why one stays awake (exit
+It ends once the agent has sent that to its hub, and with --sleep once the backends sleep or it is clear why one stays awake (exit
 code 1). The pause survives restarts of the agent and the machine.";
 
 /// `reveille agent pause`.
@@ -64,7 +64,7 @@ pub struct AgentResume {
 pub fn pause(args: &AgentPause) -> Result<(), Failure> {
     let (state, runs) = agent(&args.data_dir)?;
     let pause = Pause::begin(Timestamp::now(), args.lasts, args.sleep);
-    let written = pause.write(&state);
+    let written = PauseTaken::clear(&state).and_then(|()| pause.write(&state));
     written.with_context(|| format!("cannot pause the agent of {}", state.path().display()))?;
     let awake = if args.sleep {
         "are put to sleep"
@@ -147,7 +147,7 @@ fn results(taken: &[PauseTaken]) -> impl Iterator<Item = (&ProviderName, &PutToS
 /// Resumes the agent.
 pub fn resume(args: &AgentResume) -> Result<(), Failure> {
     let (state, runs) = agent(&args.data_dir)?;
-    let lifted = Pause::lift(&state, Timestamp::now());
+    let lifted = PauseTaken::clear(&state).and_then(|()| Pause::lift(&state, Timestamp::now()));
     let lifted = lifted.with_context(|| format!("cannot resume the agent of {}", state.path().display()))?;
     let taken = if runs && lifted {
         taken_by_agents(&state, None)

@@ -14,7 +14,7 @@ pub struct PauseTaken {
     pub agent: AgentName,
     /// The pause; `None` if there is none any longer.
     pub pause: Option<Pause>,
-    /// Whether the hub was told.
+    /// Whether it was sent to the hub, in a heartbeat.
     pub hub_told: bool,
     /// The providers that are to sleep.
     pub providers: BTreeMap<ProviderName, PutToSleep>,
@@ -42,18 +42,23 @@ impl PauseTaken {
         state.write(&agent_file(&self.agent, FILE), &serde_json::to_vec(self)?)
     }
 
-    /// What the agents of this state directory have made of this very pause, or of the end of one.
+    /// Removes what was written before, also by agents that have another name by now. Whoever pauses does this first: what is there
+    /// afterwards is of an agent that runs.
+    ///
+    /// # Errors
+    /// When the folder can't be read, or a file can't be removed.
+    pub fn clear(state: &StateDir) -> io::Result<()> {
+        files(state)?.iter().try_for_each(|name| state.remove(name))
+    }
+
+    /// What the agents of this state directory have made of this very pause, or of the end of one, since [`Self::clear`].
     ///
     /// # Errors
     /// When the folder can't be read.
     pub fn of(state: &StateDir, pause: Option<&Pause>) -> io::Result<Vec<Self>> {
         let mut found = Vec::new();
-        for entry in fs::read_dir(state.path())? {
-            let name = entry?.file_name();
-            let Some(name) = name.to_str().filter(|name| name.ends_with(&format!(".{FILE}"))) else {
-                continue;
-            };
-            let content = state.read(name)?.unwrap_or_default();
+        for name in files(state)? {
+            let content = state.read(&name)?.unwrap_or_default();
             // One of another version says nothing.
             let taken = serde_json::from_slice::<Self>(&content).ok();
             found.extend(taken.filter(|taken| taken.pause.as_ref() == pause));
@@ -69,6 +74,16 @@ impl PauseTaken {
             .values()
             .any(|result| *result == PutToSleep::Pending)
     }
+}
+
+/// The names of all agents' files.
+fn files(state: &StateDir) -> io::Result<Vec<String>> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(state.path())? {
+        let name = entry?.file_name().into_string().ok();
+        found.extend(name.filter(|name| name.ends_with(&format!(".{FILE}"))));
+    }
+    Ok(found)
 }
 
 #[cfg(test)]
@@ -97,5 +112,27 @@ mod tests {
         assert!(taken.is_done());
         state.write("other.pause-taken.json", b"{").unwrap();
         assert_eq!(PauseTaken::of(&state, Some(&pause(1))).unwrap().len(), 1);
+    }
+
+    #[test]
+    fn what_was_written_before_a_change_is_no_answer_to_it_whoever_wrote_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let state = StateDir::new(folder.path().to_owned());
+        let taken = |agent: &str| PauseTaken {
+            agent: agent.parse().unwrap(),
+            pause: None,
+            hub_told: true,
+            providers: BTreeMap::new(),
+        };
+        taken("box").write(&state).unwrap();
+        taken("renamed").write(&state).unwrap();
+        Pause::begin(Timestamp::UNIX_EPOCH, None, true)
+            .write(&state)
+            .unwrap();
+        PauseTaken::clear(&state).unwrap();
+        assert!(PauseTaken::of(&state, None).unwrap().is_empty());
+        assert!(Pause::lift(&state, Timestamp::UNIX_EPOCH).unwrap(), "it is kept");
+        taken("box").write(&state).unwrap();
+        assert_eq!(PauseTaken::of(&state, None).unwrap(), [taken("box")]);
     }
 }

@@ -40,6 +40,11 @@ impl PauseWatch {
         }
     }
 
+    /// Whether the pause could be read, so that [`Self::current`] is it.
+    pub(crate) const fn is_known(&self) -> bool {
+        matches!(&self.last, PauseState::Running | PauseState::Paused(_))
+    }
+
     /// The pause, as last read.
     pub(crate) const fn current(&self) -> Option<Pause> {
         match &self.last {
@@ -119,8 +124,10 @@ mod tests {
         assert_eq!(look(12), Some(Some(true)));
         state.write("paused.json", b"?").unwrap();
         assert_eq!((look(13), look(14)), (Some(Some(false)), None));
+        assert!(!watch.is_known(), "that is no end of a pause");
         Pause::lift(&state, at(14)).unwrap();
-        assert_eq!(look(14), Some(None));
+        assert_eq!(watch.look(at(14)).map(|change| change.sleep), Some(None));
+        assert!(watch.is_known());
     }
 
     #[tokio::test]

@@ -1,10 +1,14 @@
 //! How the session and the relay reach an owner.
 
-use super::{Gate, Health, LastSleep};
+use super::{
+    Gate, Health,
+    last_sleep::{Attempt, LastSleep, WantedBy},
+};
 use crate::config::ProviderConfig;
 use reveille_bus::wakes::WakeMessage;
 use reveille_domain::{ProviderName, ReportId};
-use tokio::sync::{mpsc, oneshot, watch};
+use std::sync::Arc;
+use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tracing::warn;
 
 /// How many inputs may wait for an owner. One too many may be dropped, since wakes are sent again.
@@ -17,8 +21,8 @@ pub enum Input {
     Wake(WakeMessage),
     /// An operator orders the backend to sleep. The answer says why it can't, if so.
     Sleep(oneshot::Sender<Result<(), String>>),
-    /// A pause of the agent asks for sleep as soon as the owner has nothing else to do (`true`), or no longer does.
-    Rest(bool),
+    /// A pause of the agent asks for sleep as soon as the owner has nothing else to do, with this attempt, or no longer does.
+    Rest(Option<Attempt>),
     /// Control has counted the agent as lost.
     Resume,
     /// The connection was restored, so what control knows may be outdated.
@@ -76,6 +80,7 @@ impl Handle {
     pub(crate) fn new(
         name: ProviderName,
         gate: Gate,
+        sleep_changes: Arc<Notify>,
     ) -> (Self, mpsc::Receiver<Input>, watch::Receiver<Reloaded>) {
         let (mailbox, inputs) = mpsc::channel(MAILBOX);
         let (reloaded, reloads) = watch::channel(Reloaded::default());
@@ -83,7 +88,7 @@ impl Handle {
             name,
             gate,
             health: Health::default(),
-            last_sleep: LastSleep::default(),
+            last_sleep: LastSleep::notifying(sleep_changes),
             mailbox,
             reloaded,
         };
@@ -105,8 +110,8 @@ impl Handle {
     /// A pause wants the backend asleep.
     pub fn rest(&self) {
         // Now, so that nobody takes an earlier attempt's result for this one's.
-        self.last_sleep.begin();
-        self.send(Input::Rest(true));
+        let attempt = self.last_sleep.begin(WantedBy::Pause);
+        self.send(Input::Rest(Some(attempt)));
     }
 
     /// A request found no backend. Waits until its owner knows why; see [`Input::Refused`].

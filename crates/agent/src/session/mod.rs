@@ -265,7 +265,9 @@ impl Session {
                     }
                     None => return self.fail(AgentError::Closed).await,
                 },
-                _ = self.heartbeats.tick() => self.send_heartbeat().await,
+                _ = self.heartbeats.tick() => {
+                    self.send_heartbeat().await;
+                }
                 change = self.pauses.changed() => {
                     if let Some(wanted) = change.sleep {
                         self.providers.rest(wanted);
@@ -443,11 +445,15 @@ impl Session {
         Ok(())
     }
 
-    /// Tells the hub of a pause, or of its end, and then whoever waits for that on this machine.
+    /// Sends a pause, or its end, to the hub, and then tells whoever waits for that on this machine.
     async fn take_pause(&mut self) {
-        self.send_heartbeat().await;
-        let left = timeout(TELL_LIMIT, self.connection.client().flush()).await;
-        let hub_told = matches!(left, Ok(Ok(())));
+        let left = async { self.send_heartbeat().await && self.connection.client().flush().await.is_ok() };
+        let hub_told = timeout(TELL_LIMIT, left).await.unwrap_or(false);
+        if !self.pauses.is_known() {
+            // Whoever has changed it waits for no answer to that.
+            self.taken = None;
+            return;
+        }
         let pause = self.pauses.current();
         self.write_taken(PauseTaken {
             agent: self.agent.clone(),
@@ -493,12 +499,16 @@ impl Session {
         self.taken = Some(taken);
     }
 
-    async fn send_heartbeat(&mut self) {
-        if let Some(heartbeat) = self.heartbeat()
-            && let Err(error) = heartbeats::send(self.connection.client(), &heartbeat).await
-        {
+    /// Returns whether one was sent: without an epoch there is none.
+    async fn send_heartbeat(&mut self) -> bool {
+        let Some(heartbeat) = self.heartbeat() else {
+            return false;
+        };
+        let sent = heartbeats::send(self.connection.client(), &heartbeat).await;
+        if let Err(error) = &sent {
             debug!(%error, "can't send a heartbeat");
         }
+        sent.is_ok()
     }
 
     fn heartbeat(&self) -> Option<Heartbeat> {
@@ -527,7 +537,9 @@ impl Session {
             tokio::select! {
                 () = sleep(DRAIN_LOOK) => {}
                 // It must not count as lost before it has said that it stops.
-                _ = self.heartbeats.tick() => self.send_heartbeat().await,
+                _ = self.heartbeats.tick() => {
+                    self.send_heartbeat().await;
+                }
             }
         }
         self.stop_owners.cancel();

@@ -118,7 +118,7 @@ impl Providers {
             if wanted {
                 provider.rest();
             } else {
-                provider.send(Input::Rest(false));
+                provider.send(Input::Rest(None));
             }
         }
     }

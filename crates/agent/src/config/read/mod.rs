@@ -43,7 +43,7 @@ impl Config {
         Self::load_in_part(path).0
     }
 
-    /// The same, and of an unusable config the providers in which nothing is wrong.
+    /// The same, and of an unusable config the providers that could be read, without what is wrong in them.
     pub fn load_in_part(path: &Path) -> (Result<Self, ConfigError>, Vec<ProviderConfig>) {
         let file = path.display().to_string();
         match text_of(path) {
@@ -69,7 +69,7 @@ fn text_of(path: &Path) -> Result<String, String> {
     String::from_utf8(bytes).map_err(|_| "it isn't UTF-8".to_owned())
 }
 
-/// Reads a config; of an unusable one also the providers in which nothing is wrong.
+/// Reads a config; of an unusable one also the providers that could be read, without what is wrong in them.
 fn read(
     text: &str,
     file: &str,

@@ -85,6 +85,7 @@ impl<'a> Source<'a> {
                 key: None,
                 // The parser's rendering would print the line; its message only names what it expected.
                 reason: error.message().to_owned(),
+                is_missing: false,
                 others: vec![],
             });
         }
@@ -96,8 +97,7 @@ impl<'a> Source<'a> {
         let mut not_toml = self.wrong.take();
         let mut others = not_toml.split_off(self.not_toml.get());
         if !not_toml.is_empty() {
-            let is_sure = |error: &ConfigError| !error.reason.contains("is missing");
-            others.retain(|error| is_sure(error) && not_toml.iter().all(|wrong| wrong.line != error.line));
+            others.retain(|error| !error.is_missing && not_toml.iter().all(|wrong| wrong.line != error.line));
         }
         not_toml.append(&mut others);
         not_toml
@@ -110,6 +110,7 @@ impl<'a> Source<'a> {
             line: Some(line_of(self.text, offset)),
             key: (!path.is_empty()).then(|| path.to_owned()),
             reason: reason.into(),
+            is_missing: false,
             others: vec![],
         }
     }
@@ -243,7 +244,7 @@ impl<'a> Table<'a> {
             if self.means(key) || (key == "type" && self.means("step")) {
                 return ConfigError::noted();
             }
-            self.error(format!("`{key}` is missing"))
+            self.error(format!("`{key}` is missing")).of_missing()
         })
     }
 

@@ -26,7 +26,6 @@ impl Owner {
             && intent.for_wake != wanted.map(|request| request.for_wake)
         {
             self.activity = Activity::Idle;
-            self.last_sleep.forget();
         }
     }
 
@@ -59,8 +58,8 @@ impl Owner {
             return self.start_probe();
         }
         let intent = SleepIntent {
-            reason: SleepReason::Group,
             for_wake: Some(request.for_wake),
+            ..SleepReason::Group.into()
         };
         self.drain(intent, request.until);
     }

@@ -36,7 +36,11 @@ use crate::{
     recipe::Runner,
     state_dir::StateDir,
 };
-use futures::future::OptionFuture;
+use futures::{
+    StreamExt,
+    future::{BoxFuture, OptionFuture},
+    stream::FuturesUnordered,
+};
 use listing::Listing;
 use probing::Look;
 use reload::Leaving;
@@ -101,6 +105,8 @@ pub struct Owner {
     sleep: SleepState,
     health: Health,
     last_sleep: LastSleep,
+    /// What still finds out why the backend can't sleep, and says so.
+    explaining: FuturesUnordered<BoxFuture<'static, ()>>,
     suspicion: Suspicion,
     /// The served backend; kept until its descendants have ended too.
     child: Option<Child>,
@@ -150,8 +156,8 @@ impl Owner {
         }
         let gate = Gate::open();
         let config = &setup.config;
-        let (mut handle, mailbox, reloads) = Handle::new(config.name.clone(), gate.clone());
-        handle.last_sleep = LastSleep::notifying(setup.sleep_changes.clone());
+        let changes = setup.sleep_changes.clone();
+        let (handle, mailbox, reloads) = Handle::new(config.name.clone(), gate.clone(), changes);
         let listing = Listing::open(&setup.memory, config);
         let client = client_of(&setup, config);
         let probe = Probe::new(client.clone(), config);
@@ -178,6 +184,7 @@ impl Owner {
             sleep: SleepState::default(),
             health: handle.health.clone(),
             last_sleep: handle.last_sleep.clone(),
+            explaining: FuturesUnordered::new(),
             suspicion: Suspicion::default(),
             child: None,
             child_ended: false,
@@ -239,6 +246,7 @@ impl Owner {
             () = self.gate.arrived(), if keeps_room => Event::Recheck,
             Some(()) = OptionFuture::from(group.map(Membership::changed)) => Event::Recheck,
             Ok(()) = self.hub_changes.changed() => Event::HubChanged,
+            Some(()) = self.explaining.next() => Event::Recheck,
             Some(limit) = OptionFuture::from(idle_for) => Event::IdleFor(limit),
             Some(()) = OptionFuture::from(unwanted) => Event::NotNeeded,
         }
@@ -274,7 +282,6 @@ impl Owner {
             Event::HubChanged => self.look_again(),
             Event::IdleFor(limit) => {
                 if self.kept_warm().is_none() && self.gate.close_if_idle(limit) {
-                    self.last_sleep.begin();
                     self.begin_sleep(SleepReason::Idle.into());
                 }
             }
@@ -288,7 +295,7 @@ impl Owner {
         match input {
             Input::Wake(wake) => self.wake(&wake),
             Input::Sleep(reply) => self.sleep_ordered(reply),
-            Input::Rest(wanted) => self.rest_ordered(wanted),
+            Input::Rest(attempt) => self.rest_ordered(attempt),
             Input::Resume => self.reported.inactive(),
             Input::Reconnected => {
                 self.seen = 0;

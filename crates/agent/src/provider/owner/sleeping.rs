@@ -4,21 +4,48 @@ use super::Owner;
 use crate::{
     config::{Action, Step},
     listeners::LocalPort,
-    provider::{activity::Activity, reported_state::SleepIntent},
+    provider::{
+        activity::Activity,
+        last_sleep::{Attempt, WantedBy},
+        reported_state::SleepIntent,
+    },
     recipe::{Outcome, Run},
 };
 use futures::{FutureExt, future::OptionFuture};
 use jiff::Zoned;
 use reveille_domain::{Availability, SleepReason, counted, provider::StatusName};
-use std::time::Duration;
+use std::{fmt, time::Duration};
 use tokio::{sync::oneshot, time::Instant};
 use tracing::{info, warn};
 
 /// How long requests may take to finish when an operator puts the backend to sleep. No other request is let in meanwhile.
 const DRAIN_LIMIT: Duration = Duration::from_secs(30);
-/// Why a served backend that somebody else has started can't be put to sleep.
-const NOT_OURS: &str = "this agent didn't start its backend, so it can't stop it: end that program once (a service with \
-                        `systemctl disable --now`), and the next request starts it";
+
+/// Why a backend can't be put to sleep.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum CannotSleep {
+    NoSleepRecipe,
+    NoWakeRecipe,
+    /// Somebody else has started the served backend.
+    NotOurs,
+    BeingWoken,
+    RecipeRuns,
+}
+
+impl fmt::Display for CannotSleep {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::NoSleepRecipe => "it has no sleep recipe",
+            Self::NoWakeRecipe => "it has no wake recipe, so nothing would wake it again",
+            Self::NotOurs => {
+                "this agent didn't start its backend, so it can't stop it: end that program once (a service with \
+                 `systemctl disable --now`), and the next request starts it"
+            }
+            Self::BeingWoken => "it is being woken",
+            Self::RecipeRuns => "one of its recipes is running",
+        })
+    }
+}
 
 impl Owner {
     // ── When ──
@@ -41,23 +68,23 @@ impl Owner {
         Some(Instant::now() + hours.left(&Zoned::now())?)
     }
 
-    pub(super) fn can_sleep(&self) -> Result<(), &'static str> {
+    pub(super) fn can_sleep(&self) -> Result<(), CannotSleep> {
         let config = &self.setup.config;
         let steps = config.sleep.as_ref().is_some_and(|sleep| !sleep.steps.is_empty());
         if !steps && !self.serves() {
-            return Err("it has no sleep recipe");
+            return Err(CannotSleep::NoSleepRecipe);
         }
         if config.wake.is_none() {
-            return Err("it has no wake recipe, so nothing would wake it again");
+            return Err(CannotSleep::NoWakeRecipe);
         }
         match &self.activity {
             Activity::Idle if steps || self.child.is_some() || self.end_step().is_some() => Ok(()),
-            Activity::Idle => Err(NOT_OURS),
+            Activity::Idle => Err(CannotSleep::NotOurs),
             Activity::Checking { .. } | Activity::Queued { .. } | Activity::Waking { .. } => {
-                Err("it is being woken")
+                Err(CannotSleep::BeingWoken)
             }
             Activity::Draining { .. } | Activity::Sleeping { .. } | Activity::Ending { .. } => {
-                Err("one of its recipes is running")
+                Err(CannotSleep::RecipeRuns)
             }
         }
     }
@@ -69,75 +96,85 @@ impl Owner {
             return;
         };
         let explained = self.explained(why);
-        let failed = (why == NOT_OURS).then(|| (self.last_sleep.clone(), self.last_sleep.begin()));
-        tokio::spawn(async move {
+        let is_stuck = why == CannotSleep::NotOurs;
+        let attempt = is_stuck.then(|| self.last_sleep.begin(WantedBy::Operator));
+        let last = self.last_sleep.clone();
+        let explain = async move {
             let why = explained.await;
-            if let Some((last, attempt)) = failed {
-                last.failed(attempt, why.clone());
-            }
+            last.failed(attempt, &why);
             let _ = reply.send(Err(why));
-        });
+        };
+        self.explaining.push(explain.boxed());
     }
 
     /// Why it can't sleep, with the program that is in the way.
-    fn explained(&self, why: &'static str) -> impl Future<Output = String> + use<> {
-        let port = self.probe.port().filter(|_| why == NOT_OURS).cloned();
+    fn explained(&self, why: CannotSleep) -> impl Future<Output = String> + use<> {
+        let port = self.probe.port().filter(|_| why == CannotSleep::NotOurs).cloned();
         async move {
             match OptionFuture::from(port.as_ref().map(LocalPort::taken))
                 .await
                 .flatten()
             {
                 Some(taken) => format!("{taken}; {why}"),
-                None => why.to_owned(),
+                None => why.to_string(),
             }
         }
     }
 
-    fn obey(&mut self) -> Result<(), &'static str> {
+    fn obey(&mut self) -> Result<(), CannotSleep> {
         let asleep =
             !self.reported.is_up() && self.reported.availability().is_some() && self.activity.is_idle();
         if asleep {
             return Ok(());
         }
-        if let Activity::Draining { intent, .. } | Activity::Sleeping { intent, .. } = &self.activity {
-            // The group may withdraw its request, but the operator doesn't.
-            self.sleep.rest_wanted |= intent.reason == SleepReason::Group;
+        if let Activity::Draining { intent, .. } | Activity::Sleeping { intent, .. } = &mut self.activity {
+            let attempt = intent.attempt.or(self.sleep.rest_wanted);
+            let attempt = attempt.unwrap_or_else(|| self.last_sleep.begin(WantedBy::Operator));
+            intent.attempt = Some(attempt);
+            if intent.reason == SleepReason::Group {
+                // The group may withdraw its request, but the operator doesn't.
+                self.sleep.rest_wanted = Some(attempt);
+            }
             return Ok(());
         }
         self.can_sleep()?;
+        let attempt = self.last_sleep.begin(WantedBy::Operator);
         // An explicit order doesn't wait for requests that are expected: they may wake the backend again.
-        self.drain(SleepReason::Operator.into(), Instant::now() + DRAIN_LIMIT);
+        self.drain(SleepIntent::ordered(attempt), Instant::now() + DRAIN_LIMIT);
         Ok(())
     }
 
-    /// A pause wants it asleep, or no longer does.
-    pub(super) fn rest_ordered(&mut self, wanted: bool) {
-        self.sleep.rest_wanted = wanted;
-        if !wanted {
-            self.last_sleep.forget();
+    /// A pause wants it asleep with this attempt, or no longer does.
+    pub(super) fn rest_ordered(&mut self, attempt: Option<Attempt>) {
+        self.sleep.rest_wanted = attempt;
+        if attempt.is_none() {
+            self.last_sleep.pause_ended();
         }
     }
 
     /// Puts the backend to sleep if a pause wants that and nothing else is done with it. The owner of the machine has the last
     /// word, so this doesn't wait for requests that are expected either.
     fn rest(&mut self) {
-        if !self.sleep.rest_wanted || !self.activity.is_idle() || self.reported.availability().is_none() {
+        if !self.activity.is_idle() || self.reported.availability().is_none() {
             return;
         }
-        self.sleep.rest_wanted = false;
+        let Some(attempt) = self.sleep.rest_wanted.take() else {
+            return;
+        };
         if !self.reported.is_up() {
             return;
         }
         match self.can_sleep() {
-            Ok(()) => self.drain(SleepReason::Operator.into(), Instant::now() + DRAIN_LIMIT),
+            Ok(()) => self.drain(SleepIntent::ordered(attempt), Instant::now() + DRAIN_LIMIT),
             Err(why) => {
                 let (name, explained) = (self.name().clone(), self.explained(why));
-                let (last, attempt) = (self.last_sleep.clone(), self.last_sleep.attempt());
-                tokio::spawn(async move {
+                let last = self.last_sleep.clone();
+                let explain = async move {
                     let why = explained.await;
                     warn!(provider.name = %name, "{name} stays awake: {why}");
-                    last.failed(attempt, why);
-                });
+                    last.failed(Some(attempt), &why);
+                };
+                self.explaining.push(explain.boxed());
             }
         }
     }
@@ -155,7 +192,6 @@ impl Owner {
 
     /// Closes the gate, and puts the backend to sleep when the last request has left.
     pub(super) fn drain(&mut self, intent: SleepIntent, until: Instant) {
-        self.last_sleep.begin();
         self.gate.close();
         self.probing = None;
         let waits_for = self.gate.in_flight();
@@ -177,9 +213,8 @@ impl Owner {
             provider.name = %self.name(), provider.in_flight = self.gate.in_flight(),
             "{} stays awake: its requests didn't finish in time", self.name()
         );
-        let attempt = self.last_sleep.attempt();
-        self.last_sleep
-            .failed(attempt, "its requests didn't finish in time".to_owned());
+        let why = "its requests didn't finish in time";
+        self.last_sleep.failed(intent.attempt, why);
         if let (Some(group), Some(request)) = (&self.group, self.eviction_for(intent)) {
             group.refuse(&request, "still worked on requests");
         }
@@ -229,7 +264,7 @@ impl Owner {
         warn!(provider.name = %name, "{name} could not be put to sleep: {}: {}", failure.stage, failure.reason);
         self.sleep.failed();
         let why = format!("its sleep recipe failed: {}: {}", failure.stage, failure.reason);
-        self.last_sleep.failed(self.last_sleep.attempt(), why);
+        self.last_sleep.failed(intent.attempt, &why);
         self.sleep.failed_eviction = self.eviction_for(intent).map(|request| {
             let why = format!("could not be put to sleep: {}: {}", failure.stage, failure.reason);
             (request, why)

@@ -44,9 +44,12 @@ fn of_fault(provider: &ProviderId, code: FaultCode, message: &str) -> ErrorRespo
             say(StatusCode::SERVICE_UNAVAILABLE, "wake_failed", what).retry_in(1)
         }
         FaultCode::BackendUnavailable => {
-            // Lists show the agent's sentence by itself.
-            let why = message.strip_prefix(UNREACHED).unwrap_or(message);
-            let message = format!("{provider}'s backend can't be reached: {why}");
+            // Lists show the agent's sentence by itself. Without a connection it begins like this one.
+            let (what, why) = match message.strip_prefix(UNREACHED) {
+                Some(why) => ("can't be reached", why),
+                None => ("is unavailable", message),
+            };
+            let message = format!("{provider}'s backend {what}: {why}");
             ErrorResponse::new(StatusCode::BAD_GATEWAY, "backend_unavailable", message)
         }
         FaultCode::BackendFailed => say(
@@ -94,7 +97,7 @@ mod tests {
             (
                 FaultCode::BackendUnavailable,
                 "the server there lists `a`, not `b`",
-                "gpu-box/p's backend can't be reached: the server there lists `a`, not `b`",
+                "gpu-box/p's backend is unavailable: the server there lists `a`, not `b`",
             ),
             (
                 FaultCode::BackendFailed,

@@ -113,9 +113,9 @@ fn ended(provider: &ProviderId, failure: &WakeFailure, spent: Duration) -> Error
             );
             ErrorResponse::new(StatusCode::GATEWAY_TIMEOUT, "wake_timeout", message)
         }
-        WakeFailureKind::Recipe if failure.stage == MODELS_STAGE => {
-            failed(&format!("`models` is in the configuration of the agent {agent}"))
-        }
+        WakeFailureKind::Recipe if failure.stage == MODELS_STAGE => failed(&format!(
+            "load the model there, or correct `models` in the configuration of the agent {agent}"
+        )),
         WakeFailureKind::Recipe => failed(&format!(
             "run `reveille logs {name}` on the machine of {agent}, or check [provider.wake] in its configuration"
         )),

@@ -71,7 +71,7 @@ async fn a_failed_wake_says_what_failed_where_and_what_to_do() {
             failed_at(MODELS_STAGE, WakeFailureKind::Recipe, Some(wake)),
             503,
             "wake_failed",
-            "`models` is in the configuration of the agent gpu-box",
+            "load the model there, or correct `models` in the configuration of the agent gpu-box",
             "1",
         ),
         (
