@@ -57,6 +57,8 @@ pub(super) struct Failed {
     pub(super) stage: Option<&'static str>,
     /// What to do about it, for the owner of this machine.
     pub(super) hint: Option<Hint>,
+    /// The model that an Ollama doesn't have, as the step names it.
+    pub(super) lacks: Option<String>,
 }
 
 impl Failed {
@@ -66,6 +68,7 @@ impl Failed {
             reason,
             stage: None,
             hint: None,
+            lacks: None,
         }
     }
 
@@ -105,6 +108,7 @@ impl From<String> for Failed {
             reason,
             stage: None,
             hint: None,
+            lacks: None,
         }
     }
 }
