@@ -133,7 +133,7 @@ async fn refused(config: &str, url: &str, body: &str) -> (WakeFailure, String) {
     );
     let failure = outcome(&mut run).await.failure.expect("a failure");
     let Progress::Ended(Ended {
-        hint: Some(Hint::Answer(text)),
+        hint: Some(Hint::Answer { text, .. }),
         ..
     }) = run.next().await
     else {

@@ -24,8 +24,13 @@ pub enum Hint {
     NotFound,
     /// A command that should serve has ended, and nothing failed.
     NotServing,
-    /// What a server answered to a request that failed: one short line.
-    Answer(String),
+    /// What a server answered to a request that failed.
+    Answer {
+        /// One short line.
+        text: String,
+        /// The model that an Ollama doesn't have, as the request names it.
+        lacks: Option<String>,
+    },
 }
 
 impl Hint {
@@ -33,7 +38,7 @@ impl Hint {
     #[must_use]
     pub const fn label(&self) -> &'static str {
         match self {
-            Self::Answer(_) => "answer",
+            Self::Answer { .. } => "answer",
             _ => "hint",
         }
     }
@@ -54,7 +59,7 @@ impl Hint {
                 "a command that runs to its end needs run = \"once\", and one that leaves a server running \
                  run = \"detach\""
             }
-            Self::Answer(_) => "`reveille logs` on its machine has the answer",
+            Self::Answer { .. } => "`reveille logs` on its machine has the answer",
         }
     }
 }
@@ -97,7 +102,7 @@ impl fmt::Display for Hint {
                 "a program was not found: name it by its absolute path, or set PATH in the recipe's `env`",
             ),
             Self::NotServing => f.write_str(self.public()),
-            Self::Answer(text) => f.write_str(text),
+            Self::Answer { text, .. } => f.write_str(text),
         }
     }
 }

@@ -31,15 +31,17 @@ pub(super) async fn refused(action: &HttpAction, answer: &mut Answer) -> Failed 
         _ => None,
     };
     Failed {
-        hint: text(&body).map(Hint::Answer),
-        lacks,
+        hint: text(&body).map(|text| Hint::Answer { text, lacks }),
         ..Failed::from(format!("HTTP status {}", status.as_u16()))
     }
 }
 
 /// Adds the remedy if an Ollama lacks the model. The reason leaves this machine, so it names none but those of the provider's config.
 pub(super) fn with_remedy(failed: Failed, probe: &Probe) -> Failed {
-    let Some(lacks) = &failed.lacks else {
+    let Some(Hint::Answer {
+        lacks: Some(lacks), ..
+    }) = &failed.hint
+    else {
         return failed;
     };
     let named = probe

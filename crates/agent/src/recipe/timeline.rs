@@ -57,8 +57,6 @@ pub(super) struct Failed {
     pub(super) stage: Option<&'static str>,
     /// What to do about it, for the owner of this machine.
     pub(super) hint: Option<Hint>,
-    /// The model that an Ollama doesn't have, as the step names it.
-    pub(super) lacks: Option<String>,
 }
 
 impl Failed {
@@ -68,7 +66,6 @@ impl Failed {
             reason,
             stage: None,
             hint: None,
-            lacks: None,
         }
     }
 
@@ -108,7 +105,6 @@ impl From<String> for Failed {
             reason,
             stage: None,
             hint: None,
-            lacks: None,
         }
     }
 }

@@ -319,7 +319,7 @@ impl Owner {
             warn!(target: PRINTED, { provider.name = %name }, "{name} printed: {line}");
         }
         match hint {
-            Some(Hint::Answer(text)) => {
+            Some(Hint::Answer { text, .. }) => {
                 warn!(target: PRINTED, { provider.name = %name }, "{name} was answered: {text}");
             }
             Some(hint) => warn!(provider.name = %name, "hint for {name}: {hint}"),
