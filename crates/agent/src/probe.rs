@@ -9,7 +9,7 @@ use crate::{
     json_match::contains,
     lenient_json,
     listeners::LocalPort,
-    models::{Identity, MAX_LIST_BYTES, Mismatch},
+    models::{Identity, MAX_LIST_BYTES, Mismatch, pull_command},
     tls,
     verify::{self, Failed, Finding, Verify},
 };
@@ -284,9 +284,12 @@ impl Probe {
             .json(request.timeout(self.timeout), MAX_LIST_BYTES)
             .await?;
         answer["version"].as_str()?;
-        let model = self.identity.as_ref()?.first_model()?;
-        let plain = |c: char| c.is_ascii_alphanumeric() || ".:/_-".contains(c);
-        model.chars().all(plain).then(|| format!("ollama pull {model}"))
+        pull_command(self.identity.as_ref()?.first_model()?)
+    }
+
+    /// The provider's own name of a model, if its config has it.
+    pub(crate) fn model(&self, name: &str) -> Option<&str> {
+        self.identity.as_ref()?.model(name)
     }
 
     /// Probes until the backend isn't available; false when it still is at `deadline`.

@@ -336,7 +336,7 @@ impl Test<'_> {
             }
         }
         if let Some(hint) = &ended.hint {
-            self.print(phase, "hint", None, &hint.to_string())?;
+            self.print(phase, hint.label(), None, &hint.to_string())?;
         }
         match failure.take() {
             None => Ok(()),

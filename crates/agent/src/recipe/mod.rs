@@ -4,6 +4,7 @@
 //! is known, and ends only when everything that it started has ended, except the served backend of a wake that succeeded:
 //! that goes to the owner. A future that is handed to it must complete before it begins.
 
+mod answer;
 mod runner;
 mod timeline;
 
@@ -231,7 +232,8 @@ impl Job {
                         earlier = Some(Earlier::at(port.clone()).await);
                     }
                 }
-                runner.run_step(step, &source, running).await
+                let done = runner.run_step(step, &source, running).await;
+                done.map_err(|failed| answer::with_remedy(failed, probe))
             };
             timeline.stage(&stage, done).await?;
         }

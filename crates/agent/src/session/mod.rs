@@ -16,7 +16,7 @@ use crate::{
     recipe::Runner,
     relay::Relay,
     reload::{self, Progress, Reload, ReloadEvent, Reloads},
-    state_dir::{InUse, StateDir},
+    state_dir::{InUse, Running, StateDir},
 };
 use futures::future::{BoxFuture, OptionFuture};
 use providers::{Providers, Shared};
@@ -49,6 +49,11 @@ const DRAIN_LOOK: Duration = Duration::from_millis(20);
 const STOP_LIMIT: Duration = Duration::from_secs(5);
 /// How long a heartbeat that tells the hub of a pause may take to leave.
 const TELL_LIMIT: Duration = Duration::from_secs(2);
+
+/// How long another process that runs this agent may take to end, if it is about to.
+const ENDS_WITHIN: Duration = Duration::from_secs(1);
+/// How often that is checked.
+const ENDS_LOOK: Duration = Duration::from_millis(50);
 
 /// What an agent runs with.
 #[derive(Debug, Clone)]
@@ -116,6 +121,8 @@ struct Session {
     stop_owners: CancellationToken,
     stop_relay: CancellationToken,
     _in_use: Option<InUse>,
+    /// Keeps other processes from running this agent.
+    _running: Option<InUse>,
 }
 
 impl Session {
@@ -129,6 +136,10 @@ impl Session {
         } = options;
         let (agent, heartbeat_every) = (config.agent.name.clone(), config.agent.heartbeat);
         let state = state_dir.map(StateDir::new);
+        let running = match &state {
+            Some(state) => run_here(state, &agent).await?,
+            None => None,
+        };
         let in_use = state.as_ref().and_then(in_use);
         let children = state.as_ref().and_then(|state| ChildrenLock::of(state, &agent));
         let nats = NatsAccess {
@@ -239,6 +250,7 @@ impl Session {
             stop_owners,
             stop_relay,
             _in_use: in_use,
+            _running: running,
         })
     }
 
@@ -576,6 +588,26 @@ async fn or_revoked(
     tokio::select! {
         answer = asked => Ok(answer),
         () = connection.revoked() => Err(AgentError::Revoked),
+    }
+}
+
+/// Makes sure that no other process runs this agent. One that is just ending is waited for.
+async fn run_here(state: &StateDir, agent: &AgentName) -> Result<Option<InUse>, AgentError> {
+    let until = Instant::now() + ENDS_WITHIN;
+    loop {
+        match state.run_here(agent) {
+            Ok(Running::Here(here)) => return Ok(Some(here)),
+            Ok(Running::Elsewhere(_)) if Instant::now() < until => sleep(ENDS_LOOK).await,
+            Ok(Running::Elsewhere(process)) => {
+                let agent = agent.clone();
+                return Err(AgentError::Running { agent, process });
+            }
+            // The folder's use is warned of.
+            Err(error) => {
+                debug!(%error, "can't tell whether another process runs this agent");
+                return Ok(None);
+            }
+        }
     }
 }
 
