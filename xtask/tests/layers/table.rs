@@ -45,6 +45,7 @@ const AGENT: Layers = Layers {
         ],
         &["recipe"],
         &["recipe/runner"],
+        &["recipe/answer"],
         &["recipe/timeline"],
         &["local_checks", "probe"],
         &["child", "models", "owner_policy", "verify"],
