@@ -5,6 +5,7 @@ use crate::{
     args::{DataDirArg, Format, OutputArg},
     client::{Row, line, print},
     config,
+    config_file::default_file,
     data_dir::AGENT_STATE,
     failure::Failure,
     logging::notice,
@@ -129,7 +130,7 @@ impl Sources {
             Some(file) => Some(config::load(file)?),
             // It only tells which names are right, so it may be missing or wrong.
             None if args.provider.is_some() => {
-                config::default_file(Some(data_dir)).and_then(|file| config::load(&file).ok())
+                default_file(Some(data_dir)).and_then(|file| config::load(&file).ok())
             }
             None => None,
         };
