@@ -367,22 +367,23 @@ async fn a_backend_that_was_started_by_hand_needs_no_wake_if_it_is_the_providers
     assert_eq!(controller.wakes().len(), 1, "it was found awake");
 }
 
-/// A provider whose backend lists its models, and which is woken by a POST that changes nothing there.
-fn woken_elsewhere(somebody: &Somebody, controller: &Backend) -> Owned {
-    Owned::start(&checked(&format!(
+/// A provider whose backend lists its models, and which is being woken by a POST that changes nothing there.
+async fn woken_elsewhere(somebody: &Somebody, controller: &Backend) -> Owned {
+    let owned = Owned::start(&checked(&format!(
         "base_url = \"{}\"\nmodels = [\"m\"]\nprobe = {{ interval = \"1h\" }}\n\
          [provider.wake]\ntype = \"http\"\nurl = \"{}/wake\"\nmax_wait = \"1h\"",
         somebody.url, controller.url
-    )))
+    )));
+    owned.until(Hibernating).await;
+    owned.wake();
+    eventually("the recipe", || !controller.wakes().is_empty()).await;
+    owned
 }
 
 #[tokio::test]
 async fn a_backend_that_goes_on_listing_other_models_fails_its_wake_long_before_max_wait() {
     let (somebody, controller) = (Somebody::who_says(OTHER).await, Backend::start().await);
-    let owned = woken_elsewhere(&somebody, &controller);
-    owned.until(Hibernating).await;
-    owned.wake();
-    eventually("the recipe", || !controller.wakes().is_empty()).await;
+    let owned = woken_elsewhere(&somebody, &controller).await;
     let clock = StoppedClock::stop();
     let began = Instant::now();
     // The server before may still be ending.
@@ -405,10 +406,7 @@ async fn a_backend_that_goes_on_listing_other_models_fails_its_wake_long_before_
 #[tokio::test]
 async fn a_backend_that_comes_up_with_other_models_fails_its_wake_sooner() {
     let (somebody, controller) = (Somebody::who_says((503, "")).await, Backend::start().await);
-    let owned = woken_elsewhere(&somebody, &controller);
-    owned.until(Hibernating).await;
-    owned.wake();
-    eventually("the recipe", || !controller.wakes().is_empty()).await;
+    let owned = woken_elsewhere(&somebody, &controller).await;
     somebody.asked_again("/v1/models").await;
     somebody.says(OTHER);
     let clock = StoppedClock::stop();
@@ -423,10 +421,7 @@ async fn a_backend_that_comes_up_with_other_models_fails_its_wake_sooner() {
 #[tokio::test]
 async fn a_server_that_ends_after_its_controller_has_answered_fails_no_wake() {
     let (somebody, controller) = (Somebody::who_says(OTHER).await, Backend::start().await);
-    let owned = woken_elsewhere(&somebody, &controller);
-    owned.until(Hibernating).await;
-    owned.wake();
-    eventually("the recipe", || !controller.wakes().is_empty()).await;
+    let owned = woken_elsewhere(&somebody, &controller).await;
     let clock = StoppedClock::stop();
     for says in [OTHER, (503, "")] {
         somebody.says(says);
@@ -442,10 +437,7 @@ async fn a_server_that_ends_after_its_controller_has_answered_fails_no_wake() {
 #[tokio::test]
 async fn a_backend_that_lists_its_model_late_is_waited_for() {
     let (somebody, controller) = (Somebody::who_says(NONE).await, Backend::start().await);
-    let owned = woken_elsewhere(&somebody, &controller);
-    owned.until(Hibernating).await;
-    owned.wake();
-    eventually("the recipe", || !controller.wakes().is_empty()).await;
+    let owned = woken_elsewhere(&somebody, &controller).await;
     let clock = StoppedClock::stop();
     for (says, seconds) in [(NONE, 60), (OTHER, 6), ((503, ""), 6), (OTHER, 6)] {
         somebody.says(says);
