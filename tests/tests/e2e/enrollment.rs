@@ -148,7 +148,7 @@ async fn an_agent_is_forgotten_with_its_models_unless_it_is_connected_and_comes_
     agent.stop(SOON).await;
     hub.api.wait_for_status("old-box/qwen", "inactive", SOON).await;
     let listed = agents().await;
-    assert!(listed.contains("away 0") || listed.contains("away 1"), "{listed}");
+    assert!(listed.contains("away "), "{listed}");
     let forgotten = hub.run(&["agent", "forget", "old-box"]).await;
     assert_eq!(forgotten.exit(), Some(Exit::Code(0)), "{}", forgotten.log());
     assert_eq!(
@@ -170,9 +170,9 @@ async fn an_agent_is_forgotten_with_its_models_unless_it_is_connected_and_comes_
     hub.api.wait_for_status("old-box/qwen", "active", SOON).await;
     hub.run(&["agent", "revoke", "old-box"]).await;
     let listed = agents().await;
-    assert!(listed.contains("revoked 0"), "{listed}");
+    assert!(listed.contains("revoked "), "{listed}");
     let by_the_other_name = hub.run(&["agents"]).await.log();
-    assert!(by_the_other_name.contains("revoked 0"), "{by_the_other_name}");
+    assert!(by_the_other_name.contains("revoked "), "{by_the_other_name}");
 }
 
 async fn ended_as_revoked(agent: &Process) {
