@@ -12,5 +12,5 @@ if [ -e "$2" ]; then
     exit 0
 fi
 # Prints `reveille join` and the token.
-join=$(reveille agent-token create "$1")
+join=$(reveille agent token "$1" --hub "${REVEILLE_API_URL:-http://127.0.0.1:8420}")
 exec $join --name "$1" --config "$2" --no-start

@@ -15,8 +15,18 @@ pub enum AgentError {
          (agent.name)"
     )]
     Superseded { agent: AgentName, current: Epoch },
+    /// The same name with the same data directory. Connecting would end the one that runs.
+    #[error(
+        "the agent {agent} is running on this machine already{}: it goes on undisturbed, and `reveille agent reload` makes it use its \
+         config as it is now. To start it here instead, end that one first; for another agent beside it, give this one another \
+         agent.name", shown(*process)
+    )]
+    Running { agent: AgentName, process: Option<u32> },
     /// The hub says so. Another attempt would fail as well.
-    #[error("this agent was revoked: join again with a new token")]
+    #[error(
+        "this agent's key no longer works: it was revoked, or a machine that joined under the same name has replaced it. Join again with a \
+         new token, made on the hub with `reveille agent token NAME`"
+    )]
     Revoked,
     #[error("control refuses this agent: {0}")]
     Refused(ControlError),
@@ -31,6 +41,11 @@ pub enum AgentError {
     /// Without it, no command can be supervised.
     #[error("can't find the program's own file")]
     Program(#[source] io::Error),
+}
+
+/// A process that is known.
+fn shown(process: Option<u32>) -> String {
+    process.map_or_else(String::new, |process| format!(" (process {process})"))
 }
 
 impl From<BusError> for AgentError {

@@ -72,6 +72,22 @@ impl LocalPort {
         self.taken_by(sockets).await
     }
 
+    /// Whether the process that has the port runs below one of this program's own with that `subcommand`; `None` if nobody has it, or
+    /// whose it is can't be seen.
+    pub async fn is_below(&self, subcommand: &'static str) -> Option<bool> {
+        let sockets = self.sockets().await;
+        let found = spawn_blocking(move || {
+            let holder = holder(&sockets)?;
+            let line = |pid| fs::read(format!("/proc/{pid}/cmdline"));
+            let is_it = |pid| {
+                let line = line(pid).unwrap_or_default();
+                line.split(|byte| *byte == 0).nth(1) == Some(subcommand.as_bytes())
+            };
+            Some(processes::ancestors(holder.pid).into_iter().any(is_it))
+        });
+        found.await.ok().flatten()
+    }
+
     /// The sockets that take connections to it now.
     async fn sockets(&self) -> Vec<Inode> {
         let port = self.clone();

@@ -9,7 +9,7 @@ use crate::{
     json_match::contains,
     lenient_json,
     listeners::LocalPort,
-    models::{Identity, MAX_LIST_BYTES, Mismatch},
+    models::{Identity, MAX_LIST_BYTES, Mismatch, pull_command},
     tls,
     verify::{self, Failed, Finding, Verify},
 };
@@ -19,6 +19,7 @@ use reveille_domain::SleepReason;
 use serde_json::Value;
 use std::time::Duration;
 use tokio::time::{Instant, sleep, timeout};
+use url::Url;
 
 /// The first pause between probes while a backend boots; it doubles up to a cap.
 const FIRST_PAUSE: Duration = Duration::from_millis(10);
@@ -35,6 +36,17 @@ const REMOTE_PAUSES: Pauses = Pauses {
     unready: Duration::from_millis(500),
 };
 
+/// After so many lists in a row with the same other models, over at least that time, a backend that boots won't list the provider's
+/// any more. One that finds its models late lists none at first, and one that replaces another server on its port refuses
+/// connections in between.
+const SAME_LISTS: u32 = 5;
+const SAME_LISTS_FOR: Duration = Duration::from_secs(10);
+/// The same for a list that was there at the first look: another server may still be ending to make room, which is well over the
+/// time that common service managers give one (a container 10 s, a pod 30 s).
+const FIRST_LIST_FOR: Duration = Duration::from_secs(60);
+/// Which only Ollama answers in its form.
+const OLLAMA_VERSION_PATH: &str = "/api/version";
+
 /// The probe of one provider's backend.
 #[derive(Debug, Clone)]
 pub struct Probe {
@@ -45,6 +57,8 @@ pub struct Probe {
     identity: Option<Identity>,
     /// Where the list of models is that shows the backend's identity, if the probe asks for something else.
     list: Option<Address>,
+    /// Where an Ollama has its version.
+    version: Option<Url>,
     /// Where it listens, if that is on this machine.
     port: Option<LocalPort>,
     timeout: Duration,
@@ -79,6 +93,8 @@ pub struct Unavailable {
     pub is_hub: Option<bool>,
     /// Whether it is another server that answered.
     pub stranger: bool,
+    /// Whether that lists models, but none of the provider's.
+    pub other_models: bool,
     /// For people; contains no URLs, headers or answers.
     pub reason: String,
 }
@@ -92,6 +108,7 @@ impl Unavailable {
             no_files: false,
             is_hub: None,
             stranger: false,
+            other_models: false,
             reason: reason.into(),
         }
     }
@@ -152,6 +169,7 @@ impl Probe {
             // Any list will do only as an answer to the probe: elsewhere there may be none.
             identity: Identity::of(provider).filter(|identity| !(elsewhere && identity.is_any())),
             list: elsewhere.then(|| address(MODELS_PATH)),
+            version: provider.base_url.at(OLLAMA_VERSION_PATH).ok(),
             port: LocalPort::of(&provider.base_url),
             timeout: provider.probe.timeout,
             pauses: if local { LOCAL_PAUSES } else { REMOTE_PAUSES },
@@ -222,10 +240,12 @@ impl Probe {
     /// Probes until the backend is available.
     ///
     /// # Errors
-    /// What the last probe found before `deadline`, or as soon as the hub itself answers in place of a backend.
+    /// What the last probe found before `deadline`, or as soon as it is clear: the hub itself answers in place of a backend, or a
+    /// server that lists other models than the provider's.
     pub async fn await_available(&self, deadline: Instant) -> Verdict {
         let mut pause = Duration::ZERO;
         let mut seen = None;
+        let mut lists = Lists::default();
         loop {
             let limit = || {
                 let left = deadline.saturating_duration_since(Instant::now());
@@ -237,6 +257,9 @@ impl Probe {
             }
             let Err(why) = found else { return Ok(()) };
             if why.is_hub_itself() {
+                return Err(why);
+            }
+            if lists.are_clear(&why) {
                 return Err(why);
             }
             let now = Instant::now();
@@ -251,6 +274,22 @@ impl Probe {
             seen = Some(why);
             sleep(pause).await;
         }
+    }
+
+    /// The command that gets the provider's model, if that is an Ollama's.
+    pub(crate) async fn pull_command(&self) -> Option<String> {
+        let request = self.client.get(self.version.clone()?);
+        let answer = self
+            .client
+            .json(request.timeout(self.timeout), MAX_LIST_BYTES)
+            .await?;
+        answer["version"].as_str()?;
+        pull_command(self.identity.as_ref()?.first_model()?)
+    }
+
+    /// The provider's own name of a model, if its config has it.
+    pub(crate) fn model(&self, name: &str) -> Option<&str> {
+        self.identity.as_ref()?.model(name)
     }
 
     /// Probes until the backend isn't available; false when it still is at `deadline`.
@@ -370,6 +409,7 @@ impl From<Mismatch> for Unavailable {
         Self {
             // A server that lists nothing may still be starting.
             stranger: !matches!(mismatch, Mismatch::NoModels(_)),
+            other_models: matches!(mismatch, Mismatch::OtherModels { .. }),
             ..Self::answered(mismatch.to_string())
         }
     }
@@ -385,6 +425,34 @@ impl From<Failed> for Unavailable {
             is_hub,
             ..Self::because(format!("verify: {failed}"))
         }
+    }
+}
+
+/// The lists with the same other models that a backend has given in a row.
+#[derive(Default)]
+struct Lists {
+    /// What the first look found; empty if that was no such list.
+    at_first: Option<String>,
+    reason: String,
+    count: u32,
+    since: Option<Instant>,
+}
+
+impl Lists {
+    /// Takes in what a probe has found. Returns whether the backend surely won't list the provider's models.
+    fn are_clear(&mut self, found: &Unavailable) -> bool {
+        let list: &str = if found.other_models { &found.reason } else { "" };
+        let was_there = self.at_first.get_or_insert_with(|| list.to_owned()) == list;
+        if list.is_empty() || list != self.reason {
+            (self.reason, self.count, self.since) = (list.to_owned(), 0, None);
+        }
+        if list.is_empty() {
+            return false;
+        }
+        self.count += 1;
+        let since = self.since.get_or_insert_with(Instant::now);
+        let wanted = if was_there { FIRST_LIST_FOR } else { SAME_LISTS_FOR };
+        self.count >= SAME_LISTS && since.elapsed() >= wanted
     }
 }
 
@@ -423,5 +491,58 @@ mod tests {
             pause = REMOTE_PAUSES.after(&refused, pause);
             assert_eq!(pause, Duration::from_millis(wanted_ms));
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn only_the_same_other_models_several_times_in_a_row_and_for_a_while_are_clear() {
+        let lists = |names: &str| Unavailable {
+            stranger: true,
+            other_models: true,
+            ..Unavailable::because(names)
+        };
+        let (other, another) = (lists("a"), lists("b"));
+        let mut seen = Lists::default();
+        assert!(!seen.are_clear(&Unavailable::because("connection refused")));
+        assert!(!seen.are_clear(&other));
+        tokio::time::advance(SAME_LISTS_FOR).await;
+        for _ in 0..3 {
+            assert!(!seen.are_clear(&other), "too few");
+        }
+        assert!(
+            !seen.are_clear(&Unavailable::because("HTTP status 503")),
+            "it loads"
+        );
+        for _ in 0..10 {
+            assert!(!seen.are_clear(&other), "too soon");
+        }
+        tokio::time::advance(SAME_LISTS_FOR).await;
+        assert!(!seen.are_clear(&another), "its list changes");
+        assert!(!seen.are_clear(&other));
+        tokio::time::advance(SAME_LISTS_FOR).await;
+        let clear: Vec<_> = (0..5).map(|_| seen.are_clear(&other)).collect();
+        assert_eq!(clear, [false, false, false, true, true]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_list_that_was_there_at_the_first_look_may_be_of_a_server_that_is_still_ending() {
+        let list = |names: &str| Unavailable {
+            other_models: true,
+            ..Unavailable::because(names)
+        };
+        let (old, new) = (list("old"), list("new"));
+        let mut seen = Lists::default();
+        for _ in 0..10 {
+            assert!(!seen.are_clear(&old));
+        }
+        tokio::time::advance(FIRST_LIST_FOR - SAME_LISTS_FOR).await;
+        assert!(!seen.are_clear(&old), "it may still be ending");
+        let mut replaced = Lists::default();
+        assert!(!replaced.are_clear(&old));
+        for _ in 0..5 {
+            assert!(!replaced.are_clear(&new));
+        }
+        tokio::time::advance(SAME_LISTS_FOR).await;
+        assert!(replaced.are_clear(&new), "it came later");
+        assert!(seen.are_clear(&old), "it stays");
     }
 }

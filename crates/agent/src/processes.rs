@@ -95,6 +95,16 @@ pub(crate) fn descendants(of: i32) -> Vec<Running> {
     found
 }
 
+/// The processes above a process, its parent first.
+pub(crate) fn ancestors(of: i32) -> Vec<i32> {
+    let parents: std::collections::HashMap<_, _> = all()
+        .map(|(process, _)| (process.pid.as_raw_pid(), process.parent))
+        .collect();
+    let above = std::iter::successors(parents.get(&of), |pid| parents.get(pid));
+    // What changes while it is read may look like a circle.
+    above.copied().take(parents.len()).collect()
+}
+
 fn printable(name: &[u8]) -> String {
     String::from_utf8_lossy(name).replace(char::is_control, "?")
 }
@@ -128,6 +138,8 @@ mod tests {
         let pid = i32::try_from(child.id()).expect("a pid");
         let found = descendants(rustix::process::getpid().as_raw_pid());
         let found: Vec<_> = found.iter().map(Running::process).collect();
+        let own = rustix::process::getpid().as_raw_pid();
+        assert_eq!(ancestors(pid).first(), Some(&own));
         child.kill().expect("ended");
         child.wait().expect("ended");
         let expected = Process {

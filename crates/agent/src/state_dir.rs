@@ -14,6 +14,8 @@ use std::{
 
 /// Each agent that uses the folder holds a shared lock on this file.
 const IN_USE: &str = "in-use";
+/// The name, after the agent's, of the file that a running agent holds a lock on. It has the number of its process.
+const RUNNING: &str = "running";
 /// The subfolder in which commands run unless their config names another.
 const WORK: &str = "work";
 /// The largest file lists the models of 64 providers.
@@ -52,6 +54,14 @@ pub struct StateDir(PathBuf);
 /// While this lives, other processes can see that an agent uses the folder.
 #[derive(Debug)]
 pub struct InUse(#[expect(dead_code, reason = "the lock ends with it")] File);
+
+/// Which process runs an agent.
+#[derive(Debug)]
+pub(crate) enum Running {
+    Here(InUse),
+    /// Another one, and its number if that is known.
+    Elsewhere(Option<u32>),
+}
 
 impl StateDir {
     /// The folder at `path`.
@@ -97,6 +107,28 @@ impl StateDir {
     pub fn is_in_use(&self) -> io::Result<Option<bool>> {
         let file = if_found(File::open(self.0.join(IN_USE)))?;
         file.map(|file| is_locked(&file)).transpose()
+    }
+
+    /// Makes this process the one that runs the agent with this folder, until what is returned is dropped; creates the folder if it is
+    /// missing. The lock ends with its process, however that ends.
+    ///
+    /// # Errors
+    /// When the file can't be created, read or written to.
+    pub(crate) fn run_here(&self, agent: &AgentName) -> io::Result<Running> {
+        self.make()?;
+        let mut file = self.open_empty(&agent_file(agent, RUNNING))?;
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => {
+                let mut process = String::new();
+                file.read_to_string(&mut process)?;
+                return Ok(Running::Elsewhere(process.trim().parse().ok()));
+            }
+            Err(TryLockError::Error(error)) => return Err(error),
+        }
+        file.set_len(0)?;
+        write!(file, "{}", std::process::id())?;
+        Ok(Running::Here(InUse(file)))
     }
 
     /// Creates an empty file if it is missing: for its lock, or as a marker. It may be lost when the machine crashes.
@@ -263,6 +295,27 @@ mod tests {
         std::os::unix::fs::chown(folder.path(), Some(65_534), Some(65_534)).unwrap();
         StateDir::new(folder.path().to_owned()).write("f", b"x").unwrap();
         assert_eq!(fs::metadata(folder.path().join("f")).unwrap().uid(), 65_534);
+    }
+
+    #[test]
+    fn one_process_at_a_time_runs_an_agent_of_a_folder() {
+        let folder = tempfile::tempdir().unwrap();
+        let state = StateDir::new(folder.path().join("state"));
+        let agent = |name| AgentName::parse(name).unwrap();
+        // What a killed one has left holds nobody up.
+        fs::create_dir(state.path()).unwrap();
+        fs::write(state.path().join("box.running"), "4294967295").unwrap();
+        for _ in 0..2 {
+            let Running::Here(_first) = state.run_here(&agent("box")).unwrap() else {
+                panic!("it runs nowhere");
+            };
+            let second = state.run_here(&agent("box")).unwrap();
+            assert!(matches!(second, Running::Elsewhere(Some(process)) if process == std::process::id()));
+            assert!(matches!(
+                state.run_here(&agent("other")).unwrap(),
+                Running::Here(_)
+            ));
+        }
     }
 
     #[test]

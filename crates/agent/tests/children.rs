@@ -23,7 +23,7 @@ use reveille_agent::{
     state_dir::StateDir,
 };
 use reveille_domain::{
-    AgentName, ProviderId, ProviderName, SleepReason, WakeFailureKind,
+    AgentName, MODELS_STAGE, ProviderId, ProviderName, SleepReason, WakeFailureKind,
     provider::StatusName::{Active, Hibernating},
 };
 use reveille_tests::descendants;
@@ -925,8 +925,11 @@ async fn a_server_that_has_the_port_of_a_served_command_is_never_taken_for_it() 
 
     let mut run = wake(&serve_beside(&backend, "x", "exec sleep 1000", "2s"), runner());
     let failure = outcome(&mut run).await.failure.expect("a failure");
-    assert_eq!(failure.kind, WakeFailureKind::Unavailable);
-    let lists = "not available within 2s (`max_wait`): the server there lists `Org/Model`, `m`, not `x`";
+    assert_eq!(
+        (failure.kind, failure.stage.as_str()),
+        (WakeFailureKind::Recipe, MODELS_STAGE)
+    );
+    let lists = "the server there lists `Org/Model`, `m`, not `x`";
     let reason = &failure.reason;
     assert!(
         reason.starts_with(lists) && reason.ends_with(&format!("; {taken}")),

@@ -286,7 +286,37 @@ fn mistakes() -> Vec<Mistake> {
             provider("[wake]\ntype = \"http\""),
             4,
             "wake",
-            "unknown table here: did you mean it in `[provider.wake]`?",
+            "unknown table here: did you mean `[provider.wake]`?",
+        ),
+        (
+            provider("[verify]\nprompt = \"hi\""),
+            4,
+            "verify",
+            "unknown table here: did you mean `[provider.wake.verify]`?",
+        ),
+        (
+            provider("[[models]]\nid = \"m\""),
+            4,
+            "models",
+            "unknown table here: did you mean `[[provider.models]]`?",
+        ),
+        (
+            provider("[quiet_hours]\nfrom = \"23:00\""),
+            4,
+            "quiet_hours",
+            "unknown table here: did you mean the key `quiet_hours` in `[agent]`?",
+        ),
+        (
+            provider("[nats]\nurl = \"nats://hub\""),
+            4,
+            "nats",
+            "unknown table here: did you mean the key `nats` in `[agent]`?",
+        ),
+        (
+            provider("[idle_after]\nminutes = 5"),
+            4,
+            "idle_after",
+            "unknown table here: did you mean the key `idle_after` in `[provider.sleep]`?",
         ),
         (
             provider("idle_after = \"15m\""),
@@ -919,9 +949,11 @@ fn broken_toml_is_told_with_its_line_and_without_its_text() {
         "a = 1\na = \"canary-5ecr3t\"\n",
     ] {
         let error = parse(text).expect_err(text);
-        assert_eq!(error.line, Some(2), "{error}");
+        let mut all = std::iter::once(&error).chain(&error.others);
+        let broken = all.find(|error| error.key.is_none()).expect("no TOML");
+        assert_eq!(broken.line, Some(2), "{error}");
         assert!(!error.to_string().contains(CANARY), "{error}");
-        assert!(!error.reason.is_empty());
+        assert!(!broken.reason.is_empty());
     }
 }
 
@@ -989,4 +1021,43 @@ fn a_file_that_cannot_be_read_is_named() {
     assert!(error.reason.contains("cannot be read"), "{error}");
     std::fs::write(&path, "[agent]\nname = \"box\"\n").expect("written");
     assert_eq!(Config::load(&path).expect("a file").agent.name.as_str(), "box");
+}
+
+#[test]
+fn what_is_no_toml_is_told_together_with_what_is_wrong_elsewhere_and_nothing_follows_from_it() {
+    let text = r#"[agent]
+heartbeat = 15m
+[[provider]]
+name = "P"
+base_url = http://127.0.0.1:1
+models = ["m"]
+[provider.sleep]
+idle_afer = "15m"
+type = "http"
+url = "http://127.0.0.1:1/sleep"
+"#;
+    let error = Config::parse(text, "agent.toml", &|_| None).expect_err("unusable");
+    let lines: Vec<_> = std::iter::once(&error)
+        .chain(&error.others)
+        .map(|error| error.line.unwrap_or_default())
+        .collect();
+    assert_eq!(lines, [2, 4, 5, 8], "{error}");
+
+    // What puts it to sleep may be on the line that is no TOML.
+    let recipe = r#"[[provider]]
+name = "p"
+base_url = "http://127.0.0.1:1"
+[provider.wake]
+type = "command"
+command = "true"
+[provider.sleep]
+type "command"
+"#;
+    let error = Config::parse(recipe, "agent.toml", &|_| None).expect_err("unusable");
+    assert_eq!((error.line, error.others.len()), (Some(8), 0), "{error}");
+
+    // Nobody knows to which table the lines below a broken header belong.
+    let broken = "[[provider]\nname = \"p\"\nbase_url = \"http://127.0.0.1:1\"\n";
+    let error = Config::parse(broken, "agent.toml", &|_| None).expect_err("unusable");
+    assert_eq!((error.line, error.others.len()), (Some(1), 0), "{error}");
 }

@@ -13,7 +13,7 @@ use backend::{Backend, Closed, StoppedClock, eventually};
 use owned::{Owned, member};
 use reveille_agent::{
     owner_policy::Pause,
-    provider::{Groups, Input, Leave, Symptom},
+    provider::{Groups, Input, Leave, SleepResult, Symptom},
     state_dir::StateDir,
 };
 use reveille_bus::wakes::WakeMessage;
@@ -583,6 +583,45 @@ async fn a_backend_that_somebody_else_has_started_is_in_the_way_until_he_ends_it
     // Nobody has looked since.
     second.wake();
     second.until(Active).await;
+}
+
+#[tokio::test]
+async fn a_backend_that_somebody_else_has_started_stays_awake_and_says_whose_it_is_until_it_ends() {
+    let backend = Backend::start().await;
+    let owned = Owned::start(&served(&backend, "path = \"/ok\""));
+    owned.until(Active).await;
+    let last = &owned.handle.last_sleep;
+    assert_eq!(last.result(), None);
+    let why = owned.handle.sleep().await.expect_err("it isn't the agent's");
+    for part in [
+        "is taken by `",
+        "this agent didn't start its backend",
+        "end that program once",
+    ] {
+        assert!(why.contains(part), "{part}: {why}");
+    }
+    assert_eq!(last.result(), Some(SleepResult::Awake(why.clone())));
+    assert_eq!(last.stays_awake().map(|stays| stays.reason), Some(why.clone()));
+
+    // A pause that wants it asleep.
+    owned.handle.rest();
+    eventually("another attempt", || {
+        last.result() == Some(SleepResult::Awake(why.clone()))
+    })
+    .await;
+    assert_eq!(last.stays_awake().map(|stays| stays.attempt), Some(2));
+    owned.handle.send(Input::Rest(None));
+    eventually("the end of the pause", || last.result().is_none()).await;
+    owned.handle.rest();
+    backend.close().await;
+    eventually("its end", || backend_is_gone(&backend)).await;
+    owned.handle.send(Input::Suspect(Symptom::Unreachable));
+    owned.until(Hibernating).await;
+    eventually("its sleep", || last.result() == Some(SleepResult::Asleep)).await;
+}
+
+fn backend_is_gone(backend: &Backend) -> bool {
+    std::net::TcpStream::connect(backend.url.trim_start_matches("http://")).is_err()
 }
 
 #[tokio::test]

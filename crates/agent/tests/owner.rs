@@ -185,7 +185,10 @@ async fn a_new_wake_adopts_the_recipe_that_still_runs() {
     owned.handle.send(Input::Wake(second.clone()));
     owned.handle.send(Input::Wake(first));
     // Both have been taken when a later order has.
-    assert_eq!(owned.handle.sleep().await, Err("it has no sleep recipe"));
+    assert_eq!(
+        owned.handle.sleep().await,
+        Err("it has no sleep recipe".to_owned())
+    );
     backend.release();
     owned.until(Active).await;
     let ended = owned.control.last_wake().expect("a wake");
@@ -234,7 +237,10 @@ async fn what_happens_during_a_probe_is_looked_at_by_another_one() {
     eventually("a probe", || backend.wakes().len() == 2).await;
     owned.handle.send(Input::Suspect(Symptom::BrokeOff));
     // It has been taken when a later order has.
-    assert_eq!(owned.handle.sleep().await, Err("it has no sleep recipe"));
+    assert_eq!(
+        owned.handle.sleep().await,
+        Err("it has no sleep recipe".to_owned())
+    );
     backend.release();
     eventually("another probe", || backend.wakes().len() == 3).await;
 }
@@ -482,7 +488,7 @@ async fn when_its_machine_is_paused_a_backend_is_put_to_sleep_after_whatever_is_
     let backend = Backend::start().await;
     let owned = Owned::start(&put_to_sleep_by(&backend, "/sleep").replace("/wake\"", "/slow-wake\""));
     owned.until(Hibernating).await;
-    owned.handle.send(Input::Rest(true));
+    owned.handle.rest();
     assert_eq!(owned.handle.sleep().await, Ok(()), "it sleeps");
     assert_eq!(backend.sleeps(), 0, "and nothing is done to it");
 
@@ -490,8 +496,10 @@ async fn when_its_machine_is_paused_a_backend_is_put_to_sleep_after_whatever_is_
         let wakes = backend.wakes().len();
         owned.handle.send(Input::Wake(owned.control.request_wake()));
         eventually("the recipe", || backend.wakes().len() > wakes).await;
-        owned.handle.send(Input::Rest(true));
-        owned.handle.send(Input::Rest(wanted));
+        owned.handle.rest();
+        if !wanted {
+            owned.handle.send(Input::Rest(None));
+        }
         backend.release();
         if !wanted {
             owned.until(Active).await;
@@ -680,7 +688,7 @@ async fn a_stopped_owner_ends_its_recipe() {
     );
     assert_eq!(
         handle.sleep().await,
-        Err("its agent is stopping, or has reloaded its config")
+        Err("its agent is stopping, or has reloaded its config".to_owned())
     );
 }
 
@@ -761,6 +769,14 @@ async fn a_backend_that_cannot_be_put_to_sleep_is_not_tried_again_at_once() {
     backend.await_requests(backend.requests() + 5).await;
     assert_eq!(backend.wakes().len(), 1);
     assert!(owned.handle.gate.enter().is_some(), "it goes on meanwhile");
+    let last = &owned.handle.last_sleep;
+    assert_eq!(last.result(), None, "nobody ordered it");
+    assert_eq!(owned.handle.sleep().await, Ok(()));
+    eventually("why it stays awake", || {
+        last.stays_awake()
+            .is_some_and(|stays| stays.reason.starts_with("its sleep recipe failed: "))
+    })
+    .await;
 }
 
 #[tokio::test]
@@ -770,7 +786,7 @@ async fn an_order_to_sleep_during_a_wake_is_refused_for_what_it_is() {
     owned.until(Hibernating).await;
     owned.handle.send(Input::Wake(owned.control.request_wake()));
     eventually("the recipe", || backend.wakes().len() == 1).await;
-    assert_eq!(owned.handle.sleep().await, Err("it is being woken"));
+    assert_eq!(owned.handle.sleep().await, Err("it is being woken".to_owned()));
     backend.release();
     owned.until(Active).await;
 }

@@ -7,15 +7,15 @@ use axum::{
     Router,
     extract::State,
     http::StatusCode,
-    routing::{get, post},
+    routing::{any, get, post},
 };
 use backend::{Backend, Closed, outcome, provider, runner, wake};
 use reveille_agent::{
-    child::{ChildrenLock, Orphans},
+    child::{ChildrenLock, Hint, Orphans},
     probe::{Probe, Verdict},
-    recipe::{Outcome, Run, Runner},
+    recipe::{Ended, Outcome, Progress, Run, Runner},
 };
-use reveille_domain::{SleepReason, WakeFailureKind};
+use reveille_domain::{MODELS_STAGE, SleepReason, WakeFailure, WakeFailureKind};
 use std::{
     collections::VecDeque,
     sync::{Arc, Mutex},
@@ -123,6 +123,86 @@ async fn failed_requests_have_short_reasons_without_urls() {
         assert_eq!(failure.reason, reason, "{url}");
     }
     assert!(backend.wakes().is_empty(), "the redirect was followed");
+}
+
+/// How the wake fails whose one step posts `body` there, and what its owner gets to see of the answer.
+async fn refused(config: &str, url: &str, body: &str) -> (WakeFailure, String) {
+    let mut run = wake(
+        &format!("{config}\n[provider.wake]\ntype = \"http\"\nurl = \"{url}\"\nbody = '{body}'"),
+        runner(),
+    );
+    let failure = outcome(&mut run).await.failure.expect("a failure");
+    let Progress::Ended(Ended {
+        hint: Some(Hint::Answer { text, .. }),
+        ..
+    }) = run.next().await
+    else {
+        panic!("no answer is shown after {failure:?}");
+    };
+    (failure, text)
+}
+
+#[tokio::test]
+async fn the_answer_to_a_step_that_fails_is_for_the_owner_alone() {
+    let backend = Backend::start().await;
+    let (config, url) = (
+        format!("base_url = \"{}\"", backend.url),
+        format!("{}/fail", backend.url),
+    );
+    let (failure, text) = refused(&config, &url, "{}").await;
+    assert_eq!(failure.reason, "HTTP status 500");
+    assert_eq!(text, CANARY);
+}
+
+#[tokio::test]
+async fn an_ollama_without_the_model_of_a_step_is_told_with_the_command_that_pulls_it() {
+    let missing = |model: &str| format!(r#"{{"error":"model '{model}' not found"}}"#);
+    let answer = |status, text: String| any(async move || (status, text));
+    let ollama = Router::new()
+        .route("/api/generate", answer(StatusCode::NOT_FOUND, missing("m")))
+        .route(
+            "/api/chat",
+            answer(StatusCode::NOT_FOUND, "404 page not found".into()),
+        )
+        .route("/api/embed", answer(StatusCode::BAD_REQUEST, missing("m")))
+        .route("/wake", answer(StatusCode::NOT_FOUND, missing("m")));
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let url = format!("http://{}", listener.local_addr().expect("an address"));
+    tokio::spawn(axum::serve(listener, ollama).into_future());
+    let plain = format!("base_url = \"{url}\"");
+    let with_models = format!("{plain}\nmodels = [\"other\", \"m:latest\"]");
+    let at = |path: &str| format!("{url}{path}");
+
+    let (failure, text) = refused(&with_models, &at("/api/generate"), r#"{"model":"m"}"#).await;
+    assert_eq!(
+        (failure.kind, failure.stage.as_str()),
+        (WakeFailureKind::Recipe, MODELS_STAGE)
+    );
+    assert_eq!(
+        failure.reason,
+        "HTTP status 404: the Ollama there doesn't have `m:latest`; `ollama pull m:latest` gets it"
+    );
+    assert_eq!(text, missing("m"));
+
+    // A name that isn't published stays here.
+    for config in [&plain, &with_models] {
+        let (failure, _) = refused(config, &at("/api/generate"), r#"{"model":"secret"}"#).await;
+        assert_eq!(failure.stage, "step 1 http");
+        assert_eq!(
+            failure.reason,
+            "HTTP status 404: the Ollama there doesn't have the model that the request names; `ollama pull` gets it"
+        );
+    }
+    for (path, body, reason) in [
+        ("/api/chat", r#"{"model":"m"}"#, "HTTP status 404"),
+        ("/api/embed", r#"{"model":"m"}"#, "HTTP status 400"),
+        ("/wake", r#"{"model":"m"}"#, "HTTP status 404"),
+        ("/api/generate", "{}", "HTTP status 404"),
+        ("/api/generate", "no JSON", "HTTP status 404"),
+    ] {
+        let (failure, _) = refused(&with_models, &at(path), body).await;
+        assert_eq!(failure.reason, reason, "{path} {body}");
+    }
 }
 
 #[tokio::test]

@@ -16,7 +16,12 @@ use backend::{Backend, Closed, KEY, eventually};
 use bytes::Bytes;
 use control::{Control, EPOCH};
 use futures::StreamExt;
-use reveille_agent::AgentError;
+use jiff::Timestamp;
+use reveille_agent::{
+    AgentError,
+    owner_policy::{Pause, PauseTaken},
+    state_dir::StateDir,
+};
 use reveille_bus::{
     heartbeats::Heartbeat,
     orders::{self, AddressedOrder, Order, OrderAnswer},
@@ -307,6 +312,42 @@ async fn heartbeats_tell_what_is_going_on() {
         (pulse.availability, pulse.in_flight),
         (Some(Availability::Available), 1)
     );
+}
+
+#[tokio::test]
+async fn what_an_agent_makes_of_a_pause_says_whether_it_was_sent_to_the_hub() {
+    let backend = Backend::start().await;
+    backend.wake_up();
+    let folder = tempfile::tempdir().expect("a folder");
+    let state = StateDir::new(folder.path().to_owned());
+    let world = World::with(&whole_agent::config(&config(&backend)), Some(folder.path())).await;
+    world.until(Active).await;
+    let is_sent = async |second| {
+        let pause = Pause::begin(Timestamp::from_second(second).expect("a time"), None, false);
+        pause.write(&state).expect("written");
+        let taken = || PauseTaken::of(&state, Some(&pause)).expect("a folder").pop();
+        eventually("what it makes of it", || taken().is_some()).await;
+        taken().is_some_and(|taken| taken.hub_told)
+    };
+    assert!(is_sent(1).await);
+
+    state.write("paused.json", b"?").expect("written");
+    let heard = world.client.subscribe("reveille.heartbeats.box").await;
+    // The pause is read more often than this.
+    let heard = heard.expect("a subscription").take(5);
+    heard.for_each(async |_| ()).await;
+    let ended = PauseTaken::of(&state, None).expect("a folder");
+    assert_eq!(ended, [], "nobody has ended it");
+
+    world.control.restore();
+    let order = AddressedOrder {
+        epoch: Epoch(1),
+        order: Order::Reconnect,
+    };
+    let client = world.client.clone();
+    tokio::spawn(async move { orders::send(&client, &agent_name(), &order).await });
+    eventually("its next session", || world.control.is_asked()).await;
+    assert!(!is_sent(2).await, "it has no session yet");
 }
 
 #[tokio::test]

@@ -15,15 +15,15 @@ use axum::{
     http::{HeaderMap, StatusCode, Uri, header},
     response::{IntoResponse, Response},
 };
-use backend::{Backend, KEY, client, eventually, provider};
+use backend::{Backend, KEY, StoppedClock, client, eventually, provider};
 use owned::Owned;
 use reveille_agent::{
     fetch,
     probe::{Probe, Unavailable, Verdict},
 };
 use reveille_domain::{
-    SleepReason,
-    provider::StatusName::{Active, Down},
+    MODELS_STAGE, SleepReason, WakeFailureKind,
+    provider::StatusName::{Active, Down, Hibernating, Waking},
 };
 use std::{
     sync::{Arc, Mutex},
@@ -42,6 +42,11 @@ const JSON_ERROR: (u16, &str) = (
 );
 const OTHER: (u16, &str) = (200, r#"{"object":"list","data":[{"id":"other"}]}"#);
 const OURS: (u16, &str) = (200, r#"{"object":"list","data":[{"id":"other"},{"id":"m"}]}"#);
+/// As an Ollama lists its models, which has its version elsewhere.
+const OLLAMAS: (u16, &str) = (
+    200,
+    r#"{"object":"list","data":[{"id":"other","owned_by":"library"}]}"#,
+);
 const NONE: (u16, &str) = (200, r#"{"object":"list","data":[]}"#);
 /// How the reason begins if what answers lists [`OTHER`].
 const LISTS_OTHER: &str = "the server there lists `other`, not `m`: correct `models`";
@@ -98,10 +103,12 @@ async fn answer(State(somebody): State<Somebody>, uri: Uri) -> Response {
         .lock()
         .expect("not poisoned")
         .push(uri.path().to_owned());
-    if uri.path() != "/v1/models" {
-        return "{}".into_response();
-    }
     let (status, body) = *somebody.says.lock().expect("not poisoned");
+    match uri.path() {
+        "/v1/models" => {}
+        "/api/version" if body == OLLAMAS.1 => return r#"{"version":"0.12.3"}"#.into_response(),
+        _ => return "{}".into_response(),
+    }
     let mut headers = HeaderMap::new();
     headers.insert(header::LOCATION, "/ok".parse().expect("a path"));
     let status = StatusCode::from_u16(status).expect("a status");
@@ -343,16 +350,121 @@ async fn a_backend_that_was_started_by_hand_needs_no_wake_if_it_is_the_providers
          [provider.wake]\ntype = \"http\"\nurl = \"{}/wake\"\nmax_wait = \"300ms\"",
         somebody.url, controller.url
     )));
-    owned
-        .until(reveille_domain::provider::StatusName::Hibernating)
-        .await;
+    owned.until(Hibernating).await;
     owned.wake();
     eventually("the recipe", || !controller.wakes().is_empty()).await;
     let failure = owned.failed().await;
-    let expected = format!("not available within 300ms (`max_wait`): {LISTS_OTHER}");
-    assert!(failure.reason.starts_with(&expected), "{}", failure.reason);
+    // More time wouldn't help.
+    assert_eq!(
+        (failure.kind, failure.stage.as_str()),
+        (WakeFailureKind::Recipe, MODELS_STAGE)
+    );
+    assert!(failure.reason.starts_with(LISTS_OTHER), "{}", failure.reason);
+    assert!(!failure.reason.contains("ollama"), "{}", failure.reason);
     somebody.says(OURS);
     owned.wake();
     owned.until(Active).await;
     assert_eq!(controller.wakes().len(), 1, "it was found awake");
+}
+
+/// A provider whose backend lists its models, and which is being woken by a POST that changes nothing there.
+async fn woken_elsewhere(somebody: &Somebody, controller: &Backend) -> Owned {
+    let owned = Owned::start(&checked(&format!(
+        "base_url = \"{}\"\nmodels = [\"m\"]\nprobe = {{ interval = \"1h\" }}\n\
+         [provider.wake]\ntype = \"http\"\nurl = \"{}/wake\"\nmax_wait = \"1h\"",
+        somebody.url, controller.url
+    )));
+    owned.until(Hibernating).await;
+    owned.wake();
+    eventually("the recipe", || !controller.wakes().is_empty()).await;
+    owned
+}
+
+#[tokio::test]
+async fn a_backend_that_goes_on_listing_other_models_fails_its_wake_long_before_max_wait() {
+    let (somebody, controller) = (Somebody::who_says(OTHER).await, Backend::start().await);
+    let owned = woken_elsewhere(&somebody, &controller).await;
+    let clock = StoppedClock::stop();
+    let began = Instant::now();
+    // The server before may still be ending.
+    clock.pass(Duration::from_secs(50)).await;
+    assert_eq!(owned.control.status(), Some(Waking));
+    clock
+        .pass_until("its end", || owned.control.status() == Some(Hibernating))
+        .await;
+    assert!(
+        began.elapsed() < Duration::from_secs(120),
+        "{:?}",
+        began.elapsed()
+    );
+    let failure = owned.failed().await;
+    assert_eq!(failure.stage, MODELS_STAGE);
+    assert!(failure.reason.starts_with(LISTS_OTHER), "{}", failure.reason);
+    assert!(!failure.reason.contains("max_wait"), "{}", failure.reason);
+}
+
+#[tokio::test]
+async fn a_backend_that_comes_up_with_other_models_fails_its_wake_sooner() {
+    let (somebody, controller) = (Somebody::who_says((503, "")).await, Backend::start().await);
+    let owned = woken_elsewhere(&somebody, &controller).await;
+    somebody.asked_again("/v1/models").await;
+    somebody.says(OTHER);
+    let clock = StoppedClock::stop();
+    let began = Instant::now();
+    clock
+        .pass_until("its end", || owned.control.status() == Some(Hibernating))
+        .await;
+    assert!(began.elapsed() < Duration::from_secs(40), "{:?}", began.elapsed());
+    assert_eq!(owned.failed().await.stage, MODELS_STAGE);
+}
+
+#[tokio::test]
+async fn a_server_that_ends_after_its_controller_has_answered_fails_no_wake() {
+    let (somebody, controller) = (Somebody::who_says(OTHER).await, Backend::start().await);
+    let owned = woken_elsewhere(&somebody, &controller).await;
+    let clock = StoppedClock::stop();
+    for says in [OTHER, (503, "")] {
+        somebody.says(says);
+        clock.pass(Duration::from_secs(30)).await;
+        assert_eq!(owned.control.status(), Some(Waking), "{says:?}");
+    }
+    somebody.says(OURS);
+    clock
+        .pass_until("its wake", || owned.control.status() == Some(Active))
+        .await;
+}
+
+#[tokio::test]
+async fn a_backend_that_lists_its_model_late_is_waited_for() {
+    let (somebody, controller) = (Somebody::who_says(NONE).await, Backend::start().await);
+    let owned = woken_elsewhere(&somebody, &controller).await;
+    let clock = StoppedClock::stop();
+    for (says, seconds) in [(NONE, 60), (OTHER, 6), ((503, ""), 6), (OTHER, 6)] {
+        somebody.says(says);
+        clock.pass(Duration::from_secs(seconds)).await;
+        assert_eq!(owned.control.status(), Some(Waking), "{says:?}");
+    }
+    somebody.says(OURS);
+    clock
+        .pass_until("its wake", || owned.control.status() == Some(Active))
+        .await;
+}
+
+#[tokio::test]
+async fn a_model_that_an_ollama_lacks_is_told_with_the_command_that_pulls_it() {
+    let (somebody, controller) = (Somebody::who_says(OLLAMAS).await, Backend::start().await);
+    let owned = Owned::start(&checked(&format!(
+        "base_url = \"{}\"\nmodels = [\"m\"]\nprobe = {{ interval = \"1h\" }}\n\
+         [provider.wake]\ntype = \"http\"\nurl = \"{}/wake\"\nmax_wait = \"300ms\"",
+        somebody.url, controller.url
+    )));
+    owned.until(Hibernating).await;
+    owned.wake();
+    eventually("the recipe", || !controller.wakes().is_empty()).await;
+    let failure = owned.failed().await;
+    assert!(
+        failure.reason.ends_with("; `ollama pull m` gets it"),
+        "{}",
+        failure.reason
+    );
 }

@@ -20,6 +20,8 @@ pub(crate) struct AgentSnapshot {
     pub access: Access,
     /// What ended the last session, if no later one did: after a restore of the journal its process may begin another.
     pub ended_by: Option<AdvanceReason>,
+    /// Whether it was forgotten, and neither invited nor here since: it isn't listed.
+    pub is_forgotten: bool,
     /// The journal sequence of that commit.
     pub sequence: u64,
 }
@@ -78,12 +80,15 @@ impl Agents {
             Sessions::Connected(session) => Some((session.connected_at_ms, session.version.clone())),
         };
         let mut table = self.table.write();
-        let ended_before = table.agents.get(name).and_then(|before| before.ended_by);
+        let before = table.agents.get(name);
+        let (ended_before, forgotten_before) =
+            before.map_or((None, false), |before| (before.ended_by, before.is_forgotten));
         let known = AgentSnapshot {
             epoch: agent.epoch(),
             session,
             access: agent.access.clone(),
             ended_by: ended_by(events, ended_before),
+            is_forgotten: is_forgotten(events, forgotten_before),
             sequence,
         };
         let former = known.access.former_keys().iter().cloned();
@@ -117,5 +122,16 @@ fn ended_by(events: &[AgentEvent], before: Option<AdvanceReason>) -> Option<Adva
         AgentEvent::AgentRevoked { .. } => Some(AdvanceReason::Revoked),
         AgentEvent::AgentEpochAdvanced { reason, .. } => Some(*reason),
         AgentEvent::AgentTokenIssued { .. } | AgentEvent::AgentEnrolled { .. } => before,
+    })
+}
+
+/// Whether the agent is forgotten after these events.
+fn is_forgotten(events: &[AgentEvent], before: bool) -> bool {
+    events.iter().fold(before, |before, event| match event {
+        AgentEvent::AgentEpochAdvanced { reason, .. } => before || *reason == AdvanceReason::Forgotten,
+        AgentEvent::AgentRevoked { .. } => before,
+        AgentEvent::AgentConnected { .. }
+        | AgentEvent::AgentTokenIssued { .. }
+        | AgentEvent::AgentEnrolled { .. } => false,
     })
 }

@@ -24,6 +24,9 @@ pub struct AgentAuth {
     pub system: Option<NatsAccess>,
     /// Agents of this machine, which need no token.
     pub trusted: Vec<(AgentName, AgentKey)>,
+    /// Agents of this machine that ran before and don't run now: what they published is inactive from the start, unless another
+    /// machine has taken the name with a key of its own.
+    pub ended: Vec<(AgentName, AgentKey)>,
 }
 
 /// Where agents find the hub's NATS servers when they enroll.

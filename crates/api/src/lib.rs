@@ -23,6 +23,7 @@ mod owner_refusals;
 mod registry;
 pub mod server;
 mod service;
+mod staying_awake;
 pub mod wakes;
 
 pub use config::{AgentAuth, AgentHub, Config, DEFAULT_BODY_BYTES, JoinAddresses};

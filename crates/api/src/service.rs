@@ -334,6 +334,7 @@ impl Service {
             issuer,
             system,
             trusted,
+            ended,
         }) = config
         else {
             return answering;
@@ -349,6 +350,7 @@ impl Service {
             let opened = async {
                 registry.ready().await;
                 admission::trust(&commands, trusted).await;
+                admission::end(&commands, &registry, ended).await;
                 AuthRequests::subscribe(bus.client(), issuer, refusals).await
             };
             let opened = async {

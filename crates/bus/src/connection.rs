@@ -47,6 +47,8 @@ const JETSTREAM_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long a cluster may be without a server that has JetStream, as while its servers start, and how often it is asked.
 const JETSTREAM_STARTS_WITHIN: Duration = Duration::from_secs(30);
 const JETSTREAM_POLL: Duration = Duration::from_secs(1);
+/// What the client says of a server that refuses the connection's key, or has nobody to ask about it.
+const NOT_ADMITTED: &str = "authorization violation";
 /// How long the hub may take to tell a connection that its key was revoked: it does within two seconds.
 const DISMISSED_WITHIN: Duration = Duration::from_secs(5);
 /// The error with which a server ends such a connection; no other connection of an agent ends with it.
@@ -491,6 +493,12 @@ fn observe(event: &Event, generation: &watch::Sender<u64>, name: &str) {
         }
         Event::LameDuckMode | Event::Draining | Event::Closed => {
             info!(nats.connection = name, "NATS connection: {event}");
+        }
+        Event::ClientError(error) if error.to_string().contains(NOT_ADMITTED) => {
+            info!(
+                nats.connection = name,
+                "NATS doesn't admit this connection now, as right after the start of a hub; trying again"
+            );
         }
         Event::ServerError(_) | Event::ClientError(_) => {
             warn!(nats.connection = name, "NATS connection: {event}");

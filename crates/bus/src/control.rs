@@ -169,7 +169,8 @@ pub enum ControlError {
     Superseded {
         /// The current epoch.
         current: Epoch,
-        /// Whether no later session took the name: the journal was restored, and this process may begin a new session.
+        /// Whether no later session took the name: the journal was restored or the agent forgotten, and this process may begin a new
+        /// session.
         #[serde(default, skip_serializing_if = "std::ops::Not::not")]
         restored: bool,
         /// Whether no later session took the name: the agent was revoked.

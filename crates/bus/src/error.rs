@@ -25,7 +25,9 @@ pub enum BusError {
     #[error("the outcome of an append is unknown: {0}")]
     Unknown(String),
     /// The hub says that this agent's key was revoked or replaced.
-    #[error("this agent was revoked: its key no longer works")]
+    #[error(
+        "this agent's key no longer works: it was revoked, or a machine that joined under the same name has replaced it"
+    )]
     Revoked,
     /// The journal is lost, or takes no commits. After the latter, the commit may yet be stored.
     #[error(transparent)]

@@ -160,6 +160,9 @@ impl Follower {
                 match self.upcaster.upcast(&reading.stream, entry).await {
                     Ok(()) => {
                         self.seen = Some(entry.checkpoint());
+                        if self.guard.is_some() {
+                            self.connection.health().read();
+                        }
                         if let Some(entry) = self.arrived.take() {
                             return Ok(Followed::Commit(entry));
                         }

@@ -72,6 +72,8 @@ struct State {
     /// The hub that the journal found last belongs to.
     hub: Option<HubId>,
     lost: Option<String>,
+    /// Whether this process has ever read a commit.
+    has_read: bool,
     /// Why it can't be read, since the last attempt.
     unread: Option<String>,
     /// Why the last commit was not stored.
@@ -136,6 +138,21 @@ impl JournalHealth {
     #[must_use]
     pub fn is_lost(&self) -> bool {
         self.state.borrow().lost.is_some()
+    }
+
+    /// Whether this process has ever read a commit.
+    pub(crate) fn has_read(&self) -> bool {
+        self.state.borrow().has_read
+    }
+
+    /// This process has read a commit.
+    pub(crate) fn read(&self) {
+        if !self.has_read() {
+            self.state.send_if_modified(|state| {
+                state.has_read = true;
+                false
+            });
+        }
     }
 
     /// The id of this process's hub; `None` until the journal was found. It stays while the journal is lost.

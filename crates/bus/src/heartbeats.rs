@@ -63,6 +63,33 @@ pub struct ProviderPulse {
     pub availability: Option<Availability>,
     /// How many requests its backend is working on.
     pub in_flight: u32,
+    /// Why its backend stays awake although it was to sleep.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stays_awake: Option<StaysAwake>,
+}
+
+/// The longest reason that is kept, in characters.
+const MAX_REASON_CHARS: usize = 400;
+
+/// A backend that was to sleep and stays awake.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StaysAwake {
+    /// Which of the attempts of its agent's run this was.
+    pub attempt: u64,
+    /// Why, in one sentence for people.
+    pub reason: String,
+}
+
+impl StaysAwake {
+    /// The same with its text cut and stripped of control characters: one from the wire may contain anything.
+    #[must_use]
+    pub fn bounded(&self) -> Self {
+        let chars = self.reason.chars().filter(|c| !c.is_control());
+        Self {
+            attempt: self.attempt,
+            reason: chars.take(MAX_REASON_CHARS).collect(),
+        }
+    }
 }
 
 /// Sends a heartbeat. The server stores it without an acknowledgement.
@@ -193,6 +220,7 @@ impl HeartbeatWatch {
         let canary = Canary {
             nonce,
             without_journal: self.connection.health().is_lost(),
+            has_read: Some(self.connection.health().has_read()),
         };
         if let Err(error) =
             messages::publish(self.connection.client(), subjects::canary(replica), &canary).await

@@ -127,6 +127,7 @@ impl HubNats {
             issuer,
             system,
             trusted: vec![],
+            ended: vec![],
         }))
     }
 }

@@ -20,8 +20,9 @@ use tracing_subscriber::{
 const FILTER: &str = "REVEILLE_LOG";
 /// The variable that selects their format.
 const FORMAT: &str = "REVEILLE_LOG_FORMAT";
-/// Our own crates at `info`, libraries only when something is wrong.
-const DEFAULT_FILTER: &str = "warn,reveille=info";
+/// Our own crates at `info`, libraries only when something is wrong. The client of NATS calls it an error that a server isn't ready to
+/// admit a connection, which happens after each restart of a hub, and the connection's own line says so.
+const DEFAULT_FILTER: &str = "warn,reveille=info,async_nats::connector=off";
 
 /// Logs whole messages, and passwords in addresses, at the finer levels.
 const INDISCREET: &str = "async_nats";

@@ -5,6 +5,7 @@ use crate::{
     args::{DataDirArg, Format, OutputArg},
     client::{Row, line, print},
     config,
+    config_file::default_file,
     data_dir::AGENT_STATE,
     failure::Failure,
     logging::notice,
@@ -53,7 +54,8 @@ pub struct Logs {
     /// How many of the last lines to print first.
     #[arg(short = 'n', long, value_name = "LINES", default_value = DEFAULT_LINES)]
     pub lines: usize,
-    /// The config file whose providers there are [default: those that have printed something].
+    /// The config file whose providers there are [default: those that have printed something; for PROVIDER also reveille.toml here or in
+    /// the data directory].
     #[arg(long, env = "REVEILLE_CONFIG", value_name = "FILE")]
     pub config: Option<PathBuf>,
     #[command(flatten)]
@@ -124,8 +126,15 @@ impl Sources {
                 data_dir.display()
             )));
         }
-        if let Some(file) = &args.config {
-            let config = config::load(file)?;
+        let config = match &args.config {
+            Some(file) => Some(config::load(file)?),
+            // It only tells which names are right, so it may be missing or wrong.
+            None if args.provider.is_some() => {
+                default_file(Some(data_dir)).and_then(|file| config::load(&file).ok())
+            }
+            None => None,
+        };
+        if let Some(config) = config {
             let providers = config.providers.into_iter();
             known.extend(providers.map(|provider| ProviderId::new(config.agent.name.clone(), provider.name)));
             known.sort();

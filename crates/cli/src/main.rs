@@ -12,6 +12,7 @@ mod cli;
 mod client;
 mod command_line_files;
 mod config;
+mod config_file;
 mod data_dir;
 mod doctor;
 mod down;

@@ -4,7 +4,8 @@
 use crate::{
     args::{DataDirArg, Format, OutputArg},
     client::{line, print_one},
-    config::{self, CONFIG_FILE},
+    config,
+    config_file::{CONFIG_FILE, default_file},
     failure::Failure,
     signals::Signals,
     trial::{self, Before, Manner, Said, Tried, seconds},
@@ -49,7 +50,7 @@ pub struct RecipeTest {
 /// Puts the backend to sleep if it can, wakes it, and prints the time of each step.
 pub async fn run(args: RecipeTest) -> Result<(), Failure> {
     let data_dir = args.data_dir.path()?;
-    let file = args.config.or_else(|| config::default_file(Some(&data_dir)));
+    let file = args.config.or_else(|| default_file(Some(&data_dir)));
     let file = file.ok_or_else(|| {
         Failure::Config(format!(
             "there is no {CONFIG_FILE} here or in {}: use --config FILE, or make one with `reveille init`",
@@ -87,7 +88,7 @@ pub async fn run(args: RecipeTest) -> Result<(), Failure> {
         say: &say,
     };
     let signals = Signals::listen()?;
-    let result = trial::run(&config, provider, &data_dir, manner, signals.stop).await;
+    let result = trial::run(&config, provider, &data_dir, manner, &signals).await;
     if format == Format::Table {
         return line(&ended(provider, &result?));
     }

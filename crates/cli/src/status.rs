@@ -159,6 +159,9 @@ impl Screen {
             .filter(|path| data_dir::is_locked(path));
         let remedy = match running {
             _ if remedy != NOT_RUNNING => remedy,
+            Some(_) if address.api.is_some() => {
+                "a `reveille up` is running on this machine: leave out --api and REVEILLE_API_URL to reach that one"
+            }
             Some(_) => {
                 "a `reveille up` is running, so wait until it listens, or name its address with --api URL"
             }
@@ -264,8 +267,6 @@ fn agent_state(row: &Row, now: Timestamp) -> String {
             };
             since("connected", "connected_at_ms") + &rule
         }
-        "new" if row["key"].is_null() => "invited".to_owned(),
-        "new" => "never connected".to_owned(),
         "away" => since("away", "status_since_ms"),
         other => printable(other),
     }
@@ -401,14 +402,13 @@ mod tests {
     fn an_agent_that_never_connected_is_not_called_connected() {
         let mut screen = ready();
         screen.agents = vec![
-            json!({"agent": "invited", "status": "new", "key": null, "connected_at_ms": null}),
-            json!({"agent": "joined", "status": "new", "key": "U7", "connected_at_ms": null}),
+            json!({"agent": "nas", "status": "invited", "key": null, "connected_at_ms": null}),
             json!({"agent": "lost", "status": "revoked", "connected_at_ms": null, "status_since_ms": 7}),
             json!({"agent": "idle", "status": "away", "connected_at_ms": null, "status_since_ms": null}),
         ];
         assert_eq!(
             screen.agents(Timestamp::from_millisecond(NOW_MS).unwrap()),
-            "invited (invited), joined (never connected), lost (revoked), idle (away)"
+            "nas (invited), lost (revoked), idle (away)"
         );
     }
 

@@ -1,10 +1,10 @@
 //! Tries a provider's recipes without a hub: puts the backend to sleep if it can, wakes it, and tells the time of each step.
 
-use crate::{data_dir::AGENT_STATE, failure::Failure};
+use crate::{data_dir::AGENT_STATE, failure::Failure, signals::Signals};
 use anyhow::{Context, anyhow};
 use reveille_agent::{
     BackendClient,
-    child::{Orphans, Shims},
+    child::{Orphans, SHIM, Shims},
     config::{Config, ProviderConfig, WakeConfig},
     fetch,
     models::discover,
@@ -22,7 +22,6 @@ use std::{
     sync::Arc,
     time::{Duration, Instant},
 };
-use tokio_util::sync::CancellationToken;
 
 /// Without a hub nothing shows which one this agent will belong to.
 const A_HUB_ANSWERS: &str = "a Reveille hub answers: if it is this agent's own hub, the agent will refuse it, so set \
@@ -101,13 +100,14 @@ pub enum Before {
     Available,
 }
 
-/// Tries the recipes of one provider. What it starts ends with it, and at `stop`.
+/// Tries the recipes of one provider. What it starts ends with it, and at a signal. A second one ends the wait for that: the shims
+/// see to it by themselves.
 pub async fn run(
     config: &Config,
     provider: &ProviderConfig,
     data_dir: &Path,
     manner: Manner<'_>,
-    stop: CancellationToken,
+    signals: &Signals,
 ) -> Result<Tried, Failure> {
     let Some(wake) = provider.wake.clone() else {
         return Err(Failure::Config(format!(
@@ -138,7 +138,7 @@ pub async fn run(
             orphans: Orphans::none(),
         }),
         manner,
-        stop,
+        signals: signals.clone(),
     };
     let before = test.prepare(provider).await?;
     test.wake(wake, provider, before).await
@@ -153,7 +153,7 @@ struct Test<'a> {
     agent_runs: Option<ProviderId>,
     /// Whether its owner lets it wake backends now.
     may_wake: bool,
-    stop: CancellationToken,
+    signals: Signals,
 }
 
 impl Test<'_> {
@@ -190,11 +190,22 @@ impl Test<'_> {
                 return Ok(Before::Available);
             }
             let taken = self.taken().await;
+            let serves = provider.wake.as_ref().is_some_and(WakeConfig::serves);
+            let is_ours = match self.probe.port() {
+                Some(port) => port.is_below(SHIM).await,
+                None => None,
+            };
             let first = match &self.agent_runs {
+                // Neither the agent nor a second server beside it can do anything about that one.
+                _ if serves && is_ours == Some(false) => {
+                    "Stop that program first (a service with `systemctl stop`): Reveille ends only what it has started itself"
+                        .to_owned()
+                }
                 Some(id) => format!(
                     "Put it to sleep first with `reveille sleep {id} --wait`, or with `reveille agent pause --sleep` if requests \
                      would wake it again (`reveille agent resume` ends that)"
                 ),
+                None if serves => "Stop it first".to_owned(),
                 None => "Stop it first, or use `recipe test --yes` to run the wake anyway".to_owned(),
             };
             return Err(anyhow!(
@@ -207,7 +218,7 @@ impl Test<'_> {
                 } else {
                     " and has no sleep recipe"
                 },
-                if provider.wake.as_ref().is_some_and(WakeConfig::serves) {
+                if serves {
                     " and might start a second server beside it"
                 } else {
                     ""
@@ -260,7 +271,7 @@ impl Test<'_> {
         let ended = child.is_some();
         if let Some(child) = child {
             let began = Instant::now();
-            child.stop().await;
+            self.ended(child.stop()).await?;
             self.row("after", "stop", began.elapsed(), "the backend was stopped")?;
         }
         reported?;
@@ -278,8 +289,8 @@ impl Test<'_> {
         loop {
             let progress = tokio::select! {
                 progress = run.next() => progress,
-                () = self.stop.cancelled() => {
-                    run.stop().await;
+                () = self.signals.stop.cancelled() => {
+                    self.ended(run.stop()).await?;
                     return Err(anyhow!("stopped, and ended what the recipe had started").into());
                 }
             };
@@ -288,6 +299,17 @@ impl Test<'_> {
                 (Progress::Ended(ended), Some(outcome)) => return Ok((outcome, ended)),
                 (Progress::Ended(_), None) => return Err(anyhow!("the recipe was interrupted").into()),
             }
+        }
+    }
+
+    /// Waits for the end of what a recipe has started, unless a second signal ends that.
+    async fn ended<T>(&self, end: impl Future<Output = T>) -> Result<T, Failure> {
+        tokio::select! {
+            ended = end => Ok(ended),
+            () = self.signals.hurry.cancelled() => Err(anyhow!(
+                "stopped before what the recipe had started has ended; it is still ending, and is killed after its grace (`stop_grace`)"
+            )
+            .into()),
         }
     }
 
@@ -314,7 +336,7 @@ impl Test<'_> {
             }
         }
         if let Some(hint) = &ended.hint {
-            self.print(phase, "hint", None, &hint.to_string())?;
+            self.print(phase, hint.label(), None, &hint.to_string())?;
         }
         match failure.take() {
             None => Ok(()),

@@ -2,7 +2,7 @@
 
 use std::{
     fs::{File, Permissions},
-    io::{self, Write},
+    io::{self, ErrorKind, Write},
     os::unix::fs::PermissionsExt,
     path::Path,
 };
@@ -18,7 +18,21 @@ pub fn folder_of(path: &Path) -> &Path {
 pub fn begin(path: &Path, mode: u32) -> io::Result<NamedTempFile> {
     let mut file = tempfile::Builder::new();
     file.suffix(".partial").permissions(Permissions::from_mode(mode));
+    // The system's words would name the temporary file.
+    folder_exists(path)?;
     file.tempfile_in(folder_of(path))
+}
+
+/// Fails unless there is a folder for the file.
+pub fn folder_exists(path: &Path) -> io::Result<()> {
+    let folder = folder_of(path);
+    match folder.metadata() {
+        Err(error) if error.kind() == ErrorKind::NotFound => {
+            let why = format!("the folder {} doesn't exist: create it first", folder.display());
+            Err(io::Error::new(ErrorKind::NotFound, why))
+        }
+        found => found.map(drop),
+    }
 }
 
 /// Gives a complete file its name. An existing file is an error unless `replace` is set.
@@ -37,4 +51,21 @@ pub fn write(path: &Path, text: &str, mode: u32, replace: bool) -> io::Result<()
     let mut file = begin(path, mode)?;
     file.write_all(text.as_bytes())?;
     place(file, path, replace)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_missing_folder_is_named_instead_of_a_temporary_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let missing = folder.path().join("nope");
+        let said = write(&missing.join("x.toml"), "", 0o600, true)
+            .unwrap_err()
+            .to_string();
+        let expected = format!("the folder {} doesn't exist: create it first", missing.display());
+        assert_eq!(said, expected);
+        write(&folder.path().join("x.toml"), "", 0o600, true).unwrap();
+    }
 }

@@ -73,6 +73,10 @@ macro_rules! served {
 const MISTAKES: &[Mistake] = &[
     Mistake { number: "1", what: "a duration without quotes",
         comes: Ends("[agent]\nheartbeat = 15m\n", CHECK, 2, &["reveille.toml:2: string values must be quoted"]) },
+    Mistake { number: "1b", what: "mistakes of three kinds, all told at once",
+        comes: Ends("[agent]\nheartbeat = 15m\nnats = 7\n[[provider]]\nname = \"p\"\nbase_url = \"http://127.0.0.1:{free}\"\n\
+                [provider.wake]\ntype = \"command\"\nrun = \"serve\"\ncommand = \"no-such-server\"\n", CHECK, 2,
+            &["reveille.toml:2: string values must be quoted", "reveille.toml:3: agent.nats", "warning: p: ", "no-such-server"]) },
     Mistake { number: "2", what: "a mistyped key",
         comes: Ends(provider!("[provider.sleep]\nidle_afer = \"15m\"\n"), CHECK, 2, &[":6: provider[0].sleep.idle_afer", "did you mean `idle_after`?"]) },
     Mistake { number: "3", what: "a key without its underscore",
@@ -169,7 +173,7 @@ const MISTAKES: &[Mistake] = &[
     Mistake { number: "own", what: "a key in the table above its own",
         comes: Ends(provider!("idle_after = \"15m\"\n"), CHECK, 2, &[":5: provider[0].idle_after", "did you mean it in `[provider.sleep]`?"]) },
     Mistake { number: "own", what: "a table without its parent",
-        comes: Ends(provider!("[wake]\ntype = \"http\"\n"), CHECK, 2, &[":5: wake: ", "did you mean it in `[provider.wake]`?"]) },
+        comes: Ends(provider!("[wake]\ntype = \"http\"\n"), CHECK, 2, &[":5: wake: ", "did you mean `[provider.wake]`?"]) },
     Mistake { number: "own", what: "a mistyped word",
         comes: Ends(provider!("[provider.wake]\ntype = \"comand\"\ncommand = \"sh\"\n"), CHECK, 2, &["did you mean \"command\"?"]) },
     Mistake { number: "own", what: "a mistyped provider",
@@ -419,4 +423,35 @@ fn each_mistake_is_told_with_its_remedy_and_leaves_nothing() {
         });
     }
     assert!(failures.is_empty(), "{}", failures.join("\n\n"));
+}
+
+/// A backend that ignores TERM and has an hour until KILL.
+const STUBBORN: &str = provider!(
+    "[provider.wake]\ntype = \"command\"\nrun = \"serve\"\nstop_grace = \"1h\"\nmax_wait = \"1h\"\ncommand = \"sh\"\n",
+    "args = [\"-c\", \"trap '' TERM; echo $$ > {folder}/new; mv {folder}/new {folder}/pid; while :; do sleep 1; done\"]\n"
+);
+
+#[test]
+fn a_second_ctrl_c_ends_a_trial_at_once_whatever_its_backend_does() {
+    let place = Place::new();
+    let mut running = place.start(STUBBORN, RECIPE);
+    let interrupt = i32::try_from(running.process.id()).expect("a process id");
+    let interrupt = || kill_process(Pid::from_raw(interrupt).expect("a process id"), Signal::INT);
+    let pid = place.folder.path().join("pid");
+    assert!(until(|| pid.exists()), "{}", running.printed());
+    interrupt().expect("it runs");
+    let asked = until(|| running.printed().contains("Press Ctrl-C again to stop now."));
+    assert!(asked, "{}", running.printed());
+    interrupt().expect("it waits for its backend");
+    let exit = running.ended().and_then(|exit| exit.code());
+    let backend = fs::read_to_string(&pid).expect("written");
+    let backend = Pid::from_raw(backend.trim().parse().expect("a number"));
+    kill_process(backend.expect("a process id"), Signal::KILL).expect("it is still ending");
+    assert_eq!(exit, Some(1), "{}", running.printed());
+    assert!(
+        running.printed().contains("it is still ending"),
+        "{}",
+        running.printed()
+    );
+    assert!(until(|| place.left().is_empty()), "{:?}", place.left());
 }

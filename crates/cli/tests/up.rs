@@ -84,10 +84,15 @@ impl Up {
         ask().is_ok_and(|answer| answer.starts_with("HTTP/1.0 200"))
     }
 
-    fn events(&self) -> String {
+    /// What a command about its API does.
+    fn ask(&self, args: &[&str]) -> Output {
         let api = format!("http://127.0.0.1:{}", self.port);
-        let listed = reveille(&["events", "-o", "jsonl", "--api", &api]).output();
-        let listed = listed.expect("the program can be run");
+        let done = reveille(args).args(["--api", &api]).output();
+        done.expect("the program can be run")
+    }
+
+    fn events(&self) -> String {
+        let listed = self.ask(&["events", "-o", "jsonl"]);
         assert!(
             listed.status.success(),
             "{}",
@@ -294,6 +299,83 @@ fn killed_by_minus_nine_it_leaves_no_process_and_the_next_run_goes_on() {
         "the next run started beside what the first one left"
     );
     assert!(again.events().starts_with(&before), "the journal is another one");
+}
+
+#[test]
+fn what_a_killed_run_has_published_is_inactive_in_one_without_its_config() {
+    let first = Up::start(tempfile::tempdir().expect("a folder"));
+    let status = |up: &Up| {
+        let listed = up.ask(&["providers", "-o", "jsonl"]);
+        let text = String::from_utf8_lossy(&listed.stdout).into_owned();
+        ["down", "inactive"]
+            .into_iter()
+            .find(|status| text.contains(&format!("\"status\":\"{status}\"")))
+    };
+    assert_eq!(status(&first), Some("down"));
+    let (exit, folder) = first.end(Signal::KILL);
+    assert_eq!(exit, None);
+    // Its agent has another name, and nothing to publish.
+    let again = Up::start_with("[agent]\nname = \"other\"\n", folder);
+    assert_eq!(status(&again), Some("inactive"), "{}", again.log());
+    assert!(
+        again.log().contains("other, whose config has no providers"),
+        "{}",
+        again.log()
+    );
+    let (exit, folder) = again.end(Signal::TERM);
+    assert_eq!(exit, Some(0));
+    let back = Up::start(folder);
+    assert_eq!(status(&back), Some("down"), "{}", back.log());
+}
+
+#[test]
+fn a_token_that_leads_no_other_machine_here_is_not_made_and_this_run_joins_nobody() {
+    let up = Up::start(tempfile::tempdir().expect("a folder"));
+    let data_dir = up.folder.path().join("data");
+    let run = |args: &[&str]| {
+        let mut command = reveille(args);
+        let done = command
+            .arg("--data-dir")
+            .arg(&data_dir)
+            .stdin(Stdio::null())
+            .output();
+        let done = done.expect("the program can be run");
+        let said = String::from_utf8_lossy(&done.stderr).into_owned();
+        (
+            done.status.code(),
+            String::from_utf8_lossy(&done.stdout).into_owned(),
+            said,
+        )
+    };
+    let (code, made, said) = run(&["agent", "token", "nas"]);
+    assert_eq!((code, made.as_str()), (Some(1), ""), "{said}");
+    assert!(said.contains("start it with `reveille up --agents`"), "{said}");
+    let (_, agents, _) = run(&["agent", "list"]);
+    assert!(!agents.contains("nas"), "it was invited all the same: {agents}");
+
+    let url = format!("http://127.0.0.1:{}", up.port);
+    let (code, made, said) = run(&["agent", "token", "nas", "--hub", &url, "-o", "json"]);
+    assert_eq!(code, Some(0), "{said}");
+    let made: serde_json::Value = serde_json::from_str(&made).expect("JSON");
+    let token = made["token"].as_str().expect("a token");
+    let (code, _, said) = run(&["join", token, "--ports", "1", "--no-start"]);
+    assert_eq!(code, Some(2), "{said}");
+    assert!(
+        said.contains("a `reveille up` runs here with the data directory"),
+        "{said}"
+    );
+    assert!(!data_dir.join("reveille.toml").exists() && !data_dir.join("nas.nk").exists());
+
+    for list in ["llms", "providers", "wakes", "events"] {
+        let (code, listed, said) = run(&[list, "--agent", "boxx"]);
+        assert_eq!((code, listed.as_str()), (Some(1), ""), "{list}: {said}");
+        assert!(
+            said.contains("no agent is called `boxx`, did you mean box?"),
+            "{list}: {said}"
+        );
+        let (code, _, said) = run(&[list, "--agent", "box"]);
+        assert_eq!(code, Some(0), "{list}: {said}");
+    }
 }
 
 #[test]

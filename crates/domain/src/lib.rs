@@ -41,6 +41,6 @@ pub use spec::{
 };
 pub use time::Timestamp;
 pub use wake::{
-    Failures, GROUP_STAGE, PAUSED_STAGE, SleepReason, Stage, Wake, WakeCause, WakeFailure, WakeFailureKind,
-    WakeOutcome, WakeRecord,
+    Failures, GROUP_STAGE, MODELS_STAGE, PAUSED_STAGE, QUIET_HOURS_STAGE, SleepReason, Stage, Wake,
+    WakeCause, WakeFailure, WakeFailureKind, WakeOutcome, WakeRecord,
 };

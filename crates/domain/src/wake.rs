@@ -16,7 +16,7 @@ pub(crate) const MAX_STAGES: usize = 64;
 /// The longest backoff after failed wakes.
 const MAX_BACKOFF: Duration = Duration::from_secs(60);
 /// The backoff after a wake that the machine's owner did not allow. It bounds what many callers write to the journal, and is
-/// short because owners change their minds.
+/// short because owners change their minds. Once the agent says that they have, it is over.
 const NOT_ALLOWED_BACKOFF: Duration = Duration::from_secs(5);
 
 /// A wake in flight.
@@ -136,6 +136,13 @@ impl WakeFailure {
         }
     }
 
+    /// Whether a pause or quiet hours of the agent have refused it, which hold for all its providers.
+    #[must_use]
+    pub fn is_by_whole_agent(&self) -> bool {
+        self.kind == WakeFailureKind::NotAllowed
+            && matches!(self.stage.as_str(), PAUSED_STAGE | QUIET_HOURS_STAGE)
+    }
+
     /// The failure as [`Self::new`] makes it: one from the wire may contain anything.
     pub(crate) fn bounded(&self) -> Self {
         Self::new(self.kind, &self.stage, &self.reason)
@@ -155,8 +162,12 @@ pub struct Stage {
 
 /// The stage of a wake that a pause of its agent refuses.
 pub const PAUSED_STAGE: &str = "paused";
+/// The stage of a wake that its agent's quiet hours refuse.
+pub const QUIET_HOURS_STAGE: &str = "quiet_hours";
 /// The stage in which a wake waits until its groups have room, as agents report it.
 pub const GROUP_STAGE: &str = "group";
+/// The stage of a wake whose backend came up, but lists none of the provider's models.
+pub const MODELS_STAGE: &str = "models";
 /// The only stage of a wake whose backend was found awake before its agent had reported how a recipe went.
 const FOUND_AWAKE_STAGE: &str = "found awake";
 
@@ -309,6 +320,15 @@ impl Failures {
             | WakeFailureKind::AgentStopped
             | WakeFailureKind::Withdrawn => self.clone(),
         }
+    }
+
+    /// Whether the last failure was a pause or quiet hours of the agent, and its owner lets it wake backends again by `allowed_at`.
+    /// Other refusals concern one provider, and the agent's word says nothing about them.
+    #[must_use]
+    pub(crate) fn is_allowed_again(&self, allowed_at: Option<Timestamp>) -> bool {
+        let by_whole_agent = self.last.as_ref().is_some_and(WakeFailure::is_by_whole_agent);
+        let refused_at = self.held_until_ms.map(|until| until.minus(NOT_ALLOWED_BACKOFF));
+        by_whole_agent && refused_at < allowed_at
     }
 
     /// The backoff that remains at `at`, if any. One longer than `MAX_BACKOFF` dates from before the clock was set back, and

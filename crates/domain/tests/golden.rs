@@ -434,6 +434,13 @@ fn agent_events_and_states_are_written_and_read_as_ever() {
         at_ms: at(70),
     };
     golden("agent_epoch_advanced", &advanced);
+    let forgotten = AgentEvent::AgentEpochAdvanced {
+        name: AgentName::parse("gpu-box").expect("legal"),
+        epoch: Epoch(4),
+        reason: AdvanceReason::Forgotten,
+        at_ms: at(75),
+    };
+    golden("agent_forgotten", &forgotten);
     golden(
         "agent_state_fenced",
         &Agent::default().evolve(&first).evolve(&second).evolve(&advanced),

@@ -225,7 +225,20 @@ async fn a_second_process_of_the_same_name_supersedes_the_first_which_exits_with
     let config = agent(&backend);
     let first = world.agent(&config);
     api.wait_for_status(LLM, "active", SOON).await;
-    let second = world.agent(&config);
+    // Beside it, in the same data directory, it is a mistake.
+    let beside = world.agent(&config);
+    let exit = beside.wait_for_exit(SOON).await;
+    assert_eq!(exit, Exit::Code(1), "{}", beside.log());
+    let said = "is running on this machine already (process ";
+    assert!(beside.log().contains(said), "{}", beside.log());
+    assert!(first.is_running(), "{}", first.log());
+
+    let elsewhere = world.folder().join("elsewhere");
+    let file = world.folder().join("second.toml");
+    std::fs::write(&file, config.to_toml()).expect("written");
+    let second = world.reveille("agent").args(["--nats", &world.nats_url()]);
+    let second = second.arg("--config").arg(file).arg("--data-dir").arg(elsewhere);
+    let second = second.start();
     let exit = first.wait_for_exit(SOON).await;
     assert_eq!(exit, Exit::Code(SUPERSEDED), "{}", first.log());
     assert!(second.is_running());

@@ -81,12 +81,11 @@ async fn three_nats_servers_form_a_cluster_that_replicates() {
         context.create_stream(config()).await.ok()
     })
     .await;
-    context
-        .publish("R3", "hello".into())
-        .await
-        .unwrap()
-        .await
-        .unwrap();
+    // The server in between may not know yet who has the stream.
+    wait_until("a message was stored", SOON, async || {
+        context.publish("R3", "hello".into()).await.ok()?.await.ok()
+    })
+    .await;
 }
 
 #[tokio::test]

@@ -150,14 +150,14 @@ async fn a_token_that_lets_nobody_in_is_told_why_and_what_to_do() {
     let at = |address: String| changed(&good, |token| token["nats"] = json!([address]));
     let [closed, also_closed] = [Port::claim(), Port::claim()].map(|port| port.address().to_string());
     let unreachable = changed(&good, |token| token["nats"] = json!([closed, also_closed]));
-    let new_token = "on the hub: `reveille agent-token create";
+    let new_token = "on the hub: `reveille agent token";
     let firewall = "no firewall blocks the port";
     for (name, token, code, says) in [
         (
             "used",
             used.clone(),
             1,
-            &["was used already, by another machine", new_token][..],
+            &["was used already, and each works once", new_token][..],
         ),
         ("expired", late, 1, &["the token has expired", new_token]),
         (
@@ -212,7 +212,7 @@ async fn a_token_that_lets_nobody_in_is_told_why_and_what_to_do() {
         .await;
     assert_eq!(misnamed.exit(), Some(Exit::Code(2)), "{}", misnamed.log());
     assert!(
-        misnamed.log().contains("agent-token create third-box"),
+        misnamed.log().contains("agent token third-box"),
         "{}",
         misnamed.log()
     );

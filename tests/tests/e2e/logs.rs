@@ -255,4 +255,16 @@ async fn logs_say_so_when_there_is_nothing_and_which_provider_was_meant() {
         assert_eq!(exit, Exit::Code(code), "{args:?}: {said}");
         assert!(said.contains(expected), "{args:?}: {said}");
     }
+
+    // The agent's config in its usual place tells the names too.
+    fs::copy(&file, data.join("reveille.toml")).expect("copied");
+    let (exit, said) = run(&world, &data, "logs", &["ollama"]).await;
+    assert_eq!(exit, Exit::Code(0), "{said}");
+    assert!(
+        said.contains("nothing was printed by the commands of ollama yet"),
+        "{said}"
+    );
+    fs::write(data.join("reveille.toml"), "[agent").expect("written");
+    let (exit, said) = run(&world, &data, "logs", &["vllm"]).await;
+    assert_eq!(exit, Exit::Code(0), "{said}");
 }

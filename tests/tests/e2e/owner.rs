@@ -162,12 +162,10 @@ async fn the_owner_of_a_machine_pauses_and_resumes_its_agent_by_the_documented_c
     let said = told(&scene.world, resume);
     assert_eq!(said, "resumed: backends are woken again\n");
     scene.lists_rule(Value::Null).await;
-    // For a moment after a refusal nobody is asked.
-    let answered = wait_until("a request wakes it", SOON, async || {
-        let answer = scene.chat().await;
-        (answer.status == 200).then_some(answer)
-    });
-    assert!(answered.await.said().starts_with("token-0"));
+    // The agent has said so, which ends the moment in which nobody is asked after a refusal.
+    let answered = scene.chat().await;
+    assert_eq!(answered.status, 200, "{}", answered.text());
+    assert!(answered.said().starts_with("token-0"));
     assert_eq!(scene.backend.log().wake_ups(), 1);
 
     let said = told(&scene.world, pause);
@@ -183,6 +181,13 @@ async fn the_owner_of_a_machine_pauses_and_resumes_its_agent_by_the_documented_c
     scene.is("hibernating").await;
     declined(&scene.chat().await, &["until `reveille agent resume`"]);
     assert_eq!(scene.backend.log().wake_ups(), 1);
+    // Another pause is told without asking the agent again.
+    told(&scene.world, with_sleep);
+    let declined_now = wait_until("the reason of the other pause", SOON, async || {
+        let answer = scene.chat().await;
+        answer.text().contains("this agent until 20").then_some(answer)
+    });
+    declined(&declined_now.await, &["`reveille agent resume` on the machine"]);
     assert_eq!(scene.not_allowed().await, ["paused", "paused"]);
 }
 

@@ -167,7 +167,8 @@ async fn a_server_without_jetstream_ends_a_hub_at_once_with_what_to_do() {
             log.contains("JetStream is off") && log.contains("sync_interval: always"),
             "{log}"
         );
-        assert!(log.lines().count() < 10, "{log}");
+        // Each of a process's connections has a few.
+        assert!(log.lines().count() < 25, "{log}");
     }
     let doctor = world.reveille("doctor").args(["--nats", &url]).start();
     assert_eq!(doctor.wait_for_exit(SOON).await, Exit::Code(1));

@@ -1,9 +1,9 @@
-//! Why a command has probably failed, where how it ended and what it printed show that.
+//! Why a step has probably failed, where how it ended and what was printed or answered show that.
 
 use super::report::Exit;
 use std::fmt;
 
-/// What to do about a command that failed. The text may name a variable or a file, so it is for the owner of this machine.
+/// What to do about a step that failed. The text may name a variable or a file, so it is for the owner of this machine.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Hint {
     /// The agent has a variable that the command lacks.
@@ -24,9 +24,25 @@ pub enum Hint {
     NotFound,
     /// A command that should serve has ended, and nothing failed.
     NotServing,
+    /// What a server answered to a request that failed.
+    Answer {
+        /// One short line.
+        text: String,
+        /// The model that an Ollama doesn't have, as the request names it.
+        lacks: Option<String>,
+    },
 }
 
 impl Hint {
+    /// What it is called where it is shown.
+    #[must_use]
+    pub const fn label(&self) -> &'static str {
+        match self {
+            Self::Answer { .. } => "answer",
+            _ => "hint",
+        }
+    }
+
     /// The same without names, for whoever waits for the backend. None of it was printed by the command.
     #[must_use]
     pub const fn public(&self) -> &'static str {
@@ -43,6 +59,7 @@ impl Hint {
                 "a command that runs to its end needs run = \"once\", and one that leaves a server running \
                  run = \"detach\""
             }
+            Self::Answer { .. } => "`reveille logs` on its machine has the answer",
         }
     }
 }
@@ -85,6 +102,7 @@ impl fmt::Display for Hint {
                 "a program was not found: name it by its absolute path, or set PATH in the recipe's `env`",
             ),
             Self::NotServing => f.write_str(self.public()),
+            Self::Answer { text, .. } => f.write_str(text),
         }
     }
 }

@@ -13,6 +13,8 @@ pub struct ConfigError {
     pub key: Option<String>,
     /// Without the value.
     pub reason: String,
+    /// Whether it is that something is missing.
+    pub is_missing: bool,
     /// What else is wrong with the same file, in the order of its lines.
     pub others: Vec<ConfigError>,
 }
@@ -25,7 +27,16 @@ impl ConfigError {
             line: None,
             key: None,
             reason,
+            is_missing: false,
             others: vec![],
+        }
+    }
+
+    /// The same, about what is missing.
+    pub(super) fn of_missing(self) -> Self {
+        Self {
+            is_missing: true,
+            ..self
         }
     }
 

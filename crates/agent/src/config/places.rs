@@ -1,6 +1,6 @@
 //! The place of each value in a config file, for showing an effective config with its origins.
 
-use super::variables;
+use super::{Secret, variables};
 use std::collections::BTreeMap;
 use toml::de::{DeTable, DeValue};
 
@@ -11,6 +11,8 @@ pub struct Place {
     pub line: usize,
     /// The variables that its text refers to, in order.
     pub variables: Vec<String>,
+    /// The text as the file has it; `None` if the value isn't one.
+    pub text: Option<Secret>,
 }
 
 /// The places of all values of a file that [`Config::parse`](super::Config::parse) accepted, by path, such as
@@ -44,6 +46,7 @@ fn walk(text: &str, path: String, offset: usize, value: &DeValue<'_>, places: &m
     let place = Place {
         line: line_of(text, offset),
         variables: value.as_str().map(variables::names).unwrap_or_default(),
+        text: value.as_str().map(|text| Secret::new(text.to_owned())),
     };
     match value {
         DeValue::Table(table) => walk_table(text, &path, table, places),

@@ -51,6 +51,18 @@ impl Identity {
         self.models.is_empty()
     }
 
+    /// The first of the models that it must list.
+    pub(crate) fn first_model(&self) -> Option<&str> {
+        self.models.first().map(ModelName::as_str)
+    }
+
+    /// That of the models which has this name.
+    pub(crate) fn model(&self, name: &str) -> Option<&str> {
+        let mut models = self.models.iter();
+        let found = models.find(|model| is_name_of(name, model));
+        found.map(ModelName::as_str)
+    }
+
     /// Checks an answer to `/v1/models`.
     ///
     /// # Errors
@@ -74,13 +86,20 @@ impl Identity {
 /// Whether a model is among those, or among their aliases. Servers differ in whether case and the tag `latest` matter, and this is
 /// about the server, not about the name.
 fn lists(listed: &BTreeMap<ModelName, ModelDetails>, aliases: &[&str], model: &ModelName) -> bool {
-    let other = latest_alias(model.as_str());
-    let is = |name: &str| {
-        let same = |model: &str| name.eq_ignore_ascii_case(model);
-        same(model.as_str()) || other.as_deref().is_some_and(same)
-    };
+    let is = |name: &str| is_name_of(name, model);
     let mut listed = listed.keys().map(ModelName::as_str);
     listed.any(is) || aliases.iter().copied().any(is)
+}
+
+fn is_name_of(name: &str, model: &ModelName) -> bool {
+    let same = |model: &str| name.eq_ignore_ascii_case(model);
+    same(model.as_str()) || latest_alias(model.as_str()).as_deref().is_some_and(same)
+}
+
+/// The command with which an Ollama gets a model, unless a shell would read its name as something else.
+pub(crate) fn pull_command(model: &str) -> Option<String> {
+    let plain = |c: char| c.is_ascii_alphanumeric() || ".:/_-".contains(c);
+    model.chars().all(plain).then(|| format!("ollama pull {model}"))
 }
 
 /// A few names for a sentence, such as "`a`, `b`, `c` and 2 more".

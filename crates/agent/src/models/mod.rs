@@ -9,6 +9,7 @@ mod memory;
 
 pub(crate) use discover::MAX_LIST_BYTES;
 pub use discover::discover;
+pub(crate) use identity::pull_command;
 pub use identity::{Identity, Mismatch};
 pub use listed::{Listed, Server};
 pub use memory::{Memory, Served};

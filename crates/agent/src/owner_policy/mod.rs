@@ -2,23 +2,24 @@
 //! agent's config and state directory; neither the hub nor a key can change it.
 
 mod pause;
+mod report;
 mod wake_history;
 mod watch;
 
 pub use pause::Pause;
+pub use report::{PauseTaken, PutToSleep};
 pub(crate) use watch::PauseWatch;
 
 use crate::{config::Hours, state_dir::StateDir};
 use jiff::{Timestamp, Zoned};
 use parking_lot::RwLock;
 use pause::{PauseState, local_time};
-use reveille_domain::{PAUSED_STAGE, ProviderId, WakeFailure, WakeFailureKind};
+use reveille_domain::{PAUSED_STAGE, ProviderId, QUIET_HOURS_STAGE, WakeFailure, WakeFailureKind};
 use std::sync::Arc;
 use wake_history::WakeHistory;
 
-/// The stages that refused wakes report, beside [`PAUSED_STAGE`].
+/// The stages that refused wakes report, beside [`PAUSED_STAGE`] and [`QUIET_HOURS_STAGE`].
 const OPEN_FILES_STAGE: &str = "open_files";
-const QUIET_HOURS_STAGE: &str = "quiet_hours";
 const MAX_PER_DAY_STAGE: &str = "max_per_day";
 
 /// The policy for all providers of one agent.

@@ -70,7 +70,7 @@ impl Pause {
         self.until
     }
 
-    pub(super) const fn sleep(self) -> bool {
+    pub(crate) const fn sleep(self) -> bool {
         self.sleep
     }
 

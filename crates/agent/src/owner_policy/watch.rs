@@ -1,15 +1,15 @@
 //! Watches for pauses of the agent, to log them and to put awake backends to sleep. Wakes don't depend on it: each reads the
 //! pause itself.
 
-use super::pause::PauseState;
+use super::pause::{Pause, PauseState};
 use crate::state_dir::StateDir;
 use jiff::Timestamp;
 use std::time::Duration;
 use tokio::time::{Interval, MissedTickBehavior, interval};
 use tracing::{error, info};
 
-/// How often the pause is read: one small file, and soon enough for somebody who waits for the GPU.
-const READ_EVERY: Duration = Duration::from_secs(1);
+/// How often the pause is read: one small file, and soon enough for a request that comes right after its end.
+const READ_EVERY: Duration = Duration::from_millis(250);
 
 /// The agent is paused, paused otherwise, or no longer paused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,6 +37,19 @@ impl PauseWatch {
             ticks,
             last: PauseState::Running,
             is_blind: false,
+        }
+    }
+
+    /// Whether the pause could be read, so that [`Self::current`] is it.
+    pub(crate) const fn is_known(&self) -> bool {
+        matches!(&self.last, PauseState::Running | PauseState::Paused(_))
+    }
+
+    /// The pause, as last read.
+    pub(crate) const fn current(&self) -> Option<Pause> {
+        match &self.last {
+            PauseState::Paused(pause) => Some(*pause),
+            PauseState::Running | PauseState::Unreadable(_) | PauseState::Unknown(_) => None,
         }
     }
 
@@ -111,8 +124,10 @@ mod tests {
         assert_eq!(look(12), Some(Some(true)));
         state.write("paused.json", b"?").unwrap();
         assert_eq!((look(13), look(14)), (Some(Some(false)), None));
+        assert!(!watch.is_known(), "that is no end of a pause");
         Pause::lift(&state, at(14)).unwrap();
-        assert_eq!(look(14), Some(None));
+        assert_eq!(watch.look(at(14)).map(|change| change.sleep), Some(None));
+        assert!(watch.is_known());
     }
 
     #[tokio::test]

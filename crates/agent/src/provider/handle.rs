@@ -1,10 +1,14 @@
 //! How the session and the relay reach an owner.
 
-use super::{Gate, Health};
+use super::{
+    Gate, Health,
+    last_sleep::{Attempt, LastSleep, WantedBy},
+};
 use crate::config::ProviderConfig;
 use reveille_bus::wakes::WakeMessage;
 use reveille_domain::{ProviderName, ReportId};
-use tokio::sync::{mpsc, oneshot, watch};
+use std::sync::Arc;
+use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tracing::warn;
 
 /// How many inputs may wait for an owner. One too many may be dropped, since wakes are sent again.
@@ -16,9 +20,9 @@ pub enum Input {
     /// A wake is in flight.
     Wake(WakeMessage),
     /// An operator orders the backend to sleep. The answer says why it can't, if so.
-    Sleep(oneshot::Sender<Result<(), &'static str>>),
-    /// A pause of the agent asks for sleep as soon as the owner has nothing else to do (`true`), or no longer does.
-    Rest(bool),
+    Sleep(oneshot::Sender<Result<(), String>>),
+    /// A pause of the agent asks for sleep as soon as the owner has nothing else to do, with this attempt, or no longer does.
+    Rest(Option<Attempt>),
     /// Control has counted the agent as lost.
     Resume,
     /// The connection was restored, so what control knows may be outdated.
@@ -67,6 +71,7 @@ pub struct Handle {
     pub name: ProviderName,
     pub gate: Gate,
     pub health: Health,
+    pub last_sleep: LastSleep,
     mailbox: mpsc::Sender<Input>,
     reloaded: watch::Sender<Reloaded>,
 }
@@ -75,6 +80,7 @@ impl Handle {
     pub(crate) fn new(
         name: ProviderName,
         gate: Gate,
+        sleep_changes: Arc<Notify>,
     ) -> (Self, mpsc::Receiver<Input>, watch::Receiver<Reloaded>) {
         let (mailbox, inputs) = mpsc::channel(MAILBOX);
         let (reloaded, reloads) = watch::channel(Reloaded::default());
@@ -82,6 +88,7 @@ impl Handle {
             name,
             gate,
             health: Health::default(),
+            last_sleep: LastSleep::notifying(sleep_changes),
             mailbox,
             reloaded,
         };
@@ -92,12 +99,19 @@ impl Handle {
     ///
     /// # Errors
     /// Why it can't.
-    pub async fn sleep(&self) -> Result<(), &'static str> {
+    pub async fn sleep(&self) -> Result<(), String> {
         let (reply, answer) = oneshot::channel();
         self.send(Input::Sleep(reply));
         answer
             .await
-            .unwrap_or(Err("its agent is stopping, or has reloaded its config"))
+            .unwrap_or_else(|_| Err("its agent is stopping, or has reloaded its config".to_owned()))
+    }
+
+    /// A pause wants the backend asleep.
+    pub fn rest(&self) {
+        // Now, so that nobody takes an earlier attempt's result for this one's.
+        let attempt = self.last_sleep.begin(WantedBy::Pause);
+        self.send(Input::Rest(Some(attempt)));
     }
 
     /// A request found no backend. Waits until its owner knows why; see [`Input::Refused`].

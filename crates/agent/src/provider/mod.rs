@@ -8,6 +8,7 @@ mod groups;
 mod handle;
 mod happened;
 mod health;
+mod last_sleep;
 mod owner;
 mod report_numbers;
 mod report_order;
@@ -19,5 +20,6 @@ pub use handle::{Handle, Input, Leave, Symptom};
 #[cfg(test)]
 pub(crate) use health::LEFT_IN_A_ROW;
 pub use health::{Asked, Health};
+pub use last_sleep::{Attempt, LastSleep, SleepResult};
 pub use owner::{Owner, Setup};
 pub use report_numbers::ReportNumbers;

@@ -2,7 +2,7 @@
 //!
 //! Only the outcome of a wake is queued. Otherwise the two states are compared, and the difference is reported.
 
-use super::happened::Happened;
+use super::{happened::Happened, last_sleep::Attempt};
 use crate::probe::{Unavailable, Verdict};
 use reveille_bus::control::Report;
 use reveille_domain::{
@@ -29,6 +29,18 @@ pub(super) struct SleepIntent {
     pub reason: SleepReason,
     /// The wake that needs its room.
     pub for_wake: Option<WakeId>,
+    /// The attempt of an operator or a pause that it is.
+    pub attempt: Option<Attempt>,
+}
+
+impl SleepIntent {
+    /// An operator or a pause wants it.
+    pub(super) fn ordered(attempt: Attempt) -> Self {
+        Self {
+            attempt: Some(attempt),
+            ..SleepReason::Operator.into()
+        }
+    }
 }
 
 impl From<SleepReason> for SleepIntent {
@@ -36,6 +48,7 @@ impl From<SleepReason> for SleepIntent {
         Self {
             reason,
             for_wake: None,
+            attempt: None,
         }
     }
 }
@@ -281,7 +294,7 @@ impl ReportedState {
 
     fn difference(&self, status: StatusName) -> Option<Report> {
         match (status, self.backend) {
-            (StatusName::Active, Backend::Down(SleepIntent { reason, for_wake })) => {
+            (StatusName::Active, Backend::Down(SleepIntent { reason, for_wake, .. })) => {
                 Some(Report::Asleep { reason, for_wake })
             }
             (StatusName::Hibernating | StatusName::Waking | StatusName::Down, Backend::Up) => {
@@ -404,6 +417,7 @@ mod tests {
             no_files: false,
             is_hub: None,
             stranger: false,
+            other_models: false,
             reason: "slow".to_owned(),
         })
     }
@@ -416,6 +430,7 @@ mod tests {
             no_files: false,
             is_hub: None,
             stranger: false,
+            other_models: false,
             reason: "nobody".to_owned(),
         })
     }

@@ -4,6 +4,7 @@
 //! is known, and ends only when everything that it started has ended, except the served backend of a wake that succeeded:
 //! that goes to the owner. A future that is handed to it must complete before it begins.
 
+mod answer;
 mod runner;
 mod timeline;
 
@@ -13,7 +14,7 @@ pub use timeline::Outcome;
 use crate::{
     child::{Child, Exit, Hint},
     config::{Action, Step, WakeConfig},
-    listeners::Earlier,
+    listeners::{Earlier, LocalPort},
     probe::Probe,
     processes::listed,
     verify::{self, Verify},
@@ -231,7 +232,8 @@ impl Job {
                         earlier = Some(Earlier::at(port.clone()).await);
                     }
                 }
-                runner.run_step(step, &source, running).await
+                let done = runner.run_step(step, &source, running).await;
+                done.map_err(|failed| answer::with_remedy(failed, probe))
             };
             timeline.stage(&stage, done).await?;
         }
@@ -256,11 +258,13 @@ async fn await_end(probe: &Probe) -> Result<(), String> {
     if probe.await_unavailable(Instant::now() + ASLEEP_WITHIN).await {
         return Ok(());
     }
-    Err(format!(
+    let reason = format!(
         "the probe still finds the backend available {} s after the sleep recipe; a server that answers while it \
          sleeps needs a `probe` with `expect`",
         ASLEEP_WITHIN.as_secs()
-    ))
+    );
+    let taken = OptionFuture::from(probe.port().map(LocalPort::taken)).await;
+    Err(with(reason, taken.flatten()))
 }
 
 /// Probes for `max_wait`, or until the served backend ends: it will not become available then. `earlier` listened on its port
@@ -325,6 +329,13 @@ async fn boot(max_wait: Duration, probe: &Probe, earlier: Option<&Earlier>) -> R
         match (found, taken) {
             (Err(why), _) if why.is_hub_itself() => {
                 return Err(Failed::unavailable(why.reason));
+            }
+            (Err(why), taken) if why.other_models => {
+                let reason = match probe.pull_command().await {
+                    Some(pull) => format!("{}; `{pull}` gets it", why.reason),
+                    None => why.reason,
+                };
+                return Err(Failed::of_models(with(reason, taken)));
             }
             (Err(why), taken) => {
                 let reason = format!("not available within {max_wait:?} (`max_wait`): {}", why.reason);

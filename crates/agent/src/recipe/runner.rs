@@ -1,6 +1,6 @@
 //! Runs the steps of recipes.
 
-use super::timeline::Failed;
+use super::{answer, timeline::Failed};
 use crate::{
     AgentError,
     child::{Child, ChildrenLock, Exit, Hint, Orphans, Shims, Start},
@@ -111,7 +111,7 @@ impl Runner {
     ) -> Result<(), Failed> {
         let start = |command| Start::new(command, COMMAND_GRACE).named(source);
         match &step.action {
-            Action::Http(action) => Ok(self.request(action, step.timeout).await?),
+            Action::Http(action) => self.request(action, step.timeout).await,
             Action::Wol(action) => {
                 let sent = timeout(step.timeout, action.send()).await;
                 let sent = sent.map_err(|_| overran(step.timeout))?;
@@ -136,7 +136,7 @@ impl Runner {
         }
     }
 
-    async fn request(&self, action: &HttpAction, limit: Duration) -> Result<(), String> {
+    async fn request(&self, action: &HttpAction, limit: Duration) -> Result<(), Failed> {
         let Address { url, socket } = &action.address;
         // Another client would send the step's secrets somewhere else, or to somebody else.
         let client = self.client_for(&action.trust, socket.as_deref());
@@ -149,18 +149,18 @@ impl Runner {
             request = request.body(body.reveal().to_owned());
         }
         let began = Instant::now();
-        let answer = match request.send().await {
+        let mut answer = match request.send().await {
             Ok(answer) => answer,
             Err(error) => {
                 let waited = began.elapsed().min(limit);
-                return Err(fetch::reason_at(&error, &action.address, waited).await);
+                return Err(fetch::reason_at(&error, &action.address, waited).await.into());
             }
         };
         let status = answer.status();
         if status.is_success() || action.accept.contains(&status.as_u16()) {
             Ok(())
         } else {
-            Err(format!("HTTP status {}", status.as_u16()))
+            Err(answer::refused(action, &mut answer).await)
         }
     }
 
@@ -232,7 +232,7 @@ impl Runner {
             return;
         };
         let mut notes = vec![format!("failed: {}: {}", failure.stage, failure.reason)];
-        notes.extend(hint.map(|hint| format!("hint: {hint}")));
+        notes.extend(hint.map(|hint| format!("{}: {hint}", hint.label())));
         // The disk may be slow or full; nobody waits for it.
         tokio::task::spawn_blocking(move || file.note(source, &notes));
     }

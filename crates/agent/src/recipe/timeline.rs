@@ -4,7 +4,7 @@ use crate::{
     child::{Hint, NotStarted},
     config::millis,
 };
-use reveille_domain::{Stage, WakeFailure, WakeFailureKind, WakeOutcome};
+use reveille_domain::{MODELS_STAGE, Stage, WakeFailure, WakeFailureKind, WakeOutcome};
 use tokio::time::Instant;
 
 /// How a run ended.
@@ -53,6 +53,8 @@ impl From<Outcome> for WakeOutcome {
 pub(super) struct Failed {
     pub(super) kind: WakeFailureKind,
     pub(super) reason: String,
+    /// The stage's name, if this failure has one of its own.
+    pub(super) stage: Option<&'static str>,
     /// What to do about it, for the owner of this machine.
     pub(super) hint: Option<Hint>,
 }
@@ -62,7 +64,16 @@ impl Failed {
         Self {
             kind: WakeFailureKind::Unavailable,
             reason,
+            stage: None,
             hint: None,
+        }
+    }
+
+    /// The backend is up, but it isn't the provider's: waiting longer wouldn't help.
+    pub(super) fn of_models(reason: String) -> Self {
+        Self {
+            stage: Some(MODELS_STAGE),
+            ..Self::from(reason)
         }
     }
 
@@ -92,6 +103,7 @@ impl From<String> for Failed {
         Self {
             kind: WakeFailureKind::Recipe,
             reason,
+            stage: None,
             hint: None,
         }
     }
@@ -131,15 +143,19 @@ impl Timeline {
         stage: impl Future<Output = Result<(), E>>,
     ) -> Result<(), WakeFailure> {
         let started = self.began.elapsed();
-        let result = stage.await;
+        let result = stage.await.map_err(Into::<Failed>::into);
         let took = self.began.elapsed().saturating_sub(started);
+        let own_name = result.as_ref().err().and_then(|failed| failed.stage);
+        let name = own_name.unwrap_or(name);
         self.stages.push(Stage {
             name: name.to_owned(),
             started_after_ms: millis(started),
             took_ms: millis(took),
         });
         result.map_err(|failed| {
-            let Failed { kind, reason, hint } = failed.into();
+            let Failed {
+                kind, reason, hint, ..
+            } = failed;
             self.hint = hint;
             WakeFailure::new(kind, name, &reason)
         })

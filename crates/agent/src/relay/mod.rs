@@ -553,7 +553,7 @@ mod tests {
         let text = format!("[[provider]]\nname = \"p\"\nbase_url = \"{url}\"\n");
         let config = Config::parse(&text, "test.toml", &|_| None).expect("legal");
         let config = config.providers[0].clone();
-        let (handle, inputs, _) = Handle::new(config.name.clone(), Gate::open());
+        let (handle, inputs, _) = Handle::new(config.name.clone(), Gate::open(), Arc::default());
         handle.gate.set(Some(Availability::Available), true);
         let client = Client::of_backend(&config).expect("no TLS");
         let backend = Backend {

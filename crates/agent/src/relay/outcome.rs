@@ -229,7 +229,11 @@ mod tests {
     };
 
     fn handle() -> (Handle, mpsc::Receiver<Input>) {
-        let (handle, inputs, _) = Handle::new(ProviderName::parse("p").expect("legal"), Gate::open());
+        let (handle, inputs, _) = Handle::new(
+            ProviderName::parse("p").expect("legal"),
+            Gate::open(),
+            std::sync::Arc::default(),
+        );
         (handle, inputs)
     }
 

@@ -11,12 +11,12 @@ use crate::{
     hub::{Hub, NatsHub, Superseded},
     models::Memory,
     own_hub::OwnHub,
-    owner_policy::{OwnerPolicy, PauseWatch},
-    provider::{Groups, Handle, Input, ReportNumbers, Setup},
+    owner_policy::{OwnerPolicy, Pause, PauseTaken, PauseWatch, PutToSleep},
+    provider::{Groups, Handle, Input, ReportNumbers, Setup, SleepResult},
     recipe::Runner,
     relay::Relay,
     reload::{self, Progress, Reload, ReloadEvent, Reloads},
-    state_dir::{InUse, StateDir},
+    state_dir::{InUse, Running, StateDir},
 };
 use futures::future::{BoxFuture, OptionFuture};
 use providers::{Providers, Shared};
@@ -29,10 +29,10 @@ use reveille_bus::{
     relay::{CurrentEpoch, RelayLimits, RelayServer, RelayServerHandle},
     wakes::{WakeMessage, Wakes},
 };
-use reveille_domain::{AgentName, Epoch, SessionId, counted};
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use reveille_domain::{AgentName, Epoch, ProviderName, SessionId, counted};
+use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
 use tokio::{
-    sync::{mpsc, watch},
+    sync::{Notify, mpsc, watch},
     time::{Instant, Interval, MissedTickBehavior, interval, sleep, timeout},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -47,6 +47,13 @@ const DRAIN_LIMIT: Duration = Duration::from_secs(10);
 const DRAIN_LOOK: Duration = Duration::from_millis(20);
 /// How long control may take to acknowledge the stop.
 const STOP_LIMIT: Duration = Duration::from_secs(5);
+/// How long a heartbeat that tells the hub of a pause may take to leave.
+const TELL_LIMIT: Duration = Duration::from_secs(2);
+
+/// How long another process that runs this agent may take to end, if it is about to.
+const ENDS_WITHIN: Duration = Duration::from_secs(1);
+/// How often that is checked.
+const ENDS_LOOK: Duration = Duration::from_millis(50);
 
 /// What an agent runs with.
 #[derive(Debug, Clone)]
@@ -102,12 +109,20 @@ struct Session {
     owner_policy: OwnerPolicy,
     reloads: Reloads,
     pauses: PauseWatch,
+    /// Where what has become of a pause is written.
+    state: Option<StateDir>,
+    /// What was written last.
+    taken: Option<PauseTaken>,
+    /// Notified when something has become of an attempt to put a backend to sleep.
+    sleep_changes: Arc<Notify>,
     relay: RelayServerHandle,
     reconnecting: Option<BoxFuture<'static, ControlAnswer>>,
     tasks: TaskTracker,
     stop_owners: CancellationToken,
     stop_relay: CancellationToken,
     _in_use: Option<InUse>,
+    /// Keeps other processes from running this agent.
+    _running: Option<InUse>,
 }
 
 impl Session {
@@ -121,6 +136,10 @@ impl Session {
         } = options;
         let (agent, heartbeat_every) = (config.agent.name.clone(), config.agent.heartbeat);
         let state = state_dir.map(StateDir::new);
+        let running = match &state {
+            Some(state) => run_here(state, &agent).await?,
+            None => None,
+        };
         let in_use = state.as_ref().and_then(in_use);
         let children = state.as_ref().and_then(|state| ChildrenLock::of(state, &agent));
         let nats = NatsAccess {
@@ -166,11 +185,12 @@ impl Session {
         let memory = Memory::open(state.clone(), &agent);
         let owner_policy = OwnerPolicy::new(state.clone(), config.agent.quiet_hours.clone());
         let relay = Arc::new(Relay::new(agent.clone(), own_hub.clone(), memory.clone()));
+        let sleep_changes = Arc::new(Notify::new());
         let setup = {
             let (agent, hub, epoch) = (agent.clone(), hub.clone(), epoch.clone());
             let (groups, reports) = (Groups::default(), ReportNumbers::default());
             let (owner_policy, state) = (owner_policy.clone(), state.clone());
-            let own_hub = own_hub.clone();
+            let (own_hub, sleep_changes) = (own_hub.clone(), sleep_changes.clone());
             move |config: ProviderConfig| Setup {
                 agent: agent.clone(),
                 config,
@@ -183,6 +203,7 @@ impl Session {
                 owner_policy: owner_policy.clone(),
                 state: state.clone(),
                 reports: reports.clone(),
+                sleep_changes: sleep_changes.clone(),
                 superseded: superseded_sender.clone(),
             }
         };
@@ -219,13 +240,17 @@ impl Session {
             config,
             owner_policy,
             reloads,
-            pauses: PauseWatch::new(state),
+            pauses: PauseWatch::new(state.clone()),
+            state,
+            taken: None,
+            sleep_changes,
             relay: handle,
             reconnecting: None,
             tasks,
             stop_owners,
             stop_relay,
             _in_use: in_use,
+            _running: running,
         })
     }
 
@@ -252,12 +277,18 @@ impl Session {
                     }
                     None => return self.fail(AgentError::Closed).await,
                 },
-                _ = self.heartbeats.tick() => self.send_heartbeat().await,
+                _ = self.heartbeats.tick() => {
+                    self.send_heartbeat().await;
+                }
                 change = self.pauses.changed() => {
                     if let Some(wanted) = change.sleep {
                         self.providers.rest(wanted);
                     }
+                    self.take_pause().await;
+                }
+                () = self.sleep_changes.notified() => {
                     self.heartbeats.reset_immediately();
+                    self.note_sleep();
                 }
                 (progress, read) = self.reloads.next() => self.reload(read, &progress),
                 () = self.providers.next_left() => {}
@@ -294,7 +325,7 @@ impl Session {
     /// Connects with a new session, since a restore of the journal has ended this one. Backends and recipes run on, and
     /// everything is reported again.
     fn begin_again(&mut self) {
-        info!(agent.name = %self.agent, "the journal was restored: {} begins a new session", self.agent);
+        info!(agent.name = %self.agent, "{} begins a new session: the hub has restored its journal, or had forgotten the agent", self.agent);
         self.epoch.set(None);
         self.id = SessionId(Uuid::now_v7());
         self.reconnect();
@@ -426,12 +457,70 @@ impl Session {
         Ok(())
     }
 
-    async fn send_heartbeat(&mut self) {
-        if let Some(heartbeat) = self.heartbeat()
-            && let Err(error) = heartbeats::send(self.connection.client(), &heartbeat).await
+    /// Sends a pause, or its end, to the hub, and then tells whoever waits for that on this machine.
+    async fn take_pause(&mut self) {
+        let left = async { self.send_heartbeat().await && self.connection.client().flush().await.is_ok() };
+        let hub_told = timeout(TELL_LIMIT, left).await.unwrap_or(false);
+        if !self.pauses.is_known() {
+            // Whoever has changed it waits for no answer to that.
+            self.taken = None;
+            return;
+        }
+        let pause = self.pauses.current();
+        self.write_taken(PauseTaken {
+            agent: self.agent.clone(),
+            pause,
+            hub_told,
+            providers: self.put_to_sleep(pause),
+        });
+    }
+
+    /// Writes what has become of the providers that the pause puts to sleep, if that has changed.
+    fn note_sleep(&mut self) {
+        let Some(taken) = &self.taken else { return };
+        let providers = self.put_to_sleep(taken.pause);
+        if providers != taken.providers {
+            let taken = PauseTaken {
+                providers,
+                ..taken.clone()
+            };
+            self.write_taken(taken);
+        }
+    }
+
+    fn put_to_sleep(&self, pause: Option<Pause>) -> BTreeMap<ProviderName, PutToSleep> {
+        let handles = self.providers.handles();
+        let handles = handles.filter(|_| pause.is_some_and(Pause::sleep));
+        let result = |handle: &Handle| {
+            let result = match handle.last_sleep.result()? {
+                SleepResult::Pending => PutToSleep::Pending,
+                SleepResult::Asleep => PutToSleep::Asleep,
+                SleepResult::Awake(reason) => PutToSleep::Awake { reason },
+            };
+            Some((handle.name.clone(), result))
+        };
+        handles.filter_map(result).collect()
+    }
+
+    fn write_taken(&mut self, taken: PauseTaken) {
+        if let Some(state) = &self.state
+            && let Err(error) = taken.write(state)
         {
+            warn!(%error, "`reveille agent pause` can't be answered: {}", state.path().display());
+        }
+        self.taken = Some(taken);
+    }
+
+    /// Returns whether one was sent: without an epoch there is none.
+    async fn send_heartbeat(&mut self) -> bool {
+        let Some(heartbeat) = self.heartbeat() else {
+            return false;
+        };
+        let sent = heartbeats::send(self.connection.client(), &heartbeat).await;
+        if let Err(error) = &sent {
             debug!(%error, "can't send a heartbeat");
         }
+        sent.is_ok()
     }
 
     fn heartbeat(&self) -> Option<Heartbeat> {
@@ -440,6 +529,7 @@ impl Session {
             provider: provider.name.clone(),
             availability: provider.gate.availability(),
             in_flight: provider.gate.in_flight(),
+            stays_awake: provider.last_sleep.stays_awake(),
         };
         Some(Heartbeat {
             agent: self.agent.clone(),
@@ -459,7 +549,9 @@ impl Session {
             tokio::select! {
                 () = sleep(DRAIN_LOOK) => {}
                 // It must not count as lost before it has said that it stops.
-                _ = self.heartbeats.tick() => self.send_heartbeat().await,
+                _ = self.heartbeats.tick() => {
+                    self.send_heartbeat().await;
+                }
             }
         }
         self.stop_owners.cancel();
@@ -496,6 +588,26 @@ async fn or_revoked(
     tokio::select! {
         answer = asked => Ok(answer),
         () = connection.revoked() => Err(AgentError::Revoked),
+    }
+}
+
+/// Makes sure that no other process runs this agent. One that is just ending is waited for.
+async fn run_here(state: &StateDir, agent: &AgentName) -> Result<Option<InUse>, AgentError> {
+    let until = Instant::now() + ENDS_WITHIN;
+    loop {
+        match state.run_here(agent) {
+            Ok(Running::Here(here)) => return Ok(Some(here)),
+            Ok(Running::Elsewhere(_)) if Instant::now() < until => sleep(ENDS_LOOK).await,
+            Ok(Running::Elsewhere(process)) => {
+                let agent = agent.clone();
+                return Err(AgentError::Running { agent, process });
+            }
+            // The folder's use is warned of.
+            Err(error) => {
+                debug!(%error, "can't tell whether another process runs this agent");
+                return Ok(None);
+            }
+        }
     }
 }
 

@@ -115,7 +115,11 @@ impl Providers {
     pub(super) fn rest(&mut self, wanted: bool) {
         self.rest_wanted = wanted;
         for provider in self.handles() {
-            provider.send(Input::Rest(wanted));
+            if wanted {
+                provider.rest();
+            } else {
+                provider.send(Input::Rest(None));
+            }
         }
     }
 
@@ -234,7 +238,7 @@ impl Providers {
                 Ok((name, owner)) => {
                     self.spawn(name.clone(), owner);
                     if let Some(handle) = self.find(&name).filter(|_| self.rest_wanted) {
-                        handle.send(Input::Rest(true));
+                        handle.rest();
                     }
                 }
                 Err(error) => {

@@ -35,6 +35,7 @@ struct State {
     kept_waiting: usize,
     refusal: Option<ControlError>,
     lost: bool,
+    restored: bool,
     hub: Option<HubId>,
     /// The stages of each wake that has succeeded.
     succeeded: Vec<Vec<Stage>>,
@@ -57,6 +58,7 @@ impl Control {
             kept_waiting: 0,
             refusal: None,
             lost: false,
+            restored: false,
             hub: None,
             succeeded: Vec::new(),
         };
@@ -72,11 +74,7 @@ impl Control {
             let answer = match &asked.request {
                 ControlRequest::Connect { .. } => {
                     self.released().await;
-                    ControlAnswer::Connected {
-                        epoch: EPOCH,
-                        providers: vec![],
-                        hub: self.state().hub,
-                    }
+                    self.connect()
                 }
                 ControlRequest::Stop { .. } => {
                     self.state().stopped = true;
@@ -121,6 +119,7 @@ impl Control {
             wake_id: WakeId(Uuid::now_v7()),
             cause,
             overdue: None,
+            allowed_at: None,
             at: now(),
         };
         self.execute(&command);
@@ -189,6 +188,28 @@ impl Control {
     /// Its messages no longer reach the agent, or do again.
     pub fn set_lost(&self, lost: bool) {
         self.state().lost = lost;
+    }
+
+    /// Its journal was restored: it has a new session begun, and then answers nothing.
+    pub fn restore(&self) {
+        self.state().restored = true;
+    }
+
+    fn connect(&self) -> ControlAnswer {
+        if std::mem::take(&mut self.state().restored) {
+            self.hold();
+            let refusal = ControlError::Superseded {
+                current: Epoch(EPOCH.0 + 1),
+                restored: true,
+                revoked: false,
+            };
+            return ControlAnswer::Refused { refusal };
+        }
+        ControlAnswer::Connected {
+            epoch: EPOCH,
+            providers: vec![],
+            hub: self.state().hub,
+        }
     }
 
     /// Refuses everything for good.

@@ -94,6 +94,7 @@ impl Owned {
             state,
             reports: ReportNumbers::default(),
             superseded: sender,
+            sleep_changes: std::sync::Arc::default(),
         };
         let (owner, handle) = Owner::new(setup);
         let stop = CancellationToken::new();

@@ -17,6 +17,8 @@ use tracing::{debug, info, warn};
 
 /// The cause of the commit that trusts an agent of the hub's own machine.
 const TRUST_CAUSE: &str = "operator";
+/// The cause of the commits by which the providers of an ended agent are inactive.
+const ENDED_CAUSE: &str = "stop";
 /// Connections are checked this often even if no key was revoked: this replica may have missed a revocation.
 const CHECK_EVERY: Duration = Duration::from_secs(30);
 /// The pause before a failed attempt is repeated.
@@ -35,6 +37,16 @@ pub(crate) async fn trust(commands: &Commands, trusted: Vec<(AgentName, AgentKey
             |error, _| warn!(agent.name = %agent, %error, "can't record the key of {agent} yet, trying again"),
         );
         let _ = recorded.await;
+    }
+}
+
+/// Records that these agents have stopped, if the journal still has their keys: otherwise other machines have taken their names.
+pub(crate) async fn end(commands: &Commands, registry: &Registry, ended: Vec<(AgentName, AgentKey)>) {
+    for (agent, key) in ended {
+        let known = registry.agents().get(&agent);
+        if let Some(known) = known.filter(|known| known.access.key() == Some(&key)) {
+            commands.stop_providers(&agent, ENDED_CAUSE, known.epoch).await;
+        }
     }
 }
 

@@ -34,7 +34,8 @@ impl Presence {
         loop {
             let heard = watch.next().await;
             rows.set_last_heartbeat(&heard.heartbeat.agent, heard.stored_at);
-            registry.owner_refusals().take(&heard.heartbeat);
+            registry.owner_refusals().take(&heard.heartbeat, heard.stored_at);
+            registry.staying_awake().take(&heard.heartbeat);
             self.take(heard);
         }
     }

@@ -72,7 +72,10 @@ impl Control {
                 let ended_by = known.and_then(|known| known.ended_by);
                 ControlError::Superseded {
                     current,
-                    restored: ended_by == Some(AdvanceReason::JournalRestored),
+                    restored: matches!(
+                        ended_by,
+                        Some(AdvanceReason::JournalRestored | AdvanceReason::Forgotten)
+                    ),
                     revoked: ended_by == Some(AdvanceReason::Revoked),
                 }
             }

@@ -12,6 +12,7 @@ use super::{
 use crate::{
     agents::AgentSnapshot,
     commands::AgentCommandAt,
+    config::AgentHub,
     control::enrollment::{ENROLL_CAUSE, enrollment},
     registry::{ProviderSnapshot, Registry},
     wakes::now_ms,
@@ -76,8 +77,8 @@ enum AgentStatus {
     Away,
     /// Its key and tokens were revoked.
     Revoked,
-    /// It has never connected.
-    New,
+    /// It has never connected, or not since it was forgotten.
+    Invited,
 }
 
 impl AgentStatus {
@@ -105,7 +106,12 @@ impl AgentStatus {
             Some(None) if known.session.is_some() && last_heartbeat.is_some_and(is_recent) => {
                 (Self::Connected, None)
             }
-            Some(None) if known.epoch == Epoch::default() => (Self::New, None),
+            Some(None)
+                if known.session.is_none()
+                    && matches!(known.ended_by, None | Some(AdvanceReason::Forgotten)) =>
+            {
+                (Self::Invited, None)
+            }
             Some(None) => (Self::Away, last_heartbeat),
         }
     }
@@ -184,7 +190,12 @@ pub(super) async fn list(
     if !registry.is_ready() {
         return Err(ApiError::NotReady);
     }
-    let page = listed.page(&state, || registry.agents().all(), sort_key).await?;
+    let listed_agents = || {
+        let mut agents = registry.agents().all();
+        agents.retain(|(_, known)| !known.is_forgotten);
+        agents
+    };
+    let page = listed.page(&state, listed_agents, sort_key).await?;
     Ok(Json(Page::of(page, |(name, known)| {
         AgentRow::of(registry, name, &known)
     })))
@@ -195,6 +206,9 @@ pub(super) async fn list(
 struct IssueToken {
     /// How long the token is valid, in seconds.
     expires_in_s: Option<u64>,
+    /// Whether the machine can only join over NATS: without an address for that, no token is issued.
+    #[serde(default)]
+    over_nats: bool,
 }
 
 /// A token; its secret is shown only here.
@@ -220,7 +234,13 @@ pub(super) async fn issue_token(
     Path(agent): Path<AgentName>,
     request: Request,
 ) -> Result<(StatusCode, Json<IssuedToken>), ApiError> {
-    let IssueToken { expires_in_s } = read_small(&state, request).await?;
+    let IssueToken {
+        expires_in_s,
+        over_nats,
+    } = read_small(&state, request).await?;
+    if over_nats {
+        joins_over_nats(&state.agent_hub)?;
+    }
     let lifetime = expires_in_s.map_or(MAX_TOKEN_LIFETIME, Duration::from_secs);
     if lifetime.is_zero() {
         let reason = "it must be more than 0";
@@ -254,6 +274,25 @@ pub(super) async fn issue_token(
         }),
     };
     Ok((StatusCode::CREATED, Json(issued)))
+}
+
+/// Fails, with what to do, unless machines can join this hub over NATS now.
+fn joins_over_nats(hub: &AgentHub) -> Result<(), ApiError> {
+    let why = match &hub.joins {
+        Some(joins) if joins.addresses.borrow().is_empty() => {
+            "this hub has no address now at which another machine reaches it: connect it to a network, or start \
+             `reveille up --agents` with --host NAME"
+        }
+        Some(_) => return Ok(()),
+        None => {
+            "this hub doesn't listen for agents of other machines: start it with `reveille up --agents`, or say with --hub URL \
+             where the machine reaches its API"
+        }
+    };
+    Err(ApiError::Conflict {
+        code: "hub_not_reachable",
+        message: format!("{why}. No token was made"),
+    })
 }
 
 #[derive(Deserialize)]
@@ -345,9 +384,11 @@ pub(super) struct ForgottenAgent {
     agent: AgentName,
     /// How many providers were removed.
     providers: usize,
+    /// Whether its key still works.
+    has_key: bool,
 }
 
-/// Removes what an agent that is away published. If it ever comes back, it publishes its providers again.
+/// Removes an agent that is away from the lists, with what it published. If it ever comes back, so do both.
 pub(super) async fn forget(
     State(state): State<AppState>,
     Path(agent): Path<AgentName>,
@@ -365,9 +406,16 @@ pub(super) async fn forget(
         code: "agent_connected",
         message: format!("{agent} is connected, and would publish its providers again: stop the agent first"),
     };
-    let is_inactive =
-        |known: &Arc<ProviderSnapshot>| matches!(known.provider.status, Status::Inactive { .. });
-    if !published.iter().all(is_inactive) {
+    let is_connected = match &known {
+        Some(known) => {
+            let last_heartbeat = registry.rows().last_heartbeat(&agent);
+            AgentStatus::of(known, &published, last_heartbeat).0 == AgentStatus::Connected
+        }
+        None => !published
+            .iter()
+            .all(|known| matches!(known.provider.status, Status::Inactive { .. })),
+    };
+    if is_connected {
         return Err(connected());
     }
     let forgotten = match state.admin.forget_providers(&agent, CAUSE).await {
@@ -375,13 +423,24 @@ pub(super) async fn forget(
         Err(CommandError::Bus(error)) => return Err(ApiError::Journal(error)),
         Err(CommandError::Rejected(_)) => return Err(connected()),
     };
+    let mut sequence = forgotten.sequence;
+    if let Some(known) = &known {
+        let (name, to) = (agent.clone(), known.epoch.next());
+        let command = Box::new(move |at| AgentCommand::Forget { name, to, at });
+        let done = state.admin.agent(&agent, CAUSE, command).await.map_err(refused)?;
+        sequence = sequence.max(done.sequence);
+    }
     let providers = forgotten.providers;
     info!(agent.name = %agent, "forgot {providers} providers of {agent}");
     let until = Instant::now() + state.limits.timings.fold;
-    registry.applied_to(forgotten.sequence, until).await;
+    registry.applied_to(sequence, until).await;
     // Its last one may be recent.
     registry.rows().forget_heartbeat(&agent);
-    Ok(Json(ForgottenAgent { agent, providers }))
+    Ok(Json(ForgottenAgent {
+        agent,
+        providers,
+        has_key: known.is_some_and(|known| known.access.key().is_some()),
+    }))
 }
 
 /// Runs a command, and waits until this replica has folded its result: from then on it accepts a newly enrolled key.
@@ -412,5 +471,30 @@ fn refused(error: CommandError<AgentRejection>) -> ApiError {
             message: rejection.to_string(),
         },
         CommandError::Bus(error) => ApiError::Journal(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::JoinAddresses;
+    use tokio::sync::watch;
+
+    #[test]
+    fn machines_join_over_nats_while_the_hub_has_an_address_for_them() {
+        let (addresses, known) = watch::channel(vec![]);
+        let hub = AgentHub {
+            chosen_url: None,
+            own_url: "nats://127.0.0.1:4222".to_owned(),
+            ca_pem: None,
+            joins: Some(JoinAddresses {
+                addresses: known,
+                ca_sha256: "AAAA".to_owned(),
+            }),
+        };
+        let refused = joins_over_nats(&hub).unwrap_err().to_string();
+        assert!(refused.contains("no address now"), "{refused}");
+        addresses.send_replace(vec!["192.0.2.1:8422".to_owned()]);
+        assert!(joins_over_nats(&hub).is_ok());
     }
 }

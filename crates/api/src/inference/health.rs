@@ -122,6 +122,8 @@ pub(crate) struct Suspicion {
     pub failures: u32,
     pub last: Failure,
     pub first_at: Instant,
+    /// How long the request that failed first had waited by then.
+    first_waited: Duration,
     pub last_at: Instant,
     pause: Duration,
     trial_at: Instant,
@@ -136,6 +138,7 @@ impl Suspicion {
             failures: 1,
             last: failure,
             first_at: now,
+            first_waited: waited,
             last_at: now,
             pause,
             trial_at: now + pause,
@@ -161,6 +164,11 @@ impl Suspicion {
         self.last = failure;
         self.last_at = now;
         self.trial_at = now + self.pause;
+    }
+
+    /// For how long requests have failed: since the first of them began to wait.
+    pub fn lasts(&self) -> Duration {
+        self.first_at.elapsed() + self.first_waited
     }
 
     /// Whether the member fails, rather than the requests that it got.

@@ -138,7 +138,7 @@ impl Members {
         let suspicion = inner
             .suspicion(snapshot)
             .filter(|suspicion| suspicion.failures > 1)?;
-        Some(suspicion.first_at.elapsed())
+        Some(suspicion.lasts())
     }
 
     /// The provider's last failures in a row; `None` once a request has succeeded.
@@ -281,6 +281,19 @@ mod tests {
         assert_eq!(members.next(&pool, 4), "caca");
         drop(at_b);
         assert_eq!(members.next(&pool, 1), "b");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_provider_has_been_failing_since_the_first_request_that_failed_began_to_wait() {
+        let (members, pool) = (Members::new(Metrics::default()), pool());
+        let failure = || Failure::in_answer(503, b"").expect("a failure");
+        let (first, second) = (members.enter(&pool[0]), members.enter(&pool[0]));
+        advance(Duration::from_secs(30)).await;
+        first.failed(failure());
+        assert_eq!(members.failing_for(&pool[0]), None, "it is the first");
+        advance(Duration::from_secs(1)).await;
+        second.failed(failure());
+        assert_eq!(members.failing_for(&pool[0]), Some(Duration::from_secs(31)));
     }
 
     #[tokio::test(start_paused = true)]

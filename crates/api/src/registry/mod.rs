@@ -4,7 +4,7 @@
 #[cfg(test)]
 pub(crate) mod tests;
 
-use crate::{agents::Agents, keys::Keys, owner_refusals::OwnerRefusals};
+use crate::{agents::Agents, keys::Keys, owner_refusals::OwnerRefusals, staying_awake::StayingAwake};
 use parking_lot::RwLock;
 use reveille_bus::{
     AggregateId, BusError, Followed, Follower, JournalContext, JournalEntry, commit::AnyCommit,
@@ -65,6 +65,7 @@ struct Inner {
     agents: Agents,
     keys: Keys,
     owner_refusals: OwnerRefusals,
+    staying_awake: StayingAwake,
 }
 
 #[derive(Default)]
@@ -207,6 +208,11 @@ impl Registry {
     /// What agents' heartbeats say of their owners.
     pub(crate) fn owner_refusals(&self) -> &OwnerRefusals {
         &self.inner.owner_refusals
+    }
+
+    /// What agents' heartbeats say of backends that were to sleep.
+    pub(crate) fn staying_awake(&self) -> &StayingAwake {
+        &self.inner.staying_awake
     }
 
     /// Folds the journal, for as long as this version can follow it.

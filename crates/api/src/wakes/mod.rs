@@ -339,10 +339,15 @@ impl Wakes {
             .as_ref()
             .and_then(|snapshot| snapshot.provider.status.wake());
         let overdue = in_flight.filter(|wake| self.is_overdue(wake)).map(|wake| wake.id);
+        let allowed_at = self.inner.registry.get(id).and_then(|snapshot| {
+            let refusals = self.inner.registry.owner_refusals();
+            refusals.allowed_at(&id.agent, snapshot.provider.epoch)
+        });
         let command = |at| ProviderCommand::RequestWake {
             wake_id,
             cause,
             overdue,
+            allowed_at,
             at,
         };
         let done = self
@@ -350,7 +355,7 @@ impl Wakes {
             .commands
             .provider(id, by, command)
             .await
-            .map_err(|e| refused(id, e))?;
+            .map_err(|error| self.as_refused_now(refused(id, error)))?;
         // Now, not when the fold gets there: until then it would not be counted.
         self.inner.registry.keys().quota().take(&done.events);
         let Some(provider) = done.state.registered() else {
@@ -380,6 +385,24 @@ impl Wakes {
             // The wake in flight had just passed its deadline, and its failures hold the next one back.
             Status::Hibernating { since_ms } => Err(held(id, provider, *since_ms)),
         }
+    }
+
+    /// The same error, with what the agent says now in the place of what its owner said a moment ago.
+    fn as_refused_now(&self, mut error: WakeError) -> WakeError {
+        if let WakeError::Failed {
+            provider,
+            wake_id: None,
+            failure,
+            ..
+        } = &mut error
+            && failure.is_by_whole_agent()
+            && let Some(snapshot) = self.inner.registry.get(provider)
+        {
+            let refusals = self.inner.registry.owner_refusals();
+            let now = refusals.of(&provider.agent, snapshot.provider.epoch);
+            **failure = now.unwrap_or_else(|| (**failure).clone());
+        }
+        error
     }
 
     /// Counts a request that waits, until the slot is dropped.

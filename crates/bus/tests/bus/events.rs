@@ -123,6 +123,7 @@ pub fn request_wake() -> ProviderCommand {
         wake_id: WakeId(Uuid::now_v7()),
         cause: WakeCause::Operator { key: None },
         overdue: None,
+        allowed_at: None,
         at: at(10),
     }
 }

@@ -256,6 +256,7 @@ fn provider_commands() -> Vec<ProviderCommand> {
         wake_id: WakeId(uuid(wake)),
         cause,
         overdue: Some(WakeId(uuid(wake - 1))),
+        allowed_at: None,
         at,
     };
     let stages = || {

@@ -11,7 +11,7 @@ use reveille_bus::{
 };
 use reveille_domain::{Agent, Epoch, SessionId};
 use reveille_tests::{Nats, wait_until};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::{sync::mpsc, task::JoinHandle};
 use uuid::Uuid;
 
@@ -286,7 +286,7 @@ async fn a_journal_at_a_limit_refuses_at_once_and_says_so_until_it_takes_commits
     let mut theirs = ours.clone();
     theirs.max_messages = 1;
     js.update_stream(theirs).await.unwrap();
-    let begun = std::time::Instant::now();
+    let begun = Instant::now();
     let refused = journal
         .execute::<Agent>(&agent_key(), crate::events::connect(), &crate::events::meta(1))
         .await
@@ -362,22 +362,42 @@ async fn a_replica_that_starts_begins_no_journal_while_another_one_has_lost_it()
     assert!(!third.exists().await);
 }
 
-#[tokio::test]
-async fn replicas_that_ran_once_or_start_together_keep_nobody_from_beginning_a_journal() {
-    let nats = Nats::start().await;
-    let mut ended = Guard::replica(&nats, "ended").await;
-    ended.caught_up().await;
-    let js = ended.connection.jetstream();
+/// A replica that has found the journal and sent a canary.
+async fn heard_once(nats: &Nats) -> Guard {
+    let mut replica = Guard::replica(nats, "ended").await;
+    replica.caught_up().await;
+    let js = replica.connection.jetstream();
     wait_until("its canary", PATIENCE, async || {
         let stream = js.get_stream(HEARTBEATS_STREAM).await.ok()?;
         (stream.cached_info().state.messages > 0).then_some(())
     })
     .await;
+    replica
+}
+
+#[tokio::test]
+async fn replicas_that_ran_once_or_start_together_keep_nobody_from_beginning_a_journal() {
+    let nats = Nats::start().await;
+    let ended = heard_once(&nats).await;
+    let js = ended.connection.jetstream();
     js.delete_stream(JOURNAL_STREAM).await.unwrap();
     drop(ended);
     let (mut one, mut two) = tokio::join!(Guard::replica(&nats, "one"), Guard::replica(&nats, "two"));
     tokio::join!(one.caught_up(), two.caught_up());
     assert!(one.exists().await);
+}
+
+/// A hub that is started again before anything has happened: it has nothing to lose, and nobody has.
+#[tokio::test]
+async fn an_empty_journal_is_taken_soon_although_a_replica_ran_before_that_had_read_nothing() {
+    let nats = Nats::start().await;
+    let ended = heard_once(&nats).await;
+    drop(ended);
+    let begun = Instant::now();
+    Guard::replica(&nats, "next").await.caught_up().await;
+    let took = begun.elapsed();
+    // Otherwise it listens for five seconds.
+    assert!(took < Duration::from_secs(5), "{took:?}");
 }
 
 #[tokio::test]

@@ -89,6 +89,12 @@ pub async fn sleep(args: &Sleep) -> Result<(), Failure> {
     let client = ApiClient::new(&args.listing.api)?;
     let provider = &named::provider(&client, &args.provider).await?;
     let (started, format) = (Instant::now(), args.listing.output);
+    let look = async || {
+        client
+            .json(client.request(Method::GET, &path(provider, "")))
+            .await
+    };
+    let before = if args.wait { look().await? } else { Row::Null };
     let answer: Row = client
         .json(client.request(Method::POST, &path(provider, "/sleep")))
         .await?;
@@ -100,11 +106,12 @@ pub async fn sleep(args: &Sleep) -> Result<(), Failure> {
         status => return print_one(&answer, format, &format!("{provider} is {status}")),
     }
     while started.elapsed() < SLEEPS_WITHIN {
-        let row: Row = client
-            .json(client.request(Method::GET, &path(provider, "")))
-            .await?;
+        let row: Row = look().await?;
         match field(&row, "status") {
-            "active" => pause(LOOK_EVERY).await,
+            "active" => match stays_awake(&row, &before) {
+                Some(why) => return Err(anyhow!("{provider} stays awake: {}", printable(why)).into()),
+                None => pause(LOOK_EVERY).await,
+            },
             "hibernating" => {
                 let text = format!("{provider} is asleep after {}", span(started.elapsed()));
                 return print_one(&done(provider, &row, started, &Row::Null), format, &text);
@@ -114,8 +121,7 @@ pub async fn sleep(args: &Sleep) -> Result<(), Failure> {
     }
     let waited = span(started.elapsed());
     Err(anyhow!(
-        "{provider} is still awake after {waited}: requests keep it awake, or its sleep recipe failed; the log of its agent says \
-         which"
+        "{provider} is still awake after {waited}: its requests or its sleep recipe haven't ended; the log of its agent says which"
     )
     .into())
 }
@@ -124,6 +130,14 @@ pub async fn sleep(args: &Sleep) -> Result<(), Failure> {
 fn done(provider: &ProviderId, row: &Row, since: Instant, failure: &Row) -> Row {
     let took_ms = u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX);
     json!({"provider": provider, "status": row["status"], "took_ms": took_ms, "failure": failure})
+}
+
+/// Why an attempt to put it to sleep that ended after `before` has failed.
+fn stays_awake<'a>(row: &'a Row, before: &Row) -> Option<&'a str> {
+    let stays = &row["stays_awake"];
+    stays["reason"]
+        .as_str()
+        .filter(|_| stays["attempt"] != before["stays_awake"]["attempt"])
 }
 
 fn path(provider: &ProviderId, order: &str) -> String {
@@ -150,4 +164,26 @@ fn tell(provider: &ProviderId, done: &Row, format: Format, took: Duration) -> Re
         printable(field(failure, "stage"))
     )
     .into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_sleep_has_failed_once_a_later_attempt_than_before_has() {
+        let row = |stays: Row| json!({"status": "active", "stays_awake": stays});
+        let failed = |attempt| row(json!({"attempt": attempt, "reason": "still answers"}));
+        let none = row(Row::Null);
+        for (now, before, failed) in [
+            (&none, &none, None),
+            (&failed(1), &none, Some("still answers")),
+            (&failed(1), &failed(1), None),
+            (&failed(2), &failed(1), Some("still answers")),
+            // A hub of an earlier version doesn't say.
+            (&json!({"status": "active"}), &none, None),
+        ] {
+            assert_eq!(stays_awake(now, before), failed, "{now} {before}");
+        }
+    }
 }

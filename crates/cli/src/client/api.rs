@@ -4,6 +4,7 @@ use super::{Row, readiness::missing};
 use crate::{
     api_auth,
     args::{API_PORT, ApiAddress},
+    config_file::{self, hub_elsewhere},
     data_dir::{self, ROOT_KEY},
     failure::Failure,
 };
@@ -33,6 +34,10 @@ pub const PAGE_ROWS: usize = 500;
 /// What to do about an API that can't be reached.
 pub const NOT_RUNNING: &str =
     "Is `reveille up` or `reveille api` running? For another address use --api URL or REVEILLE_API_URL.";
+/// Which key is needed, and how it is given.
+const KEY_NEEDED: &str = "Pass a key of this hub with --key or REVEILLE_API_KEY: lists need the scope `query`, changes the scope \
+                          `admin`. `reveille key create` makes one on the hub's machine, where the commands find the root key \
+                          themselves (--data-dir DIR if its `up` has one).";
 /// How many rows to request at least, for some may not be wanted.
 const FEW_ROWS: usize = 50;
 /// The header in which an API names a request.
@@ -49,6 +54,8 @@ pub struct ApiClient {
     key: Option<HeaderValue>,
     /// This machine's root key, for a local API that requires a key when none was given.
     root_key: Option<PathBuf>,
+    /// This machine's config, if no address was given.
+    config: Option<PathBuf>,
 }
 
 /// One page of a list.
@@ -79,6 +86,10 @@ impl ApiClient {
         let own_ca = running
             .filter(|up| is_here && up.api.port_or_known_default() == base.port_or_known_default())
             .and_then(|up| up.ca);
+        let config = match address.api {
+            None => config_file::default_file(data_dir.as_deref()),
+            Some(_) => None,
+        };
         let root_key = data_dir.filter(|_| key.is_none() && is_here);
         let mut http = builder();
         if is_here {
@@ -95,6 +106,7 @@ impl ApiClient {
             http: http.build()?,
             key,
             root_key: root_key.map(|folder| folder.join(ROOT_KEY)),
+            config,
         })
     }
 
@@ -112,6 +124,7 @@ impl ApiClient {
             http: http.build()?,
             key: root.map(|key| bearer(key.expose())).transpose()?,
             root_key: None,
+            config: None,
         })
     }
 
@@ -293,7 +306,12 @@ impl ApiClient {
                     self.base.port_or_known_default().unwrap_or_default(),
                     self.base.scheme()
                 ),
-                _ => NOT_RUNNING.to_owned(),
+                _ => match self.config.as_deref().and_then(hub_elsewhere) {
+                    Some(hub) => format!(
+                        "This machine's agent belongs to the hub at {hub}: name that hub's API with --api URL or REVEILLE_API_URL."
+                    ),
+                    None => NOT_RUNNING.to_owned(),
+                },
             };
             anyhow!("cannot reach the API at {base}: {reason}\n{remedy}").into()
         } else if error.is_timeout() {
@@ -306,10 +324,9 @@ impl ApiClient {
     fn refused(&self, status: StatusCode, text: &str) -> anyhow::Error {
         let body: Value = serde_json::from_str(text).unwrap_or_default();
         match body["error"]["message"].as_str() {
-            Some(message) if status == StatusCode::UNAUTHORIZED => anyhow!(
-                "{}\nPass a key with --key or REVEILLE_API_KEY; `reveille key create` creates one.",
-                super::format::printable(message)
-            ),
+            Some(message) if status == StatusCode::UNAUTHORIZED => {
+                anyhow!("{}\n{KEY_NEEDED}", super::format::printable(message))
+            }
             Some(message) => anyhow!("{}", super::format::printable(message)),
             None if body["status"] == "not_ready" => {
                 anyhow!("the API at {} isn't ready: {}", self.shown(), missing(&body))

@@ -134,6 +134,7 @@ impl Reader {
         let past = |row: &Row| row["at_ms"].as_i64() < begins_ms;
         let wanted = |row: &Row| self.wants(row);
         let mut rows = self.client.rows_until(PATH, &filters, most, wanted, past).await?;
+        named::check_agent(&self.client, self.agent.as_ref(), rows.len()).await?;
         if is_latest {
             rows.reverse();
         }
@@ -151,10 +152,11 @@ impl Reader {
     }
 
     async fn list(&mut self) -> Result<(), Failure> {
-        let mut all = vec![];
+        let (mut all, mut found) = (vec![], 0);
         loop {
             let request = self.request().query(&[("limit", PAGE_ROWS)]);
             let page: Page = self.client.json(request).await?;
+            found += page.data.iter().filter(|row| self.wants(row)).count();
             if self.format == Format::Json {
                 all.extend(page.data.into_iter().filter(|row| self.wants(row)));
             } else {
@@ -165,6 +167,7 @@ impl Reader {
                 break;
             }
         }
+        named::check_agent(&self.client, self.agent.as_ref(), found).await?;
         if self.format == Format::Json {
             line(&serde_json::to_string_pretty(&all)?)?;
         }

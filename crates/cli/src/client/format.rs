@@ -79,7 +79,8 @@ pub fn span(duration: Duration) -> String {
     }
 }
 
-fn timestamp(value: &Value) -> Option<Timestamp> {
+/// A time in milliseconds; `None` if there is none.
+pub fn timestamp(value: &Value) -> Option<Timestamp> {
     Timestamp::from_millisecond(value.as_i64()?).ok()
 }
 

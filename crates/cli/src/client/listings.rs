@@ -95,7 +95,9 @@ async fn published(path: &str, args: &Published) -> Result<Vec<Row>, Failure> {
     let begins_ms = filter.begins_ms()?;
     let wanted = |row: &Row| of_agent(row, filter) && row["since_ms"].as_i64() >= begins_ms;
     let most = filter.limit.or(usize::MAX);
-    client.rows_until(path, &query, most, wanted, |_| false).await
+    let rows = client.rows_until(path, &query, most, wanted, |_| false).await?;
+    named::check_agent(&client, filter.agent.as_ref(), rows.len()).await?;
+    Ok(rows)
 }
 
 /// Whether a row is of the wanted agent, even beside a provider of another.
@@ -127,6 +129,7 @@ pub async fn wakes(args: &Wakes) -> Result<(), Failure> {
     let rows = client
         .rows_until("/reveille/v1/wakes", &query, most, |_| true, past)
         .await?;
+    named::check_agent(&client, filter.agent.as_ref(), rows.len()).await?;
     print(&rows, args.listing.output, table::WAKES)
 }
 

@@ -16,7 +16,7 @@ pub use crate::logging::notice;
 pub use actions::{Sleep, Wake, sleep, wake};
 pub use api::{ApiClient, NOT_RUNNING, is_local};
 pub use events::{Events, events};
-pub use format::{Row, age, ago, field, moment, printable};
+pub use format::{Row, age, ago, field, moment, printable, timestamp};
 pub use health::health;
 pub use listings::{Agents, Published, Wakes, agents, llms, providers, wakes};
 pub use named::key;

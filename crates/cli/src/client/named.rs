@@ -7,7 +7,7 @@ use super::{
 use crate::failure::Failure;
 use anyhow::anyhow;
 use reveille_agent::config::nearest;
-use reveille_domain::{KeyId, ProviderId};
+use reveille_domain::{AgentName, KeyId, ProviderId};
 
 /// How much of an id must be given at least.
 const MIN_PREFIX: usize = 4;
@@ -19,6 +19,33 @@ pub async fn provider(client: &ApiClient, given: &str) -> Result<ProviderId, Fai
         // A key may wake what it may not list.
         Err(failure) => given.parse().map_err(|_| failure),
     }
+}
+
+/// Fails if a list is empty because nobody knows the agent by which it was filtered, rather than because it has nothing in it.
+pub async fn check_agent(client: &ApiClient, given: Option<&AgentName>, rows: usize) -> Result<(), Failure> {
+    let Some(given) = given.filter(|_| rows == 0) else {
+        return Ok(());
+    };
+    let mut known = vec![];
+    for list in ["/reveille/v1/agents", "/reveille/v1/providers"] {
+        // A key may see a list and not the agents.
+        let Ok(rows) = client.rows(list, &[], usize::MAX).await else {
+            return Ok(());
+        };
+        known.extend(rows);
+    }
+    Ok(agent_of(&known, given)?)
+}
+
+fn agent_of(rows: &[Row], given: &AgentName) -> anyhow::Result<()> {
+    let known = rows.iter().map(|row| field(row, "agent"));
+    if known.clone().any(|agent| agent == given.as_str()) {
+        return Ok(());
+    }
+    Err(anyhow!(
+        "no agent is called `{given}`{}",
+        suggestion(given.as_str(), known, "`reveille agent list` lists them")
+    ))
 }
 
 /// The key that is called `given`: by its id, the beginning of its id, or its name.
@@ -163,6 +190,29 @@ mod tests {
             ),
         ] {
             assert!(found(given).starts_with(expected), "{given}: {}", found(given));
+        }
+    }
+
+    #[test]
+    fn an_agent_that_nobody_knows_is_told_with_a_similar_one() {
+        let rows = [
+            json!({"agent": "gpu-box"}),
+            json!({"agent": "nas", "provider": "ollama"}),
+        ];
+        let found = |given: &str| {
+            let given = AgentName::parse(given).unwrap();
+            agent_of(&rows, &given).map_or_else(|error| error.to_string(), |()| "known".to_owned())
+        };
+        for (given, expected) in [
+            ("gpu-box", "known"),
+            ("nas", "known"),
+            ("gpu-bx", "no agent is called `gpu-bx`, did you mean gpu-box?"),
+            (
+                "foo",
+                "no agent is called `foo`; `reveille agent list` lists them",
+            ),
+        ] {
+            assert_eq!(found(given), expected, "{given}");
         }
     }
 

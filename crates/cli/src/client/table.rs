@@ -74,7 +74,7 @@ pub const AGENTS: Columns = &[
 pub const WAKES: Columns = &[
     ("REQUESTED", Moment("requested_at_ms")),
     ("PROVIDER", Value("/provider")),
-    ("OUTCOME", Value("/outcome")),
+    ("OUTCOME", Text(outcome)),
     ("TOOK", Text(took)),
     ("CAUSE", Text(cause)),
     ("WAKE", Value("/wake_id")),
@@ -85,7 +85,7 @@ pub const WAKES: Columns = &[
 pub const LATEST: Columns = &[
     ("REQUESTED", Moment("requested_at_ms")),
     ("PROVIDER", Value("/provider")),
-    ("OUTCOME", Value("/outcome")),
+    ("OUTCOME", Text(outcome)),
     ("TOOK", Text(took)),
     ("CAUSE", Text(cause)),
 ];
@@ -258,6 +258,15 @@ fn ended(took: Duration, failure: &Row) -> String {
     }
 }
 
+/// How a wake ended. One that the machine's owner hasn't allowed, or that nobody waited for any longer, hasn't failed.
+fn outcome(row: &Row, _: Timestamp) -> String {
+    match field(&row["failure"], "kind") {
+        NOT_ALLOWED => "refused".to_owned(),
+        "not_needed" => "not_needed".to_owned(),
+        _ => word(&row["outcome"]),
+    }
+}
+
 fn took(row: &Row, _: Timestamp) -> String {
     time_between(row).map_or_else(|| word(&Row::Null), span)
 }
@@ -300,6 +309,23 @@ mod tests {
                 "last_wake": null}),
         ];
         insta::assert_snapshot!(shown(LLMS, &rows));
+    }
+
+    #[test]
+    fn a_wake_that_the_owner_refused_has_not_failed() {
+        let now = Timestamp::now();
+        for (kind, shown) in [
+            ("not_allowed", "refused"),
+            ("not_needed", "not_needed"),
+            ("recipe", "failed"),
+        ] {
+            let row = json!({"outcome": "failed", "failure": {"kind": kind}});
+            assert_eq!(outcome(&row, now), shown);
+        }
+        assert_eq!(
+            outcome(&json!({"outcome": "succeeded", "failure": null}), now),
+            "succeeded"
+        );
     }
 
     #[test]

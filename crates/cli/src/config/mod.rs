@@ -5,12 +5,12 @@ mod show;
 use crate::{
     args::{Format, OutputArg},
     client::{Row, line, print_one},
-    data_dir,
+    config_file::{CONFIG_FILE, default_file},
     failure::Failure,
 };
 use clap::{Args, Subcommand};
 use reveille_agent::{
-    config::{Config, ConfigError},
+    config::{Config, ConfigError, ProviderConfig},
     local_checks::mistakes,
 };
 use reveille_domain::counted;
@@ -78,15 +78,10 @@ pub fn run(command: &ConfigCommand) -> Result<(), Failure> {
 /// be used. What doesn't fit is no failure: the file may be for another machine.
 fn check(args: &ConfigCheck) -> Result<(), Failure> {
     let (file, format) = (args.file.path()?, args.format.output);
-    let config = match Config::load(&file) {
+    let (config, usable) = Config::load_in_part(&file);
+    let config = match config {
         Ok(config) => config,
-        Err(error) => {
-            if format != Format::Table {
-                let errors: Vec<_> = std::iter::once(&error).chain(&error.others).map(wrong).collect();
-                print_one(&json!({"file": file, "ok": false, "errors": errors}), format, "")?;
-            }
-            return Err(Failure::Config(error.to_string()));
-        }
+        Err(error) => return unusable(&file, format, &error, &usable),
     };
     let mut text = format!(
         "ok: agent {} with {}",
@@ -114,27 +109,33 @@ fn check(args: &ConfigCheck) -> Result<(), Failure> {
     print_one(&row, format, &text)
 }
 
+/// Says all that is wrong with a file, and what on this machine doesn't fit the providers that could be read.
+fn unusable(
+    file: &Path,
+    format: Format,
+    error: &ConfigError,
+    usable: &[ProviderConfig],
+) -> Result<(), Failure> {
+    if format != Format::Table {
+        let errors: Vec<_> = std::iter::once(error).chain(&error.others).map(wrong).collect();
+        let providers: Vec<_> = usable
+            .iter()
+            .map(|provider| json!({"name": provider.name, "warnings": mistakes(provider)}))
+            .collect();
+        let row = json!({"file": file, "ok": false, "errors": errors, "providers": providers});
+        print_one(&row, format, "")?;
+    }
+    let warnings = usable.iter().flat_map(|provider| {
+        let name = &provider.name;
+        let mistakes = mistakes(provider).into_iter();
+        mistakes.map(move |mistake| format!("\nwarning: {name}: {mistake}"))
+    });
+    let warnings: String = warnings.collect();
+    Err(Failure::Config(format!("{error}{warnings}")))
+}
+
 fn wrong(error: &ConfigError) -> Row {
     json!({"line": error.line, "key": error.key, "reason": error.reason})
-}
-
-/// The name of a config file, in the working directory or the data directory.
-pub const CONFIG_FILE: &str = "reveille.toml";
-
-/// The config file in the working directory.
-pub fn file_here() -> Option<PathBuf> {
-    let here = Path::new(CONFIG_FILE);
-    here.exists().then(|| here.canonicalize().ok()).flatten()
-}
-
-/// The config file where none is named: the one in the working directory, or else the one in the data directory.
-pub fn default_file(data_dir: Option<&Path>) -> Option<PathBuf> {
-    if let Some(here) = file_here() {
-        return Some(here);
-    }
-    let folder = data_dir.map_or_else(|| data_dir::default_path().ok(), |folder| Some(folder.to_owned()));
-    let file = folder?.join(CONFIG_FILE);
-    file.exists().then(|| file.canonicalize().ok()).flatten()
 }
 
 /// Logs what on this machine doesn't fit the config of the agent that starts.

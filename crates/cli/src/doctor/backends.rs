@@ -215,6 +215,7 @@ mod tests {
                 no_files: false,
                 is_hub: Some(false),
                 stranger: false,
+                other_models: false,
                 reason: reason.to_owned(),
             };
             let mut findings = Findings::default();

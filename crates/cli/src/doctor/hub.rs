@@ -153,7 +153,7 @@ async fn connect(hub: &HubNats, agent: Option<&Config>, findings: &mut Findings)
         ),
         Ok(Err(error @ BusError::Revoked)) => (
             format!("{shown}: {error}"),
-            "create a token on the hub (`reveille agent-token create`) and join again with it (`reveille join`)",
+            "create a token on the hub (`reveille agent token`) and join again with it (`reveille join`)",
         ),
         Ok(Err(error)) => (format!("{shown}: {error}"), UNREACHABLE),
         Err(_) => (

@@ -6,13 +6,14 @@ use crate::{
     up::{disk::RESTART_NOTE, nats_program},
 };
 use reveille_agent::{
-    config::{Action, Config, places},
+    config::{Config, places},
     owner_policy::OwnerPolicy,
     state_dir::StateDir,
 };
 use reveille_bus::private_file;
 use reveille_domain::counted;
 use rustix::fs::statvfs;
+use serde_json::Value;
 use std::{
     fs,
     io::ErrorKind,
@@ -20,6 +21,7 @@ use std::{
     path::Path,
     time::Duration,
 };
+use url::Url;
 
 /// Below this the journal will soon run out of space.
 const LITTLE_SPACE: u64 = 1024 * 1024 * 1024;
@@ -52,7 +54,7 @@ pub fn config(file: &Path, findings: &mut Findings) -> Option<Config> {
             counted(config.providers.len(), "provider")
         ),
     );
-    if !holds_secrets(file, &config) {
+    if !holds_secrets(file) {
         return Some(config);
     }
     if others_may_read(file) {
@@ -70,31 +72,68 @@ pub fn config(file: &Path, findings: &mut Findings) -> Option<Config> {
     Some(config)
 }
 
-/// Whether the file contains a literal key, header, body or variable, rather than the name of an environment variable.
-fn holds_secrets(file: &Path, config: &Config) -> bool {
+/// Whether the file contains a secret itself, rather than the name of an environment variable.
+fn holds_secrets(file: &Path) -> bool {
     let places = places(&fs::read_to_string(file).unwrap_or_default());
-    let kept_here = |path: &str| {
-        let place = places.iter().find(|(key, _)| key.as_str() == path);
-        place.is_some_and(|(_, place)| place.variables.is_empty())
-    };
-    config.providers.iter().enumerate().any(|(index, provider)| {
-        let wake = provider.wake.iter().flat_map(|wake| &wake.steps);
-        let steps = wake.chain(provider.sleep.iter().flat_map(|sleep| &sleep.steps));
-        let secretive = steps.into_iter().any(|step| match &step.action {
-            Action::Http(http) => !http.headers.is_empty() || http.body.is_some(),
-            action => action.commands().any(|command| !command.env.is_empty()),
-        });
-        let named = |key: &str| {
-            [".headers.", ".env.", ".body"]
-                .iter()
-                .any(|part| key.contains(part))
-        };
-        let own = format!("provider[{index}].");
-        let literal = places
-            .iter()
-            .any(|(key, place)| key.starts_with(&own) && named(key) && place.variables.is_empty());
-        kept_here(&format!("provider[{index}].api_key")) || (secretive && literal)
+    places.iter().any(|(key, place)| {
+        let literal = place.text.as_ref().filter(|_| place.variables.is_empty());
+        literal.is_some_and(|text| is_secret(key, text.reveal()))
     })
+}
+
+/// Whether a text may be a secret: an API key, a header, a URL with a password, or a variable or a body with one that is named so.
+fn is_secret(key: &str, text: &str) -> bool {
+    let name_in = |table: &str| key.split_once(table).map(|(_, name)| name);
+    let is_plain = |header: &str| PLAIN_HEADERS.contains(&header.to_ascii_lowercase().as_str());
+    key.ends_with(".api_key")
+        || name_in(".headers.").is_some_and(|header| !is_plain(header))
+        || name_in(".env.").is_some_and(is_secretive)
+        || key.ends_with(".body") && has_secret(text)
+        || Url::parse(text).is_ok_and(|url| url.password().is_some())
+}
+
+/// Headers that are nobody's secret.
+const PLAIN_HEADERS: [&str; 3] = ["content-type", "accept", "user-agent"];
+/// What the names of secrets contain, and the words that are names of secrets.
+const SECRETIVE: [&str; 6] = [
+    "token",
+    "secret",
+    "password",
+    "passphrase",
+    "credential",
+    "apikey",
+];
+const SECRETIVE_WORDS: [&str; 8] = [
+    "key",
+    "keys",
+    "auth",
+    "authorization",
+    "pass",
+    "passwd",
+    "pwd",
+    "pat",
+];
+
+/// Whether a variable or a key of JSON is named like a secret.
+fn is_secretive(name: &str) -> bool {
+    let name = name.to_ascii_lowercase();
+    let mut words = name.split(|letter: char| !letter.is_ascii_alphanumeric());
+    SECRETIVE.iter().any(|part| name.contains(part)) || words.any(|word| SECRETIVE_WORDS.contains(&word))
+}
+
+/// Whether a body may contain a secret: JSON has one in a text that is named like one, and in anything else nobody knows.
+fn has_secret(body: &str) -> bool {
+    fn is_in(value: &Value, named: bool) -> bool {
+        match value {
+            Value::Object(fields) => fields
+                .iter()
+                .any(|(name, value)| is_in(value, named || is_secretive(name))),
+            Value::Array(values) => values.iter().any(|value| is_in(value, named)),
+            Value::String(_) => named,
+            Value::Number(_) | Value::Bool(_) | Value::Null => false,
+        }
+    }
+    serde_json::from_str(body).map_or(true, |value| is_in(&value, false))
 }
 
 fn others_may_read(path: &Path) -> bool {
@@ -243,6 +282,7 @@ mod tests {
         let file = folder.path().join("reveille.toml");
         let head = "[[provider]]\nname = \"p\"\nbase_url = \"http://127.0.0.1:1\"\n";
         let wake = "[provider.wake]\ntype = \"http\"\nurl = \"http://127.0.0.1:1/\"\n";
+        let serve = "[provider.wake]\ntype = \"command\"\nrun = \"serve\"\ncommand = \"true\"\n";
         for (text, holds) in [
             (head.to_owned(), false),
             (format!("{head}api_key = \"k\"\n"), true),
@@ -254,10 +294,52 @@ mod tests {
                 false,
             ),
             (format!("{head}{wake}body = \"k\"\n"), true),
+            (
+                format!("{head}{wake}body = '{{\"model\": \"m\", \"keep_alive\": -1}}'\n"),
+                false,
+            ),
+            (
+                format!("{head}{wake}body = '{{\"login\": {{\"password\": \"p\"}}}}'\n"),
+                true,
+            ),
+            (
+                format!("{head}{wake}headers = {{ content-type = \"application/json\" }}\n"),
+                false,
+            ),
+            (
+                format!("{head}{serve}env = {{ OLLAMA_HOST = \"127.0.0.1:1\" }}\n"),
+                false,
+            ),
+            (format!("{head}{serve}env = {{ HF_TOKEN = \"t\" }}\n"), true),
+            (format!("{head}{serve}env = {{ HF_TOKEN = \"${{K}}\" }}\n"), false),
+            (
+                format!("{head}{serve}env = {{ DB_PASS = \"p\", N = \"1\" }}\n"),
+                true,
+            ),
+            (
+                format!("{head}{serve}env = {{ DB = \"postgres://u:p@h/d\" }}\n"),
+                true,
+            ),
+            (
+                format!("{head}{serve}env = {{ DB = \"postgres://u@h/d\" }}\n"),
+                false,
+            ),
+            (
+                format!("{head}{wake}body = '{{\"auth\": {{\"user\": \"a\"}}}}'\n"),
+                true,
+            ),
+            (format!("{head}{wake}body = '{{\"tokens\": [\"x\"]}}'\n"), true),
+            (
+                format!(
+                    "{head}{wake}body = '{{\"key\": \"${{K}}\"}}'\n[provider.sleep]\ntype = \"http\"\n\
+                     url = \"http://127.0.0.1:1/\"\nbody = '{{\"model\": \"m\"}}'\n"
+                ),
+                false,
+            ),
         ] {
             fs::write(&file, &text).unwrap();
-            let config = Config::parse(&text, "f", &|_| Some("v".to_owned())).unwrap();
-            assert_eq!(holds_secrets(&file, &config), holds, "{text}");
+            Config::parse(&text, "f", &|_| Some("v".to_owned())).unwrap();
+            assert_eq!(holds_secrets(&file), holds, "{text}");
         }
     }
 }

@@ -9,7 +9,8 @@ pub mod published;
 
 use crate::{
     args::{DataDirArg, DatabaseUrl, Format, HubArgs, api_url},
-    client, config,
+    client,
+    config_file::default_file,
     data_dir::AGENT_STATE,
     failure::Failure,
 };
@@ -133,7 +134,7 @@ impl Findings {
 /// Runs all checks, prints the findings, and fails if there is a problem.
 pub async fn run(mut args: Doctor) -> Result<(), Failure> {
     let data_dir = args.data_dir.path()?;
-    args.config = args.config.or_else(|| config::default_file(Some(&data_dir)));
+    args.config = args.config.or_else(|| default_file(Some(&data_dir)));
     let mut findings = Findings::default();
     let config = args
         .config

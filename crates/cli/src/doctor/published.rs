@@ -1,12 +1,17 @@
 //! What the API says of the providers of all agents: which are down, whose wakes fail, and at which requests fail.
 
 use super::Findings;
-use crate::client::{ApiClient, Row, age, ago, field, printable, table::NOT_ALLOWED};
+use crate::client::{ApiClient, Row, age, ago, field, printable, table::NOT_ALLOWED, timestamp};
 use jiff::Timestamp;
-use reveille_domain::{PAUSED_STAGE, counted};
+use reveille_domain::{MODELS_STAGE, PAUSED_STAGE, counted};
+use std::time::Duration;
 
 /// The stage of a wake that a provider may no longer begin today.
 const USED_UP_STAGE: &str = "max_per_day";
+/// The kind of failure of a backend that ended, or answered no more, after its wake had succeeded.
+const DIED: &str = "died";
+/// How long a failed backend that was woken again is still told.
+const RECENT: Duration = Duration::from_secs(60 * 60);
 
 /// Adds a warning for each provider that doesn't work.
 pub async fn look(api: &ApiClient, findings: &mut Findings) {
@@ -38,6 +43,18 @@ pub fn provider(row: &Row, now: Timestamp, findings: &mut Findings) {
         return findings.warning(check, found, remedy);
     }
     wakes(row, &check, now, findings);
+    if let Some(reason) = row["stays_awake"]["reason"].as_str() {
+        let remedy = if row["can_sleep"] == false {
+            format!("add a [provider.sleep] to it in the config of {agent}")
+        } else {
+            format!(
+                "see to that on the machine of {agent}; `reveille sleep {}` tries it again",
+                printable(id)
+            )
+        };
+        let found = format!("it was to sleep and stays awake: {}", printable(reason));
+        findings.warning(check.as_str(), found, remedy);
+    }
     let failed = &row["failed_requests"];
     // After any change of its status they say nothing about it.
     if failed["suspect"] == true {
@@ -54,11 +71,16 @@ pub fn provider(row: &Row, now: Timestamp, findings: &mut Findings) {
     }
 }
 
-/// Adds a warning if the last wakes failed.
+/// Adds a warning if the last wakes failed, or the backend did after a wake.
 fn wakes(row: &Row, check: &str, now: Timestamp, findings: &mut Findings) {
     let failures = &row["failures"];
-    let count = failures["count"].as_u64().unwrap_or_default();
-    if count == 0 || !["hibernating", "waking"].contains(&field(row, "status")) {
+    if failures["count"].as_u64().unwrap_or_default() == 0 {
+        return;
+    }
+    if failures["last"]["kind"] == DIED {
+        return died(row, check, now, findings);
+    }
+    if !["hibernating", "waking"].contains(&field(row, "status")) {
         return;
     }
     // An owner's refusal is no failure.
@@ -75,13 +97,45 @@ fn wakes(row: &Row, check: &str, now: Timestamp, findings: &mut Findings) {
         in_a_row(&failures["count"], "wake", at, now),
         printable(field(last, "reason"))
     );
-    let remedy = format!(
-        "read `reveille logs {name}` on the machine of {}, and correct its [provider.wake] until `reveille recipe test {name} \
-         --config FILE` succeeds there",
-        printable(field(row, "agent")),
-        name = printable(field(row, "provider")),
-    );
+    let (agent, name) = (printable(field(row, "agent")), printable(field(row, "provider")));
+    let remedy = match field(last, "stage") {
+        MODELS_STAGE => {
+            format!("load that model there, or correct `models` or `base_url` in the config of {agent}")
+        }
+        _ => format!(
+            "read `reveille logs {name}` on the machine of {agent}, and correct its [provider.wake] until `reveille recipe test \
+             {name} --config FILE` succeeds there"
+        ),
+    };
     findings.warning(check, found, remedy);
+}
+
+/// Adds a warning about a backend that failed after its wake had succeeded, for [`RECENT`] after it was woken again.
+fn died(row: &Row, check: &str, now: Timestamp, findings: &mut Findings) {
+    let (failures, since) = (&row["failures"], &row["since_ms"]);
+    let what = match field(row, "status") {
+        "hibernating" => "its backend failed after its wake had succeeded".to_owned(),
+        "waking" => "its backend failed, and is being woken again".to_owned(),
+        "active" if is_recent(since, now) => {
+            format!("its backend failed, and was woken again {}", ago(since, now))
+        }
+        _ => return,
+    };
+    let reason = printable(field(&failures["last"], "reason"));
+    let count = match failures["count"].as_u64() {
+        Some(..=1) | None => String::new(),
+        Some(count) => format!("; that was failure {count} in a row"),
+    };
+    let remedy = format!(
+        "read `reveille logs {}` on the machine of {}, or the backend's own log",
+        printable(field(row, "provider")),
+        printable(field(row, "agent"))
+    );
+    findings.warning(check, format!("{what}: {reason}{count}"), remedy);
+}
+
+fn is_recent(at: &Row, now: Timestamp) -> bool {
+    timestamp(at).is_some_and(|at| now.duration_since(at).unsigned_abs() < RECENT)
 }
 
 /// Such as `the last 3 wakes failed, the last one 1m ago`.
@@ -182,6 +236,47 @@ mod tests {
     }
 
     #[test]
+    fn a_wake_that_found_other_models_sends_nobody_to_the_recipe() {
+        let failure =
+            json!({"kind": "recipe", "stage": "models", "reason": "the server there lists `a`, not `b`"});
+        let mut findings = Findings::default();
+        let row = json!({"id": "pc/vllm", "agent": "pc", "provider": "vllm", "status": "hibernating",
+            "last_wakes": [{"ended_at_ms": 1, "failure": failure}], "failures": {"count": 1, "last": failure}});
+        provider(&row, Timestamp::now(), &mut findings);
+        let remedy = findings.0.pop().and_then(|found| found.remedy).expect("a remedy");
+        assert!(remedy.contains("correct `models`"), "{remedy}");
+    }
+
+    #[test]
+    fn a_backend_that_was_to_sleep_and_stays_awake_is_a_warning_with_the_reason() {
+        let row = |stays: Row| json!({"id": "pc/ollama", "agent": "pc", "provider": "ollama", "status": "active", "can_sleep": true, "stays_awake": stays});
+        let mut findings = Findings::default();
+        provider(&row(Row::Null), Timestamp::now(), &mut findings);
+        assert!(findings.all().is_empty());
+        let reason = "port 11434 is taken by `ollama` (process 7)";
+        provider(
+            &row(json!({"attempt": 1, "reason": reason})),
+            Timestamp::now(),
+            &mut findings,
+        );
+        let found = findings.0.pop().expect("a warning");
+        assert_eq!(found.level, Level::Warning);
+        assert!(found.found.ends_with(reason), "{}", found.found);
+        assert!(
+            found
+                .remedy
+                .expect("a remedy")
+                .contains("`reveille sleep pc/ollama`"),
+            "what to do next"
+        );
+        let mut row = row(json!({"attempt": 1, "reason": "it has no sleep recipe"}));
+        row["can_sleep"] = false.into();
+        provider(&row, Timestamp::now(), &mut findings);
+        let remedy = findings.0.pop().and_then(|found| found.remedy).expect("a remedy");
+        assert!(remedy.starts_with("add a [provider.sleep]"), "{remedy}");
+    }
+
+    #[test]
     fn wakes_that_fail_are_a_warning_with_the_last_failure_and_the_command_that_tests_the_recipe() {
         let now = Timestamp::now();
         let ended = |seconds: i64, kind: &str| {
@@ -211,6 +306,45 @@ mod tests {
         ] {
             assert!(remedy.contains(command), "{command}: {remedy}");
         }
+    }
+
+    #[test]
+    fn a_backend_that_failed_after_its_wake_is_a_warning_until_an_hour_after_it_was_woken_again() {
+        let now = Timestamp::now();
+        let ago = |seconds: i64| now.as_millisecond() - seconds * 1_000;
+        let reason = "the backend answered its probe, but no completion";
+        let found = |status: &str, count: u32, since_ms: i64| {
+            let mut findings = Findings::default();
+            let row = json!({"id": "pc/vllm", "agent": "pc", "provider": "vllm", "status": status, "since_ms": since_ms,
+                "last_wakes": [{"ended_at_ms": ago(14)}], "failed_requests": null,
+                "failures": {"count": count, "last": {"kind": "died", "stage": "active", "reason": reason}}});
+            provider(&row, now, &mut findings);
+            let found = findings.0.pop();
+            found.map(|finding| {
+                assert_eq!(finding.level, Level::Warning);
+                assert!(finding.remedy.expect("a remedy").contains("`reveille logs vllm`"));
+                finding.found
+            })
+        };
+        for (status, since_ms, what) in [
+            (
+                "hibernating",
+                ago(10),
+                "its backend failed after its wake had succeeded",
+            ),
+            ("waking", ago(1), "its backend failed, and is being woken again"),
+            (
+                "active",
+                ago(12),
+                "its backend failed, and was woken again 12s ago",
+            ),
+        ] {
+            assert_eq!(found(status, 1, since_ms), Some(format!("{what}: {reason}")));
+            let second = format!("{what}: {reason}; that was failure 2 in a row");
+            assert_eq!(found(status, 2, since_ms), Some(second));
+        }
+        assert_eq!(found("active", 1, ago(7_200)), None);
+        assert_eq!(found("active", 0, ago(12)), None);
     }
 
     #[test]

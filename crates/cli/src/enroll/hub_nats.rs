@@ -134,7 +134,7 @@ async fn ask(server: NatsServer, token: &JoinToken, key: &NatsKey) -> Result<(),
         Ok(EnrollAnswer::Enrolled) => Ok(()),
         Ok(EnrollAnswer::Refused { code }) => {
             let why = match code {
-                TokenRefusal::TokenUsed => "the token was used already, by another machine",
+                TokenRefusal::TokenUsed => "the token was used already, and each works once",
                 TokenRefusal::TokenExpired => "the token has expired",
                 TokenRefusal::TokenUnknown => "the token is unknown",
             };
@@ -149,7 +149,7 @@ async fn ask(server: NatsServer, token: &JoinToken, key: &NatsKey) -> Result<(),
 
 fn new_token(token: &JoinToken) -> String {
     format!(
-        "Create a new one on the hub: `reveille agent-token create {}`",
+        "Create a new one on the hub: `reveille agent token {}`",
         token.agent
     )
 }

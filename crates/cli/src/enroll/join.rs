@@ -10,8 +10,9 @@ use super::{
 use crate::{
     args::{ApiAddress, DataDirArg, Format},
     client::{ApiClient, is_local, line},
-    config::{self, CONFIG_FILE},
-    data_dir::AGENT_STATE,
+    config,
+    config_file::{CONFIG_FILE, default_file},
+    data_dir::{self, AGENT_STATE, RunningUp},
     failure::Failure,
     init::{self, Ports},
     whole_file,
@@ -48,7 +49,7 @@ If it is interrupted, run it again: it keeps the key and the config that it has 
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Join {
-    /// The token that `reveille up --agents` or `reveille agent-token create` printed; `-` reads it from standard input, where no
+    /// The token that `reveille up --agents` or `reveille agent token` printed; `-` reads it from standard input, where no
     /// other user of this machine sees it.
     #[arg(env = "REVEILLE_AGENT_TOKEN", value_name = "TOKEN", hide_env_values = true)]
     pub token: String,
@@ -141,7 +142,7 @@ pub async fn join(args: Join) -> Result<Option<Joined>, Failure> {
     let agent = &token.join.agent;
     if let Some(name) = args.name.as_ref().filter(|name| *name != agent) {
         return Err(Failure::Config(format!(
-            "the token is for {agent}, not for {name}: create one with `reveille agent-token create {name}` on the hub"
+            "the token is for {agent}, not for {name}: create one with `reveille agent token {name}` on the hub"
         )));
     }
     let data_dir = match args.data_dir.data_dir {
@@ -150,6 +151,11 @@ pub async fn join(args: Join) -> Result<Option<Joined>, Failure> {
     };
     // Links stay: systemd makes one of the service's own folder at its first start.
     let data_dir = std::path::absolute(data_dir)?;
+    // A config elsewhere, for an agent that isn't started here, has nothing to do with this folder.
+    let uses_folder = args.config.is_none() || !args.no_start;
+    if let Some(up) = data_dir::running_up(&data_dir).filter(|_| uses_folder) {
+        return Err(is_hub(&data_dir, &up));
+    }
     let file = args.config.clone().unwrap_or_else(|| data_dir.join(CONFIG_FILE));
     let file = std::path::absolute(file)?;
     if args.service {
@@ -244,6 +250,17 @@ pub async fn join(args: Join) -> Result<Option<Joined>, Failure> {
     }))
 }
 
+/// Nothing is to be joined here: `up` has an agent of its own, in the same folder.
+fn is_hub(data_dir: &Path, up: &RunningUp) -> Failure {
+    Failure::Config(format!(
+        "a `reveille up` runs here with the data directory {} (its API is at {}), and has an agent of its own: run this on the \
+         machine that joins. The backends of this machine belong into the config of that `up`, which `reveille init` writes; for \
+         another agent beside it use --data-dir DIR. The token was not used",
+        data_dir.display(),
+        up.api.as_str().trim_end_matches('/')
+    ))
+}
+
 /// A config that an earlier `join` has written. It stays as it is, so the hub gets the key that it names.
 #[derive(Debug)]
 struct Kept {
@@ -322,7 +339,7 @@ fn address_in(url: &str) -> &str {
 
 /// What starts the agent with this config, as short as it can be.
 fn start_command(file: &Path) -> String {
-    match config::default_file(None) {
+    match default_file(None) {
         Some(default) if file.canonicalize().is_ok_and(|file| file == default) => "reveille agent".to_owned(),
         _ => format!("reveille agent --config {}", file.display()),
     }

@@ -11,7 +11,7 @@ pub use token::{HubAddress, Token};
 
 use crate::{
     args::{Format, Listing, duration},
-    client::{ApiClient, Row, field, line, moment, print_one},
+    client::{ApiClient, Row, field, is_local, line, moment, print_one},
     failure::Failure,
     logging::notice,
 };
@@ -49,7 +49,7 @@ pub enum AgentTokenCommand {
     Create(AgentTokenCreate),
 }
 
-/// `reveille agent-token create`.
+/// `reveille agent token`, or as it was called first, `reveille agent-token create`.
 #[derive(Debug, Args)]
 pub struct AgentTokenCreate {
     /// The agent.
@@ -58,7 +58,7 @@ pub struct AgentTokenCreate {
     /// How long the token is valid, at most 15 minutes.
     #[arg(long, value_name = "DURATION", default_value = "15m", value_parser = token_lifetime)]
     pub expires: Duration,
-    /// URL at which the machine reaches the API, for a hub that listens for no agents itself [default: the one this command uses].
+    /// URL at which the machine reaches the API, for a hub that listens for no agents itself [default: that of --api].
     #[arg(long, env = "REVEILLE_HUB_URL", value_name = "URL")]
     pub hub: Option<Url>,
     #[command(flatten)]
@@ -77,9 +77,15 @@ fn token_lifetime(raw: &str) -> Result<Duration, String> {
 pub async fn create_token(args: &AgentTokenCreate) -> Result<(), Failure> {
     let client = ApiClient::new(&args.listing.api)?;
     let path = format!("/reveille/v1/agents/{}/tokens", args.agent);
-    let lifetime = json!({"expires_in_s": args.expires.as_secs()});
-    let issued = client.post(&path, &lifetime).await?;
-    let token = Token::of(args.hub.as_ref(), &args.listing.api.url()?, &issued)?;
+    let api = args.listing.api.url()?;
+    // An address of this machine alone leads no other one to the API, unless somebody has chosen it.
+    let over_nats = args.hub.is_none() && args.listing.api.api.is_none() && is_local(&api);
+    let mut wanted = json!({"expires_in_s": args.expires.as_secs()});
+    if over_nats {
+        wanted["over_nats"] = true.into();
+    }
+    let issued = client.post(&path, &wanted).await?;
+    let token = Token::of(args.hub.as_ref(), &api, &issued)?;
     if args.listing.output != Format::Table {
         let expires_at_ms = &issued["expires_at_ms"];
         return line(
@@ -107,15 +113,22 @@ pub async fn revoke(args: &AgentRevoke) -> Result<(), Failure> {
     print_one(&row, args.listing.output, &text)
 }
 
-/// Removes what an agent has published.
+/// Removes an agent from the lists, with what it has published.
 pub async fn forget(args: &AgentForget) -> Result<(), Failure> {
     let client = ApiClient::new(&args.listing.api)?;
     let path = format!("/reveille/v1/agents/{}/providers", args.agent);
     let row = client.delete(&path).await?;
     let text = match row["providers"].as_u64() {
-        Some(0) | None => format!("{} has no providers", args.agent),
-        Some(1) => format!("forgot the provider of {}", args.agent),
-        Some(providers) => format!("forgot the {providers} providers of {}", args.agent),
+        Some(0) | None => format!("forgot {}", args.agent),
+        Some(1) => format!("forgot {} and its provider", args.agent),
+        Some(providers) => format!("forgot {} and its {providers} providers", args.agent),
+    };
+    let text = match row["has_key"].as_bool() {
+        Some(true) => format!(
+            "{text}; its key still works, and it is listed again if it comes back (`reveille agent revoke {}` ends that)",
+            args.agent
+        ),
+        _ => text,
     };
     print_one(&row, args.listing.output, &text)
 }

@@ -92,10 +92,10 @@ impl Unreachable {
                 "Check that `reveille up --agents` is running on the hub, that this machine is in the same network, and that \
                  no firewall blocks the port."
             }
-            Self::Name => "Create a new token on the hub: `reveille agent-token create NAME`.",
+            Self::Name => "Create a new token on the hub: `reveille agent token NAME`.",
             Self::NotNats | Self::NoTls | Self::OtherHub => {
                 "The token is for another hub than the one that answers, or somebody is in between. Create a new token on the \
-                 hub: `reveille agent-token create NAME`."
+                 hub: `reveille agent token NAME`."
             }
             Self::Certificate(rustls::Error::InvalidCertificate(
                 CertificateError::Expired

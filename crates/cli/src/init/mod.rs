@@ -88,6 +88,9 @@ pub async fn run(args: &Init) -> Result<(), Failure> {
     if !args.force && output.exists() {
         return Err(exists(output));
     }
+    // Before anybody is asked anything.
+    let cannot = |error| Failure::Config(format!("cannot write {}: {error}", output.display()));
+    whole_file::folder_exists(output).map_err(cannot)?;
     let mut files: Vec<Gguf> = vec![];
     for file in &args.files {
         let file = model_file(file)?;

@@ -17,7 +17,6 @@ use std::{
     path::Path,
     time::{Duration, Instant},
 };
-use tokio_util::sync::CancellationToken;
 
 /// How long a server that is asked to end may take.
 const ENDS_WITHIN: Duration = Duration::from_secs(30);
@@ -62,7 +61,7 @@ pub async fn run<'a>(
     let signals = Signals::listen()?;
     for (provider, trial) in chosen {
         notice(format_args!("\nTrying `{provider}`; Ctrl-C ends it."));
-        let tried = one(config, provider, *trial, &data_dir, &signals.stop).await;
+        let tried = one(config, provider, *trial, &data_dir, &signals).await;
         if signals.stop.is_cancelled() {
             return tried.and(Err(anyhow!("stopped").into()));
         }
@@ -91,7 +90,7 @@ async fn one(
     name: &str,
     trial: Trial,
     data_dir: &Path,
-    stop: &CancellationToken,
+    signals: &Signals,
 ) -> Result<Tried, Failure> {
     let mut providers = config.providers.iter();
     let provider = providers.find(|provider| provider.name.as_str() == name);
@@ -99,7 +98,7 @@ async fn one(
     if let Trial::AfterStopping { pid, address } = trial {
         tokio::select! {
             stopped = end(pid, address) => stopped?,
-            () = stop.cancelled() => return Err(anyhow!("stopped").into()),
+            () = signals.stop.cancelled() => return Err(anyhow!("stopped").into()),
         }
     }
     let manner = Manner {
@@ -110,7 +109,7 @@ async fn one(
             Ok(())
         },
     };
-    trial::run(config, provider, data_dir, manner, stop.clone()).await
+    trial::run(config, provider, data_dir, manner, signals).await
 }
 
 /// Asks the process that listens at an address to end, and waits until it doesn't any more.

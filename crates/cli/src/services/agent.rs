@@ -4,7 +4,8 @@ use super::until_signalled;
 use crate::{
     args::DataDirArg,
     client::{self, Agents},
-    config::{self, CONFIG_FILE},
+    config,
+    config_file::{CONFIG_FILE, default_file},
     data_dir::AGENT_STATE,
     enroll::{self, AgentForget, AgentRevoke, AgentTokenCreate, Joined},
     failure::Failure,
@@ -44,7 +45,7 @@ pub enum AgentCommand {
     List(Agents),
     /// Create a one-time token with which a machine joins as this agent.
     Token(AgentTokenCreate),
-    /// Forget what an agent has published that isn't connected, such as one under a former name. Its key stays valid.
+    /// Remove an agent that isn't connected from all lists, such as one under a former name. Its key stays valid.
     Forget(AgentForget),
     /// Revoke an agent: its key and tokens stop working, and its connections are closed.
     Revoke(AgentRevoke),
@@ -88,7 +89,7 @@ async fn serve(args: Agent, hangups: Hangups) -> Result<(), Failure> {
     let data_dir = args.data_dir.path()?;
     let file = match args.config {
         Some(file) => file,
-        None => config::default_file(Some(&data_dir)).ok_or_else(|| {
+        None => default_file(Some(&data_dir)).ok_or_else(|| {
             Failure::Config(format!(
                 "there is no {CONFIG_FILE} here or in {}: join a hub with `reveille join TOKEN`, or use --config FILE",
                 data_dir.display()

@@ -5,6 +5,7 @@ use crate::{
         ApiClient, Row, field, moment,
         table::{PROVIDERS, table},
     },
+    data_dir,
     enroll::Token,
     failure::Failure,
     logging::{self, notice},
@@ -22,7 +23,7 @@ use std::{
     fmt::Write as _,
     io::{self, IsTerminal},
     iter,
-    path::PathBuf,
+    path::{Path, PathBuf},
     time::{Duration, Instant},
 };
 use tokio::time::sleep;
@@ -101,6 +102,16 @@ impl Banner {
         self.own_ca = authority;
     }
 
+    /// Says that machines which joined an earlier run don't reach this one, if it listens for none.
+    pub fn misses_agents(&mut self, data_dir: &Path) {
+        if self.agents.is_none() && data_dir::authority(data_dir).is_some() {
+            self.warnings.push(
+                "an earlier run listened for agents of other machines, and this one doesn't: `reveille up --agents` lets them in"
+                    .to_owned(),
+            );
+        }
+    }
+
     /// Waits until the API is ready; prints a line if that takes long.
     pub async fn api_is_ready(&mut self) {
         if !until(READY_WITHIN, async || self.waits_only_for_agent().await).await {
@@ -126,7 +137,7 @@ impl Banner {
         match self.token().await {
             Ok(token) => self.join = Some(token),
             Err(failure) => {
-                warn!(%failure, "can't create a token; `reveille agent-token create NAME` creates one");
+                warn!(%failure, "can't create a token; `reveille agent token NAME` creates one");
             }
         }
     }
@@ -222,8 +233,11 @@ impl Banner {
             text += "          (`--listen 0.0.0.0:8420` opens it to other machines, with HTTPS and keys)\n";
         }
         let agent = match &self.agent {
-            None => "none: no reveille.toml in this folder (--config FILE)",
-            Some(config) => config.agent.name.as_str(),
+            None => "none: no reveille.toml in this folder (--config FILE)".to_owned(),
+            Some(config) if config.providers.is_empty() => {
+                format!("{}, whose config has no providers", config.agent.name)
+            }
+            Some(config) => config.agent.name.to_string(),
         };
         let _ = write!(
             text,
@@ -239,7 +253,8 @@ impl Banner {
         if !providers.is_empty() {
             let _ = write!(text, "\n{}\n", indented(&table(PROVIDERS, providers)));
         }
-        if let Some(model) = providers.iter().find_map(|row| row["models"][0].as_str()) {
+        let mut served = providers.iter().filter(|row| row["status"] != "inactive");
+        if let Some(model) = served.find_map(|row| row["models"][0].as_str()) {
             let body = json!({"model": model, "messages": [{"role": "user", "content": "hello"}]});
             let key = match &self.root_key {
                 None => "",
@@ -267,13 +282,13 @@ impl Banner {
         let agents = agents.join(", ");
         let Some((token, until)) = &self.join else {
             return format!(
-                "\n  Agents of other machines reach this hub at {agents}\n  `reveille agent-token create NAME` prints the line with which one joins\n"
+                "\n  Agents of other machines reach this hub at {agents}\n  `reveille agent token NAME` prints the line with which one joins\n"
             );
         };
         format!(
             "\n  To add a machine with backends, run this there. It works once, until {until}; {agent} is the name it gets:\n\n\
              reveille join {token}\n\n  \
-             For another name, or the next machine: reveille agent-token create NAME\n  \
+             For another name, or the next machine: reveille agent token NAME\n  \
              Agents reach this hub at {agents}\n",
             agent = token.join.agent
         )
@@ -446,6 +461,23 @@ mod tests {
     }
 
     #[test]
+    fn machines_that_joined_an_earlier_run_are_missed_unless_it_listens_for_them() {
+        let folder = tempfile::tempdir().unwrap();
+        let said = |agents: Option<Vec<String>>| {
+            let mut banner = banner(false);
+            banner.agents = agents;
+            banner.misses_agents(folder.path());
+            banner.text(&[])
+        };
+        assert!(!said(None).contains("warning"));
+        let tls = folder.path().join(data_dir::AGENTS_TLS);
+        std::fs::create_dir(&tls).unwrap();
+        std::fs::write(tls.join("ca.pem"), "").unwrap();
+        assert!(said(None).contains("warning an earlier run listened for agents"));
+        assert!(!said(Some(vec![])).contains("warning"));
+    }
+
+    #[test]
     fn an_address_that_is_not_in_the_certificate_is_explained() {
         let mut banner = banner(false);
         assert!(!banner.text(&[]).contains("certificate"));
@@ -459,7 +491,7 @@ mod tests {
         banner.agents = Some(vec!["192.0.2.1:8422".to_owned()]);
         let text = banner.text(&[]);
         assert!(
-            text.contains("reveille agent-token create NAME") && !text.contains("rvt_"),
+            text.contains("reveille agent token NAME") && !text.contains("rvt_"),
             "{text}"
         );
         let issued = json!({"agent": "gpu-box", "token_id": uuid::Uuid::from_u128(7), "secret": "x",
@@ -514,7 +546,7 @@ mod tests {
         banner.in_terminal = false;
         banner.invite().await;
         assert!(
-            banner.joining().contains("reveille agent-token create NAME"),
+            banner.joining().contains("reveille agent token NAME"),
             "{}",
             banner.joining()
         );

@@ -15,6 +15,7 @@ use crate::{
     api_auth,
     args::{DataDirArg, HubArgs, ServeArgs},
     config,
+    config_file::file_here,
     data_dir::{self, AGENT_STATE, DataDir, ROOT_KEY},
     failure::Failure,
     hub::{HubNats, agent_key, nats_for_agent},
@@ -37,21 +38,25 @@ use reveille_agent::{
     Options,
     config::{Config, ConfigFile, NatsUrl},
     reload::Reload,
+    state_dir::StateDir,
 };
 use reveille_api::{AgentAuth, keys::AuthMode};
 use reveille_bus::{
     Beginning, JournalHealth, NatsServer,
     access::{self, NatsKey},
 };
-use reveille_domain::AgentKey;
+use reveille_domain::{AgentKey, AgentName};
 use reveille_projector::ProjectorConfig;
 use std::{
-    fs::DirBuilder,
+    fs::{self, DirBuilder},
     future::pending,
     net::SocketAddr,
     path::{Path, PathBuf},
 };
 use tokio_util::sync::CancellationToken;
+
+/// What the name of a file ends with that has the key of an agent.
+const KEY_SUFFIX: &str = ".nk";
 
 const EXAMPLES: &str = "\
 Examples:
@@ -95,7 +100,7 @@ pub struct Up {
 
 /// Runs until a signal, or until a part that the others need has stopped.
 pub async fn run(args: Up, hangups: Hangups) -> Result<(), Failure> {
-    let config_file = args.config.clone().or_else(config::file_here);
+    let config_file = args.config.clone().or_else(file_here);
     let mut config = config_file.as_deref().map(config::load).transpose()?;
     if let Some(config) = &mut config {
         // A flag overrides the file.
@@ -172,6 +177,10 @@ pub async fn run(args: Up, hangups: Hangups) -> Result<(), Failure> {
         ..api::config(nats, serve.agents_nats)?
     };
     api.agent_hub.joins = hub.joins().cloned();
+    let own_name = config.as_ref().map(|config| config.agent.name.clone());
+    if let Some(agent_auth) = &mut api.agent_auth {
+        agent_auth.ended = ended_agents(&data_dir.join(AGENT_STATE), own_name.as_ref());
+    }
     let root_key_file = (api.auth == AuthMode::Required).then(|| data_dir.join(ROOT_KEY));
     let agent = match config.zip(config_file) {
         Some((config, path)) => {
@@ -201,6 +210,7 @@ pub async fn run(args: Up, hangups: Hangups) -> Result<(), Failure> {
     }
     let agents = hub.joins().map(|joins| joins.addresses.borrow().clone());
     let mut banner = Banner::new(url, hub.shown(), agents, has_database, &root_key, root_key_file)?;
+    banner.misses_agents(&data_dir);
     banner.trusts(own_ca);
     let ended = until_ended(&mut parts, &mut banner, &hub, agent, &own_agent, &signals.stop).await;
     sd_notify::stopping();
@@ -266,6 +276,25 @@ fn their_nats(args: &Up, config: Option<&Config>) -> Result<Option<HubNats>, Fai
     Ok(Some(nats))
 }
 
+/// The agents that earlier runs had with this state directory, by the keys that they got: all but this run's. They don't run now, or
+/// else the directory is in use.
+fn ended_agents(state_dir: &Path, own: Option<&AgentName>) -> Vec<(AgentName, AgentKey)> {
+    let is_in_use = StateDir::new(state_dir.to_owned()).is_in_use();
+    let Ok(files) = fs::read_dir(state_dir) else {
+        return vec![];
+    };
+    if is_in_use.map_or(true, |in_use| in_use == Some(true)) {
+        return vec![];
+    }
+    let ended = files.flatten().filter_map(|file| {
+        let (file_name, path) = (file.file_name(), file.path());
+        let name = AgentName::parse(file_name.to_str()?.strip_suffix(KEY_SUFFIX)?).ok()?;
+        let key = NatsKey::read(&path).ok()?.public();
+        Some((name, AgentKey::parse(&key).ok()?))
+    });
+    ended.filter(|(name, _)| Some(name) != own).collect()
+}
+
 /// This machine's agent. If the hub requires keys, the agent gets its own, and our API trusts it.
 fn local_agent(
     config: Config,
@@ -278,7 +307,10 @@ fn local_agent(
         (None, Some(agent_auth)) => {
             let name = &config.agent.name;
             DirBuilder::new().recursive(true).create(&state_dir)?;
-            let key = NatsKey::read_or_make(&state_dir.join(format!("{name}.nk")), NatsKey::fresh_user)?;
+            let key = NatsKey::read_or_make(
+                &state_dir.join(format!("{name}{KEY_SUFFIX}")),
+                NatsKey::fresh_user,
+            )?;
             agent_auth
                 .trusted
                 .push((name.clone(), AgentKey::parse(&key.public())?));

@@ -66,6 +66,15 @@ pub enum AgentCommand {
         /// Now.
         at: Timestamp,
     },
+    /// Forget an agent that is away: its sessions so far are superseded, and it isn't listed until it comes back.
+    Forget {
+        /// The agent's name.
+        name: AgentName,
+        /// The epoch after the last that it was away in; one that has connected since isn't forgotten.
+        to: Epoch,
+        /// Now.
+        at: Timestamp,
+    },
     /// Revoke the agent's key and its tokens, and end its session.
     Revoke {
         /// The agent's name.

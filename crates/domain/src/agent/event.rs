@@ -18,6 +18,8 @@ pub enum AdvanceReason {
     JournalRestored,
     /// The agent's key was revoked.
     Revoked,
+    /// The agent was forgotten while it was away: it isn't listed until it comes back.
+    Forgotten,
 }
 
 /// A fact about an agent.

@@ -74,6 +74,7 @@ impl Agent {
                 at,
             } => access.enroll(name, *token, secret, key, *at),
             AgentCommand::Trust { name, key, at } => Ok(access.trust(name, key, *at)),
+            AgentCommand::Forget { name, to, at } => Ok(sessions.forget(name, *to, *at)),
             AgentCommand::Revoke { name, at } => {
                 let revoked = access.revoke(name, *at).into_iter();
                 Ok(revoked.chain(sessions.end(AdvanceReason::Revoked, *at)).collect())

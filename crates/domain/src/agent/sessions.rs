@@ -121,6 +121,20 @@ impl Sessions {
         }
     }
 
+    /// Supersedes every session below `to`, even of an agent that never had one, unless a later one has begun.
+    pub(super) fn forget(&self, name: &AgentName, to: Epoch, at: Timestamp) -> Vec<AgentEvent> {
+        let forgotten = AgentEvent::AgentEpochAdvanced {
+            name: name.clone(),
+            epoch: to,
+            reason: AdvanceReason::Forgotten,
+            at_ms: at,
+        };
+        Some(forgotten)
+            .filter(|_| to > self.epoch())
+            .into_iter()
+            .collect()
+    }
+
     /// Ends the current session, if there is one.
     pub(super) fn end(&self, reason: AdvanceReason, at: Timestamp) -> Vec<AgentEvent> {
         match self {

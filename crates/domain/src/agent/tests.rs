@@ -69,6 +69,31 @@ fn an_epoch_is_never_lowered_nor_advanced_twice() {
 }
 
 #[test]
+fn an_agent_is_forgotten_even_if_it_never_connected_but_not_once_it_is_back() {
+    let forget = |to| AgentCommand::Forget {
+        name: name(),
+        to: Epoch(to),
+        at: Timestamp::from_millis(8),
+    };
+    let forgotten = AgentEvent::AgentEpochAdvanced {
+        name: name(),
+        epoch: Epoch(2),
+        reason: AdvanceReason::Forgotten,
+        at_ms: Timestamp::from_millis(8),
+    };
+    let away = after(&[connect(1)]);
+    assert_eq!(away.decide(&forget(2)), Ok(vec![forgotten]));
+    assert_eq!(
+        Agent::default().decide(&forget(1)).map(|events| events.len()),
+        Ok(1)
+    );
+    let back = after(&[connect(1), connect(2)]);
+    assert_eq!(back.decide(&forget(2)), Ok(vec![]));
+    let again = after(&[connect(1), forget(2), connect(3)]);
+    assert_eq!(again.epoch(), Epoch(3));
+}
+
+#[test]
 fn remembered_sessions_are_bounded() {
     let Sessions::Connected(session) = after(&(1..100).map(connect).collect::<Vec<_>>()).sessions else {
         panic!("connected")

@@ -38,6 +38,8 @@ pub enum ProviderCommand {
         cause: WakeCause,
         /// The wake in flight, if its deadline has passed. That isn't decided by `at`, since NATS's clock may have been set.
         overdue: Option<WakeId>,
+        /// When the agent last said that its owner lets it wake backends: what the owner refused before then delays nothing.
+        allowed_at: Option<Timestamp>,
         /// Now.
         at: Timestamp,
     },

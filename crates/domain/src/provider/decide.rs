@@ -138,8 +138,9 @@ impl Registered {
                 wake_id,
                 cause,
                 overdue,
+                allowed_at,
                 at,
-            } => self.request_wake(*wake_id, cause, *overdue, *at),
+            } => self.request_wake(*wake_id, cause, *overdue, *allowed_at, *at),
             ProviderCommand::ReportWake {
                 wake_id,
                 report,

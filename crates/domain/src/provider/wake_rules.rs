@@ -21,6 +21,7 @@ impl Registered {
         wake_id: WakeId,
         cause: &WakeCause,
         overdue: Option<WakeId>,
+        allowed_at: Option<Timestamp>,
         at: Timestamp,
     ) -> Decision {
         let (ended, failures) = match &self.status {
@@ -46,7 +47,13 @@ impl Registered {
         let Some(recipe) = self.spec.wake() else {
             return Err(Rejection::NoRecipe);
         };
-        match (failures.backoff_at(at), ended) {
+        // A wake that has succeeded since shows the same as the agent's word.
+        let succeeded = self.wakes.last().filter(|last| last.failure.is_none());
+        let allowed_at = allowed_at.max(succeeded.map(|last| last.ended_at_ms));
+        let backoff = failures
+            .backoff_at(at)
+            .filter(|_| !failures.is_allowed_again(allowed_at));
+        match (backoff, ended) {
             // Only the time-out, which brings the backoff; the next request is refused with it.
             (Some(_), Some(ended)) => Ok(vec![ended]),
             (Some(retry_after), None) => Err(Rejection::RecentlyFailed {

@@ -100,6 +100,7 @@ impl Journal {
             wake_id,
             cause: WakeCause::Operator { key: None },
             overdue: None,
+            allowed_at: None,
             at,
         })
     }

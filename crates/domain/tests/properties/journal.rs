@@ -143,6 +143,7 @@ impl Journal {
                     key: None,
                 },
                 overdue: self.in_flight.filter(|_| *overdue),
+                allowed_at: None,
                 at,
             },
             Ask::ReportWake(wake, outcome) => ProviderCommand::ReportWake {

@@ -19,7 +19,7 @@ use uuid::Uuid;
 
 /// How many random histories each store takes in: thousands of queries each, which take a database a second or more.
 const HISTORIES: u32 = 24;
-const HISTORIES_IN_POSTGRES: u32 = 4;
+const HISTORIES_IN_POSTGRES: u32 = 1;
 
 const STATUSES: [StatusName; 5] = [
     StatusName::Active,

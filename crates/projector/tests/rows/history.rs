@@ -282,6 +282,7 @@ fn command(
                 }
             },
             overdue: in_flight.filter(|_| operator),
+            allowed_at: None,
             at,
         },
         Action::ReportWake { succeeds } => ProviderCommand::ReportWake {

@@ -69,6 +69,7 @@ impl Hub {
                 wake_id,
                 cause: WakeCause::Operator { key: None },
                 overdue: None,
+                allowed_at: None,
                 at,
             },
         )

@@ -28,7 +28,7 @@ use tokio_util::sync::CancellationToken;
 
 /// How often the tables are replaced while everything goes on.
 const SWITCHES: usize = 4;
-/// How many providers are written meanwhile, and the pause between them.
+/// How many providers are written meanwhile, and the pause between them, and between what a reader reads.
 const PROVIDERS: usize = 240;
 const PAUSE: Duration = Duration::from_millis(20);
 const SCRATCH: &str = "reveille_rebuild";
@@ -224,6 +224,7 @@ async fn commits_readers_and_projectors_go_on_across_several_switches() {
                     assert!(llms.applied_seq >= applied && own.applied_seq >= llms.applied_seq);
                     applied = events.applied_seq;
                     reads += 1;
+                    tokio::time::sleep(PAUSE).await;
                 }
                 reads
             })

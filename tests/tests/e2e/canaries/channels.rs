@@ -48,8 +48,12 @@ impl Hub {
         files.allowed = vec!["heartbeat that is none"];
         channels.push(files);
         let mut output = self.channel("kept output", self.kept_output());
-        // Only the machine's owner reads it, who is told what to install.
-        output.allowed = vec!["output of a served command", "path of a program"];
+        // Only the machine's owner reads it, who is told what to install and what a server says against a recipe.
+        output.allowed = vec![
+            "output of a served command",
+            "path of a program",
+            "body that refuses a recipe",
+        ];
         output.allowed.extend(printed_by_the_failing_command());
         channels.push(output);
         channels
@@ -86,9 +90,10 @@ impl Hub {
         ] {
             let mut channel = self.channel(&format!("log of the {name}"), process.log().into_bytes());
             if name == "agent" {
-                // The last lines of a command that failed, and which program its owner has to install.
+                // The last lines of a command that failed, which program its owner has to install, and why a server refused.
                 channel.allowed = printed_by_the_failing_command();
                 channel.allowed.push("path of a program");
+                channel.allowed.push("body that refuses a recipe");
             }
             channels.push(channel);
         }
@@ -96,11 +101,13 @@ impl Hub {
         for command in self.commands.lock().expect("not poisoned").iter() {
             commands.bytes.extend(command.log().into_bytes());
         }
-        // Whoever makes a token is shown it, and whoever has a config where its recipes lead, and what their commands printed.
+        // Whoever makes a token is shown it, and whoever has a config where its recipes lead, and what their commands printed
+        // and their servers answered.
         commands.allowed = vec![
             "token",
             "path of a recipe that reaches nobody",
             "path of a program",
+            "body that refuses a recipe",
             "output of a served command",
         ];
         commands.allowed.extend(printed_by_the_failing_command());

@@ -29,6 +29,7 @@ struct Secretive {
     awake: Arc<AtomicBool>,
     completion: String,
     error: String,
+    refusal: String,
     cookie: String,
     header: String,
     heard: Heard,
@@ -39,6 +40,7 @@ pub async fn secretive(planted: &Planted, heard: &Heard) -> String {
         awake: Arc::new(AtomicBool::new(false)),
         completion: planted.plant("completion"),
         error: planted.plant("error body of a backend"),
+        refusal: planted.plant("body that refuses a recipe"),
         cookie: planted.plant("cookie of a backend"),
         header: planted.plant("header of a backend"),
         heard: heard.clone(),
@@ -78,7 +80,7 @@ async fn answer(State(backend): State<Secretive>, uri: Uri, headers: HeaderMap, 
             backend.awake.store(false, Ordering::SeqCst);
             (StatusCode::OK, json, error.clone())
         }
-        "/refuses" => (StatusCode::INTERNAL_SERVER_ERROR, json, error.clone()),
+        "/refuses" => (StatusCode::INTERNAL_SERVER_ERROR, json, backend.refusal.clone()),
         _ if body.contains("please-fail") => {
             let text = json!({ "error": { "message": error, "code": error } }).to_string();
             (StatusCode::INTERNAL_SERVER_ERROR, json, text)

@@ -138,10 +138,16 @@ fn assert_secrets_were_used(scanner: &Scanner, channel: &Channel) {
         "messages on reveille.infer" => ASKED.to_vec(),
         "messages on reveille.replies" => vec!["completion", "error body of a backend"],
         "environments of children" => vec!["variable of a command", "variable of a served command"],
-        "log of the agent" => channels::printed_by_the_failing_command(),
-        "output of commands" | "kept output" => {
-            vec!["output of a failing command", "output of a served command"]
-        }
+        "log of the agent" => [
+            channels::printed_by_the_failing_command(),
+            vec!["body that refuses a recipe"],
+        ]
+        .concat(),
+        "output of commands" | "kept output" => vec![
+            "output of a failing command",
+            "output of a served command",
+            "body that refuses a recipe",
+        ],
         "command lines" => vec!["argument of a served command"],
         _ => return,
     };

@@ -6,11 +6,16 @@ mod recipe;
 mod table;
 mod verify;
 
-use super::{AgentConfig, Config, ConfigError, NatsUrl, regular_file, suggest::legal_name};
+use super::{AgentConfig, Config, ConfigError, NatsUrl, ProviderConfig, regular_file, suggest::legal_name};
 use provider::Names;
 use reveille_bus::heartbeats::HEARTBEAT_EVERY;
 use reveille_domain::AgentName;
-use std::{cell::RefCell, ops::RangeInclusive, path::Path, time::Duration};
+use std::{
+    cell::{Cell, RefCell},
+    ops::RangeInclusive,
+    path::Path,
+    time::Duration,
+};
 use table::{Source, Table, Value};
 
 /// The bounds of `heartbeat`. Three missing heartbeats must be less than ten minutes.
@@ -35,12 +40,19 @@ impl Config {
     /// # Errors
     /// When the file can't be read or isn't a usable config.
     pub fn load(path: &Path) -> Result<Self, ConfigError> {
+        Self::load_in_part(path).0
+    }
+
+    /// The same, and of an unusable config the providers that could be read, without what is wrong in them.
+    pub fn load_in_part(path: &Path) -> (Result<Self, ConfigError>, Vec<ProviderConfig>) {
         let file = path.display().to_string();
-        let unreadable = |why: String| ConfigError::of_file(&file, format!("cannot be read: {why}"));
-        let bytes =
-            regular_file::read(path, MAX_FILE_BYTES).map_err(|error| unreadable(error.to_string()))?;
-        let text = String::from_utf8(bytes).map_err(|_| unreadable("it isn't UTF-8".to_owned()))?;
-        Self::parse(&text, &file, &|name| std::env::var(name).ok())
+        match text_of(path) {
+            Ok(text) => read(&text, &file, &|name| std::env::var(name).ok()),
+            Err(why) => {
+                let error = ConfigError::of_file(&file, format!("cannot be read: {why}"));
+                (Err(error), Vec::new())
+            }
+        }
     }
 
     /// Reads the text of a config. Errors call it `file`; `env` returns the values of variables.
@@ -48,21 +60,38 @@ impl Config {
     /// # Errors
     /// When it isn't a usable config. The error says where and why, and shows no value.
     pub fn parse(text: &str, file: &str, env: &dyn Fn(&str) -> Option<String>) -> Result<Self, ConfigError> {
-        let wrong = RefCell::default();
-        let source = Source {
-            file,
-            text,
-            env,
-            wrong,
-        };
-        if text.len() as u64 > MAX_FILE_BYTES {
-            let reason = format!("is larger than {MAX_FILE_BYTES} bytes");
-            return Err(ConfigError::of_file(file, reason));
-        }
-        let config = source.note(source.root()).and_then(config);
-        match (config, ConfigError::all(source.wrong.take())) {
-            (Some(config), None) => Ok(config),
-            (_, wrong) => Err(wrong.unwrap_or_else(ConfigError::noted)),
+        read(text, file, env).0
+    }
+}
+
+fn text_of(path: &Path) -> Result<String, String> {
+    let bytes = regular_file::read(path, MAX_FILE_BYTES).map_err(|error| error.to_string())?;
+    String::from_utf8(bytes).map_err(|_| "it isn't UTF-8".to_owned())
+}
+
+/// Reads a config; of an unusable one also the providers that could be read, without what is wrong in them.
+fn read(
+    text: &str,
+    file: &str,
+    env: &dyn Fn(&str) -> Option<String>,
+) -> (Result<Config, ConfigError>, Vec<ProviderConfig>) {
+    if text.len() as u64 > MAX_FILE_BYTES {
+        let reason = format!("is larger than {MAX_FILE_BYTES} bytes");
+        return (Err(ConfigError::of_file(file, reason)), Vec::new());
+    }
+    let source = Source {
+        file,
+        text,
+        env,
+        wrong: RefCell::default(),
+        not_toml: Cell::default(),
+    };
+    let config = source.root().and_then(config);
+    match (config, ConfigError::all(source.all_wrong())) {
+        (Some(config), None) => (Ok(config), Vec::new()),
+        (config, wrong) => {
+            let usable = config.map(|config| config.providers).unwrap_or_default();
+            (Err(wrong.unwrap_or_else(ConfigError::noted)), usable)
         }
     }
 }

@@ -104,7 +104,7 @@ pub(super) fn sleep(mut table: Table<'_>, wake: Option<&WakeConfig>) -> Result<S
     if !served && !table.has("step") && !table.has("type") {
         return Err(match table.is_mistyped() {
             true => ConfigError::noted(),
-            false => table.error(without_a_recipe(wake)),
+            false => table.error(without_a_recipe(wake)).of_missing(),
         });
     }
     let steps = steps(&mut table, !served)?;

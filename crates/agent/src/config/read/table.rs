@@ -12,7 +12,7 @@ use crate::config::{
 };
 use reveille_domain::InvalidName;
 use std::{
-    cell::RefCell,
+    cell::{Cell, RefCell},
     fmt::Display,
     ops::RangeInclusive,
     path::{Path, PathBuf},
@@ -46,6 +46,14 @@ const HOMES: [(&str, &[&str]); 4] = [
         ],
     ),
 ];
+/// Those of them that can be tables, with how each is begun. The others are keys only.
+const HOME_TABLES: [(&str, &str); 5] = [
+    ("wake", "[provider.wake]"),
+    ("sleep", "[provider.sleep]"),
+    ("probe", "[provider.probe]"),
+    ("models", "[[provider.models]]"),
+    ("verify", "[provider.wake.verify]"),
+];
 /// The longest duration of any key.
 const MAX_DURATION: Duration = Duration::from_secs(24 * 60 * 60);
 
@@ -56,20 +64,43 @@ pub(super) struct Source<'a> {
     pub(super) env: &'a dyn Fn(&str) -> Option<String>,
     /// What was found wrong so far. Reading goes on after what doesn't decide the rest.
     pub(super) wrong: RefCell<Vec<ConfigError>>,
+    /// How many of them, at the beginning, aren't TOML.
+    pub(super) not_toml: Cell<usize>,
 }
 
 impl<'a> Source<'a> {
-    /// The top-level table.
-    pub(super) fn root(&'a self) -> Result<Table<'a>, ConfigError> {
-        let parsed = DeTable::parse(self.text).map_err(|error| ConfigError {
-            file: self.file.to_owned(),
-            line: error.span().map(|span| line_of(self.text, span.start)),
-            key: None,
-            // The parser's rendering would print the line; its message only names what it expected.
-            reason: error.message().to_owned(),
-            others: vec![],
-        })?;
-        Ok(Table::new(self, String::new(), 0, parsed.into_inner()))
+    /// The top-level table, without what isn't TOML: that is noted. `None` if a table's own line isn't, since nobody knows then what the
+    /// lines below belong to.
+    pub(super) fn root(&'a self) -> Option<Table<'a>> {
+        let (parsed, errors) = DeTable::parse_recoverable(self.text);
+        let mut is_readable = true;
+        self.not_toml.set(errors.len());
+        for error in errors {
+            let line = error.span().map(|span| line_of(self.text, span.start));
+            let text = line.and_then(|line| self.text.lines().nth(line - 1));
+            is_readable &= text.is_some_and(|text| !text.trim_start().starts_with('['));
+            self.wrong.borrow_mut().push(ConfigError {
+                file: self.file.to_owned(),
+                line,
+                key: None,
+                // The parser's rendering would print the line; its message only names what it expected.
+                reason: error.message().to_owned(),
+                is_missing: false,
+                others: vec![],
+            });
+        }
+        is_readable.then(|| Table::new(self, String::new(), 0, parsed.into_inner()))
+    }
+
+    /// What is wrong with the file. Where it isn't TOML, that alone counts, and that a key is missing doesn't: it may be there.
+    pub(super) fn all_wrong(&self) -> Vec<ConfigError> {
+        let mut not_toml = self.wrong.take();
+        let mut others = not_toml.split_off(self.not_toml.get());
+        if !not_toml.is_empty() {
+            others.retain(|error| !error.is_missing && not_toml.iter().all(|wrong| wrong.line != error.line));
+        }
+        not_toml.append(&mut others);
+        not_toml
     }
 
     /// An error about the value at a place; the whole file has no path.
@@ -79,6 +110,7 @@ impl<'a> Source<'a> {
             line: Some(line_of(self.text, offset)),
             key: (!path.is_empty()).then(|| path.to_owned()),
             reason: reason.into(),
+            is_missing: false,
             others: vec![],
         }
     }
@@ -212,7 +244,7 @@ impl<'a> Table<'a> {
             if self.means(key) || (key == "type" && self.means("step")) {
                 return ConfigError::noted();
             }
-            self.error(format!("`{key}` is missing"))
+            self.error(format!("`{key}` is missing")).of_missing()
         })
     }
 
@@ -261,11 +293,12 @@ impl<'a> Table<'a> {
         };
         let known = known.join(", ");
         if let Some((home, _)) = HOMES.iter().find(|(_, keys)| keys.contains(&key)) {
-            let home = match is_table {
-                true => header("provider", key),
-                false => (*home).to_owned(),
+            let meant = match HOME_TABLES.iter().find(|(table, _)| *table == key) {
+                Some((_, table)) if is_table => format!("`{table}`"),
+                _ if is_table => format!("the key `{key}` in `{home}`"),
+                _ => format!("it in `{home}`"),
             };
-            return format!("unknown {what} here: did you mean it in `{home}`? Known here: {known}");
+            return format!("unknown {what} here: did you mean {meant}? Known here: {known}");
         }
         match nearest(key, self.known.iter().copied()) {
             Some(meant) => {

@@ -38,7 +38,10 @@ fn model(table: &mut Table<'_>, models: Option<&[ModelConfig]>) -> Result<String
             named.map(|name| name.to_string())
         }),
         (None, Some(first)) => Ok(first.id.to_string()),
-        (None, None) => Err(table.error("`model` is missing: the provider names no `models`")),
+        (None, None) => {
+            let error = table.error("`model` is missing: the provider names no `models`");
+            Err(error.of_missing())
+        }
     }
 }
 

@@ -58,8 +58,8 @@ impl Owner {
             return self.start_probe();
         }
         let intent = SleepIntent {
-            reason: SleepReason::Group,
             for_wake: Some(request.for_wake),
+            ..SleepReason::Group.into()
         };
         self.drain(intent, request.until);
     }

@@ -142,7 +142,13 @@ impl Owner {
         let was_held = self.listing.changes.are_held();
         let name = &self.setup.config.name;
         if self.listing.changes.take(Instant::now()) {
-            info!(provider.name = %name, provider.models = spec.models().len(), "the backend of {name} lists other models than before");
+            // The first wake of a backend tells what the config doesn't say of its models.
+            let published = self.listing.published.as_ref().map(ProviderSpec::models);
+            let what = match published == Some(spec.models()) {
+                true => "says something else about its models",
+                false => "lists other models",
+            };
+            info!(provider.name = %name, provider.models = spec.models().len(), "the backend of {name} {what} than before");
             self.reported.register_again();
         } else if !was_held {
             warn!(

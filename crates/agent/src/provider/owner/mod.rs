@@ -19,6 +19,7 @@ use super::{
     groups::{GroupPolicy, Groups, Membership},
     handle::{Handle, Input, Reloaded},
     health::Health,
+    last_sleep::LastSleep,
     report_numbers::ReportNumbers,
     reported_state::ReportedState,
 };
@@ -35,7 +36,11 @@ use crate::{
     recipe::Runner,
     state_dir::StateDir,
 };
-use futures::future::OptionFuture;
+use futures::{
+    StreamExt,
+    future::{BoxFuture, OptionFuture},
+    stream::FuturesUnordered,
+};
 use listing::Listing;
 use probing::Look;
 use reload::Leaving;
@@ -47,7 +52,7 @@ use sleep_state::SleepState;
 use std::{sync::Arc, time::Duration};
 use suspicion::Suspicion;
 use tokio::{
-    sync::{mpsc, oneshot, watch},
+    sync::{Notify, mpsc, oneshot, watch},
     time::{Instant, sleep_until},
 };
 use tokio_util::sync::CancellationToken;
@@ -69,6 +74,8 @@ pub struct Setup {
     pub owner_policy: OwnerPolicy,
     pub state: Option<StateDir>,
     pub reports: ReportNumbers,
+    /// Notified of what becomes of attempts to put a backend to sleep.
+    pub sleep_changes: Arc<Notify>,
     /// Notified when control says that a later session has taken the agent's name.
     pub superseded: watch::Sender<Option<Superseded>>,
 }
@@ -97,6 +104,9 @@ pub struct Owner {
     resource: ResourceHold,
     sleep: SleepState,
     health: Health,
+    last_sleep: LastSleep,
+    /// What still finds out why the backend can't sleep, and says so.
+    explaining: FuturesUnordered<BoxFuture<'static, ()>>,
     suspicion: Suspicion,
     /// The served backend; kept until its descendants have ended too.
     child: Option<Child>,
@@ -146,7 +156,8 @@ impl Owner {
         }
         let gate = Gate::open();
         let config = &setup.config;
-        let (handle, mailbox, reloads) = Handle::new(config.name.clone(), gate.clone());
+        let changes = setup.sleep_changes.clone();
+        let (handle, mailbox, reloads) = Handle::new(config.name.clone(), gate.clone(), changes);
         let listing = Listing::open(&setup.memory, config);
         let client = client_of(&setup, config);
         let probe = Probe::new(client.clone(), config);
@@ -172,6 +183,8 @@ impl Owner {
             resource,
             sleep: SleepState::default(),
             health: handle.health.clone(),
+            last_sleep: handle.last_sleep.clone(),
+            explaining: FuturesUnordered::new(),
             suspicion: Suspicion::default(),
             child: None,
             child_ended: false,
@@ -233,6 +246,7 @@ impl Owner {
             () = self.gate.arrived(), if keeps_room => Event::Recheck,
             Some(()) = OptionFuture::from(group.map(Membership::changed)) => Event::Recheck,
             Ok(()) = self.hub_changes.changed() => Event::HubChanged,
+            Some(()) = self.explaining.next() => Event::Recheck,
             Some(limit) = OptionFuture::from(idle_for) => Event::IdleFor(limit),
             Some(()) = OptionFuture::from(unwanted) => Event::NotNeeded,
         }
@@ -280,11 +294,8 @@ impl Owner {
     fn take(&mut self, input: Input) {
         match input {
             Input::Wake(wake) => self.wake(&wake),
-            Input::Sleep(reply) => {
-                // The order is carried out even if its sender is gone.
-                let _ = reply.send(self.sleep_ordered());
-            }
-            Input::Rest(wanted) => self.sleep.rest_wanted = wanted,
+            Input::Sleep(reply) => self.sleep_ordered(reply),
+            Input::Rest(attempt) => self.rest_ordered(attempt),
             Input::Resume => self.reported.inactive(),
             Input::Reconnected => {
                 self.seen = 0;

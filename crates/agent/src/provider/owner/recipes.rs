@@ -318,8 +318,12 @@ impl Owner {
         for line in output::end_of(printed, LOGGED_LINES, LOGGED_BYTES) {
             warn!(target: PRINTED, { provider.name = %name }, "{name} printed: {line}");
         }
-        if let Some(hint) = hint {
-            warn!(provider.name = %name, "hint for {name}: {hint}");
+        match hint {
+            Some(Hint::Answer { text, .. }) => {
+                warn!(target: PRINTED, { provider.name = %name }, "{name} was answered: {text}");
+            }
+            Some(hint) => warn!(provider.name = %name, "hint for {name}: {hint}"),
+            None => {}
         }
     }
 

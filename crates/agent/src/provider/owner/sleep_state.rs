@@ -1,6 +1,6 @@
 //! What decides when the backend sleeps and wakes next.
 
-use crate::provider::groups::EvictionRequest;
+use crate::provider::{groups::EvictionRequest, last_sleep::Attempt};
 use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
 use reveille_domain::WakeId;
 use std::time::Duration;
@@ -17,8 +17,8 @@ pub(super) struct SleepState {
     pub failed_eviction: Option<(EvictionRequest, String)>,
     /// A wake that came during a sleep.
     pub pending: Option<WakeId>,
-    /// Whether a pause wants the backend asleep as soon as nothing else is done with it.
-    pub rest_wanted: bool,
+    /// The attempt with which a pause wants the backend asleep as soon as nothing else is done with it.
+    pub rest_wanted: Option<Attempt>,
     /// The latest wake that requests wait for.
     pub awaited: Option<WakeId>,
     /// The last wake that succeeded.
@@ -43,7 +43,7 @@ impl Default for SleepState {
         Self {
             failed_eviction: None,
             pending: None,
-            rest_wanted: false,
+            rest_wanted: None,
             awaited: None,
             last_woken: None,
             awake_since: None,

@@ -3,18 +3,49 @@
 use super::Owner;
 use crate::{
     config::{Action, Step},
-    provider::{activity::Activity, reported_state::SleepIntent},
+    listeners::LocalPort,
+    provider::{
+        activity::Activity,
+        last_sleep::{Attempt, WantedBy},
+        reported_state::SleepIntent,
+    },
     recipe::{Outcome, Run},
 };
-use futures::FutureExt;
+use futures::{FutureExt, future::OptionFuture};
 use jiff::Zoned;
-use reveille_domain::{SleepReason, counted, provider::StatusName};
-use std::time::Duration;
-use tokio::time::Instant;
+use reveille_domain::{Availability, SleepReason, counted, provider::StatusName};
+use std::{fmt, time::Duration};
+use tokio::{sync::oneshot, time::Instant};
 use tracing::{info, warn};
 
 /// How long requests may take to finish when an operator puts the backend to sleep. No other request is let in meanwhile.
 const DRAIN_LIMIT: Duration = Duration::from_secs(30);
+
+/// Why a backend can't be put to sleep.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum CannotSleep {
+    NoSleepRecipe,
+    NoWakeRecipe,
+    /// Somebody else has started the served backend.
+    NotOurs,
+    BeingWoken,
+    RecipeRuns,
+}
+
+impl fmt::Display for CannotSleep {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::NoSleepRecipe => "it has no sleep recipe",
+            Self::NoWakeRecipe => "it has no wake recipe, so nothing would wake it again",
+            Self::NotOurs => {
+                "this agent didn't start its backend, so it can't stop it: end that program once (a service with \
+                 `systemctl disable --now`), and the next request starts it"
+            }
+            Self::BeingWoken => "it is being woken",
+            Self::RecipeRuns => "one of its recipes is running",
+        })
+    }
+}
 
 impl Owner {
     // ── When ──
@@ -37,57 +68,123 @@ impl Owner {
         Some(Instant::now() + hours.left(&Zoned::now())?)
     }
 
-    pub(super) fn can_sleep(&self) -> Result<(), &'static str> {
+    pub(super) fn can_sleep(&self) -> Result<(), CannotSleep> {
         let config = &self.setup.config;
         let steps = config.sleep.as_ref().is_some_and(|sleep| !sleep.steps.is_empty());
         if !steps && !self.serves() {
-            return Err("it has no sleep recipe");
+            return Err(CannotSleep::NoSleepRecipe);
         }
         if config.wake.is_none() {
-            return Err("it has no wake recipe, so nothing would wake it again");
+            return Err(CannotSleep::NoWakeRecipe);
         }
         match &self.activity {
             Activity::Idle if steps || self.child.is_some() || self.end_step().is_some() => Ok(()),
-            Activity::Idle => Err("this agent didn't start its backend, so it can't stop it"),
+            Activity::Idle => Err(CannotSleep::NotOurs),
             Activity::Checking { .. } | Activity::Queued { .. } | Activity::Waking { .. } => {
-                Err("it is being woken")
+                Err(CannotSleep::BeingWoken)
             }
             Activity::Draining { .. } | Activity::Sleeping { .. } | Activity::Ending { .. } => {
-                Err("one of its recipes is running")
+                Err(CannotSleep::RecipeRuns)
             }
         }
     }
 
-    pub(super) fn sleep_ordered(&mut self) -> Result<(), &'static str> {
+    /// An operator orders it to sleep. The order is carried out even if its sender is gone.
+    pub(super) fn sleep_ordered(&mut self, reply: oneshot::Sender<Result<(), String>>) {
+        let Err(why) = self.obey() else {
+            let _ = reply.send(Ok(()));
+            return;
+        };
+        let explained = self.explained(why);
+        let is_stuck = why == CannotSleep::NotOurs;
+        let attempt = is_stuck.then(|| self.last_sleep.begin(WantedBy::Operator));
+        let last = self.last_sleep.clone();
+        let explain = async move {
+            let why = explained.await;
+            last.failed(attempt, &why);
+            let _ = reply.send(Err(why));
+        };
+        self.explaining.push(explain.boxed());
+    }
+
+    /// Why it can't sleep, with the program that is in the way.
+    fn explained(&self, why: CannotSleep) -> impl Future<Output = String> + use<> {
+        let port = self.probe.port().filter(|_| why == CannotSleep::NotOurs).cloned();
+        async move {
+            match OptionFuture::from(port.as_ref().map(LocalPort::taken))
+                .await
+                .flatten()
+            {
+                Some(taken) => format!("{taken}; {why}"),
+                None => why.to_string(),
+            }
+        }
+    }
+
+    fn obey(&mut self) -> Result<(), CannotSleep> {
         let asleep =
             !self.reported.is_up() && self.reported.availability().is_some() && self.activity.is_idle();
         if asleep {
             return Ok(());
         }
-        if let Activity::Draining { intent, .. } | Activity::Sleeping { intent, .. } = &self.activity {
-            // The group may withdraw its request, but the operator doesn't.
-            self.sleep.rest_wanted |= intent.reason == SleepReason::Group;
+        if let Activity::Draining { intent, .. } | Activity::Sleeping { intent, .. } = &mut self.activity {
+            let attempt = intent.attempt.or(self.sleep.rest_wanted);
+            let attempt = attempt.unwrap_or_else(|| self.last_sleep.begin(WantedBy::Operator));
+            intent.attempt = Some(attempt);
+            if intent.reason == SleepReason::Group {
+                // The group may withdraw its request, but the operator doesn't.
+                self.sleep.rest_wanted = Some(attempt);
+            }
             return Ok(());
         }
         self.can_sleep()?;
+        let attempt = self.last_sleep.begin(WantedBy::Operator);
         // An explicit order doesn't wait for requests that are expected: they may wake the backend again.
-        self.drain(SleepReason::Operator.into(), Instant::now() + DRAIN_LIMIT);
+        self.drain(SleepIntent::ordered(attempt), Instant::now() + DRAIN_LIMIT);
         Ok(())
+    }
+
+    /// A pause wants it asleep with this attempt, or no longer does.
+    pub(super) fn rest_ordered(&mut self, attempt: Option<Attempt>) {
+        self.sleep.rest_wanted = attempt;
+        if attempt.is_none() {
+            self.last_sleep.pause_ended();
+        }
     }
 
     /// Puts the backend to sleep if a pause wants that and nothing else is done with it. The owner of the machine has the last
     /// word, so this doesn't wait for requests that are expected either.
     fn rest(&mut self) {
-        if !self.sleep.rest_wanted || !self.activity.is_idle() || self.reported.availability().is_none() {
+        if !self.activity.is_idle() || self.reported.availability().is_none() {
             return;
         }
-        self.sleep.rest_wanted = false;
+        let Some(attempt) = self.sleep.rest_wanted.take() else {
+            return;
+        };
         if !self.reported.is_up() {
             return;
         }
         match self.can_sleep() {
-            Ok(()) => self.drain(SleepReason::Operator.into(), Instant::now() + DRAIN_LIMIT),
-            Err(why) => info!(provider.name = %self.name(), "{} stays awake: {why}", self.name()),
+            Ok(()) => self.drain(SleepIntent::ordered(attempt), Instant::now() + DRAIN_LIMIT),
+            Err(why) => {
+                let (name, explained) = (self.name().clone(), self.explained(why));
+                let last = self.last_sleep.clone();
+                let explain = async move {
+                    let why = explained.await;
+                    warn!(provider.name = %name, "{name} stays awake: {why}");
+                    last.failed(Some(attempt), &why);
+                };
+                self.explaining.push(explain.boxed());
+            }
+        }
+    }
+
+    /// Notes what has come of the last attempt to put it to sleep, as far as its state shows.
+    fn note_sleep(&self) {
+        match self.reported.availability() {
+            Some(Availability::Unavailable) if self.activity.is_idle() => self.last_sleep.is_asleep(),
+            Some(Availability::Available) => self.last_sleep.is_awake(),
+            Some(Availability::Unavailable) | None => {}
         }
     }
 
@@ -116,6 +213,8 @@ impl Owner {
             provider.name = %self.name(), provider.in_flight = self.gate.in_flight(),
             "{} stays awake: its requests didn't finish in time", self.name()
         );
+        let why = "its requests didn't finish in time";
+        self.last_sleep.failed(intent.attempt, why);
         if let (Some(group), Some(request)) = (&self.group, self.eviction_for(intent)) {
             group.refuse(&request, "still worked on requests");
         }
@@ -164,6 +263,8 @@ impl Owner {
         };
         warn!(provider.name = %name, "{name} could not be put to sleep: {}: {}", failure.stage, failure.reason);
         self.sleep.failed();
+        let why = format!("its sleep recipe failed: {}: {}", failure.stage, failure.reason);
+        self.last_sleep.failed(intent.attempt, &why);
         self.sleep.failed_eviction = self.eviction_for(intent).map(|request| {
             let why = format!("could not be put to sleep: {}: {}", failure.stage, failure.reason);
             (request, why)
@@ -181,6 +282,7 @@ impl Owner {
     pub(super) fn go_on(&mut self) {
         // First, since the requests of the group depend on it.
         self.settle_group();
+        self.note_sleep();
         if self.is_leaving() {
             return self.go_on_leaving();
         }

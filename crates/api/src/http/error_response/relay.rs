@@ -5,6 +5,9 @@ use axum::http::StatusCode;
 use reveille_bus::relay::{FaultCode, RelayError};
 use reveille_domain::ProviderId;
 
+/// How an agent begins to say that it got no connection.
+const UNREACHED: &str = "the backend can't be reached: ";
+
 pub(super) fn of_relay(provider: &ProviderId, error: &RelayError) -> ErrorResponse {
     let unreachable = |why: &str| {
         let message = format!("the agent of {provider} can't be reached: {why}");
@@ -41,8 +44,13 @@ fn of_fault(provider: &ProviderId, code: FaultCode, message: &str) -> ErrorRespo
             say(StatusCode::SERVICE_UNAVAILABLE, "wake_failed", what).retry_in(1)
         }
         FaultCode::BackendUnavailable => {
-            let what = "'s backend can't be reached";
-            say(StatusCode::BAD_GATEWAY, "backend_unavailable", what)
+            // Lists show the agent's sentence by itself. Without a connection it begins like this one.
+            let (what, why) = match message.strip_prefix(UNREACHED) {
+                Some(why) => ("can't be reached", why),
+                None => ("is unavailable", message),
+            };
+            let message = format!("{provider}'s backend {what}: {why}");
+            ErrorResponse::new(StatusCode::BAD_GATEWAY, "backend_unavailable", message)
         }
         FaultCode::BackendFailed => say(
             StatusCode::BAD_GATEWAY,
@@ -71,4 +79,33 @@ fn of_fault(provider: &ProviderId, code: FaultCode, message: &str) -> ErrorRespo
 fn lost(provider: &ProviderId, why: &str) -> ErrorResponse {
     let message = format!("the response of {provider} was lost on its way: {why}");
     ErrorResponse::new(StatusCode::BAD_GATEWAY, "relay_failed", message)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_error_says_twice_what_is_wrong() {
+        let provider = "gpu-box/p".parse().expect("an id");
+        for (code, message, said) in [
+            (
+                FaultCode::BackendUnavailable,
+                "the backend can't be reached: connection refused",
+                "gpu-box/p's backend can't be reached: connection refused",
+            ),
+            (
+                FaultCode::BackendUnavailable,
+                "the server there lists `a`, not `b`",
+                "gpu-box/p's backend is unavailable: the server there lists `a`, not `b`",
+            ),
+            (
+                FaultCode::BackendFailed,
+                "the backend broke off before its answer, 2 s after the request",
+                "gpu-box/p's backend failed: the backend broke off before its answer, 2 s after the request",
+            ),
+        ] {
+            assert_eq!(of_fault(&provider, code, message).object.message, said);
+        }
+    }
 }

@@ -3,7 +3,9 @@
 use super::{ErrorResponse, RETRY_SOON_SECONDS, denied::of_denied, rows, whole_seconds};
 use crate::wakes::{SleepError, WakeError};
 use axum::http::StatusCode;
-use reveille_domain::{PAUSED_STAGE, ProviderId, WakeFailure, WakeFailureKind, provider::InactiveReason};
+use reveille_domain::{
+    MODELS_STAGE, PAUSED_STAGE, ProviderId, WakeFailure, WakeFailureKind, provider::InactiveReason,
+};
 use std::time::Duration;
 
 /// The `type` of an error that another wake would only repeat.
@@ -115,6 +117,9 @@ fn ended(provider: &ProviderId, failure: &WakeFailure, spent: Duration) -> Error
             );
             ErrorResponse::new(StatusCode::GATEWAY_TIMEOUT, "wake_timeout", message).lasting(WAKE_ERROR)
         }
+        WakeFailureKind::Recipe if failure.stage == MODELS_STAGE => failed(&format!(
+            "load the model there, or correct `models` in the configuration of the agent {agent}"
+        )),
         WakeFailureKind::Recipe => failed(&format!(
             "run `reveille logs {name}` on the machine of {agent}, or check [provider.wake] in its configuration"
         ))

@@ -14,10 +14,7 @@ mod waiting;
 
 pub(super) use respond::event_stream;
 
-use self::{
-    arriving::{Form, Reading},
-    respond::Wanted,
-};
+use self::arriving::{Form, Reading};
 use super::{
     ApiError, AppState,
     body::{self, BodyLimit, HeldBody, check_media_type, form_type},
@@ -102,7 +99,7 @@ pub(super) async fn infer(
             Err(InferenceError::Asleep { .. }) if path == SHOW => {
                 Ok(ollama::show(&state, &request).into_response())
             }
-            answered => Ok(respond::respond(endpoint, answered?, Wanted::Whole)?),
+            answered => Ok(respond::respond(endpoint, answered?, None)?),
         }
     }
 }

@@ -1,7 +1,6 @@
 //! From a backend's response to ours: its bytes unchanged, and a visible end when they break off.
 
 use super::{
-    sniff::Sniffed,
     sse_keepalive::Keepalives,
     sse_stream::{self, Break, Pieces},
 };
@@ -16,7 +15,7 @@ use axum::{
 };
 use bytes::Bytes;
 use futures::{
-    StreamExt, TryStreamExt,
+    StreamExt,
     stream::{self, BoxStream},
 };
 use reveille_bus::relay::{RelayError, ResponseHead};
@@ -28,20 +27,12 @@ use tracing::{debug, info};
 const EVENTS: &str = "text/event-stream";
 const LINES: &str = "application/x-ndjson";
 
-/// What a request asks for.
-pub(super) enum Wanted {
-    Whole,
-    /// A stream of events, which may get keep-alives and has an outcome.
-    Stream(Option<Keepalives>),
-}
-
-/// Passes the backend's response on.
+/// Passes the backend's response on. A stream may get `keepalives`; its own bytes stay as they are, to its end.
 pub(super) fn respond(
     endpoint: &'static Endpoint,
     response: InferenceResponse,
-    wanted: Wanted,
+    keepalives: Option<Keepalives>,
 ) -> Result<Response, InferenceError> {
-    let is_success = response.is_success();
     let InferenceResponse {
         provider,
         wake_id,
@@ -68,28 +59,19 @@ pub(super) fn respond(
         headers::unbuffered(response.headers_mut());
     }
     name_provider(response.headers_mut(), Some(&provider), wake_id);
-    // Nothing can be inserted into compressed bytes.
-    let takes_events = streams && headers::encoding(&head).is_none();
-    *response.body_mut() = match (body, wanted) {
-        (body, Wanted::Stream(keepalives)) if takes_events && is_success => {
-            // Its length changes with what is inserted.
-            response.headers_mut().remove(header::CONTENT_LENGTH);
-            let body = pieces(body, provider.clone(), wake_id);
-            let body = Sniffed::new(body, provider, wake_id, head.status, endpoint.family);
-            let events = stream::once(body.events()).try_flatten().boxed();
-            let due = Instant::now() + keepalives.as_ref().map(Keepalives::quiet).unwrap_or_default();
-            sse_stream::body(events, endpoint, Break::Event, keepalives, due)
-        }
-        (ResponseBody::Whole(bytes), _) => Body::from(bytes),
-        (ResponseBody::Pieces(pieces), _) => {
-            let on_break = if takes_events {
-                response.headers_mut().remove(header::CONTENT_LENGTH);
-                Break::Event
-            } else {
-                Break::Connection
-            };
+    *response.body_mut() = match body {
+        ResponseBody::Whole(bytes) => Body::from(bytes),
+        ResponseBody::Pieces(pieces) => {
             let pieces = of_provider(pieces, provider, wake_id);
-            sse_stream::body(pieces, endpoint, on_break, None, Instant::now())
+            // Nothing can be inserted into compressed bytes.
+            if streams && headers::encoding(&head).is_none() {
+                // Its length changes with what is inserted.
+                response.headers_mut().remove(header::CONTENT_LENGTH);
+                let due = Instant::now() + keepalives.as_ref().map(Keepalives::quiet).unwrap_or_default();
+                sse_stream::body(pieces, endpoint, Break::Event, keepalives, due)
+            } else {
+                sse_stream::body(pieces, endpoint, Break::Connection, None, Instant::now())
+            }
         }
     };
     Ok(response)
@@ -183,12 +165,8 @@ mod tests {
             body: ResponseBody::Pieces(body.boxed()),
         };
         let second = Duration::from_secs(1);
-        let response = respond(
-            at("/v1/chat/completions"),
-            response,
-            Wanted::Stream(Some(every(second, second))),
-        )
-        .expect("it is passed on");
+        let keepalives = Some(every(second, second));
+        let response = respond(at("/v1/chat/completions"), response, keepalives).expect("it is passed on");
         let length = response.headers().get(header::CONTENT_LENGTH).cloned();
         let (mut sent, mut body) = (String::new(), response.into_body().into_data_stream());
         while let Some(piece) = body.next().await {

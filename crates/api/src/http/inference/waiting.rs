@@ -4,7 +4,7 @@
 use super::{
     arriving::{Reading, while_reading},
     as_events::as_events,
-    respond::{Wanted, begun_stream, respond},
+    respond::{begun_stream, respond},
     sse_keepalive::Keepalives,
     sse_stream::{self, Break},
 };
@@ -34,11 +34,11 @@ pub(super) async fn respond_when_known(
     };
     let mut answering = answering.instrument(Span::current()).boxed();
     let Some(keepalives) = keepalives else {
-        return Ok(respond(endpoint, answering.await?, Wanted::Stream(None))?);
+        return Ok(respond(endpoint, answering.await?, None)?);
     };
     tokio::select! {
         biased;
-        answered = &mut answering => return Ok(respond(endpoint, answered?, Wanted::Stream(Some(keepalives)))?),
+        answered = &mut answering => return Ok(respond(endpoint, answered?, Some(keepalives))?),
         () = sleep(quiet) => {}
     }
     let (phase, snapshot) = (keepalives.phase(), keepalives.snapshot());

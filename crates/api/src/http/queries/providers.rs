@@ -18,6 +18,7 @@ use axum::{
     http::StatusCode,
     response::{IntoResponse, Response},
 };
+use reveille_bus::heartbeats::StaysAwake;
 use reveille_domain::{
     AgentName, Epoch, Failures, ModelName, ProviderId, ProviderName, Status, Timestamp, Wake, WakeCause,
     WakeFailure, WakeId, WakeRecord, WakeSpec,
@@ -50,6 +51,8 @@ pub(in crate::http) struct ProviderRow {
     failures: Failures,
     /// How a wake would fail now, while its agent is paused or in quiet hours.
     wakes_refused: Option<WakeFailure>,
+    /// Why its backend stays awake although it was to sleep.
+    stays_awake: Option<StaysAwake>,
     wakes: WakeCounts,
     /// The last few that ended, latest last.
     last_wakes: Vec<WakeRecord>,
@@ -148,6 +151,12 @@ impl ProviderRow {
                 let refusals = state.registry.owner_refusals();
                 refusals.of(&provider.id.agent, provider.epoch)
             }),
+            stays_awake: match provider.status.name() {
+                StatusName::Active => state.registry.staying_awake().of(&provider.id, provider.epoch),
+                StatusName::Hibernating | StatusName::Waking | StatusName::Down | StatusName::Inactive => {
+                    None
+                }
+            },
             wakes: provider.counts,
             last_wakes: provider.wakes.clone(),
             failed_requests: state.inference.failed_requests(snapshot),

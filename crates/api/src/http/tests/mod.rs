@@ -1,5 +1,6 @@
 //! The HTTP API over a real listener, with everything behind it scripted: no NATS, no backend.
 
+mod agents;
 mod arriving;
 mod bad_input;
 mod fake_hub;

@@ -2,12 +2,12 @@
 
 use super::{
     Answer, Served,
-    fake_hub::{hibernating, id},
+    fake_hub::{active, hibernating, id},
 };
 use crate::{commands::Admin, wakes::WakeError};
-use reveille_bus::heartbeats::Heartbeat;
+use reveille_bus::heartbeats::{Heartbeat, ProviderPulse, StaysAwake};
 use reveille_domain::{
-    AgentCommand, AgentName, Epoch, PAUSED_STAGE, SessionId, WakeFailure, WakeFailureKind,
+    AgentCommand, AgentName, Epoch, PAUSED_STAGE, SessionId, Timestamp, WakeFailure, WakeFailureKind,
 };
 use serde_json::json;
 use std::time::Duration;
@@ -28,15 +28,58 @@ impl Served {
 
     /// A heartbeat of the agent's session `epoch`.
     fn hears(&self, agent: &AgentName, epoch: u64, refusal: Option<WakeFailure>) {
-        self.hub.registry.owner_refusals().take(&Heartbeat {
+        let heartbeat = Heartbeat {
             agent: agent.clone(),
             session: SessionId(Uuid::nil()),
             epoch: Epoch(epoch),
             silent_after_ms: 30_000,
             refusal,
             providers: vec![],
-        });
+        };
+        self.hub
+            .registry
+            .owner_refusals()
+            .take(&heartbeat, Timestamp::from_millis(1));
     }
+}
+
+#[tokio::test]
+async fn a_backend_that_was_to_sleep_and_stays_awake_is_listed_with_the_reason_until_it_sleeps() {
+    let served = Served::new().await;
+    served.hub.publish("a/p", "m", active());
+    let hears = |epoch, reason: Option<&str>| {
+        let stays_awake = reason.map(|reason| StaysAwake {
+            attempt: 3,
+            reason: reason.to_owned(),
+        });
+        served.hub.registry.staying_awake().take(&Heartbeat {
+            agent: id("a/p").agent,
+            session: SessionId(Uuid::nil()),
+            epoch: Epoch(epoch),
+            silent_after_ms: 30_000,
+            refusal: None,
+            providers: vec![ProviderPulse {
+                provider: id("a/p").provider,
+                availability: None,
+                in_flight: 0,
+                stays_awake,
+            }],
+        });
+    };
+    let listed = async || served.get("/reveille/v1/providers/a/p").await.json()["stays_awake"].clone();
+    assert_eq!(listed().await, json!(null));
+    hears(6, Some("of an earlier session"));
+    assert_eq!(listed().await, json!(null));
+    hears(7, Some("it isn't the agent's\u{1b}"));
+    assert_eq!(
+        listed().await,
+        json!({"attempt": 3, "reason": "it isn't the agent's"})
+    );
+    served.hub.publish("a/p", "m", hibernating());
+    assert_eq!(listed().await, json!(null), "it sleeps");
+    served.hub.publish("a/p", "m", active());
+    hears(7, None);
+    assert_eq!(listed().await, json!(null));
 }
 
 fn paused(reason: &str) -> WakeFailure {

@@ -80,7 +80,7 @@ async fn the_error_of_a_provider_that_is_down_says_for_how_long() {
     );
     let text = answer.text();
     assert!(
-        text.contains("gpu-box/p's backend can't be reached: a sentence; it has been failing for "),
+        text.contains("gpu-box/p's backend is unavailable: a sentence; it has been failing for "),
         "{text}"
     );
     assert_eq!(served.hub.sent().len(), 1);

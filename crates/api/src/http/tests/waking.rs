@@ -8,7 +8,7 @@ use reveille_bus::{
     JournalTrouble,
     relay::{FaultCode, RelayFault},
 };
-use reveille_domain::{Timestamp, WakeFailure, WakeFailureKind, WakeId, WakeRecord};
+use reveille_domain::{MODELS_STAGE, Timestamp, WakeFailure, WakeFailureKind, WakeId, WakeRecord};
 use std::time::Duration;
 use tokio::time::timeout;
 
@@ -17,14 +17,14 @@ fn whole(body: &'static str) -> Reply {
 }
 
 fn failed(kind: WakeFailureKind, wake_id: Option<WakeId>) -> WakeError {
+    failed_at("step 1 http", kind, wake_id)
+}
+
+fn failed_at(stage: &str, kind: WakeFailureKind, wake_id: Option<WakeId>) -> WakeError {
     WakeError::Failed {
         provider: id("gpu-box/vllm"),
         wake_id,
-        failure: Box::new(WakeFailure::new(
-            kind,
-            "step 1 http",
-            "the controller answered 500",
-        )),
+        failure: Box::new(WakeFailure::new(kind, stage, "the controller answered 500")),
         retry_after: wake_id.is_none().then(|| Duration::from_millis(3_200)),
         spent: Duration::from_millis(1_500),
     }
@@ -65,6 +65,13 @@ async fn a_failed_wake_says_what_failed_where_and_what_to_do() {
             503,
             "wake_failed",
             "[provider.wake]",
+            "1",
+        ),
+        (
+            failed_at(MODELS_STAGE, WakeFailureKind::Recipe, Some(wake)),
+            503,
+            "wake_failed",
+            "load the model there, or correct `models` in the configuration of the agent gpu-box",
             "1",
         ),
         (

@@ -1,6 +1,7 @@
 //! Failed wakes delay the next one, longer each time, until the backend stays active.
 
 use super::*;
+use crate::{PAUSED_STAGE, QUIET_HOURS_STAGE, provider::rejection::Decision};
 
 fn died() -> WakeFailure {
     WakeFailure::new(
@@ -270,6 +271,58 @@ fn a_wake_that_the_owner_did_not_allow_is_remembered_for_a_moment_and_does_not_c
         })
         .when(request_wake(3, 45))
         .then([requested(3, 45)]);
+}
+
+/// A wake requested at second 41, after a refusal in this stage at 40, by a replica to which the agent said at `allowed_at` that its
+/// owner lets it wake backends.
+fn requested_after_a_refusal(stage: &str, allowed_at: Option<u64>) -> Decision {
+    let mut given = after_failures(1, None);
+    let failure = WakeFailure::new(WakeFailureKind::NotAllowed, stage, "a reason");
+    let remembered = failures(1, Some(45), failure.clone());
+    given.happened([requested(2, 30), failed_by(&failure, remembered)]);
+    let request = ProviderCommand::RequestWake {
+        wake_id: wake_id(3),
+        cause: cause(),
+        overdue: None,
+        allowed_at: allowed_at.map(at),
+        at: at(41),
+    };
+    given.provider.decide(&request)
+}
+
+#[test]
+fn a_refusal_is_over_as_soon_as_the_agent_says_so() {
+    for stage in [PAUSED_STAGE, QUIET_HOURS_STAGE] {
+        for before in [None, Some(39), Some(40)] {
+            let decided = requested_after_a_refusal(stage, before);
+            assert!(
+                matches!(decided, Err(Rejection::RecentlyFailed { .. })),
+                "{stage}: {before:?}"
+            );
+        }
+        assert_eq!(
+            requested_after_a_refusal(stage, Some(41)),
+            Ok(vec![requested(3, 41)]),
+            "{stage}"
+        );
+    }
+    let mut woken = after_failures(1, None);
+    let (_, mut failure) = failed_as(WakeFailureKind::NotAllowed);
+    failure.stage = PAUSED_STAGE.to_owned();
+    let remembered = failures(1, Some(45), failure.clone());
+    woken.happened([
+        requested(2, 30),
+        failed_by(&failure, remembered.clone()),
+        requested(3, 41),
+        succeeded(3, report(1, 3), 42),
+        slept(report(1, 4), SleepReason::Operator, remembered, 43),
+    ]);
+    woken.when(request_wake(4, 44)).then([requested(4, 44)]);
+    let limit = requested_after_a_refusal("max_per_day", Some(41));
+    assert!(
+        matches!(limit, Err(Rejection::RecentlyFailed { .. })),
+        "it concerns one provider: {limit:?}"
+    );
 }
 
 #[test]

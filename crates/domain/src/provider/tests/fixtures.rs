@@ -133,6 +133,7 @@ pub(super) fn request_wake_after(overdue: Option<u128>, wake: u128, secs: u64) -
         wake_id: wake_id(wake),
         cause: cause(),
         overdue: overdue.map(wake_id),
+        allowed_at: None,
         at: at(secs),
     }
 }

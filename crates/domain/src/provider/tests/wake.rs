@@ -270,6 +270,7 @@ fn a_request_id_of_any_length_leaves_a_bounded_event() {
         wake_id: wake_id(1),
         cause,
         overdue: None,
+        allowed_at: None,
         at: at(1),
     };
     let given = hibernating();
