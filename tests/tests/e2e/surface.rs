@@ -222,8 +222,12 @@ async fn each_path_of_the_table_reaches_its_backend_through_one_wake_at_either_r
     }
 
     let plain: Vec<_> = rows.iter().filter(|row| !row.is_stored()).collect();
-    for row in plain.iter().filter(|row| !row.wakes) {
-        let answer = Answer::of(row.request(&apis[0], false)).await;
+    let asking: Vec<_> = plain.iter().filter(|row| !row.wakes).collect();
+    for (row, api) in asking
+        .iter()
+        .flat_map(|row| apis.iter().map(move |api| (row, api)))
+    {
+        let answer = Answer::of(row.request(api, false)).await;
         if row.path == "/api/show" {
             assert_eq!((answer.status, &answer.json()["model"]), (200, &json!("qwen")));
         } else {
@@ -236,20 +240,25 @@ async fn each_path_of_the_table_reaches_its_backend_through_one_wake_at_either_r
     }
     assert!(posts.is_empty(), "what only asks wakes nothing");
 
-    let each = |swap: usize, wakes_only: bool| {
+    let each = |wakes_only: bool| {
         let rows = plain.iter().filter(move |row| row.wakes || !wakes_only);
         let both = rows.flat_map(|row| {
             let streams = [false, true].into_iter().filter(|stream| row.streams || !stream);
             streams.map(move |stream| (*row, stream))
         });
-        let checks = both
-            .enumerate()
-            .map(|(number, (row, stream))| row.check(&apis[(number + swap) % 2], stream));
+        let checks = both.flat_map(|(row, stream)| apis.iter().map(move |api| row.check(api, stream)));
         join_all(checks.collect::<Vec<_>>())
     };
-    each(0, true).await;
+    let cold = each(true).await;
     assert_eq!(posts.len(), 1, "all shared one wake");
-    each(1, false).await;
+    let warm = each(false).await;
+    let streaming = plain.iter().filter(|row| row.streams).count();
+    assert_eq!(
+        warm.len(),
+        2 * (plain.len() + streaming),
+        "each at either replica"
+    );
+    assert_eq!(cold.len(), warm.len() - 2 * asking.len());
 
     let made = apis[0]
         .post("/v1/responses", &json!({ "model": "qwen", "input": "hello" }))
