@@ -3,6 +3,7 @@
 
 use std::{
     collections::HashMap,
+    convert::Infallible,
     fs,
     path::Path,
     sync::{
@@ -13,15 +14,16 @@ use std::{
 
 use axum::{
     Router,
-    body::Bytes,
+    body::{Body, Bytes},
     http::{HeaderMap, Method, Uri, header},
     response::{IntoResponse, Response},
+    routing::get,
 };
-use futures::future::join_all;
+use futures::{StreamExt, future::join_all, stream};
 use reqwest::RequestBuilder;
 use reveille_tests::{AgentConfig, Answer, Api, Port, World};
 use serde_json::{Value, json};
-use tokio::{net::TcpListener, sync::mpsc};
+use tokio::{net::TcpListener, sync::mpsc, time::timeout};
 
 use crate::scene::{LLM, SOON};
 
@@ -284,4 +286,63 @@ async fn each_path_of_the_table_reaches_its_backend_through_one_wake_at_either_r
     }
     assert_eq!(posts.recv().await, Some(()));
     assert!(posts.is_empty());
+}
+
+#[tokio::test]
+async fn a_backend_gets_a_large_form_while_its_client_still_sends_it() {
+    let (got, mut sizes) = mpsc::unbounded_channel();
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a loopback port");
+    let base_url = format!("http://{}", listener.local_addr().expect("an address"));
+    let backend = Router::new()
+        .route(
+            "/v1/models",
+            get(async || axum::Json(json!({ "data": [{ "id": "own" }] }))),
+        )
+        .fallback(async move |body: Body| {
+            let (mut pieces, mut all) = (body.into_data_stream(), Vec::new());
+            while let Some(piece) = pieces.next().await {
+                all.extend_from_slice(&piece.expect("a piece"));
+                got.send(all.len()).expect("the test reads");
+            }
+            String::from_utf8(all).expect("text")
+        });
+    tokio::spawn(async move { axum::serve(listener, backend).await });
+    let world = World::new().await;
+    let api = world.api().await;
+    let provider = format!(
+        "\n[[provider]]\nname = \"echo\"\nbase_url = \"{base_url}\"\nmodels = [{{ id = \"own\", as = \"qwen\" }}]\n"
+    );
+    let _agent = world.agent(&AgentConfig::new("gpu-box").lines(&provider));
+    api.wait_for_status(LLM, "active", SOON).await;
+
+    let part = |head: &str, content: &str| {
+        format!("--b\r\nContent-Disposition: form-data; {head}\r\n\r\n{content}\r\n")
+    };
+    let file = part("name=\"file\"; filename=\"a.wav\"", &"x".repeat(4 * 1024 * 1024));
+    let form = format!("{}{file}--b--\r\n", part("name=\"model\"", "qwen"));
+    let (client, body) = mpsc::unbounded_channel();
+    let send = |piece: &str| {
+        let piece = Bytes::copy_from_slice(piece.as_bytes());
+        client.send(Ok::<_, Infallible>(piece)).expect("it is read");
+    };
+    let body = stream::unfold(body, async |mut body| Some((body.recv().await?, body)));
+    let request = api
+        .client()
+        .post(format!("{}/v1/audio/transcriptions", api.url()))
+        .header(header::CONTENT_TYPE, FORM)
+        .header(header::CONTENT_LENGTH, form.len())
+        .body(reqwest::Body::wrap_stream(body));
+    let answer = tokio::spawn(Answer::of(request));
+    let half = form.len() / 2;
+    send(&form[..half]);
+    // The backend's name of the model is one byte shorter.
+    let begun = async { while sizes.recv().await.expect("more of the form") < half - 1 {} };
+    timeout(SOON, begun)
+        .await
+        .expect("the backend has the first half");
+    send(&form[half..]);
+    let answer = answer.await.expect("no panic");
+    let text = answer.text();
+    assert_eq!(answer.status, 200, "{text:.200}");
+    assert_eq!(text, form.replacen("qwen", "own", 1));
 }

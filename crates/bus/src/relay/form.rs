@@ -113,6 +113,15 @@ impl FormReader {
         &self.parts
     }
 
+    /// The parts that have come as a whole.
+    #[must_use]
+    pub fn whole_parts(&self) -> &[FormPart] {
+        match self.parts.as_slice() {
+            [whole @ .., _] if self.is_in_part() => whole,
+            all => all,
+        }
+    }
+
     /// Whether the end of the last part is still to come; the end of its content is where it begins until then.
     #[must_use]
     pub const fn is_in_part(&self) -> bool {
