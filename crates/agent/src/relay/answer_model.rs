@@ -46,13 +46,13 @@ enum Line {
 /// The place in a JSON text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Object {
-    place: Place,
+    place: JsonPlace,
     /// How many objects and arrays are open.
     depth: u32,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Place {
+enum JsonPlace {
     /// Before the first byte.
     Start,
     /// The text isn't an object, or is over.
@@ -152,7 +152,7 @@ enum Shown {
 
 impl Object {
     const NEW: Self = Self {
-        place: Place::Start,
+        place: JsonPlace::Start,
         depth: 0,
     };
 
@@ -160,59 +160,60 @@ impl Object {
         let mut shown = Shown::Same;
         self.place = match (self.place, byte) {
             (place, b' ' | b'\t' | b'\r' | b'\n') if !place.is_string() => place,
-            (Place::Start, b'{') => {
+            (JsonPlace::Start, b'{') => {
                 self.depth = 1;
-                Place::BeforeKey
+                JsonPlace::BeforeKey
             }
-            (Place::Start | Place::Over, _) => Place::Over,
-            (Place::BeforeKey, b'"') => Place::Key {
+            (JsonPlace::Start | JsonPlace::Over, _) => JsonPlace::Over,
+            (JsonPlace::BeforeKey, b'"') => JsonPlace::Key {
                 same: Some(0),
                 escaped: false,
             },
-            (Place::Key { same, escaped: false }, b'"') => Place::AfterKey(same == Some(KEY.len())),
-            (Place::Key { same, escaped }, byte) => Place::Key {
+            (JsonPlace::Key { same, escaped: false }, b'"') => JsonPlace::AfterKey(same == Some(KEY.len())),
+            (JsonPlace::Key { same, escaped }, byte) => JsonPlace::Key {
                 same: same
                     .filter(|same| KEY.get(*same) == Some(&byte))
                     .map(|same| same + 1),
                 escaped: !escaped && byte == b'\\',
             },
-            (Place::AfterKey(true), b':') => Place::BeforeModel,
-            (Place::BeforeModel, b'"') => {
+            (JsonPlace::AfterKey(true), b':') => JsonPlace::BeforeModel,
+            (JsonPlace::BeforeModel, b'"') => {
                 shown = Shown::Name;
-                Place::Model { escaped: false }
+                JsonPlace::Model { escaped: false }
             }
-            (Place::Model { escaped }, byte) => {
+            (JsonPlace::Model { escaped }, byte) => {
                 shown = Shown::Nothing;
-                after_string(byte, escaped).map_or(Place::Elsewhere, |escaped| Place::Model { escaped })
+                after_string(byte, escaped)
+                    .map_or(JsonPlace::Elsewhere, |escaped| JsonPlace::Model { escaped })
             }
-            (Place::Text { escaped }, byte) => {
-                after_string(byte, escaped).map_or(Place::Elsewhere, |escaped| Place::Text { escaped })
-            }
-            (Place::BeforeKey | Place::AfterKey(_) | Place::BeforeModel | Place::Elsewhere, byte) => {
-                self.elsewhere(byte)
-            }
+            (JsonPlace::Text { escaped }, byte) => after_string(byte, escaped)
+                .map_or(JsonPlace::Elsewhere, |escaped| JsonPlace::Text { escaped }),
+            (
+                JsonPlace::BeforeKey | JsonPlace::AfterKey(_) | JsonPlace::BeforeModel | JsonPlace::Elsewhere,
+                byte,
+            ) => self.elsewhere(byte),
         };
         shown
     }
 
     /// The place after a byte of a value, outside of strings.
-    fn elsewhere(&mut self, byte: u8) -> Place {
+    fn elsewhere(&mut self, byte: u8) -> JsonPlace {
         match byte {
-            b'"' => return Place::Text { escaped: false },
+            b'"' => return JsonPlace::Text { escaped: false },
             b'{' | b'[' => self.depth = self.depth.saturating_add(1),
             b'}' | b']' => self.depth = self.depth.saturating_sub(1),
-            b',' if self.depth == 1 => return Place::BeforeKey,
+            b',' if self.depth == 1 => return JsonPlace::BeforeKey,
             _ => {}
         }
         if self.depth == 0 {
-            Place::Over
+            JsonPlace::Over
         } else {
-            Place::Elsewhere
+            JsonPlace::Elsewhere
         }
     }
 }
 
-impl Place {
+impl JsonPlace {
     const fn is_string(self) -> bool {
         matches!(self, Self::Key { .. } | Self::Model { .. } | Self::Text { .. })
     }
