@@ -46,6 +46,9 @@ impl fmt::Display for Mac {
 }
 
 impl Mac {
+    /// In the place of an address that can't be read.
+    pub(crate) const STAND_IN: Self = Self([2, 0, 0, 0, 0, 0]);
+
     /// The packet that wakes the machine with this card.
     #[must_use]
     pub fn magic_packet(self) -> [u8; PACKET_BYTES] {

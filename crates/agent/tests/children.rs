@@ -106,6 +106,7 @@ fn trials() -> Vec<Trial> {
         a_served_backend_is_kept_watched_and_stopped,
         a_served_command_that_ends_while_booting_fails_the_wake_at_once,
         a_server_that_has_the_port_of_a_served_command_is_never_taken_for_it,
+        advice_about_other_models_ends_no_server_that_the_agent_has_started,
         a_served_command_that_ends_because_its_port_is_taken_says_by_whom,
         a_served_command_may_end_the_server_that_it_replaces,
         a_served_command_that_never_answers_is_reported_first_and_then_ended,
@@ -936,6 +937,29 @@ async fn a_server_that_has_the_port_of_a_served_command_is_never_taken_for_it() 
         "{reason}"
     );
     run.stop().await;
+}
+
+async fn advice_about_other_models_ends_no_server_that_the_agent_has_started() {
+    let backend = Backend::start().await;
+    let of_another = serve_beside(&backend, "x", "exec sleep 1000", "2s");
+    let program = std::env::current_exe().expect("a program").display().to_string();
+    let url = Backend::free_url().await;
+    let address = url.trim_start_matches("http://");
+    let own = format!(
+        "base_url = \"{url}\"\nmodels = [\"x\"]\n[provider.wake]\ntype = \"command\"\ncommand = \"{program}\"\n\
+         args = [\"serve-backend\", \"{address}\"]\nrun = \"serve\"\nmax_wait = \"2s\""
+    );
+    for (recipe, is_maybe_another) in [(of_another, true), (own, false)] {
+        let mut run = wake(&recipe, runner());
+        let failure = outcome(&mut run).await.failure.expect("a failure");
+        assert_eq!(failure.stage, MODELS_STAGE, "{failure:?}");
+        let Progress::Ended(ended) = run.next().await else {
+            panic!("it has failed");
+        };
+        let hint = ended.hint.expect("advice").to_string();
+        assert!(hint.contains("correct `models`"), "{hint}");
+        assert_eq!(hint.contains("end it"), is_maybe_another, "{hint}");
+    }
 }
 
 async fn a_served_command_that_ends_because_its_port_is_taken_says_by_whom() {

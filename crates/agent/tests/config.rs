@@ -397,8 +397,8 @@ fn mistakes() -> Vec<Mistake> {
             "unknown key",
         ),
         (
-            provider("[provider.sleep]\nidleafter = \"1m\""),
-            5,
+            command("run = \"serve\"\n[provider.sleep]\nidleafter = \"1m\""),
+            9,
             "provider[0].sleep.idleafter",
             "did you mean `idle_after`?",
         ),
@@ -843,7 +843,7 @@ fn mistakes() -> Vec<Mistake> {
             "more than",
         ),
         (
-            provider("[provider.sleep]\nidle_after = \"15m\""),
+            provider("[provider.sleep]\nidle_after = \"15m\"\ntype = \"http\"\nurl = \"http://127.0.0.1:1\""),
             5,
             "provider[0].sleep.idle_after",
             "with [provider.wake]",
@@ -927,8 +927,10 @@ pth = \"/\"
             (6, "provider[0].baseurl"),
             (7, "provider[0].answer_timeout"),
             (11, "provider[1].modles"),
+            (12, "provider[1].wake"),
             (13, "provider[1].wake.typ"),
             (14, "provider[1].wake.max_wait"),
+            (15, "provider[1].sleep"),
             (17, "provider[2]"),
             (17, "provider[2]"),
             (19, "provider[3].name"),
@@ -939,6 +941,144 @@ pth = \"/\"
         "{error}"
     );
     assert_eq!(error.to_string().lines().count(), places.len(), "{error}");
+}
+
+/// Mistakes of every kind of field. A line's comment is what is told of that line: parts of reasons, with `|` between those of
+/// several. Of the other lines nothing is told.
+const MISTAKES: &str = r#"
+[agent]
+name = "GPU-Box"                    # did you mean `gpu-box`
+nats = "nats://hub.example"
+allow_plaintext = "no"              # true or false
+credentials = "key"                 # absolute path
+ca = 3                              # must be a string
+heartbeat = "1h"                    # between 100ms and 3m
+quiet_hours = [
+  "23:00-07:00",
+  "soon",                           # not a window of hours
+  5,                                # must be a string
+]
+
+[[provider]]
+name = "served"
+base_url = "ftp://127.0.0.1:1"      # must begin with
+ca = "none.pem"                     # can't be read
+insecure_skip_verify = "no"         # true or false
+api_key = ""                        # fits into a header
+answer_model = "Public"             # did you mean "public"
+answer_timeout = 5                  # in quotes
+exclusive = [
+  "gpu0",
+  "GPU 1",                          # a name is
+  "gpu0",                           # twice
+  7,                                # must be a string
+]
+persistent = 1                      # true or false
+max_group_wait = "0s"               # more than zero
+[[provider.models]]
+id = ""                             # model name
+as = 4                              # must be a string
+[[provider.models]]                 # `id` is missing
+name = "m"                          # known here: id, as
+[provider.probe]
+path = "models"                     # begins with /
+expect = { a = 2020-01-01, b = 2020-01-02 } # a date has | a date has
+check_models = "no"                 # true or false
+interval = "0s"                     # more than zero
+timeout = "25h"                     # at most 24h
+[provider.wake]
+max_wait = 5                        # in quotes
+max_per_day = 0                     # between 1 and
+verify = { path = "v1", timeout = 1, model = 2, body = { stream = true }, expect = nan } # / | in quotes | string | stream | number
+[[provider.wake.step]]
+type = "http"
+url = "127.0.0.1"                   # http://
+method = "G T"                      # HTTP method
+headers = { "a b" = "x", c = 1, content-length = "1" } # header's name | string | agent itself
+body = 5                            # string
+accept = [200, 404, "500"]          # between 300 and 599 | whole number
+timeout = "x"                       # not a duration
+[[provider.wake.step]]
+type = "wol"
+mac = "00"                          # MAC address
+address = "pc.lan"                  # IP address
+port = 0                            # between 1 and 65535
+repeats = 0                         # between 1 and 100
+interval = 1                        # in quotes
+source = "x"                        # IP address
+[[provider.wake.step]]
+typ = "tcp"                         # did you mean `type`
+addres = "pc.lan"                   # did you mean `address` | host:port
+[[provider.wake.step]]
+type = "comand"                     # did you mean "command"
+command = "bin/server"              # absolute path
+args = ["x", 3, 4]                  # string | string
+env = { A = 1, "B=C" = "x", D = 2 } # string | variable's name | string
+env_pass = ["$HOME", "REVEILLE_X"]  # such as HF_* | own variables
+cwd = 3                             # string
+run = "served"                      # did you mean "serve"
+timeout = "1s"                      # max_wait
+stop_grace = "soon"                 # not a duration
+end = { command = "", args = [1], timeout = 2, run = "once" } # no program | string | in quotes | unknown key
+[provider.sleep]                    # can't put a backend to sleep
+idle_after = 15                     # in quotes
+min_awake = "soon"                  # not a duration
+keep_warm = ["always", "soon"]      # window | window
+type = "command"
+args = [1, 2]                       # string | string
+command = "ollama serve"            # into `args`
+run = "serve"
+
+[[provider]]
+name = "served"                     # same name
+base_url = "http://127.0.0.1:2"
+exclusive = "GPU"                   # can be woken | a name is
+persistent = "yes"                  # true or false
+[provider.sleep]
+idle_after = 5                      # with [provider.wake] | in quotes
+step = [
+  { type = "http", url = 1 },       # string
+  7,                                # must be a table
+  { command = "a b", cwd = "x" },   # `type` is missing | into `args` | absolute path
+]
+
+[[provider]]
+name = "third"
+baseurl = "ftp://x"                 # did you mean `base_url` | must begin with
+persistent = true                   # with `exclusive`
+max_group_wait = 3                  # with `exclusive` | in quotes
+probe = 3                           # must be a table
+models = "m"                        # must be an array
+[[provider.wake]]                   # in single brackets | `type` is missing
+args = ["x", 3]                     # string
+env = { A = 1 }                     # string
+cwd = 3                             # string
+stop_grace = 5                      # run = "serve" | in quotes
+verify = {}
+[provider.sleep]                    # only a backend with run = "serve"
+keep_warm = [5]                     # with `idle_after` | string
+"#;
+
+#[test]
+fn every_mistake_of_a_file_is_told_in_one_round_and_nothing_that_only_follows_from_it() {
+    let error = parse(MISTAKES).expect_err("it can't be used");
+    let all: Vec<_> = std::iter::once(&error).chain(&error.others).collect();
+    for (line, text) in MISTAKES.lines().enumerate() {
+        let reasons: Vec<_> = match text.split_once(" # ") {
+            Some((_, reasons)) => reasons.split(" | ").map(str::trim).collect(),
+            None => vec![],
+        };
+        let told: Vec<_> = all
+            .iter()
+            .filter(|error| error.line == Some(line + 1))
+            .map(|error| error.reason.as_str())
+            .collect();
+        let fits = told.len() == reasons.len()
+            && reasons
+                .iter()
+                .all(|reason| told.iter().any(|told| told.contains(reason)));
+        assert!(fits, "{text}\nis told as {told:#?}");
+    }
 }
 
 #[test]

@@ -49,7 +49,7 @@ const OLLAMAS: (u16, &str) = (
 );
 const NONE: (u16, &str) = (200, r#"{"object":"list","data":[]}"#);
 /// How the reason begins if what answers lists [`OTHER`].
-const LISTS_OTHER: &str = "the server there lists `other`, not `m`: correct `models`";
+const LISTS_OTHER: &str = "the server there lists `other`, not `m`";
 const NO_LIST: &str = "another server listens there: its answer to /v1/models is no list of models";
 
 /// A server that answers `/v1/models` as it was last told to, and everything else with 200.

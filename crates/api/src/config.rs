@@ -40,6 +40,8 @@ pub struct AgentHub {
     pub ca_pem: Option<String>,
     /// Set if machines can join over NATS itself, which takes a token that names where.
     pub joins: Option<JoinAddresses>,
+    /// The agent that runs in the same process: no other machine may take its name.
+    pub own_agent: Option<AgentName>,
 }
 
 impl AgentHub {
@@ -113,6 +115,7 @@ impl Config {
                 own_url: nats.server.url.clone(),
                 ca_pem: None,
                 joins: None,
+                own_agent: None,
             },
             nats,
             beginning: Beginning::default(),
@@ -154,6 +157,7 @@ mod tests {
                 addresses: addresses.subscribe(),
                 ca_sha256: String::new(),
             }),
+            own_agent: None,
         };
         assert_eq!(
             hub.nats_url(),

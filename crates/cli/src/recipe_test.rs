@@ -8,7 +8,7 @@ use crate::{
     config_file::{CONFIG_FILE, default_file},
     failure::Failure,
     signals::Signals,
-    trial::{self, Before, Manner, Said, Tried, seconds},
+    trial::{self, Before, Said, TrialOptions, TriedWake, seconds},
 };
 use clap::{Args, Subcommand};
 use reveille_agent::config::{Config, ProviderConfig, nearest};
@@ -82,13 +82,13 @@ pub async fn run(args: RecipeTest) -> Result<(), Failure> {
         }
         Ok(())
     };
-    let manner = Manner {
+    let options = TrialOptions {
         no_sleep: args.no_sleep,
         wake_anyway: args.yes,
         say: &say,
     };
     let signals = Signals::listen()?;
-    let result = trial::run(&config, provider, &data_dir, manner, &signals).await;
+    let result = trial::run(&config, provider, &data_dir, options, &signals).await;
     if format == Format::Table {
         return line(&ended(provider, &result?));
     }
@@ -116,7 +116,7 @@ fn millis(duration: Duration) -> u64 {
 }
 
 /// What has come of the trial.
-fn ended(provider: &ProviderConfig, tried: &Tried) -> String {
+fn ended(provider: &ProviderConfig, tried: &TriedWake) -> String {
     let left = if tried.ended {
         "nothing is left running"
     } else {

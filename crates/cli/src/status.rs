@@ -31,6 +31,9 @@ const WATCH: &str = "2s";
 /// The status of an API that has all it needs.
 const READY: &str = "ready";
 const SEE_DOCTOR: &str = "`reveille doctor` looks for the cause";
+/// A start takes a few seconds, and nothing shows how long ago it was.
+const WAIT_OR_SEE_DOCTOR: &str =
+    "wait a few seconds if it has just started; if it stays so, `reveille doctor` looks for the cause";
 /// Clears a terminal and moves the cursor to its first line.
 const CLEAR: &str = "\u{1b}[2J\u{1b}[H";
 
@@ -146,7 +149,7 @@ impl Screen {
     fn not_ready(&mut self, reason: &str) {
         self.trouble = Some(format!("not ready: {reason}"));
         self.findings
-            .problem("hub", format!("it is not ready: {reason}"), SEE_DOCTOR);
+            .problem("hub", format!("it is not ready: {reason}"), WAIT_OR_SEE_DOCTOR);
     }
 
     fn unreachable(&mut self, failure: &str, address: &ApiAddress) {

@@ -69,7 +69,7 @@ impl fmt::Display for Said<'_> {
 
 /// How recipes are tried.
 #[derive(Clone, Copy)]
-pub struct Manner<'a> {
+pub struct TrialOptions<'a> {
     /// Leaves the sleep recipe out.
     pub no_sleep: bool,
     /// Runs the wake recipe even if the backend is available already.
@@ -80,7 +80,7 @@ pub struct Manner<'a> {
 
 /// A wake that succeeded.
 #[derive(Debug, Clone, Copy)]
-pub struct Tried {
+pub struct TriedWake {
     pub took: Duration,
     pub budget: Duration,
     /// What the backend did before it.
@@ -106,9 +106,9 @@ pub async fn run(
     config: &Config,
     provider: &ProviderConfig,
     data_dir: &Path,
-    manner: Manner<'_>,
+    options: TrialOptions<'_>,
     signals: &Signals,
-) -> Result<Tried, Failure> {
+) -> Result<TriedWake, Failure> {
     let Some(wake) = provider.wake.clone() else {
         return Err(Failure::Config(format!(
             "provider `{}` has no [provider.wake], so there is no recipe to test",
@@ -137,7 +137,7 @@ pub async fn run(
                 .keeping(OutputFile::of(&state, &id)),
             orphans: Orphans::none(),
         }),
-        manner,
+        options,
         signals: signals.clone(),
     };
     let before = test.prepare(provider).await?;
@@ -148,7 +148,7 @@ struct Test<'a> {
     probe: Probe,
     backend: BackendClient,
     runner: Arc<Runner>,
-    manner: Manner<'a>,
+    options: TrialOptions<'a>,
     /// The provider, if an agent of this data directory runs, which wakes it for requests.
     agent_runs: Option<ProviderId>,
     /// Whether its owner lets it wake backends now.
@@ -162,8 +162,8 @@ impl Test<'_> {
         let began = Instant::now();
         let verdict = self.probe.check_and_identify().await;
         let steps = provider.sleep.as_ref().map(|sleep| sleep.steps.clone());
-        let steps = steps.filter(|steps| !steps.is_empty() && !self.manner.no_sleep);
-        (self.manner.say)(Said::Headings)?;
+        let steps = steps.filter(|steps| !steps.is_empty() && !self.options.no_sleep);
+        (self.options.say)(Said::Headings)?;
         if self.may_wake {
             self.print("before", "agent", None, AN_AGENT_RUNS)?;
         }
@@ -184,7 +184,7 @@ impl Test<'_> {
             Ok(()) => self.row("before", "probe", began.elapsed(), "available")?,
         }
         let Some(steps) = steps else {
-            if self.manner.wake_anyway {
+            if self.options.wake_anyway {
                 let result = "skipped: the backend is available before the wake";
                 self.print("sleep", "-", None, result)?;
                 return Ok(Before::Available);
@@ -213,7 +213,7 @@ impl Test<'_> {
                 taken
                     .map(|taken| format!(" ({taken})"))
                     .unwrap_or_default(),
-                if self.manner.no_sleep {
+                if self.options.no_sleep {
                     " and --no-sleep keeps it so"
                 } else {
                     " and has no sleep recipe"
@@ -257,7 +257,7 @@ impl Test<'_> {
         wake: WakeConfig,
         provider: &ProviderConfig,
         before: Before,
-    ) -> Result<Tried, Failure> {
+    ) -> Result<TriedWake, Failure> {
         let budget = wake.budget();
         let began = Instant::now();
         let run = Run::wake(self.runner.clone(), wake, self.probe.clone(), Box::pin(ready(())));
@@ -275,7 +275,7 @@ impl Test<'_> {
             self.row("after", "stop", began.elapsed(), "the backend was stopped")?;
         }
         reported?;
-        Ok(Tried {
+        Ok(TriedWake {
             took,
             budget,
             before,
@@ -332,7 +332,7 @@ impl Test<'_> {
             self.print(phase, "printed", None, "the last lines of the command's output:")?;
             let lines: Vec<_> = ended.printed.lines().collect();
             for printed in &lines[lines.len().saturating_sub(LINES_SHOWN)..] {
-                (self.manner.say)(Said::Printed(printed))?;
+                (self.options.say)(Said::Printed(printed))?;
             }
         }
         if let Some(hint) = &ended.hint {
@@ -355,7 +355,7 @@ impl Test<'_> {
         took: Option<Duration>,
         result: &str,
     ) -> Result<(), Failure> {
-        (self.manner.say)(Said::Stage {
+        (self.options.say)(Said::Stage {
             phase,
             stage,
             took,

@@ -376,6 +376,29 @@ fn a_token_that_leads_no_other_machine_here_is_not_made_and_this_run_joins_nobod
         let (code, _, said) = run(&[list, "--agent", "box"]);
         assert_eq!(code, Some(0), "{list}: {said}");
     }
+    for command in ["forget", "revoke"] {
+        let (code, _, said) = run(&["agent", command, "boxx"]);
+        assert_eq!(code, Some(1), "{command}: {said}");
+        assert!(
+            said.contains("no agent is called `boxx`, did you mean box?"),
+            "{command}: {said}"
+        );
+    }
+    let (code, _, said) = run(&["agent", "token", "box", "--hub", &url]);
+    assert_eq!(code, Some(1), "{said}");
+    assert!(said.contains("box is this hub's own agent"), "{said}");
+    let said = up.folder.path().join("said");
+    let mut follows = reveille(&["events", "--follow", "--agent", "boxx", "--data-dir"])
+        .arg(&data_dir)
+        .stderr(File::create(&said).expect("a file"))
+        .spawn()
+        .expect("the program can be run");
+    let waits = "no agent is called `boxx`, did you mean box?\nwaiting until there is one\n";
+    wait_until("it says that it waits", || {
+        fs::read_to_string(&said).expect("a file") == waits
+    });
+    follows.kill().expect("it waits");
+    follows.wait().expect("it was killed");
 }
 
 #[test]

@@ -89,7 +89,15 @@ pub(crate) fn select(query: &WakeQuery) -> Result<QueryBuilder<'_, Postgres>, Ro
         sql.push(" AND agent = ").push_bind(agent.as_str());
     }
     if let Some(outcome) = query.outcome {
-        sql.push(" AND outcome = ").push_bind(<&str>::from(outcome));
+        sql.push(" AND outcome = ")
+            .push_bind(<&str>::from(outcome.outcome()));
+        if let Some(kind) = outcome.kind() {
+            sql.push(" AND failure_kind = ").push_bind(tag(kind));
+        }
+        for other in outcome.other_kinds() {
+            sql.push(" AND failure_kind IS DISTINCT FROM ")
+                .push_bind(tag(other));
+        }
     }
     let order = Order {
         column: match query.sort.by {

@@ -165,7 +165,7 @@ async fn another_server_on_a_backends_port_is_named_by_the_doctor_and_by_a_test_
     let config = config.lines("probe = { check_models = true }\n");
     let file = write(&world, "alone.toml", &config);
     let data = world.folder().join("data").display().to_string();
-    let lists = "the server there lists `other`, not `stand-in`: correct `models`";
+    let lists = "the server there lists `other`, not `stand-in`";
     let url = backend.url();
     let taken = format!("port {} is taken by `stand-in-llm` (process ", port_of(&url));
     let alone = Diagnosis::make(&world, &["--config", &file, "--data-dir", &data]).await;

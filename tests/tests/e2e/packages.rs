@@ -363,6 +363,8 @@ async fn the_archive_is_installed_again_and_again_and_removed() {
             "{file}"
         );
     }
+    let modules = fs::read_to_string(licences.join("NOTICE.nats-server")).expect("a notice");
+    assert!(modules.contains("\ngithub.com/nats-io/nkeys v"), "{modules}");
     completions_and_man_pages_load(&account, &account.path("opt/share"), "site-functions");
     account
         .wakes_a_backend(&account.path("opt/lib/reveille/nats-server"))

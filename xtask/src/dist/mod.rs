@@ -6,6 +6,7 @@
 
 mod archive;
 mod debian;
+mod go_modules;
 mod licences;
 mod tree;
 
@@ -172,6 +173,8 @@ impl Packages {
         }
         let licence = unpacked.join(format!("{name}.dist-info/licenses/LICENSE"));
         tree.file(&format!("{docs}/LICENSE.nats-server"), &licence)?;
+        let modules = go_modules::notice(&fs::read(&server).context("cannot read nats-server")?)?;
+        tree.text(&format!("{docs}/NOTICE.nats-server"), &modules)?;
         tree.text(&format!("{docs}/LICENSES.crates"), &licences::of_crates()?)?;
         Ok(tree)
     }

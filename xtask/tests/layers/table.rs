@@ -88,8 +88,9 @@ const AGENT: Layers = Layers {
         &["config/changes", "config/file", "config/read"],
         &["config/read/provider"],
         &["config/read/recipe"],
-        &["config/read/network", "config/read/verify"],
+        &["config/read/command", "config/read/network", "config/read/verify"],
         &["config/read/table"],
+        &["config/read/unknown"],
         &["config/types"],
         &["config/places", "config/recipe"],
         &[

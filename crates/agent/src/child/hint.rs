@@ -24,6 +24,11 @@ pub enum Hint {
     NotFound,
     /// A command that should serve has ended, and nothing failed.
     NotServing,
+    /// The server that answers lists other models.
+    OtherModels {
+        /// Whether it may be another program than the backend.
+        is_maybe_another: bool,
+    },
     /// What a server answered to a request that failed.
     Answer {
         /// One short line.
@@ -59,6 +64,7 @@ impl Hint {
                 "a command that runs to its end needs run = \"once\", and one that leaves a server running \
                  run = \"detach\""
             }
+            Self::OtherModels { .. } => "the server there lists other models",
             Self::Answer { .. } => "`reveille logs` on its machine has the answer",
         }
     }
@@ -102,6 +108,16 @@ impl fmt::Display for Hint {
                 "a program was not found: name it by its absolute path, or set PATH in the recipe's `env`",
             ),
             Self::NotServing => f.write_str(self.public()),
+            Self::OtherModels { is_maybe_another } => {
+                f.write_str(
+                    "load the model there, correct `models`, or set `probe.check_models` to false if the server answers to \
+                     any name",
+                )?;
+                match is_maybe_another {
+                    true => f.write_str("; if it is another server, end it, or give the provider another port"),
+                    false => Ok(()),
+                }
+            }
             Self::Answer { text, .. } => f.write_str(text),
         }
     }

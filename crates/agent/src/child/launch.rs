@@ -26,7 +26,7 @@ pub(super) struct Launch {
     /// Whether the shim's standard error is a file that the program should hold open too.
     pub(super) held: bool,
     /// Where what they print is kept.
-    pub(super) kept: Option<Kept>,
+    pub(super) kept: Option<KeptOutput>,
     /// The soft limit of open files for what is started: the agent has raised its own.
     pub(super) open_files: Option<u64>,
     /// Held while anything runs, so that a later run of the agent knows.
@@ -35,7 +35,7 @@ pub(super) struct Launch {
 
 /// Where output is kept, and as whose.
 #[derive(Serialize, Deserialize)]
-pub(super) struct Kept {
+pub(super) struct KeptOutput {
     pub(super) file: OutputFile,
     pub(super) source: String,
 }
@@ -43,13 +43,13 @@ pub(super) struct Kept {
 impl Launch {
     /// Keeps what the program prints.
     pub(super) fn writer(&self) -> Option<Writer> {
-        let Kept { file, source } = self.kept.as_ref()?;
+        let KeptOutput { file, source } = self.kept.as_ref()?;
         Some(Writer::start(file.clone(), source.clone()))
     }
 
     /// Keeps what the program prints that runs at the end.
     pub(super) fn end_writer(&self) -> Option<Writer> {
-        let Kept { file, source } = self.kept.as_ref()?;
+        let KeptOutput { file, source } = self.kept.as_ref()?;
         Some(Writer::start(file.clone(), format!("{source} end")))
     }
 }

@@ -23,7 +23,7 @@ use crate::{
     processes::Process,
 };
 use hint::Facts;
-use launch::{Kept, Launch, Program};
+use launch::{KeptOutput, Launch, Program};
 use report::{INTERPRETER_MISSING, Report};
 use reveille_bus::open_files;
 use rustix::process::{Pid, Signal, kill_process_group};
@@ -282,7 +282,7 @@ fn launch(shims: &Shims, start: Start<'_>) -> Result<Launch, NotStarted> {
         detach: start.detach,
         end: end.transpose()?,
         held: shims.held.is_some(),
-        kept: shims.kept.clone().map(|file| Kept {
+        kept: shims.kept.clone().map(|file| KeptOutput {
             file,
             source: start.source.to_owned(),
         }),

@@ -40,15 +40,6 @@ impl ConfigError {
         }
     }
 
-    /// Stands for an error that has been noted already.
-    pub(super) fn noted() -> Self {
-        Self::of_file("", String::new())
-    }
-
-    pub(super) fn is_noted(&self) -> bool {
-        self.reason.is_empty()
-    }
-
     /// All that is wrong, as one error; `None` if nothing is.
     pub(super) fn all(mut errors: Vec<Self>) -> Option<Self> {
         errors.sort_by_key(|error| error.line);

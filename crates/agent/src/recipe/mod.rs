@@ -335,7 +335,11 @@ async fn boot(max_wait: Duration, probe: &Probe, earlier: Option<&Earlier>) -> R
                     Some(pull) => format!("{}; `{pull}` gets it", why.reason),
                     None => why.reason,
                 };
-                return Err(Failed::of_models(with(reason, taken)));
+                let is_maybe_another = earlier.is_none() || taken.is_some();
+                return Err(Failed {
+                    hint: Some(Hint::OtherModels { is_maybe_another }),
+                    ..Failed::of_models(with(reason, taken))
+                });
             }
             (Err(why), taken) => {
                 let reason = format!("not available within {max_wait:?} (`max_wait`): {}", why.reason);

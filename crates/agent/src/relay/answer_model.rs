@@ -48,7 +48,7 @@ enum Line {
 /// The place in a JSON text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Object {
-    place: Place,
+    place: JsonPlace,
     /// How many objects and arrays are open.
     depth: u32,
     /// Whether the second of these is the object of a whole answer.
@@ -56,7 +56,7 @@ struct Object {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Place {
+enum JsonPlace {
     /// Before the first byte.
     Start,
     /// The text isn't an object, or is over.
@@ -162,7 +162,7 @@ enum Shown {
 
 impl Object {
     const NEW: Self = Self {
-        place: Place::Start,
+        place: JsonPlace::Start,
         depth: 0,
         in_answer: false,
     };
@@ -171,28 +171,28 @@ impl Object {
         let mut shown = Shown::Same;
         self.place = match (self.place, byte) {
             // Another may follow on a line of its own.
-            (Place::Over, b'\n') => Place::Start,
+            (JsonPlace::Over, b'\n') => JsonPlace::Start,
             (place, b' ' | b'\t' | b'\r' | b'\n') if !place.is_string() => place,
-            (Place::Start, b'{') => {
+            (JsonPlace::Start, b'{') => {
                 self.depth = 1;
-                Place::BeforeKey
+                JsonPlace::BeforeKey
             }
-            (Place::Start | Place::Over, _) => Place::Over,
-            (Place::BeforeKey, b'"') => Place::Key {
+            (JsonPlace::Start | JsonPlace::Over, _) => JsonPlace::Over,
+            (JsonPlace::BeforeKey, b'"') => JsonPlace::Key {
                 read: 0,
                 may_be: [true; KEYS.len()],
                 escaped: false,
             },
             (
-                Place::Key {
+                JsonPlace::Key {
                     read,
                     may_be,
                     escaped: false,
                 },
                 b'"',
-            ) => Place::AfterKey((0..KEYS.len()).find(|key| may_be[*key] && KEYS[*key].len() == read)),
+            ) => JsonPlace::AfterKey((0..KEYS.len()).find(|key| may_be[*key] && KEYS[*key].len() == read)),
             (
-                Place::Key {
+                JsonPlace::Key {
                     read,
                     mut may_be,
                     escaped,
@@ -202,35 +202,35 @@ impl Object {
                 for (key, may_be) in KEYS.iter().zip(&mut may_be) {
                     *may_be &= key.get(read) == Some(&byte);
                 }
-                Place::Key {
+                JsonPlace::Key {
                     read: read.saturating_add(1),
                     may_be,
                     escaped: !escaped && byte == b'\\',
                 }
             }
-            (Place::AfterKey(Some(MODEL)), b':') => Place::BeforeModel,
-            (Place::AfterKey(Some(_)), b':') if self.depth == 1 => Place::BeforeAnswer,
-            (Place::BeforeAnswer, b'{') => {
+            (JsonPlace::AfterKey(Some(MODEL)), b':') => JsonPlace::BeforeModel,
+            (JsonPlace::AfterKey(Some(_)), b':') if self.depth == 1 => JsonPlace::BeforeAnswer,
+            (JsonPlace::BeforeAnswer, b'{') => {
                 (self.depth, self.in_answer) = (2, true);
-                Place::BeforeKey
+                JsonPlace::BeforeKey
             }
-            (Place::BeforeModel, b'"') => {
+            (JsonPlace::BeforeModel, b'"') => {
                 shown = Shown::Name;
-                Place::Model { escaped: false }
+                JsonPlace::Model { escaped: false }
             }
-            (Place::Model { escaped }, byte) => {
+            (JsonPlace::Model { escaped }, byte) => {
                 shown = Shown::Nothing;
-                after_string(byte, escaped).map_or(Place::Elsewhere, |escaped| Place::Model { escaped })
+                after_string(byte, escaped).map_or(JsonPlace::Elsewhere, |escaped| JsonPlace::Model { escaped })
             }
-            (Place::Text { escaped }, byte) => {
-                after_string(byte, escaped).map_or(Place::Elsewhere, |escaped| Place::Text { escaped })
+            (JsonPlace::Text { escaped }, byte) => {
+                after_string(byte, escaped).map_or(JsonPlace::Elsewhere, |escaped| JsonPlace::Text { escaped })
             }
             (
-                Place::BeforeKey
-                | Place::AfterKey(_)
-                | Place::BeforeModel
-                | Place::BeforeAnswer
-                | Place::Elsewhere,
+                JsonPlace::BeforeKey
+                | JsonPlace::AfterKey(_)
+                | JsonPlace::BeforeModel
+                | JsonPlace::BeforeAnswer
+                | JsonPlace::Elsewhere,
                 byte,
             ) => self.elsewhere(byte),
         };
@@ -238,26 +238,26 @@ impl Object {
     }
 
     /// The place after a byte of a value, outside of strings.
-    fn elsewhere(&mut self, byte: u8) -> Place {
+    fn elsewhere(&mut self, byte: u8) -> JsonPlace {
         match byte {
-            b'"' => return Place::Text { escaped: false },
+            b'"' => return JsonPlace::Text { escaped: false },
             b'{' | b'[' => self.depth = self.depth.saturating_add(1),
             b'}' | b']' => {
                 self.depth = self.depth.saturating_sub(1);
                 self.in_answer &= self.depth > 1;
             }
-            b',' if self.depth == 1 || self.depth == 2 && self.in_answer => return Place::BeforeKey,
+            b',' if self.depth == 1 || self.depth == 2 && self.in_answer => return JsonPlace::BeforeKey,
             _ => {}
         }
         if self.depth == 0 {
-            Place::Over
+            JsonPlace::Over
         } else {
-            Place::Elsewhere
+            JsonPlace::Elsewhere
         }
     }
 }
 
-impl Place {
+impl JsonPlace {
     const fn is_string(self) -> bool {
         matches!(self, Self::Key { .. } | Self::Model { .. } | Self::Text { .. })
     }

@@ -238,6 +238,9 @@ pub(super) async fn issue_token(
         expires_in_s,
         over_nats,
     } = read_small(&state, request).await?;
+    if state.agent_hub.own_agent.as_ref() == Some(&agent) {
+        return Err(own_agent(&agent));
+    }
     if over_nats {
         joins_over_nats(&state.agent_hub)?;
     }
@@ -293,6 +296,16 @@ fn joins_over_nats(hub: &AgentHub) -> Result<(), ApiError> {
         code: "hub_not_reachable",
         message: format!("{why}. No token was made"),
     })
+}
+
+fn own_agent(agent: &AgentName) -> ApiError {
+    ApiError::Conflict {
+        code: "own_agent",
+        message: format!(
+            "{agent} is this hub's own agent, and a machine that joined by its name would take its place: choose another \
+             name for that machine. No token was made"
+        ),
+    }
 }
 
 #[derive(Deserialize)]
@@ -491,6 +504,7 @@ mod tests {
                 addresses: known,
                 ca_sha256: "AAAA".to_owned(),
             }),
+            own_agent: None,
         };
         let refused = joins_over_nats(&hub).unwrap_err().to_string();
         assert!(refused.contains("no address now"), "{refused}");

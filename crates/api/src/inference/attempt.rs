@@ -72,7 +72,10 @@ impl Inference {
             Err(error) => Err(error),
         };
         let failure = match &sent {
-            Ok((head, body)) => Failure::in_answer(head.status, body.beginning()),
+            Ok((head, body)) => {
+                let failure = Failure::in_answer(head.status, body.beginning());
+                failure.map(|failure| failure.about(chosen.named(run.request.model.as_str())))
+            }
             Err(error) => Failure::in_error(error),
         };
         if let Some(failure) = failure {

@@ -2,6 +2,7 @@
 //! comes in.
 
 use reveille_bus::relay::{FaultCode, RelayError};
+use reveille_domain::ModelName;
 use serde::Serialize;
 use std::{fmt, time::Duration};
 use strum::IntoStaticStr;
@@ -12,6 +13,7 @@ const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 /// After this many failures in a row that a request itself may have caused, the member is the cause.
 const SURE_AFTER: u32 = 3;
+const LACKS_MODEL: &str = "HTTP status 404: it doesn't have the model";
 /// What the body of a 404 contains if the backend lacks the model, in any case of letters, rather than the path.
 const MODEL: &[u8] = b"model";
 
@@ -58,10 +60,7 @@ impl Failure {
                 .any(|word| word.eq_ignore_ascii_case(MODEL))
         };
         let (kind, what) = match status {
-            404 if lacks_model() => (
-                FailureKind::Declined,
-                "HTTP status 404: it doesn't have the model".to_owned(),
-            ),
+            404 if lacks_model() => (FailureKind::Declined, LACKS_MODEL.to_owned()),
             300..=399 | 401 | 403 | 429 | 502 | 503 | 504 => {
                 (FailureKind::Declined, format!("HTTP status {status}"))
             }
@@ -71,6 +70,14 @@ impl Failure {
             _ => return None,
         };
         Some(Self { kind, what })
+    }
+
+    /// The same about a request for that model, by its published name.
+    pub fn about(mut self, model: Option<&ModelName>) -> Self {
+        if let Some(model) = model.filter(|_| self.what == LACKS_MODEL) {
+            self.what += &format!(" `{model}`");
+        }
+        self
     }
 
     /// An answer with a 2xx that has `content` instead of a completion.

@@ -91,6 +91,9 @@ pub async fn events(args: &Events) -> Result<(), Failure> {
             "--follow never ends, and -o json prints one array: use -o jsonl".to_owned(),
         ));
     }
+    if let Err(unknown) = named::check_agent(&reader.client, reader.agent.as_ref(), 0).await {
+        notice(format_args!("{unknown}\nwaiting until there is one"));
+    }
     let signals = Signals::quiet()?;
     tokio::select! {
         done = reader.follow() => done,

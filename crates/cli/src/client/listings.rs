@@ -8,7 +8,7 @@ use crate::{
 use clap::Args;
 use reveille_domain::{
     provider::StatusName,
-    rows::{LlmSort, Sort, WakeOutcomeName, WakeSort},
+    rows::{LlmSort, Sort, WakeOutcomeFilter, WakeSort},
 };
 
 /// How many wakes are listed unless a number or a time is given.
@@ -17,7 +17,14 @@ const LLM_SORTS: [&str; 6] = ["name", "-name", "status", "-status", "since", "-s
 const WAKE_SORTS: [&str; 4] = ["requested", "-requested", "took", "-took"];
 const AGENT_SORTS: [&str; 4] = ["name", "-name", "connected", "-connected"];
 const STATUSES: [&str; 5] = ["active", "waking", "hibernating", "down", "inactive"];
-const OUTCOMES: [&str; 4] = ["in_flight", "succeeded", "failed", "timed_out"];
+const OUTCOMES: [&str; 6] = [
+    "in_flight",
+    "succeeded",
+    "failed",
+    "timed_out",
+    "refused",
+    "not_needed",
+];
 
 /// `reveille llms` and `reveille providers`.
 #[derive(Debug, Args)]
@@ -50,8 +57,8 @@ pub struct Wakes {
     #[command(flatten)]
     pub filter: Filter,
     /// Only wakes with this outcome.
-    #[arg(long, value_name = "OUTCOME", value_parser = one_of::<WakeOutcomeName>(OUTCOMES))]
-    pub outcome: Option<WakeOutcomeName>,
+    #[arg(long, value_name = "OUTCOME", value_parser = one_of::<WakeOutcomeFilter>(OUTCOMES))]
+    pub outcome: Option<WakeOutcomeFilter>,
 }
 
 /// `reveille agents`.
@@ -162,10 +169,10 @@ mod tests {
             );
         }
         assert_eq!(said.matches(',').count() + 2, STATUSES.len());
-        let said = "x".parse::<WakeOutcomeName>().unwrap_err();
+        let said = "x".parse::<WakeOutcomeFilter>().unwrap_err();
         for outcome in OUTCOMES {
             assert!(
-                outcome.parse::<WakeOutcomeName>().is_ok() && said.contains(outcome),
+                outcome.parse::<WakeOutcomeFilter>().is_ok() && said.contains(outcome),
                 "{outcome}"
             );
         }

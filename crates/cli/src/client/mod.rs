@@ -19,6 +19,6 @@ pub use events::{Events, events};
 pub use format::{Row, age, ago, field, moment, printable, timestamp};
 pub use health::health;
 pub use listings::{Agents, Published, Wakes, agents, llms, providers, wakes};
-pub use named::key;
+pub use named::{check_agent, key};
 pub use output::{line, print, print_one, screen};
 pub use readiness::missing;

@@ -26,7 +26,7 @@ const CLOCKS_DIFFER: Duration = Duration::from_secs(2);
 const FLUSHES: &str = "sync_interval: always";
 
 /// The hub to check.
-pub enum Place {
+pub enum CheckedHub {
     /// A server named on the command line or in the config.
     Named(HubNats),
     /// The server of a running `up` with this data directory.
@@ -46,20 +46,20 @@ pub enum Place {
 ///
 /// # Errors
 /// When the connection would leave this machine without TLS, and neither of the two allows that.
-pub fn place(args: &Doctor, config: Option<&Config>, data_dir: &Path) -> Result<Place, Failure> {
+pub fn checked(args: &Doctor, config: Option<&Config>, data_dir: &Path) -> Result<CheckedHub, Failure> {
     let configured = config.and_then(|config| config.agent.nats.as_ref());
     if let Some(url) = args.nats.as_deref().or(configured.map(NatsUrl::as_str)) {
         let mut hub = args.hub.allowed_by(config);
         hub.nats_ca = hub.nats_ca.or_else(|| config?.agent.ca.clone());
-        return Ok(Place::Named(HubNats::named(url, &hub)?));
+        return Ok(CheckedHub::Named(HubNats::named(url, &hub)?));
     }
     Ok(match UpNats::of(data_dir) {
-        Some(UpNats::Ours(nats)) => Place::Ours {
+        Some(UpNats::Ours(nats)) => CheckedHub::Ours {
             nats,
             config: data_dir.join("nats.conf"),
         },
-        Some(UpNats::Given(given)) => Place::Given(given),
-        None => Place::None,
+        Some(UpNats::Given(given)) => CheckedHub::Given(given),
+        None => CheckedHub::None,
     })
 }
 
@@ -73,10 +73,10 @@ pub struct Journal {
 }
 
 /// Checks the hub.
-pub async fn look(place: &Place, config: Option<&Config>, findings: &mut Findings) -> Journal {
-    let hub = match place {
-        Place::Named(nats) | Place::Ours { nats, .. } => nats,
-        Place::Given(shown) => {
+pub async fn look(checked: &CheckedHub, config: Option<&Config>, findings: &mut Findings) -> Journal {
+    let hub = match checked {
+        CheckedHub::Named(nats) | CheckedHub::Ours { nats, .. } => nats,
+        CheckedHub::Given(shown) => {
             findings.warning(
                 "NATS",
                 format!("not checked: the running `reveille up` uses {shown}"),
@@ -84,7 +84,7 @@ pub async fn look(place: &Place, config: Option<&Config>, findings: &mut Finding
             );
             return Journal::default();
         }
-        Place::None => {
+        CheckedHub::None => {
             findings.warning(
                 "NATS",
                 "no server was named, and no `reveille up` is running with this data directory",
@@ -114,7 +114,7 @@ pub async fn look(place: &Place, config: Option<&Config>, findings: &mut Finding
         );
         return Journal::default();
     }
-    durability(place, findings);
+    durability(checked, findings);
     Journal {
         last: streams(&connection, findings).await,
         hub: hub_id(&connection.jetstream()).await.ok().flatten(),
@@ -185,11 +185,11 @@ fn usable(connection: Connection, shown: &str, findings: &mut Findings) -> Optio
 const UNREACHABLE: &str = "start the server (`reveille up` runs its own), correct --nats, and check for a firewall \
  in between";
 
-fn durability(place: &Place, findings: &mut Findings) {
+fn durability(checked: &CheckedHub, findings: &mut Findings) {
     let remedy = "set `sync_interval: always` in the jetstream block of the server's config and restart it; without \
      it a power cut can lose acknowledged commits";
-    match place {
-        Place::Ours { config, .. } => match fs::read_to_string(config) {
+    match checked {
+        CheckedHub::Ours { config, .. } => match fs::read_to_string(config) {
             Ok(text) if text.contains(FLUSHES) => findings.ok(
                 "durability",
                 "commits are on disk before they are acknowledged (sync_interval: always)",
@@ -200,7 +200,7 @@ fn durability(place: &Place, findings: &mut Findings) {
                 "restart `reveille up`, which rewrites the file",
             ),
         },
-        Place::Named(_) | Place::Given(_) | Place::None => findings.warning(
+        CheckedHub::Named(_) | CheckedHub::Given(_) | CheckedHub::None => findings.warning(
             "durability",
             "unknown: a client can't see whether this server flushes commits to disk before it acknowledges them",
             remedy,

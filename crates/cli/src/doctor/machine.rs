@@ -1,6 +1,6 @@
 //! This machine: the config file, the data directory, its disk, and the nats-server program.
 
-use super::{Findings, hub::Place};
+use super::{Findings, hub::CheckedHub};
 use crate::{
     config, data_dir,
     up::{disk::RESTART_NOTE, nats_program},
@@ -142,7 +142,7 @@ fn others_may_read(path: &Path) -> bool {
 }
 
 /// Checks the data directory, who uses it, and its free space.
-pub async fn data_dir(path: &Path, place: &Place, findings: &mut Findings) {
+pub async fn data_dir(path: &Path, checked: &CheckedHub, findings: &mut Findings) {
     let shown = path.display();
     if path.is_dir() {
         if others_may_read(path) {
@@ -161,7 +161,7 @@ pub async fn data_dir(path: &Path, place: &Place, findings: &mut Findings) {
         );
     }
     space(path, findings);
-    if matches!(place, Place::Named(_) | Place::Given(_)) {
+    if matches!(checked, CheckedHub::Named(_) | CheckedHub::Given(_)) {
         return;
     }
     match nats_program::find().await {

@@ -140,9 +140,9 @@ pub async fn run(mut args: Doctor) -> Result<(), Failure> {
         .config
         .as_deref()
         .and_then(|file| machine::config(file, &mut findings));
-    let place = hub::place(&args, config.as_ref(), &data_dir)?;
-    machine::data_dir(&data_dir, &place, &mut findings).await;
-    let journal = hub::look(&place, config.as_ref(), &mut findings).await;
+    let checked = hub::checked(&args, config.as_ref(), &data_dir)?;
+    machine::data_dir(&data_dir, &checked, &mut findings).await;
+    let journal = hub::look(&checked, config.as_ref(), &mut findings).await;
     if let Some(url) = &args.database.database_url {
         database::look(url, journal.last, &mut findings).await;
     }

@@ -162,7 +162,7 @@ pub async fn join(args: Join) -> Result<Option<Joined>, Failure> {
         service::check(&file, &data_dir, args.force)?;
     }
     let kept = match file.exists() && !args.force {
-        true => Some(Kept::read(&file, agent)?),
+        true => Some(KeptConfig::read(&file, agent)?),
         false => None,
     };
     let folder = whole_file::folder_of(&file);
@@ -263,13 +263,13 @@ fn is_hub(data_dir: &Path, up: &RunningUp) -> Failure {
 
 /// A config that an earlier `join` has written. It stays as it is, so the hub gets the key that it names.
 #[derive(Debug)]
-struct Kept {
+struct KeptConfig {
     config: Config,
     credentials: PathBuf,
     file: PathBuf,
 }
 
-impl Kept {
+impl KeptConfig {
     /// Reads the config, which must be `agent`'s.
     fn read(file: &Path, agent: &AgentName) -> Result<Self, Failure> {
         let config = config::load(file)?;
@@ -383,10 +383,10 @@ mod tests {
     use crate::hub_init::certificates;
 
     /// The config of `gpu-box` with this `[agent]`.
-    fn kept(folder: &Path, agent: &str) -> Result<Kept, Failure> {
+    fn kept(folder: &Path, agent: &str) -> Result<KeptConfig, Failure> {
         let file = folder.join("reveille.toml");
         fs::write(&file, format!("[agent]\nname = 'gpu-box'\n{agent}")).unwrap();
-        Kept::read(&file, &AgentName::parse("gpu-box").unwrap())
+        KeptConfig::read(&file, &AgentName::parse("gpu-box").unwrap())
     }
 
     fn authority(folder: &Path) -> (PathBuf, String) {
@@ -420,7 +420,7 @@ mod tests {
         assert_eq!(kept.credentials, Path::new("/keys/mine.nk"));
         let file = folder.path().join("reveille.toml");
         let other = AgentName::parse("nas").unwrap();
-        let said = Kept::read(&file, &other).unwrap_err().to_string();
+        let said = KeptConfig::read(&file, &other).unwrap_err().to_string();
         assert!(said.contains("is the config of gpu-box"), "{said}");
     }
 

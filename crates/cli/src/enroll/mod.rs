@@ -11,7 +11,7 @@ pub use token::{HubAddress, Token};
 
 use crate::{
     args::{Format, Listing, duration},
-    client::{ApiClient, Row, field, is_local, line, moment, print_one},
+    client::{ApiClient, Row, check_agent, field, is_local, line, moment, print_one},
     failure::Failure,
     logging::notice,
 };
@@ -105,9 +105,12 @@ pub async fn create_token(args: &AgentTokenCreate) -> Result<(), Failure> {
 pub async fn revoke(args: &AgentRevoke) -> Result<(), Failure> {
     let client = ApiClient::new(&args.listing.api)?;
     let path = format!("/reveille/v1/agents/{}", args.agent);
-    let row = client.delete(&path).await?;
+    let row = of_known(&client, &args.agent, client.delete(&path).await).await?;
     let text = match row["revoked"].as_bool() {
-        Some(true) => format!("{} is revoked: its key and tokens no longer work", args.agent),
+        Some(true) => format!(
+            "{0} is revoked: its key and tokens no longer work (`reveille agent forget {0}` takes it off the lists)",
+            args.agent
+        ),
         _ => format!("{} had no key and no tokens", args.agent),
     };
     print_one(&row, args.listing.output, &text)
@@ -117,7 +120,7 @@ pub async fn revoke(args: &AgentRevoke) -> Result<(), Failure> {
 pub async fn forget(args: &AgentForget) -> Result<(), Failure> {
     let client = ApiClient::new(&args.listing.api)?;
     let path = format!("/reveille/v1/agents/{}/providers", args.agent);
-    let row = client.delete(&path).await?;
+    let row = of_known(&client, &args.agent, client.delete(&path).await).await?;
     let text = match row["providers"].as_u64() {
         Some(0) | None => format!("forgot {}", args.agent),
         Some(1) => format!("forgot {} and its provider", args.agent),
@@ -131,6 +134,18 @@ pub async fn forget(args: &AgentForget) -> Result<(), Failure> {
         _ => text,
     };
     print_one(&row, args.listing.output, &text)
+}
+
+/// The answer about an agent, or else that nobody knows one of its name.
+async fn of_known(
+    client: &ApiClient,
+    agent: &AgentName,
+    answer: Result<Row, Failure>,
+) -> Result<Row, Failure> {
+    if answer.is_err() {
+        check_agent(client, Some(agent), 0).await?;
+    }
+    answer
 }
 
 fn text(row: &Row, name: &str) -> Result<String, Failure> {

@@ -194,3 +194,29 @@ fn each_bound_that_the_schema_names_is_the_last_value_that_the_agent_takes() {
     }
     assert!(seen >= 15, "only {seen} bounds were tried");
 }
+
+#[test]
+fn a_mistake_in_each_key_of_a_table_is_told_at_once() {
+    for section in SECTIONS {
+        let wake = |kind: &str| format!("[[provider]]\n[provider.wake]\ntype = \"{kind}\"\n");
+        let table = match section.0 {
+            "agent" => "[agent]\n".to_owned(),
+            "provider" => "[[provider]]\n".to_owned(),
+            "model" => "[[provider]]\n[[provider.models]]\n".to_owned(),
+            "verify" => format!("{}[provider.wake.verify]\n", wake("tcp")),
+            kind @ ("http" | "command" | "wol" | "tcp") => wake(kind),
+            other => format!("[[provider]]\n[provider.{other}]\n"),
+        };
+        // No key takes a date.
+        let keys = section.keys();
+        let lines = keys.iter().map(|key| format!("{} = 2020-01-01\n", key.name));
+        let file = table.clone() + &lines.collect::<String>();
+        let error = Config::parse(&file, "c.toml", &|_| None).expect_err("mistakes");
+        let all: Vec<_> = std::iter::once(&error).chain(&error.others).collect();
+        for (place, key) in keys.iter().enumerate() {
+            let line = table.lines().count() + place + 1;
+            let is_told = all.iter().any(|error| error.line == Some(line));
+            assert!(is_told, "{}.{} isn't in:\n{error}", section.0, key.name);
+        }
+    }
+}

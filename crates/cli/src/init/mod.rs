@@ -29,7 +29,7 @@ use std::{
     io::{BufRead, ErrorKind},
     path::{Path, PathBuf},
 };
-use text::Written;
+use text::WrittenConfig;
 
 /// The file that is written by default.
 const OUTPUT: &str = "reveille.toml";
@@ -215,7 +215,7 @@ pub fn write_config(
     hub: Option<&str>,
     backends: &[Found],
     force: bool,
-) -> Result<Written, Failure> {
+) -> Result<WrittenConfig, Failure> {
     let (written, _) = made(output, agent, hub, backends)?;
     write(output, &written.text, force)?;
     for reason in &written.reasons {
@@ -231,7 +231,7 @@ fn made(
     agent: &str,
     hub: Option<&str>,
     backends: &[Found],
-) -> Result<(Written, Config), Failure> {
+) -> Result<(WrittenConfig, Config), Failure> {
     let written = text::config(agent, hub, backends);
     // Whatever a backend lists, only a valid config is written.
     let config = Config::parse(&written.text, &output.display().to_string(), &|_| None)

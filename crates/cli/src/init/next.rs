@@ -5,19 +5,19 @@ use super::{
     found::{Server, usual_at},
     recipe::Trial,
     text,
-    text::Written,
+    text::WrittenConfig,
 };
 use crate::logging::notice;
 use std::path::Path;
 
 /// Says what to do with the file that was `written`, in which there may be no provider; `tried` work already.
-pub fn say(args: &Init, written: &Written, has_providers: bool, tried: &[&str]) {
+pub fn say(args: &Init, written: &WrittenConfig, has_providers: bool, tried: &[&str]) {
     for line in lines(args, written, has_providers, tried) {
         notice(line);
     }
 }
 
-fn lines(args: &Init, written: &Written, has_providers: bool, tried: &[&str]) -> Vec<String> {
+fn lines(args: &Init, written: &WrittenConfig, has_providers: bool, tried: &[&str]) -> Vec<String> {
     let file = args.output.display();
     if !has_providers {
         return nothing(args, written);
@@ -69,7 +69,7 @@ fn again(args: &Init) -> String {
 }
 
 /// What was looked for, and how to add a backend.
-fn nothing(args: &Init, written: &Written) -> Vec<String> {
+fn nothing(args: &Init, written: &WrittenConfig) -> Vec<String> {
     let (file, again) = (args.output.display(), again(args));
     let complete = format!("complete what is in {file} and run `reveille config check {file}`");
     if !written.reasons.is_empty() {
@@ -120,8 +120,8 @@ mod tests {
         }
     }
 
-    fn written(reasons: &[&str], trials: &[(&str, Trial)]) -> Written {
-        Written {
+    fn written(reasons: &[&str], trials: &[(&str, Trial)]) -> WrittenConfig {
+        WrittenConfig {
             text: String::new(),
             reasons: reasons.iter().map(|reason| (*reason).to_owned()).collect(),
             trials: trials

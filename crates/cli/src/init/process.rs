@@ -159,32 +159,32 @@ impl ServerCommand {
 /// How the server that listens on this address of this machine was started.
 pub fn origin(address: SocketAddr) -> Origin {
     let listener = listener_on(address).and_then(|process| Pid::from_raw(process.pid));
-    let seen = listener.and_then(|pid| Some((Seen::read(pid)?, Place::of(pid)?)));
-    let own = Place::of(rustix::process::getpid());
+    let seen = listener.and_then(|pid| Some((Seen::read(pid)?, Surroundings::of(pid)?)));
+    let own = Surroundings::of(rustix::process::getpid());
     match (seen, own) {
-        (Some((seen, place)), Some(own)) => classify(&seen, &place, &own),
+        (Some((seen, surroundings)), Some(own)) => classify(&seen, &surroundings, &own),
         _ => Origin::Unknown,
     }
 }
 
-fn classify(seen: &Seen, place: &Place, own: &Place) -> Origin {
+fn classify(seen: &Seen, surroundings: &Surroundings, own: &Surroundings) -> Origin {
     let named = |names: &[&'static str]| {
         let program = seen.exe.file_name()?.to_str()?;
         let is = |name: &&&str| program == **name || program.starts_with(&format!("{name}."));
         names.iter().find(is).copied()
     };
-    if named(&OF_CONTAINERS).is_some() || place.is_contained_beside(own) {
+    if named(&OF_CONTAINERS).is_some() || surroundings.is_contained_beside(own) {
         return Origin::Container;
     }
     if let Some(forwarder) = named(&FORWARDERS) {
         return Origin::Forwarded(forwarder);
     }
-    match place.unit() {
+    match surroundings.unit() {
         // A unit with this command in it is a terminal's, or that of a test: it isn't the server's own.
         Some(unit) if Some(&unit) != own.unit().as_ref() => Origin::Unit(unit),
         _ => {
             let set_here = |name: &str| std::env::var(name).ok();
-            let command = seen.command(place.user == own.user, &set_here);
+            let command = seen.command(surroundings.user == own.user, &set_here);
             command.map_or(Origin::Unknown, Origin::Command)
         }
     }
@@ -196,13 +196,13 @@ fn file_of(pid: Pid, name: &str) -> PathBuf {
 }
 
 /// Where a process runs.
-struct Place {
+struct Surroundings {
     user: u32,
     groups: String,
     pids: Option<PathBuf>,
 }
 
-impl Place {
+impl Surroundings {
     fn of(pid: Pid) -> Option<Self> {
         Some(Self {
             user: fs::metadata(file_of(pid, "")).ok()?.uid(),
@@ -213,7 +213,11 @@ impl Place {
 
     /// Whether it is in a container that this program isn't in.
     fn is_contained_beside(&self, own: &Self) -> bool {
-        let marked = |place: &Self| CONTAINER_GROUPS.iter().any(|mark| place.groups.contains(mark));
+        let marked = |surroundings: &Self| {
+            CONTAINER_GROUPS
+                .iter()
+                .any(|mark| surroundings.groups.contains(mark))
+        };
         let apart = self.pids.is_some() && own.pids.is_some() && self.pids != own.pids;
         apart || marked(self) && !marked(own)
     }
@@ -450,8 +454,8 @@ mod tests {
         seen.command(true, &|_| None).expect("a command")
     }
 
-    fn place(groups: &str, namespace: &str) -> Place {
-        Place {
+    fn surroundings(groups: &str, namespace: &str) -> Surroundings {
+        Surroundings {
             user: 1000,
             groups: groups.to_owned(),
             pids: Some(namespace.into()),
@@ -566,7 +570,7 @@ mod tests {
     fn a_unit_or_a_container_is_told_from_a_session() {
         let session = "0::/user.slice/user-1000.slice/session-3.scope\n";
         let of_user = "0::/user.slice/user-1000.slice/user@1000.service/app.slice/llm.service\n";
-        let own = place(session, "pid:[1]");
+        let own = surroundings(session, "pid:[1]");
         let shell = seen(&["sh"], "/bin/sh", Path::new("/"));
         let unit = |name: &str, of_user| {
             Origin::Unit(Unit {
@@ -601,14 +605,18 @@ mod tests {
             // A server that an agent has started.
             ("0::/system.slice/reveille.service\n", "pid:[1]", None),
         ] {
-            let found = classify(&shell, &place(groups, namespace), &own);
+            let found = classify(&shell, &surroundings(groups, namespace), &own);
             match origin {
                 Some(origin) => assert_eq!(found, origin, "{groups}"),
                 None => assert!(matches!(found, Origin::Command(_)), "{groups}: {found:?}"),
             }
         }
         // Both in the same unit, such as that of a terminal.
-        let same = classify(&shell, &place(of_user, "pid:[1]"), &place(of_user, "pid:[1]"));
+        let same = classify(
+            &shell,
+            &surroundings(of_user, "pid:[1]"),
+            &surroundings(of_user, "pid:[1]"),
+        );
         assert!(matches!(same, Origin::Command(_)), "{same:?}");
     }
 }

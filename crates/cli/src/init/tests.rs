@@ -4,7 +4,7 @@ use super::{
     found::{Found, Server},
     process::{Arg, Origin, ServerCommand, Unit},
     recipe::Trial,
-    text::{Written, config},
+    text::{WrittenConfig, config},
 };
 use reveille_agent::config::{Action, CommandAction, Config, ProviderConfig, Secret};
 use reveille_domain::ModelName;
@@ -60,7 +60,7 @@ fn started_by(args: &[&str]) -> ServerCommand {
     }
 }
 
-fn write(backends: &[Found]) -> Written {
+fn write(backends: &[Found]) -> WrittenConfig {
     config("gpu-box", None, backends)
 }
 

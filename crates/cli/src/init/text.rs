@@ -87,7 +87,7 @@ idle_after = "15m"
 pub const PROGRAMS: &str = "`ollama`, `llama-server`, `vllm` and `lms`";
 
 /// A config, and the reasons for its choices.
-pub struct Written {
+pub struct WrittenConfig {
     /// The file's text.
     pub text: String,
     /// One sentence or two for each provider.
@@ -113,8 +113,8 @@ enum Models {
 }
 
 /// The config of a machine with these backends; `hub` is the hub's part of `[agent]`.
-pub fn config(agent: &str, hub: Option<&str>, backends: &[Found]) -> Written {
-    let mut written = Written {
+pub fn config(agent: &str, hub: Option<&str>, backends: &[Found]) -> WrittenConfig {
+    let mut written = WrittenConfig {
         text: format!("{HEAD}name = {agent:?}\n{}", hub.unwrap_or(NATS)),
         reasons: vec![],
         trials: vec![],
@@ -135,7 +135,7 @@ pub fn config(agent: &str, hub: Option<&str>, backends: &[Found]) -> Written {
     written
 }
 
-impl Written {
+impl WrittenConfig {
     fn add(&mut self, backend: &Found, provider: &Provider, taken: &mut HashSet<ModelName>) {
         let Provider { name, recipe, .. } = provider;
         if let Some(lacks) = backend

@@ -1,12 +1,12 @@
 //! Tries what was written: which recipes, with whose leave, and what became of it.
 
-use super::{answers::Answers, recipe::Trial, text::Written};
+use super::{answers::Answers, recipe::Trial, text::WrittenConfig};
 use crate::{
     args::DataDirArg,
     failure::Failure,
     logging::notice,
     signals::Signals,
-    trial::{self, Before, Manner, Tried, seconds},
+    trial::{self, Before, TrialOptions, TriedWake, seconds},
 };
 use anyhow::anyhow;
 use reveille_agent::{config::Config, listeners::listener_on};
@@ -23,10 +23,13 @@ const ENDS_WITHIN: Duration = Duration::from_secs(30);
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 
 /// The providers that may be tried, each with its trial.
-pub type Chosen<'a> = Vec<(&'a str, Trial)>;
+pub type ChosenTrials<'a> = Vec<(&'a str, Trial)>;
 
 /// Asks which recipes to try.
-pub fn chosen<'a, I: BufRead>(written: &'a Written, answers: &mut Answers<I>) -> Result<Chosen<'a>, Failure> {
+pub fn chosen<'a, I: BufRead>(
+    written: &'a WrittenConfig,
+    answers: &mut Answers<I>,
+) -> Result<ChosenTrials<'a>, Failure> {
     let mut chosen = vec![];
     for (provider, trial) in &written.trials {
         let wanted = match trial {
@@ -50,7 +53,7 @@ pub fn chosen<'a, I: BufRead>(written: &'a Written, answers: &mut Answers<I>) ->
 /// Tries these recipes one after the other, and says what works. Returns the providers whose recipes failed.
 pub async fn run<'a>(
     config: &Config,
-    chosen: &Chosen<'a>,
+    chosen: &ChosenTrials<'a>,
     data_dir: &DataDirArg,
 ) -> Result<Vec<&'a str>, Failure> {
     let mut failed = vec![];
@@ -91,7 +94,7 @@ async fn one(
     trial: Trial,
     data_dir: &Path,
     signals: &Signals,
-) -> Result<Tried, Failure> {
+) -> Result<TriedWake, Failure> {
     let mut providers = config.providers.iter();
     let provider = providers.find(|provider| provider.name.as_str() == name);
     let provider = provider.ok_or_else(|| anyhow!("it isn't in the file"))?;
@@ -101,7 +104,7 @@ async fn one(
             () = signals.stop.cancelled() => return Err(anyhow!("stopped").into()),
         }
     }
-    let manner = Manner {
+    let options = TrialOptions {
         no_sleep: false,
         wake_anyway: false,
         say: &|said| {
@@ -109,7 +112,7 @@ async fn one(
             Ok(())
         },
     };
-    trial::run(config, provider, data_dir, manner, signals).await
+    trial::run(config, provider, data_dir, options, signals).await
 }
 
 /// Asks the process that listens at an address to end, and waits until it doesn't any more.
@@ -141,7 +144,7 @@ async fn end(pid: Pid, address: SocketAddr) -> Result<(), Failure> {
     Ok(())
 }
 
-fn outcome(tried: &Tried) -> String {
+fn outcome(tried: &TriedWake) -> String {
     let slept = match tried.before {
         Before::PutToSleep => "it slept, and ",
         Before::Asleep | Before::Available => "it ",

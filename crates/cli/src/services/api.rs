@@ -109,6 +109,7 @@ pub fn config(hub: &HubNats, agents_nats: Option<String>) -> Result<Config, Fail
             own_url: hub.server().url.clone(),
             ca_pem: hub.ca_pem()?,
             joins: None,
+            own_agent: None,
         },
         ..Config::new(hub.access(Role::Api)?, &replica::name())
     })

@@ -178,6 +178,7 @@ pub async fn run(args: Up, hangups: Hangups) -> Result<(), Failure> {
     };
     api.agent_hub.joins = hub.joins().cloned();
     let own_name = config.as_ref().map(|config| config.agent.name.clone());
+    api.agent_hub.own_agent.clone_from(&own_name);
     if let Some(agent_auth) = &mut api.agent_auth {
         agent_auth.ended = ended_agents(&data_dir.join(AGENT_STATE), own_name.as_ref());
     }

@@ -21,7 +21,9 @@ pub use page::{Cursor, DEFAULT_PAGE_ROWS, MAX_PAGE_ROWS, Page, PageLimit, RowsEr
 pub use query::{EventQuery, LlmQuery, READ_WAIT, Rows, WakeQuery, reach};
 pub use row_source::{RawMessage, RecordedEvent, RowSource, SourceBody, provider_aggregate_id};
 pub use sort::{RowKey, Sort, SortBy, SortKey, SortKind, SortValue};
-pub use wake::{WakeChange, WakeEnd, WakeOutcomeName, WakePosition, WakeRow, WakeSort, wake_changes};
+pub use wake::{
+    WakeChange, WakeEnd, WakeOutcomeFilter, WakeOutcomeName, WakePosition, WakeRow, WakeSort, wake_changes,
+};
 
 #[cfg(test)]
 mod tests;

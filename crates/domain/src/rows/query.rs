@@ -5,7 +5,7 @@ use super::{
     llm::{LlmRow, LlmSort},
     page::{Cursor, Page, PageLimit, RowsError},
     sort::Sort,
-    wake::{WakeOutcomeName, WakeRow, WakeSort},
+    wake::{WakeOutcomeFilter, WakeRow, WakeSort},
 };
 use crate::{
     ids::WakeId,
@@ -92,7 +92,7 @@ pub struct WakeQuery {
     /// Of this agent's providers.
     pub agent: Option<AgentName>,
     /// With this outcome.
-    pub outcome: Option<WakeOutcomeName>,
+    pub outcome: Option<WakeOutcomeFilter>,
     /// In this order.
     pub sort: Sort<WakeSort>,
     /// After this one, in that order.
@@ -145,7 +145,7 @@ impl WakeQuery {
     pub fn matches(&self, row: &WakeRow) -> bool {
         admits(self.provider.as_ref(), &row.provider)
             && admits(self.agent.as_ref(), &row.provider.agent)
-            && admits(self.outcome.as_ref(), &row.outcome)
+            && self.outcome.is_none_or(|outcome| outcome.admits(row))
     }
 }
 

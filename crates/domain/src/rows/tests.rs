@@ -368,3 +368,39 @@ fn texts_that_no_rule_has_cut_are_cut_in_rows() {
         assert!(clean(text), "{text:?}");
     }
 }
+
+#[test]
+fn a_wake_is_found_by_one_outcome_and_one_that_failed_with_nothing_wrong_by_what_it_was() {
+    use WakeOutcomeFilter::{Failed, InFlight, NotNeeded, Refused, Succeeded, TimedOut};
+    let failed = |kind| {
+        Some((
+            WakeOutcomeName::Failed,
+            WakeFailure::new(kind, "stage", "a reason"),
+        ))
+    };
+    for (ended, found_by) in [
+        (None, InFlight),
+        (failed(WakeFailureKind::Recipe), Failed),
+        (failed(WakeFailureKind::GroupBlocked), Failed),
+        (failed(WakeFailureKind::NotAllowed), Refused),
+        (failed(WakeFailureKind::NotNeeded), NotNeeded),
+    ] {
+        let wake = Wake {
+            id: wake_id(1),
+            requested_at_ms: Timestamp::from_millis(1),
+            deadline_ms: Timestamp::from_millis(2),
+            cause: WakeCause::Operator { key: None },
+        };
+        let mut row = WakeRow::requested(&id(), &wake, None);
+        if let Some((outcome, failure)) = ended {
+            (row.outcome, row.failure) = (outcome, Some(failure));
+        }
+        for outcome in [InFlight, Succeeded, Failed, TimedOut, Refused, NotNeeded] {
+            let query = WakeQuery {
+                outcome: Some(outcome),
+                ..WakeQuery::default()
+            };
+            assert_eq!(query.matches(&row), outcome == found_by, "{outcome}: {row:?}");
+        }
+    }
+}

@@ -48,7 +48,6 @@ pub struct WakeRow {
 )]
 #[serde(rename_all = "snake_case")]
 #[strum(serialize_all = "snake_case")]
-#[strum(parse_err_ty = String, parse_err_fn = Self::unknown)]
 pub enum WakeOutcomeName {
     /// It has not ended.
     InFlight,
@@ -60,9 +59,65 @@ pub enum WakeOutcomeName {
     TimedOut,
 }
 
-impl WakeOutcomeName {
+/// An outcome by which wakes are looked up. It is as people see it: a wake that failed although nothing was wrong counts as what it was.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Display, EnumString)]
+#[strum(serialize_all = "snake_case")]
+#[strum(parse_err_ty = String, parse_err_fn = Self::unknown)]
+pub enum WakeOutcomeFilter {
+    /// It has not ended.
+    InFlight,
+    /// The backend became available.
+    Succeeded,
+    /// Something went wrong.
+    Failed,
+    /// No outcome was known by the deadline.
+    TimedOut,
+    /// The machine's owner didn't allow it.
+    Refused,
+    /// Nobody waited for it any longer before it began.
+    NotNeeded,
+}
+
+impl WakeOutcomeFilter {
     fn unknown(_: &str) -> String {
-        "an outcome is in_flight, succeeded, failed or timed_out".to_owned()
+        "an outcome is in_flight, succeeded, failed, timed_out, refused or not_needed".to_owned()
+    }
+
+    /// The outcome of the rows that it admits.
+    #[must_use]
+    pub const fn outcome(self) -> WakeOutcomeName {
+        match self {
+            Self::InFlight => WakeOutcomeName::InFlight,
+            Self::Succeeded => WakeOutcomeName::Succeeded,
+            Self::Failed | Self::Refused | Self::NotNeeded => WakeOutcomeName::Failed,
+            Self::TimedOut => WakeOutcomeName::TimedOut,
+        }
+    }
+
+    /// The only kind of failure that it admits.
+    #[must_use]
+    pub const fn kind(self) -> Option<WakeFailureKind> {
+        match self {
+            Self::Refused => Some(WakeFailureKind::NotAllowed),
+            Self::NotNeeded => Some(WakeFailureKind::NotNeeded),
+            Self::InFlight | Self::Succeeded | Self::Failed | Self::TimedOut => None,
+        }
+    }
+
+    /// The kinds of failure that it doesn't admit.
+    #[must_use]
+    pub const fn other_kinds(self) -> &'static [WakeFailureKind] {
+        match self {
+            Self::Failed => &[WakeFailureKind::NotAllowed, WakeFailureKind::NotNeeded],
+            Self::InFlight | Self::Succeeded | Self::TimedOut | Self::Refused | Self::NotNeeded => &[],
+        }
+    }
+
+    pub(super) fn admits(self, row: &WakeRow) -> bool {
+        let kind = row.failure.as_ref().map(|failure| failure.kind);
+        row.outcome == self.outcome()
+            && (self.kind().is_none() || self.kind() == kind)
+            && kind.is_none_or(|kind| !self.other_kinds().contains(&kind))
     }
 }
 

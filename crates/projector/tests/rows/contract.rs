@@ -11,7 +11,7 @@ use reveille_domain::{
     provider::StatusName,
     rows::{
         Cursor, EventQuery, LlmQuery, LlmSort, MAX_PAGE_ROWS, Page, PageLimit, RowSource, Rows, RowsError,
-        Sort, SortBy, WakeOutcomeName, WakeQuery, WakeRow, WakeSort,
+        Sort, SortBy, WakeOutcomeFilter, WakeQuery, WakeRow, WakeSort,
     },
 };
 use std::collections::BTreeSet;
@@ -28,11 +28,13 @@ const STATUSES: [StatusName; 5] = [
     StatusName::Down,
     StatusName::Inactive,
 ];
-const OUTCOMES: [WakeOutcomeName; 4] = [
-    WakeOutcomeName::InFlight,
-    WakeOutcomeName::Succeeded,
-    WakeOutcomeName::Failed,
-    WakeOutcomeName::TimedOut,
+const OUTCOMES: [WakeOutcomeFilter; 6] = [
+    WakeOutcomeFilter::InFlight,
+    WakeOutcomeFilter::Succeeded,
+    WakeOutcomeFilter::Failed,
+    WakeOutcomeFilter::TimedOut,
+    WakeOutcomeFilter::Refused,
+    WakeOutcomeFilter::NotNeeded,
 ];
 
 #[test]

@@ -18,6 +18,15 @@ const PROVIDERS: [&str; 4] = ["gpu-box/ollama", "gpu-box/vllm", "attic/ollama", 
 const MODELS: [&str; 4] = ["qwen2.5:7b", "Qwen/Qwen3-8B", "モデル a/b", "Z"];
 /// Text that a careless program might write into an event.
 const DIRTY: &str = "line\nwith \u{0} and \u{1b}[31m";
+/// How wakes end: half of them well.
+const ENDS: [Option<WakeFailureKind>; 6] = [
+    None,
+    None,
+    None,
+    Some(WakeFailureKind::Recipe),
+    Some(WakeFailureKind::NotAllowed),
+    Some(WakeFailureKind::NotNeeded),
+];
 
 #[derive(Debug, Clone)]
 pub(crate) struct Step {
@@ -39,7 +48,7 @@ enum Action {
         operator: bool,
     },
     ReportWake {
-        succeeds: bool,
+        failure: Option<WakeFailureKind>,
     },
     ReportAsleep(SleepReason),
     ReportAwake,
@@ -68,7 +77,7 @@ fn action() -> impl Strategy<Value = Action> {
         1 => Just(Action::Connect),
         4 => register.prop_map(|(later, recipe, models, up)| Action::Register { later, recipe, models, up }),
         8 => any::<bool>().prop_map(|operator| Action::RequestWake { operator }),
-        6 => prop::bool::weighted(0.5).prop_map(|succeeds| Action::ReportWake { succeeds }),
+        6 => prop::sample::select(&ENDS).prop_map(|failure| Action::ReportWake { failure }),
         4 => prop_oneof![Just(SleepReason::Idle), Just(SleepReason::Exited)].prop_map(Action::ReportAsleep),
         2 => Just(Action::ReportAwake),
         2 => Just(Action::ExpireWake),
@@ -285,10 +294,10 @@ fn command(
             allowed_at: None,
             at,
         },
-        Action::ReportWake { succeeds } => ProviderCommand::ReportWake {
+        Action::ReportWake { failure } => ProviderCommand::ReportWake {
             wake_id: in_flight.unwrap_or(WakeId(uuid(number))),
             report: report?,
-            outcome: outcome(succeeds),
+            outcome: outcome(failure),
             at,
         },
         Action::ReportAsleep(reason) => ProviderCommand::ReportAsleep {
@@ -339,17 +348,17 @@ fn spec(recipe: bool, models: usize) -> ProviderSpec {
     ProviderSpec::new((0..models).map(model).collect(), wake, !recipe).expect("legal")
 }
 
-fn outcome(succeeds: bool) -> WakeOutcome {
+fn outcome(failure: Option<WakeFailureKind>) -> WakeOutcome {
     let stages = vec![Stage {
         name: DIRTY.into(),
         started_after_ms: 3,
         took_ms: 40,
     }];
-    if succeeds {
+    let Some(kind) = failure else {
         return WakeOutcome::Succeeded { stages };
-    }
+    };
     let failure = WakeFailure {
-        kind: WakeFailureKind::Recipe,
+        kind,
         stage: DIRTY.into(),
         reason: DIRTY.repeat(50),
     };

@@ -1,9 +1,11 @@
 //! Reads the config file into its types.
 
+mod command;
 mod network;
 mod provider;
 mod recipe;
 mod table;
+mod unknown;
 mod verify;
 
 use super::{AgentConfig, Config, ConfigError, NatsUrl, ProviderConfig, regular_file, suggest::legal_name};
@@ -86,51 +88,46 @@ fn read(
         wrong: RefCell::default(),
         not_toml: Cell::default(),
     };
-    let config = source.root().and_then(config);
+    let config = source.root().map(config);
     match (config, ConfigError::all(source.all_wrong())) {
         (Some(config), None) => (Ok(config), Vec::new()),
         (config, wrong) => {
             let usable = config.map(|config| config.providers).unwrap_or_default();
-            (Err(wrong.unwrap_or_else(ConfigError::noted)), usable)
+            let wrong = wrong.unwrap_or_else(|| ConfigError::of_file(file, "isn't TOML".to_owned()));
+            (Err(wrong), usable)
         }
     }
 }
 
-/// The config; what is wrong with it is noted.
-fn config(mut root: Table<'_>) -> Option<Config> {
+/// The config without what is wrong with it, which is noted.
+fn config(mut root: Table<'_>) -> Config {
     root.only(&[&["agent", "provider"]]);
-    let agent_table = root.table("agent");
-    let agent = root.note(agent_table).map(agent);
-    let entries = root.noting("provider", |list| list.tables(MAX_PROVIDERS));
+    let agent = agent(root.table_or_empty("agent"));
+    let entries = root.take("provider").map(|list| list.tables(MAX_PROVIDERS));
+    let entries = entries.unwrap_or_default().into_iter();
     let mut names = Names::default();
-    let providers = entries.unwrap_or_default().into_iter().filter_map(|entry| {
-        let provider = provider::read(entry, &mut names);
-        root.note(provider)
-    });
-    let providers = providers.collect();
-    Some(Config {
-        agent: agent?,
-        providers,
-    })
+    let providers = entries
+        .filter_map(|entry| provider::read(entry, &mut names))
+        .collect();
+    Config { agent, providers }
 }
 
 fn agent(mut table: Table<'_>) -> AgentConfig {
     table.only(&[&AGENT_KEYS]);
-    let name = table.noting("name", |value| value.name(AgentName::parse));
-    let allow_plaintext = table.noting("allow_plaintext", |value| value.bool());
-    let allow_plaintext = allow_plaintext.unwrap_or(false);
+    let name = table.optional("name", |value| value.name(AgentName::parse));
+    let allow_plaintext = table.or_default("allow_plaintext", false, Value::bool);
+    // What can't be read may allow it.
+    let allow_plaintext = allow_plaintext.unwrap_or(true);
     AgentConfig {
         name: name.unwrap_or_else(machine_name),
-        nats: table.noting("nats", |value| {
+        nats: table.optional("nats", |value| {
             value.parsed(|raw| NatsUrl::parse(raw, allow_plaintext))
         }),
         allow_plaintext,
-        credentials: table.noting("credentials", |value| value.absolute_path()),
-        ca: table.noting("ca", |value| value.absolute_path()),
-        heartbeat: table
-            .noting("heartbeat", |value| heartbeat(&value))
-            .unwrap_or(HEARTBEAT_EVERY),
-        quiet_hours: table.noting("quiet_hours", Value::hours).unwrap_or_default(),
+        credentials: table.optional("credentials", Value::absolute_path),
+        ca: table.optional("ca", Value::absolute_path),
+        heartbeat: table.optional("heartbeat", heartbeat).unwrap_or(HEARTBEAT_EVERY),
+        quiet_hours: table.hours("quiet_hours"),
     }
 }
 

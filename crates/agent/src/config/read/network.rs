@@ -32,41 +32,49 @@ const DEFAULT_INTERVAL: Duration = Duration::from_millis(100);
 const PORTS: RangeInclusive<u32> = 1..=65_535;
 const REPEATS: RangeInclusive<u32> = 1..=100;
 
-pub(super) fn wol(table: &mut Table<'_>, timeout: Duration) -> Result<WakeOnLan, ConfigError> {
-    let mac = table.require("mac")?.parsed(str::parse::<Mac>)?;
-    let address = table.optional("address", |value| address_of(&value))?;
-    let port = table.optional("port", |value| value.integer(PORTS))?;
-    let interface = table.take("interface");
-    let source = table.take("source");
-    let repeats = table.optional("repeats", |value| value.integer(REPEATS))?;
-    let interval = table.duration("interval")?;
+/// Reads a `wol` step, whose time-out may be one that couldn't be read.
+pub(super) fn wol(table: &mut Table<'_>, timeout: Option<Duration>) -> Option<WakeOnLan> {
+    let mac = table.required("mac", |value| value.parsed(str::parse::<Mac>));
+    let address = table.or_default("address", IpAddr::V4(Ipv4Addr::BROADCAST), address_of);
+    let port = table.optional("port", |value| value.integer(PORTS));
+    let (interface, source) = (table.take("interface"), table.take("source"));
+    let repeats = table.or_default("repeats", DEFAULT_REPEATS, |value| value.integer(REPEATS));
+    let interval = table.or_default("interval", DEFAULT_INTERVAL, Value::duration);
+    let from = interface.as_ref().map(|value| value.note(value.string()));
+    let own = source.as_ref().map(|value| value.note(address_of(value)));
     let wol = WakeOnLan {
-        mac,
+        mac: mac.unwrap_or(Mac::STAND_IN),
         address: address.unwrap_or(IpAddr::V4(Ipv4Addr::BROADCAST)),
         port: u16::try_from(port.unwrap_or(DISCARD_PORT)).unwrap_or_default(),
-        interface: interface.as_ref().map(Value::string).transpose()?,
-        source: source.as_ref().map(address_of).transpose()?,
+        interface: from.clone().flatten(),
+        source: own.flatten(),
         repeats: repeats.unwrap_or(DEFAULT_REPEATS),
         interval: interval.unwrap_or(DEFAULT_INTERVAL),
     };
-    if let (Some(value), Some(source)) = (&source, wol.source)
-        && source.is_ipv4() != wol.address.is_ipv4()
+    if let (Some(timeout), Some(_), Some(_)) = (timeout, repeats, interval)
+        && wol.takes() >= timeout
     {
-        return Err(value.error("is of another version of IP than `address`"));
+        table.wrong("`repeats` times `interval` is longer than the step's `timeout`");
     }
-    if wol.takes() >= timeout {
-        return Err(table.error("`repeats` times `interval` is longer than the step's `timeout`"));
+    let is_known = address.is_some() && from != Some(None) && own != Some(None);
+    match (&source, wol.source) {
+        (Some(value), Some(source)) if address.is_some() && source.is_ipv4() != wol.address.is_ipv4() => {
+            value.wrong("is of another version of IP than `address`");
+        }
+        _ if is_known => {
+            // Checked now rather than at the first wake.
+            if let Err(error) = wol.socket() {
+                let reason = format!("can't be used for sending: {}", error.kind());
+                let from = source.as_ref().or(interface.as_ref());
+                from.map_or_else(
+                    || table.wrong("no packet can be sent"),
+                    |value| value.wrong(reason),
+                );
+            }
+        }
+        _ => {}
     }
-    // Checked now rather than at the first wake.
-    wol.socket().map_err(|error| {
-        let reason = format!("can't be used for sending: {}", error.kind());
-        let from = source.as_ref().or(interface.as_ref());
-        from.map_or_else(
-            || table.error("no packet can be sent"),
-            |value| value.error(reason),
-        )
-    })?;
-    Ok(wol)
+    mac.map(|_| wol)
 }
 
 fn address_of(value: &Value<'_>) -> Result<IpAddr, ConfigError> {
@@ -74,14 +82,16 @@ fn address_of(value: &Value<'_>) -> Result<IpAddr, ConfigError> {
 }
 
 /// Reads the address of a `tcp` step: `host:port`.
-pub(super) fn tcp(table: &mut Table<'_>) -> Result<String, ConfigError> {
-    table.require("address")?.parsed(|raw| {
-        let (host, port) = raw.rsplit_once(':').ok_or("is not written host:port")?;
-        Host::parse(host).map_err(|_| "names no host")?;
-        port.parse::<u16>()
-            .ok()
-            .filter(|port| *port > 0)
-            .ok_or("has no port between 1 and 65535")?;
-        Ok::<_, &str>(raw.to_owned())
+pub(super) fn tcp(table: &mut Table<'_>) -> Option<String> {
+    table.required("address", |value| {
+        value.parsed(|raw| {
+            let (host, port) = raw.rsplit_once(':').ok_or("is not written host:port")?;
+            Host::parse(host).map_err(|_| "names no host")?;
+            port.parse::<u16>()
+                .ok()
+                .filter(|port| *port > 0)
+                .ok_or("has no port between 1 and 65535")?;
+            Ok::<_, &str>(raw.to_owned())
+        })
     })
 }

@@ -1,7 +1,8 @@
 //! `[[provider]]`: a backend, its models, its probe and its groups.
 
 use super::{
-    recipe::{self, MAX_TEXT_BYTES},
+    command::MAX_TEXT_BYTES,
+    recipe::{self, Woken},
     table::{Table, Value},
 };
 use crate::config::{
@@ -56,7 +57,8 @@ pub(super) struct Names {
     models: HashSet<ModelName>,
 }
 
-pub(super) fn read(mut table: Table<'_>, names: &mut Names) -> Result<ProviderConfig, ConfigError> {
+/// A provider without what is wrong with it, which is noted; `None` if it has no name.
+pub(super) fn read(mut table: Table<'_>, names: &mut Names) -> Option<ProviderConfig> {
     table.only(&[&PROVIDER_KEYS]);
     let name = table.required("name", |value| {
         let name = value.name(ProviderName::parse)?;
@@ -66,139 +68,140 @@ pub(super) fn read(mut table: Table<'_>, names: &mut Names) -> Result<ProviderCo
         }
     });
     let base_url = table.required("base_url", |value| value.parsed(BaseUrl::parse));
-    let api_key = table.noting("api_key", |value| api_key(&value));
-    let models = table.noting("models", |value| models(value, &mut names.models));
-    let answer_model = table.noting("answer_model", |value| value.choice(&ANSWER_MODELS));
-    let answer_timeout = table.noting("answer_timeout", |value| value.duration());
-    let extra_paths = table.noting("extra_paths", extra_paths);
-    let trust = match &base_url {
-        Some(base_url) => {
-            let trust = trust(&mut table, base_url);
-            table.note(trust)
-        }
-        None => None,
-    };
+    let api_key = table.optional("api_key", api_key);
+    let models = table.take("models");
+    let models = models.map(|value| models_of(value, &mut names.models));
+    let answer_model = table.choice("answer_model", &ANSWER_MODELS);
+    let answer_timeout = table.duration("answer_timeout");
+    let extra_paths = table.take("extra_paths").map(extra_paths_of);
+    let trust = trust(&mut table, base_url.as_ref());
     // The rest is read for its own mistakes.
-    let base_url = base_url.or_else(|| BaseUrl::parse(STAND_IN).ok());
-    let base_url = base_url.ok_or_else(ConfigError::noted)?;
-    let is_woken = table.has("wake");
-    let wake = table.noting("wake", |value| {
-        recipe::wake(value.table()?, &base_url, models.as_deref())
-    });
-    let probe_table = table.table("probe");
-    let probe = table
-        .note(probe_table)
-        .map(|table| probe(table, &base_url, is_woken));
-    // What follows depends on these.
-    if wake.is_none() && (is_woken || table.means("wake")) {
-        return Err(ConfigError::noted());
-    }
-    let served = wake.as_ref().is_some_and(WakeConfig::serves);
-    let sleep = table.optional("sleep", |value| recipe::sleep(value.table()?, wake.as_ref()))?;
-    let can_sleep = served || sleep.as_ref().is_some_and(|sleep| !sleep.steps.is_empty());
-    let exclusive = table.optional("exclusive", |value| exclusive(value, wake.is_some() && can_sleep))?;
-    let exclusive = exclusive.unwrap_or_default();
-    let (persistent, max_group_wait) = group_options(&mut table, &exclusive)?;
-    let (Some(name), Some(trust), Some(probe)) = (name, trust, probe) else {
-        return Err(ConfigError::noted());
+    let base_url = base_url.or_else(|| BaseUrl::parse(STAND_IN).ok())?;
+    let (is_woken, is_put_to_sleep) = (table.has("wake"), table.has("sleep"));
+    let wake = table.table("wake");
+    let wake = wake.map(|table| recipe::wake(table, &base_url, models.as_deref()));
+    let probe = probe(table.table_or_empty("probe"), &base_url, is_woken);
+    let serves = match &wake {
+        Some(wake) => wake.serves,
+        None => (!is_woken).then_some(false),
     };
+    let woken = Woken {
+        is_woken,
+        serves,
+        last: wake.as_ref().and_then(|wake| wake.config.steps.last()),
+    };
+    let sleep = table.table("sleep").map(|table| recipe::sleep(table, &woken));
+    let comes_and_goes = is_woken && (is_put_to_sleep || serves != Some(false));
+    let is_grouped = table.has("exclusive");
+    let exclusive = table.take("exclusive");
+    let exclusive = exclusive.map(|value| exclusive_groups(value, comes_and_goes));
+    let (persistent, max_group_wait) = group_options(&mut table, is_grouped);
     let provider = ProviderConfig {
-        name,
+        name: name?,
         base_url,
-        trust,
+        trust: trust.clone(),
         api_key,
         models,
         answer_model,
         answer_timeout: answer_timeout.unwrap_or(ANSWER_TIMEOUT),
         extra_paths: extra_paths.unwrap_or_default(),
         probe,
-        wake,
+        wake: wake.map(|wake| wake.config),
         sleep,
-        exclusive,
+        exclusive: exclusive.unwrap_or_default(),
         persistent,
         max_group_wait,
     };
-    match provider.wake_spec() {
-        Some(spec) if spec.budget() > MAX_WAKE_BUDGET => Err(table.error(format!(
+    let budget = provider.wake_spec().map(|spec| spec.budget());
+    let own = provider.wake.as_ref().map(WakeConfig::budget);
+    // What is too long without its groups is told as that.
+    if budget > Some(MAX_WAKE_BUDGET) && own <= Some(MAX_WAKE_BUDGET) {
+        table.wrong(format!(
             "the wake's budget and max_group_wait sum to more than {MAX_WAKE_BUDGET:?}"
-        ))),
-        Some(_) | None => {
-            let trust = provider.trust.clone();
-            Ok(provider.with_trust_in_steps(&trust))
-        }
+        ));
     }
+    Some(provider.with_trust_in_steps(&trust))
 }
 
 /// `extra_paths`: a list of paths, none of them one that every backend may have.
-fn extra_paths(value: Value<'_>) -> Result<Vec<ExtraPath>, ConfigError> {
+fn extra_paths_of(value: Value<'_>) -> Vec<ExtraPath> {
     let mut paths = Vec::new();
-    for entry in value.array(MAX_EXTRA_PATHS)? {
-        let path = entry.parsed(ExtraPath::parse)?;
+    for entry in value.items(MAX_EXTRA_PATHS) {
+        let Some(path) = entry.note(entry.parsed(ExtraPath::parse)) else {
+            continue;
+        };
         if POST_PATHS.contains(&path.as_str()) {
-            return Err(entry.error("is relayed in any case: leave it out"));
+            entry.wrong("is relayed in any case: leave it out");
+        } else if paths.contains(&path) {
+            entry.wrong("names a path twice");
+        } else {
+            paths.push(path);
         }
-        if paths.contains(&path) {
-            return Err(entry.error("names a path twice"));
-        }
-        paths.push(path);
     }
-    Ok(paths)
+    paths
 }
 
 /// `exclusive`: the name of a group, or a list of them.
-fn exclusive(value: Value<'_>, comes_and_goes: bool) -> Result<Vec<GroupName>, ConfigError> {
+fn exclusive_groups(value: Value<'_>, comes_and_goes: bool) -> Vec<GroupName> {
     if !comes_and_goes {
-        return Err(value.error(
+        value.lacks(
             "is for a provider that can be woken and put to sleep: it needs [provider.wake], and a sleep recipe unless \
              its backend is served by the agent",
-        ));
+        );
     }
     if !value.is_array() {
-        return Ok(vec![value.name(GroupName::parse)?]);
+        let name = value.note(value.name(GroupName::parse));
+        return name.into_iter().collect();
     }
-    let empty = value.error("names no group");
+    if value.is_empty() {
+        value.wrong("names no group");
+    }
     let mut groups = Vec::new();
-    for entry in value.array(MAX_GROUPS)? {
-        let group = entry.name(GroupName::parse)?;
-        if groups.contains(&group) {
-            return Err(entry.error("names a group twice"));
+    for entry in value.items(MAX_GROUPS) {
+        match entry.note(entry.name(GroupName::parse)) {
+            Some(group) if groups.contains(&group) => entry.wrong("names a group twice"),
+            group => groups.extend(group),
         }
-        groups.push(group);
     }
-    if groups.is_empty() { Err(empty) } else { Ok(groups) }
+    groups
 }
 
 /// `persistent` and `max_group_wait`, which are only for members of groups.
-fn group_options(table: &mut Table<'_>, groups: &[GroupName]) -> Result<(bool, Duration), ConfigError> {
+fn group_options(table: &mut Table<'_>, is_grouped: bool) -> (bool, Duration) {
     let (persistent, wait) = (table.take("persistent"), table.take("max_group_wait"));
-    if groups.is_empty()
-        && let Some(value) = persistent.as_ref().or(wait.as_ref())
-    {
-        return Err(value.error("is for a provider with `exclusive`"));
-    }
-    let persistent = persistent.map(|value| value.bool()).transpose()?;
-    let wait = wait.map(|value| value.duration()).transpose()?;
-    Ok((
-        persistent.unwrap_or(false),
-        wait.unwrap_or(DEFAULT_MAX_GROUP_WAIT),
-    ))
-}
-
-/// `ca` and `insecure_skip_verify`.
-fn trust(table: &mut Table<'_>, base_url: &BaseUrl) -> Result<Trust, ConfigError> {
-    let mut trust = Trust::default();
-    if let Some(value) = table.take("ca") {
-        let file = value.file()?;
-        trust.certificates = Trust::read(&file).map_err(|reason| value.error(reason))?;
-        trust.file = Some(file);
-    }
-    if let Some(value) = table.take("insecure_skip_verify") {
-        trust.skip_verify = value.bool()?;
-        if trust.skip_verify && !base_url.is_https() {
-            return Err(value.error("is for a base_url that begins with https://"));
+    for value in [&persistent, &wait].into_iter().flatten() {
+        if !is_grouped {
+            value.lacks("is for a provider with `exclusive`");
         }
     }
-    Ok(trust)
+    let persistent = persistent.and_then(|value| value.note(value.bool()));
+    let wait = wait.and_then(|value| value.note(value.duration()));
+    (
+        persistent.unwrap_or(false),
+        wait.unwrap_or(DEFAULT_MAX_GROUP_WAIT),
+    )
+}
+
+/// `ca` and `insecure_skip_verify`, of a provider with that URL if it could be read.
+fn trust(table: &mut Table<'_>, base_url: Option<&BaseUrl>) -> Trust {
+    let trusted = table.optional("ca", |value| {
+        let file = value.file()?;
+        let certificates = Trust::read(&file).map_err(|reason| value.error(reason))?;
+        Ok((file, certificates))
+    });
+    let skip_verify = table.optional("insecure_skip_verify", |value| {
+        let skip_verify = value.bool()?;
+        if skip_verify && base_url.is_some_and(|base_url| !base_url.is_https()) {
+            return Err(value.error("is for a base_url that begins with https://"));
+        }
+        Ok(skip_verify)
+    });
+    let (file, certificates) = trusted.unzip();
+    Trust {
+        file,
+        certificates: certificates.unwrap_or_default(),
+        skip_verify: skip_verify.unwrap_or(false),
+    }
 }
 
 fn api_key(value: &Value<'_>) -> Result<Secret, ConfigError> {
@@ -209,33 +212,38 @@ fn api_key(value: &Value<'_>) -> Result<Secret, ConfigError> {
     Ok(Secret::new(key))
 }
 
-fn models(value: Value<'_>, taken: &mut HashSet<ModelName>) -> Result<Vec<ModelConfig>, ConfigError> {
-    let empty = value.error("names no model; leave it out to publish what the backend lists");
-    let mut models = Vec::new();
-    for entry in value.array(MAX_MODELS)? {
-        let twice = entry.error("another model of this agent has the same public name");
-        let model = model(entry)?;
-        if !taken.insert(model.public.clone()) {
-            return Err(twice);
-        }
-        models.push(model);
+fn models_of(value: Value<'_>, taken: &mut HashSet<ModelName>) -> Vec<ModelConfig> {
+    if value.is_empty() {
+        value.wrong("names no model; leave it out to publish what the backend lists");
     }
-    if models.is_empty() { Err(empty) } else { Ok(models) }
+    let mut models = Vec::new();
+    for entry in value.items(MAX_MODELS) {
+        let Some(model) = model(entry.clone()) else {
+            continue;
+        };
+        if taken.insert(model.public.clone()) {
+            models.push(model);
+        } else {
+            entry.wrong("another model of this agent has the same public name");
+        }
+    }
+    models
 }
 
-fn model(entry: Value<'_>) -> Result<ModelConfig, ConfigError> {
+fn model(entry: Value<'_>) -> Option<ModelConfig> {
     if !entry.is_table() {
-        let id = entry.parsed(ModelName::parse)?;
-        return Ok(ModelConfig {
+        let id = entry.note(entry.parsed(ModelName::parse))?;
+        return Some(ModelConfig {
             public: id.clone(),
             id,
         });
     }
     let mut table = entry.table()?;
     table.only(&[&["id", "as"]]);
-    let id = table.require("id")?.parsed(ModelName::parse)?;
-    let public = table.optional("as", |value| value.parsed(ModelName::parse))?;
-    Ok(ModelConfig {
+    let id = table.required("id", |value| value.parsed(ModelName::parse));
+    let public = table.or_default("as", None, |value| value.parsed(ModelName::parse).map(Some));
+    let (id, public) = (id?, public?);
+    Some(ModelConfig {
         public: public.unwrap_or_else(|| id.clone()),
         id,
     })
@@ -243,19 +251,13 @@ fn model(entry: Value<'_>) -> Result<ModelConfig, ConfigError> {
 
 fn probe(mut table: Table<'_>, base_url: &BaseUrl, is_woken: bool) -> ProbeConfig {
     table.only(&[&["path", "expect", "check_models", "interval", "timeout"]]);
-    let path = table.noting("path", |path| path.parsed(|raw| base_url.legal_path(raw)));
+    let path = table.optional("path", |path| path.parsed(|raw| base_url.legal_path(raw)));
     ProbeConfig {
         // Every OpenAI-compatible backend lists its models.
         path: path.unwrap_or_else(|| MODELS_PATH.to_owned()),
-        expect: table.noting("expect", Value::json),
-        check_models: table
-            .noting("check_models", |value| value.bool())
-            .unwrap_or(is_woken),
-        interval: table
-            .noting("interval", |value| value.duration())
-            .unwrap_or(DEFAULT_PROBE_INTERVAL),
-        timeout: table
-            .noting("timeout", |value| value.duration())
-            .unwrap_or(DEFAULT_PROBE_TIMEOUT),
+        expect: table.take("expect").and_then(Value::json),
+        check_models: table.optional("check_models", Value::bool).unwrap_or(is_woken),
+        interval: table.duration("interval").unwrap_or(DEFAULT_PROBE_INTERVAL),
+        timeout: table.duration("timeout").unwrap_or(DEFAULT_PROBE_TIMEOUT),
     }
 }

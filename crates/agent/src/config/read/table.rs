@@ -1,8 +1,10 @@
 //! Reads TOML by hand, so that every error names its line and key and none shows a value.
 //!
 //! A section says first which keys its [`Table`] may have ([`Table::only`]), so that a mistyped key is reported as such rather than
-//! as a missing one; then it takes them out. What is wrong is noted, so that one reading finds all of it.
+//! as a missing one; then it takes them out. What is wrong is noted and left out, so that one reading finds all of it: nothing that
+//! reads a table returns an error, and each section reads all of its keys before it needs one of them.
 
+use super::unknown::{Unknown, one_of, section};
 use crate::config::{
     ConfigError, Hours,
     duration::parse_duration,
@@ -25,35 +27,6 @@ use toml::{
 
 /// The most windows of `quiet_hours` or `keep_warm`.
 const MAX_WINDOWS: usize = 64;
-/// The tables that are items of a list, which are written in double brackets.
-const LISTS: [&str; 2] = ["provider", "step"];
-/// The tables of keys that are easily put into another, and these keys.
-const HOMES: [(&str, &[&str]); 4] = [
-    ("[provider.wake]", &["max_wait", "max_per_day", "verify"]),
-    ("[provider.sleep]", &["idle_after", "min_awake", "keep_warm"]),
-    ("[agent]", &["nats", "credentials", "heartbeat", "quiet_hours"]),
-    (
-        "[[provider]]",
-        &[
-            "base_url",
-            "models",
-            "exclusive",
-            "persistent",
-            "max_group_wait",
-            "probe",
-            "wake",
-            "sleep",
-        ],
-    ),
-];
-/// Those of them that can be tables, with how each is begun. The others are keys only.
-const HOME_TABLES: [(&str, &str); 5] = [
-    ("wake", "[provider.wake]"),
-    ("sleep", "[provider.sleep]"),
-    ("probe", "[provider.probe]"),
-    ("models", "[[provider.models]]"),
-    ("verify", "[provider.wake.verify]"),
-];
 /// The longest duration of any key.
 const MAX_DURATION: Duration = Duration::from_secs(24 * 60 * 60);
 
@@ -116,16 +89,8 @@ impl<'a> Source<'a> {
     }
 
     /// What was read, unless something is wrong with it, which is noted.
-    pub(super) fn note<T>(&self, read: Result<T, ConfigError>) -> Option<T> {
-        match read {
-            Ok(read) => Some(read),
-            Err(error) => {
-                if !error.is_noted() {
-                    self.wrong.borrow_mut().push(error);
-                }
-                None
-            }
-        }
+    fn note<T>(&self, read: Result<T, ConfigError>) -> Option<T> {
+        read.map_err(|error| self.wrong.borrow_mut().push(error)).ok()
     }
 }
 
@@ -136,8 +101,8 @@ pub(super) struct Table<'a> {
     offset: usize,
     left: Vec<(String, Value<'a>)>,
     known: Vec<&'static str>,
-    /// The keys that mistyped ones seem to mean.
-    mistyped: Vec<String>,
+    /// Whether a missing key is no mistake: too little is known of what the table is for.
+    is_partial: bool,
 }
 
 impl<'a> Table<'a> {
@@ -148,7 +113,7 @@ impl<'a> Table<'a> {
             offset,
             left: Vec::new(),
             known: Vec::new(),
-            mistyped: Vec::new(),
+            is_partial: false,
         };
         for (key, value) in entries {
             let (offset, key) = (key.span().start, key.into_inner().into_owned());
@@ -182,49 +147,66 @@ impl<'a> Table<'a> {
         Some(self.left.swap_remove(index).1)
     }
 
-    /// Takes and reads a key, if it exists.
+    /// Takes and reads a key, if it exists and nothing is wrong with it.
     pub(super) fn optional<T>(
         &mut self,
         key: &'static str,
-        read: impl FnOnce(Value<'a>) -> Result<T, ConfigError>,
-    ) -> Result<Option<T>, ConfigError> {
-        self.take(key).map(read).transpose()
-    }
-
-    /// Takes a duration, if it exists.
-    pub(super) fn duration(&mut self, key: &'static str) -> Result<Option<Duration>, ConfigError> {
-        self.optional(key, |value| value.duration())
-    }
-
-    /// Takes and reads a key, if it exists. If something is wrong with it, that is noted, and reading goes on without it.
-    pub(super) fn noting<T>(
-        &mut self,
-        key: &'static str,
-        read: impl FnOnce(Value<'a>) -> Result<T, ConfigError>,
+        read: impl FnOnce(&Value<'a>) -> Result<T, ConfigError>,
     ) -> Option<T> {
-        let read = self.optional(key, read);
-        self.source.note(read)?
+        let value = self.take(key)?;
+        value.note(read(&value))
     }
 
-    /// Takes and reads a key that must exist, noting what is wrong with it.
+    /// Takes and reads a key that must exist.
     pub(super) fn required<T>(
         &mut self,
         key: &'static str,
-        read: impl FnOnce(Value<'a>) -> Result<T, ConfigError>,
+        read: impl FnOnce(&Value<'a>) -> Result<T, ConfigError>,
     ) -> Option<T> {
-        let read = self.require(key).and_then(read);
-        self.source.note(read)
+        if !self.has(key) {
+            self.missing(format!("`{key}` is missing"));
+        }
+        self.optional(key, read)
     }
 
-    /// What was read of this table, unless something is wrong with it, which is noted.
-    pub(super) fn note<T>(&self, read: Result<T, ConfigError>) -> Option<T> {
-        self.source.note(read)
+    /// Takes and reads a key, which has a default; `None` if something is wrong with it.
+    pub(super) fn or_default<T>(
+        &mut self,
+        key: &'static str,
+        default: T,
+        read: impl FnOnce(&Value<'a>) -> Result<T, ConfigError>,
+    ) -> Option<T> {
+        if self.has(key) {
+            self.optional(key, read)
+        } else {
+            Some(default)
+        }
+    }
+
+    /// Takes a duration, if it exists.
+    pub(super) fn duration(&mut self, key: &'static str) -> Option<Duration> {
+        self.optional(key, Value::duration)
+    }
+
+    /// Takes a word, if it exists.
+    pub(super) fn choice<T: Copy>(&mut self, key: &'static str, choices: &[(&str, T)]) -> Option<T> {
+        self.take(key)?.choice(choices)
+    }
+
+    /// Takes windows of a week; none if the key doesn't exist.
+    pub(super) fn hours(&mut self, key: &'static str) -> Hours {
+        self.take(key).map(Value::hours).unwrap_or_default()
+    }
+
+    /// Takes a table, if it exists.
+    pub(super) fn table(&mut self, key: &'static str) -> Option<Self> {
+        self.take(key)?.table()
     }
 
     /// Takes a table, which is empty if it doesn't exist.
-    pub(super) fn table(&mut self, key: &'static str) -> Result<Self, ConfigError> {
-        let none = Self::new(self.source, self.path_of(key), self.offset, DeTable::new());
-        Ok(self.optional(key, Value::table)?.unwrap_or(none))
+    pub(super) fn table_or_empty(&mut self, key: &'static str) -> Self {
+        let empty = Self::new(self.source, self.path_of(key), self.offset, DeTable::new());
+        self.table(key).unwrap_or(empty)
     }
 
     /// Takes an array and reads its items, of which there may be `max`; none if it doesn't exist.
@@ -232,84 +214,66 @@ impl<'a> Table<'a> {
         &mut self,
         key: &'static str,
         max: usize,
-        read: impl FnMut(&Value<'a>) -> Result<T, ConfigError>,
-    ) -> Result<Vec<T>, ConfigError> {
-        let items = self.optional(key, |value| value.array(max))?;
-        items.unwrap_or_default().iter().map(read).collect()
+        read: impl Fn(&Value<'a>) -> Result<T, ConfigError>,
+    ) -> Vec<T> {
+        let items = self.take(key).map(|value| value.items(max));
+        let items = items.unwrap_or_default().into_iter();
+        items.filter_map(|item| item.note(read(&item))).collect()
     }
 
-    /// Takes a key that must exist.
-    pub(super) fn require(&mut self, key: &'static str) -> Result<Value<'a>, ConfigError> {
-        self.take(key).ok_or_else(|| {
-            if self.means(key) || (key == "type" && self.means("step")) {
-                return ConfigError::noted();
-            }
-            self.error(format!("`{key}` is missing")).of_missing()
-        })
-    }
-
-    /// Whether a key seems to be mistyped.
-    pub(super) fn is_mistyped(&self) -> bool {
-        !self.mistyped.is_empty()
-    }
-
-    /// Whether a mistyped key seems to mean this one.
-    pub(super) fn means(&self, key: &str) -> bool {
-        self.mistyped.iter().any(|meant| meant == key)
+    /// Takes a table with free keys and reads its entries, ordered by key, of which there may be `max`.
+    pub(super) fn entries<T>(
+        &mut self,
+        key: &'static str,
+        max: usize,
+        read: impl Fn(&str, &Value<'a>) -> Result<T, ConfigError>,
+    ) -> Vec<T> {
+        let entries = self.table_or_empty(key).into_entries(max).into_iter();
+        let entries = entries.filter_map(|(name, value)| value.note(read(&name, &value)));
+        entries.collect()
     }
 
     pub(super) fn has(&self, key: &str) -> bool {
         self.left.iter().any(|(name, _)| name == key)
     }
 
-    /// All remaining keys, for tables with free keys.
-    pub(super) fn into_entries(self) -> Vec<(String, Value<'a>)> {
+    /// Whether one of its keys seems to be this one, mistyped.
+    pub(super) fn means(&self, key: &str) -> bool {
+        self.left.iter().any(|(name, _)| nearest(name, [key]).is_some())
+    }
+
+    /// From here on, a missing key is no mistake.
+    pub(super) const fn read_in_part(&mut self) {
+        self.is_partial = true;
+    }
+
+    /// All remaining keys, for tables with free keys, of which there may be `max`.
+    fn into_entries(mut self, max: usize) -> Vec<(String, Value<'a>)> {
+        if self.left.len() > max {
+            self.wrong(too_many(max));
+            self.left.truncate(max);
+        }
         self.left
     }
 
-    /// Notes each key other than these, and leaves it out.
+    /// Notes each key other than these, and leaves it out; a mistyped one is read as the one that it seems to mean.
     pub(super) fn only(&mut self, known: &[&[&'static str]]) {
         self.known = known.concat();
-        let (left, unknown): (Vec<_>, Vec<_>) = std::mem::take(&mut self.left)
+        let (left, unknown_here): (Vec<_>, Vec<_>) = std::mem::take(&mut self.left)
             .into_iter()
             .partition(|(key, _)| self.known.contains(&key.as_str()));
         self.left = left;
-        for (key, value) in unknown {
-            let error = value.error(self.unknown(&key, &value));
-            self.source.wrong.borrow_mut().push(error);
-            let meant = nearest(&key, self.known.iter().copied());
-            self.mistyped.extend(meant.map(str::to_owned));
-        }
-    }
-
-    /// What is said of a key that isn't known here.
-    fn unknown(&self, key: &str, value: &Value<'a>) -> String {
-        let is_table = value.is_table() || value.is_tables();
-        let what = if is_table { "table" } else { "key" };
-        let own = section(&self.path);
-        let known: Vec<_> = match own.as_str() {
-            "" => self.known.iter().map(|known| header("", known)).collect(),
-            _ => self.known.iter().map(|&known| known.to_owned()).collect(),
-        };
-        let known = known.join(", ");
-        if let Some((home, _)) = HOMES.iter().find(|(_, keys)| keys.contains(&key)) {
-            let meant = match HOME_TABLES.iter().find(|(table, _)| *table == key) {
-                Some((_, table)) if is_table => format!("`{table}`"),
-                _ if is_table => format!("the key `{key}` in `{home}`"),
-                _ => format!("it in `{home}`"),
+        for (key, mut value) in unknown_here {
+            let unknown = Unknown {
+                key: &key,
+                is_table: value.is_table() || value.is_tables(),
+                only_subtable: value.only_subtable(),
             };
-            return format!("unknown {what} here: did you mean {meant}? Known here: {known}");
-        }
-        match nearest(key, self.known.iter().copied()) {
-            Some(meant) => {
-                let meant = match value.only_subtable() {
-                    Some(below) if own.is_empty() => header(meant, below),
-                    _ if is_table => header(&own, meant),
-                    _ => meant.to_owned(),
-                };
-                format!("unknown {what}, did you mean `{meant}`? Known here: {known}")
+            value.wrong(unknown.reason(&self.path, &self.known));
+            if let Some(meant) = unknown.meant(&self.known).filter(|meant| !self.has(meant)) {
+                value.path = self.path_of(meant);
+                self.left.push((meant.to_owned(), value));
             }
-            None => format!("unknown {what}; known here: {known}"),
         }
     }
 
@@ -319,46 +283,27 @@ impl<'a> Table<'a> {
         value.string().ok()
     }
 
-    /// An error about the table itself.
-    pub(super) fn error(&self, reason: impl Into<String>) -> ConfigError {
-        self.source.error(self.offset, &self.path, reason)
+    /// Notes what is wrong with the table itself.
+    pub(super) fn wrong(&self, reason: impl Into<String>) {
+        let error = self.source.error(self.offset, &self.path, reason);
+        self.source.wrong.borrow_mut().push(error);
+    }
+
+    /// Notes what the table lacks.
+    pub(super) fn missing(&self, reason: impl Into<String>) {
+        if !self.is_partial {
+            let error = self.source.error(self.offset, &self.path, reason);
+            self.source.wrong.borrow_mut().push(error.of_missing());
+        }
     }
 }
 
-/// The path of a table without its places in lists, such as `provider.wake`.
-fn section(path: &str) -> String {
-    let names = path.split('.').filter_map(|part| part.split('[').next());
-    names.collect::<Vec<_>>().join(".")
-}
-
-/// How a table below `section` is begun.
-fn header(section: &str, key: &str) -> String {
-    let name = match section {
-        "" => key.to_owned(),
-        _ => format!("{section}.{key}"),
-    };
-    if LISTS.contains(&key) {
-        format!("[[{name}]]")
-    } else {
-        format!("[{name}]")
-    }
-}
-
-/// What a word must be, and which was probably meant.
-fn one_of(words: &[&str], word: &str) -> String {
-    let quoted: Vec<_> = words.iter().map(|word| format!("\"{word}\"")).collect();
-    let all = match quoted.split_last() {
-        Some((last, [])) => last.clone(),
-        Some((last, others)) => format!("{} or {last}", others.join(", ")),
-        None => String::new(),
-    };
-    match nearest(word, words.iter().copied()) {
-        Some(meant) => format!("must be {all}; did you mean \"{meant}\"?"),
-        None => format!("must be {all}"),
-    }
+fn too_many(max: usize) -> String {
+    format!("must have at most {max} entries")
 }
 
 /// A value and its place.
+#[derive(Clone)]
 pub(super) struct Value<'a> {
     source: &'a Source<'a>,
     path: String,
@@ -372,6 +317,22 @@ impl<'a> Value<'a> {
         self.source.error(self.offset, &self.path, reason)
     }
 
+    /// Notes what is wrong with this value.
+    pub(super) fn wrong(&self, reason: impl Into<String>) {
+        self.source.wrong.borrow_mut().push(self.error(reason));
+    }
+
+    /// Notes that what this value is for is missing.
+    pub(super) fn lacks(&self, reason: impl Into<String>) {
+        let error = self.error(reason).of_missing();
+        self.source.wrong.borrow_mut().push(error);
+    }
+
+    /// What was read of this value, unless something is wrong with it, which is noted.
+    pub(super) fn note<T>(&self, read: Result<T, ConfigError>) -> Option<T> {
+        self.source.note(read)
+    }
+
     fn wrong_type(&self, wanted: &str) -> ConfigError {
         self.error(format!("must be {wanted}, not {}", self.value.type_str()))
     }
@@ -380,14 +341,14 @@ impl<'a> Value<'a> {
         self.value.is_table()
     }
 
-    fn is_tables(&self) -> bool {
+    pub(super) fn is_tables(&self) -> bool {
         let items = self.value.as_array().into_iter().flatten();
         let mut items = items.map(|item| item.get_ref().is_table());
         items.next() == Some(true) && items.all(|is_table| is_table)
     }
 
     /// The name of the only thing in a table, if that is a table: the last word of `[provider.wake]`.
-    fn only_subtable(&self) -> Option<&str> {
+    pub(super) fn only_subtable(&self) -> Option<&str> {
         let mut entries = self.value.as_table()?.iter();
         let (name, value) = entries.next()?;
         let is_it = entries.next().is_none() && value.get_ref().is_table();
@@ -396,6 +357,11 @@ impl<'a> Value<'a> {
 
     pub(super) fn is_array(&self) -> bool {
         self.value.is_array()
+    }
+
+    /// Whether it is an array without items.
+    pub(super) fn is_empty(&self) -> bool {
+        self.value.as_array().is_some_and(|items| items.is_empty())
     }
 
     /// A string, with its variables replaced.
@@ -428,15 +394,16 @@ impl<'a> Value<'a> {
         })
     }
 
-    /// One of a few words.
-    pub(super) fn choice<T: Copy>(&self, choices: &[(&str, T)]) -> Result<T, ConfigError> {
-        self.parsed(|raw| {
-            let choice = choices.iter().find(|(word, _)| *word == raw);
-            let words = || choices.iter().map(|(word, _)| *word).collect::<Vec<_>>();
-            choice
-                .map(|(_, choice)| *choice)
-                .ok_or_else(|| one_of(&words(), raw))
-        })
+    /// One of a few words. A mistyped one is noted, and read as the one that it seems to mean.
+    pub(super) fn choice<T: Copy>(&self, choices: &[(&str, T)]) -> Option<T> {
+        let raw = self.note(self.string())?;
+        let find = |word: &str| choices.iter().find(|(known, _)| *known == word);
+        let choice = find(&raw).or_else(|| {
+            let words: Vec<_> = choices.iter().map(|(word, _)| *word).collect();
+            self.wrong(one_of(&words, &raw));
+            nearest(&raw, words).and_then(find)
+        });
+        choice.map(|(_, choice)| *choice)
     }
 
     /// A string of at most `max` bytes.
@@ -497,56 +464,84 @@ impl<'a> Value<'a> {
         Ok(duration)
     }
 
-    pub(super) fn table(self) -> Result<Table<'a>, ConfigError> {
+    /// A table. Of the tables of a list, which is wrong here, it is the first.
+    pub(super) fn table(self) -> Option<Table<'a>> {
+        if self.is_tables() {
+            let section = section(&self.path);
+            self.wrong(format!(
+                "is a single table: write [{section}], in single brackets"
+            ));
+            let path = self.path.clone();
+            let mut first = self.items(usize::MAX).into_iter().next()?;
+            first.path = path;
+            return first.table();
+        }
         match self.value {
-            DeValue::Table(table) => Ok(Table::new(self.source, self.path, self.offset, table)),
-            DeValue::Array(_) if self.is_tables() => Err(self.error(format!(
-                "is a single table: write [{}], in single brackets",
-                section(&self.path)
-            ))),
-            _ => Err(self.wrong_type("a table")),
+            DeValue::Table(table) => Some(Table::new(self.source, self.path, self.offset, table)),
+            _ => self.note(Err(self.wrong_type("a table"))),
         }
     }
 
-    /// A list of at most `max` tables.
-    pub(super) fn tables(self, max: usize) -> Result<Vec<Table<'a>>, ConfigError> {
+    /// A list of at most `max` tables. A single table, which is wrong here, is one of them.
+    pub(super) fn tables(self, max: usize) -> Vec<Table<'a>> {
         if self.is_table() {
-            return Err(self.error(format!(
-                "is one of a list: write [[{}]], in double brackets",
-                section(&self.path)
-            )));
+            let section = section(&self.path);
+            self.wrong(format!(
+                "is one of a list: write [[{section}]], in double brackets"
+            ));
+            let mut table = self.table();
+            if let Some(table) = &mut table {
+                // Tables alone belong to an entry whose own line isn't understood.
+                table.is_partial = table.left.iter().all(|(_, value)| value.is_table());
+            }
+            return table.into_iter().collect();
         }
-        self.array(max)?.into_iter().map(Self::table).collect()
+        self.items(max).into_iter().filter_map(Self::table).collect()
     }
 
-    /// An array of at most `max` items.
-    pub(super) fn array(self, max: usize) -> Result<Vec<Self>, ConfigError> {
-        let too_many = self.error(format!("must have at most {max} entries"));
-        let DeValue::Array(items) = self.value else {
-            return Err(self.wrong_type("an array"));
-        };
-        if items.len() > max {
-            return Err(too_many);
+    /// The items of an array, of which there may be `max`.
+    pub(super) fn items(self, max: usize) -> Vec<Self> {
+        if self.value.as_array().is_some_and(|items| items.len() > max) {
+            self.wrong(too_many(max));
         }
+        let DeValue::Array(items) = self.value else {
+            self.note::<()>(Err(self.wrong_type("an array")));
+            return Vec::new();
+        };
         let item = |(index, item): (usize, Spanned<DeValue<'a>>)| Self {
             source: self.source,
             path: format!("{}[{index}]", self.path),
             offset: item.span().start,
             value: item.into_inner(),
         };
-        Ok(items.into_iter().enumerate().map(item).collect())
+        items.into_iter().take(max).enumerate().map(item).collect()
     }
 
     /// Windows of a week.
-    pub(super) fn hours(self) -> Result<Hours, ConfigError> {
-        let windows = self.array(MAX_WINDOWS)?.into_iter();
-        windows.map(|window| window.parsed(str::parse)).collect()
+    pub(super) fn hours(self) -> Hours {
+        let windows = self.items(MAX_WINDOWS).into_iter();
+        let windows = windows.filter_map(|window| window.note(window.parsed(str::parse)));
+        windows.collect()
     }
 
     /// The same value as JSON.
-    pub(super) fn json(self) -> Result<serde_json::Value, ConfigError> {
+    pub(super) fn json(self) -> Option<serde_json::Value> {
         match &self.value {
-            DeValue::String(_) => Ok(self.string()?.into()),
+            DeValue::Array(_) => {
+                let items = self.items(MAX_JSON_ITEMS).into_iter().map(Self::json);
+                items.collect::<Vec<_>>().into_iter().collect()
+            }
+            DeValue::Table(_) => {
+                let entries = self.table()?.into_entries(usize::MAX).into_iter();
+                let entries = entries.map(|(key, value)| Some((key, value.json()?)));
+                entries.collect::<Vec<_>>().into_iter().collect()
+            }
+            _ => self.note(self.json_scalar()),
+        }
+    }
+
+    fn json_scalar(&self) -> Result<serde_json::Value, ConfigError> {
+        match &self.value {
             DeValue::Boolean(flag) => Ok((*flag).into()),
             DeValue::Integer(number) => i64::from_str_radix(number.as_str(), number.radix())
                 .map(Into::into)
@@ -559,11 +554,7 @@ impl<'a> Value<'a> {
                 .map(Into::into)
                 .ok_or_else(|| self.error("is not a number that JSON has")),
             DeValue::Datetime(_) => Err(self.error("a date has no counterpart in JSON; write a string")),
-            DeValue::Array(_) => self.array(MAX_JSON_ITEMS)?.into_iter().map(Self::json).collect(),
-            DeValue::Table(_) => {
-                let entries = self.table()?.into_entries().into_iter();
-                entries.map(|(key, value)| Ok((key, value.json()?))).collect()
-            }
+            _ => Ok(self.string()?.into()),
         }
     }
 }

@@ -8,7 +8,7 @@ use crate::http::{
 use axum::{Json, extract::State};
 use reveille_domain::{
     AgentName, ProviderId, WakeId,
-    rows::{Cursor, Sort, WakeOutcomeName, WakeQuery, WakeRow, WakeSort},
+    rows::{Cursor, Sort, WakeOutcomeFilter, WakeQuery, WakeRow, WakeSort},
 };
 use serde::Deserialize;
 
@@ -20,7 +20,7 @@ pub(in crate::http) struct Filter {
     #[serde(default, deserialize_with = "parsed")]
     agent: Option<AgentName>,
     #[serde(default, deserialize_with = "parsed")]
-    outcome: Option<WakeOutcomeName>,
+    outcome: Option<WakeOutcomeFilter>,
     #[serde(default, deserialize_with = "parsed")]
     sort: Option<Sort<WakeSort>>,
     /// Its earlier name was `before`.

@@ -46,6 +46,20 @@ async fn a_token_for_another_machine_is_only_made_where_that_finds_the_hub() {
 }
 
 #[tokio::test]
+async fn no_token_is_made_by_which_a_machine_would_take_the_place_of_the_hubs_own_agent() {
+    let (served, root) = with_root(AuthMode::Open).await;
+    let request = served.post("/reveille/v1/agents/own-box/tokens", &json!({}));
+    let refused = Answer::of(request.bearer_auth(&root)).await;
+    assert_eq!((refused.status, refused.error().as_str()), (409, "own_agent"));
+    assert!(
+        refused.text().contains("choose another name"),
+        "{}",
+        refused.text()
+    );
+    assert_eq!(listed(&served).await, [""; 0], "nobody was invited");
+}
+
+#[tokio::test]
 async fn a_forgotten_agent_is_not_listed_until_it_is_invited_or_comes_back() {
     let (served, root) = with_root(AuthMode::Open).await;
     let (nas, path) = (

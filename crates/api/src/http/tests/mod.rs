@@ -37,7 +37,7 @@ use bytes::Bytes;
 use fake_hub::FakeHub;
 use futures::{StreamExt, stream::BoxStream};
 use reveille_domain::{
-    ModelName,
+    AgentName, ModelName,
     rows::{EventRow, MemoryRows, Rows, RowsError},
 };
 use serde_json::{Value, json};
@@ -191,6 +191,7 @@ impl Served {
                 own_url: "tls://hub.example:4222".to_owned(),
                 ca_pem: None,
                 joins: None,
+                own_agent: AgentName::parse("own-box").ok(),
             },
             default_model: Some(ModelName::parse(DEFAULT_MODEL).expect("legal")),
             own_agent: hub.own_agent.clone(),

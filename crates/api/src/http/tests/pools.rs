@@ -227,6 +227,20 @@ async fn failed_requests_are_shown_with_the_provider_and_counted() {
 }
 
 #[tokio::test]
+async fn a_model_that_a_backend_lacks_is_named_with_its_provider() {
+    let served = Served::new().await;
+    served.hub.publish("a/p", "m", active());
+    let lacks = r#"{"error":"model \"m\" not found, try pulling it first"}"#;
+    served.hub.replies([whole(404, lacks)]);
+    assert_eq!(served.chats(1).await, [404]);
+    let row = served.get("/reveille/v1/providers/a/p").await.json();
+    assert_eq!(
+        row["failed_requests"]["last"],
+        "HTTP status 404: it doesn't have the model `m`"
+    );
+}
+
+#[tokio::test]
 async fn a_provider_that_is_down_is_listed_so() {
     let served = Served::new().await;
     served.hub.publish("a/p", "m", down());
