@@ -220,11 +220,11 @@ impl Object {
             }
             (JsonPlace::Model { escaped }, byte) => {
                 shown = Shown::Nothing;
-                after_string(byte, escaped).map_or(JsonPlace::Elsewhere, |escaped| JsonPlace::Model { escaped })
+                after_string(byte, escaped)
+                    .map_or(JsonPlace::Elsewhere, |escaped| JsonPlace::Model { escaped })
             }
-            (JsonPlace::Text { escaped }, byte) => {
-                after_string(byte, escaped).map_or(JsonPlace::Elsewhere, |escaped| JsonPlace::Text { escaped })
-            }
+            (JsonPlace::Text { escaped }, byte) => after_string(byte, escaped)
+                .map_or(JsonPlace::Elsewhere, |escaped| JsonPlace::Text { escaped }),
             (
                 JsonPlace::BeforeKey
                 | JsonPlace::AfterKey(_)
