@@ -1,6 +1,7 @@
 //! What a provider publishes. Its recipes stay in the agent's config; only their kind and budget are published.
 
 use crate::{
+    balancing::Balancing,
     model::{MAX_CAPABILITIES, ModelDetails},
     names::{GroupName, ModelName},
 };
@@ -73,6 +74,8 @@ pub struct ProviderSpec {
     details: BTreeMap<ModelName, ModelDetails>,
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     latest_tag: bool,
+    #[serde(skip_serializing_if = "Balancing::is_default")]
+    balancing: Balancing,
 }
 
 #[derive(Deserialize)]
@@ -88,6 +91,8 @@ struct RawSpec {
     details: BTreeMap<ModelName, ModelDetails>,
     #[serde(default)]
     latest_tag: bool,
+    #[serde(default)]
+    balancing: Balancing,
 }
 
 impl TryFrom<RawSpec> for ProviderSpec {
@@ -95,7 +100,7 @@ impl TryFrom<RawSpec> for ProviderSpec {
     fn try_from(raw: RawSpec) -> Result<Self, InvalidSpec> {
         let spec = Self::new(raw.models, raw.wake, raw.can_sleep)?;
         let spec = spec.in_groups(raw.groups)?.with_details(raw.details)?;
-        Ok(spec.with_latest_tag(raw.latest_tag))
+        Ok(spec.with_latest_tag(raw.latest_tag).with_balancing(raw.balancing))
     }
 }
 
@@ -145,6 +150,7 @@ impl ProviderSpec {
             groups: vec![],
             details: BTreeMap::new(),
             latest_tag: false,
+            balancing: Balancing::default(),
         })
     }
 
@@ -169,6 +175,12 @@ impl ProviderSpec {
     #[must_use]
     pub fn with_latest_tag(self, latest_tag: bool) -> Self {
         Self { latest_tag, ..self }
+    }
+
+    /// The same with this share of the requests for its models.
+    #[must_use]
+    pub fn with_balancing(self, balancing: Balancing) -> Self {
+        Self { balancing, ..self }
     }
 
     /// The same for a member of these groups of its agent: of each, one provider is awake at a time.
@@ -198,6 +210,12 @@ impl ProviderSpec {
     #[must_use]
     pub const fn has_latest_tag(&self) -> bool {
         self.latest_tag
+    }
+
+    /// Its share of the requests for its models.
+    #[must_use]
+    pub const fn balancing(&self) -> &Balancing {
+        &self.balancing
     }
 
     /// Its wake recipe, if it has one.

@@ -144,6 +144,10 @@ impl Shown {
         });
         self.add_some(path, "answer_model", answer_model);
         self.add(path, "answer_timeout", duration(provider.answer_timeout));
+        let balancing = &provider.balancing;
+        self.add(path, "weight", balancing.weight());
+        self.add(path, "priority", balancing.priority());
+        self.add_some(path, "max_concurrency", balancing.max_concurrency());
         let probe = &provider.probe;
         self.add(path, "probe.check_models", probe.check_models);
         self.add(path, "probe.path", quoted(&without_query(&probe.path)));

@@ -8,7 +8,10 @@ use crate::config::{
     AnswerModelName, BaseUrl, ConfigError, MODELS_PATH, ModelConfig, ProbeConfig, ProviderConfig, Secret,
     Trust, WakeConfig,
 };
-use reveille_domain::{GroupName, MAX_GROUPS, MAX_MODELS, MAX_WAKE_BUDGET, ModelName, ProviderName};
+use reveille_domain::{
+    Balancing, CONCURRENCIES, GroupName, MAX_GROUPS, MAX_MODELS, MAX_WAKE_BUDGET, ModelName, PRIORITIES,
+    ProviderName, WEIGHTS,
+};
 use std::{collections::HashSet, time::Duration};
 
 /// How long a backend may stay silent during a request unless `answer_timeout` says otherwise: the default of OpenAI's SDKs.
@@ -23,7 +26,7 @@ const DEFAULT_PROBE_TIMEOUT: Duration = Duration::from_secs(2);
 /// In the place of a base URL that can't be used.
 const STAND_IN: &str = "http://127.0.0.1";
 
-const PROVIDER_KEYS: [&str; 14] = [
+const PROVIDER_KEYS: [&str; 17] = [
     "name",
     "base_url",
     "ca",
@@ -32,6 +35,9 @@ const PROVIDER_KEYS: [&str; 14] = [
     "models",
     "answer_model",
     "answer_timeout",
+    "weight",
+    "priority",
+    "max_concurrency",
     "probe",
     "wake",
     "sleep",
@@ -49,7 +55,6 @@ const ANSWER_MODELS: [(&str, AnswerModelName); 2] = [
 #[derive(Default)]
 pub(super) struct Names {
     providers: HashSet<ProviderName>,
-    models: HashSet<ModelName>,
 }
 
 pub(super) fn read(mut table: Table<'_>, names: &mut Names) -> Result<ProviderConfig, ConfigError> {
@@ -63,9 +68,10 @@ pub(super) fn read(mut table: Table<'_>, names: &mut Names) -> Result<ProviderCo
     });
     let base_url = table.required("base_url", |value| value.parsed(BaseUrl::parse));
     let api_key = table.noting("api_key", |value| api_key(&value));
-    let models = table.noting("models", |value| models(value, &mut names.models));
+    let models = table.noting("models", models);
     let answer_model = table.noting("answer_model", |value| value.choice(&ANSWER_MODELS));
     let answer_timeout = table.noting("answer_timeout", |value| value.duration());
+    let balancing = balancing(&mut table);
     let trust = match &base_url {
         Some(base_url) => {
             let trust = trust(&mut table, base_url);
@@ -105,6 +111,7 @@ pub(super) fn read(mut table: Table<'_>, names: &mut Names) -> Result<ProviderCo
         models,
         answer_model,
         answer_timeout: answer_timeout.unwrap_or(ANSWER_TIMEOUT),
+        balancing,
         probe,
         wake,
         sleep,
@@ -121,6 +128,21 @@ pub(super) fn read(mut table: Table<'_>, names: &mut Names) -> Result<ProviderCo
             Ok(provider.with_trust_in_steps(&trust))
         }
     }
+}
+
+/// `weight`, `priority` and `max_concurrency`.
+fn balancing(table: &mut Table<'_>) -> Balancing {
+    let weight = table.noting("weight", |value| value.integer(WEIGHTS));
+    let priority = table.noting("priority", |value| value.integer(PRIORITIES));
+    let max_concurrency = table.noting("max_concurrency", |value| value.integer(CONCURRENCIES));
+    let default = Balancing::default();
+    let balancing = Balancing::new(
+        weight.unwrap_or(default.weight()),
+        priority.unwrap_or(default.priority()),
+        max_concurrency,
+    );
+    // Each is within its bounds.
+    balancing.unwrap_or_default()
 }
 
 /// `exclusive`: the name of a group, or a list of them.
@@ -187,11 +209,11 @@ fn api_key(value: &Value<'_>) -> Result<Secret, ConfigError> {
     Ok(Secret::new(key))
 }
 
-fn models(value: Value<'_>, taken: &mut HashSet<ModelName>) -> Result<Vec<ModelConfig>, ConfigError> {
+fn models(value: Value<'_>) -> Result<Vec<ModelConfig>, ConfigError> {
     let empty = value.error("names no model; leave it out to publish what the backend lists");
-    let mut models = Vec::new();
+    let (mut models, mut taken) = (Vec::new(), HashSet::new());
     for entry in value.array(MAX_MODELS)? {
-        let twice = entry.error("another model of this agent has the same public name");
+        let twice = entry.error("another model of this provider has the same public name");
         let model = model(entry)?;
         if !taken.insert(model.public.clone()) {
             return Err(twice);
