@@ -355,13 +355,10 @@ mod tests {
     fn turns_go_by_weight_and_who_had_none_for_a_while_gets_no_more_for_that() {
         let members = Members::new(Metrics::default());
         let mut pool = pool();
-        let weighty = |id: &str, weight| {
-            let mut snapshot = (*snapshot_at(id, 7)).clone();
-            let balancing = Balancing::new(weight, 0, None).expect("legal");
-            snapshot.provider.spec = snapshot.provider.spec.with_balancing(balancing);
-            Arc::new(snapshot)
-        };
-        pool[1] = weighty("b/p", 3);
+        let mut weighty = (*pool[1]).clone();
+        let balancing = Balancing::new(3, 0, None).expect("legal");
+        weighty.provider.spec = weighty.provider.spec.with_balancing(balancing);
+        pool[1] = Arc::new(weighty);
         let many = members.next(&pool, 50);
         assert_eq!(
             ["a", "b", "c"].map(|agent| many.matches(agent).count()),

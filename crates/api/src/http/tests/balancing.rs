@@ -220,7 +220,7 @@ async fn what_a_full_member_does_not_take_wakes_another_unless_that_ends_one_of_
     for provider in ["box/gpu0", "box/gpu1"] {
         let group = group.clone();
         served.hub.change(provider, |it| {
-            it.spec = it.spec.clone().in_groups(group).expect("few")
+            it.spec = it.spec.clone().in_groups(group).expect("few");
         });
     }
     served.hub.replies([Reply::Hangs, hello()]);
@@ -237,7 +237,7 @@ async fn what_a_full_member_does_not_take_wakes_another_unless_that_ends_one_of_
 
     for provider in ["box/gpu0", "box/gpu1"] {
         served.hub.change(provider, |it| {
-            it.spec = it.spec.clone().in_groups(vec![]).expect("few")
+            it.spec = it.spec.clone().in_groups(vec![]).expect("few");
         });
     }
     served.hub.replies([hello()]);
