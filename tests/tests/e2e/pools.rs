@@ -173,6 +173,17 @@ async fn two_gpus_of_one_box_serve_one_model_and_each_stands_in_for_the_other() 
             assert_eq!(answered_by(&answer), (200, Some(provider)), "{}", answer.text());
         }
     }
+    for (path, provider) in [
+        ("box/qwen", "gpu0"),
+        ("box/gpu0/qwen", "gpu0"),
+        ("box/gpu1/qwen", "gpu1"),
+    ] {
+        let row = api.get(&format!("/reveille/v1/llms/{path}")).await.json();
+        assert_eq!(
+            (&row["name"], &row["provider"]),
+            (&json!("box/qwen"), &json!(provider))
+        );
+    }
     one.kill9();
     for _ in 0..6 {
         let answer = api.chat("qwen").await;
