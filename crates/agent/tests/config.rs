@@ -207,6 +207,27 @@ fn a_budget_holds_the_time_of_every_step_and_of_the_verification() {
 }
 
 #[test]
+fn two_providers_of_an_agent_may_publish_the_same_model_and_share_its_requests() {
+    let text = "[[provider]]\nname = \"gpu0\"\nbase_url = \"http://h:1\"\nmodels = [\"m\"]\n\
+                weight = 3\npriority = 2\nmax_concurrency = 8\n\
+                [[provider]]\nname = \"gpu1\"\nbase_url = \"http://h:2\"\nmodels = [\"m\"]\n";
+    let providers = parse(text).expect("legal").providers;
+    let shares: Vec<_> = providers
+        .iter()
+        .map(|provider| {
+            let balancing = &provider.balancing;
+            (
+                balancing.weight(),
+                balancing.priority(),
+                balancing.max_concurrency(),
+            )
+        })
+        .collect();
+    assert_eq!(shares, [(3, 2, Some(8)), (1, 0, None)]);
+    assert_eq!(providers[0].models, providers[1].models);
+}
+
+#[test]
 fn an_empty_file_is_an_agent_without_providers() {
     let config = parse("").expect("nothing is required");
     assert!(config.providers.is_empty());
@@ -489,6 +510,24 @@ fn mistakes() -> Vec<Mistake> {
             4,
             "provider[0].api_key",
             "header",
+        ),
+        (
+            provider("weight = 0"),
+            4,
+            "provider[0].weight",
+            "between 1 and 100",
+        ),
+        (
+            provider("priority = 101"),
+            4,
+            "provider[0].priority",
+            "between 0 and 100",
+        ),
+        (
+            provider("max_concurrency = 0"),
+            4,
+            "provider[0].max_concurrency",
+            "between 1 and 10000",
         ),
         (provider("models = []"), 4, "provider[0].models", "names no model"),
         (

@@ -8,6 +8,7 @@
 
 mod agent;
 mod aggregate;
+mod balancing;
 mod counted;
 mod ids;
 pub mod key;
@@ -24,6 +25,7 @@ pub use agent::{
     Access, AdvanceReason, Agent, AgentCommand, AgentEvent, AgentKey, AgentRejection, EnrolledKey,
     EnrollmentToken, Fence, InvalidAgentKey, MAX_TOKEN_LIFETIME, Session, Sessions,
 };
+pub use balancing::{Balancing, CONCURRENCIES, InvalidBalancing, PRIORITIES, WEIGHTS};
 pub use counted::counted;
 pub use ids::{CommandId, Epoch, ReportId, ReportSeq, SessionId, TokenId, WakeId};
 pub use key::{Key, KeyCommand, KeyEvent, KeyRejection, Scope, Scopes};

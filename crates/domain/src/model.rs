@@ -1,6 +1,6 @@
 //! What a backend says of its models, and which of them a name means.
 
-use crate::names::{AgentName, Capability, ModelName};
+use crate::names::{Capability, ModelName, ProviderId};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 
@@ -24,24 +24,29 @@ pub struct ModelDetails {
     pub capabilities: BTreeSet<Capability>,
 }
 
-/// The model among those of one provider that a request means by `asked`: the public name itself, or that name after
-/// `agent/`. With `latest_tag`, the name with or without the tag `latest` comes after these.
+/// The model among those of the provider `id` that a request means by `asked`: the public name itself, or that name after
+/// `agent/`, or after `agent/provider/`. With `latest_tag`, the name with or without the tag `latest` comes after these.
 #[must_use]
 pub fn named<'a>(
     models: &(impl Iterator<Item = &'a ModelName> + Clone),
     latest_tag: bool,
-    agent: &AgentName,
+    id: &ProviderId,
     asked: &str,
 ) -> Option<&'a ModelName> {
     let is = |name: &str| models.clone().find(|model| model.as_str() == name);
-    let of_agent = asked
-        .strip_prefix(agent.as_str())
-        .and_then(|rest| rest.strip_prefix('/'));
-    let exact = is(asked).or_else(|| is(of_agent?));
+    let of_agent = behind(asked, id.agent.as_str());
+    let of_provider = of_agent.and_then(|rest| behind(rest, id.provider.as_str()));
+    let spellings = [Some(asked), of_agent, of_provider];
+    let exact = spellings.into_iter().flatten().find_map(is);
     exact.or_else(|| {
         let other = |name: &str| is(&latest_alias(name).filter(|_| latest_tag)?);
-        other(asked).or_else(|| other(of_agent?))
+        spellings.into_iter().flatten().find_map(other)
     })
+}
+
+/// What follows `name/` in `asked`.
+fn behind<'a>(asked: &'a str, name: &str) -> Option<&'a str> {
+    asked.strip_prefix(name)?.strip_prefix('/')
 }
 
 /// The other name of the same model where a name without a tag means the tag `latest`: `qwen3` for `qwen3:latest`, and the
@@ -65,20 +70,33 @@ mod tests {
 
     #[test]
     fn a_request_may_name_a_model_with_its_agent() {
-        let agent = AgentName::parse("box").expect("legal");
+        let id: ProviderId = "box/vllm".parse().expect("legal");
         let models = ["qwen", "box/qwen"].map(model);
-        let named = |asked: &str| named(&models.iter(), false, &agent, asked).map(ModelName::as_str);
+        let named = |asked: &str| named(&models.iter(), false, &id, asked).map(ModelName::as_str);
         assert_eq!(named("qwen"), Some("qwen"));
         assert_eq!(named("box/qwen"), Some("box/qwen"), "the exact name first");
         assert_eq!(named("box/box/qwen"), Some("box/qwen"));
-        for unknown in ["other/qwen", "boxqwen", "qwen:latest", "qwe", ""] {
+        for unknown in ["other/qwen", "boxqwen", "qwen:latest", "qwe", "vllm/qwen", ""] {
+            assert_eq!(named(unknown), None, "{unknown}");
+        }
+    }
+
+    #[test]
+    fn a_request_may_name_a_model_with_its_agent_and_its_provider() {
+        let id: ProviderId = "box/qwen".parse().expect("legal");
+        let models = ["m", "qwen/m", "tagged:latest"].map(model);
+        let named = |asked: &str| named(&models.iter(), true, &id, asked).map(ModelName::as_str);
+        assert_eq!(named("box/qwen/m"), Some("qwen/m"), "the agent's model first");
+        assert_eq!(named("box/qwen/qwen/m"), Some("qwen/m"));
+        assert_eq!(named("box/qwen/tagged"), Some("tagged:latest"));
+        for unknown in ["box/vllm/m", "other/qwen/m", "box/qwen/", "box/qwen"] {
             assert_eq!(named(unknown), None, "{unknown}");
         }
     }
 
     #[test]
     fn the_latest_tag_may_be_left_out_or_added_where_it_is_implied() {
-        let agent = AgentName::parse("box").expect("legal");
+        let id: ProviderId = "box/ollama".parse().expect("legal");
         let models = [
             "qwen3:latest",
             "llama3",
@@ -88,7 +106,7 @@ mod tests {
             "both:latest",
         ]
         .map(model);
-        let named = |asked: &str| named(&models.iter(), true, &agent, asked).map(ModelName::as_str);
+        let named = |asked: &str| named(&models.iter(), true, &id, asked).map(ModelName::as_str);
         for (asked, means) in [
             ("qwen3", Some("qwen3:latest")),
             ("qwen3:latest", Some("qwen3:latest")),

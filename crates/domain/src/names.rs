@@ -7,7 +7,7 @@ use thiserror::Error;
 
 /// The longest agent or provider name, in bytes (a subject token, kept as short as a DNS label).
 pub const MAX_TOKEN_BYTES: usize = 63;
-/// The longest model name, in bytes; `agent/` before it comes in addition.
+/// The longest model name, in bytes; `agent/` or `agent/provider/` before it comes in addition.
 pub const MAX_MODEL_NAME_BYTES: usize = 256;
 /// The longest name of a capability, in bytes.
 pub const MAX_CAPABILITY_BYTES: usize = 32;
@@ -64,8 +64,12 @@ fn is_capability(raw: &str) -> bool {
 
 fn is_model(raw: &str) -> bool {
     let fits = |name: &str| (1..=MAX_MODEL_NAME_BYTES).contains(&name.len());
-    let of_agent = raw.split_once('/').filter(|(agent, _)| is_token(agent));
-    (fits(raw) || of_agent.is_some_and(|(_, name)| fits(name))) && !raw.chars().any(char::is_control)
+    // The part behind the name of an agent or a provider.
+    let behind = |raw| str::split_once(raw, '/').and_then(|(token, rest)| is_token(token).then_some(rest));
+    let of_agent = behind(raw);
+    let of_provider = of_agent.and_then(behind);
+    let is_one = fits(raw) || of_agent.is_some_and(fits) || of_provider.is_some_and(fits);
+    is_one && !raw.chars().any(char::is_control)
 }
 
 fn is_path(raw: &str) -> bool {
@@ -257,6 +261,7 @@ mod tests {
             "モデル",
             &"m".repeat(256),
             &format!("gpu-box/{}", "m".repeat(256)),
+            &format!("gpu-box/vllm/{}", "m".repeat(256)),
         ] {
             assert!(ModelName::parse(raw).is_ok(), "{raw}");
         }
@@ -268,6 +273,7 @@ mod tests {
             "\u{7f}",
             &long,
             &format!("gpu-box/{long}"),
+            &format!("gpu-box/vllm/{long}"),
             &nobodys,
         ] {
             assert_eq!(ModelName::parse(raw), Err(InvalidName::Model));

@@ -1,6 +1,7 @@
 //! What a provider publishes. Its recipes stay in the agent's config; only their kind and budget are published.
 
 use crate::{
+    balancing::Balancing,
     model::{MAX_CAPABILITIES, ModelDetails},
     names::{ExtraPath, GroupName, ModelName},
 };
@@ -77,6 +78,8 @@ pub struct ProviderSpec {
     latest_tag: bool,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     extra_paths: Vec<ExtraPath>,
+    #[serde(skip_serializing_if = "Balancing::is_default")]
+    balancing: Balancing,
 }
 
 #[derive(Deserialize)]
@@ -94,6 +97,7 @@ struct RawSpec {
     latest_tag: bool,
     #[serde(default)]
     extra_paths: Vec<ExtraPath>,
+    balancing: Balancing,
 }
 
 impl TryFrom<RawSpec> for ProviderSpec {
@@ -102,6 +106,7 @@ impl TryFrom<RawSpec> for ProviderSpec {
         let spec = Self::new(raw.models, raw.wake, raw.can_sleep)?;
         let spec = spec.in_groups(raw.groups)?.with_details(raw.details)?;
         spec.with_latest_tag(raw.latest_tag)
+            .with_balancing(raw.balancing)
             .with_extra_paths(raw.extra_paths)
     }
 }
@@ -156,6 +161,7 @@ impl ProviderSpec {
             details: BTreeMap::new(),
             latest_tag: false,
             extra_paths: vec![],
+            balancing: Balancing::default(),
         })
     }
 
@@ -193,6 +199,12 @@ impl ProviderSpec {
         Ok(Self { extra_paths, ..self })
     }
 
+    /// The same with this share of the requests for its models.
+    #[must_use]
+    pub fn with_balancing(self, balancing: Balancing) -> Self {
+        Self { balancing, ..self }
+    }
+
     /// The same for a member of these groups of its agent: of each, one provider is awake at a time.
     ///
     /// # Errors
@@ -226,6 +238,12 @@ impl ProviderSpec {
     #[must_use]
     pub fn extra_paths(&self) -> &[ExtraPath] {
         &self.extra_paths
+    }
+
+    /// Its share of the requests for its models.
+    #[must_use]
+    pub const fn balancing(&self) -> &Balancing {
+        &self.balancing
     }
 
     /// Its wake recipe, if it has one.

@@ -2,8 +2,8 @@
 //! only by addition, and a change of meaning is a new version with its own snapshots.
 
 use reveille_domain::{
-    AdvanceReason, Agent, AgentEvent, AgentKey, AgentName, Capability, Epoch, ExtraPath, Failures, GroupName,
-    Key, KeyEvent, KeyId, KeyName, ModelDetails, ModelName, Provider, ProviderEvent, ProviderId,
+    AdvanceReason, Agent, AgentEvent, AgentKey, AgentName, Balancing, Capability, Epoch, ExtraPath, Failures,
+    GroupName, Key, KeyEvent, KeyId, KeyName, ModelDetails, ModelName, Provider, ProviderEvent, ProviderId,
     ProviderSpec, RecipeKind, ReportId, ReportSeq, SecretHash, SessionId, SleepReason, Stage, Timestamp,
     TokenId, Wake, WakeCause, WakeFailure, WakeFailureKind, WakeId, WakeOutcome, WakeSpec,
     key::{KeyLimits, KeyPolicy},
@@ -206,6 +206,11 @@ fn registered_with_details() -> ProviderEvent {
     registered(detailed.with_latest_tag(true), RegisteredAs::Active)
 }
 
+fn registered_with_balancing() -> ProviderEvent {
+    let balancing = Balancing::new(3, 10, Some(4)).expect("legal");
+    registered(spec().with_balancing(balancing), RegisteredAs::Active)
+}
+
 fn provider_events() -> Vec<(&'static str, ProviderEvent)> {
     let bare = ProviderSpec::new(vec![], None, false).expect("legal");
     vec![
@@ -219,6 +224,7 @@ fn provider_events() -> Vec<(&'static str, ProviderEvent)> {
         ),
         ("provider_registered_down", registered(bare, RegisteredAs::Down)),
         ("provider_registered_in_a_group", registered_in_a_group()),
+        ("provider_registered_with_balancing", registered_with_balancing()),
         ("provider_registered_with_details", registered_with_details()),
         (
             "provider_registered_with_extra_paths",

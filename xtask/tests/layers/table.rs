@@ -281,7 +281,15 @@ const DOMAIN: Layers = Layers {
         &["key/scope"],
         &["spec", "wake"],
         &["model"],
-        &["aggregate", "counted", "ids", "names", "secret", "time"],
+        &[
+            "aggregate",
+            "balancing",
+            "counted",
+            "ids",
+            "names",
+            "secret",
+            "time",
+        ],
     ],
 };
 

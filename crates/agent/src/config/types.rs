@@ -8,7 +8,7 @@ use super::{
     secret::Secret,
     trust::Trust,
 };
-use reveille_domain::{AgentName, ExtraPath, GroupName, ModelName, ProviderName, WakeSpec};
+use reveille_domain::{AgentName, Balancing, ExtraPath, GroupName, ModelName, ProviderName, WakeSpec};
 use std::{path::PathBuf, time::Duration};
 
 /// The whole file.
@@ -16,7 +16,7 @@ use std::{path::PathBuf, time::Duration};
 pub struct Config {
     /// `[agent]`.
     pub agent: AgentConfig,
-    /// `[[provider]]`, in the file's order; their names and their models' public names are unique.
+    /// `[[provider]]`, in the file's order; their names are unique.
     pub providers: Vec<ProviderConfig>,
 }
 
@@ -56,6 +56,8 @@ pub struct ProviderConfig {
     pub answer_model: Option<AnswerModelName>,
     /// How long the backend may stay silent during a request.
     pub answer_timeout: Duration,
+    /// Its share of the requests for its models, beside others that publish them.
+    pub balancing: Balancing,
     pub probe: ProbeConfig,
     /// Without a wake recipe, the provider is `down` while its backend is unavailable.
     pub wake: Option<WakeConfig>,

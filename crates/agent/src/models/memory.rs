@@ -2,16 +2,12 @@
 
 use super::listed::Listed;
 use crate::{
-    config::{ModelConfig, ProviderConfig},
+    config::ProviderConfig,
     state_dir::{StateDir, agent_file},
 };
 use parking_lot::Mutex;
-use reveille_domain::{AgentName, ModelName, ProviderName, named};
-use std::{
-    collections::{BTreeMap, HashMap},
-    io,
-    sync::Arc,
-};
+use reveille_domain::{AgentName, ModelName, ProviderId, ProviderName, named};
+use std::{collections::BTreeMap, io, sync::Arc};
 
 const FILE: &str = "models.json";
 
@@ -24,13 +20,11 @@ pub struct Served {
     pub id: ModelName,
 }
 
-/// What backends have listed, kept in the state directory; without one, only in memory. Within one agent a name belongs to one
-/// provider, so it also has which provider publishes what.
+/// What backends have listed, kept in the state directory; without one, only in memory.
 #[derive(Debug, Clone, Default)]
 pub struct Memory {
     kept: Option<(StateDir, String)>,
     known: Arc<Mutex<BTreeMap<String, Arc<Listed>>>>,
-    taken: Arc<Mutex<HashMap<ModelName, ProviderName>>>,
 }
 
 impl Memory {
@@ -47,7 +41,6 @@ impl Memory {
         Self {
             kept,
             known: Arc::new(Mutex::new(known.collect())),
-            taken: Arc::default(),
         }
     }
 
@@ -73,51 +66,21 @@ impl Memory {
         state.write(file, &serde_json::to_vec_pretty(&known)?)
     }
 
-    /// Reserves the names of a provider's config, whoever has listed them.
-    pub fn reserve(&self, provider: &ProviderName, models: &[ModelConfig]) {
-        let mut taken = self.taken.lock();
-        taken.retain(|_, by| by != provider);
-        taken.extend(
-            models
-                .iter()
-                .map(|model| (model.public.clone(), provider.clone())),
-        );
-    }
-
-    /// Takes names for a provider, and lets go of all others that it had. Returns those that another provider has.
-    pub fn take<'a>(
-        &self,
-        provider: &ProviderName,
-        names: impl Iterator<Item = &'a ModelName> + Clone,
-    ) -> Vec<(ModelName, ProviderName)> {
-        let mut taken = self.taken.lock();
-        taken.retain(|_, by| by != provider);
-        let mut others = Vec::new();
-        for name in names {
-            match taken.get(name) {
-                Some(by) => others.push((name.clone(), by.clone())),
-                None => {
-                    taken.insert(name.clone(), provider.clone());
-                }
-            }
-        }
-        others
-    }
-
     /// The model that a request means by `asked`; `None` for one that the provider doesn't have.
     #[must_use]
     pub fn served(&self, agent: &AgentName, provider: &ProviderConfig, asked: &str) -> Option<Served> {
         let listed = self.recall(&provider.name);
         let latest_tag = listed.has_latest_tag();
+        let of = ProviderId::new(agent.clone(), provider.name.clone());
         let Some(models) = &provider.models else {
-            let id = named(&listed.models.keys(), latest_tag, agent, asked)?;
+            let id = named(&listed.models.keys(), latest_tag, &of, asked)?;
             return Some(Served {
                 public: id.clone(),
                 id: id.clone(),
             });
         };
         let names = models.iter().map(|model| &model.public);
-        let public = named(&names, latest_tag, agent, asked)?;
+        let public = named(&names, latest_tag, &of, asked)?;
         let model = models.iter().find(|model| model.public == *public)?;
         Some(Served {
             public: public.clone(),
@@ -164,6 +127,8 @@ mod tests {
         let renamed = Some(("qwen".to_owned(), "Org/Qwen".to_owned()));
         assert_eq!(id(0, "qwen"), renamed);
         assert_eq!(id(0, "box/qwen"), renamed);
+        assert_eq!(id(0, "box/named/qwen"), renamed);
+        assert_eq!(id(0, "box/asked/qwen"), None);
         assert_eq!((id(0, "Org/Qwen"), id(0, "qwen:latest")), (None, None));
         let remember = |of: &str, listed| memory.remember(&provider(of), listed).expect("in memory");
         remember("named", listed(Server::Ollama, &["Org/Qwen"]));
@@ -202,28 +167,5 @@ mod tests {
         );
         state.write("box.models.json", b"garbage").expect("written");
         assert!(open(&agent).recall(&provider("p")).models.is_empty());
-    }
-
-    #[test]
-    fn a_name_belongs_to_the_provider_that_had_it_first_or_whose_config_has_it() {
-        let memory = Memory::default();
-        let take = |by: &str, names: &[&str]| {
-            let names: Vec<_> = names.iter().map(|raw| name(raw)).collect();
-            let others = memory.take(&provider(by), names.iter());
-            let others = others.into_iter().map(|(model, by)| format!("{model} of {by}"));
-            others.collect::<Vec<_>>()
-        };
-        assert!(take("a", &["x", "y"]).is_empty());
-        assert_eq!(take("b", &["x", "z"]), ["x of a"]);
-        assert!(take("a", &["y"]).is_empty());
-        assert!(take("b", &["x", "z"]).is_empty(), "a has let go of it");
-        let config = ModelConfig {
-            id: name("id"),
-            public: name("z"),
-        };
-        memory.reserve(&provider("c"), &[config]);
-        assert_eq!(take("b", &["x", "z"]), ["z of c"]);
-        assert!(take("c", &[]).is_empty());
-        assert!(take("b", &["z"]).is_empty());
     }
 }

@@ -9,8 +9,8 @@ use reveille_bus::{
 };
 use reveille_domain::{
     AdvanceReason, Agent, AgentCommand, AgentName, AgentRejection, Availability, Epoch, Provider,
-    ProviderCommand, ProviderEvent, ProviderId, ProviderName, ProviderSpec, Rejection, ReportId, SessionId,
-    Timestamp, WakeFailure, WakeFailureKind, WakeOutcome,
+    ProviderCommand, ProviderEvent, ProviderId, ProviderSpec, Rejection, ReportId, SessionId, Timestamp,
+    WakeFailure, WakeFailureKind, WakeOutcome,
 };
 use std::{sync::Arc, time::Duration};
 use tokio::{sync::Semaphore, time::Instant};
@@ -202,11 +202,6 @@ impl Control {
                 reason: format!("epoch {epoch} was never issued: connect first"),
             });
         }
-        if let Some((model, other)) = self.taken_model(&id, &spec) {
-            let reason =
-                format!("model {model} belongs to {other}: within one agent a name belongs to one provider");
-            return Err(ControlError::Invalid { reason });
-        }
         let provider = id.clone();
         let command = |at| ProviderCommand::Register {
             id: provider,
@@ -217,20 +212,6 @@ impl Control {
             at,
         };
         self.execute(id, "register", command).await
-    }
-
-    fn taken_model(&self, id: &ProviderId, spec: &ProviderSpec) -> Option<(String, ProviderName)> {
-        let others = self.registry.of_agent(&id.agent);
-        let others = others.iter().filter(|known| known.provider.id != *id);
-        others.into_iter().find_map(|other| {
-            let taken = other
-                .provider
-                .spec
-                .models()
-                .iter()
-                .find(|model| spec.models().contains(model))?;
-            Some((taken.to_string(), other.provider.id.provider.clone()))
-        })
     }
 
     async fn stop(&self, agent: &AgentName, epoch: Epoch) -> Result<ControlAnswer, ControlError> {

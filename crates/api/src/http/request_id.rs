@@ -7,7 +7,7 @@ use axum::{
     middleware::Next,
     response::Response,
 };
-use tracing::{Instrument, error_span};
+use tracing::{Instrument, error_span, field};
 use uuid::Uuid;
 
 pub(super) const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -47,7 +47,11 @@ pub(super) async fn name_requests(mut request: Request, next: Next) -> Response 
     let id = RequestId::of(&request);
     request.extensions_mut().insert(id.clone());
     // Of the highest level, so that every log line has it.
-    let span = error_span!("request", request.id = id.as_str());
+    let span = error_span!(
+        "request",
+        request.id = id.as_str(),
+        provider.chosen = field::Empty
+    );
     let mut response = next.run(request).instrument(span).await;
     response.headers_mut().insert(X_REQUEST_ID, id.0);
     response

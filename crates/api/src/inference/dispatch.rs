@@ -7,6 +7,7 @@
 use super::{
     CurrentPhase, FailedRequests, InferenceError, InferenceRequest, InferenceResponse, Relay, ResponseBody,
     Startup, Timings, WakeMode,
+    affinity::Conversation,
     choice::Reach,
     members::{Attempt, Members},
     model_access,
@@ -21,7 +22,7 @@ use crate::{
 };
 use reveille_bus::relay::AnswerKind;
 use reveille_domain::{ProviderId, WakeId, provider::StatusName};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use tokio::time::Instant;
 
 pub(crate) struct Inference {
@@ -42,6 +43,18 @@ pub(super) struct Run<'a> {
     pub phase: &'a CurrentPhase,
     pub until: Instant,
     begun: Instant,
+    /// The conversation that it belongs to, once that matters.
+    conversation: OnceLock<Option<Conversation>>,
+}
+
+impl Run<'_> {
+    pub(super) fn conversation(&self) -> Option<Conversation> {
+        let InferenceRequest {
+            caller, model, body, ..
+        } = self.request;
+        let conversation = || Conversation::of(caller.key(), model.as_str(), &body.at_once()?);
+        *self.conversation.get_or_init(conversation)
+    }
 }
 
 /// What a request's attempts so far came to.
@@ -117,9 +130,10 @@ impl Inference {
             phase,
             until: begun + request.options.wait,
             begun,
+            conversation: OnceLock::new(),
         };
         let (mut policy, mut earlier) = (RetryPolicy::default(), Earlier::default());
-        let mut chosen = self.startup.wait_for(run.until, || self.choose(request)).await?;
+        let mut chosen = self.startup.wait_for(run.until, || self.choose(&run)).await?;
         loop {
             let outcome = self.attempt(&run, &mut chosen).await;
             earlier.woken_by = earlier.woken_by.or(outcome.wake_id());
@@ -147,7 +161,8 @@ impl Inference {
         }
     }
 
-    fn choose(&self, request: &InferenceRequest) -> Result<Arc<ProviderSnapshot>, InferenceError> {
+    fn choose(&self, run: &Run<'_>) -> Result<Arc<ProviderSnapshot>, InferenceError> {
+        let request = run.request;
         let pool = model_access::pool_for(&self.registry, &self.startup, &request.caller, &request.model)?;
         self.members.forget_withdrawn(&self.registry);
         // What an earlier run of the agent has left inactive is about to be published again.
@@ -159,7 +174,9 @@ impl Inference {
             return Err(InferenceError::NotReady(missing));
         }
         let pool = request.at_its_path(pool);
-        let best = self.members.choose(&pool, Reach::All, &[]);
+        let best = self
+            .members
+            .choose_for(|| run.conversation(), &pool, Reach::All, &[]);
         best.ok_or_else(|| match &request.member {
             Some(member) => self.gone(member.clone()),
             None => InferenceError::LacksPath {

@@ -2,7 +2,8 @@
 //! which fail.
 
 use super::{
-    choice::{Candidate, Health, Reach, Tier, ranked},
+    affinity::{Conversation, Remembered},
+    choice::{Affinity, Candidate, Choice, Health, Reach, Tier, ranked},
     health::{Failure, FailureKind, Suspicion},
 };
 use crate::{
@@ -11,7 +12,7 @@ use crate::{
     wakes::now_ms,
 };
 use parking_lot::Mutex;
-use reveille_domain::{ProviderId, Status, Timestamp, WakeFailureKind};
+use reveille_domain::{ProviderId, Status, Timestamp, WakeFailureKind, provider::StatusName};
 use serde::Serialize;
 use std::{
     collections::{HashMap, HashSet},
@@ -19,7 +20,13 @@ use std::{
     time::Duration,
 };
 use tokio::time::Instant;
-use tracing::{debug, info};
+use tracing::{Span, debug, info};
+
+/// The field of a request's span that says which member of a pool was chosen, and why.
+const CHOSEN: &str = "provider.chosen";
+
+/// How long a turn takes a member of weight 1.
+const TURN: u64 = 1_000_000;
 
 /// The members of all pools. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -31,14 +38,17 @@ pub(super) struct Members {
 #[derive(Debug, Default)]
 struct Inner {
     members: HashMap<ProviderId, Member>,
-    turns: u64,
+    choices: u64,
+    conversations: Remembered,
 }
 
 #[derive(Debug, Default)]
 struct Member {
     /// One reference for each request that it works on, beside this one.
     in_flight: Arc<()>,
-    last_turn: u64,
+    /// When its next turn is.
+    turn: u64,
+    last_choice: u64,
     suspicion: Option<Suspicion>,
 }
 
@@ -77,27 +87,43 @@ impl Members {
         }
     }
 
-    /// The best member of `pool` in `reach`, except `not`.
-    pub fn choose(
+    /// The best member of `pool` in `reach`, except `not`, for a request whose `conversation` matters only to a choice. The reason
+    /// is in each later log line of the request.
+    pub fn choose_for(
         &self,
+        conversation: impl FnOnce() -> Option<Conversation>,
         pool: &[Arc<ProviderSnapshot>],
         reach: Reach,
         not: &[ProviderId],
     ) -> Option<Arc<ProviderSnapshot>> {
+        let conversation = if pool.len() > 1 { conversation() } else { None };
         let now = Instant::now();
         let mut inner = self.inner.lock();
         let others = pool
             .iter()
             .filter(|snapshot| !not.contains(&snapshot.provider.id));
-        let candidates: Vec<_> = others.map(|snapshot| inner.candidate(snapshot, now)).collect();
-        let best = ranked(candidates, reach).into_iter().next()?;
-        inner.chosen(&best, now);
-        drop(inner);
-        if pool.len() > 1 {
-            let (provider, reason) = (&best.provider, best.tier());
-            debug!(provider.name = %provider, "of {} providers {provider} is chosen: {reason}", pool.len());
+        let mut candidates: Vec<_> = others
+            .map(|snapshot| Candidate {
+                displaces: displaces(snapshot, pool),
+                ..inner.candidate(snapshot, conversation, now)
+            })
+            .collect();
+        // Nobody saves up turns for later: no one is behind the others by more than one.
+        let latest = candidates.iter().map(|candidate| candidate.turn).max();
+        let earliest = latest.unwrap_or_default().saturating_sub(TURN);
+        for candidate in &mut candidates {
+            candidate.turn = candidate.turn.max(earliest);
         }
-        let chosen = pool.iter().find(|snapshot| snapshot.provider.id == best.provider);
+        let best = ranked(candidates, reach).into_iter().next()?;
+        inner.chosen(&best, conversation, now);
+        drop(inner);
+        let provider = &best.candidate.provider;
+        if pool.len() > 1 {
+            let why = format!("{provider} of {}: {best}", pool.len());
+            Span::current().record(CHOSEN, why.as_str());
+            debug!(provider.name = %provider, "chose {why}");
+        }
+        let chosen = pool.iter().find(|snapshot| snapshot.provider.id == *provider);
         chosen.cloned()
     }
 
@@ -168,7 +194,12 @@ impl Inner {
         suspicion.filter(|suspicion| !suspicion.is_void(snapshot.sequence))
     }
 
-    fn candidate(&self, snapshot: &ProviderSnapshot, now: Instant) -> Candidate {
+    fn candidate(
+        &self,
+        snapshot: &ProviderSnapshot,
+        conversation: Option<Conversation>,
+        now: Instant,
+    ) -> Candidate {
         let provider = &snapshot.provider;
         let member = self.members.get(&provider.id);
         let in_flight = member.map_or(0, |member| Arc::strong_count(&member.in_flight) - 1);
@@ -180,28 +211,52 @@ impl Inner {
             Some(_) => Health::Doubted,
         };
         let last = provider.failures.last.as_ref();
+        let balancing = *provider.spec.balancing();
+        let affinity = conversation.map(|conversation| Affinity {
+            has_it: self.conversations.member(&conversation) == Some(&provider.id),
+            distance: conversation.distance(&provider.id, balancing.weight()),
+        });
         Candidate {
             provider: provider.id.clone(),
             status: provider.status.name(),
             declined: last.is_some_and(|failure| failure.kind == WakeFailureKind::NotAllowed),
             failed_wakes: provider.failures.count,
+            displaces: false,
             health,
+            balancing,
             in_flight,
-            last_turn: member.map_or(0, |member| member.last_turn),
+            turn: member.map_or(0, |member| member.turn),
+            last_choice: member.map_or(0, |member| member.last_choice),
+            affinity,
         }
     }
 
-    fn chosen(&mut self, best: &Candidate, now: Instant) {
-        self.turns += 1;
-        let turn = self.turns;
-        let member = self.member(&best.provider);
-        member.last_turn = turn;
-        if best.tier() == Tier::Trial
+    fn chosen(&mut self, best: &Choice, conversation: Option<Conversation>, now: Instant) {
+        let chosen = &best.candidate;
+        if let Some(conversation) = conversation {
+            self.conversations.remember(conversation, chosen.provider.clone());
+        }
+        self.choices += 1;
+        let last_choice = self.choices;
+        let member = self.member(&chosen.provider);
+        member.last_choice = last_choice;
+        member.turn = chosen.turn + TURN / u64::from(chosen.balancing.weight());
+        if best.tier == Tier::Trial
             && let Some(suspicion) = &mut member.suspicion
         {
             suspicion.tried(now);
         }
     }
+}
+
+/// Whether the wake of a member puts another of its pool to sleep that is awake, or about to be.
+fn displaces(snapshot: &ProviderSnapshot, pool: &[Arc<ProviderSnapshot>]) -> bool {
+    let (id, groups) = (&snapshot.provider.id, snapshot.provider.spec.groups());
+    let is_up = |status| matches!(status, StatusName::Active | StatusName::Waking);
+    pool.iter().map(|other| &other.provider).any(|other| {
+        let shares = || other.spec.groups().iter().any(|group| groups.contains(group));
+        other.id.agent == id.agent && other.id != *id && is_up(other.status.name()) && shares()
+    })
 }
 
 impl Attempt {
@@ -248,11 +303,24 @@ fn wall_clock(at: Instant) -> Timestamp {
 }
 
 #[cfg(test)]
+impl Members {
+    /// The best member for a request without a conversation.
+    pub fn choose(
+        &self,
+        pool: &[Arc<ProviderSnapshot>],
+        reach: Reach,
+        not: &[ProviderId],
+    ) -> Option<Arc<ProviderSnapshot>> {
+        self.choose_for(|| None, pool, reach, not)
+    }
+}
+
+#[cfg(test)]
 mod tests {
     use super::*;
     use crate::registry::tests::{entry, snapshot_at};
     use reveille_bus::Followed;
-    use reveille_domain::Provider;
+    use reveille_domain::{Balancing, Provider};
     use tokio::time::advance;
 
     fn pool() -> Vec<Arc<ProviderSnapshot>> {
@@ -281,6 +349,47 @@ mod tests {
         assert_eq!(members.next(&pool, 4), "caca");
         drop(at_b);
         assert_eq!(members.next(&pool, 1), "b");
+    }
+
+    #[test]
+    fn turns_go_by_weight_and_who_had_none_for_a_while_gets_no_more_for_that() {
+        let members = Members::new(Metrics::default());
+        let mut pool = pool();
+        let mut weighty = (*pool[1]).clone();
+        let balancing = Balancing::new(3, 0, None).expect("legal");
+        weighty.provider.spec = weighty.provider.spec.with_balancing(balancing);
+        pool[1] = Arc::new(weighty);
+        let many = members.next(&pool, 50);
+        assert_eq!(
+            ["a", "b", "c"].map(|agent| many.matches(agent).count()),
+            [10, 30, 10]
+        );
+        let at_b = members.enter(&pool[1]);
+        assert_eq!(members.next(&pool, 20).matches('b').count(), 0);
+        drop(at_b);
+        let next = members.next(&pool, 10);
+        assert!((5..=8).contains(&next.matches('b').count()), "{next}");
+        // Those that have turns in another pool too have fewer here, and the others share them.
+        for _ in 0..50 {
+            members.next(&pool[..1], 3);
+            members.next(&pool[1..2], 9);
+            members.next(
+                &[pool[0].clone(), snapshot_at("d/p", 7), snapshot_at("e/p", 7)],
+                1,
+            );
+        }
+        let pool = ["a/p", "d/p", "e/p"].map(|id| snapshot_at(id, 7));
+        let next: String = (0..20)
+            .map(|_| {
+                members.next(&pool[..1], 5);
+                members.next(&pool, 1)
+            })
+            .collect();
+        assert_eq!(
+            ["d", "e"].map(|agent| next.matches(agent).count()),
+            [10, 10],
+            "{next}"
+        );
     }
 
     #[tokio::test(start_paused = true)]

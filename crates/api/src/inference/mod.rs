@@ -1,9 +1,12 @@
 //! One inference request, from its checked body to a backend's response. How the response becomes HTTP is
 //! [`crate::http`]'s business.
 
+mod affinity;
 mod attempt;
 mod body_budget;
 mod choice;
+#[cfg(test)]
+mod conversation_turns;
 mod default_model;
 mod dispatch;
 pub(crate) mod endpoint;

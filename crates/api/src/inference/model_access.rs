@@ -23,7 +23,9 @@ pub(crate) fn pool_for(
     let pool = registry.pool(asked);
     // All of a pool publish the same name.
     let public = pool.first().and_then(|snapshot| snapshot.named(asked));
-    if public.is_some_and(|public| caller.may_ask(asked, public.as_str())) {
+    if public.is_some_and(|public| {
+        caller.may_ask(asked, public.as_str()) || may_ask_agent(registry, caller, &pool, asked, public)
+    }) {
         return Ok(pool);
     }
     if let Some(missing) = startup.missing() {
@@ -35,8 +37,28 @@ pub(crate) fn pool_for(
     })
 }
 
-/// Every model that the caller may use, by the name it may use: public names, and `agent/model` for a model that it may
-/// use on one agent only.
+/// Whether `asked` is `agent/provider/model`, and the caller may ask all of that agent's providers for the model by `agent/model`. That
+/// name must mean them: it may be another model's public name.
+fn may_ask_agent(
+    registry: &Registry,
+    caller: &Caller,
+    pool: &[Arc<ProviderSnapshot>],
+    asked: &str,
+    public: &ModelName,
+) -> bool {
+    let [only] = pool else { return false };
+    let id = &only.provider.id;
+    let of_agent = format!("{}/{public}", id.agent);
+    asked == format!("{id}/{public}")
+        && caller.may_ask(&of_agent, &of_agent)
+        && registry
+            .pool(&of_agent)
+            .iter()
+            .any(|snapshot| snapshot.provider.id == *id)
+}
+
+/// Every model that the caller may use, by the name it may use: public names, and `agent/model` or `agent/provider/model` for a
+/// model that it may use on one agent or at one provider only.
 pub(crate) fn pools_for(registry: &Registry, caller: &Caller) -> Pools {
     let mut pools = Pools::new();
     for snapshot in registry.all() {

@@ -79,13 +79,18 @@ impl RequestBody {
         self.bytes
     }
 
+    /// All of it, if it has come at once; `None` for one that comes in pieces.
+    pub fn at_once(&self) -> Option<Bytes> {
+        let first = self.pieces.lock().pieces.first().cloned();
+        first.filter(|first| first.len() == self.bytes)
+    }
+
     /// From its beginning, each piece as soon as it is there.
     pub fn upload(&self) -> Upload {
-        let first = self.pieces.lock().pieces.first().cloned();
-        if let Some(whole) = first.filter(|first| first.len() == self.bytes) {
-            return whole.into();
+        match self.at_once() {
+            Some(whole) => whole.into(),
+            None => Upload::new(self.bytes as u64, self.pieces()),
         }
-        Upload::new(self.bytes as u64, self.pieces())
     }
 
     /// The pieces, each as soon as it is there.

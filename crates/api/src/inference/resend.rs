@@ -16,7 +16,8 @@ impl Inference {
     ) -> Option<Arc<ProviderSnapshot>> {
         let pool = self.registry.pool(run.request.model.as_str());
         let pool = run.request.at_its_path(pool);
-        self.members.choose(&pool, reach, tried)
+        self.members
+            .choose_for(|| run.conversation(), &pool, reach, tried)
     }
 
     /// The provider that `target` means for a request that `missed` didn't get, and that those it was `tried` at don't get

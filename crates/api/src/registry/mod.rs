@@ -44,7 +44,7 @@ impl ProviderSnapshot {
         named(
             &spec.models().iter(),
             spec.has_latest_tag(),
-            &self.provider.id.agent,
+            &self.provider.id,
             asked,
         )
     }
@@ -80,8 +80,9 @@ struct Table {
 }
 
 impl Registry {
-    /// The providers that serve `asked`: those that publish exactly this name (a pool), or the one meant by `agent/model`; or
-    /// else those that mean the same with or without the tag `latest`. Empty for an unknown model.
+    /// The providers that serve `asked`: those that publish exactly this name, or else those of one agent meant by
+    /// `agent/model`, or else the one meant by `agent/provider/model`; or else those that mean the same with or without the tag
+    /// `latest`. Empty for an unknown model.
     pub(crate) fn pool(&self, asked: &str) -> Vec<Arc<ProviderSnapshot>> {
         let table = self.inner.table.read();
         let exact = table.asked(asked, |name| Some(name.to_owned()), |_| true);
@@ -290,26 +291,31 @@ impl Registry {
 }
 
 impl Table {
-    /// The providers that publish what `asked` names once it is `read`, or what follows `agent/` in it; only those whose spec is
-    /// `fit` for that.
+    /// The providers that publish what `asked` names once it is `read`, or else what follows `agent/` in it, or else what follows
+    /// `agent/provider/`; only those whose spec is `fit` for that.
     fn asked(
         &self,
         asked: &str,
         read: impl Fn(&str) -> Option<String>,
         fit: impl Fn(&ProviderSpec) -> bool,
     ) -> Vec<Arc<ProviderSnapshot>> {
-        let publishing = |name: Option<String>| {
-            let ids = name.and_then(|name| self.models.get(&name));
-            let pool = ids.into_iter().flatten().filter_map(|id| self.snapshot(id));
-            pool.filter(|snapshot| fit(&snapshot.provider.spec))
+        let publishing = |name: &str, is_meant: &dyn Fn(&ProviderId) -> bool| -> Vec<_> {
+            let ids = read(name).and_then(|name| self.models.get(&name));
+            let meant = ids.into_iter().flatten().filter(|id| is_meant(id));
+            let pool = meant.filter_map(|id| self.snapshot(id));
+            pool.filter(|snapshot| fit(&snapshot.provider.spec)).collect()
         };
-        let pool: Vec<_> = publishing(read(asked)).collect();
-        match asked.split_once('/') {
-            Some((agent, model)) if pool.is_empty() => publishing(read(model))
-                .filter(|snapshot| snapshot.provider.id.agent.as_str() == agent)
-                .collect(),
-            Some(_) | None => pool,
-        }
+        let pool = publishing(asked, &|_| true);
+        let Some((agent, of_agent)) = asked.split_once('/').filter(|_| pool.is_empty()) else {
+            return pool;
+        };
+        let pool = publishing(of_agent, &|id| id.agent.as_str() == agent);
+        let Some((provider, model)) = of_agent.split_once('/').filter(|_| pool.is_empty()) else {
+            return pool;
+        };
+        publishing(model, &|id| {
+            id.agent.as_str() == agent && id.provider.as_str() == provider
+        })
     }
 
     fn snapshot(&self, id: &ProviderId) -> Option<Arc<ProviderSnapshot>> {

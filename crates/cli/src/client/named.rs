@@ -77,16 +77,24 @@ fn provider_of(rows: &[Row], given: &str) -> anyhow::Result<ProviderId> {
         }
     }
     let has_model = |row: &Row| {
-        let (agent, models) = (field(row, "agent"), row["models"].as_array());
-        let mut models = models.into_iter().flatten().filter_map(Row::as_str);
-        models.any(|model| {
-            model == given || given.strip_prefix(agent).and_then(|rest| rest.strip_prefix('/')) == Some(model)
-        })
+        let behind = |owner: &str| given.strip_prefix(owner).and_then(|rest| rest.strip_prefix('/'));
+        let spellings = [Some(given), behind(field(row, "agent")), behind(field(row, "id"))];
+        let mut models = row["models"].as_array().into_iter().flatten();
+        models.any(|model| spellings.contains(&model.as_str()) && model.is_string())
     };
-    if let [of, ..] = all(&has_model).as_slice() {
-        return Err(anyhow!(
-            "`{shown}` is a model, and its provider is {of}: name that one"
-        ));
+    match all(&has_model).as_slice() {
+        [] => {}
+        [of] => {
+            return Err(anyhow!(
+                "`{shown}` is a model, and its provider is {of}: name that one"
+            ));
+        }
+        several => {
+            return Err(anyhow!(
+                "`{shown}` is a model of several providers: name one of {}",
+                several.join(", ")
+            ));
+        }
     }
     let known = rows
         .iter()
@@ -155,7 +163,8 @@ mod tests {
         let rows = [
             provider("gpu-box/ollama", &["qwen2.5:7b"]),
             provider("gpu-box/vllm", &["qwen3-8b"]),
-            provider("nas/ollama", &["org/phi"]),
+            provider("nas/ollama", &["org/phi", "shared"]),
+            provider("nas/gpu1", &["shared"]),
         ];
         let found = |given: &str| {
             provider_of(&rows, given).map_or_else(|error| error.to_string(), |id| id.to_string())
@@ -178,6 +187,14 @@ mod tests {
             (
                 "nas/org/phi",
                 "`nas/org/phi` is a model, and its provider is nas/ollama: name that one",
+            ),
+            (
+                "nas/ollama/org/phi",
+                "`nas/ollama/org/phi` is a model, and its provider is nas/ollama: name that one",
+            ),
+            (
+                "nas/shared",
+                "`nas/shared` is a model of several providers: name one of nas/ollama, nas/gpu1",
             ),
             (
                 "gpu-box/olama",

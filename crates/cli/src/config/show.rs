@@ -149,6 +149,10 @@ impl Shown {
             let paths: Vec<_> = paths.collect();
             self.add(path, "extra_paths", format!("[{}]", paths.join(", ")));
         }
+        let balancing = &provider.balancing;
+        self.add(path, "weight", balancing.weight());
+        self.add(path, "priority", balancing.priority());
+        self.add_some(path, "max_concurrency", balancing.max_concurrency());
         let probe = &provider.probe;
         self.add(path, "probe.check_models", probe.check_models);
         self.add(path, "probe.path", quoted(&without_query(&probe.path)));

@@ -18,7 +18,8 @@ pub enum Scope {
     Query,
     /// Use every model.
     InferAny,
-    /// Use this model: named by its public name on any agent, named `agent/model` on that agent only.
+    /// Use this model: named by its public name on any agent, named `agent/model` on that agent only, and named
+    /// `agent/provider/model` at that provider only.
     Infer(ModelName),
 }
 
@@ -111,7 +112,7 @@ impl Scopes {
     }
 
     /// Whether a request for `asked` may be served by the model whose public name is `model`: `asked` is that name, or
-    /// that name after `agent/`.
+    /// that name after `agent/` or `agent/provider/`.
     #[must_use]
     pub fn may_ask(&self, asked: &str, model: &str) -> bool {
         self.0.iter().any(|scope| match scope {

@@ -11,7 +11,8 @@ use crate::config::{
 };
 use reveille_bus::relay::POST_PATHS;
 use reveille_domain::{
-    ExtraPath, GroupName, MAX_EXTRA_PATHS, MAX_GROUPS, MAX_MODELS, MAX_WAKE_BUDGET, ModelName, ProviderName,
+    Balancing, CONCURRENCIES, ExtraPath, GroupName, MAX_EXTRA_PATHS, MAX_GROUPS, MAX_MODELS, MAX_WAKE_BUDGET,
+    ModelName, PRIORITIES, ProviderName, WEIGHTS,
 };
 use std::{collections::HashSet, time::Duration};
 
@@ -27,7 +28,7 @@ const DEFAULT_PROBE_TIMEOUT: Duration = Duration::from_secs(2);
 /// In the place of a base URL that can't be used.
 const STAND_IN: &str = "http://127.0.0.1";
 
-const PROVIDER_KEYS: [&str; 15] = [
+const PROVIDER_KEYS: [&str; 18] = [
     "name",
     "base_url",
     "ca",
@@ -37,6 +38,9 @@ const PROVIDER_KEYS: [&str; 15] = [
     "answer_model",
     "answer_timeout",
     "extra_paths",
+    "weight",
+    "priority",
+    "max_concurrency",
     "probe",
     "wake",
     "sleep",
@@ -54,7 +58,6 @@ const ANSWER_MODELS: [(&str, AnswerModelName); 2] = [
 #[derive(Default)]
 pub(super) struct Names {
     providers: HashSet<ProviderName>,
-    models: HashSet<ModelName>,
 }
 
 /// A provider without what is wrong with it, which is noted; `None` if it has no name.
@@ -69,11 +72,11 @@ pub(super) fn read(mut table: Table<'_>, names: &mut Names) -> Option<ProviderCo
     });
     let base_url = table.required("base_url", |value| value.parsed(BaseUrl::parse));
     let api_key = table.optional("api_key", api_key);
-    let models = table.take("models");
-    let models = models.map(|value| models_of(value, &mut names.models));
+    let models = table.take("models").map(models_of);
     let answer_model = table.choice("answer_model", &ANSWER_MODELS);
     let answer_timeout = table.duration("answer_timeout");
     let extra_paths = table.take("extra_paths").map(extra_paths_of);
+    let balancing = balancing(&mut table);
     let trust = trust(&mut table, base_url.as_ref());
     // The rest is read for its own mistakes.
     let base_url = base_url.or_else(|| BaseUrl::parse(STAND_IN).ok())?;
@@ -105,6 +108,7 @@ pub(super) fn read(mut table: Table<'_>, names: &mut Names) -> Option<ProviderCo
         answer_model,
         answer_timeout: answer_timeout.unwrap_or(ANSWER_TIMEOUT),
         extra_paths: extra_paths.unwrap_or_default(),
+        balancing,
         probe,
         wake: wake.map(|wake| wake.config),
         sleep,
@@ -139,6 +143,21 @@ fn extra_paths_of(value: Value<'_>) -> Vec<ExtraPath> {
         }
     }
     paths
+}
+
+/// `weight`, `priority` and `max_concurrency`.
+fn balancing(table: &mut Table<'_>) -> Balancing {
+    let weight = table.optional("weight", |value| value.integer(WEIGHTS));
+    let priority = table.optional("priority", |value| value.integer(PRIORITIES));
+    let max_concurrency = table.optional("max_concurrency", |value| value.integer(CONCURRENCIES));
+    let default = Balancing::default();
+    let balancing = Balancing::new(
+        weight.unwrap_or(default.weight()),
+        priority.unwrap_or(default.priority()),
+        max_concurrency,
+    );
+    // Each is within its bounds.
+    balancing.unwrap_or_default()
 }
 
 /// `exclusive`: the name of a group, or a list of them.
@@ -212,11 +231,11 @@ fn api_key(value: &Value<'_>) -> Result<Secret, ConfigError> {
     Ok(Secret::new(key))
 }
 
-fn models_of(value: Value<'_>, taken: &mut HashSet<ModelName>) -> Vec<ModelConfig> {
+fn models_of(value: Value<'_>) -> Vec<ModelConfig> {
     if value.is_empty() {
         value.wrong("names no model; leave it out to publish what the backend lists");
     }
-    let mut models = Vec::new();
+    let (mut models, mut taken) = (Vec::new(), HashSet::new());
     for entry in value.items(MAX_MODELS) {
         let Some(model) = model(entry.clone()) else {
             continue;
@@ -224,7 +243,7 @@ fn models_of(value: Value<'_>, taken: &mut HashSet<ModelName>) -> Vec<ModelConfi
         if taken.insert(model.public.clone()) {
             models.push(model);
         } else {
-            entry.wrong("another model of this agent has the same public name");
+            entry.wrong("another model of this provider has the same public name");
         }
     }
     models

@@ -31,9 +31,7 @@ impl Owner {
             None => info!(provider.name = %name, "the backend of {name} is no longer the hub itself"),
         }
         self.hub_itself = found;
-        if self.hub_itself.is_some() {
-            self.give_up_models();
-        } else {
+        if self.hub_itself.is_none() {
             self.reopen_listing();
         }
     }

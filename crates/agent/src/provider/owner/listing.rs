@@ -34,8 +34,6 @@ pub(super) struct Listing {
     current: bool,
     /// How many of the last lists had no model.
     empty: u32,
-    /// Models that the backend lists, but another provider of the agent publishes.
-    left_out: Vec<(ModelName, ProviderName)>,
     published: Option<ProviderSpec>,
     changes: Changes,
 }
@@ -46,7 +44,6 @@ impl Listing {
         let known = memory.recall(&config.name);
         let mut listed = (*known).clone();
         if let Some(models) = &config.models {
-            memory.reserve(&config.name, models);
             for model in models {
                 listed.models.entry(model.id.clone()).or_default();
             }
@@ -61,7 +58,6 @@ impl Listing {
             decided: false,
             current: false,
             empty: 0,
-            left_out: Vec::new(),
             published: None,
             changes: Changes::new(Instant::now()),
         }
@@ -170,13 +166,13 @@ impl Owner {
     }
 
     /// What is to be published now.
-    pub(super) fn spec(&mut self) -> Option<ProviderSpec> {
+    pub(super) fn spec(&self) -> Option<ProviderSpec> {
         if let Some(refused) = self.refused_spec() {
             return Some(refused);
         }
         let details = match &self.setup.config.models {
             Some(_) => self.configured(),
-            None => self.discovered(),
+            None => self.listing.listed.models.clone(),
         };
         let config = &self.setup.config;
         let models = match &config.models {
@@ -190,7 +186,12 @@ impl Owner {
         let spec = spec.map_err(
             |error| error!(provider.name = %config.name, %error, "{} can't be published", config.name),
         );
-        Some(spec.ok()?.with_latest_tag(self.listing.listed.has_latest_tag()))
+        let latest_tag = self.listing.listed.has_latest_tag();
+        Some(
+            spec.ok()?
+                .with_latest_tag(latest_tag)
+                .with_balancing(config.balancing),
+        )
     }
 
     /// The same, which is being published.
@@ -208,29 +209,6 @@ impl Owner {
             Some((model.public.clone(), details.clone()))
         });
         details.collect()
-    }
-
-    /// The listed models, but for those that another provider of the agent publishes.
-    fn discovered(&mut self) -> BTreeMap<ModelName, ModelDetails> {
-        let mut models = self.listing.listed.models.clone();
-        let others = self.setup.memory.take(self.name(), models.keys());
-        for (model, other) in &others {
-            models.remove(model);
-            if !self.listing.left_out.contains(&(model.clone(), other.clone())) {
-                info!(
-                    provider.name = %self.name(),
-                    "{} doesn't publish {model}, because {other} does: within one agent a name belongs to one provider",
-                    self.name()
-                );
-            }
-        }
-        self.listing.left_out = others;
-        models
-    }
-
-    /// Leaves the names of its models to other providers of the agent.
-    pub(super) fn give_up_models(&self) {
-        self.setup.memory.take(self.name(), std::iter::empty());
     }
 }
 

@@ -216,7 +216,6 @@ impl Owner {
             self.ask();
             self.settle();
         }
-        self.give_up_models();
         self.end_what_runs().await;
         self.setup.reports.raise(self.reported.last_number());
         self.group

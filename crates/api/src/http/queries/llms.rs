@@ -8,7 +8,7 @@ use crate::http::{
 };
 use axum::{Json, extract::State};
 use reveille_domain::{
-    AgentName, ModelName,
+    AgentName, ModelName, ProviderName,
     rows::{LlmQuery, LlmRow, PageLimit},
 };
 
@@ -30,17 +30,29 @@ pub(in crate::http) async fn list(
     Ok(Json(state.rows.llms(&query).await?.into()))
 }
 
+/// The row of `agent/model`, or else of `agent/provider/model`. If several providers of the agent have the model, it is that of the
+/// first one.
 pub(in crate::http) async fn one(
     State(state): State<AppState>,
     Path((agent, model)): Path<(AgentName, ModelName)>,
 ) -> JsonResult<LlmRow> {
     let name = format!("{agent}/{model}");
-    let query = LlmQuery {
+    let of_provider = model.as_str().split_once('/');
+    let of_provider = of_provider.and_then(|(provider, model)| {
+        Some((ProviderName::parse(provider).ok()?, ModelName::parse(model).ok()?))
+    });
+    let mut query = LlmQuery {
         agent: Some(agent),
         model: Some(model),
         limit: PageLimit::new(1),
         ..LlmQuery::default()
     };
-    let row = state.rows.llms(&query).await?.items.pop();
+    let mut row = state.rows.llms(&query).await?.items.pop();
+    if row.is_none()
+        && let Some((provider, model)) = of_provider
+    {
+        (query.provider, query.model) = (Some(provider), Some(model));
+        row = state.rows.llms(&query).await?.items.pop();
+    }
     row.map(Json).ok_or(ApiError::NotFound { what: "LLM", name })
 }

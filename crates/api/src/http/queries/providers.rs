@@ -43,6 +43,10 @@ pub(in crate::http) struct ProviderRow {
     /// How it is woken, without the recipe's content.
     recipe: Option<WakeSpec>,
     can_sleep: bool,
+    /// Its share of the requests for its models, and up to how many at a time.
+    weight: u32,
+    priority: u32,
+    max_concurrency: Option<u32>,
     epoch: Epoch,
     /// The wake in flight.
     wake: Option<Wake>,
@@ -143,6 +147,9 @@ impl ProviderRow {
             models: provider.spec.models().to_vec(),
             recipe: provider.spec.wake().copied(),
             can_sleep: provider.spec.can_sleep(),
+            weight: provider.spec.balancing().weight(),
+            priority: provider.spec.balancing().priority(),
+            max_concurrency: provider.spec.balancing().max_concurrency(),
             epoch: provider.epoch,
             wake: provider.status.wake().cloned(),
             waiting: state.waker.waiting(&provider.id),

@@ -86,6 +86,8 @@ pub(super) struct FakeHub {
     refuses: Mutex<Option<WakeError>>,
     refuses_one: Mutex<HashMap<ProviderId, WakeError>>,
     failures: watch::Sender<Option<WakeError>>,
+    /// The only provider whose wakes fail, if not all do.
+    failing: Mutex<Option<ProviderId>>,
     /// What is wrong with the journal.
     pub trouble: Mutex<Option<JournalTrouble>>,
     /// Why and of whom wakes were requested, in order.
@@ -253,6 +255,12 @@ impl FakeHub {
         self.failures.send_replace(Some(error));
     }
 
+    /// Fails the wakes in flight of one provider with this error.
+    pub fn fail_wakes_of(&self, provider: &str, error: WakeError) {
+        *self.failing.lock() = Some(id(provider));
+        self.fail_wakes(error);
+    }
+
     pub fn sent(&self) -> Vec<Sent> {
         self.sent.lock().clone()
     }
@@ -343,7 +351,9 @@ impl Waker for FakeHub {
             state = states.wait_for(|state| matches!(state.provider.status, Status::Active { .. })) => {
                 Ok(Woken { snapshot: state.expect("published").clone(), wake_id })
             }
-            failure = failures.wait_for(Option::is_some) => {
+            failure = failures.wait_for(|failure| {
+                failure.is_some() && self.failing.lock().as_ref().is_none_or(|failing| failing == id)
+            }) => {
                 Err(failure.expect("a failure").clone().expect("a failure"))
             }
             () = tokio::time::sleep_until(until) => {

@@ -3,6 +3,7 @@
 mod agents;
 mod arriving;
 mod bad_input;
+mod balancing;
 mod fake_hub;
 mod inference;
 mod key_life;
@@ -246,8 +247,9 @@ impl Served {
     }
 }
 
+/// It belongs to no conversation, so equals take turns.
 fn chat_body(model: &str, stream: bool) -> Value {
-    json!({ "model": model, "stream": stream, "messages": [{ "role": "user", "content": "hi" }] })
+    json!({ "model": model, "stream": stream, "messages": [] })
 }
 
 /// A response, read as far as it goes.
