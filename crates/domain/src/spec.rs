@@ -97,6 +97,7 @@ struct RawSpec {
     latest_tag: bool,
     #[serde(default)]
     extra_paths: Vec<ExtraPath>,
+    #[serde(default)]
     balancing: Balancing,
 }
 
