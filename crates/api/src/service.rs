@@ -235,7 +235,7 @@ impl Service {
         };
         Ok(AppState::new(
             services,
-            HttpLimits::with_bodies_of(config.max_body),
+            HttpLimits::of(config.max_body, config.max_waiting),
         ))
     }
 

@@ -4,7 +4,7 @@ use crate::ProtocolError;
 use http::Uri;
 
 /// How many headers a request may have; hyper's own limit.
-const MAX_FIELDS: usize = 100;
+pub const MAX_FIELDS: usize = 100;
 
 /// A whole head.
 #[derive(Debug, PartialEq, Eq)]

@@ -18,6 +18,7 @@ pub use connection_state::{ConnectionState, Quiet, UnderWay};
 pub use error::ProtocolError;
 pub use framing::{Framing, Looked};
 pub use guard::{Http1Guard, REFUSED_METHOD};
+pub use head::MAX_FIELDS;
 
 use std::time::Duration;
 

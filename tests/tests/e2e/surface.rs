@@ -3,6 +3,7 @@
 
 use std::{
     collections::HashMap,
+    convert::Infallible,
     fs,
     path::Path,
     sync::{
@@ -13,15 +14,16 @@ use std::{
 
 use axum::{
     Router,
-    body::Bytes,
+    body::{Body, Bytes},
     http::{HeaderMap, Method, Uri, header},
     response::{IntoResponse, Response},
+    routing::get,
 };
-use futures::future::join_all;
+use futures::{future::join_all, stream};
 use reqwest::RequestBuilder;
 use reveille_tests::{AgentConfig, Answer, Api, Port, World};
 use serde_json::{Value, json};
-use tokio::{net::TcpListener, sync::mpsc};
+use tokio::{net::TcpListener, sync::mpsc, time::timeout};
 
 use crate::scene::{LLM, SOON};
 
@@ -222,8 +224,12 @@ async fn each_path_of_the_table_reaches_its_backend_through_one_wake_at_either_r
     }
 
     let plain: Vec<_> = rows.iter().filter(|row| !row.is_stored()).collect();
-    for row in plain.iter().filter(|row| !row.wakes) {
-        let answer = Answer::of(row.request(&apis[0], false)).await;
+    let asking: Vec<_> = plain.iter().filter(|row| !row.wakes).collect();
+    for (row, api) in asking
+        .iter()
+        .flat_map(|row| apis.iter().map(move |api| (row, api)))
+    {
+        let answer = Answer::of(row.request(api, false)).await;
         if row.path == "/api/show" {
             assert_eq!((answer.status, &answer.json()["model"]), (200, &json!("qwen")));
         } else {
@@ -236,20 +242,25 @@ async fn each_path_of_the_table_reaches_its_backend_through_one_wake_at_either_r
     }
     assert!(posts.is_empty(), "what only asks wakes nothing");
 
-    let each = |swap: usize, wakes_only: bool| {
+    let each = |wakes_only: bool| {
         let rows = plain.iter().filter(move |row| row.wakes || !wakes_only);
         let both = rows.flat_map(|row| {
             let streams = [false, true].into_iter().filter(|stream| row.streams || !stream);
             streams.map(move |stream| (*row, stream))
         });
-        let checks = both
-            .enumerate()
-            .map(|(number, (row, stream))| row.check(&apis[(number + swap) % 2], stream));
+        let checks = both.flat_map(|(row, stream)| apis.iter().map(move |api| row.check(api, stream)));
         join_all(checks.collect::<Vec<_>>())
     };
-    each(0, true).await;
+    let cold = each(true).await;
     assert_eq!(posts.len(), 1, "all shared one wake");
-    each(1, false).await;
+    let warm = each(false).await;
+    let streaming = plain.iter().filter(|row| row.streams).count();
+    assert_eq!(
+        warm.len(),
+        2 * (plain.len() + streaming),
+        "each at either replica"
+    );
+    assert_eq!(cold.len(), warm.len() - 2 * asking.len());
 
     let made = apis[0]
         .post("/v1/responses", &json!({ "model": "qwen", "input": "hello" }))
@@ -275,4 +286,61 @@ async fn each_path_of_the_table_reaches_its_backend_through_one_wake_at_either_r
     }
     assert_eq!(posts.recv().await, Some(()));
     assert!(posts.is_empty());
+}
+
+#[tokio::test]
+async fn a_backend_gets_a_large_form_and_may_answer_it_while_its_client_still_sends_it() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a loopback port");
+    let base_url = format!("http://{}", listener.local_addr().expect("an address"));
+    let backend = Router::new()
+        .route(
+            "/v1/models",
+            get(async || axum::Json(json!({ "data": [{ "id": "own" }] }))),
+        )
+        .fallback(async |body: Body| Response::new(body));
+    tokio::spawn(async move { axum::serve(listener, backend).await });
+    let world = World::new().await;
+    let api = world.api().await;
+    let provider = format!(
+        "\n[[provider]]\nname = \"echo\"\nbase_url = \"{base_url}\"\nmodels = [{{ id = \"own\", as = \"qwen\" }}]\n"
+    );
+    let _agent = world.agent(&AgentConfig::new("gpu-box").lines(&provider));
+    api.wait_for_status(LLM, "active", SOON).await;
+
+    let part = |head: &str, content: &str| {
+        format!("--b\r\nContent-Disposition: form-data; {head}\r\n\r\n{content}\r\n")
+    };
+    let file = part("name=\"file\"; filename=\"a.wav\"", &"x".repeat(4 * 1024 * 1024));
+    let form = format!("{}{file}--b--\r\n", part("name=\"model\"", "qwen"));
+    let (client, body) = mpsc::unbounded_channel();
+    let send = |piece: &str| {
+        let piece = Bytes::copy_from_slice(piece.as_bytes());
+        client.send(Ok::<_, Infallible>(piece)).expect("it is read");
+    };
+    let body = stream::unfold(body, async |mut body| Some((body.recv().await?, body)));
+    let request = api
+        .client()
+        .post(format!("{}/v1/audio/transcriptions", api.url()))
+        .header(header::CONTENT_TYPE, FORM)
+        .header(header::CONTENT_LENGTH, form.len())
+        .body(reqwest::Body::wrap_stream(body));
+    let (half, mut got) = (form.len() / 2, Vec::new());
+    send(&form[..half]);
+    let sent = timeout(SOON, request.send())
+        .await
+        .expect("an answer to the first half");
+    let mut answer = sent.expect("an answer");
+    assert_eq!(answer.status(), 200);
+    // The backend's name of the model is one byte shorter.
+    while got.len() < half - 1 {
+        let piece = timeout(SOON, answer.chunk())
+            .await
+            .expect("more of the first half");
+        got.extend_from_slice(&piece.expect("no break").expect("not the end"));
+    }
+    send(&form[half..]);
+    while let Some(piece) = answer.chunk().await.expect("the answer doesn't break off") {
+        got.extend_from_slice(&piece);
+    }
+    assert!(got == form.replacen("qwen", "own", 1).as_bytes(), "{}", got.len());
 }

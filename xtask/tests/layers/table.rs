@@ -78,7 +78,7 @@ const AGENT: Layers = Layers {
         ],
         &["fetch/decode", "http1"],
         &["http1/connector", "http1/deaf_peer"],
-        &["http1/io_error", "http1/wrong_answer"],
+        &["http1/io_error", "http1/upload", "http1/wrong_answer"],
         &["tls"],
         &["tls/scheme"],
         &["tls/client_config", "tls/reason"],

@@ -9,10 +9,12 @@
 mod connector;
 mod deaf_peer;
 mod io_error;
+mod upload;
 mod wrong_answer;
 
 pub(crate) use connector::{ConnectError, Connection};
 pub(crate) use io_error::{io_kind, io_reason, is_gone};
+pub(crate) use upload::{Progress, Upload};
 pub(crate) use wrong_answer::wrong_answer;
 
 use crate::{
@@ -27,16 +29,16 @@ use http::{
     header::{ACCEPT_ENCODING, AUTHORIZATION, CONNECTION, HOST},
     response::Parts,
 };
-use http_body_util::{BodyExt, Full};
+use http_body_util::BodyExt;
 use hyper::{
     body::Incoming,
     client::conn::{TrySendError, http1},
 };
 use hyper_util::rt::TokioIo;
 use rustls::ClientConfig;
-use std::{convert::Infallible, path::Path, sync::Arc, time::Duration};
+use std::{convert::Infallible, path::Path, pin::pin, sync::Arc, time::Duration};
 use thiserror::Error;
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::{Instant, timeout_at};
 use tokio_util::task::AbortOnDropHandle;
 
 /// How many headers an answer may have. All but a few are dropped afterwards.
@@ -141,15 +143,17 @@ impl Client {
     pub async fn send(
         &self,
         connection: Box<dyn Connection>,
-        request: Request<Bytes>,
+        request: Request<impl Into<Upload>>,
     ) -> Result<Response, SendError> {
         let io = TokioIo::new(DeafPeer::new(connection));
         let (mut sender, connection) = self.http.handshake(io).await?;
         // A request that was sent has its error too, or its answer.
         let connection = AbortOnDropHandle::new(tokio::spawn(connection));
-        let mut request = request.map(Full::new);
+        let mut request = request.map(Into::<Upload>::into);
         request.headers_mut().extend(self.headers.clone());
-        let answer = within(self.answer_timeout, sender.try_send_request(request)).await?;
+        let progress = request.body().progress().cloned();
+        let sending = sender.try_send_request(request);
+        let answer = within(self.answer_timeout, progress.as_ref(), sending).await?;
         let (head, body) = match answer {
             Ok(answer) => answer.into_parts(),
             Err(error) => return Err(SendError::of(error, connection).await),
@@ -170,18 +174,31 @@ pub(crate) fn bearer(key: &str) -> Option<HeaderValue> {
     Some(value)
 }
 
-/// What `future` gives, unless it takes longer than the server may stay silent.
-async fn within<T>(limit: Option<Duration>, future: impl Future<Output = T>) -> Result<T, SendError> {
-    match limit {
-        Some(limit) => timeout(limit, future).await.map_err(|_| SendError::Silent(limit)),
-        None => Ok(future.await),
+/// What `future` gives, unless the server stays silent for longer than it may. It is silent since it took the last piece of a body.
+async fn within<T>(
+    limit: Option<Duration>,
+    progress: Option<&Progress>,
+    future: impl Future<Output = T>,
+) -> Result<T, SendError> {
+    let Some(limit) = limit else {
+        return Ok(future.await);
+    };
+    let (mut future, mut by) = (pin!(future), Instant::now() + limit);
+    loop {
+        if let Ok(done) = timeout_at(by, &mut future).await {
+            return Ok(done);
+        }
+        let later = progress.map(|progress| progress.moved_at() + limit);
+        by = later
+            .filter(|later| *later > by)
+            .ok_or(SendError::Silent(limit))?;
     }
 }
 
 impl SendError {
     /// Why a request has no answer on a connection that is over.
     async fn of(
-        mut error: TrySendError<Request<Full<Bytes>>>,
+        mut error: TrySendError<Request<Upload>>,
         connection: AbortOnDropHandle<hyper::Result<()>>,
     ) -> Self {
         // hyper hands a request back of which it has written nothing.

@@ -2,12 +2,14 @@
 
 use super::*;
 use crate::config::Config;
+use futures::{StreamExt, stream};
 use http::StatusCode;
 use std::{collections::HashMap, sync::Arc};
 use tokio::{
     io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
     net::{TcpListener, TcpStream},
     sync::Mutex,
+    time::timeout,
 };
 
 const ANSWER: &[u8] = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}";
@@ -290,4 +292,24 @@ async fn what_is_wrong_with_an_answer_that_is_no_http_is_told() {
         }
     }
     assert_eq!(told(b"", b"HTTP/1.1 200").await, None, "it broke off");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_is_silent_since_it_took_the_last_piece_of_a_body() {
+    let (pause, limit) = (Duration::from_secs(8), Duration::from_secs(10));
+    let pieces = stream::iter(0..5).then(move |_| async move {
+        tokio::time::sleep(pause).await;
+        Ok(Bytes::from_static(b"x"))
+    });
+    let (mut upload, began) = (Upload::arriving(5, pieces), Instant::now());
+    let progress = upload.progress().cloned();
+    let sending = async {
+        while let Some(piece) = upload.frame().await {
+            piece.expect("a piece");
+        }
+        std::future::pending::<()>().await;
+    };
+    let silent = within(Some(limit), progress.as_ref(), sending).await;
+    assert!(matches!(silent, Err(SendError::Silent(_))), "{silent:?}");
+    assert_eq!(began.elapsed(), 5 * pause + limit);
 }

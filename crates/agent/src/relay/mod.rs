@@ -9,7 +9,7 @@ mod rename;
 
 use crate::{
     config::{AnswerModelName, CHAT_PATH, COMPLETIONS_PATH, EMBEDDINGS_PATH, ProviderConfig},
-    http1::{Client, Response, SendError},
+    http1::{Client, Progress, Response, SendError, Upload},
     models::{Memory, Served},
     own_hub::OwnHub,
     provider::{Asked, Handle, Input, Slot, Symptom},
@@ -28,8 +28,8 @@ use parking_lot::RwLock;
 use reveille_bus::{
     open_files,
     relay::{
-        AnswerKind, FaultCode, Incoming, MAX_BODY_BYTES, REQUEST_HEADERS, RESPONSE_HEADERS, RelayFault,
-        RequestBody, RequestHead, RespondError, ResponseHead, boundary, is_relayed,
+        AnswerKind, FaultCode, FormReader, Incoming, MAX_BODY_BYTES, REQUEST_HEADERS, RESPONSE_HEADERS,
+        RelayFault, RequestBody, RequestHead, RespondError, ResponseHead, boundary, is_relayed,
     },
 };
 use reveille_domain::{AgentName, Availability, ModelName, ProviderName};
@@ -48,6 +48,10 @@ const MAX_HEADER_BYTES: usize = 2048;
 /// The memory for all request bodies together, in KiB: at least two of the largest. Requests beyond that wait, and then get
 /// `overloaded`.
 const MAX_HELD_KIB: u32 = 512 * 1024;
+/// How much of a form is read for its model before it is sent, in bytes: the API takes none whose model comes later.
+const FORM_BEGINNING_BYTES: usize = 128 * 1024;
+/// The memory for a form that is sent while it comes in, in KiB: its beginning, and what comes in at once.
+const ARRIVING_KIB: u32 = 512;
 /// How many connections to backends there may be, if the limit of open files has room for as many.
 const MAX_CONNECTIONS: usize = 65_536;
 /// The pause before a request asks again for a connection when the process had no file left for it.
@@ -80,7 +84,18 @@ struct Outgoing {
     method: Method,
     target: Uri,
     headers: HeaderMap,
-    body: Bytes,
+    body: Upload,
+}
+
+/// A request's body as far as it was read.
+struct Begun<'a> {
+    bytes: Bytes,
+    /// Reads the fields of a form.
+    form: Option<FormReader>,
+    /// What is still to come.
+    rest: Option<RequestBody>,
+    /// Its share of the memory.
+    held: SemaphorePermit<'a>,
 }
 
 /// A backend's answer, and the request's slot and permit until it is over.
@@ -214,22 +229,35 @@ impl Relay {
         let method = Method::from_bytes(head.method.as_bytes());
         let method = method.map_err(|_| bad_frame("the request's method is invalid"))?;
         let slot = self.enter(backend, head.hold()).await?;
-        let (body, _held) = self.collect(head, body).await?;
+        let kind = head
+            .headers
+            .iter()
+            .find(|(name, _)| name == CONTENT_TYPE.as_str());
+        let form = kind.and_then(|(_, kind)| boundary(kind)).map(FormReader::new);
+        let Begun {
+            bytes: begun,
+            form,
+            rest,
+            held: _held,
+        } = self.read(head, body, form).await?;
+        let left = head.body_bytes.saturating_sub(begun.len() as u64);
         let mut served = None;
         let mut as_backend = |asked: &str| {
             served = self.memory.served(&self.agent, &backend.config, asked);
             served.as_ref().map(|served| served.id.to_string())
         };
-        let kind = head
-            .headers
-            .iter()
-            .find(|(name, _)| name == CONTENT_TYPE.as_str());
-        let boundary = kind.and_then(|(_, kind)| boundary(kind));
         let (mut query, named) = rename::rename_in_query(query, &mut as_backend);
-        let (body, model) = match (named, boundary) {
-            (Some(model), _) => (body, Some(model)),
-            (None, Some(boundary)) => rename::rename_in_form(body, boundary, as_backend),
-            (None, None) => rename::rename(body, as_backend),
+        let (begun, model) = match (named, form) {
+            (Some(model), _) => (begun, Some(model)),
+            (None, Some(form)) => rename::rename_in_form(begun, &form, as_backend),
+            (None, None) => rename::rename(begun, as_backend),
+        };
+        let body = match rest {
+            Some(rest) => {
+                let bytes = begun.len() as u64 + left;
+                Upload::arriving(bytes, stream::iter([Ok(begun)]).chain(rest))
+            }
+            None => begun.into(),
         };
         if !query.is_empty() {
             query.insert(0, '?');
@@ -270,12 +298,17 @@ impl Relay {
         let by = Instant::now() + hold;
         loop {
             let connection = self.connection_permit(by).await?;
-            let mut answering = Answering::begin(&backend.handle);
+            let upload = request.body.progress();
+            let mut answering = Answering::begin(&backend.handle, upload);
             let error = match hand_over(backend, &mut slot, request.clone()).await {
                 Ok(response) => return Ok((response, answering, slot, connection)),
                 Err(error) => error,
             };
             drop(connection);
+            if let Some(fault) = upload.and_then(Progress::fault) {
+                answering.forget();
+                return Err(fault);
+            }
             let SendError::Connect(failed) = &error else {
                 // The owner must hear of it before it can learn otherwise that the backend has ended.
                 let fault = answering.broke(&error, Broken::BeforeAnswer);
@@ -298,7 +331,8 @@ impl Relay {
             let reason = hint.map_or_else(|| failed.reason(), str::to_owned);
             let fault = unreached(backend, &reason).await;
             let is_up = backend.handle.gate.availability() == Some(Availability::Available);
-            if is_last || fault.code != FaultCode::BackendUnavailable || !is_up {
+            let is_used = upload.is_some_and(Progress::has_begun);
+            if is_last || is_used || fault.code != FaultCode::BackendUnavailable || !is_up {
                 return Err(fault);
             }
             is_last = true;
@@ -340,35 +374,58 @@ impl Relay {
         timeout(hold, entered).await.unwrap_or(Err(held))
     }
 
-    /// The whole body, and its share of the memory.
-    async fn collect(
+    /// The whole body, or that of a form as far as its `model`.
+    async fn read(
         &self,
         head: &RequestHead,
         mut body: RequestBody,
-    ) -> Result<(Bytes, SemaphorePermit<'_>), RelayFault> {
+        mut form: Option<FormReader>,
+    ) -> Result<Begun<'_>, RelayFault> {
         let overloaded = |message| RelayFault::new(FaultCode::Overloaded, message);
+        let most = form.as_ref().map_or(u32::MAX, |_| ARRIVING_KIB);
         let kib = u32::try_from(head.body_bytes.div_ceil(1024)).unwrap_or(u32::MAX);
         if head.body_bytes > MAX_BODY_BYTES {
             return Err(overloaded("the request's body is larger than the agent takes"));
         }
         // The semaphore serves requests in order.
-        let held = timeout(head.hold(), self.held.acquire_many(kib)).await;
+        let held = timeout(head.hold(), self.held.acquire_many(kib.min(most))).await;
         let held = held
             .ok()
             .and_then(Result::ok)
             .ok_or_else(|| overloaded("the agent has no memory for another request body"))?;
+        let mut begun = Begun {
+            bytes: Bytes::new(),
+            form: None,
+            rest: None,
+            held,
+        };
         if let Some(whole) = body.whole() {
-            return Ok((whole, held));
+            if let Some(form) = &mut form {
+                // What is no form passes as it is.
+                let _ = form.read(&whole);
+            }
+            (begun.bytes, begun.form) = (whole, form);
+            return Ok(begun);
         }
-        let mut collected = BytesMut::new();
+        let mut read = BytesMut::new();
         while let Some(chunk) = body.next().await {
             let chunk = chunk?;
-            if (collected.len() + chunk.len()) as u64 > head.body_bytes {
+            if (read.len() + chunk.len()) as u64 > head.body_bytes {
                 return Err(bad_frame("the request's body is longer than announced"));
             }
-            collected.extend_from_slice(&chunk);
+            read.extend_from_slice(&chunk);
+            if let Some(form) = &mut form
+                && (form.read(&chunk).is_err()
+                    || rename::model_in(form).is_some()
+                    || read.len() >= FORM_BEGINNING_BYTES)
+                && (read.len() as u64) < head.body_bytes
+            {
+                begun.rest = Some(body);
+                break;
+            }
         }
-        Ok((collected.freeze(), held))
+        (begun.bytes, begun.form) = (read.freeze(), form);
+        Ok(begun)
     }
 }
 
@@ -479,12 +536,12 @@ fn rename_in(head: &mut ResponseHead, model: &ModelName) -> Option<AnswerModel> 
 mod tests {
     use super::*;
     use crate::{config::Config, provider::Gate};
-    use futures::future::join;
+    use futures::{channel::mpsc::unbounded, future::join};
     use http::StatusCode;
     use reveille_domain::ReportId;
     use tokio::{
         io::{AsyncReadExt, AsyncWriteExt},
-        net::{TcpListener, UnixListener},
+        net::{TcpListener, TcpStream, UnixListener},
         sync::{mpsc, oneshot},
     };
 
@@ -571,7 +628,7 @@ mod tests {
             method: Method::POST,
             target: Uri::from_static("/v1/completions"),
             headers: HeaderMap::new(),
-            body: Bytes::from_static(b"{}"),
+            body: Bytes::from_static(b"{}").into(),
         };
         let slot = backend.handle.gate.enter().expect("open");
         let sent = relay.send(backend, &request, slot, Duration::ZERO).await;
@@ -631,7 +688,7 @@ mod tests {
             method: Method::POST,
             target: Uri::from_static("/v1/completions"),
             headers: HeaderMap::new(),
-            body: Bytes::new(),
+            body: Bytes::new().into(),
         };
         let taken = relay.connection_permit(Instant::now()).await.expect("room");
         let began = Instant::now();
@@ -647,6 +704,63 @@ mod tests {
         drop(taken);
         let room = relay.connection_permit(Instant::now()).await;
         drop(room.expect("room again"));
+    }
+
+    /// What a backend has read once it ends like this.
+    async fn read_to(connection: &mut TcpStream, end: &str) -> String {
+        let mut read = String::new();
+        while !read.ends_with(end) {
+            let mut bytes = [0; 1024];
+            let count = connection.read(&mut bytes).await.expect("a request");
+            assert!(count > 0, "{read}");
+            read += std::str::from_utf8(&bytes[..count]).expect("text");
+        }
+        read
+    }
+
+    #[tokio::test]
+    async fn a_backend_gets_a_body_while_it_comes_in_and_is_not_blamed_for_one_that_stays_away() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let url = format!("http://{}", listener.local_addr().expect("an address"));
+        let (relay, backend, mut inputs) = backend(&url);
+        for is_whole in [true, false] {
+            let (pieces, coming) = unbounded();
+            let send = |piece: Result<&'static str, RelayFault>| {
+                let piece = piece.map(|text| Bytes::from_static(text.as_bytes()));
+                pieces.unbounded_send(piece).expect("it is read");
+            };
+            let request = Outgoing {
+                method: Method::POST,
+                target: Uri::from_static("/v1/audio/transcriptions"),
+                headers: HeaderMap::new(),
+                body: Upload::arriving(6, coming),
+            };
+            let slot = backend.handle.gate.enter().expect("open");
+            let sending = relay.send(&backend, &request, slot, Duration::ZERO);
+            send(Ok("abc"));
+            let serving = async {
+                let (mut connection, _) = listener.accept().await.expect("a connection");
+                let begun = read_to(&mut connection, "abc").await;
+                assert!(begun.contains("content-length: 6\r\n"), "{begun}");
+                if is_whole {
+                    send(Ok("def"));
+                    read_to(&mut connection, "def").await;
+                    let answer = b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n";
+                    connection.write_all(answer).await.expect("sent");
+                } else {
+                    send(Err(RelayFault::new(FaultCode::Cancelled, "its caller has left")));
+                    let end = connection.read(&mut [0; 8]).await;
+                    assert!(end.is_err() || end.is_ok_and(|count| count == 0));
+                }
+                connection
+            };
+            let (sent, _connection) = soon(join(sending, serving)).await;
+            match sent {
+                Ok((response, ..)) => assert!(is_whole && response.head.status.is_success()),
+                Err(fault) => assert!(!is_whole && fault.code == FaultCode::Cancelled, "{fault}"),
+            }
+            assert!(inputs.try_recv().is_err(), "the backend did nothing wrong");
+        }
     }
 
     #[tokio::test]

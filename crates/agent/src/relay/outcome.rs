@@ -2,7 +2,7 @@
 
 use crate::{
     fetch,
-    http1::{SendError, is_gone, wrong_answer},
+    http1::{Progress, SendError, is_gone, wrong_answer},
     provider::{Handle, Input, Slot, Symptom},
     verify::is_engine_failure,
 };
@@ -59,6 +59,8 @@ impl Drop for Connecting<'_> {
 pub(super) struct Answering {
     handle: Handle,
     began: Instant,
+    /// How far its body has been sent, if that is still coming in.
+    upload: Option<Progress>,
     /// When the backend last said something, or else when it got the request.
     heard: Instant,
     status: StatusCode,
@@ -72,10 +74,11 @@ pub(super) struct Answering {
 }
 
 impl Answering {
-    pub fn begin(handle: &Handle) -> Self {
+    pub fn begin(handle: &Handle, upload: Option<&Progress>) -> Self {
         Self {
             handle: handle.clone(),
             began: Instant::now(),
+            upload: upload.cloned(),
             heard: Instant::now(),
             status: StatusCode::OK,
             content: Content::new(AnswerKind::Completion, false),
@@ -147,7 +150,16 @@ impl Answering {
     /// The answer broke off, or none came.
     pub fn broke(&mut self, error: &SendError, when: Broken) -> RelayFault {
         self.is_over = true;
-        broken(&self.handle, error, when, self.heard.elapsed())
+        if let Some(fault) = self.upload.as_ref().and_then(Progress::fault) {
+            return fault;
+        }
+        broken(&self.handle, error, when, self.waits_since(self.heard).elapsed())
+    }
+
+    /// Since when an answer is waited for, if it is since `begun`: not before the last piece of the request was sent.
+    fn waits_since(&self, begun: Instant) -> Instant {
+        let moved = self.upload.as_ref().map(Progress::moved_at);
+        moved.map_or(begun, |moved| moved.max(begun))
     }
 
     /// Nothing about the backend ended it.
@@ -164,7 +176,9 @@ impl Answering {
 
 impl Drop for Answering {
     fn drop(&mut self) {
-        let waited_in_vain = !self.is_over && self.is_silent && self.began.elapsed() >= GIVEN_UP_AFTER;
+        let is_sent = self.upload.as_ref().is_none_or(Progress::is_whole);
+        let has_waited = is_sent && self.waits_since(self.began).elapsed() >= GIVEN_UP_AFTER;
+        let waited_in_vain = !self.is_over && self.is_silent && has_waited;
         if waited_in_vain && self.handle.health.was_left() {
             self.handle.send(Input::Suspect(Symptom::Failing));
         }
@@ -211,8 +225,14 @@ fn broken(handle: &Handle, error: &SendError, when: Broken, silent: Duration) ->
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::provider::{Gate, LEFT_IN_A_ROW};
+    use crate::{
+        http1::Upload,
+        provider::{Gate, LEFT_IN_A_ROW},
+    };
+    use bytes::Bytes;
+    use futures::{FutureExt, StreamExt, stream};
     use http::Request;
+    use http_body_util::BodyExt;
     use hyper::client::conn::http1;
     use hyper_util::rt::TokioIo;
     use reveille_domain::ProviderName;
@@ -286,7 +306,7 @@ mod tests {
 
     fn answers_with(handle: &Handle, kind: AnswerKind, status: u16, body: &str) {
         let slot = handle.gate.enter().expect("open");
-        let mut answering = Answering::begin(handle);
+        let mut answering = Answering::begin(handle, None);
         let answer = http::Response::builder().status(status).body(());
         let (head, ()) = answer.expect("a head").into_parts();
         answering.head(&head, kind);
@@ -348,7 +368,7 @@ mod tests {
             "data: {\"choices\":[{\"delta\":{\"role\":\"assistant\",\"content\":\"\"}}]}\n\n: ping\n\n";
         let mut leaves = async |body: &str, waited: Duration| {
             let slot = handle.gate.enter().expect("open");
-            let mut answering = Answering::begin(&handle);
+            let mut answering = Answering::begin(&handle, None);
             answering.part(body.as_bytes(), &slot);
             advance(waited).await;
             drop(answering);
@@ -364,10 +384,32 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn callers_that_leave_before_all_of_their_request_has_come_leave_no_trace() {
+        let (handle, mut inputs) = handle();
+        let mut leaves = async |has_come: bool| {
+            let pieces = stream::iter(has_come.then(|| Ok(Bytes::from_static(b"x"))));
+            let mut upload = Upload::arriving(1, pieces.chain(stream::pending()));
+            let answering = Answering::begin(&handle, upload.progress());
+            advance(GIVEN_UP_AFTER).await;
+            let _ = upload.frame().now_or_never();
+            advance(GIVEN_UP_AFTER).await;
+            drop(answering);
+            matches!(inputs.try_recv(), Ok(Input::Suspect(Symptom::Failing)))
+        };
+        for _ in 0..2 * LEFT_IN_A_ROW {
+            assert!(!leaves(false).await);
+        }
+        for _ in 1..LEFT_IN_A_ROW {
+            assert!(!leaves(true).await);
+        }
+        assert!(leaves(true).await);
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn comments_do_not_lengthen_the_time_that_the_backend_may_say_nothing() {
         let (handle, _inputs) = handle();
         let slot = handle.gate.enter().expect("open");
-        let mut answering = Answering::begin(&handle);
+        let mut answering = Answering::begin(&handle, None);
         let (limit, began) = (Duration::from_secs(4), Instant::now());
         for part in [": ping\n\n", "\n", "data: {\"", "a"] {
             advance(Duration::from_secs(1)).await;

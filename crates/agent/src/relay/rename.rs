@@ -1,7 +1,7 @@
 //! Changes the `model` of a request's JSON, form or query, and nothing else.
 
 use bytes::{Bytes, BytesMut};
-use reveille_bus::relay::form_parts;
+use reveille_bus::relay::FormReader;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use std::ops::Range;
@@ -34,17 +34,13 @@ fn replaced(body: &[u8], place: Range<usize>, text: &str) -> Bytes {
     changed.freeze()
 }
 
-/// Replaces the `model` of a form in the same way.
+/// Replaces the `model` of a form in the same way. `body` is its beginning, which `form` has read.
 pub(super) fn rename_in_form(
     body: Bytes,
-    boundary: &str,
+    form: &FormReader,
     rename: impl FnOnce(&str) -> Option<String>,
 ) -> (Bytes, Option<String>) {
-    let parts = form_parts(&body, boundary).unwrap_or_default();
-    let mut models = parts
-        .into_iter()
-        .filter(|part| part.name == "model" && !part.is_file);
-    let Some(place) = models.next().map(|part| part.content) else {
+    let Some(place) = model_in(form) else {
         return (body, None);
     };
     let asked = String::from_utf8_lossy(&body[place.clone()]).into_owned();
@@ -75,6 +71,13 @@ pub(super) fn rename_in_query(
         .append_pair("model", &name)
         .finish();
     (parts.join("&"), Some(name))
+}
+
+/// Where the `model` of a form is, if all of it has come.
+pub(super) fn model_in(form: &FormReader) -> Option<Range<usize>> {
+    let whole = form.whole_parts().iter();
+    let mut models = whole.filter(|part| part.name == "model" && !part.is_file);
+    models.next().map(|part| part.content.clone())
 }
 
 /// The model that a body names, and where.
@@ -133,7 +136,10 @@ mod tests {
             (form("other"), form("other"), Some("other")),
             ("no form".to_owned(), "no form".to_owned(), None),
         ] {
-            let (renamed, named) = rename_in_form(Bytes::from(body), "b", to);
+            let mut form = FormReader::new("b");
+            // What is no form has no model.
+            let _ = form.read(body.as_bytes());
+            let (renamed, named) = rename_in_form(Bytes::from(body), &form, to);
             assert_eq!((renamed.as_ref(), named.as_deref()), (changed.as_bytes(), model));
         }
     }

@@ -16,6 +16,7 @@ mod keys;
 mod metrics;
 mod models;
 mod ollama;
+mod openapi;
 mod origin;
 mod paging;
 mod path;

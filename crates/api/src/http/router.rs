@@ -4,7 +4,7 @@ use super::{
     ApiError, AppState, agents,
     auth::{self, Check},
     error_response::family,
-    health, hub, inference, keys, metrics, models, ollama, origin, path,
+    health, hub, inference, keys, metrics, models, ollama, openapi, origin, path,
     queries::{events, llms, providers, status, wakes},
     request_id::{self, RequestId},
 };
@@ -54,6 +54,7 @@ fn routes(state: AppState, policy: OriginPolicy) -> Router {
         .route("/api/tags", get(ollama::tags))
         .route("/api/ps", get(ollama::running))
         .route("/api/version", get(ollama::version))
+        .route("/openapi.json", get(openapi::document))
         .route_layer(require(Caller::require_infer));
     let extra_paths = Router::new()
         .fallback(on(MethodFilter::POST, extra_path).fallback(async || ApiError::MethodNotAllowed))

@@ -23,6 +23,8 @@ pub(crate) struct HttpLimits {
     pub body_bytes: usize,
     /// What all held request bodies of the process may take, in bytes.
     pub held_body_bytes: usize,
+    /// How many requests may wait for the wake of one provider.
+    pub waiting: usize,
     pub timings: Timings,
 }
 
@@ -32,11 +34,12 @@ const HELD_BODY_BYTES: usize = 512 * 1024 * 1024;
 const HELD_BODIES: usize = 4;
 
 impl HttpLimits {
-    /// The usual limits, with request bodies of up to `body_bytes`.
-    pub fn with_bodies_of(body_bytes: usize) -> Self {
+    /// The usual limits, with request bodies of up to `body_bytes`, and as many requests as may wait for one provider.
+    pub fn of(body_bytes: usize, waiting: usize) -> Self {
         Self {
             body_bytes,
             held_body_bytes: HELD_BODY_BYTES.max(body_bytes.saturating_mul(HELD_BODIES)),
+            waiting,
             timings: Timings::default(),
         }
     }

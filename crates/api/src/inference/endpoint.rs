@@ -262,6 +262,16 @@ impl Required {
 }
 
 impl Family {
+    /// Whose API it is.
+    pub const fn api(self) -> &'static str {
+        match self {
+            OpenAi | Responses => "OpenAI",
+            Anthropic => "Anthropic",
+            Ollama => "Ollama",
+            LlamaCpp => "llama.cpp",
+        }
+    }
+
     /// Whose clients have this path, whether or not it exists.
     pub fn of_path(path: &str) -> Self {
         match of_path(path).next() {
@@ -354,12 +364,7 @@ pub fn served_paths() -> Vec<ServedPath> {
     let row = |endpoint: &'static Endpoint| ServedPath {
         method: endpoint.verb.as_str(),
         paths: endpoint.paths,
-        family: match endpoint.family {
-            OpenAi | Responses => "OpenAI",
-            Anthropic => "Anthropic",
-            Ollama => "Ollama",
-            LlamaCpp => "llama.cpp",
-        },
+        family: endpoint.family.api(),
         model: match endpoint.model {
             Json => "JSON",
             Form => "form",

@@ -33,8 +33,8 @@ pub(crate) use error::InferenceError;
 pub(crate) use form::{MODEL_WITHIN_BYTES, check_whole_form, peek_begun_form, peek_form, with_model};
 pub(crate) use members::FailedRequests;
 pub(crate) use model_access::{Pools, pool_for, pools_for};
-pub(crate) use options::{BadOption, Options, Progress, WakeMode};
-pub(crate) use peek::{AskedModel, BadBody, checked_model, peek};
+pub(crate) use options::{BadOption, COMMENTS_FOR, Options, Progress, WakeMode};
+pub(crate) use peek::{AskedModel, BadBody, MAX_DEPTH, checked_model, peek};
 pub(crate) use phase::{CurrentPhase, Phase};
 #[cfg(test)]
 pub(crate) use relay::Reserved;

@@ -1,11 +1,14 @@
 //! A caller's options, in headers: how to treat a sleeping model, how long to wait, how to report progress.
 
-use axum::http::HeaderMap;
+use axum::http::{HeaderMap, header};
 use std::time::Duration;
 
 const WAKE: &str = "x-reveille-wake";
 const WAIT: &str = "x-reveille-wait";
 const PROGRESS: &str = "x-reveille-progress";
+
+/// How long a client gets comments whose program may end the stream after two minutes without a chunk.
+pub(crate) const COMMENTS_FOR: Duration = Duration::from_secs(60);
 
 /// What happens when the model sleeps.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -25,6 +28,8 @@ pub(crate) enum Progress {
     /// A comment line: every client skips it.
     #[default]
     Comment,
+    /// A comment line, and after [`COMMENTS_FOR`] what `Delta` sends: the program behind the client may have a timer.
+    CommentThenDelta,
     /// A chunk without text, for clients whose timers ignore comments.
     Delta,
     /// A text in `reasoning_content`, for clients that show it.
@@ -63,7 +68,7 @@ impl Options {
             }
         };
         let progress = match text(headers, PROGRESS) {
-            None => Progress::default(),
+            None => Progress::of_client(text(headers, header::USER_AGENT.as_str()).unwrap_or_default()),
             Some("comment") => Progress::Comment,
             Some("delta") => Progress::Delta,
             Some("reasoning") => Progress::Reasoning,
@@ -88,6 +93,22 @@ impl Options {
             }
         };
         Ok(Self { wake, wait, progress })
+    }
+}
+
+impl Progress {
+    /// What suits the client with this `User-Agent`. LangChain ends a stream after a time without a chunk, and comments don't
+    /// count. Its packages name themselves, but for the one for OpenAI in Python: that has the name of OpenAI's client, and its
+    /// timer of two minutes only where that is the asynchronous one.
+    fn of_client(user_agent: &str) -> Self {
+        let user_agent = user_agent.to_ascii_lowercase();
+        if user_agent.contains("langchain") {
+            Self::Delta
+        } else if user_agent.starts_with("asyncopenai/python") {
+            Self::CommentThenDelta
+        } else {
+            Self::default()
+        }
     }
 }
 
@@ -133,6 +154,19 @@ mod tests {
         assert_eq!(read(WAKE, "async").map(|o| o.wake), Ok(WakeMode::Async));
         assert_eq!(read(WAKE, " never ").map(|o| o.wake), Ok(WakeMode::Never));
         assert_eq!(read(PROGRESS, "off").map(|o| o.progress), Ok(Progress::Off));
+        for (agent, progress) in [
+            ("langchainjs-openai/1.0.0 (node/v22.1.0)", Progress::Delta),
+            ("langchain-partner-python-azure-openai", Progress::Delta),
+            ("AsyncOpenAI/Python 2.8.1", Progress::CommentThenDelta),
+            ("OpenAI/Python 2.8.1", Progress::Comment),
+            ("", Progress::Comment),
+        ] {
+            assert_eq!(
+                read("user-agent", agent).map(|o| o.progress),
+                Ok(progress),
+                "{agent}"
+            );
+        }
         for (header, value) in [(WAKE, "Maybe"), (WAKE, ""), (PROGRESS, "yes")] {
             assert_eq!(read(header, value).map_err(|e| e.header), Err(header));
         }

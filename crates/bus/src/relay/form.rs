@@ -7,9 +7,10 @@ use memchr::memmem;
 use std::ops::Range;
 use thiserror::Error;
 
-/// The most parts of a form, and the longest head of one in bytes.
-const MAX_PARTS: usize = 1_000;
-const MAX_HEAD_BYTES: usize = 8 * 1024;
+/// The most parts of a form.
+pub const MAX_FORM_PARTS: usize = 1_000;
+/// The longest head of one, in bytes.
+pub const MAX_PART_HEAD_BYTES: usize = 8 * 1024;
 /// The longest boundary (RFC 2046, section 5.1.1).
 const MAX_BOUNDARY_BYTES: usize = 70;
 const FORM: &str = "multipart/form-data";
@@ -112,6 +113,15 @@ impl FormReader {
         &self.parts
     }
 
+    /// The parts that have come as a whole.
+    #[must_use]
+    pub fn whole_parts(&self) -> &[FormPart] {
+        match self.parts.as_slice() {
+            [whole @ .., _] if self.is_in_part() => whole,
+            all => all,
+        }
+    }
+
     /// Whether the end of the last part is still to come; the end of its content is where it begins until then.
     #[must_use]
     pub const fn is_in_part(&self) -> bool {
@@ -160,7 +170,7 @@ impl FormReader {
             Place::Start => Err(NO_BEGINNING),
             Place::Boundary if rest.starts_with(b"--") => Ok(Some((Place::End, 2))),
             Place::Boundary if rest.starts_with(b"\r\n") => {
-                if self.parts.len() == MAX_PARTS {
+                if self.parts.len() == MAX_FORM_PARTS {
                     return Err(BadForm("the form has more than 1,000 parts"));
                 }
                 Ok(Some((Place::Head, 2)))
@@ -168,8 +178,9 @@ impl FormReader {
             Place::Boundary if is_open(b"--") || is_open(b"\r\n") => Ok(None),
             Place::Boundary => Err(BadForm("a boundary of the form isn't on a line of its own")),
             Place::Head => {
-                let Some(end) = memmem::find(&rest[..rest.len().min(MAX_HEAD_BYTES)], b"\r\n\r\n") else {
-                    return if rest.len() < MAX_HEAD_BYTES {
+                let Some(end) = memmem::find(&rest[..rest.len().min(MAX_PART_HEAD_BYTES)], b"\r\n\r\n")
+                else {
+                    return if rest.len() < MAX_PART_HEAD_BYTES {
                         Ok(None)
                     } else {
                         Err(NO_HEAD)
@@ -292,7 +303,7 @@ mod tests {
         let mut form = FormReader::new("x-1");
         for piece in body.as_bytes().chunks(size) {
             form.read(piece)?;
-            assert!(form.rest.len() <= MAX_HEAD_BYTES + size);
+            assert!(form.rest.len() <= MAX_PART_HEAD_BYTES + size);
         }
         form.end()?;
         Ok(form.parts)
@@ -394,11 +405,11 @@ mod tests {
         ] {
             assert!(read(form).is_err(), "{form:?}");
         }
-        let many = "--x-1\nContent-Disposition: form-data; name=a\n\n\n".repeat(MAX_PARTS + 1);
+        let many = "--x-1\nContent-Disposition: form-data; name=a\n\n\n".repeat(MAX_FORM_PARTS + 1);
         assert!(read(&format!("{many}--x-1--")).is_err());
         let long = format!(
             "Content-Disposition: form-data; name=a\nx: {}",
-            "y".repeat(MAX_HEAD_BYTES)
+            "y".repeat(MAX_PART_HEAD_BYTES)
         );
         assert!(with_head(&long).is_err());
     }

@@ -119,7 +119,8 @@ fn ended(provider: &ProviderId, failure: &WakeFailure, spent: Duration) -> Error
         }
         WakeFailureKind::Recipe if failure.stage == MODELS_STAGE => failed(&format!(
             "load the model there, or correct `models` in the configuration of the agent {agent}"
-        )),
+        ))
+        .lasting(WAKE_ERROR),
         WakeFailureKind::Recipe => failed(&format!(
             "run `reveille logs {name}` on the machine of {agent}, or check [provider.wake] in its configuration"
         ))

@@ -165,7 +165,10 @@ pub(super) async fn while_reading<T>(
             answering.await
         }
         answered = &mut answering => {
-            if answered.is_err() {
+            if answered.is_ok() {
+                // A backend may read the rest while it answers. It ends with the client's connection at the latest.
+                tokio::spawn(reading);
+            } else {
                 // What comes of the rest doesn't matter.
                 let _ = timeout(LINGER, reading).await;
             }

@@ -62,10 +62,9 @@ pub(super) async fn infer(
         ModelPlace::Query => in_query(&state, &caller, &options, path, &parts.uri).await?,
         ModelPlace::Stored => stored(&state, &caller, &parts.uri)?,
         ModelPlace::JsonOrQuery if model_of_query(&parts.uri)?.is_some() => {
-            check_media_type(&parts.headers, &body)?;
-            let body = held(&state, &parts, body).await?;
+            let body = without_model(&state, endpoint, &parts, body).await?;
             Asked {
-                body: RequestBody::whole(body.bytes, body.held),
+                body,
                 ..in_query(&state, &caller, &options, path, &parts.uri).await?
             }
         }
@@ -208,6 +207,24 @@ async fn held(state: &AppState, parts: &Parts, body: Body) -> Result<HeldBody, A
     };
     let idle = state.limits.timings.body_idle;
     body::read(&parts.headers, body, limit, idle, &state.bodies).await
+}
+
+/// The body of a request whose query names the model. The backend could go by another one that the body names.
+async fn without_model(
+    state: &AppState,
+    endpoint: &Endpoint,
+    parts: &Parts,
+    body: Body,
+) -> Result<RequestBody, ApiError> {
+    check_media_type(&parts.headers, &body)?;
+    let body = held(state, parts, body).await?;
+    let text = body.bytes.trim_ascii();
+    let may_name = !text.is_empty() && !text.starts_with(b"[");
+    if may_name && !matches!(peek(&body.bytes, endpoint)?.model, AskedModel::Unnamed(_)) {
+        let message = "`model` is given twice: in the query and in the body";
+        return Err(ApiError::invalid("duplicate_field", "model", message));
+    }
+    Ok(RequestBody::whole(body.bytes, body.held))
 }
 
 /// The backend gets the query too.

@@ -6,7 +6,7 @@
 
 use crate::{
     http::AppState,
-    inference::{CurrentPhase, InferenceRequest, Phase, Progress, endpoint::Keepalive},
+    inference::{COMMENTS_FOR, CurrentPhase, InferenceRequest, Phase, Progress, endpoint::Keepalive},
     registry::{ProviderSnapshot, Registry},
     wakes::{now_ms, time_until_awake},
 };
@@ -90,7 +90,12 @@ impl Keepalives {
         });
         let text = || format!("{} {who} elapsed={seconds}s{eta}", phase.word());
         let comment = || Bytes::from(format!(": {}\n", text()));
-        match (self.kind, self.progress) {
+        let progress = match self.progress {
+            Progress::CommentThenDelta if elapsed >= COMMENTS_FOR => Progress::Delta,
+            Progress::CommentThenDelta => Progress::Comment,
+            progress => progress,
+        };
+        match (self.kind, progress) {
             (Keepalive::Ping, _) => Bytes::from_static(PING),
             (Keepalive::ChatLine, Progress::Reasoning) => self.chat_line(
                 &json!({ "role": "assistant", "content": "", "thinking": format!("{}\n", text()) }),
@@ -108,8 +113,9 @@ impl Keepalives {
                 let choice = json!({ "index": 0, "text": "", "logprobs": null, "finish_reason": null });
                 self.chunk("cmpl", "text_completion", &choice)
             }
-            (Keepalive::ChatChunk | Keepalive::TextChunk, Progress::Comment | Progress::Off)
-            | (Keepalive::Comment | Keepalive::Unneeded, _) => comment(),
+            (Keepalive::ChatChunk | Keepalive::TextChunk | Keepalive::Comment | Keepalive::Unneeded, _) => {
+                comment()
+            }
         }
     }
 
@@ -238,6 +244,19 @@ pub(super) mod tests {
             "{told}"
         );
     }
+
+    #[test]
+    fn a_client_whose_program_may_have_a_timer_gets_chunks_after_a_minute() {
+        for (seconds, begins) in [(59, ": waking"), (60, "data: {")] {
+            let keepalives = Keepalives {
+                progress: Progress::CommentThenDelta,
+                ..every(Duration::ZERO, Duration::ZERO)
+            };
+            let bytes = keepalives.text(Duration::from_secs(seconds), None);
+            assert!(bytes.starts_with(begins.as_bytes()), "{bytes:?}");
+        }
+    }
+
     #[test]
     fn each_familys_clients_survive_its_keepalive() {
         for (kind, progress, expected) in [

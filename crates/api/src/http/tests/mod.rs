@@ -12,6 +12,7 @@ mod listing;
 mod loops;
 mod meant;
 mod metrics;
+mod openapi;
 mod origin;
 mod other_apis;
 mod paused;
@@ -88,6 +89,7 @@ fn limits() -> HttpLimits {
     HttpLimits {
         body_bytes: 64 * 1024,
         held_body_bytes: 1024 * 1024,
+        waiting: 1_024,
         timings: Timings {
             quiet: LONG,
             keepalive: Duration::from_millis(20),

@@ -257,6 +257,13 @@ async fn a_path_of_a_providers_config_reaches_that_provider_and_no_other() {
         .collect();
     let expected = [path.to_owned(), format!("{path}?model=a%2Fm")].map(|path| ("a".to_owned(), path));
     assert_eq!(sent, expected);
+    let twice = served.post(
+        &format!("{path}?model=m"),
+        &json!({ "prompt": "x", "model": "other" }),
+    );
+    let twice = Answer::of(twice).await;
+    assert_eq!((twice.status, twice.error().as_str()), (400, "duplicate_field"));
+    assert_eq!(served.hub.sent().len(), 2);
     let (status, text) = ask(path, "other").await;
     assert!(status == 404 && text.contains("extra_paths"), "{text}");
     assert_eq!(served.get(path).await.status, 405);

@@ -119,11 +119,41 @@ async fn a_failed_wake_says_what_failed_where_and_what_to_do() {
             "{message}"
         );
         assert_eq!(answer.header("retry-after"), Some(retry));
+        assert_eq!(answer.header("x-should-retry"), Some("false"), "{message}");
+        assert_eq!(answer.json()["error"]["type"], "wake_error", "{message}");
         assert_eq!(answer.header("x-reveille-provider"), Some("gpu-box/vllm"));
         let wake = (!message.contains("the next wake is possible")).then(|| wake.to_string());
         assert_eq!(answer.header("x-reveille-wake-id"), wake.as_deref());
     }
     assert!(served.hub.sent().is_empty());
+}
+
+#[tokio::test]
+async fn a_client_may_repeat_by_itself_what_another_try_may_better() {
+    let served = Served::new().await;
+    served.hub.publish("gpu-box/vllm", "m", hibernating());
+    let wake = Some(some_wake());
+    for error in [
+        failed(WakeFailureKind::AgentStopped, wake),
+        failed(WakeFailureKind::GroupBlocked, wake),
+        WakeError::QueueFull {
+            provider: id("gpu-box/vllm"),
+            limit: 1,
+        },
+        WakeError::CallerTimedOut {
+            provider: id("gpu-box/vllm"),
+            wake_id: wake,
+            spent: Duration::from_secs(290),
+            left: None,
+        },
+    ] {
+        served.hub.refuse(error);
+        let answer = Answer::of(served.chat("m", false)).await;
+        let error = answer.json()["error"].clone();
+        assert_eq!(answer.header("x-should-retry"), None, "{error}");
+        assert_ne!(error["type"], "wake_error", "{error}");
+        assert!(answer.header("retry-after").is_some(), "{error}");
+    }
 }
 
 #[tokio::test]

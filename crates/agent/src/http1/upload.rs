@@ -1,0 +1,147 @@
+//! The body of a request: it is there, or is still coming in while it is sent.
+
+use bytes::Bytes;
+use futures::{Stream, StreamExt, stream::BoxStream};
+use hyper::body::{Body, Frame, SizeHint};
+use parking_lot::Mutex;
+use reveille_bus::relay::RelayFault;
+use std::{
+    mem,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+};
+use tokio::time::Instant;
+
+/// A body. Of one that is still coming in, all clones send the same pieces, so only one of them is sent.
+#[derive(Clone)]
+pub(crate) enum Upload {
+    Whole(Bytes),
+    Arriving(Arc<Mutex<Pieces>>, Progress),
+}
+
+pub(crate) struct Pieces {
+    stream: BoxStream<'static, Result<Bytes, RelayFault>>,
+    left: u64,
+}
+
+/// How far a body that is coming in has been sent. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Progress(Arc<Mutex<Sent>>);
+
+struct Sent {
+    /// When the last piece was.
+    at: Instant,
+    is_whole: bool,
+    has_begun: bool,
+    fault: Option<RelayFault>,
+}
+
+impl Upload {
+    /// A body of so many bytes in these pieces.
+    pub fn arriving(
+        bytes: u64,
+        pieces: impl Stream<Item = Result<Bytes, RelayFault>> + Send + 'static,
+    ) -> Self {
+        let pieces = Pieces {
+            stream: pieces.boxed(),
+            left: bytes,
+        };
+        let sent = Sent {
+            at: Instant::now(),
+            is_whole: false,
+            has_begun: false,
+            fault: None,
+        };
+        Self::Arriving(Arc::new(Mutex::new(pieces)), Progress(Arc::new(Mutex::new(sent))))
+    }
+
+    /// `None` for a body that is there.
+    pub fn progress(&self) -> Option<&Progress> {
+        match self {
+            Self::Whole(_) => None,
+            Self::Arriving(_, progress) => Some(progress),
+        }
+    }
+}
+
+impl From<Bytes> for Upload {
+    fn from(bytes: Bytes) -> Self {
+        Self::Whole(bytes)
+    }
+}
+
+impl Progress {
+    /// When the last piece was sent, or else when the request began to be.
+    pub fn moved_at(&self) -> Instant {
+        self.0.lock().at
+    }
+
+    /// Whether the server may have got some of it.
+    pub fn has_begun(&self) -> bool {
+        self.0.lock().has_begun
+    }
+
+    /// Whether all of it has been sent.
+    pub fn is_whole(&self) -> bool {
+        self.0.lock().is_whole
+    }
+
+    /// Why no more came in.
+    pub fn fault(&self) -> Option<RelayFault> {
+        self.0.lock().fault.clone()
+    }
+}
+
+impl Pieces {
+    fn poll(
+        &mut self,
+        progress: &Progress,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, RelayFault>>> {
+        let next = ready!(self.stream.poll_next_unpin(cx));
+        let mut sent = progress.0.lock();
+        Poll::Ready(match next {
+            Some(Ok(piece)) => {
+                self.left = self.left.saturating_sub(piece.len() as u64);
+                (sent.at, sent.has_begun, sent.is_whole) = (Instant::now(), true, self.left == 0);
+                Some(Ok(Frame::data(piece)))
+            }
+            Some(Err(fault)) => {
+                sent.fault = Some(fault.clone());
+                Some(Err(fault))
+            }
+            None => None,
+        })
+    }
+}
+
+impl Body for Upload {
+    type Data = Bytes;
+    type Error = RelayFault;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, RelayFault>>> {
+        match self.get_mut() {
+            Self::Whole(bytes) if bytes.is_empty() => Poll::Ready(None),
+            Self::Whole(bytes) => Poll::Ready(Some(Ok(Frame::data(mem::take(bytes))))),
+            Self::Arriving(pieces, progress) => pieces.lock().poll(progress, cx),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Whole(bytes) => bytes.is_empty(),
+            Self::Arriving(pieces, _) => pieces.lock().left == 0,
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        SizeHint::with_exact(match self {
+            Self::Whole(bytes) => bytes.len() as u64,
+            Self::Arriving(pieces, _) => pieces.lock().left,
+        })
+    }
+}
