@@ -99,8 +99,8 @@ impl Cell {
         }
         let wakes = raises.map_or(1, |raised| raised.wakes);
         ensure!(
-            log.starts() == wakes,
-            "expected {wakes} wakes, got {}",
+            (1..=wakes).contains(&log.starts()),
+            "expected 1 to {wakes} wakes, got {}",
             log.starts()
         );
         let longest = log.requests().iter().map(|request| request.body_bytes).max();

@@ -35,7 +35,7 @@ pub struct Client {
 pub struct Raised {
     /// Its class, or how the program ends.
     pub error: &'static str,
-    /// How often the client had the model woken: once, unless it retries in spite of `x-should-retry: false`.
+    /// How often the client has the model woken at most, as its own clock has it: once, unless it retries in spite of `x-should-retry: false`.
     pub wakes: usize,
 }
 

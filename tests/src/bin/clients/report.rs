@@ -126,7 +126,7 @@ fn expected(client: &Client, scene: Scene) -> String {
     };
     match raised.wakes {
         1 => class,
-        wakes => format!("{class}, {wakes} wakes"),
+        wakes => format!("{class}, up to {wakes} wakes"),
     }
 }
 
