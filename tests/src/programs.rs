@@ -70,7 +70,7 @@ pub fn packages() -> PathBuf {
 }
 
 /// The folder that makes `import openai` work.
-pub(crate) fn openai_path() -> PathBuf {
+pub fn openai_path() -> PathBuf {
     told("REVEILLE_TEST_OPENAI_PATH")
         .or_else(|| Some(tools().join("openai")).filter(|path| path.exists()))
         .expect("no openai package: run `cargo xtask test`, which installs it")

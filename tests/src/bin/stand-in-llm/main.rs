@@ -12,6 +12,7 @@ mod options;
 mod routes;
 mod server;
 mod ticket;
+mod tool_calls;
 
 use std::{
     fs::File,

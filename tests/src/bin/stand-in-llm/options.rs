@@ -56,6 +56,9 @@ pub struct Options {
     /// Time before each further token.
     #[arg(long, default_value_t = 0)]
     pub token_delay_ms: u64,
+    /// Calls a tool of a request that has any, with arguments that fit the tool's schema.
+    #[arg(long)]
+    pub calls_tools: bool,
     /// Ends at once, in the middle of an answer, after this many tokens.
     #[arg(long)]
     pub die_after_tokens: Option<usize>,

@@ -39,7 +39,9 @@ pub fn router(server: Arc<Server>) -> Router {
         .route("/v1/embeddings", post(infer))
         .route("/v1/responses", post(infer))
         .route("/v1/messages", post(infer))
+        .route("/v1/messages/count_tokens", post(infer))
         .route("/api/chat", post(infer))
+        .route("/api/embed", post(infer))
         .fallback(async || {
             refusal(
                 StatusCode::NOT_FOUND,
