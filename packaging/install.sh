@@ -37,7 +37,13 @@ if [ -z "$prefix" ]; then
     case $here in
     # The copy that an earlier run has installed.
     */lib/reveille) prefix=${here%/lib/reveille} ;;
-    *) if [ "$user" = yes ]; then prefix=$HOME/.local; else prefix=/usr/local; fi ;;
+    *)
+        prefix=/usr/local
+        if [ "$user" = yes ]; then
+            [ -n "${HOME:-}" ] || fail "HOME isn't set, so --user has no folder: set it, or use --prefix DIR" 2
+            prefix=$HOME/.local
+        fi
+        ;;
     esac
 fi
 case $prefix in
@@ -81,9 +87,33 @@ if [ "$uninstall" = yes ]; then
 fi
 
 [ -f "$here/bin/reveille" ] || fail "run this from the folder of the unpacked archive"
+# The units name what they run by its path. --user installs none.
+if [ "$user" = no ] && [ "$(printf '%s' "$prefix" | LC_ALL=C tr -d 'A-Za-z0-9/._+@,:=\200-\377-' | wc -c)" -gt 0 ]; then
+    fail "$prefix has characters that a systemd unit would read in its own way: use another folder" 2
+fi
 if ! mkdir -p "$prefix/lib/reveille" 2>/dev/null || ! [ -w "$prefix/lib/reveille" ]; then
     fail "$prefix can't be written: run this as root, or with --user to install for yourself" 2
 fi
+
+# A run that fails takes back what it has put there. Over an earlier version it leaves no half of a file, and can be repeated.
+placed=
+undo() {
+    status=$?
+    [ "$status" != 0 ] || return 0
+    trap - EXIT
+    rm -f "$list.new"
+    printf '%s\n' "$files" lib/reveille/install.sh | while IFS= read -r file; do rm -f "$prefix/$file.new"; done
+    if [ -f "$list" ]; then
+        echo "install.sh: $prefix may have parts of two versions now: mend that, and run this again" >&2
+    else
+        printf '%s\n' "${placed}lib/reveille/installed" | remove
+        echo "install.sh: nothing was installed in $prefix" >&2
+    fi
+    exit "$status"
+}
+files=
+trap undo EXIT
+trap 'exit 130' INT TERM HUP
 
 cd "$here"
 files=$(find bin lib share -type f | sort)
@@ -99,12 +129,17 @@ put() {
     esac
     if [ -x "$1" ]; then chmod 755 "$prefix/$2.new"; else chmod 644 "$prefix/$2.new"; fi
     mv -f "$prefix/$2.new" "$prefix/$2"
+    placed="$placed$2
+"
 }
-printf '%s\n' "$files" | while IFS= read -r file; do put "$file" "$file"; done
+while IFS= read -r file; do put "$file" "$file"; done <<EOF
+$files
+EOF
 put install.sh lib/reveille/install.sh
 # What an earlier version had and this one hasn't.
 if [ -f "$list" ]; then grep -vxFf "$list.new" "$list" | remove; fi
 mv -f "$list.new" "$list"
+trap - EXIT INT TERM HUP
 reload
 
 echo "$("$prefix/bin/reveille" --version) is installed in $prefix."

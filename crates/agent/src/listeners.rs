@@ -88,6 +88,21 @@ impl LocalPort {
         found.await.ok().flatten()
     }
 
+    /// Whether another process of this program has started the one that has the port: a `subcommand` of this program is above it, and
+    /// this process isn't. `None` if nobody has the port, or whose it is can't be seen.
+    pub async fn is_below_another(&self, subcommand: &'static str) -> Option<bool> {
+        if !self.is_below(subcommand).await? {
+            return Some(false);
+        }
+        let sockets = self.sockets().await;
+        let own = i32::try_from(std::process::id()).ok()?;
+        let found = spawn_blocking(move || {
+            let above = processes::ancestors(holder(&sockets)?.pid);
+            Some(!above.contains(&own))
+        });
+        found.await.ok().flatten()
+    }
+
     /// The sockets that take connections to it now.
     async fn sockets(&self) -> Vec<Inode> {
         let port = self.clone();

@@ -5,7 +5,7 @@ use reveille_domain::{
     Access, AdvanceReason, Agent, AgentEvent, AgentKey, AgentName, Epoch, Sessions, Timestamp,
 };
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     sync::Arc,
 };
 use tokio::sync::watch;
@@ -26,11 +26,20 @@ pub(crate) struct AgentSnapshot {
     pub sequence: u64,
 }
 
+impl AgentSnapshot {
+    /// Whether its key was revoked, and it has no other.
+    pub(crate) fn is_revoked(&self) -> bool {
+        self.ended_by == Some(AdvanceReason::Revoked) && self.access.key().is_none()
+    }
+}
+
 /// All agents, and the agent of each key.
 #[derive(Debug, Default)]
 pub(crate) struct Agents {
     table: RwLock<Table>,
     dropped: watch::Sender<u64>,
+    /// The agents that each start of this process admits, revoked ones too.
+    admitted_at_start: RwLock<BTreeSet<AgentName>>,
 }
 
 #[derive(Debug, Default)]
@@ -66,6 +75,21 @@ impl Agents {
             .iter()
             .map(|(name, known)| (name.clone(), known.clone()))
             .collect()
+    }
+
+    /// Whether the agent's key was revoked, and it has no other.
+    pub(crate) fn is_revoked(&self, agent: &AgentName) -> bool {
+        self.get(agent).is_some_and(|known| known.is_revoked())
+    }
+
+    /// Each start of this process admits these agents.
+    pub(crate) fn admit_at_start(&self, agents: impl IntoIterator<Item = AgentName>) {
+        self.admitted_at_start.write().extend(agents);
+    }
+
+    /// Whether the next start of this process admits the agent, even if it was revoked.
+    pub(crate) fn is_admitted_at_start(&self, agent: &AgentName) -> bool {
+        self.admitted_at_start.read().contains(agent)
     }
 
     /// Changes whenever a key was revoked or replaced.

@@ -339,6 +339,8 @@ impl Service {
         else {
             return answering;
         };
+        let names = trusted.iter().map(|(agent, _)| agent.clone());
+        self.registry.agents().admit_at_start(names);
         let (registry, commands, bus, stop) = (
             self.registry.clone(),
             self.commands.clone(),

@@ -15,7 +15,14 @@ use async_nats::{
 use backon::{BackoffBuilder, ExponentialBuilder};
 use bytes::Bytes;
 use serde::Deserialize;
-use std::{path::PathBuf, time::Duration};
+use std::{
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 use tokio::{
     io::AsyncReadExt,
     net::TcpStream,
@@ -35,6 +42,8 @@ const RETRIES: ExponentialBuilder = ExponentialBuilder::new()
     .without_max_times();
 const FIRST_RETRY: Duration = Duration::from_millis(100);
 const LONGEST_RETRY: Duration = Duration::from_secs(2);
+/// Longer than any process runs.
+const NEVER: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
 /// A peer that leaves two pings unanswered counts as gone.
 const PING_INTERVAL: Duration = Duration::from_secs(5);
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
@@ -196,6 +205,8 @@ pub struct Connection {
     /// See [`Role::makes_streams`].
     makes_streams: bool,
     options: NatsOptions,
+    /// See [`Connection::give_up`].
+    given_up: Arc<AtomicBool>,
 }
 
 impl Connection {
@@ -234,6 +245,8 @@ impl Connection {
         let servers = servers(&options.access.server.url)?;
         let (changed, mut generation) = watch::channel(0);
         let name = options.name.clone();
+        let given_up = Arc::new(AtomicBool::new(false));
+        let (is_given_up, is_over) = (given_up.clone(), given_up.clone());
         let client = authenticated(options, &servers)
             .await
             .name(&options.name)
@@ -242,9 +255,15 @@ impl Connection {
             .request_timeout(Some(REQUEST_TIMEOUT))
             .subscription_capacity(SUBSCRIPTION_CAPACITY)
             .max_reconnects(None)
-            .reconnect_delay_callback(reconnect_pause)
+            .reconnect_delay_callback(move |attempts| match is_given_up.load(Ordering::Relaxed) {
+                // The client has no way to end while it is disconnected.
+                true => NEVER,
+                false => reconnect_pause(attempts),
+            })
             .event_callback(move |event| {
-                observe(&event, &changed, &name);
+                if !is_over.load(Ordering::Relaxed) {
+                    observe(&event, &changed, &name);
+                }
                 std::future::ready(())
             })
             .connect(servers)
@@ -268,6 +287,7 @@ impl Connection {
             generation,
             makes_streams: options.access.role.makes_streams(),
             options: options.clone(),
+            given_up,
         })
     }
 
@@ -338,6 +358,11 @@ impl Connection {
             }
             tokio::time::sleep(ASK_AGAIN_AFTER).await;
         }
+    }
+
+    /// Makes no further attempt to connect, and logs nothing more: the hub admits this key no longer.
+    pub fn give_up(&self) {
+        self.given_up.store(true, Ordering::Relaxed);
     }
 
     /// See [`Role::makes_streams`].

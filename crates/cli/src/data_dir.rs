@@ -158,24 +158,37 @@ pub fn usable(path: &Path) -> Result<()> {
     if let Some(holder) = holder.filter(|holder| is_locked(path) && is_alive(holder)) {
         return Err(refused(path, &holder));
     }
-    let there = path.ancestors().find(|folder| folder.exists());
-    let there = there.filter(|there| !there.as_os_str().is_empty());
-    let there = there.unwrap_or(Path::new("."));
-    let problem = if there.is_dir() {
-        access(there, Access::WRITE_OK | Access::EXEC_OK)
-            .err()
-            .map(|error| error.to_string())
-    } else {
-        Some("it is not a directory".to_owned())
-    };
-    match problem {
+    match unusable(path) {
         None => Ok(()),
-        Some(problem) => Err(anyhow!(
-            "cannot keep the data directory {} in {}: {problem}; use --data-dir for a folder that this user may write to",
-            path.display(),
-            there.display()
-        )),
+        Some(problem) => Err(anyhow!("{problem}: {USE_ANOTHER}")),
     }
+}
+
+/// What to do about a folder that isn't usable.
+pub const USE_ANOTHER: &str = "use --data-dir for a folder that this user may write to";
+
+/// Why the folder can't be made or written to, if so.
+pub fn unusable(path: &Path) -> Option<String> {
+    let is_here = |folder: &&Path| fs::symlink_metadata(folder).is_ok() && !folder.as_os_str().is_empty();
+    let there = path.ancestors().find(is_here).unwrap_or(Path::new("."));
+    let shown = path.display();
+    let what = match there == path {
+        true => format!("cannot use {shown} as the data directory"),
+        false => format!("cannot make the data directory {shown} in {}", there.display()),
+    };
+    if let Ok(target) = fs::read_link(there)
+        && !there.exists()
+    {
+        let what = format!("{what}: {} is a link to {}", there.display(), target.display());
+        return Some(format!("{what}, which isn't there"));
+    }
+    if !there.is_dir() {
+        return Some(format!("{what}: {} is not a directory", there.display()));
+    }
+    let mut needed = Access::WRITE_OK | Access::EXEC_OK;
+    needed.set(Access::READ_OK, there == path);
+    let denied = access(there, needed).err()?;
+    Some(format!("{what}: {denied}"))
 }
 
 /// Whether a run holds this folder. Tries the lock for an instant and releases it.
@@ -254,6 +267,7 @@ pub fn default_path() -> Result<PathBuf> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::os::unix::fs::symlink;
     use tokio::time::{sleep, timeout};
 
     #[tokio::test]
@@ -279,6 +293,29 @@ mod tests {
         child.kill().unwrap();
         child.wait().unwrap();
         reopened.expect("no child keeps the lock that wasn't given it");
+    }
+
+    #[test]
+    fn what_is_no_directory_is_found_before_anything_is_made_there() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        fs::write(at("file"), "").unwrap();
+        symlink(at("nowhere"), at("link")).unwrap();
+        symlink(folder.path(), at("good")).unwrap();
+        for (name, why) in [
+            ("file", "is not a directory"),
+            ("file/data", "is not a directory"),
+            ("link", "which isn't there"),
+            ("link/data", "which isn't there"),
+        ] {
+            let found = unusable(&at(name)).unwrap();
+            assert!(found.contains(why), "{name}: {found}");
+            let refused = usable(&at(name)).unwrap_err().to_string();
+            assert!(refused.starts_with(&found), "{refused}");
+        }
+        for name in ["new", "new/data", "good", "good/data"] {
+            assert_eq!(unusable(&at(name)), None, "{name}");
+        }
     }
 
     #[tokio::test]

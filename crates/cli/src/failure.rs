@@ -7,9 +7,9 @@ const FAILED: u8 = 1;
 /// The command line or a config is wrong; clap exits with the same code.
 const UNUSABLE: u8 = 2;
 /// Another agent took over this agent's name: a service manager must not restart it.
-const SUPERSEDED: u8 = 3;
+pub const SUPERSEDED: u8 = 3;
 /// The hub has revoked this agent: another start would fail as well.
-const REVOKED: u8 = 4;
+pub const REVOKED: u8 = 4;
 
 /// Why a command failed, in words for a person.
 #[derive(Debug)]

@@ -136,6 +136,9 @@ impl Screen {
             .await?;
         self.agents = client.rows("/reveille/v1/agents", &[], usize::MAX).await?;
         self.providers = client.rows("/reveille/v1/providers", &[], usize::MAX).await?;
+        for row in &self.agents {
+            published::agent(row, &mut self.findings);
+        }
         let now = Timestamp::now();
         for row in &mut self.providers {
             row["waiting"] = self.replica["waiting"][field(row, "id")].clone();

@@ -263,7 +263,10 @@ impl Test<'_> {
         let run = Run::wake(self.runner.clone(), wake, self.probe.clone(), Box::pin(ready(())));
         let (outcome, mut ended) = self.outcome(run).await?;
         let took = began.elapsed();
-        let reported = self.report("wake", &outcome, &ended);
+        let mut reported = self.report("wake", &outcome, &ended);
+        if reported.is_ok() && ended.served.is_some() {
+            reported = self.is_own().await;
+        }
         if reported.is_ok() {
             self.models(provider).await?;
         }
@@ -281,6 +284,29 @@ impl Test<'_> {
             before,
             ended,
         })
+    }
+
+    /// Fails if the agent's server answered rather than the one that was started here.
+    async fn is_own(&self) -> Result<(), Failure> {
+        let Some(port) = self.probe.port() else {
+            return Ok(());
+        };
+        if port.is_below_another(SHIM).await != Some(true) {
+            return Ok(());
+        }
+        let taken = port.taken().await;
+        let taken = taken.map(|taken| format!(" ({taken})")).unwrap_or_default();
+        let first = match &self.agent_runs {
+            Some(id) => format!(
+                "wait until `reveille status` shows it awake, put it to sleep with `reveille sleep {id} --wait`, and test it again"
+            ),
+            None => "stop that agent, and test it again".to_owned(),
+        };
+        Err(anyhow!(
+            "the recipe wasn't tested: an agent was waking this backend at the same time, and its server answered{taken}, not the one \
+             that was started here: {first}"
+        )
+        .into())
     }
 
     /// Runs to the end; Ctrl-C stops what was started.

@@ -134,7 +134,7 @@ const MISTAKES: &[Mistake] = &[
     Mistake { number: "18", what: "a second `up` on the same data",
         comes: Elsewhere("crates/cli/tests/up.rs", "a_second_run_on_the_same_data_is_refused_and_after_the_first_one_finds_its_journal") },
     Mistake { number: "19", what: "a data directory that can't be",
-        comes: Ends("", &["up", "--listen", "127.0.0.1:{free}", "--data-dir", "{file}/data"], 1, &["cannot keep the data directory", "use --data-dir for a folder"]) },
+        comes: Ends("", &["up", "--listen", "127.0.0.1:{free}", "--data-dir", "{file}/data"], 1, &["cannot make the data directory", "use --data-dir for a folder"]) },
     Mistake { number: "20", what: "no nats-server",
         comes: Elsewhere("crates/cli/src/up/nats_program.rs", "without_a_usable_server_the_error_names_what_was_found_and_how_to_get_one") },
     Mistake { number: "21", what: "a nats-server that is too old",

@@ -254,13 +254,45 @@ async fn a_hub_goes_on_when_the_agent_of_its_own_machine_is_revoked_and_admits_i
         .start();
     revoke.wait_for_exit(SOON).await;
     assert_eq!(revoke.exit(), Some(Exit::Code(0)), "{}", revoke.log());
+    assert!(
+        revoke
+            .log()
+            .contains("the next start of `reveille up` admits it again"),
+        "{}",
+        revoke.log()
+    );
+    const SAID: &str = "this machine's agent was revoked";
     wait_until("the hub said so", SOON, async || {
-        let log = up.process().log();
-        log.contains("this machine's agent was revoked").then_some(())
+        up.process().log().contains(SAID).then_some(())
     })
     .await;
     up.wait_for_status("gpu-box/qwen", "inactive", SOON).await;
     assert_eq!(up.get("/readyz").await.status, 200);
+    let told = up.chat("qwen").await.text();
+    assert!(
+        told.contains("its agent was revoked") && told.contains("`reveille up` on the hub's machine"),
+        "{told}"
+    );
+    for command in ["status", "doctor"] {
+        let shown = world.reveille(command).env("REVEILLE_API_URL", up.url());
+        let shown = shown.env("REVEILLE_DATA_DIR", &data_dir).start();
+        shown.wait_for_exit(SOON).await;
+        let shown = shown.log();
+        assert!(
+            shown.contains("agent gpu-box") && shown.contains("admit it again"),
+            "{command}: {shown}"
+        );
+    }
+    let log = up.process().log();
+    let (_, after) = log.split_once(SAID).expect("it was said");
+    assert!(
+        !after.contains("NATS doesn't admit"),
+        "it goes on trying: {after}"
+    );
+    assert_eq!(log.matches(SAID).count(), 1, "{log}");
+    up.process().stop(SOON).await;
+    let up = world.up(&data_dir, &config.to_toml(), &[]);
+    up.wait_for_status("gpu-box/qwen", "active", SOON).await;
 }
 
 #[tokio::test]

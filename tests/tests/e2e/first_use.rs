@@ -157,6 +157,52 @@ async fn a_wake_that_would_prove_nothing_is_run_only_when_told() {
 }
 
 #[tokio::test]
+async fn a_server_that_the_agent_starts_proves_nothing_to_a_test_and_a_sleep_waits_for_its_wake() {
+    let world = World::new().await;
+    let backend = world.backend(&["--boot-delay-ms", "2500"]);
+    let config = AgentConfig::new("gpu-box")
+        .provider("vllm", "qwen", &backend)
+        .woken_by_serving(&backend);
+    let file = write(&world, "reveille.toml", &config);
+    let data_dir = world.folder().join("hub");
+    let up = world.up(&data_dir, &config.to_toml(), &[]);
+    up.wait_until_ready().await;
+    up.wait_for_status("gpu-box/qwen", "hibernating", SOON).await;
+    let (data_dir, api) = (data_dir.display().to_string(), up.url());
+    let order = async |command: &str, more: &[&str]| {
+        run(&world, command, &[&["vllm", "--api", &api], more].concat()).await
+    };
+
+    let (exit, said) = order("wake", &[]).await;
+    assert_eq!(exit, Exit::Code(0), "{said}");
+    let test = ["test", "vllm", "--config", &file, "--data-dir", &data_dir];
+    let (exit, said) = run(&world, "recipe", &test).await;
+    assert_eq!(exit, Exit::Code(1), "{said}");
+    for part in [
+        "the recipe wasn't tested: an agent was waking this backend",
+        "`reveille sleep gpu-box/vllm --wait`",
+    ] {
+        assert!(said.contains(part), "{part} is not in: {said}");
+    }
+    let (exit, said) = order("sleep", &["--wait"]).await;
+    assert_eq!(exit, Exit::Code(0), "{said}");
+
+    order("wake", &[]).await;
+    let (exit, said) = order("sleep", &[]).await;
+    assert_eq!(exit, Exit::Code(1), "{said}");
+    assert!(
+        said.contains("gpu-box/vllm is being woken: `reveille sleep gpu-box/vllm --wait`"),
+        "{said}"
+    );
+    let (exit, said) = order("sleep", &["--wait"]).await;
+    assert_eq!(exit, Exit::Code(0), "{said}");
+    assert!(
+        said.contains("goes to sleep after that") && said.contains("is asleep after"),
+        "{said}"
+    );
+}
+
+#[tokio::test]
 async fn another_server_on_a_backends_port_is_named_by_the_doctor_and_by_a_test_of_the_recipe() {
     let world = World::new().await;
     let backend = world.backend(&["--model", "other"]);

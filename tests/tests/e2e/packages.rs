@@ -207,6 +207,82 @@ fn obstacle() -> Option<String> {
     }
 }
 
+/// What is unpacked from an archive, with programs that do nothing.
+fn unpack(account: &Account) {
+    let unpacked = account.path("unpacked");
+    for (file, text) in [
+        ("bin/reveille", "#!/bin/sh\necho reveille 1.0\n"),
+        ("lib/reveille/nats-server", "#!/bin/sh\n"),
+        ("share/reveille/page", ""),
+    ] {
+        let file = unpacked.join(file);
+        fs::create_dir_all(file.parent().expect("a folder")).expect("a folder");
+        fs::write(&file, text).expect("written");
+    }
+    let packaging = root().join("packaging");
+    let packaging = packaging.display();
+    account.does(&format!(
+        "chmod +x unpacked/bin/reveille unpacked/lib/reveille/nats-server\n\
+         cp {packaging}/install.sh unpacked/\n\
+         mkdir -p unpacked/lib/systemd/system && cp {packaging}/systemd/*.service unpacked/lib/systemd/system/"
+    ));
+}
+
+#[test]
+fn the_archive_is_not_installed_where_its_units_would_not_find_it() {
+    let account = Account::new();
+    unpack(&account);
+    for odd in ["a b", "a|b", "a&b", "a\\b", "a%b", "a'b", "a$b", "a\tb"] {
+        fs::write(account.path("odd"), format!("{odd}/x")).expect("written");
+        let refused = account.run("sh unpacked/install.sh --prefix \"$(cat odd)\"");
+        let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+        assert_eq!(refused.status.code(), Some(2), "{odd}: {said}");
+        assert!(
+            said.contains("use another folder") && said.lines().count() == 1,
+            "{said}"
+        );
+        assert!(!account.path(odd).exists(), "{odd}");
+    }
+    // Without units the path doesn't matter.
+    account.does("mkdir 'home/a b' && HOME=\"$HOME/a b\" sh unpacked/install.sh --user");
+    account.does("sh unpacked/install.sh --prefix 'ü-1.0+x'");
+    let refused = account.run("unset HOME; sh unpacked/install.sh --user");
+    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(said.contains("--prefix DIR"), "{said}");
+}
+
+#[test]
+fn an_installation_that_fails_leaves_nothing_behind() {
+    let account = Account::new();
+    unpack(&account);
+    // As a disk that is full leaves it: with a part of a file.
+    let cp =
+        "#!/bin/sh\ncase $2 in */nats-server.new) echo part > \"$2\"; exit 1 ;; esac\nexec /bin/cp \"$@\"\n";
+    fs::create_dir(account.path("bin")).expect("a folder");
+    fs::write(account.path("bin/cp"), cp).expect("written");
+    account.does("chmod +x bin/cp");
+    let fails = "PATH=$PWD/bin:$PATH sh unpacked/install.sh --prefix opt";
+    account.does("mkdir opt && echo mine > opt/file");
+    let failed = account.run(fails);
+    let said = String::from_utf8_lossy(&failed.stderr).into_owned();
+    assert_eq!(failed.status.code(), Some(1), "{said}");
+    assert!(said.contains("nothing was installed in "), "{said}");
+    assert_eq!(account.does("find opt -mindepth 1"), "opt/file\n");
+
+    account.does("sh unpacked/install.sh --prefix opt");
+    let installed = account.does("find opt -type f | sort");
+    let failed = account.run(fails);
+    let said = String::from_utf8_lossy(&failed.stderr).into_owned();
+    assert!(said.contains("run this again"), "{said}");
+    assert_eq!(
+        account.does("find opt -type f | sort"),
+        installed,
+        "the earlier version's"
+    );
+    account.does("sh opt/lib/reveille/install.sh --uninstall");
+    assert_eq!(account.does("find opt -mindepth 1"), "opt/file\n");
+}
+
 /// A machine on which systemd seems to run, with an empty `/usr/local`, and with units that `systemctl show` finds in `/usr/lib`, as
 /// Debian's package has them, except for one.
 #[test]

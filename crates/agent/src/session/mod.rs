@@ -94,6 +94,7 @@ struct Session {
     id: SessionId,
     agent: AgentName,
     connection: Connection,
+    relay_connection: Connection,
     generation: watch::Receiver<u64>,
     hub: Arc<dyn Hub>,
     epoch: CurrentEpoch,
@@ -227,6 +228,7 @@ impl Session {
             id,
             agent,
             connection,
+            relay_connection,
             generation,
             hub,
             epoch,
@@ -576,6 +578,9 @@ impl Session {
         self.stop_relay.cancel();
         self.tasks.close();
         self.tasks.wait().await;
+        // The process may go on with a hub.
+        self.connection.give_up();
+        self.relay_connection.give_up();
         Err(error)
     }
 }

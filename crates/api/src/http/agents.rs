@@ -60,6 +60,8 @@ pub(super) struct AgentRow {
     key: Option<AgentKey>,
     enrolled_at_ms: Option<Timestamp>,
     revoked_at_ms: Option<Timestamp>,
+    /// Whether the next start of this hub admits it, even if it was revoked: it runs in the same process.
+    admitted_at_start: bool,
     /// How many providers it publishes.
     providers: usize,
     /// How each wake would fail now, while the agent is paused or in quiet hours.
@@ -88,7 +90,7 @@ impl AgentStatus {
         published: &[Arc<ProviderSnapshot>],
         last_heartbeat: Option<Timestamp>,
     ) -> (Self, Option<Timestamp>) {
-        if known.ended_by == Some(AdvanceReason::Revoked) && known.access.key().is_none() {
+        if known.is_revoked() {
             return (Self::Revoked, known.access.revoked_at());
         }
         let inactive_since = |provider: &Arc<ProviderSnapshot>| match provider.provider.status {
@@ -137,6 +139,7 @@ impl AgentRow {
             key: known.access.key().cloned(),
             enrolled_at_ms: known.access.enrolled_at(),
             revoked_at_ms: known.access.revoked_at(),
+            admitted_at_start: registry.agents().is_admitted_at_start(&agent),
             providers: published.len(),
             wakes_refused: registry.owner_refusals().of(&agent, known.epoch),
             updated_seq: known.sequence,
@@ -363,6 +366,8 @@ pub(super) struct Revoked {
     agent: AgentName,
     /// False when there was nothing to revoke.
     revoked: bool,
+    /// Whether the next start of this hub admits it again: it runs in the same process.
+    admitted_at_start: bool,
     /// The journal sequence of its last commit.
     sequence: u64,
 }
@@ -386,6 +391,7 @@ pub(super) async fn revoke(
         .stop_providers(&agent, CAUSE, done.state.epoch())
         .await;
     Ok(Json(Revoked {
+        admitted_at_start: state.registry.agents().is_admitted_at_start(&agent),
         agent,
         revoked: !done.events.is_empty(),
         sequence: done.sequence,

@@ -22,7 +22,7 @@ impl Inference {
             Status::Inactive { reason, .. } => {
                 let inactive = WakeError::Inactive {
                     provider: chosen.provider.id.clone(),
-                    reason: *reason,
+                    absence: self.registry.absence(&chosen.provider.id.agent, *reason),
                 };
                 return Outcome::Refused(inactive.into());
             }

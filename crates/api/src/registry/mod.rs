@@ -11,7 +11,7 @@ use reveille_bus::{
 };
 use reveille_domain::{
     AgentName, Epoch, ModelName, Provider, ProviderId, ProviderSpec, counted, latest_alias, named,
-    provider::Registered,
+    provider::{InactiveReason, Registered},
     rows::{LoadedAt, MemoryRows},
 };
 use std::{
@@ -48,6 +48,18 @@ impl ProviderSnapshot {
             asked,
         )
     }
+}
+
+/// Why an agent is away.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Absence {
+    /// It went silent.
+    Silent,
+    Stopped,
+    /// Its key was revoked.
+    Revoked,
+    /// The same of one that the next start of this process admits again.
+    RevokedUntilStart,
 }
 
 /// The fold of the journal in memory. Cheap to clone.
@@ -126,6 +138,17 @@ impl Registry {
             .into_iter()
             .filter(|snapshot| snapshot.provider.id.agent == *agent)
             .collect()
+    }
+
+    /// Why the agent of an inactive provider is away.
+    pub(crate) fn absence(&self, agent: &AgentName, reason: InactiveReason) -> Absence {
+        let agents = self.agents();
+        match (agents.is_revoked(agent), reason) {
+            (true, _) if agents.is_admitted_at_start(agent) => Absence::RevokedUntilStart,
+            (true, _) => Absence::Revoked,
+            (false, InactiveReason::AgentLost) => Absence::Silent,
+            (false, InactiveReason::AgentStopped) => Absence::Stopped,
+        }
     }
 
     /// The current epoch of an agent.

@@ -1,10 +1,12 @@
 //! Why a provider isn't active, or isn't put to sleep.
 
-use crate::keys::Denied;
+use crate::{
+    keys::Denied,
+    registry::{Absence, Registry},
+};
 use reveille_bus::{BusError, CommandError, JournalTrouble};
 use reveille_domain::{
-    ProviderId, Rejection, Timestamp, WakeFailure, WakeFailureKind, WakeId, counted,
-    provider::{InactiveReason, Registered},
+    ProviderId, Rejection, Timestamp, WakeFailure, WakeFailureKind, WakeId, counted, provider::Registered,
 };
 use std::time::Duration;
 use thiserror::Error;
@@ -34,12 +36,9 @@ pub(crate) enum WakeError {
         /// How much longer it takes, by earlier wakes.
         left: Option<Duration>,
     },
-    /// The agent is lost or stopped; no wake was tried.
+    /// The agent is away; no wake was tried.
     #[error("{provider} is inactive")]
-    Inactive {
-        provider: ProviderId,
-        reason: InactiveReason,
-    },
+    Inactive { provider: ProviderId, absence: Absence },
     /// This version can't read the provider's last commit, so it accepts no command.
     #[error("a commit of {provider} can't be read: {reason}")]
     Unreadable { provider: ProviderId, reason: String },
@@ -65,9 +64,9 @@ pub(crate) enum WakeError {
 pub(crate) enum SleepError {
     #[error("{0} is not published")]
     Unknown(ProviderId),
-    /// The agent refused, with this reason.
-    #[error("{0}")]
-    Refused(String),
+    /// The agent refused.
+    #[error("{provider} wasn't put to sleep: {reason}")]
+    Refused { provider: ProviderId, reason: String },
     #[error("the agent can't be reached: {0}")]
     Unavailable(String),
 }
@@ -83,14 +82,15 @@ pub(super) fn held(id: &ProviderId, provider: &Registered, at: Timestamp) -> Wak
     }
 }
 
-pub(super) fn refused(id: &ProviderId, error: CommandError<Rejection>) -> WakeError {
+pub(super) fn refused(registry: &Registry, id: &ProviderId, error: CommandError<Rejection>) -> WakeError {
     let provider = id.clone();
     match error {
         CommandError::Bus(BusError::Unreadable { reason, .. }) => WakeError::Unreadable { provider, reason },
         CommandError::Bus(BusError::Journal(trouble)) => WakeError::Journal(trouble),
         CommandError::Bus(error) => WakeError::Unavailable(error.to_string()),
         CommandError::Rejected(Rejection::Inactive { reason, .. }) => {
-            WakeError::Inactive { provider, reason }
+            let absence = registry.absence(&provider.agent, reason);
+            WakeError::Inactive { provider, absence }
         }
         CommandError::Rejected(Rejection::NoRecipe) => WakeError::NoRecipe { provider },
         CommandError::Rejected(Rejection::RecentlyFailed {

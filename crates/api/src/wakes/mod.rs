@@ -138,7 +138,7 @@ impl Waker for Wakes {
         loop {
             let snapshot = states.borrow_and_update().clone();
             if snapshot.sequence >= waiter.past {
-                match waiter.look(&snapshot)? {
+                match waiter.look(&self.inner.registry, &snapshot)? {
                     WaitState::Awake => {
                         return Ok(Woken {
                             wake_id: waiter.wake,
@@ -198,7 +198,10 @@ impl Waker for Wakes {
         };
         match orders::send(&self.inner.client, &id.agent, &order).await {
             Ok(OrderAnswer::Taken) => Ok(()),
-            Ok(OrderAnswer::Refused { reason }) => Err(SleepError::Refused(reason)),
+            Ok(OrderAnswer::Refused { reason }) => Err(SleepError::Refused {
+                provider: id.clone(),
+                reason,
+            }),
             Err(error) => Err(SleepError::Unavailable(error.to_string())),
         }
     }
@@ -355,7 +358,7 @@ impl Wakes {
             .commands
             .provider(id, by, command)
             .await
-            .map_err(|error| self.as_refused_now(refused(id, error)))?;
+            .map_err(|error| self.as_refused_now(refused(&self.inner.registry, id, error)))?;
         // Now, not when the fold gets there: until then it would not be counted.
         self.inner.registry.keys().quota().take(&done.events);
         let Some(provider) = done.state.registered() else {
@@ -379,7 +382,7 @@ impl Wakes {
             }),
             Status::Inactive { reason, .. } => Err(WakeError::Inactive {
                 provider: id.clone(),
-                reason: *reason,
+                absence: self.inner.registry.absence(&id.agent, *reason),
             }),
             Status::Down { .. } => Err(WakeError::NoRecipe { provider: id.clone() }),
             // The wake in flight had just passed its deadline, and its failures hold the next one back.

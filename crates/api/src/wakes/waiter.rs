@@ -1,7 +1,7 @@
 //! One caller's wait: what each state of its provider means for it.
 
 use super::{WakeError, WakeTicket, time_until_awake};
-use crate::registry::ProviderSnapshot;
+use crate::registry::{ProviderSnapshot, Registry};
 use reveille_domain::{ProviderId, Status, WakeFailure, WakeFailureKind, WakeId};
 use std::time::Duration;
 use tokio::time::Instant;
@@ -27,7 +27,11 @@ pub(super) enum WaitState {
 }
 
 impl Waiter {
-    pub(super) fn look(&mut self, snapshot: &ProviderSnapshot) -> Result<WaitState, WakeError> {
+    pub(super) fn look(
+        &mut self,
+        registry: &Registry,
+        snapshot: &ProviderSnapshot,
+    ) -> Result<WaitState, WakeError> {
         let status = &snapshot.provider.status;
         let ours_goes_on = status
             .wake()
@@ -57,7 +61,7 @@ impl Waiter {
             }),
             Status::Inactive { reason, .. } => Err(WakeError::Inactive {
                 provider: self.provider.clone(),
-                reason: *reason,
+                absence: registry.absence(&self.provider.agent, *reason),
             }),
         }
     }

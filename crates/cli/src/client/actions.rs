@@ -15,13 +15,18 @@ use clap::Args;
 use reqwest::Method;
 use reveille_domain::{MAX_WAKE_BUDGET, ProviderId};
 use serde_json::json;
-use std::time::{Duration, Instant};
+use std::{
+    mem,
+    time::{Duration, Instant},
+};
 use tokio::time::sleep as pause;
 
 const LOOK_EVERY: Duration = Duration::from_millis(250);
 /// The longest budget of a wake, plus the time until its end is known.
 const WAIT_AT_MOST: Duration = MAX_WAKE_BUDGET.saturating_add(Duration::from_secs(60));
 
+/// The status of a provider that is being woken.
+const WAKING: &str = "waking";
 /// How long a sleep may take: requests in progress have two minutes to finish, and the recipe as long again.
 const SLEEPS_WITHIN: Duration = Duration::from_secs(5 * 60);
 
@@ -94,10 +99,32 @@ pub async fn sleep(args: &Sleep) -> Result<(), Failure> {
             .json(client.request(Method::GET, &path(provider, "")))
             .await
     };
-    let before = if args.wait { look().await? } else { Row::Null };
-    let answer: Row = client
-        .json(client.request(Method::POST, &path(provider, "/sleep")))
-        .await?;
+    let mut before: Row = if args.wait { look().await? } else { Row::Null };
+    let mut told = false;
+    let answer: Row = loop {
+        let asked = client.request(Method::POST, &path(provider, "/sleep"));
+        let refused = match client.json(asked).await {
+            Ok(answer) => break answer,
+            Err(refused) => refused,
+        };
+        if field(&look().await?, "status") != WAKING || started.elapsed() >= WAIT_AT_MOST {
+            return Err(refused);
+        }
+        if !args.wait {
+            return Err(anyhow!(
+                "{provider} is being woken: `reveille sleep {provider} --wait` waits for that, and puts it to sleep then"
+            )
+            .into());
+        }
+        if format == Format::Table && !mem::replace(&mut told, true) {
+            line(&format!(
+                "{provider} is being woken, and goes to sleep after that"
+            ))?;
+        }
+        pause(LOOK_EVERY).await;
+        before = look().await?;
+    };
+    let started = Instant::now();
     let going = format!("{provider} is going to sleep");
     match field(&answer, "status") {
         "active" if !args.wait => return print_one(&answer, format, &going),

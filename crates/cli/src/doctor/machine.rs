@@ -143,23 +143,7 @@ fn others_may_read(path: &Path) -> bool {
 
 /// Checks the data directory, who uses it, and its free space.
 pub async fn data_dir(path: &Path, checked: &CheckedHub, findings: &mut Findings) {
-    let shown = path.display();
-    if path.is_dir() {
-        if others_may_read(path) {
-            findings.warning(
-                "data directory",
-                format!("other users of this machine can read {shown}, which holds the journal"),
-                format!("run `chmod 700 {shown}`"),
-            );
-        }
-        stale(path, findings);
-        restarted(path, findings);
-    } else {
-        findings.ok(
-            "data directory",
-            format!("{shown} doesn't exist yet; the first start creates it"),
-        );
-    }
+    data_dir_itself(path, findings);
     space(path, findings);
     if matches!(checked, CheckedHub::Named(_) | CheckedHub::Given(_)) {
         return;
@@ -177,6 +161,30 @@ pub async fn data_dir(path: &Path, checked: &CheckedHub, findings: &mut Findings
                 nats_program::REMEDY,
             );
         }
+    }
+}
+
+/// Checks the data directory as `up` does, and who uses it.
+fn data_dir_itself(path: &Path, findings: &mut Findings) {
+    let shown = path.display();
+    if let Some(problem) = data_dir::unusable(path) {
+        return findings.problem("data directory", problem, data_dir::USE_ANOTHER);
+    }
+    if path.is_dir() {
+        if others_may_read(path) {
+            findings.warning(
+                "data directory",
+                format!("other users of this machine can read {shown}, which holds the journal"),
+                format!("run `chmod 700 {shown}`"),
+            );
+        }
+        stale(path, findings);
+        restarted(path, findings);
+    } else {
+        findings.ok(
+            "data directory",
+            format!("{shown} doesn't exist yet; the first start creates it"),
+        );
     }
 }
 
@@ -275,6 +283,27 @@ fn space(path: &Path, findings: &mut Findings) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::doctor::Level;
+    use std::os::unix::fs::symlink;
+
+    #[test]
+    fn a_data_directory_that_up_would_refuse_is_a_problem() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        fs::write(at("file"), "").unwrap();
+        symlink(at("nowhere"), at("link")).unwrap();
+        for (name, level) in [
+            ("file", Level::Problem),
+            ("link", Level::Problem),
+            ("link/data", Level::Problem),
+            ("new", Level::Ok),
+        ] {
+            let mut findings = Findings::default();
+            data_dir_itself(&at(name), &mut findings);
+            let levels: Vec<_> = findings.all().iter().map(|finding| finding.level).collect();
+            assert_eq!(levels, [level], "{name}");
+        }
+    }
 
     #[test]
     fn a_file_contains_a_secret_unless_it_names_a_variable() {

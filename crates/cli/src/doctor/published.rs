@@ -3,7 +3,8 @@
 use super::Findings;
 use crate::client::{ApiClient, Row, age, ago, field, printable, table::NOT_ALLOWED, timestamp};
 use jiff::Timestamp;
-use reveille_domain::{MODELS_STAGE, PAUSED_STAGE, counted};
+use reveille_domain::{MODELS_STAGE, PAUSED_STAGE, counted, provider::STABLE_AFTER};
+use serde_json::json;
 use std::time::Duration;
 
 /// The stage of a wake that a provider may no longer begin today.
@@ -13,8 +14,11 @@ const DIED: &str = "died";
 /// How long a failed backend that was woken again is still told.
 const RECENT: Duration = Duration::from_secs(60 * 60);
 
-/// Adds a warning for each provider that doesn't work.
+/// Adds a warning for each provider and agent that doesn't work.
 pub async fn look(api: &ApiClient, findings: &mut Findings) {
+    if let Ok(agents) = api.rows("/reveille/v1/agents", &[], usize::MAX).await {
+        agents.iter().for_each(|row| agent(row, findings));
+    }
     match api.rows("/reveille/v1/providers", &[], usize::MAX).await {
         Ok(providers) => {
             let now = Timestamp::now();
@@ -26,6 +30,17 @@ pub async fn look(api: &ApiClient, findings: &mut Findings) {
             let reason = failure.lines().next().unwrap_or_default();
             findings.ok("providers", format!("not checked: {reason}"));
         }
+    }
+}
+
+/// Adds a warning if the agent is the hub's own and was revoked. Another one that was revoked is away for good.
+pub fn agent(row: &Row, findings: &mut Findings) {
+    if field(row, "status") == "revoked" && row["admitted_at_start"] == true {
+        findings.warning(
+            format!("agent {}", printable(field(row, "agent"))),
+            "it is the hub's own, and was revoked: nothing on the hub's machine is served",
+            "`reveille down` and `reveille up` there admit it again",
+        );
     }
 }
 
@@ -83,18 +98,34 @@ fn wakes(row: &Row, check: &str, now: Timestamp, findings: &mut Findings) {
     if !["hibernating", "waking"].contains(&field(row, "status")) {
         return;
     }
+    let ended = row["last_wakes"].as_array().map_or(&[][..], Vec::as_slice);
     // An owner's refusal is no failure.
-    let failed = |wake: &&Row| !wake["failure"].is_null() && wake["failure"]["kind"] != NOT_ALLOWED;
-    let wake = row["last_wakes"]
-        .as_array()
-        .and_then(|wakes| wakes.iter().rfind(failed));
-    let (at, last) = match wake {
+    let ended = || {
+        ended
+            .iter()
+            .rev()
+            .filter(|wake| wake["failure"]["kind"] != NOT_ALLOWED)
+    };
+    let (at, last) = match ended().next() {
+        // The recipe works, though the count goes on until the backend has stayed awake for a while.
+        Some(wake) if wake["failure"].is_null() => return,
         Some(wake) => (&wake["ended_at_ms"], &wake["failure"]),
         None => (&Row::Null, &failures["last"]),
     };
+    let (count, since) = match ended().position(|wake| wake["failure"].is_null()) {
+        Some(in_a_row) if json!(in_a_row) != failures["count"] => (
+            json!(in_a_row),
+            format!(
+                " ({} since it last stayed awake for {} s)",
+                counted(failures["count"].as_u64().unwrap_or_default(), "failure"),
+                STABLE_AFTER.as_secs()
+            ),
+        ),
+        _ => (failures["count"].clone(), String::new()),
+    };
     let found = format!(
-        "{}: {}",
-        in_a_row(&failures["count"], "wake", at, now),
+        "{}{since}: {}",
+        in_a_row(&count, "wake", at, now),
         printable(field(last, "reason"))
     );
     let (agent, name) = (printable(field(row, "agent")), printable(field(row, "provider")));
@@ -192,7 +223,6 @@ pub fn held_back(agents: &[Row], providers: &[Row], now: Timestamp, held: &mut F
 mod tests {
     use super::*;
     use crate::doctor::Level;
-    use serde_json::json;
 
     #[test]
     fn providers_that_are_down_or_fail_are_warnings_until_a_success() {
@@ -233,6 +263,22 @@ mod tests {
                 Some(expected)
             );
         }
+    }
+
+    #[test]
+    fn the_hubs_own_agent_that_was_revoked_is_a_warning_until_the_next_start() {
+        let found = |status: &str, own: bool| {
+            let mut findings = Findings::default();
+            agent(
+                &json!({"agent": "pc", "status": status, "admitted_at_start": own}),
+                &mut findings,
+            );
+            findings.0.pop().and_then(|found| found.remedy)
+        };
+        assert_eq!(found("connected", true), None);
+        assert_eq!(found("revoked", false), None);
+        let remedy = found("revoked", true).expect("a warning");
+        assert!(remedy.contains("`reveille up`"), "{remedy}");
     }
 
     #[test]
@@ -306,6 +352,32 @@ mod tests {
         ] {
             assert!(remedy.contains(command), "{command}: {remedy}");
         }
+    }
+
+    #[test]
+    fn only_the_wakes_since_the_last_success_failed_in_a_row() {
+        let now = Timestamp::now();
+        let found = |wakes: &[bool], count: u32| {
+            let wakes: Vec<_> = wakes
+                .iter()
+                .map(|succeeded| {
+                    let failure = json!({"kind": "recipe", "reason": "exited with code 7"});
+                    json!({"ended_at_ms": now.as_millisecond() - 1_000,
+                        "failure": if *succeeded { Row::Null } else { failure }})
+                })
+                .collect();
+            let mut findings = Findings::default();
+            let row = json!({"id": "pc/vllm", "agent": "pc", "provider": "vllm", "status": "hibernating", "last_wakes": wakes,
+                "failures": {"count": count, "last": {"kind": "recipe", "reason": "exited with code 7"}}});
+            provider(&row, now, &mut findings);
+            findings.0.pop().map(|found| found.found)
+        };
+        assert_eq!(found(&[false, false, true], 2), None, "the latest has succeeded");
+        let one = "the last wake failed 1s ago (3 failures since it last stayed awake for 30 s): exited with code 7";
+        assert_eq!(found(&[false, false, true, false], 3).as_deref(), Some(one));
+        let two = "the last 2 wakes failed, the latest 1s ago: exited with code 7";
+        assert_eq!(found(&[true, false, false], 2).as_deref(), Some(two));
+        assert_eq!(found(&[false, false], 2).as_deref(), Some(two));
     }
 
     #[test]

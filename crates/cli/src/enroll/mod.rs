@@ -107,13 +107,22 @@ pub async fn revoke(args: &AgentRevoke) -> Result<(), Failure> {
     let path = format!("/reveille/v1/agents/{}", args.agent);
     let row = of_known(&client, &args.agent, client.delete(&path).await).await?;
     let text = match row["revoked"].as_bool() {
-        Some(true) => format!(
-            "{0} is revoked: its key and tokens no longer work (`reveille agent forget {0}` takes it off the lists)",
-            args.agent
-        ),
+        Some(true) => revoked(&args.agent, row["admitted_at_start"] == true),
         _ => format!("{} had no key and no tokens", args.agent),
     };
     print_one(&row, args.listing.output, &text)
+}
+
+fn revoked(agent: &AgentName, is_admitted_at_start: bool) -> String {
+    if is_admitted_at_start {
+        return format!(
+            "{agent} is revoked, and nothing on the hub's own machine is served: the next start of `reveille up` admits it again. \
+             To keep it out, leave its [[provider]] entries out of that machine's config, and restart `reveille up`"
+        );
+    }
+    format!(
+        "{agent} is revoked: its key and tokens no longer work (`reveille agent forget {agent}` takes it off the lists)"
+    )
 }
 
 /// Removes an agent from the lists, with what it has published.

@@ -247,6 +247,7 @@ fn word(path: &Path) -> Result<&str, Failure> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::failure::{REVOKED, SUPERSEDED};
 
     #[test]
     fn each_unit_runs_this_program_with_the_config_that_was_written() {
@@ -273,6 +274,27 @@ mod tests {
             for packaged in [PACKAGED_PROGRAM, "/etc/reveille/agent.toml\n", "%h"] {
                 assert!(!unit.contains(packaged), "{packaged}: {unit}");
             }
+        }
+    }
+
+    #[test]
+    fn no_unit_restarts_what_a_restart_does_not_mend() {
+        let hub = include_str!("../../../../packaging/systemd/reveille.service");
+        for (unit, statuses) in [
+            (MACHINE_UNIT, vec![2, SUPERSEDED, REVOKED]),
+            (USER_UNIT, vec![2, SUPERSEDED, REVOKED]),
+            // It goes on without its own agent once that was revoked.
+            (hub, vec![2, SUPERSEDED]),
+        ] {
+            let line = unit
+                .lines()
+                .find_map(|line| line.strip_prefix("RestartPreventExitStatus="));
+            let listed: Vec<u8> = line
+                .unwrap()
+                .split(' ')
+                .map(|code| code.parse().unwrap())
+                .collect();
+            assert_eq!(listed, statuses, "{unit}");
         }
     }
 

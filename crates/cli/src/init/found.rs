@@ -7,6 +7,7 @@ use reveille_bus::HUB_HEADER;
 use reveille_domain::{MAX_MODELS, MAX_TOKEN_BYTES, ModelName};
 use serde_json::{Value, json};
 use std::{
+    collections::HashSet,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     time::Duration,
 };
@@ -20,6 +21,8 @@ const MAX_ANSWER_BYTES: usize = 4 * 1024 * 1024;
 const HOSTS: [IpAddr; 2] = [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)];
 /// The most models of an Ollama that are looked at more closely.
 const MAX_LOADED: usize = 8;
+/// The most models of a backend that are shown.
+const MAX_SHOWN: usize = 12;
 const NOTHING: &str = "nothing listens";
 
 /// A model server that is known by name.
@@ -77,8 +80,10 @@ pub struct Found {
     pub address: SocketAddr,
     /// The server it seems to be.
     pub server: Server,
-    /// The models it lists.
+    /// The models it lists, as many as a provider may have.
     pub models: Vec<ModelName>,
+    /// How many more there are.
+    pub left_out: usize,
     /// Whether it requires a key, so that its models are unknown.
     pub needs_key: bool,
     /// Whether it sleeps and wakes over HTTP, like vLLM in sleep mode.
@@ -124,23 +129,41 @@ impl Found {
         self.needs_key || takes_key
     }
 
+    /// The first few models, how many more there are, and how many of those are left out.
+    fn listed(&self) -> String {
+        let names: Vec<_> = self
+            .models
+            .iter()
+            .take(MAX_SHOWN)
+            .map(ModelName::as_str)
+            .collect();
+        let more = self.models.len() - names.len() + self.left_out;
+        let mut text = names.join(", ");
+        if more > 0 {
+            text += &format!(" and {more} more");
+        }
+        if self.left_out > 0 {
+            text += &format!(
+                "; {} of them are left out, since a provider publishes at most {MAX_MODELS}",
+                self.left_out
+            );
+        }
+        text
+    }
+
     /// One line for a person.
     pub fn described(&self) -> String {
         if let Some(installed) = self.installed() {
-            let names: Vec<_> = self.models.iter().map(ModelName::as_str).collect();
-            let models = match (&installed.lacks, names.as_slice()) {
+            let models = match (&installed.lacks, self.models.as_slice()) {
                 (Some(_), _) | (None, []) => String::new(),
-                (None, names) => format!(", with {}", names.join(", ")),
+                (None, _) => format!(", with {}", self.listed()),
             };
             return format!("{} is installed and doesn't run{models}", self.server.label());
         }
         let models = match self.models.as_slice() {
             _ if self.needs_key => "requires a key, so its models are unknown".to_owned(),
             [] => "lists no models".to_owned(),
-            models => {
-                let names: Vec<_> = models.iter().map(ModelName::as_str).collect();
-                format!("lists {}", names.join(", "))
-            }
+            _ => format!("lists {}", self.listed()),
         };
         let asleep = if self.sleep_mode {
             "; supports sleep mode"
@@ -197,7 +220,7 @@ async fn look_at(client: &Client, address: SocketAddr) -> Result<Found, &'static
     if models.is_none() && !needs_key {
         return Err("something listens, but it doesn't list models like the OpenAI API");
     }
-    let models = names(models.into_iter().flatten().map(|model| &model["id"]));
+    let (models, left_out) = capped(names(models.into_iter().flatten().map(|model| &model["id"])));
     let props = get(client, &format!("{base}/props")).await;
     let server = which(client, &base, props.as_ref()).await;
     let sleeping = get(client, &format!("{base}/is_sleeping")).await;
@@ -210,6 +233,7 @@ async fn look_at(client: &Client, address: SocketAddr) -> Result<Found, &'static
         address,
         server,
         models,
+        left_out,
         needs_key,
         sleep_mode: sleeping.is_some_and(|state| state["is_sleeping"].is_boolean()),
         model_path: props.and_then(|props| props["model_path"].as_str().map(str::to_owned)),
@@ -220,14 +244,16 @@ async fn look_at(client: &Client, address: SocketAddr) -> Result<Found, &'static
 
 /// The legal ones among these names, each once.
 fn names<'a>(listed: impl Iterator<Item = &'a Value>) -> Vec<ModelName> {
-    let mut names: Vec<ModelName> = vec![];
     let legal = listed.filter_map(|name| ModelName::parse(name.as_str()?).ok());
-    for name in legal.take(MAX_MODELS) {
-        if !names.contains(&name) {
-            names.push(name);
-        }
-    }
-    names
+    let mut seen = HashSet::new();
+    legal.filter(|name| seen.insert(name.clone())).collect()
+}
+
+/// As many models as a provider may have, and how many more there are.
+pub fn capped(mut models: Vec<ModelName>) -> (Vec<ModelName>, usize) {
+    let left_out = models.len().saturating_sub(MAX_MODELS);
+    models.truncate(MAX_MODELS);
+    (models, left_out)
 }
 
 async fn in_memory(client: &Client, base: &str, models: &[ModelName]) -> Vec<ModelName> {

@@ -29,6 +29,7 @@ fn found(server: Server, port: u16, models: &[&str]) -> Found {
             .iter()
             .map(|name| ModelName::parse(name).unwrap())
             .collect(),
+        left_out: 0,
         needs_key: false,
         sleep_mode: false,
         model_path: Some("/models/a \"b\".gguf".to_owned()),
@@ -454,4 +455,19 @@ fn a_machine_without_backends_gets_a_valid_template() {
     let (active, commented) = providers(&write(&[]).text);
     assert!(active.is_empty());
     assert!(commented[0].wake.as_ref().unwrap().serves());
+}
+
+#[test]
+fn of_many_models_a_few_are_shown_with_how_many_more_there_are() {
+    let names: Vec<_> = (0..3_000).map(|number| format!("m{number}")).collect();
+    let parsed = names.iter().map(|name| ModelName::parse(name).unwrap()).collect();
+    let (models, left_out) = super::found::capped(parsed);
+    let mut backend = found(Server::Other, 8000, &[]);
+    (backend.models, backend.left_out) = (models, left_out);
+    let described = backend.described();
+    let more = "m11 and 2988 more; 2744 of them are left out, since a provider publishes at most 256";
+    assert!(described.ends_with(more), "{described}");
+    backend.models.truncate(12);
+    backend.left_out = 0;
+    assert!(backend.described().ends_with(", m11"), "{}", backend.described());
 }

@@ -1,11 +1,12 @@
 //! What a client sees of a provider that isn't woken, or isn't put to sleep.
 
 use super::{ErrorResponse, RETRY_SOON_SECONDS, denied::of_denied, rows, whole_seconds};
-use crate::wakes::{SleepError, WakeError};
-use axum::http::StatusCode;
-use reveille_domain::{
-    MODELS_STAGE, PAUSED_STAGE, ProviderId, WakeFailure, WakeFailureKind, provider::InactiveReason,
+use crate::{
+    registry::Absence,
+    wakes::{SleepError, WakeError},
 };
+use axum::http::StatusCode;
+use reveille_domain::{MODELS_STAGE, PAUSED_STAGE, ProviderId, WakeFailure, WakeFailureKind};
 use std::time::Duration;
 
 /// The `type` of an error that another wake would only repeat.
@@ -58,15 +59,21 @@ pub(super) fn of_wake(error: &WakeError) -> ErrorResponse {
                 .retry_in(left.map_or(RETRY_SOON_SECONDS, whole_seconds))
                 .about(provider, *wake_id)
         }
-        WakeError::Inactive { provider, reason, .. } => {
-            let why = match reason {
-                InactiveReason::AgentLost => "is silent",
-                InactiveReason::AgentStopped => "has stopped",
+        WakeError::Inactive { provider, absence } => {
+            let agent = &provider.agent;
+            let (why, remedy) = match absence {
+                Absence::Silent => ("is silent", format!("start the agent {agent}")),
+                Absence::Stopped => ("has stopped", format!("start the agent {agent}")),
+                Absence::Revoked => (
+                    "was revoked",
+                    format!("let its machine join again with a token of `reveille agent token {agent}`"),
+                ),
+                Absence::RevokedUntilStart => (
+                    "was revoked",
+                    "`reveille down` and `reveille up` on the hub's machine admit it again".to_owned(),
+                ),
             };
-            let message = format!(
-                "{provider} is inactive: its agent {why}, so it can't be woken; start the agent {}",
-                provider.agent
-            );
+            let message = format!("{provider} is inactive: its agent {why}, so it can't be woken; {remedy}");
             unavailable("provider_inactive", message)
                 .retry_in(RETRY_LATER_SECONDS)
                 .about(provider, None)
@@ -170,8 +177,8 @@ pub(super) fn of_sleep(error: &SleepError) -> ErrorResponse {
             ErrorResponse::new(StatusCode::NOT_FOUND, "provider_not_found", error.to_string())
                 .about(provider, None)
         }
-        SleepError::Refused(_) => {
-            ErrorResponse::new(StatusCode::CONFLICT, "sleep_refused", error.to_string())
+        SleepError::Refused { provider, .. } => {
+            ErrorResponse::new(StatusCode::CONFLICT, "sleep_refused", error.to_string()).about(provider, None)
         }
         SleepError::Unavailable(_) => {
             let message = "the agent can't be reached".to_owned();

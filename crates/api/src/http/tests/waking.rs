@@ -2,13 +2,19 @@ use super::{
     Answer, Served,
     fake_hub::{Reply, active, hibernating, id, inactive},
 };
-use crate::wakes::WakeError;
+use crate::{
+    commands::{Admin, AgentCommandAt},
+    wakes::WakeError,
+};
 use bytes::Bytes;
 use reveille_bus::{
     JournalTrouble,
+    access::NatsKey,
     relay::{FaultCode, RelayFault},
 };
-use reveille_domain::{MODELS_STAGE, Timestamp, WakeFailure, WakeFailureKind, WakeId, WakeRecord};
+use reveille_domain::{
+    AgentCommand, AgentKey, MODELS_STAGE, Timestamp, WakeFailure, WakeFailureKind, WakeId, WakeRecord,
+};
 use std::time::Duration;
 use tokio::time::timeout;
 
@@ -188,6 +194,43 @@ async fn a_caller_may_ask_not_to_be_held_or_not_to_wake() {
             "awake"
         );
     }
+}
+
+#[tokio::test]
+async fn a_caller_is_told_that_the_agent_was_revoked_and_what_admits_it_again() {
+    let served = Served::new().await;
+    let id = id("gpu-box/vllm");
+    let commands = [
+        Box::new({
+            let name = id.agent.clone();
+            let key = AgentKey::parse(&NatsKey::fresh_user().public()).unwrap();
+            move |at| AgentCommand::Trust { name, key, at }
+        }) as AgentCommandAt,
+        Box::new({
+            let name = id.agent.clone();
+            move |at| AgentCommand::Revoke { name, at }
+        }),
+    ];
+    for command in commands {
+        assert!(
+            Admin::agent(&*served.hub, &id.agent, "test", command)
+                .await
+                .is_ok()
+        );
+    }
+    served.hub.publish("gpu-box/vllm", "m", inactive());
+    let told = async || Answer::of(served.chat("m", false)).await.text();
+    let text = told().await;
+    assert!(
+        text.contains("its agent was revoked") && text.contains("`reveille agent token gpu-box`"),
+        "{text}"
+    );
+    served.state.registry.agents().admit_at_start([id.agent]);
+    let text = told().await;
+    assert!(
+        text.contains("its agent was revoked") && text.contains("`reveille up` on the hub's machine"),
+        "{text}"
+    );
 }
 
 #[tokio::test]

@@ -7,7 +7,7 @@ mod tests;
 
 use super::{
     folders::{self, Skipped},
-    found::{Found, Server, name_for},
+    found::{Found, Server, capped, name_for},
     gguf::Gguf,
     process::{Installed, Origin, Start, Unit},
 };
@@ -160,7 +160,9 @@ impl Search<'_> {
     }
 
     fn add(&mut self, name: String, server: Server, port: u16, models: Vec<ModelName>, how: Installed) {
+        let (models, left_out) = capped(models);
         self.found.push(Found {
+            left_out,
             name,
             address: SocketAddr::from((Ipv4Addr::LOCALHOST, port)),
             server,

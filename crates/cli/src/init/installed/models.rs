@@ -30,7 +30,7 @@ pub fn pulled(folder: &Path, skipped: &mut Skipped) -> Vec<ModelName> {
         };
         ModelName::parse(&name).ok()
     });
-    names.take(MAX_MODELS).collect()
+    names.collect()
 }
 
 /// The models in Hugging Face's cache that generate text, and whose weights are there.
