@@ -3,6 +3,7 @@
 
 use crate::{logging::notice, whole_file};
 use anyhow::{Context, Result, anyhow, bail};
+use reveille_agent::shell;
 use reveille_bus::private_file;
 use rustix::{
     fs::{Access, access},
@@ -48,6 +49,9 @@ pub struct RunningUp {
     /// The authority of the API's certificate, if that is of the run's own making.
     #[serde(default)]
     pub ca: Option<PathBuf>,
+    /// The config of its agent, if it has one.
+    #[serde(default)]
+    pub config: Option<PathBuf>,
 }
 
 /// A locked data folder.
@@ -141,10 +145,10 @@ async fn lock_for_us(lock: &mut File, path: &Path, patience: Duration) -> Result
 
 fn refused(path: &Path, holder: &str) -> anyhow::Error {
     let serves = running_up(path).map(|up| format!(" and serves {}", up.api.as_str().trim_end_matches('/')));
-    let path = path.display();
+    let (path, word) = (path.display(), shell::path(path));
     anyhow!(
         "another `reveille up` (process {holder}) is using the data directory {path}{}: stop it with `reveille down \
-         --data-dir {path}`, or give this one both --data-dir and --listen",
+         --data-dir {word}`, or give this one both --data-dir and --listen",
         serves.unwrap_or_default()
     )
 }
@@ -168,14 +172,18 @@ pub fn usable(path: &Path) -> Result<()> {
     } else {
         Some("it is not a directory".to_owned())
     };
-    match problem {
-        None => Ok(()),
-        Some(problem) => Err(anyhow!(
-            "cannot keep the data directory {} in {}: {problem}; use --data-dir for a folder that this user may write to",
+    let Some(problem) = problem else { return Ok(()) };
+    let what = match there == path {
+        true => format!("cannot use the data directory {}", path.display()),
+        false => format!(
+            "cannot create the data directory {} in {}",
             path.display(),
             there.display()
-        )),
-    }
+        ),
+    };
+    Err(anyhow!(
+        "{what}: {problem}. Use --data-dir for a folder that this user may write to"
+    ))
 }
 
 /// Whether a run holds this folder. Tries the lock for an instant and releases it.
@@ -279,6 +287,27 @@ mod tests {
         child.kill().unwrap();
         child.wait().unwrap();
         reopened.expect("no child keeps the lock that wasn't given it");
+    }
+
+    #[test]
+    fn a_folder_that_cannot_be_used_is_named_once_and_so_is_the_one_that_it_would_be_made_in() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("file");
+        fs::write(&file, "").unwrap();
+        let shown = file.display();
+        for (path, what) in [
+            (
+                file.clone(),
+                format!("cannot use the data directory {shown}: it is"),
+            ),
+            (
+                file.join("data"),
+                format!("cannot create the data directory {shown}/data in {shown}: it is"),
+            ),
+        ] {
+            let said = usable(&path).unwrap_err().to_string();
+            assert!(said.starts_with(&what) && said.contains("--data-dir"), "{said}");
+        }
     }
 
     #[tokio::test]
