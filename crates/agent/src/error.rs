@@ -18,8 +18,8 @@ pub enum AgentError {
     /// The same name with the same data directory. Connecting would end the one that runs.
     #[error(
         "the agent {agent} is running on this machine already{}: it goes on undisturbed, and `reveille agent reload` makes it use its \
-         config as it is now. To start it here instead, end that one first; for another agent beside it, give this one another \
-         agent.name", shown(*process)
+         config as it is now, once it has reached its hub. To start it here instead, end that one first{}; for another agent beside it, give \
+         this one another agent.name", shown(*process), ended(*process)
     )]
     Running { agent: AgentName, process: Option<u32> },
     /// The hub says so. Another attempt would fail as well.
@@ -48,11 +48,34 @@ fn shown(process: Option<u32>) -> String {
     process.map_or_else(String::new, |process| format!(" (process {process})"))
 }
 
+/// What ends a process that is known.
+fn ended(process: Option<u32>) -> String {
+    process.map_or_else(String::new, |process| format!(" (`kill {process}`)"))
+}
+
 impl From<BusError> for AgentError {
     fn from(error: BusError) -> Self {
         match error {
             BusError::Revoked => Self::Revoked,
             error => Self::Bus(error),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_agent_that_runs_already_is_named_with_the_command_that_ends_it() {
+        let agent = AgentName::parse("pc").expect("a name");
+        let running = |process| {
+            let agent = agent.clone();
+            AgentError::Running { agent, process }.to_string()
+        };
+        let said = running(Some(7));
+        assert!(said.contains("already (process 7): "), "{said}");
+        assert!(said.contains("end that one first (`kill 7`); "), "{said}");
+        assert!(running(None).contains("end that one first; "));
     }
 }

@@ -34,6 +34,7 @@ pub mod recipe;
 pub mod relay;
 pub mod reload;
 pub mod session;
+pub mod shell;
 pub mod state_dir;
 mod tls;
 pub mod verify;

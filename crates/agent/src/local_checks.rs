@@ -4,6 +4,7 @@
 use crate::{
     child::find_program,
     config::{BaseUrl, CommandAction, ProviderConfig, Step},
+    shell,
 };
 use std::{
     ffi::OsStr,
@@ -109,7 +110,7 @@ fn interpreter(file: &Path, path: Option<&OsStr>) -> Option<(String, String)> {
     if words.ends_with('\r') {
         return Some((
             "its first line ends as lines do on Windows".to_owned(),
-            format!("run `sed -i 's/\\r$//' {}`", file.display()),
+            format!("run `sed -i 's/\\r$//' {}`", shell::path(file)),
         ));
     }
     let mut words = words.split_ascii_whitespace();

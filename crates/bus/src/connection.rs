@@ -10,7 +10,7 @@ use crate::{
 use async_nats::{
     Client, ConnectError, ConnectErrorKind, ConnectOptions, Event, RequestErrorKind, ServerAddr,
     jetstream::{self, ErrorCode},
-    rustls,
+    rustls::{self, CertificateError},
 };
 use backon::{BackoffBuilder, ExponentialBuilder};
 use bytes::Bytes;
@@ -65,6 +65,9 @@ const DISMISSED: &str = "user authentication expired";
 /// How long an agent's connection may be down until the hub is asked whether the key was revoked, and then again.
 const ASK_IF_REVOKED_AFTER: Duration = Duration::from_secs(1);
 const ASK_AGAIN_AFTER: Duration = Duration::from_secs(10);
+/// What the owner of a machine does when another hub answers at its hub's address.
+pub const JOIN_ANEW: &str = "to join that hub, create a token on it (`reveille agent token NAME`) and run `reveille join TOKEN --force` \
+     here";
 /// How many messages a subscription holds before it drops some. Frames are numbered, so a loss is noticed.
 const SUBSCRIPTION_CAPACITY: usize = 65_536;
 
@@ -164,14 +167,17 @@ impl NatsOptions {
         self
     }
 
-    /// Whether the hub says that this agent's key was revoked or replaced. Everything else, such as a hub that can't be
-    /// reached or isn't ready to admit anybody, is a no.
+    /// Whether the hub says that this agent's key was revoked or replaced.
     async fn is_revoked(&self) -> bool {
+        matches!(self.ask_if_revoked().await, Standing::Revoked)
+    }
+
+    async fn ask_if_revoked(&self) -> Standing {
         let (Role::Agent(_), Some(_)) = (&self.access.role, &self.access.key) else {
-            return false;
+            return Standing::Unknown;
         };
         let Ok(servers) = servers(&self.access.server.url) else {
-            return false;
+            return Standing::Unknown;
         };
         let (dismissed, mut told) = watch::channel(false);
         let connect = authenticated(self, &servers)
@@ -187,14 +193,54 @@ impl NatsOptions {
                 std::future::ready(())
             });
         match timeout(DISMISSED_WITHIN, connect.connect(servers)).await {
-            Ok(Ok(_client)) => matches!(
-                timeout(DISMISSED_WITHIN, told.wait_for(|told| *told)).await,
-                Ok(Ok(_))
-            ),
-            Ok(Err(error)) => std::error::Error::source(&error).is_some_and(is_dismissal),
-            Err(_) => false,
+            Ok(Ok(_client)) => match timeout(DISMISSED_WITHIN, told.wait_for(|told| *told)).await {
+                Ok(Ok(_)) => Standing::Revoked,
+                _ => Standing::Unknown,
+            },
+            Ok(Err(error)) if std::error::Error::source(&error).is_some_and(is_dismissal) => {
+                Standing::Revoked
+            }
+            Ok(Err(error)) => match self.refused(&error) {
+                other @ BusError::OtherHub { .. } => Standing::OtherHub(other),
+                _ => Standing::Unknown,
+            },
+            Err(_) => Standing::Unknown,
         }
     }
+
+    fn refused(&self, error: &ConnectError) -> BusError {
+        match (tls_error(error), &self.access.server.ca) {
+            _ if is_unauthorized(error) => BusError::Refused,
+            (Some(rustls::Error::InvalidMessage(_)), _) => BusError::Unavailable(
+                "this server speaks no TLS: its URL begins with nats:// or ws://".to_owned(),
+            ),
+            (
+                Some(rustls::Error::InvalidCertificate(
+                    CertificateError::UnknownIssuer | CertificateError::BadSignature,
+                )),
+                Some(ca),
+            ) => BusError::OtherHub { ca: ca.clone() },
+            _ => BusError::unavailable(error),
+        }
+    }
+
+    /// Why the connection fails, with what an agent's owner can do about it.
+    fn reason(&self, error: &BusError) -> String {
+        match (error, &self.access.role) {
+            (BusError::OtherHub { .. }, Role::Agent(_)) => format!("{error}; {JOIN_ANEW}"),
+            _ => error.to_string(),
+        }
+    }
+}
+
+/// What an agent finds out about its key while its connection is down.
+enum Standing {
+    /// The hub says that it was revoked or replaced.
+    Revoked,
+    /// Another hub answers.
+    OtherHub(BusError),
+    /// Everything else, such as a hub that can't be reached or isn't ready to admit anybody.
+    Unknown,
 }
 
 /// A connection that reconnects by itself.
@@ -225,7 +271,7 @@ impl Connection {
                     return Ok(connection);
                 }
                 Err(BusError::Unavailable(reason)) => reason,
-                Err(error @ BusError::Refused) => error.to_string(),
+                Err(error @ (BusError::Refused | BusError::OtherHub { .. })) => options.reason(&error),
                 Err(error) => return Err(error),
             };
             let pause = pauses.next().unwrap_or(LONGEST_RETRY);
@@ -273,7 +319,7 @@ impl Connection {
             Err(error) if is_unauthorized(&error) && options.is_revoked().await => {
                 return Err(BusError::Revoked);
             }
-            Err(error) => return Err(refused(&error)),
+            Err(error) => return Err(options.refused(&error)),
         };
         check_version(&client.server_info().version)?;
         // Wait for the first connection to be counted, so that later changes of the count mean reconnects.
@@ -348,13 +394,22 @@ impl Connection {
 
     /// Resolves once the hub says that this agent's key was revoked or replaced. It is asked while the connection is down.
     pub async fn revoked(&self) {
+        let mut failures = RetryLog::default();
         loop {
             tokio::time::sleep(ASK_IF_REVOKED_AFTER).await;
             if self.is_connected() {
                 continue;
             }
-            if self.options.is_revoked().await {
-                return;
+            match self.options.ask_if_revoked().await {
+                Standing::Revoked => return,
+                // The client itself says no more than that it can't connect.
+                Standing::OtherHub(error) => {
+                    let reason = self.options.reason(&error);
+                    if failures.is_due(&reason) {
+                        warn!(nats.url = %redacted(&self.options.access.server.url), %reason, "can't reach NATS, trying again");
+                    }
+                }
+                Standing::Unknown => {}
             }
             tokio::time::sleep(ASK_AGAIN_AFTER).await;
         }
@@ -405,18 +460,8 @@ fn is_dismissal(error: impl std::fmt::Display) -> bool {
     error.to_string().to_lowercase().contains(DISMISSED)
 }
 
-fn refused(error: &ConnectError) -> BusError {
-    match error.kind() {
-        _ if is_unauthorized(error) => BusError::Refused,
-        _ if speaks_no_tls(error) => BusError::Unavailable(
-            "this server speaks no TLS: its URL begins with nats:// or ws://".to_owned(),
-        ),
-        _ => BusError::unavailable(error),
-    }
-}
-
-/// Whether the other end answered a TLS handshake with something else.
-fn speaks_no_tls(error: &ConnectError) -> bool {
+/// Why a TLS handshake failed.
+fn tls_error(error: &ConnectError) -> Option<&rustls::Error> {
     let mut next: Option<&(dyn std::error::Error + 'static)> = std::error::Error::source(error);
     while let Some(error) = next {
         let wrapped = error
@@ -426,12 +471,12 @@ fn speaks_no_tls(error: &ConnectError) -> bool {
             || error.downcast_ref::<rustls::Error>(),
             |wrapped| wrapped.downcast_ref::<rustls::Error>(),
         );
-        if matches!(tls, Some(rustls::Error::InvalidMessage(_))) {
-            return true;
+        if tls.is_some() {
+            return tls;
         }
         next = error.source();
     }
-    false
+    None
 }
 
 /// Whether JetStream's answer to a request is that it is off, for the server or for the account.

@@ -1,6 +1,7 @@
 //! What can go wrong on the bus. A command that the domain refuses is no fault of the bus, so it has a variant of its own.
 
 use crate::health::JournalTrouble;
+use std::path::PathBuf;
 use thiserror::Error;
 
 /// What is wrong with a server that doesn't have JetStream.
@@ -21,6 +22,16 @@ pub enum BusError {
          to admit it"
     )]
     Refused,
+    /// The server's certificate isn't from the authority that is trusted for the hub.
+    #[error(
+        "the server's certificate isn't from the hub that {} belongs to: another hub answers there, such as one that was made \
+         anew, or somebody is in between",
+        ca.display()
+    )]
+    OtherHub {
+        /// The file of the authority.
+        ca: PathBuf,
+    },
     /// The commit may or may not be in the journal.
     #[error("the outcome of an append is unknown: {0}")]
     Unknown(String),

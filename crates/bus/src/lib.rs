@@ -46,7 +46,7 @@ mod upcast;
 pub mod wakes;
 
 pub use clock::{Hearing, NatsClock};
-pub use connection::{Connection, MIN_SERVER, NatsAccess, NatsOptions, NatsServer};
+pub use connection::{Connection, JOIN_ANEW, MIN_SERVER, NatsAccess, NatsOptions, NatsServer};
 pub use entry::{Checkpoint, JournalEntry};
 pub use error::{BusError, CommandError, JETSTREAM_OFF, TURN_JETSTREAM_ON};
 pub use follow::{Follow, Followed, Follower};

@@ -3,6 +3,7 @@
 
 use crate::{logging::notice, whole_file};
 use anyhow::{Context, Result, anyhow, bail};
+use reveille_agent::shell;
 use reveille_bus::private_file;
 use rustix::{
     fs::{Access, access},
@@ -48,6 +49,9 @@ pub struct RunningUp {
     /// The authority of the API's certificate, if that is of the run's own making.
     #[serde(default)]
     pub ca: Option<PathBuf>,
+    /// The config of its agent, if it has one.
+    #[serde(default)]
+    pub config: Option<PathBuf>,
 }
 
 /// A locked data folder.
@@ -141,10 +145,10 @@ async fn lock_for_us(lock: &mut File, path: &Path, patience: Duration) -> Result
 
 fn refused(path: &Path, holder: &str) -> anyhow::Error {
     let serves = running_up(path).map(|up| format!(" and serves {}", up.api.as_str().trim_end_matches('/')));
-    let path = path.display();
+    let (path, word) = (path.display(), shell::path(path));
     anyhow!(
         "another `reveille up` (process {holder}) is using the data directory {path}{}: stop it with `reveille down \
-         --data-dir {path}`, or give this one both --data-dir and --listen",
+         --data-dir {word}`, or give this one both --data-dir and --listen",
         serves.unwrap_or_default()
     )
 }
@@ -173,8 +177,8 @@ pub fn unusable(path: &Path) -> Option<String> {
     let there = path.ancestors().find(is_here).unwrap_or(Path::new("."));
     let shown = path.display();
     let what = match there == path {
-        true => format!("cannot use {shown} as the data directory"),
-        false => format!("cannot make the data directory {shown} in {}", there.display()),
+        true => format!("cannot use the data directory {shown}"),
+        false => format!("cannot create the data directory {shown} in {}", there.display()),
     };
     if let Ok(target) = fs::read_link(there)
         && !there.exists()

@@ -1,5 +1,6 @@
 //! Binds the API's port before anything else starts, and finds out whether others are free.
 
+use crate::failure::Failure;
 use anyhow::anyhow;
 use reveille_agent::listeners::listener_on;
 use std::{
@@ -29,6 +30,21 @@ pub async fn is_free(address: SocketAddr, flag: &str) -> anyhow::Result<()> {
         }
     }
     Ok(())
+}
+
+/// Fails where one of two listeners would be in the other's way. Each comes with the flag that names it; the second is the one to move.
+pub fn are_apart(first: (&str, SocketAddr), second: (&str, SocketAddr)) -> Result<(), Failure> {
+    let ((flag, address), (other_flag, other)) = (first, second);
+    let same_ip = address.ip().to_canonical() == other.ip().to_canonical();
+    let meet = same_ip || is_unspecified(address.ip()) || is_unspecified(other.ip());
+    if address.port() != other.port() || address.port() == 0 || !meet {
+        return Ok(());
+    }
+    Err(Failure::Config(format!(
+        "{flag} {address} and {other_flag} {other} both need port {}: choose another for one of them, such as {other_flag} {}",
+        address.port(),
+        SocketAddr::new(other.ip(), other.port().wrapping_add(1))
+    )))
 }
 
 fn cannot(address: SocketAddr, flag: &str, error: &io::Error) -> anyhow::Error {
@@ -113,6 +129,31 @@ mod tests {
             }
         };
         timeout(Duration::from_secs(10), freed).await.expect("it is free");
+    }
+
+    #[test]
+    fn two_listeners_that_need_one_port_are_told_apart_before_they_meet() {
+        for (first, second, apart) in [
+            ("127.0.0.1:8422", "127.0.0.1:8422", false),
+            ("10.9.0.1:8422", "0.0.0.0:8422", false),
+            ("[::1]:8422", "0.0.0.0:8422", false),
+            ("[::]:8422", "10.9.0.1:8422", false),
+            ("127.0.0.1:8422", "10.9.0.1:8422", true),
+            ("127.0.0.1:8420", "0.0.0.0:8422", true),
+            ("127.0.0.1:0", "0.0.0.0:0", true),
+        ] {
+            let checked = are_apart(
+                ("--listen", first.parse().unwrap()),
+                ("--agents", second.parse().unwrap()),
+            );
+            assert_eq!(checked.is_ok(), apart, "{first} {second}");
+            if let Err(failure) = checked {
+                let said = failure.to_string();
+                let begin =
+                    format!("--listen {first} and --agents {second} both need port 8422: choose another");
+                assert!(said.starts_with(&begin) && said.contains(":8423"), "{said}");
+            }
+        }
     }
 
     #[test]

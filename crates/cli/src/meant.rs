@@ -6,6 +6,7 @@ use clap::{
     builder::StyledStr,
     error::{ContextKind, ContextValue, ErrorKind},
 };
+use reveille_agent::shell;
 use std::{ffi::OsString, path::Path};
 
 /// The commands of other programs, and ours.
@@ -87,8 +88,12 @@ fn file_tip(given: &str) -> Option<String> {
     let is_config = Path::new(given)
         .extension()
         .is_some_and(|extension| extension == "toml");
-    (is_config && !given.starts_with('-'))
-        .then(|| format!("name a config file with its flag: --config {given}"))
+    (is_config && !given.starts_with('-')).then(|| {
+        format!(
+            "name a config file with its flag: --config {}",
+            shell::word(given)
+        )
+    })
 }
 
 /// The command line as it is meant: help about `help` itself is the help.

@@ -54,7 +54,8 @@ pub async fn run(args: &AgentReload) -> Result<(), Failure> {
 
 fn none_runs(data_dir: &Path) -> Failure {
     anyhow!(
-        "no running agent can be reached in the data directory {}: name your agent's with --data-dir or REVEILLE_DATA_DIR",
+        "no running agent can be reached in the data directory {}: name your agent's with --data-dir or REVEILLE_DATA_DIR. One that hasn't \
+         reached its hub yet can't be asked: end it and start it again",
         data_dir.display()
     )
     .into()

@@ -94,6 +94,86 @@ async fn a_machine_joins_once_and_again_with_the_same_command() {
 }
 
 #[tokio::test]
+async fn a_new_token_corrects_the_address_of_a_hub_that_has_moved() {
+    let (hub, agents) = Hub::with_agents().await;
+    let join = async |more: &[&str]| {
+        let (token, _) = hub.token("gpu-box", "15m").await;
+        hub.join_in_data_dir("machine", &token, more).await
+    };
+    let joined = join(&[]).await;
+    assert_eq!(joined.exit(), Some(Exit::Code(0)), "{}", joined.log());
+    let config = hub.machine("machine").join("reveille.toml");
+    let read = || fs::read_to_string(&config).expect("a config");
+    let now = format!("nats = \"tls://{}\"", agents.address());
+    let own = read().replace(&now, &format!("{now} # of its owner"));
+    let gone = Port::claim();
+    let moved = own.replace(&now, &format!("nats = \"tls://{}\"", gone.address()));
+    assert_ne!(own, moved);
+    fs::write(&config, &moved).expect("written");
+    let again = join(&[]).await;
+    assert_eq!(again.exit(), Some(Exit::Code(0)), "{}", again.log());
+    assert!(
+        again.log().contains("The hub has moved, so line "),
+        "{}",
+        again.log()
+    );
+    assert_eq!(read(), own);
+
+    // What can't be corrected is refused before the token is used.
+    fs::write(&config, own.replace(&now, "nats = \"tls://${HUB}\"")).expect("written");
+    let (token, _) = hub.token("gpu-box", "15m").await;
+    let data = hub.machine("machine").display().to_string();
+    let join = async |address: String| {
+        let launch = hub
+            .world
+            .reveille("join")
+            .args([&*token, "--no-start", "--data-dir", &data]);
+        let process = launch.env("HUB", &address).start();
+        let exit = process.wait_for_exit(SOON).await;
+        (exit, process.log())
+    };
+    let (exit, said) = join(gone.address().to_string()).await;
+    assert_eq!(exit, Exit::Code(2), "{said}");
+    assert!(
+        said.contains("comes from the environment") && said.contains(&now),
+        "{said}"
+    );
+    let (exit, said) = join(agents.address().to_string()).await;
+    assert_eq!(exit, Exit::Code(0), "{said}");
+}
+
+#[tokio::test]
+async fn another_hub_at_the_hubs_address_is_told_with_what_to_do() {
+    let (hub, agents) = Hub::with_agents().await;
+    let (other, other_agents) = Hub::with_agents().await;
+    let (token, _) = hub.token("gpu-box", "15m").await;
+    let joined = hub.join_in_data_dir("machine", &token, &[]).await;
+    assert_eq!(joined.exit(), Some(Exit::Code(0)), "{}", joined.log());
+    let config = hub.machine("machine").join("reveille.toml");
+    let text = fs::read_to_string(&config).expect("a config");
+    let text = text.replace(&agents.address().to_string(), &other_agents.address().to_string());
+    fs::write(&config, text).expect("written");
+    let data = hub.machine("machine").display().to_string();
+    for command in ["doctor", "agent"] {
+        let launch = hub.world.reveille(command).args(["--data-dir", &data]);
+        let process = launch.folder(hub.world.folder()).start();
+        for part in [
+            "isn't from the hub that",
+            "or somebody is in between",
+            "`reveille join TOKEN",
+        ] {
+            wait_until("it is told", SOON, async || {
+                process.log().contains(part).then_some(())
+            })
+            .await;
+        }
+    }
+    let (token, _) = other.token("gpu-box", "15m").await;
+    let joined = hub.join_in_data_dir("machine", &token, &["--force"]).await;
+    assert_eq!(joined.exit(), Some(Exit::Code(0)), "{}", joined.log());
+}
+
+#[tokio::test]
 async fn a_backend_that_does_not_run_is_added_only_if_somebody_says_so() {
     let (hub, _agents) = Hub::with_agents().await;
     let bin = hub.world.folder().join("bin");

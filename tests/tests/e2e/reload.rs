@@ -284,7 +284,7 @@ async fn a_file_that_cannot_be_used_changes_nothing_and_says_why() {
         ),
         (
             text.replace("gpu-box", "other-box"),
-            "the agent must be restarted for another agent.name",
+            "the agent must be restarted for another agent.name: `kill ",
         ),
         (
             text.replace(

@@ -1,5 +1,6 @@
 //! Finds a program before it is started, so that a missing program isn't mistaken for one that fails.
 
+use crate::shell;
 use std::{
     env,
     ffi::OsStr,
@@ -29,7 +30,7 @@ impl Unusable {
     #[must_use]
     pub fn remedy(&self, program: &str, path: Option<&OsStr>) -> String {
         match self {
-            Self::NotExecutable(file) => format!("run `chmod +x {}`", file.display()),
+            Self::NotExecutable(file) => format!("run `chmod +x {}`", shell::path(file)),
             Self::NotInPath => format!(
                 "install `{program}`, put its folder into the agent's PATH, or write its absolute path as `command`"
             ),

@@ -93,10 +93,10 @@ fn is_name_of(name: &str, model: &ModelName) -> bool {
     same(model.as_str()) || latest_alias(model.as_str()).as_deref().is_some_and(same)
 }
 
-/// The command with which an Ollama gets a model, unless a shell would read its name as something else.
+/// The command with which an Ollama gets a model, unless a shell or `ollama` would read its name as something else.
 pub(crate) fn pull_command(model: &str) -> Option<String> {
     let plain = |c: char| c.is_ascii_alphanumeric() || ".:/_-".contains(c);
-    model.chars().all(plain).then(|| format!("ollama pull {model}"))
+    (model.chars().all(plain) && !model.starts_with('-')).then(|| format!("ollama pull {model}"))
 }
 
 /// A few names for a sentence, such as "`a`, `b`, `c` and 2 more".

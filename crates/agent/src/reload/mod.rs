@@ -3,10 +3,12 @@
 
 mod progress;
 mod reading;
+mod restart;
 mod socket;
 
 pub(crate) use progress::Progress;
 pub use progress::ReloadEvent;
+pub(crate) use restart::how_to_restart;
 pub(crate) use socket::listen;
 pub use socket::{Asked, agent, agents};
 

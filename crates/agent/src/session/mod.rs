@@ -15,7 +15,7 @@ use crate::{
     provider::{Groups, Handle, Input, ReportNumbers, Setup, SleepResult},
     recipe::Runner,
     relay::Relay,
-    reload::{self, Progress, Reload, ReloadEvent, Reloads},
+    reload::{self, Progress, Reload, ReloadEvent, Reloads, how_to_restart},
     state_dir::{InUse, Running, StateDir},
 };
 use futures::future::{BoxFuture, OptionFuture};
@@ -404,8 +404,9 @@ impl Session {
             match fixed.is_empty() {
                 true => Ok(config),
                 false => Err(format!(
-                    "the agent must be restarted for another {}",
-                    fixed.join(", ")
+                    "the agent must be restarted for another {}: {}",
+                    fixed.join(", "),
+                    how_to_restart()
                 )),
             }
         });

@@ -16,10 +16,10 @@ use reqwest::Method;
 use reveille_domain::{MAX_WAKE_BUDGET, ProviderId};
 use serde_json::json;
 use std::{
-    mem,
+    io, mem,
     time::{Duration, Instant},
 };
-use tokio::time::sleep as pause;
+use tokio::{signal::ctrl_c, time::sleep as pause};
 
 const LOOK_EVERY: Duration = Duration::from_millis(250);
 /// The longest budget of a wake, plus the time until its end is known.
@@ -76,17 +76,34 @@ pub async fn wake(args: &Wake) -> Result<(), Failure> {
     if format == Format::Table {
         line(&text)?;
     }
-    while started.elapsed() < WAIT_AT_MOST {
-        let row: Row = client
-            .json(client.request(Method::GET, &path(provider, "")))
-            .await?;
-        if let Some(ended) = ended(&row, wake) {
-            let done = done(provider, &row, started, &ended["failure"]);
-            return tell(provider, &done, format, started.elapsed());
+    let waiting = async {
+        while started.elapsed() < WAIT_AT_MOST {
+            let row: Row = client
+                .json(client.request(Method::GET, &path(provider, "")))
+                .await?;
+            if let Some(ended) = ended(&row, wake) {
+                let done = done(provider, &row, started, &ended["failure"]);
+                return tell(provider, &done, format, started.elapsed());
+            }
+            pause(LOOK_EVERY).await;
         }
-        pause(LOOK_EVERY).await;
+        Err(anyhow!("{provider}: lost track of wake {wake}").into())
+    };
+    unless_interrupted(waiting, ctrl_c(), &format!("{provider} goes on waking")).await
+}
+
+/// What comes of an order. Whoever stops waiting for that is told that the order stands.
+async fn unless_interrupted(
+    waiting: impl Future<Output = Result<(), Failure>>,
+    interrupted: impl Future<Output = io::Result<()>>,
+    goes_on: &str,
+) -> Result<(), Failure> {
+    tokio::select! {
+        outcome = waiting => outcome,
+        Ok(()) = interrupted => {
+            Err(anyhow!("stopped waiting: {goes_on}, and `reveille status` shows what comes of it").into())
+        }
     }
-    Err(anyhow!("{provider}: lost track of wake {wake}").into())
 }
 
 /// Puts a provider to sleep, and waits until it is asleep with `--wait`.
@@ -132,10 +149,21 @@ pub async fn sleep(args: &Sleep) -> Result<(), Failure> {
         "active" => {}
         status => return print_one(&answer, format, &format!("{provider} is {status}")),
     }
+    let waiting = falls_asleep(provider, &before, look, started, format);
+    unless_interrupted(waiting, ctrl_c(), &going).await
+}
+
+async fn falls_asleep(
+    provider: &ProviderId,
+    before: &Row,
+    look: impl AsyncFn() -> Result<Row, Failure>,
+    started: Instant,
+    format: Format,
+) -> Result<(), Failure> {
     while started.elapsed() < SLEEPS_WITHIN {
         let row: Row = look().await?;
         match field(&row, "status") {
-            "active" => match stays_awake(&row, &before) {
+            "active" => match stays_awake(&row, before) {
                 Some(why) => return Err(anyhow!("{provider} stays awake: {}", printable(why)).into()),
                 None => pause(LOOK_EVERY).await,
             },
@@ -196,6 +224,20 @@ fn tell(provider: &ProviderId, done: &Row, format: Format, took: Duration) -> Re
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::future::{pending, ready};
+
+    #[tokio::test]
+    async fn whoever_stops_waiting_is_told_that_the_order_stands() {
+        let goes_on = "pc/ollama goes on waking";
+        let interrupted = unless_interrupted(pending(), ready(Ok(())), goes_on).await;
+        let said = interrupted.unwrap_err().to_string();
+        assert!(
+            said.starts_with("stopped waiting: pc/ollama goes on waking, and `reveille status`"),
+            "{said}"
+        );
+        let deaf = ready(Err(io::Error::other("no signals")));
+        unless_interrupted(ready(Ok(())), deaf, goes_on).await.unwrap();
+    }
 
     #[test]
     fn a_sleep_has_failed_once_a_later_attempt_than_before_has() {

@@ -474,6 +474,7 @@ mod tests {
                 api: Url::parse(api).unwrap(),
                 nats: None,
                 ca: own.cloned(),
+                config: None,
             };
             data.announce(&run).unwrap();
             let client = at(addressed);

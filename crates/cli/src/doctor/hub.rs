@@ -7,8 +7,8 @@ use crate::{
 };
 use reveille_agent::config::{Config, NatsUrl};
 use reveille_bus::{
-    BusError, Connection, HubId, JETSTREAM_OFF, JOURNAL_STREAM, NatsAccess, StreamHealth, TURN_JETSTREAM_ON,
-    access::Role, hub_id, inspect_streams,
+    BusError, Connection, HubId, JETSTREAM_OFF, JOIN_ANEW, JOURNAL_STREAM, NatsAccess, StreamHealth,
+    TURN_JETSTREAM_ON, access::Role, hub_id, inspect_streams,
 };
 use serde_json::Value;
 use std::{
@@ -154,6 +154,13 @@ async fn connect(hub: &HubNats, agent: Option<&Config>, findings: &mut Findings)
         Ok(Err(error @ BusError::Revoked)) => (
             format!("{shown}: {error}"),
             "create a token on the hub (`reveille agent token`) and join again with it (`reveille join`)",
+        ),
+        Ok(Err(error @ BusError::OtherHub { .. })) => (
+            format!("{shown}: {error}"),
+            match agent {
+                Some(_) => JOIN_ANEW,
+                None => "name the authority of that hub with --nats-ca, or correct --nats",
+            },
         ),
         Ok(Err(error)) => (format!("{shown}: {error}"), UNREACHABLE),
         Err(_) => (

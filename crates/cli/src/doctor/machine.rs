@@ -8,6 +8,7 @@ use crate::{
 use reveille_agent::{
     config::{Config, places},
     owner_policy::OwnerPolicy,
+    shell,
     state_dir::StateDir,
 };
 use reveille_bus::private_file;
@@ -40,8 +41,9 @@ pub fn config(file: &Path, findings: &mut Findings) -> Option<Config> {
                 "config",
                 failure.to_string(),
                 format!(
-                    "correct it, checking with `reveille config check {shown}`; or write a new one with `reveille \
-                     init`"
+                    "correct it, checking with `reveille config check {}`; or write a new one with `reveille \
+                     init`",
+                    shell::path(file)
                 ),
             );
             return None;
@@ -61,7 +63,7 @@ pub fn config(file: &Path, findings: &mut Findings) -> Option<Config> {
         findings.warning(
             "secrets",
             format!("{shown} contains secrets, and other users of this machine can read it"),
-            format!("run `chmod 600 {shown}`"),
+            format!("run `chmod 600 {}`", shell::path(file)),
         );
     } else {
         findings.ok(
@@ -175,7 +177,7 @@ fn data_dir_itself(path: &Path, findings: &mut Findings) {
             findings.warning(
                 "data directory",
                 format!("other users of this machine can read {shown}, which holds the journal"),
-                format!("run `chmod 700 {shown}`"),
+                format!("run `chmod 700 {}`", shell::path(path)),
             );
         }
         stale(path, findings);

@@ -5,6 +5,7 @@
 use super::{
     HubAddress, Token,
     hub_nats::{self, Hub},
+    moved::{self, Correction},
     service, text,
 };
 use crate::{
@@ -21,7 +22,7 @@ use anyhow::{Context, anyhow};
 use clap::Args;
 use reveille_agent::{
     config::{Config, NatsUrl},
-    reload,
+    reload, shell,
     state_dir::StateDir,
 };
 use reveille_bus::{access::NatsKey, private_file};
@@ -29,7 +30,7 @@ use reveille_domain::AgentName;
 use rustls::pki_types::{CertificateDer, pem::PemObject};
 use serde_json::json;
 use std::{
-    fs,
+    fs::{self, File, TryLockError},
     io::{self, BufRead},
     path::{Path, PathBuf},
 };
@@ -161,23 +162,26 @@ pub async fn join(args: Join) -> Result<Option<Joined>, Failure> {
     if args.service {
         service::check(&file, &data_dir, args.force)?;
     }
+    let folder = whole_file::folder_of(&file);
+    private_file::make_folder(folder).with_context(|| format!("cannot use {}", folder.display()))?;
+    let _alone = alone(folder)?;
     let kept = match file.exists() && !args.force {
         true => Some(KeptConfig::read(&file, agent)?),
         false => None,
     };
-    let folder = whole_file::folder_of(&file);
-    private_file::make_folder(folder).with_context(|| format!("cannot use {}", folder.display()))?;
     let credentials = match &kept {
         Some(kept) => kept.credentials.clone(),
         None => folder.join(format!("{agent}.nk")),
     };
     let key = NatsKey::read_or_make(&credentials, NatsKey::fresh_user)?;
 
+    let mut correction = None;
     let hub = match &token.hub {
         HubAddress::Nats { nats, ca } => {
             let hub = hub_nats::find(nats, ca).await?;
             if let Some(kept) = &kept {
-                kept.check(&hub, args.nats.as_deref())?;
+                // Before the token is used.
+                correction = kept.checked(&hub, args.nats.as_deref()).await?;
             }
             hub_nats::enroll(&hub, &token.join, &key).await?;
             hub
@@ -186,7 +190,7 @@ pub async fn join(args: Join) -> Result<Option<Joined>, Failure> {
             let hub = enroll_at_api(&args, hub, &token, &key).await?;
             // Only now is it known where the hub's NATS servers are.
             if let Some(kept) = &kept {
-                kept.check(&hub, args.nats.as_deref())?;
+                correction = kept.checked(&hub, args.nats.as_deref()).await?;
             }
             hub
         }
@@ -194,10 +198,13 @@ pub async fn join(args: Join) -> Result<Option<Joined>, Failure> {
     line(&format!("{agent} has joined the hub at {}.", hub.shown))?;
 
     let providers = if let Some(kept) = kept {
-        line(&format!(
-            "Its config is {}, which stays as it is.",
-            file.display()
-        ))?;
+        let shown = file.display();
+        line(&match correction.map(Correction::place).transpose()? {
+            None => format!("Its config is {shown}, which stays as it is."),
+            Some(changed) => format!(
+                "Its config is {shown}. The hub has moved, so line {changed} has its new address; the rest stays as it is."
+            ),
+        })?;
         kept.config.providers.len()
     } else {
         let nats = args.nats.clone().unwrap_or(hub.nats);
@@ -250,6 +257,22 @@ pub async fn join(args: Join) -> Result<Option<Joined>, Failure> {
     }))
 }
 
+/// Keeps another `join` from the same folder while this one writes there.
+fn alone(folder: &Path) -> Result<Option<File>, Failure> {
+    // Some file systems have no locks.
+    let Ok(lock) = File::open(folder) else {
+        return Ok(None);
+    };
+    match lock.try_lock() {
+        Err(TryLockError::WouldBlock) => Err(Failure::Config(format!(
+            "another `reveille join` is using {}, so nothing was done here and the token was not used: wait until that one has \
+             joined, or end it and run the same command again",
+            folder.display()
+        ))),
+        Ok(()) | Err(TryLockError::Error(_)) => Ok(Some(lock)),
+    }
+}
+
 /// Nothing is to be joined here: `up` has an agent of its own, in the same folder.
 fn is_hub(data_dir: &Path, up: &RunningUp) -> Failure {
     Failure::Config(format!(
@@ -285,6 +308,15 @@ impl KeptConfig {
                 file: file.to_owned(),
             }),
         }
+    }
+
+    /// Checks that the config leads to this hub, and prepares its correction if the hub has moved.
+    async fn checked(&self, hub: &Hub, given: Option<&str>) -> Result<Option<Correction>, Failure> {
+        self.check(hub, given)?;
+        let address = moved::address(&self.config.agent, hub, given).await;
+        address
+            .map(|address| moved::correct(&self.file, &address))
+            .transpose()
     }
 
     /// Fails unless the config leads to this hub, which the authority shows that it trusts, or else an address: the hub's own,
@@ -341,7 +373,7 @@ fn address_in(url: &str) -> &str {
 fn start_command(file: &Path) -> String {
     match default_file(None) {
         Some(default) if file.canonicalize().is_ok_and(|file| file == default) => "reveille agent".to_owned(),
-        _ => format!("reveille agent --config {}", file.display()),
+        _ => format!("reveille agent --config {}", shell::path(file)),
     }
 }
 
@@ -411,6 +443,22 @@ mod tests {
         assert_eq!(read.trim(), "rvt_abc");
         let endless = io::BufReader::new(io::repeat(b'a'));
         assert_eq!(first_line(endless).unwrap().len() as u64, MAX_TOKEN_BYTES);
+    }
+
+    #[test]
+    fn two_joins_at_once_in_one_folder_are_told_of_each_other() {
+        let folder = tempfile::tempdir().unwrap();
+        let first = alone(folder.path()).unwrap();
+        let said = alone(folder.path()).unwrap_err().to_string();
+        for part in [
+            "another `reveille join` is using",
+            "the token was not used",
+            "run the same command again",
+        ] {
+            assert!(said.contains(part), "{part}: {said}");
+        }
+        drop(first);
+        alone(folder.path()).unwrap();
     }
 
     #[test]

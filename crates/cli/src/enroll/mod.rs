@@ -2,6 +2,7 @@
 
 mod hub_nats;
 mod join;
+mod moved;
 mod pinned;
 mod service;
 mod token;

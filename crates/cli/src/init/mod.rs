@@ -22,7 +22,7 @@ use gguf::Gguf;
 use installed::Places;
 use reveille_agent::{
     config::{Config, machine_name},
-    fetch,
+    fetch, shell,
 };
 use reveille_bus::private_file;
 use std::{
@@ -126,8 +126,9 @@ pub async fn run(args: &Init) -> Result<(), Failure> {
             Ok(())
         }
         [first, ..] => Err(anyhow::anyhow!(
-            "{file} was written, but doesn't work yet: {}. Correct it, and run `reveille recipe test {first} --config {file}`",
+            "{file} was written, but doesn't work yet: {}. Correct it, and run `reveille recipe test {first} --config {}`",
             failed.join(", "),
+            shell::path(output),
         )
         .into()),
     }

@@ -7,18 +7,30 @@ use super::{
     text,
     text::WrittenConfig,
 };
-use crate::logging::notice;
+use crate::{
+    data_dir::{self, RunningUp},
+    logging::notice,
+};
+use reveille_agent::shell;
 use std::path::Path;
 
 /// Says what to do with the file that was `written`, in which there may be no provider; `tried` work already.
 pub fn say(args: &Init, written: &WrittenConfig, has_providers: bool, tried: &[&str]) {
-    for line in lines(args, written, has_providers, tried) {
+    let data_dir = args.data_dir.path().ok();
+    let running = data_dir.and_then(|path| data_dir::running_up(&path));
+    for line in lines(args, written, has_providers, tried, running.as_ref()) {
         notice(line);
     }
 }
 
-fn lines(args: &Init, written: &WrittenConfig, has_providers: bool, tried: &[&str]) -> Vec<String> {
-    let file = args.output.display();
+fn lines(
+    args: &Init,
+    written: &WrittenConfig,
+    has_providers: bool,
+    tried: &[&str],
+    running: Option<&RunningUp>,
+) -> Vec<String> {
+    let (file, word) = (args.output.display(), shell::path(&args.output));
     if !has_providers {
         return nothing(args, written);
     }
@@ -34,7 +46,7 @@ fn lines(args: &Init, written: &WrittenConfig, has_providers: bool, tried: &[&st
                     format!("stop process {pid} (`kill {pid}`), and run")
                 }
             };
-            format!("To try `{provider}` first: {first} `reveille recipe test {provider} --config {file}`")
+            format!("To try `{provider}` first: {first} `reveille recipe test {provider} --config {word}`")
         })
         .collect();
     let models = written.without_models.iter().map(|(provider, server)| {
@@ -50,7 +62,7 @@ fn lines(args: &Init, written: &WrittenConfig, has_providers: bool, tried: &[&st
     });
     let models: Vec<_> = models.collect();
     let next = if models.is_empty() { "Next" } else { "Then" };
-    lines.insert(0, format!("{next}: reveille up --config {file}"));
+    lines.insert(0, format!("{next}: {}", start(args, running)));
     lines.splice(0..0, models);
     if written.trials.is_empty() {
         lines.push(format!(
@@ -60,18 +72,38 @@ fn lines(args: &Init, written: &WrittenConfig, has_providers: bool, tried: &[&st
     lines
 }
 
+/// The command that uses the file. A running `up` is in the way of another one.
+fn start(args: &Init, running: Option<&RunningUp>) -> String {
+    let up = format!("reveille up --config {}", shell::path(&args.output));
+    let Some(running) = running else { return up };
+    let data_dir = args.data_dir.data_dir.as_deref();
+    let data_dir = data_dir.map_or_else(String::new, |path| format!(" --data-dir {}", shell::path(path)));
+    let is_its_own = running.config.is_some() && running.config == args.output.canonicalize().ok();
+    match is_its_own {
+        true => format!(
+            "reveille agent reload{data_dir}\nThe `reveille up` that runs with this file uses it as it is now then."
+        ),
+        false => format!(
+            "reveille down{data_dir} && {up}{data_dir}\nA `reveille up` is running without this file, so it has to stop first."
+        ),
+    }
+}
+
 /// The command that writes the same file again.
 fn again(args: &Init) -> String {
     match args.output == Path::new(OUTPUT) {
         true => "reveille init --force".to_owned(),
-        false => format!("reveille init --force --config {}", args.output.display()),
+        false => format!("reveille init --force --config {}", shell::path(&args.output)),
     }
 }
 
 /// What was looked for, and how to add a backend.
 fn nothing(args: &Init, written: &WrittenConfig) -> Vec<String> {
     let (file, again) = (args.output.display(), again(args));
-    let complete = format!("complete what is in {file} and run `reveille config check {file}`");
+    let complete = format!(
+        "complete what is in {file} and run `reveille config check {}`",
+        shell::path(&args.output)
+    );
     if !written.reasons.is_empty() {
         return vec![format!(
             "Nothing in it can be woken yet. To change that, {complete}."
@@ -147,7 +179,7 @@ mod tests {
         let written = written(&["", "", "", "lm-studio has no recipe"], &trials);
         let pid = pid.as_raw_pid();
         assert_eq!(
-            lines(&init("my.toml", &[]), &written, true, &["ollama"]),
+            lines(&init("my.toml", &[]), &written, true, &["ollama"], None),
             [
                 "Next: reveille up --config my.toml".to_owned(),
                 format!(
@@ -160,13 +192,71 @@ mod tests {
     }
 
     #[test]
+    fn each_command_names_any_file_as_one_word() {
+        for (file, word) in [
+            ("my llms.toml", "'my llms.toml'"),
+            ("x;touch PWNED.toml", "'x;touch PWNED.toml'"),
+            ("-f.toml", "./-f.toml"),
+        ] {
+            let init = init(file, &[9]);
+            let tried = written(&[], &[("vllm", Trial::Now)]);
+            let said = lines(&init, &tried, true, &[], None);
+            assert_eq!(said[0], format!("Next: reveille up --config {word}"));
+            assert!(
+                said[1].ends_with(&format!("`reveille recipe test vllm --config {word}`")),
+                "{said:?}"
+            );
+            let said = lines(&init, &written(&[], &[]), false, &[], None);
+            for command in ["init --force --config", "config check"] {
+                assert!(
+                    said[1].contains(&format!("`reveille {command} {word}")),
+                    "{said:?}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn beside_a_running_up_the_next_command_is_one_that_works() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("reveille.toml");
+        std::fs::write(&file, "").unwrap();
+        let mut init = init(file.to_str().unwrap(), &[9]);
+        let written = written(&[], &[("vllm", Trial::Now)]);
+        let next = |init: &Init, config: Option<&Path>| {
+            let running = RunningUp {
+                api: "http://127.0.0.1:8420".parse().unwrap(),
+                nats: None,
+                ca: None,
+                config: config.map(|file| file.canonicalize().unwrap()),
+            };
+            lines(init, &written, true, &[], Some(&running)).remove(0)
+        };
+        let up = format!("reveille up --config {}", file.display());
+        for config in [None, Some(folder.path())] {
+            let said = next(&init, config);
+            assert!(
+                said.starts_with(&format!("Next: reveille down && {up}\n")),
+                "{said}"
+            );
+        }
+        assert!(next(&init, Some(&file)).starts_with("Next: reveille agent reload\n"));
+        init.data_dir.data_dir = Some("my data".into());
+        let said = next(&init, Some(&file));
+        assert!(
+            said.starts_with("Next: reveille agent reload --data-dir 'my data'\n"),
+            "{said}"
+        );
+    }
+
+    #[test]
     fn a_server_without_a_model_gets_one_first() {
         let mut written = written(&["it has no recipe"], &[]);
         written.without_models = vec![
             ("ollama".to_owned(), Server::Ollama),
             ("lm-studio".to_owned(), Server::LmStudio),
         ];
-        let said = lines(&init("my.toml", &[]), &written, true, &[]);
+        let said = lines(&init("my.toml", &[]), &written, true, &[], None);
         assert!(
             said[0].contains("`ollama pull qwen2.5:7b`")
                 && said[0].contains("`reveille init --force --config my.toml`"),
@@ -186,13 +276,14 @@ mod tests {
             &written(&[], &[]),
             false,
             &[],
+            None,
         );
         assert!(
             said[0].contains("on the ports 11434 (Ollama), 9, and for `ollama`,"),
             "{said:?}"
         );
         assert!(said[1].contains("run `reveille init --force` (with"), "{said:?}");
-        let said = lines(&init("my.toml", &[9]), &written(&[], &[]), false, &[]);
+        let said = lines(&init("my.toml", &[9]), &written(&[], &[]), false, &[], None);
         assert!(
             said[1].contains("`reveille init --force --config my.toml MODEL.gguf`"),
             "{said:?}"
@@ -202,6 +293,7 @@ mod tests {
             &written(&["it lacks a model"], &[]),
             false,
             &[],
+            None,
         );
         assert!(
             comment.len() == 1 && comment[0].contains("`reveille config check my.toml`"),
@@ -215,6 +307,7 @@ mod tests {
             &written(&["in a container"], &[]),
             true,
             &[],
+            None,
         );
         assert!(no_recipe[1].contains("see the comments"), "{no_recipe:?}");
     }

@@ -251,6 +251,20 @@ impl AgentsPort {
     }
 }
 
+/// The URL at which other machines reach a listener on all addresses: by a name that `--host` gives this machine, or else at the
+/// likeliest of its addresses.
+pub fn url_elsewhere(listens: SocketAddr, encrypted: bool, hosts: &[Host]) -> Option<String> {
+    if !is_unspecified(listens.ip()) {
+        return None;
+    }
+    let ips = addresses::beyond_loopback().into_iter();
+    let mut ips = ips.filter(|ip| ip.is_ipv4() || listens.is_ipv6());
+    let host = hosts.first().map(ToString::to_string);
+    let host = host.or_else(|| Some(ips.next()?.to_string()))?;
+    let scheme = if encrypted { "https" } else { "http" };
+    Some(format!("{scheme}://{}", with_port(&host, listens.port())))
+}
+
 /// The addresses at which other machines reach a listener.
 fn reached_at(listens: SocketAddr) -> Vec<IpAddr> {
     if is_unspecified(listens.ip()) {

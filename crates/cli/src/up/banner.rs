@@ -16,6 +16,7 @@ use reveille_agent::{
     config::{Config, ProviderConfig, WakeConfig},
     listeners::LocalPort,
     local_checks::mistakes,
+    shell,
 };
 use reveille_api::keys::SecretKey;
 use serde_json::json;
@@ -58,6 +59,8 @@ pub struct Banner {
     lists: &'static str,
     /// The authority of the API's certificate, if we made that ourselves.
     own_ca: Option<PathBuf>,
+    /// The API's URL for other machines, if it listens at all addresses.
+    elsewhere: Option<String>,
     /// Where agents of other machines reach this hub, if it listens for them.
     agents: Option<Vec<String>>,
     /// Whether it is a person who reads this.
@@ -89,6 +92,7 @@ impl Banner {
             lists: if database { IN_POSTGRES } else { "in memory" },
             agents,
             in_terminal: io::stderr().is_terminal(),
+            elsewhere: None,
             own_ca: None,
             join: None,
             warnings: vec![],
@@ -100,6 +104,11 @@ impl Banner {
     /// Says that the API's certificate is from this authority of our own.
     pub fn trusts(&mut self, authority: Option<PathBuf>) {
         self.own_ca = authority;
+    }
+
+    /// Says at which URL other machines reach the API.
+    pub fn is_reached_at(&mut self, elsewhere: Option<String>) {
+        self.elsewhere = elsewhere;
     }
 
     /// Says that machines which joined an earlier run don't reach this one, if it listens for none.
@@ -220,6 +229,9 @@ impl Banner {
         };
         let mut text =
             format!("\nreveille is up\n\n  API     {api}/v1   point OpenAI clients here; {keys}\n");
+        if let Some(elsewhere) = &self.elsewhere {
+            let _ = writeln!(text, "          {elsewhere}/v1   from other machines");
+        }
         if api.starts_with("https:") && self.own_ca.is_none() {
             text += "          (use a host name from the certificate instead of this address)\n";
         }
@@ -255,14 +267,16 @@ impl Banner {
         }
         let mut served = providers.iter().filter(|row| row["status"] != "inactive");
         if let Some(model) = served.find_map(|row| row["models"][0].as_str()) {
-            let body = json!({"model": model, "messages": [{"role": "user", "content": "hello"}]});
+            let body =
+                json!({"model": model, "messages": [{"role": "user", "content": "hello"}]}).to_string();
+            let body = shell::word(&body);
             let key = match &self.root_key {
                 None => "",
                 Some(_) => " -H \"authorization: Bearer $KEY\"",
             };
             let _ = write!(
                 text,
-                "\n  curl {api}/v1/chat/completions{key} -H 'content-type: application/json' \\\n    -d '{body}'\n"
+                "\n  curl {api}/v1/chat/completions{key} -H 'content-type: application/json' \\\n    -d {body}\n"
             );
         }
         text += &self.joining();
@@ -414,6 +428,36 @@ mod tests {
     }
 
     #[test]
+    fn the_line_to_paste_sends_any_model_name_and_runs_nothing_in_it() {
+        for model in [
+            "qwen3-8b",
+            "x'; touch PWNED; '",
+            "$(touch PWNED) `touch PWNED`",
+            "a \\ \"b\" !! \n\u{202e}evil 模型",
+        ] {
+            for required in [false, true] {
+                let mut row = provider(8);
+                row["models"] = json!([model]);
+                let text = banner(required).text(&[row]);
+                // As it is printed.
+                let text = crate::terminal::lines(&text);
+                let line = &text[text.find("  curl ").expect("a line")..];
+                let line = &line[..line.find("\n\n").expect("its end")];
+                let script = format!("KEY=key; curl() {{ printf '%s\\0' \"$@\"; }}; {line}");
+                let folder = tempfile::tempdir().unwrap();
+                let mut shell = std::process::Command::new("sh");
+                let done = shell.args(["-c", &script]).current_dir(folder.path()).output();
+                let said = String::from_utf8(done.unwrap().stdout).unwrap();
+                let body = said.trim_end_matches('\0').rsplit('\0').next().unwrap();
+                let body: Row = serde_json::from_str(body).expect(&said);
+                assert_eq!(body["model"], model, "{line}");
+                assert_eq!(said.matches('\0').count(), if required { 7 } else { 5 }, "{line}");
+                assert!(folder.path().read_dir().unwrap().next().is_none(), "{line}");
+            }
+        }
+    }
+
+    #[test]
     fn when_keys_are_required_the_banner_says_how_to_create_one_and_shows_none() {
         let text = banner(true).text(&[provider(8)]);
         assert!(!text.contains("rv_"), "{text}");
@@ -458,6 +502,18 @@ mod tests {
         // A child that another test is starting has it until it runs its program.
         while tokio::net::TcpStream::connect(address).await.is_ok() {}
         assert!(!expect("serve").await.contains("warning"), "nothing runs");
+    }
+
+    #[test]
+    fn an_api_at_all_addresses_is_shown_with_one_that_other_machines_reach() {
+        let mut banner = banner(true);
+        assert!(!banner.text(&[]).contains("from other machines"));
+        banner.is_reached_at(Some("https://192.0.2.1:8420".to_owned()));
+        let text = banner.text(&[]);
+        assert!(
+            text.contains("\n          https://192.0.2.1:8420/v1   from other machines\n"),
+            "{text}"
+        );
     }
 
     #[test]

@@ -108,14 +108,21 @@ impl Hub {
         }
     }
 
-    /// Tells the commands that use this run's data directory where its API is, and which authority of our own its certificate is from.
-    pub fn announce(&self, api: &str, ca: Option<PathBuf>) -> Result<(), Failure> {
+    /// Tells the commands that use this run's data directory where its API is, which authority of our own its certificate is from, and
+    /// which config its agent has.
+    pub fn announce(&self, api: &str, ca: Option<PathBuf>, config: Option<&Path>) -> Result<(), Failure> {
         let (data, nats) = match self {
             Self::Ours { data, .. } => (data, None),
             Self::Theirs { nats, data } => (data, Some(nats.shown())),
         };
         let api = Url::parse(api)?;
-        Ok(data.announce(&RunningUp { api, nats, ca })?)
+        let config = config.and_then(|file| file.canonicalize().ok());
+        Ok(data.announce(&RunningUp {
+            api,
+            nats,
+            ca,
+            config,
+        })?)
     }
 
     /// Where agents of other machines find our own server, if it listens for them.

@@ -111,6 +111,9 @@ pub async fn run(args: Up, hangups: Hangups) -> Result<(), Failure> {
     if let Some(theirs) = &theirs {
         api::config(theirs, None)?;
     }
+    if let Some(agents) = args.agents {
+        listen::are_apart(("--listen", args.serve.listen), ("--agents", agents))?;
+    }
     let data_dir = args.data_dir.path()?;
     let serve = args.serve;
     let database_url = serve.database.database_url;
@@ -148,6 +151,7 @@ pub async fn run(args: Up, hangups: Hangups) -> Result<(), Failure> {
     let listener = listen::bind(serve.listen, "--listen").await?;
     let address = listener.local_addr()?;
     let url = listen::url(address, tls.is_some());
+    let elsewhere = agents_port::url_elsewhere(address, tls.is_some(), &serve.origin.hosts);
     let root_key = api_auth::root_key(&data_dir.join(ROOT_KEY))?;
     let journal_health = JournalHealth::default();
     let hub = tokio::select! {
@@ -155,7 +159,7 @@ pub async fn run(args: Up, hangups: Hangups) -> Result<(), Failure> {
         () = signals.stop.cancelled() => return Ok(()),
     };
 
-    hub.announce(&url, own_ca.clone())?;
+    hub.announce(&url, own_ca.clone(), config_file.as_deref())?;
     let mut parts = Parts::default();
     let nats = hub.nats();
     let own_agent = CancellationToken::new();
@@ -213,6 +217,7 @@ pub async fn run(args: Up, hangups: Hangups) -> Result<(), Failure> {
     let mut banner = Banner::new(url, hub.shown(), agents, has_database, &root_key, root_key_file)?;
     banner.misses_agents(&data_dir);
     banner.trusts(own_ca);
+    banner.is_reached_at(elsewhere);
     let ended = until_ended(&mut parts, &mut banner, &hub, agent, &own_agent, &signals.stop).await;
     sd_notify::stopping();
     let stopped = tokio::select! {
