@@ -189,7 +189,7 @@ async fn a_caller_is_told_that_the_agent_was_revoked_and_what_admits_it_again() 
         );
     }
     served.hub.publish("gpu-box/vllm", "m", inactive());
-    let told = async || served.chat("m").await.text();
+    let told = async || Answer::of(served.chat("m", false)).await.text();
     let text = told().await;
     assert!(
         text.contains("its agent was revoked") && text.contains("`reveille agent token gpu-box`"),
