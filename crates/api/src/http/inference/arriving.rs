@@ -110,7 +110,7 @@ impl Begun {
         };
         let (body, into) = RequestBody::arriving(self.bytes, self.read.held);
         let read = self.read.bytes.len();
-        into.push(self.read.bytes);
+        into.push(&self.read.bytes);
         Form::Arriving {
             model,
             stream,
@@ -136,7 +136,7 @@ async fn rest(
             form.end().map_err(bad_form)?;
             check_whole_form(form.parts(), endpoint).map_err(BodyFault::Bad)?;
         }
-        into.push(piece);
+        into.push(&piece);
     }
     if left == 0 {
         Ok(())
