@@ -7,7 +7,7 @@ use super::{
 };
 use crate::keys::{AuthMode, SecretKey};
 use bytes::Bytes;
-use reveille_domain::rows::MemoryRows;
+use reveille_domain::{ProviderSpec, rows::MemoryRows};
 use serde_json::{Value, json};
 use std::{collections::BTreeSet, sync::Arc};
 
@@ -311,6 +311,31 @@ async fn a_model_that_a_key_may_not_ask_does_not_exist_for_it() {
 
 #[tokio::test]
 async fn before_the_keys_are_known_nobody_is_called_a_stranger() {
+#[tokio::test]
+async fn a_key_for_a_model_named_like_an_agents_is_none_for_that_agents() {
+    let (served, root) = locked().await;
+    served.hub.publish("box/vllm", "qwen", active());
+    served.hub.change("box/vllm", |provider| {
+        let models = ["qwen", "box/qwen"].map(|name| name.parse().expect("legal"));
+        provider.spec = ProviderSpec::new(models.to_vec(), None, false).expect("a spec");
+    });
+    served.hub.publish("rack/vllm", "qwen", active());
+    let key = served
+        .key_for(&root, &["infer:box/qwen", "infer:rack/qwen"])
+        .await;
+    served.replies_hello(4);
+    for (model, status) in [
+        ("box/qwen", 200),
+        ("box/box/qwen", 200),
+        ("box/vllm/qwen", 404),
+        ("qwen", 404),
+        ("rack/qwen", 200),
+        ("rack/vllm/qwen", 200),
+    ] {
+        assert_eq!(served.chat_with(&key, model).await.status, status, "{model}");
+    }
+}
+
     let (served, root) = locked().await;
     served.hub.forget_everything();
     let unknown = SecretKey::generate().expect("randomness");
