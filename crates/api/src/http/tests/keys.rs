@@ -170,7 +170,9 @@ async fn who_has_no_good_key_is_refused_everywhere_but_at_the_health_paths() {
     for path in ["/livez", "/readyz"] {
         assert_eq!(served.get(path).await.status, 200, "{path}");
     }
-    assert_eq!(refused(&served.get("/nowhere").await, 404), "not_found");
+    assert_eq!(refused(&served.get("/nowhere").await, 401), "missing_api_key");
+    let missing = served.get_with(&root, "/nowhere").await;
+    assert_eq!(refused(&missing, 404), "not_found");
 }
 
 #[tokio::test]
@@ -310,8 +312,6 @@ async fn a_model_that_a_key_may_not_ask_does_not_exist_for_it() {
 }
 
 #[tokio::test]
-async fn before_the_keys_are_known_nobody_is_called_a_stranger() {
-#[tokio::test]
 async fn a_key_for_a_model_named_like_an_agents_is_none_for_that_agents() {
     let (served, root) = locked().await;
     served.hub.publish("box/vllm", "qwen", active());
@@ -336,6 +336,8 @@ async fn a_key_for_a_model_named_like_an_agents_is_none_for_that_agents() {
     }
 }
 
+#[tokio::test]
+async fn before_the_keys_are_known_nobody_is_called_a_stranger() {
     let (served, root) = locked().await;
     served.hub.forget_everything();
     let unknown = SecretKey::generate().expect("randomness");

@@ -10,6 +10,7 @@ use super::{
 };
 use crate::inference::endpoint::SHOW;
 use axum::http::Method;
+use reveille_bus::relay::{OWN_PATHS, UselessPath, useless_path};
 use reveille_domain::{ModelDetails, ModelName, WakeCause};
 use serde_json::{Value, json};
 use std::sync::atomic::Ordering;
@@ -268,14 +269,53 @@ async fn a_path_of_a_providers_config_reaches_that_provider_and_no_other() {
     assert!(status == 404 && text.contains("extra_paths"), "{text}");
     assert_eq!(served.get(path).await.status, 405);
 
-    let (locked, _) = locked().await;
+    let (locked, root) = locked().await;
     locked.hub.publish("a/images", "m", active());
     locked.hub.change("a/images", |provider| {
         let paths = vec![path.parse().expect("legal")];
         provider.spec = provider.spec.clone().with_extra_paths(paths).expect("few");
     });
-    let answer = Answer::of(locked.post(path, &json!({ "model": "m" }))).await;
-    assert_eq!((answer.status, answer.error().as_str()), (401, "missing_api_key"));
+    let told = async |path: &str| {
+        let answer = Answer::of(locked.post(path, &json!({ "model": "m" }))).await;
+        let text = answer.json()["error"].to_string();
+        (answer.status, answer.error(), text)
+    };
+    let (status, code, text) = told(path).await;
+    assert_eq!((status, code.as_str()), (401, "missing_api_key"));
+    assert_eq!(
+        told("/sdapi/v1/nothing").await,
+        (status, code, text),
+        "nobody without a key learns which paths there are"
+    );
+    let of_anthropic = locked.post(path, &json!({ "model": "m" }));
+    let answer = Answer::of(of_anthropic.header("anthropic-version", "2023-06-01")).await;
+    assert_eq!((answer.status, &answer.json()["type"]), (401, &json!("error")));
+    let query = locked.key_for(&root, &["query"]).await;
+    for (path, told) in [
+        (path, (403, "insufficient_scope")),
+        ("/nothing", (404, "not_found")),
+    ] {
+        let request = locked.post(path, &json!({ "model": "m" })).bearer_auth(&query);
+        let answer = Answer::of(request).await;
+        assert_eq!((answer.status, answer.error().as_str()), told, "{path}");
+    }
+}
+
+#[tokio::test]
+async fn every_path_that_is_answered_here_is_refused_in_a_config() {
+    let served = Served::new().await;
+    for path in OWN_PATHS {
+        assert_ne!(served.get(path).await.status, 404, "{path}");
+    }
+    let document = served.get("/openapi.json").await.json();
+    let paths = document["paths"].as_object().expect("paths");
+    for path in paths.keys().filter(|path| *path != "/") {
+        let path = path.replace("{id}", "x");
+        assert!(
+            matches!(useless_path(&path), Some(UselessPath::Own | UselessPath::Relayed)),
+            "{path}"
+        );
+    }
 }
 
 #[tokio::test]
