@@ -260,8 +260,9 @@ fn described(head: &[u8]) -> Result<(String, bool), BadForm> {
         match key.trim().to_ascii_lowercase().as_str() {
             "name" if name.is_some() || value.contains('\\') => return Err(UNCLEAR),
             "name" => name = Some(value.trim().to_owned()),
-            "name*" => return Err(UNCLEAR),
-            "filename" | "filename*" => is_file = true,
+            // Of RFC 2231, in another character set or in pieces (`name*0`): some parsers read it as `name`.
+            extended if extended.starts_with("name*") => return Err(UNCLEAR),
+            file if file == "filename" || file.starts_with("filename*") => is_file = true,
             _ => {}
         }
     }
@@ -344,6 +345,14 @@ mod tests {
                 part("empty", false, "")
             ])
         );
+        for filename in [
+            "filename*=utf-8''b",
+            "filename*0=b",
+            "FileName*0*=utf-8''b; filename*1=c",
+        ] {
+            let form = format!("--x-1\nContent-Disposition: form-data; name=a; {filename}\n\nc\n--x-1--");
+            assert_eq!(read(&form), Ok(vec![part("a", true, "c")]), "{filename}");
+        }
         assert_eq!(read("--x-1--"), Ok(vec![]));
         assert_eq!(
             read("\n--x-1\nContent-Disposition: form-data; name=a\n\nb\n--x-1--"),
@@ -380,6 +389,8 @@ mod tests {
             "Content-Disposition: attachment; name=\"model\"",
             "Content-Disposition: form-data; name=\"mod\\el\"",
             "Content-Disposition: form-data; name*=utf-8''model",
+            "Content-Disposition: form-data; name=\"a\"; name*0=\"model\"",
+            "Content-Disposition: form-data; NAME*0*=utf-8''mod; name*1=el; name=\"a\"",
             "Content-Disposition: form-data; name=\"a\"; name=\"model\"",
             "Content-Disposition: form-data; name=\"a\" model",
             "Content-Disposition: form-data; name=\"a",

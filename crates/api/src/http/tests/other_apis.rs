@@ -22,14 +22,20 @@ async fn the_model_of_a_query_may_be_the_default_one_and_is_given_once() {
     served
         .hub
         .replies([Reply::Whole(200, "application/json", WHOLE.into())]);
-    let answer = served.get("/props?autoload=false").await;
+    let answer = served.get("/props?autoload=false&model=&x=a%20%26b").await;
     assert_eq!(answer.status, 200, "{}", answer.text());
     assert_eq!(
         served.hub.sent()[0].head.path,
-        format!("/props?model={}", super::DEFAULT_MODEL)
+        format!("/props?model={}&autoload=false&x=a%20%26b", super::DEFAULT_MODEL)
     );
-    let answer = served.get("/props?model=a&model=b").await;
-    assert_eq!((answer.status, answer.error().as_str()), (400, "duplicate_field"));
+    for (query, code) in [
+        ("model=a&model=b", "duplicate_field"),
+        ("model=a&Model=b", "unsupported_field"),
+        ("MODEL=b", "unsupported_field"),
+    ] {
+        let answer = served.get(&format!("/props?{query}")).await;
+        assert_eq!((answer.status, answer.error().as_str()), (400, code), "{query}");
+    }
 }
 
 #[tokio::test]
@@ -386,6 +392,9 @@ async fn a_stored_response_is_asked_of_the_member_that_keeps_it() {
         assert_eq!(next.status, 200);
         assert_eq!(served.hub.sent().pop().expect("sent").agent.as_str(), holder);
     }
+    served.replies_hello(1);
+    let unknown = ask(json!({ "model": "m", "input": "x", "previous_response_id": "resp_9" })).await;
+    assert_eq!(unknown.status, 200, "any provider may know it");
     let answer = served.get("/v1/responses/resp_9").await;
     assert_eq!(
         (answer.status, answer.error().as_str()),
@@ -399,4 +408,33 @@ async fn a_stored_response_is_asked_of_the_member_that_keeps_it() {
     served.hub.withdraw(&format!("{}/vllm", holders[0]));
     assert_eq!(served.get("/v1/responses/resp_1").await.status, 404);
     assert_eq!(served.hub.asked(), 0);
+}
+
+#[tokio::test]
+async fn a_response_of_another_key_does_not_exist() {
+    let (served, root) = locked().await;
+    served.hub.publish("a/vllm", "m", active());
+    let owner = served.key_for(&root, &["infer:m"]).await;
+    let other = served.key_for(&root, &["infer:m"]).await;
+    let whole = || Reply::Whole(200, "application/json", r#"{"id":"resp_1"}"#.into());
+    served.hub.replies([whole(), whole()]);
+    let ask =
+        async |key: &str, body: Value| Answer::of(served.post("/v1/responses", &body).bearer_auth(key)).await;
+    let first = ask(&owner, json!({ "model": "m", "input": "x" })).await;
+    assert_eq!(first.status, 200, "{}", first.text());
+    let next = json!({ "model": "m", "input": "x", "previous_response_id": "resp_1" });
+    for key in [&other, &root] {
+        let refused = ask(key, next.clone()).await;
+        assert_eq!(
+            (refused.status, refused.error().as_str()),
+            (404, "response_not_found")
+        );
+        let refused = served.get_with(key, "/v1/responses/resp_1").await;
+        assert_eq!(
+            (refused.status, refused.error().as_str()),
+            (404, "response_not_found")
+        );
+    }
+    assert_eq!(served.hub.sent().len(), 1, "no backend was asked");
+    assert_eq!(ask(&owner, next).await.status, 200);
 }
