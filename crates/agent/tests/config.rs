@@ -364,6 +364,30 @@ fn mistakes() -> Vec<Mistake> {
             "must be \"once\", \"detach\" or \"serve\"; did you mean \"serve\"?",
         ),
         (
+            provider("extra_paths = [\"/x\", \"/audio/speech\"]"),
+            4,
+            "provider[0].extra_paths[1]",
+            "is relayed in any case: leave it out",
+        ),
+        (
+            provider("extra_paths = [\"/metrics\"]"),
+            4,
+            "provider[0].extra_paths[0]",
+            "is a path of Reveille's own",
+        ),
+        (
+            provider("extra_paths = [\"/models/load\"]"),
+            4,
+            "provider[0].extra_paths[0]",
+            "no request for it reaches a backend",
+        ),
+        (
+            provider("extra_paths = [\"/completions/x\"]"),
+            4,
+            "provider[0].extra_paths[0]",
+            "is read with one `/v1` before it",
+        ),
+        (
             provider("answer_model = \"Public\""),
             4,
             "provider[0].answer_model",

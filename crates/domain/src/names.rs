@@ -164,7 +164,8 @@ name! {
 }
 
 name! {
-    /// A path at a backend that clients may post to, beside those that every backend may have.
+    /// A path at a backend that clients may post to, beside those that every backend may have. The config takes fewer, but what agents
+    /// have published stays readable.
     ExtraPath, is_path, Path
 }
 

@@ -69,6 +69,7 @@ fn names_follow(plain: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use reveille_bus::relay::{UselessPath, useless_path};
 
     fn meant(target: &str) -> String {
         let uri: Uri = target.parse().expect(target);
@@ -109,6 +110,32 @@ mod tests {
             ("http://hub.example//v1/models/", "http://hub.example/v1/models"),
         ] {
             assert_eq!(meant(target), path, "{target}");
+        }
+    }
+
+    #[test]
+    fn the_config_of_a_provider_takes_only_paths_that_stay_as_they_are() {
+        for path in [
+            "/sdapi/v1/txt2img",
+            "/v1/x",
+            "/v1/v1/x",
+            "/v1/v1",
+            "/completions/x",
+            "/chat/x",
+            "/chat/completions/x",
+            "/v1/v1/completions/x",
+            "/rerank/x",
+            "/props/x",
+            "/audio/voices/x",
+            "/responses/r/x",
+            "/x/completions",
+        ] {
+            let read = match useless_path(path) {
+                None => path.to_owned(),
+                Some(UselessPath::ReadAs(read)) => read,
+                Some(UselessPath::Own | UselessPath::Relayed) => panic!("{path}"),
+            };
+            assert_eq!(meant(path), read, "{path}");
         }
     }
 

@@ -59,6 +59,13 @@ fn routes(state: AppState, policy: OriginPolicy) -> Router {
     let extra_paths = Router::new()
         .fallback(on(MethodFilter::POST, extra_path).fallback(async || ApiError::MethodNotAllowed))
         .layer(require(Caller::require_infer))
+        .with_state(state.clone());
+    // Which paths the providers' configs have is for callers alone.
+    let other_paths = Router::new()
+        .fallback(move |State(state): State<AppState>, request: Request| {
+            let extra_paths = extra_paths.clone();
+            async move { extra_path_or_unknown(&state, extra_paths, request, scheme).await }
+        })
         .layer(authenticate.clone())
         .with_state(state.clone());
     let queries = Router::new()
@@ -81,10 +88,7 @@ fn routes(state: AppState, policy: OriginPolicy) -> Router {
         .route("/", get(ollama::root))
         .route("/livez", get(health::livez))
         .route("/readyz", get(health::readyz))
-        .fallback(move |State(state): State<AppState>, request: Request| {
-            let extra_paths = extra_paths.clone();
-            async move { extra_path_or_unknown(&state, extra_paths, request, scheme).await }
-        })
+        .fallback_service(other_paths)
         .method_not_allowed_fallback(async || ApiError::MethodNotAllowed)
         .layer(check_origin)
         .layer(middleware::from_fn_with_state(state.clone(), hub::refuse_loops));

@@ -149,7 +149,8 @@ impl InferenceError {
     pub fn never_handed_over(&self) -> bool {
         match self {
             Self::Relay { error, .. } => error.never_handed_over(),
-            Self::BadResponse { .. } | Self::CutShort { .. } => false,
+            // A form is handed over while it comes in.
+            Self::BadResponse { .. } | Self::CutShort { .. } | Self::Body(_) => false,
             Self::NotReady(_)
             | Self::UnknownModel { .. }
             | Self::LacksPath { .. }
@@ -158,8 +159,6 @@ impl InferenceError {
             | Self::FallingAsleep { .. }
             | Self::Waking { .. }
             | Self::WaitTooShort { .. }
-            // An agent hands over what it has whole.
-            | Self::Body(_)
             | Self::Wake(_) => true,
         }
     }

@@ -2,7 +2,7 @@
 
 use super::{
     endpoint::{Endpoint, Streams},
-    peek::{BadBody, checked_model},
+    peek::{BadBody, check_case, checked_model},
 };
 use bytes::Bytes;
 use reveille_bus::relay::{BadForm, FormPart, FormReader, boundary, form_parts};
@@ -101,8 +101,9 @@ fn fields(body: &[u8], parts: &[FormPart], endpoint: &Endpoint) -> Result<Peeked
     })
 }
 
-/// Where the field of this name is, which is a text and is given once at most.
+/// Where the field of this name is, which is a text and is given once at most, in this case.
 fn one(parts: &[FormPart], name: &'static str) -> Result<Option<Range<usize>>, BadBody> {
+    parts.iter().try_for_each(|part| check_case(&part.name, name))?;
     let mut named = parts.iter().filter(|part| part.name == name);
     let first = named.next();
     match (first, named.next()) {
@@ -195,6 +196,14 @@ mod tests {
             (
                 vec![model("m"), file(MODEL_WITHIN_BYTES), model("m")],
                 "duplicate_field",
+            ),
+            (
+                vec![model("m"), file(1), part("name=\"Model\"", "m")],
+                "unsupported_field",
+            ),
+            (
+                vec![model("m"), part("name=STREAM", "true"), file(1)],
+                "unsupported_field",
             ),
             (vec![text, file(1)], "invalid_type"),
             (vec![model("a\nb"), file(1)], "invalid_model"),

@@ -37,7 +37,7 @@ pub(crate) use form::{MODEL_WITHIN_BYTES, check_whole_form, peek_begun_form, pee
 pub(crate) use members::FailedRequests;
 pub(crate) use model_access::{Pools, pool_for, pools_for};
 pub(crate) use options::{BadOption, COMMENTS_FOR, Options, Progress, WakeMode};
-pub(crate) use peek::{AskedModel, BadBody, MAX_DEPTH, checked_model, peek};
+pub(crate) use peek::{AskedModel, BadBody, MAX_DEPTH, check_case, checked_model, peek};
 pub(crate) use phase::{CurrentPhase, Phase};
 #[cfg(test)]
 pub(crate) use relay::Reserved;
@@ -45,4 +45,4 @@ pub(crate) use relay::{Relay, ResponseBody};
 pub(crate) use request::{InferenceRequest, InferenceResponse, Timings};
 pub(crate) use request_body::{BodyFault, Incoming, RequestBody};
 pub(crate) use startup::{Missing, Startup};
-pub(crate) use stored::REMEMBERED;
+pub(crate) use stored::{REMEMBERED, Remembered, Stored};

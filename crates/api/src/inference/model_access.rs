@@ -38,7 +38,7 @@ pub(crate) fn pool_for(
 }
 
 /// Whether `asked` is `agent/provider/model`, and the caller may ask all of that agent's providers for the model by `agent/model`. That
-/// name must mean them: it may be another model's public name.
+/// name must mean this model there: it may be another one's public name, even at the same provider.
 fn may_ask_agent(
     registry: &Registry,
     caller: &Caller,
@@ -50,6 +50,7 @@ fn may_ask_agent(
     let id = &only.provider.id;
     let of_agent = format!("{}/{public}", id.agent);
     asked == format!("{id}/{public}")
+        && only.named(&of_agent) == Some(public)
         && caller.may_ask(&of_agent, &of_agent)
         && registry
             .pool(&of_agent)

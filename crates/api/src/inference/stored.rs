@@ -25,6 +25,16 @@ pub(crate) struct Stored {
     pub key: Option<KeyId>,
 }
 
+/// What is remembered of a response.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Remembered {
+    /// Nothing. Its provider may still keep it.
+    Nothing,
+    /// It is another key's.
+    Anothers,
+    Own(Stored),
+}
+
 /// The responses that are remembered. Cheap to clone.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct StoredResponses(Arc<Mutex<Inner>>);
@@ -37,14 +47,13 @@ struct Inner {
 }
 
 impl StoredResponses {
-    /// The response `id`, if it is one of this caller's.
-    pub fn get(&self, id: &str, key: Option<&KeyId>) -> Option<Stored> {
-        let inner = self.0.lock();
-        inner
-            .by_id
-            .get(id)
-            .filter(|stored| stored.key.as_ref() == key)
-            .cloned()
+    /// What is remembered of the response `id`, for a caller with this key.
+    pub fn get(&self, id: &str, key: Option<&KeyId>) -> Remembered {
+        match self.0.lock().by_id.get(id) {
+            None => Remembered::Nothing,
+            Some(stored) if stored.key.as_ref() != key => Remembered::Anothers,
+            Some(stored) => Remembered::Own(stored.clone()),
+        }
     }
 
     fn keep(&self, id: String, stored: Stored) {
@@ -189,10 +198,11 @@ data: {"type":"response.created","response":{"id":"resp_1","object":"response"}}
                 };
                 let passed: Vec<_> = pieces.map(|piece| piece.expect("a piece")).collect().await;
                 assert_eq!(passed.concat(), text.as_bytes());
-                assert_eq!(responses.get("resp_1", None), Some(stored("a/p")), "{text}");
-                assert!(responses.get("no", None).is_none());
+                let own = Remembered::Own(stored("a/p"));
+                assert_eq!(responses.get("resp_1", None), own, "{text}");
+                assert_eq!(responses.get("no", None), Remembered::Nothing);
                 let other = "ffffffffffff".parse().expect("a key's id");
-                assert!(responses.get("resp_1", Some(&other)).is_none(), "another's");
+                assert_eq!(responses.get("resp_1", Some(&other)), Remembered::Anothers);
             }
         }
     }
@@ -203,9 +213,10 @@ data: {"type":"response.created","response":{"id":"resp_1","object":"response"}}
         for number in 0..=REMEMBERED {
             responses.keep(format!("resp_{number}"), stored("a/p"));
         }
-        assert!(responses.get("resp_0", None).is_none());
-        assert!(responses.get("resp_1", None).is_some());
-        assert!(responses.get(&format!("resp_{REMEMBERED}"), None).is_some());
+        let own = Remembered::Own(stored("a/p"));
+        assert_eq!(responses.get("resp_0", None), Remembered::Nothing);
+        assert_eq!(responses.get("resp_1", None), own);
+        assert_eq!(responses.get(&format!("resp_{REMEMBERED}"), None), own);
         assert_eq!(responses.0.lock().ids.len(), REMEMBERED);
     }
 }

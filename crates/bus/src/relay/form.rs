@@ -388,6 +388,10 @@ mod tests {
                 part("empty", false, "")
             ])
         );
+        for filename in ["filename*=utf-8''b"] {
+            let form = format!("--x-1\nContent-Disposition: form-data; name=a; {filename}\n\nc\n--x-1--");
+            assert_eq!(read(&form), Ok(vec![part("a", true, "c")]), "{filename}");
+        }
         assert_eq!(read("--x-1--"), Ok(vec![]));
         assert_eq!(
             read("\n--x-1\nContent-Disposition: form-data; name=a\n\nb\n--x-1--"),
@@ -434,11 +438,14 @@ mod tests {
             "Content-Disposition: form-data; name=\"x\"; filename=\"a\\\"; name=model; b=\"",
             "Content-Disposition: form-data; z=\"a\\\\\"; q=\"; name=model; r=\"; name=\"y\"",
             "Content-Disposition: form-data; name=\"x\"; filename=a; filename=b",
+            "Content-Disposition: form-data; name=\"x\"; filename*0=a",
             "Content-Disposition: form-data; name=\"+AG0AbwBkAGUAbA-\"",
             "Content-Disposition: form-data; name=\"mod%65l\"",
             "Content-Disposition: form-data; name=\"=?utf-8?q?model?=\"",
             "Content-Disposition : form-data; name=\"model\"",
             "Content-Disposition: form-data; name=\"a\"\nContent-Type: text/plain; charset=utf-16",
+            "Content-Disposition: form-data; name=\"a\"; name*0=\"model\"",
+            "Content-Disposition: form-data; NAME*0*=utf-8''mod; name*1=el; name=\"a\"",
             "Content-Disposition: form-data; name=\"a\"; name=\"model\"",
             "Content-Disposition: form-data; name=\"a\" model",
             "Content-Disposition: form-data; name=\"a",

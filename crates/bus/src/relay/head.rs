@@ -71,6 +71,73 @@ pub const STORED_PATH: &str = "/v1/responses/";
 /// The longest id of such an answer, in bytes.
 pub const MAX_STORED_ID_BYTES: usize = 128;
 
+/// What a hub answers itself, beside everything below `/reveille/` and `/v1/models/`.
+pub const OWN_PATHS: [&str; 8] = [
+    "/livez",
+    "/readyz",
+    "/metrics",
+    "/openapi.json",
+    MODELS_PATH,
+    "/api/tags",
+    "/api/ps",
+    "/api/version",
+];
+const OWN_FOLDERS: [&str; 2] = ["/reveille/", "/v1/models/"];
+const MODELS_PATH: &str = "/v1/models";
+
+/// Why the config of a provider can't add a path: no request would come by it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum UselessPath {
+    /// Every backend may be asked for it.
+    Relayed,
+    /// The hub answers it, or has it with other methods only.
+    Own,
+    /// The hub reads it as this one.
+    ReadAs(String),
+}
+
+/// Why `path` can't be added to those of a backend; `None` if it can.
+#[must_use]
+pub fn useless_path(path: &str) -> Option<UselessPath> {
+    let read = read_path(path);
+    let read = read.as_str();
+    let is_stored =
+        |rest: &str| !rest.contains('/') || rest.ends_with("/input_items") || rest.ends_with("/cancel");
+    if POST_PATHS.contains(&read) {
+        Some(UselessPath::Relayed)
+    } else if OWN_PATHS.contains(&read)
+        || GET_PATHS.contains(&read)
+        || OWN_FOLDERS.iter().any(|folder| read.starts_with(folder))
+        || read.strip_prefix(STORED_PATH).is_some_and(is_stored)
+    {
+        Some(UselessPath::Own)
+    } else {
+        (read != path).then(|| UselessPath::ReadAs(read.to_owned()))
+    }
+}
+
+/// The path that a hub takes `path` for: one that a client writes with `/v1` twice, or without it.
+fn read_path(path: &str) -> String {
+    let mut read = path;
+    while let Some(rest) = read
+        .strip_prefix("/v1")
+        .filter(|rest| rest.starts_with("/v1/") || *rest == "/v1")
+    {
+        read = rest;
+    }
+    let is_known =
+        |path: &str| POST_PATHS.contains(&path) || GET_PATHS.contains(&path) || path == MODELS_PATH;
+    let ends = read.match_indices('/').map(|(at, _)| at).chain([read.len()]);
+    let lacks_v1 = ends
+        .map(|end| &read[..end])
+        .any(|begun| !is_known(begun) && is_known(&format!("/v1{begun}")));
+    if lacks_v1 {
+        format!("/v1{read}")
+    } else {
+        read.to_owned()
+    }
+}
+
 /// Whether an agent relays requests with this method for this path, whatever the config of the provider.
 #[must_use]
 pub fn is_relayed(method: &str, path: &str) -> bool {
@@ -279,6 +346,49 @@ pub(super) fn write_meta<T: Serialize>(meta: &T) -> Result<Vec<u8>, BadFrame> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_path_by_which_no_request_would_come_is_told() {
+        for path in [
+            "/v1/audio/speech",
+            "/audio/speech",
+            "/v1/v1/embeddings",
+            "/rerank",
+        ] {
+            assert_eq!(useless_path(path), Some(UselessPath::Relayed), "{path}");
+        }
+        for path in [
+            "/metrics",
+            "/api/tags",
+            "/models",
+            "/v1/models/m",
+            "/models/load",
+            "/props",
+            "/audio/voices",
+            "/reveille/v1/keys",
+            "/v1/responses/input_tokens",
+            "/responses/r/cancel",
+        ] {
+            assert_eq!(useless_path(path), Some(UselessPath::Own), "{path}");
+        }
+        for (path, read) in [("/completions/x", "/v1/completions/x"), ("/v1/v1/x", "/v1/x")] {
+            assert_eq!(
+                useless_path(path),
+                Some(UselessPath::ReadAs(read.to_owned())),
+                "{path}"
+            );
+        }
+        for path in [
+            "/sdapi/v1/txt2img",
+            "/v1/x",
+            "/metrics/x",
+            "/rerank/x",
+            "/chat",
+            "/v1/responses/r/x",
+        ] {
+            assert_eq!(useless_path(path), None, "{path}");
+        }
+    }
 
     #[test]
     fn only_what_is_listed_is_relayed() {

@@ -40,9 +40,9 @@ pub use exchange::{Exchange, ResponseBody};
 pub use form::{BadForm, FormPart, FormReader, MAX_FORM_PARTS, MAX_PART_HEAD_BYTES, boundary, form_parts};
 pub use frame::{BadFrame, RequestId};
 pub use head::{
-    FaultCode, GET_PATHS, HOLD_LIMIT, Headers, MAX_BODY_BYTES, MAX_STORED_ID_BYTES, POST_PATHS,
-    REQUEST_HEADERS, RESPONSE_HEADERS, RelayFault, RequestHead, ResponseHead, STORED_PATH, is_relayed,
-    is_stored_id,
+    FaultCode, GET_PATHS, HOLD_LIMIT, Headers, MAX_BODY_BYTES, MAX_STORED_ID_BYTES, OWN_PATHS, POST_PATHS,
+    REQUEST_HEADERS, RESPONSE_HEADERS, RelayFault, RequestHead, ResponseHead, STORED_PATH, UselessPath,
+    is_relayed, is_stored_id, useless_path,
 };
 pub use incoming::{Incoming, RequestBody};
 pub use last_event::LastEvent;

@@ -134,7 +134,7 @@ async fn every_status_is_an_error_object_for_curl() {
         )
     });
     let others = [
-        row("no path", 404, "not_found", &["/v2"]),
+        row("no path", 404, "not_found", &["-H", &key, "/v2"]),
         row("a path for posts", 405, "method_not_allowed", &["-H", &key, CHAT]),
         row("a long line", 414, "uri_too_long", &[&long]),
         row(

@@ -9,7 +9,7 @@ use crate::config::{
     AnswerModelName, BaseUrl, ConfigError, MODELS_PATH, ModelConfig, ProbeConfig, ProviderConfig, Secret,
     Trust, WakeConfig,
 };
-use reveille_bus::relay::POST_PATHS;
+use reveille_bus::relay::{UselessPath, useless_path};
 use reveille_domain::{
     Balancing, CONCURRENCIES, ExtraPath, GroupName, MAX_EXTRA_PATHS, MAX_GROUPS, MAX_MODELS, MAX_WAKE_BUDGET,
     ModelName, PRIORITIES, ProviderName, WEIGHTS,
@@ -127,19 +127,23 @@ pub(super) fn read(mut table: Table<'_>, names: &mut Names) -> Option<ProviderCo
     Some(provider.with_trust_in_steps(&trust))
 }
 
-/// `extra_paths`: a list of paths, none of them one that every backend may have.
+/// `extra_paths`: a list of paths by which requests come for this backend that would come for no other.
 fn extra_paths_of(value: Value<'_>) -> Vec<ExtraPath> {
     let mut paths = Vec::new();
     for entry in value.items(MAX_EXTRA_PATHS) {
         let Some(path) = entry.note(entry.parsed(ExtraPath::parse)) else {
             continue;
         };
-        if POST_PATHS.contains(&path.as_str()) {
-            entry.wrong("is relayed in any case: leave it out");
-        } else if paths.contains(&path) {
-            entry.wrong("names a path twice");
-        } else {
-            paths.push(path);
+        match useless_path(path.as_str()) {
+            Some(UselessPath::Relayed) => entry.wrong("is relayed in any case: leave it out"),
+            Some(UselessPath::Own) => {
+                entry.wrong("is a path of Reveille's own, so no request for it reaches a backend");
+            }
+            Some(UselessPath::ReadAs(_)) => {
+                entry.wrong("is read with one `/v1` before it, whatever its client writes: write it so");
+            }
+            None if paths.contains(&path) => entry.wrong("names a path twice"),
+            None => paths.push(path),
         }
     }
     paths

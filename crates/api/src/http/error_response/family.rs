@@ -4,7 +4,7 @@ use super::{ErrorObject, ErrorResponse, error_type};
 use crate::{http::request_id::RequestId, inference::Family};
 use axum::{body::Body, extract::Request, middleware::Next, response::Response};
 use bytes::Bytes;
-use http::HeaderMap;
+use http::{HeaderMap, header};
 use serde::Serialize;
 use serde_json::{Value, json};
 
@@ -23,6 +23,8 @@ pub(in crate::http) async fn in_its_form(request: Request, next: Next) -> Respon
         if let (Family::Anthropic, Some(id)) = (family, id) {
             json["request_id"] = id.as_str().into();
         }
+        // A router within this one may have added the length of what it had.
+        response.headers_mut().remove(header::CONTENT_LENGTH);
         *response.body_mut() = Body::from(json.to_string());
     }
     response

@@ -24,8 +24,8 @@ use super::{
 use crate::{
     inference::{
         AskedModel, BadBody, BadOption, CurrentPhase, Endpoint, InferenceError, InferenceRequest, ModelPlace,
-        Options, RequestBody, WakeMode, checked_model, default_for, endpoint::SHOW, peek, peek_form,
-        with_model,
+        Options, Remembered, RequestBody, Stored, WakeMode, check_case, checked_model, default_for,
+        endpoint::SHOW, peek, peek_form, with_model,
     },
     keys::Caller,
     origin::quoted,
@@ -134,10 +134,11 @@ async fn in_json(
     if let Some(gap) = gap {
         body.bytes = gap.filled(&body.bytes, &model);
     }
+    let previous = match &peeked.previous {
+        Some(id) => remembered(state, caller, id)?,
+        None => None,
+    };
     // Without that backend, another one says itself that it doesn't know the response.
-    let previous = peeked
-        .previous
-        .and_then(|id| state.inference.stored.get(&id, caller.key()));
     let member = previous.map(|stored| stored.provider);
     let in_pool = |member: &ProviderId| {
         let pool = state.registry.pool(model.as_str());
@@ -240,8 +241,15 @@ async fn in_query(
         Some(model) => (checked_model("model", &model)?, format!("{path}?{query}")),
         None => {
             let model = default_model(state, caller, options, "missing_field").await?;
-            let named = format!("{path}?model={}", escaped(model.as_str()));
-            (model, named)
+            let named = [("model".to_owned(), model.to_string())];
+            // One that is empty names none.
+            let others = parameters(uri)?.into_iter().filter(|(name, _)| name != "model");
+            let query: Vec<_> = named
+                .into_iter()
+                .chain(others)
+                .map(|(name, value)| format!("{}={}", escaped(&name), escaped(&value)))
+                .collect();
+            (model, format!("{path}?{}", query.join("&")))
         }
     };
     Ok(Asked {
@@ -258,10 +266,7 @@ async fn in_query(
 fn stored(state: &AppState, caller: &Caller, uri: &Uri) -> Result<Asked, ApiError> {
     let id = uri.path().strip_prefix(STORED_PATH).unwrap_or_default();
     let id = id.split('/').next().unwrap_or_default();
-    let stored = state.inference.stored.get(id, caller.key());
-    let stored = stored.ok_or_else(|| ApiError::UnknownResponse {
-        id: quoted(id.as_bytes()),
-    })?;
+    let stored = remembered(state, caller, id)?.ok_or_else(|| unknown_response(id))?;
     let target = uri.path_and_query().map(PathAndQuery::as_str);
     Ok(Asked {
         model: stored.model,
@@ -273,10 +278,24 @@ fn stored(state: &AppState, caller: &Caller, uri: &Uri) -> Result<Asked, ApiErro
     })
 }
 
+/// Where the response `id` is kept, if this replica remembers it. One of another key doesn't exist for the caller.
+fn remembered(state: &AppState, caller: &Caller, id: &str) -> Result<Option<Stored>, ApiError> {
+    match state.inference.stored.get(id, caller.key()) {
+        Remembered::Nothing => Ok(None),
+        Remembered::Anothers => Err(unknown_response(id)),
+        Remembered::Own(stored) => Ok(Some(stored)),
+    }
+}
+
+fn unknown_response(id: &str) -> ApiError {
+    ApiError::UnknownResponse {
+        id: quoted(id.as_bytes()),
+    }
+}
+
 fn model_of_query(uri: &Uri) -> Result<Option<String>, ApiError> {
-    let query = Query::<Vec<(String, String)>>::try_from_uri(uri);
-    let Query(query) =
-        query.map_err(|_| ApiError::invalid("invalid_query", None, "the query can't be read"))?;
+    let query = parameters(uri)?;
+    query.iter().try_for_each(|(name, _)| check_case(name, "model"))?;
     let mut models = query.into_iter().filter(|(name, _)| name == "model");
     let model = models
         .next()
@@ -290,6 +309,13 @@ fn model_of_query(uri: &Uri) -> Result<Option<String>, ApiError> {
         ));
     }
     Ok(model)
+}
+
+/// The names and values of a query.
+fn parameters(uri: &Uri) -> Result<Vec<(String, String)>, ApiError> {
+    let Query(query) = Query::try_from_uri(uri)
+        .map_err(|_| ApiError::invalid("invalid_query", None, "the query can't be read"))?;
+    Ok(query)
 }
 
 /// A text as a query has it.

@@ -175,7 +175,7 @@ impl SseStream {
 #[cfg(test)]
 mod tests {
     use super::{super::sse_keepalive::tests::every, *};
-    use crate::inference::endpoint::tests::at;
+    use crate::inference::{BodyFault, endpoint::tests::at};
     use axum::body::BodyDataStream;
     use futures::channel::mpsc::{UnboundedSender, unbounded};
     use reveille_bus::relay::RelayError;
@@ -341,6 +341,25 @@ mod tests {
         }
         let finished = "data: {\"choices\":[{\"finish_reason\":\"stop\"}]}\n\n";
         assert_eq!(added("/v1/completions", finished).await, "data: [DONE]\n\n");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_error_ends_a_stream_regularly_only_if_no_backend_can_have_begun_its_answer() {
+        let not_reached = || InferenceError::Relay {
+            provider: "gpu-box/vllm".parse().expect("legal"),
+            wake_id: None,
+            error: Box::new(RelayError::NoResponders),
+            failing_for: None,
+        };
+        // The backend may have got the beginning of the form.
+        let broke_off = || InferenceError::Body(BodyFault::BrokeOff);
+        for (error, is_regular) in [(not_reached(), true), (broke_off(), false)] {
+            let (backend, mut body) = stream();
+            assert!(next(&mut body).await.0.starts_with(": waking "));
+            backend.unbounded_send(Err(error)).expect("it is read");
+            let last = next(&mut body).await.0;
+            assert_eq!(last.contains("[DONE]"), is_regular, "{last}");
+        }
     }
 
     #[tokio::test]

@@ -7,7 +7,7 @@ use super::{
 };
 use crate::keys::{AuthMode, SecretKey};
 use bytes::Bytes;
-use reveille_domain::rows::MemoryRows;
+use reveille_domain::{ProviderSpec, rows::MemoryRows};
 use serde_json::{Value, json};
 use std::{collections::BTreeSet, sync::Arc};
 
@@ -170,7 +170,9 @@ async fn who_has_no_good_key_is_refused_everywhere_but_at_the_health_paths() {
     for path in ["/livez", "/readyz"] {
         assert_eq!(served.get(path).await.status, 200, "{path}");
     }
-    assert_eq!(refused(&served.get("/nowhere").await, 404), "not_found");
+    assert_eq!(refused(&served.get("/nowhere").await, 401), "missing_api_key");
+    let missing = served.get_with(&root, "/nowhere").await;
+    assert_eq!(refused(&missing, 404), "not_found");
 }
 
 #[tokio::test]
@@ -307,6 +309,31 @@ async fn a_model_that_a_key_may_not_ask_does_not_exist_for_it() {
     assert_eq!(served.hub.asked(), 0, "and none of them was woken");
     let all = served.get_with(&root, "/v1/models").await.json();
     assert_eq!(all["data"].as_array().map(Vec::len), Some(3));
+}
+
+#[tokio::test]
+async fn a_key_for_a_model_named_like_an_agents_is_none_for_that_agents() {
+    let (served, root) = locked().await;
+    served.hub.publish("box/vllm", "qwen", active());
+    served.hub.change("box/vllm", |provider| {
+        let models = ["qwen", "box/qwen"].map(|name| name.parse().expect("legal"));
+        provider.spec = ProviderSpec::new(models.to_vec(), None, false).expect("a spec");
+    });
+    served.hub.publish("rack/vllm", "qwen", active());
+    let key = served
+        .key_for(&root, &["infer:box/qwen", "infer:rack/qwen"])
+        .await;
+    served.replies_hello(4);
+    for (model, status) in [
+        ("box/qwen", 200),
+        ("box/box/qwen", 200),
+        ("box/vllm/qwen", 404),
+        ("qwen", 404),
+        ("rack/qwen", 200),
+        ("rack/vllm/qwen", 200),
+    ] {
+        assert_eq!(served.chat_with(&key, model).await.status, status, "{model}");
+    }
 }
 
 #[tokio::test]

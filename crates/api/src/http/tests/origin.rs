@@ -328,7 +328,7 @@ async fn a_page_of_a_listed_origin_reads_answers_errors_and_streams() {
         (served.chat("m", true).bearer_auth(key), 200),
         (served.client.get(url("/v1/models")).bearer_auth(key), 200),
         (served.client.get(url("/livez")), 200),
-        (served.client.get(url("/nothing")), 404),
+        (served.client.get(url("/nothing")).bearer_auth(key), 404),
         (served.client.get(url(CHAT)).bearer_auth(key), 405),
         (served.client.get(url("/v1/models")), 401),
         (served.client.post(url(CHAT)).bearer_auth(key).body("{}"), 415),

@@ -10,6 +10,7 @@ use super::{
 };
 use crate::inference::endpoint::SHOW;
 use axum::http::Method;
+use reveille_bus::relay::{OWN_PATHS, UselessPath, useless_path};
 use reveille_domain::{ModelDetails, ModelName, WakeCause};
 use serde_json::{Value, json};
 use std::sync::atomic::Ordering;
@@ -21,14 +22,20 @@ async fn the_model_of_a_query_may_be_the_default_one_and_is_given_once() {
     served
         .hub
         .replies([Reply::Whole(200, "application/json", WHOLE.into())]);
-    let answer = served.get("/props?autoload=false").await;
+    let answer = served.get("/props?autoload=false&model=&x=a%20%26b").await;
     assert_eq!(answer.status, 200, "{}", answer.text());
     assert_eq!(
         served.hub.sent()[0].head.path,
-        format!("/props?model={}", super::DEFAULT_MODEL)
+        format!("/props?model={}&autoload=false&x=a%20%26b", super::DEFAULT_MODEL)
     );
-    let answer = served.get("/props?model=a&model=b").await;
-    assert_eq!((answer.status, answer.error().as_str()), (400, "duplicate_field"));
+    for (query, code) in [
+        ("model=a&model=b", "duplicate_field"),
+        ("model=a&Model=b", "unsupported_field"),
+        ("MODEL=b", "unsupported_field"),
+    ] {
+        let answer = served.get(&format!("/props?{query}")).await;
+        assert_eq!((answer.status, answer.error().as_str()), (400, code), "{query}");
+    }
 }
 
 #[tokio::test]
@@ -268,14 +275,53 @@ async fn a_path_of_a_providers_config_reaches_that_provider_and_no_other() {
     assert!(status == 404 && text.contains("extra_paths"), "{text}");
     assert_eq!(served.get(path).await.status, 405);
 
-    let (locked, _) = locked().await;
+    let (locked, root) = locked().await;
     locked.hub.publish("a/images", "m", active());
     locked.hub.change("a/images", |provider| {
         let paths = vec![path.parse().expect("legal")];
         provider.spec = provider.spec.clone().with_extra_paths(paths).expect("few");
     });
-    let answer = Answer::of(locked.post(path, &json!({ "model": "m" }))).await;
-    assert_eq!((answer.status, answer.error().as_str()), (401, "missing_api_key"));
+    let told = async |path: &str| {
+        let answer = Answer::of(locked.post(path, &json!({ "model": "m" }))).await;
+        let text = answer.json()["error"].to_string();
+        (answer.status, answer.error(), text)
+    };
+    let (status, code, text) = told(path).await;
+    assert_eq!((status, code.as_str()), (401, "missing_api_key"));
+    assert_eq!(
+        told("/sdapi/v1/nothing").await,
+        (status, code, text),
+        "nobody without a key learns which paths there are"
+    );
+    let of_anthropic = locked.post(path, &json!({ "model": "m" }));
+    let answer = Answer::of(of_anthropic.header("anthropic-version", "2023-06-01")).await;
+    assert_eq!((answer.status, &answer.json()["type"]), (401, &json!("error")));
+    let query = locked.key_for(&root, &["query"]).await;
+    for (path, told) in [
+        (path, (403, "insufficient_scope")),
+        ("/nothing", (404, "not_found")),
+    ] {
+        let request = locked.post(path, &json!({ "model": "m" })).bearer_auth(&query);
+        let answer = Answer::of(request).await;
+        assert_eq!((answer.status, answer.error().as_str()), told, "{path}");
+    }
+}
+
+#[tokio::test]
+async fn every_path_that_is_answered_here_is_refused_in_a_config() {
+    let served = Served::new().await;
+    for path in OWN_PATHS {
+        assert_ne!(served.get(path).await.status, 404, "{path}");
+    }
+    let document = served.get("/openapi.json").await.json();
+    let paths = document["paths"].as_object().expect("paths");
+    for path in paths.keys().filter(|path| *path != "/") {
+        let path = path.replace("{id}", "x");
+        assert!(
+            matches!(useless_path(&path), Some(UselessPath::Own | UselessPath::Relayed)),
+            "{path}"
+        );
+    }
 }
 
 #[tokio::test]
@@ -346,6 +392,9 @@ async fn a_stored_response_is_asked_of_the_member_that_keeps_it() {
         assert_eq!(next.status, 200);
         assert_eq!(served.hub.sent().pop().expect("sent").agent.as_str(), holder);
     }
+    served.replies_hello(1);
+    let unknown = ask(json!({ "model": "m", "input": "x", "previous_response_id": "resp_9" })).await;
+    assert_eq!(unknown.status, 200, "any provider may know it");
     let answer = served.get("/v1/responses/resp_9").await;
     assert_eq!(
         (answer.status, answer.error().as_str()),
@@ -359,4 +408,33 @@ async fn a_stored_response_is_asked_of_the_member_that_keeps_it() {
     served.hub.withdraw(&format!("{}/vllm", holders[0]));
     assert_eq!(served.get("/v1/responses/resp_1").await.status, 404);
     assert_eq!(served.hub.asked(), 0);
+}
+
+#[tokio::test]
+async fn a_response_of_another_key_does_not_exist() {
+    let (served, root) = locked().await;
+    served.hub.publish("a/vllm", "m", active());
+    let owner = served.key_for(&root, &["infer:m"]).await;
+    let other = served.key_for(&root, &["infer:m"]).await;
+    let whole = || Reply::Whole(200, "application/json", r#"{"id":"resp_1"}"#.into());
+    served.hub.replies([whole(), whole()]);
+    let ask =
+        async |key: &str, body: Value| Answer::of(served.post("/v1/responses", &body).bearer_auth(key)).await;
+    let first = ask(&owner, json!({ "model": "m", "input": "x" })).await;
+    assert_eq!(first.status, 200, "{}", first.text());
+    let next = json!({ "model": "m", "input": "x", "previous_response_id": "resp_1" });
+    for key in [&other, &root] {
+        let refused = ask(key, next.clone()).await;
+        assert_eq!(
+            (refused.status, refused.error().as_str()),
+            (404, "response_not_found")
+        );
+        let refused = served.get_with(key, "/v1/responses/resp_1").await;
+        assert_eq!(
+            (refused.status, refused.error().as_str()),
+            (404, "response_not_found")
+        );
+    }
+    assert_eq!(served.hub.sent().len(), 1, "no backend was asked");
+    assert_eq!(ask(&owner, next).await.status, 200);
 }

@@ -2,7 +2,7 @@
 //! backend gets the bytes as they came, but for the name of a model if they lack one.
 //!
 //! It refuses what two parsers could read differently, because the backend reads the same bytes again: a key with a
-//! meaning here that is given twice, bytes that aren't UTF-8, nesting too deep for a recursive parser.
+//! meaning here that is given twice or in another case, bytes that aren't UTF-8, nesting too deep for a recursive parser.
 
 use super::endpoint::{Endpoint, Family, Required, Streams};
 use bytes::Bytes;
@@ -85,6 +85,26 @@ impl BadBody {
     }
 }
 
+/// The fields by which it is decided here who gets a request, and how it is answered.
+fn deciding(endpoint: &Endpoint) -> impl Iterator<Item = &'static str> {
+    let name = (endpoint.family == Family::Ollama).then_some("name");
+    let previous = endpoint.keeps_answers().then_some(PREVIOUS);
+    ["model", "stream"].into_iter().chain(name).chain(previous)
+}
+
+/// Refuses a key that is this name but for its case, which some parsers ignore: those of Go, in which Ollama is written, and of .NET.
+pub(crate) fn check_case(key: &str, name: &'static str) -> Result<(), BadBody> {
+    fn upper(text: &str) -> impl Iterator<Item = char> {
+        text.chars().flat_map(char::to_uppercase)
+    }
+    if key == name || !upper(key).eq(upper(name)) {
+        return Ok(());
+    }
+    let message =
+        format!("`{key}` is not supported, since some backends read it as `{name}`: write `{name}`");
+    Err(BadBody::new("unsupported_field", name, message))
+}
+
 /// Reads `model` and `stream`, and checks what the endpoint wants of the rest.
 pub(crate) fn peek(body: &[u8], endpoint: &Endpoint) -> Result<Peeked, BadBody> {
     let invalid = |message: String| BadBody::new("invalid_json", None, message);
@@ -148,6 +168,8 @@ struct Fields<'a> {
     /// Whether there is any field.
     some: bool,
     twice: Option<&'static str>,
+    /// What is wrong with a key that some parsers read as one that decides something.
+    alike: Option<BadBody>,
     /// Other gateways take the backend's address from the body. Here a request can't choose it.
     backend_address: Option<&'static str>,
 }
@@ -192,6 +214,9 @@ impl<'de> Fields<'de> {
             ("name", _) if endpoint.family == Family::Ollama => ("name", &mut self.name),
             (_, Some(name)) => (name, &mut self.required),
             _ => {
+                if let Some(bad) = deciding(endpoint).find_map(|name| check_case(key, name).err()) {
+                    self.alike = Some(bad);
+                }
                 match key {
                     "api_base" => self.backend_address = Some("api_base"),
                     "base_url" => self.backend_address = Some("base_url"),
@@ -214,6 +239,9 @@ impl<'de> Fields<'de> {
                 name,
                 format!("`{name}` is given twice"),
             ));
+        }
+        if let Some(bad) = self.alike {
+            return Err(bad);
         }
         if let Some(name) = self.backend_address {
             return Err(BadBody::new(

@@ -151,6 +151,43 @@ fn a_field_that_decides_something_is_refused_when_it_is_given_twice() {
 }
 
 #[test]
+fn a_field_that_decides_something_is_refused_in_another_case() {
+    for body in [
+        r#"{"model":"a","messages":[],"Model":"b"}"#,
+        r#"{"MODEL":"b","model":"a","messages":[]}"#,
+        r#"{"Model":"b","messages":[]}"#,
+        r#"{"model":"a","messages":[],"mo\u0044el":"b"}"#,
+        r#"{"model":"a","messages":[],"Stream":true}"#,
+        // Go ignores the case of this one too.
+        r#"{"model":"a","messages":[],"ſtream":true}"#,
+    ] {
+        let bad = chat(body).expect_err(body);
+        assert_eq!(bad.code, "unsupported_field", "{body}");
+    }
+    let bad = chat(r#"{"model":"a","messages":[],"Model":"b"}"#).expect_err("alike");
+    assert_eq!(
+        bad.message,
+        "`Model` is not supported, since some backends read it as `model`: write `model`"
+    );
+    let refused = |path: &str, body: &str| peek(body.as_bytes(), at(path)).map_err(|bad| bad.param);
+    assert_eq!(
+        refused("/api/show", r#"{"name":"a","Name":"b"}"#),
+        Err(Some("name"))
+    );
+    assert_eq!(
+        refused("/v1/responses", r#"{"model":"a","Previous_Response_ID":"b"}"#),
+        Err(Some("previous_response_id"))
+    );
+    // They decide nothing here, or aren't the body's own.
+    for body in [
+        r#"{"model":"a","messages":[],"Name":1,"Messages":[],"Previous_Response_Id":"x"}"#,
+        r#"{"model":"a","messages":[],"models":1,"Models":1,"x":{"Model":"b"},"y":[{"MODEL":1}],"z":"Model"}"#,
+    ] {
+        assert!(chat(body).is_ok(), "{body}");
+    }
+}
+
+#[test]
 fn nesting_is_bounded_and_brackets_in_strings_do_not_count() {
     let nested = |depth: usize| {
         let (open, close) = ("[".repeat(depth), "]".repeat(depth));
