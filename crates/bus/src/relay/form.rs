@@ -388,7 +388,7 @@ mod tests {
                 part("empty", false, "")
             ])
         );
-        for filename in ["filename*=utf-8''b"] {
+        for filename in ["filename=b", "filename*=utf-8''b"] {
             let form = format!("--x-1\nContent-Disposition: form-data; name=a; {filename}\n\nc\n--x-1--");
             assert_eq!(read(&form), Ok(vec![part("a", true, "c")]), "{filename}");
         }
