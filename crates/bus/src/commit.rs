@@ -315,6 +315,10 @@ pub(crate) fn outline(payload: &[u8]) -> Option<Outline> {
 
 /// A commit of any kind of aggregate.
 #[derive(Debug, Clone, PartialEq)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "nearly all commits are the largest, a provider's"
+)]
 pub enum AnyCommit {
     /// A commit of an agent.
     Agent(Commit<Agent>),

@@ -2,12 +2,16 @@
 
 use super::listed::Listed;
 use crate::{
-    config::ProviderConfig,
+    config::{BaseUrl, ProviderConfig},
     state_dir::{StateDir, agent_file},
 };
 use parking_lot::Mutex;
 use reveille_domain::{AgentName, ModelName, ProviderId, ProviderName, named};
-use std::{collections::BTreeMap, io, sync::Arc};
+use std::{
+    collections::{BTreeMap, HashMap},
+    io,
+    sync::Arc,
+};
 
 const FILE: &str = "models.json";
 
@@ -20,11 +24,20 @@ pub struct Served {
     pub id: ModelName,
 }
 
-/// What backends have listed, kept in the state directory; without one, only in memory.
+/// What backends have listed, kept in the state directory; without one, only in memory. It also has which models the config names.
 #[derive(Debug, Clone, Default)]
 pub struct Memory {
     kept: Option<(StateDir, String)>,
     known: Arc<Mutex<BTreeMap<String, Arc<Listed>>>>,
+    claims: Arc<Mutex<HashMap<ProviderName, Claim>>>,
+}
+
+/// The models that the config names of a backend. Another provider of the same backend doesn't publish them too: it would take the
+/// requests that are to wake this one.
+#[derive(Debug)]
+struct Claim {
+    backend: BaseUrl,
+    models: Vec<ModelName>,
 }
 
 impl Memory {
@@ -41,7 +54,31 @@ impl Memory {
         Self {
             kept,
             known: Arc::new(Mutex::new(known.collect())),
+            claims: Arc::default(),
         }
+    }
+
+    /// Claims the models that a provider's config names, in place of those that it named before.
+    pub fn claim(&self, provider: &ProviderConfig) {
+        let models = provider.models.iter().flatten();
+        let claim = Claim {
+            backend: provider.base_url.clone(),
+            models: models.map(|model| model.public.clone()).collect(),
+        };
+        self.claims.lock().insert(provider.name.clone(), claim);
+    }
+
+    /// Releases what a provider has claimed.
+    pub fn release(&self, provider: &ProviderName) {
+        self.claims.lock().remove(provider);
+    }
+
+    /// Whether another provider of the same backend has claimed this model.
+    #[must_use]
+    pub fn is_claimed(&self, provider: &ProviderConfig, model: &ModelName) -> bool {
+        self.claims.lock().iter().any(|(by, claim)| {
+            *by != provider.name && claim.backend == provider.base_url && claim.models.contains(model)
+        })
     }
 
     /// What a provider's backend last listed.
@@ -167,5 +204,25 @@ mod tests {
         );
         state.write("box.models.json", b"garbage").expect("written");
         assert!(open(&agent).recall(&provider("p")).models.is_empty());
+    }
+
+    #[test]
+    fn a_model_that_a_config_names_is_claimed_at_its_backend_until_the_provider_has_gone() {
+        let text = "[[provider]]\nname = \"named\"\nbase_url = \"http://h:1\"\nmodels = [\"a\"]\n\
+                    [[provider]]\nname = \"all\"\nbase_url = \"http://h:1/v1\"\n\
+                    [[provider]]\nname = \"elsewhere\"\nbase_url = \"http://h:2\"";
+        let config = Config::parse(text, "test.toml", &|_| None).expect("legal");
+        let [named, all, elsewhere] = config.providers.as_slice() else {
+            panic!("three providers")
+        };
+        let memory = Memory::default();
+        for provider in &config.providers {
+            memory.claim(provider);
+        }
+        let claimed = |provider, model| memory.is_claimed(provider, &name(model));
+        assert!(claimed(all, "a"));
+        assert!(!claimed(all, "b") && !claimed(named, "a") && !claimed(elsewhere, "a"));
+        memory.release(&named.name);
+        assert!(!claimed(all, "a"));
     }
 }

@@ -1,4 +1,4 @@
-//! Reads `model` and `stream` from a form, and leaves the rest alone, as [`super::peek`] does with JSON.
+//! Reads `model` and `stream` from a form, and leaves the rest alone, as [`peek()`](super::peek()) does with JSON.
 
 use super::{
     endpoint::{Endpoint, Streams},

@@ -34,23 +34,39 @@ const NO_HEAD: BadForm = BadForm("a part of the form has no head of at most 8 Ki
 #[error("{0}")]
 pub struct BadForm(&'static str);
 
-/// The boundary in the content type of a form; `None` for another type, or without a legal one.
+/// The boundary in the content type of a form; `None` for another type, without a legal one, or with any other parameter than
+/// `charset=utf-8`: backends read the names of fields by another charset.
 #[must_use]
 pub fn boundary(content_type: &str) -> Option<&str> {
     let (essence, parameters) = content_type.split_once(';')?;
     if !essence.trim().eq_ignore_ascii_case(FORM) {
         return None;
     }
-    let mut boundaries = parameters.split(';').filter_map(|parameter| {
+    let mut found = None;
+    for parameter in parameters.split(';') {
         let (name, value) = parameter.trim().split_once('=')?;
-        name.eq_ignore_ascii_case("boundary").then(|| value.trim())
-    });
-    let (found, other) = (boundaries.next()?, boundaries.next());
-    let quoted = found.strip_prefix('"').and_then(|rest| rest.strip_suffix('"'));
-    let found = quoted.unwrap_or(found);
+        match name.to_ascii_lowercase().as_str() {
+            "boundary" if found.is_none() => found = Some(value),
+            "charset" if is_utf8(value) => {}
+            _ => return None,
+        }
+    }
+    let found = unquoted(found?);
     let is_legal = |byte: u8| byte.is_ascii_alphanumeric() || b"'()+_,-./:=?".contains(&byte);
     let legal = (1..=MAX_BOUNDARY_BYTES).contains(&found.len()) && found.bytes().all(is_legal);
-    (legal && other.is_none()).then_some(found)
+    legal.then_some(found)
+}
+
+fn unquoted(value: &str) -> &str {
+    let quoted = value.strip_prefix('"').and_then(|rest| rest.strip_suffix('"'));
+    quoted.unwrap_or(value)
+}
+
+fn is_utf8(charset: &str) -> bool {
+    let charset = unquoted(charset);
+    ["utf-8", "us-ascii"]
+        .iter()
+        .any(|known| charset.eq_ignore_ascii_case(known))
 }
 
 /// The parts of a form that is there whole, in order.
@@ -199,19 +215,22 @@ impl FormReader {
             // Its boundary would follow the head's blank line, which some would count as the content's.
             Place::Begun if rest.starts_with(first) => Err(BadForm("a part of the form has no content")),
             Place::Begun => Ok(Some((Place::Content, 0))),
-            Place::Content => Ok(match memmem::find(rest, delimiter) {
-                Some(at) => {
+            Place::Content => match memmem::find(rest, first) {
+                Some(at) if rest[..at].ends_with(b"\r\n") => {
+                    let end = at - 2;
                     if let Some(part) = self.parts.last_mut() {
-                        part.content.end = self.passed + at;
+                        part.content.end = self.passed + end;
                     }
-                    Some((Place::Boundary, at + delimiter.len()))
+                    Ok(Some((Place::Boundary, end + delimiter.len())))
                 }
+                // Some take a line that ends otherwise for one.
+                Some(_) => Err(BadForm("a boundary of the form isn't on a line of its own")),
                 // A boundary may have begun.
                 None => {
                     let done = (rest.len() + 1).saturating_sub(delimiter.len());
-                    (done > 0).then_some((Place::Content, done))
+                    Ok((done > 0).then_some((Place::Content, done)))
                 }
-            }),
+            },
             Place::End if rest.trim_ascii().is_empty() => {
                 let all = rest.len();
                 Ok((all > 0).then_some((Place::End, all)))
@@ -221,64 +240,84 @@ impl FormReader {
     }
 }
 
+const UNCLEAR: BadForm = BadForm("the content-disposition of a part of the form can't be read");
+
 /// The name of a part with this head, and whether it is a file.
 fn described(head: &[u8]) -> Result<(String, bool), BadForm> {
-    const UNCLEAR: BadForm = BadForm("the content-disposition of a part of the form can't be read");
     let head = std::str::from_utf8(head).map_err(|_| UNCLEAR)?;
-    let mut described = None;
+    let mut disposition = None;
     for line in head.split("\r\n") {
         let (field, value) = line.split_once(':').ok_or(UNCLEAR)?;
-        if field.starts_with([' ', '\t']) || value.contains(['\r', '\n']) {
+        let is_name = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
+        if !field.bytes().all(is_name) || value.contains(['\r', '\n', '\0']) {
             return Err(UNCLEAR);
         }
-        match field.trim().to_ascii_lowercase().as_str() {
-            "content-disposition" if described.is_some() => return Err(UNCLEAR),
-            "content-disposition" => described = Some(value.trim()),
+        let value = value.trim();
+        match field.to_ascii_lowercase().as_str() {
+            "content-disposition" if disposition.is_some() => return Err(UNCLEAR),
+            "content-disposition" => disposition = Some(value),
+            "content-type" => {
+                let lower = value.to_ascii_lowercase();
+                if lower.split_once("charset").is_some_and(|(_, charset)| {
+                    let charset = charset.split(';').next().unwrap_or_default();
+                    !charset
+                        .strip_prefix('=')
+                        .is_some_and(|charset| is_utf8(charset.trim()))
+                }) {
+                    return Err(BadForm("a part of the form isn't in UTF-8"));
+                }
+            }
             "content-transfer-encoding" => {
                 let plain = ["7bit", "8bit", "binary"];
-                if !plain.iter().any(|plain| value.trim().eq_ignore_ascii_case(plain)) {
+                if !plain.iter().any(|plain| value.eq_ignore_ascii_case(plain)) {
                     return Err(BadForm("a part of the form has a content-transfer-encoding"));
                 }
             }
             _ => {}
         }
     }
-    let mut rest = described
+    let mut rest = disposition
         .and_then(|value| value.strip_prefix("form-data"))
         .ok_or(UNCLEAR)?;
-    let (mut name, mut is_file) = (None, false);
-    while let Some(parameter) = rest.trim_start().strip_prefix(';') {
-        let (key, after) = parameter.split_once('=').ok_or(UNCLEAR)?;
-        let value;
-        (value, rest) = match after.trim_start().strip_prefix('"') {
-            Some(quoted) => {
-                let end = end_of_quoted(quoted).ok_or(UNCLEAR)?;
-                (&quoted[..end], &quoted[end + 1..])
+    let (mut name, mut file_names) = (None, Vec::new());
+    while let Some(parameter) = rest.strip_prefix(';') {
+        let (key, value);
+        (key, value, rest) = next_parameter(parameter.trim_start_matches([' ', '\t']))?;
+        match key.to_ascii_lowercase().as_str() {
+            "name" if name.is_none() && is_plain_name(value) => name = Some(value.to_owned()),
+            key @ ("filename" | "filename*") if !file_names.iter().any(|other| other == key) => {
+                file_names.push(key.to_owned());
             }
-            None => after.split_at(after.find(';').unwrap_or(after.len())),
-        };
-        match key.trim().to_ascii_lowercase().as_str() {
-            "name" if name.is_some() || value.contains('\\') => return Err(UNCLEAR),
-            "name" => name = Some(value.trim().to_owned()),
-            "name*" => return Err(UNCLEAR),
-            "filename" | "filename*" => is_file = true,
-            _ => {}
+            _ => return Err(UNCLEAR),
         }
+        rest = rest.trim_start_matches([' ', '\t']);
     }
-    if !rest.trim().is_empty() {
+    if !rest.is_empty() {
         return Err(UNCLEAR);
     }
-    Ok((name.ok_or(UNCLEAR)?, is_file))
+    Ok((name.ok_or(UNCLEAR)?, !file_names.is_empty()))
 }
 
-/// Where a quoted text ends that begins before `text`.
-fn end_of_quoted(text: &str) -> Option<usize> {
-    let mut escaped = false;
-    text.bytes().position(|byte| {
-        let ends = byte == b'"' && !escaped;
-        escaped = byte == b'\\' && !escaped;
-        ends
-    })
+/// The first parameter of a text, as its key and value, and what follows it. Nothing in it is escaped or decoded, and it has no
+/// semicolon, at which some parsers split even a quoted value.
+fn next_parameter(text: &str) -> Result<(&str, &str, &str), BadForm> {
+    let (key, after) = text.split_once('=').ok_or(UNCLEAR)?;
+    let (value, rest) = match after.strip_prefix('"') {
+        Some(quoted) => quoted.split_once('"').ok_or(UNCLEAR)?,
+        None => after.split_at(after.find([';', ' ', '\t']).unwrap_or(after.len())),
+    };
+    if value.contains(['\\', ';', '"']) {
+        return Err(BadForm(
+            "a name in the form has a backslash, a quote or a semicolon, which backends read differently",
+        ));
+    }
+    Ok((key, value, rest))
+}
+
+/// Whether every backend takes the name of a field as it is.
+fn is_plain_name(name: &str) -> bool {
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"_-.[]".contains(&byte);
+    !name.is_empty() && name.bytes().all(is_plain)
 }
 
 #[cfg(test)]
@@ -324,6 +363,11 @@ mod tests {
             ("multipart/form-data", None),
             ("multipart/mixed; boundary=x", None),
             ("application/json; boundary=x", None),
+            ("multipart/form-data; charset=UTF-8; boundary=x", Some("x")),
+            ("multipart/form-data; boundary=x; charset=utf-7", None),
+            ("multipart/form-data; boundary=x; boundary*0=y", None),
+            ("multipart/form-data; boundary=x;", None),
+            ("multipart/form-data; boundary =x", None),
         ] {
             assert_eq!(boundary(kind), found, "{kind}");
         }
@@ -331,7 +375,7 @@ mod tests {
 
     #[test]
     fn the_parts_of_a_form_are_found_whatever_they_contain() {
-        let form = "--x-1\nContent-Disposition: form-data; name=\"file\"; filename=\"a\\\";name=model.wav\"\n\
+        let form = "--x-1\nContent-Disposition: form-data; name=\"file\"; filename=\"a name=model.wav\"\n\
                     Content-Type: audio/wav\n\n\n--x-\nContent-Disposition: form-data; name=\"model\"\n\nno\n\
                     --x-1\ncontent-disposition:form-data; name=model\n\nwhisper\n\
                     --x-1\nContent-Disposition: form-data; name=\"empty\"\n\n\n--x-1--\n";
@@ -380,6 +424,21 @@ mod tests {
             "Content-Disposition: attachment; name=\"model\"",
             "Content-Disposition: form-data; name=\"mod\\el\"",
             "Content-Disposition: form-data; name*=utf-8''model",
+            "Content-Disposition: form-data; name=\"x\"; name*0=\"model\"",
+            "Content-Disposition: form-data; name=\"x\"; name*0*=model",
+            "Content-Disposition: form-data; name=\"x\"; ;name=\"model\"",
+            "Content-Disposition: form-data; name=\"x\";",
+            "Content-Disposition: form-data; name=\"x\"; other=y",
+            "Content-Disposition: form-data; name =\"model\"",
+            "Content-Disposition: form-data; name=\"x\"; filename=\"a; name=model\"",
+            "Content-Disposition: form-data; name=\"x\"; filename=\"a\\\"; name=model; b=\"",
+            "Content-Disposition: form-data; z=\"a\\\\\"; q=\"; name=model; r=\"; name=\"y\"",
+            "Content-Disposition: form-data; name=\"x\"; filename=a; filename=b",
+            "Content-Disposition: form-data; name=\"+AG0AbwBkAGUAbA-\"",
+            "Content-Disposition: form-data; name=\"mod%65l\"",
+            "Content-Disposition: form-data; name=\"=?utf-8?q?model?=\"",
+            "Content-Disposition : form-data; name=\"model\"",
+            "Content-Disposition: form-data; name=\"a\"\nContent-Type: text/plain; charset=utf-16",
             "Content-Disposition: form-data; name=\"a\"; name=\"model\"",
             "Content-Disposition: form-data; name=\"a\" model",
             "Content-Disposition: form-data; name=\"a",
@@ -404,6 +463,12 @@ mod tests {
             &whole.replace("\nm\n", "\nm\n--x-12\n"),
         ] {
             assert!(read(form).is_err(), "{form:?}");
+        }
+        for end in ["\n", "\r", "", "\n\r"] {
+            let head = "--x-1\r\nContent-Disposition: form-data; name=a\r\n\r\n";
+            let body = format!("{head}m{end}{head}n\r\n--x-1--\r\n");
+            assert!(form_parts(body.as_bytes(), "x-1").is_err(), "{body:?}");
+            assert!(in_pieces(&body, 1).is_err(), "{body:?}");
         }
         let many = "--x-1\nContent-Disposition: form-data; name=a\n\n\n".repeat(MAX_FORM_PARTS + 1);
         assert!(read(&format!("{many}--x-1--")).is_err());

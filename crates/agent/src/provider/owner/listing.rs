@@ -41,6 +41,7 @@ pub(super) struct Listing {
 impl Listing {
     /// What is remembered of the provider's backend, with the models of its config.
     pub(super) fn open(memory: &Memory, config: &ProviderConfig) -> Self {
+        memory.claim(config);
         let known = memory.recall(&config.name);
         let mut listed = (*known).clone();
         if let Some(models) = &config.models {
@@ -172,7 +173,7 @@ impl Owner {
         }
         let details = match &self.setup.config.models {
             Some(_) => self.configured(),
-            None => self.listing.listed.models.clone(),
+            None => self.discovered(),
         };
         let config = &self.setup.config;
         let models = match &config.models {
@@ -209,6 +210,14 @@ impl Owner {
             Some((model.public.clone(), details.clone()))
         });
         details.collect()
+    }
+
+    /// The listed models, but for those that another provider of this backend has in its config.
+    fn discovered(&self) -> BTreeMap<ModelName, ModelDetails> {
+        let (memory, config) = (&self.setup.memory, &self.setup.config);
+        let mut models = self.listing.listed.models.clone();
+        models.retain(|model, _| !memory.is_claimed(config, model));
+        models
     }
 }
 

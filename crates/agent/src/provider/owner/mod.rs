@@ -216,6 +216,7 @@ impl Owner {
             self.ask();
             self.settle();
         }
+        self.setup.memory.release(&self.setup.config.name);
         self.end_what_runs().await;
         self.setup.reports.raise(self.reported.last_number());
         self.group

@@ -86,7 +86,8 @@ fn whole(family: Family, error: &Value) -> Value {
 /// An error with these fields as the next event of a stream.
 ///
 /// OpenAI's streams have no `event:` line, which their clients don't expect, but those of its responses have: there the fields are
-/// where OpenAI's own event has them, and also in `error`, by which its clients know that they have to raise it.
+/// where OpenAI's own event has them, and also in `error`, by which its clients know that they have to raise it. Others, such as
+/// codex, pass over that event and read `response.failed`, the last one.
 pub(in crate::http) fn event(family: Family, error: &impl Serialize) -> Bytes {
     let ordered = serde_json::to_string(error).unwrap_or_else(|_| "{}".to_owned());
     let error = json!(error);
@@ -98,8 +99,18 @@ pub(in crate::http) fn event(family: Family, error: &impl Serialize) -> Bytes {
             let mut event = error.clone();
             event["type"] = "error".into();
             event["sequence_number"] = 0.into();
-            event["error"] = error;
-            format!("event: error\ndata: {event}\n\n")
+            event["error"] = error.clone();
+            let failed = json!({
+                "type": "response.failed",
+                "sequence_number": 1,
+                "response": {
+                    "object": "response",
+                    "status": "failed",
+                    "error": { "code": error["code"], "message": error["message"] },
+                    "output": [],
+                },
+            });
+            format!("event: error\ndata: {event}\n\nevent: response.failed\ndata: {failed}\n\n")
         }
     };
     Bytes::from(text)

@@ -1,4 +1,4 @@
-//! The one mapping of errors to responses: an error object in the form of the client's [family](family), always JSON, with a
+//! The one mapping of errors to responses: an error object in the form of the client's [`family`], always JSON, with a
 //! status, a code and a sentence that says what to do. Clients never see the text of an underlying error, except the reason of a
 //! failed wake, which its agent wrote for people.
 

@@ -111,7 +111,7 @@ impl Begun {
         };
         let (body, into) = RequestBody::arriving(self.bytes, self.read.held);
         let read = self.read.bytes.len();
-        into.push(self.read.bytes);
+        into.push(&self.read.bytes);
         Form::Arriving {
             model,
             stream,
@@ -138,7 +138,7 @@ impl Reading {
                 self.form.end().map_err(bad_form)?;
                 check_whole_form(self.form.parts(), self.endpoint).map_err(BodyFault::Bad)?;
             }
-            self.into.push(piece);
+            self.into.push(&piece);
         }
         if self.left == 0 {
             Ok(())

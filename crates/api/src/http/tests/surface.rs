@@ -319,9 +319,22 @@ fn last_error(endpoint: &Endpoint, text: &str) -> (Value, bool) {
     let event = match endpoint.family {
         Family::Ollama => text.trim_end().rsplit('\n').next(),
         Family::OpenAi | Family::LlamaCpp => text.trim_end().rsplit("\n").next(),
-        Family::Responses | Family::Anthropic => {
+        Family::Anthropic => {
             let (_, event) = text.trim_end().rsplit_once("event: error\n").expect("an error");
             Some(event)
+        }
+        Family::Responses => {
+            let (_, events) = text.trim_end().rsplit_once("event: error\n").expect("an error");
+            let (error, failed) = events
+                .split_once("\n\nevent: response.failed\ndata: ")
+                .expect("its end");
+            let failed: Value = serde_json::from_str(failed).expect("JSON");
+            let error_of_failed = &failed["response"]["error"];
+            let error_of_event: Value = serde_json::from_str(&error["data: ".len()..]).expect("JSON");
+            for field in ["code", "message"] {
+                assert_eq!(error_of_failed[field], error_of_event[field], "{field}");
+            }
+            Some(error)
         }
     };
     let event = event.expect("an event");
