@@ -66,6 +66,8 @@ pub(crate) struct Response {
     connection: AbortOnDropHandle<hyper::Result<()>>,
     /// How long the server may stay silent, for the error that it was.
     answer_timeout: Option<Duration>,
+    /// How far the request's body has been sent, if that is still coming in.
+    upload: Option<Progress>,
 }
 
 /// Why a server gave no answer, or not all of it.
@@ -163,6 +165,7 @@ impl Client {
             body,
             connection,
             answer_timeout: self.answer_timeout,
+            upload: progress,
         })
     }
 }
@@ -174,21 +177,32 @@ pub(crate) fn bearer(key: &str) -> Option<HeaderValue> {
     Some(value)
 }
 
-/// What `future` gives, unless the server stays silent for longer than it may. It is silent since it took the last piece of a body.
+/// What `future` gives, unless the server stays silent for longer than it may.
 async fn within<T>(
     limit: Option<Duration>,
-    progress: Option<&Progress>,
+    upload: Option<&Progress>,
     future: impl Future<Output = T>,
 ) -> Result<T, SendError> {
-    let Some(limit) = limit else {
-        return Ok(future.await);
-    };
-    let (mut future, mut by) = (pin!(future), Instant::now() + limit);
+    match limit {
+        Some(limit) => silent_until(Instant::now() + limit, limit, upload, future).await,
+        None => Ok(future.await),
+    }
+}
+
+/// What `future` gives, unless the server is silent until then. It may be for `limit` from the last piece of a body on, and for as
+/// long as the next one has still to come in.
+async fn silent_until<T>(
+    mut by: Instant,
+    limit: Duration,
+    upload: Option<&Progress>,
+    future: impl Future<Output = T>,
+) -> Result<T, SendError> {
+    let mut future = pin!(future);
     loop {
         if let Ok(done) = timeout_at(by, &mut future).await {
             return Ok(done);
         }
-        let later = progress.map(|progress| progress.moved_at() + limit);
+        let later = upload.map(|upload| upload.server_owes_since() + limit);
         by = later
             .filter(|later| *later > by)
             .ok_or(SendError::Silent(limit))?;
@@ -222,9 +236,10 @@ impl Response {
         let _open = &self.connection;
         loop {
             let frame = match by {
-                Some(by) => timeout_at(by, self.body.frame())
-                    .await
-                    .map_err(|_| SendError::Silent(self.answer_timeout.unwrap_or_default()))?,
+                Some(by) => {
+                    let limit = self.answer_timeout.unwrap_or_default();
+                    silent_until(by, limit, self.upload.as_ref(), self.body.frame()).await?
+                }
                 None => self.body.frame().await,
             };
             match frame {

@@ -6,7 +6,7 @@ use futures::{StreamExt, stream};
 use http::StatusCode;
 use std::{collections::HashMap, sync::Arc};
 use tokio::{
-    io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
+    io::{AsyncBufRead, AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
     net::{TcpListener, TcpStream},
     sync::Mutex,
     time::timeout,
@@ -55,7 +55,7 @@ async fn text(mut response: Response) -> Result<String, SendError> {
 }
 
 /// The length of the next request's body; `None` once the client has left.
-async fn head(connection: &mut BufReader<TcpStream>) -> Option<usize> {
+async fn head(connection: &mut (impl AsyncBufRead + Unpin)) -> Option<usize> {
     let mut length = None;
     loop {
         let mut line = String::new();
@@ -294,22 +294,50 @@ async fn what_is_wrong_with_an_answer_that_is_no_http_is_told() {
     assert_eq!(told(b"", b"HTTP/1.1 200").await, None, "it broke off");
 }
 
-#[tokio::test(start_paused = true)]
-async fn a_server_is_silent_since_it_took_the_last_piece_of_a_body() {
-    let (pause, limit) = (Duration::from_secs(8), Duration::from_secs(10));
-    let pieces = stream::iter(0..5).then(move |_| async move {
+/// Pieces that come in this far apart.
+fn paced(pieces: usize, pause: Duration) -> Upload {
+    let coming = stream::iter(0..pieces).then(move |_| async move {
         tokio::time::sleep(pause).await;
         Ok(Bytes::from_static(b"x"))
     });
-    let (mut upload, began) = (Upload::arriving(5, pieces), Instant::now());
-    let progress = upload.progress().cloned();
-    let sending = async {
-        while let Some(piece) = upload.frame().await {
-            piece.expect("a piece");
-        }
-        std::future::pending::<()>().await;
-    };
-    let silent = within(Some(limit), progress.as_ref(), sending).await;
-    assert!(matches!(silent, Err(SendError::Silent(_))), "{silent:?}");
-    assert_eq!(began.elapsed(), 5 * pause + limit);
+    Upload::arriving(pieces as u64, coming)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_is_silent_since_it_took_the_last_piece_of_a_body_however_slowly_that_came_in() {
+    let limit = Duration::from_secs(10);
+    for pause in [8, 25].map(Duration::from_secs) {
+        let (mut upload, began) = (paced(5, pause), Instant::now());
+        let progress = upload.progress().cloned();
+        let sending = async {
+            while let Some(piece) = upload.frame().await {
+                piece.expect("a piece");
+            }
+            std::future::pending::<()>().await;
+        };
+        let silent = within(Some(limit), progress.as_ref(), sending).await;
+        assert!(matches!(silent, Err(SendError::Silent(_))), "{silent:?}");
+        assert_eq!(began.elapsed(), 5 * pause + limit);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_that_answers_before_all_of_a_body_has_come_in_is_not_silent_while_it_waits_for_the_rest() {
+    let client = backend(|_| std::future::ready(())).await;
+    let (connection, server) = tokio::io::duplex(1024);
+    let serving = tokio::spawn(async move {
+        let mut server = BufReader::new(server);
+        let bytes = head(&mut server).await.expect("a request");
+        let begun = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{";
+        server.write_all(begun).await.expect("the client waits");
+        let whole = server.read_exact(&mut vec![0; bytes]).await;
+        whole.expect("the whole body");
+        server.write_all(b"}").await.expect("the client waits");
+    });
+    let request = Request::post("/v1/audio/transcriptions").body(paced(3, Duration::from_secs(25)));
+    let answer = client
+        .send(Box::new(connection), request.expect("a request"))
+        .await;
+    assert_eq!(text(answer.expect("a head")).await.expect("whole"), "{}");
+    serving.await.expect("no panic");
 }

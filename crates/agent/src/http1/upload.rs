@@ -32,6 +32,8 @@ pub(crate) struct Progress(Arc<Mutex<Sent>>);
 struct Sent {
     /// When the last piece was.
     at: Instant,
+    /// Whether the next piece has still to come in.
+    is_waiting: bool,
     is_whole: bool,
     has_begun: bool,
     fault: Option<RelayFault>,
@@ -49,6 +51,7 @@ impl Upload {
         };
         let sent = Sent {
             at: Instant::now(),
+            is_waiting: false,
             is_whole: false,
             has_begun: false,
             fault: None,
@@ -77,6 +80,12 @@ impl Progress {
         self.0.lock().at
     }
 
+    /// Since when the server owes something: while the next piece has still to come in, it owes nothing yet.
+    pub fn server_owes_since(&self) -> Instant {
+        let sent = self.0.lock();
+        if sent.is_waiting { Instant::now() } else { sent.at }
+    }
+
     /// Whether the server may have got some of it.
     pub fn has_begun(&self) -> bool {
         self.0.lock().has_begun
@@ -99,8 +108,10 @@ impl Pieces {
         progress: &Progress,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, RelayFault>>> {
-        let next = ready!(self.stream.poll_next_unpin(cx));
+        let next = self.stream.poll_next_unpin(cx);
         let mut sent = progress.0.lock();
+        sent.is_waiting = next.is_pending();
+        let next = ready!(next);
         Poll::Ready(match next {
             Some(Ok(piece)) => {
                 self.left = self.left.saturating_sub(piece.len() as u64);

@@ -25,8 +25,8 @@ const MAX_FIRST_ALLOCATION_BYTES: usize = 1024 * 1024;
 /// pace, at which 32 MiB take a little over an hour.
 pub(super) const MIN_BYTES_PER_SECOND: u64 = 8 * 1024;
 
-/// How long and how far the rest of a refused body is read and discarded, so that a client that sends everything before it
-/// reads sees the error and not a broken connection.
+/// How long and how far the rest of the body is read and discarded of a request that was refused or has failed, so that a client
+/// that sends everything before it reads sees the error and not a broken connection.
 const LINGER: Duration = Duration::from_secs(1);
 const MAX_LINGER_BYTES: usize = 64 * 1024 * 1024;
 

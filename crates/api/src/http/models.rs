@@ -219,22 +219,22 @@ pub(super) async fn command(
         .map_err(|error| ApiError::invalid("invalid_model", "model", error.to_string()))?;
     let find = || pool_for(&state.registry, &state.startup, &caller, &model);
     let longest = Instant::now() + state.limits.timings.wait;
-    let mut pool = state.startup.wait_for(longest, find).await?;
+    let pool = state.startup.wait_for(longest, find).await?;
     if is_load {
-        pool.sort_by_key(|snapshot| rank(snapshot.provider.status.name()));
         let cause = WakeCause::Request {
             request_id: id.as_str().to_owned(),
             model,
             key: caller.key().cloned(),
         };
-        load(&state, &pool, &cause).await?;
+        load(&state, &state.inference.in_order(&pool), &cause).await?;
     } else {
         unload(&state, &pool).await?;
     }
     Ok(Json(json!({ "success": true })))
 }
 
-/// Begins the wake of the first that can be woken, if none is awake. It counts as one of a request by this caller.
+/// Begins the wake that a request would, if any: of the first of the pool that can be woken, unless it is awake. It counts as one
+/// of a request by this caller.
 async fn load(state: &AppState, pool: &[Arc<ProviderSnapshot>], cause: &WakeCause) -> Result<(), ApiError> {
     let mut refused = None;
     for snapshot in pool {
@@ -247,7 +247,7 @@ async fn load(state: &AppState, pool: &[Arc<ProviderSnapshot>], cause: &WakeCaus
     refused.map_or(Ok(()), |error| Err(error.into()))
 }
 
-/// Puts all that are awake to sleep.
+/// Puts all that are awake to sleep. One that can't be doesn't keep the others awake; the first error is the caller's.
 async fn unload(state: &AppState, pool: &[Arc<ProviderSnapshot>]) -> Result<(), ApiError> {
     let is_awake = |snapshot: &&Arc<ProviderSnapshot>| {
         matches!(
@@ -255,10 +255,12 @@ async fn unload(state: &AppState, pool: &[Arc<ProviderSnapshot>]) -> Result<(), 
             StatusName::Active | StatusName::Waking
         )
     };
+    let mut done = Ok(());
     for snapshot in pool.iter().filter(is_awake) {
-        state.waker.sleep(&snapshot.provider.id).await?;
+        let slept = state.waker.sleep(&snapshot.provider.id).await;
+        done = done.and(slept);
     }
-    Ok(())
+    Ok(done?)
 }
 
 impl AnthropicModel {

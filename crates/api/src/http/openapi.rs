@@ -1,4 +1,5 @@
-//! `/openapi.json`: the paths that reach a backend, from their table, and every limit on what is sent to them with its answer.
+//! `/openapi.json`: the paths that reach a backend, from their table, and the limits on what is sent to them, with their
+//! answers. A key's own limits are not among them.
 
 use super::{AppState, HttpLimits, body::MIN_BYTES_PER_SECOND};
 use crate::{
@@ -10,10 +11,13 @@ use crate::{
 };
 use axum::{Json, extract::State};
 use reveille_bus::relay::{MAX_FORM_PARTS, MAX_PART_HEAD_BYTES, MAX_STORED_ID_BYTES};
-use reveille_domain::MAX_MODEL_NAME_BYTES;
+use reveille_domain::{MAX_MODEL_NAME_BYTES, MAX_TOKEN_BYTES};
 use reveille_http1_guard::MAX_FIELDS;
 use serde_json::{Map, Value, json};
 use std::time::Duration;
+
+/// How long the name is at most that a request asks for a model by: it may begin with those of an agent and a provider.
+const MAX_ASKED_BYTES: usize = 2 * (MAX_TOKEN_BYTES + "/".len()) + MAX_MODEL_NAME_BYTES;
 
 /// What is answered here without a backend.
 const OWN: [(&str, &str, &str); 8] = [
@@ -75,7 +79,7 @@ fn of(limits: &HttpLimits, has_default_model: bool) -> Value {
             "title": "Reveille",
             "version": env!("CARGO_PKG_VERSION"),
             "description": "The paths that reach a backend. Beyond what is named here, requests and answers are the backend's own. \
-                            `x-limits` has every limit on requests, and the status and code of the error beyond it.",
+                            `x-limits` has the limits that hold for every caller, and the status and code of the error beyond each.",
         },
         "servers": [{ "url": "/" }],
         "security": [{ "bearer": [] }, { "apiKey": [] }, {}],
@@ -349,8 +353,9 @@ fn components(limits: &HttpLimits) -> Value {
             "Model": {
                 "type": "string",
                 "minLength": 1,
-                "maxLength": MAX_MODEL_NAME_BYTES,
-                "description": "The name of a model, as `/v1/models` has it, `agent/model`, or one of Ollama's without its tag.",
+                "maxLength": MAX_ASKED_BYTES,
+                "description": "The name of a model, as `/v1/models` has it or as one of Ollama's without its tag, or `agent/model` \
+                                or `agent/provider/model`.",
             },
             "OpenAiError": { "type": "object", "properties": { "error": fields }, "required": ["error"] },
             "AnthropicError": {

@@ -22,7 +22,7 @@ pub(super) struct Candidate {
     pub status: StatusName,
     /// Whether the owner of its machine declined its last wake.
     pub declined: bool,
-    /// How many of its wakes have failed in a row.
+    /// How many of its wakes have failed since it last stayed awake for [`STABLE_AFTER`](reveille_domain::provider::STABLE_AFTER).
     pub failed_wakes: u32,
     /// Whether its wake would put another member to sleep that is awake.
     pub displaces: bool,
@@ -120,7 +120,10 @@ impl fmt::Display for Tier {
                 f.write_str("it is asleep, and its wake ends another one of its group")
             }
             Self::Reluctant { failed_wakes, .. } => {
-                write!(f, "it is asleep, and wakes that failed in a row: {failed_wakes}")
+                write!(
+                    f,
+                    "it is asleep; wakes that failed since it last stayed awake: {failed_wakes}"
+                )
             }
             Self::Suspect => f.write_str("it is awake, but fails"),
             Self::Down => f.write_str("it is down, and has no wake recipe"),
@@ -502,7 +505,7 @@ mod tests {
             ("a hibernating (has)", "it is asleep"),
             (
                 "a hibernating (failed 2)",
-                "it is asleep, and wakes that failed in a row: 2",
+                "it is asleep; wakes that failed since it last stayed awake: 2",
             ),
             (
                 "a hibernating (declined)",

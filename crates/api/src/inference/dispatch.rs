@@ -113,6 +113,11 @@ impl Inference {
         }
     }
 
+    /// The members of `pool` in the order in which a request would try them now.
+    pub fn in_order(&self, pool: &[Arc<ProviderSnapshot>]) -> Vec<Arc<ProviderSnapshot>> {
+        self.members.in_order(pool)
+    }
+
     /// The last requests of this replica that failed at the provider in a row.
     pub fn failed_requests(&self, snapshot: &ProviderSnapshot) -> Option<FailedRequests> {
         self.members.failed_requests(snapshot)

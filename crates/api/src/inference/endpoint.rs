@@ -101,7 +101,7 @@ pub(crate) enum StreamEnd {
     /// By `done: true`, in its last line.
     Done,
     /// There is no rule for it.
-    Untold,
+    Unspecified,
 }
 
 /// A field without which a request is refused here: no backend is woken for it.
@@ -214,7 +214,7 @@ pub(crate) const SHOW: &str = "/api/show";
 const OLLAMA: &str = "/api/";
 /// How similar a path must be to be suggested for an unknown one.
 const SIMILAR: f64 = 0.7;
-/// How similar one counts that an unknown path ends with.
+/// The score of a known path that an unknown one ends with.
 const SAME_END: f64 = 0.9;
 
 impl Endpoint {
@@ -232,7 +232,7 @@ impl Endpoint {
     pub const fn stream_end(&self) -> StreamEnd {
         match (self.family, self.keepalive) {
             (OpenAi, ChatChunk | TextChunk) => StreamEnd::Finish,
-            (OpenAi, _) => StreamEnd::Untold,
+            (OpenAi, _) => StreamEnd::Unspecified,
             (Responses | Anthropic, _) => StreamEnd::Named,
             (LlamaCpp, _) => StreamEnd::Stop,
             (Ollama, _) => StreamEnd::Done,
@@ -285,11 +285,11 @@ impl Family {
 fn of_path(path: &str) -> impl Iterator<Item = &'static Endpoint> {
     ENDPOINTS
         .iter()
-        .filter(move |endpoint| endpoint.paths.iter().any(|known| is(known, path)))
+        .filter(move |endpoint| endpoint.paths.iter().any(|known| matches_path(known, path)))
 }
 
-/// Whether a path is one that may have an id in it.
-fn is(known: &str, path: &str) -> bool {
+/// Whether a path is a known one, which may have an id in it.
+fn matches_path(known: &str, path: &str) -> bool {
     match known.split_once(ID) {
         None => known == path,
         Some((before, after)) => {

@@ -38,8 +38,8 @@ pub(crate) fn peek_form(
     )
 }
 
-/// The model of a form of which `begun` has come, and whether it asks for a stream; `None` if more is needed. What follows the beginning of a file can't be told: a form
-/// that asks for a stream there gets it without keep-alives.
+/// The model of a form of which `begun` has come, and whether it asks for a stream; `None` if more is needed. What follows the
+/// beginning of a file isn't known yet: a form that asks for a stream there gets it without keep-alives.
 pub(crate) fn peek_begun_form(
     begun: &[u8],
     form: &FormReader,

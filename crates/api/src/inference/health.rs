@@ -13,7 +13,6 @@ const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 /// After this many failures in a row that a request itself may have caused, the member is the cause.
 const SURE_AFTER: u32 = 3;
-const LACKS_MODEL: &str = "HTTP status 404: it doesn't have the model";
 /// What the body of a 404 contains if the backend lacks the model, in any case of letters, rather than the path.
 const MODEL: &[u8] = b"model";
 
@@ -41,13 +40,27 @@ pub(crate) enum FailureKind {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Failure {
     pub kind: FailureKind,
-    /// For people; has no prompt, answer or URL.
-    what: String,
+    what: What,
+}
+
+/// What was seen, for people; has no prompt, answer or URL.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum What {
+    /// A 404 about the model, by its published name once that is known.
+    LacksModel(Option<ModelName>),
+    /// Anything else, in words.
+    Seen(String),
 }
 
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.what)
+        match &self.what {
+            What::LacksModel(model) => {
+                f.write_str("HTTP status 404: it doesn't have the model")?;
+                model.as_ref().map_or(Ok(()), |model| write!(f, " `{model}`"))
+            }
+            What::Seen(what) => f.write_str(what),
+        }
     }
 }
 
@@ -59,14 +72,13 @@ impl Failure {
                 .windows(MODEL.len())
                 .any(|word| word.eq_ignore_ascii_case(MODEL))
         };
+        let seen = || What::Seen(format!("HTTP status {status}"));
         let (kind, what) = match status {
-            404 if lacks_model() => (FailureKind::Declined, LACKS_MODEL.to_owned()),
-            300..=399 | 401 | 403 | 429 | 502 | 503 | 504 => {
-                (FailureKind::Declined, format!("HTTP status {status}"))
-            }
+            404 if lacks_model() => (FailureKind::Declined, What::LacksModel(None)),
+            300..=399 | 401 | 403 | 429 | 502 | 503 | 504 => (FailureKind::Declined, seen()),
             // It lacks what this request asks for, such as reranking, and works otherwise.
             501 => return None,
-            500..=599 => (FailureKind::Errored, format!("HTTP status {status}")),
+            500..=599 => (FailureKind::Errored, seen()),
             _ => return None,
         };
         Some(Self { kind, what })
@@ -74,8 +86,8 @@ impl Failure {
 
     /// The same about a request for that model, by its published name.
     pub fn about(mut self, model: Option<&ModelName>) -> Self {
-        if let Some(model) = model.filter(|_| self.what == LACKS_MODEL) {
-            self.what += &format!(" `{model}`");
+        if let What::LacksModel(lacking) = &mut self.what {
+            *lacking = model.cloned();
         }
         self
     }
@@ -84,7 +96,7 @@ impl Failure {
     pub fn in_success(status: u16, content: &str) -> Self {
         Self {
             kind: FailureKind::Errored,
-            what: format!("HTTP status {status} with {content}"),
+            what: What::Seen(format!("HTTP status {status} with {content}")),
         }
     }
 
@@ -111,13 +123,17 @@ impl Failure {
             | RelayError::Gap { .. }
             | RelayError::Overdrawn
             | RelayError::Malformed(_)
+            | RelayError::BodyBrokeOff
             | RelayError::Closed => return None,
         };
         let what = match error {
             RelayError::Fault(fault) => fault.message.clone(),
             other => other.to_string(),
         };
-        Some(Self { kind, what })
+        Some(Self {
+            kind,
+            what: What::Seen(what),
+        })
     }
 }
 
@@ -252,6 +268,20 @@ mod tests {
             let seen = Failure::in_answer(404, body.as_bytes()).map(|failure| failure.kind);
             assert_eq!(seen, kind, "{body}");
         }
+    }
+
+    #[test]
+    fn only_a_missing_model_is_named_in_what_was_seen() {
+        let model = ModelName::parse("org/m").expect("legal");
+        let said = |status, body: &[u8]| {
+            let failure = Failure::in_answer(status, body).expect("a failure");
+            failure.about(Some(&model)).to_string()
+        };
+        assert_eq!(
+            said(404, b"no such model"),
+            "HTTP status 404: it doesn't have the model `org/m`"
+        );
+        assert_eq!(said(503, b"no such model"), "HTTP status 503");
     }
 
     #[test]

@@ -99,21 +99,7 @@ impl Members {
         let conversation = if pool.len() > 1 { conversation() } else { None };
         let now = Instant::now();
         let mut inner = self.inner.lock();
-        let others = pool
-            .iter()
-            .filter(|snapshot| !not.contains(&snapshot.provider.id));
-        let mut candidates: Vec<_> = others
-            .map(|snapshot| Candidate {
-                displaces: displaces(snapshot, pool),
-                ..inner.candidate(snapshot, conversation, now)
-            })
-            .collect();
-        // Nobody saves up turns for later: no one is behind the others by more than one.
-        let latest = candidates.iter().map(|candidate| candidate.turn).max();
-        let earliest = latest.unwrap_or_default().saturating_sub(TURN);
-        for candidate in &mut candidates {
-            candidate.turn = candidate.turn.max(earliest);
-        }
+        let candidates = inner.candidates(conversation, pool, not, now);
         let best = ranked(candidates, reach).into_iter().next()?;
         inner.chosen(&best, conversation, now);
         drop(inner);
@@ -136,6 +122,20 @@ impl Members {
         let published: HashSet<_> = all.iter().map(|snapshot| &snapshot.provider.id).collect();
         let mut inner = self.inner.lock();
         inner.members.retain(|id, _| published.contains(id));
+    }
+
+    /// The members of `pool` in the order in which a request without a conversation would try them now. None of them counts as
+    /// chosen.
+    pub fn in_order(&self, pool: &[Arc<ProviderSnapshot>]) -> Vec<Arc<ProviderSnapshot>> {
+        let candidates = self.inner.lock().candidates(None, pool, &[], Instant::now());
+        let places: HashMap<_, _> = ranked(candidates, Reach::All)
+            .into_iter()
+            .enumerate()
+            .map(|(place, choice)| (choice.candidate.provider, place))
+            .collect();
+        let mut pool = pool.to_vec();
+        pool.sort_by_key(|snapshot| places.get(&snapshot.provider.id).copied());
+        pool
     }
 
     /// Counts a request at this provider.
@@ -185,6 +185,32 @@ impl Members {
 }
 
 impl Inner {
+    /// What is known of the members of `pool`, except `not`.
+    fn candidates(
+        &self,
+        conversation: Option<Conversation>,
+        pool: &[Arc<ProviderSnapshot>],
+        not: &[ProviderId],
+        now: Instant,
+    ) -> Vec<Candidate> {
+        let others = pool
+            .iter()
+            .filter(|snapshot| !not.contains(&snapshot.provider.id));
+        let mut candidates: Vec<_> = others
+            .map(|snapshot| Candidate {
+                displaces: displaces(snapshot, pool),
+                ..self.candidate(snapshot, conversation, now)
+            })
+            .collect();
+        // Nobody saves up turns for later: no one is behind the others by more than one.
+        let latest = candidates.iter().map(|candidate| candidate.turn).max();
+        let earliest = latest.unwrap_or_default().saturating_sub(TURN);
+        for candidate in &mut candidates {
+            candidate.turn = candidate.turn.max(earliest);
+        }
+        candidates
+    }
+
     fn member(&mut self, id: &ProviderId) -> &mut Member {
         self.members.entry(id.clone()).or_default()
     }
@@ -205,7 +231,7 @@ impl Inner {
         let in_flight = member.map_or(0, |member| Arc::strong_count(&member.in_flight) - 1);
         let health = match self.suspicion(snapshot) {
             None => Health::Healthy,
-            // Whoever is there already finds out.
+            // The request already there will find out.
             Some(suspicion) if suspicion.is_due(now) && in_flight == 0 => Health::Due,
             Some(suspicion) if suspicion.is_sure() => Health::Suspect,
             Some(_) => Health::Doubted,

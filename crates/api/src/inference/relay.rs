@@ -76,8 +76,9 @@ impl ResponseBody {
         Self::Pieces(read.chain(pieces).boxed())
     }
 
-    /// Keeps `attempt` until the last piece of an answer of this kind has come. `first_byte`, of a successful answer: the first piece tells it. Something
-    /// of a completion shows that the backend works. An error shows that it doesn't, and so does an end without anything.
+    /// Keeps `attempt` until the last piece of an answer of this kind has come. The first piece of a successful answer tells
+    /// `first_byte`. Something of a completion shows that the backend works. An error shows that it doesn't, and so does an end
+    /// without anything.
     pub(super) fn observed(
         self,
         head: &ResponseHead,

@@ -235,6 +235,7 @@ fn unreached(error: &RelayError) -> NextStep {
         | RelayError::Silent { .. }
         | RelayError::Overdrawn
         | RelayError::Malformed(_)
+        | RelayError::BodyBrokeOff
         | RelayError::Closed => NextStep::Finish,
     }
 }

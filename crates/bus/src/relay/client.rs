@@ -233,10 +233,11 @@ impl ClientShared {
         }
     }
 
-    /// Ends a request whose body can't be sent, and tells its agent.
-    fn give_up(&self, request: &PendingRequest) {
-        request.fail(RelayError::Closed, &self.pool);
-        self.settle(request, RequestState::Broken);
+    /// Ends a request whose body can't be sent, and tells its agent, unless it has ended already.
+    fn give_up(&self, request: &PendingRequest, error: RelayError) {
+        if request.fail(error, &self.pool) {
+            self.settle(request, RequestState::Broken);
+        }
     }
 
     fn fail_all(&self) {
@@ -283,7 +284,7 @@ async fn upload(shared: Arc<ClientShared>, request: Arc<PendingRequest>, mut bod
     let mut number = 1;
     while body.left() > 0 {
         let Some(mut piece) = body.next(shared.link.chunk_bytes(0)).await else {
-            return shared.give_up(&request);
+            return shared.give_up(&request, RelayError::BodyBrokeOff);
         };
         while !piece.is_empty() {
             let Some(room) = poll_fn(|cx| request.poll_upload(piece.len(), cx)).await else {
@@ -295,7 +296,7 @@ async fn upload(shared: Arc<ClientShared>, request: Arc<PendingRequest>, mut bod
             let frame = frame.finish(body.left() == 0 && piece.is_empty());
             let sent = shared.link.publish(request.infer.clone(), None, frame).await;
             if sent.is_err() {
-                return shared.give_up(&request);
+                return shared.give_up(&request, RelayError::Closed);
             }
             request.uploaded(chunk.len(), Instant::now());
             number += 1;

@@ -42,6 +42,9 @@ pub enum RelayError {
     /// A frame of the response makes no sense.
     #[error("the agent's response makes no sense: {0}")]
     Malformed(#[from] BadFrame),
+    /// No more of the request's body came before it was whole, so the agent was told to stop.
+    #[error("the request's body broke off")]
+    BodyBrokeOff,
     /// The relay stopped, or lost its connection for too long, during the request.
     #[error("the relay stopped during the request")]
     Closed,
@@ -72,9 +75,12 @@ impl RelayError {
         match self {
             Self::NoResponders | Self::Disconnected | Self::Overloaded | Self::HeadTooLarge => true,
             Self::Fault(fault) => fault.code.never_handed_over(),
-            Self::Gap { .. } | Self::Silent { .. } | Self::Overdrawn | Self::Malformed(_) | Self::Closed => {
-                false
-            }
+            Self::Gap { .. }
+            | Self::Silent { .. }
+            | Self::Overdrawn
+            | Self::Malformed(_)
+            | Self::BodyBrokeOff
+            | Self::Closed => false,
         }
     }
 }

@@ -110,7 +110,7 @@ enum Place {
 }
 
 impl FormReader {
-    /// Of a form with this boundary.
+    /// A reader for a form with this boundary.
     #[must_use]
     pub fn new(boundary: &str) -> Self {
         Self {

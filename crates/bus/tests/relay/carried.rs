@@ -149,7 +149,7 @@ async fn an_upload_is_carried_as_it_comes_and_cancelled_if_it_ends_before_its_le
         if ends {
             drop(pieces);
             let error = soon("the end", exchange.head()).await.unwrap_err();
-            assert_eq!(error, RelayError::Closed);
+            assert_eq!(error, RelayError::BodyBrokeOff);
             assert_eq!(soon("the cancellation", seen.recv()).await, Some(None));
         } else {
             piece(300_000..600_000);
@@ -157,6 +157,36 @@ async fn an_upload_is_carried_as_it_comes_and_cancelled_if_it_ends_before_its_le
             assert!(soon("the echo", read(body)).await.unwrap() == whole);
             while soon("the rest", seen.recv()).await != Some(Some(600_000)) {}
         }
+    }
+}
+
+#[tokio::test]
+async fn a_request_that_was_answered_before_its_upload_broke_off_is_not_cancelled() {
+    let nats = Nats::start().await;
+    let watcher = nats.connect().await;
+    let mut frames = watcher.subscribe("reveille.infer.>").await.unwrap();
+    watcher.flush().await.unwrap();
+    nats.serve(RelayLimits::default(), async |incoming| {
+        incoming.responder.stream(&ok(), body(["no"])).await.unwrap();
+    })
+    .await;
+    let api = nats.api(RelayLimits::default()).await;
+    let (pieces, upload) = futures::channel::mpsc::unbounded();
+    pieces.unbounded_send(Bytes::from_static(b"begun")).unwrap();
+    let (open, over) = tokio::sync::oneshot::channel::<()>();
+    let upload = upload.inspect(move |_| assert!(!open.is_closed()));
+    let reserved = api.reserve(Instant::now()).await.unwrap();
+    let sent = reserved
+        .send(&agent_name(), EPOCH, request(), Upload::new(10, upload))
+        .await;
+    let (_, answer) = soon("the head", sent.unwrap().head()).await.unwrap();
+    assert_eq!(soon("the answer", read(answer)).await.unwrap(), b"no");
+    drop(pieces);
+    assert!(soon("the upload's end", over).await.is_err());
+    send(&api, request(), Bytes::new()).await.unwrap();
+    for _ in 0..2 {
+        let frame = soon("a frame", frames.next()).await.unwrap();
+        assert_eq!(raw::kind(&frame.payload), raw::HEAD);
     }
 }
 

@@ -1,6 +1,6 @@
 //! The one mapping of errors to responses: an error object in the form of the client's [`family`], always JSON, with a
-//! status, a code and a sentence that says what to do. Clients never see the text of an underlying error, except the reason of a failed wake, which its agent
-//! wrote for people.
+//! status, a code and a sentence that says what to do. Clients never see the text of an underlying error, except the reason of a
+//! failed wake, which its agent wrote for people.
 
 mod denied;
 pub(crate) mod family;

@@ -27,6 +27,10 @@ pub(super) fn of_relay(provider: &ProviderId, error: &RelayError) -> ErrorRespon
             "headers_too_large",
             error.to_string(),
         ),
+        RelayError::BodyBrokeOff => {
+            let message = "the rest of the request's body never came, or can't be used".to_owned();
+            ErrorResponse::new(StatusCode::BAD_REQUEST, "incomplete_body", message)
+        }
         RelayError::Fault(fault) => of_fault(provider, fault.code, &fault.message),
         RelayError::Gap { .. }
         | RelayError::Silent { .. }

@@ -12,15 +12,9 @@ use crate::{
 };
 use axum::{body::Body, http::request::Parts};
 use bytes::BytesMut;
-use futures::{FutureExt, future::BoxFuture};
 use reveille_bus::relay::{BadForm, FormReader, boundary};
 use reveille_domain::ModelName;
-use std::time::Duration;
-use tokio::time::timeout;
-
-/// How long the rest of a body is read whose request has failed, so that a client that sends everything before it reads sees the
-/// error.
-const LINGER: Duration = Duration::from_secs(1);
+use tracing::{Instrument, Span, info};
 
 /// A form, as far as its request needs it.
 pub(super) enum Form {
@@ -35,8 +29,15 @@ pub(super) enum Form {
     },
 }
 
-/// Reads the rest of a body.
-pub(super) type Reading = BoxFuture<'static, Result<(), BodyFault>>;
+/// Reads the rest of a form.
+pub(super) struct Reading {
+    endpoint: &'static Endpoint,
+    /// How many bytes are still to come.
+    left: usize,
+    form: FormReader,
+    incoming: PacedBody,
+    into: Incoming,
+}
 
 /// Reads a form as far as its request needs it.
 pub(super) async fn read(
@@ -115,33 +116,51 @@ impl Begun {
             model,
             stream,
             body,
-            reading: rest(self.endpoint, self.bytes - read, self.form, incoming, into).boxed(),
+            reading: Reading {
+                endpoint: self.endpoint,
+                left: self.bytes - read,
+                form: self.form,
+                incoming,
+                into,
+            },
         }
     }
 }
 
-/// Reads `left` more bytes. The last ones are relayed only if nothing is wrong with the form.
-async fn rest(
-    endpoint: &'static Endpoint,
-    mut left: usize,
-    mut form: FormReader,
-    mut incoming: PacedBody,
-    into: Incoming,
-) -> Result<(), BodyFault> {
-    while let Some(piece) = incoming.next().await? {
-        into.hold(piece.len())?;
-        form.read(&piece).map_err(bad_form)?;
-        left = left.saturating_sub(piece.len());
-        if left == 0 {
-            form.end().map_err(bad_form)?;
-            check_whole_form(form.parts(), endpoint).map_err(BodyFault::Bad)?;
+impl Reading {
+    /// Goes on until all has come. The last bytes are relayed only if nothing is wrong with the form.
+    async fn go_on(&mut self) -> Result<(), BodyFault> {
+        while let Some(piece) = self.incoming.next().await? {
+            self.into.hold(piece.len())?;
+            self.form.read(&piece).map_err(bad_form)?;
+            self.left = self.left.saturating_sub(piece.len());
+            if self.left == 0 {
+                self.form.end().map_err(bad_form)?;
+                check_whole_form(self.form.parts(), self.endpoint).map_err(BodyFault::Bad)?;
+            }
+            self.into.push(&piece);
         }
-        into.push(&piece);
+        if self.left == 0 {
+            Ok(())
+        } else {
+            Err(BodyFault::BrokeOff)
+        }
     }
-    if left == 0 {
-        Ok(())
-    } else {
-        Err(BodyFault::BrokeOff)
+
+    /// Discards what is still to come of a request that has failed.
+    async fn linger(self) {
+        let Self {
+            mut incoming, into, ..
+        } = self;
+        drop(into);
+        incoming.linger().await;
+    }
+
+    /// Goes on behind an answer that has begun, which no fault can turn into an error: it breaks off without the last bytes.
+    async fn go_on_behind_an_answer(mut self) {
+        if let Err(fault) = self.go_on().await {
+            info!("the rest of the request's body can't be used, although its answer has begun: {fault}");
+        }
     }
 }
 
@@ -158,21 +177,70 @@ pub(super) async fn while_reading<T>(
         return answering.await;
     };
     let mut answering = std::pin::pin!(answering);
-    tokio::select! {
+    let answered = tokio::select! {
         biased;
-        read = &mut reading => {
-            read?;
-            answering.await
-        }
-        answered = &mut answering => {
-            if answered.is_ok() {
-                // A backend may read the rest while it answers. It ends with the client's connection at the latest.
-                tokio::spawn(reading);
-            } else {
-                // What comes of the rest doesn't matter.
-                let _ = timeout(LINGER, reading).await;
+        read = reading.go_on() => match read {
+            Ok(()) => {
+                // Whoever reads the body sees its end.
+                drop(reading);
+                return answering.await;
             }
-            answered
-        }
+            Err(fault) => Err(fault.into()),
+        },
+        answered = &mut answering => answered,
+    };
+    match &answered {
+        // A backend may read the rest while it answers. It ends with the client's connection at the latest, for which a shutdown
+        // waits.
+        Ok(_) => _ = tokio::spawn(reading.go_on_behind_an_answer().instrument(Span::current())),
+        Err(InferenceError::Body(BodyFault::TooSlow { .. } | BodyFault::BrokeOff)) => {}
+        Err(_) => reading.linger().await,
+    }
+    answered
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::inference::{BodyBudget, Missing, Verb};
+    use bytes::Bytes;
+    use futures::{StreamExt, stream};
+    use std::{
+        convert::Infallible,
+        sync::{
+            Arc,
+            atomic::{AtomicUsize, Ordering},
+        },
+        time::Duration,
+    };
+    use tokio::time::sleep;
+
+    const PIECES: usize = 5;
+
+    #[tokio::test(start_paused = true)]
+    async fn the_rest_of_a_form_is_discarded_once_its_request_has_failed() {
+        let budget = BodyBudget::new(1_000);
+        let (body, into) = RequestBody::arriving(PIECES * 100, budget.hold());
+        let (observed, come) = (budget.clone(), Arc::new(AtomicUsize::new(0)));
+        let count = come.clone();
+        let pieces = stream::iter(0..PIECES).then(move |_| {
+            assert_eq!(observed.used(), 0, "nothing is kept");
+            count.fetch_add(1, Ordering::SeqCst);
+            async {
+                sleep(Duration::from_millis(50)).await;
+                Ok::<_, Infallible>(Bytes::from(vec![b'x'; 100]))
+            }
+        });
+        let reading = Reading {
+            endpoint: Endpoint::find(Verb::Post, "/v1/audio/transcriptions").expect("a path"),
+            left: PIECES * 100,
+            form: FormReader::new("b"),
+            incoming: PacedBody::new(Body::from_stream(pieces), Duration::from_secs(30)),
+            into,
+        };
+        let failed = async { Err::<(), _>(InferenceError::NotReady(Missing::Journal)) };
+        while_reading(Some(reading), failed).await.expect_err("it failed");
+        assert_eq!(come.load(Ordering::SeqCst), PIECES, "all were read");
+        drop(body);
     }
 }

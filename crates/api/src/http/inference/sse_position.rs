@@ -114,7 +114,7 @@ impl Position {
             Outcome::Error
         } else if self.has_finished {
             Outcome::Finished
-        } else if self.end == StreamEnd::Untold {
+        } else if self.end == StreamEnd::Unspecified {
             Outcome::Done
         } else {
             Outcome::Missing
@@ -177,7 +177,7 @@ fn has_finished(end: StreamEnd, bytes: &[u8]) -> bool {
         StreamEnd::Finish => b"\"finish_reason\"",
         StreamEnd::Done => b"\"done\"",
         StreamEnd::Stop => b"\"stop\"",
-        StreamEnd::Named | StreamEnd::Untold => return false,
+        StreamEnd::Named | StreamEnd::Unspecified => return false,
     };
     memmem::find_iter(bytes, field).any(|at| {
         let rest = bytes[at + field.len()..].trim_ascii_start();

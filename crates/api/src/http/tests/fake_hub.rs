@@ -100,6 +100,8 @@ pub(super) struct FakeHub {
     /// How many seconds have passed.
     pub secs: AtomicU64,
     pub slept: AtomicUsize,
+    /// The provider whose agent refuses to put it to sleep.
+    pub stays_awake: Mutex<Option<ProviderId>>,
     pub open: Arc<AtomicUsize>,
 }
 
@@ -372,6 +374,12 @@ impl Waker for FakeHub {
     }
 
     async fn sleep(&self, id: &ProviderId) -> Result<(), SleepError> {
+        if self.stays_awake.lock().as_ref() == Some(id) {
+            return Err(SleepError::Refused {
+                provider: id.clone(),
+                reason: "its owner has paused it".to_owned(),
+            });
+        }
         self.slept.fetch_add(1, Ordering::SeqCst);
         let snapshot = self.registry.get(id);
         snapshot

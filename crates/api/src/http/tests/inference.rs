@@ -406,6 +406,7 @@ async fn what_a_backend_may_have_seen_is_never_sent_again() {
         (fault(FaultCode::BackendTimeout), 504, "backend_timeout"),
         (fault(FaultCode::Lost), 502, "relay_failed"),
         (Reply::Fails(RelayError::Gap { expected: 3 }), 502, "relay_failed"),
+        (Reply::Fails(RelayError::BodyBrokeOff), 400, "incomplete_body"),
         (
             Reply::Fails(RelayError::Silent { silent_ms: 15_000 }),
             502,

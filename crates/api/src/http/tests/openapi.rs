@@ -14,7 +14,7 @@ use axum::http::Method;
 use bytes::Bytes;
 use futures::{StreamExt, stream};
 use reqwest::RequestBuilder;
-use reveille_domain::rows::MemoryRows;
+use reveille_domain::{MAX_MODEL_NAME_BYTES, MAX_TOKEN_BYTES, ModelName, rows::MemoryRows};
 use serde_json::{Value, json};
 use std::{collections::HashSet, convert::Infallible, sync::Arc, time::Duration};
 use tokio::{
@@ -187,6 +187,18 @@ async fn long_line(served: &Served, size: usize) -> String {
     let mut answer = String::new();
     stream.read_to_string(&mut answer).await.expect("an answer");
     answer
+}
+
+#[tokio::test]
+async fn the_document_allows_the_longest_name_that_a_request_may_use() {
+    let served = served_with(|_| {}).await;
+    let document = document(&served).await;
+    let most = document["components"]["schemas"]["Model"]["maxLength"].as_u64();
+    let (token, model) = ("a".repeat(MAX_TOKEN_BYTES), "m".repeat(MAX_MODEL_NAME_BYTES));
+    let longest = format!("{token}/{token}/{model}");
+    assert!(ModelName::parse(&longest).is_ok());
+    assert!(ModelName::parse(&(longest.clone() + "m")).is_err());
+    assert_eq!(most, Some(longest.len() as u64));
 }
 
 #[tokio::test]

@@ -11,7 +11,7 @@ use super::{
 use crate::inference::endpoint::SHOW;
 use axum::http::Method;
 use reveille_bus::relay::{OWN_PATHS, UselessPath, useless_path};
-use reveille_domain::{ModelDetails, ModelName, WakeCause};
+use reveille_domain::{Balancing, ModelDetails, ModelName, WakeCause};
 use serde_json::{Value, json};
 use std::sync::atomic::Ordering;
 
@@ -217,6 +217,39 @@ async fn a_model_is_loaded_and_unloaded_by_its_name() {
         "load",
         "a model's name"
     );
+}
+
+#[tokio::test]
+async fn loading_a_model_wakes_the_provider_that_a_request_would_wake() {
+    let served = Served::new().await;
+    for provider in ["a/vllm", "b/vllm", "c/vllm"] {
+        served.hub.publish(provider, "m", hibernating());
+    }
+    served
+        .hub
+        .change("a/vllm", |provider| provider.failures.count = 1);
+    served.hub.change("c/vllm", |provider| {
+        let first = Balancing::new(1, 1, None).expect("legal");
+        provider.spec = provider.spec.clone().with_balancing(first);
+    });
+    for _ in 0..2 {
+        let request = served.post("/models/load", &json!({ "model": "m" }));
+        assert_eq!(Answer::of(request).await.status, 200);
+    }
+    let asked: Vec<_> = served.hub.asked_of().iter().map(ToString::to_string).collect();
+    assert_eq!(asked, ["c/vllm", "c/vllm"], "the second joins the wake");
+}
+
+#[tokio::test]
+async fn unloading_a_model_puts_all_to_sleep_that_can_be_and_tells_of_the_first_that_cannot() {
+    let served = Served::new().await;
+    for provider in ["a/vllm", "b/vllm", "c/vllm"] {
+        served.hub.publish(provider, "m", active());
+    }
+    *served.hub.stays_awake.lock() = Some("a/vllm".parse().expect("an id"));
+    let answer = Answer::of(served.post("/models/unload", &json!({ "model": "m" }))).await;
+    assert_eq!((answer.status, answer.error().as_str()), (409, "sleep_refused"));
+    assert_eq!(served.hub.slept.load(Ordering::SeqCst), 2, "the others sleep");
 }
 
 #[tokio::test]
