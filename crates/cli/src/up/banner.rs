@@ -274,9 +274,13 @@ impl Banner {
                 None => "",
                 Some(_) => " -H \"authorization: Bearer $KEY\"",
             };
+            let trust = match &self.own_ca {
+                Some(ca) => format!(" --cacert {}", shell::path(ca)),
+                None => String::new(),
+            };
             let _ = write!(
                 text,
-                "\n  curl {api}/v1/chat/completions{key} -H 'content-type: application/json' \\\n    -d {body}\n"
+                "\n  curl{trust} {api}/v1/chat/completions{key} -H 'content-type: application/json' \\\n    -d {body}\n"
             );
         }
         text += &self.joining();
@@ -531,6 +535,18 @@ mod tests {
         std::fs::write(tls.join("ca.pem"), "").unwrap();
         assert!(said(None).contains("warning an earlier run listened for agents"));
         assert!(!said(Some(vec![])).contains("warning"));
+    }
+
+    #[test]
+    fn the_line_to_paste_trusts_an_authority_of_our_own() {
+        let mut banner = banner(true);
+        banner.api = "https://127.0.0.1:8420".to_owned();
+        banner.trusts(Some("/a folder/ca.pem".into()));
+        let text = banner.text(&[provider(8)]);
+        assert!(
+            text.contains("  curl --cacert '/a folder/ca.pem' https://127"),
+            "{text}"
+        );
     }
 
     #[test]
