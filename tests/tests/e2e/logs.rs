@@ -82,7 +82,9 @@ async fn why_a_recipe_failed_is_said_in_its_test_in_the_agents_log_and_by_logs()
     let agent = world.reveille("agent").args(["--nats", &world.nats_url()]);
     let agent = agent.args(["--config", &file]).arg("--data-dir").arg(&data);
     let agent = agent.env("HF_TOKEN", "secret-canary").start();
-    api.wait_for_status("gpu-box/qwen", "hibernating", SOON).await;
+    for model in ["gpu-box/llama", "gpu-box/qwen"] {
+        api.wait_for_status(model, "hibernating", SOON).await;
+    }
     let answer = api.chat("gpu-box/llama").await;
     assert_eq!(answer.status, 503, "{}", answer.text());
     let said = answer.text();
