@@ -348,24 +348,24 @@ async fn the_oldest_wake_is_first() {
         Backend::start().await,
     ];
     let groups = Groups::default();
-    let stays = |backend: &Backend| member(backend, "/sleep", "").replace("1ms", "100ms");
     let members: Vec<_> = ["a", "b", "c"]
         .iter()
         .zip(&backends)
-        .map(|(name, backend)| Owned::member(&groups, name, &stays(backend)))
+        .map(|(name, backend)| Owned::member(&groups, name, &member(backend, "/sleep", "")))
         .collect();
     for member in &members {
         member.until(Hibernating).await;
     }
     members[0].wake();
     members[0].until(Active).await;
-    members[1].wake();
+    let second = members[1].wake();
     members[1].until(Waking).await;
     eventually("its turn", || members[0].handle.gate.enter().is_none()).await;
-    members[2].wake();
-    members[1].until(Active).await;
-    assert_eq!(members[2].control.status(), Some(Waking));
+    let third = members[2].wake();
     members[2].until(Active).await;
+    let made_room_for = |index: usize| members[index].control.sleeps_for();
+    assert_eq!(made_room_for(0), [second.wake_id]);
+    assert_eq!(made_room_for(1), [third.wake_id]);
     let awake = |index: usize| members[index].control.status() == Some(Active);
     assert!(!awake(0) && !awake(1) && awake(2));
     assert!(backends.iter().all(|backend| backend.wakes().len() == 1));
