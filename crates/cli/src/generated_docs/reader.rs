@@ -50,11 +50,15 @@ fn in_a_group(key: &Key) -> bool {
 }
 
 fn read(section: &Section, key: &Key, value: &str) -> Result<Config, String> {
-    // An earlier line with the same key goes first.
+    // An earlier line of the same table with the same key goes first.
     let around = around(section, key);
-    let lines = around
-        .lines()
-        .filter(|line| !line.starts_with(&format!("{} = ", key.name)));
+    let all: Vec<_> = around.lines().collect();
+    let begins = all.iter().rposition(|line| line.starts_with('['));
+    let begins = begins.unwrap_or_default();
+    let lines = all.into_iter().enumerate();
+    let lines = lines
+        .filter(|(place, line)| *place < begins || !line.starts_with(&format!("{} = ", key.name)))
+        .map(|(_, line)| line);
     let file = format!(
         "{}\n{} = {value}\n",
         lines.collect::<Vec<_>>().join("\n"),
