@@ -102,9 +102,11 @@ const MISTAKES: &[Mistake] = &[
         comes: RunsOn(served!("\"no-such-server\"", ""), UP, &["WARN", "install `no-such-server`", "reveille is up", "  warning p: step 1"]) },
     Mistake { number: "9", what: "a base URL with a path too much",
         comes: Ends("[[provider]]\nname = \"p\"\nbase_url = \"http://127.0.0.1:8000/v1/chat\"\n", CHECK, 0, &["warning: base_url ends with `/v1/chat`", "write base_url = \"http://127.0.0.1:8000\""]) },
+    Mistake { number: "9b", what: "no mistake: a preset",
+        comes: Ends(provider!("[[preset]]\nname = \"bot\"\nmodel = \"m\"\nsystem = \"x\"\n"), CHECK, 0, &["with 1 provider\n", "    preset bot of m\n"]) },
     Mistake { number: "9b", what: "a preset of a model that isn't there",
         comes: Ends(provider!("[[preset]]\nname = \"bot\"\nmodel = \"n\"\nsystem = \"x\"\n"), CHECK, 2,
-            &[":7: preset[0].model: is the public name of no model of this file's providers"]) },
+            &[":7: preset[0].model: no provider of this file has a model of this public name"]) },
     Mistake { number: "9b", what: "a preset of the backend's own name for a model",
         comes: Ends("[[provider]]\nname = \"p\"\nbase_url = \"http://127.0.0.1\"\nmodels = [{ id = \"Org/M\", as = \"m\" }]\n\
                 [[preset]]\nname = \"bot\"\nmodel = \"Org/M\"\nsystem = \"x\"\n", CHECK, 2, &[":7: preset[0].model", "did you mean `m`?"]) },
