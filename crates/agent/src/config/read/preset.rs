@@ -132,7 +132,7 @@ fn read(
         }
         Ok(asked)
     });
-    let system = table.take("system").map(system);
+    let system = table.take("system").map(|value| system(&value));
     let parameters = parameters(&mut table, "parameters", &Parameters::new());
     let pinned = self::parameters(&mut table, "pinned", &parameters);
     Some(Preset {
@@ -189,7 +189,7 @@ fn meant(near: Option<&str>) -> String {
 }
 
 /// `system`: a text, or a table with a file.
-fn system(value: Value<'_>) -> Option<Secret> {
+fn system(value: &Value<'_>) -> Option<Secret> {
     let text = if value.is_table() {
         let mut table = value.clone().table()?;
         table.only(&[&["file"]]);
