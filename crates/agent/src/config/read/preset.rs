@@ -178,7 +178,7 @@ fn unknown_model<'a>(
         .map(|model| model.public.as_str())
         .or_else(|| nearest(asked.as_str(), public));
     format!(
-        "is the public name of no model of this file's providers{}",
+        "no provider of this file has a model of this public name{}",
         meant(near)
     )
 }
