@@ -94,6 +94,22 @@ async fn a_request_without_a_place_for_a_system_prompt_wakes_no_preset_and_is_to
             assert_eq!(answer.error(), "preset_not_supported", "{path}");
         }
     }
+    let paths = served.get("/openapi.json").await.json()["paths"].clone();
+    for path in reveille_bus::relay::POST_PATHS
+        .iter()
+        .filter(|path| **path != "/api/show")
+    {
+        let description = &paths[*path]["post"]["description"];
+        let expected = if PRESET_PATHS.contains(path) {
+            "may be a preset"
+        } else {
+            "`preset_not_supported`"
+        };
+        assert!(
+            description.as_str().is_some_and(|text| text.contains(expected)),
+            "{path}: {description}"
+        );
+    }
     let show = Answer::of(served.post("/api/show", &json!({ "model": "bot" }))).await;
     assert_eq!((show.status, &show.json()["name"]), (200, &json!("bot")));
     assert_eq!((served.hub.asked(), served.hub.sent().len()), (0, 0));
