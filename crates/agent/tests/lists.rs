@@ -175,6 +175,27 @@ async fn a_list_that_fails_and_a_backend_that_sleeps_withdraw_nothing() {
 }
 
 #[tokio::test]
+async fn a_preset_is_published_and_withdrawn_with_its_model_and_is_as_able() {
+    let lister = Lister::start().await;
+    lister.list(&json!([{ "id": "m", "max_model_len": 8192 }, { "id": "bot", "max_model_len": 1 }]));
+    let preset = "[[preset]]\nname = \"bot\"\nmodel = \"m\"\nsystem = \"Be brief.\"\n";
+    let owned = Owned::start(&(probed(&lister, "") + preset));
+    owned.until(Active).await;
+    lists(&owned, &["m", "bot"]).await;
+    let spec = published(&owned);
+    let of_bot = spec.preset(&model("bot")).expect("a preset");
+    assert_eq!((&of_bot.model, of_bot.hash.as_str().len()), (&model("m"), 12));
+    let length = spec
+        .details(&model("bot"))
+        .and_then(|details| details.context_length);
+    assert_eq!(length, Some(8192), "what the backend calls `bot` isn't published");
+    lister.name(&["n"]);
+    lists(&owned, &["n"]).await;
+    lister.name(&["m"]);
+    lists(&owned, &["m", "bot"]).await;
+}
+
+#[tokio::test]
 async fn a_wake_that_makes_the_models_known_keeps_its_stages() {
     let lister = Lister::start().await;
     lister.forget("/ok");

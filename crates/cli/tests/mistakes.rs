@@ -102,6 +102,40 @@ const MISTAKES: &[Mistake] = &[
         comes: RunsOn(served!("\"no-such-server\"", ""), UP, &["WARN", "install `no-such-server`", "reveille is up", "  warning p: step 1"]) },
     Mistake { number: "9", what: "a base URL with a path too much",
         comes: Ends("[[provider]]\nname = \"p\"\nbase_url = \"http://127.0.0.1:8000/v1/chat\"\n", CHECK, 0, &["warning: base_url ends with `/v1/chat`", "write base_url = \"http://127.0.0.1:8000\""]) },
+    Mistake { number: "9b", what: "no mistake: a preset",
+        comes: Ends(provider!("[[preset]]\nname = \"bot\"\nmodel = \"m\"\nsystem = \"x\"\n"), CHECK, 0, &["with 1 provider\n", "    preset bot of m\n"]) },
+    Mistake { number: "9b", what: "a preset of a model that isn't there",
+        comes: Ends(provider!("[[preset]]\nname = \"bot\"\nmodel = \"n\"\nsystem = \"x\"\n"), CHECK, 2,
+            &[":7: preset[0].model: no provider of this file has a model of this public name"]) },
+    Mistake { number: "9b", what: "a preset of the backend's own name for a model",
+        comes: Ends("[[provider]]\nname = \"p\"\nbase_url = \"http://127.0.0.1\"\nmodels = [{ id = \"Org/M\", as = \"m\" }]\n\
+                [[preset]]\nname = \"bot\"\nmodel = \"Org/M\"\nsystem = \"x\"\n", CHECK, 2, &[":7: preset[0].model", "did you mean `m`?"]) },
+    Mistake { number: "9b", what: "a preset of a preset",
+        comes: Ends(provider!("[[preset]]\nname = \"a\"\nmodel = \"m\"\nsystem = \"x\"\n[[preset]]\nname = \"b\"\nmodel = \"a\"\nsystem = \"x\"\n"), CHECK, 2,
+            &[":11: preset[1].model: is a preset itself: name the model that is to answer"]) },
+    Mistake { number: "9b", what: "a preset with the name of a model, and two with one name",
+        comes: Ends(provider!("[[preset]]\nname = \"m:latest\"\nmodel = \"m\"\nsystem = \"x\"\n\
+                [[preset]]\nname = \"a\"\nmodel = \"m\"\nsystem = \"x\"\n[[preset]]\nname = \"a\"\nmodel = \"m\"\nsystem = \"x\"\n"), CHECK, 2,
+            &[":6: preset[0].name: a model has the same name", ":14: preset[2].name: another preset has the same name"]) },
+    Mistake { number: "9b", what: "a preset of a provider that isn't there",
+        comes: Ends(provider!("[[preset]]\nname = \"bot\"\nmodel = \"m\"\nprovider = \"q\"\nsystem = \"x\"\n"), CHECK, 2,
+            &[":8: preset[0].provider: no provider of this file has this name"]) },
+    Mistake { number: "9b", what: "a preset that adds nothing, and one that is empty",
+        comes: Ends(provider!("[[preset]]\nname = \"a\"\nmodel = \"m\"\n[[preset]]\nname = \"b\"\nmodel = \"m\"\nsystem = \" \"\n"), CHECK, 2,
+            &[":5: preset[0]: adds nothing to its model: it needs `system`, `parameters` or `pinned`", ":11: preset[1].system: is empty"]) },
+    Mistake { number: "9b", what: "a preset whose file isn't there, and one whose file is too large",
+        comes: Ends(provider!("[[preset]]\nname = \"a\"\nmodel = \"m\"\nsystem = { file = \"none.md\" }\n\
+                [[preset]]\nname = \"b\"\nmodel = \"m\"\nsystem = { file = \"large.md\" }\n"), CHECK, 2,
+            &[":8: preset[0].system.file: {folder}/none.md can't be read: ", ":12: preset[1].system.file: {folder}/large.md is larger than 65536 bytes"]) },
+    Mistake { number: "9b", what: "a preset that pins what only a request says",
+        comes: Ends(provider!("[[preset]]\nname = \"a\"\nmodel = \"m\"\npinned = { stream = true, model = \"n\", messages = [] }\n"), CHECK, 2,
+            &[":8: preset[0].pinned.stream: is the request's own: a preset can't set it", "preset[0].pinned.model: ", "preset[0].pinned.messages: "]) },
+    Mistake { number: "9b", what: "a parameter by another API's name, and one that is there twice",
+        comes: Ends(provider!("[[preset]]\nname = \"a\"\nmodel = \"m\"\nparameters = { num_predict = 9, seed = 1 }\npinned = { seed = 2 }\n"), CHECK, 2,
+            &[":8: preset[0].parameters.num_predict: is written `max_tokens` here", ":9: preset[0].pinned.seed: is in `parameters` too"]) },
+    Mistake { number: "9b", what: "a preset inside a provider, and its prompt there",
+        comes: Ends(provider!("system = \"x\"\n[[provider.preset]]\nname = \"a\"\n"), CHECK, 2,
+            &[":5: provider[0].system: unknown key here: did you mean it in `[[preset]]`?", ":6: provider[0].preset: unknown table here: did you mean `[[preset]]`?"]) },
     Mistake { number: "10", what: "a model that nobody publishes",
         comes: Elsewhere("crates/api/src/http/tests/waking.rs", "an_unknown_model_is_answered_with_similar_names_once_the_journal_is_read") },
     Mistake { number: "11", what: "a script that is not executable",
@@ -242,6 +276,7 @@ impl Place {
         };
         write("server.py", SERVER, 0o644);
         write("plain", "#!/bin/sh\n", 0o644);
+        write("large.md", &"x".repeat(64 * 1024 + 1), 0o644);
         write("odd", "#!/opt/no/python\n", 0o755);
         write("dos", "#!/bin/sh\r\n", 0o755);
         write(

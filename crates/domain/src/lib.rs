@@ -32,14 +32,14 @@ pub use key::{Key, KeyCommand, KeyEvent, KeyRejection, Scope, Scopes};
 pub use model::{MAX_CAPABILITIES, ModelDetails, latest_alias, named};
 pub use names::{
     AgentName, Capability, ExtraPath, GroupName, InvalidName, KeyId, KeyName, MAX_CAPABILITY_BYTES,
-    MAX_KEY_NAME_BYTES, MAX_MODEL_NAME_BYTES, MAX_PATH_BYTES, MAX_TOKEN_BYTES, ModelName, ProviderId,
-    ProviderName,
+    MAX_KEY_NAME_BYTES, MAX_MODEL_NAME_BYTES, MAX_PATH_BYTES, MAX_TOKEN_BYTES, ModelName, PRESET_HASH_DIGITS,
+    PresetHash, ProviderId, ProviderName,
 };
 pub use provider::{Provider, ProviderCommand, ProviderEvent, Rejection, Status};
 pub use secret::SecretHash;
 pub use spec::{
-    Availability, InvalidSpec, MAX_EXTRA_PATHS, MAX_GROUPS, MAX_MODELS, MAX_WAKE_BUDGET, ProviderSpec,
-    RecipeKind, WakeSpec,
+    Availability, InvalidSpec, MAX_EXTRA_PATHS, MAX_GROUPS, MAX_MODELS, MAX_WAKE_BUDGET, PresetSpec,
+    ProviderSpec, RecipeKind, WakeSpec,
 };
 pub use time::Timestamp;
 pub use wake::{

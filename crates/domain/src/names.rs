@@ -15,6 +15,9 @@ pub const MAX_CAPABILITY_BYTES: usize = 32;
 /// The longest path at a backend, in bytes.
 pub const MAX_PATH_BYTES: usize = 128;
 
+/// How many hexadecimal digits of a preset's hash are published.
+pub const PRESET_HASH_DIGITS: usize = 12;
+
 /// The shortest and the longest key id, in bytes.
 const KEY_ID_BYTES: std::ops::RangeInclusive<usize> = 8..=16;
 /// The longest name of a key, in bytes.
@@ -40,6 +43,9 @@ pub enum InvalidName {
          Reveille's own"
     )]
     Path,
+    /// Hashes of presets.
+    #[error("a preset's hash is {PRESET_HASH_DIGITS} of 0-9 and a-f")]
+    PresetHash,
     /// Ids of keys.
     #[error("a key's id is {} to {} of a-z and 0-9", KEY_ID_BYTES.start(), KEY_ID_BYTES.end())]
     KeyId,
@@ -79,6 +85,11 @@ fn is_path(raw: &str) -> bool {
     let is_absolute = segments.next() == Some("");
     let is_own = segments.clone().next() == Some("reveille");
     raw.len() <= MAX_PATH_BYTES && is_absolute && !is_own && segments.all(is_segment)
+}
+
+fn is_preset_hash(raw: &str) -> bool {
+    let legal = |b: u8| b.is_ascii_digit() || (b'a'..=b'f').contains(&b);
+    raw.len() == PRESET_HASH_DIGITS && raw.bytes().all(legal)
 }
 
 fn is_key_id(raw: &str) -> bool {
@@ -167,6 +178,11 @@ name! {
     /// A path at a backend that clients may post to, beside those that every backend may have. The config takes fewer, but what agents
     /// have published stays readable.
     ExtraPath, is_path, Path
+}
+
+name! {
+    /// The beginning of the SHA-256 of what a preset adds to requests. It shows that a preset has changed, and nothing of its text.
+    PresetHash, is_preset_hash, PresetHash
 }
 
 name! {

@@ -3,7 +3,7 @@
 use crate::{
     balancing::Balancing,
     model::{MAX_CAPABILITIES, ModelDetails},
-    names::{ExtraPath, GroupName, ModelName},
+    names::{ExtraPath, GroupName, ModelName, PresetHash},
 };
 use serde::{Deserialize, Serialize};
 use std::{
@@ -62,6 +62,16 @@ impl WakeSpec {
     }
 }
 
+/// What is published of a preset: a name for one of the provider's models, with a system prompt and parameters that stay in the
+/// agent's config.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PresetSpec {
+    /// The model that answers.
+    pub model: ModelName,
+    /// Tells whether what it adds has changed.
+    pub hash: PresetHash,
+}
+
 /// What a provider publishes: its models, how long a wake may take if it can be woken, and its groups.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "RawSpec")]
@@ -74,6 +84,8 @@ pub struct ProviderSpec {
     groups: Vec<GroupName>,
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     details: BTreeMap<ModelName, ModelDetails>,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    presets: BTreeMap<ModelName, PresetSpec>,
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     latest_tag: bool,
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -94,6 +106,8 @@ struct RawSpec {
     #[serde(default)]
     details: BTreeMap<ModelName, ModelDetails>,
     #[serde(default)]
+    presets: BTreeMap<ModelName, PresetSpec>,
+    #[serde(default)]
     latest_tag: bool,
     #[serde(default)]
     extra_paths: Vec<ExtraPath>,
@@ -108,7 +122,8 @@ impl TryFrom<RawSpec> for ProviderSpec {
         let spec = spec.in_groups(raw.groups)?.with_details(raw.details)?;
         spec.with_latest_tag(raw.latest_tag)
             .with_balancing(raw.balancing)
-            .with_extra_paths(raw.extra_paths)
+            .with_extra_paths(raw.extra_paths)?
+            .with_presets(raw.presets)
     }
 }
 
@@ -133,6 +148,9 @@ pub enum InvalidSpec {
     /// Details of a model that isn't published.
     #[error("there are details of {0}, which isn't published")]
     UnknownModel(ModelName),
+    /// A preset that isn't published as a model, or whose model isn't.
+    #[error("the preset {0} isn't among the models, or its model isn't")]
+    UnknownPreset(ModelName),
     /// Too many capabilities of a model.
     #[error("a model has at most {MAX_CAPABILITIES} capabilities")]
     TooManyCapabilities,
@@ -160,6 +178,7 @@ impl ProviderSpec {
             can_sleep,
             groups: vec![],
             details: BTreeMap::new(),
+            presets: BTreeMap::new(),
             latest_tag: false,
             extra_paths: vec![],
             balancing: Balancing::default(),
@@ -181,6 +200,21 @@ impl ProviderSpec {
             return Err(InvalidSpec::TooManyCapabilities);
         }
         Ok(Self { details, ..self })
+    }
+
+    /// The same where these of its models are presets.
+    ///
+    /// # Errors
+    /// When one of them isn't published, or the model of one isn't, or is a preset itself.
+    pub fn with_presets(self, presets: BTreeMap<ModelName, PresetSpec>) -> Result<Self, InvalidSpec> {
+        let is_model = |model| self.models.contains(model) && !presets.contains_key(model);
+        let unknown = presets
+            .iter()
+            .find(|(name, preset)| !self.models.contains(name) || !is_model(&preset.model));
+        if let Some((name, _)) = unknown {
+            return Err(InvalidSpec::UnknownPreset(name.clone()));
+        }
+        Ok(Self { presets, ..self })
     }
 
     /// The same for a backend where a name without a tag means the tag `latest`, as with Ollama.
@@ -217,7 +251,7 @@ impl ProviderSpec {
         Ok(Self { groups, ..self })
     }
 
-    /// The public names of its models.
+    /// The public names of its models, presets included.
     #[must_use]
     pub fn models(&self) -> &[ModelName] {
         &self.models
@@ -227,6 +261,12 @@ impl ProviderSpec {
     #[must_use]
     pub fn details(&self, model: &ModelName) -> Option<&ModelDetails> {
         self.details.get(model)
+    }
+
+    /// The preset with this name, if the model is one.
+    #[must_use]
+    pub fn preset(&self, model: &ModelName) -> Option<&PresetSpec> {
+        self.presets.get(model)
     }
 
     /// Whether a name without a tag means the tag `latest` there.

@@ -3,9 +3,10 @@
 
 use reveille_domain::{
     AdvanceReason, Agent, AgentEvent, AgentKey, AgentName, Balancing, Capability, Epoch, ExtraPath, Failures,
-    GroupName, Key, KeyEvent, KeyId, KeyName, ModelDetails, ModelName, Provider, ProviderEvent, ProviderId,
-    ProviderSpec, RecipeKind, ReportId, ReportSeq, SecretHash, SessionId, SleepReason, Stage, Timestamp,
-    TokenId, Wake, WakeCause, WakeFailure, WakeFailureKind, WakeId, WakeOutcome, WakeSpec,
+    GroupName, Key, KeyEvent, KeyId, KeyName, ModelDetails, ModelName, PresetHash, PresetSpec, Provider,
+    ProviderEvent, ProviderId, ProviderSpec, RecipeKind, ReportId, ReportSeq, SecretHash, SessionId,
+    SleepReason, Stage, Timestamp, TokenId, Wake, WakeCause, WakeFailure, WakeFailureKind, WakeId,
+    WakeOutcome, WakeSpec,
     key::{KeyLimits, KeyPolicy},
     provider::{InactiveReason, RegisteredAs, StableStatus},
 };
@@ -206,6 +207,17 @@ fn registered_with_details() -> ProviderEvent {
     registered(detailed.with_latest_tag(true), RegisteredAs::Active)
 }
 
+fn registered_with_a_preset() -> ProviderEvent {
+    let bot = ModelName::parse("support-bot").expect("legal");
+    let preset = PresetSpec {
+        model: model(),
+        hash: PresetHash::parse("0123456789ab").expect("legal"),
+    };
+    let spec = ProviderSpec::new(vec![model(), bot.clone()], None, false).expect("legal");
+    let spec = spec.with_presets([(bot, preset)].into()).expect("its models");
+    registered(spec, RegisteredAs::Active)
+}
+
 fn registered_with_balancing() -> ProviderEvent {
     let balancing = Balancing::new(3, 10, Some(4)).expect("legal");
     registered(spec().with_balancing(balancing), RegisteredAs::Active)
@@ -224,6 +236,7 @@ fn provider_events() -> Vec<(&'static str, ProviderEvent)> {
         ),
         ("provider_registered_down", registered(bare, RegisteredAs::Down)),
         ("provider_registered_in_a_group", registered_in_a_group()),
+        ("provider_registered_with_a_preset", registered_with_a_preset()),
         ("provider_registered_with_balancing", registered_with_balancing()),
         ("provider_registered_with_details", registered_with_details()),
         (

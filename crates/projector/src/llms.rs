@@ -12,12 +12,12 @@ use reveille_domain::{
 };
 use sqlx::{PgConnection, Postgres, QueryBuilder, Row, postgres::PgRow};
 
-/// How many rows a statement inserts. At 23 values each they are far below a statement's limit of 65,535.
+/// How many rows a statement inserts. At 24 values each they are far below a statement's limit of 65,535.
 const ROWS_A_STATEMENT: usize = 500;
 
 const COLUMNS: &str = "agent, model, provider, name, kind, status, since_ms, epoch, wake_id, wake_deadline_ms, \
      can_wake, can_sleep, wakes_requested, wakes_succeeded, wakes_failed, last_wake_id, last_wake_took_ms, \
-     last_wake_failure, failures, held_until_ms, last_failure, updated_seq, unreadable_since_seq";
+     last_wake_failure, failures, held_until_ms, last_failure, updated_seq, unreadable_since_seq, preset";
 
 /// Replaces the rows of a provider. Remaining rows keep their heartbeat, and new ones take their agent's.
 pub(crate) async fn replace(
@@ -78,6 +78,9 @@ async fn upsert(db: &mut PgConnection, rows: &[LlmRow]) -> sqlx::Result<()> {
             .push_unseparated("::json");
         values.push_bind(big(row.updated_seq));
         values.push_bind(row.unreadable_since_seq.map(big));
+        values
+            .push_bind(row.preset.as_ref().map(json))
+            .push_unseparated("::json");
     });
     replace_existing(&mut sql, "agent, model, provider", COLUMNS);
     sql::built(&mut sql).execute(db).await?;
@@ -195,5 +198,6 @@ pub(crate) fn read(row: &PgRow) -> sqlx::Result<LlmRow> {
         last_heartbeat_ms: row.time_if_any("last_heartbeat_ms")?,
         updated_seq: row.number("updated_seq")?,
         unreadable_since_seq: row.number_if_any("unreadable_since_seq")?,
+        preset: row.json("preset")?,
     })
 }

@@ -37,6 +37,7 @@ mod outages;
 mod owner;
 mod packages;
 mod pools;
+mod presets;
 mod rack;
 mod real_systemd;
 mod recipes;

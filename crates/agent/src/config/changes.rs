@@ -84,6 +84,7 @@ fn changed(old: &ProviderConfig, new: &ProviderConfig) -> Option<Change> {
         trust,
         api_key,
         models,
+        presets,
         answer_model,
         answer_timeout,
         extra_paths,
@@ -105,6 +106,7 @@ fn changed(old: &ProviderConfig, new: &ProviderConfig) -> Option<Change> {
         ("insecure_skip_verify", trust.skip_verify != new.trust.skip_verify),
         ("api_key", *api_key != new.api_key),
         ("models", *models != new.models),
+        ("preset", *presets != new.presets),
         ("answer_model", *answer_model != new.answer_model),
         ("answer_timeout", *answer_timeout != new.answer_timeout),
         ("extra_paths", *extra_paths != new.extra_paths),
@@ -216,6 +218,35 @@ mod tests {
             change("models = [\"m\"]", both),
             adjusted(&["models", "answer_timeout", "probe"])
         );
+    }
+
+    #[test]
+    fn a_changed_preset_adjusts_the_providers_that_serve_it_and_no_other() {
+        let file = tempfile::NamedTempFile::new().expect("a file");
+        let text = |more: &str| {
+            let other =
+                "[[provider]]\nname = \"other\"\nbase_url = \"http://127.0.0.1:3\"\nmodels = [\"n\"]\n";
+            let path = file.path().display();
+            format!(
+                "{BASE}{other}[[preset]]\nname = \"bot\"\nmodel = \"m\"\nsystem = {{ file = \"{path}\" }}\n{more}"
+            )
+        };
+        std::fs::write(file.path(), "You are terse.\n").expect("written");
+        let before = config(&text(""));
+        let of = |new: &Config| changes(&before, new).into_iter().collect::<Vec<_>>();
+        let p = ProviderName::parse("p").expect("legal");
+        let keys = vec!["preset".to_owned()];
+        let adjusted = [(p, Change::Adjusted { keys })];
+        assert_eq!(of(&config(&text(""))), []);
+        assert_eq!(of(&config(&text("pinned = { seed = 1 }\n"))), adjusted);
+        std::fs::write(file.path(), "You are terse.\n\n").expect("written");
+        assert_eq!(
+            of(&config(&text(""))),
+            [],
+            "an editor's white space means nothing"
+        );
+        std::fs::write(file.path(), "You are very terse.\n").expect("written");
+        assert_eq!(of(&config(&text(""))), adjusted, "the file's content counts");
     }
 
     #[test]

@@ -10,6 +10,7 @@ mod error;
 mod file;
 mod hours;
 mod places;
+mod preset;
 mod read;
 mod recipe;
 mod regular_file;
@@ -27,6 +28,7 @@ pub use error::ConfigError;
 pub use file::ConfigFile;
 pub use hours::{Hours, Window};
 pub use places::{Place, places};
+pub use preset::{Parameters, Preset};
 pub use read::machine_name;
 pub use recipe::{
     Action, CommandAction, EndCommand, HttpAction, SleepConfig, Step, VerifyConfig, WakeConfig,

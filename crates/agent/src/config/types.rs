@@ -4,12 +4,13 @@ use super::{
     address::{BaseUrl, NatsUrl},
     duration::millis,
     hours::Hours,
+    preset::Preset,
     recipe::{Action, DEFAULT_MIN_AWAKE, SleepConfig, Step, WakeConfig},
     secret::Secret,
     trust::Trust,
 };
 use reveille_domain::{AgentName, Balancing, ExtraPath, GroupName, ModelName, ProviderName, WakeSpec};
-use std::{path::PathBuf, time::Duration};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
 /// The whole file.
 #[derive(Debug, Clone, PartialEq)]
@@ -18,6 +19,8 @@ pub struct Config {
     pub agent: AgentConfig,
     /// `[[provider]]`, in the file's order; their names are unique.
     pub providers: Vec<ProviderConfig>,
+    /// `[[preset]]`, in the file's order; their names are unique.
+    pub presets: Vec<Arc<Preset>>,
 }
 
 /// `[agent]`.
@@ -51,6 +54,8 @@ pub struct ProviderConfig {
     pub api_key: Option<Secret>,
     /// The published models; `None` to publish what the backend lists.
     pub models: Option<Vec<ModelConfig>>,
+    /// The presets that it serves as long as it publishes their models.
+    pub presets: Vec<Arc<Preset>>,
     /// Which name of the model answers have; `None` for the public one of a model with another name at the backend, and else
     /// whatever the backend says.
     pub answer_model: Option<AnswerModelName>,

@@ -10,7 +10,7 @@ use crate::{
     fetch::Request,
 };
 use futures::{StreamExt, stream};
-use reveille_domain::{MAX_MODELS, ModelDetails, ModelName, latest_alias};
+use reveille_domain::{MAX_MODELS, ModelDetails, ModelName};
 use serde_json::{Value, json};
 use std::{collections::BTreeMap, time::Duration};
 use tokio::time::timeout;
@@ -54,15 +54,10 @@ pub async fn discover(
 
 /// What the list says of the configured models, by the names in the config.
 fn only(listed: &Listed, wanted: &[ModelConfig]) -> BTreeMap<ModelName, ModelDetails> {
-    let find = |id: &ModelName| {
-        listed.models.get(id).or_else(|| {
-            let alias = latest_alias(id.as_str()).filter(|_| listed.has_latest_tag())?;
-            listed.models.get(&ModelName::parse(&alias).ok()?)
-        })
-    };
+    let details = |id: &ModelName| listed.models.get(listed.name_of(id)?);
     let found = wanted
         .iter()
-        .filter_map(|model| Some((model.id.clone(), find(&model.id)?.clone())));
+        .filter_map(|model| Some((model.id.clone(), details(&model.id)?.clone())));
     found.collect()
 }
 

@@ -1,7 +1,7 @@
 //! What a backend lists.
 
 use crate::config::ModelConfig;
-use reveille_domain::{ModelDetails, ModelName};
+use reveille_domain::{ModelDetails, ModelName, latest_alias};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -27,6 +27,16 @@ impl Listed {
     #[must_use]
     pub fn has_latest_tag(&self) -> bool {
         self.server == Server::Ollama
+    }
+
+    /// The listed model that a config means by this name.
+    #[must_use]
+    pub fn name_of(&self, model: &ModelName) -> Option<&ModelName> {
+        let find = |name: &str| self.models.keys().find(|listed| listed.as_str() == name);
+        find(model.as_str()).or_else(|| {
+            let alias = latest_alias(model.as_str()).filter(|_| self.has_latest_tag())?;
+            find(&alias)
+        })
     }
 
     /// The first of these models that the backend doesn't list.

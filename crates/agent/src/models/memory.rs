@@ -2,7 +2,7 @@
 
 use super::listed::Listed;
 use crate::{
-    config::{BaseUrl, ProviderConfig},
+    config::{BaseUrl, Preset, ProviderConfig},
     state_dir::{StateDir, agent_file},
 };
 use parking_lot::Mutex;
@@ -16,12 +16,14 @@ use std::{
 const FILE: &str = "models.json";
 
 /// A model of a provider by both its names.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Served {
     /// The clients' name for it.
     pub public: ModelName,
     /// The backend's name for it.
     pub id: ModelName,
+    /// The preset, if the name is one's.
+    pub preset: Option<Arc<Preset>>,
 }
 
 /// What backends have listed, kept in the state directory; without one, only in memory. It also has which models the config names.
@@ -38,6 +40,8 @@ pub struct Memory {
 struct Claim {
     backend: BaseUrl,
     models: Vec<ModelName>,
+    /// Their names belong to no model of the agent.
+    presets: Vec<Arc<Preset>>,
 }
 
 impl Memory {
@@ -64,6 +68,7 @@ impl Memory {
         let claim = Claim {
             backend: provider.base_url.clone(),
             models: models.map(|model| model.public.clone()).collect(),
+            presets: provider.presets.clone(),
         };
         self.claims.lock().insert(provider.name.clone(), claim);
     }
@@ -73,11 +78,13 @@ impl Memory {
         self.claims.lock().remove(provider);
     }
 
-    /// Whether another provider of the same backend has claimed this model.
+    /// Whether a preset has claimed the name of this model, or another provider of the same backend the model.
     #[must_use]
     pub fn is_claimed(&self, provider: &ProviderConfig, model: &ModelName) -> bool {
         self.claims.lock().iter().any(|(by, claim)| {
-            *by != provider.name && claim.backend == provider.base_url && claim.models.contains(model)
+            let by_another =
+                *by != provider.name && claim.backend == provider.base_url && claim.models.contains(model);
+            by_another || claim.presets.iter().any(|preset| preset.takes_name(model))
         })
     }
 
@@ -109,19 +116,23 @@ impl Memory {
         let listed = self.recall(&provider.name);
         let latest_tag = listed.has_latest_tag();
         let of = ProviderId::new(agent.clone(), provider.name.clone());
-        let Some(models) = &provider.models else {
-            let id = named(&listed.models.keys(), latest_tag, &of, asked)?;
-            return Some(Served {
-                public: id.clone(),
-                id: id.clone(),
-            });
+        let is_free = |model: &&ModelName| provider.presets.iter().all(|preset| !preset.takes_name(model));
+        let names: Vec<_> = match &provider.models {
+            Some(models) => models.iter().map(|model| &model.public).collect(),
+            None => listed.models.keys().filter(is_free).collect(),
         };
-        let names = models.iter().map(|model| &model.public);
-        let public = named(&names, latest_tag, &of, asked)?;
-        let model = models.iter().find(|model| model.public == *public)?;
+        let presets = provider.presets.iter().map(|preset| &preset.name);
+        let public = named(&presets.chain(names.iter().copied()), latest_tag, &of, asked)?;
+        let preset = provider.presets.iter().find(|preset| preset.name == *public);
+        let model = preset.map_or(public, |preset| &preset.model);
+        let id = match &provider.models {
+            Some(models) => &models.iter().find(|own| own.public == *model)?.id,
+            None => listed.name_of(model)?,
+        };
         Some(Served {
             public: public.clone(),
-            id: model.id.clone(),
+            id: id.clone(),
+            preset: preset.cloned(),
         })
     }
 }
@@ -178,6 +189,51 @@ mod tests {
         );
         remember("asked", listed(Server::Other, &["llama3:latest"]));
         assert_eq!(id(1, "llama3"), None);
+    }
+
+    #[test]
+    fn a_preset_reaches_its_model_and_no_model_is_taken_for_it() {
+        let agent = AgentName::parse("box").expect("legal");
+        let text = "[[provider]]\nname = \"named\"\nbase_url = \"http://h:1\"\nmodels = [{ id = \"Org/Qwen\", as = \"qwen\" }]\n\
+                    [[provider]]\nname = \"asked\"\nbase_url = \"http://h:2\"\n\
+                    [[preset]]\nname = \"bot\"\nmodel = \"qwen\"\nsystem = \"x\"\n\
+                    [[preset]]\nname = \"only\"\nprovider = \"named\"\nmodel = \"qwen\"\nsystem = \"x\"\n";
+        let providers = Config::parse(text, "test.toml", &|_| None)
+            .expect("legal")
+            .providers;
+        let memory = Memory::default();
+        let served = |index: usize, asked: &str| {
+            let served = memory.served(&agent, &providers[index], asked)?;
+            let preset = served.preset.map(|preset| preset.name.to_string());
+            Some((served.public.to_string(), served.id.to_string(), preset))
+        };
+        let is = |public: &str, id: &str, preset: Option<&str>| {
+            Some((public.to_owned(), id.to_owned(), preset.map(str::to_owned)))
+        };
+        let of_named = is("bot", "Org/Qwen", Some("bot"));
+        assert_eq!(served(0, "bot"), of_named);
+        assert_eq!(served(0, "box/bot"), of_named);
+        assert_eq!(served(0, "box/named/bot"), of_named);
+        assert_eq!(served(0, "qwen"), is("qwen", "Org/Qwen", None));
+        assert_eq!(served(0, "only"), is("only", "Org/Qwen", Some("only")));
+        assert_eq!(served(1, "bot"), None, "its model isn't listed");
+        let remember = |models: &[&str]| {
+            let listed = listed(Server::Ollama, models);
+            memory.remember(&provider("asked"), listed).expect("in memory");
+        };
+        remember(&["qwen:latest", "bot:latest"]);
+        let of_asked = is("bot", "qwen:latest", Some("bot"));
+        assert_eq!(
+            (served(1, "bot"), served(1, "bot:latest")),
+            (of_asked.clone(), of_asked)
+        );
+        assert_eq!(served(1, "only"), None);
+        for provider in &providers {
+            memory.claim(provider);
+        }
+        let claimed = |index: usize, model| memory.is_claimed(&providers[index], &name(model));
+        assert!(claimed(1, "bot:latest") && claimed(0, "bot") && claimed(1, "only"));
+        assert!(!claimed(1, "qwen:latest"));
     }
 
     #[test]

@@ -5,10 +5,11 @@
 
 mod answer_model;
 mod outcome;
+mod preset;
 mod rename;
 
 use crate::{
-    config::{AnswerModelName, CHAT_PATH, COMPLETIONS_PATH, EMBEDDINGS_PATH, ProviderConfig},
+    config::{AnswerModelName, CHAT_PATH, COMPLETIONS_PATH, EMBEDDINGS_PATH, Preset, ProviderConfig},
     http1::{Client, Progress, Response, SendError, Upload},
     models::{Memory, Served},
     own_hub::OwnHub,
@@ -28,12 +29,17 @@ use parking_lot::RwLock;
 use reveille_bus::{
     open_files,
     relay::{
-        AnswerKind, FaultCode, FormReader, Incoming, MAX_BODY_BYTES, REQUEST_HEADERS, RESPONSE_HEADERS,
-        RelayFault, RequestBody, RequestHead, RespondError, ResponseHead, boundary, is_relayed,
+        AnswerKind, FaultCode, FormReader, Incoming, MAX_BODY_BYTES, PRESET_PATHS, REQUEST_HEADERS,
+        RESPONSE_HEADERS, RelayFault, RequestBody, RequestHead, RespondError, ResponseHead, boundary,
+        is_relayed, takes_presets,
     },
 };
-use reveille_domain::{AgentName, Availability, ModelName, ProviderName};
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use reveille_domain::{AgentName, Availability, ModelName, ProviderId, ProviderName, named};
+use std::{
+    collections::{BTreeSet, HashMap},
+    sync::Arc,
+    time::Duration,
+};
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit},
     time::{Instant, sleep, timeout, timeout_at},
@@ -58,6 +64,8 @@ const MAX_CONNECTIONS: usize = 65_536;
 const FILES_PAUSE: Duration = Duration::from_millis(100);
 /// How long a request that found no backend waits for its owner's report, beyond the time of a probe.
 const SETTLE_MARGIN: Duration = Duration::from_secs(8);
+/// How many names of presets are remembered of a provider before those of earlier configs are forgotten.
+const MAX_PRESET_NAMES: usize = 1024;
 /// The pause before a request asks again to be let in.
 const ENTRY_PAUSE: Duration = Duration::from_millis(10);
 
@@ -76,6 +84,16 @@ struct Backend {
     config: ProviderConfig,
     handle: Handle,
     client: Client,
+    /// The names of the presets that it has, or had before a reload. The backend itself may answer to any name.
+    preset_names: BTreeSet<ModelName>,
+}
+
+impl Backend {
+    /// Whether a name without a meaning now is a preset's, whose system prompt a request for it would lack.
+    fn lost_preset(&self, agent: &AgentName, asked: &str) -> bool {
+        let id = ProviderId::new(agent.clone(), self.config.name.clone());
+        named(&self.preset_names.iter(), true, &id, asked).is_some()
+    }
 }
 
 /// A request as the backend gets it.
@@ -132,12 +150,19 @@ impl Relay {
     pub fn publish(&self, config: ProviderConfig, handle: Handle) -> Result<(), rustls::Error> {
         let client = Client::of_backend(&config)?;
         let name = config.name.clone();
+        let mut backends = self.backends.write();
+        let before = backends.get(&name).map(|before| before.preset_names.clone());
+        let mut preset_names = before
+            .filter(|names| names.len() < MAX_PRESET_NAMES)
+            .unwrap_or_default();
+        preset_names.extend(config.presets.iter().map(|preset| preset.name.clone()));
         let backend = Arc::new(Backend {
             config,
             handle,
             client,
+            preset_names,
         });
-        self.backends.write().insert(name, backend);
+        backends.insert(name, backend);
         Ok(())
     }
 
@@ -246,12 +271,20 @@ impl Relay {
             served = self.memory.served(&self.agent, &backend.config, asked);
             served.as_ref().map(|served| served.id.to_string())
         };
-        let (mut query, named) = rename::rename_in_query(query, &mut as_backend);
-        let (begun, model) = match (named, form) {
+        let (mut query, in_query) = rename::rename_in_query(query, &mut as_backend);
+        let (mut begun, model) = match (in_query, form) {
             (Some(model), _) => (begun, Some(model)),
             (None, Some(form)) => rename::rename_in_form(begun, &form, as_backend),
             (None, None) => rename::rename(begun, as_backend),
         };
+        if let Some(preset) = served.as_ref().and_then(|served| served.preset.as_ref()) {
+            begun = with_preset(preset, head, path, begun)?;
+        }
+        let lost_preset = |asked: &String| backend.lost_preset(&self.agent, asked);
+        if served.is_none() && model.as_ref().is_some_and(lost_preset) {
+            let why = "the preset is no longer there, or its model isn't";
+            return Err(RelayFault::new(FaultCode::BadRequest, why));
+        }
         let body = match rest {
             Some(rest) => {
                 let bytes = begun.len() as u64 + left;
@@ -473,6 +506,20 @@ async fn unreached(backend: &Backend, reason: &str) -> RelayFault {
     }
 }
 
+/// The body with the preset in it, unless the request only asks about its model.
+fn with_preset(preset: &Preset, head: &RequestHead, path: &str, body: Bytes) -> Result<Bytes, RelayFault> {
+    if !PRESET_PATHS.contains(&path) && takes_presets(&head.method, path) {
+        return Ok(body);
+    }
+    preset::put(&body, preset, path).map_err(|why| {
+        let message = format!(
+            "the request can't be put together with the preset `{}`: {why}",
+            preset.name
+        );
+        RelayFault::new(FaultCode::BadRequest, message)
+    })
+}
+
 fn bad_frame(message: &str) -> RelayFault {
     RelayFault::new(FaultCode::BadFrame, message)
 }
@@ -617,6 +664,7 @@ mod tests {
             config,
             handle,
             client,
+            preset_names: BTreeSet::new(),
         };
         let agent = AgentName::parse("box").expect("legal");
         let relay = Relay::new(agent, OwnHub::of(None), Memory::default());
@@ -704,6 +752,29 @@ mod tests {
         drop(taken);
         let room = relay.connection_permit(Instant::now()).await;
         drop(room.expect("room again"));
+    }
+
+    #[tokio::test]
+    async fn a_name_that_was_a_presets_never_reaches_a_backend_that_may_answer_to_any() {
+        let (relay, backend, _inputs) = backend("http://127.0.0.1:1");
+        let Backend { config, handle, .. } = backend;
+        let preset = |name: &str| {
+            let text = format!(
+                "[[provider]]\nname = \"p\"\nbase_url = \"http://127.0.0.1:1\"\nmodels = [\"m\"]\n\
+                 [[preset]]\nname = \"{name}\"\nmodel = \"m\"\nsystem = \"x\"\n"
+            );
+            let config = Config::parse(&text, "test.toml", &|_| None).expect("legal");
+            config.providers[0].clone()
+        };
+        for config in [preset("bot"), preset("later"), config.clone()] {
+            relay.publish(config, handle.clone()).expect("no TLS");
+        }
+        let backends = relay.backends.read();
+        let lost = |asked: &str| backends[&config.name].lost_preset(&relay.agent, asked);
+        for asked in ["bot", "box/bot", "box/p/later", "bot:latest"] {
+            assert!(lost(asked), "{asked}");
+        }
+        assert!(!lost("m") && !lost("other"));
     }
 
     /// What a backend has read once it ends like this.

@@ -17,7 +17,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use reveille_domain::{
-    Capability, ModelDetails, ModelName, ProviderId, Scope, Timestamp, WakeCause, WakeId,
+    Capability, ModelDetails, ModelName, PresetSpec, ProviderId, Scope, Timestamp, WakeCause, WakeId,
     provider::StatusName,
 };
 use serde::{Deserialize, Serialize};
@@ -53,6 +53,9 @@ struct ModelStatus {
 /// The providers of the model.
 #[derive(Debug, Serialize)]
 struct Pool {
+    /// What it is a preset of, if all of its providers have it as the same one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    preset: Option<PresetSpec>,
     status: StatusName,
     providers: Vec<Member>,
     /// The wake in flight with the earliest deadline, if no provider is awake.
@@ -71,6 +74,9 @@ struct Member {
     status: StatusName,
     since_ms: Timestamp,
     can_wake: bool,
+    /// The preset that it is there.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    preset: Option<PresetSpec>,
 }
 
 /// How long a provider's last few wakes took.
@@ -297,9 +303,14 @@ impl Model {
                 p95_ms: millis(times.p95),
             })
         };
+        let mut presets = pool.iter().map(|snapshot| snapshot.preset(&id));
+        let preset = presets.next().flatten();
         let reveille = Pool {
+            preset: preset
+                .filter(|one| presets.all(|other| other == Some(*one)))
+                .cloned(),
             status,
-            providers: pool.iter().map(|snapshot| Member::of(snapshot)).collect(),
+            providers: pool.iter().map(|snapshot| Member::of(&id, snapshot)).collect(),
             wake: first.map(|(snapshot, wake)| Waking {
                 wake_id: wake.id,
                 provider: snapshot.provider.id.clone(),
@@ -344,9 +355,10 @@ pub(super) fn common(asked: &str, pool: &[Arc<ProviderSnapshot>]) -> ModelDetail
 }
 
 impl Member {
-    fn of(snapshot: &ProviderSnapshot) -> Self {
+    fn of(model: &str, snapshot: &ProviderSnapshot) -> Self {
         let provider = &snapshot.provider;
         Self {
+            preset: snapshot.preset(model).cloned(),
             id: provider.id.clone(),
             status: provider.status.name(),
             since_ms: provider.status.since(),

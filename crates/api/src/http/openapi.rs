@@ -10,7 +10,7 @@ use crate::{
     server::ServerLimits,
 };
 use axum::{Json, extract::State};
-use reveille_bus::relay::{MAX_FORM_PARTS, MAX_PART_HEAD_BYTES, MAX_STORED_ID_BYTES};
+use reveille_bus::relay::{MAX_FORM_PARTS, MAX_PART_HEAD_BYTES, MAX_STORED_ID_BYTES, takes_presets};
 use reveille_domain::{MAX_MODEL_NAME_BYTES, MAX_TOKEN_BYTES};
 use reveille_http1_guard::MAX_FIELDS;
 use serde_json::{Map, Value, json};
@@ -178,6 +178,14 @@ fn reference(kind: &str, name: &str) -> Value {
     json!({ "$ref": format!("#/components/{kind}/{name}") })
 }
 
+fn description(endpoint: &Endpoint, path: &str) -> &'static str {
+    match (endpoint.wakes, takes_presets(endpoint.verb.as_str(), path)) {
+        (true, true) => "Wakes the backend if it sleeps. The model may be a preset.",
+        (true, false) => "Wakes the backend if it sleeps. A preset gets 400 `preset_not_supported`.",
+        (false, _) => "Wakes no backend.",
+    }
+}
+
 fn operation(endpoint: &Endpoint, path: &str, has_default_model: bool) -> Value {
     let (method, streams) = (endpoint.verb.as_str(), endpoint.streams != Streams::Never);
     let mut parameters = vec![reference("parameters", "RequestId")];
@@ -205,7 +213,7 @@ fn operation(endpoint: &Endpoint, path: &str, has_default_model: bool) -> Value 
     let mut operation = json!({
         "operationId": operation_id(method, path),
         "tags": [endpoint.family.api()],
-        "description": if endpoint.wakes { "Wakes the backend if it sleeps." } else { "Wakes no backend." },
+        "description": description(endpoint, path),
         "parameters": parameters,
         "responses": {
             "200": { "description": "The backend's answer.", "content": content },

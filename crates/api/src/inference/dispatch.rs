@@ -178,12 +178,21 @@ impl Inference {
         {
             return Err(InferenceError::NotReady(missing));
         }
+        let has_presets = || {
+            pool.iter()
+                .any(|snapshot| snapshot.preset(request.model.as_str()).is_some())
+        };
+        let lacks_place = !request.takes_presets() && has_presets();
         let pool = request.at_its_path(pool);
         let best = self
             .members
             .choose_for(|| run.conversation(), &pool, Reach::All, &[]);
         best.ok_or_else(|| match &request.member {
             Some(member) => self.gone(member.clone()),
+            None if lacks_place => InferenceError::NoPlaceForPreset {
+                model: request.model.clone(),
+                path: request.plain_path().to_owned(),
+            },
             None => InferenceError::LacksPath {
                 model: request.model.clone(),
                 path: request.plain_path().to_owned(),

@@ -2,7 +2,7 @@
 
 use super::{request_body::BodyFault, startup::Missing};
 use crate::wakes::WakeError;
-use reveille_bus::relay::RelayError;
+use reveille_bus::relay::{PRESET_PATHS, RelayError};
 use reveille_domain::{ModelName, ProviderId, WakeId};
 use std::time::Duration;
 use thiserror::Error;
@@ -18,6 +18,12 @@ pub(crate) enum InferenceError {
     /// No provider of the model has the path in its config.
     #[error("no provider of `{model}` has {path} among its extra_paths")]
     LacksPath { model: ModelName, path: String },
+    /// The model is a preset, and a request for this path has no place for one.
+    #[error(
+        "`{model}` is a preset, and a request for {path} has no place for a system prompt: name a model, or ask the preset by one of {}",
+        PRESET_PATHS.join(", ")
+    )]
+    NoPlaceForPreset { model: ModelName, path: String },
     /// The request names no model, and there is none for such requests.
     #[error("`model` is missing or empty{}", listed(some))]
     NoModel { code: &'static str, some: Vec<String> },
@@ -137,6 +143,7 @@ impl InferenceError {
             Self::NotReady(_)
             | Self::UnknownModel { .. }
             | Self::LacksPath { .. }
+            | Self::NoPlaceForPreset { .. }
             | Self::NoModel { .. }
             | Self::Relay { .. }
             | Self::BadResponse { .. }
@@ -154,6 +161,7 @@ impl InferenceError {
             Self::NotReady(_)
             | Self::UnknownModel { .. }
             | Self::LacksPath { .. }
+            | Self::NoPlaceForPreset { .. }
             | Self::NoModel { .. }
             | Self::Asleep { .. }
             | Self::FallingAsleep { .. }

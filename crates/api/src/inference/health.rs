@@ -113,6 +113,7 @@ impl Failure {
                 | FaultCode::UnknownProvider
                 | FaultCode::Overloaded
                 | FaultCode::ShuttingDown
+                | FaultCode::BadRequest
                 | FaultCode::BadFrame
                 | FaultCode::Lost
                 | FaultCode::Unknown => return None,

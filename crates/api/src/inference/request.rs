@@ -3,7 +3,7 @@
 use super::{Endpoint, Options, RequestBody, ResponseBody, WakeMode, headers};
 use crate::{keys::Caller, registry::ProviderSnapshot};
 use axum::http::HeaderMap;
-use reveille_bus::relay::{HOLD_LIMIT, RequestHead, ResponseHead};
+use reveille_bus::relay::{HOLD_LIMIT, RequestHead, ResponseHead, takes_presets};
 use reveille_domain::{ModelName, ProviderId, WakeCause, WakeId, rows::READ_WAIT};
 use std::{sync::Arc, time::Duration};
 use tokio::time::Instant;
@@ -84,9 +84,15 @@ impl InferenceRequest {
         pool.retain(|snapshot| {
             let provider = &snapshot.provider;
             let is_member = self.member.as_ref().is_none_or(|member| *member == provider.id);
-            is_member && self.endpoint.is_at(&provider.spec, self.plain_path())
+            let is_at = is_member && self.endpoint.is_at(&provider.spec, self.plain_path());
+            is_at && (self.takes_presets() || snapshot.preset(self.model.as_str()).is_none())
         });
         pool
+    }
+
+    /// Whether it has a place for a preset, or needs none.
+    pub(super) fn takes_presets(&self) -> bool {
+        takes_presets(self.endpoint.verb.as_str(), self.plain_path())
     }
 
     /// Whether it still waits for a backend to be put to sleep and woken again.

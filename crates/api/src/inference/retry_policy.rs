@@ -223,6 +223,7 @@ fn unreached(error: &RelayError) -> NextStep {
             FaultCode::BackendFailed
             | FaultCode::BackendTimeout
             | FaultCode::Cancelled
+            | FaultCode::BadRequest
             | FaultCode::BadFrame
             | FaultCode::Lost
             | FaultCode::Unknown => NextStep::Finish,

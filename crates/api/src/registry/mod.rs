@@ -10,7 +10,8 @@ use reveille_bus::{
     AggregateId, BusError, Followed, Follower, JournalContext, JournalEntry, commit::AnyCommit,
 };
 use reveille_domain::{
-    AgentName, Epoch, ModelName, Provider, ProviderId, ProviderSpec, counted, latest_alias, named,
+    AgentName, Epoch, ModelName, PresetSpec, Provider, ProviderId, ProviderSpec, counted, latest_alias,
+    named,
     provider::{InactiveReason, Registered},
     rows::{LoadedAt, MemoryRows},
 };
@@ -47,6 +48,11 @@ impl ProviderSnapshot {
             &self.provider.id,
             asked,
         )
+    }
+
+    /// The preset that `asked` means at this provider, if it isn't a model.
+    pub(crate) fn preset(&self, asked: &str) -> Option<&PresetSpec> {
+        self.provider.spec.preset(self.named(asked)?)
     }
 }
 

@@ -64,6 +64,18 @@ pub const POST_PATHS: [&str; 32] = [
     "/api/embeddings",
     "/api/show",
 ];
+/// Those of them whose requests have a place for a system prompt, so that a preset can be asked.
+pub const PRESET_PATHS: [&str; 7] = [
+    "/v1/chat/completions",
+    "/v1/responses",
+    "/v1/messages",
+    "/v1/messages/count_tokens",
+    "/api/chat",
+    "/api/generate",
+    "/apply-template",
+];
+/// What is posted to ask about a model; its preset has the same answer.
+const SHOW_PATH: &str = "/api/show";
 /// What may be got from a backend.
 pub const GET_PATHS: [&str; 2] = ["/v1/audio/voices", "/props"];
 /// What the path of an answer begins with that a backend keeps; its id follows.
@@ -84,6 +96,12 @@ pub const OWN_PATHS: [&str; 8] = [
 ];
 const OWN_FOLDERS: [&str; 2] = ["/reveille/", "/v1/models/"];
 const MODELS_PATH: &str = "/v1/models";
+
+/// Whether a request with this method and path may name a preset: its body has a place for one, or it only asks about a model.
+#[must_use]
+pub fn takes_presets(method: &str, path: &str) -> bool {
+    method != "POST" || PRESET_PATHS.contains(&path) || path == SHOW_PATH || path.starts_with(STORED_PATH)
+}
 
 /// Why the config of a provider can't add a path: no request would come by it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -258,6 +276,8 @@ pub enum FaultCode {
     Overloaded,
     /// The agent is stopping. The backend didn't get the request.
     ShuttingDown,
+    /// The request can't be put together with the preset that it names, whatever is tried again. The backend didn't get it.
+    BadRequest,
     /// The request's frames make no sense, or a frame was lost.
     BadFrame,
     /// The agent doesn't know the request: its head or the response's end was lost.
@@ -276,7 +296,8 @@ impl FaultCode {
             | Self::BackendUnavailable
             | Self::UnknownProvider
             | Self::Overloaded
-            | Self::ShuttingDown => true,
+            | Self::ShuttingDown
+            | Self::BadRequest => true,
             Self::BackendFailed
             | Self::BackendTimeout
             | Self::Cancelled

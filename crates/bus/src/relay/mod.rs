@@ -41,8 +41,8 @@ pub use form::{BadForm, FormPart, FormReader, MAX_FORM_PARTS, MAX_PART_HEAD_BYTE
 pub use frame::{BadFrame, RequestId};
 pub use head::{
     FaultCode, GET_PATHS, HOLD_LIMIT, Headers, MAX_BODY_BYTES, MAX_STORED_ID_BYTES, OWN_PATHS, POST_PATHS,
-    REQUEST_HEADERS, RESPONSE_HEADERS, RelayFault, RequestHead, ResponseHead, STORED_PATH, UselessPath,
-    is_relayed, is_stored_id, useless_path,
+    PRESET_PATHS, REQUEST_HEADERS, RESPONSE_HEADERS, RelayFault, RequestHead, ResponseHead, STORED_PATH,
+    UselessPath, is_relayed, is_stored_id, takes_presets, useless_path,
 };
 pub use incoming::{Incoming, RequestBody};
 pub use last_event::LastEvent;

@@ -96,13 +96,17 @@ fn check(args: &ConfigCheck) -> Result<(), Failure> {
             |seconds| format!("woken within {seconds} s"),
         );
         text += &format!("\n  {}  {}  {wake}", provider.name, provider.base_url);
+        for preset in &provider.presets {
+            text += &format!("\n    preset {} of {}", preset.name, preset.model);
+        }
+        let presets: Vec<_> = provider.presets.iter().map(|preset| &preset.name).collect();
         let mistakes = mistakes(provider);
         for mistake in &mistakes {
             text += &format!("\n    warning: {mistake}");
         }
         providers.push(
             json!({"name": provider.name, "base_url": provider.base_url.to_string(), "wake_budget_s": budget,
-            "warnings": mistakes}),
+            "presets": presets, "warnings": mistakes}),
         );
     }
     let row = json!({"file": file, "ok": true, "agent": config.agent.name, "providers": providers});

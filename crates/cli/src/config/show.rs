@@ -1,6 +1,7 @@
 //! `reveille config show`: the effective config, defaults included, and where each value comes from.
 //!
-//! Secrets are hidden: API keys, and the headers, bodies, arguments, variables and URL queries of recipes.
+//! Secrets are hidden: API keys, and the headers, bodies, arguments, variables and URL queries of recipes. The system prompts of presets
+//! are cut short.
 
 use super::{FileArg, load};
 use crate::{
@@ -12,8 +13,8 @@ use crate::{
 use anyhow::Context;
 use clap::Args;
 use reveille_agent::config::{
-    Action, AnswerModelName, CommandAction, Config, Hours, HttpAction, ModelConfig, Place, ProviderConfig,
-    Step, places,
+    Action, AnswerModelName, CommandAction, Config, Hours, HttpAction, ModelConfig, Place, Preset,
+    ProviderConfig, Step, places,
 };
 use reveille_agent::wol::WakeOnLan;
 use serde_json::json;
@@ -21,6 +22,8 @@ use std::{collections::BTreeMap, env, fmt, fs, path::PathBuf, time::Duration};
 
 /// Shown in place of a secret.
 const REDACTED: &str = "[redacted]";
+/// How much of a system prompt is shown.
+const SHOWN_CHARS: usize = 60;
 /// The flag that overrides the file, and its variable.
 const NATS_FLAG: &str = "--nats";
 const NATS_VARIABLE: &str = "REVEILLE_NATS_URL";
@@ -53,6 +56,9 @@ pub fn run(args: &ConfigShow) -> Result<(), Failure> {
     shown.agent(&config, args.nats.as_deref())?;
     for (index, provider) in config.providers.iter().enumerate() {
         shown.provider(&format!("provider[{index}]"), provider);
+    }
+    for (index, preset) in config.presets.iter().enumerate() {
+        shown.preset(&format!("preset[{index}]"), preset);
     }
     if args.format.output != Format::Table {
         let rows: Vec<_> = shown.lines.iter().map(row).collect();
@@ -187,6 +193,31 @@ impl Shown {
         }
     }
 
+    fn preset(&mut self, path: &str, preset: &Preset) {
+        self.add(path, "name", quoted(preset.name.as_str()));
+        self.add(path, "model", quoted(preset.model.as_str()));
+        let provider = preset.provider.as_ref();
+        self.add_some(
+            path,
+            "provider",
+            provider.map(|provider| quoted(provider.as_str())),
+        );
+        let system = preset.system.as_ref();
+        self.add_some(
+            path,
+            "system",
+            system.map(|system| quoted(&beginning(system.reveal()))),
+        );
+        for (kind, parameters) in [("parameters", &preset.parameters), ("pinned", &preset.pinned)] {
+            for (name, value) in parameters {
+                self.add(path, &format!("{kind}.{name}"), value);
+            }
+        }
+        let hash = format!("{path}.hash = {}", quoted(preset.hash().as_str()));
+        self.lines
+            .push((hash, "what is published of all that it adds".to_owned()));
+    }
+
     fn hours(&mut self, path: &str, key: &str, hours: &Hours) {
         self.texts(path, key, hours.windows().map(ToString::to_string));
     }
@@ -319,6 +350,15 @@ fn model(model: &ModelConfig) -> String {
         return id;
     }
     format!("{{ id = {id}, as = {} }}", quoted(model.public.as_str()))
+}
+
+/// The beginning of a long text, on one line.
+fn beginning(text: &str) -> String {
+    let line = text.split_whitespace().collect::<Vec<_>>().join(" ");
+    match line.char_indices().nth(SHOWN_CHARS) {
+        Some((end, _)) => format!("{}… ({} bytes)", &line[..end], text.len()),
+        None => line,
+    }
 }
 
 /// A path with its query hidden.

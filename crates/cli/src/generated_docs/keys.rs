@@ -7,7 +7,7 @@ use super::markdown;
 use serde_json::{Map, Value};
 
 /// The tables of keys, by the names of their definitions in the schema.
-pub(super) const SECTIONS: [Section; 11] = [
+pub(super) const SECTIONS: [Section; 12] = [
     Section("agent"),
     Section("provider"),
     Section("model"),
@@ -19,6 +19,7 @@ pub(super) const SECTIONS: [Section; 11] = [
     Section("wol"),
     Section("tcp"),
     Section("verify"),
+    Section("preset"),
 ];
 
 /// A table of keys.

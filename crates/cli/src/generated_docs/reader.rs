@@ -17,6 +17,7 @@ fn around(section: &Section, key: &Key) -> String {
         "agent" => "[agent]\n".to_owned(),
         "provider" => provider.to_owned(),
         "model" => format!("{provider}[[provider.models]]\nid = \"m\"\n"),
+        "preset" => format!("{provider}[[preset]]\nname = \"bot\"\nmodel = \"m\"\nsystem = \"Be brief.\"\n"),
         "probe" => format!("{provider}[provider.probe]\n"),
         "wake" => format!(
             "{provider}[provider.wake]\ntype = \"http\"\nurl = \"http://127.0.0.1:1\"\ntimeout = \"1ms\"\n"
@@ -49,11 +50,15 @@ fn in_a_group(key: &Key) -> bool {
 }
 
 fn read(section: &Section, key: &Key, value: &str) -> Result<Config, String> {
-    // An earlier line with the same key goes first.
+    // An earlier line of the same table with the same key goes first.
     let around = around(section, key);
-    let lines = around
-        .lines()
-        .filter(|line| !line.starts_with(&format!("{} = ", key.name)));
+    let all: Vec<_> = around.lines().collect();
+    let begins = all.iter().rposition(|line| line.starts_with('['));
+    let begins = begins.unwrap_or_default();
+    let lines = all.into_iter().enumerate();
+    let lines = lines
+        .filter(|(place, line)| *place < begins || !line.starts_with(&format!("{} = ", key.name)))
+        .map(|(_, line)| line);
     let file = format!(
         "{}\n{} = {value}\n",
         lines.collect::<Vec<_>>().join("\n"),
@@ -89,7 +94,9 @@ fn entries(key: &Key, many: u64) -> String {
             items(|n| format!("\"{:02}:{:02}-24:00\"", n / 60, n % 60))
         ),
         "extra_paths" => format!("[{}]", items(|n| format!("\"/a{n}\""))),
-        "headers" | "env" => format!("{{ {} }}", items(|n| format!("a{n} = \"x\""))),
+        "headers" | "env" | "parameters" | "pinned" => {
+            format!("{{ {} }}", items(|n| format!("a{n} = \"x\"")))
+        }
         _ => format!("[{}]", items(|n| format!("\"A{n}\""))),
     }
 }
@@ -202,6 +209,7 @@ fn a_mistake_in_each_key_of_a_table_is_told_at_once() {
         let table = match section.0 {
             "agent" => "[agent]\n".to_owned(),
             "provider" => "[[provider]]\n".to_owned(),
+            "preset" => "[[preset]]\n".to_owned(),
             "model" => "[[provider]]\n[[provider.models]]\n".to_owned(),
             "verify" => format!("{}[provider.wake.verify]\n", wake("tcp")),
             kind @ ("http" | "command" | "wol" | "tcp") => wake(kind),

@@ -8,6 +8,7 @@ use crate::{
     ids::{Epoch, WakeId},
     names::{AgentName, ModelName, ProviderName},
     provider::{Provider, StatusName, WakeCounts},
+    spec::PresetSpec,
     time::Timestamp,
     wake::{Failures, WakeFailure, WakeRecord},
 };
@@ -25,6 +26,9 @@ pub struct LlmRow {
     pub provider: ProviderName,
     /// Its public name.
     pub model: ModelName,
+    /// What it is a preset of, if it is no model of its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub preset: Option<PresetSpec>,
     /// What kind of LLM it is.
     pub kind: LlmKind,
     /// Its provider's status.
@@ -99,6 +103,7 @@ pub fn llm_rows(provider: &Provider, seq: u64) -> Vec<LlmRow> {
         agent: provider.id.agent.clone(),
         provider: provider.id.provider.clone(),
         model: model.clone(),
+        preset: provider.spec.preset(model).cloned(),
         kind: LlmKind::Virtual,
         status: provider.status.name(),
         since_ms: provider.status.since(),

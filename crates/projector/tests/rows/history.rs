@@ -2,9 +2,9 @@
 
 use proptest::{collection::vec, prelude::*};
 use reveille_domain::{
-    Agent, AgentCommand, AgentName, Availability, CommandId, Epoch, KeyId, ModelName, Provider,
-    ProviderCommand, ProviderId, ProviderSpec, RecipeKind, ReportId, ReportSeq, SessionId, SleepReason,
-    Stage, Timestamp, WakeCause, WakeFailure, WakeFailureKind, WakeId, WakeOutcome, WakeSpec,
+    Agent, AgentCommand, AgentName, Availability, CommandId, Epoch, KeyId, ModelName, PresetHash, PresetSpec,
+    Provider, ProviderCommand, ProviderId, ProviderSpec, RecipeKind, ReportId, ReportSeq, SessionId,
+    SleepReason, Stage, Timestamp, WakeCause, WakeFailure, WakeFailureKind, WakeId, WakeOutcome, WakeSpec,
     rows::{RawMessage, RecordedEvent, RowSource, SourceBody, provider_aggregate_id},
 };
 use serde::Serialize;
@@ -345,7 +345,15 @@ fn spec(recipe: bool, models: usize) -> ProviderSpec {
         kind: RecipeKind::Http,
         budget_ms: 20_000,
     });
-    ProviderSpec::new((0..models).map(model).collect(), wake, !recipe).expect("legal")
+    let spec = ProviderSpec::new((0..models).map(model).collect(), wake, !recipe).expect("legal");
+    // The last of several is a preset of the first.
+    let preset = PresetSpec {
+        model: model(0),
+        hash: PresetHash::parse("0123456789ab").expect("legal"),
+    };
+    let presets = (models > 1).then(|| (model(models - 1), preset));
+    spec.with_presets(presets.into_iter().collect())
+        .expect("its models")
 }
 
 fn outcome(failure: Option<WakeFailureKind>) -> WakeOutcome {

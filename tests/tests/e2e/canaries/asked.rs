@@ -43,6 +43,23 @@ pub async fn answered_requests(hub: &Hub, key: &str) {
         .await;
     assert!(answer.text().contains("[DONE]"), "{}", answer.text());
 
+    let preset = chat(hub, "bot", "hello");
+    let answer = hub
+        .ask(
+            post("/v1/chat/completions").bearer_auth(key).json(&preset),
+            &["completion"],
+        )
+        .await;
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    let mut twice = serde_json::to_string(&preset).expect("JSON");
+    twice.insert_str(1, "\"messages\":[],");
+    let request = post("/v1/responses")
+        .bearer_auth(key)
+        .header("content-type", "application/json")
+        .body(twice.replace("\"messages\"", "\"instructions\""));
+    let answer = hub.ask(request, &[]).await;
+    assert_eq!(answer.status, 400, "{}", answer.text());
+
     for (path, place, body) in [
         (
             "/v1/completions",

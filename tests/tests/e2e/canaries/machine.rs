@@ -1,6 +1,6 @@
 //! A machine of backends: what they say, and a config with a secret wherever one can be.
 
-use super::{hub::Hub, scanner::Planted};
+use super::{PRESET, hub::Hub, scanner::Planted};
 use axum::{
     Router,
     extract::State,
@@ -148,6 +148,11 @@ impl Hub {
                  env = {{ GIVEN = \"{}\", MARKER = \"{marker}\" }}\nmax_wait = \"30s\"\n",
                 plant("output of a served command"), plant("argument of a served command"), plant("variable of a served command"),
             )),
+            // `config show` has its beginning.
+            format!(
+                "\n[[preset]]\nname = \"bot-{marker}\"\nmodel = \"open-{marker}\"\nsystem = \"{} {}\"\n",
+                "You are an assistant who answers in one word. ".repeat(2), plant(PRESET),
+            ),
         ]
         .concat()
     }

@@ -38,9 +38,12 @@ const SENT_BY_RECIPES: [&str; 8] = [
     "query of a recipe that is refused",
 ];
 
+/// What the agent adds to requests. Nobody but the backend gets it, not even over NATS.
+const PRESET: &str = "system prompt of a preset";
+
 /// What belongs into the requests to a backend.
 pub fn reaches_a_backend() -> Vec<&'static str> {
-    [&ASKED[..], &SENT_BY_RECIPES].concat()
+    [&ASKED[..], &SENT_BY_RECIPES, &[PRESET]].concat()
 }
 
 /// What belongs into the messages on a kind of subject.

@@ -32,6 +32,7 @@ fn assert_agent_takes(what: &str, config: &str) {
     let file = folder.path().join("reveille.toml");
     fs::write(&file, config).expect("the config is written");
     fs::write(folder.path().join("nas.pem"), CERTIFICATE).expect("what a config names as `ca` is written");
+    fs::write(folder.path().join("reviewer.md"), "Review code.\n").expect("what a preset names is written");
     let mut check = Command::new(program("reveille"));
     check.args(["config", "check"]).arg(&file);
     check.envs(VARIABLES.map(|variable| (variable, "x")));

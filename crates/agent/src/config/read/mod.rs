@@ -2,6 +2,7 @@
 
 mod command;
 mod network;
+mod preset;
 mod provider;
 mod recipe;
 mod table;
@@ -101,15 +102,24 @@ fn read(
 
 /// The config without what is wrong with it, which is noted.
 fn config(mut root: Table<'_>) -> Config {
-    root.only(&[&["agent", "provider"]]);
+    root.only(&[&["agent", "provider", "preset"]]);
     let agent = agent(root.table_or_empty("agent"));
     let entries = root.take("provider").map(|list| list.tables(MAX_PROVIDERS));
-    let entries = entries.unwrap_or_default().into_iter();
+    let entries = entries.unwrap_or_default();
     let mut names = Names::default();
-    let providers = entries
+    let written = entries.len();
+    let mut providers: Vec<_> = entries
+        .into_iter()
         .filter_map(|entry| provider::read(entry, &mut names))
         .collect();
-    Config { agent, providers }
+    let presets = root.take("preset").map(|list| list.tables(preset::MAX_PRESETS));
+    let are_all = providers.len() == written;
+    let presets = preset::read_all(presets.unwrap_or_default(), &mut providers, are_all);
+    Config {
+        agent,
+        providers,
+        presets,
+    }
 }
 
 fn agent(mut table: Table<'_>) -> AgentConfig {

@@ -105,6 +105,7 @@ pub(super) fn read(mut table: Table<'_>, names: &mut Names) -> Option<ProviderCo
         trust: trust.clone(),
         api_key,
         models,
+        presets: Vec::new(),
         answer_model,
         answer_timeout: answer_timeout.unwrap_or(ANSWER_TIMEOUT),
         extra_paths: extra_paths.unwrap_or_default(),

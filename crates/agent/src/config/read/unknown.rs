@@ -3,9 +3,10 @@
 use crate::config::suggest::nearest;
 
 /// The tables that are items of a list, which are written in double brackets.
-const LISTS: [&str; 2] = ["provider", "step"];
+const LISTS: [&str; 3] = ["provider", "preset", "step"];
 /// The tables of keys that are easily put into another, and these keys.
-const HOMES: [(&str, &[&str]); 4] = [
+const HOMES: [(&str, &[&str]); 5] = [
+    ("[[preset]]", &["preset", "system", "parameters", "pinned"]),
     ("[provider.wake]", &["max_wait", "max_per_day", "verify"]),
     ("[provider.sleep]", &["idle_after", "min_awake", "keep_warm"]),
     ("[agent]", &["nats", "credentials", "heartbeat", "quiet_hours"]),
@@ -24,7 +25,8 @@ const HOMES: [(&str, &[&str]); 4] = [
     ),
 ];
 /// Those of them that can be tables, with how each is begun. The others are keys only.
-const HOME_TABLES: [(&str, &str); 5] = [
+const HOME_TABLES: [(&str, &str); 6] = [
+    ("preset", "[[preset]]"),
     ("wake", "[provider.wake]"),
     ("sleep", "[provider.sleep]"),
     ("probe", "[provider.probe]"),

@@ -9,7 +9,7 @@ use crate::{
     models::{self, Listed, Memory},
 };
 use futures::{FutureExt, future::BoxFuture};
-use reveille_domain::{ModelDetails, ModelName, ProviderName, ProviderSpec};
+use reveille_domain::{MAX_MODELS, ModelDetails, ModelName, PresetSpec, ProviderName, ProviderSpec};
 use std::{
     collections::BTreeMap,
     time::{Duration, SystemTime, UNIX_EPOCH},
@@ -171,19 +171,28 @@ impl Owner {
         if let Some(refused) = self.refused_spec() {
             return Some(refused);
         }
-        let details = match &self.setup.config.models {
+        let mut details = match &self.setup.config.models {
             Some(_) => self.configured(),
             None => self.discovered(),
         };
         let config = &self.setup.config;
-        let models = match &config.models {
+        let mut models: Vec<_> = match &config.models {
             Some(models) => models.iter().map(|model| model.public.clone()).collect(),
             None => details.keys().cloned().collect(),
         };
+        let presets = self.presets(&models);
+        // A preset is as able as its model.
+        for (name, preset) in &presets {
+            if let Some(of_model) = details.get(&preset.model).cloned() {
+                details.insert(name.clone(), of_model);
+            }
+        }
+        models.extend(presets.keys().cloned());
         let spec = ProviderSpec::new(models, config.wake_spec(), config.sleep.is_some())
             .and_then(|spec| spec.in_groups(config.exclusive.clone()))
             .and_then(|spec| spec.with_extra_paths(config.extra_paths.clone()))
-            .and_then(|spec| spec.with_details(details));
+            .and_then(|spec| spec.with_details(details))
+            .and_then(|spec| spec.with_presets(presets));
         let spec = spec.map_err(
             |error| error!(provider.name = %config.name, %error, "{} can't be published", config.name),
         );
@@ -212,12 +221,29 @@ impl Owner {
         details.collect()
     }
 
-    /// The listed models, but for those that another provider of this backend has in its config.
+    /// The listed models, but for those that another provider of this backend has in its config, and whose names are presets'.
     fn discovered(&self) -> BTreeMap<ModelName, ModelDetails> {
         let (memory, config) = (&self.setup.memory, &self.setup.config);
-        let mut models = self.listing.listed.models.clone();
-        models.retain(|model, _| !memory.is_claimed(config, model));
-        models
+        let listed = self.listing.listed.models.iter();
+        let own = listed.filter(|(model, _)| !memory.is_claimed(config, model));
+        let room = MAX_MODELS - config.presets.len();
+        own.take(room)
+            .map(|(model, details)| (model.clone(), details.clone()))
+            .collect()
+    }
+
+    /// What is to be published of the presets whose models are among these.
+    fn presets(&self, models: &[ModelName]) -> BTreeMap<ModelName, PresetSpec> {
+        let config = &self.setup.config;
+        let model = |model: &ModelName| match config.models {
+            Some(_) => Some(model.clone()),
+            None => self.listing.listed.name_of(model).cloned(),
+        };
+        let presets = config.presets.iter().filter_map(|preset| {
+            let model = model(&preset.model).filter(|model| models.contains(model))?;
+            Some((preset.name.clone(), preset.spec(model)))
+        });
+        presets.collect()
     }
 }
 

@@ -206,6 +206,10 @@ fn inference(error: &InferenceError) -> ErrorResponse {
         InferenceError::LacksPath { .. } => {
             ErrorResponse::new(StatusCode::NOT_FOUND, "not_found", error.to_string())
         }
+        InferenceError::NoPlaceForPreset { .. } => {
+            ErrorResponse::new(StatusCode::BAD_REQUEST, "preset_not_supported", error.to_string())
+                .param(Some("model"))
+        }
         InferenceError::Body(fault) => ApiError::from(fault.clone()).response(),
         InferenceError::NoModel { code, .. } => {
             ErrorResponse::new(StatusCode::BAD_REQUEST, code, error.to_string()).param(Some("model"))

@@ -74,6 +74,9 @@ fn of_fault(provider: &ProviderId, code: FaultCode, message: &str) -> ErrorRespo
             let code = "agent_unreachable";
             say(StatusCode::SERVICE_UNAVAILABLE, code, " is unavailable").retry_in(RETRY_SOON_SECONDS)
         }
+        FaultCode::BadRequest => {
+            ErrorResponse::new(StatusCode::BAD_REQUEST, "preset_conflict", message.to_owned())
+        }
         FaultCode::Cancelled | FaultCode::BadFrame | FaultCode::Lost | FaultCode::Unknown => {
             lost(provider, message)
         }

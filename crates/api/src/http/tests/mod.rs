@@ -18,6 +18,7 @@ mod origin;
 mod other_apis;
 mod paused;
 mod pools;
+mod presets;
 mod queries;
 mod startup;
 mod streams;
