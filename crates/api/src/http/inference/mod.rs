@@ -40,7 +40,7 @@ pub(super) async fn infer(
 ) -> Result<Response, ApiError> {
     let (mut parts, body) = request.into_parts();
     let caller = parts.extensions.remove::<Caller>().ok_or(ApiError::NotReady)?;
-    let mut options = Options::read(&parts.headers, state.limits.timings.wait)?;
+    let mut options = Options::read(&parts.headers, state.limits.timings.wait, caller.progress())?;
     if !endpoint.wakes {
         options.wake = WakeMode::Never;
     }
