@@ -351,7 +351,10 @@ fn parse_model(field: &'static str, json: &str) -> Result<ModelName, BadBody> {
 /// The name of a model that a request has in `field`.
 pub(crate) fn checked_model(field: &'static str, text: &str) -> Result<ModelName, BadBody> {
     ModelName::parse(text).map_err(|_| {
-        let message = format!("`{field}` must be 1 to {MAX_MODEL_NAME_BYTES} bytes of printable text");
+        let message = format!(
+            "`{field}` must be a model's name, 1 to {MAX_MODEL_NAME_BYTES} bytes of printable text, alone or behind `agent/` or \
+             `agent/provider/`"
+        );
         BadBody::new("invalid_model", field, message)
     })
 }
