@@ -12,6 +12,20 @@ def chat():
     return {"text": text, "usage": lm.history[-1]["usage"]["completion_tokens"]}
 
 
+class Asking(dspy.Module):
+    def forward(self):
+        return dspy.Prediction(text=lm(messages=messages)[0])
+
+
+def stream():
+    dspy.configure(lm=lm, track_usage=True)
+    parts = list(dspy.streamify(Asking(), async_streaming=False)())
+    chunks = [part for part in parts[:-1] if getattr(part, "choices", None)]
+    text = "".join(chunk.choices[0].delta.content or "" for chunk in chunks)
+    assert text == parts[-1].text, parts
+    return {"text": text, "usage": lm.history[-1]["usage"]["completion_tokens"]}
+
+
 def tools():
     tool = {"type": "function", "function": {"name": "weather", "parameters": WEATHER}}
     call = lm(messages=messages, tools=[tool])[0]["tool_calls"][0]["function"]
@@ -36,4 +50,4 @@ def responses():
     return {"text": lm(messages=messages)[0]["text"]}
 
 
-run(chat, tools, vision, embeddings, responses)
+run(chat, stream, tools, vision, embeddings, responses)

@@ -1,3 +1,4 @@
+import asyncio
 import base64
 
 from langchain_openai import ChatOpenAI, OpenAIEmbeddings
@@ -53,4 +54,18 @@ def responses():
     return {"text": answer.text, "usage": answer.usage_metadata["output_tokens"]}
 
 
-run(chat, stream, tools, vision, embeddings, responses)
+async def chunks_of_a_response():
+    # Its timer is shorter than the boot.
+    asking = model(use_responses_api=True, stream_chunk_timeout=10)
+    return [chunk async for chunk in asking.astream(PROMPT)]
+
+
+def responses_stream():
+    chunks = asyncio.run(chunks_of_a_response())
+    whole = sum(chunks[1:], chunks[0])
+    # The next request of a conversation names it.
+    assert whole.response_metadata["id"].startswith("resp_"), whole
+    return {"text": whole.text, "usage": whole.usage_metadata["output_tokens"]}
+
+
+run(chat, stream, tools, vision, embeddings, responses, responses_stream)

@@ -43,4 +43,10 @@ def responses():
     return {"text": answer.output[0].content[0].text, "usage": answer.usage.output_tokens}
 
 
-run(chat, stream, tools, vision, embeddings, responses)
+def responses_stream():
+    events = list(litellm.responses(input=PROMPT, stream=True, **backend))
+    text = "".join(event.delta for event in events if event.type == "response.output_text.delta")
+    return {"text": text, "usage": events[-1].response.usage.output_tokens}
+
+
+run(chat, stream, tools, vision, embeddings, responses, responses_stream)

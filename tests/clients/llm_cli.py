@@ -1,3 +1,4 @@
+import ast
 import os
 import re
 import subprocess
@@ -31,10 +32,18 @@ def stream():
     return llm()
 
 
+def tools():
+    # It would call the tool and ask again, for as long as the answer is a call.
+    tool = "def weather(city: str) -> str:\n    return city"
+    done = llm("--no-stream", "--functions", tool, "--tools-debug", "--chain-limit", "2")
+    call = re.search(r"Tool call: (\w+)\((.*)\)", done["message"])
+    return {"tool": call[1], "arguments": ast.literal_eval(call[2])} if call else done
+
+
 def vision():
     file = HOME / "image.png"
     file.write_bytes(image())
     return llm("--no-stream", "--attachment", str(file))
 
 
-run(chat, stream, vision)
+run(chat, stream, tools, vision)

@@ -40,10 +40,15 @@ def embeddings():
     return {"dimensions": len(client.embeddings.create(model=MODEL, input=PROMPT).data[0].embedding)}
 
 
-def responses():
+def responses_stream():
     with client.responses.stream(model=MODEL, input=PROMPT) as events:
         answer = events.get_final_response()
     return {"text": answer.output_text, "usage": answer.usage.output_tokens}
 
 
-run(chat, stream, tools, vision, embeddings, responses)
+def responses():
+    answer = client.responses.create(model=MODEL, input=PROMPT)
+    return {"text": answer.output_text, "usage": answer.usage.output_tokens}
+
+
+run(chat, stream, tools, vision, embeddings, responses, responses_stream)

@@ -41,4 +41,10 @@ def responses():
     return {"text": answer.output, "usage": answer.usage.output_tokens}
 
 
-run(chat, stream, tools, vision, responses)
+def responses_stream():
+    answer = Agent(OpenAIResponsesModel(MODEL, provider=provider)).run_stream_sync(PROMPT)
+    text = "".join(answer.stream_text(delta=True))
+    return {"text": text, "usage": answer.usage.output_tokens}
+
+
+run(chat, stream, tools, vision, responses, responses_stream)

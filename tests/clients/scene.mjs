@@ -5,7 +5,7 @@ import { crc32, deflateSync } from "node:zlib";
 export const [SCENE, BASE, MODEL] = process.argv.slice(2);
 export const PROMPT = "What is the weather in Paris?";
 export const WEATHER = { type: "object", properties: { city: { type: "string" } }, required: ["city"] };
-const PLAYED_BY = { patient: "stream", failing: "chat", failing_stream: "stream" };
+const PLAYED_BY = { patient: "stream", patient_responses: "responses", failing: "chat", failing_stream: "stream" };
 
 /** A PNG of 64 by 64 pixels that compresses badly, so that the backend can tell by its length that it arrived. */
 export function image() {

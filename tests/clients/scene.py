@@ -17,7 +17,12 @@ WEATHER = {
     "properties": {"city": {"type": "string"}},
     "required": ["city"],
 }
-PLAYED_BY = {"patient": "stream", "failing": "chat", "failing_stream": "stream"}
+PLAYED_BY = {
+    "patient": "stream",
+    "patient_responses": "responses_stream",
+    "failing": "chat",
+    "failing_stream": "stream",
+}
 
 
 def image() -> bytes:

@@ -87,7 +87,7 @@ pub fn built(profile: &str, program: &str) -> Result<PathBuf> {
 pub fn become_program(command: &mut Command, nats: &Path) -> Result<()> {
     command.env(tools::NATS_SERVER, nats);
     if let Some(folder) = nats.parent() {
-        command.env("PATH", tools::path_with(folder));
+        command.env("PATH", tools::path_with([folder]));
     }
     Err(replace_with(command))
 }

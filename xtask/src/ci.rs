@@ -9,7 +9,7 @@ use std::{
 use anyhow::{Result, bail};
 
 use crate::{
-    build,
+    build, clients,
     command::{cargo, root, run},
     fuzz, test,
     tools::{self, Tools},
@@ -37,6 +37,7 @@ pub fn command() -> Result<()> {
     let tools = stage(&mut stages, "tools", || Tools::installed(true));
     stage(&mut stages, "build", build::programs);
     stage(&mut stages, "materials", || run(&mut build::bill_of_materials()?));
+    stage(&mut stages, "clients", clients::quick);
     stage(&mut stages, "fuzz", || fuzz::for_seconds(fuzz::CI_SECONDS));
     let mut counts = None;
     stage(&mut stages, "tests", || {

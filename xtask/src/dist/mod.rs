@@ -108,7 +108,7 @@ impl Packages {
         command.args(["build", "--quiet", "--locked", "--profile", self.profile, "--out"]);
         command.arg(&self.folder);
         // It asks itself for metadata by its name.
-        command.env("PATH", path_with(maturin.parent().unwrap_or(root())));
+        command.env("PATH", path_with(maturin.parent()));
         if self.is_release() {
             command.env("CARGO_ENCODED_RUSTFLAGS", without_paths_of_this_machine());
         }

@@ -14,7 +14,7 @@ mod wrong_answer;
 
 pub(crate) use connector::{ConnectError, Connection};
 pub(crate) use io_error::{io_kind, io_reason, is_gone};
-pub(crate) use upload::{Progress, Upload};
+pub(crate) use upload::{SendProgress, SentBody};
 pub(crate) use wrong_answer::wrong_answer;
 
 use crate::{
@@ -67,7 +67,7 @@ pub(crate) struct Response {
     /// How long the server may stay silent, for the error that it was.
     answer_timeout: Option<Duration>,
     /// How far the request's body has been sent, if that is still coming in.
-    upload: Option<Progress>,
+    upload: Option<SendProgress>,
 }
 
 /// Why a server gave no answer, or not all of it.
@@ -145,13 +145,13 @@ impl Client {
     pub async fn send(
         &self,
         connection: Box<dyn Connection>,
-        request: Request<impl Into<Upload>>,
+        request: Request<impl Into<SentBody>>,
     ) -> Result<Response, SendError> {
         let io = TokioIo::new(DeafPeer::new(connection));
         let (mut sender, connection) = self.http.handshake(io).await?;
         // A request that was sent has its error too, or its answer.
         let connection = AbortOnDropHandle::new(tokio::spawn(connection));
-        let mut request = request.map(Into::<Upload>::into);
+        let mut request = request.map(Into::<SentBody>::into);
         request.headers_mut().extend(self.headers.clone());
         let progress = request.body().progress().cloned();
         let sending = sender.try_send_request(request);
@@ -180,7 +180,7 @@ pub(crate) fn bearer(key: &str) -> Option<HeaderValue> {
 /// What `future` gives, unless the server stays silent for longer than it may.
 async fn within<T>(
     limit: Option<Duration>,
-    upload: Option<&Progress>,
+    upload: Option<&SendProgress>,
     future: impl Future<Output = T>,
 ) -> Result<T, SendError> {
     match limit {
@@ -194,7 +194,7 @@ async fn within<T>(
 async fn silent_until<T>(
     mut by: Instant,
     limit: Duration,
-    upload: Option<&Progress>,
+    upload: Option<&SendProgress>,
     future: impl Future<Output = T>,
 ) -> Result<T, SendError> {
     let mut future = pin!(future);
@@ -212,7 +212,7 @@ async fn silent_until<T>(
 impl SendError {
     /// Why a request has no answer on a connection that is over.
     async fn of(
-        mut error: TrySendError<Request<Upload>>,
+        mut error: TrySendError<Request<SentBody>>,
         connection: AbortOnDropHandle<hyper::Result<()>>,
     ) -> Self {
         // hyper hands a request back of which it has written nothing.

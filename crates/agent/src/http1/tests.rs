@@ -295,12 +295,12 @@ async fn what_is_wrong_with_an_answer_that_is_no_http_is_told() {
 }
 
 /// Pieces that come in this far apart.
-fn paced(pieces: usize, pause: Duration) -> Upload {
+fn paced(pieces: usize, pause: Duration) -> SentBody {
     let coming = stream::iter(0..pieces).then(move |_| async move {
         tokio::time::sleep(pause).await;
         Ok(Bytes::from_static(b"x"))
     });
-    Upload::arriving(pieces as u64, coming)
+    SentBody::arriving(pieces as u64, coming)
 }
 
 #[tokio::test(start_paused = true)]

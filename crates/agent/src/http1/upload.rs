@@ -15,19 +15,19 @@ use tokio::time::Instant;
 
 /// A body. Of one that is still coming in, all clones send the same pieces, so only one of them is sent.
 #[derive(Clone)]
-pub(crate) enum Upload {
+pub(crate) enum SentBody {
     Whole(Bytes),
-    Arriving(Arc<Mutex<Pieces>>, Progress),
+    Arriving(Arc<Mutex<ArrivingPieces>>, SendProgress),
 }
 
-pub(crate) struct Pieces {
+pub(crate) struct ArrivingPieces {
     stream: BoxStream<'static, Result<Bytes, RelayFault>>,
     left: u64,
 }
 
 /// How far a body that is coming in has been sent. Cheap to clone.
 #[derive(Clone)]
-pub(crate) struct Progress(Arc<Mutex<Sent>>);
+pub(crate) struct SendProgress(Arc<Mutex<Sent>>);
 
 struct Sent {
     /// When the last piece was.
@@ -39,13 +39,13 @@ struct Sent {
     fault: Option<RelayFault>,
 }
 
-impl Upload {
+impl SentBody {
     /// A body of so many bytes in these pieces.
     pub fn arriving(
         bytes: u64,
         pieces: impl Stream<Item = Result<Bytes, RelayFault>> + Send + 'static,
     ) -> Self {
-        let pieces = Pieces {
+        let pieces = ArrivingPieces {
             stream: pieces.boxed(),
             left: bytes,
         };
@@ -56,11 +56,14 @@ impl Upload {
             has_begun: false,
             fault: None,
         };
-        Self::Arriving(Arc::new(Mutex::new(pieces)), Progress(Arc::new(Mutex::new(sent))))
+        Self::Arriving(
+            Arc::new(Mutex::new(pieces)),
+            SendProgress(Arc::new(Mutex::new(sent))),
+        )
     }
 
     /// `None` for a body that is there.
-    pub fn progress(&self) -> Option<&Progress> {
+    pub fn progress(&self) -> Option<&SendProgress> {
         match self {
             Self::Whole(_) => None,
             Self::Arriving(_, progress) => Some(progress),
@@ -68,13 +71,13 @@ impl Upload {
     }
 }
 
-impl From<Bytes> for Upload {
+impl From<Bytes> for SentBody {
     fn from(bytes: Bytes) -> Self {
         Self::Whole(bytes)
     }
 }
 
-impl Progress {
+impl SendProgress {
     /// When the last piece was sent, or else when the request began to be.
     pub fn moved_at(&self) -> Instant {
         self.0.lock().at
@@ -102,10 +105,10 @@ impl Progress {
     }
 }
 
-impl Pieces {
+impl ArrivingPieces {
     fn poll(
         &mut self,
-        progress: &Progress,
+        progress: &SendProgress,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, RelayFault>>> {
         let next = self.stream.poll_next_unpin(cx);
@@ -127,7 +130,7 @@ impl Pieces {
     }
 }
 
-impl Body for Upload {
+impl Body for SentBody {
     type Data = Bytes;
     type Error = RelayFault;
 

@@ -10,7 +10,7 @@ mod rename;
 
 use crate::{
     config::{AnswerModelName, CHAT_PATH, COMPLETIONS_PATH, EMBEDDINGS_PATH, Preset, ProviderConfig},
-    http1::{Client, Progress, Response, SendError, Upload},
+    http1::{Client, Response, SendError, SendProgress, SentBody},
     models::{Memory, Served},
     own_hub::OwnHub,
     provider::{Asked, Handle, Input, Slot, Symptom},
@@ -102,7 +102,7 @@ struct Outgoing {
     method: Method,
     target: Uri,
     headers: HeaderMap,
-    body: Upload,
+    body: SentBody,
 }
 
 /// A request's body as far as it was read.
@@ -288,7 +288,7 @@ impl Relay {
         let body = match rest {
             Some(rest) => {
                 let bytes = begun.len() as u64 + left;
-                Upload::arriving(bytes, stream::iter([Ok(begun)]).chain(rest))
+                SentBody::arriving(bytes, stream::iter([Ok(begun)]).chain(rest))
             }
             None => begun.into(),
         };
@@ -338,7 +338,7 @@ impl Relay {
                 Err(error) => error,
             };
             drop(connection);
-            if let Some(fault) = upload.and_then(Progress::fault) {
+            if let Some(fault) = upload.and_then(SendProgress::fault) {
                 answering.forget();
                 return Err(fault);
             }
@@ -364,7 +364,7 @@ impl Relay {
             let reason = hint.map_or_else(|| failed.reason(), str::to_owned);
             let fault = unreached(backend, &reason).await;
             let is_up = backend.handle.gate.availability() == Some(Availability::Available);
-            let is_used = upload.is_some_and(Progress::has_begun);
+            let is_used = upload.is_some_and(SendProgress::has_begun);
             if is_last || is_used || fault.code != FaultCode::BackendUnavailable || !is_up {
                 return Err(fault);
             }
@@ -804,7 +804,7 @@ mod tests {
                 method: Method::POST,
                 target: Uri::from_static("/v1/audio/transcriptions"),
                 headers: HeaderMap::new(),
-                body: Upload::arriving(6, coming),
+                body: SentBody::arriving(6, coming),
             };
             let slot = backend.handle.gate.enter().expect("open");
             let sending = relay.send(&backend, &request, slot, Duration::ZERO);

@@ -2,7 +2,7 @@
 
 use crate::{
     fetch,
-    http1::{Progress, SendError, is_gone, wrong_answer},
+    http1::{SendError, SendProgress, is_gone, wrong_answer},
     provider::{Handle, Input, Slot, Symptom},
     verify::is_engine_failure,
 };
@@ -60,7 +60,7 @@ pub(super) struct Answering {
     handle: Handle,
     began: Instant,
     /// How far its body has been sent, if that is still coming in.
-    upload: Option<Progress>,
+    upload: Option<SendProgress>,
     /// When the backend last said something, or else when it got the request.
     heard: Instant,
     status: StatusCode,
@@ -74,7 +74,7 @@ pub(super) struct Answering {
 }
 
 impl Answering {
-    pub fn begin(handle: &Handle, upload: Option<&Progress>) -> Self {
+    pub fn begin(handle: &Handle, upload: Option<&SendProgress>) -> Self {
         Self {
             handle: handle.clone(),
             began: Instant::now(),
@@ -150,7 +150,7 @@ impl Answering {
     /// The answer broke off, or none came.
     pub fn broke(&mut self, error: &SendError, when: Broken) -> RelayFault {
         self.is_over = true;
-        if let Some(fault) = self.upload.as_ref().and_then(Progress::fault) {
+        if let Some(fault) = self.upload.as_ref().and_then(SendProgress::fault) {
             return fault;
         }
         broken(&self.handle, error, when, self.waits_since(self.heard).elapsed())
@@ -158,7 +158,7 @@ impl Answering {
 
     /// Since when an answer is waited for, if it is since `begun`: not before the last piece of the request was sent.
     fn waits_since(&self, begun: Instant) -> Instant {
-        let moved = self.upload.as_ref().map(Progress::moved_at);
+        let moved = self.upload.as_ref().map(SendProgress::moved_at);
         moved.map_or(begun, |moved| moved.max(begun))
     }
 
@@ -176,7 +176,7 @@ impl Answering {
 
 impl Drop for Answering {
     fn drop(&mut self) {
-        let is_sent = self.upload.as_ref().is_none_or(Progress::is_whole);
+        let is_sent = self.upload.as_ref().is_none_or(SendProgress::is_whole);
         let has_waited = is_sent && self.waits_since(self.began).elapsed() >= GIVEN_UP_AFTER;
         let waited_in_vain = !self.is_over && self.is_silent && has_waited;
         if waited_in_vain && self.handle.health.was_left() {
@@ -226,7 +226,7 @@ fn broken(handle: &Handle, error: &SendError, when: Broken, silent: Duration) ->
 mod tests {
     use super::*;
     use crate::{
-        http1::Upload,
+        http1::SentBody,
         provider::{Gate, LEFT_IN_A_ROW},
     };
     use bytes::Bytes;
@@ -388,7 +388,7 @@ mod tests {
         let (handle, mut inputs) = handle();
         let mut leaves = async |has_come: bool| {
             let pieces = stream::iter(has_come.then(|| Ok(Bytes::from_static(b"x"))));
-            let mut upload = Upload::arriving(1, pieces.chain(stream::pending()));
+            let mut upload = SentBody::arriving(1, pieces.chain(stream::pending()));
             let answering = Answering::begin(&handle, upload.progress());
             advance(GIVEN_UP_AFTER).await;
             let _ = upload.frame().now_or_never();

@@ -6,8 +6,8 @@ mod reading;
 mod restart;
 mod socket;
 
-pub(crate) use progress::Progress;
 pub use progress::ReloadEvent;
+pub(crate) use progress::ReloadProgress;
 pub(crate) use restart::how_to_restart;
 pub(crate) use socket::listen;
 pub use socket::{Asked, agent, agents};
@@ -32,15 +32,15 @@ pub struct Reload {
 #[derive(Debug)]
 pub(crate) struct Reloads {
     reload: Option<Reload>,
-    asked: mpsc::Receiver<Progress>,
+    asked: mpsc::Receiver<ReloadProgress>,
     reader: Reader,
     /// What is read just now, and for whom.
-    reading: Option<(Progress, Reading)>,
+    reading: Option<(ReloadProgress, Reading)>,
 }
 
 impl Reloads {
     /// The requests of SIGHUP, and those that come through the returned sender.
-    pub(crate) fn new(reload: Option<Reload>) -> (Self, mpsc::Sender<Progress>) {
+    pub(crate) fn new(reload: Option<Reload>) -> (Self, mpsc::Sender<ReloadProgress>) {
         let (sender, asked) = mpsc::channel(WAITING);
         let reloads = Self {
             reload,
@@ -52,7 +52,7 @@ impl Reloads {
     }
 
     /// Waits for the next request, and for the config as the file has it then, or why it can't be used. Cancel-safe.
-    pub(crate) async fn next(&mut self) -> (Progress, Result<Config, String>) {
+    pub(crate) async fn next(&mut self) -> (ReloadProgress, Result<Config, String>) {
         loop {
             if let Some((_, reading)) = &mut self.reading {
                 let read = reading.done().await;
@@ -73,7 +73,7 @@ impl Reloads {
         }
     }
 
-    async fn asked(&mut self) -> Progress {
+    async fn asked(&mut self) -> ReloadProgress {
         let hangup = async {
             let hangups = self.reload.as_mut().map(|reload| &mut reload.hangups);
             let heard = match hangups {
@@ -86,7 +86,7 @@ impl Reloads {
             }
         };
         tokio::select! {
-            () = hangup => Progress::unfollowed(),
+            () = hangup => ReloadProgress::unfollowed(),
             Some(progress) = self.asked.recv() => progress,
         }
     }
@@ -115,7 +115,7 @@ mod tests {
         let (mut reloads, session) = Reloads::new(Some(Reload { file, hangups }));
         let mut followers = Vec::new();
         for _ in 0..2 {
-            let (progress, hears) = Progress::followed();
+            let (progress, hears) = ReloadProgress::followed();
             session.send(progress).await.expect("it waits");
             followers.push(hears);
         }

@@ -47,9 +47,9 @@ pub enum ReloadEvent {
 
 /// Reports a reload to the one who asked for it, if that is anybody. It is over when all clones are dropped.
 #[derive(Debug, Clone)]
-pub(crate) struct Progress(Option<Arc<mpsc::Sender<ReloadEvent>>>);
+pub(crate) struct ReloadProgress(Option<Arc<mpsc::Sender<ReloadEvent>>>);
 
-impl Progress {
+impl ReloadProgress {
     /// A progress that nobody follows.
     pub(crate) const fn unfollowed() -> Self {
         Self(None)

@@ -4,7 +4,7 @@
 //! A connection is one request: the agent sends each event of the reload as a line of JSON, and `done` at the end. If the agent
 //! stops before that, the connection just ends.
 
-use super::progress::{Progress, ReloadEvent};
+use super::progress::{ReloadEvent, ReloadProgress};
 use crate::state_dir::StateDir;
 use reveille_domain::AgentName;
 use std::{
@@ -36,7 +36,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_secs(1);
 pub(crate) fn listen(
     state: &StateDir,
     agent: &AgentName,
-    session: mpsc::Sender<Progress>,
+    session: mpsc::Sender<ReloadProgress>,
 ) -> io::Result<impl Future<Output = ()> + Send + use<>> {
     let path = socket_of(state, agent);
     // An earlier run of this agent has left it, and doesn't answer there any more.
@@ -71,8 +71,8 @@ pub(crate) fn listen(
     })
 }
 
-async fn follow(mut stream: UnixStream, session: mpsc::Sender<Progress>) -> io::Result<()> {
-    let (progress, mut events) = Progress::followed();
+async fn follow(mut stream: UnixStream, session: mpsc::Sender<ReloadProgress>) -> io::Result<()> {
+    let (progress, mut events) = ReloadProgress::followed();
     let gone = |_| io::Error::from(ErrorKind::BrokenPipe);
     session.send(progress).await.map_err(gone)?;
     while let Some(event) = events.recv().await {

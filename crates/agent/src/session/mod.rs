@@ -15,7 +15,7 @@ use crate::{
     provider::{Groups, Handle, Input, ReportNumbers, Setup, SleepResult},
     recipe::Runner,
     relay::Relay,
-    reload::{self, Progress, Reload, ReloadEvent, Reloads, how_to_restart},
+    reload::{self, Reload, ReloadEvent, ReloadProgress, Reloads, how_to_restart},
     state_dir::{InUse, Running, StateDir},
 };
 use futures::future::{BoxFuture, OptionFuture};
@@ -397,7 +397,7 @@ impl Session {
     }
 
     /// Takes up the config that was read, if it can be used.
-    fn reload(&mut self, read: Result<Config, String>, progress: &Progress) {
+    fn reload(&mut self, read: Result<Config, String>, progress: &ReloadProgress) {
         let agent = &self.agent;
         let usable = read.and_then(|config| {
             let fixed = fixed_keys(&self.config.agent, &config.agent);
@@ -419,7 +419,7 @@ impl Session {
         }
     }
 
-    fn take_up(&mut self, config: Config, progress: &Progress) {
+    fn take_up(&mut self, config: Config, progress: &ReloadProgress) {
         self.config.providers = self.providers.configs();
         let changes = changes(&self.config, &config);
         let heartbeat = config.agent.heartbeat;
@@ -638,7 +638,7 @@ fn work(state: &StateDir) -> Option<PathBuf> {
 fn listen_for_reloads(
     state: &StateDir,
     agent: &AgentName,
-    session: mpsc::Sender<Progress>,
+    session: mpsc::Sender<ReloadProgress>,
     tasks: &TaskTracker,
     stop: CancellationToken,
 ) {

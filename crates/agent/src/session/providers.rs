@@ -8,7 +8,7 @@ use crate::{
     hub::Hub,
     provider::{Handle, Input, Leave, Membership, Owner, Setup},
     relay::Relay,
-    reload::{Progress, ReloadEvent},
+    reload::{ReloadEvent, ReloadProgress},
 };
 use reveille_bus::{control::ControlRequest, relay::CurrentEpoch};
 use reveille_domain::ProviderName;
@@ -49,13 +49,13 @@ struct Left {
     config: ProviderConfig,
     handle: Handle,
     why: Leave,
-    progress: Progress,
+    progress: ReloadProgress,
 }
 
 /// A provider that starts once those have left that are in its way.
 struct Starting {
     config: ProviderConfig,
-    progress: Progress,
+    progress: ReloadProgress,
 }
 
 impl Providers {
@@ -128,7 +128,7 @@ impl Providers {
         &mut self,
         changes: &BTreeMap<ProviderName, Change>,
         configs: Vec<ProviderConfig>,
-        progress: &Progress,
+        progress: &ReloadProgress,
     ) {
         // Those that leave first: what starts may have to wait for them.
         for (name, change) in changes {
@@ -191,7 +191,7 @@ impl Providers {
         });
     }
 
-    fn retire(&mut self, name: &ProviderName, why: Leave, progress: &Progress) {
+    fn retire(&mut self, name: &ProviderName, why: Leave, progress: &ReloadProgress) {
         self.starting.retain(|starting| starting.config.name != *name);
         let Some(Running { config, handle }) = self.running.remove(name) else {
             return;
@@ -209,7 +209,7 @@ impl Providers {
         handle.leave(why);
     }
 
-    fn adjust(&mut self, config: ProviderConfig, progress: &Progress) {
+    fn adjust(&mut self, config: ProviderConfig, progress: &ReloadProgress) {
         let name = &config.name;
         let Some(running) = self.running.get_mut(name) else {
             return;
@@ -281,7 +281,7 @@ impl Providers {
     }
 }
 
-fn failed(name: &ProviderName, error: &rustls::Error, progress: &Progress) {
+fn failed(name: &ProviderName, error: &rustls::Error, progress: &ReloadProgress) {
     error!(provider.name = %name, %error, "can't set up the HTTP client of {name}");
     progress.report(ReloadEvent::Failed {
         provider: name.clone(),

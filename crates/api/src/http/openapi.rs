@@ -1,20 +1,22 @@
-//! `/openapi.json`: the paths that reach a backend, from their table, and the limits on what is sent to them, with their
-//! answers. A key's own limits are not among them.
+//! `/openapi.json`: the paths that reach a backend, from their table and from the configs of the providers whose models the
+//! caller may use, and the limits on what is sent to them, with their answers. A key's own limits are not among them.
 
 use super::{AppState, HttpLimits, body::MIN_BYTES_PER_SECOND};
 use crate::{
     inference::{
         Endpoint, Family, MAX_DEPTH, MODEL_WITHIN_BYTES, ModelPlace, REMEMBERED,
-        endpoint::{ENDPOINTS, Required, Streams},
+        endpoint::{ENDPOINTS, EXTRA, Required, Streams},
+        pools_for,
     },
+    keys::Caller,
     server::ServerLimits,
 };
-use axum::{Json, extract::State};
+use axum::{Extension, Json, extract::State};
 use reveille_bus::relay::{MAX_FORM_PARTS, MAX_PART_HEAD_BYTES, MAX_STORED_ID_BYTES, takes_presets};
-use reveille_domain::{MAX_MODEL_NAME_BYTES, MAX_TOKEN_BYTES};
+use reveille_domain::{ExtraPath, MAX_MODEL_NAME_BYTES, MAX_TOKEN_BYTES};
 use reveille_http1_guard::MAX_FIELDS;
 use serde_json::{Map, Value, json};
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
 /// How long the name is at most that a request asks for a model by: it may begin with those of an agent and a provider.
 const MAX_ASKED_BYTES: usize = 2 * (MAX_TOKEN_BYTES + "/".len()) + MAX_MODEL_NAME_BYTES;
@@ -53,12 +55,22 @@ enum Bound {
     Least(u64),
 }
 
-/// The document of this replica.
-pub(super) async fn document(State(state): State<AppState>) -> Json<Value> {
-    Json(of(&state.limits, state.default_model.is_some()))
+/// The document of this replica for this caller.
+pub(super) async fn document(
+    State(state): State<AppState>,
+    Extension(caller): Extension<Caller>,
+) -> Json<Value> {
+    let pools = pools_for(&state.registry, &caller);
+    let specs = pools.values().flatten().map(|snapshot| &snapshot.provider.spec);
+    let extra_paths: BTreeSet<_> = specs.flat_map(|spec| spec.extra_paths()).collect();
+    Json(of(&state.limits, state.default_model.is_some(), extra_paths))
 }
 
-fn of(limits: &HttpLimits, has_default_model: bool) -> Value {
+fn of<'a>(
+    limits: &HttpLimits,
+    has_default_model: bool,
+    extra_paths: impl IntoIterator<Item = &'a ExtraPath>,
+) -> Value {
     let mut paths = Map::new();
     let mut add = |path: &str, method: &str, operation: Value| {
         let methods = paths.entry(path).or_insert_with(|| json!({}));
@@ -69,6 +81,13 @@ fn of(limits: &HttpLimits, has_default_model: bool) -> Value {
             let method = endpoint.verb.as_str().to_ascii_lowercase();
             add(path, &method, operation(endpoint, path, has_default_model));
         }
+    }
+    for path in extra_paths {
+        add(
+            path.as_str(),
+            "post",
+            operation(&EXTRA, path.as_str(), has_default_model),
+        );
     }
     for (method, path, what) in OWN {
         add(path, method, own_operation(method, path, what));

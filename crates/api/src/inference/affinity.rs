@@ -1,6 +1,7 @@
 //! Which conversation a request belongs to. The member of a pool that answered the turn before has its beginning in its cache, and
 //! needn't read it again. Replicas that know nothing of each other send a conversation to the same member, by its hash.
 
+use super::Endpoint;
 use reveille_domain::{KeyId, ProviderId};
 use serde::{
     Deserialize, Deserializer,
@@ -30,7 +31,13 @@ struct Fields<'a> {
     #[serde(borrow)]
     session_id: Option<&'a RawValue>,
     #[serde(borrow)]
+    conversation: Option<&'a RawValue>,
+    #[serde(borrow)]
     system: Option<&'a RawValue>,
+    #[serde(borrow)]
+    instructions: Option<&'a RawValue>,
+    #[serde(borrow)]
+    input: Option<&'a RawValue>,
     #[serde(borrow)]
     messages: Option<&'a RawValue>,
     #[serde(borrow)]
@@ -56,8 +63,11 @@ struct Beginning<'a> {
 
 impl Conversation {
     /// The conversation of a body for `model` by the holder of `key`; `None` if it belongs to none, such as a text to embed.
-    pub fn of(key: Option<&KeyId>, model: &str, body: &[u8]) -> Option<Self> {
-        let fields: Fields<'_> = serde_json::from_slice(body).ok()?;
+    pub fn of(key: Option<&KeyId>, model: &str, endpoint: &Endpoint, body: &[u8]) -> Option<Self> {
+        let mut fields: Fields<'_> = serde_json::from_slice(body).ok()?;
+        if !endpoint.keeps_answers() {
+            fields.input = None;
+        }
         let beginning = Beginning::of(&fields)?;
         let mut hash = Sha256::new();
         for part in [key.map_or("", KeyId::as_str), model] {
@@ -91,7 +101,12 @@ impl Conversation {
 
 impl<'a> Beginning<'a> {
     fn of(fields: &Fields<'a>) -> Option<Self> {
-        let names = [fields.prompt_cache_key, fields.session, fields.session_id];
+        let names = [
+            fields.prompt_cache_key,
+            fields.session,
+            fields.session_id,
+            fields.conversation,
+        ];
         let mut names = names.into_iter().flatten().map(RawValue::get);
         if let Some(name) = names.find(|name| !matches!(*name, "null" | "\"\"")) {
             return Some(Self {
@@ -99,18 +114,22 @@ impl<'a> Beginning<'a> {
                 opening: Some(name),
             });
         }
-        let Some(messages) = fields.messages else {
-            return Some(Self {
-                instructions: vec![],
-                opening: Some(fields.prompt?.get()),
-            });
-        };
         let mut beginning = Self::default();
-        beginning.instructions.extend(fields.system.map(RawValue::get));
-        // It stops behind what it looks for, which the parser takes for an error.
-        let _ = serde_json::Deserializer::from_str(messages.get()).deserialize_seq(&mut beginning);
+        let instructions = [fields.system, fields.instructions].into_iter().flatten();
+        beginning.instructions.extend(instructions.map(RawValue::get));
+        match (fields.messages, fields.input, fields.prompt) {
+            (Some(messages), _, _) => beginning.read(messages.get()),
+            (None, Some(input), _) if input.get().starts_with('[') => beginning.read(input.get()),
+            (None, text, prompt) => beginning.opening = Some(text.or(prompt)?.get()),
+        }
         let is_empty = beginning.instructions.is_empty() && beginning.opening.is_none();
         (!is_empty).then_some(beginning)
+    }
+
+    /// Reads messages as far as they tell the conversation.
+    fn read(&mut self, messages: &'a str) {
+        // It stops behind what it looks for, which the parser takes for an error.
+        let _ = serde_json::Deserializer::from_str(messages).deserialize_seq(self);
     }
 }
 
@@ -123,7 +142,10 @@ impl<'a> Visitor<'a> for &mut Beginning<'a> {
 
     fn visit_seq<A: SeqAccess<'a>>(self, mut messages: A) -> Result<(), A::Error> {
         while let Some(Message { role, content }) = messages.next_element()? {
-            let content = content.map(RawValue::get).unwrap_or_default();
+            // Calls of tools and their results have none.
+            let Some(content) = content.map(RawValue::get) else {
+                continue;
+            };
             match role.map(RawValue::get) {
                 Some("\"system\"" | "\"developer\"") => self.instructions.push(content),
                 Some(_) | None => {
@@ -160,10 +182,15 @@ impl Remembered {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::inference::endpoint::tests::at;
     use serde_json::{Value, json};
 
     fn of(body: &Value) -> Option<Conversation> {
-        Conversation::of(None, "m", body.to_string().as_bytes())
+        of_path("/v1/chat/completions", body)
+    }
+
+    fn of_path(path: &str, body: &Value) -> Option<Conversation> {
+        Conversation::of(None, "m", at(path), body.to_string().as_bytes())
     }
 
     fn says(role: &str, content: &str) -> Value {
@@ -203,6 +230,53 @@ mod tests {
     }
 
     #[test]
+    fn a_response_belongs_to_a_conversation_by_its_instructions_and_its_input() {
+        let of = |body: Value| of_path("/v1/responses", &body);
+        let turn = of(json!({ "instructions": "Be brief.", "input": [says("user", "What is a hash?")] }));
+        assert!(turn.is_some());
+        let input = [
+            says("user", "What is a hash?"),
+            says("assistant", "A number."),
+            json!({ "type": "function_call", "name": "hash", "arguments": "{}" }),
+        ];
+        assert_eq!(of(json!({ "instructions": "Be brief.", "input": input })), turn);
+        assert_ne!(of(json!({ "instructions": "Be long.", "input": input })), turn);
+        assert_ne!(of(json!({ "input": input })), turn);
+        let text = |text: &str| of(json!({ "input": text }));
+        assert!(text("a").is_some() && text("a") == text("a") && text("a") != text("b"));
+        let result = |text: &str| {
+            let result = json!({ "type": "function_call_output", "call_id": "c", "output": text });
+            of(json!({ "input": [result] }))
+        };
+        assert_eq!(result("a"), None, "a result alone tells none");
+        let named = |name: &str, text: &str| of(json!({ "conversation": { "id": name }, "input": text }));
+        assert_eq!(named("c1", "a"), named("c1", "b"));
+        assert_ne!(named("c1", "a"), named("c2", "a"));
+    }
+
+    #[test]
+    fn the_instructions_of_anthropics_and_ollamas_clients_count_too() {
+        for (path, body) in [
+            ("/v1/messages", json!({ "messages": [says("user", "hi")] })),
+            ("/api/chat", json!({ "messages": [says("user", "hi")] })),
+            ("/api/generate", json!({ "prompt": "hi" })),
+        ] {
+            let with = |system: &str| {
+                let mut body = body.clone();
+                body["system"] = system.into();
+                of_path(path, &body)
+            };
+            assert!(with("a").is_some() && with("a") == with("a"), "{path}");
+            assert_ne!(with("a"), with("b"), "{path}");
+        }
+        let turn = json!({ "messages": [says("system", "Be brief."), says("user", "hi")] });
+        let mut later = turn.clone();
+        let more = [says("assistant", "Yes?"), says("user", "And?")];
+        later["messages"].as_array_mut().expect("messages").extend(more);
+        assert_eq!(of_path("/api/chat", &later), of_path("/api/chat", &turn));
+    }
+
+    #[test]
     fn a_client_may_name_its_conversation() {
         let named = |field: &str, name: &str| {
             let text = format!("message of {name}, {field}");
@@ -225,7 +299,7 @@ mod tests {
         let body = json!({ "messages": [says("user", "hi")] }).to_string();
         let of = |key: &str, model| {
             let key = KeyId::parse(key).expect("legal");
-            Conversation::of(Some(&key), model, body.as_bytes())
+            Conversation::of(Some(&key), model, at("/v1/chat/completions"), body.as_bytes())
         };
         assert_eq!(of("aaaaaaaa", "m"), of("aaaaaaaa", "m"));
         assert_ne!(of("aaaaaaaa", "m"), of("bbbbbbbb", "m"));
@@ -244,7 +318,8 @@ mod tests {
             "",
             "no JSON",
         ] {
-            assert_eq!(Conversation::of(None, "m", body.as_bytes()), None, "{body}");
+            let conversation = Conversation::of(None, "m", at("/v1/embeddings"), body.as_bytes());
+            assert_eq!(conversation, None, "{body}");
         }
         let prompt = |text: &str| of(&json!({ "prompt": text }));
         assert!(prompt("a").is_some() && prompt("a") != prompt("b"));

@@ -89,6 +89,8 @@ pub(super) enum Reach {
     All,
     /// Those that aren't known to fail, sleeping ones included.
     Working,
+    /// Those and, last of all, those that are down: it has reached no backend, and only they can tell whether they are back.
+    WorkingOrDown,
     /// Those of them that are awake.
     Awake,
 }
@@ -98,6 +100,7 @@ impl Reach {
         match self {
             Self::All => true,
             Self::Working => tier < Tier::Suspect,
+            Self::WorkingOrDown => tier < Tier::Suspect || tier == Tier::Down,
             Self::Awake => matches!(tier, Tier::Trial | Tier::Awake | Tier::Full),
         }
     }

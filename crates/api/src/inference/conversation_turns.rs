@@ -1,6 +1,6 @@
 //! Conversations over the members of a pool, in time that tests pass by themselves.
 
-use super::{affinity::Conversation, choice::Reach, members::Members};
+use super::{affinity::Conversation, choice::Reach, endpoint::tests::at, members::Members};
 use crate::{metrics::Metrics, registry::tests::snapshot_at};
 use serde_json::{Value, json};
 use std::{collections::BTreeMap, time::Duration};
@@ -35,7 +35,8 @@ async fn turns(slow: Option<&str>) -> Turns {
             for turn in 0..TURNS {
                 sleep(drawn(turn + 3, 2_000)).await;
                 let body = json!({ "model": "m", "messages": messages }).to_string();
-                let conversation = || Conversation::of(None, "m", body.as_bytes());
+                let conversation =
+                    || Conversation::of(None, "m", at("/v1/chat/completions"), body.as_bytes());
                 let chosen = members
                     .choose_for(conversation, &pool, Reach::All, &[])
                     .expect("one");
@@ -105,7 +106,7 @@ fn two_replicas_send_a_conversation_to_the_same_member() {
         let body: Value = json!({ "messages": [{ "role": "user", "content": text }] });
         let body = body.to_string();
         let chosen = [0, 1].map(|replica: usize| {
-            let conversation = || Conversation::of(None, "m", body.as_bytes());
+            let conversation = || Conversation::of(None, "m", at("/v1/chat/completions"), body.as_bytes());
             let chosen = replicas[replica].choose_for(conversation, &pool, Reach::All, &[]);
             chosen.expect("one").provider.id.clone()
         });

@@ -50,9 +50,13 @@ pub(super) struct Run<'a> {
 impl Run<'_> {
     pub(super) fn conversation(&self) -> Option<Conversation> {
         let InferenceRequest {
-            caller, model, body, ..
+            caller,
+            model,
+            endpoint,
+            body,
+            ..
         } = self.request;
-        let conversation = || Conversation::of(caller.key(), model.as_str(), &body.at_once()?);
+        let conversation = || Conversation::of(caller.key(), model.as_str(), endpoint, &body.at_once()?);
         *self.conversation.get_or_init(conversation)
     }
 }

@@ -4,7 +4,7 @@
 //! The agent has a list of its own (`reveille_bus::relay::POST_PATHS`): the hub can't make it relay anything else.
 
 use Family::{Anthropic, LlamaCpp, Ollama, OpenAi, Responses};
-use Keepalive::{ChatChunk, ChatLine, Comment, GenerateLine, Ping, TextChunk, Unneeded};
+use Keepalive::{ChatChunk, ChatLine, Comment, Event, GenerateLine, Ping, TextChunk, Unneeded};
 use ModelPlace::{Form, Json, JsonOrQuery, Query, Stored};
 use Required::{Array, Field, Nothing};
 use Streams::{Never, UnlessFalse, WhenTrue};
@@ -77,9 +77,10 @@ pub(crate) enum Streams {
 pub(crate) enum Keepalive {
     /// There is no stream.
     Unneeded,
-    /// A comment, or as the caller likes a chunk of a chat or of a completion.
+    /// A comment, or as the caller likes a chunk of a chat or of a completion, or an event of a response.
     ChatChunk,
     TextChunk,
+    Event,
     /// Always a comment.
     Comment,
     /// Anthropic's event `ping`.
@@ -118,7 +119,7 @@ pub(crate) static ENDPOINTS: [Endpoint; 32] = [
     post(&["/v1/chat/completions"],             OpenAi,    Json,  WhenTrue,    ChatChunk,    Array("messages")),
     post(&["/v1/completions"],                  OpenAi,    Json,  WhenTrue,    TextChunk,    Field("prompt")),
     post(&["/v1/embeddings"],                   OpenAi,    Json,  Never,       Unneeded,     Field("input")),
-    post(&["/v1/responses"],                    Responses, Json,  WhenTrue,    Comment,      Nothing),
+    post(&["/v1/responses"],                    Responses, Json,  WhenTrue,    Event,        Nothing),
     stored(Verb::Get,    &["/v1/responses/{id}", "/v1/responses/{id}/input_items"]),
     stored(Verb::Delete, &["/v1/responses/{id}"]),
     stored(Verb::Post,   &["/v1/responses/{id}/cancel"]),
@@ -380,6 +381,7 @@ pub fn served_paths() -> Vec<ServedPath> {
         keepalive: match endpoint.keepalive {
             Unneeded => "",
             ChatChunk | TextChunk => "comment, or a chunk",
+            Event => "comment, or an event",
             Comment => "comment",
             Ping => "event `ping`",
             ChatLine | GenerateLine => "line without text",

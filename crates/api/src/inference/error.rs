@@ -27,7 +27,9 @@ pub(crate) enum InferenceError {
     /// The request names no model, and there is none for such requests.
     #[error("`model` is missing or empty{}", listed(some))]
     NoModel { code: &'static str, some: Vec<String> },
-    #[error("{provider} is asleep, and the request asks not to wake it")]
+    #[error(
+        "{provider} is asleep, and this request doesn't wake it: load the model first, with POST /models/load"
+    )]
     Asleep { provider: ProviderId },
     /// The backend is still finishing earlier requests. `waited`: for how long, by a request that may wait.
     #[error("{provider} is being put to sleep{}", advice(*waited))]

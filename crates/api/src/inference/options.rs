@@ -1,11 +1,15 @@
 //! A caller's options, in headers: how to treat a sleeping model, how long to wait, how to report progress.
 
 use axum::http::{HeaderMap, header};
+use reveille_domain::key::ProgressForm;
 use std::time::Duration;
 
 const WAKE: &str = "x-reveille-wake";
 const WAIT: &str = "x-reveille-wait";
 const PROGRESS: &str = "x-reveille-progress";
+
+/// What the `User-Agent` of each of codex's programs begins with.
+const CODEX: &str = "codex";
 
 /// How long a client gets comments whose program may end the stream after two minutes without a chunk.
 pub(crate) const COMMENTS_FOR: Duration = Duration::from_secs(60);
@@ -43,6 +47,8 @@ pub(crate) struct Options {
     pub wake: WakeMode,
     pub wait: Duration,
     pub progress: Progress,
+    /// Whether the client sends a request for a stream again after any status of 500 or more, whatever the headers say.
+    pub ignores_should_retry: bool,
 }
 
 /// An invalid header: its name, and what it may contain.
@@ -53,8 +59,13 @@ pub(crate) struct BadOption {
 }
 
 impl Options {
-    /// Reads the headers; `longest` is how long a caller waits by default, and at most.
-    pub fn read(headers: &HeaderMap, longest: Duration) -> Result<Self, BadOption> {
+    /// Reads the headers; `longest` is how long a caller waits by default, and at most, and `progress` what its key says.
+    pub fn read(
+        headers: &HeaderMap,
+        longest: Duration,
+        progress: Option<ProgressForm>,
+    ) -> Result<Self, BadOption> {
+        let user_agent = text(headers, header::USER_AGENT.as_str()).unwrap_or_default();
         let wake = match text(headers, WAKE) {
             None => WakeMode::default(),
             Some("block") => WakeMode::Block,
@@ -68,7 +79,10 @@ impl Options {
             }
         };
         let progress = match text(headers, PROGRESS) {
-            None => Progress::of_client(text(headers, header::USER_AGENT.as_str()).unwrap_or_default()),
+            None => match progress {
+                Some(form) => form.into(),
+                None => Progress::of_client(user_agent),
+            },
             Some("comment") => Progress::Comment,
             Some("delta") => Progress::Delta,
             Some("reasoning") => Progress::Reasoning,
@@ -92,7 +106,12 @@ impl Options {
                 .min(longest)
             }
         };
-        Ok(Self { wake, wait, progress })
+        Ok(Self {
+            wake,
+            wait,
+            progress,
+            ignores_should_retry: user_agent.starts_with(CODEX),
+        })
     }
 }
 
@@ -112,6 +131,17 @@ impl Progress {
     }
 }
 
+impl From<ProgressForm> for Progress {
+    fn from(form: ProgressForm) -> Self {
+        match form {
+            ProgressForm::Comment => Self::Comment,
+            ProgressForm::Delta => Self::Delta,
+            ProgressForm::Reasoning => Self::Reasoning,
+            ProgressForm::Off => Self::Off,
+        }
+    }
+}
+
 /// The header's text; anything else is as invalid as an unknown word.
 fn text<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
     headers
@@ -122,14 +152,29 @@ fn text<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use axum::http::HeaderValue;
+    use axum::http::{HeaderName, HeaderValue};
 
     const LONGEST: Duration = Duration::from_secs(290);
 
     fn read(name: &'static str, value: &'static str) -> Result<Options, BadOption> {
         let headers =
             HeaderMap::from_iter([(name.parse().expect("a name"), HeaderValue::from_static(value))]);
-        Options::read(&headers, LONGEST)
+        Options::read(&headers, LONGEST, None)
+    }
+
+    #[test]
+    fn a_request_may_say_otherwise_than_its_key_which_goes_before_its_client() {
+        let langchain = (header::USER_AGENT, HeaderValue::from_static("langchain"));
+        let said = (PROGRESS.parse().expect("a name"), HeaderValue::from_static("off"));
+        let read = |headers: &[(HeaderName, HeaderValue)], key| {
+            let headers = HeaderMap::from_iter(headers.iter().cloned());
+            Options::read(&headers, LONGEST, key).map(|options| options.progress)
+        };
+        let key = Some(ProgressForm::Reasoning);
+        assert_eq!(read(&[said, langchain.clone()], key), Ok(Progress::Off));
+        assert_eq!(read(&[langchain.clone()], key), Ok(Progress::Reasoning));
+        assert_eq!(read(&[langchain], None), Ok(Progress::Delta));
+        assert_eq!(read(&[], Some(ProgressForm::Delta)), Ok(Progress::Delta));
     }
 
     #[test]
@@ -166,6 +211,10 @@ mod tests {
                 Ok(progress),
                 "{agent}"
             );
+        }
+        for (agent, ignores) in [("codex_exec/0.171.0", true), ("OpenAI/JS 6.49.0", false)] {
+            let read = read("user-agent", agent).map(|options| options.ignores_should_retry);
+            assert_eq!(read, Ok(ignores), "{agent}");
         }
         for (header, value) in [(WAKE, "Maybe"), (WAKE, ""), (PROGRESS, "yes")] {
             assert_eq!(read(header, value).map_err(|e| e.header), Err(header));

@@ -126,7 +126,8 @@ impl RetryPolicy {
     /// 10. The backend was asleep: send again, up to [`MAX_ASLEEP`] times for one state of the provider. After another wake
     ///     the count begins again.
     /// 11. The agent is away: send again, up to [`MAX_MISSED`] times, and then ask another one that works.
-    /// 12. No backend was reached: ask another one that works, unless the error would come again anywhere.
+    /// 12. No backend was reached: ask another one that works, or else one that is down, unless the error would come again
+    ///     anywhere.
     pub(super) fn next_step(&mut self, outcome: &Outcome, may_wait: bool) -> NextStep {
         let (error, sequence) = match outcome {
             Outcome::Answered(response, _) => {
@@ -216,7 +217,7 @@ fn unreached(error: &RelayError) -> NextStep {
                 NextStep::SendAgain(Target::AnotherOrOnceAsleep(*report))
             }
             FaultCode::Asleep | FaultCode::Overloaded => NextStep::AskAnother(Reach::Awake),
-            FaultCode::BackendUnavailable => NextStep::AskAnother(Reach::Working),
+            FaultCode::BackendUnavailable => NextStep::AskAnother(Reach::WorkingOrDown),
             FaultCode::UnknownProvider | FaultCode::ShuttingDown => {
                 NextStep::SendAgain(Target::AnotherOrOnceBack)
             }
@@ -389,7 +390,10 @@ mod tests {
             assert_eq!(first_step(&outcome), NextStep::Finish);
         }
         let unavailable = fault(FaultCode::BackendUnavailable);
-        assert_eq!(first_step(&unavailable), NextStep::AskAnother(Reach::Working));
+        assert_eq!(
+            first_step(&unavailable),
+            NextStep::AskAnother(Reach::WorkingOrDown)
+        );
         for code in [FaultCode::ShuttingDown, FaultCode::UnknownProvider] {
             assert_eq!(
                 first_step(&fault(code)),

@@ -1,7 +1,7 @@
 //! Which member of a pool keeps which response of `/v1/responses`, as far as this replica has passed it on: only that member can be
 //! asked for it again.
 
-use super::ResponseBody;
+use super::{ResponseBody, peek::end_of_string};
 use bytes::{Bytes, BytesMut};
 use futures::StreamExt;
 use parking_lot::Mutex;
@@ -149,16 +149,6 @@ fn id_in(text: &[u8]) -> Option<String> {
             }
         }
     }
-}
-
-/// Where a string ends that has begun before this text.
-fn end_of_string(text: &[u8]) -> Option<usize> {
-    let mut is_escaped = false;
-    text.iter().position(|byte| {
-        let ends = *byte == b'"' && !is_escaped;
-        is_escaped = *byte == b'\\' && !is_escaped;
-        ends
-    })
 }
 
 #[cfg(test)]

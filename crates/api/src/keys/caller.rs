@@ -1,7 +1,10 @@
 //! The authenticated caller of a request.
 
 use super::{Denied, KeySnapshot, KeyState};
-use reveille_domain::{KeyId, Scope, Scopes};
+use reveille_domain::{
+    KeyId, Scope, Scopes,
+    key::{KeyPolicy, ProgressForm},
+};
 use std::sync::Arc;
 
 /// The caller. Every request behind the authenticator has one among its extensions.
@@ -42,16 +45,26 @@ impl Caller {
         }
     }
 
-    /// What the caller may do; `None` for everything.
-    fn scopes(&self) -> Option<&Scopes> {
+    /// What the caller's key permits; `None` for everything.
+    fn policy(&self) -> Option<&KeyPolicy> {
         match &self.who {
             Who::Operator | Who::Root(_) => None,
             Who::Key(known) => match &known.state {
-                KeyState::Issued(key) => Some(&key.policy.scopes),
+                KeyState::Issued(key) => Some(&key.policy),
                 // Never authenticated.
                 KeyState::Revoked(_) | KeyState::Unreadable(_) => None,
             },
         }
+    }
+
+    /// What the caller may do; `None` for everything.
+    fn scopes(&self) -> Option<&Scopes> {
+        self.policy().map(|policy| &policy.scopes)
+    }
+
+    /// How its waiting streams report progress, if its key says so.
+    pub fn progress(&self) -> Option<ProgressForm> {
+        self.policy()?.progress
     }
 
     pub fn require(&self, scope: &Scope) -> Result<(), Denied> {

@@ -171,6 +171,7 @@ mod tests {
                     scopes: scopes.try_into().expect("one"),
                     expires_at_ms: None,
                     limits: KeyLimits::new(None, None, wakes_per_hour).expect("legal"),
+                    progress: None,
                 },
                 secret: SecretHash::new([1; 32]),
                 previous: None,

@@ -84,7 +84,7 @@ pub fn form_parts(body: &[u8], boundary: &str) -> Result<Vec<FormPart>, BadForm>
 #[derive(Debug)]
 pub struct FormReader {
     delimiter: Vec<u8>,
-    place: Place,
+    place: FormState,
     /// The last bytes: those from `at` on can't be judged yet.
     rest: Vec<u8>,
     at: usize,
@@ -94,7 +94,7 @@ pub struct FormReader {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Place {
+enum FormState {
     /// Before the first boundary.
     Start,
     /// Behind a boundary.
@@ -115,7 +115,7 @@ impl FormReader {
     pub fn new(boundary: &str) -> Self {
         Self {
             delimiter: format!("\r\n--{boundary}").into_bytes(),
-            place: Place::Start,
+            place: FormState::Start,
             rest: Vec::new(),
             at: 0,
             passed: 0,
@@ -141,7 +141,7 @@ impl FormReader {
     /// Whether the end of the last part is still to come; the end of its content is where it begins until then.
     #[must_use]
     pub const fn is_in_part(&self) -> bool {
-        matches!(self.place, Place::Begun | Place::Content)
+        matches!(self.place, FormState::Begun | FormState::Content)
     }
 
     /// The next bytes of the form.
@@ -165,35 +165,37 @@ impl FormReader {
     /// When the form isn't whole.
     pub const fn end(&self) -> Result<(), BadForm> {
         match self.place {
-            Place::End => Ok(()),
-            Place::Start => Err(NO_BEGINNING),
-            Place::Boundary => Err(BadForm("the form has no end")),
-            Place::Head => Err(NO_HEAD),
-            Place::Begun | Place::Content => Err(BadForm("the form has no end")),
+            FormState::End => Ok(()),
+            FormState::Start => Err(NO_BEGINNING),
+            FormState::Boundary => Err(BadForm("the form has no end")),
+            FormState::Head => Err(NO_HEAD),
+            FormState::Begun | FormState::Content => Err(BadForm("the form has no end")),
         }
     }
 
     /// The next place, and how many bytes are before it; `None` if more have to come first.
-    fn step(&mut self) -> Result<Option<(Place, usize)>, BadForm> {
+    fn step(&mut self) -> Result<Option<(FormState, usize)>, BadForm> {
         let (rest, delimiter) = (&self.rest[self.at..], &self.delimiter);
         let is_open = |wanted: &[u8]| rest.len() < wanted.len() && wanted.starts_with(rest);
         // The first boundary needs no line before it.
         let first = &delimiter[2..];
         match self.place {
-            Place::Start if rest.starts_with(first) => Ok(Some((Place::Boundary, first.len()))),
-            Place::Start if rest.starts_with(delimiter) => Ok(Some((Place::Boundary, delimiter.len()))),
-            Place::Start if is_open(first) || is_open(delimiter) => Ok(None),
-            Place::Start => Err(NO_BEGINNING),
-            Place::Boundary if rest.starts_with(b"--") => Ok(Some((Place::End, 2))),
-            Place::Boundary if rest.starts_with(b"\r\n") => {
+            FormState::Start if rest.starts_with(first) => Ok(Some((FormState::Boundary, first.len()))),
+            FormState::Start if rest.starts_with(delimiter) => {
+                Ok(Some((FormState::Boundary, delimiter.len())))
+            }
+            FormState::Start if is_open(first) || is_open(delimiter) => Ok(None),
+            FormState::Start => Err(NO_BEGINNING),
+            FormState::Boundary if rest.starts_with(b"--") => Ok(Some((FormState::End, 2))),
+            FormState::Boundary if rest.starts_with(b"\r\n") => {
                 if self.parts.len() == MAX_FORM_PARTS {
                     return Err(BadForm("the form has more than 1,000 parts"));
                 }
-                Ok(Some((Place::Head, 2)))
+                Ok(Some((FormState::Head, 2)))
             }
-            Place::Boundary if is_open(b"--") || is_open(b"\r\n") => Ok(None),
-            Place::Boundary => Err(BadForm("a boundary of the form isn't on a line of its own")),
-            Place::Head => {
+            FormState::Boundary if is_open(b"--") || is_open(b"\r\n") => Ok(None),
+            FormState::Boundary => Err(BadForm("a boundary of the form isn't on a line of its own")),
+            FormState::Head => {
                 let Some(end) = memmem::find(&rest[..rest.len().min(MAX_PART_HEAD_BYTES)], b"\r\n\r\n")
                 else {
                     return if rest.len() < MAX_PART_HEAD_BYTES {
@@ -209,33 +211,33 @@ impl FormReader {
                     is_file,
                     content: begins..begins,
                 });
-                Ok(Some((Place::Begun, end + 4)))
+                Ok(Some((FormState::Begun, end + 4)))
             }
-            Place::Begun if is_open(first) => Ok(None),
+            FormState::Begun if is_open(first) => Ok(None),
             // Its boundary would follow the head's blank line, which some would count as the content's.
-            Place::Begun if rest.starts_with(first) => Err(BadForm("a part of the form has no content")),
-            Place::Begun => Ok(Some((Place::Content, 0))),
-            Place::Content => match memmem::find(rest, first) {
+            FormState::Begun if rest.starts_with(first) => Err(BadForm("a part of the form has no content")),
+            FormState::Begun => Ok(Some((FormState::Content, 0))),
+            FormState::Content => match memmem::find(rest, first) {
                 Some(at) if rest[..at].ends_with(b"\r\n") => {
                     let end = at - 2;
                     if let Some(part) = self.parts.last_mut() {
                         part.content.end = self.passed + end;
                     }
-                    Ok(Some((Place::Boundary, end + delimiter.len())))
+                    Ok(Some((FormState::Boundary, end + delimiter.len())))
                 }
                 // Some take a line that ends otherwise for one.
                 Some(_) => Err(BadForm("a boundary of the form isn't on a line of its own")),
                 // A boundary may have begun.
                 None => {
                     let done = (rest.len() + 1).saturating_sub(delimiter.len());
-                    Ok((done > 0).then_some((Place::Content, done)))
+                    Ok((done > 0).then_some((FormState::Content, done)))
                 }
             },
-            Place::End if rest.trim_ascii().is_empty() => {
+            FormState::End if rest.trim_ascii().is_empty() => {
                 let all = rest.len();
-                Ok((all > 0).then_some((Place::End, all)))
+                Ok((all > 0).then_some((FormState::End, all)))
             }
-            Place::End => Err(BadForm("something follows the end of the form")),
+            FormState::End => Err(BadForm("something follows the end of the form")),
         }
     }
 }

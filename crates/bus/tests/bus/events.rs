@@ -59,6 +59,7 @@ pub fn create_key(id: &AggregateId) -> KeyCommand {
             scopes: Scopes::try_from(std::collections::BTreeSet::from(scopes)).unwrap(),
             expires_at_ms: Some(at(1_000)),
             limits: KeyLimits::new(Some(600), Some(8), Some(20)).unwrap(),
+            progress: None,
         },
         secret: SecretHash::new([0xaa; 32]),
         at: at(0),

@@ -100,6 +100,7 @@ pub const KEYS: Columns = &[
     ("RATE/MIN", Value("/rate")),
     ("AT ONCE", Value("/concurrency")),
     ("WAKES/H", Value("/wakes_per_hour")),
+    ("PROGRESS", Value("/progress")),
     ("LAST USED HERE", Moment("last_used_ms")),
 ];
 
@@ -390,7 +391,7 @@ mod tests {
     fn keys_are_listed_with_scopes_and_limits() {
         let rows = [
             json!({"id": "k7mq2v9x4a1b", "name": "the laptop\n", "status": "issued", "scopes": ["query", "infer:*"],
-                "expires_at_ms": NOW_MS, "rate": 600, "concurrency": 8, "wakes_per_hour": 0, "last_used_ms": NOW_MS}),
+                "expires_at_ms": NOW_MS, "rate": 600, "concurrency": 8, "wakes_per_hour": 0, "progress": "delta", "last_used_ms": NOW_MS}),
             json!({"id": "zz00zz00zz00", "name": null, "status": "unreadable", "scopes": [], "last_used_ms": null}),
         ];
         insta::assert_snapshot!(shown(KEYS, &rows));

@@ -14,7 +14,9 @@ mod tests;
 
 pub use command::{KeyCommand, MAX_GRACE};
 pub use event::KeyEvent;
-pub use policy::{InvalidLimit, KeyLimits, KeyPolicy, MAX_CONCURRENCY, MAX_RATE, MAX_WAKES_PER_HOUR};
+pub use policy::{
+    InvalidLimit, KeyLimits, KeyPolicy, MAX_CONCURRENCY, MAX_RATE, MAX_WAKES_PER_HOUR, ProgressForm,
+};
 pub use rejection::KeyRejection;
 pub use scope::{InvalidScope, MAX_SCOPES, Scope, Scopes};
 pub use state::{IssuedKey, Key, PreviousSecret, RevokedKey};

@@ -25,6 +25,23 @@ pub struct KeyPolicy {
     pub expires_at_ms: Option<Timestamp>,
     /// How much it may be used.
     pub limits: KeyLimits,
+    /// How its waiting streams report progress; absent to go by the client.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub progress: Option<ProgressForm>,
+}
+
+/// How a waiting stream reports that it waits, if its request doesn't say that itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ProgressForm {
+    /// By comments, which every client skips.
+    Comment,
+    /// By chunks or events without text, for clients whose timers ignore comments.
+    Delta,
+    /// By reasoning, for clients that show it.
+    Reasoning,
+    /// Not at all.
+    Off,
 }
 
 impl KeyPolicy {

@@ -25,6 +25,7 @@ fn command(kind: u8, number: u8, secs: u64, life: Option<u64>) -> KeyCommand {
                 scopes: Scopes::all(),
                 expires_at_ms: life.map(|secs| at.plus(Duration::from_secs(secs))),
                 limits: KeyLimits::default(),
+                progress: None,
             },
             secret: secret(number),
             at,

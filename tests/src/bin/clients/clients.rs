@@ -2,7 +2,7 @@
 
 use crate::{
     runtime::Language,
-    scene::Scene::{self, Chat, Embeddings, Patient, Responses, Stream, Tools, Vision},
+    scene::Scene::{self, Chat, Embeddings, Patient, PatientResponses, Responses, Stream, Tools, Vision},
 };
 
 /// A client in one version.
@@ -45,7 +45,9 @@ impl Client {
         Scene::ALL.into_iter().filter(|&scene| match scene {
             Scene::Failing => self.failing.is_some(),
             Scene::FailingStream => self.failing_stream.is_some(),
-            Chat | Stream | Tools | Vision | Embeddings | Responses | Patient => self.scenes.contains(&scene),
+            Chat | Stream | Tools | Vision | Embeddings | Responses | Patient | PatientResponses => {
+                self.scenes.contains(&scene)
+            }
         })
     }
 
@@ -54,7 +56,7 @@ impl Client {
         match scene {
             Scene::Failing => self.failing,
             Scene::FailingStream => self.failing_stream,
-            Chat | Stream | Tools | Vision | Embeddings | Responses | Patient => None,
+            Chat | Stream | Tools | Vision | Embeddings | Responses | Patient | PatientResponses => None,
         }
     }
 }
@@ -104,7 +106,16 @@ const fn raised_after(wakes: usize, error: &'static str) -> Option<Raised> {
     Some(Raised { error, wakes })
 }
 
-const OPENAI: &[Scene] = &[Chat, Stream, Tools, Vision, Embeddings, Responses, Patient];
+const OPENAI: &[Scene] = &[
+    Chat,
+    Stream,
+    Tools,
+    Vision,
+    Embeddings,
+    Responses,
+    Patient,
+    PatientResponses,
+];
 
 /// The rows.
 pub const CLIENTS: &[Client] = &[
@@ -147,6 +158,7 @@ pub const CLIENTS: &[Client] = &[
     Client {
         name: "anthropic-python",
         package: "anthropic",
+        language: Language::Sdk,
         script: "anthropic_python.py",
         failing: raised("anthropic.ServiceUnavailableError"),
         failing_stream: raised("anthropic.APIStatusError"),
@@ -164,6 +176,7 @@ pub const CLIENTS: &[Client] = &[
     Client {
         name: "ollama-python",
         package: "ollama",
+        language: Language::Sdk,
         script: "ollama_python.py",
         scenes: &[Chat, Stream, Tools, Vision, Embeddings, Patient],
         failing: raised("ollama._types.ResponseError"),
@@ -211,7 +224,7 @@ pub const CLIENTS: &[Client] = &[
         name: "pydantic-ai",
         package: "pydantic-ai-slim",
         script: "pydantic_ai_python.py",
-        scenes: &[Chat, Stream, Tools, Vision, Responses, Patient],
+        scenes: &[Chat, Stream, Tools, Vision, Responses, Patient, PatientResponses],
         failing: raised("pydantic_ai.exceptions.ModelHTTPError"),
         ..PYTHON
     },
@@ -227,9 +240,9 @@ pub const CLIENTS: &[Client] = &[
         name: "dspy",
         package: "dspy",
         script: "dspy_python.py",
-        scenes: &[Chat, Tools, Vision, Embeddings, Responses],
+        scenes: &[Chat, Stream, Tools, Vision, Embeddings, Responses, Patient],
         failing: raised_after(4, "dspy.utils.exceptions.LMServerError"),
-        failing_stream: None,
+        failing_stream: raised("dspy.utils.exceptions.LMProviderError"),
         ..PYTHON
     },
     Client {
@@ -251,7 +264,7 @@ pub const CLIENTS: &[Client] = &[
         name: "llm",
         package: "llm",
         script: "llm_cli.py",
-        scenes: &[Chat, Stream, Vision, Patient],
+        scenes: &[Chat, Stream, Tools, Vision, Patient],
         failing: raised("exit code 1"),
         failing_stream: raised("exit code 1"),
         ..PYTHON
@@ -281,10 +294,7 @@ pub const CLIENTS: &[Client] = &[
         name: "codex",
         package: "@openai/codex",
         script: "codex_cli.py",
-        scenes: &[Responses, Patient],
-        // It asks for minutes, and hides what it was told.
-        failing: None,
-        failing_stream: None,
+        scenes: &[Responses, PatientResponses],
         ..PROGRAM
     },
     Client {

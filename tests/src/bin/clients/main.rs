@@ -17,7 +17,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Result, bail};
+use anyhow::{Result, bail, ensure};
 use cell::Cell;
 use futures::{StreamExt, stream};
 use reveille_tests::{AgentConfig, World, wait_until};
@@ -66,6 +66,7 @@ async fn run(args: &[String]) -> Result<()> {
         let scenes = client.scenes().filter(|scene| !quick || scene.is_quick());
         cells.extend(scenes.map(|scene| Cell::new(&world, client, scene)));
     }
+    ensure!(!cells.is_empty(), "no cell to play");
     // The longest boots first.
     cells.sort_by_key(|cell| std::cmp::Reverse(cell.scene.boot()));
     let api = world.api().await;

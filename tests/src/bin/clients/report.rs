@@ -150,6 +150,7 @@ fn version(client: &Client) -> Result<String> {
     };
     match client.language {
         Language::Python => pinned("requirements.txt"),
+        Language::Sdk => pinned("sdks.txt"),
         Language::NewestOpenai => installed(client.package),
         Language::Aider => pinned("aider.txt"),
         Language::Node => dependency("node/package.json"),

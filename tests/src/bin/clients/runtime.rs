@@ -27,6 +27,8 @@ const QUIET: [&str; 5] = [
 pub enum Language {
     /// Python with the libraries of `requirements.txt`.
     Python,
+    /// Python with the libraries of `sdks.txt`: few, and part of a quick run.
+    Sdk,
     /// Python with the newest `openai`, with which some of those libraries don't work.
     NewestOpenai,
     /// Python with aider, which wants older libraries than the others.
@@ -87,6 +89,7 @@ impl Runtime {
         fs::create_dir(&home)?;
         let python_path = match client.language {
             Language::NewestOpenai => openai_path(),
+            Language::Sdk => self.installed.join("sdks"),
             Language::Aider => self.installed.join("aider"),
             Language::Python | Language::Node | Language::Program => self.installed.join("python"),
         };

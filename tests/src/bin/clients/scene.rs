@@ -12,13 +12,14 @@ pub enum Scene {
     Embeddings,
     Responses,
     Patient,
+    PatientResponses,
     Failing,
     FailingStream,
 }
 
 impl Scene {
     /// In the order of the columns.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Chat,
         Self::Stream,
         Self::Tools,
@@ -26,6 +27,7 @@ impl Scene {
         Self::Embeddings,
         Self::Responses,
         Self::Patient,
+        Self::PatientResponses,
         Self::Failing,
         Self::FailingStream,
     ];
@@ -40,6 +42,7 @@ impl Scene {
             Self::Embeddings => "embeddings",
             Self::Responses => "responses",
             Self::Patient => "patient",
+            Self::PatientResponses => "patient_responses",
             Self::Failing => "failing",
             Self::FailingStream => "failing_stream",
         }
@@ -55,6 +58,7 @@ impl Scene {
             Self::Embeddings => "embeddings",
             Self::Responses => "responses",
             Self::Patient => "stream, boot of 20 s",
+            Self::PatientResponses => "responses, boot of 20 s",
             Self::Failing => "failed boot",
             Self::FailingStream => "stream, failed boot",
         }
@@ -63,7 +67,7 @@ impl Scene {
     /// How long the model boots.
     pub const fn boot(self) -> Duration {
         match self {
-            Self::Patient => Duration::from_secs(20),
+            Self::Patient | Self::PatientResponses => Duration::from_secs(20),
             Self::Failing => Duration::from_millis(500),
             // Longer than a stream is silent: the failure comes after the status 200.
             Self::FailingStream => Duration::from_secs(10),
@@ -80,6 +84,6 @@ impl Scene {
 
     /// Whether it is part of a quick run.
     pub fn is_quick(self) -> bool {
-        self != Self::Patient
+        !matches!(self, Self::Patient | Self::PatientResponses)
     }
 }

@@ -11,6 +11,9 @@ use serde_json::{Value, json};
 /// What every client of Anthropic's sends.
 pub(in crate::http) const ANTHROPIC_VERSION: &str = "anthropic-version";
 
+/// The code of a response that its client doesn't ask for again.
+const NOT_AGAIN: &str = "invalid_prompt";
+
 /// Puts errors into the form of the family whose client asks.
 pub(in crate::http) async fn in_its_form(request: Request, next: Next) -> Response {
     let family = family_of(request.uri().path(), request.headers());
@@ -38,6 +41,11 @@ fn family_of(path: &str, headers: &HeaderMap) -> Family {
 }
 
 impl ErrorResponse {
+    /// The error as the next event of a stream for a client of this family.
+    pub(in crate::http) fn event_for(&self, family: Family) -> Bytes {
+        event(family, &self.object_for(family), self.is_lasting)
+    }
+
     /// The error object for a client of this family.
     pub(in crate::http) fn object_for(&self, family: Family) -> ErrorObject {
         let kind = match family {
@@ -89,8 +97,9 @@ fn whole(family: Family, error: &Value) -> Value {
 ///
 /// OpenAI's streams have no `event:` line, which their clients don't expect, but those of its responses have: there the fields are
 /// where OpenAI's own event has them, and also in `error`, by which its clients know that they have to raise it. Others, such as
-/// codex, pass over that event and read `response.failed`, the last one.
-pub(in crate::http) fn event(family: Family, error: &impl Serialize) -> Bytes {
+/// codex, pass over that event and read `response.failed`, the last one. Of its codes [`NOT_AGAIN`] is the one after which codex shows
+/// the message and doesn't send the request again, so it stands there for an error that `is_lasting`.
+pub(in crate::http) fn event(family: Family, error: &impl Serialize, is_lasting: bool) -> Bytes {
     let ordered = serde_json::to_string(error).unwrap_or_else(|_| "{}".to_owned());
     let error = json!(error);
     let text = match family {
@@ -102,13 +111,18 @@ pub(in crate::http) fn event(family: Family, error: &impl Serialize) -> Bytes {
             event["type"] = "error".into();
             event["sequence_number"] = 0.into();
             event["error"] = error.clone();
+            let code = if is_lasting {
+                &json!(NOT_AGAIN)
+            } else {
+                &error["code"]
+            };
             let failed = json!({
                 "type": "response.failed",
                 "sequence_number": 1,
                 "response": {
                     "object": "response",
                     "status": "failed",
-                    "error": { "code": error["code"], "message": error["message"] },
+                    "error": { "code": code, "message": error["message"] },
                     "output": [],
                 },
             });

@@ -55,7 +55,7 @@ pub(crate) struct ErrorResponse {
     pub object: ErrorObject,
     retry_after_s: Option<u64>,
     /// Whether sending the request again soon can't better it.
-    is_lasting: bool,
+    pub is_lasting: bool,
     provider: Option<ProviderId>,
     wake_id: Option<WakeId>,
 }

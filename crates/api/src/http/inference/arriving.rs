@@ -1,5 +1,6 @@
 //! A large form that is relayed while it comes in: its model is known once the file has begun.
 
+use super::asked::held;
 use crate::{
     http::{
         ApiError, AppState,
@@ -17,7 +18,7 @@ use reveille_domain::ModelName;
 use tracing::{Instrument, Span, info};
 
 /// A form, as far as its request needs it.
-pub(super) enum Form {
+pub(super) enum FormBody {
     /// All of it.
     Whole(HeldBody),
     /// What its beginning asks for; the rest comes in while `reading` is awaited.
@@ -45,12 +46,12 @@ pub(super) async fn read(
     endpoint: &'static Endpoint,
     parts: &Parts,
     body: Body,
-) -> Result<Form, ApiError> {
+) -> Result<FormBody, ApiError> {
     let boundary = boundary(form_type(&parts.headers)?).unwrap_or_default();
     let within = MODEL_WITHIN_BYTES..=state.limits.body_bytes;
     let announced = body::announced_bytes(&parts.headers).and_then(|bytes| usize::try_from(bytes).ok());
     let Some(bytes) = announced.filter(|bytes| within.contains(bytes)) else {
-        return super::held(state, parts, body).await.map(Form::Whole);
+        return held(state, parts, body).await.map(FormBody::Whole);
     };
     let mut incoming = PacedBody::new(body, state.limits.timings.body_idle);
     let begun = begin(state, endpoint, bytes, &mut incoming, FormReader::new(boundary)).await;
@@ -63,7 +64,7 @@ pub(super) async fn read(
     }
 }
 
-struct Begun {
+struct BegunForm {
     read: HeldBody,
     /// The model, and whether a stream is asked for.
     peeked: Option<(ModelName, bool)>,
@@ -79,7 +80,7 @@ async fn begin(
     bytes: usize,
     incoming: &mut PacedBody,
     mut form: FormReader,
-) -> Result<Begun, BodyFault> {
+) -> Result<BegunForm, BodyFault> {
     let (mut read, mut held, mut peeked) = (BytesMut::new(), state.bodies.hold(), None);
     while peeked.is_none()
         && let Some(piece) = incoming.next().await?
@@ -92,7 +93,7 @@ async fn begin(
             peeked = peek_begun_form(&read, &form, endpoint).map_err(BodyFault::Bad)?;
         }
     }
-    Ok(Begun {
+    Ok(BegunForm {
         read: HeldBody {
             bytes: read.freeze(),
             held,
@@ -104,15 +105,15 @@ async fn begin(
     })
 }
 
-impl Begun {
-    fn form(self, incoming: PacedBody) -> Form {
+impl BegunForm {
+    fn form(self, incoming: PacedBody) -> FormBody {
         let Some((model, stream)) = self.peeked else {
-            return Form::Whole(self.read);
+            return FormBody::Whole(self.read);
         };
         let (body, into) = RequestBody::arriving(self.bytes, self.read.held);
         let read = self.read.bytes.len();
         into.push(&self.read.bytes);
-        Form::Arriving {
+        FormBody::Arriving {
             model,
             stream,
             body,

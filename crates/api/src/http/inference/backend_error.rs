@@ -31,6 +31,8 @@ pub(super) fn event_of(
             in_words(provider, status, body, is_cut).into(),
         );
     }
+    // A code of its own says more to a client, such as that the prompt is too long.
+    let is_lasting = is_final(status) && !error.get("code").is_some_and(Value::is_string);
     for (field, value) in [
         ("type", type_of(family, status).into()),
         ("param", Value::Null),
@@ -39,7 +41,12 @@ pub(super) fn event_of(
     ] {
         error.entry(field).or_insert(value);
     }
-    event(family, &error)
+    event(family, &error, is_lasting)
+}
+
+/// Whether the same request would get the same answer again.
+const fn is_final(status: u16) -> bool {
+    matches!(status, 400..500) && !matches!(status, 408 | 409 | 425 | 429)
 }
 
 /// The backend's own error object; empty if there is none.

@@ -2,7 +2,9 @@
 //!
 //! For OpenAI's clients that is a comment line with a single newline: parsers skip it, while a blank line after a comment has
 //! broken some. They never get `id:`, `event:` or `retry:`, which break them. Anthropic's clients have an event for this, and
-//! Ollama's a line without text.
+//! Ollama's a line without text. OpenAI's responses have one too, `keepalive`, which their clients pass over, but only after
+//! `response.created`: if the backend hasn't sent that yet, one with an empty id comes first. LangChain joins that id and the
+//! backend's, and the others replace it.
 
 use crate::{
     http::AppState,
@@ -14,7 +16,7 @@ use bytes::Bytes;
 use jiff::Timestamp;
 use reveille_domain::{AgentName, ModelName};
 use serde_json::json;
-use std::{sync::Arc, time::Duration};
+use std::{mem, sync::Arc, time::Duration};
 use tokio::time::Instant;
 
 /// Anthropic's.
@@ -31,6 +33,8 @@ pub(super) struct Keepalives {
     quiet: Duration,
     every: Duration,
     begun: Instant,
+    /// Whether the client of a response has got `response.created`.
+    is_created: bool,
 }
 
 impl Keepalives {
@@ -48,6 +52,7 @@ impl Keepalives {
             quiet: timings.quiet,
             every: timings.keepalive,
             begun: Instant::now(),
+            is_created: false,
         })
     }
 
@@ -71,14 +76,15 @@ impl Keepalives {
         self.registry.get(self.phase.get().provider()?)
     }
 
-    /// The next one.
-    pub fn next(&self) -> Bytes {
+    /// The next one; whether the backend's answer has begun.
+    pub fn next(&mut self, answer_has_begun: bool) -> Bytes {
         let left = self.snapshot().and_then(|snapshot| time_until_awake(&snapshot));
+        self.is_created |= answer_has_begun;
         self.text(self.begun.elapsed(), left)
     }
 
     /// For a request that has waited for `elapsed` and, by earlier wakes, waits for `left` more.
-    fn text(&self, elapsed: Duration, left: Option<Duration>) -> Bytes {
+    fn text(&mut self, elapsed: Duration, left: Option<Duration>) -> Bytes {
         let (phase, model) = (self.phase.get(), &self.model);
         let who = phase
             .provider()
@@ -88,8 +94,8 @@ impl Keepalives {
         let eta = left.map_or_else(String::new, |left| {
             format!(" eta={}s", left.as_millis().div_ceil(1000))
         });
-        let text = || format!("{} {who} elapsed={seconds}s{eta}", phase.word());
-        let comment = || Bytes::from(format!(": {}\n", text()));
+        let text = format!("{} {who} elapsed={seconds}s{eta}", phase.word());
+        let comment = || Bytes::from(format!(": {text}\n"));
         let progress = match self.progress {
             Progress::CommentThenDelta if elapsed >= COMMENTS_FOR => Progress::Delta,
             Progress::CommentThenDelta => Progress::Comment,
@@ -97,26 +103,58 @@ impl Keepalives {
         };
         match (self.kind, progress) {
             (Keepalive::Ping, _) => Bytes::from_static(PING),
-            (Keepalive::ChatLine, Progress::Reasoning) => self.chat_line(
-                &json!({ "role": "assistant", "content": "", "thinking": format!("{}\n", text()) }),
-            ),
+            (Keepalive::ChatLine, Progress::Reasoning) => self
+                .chat_line(&json!({ "role": "assistant", "content": "", "thinking": format!("{text}\n") })),
             (Keepalive::ChatLine, _) => self.chat_line(&json!({ "role": "assistant", "content": "" })),
             (Keepalive::GenerateLine, Progress::Reasoning) => {
-                self.line(&json!({ "response": "", "thinking": format!("{}\n", text()) }))
+                self.line(&json!({ "response": "", "thinking": format!("{text}\n") }))
             }
             (Keepalive::GenerateLine, _) => self.line(&json!({ "response": "" })),
             (Keepalive::ChatChunk, Progress::Reasoning) => {
-                self.chat_chunk(&json!({ "reasoning_content": format!("{}\n", text()) }))
+                self.chat_chunk(&json!({ "reasoning_content": format!("{text}\n") }))
             }
             (Keepalive::ChatChunk, Progress::Delta) => self.chat_chunk(&json!({ "content": "" })),
             (Keepalive::TextChunk, Progress::Delta | Progress::Reasoning) => {
                 let choice = json!({ "index": 0, "text": "", "logprobs": null, "finish_reason": null });
                 self.chunk("cmpl", "text_completion", &choice)
             }
-            (Keepalive::ChatChunk | Keepalive::TextChunk | Keepalive::Comment | Keepalive::Unneeded, _) => {
-                comment()
-            }
+            (Keepalive::Event, Progress::Delta | Progress::Reasoning) => self.response_event(),
+            (
+                Keepalive::ChatChunk
+                | Keepalive::TextChunk
+                | Keepalive::Event
+                | Keepalive::Comment
+                | Keepalive::Unneeded,
+                _,
+            ) => comment(),
         }
+    }
+
+    fn response_event(&mut self) -> Bytes {
+        let (kind, mut event) = if mem::replace(&mut self.is_created, true) {
+            ("keepalive", json!({}))
+        } else {
+            let response = json!({
+                "id": "",
+                "object": "response",
+                "created_at": now_ms() / 1000,
+                "status": "in_progress",
+                "error": null,
+                "incomplete_details": null,
+                "instructions": null,
+                "metadata": {},
+                "model": self.model,
+                "output": [],
+                "parallel_tool_calls": true,
+                "temperature": null,
+                "tool_choice": "auto",
+                "tools": [],
+                "top_p": null,
+            });
+            ("response.created", json!({ "response": response }))
+        };
+        (event["type"], event["sequence_number"]) = (kind.into(), 0.into());
+        Bytes::from(format!("event: {kind}\ndata: {event}\n\n"))
     }
 
     fn chat_line(&self, message: &serde_json::Value) -> Bytes {
@@ -180,6 +218,7 @@ pub(super) mod tests {
             quiet,
             every,
             begun: Instant::now(),
+            is_created: false,
         }
     }
 
@@ -188,7 +227,7 @@ pub(super) mod tests {
     }
 
     fn beat_with(progress: Progress, kind: Keepalive, model: &str, left: Option<Duration>) -> String {
-        let keepalives = Keepalives {
+        let mut keepalives = Keepalives {
             progress,
             kind,
             model: ModelName::parse(model).expect("legal"),
@@ -248,13 +287,41 @@ pub(super) mod tests {
     #[test]
     fn a_client_whose_program_may_have_a_timer_gets_chunks_after_a_minute() {
         for (seconds, begins) in [(59, ": waking"), (60, "data: {")] {
-            let keepalives = Keepalives {
+            let mut keepalives = Keepalives {
                 progress: Progress::CommentThenDelta,
                 ..every(Duration::ZERO, Duration::ZERO)
             };
             let bytes = keepalives.text(Duration::from_secs(seconds), None);
             assert!(bytes.starts_with(begins.as_bytes()), "{bytes:?}");
         }
+    }
+
+    #[test]
+    fn a_response_is_created_before_its_first_keepalive_and_never_twice() {
+        let beats = |answer_has_begun: bool| {
+            let mut keepalives = Keepalives {
+                progress: Progress::Delta,
+                kind: Keepalive::Event,
+                ..every(Duration::ZERO, Duration::ZERO)
+            };
+            [(); 3].map(|()| {
+                let beat = String::from_utf8(keepalives.next(answer_has_begun).to_vec()).expect("text");
+                let (kind, data) = beat
+                    .strip_prefix("event: ")
+                    .and_then(|rest| rest.strip_suffix("\n\n")?.split_once("\ndata: "))
+                    .expect("an event");
+                let data: serde_json::Value = serde_json::from_str(data).expect("JSON");
+                assert_eq!(data["type"], kind);
+                (
+                    kind.to_owned(),
+                    data["response"]["id"].as_str().map(str::to_owned),
+                )
+            })
+        };
+        let created = ("response.created".to_owned(), Some(String::new()));
+        let keepalive = ("keepalive".to_owned(), None);
+        assert_eq!(beats(false), [created, keepalive.clone(), keepalive.clone()]);
+        assert_eq!(beats(true), [(); 3].map(|()| keepalive.clone()));
     }
 
     #[test]

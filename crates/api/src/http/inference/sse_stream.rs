@@ -5,7 +5,7 @@ use super::{
     sse_position::{Outcome, Position},
 };
 use crate::{
-    http::{ApiError, error_response::family::event},
+    http::ApiError,
     inference::{Endpoint, Family, InferenceError, endpoint::StreamEnd},
 };
 use axum::body::Body;
@@ -90,10 +90,7 @@ impl SseStream {
     async fn next(mut self) -> Option<Next> {
         let keepalives = self.keepalives.as_ref();
         let speaking = keepalives.filter(|_| self.ends_by.is_none() && self.position.is_between_events());
-        let due = speaking.map(async |keepalives| {
-            sleep_until(self.due).await;
-            keepalives
-        });
+        let due = speaking.map(|_| sleep_until(self.due));
         tokio::select! {
             biased;
             piece = self.pieces.next() => match piece? {
@@ -109,8 +106,9 @@ impl SseStream {
                 }
             },
             Some(()) = OptionFuture::from(self.ends_by.map(sleep_until)) => None,
-            Some(keepalives) = OptionFuture::from(due) => {
-                let keepalive = keepalives.next();
+            Some(()) = OptionFuture::from(due) => {
+                let keepalives = self.keepalives.as_mut()?;
+                let keepalive = keepalives.next(self.has_begun);
                 self.due = Instant::now() + keepalives.every();
                 Some((Ok(keepalive), Some(self)))
             }
@@ -163,7 +161,7 @@ impl SseStream {
             return Err(error);
         }
         let mut last = BytesMut::from(self.closing());
-        last.extend_from_slice(&event(self.family, &response.object_for(self.family)));
+        last.extend_from_slice(&response.event_for(self.family));
         // No backend's stream was cut short, so this is its regular end.
         if never_handed_over && self.family == Family::OpenAi {
             last.extend_from_slice(DONE);

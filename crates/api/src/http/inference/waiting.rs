@@ -10,9 +10,9 @@ use super::{
 };
 use crate::{
     http::{ApiError, AppState, error_response::name_provider},
-    inference::{CurrentPhase, InferenceRequest},
+    inference::{CurrentPhase, Endpoint, Family, InferenceRequest},
 };
-use axum::response::Response;
+use axum::{body::Body, response::Response};
 use futures::{FutureExt, StreamExt};
 use std::sync::Arc;
 use tokio::time::{Instant, sleep};
@@ -28,6 +28,7 @@ pub(super) async fn respond_when_known(
     let keepalives = Keepalives::new(&state, &request, phase.clone());
     let (quiet, endpoint) = (state.limits.timings.quiet, request.endpoint);
     let family = endpoint.family;
+    let ignores_should_retry = request.options.ignores_should_retry;
     let answering = async move {
         let answering = state.inference.answer(&request, &phase);
         while_reading(reading, answering).await
@@ -38,7 +39,10 @@ pub(super) async fn respond_when_known(
     };
     tokio::select! {
         biased;
-        answered = &mut answering => return Ok(respond(endpoint, answered?, Some(keepalives))?),
+        answered = &mut answering => match answered {
+            Ok(response) => return Ok(respond(endpoint, response, Some(keepalives))?),
+            Err(error) => return refused(endpoint, ApiError::from(error), ignores_should_retry),
+        },
         () = sleep(quiet) => {}
     }
     let (phase, snapshot) = (keepalives.phase(), keepalives.snapshot());
@@ -49,4 +53,19 @@ pub(super) async fn respond_when_known(
     let mut response = begun_stream(family, body);
     name_provider(response.headers_mut(), phase.provider(), wake_id);
     Ok(response)
+}
+
+/// An error before the stream has begun: with its status, or as the only event for a client that would send the request again.
+fn refused(
+    endpoint: &'static Endpoint,
+    error: ApiError,
+    ignores_should_retry: bool,
+) -> Result<Response, ApiError> {
+    let (family, response) = (endpoint.family, error.response());
+    if family != Family::Responses || !ignores_should_retry || !response.is_lasting {
+        return Err(error);
+    }
+    error.log(&response);
+    let event = Body::from(response.event_for(family));
+    Ok(begun_stream(family, event))
 }

@@ -3,18 +3,19 @@
 use super::{
     Answer, chat_body,
     fake_hub::{Reply, active, hibernating},
-    keys::{locked, refused},
+    keys::{locked, refused, with_root_and},
+    limits,
 };
-use crate::keys::MAX_KEYS;
+use crate::keys::{AuthMode, MAX_KEYS};
 use bytes::Bytes;
 use serde_json::json;
-use std::sync::atomic::Ordering;
+use std::{sync::atomic::Ordering, time::Duration};
 
 #[tokio::test]
 async fn a_key_is_shown_once_and_its_life_is_listed() {
     let (served, root) = locked().await;
     let terms = json!({"name": "the laptop", "scopes": ["infer:*", "query", "query"], "expires_in_s": 100,
-        "rate": 600, "concurrency": 8, "wakes_per_hour": 20});
+        "rate": 600, "concurrency": 8, "wakes_per_hour": 20, "progress": "delta"});
     let (id, key) = served.make(&root, terms).await;
     assert!(key.starts_with(&format!("rv_{id}_")));
     assert_eq!(served.get_with(&key, "/v1/models").await.status, 200);
@@ -24,7 +25,7 @@ async fn a_key_is_shown_once_and_its_life_is_listed() {
     assert_eq!(
         row,
         json!({"id": id, "status": "issued", "name": "the laptop", "scopes": ["query", "infer:*"],
-            "rate": 600, "concurrency": 8, "wakes_per_hour": 20, "created_at_ms": now,
+            "rate": 600, "concurrency": 8, "wakes_per_hour": 20, "progress": "delta", "created_at_ms": now,
             "expires_at_ms": now + 100_000, "rotated_at_ms": null, "previous_valid_until_ms": null,
             "revoked_at_ms": null, "last_used_ms": now, "requests": 1, "updated_seq": 41})
     );
@@ -37,6 +38,25 @@ async fn a_key_is_shown_once_and_its_life_is_listed() {
     );
     let row = served.get_with(&root, "/reveille/v1/keys").await.json();
     assert_eq!(row["data"][0]["status"], "expired");
+}
+
+#[tokio::test]
+async fn a_key_may_say_how_its_streams_report_that_they_wait() {
+    let mut limits = limits();
+    limits.timings.quiet = Duration::from_millis(30);
+    let (served, root) = with_root_and(AuthMode::Required, limits).await;
+    served.hub.publish("gpu-box/vllm", "m", hibernating());
+    for (progress, begins) in [("delta", "data: {"), ("comment", ": waking"), ("", ": waking")] {
+        let mut terms = json!({ "name": "n", "scopes": ["infer:*"] });
+        if !progress.is_empty() {
+            terms["progress"] = progress.into();
+        }
+        let (_, key) = served.make(&root, terms).await;
+        let request = served.chat("m", true).bearer_auth(key);
+        let mut response = request.send().await.expect("an answer");
+        let first = response.chunk().await.expect("a piece").expect("not the end");
+        assert!(first.starts_with(begins.as_bytes()), "{progress}: {first:?}");
+    }
 }
 
 #[tokio::test]

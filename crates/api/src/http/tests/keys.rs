@@ -1,7 +1,7 @@
 //! Who is let in, to what, and how often: every way to be refused, each with its status, its code and its headers.
 
 use super::{
-    Answer, Served,
+    Answer, HttpLimits, Served,
     fake_hub::{Reply, active, hibernating},
     limits,
 };
@@ -19,9 +19,13 @@ pub(super) async fn locked() -> (Served, String) {
 }
 
 pub(super) async fn with_root(mode: AuthMode) -> (Served, String) {
+    with_root_and(mode, limits()).await
+}
+
+pub(super) async fn with_root_and(mode: AuthMode, limits: HttpLimits) -> (Served, String) {
     let root = SecretKey::generate().expect("randomness");
     let rows = Arc::new(MemoryRows::new());
-    let served = Served::guarded(limits(), rows, mode, Some(&root)).await;
+    let served = Served::guarded(limits, rows, mode, Some(&root)).await;
     (served, root.expose().to_owned())
 }
 

@@ -278,11 +278,14 @@ async fn a_path_of_a_providers_config_reaches_that_provider_and_no_other() {
         (answer.status, answer.text())
     };
     assert_eq!(ask(path, "m").await.0, 404, "nobody has it yet");
+    let documented = async || served.get("/openapi.json").await.json()["paths"][path].clone();
+    assert_eq!(documented().await, Value::Null);
     served.hub.change("a/images", |provider| {
         let paths = vec![path.parse().expect("legal")];
         provider.spec = provider.spec.clone().with_extra_paths(paths).expect("few");
         provider.status = active();
     });
+    assert_eq!(documented().await["post"]["parameters"][3]["in"], "query");
     served
         .hub
         .replies((0..2).map(|_| Reply::Whole(200, "application/json", WHOLE.into())));
@@ -377,7 +380,7 @@ async fn a_stored_response_is_asked_of_the_member_that_keeps_it() {
     let ask = |body: Value| Answer::of(served.post("/v1/responses", &body));
     assert_eq!(ask(json!({ "model": "m", "input": "x" })).await.status, 200);
     assert_eq!(
-        ask(json!({ "model": "m", "input": "x", "stream": true }))
+        ask(json!({ "model": "m", "input": "y", "stream": true }))
             .await
             .status,
         200
@@ -388,7 +391,7 @@ async fn a_stored_response_is_asked_of_the_member_that_keeps_it() {
         .iter()
         .map(|sent| sent.agent.to_string())
         .collect();
-    assert_ne!(holders[0], holders[1], "they take turns");
+    assert_ne!(holders[0], holders[1], "two conversations");
 
     for (id, holder) in [("resp_1", &holders[0]), ("resp_2", &holders[1])] {
         for (method, path) in [
@@ -438,9 +441,20 @@ async fn a_stored_response_is_asked_of_the_member_that_keeps_it() {
     });
     let answer = served.get("/v1/responses/resp_1").await;
     assert_eq!((answer.status, answer.error().as_str()), (503, "model_asleep"));
+    assert_eq!(served.hub.asked(), 0);
+
+    let next = json!({ "model": "m", "input": "x", "previous_response_id": "resp_1" });
+    let asking = tokio::spawn(Answer::of(served.post("/v1/responses", &next)));
+    served.hub.until("a wake", |hub| hub.asked() == 1).await;
+    served.hub.replies([response("resp_4")]);
+    served.hub.change(&format!("{}/vllm", holders[0]), |provider| {
+        provider.status = active();
+    });
+    assert_eq!(asking.await.expect("an answer").status, 200);
+    assert_eq!(served.hub.sent().pop().expect("sent").agent.as_str(), holders[0]);
     served.hub.withdraw(&format!("{}/vllm", holders[0]));
     assert_eq!(served.get("/v1/responses/resp_1").await.status, 404);
-    assert_eq!(served.hub.asked(), 0);
+    assert_eq!(served.hub.asked(), 1);
 }
 
 #[tokio::test]

@@ -69,6 +69,32 @@ async fn a_provider_that_is_down_is_the_last_choice() {
 }
 
 #[tokio::test]
+async fn a_request_goes_on_from_one_provider_that_is_down_to_the_next() {
+    let served = Served::new().await;
+    for provider in ["a/p", "b/p", "c/p"] {
+        served.hub.publish(provider, "m", down());
+    }
+    let unavailable = || fault(FaultCode::BackendUnavailable);
+    served
+        .hub
+        .replies([unavailable(), unavailable(), whole(200, "it is back")]);
+    assert_eq!(served.chats(1).await, [200]);
+    assert_eq!(served.agents(), "a b c");
+
+    served.hub.change("a/p", |provider| provider.status = active());
+    served.hub.replies([unavailable(), whole(200, "it is back")]);
+    assert_eq!(served.chats(1).await, [200]);
+    let agents = served.agents();
+    assert!(
+        agents.starts_with("a b c a "),
+        "the one that is awake first: {agents}"
+    );
+
+    served.hub.replies([unavailable(), unavailable(), unavailable()]);
+    assert_eq!(served.chats(1).await, [502], "each once");
+}
+
+#[tokio::test]
 async fn the_error_of_a_provider_that_is_down_says_for_how_long() {
     let served = Served::new().await;
     served.hub.publish("gpu-box/p", "m", down());

@@ -133,7 +133,7 @@ fn nests_deeper_than(body: &[u8], limit: usize) -> bool {
         let found = rest[at];
         rest = &rest[at + 1..];
         match found {
-            b'"' => rest = after_string(rest),
+            b'"' => rest = end_of_string(rest).map_or(&[], |end| &rest[end + 1..]),
             b'[' | b'{' => depth += 1,
             _ => depth = depth.saturating_sub(1),
         }
@@ -144,15 +144,16 @@ fn nests_deeper_than(body: &[u8], limit: usize) -> bool {
     false
 }
 
-/// The bytes after the string that `rest` begins in.
-fn after_string(mut rest: &[u8]) -> &[u8] {
-    while let Some(at) = memchr::memchr2(b'"', b'\\', rest) {
-        if rest[at] == b'"' {
-            return &rest[at + 1..];
+/// Where a string ends that has begun before this text.
+pub(super) fn end_of_string(text: &[u8]) -> Option<usize> {
+    let mut at = 0;
+    loop {
+        at += memchr::memchr2(b'"', b'\\', text.get(at..)?)?;
+        if text[at] == b'"' {
+            return Some(at);
         }
-        rest = rest.get(at + 2..).unwrap_or_default();
+        at += 2;
     }
-    &[]
 }
 
 /// The fields with a meaning here.
@@ -350,7 +351,10 @@ fn parse_model(field: &'static str, json: &str) -> Result<ModelName, BadBody> {
 /// The name of a model that a request has in `field`.
 pub(crate) fn checked_model(field: &'static str, text: &str) -> Result<ModelName, BadBody> {
     ModelName::parse(text).map_err(|_| {
-        let message = format!("`{field}` must be 1 to {MAX_MODEL_NAME_BYTES} bytes of printable text");
+        let message = format!(
+            "`{field}` must be a model's name, 1 to {MAX_MODEL_NAME_BYTES} bytes of printable text, alone or behind `agent/` or \
+             `agent/provider/`"
+        );
         BadBody::new("invalid_model", field, message)
     })
 }
