@@ -13,7 +13,7 @@ use crate::{
 };
 use axum::{Extension, Json, extract::State};
 use reveille_bus::relay::{MAX_FORM_PARTS, MAX_PART_HEAD_BYTES, MAX_STORED_ID_BYTES, takes_presets};
-use reveille_domain::{ExtraPath, MAX_MODEL_NAME_BYTES, MAX_TOKEN_BYTES};
+use reveille_domain::{ExtraPath, MAX_MODEL_NAME_BYTES, MAX_TOKEN_BYTES, ProviderSpec};
 use reveille_http1_guard::MAX_FIELDS;
 use serde_json::{Map, Value, json};
 use std::{collections::BTreeSet, time::Duration};
@@ -62,7 +62,7 @@ pub(super) async fn document(
 ) -> Json<Value> {
     let pools = pools_for(&state.registry, &caller);
     let specs = pools.values().flatten().map(|snapshot| &snapshot.provider.spec);
-    let extra_paths: BTreeSet<_> = specs.flat_map(|spec| spec.extra_paths()).collect();
+    let extra_paths: BTreeSet<_> = specs.flat_map(ProviderSpec::extra_paths).collect();
     Json(of(&state.limits, state.default_model.is_some(), extra_paths))
 }
 

@@ -172,7 +172,10 @@ mod tests {
         };
         let key = Some(ProgressForm::Reasoning);
         assert_eq!(read(&[said, langchain.clone()], key), Ok(Progress::Off));
-        assert_eq!(read(&[langchain.clone()], key), Ok(Progress::Reasoning));
+        assert_eq!(
+            read(std::slice::from_ref(&langchain), key),
+            Ok(Progress::Reasoning)
+        );
         assert_eq!(read(&[langchain], None), Ok(Progress::Delta));
         assert_eq!(read(&[], Some(ProgressForm::Delta)), Ok(Progress::Delta));
     }
