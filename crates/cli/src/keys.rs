@@ -6,7 +6,7 @@ use crate::{
     failure::Failure,
 };
 use clap::{Args, Subcommand};
-use reveille_domain::{KeyName, Scope};
+use reveille_domain::{KeyName, Priority, Scope};
 use serde_json::json;
 use std::time::Duration;
 
@@ -16,6 +16,7 @@ const CREATE_EXAMPLES: &str = "\
 Examples:
   reveille key create --name laptop --scope infer:*                 may use every model
   reveille key create --name ci --scope infer:qwen3-8b --expires 30d --rate 600 --concurrency 8 --wakes-per-hour 20
+  reveille key create --name batch --scope infer:* --priority low   gets 1 slot of 21 while others wait
   reveille key create --name dashboard --scope query                may read status and history
 
 The key is printed once; only its hash is stored.";
@@ -60,6 +61,9 @@ pub struct Create {
     /// Wakes it may start per hour; with 0 it can only use models that are awake [default: no limit].
     #[arg(long, value_name = "WAKES")]
     pub wakes_per_hour: Option<u32>,
+    /// How soon its requests have their turn where requests wait for a provider: high, normal or low.
+    #[arg(long, value_name = "CLASS", default_value_t)]
+    pub priority: Priority,
     #[command(flatten)]
     pub listing: Listing,
 }
@@ -101,7 +105,8 @@ async fn create(args: Create) -> Result<(), Failure> {
     let client = ApiClient::new(&args.listing.api)?;
     let body = json!({"name": args.name, "scopes": args.scopes, "expires_in_s": args.expires.map(|time|
      time.as_secs()),
-        "rate": args.rate, "concurrency": args.concurrency, "wakes_per_hour": args.wakes_per_hour});
+        "rate": args.rate, "concurrency": args.concurrency, "wakes_per_hour": args.wakes_per_hour,
+        "priority": args.priority});
     show(&client.post(PATH, &body).await?, args.listing.output)
 }
 

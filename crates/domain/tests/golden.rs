@@ -6,7 +6,7 @@ use reveille_domain::{
     GroupName, Key, KeyEvent, KeyId, KeyName, ModelDetails, ModelName, Provider, ProviderEvent, ProviderId,
     ProviderSpec, RecipeKind, ReportId, ReportSeq, SecretHash, SessionId, SleepReason, Stage, Timestamp,
     TokenId, Wake, WakeCause, WakeFailure, WakeFailureKind, WakeId, WakeOutcome, WakeSpec,
-    key::{KeyLimits, KeyPolicy},
+    key::{KeyLimits, KeyPolicy, Priority},
     provider::{InactiveReason, RegisteredAs, StableStatus},
 };
 use serde::{Serialize, de::DeserializeOwned};
@@ -145,13 +145,14 @@ fn key_id() -> KeyId {
 
 fn key_events() -> Vec<(&'static str, KeyEvent)> {
     let scopes = ["infer:Qwen/Qwen3-8B", "infer:*", "query", "admin"].map(|it| it.parse().expect("legal"));
-    let created = |expires_at_ms, limits| KeyEvent::KeyCreated {
+    let created = |expires_at_ms, limits, priority| KeyEvent::KeyCreated {
         id: key_id(),
         policy: KeyPolicy {
             name: KeyName::parse("the laptop").expect("legal"),
             scopes: BTreeSet::from(scopes.clone()).try_into().expect("some"),
             expires_at_ms,
             limits,
+            priority,
         },
         secret: SecretHash::new([0x0a; 32]),
         at_ms: at(0),
@@ -163,8 +164,15 @@ fn key_events() -> Vec<(&'static str, KeyEvent)> {
         at_ms: at(10),
     };
     vec![
-        ("key_created", created(Some(at(1_000)), limits)),
-        ("key_created_without_limits", created(None, KeyLimits::default())),
+        ("key_created", created(Some(at(1_000)), limits, Priority::Normal)),
+        (
+            "key_created_without_limits",
+            created(None, KeyLimits::default(), Priority::Normal),
+        ),
+        (
+            "key_created_low",
+            created(None, KeyLimits::default(), Priority::Low),
+        ),
         ("key_rotated", rotated(Some(at(70)))),
         ("key_rotated_at_once", rotated(None)),
         ("key_revoked", KeyEvent::KeyRevoked { at_ms: at(20) }),

@@ -37,6 +37,7 @@ mod outages;
 mod owner;
 mod packages;
 mod pools;
+mod queues;
 mod rack;
 mod real_systemd;
 mod recipes;

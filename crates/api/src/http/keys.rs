@@ -19,7 +19,7 @@ use axum::{
 };
 use reveille_bus::{BusError, CommandError};
 use reveille_domain::{
-    KeyCommand, KeyId, KeyName, KeyRejection, Scope, Scopes, Timestamp,
+    KeyCommand, KeyId, KeyName, KeyRejection, Priority, Scope, Scopes, Timestamp,
     key::{KeyLimits, KeyPolicy, MAX_SCOPES},
     rows::{Sort, SortBy, SortKey, SortKind, SortValue},
 };
@@ -37,6 +37,8 @@ pub(super) struct KeyRow {
     expires_at_ms: Option<Timestamp>,
     #[serde(flatten)]
     limits: Option<KeyLimits>,
+    /// How soon its requests have their turn where requests wait.
+    priority: Option<Priority>,
     created_at_ms: Option<Timestamp>,
     rotated_at_ms: Option<Timestamp>,
     /// Until when the secret from before the last rotation is valid.
@@ -78,6 +80,7 @@ impl KeyRow {
             scopes: policy.map_or_else(Vec::new, |policy| policy.scopes.iter().cloned().collect()),
             expires_at_ms: policy.and_then(|policy| policy.expires_at_ms),
             limits: policy.map(|policy| policy.limits),
+            priority: policy.map(|policy| policy.priority),
             created_at_ms: known.state.created_at(),
             rotated_at_ms: None,
             previous_valid_until_ms: None,
@@ -108,6 +111,8 @@ struct Create {
     rate: Option<u32>,
     concurrency: Option<u32>,
     wakes_per_hour: Option<u32>,
+    #[serde(default)]
+    priority: Priority,
 }
 
 impl Create {
@@ -126,6 +131,7 @@ impl Create {
             scopes,
             expires_at_ms: expires_in.map(|time| at.plus(time)),
             limits,
+            priority: self.priority,
         })
     }
 }

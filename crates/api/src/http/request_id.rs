@@ -50,7 +50,8 @@ pub(super) async fn name_requests(mut request: Request, next: Next) -> Response 
     let span = error_span!(
         "request",
         request.id = id.as_str(),
-        provider.chosen = field::Empty
+        provider.chosen = field::Empty,
+        queue.waited_ms = field::Empty
     );
     let mut response = next.run(request).instrument(span).await;
     response.headers_mut().insert(X_REQUEST_ID, id.0);

@@ -112,6 +112,7 @@ impl Failure {
                 | FaultCode::Cancelled
                 | FaultCode::UnknownProvider
                 | FaultCode::Overloaded
+                | FaultCode::Busy
                 | FaultCode::ShuttingDown
                 | FaultCode::BadFrame
                 | FaultCode::Lost

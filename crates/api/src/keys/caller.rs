@@ -1,7 +1,7 @@
 //! The authenticated caller of a request.
 
 use super::{Denied, KeySnapshot, KeyState};
-use reveille_domain::{KeyId, Scope, Scopes};
+use reveille_domain::{KeyId, Priority, Scope, Scopes};
 use std::sync::Arc;
 
 /// The caller. Every request behind the authenticator has one among its extensions.
@@ -50,6 +50,18 @@ impl Caller {
                 KeyState::Issued(key) => Some(&key.policy.scopes),
                 // Never authenticated.
                 KeyState::Revoked(_) | KeyState::Unreadable(_) => None,
+            },
+        }
+    }
+
+    /// How soon its requests have their turn where requests wait.
+    pub fn priority(&self) -> Priority {
+        match &self.who {
+            Who::Operator | Who::Root(_) => Priority::default(),
+            Who::Key(known) => match &known.state {
+                KeyState::Issued(key) => key.policy.priority,
+                // Never authenticated.
+                KeyState::Revoked(_) | KeyState::Unreadable(_) => Priority::Low,
             },
         }
     }

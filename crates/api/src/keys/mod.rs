@@ -153,7 +153,7 @@ mod tests {
     use super::*;
     use reveille_domain::{
         KeyName, Scope, SecretHash,
-        key::{KeyLimits, KeyPolicy},
+        key::{KeyLimits, KeyPolicy, Priority},
     };
     use std::collections::BTreeSet;
 
@@ -171,6 +171,7 @@ mod tests {
                     scopes: scopes.try_into().expect("one"),
                     expires_at_ms: None,
                     limits: KeyLimits::new(None, None, wakes_per_hour).expect("legal"),
+                    priority: Priority::Normal,
                 },
                 secret: SecretHash::new([1; 32]),
                 previous: None,

@@ -199,6 +199,10 @@ pub struct RequestHead {
     /// when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hold_ms: Option<u64>,
+    /// How long the request may wait at the agent for its turn at the backend, in milliseconds; absent when it doesn't wait for one,
+    /// because it only asks about the backend.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub turn_within_ms: Option<u64>,
     /// The length of the whole body in bytes. [`Reservation::send`](super::Reservation::send) sets it.
     #[serde(default)]
     pub body_bytes: u64,
@@ -220,6 +224,12 @@ impl RequestHead {
     pub fn hold(&self) -> Duration {
         self.hold_ms
             .map_or(HOLD_LIMIT, |hold| HOLD_LIMIT.min(Duration::from_millis(hold)))
+    }
+
+    /// How long the request may wait at the agent for its turn at the backend, if it waits for one.
+    #[must_use]
+    pub fn turn_within(&self) -> Option<Duration> {
+        self.turn_within_ms.map(Duration::from_millis)
     }
 }
 
@@ -256,6 +266,9 @@ pub enum FaultCode {
     UnknownProvider,
     /// The agent is at one of its limits. The backend didn't get the request.
     Overloaded,
+    /// The backend had no turn for the request for as long as that could wait, and didn't get it. Sent only to those who say how long
+    /// they wait.
+    Busy,
     /// The agent is stopping. The backend didn't get the request.
     ShuttingDown,
     /// The request's frames make no sense, or a frame was lost.
@@ -276,6 +289,7 @@ impl FaultCode {
             | Self::BackendUnavailable
             | Self::UnknownProvider
             | Self::Overloaded
+            | Self::Busy
             | Self::ShuttingDown => true,
             Self::BackendFailed
             | Self::BackendTimeout

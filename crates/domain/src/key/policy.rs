@@ -1,6 +1,6 @@
 //! What a key permits: which scopes, until when and how much.
 
-use super::scope::Scopes;
+use super::{priority::Priority, scope::Scopes};
 use crate::{names::KeyName, time::Timestamp};
 use serde::{Deserialize, Serialize};
 use std::num::NonZeroU32;
@@ -25,6 +25,9 @@ pub struct KeyPolicy {
     pub expires_at_ms: Option<Timestamp>,
     /// How much it may be used.
     pub limits: KeyLimits,
+    /// How soon its requests have their turn where requests wait.
+    #[serde(default, skip_serializing_if = "Priority::is_normal")]
+    pub priority: Priority,
 }
 
 impl KeyPolicy {

@@ -24,6 +24,7 @@ fn policy(expires_at_ms: Option<Timestamp>) -> KeyPolicy {
         scopes: scopes(&["infer:*"]),
         expires_at_ms,
         limits: KeyLimits::default(),
+        priority: Priority::Normal,
     }
 }
 

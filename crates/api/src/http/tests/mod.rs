@@ -19,6 +19,7 @@ mod other_apis;
 mod paused;
 mod pools;
 mod queries;
+mod queues;
 mod startup;
 mod streams;
 mod surface;
