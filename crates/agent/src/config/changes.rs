@@ -94,6 +94,7 @@ fn changed(old: &ProviderConfig, new: &ProviderConfig) -> Option<Change> {
         exclusive,
         persistent,
         max_group_wait,
+        cancel_wake,
     } = &old;
     let steps = |provider: &ProviderConfig| provider.wake.as_ref().map(|wake| wake.steps.clone());
     let keys = [
@@ -120,6 +121,7 @@ fn changed(old: &ProviderConfig, new: &ProviderConfig) -> Option<Change> {
         ("exclusive", *exclusive != new.exclusive),
         ("persistent", *persistent != new.persistent),
         ("max_group_wait", *max_group_wait != new.max_group_wait),
+        ("cancel_wake", *cancel_wake != new.cancel_wake),
     ];
     let keys: Vec<_> = keys
         .into_iter()

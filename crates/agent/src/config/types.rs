@@ -70,6 +70,8 @@ pub struct ProviderConfig {
     pub persistent: bool,
     /// How long its wake may wait for its groups.
     pub max_group_wait: Duration,
+    /// When a wake ends whose recipe runs already.
+    pub cancel_wake: CancelWake,
 }
 
 impl ProviderConfig {
@@ -129,6 +131,16 @@ pub enum AnswerModelName {
     Backend,
     /// The public name.
     Public,
+}
+
+/// `cancel_wake`: when a wake ends whose recipe runs already.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum CancelWake {
+    /// Only by its own end.
+    #[default]
+    Never,
+    /// When nobody wants it any longer.
+    WhenUnwanted,
 }
 
 /// A published model.

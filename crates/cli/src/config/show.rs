@@ -12,8 +12,8 @@ use crate::{
 use anyhow::Context;
 use clap::Args;
 use reveille_agent::config::{
-    Action, AnswerModelName, CommandAction, Config, Hours, HttpAction, ModelConfig, Place, ProviderConfig,
-    Step, places,
+    Action, AnswerModelName, CancelWake, CommandAction, Config, Hours, HttpAction, ModelConfig, Place,
+    ProviderConfig, Step, places,
 };
 use reveille_agent::wol::WakeOnLan;
 use serde_json::json;
@@ -153,6 +153,11 @@ impl Shown {
         self.add(path, "weight", balancing.weight());
         self.add(path, "priority", balancing.priority());
         self.add_some(path, "max_concurrency", balancing.max_concurrency());
+        let cancel_wake = match provider.cancel_wake {
+            CancelWake::Never => "never",
+            CancelWake::WhenUnwanted => "when_unwanted",
+        };
+        self.add(path, "cancel_wake", quoted(cancel_wake));
         let probe = &provider.probe;
         self.add(path, "probe.check_models", probe.check_models);
         self.add(path, "probe.path", quoted(&without_query(&probe.path)));

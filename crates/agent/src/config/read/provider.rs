@@ -6,8 +6,8 @@ use super::{
     table::{Table, Value},
 };
 use crate::config::{
-    AnswerModelName, BaseUrl, ConfigError, MODELS_PATH, ModelConfig, ProbeConfig, ProviderConfig, Secret,
-    Trust, WakeConfig,
+    AnswerModelName, BaseUrl, CancelWake, ConfigError, MODELS_PATH, ModelConfig, ProbeConfig, ProviderConfig,
+    Secret, Trust, WakeConfig,
 };
 use reveille_bus::relay::{UselessPath, useless_path};
 use reveille_domain::{
@@ -28,7 +28,7 @@ const DEFAULT_PROBE_TIMEOUT: Duration = Duration::from_secs(2);
 /// In the place of a base URL that can't be used.
 const STAND_IN: &str = "http://127.0.0.1";
 
-const PROVIDER_KEYS: [&str; 18] = [
+const PROVIDER_KEYS: [&str; 19] = [
     "name",
     "base_url",
     "ca",
@@ -47,6 +47,12 @@ const PROVIDER_KEYS: [&str; 18] = [
     "exclusive",
     "persistent",
     "max_group_wait",
+    "cancel_wake",
+];
+
+const CANCEL_WAKE: [(&str, CancelWake); 2] = [
+    ("never", CancelWake::Never),
+    ("when_unwanted", CancelWake::WhenUnwanted),
 ];
 
 const ANSWER_MODELS: [(&str, AnswerModelName); 2] = [
@@ -99,6 +105,7 @@ pub(super) fn read(mut table: Table<'_>, names: &mut Names) -> Option<ProviderCo
     let exclusive = table.take("exclusive");
     let exclusive = exclusive.map(|value| exclusive_groups(value, comes_and_goes));
     let (persistent, max_group_wait) = group_options(&mut table, is_grouped);
+    let cancel_wake = table.choice("cancel_wake", &CANCEL_WAKE);
     let provider = ProviderConfig {
         name: name?,
         base_url,
@@ -115,6 +122,7 @@ pub(super) fn read(mut table: Table<'_>, names: &mut Names) -> Option<ProviderCo
         exclusive: exclusive.unwrap_or_default(),
         persistent,
         max_group_wait,
+        cancel_wake: cancel_wake.unwrap_or_default(),
     };
     let budget = provider.wake_spec().map(|spec| spec.budget());
     let own = provider.wake.as_ref().map(WakeConfig::budget);
