@@ -24,7 +24,9 @@ impl RequestId {
             .headers()
             .get(X_REQUEST_ID)
             .filter(|id| is_legal(id.as_bytes()));
-        Self(theirs.cloned().unwrap_or_else(Self::fresh))
+        // A copy: the value itself keeps a buffer of its connection.
+        let theirs = theirs.and_then(|id| HeaderValue::from_bytes(id.as_bytes()).ok());
+        Self(theirs.unwrap_or_else(Self::fresh))
     }
 
     fn fresh() -> HeaderValue {

@@ -58,7 +58,7 @@ pub(crate) struct InferenceRequest {
     pub caller: Caller,
     pub request_id: String,
     pub options: Options,
-    /// The caller's headers, all of them.
+    /// The caller's headers that are passed on.
     pub headers: HeaderMap,
     /// The body as it comes, until the backend answers.
     pub body: RequestBody,

@@ -25,7 +25,7 @@ use crate::{
     inference::{
         AskedModel, BadBody, BadOption, CurrentPhase, Endpoint, InferenceError, InferenceRequest, ModelPlace,
         Options, Remembered, RequestBody, Stored, WakeMode, check_case, checked_model, default_for,
-        endpoint::SHOW, peek, peek_form, with_model,
+        endpoint::SHOW, headers, peek, peek_form, with_model,
     },
     keys::Caller,
     origin::quoted,
@@ -56,20 +56,8 @@ pub(super) async fn infer(
     if !endpoint.wakes {
         options.wake = WakeMode::Never;
     }
-    let asked = match endpoint.model {
-        ModelPlace::Json => in_json(&state, &caller, &options, endpoint, path, &parts, body).await?,
-        ModelPlace::Form => in_form(&state, &caller, &options, endpoint, path, &parts, body).await?,
-        ModelPlace::Query => in_query(&state, &caller, &options, path, &parts.uri).await?,
-        ModelPlace::Stored => stored(&state, &caller, &parts.uri)?,
-        ModelPlace::JsonOrQuery if model_of_query(&parts.uri)?.is_some() => {
-            let body = without_model(&state, endpoint, &parts, body).await?;
-            Asked {
-                body,
-                ..in_query(&state, &caller, &options, path, &parts.uri).await?
-            }
-        }
-        ModelPlace::JsonOrQuery => in_json(&state, &caller, &options, endpoint, path, &parts, body).await?,
-    };
+    // On the heap, so that a request that waits holds no room for what reads requests.
+    let asked = Box::pin(read(&state, &caller, &options, endpoint, path, &parts, body)).await?;
     let Asked {
         model,
         member,
@@ -86,14 +74,15 @@ pub(super) async fn infer(
         caller,
         request_id: id.as_str().to_owned(),
         options,
-        headers: parts.headers,
+        headers: headers::passed_on(&parts.headers),
         body,
     };
+    drop(parts);
     if stream {
         waiting::respond_when_known(state, request, reading).await
     } else {
         let phase = CurrentPhase::default();
-        let answering = state.inference.answer(&request, &phase);
+        let answering = Box::pin(state.inference.answer(&request, &phase));
         match arriving::while_reading(reading, answering).await {
             Err(InferenceError::Asleep { .. }) if path == SHOW => {
                 Ok(ollama::show(&state, &request).into_response())
@@ -112,6 +101,31 @@ struct Asked {
     body: RequestBody,
     /// What reads the rest of the body, if it isn't all there.
     reading: Option<Reading>,
+}
+
+async fn read(
+    state: &AppState,
+    caller: &Caller,
+    options: &Options,
+    endpoint: &'static Endpoint,
+    path: &str,
+    parts: &Parts,
+    body: Body,
+) -> Result<Asked, ApiError> {
+    match endpoint.model {
+        ModelPlace::Json => in_json(state, caller, options, endpoint, path, parts, body).await,
+        ModelPlace::Form => in_form(state, caller, options, endpoint, path, parts, body).await,
+        ModelPlace::Query => in_query(state, caller, options, path, &parts.uri).await,
+        ModelPlace::Stored => stored(state, caller, &parts.uri),
+        ModelPlace::JsonOrQuery if model_of_query(&parts.uri)?.is_some() => {
+            let body = without_model(state, endpoint, parts, body).await?;
+            Ok(Asked {
+                body,
+                ..in_query(state, caller, options, path, &parts.uri).await?
+            })
+        }
+        ModelPlace::JsonOrQuery => in_json(state, caller, options, endpoint, path, parts, body).await,
+    }
 }
 
 async fn in_json(

@@ -29,7 +29,7 @@ pub(super) async fn respond_when_known(
     let (quiet, endpoint) = (state.limits.timings.quiet, request.endpoint);
     let family = endpoint.family;
     let answering = async move {
-        let answering = state.inference.answer(&request, &phase);
+        let answering = Box::pin(state.inference.answer(&request, &phase));
         while_reading(reading, answering).await
     };
     let mut answering = answering.instrument(Span::current()).boxed();
