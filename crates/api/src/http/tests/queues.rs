@@ -13,9 +13,12 @@ use reveille_domain::{Balancing, rows::MemoryRows};
 use serde_json::{Value, json};
 use std::{
     sync::{Arc, atomic::Ordering},
-    time::Duration,
+    time::{Duration, Instant},
 };
 use tokio::task::JoinHandle;
+
+/// Shorter than the time after which a request looks for other members by itself.
+const AT_ONCE: Duration = Duration::from_secs(4);
 
 fn hello() -> Reply {
     let body = br#"{"choices":[{"message":{"content":"ok"}}]}"#;
@@ -187,6 +190,7 @@ async fn a_request_goes_to_the_first_member_of_its_pool_that_has_a_slot() {
         .collect();
     served.until_queued(2).await;
     served.hub.replies([hello(), hello()]);
+    let begun = Instant::now();
     busy[1].abort();
     for answer in join_all(waiting).await {
         let answer = answer.expect("no panic");
@@ -195,6 +199,7 @@ async fn a_request_goes_to_the_first_member_of_its_pool_that_has_a_slot() {
             (200, Some("b/p"))
         );
     }
+    assert!(begun.elapsed() < AT_ONCE, "{:?}", begun.elapsed());
     busy.iter().for_each(JoinHandle::abort);
 }
 
@@ -227,6 +232,42 @@ async fn a_member_is_woken_for_requests_that_wait_and_whichever_has_a_slot_first
     let answer = waits.await.expect("no panic");
     assert_eq!(answered_by(&answer).as_deref(), Some("b/p"), "{}", answer.text());
     busy.abort();
+}
+
+#[tokio::test]
+async fn members_that_sleep_are_woken_one_after_the_other_for_requests_that_find_no_slot() {
+    let served = Served::new().await;
+    let members = ["a/p", "b/p", "c/p"];
+    for provider in members {
+        served.publish_narrow(provider);
+        served.hub.change(provider, |it| it.status = hibernating());
+    }
+    served.hub.replies([Reply::Hangs, Reply::Hangs, Reply::Hangs]);
+    let waiting: Vec<_> = (0..3)
+        .map(|_| tokio::spawn(Answer::of(served.chat("m", false))))
+        .collect();
+    served.until_queued(3).await;
+    let begun = Instant::now();
+    let mut asked = vec![];
+    for count in 1..=3 {
+        let last = || served.hub.asked_of().last().cloned().expect("a wake");
+        served
+            .hub
+            .until("another one is woken", |hub| {
+                hub.asked_of().iter().any(|asked_now| !asked.contains(asked_now))
+            })
+            .await;
+        let woken = last();
+        served.hub.change(&woken.to_string(), |it| it.status = active());
+        asked.push(woken);
+        served
+            .hub
+            .until("it works", |hub| hub.open.load(Ordering::SeqCst) == count)
+            .await;
+    }
+    assert_eq!(served.queued(), 0);
+    assert!(begun.elapsed() < AT_ONCE, "{:?}", begun.elapsed());
+    waiting.iter().for_each(JoinHandle::abort);
 }
 
 #[tokio::test]
