@@ -86,6 +86,7 @@ fn changed(old: &ProviderConfig, new: &ProviderConfig) -> Option<Change> {
         models,
         answer_model,
         answer_timeout,
+        first_byte_timeout,
         extra_paths,
         balancing,
         probe,
@@ -108,6 +109,10 @@ fn changed(old: &ProviderConfig, new: &ProviderConfig) -> Option<Change> {
         ("models", *models != new.models),
         ("answer_model", *answer_model != new.answer_model),
         ("answer_timeout", *answer_timeout != new.answer_timeout),
+        (
+            "first_byte_timeout",
+            *first_byte_timeout != new.first_byte_timeout,
+        ),
         ("extra_paths", *extra_paths != new.extra_paths),
         ("weight", balancing.weight() != new.balancing.weight()),
         ("priority", balancing.priority() != new.balancing.priority()),

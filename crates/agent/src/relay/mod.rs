@@ -198,10 +198,9 @@ impl Relay {
             backend.handle.send(Input::Suspect(Symptom::HubItself));
         }
         answering.head(&response.head, kind);
-        let limit = backend.config.answer_timeout;
         let body = stream::unfold(Some((response, &mut answering)), async |open| {
             let (mut response, answering) = open?;
-            match response.next(Some(answering.silent_until(limit))).await {
+            match response.next(Some(answering.silent_until())).await {
                 Ok(None) => None,
                 Ok(Some(part)) => {
                     answering.part(&part, &slot);
@@ -322,7 +321,7 @@ impl Relay {
             }
             let connection = self.connection_permit(by).await?;
             let upload = request.body.progress();
-            let mut answering = Answering::begin(&backend.handle, upload);
+            let mut answering = Answering::begin(&backend.handle, &backend.config, upload);
             let error = match hand_over(backend, &mut slot, request.clone()).await {
                 Ok(response) => return Ok((response, answering, slot, connection)),
                 Err(error) => error,

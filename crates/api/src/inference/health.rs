@@ -107,7 +107,7 @@ impl Failure {
             RelayError::Fault(fault) => match fault.code {
                 FaultCode::BackendUnavailable => FailureKind::Unreachable,
                 FaultCode::BackendFailed => FailureKind::BrokeOff,
-                FaultCode::BackendTimeout => FailureKind::TimedOut,
+                FaultCode::BackendTimeout | FaultCode::FirstByteTimeout => FailureKind::TimedOut,
                 FaultCode::Asleep
                 | FaultCode::Cancelled
                 | FaultCode::UnknownProvider

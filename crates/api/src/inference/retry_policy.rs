@@ -222,6 +222,7 @@ fn unreached(error: &RelayError) -> NextStep {
             }
             FaultCode::BackendFailed
             | FaultCode::BackendTimeout
+            | FaultCode::FirstByteTimeout
             | FaultCode::Cancelled
             | FaultCode::BadFrame
             | FaultCode::Lost

@@ -260,6 +260,8 @@ pub enum FaultCode {
     BackendFailed,
     /// The backend exceeded the agent's time limit.
     BackendTimeout,
+    /// The backend exceeded the agent's time limit for the beginning of its answer.
+    FirstByteTimeout,
     /// The request was cancelled while the agent worked on it.
     Cancelled,
     /// The agent has no such provider. The backend didn't get the request.
@@ -293,6 +295,7 @@ impl FaultCode {
             | Self::ShuttingDown => true,
             Self::BackendFailed
             | Self::BackendTimeout
+            | Self::FirstByteTimeout
             | Self::Cancelled
             | Self::BadFrame
             | Self::Lost

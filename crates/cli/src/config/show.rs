@@ -144,6 +144,11 @@ impl Shown {
         });
         self.add_some(path, "answer_model", answer_model);
         self.add(path, "answer_timeout", duration(provider.answer_timeout));
+        self.add_some(
+            path,
+            "first_byte_timeout",
+            provider.first_byte_timeout.map(duration),
+        );
         if !provider.extra_paths.is_empty() {
             let paths = provider.extra_paths.iter().map(|extra| quoted(extra.as_str()));
             let paths: Vec<_> = paths.collect();

@@ -28,7 +28,7 @@ const DEFAULT_PROBE_TIMEOUT: Duration = Duration::from_secs(2);
 /// In the place of a base URL that can't be used.
 const STAND_IN: &str = "http://127.0.0.1";
 
-const PROVIDER_KEYS: [&str; 19] = [
+const PROVIDER_KEYS: [&str; 20] = [
     "name",
     "base_url",
     "ca",
@@ -37,6 +37,7 @@ const PROVIDER_KEYS: [&str; 19] = [
     "models",
     "answer_model",
     "answer_timeout",
+    "first_byte_timeout",
     "extra_paths",
     "weight",
     "priority",
@@ -81,6 +82,7 @@ pub(super) fn read(mut table: Table<'_>, names: &mut Names) -> Option<ProviderCo
     let models = table.take("models").map(models_of);
     let answer_model = table.choice("answer_model", &ANSWER_MODELS);
     let answer_timeout = table.duration("answer_timeout");
+    let first_byte_timeout = table.duration("first_byte_timeout");
     let extra_paths = table.take("extra_paths").map(extra_paths_of);
     let balancing = balancing(&mut table);
     let trust = trust(&mut table, base_url.as_ref());
@@ -114,6 +116,7 @@ pub(super) fn read(mut table: Table<'_>, names: &mut Names) -> Option<ProviderCo
         models,
         answer_model,
         answer_timeout: answer_timeout.unwrap_or(ANSWER_TIMEOUT),
+        first_byte_timeout,
         extra_paths: extra_paths.unwrap_or_default(),
         balancing,
         probe,

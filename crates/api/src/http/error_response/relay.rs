@@ -66,6 +66,11 @@ fn of_fault(provider: &ProviderId, code: FaultCode, message: &str) -> ErrorRespo
             "backend_timeout",
             "'s backend timed out",
         ),
+        FaultCode::FirstByteTimeout => say(
+            StatusCode::GATEWAY_TIMEOUT,
+            "first_byte_timeout",
+            "'s backend timed out",
+        ),
         FaultCode::Overloaded => {
             let what = " has too many requests";
             say(StatusCode::TOO_MANY_REQUESTS, "agent_full", what).retry_in(RETRY_SOON_SECONDS)

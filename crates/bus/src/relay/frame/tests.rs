@@ -102,6 +102,8 @@ fn a_fault_code_is_written_as_it_is_named() {
         BackendUnavailable,
         BackendFailed,
         BackendTimeout,
+        FirstByteTimeout,
+        Busy,
         Cancelled,
         UnknownProvider,
         Overloaded,
