@@ -48,17 +48,18 @@ impl Inference {
             not: tried.to_vec(),
             waited: Duration::ZERO,
         };
-        let mut target = chosen.clone();
-        let (slot, woken_by) = loop {
+        let (mut target, mut woken_by) = (chosen.clone(), None);
+        let slot = loop {
             let id = target.provider.id.clone();
-            let (slot, woken_by) = match self.slot_at(&mut search, &mut target).await {
+            let (slot, wake_id) = match self.slot_at(&mut search, &mut target).await {
                 Ok(gotten) => gotten,
                 // One that is woken only because others have no slot may fail.
                 Err(_) if search.queueing.waits_for_one_awake() => (None, None),
                 Err(error) => return Err(error),
             };
+            woken_by = woken_by.or(wake_id);
             if let Some(slot) = slot {
-                break (slot, woken_by);
+                break slot;
             }
             search.not.push(id.clone());
             if let Some(better) = self.with_room(&search) {
@@ -66,7 +67,7 @@ impl Inference {
                 continue;
             }
             if let Some(slot) = self.next_slot(&mut search, &id).await? {
-                break (slot, None);
+                break slot;
             }
             search.not = tried.to_vec();
             let same = || self.registry.get(&id).ok_or_else(|| self.gone(id.clone()));

@@ -127,18 +127,31 @@ async fn a_full_queue_refuses_with_a_time_by_how_long_slots_are_held() {
 #[tokio::test]
 async fn a_provider_that_sleeps_has_the_same_queue() {
     let served = with_room_for(2).await;
-    served.hub.publish("a/p", "m", hibernating());
-    let waiting: Vec<_> = (0..2)
-        .map(|_| tokio::spawn(Answer::of(served.chat("m", false))))
-        .collect();
+    served.publish_narrow("a/p");
+    served.hub.change("a/p", |it| it.status = hibernating());
+    let ask = |name: &str| {
+        let asked = served.chat("m", false).header("x-request-id", name.to_owned());
+        tokio::spawn(Answer::of(asked))
+    };
+    let first = ask("first");
+    served.until_queued(1).await;
+    let second = ask("second");
     served.until_queued(2).await;
     let full = Answer::of(served.chat("m", false)).await;
     assert_eq!((full.status, full.error().as_str()), (429, "queue_full"));
-    served.hub.replies([hello(), hello()]);
+    served.hub.replies([Reply::Hangs, hello()]);
     served.hub.change("a/p", |it| it.status = active());
-    for answer in join_all(waiting).await {
-        assert_eq!(answer.expect("no panic").status, 200);
-    }
+    let works = |hub: &super::fake_hub::FakeHub| hub.open.load(Ordering::SeqCst) == 1;
+    served.hub.until("the first works", works).await;
+    assert!(served.hub.sent()[0].request_id().starts_with("first-"));
+    served.until_queued(1).await;
+    first.abort();
+    let answer = second.await.expect("no panic");
+    assert_eq!(answer.status, 200);
+    assert!(
+        answer.header("x-reveille-wake-id").is_some(),
+        "it waited for the wake"
+    );
 }
 
 #[tokio::test]
