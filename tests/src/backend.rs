@@ -136,6 +136,20 @@ pub struct BackendRequest {
 }
 
 impl BackendLog {
+    /// The most requests that it worked on at once.
+    pub fn peak(&self) -> usize {
+        let mut at_work = 0_usize;
+        let counts = self.0.iter().map(|line| {
+            match line["event"].as_str() {
+                Some("request") => at_work += 1,
+                Some("answered" | "aborted") => at_work = at_work.saturating_sub(1),
+                _ => {}
+            }
+            at_work
+        });
+        counts.max().unwrap_or(0)
+    }
+
     /// How often the backend was started.
     pub fn starts(&self) -> usize {
         self.of("start").count()

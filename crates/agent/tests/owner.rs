@@ -9,13 +9,14 @@ mod control;
 #[expect(dead_code, reason = "the tests of groups use the rest")]
 mod owned;
 
-use backend::{Backend, Closed, eventually, provider};
+use backend::{Backend, Closed, StoppedClock, eventually, provider};
 use control::{Control, EPOCH, now};
 use owned::Owned;
 use reveille_agent::{
     hub::Superseded,
     provider::{Asked, Input, Symptom},
 };
+use reveille_bus::wakes::WakeMessage;
 use reveille_domain::{
     Availability::Available,
     Epoch, ModelName, ProviderCommand, ReportSeq, SleepReason, WakeFailureKind,
@@ -79,6 +80,73 @@ async fn a_wake_runs_the_recipe_once_however_often_it_is_sent() {
     assert_eq!((ended.id, ended.failure), (wake.wake_id, None));
     eventually("an open gate", || owned.handle.gate.enter().is_some()).await;
     assert_eq!(backend.wakes(), ["POST slow"]);
+}
+
+#[tokio::test]
+async fn a_wake_that_nobody_wants_any_longer_goes_on_or_ends_with_its_backend_asleep_as_the_config_says() {
+    for cancels in [false, true] {
+        let backend = Backend::start().await;
+        let cancel = if cancels {
+            "\ncancel_wake = \"when_unwanted\""
+        } else {
+            ""
+        };
+        let config = seldom_probed(&backend, "/slow-wake")
+            .replace("models = [\"m\"]", &format!("models = [\"m\"]{cancel}"))
+            + &format!(
+                "[provider.sleep]\ntype = \"http\"\nurl = \"{}/slow-sleep\"\n",
+                backend.url
+            );
+        let owned = Owned::start(&config);
+        owned.until(Hibernating).await;
+        let clock = StoppedClock::stop();
+        let wake = owned.wake_for_request();
+        let says = |wanted| {
+            let wake = wake.clone();
+            owned.handle.send(Input::Wake(WakeMessage { wanted, ..wake }));
+        };
+        let runs = || !backend.wakes().is_empty();
+        clock.pass_until("the recipe", runs).await;
+        says(true);
+        clock.pass(Duration::from_secs(5)).await;
+        assert_eq!(owned.control.status(), Some(Waking));
+        says(false);
+        if !cancels {
+            clock.pass(Duration::from_secs(15)).await;
+            assert_eq!((owned.control.status(), backend.sleeps()), (Some(Waking), 0));
+            backend.release();
+            let is_active = || owned.control.status() == Some(Active);
+            clock.pass_until("its end", is_active).await;
+            continue;
+        }
+        clock
+            .pass_until("the sleep recipe", || backend.sleeps() == 1)
+            .await;
+        assert_eq!(owned.control.status(), Some(Waking), "not before it sleeps");
+        says(true);
+        clock.pass(Duration::from_secs(2)).await;
+        backend.release();
+        let is_over = || owned.control.status() == Some(Hibernating);
+        clock.pass_until("its end", is_over).await;
+        let ended = owned.control.provider().wakes;
+        let failures: Vec<_> = ended
+            .iter()
+            .filter_map(|wake| Some(wake.failure.as_ref()?.kind))
+            .collect();
+        assert_eq!(failures, [WakeFailureKind::NotNeeded], "one end");
+        assert_eq!(owned.control.provider().failures.count, 0);
+        clock.pass(Duration::from_secs(5)).await;
+        assert_eq!((backend.wakes().len(), backend.sleeps()), (1, 1));
+
+        // Whoever wants it then has a wake of their own.
+        owned.wake_for_request();
+        clock
+            .pass_until("the next recipe", || backend.wakes().len() == 2)
+            .await;
+        backend.release();
+        let is_active = || owned.control.status() == Some(Active);
+        clock.pass_until("its end", is_active).await;
+    }
 }
 
 #[tokio::test]

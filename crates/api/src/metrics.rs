@@ -6,7 +6,8 @@ use prometheus_client::{
     registry::{Registry, Unit},
 };
 use reveille_bus::{Refusals, SubjectKind, relay::DroppedFrames};
-use reveille_domain::{Provider, ProviderEvent, WakeFailureKind, WakeRecord};
+use reveille_domain::{Priority, Provider, ProviderEvent, WakeFailureKind, WakeRecord};
+use std::time::Duration;
 use tokio::time::Instant;
 
 /// The route of requests that match none.
@@ -30,6 +31,7 @@ pub(crate) struct Metrics {
     wakes: Times,
     first_bytes: Times,
     failed_attempts: Counters<1>,
+    queued: Times,
 }
 
 impl Default for Metrics {
@@ -41,6 +43,7 @@ impl Default for Metrics {
             wakes: times(),
             first_bytes: times(),
             failed_attempts: Counters::default(),
+            queued: times(),
         }
     }
 }
@@ -87,6 +90,13 @@ impl Metrics {
             .inc();
     }
 
+    /// Counts a request that has got a slot at a provider, and how long it waited for that, wakes apart.
+    pub(crate) fn queued(&self, priority: Priority, waited: Duration) {
+        self.queued
+            .get_or_create(&[("priority", priority.to_string())])
+            .observe(waited.as_secs_f64());
+    }
+
     /// For a request that came at `begun` and that a backend answers, after a wake or at once.
     pub(crate) fn first_byte(&self, begun: Instant, waited_for_wake: bool) -> FirstByte {
         let wake = if waited_for_wake { "cold" } else { "warm" };
@@ -118,6 +128,12 @@ impl Metrics {
             "failed_attempts",
             "Inference requests that failed at a provider, whether or not another one answered them",
             self.failed_attempts.clone(),
+        );
+        page.register_with_unit(
+            "queue_wait",
+            "How long requests waited for a slot at a provider, wakes apart, by priority",
+            Unit::Seconds,
+            self.queued.clone(),
         );
         self.register_refusals(page, dropped);
     }

@@ -6,7 +6,7 @@ use crate::{
     failure::Failure,
 };
 use clap::{Args, Subcommand};
-use reveille_domain::{KeyName, Scope};
+use reveille_domain::{KeyName, Priority, Scope};
 use serde_json::json;
 use std::time::Duration;
 
@@ -19,6 +19,7 @@ const CREATE_EXAMPLES: &str = "\
 Examples:
   reveille key create --name laptop --scope infer:*                 may use every model
   reveille key create --name ci --scope infer:qwen3-8b --expires 30d --rate 600 --concurrency 8 --wakes-per-hour 20
+  reveille key create --name batch --scope infer:* --priority low   gets 1 slot of 21 while others wait
   reveille key create --name dashboard --scope query                may read status and history
 
 The key is printed once; only its hash is stored.";
@@ -67,6 +68,9 @@ pub struct Create {
     /// of comments [default: by the client].
     #[arg(long, value_name = "FORM", value_parser = PROGRESS)]
     pub progress: Option<String>,
+    /// How soon its requests have their turn where requests wait for a provider: high, normal or low.
+    #[arg(long, value_name = "CLASS", default_value_t)]
+    pub priority: Priority,
     #[command(flatten)]
     pub listing: Listing,
 }
@@ -108,7 +112,8 @@ async fn create(args: Create) -> Result<(), Failure> {
     let client = ApiClient::new(&args.listing.api)?;
     let body = json!({"name": args.name, "scopes": args.scopes, "expires_in_s": args.expires.map(|time|
      time.as_secs()),
-        "rate": args.rate, "concurrency": args.concurrency, "wakes_per_hour": args.wakes_per_hour, "progress": args.progress});
+        "rate": args.rate, "concurrency": args.concurrency, "wakes_per_hour": args.wakes_per_hour, "progress": args.progress,
+        "priority": args.priority});
     show(&client.post(PATH, &body).await?, args.listing.output)
 }
 

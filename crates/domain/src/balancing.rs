@@ -103,7 +103,7 @@ impl Balancing {
         self.priority
     }
 
-    /// How many requests it works on before others come first.
+    /// How many requests it works on at a time.
     #[must_use]
     pub const fn max_concurrency(&self) -> Option<u32> {
         self.max_concurrency

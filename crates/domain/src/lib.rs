@@ -10,6 +10,7 @@ mod agent;
 mod aggregate;
 mod balancing;
 mod counted;
+mod fair;
 mod ids;
 pub mod key;
 mod model;
@@ -27,8 +28,9 @@ pub use agent::{
 };
 pub use balancing::{Balancing, CONCURRENCIES, InvalidBalancing, PRIORITIES, WEIGHTS};
 pub use counted::counted;
+pub use fair::{FairLine, Turns};
 pub use ids::{CommandId, Epoch, ReportId, ReportSeq, SessionId, TokenId, WakeId};
-pub use key::{Key, KeyCommand, KeyEvent, KeyRejection, Scope, Scopes};
+pub use key::{Key, KeyCommand, KeyEvent, KeyRejection, Priority, Scope, Scopes};
 pub use model::{MAX_CAPABILITIES, ModelDetails, latest_alias, named};
 pub use names::{
     AgentName, Capability, ExtraPath, GroupName, InvalidName, KeyId, KeyName, MAX_CAPABILITY_BYTES,

@@ -7,7 +7,7 @@ use reveille_domain::{
     ProviderEvent, ProviderId, ProviderSpec, RecipeKind, ReportId, ReportSeq, SecretHash, SessionId,
     SleepReason, Stage, Timestamp, TokenId, Wake, WakeCause, WakeFailure, WakeFailureKind, WakeId,
     WakeOutcome, WakeSpec,
-    key::{KeyLimits, KeyPolicy, ProgressForm},
+    key::{KeyLimits, KeyPolicy, Priority, ProgressForm},
     provider::{InactiveReason, RegisteredAs, StableStatus},
 };
 use serde::{Serialize, de::DeserializeOwned};
@@ -146,7 +146,7 @@ fn key_id() -> KeyId {
 
 fn key_events() -> Vec<(&'static str, KeyEvent)> {
     let scopes = ["infer:Qwen/Qwen3-8B", "infer:*", "query", "admin"].map(|it| it.parse().expect("legal"));
-    let created = |expires_at_ms, limits, progress| KeyEvent::KeyCreated {
+    let created = |expires_at_ms, limits, progress, priority| KeyEvent::KeyCreated {
         id: key_id(),
         policy: KeyPolicy {
             name: KeyName::parse("the laptop").expect("legal"),
@@ -154,6 +154,7 @@ fn key_events() -> Vec<(&'static str, KeyEvent)> {
             expires_at_ms,
             limits,
             progress,
+            priority,
         },
         secret: SecretHash::new([0x0a; 32]),
         at_ms: at(0),
@@ -165,14 +166,26 @@ fn key_events() -> Vec<(&'static str, KeyEvent)> {
         at_ms: at(10),
     };
     vec![
-        ("key_created", created(Some(at(1_000)), limits, None)),
+        (
+            "key_created",
+            created(Some(at(1_000)), limits, None, Priority::Normal),
+        ),
         (
             "key_created_without_limits",
-            created(None, KeyLimits::default(), None),
+            created(None, KeyLimits::default(), None, Priority::Normal),
         ),
         (
             "key_created_with_progress",
-            created(None, KeyLimits::default(), Some(ProgressForm::Delta)),
+            created(
+                None,
+                KeyLimits::default(),
+                Some(ProgressForm::Delta),
+                Priority::Normal,
+            ),
+        ),
+        (
+            "key_created_low",
+            created(None, KeyLimits::default(), None, Priority::Low),
         ),
         ("key_rotated", rotated(Some(at(70)))),
         ("key_rotated_at_once", rotated(None)),

@@ -184,6 +184,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Http1Guard<S> {
                 let length = this.next.len().min(buf.remaining());
                 buf.put_slice(&this.next[..length]);
                 this.next.advance(length);
+                if this.next.is_empty() {
+                    // They would keep the memory of the head for as long as its request is under way.
+                    this.next = Bytes::new();
+                    if this.held.is_empty() {
+                        this.held = BytesMut::new();
+                    }
+                }
                 return Poll::Ready(Ok(()));
             }
             if this.framing.is_broken() {

@@ -6,6 +6,27 @@ use std::time::Duration;
 const PATIENCE: Duration = Duration::from_secs(120);
 
 #[tokio::test]
+#[ignore = "slow: run by cargo xtask test --all"]
+async fn a_herd_shares_one_wake_and_all_of_it_is_answered_a_few_at_a_time() {
+    let world = World::new().await;
+    let args = ["--herd", "500", "--max-concurrency", "4", "--boot-ms", "20000"];
+    let bench = Launch::new(program("bench-wake"), world.folder().join("bench.log"))
+        .args(args)
+        .env("REVEILLE_TEST_NATS_SERVER", nats_server())
+        .start();
+    let exit = bench.wait_for_exit(PATIENCE).await;
+    let printed = bench.log();
+    assert_eq!(exit, Exit::Code(0), "{printed}");
+    let figure = |part: &str| {
+        let line = printed.lines().find_map(|line| line.strip_prefix(part));
+        let figure = line.and_then(|line| line.split_whitespace().next()?.parse::<usize>().ok());
+        figure.unwrap_or_else(|| panic!("no {part}: {printed}"))
+    };
+    let figures = ["wakes", "answered", "the most at the backend at once"].map(figure);
+    assert_eq!(figures, [1, 500, 4], "{printed}");
+}
+
+#[tokio::test]
 async fn the_benchmark_of_wakes_measures_every_part_of_one() {
     let world = World::new().await;
     let bench = Launch::new(program("bench-wake"), world.folder().join("bench.log"))

@@ -1,8 +1,8 @@
-//! Wakes that wait for their group while those who asked for them leave.
+//! Wakes that wait for their group, or boot, while those who asked for them leave.
 
 use std::time::Duration;
 
-use reveille_tests::{Answer, Api, Commit, wait_until};
+use reveille_tests::{AgentConfig, Answer, Api, Commit, World, is_alive, wait_until};
 use serde_json::{Value, json};
 use tokio::time::sleep;
 
@@ -76,6 +76,31 @@ async fn a_wake_that_all_have_left_is_withdrawn_and_the_model_in_use_stays_where
 
     assert_eq!(api.chat("b").await.status, 200, "the next one is woken at once");
     shared.assert_exclusive().await;
+}
+
+#[tokio::test]
+async fn a_backend_that_boots_for_nobody_is_stopped_if_its_config_says_so() {
+    let world = World::new().await;
+    let backend = world.backend(&["--boot-delay-ms", "25000"]);
+    let config = AgentConfig::new("gpu-box")
+        .provider("vllm", "qwen", &backend)
+        .lines("cancel_wake = \"when_unwanted\"\n")
+        .woken_by_serving(&backend);
+    let api = world.api().await;
+    let _agent = world.agent(&config);
+    api.wait_for_status("gpu-box/qwen", "hibernating", SOON).await;
+    ask_and_leave(&api, "qwen").await;
+    wait_until("the boot", SOON, async || {
+        (backend.log().starts() == 1).then_some(())
+    })
+    .await;
+    api.wait_for_status("gpu-box/qwen", "hibernating", SOON).await;
+    assert_eq!(
+        ends(&world.journal().await, "vllm"),
+        [Some("not_needed".to_owned())]
+    );
+    let pids = backend.log().pids();
+    assert!(pids.iter().all(|pid| !is_alive(*pid)), "{pids:?}");
 }
 
 #[tokio::test]

@@ -38,6 +38,7 @@ mod owner;
 mod packages;
 mod pools;
 mod presets;
+mod queues;
 mod rack;
 mod real_systemd;
 mod recipes;

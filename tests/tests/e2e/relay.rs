@@ -98,5 +98,19 @@ async fn a_backend_that_takes_a_request_and_says_nothing_is_given_up_with_the_ke
         answer.text()
     );
     assert!(answer.text().contains("answer_timeout"), "{}", answer.text());
+    let (_world, _backend, other, _agent) =
+        relayed(&["--hang", "inference"], "first_byte_timeout = \"500ms\"").await;
+    let late = other.chat("stand-in").await;
+    assert_eq!(
+        (late.status, late.error_code().as_str()),
+        (504, "first_byte_timeout"),
+        "{}",
+        late.text()
+    );
+    assert!(
+        late.text().contains("s (`first_byte_timeout`)"),
+        "{}",
+        late.text()
+    );
     assert_logged_with_its_id(&api, &answer.headers);
 }

@@ -87,6 +87,7 @@ fn changed(old: &ProviderConfig, new: &ProviderConfig) -> Option<Change> {
         presets,
         answer_model,
         answer_timeout,
+        first_byte_timeout,
         extra_paths,
         balancing,
         probe,
@@ -95,6 +96,7 @@ fn changed(old: &ProviderConfig, new: &ProviderConfig) -> Option<Change> {
         exclusive,
         persistent,
         max_group_wait,
+        cancel_wake,
     } = &old;
     let steps = |provider: &ProviderConfig| provider.wake.as_ref().map(|wake| wake.steps.clone());
     let keys = [
@@ -109,6 +111,10 @@ fn changed(old: &ProviderConfig, new: &ProviderConfig) -> Option<Change> {
         ("preset", *presets != new.presets),
         ("answer_model", *answer_model != new.answer_model),
         ("answer_timeout", *answer_timeout != new.answer_timeout),
+        (
+            "first_byte_timeout",
+            *first_byte_timeout != new.first_byte_timeout,
+        ),
         ("extra_paths", *extra_paths != new.extra_paths),
         ("weight", balancing.weight() != new.balancing.weight()),
         ("priority", balancing.priority() != new.balancing.priority()),
@@ -122,6 +128,7 @@ fn changed(old: &ProviderConfig, new: &ProviderConfig) -> Option<Change> {
         ("exclusive", *exclusive != new.exclusive),
         ("persistent", *persistent != new.persistent),
         ("max_group_wait", *max_group_wait != new.max_group_wait),
+        ("cancel_wake", *cancel_wake != new.cancel_wake),
     ];
     let keys: Vec<_> = keys
         .into_iter()

@@ -38,4 +38,4 @@ pub use secret::Secret;
 pub use suggest::nearest;
 pub use trust::Trust;
 pub(crate) use types::MODELS_PATH;
-pub use types::{AgentConfig, AnswerModelName, Config, ModelConfig, ProbeConfig, ProviderConfig};
+pub use types::{AgentConfig, AnswerModelName, CancelWake, Config, ModelConfig, ProbeConfig, ProviderConfig};

@@ -61,6 +61,8 @@ pub struct ProviderConfig {
     pub answer_model: Option<AnswerModelName>,
     /// How long the backend may stay silent during a request.
     pub answer_timeout: Duration,
+    /// How long it may take to begin its answer, if not as long as that.
+    pub first_byte_timeout: Option<Duration>,
     /// Its share of the requests for its models, beside others that publish them.
     pub balancing: Balancing,
     pub probe: ProbeConfig,
@@ -75,9 +77,21 @@ pub struct ProviderConfig {
     pub persistent: bool,
     /// How long its wake may wait for its groups.
     pub max_group_wait: Duration,
+    /// When a wake ends whose recipe runs already.
+    pub cancel_wake: CancelWake,
 }
 
 impl ProviderConfig {
+    /// How long the backend may stay silent before it begins its answer.
+    pub(crate) fn first_byte_timeout(&self) -> Duration {
+        self.first_byte_timeout.unwrap_or(self.answer_timeout)
+    }
+
+    /// The longest silence of the backend that shows nothing.
+    pub(crate) fn longest_silence(&self) -> Duration {
+        self.answer_timeout.max(self.first_byte_timeout())
+    }
+
     /// The published part of its wake recipe: the kind, and the budget including the wait for its groups.
     #[must_use]
     pub fn wake_spec(&self) -> Option<WakeSpec> {
@@ -134,6 +148,16 @@ pub enum AnswerModelName {
     Backend,
     /// The public name.
     Public,
+}
+
+/// `cancel_wake`: when a wake ends whose recipe runs already.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum CancelWake {
+    /// Only by its own end.
+    #[default]
+    Never,
+    /// When nobody wants it any longer.
+    WhenUnwanted,
 }
 
 /// A published model.

@@ -57,6 +57,8 @@ pub(crate) struct Client {
     headers: HeaderMap,
     /// How long the server may stay silent.
     answer_timeout: Option<Duration>,
+    /// The same before its answer.
+    first_byte_timeout: Option<Duration>,
 }
 
 /// A server's answer. Dropping it closes the connection.
@@ -95,6 +97,7 @@ impl Client {
         let connector = Connector::new(base.server(), base.socket(), Some(CONNECT_TIMEOUT), tls)?;
         let mut client = Self::through(connector, base.server());
         client.answer_timeout = Some(provider.answer_timeout);
+        client.first_byte_timeout = Some(provider.first_byte_timeout());
         let key = provider.api_key.as_ref();
         if let Some(key) = key.and_then(|key| bearer(key.reveal())) {
             client.headers.insert(AUTHORIZATION, key);
@@ -133,6 +136,7 @@ impl Client {
                 (ACCEPT_ENCODING, HeaderValue::from_static("identity")),
             ]),
             answer_timeout: None,
+            first_byte_timeout: None,
         }
     }
 
@@ -155,7 +159,7 @@ impl Client {
         request.headers_mut().extend(self.headers.clone());
         let progress = request.body().progress().cloned();
         let sending = sender.try_send_request(request);
-        let answer = within(self.answer_timeout, progress.as_ref(), sending).await?;
+        let answer = within(self.first_byte_timeout, progress.as_ref(), sending).await?;
         let (head, body) = match answer {
             Ok(answer) => answer.into_parts(),
             Err(error) => return Err(SendError::of(error, connection).await),

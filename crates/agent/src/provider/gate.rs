@@ -1,12 +1,15 @@
 //! Lets requests through to a backend, and knows how many are inside, whether more are expected, and when the backend was last
 //! heard. Shared by a provider's owner and its requests.
+//!
+//! No more than the provider's `max_concurrency` of those inside have their turn at the backend. The others wait, in the order in
+//! which they came, those of each replica of the API in turn with those of the others.
 
 use parking_lot::{Mutex, MutexGuard};
-use reveille_domain::Availability;
-use std::{sync::Arc, time::Duration};
+use reveille_domain::{Availability, FairLine};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 use tokio::{
-    sync::Notify,
-    time::{Instant, sleep_until},
+    sync::{Notify, oneshot},
+    time::{Instant, sleep_until, timeout_at},
 };
 
 /// Lets requests through while the backend is believed to be up, and counts them.
@@ -44,6 +47,18 @@ struct State {
     /// Until when the first of the requests that waited for a wake is expected.
     expected_until: Option<Instant>,
     availability: Option<Availability>,
+    turns: Turns,
+}
+
+/// Who has a turn at the backend, and who waits for one.
+#[derive(Debug, Default)]
+struct Turns {
+    /// How many may have one; `None` without a limit.
+    limit: Option<u32>,
+    taken: u32,
+    line: FairLine<String>,
+    waiting: HashMap<u64, oneshot::Sender<()>>,
+    tickets: u64,
 }
 
 /// A request's slot at the backend, to be dropped at the end of the request.
@@ -51,6 +66,23 @@ struct State {
 pub struct Slot {
     gate: Gate,
     connected: bool,
+    turn: Option<Turn>,
+}
+
+/// A turn that a request has, or waits for.
+#[derive(Debug)]
+struct Turn {
+    replica: String,
+    ticket: u64,
+}
+
+/// There was no turn in time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct NoTurn {
+    /// How many requests may have one.
+    pub limit: u32,
+    /// How many others still waited for one.
+    pub waiting: usize,
 }
 
 impl Gate {
@@ -70,6 +102,7 @@ impl Gate {
             entries: 0,
             expected_until: None,
             availability: None,
+            turns: Turns::default(),
         };
         Self(Arc::new(Shared {
             state: Mutex::new(state),
@@ -104,7 +137,15 @@ impl Gate {
         Some(Slot {
             gate: self.clone(),
             connected: false,
+            turn: None,
         })
+    }
+
+    /// Sets how many requests may have their turn at the backend at a time. Those that have theirs keep it.
+    pub(crate) fn limit(&self, limit: Option<u32>) {
+        let mut state = self.lock();
+        state.turns.limit = limit;
+        state.turns.give();
     }
 
     /// How many requests are inside.
@@ -271,7 +312,69 @@ impl State {
     }
 }
 
+impl Turns {
+    /// Lets a request of the replica wait for its turn, of which the receiver tells it.
+    fn wait(&mut self, replica: &str) -> (Turn, oneshot::Receiver<()>) {
+        self.tickets += 1;
+        let turn = Turn {
+            replica: replica.to_owned(),
+            ticket: self.tickets,
+        };
+        let (give, given) = oneshot::channel();
+        self.waiting.insert(turn.ticket, give);
+        self.line.push(&turn.replica, turn.ticket);
+        self.give();
+        (turn, given)
+    }
+
+    /// Gives free turns to those who are next.
+    fn give(&mut self) {
+        while self.limit.is_none_or(|limit| self.taken < limit)
+            && let Some(ticket) = self.line.pop()
+        {
+            self.taken = self.taken.saturating_add(1);
+            if let Some(waiting) = self.waiting.remove(&ticket) {
+                // Whoever leaves at this moment gives it back.
+                let _ = waiting.send(());
+            }
+        }
+    }
+
+    /// The request has or wants no turn any longer.
+    fn leave(&mut self, turn: &Turn) {
+        if self.waiting.remove(&turn.ticket).is_some() {
+            self.line.remove(&turn.replica, turn.ticket);
+        } else {
+            self.taken = self.taken.saturating_sub(1);
+            self.give();
+        }
+    }
+}
+
 impl Slot {
+    /// Waits until it's the request's turn at the backend. One that has its turn keeps it.
+    ///
+    /// # Errors
+    /// When there was none by then.
+    pub async fn turn(&mut self, replica: &str, by: Instant) -> Result<(), NoTurn> {
+        if self.turn.is_some() {
+            return Ok(());
+        }
+        let (turn, given) = self.gate.lock().turns.wait(replica);
+        self.turn = Some(turn);
+        if timeout_at(by, given).await.is_ok() {
+            return Ok(());
+        }
+        let mut state = self.gate.lock();
+        if let Some(turn) = self.turn.take() {
+            state.turns.leave(&turn);
+        }
+        Err(NoTurn {
+            limit: state.turns.limit.unwrap_or_default(),
+            waiting: state.turns.line.len(),
+        })
+    }
+
     /// The request has a connection to the backend, which may see it from now on.
     pub fn connected(&mut self) {
         if std::mem::replace(&mut self.connected, true) {
@@ -294,6 +397,9 @@ impl Drop for Slot {
     fn drop(&mut self) {
         let mut state = self.gate.lock();
         state.in_flight = state.in_flight.saturating_sub(1);
+        if let Some(turn) = &self.turn {
+            state.turns.leave(turn);
+        }
         if self.connected {
             state.connected = state.connected.saturating_sub(1);
         }
@@ -403,6 +509,69 @@ mod tests {
         assert_eq!(gate.silent_for(), second);
         gate.forget_silence();
         assert!(gate.silent_for().is_zero() && !gate.heard_since(Instant::now()));
+    }
+
+    /// A request of the replica that waits for its turn, and then has it for a second.
+    fn request(gate: &Gate, replica: &'static str) -> tokio::task::JoinHandle<Result<u64, NoTurn>> {
+        let (gate, began) = (gate.clone(), Instant::now());
+        tokio::spawn(async move {
+            let mut slot = gate.enter().expect("open");
+            slot.turn(replica, began + Duration::from_secs(10)).await?;
+            let waited = began.elapsed().as_secs();
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            Ok(waited)
+        })
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn no_more_than_the_limit_have_their_turn_and_replicas_take_turns() {
+        let gate = Gate::open();
+        gate.limit(Some(2));
+        let of_a: Vec<_> = (0..6).map(|_| request(&gate, "a")).collect();
+        tokio::task::yield_now().await;
+        let of_b = request(&gate, "b");
+        tokio::task::yield_now().await;
+        assert_eq!(gate.in_flight(), 7, "those that wait are in flight");
+        let mut waited = vec![];
+        for request in of_a {
+            waited.push(request.await.expect("no panic").expect("a turn"));
+        }
+        assert_eq!(waited, [0, 0, 1, 2, 2, 3]);
+        assert_eq!(of_b.await.expect("no panic"), Ok(1), "behind one of a's");
+        assert_eq!(gate.in_flight(), 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn whoever_leaves_or_waits_for_too_long_holds_nobody_up() {
+        let gate = Gate::open();
+        gate.limit(Some(1));
+        let mut holds = gate.enter().expect("open");
+        holds.turn("a", Instant::now()).await.expect("free");
+        holds.turn("a", Instant::now()).await.expect("it has it");
+        let (leaves, stays) = (request(&gate, "a"), request(&gate, "a"));
+        tokio::task::yield_now().await;
+        leaves.abort();
+        tokio::time::advance(Duration::from_secs(5)).await;
+        let late = request(&gate, "a");
+        tokio::task::yield_now().await;
+        tokio::time::advance(Duration::from_secs(5)).await;
+        let none = NoTurn { limit: 1, waiting: 1 };
+        assert_eq!(stays.await.expect("no panic"), Err(none));
+        drop(holds);
+        assert_eq!(late.await.expect("no panic"), Ok(5));
+        let raised = [request(&gate, "a"), request(&gate, "a"), request(&gate, "a")];
+        tokio::task::yield_now().await;
+        gate.limit(Some(2));
+        let mut waited = vec![];
+        for request in raised {
+            waited.push(request.await.expect("no panic").expect("a turn"));
+        }
+        assert_eq!(waited, [0, 0, 1]);
+        gate.limit(None);
+        let all: Vec<_> = (0..9).map(|_| request(&gate, "a")).collect();
+        for request in all {
+            assert_eq!(request.await.expect("no panic"), Ok(0));
+        }
     }
 
     #[tokio::test]

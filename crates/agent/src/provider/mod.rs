@@ -14,7 +14,7 @@ mod report_numbers;
 mod report_order;
 mod reported_state;
 
-pub use gate::{Gate, Slot};
+pub use gate::{Gate, NoTurn, Slot};
 pub use groups::{GroupPolicy, Groups, Membership};
 pub use handle::{Handle, Input, Leave, Symptom};
 #[cfg(test)]

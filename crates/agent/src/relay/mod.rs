@@ -13,7 +13,7 @@ use crate::{
     http1::{Client, Response, SendError, SendProgress, SentBody},
     models::{Memory, Served},
     own_hub::OwnHub,
-    provider::{Asked, Handle, Input, Slot, Symptom},
+    provider::{Asked, Handle, Input, NoTurn, Slot, Symptom},
     tls,
 };
 use answer_model::AnswerModel;
@@ -116,6 +116,16 @@ struct Begun<'a> {
     held: SemaphorePermit<'a>,
 }
 
+/// What a request waits for at the agent, and for how long.
+#[derive(Clone, Copy)]
+struct Patience<'a> {
+    replica: &'a str,
+    /// While the backend is being put to sleep, and for a connection.
+    hold: Duration,
+    /// Until when it waits for its turn, if it does.
+    turn_by: Option<Instant>,
+}
+
 /// A backend's answer, and the request's slot and permit until it is over.
 struct Answer {
     response: Response,
@@ -149,6 +159,7 @@ impl Relay {
     /// When TLS can't be set up.
     pub fn publish(&self, config: ProviderConfig, handle: Handle) -> Result<(), rustls::Error> {
         let client = Client::of_backend(&config)?;
+        handle.gate.limit(config.balancing.max_concurrency());
         let name = config.name.clone();
         let mut backends = self.backends.write();
         let before = backends.get(&name).map(|before| before.preset_names.clone());
@@ -175,6 +186,7 @@ impl Relay {
     pub async fn serve(&self, incoming: Incoming) {
         let Incoming {
             id,
+            replica,
             head,
             body,
             responder,
@@ -188,7 +200,7 @@ impl Relay {
             return responder.error(&fault);
         };
         let forwarded = cancelled
-            .run_until_cancelled(self.forward(backend, &head, body))
+            .run_until_cancelled(self.forward(backend, &replica, &head, body))
             .await;
         let answer = match forwarded {
             None => return debug!(request.id = %id, "the request was cancelled"),
@@ -211,10 +223,9 @@ impl Relay {
             backend.handle.send(Input::Suspect(Symptom::HubItself));
         }
         answering.head(&response.head, kind);
-        let limit = backend.config.answer_timeout;
         let body = stream::unfold(Some((response, &mut answering)), async |open| {
             let (mut response, answering) = open?;
-            match response.next(Some(answering.silent_until(limit))).await {
+            match response.next(Some(answering.silent_until())).await {
                 Ok(None) => None,
                 Ok(Some(part)) => {
                     answering.part(&part, &slot);
@@ -242,6 +253,7 @@ impl Relay {
     async fn forward(
         &self,
         backend: &Backend,
+        replica: &str,
         head: &RequestHead,
         body: RequestBody,
     ) -> Result<Answer, RelayFault> {
@@ -253,7 +265,12 @@ impl Relay {
         }
         let method = Method::from_bytes(head.method.as_bytes());
         let method = method.map_err(|_| bad_frame("the request's method is invalid"))?;
-        let slot = self.enter(backend, head.hold()).await?;
+        let patience = Patience {
+            replica,
+            hold: head.hold(),
+            turn_by: head.turn_within().map(|within| Instant::now() + within),
+        };
+        let slot = self.enter(backend, patience.hold).await?;
         let kind = head
             .headers
             .iter()
@@ -307,7 +324,7 @@ impl Relay {
             headers: request_headers(head, &self.own_hub),
             body,
         };
-        let sent = self.send(backend, &request, slot, head.hold()).await?;
+        let sent = self.send(backend, &request, slot, patience).await?;
         let (response, answering, slot, connection) = sent;
         Ok(Answer {
             response,
@@ -318,21 +335,26 @@ impl Relay {
         })
     }
 
-    /// Sends a request, a second time if there was no connection although the backend is up. While the process has no file left
-    /// for a connection, the request waits.
+    /// Sends a request once it's its turn, a second time if there was no connection although the backend is up. While the process
+    /// has no file left for a connection, the request waits.
     async fn send(
         &self,
         backend: &Backend,
         request: &Outgoing,
         mut slot: Slot,
-        hold: Duration,
+        patience: Patience<'_>,
     ) -> Result<(Response, Answering, Slot, OwnedSemaphorePermit), RelayFault> {
         let mut is_last = false;
-        let by = Instant::now() + hold;
+        let mut by = Instant::now() + patience.hold;
         loop {
+            if let Some(turn_by) = patience.turn_by {
+                let turn = slot.turn(patience.replica, turn_by).await;
+                turn.map_err(|none| busy(none, &backend.config.name))?;
+                by = by.max(Instant::now() + patience.hold);
+            }
             let connection = self.connection_permit(by).await?;
             let upload = request.body.progress();
-            let mut answering = Answering::begin(&backend.handle, upload);
+            let mut answering = Answering::begin(&backend.handle, &backend.config, upload);
             let error = match hand_over(backend, &mut slot, request.clone()).await {
                 Ok(response) => return Ok((response, answering, slot, connection)),
                 Err(error) => error,
@@ -369,7 +391,7 @@ impl Relay {
                 return Err(fault);
             }
             is_last = true;
-            slot = self.enter(backend, hold).await?;
+            slot = self.enter(backend, patience.hold).await?;
         }
     }
 
@@ -520,6 +542,15 @@ fn with_preset(preset: &Preset, head: &RequestHead, path: &str, body: Bytes) -> 
     })
 }
 
+/// The fault for a request that had no turn in time.
+fn busy(none: NoTurn, provider: &ProviderName) -> RelayFault {
+    let (limit, waiting) = (none.limit, none.waiting);
+    let message = format!(
+        "all its turns are taken (max_concurrency = {limit} of `{provider}`), and requests that wait for one at its agent: {waiting}"
+    );
+    RelayFault::new(FaultCode::Busy, message)
+}
+
 fn bad_frame(message: &str) -> RelayFault {
     RelayFault::new(FaultCode::BadFrame, message)
 }
@@ -592,6 +623,12 @@ mod tests {
         sync::{mpsc, oneshot},
     };
 
+    const PATIENCE: Patience<'static> = Patience {
+        replica: "api-1",
+        hold: Duration::ZERO,
+        turn_by: None,
+    };
+
     #[test]
     fn an_answer_in_chunks_has_no_length() {
         let mut answer = http::Response::new(());
@@ -626,6 +663,7 @@ mod tests {
             headers: names.map(header).to_vec(),
             traceparent: Some("00-1-2-01".to_owned()),
             hold_ms: None,
+            turn_within_ms: None,
             body_bytes: 0,
         };
         let own_hub = OwnHub::of(Some("00112233445566aa".parse().expect("an id")));
@@ -679,7 +717,7 @@ mod tests {
             body: Bytes::from_static(b"{}").into(),
         };
         let slot = backend.handle.gate.enter().expect("open");
-        let sent = relay.send(backend, &request, slot, Duration::ZERO).await;
+        let sent = relay.send(backend, &request, slot, PATIENCE).await;
         sent.map(|(response, ..)| response.head.status)
     }
 
@@ -741,7 +779,11 @@ mod tests {
         let taken = relay.connection_permit(Instant::now()).await.expect("room");
         let began = Instant::now();
         let slot = backend.handle.gate.enter().expect("open");
-        let sent = relay.send(&backend, &request, slot, Duration::from_secs(5)).await;
+        let patience = Patience {
+            hold: Duration::from_secs(5),
+            ..PATIENCE
+        };
+        let sent = relay.send(&backend, &request, slot, patience).await;
         let fault = sent.map(drop).expect_err("no room");
         assert_eq!(
             (fault.code, began.elapsed().as_secs()),
@@ -807,7 +849,7 @@ mod tests {
                 body: SentBody::arriving(6, coming),
             };
             let slot = backend.handle.gate.enter().expect("open");
-            let sending = relay.send(&backend, &request, slot, Duration::ZERO);
+            let sending = relay.send(&backend, &request, slot, PATIENCE);
             send(Ok("abc"));
             let serving = async {
                 let (mut connection, _) = listener.accept().await.expect("a connection");

@@ -1,6 +1,7 @@
 //! What the outcome of a request shows of its backend, and what its caller is told.
 
 use crate::{
+    config::ProviderConfig,
     fetch,
     http1::{SendError, SendProgress, is_gone, wrong_answer},
     provider::{Handle, Input, Slot, Symptom},
@@ -59,6 +60,12 @@ impl Drop for Connecting<'_> {
 pub(super) struct Answering {
     handle: Handle,
     began: Instant,
+    /// How long the backend may say nothing.
+    answer_timeout: Duration,
+    /// The same until it begins its answer, if the config has another time for that.
+    first_byte_timeout: Option<Duration>,
+    /// Whether a part of its answer has come that says something.
+    has_begun: bool,
     /// How far its body has been sent, if that is still coming in.
     upload: Option<SendProgress>,
     /// When the backend last said something, or else when it got the request.
@@ -74,10 +81,13 @@ pub(super) struct Answering {
 }
 
 impl Answering {
-    pub fn begin(handle: &Handle, upload: Option<&SendProgress>) -> Self {
+    pub fn begin(handle: &Handle, config: &ProviderConfig, upload: Option<&SendProgress>) -> Self {
         Self {
             handle: handle.clone(),
             began: Instant::now(),
+            answer_timeout: config.answer_timeout,
+            first_byte_timeout: config.first_byte_timeout,
+            has_begun: false,
             upload: upload.cloned(),
             heard: Instant::now(),
             status: StatusCode::OK,
@@ -104,19 +114,24 @@ impl Answering {
     }
 
     /// Until when the backend may say nothing.
-    pub fn silent_until(&self, answer_timeout: Duration) -> Instant {
-        self.heard + answer_timeout
+    pub fn silent_until(&self) -> Instant {
+        self.heard + self.awaited_first_byte().unwrap_or(self.answer_timeout)
+    }
+
+    /// How long it waits for the beginning of the answer, if that is what it waits for and the config has a time for it.
+    fn awaited_first_byte(&self) -> Option<Duration> {
+        self.first_byte_timeout.filter(|_| !self.has_begun)
     }
 
     /// The next part of the answer. `slot` is the request's.
     pub fn part(&mut self, part: &[u8], slot: &Slot) {
         if !self.status.is_success() {
-            self.heard = Instant::now();
+            (self.heard, self.has_begun) = (Instant::now(), true);
             return;
         }
         let said = self.content.next(part);
         if said != Said::Nothing {
-            self.heard = Instant::now();
+            (self.heard, self.has_begun) = (Instant::now(), true);
         }
         if said == Said::Content {
             self.is_silent = false;
@@ -153,7 +168,14 @@ impl Answering {
         if let Some(fault) = self.upload.as_ref().and_then(SendProgress::fault) {
             return fault;
         }
-        broken(&self.handle, error, when, self.waits_since(self.heard).elapsed())
+        let silent = self.waits_since(self.heard).elapsed();
+        let fault = broken(&self.handle, error, when, silent);
+        if fault.code != FaultCode::BackendTimeout || self.awaited_first_byte().is_none() {
+            return fault;
+        }
+        let silence = fetch::rounded(silent).as_secs_f64();
+        let message = format!("the backend didn't begin its answer for {silence} s (`first_byte_timeout`)");
+        RelayFault::new(FaultCode::FirstByteTimeout, message)
     }
 
     /// Since when an answer is waited for, if it is since `begun`: not before the last piece of the request was sent.
@@ -226,6 +248,7 @@ fn broken(handle: &Handle, error: &SendError, when: Broken, silent: Duration) ->
 mod tests {
     use super::*;
     use crate::{
+        config::Config,
         http1::SentBody,
         provider::{Gate, LEFT_IN_A_ROW},
     };
@@ -247,6 +270,13 @@ mod tests {
         sync::mpsc,
         time::advance,
     };
+
+    /// A provider that may be silent for 4 s.
+    fn config(more: &str) -> ProviderConfig {
+        let text = "[[provider]]\nname = \"p\"\nbase_url = \"http://127.0.0.1:1\"\nanswer_timeout = \"4s\"";
+        let config = Config::parse(&format!("{text}{more}\n"), "test.toml", &|_| None);
+        config.expect("legal").providers.swap_remove(0)
+    }
 
     fn handle() -> (Handle, mpsc::Receiver<Input>) {
         let (handle, inputs, _) = Handle::new(
@@ -306,7 +336,7 @@ mod tests {
 
     fn answers_with(handle: &Handle, kind: AnswerKind, status: u16, body: &str) {
         let slot = handle.gate.enter().expect("open");
-        let mut answering = Answering::begin(handle, None);
+        let mut answering = Answering::begin(handle, &config(""), None);
         let answer = http::Response::builder().status(status).body(());
         let (head, ()) = answer.expect("a head").into_parts();
         answering.head(&head, kind);
@@ -368,7 +398,7 @@ mod tests {
             "data: {\"choices\":[{\"delta\":{\"role\":\"assistant\",\"content\":\"\"}}]}\n\n: ping\n\n";
         let mut leaves = async |body: &str, waited: Duration| {
             let slot = handle.gate.enter().expect("open");
-            let mut answering = Answering::begin(&handle, None);
+            let mut answering = Answering::begin(&handle, &config(""), None);
             answering.part(body.as_bytes(), &slot);
             advance(waited).await;
             drop(answering);
@@ -389,7 +419,7 @@ mod tests {
         let mut leaves = async |has_come: bool| {
             let pieces = stream::iter(has_come.then(|| Ok(Bytes::from_static(b"x"))));
             let mut upload = SentBody::arriving(1, pieces.chain(stream::pending()));
-            let answering = Answering::begin(&handle, upload.progress());
+            let answering = Answering::begin(&handle, &config(""), upload.progress());
             advance(GIVEN_UP_AFTER).await;
             let _ = upload.frame().now_or_never();
             advance(GIVEN_UP_AFTER).await;
@@ -409,15 +439,18 @@ mod tests {
     async fn comments_do_not_lengthen_the_time_that_the_backend_may_say_nothing() {
         let (handle, _inputs) = handle();
         let slot = handle.gate.enter().expect("open");
-        let mut answering = Answering::begin(&handle, None);
-        let (limit, began) = (Duration::from_secs(4), Instant::now());
-        for part in [": ping\n\n", "\n", "data: {\"", "a"] {
-            advance(Duration::from_secs(1)).await;
-            answering.part(part.as_bytes(), &slot);
-            assert_eq!(answering.silent_until(limit), began + limit, "{part:?}");
+        for (first, key) in [(4, ""), (7, "\nfirst_byte_timeout = \"7s\"")] {
+            let mut answering = Answering::begin(&handle, &config(key), None);
+            let (limit, began) = (Duration::from_secs(4), Instant::now());
+            for part in [": ping\n\n", "\n", "data: {\"", "a"] {
+                advance(Duration::from_secs(1)).await;
+                answering.part(part.as_bytes(), &slot);
+                let until = began + Duration::from_secs(first);
+                assert_eq!(answering.silent_until(), until, "{part:?}");
+            }
+            answering.part(b"\"}\n", &slot);
+            assert_eq!(answering.silent_until(), Instant::now() + limit);
         }
-        answering.part(b"\"}\n", &slot);
-        assert_eq!(answering.silent_until(limit), Instant::now() + limit);
     }
 
     #[tokio::test]

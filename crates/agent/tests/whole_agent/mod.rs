@@ -119,6 +119,7 @@ impl World {
             ],
             traceparent: None,
             hold_ms,
+            turn_within_ms: None,
             body_bytes: 0,
         };
         let body = Bytes::copy_from_slice(body.as_bytes());

@@ -21,6 +21,9 @@ use tokio::time::{Instant, timeout, timeout_at};
 /// nothing takes up no more.
 const MAX_FIRST_ALLOCATION_BYTES: usize = 1024 * 1024;
 
+/// A body of one piece of up to this size is copied, in bytes: a connection reads at least twice as much at once.
+const COPIED_BYTES: usize = 4 * 1024;
+
 /// The average rate at which a longer body has to come, in bytes a second, so that one that drips ends. It is a modem's
 /// pace, at which 32 MiB take a little over an hour.
 pub(super) const MIN_BYTES_PER_SECOND: u64 = 8 * 1024;
@@ -232,11 +235,16 @@ async fn read_chunks(
         held.add(chunk.len())
             .map_err(|limit| ApiError::MemoryFull { limit })
     };
-    // Most bodies come in one piece, which needs no copy.
+    // Most bodies come in one piece, which needs no copy, unless it would keep a larger buffer of its connection for as long as the
+    // request waits.
     let first = body.next().await?.unwrap_or_default();
     take(0, &first)?;
     let Some(second) = body.next().await? else {
-        return Ok(HeldBody { bytes: first, held });
+        let bytes = match first.len() {
+            0..=COPIED_BYTES => Bytes::copy_from_slice(&first),
+            _ => first,
+        };
+        return Ok(HeldBody { bytes, held });
     };
     let capacity = announced
         .and_then(|bytes| usize::try_from(bytes).ok())

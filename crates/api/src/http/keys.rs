@@ -19,7 +19,7 @@ use axum::{
 };
 use reveille_bus::{BusError, CommandError};
 use reveille_domain::{
-    KeyCommand, KeyId, KeyName, KeyRejection, Scope, Scopes, Timestamp,
+    KeyCommand, KeyId, KeyName, KeyRejection, Priority, Scope, Scopes, Timestamp,
     key::{KeyLimits, KeyPolicy, MAX_SCOPES, ProgressForm},
     rows::{Sort, SortBy, SortKey, SortKind, SortValue},
 };
@@ -38,6 +38,8 @@ pub(super) struct KeyRow {
     #[serde(flatten)]
     limits: Option<KeyLimits>,
     progress: Option<ProgressForm>,
+    /// How soon its requests have their turn where requests wait.
+    priority: Option<Priority>,
     created_at_ms: Option<Timestamp>,
     rotated_at_ms: Option<Timestamp>,
     /// Until when the secret from before the last rotation is valid.
@@ -80,6 +82,7 @@ impl KeyRow {
             expires_at_ms: policy.and_then(|policy| policy.expires_at_ms),
             limits: policy.map(|policy| policy.limits),
             progress: policy.and_then(|policy| policy.progress),
+            priority: policy.map(|policy| policy.priority),
             created_at_ms: known.state.created_at(),
             rotated_at_ms: None,
             previous_valid_until_ms: None,
@@ -111,6 +114,8 @@ struct Create {
     concurrency: Option<u32>,
     wakes_per_hour: Option<u32>,
     progress: Option<ProgressForm>,
+    #[serde(default)]
+    priority: Priority,
 }
 
 impl Create {
@@ -130,6 +135,7 @@ impl Create {
             expires_at_ms: expires_in.map(|time| at.plus(time)),
             limits,
             progress: self.progress,
+            priority: self.priority,
         })
     }
 }

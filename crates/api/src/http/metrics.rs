@@ -78,6 +78,8 @@ fn register_gauges(page: &mut Registry, state: &AppState, relay: RelayStats) {
         "Requests of this replica that wait for a wake",
         waiters,
     );
+    let help = "Requests of this replica that wait for a slot at a provider, those for a wake included";
+    register("queue_waiting", help, state.inference.queues.waiting());
     let help = "Aggregates whose last commit this replica can't read";
     register("unreadable_aggregates", help, state.registry.unreadable());
 }

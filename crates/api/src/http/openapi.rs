@@ -209,7 +209,8 @@ fn operation(endpoint: &Endpoint, path: &str, has_default_model: bool) -> Value 
     let (method, streams) = (endpoint.verb.as_str(), endpoint.streams != Streams::Never);
     let mut parameters = vec![reference("parameters", "RequestId")];
     if endpoint.wakes {
-        parameters.extend(["Wake", "Wait"].map(|name| reference("parameters", name)));
+        parameters
+            .extend(["Wake", "Wait", "QueueWait", "Priority"].map(|name| reference("parameters", name)));
     }
     if streams {
         parameters.push(reference("parameters", "Progress"));
@@ -361,8 +362,18 @@ fn components(limits: &HttpLimits) -> Value {
             ),
             "Wait": header(
                 "X-Reveille-Wait",
-                "How long the request waits for a wake, in seconds. A longer time counts as the longest one.",
+                "How long the request waits for a wake and for a slot, in seconds. A longer time counts as the longest one.",
                 json!({ "type": "number", "minimum": 0, "default": limits.timings.wait.as_secs_f64() }),
+            ),
+            "QueueWait": header(
+                "X-Reveille-Queue-Wait",
+                "How long of that it waits for a slot, in seconds.",
+                json!({ "type": "number", "minimum": 0 }),
+            ),
+            "Priority": header(
+                "X-Reveille-Priority",
+                "The class of the request where requests wait for a slot. That of its key counts if it is lower.",
+                json!({ "type": "string", "enum": ["high", "normal", "low"] }),
             ),
             "Progress": header(
                 "X-Reveille-Progress",

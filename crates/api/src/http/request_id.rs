@@ -24,7 +24,9 @@ impl RequestId {
             .headers()
             .get(X_REQUEST_ID)
             .filter(|id| is_legal(id.as_bytes()));
-        Self(theirs.cloned().unwrap_or_else(Self::fresh))
+        // A copy: the value itself keeps a buffer of its connection.
+        let theirs = theirs.and_then(|id| HeaderValue::from_bytes(id.as_bytes()).ok());
+        Self(theirs.unwrap_or_else(Self::fresh))
     }
 
     fn fresh() -> HeaderValue {
@@ -50,7 +52,8 @@ pub(super) async fn name_requests(mut request: Request, next: Next) -> Response 
     let span = error_span!(
         "request",
         request.id = id.as_str(),
-        provider.chosen = field::Empty
+        provider.chosen = field::Empty,
+        queue.waited_ms = field::Empty
     );
     let mut response = next.run(request).instrument(span).await;
     response.headers_mut().insert(X_REQUEST_ID, id.0);

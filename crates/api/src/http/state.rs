@@ -23,7 +23,7 @@ pub(crate) struct HttpLimits {
     pub body_bytes: usize,
     /// What all held request bodies of the process may take, in bytes.
     pub held_body_bytes: usize,
-    /// How many requests may wait for the wake of one provider.
+    /// How many requests may wait for one provider.
     pub waiting: usize,
     pub timings: Timings,
 }
@@ -93,6 +93,7 @@ impl AppState {
             services.metrics.clone(),
             limits.timings.clone(),
             startup.clone(),
+            limits.waiting,
         );
         Self {
             inner: Arc::new(Shared {

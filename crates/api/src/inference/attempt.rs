@@ -1,40 +1,37 @@
-//! One attempt at one provider: wake it if it sleeps, wait for memory, hand the request over.
+//! One attempt at one provider: wake it if it sleeps, wait for a slot and for memory, hand the request over.
 
 use super::{
     Inference, InferenceError, InferenceResponse, Phase, WakeMode, dispatch::Run, health::Failure,
-    retry_policy::Outcome,
+    queue::Slot, retry_policy::Outcome,
 };
 use crate::{
     registry::ProviderSnapshot,
     wakes::{WakeError, time_left, time_until_awake},
 };
 use reveille_bus::relay::{FaultCode, RelayFault};
-use reveille_domain::{Status, WakeId};
+use reveille_domain::{ProviderId, WakeId};
 use std::sync::Arc;
 use tokio::time::Instant;
 
 impl Inference {
-    /// One attempt at `chosen`, which afterwards is the provider as it was when the request was sent.
-    pub(super) async fn attempt(&self, run: &Run<'_>, chosen: &mut Arc<ProviderSnapshot>) -> Outcome {
-        let wake_id = match &chosen.provider.status {
-            // Without a recipe nothing but the backend itself can tell whether it is back.
-            Status::Active { .. } | Status::Down { .. } => None,
-            Status::Inactive { reason, .. } => {
-                let inactive = WakeError::Inactive {
-                    provider: chosen.provider.id.clone(),
-                    absence: self.registry.absence(&chosen.provider.id.agent, *reason),
-                };
-                return Outcome::Refused(inactive.into());
-            }
-            Status::Hibernating { .. } | Status::Waking { .. } => match self.wake(run, chosen).await {
-                Ok((woken, wake_id)) => {
-                    *chosen = woken;
-                    wake_id
-                }
-                Err(error) => return Outcome::Refused(error),
-            },
+    /// One attempt at `chosen`, or at another member of its pool that has a slot sooner and where the request wasn't `tried`.
+    /// Afterwards `chosen` is the provider as it was when the request was sent.
+    pub(super) async fn attempt(
+        &self,
+        run: &Run<'_>,
+        chosen: &mut Arc<ProviderSnapshot>,
+        tried: &[ProviderId],
+    ) -> Outcome {
+        let got = if run.request.takes_a_turn() {
+            let slot = self.slot(run, chosen, tried).await;
+            slot.map(|(slot, wake_id)| (Some(slot), wake_id))
+        } else {
+            self.once_awake(run, chosen).await.map(|wake_id| (None, wake_id))
         };
-        self.send(run, chosen, wake_id).await
+        match got {
+            Ok((slot, wake_id)) => self.send(run, chosen, slot, wake_id).await,
+            Err(error) => Outcome::Refused(error),
+        }
     }
 
     /// Sends the request to `chosen` as soon as there is memory for the response.
@@ -42,11 +39,12 @@ impl Inference {
         &self,
         run: &Run<'_>,
         chosen: &mut Arc<ProviderSnapshot>,
+        slot: Option<Slot>,
         wake_id: Option<WakeId>,
     ) -> Outcome {
         let provider = chosen.provider.id.clone();
-        run.phase.enter(Phase::Queued(provider.clone()));
-        let mut attempt = self.members.enter(chosen);
+        run.phase.enter(Phase::Queued(provider.clone(), None));
+        let mut attempt = self.members.enter(chosen).with_slot(slot);
         let reserved = self.relay.reserve(run.request.room_by(run.until)).await;
         // The agent may have restarted while the request waited.
         let Some(current) = self.in_this_session(&provider, run).await else {
@@ -99,7 +97,7 @@ impl Inference {
         }
     }
 
-    async fn wake(
+    pub(super) async fn wake(
         &self,
         run: &Run<'_>,
         chosen: &ProviderSnapshot,

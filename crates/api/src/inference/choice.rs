@@ -69,7 +69,7 @@ pub(super) enum Tier {
     Doubted,
     Waking,
     Asleep,
-    /// It works on as many requests as its config allows.
+    /// This replica has handed over as many requests as its config allows, so one has to wait for it.
     Full,
     /// Its wake may fail, or takes another one's place.
     Reluctant {

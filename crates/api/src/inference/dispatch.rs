@@ -11,6 +11,7 @@ use super::{
     choice::Reach,
     members::{Attempt, Members},
     model_access,
+    queue::Queues,
     retry_policy::{NextStep, Outcome, RetryPolicy},
     startup::Missing,
     stored::{Stored, StoredResponses},
@@ -30,11 +31,13 @@ pub(crate) struct Inference {
     pub(super) waker: Arc<dyn Waker>,
     pub(super) relay: Arc<dyn Relay>,
     pub(super) members: Members,
+    /// Where requests wait for slots.
+    pub(crate) queues: Queues,
     pub(super) timings: Timings,
     /// The responses that backends keep.
     pub(crate) stored: StoredResponses,
     startup: Startup,
-    metrics: Metrics,
+    pub(super) metrics: Metrics,
 }
 
 /// How far one request has come, and until when it waits.
@@ -42,7 +45,9 @@ pub(super) struct Run<'a> {
     pub request: &'a InferenceRequest,
     pub phase: &'a CurrentPhase,
     pub until: Instant,
-    begun: Instant,
+    pub begun: Instant,
+    /// Its number among those that came.
+    pub ticket: u64,
     /// The conversation that it belongs to, once that matters.
     conversation: OnceLock<Option<Conversation>>,
 }
@@ -78,7 +83,8 @@ impl Earlier {
         match outcome {
             Outcome::Refused(error) => _ = self.refusal.get_or_insert(error),
             // One that comes in pieces would hold up its agent.
-            Outcome::Answered(response, attempt) if matches!(response.body, ResponseBody::Whole(_)) => {
+            Outcome::Answered(response, mut attempt) if matches!(response.body, ResponseBody::Whole(_)) => {
+                attempt.give_slot_back();
                 self.answer = Some((response, attempt));
             }
             Outcome::Answered(..) | Outcome::Missed { .. } => {}
@@ -104,12 +110,14 @@ impl Inference {
         metrics: Metrics,
         timings: Timings,
         startup: Startup,
+        max_waiting: usize,
     ) -> Self {
         Self {
             registry,
             waker,
             relay,
             members: Members::new(metrics.clone()),
+            queues: Queues::new(max_waiting),
             timings,
             stored: StoredResponses::default(),
             startup,
@@ -139,12 +147,13 @@ impl Inference {
             phase,
             until: begun + request.options.wait,
             begun,
+            ticket: self.queues.ticket(),
             conversation: OnceLock::new(),
         };
         let (mut policy, mut earlier) = (RetryPolicy::default(), Earlier::default());
         let mut chosen = self.startup.wait_for(run.until, || self.choose(&run)).await?;
         loop {
-            let outcome = self.attempt(&run, &mut chosen).await;
+            let outcome = self.attempt(&run, &mut chosen, &earlier.tried).await;
             earlier.woken_by = earlier.woken_by.or(outcome.wake_id());
             if let Outcome::Missed { error, .. } = &outcome {
                 // It is asleep, and the journal can't say so, so it can't be woken.
@@ -174,6 +183,8 @@ impl Inference {
         let request = run.request;
         let pool = model_access::pool_for(&self.registry, &self.startup, &request.caller, &request.model)?;
         self.members.forget_withdrawn(&self.registry);
+        let is_published = |id: &ProviderId| self.registry.get(id).is_some();
+        self.queues.forget_withdrawn(self.registry.count(), is_published);
         // What an earlier run of the agent has left inactive is about to be published again.
         if let Some(missing) = self.startup.missing()
             && pool

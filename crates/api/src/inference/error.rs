@@ -1,9 +1,9 @@
 //! Why an inference request gets no response from a backend.
 
-use super::{request_body::BodyFault, startup::Missing};
+use super::{Standing, request_body::BodyFault, startup::Missing};
 use crate::wakes::WakeError;
 use reveille_bus::relay::{PRESET_PATHS, RelayError};
-use reveille_domain::{ModelName, ProviderId, WakeId};
+use reveille_domain::{ModelName, ProviderId, WakeId, counted};
 use std::time::Duration;
 use thiserror::Error;
 
@@ -42,6 +42,30 @@ pub(crate) enum InferenceError {
         provider: ProviderId,
         wake_id: WakeId,
         left: Option<Duration>,
+    },
+    /// As many requests of this replica wait for the provider as may. `room_in`: how long they usually take.
+    #[error(
+        "{provider} has {} waiting in this replica, as many as may (--max-waiting): retry later, or use another model",
+        counted(*length, "request")
+    )]
+    QueueFull {
+        provider: ProviderId,
+        length: usize,
+        room_in: Option<Duration>,
+    },
+    /// The caller's own wait ended in the queue.
+    #[error(
+        "{provider} had no free slot within {:.1} s, the longest this request may wait ({header}){}: retry, or wait longer",
+        waited.as_secs_f64(),
+        ahead(*standing)
+    )]
+    QueueTimedOut {
+        provider: ProviderId,
+        waited: Duration,
+        /// The caller's header that sets this time.
+        header: &'static str,
+        /// How it stood at the end.
+        standing: Option<Standing>,
     },
     /// The wake usually takes longer than the caller waits, so the caller hears of it at once; the wake goes on.
     #[error(
@@ -99,6 +123,15 @@ fn listed(some: &[String]) -> String {
     }
 }
 
+fn ahead(standing: Option<Standing>) -> String {
+    let ahead = standing.map_or(0, |standing| standing.place.saturating_sub(1));
+    if ahead == 0 {
+        String::new()
+    } else {
+        format!("; {} still before it", counted(ahead, "request"))
+    }
+}
+
 fn advice(waited: Option<Duration>) -> String {
     match waited {
         None => ", and the request asks not to wait for it: retry, and it will be woken".to_owned(),
@@ -118,7 +151,24 @@ impl From<WakeError> for InferenceError {
 impl InferenceError {
     /// Whether another provider of the same model may do better: this one never got the request.
     pub fn is_about_one_provider(&self) -> bool {
-        matches!(self, Self::Wake(error) if error.is_about_one_provider())
+        match self {
+            Self::Wake(error) => error.is_about_one_provider(),
+            Self::QueueFull { .. } => true,
+            Self::NotReady(_)
+            | Self::UnknownModel { .. }
+            | Self::LacksPath { .. }
+            | Self::NoPlaceForPreset { .. }
+            | Self::NoModel { .. }
+            | Self::Asleep { .. }
+            | Self::FallingAsleep { .. }
+            | Self::Waking { .. }
+            | Self::QueueTimedOut { .. }
+            | Self::WaitTooShort { .. }
+            | Self::Relay { .. }
+            | Self::BadResponse { .. }
+            | Self::Body(_)
+            | Self::CutShort { .. } => false,
+        }
     }
 
     /// Whether the caller's key may not start another wake.
@@ -140,6 +190,7 @@ impl InferenceError {
             Self::Asleep { .. }
             | Self::FallingAsleep { .. }
             | Self::Waking { .. }
+            | Self::QueueTimedOut { .. }
             | Self::WaitTooShort { .. } => true,
             Self::Wake(error) => matches!(**error, WakeError::CallerTimedOut { .. }),
             Self::NotReady(_)
@@ -147,6 +198,7 @@ impl InferenceError {
             | Self::LacksPath { .. }
             | Self::NoPlaceForPreset { .. }
             | Self::NoModel { .. }
+            | Self::QueueFull { .. }
             | Self::Relay { .. }
             | Self::BadResponse { .. }
             | Self::Body(_)
@@ -168,6 +220,8 @@ impl InferenceError {
             | Self::Asleep { .. }
             | Self::FallingAsleep { .. }
             | Self::Waking { .. }
+            | Self::QueueFull { .. }
+            | Self::QueueTimedOut { .. }
             | Self::WaitTooShort { .. }
             | Self::Wake(_) => true,
         }

@@ -16,6 +16,22 @@ const TRACEPARENT: &str = "traceparent";
 /// Sent as the attempt's own id.
 const REQUEST_ID: &str = "x-request-id";
 
+/// Of the caller's headers those that the agent may get, as copies: the others keep a buffer of its connection for as long as they
+/// are there.
+pub(crate) fn passed_on(headers: &HeaderMap) -> HeaderMap {
+    let names = REQUEST_HEADERS.into_iter().chain([TRACEPARENT]);
+    let all = names.flat_map(|name| headers.get_all(name).iter().map(move |value| (name, value)));
+    let copies = all.filter_map(|(name, value)| {
+        let copy = HeaderValue::from_bytes(value.as_bytes()).ok()?;
+        Some((HeaderName::from_static(name), copy))
+    });
+    let mut passed = HeaderMap::new();
+    for (name, value) in copies {
+        passed.append(name, value);
+    }
+    passed
+}
+
 /// The caller's headers for the agent, with the attempt's id. The agent adds its hub to those that the request has passed.
 pub(crate) fn to_backend(headers: &HeaderMap, attempt_id: &str) -> Headers {
     let mut allowed = Headers::with_capacity(4);

@@ -107,11 +107,12 @@ impl Failure {
             RelayError::Fault(fault) => match fault.code {
                 FaultCode::BackendUnavailable => FailureKind::Unreachable,
                 FaultCode::BackendFailed => FailureKind::BrokeOff,
-                FaultCode::BackendTimeout => FailureKind::TimedOut,
+                FaultCode::BackendTimeout | FaultCode::FirstByteTimeout => FailureKind::TimedOut,
                 FaultCode::Asleep
                 | FaultCode::Cancelled
                 | FaultCode::UnknownProvider
                 | FaultCode::Overloaded
+                | FaultCode::Busy
                 | FaultCode::ShuttingDown
                 | FaultCode::BadRequest
                 | FaultCode::BadFrame

@@ -5,6 +5,7 @@ use super::{
     affinity::{Conversation, Remembered},
     choice::{Affinity, Candidate, Choice, Health, Reach, Tier, ranked},
     health::{Failure, FailureKind, Suspicion},
+    queue::Slot,
 };
 use crate::{
     metrics::Metrics,
@@ -32,7 +33,7 @@ const TURN: u64 = 1_000_000;
 #[derive(Debug, Clone)]
 pub(super) struct Members {
     inner: Arc<Mutex<Inner>>,
-    metrics: Metrics,
+    metrics: Arc<Metrics>,
 }
 
 #[derive(Debug, Default)]
@@ -62,6 +63,8 @@ pub(super) struct Attempt {
     sent_at: Instant,
     /// When the last piece of its answer came, or else when it was sent.
     heard_at: Instant,
+    /// Its slot at the provider, if it takes one.
+    slot: Option<Box<Slot>>,
     _in_flight: Arc<()>,
 }
 
@@ -83,7 +86,7 @@ impl Members {
     pub fn new(metrics: Metrics) -> Self {
         Self {
             inner: Arc::default(),
-            metrics,
+            metrics: Arc::new(metrics),
         }
     }
 
@@ -96,11 +99,26 @@ impl Members {
         reach: Reach,
         not: &[ProviderId],
     ) -> Option<Arc<ProviderSnapshot>> {
+        self.choose_if(conversation, pool, reach, not, |_| true)
+    }
+
+    /// The same if it is in a tier that `suits`.
+    pub fn choose_if(
+        &self,
+        conversation: impl FnOnce() -> Option<Conversation>,
+        pool: &[Arc<ProviderSnapshot>],
+        reach: Reach,
+        not: &[ProviderId],
+        suits: impl FnOnce(Tier) -> bool,
+    ) -> Option<Arc<ProviderSnapshot>> {
         let conversation = if pool.len() > 1 { conversation() } else { None };
         let now = Instant::now();
         let mut inner = self.inner.lock();
         let candidates = inner.candidates(conversation, pool, not, now);
         let best = ranked(candidates, reach).into_iter().next()?;
+        if !suits(best.tier) {
+            return None;
+        }
         inner.chosen(&best, conversation, now);
         drop(inner);
         let provider = &best.candidate.provider;
@@ -111,6 +129,30 @@ impl Members {
         }
         let chosen = pool.iter().find(|snapshot| snapshot.provider.id == *provider);
         chosen.cloned()
+    }
+
+    /// The members of `pool` that are awake and not known to fail, except `not`.
+    pub fn awake(&self, pool: &[Arc<ProviderSnapshot>], not: &[ProviderId]) -> Vec<Arc<ProviderSnapshot>> {
+        let candidates = self.inner.lock().candidates(None, pool, not, Instant::now());
+        let awake = candidates
+            .iter()
+            .filter(|candidate| matches!(candidate.tier(), Tier::Awake | Tier::Doubted | Tier::Full));
+        let snapshot = |candidate: &Candidate| {
+            let mut pool = pool.iter();
+            pool.find(|snapshot| snapshot.provider.id == candidate.provider)
+                .cloned()
+        };
+        awake.filter_map(snapshot).collect()
+    }
+
+    /// The request goes to this member instead of the one that was chosen.
+    pub fn diverted(&self, conversation: Option<Conversation>, to: &ProviderId) {
+        if let Some(conversation) = conversation {
+            self.inner.lock().conversations.remember(conversation, to.clone());
+        }
+        let why = format!("{to}: it had a slot first");
+        Span::current().record(CHOSEN, why.as_str());
+        debug!(provider.name = %to, "chose {why}");
     }
 
     /// Forgets the providers that are no longer published, as soon as more are known than are published.
@@ -149,6 +191,7 @@ impl Members {
             sequence: snapshot.sequence,
             sent_at: now,
             heard_at: now,
+            slot: None,
             _in_flight: in_flight,
         }
     }
@@ -286,6 +329,17 @@ fn displaces(snapshot: &ProviderSnapshot, pool: &[Arc<ProviderSnapshot>]) -> boo
 }
 
 impl Attempt {
+    /// The request has this slot until the attempt ends.
+    pub fn with_slot(mut self, slot: Option<Slot>) -> Self {
+        self.slot = slot.map(Box::new);
+        self
+    }
+
+    /// The provider no longer works on the request.
+    pub fn give_slot_back(&mut self) {
+        self.slot = None;
+    }
+
     /// The request is sent now, by this state of the provider.
     pub fn sent_by(&mut self, snapshot: &ProviderSnapshot) {
         self.sequence = snapshot.sequence;

@@ -20,11 +20,13 @@ mod model_access;
 mod options;
 mod peek;
 mod phase;
+mod queue;
 mod relay;
 mod request;
 mod request_body;
 mod resend;
 mod retry_policy;
+mod slot;
 mod startup;
 mod stored;
 
@@ -39,6 +41,7 @@ pub(crate) use model_access::{Pools, pool_for, pools_for};
 pub(crate) use options::{BadOption, COMMENTS_FOR, Options, Progress, WakeMode};
 pub(crate) use peek::{AskedModel, BadBody, MAX_DEPTH, check_case, checked_model, peek};
 pub(crate) use phase::{CurrentPhase, Phase};
+pub(crate) use queue::{QueueView, Standing};
 #[cfg(test)]
 pub(crate) use relay::Reserved;
 pub(crate) use relay::{Relay, ResponseBody};

@@ -1,12 +1,14 @@
-//! A caller's options, in headers: how to treat a sleeping model, how long to wait, how to report progress.
+//! A caller's options, in headers: how to treat a sleeping model, how long to wait, how to report progress, how soon to have a turn.
 
 use axum::http::{HeaderMap, header};
-use reveille_domain::key::ProgressForm;
+use reveille_domain::{Priority, key::ProgressForm};
 use std::time::Duration;
 
 const WAKE: &str = "x-reveille-wake";
-const WAIT: &str = "x-reveille-wait";
+pub(super) const WAIT: &str = "x-reveille-wait";
+pub(super) const QUEUE_WAIT: &str = "x-reveille-queue-wait";
 const PROGRESS: &str = "x-reveille-progress";
+const PRIORITY: &str = "x-reveille-priority";
 
 /// What the `User-Agent` of each of codex's programs begins with.
 const CODEX: &str = "codex";
@@ -45,10 +47,15 @@ pub(crate) enum Progress {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Options {
     pub wake: WakeMode,
+    /// How long it waits altogether: for wakes, for a slot, for memory.
     pub wait: Duration,
+    /// How long of that it waits for a slot, if not for all of it.
+    pub queue_wait: Option<Duration>,
     pub progress: Progress,
     /// Whether the client sends a request for a stream again after any status of 500 or more, whatever the headers say.
     pub ignores_should_retry: bool,
+    /// The class that it asks for where requests wait; its key's counts if that is lower.
+    pub priority: Option<Priority>,
 }
 
 /// An invalid header: its name, and what it may contain.
@@ -94,22 +101,29 @@ impl Options {
                 });
             }
         };
-        let wait = match text(headers, WAIT) {
-            None => longest,
-            Some(seconds) => {
+        let seconds = |header| {
+            let wait = text(headers, header).map(|seconds| {
                 let seconds: f64 = seconds.parse().unwrap_or(-1.0);
-                let wait = Duration::try_from_secs_f64(seconds);
-                wait.map_err(|_| BadOption {
-                    header: WAIT,
-                    expected: "a number of seconds",
-                })?
-                .min(longest)
-            }
+                Duration::try_from_secs_f64(seconds)
+            });
+            wait.transpose().map_err(|_| BadOption {
+                header,
+                expected: "a number of seconds",
+            })
         };
+        let wait = seconds(WAIT)?.unwrap_or(longest).min(longest);
+        let queue_wait = seconds(QUEUE_WAIT)?;
+        let priority = text(headers, PRIORITY).map(str::parse).transpose();
+        let priority = priority.map_err(|_| BadOption {
+            header: PRIORITY,
+            expected: "high, normal or low",
+        })?;
         Ok(Self {
             wake,
             wait,
+            queue_wait,
             progress,
+            priority,
             ignores_should_retry: user_agent.starts_with(CODEX),
         })
     }
@@ -185,6 +199,12 @@ mod tests {
         assert_eq!(read("x-other", "1").map(|o| o.wait), Ok(LONGEST));
         assert_eq!(read(WAIT, "1.5").map(|o| o.wait), Ok(Duration::from_millis(1500)));
         assert_eq!(read(WAIT, "0").map(|o| o.wait), Ok(Duration::ZERO));
+        assert_eq!(read(WAIT, "1").map(|o| o.queue_wait), Ok(None));
+        assert_eq!(
+            read(QUEUE_WAIT, "1").map(|o| (o.wait, o.queue_wait)),
+            Ok((LONGEST, Some(Duration::from_secs(1))))
+        );
+        assert_eq!(read(QUEUE_WAIT, "soon").map_err(|e| e.header), Err(QUEUE_WAIT));
         for longer in ["291", "1e18"] {
             assert_eq!(read(WAIT, longer).map(|o| o.wait), Ok(LONGEST), "{longer}");
         }
@@ -219,7 +239,14 @@ mod tests {
             let read = read("user-agent", agent).map(|options| options.ignores_should_retry);
             assert_eq!(read, Ok(ignores), "{agent}");
         }
-        for (header, value) in [(WAKE, "Maybe"), (WAKE, ""), (PROGRESS, "yes")] {
+        assert_eq!(read(PRIORITY, "low").map(|o| o.priority), Ok(Some(Priority::Low)));
+        assert_eq!(read("x-other", "low").map(|o| o.priority), Ok(None));
+        for (header, value) in [
+            (WAKE, "Maybe"),
+            (WAKE, ""),
+            (PROGRESS, "yes"),
+            (PRIORITY, "urgent"),
+        ] {
             assert_eq!(read(header, value).map_err(|e| e.header), Err(header));
         }
     }

@@ -1,5 +1,6 @@
 //! How far a request has come, for the keep-alive that tells its client.
 
+use super::{QueueView, Standing};
 use parking_lot::Mutex;
 use reveille_domain::ProviderId;
 
@@ -14,8 +15,9 @@ pub(crate) enum Phase {
     FallingAsleep(ProviderId),
     /// The provider's agent can't be reached.
     Reaching(ProviderId),
-    /// The provider's agent, or this replica, has no room for the request yet.
-    Queued(ProviderId),
+    /// The provider, its agent, or this replica has no room for the request yet. Where it has a place in the queue, that can be
+    /// seen.
+    Queued(ProviderId, Option<QueueView>),
     /// The backend has the request, or is about to get it.
     Answering(ProviderId),
 }
@@ -41,15 +43,28 @@ impl Phase {
             Self::Waking(provider)
             | Self::FallingAsleep(provider)
             | Self::Reaching(provider)
-            | Self::Queued(provider)
+            | Self::Queued(provider, _)
             | Self::Answering(provider) => Some(provider),
+        }
+    }
+
+    /// How the request stands in the queue, if it waits in one.
+    pub fn standing(&self) -> Option<Standing> {
+        match self {
+            Self::Queued(_, view) => view.as_ref()?.standing(),
+            Self::Begun
+            | Self::Waking(_)
+            | Self::FallingAsleep(_)
+            | Self::Reaching(_)
+            | Self::Answering(_) => None,
         }
     }
 
     /// The phase in a word, for clients.
     pub const fn word(&self) -> &'static str {
         match self {
-            Self::Begun | Self::FallingAsleep(_) | Self::Queued(_) | Self::Answering(_) => "waiting",
+            Self::Begun | Self::FallingAsleep(_) | Self::Queued(_, None) | Self::Answering(_) => "waiting",
+            Self::Queued(_, Some(_)) => "queued",
             Self::Waking(_) => "waking",
             Self::Reaching(_) => "reaching",
         }

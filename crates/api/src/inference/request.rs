@@ -4,7 +4,7 @@ use super::{Endpoint, Options, RequestBody, ResponseBody, WakeMode, headers};
 use crate::{keys::Caller, registry::ProviderSnapshot};
 use axum::http::HeaderMap;
 use reveille_bus::relay::{HOLD_LIMIT, RequestHead, ResponseHead, takes_presets};
-use reveille_domain::{ModelName, ProviderId, WakeCause, WakeId, rows::READ_WAIT};
+use reveille_domain::{ModelName, Priority, ProviderId, WakeCause, WakeId, rows::READ_WAIT};
 use std::{sync::Arc, time::Duration};
 use tokio::time::Instant;
 use uuid::{Builder, Uuid};
@@ -58,7 +58,7 @@ pub(crate) struct InferenceRequest {
     pub caller: Caller,
     pub request_id: String,
     pub options: Options,
-    /// The caller's headers, all of them.
+    /// The caller's headers that are passed on.
     pub headers: HeaderMap,
     /// The body as it comes, until the backend answers.
     pub body: RequestBody,
@@ -77,6 +77,17 @@ impl InferenceRequest {
     /// Its path without the query.
     pub(super) fn plain_path(&self) -> &str {
         self.path.split('?').next().unwrap_or_default()
+    }
+
+    /// Whether it counts for `max_concurrency`. What only asks about a backend doesn't, nor does the end of a response.
+    pub(super) const fn takes_a_turn(&self) -> bool {
+        self.endpoint.wakes
+    }
+
+    /// Its class where requests wait: its key's, or a lower one.
+    pub(super) fn priority(&self) -> Priority {
+        let own = self.caller.priority();
+        self.options.priority.map_or(own, |lowered| own.max(lowered))
     }
 
     /// The members of a pool that may be asked for its path.
@@ -124,7 +135,9 @@ impl InferenceRequest {
             WakeMode::Block => until.saturating_duration_since(Instant::now()),
             WakeMode::Never | WakeMode::Async => Duration::ZERO,
         };
-        let hold_ms = (left < HOLD_LIMIT).then_some(left.as_millis().try_into().unwrap_or(0));
+        let millis = |time: Duration| time.as_millis().try_into().unwrap_or(0);
+        let hold_ms = (left < HOLD_LIMIT).then_some(millis(left));
+        let turn_within = until.saturating_duration_since(Instant::now());
         RequestHead {
             provider: snapshot.provider.id.provider.clone(),
             method: self.endpoint.verb.as_str().to_owned(),
@@ -132,6 +145,7 @@ impl InferenceRequest {
             headers: headers::to_backend(&self.headers, &self.attempt_id()),
             traceparent: headers::traceparent(&self.headers),
             hold_ms,
+            turn_within_ms: self.takes_a_turn().then_some(millis(turn_within)),
             body_bytes: self.body.len() as u64,
         }
     }

@@ -37,7 +37,7 @@ impl Inference {
         match target {
             Target::OnceBack => self.once_back(missed, run).await,
             Target::AnotherOrSame { pause } => {
-                run.phase.enter(Phase::Queued(id.clone()));
+                run.phase.enter(Phase::Queued(id.clone(), None));
                 sleep_until(run.until.min(Instant::now() + pause)).await;
                 another().or_else(|| self.registry.get(id))
             }

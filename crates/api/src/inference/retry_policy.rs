@@ -216,13 +216,14 @@ fn unreached(error: &RelayError) -> NextStep {
             FaultCode::Asleep if report.is_some() => {
                 NextStep::SendAgain(Target::AnotherOrOnceAsleep(*report))
             }
-            FaultCode::Asleep | FaultCode::Overloaded => NextStep::AskAnother(Reach::Awake),
+            FaultCode::Asleep | FaultCode::Overloaded | FaultCode::Busy => NextStep::AskAnother(Reach::Awake),
             FaultCode::BackendUnavailable => NextStep::AskAnother(Reach::WorkingOrDown),
             FaultCode::UnknownProvider | FaultCode::ShuttingDown => {
                 NextStep::SendAgain(Target::AnotherOrOnceBack)
             }
             FaultCode::BackendFailed
             | FaultCode::BackendTimeout
+            | FaultCode::FirstByteTimeout
             | FaultCode::Cancelled
             | FaultCode::BadRequest
             | FaultCode::BadFrame

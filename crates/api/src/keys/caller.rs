@@ -2,7 +2,7 @@
 
 use super::{Denied, KeySnapshot, KeyState};
 use reveille_domain::{
-    KeyId, Scope, Scopes,
+    KeyId, Priority, Scope, Scopes,
     key::{KeyPolicy, ProgressForm},
 };
 use std::sync::Arc;
@@ -65,6 +65,12 @@ impl Caller {
     /// How its waiting streams report progress, if its key says so.
     pub fn progress(&self) -> Option<ProgressForm> {
         self.policy()?.progress
+    }
+
+    /// How soon its requests have their turn where requests wait.
+    pub fn priority(&self) -> Priority {
+        self.policy()
+            .map_or_else(Priority::default, |policy| policy.priority)
     }
 
     pub fn require(&self, scope: &Scope) -> Result<(), Denied> {

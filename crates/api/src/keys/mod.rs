@@ -153,7 +153,7 @@ mod tests {
     use super::*;
     use reveille_domain::{
         KeyName, Scope, SecretHash,
-        key::{KeyLimits, KeyPolicy},
+        key::{KeyLimits, KeyPolicy, Priority},
     };
     use std::collections::BTreeSet;
 
@@ -172,6 +172,7 @@ mod tests {
                     expires_at_ms: None,
                     limits: KeyLimits::new(None, None, wakes_per_hour).expect("legal"),
                     progress: None,
+                    priority: Priority::Normal,
                 },
                 secret: SecretHash::new([1; 32]),
                 previous: None,

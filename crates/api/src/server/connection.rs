@@ -22,6 +22,10 @@ use tracing::debug;
 
 /// The first byte of a TLS connection: a handshake record (RFC 8446, section 5.1).
 const TLS_HANDSHAKE: u8 = 22;
+/// The first bytes of an HTTP/2 connection without TLS (RFC 9113, section 3.4).
+const HTTP2_BEGINS: [u8; 2] = *b"PR";
+/// What a client calls HTTP/1.1 in its handshake (RFC 7301).
+const ALPN_HTTP1: &[u8] = b"http/1.1";
 
 /// What all connections share.
 pub(super) struct Serving {
@@ -30,6 +34,9 @@ pub(super) struct Serving {
     tls: Option<Tls>,
     limits: ServerLimits,
     protocols: auto::Builder<TokioExecutor>,
+    /// For connections that are known to speak HTTP/1. To find out, hyper reads a few bytes by themselves, after which its buffer
+    /// takes twice the memory for as long as the connection lives.
+    only_http1: auto::Builder<TokioExecutor>,
     /// Accept no new requests.
     stop: CancellationToken,
     /// Cut the requests under way.
@@ -64,6 +71,7 @@ impl Serving {
             refuse,
             tls,
             limits,
+            only_http1: protocols.clone().http1_only(),
             protocols,
             stop,
             cut: CancellationToken::new(),
@@ -74,13 +82,28 @@ impl Serving {
     pub async fn connection(&self, stream: TcpStream) {
         let served = async {
             match &self.tls {
-                None => self.speak(stream, None).await,
-                Some(tls) => self.encrypted(stream, tls).await,
+                None => Box::pin(self.in_plaintext(stream)).await,
+                Some(tls) => Box::pin(self.encrypted(stream, tls)).await,
             }
         };
         tokio::select! {
             () = served => {}
             () = self.cut.cancelled() => {}
+        }
+    }
+
+    async fn in_plaintext(&self, stream: TcpStream) {
+        let mut first = [0; 2];
+        let looked = timeout(self.limits.head_within, stream.peek(&mut first));
+        let looked = tokio::select! {
+            looked = looked => looked,
+            () = self.stop.cancelled() => return,
+        };
+        match looked {
+            // `PRI`, as HTTP/2 begins, has the first letter of `POST`.
+            Ok(Ok(2)) if first != HTTP2_BEGINS => self.speak(stream, None, &self.only_http1).await,
+            Ok(Ok(_)) => self.speak(stream, None, &self.protocols).await,
+            Ok(Err(_)) | Err(_) => {}
         }
     }
 
@@ -97,15 +120,30 @@ impl Serving {
             () = self.stop.cancelled() => return,
         };
         match shaken {
-            Ok(Ok(Ok(stream))) => self.speak(stream, None).await,
-            Ok(Ok(Err(plain))) => self.speak(plain, Some(ProtocolError::WithoutTls)).await,
+            Ok(Ok(Ok(stream))) => {
+                let is_http1 = stream.get_ref().1.alpn_protocol() == Some(ALPN_HTTP1);
+                let protocols = if is_http1 {
+                    &self.only_http1
+                } else {
+                    &self.protocols
+                };
+                self.speak(stream, None, protocols).await;
+            }
+            Ok(Ok(Err(plain))) => {
+                let refused = Some(ProtocolError::WithoutTls);
+                self.speak(plain, refused, &self.protocols).await;
+            }
             Ok(Err(error)) => debug!(%error, "a TLS handshake failed"),
             Err(_) => debug!("a TLS handshake took too long"),
         }
     }
 
-    async fn speak<S>(&self, stream: S, refused: Option<ProtocolError>)
-    where
+    async fn speak<S>(
+        &self,
+        stream: S,
+        refused: Option<ProtocolError>,
+        protocols: &auto::Builder<TokioExecutor>,
+    ) where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
         let connection = ConnectionState::default();
@@ -123,7 +161,7 @@ impl Serving {
         if let Some(error) = refused {
             guarded.refuse(error);
         }
-        let mut spoken = pin!(self.protocols.serve_connection(TokioIo::new(guarded), service));
+        let mut spoken = pin!(protocols.serve_connection(TokioIo::new(guarded), service));
         let (mut closing, mut look_at) = (false, Instant::now() + self.limits.head_within);
         loop {
             tokio::select! {

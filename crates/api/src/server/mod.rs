@@ -25,6 +25,8 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{error, warn};
 
+/// How many connections there may be at a time by default: one for each request that may wait for a provider, and some for others.
+pub const MAX_CONNECTIONS: usize = 18_000;
 /// How long the server pauses when the system runs out of something, such as open files.
 const ACCEPT_AGAIN_AFTER: Duration = Duration::from_secs(1);
 /// How often the log repeats that all connections are taken.
@@ -62,7 +64,7 @@ pub struct ServerLimits {
 impl Default for ServerLimits {
     fn default() -> Self {
         Self {
-            connections: 10_000,
+            connections: MAX_CONNECTIONS,
             handshake_within: Duration::from_secs(10),
             head_within: Duration::from_secs(10),
             head_bytes: 64 * 1024,

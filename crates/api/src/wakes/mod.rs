@@ -46,7 +46,7 @@ use waiter::{WaitState, Waiter};
 use waiters::Waiters;
 
 /// How many requests may wait for one provider in one replica by default.
-pub const MAX_WAITING: usize = 1_024;
+pub const MAX_WAITING: usize = 16_384;
 /// How long a caller waits for a wake whose end the journal can't record.
 const JOURNAL_PATIENCE: Duration = Duration::from_secs(10);
 /// How long the result of a request is shared while the fold doesn't show it yet.

@@ -217,6 +217,10 @@ pub struct RequestHead {
     /// when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hold_ms: Option<u64>,
+    /// How long the request may wait at the agent for its turn at the backend, in milliseconds; absent when it doesn't wait for one,
+    /// because it only asks about the backend.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub turn_within_ms: Option<u64>,
     /// The length of the whole body in bytes. [`Reservation::send`](super::Reservation::send) sets it.
     #[serde(default)]
     pub body_bytes: u64,
@@ -238,6 +242,12 @@ impl RequestHead {
     pub fn hold(&self) -> Duration {
         self.hold_ms
             .map_or(HOLD_LIMIT, |hold| HOLD_LIMIT.min(Duration::from_millis(hold)))
+    }
+
+    /// How long the request may wait at the agent for its turn at the backend, if it waits for one.
+    #[must_use]
+    pub fn turn_within(&self) -> Option<Duration> {
+        self.turn_within_ms.map(Duration::from_millis)
     }
 }
 
@@ -268,12 +278,17 @@ pub enum FaultCode {
     BackendFailed,
     /// The backend exceeded the agent's time limit.
     BackendTimeout,
+    /// The backend exceeded the agent's time limit for the beginning of its answer.
+    FirstByteTimeout,
     /// The request was cancelled while the agent worked on it.
     Cancelled,
     /// The agent has no such provider. The backend didn't get the request.
     UnknownProvider,
     /// The agent is at one of its limits. The backend didn't get the request.
     Overloaded,
+    /// The backend had no turn for the request for as long as that could wait, and didn't get it. Sent only to those who say how long
+    /// they wait.
+    Busy,
     /// The agent is stopping. The backend didn't get the request.
     ShuttingDown,
     /// The request can't be put together with the preset that it names, whatever is tried again. The backend didn't get it.
@@ -296,10 +311,12 @@ impl FaultCode {
             | Self::BackendUnavailable
             | Self::UnknownProvider
             | Self::Overloaded
+            | Self::Busy
             | Self::ShuttingDown
             | Self::BadRequest => true,
             Self::BackendFailed
             | Self::BackendTimeout
+            | Self::FirstByteTimeout
             | Self::Cancelled
             | Self::BadFrame
             | Self::Lost

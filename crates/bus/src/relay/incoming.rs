@@ -21,6 +21,8 @@ pub struct Incoming {
     pub id: RequestId,
     /// The epoch it was sent to, which is the agent's own.
     pub epoch: Epoch,
+    /// The replica of the API that sent it.
+    pub replica: String,
     /// Everything about the request but its body.
     pub head: RequestHead,
     /// The body. Reading it grants the sender credit for more.

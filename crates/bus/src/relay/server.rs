@@ -243,6 +243,7 @@ impl ServerShared {
         Ok(Incoming {
             id: origin.id,
             epoch: Epoch(origin.epoch),
+            replica: stream.reply.split('.').nth(2).unwrap_or_default().to_owned(),
             head,
             cancelled: stream.cancelled.clone(),
             body: RequestBody::new(Arc::clone(self), Arc::clone(&stream)),

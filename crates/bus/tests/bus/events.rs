@@ -12,7 +12,7 @@ use reveille_domain::{
     Agent, AgentCommand, AgentName, Availability, Epoch, Key, KeyCommand, KeyId, KeyName, ModelName,
     Provider, ProviderCommand, ProviderId, ProviderName, ProviderSpec, RecipeKind, ReportSeq, Scopes,
     SecretHash, SessionId, Timestamp, WakeCause, WakeId, WakeSpec,
-    key::{KeyLimits, KeyPolicy},
+    key::{KeyLimits, KeyPolicy, Priority},
 };
 use reveille_tests::{Nats, wait_until};
 use std::time::Duration;
@@ -60,6 +60,7 @@ pub fn create_key(id: &AggregateId) -> KeyCommand {
             expires_at_ms: Some(at(1_000)),
             limits: KeyLimits::new(Some(600), Some(8), Some(20)).unwrap(),
             progress: None,
+            priority: Priority::Normal,
         },
         secret: SecretHash::new([0xaa; 32]),
         at: at(0),

@@ -142,6 +142,7 @@ pub fn request() -> RequestHead {
         headers: vec![("content-type".into(), "application/json".into())],
         traceparent: None,
         hold_ms: None,
+        turn_within_ms: None,
         body_bytes: 0,
     }
 }

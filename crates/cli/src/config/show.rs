@@ -13,8 +13,8 @@ use crate::{
 use anyhow::Context;
 use clap::Args;
 use reveille_agent::config::{
-    Action, AnswerModelName, CommandAction, Config, Hours, HttpAction, ModelConfig, Place, Preset,
-    ProviderConfig, Step, places,
+    Action, AnswerModelName, CancelWake, CommandAction, Config, Hours, HttpAction, ModelConfig, Place,
+    Preset, ProviderConfig, Step, places,
 };
 use reveille_agent::wol::WakeOnLan;
 use serde_json::json;
@@ -150,6 +150,11 @@ impl Shown {
         });
         self.add_some(path, "answer_model", answer_model);
         self.add(path, "answer_timeout", duration(provider.answer_timeout));
+        self.add_some(
+            path,
+            "first_byte_timeout",
+            provider.first_byte_timeout.map(duration),
+        );
         if !provider.extra_paths.is_empty() {
             let paths = provider.extra_paths.iter().map(|extra| quoted(extra.as_str()));
             let paths: Vec<_> = paths.collect();
@@ -159,6 +164,11 @@ impl Shown {
         self.add(path, "weight", balancing.weight());
         self.add(path, "priority", balancing.priority());
         self.add_some(path, "max_concurrency", balancing.max_concurrency());
+        let cancel_wake = match provider.cancel_wake {
+            CancelWake::Never => "never",
+            CancelWake::WhenUnwanted => "when_unwanted",
+        };
+        self.add(path, "cancel_wake", quoted(cancel_wake));
         let probe = &provider.probe;
         self.add(path, "probe.check_models", probe.check_models);
         self.add(path, "probe.path", quoted(&without_query(&probe.path)));

@@ -12,7 +12,10 @@ use crate::{
     tls,
 };
 use clap::Args;
-use reveille_api::{AgentHub, Config};
+use reveille_api::{
+    AgentHub, Config,
+    server::{MAX_CONNECTIONS, ServerLimits},
+};
 use reveille_bus::{Beginning, access::Role};
 use reveille_domain::rows::Rows;
 use reveille_projector::PostgresRows;
@@ -34,9 +37,12 @@ pub struct Api {
     /// File of the root key, which may do everything and creates the other keys; a missing file is created.
     #[arg(long, env = "REVEILLE_ROOT_KEY_FILE", value_name = "FILE")]
     pub root_key_file: Option<PathBuf>,
-    /// How many requests may wait for one provider; any more get status 429.
+    /// How many requests may wait for one provider to wake or to have a free slot; any more get status 429.
     #[arg(long, env = "REVEILLE_MAX_WAITING", value_name = "REQUESTS", default_value_t = reveille_api::wakes::MAX_WAITING)]
     pub max_waiting: usize,
+    /// How many connections there may be at a time; any more wait. Each takes an open file (`ulimit -n`).
+    #[arg(long, env = "REVEILLE_MAX_CONNECTIONS", value_name = "CONNECTIONS", default_value_t = MAX_CONNECTIONS)]
+    pub max_connections: usize,
 }
 
 /// Runs a replica until a signal.
@@ -58,6 +64,10 @@ pub async fn run(args: Api, hangups: Hangups) -> Result<(), Failure> {
         .transpose()?;
     let config = Config {
         max_waiting: args.max_waiting,
+        server: ServerLimits {
+            connections: args.max_connections,
+            ..ServerLimits::default()
+        },
         tls,
         auth: api_auth::mode(address, serve.auth),
         hosts: serve.origin.hosts,

@@ -5,6 +5,7 @@ mod command;
 mod decide;
 mod event;
 mod policy;
+mod priority;
 mod rejection;
 mod scope;
 mod state;
@@ -17,6 +18,7 @@ pub use event::KeyEvent;
 pub use policy::{
     InvalidLimit, KeyLimits, KeyPolicy, MAX_CONCURRENCY, MAX_RATE, MAX_WAKES_PER_HOUR, ProgressForm,
 };
+pub use priority::Priority;
 pub use rejection::KeyRejection;
 pub use scope::{InvalidScope, MAX_SCOPES, Scope, Scopes};
 pub use state::{IssuedKey, Key, PreviousSecret, RevokedKey};

@@ -1,6 +1,6 @@
 //! What a key permits: which scopes, until when and how much.
 
-use super::scope::Scopes;
+use super::{priority::Priority, scope::Scopes};
 use crate::{names::KeyName, time::Timestamp};
 use serde::{Deserialize, Serialize};
 use std::num::NonZeroU32;
@@ -28,6 +28,9 @@ pub struct KeyPolicy {
     /// How its waiting streams report progress; absent to go by the client.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub progress: Option<ProgressForm>,
+    /// How soon its requests have their turn where requests wait.
+    #[serde(default, skip_serializing_if = "Priority::is_normal")]
+    pub priority: Priority,
 }
 
 /// How a waiting stream reports that it waits, if its request doesn't say that itself.

@@ -25,6 +25,7 @@ fn policy(expires_at_ms: Option<Timestamp>) -> KeyPolicy {
         expires_at_ms,
         limits: KeyLimits::default(),
         progress: None,
+        priority: Priority::Normal,
     }
 }
 

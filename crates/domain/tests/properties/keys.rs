@@ -4,7 +4,7 @@ use super::through_json;
 use proptest::prelude::*;
 use reveille_domain::{
     Key, KeyCommand, KeyEvent, KeyId, KeyName, Scopes, SecretHash, Timestamp,
-    key::{KeyLimits, KeyPolicy},
+    key::{KeyLimits, KeyPolicy, Priority},
 };
 use std::time::Duration;
 
@@ -26,6 +26,7 @@ fn command(kind: u8, number: u8, secs: u64, life: Option<u64>) -> KeyCommand {
                 expires_at_ms: life.map(|secs| at.plus(Duration::from_secs(secs))),
                 limits: KeyLimits::default(),
                 progress: None,
+                priority: Priority::Normal,
             },
             secret: secret(number),
             at,

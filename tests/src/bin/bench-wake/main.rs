@@ -1,3 +1,5 @@
+//! With `--herd N`: what it costs to let N requests wait for one sleeping model, see [`herd`]. Otherwise:
+//!
 //! What a wake costs beside the backend's own boot: how soon its recipe starts, and how soon after the backend is ready
 //! the request that waits for it is answered.
 //!
@@ -6,6 +8,8 @@
 //! that all processes of a machine share. Figures depend on the machine; its load stands beside them, and so does how
 //! long the same program takes to its `main` when nothing is done but starting it, and how long an idle process takes to
 //! answer the smallest question.
+
+mod herd;
 
 use anyhow::{Context, Result, ensure};
 use bytes::Bytes;
@@ -38,12 +42,24 @@ struct Options {
     /// All of it in one process, beside a NATS server, as `reveille up` runs it; an API and an agent of their own without.
     #[arg(long)]
     up: bool,
+    /// Instead of that, so many requests at once for one sleeping model.
+    #[arg(long)]
+    herd: Option<usize>,
+    /// How many of them the backend works on at a time.
+    #[arg(long, default_value_t = 64)]
+    max_concurrency: u32,
+    /// How long the herd's backend boots, in milliseconds: longer than the herd takes to come.
+    #[arg(long, default_value_t = 30_000)]
+    boot_ms: u64,
 }
 
 #[tokio::main]
 async fn main() -> Result<()> {
     let options = Options::parse();
     ensure!(options.wakes > 0, "without a wake there is nothing to measure");
+    if let Some(size) = options.herd {
+        return herd::measure(size, options.max_concurrency, options.boot_ms).await;
+    }
     let world = World::new().await;
     let backend = world.backend(&["--boot-delay-ms", BOOT_MS.0, "--boot-delay-max-ms", BOOT_MS.1]);
     let bare = world.backend(&["--fail-boot", "0"]);

@@ -6,8 +6,8 @@ use super::{
     table::{Table, Value},
 };
 use crate::config::{
-    AnswerModelName, BaseUrl, ConfigError, MODELS_PATH, ModelConfig, ProbeConfig, ProviderConfig, Secret,
-    Trust, WakeConfig,
+    AnswerModelName, BaseUrl, CancelWake, ConfigError, MODELS_PATH, ModelConfig, ProbeConfig, ProviderConfig,
+    Secret, Trust, WakeConfig,
 };
 use reveille_bus::relay::{UselessPath, useless_path};
 use reveille_domain::{
@@ -28,7 +28,7 @@ const DEFAULT_PROBE_TIMEOUT: Duration = Duration::from_secs(2);
 /// In the place of a base URL that can't be used.
 const STAND_IN: &str = "http://127.0.0.1";
 
-const PROVIDER_KEYS: [&str; 18] = [
+const PROVIDER_KEYS: [&str; 20] = [
     "name",
     "base_url",
     "ca",
@@ -37,6 +37,7 @@ const PROVIDER_KEYS: [&str; 18] = [
     "models",
     "answer_model",
     "answer_timeout",
+    "first_byte_timeout",
     "extra_paths",
     "weight",
     "priority",
@@ -47,6 +48,12 @@ const PROVIDER_KEYS: [&str; 18] = [
     "exclusive",
     "persistent",
     "max_group_wait",
+    "cancel_wake",
+];
+
+const CANCEL_WAKE: [(&str, CancelWake); 2] = [
+    ("never", CancelWake::Never),
+    ("when_unwanted", CancelWake::WhenUnwanted),
 ];
 
 const ANSWER_MODELS: [(&str, AnswerModelName); 2] = [
@@ -75,6 +82,7 @@ pub(super) fn read(mut table: Table<'_>, names: &mut Names) -> Option<ProviderCo
     let models = table.take("models").map(models_of);
     let answer_model = table.choice("answer_model", &ANSWER_MODELS);
     let answer_timeout = table.duration("answer_timeout");
+    let first_byte_timeout = table.duration("first_byte_timeout");
     let extra_paths = table.take("extra_paths").map(extra_paths_of);
     let balancing = balancing(&mut table);
     let trust = trust(&mut table, base_url.as_ref());
@@ -99,6 +107,7 @@ pub(super) fn read(mut table: Table<'_>, names: &mut Names) -> Option<ProviderCo
     let exclusive = table.take("exclusive");
     let exclusive = exclusive.map(|value| exclusive_groups(value, comes_and_goes));
     let (persistent, max_group_wait) = group_options(&mut table, is_grouped);
+    let cancel_wake = table.choice("cancel_wake", &CANCEL_WAKE);
     let provider = ProviderConfig {
         name: name?,
         base_url,
@@ -108,6 +117,7 @@ pub(super) fn read(mut table: Table<'_>, names: &mut Names) -> Option<ProviderCo
         presets: Vec::new(),
         answer_model,
         answer_timeout: answer_timeout.unwrap_or(ANSWER_TIMEOUT),
+        first_byte_timeout,
         extra_paths: extra_paths.unwrap_or_default(),
         balancing,
         probe,
@@ -116,6 +126,7 @@ pub(super) fn read(mut table: Table<'_>, names: &mut Names) -> Option<ProviderCo
         exclusive: exclusive.unwrap_or_default(),
         persistent,
         max_group_wait,
+        cancel_wake: cancel_wake.unwrap_or_default(),
     };
     let budget = provider.wake_spec().map(|spec| spec.budget());
     let own = provider.wake.as_ref().map(WakeConfig::budget);

@@ -3,7 +3,7 @@
 use super::{Owner, sleep_state::Woken};
 use crate::{
     child::Hint,
-    config::WakeConfig,
+    config::{CancelWake, WakeConfig},
     output,
     provider::{
         activity::{Activity, Advance, stage},
@@ -49,6 +49,11 @@ impl Owner {
         self.demand.hear(wake, Instant::now());
         if self.setup.config.wake.is_none() {
             warn!(provider.name = %self.name(), "{} can't be woken: it has no wake recipe", self.name());
+            return;
+        }
+        let cancelled = self.sleep.cancelled.as_ref();
+        if cancelled.is_some_and(|(cancelled, _)| *cancelled == wake.wake_id) {
+            // Whoever wants it now asks for the next one.
             return;
         }
         if !self.reported.wake_asked(wake.wake_id) {
@@ -130,27 +135,68 @@ impl Owner {
         Some(left)
     }
 
-    /// When the wake that waits for its groups is no longer wanted.
+    /// When the wake is no longer wanted that waits for its groups, or whose recipe may be ended for that.
     pub(super) fn end_of_demand(&self) -> Option<Instant> {
         match &self.activity {
             Activity::Queued { wake, .. } => self.demand.end_of(*wake),
+            Activity::Waking { wake, .. } => match self.setup.config.cancel_wake {
+                CancelWake::WhenUnwanted => self.demand.end_of(*wake),
+                CancelWake::Never => None,
+            },
             Activity::Idle
             | Activity::Checking { .. }
-            | Activity::Waking { .. }
             | Activity::Draining { .. }
             | Activity::Sleeping { .. }
             | Activity::Ending { .. } => None,
         }
     }
 
-    /// Ends the wake that waits for its groups, because nobody wants it any longer: no other backend sleeps for it.
+    /// Ends the wake because nobody wants it any longer: no other backend sleeps for it. If its recipe runs, the backend is put to
+    /// sleep again first.
     pub(super) fn withdraw_wake(&mut self) {
         let Some((wake, waited)) = self.leave_queue() else {
-            return;
+            return self.cancel_wake();
         };
         let why = "it only waited for its group, and nobody waited for it any longer";
         let failure = WakeFailure::new(WakeFailureKind::NotNeeded, GROUP_STAGE, why);
         self.woken(wake, Outcome::of(failure).after(Some(waited)));
+    }
+
+    fn cancel_wake(&mut self) {
+        let Activity::Waking { wake, waited, .. } = &mut self.activity else {
+            return;
+        };
+        let (wake, waited) = (*wake, waited.take());
+        info!(provider.name = %self.name(), wake.id = %wake, "ends the wake of {}: nobody wants it any longer", self.name());
+        self.sleep.cancelled = Some((wake, waited));
+        self.gate.close();
+        let sleep = self.setup.config.sleep.as_ref();
+        let mut steps = sleep.map(|sleep| sleep.steps.clone()).unwrap_or_default();
+        if self.serves() {
+            // Its process ends with the recipe.
+            steps = self.end_step().into_iter().collect();
+        }
+        let before = self.end_what_runs();
+        let run = Run::sleep(self.setup.runner.clone(), steps, self.probe.clone(), before);
+        self.activity = Activity::Sleeping {
+            intent: SleepReason::Idle.into(),
+            run,
+        };
+    }
+
+    /// The backend of a wake that nobody wanted sleeps again, or doesn't.
+    pub(super) fn cancelled(&mut self, wake: WakeId, waited: Option<Stage>, sleep: &Outcome) {
+        match &sleep.failure {
+            None => self.resource.release(),
+            Some(failure) => {
+                let (name, stage, reason) = (self.name(), &failure.stage, &failure.reason);
+                warn!(provider.name = %name, "{name} could not be put to sleep: {stage}: {reason}");
+                self.reported.doubt();
+            }
+        }
+        let why = "nobody waited for it any longer, so its recipe was ended (cancel_wake)";
+        let failure = WakeFailure::new(WakeFailureKind::NotNeeded, "wake", why);
+        self.woken(wake, Outcome::of(failure).after(waited));
     }
 
     fn run_wake(&mut self, wake: WakeId, waited: Option<Stage>) {

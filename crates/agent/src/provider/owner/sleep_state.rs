@@ -2,7 +2,7 @@
 
 use crate::provider::{groups::EvictionRequest, last_sleep::Attempt};
 use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
-use reveille_domain::WakeId;
+use reveille_domain::{Stage, WakeId};
 use std::time::Duration;
 use tokio::time::Instant;
 
@@ -17,6 +17,9 @@ pub(super) struct SleepState {
     pub failed_eviction: Option<(EvictionRequest, String)>,
     /// A wake that came during a sleep.
     pub pending: Option<WakeId>,
+    /// The wake whose recipe was ended because nobody wanted it; its backend is being put to sleep again. And how long it waited for
+    /// its groups.
+    pub cancelled: Option<(WakeId, Option<Stage>)>,
     /// The attempt with which a pause wants the backend asleep as soon as nothing else is done with it.
     pub rest_wanted: Option<Attempt>,
     /// The latest wake that requests wait for.
@@ -43,6 +46,7 @@ impl Default for SleepState {
         Self {
             failed_eviction: None,
             pending: None,
+            cancelled: None,
             rest_wanted: None,
             awaited: None,
             last_woken: None,

@@ -44,7 +44,7 @@ impl Owner {
 
     /// What requests show when `look` ends.
     pub(super) fn signs(&self, look: &Look) -> Signs {
-        let patient = self.gate.silent_for() < self.setup.config.answer_timeout;
+        let patient = self.gate.silent_for() < self.setup.config.longest_silence();
         Signs {
             busy: self.gate.is_connected() && patient,
             heard: self.gate.heard_since(look.began),
@@ -55,7 +55,7 @@ impl Owner {
 
     /// Whether the backend answers its probe, as far as is known, but hardly any request.
     pub(super) fn is_doubtful(&self) -> bool {
-        let (silent, limit) = (self.gate.silent_for(), self.setup.config.answer_timeout);
+        let (silent, limit) = (self.gate.silent_for(), self.setup.config.longest_silence());
         let is_left = || self.health.is_left() && silent >= LEFT_SILENCE;
         self.reported.is_up() && (self.health.is_doubtful() || silent >= limit || is_left())
     }

@@ -228,6 +228,19 @@ fn inference(error: &InferenceError) -> ErrorResponse {
         } => unavailable("waking")
             .retry_in(left.map_or(RETRY_SOON_SECONDS, whole_seconds))
             .about(provider, Some(*wake_id)),
+        InferenceError::QueueFull {
+            provider, room_in, ..
+        } => ErrorResponse::new(StatusCode::TOO_MANY_REQUESTS, "queue_full", error.to_string())
+            .retry_in(room_in.map_or(RETRY_SOON_SECONDS, whole_seconds))
+            .about(provider, None),
+        InferenceError::QueueTimedOut {
+            provider, standing, ..
+        } => {
+            let left = standing.and_then(|standing| standing.left);
+            ErrorResponse::new(StatusCode::GATEWAY_TIMEOUT, "queue_timeout", error.to_string())
+                .retry_in(left.map_or(RETRY_SOON_SECONDS, whole_seconds))
+                .about(provider, None)
+        }
         InferenceError::WaitTooShort {
             provider,
             wake_id,

@@ -66,9 +66,18 @@ fn of_fault(provider: &ProviderId, code: FaultCode, message: &str) -> ErrorRespo
             "backend_timeout",
             "'s backend timed out",
         ),
+        FaultCode::FirstByteTimeout => say(
+            StatusCode::GATEWAY_TIMEOUT,
+            "first_byte_timeout",
+            "'s backend timed out",
+        ),
         FaultCode::Overloaded => {
             let what = " has too many requests";
             say(StatusCode::TOO_MANY_REQUESTS, "agent_full", what).retry_in(RETRY_SOON_SECONDS)
+        }
+        FaultCode::Busy => {
+            let what = " had no turn for the request within its own wait";
+            say(StatusCode::GATEWAY_TIMEOUT, "queue_timeout", what).retry_in(RETRY_SOON_SECONDS)
         }
         FaultCode::ShuttingDown | FaultCode::UnknownProvider => {
             let code = "agent_unreachable";

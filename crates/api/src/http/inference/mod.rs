@@ -20,7 +20,7 @@ use super::{ApiError, AppState, ollama, request_id::RequestId};
 use crate::{
     inference::{
         BadBody, BadOption, CurrentPhase, Endpoint, InferenceError, InferenceRequest, Options, WakeMode,
-        endpoint::SHOW,
+        endpoint::SHOW, headers,
     },
     keys::Caller,
 };
@@ -52,6 +52,7 @@ pub(super) async fn infer(
         path,
         parts: &parts,
     };
+    // On the heap, so that a request that waits holds no room for what reads requests.
     let Asked {
         model,
         member,
@@ -59,7 +60,7 @@ pub(super) async fn infer(
         path: sent_path,
         body,
         reading,
-    } = head.asked(body).await?;
+    } = Box::pin(head.asked(body)).await?;
     let request = InferenceRequest {
         endpoint,
         path: sent_path,
@@ -68,14 +69,15 @@ pub(super) async fn infer(
         caller,
         request_id: id.as_str().to_owned(),
         options,
-        headers: parts.headers,
+        headers: headers::passed_on(&parts.headers),
         body,
     };
+    drop(parts);
     if stream {
         waiting::respond_when_known(state, request, reading).await
     } else {
         let phase = CurrentPhase::default();
-        let answering = state.inference.answer(&request, &phase);
+        let answering = Box::pin(state.inference.answer(&request, &phase));
         match arriving::while_reading(reading, answering).await {
             Err(InferenceError::Asleep { .. }) if path == SHOW => {
                 Ok(ollama::show(&state, &request).into_response())

@@ -8,7 +8,9 @@
 
 use crate::{
     http::AppState,
-    inference::{COMMENTS_FOR, CurrentPhase, InferenceRequest, Phase, Progress, endpoint::Keepalive},
+    inference::{
+        COMMENTS_FOR, CurrentPhase, InferenceRequest, Phase, Progress, Standing, endpoint::Keepalive,
+    },
     registry::{ProviderSnapshot, Registry},
     wakes::{now_ms, time_until_awake},
 };
@@ -78,14 +80,17 @@ impl Keepalives {
 
     /// The next one; whether the backend's answer has begun.
     pub fn next(&mut self, answer_has_begun: bool) -> Bytes {
-        let left = self.snapshot().and_then(|snapshot| time_until_awake(&snapshot));
+        let standing = self.phase.get().standing();
+        let wakes_in = self.snapshot().and_then(|snapshot| time_until_awake(&snapshot));
+        let left = standing.map_or(wakes_in, |standing| standing.left);
         self.is_created |= answer_has_begun;
-        self.text(self.begun.elapsed(), left)
+        self.text(self.begun.elapsed(), left, standing)
     }
 
-    /// For a request that has waited for `elapsed` and, by earlier wakes, waits for `left` more.
-    fn text(&mut self, elapsed: Duration, left: Option<Duration>) -> Bytes {
+    /// For a request that has waited for `elapsed` and, by earlier wakes or slots, waits for `left` more.
+    fn text(&mut self, elapsed: Duration, left: Option<Duration>, standing: Option<Standing>) -> Bytes {
         let (phase, model) = (self.phase.get(), &self.model);
+        let place = standing.map_or_else(String::new, |standing| format!(" place={}", standing.place));
         let who = phase
             .provider()
             .map_or_else(|| model.to_string(), |provider| named(&provider.agent, model));
@@ -94,7 +99,7 @@ impl Keepalives {
         let eta = left.map_or_else(String::new, |left| {
             format!(" eta={}s", left.as_millis().div_ceil(1000))
         });
-        let text = format!("{} {who} elapsed={seconds}s{eta}", phase.word());
+        let text = format!("{} {who}{place} elapsed={seconds}s{eta}", phase.word());
         let comment = || Bytes::from(format!(": {text}\n"));
         let progress = match self.progress {
             Progress::CommentThenDelta if elapsed >= COMMENTS_FOR => Progress::Delta,
@@ -233,7 +238,7 @@ pub(super) mod tests {
             model: ModelName::parse(model).expect("legal"),
             ..every(Duration::ZERO, Duration::ZERO)
         };
-        let bytes = keepalives.text(Duration::from_millis(9_900), left);
+        let bytes = keepalives.text(Duration::from_millis(9_900), left, None);
         String::from_utf8(bytes.to_vec()).expect("text")
     }
 
@@ -291,7 +296,7 @@ pub(super) mod tests {
                 progress: Progress::CommentThenDelta,
                 ..every(Duration::ZERO, Duration::ZERO)
             };
-            let bytes = keepalives.text(Duration::from_secs(seconds), None);
+            let bytes = keepalives.text(Duration::from_secs(seconds), None, None);
             assert!(bytes.starts_with(begins.as_bytes()), "{bytes:?}");
         }
     }

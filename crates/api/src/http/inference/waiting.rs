@@ -30,7 +30,7 @@ pub(super) async fn respond_when_known(
     let family = endpoint.family;
     let ignores_should_retry = request.options.ignores_should_retry;
     let answering = async move {
-        let answering = state.inference.answer(&request, &phase);
+        let answering = Box::pin(state.inference.answer(&request, &phase));
         while_reading(reading, answering).await
     };
     let mut answering = answering.instrument(Span::current()).boxed();

@@ -50,8 +50,12 @@ pub(in crate::http) struct ProviderRow {
     epoch: Epoch,
     /// The wake in flight.
     wake: Option<Wake>,
-    /// How many requests wait for it in this replica.
+    /// How many requests wait in this replica for it to wake.
     waiting: usize,
+    /// How many requests wait in this replica's queue for a slot, those for a wake included.
+    queued: usize,
+    /// How many requests this replica has handed over to it.
+    handed_over: usize,
     failures: Failures,
     /// How a wake would fail now, while its agent is paused or in quiet hours.
     wakes_refused: Option<WakeFailure>,
@@ -130,6 +134,7 @@ pub(in crate::http) async fn one(
 impl ProviderRow {
     fn of(state: &AppState, snapshot: &ProviderSnapshot) -> Self {
         let provider = &snapshot.provider;
+        let queue = state.inference.queues.state(&provider.id);
         let reason = match &provider.status {
             Status::Inactive { reason, .. } => Some(*reason),
             Status::Active { .. }
@@ -153,6 +158,8 @@ impl ProviderRow {
             epoch: provider.epoch,
             wake: provider.status.wake().cloned(),
             waiting: state.waker.waiting(&provider.id),
+            queued: queue.waiting,
+            handed_over: queue.handed_over,
             failures: provider.failures.clone(),
             wakes_refused: provider.spec.wake().and_then(|_| {
                 let refusals = state.registry.owner_refusals();

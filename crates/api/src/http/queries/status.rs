@@ -13,7 +13,7 @@ pub(in crate::http) struct ReplicaStatus {
     /// The last commit that this replica has folded.
     journal: u64,
     rows: Rows,
-    /// How many requests of this replica wait for each provider's wake; only providers for which any do.
+    /// How many requests of this replica wait for each provider, to wake or to have a free slot; only providers for which any do.
     waiting: BTreeMap<ProviderId, usize>,
 }
 
@@ -34,7 +34,9 @@ pub(in crate::http) async fn status(State(state): State<AppState>) -> JsonResult
     let providers = state.registry.all();
     let waiting = providers.iter().filter_map(|snapshot| {
         let id = &snapshot.provider.id;
-        let requests = state.waker.waiting(id);
+        // Those that wait for a wake by hand are in no queue.
+        let queued = state.inference.queues.state(id).waiting;
+        let requests = state.waker.waiting(id).max(queued);
         (requests > 0).then(|| (id.clone(), requests))
     });
     Ok(Json(ReplicaStatus {

@@ -223,17 +223,18 @@ async fn what_a_full_member_does_not_take_wakes_another_unless_that_ends_one_of_
             it.spec = it.spec.clone().in_groups(group).expect("few");
         });
     }
-    served.hub.replies([Reply::Hangs, hello()]);
+    served.hub.replies([Reply::Hangs]);
     let busy = tokio::spawn(Answer::of(served.chat("org/m", false)));
     served
         .hub
         .until("it is at work", |hub| hub.open.load(Ordering::SeqCst) == 1)
         .await;
-    assert_eq!(
-        served.says("hi").await,
-        "box/gpu0",
-        "the other one's wake would end it"
-    );
+    let waits = tokio::spawn(Answer::of(served.chat("org/m", false)));
+    let queues = &served.state.inference.queues;
+    served.hub.until("it waits", |_| queues.waiting() == 1).await;
+    assert_eq!(served.hub.asked(), 0, "the other one's wake would end it");
+    waits.abort();
+    served.hub.until("it has left", |_| queues.waiting() == 0).await;
 
     for provider in ["box/gpu0", "box/gpu1"] {
         served.hub.change(provider, |it| {

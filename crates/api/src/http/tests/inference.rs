@@ -423,6 +423,23 @@ async fn what_a_backend_may_have_seen_is_never_sent_again() {
 }
 
 #[tokio::test]
+async fn each_clock_at_an_agent_has_an_error_of_its_own() {
+    for (code, said) in [
+        (FaultCode::BackendTimeout, "backend_timeout"),
+        (FaultCode::FirstByteTimeout, "first_byte_timeout"),
+        (FaultCode::Busy, "queue_timeout"),
+    ] {
+        let served = Served::new().await;
+        served.hub.publish("gpu-box/vllm", "m", active());
+        served.hub.replies([fault(code)]);
+        let answer = Answer::of(served.chat("m", false)).await;
+        assert_eq!((answer.status, answer.error().as_str()), (504, said));
+        assert!(answer.text().contains("a sentence"), "{}", answer.text());
+        assert_eq!(served.hub.sent().len(), 1);
+    }
+}
+
+#[tokio::test]
 async fn a_dead_backend_without_a_recipe_is_a_bad_gateway() {
     let served = Served::new().await;
     served.hub.publish("gpu-box/vllm", "m", active());

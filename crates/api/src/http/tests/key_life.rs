@@ -15,7 +15,7 @@ use std::{sync::atomic::Ordering, time::Duration};
 async fn a_key_is_shown_once_and_its_life_is_listed() {
     let (served, root) = locked().await;
     let terms = json!({"name": "the laptop", "scopes": ["infer:*", "query", "query"], "expires_in_s": 100,
-        "rate": 600, "concurrency": 8, "wakes_per_hour": 20, "progress": "delta"});
+        "rate": 600, "concurrency": 8, "wakes_per_hour": 20, "progress": "delta", "priority": "low"});
     let (id, key) = served.make(&root, terms).await;
     assert!(key.starts_with(&format!("rv_{id}_")));
     assert_eq!(served.get_with(&key, "/v1/models").await.status, 200);
@@ -25,7 +25,7 @@ async fn a_key_is_shown_once_and_its_life_is_listed() {
     assert_eq!(
         row,
         json!({"id": id, "status": "issued", "name": "the laptop", "scopes": ["query", "infer:*"],
-            "rate": 600, "concurrency": 8, "wakes_per_hour": 20, "progress": "delta", "created_at_ms": now,
+            "rate": 600, "concurrency": 8, "wakes_per_hour": 20, "progress": "delta", "priority": "low", "created_at_ms": now,
             "expires_at_ms": now + 100_000, "rotated_at_ms": null, "previous_valid_until_ms": null,
             "revoked_at_ms": null, "last_used_ms": now, "requests": 1, "updated_seq": 41})
     );

@@ -20,6 +20,7 @@ mod paused;
 mod pools;
 mod presets;
 mod queries;
+mod queues;
 mod startup;
 mod streams;
 mod surface;

@@ -55,6 +55,7 @@ fn what_heads_and_faults_say_stays_as_it_is() {
         headers: vec![("accept".into(), "*/*".into())],
         traceparent: Some("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01".into()),
         hold_ms: None,
+        turn_within_ms: None,
         body_bytes: 12,
     };
     let response = ResponseHead {
@@ -101,6 +102,8 @@ fn a_fault_code_is_written_as_it_is_named() {
         BackendUnavailable,
         BackendFailed,
         BackendTimeout,
+        FirstByteTimeout,
+        Busy,
         Cancelled,
         UnknownProvider,
         Overloaded,
