@@ -285,7 +285,9 @@ async fn a_path_of_a_providers_config_reaches_that_provider_and_no_other() {
         provider.spec = provider.spec.clone().with_extra_paths(paths).expect("few");
         provider.status = active();
     });
-    assert_eq!(documented().await["post"]["parameters"][3]["in"], "query");
+    let post = &documented().await["post"];
+    let parameters = post["parameters"].as_array().expect("a list");
+    assert!(parameters.iter().any(|parameter| parameter["in"] == "query"));
     served
         .hub
         .replies((0..2).map(|_| Reply::Whole(200, "application/json", WHOLE.into())));
