@@ -4,7 +4,8 @@
 //! broken some. They never get `id:`, `event:` or `retry:`, which break them. Anthropic's clients have an event for this, and
 //! Ollama's a line without text. OpenAI's responses have one too, `keepalive`, which their clients pass over, but only after
 //! `response.created`: if the backend hasn't sent that yet, one with an empty id comes first. LangChain joins that id and the
-//! backend's, and the others replace it.
+//! backend's, and others replace it; but the newest helper for Python (`responses.stream`) refuses a second id and anything before the
+//! first, so these events are only for who asks for them.
 
 use crate::{
     http::AppState,
@@ -102,7 +103,9 @@ impl Keepalives {
         let text = format!("{} {who}{place} elapsed={seconds}s{eta}", phase.word());
         let comment = || Bytes::from(format!(": {text}\n"));
         let progress = match self.progress {
-            Progress::CommentThenDelta if elapsed >= COMMENTS_FOR => Progress::Delta,
+            Progress::CommentThenDelta if elapsed >= COMMENTS_FOR && self.kind != Keepalive::Event => {
+                Progress::Delta
+            }
             Progress::CommentThenDelta => Progress::Comment,
             progress => progress,
         };
@@ -291,8 +294,13 @@ pub(super) mod tests {
 
     #[test]
     fn a_client_whose_program_may_have_a_timer_gets_chunks_after_a_minute() {
-        for (seconds, begins) in [(59, ": waking"), (60, "data: {")] {
+        for (kind, seconds, begins) in [
+            (Keepalive::ChatChunk, 59, ": waking"),
+            (Keepalive::ChatChunk, 60, "data: {"),
+            (Keepalive::Event, 60, ": waking"),
+        ] {
             let mut keepalives = Keepalives {
+                kind,
                 progress: Progress::CommentThenDelta,
                 ..every(Duration::ZERO, Duration::ZERO)
             };
