@@ -181,7 +181,7 @@ name! {
 }
 
 name! {
-    /// The beginning of the SHA-256 of what a preset adds to requests. It shows that a preset has changed, and nothing of its text.
+    /// The beginning of the SHA-256 of what a preset adds to requests. It shows that a preset has changed.
     PresetHash, is_preset_hash, PresetHash
 }
 

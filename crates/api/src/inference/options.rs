@@ -112,7 +112,7 @@ impl Options {
             })
         };
         let wait = seconds(WAIT)?.unwrap_or(longest).min(longest);
-        let queue_wait = seconds(QUEUE_WAIT)?;
+        let queue_wait = seconds(QUEUE_WAIT)?.map(|wait| wait.min(longest));
         let priority = text(headers, PRIORITY).map(str::parse).transpose();
         let priority = priority.map_err(|_| BadOption {
             header: PRIORITY,
@@ -205,8 +205,10 @@ mod tests {
             Ok((LONGEST, Some(Duration::from_secs(1))))
         );
         assert_eq!(read(QUEUE_WAIT, "soon").map_err(|e| e.header), Err(QUEUE_WAIT));
-        for longer in ["291", "1e18"] {
+        for longer in ["291", "1e18", "1e19"] {
             assert_eq!(read(WAIT, longer).map(|o| o.wait), Ok(LONGEST), "{longer}");
+            let queue_wait = read(QUEUE_WAIT, longer).map(|o| o.queue_wait);
+            assert_eq!(queue_wait, Ok(Some(LONGEST)), "{longer}");
         }
         for nonsense in ["", "-1", "soon", "NaN", "inf", "1e400", "1,5"] {
             assert_eq!(
