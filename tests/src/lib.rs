@@ -41,7 +41,7 @@ pub use pooler::TransactionPooler;
 pub use ports::Port;
 pub use postgres::{Cluster, Database};
 pub use process::{Exit, Folder, Launch, Process, is_alive, is_stopped};
-pub use programs::{chromium, llama_cpp_path, nats_server, openai_path, packages, program};
+pub use programs::{chromium, llama_cpp_path, nats_server, openai_path, packages, program, write_script};
 pub use python::{Script, python_path, run_python};
 pub use stepped_clock::SteppedClock;
 pub use waiting::{SOON, hold_for, wait_until};

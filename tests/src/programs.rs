@@ -3,6 +3,7 @@
 use std::{
     env,
     path::{Path, PathBuf},
+    process::Command,
 };
 
 /// The oldest PostgreSQL folder that is looked at when nobody says where the programs are.
@@ -96,4 +97,20 @@ fn told(variable: &str) -> Option<PathBuf> {
 
 fn tools() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../.tools")
+}
+
+/// Makes `file` a program that is a script. Another process writes it: a child that this one is just starting would have a file that it
+/// writes open as well for a moment, and nobody can run a program then.
+pub fn write_script(file: &Path, text: &str) {
+    let write = "printf '%s' \"$2\" > \"$1\" && chmod 755 \"$1\"";
+    let status = Command::new("sh")
+        .args(["-c", write, "sh"])
+        .arg(file)
+        .arg(text)
+        .status();
+    assert!(
+        status.expect("a shell").success(),
+        "{} is written",
+        file.display()
+    );
 }

@@ -26,7 +26,7 @@ use reveille_domain::{
     AgentName, MODELS_STAGE, ProviderId, ProviderName, SleepReason, WakeFailureKind,
     provider::StatusName::{Active, Hibernating},
 };
-use reveille_tests::descendants;
+use reveille_tests::{descendants, write_script};
 use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 use std::{
     fs,
@@ -214,8 +214,7 @@ const FAMILY: [&str; 3] = ["child", "background", "detached"];
 
 fn script(directory: &Path, name: &str, text: &str) -> String {
     let path = directory.join(format!("{name}.sh"));
-    fs::write(&path, format!("#!/bin/sh\n{text}\n")).expect("written");
-    fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).expect("made executable");
+    write_script(&path, &format!("#!/bin/sh\n{text}\n"));
     path.display().to_string()
 }
 

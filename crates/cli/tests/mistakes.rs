@@ -6,7 +6,6 @@ use rustix::process::{Pid, Signal, kill_process};
 use std::{
     fs::{self, File},
     net::TcpListener,
-    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
     thread,
@@ -269,10 +268,14 @@ struct Place {
 impl Place {
     fn new() -> Self {
         let folder = tempfile::tempdir().expect("a folder");
-        let write = |name: &str, text: &str, mode| {
-            let file = folder.path().join(name);
-            fs::write(&file, text).expect("written");
-            fs::set_permissions(&file, fs::Permissions::from_mode(mode)).expect("set");
+        // Another process writes them: a child that this one is just starting would have them open as well, and nobody could run
+        // one then.
+        let write = |name: &str, text: &str, mode: u32| {
+            let write = "printf '%s' \"$2\" > \"$1\" && chmod \"$3\" \"$1\"";
+            let mut shell = Command::new("sh");
+            shell.args(["-c", write, "sh"]).arg(folder.path().join(name));
+            let status = shell.args([text, &format!("{mode:o}")]).status();
+            assert!(status.expect("a shell").success(), "{name} is written");
         };
         write("server.py", SERVER, 0o644);
         write("plain", "#!/bin/sh\n", 0o644);

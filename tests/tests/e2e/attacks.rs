@@ -12,7 +12,6 @@ use reveille_tests::{AgentConfig, Api, Backend, Process, World, wait_until};
 use serde_json::{Value, json};
 use std::{
     fs,
-    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     sync::{Arc, Mutex},
 };
@@ -220,8 +219,7 @@ fn noting(folder: &Path, name: &str) -> (PathBuf, PathBuf) {
         "#!/bin/sh\n{{ echo \"args: $*\"; env; }} > {0}.new\nmv {0}.new {0}\n",
         notes.display()
     );
-    fs::write(&script, text).expect("written");
-    fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).expect("made executable");
+    reveille_tests::write_script(&script, &text);
     (script, notes)
 }
 

@@ -3,11 +3,7 @@
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD as BASE64};
 use reveille_tests::{Exit, Launch, Port, Process, World, program, wait_until};
 use serde_json::{Value, json};
-use std::{
-    env, fs,
-    os::unix::fs::{PermissionsExt, symlink},
-    process::Command,
-};
+use std::{env, fs, os::unix::fs::symlink, process::Command};
 
 use crate::{hub::Hub, init_tries::AT_A_TERMINAL, scene::SOON};
 
@@ -393,8 +389,7 @@ async fn a_service_of_the_machine_is_installed_again_and_keeps_what_its_admin_ha
         ),
         ("ollama", "#!/bin/sh\n"),
     ] {
-        fs::write(bin.join(name), text).expect("written");
-        fs::set_permissions(bin.join(name), fs::Permissions::from_mode(0o755)).expect("a program");
+        reveille_tests::write_script(&bin.join(name), text);
     }
     // Its usual port may be taken by this machine's own.
     let ollama = Port::claim();

@@ -4,7 +4,6 @@ use reveille_tests::{AgentConfig, Exit, Process, World, wait_until};
 use std::{
     fs::{self, File},
     io::Write,
-    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
 };
 
@@ -16,8 +15,7 @@ const WORDS: &str = "last-words-canary";
 /// A program in a file of its own.
 fn script(folder: &Path, name: &str, text: &str) -> PathBuf {
     let file = folder.join(name);
-    fs::write(&file, format!("#!/bin/sh\n{text}\n")).expect("written");
-    fs::set_permissions(&file, fs::Permissions::from_mode(0o755)).expect("made executable");
+    reveille_tests::write_script(&file, &format!("#!/bin/sh\n{text}\n"));
     file
 }
 

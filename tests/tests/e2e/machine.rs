@@ -8,7 +8,7 @@ use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use std::{
     fs,
     io::Read,
-    os::unix::fs::{PermissionsExt, symlink},
+    os::unix::fs::symlink,
     path::Path,
     process::{Command, Output},
     sync::{Arc, Mutex},
@@ -277,8 +277,7 @@ pub fn connect(machines: &[(&Machine, &str)]) {
 
 /// Makes a file a program that is a script of a shell.
 pub fn write_script(file: &Path, text: &str) {
-    fs::write(file, format!("#!/bin/sh\n{text}\n")).expect("a script");
-    fs::set_permissions(file, fs::Permissions::from_mode(0o755)).expect("a program");
+    reveille_tests::write_script(file, &format!("#!/bin/sh\n{text}\n"));
 }
 
 /// The script of an installed Ollama that is the stand-in, as it is when it has pulled these models, each `NAME:TAG`, in the

@@ -125,12 +125,15 @@ fn numbers(version: &str) -> Option<(u64, u64, u64)> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::{fs, os::unix::fs::PermissionsExt};
+    use std::fs;
 
+    /// Another process writes it: a child that this one is just starting would have it open as well, and nobody could run it then.
     fn server(folder: &Path, name: &str, says: &str) -> PathBuf {
         let path = folder.join(name);
-        fs::write(&path, format!("#!/bin/sh\necho '{says}'\n")).unwrap();
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+        let write = "printf '#!/bin/sh\\necho \"%s\"\\n' \"$2\" > \"$1\" && chmod 755 \"$1\"";
+        let mut shell = std::process::Command::new("sh");
+        let status = shell.args(["-c", write, "sh"]).arg(&path).arg(says).status();
+        assert!(status.unwrap().success());
         path
     }
 

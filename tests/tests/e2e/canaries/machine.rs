@@ -11,8 +11,6 @@ use axum::{
 use reveille_tests::Port;
 use serde_json::json;
 use std::{
-    fs,
-    os::unix::fs::PermissionsExt,
     path::PathBuf,
     sync::{
         Arc, Mutex,
@@ -165,8 +163,7 @@ impl Hub {
             "#!/bin/sh\nenv > {}\nenv >&2\necho \"{output} $* $GIVEN\"\necho \"{output} $* $GIVEN\" >&2\nexit 3\n",
             self.environment_file().display()
         );
-        fs::write(&script, text).expect("written");
-        fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).expect("made executable");
+        reveille_tests::write_script(&script, &text);
         script
     }
 }

@@ -109,19 +109,6 @@ pub(crate) struct QueueState {
     pub handed_over: usize,
 }
 
-/// Slots that were given while the lock was held; they arrive once it isn't.
-#[must_use]
-struct Granted(Vec<(oneshot::Sender<Slot>, Slot)>);
-
-impl Granted {
-    fn arrive(self) {
-        for (waiting, slot) in self.0 {
-            // Whoever has left gives it back by dropping it.
-            let _ = waiting.send(slot);
-        }
-    }
-}
-
 impl Queues {
     /// Queues for at most `limit` requests each.
     pub fn new(limit: usize) -> Self {
@@ -186,9 +173,8 @@ impl Queues {
 }
 
 impl Inner {
-    /// Gives the provider's free slots to those whose turn it is.
-    fn grant(&mut self, queues: &Queues, provider: &ProviderId) -> Granted {
-        let mut granted = vec![];
+    /// Gives the provider's free slots to those whose turn it is, who have them when the lock is released.
+    fn grant(&mut self, queues: &Queues, provider: &ProviderId) {
         while let Some(queue) = self.queues.get_mut(provider)
             && queue.taken < queue.slots
             && let Some(ticket) = queue.awake.pop()
@@ -207,9 +193,10 @@ impl Inner {
                 provider: provider.clone(),
                 since: Instant::now(),
             };
-            granted.push((waiting.grant, slot));
+            // It arrives: whoever leaves takes itself out, under the lock, before it stops listening.
+            let arrived = waiting.grant.send(slot);
+            debug_assert!(arrived.is_ok(), "who waits listens");
         }
-        Granted(granted)
     }
 
     fn standing(&self, ticket: u64) -> Option<Standing> {
@@ -288,9 +275,7 @@ impl Queueing {
             }
             waiting.at.push(provider.clone());
         }
-        let granted = inner.grant(&self.queues, provider);
-        drop(guard);
-        granted.arrive();
+        inner.grant(&self.queues, provider);
         Ok(())
     }
 
@@ -305,9 +290,7 @@ impl Queueing {
                 }
             }
         }
-        let granted = inner.grant(&self.queues, provider);
-        drop(guard);
-        granted.arrive();
+        inner.grant(&self.queues, provider);
     }
 
     /// Waits for the first slot. Cancel-safe; never ready again once it was.
@@ -369,9 +352,7 @@ impl Drop for Slot {
             queue.taken = queue.taken.saturating_sub(1);
             queue.was_held(self.since.elapsed());
         }
-        let granted = inner.grant(&self.queues, &self.provider);
-        drop(inner);
-        granted.arrive();
+        inner.grant(&self.queues, &self.provider);
     }
 }
 
