@@ -30,10 +30,16 @@ const LOCK_PAUSE: Duration = Duration::from_millis(5);
 pub(super) const PRINTED: char = '|';
 pub(super) const ABOUT: char = '*';
 
-/// Adds a line: when, what, and the text.
-pub(super) fn add(lines: &mut Vec<u8>, at: Timestamp, source: &str, mark: char, text: &str) {
-    // A vector takes everything.
-    let _ = writeln!(lines, "{at:.3} {source} {mark} {text}");
+/// What stands before each line: when, and what printed it or what it is about.
+pub(super) fn heading(at: Timestamp, source: &str, mark: char) -> String {
+    format!("{at:.3} {source} {mark} ")
+}
+
+/// Adds a line.
+pub(super) fn add(lines: &mut Vec<u8>, heading: &str, text: &str) {
+    lines.extend_from_slice(heading.as_bytes());
+    lines.extend_from_slice(text.as_bytes());
+    lines.push(b'\n');
 }
 
 /// Where the output of one provider's commands is kept.
@@ -98,9 +104,9 @@ impl OutputFile {
     /// # Errors
     /// When they can't be written.
     pub fn note(&self, source: &str, notes: &[String]) -> io::Result<()> {
-        let (mut lines, now) = (vec![], Timestamp::now());
+        let (mut lines, heading) = (vec![], heading(Timestamp::now(), source, ABOUT));
         for note in notes {
-            add(&mut lines, now, source, ABOUT, note);
+            add(&mut lines, &heading, note);
         }
         self.append(&lines)
     }

@@ -1,7 +1,7 @@
 //! Writes output to its file on a thread of its own, so that a slow or full disk holds up nobody.
 
 use super::{
-    file::{ABOUT, OutputFile, PRINTED, add},
+    file::{ABOUT, OutputFile, PRINTED, add, heading},
     text::Lines,
 };
 use jiff::Timestamp;
@@ -209,10 +209,10 @@ impl Job {
         for piece in pieces {
             match piece {
                 Piece::Printed(at, bytes) => {
-                    let begun = &mut self.begun;
+                    let (begun, heading) = (&mut self.begun, heading(at, source, PRINTED));
                     self.lines.push(&bytes, |line| {
                         *begun = None;
-                        batch.add(at, source, PRINTED, &line);
+                        batch.add(&heading, &line);
                     });
                     if self.lines.has_begun() {
                         self.begun.get_or_insert_with(Instant::now);
@@ -221,9 +221,9 @@ impl Job {
                 Piece::Note(at, note) => {
                     self.begun = None;
                     if let Some(begun) = self.lines.begun() {
-                        batch.add(at, source, PRINTED, &begun);
+                        batch.add(&heading(at, source, PRINTED), &begun);
                     }
-                    batch.add(at, source, ABOUT, &note);
+                    batch.add(&heading(at, source, ABOUT), &note);
                 }
             }
         }
@@ -231,7 +231,7 @@ impl Job {
             && let Some(begun) = self.lines.begun()
         {
             self.begun = None;
-            batch.add(Timestamp::now(), source, PRINTED, &begun);
+            batch.add(&heading(Timestamp::now(), source, PRINTED), &begun);
         }
         batch.cut_to(WRITE_BYTES);
         batch
@@ -242,7 +242,8 @@ impl Job {
             return;
         }
         let (mut text, bytes) = (vec![], batch.text.len() as u64);
-        let mut note = |note: String| add(&mut text, Timestamp::now(), &self.source, ABOUT, &note);
+        let heading = heading(Timestamp::now(), &self.source, ABOUT);
+        let mut note = |note: String| add(&mut text, &heading, &note);
         if let Some((failed, why)) = self.failed {
             note(format!("{failed} bytes could not be written: {why}"));
         }
@@ -269,8 +270,8 @@ struct Batch {
 }
 
 impl Batch {
-    fn add(&mut self, at: Timestamp, source: &str, mark: char, text: &str) {
-        add(&mut self.text, at, source, mark, text);
+    fn add(&mut self, heading: &str, text: &str) {
+        add(&mut self.text, heading, text);
         // Short lines become several times longer.
         if self.text.len() >= 2 * WRITE_BYTES {
             self.cut_to(WRITE_BYTES);

@@ -1,6 +1,6 @@
 //! Who may say what, on a real server with the config that the hub's keys are rendered into.
 
-use crate::events::PATIENCE;
+use crate::events::{PATIENCE, jetstream};
 use crate::raw_client::RawClient;
 use reveille_bus::{
     BusError, Connection, NatsAccess, NatsServer, Refusals,
@@ -232,7 +232,7 @@ async fn a_subscriber_hears_facts_and_can_say_nothing() {
     assert!(subscriber.may_subscribe("reveille.facts.>").await);
     let api = locked.access(Role::Api, Some(locked.keys.role(&Role::Api).unwrap()));
     let api = Connection::open(&api.named("api")).await.unwrap();
-    reveille_bus::ensure_streams(&api.jetstream()).await.unwrap();
+    reveille_bus::ensure_streams(&jetstream(&api)).await.unwrap();
     api.client()
         .publish("reveille.events.agent.x", "{}".into())
         .await
@@ -264,7 +264,7 @@ async fn headers_and_reply_subjects_take_an_agent_nowhere_else() {
     let locked = Locked::start().await;
     let api = locked.access(Role::Api, Some(locked.keys.role(&Role::Api).unwrap()));
     let api = Connection::open(&api.named("api")).await.unwrap();
-    let js = api.jetstream();
+    let js = jetstream(&api);
     reveille_bus::ensure_streams(&js).await.unwrap();
     let stored = async |stream: &str| {
         let mut stream = js.get_stream(stream).await.unwrap();

@@ -1,6 +1,6 @@
 //! Names, commands and connections that the tests share.
 
-use async_nats::jetstream::stream::RawMessageErrorKind;
+use async_nats::jetstream::{self, stream::RawMessageErrorKind};
 use futures::StreamExt;
 use reveille_bus::{
     AggregateId, CommitMeta, Connection, JOURNAL_STREAM, Journal, NatsAccess,
@@ -138,6 +138,13 @@ pub async fn open(url: &str) -> Connection {
         .unwrap()
 }
 
+/// JetStream with patience for a busy machine; a connection's own soon takes silence for an outage.
+pub fn jetstream(connection: &Connection) -> jetstream::Context {
+    let mut js = connection.jetstream();
+    js.set_timeout(PATIENCE);
+    js
+}
+
 /// Waits until the server has dealt with everything that the client sent; a flush alone doesn't.
 pub async fn settled(client: &async_nats::Client) {
     let inbox = client.new_inbox();
@@ -150,7 +157,7 @@ pub async fn settled(client: &async_nats::Client) {
 pub async fn journal() -> (Nats, Connection, Journal) {
     let nats = Nats::start().await;
     let connection = open(&nats.url()).await;
-    ensure_streams(&connection.jetstream()).await.unwrap();
+    ensure_streams(&jetstream(&connection)).await.unwrap();
     let journal = Journal::new(connection.jetstream());
     (nats, connection, journal)
 }
@@ -227,7 +234,7 @@ impl Stored {
 
 /// Everything in the journal, read one by one by sequence.
 pub async fn stored(connection: &Connection) -> Vec<Stored> {
-    let stream = connection.jetstream().get_stream(JOURNAL_STREAM).await.unwrap();
+    let stream = jetstream(connection).get_stream(JOURNAL_STREAM).await.unwrap();
     let last = stream.cached_info().state.last_sequence;
     let mut all = vec![];
     for sequence in 1..=last {

@@ -1,6 +1,6 @@
 //! Following the journal: every commit once and in order, whatever happens to the server, the stream or the reader.
 
-use crate::events::{PATIENCE, Stored, agent_key, commit, journal, named, stored};
+use crate::events::{PATIENCE, Stored, agent_key, commit, jetstream, journal, named, stored};
 use futures::FutureExt;
 use reveille_bus::{
     BusError, Checkpoint, Connection, Follow, Followed, Follower, JOURNAL_STREAM, Journal, JournalEntry,
@@ -47,7 +47,7 @@ async fn caught_up(follower: &mut Follower) -> (bool, Vec<u64>, u64) {
 
 /// Deletes the journal and makes it anew, with `commits` commits.
 async fn replace(connection: &Connection, journal: &Journal, commits: usize) {
-    let js = connection.jetstream();
+    let js = jetstream(connection);
     js.delete_stream(JOURNAL_STREAM).await.unwrap();
     ensure_streams(&js).await.unwrap();
     for _ in 0..commits {
@@ -240,7 +240,7 @@ async fn a_deleted_consumer_is_made_again() {
     let (_nats, connection, journal) = journal().await;
     let mut follower = Follower::new(&connection, Follow::Latest);
     caught_up(&mut follower).await;
-    let stream = connection.jetstream().get_stream(JOURNAL_STREAM).await.unwrap();
+    let stream = jetstream(&connection).get_stream(JOURNAL_STREAM).await.unwrap();
     let names: Vec<_> = futures::TryStreamExt::try_collect(stream.consumer_names())
         .await
         .unwrap();

@@ -1,6 +1,6 @@
 //! Signs of life and NATS time: what a replica hears, and what it must not infer while it hears nothing.
 
-use crate::events::{PATIENCE, agent, open};
+use crate::events::{PATIENCE, agent, jetstream, open};
 use reveille_bus::{
     Connection, HEARTBEATS_STREAM, NatsClock, Refusals, ensure_streams,
     heartbeats::{self, Heartbeat, HeartbeatWatch, ProviderPulse, ReceivedHeartbeat},
@@ -134,14 +134,14 @@ async fn heartbeats_are_heard_and_forged_ones_dropped() {
 async fn the_last_heartbeat_of_each_agent_is_heard_by_whoever_starts_later_even_after_a_restart() {
     let mut nats = Nats::start().await;
     let connection = open(&nats.url()).await;
-    ensure_streams(&connection.jetstream()).await.unwrap();
+    ensure_streams(&jetstream(&connection)).await.unwrap();
     let client = nats.connect().await;
     let last = heartbeat(&agent());
     for heartbeat in [&heartbeat(&agent()), &last] {
         heartbeats::send(&client, heartbeat).await.unwrap();
     }
     wait_until("both are stored", PATIENCE, async || {
-        let stream = connection.jetstream().get_stream(HEARTBEATS_STREAM).await.ok()?;
+        let stream = jetstream(&connection).get_stream(HEARTBEATS_STREAM).await.ok()?;
         (stream.cached_info().state.last_sequence == 2).then_some(())
     })
     .await;
@@ -178,7 +178,7 @@ async fn a_reconnect_breaks_the_hearing_however_short_it_was() {
 async fn canaries_that_the_server_does_not_store_are_a_trouble_until_it_does() {
     let nats = Nats::start().await;
     let connection = open(&nats.url()).await;
-    let js = connection.jetstream();
+    let js = jetstream(&connection);
     ensure_streams(&js).await.unwrap();
     let ours = js.get_stream(HEARTBEATS_STREAM).await.unwrap();
     let ours = ours.cached_info().config.clone();
@@ -251,11 +251,10 @@ async fn heartbeats_whose_stream_is_deleted_are_heard_again() {
     let connection = open(&nats.url()).await;
     // As on every hub, it isn't the last stream: the server removes the folder of an account without any, in the background, and may
     // take that of the next one with it.
-    ensure_streams(&connection.jetstream()).await.unwrap();
+    ensure_streams(&jetstream(&connection)).await.unwrap();
     let mut ear = Ear::open(&nats, "r1").await;
     ear.fresh_clock().await;
-    connection
-        .jetstream()
+    jetstream(&connection)
         .delete_stream(HEARTBEATS_STREAM)
         .await
         .unwrap();

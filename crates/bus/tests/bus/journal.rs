@@ -1,8 +1,8 @@
 //! One writer and the journal: what a command leaves there, and what it never does.
 
 use crate::events::{
-    PATIENCE, agent_key, check, commit, connect, journal, meta, named, open, provider_key, register,
-    request_wake, settled, stored,
+    PATIENCE, agent_key, check, commit, connect, jetstream, journal, meta, named, open, provider_key,
+    register, request_wake, settled, stored,
 };
 use futures::StreamExt;
 use reveille_bus::{
@@ -215,7 +215,7 @@ async fn a_commit_too_large_for_the_server_or_the_stream_is_refused_at_once() {
         "{error:?}"
     );
 
-    let js = connection.jetstream();
+    let js = jetstream(&connection);
     let mut config = js
         .get_stream(JOURNAL_STREAM)
         .await
@@ -241,7 +241,7 @@ async fn a_commit_too_large_for_the_server_or_the_stream_is_refused_at_once() {
 async fn a_full_journal_refuses_commits_and_keeps_what_it_has() {
     let (_nats, connection, journal) = journal().await;
     let first = commit(&journal, &named("kept")).await;
-    let js = connection.jetstream();
+    let js = jetstream(&connection);
     let mut config = js
         .get_stream(JOURNAL_STREAM)
         .await
@@ -302,7 +302,7 @@ async fn appends_name_the_commit_they_stand_on() {
         Expected::After(sequence)
     );
     commit(&journal, &id).await;
-    let stream = connection.jetstream().get_stream(JOURNAL_STREAM).await.unwrap();
+    let stream = jetstream(&connection).get_stream(JOURNAL_STREAM).await.unwrap();
     for (sequence, stands_on) in [(1, "0"), (2, "1")] {
         let message = stream.get_raw_message(sequence).await.unwrap();
         let header = message

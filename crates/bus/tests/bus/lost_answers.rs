@@ -1,7 +1,7 @@
 //! Appends whose answer is lost: they are in the journal once or not at all, and the writer knows which.
 
 use crate::{
-    events::{PATIENCE, agent_key, check, commit, connect, journal, meta, open, stored},
+    events::{PATIENCE, agent_key, check, commit, connect, jetstream, journal, meta, open, stored},
     proxy::{Lose, Proxy},
 };
 use reveille_bus::{BusError, CommandError, CommitMeta, Journal, commit::RECENT_COMMANDS};
@@ -116,8 +116,7 @@ async fn what_a_writer_is_told_through_a_servers_death_is_what_the_journal_holds
     for _ in 0..2 {
         let before = stored(&connection).await.len();
         reveille_tests::wait_until("commits go on", PATIENCE, async || {
-            let info = connection
-                .jetstream()
+            let info = jetstream(&connection)
                 .get_stream(reveille_bus::JOURNAL_STREAM)
                 .await
                 .ok()?;

@@ -1,6 +1,6 @@
 //! A journal that is gone: nothing is laid in its place while anything shows that there was one.
 
-use crate::events::{PATIENCE, agent, agent_key, commit, journal, open, stored};
+use crate::events::{PATIENCE, agent, agent_key, commit, jetstream, journal, open, stored};
 use async_nats::jetstream::stream::DiscardPolicy;
 use reveille_bus::{
     Beginning, BusError, Connection, Follow, Followed, Follower, HEARTBEATS_STREAM, HubId, JOURNAL_STREAM,
@@ -97,8 +97,7 @@ impl Guard {
     }
 
     async fn exists(&self) -> bool {
-        self.connection
-            .jetstream()
+        jetstream(&self.connection)
             .get_stream(JOURNAL_STREAM)
             .await
             .is_ok()
@@ -122,7 +121,7 @@ async fn a_journal_that_was_read_is_not_begun_again() {
     }
     let mut guard = Guard::over(&nats, Beginning::default()).await;
     assert_eq!(guard.caught_up().await, [3]);
-    let js = connection.jetstream();
+    let js = jetstream(&connection);
     js.delete_stream(JOURNAL_STREAM).await.unwrap();
     guard
         .lost("is gone, although its commits up to 3 were read")
@@ -165,7 +164,7 @@ async fn a_hub_keeps_its_id_until_another_journal_takes_its_place() {
     wait_until("the journal was found", PATIENCE, async || again.hub()).await;
     assert_eq!((replicas[0].hub(), again.hub()), (Some(id), Some(id)));
 
-    let js = connection.jetstream();
+    let js = jetstream(&connection);
     js.delete_stream(JOURNAL_STREAM).await.unwrap();
     replicas[0].lost("is gone").await;
     assert_eq!(replicas[0].hub(), Some(id), "it is lost, not another one");
@@ -188,9 +187,7 @@ async fn a_journal_that_nobody_ever_had_is_begun() {
     guard.caught_up().await;
     assert!(guard.exists().await);
     // Nothing was in it, so nothing is lost.
-    guard
-        .connection
-        .jetstream()
+    jetstream(&guard.connection)
         .delete_stream(JOURNAL_STREAM)
         .await
         .unwrap();
@@ -213,7 +210,7 @@ async fn heartbeats_and_other_evidence_show_that_there_was_a_journal() {
     };
     let client = nats.connect().await;
     heartbeats::send(&client, &heartbeat).await.unwrap();
-    let js = connection.jetstream();
+    let js = jetstream(&connection);
     wait_until("the heartbeat is stored", PATIENCE, async || {
         let stream = js.get_stream(HEARTBEATS_STREAM).await.ok()?;
         (stream.cached_info().state.messages == 1).then_some(())
@@ -249,7 +246,7 @@ async fn settings_that_are_changed_under_a_process_stop_it_until_they_are_right_
     commit(&journal, &agent_key()).await;
     let mut guard = Guard::over(&nats, Beginning::default()).await;
     assert_eq!(guard.caught_up().await, [1]);
-    let js = connection.jetstream();
+    let js = jetstream(&connection);
     let ours = js
         .get_stream(JOURNAL_STREAM)
         .await
@@ -275,7 +272,7 @@ async fn a_journal_at_a_limit_refuses_at_once_and_says_so_until_it_takes_commits
     let (_nats, connection, _) = journal().await;
     let journal = Journal::of(&connection);
     commit(&journal, &agent_key()).await;
-    let js = connection.jetstream();
+    let js = jetstream(&connection);
     let ours = js
         .get_stream(JOURNAL_STREAM)
         .await
@@ -311,7 +308,7 @@ async fn a_replica_sees_that_the_journal_takes_commits_again_without_appending_o
     let (nats, connection, journal) = journal().await;
     commit(&journal, &agent_key()).await;
     let guard = Guard::over(&nats, Beginning::default()).await;
-    let js = connection.jetstream();
+    let js = jetstream(&connection);
     let stream = js.get_stream(JOURNAL_STREAM).await.unwrap();
     let ours = stream.cached_info().config.clone();
     for another_appends in [true, false] {
@@ -340,7 +337,7 @@ async fn a_replica_that_starts_begins_no_journal_while_another_one_has_lost_it()
     commit(&journal, &agent_key()).await;
     let mut first = Guard::replica(&nats, "first").await;
     assert_eq!(first.caught_up().await, [1]);
-    let js = connection.jetstream();
+    let js = jetstream(&connection);
     let kept = async || {
         let stream = js.get_stream(HEARTBEATS_STREAM).await.ok()?;
         (stream.cached_info().state.messages > 0).then_some(())
@@ -366,7 +363,7 @@ async fn a_replica_that_starts_begins_no_journal_while_another_one_has_lost_it()
 async fn heard_once(nats: &Nats) -> Guard {
     let mut replica = Guard::replica(nats, "ended").await;
     replica.caught_up().await;
-    let js = replica.connection.jetstream();
+    let js = jetstream(&replica.connection);
     wait_until("its canary", PATIENCE, async || {
         let stream = js.get_stream(HEARTBEATS_STREAM).await.ok()?;
         (stream.cached_info().state.messages > 0).then_some(())
@@ -379,7 +376,7 @@ async fn heard_once(nats: &Nats) -> Guard {
 async fn replicas_that_ran_once_or_start_together_keep_nobody_from_beginning_a_journal() {
     let nats = Nats::start().await;
     let ended = heard_once(&nats).await;
-    let js = ended.connection.jetstream();
+    let js = jetstream(&ended.connection);
     js.delete_stream(JOURNAL_STREAM).await.unwrap();
     drop(ended);
     let (mut one, mut two) = tokio::join!(Guard::replica(&nats, "one"), Guard::replica(&nats, "two"));

@@ -1,6 +1,6 @@
 //! The streams: made and checked.
 
-use crate::events::{PATIENCE, open};
+use crate::events::{PATIENCE, jetstream, open};
 use async_nats::jetstream::stream::{Config, StorageType};
 use reveille_bus::{
     BusError, Connection, Follow, Follower, HEARTBEATS_STREAM, JOURNAL_STREAM, NatsAccess, access::Role,
@@ -18,7 +18,7 @@ async fn streams_are_made_once_and_found_from_then_on() {
     let nats = Nats::start().await;
     let connection = open(&nats.url()).await;
     assert_eq!(*connection.generation().borrow(), 1, "nothing was lost yet");
-    let js = connection.jetstream();
+    let js = jetstream(&connection);
     // Several processes start at once.
     let (a, b, c) = tokio::join!(ensure_streams(&js), ensure_streams(&js), ensure_streams(&js));
     for made in [a, b, c, ensure_streams(&js).await] {
@@ -79,7 +79,7 @@ async fn a_stream_with_other_settings_is_refused_and_the_difference_named() {
         // A server may refuse to create a stream just after one was deleted.
         let nats = Nats::start().await;
         let connection = open(&nats.url()).await;
-        let js = connection.jetstream();
+        let js = jetstream(&connection);
         js.create_stream(config).await.unwrap();
         let error = ensure_streams(&js).await.unwrap_err();
         assert!(
@@ -103,7 +103,7 @@ async fn a_stream_with_other_settings_is_refused_and_the_difference_named() {
 #[tokio::test]
 async fn a_stream_is_created_although_its_server_has_no_folder_for_it_at_first() {
     let nats = Nats::start().await;
-    let js = open(&nats.url()).await.jetstream();
+    let js = jetstream(&open(&nats.url()).await);
     let account = nats.store().join("jetstream/$G");
     fs::create_dir_all(&account).unwrap();
     // The server removes it as it fails.
@@ -117,7 +117,7 @@ async fn a_stream_is_created_although_its_server_has_no_folder_for_it_at_first()
 async fn sizes_and_descriptions_may_differ() {
     let nats = Nats::start().await;
     let connection = open(&nats.url()).await;
-    let js = connection.jetstream();
+    let js = jetstream(&connection);
     ensure_streams(&js).await.unwrap();
     let mut config = js
         .get_stream(JOURNAL_STREAM)
