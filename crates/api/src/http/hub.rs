@@ -2,22 +2,10 @@
 //! back here, and each round would wake and cost something again.
 
 use super::{ApiError, AppState};
-use axum::{
-    extract::{Request, State},
-    http::{HeaderMap, HeaderName, HeaderValue},
-    middleware::Next,
-    response::Response,
-};
+use axum::http::{HeaderMap, HeaderName, HeaderValue};
 use reveille_bus::{HUB_HEADER, VIA_HEADER, Via};
 
 const X_REVEILLE_HUB: HeaderName = HeaderName::from_static(HUB_HEADER);
-
-/// Names the hub in the response to a request.
-pub(super) async fn name_hub(State(state): State<AppState>, request: Request, next: Next) -> Response {
-    let mut response = next.run(request).await;
-    add_hub(response.headers_mut(), &state);
-    response
-}
 
 /// Names the hub, as soon as this replica knows its id: with the journal.
 pub(super) fn add_hub(headers: &mut HeaderMap, state: &AppState) {
@@ -28,16 +16,7 @@ pub(super) fn add_hub(headers: &mut HeaderMap, state: &AppState) {
 }
 
 /// Refuses requests that have passed this hub before, or too many others.
-pub(super) async fn refuse_loops(
-    State(state): State<AppState>,
-    request: Request,
-    next: Next,
-) -> Result<Response, ApiError> {
-    check(&state, request.headers())?;
-    Ok(next.run(request).await)
-}
-
-fn check(state: &AppState, headers: &HeaderMap) -> Result<(), ApiError> {
+pub(super) fn check_loops(state: &AppState, headers: &HeaderMap) -> Result<(), ApiError> {
     let lines = headers.get_all(VIA_HEADER).iter().map(HeaderValue::as_bytes);
     let via = Via::read(lines).map_err(|_| {
         let message = format!("{VIA_HEADER} must be the ids of hubs, separated by commas");

@@ -1,13 +1,8 @@
-//! `/metrics`, and the count of responses for it.
+//! `/metrics`.
 
 use super::{ApiError, AppState};
 use crate::registry::ProviderSnapshot;
-use axum::{
-    extract::{MatchedPath, Request, State},
-    http::header,
-    middleware::Next,
-    response::{IntoResponse, Response},
-};
+use axum::{extract::State, http::header, response::IntoResponse};
 use prometheus_client::{
     encoding::text::encode,
     metrics::{family::Family, gauge::Gauge},
@@ -18,15 +13,6 @@ use reveille_domain::Status;
 use std::{collections::HashSet, sync::Arc};
 
 const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-
-/// Counts the response. The route is the pattern, so what a client writes into a path makes no label.
-pub(super) async fn count(State(state): State<AppState>, request: Request, next: Next) -> Response {
-    let route = request.extensions().get::<MatchedPath>().cloned();
-    let response = next.run(request).await;
-    let route = route.as_ref().map(MatchedPath::as_str);
-    state.metrics.answered(route, response.status().as_u16());
-    response
-}
 
 pub(super) async fn page(State(state): State<AppState>) -> Result<impl IntoResponse, ApiError> {
     let mut page = Registry::with_prefix("reveille");

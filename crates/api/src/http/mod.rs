@@ -4,8 +4,10 @@
 //! client's family of APIs gives it, and an `x-request-id`.
 
 mod agents;
+mod around;
 mod auth;
 mod body;
+mod check;
 mod error;
 mod error_response;
 mod extract;

@@ -1,21 +1,18 @@
-//! What pages in browsers may do here: the check of `Host` and `Origin`, and the CORS headers for the pages that are allowed.
+//! What pages in browsers may do here: the check of `Origin`, and the CORS headers for the pages that are allowed.
 
 use super::{
-    ApiError,
     error_response::{PROVIDER, WAKE_ID},
     request_id::X_REQUEST_ID,
 };
 use crate::{
     inference::{Endpoint, Verb},
-    origin::{Origin, OriginPolicy},
+    origin::{Origin, OriginError, OriginPolicy},
 };
 use axum::{
-    extract::{Request, State},
+    extract::Request,
     http::{HeaderName, Method, header},
-    middleware::Next,
-    response::Response,
 };
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 use tower_http::cors::{AllowHeaders, CorsLayer};
 
 /// How long a browser remembers what it may send; Chromium remembers for no longer than this.
@@ -34,25 +31,10 @@ const EXPOSED: [HeaderName; 9] = [
     HeaderName::from_static("openai-version"),
 ];
 
-/// Refuses requests for another host, preflights included.
-pub(super) async fn check_host(
-    State(policy): State<Arc<OriginPolicy>>,
-    request: Request,
-    next: Next,
-) -> Result<Response, ApiError> {
-    policy.check_host(&request)?;
-    Ok(next.run(request).await)
-}
-
 /// Refuses requests of foreign pages that change, wake, cost or hold something.
-pub(super) async fn check(
-    State(policy): State<Arc<OriginPolicy>>,
-    request: Request,
-    next: Next,
-) -> Result<Response, ApiError> {
+pub(super) fn check(policy: &OriginPolicy, request: &Request) -> Result<(), OriginError> {
     let uses_a_backend = Endpoint::find(Verb::Get, request.uri().path()).is_some();
-    policy.check(&request, uses_a_backend)?;
-    Ok(next.run(request).await)
+    policy.check(request, uses_a_backend)
 }
 
 /// Answers the preflights of the allowed origins, and lets their pages read every answer. `None` when no origin is allowed.

@@ -5,14 +5,13 @@
 //! two spellings of a path that differ in them become one.
 
 use crate::inference::endpoint::{MODELS, V1, lacks_v1};
-use axum::extract::Request;
-use http::{Uri, uri::PathAndQuery};
+use http::{Request, Uri, uri::PathAndQuery};
 
 /// An agent's name follows, and then a model's.
 const LLMS: &str = "/reveille/v1/llms/";
 
 /// The same request for the path that its own one means.
-pub(super) fn plain(mut request: Request) -> Request {
+pub(super) fn plain<B>(mut request: Request<B>) -> Request<B> {
     if let Some(uri) = plain_uri(request.uri()) {
         *request.uri_mut() = uri;
     }

@@ -4,10 +4,9 @@
 use axum::{
     extract::Request,
     http::{HeaderName, HeaderValue},
-    middleware::Next,
     response::Response,
 };
-use tracing::{Instrument, error_span, field};
+use tracing::{Span, error_span, field};
 use uuid::Uuid;
 
 pub(super) const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -19,7 +18,8 @@ const MAX_ID_BYTES: usize = 128;
 pub(super) struct RequestId(HeaderValue);
 
 impl RequestId {
-    fn of(request: &Request) -> Self {
+    /// The id of a new request.
+    pub fn of(request: &Request) -> Self {
         let theirs = request
             .headers()
             .get(X_REQUEST_ID)
@@ -38,29 +38,29 @@ impl RequestId {
     pub fn as_str(&self) -> &str {
         self.0.to_str().unwrap_or_default()
     }
+
+    /// The span that all log lines of the request are in.
+    pub fn span(&self) -> Span {
+        // Of the highest level, so that every log line has it.
+        error_span!(
+            "request",
+            request.id = self.as_str(),
+            provider.chosen = field::Empty,
+            queue.waited_ms = field::Empty
+        )
+    }
+
+    /// Names the request in its response.
+    pub fn name(self, response: &mut Response) {
+        response.headers_mut().insert(X_REQUEST_ID, self.0);
+    }
 }
 
 fn is_legal(id: &[u8]) -> bool {
     (1..=MAX_ID_BYTES).contains(&id.len()) && id.iter().all(u8::is_ascii_graphic)
 }
 
-/// Gives the request an id, which its log lines and the response share.
-pub(super) async fn name_requests(mut request: Request, next: Next) -> Response {
-    let id = RequestId::of(&request);
-    request.extensions_mut().insert(id.clone());
-    // Of the highest level, so that every log line has it.
-    let span = error_span!(
-        "request",
-        request.id = id.as_str(),
-        provider.chosen = field::Empty,
-        queue.waited_ms = field::Empty
-    );
-    let mut response = next.run(request).instrument(span).await;
-    response.headers_mut().insert(X_REQUEST_ID, id.0);
-    response
-}
-
 /// Gives a response without a request an id of its own.
 pub(super) fn name_response(response: &mut Response) {
-    response.headers_mut().insert(X_REQUEST_ID, RequestId::fresh());
+    RequestId(RequestId::fresh()).name(response);
 }

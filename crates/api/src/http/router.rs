@@ -2,8 +2,9 @@
 
 use super::{
     ApiError, AppState, agents,
-    auth::{self, Check},
-    error_response::family,
+    around::AroundAll,
+    auth::Authenticate,
+    check::Check,
     health, hub, inference, keys, metrics, models, ollama, openapi, origin, path,
     queries::{events, llms, providers, status, wakes},
     request_id::{self, RequestId},
@@ -13,7 +14,7 @@ use crate::{
         Endpoint, Verb,
         endpoint::{ENDPOINTS, EXTRA, nearest_path},
     },
-    keys::Caller,
+    keys::{Caller, Denied},
     origin::{OriginPolicy, quoted},
     registry::ProviderSnapshot,
     server::Refuse,
@@ -22,32 +23,57 @@ use axum::{
     Extension, Router,
     extract::{Request, State},
     http::{header, uri::Authority},
-    middleware,
     response::{IntoResponse, Response},
-    routing::{MethodFilter, MethodRouter, delete, get, on, post},
+    routing::{MethodFilter, MethodRouter, any, delete, get, on, post},
 };
 use reveille_domain::Scope;
 use reveille_http1_guard::ProtocolError;
-use std::sync::Arc;
-use tower_service::Service as _;
+use std::{
+    sync::Arc,
+    task::{Context, Poll},
+};
+use tower::{Service, util::option_layer};
 
-/// All paths. A request is routed by [`path::plain`], so every layer sees the path that is answered.
-pub(crate) fn router(state: AppState, policy: OriginPolicy) -> Router {
-    let routes = routes(state, policy);
-    Router::new().fallback(move |request: Request| {
-        let mut routes = routes.clone();
-        async move { routes.call(path::plain(request)).await }
-    })
+/// Answers requests. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Api(Router);
+
+/// All paths.
+pub(crate) fn router(state: AppState, policy: OriginPolicy) -> Api {
+    Api(routes(state, policy))
+}
+
+impl<B> Service<Request<B>> for Api
+where
+    Router: Service<Request<B>>,
+{
+    type Response = <Router as Service<Request<B>>>::Response;
+    type Error = <Router as Service<Request<B>>>::Error;
+    type Future = <Router as Service<Request<B>>>::Future;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+        Service::<Request<B>>::poll_ready(&mut self.0, cx)
+    }
+
+    /// Routes the request by [`path::plain`], so that every layer sees the path that is answered.
+    fn call(&mut self, request: Request<B>) -> Self::Future {
+        self.0.call(path::plain(request))
+    }
 }
 
 fn routes(state: AppState, policy: OriginPolicy) -> Router {
-    let scheme = policy.scheme();
-    let cors = origin::cors(&policy);
-    let policy = Arc::new(policy);
-    let check_host = middleware::from_fn_with_state(policy.clone(), origin::check_host);
-    let check_origin = middleware::from_fn_with_state(policy, origin::check);
-    let authenticate = middleware::from_fn_with_state(state.clone(), auth::authenticate);
-    let require = |check: Check| middleware::from_fn_with_state(check, auth::require);
+    let (scheme, cors) = (policy.scheme(), origin::cors(&policy));
+    let authenticate = |check: fn(&Caller) -> Result<(), Denied>| Authenticate {
+        state: state.clone(),
+        check,
+    };
+    let extra_path = on(MethodFilter::POST, extra_path)
+        .fallback(async || ApiError::MethodNotAllowed)
+        .with_state(state.clone());
+    // Which paths the providers' configs have is for callers alone.
+    let other_paths = any(move |State(state): State<AppState>, request: Request| {
+        extra_path_or_unknown(state, extra_path.clone(), request, scheme)
+    });
     let inference = inference_paths()
         .route("/v1/models", get(models::list))
         .route("/v1/models/{*id}", get(models::one).post(models::command))
@@ -55,74 +81,64 @@ fn routes(state: AppState, policy: OriginPolicy) -> Router {
         .route("/api/ps", get(ollama::running))
         .route("/api/version", get(ollama::version))
         .route("/openapi.json", get(openapi::document))
-        .route_layer(require(Caller::require_infer));
-    let extra_paths = Router::new()
-        .fallback(on(MethodFilter::POST, extra_path).fallback(async || ApiError::MethodNotAllowed))
-        .layer(require(Caller::require_infer))
-        .with_state(state.clone());
-    // Which paths the providers' configs have is for callers alone.
-    let other_paths = Router::new()
-        .fallback(move |State(state): State<AppState>, request: Request| {
-            let extra_paths = extra_paths.clone();
-            async move { extra_path_or_unknown(&state, extra_paths, request, scheme).await }
-        })
-        .layer(authenticate.clone())
-        .with_state(state.clone());
+        .route_layer(authenticate(Caller::require_infer));
     let queries = Router::new()
         .route("/metrics", get(metrics::page))
         .nest("/reveille/v1", queries())
-        .route_layer(require(|caller| caller.require(&Scope::Query)));
+        .route_layer(authenticate(|caller| caller.require(&Scope::Query)));
     let commands = Router::new()
         .nest("/reveille/v1", commands())
-        .route_layer(require(|caller| caller.require(&Scope::Admin)));
+        .route_layer(authenticate(|caller| caller.require(&Scope::Admin)));
     let access = Router::new()
         .nest("/reveille/v1", access())
-        .route_layer(require(Caller::require_admin_key));
+        .route_layer(authenticate(Caller::require_admin_key));
     let router = inference
         .merge(queries)
         .merge(commands)
         .merge(access)
-        .route_layer(authenticate)
         // The token in the body authenticates this one.
         .route("/reveille/v1/enroll", post(agents::enroll))
         .route("/", get(ollama::root))
         .route("/livez", get(health::livez))
         .route("/readyz", get(health::readyz))
-        .fallback_service(other_paths)
-        .method_not_allowed_fallback(async || ApiError::MethodNotAllowed)
-        .layer(check_origin)
-        .layer(middleware::from_fn_with_state(state.clone(), hub::refuse_loops));
-    // Outside of all that refuses a page, so that an allowed one can read why; but a foreign host gets no preflight answered.
-    let router = match cors {
-        Some(cors) => router.layer(cors),
-        None => router,
-    };
-    router
-        .layer(check_host)
-        .layer(middleware::from_fn(family::in_its_form))
-        .layer(middleware::from_fn_with_state(state.clone(), metrics::count))
-        .layer(middleware::from_fn_with_state(state.clone(), hub::name_hub))
-        .layer(middleware::from_fn(request_id::name_requests))
-        .with_state(state)
+        .fallback_service(
+            other_paths
+                .layer(authenticate(|_| Ok(())))
+                .with_state(state.clone()),
+        )
+        .method_not_allowed_fallback(async || ApiError::MethodNotAllowed);
+    let (policy, hubs) = (Arc::new(policy), state.clone());
+    let origins = policy.clone();
+    let layers = (
+        AroundAll(state.clone()),
+        Check(move |request: &Request| policy.check_host(request)),
+        // Outside of all that refuses a page, so that an allowed one can read why; but a foreign host gets no preflight answered.
+        option_layer(cors),
+        Check(move |request: &Request| hub::check_loops(&hubs, request.headers())),
+        Check(move |request: &Request| origin::check(&origins, request)),
+    );
+    router.layer(layers).with_state(state)
 }
 
 /// Answers a path that some provider has in its config.
 async fn extra_path_or_unknown(
-    state: &AppState,
-    mut extra_paths: Router,
+    state: AppState,
+    mut extra_path: MethodRouter,
     request: Request,
     scheme: &'static str,
-) -> Response {
+) -> Result<Response, ApiError> {
     let path = request.uri().path();
     let has = |snapshot: &Arc<ProviderSnapshot>| {
         let mut extra = snapshot.provider.spec.extra_paths().iter();
         extra.any(|extra| extra.as_str() == path)
     };
     if !state.registry.all().iter().any(has) {
-        return unknown_path(&request, scheme).into_response();
+        return Err(unknown_path(&request, scheme));
     }
-    let Ok(response) = extra_paths.call(request).await;
-    response
+    let caller = request.extensions().get::<Caller>().ok_or(ApiError::NotReady)?;
+    caller.require_infer()?;
+    let Ok(response) = extra_path.call(request).await;
+    Ok(response)
 }
 
 async fn extra_path(
@@ -131,7 +147,7 @@ async fn extra_path(
     request: Request,
 ) -> Result<Response, ApiError> {
     let path = request.uri().path().to_owned();
-    inference::infer(&EXTRA, &path, state, id, request).await
+    inference::infer(&EXTRA, path, state, id, request).await
 }
 
 /// Names the base URL that a client should have, as this client reaches the API.

@@ -16,48 +16,39 @@ const TRACEPARENT: &str = "traceparent";
 /// Sent as the attempt's own id.
 const REQUEST_ID: &str = "x-request-id";
 
-/// Of the caller's headers those that the agent may get, as copies: the others keep a buffer of its connection for as long as they
-/// are there.
-pub(crate) fn passed_on(headers: &HeaderMap) -> HeaderMap {
-    let names = REQUEST_HEADERS.into_iter().chain([TRACEPARENT]);
-    let all = names.flat_map(|name| headers.get_all(name).iter().map(move |value| (name, value)));
-    let copies = all.filter_map(|(name, value)| {
-        let copy = HeaderValue::from_bytes(value.as_bytes()).ok()?;
-        Some((HeaderName::from_static(name), copy))
-    });
-    let mut passed = HeaderMap::new();
-    for (name, value) in copies {
-        passed.append(name, value);
-    }
-    passed
+/// What the agent may get of a caller's headers. These are copies: the headers themselves keep a buffer of their connection for as long
+/// as they are there.
+#[derive(Debug)]
+pub(crate) struct PassedOn {
+    headers: Box<[(&'static str, String)]>,
+    /// The trace that the request belongs to.
+    pub traceparent: Option<String>,
 }
 
-/// The caller's headers for the agent, with the attempt's id. The agent adds its hub to those that the request has passed.
-pub(crate) fn to_backend(headers: &HeaderMap, attempt_id: &str) -> Headers {
-    let mut allowed = Headers::with_capacity(4);
-    for name in REQUEST_HEADERS {
-        if matches!(name, REQUEST_ID | VIA_HEADER) {
-            continue;
-        }
-        if let Some(value) = headers.get(name).and_then(|value| value.to_str().ok()) {
-            allowed.push((name.to_owned(), value.to_owned()));
+impl PassedOn {
+    pub fn of(headers: &HeaderMap) -> Self {
+        let text = |name: &'static str| headers.get(name).and_then(|value| value.to_str().ok());
+        let plain = REQUEST_HEADERS
+            .into_iter()
+            .filter(|name| !matches!(*name, REQUEST_ID | VIA_HEADER));
+        let plain = plain.filter_map(|name| Some((name, text(name)?.to_owned())));
+        let lines = headers.get_all(VIA_HEADER).iter().map(HeaderValue::as_bytes);
+        // One that can't be read was refused.
+        let via = Via::read(lines).unwrap_or_default();
+        let via = (!via.is_empty()).then(|| (VIA_HEADER, via.to_string()));
+        // 00-<32 hex>-<16 hex>-<2 hex>, and what later versions append.
+        let traceparent = text(TRACEPARENT).filter(|value| (55..=128).contains(&value.len()));
+        Self {
+            headers: plain.chain(via).collect(),
+            traceparent: traceparent.map(str::to_owned),
         }
     }
-    let lines = headers.get_all(VIA_HEADER).iter().map(HeaderValue::as_bytes);
-    // One that can't be read was refused.
-    let via = Via::read(lines).unwrap_or_default();
-    if !via.is_empty() {
-        allowed.push((VIA_HEADER.to_owned(), via.to_string()));
-    }
-    allowed.push((REQUEST_ID.to_owned(), attempt_id.to_owned()));
-    allowed
-}
 
-/// The trace that the request belongs to.
-pub(crate) fn traceparent(headers: &HeaderMap) -> Option<String> {
-    let value = headers.get(TRACEPARENT)?.to_str().ok()?;
-    // 00-<32 hex>-<16 hex>-<2 hex>, and what later versions append.
-    (55..=128).contains(&value.len()).then(|| value.to_owned())
+    /// The headers for the agent, with the attempt's id. The agent adds its hub to those that the request has passed.
+    pub fn to_backend(&self, attempt_id: String) -> Headers {
+        let own = self.headers.iter().cloned().chain([(REQUEST_ID, attempt_id)]);
+        own.map(|(name, value)| (name.to_owned(), value)).collect()
+    }
 }
 
 /// The backend's headers for the caller.

@@ -1,8 +1,7 @@
 //! One inference request and its response, and how long it waits for what.
 
-use super::{Endpoint, Options, RequestBody, ResponseBody, WakeMode, headers};
+use super::{Endpoint, Options, RequestBody, ResponseBody, WakeMode, headers::PassedOn};
 use crate::{keys::Caller, registry::ProviderSnapshot};
-use axum::http::HeaderMap;
 use reveille_bus::relay::{HOLD_LIMIT, RequestHead, ResponseHead, takes_presets};
 use reveille_domain::{ModelName, Priority, ProviderId, WakeCause, WakeId, rows::READ_WAIT};
 use std::{sync::Arc, time::Duration};
@@ -58,8 +57,8 @@ pub(crate) struct InferenceRequest {
     pub caller: Caller,
     pub request_id: String,
     pub options: Options,
-    /// The caller's headers that are passed on.
-    pub headers: HeaderMap,
+    /// What is passed on of the caller's headers.
+    pub headers: PassedOn,
     /// The body as it comes, until the backend answers.
     pub body: RequestBody,
 }
@@ -142,8 +141,8 @@ impl InferenceRequest {
             provider: snapshot.provider.id.provider.clone(),
             method: self.endpoint.verb.as_str().to_owned(),
             path: self.path.clone(),
-            headers: headers::to_backend(&self.headers, &self.attempt_id()),
-            traceparent: headers::traceparent(&self.headers),
+            headers: self.headers.to_backend(self.attempt_id()),
+            traceparent: self.headers.traceparent.clone(),
             hold_ms,
             turn_within_ms: self.takes_a_turn().then_some(millis(turn_within)),
             body_bytes: self.body.len() as u64,

@@ -17,8 +17,8 @@ const BLOCK_BYTES: usize = 64 * 1024;
 #[derive(Debug, Clone)]
 pub(crate) struct RequestBody {
     arrived: Arc<Mutex<Arrived>>,
-    /// How many bytes have come. It is closed when no more will.
-    count: watch::Receiver<usize>,
+    /// How many bytes have come. It is closed when no more will; `None` if all were there at once.
+    count: Option<watch::Receiver<usize>>,
     bytes: usize,
 }
 
@@ -58,11 +58,15 @@ pub(crate) enum BodyFault {
 impl RequestBody {
     /// A body that is there.
     pub fn whole(bytes: Bytes, held: HeldBytes) -> Self {
-        let length = bytes.len();
-        let (body, incoming) = Self::arriving(length, held);
-        incoming.arrived.lock().blocks.push(bytes);
-        incoming.count.send_replace(length);
-        body
+        Self {
+            bytes: bytes.len(),
+            count: None,
+            arrived: Arc::new(Mutex::new(Arrived {
+                blocks: vec![bytes],
+                open: BytesMut::new(),
+                held,
+            })),
+        }
     }
 
     /// A body of so many bytes, and where they come in.
@@ -80,7 +84,7 @@ impl RequestBody {
         (
             Self {
                 arrived,
-                count,
+                count: Some(count),
                 bytes,
             },
             incoming,
@@ -117,7 +121,8 @@ impl RequestBody {
                         return Some((piece, (body, place)));
                     }
                     // An error means that no more comes.
-                    body.count.wait_for(|count| *count > place.passed).await.ok()?;
+                    let count = body.count.as_mut()?;
+                    count.wait_for(|count| *count > place.passed).await.ok()?;
                 }
             },
         );

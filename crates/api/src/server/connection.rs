@@ -2,16 +2,19 @@
 
 use super::{
     ServerLimits,
-    service::{GuardedService, Refuse},
+    service::{Answers, GuardedService, Refuse},
     tls::Tls,
 };
-use axum::Router;
+use hyper::server::conn::http1;
 use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
-    server::conn::auto,
+    server::{conn::auto, graceful::GracefulConnection},
 };
 use reveille_http1_guard::{ConnectionState, Http1Guard, Limits, ProtocolError, Quiet};
-use std::pin::pin;
+use std::{
+    fmt::Display,
+    pin::{Pin, pin},
+};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::TcpStream,
@@ -27,37 +30,43 @@ const HTTP2_BEGINS: [u8; 2] = *b"PR";
 /// What a client calls HTTP/1.1 in its handshake (RFC 7301).
 const ALPN_HTTP1: &[u8] = b"http/1.1";
 
+/// What a connection is of: a socket, or TLS over it.
+trait Stream: AsyncRead + AsyncWrite + Unpin + Send + 'static {}
+
+impl<S: AsyncRead + AsyncWrite + Unpin + Send + 'static> Stream for S {}
+
 /// What all connections share.
-pub(super) struct Serving {
-    router: Router,
+pub(super) struct Serving<S> {
+    answers: S,
     refuse: Refuse,
     tls: Option<Tls>,
     limits: ServerLimits,
-    protocols: auto::Builder<TokioExecutor>,
-    /// For connections that are known to speak HTTP/1. To find out, hyper reads a few bytes by themselves, after which its buffer
-    /// takes twice the memory for as long as the connection lives.
-    only_http1: auto::Builder<TokioExecutor>,
+    /// For connections whose protocol is yet to be seen. hyper reads the first bytes by themselves for that, and keeps room for either
+    /// protocol as long as the connection lives, besides a buffer of twice the size.
+    either: auto::Builder<TokioExecutor>,
+    /// For those that are known to speak HTTP/1.
+    http1: http1::Builder,
     /// Accept no new requests.
     stop: CancellationToken,
     /// Cut the requests under way.
     pub cut: CancellationToken,
 }
 
-impl Serving {
+impl<S: Answers> Serving<S> {
     pub fn new(
-        router: Router,
+        answers: S,
         refuse: Refuse,
         tls: Option<Tls>,
         limits: ServerLimits,
         stop: CancellationToken,
     ) -> Self {
-        let mut protocols = auto::Builder::new(TokioExecutor::new());
-        // Without `half_close`: a client that has left and one that has only closed its sending half both look like the end of
+        // Both without `half_close`: a client that has left and one that has only closed its sending half both look like the end of
         // what it sends, and the former must be noticed while its request waits.
-        //
+        let (mut either, mut http1) = (auto::Builder::new(TokioExecutor::new()), http1::Builder::new());
         // The guard has its own limits for heads, and answers when they are exceeded.
-        protocols.http1().header_read_timeout(None);
-        protocols
+        either.http1().header_read_timeout(None);
+        http1.header_read_timeout(None);
+        either
             .http2()
             .timer(TokioTimer::new())
             .max_concurrent_streams(limits.h2_streams)
@@ -67,12 +76,12 @@ impl Serving {
             .keep_alive_interval(limits.h2_ping)
             .keep_alive_timeout(limits.h2_ping);
         Self {
-            router,
+            answers,
             refuse,
             tls,
             limits,
-            only_http1: protocols.clone().http1_only(),
-            protocols,
+            either,
+            http1,
             stop,
             cut: CancellationToken::new(),
         }
@@ -101,8 +110,8 @@ impl Serving {
         };
         match looked {
             // `PRI`, as HTTP/2 begins, has the first letter of `POST`.
-            Ok(Ok(2)) if first != HTTP2_BEGINS => self.speak(stream, None, &self.only_http1).await,
-            Ok(Ok(_)) => self.speak(stream, None, &self.protocols).await,
+            Ok(Ok(2)) if first != HTTP2_BEGINS => self.speak_http1(stream).await,
+            Ok(Ok(_)) => Box::pin(self.speak_either(stream, None)).await,
             Ok(Err(_)) | Err(_) => {}
         }
     }
@@ -113,61 +122,77 @@ impl Serving {
             if stream.peek(&mut first).await? == 1 && first[0] != TLS_HANDSHAKE {
                 return Ok(Err(stream));
             }
-            tls.acceptor().accept(stream).await.map(Ok)
+            tls.acceptor()
+                .accept(stream)
+                .await
+                .map(|stream| Ok(Box::new(stream)))
         });
         let shaken = tokio::select! {
             shaken = shaken => shaken,
             () = self.stop.cancelled() => return,
         };
         match shaken {
-            Ok(Ok(Ok(stream))) => {
-                let is_http1 = stream.get_ref().1.alpn_protocol() == Some(ALPN_HTTP1);
-                let protocols = if is_http1 {
-                    &self.only_http1
-                } else {
-                    &self.protocols
-                };
-                self.speak(stream, None, protocols).await;
+            Ok(Ok(Ok(stream))) if stream.get_ref().1.alpn_protocol() == Some(ALPN_HTTP1) => {
+                self.speak_http1(stream).await;
             }
+            Ok(Ok(Ok(stream))) => Box::pin(self.speak_either(stream, None)).await,
             Ok(Ok(Err(plain))) => {
                 let refused = Some(ProtocolError::WithoutTls);
-                self.speak(plain, refused, &self.protocols).await;
+                Box::pin(self.speak_either(plain, refused)).await;
             }
             Ok(Err(error)) => debug!(%error, "a TLS handshake failed"),
             Err(_) => debug!("a TLS handshake took too long"),
         }
     }
 
-    async fn speak<S>(
-        &self,
-        stream: S,
-        refused: Option<ProtocolError>,
-        protocols: &auto::Builder<TokioExecutor>,
-    ) where
-        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    {
+    async fn speak_http1(&self, stream: impl Stream) {
         let connection = ConnectionState::default();
+        let guarded = self.guarded(stream, &connection);
+        let spoken = self
+            .http1
+            .serve_connection(TokioIo::new(guarded), self.service(&connection));
+        self.until_it_ends(pin!(spoken), connection).await;
+    }
+
+    async fn speak_either(&self, stream: impl Stream, refused: Option<ProtocolError>) {
+        let connection = ConnectionState::default();
+        let mut guarded = self.guarded(stream, &connection);
+        if let Some(error) = refused {
+            guarded.refuse(error);
+        }
+        let spoken = self
+            .either
+            .serve_connection(TokioIo::new(guarded), self.service(&connection));
+        self.until_it_ends(pin!(spoken), connection).await;
+    }
+
+    fn guarded<T: Stream>(&self, stream: T, connection: &ConnectionState) -> Http1Guard<T> {
         let limits = Limits {
             head_bytes: self.limits.head_bytes,
             head_within: self.limits.head_within,
             write_stalls_for: self.limits.write_stalls_for,
         };
-        let mut guarded = Http1Guard::new(stream, connection.clone(), &limits);
-        let service = GuardedService {
-            router: self.router.clone(),
+        Http1Guard::new(stream, connection.clone(), &limits)
+    }
+
+    fn service(&self, connection: &ConnectionState) -> GuardedService<S> {
+        GuardedService {
+            answers: self.answers.clone(),
             connection: connection.clone(),
             refuse: self.refuse.clone(),
-        };
-        if let Some(error) = refused {
-            guarded.refuse(error);
         }
-        let mut spoken = pin!(protocols.serve_connection(TokioIo::new(guarded), service));
+    }
+
+    async fn until_it_ends<C>(&self, mut spoken: Pin<&mut C>, connection: ConnectionState)
+    where
+        C: GracefulConnection<Error: Display>,
+    {
         let (mut closing, mut look_at) = (false, Instant::now() + self.limits.head_within);
         loop {
             tokio::select! {
                 ended = spoken.as_mut() => {
                     if let Err(error) = ended {
-                        debug!(error, "a connection broke");
+                        debug!(%error, "a connection broke");
                     }
                     return;
                 }

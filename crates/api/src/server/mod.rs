@@ -10,9 +10,8 @@ mod service;
 mod tests;
 pub mod tls;
 
-pub use service::Refuse;
+pub use service::{Answers, Refuse};
 
-use axum::Router;
 use connection::Serving;
 use reveille_bus::open_files;
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
@@ -79,19 +78,19 @@ impl Default for ServerLimits {
     }
 }
 
-/// Serves `router` on `listener`, over TLS if there is a certificate, until `stop`, and then until the requests under way
+/// Serves `listener` with what `answers` requests, over TLS if there is a certificate, until `stop`, and then until the requests under way
 /// have ended. Dropping it cuts them.
 pub(crate) async fn serve(
     listener: TcpListener,
     tls: Option<Tls>,
-    router: Router,
+    answers: impl Answers,
     refuse: Refuse,
     limits: ServerLimits,
     stop: CancellationToken,
 ) -> io::Result<()> {
     listener.local_addr()?;
     let permits = Arc::new(Semaphore::new(room_for(limits.connections)));
-    let serving = Arc::new(Serving::new(router, refuse, tls, limits, stop.clone()));
+    let serving = Arc::new(Serving::new(answers, refuse, tls, limits, stop.clone()));
     let connections = TaskTracker::new();
     let _cuts = serving.cut.clone().drop_guard();
     let mut full = Full::default();

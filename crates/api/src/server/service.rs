@@ -2,29 +2,46 @@
 
 use crate::guarded_body::GuardedBody;
 use axum::{
-    Router,
     body::Body,
     extract::Request,
     http::{HeaderValue, header::CONNECTION},
     response::Response,
 };
-use futures::future::BoxFuture;
+use futures::{FutureExt, future::BoxFuture};
 use hyper::{body::Incoming, service::Service};
 use reveille_http1_guard::{ConnectionState, ProtocolError, REFUSED_METHOD};
-use std::{convert::Infallible, sync::Arc};
-use tower_service::Service as _;
+use std::{convert::Infallible, future::ready, sync::Arc};
 
 /// Makes the response to bytes that make no request.
 pub type Refuse = Arc<dyn Fn(ProtocolError) -> Response + Send + Sync>;
 
-/// Calls the router with the requests that pass the guard.
-pub struct GuardedService {
-    pub router: Router,
+/// Answers requests.
+pub trait Answers:
+    tower::Service<Request<Incoming>, Response = Response, Error = Infallible, Future: Send + 'static>
+    + Clone
+    + Send
+    + Sync
+    + 'static
+{
+}
+
+impl<S> Answers for S where
+    S: tower::Service<Request<Incoming>, Response = Response, Error = Infallible, Future: Send + 'static>
+        + Clone
+        + Send
+        + Sync
+        + 'static
+{
+}
+
+/// Calls `answers` with the requests that pass the guard.
+pub struct GuardedService<S> {
+    pub answers: S,
     pub connection: ConnectionState,
     pub refuse: Refuse,
 }
 
-impl Service<Request<Incoming>> for GuardedService {
+impl<S: Answers> Service<Request<Incoming>> for GuardedService<S> {
     type Response = Response;
     type Error = Infallible;
     type Future = BoxFuture<'static, Result<Response, Infallible>>;
@@ -36,11 +53,10 @@ impl Service<Request<Incoming>> for GuardedService {
             && let Some(error) = self.connection.take_refusal()
         {
             let response = (self.refuse)(error);
-            return Box::pin(async { Ok(response.map(guarded)) });
+            return ready(Ok(response.map(guarded))).boxed();
         }
-        let (response, connection) = (self.router.clone().call(request), self.connection.clone());
-        Box::pin(async move {
-            let Ok(mut response) = response.await;
+        let connection = self.connection.clone();
+        let answered = move |Ok(mut response): Result<Response, Infallible>| {
             if connection.is_body_open() {
                 // The rest of the body would be read as the next request, so this one is the last.
                 response
@@ -48,6 +64,7 @@ impl Service<Request<Incoming>> for GuardedService {
                     .insert(CONNECTION, HeaderValue::from_static("close"));
             }
             Ok(response.map(guarded))
-        })
+        };
+        self.answers.clone().call(request).map(answered).boxed()
     }
 }

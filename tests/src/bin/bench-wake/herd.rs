@@ -2,7 +2,7 @@
 //!
 //! Every request has a connection of its own. Every other one is a stream, which gets keep-alives while it waits.
 
-use super::{AGENT, MODEL, PROVIDER, connect};
+use super::{AGENT, MODEL, Options, PROVIDER, connect};
 use anyhow::{Context, Result, bail, ensure};
 use bytes::Bytes;
 use futures::{StreamExt, stream};
@@ -26,8 +26,14 @@ struct Ended {
     at: Instant,
 }
 
-/// Lets `size` requests wait for one wake, and prints what became of them.
-pub async fn measure(size: usize, max_concurrency: u32, boot_ms: u64) -> Result<()> {
+/// Lets a herd of `size` requests wait for one wake, and prints what became of them.
+pub async fn measure(size: usize, options: &Options) -> Result<()> {
+    let &Options {
+        max_concurrency,
+        boot_ms,
+        max_kb,
+        ..
+    } = options;
     ensure!(size > 1, "one request is no herd");
     let world = World::new().await;
     let backend = world.backend(&["--tokens", "2"]);
@@ -122,12 +128,16 @@ pub async fn measure(size: usize, max_concurrency: u32, boot_ms: u64) -> Result<
     }
     let took = last.duration_since(*first).as_secs_f64();
     println!("{:<44}{took:>10.1} s", "first answer → last answer");
-    for (name, before, waits) in [("API", before[0], waits[0]), ("agent", before[1], waits[1])] {
-        let each = waits.saturating_sub(before) as f64 / size as f64;
+    let each = [0, 1].map(|process| waits[process].saturating_sub(before[process]) as f64 / size as f64);
+    for (process, name) in ["API", "agent"].into_iter().enumerate() {
+        let (each, before, waits) = (each[process], before[process], waits[process]);
         let name = format!("memory of the {name} for each that waits");
         println!("{name:<44}{each:>10.1} kB  ({before} kB before, {waits} kB while all wait)");
     }
     println!("load average after: {}", load_average());
+    if let Some(most) = max_kb {
+        ensure!(each[0] <= most, "each takes more than {most} kB of the API");
+    }
     Ok(())
 }
 

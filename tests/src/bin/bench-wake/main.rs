@@ -51,6 +51,9 @@ struct Options {
     /// How long the herd's backend boots, in milliseconds: longer than the herd takes to come.
     #[arg(long, default_value_t = 30_000)]
     boot_ms: u64,
+    /// Fail if each of the herd takes more memory of the API than this, in kB.
+    #[arg(long)]
+    max_kb: Option<f64>,
 }
 
 #[tokio::main]
@@ -58,7 +61,7 @@ async fn main() -> Result<()> {
     let options = Options::parse();
     ensure!(options.wakes > 0, "without a wake there is nothing to measure");
     if let Some(size) = options.herd {
-        return herd::measure(size, options.max_concurrency, options.boot_ms).await;
+        return herd::measure(size, &options).await;
     }
     let world = World::new().await;
     let backend = world.backend(&["--boot-delay-ms", BOOT_MS.0, "--boot-delay-max-ms", BOOT_MS.1]);

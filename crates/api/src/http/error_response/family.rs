@@ -2,9 +2,9 @@
 
 use super::{ErrorObject, ErrorResponse, error_type};
 use crate::{http::request_id::RequestId, inference::Family};
-use axum::{body::Body, extract::Request, middleware::Next, response::Response};
+use axum::{body::Body, extract::Request, response::Response};
 use bytes::Bytes;
-use http::{HeaderMap, header};
+use http::header;
 use serde::Serialize;
 use serde_json::{Value, json};
 
@@ -14,30 +14,29 @@ pub(in crate::http) const ANTHROPIC_VERSION: &str = "anthropic-version";
 /// The code of a response that its client doesn't ask for again.
 const NOT_AGAIN: &str = "invalid_prompt";
 
-/// Puts errors into the form of the family whose client asks.
-pub(in crate::http) async fn in_its_form(request: Request, next: Next) -> Response {
-    let family = family_of(request.uri().path(), request.headers());
-    let id = request.extensions().get::<RequestId>().cloned();
-    let mut response = next.run(request).await;
-    if let Some(error) = response.extensions_mut().remove::<ErrorResponse>()
-        && matches!(family, Family::Anthropic | Family::Ollama)
-    {
-        let mut json = whole(family, &json!(error.object_for(family)));
-        if let (Family::Anthropic, Some(id)) = (family, id) {
-            json["request_id"] = id.as_str().into();
-        }
-        // A router within this one may have added the length of what it had.
-        response.headers_mut().remove(header::CONTENT_LENGTH);
-        *response.body_mut() = Body::from(json.to_string());
-    }
-    response
-}
-
-fn family_of(path: &str, headers: &HeaderMap) -> Family {
-    match Family::of_path(path) {
-        Family::OpenAi if headers.contains_key(ANTHROPIC_VERSION) => Family::Anthropic,
+/// The family whose client sends the request.
+pub(in crate::http) fn of_request(request: &Request) -> Family {
+    match Family::of_path(request.uri().path()) {
+        Family::OpenAi if request.headers().contains_key(ANTHROPIC_VERSION) => Family::Anthropic,
         family => family,
     }
+}
+
+/// Puts an error into the form of this family.
+pub(in crate::http) fn put_in_form(response: &mut Response, family: Family, id: &RequestId) {
+    let Some(error) = response.extensions_mut().remove::<ErrorResponse>() else {
+        return;
+    };
+    if !matches!(family, Family::Anthropic | Family::Ollama) {
+        return;
+    }
+    let mut json = whole(family, &json!(error.object_for(family)));
+    if family == Family::Anthropic {
+        json["request_id"] = id.as_str().into();
+    }
+    // A router within this one may have added the length of what it had.
+    response.headers_mut().remove(header::CONTENT_LENGTH);
+    *response.body_mut() = Body::from(json.to_string());
 }
 
 impl ErrorResponse {

@@ -26,7 +26,7 @@ pub(super) enum FormBody {
         model: ModelName,
         stream: bool,
         body: RequestBody,
-        reading: Reading,
+        reading: Box<Reading>,
     },
 }
 
@@ -117,13 +117,13 @@ impl BegunForm {
             model,
             stream,
             body,
-            reading: Reading {
+            reading: Box::new(Reading {
                 endpoint: self.endpoint,
                 left: self.bytes - read,
                 form: self.form,
                 incoming,
                 into,
-            },
+            }),
         }
     }
 }
@@ -171,12 +171,20 @@ fn bad_form(bad: BadForm) -> BodyFault {
 
 /// What `answering` gives, unless something is wrong with the rest of the body, which is read meanwhile.
 pub(super) async fn while_reading<T>(
-    reading: Option<Reading>,
+    reading: Option<Box<Reading>>,
+    answering: impl Future<Output = Result<T, InferenceError>> + Unpin,
+) -> Result<T, InferenceError> {
+    match reading {
+        None => answering.await,
+        // On the heap, so that the others hold no room for it.
+        Some(reading) => Box::pin(while_reading_on(reading, answering)).await,
+    }
+}
+
+async fn while_reading_on<T>(
+    mut reading: Box<Reading>,
     answering: impl Future<Output = Result<T, InferenceError>>,
 ) -> Result<T, InferenceError> {
-    let Some(mut reading) = reading else {
-        return answering.await;
-    };
     let mut answering = std::pin::pin!(answering);
     let answered = tokio::select! {
         biased;
@@ -240,7 +248,8 @@ mod tests {
             into,
         };
         let failed = async { Err::<(), _>(InferenceError::NotReady(Missing::Journal)) };
-        while_reading(Some(reading), failed).await.expect_err("it failed");
+        let failing = while_reading(Some(Box::new(reading)), Box::pin(failed));
+        failing.await.expect_err("it failed");
         assert_eq!(come.load(Ordering::SeqCst), PIECES, "all were read");
         drop(body);
     }

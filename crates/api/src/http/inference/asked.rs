@@ -33,7 +33,7 @@ pub(super) struct Asked {
     pub path: String,
     pub body: RequestBody,
     /// What reads the rest of the body, if it isn't all there.
-    pub reading: Option<Reading>,
+    pub reading: Option<Box<Reading>>,
 }
 
 /// A request, but for its body.

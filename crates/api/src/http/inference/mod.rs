@@ -15,12 +15,12 @@ mod waiting;
 
 pub(super) use respond::event_stream;
 
-use self::asked::{Asked, Head};
+use self::{arriving::Reading, asked::Head};
 use super::{ApiError, AppState, ollama, request_id::RequestId};
 use crate::{
     inference::{
         BadBody, BadOption, CurrentPhase, Endpoint, InferenceError, InferenceRequest, Options, WakeMode,
-        endpoint::SHOW, headers,
+        endpoint::SHOW, headers::PassedOn,
     },
     keys::Caller,
 };
@@ -29,15 +29,52 @@ use axum::{
     extract::{Request, State},
     response::{IntoResponse, Response},
 };
+use futures::{FutureExt, future::BoxFuture};
+use std::borrow::Cow;
 
 /// Answers a request for `path`, one of the endpoint's.
-pub(super) async fn infer(
+///
+/// A request may wait for minutes. So each step is a future of its own on the heap, which ends before the next one begins: while the
+/// request waits, there is no room for what reads it, and its head is gone, which would keep a buffer of its connection.
+pub(super) fn infer(
     endpoint: &'static Endpoint,
-    path: &str,
+    path: impl Into<Cow<'static, str>>,
     State(state): State<AppState>,
     Extension(id): Extension<RequestId>,
     request: Request,
-) -> Result<Response, ApiError> {
+) -> BoxFuture<'static, Result<Response, ApiError>> {
+    let reading = read(endpoint, path.into(), state.clone(), id, request).boxed();
+    let answering = async move {
+        let Read {
+            request,
+            stream,
+            rest,
+        } = reading.await?;
+        let answering = if stream {
+            waiting::respond_when_known(state, request, rest).boxed()
+        } else {
+            respond_whole(state, request, rest).boxed()
+        };
+        answering.await
+    };
+    answering.boxed()
+}
+
+/// A request as far as it has been read.
+struct Read {
+    request: Box<InferenceRequest>,
+    stream: bool,
+    /// What reads the rest of its body, if it isn't all there.
+    rest: Option<Box<Reading>>,
+}
+
+async fn read(
+    endpoint: &'static Endpoint,
+    path: Cow<'static, str>,
+    state: AppState,
+    id: RequestId,
+    request: Request,
+) -> Result<Read, ApiError> {
     let (mut parts, body) = request.into_parts();
     let caller = parts.extensions.remove::<Caller>().ok_or(ApiError::NotReady)?;
     let mut options = Options::read(&parts.headers, state.limits.timings.wait, caller.progress())?;
@@ -49,41 +86,41 @@ pub(super) async fn infer(
         caller: &caller,
         options: &options,
         endpoint,
-        path,
+        path: &path,
         parts: &parts,
     };
-    // On the heap, so that a request that waits holds no room for what reads requests.
-    let Asked {
-        model,
-        member,
-        stream,
-        path: sent_path,
-        body,
-        reading,
-    } = Box::pin(head.asked(body)).await?;
-    let request = InferenceRequest {
+    let asked = head.asked(body).await?;
+    let request = Box::new(InferenceRequest {
         endpoint,
-        path: sent_path,
-        model,
-        member,
+        path: asked.path,
+        model: asked.model,
+        member: asked.member,
         caller,
         request_id: id.as_str().to_owned(),
         options,
-        headers: headers::passed_on(&parts.headers),
-        body,
-    };
-    drop(parts);
-    if stream {
-        waiting::respond_when_known(state, request, reading).await
-    } else {
-        let phase = CurrentPhase::default();
-        let answering = Box::pin(state.inference.answer(&request, &phase));
-        match arriving::while_reading(reading, answering).await {
-            Err(InferenceError::Asleep { .. }) if path == SHOW => {
-                Ok(ollama::show(&state, &request).into_response())
-            }
-            answered => Ok(respond::respond(endpoint, answered?, None)?),
+        headers: PassedOn::of(&parts.headers),
+        body: asked.body,
+    });
+    Ok(Read {
+        request,
+        stream: asked.stream,
+        rest: asked.reading,
+    })
+}
+
+/// Answers a request for anything but a stream.
+async fn respond_whole(
+    state: AppState,
+    request: Box<InferenceRequest>,
+    rest: Option<Box<Reading>>,
+) -> Result<Response, ApiError> {
+    let phase = CurrentPhase::default();
+    let answering = Box::pin(state.inference.answer(&request, &phase));
+    match arriving::while_reading(rest, answering).await {
+        Err(InferenceError::Asleep { .. }) if request.path == SHOW => {
+            Ok(ollama::show(&state, &request).into_response())
         }
+        answered => Ok(respond::respond(request.endpoint, answered?, None)?),
     }
 }
 

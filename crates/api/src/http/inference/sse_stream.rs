@@ -50,7 +50,8 @@ pub(super) fn body(
     due: Instant,
 ) -> Body {
     let (family, end) = (endpoint.family, endpoint.stream_end());
-    let stream = SseStream {
+    // On the heap, so that its future holds one of them and not three.
+    let stream = Box::new(SseStream {
         pieces,
         family,
         end,
@@ -60,7 +61,7 @@ pub(super) fn body(
         position: Position::new(end),
         has_begun: false,
         ends_by: None,
-    };
+    });
     let span = Span::current();
     let pieces = stream::unfold(Some(stream), move |stream| {
         let next = async { stream?.next().await };
@@ -84,10 +85,10 @@ struct SseStream {
     ends_by: Option<Instant>,
 }
 
-type Next = (Result<Bytes, ApiError>, Option<SseStream>);
+type Next = (Result<Bytes, ApiError>, Option<Box<SseStream>>);
 
 impl SseStream {
-    async fn next(mut self) -> Option<Next> {
+    async fn next(mut self: Box<Self>) -> Option<Next> {
         let keepalives = self.keepalives.as_ref();
         let speaking = keepalives.filter(|_| self.ends_by.is_none() && self.position.is_between_events());
         let due = speaking.map(|_| sleep_until(self.due));

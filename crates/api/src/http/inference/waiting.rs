@@ -21,8 +21,8 @@ use tracing::{Instrument, Span};
 /// Answers a request for a stream.
 pub(super) async fn respond_when_known(
     state: AppState,
-    request: InferenceRequest,
-    reading: Option<Reading>,
+    request: Box<InferenceRequest>,
+    rest: Option<Box<Reading>>,
 ) -> Result<Response, ApiError> {
     let phase = Arc::new(CurrentPhase::default());
     let keepalives = Keepalives::new(&state, &request, phase.clone());
@@ -31,7 +31,7 @@ pub(super) async fn respond_when_known(
     let ignores_should_retry = request.options.ignores_should_retry;
     let answering = async move {
         let answering = Box::pin(state.inference.answer(&request, &phase));
-        while_reading(reading, answering).await
+        while_reading(rest, answering).await
     };
     let mut answering = answering.instrument(Span::current()).boxed();
     let Some(keepalives) = keepalives else {
@@ -47,7 +47,7 @@ pub(super) async fn respond_when_known(
     }
     let (phase, snapshot) = (keepalives.phase(), keepalives.snapshot());
     let wake_id = snapshot.and_then(|snapshot| snapshot.provider.status.wake().map(|wake| wake.id));
-    let events = answering.then(move |answered| as_events(family, answered));
+    let events = answering.then(move |answered| as_events(family, answered).boxed());
     let events = events.into_stream().flatten().boxed();
     let body = sse_stream::body(events, endpoint, Break::Event, Some(keepalives), Instant::now());
     let mut response = begun_stream(family, body);
