@@ -71,7 +71,7 @@ pub struct Create {
     /// of comments [default: by the client].
     #[arg(long, value_name = "FORM", value_parser = PROGRESS)]
     pub progress: Option<String>,
-    /// How soon its requests have their turn where requests wait for a provider.
+    /// How soon its requests have their turn where requests wait for a provider: high, normal or low.
     #[arg(long, value_name = "CLASS", default_value_t, value_parser = one_of::<Priority>(PRIORITIES))]
     pub priority: Priority,
     #[command(flatten)]

@@ -199,13 +199,16 @@ impl Owner {
             Some(failure) => {
                 let (name, stage, reason) = (self.name(), &failure.stage, &failure.reason);
                 warn!(provider.name = %name, "{name} could not be put to sleep: {stage}: {reason}");
-                self.reported.doubt();
                 self.sleep.rest_wanted = self.sleep.rest_wanted.or(ordered);
             }
         }
         let why = "nobody waited for it any longer, so its recipe was ended (cancel_wake)";
         let failure = WakeFailure::new(WakeFailureKind::NotNeeded, "wake", why);
         self.woken(wake, Outcome::of(failure).after(waited));
+        if sleep.failure.is_some() {
+            // It may be up all the same, which a probe finds out at once.
+            self.reported.doubt();
+        }
     }
 
     fn run_wake(&mut self, wake: WakeId, waited: Option<Stage>) {
