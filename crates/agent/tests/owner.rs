@@ -14,7 +14,7 @@ use control::{Control, EPOCH, now};
 use owned::Owned;
 use reveille_agent::{
     hub::Superseded,
-    provider::{Asked, Input, Symptom},
+    provider::{Asked, Input, SleepResult, Symptom},
 };
 use reveille_bus::wakes::WakeMessage;
 use reveille_domain::{
@@ -857,6 +857,38 @@ async fn an_order_to_sleep_during_a_wake_is_refused_for_what_it_is() {
     assert_eq!(owned.handle.sleep().await, Err("it is being woken".to_owned()));
     backend.release();
     owned.until(Active).await;
+}
+
+#[tokio::test]
+async fn an_order_to_sleep_while_an_unwanted_wake_ends_is_carried_out_even_if_the_backend_stays_up_then() {
+    let backend = Backend::start().await;
+    let cancels = "models = [\"m\"]\ncancel_wake = \"when_unwanted\"";
+    let config = put_to_sleep_by(&backend, "/slow-sleep")
+        .replace("/wake\"", "/slow-wake\"")
+        .replace("models = [\"m\"]", cancels);
+    let owned = Owned::start(&(config + "\ntimeout = \"5s\""));
+    owned.until(Hibernating).await;
+    let clock = StoppedClock::stop();
+    let wake = owned.wake_for_request();
+    let runs = || !backend.wakes().is_empty();
+    clock.pass_until("the recipe", runs).await;
+    let unwanted = WakeMessage {
+        wanted: false,
+        ..wake
+    };
+    owned.handle.send(Input::Wake(unwanted));
+    let sleeps = |times| {
+        let backend = &backend;
+        move || backend.sleeps() == times
+    };
+    clock.pass_until("the sleep recipe", sleeps(1)).await;
+    backend.wake_up();
+    assert_eq!(owned.handle.sleep().await, Ok(()));
+    clock.pass_until("the order's own", sleeps(2)).await;
+    backend.release();
+    let is_asleep = || owned.handle.last_sleep.result() == Some(SleepResult::Asleep);
+    clock.pass_until("the sleep", is_asleep).await;
+    assert_eq!(owned.control.sleeps(), [SleepReason::Operator]);
 }
 
 #[tokio::test]

@@ -8,6 +8,7 @@
 //! - [`heartbeats`] and [`NatsClock`]: who is alive, and the time that all replicas share.
 //! - [`control`], [`wakes`], [`orders`]: the messages between agents and control.
 //! - [`open_files`]: the limit of open files, in every process.
+//! - [`permits`]: fair queues of those that wait for a resource, in replicas and agents.
 //! - [`private_file`]: files and folders for their owner alone, in every process.
 //! - [`relay`]: inference requests and responses, frame by frame.
 //! - [`JournalHealth`]: what keeps a process from using its journal.
@@ -34,6 +35,7 @@ mod messages;
 pub mod open_files;
 mod ordered_reader;
 pub mod orders;
+pub mod permits;
 pub mod private_file;
 mod refusals;
 pub mod relay;

@@ -5,14 +5,14 @@
 use crate::{data_dir, failure::Failure};
 use clap::{
     Args, ValueEnum,
-    builder::{FalseyValueParser, PossibleValuesParser, TypedValueParser},
+    builder::{FalseyValueParser, PossibleValuesParser, RangedU64ValueParser, TypedValueParser},
 };
 use jiff::{SignedDuration, Timestamp};
 use reveille_agent::config::{Config, parse_duration};
 use reveille_api::origin::{Host, Origin};
 use reveille_bus::{is_loopback_ip, relay::MAX_BODY_BYTES};
 use reveille_domain::{AgentName, ModelName};
-use std::{net::SocketAddr, ops::RangeInclusive, path::PathBuf, str::FromStr, time::Duration};
+use std::{error::Error, net::SocketAddr, ops::RangeInclusive, path::PathBuf, str::FromStr, time::Duration};
 use url::Url;
 
 /// Where the API listens by default: reachable from this machine only.
@@ -300,9 +300,14 @@ impl Limit {
 /// One of a few words, which help and completions offer.
 pub fn one_of<T>(words: impl IntoIterator<Item = &'static str>) -> impl TypedValueParser<Value = T>
 where
-    T: FromStr<Err = String> + Clone + Send + Sync + 'static,
+    T: FromStr<Err: Into<Box<dyn Error + Send + Sync>>> + Clone + Send + Sync + 'static,
 {
     PossibleValuesParser::new(words).try_map(|word| word.parse::<T>())
+}
+
+/// A number of one or more.
+pub fn some() -> RangedU64ValueParser<usize> {
+    RangedU64ValueParser::new().range(1..)
 }
 
 /// An address and a port, such as `127.0.0.1:8420`.

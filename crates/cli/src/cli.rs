@@ -212,4 +212,50 @@ mod tests {
     fn the_command_line_is_consistent() {
         Cli::command().debug_assert();
     }
+
+    /// What the program says of a command line that it refuses.
+    fn refused(line: &str) -> String {
+        let refused = Cli::try_parse_from(line.split_whitespace());
+        refused.map(|_| ()).expect_err(line).to_string()
+    }
+
+    #[test]
+    fn a_word_that_is_none_of_a_few_is_refused_with_those() {
+        for (line, words) in [
+            (
+                "reveille key create --name k --scope query --priority urgent",
+                "high, normal, low",
+            ),
+            (
+                "reveille key create --name k --scope query --progress some",
+                "comment, delta, reasoning, off",
+            ),
+            (
+                "reveille llms --status up",
+                "active, waking, hibernating, down, inactive",
+            ),
+            ("reveille wakes --outcome ended", "in_flight, succeeded, failed"),
+            ("reveille llms --sort age", "name, -name, status"),
+            ("reveille llms --output yaml", "table, json"),
+        ] {
+            let said = refused(line);
+            assert!(said.contains(&format!("possible values: {words}")), "{said}");
+        }
+    }
+
+    #[test]
+    fn a_limit_that_would_let_nobody_in_is_refused() {
+        for flag in ["--max-waiting", "--max-connections"] {
+            let said = refused(&format!("reveille api --nats nats://127.0.0.1 {flag} 0"));
+            assert!(said.contains(flag) && said.contains("1.."), "{said}");
+        }
+        for flag in ["--max-body", "--limit"] {
+            let command = if flag == "--limit" {
+                "llms"
+            } else {
+                "api --nats nats://127.0.0.1"
+            };
+            assert!(refused(&format!("reveille {command} {flag} 0")).contains(flag));
+        }
+    }
 }

@@ -1,7 +1,7 @@
 //! `reveille key`: creates, lists, rotates and revokes API keys.
 
 use crate::{
-    args::{Format, Listing, duration},
+    args::{Format, Listing, duration, one_of},
     client::{self, ApiClient, Row, field, table},
     failure::Failure,
 };
@@ -14,6 +14,9 @@ const PATH: &str = "/reveille/v1/keys";
 
 /// How a stream may report that it waits.
 const PROGRESS: [&str; 4] = ["comment", "delta", "reasoning", "off"];
+
+/// The classes of requests that wait.
+const PRIORITIES: [&str; 3] = ["high", "normal", "low"];
 
 const CREATE_EXAMPLES: &str = "\
 Examples:
@@ -69,7 +72,7 @@ pub struct Create {
     #[arg(long, value_name = "FORM", value_parser = PROGRESS)]
     pub progress: Option<String>,
     /// How soon its requests have their turn where requests wait for a provider: high, normal or low.
-    #[arg(long, value_name = "CLASS", default_value_t)]
+    #[arg(long, value_name = "CLASS", default_value_t, value_parser = one_of::<Priority>(PRIORITIES))]
     pub priority: Priority,
     #[command(flatten)]
     pub listing: Listing,

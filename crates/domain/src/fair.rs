@@ -4,7 +4,36 @@
 //! turn, and the earliest is next. So a flow that comes anew waits for one turn of each other one at most, however many wait in
 //! those, and a flow saves nothing up while it is away.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    fmt::Debug,
+};
+
+/// An order of tickets that wait, each in its flow.
+pub trait Line: Debug + Default {
+    /// Whose ticket it is.
+    type Flow: Clone + Debug;
+
+    /// How many wait.
+    fn len(&self) -> usize;
+
+    /// Whether nobody waits.
+    fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Puts a ticket in. One that was taken out before gets its old place in its flow.
+    fn push(&mut self, flow: &Self::Flow, ticket: u64);
+
+    /// Takes out the ticket whose turn it is.
+    fn pop(&mut self) -> Option<u64>;
+
+    /// Takes out a ticket that waits no longer. Returns whether it was there.
+    fn remove(&mut self, flow: &Self::Flow, ticket: u64) -> bool;
+
+    /// How many have their turn before this ticket, if nobody comes or leaves.
+    fn ahead_of(&self, flow: &Self::Flow, ticket: u64) -> usize;
+}
 
 /// Gives turns to flows. A flow's share is inverse to the cost of its turns.
 #[derive(Debug)]
@@ -111,21 +140,14 @@ impl<F> Default for FairLine<F> {
     }
 }
 
-impl<F: Clone + Ord> FairLine<F> {
-    /// How many wait.
-    #[must_use]
-    pub fn len(&self) -> usize {
+impl<F: Clone + Debug + Ord> Line for FairLine<F> {
+    type Flow = F;
+
+    fn len(&self) -> usize {
         self.len
     }
 
-    /// Whether nobody waits.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.len == 0
-    }
-
-    /// Puts a ticket in. One that was taken out before gets its old place in its flow.
-    pub fn push(&mut self, flow: &F, ticket: u64) {
+    fn push(&mut self, flow: &F, ticket: u64) {
         self.turns.enter(flow, 1);
         let waiting = self.waiting.entry(flow.clone()).or_default();
         let at = waiting.partition_point(|other| *other < ticket);
@@ -133,8 +155,7 @@ impl<F: Clone + Ord> FairLine<F> {
         self.len += 1;
     }
 
-    /// Takes out the ticket whose turn it is.
-    pub fn pop(&mut self) -> Option<u64> {
+    fn pop(&mut self) -> Option<u64> {
         let flow = self.turns.first()?.clone();
         let waiting = self.waiting.get_mut(&flow)?;
         let ticket = waiting.pop_front()?;
@@ -147,8 +168,7 @@ impl<F: Clone + Ord> FairLine<F> {
         Some(ticket)
     }
 
-    /// Takes out a ticket that waits no longer. Returns whether it was there.
-    pub fn remove(&mut self, flow: &F, ticket: u64) -> bool {
+    fn remove(&mut self, flow: &F, ticket: u64) -> bool {
         let Some(waiting) = self.waiting.get_mut(flow) else {
             return false;
         };
@@ -164,9 +184,7 @@ impl<F: Clone + Ord> FairLine<F> {
         true
     }
 
-    /// How many have their turn before this ticket, if nobody comes or leaves.
-    #[must_use]
-    pub fn ahead_of(&self, flow: &F, ticket: u64) -> usize {
+    fn ahead_of(&self, flow: &F, ticket: u64) -> usize {
         let own = self.waiting.get(flow);
         let rank = own.map_or(0, |own| own.partition_point(|other| *other < ticket));
         let others = self.waiting.iter().filter(|(other, _)| *other != flow);

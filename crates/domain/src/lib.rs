@@ -28,7 +28,7 @@ pub use agent::{
 };
 pub use balancing::{Balancing, CONCURRENCIES, InvalidBalancing, PRIORITIES, WEIGHTS};
 pub use counted::counted;
-pub use fair::{FairLine, Turns};
+pub use fair::{FairLine, Line, Turns};
 pub use ids::{CommandId, Epoch, ReportId, ReportSeq, SessionId, TokenId, WakeId};
 pub use key::{Key, KeyCommand, KeyEvent, KeyRejection, Priority, Scope, Scopes};
 pub use model::{MAX_CAPABILITIES, ModelDetails, latest_alias, named};

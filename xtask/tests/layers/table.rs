@@ -194,6 +194,7 @@ const BUS: Layers = Layers {
             "error",
             "loopback",
             "open_files",
+            "permits",
             "private_file",
             "refusals",
             "retry_log",

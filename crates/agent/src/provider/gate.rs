@@ -5,12 +5,16 @@
 //! which they came, those of each replica of the API in turn with those of the others.
 
 use parking_lot::{Mutex, MutexGuard};
+use reveille_bus::permits::{Offer, Permit, Permits};
 use reveille_domain::{Availability, FairLine};
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 use tokio::{
-    sync::{Notify, oneshot},
+    sync::Notify,
     time::{Instant, sleep_until, timeout_at},
 };
+
+/// Those of one replica wait in one flow.
+type Replica = String;
 
 /// Lets requests through while the backend is believed to be up, and counts them.
 #[derive(Debug, Clone)]
@@ -19,6 +23,8 @@ pub struct Gate(Arc<Shared>);
 #[derive(Debug)]
 struct Shared {
     state: Mutex<State>,
+    /// The turns at the backend.
+    turns: Permits<(), FairLine<Replica>>,
     /// Notified when the last request leaves.
     emptied: Notify,
     /// Notified when the first request after a wake enters.
@@ -47,18 +53,6 @@ struct State {
     /// Until when the first of the requests that waited for a wake is expected.
     expected_until: Option<Instant>,
     availability: Option<Availability>,
-    turns: Turns,
-}
-
-/// Who has a turn at the backend, and who waits for one.
-#[derive(Debug, Default)]
-struct Turns {
-    /// How many may have one; `None` without a limit.
-    limit: Option<u32>,
-    taken: u32,
-    line: FairLine<String>,
-    waiting: HashMap<u64, oneshot::Sender<()>>,
-    tickets: u64,
 }
 
 /// A request's slot at the backend, to be dropped at the end of the request.
@@ -66,21 +60,14 @@ struct Turns {
 pub struct Slot {
     gate: Gate,
     connected: bool,
-    turn: Option<Turn>,
-}
-
-/// A turn that a request has, or waits for.
-#[derive(Debug)]
-struct Turn {
-    replica: String,
-    ticket: u64,
+    turn: Option<Permit<(), FairLine<Replica>>>,
 }
 
 /// There was no turn in time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct NoTurn {
     /// How many requests may have one.
-    pub limit: u32,
+    pub limit: usize,
     /// How many others still waited for one.
     pub waiting: usize,
 }
@@ -102,13 +89,15 @@ impl Gate {
             entries: 0,
             expected_until: None,
             availability: None,
-            turns: Turns::default(),
         };
-        Self(Arc::new(Shared {
+        let gate = Self(Arc::new(Shared {
             state: Mutex::new(state),
+            turns: Permits::new(usize::MAX),
             emptied: Notify::new(),
             arrived: Notify::new(),
-        }))
+        }));
+        gate.limit(None);
+        gate
     }
 
     /// Lets no request in for this reason, or does so again as far as the gate is open.
@@ -143,9 +132,11 @@ impl Gate {
 
     /// Sets how many requests may have their turn at the backend at a time. Those that have theirs keep it.
     pub(crate) fn limit(&self, limit: Option<u32>) {
-        let mut state = self.lock();
-        state.turns.limit = limit;
-        state.turns.give();
+        let offer = Offer {
+            permits: limit.map_or(usize::MAX, |limit| limit as usize),
+            is_open: true,
+        };
+        self.0.turns.offer(&(), Some(offer));
     }
 
     /// How many requests are inside.
@@ -312,45 +303,6 @@ impl State {
     }
 }
 
-impl Turns {
-    /// Lets a request of the replica wait for its turn, of which the receiver tells it.
-    fn wait(&mut self, replica: &str) -> (Turn, oneshot::Receiver<()>) {
-        self.tickets += 1;
-        let turn = Turn {
-            replica: replica.to_owned(),
-            ticket: self.tickets,
-        };
-        let (give, given) = oneshot::channel();
-        self.waiting.insert(turn.ticket, give);
-        self.line.push(&turn.replica, turn.ticket);
-        self.give();
-        (turn, given)
-    }
-
-    /// Gives free turns to those who are next.
-    fn give(&mut self) {
-        while self.limit.is_none_or(|limit| self.taken < limit)
-            && let Some(ticket) = self.line.pop()
-        {
-            self.taken = self.taken.saturating_add(1);
-            if let Some(waiting) = self.waiting.remove(&ticket) {
-                // Whoever leaves at this moment gives it back.
-                let _ = waiting.send(());
-            }
-        }
-    }
-
-    /// The request has or wants no turn any longer.
-    fn leave(&mut self, turn: &Turn) {
-        if self.waiting.remove(&turn.ticket).is_some() {
-            self.line.remove(&turn.replica, turn.ticket);
-        } else {
-            self.taken = self.taken.saturating_sub(1);
-            self.give();
-        }
-    }
-}
-
 impl Slot {
     /// Waits until it's the request's turn at the backend. One that has its turn keeps it.
     ///
@@ -360,18 +312,18 @@ impl Slot {
         if self.turn.is_some() {
             return Ok(());
         }
-        let (turn, given) = self.gate.lock().turns.wait(replica);
-        self.turn = Some(turn);
-        if timeout_at(by, given).await.is_ok() {
+        let turns = &self.gate.0.turns;
+        let mut queued = turns.come(turns.ticket(), replica.to_owned());
+        let joined = queued.join(&());
+        debug_assert!(joined.is_ok(), "any number may wait");
+        if let Ok(turn) = timeout_at(by, queued.permit()).await {
+            self.turn = Some(turn);
             return Ok(());
         }
-        let mut state = self.gate.lock();
-        if let Some(turn) = self.turn.take() {
-            state.turns.leave(&turn);
-        }
+        drop(queued);
         Err(NoTurn {
-            limit: state.turns.limit.unwrap_or_default(),
-            waiting: state.turns.line.len(),
+            limit: turns.offered(&()).map_or(0, |offer| offer.permits),
+            waiting: turns.state(&()).waiting,
         })
     }
 
@@ -397,9 +349,6 @@ impl Drop for Slot {
     fn drop(&mut self) {
         let mut state = self.gate.lock();
         state.in_flight = state.in_flight.saturating_sub(1);
-        if let Some(turn) = &self.turn {
-            state.turns.leave(turn);
-        }
         if self.connected {
             state.connected = state.connected.saturating_sub(1);
         }
@@ -559,14 +508,14 @@ mod tests {
         assert_eq!(stays.await.expect("no panic"), Err(none));
         drop(holds);
         assert_eq!(late.await.expect("no panic"), Ok(5));
-        let raised = [request(&gate, "a"), request(&gate, "a"), request(&gate, "a")];
+        let waiting = [(); 3].map(|()| request(&gate, "a"));
         tokio::task::yield_now().await;
         gate.limit(Some(2));
         let mut waited = vec![];
-        for request in raised {
+        for request in waiting {
             waited.push(request.await.expect("no panic").expect("a turn"));
         }
-        assert_eq!(waited, [0, 0, 1]);
+        assert_eq!(waited, [0, 0, 1], "a raised limit counts at once");
         gate.limit(None);
         let all: Vec<_> = (0..9).map(|_| request(&gate, "a")).collect();
         for request in all {

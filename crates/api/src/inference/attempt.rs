@@ -2,34 +2,34 @@
 
 use super::{
     Inference, InferenceError, InferenceResponse, Phase, WakeMode, dispatch::Run, health::Failure,
-    queue::Slot, retry_policy::Outcome,
+    leeway::Leeway, queue::Slot, retry_policy::Outcome,
 };
 use crate::{
     registry::ProviderSnapshot,
     wakes::{WakeError, time_left, time_until_awake},
 };
-use reveille_bus::relay::{FaultCode, RelayFault};
-use reveille_domain::{ProviderId, WakeId};
+use reveille_bus::relay::{FaultCode, RelayError, RelayFault};
+use reveille_domain::WakeId;
 use std::sync::Arc;
 use tokio::time::Instant;
 
 impl Inference {
-    /// One attempt at `chosen`, or at another member of its pool that has a slot sooner and where the request wasn't `tried`.
-    /// Afterwards `chosen` is the provider as it was when the request was sent.
+    /// One attempt at `chosen`, or at another member of its pool that has a slot sooner. Afterwards `chosen` is the provider as it
+    /// was when the request was sent.
     pub(super) async fn attempt(
         &self,
         run: &Run<'_>,
         chosen: &mut Arc<ProviderSnapshot>,
-        tried: &[ProviderId],
+        leeway: &mut Leeway,
     ) -> Outcome {
         let got = if run.request.takes_a_turn() {
-            let slot = self.slot(run, chosen, tried).await;
+            let slot = self.slot(run, chosen, leeway).await;
             slot.map(|(slot, wake_id)| (Some(slot), wake_id))
         } else {
             self.once_awake(run, chosen).await.map(|wake_id| (None, wake_id))
         };
         match got {
-            Ok((slot, wake_id)) => self.send(run, chosen, slot, wake_id).await,
+            Ok((slot, wake_id)) => self.send(run, chosen, slot, wake_id, leeway).await,
             Err(error) => Outcome::Refused(error),
         }
     }
@@ -41,6 +41,7 @@ impl Inference {
         chosen: &mut Arc<ProviderSnapshot>,
         slot: Option<Slot>,
         wake_id: Option<WakeId>,
+        leeway: &mut Leeway,
     ) -> Outcome {
         let provider = chosen.provider.id.clone();
         run.phase.enter(Phase::Queued(provider.clone(), None));
@@ -63,9 +64,18 @@ impl Inference {
         let sent = match reserved {
             Ok(reserved) => {
                 run.phase.enter(Phase::Answering(provider.clone()));
-                let (head, body) = (run.request.head(chosen, run.until), run.request.body.clone());
-                let (agent, epoch) = (&provider.agent, chosen.provider.epoch);
-                reserved.send(agent, epoch, head, body).await
+                let left = leeway.slot_wait(&run.request.options);
+                let turn_by = left.map_or(run.until, |left| run.until.min(Instant::now() + left));
+                let (head, body) = (
+                    run.request.head(chosen, run.until, turn_by),
+                    run.request.body.clone(),
+                );
+                let (agent, epoch, begun) = (&provider.agent, chosen.provider.epoch, Instant::now());
+                let sent = reserved.send(agent, epoch, head, body).await;
+                if matches!(&sent, Err(RelayError::Fault(fault)) if fault.code == FaultCode::Busy) {
+                    leeway.slot_waited += begun.elapsed();
+                }
+                sent
             }
             Err(error) => Err(error),
         };

@@ -95,8 +95,19 @@ pub(super) enum Reach {
     Awake,
 }
 
+impl Tier {
+    /// Whether requests are handed over without a wake.
+    pub const fn is_awake(self) -> bool {
+        match self {
+            Self::Trial | Self::Awake | Self::Doubted | Self::Full | Self::Suspect | Self::Down => true,
+            Self::Waking | Self::Asleep | Self::Reluctant { .. } | Self::Inactive => false,
+        }
+    }
+}
+
 impl Reach {
-    fn includes(self, tier: Tier) -> bool {
+    /// Whether a member of this tier is in reach.
+    pub fn includes(self, tier: Tier) -> bool {
         match self {
             Self::All => true,
             Self::Working => tier < Tier::Suspect,
@@ -241,7 +252,7 @@ impl Equals {
 
 /// What decides between two members of one tier and priority, the smallest first.
 #[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Place {
+enum Preference {
     /// Its conversation wants it: it has it, or is so far from it.
     Wanted { new: bool, distance: u64 },
     /// So busy it is; and when its turn is.
@@ -250,7 +261,7 @@ enum Place {
     Quiet,
 }
 
-impl Place {
+impl Preference {
     fn of(one: &Candidate, equals: &Equals) -> Self {
         let busy = Self::Busy {
             load: one.load(),
@@ -277,9 +288,9 @@ pub(super) fn ranked(candidates: impl IntoIterator<Item = Candidate>, reach: Rea
             let tier = candidate.tier();
             let is_last_resort = tier == Tier::Trial && reach != Reach::All;
             let priority = Reverse(candidate.balancing.priority());
-            let place = Place::of(candidate, &Equals::of(&all, candidate));
+            let preference = Preference::of(candidate, &Equals::of(&all, candidate));
             (
-                (is_last_resort, tier, priority, place, &candidate.provider),
+                (is_last_resort, tier, priority, preference, &candidate.provider),
                 candidate,
             )
         })
@@ -287,16 +298,16 @@ pub(super) fn ranked(candidates: impl IntoIterator<Item = Candidate>, reach: Rea
     ranked.sort_by(|(one, _), (other, _)| one.cmp(other));
     ranked
         .into_iter()
-        .map(|((_, tier, _, place, _), candidate)| Choice {
+        .map(|((_, tier, _, preference, _), candidate)| Choice {
             tier,
-            draw: draw(candidate, &place, &all),
+            draw: draw(candidate, &preference, &all),
             candidate: candidate.clone(),
         })
         .collect()
 }
 
 /// Why a member comes before those behind it.
-fn draw(one: &Candidate, place: &Place, all: &[Candidate]) -> Option<Draw> {
+fn draw(one: &Candidate, preference: &Preference, all: &[Candidate]) -> Option<Draw> {
     let tier = one.tier();
     if !matches!(tier, Tier::Awake | Tier::Doubted) {
         return None;
@@ -309,10 +320,10 @@ fn draw(one: &Candidate, place: &Place, all: &[Candidate]) -> Option<Draw> {
         .filter(|other| other.tier() == tier && other.balancing.priority() == one.balancing.priority())
         .filter_map(|other| other.affinity)
         .all(|other| (!affinity.has_it, affinity.distance) <= (!other.has_it, other.distance));
-    Some(match place {
-        Place::Wanted { new: false, .. } => Draw::Continues,
-        Place::Wanted { .. } if is_preferred => Draw::Begins,
-        Place::Wanted { .. } | Place::Busy { .. } | Place::Quiet => Draw::Diverted,
+    Some(match preference {
+        Preference::Wanted { new: false, .. } => Draw::Continues,
+        Preference::Wanted { .. } if is_preferred => Draw::Begins,
+        Preference::Wanted { .. } | Preference::Busy { .. } | Preference::Quiet => Draw::Diverted,
     })
 }
 

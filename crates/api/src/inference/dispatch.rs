@@ -9,6 +9,7 @@ use super::{
     Startup, Timings, WakeMode,
     affinity::Conversation,
     choice::Reach,
+    leeway::Leeway,
     members::{Attempt, Members},
     model_access,
     queue::Queues,
@@ -69,35 +70,44 @@ impl Run<'_> {
 /// What a request's attempts so far came to.
 #[derive(Default)]
 struct Earlier {
-    /// The providers that don't get the request again.
-    tried: Vec<ProviderId>,
     /// The first that weren't sent anything.
     refusal: Option<InferenceError>,
     /// The last answer of a backend that doesn't serve the request.
     answer: Option<(InferenceResponse, Attempt)>,
+    /// The last that brought no answer, and its provider.
+    missed: Option<(Outcome, Arc<ProviderSnapshot>)>,
     woken_by: Option<WakeId>,
 }
 
 impl Earlier {
-    fn keep(&mut self, outcome: Outcome) {
+    fn keep(&mut self, outcome: Outcome, provider: &Arc<ProviderSnapshot>) {
         match outcome {
+            missed @ Outcome::Missed { .. } => self.missed = Some((missed, provider.clone())),
             Outcome::Refused(error) => _ = self.refusal.get_or_insert(error),
             // One that comes in pieces would hold up its agent.
             Outcome::Answered(response, mut attempt) if matches!(response.body, ResponseBody::Whole(_)) => {
                 attempt.give_slot_back();
                 self.answer = Some((response, attempt));
             }
-            Outcome::Answered(..) | Outcome::Missed { .. } => {}
+            Outcome::Answered(..) => {}
         }
     }
 
-    /// A backend's own words say more than that no other provider could be asked.
-    fn or_answer(&mut self, last: Outcome) -> Outcome {
-        match (last, self.answer.take()) {
-            (Outcome::Refused(_) | Outcome::Missed { .. }, Some((response, attempt))) => {
-                Outcome::Answered(response, attempt)
+    /// What the caller gets of all: a backend's own words say more than that no other provider could be asked, and what became of
+    /// the request at one says more than that another sleeps, which may not be woken for it any more.
+    fn conclusion(
+        &mut self,
+        last: Outcome,
+        provider: Arc<ProviderSnapshot>,
+    ) -> (Outcome, Arc<ProviderSnapshot>) {
+        match (last, self.answer.take(), self.missed.take()) {
+            (Outcome::Refused(_) | Outcome::Missed { .. }, Some((response, attempt)), _) => {
+                (Outcome::Answered(response, attempt), provider)
             }
-            (last, _) => last,
+            (Outcome::Refused(error), None, Some(missed)) if missed.0.was_seen() || error.is_asleep() => {
+                missed
+            }
+            (last, _, _) => (last, provider),
         }
     }
 }
@@ -112,12 +122,14 @@ impl Inference {
         startup: Startup,
         max_waiting: usize,
     ) -> Self {
+        let queues = Queues::new(max_waiting);
+        registry.observe(Arc::new(queues.clone()));
         Self {
             registry,
             waker,
             relay,
             members: Members::new(metrics.clone()),
-            queues: Queues::new(max_waiting),
+            queues,
             timings,
             stored: StoredResponses::default(),
             startup,
@@ -150,10 +162,11 @@ impl Inference {
             ticket: self.queues.ticket(),
             conversation: OnceLock::new(),
         };
-        let (mut policy, mut earlier) = (RetryPolicy::default(), Earlier::default());
+        let (mut policy, mut earlier, mut leeway) =
+            (RetryPolicy::default(), Earlier::default(), Leeway::whole());
         let mut chosen = self.startup.wait_for(run.until, || self.choose(&run)).await?;
         loop {
-            let outcome = self.attempt(&run, &mut chosen, &earlier.tried).await;
+            let outcome = self.attempt(&run, &mut chosen, &mut leeway).await;
             earlier.woken_by = earlier.woken_by.or(outcome.wake_id());
             if let Outcome::Missed { error, .. } = &outcome {
                 // It is asleep, and the journal can't say so, so it can't be woken.
@@ -166,15 +179,16 @@ impl Inference {
             let next = match policy.next_step(&outcome, request.waits(run.until)) {
                 NextStep::Finish => None,
                 NextStep::AskAnother(reach) => {
-                    earlier.tried.push(chosen.provider.id.clone());
-                    self.another(&run, reach, &earlier.tried)
+                    leeway.tried.push(chosen.provider.id.clone());
+                    leeway.reach = reach;
+                    self.another(&run, reach, &leeway.ruled_out())
                 }
-                NextStep::SendAgain(target) => self.find(target, &run, &chosen, &earlier.tried).await,
+                NextStep::SendAgain(target) => self.find(target, &run, &chosen, &leeway.ruled_out()).await,
             };
             let Some(next) = next else {
-                return self.conclude(&run, outcome, &chosen, earlier);
+                return self.conclude(&run, outcome, chosen, earlier);
             };
-            earlier.keep(outcome);
+            earlier.keep(outcome, &chosen);
             chosen = next;
         }
     }
@@ -183,8 +197,6 @@ impl Inference {
         let request = run.request;
         let pool = model_access::pool_for(&self.registry, &self.startup, &request.caller, &request.model)?;
         self.members.forget_withdrawn(&self.registry);
-        let is_published = |id: &ProviderId| self.registry.get(id).is_some();
-        self.queues.forget_withdrawn(self.registry.count(), is_published);
         // What an earlier run of the agent has left inactive is about to be published again.
         if let Some(missing) = self.startup.missing()
             && pool
@@ -220,11 +232,12 @@ impl Inference {
         &self,
         run: &Run<'_>,
         outcome: Outcome,
-        chosen: &ProviderSnapshot,
+        chosen: Arc<ProviderSnapshot>,
         mut earlier: Earlier,
     ) -> Result<InferenceResponse, InferenceError> {
+        let (outcome, chosen) = earlier.conclusion(outcome, chosen);
         let provider = || chosen.provider.id.clone();
-        match earlier.or_answer(outcome) {
+        match outcome {
             Outcome::Answered(mut response, attempt) => {
                 response.wake_id = response.wake_id.or(earlier.woken_by);
                 let is_cold = response.wake_id.is_some();
@@ -261,7 +274,7 @@ impl Inference {
                 provider: provider(),
                 wake_id,
                 error: Box::new(error),
-                failing_for: self.members.failing_for(chosen),
+                failing_for: self.members.failing_for(&chosen),
             }),
         }
     }

@@ -1,6 +1,6 @@
 //! Why an inference request gets no response from a backend.
 
-use super::{Standing, request_body::BodyFault, startup::Missing};
+use super::{QueuePosition, request_body::BodyFault, startup::Missing};
 use crate::wakes::WakeError;
 use reveille_bus::relay::{PRESET_PATHS, RelayError};
 use reveille_domain::{ModelName, ProviderId, WakeId, counted};
@@ -57,15 +57,15 @@ pub(crate) enum InferenceError {
     #[error(
         "{provider} had no free slot within {:.1} s, the longest this request may wait ({header}){}: retry, or wait longer",
         waited.as_secs_f64(),
-        ahead(*standing)
+        ahead(*position)
     )]
     QueueTimedOut {
         provider: ProviderId,
         waited: Duration,
         /// The caller's header that sets this time.
         header: &'static str,
-        /// How it stood at the end.
-        standing: Option<Standing>,
+        /// Where it stood at the end.
+        position: Option<QueuePosition>,
     },
     /// The wake usually takes longer than the caller waits, so the caller hears of it at once; the wake goes on.
     #[error(
@@ -123,8 +123,8 @@ fn listed(some: &[String]) -> String {
     }
 }
 
-fn ahead(standing: Option<Standing>) -> String {
-    let ahead = standing.map_or(0, |standing| standing.place.saturating_sub(1));
+fn ahead(position: Option<QueuePosition>) -> String {
+    let ahead = position.map_or(0, |position| position.place.saturating_sub(1));
     if ahead == 0 {
         String::new()
     } else {
@@ -169,6 +169,11 @@ impl InferenceError {
             | Self::Body(_)
             | Self::CutShort { .. } => false,
         }
+    }
+
+    /// Whether the provider sleeps, and may not be woken for the request.
+    pub const fn is_asleep(&self) -> bool {
+        matches!(self, Self::Asleep { .. })
     }
 
     /// Whether the caller's key may not start another wake.

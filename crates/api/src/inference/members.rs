@@ -99,26 +99,11 @@ impl Members {
         reach: Reach,
         not: &[ProviderId],
     ) -> Option<Arc<ProviderSnapshot>> {
-        self.choose_if(conversation, pool, reach, not, |_| true)
-    }
-
-    /// The same if it is in a tier that `suits`.
-    pub fn choose_if(
-        &self,
-        conversation: impl FnOnce() -> Option<Conversation>,
-        pool: &[Arc<ProviderSnapshot>],
-        reach: Reach,
-        not: &[ProviderId],
-        suits: impl FnOnce(Tier) -> bool,
-    ) -> Option<Arc<ProviderSnapshot>> {
         let conversation = if pool.len() > 1 { conversation() } else { None };
         let now = Instant::now();
         let mut inner = self.inner.lock();
         let candidates = inner.candidates(conversation, pool, not, now);
         let best = ranked(candidates, reach).into_iter().next()?;
-        if !suits(best.tier) {
-            return None;
-        }
         inner.chosen(&best, conversation, now);
         drop(inner);
         let provider = &best.candidate.provider;
@@ -131,18 +116,33 @@ impl Members {
         chosen.cloned()
     }
 
-    /// The members of `pool` that are awake and not known to fail, except `not`.
-    pub fn awake(&self, pool: &[Arc<ProviderSnapshot>], not: &[ProviderId]) -> Vec<Arc<ProviderSnapshot>> {
+    /// The members of `pool`, except `not`, in which a request may look for a slot, the best first: those in `reach`, and those
+    /// that are awake and for which it `waits` already. None of them counts as chosen.
+    pub fn tiers(
+        &self,
+        pool: &[Arc<ProviderSnapshot>],
+        reach: Reach,
+        not: &[ProviderId],
+        waits: &[ProviderId],
+    ) -> Vec<(ProviderId, Tier)> {
         let candidates = self.inner.lock().candidates(None, pool, not, Instant::now());
-        let awake = candidates
-            .iter()
-            .filter(|candidate| matches!(candidate.tier(), Tier::Awake | Tier::Doubted | Tier::Full));
-        let snapshot = |candidate: &Candidate| {
-            let mut pool = pool.iter();
-            pool.find(|snapshot| snapshot.provider.id == candidate.provider)
-                .cloned()
-        };
-        awake.filter_map(snapshot).collect()
+        let beyond = candidates.iter().filter(|candidate| {
+            let tier = candidate.tier();
+            !reach.includes(tier) && tier.is_awake() && waits.contains(&candidate.provider)
+        });
+        let beyond: Vec<_> = beyond
+            .map(|candidate| (candidate.provider.clone(), candidate.tier()))
+            .collect();
+        let in_reach = ranked(candidates, reach).into_iter();
+        let in_reach = in_reach.map(|choice| (choice.candidate.provider, choice.tier));
+        in_reach.chain(beyond).collect()
+    }
+
+    /// A request finds out whether this member still fails.
+    pub fn tries(&self, provider: &ProviderId) {
+        if let Some(suspicion) = &mut self.inner.lock().member(provider).suspicion {
+            suspicion.tried(Instant::now());
+        }
     }
 
     /// The request goes to this member instead of the one that was chosen.

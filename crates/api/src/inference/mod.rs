@@ -14,6 +14,7 @@ mod error;
 mod form;
 pub(crate) mod headers;
 mod health;
+mod leeway;
 mod loading;
 mod members;
 mod model_access;
@@ -27,6 +28,7 @@ mod request_body;
 mod resend;
 mod retry_policy;
 mod slot;
+mod slot_policy;
 mod startup;
 mod stored;
 
@@ -41,7 +43,7 @@ pub(crate) use model_access::{Pools, pool_for, pools_for};
 pub(crate) use options::{BadOption, COMMENTS_FOR, Options, Progress, WakeMode};
 pub(crate) use peek::{AskedModel, BadBody, MAX_DEPTH, check_case, checked_model, peek};
 pub(crate) use phase::{CurrentPhase, Phase};
-pub(crate) use queue::{QueueView, Standing};
+pub(crate) use queue::{QueuePosition, QueueView};
 #[cfg(test)]
 pub(crate) use relay::Reserved;
 pub(crate) use relay::{Relay, ResponseBody};

@@ -1,6 +1,6 @@
 //! A caller's options, in headers: how to treat a sleeping model, how long to wait, how to report progress, how soon to have a turn.
 
-use axum::http::{HeaderMap, header};
+use axum::http::{HeaderMap, HeaderValue, header};
 use reveille_domain::{Priority, key::ProgressForm};
 use std::time::Duration;
 
@@ -72,8 +72,8 @@ impl Options {
         longest: Duration,
         progress: Option<ProgressForm>,
     ) -> Result<Self, BadOption> {
-        let user_agent = text(headers, header::USER_AGENT.as_str()).unwrap_or_default();
-        let wake = match text(headers, WAKE) {
+        let user_agent = headers.get(header::USER_AGENT).map_or("", words);
+        let wake = match option(headers, WAKE)? {
             None => WakeMode::default(),
             Some("block") => WakeMode::Block,
             Some("async") => WakeMode::Async,
@@ -85,7 +85,7 @@ impl Options {
                 });
             }
         };
-        let progress = match text(headers, PROGRESS) {
+        let progress = match option(headers, PROGRESS)? {
             None => match progress {
                 Some(form) => form.into(),
                 None => Progress::of_client(user_agent),
@@ -102,7 +102,7 @@ impl Options {
             }
         };
         let seconds = |header| {
-            let wait = text(headers, header).map(|seconds| {
+            let wait = option(headers, header)?.map(|seconds| {
                 let seconds: f64 = seconds.parse().unwrap_or(-1.0);
                 Duration::try_from_secs_f64(seconds)
             });
@@ -113,7 +113,7 @@ impl Options {
         };
         let wait = seconds(WAIT)?.unwrap_or(longest).min(longest);
         let queue_wait = seconds(QUEUE_WAIT)?.map(|wait| wait.min(longest));
-        let priority = text(headers, PRIORITY).map(str::parse).transpose();
+        let priority = option(headers, PRIORITY)?.map(str::parse).transpose();
         let priority = priority.map_err(|_| BadOption {
             header: PRIORITY,
             expected: "high, normal or low",
@@ -156,17 +156,28 @@ impl From<ProgressForm> for Progress {
     }
 }
 
+/// What a header of ours says, which may come once.
+fn option<'a>(headers: &'a HeaderMap, header: &'static str) -> Result<Option<&'a str>, BadOption> {
+    let mut values = headers.get_all(header).iter();
+    let value = values.next().map(words);
+    match values.next() {
+        None => Ok(value),
+        Some(_) => Err(BadOption {
+            header,
+            expected: "sent once, not several times",
+        }),
+    }
+}
+
 /// The header's text; anything else is as invalid as an unknown word.
-fn text<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
-    headers
-        .get(name)
-        .map(|value| value.to_str().unwrap_or("?").trim())
+fn words(value: &HeaderValue) -> &str {
+    value.to_str().unwrap_or("?").trim()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use axum::http::{HeaderName, HeaderValue};
+    use axum::http::HeaderName;
 
     const LONGEST: Duration = Duration::from_secs(290);
 
@@ -216,6 +227,25 @@ mod tests {
                 Err(WAIT),
                 "{nonsense}"
             );
+        }
+    }
+
+    #[test]
+    fn an_option_that_comes_twice_is_refused_even_with_the_same_value() {
+        for (header, value) in [
+            (WAKE, "never"),
+            (WAIT, "1"),
+            (QUEUE_WAIT, "1"),
+            (PROGRESS, "off"),
+            (PRIORITY, "low"),
+        ] {
+            let mut headers = HeaderMap::new();
+            for _ in 0..2 {
+                assert!(Options::read(&headers, LONGEST, None).is_ok(), "{header}");
+                headers.append(header, HeaderValue::from_static(value));
+            }
+            let refused = Options::read(&headers, LONGEST, None).map_err(|refused| refused.header);
+            assert_eq!(refused, Err(header));
         }
     }
 

@@ -1,6 +1,6 @@
 //! How far a request has come, for the keep-alive that tells its client.
 
-use super::{QueueView, Standing};
+use super::{QueuePosition, QueueView};
 use parking_lot::Mutex;
 use reveille_domain::ProviderId;
 
@@ -48,10 +48,10 @@ impl Phase {
         }
     }
 
-    /// How the request stands in the queue, if it waits in one.
-    pub fn standing(&self) -> Option<Standing> {
+    /// Where the request stands in the queue, if it waits in one.
+    pub fn position(&self) -> Option<QueuePosition> {
         match self {
-            Self::Queued(_, view) => view.as_ref()?.standing(),
+            Self::Queued(_, view) => view.as_ref()?.position(),
             Self::Begun
             | Self::Waking(_)
             | Self::FallingAsleep(_)

@@ -128,15 +128,16 @@ impl InferenceRequest {
         }
     }
 
-    /// The head that the provider's agent gets, for one attempt.
-    pub(super) fn head(&self, snapshot: &ProviderSnapshot, until: Instant) -> RequestHead {
+    /// The head that the provider's agent gets, for one attempt: the request waits `until` then altogether, and for its turn at the
+    /// backend until `turn_by`.
+    pub(super) fn head(&self, snapshot: &ProviderSnapshot, until: Instant, turn_by: Instant) -> RequestHead {
         let left = match self.options.wake {
             WakeMode::Block => until.saturating_duration_since(Instant::now()),
             WakeMode::Never | WakeMode::Async => Duration::ZERO,
         };
         let millis = |time: Duration| time.as_millis().try_into().unwrap_or(0);
         let hold_ms = (left < HOLD_LIMIT).then_some(millis(left));
-        let turn_within = until.saturating_duration_since(Instant::now());
+        let turn_within = turn_by.saturating_duration_since(Instant::now());
         RequestHead {
             provider: snapshot.provider.id.provider.clone(),
             method: self.endpoint.verb.as_str().to_owned(),

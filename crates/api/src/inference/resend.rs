@@ -7,31 +7,30 @@ use std::{sync::Arc, time::Duration};
 use tokio::time::{Instant, sleep_until};
 
 impl Inference {
-    /// The best provider of the request's pool in `reach`, except those that it was `tried` at.
+    /// The best provider of the request's pool in `reach`, except `not`.
     pub(super) fn another(
         &self,
         run: &Run<'_>,
         reach: Reach,
-        tried: &[ProviderId],
+        not: &[ProviderId],
     ) -> Option<Arc<ProviderSnapshot>> {
         let pool = self.registry.pool(run.request.model.as_str());
         let pool = run.request.at_its_path(pool);
-        self.members
-            .choose_for(|| run.conversation(), &pool, reach, tried)
+        self.members.choose_for(|| run.conversation(), &pool, reach, not)
     }
 
-    /// The provider that `target` means for a request that `missed` didn't get, and that those it was `tried` at don't get
-    /// again; `None` when there is none.
+    /// The provider that `target` means for a request that `missed` didn't get, except those that are `ruled_out`; `None` when there
+    /// is none.
     pub(super) async fn find(
         &self,
         target: Target,
         run: &Run<'_>,
         missed: &ProviderSnapshot,
-        tried: &[ProviderId],
+        ruled_out: &[ProviderId],
     ) -> Option<Arc<ProviderSnapshot>> {
         let id = &missed.provider.id;
         let another = || {
-            let not: Vec<_> = tried.iter().chain([id]).cloned().collect();
+            let not: Vec<_> = ruled_out.iter().chain([id]).cloned().collect();
             self.another(run, Reach::Awake, &not)
         };
         match target {

@@ -49,6 +49,11 @@ impl Outcome {
             Self::Refused(_) => None,
         }
     }
+
+    /// Whether a backend may have seen the request, and gave no answer.
+    pub(super) fn was_seen(&self) -> bool {
+        matches!(self, Self::Missed { error, .. } if !error.never_handed_over())
+    }
 }
 
 /// What follows an attempt.
@@ -80,6 +85,8 @@ pub(super) enum Target {
 /// Counts what a request's attempts came to.
 #[derive(Debug)]
 pub(super) struct RetryPolicy {
+    /// Where the request may go now.
+    reach: Reach,
     asleep: u32,
     /// The provider's state at which `asleep` was counted.
     asleep_at: u64,
@@ -97,6 +104,7 @@ impl Default for RetryPolicy {
             .with_jitter()
             .without_max_times();
         Self {
+            reach: Reach::All,
             asleep: 0,
             asleep_at: 0,
             missed: 0,
@@ -118,7 +126,8 @@ impl RetryPolicy {
     ///    awake, [`MAX_SEEN`] times. The backend has ended the request itself, so nothing works on it any more.
     /// 4. A 404 for another reason than the model, such as an unknown path, or a 501: ask another one that is awake. Any other answer
     ///    is final.
-    /// 5. A refusal that concerns one provider alone (its wake failed, its queue is full …): ask another one of the pool.
+    /// 5. A refusal that concerns one provider alone (its wake failed, its queue is full …): ask another one of the pool, as far as the
+    ///    request reached before.
     /// 6. Any other refusal is final: the key's quota, the caller's own time, an unreachable journal.
     /// 7. The agent is at its limit and the caller may wait: send again after a pause, as often as that happens.
     /// 8. The backend is being put to sleep and the caller may wait: send again, as often as that happens.
@@ -128,6 +137,8 @@ impl RetryPolicy {
     /// 11. The agent is away: send again, up to [`MAX_MISSED`] times, and then ask another one that works.
     /// 12. No backend was reached: ask another one that works, or else one that is down, unless the error would come again
     ///     anywhere.
+    ///
+    /// A request that may go only to members that are awake never wakes one again.
     pub(super) fn next_step(&mut self, outcome: &Outcome, may_wait: bool) -> NextStep {
         let (error, sequence) = match outcome {
             Outcome::Answered(response, _) => {
@@ -138,7 +149,7 @@ impl RetryPolicy {
                 return self.after_answer(status, beginning);
             }
             Outcome::Refused(error) if error.is_about_one_provider() => {
-                return NextStep::AskAnother(Reach::All);
+                return NextStep::AskAnother(self.reach);
             }
             Outcome::Refused(_) => return NextStep::Finish,
             Outcome::Missed { error, sequence, .. } => (error, *sequence),
@@ -158,13 +169,21 @@ impl RetryPolicy {
         let next = unreached(error);
         match next {
             NextStep::SendAgain(target) if self.is_over_cap(error, sequence) => match target {
-                Target::AnotherOrOnceBack => NextStep::AskAnother(Reach::Working),
+                Target::AnotherOrOnceBack => self.ask_another(Reach::Working),
                 Target::AnotherOrOnceAsleep(_) | Target::AnotherOrSame { .. } | Target::OnceBack => {
                     NextStep::Finish
                 }
             },
-            NextStep::SendAgain(_) | NextStep::AskAnother(_) | NextStep::Finish => next,
+            NextStep::AskAnother(reach) => self.ask_another(reach),
+            NextStep::SendAgain(_) | NextStep::Finish => next,
         }
+    }
+
+    fn ask_another(&mut self, reach: Reach) -> NextStep {
+        if self.reach != Reach::Awake {
+            self.reach = reach;
+        }
+        NextStep::AskAnother(self.reach)
     }
 
     fn still_loads(&mut self, status: u16, beginning: &[u8]) -> bool {
@@ -175,9 +194,9 @@ impl RetryPolicy {
 
     fn after_answer(&mut self, status: u16, beginning: &[u8]) -> NextStep {
         match Failure::in_answer(status, beginning).map(|failure| failure.kind) {
-            Some(FailureKind::Declined) => NextStep::AskAnother(Reach::Working),
+            Some(FailureKind::Declined) => self.ask_another(Reach::Working),
             Some(_) => self.after_it_was_seen(),
-            None if matches!(status, 404 | 501) => NextStep::AskAnother(Reach::Awake),
+            None if matches!(status, 404 | 501) => self.ask_another(Reach::Awake),
             None => NextStep::Finish,
         }
     }
@@ -187,7 +206,7 @@ impl RetryPolicy {
         if self.seen > MAX_SEEN {
             return NextStep::Finish;
         }
-        NextStep::AskAnother(Reach::Awake)
+        self.ask_another(Reach::Awake)
     }
 
     fn after_a_pause(&mut self) -> Target {

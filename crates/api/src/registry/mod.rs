@@ -68,6 +68,15 @@ pub(crate) enum Absence {
     RevokedUntilStart,
 }
 
+/// Hears of the providers as they are folded, before anybody can see them so in the registry. It must not look into it.
+pub(crate) trait ProviderObserver: Send + Sync {
+    /// A provider has changed; `None` if it is no longer published.
+    fn folded(&self, id: &ProviderId, provider: Option<&Registered>);
+
+    /// These are all providers: everything that was in the journal is folded.
+    fn loaded(&self, all: &[Arc<ProviderSnapshot>]);
+}
+
 /// The fold of the journal in memory. Cheap to clone.
 #[derive(Clone, Default)]
 pub(crate) struct Registry {
@@ -77,6 +86,7 @@ pub(crate) struct Registry {
 #[derive(Default)]
 struct Inner {
     table: RwLock<Table>,
+    observers: RwLock<Vec<Arc<dyn ProviderObserver>>>,
     /// The folded sequence; `None` before everything that was there at the start is folded.
     applied: watch::Sender<Option<u64>>,
     rows: Arc<MemoryRows>,
@@ -117,13 +127,16 @@ impl Registry {
 
     /// All providers, by id.
     pub(crate) fn all(&self) -> Vec<Arc<ProviderSnapshot>> {
-        self.inner
-            .table
-            .read()
-            .providers
-            .values()
-            .map(|slot| slot.borrow().clone())
-            .collect()
+        self.inner.table.read().snapshots()
+    }
+
+    /// Tells `observer` of all providers, and of each change from now on.
+    pub(crate) fn observe(&self, observer: Arc<dyn ProviderObserver>) {
+        let table = self.inner.table.write();
+        if self.is_ready() {
+            observer.loaded(&table.snapshots());
+        }
+        self.inner.observers.write().push(observer);
     }
 
     /// How many providers there are.
@@ -271,9 +284,14 @@ impl Registry {
     }
 
     fn caught_up(&self, sequence: u64) {
+        let mut table = self.inner.table.write();
         if !self.is_ready() {
             self.inner.rows.loaded(sequence);
-            let providers = self.inner.table.read().providers.len();
+            let all = table.snapshots();
+            for observer in self.inner.observers.read().iter() {
+                observer.loaded(&all);
+            }
+            let providers = all.len();
             info!(
                 journal.sequence = sequence,
                 providers,
@@ -281,7 +299,7 @@ impl Registry {
                 counted(providers, "provider")
             );
         }
-        self.inner.table.write().current = true;
+        table.current = true;
         self.inner.applied.send_replace(Some(sequence));
     }
 
@@ -298,7 +316,14 @@ impl Registry {
             agents.take(name, &commit.state, &commit.events, entry.sequence);
         }
         self.take_key(entry);
-        self.inner.table.write().take(entry);
+        let mut table = self.inner.table.write();
+        if ready && let Ok((AggregateId::Provider(id), AnyCommit::Provider(commit))) = &entry.commit {
+            for observer in self.inner.observers.read().iter() {
+                observer.folded(id, commit.state.registered());
+            }
+        }
+        table.take(entry);
+        drop(table);
         if ready {
             self.inner.applied.send_replace(Some(entry.sequence));
         }
@@ -349,6 +374,11 @@ impl Table {
 
     fn snapshot(&self, id: &ProviderId) -> Option<Arc<ProviderSnapshot>> {
         self.providers.get(id).map(|slot| slot.borrow().clone())
+    }
+
+    fn snapshots(&self) -> Vec<Arc<ProviderSnapshot>> {
+        let slots = self.providers.values();
+        slots.map(|slot| slot.borrow().clone()).collect()
     }
 
     fn take(&mut self, entry: &JournalEntry) {

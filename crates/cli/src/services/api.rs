@@ -3,7 +3,7 @@
 use super::until_signalled;
 use crate::{
     api_auth,
-    args::{NatsUrl, ServeArgs},
+    args::{NatsUrl, ServeArgs, some},
     client::ApiClient,
     failure::Failure,
     hub::HubNats,
@@ -38,10 +38,10 @@ pub struct Api {
     #[arg(long, env = "REVEILLE_ROOT_KEY_FILE", value_name = "FILE")]
     pub root_key_file: Option<PathBuf>,
     /// How many requests may wait for one provider to wake or to have a free slot; any more get status 429.
-    #[arg(long, env = "REVEILLE_MAX_WAITING", value_name = "REQUESTS", default_value_t = reveille_api::wakes::MAX_WAITING)]
+    #[arg(long, env = "REVEILLE_MAX_WAITING", value_name = "REQUESTS", default_value_t = reveille_api::wakes::MAX_WAITING, value_parser = some())]
     pub max_waiting: usize,
     /// How many connections there may be at a time; any more wait. Each takes an open file (`ulimit -n`).
-    #[arg(long, env = "REVEILLE_MAX_CONNECTIONS", value_name = "CONNECTIONS", default_value_t = MAX_CONNECTIONS)]
+    #[arg(long, env = "REVEILLE_MAX_CONNECTIONS", value_name = "CONNECTIONS", default_value_t = MAX_CONNECTIONS, value_parser = some())]
     pub max_connections: usize,
 }
 

@@ -7,6 +7,7 @@ use crate::{
     output,
     provider::{
         activity::{Activity, Advance, stage},
+        last_sleep::Attempt,
         reported_state::Signs,
     },
     recipe::{Before, Ended, Outcome, Run},
@@ -184,19 +185,30 @@ impl Owner {
         };
     }
 
-    /// The backend of a wake that nobody wanted sleeps again, or doesn't.
-    pub(super) fn cancelled(&mut self, wake: WakeId, waited: Option<Stage>, sleep: &Outcome) {
+    /// The backend of a wake that nobody wanted sleeps again, or doesn't. One that was `ordered` to sleep meanwhile is then put to sleep
+    /// for that, if it is awake.
+    pub(super) fn cancelled(
+        &mut self,
+        wake: WakeId,
+        waited: Option<Stage>,
+        ordered: Option<Attempt>,
+        sleep: &Outcome,
+    ) {
         match &sleep.failure {
             None => self.resource.release(),
             Some(failure) => {
                 let (name, stage, reason) = (self.name(), &failure.stage, &failure.reason);
                 warn!(provider.name = %name, "{name} could not be put to sleep: {stage}: {reason}");
-                self.reported.doubt();
+                self.sleep.rest_wanted = self.sleep.rest_wanted.or(ordered);
             }
         }
         let why = "nobody waited for it any longer, so its recipe was ended (cancel_wake)";
         let failure = WakeFailure::new(WakeFailureKind::NotNeeded, "wake", why);
         self.woken(wake, Outcome::of(failure).after(waited));
+        if sleep.failure.is_some() {
+            // It may be up all the same, which a probe finds out at once.
+            self.reported.doubt();
+        }
     }
 
     fn run_wake(&mut self, wake: WakeId, waited: Option<Stage>) {

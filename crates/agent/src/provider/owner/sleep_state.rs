@@ -20,7 +20,7 @@ pub(super) struct SleepState {
     /// The wake whose recipe was ended because nobody wanted it; its backend is being put to sleep again. And how long it waited for
     /// its groups.
     pub cancelled: Option<(WakeId, Option<Stage>)>,
-    /// The attempt with which a pause wants the backend asleep as soon as nothing else is done with it.
+    /// The attempt with which a pause or an operator wants the backend asleep as soon as nothing else is done with it.
     pub rest_wanted: Option<Attempt>,
     /// The latest wake that requests wait for.
     pub awaited: Option<WakeId>,

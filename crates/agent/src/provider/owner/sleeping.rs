@@ -255,7 +255,7 @@ impl Owner {
     /// The sleep recipe has ended. Control hears of a sleep only now that it has happened.
     pub(super) fn slept(&mut self, intent: SleepIntent, outcome: &Outcome) {
         if let Some((wake, waited)) = self.sleep.cancelled.take() {
-            return self.cancelled(wake, waited, outcome);
+            return self.cancelled(wake, waited, intent.attempt, outcome);
         }
         let name = self.name();
         let Some(failure) = &outcome.failure else {

@@ -234,9 +234,9 @@ fn inference(error: &InferenceError) -> ErrorResponse {
             .retry_in(room_in.map_or(RETRY_SOON_SECONDS, whole_seconds))
             .about(provider, None),
         InferenceError::QueueTimedOut {
-            provider, standing, ..
+            provider, position, ..
         } => {
-            let left = standing.and_then(|standing| standing.left);
+            let left = position.and_then(|position| position.left);
             ErrorResponse::new(StatusCode::GATEWAY_TIMEOUT, "queue_timeout", error.to_string())
                 .retry_in(left.map_or(RETRY_SOON_SECONDS, whole_seconds))
                 .about(provider, None)

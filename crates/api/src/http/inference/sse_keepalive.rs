@@ -10,7 +10,7 @@
 use crate::{
     http::AppState,
     inference::{
-        COMMENTS_FOR, CurrentPhase, InferenceRequest, Phase, Progress, Standing, endpoint::Keepalive,
+        COMMENTS_FOR, CurrentPhase, InferenceRequest, Phase, Progress, QueuePosition, endpoint::Keepalive,
     },
     registry::{ProviderSnapshot, Registry},
     wakes::{now_ms, time_until_awake},
@@ -81,17 +81,17 @@ impl Keepalives {
 
     /// The next one; whether the backend's answer has begun.
     pub fn next(&mut self, answer_has_begun: bool) -> Bytes {
-        let standing = self.phase.get().standing();
+        let position = self.phase.get().position();
         let wakes_in = self.snapshot().and_then(|snapshot| time_until_awake(&snapshot));
-        let left = standing.map_or(wakes_in, |standing| standing.left);
+        let left = position.map_or(wakes_in, |position| position.left);
         self.is_created |= answer_has_begun;
-        self.text(self.begun.elapsed(), left, standing)
+        self.text(self.begun.elapsed(), left, position)
     }
 
     /// For a request that has waited for `elapsed` and, by earlier wakes or slots, waits for `left` more.
-    fn text(&mut self, elapsed: Duration, left: Option<Duration>, standing: Option<Standing>) -> Bytes {
+    fn text(&mut self, elapsed: Duration, left: Option<Duration>, position: Option<QueuePosition>) -> Bytes {
         let (phase, model) = (self.phase.get(), &self.model);
-        let place = standing.map_or_else(String::new, |standing| format!(" place={}", standing.place));
+        let place = position.map_or_else(String::new, |position| format!(" place={}", position.place));
         let who = phase
             .provider()
             .map_or_else(|| model.to_string(), |provider| named(&provider.agent, model));

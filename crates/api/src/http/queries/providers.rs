@@ -159,7 +159,7 @@ impl ProviderRow {
             wake: provider.status.wake().cloned(),
             waiting: state.waker.waiting(&provider.id),
             queued: queue.waiting,
-            handed_over: queue.handed_over,
+            handed_over: queue.taken,
             failures: provider.failures.clone(),
             wakes_refused: provider.spec.wake().and_then(|_| {
                 let refusals = state.registry.owner_refusals();

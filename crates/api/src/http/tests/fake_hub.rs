@@ -346,12 +346,13 @@ impl Waker for FakeHub {
         until: Instant,
     ) -> Result<Woken, WakeError> {
         self.request_wake(id, cause)?;
-        let mut states = self.registry.watch(id).expect("published");
+        let unknown = || WakeError::Unknown { provider: id.clone() };
+        let mut states = self.registry.watch(id).ok_or_else(unknown)?;
         let wake_id = states.borrow().provider.status.wake().map(|wake| wake.id);
         let mut failures = self.failures.subscribe();
         tokio::select! {
             state = states.wait_for(|state| matches!(state.provider.status, Status::Active { .. })) => {
-                Ok(Woken { snapshot: state.expect("published").clone(), wake_id })
+                Ok(Woken { snapshot: state.map_err(|_| unknown())?.clone(), wake_id })
             }
             failure = failures.wait_for(|failure| {
                 failure.is_some() && self.failing.lock().as_ref().is_none_or(|failing| failing == id)

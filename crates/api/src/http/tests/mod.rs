@@ -21,6 +21,7 @@ mod pools;
 mod presets;
 mod queries;
 mod queues;
+mod slots;
 mod startup;
 mod streams;
 mod surface;

@@ -20,14 +20,14 @@ use tokio::task::JoinHandle;
 /// Shorter than the time after which a request looks for other members by itself.
 const AT_ONCE: Duration = Duration::from_secs(4);
 
-fn hello() -> Reply {
+pub(super) fn hello() -> Reply {
     let body = br#"{"choices":[{"message":{"content":"ok"}}]}"#;
     Reply::Whole(200, "application/json", Bytes::from_static(body))
 }
 
 impl Served {
     /// Publishes a provider of `m` that works on one request at a time.
-    fn publish_narrow(&self, provider: &str) {
+    pub(super) fn publish_narrow(&self, provider: &str) {
         self.hub.publish(provider, "m", active());
         self.hub.change(provider, |it| {
             let narrow = Balancing::new(1, 0, Some(1)).expect("legal");
@@ -45,11 +45,11 @@ impl Served {
         busy
     }
 
-    fn queued(&self) -> usize {
+    pub(super) fn queued(&self) -> usize {
         self.state.inference.queues.waiting()
     }
 
-    async fn until_queued(&self, count: usize) {
+    pub(super) async fn until_queued(&self, count: usize) {
         self.hub.until("they wait", |_| self.queued() == count).await;
     }
 }
