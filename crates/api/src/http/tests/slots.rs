@@ -8,7 +8,7 @@ use super::{
 use crate::{
     inference::{
         BodyBudget, CurrentPhase, Endpoint, InferenceError, InferenceRequest, Options, RequestBody, Verb,
-        WakeMode,
+        WakeMode, headers::PassedOn,
     },
     keys::Caller,
     wakes::WakeError,
@@ -47,7 +47,7 @@ impl Served {
             caller: Caller::operator(),
             request_id: "r".to_owned(),
             options,
-            headers: HeaderMap::new(),
+            headers: PassedOn::of(&HeaderMap::new()),
             body: RequestBody::whole(body, BodyBudget::new(1024).hold()),
         };
         let state = self.state.clone();
