@@ -66,26 +66,27 @@ impl Run<'_> {
     }
 }
 
-/// What a request's attempts so far came to.
+/// What a request's attempts so far came to. What most requests never have is on the heap, so that no request holds room for it while it
+/// waits.
 #[derive(Default)]
 struct Earlier {
     /// The providers that don't get the request again.
     tried: Vec<ProviderId>,
     /// The first that weren't sent anything.
-    refusal: Option<InferenceError>,
+    refusal: Option<Box<InferenceError>>,
     /// The last answer of a backend that doesn't serve the request.
-    answer: Option<(InferenceResponse, Attempt)>,
+    answer: Option<Box<(InferenceResponse, Attempt)>>,
     woken_by: Option<WakeId>,
 }
 
 impl Earlier {
     fn keep(&mut self, outcome: Outcome) {
         match outcome {
-            Outcome::Refused(error) => _ = self.refusal.get_or_insert(error),
+            Outcome::Refused(error) => _ = self.refusal.get_or_insert_with(|| Box::new(error)),
             // One that comes in pieces would hold up its agent.
             Outcome::Answered(response, mut attempt) if matches!(response.body, ResponseBody::Whole(_)) => {
                 attempt.give_slot_back();
-                self.answer = Some((response, attempt));
+                self.answer = Some(Box::new((response, attempt)));
             }
             Outcome::Answered(..) | Outcome::Missed { .. } => {}
         }
@@ -94,7 +95,8 @@ impl Earlier {
     /// A backend's own words say more than that no other provider could be asked.
     fn or_answer(&mut self, last: Outcome) -> Outcome {
         match (last, self.answer.take()) {
-            (Outcome::Refused(_) | Outcome::Missed { .. }, Some((response, attempt))) => {
+            (Outcome::Refused(_) | Outcome::Missed { .. }, Some(answered)) => {
+                let (response, attempt) = *answered;
                 Outcome::Answered(response, attempt)
             }
             (last, _) => last,
@@ -153,9 +155,9 @@ impl Inference {
         let (mut policy, mut earlier) = (RetryPolicy::default(), Earlier::default());
         let mut chosen = self.startup.wait_for(run.until, || self.choose(&run)).await?;
         loop {
-            let outcome = self.attempt(&run, &mut chosen, &earlier.tried).await;
+            let outcome = Box::new(self.attempt(&run, &mut chosen, &earlier.tried).await);
             earlier.woken_by = earlier.woken_by.or(outcome.wake_id());
-            if let Outcome::Missed { error, .. } = &outcome {
+            if let Outcome::Missed { error, .. } = &*outcome {
                 // It is asleep, and the journal can't say so, so it can't be woken.
                 if error.is_leaving()
                     && let Some(trouble) = self.waker.trouble()
@@ -172,9 +174,9 @@ impl Inference {
                 NextStep::SendAgain(target) => self.find(target, &run, &chosen, &earlier.tried).await,
             };
             let Some(next) = next else {
-                return self.conclude(&run, outcome, &chosen, earlier);
+                return self.conclude(&run, *outcome, &chosen, earlier);
             };
-            earlier.keep(outcome);
+            earlier.keep(*outcome);
             chosen = next;
         }
     }
@@ -245,7 +247,7 @@ impl Inference {
             }
             // The first provider's refusal says more than that a quota keeps another one out of reach.
             Outcome::Refused(error) if error.is_about_one_provider() || error.is_quota() => {
-                Err(earlier.refusal.unwrap_or(error))
+                Err(earlier.refusal.map_or(error, |refusal| *refusal))
             }
             Outcome::Refused(error) => Err(error.after(run.begun.elapsed())),
             Outcome::Missed { error, .. } if error.is_leaving() => Err(if run.request.waits(run.until) {
