@@ -170,8 +170,9 @@ impl JournalHealth {
     pub async fn until_troubled_for(&self, time: Duration) -> JournalTrouble {
         loop {
             self.until(|state| state.trouble().is_some()).await;
-            let over = self.until(|state| state.trouble().is_none());
-            if tokio::time::timeout(time, over).await.is_err()
+            // On the heap: thousands of requests wait here, as a rule for the first of the two.
+            let over = tokio::time::timeout(time, self.until(|state| state.trouble().is_none()));
+            if Box::pin(over).await.is_err()
                 && let Some(trouble) = self.trouble()
             {
                 return trouble;

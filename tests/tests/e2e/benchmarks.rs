@@ -12,6 +12,8 @@ async fn a_herd_shares_one_wake_and_all_of_it_is_answered_a_few_at_a_time() {
     let args = ["--herd", "500", "--max-concurrency", "4", "--boot-ms", "20000"];
     let bench = Launch::new(program("bench-wake"), world.folder().join("bench.log"))
         .args(args)
+        // A fifth above what each takes.
+        .args(["--max-kb", "25"])
         .env("REVEILLE_TEST_NATS_SERVER", nats_server())
         .start();
     let exit = bench.wait_for_exit(PATIENCE).await;

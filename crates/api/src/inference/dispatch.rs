@@ -67,27 +67,28 @@ impl Run<'_> {
     }
 }
 
-/// What a request's attempts so far came to.
+/// What a request's attempts so far came to. What most requests never have is on the heap, so that no request holds room for it while it
+/// waits.
 #[derive(Default)]
 struct Earlier {
     /// The first that weren't sent anything.
-    refusal: Option<InferenceError>,
+    refusal: Option<Box<InferenceError>>,
     /// The last answer of a backend that doesn't serve the request.
-    answer: Option<(InferenceResponse, Attempt)>,
+    answer: Option<Box<(InferenceResponse, Attempt)>>,
     /// The last that brought no answer, and its provider.
-    missed: Option<(Outcome, Arc<ProviderSnapshot>)>,
+    missed: Option<Box<(Outcome, Arc<ProviderSnapshot>)>>,
     woken_by: Option<WakeId>,
 }
 
 impl Earlier {
     fn keep(&mut self, outcome: Outcome, provider: &Arc<ProviderSnapshot>) {
         match outcome {
-            missed @ Outcome::Missed { .. } => self.missed = Some((missed, provider.clone())),
-            Outcome::Refused(error) => _ = self.refusal.get_or_insert(error),
+            missed @ Outcome::Missed { .. } => self.missed = Some(Box::new((missed, provider.clone()))),
+            Outcome::Refused(error) => _ = self.refusal.get_or_insert_with(|| Box::new(error)),
             // One that comes in pieces would hold up its agent.
             Outcome::Answered(response, mut attempt) if matches!(response.body, ResponseBody::Whole(_)) => {
                 attempt.give_slot_back();
-                self.answer = Some((response, attempt));
+                self.answer = Some(Box::new((response, attempt)));
             }
             Outcome::Answered(..) => {}
         }
@@ -101,11 +102,12 @@ impl Earlier {
         provider: Arc<ProviderSnapshot>,
     ) -> (Outcome, Arc<ProviderSnapshot>) {
         match (last, self.answer.take(), self.missed.take()) {
-            (Outcome::Refused(_) | Outcome::Missed { .. }, Some((response, attempt)), _) => {
+            (Outcome::Refused(_) | Outcome::Missed { .. }, Some(answered), _) => {
+                let (response, attempt) = *answered;
                 (Outcome::Answered(response, attempt), provider)
             }
             (Outcome::Refused(error), None, Some(missed)) if missed.0.was_seen() || error.is_asleep() => {
-                missed
+                *missed
             }
             (last, _, _) => (last, provider),
         }
@@ -166,9 +168,9 @@ impl Inference {
             (RetryPolicy::default(), Earlier::default(), Leeway::whole());
         let mut chosen = self.startup.wait_for(run.until, || self.choose(&run)).await?;
         loop {
-            let outcome = self.attempt(&run, &mut chosen, &mut leeway).await;
+            let outcome = Box::new(self.attempt(&run, &mut chosen, &mut leeway).await);
             earlier.woken_by = earlier.woken_by.or(outcome.wake_id());
-            if let Outcome::Missed { error, .. } = &outcome {
+            if let Outcome::Missed { error, .. } = &*outcome {
                 // It is asleep, and the journal can't say so, so it can't be woken.
                 if error.is_leaving()
                     && let Some(trouble) = self.waker.trouble()
@@ -186,9 +188,9 @@ impl Inference {
                 NextStep::SendAgain(target) => self.find(target, &run, &chosen, &leeway.ruled_out()).await,
             };
             let Some(next) = next else {
-                return self.conclude(&run, outcome, chosen, earlier);
+                return self.conclude(&run, *outcome, chosen, earlier);
             };
-            earlier.keep(outcome, &chosen);
+            earlier.keep(*outcome, &chosen);
             chosen = next;
         }
     }
@@ -258,7 +260,7 @@ impl Inference {
             }
             // The first provider's refusal says more than that a quota keeps another one out of reach.
             Outcome::Refused(error) if error.is_about_one_provider() || error.is_quota() => {
-                Err(earlier.refusal.unwrap_or(error))
+                Err(earlier.refusal.map_or(error, |refusal| *refusal))
             }
             Outcome::Refused(error) => Err(error.after(run.begun.elapsed())),
             Outcome::Missed { error, .. } if error.is_leaving() => Err(if run.request.waits(run.until) {

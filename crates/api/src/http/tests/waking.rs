@@ -4,8 +4,13 @@ use super::{
 };
 use crate::{
     commands::{Admin, AgentCommandAt},
+    inference::{
+        CurrentPhase, InferenceRequest, Options, RequestBody, endpoint::tests::at, headers::PassedOn,
+    },
+    keys::Caller,
     wakes::WakeError,
 };
+use axum::http::HeaderMap;
 use bytes::Bytes;
 use reveille_bus::{
     JournalTrouble,
@@ -13,7 +18,8 @@ use reveille_bus::{
     relay::{FaultCode, RelayFault},
 };
 use reveille_domain::{
-    AgentCommand, AgentKey, MODELS_STAGE, Timestamp, WakeFailure, WakeFailureKind, WakeId, WakeRecord,
+    AgentCommand, AgentKey, MODELS_STAGE, ModelName, Timestamp, WakeFailure, WakeFailureKind, WakeId,
+    WakeRecord,
 };
 use std::time::Duration;
 use tokio::time::timeout;
@@ -390,4 +396,25 @@ async fn without_earlier_wakes_nothing_is_told_of_their_time_and_nobody_is_sent_
         .hub
         .change("gpu-box/vllm", |provider| provider.status = active());
     assert_eq!(asking.await.expect("an answer").status, 200);
+}
+
+/// Thousands wait at once: what few of them need belongs on the heap.
+#[tokio::test]
+async fn the_future_of_a_request_that_waits_is_small() {
+    const MOST_BYTES: usize = 2_048;
+    let (served, none) = (Served::new().await, HeaderMap::new());
+    let request = InferenceRequest {
+        endpoint: at("/v1/chat/completions"),
+        path: "/v1/chat/completions".to_owned(),
+        model: ModelName::parse("m").expect("legal"),
+        member: None,
+        caller: Caller::operator(),
+        request_id: "r".to_owned(),
+        options: Options::read(&none, Duration::from_secs(1), None).expect("legal"),
+        headers: PassedOn::of(&none),
+        body: RequestBody::whole(Bytes::new(), served.state.bodies.hold()),
+    };
+    let phase = CurrentPhase::default();
+    let bytes = size_of_val(&served.state.inference.answer(&request, &phase));
+    assert!(bytes <= MOST_BYTES, "{bytes} bytes");
 }
