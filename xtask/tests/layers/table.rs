@@ -33,8 +33,16 @@ const AGENT: Layers = Layers {
             "relay/outcome",
             "relay/request_body",
         ],
-        &["provider", "relay/answer_model", "relay/preset", "relay/rename"],
+        &[
+            "provider",
+            "relay/answer_model",
+            "relay/hidden_names",
+            "relay/preset",
+            "relay/rename",
+        ],
         &["provider/owner"],
+        &["relay/preset/evading", "relay/preset/parameters"],
+        &["relay/preset/object", "relay/preset/surface"],
         &["provider/activity"],
         &[
             "provider/handle",
@@ -109,6 +117,7 @@ const AGENT: Layers = Layers {
         ],
         &[
             "config/duration",
+            "config/parameter_names",
             "config/regular_file",
             "config/suggest",
             "config/variables",

@@ -7,48 +7,19 @@ use crate::{
     tls,
 };
 use reveille_bus::relay::{FaultCode, RelayFault};
-use reveille_domain::{AgentName, ModelName, ProviderId, named};
-use std::{collections::BTreeSet, time::Duration};
+use std::time::Duration;
 use tokio::time::timeout;
 
 /// How long a request that found no backend waits for its owner's report, beyond the time of a probe.
 const SETTLE_MARGIN: Duration = Duration::from_secs(8);
-/// How many names of presets are remembered of a provider before those of earlier configs are forgotten.
-const MAX_PRESET_NAMES: usize = 1024;
 
 pub(super) struct Backend {
     pub config: ProviderConfig,
     pub handle: Handle,
     pub client: Client,
-    /// The names of the presets that it has, or had before a reload. The backend itself may answer to any name.
-    preset_names: BTreeSet<ModelName>,
 }
 
 impl Backend {
-    /// In place of the one `before`.
-    ///
-    /// # Errors
-    /// When TLS can't be set up.
-    pub fn new(config: ProviderConfig, handle: Handle, before: Option<&Self>) -> Result<Self, rustls::Error> {
-        let mut preset_names = before
-            .map(|before| before.preset_names.clone())
-            .filter(|names| names.len() < MAX_PRESET_NAMES)
-            .unwrap_or_default();
-        preset_names.extend(config.presets.iter().map(|preset| preset.name.clone()));
-        Ok(Self {
-            client: Client::of_backend(&config)?,
-            config,
-            handle,
-            preset_names,
-        })
-    }
-
-    /// Whether a name without a meaning now is a preset's, whose system prompt a request for it would lack.
-    pub fn lost_preset(&self, agent: &AgentName, asked: &str) -> bool {
-        let id = ProviderId::new(agent.clone(), self.config.name.clone());
-        named(&self.preset_names.iter(), true, &id, asked).is_some()
-    }
-
     /// What to do about a request that got no answer, if `http` and `https` were mixed up.
     pub async fn scheme_hint(&self, error: &SendError) -> Option<&'static str> {
         let base_url = &self.config.base_url;

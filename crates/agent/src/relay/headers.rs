@@ -4,18 +4,22 @@ use super::answer_model::AnswerModel;
 use crate::own_hub::OwnHub;
 use http::{
     HeaderMap, HeaderName, HeaderValue,
-    header::{CONTENT_LENGTH, TRANSFER_ENCODING},
+    header::{ACCEPT_ENCODING, CONTENT_LENGTH, TRANSFER_ENCODING},
     response::Parts,
 };
 use reveille_bus::relay::{REQUEST_HEADERS, RESPONSE_HEADERS, RequestHead, ResponseHead};
 use reveille_domain::ModelName;
 
+const IDENTITY: HeaderValue = HeaderValue::from_static("identity");
+/// The header in which some servers name the model.
+const OPENAI_MODEL: &str = "openai-model";
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 /// The longest value of an answer's header. All that pass fit into a frame.
 const MAX_HEADER_BYTES: usize = 2048;
 
-/// The listed headers of the request, with the agent's hub as one more that it has passed.
-pub(super) fn request_headers(head: &RequestHead, own_hub: &OwnHub) -> HeaderMap {
+/// The listed headers of the request, with the agent's hub as one more that it has passed. An answer whose model `is_renamed` has to come
+/// as it is.
+pub(super) fn request_headers(head: &RequestHead, own_hub: &OwnHub, is_renamed: bool) -> HeaderMap {
     let mut headers = HeaderMap::new();
     for (name, value) in &head.headers {
         let name = HeaderName::try_from(name.as_str())
@@ -27,6 +31,9 @@ pub(super) fn request_headers(head: &RequestHead, own_hub: &OwnHub) -> HeaderMap
     }
     if let Some(Ok(trace)) = head.traceparent.as_deref().map(HeaderValue::from_str) {
         headers.insert(TRACEPARENT, trace);
+    }
+    if is_renamed {
+        headers.insert(ACCEPT_ENCODING, IDENTITY);
     }
     own_hub.add_to(&mut headers);
     headers
@@ -49,10 +56,20 @@ pub(super) fn response_head(head: &Parts) -> ResponseHead {
     }
 }
 
+/// Whether an answer's bytes aren't its text.
+pub(super) fn is_compressed(head: &ResponseHead) -> bool {
+    let compressed = |(name, value): &(String, String)| name == "content-encoding" && value != "identity";
+    head.headers.iter().any(compressed)
+}
+
 /// Prepares a head for an answer with another `model`; `None` for one that can't be changed because it is compressed.
 pub(super) fn rename_in(head: &mut ResponseHead, model: &ModelName) -> Option<AnswerModel> {
-    let compressed = |(name, value): &(String, String)| name == "content-encoding" && value != "identity";
-    if head.headers.iter().any(compressed) {
+    for (header, value) in &mut head.headers {
+        if header == OPENAI_MODEL {
+            model.as_str().clone_into(value);
+        }
+    }
+    if is_compressed(head) {
         return None;
     }
     head.headers.retain(|(name, _)| name != "content-length");
@@ -99,13 +116,22 @@ mod tests {
             traceparent: Some("00-1-2-01".to_owned()),
             hold_ms: None,
             turn_within_ms: None,
+            model: None,
+            preset: None,
             body_bytes: 0,
         };
         let own_hub = OwnHub::of(Some("00112233445566aa".parse().expect("an id")));
-        let headers = request_headers(&head, &own_hub);
-        let mut sent: Vec<_> = headers.keys().map(HeaderName::as_str).collect();
-        sent.sort_unstable();
-        assert_eq!(sent, ["accept", "content-type", "traceparent", "x-reveille-via"]);
+        let sent = |is_renamed| {
+            let headers = request_headers(&head, &own_hub, is_renamed);
+            let mut sent: Vec<_> = headers.keys().map(|name| name.as_str().to_owned()).collect();
+            sent.sort_unstable();
+            sent
+        };
+        assert_eq!(
+            sent(false),
+            ["accept", "content-type", "traceparent", "x-reveille-via"]
+        );
+        assert!(sent(true).contains(&"accept-encoding".to_owned()));
     }
 
     #[test]
@@ -118,10 +144,12 @@ mod tests {
                 headers: vec![
                     header("content-encoding", encoding),
                     header("content-length", "9"),
+                    header("openai-model", "Org/Own"),
                 ],
             };
             assert_eq!(rename_in(&mut head, &model).is_some(), is_renamed, "{encoding}");
             assert_eq!(head.header("content-length").is_none(), is_renamed, "{encoding}");
+            assert_eq!(head.header("openai-model"), Some("m"), "{encoding}");
         }
     }
 }

@@ -7,6 +7,7 @@ mod answer_model;
 mod backend;
 mod hand_over;
 mod headers;
+mod hidden_names;
 mod model;
 mod outcome;
 mod preset;
@@ -15,7 +16,7 @@ mod request_body;
 
 use crate::{
     config::{CHAT_PATH, COMPLETIONS_PATH, EMBEDDINGS_PATH, ProviderConfig},
-    http1::SentBody,
+    http1::{Client, SentBody},
     models::Memory,
     own_hub::OwnHub,
     provider::{Asked, Handle, Input, Symptom},
@@ -23,18 +24,19 @@ use crate::{
 use backend::Backend;
 use futures::{StreamExt, TryStreamExt, stream};
 use hand_over::{Answer, Connections, Outgoing, Patience, enter};
-use headers::{rename_in, request_headers, response_head};
+use headers::{is_compressed, rename_in, request_headers, response_head};
+use hidden_names::HiddenNames;
 use http::{Method, Uri, header::CONTENT_TYPE};
-use model::{AsAsked, named_in_answers};
+use model::{AsAsked, InAnswers};
 use outcome::Broken;
 use parking_lot::RwLock;
 use request_body::{Begun, BodyMemory};
 use reveille_bus::relay::{
     AnswerKind, FaultCode, FormReader, Incoming, RelayFault, RequestBody, RequestHead, RespondError,
-    boundary, is_relayed,
+    STORED_PATH, boundary, is_relayed,
 };
-use reveille_domain::{AgentName, ModelName, ProviderName};
-use std::{collections::HashMap, sync::Arc};
+use reveille_domain::{AgentName, ProviderName};
+use std::{collections::HashMap, pin::pin, sync::Arc};
 use tokio::time::Instant;
 use tracing::debug;
 use url::Position;
@@ -68,11 +70,17 @@ impl Relay {
     /// # Errors
     /// When TLS can't be set up.
     pub fn publish(&self, config: ProviderConfig, handle: Handle) -> Result<(), rustls::Error> {
-        let (name, slots) = (config.name.clone(), config.balancing.max_concurrency());
-        let mut backends = self.backends.write();
-        let backend = Backend::new(config, handle, backends.get(&name).map(Arc::as_ref))?;
-        backend.handle.gate.limit(slots);
-        backends.insert(name, Arc::new(backend));
+        let name = config.name.clone();
+        let backend = Backend {
+            client: Client::of_backend(&config)?,
+            config,
+            handle,
+        };
+        backend
+            .handle
+            .gate
+            .limit(backend.config.balancing.max_concurrency());
+        self.backends.write().insert(name, Arc::new(backend));
         Ok(())
     }
 
@@ -105,6 +113,10 @@ impl Relay {
             None => return debug!(request.id = %id, "the request was cancelled"),
             Some(Err(fault)) => {
                 debug!(request.id = %id, provider.name = %head.provider, %fault, "the request failed");
+                let fault = match self.hidden_names(backend, &head) {
+                    Some(hidden) => hidden.in_fault(fault),
+                    None => fault,
+                };
                 return responder.error(&fault);
             }
             Some(Ok(answer)) => answer,
@@ -116,7 +128,10 @@ impl Relay {
             connection,
         } = answer;
         let mut head = response_head(&response.head);
-        let mut model = model.and_then(|model| rename_in(&mut head, &model));
+        let is_error = head.status >= 400;
+        let hidden = model.as_ref().and_then(|model| model.hidden.clone());
+        let hidden = hidden.filter(|_| is_error && !is_compressed(&head));
+        let mut model = model.and_then(|model| rename_in(&mut head, &model.name));
         if self.own_hub.is_named_in(&response.head.headers) {
             backend.handle.send(Input::Suspect(Symptom::HubItself));
         }
@@ -136,7 +151,10 @@ impl Relay {
             Some(model) => model.pass(part),
             None => part,
         });
-        let sent = responder.stream(&head, body).await;
+        let sent = match hidden {
+            Some(hidden) => responder.stream(&head, hidden.in_error(pin!(body))).await,
+            None => responder.stream(&head, body).await,
+        };
         if let Err(error) = &sent {
             debug!(request.id = %id, %error, "the answer was not sent completely");
         }
@@ -155,7 +173,7 @@ impl Relay {
         replica: &str,
         head: &RequestHead,
         body: RequestBody,
-    ) -> Result<(Answer, Option<ModelName>), RelayFault> {
+    ) -> Result<(Answer, Option<InAnswers>), RelayFault> {
         let (path, query) = head.path.split_once('?').unwrap_or((&head.path, ""));
         let extra = &backend.config.extra_paths;
         let is_extra = head.method == "POST" && extra.iter().any(|extra| extra.as_str() == path);
@@ -185,16 +203,12 @@ impl Relay {
         let asked = AsAsked {
             head,
             path,
+            is_stored: !is_extra && path.starts_with(STORED_PATH),
             query,
             begun,
             form,
         };
         let asked = asked.for_backend(&self.memory, &self.agent, &backend.config)?;
-        let lost_preset = |asked: &String| backend.lost_preset(&self.agent, asked);
-        if asked.served.is_none() && asked.model.as_ref().is_some_and(lost_preset) {
-            let why = "the preset is no longer there, or its model isn't";
-            return Err(RelayFault::new(FaultCode::BadRequest, why));
-        }
         let body = match rest {
             Some(rest) => {
                 let bytes = asked.begun.len() as u64 + left;
@@ -215,17 +229,28 @@ impl Relay {
                 model: asked.model,
             });
         }
+        let in_answers = asked
+            .served
+            .and_then(|served| InAnswers::of(&backend.config, served));
         let request = Outgoing {
             method,
             target,
-            headers: request_headers(head, &self.own_hub),
+            headers: request_headers(head, &self.own_hub, in_answers.is_some()),
             body,
         };
         let answer = self.connections.send(backend, &request, slot, patience).await?;
-        let model = asked
-            .served
-            .and_then(|served| named_in_answers(&backend.config, served));
-        Ok((answer, model))
+        Ok((answer, in_answers))
+    }
+
+    /// The names that the caller of a preset doesn't read.
+    fn hidden_names(&self, backend: &Backend, head: &RequestHead) -> Option<HiddenNames> {
+        let asked = head.preset.as_ref()?;
+        let mut presets = backend.config.presets.iter();
+        let preset = presets.find(|preset| preset.hash() == *asked)?;
+        let served = self
+            .memory
+            .served(&self.agent, &backend.config, preset.name.as_str());
+        HiddenNames::of(&served?)
     }
 }
 
@@ -242,34 +267,4 @@ fn verified_by(path: &str) -> Option<&'static str> {
 
 fn bad_frame(message: &str) -> RelayFault {
     RelayFault::new(FaultCode::BadFrame, message)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::{config::Config, provider::Gate};
-
-    #[tokio::test]
-    async fn a_name_that_was_a_presets_never_reaches_a_backend_that_may_answer_to_any() {
-        let preset = |name: &str| format!("[[preset]]\nname = \"{name}\"\nmodel = \"m\"\nsystem = \"x\"\n");
-        let config = |preset: &str| {
-            let provider =
-                "[[provider]]\nname = \"p\"\nbase_url = \"http://127.0.0.1:1\"\nmodels = [\"m\"]\n";
-            let config = Config::parse(&format!("{provider}{preset}"), "test.toml", &|_| None);
-            config.expect("legal").providers[0].clone()
-        };
-        let agent = AgentName::parse("box").expect("legal");
-        let relay = Relay::new(agent, OwnHub::of(None), Memory::default());
-        let name = ProviderName::parse("p").expect("legal");
-        let (handle, _inputs, _) = Handle::new(name.clone(), Gate::open(), Arc::default());
-        for presets in [&preset("bot"), &preset("later"), ""] {
-            relay.publish(config(presets), handle.clone()).expect("no TLS");
-        }
-        let backends = relay.backends.read();
-        let lost = |asked: &str| backends[&name].lost_preset(&relay.agent, asked);
-        for asked in ["bot", "box/bot", "box/p/later", "bot:latest"] {
-            assert!(lost(asked), "{asked}");
-        }
-        assert!(!lost("m") && !lost("other"));
-    }
 }

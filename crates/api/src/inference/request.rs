@@ -1,6 +1,6 @@
 //! One inference request and its response, and how long it waits for what.
 
-use super::{Endpoint, Options, RequestBody, ResponseBody, WakeMode, headers};
+use super::{Endpoint, ModelPlace, Options, RequestBody, ResponseBody, WakeMode, headers};
 use crate::{keys::Caller, registry::ProviderSnapshot};
 use axum::http::HeaderMap;
 use reveille_bus::relay::{HOLD_LIMIT, RequestHead, ResponseHead, takes_presets};
@@ -146,6 +146,10 @@ impl InferenceRequest {
             traceparent: headers::traceparent(&self.headers),
             hold_ms,
             turn_within_ms: self.takes_a_turn().then_some(millis(turn_within)),
+            model: (self.endpoint.model == ModelPlace::Stored).then(|| self.model.clone()),
+            preset: snapshot
+                .preset(self.model.as_str())
+                .map(|preset| preset.hash.clone()),
             body_bytes: self.body.len() as u64,
         }
     }

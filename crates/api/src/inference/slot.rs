@@ -182,7 +182,7 @@ impl Inference {
     /// A member of the request's pool that has a slot, or that can be woken.
     fn with_room(&self, search: &Search<'_, '_>) -> Option<Arc<ProviderSnapshot>> {
         let run = search.run;
-        let pool = self.pool(run);
+        let pool = self.pool_now(run);
         if pool.len() < 2 {
             return None;
         }
@@ -195,7 +195,7 @@ impl Inference {
     }
 
     fn join_others(&self, search: &Search<'_, '_>) {
-        let pool = self.pool(search.run);
+        let pool = self.pool_now(search.run);
         if pool.len() < 2 {
             return;
         }
@@ -203,11 +203,6 @@ impl Inference {
             // A full queue is one less.
             let _ = search.queueing.join(&other.provider.id, slots(&other), true);
         }
-    }
-
-    fn pool(&self, run: &Run<'_>) -> Vec<Arc<ProviderSnapshot>> {
-        let pool = self.registry.pool(run.request.model.as_str());
-        run.request.at_its_path(pool)
     }
 
     fn record_wait(&self, search: &Search<'_, '_>) {

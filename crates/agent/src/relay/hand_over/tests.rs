@@ -1,6 +1,7 @@
 use super::*;
 use crate::{
     config::Config,
+    http1::Client,
     provider::{Gate, Handle, Input, Symptom},
 };
 use bytes::Bytes;
@@ -26,7 +27,11 @@ fn backend(url: &str) -> (Backend, mpsc::Receiver<Input>) {
     let config = config.providers[0].clone();
     let (handle, inputs, _) = Handle::new(config.name.clone(), Gate::open(), Arc::default());
     handle.gate.set(Some(Availability::Available), true);
-    let backend = Backend::new(config, handle, None).expect("no TLS");
+    let backend = Backend {
+        client: Client::of_backend(&config).expect("no TLS"),
+        config,
+        handle,
+    };
     (backend, inputs)
 }
 
