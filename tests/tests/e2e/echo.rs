@@ -12,7 +12,7 @@ use std::{
 use axum::{
     Router,
     body::Bytes,
-    http::{HeaderMap, Method, Uri, header},
+    http::{HeaderMap, Method, StatusCode, Uri, header},
     response::{IntoResponse, Response},
 };
 use reveille_tests::Port;
@@ -25,7 +25,7 @@ pub const FORM: &str = "multipart/form-data; boundary=b";
 /// The only model that it lists.
 pub const OWN: &str = "own";
 
-/// What it got, in order: paths and bodies. A body with `hold` is never answered.
+/// What it got, in order: paths and bodies. A body with `hold` is never answered, and one with `fail` with an error that names the model.
 #[derive(Debug, Clone, Default)]
 pub struct Echo(Arc<Mutex<Vec<(String, String)>>>);
 
@@ -75,6 +75,11 @@ impl Echo {
             return pending().await;
         }
         let model = fields.get("model").cloned().unwrap_or_default();
+        let named = [("openai-model", model.clone())];
+        if fields.contains_key("fail") {
+            let error = json!({ "error": { "message": format!("the model `{model}` can't do that") } });
+            return (StatusCode::BAD_REQUEST, named, axum::Json(error)).into_response();
+        }
         let whole = json!({
             "echo": { "method": method.as_str(), "target": uri.to_string(), "model": model },
             "got": text,
@@ -88,7 +93,7 @@ impl Echo {
             "stop": true,
         });
         if fields.get("stream").map(String::as_str) != Some("true") {
-            return axum::Json(whole).into_response();
+            return (named, axum::Json(whole)).into_response();
         }
         let (kind, text) = match uri.path() {
             path if path.starts_with("/api/") => (LINES, format!("{whole}\n")),

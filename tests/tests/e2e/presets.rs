@@ -41,7 +41,8 @@ async fn a_preset_is_woken_asked_by_every_path_with_a_place_for_it_and_changed_b
     fs::write(world.folder().join("prompt.md"), format!("{SYSTEM}\n")).expect("written");
     let config = AgentConfig::new("gpu-box")
         .lines(&format!(
-            "\n[[provider]]\nname = \"echo\"\nbase_url = \"{base_url}\"\nmodels = [{{ id = \"own\", as = \"qwen\" }}]\n"
+            "\n[[provider]]\nname = \"echo\"\nbase_url = \"{base_url}\"\nmodels = [{{ id = \"own\", as = \"qwen\" }}]\n\
+             answer_model = \"backend\"\n"
         ))
         .woken_by_http(&controller)
         .lines(
@@ -122,6 +123,31 @@ async fn a_preset_is_woken_asked_by_every_path_with_a_place_for_it_and_changed_b
         }
     }
     assert_eq!(posts.len(), 1, "all shared one wake");
+
+    let mut chat = json!({ "model": "bot", "messages": [user] });
+    let answered = apis[0].post("/v1/chat/completions", &chat).await;
+    assert_eq!(answered.header("openai-model"), Some("bot"));
+    chat["fail"] = true.into();
+    let failed = apis[0].post("/v1/chat/completions", &chat).await;
+    assert_eq!(failed.status, 400);
+    assert_eq!(failed.json()["error"]["message"], "the model `bot` can't do that");
+    for (field, value) in [
+        ("chat_template_kwargs", json!({ "messages": [] })),
+        ("prompt", "x".into()),
+    ] {
+        let mut evading = json!({ "model": "bot", "messages": [user] });
+        evading[field] = value;
+        let refused = apis[1].post("/v1/chat/completions", &evading).await;
+        assert_eq!(
+            (refused.status, refused.error_code().as_str()),
+            (400, "preset_conflict")
+        );
+        assert!(
+            refused.text().contains(&format!("`{field}")),
+            "{}",
+            refused.text()
+        );
+    }
 
     let hash = async |api: &Api| {
         let bot = api.get("/v1/models/bot").await.json();

@@ -408,6 +408,13 @@ mod tests {
                 NextStep::SendAgain(Target::AnotherOrOnceBack)
             );
         }
+        let mut policy = RetryPolicy::default();
+        for next in [
+            NextStep::SendAgain(Target::AnotherOrOncePublished),
+            NextStep::AskAnother(Reach::Working),
+        ] {
+            assert_eq!(policy.next_step(&fault(FaultCode::UnknownModel), true), next);
+        }
     }
 
     #[test]
