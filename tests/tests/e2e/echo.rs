@@ -34,10 +34,11 @@ impl Echo {
     pub async fn listen(&self, port: &Port) {
         let listener = TcpListener::bind(port.address()).await.expect("the port is free");
         let echo = self.clone();
-        let routes = Router::new().fallback(move |method, uri, headers, body| {
-            let echo = echo.clone();
-            async move { echo.answer(method, uri, headers, body).await }
-        });
+        let routes =
+            Router::new().fallback(move |method: Method, uri: Uri, headers: HeaderMap, body: Bytes| {
+                let echo = echo.clone();
+                async move { echo.answer(method, uri, headers, body).await }
+            });
         tokio::spawn(async move { axum::serve(listener, routes).await });
     }
 

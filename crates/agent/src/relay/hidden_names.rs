@@ -45,7 +45,7 @@ impl HiddenNames {
         S: Stream<Item = Result<Bytes, E>> + Unpin,
     {
         let whole = async move {
-            let (mut body, mut read) = (body, BytesMut::new());
+            let (mut body, mut read) = (body.fuse(), BytesMut::new());
             let last = loop {
                 match body.next().await {
                     Some(Ok(piece)) => read.extend_from_slice(&piece),
@@ -132,8 +132,13 @@ mod tests {
 
     #[test]
     fn names_are_found_across_the_pieces_of_an_error_and_what_ends_it_stays() {
-        let pieces = ["no model `Org/", "Own-7B`"].map(|piece| Ok(Bytes::from(piece)));
-        let broken = pieces.into_iter().chain([Err("it broke off")]);
+        let pieces = || ["no model `Org/", "Own-7B`"].map(Bytes::from).into_iter();
+        // One that may not be asked again after its end, as a backend's answer.
+        let whole = stream::unfold(pieces(), async |mut left| Some((Ok(left.next()?), left)));
+        let shown = hidden().in_error(std::pin::pin!(whole));
+        let shown: Vec<Result<_, ()>> = block_on(shown.collect());
+        assert_eq!(shown, [Ok(Bytes::from("no model `Org/bot`"))]);
+        let broken = pieces().map(Ok).chain([Err("it broke off")]);
         let shown = hidden().in_error(stream::iter(broken));
         let shown: Vec<_> = block_on(shown.collect());
         assert_eq!(
